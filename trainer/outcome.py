@@ -1,0 +1,48 @@
+"""How a job ends: four exit codes, the error behind the third, and the file that carries one past torchrun.
+
+torchrun turns whatever its workers exit with into 1 and kills their peers. So a rank that knows how the
+attempt ended writes it down first, in a node-local directory that the supervisor made for this attempt
+alone, and the supervisor, not torchrun, decides the exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+FINISHED = 0
+FAILED = 1
+RUN_AGAIN = 75  # EX_TEMPFAIL: checkpointed, start me again
+BAD_CONFIG = 78  # EX_CONFIG: never run this again
+
+ATTEMPT_DIR_ENV = "TRAINYARD_ATTEMPT_DIR"
+ATTEMPT_ID_ENV = "TRAINYARD_ATTEMPT_ID"
+
+
+class ConfigError(Exception):
+    """A mistake in what was asked for. The message is one line: what was given, what is allowed, what to do."""
+
+
+def write_outcome(code: int, message: str = "") -> None:
+    """Record how this attempt ended, for the supervisor of this node; does nothing without a supervisor.
+
+    Only local rank 0 of each node writes. The file appears whole or not at all (written beside, then renamed).
+    """
+    directory = os.environ.get(ATTEMPT_DIR_ENV)
+    if not directory or os.environ.get("LOCAL_RANK", "0") != "0":
+        return
+    record = {"attempt": os.environ.get(ATTEMPT_ID_ENV, ""), "code": code, "message": message}
+    beside = Path(directory, f"outcome.{os.getpid()}")
+    beside.write_text(json.dumps(record), encoding="utf-8")
+    beside.replace(Path(directory, "outcome.json"))
+
+
+def read_outcome(directory: Path, attempt_id: str) -> tuple[int, str] | None:
+    """(exit code, message) that a rank left in `directory`, or None when none of this attempt's did."""
+    try:
+        record = json.loads((directory / "outcome.json").read_text(encoding="utf-8"))
+        code, message = int(record["code"]), str(record["message"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (code, message) if record.get("attempt") == attempt_id else None
