@@ -36,7 +36,8 @@ class ModelShape:
     tied_embedding: bool
     """The head shares the embedding's weights."""
     text_extra_params: int
-    """Everything in the language model that is neither a layer's linear nor embedding or head: norms, biases."""
+    """Everything in the language model that is neither a layer's linear nor embedding or head: norms,
+    biases."""
     vision_params: int
     """The image tower."""
     vision_hidden: int
@@ -185,7 +186,12 @@ class Candidate:
     @property
     def label(self) -> str:
         plain = self.config in ("single_gpu", "single_gpu_low_mem", "cpu_mps")
-        extras = [w for w, on in (("checkpointing", self.checkpointing and not plain), ("offload", self.offload)) if on]
+        options = {
+            "checkpointing": self.checkpointing and not plain,
+            "8-bit AdamW": self.optimizer == "paged_adamw_8bit" and not plain,
+            "offload": self.offload,
+        }
+        extras = [option for option, on in options.items() if on]
         return " + ".join([self.config, *extras])
 
 

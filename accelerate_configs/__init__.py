@@ -1,0 +1,1 @@
+"""The five accelerate configurations, and the module that chooses among them."""

@@ -1,0 +1,82 @@
+"""The command line and environment of a job. The only module that knows `accelerate launch`."""
+
+from __future__ import annotations
+
+from trainer.job import Candidate, JobSpec
+
+
+def launch_argv(spec: JobSpec, candidate: Candidate) -> tuple[str, ...]:
+    """The job's command, run in the checkout, without what only a node knows (rank, first node's address)."""
+    return (
+        "accelerate",
+        "launch",
+        "--config_file",
+        f"accelerate_configs/{candidate.config}.yaml",
+        "--num_processes",
+        str(spec.num_processes),
+        "--num_machines",
+        str(spec.nodes),
+        *_overrides(spec, candidate),
+        "-m",
+        "trainer.train",
+        *_trainer_arguments(spec, candidate),
+    )
+
+
+def _overrides(spec: JobSpec, candidate: Candidate) -> tuple[str, ...]:
+    """What one candidate changes in its YAML; `accelerate launch` lets the command line win."""
+    offload = ("--offload_optimizer_device", "cpu") if candidate.offload else ()
+    # A single process gets ACCELERATE_USE_CPU from this flag, whatever the environment says; with several
+    # processes the flag would make accelerate start one only, and the environment decides.
+    cpu = ("--cpu",) if spec.device == "cpu" and spec.num_processes == 1 else ()
+    return (*offload, *cpu)
+
+
+def _trainer_arguments(spec: JobSpec, candidate: Candidate) -> tuple[str, ...]:
+    values: dict[str, str | int | float | bool] = {
+        "model": spec.model,
+        "data": spec.data,
+        "output_dir": spec.run_dir,
+        "run_id": spec.run_id,
+        "device": spec.device,
+        "world_size": spec.num_processes,
+        "micro_batch_size": candidate.micro_batch_size,
+        "gradient_accumulation_steps": candidate.gradient_accumulation_steps,
+        "activation_checkpointing": candidate.checkpointing,
+        "optimizer": candidate.optimizer,
+        "quantization": spec.quantization,
+        "lora_r": spec.lora_r,
+        "lora_alpha": spec.lora_alpha,
+        "lora_dropout": spec.lora_dropout,
+        "max_length": spec.max_length,
+        "max_steps": spec.max_steps,
+        "learning_rate": spec.learning_rate,
+        "seed": spec.seed,
+    }
+    return tuple(part for name, value in values.items() for part in (f"--{name}", _word(value)))
+
+
+def _word(value: str | int | float | bool) -> str:
+    """repr of a float reads back as the same float; a flag is true or false."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def launch_env(spec: JobSpec, candidate: Candidate) -> tuple[tuple[str, str], ...]:
+    """Environment of every process of the job, sorted by name; never a secret."""
+    env = {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        # accelerate sets 1 thread a process when it finds nothing.
+        "OMP_NUM_THREADS": str(max(1, spec.cpus // max(1, spec.gpus))),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if spec.device == "cuda":
+        # Sequence lengths vary from batch to batch; fixed segments would fragment. (PYTORCH_CUDA_ALLOC_CONF
+        # before 2.9.)
+        env["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+    elif candidate.config == "deepspeed_zero3":
+        env["DS_ACCELERATOR"] = "cpu"  # with ACCELERATE_USE_CPU accelerate would leave DeepSpeed out
+    else:
+        env["ACCELERATE_USE_CPU"] = "true"
+    return tuple(sorted(env.items()))

@@ -1,0 +1,27 @@
+"""JobSpecs for tests, from the built-in table: no file, cache or network is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainer.job import JobSpec, ModelShape
+from trainer.known_models import KNOWN_MODELS
+from trainer.shapes import shape_from_config
+
+GEMMA_4B = "google/gemma-3-4b-it"
+
+
+def known_shape(model: str) -> ModelShape:
+    return shape_from_config(KNOWN_MODELS[model], model=model)
+
+
+def make_spec(model: str = GEMMA_4B, **request: Any) -> JobSpec:
+    """Gemma 3 4B on one 24 GiB GPU, changed by `request`."""
+    base: dict[str, Any] = {
+        "shape": known_shape(model),
+        "data": "data",
+        "project_dir": "/home/ada/trainyard",
+        "name": "gemma",
+        "run_id": "gemma-0123abcd",
+    }
+    return JobSpec(model=model, **{**base, **request})

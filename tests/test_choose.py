@@ -1,0 +1,301 @@
+"""The choice: what is taken, how the batch is shared out, what is refused and in which words."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from specs import make_spec
+
+from accelerate_configs.choose import CONFIGS, choose
+from accelerate_configs.table import plan_table
+from trainer.job import GIB, JobSpec, Plan
+from trainer.outcome import ConfigError
+
+GEMMA_27B = "google/gemma-3-27b-it"
+
+
+def refusal(spec: JobSpec) -> str:
+    with pytest.raises(ConfigError) as error:
+        choose(spec)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def brief(plan: Plan) -> tuple[str, int, int]:
+    return plan.chosen.label, plan.chosen.micro_batch_size, plan.chosen.gradient_accumulation_steps
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ({"vram_gib": 8.0}, ("single_gpu_low_mem", 2, 4)),
+        ({"vram_gib": 16.0}, ("single_gpu", 1, 8)),
+        ({"vram_gib": 24.0}, ("single_gpu", 2, 4)),
+        ({"vram_gib": 80.0}, ("single_gpu", 8, 1)),
+        ({"vram_gib": 24.0, "gpus": 2}, ("multi_gpu", 1, 4)),
+        ({"vram_gib": 80.0, "gpus": 2}, ("multi_gpu", 4, 1)),
+        ({"vram_gib": 24.0, "nodes": 2}, ("multi_gpu", 1, 4)),
+        ({"vram_gib": 9.0, "gpus": 2}, ("multi_gpu + checkpointing", 1, 4)),
+        ({"vram_gib": 8.0, "gpus": 2}, ("multi_gpu + checkpointing + 8-bit AdamW", 1, 4)),
+        ({"vram_gib": 24.0, "gpus": 4, "model": GEMMA_27B}, ("deepspeed_zero3 + checkpointing", 2, 1)),
+        ({"gpus": 0, "device": "cpu"}, ("cpu_mps", 1, 8)),
+    ],
+)
+def test_the_fastest_way_that_fits_is_taken(request_: dict[str, Any], expected: tuple[str, int, int]) -> None:
+    plan = choose(make_spec(**request_))
+    assert brief(plan) == expected
+    assert plan.chosen.fits and plan.chosen.estimate.peak_bytes <= plan.chosen.usable_bytes
+
+
+@pytest.mark.parametrize("vram", [8.0, 16.0, 24.0, 48.0, 80.0])
+@pytest.mark.parametrize("gpus", [1, 2, 3, 8])
+def test_the_chosen_candidate_is_the_first_that_fits_and_the_batch_is_kept(vram: float, gpus: int) -> None:
+    plan = choose(make_spec(gpus=gpus, vram_gib=vram))
+    assert plan.chosen is next(c for c in plan.candidates if c.fits)
+    for c in plan.candidates:
+        assert c.micro_batch_size * c.gradient_accumulation_steps * gpus == plan.effective_batch_size
+    assert plan.effective_batch_size == {1: 8, 2: 8, 3: 9, 8: 8}[gpus]
+
+
+def test_every_candidate_is_shown_with_its_verdict() -> None:
+    plan = choose(make_spec(gpus=2, vram_gib=9.0))
+    assert [(c.label, c.fits) for c in plan.candidates] == [
+        ("multi_gpu", False),
+        ("multi_gpu + checkpointing", True),
+        ("multi_gpu + checkpointing + 8-bit AdamW", True),
+        ("deepspeed_zero3 + checkpointing", True),
+        ("deepspeed_zero3 + checkpointing + offload", True),
+    ]
+    assert [c.reason for c in plan.candidates][1:] == ["chosen", *["fits, slower"] * 3]
+    assert plan.candidates[0].reason.endswith(" GiB over")
+
+
+def test_usable_memory_is_what_is_sold_less_eight_percent() -> None:
+    assert choose(make_spec(vram_gib=24.0)).chosen.usable_bytes == int(24 * GIB * 0.92)
+
+
+def test_the_same_request_gives_the_same_plan() -> None:
+    assert choose(make_spec(gpus=2)) == choose(make_spec(gpus=2))
+
+
+def test_a_default_batch_is_rounded_up_to_the_gpus_and_said() -> None:
+    plan = choose(make_spec(gpus=3))
+    assert plan.notes[0] == "The effective batch is 9, not 8: a multiple of the 3 GPUs."
+    assert choose(make_spec(gpus=4, nodes=4)).effective_batch_size == 16
+
+
+@pytest.mark.parametrize(("asked", "near"), [(10, "8 or 12"), (2, "4"), (17, "16 or 20")])
+def test_a_given_batch_that_the_gpus_cannot_share_is_refused_with_the_nearest_two(
+    asked: int, near: str
+) -> None:
+    expected = f"EFFECTIVE_BATCH={asked} cannot be shared evenly by 4 GPUs: try {near}"
+    assert refusal(make_spec(gpus=4, effective_batch_size=asked)) == expected
+
+
+def test_a_given_batch_is_kept() -> None:
+    plan = choose(make_spec(gpus=2, vram_gib=80.0, effective_batch_size=12))
+    assert (plan.effective_batch_size, *brief(plan)[1:]) == (12, 2, 3)
+
+
+def test_an_unknown_config_is_refused_with_the_known_ones() -> None:
+    assert refusal(make_spec(accelerate_config="multi_gpus")) == (
+        "CONFIG=multi_gpus: not known; did you mean multi_gpu? known are auto, single_gpu, "
+        "single_gpu_low_mem, multi_gpu, deepspeed_zero3, cpu_mps"
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (
+            {"accelerate_config": "single_gpu", "gpus": 2},
+            "CONFIG=single_gpu is not for 2 GPUs: try CONFIG=multi_gpu or CONFIG=deepspeed_zero3",
+        ),
+        (
+            {"accelerate_config": "multi_gpu"},
+            "CONFIG=multi_gpu is not for 1 GPU: try CONFIG=single_gpu or CONFIG=single_gpu_low_mem",
+        ),
+        (
+            {"accelerate_config": "single_gpu", "gpus": 0, "device": "cpu"},
+            "CONFIG=single_gpu is not for no GPU: try CONFIG=cpu_mps",
+        ),
+        (
+            {"accelerate_config": "cpu_mps"},
+            "CONFIG=cpu_mps is not for 1 GPU: try CONFIG=single_gpu or CONFIG=single_gpu_low_mem",
+        ),
+        (
+            {"gpus": 0, "device": "cpu", "nodes": 2},
+            "NODES=2 without GPUs: cpu_mps is one process; try NODES=1",
+        ),
+    ],
+)
+def test_combinations_that_make_no_sense_are_refused(request_: dict[str, Any], expected: str) -> None:
+    assert refusal(make_spec(**request_)) == expected
+
+
+def test_a_forced_config_is_taken_though_a_faster_one_fits() -> None:
+    plan = choose(make_spec(accelerate_config="single_gpu_low_mem"))
+    assert (plan.chosen.label, [c.reason for c in plan.candidates]) == (
+        "single_gpu_low_mem",
+        ["fits", "chosen"],
+    )
+
+
+def test_a_forced_config_that_overflows_runs_and_says_so() -> None:
+    plan = choose(make_spec(accelerate_config="single_gpu", vram_gib=8.0))
+    assert (plan.chosen.label, plan.chosen.fits, plan.chosen.micro_batch_size) == ("single_gpu", False, 1)
+    assert plan.chosen.reason.startswith("asked, ") and plan.chosen.reason.endswith(" GiB over")
+    assert plan.notes[0].startswith("CONFIG=single_gpu was asked for; it is predicted to overflow by ")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"model": GEMMA_27B, "vram_gib": 24.0},
+        {"model": GEMMA_27B, "vram_gib": 16.0, "gpus": 2},
+        {"vram_gib": 4.0},
+        {"model": "Qwen/Qwen2.5-VL-72B-Instruct", "vram_gib": 40.0, "max_length": 8192},
+        {"gpus": 0, "device": "cpu", "mem_gib": 16, "max_length": 2048},
+        {"quantization": "none", "vram_gib": 10.0},
+    ],
+)
+def test_what_a_refusal_proposes_fits_and_what_is_a_step_smaller_does_not(request_: dict[str, Any]) -> None:
+    spec = make_spec(**request_)
+    proposed = refusal(spec).rpartition(": try ")[2].split(" or ")
+    field = {
+        "VRAM": "vram_gib",
+        "MEM": "mem_gib",
+        "GPUS": "gpus",
+        "MAX_LENGTH": "max_length",
+        "LORA": "lora",
+        "QUANTIZATION": "quantization",
+    }
+    assert proposed
+    for name, _, value in (change.partition("=") for change in proposed):
+        parsed: Any = value if name in ("LORA", "QUANTIZATION") else int(value)
+        assert choose(replace(spec, **{field[name]: parsed})).chosen.fits
+        if name == "MAX_LENGTH":
+            refusal(replace(spec, max_length=parsed + 128))
+        if name == "VRAM":
+            smaller = [v for v in (16, 24, 32, 40, 48, 80, 96, 141) if spec.vram_gib <= v < parsed]
+            for size in smaller:
+                refusal(replace(spec, vram_gib=float(size)))
+
+
+def test_a_refusal_says_what_was_needed_offered_and_would_fit() -> None:
+    message = refusal(make_spec(GEMMA_27B))
+    assert message.startswith(f"{GEMMA_27B} needs 23.")
+    assert (
+        "GiB a GPU even with single_gpu_low_mem at micro-batch 1, usable are 22.1 of 24 GiB a GPU: "
+        in message
+    )
+    assert message.endswith("try VRAM=32 or GPUS=2 or LORA=low")
+
+
+def test_a_model_for_which_no_card_is_large_enough_is_said_to_be_too_large() -> None:
+    spec = make_spec("Qwen/Qwen2.5-VL-72B-Instruct", quantization="none", vram_gib=80.0, max_length=912)
+    assert refusal(replace(spec, quantization="nf4", vram_gib=16.0)).count("try") == 1
+    assert refusal(spec).endswith("try QUANTIZATION=nf4")
+
+
+def test_the_command_is_complete_and_in_the_agreed_words() -> None:
+    assert choose(make_spec(gpus=2, nodes=2, vram_gib=80.0)).launch_argv == (
+        *("accelerate", "launch", "--config_file", "accelerate_configs/multi_gpu.yaml"),
+        *("--num_processes", "4", "--num_machines", "2", "-m", "trainer.train"),
+        *("--model", "google/gemma-3-4b-it", "--data", "data", "--output_dir", "runs/gemma-0123abcd"),
+        *("--run_id", "gemma-0123abcd", "--device", "cuda", "--world_size", "4", "--micro_batch_size", "2"),
+        *(
+            "--gradient_accumulation_steps",
+            "1",
+            "--activation_checkpointing",
+            "false",
+            "--optimizer",
+            "adamw",
+        ),
+        *("--quantization", "nf4", "--lora_r", "64", "--lora_alpha", "128", "--lora_dropout", "0.05"),
+        *("--max_length", "1024", "--max_steps", "1500", "--learning_rate", "0.0002", "--seed", "0"),
+    )
+
+
+def test_numbers_in_the_command_read_back_as_the_same_numbers() -> None:
+    argv = choose(make_spec(learning_rate=1 / 3e5, lora_dropout=0.1)).launch_argv
+    values = dict(zip(argv[argv.index("--model") :: 2], argv[argv.index("--model") + 1 :: 2], strict=True))
+    assert (float(values["--learning_rate"]), float(values["--lora_dropout"])) == (1 / 3e5, 0.1)
+
+
+def test_low_memory_travels_as_trainer_arguments() -> None:
+    argv = choose(make_spec(vram_gib=8.0)).launch_argv
+    assert argv[argv.index("--activation_checkpointing") + 1] == "true"
+    assert argv[argv.index("--optimizer") + 1] == "paged_adamw_8bit"
+
+
+@pytest.mark.parametrize(
+    ("request_", "env"),
+    [
+        ({"cpus": 8}, {"OMP_NUM_THREADS": "8", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}),
+        (
+            {"gpus": 2, "cpus": 8, "device": "cpu"},
+            {"OMP_NUM_THREADS": "4", "ACCELERATE_USE_CPU": "true"},
+        ),
+        (
+            {"gpus": 2, "cpus": 1, "device": "cpu", "accelerate_config": "deepspeed_zero3"},
+            {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+        ),
+    ],
+)
+def test_the_environment_fits_the_device(request_: dict[str, Any], env: dict[str, str]) -> None:
+    plan = choose(make_spec(**request_))
+    common = {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+    assert plan.env == tuple(sorted({**common, **env}.items()))
+
+
+def test_pretend_gpus_are_planned_like_real_ones_and_said() -> None:
+    real, pretend = (choose(make_spec(gpus=2, device=device)) for device in ("cuda", "cpu"))
+    assert pretend.candidates == real.candidates
+    assert any(note.startswith("DEVICE=cpu: planned as for GPUs") for note in pretend.notes)
+
+
+def test_zero3_is_said_to_gain_little_for_a_4_bit_4b_model_only() -> None:
+    small, large = (
+        choose(make_spec(model, gpus=4, vram_gib=80.0)).notes[-1]
+        for model in ("google/gemma-3-4b-it", GEMMA_27B)
+    )
+    assert small.startswith("ZeRO-3 gains little here: ")
+    assert large.startswith("ZeRO-3 helps here: ")
+
+
+@pytest.mark.parametrize(
+    "request_", [{}, {"gpus": 4, "model": GEMMA_27B}, {"gpus": 0, "device": "cpu"}, {"gpus": 3}]
+)
+def test_the_table_shows_every_item_of_every_candidate_within_110_columns(request_: dict[str, Any]) -> None:
+    plan = choose(make_spec(**request_))
+    text = plan_table(plan)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 110 and not text.endswith("\n")
+    assert [line.split()[0] for line in lines[:5]] == ["job", "memory", "chosen", "batch", "peak"]
+    assert lines[5] == ""
+    for name, _ in (item for c in plan.candidates for item in c.estimate.items if item[1]):
+        assert any(line.startswith(f"{name}  ") for line in lines)
+    verdicts = next(line for line in lines if line.startswith("verdict"))
+    assert all(c.reason in verdicts for c in plan.candidates)
+
+
+def test_the_table_begins_with_the_request_and_where_its_memory_comes_from() -> None:
+    spec = make_spec(gpus=2, vram_source="GPU_TYPE=a10", vram_gib=24.0)
+    assert plan_table(choose(spec)).splitlines()[:4] == [
+        "job    google/gemma-3-4b-it (4.3 B, 4-bit NF4), LoRA r=64 (119 M trained), 1024 tokens a sample, "
+        "on 2 GPUs",
+        "memory 24 GiB a GPU (GPU_TYPE=a10), 22.1 usable (8% is kept free)",
+        "chosen multi_gpu, without activation checkpointing",
+        "batch  micro-batch 1 x accumulation 4 x 2 GPUs = 8 samples an optimizer step",
+    ]
+
+
+def test_a_plan_is_json() -> None:
+    record = json.loads(json.dumps(choose(make_spec(gpus=2)).to_dict()))
+    assert record["candidates"][0]["label"] == record["chosen"]["label"] == "multi_gpu"
+    assert {c["config"] for c in record["candidates"]} <= set(CONFIGS)

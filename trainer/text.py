@@ -1,0 +1,53 @@
+"""Plain text for people: sizes, wrapped lines and aligned tables. No colours, no look at the terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from trainer.job import GIB
+
+
+def gib(size_bytes: int) -> str:
+    """`size_bytes` in GiB with the digits a person can use: 0.05, 1.49, 41.3."""
+    size = size_bytes / GIB
+    return f"{size:.1f}" if abs(size) >= 9.995 else f"{size:.2f}"
+
+
+def wrap(text: str, *, width: int, prefix: str = "") -> str:
+    """`text` broken at spaces, at most `width` columns; lines after the first align behind `prefix`."""
+    return textwrap.fill(
+        text,
+        width=width,
+        initial_indent=prefix,
+        subsequent_indent=" " * len(prefix),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def format_table(
+    rows: Sequence[Sequence[str]], *, rules_before: Sequence[int] = (), gap: str = "  ", indent: str = ""
+) -> str:
+    """`rows` in aligned columns, the first to the left and the others to the right.
+
+    A line of dashes goes before each row whose index is in `rules_before`. Rows must be equally long.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rule = indent + "-" * (sum(widths) + len(gap) * (len(widths) - 1))
+    lines = []
+    for index, row in enumerate(rows):
+        if index in rules_before:
+            lines.append(rule)
+        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        lines.append((indent + gap.join(cells)).rstrip())
+    return "\n".join(lines)
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """`; did you mean X?` where a known name is close, else nothing. Case does not matter."""
+    import difflib  # only ever needed on the way to an error message
+
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), list(names), n=1, cutoff=0.6)
+    return f"; did you mean {names[close[0]]}?" if close else ""
