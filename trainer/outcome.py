@@ -23,6 +23,8 @@ ATTEMPT_ID_ENV = "TRAINYARD_ATTEMPT_ID"
 class ConfigError(Exception):
     """A mistake in what was asked for. The message is one line: what was given, what is allowed, what to do."""
 
+    exit_code = BAD_CONFIG
+
 
 def write_outcome(code: int, message: str = "") -> None:
     """Record how this attempt ended, for the supervisor of this node; does nothing without a supervisor.

@@ -1,0 +1,59 @@
+"""Action metrics, against hand-computed values."""
+
+from __future__ import annotations
+
+import pytest
+
+from trainer.metrics import UNREADABLE, action_metrics, answer_field, read_action
+
+
+def test_metrics_of_a_small_table_are_as_computed_by_hand() -> None:
+    truths = ["up", "up", "up", "down", "down", "a"]
+    said = ["up", "up", "down", "down", None, "jump"]
+    result = action_metrics(truths, said)
+    assert result.accuracy == pytest.approx(3 / 6)
+    assert result.valid_json == pytest.approx(5 / 6)
+    assert (result.majority, result.majority_accuracy) == ("up", 0.5)
+    assert result.per_action == {
+        "up": {"precision": 1.0, "recall": pytest.approx(2 / 3), "f1": pytest.approx(0.8), "count": 3},
+        "down": {"precision": 0.5, "recall": 0.5, "f1": 0.5, "count": 2},
+        "a": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "count": 1},
+    }
+    assert result.macro_f1 == pytest.approx((0.8 + 0.5 + 0.0) / 3)
+    zero = {"up": 0, "down": 0, "a": 0, UNREADABLE: 0, "jump": 0}
+    assert result.confusion == {
+        "up": {**zero, "up": 2, "down": 1},
+        "down": {**zero, "down": 1, UNREADABLE: 1},
+        "a": {**zero, "jump": 1},
+    }
+
+
+def test_the_action_is_the_first_key_unless_told_otherwise() -> None:
+    answers = ['{"button": "up", "reasoning": "a wall"}']
+    assert answer_field(answers) == "button"
+    assert answer_field(answers, "reasoning") == "reasoning"
+    assert answer_field(["up"]) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "field", "action"),
+    [
+        ('{"button": "up"}', "button", "up"),
+        ('{"button": 3}', "button", "3"),
+        ('{"key": "up"}', "button", None),
+        ('{"button": "up"', "button", None),
+        ("[1]", "button", None),
+        (" up ", None, "up"),
+    ],
+)
+def test_an_action_is_read_or_the_answer_is_unreadable(
+    answer: str, field: str | None, action: str | None
+) -> None:
+    assert read_action(answer, field) == action
+
+
+def test_nothing_to_score_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no answers"):
+        action_metrics([], [])
+    with pytest.raises(ValueError, match="zip"):
+        action_metrics(["up"], [])

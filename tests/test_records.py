@@ -1,0 +1,111 @@
+"""Reading records: what is accepted, what is refused and in which words, and how sessions are held out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.outcome import ConfigError
+from trainer.records import FORMAT_HINT, load_dataset
+
+PNG = bytes.fromhex("89504e470d0a1a0a")
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    return {
+        "image": "a.png",
+        "context": "look",
+        "question": "which?",
+        "output": '{"button": "up"}',
+        **changes,
+    }
+
+
+def write(folder: Path, *entries: Any, name: str = "train.jsonl") -> Path:
+    (folder / "a.png").write_bytes(PNG)
+    lines = [e if isinstance(e, str) else json.dumps(e) for e in entries]
+    (folder / name).write_text("".join(line + "\n" for line in lines))
+    return folder / name
+
+
+def test_both_forms_are_read_with_paths_relative_to_the_file(tmp_path: Path) -> None:
+    four = [f"{i}.png" for i in range(4)]
+    for name in four:
+        (tmp_path / name).write_bytes(PNG)
+    frames = {k: v for k, v in entry(frames=four).items() if k != "image"}
+    path = write(tmp_path, entry(metadata={"session_id": 7}), "", frames)
+    dataset = load_dataset(str(path), eval_fraction=0)
+    assert [r.images for r in dataset.train] == [(tmp_path / "a.png",), tuple(tmp_path / n for n in four)]
+    assert [r.prompt for r in dataset.train] == ["look\n\nwhich?"] * 2
+    assert [r.session for r in dataset.train] == ["7", ""]
+    assert dataset.eval == ()
+
+
+def test_an_empty_context_leaves_the_question_alone(tmp_path: Path) -> None:
+    assert load_dataset(str(write(tmp_path, entry(context="")))).train[0].prompt == "which?"
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "{path} holds no records: it takes {hint}"),
+        (["", "  "], "{path} holds no records: it takes {hint}"),
+        ([entry(), "{"], "{path} line 2 is not JSON (Expecting property name enclosed in double quotes: line 2 "
+                         "column 1 (char 2)): it takes {hint}"),
+        ([entry(), "[1]"], "{path} line 2 is not an object: it takes {hint}"),
+        (['{"image": "a.png"}'], "{path} line 1 lacks context, question, output: it takes {hint}"),
+        (['{"context": "", "question": "", "output": ""}'], "{path} line 1 lacks image or frames: it takes {hint}"),
+        ([entry(output={"button": "up"})], "{path} line 1: output is dict, not a string"),
+        ([entry(image=3)], "{path} line 1: image takes a path, frames a list of four paths"),
+    ],
+)  # fmt: skip
+def test_a_malformed_file_is_refused_by_line(tmp_path: Path, lines: list[Any], message: str) -> None:
+    path = write(tmp_path, *lines)
+    with pytest.raises(ConfigError) as caught:
+        load_dataset(str(path))
+    assert str(caught.value) == message.format(path=path, hint=FORMAT_HINT)
+
+
+def test_three_frames_are_not_a_grid(tmp_path: Path) -> None:
+    frames = {k: v for k, v in entry(frames=["a.png"] * 3).items() if k != "image"}
+    with pytest.raises(ConfigError, match="line 1 has 3 frames: a grid takes four"):
+        load_dataset(str(write(tmp_path, frames)))
+
+
+def test_missing_images_are_counted_and_three_are_shown(tmp_path: Path) -> None:
+    path = write(tmp_path, entry(), *(entry(image=f"gone{i}.png") for i in range(5)))
+    with pytest.raises(ConfigError) as caught:
+        load_dataset(str(path))
+    shown = ", ".join(f"{tmp_path}/gone{i}.png" for i in range(3))
+    assert str(caught.value) == (
+        f"{path}: 5 of 6 images are missing, for example {shown}: paths are relative to {tmp_path}/"
+    )
+
+
+def test_data_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist: give a JSONL file or a folder with train.jsonl"):
+        load_dataset(str(tmp_path / "nothing"))
+    with pytest.raises(ConfigError, match="is a folder without train.jsonl"):
+        load_dataset(str(tmp_path))
+
+
+def test_whole_sessions_are_held_out_the_same_ones_every_time(tmp_path: Path) -> None:
+    rows = [entry(metadata={"session_id": f"s{i // 10}"}) for i in range(200)]
+    path = write(tmp_path, *rows)
+    dataset = load_dataset(str(path), eval_fraction=0.1, seed=1)
+    held_out, kept = ({r.session for r in side} for side in (dataset.eval, dataset.train))
+    assert (len(dataset.eval), len(held_out), held_out & kept) == (20, 2, set())
+    assert dataset == load_dataset(str(path), eval_fraction=0.1, seed=1)
+    assert dataset.split == "2 of 20 sessions held out"
+
+
+def test_a_session_on_both_sides_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, entry(metadata={"session_id": "x"}))
+    write(tmp_path, entry(metadata={"session_id": "x"}), name="eval.jsonl")
+    with pytest.raises(
+        ConfigError, match=r"1 session\(s\) in train.jsonl and eval.jsonl alike, for example 'x'"
+    ):
+        load_dataset(str(tmp_path))

@@ -1,0 +1,124 @@
+"""The supervisor's exit codes, the completed command, and the .env file, with real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from trainer.outcome import ConfigError
+from trainer.supervise import complete_command, read_env_file, run
+
+ROOT = Path(__file__).resolve().parent.parent
+PLANNED = ["accelerate", "launch", "--config_file", "c.yaml", "--num_machines", "1", "-m", "trainer.train"]
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", textwrap.dedent(code)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.parametrize(("code", "worker_exit"), [(0, 0), (0, 1), (75, 0), (78, 0), (78, 1)])
+def test_the_outcome_decides_not_the_launchers_exit_code(code: int, worker_exit: int) -> None:
+    worker = f"from trainer.outcome import write_outcome; write_outcome({code}, 'why'); raise SystemExit({worker_exit})"
+    assert run(python(worker), environment()) == code
+
+
+def test_a_worker_without_a_word_has_failed(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(python("raise SystemExit(0)"), environment()) == 1
+    assert capfd.readouterr().err == "trainyard: the training ended without a word, exit code 0\n"
+
+
+def test_an_outcome_of_another_attempt_counts_for_nothing() -> None:
+    worker = """
+        import os
+        os.environ["TRAINYARD_ATTEMPT_ID"] = "an earlier one"
+        from trainer.outcome import write_outcome
+        write_outcome(0)
+    """
+    assert run(python(worker), environment()) == 1
+
+
+def test_only_local_rank_0_speaks_for_a_node() -> None:
+    worker = "from trainer.outcome import write_outcome; write_outcome(0)"
+    assert run(python(worker), {**environment(), "LOCAL_RANK": "1"}) == 1
+
+
+def test_a_configuration_error_is_repeated_on_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    run(
+        python("from trainer.outcome import write_outcome; write_outcome(78, 'no such model')"), environment()
+    )
+    assert capfd.readouterr().err == "trainyard: no such model\n"
+
+
+def test_stopping_the_supervisor_stops_the_job(tmp_path: Path) -> None:
+    worker = f"""
+        import os, time
+        open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))
+        time.sleep(60)
+    """
+    code = f"""
+        import os, sys
+        from trainer.supervise import run
+        sys.exit(run({python(worker)!r}, dict(os.environ)))
+    """
+    supervisor = subprocess.Popen(python(code), env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(20) == 1
+    assert supervisor.stderr is not None
+    assert supervisor.stderr.read() == "trainyard: stopped by SIGTERM\n"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_one_node_runs_the_planned_command_with_this_python() -> None:
+    assert complete_command(PLANNED, {}) == [
+        sys.executable, "-m", "accelerate.commands.launch", "--quiet", *PLANNED[2:]
+    ]  # fmt: skip
+
+
+def test_each_of_several_nodes_learns_its_rank_and_the_first_nodes_address() -> None:
+    planned = [word if word != "1" else "2" for word in PLANNED]
+    slurm = {"SLURM_PROCID": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+    assert complete_command(planned, slurm)[3:10] == [
+        "--quiet", "--machine_rank", "1", "--main_process_ip", "127.0.0.1", "--main_process_port", "29511",
+    ]  # fmt: skip
+    unknown = {**slurm, "MASTER_ADDR": "n1.invalid", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7"}
+    assert complete_command(planned, unknown)[7] == "10.0.0.7"
+    with pytest.raises(ConfigError, match="SLURM_PROCID, MASTER_ADDR or MASTER_PORT is not set"):
+        complete_command(planned, {"SLURM_PROCID": "1"})
+
+
+def test_something_else_than_the_plans_command_is_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer.supervise", "--", "rm", "-rf"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (
+        78,
+        "trainyard: supervise takes the plan's command: -- accelerate launch ... -m trainer.train ...\n",
+    )
+
+
+def test_an_env_file_sets_secrets_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    assert read_env_file(path) == {}
+    path.write_text("# secrets\nHF_TOKEN=hf_x\n\nexport WANDB_API_KEY='k=1'\nWANDB_PROJECT=\n")
+    assert read_env_file(path) == {"HF_TOKEN": "hf_x", "WANDB_API_KEY": "k=1"}
+    for line in ("LD_PRELOAD=/tmp/x.so", "PATH=/tmp", "just words"):
+        path.write_text(f"HF_TOKEN=x\n{line}\n")
+        with pytest.raises(ConfigError, match=r"\.env line 2: .* is not one of HF_TOKEN, "):
+            read_env_file(path)

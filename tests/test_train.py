@@ -1,0 +1,225 @@
+"""Whole training runs at toy size: the real processor, the real 4-bit kernels, TRL's trainer, real files."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from training import run_forked, train_forked
+
+from trainer.examples import load_picture
+from trainer.grid import compose_grid
+from trainer.records import load_dataset
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / "run" / "metrics.json").read_text())["history"]
+
+
+def losses(folder: Path) -> list[float]:
+    return [entry["loss"] for entry in history(folder) if "loss" in entry]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, walks: Path) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    ended = train_forked(folder, model=tiny_model, data=walks)
+    assert ended.codes == (0,), ended.output
+    return folder
+
+
+def _reload_adapter(base: str, run: str, out: str) -> None:
+    import torch
+    from peft import PeftModel
+    from safetensors.torch import load_file
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), f"{run}/adapter")
+    AutoProcessor.from_pretrained(f"{run}/adapter")
+    stored = load_file(f"{run}/adapter/adapter_model.safetensors")
+    loaded = {name.replace(".default", ""): p for name, p in model.named_parameters() if "lora_" in name}
+    same = sorted(stored) == sorted(loaded) and all(torch.equal(stored[n], loaded[n]) for n in stored)
+    moved = sum(float(t.abs().sum()) > 0 for n, t in stored.items() if "lora_B" in n)
+    dtypes = sorted({str(t.dtype) for t in stored.values()})
+    Path(out).write_text(json.dumps({"same": same, "tensors": len(stored), "moved": moved, "dtypes": dtypes}))
+
+
+def test_the_adapter_loads_with_plain_peft_and_has_learned_in_every_linear(
+    finished: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    ended = run_forked(
+        tmp_path, _reload_adapter, str(tiny_model), str(finished / "run"), str(tmp_path / "out.json")
+    )
+    assert ended.codes == (0,), ended.output
+    layers = json.loads((tiny_model / "config.json").read_text())["text_config"]["num_hidden_layers"]
+    assert json.loads((tmp_path / "out.json").read_text()) == {
+        "same": True, "tensors": 2 * 7 * layers, "moved": 7 * layers, "dtypes": ["torch.float32"],
+    }  # fmt: skip
+
+
+def test_tensorboard_holds_loss_and_learning_rate_of_every_step(finished: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(finished / "run" / "tensorboard")).Reload()
+    logged = [entry for entry in history(finished) if "loss" in entry]
+    for tag, key in (("train/loss", "loss"), ("train/learning_rate", "learning_rate")):
+        stored = [(event.step, event.value) for event in events.Scalars(tag)]
+        assert stored == [(entry["step"], pytest.approx(entry[key], rel=1e-6)) for entry in logged]
+
+
+def test_wandb_keeps_one_offline_run_under_the_run_id(finished: Path) -> None:
+    runs = [
+        path.name for path in (finished / "run" / "wandb").iterdir() if path.name.startswith("offline-run-")
+    ]
+    assert len(runs) == 1
+    assert runs[0].endswith("-test")
+    assert list((finished / "run" / "wandb" / runs[0]).glob("run-test.wandb"))
+
+
+def test_predictions_tell_truth_and_answer_of_the_held_out_records(finished: Path, walks: Path) -> None:
+    lines = [json.loads(line) for line in (finished / "run" / "predictions.jsonl").read_text().splitlines()]
+    metrics = json.loads((finished / "run" / "metrics.json").read_text())
+    assert len(lines) == metrics["after"]["samples"] == metrics["before"]["samples"] == 8
+    right = sum(line["truth"] == line["prediction"] for line in lines)
+    assert metrics["after"]["accuracy"] == right / 8
+    held_out = {str(p.absolute()) for r in load_dataset(str(walks)).eval for p in r.images}
+    assert {image for line in lines for image in line["images"]} <= held_out
+
+
+def test_the_loss_falls_on_the_answer_and_its_end_of_turn_only(tiny_model: Path, walks: Path) -> None:
+    from transformers import AutoProcessor
+
+    from trainer.examples import Encoder
+
+    processor = AutoProcessor.from_pretrained(tiny_model)
+    records = load_dataset(str(walks)).train
+    example = Encoder(processor, records)(0)
+    ids, labels = example["input_ids"][0], example["labels"][0]
+    scored = labels != -100
+    assert processor.tokenizer.decode(ids[scored]) == records[0].answer + "<end_of_turn>\n"
+    assert bool((labels[scored] == ids[scored]).all())
+    assert int((ids == processor.tokenizer.bos_token_id).sum()) == 1
+
+
+def test_two_processes_follow_one_with_the_same_effective_batch(
+    tmp_path: Path, tiny_model: Path, walks: Path
+) -> None:
+    one = train_forked(
+        tmp_path / "one", model=tiny_model, data=walks, micro_batch_size=4, gradient_accumulation_steps=2
+    )
+    two = train_forked(tmp_path / "two", model=tiny_model, data=walks, micro_batch_size=4, world_size=2)
+    assert (one.codes, two.codes) == ((0,), (0, 0)), one.output + two.output
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+
+
+def test_checkpointing_and_accumulation_change_memory_not_losses(
+    tmp_path: Path, finished: Path, tiny_model: Path, walks: Path
+) -> None:
+    ended = train_forked(
+        tmp_path, model=tiny_model, data=walks, activation_checkpointing=True,
+        micro_batch_size=2, gradient_accumulation_steps=2,
+    )  # fmt: skip
+    assert ended.codes == (0,), ended.output
+    assert losses(tmp_path) == pytest.approx(losses(finished), rel=1e-4)
+    assert all(math.isfinite(loss) for loss in losses(tmp_path))
+
+
+def test_a_ready_image_trains_exactly_like_the_four_frames_it_was_made_of(
+    tmp_path: Path, finished: Path, tiny_model: Path, walks: Path
+) -> None:
+    for side in ("train", "eval"):
+        lines = []
+        for number, line in enumerate((walks / f"{side}.jsonl").read_text().splitlines()):
+            entry = json.loads(line)
+            frames = [Image.open(walks / name) for name in entry.pop("frames")]
+            entry["image"] = f"{side}-{number}.png"
+            compose_grid(frames).save(tmp_path / entry["image"])
+            lines.append(json.dumps(entry) + "\n")
+        (tmp_path / f"{side}.jsonl").write_text("".join(lines))
+    first = [load_picture(load_dataset(str(folder)).train[0]) for folder in (tmp_path, walks)]
+    assert first[0].tobytes() == first[1].tobytes()
+    ended = train_forked(tmp_path, model=tiny_model, data=tmp_path)
+    assert ended.codes == (0,), ended.output
+    assert losses(tmp_path) == losses(finished)
+
+
+def test_fewer_processes_than_planned_end_as_a_configuration_error(
+    tmp_path: Path, tiny_model: Path, walks: Path
+) -> None:
+    ended = train_forked(tmp_path, model=tiny_model, data=walks, **{"world_size": 1}, environment=None)
+    assert ended.codes == (0,)
+    from trainer.train import main
+
+    argv = [
+        "--model",
+        str(tiny_model),
+        "--data",
+        str(walks),
+        "--output_dir",
+        str(tmp_path / "x"),
+        "--run_id",
+        "x",
+    ]
+    ended = run_forked(tmp_path / "log", main, [*argv, "--device", "cpu", "--world_size", "2"])
+    assert ended.codes == (78,)
+    assert "1 process(es) started where 2 were planned" in ended.output
+    assert not (tmp_path / "x").exists()
+
+
+def test_long_records_are_left_out_and_said(tmp_path: Path, tiny_model: Path, walks: Path) -> None:
+    (tmp_path / "frames").symlink_to(walks / "frames")
+    lines = (walks / "train.jsonl").read_text().splitlines()
+    entry = json.loads(lines[0])
+    lines.append(json.dumps({**entry, "question": "why? " * 400}))
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    (tmp_path / "eval.jsonl").write_text((walks / "eval.jsonl").read_text())
+    ended = train_forked(tmp_path, model=tiny_model, data=tmp_path, max_length=200, max_steps=1)
+    assert ended.codes == (0,), ended.output
+    assert f"1 of {len(lines)} train records are longer than 200 tokens" in ended.output
+
+
+@pytest.mark.slow
+def test_accelerate_launch_runs_it_cold_and_the_supervisor_reports_success(
+    tmp_path: Path, tiny_model: Path, walks: Path
+) -> None:
+    options = {
+        "model": tiny_model, "data": walks, "output_dir": tmp_path / "run", "run_id": "cold", "device": "cpu",
+        "max_steps": 2, "eval_samples": 2, "gradient_accumulation_steps": 1,
+    }  # fmt: skip
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    config = "accelerate_configs/cpu_mps.yaml"
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer.supervise", "--", "accelerate", "launch", "--config_file", config,
+         "--num_processes", "1", "--num_machines", "1", "-m", "trainer.train", *words],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_bad_data_ends_a_supervised_job_with_78_and_one_line(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text("{not json}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer.supervise", "--", "accelerate", "launch", "--config_file",
+         "accelerate_configs/cpu_mps.yaml", "-m", "trainer.train", "--model", "m", "--data", str(tmp_path),
+         "--output_dir", str(tmp_path / "run"), "--run_id", "bad", "--device", "cpu"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 78
+    assert [line for line in done.stderr.splitlines() if line.startswith("trainyard:")] == [
+        f"trainyard: {tmp_path}/train.jsonl line 1 is not JSON (Expecting property name enclosed in double quotes: "
+        'line 1 column 2 (char 1)): it takes one object a line: {"image": "grid.png"} or {"frames": ["0.png", '
+        '"1.png", "2.png", "3.png"]}, with "context", "question" and "output"'
+    ]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()

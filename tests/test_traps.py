@@ -1,0 +1,182 @@
+"""What goes wrong in QLoRA for Gemma 3 without raising anything: each trap, and that we are out of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainer import model as models
+from trainer.config import TrainConfig
+from trainer.examples import Encoder, TrainCollator
+from trainer.head import install_supervised_head
+from trainer.records import load_dataset
+from trainer.train import check_batch
+
+
+def make_config(model: Path, **changes: Any) -> TrainConfig:
+    values = {"lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "device": "cpu", **changes}
+    return TrainConfig(model=str(model), data="-", output_dir="-", run_id="-", **values)
+
+
+def load(
+    config: TrainConfig, *, dtype: torch.dtype = torch.float32, **changes: Any
+) -> tuple[Any, models.Anatomy]:
+    from transformers import AutoConfig
+
+    anatomy = models.find_anatomy(AutoConfig.from_pretrained(config.model))
+    base = models.load_base(
+        config, dataclasses.replace(anatomy, **changes), dtype=dtype, device_map={"": "cpu"}
+    )
+    torch.manual_seed(0)
+    return models.add_lora(base, config, anatomy), anatomy
+
+
+@pytest.fixture(scope="module")
+def batch(tiny_model: Path, walks: Path) -> dict[str, torch.Tensor]:
+    processor = models.load_processor(make_config(tiny_model))
+    return TrainCollator(Encoder(processor, load_dataset(str(walks)).train))([{"index": i} for i in range(4)])
+
+
+def forward(peft_model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    inputs = {k: v for k, v in batch.items() if k not in ("labels", "loss_positions", "loss_targets")}
+    return peft_model(**inputs).logits
+
+
+def test_the_anatomy_is_read_off_the_architecture(tiny_model: Path) -> None:
+    _, anatomy = load(make_config(tiny_model))
+    assert anatomy == models.Anatomy(
+        decoder="model.language_model",
+        unquantized=("model.vision_tower", "model.multi_modal_projector", "lm_head"),
+    )
+
+
+def test_a_loaded_model_keeps_the_contract(tiny_model: Path) -> None:
+    config = make_config(tiny_model)
+    peft_model, anatomy = load(config)
+    text = peft_model.config.get_text_config()
+    q, kv = (n * text.head_dim for n in (text.num_attention_heads, text.num_key_value_heads))
+    shapes = [(text.hidden_size, q), (text.hidden_size, kv), (text.hidden_size, kv), (q, text.hidden_size)]
+    shapes += [(text.hidden_size, text.intermediate_size)] * 3
+    trained = text.num_hidden_layers * sum(8 * (i + o) for i, o in shapes)
+    assert models.check_contract(peft_model, config, anatomy) == [
+        ("trainable parameters", f"{trained:,}"),
+        ("trained outside the language model", "0"),
+        ("adapter precision", "float32"),
+        ("4-bit linears in the language model", str(7 * text.num_hidden_layers)),
+        ("4-bit linears elsewhere", "0"),
+        ("head tied to the embedding", "True"),
+        ("attention", "sdpa"),
+    ]
+
+
+def test_trap_1_a_skip_list_that_matches_nothing_is_noticed(tiny_model: Path) -> None:
+    config = make_config(tiny_model)
+    peft_model, anatomy = load(config, unquantized=("vision_tower", "multi_modal_projector", "lm_head"))
+    with pytest.raises(RuntimeError, match=r"4-bit linears elsewhere is \d+, not 0"):
+        models.check_contract(peft_model, config, anatomy)
+
+
+def test_trap_2_the_frozen_tower_gets_no_gradient_with_checkpointing(
+    tiny_model: Path, batch: dict[str, torch.Tensor]
+) -> None:
+    peft_model, _ = load(make_config(tiny_model, activation_checkpointing=True))
+    seen = []
+    base = peft_model.get_base_model()
+    base.model.multi_modal_projector.register_forward_hook(lambda *args: seen.append(args[2].requires_grad))
+    base.model.vision_tower.register_forward_hook(lambda *args: seen.append(args[2][0].requires_grad))
+    peft_model.train()
+    forward(peft_model, batch).sum().backward()
+    # Once each: not recomputed in the backward pass either.
+    assert seen == [False, False]
+    assert all(layer.gradient_checkpointing for layer in base.model.language_model.layers)
+
+
+def test_trap_3_token_types_are_in_the_batch_and_missing_ones_are_refused(
+    tiny_model: Path, batch: dict[str, torch.Tensor]
+) -> None:
+    peft_model, _ = load(make_config(tiny_model))
+    base = peft_model.get_base_model().eval()
+    check_batch(batch, base)
+    bare = {k: v for k, v in batch.items() if k != "token_type_ids"}
+    with pytest.raises(RuntimeError, match="no token_type_ids"):
+        check_batch(bare, base)
+    with torch.no_grad():
+        assert not torch.allclose(forward(peft_model, batch), forward(peft_model, bare), atol=1e-3)
+    image = base.config.image_token_id
+    assert torch.equal(batch["token_type_ids"] == 1, batch["input_ids"] == image)
+
+
+def test_trap_4_sdpa_gives_the_logits_of_eager(tiny_model: Path, batch: dict[str, torch.Tensor]) -> None:
+    peft_model, _ = load(make_config(tiny_model))
+    peft_model.eval()
+    with torch.no_grad():
+        fast = forward(peft_model, batch)
+        peft_model.get_base_model().set_attn_implementation("eager")
+        slow = forward(peft_model, batch)
+    real = batch["attention_mask"].bool()
+    assert torch.allclose(fast[real], slow[real], atol=1e-4)
+
+
+def test_trap_5_nothing_is_upcast_but_the_adapters(tiny_model: Path) -> None:
+    peft_model, _ = load(make_config(tiny_model), dtype=torch.bfloat16)
+    found = {(p.requires_grad, str(p.dtype)) for p in peft_model.parameters()}
+    assert found == {(True, "torch.float32"), (False, "torch.bfloat16"), (False, "torch.uint8")}
+
+
+def test_trap_7_a_score_before_training_leaves_the_gradients_right(
+    tiny_model: Path, batch: dict[str, torch.Tensor]
+) -> None:
+    """bitsandbytes repacks NF4 weights at the first eval-mode forward on AVX512-BF16 CPUs, for good."""
+
+    def gradients(score_first: bool) -> list[torch.Tensor]:
+        peft_model, _ = load(make_config(tiny_model))
+        if score_first:
+            peft_model.eval()
+            with torch.no_grad():
+                forward(peft_model, batch)
+        peft_model.train()
+        forward(peft_model, batch).float().logsumexp(-1).sum().backward()
+        return [p.grad for p in peft_model.parameters() if p.requires_grad]
+
+    for plain, scored in zip(gradients(False), gradients(True), strict=True):
+        assert torch.equal(plain, scored)
+
+
+def test_the_head_scores_answers_only_and_equals_the_full_head(
+    tiny_model: Path, batch: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(tiny_model)
+    peft_model, _ = load(config)
+    logits = forward(peft_model, batch).float()
+    shifted = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100, reduction="sum"
+    )
+    shifted.backward()
+    full = {name: p.grad.clone() for name, p in peft_model.named_parameters() if p.requires_grad}
+    peft_model.zero_grad()
+
+    monkeypatch.setattr("trainer.head.CHUNK_POSITIONS", 7)  # several chunks, the last one short
+    base = peft_model.get_base_model()
+    install_supervised_head(base)
+    rows: list[int] = []
+    base.lm_head.register_forward_hook(lambda _, args, __: rows.append(args[0].shape[0]))
+    outputs = peft_model(**{k: v for k, v in batch.items() if k != "labels"})
+    outputs["loss_sum"].backward()
+    scored = int((batch["labels"] != -100).sum())
+    assert sum(rows) == scored
+    assert max(rows) <= 7
+    assert outputs["loss_sum"].item() == pytest.approx(shifted.item(), rel=1e-5)
+    for name, parameter in peft_model.named_parameters():
+        if parameter.requires_grad:
+            assert torch.allclose(parameter.grad, full[name], atol=1e-4, rtol=1e-3), name
+
+
+def test_the_memory_model_and_the_head_agree_on_the_chunk() -> None:
+    from trainer.head import CHUNK_POSITIONS
+    from trainer.memory import HEAD_CHUNK_POSITIONS
+
+    assert CHUNK_POSITIONS == HEAD_CHUNK_POSITIONS

@@ -1,0 +1,123 @@
+"""Real training processes for tests, forked from a parent that has imported torch and TRL once.
+
+A cold start costs 14-25 s on two cores, nearly all of it imports; a fork of a preloaded server costs none of
+that and computes the same numbers. The server itself never computes, so no thread pool is forked.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PRELOADED = ["trainer.sft", "trainer.track", "trainer.model", "bitsandbytes", "peft", "datasets", "wandb"]
+TIMEOUT_S = 300
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(PRELOADED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    codes: tuple[int, ...]
+    """Exit code of each rank."""
+    output: str
+    """What the first rank printed, stdout and stderr."""
+
+
+def _child(
+    log: str, environment: dict[str, str], target: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.environ.update(environment)
+    try:
+        code = target(*arguments)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
+def run_forked(
+    folder: Path,
+    target: Callable[..., Any],
+    *arguments: Any,
+    world_size: int = 1,
+    environment: Mapping[str, str] | None = None,
+) -> Ended:
+    """Run `target(*arguments)`, a module's function, in `world_size` processes with torchrun's environment."""
+    common = {"WANDB_MODE": "offline", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    processes = []
+    folder.mkdir(parents=True, exist_ok=True)
+    logs = [folder / f"rank{rank}.log" for rank in range(world_size)]
+    for rank, log in enumerate(logs):
+        ranks = {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
+            "LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+            "ACCELERATE_USE_CPU": "true",
+        } if world_size > 1 else {"ACCELERATE_USE_CPU": "true"}  # fmt: skip
+        full = {**common, **ranks, **(environment or {})}
+        processes.append(_context.Process(target=_child, args=(str(log), full, target, arguments)))
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(TIMEOUT_S)
+        if process.is_alive():
+            for other in processes:
+                other.kill()
+            pytest.fail(f"training did not end in {TIMEOUT_S} s:\n{logs[0].read_text()[-2000:]}")
+    return Ended(codes=tuple(p.exitcode or 0 for p in processes), output=logs[0].read_text())
+
+
+def train_forked(
+    folder: Path, *, world_size: int = 1, environment: Mapping[str, str] | None = None, **options: Any
+) -> Ended:
+    """`python -m trainer.train --name value ...` into `folder`/run, forked; options win over small defaults."""
+    from trainer.train import main
+
+    values = {
+        "output_dir": str(folder / "run"), "run_id": "test", "device": "cpu", "world_size": world_size,
+        "micro_batch_size": 4, "gradient_accumulation_steps": 1, "max_steps": 4, "learning_rate": 2e-3,
+        "lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "logging_steps": 1, "eval_samples": 8, **options,
+    }  # fmt: skip
+    argv = [word for name, value in values.items() for word in (f"--{name}", _text(value))]
+    return run_forked(folder, main, argv, world_size=world_size, environment=environment)
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the demo's tiny Gemma 3, built in a forked process so that the test process stays light."""
+    from trainer.demo.tiny import write_tiny_model
+
+    folder = tmp_path_factory.mktemp("tiny")
+    ended = run_forked(folder / "log", write_tiny_model, folder / "model")
+    assert ended.codes == (0,), ended.output
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def walks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set of the demo's game: train.jsonl, eval.jsonl and frames/."""
+    from trainer.demo.frames import write_dataset
+
+    folder = tmp_path_factory.mktemp("walks")
+    write_dataset(folder, episodes=4, eval_episodes=2)
+    return folder

@@ -1,0 +1,96 @@
+"""`python -m trainer VERB`: run a job on this machine, see the demo, or build a run's report again.
+
+Exit codes: 0 done, 78 the request is wrong (nothing was written), 1 anything else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+USAGE = """usage: python -m trainer VERB ...
+
+  run     plan, then train here, without a scheduler: python -m trainer run --gpus 1 --data data
+  demo    a whole run on made-up game frames, on the CPU, without network
+  report  build a run's report.html again: python -m trainer report runs/RUN
+
+The options of run are the variables of make: """
+
+
+def main(argv: Sequence[str]) -> int:
+    verb = argv[0] if argv else ""
+    try:
+        if verb in ("", "-h", "--help") or any(word in ("-h", "--help") for word in argv):
+            from trainer.request import help_text
+
+            print(help_text(USAGE.rstrip()), end="")
+            return FINISHED if verb else BAD_CONFIG
+        if verb not in VERBS:
+            raise ConfigError(f"unknown verb {verb!r}: known are {', '.join(VERBS)}")
+        return VERBS[verb](argv[1:])
+    except ConfigError as error:
+        print(f"trainyard: {error}", file=sys.stderr)
+        return BAD_CONFIG
+    except KeyboardInterrupt:
+        print("trainyard: interrupted", file=sys.stderr)
+        return FAILED
+
+
+def run(argv: Sequence[str]) -> int:
+    """Plan for this machine and train on it, under the same supervisor as any scheduler's job."""
+    import secrets
+    import time
+
+    from accelerate_configs.choose import choose
+    from accelerate_configs.table import plan_table
+    from trainer import supervise
+    from trainer.records import check_records
+    from trainer.request import read_given, resolve
+
+    suffix = f"{time.strftime('%Y%m%d')}-{secrets.token_hex(3)}"
+    given = read_given(argv, os.environ)
+    plan = choose(resolve(given, project_dir=PROJECT_DIR, environ=os.environ, run_suffix=suffix))
+    if plan.spec.nodes > 1:
+        raise ConfigError(f"NODES={plan.spec.nodes}: run uses this machine only; make submit takes several")
+    folder = PROJECT_DIR / plan.spec.run_dir
+    if folder.exists():
+        raise ConfigError(f"RUN={plan.spec.run_id}: {folder} exists: give another RUN, or none for a new one")
+    check_records(str(PROJECT_DIR / plan.spec.data))
+    print(plan_table(plan).split("\n\n", 1)[0], flush=True)
+    for note in plan.notes:
+        print(f"note: {note}", flush=True)
+    print(f"run      {plan.spec.run_id}\n", flush=True)
+    os.chdir(PROJECT_DIR)
+    os.environ.update(plan.env)
+    return supervise.main(["--", *plan.launch_argv])
+
+
+def demo(argv: Sequence[str]) -> int:
+    if argv:
+        raise ConfigError(f"demo takes no options, got {argv[0]!r}: `python -m trainer run` takes them all")
+    from trainer.demo.walkthrough import walk
+
+    return walk(PROJECT_DIR)
+
+
+def report(argv: Sequence[str]) -> int:
+    if len(argv) != 1 or not Path(argv[0], "metrics.json").is_file():
+        raise ConfigError(
+            "report takes the folder of a finished run (with metrics.json), for example runs/RUN"
+        )
+    from trainer.export import REPORT_FILE, save_report
+
+    save_report(Path(argv[0]))
+    print(Path(argv[0]) / REPORT_FILE)
+    return FINISHED
+
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {"run": run, "demo": demo, "report": report}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

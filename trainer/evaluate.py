@@ -1,0 +1,70 @@
+"""Greedy answers for held-out records, generated from the very prompt that training used."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from trainer.examples import encode_prompt, load_picture, pad_and_stack, prompt_and_answer
+from trainer.records import Record
+
+BATCH_SIZE = 32
+MAX_ANSWER_TOKENS = 512
+
+
+def choose_records(records: Sequence[Record], count: int) -> list[Record]:
+    """At most `count` records, the same ones whenever they are asked for, spread over the sessions."""
+
+    def key(indexed: tuple[int, Record]) -> bytes:
+        return hashlib.sha256(f"{indexed[0]}:{indexed[1].answer}".encode()).digest()
+
+    chosen = sorted(sorted(enumerate(records), key=key)[:count], key=lambda indexed: indexed[0])
+    return [record for _, record in chosen]
+
+
+@torch.inference_mode()
+def generate_answers(
+    model: Any, processor: Any, records: Sequence[Record], *, accelerator: Any, batch_size: int = BATCH_SIZE
+) -> list[str]:
+    """The model's answer to each record, in order, on every process; the work is shared among the processes.
+
+    Greedy, and no longer than the longest true answer (plus a little, at most MAX_ANSWER_TOKENS tokens).
+    """
+    from accelerate.utils import gather_object
+    from tqdm.auto import tqdm
+
+    tokenizer = processor.tokenizer
+    answers = tokenizer([r.answer for r in records], add_special_tokens=False)["input_ids"]
+    budget = min(MAX_ANSWER_TOKENS, max(map(len, answers)) + 4)
+    mine = list(range(accelerator.process_index, len(records), accelerator.num_processes))
+    was_training = model.training
+    model.eval()
+    written: list[tuple[int, str]] = []
+    # Shards of weights are gathered in step on all ranks, so ZeRO-3 ranks must generate equally long.
+    synced = accelerator.num_processes > 1 and accelerator.distributed_type.value == "DEEPSPEED"
+    starts = range(0, -(-len(records) // accelerator.num_processes), batch_size)
+    for start in tqdm(
+        starts, desc="answering", leave=False, disable=None if accelerator.is_main_process else True
+    ):
+        indices = mine[start : start + batch_size] or ([0] if synced else [])
+        if not indices:
+            continue
+        examples = [
+            encode_prompt(processor, prompt_and_answer(processor, records[i])[0], load_picture(records[i]))
+            for i in indices
+        ]
+        batch = pad_and_stack(examples, pad_id=tokenizer.pad_token_id, side="left")
+        batch = {key: tensor.to(accelerator.device) for key, tensor in batch.items()}
+        with accelerator.autocast():
+            tokens = model.generate(
+                **batch, max_new_tokens=budget, do_sample=False, use_cache=True, synced_gpus=synced,
+                top_k=None, top_p=None,
+            )  # fmt: skip
+        texts = tokenizer.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        written += [(i, text.strip()) for i, text in zip(indices, texts, strict=True) if mine]
+    model.train(was_training)
+    gathered = dict(gather_object(written))
+    return [gathered[index] for index in range(len(records))]

@@ -1,0 +1,151 @@
+"""Records to tensors. One function builds the prompt, for training and for generation alike.
+
+Prompt and answer are tokenized apart and joined, as they meet at inference; the loss falls on the answer and
+its end-of-turn only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from trainer.grid import compose_grid
+from trainer.records import Record
+
+IGNORED = -100
+PAD_TO_MULTIPLE_OF = 8  # tensor-core friendly lengths
+CACHE_BYTES = 512 * 1024**2  # encoded examples kept in memory; a whole toy set, a fraction of a real one
+
+
+def load_picture(record: Record) -> Image.Image:
+    """The one picture the model sees: the ready image, or the four frames as a 2x2 grid."""
+    images = []
+    for path in record.images:
+        with Image.open(path) as image:
+            images.append(image.convert("RGB"))
+    return images[0] if len(images) == 1 else compose_grid(images)
+
+
+def prompt_and_answer(processor: Any, record: Record) -> tuple[str, str]:
+    """(text up to and including the generation prompt, the answer with the template's end of turn).
+
+    Both come from the model's own chat template. Raises ValueError when the template does not put the
+    answer right behind the generation prompt, since training would then differ from inference.
+    """
+    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": record.prompt}]}
+    model = {"role": "assistant", "content": [{"type": "text", "text": record.answer}]}
+    prompt = processor.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+    whole = processor.apply_chat_template([user, model], tokenize=False)
+    if not whole.startswith(prompt):
+        raise ValueError("the chat template does not place answers right behind its generation prompt")
+    return prompt, whole[len(prompt) :]
+
+
+class Encoder:
+    """record -> tensors of one sample, remembered up to CACHE_BYTES (toy sets are read over and over)."""
+
+    def __init__(self, processor: Any, records: Sequence[Record]) -> None:
+        self.processor = processor
+        self.records = records
+        self._cached: Any = None
+
+    def __call__(self, index: int) -> dict[str, Tensor]:
+        """Sequence tensors of shape (1, length) with `labels`, and the picture's as the processor gives them."""
+        if self._cached is None:
+            example = self._encode(index)
+            size = sum(tensor.nbytes for tensor in example.values())
+            self._cached = lru_cache(maxsize=CACHE_BYTES // size)(self._encode)
+        return self._cached(index)
+
+    def _encode(self, index: int) -> dict[str, Tensor]:
+        record = self.records[index]
+        prompt_text, answer_text = prompt_and_answer(self.processor, record)
+        example = encode_prompt(self.processor, prompt_text, load_picture(record))
+        answer = self.processor.tokenizer(answer_text, add_special_tokens=False, return_tensors="pt")[
+            "input_ids"
+        ]
+        length = example["input_ids"].shape[1]
+        for key, tensor in example.items():
+            if is_sequence(tensor, length):
+                # The answer is plain text: attended to (1), no image (0).
+                filler = {"input_ids": answer, "attention_mask": torch.ones_like(answer)}
+                tail = filler.get(key, torch.zeros_like(answer))
+                example[key] = torch.cat((tensor, tail), dim=1)
+        masked = torch.full((1, length), IGNORED)
+        example["labels"] = torch.cat((masked, answer), dim=1)
+        return example
+
+
+def encode_prompt(processor: Any, text: str, picture: Image.Image) -> dict[str, Tensor]:
+    """The processor's tensors for one prompt: text of shape (1, length), and the picture's."""
+    # The template has put BOS there already.
+    inputs = processor(text=[text], images=[[picture]], add_special_tokens=False, return_tensors="pt")
+    return dict(inputs)
+
+
+def is_sequence(tensor: Tensor, length: int) -> bool:
+    """Whether a tensor of one sample runs along its tokens (the rest belongs to the picture)."""
+    return tensor.dim() == 2 and tuple(tensor.shape) == (1, length)
+
+
+def pad_and_stack(examples: Sequence[dict[str, Tensor]], *, pad_id: int, side: str) -> dict[str, Tensor]:
+    """One batch: sequence tensors padded to (batch, length), pictures joined along their first dimension."""
+    lengths = [example["input_ids"].shape[1] for example in examples]
+    longest = -(-max(lengths) // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF
+    fill = {"input_ids": pad_id, "labels": IGNORED}
+    batch = {}
+    for key in examples[0]:
+        rows = [example[key] for example in examples]
+        if is_sequence(rows[0], lengths[0]):
+            rows = [
+                torch.nn.functional.pad(
+                    row,
+                    (0, longest - row.shape[1]) if side == "right" else (longest - row.shape[1], 0),
+                    value=fill.get(key, 0),
+                )
+                for row in rows
+            ]
+        batch[key] = torch.cat(rows)
+    return batch
+
+
+class TrainCollator:
+    """Indices of records -> a training batch of plain tensors.
+
+    Besides the processor's tensors: `labels` (batch, length), and for the head `loss_positions` (n), flat
+    indices of the states that predict `loss_targets` (n).
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.pad_id = encoder.processor.tokenizer.pad_token_id
+
+    def __call__(self, rows: Sequence[dict[str, int]]) -> dict[str, Tensor]:
+        examples = [self.encoder(row["index"]) for row in rows]
+        batch = pad_and_stack(examples, pad_id=self.pad_id, side="right")
+        # The state at t predicts the token at t + 1.
+        target = torch.full_like(batch["labels"], IGNORED)
+        target[:, :-1] = batch["labels"][:, 1:]
+        batch["loss_positions"] = (target.flatten() != IGNORED).nonzero().squeeze(1)
+        batch["loss_targets"] = target.flatten()[batch["loss_positions"]]
+        return batch
+
+
+def token_lengths(processor: Any, records: Sequence[Record], *, chunk: int = 256) -> list[int]:
+    """Tokens of every record, prompt, picture and answer, without opening more than one picture.
+
+    The tokens that a picture adds are read off the first record; models whose pictures differ in tokens by
+    size make this an estimate for theirs.
+    """
+    first = Encoder(processor, records)(0)["input_ids"].shape[1]
+    lengths: list[int] = []
+    for start in range(0, len(records), chunk):
+        texts = ["".join(prompt_and_answer(processor, r)) for r in records[start : start + chunk]]
+        lengths += [len(ids) for ids in processor.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    picture = first - lengths[0]
+    return [length + picture for length in lengths]

@@ -1,0 +1,70 @@
+"""What a run leaves behind: the adapter with its processor, the metrics, the predictions, the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.config import TrainConfig
+from trainer.metrics import ActionMetrics, read_action
+from trainer.records import Record
+
+METRICS_FILE = "metrics.json"
+PREDICTIONS_FILE = "predictions.jsonl"
+REPORT_FILE = "report.html"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    config: TrainConfig
+    answer_field: str | None
+    before: ActionMetrics | None
+    """The base model's zero-shot score."""
+    after: ActionMetrics | None
+    train: dict[str, float]
+    """Totals of the training: train_runtime (s), train_samples_per_second, train_loss, ..."""
+    history: list[dict[str, float]]
+    """Everything logged on the way, each with its step."""
+
+
+def save_metrics(run_dir: Path, record: RunRecord, records: Sequence[Record], answers: Sequence[str]) -> None:
+    """Write metrics.json, and predictions.jsonl with one line a held-out record: truth, prediction, answer."""
+    write_whole(run_dir / METRICS_FILE, json.dumps(dataclasses.asdict(record), indent=1) + "\n")
+    lines = [
+        json.dumps(
+            {
+                "truth": read_action(r.answer, record.answer_field),
+                "prediction": read_action(answer, record.answer_field),
+                "answer": answer,
+                "images": [str(path.absolute()) for path in r.images],
+            }
+        )
+        for r, answer in zip(records, answers, strict=True)
+    ]
+    write_whole(run_dir / PREDICTIONS_FILE, "".join(line + "\n" for line in lines))
+
+
+def save_adapter(run_dir: Path, trainer: Any, processor: Any) -> None:
+    """Write adapter/: LoRA weights for PeftModel.from_pretrained, and the processor. Called on every process."""
+    folder = run_dir / "adapter"
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # a collective under ZeRO-3
+    if trainer.accelerator.is_main_process:
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder, state_dict=state)
+        processor.save_pretrained(folder)
+
+
+def save_report(run_dir: Path) -> None:
+    from trainer.report import build_report
+
+    write_whole(run_dir / REPORT_FILE, build_report(run_dir))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write `text` so that the file is there whole or not at all."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)

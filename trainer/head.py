@@ -1,0 +1,81 @@
+"""The language-model head, run only where there is something to learn, a chunk of positions at a time.
+
+A frame-grid sample has hundreds of prompt and image positions and a handful of answer tokens. The stock head
+scores them all; at Gemma 3's vocabulary of 262,208 that is the largest tensor of the whole step. Here the
+hidden states are gathered at the supervised positions first (flat indices that come with the batch), and the
+gradient with respect to them is computed at once, so no more than one chunk of logits is ever alive and
+nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CHUNK_POSITIONS = 512  # the memory model's HEAD_CHUNK_POSITIONS; a test holds the two together
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, targets: Tensor, head: nn.Module, softcap: float | None
+    ) -> tuple[Tensor, Tensor]:
+        """hidden (n, h), targets (n) -> (summed cross-entropy in nats, count of positions predicted right)."""
+        wants_gradient = ctx.needs_input_grad[0]
+        gradient = torch.empty_like(hidden) if wants_gradient else None
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        correct = hidden.new_zeros((), dtype=torch.int64)
+        for start in range(0, len(targets), CHUNK_POSITIONS):
+            piece = slice(start, start + CHUNK_POSITIONS)
+            with torch.set_grad_enabled(wants_gradient):
+                states = hidden[piece].detach().requires_grad_(wants_gradient)
+                logits = head(states).float()
+                if softcap is not None:
+                    logits = softcap * torch.tanh(logits / softcap)
+                part = nn.functional.cross_entropy(logits, targets[piece], reduction="sum")
+                if gradient is not None:
+                    (gradient[piece],) = torch.autograd.grad(part, states)
+            loss += part.detach()
+            correct += (logits.detach().argmax(-1) == targets[piece]).sum()
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(correct)
+        return loss, correct
+
+    @staticmethod
+    def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * loss_gradient.to(gradient.dtype), None, None, None
+
+
+def install_supervised_head(model: Any) -> None:
+    """Let `model(..., loss_positions=p, loss_targets=t)` return {"loss_sum", "correct"} in place of logits.
+
+    `loss_positions` (n) are flat indices into batch x length of the states that predict `loss_targets` (n).
+    Without them the forward is the original one. It sits inside the forward that DDP and DeepSpeed wrap.
+
+    Raises:
+        ValueError: the head is trainable; its own gradient is not computed here.
+    """
+    head = model.get_output_embeddings()
+    if any(parameter.requires_grad for parameter in head.parameters()):
+        raise ValueError("the language-model head must be frozen: its gradient is not computed")
+    softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    original = model.forward
+
+    @functools.wraps(type(model).forward)  # generate() checks its arguments against this signature
+    def forward(self: Any, *args: Any, loss_positions: Tensor | None = None, **kwargs: Any) -> Any:
+        if loss_positions is None:
+            return original(*args, **kwargs)
+        targets = kwargs.pop("loss_targets")
+        states = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state
+        loss_sum, correct = _ChunkedCrossEntropy.apply(
+            states.flatten(0, 1)[loss_positions], targets, self.get_output_embeddings(), softcap
+        )
+        return {"loss_sum": loss_sum, "correct": correct}
+
+    model.forward = types.MethodType(forward, model)

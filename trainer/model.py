@@ -1,0 +1,162 @@
+"""The base in 4 bits with LoRA on its language model, and the contract that both are what they claim to be.
+
+Written around traps that raise nothing: skip lists that do not match, towers that are trained by accident,
+half-precision weights that are upcast, attention kernels that ignore the image mask.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.config import TrainConfig
+from trainer.outcome import ConfigError
+
+LINEARS = "q|k|v|o|gate|up|down"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Anatomy:
+    """Where things are in a vision-language model, as module names."""
+
+    decoder: str
+    """The language model, for example model.language_model."""
+    unquantized: tuple[str, ...]
+    """Tower, projector and head: everything beside the decoder."""
+
+
+def find_anatomy(model_config: Any) -> Anatomy:
+    """Module names, read off the architecture built without memory (meta tensors)."""
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        skeleton = AutoModelForImageTextToText.from_config(model_config)
+    decoder = skeleton.get_decoder()
+    decoder_name = next(name for name, module in skeleton.named_modules() if module is decoder)
+    backbone_name, _, _ = decoder_name.rpartition(".")
+    backbone = skeleton.get_submodule(backbone_name)
+    beside = [f"{backbone_name}.{name}" for name, child in backbone.named_children() if child is not decoder]
+    heads = [name for name, child in skeleton.named_children() if name != backbone_name]
+    return Anatomy(decoder=decoder_name, unquantized=(*beside, *heads))
+
+
+def load_base(config: TrainConfig, anatomy: Anatomy, *, dtype: torch.dtype, device_map: Any) -> Any:
+    """The base model, its decoder's linears in NF4 (unless quantization is none), everything else in `dtype`."""
+    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+
+    quantization = None
+    if config.quantization == "nf4":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            # Packed into the compute dtype, ZeRO-3 can shard the quantized weights like any other.
+            bnb_4bit_quant_storage=dtype if device_map is None else torch.uint8,
+            # Whole paths: a bare "vision_tower" matches nothing, and any list drops the default for the head.
+            llm_int8_skip_modules=list(anatomy.unquantized),
+        )
+    base = AutoModelForImageTextToText.from_pretrained(
+        config.model,
+        quantization_config=quantization,
+        dtype=dtype,
+        device_map=device_map,
+        # FlashAttention ignores the bidirectional mask over image tokens; eager needs 537 MB a tower layer.
+        attn_implementation="sdpa",
+        trust_remote_code=False,
+    )
+    for module in base.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # On CPUs with AVX512-BF16 the first forward in eval mode would repack the weights for an
+            # inference kernel without a gradient, and training would go on with wrong ones.
+            module.support_avx512bf16_for_cpu = False
+    return base
+
+
+def add_lora(base: Any, config: TrainConfig, anatomy: Anatomy) -> Any:
+    """A PeftModel with fp32 adapters on the decoder's linears; everything else frozen as it was loaded.
+
+    `prepare_model_for_kbit_training` is left out on purpose: it would upcast embedding and tower to fp32.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    base.requires_grad_(False)
+    base.config.use_cache = False
+    lora = LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        # Anchored at the decoder: a list of suffixes would hit the tower's q, k and v as well.
+        target_modules=rf"{anatomy.decoder.replace('.', chr(92) + '.')}\.layers\.\d+\.\w+\.({LINEARS})_proj",
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(base, lora)
+    if config.activation_checkpointing:
+        # On the decoder alone and after PEFT: asked for on the whole model, hooks would make the frozen
+        # tower's output require a gradient, and the tower be recomputed and back-propagated for nothing.
+        base.get_submodule(anatomy.decoder).activation_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def check_contract(model: Any, config: TrainConfig, anatomy: Anatomy) -> list[tuple[str, str]]:
+    """(what, how it is) for every promise about the model that training relies on.
+
+    Raises:
+        RuntimeError: a promise is broken, naming all that are.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    base = model.get_base_model()
+    decoder = base.get_submodule(anatomy.decoder)
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    layers = [(name, m) for name, m in decoder.named_modules() if name.rpartition(".")[2] in _linear_names()]
+    linears = [getattr(m, "base_layer", m) for _, m in layers]
+    expected = sum(config.lora_r * (m.in_features + m.out_features) for m in linears)
+    counted = sum(_numel(p) for p in trainable.values())
+    four_bit = {id(m) for m in linears if isinstance(m, Linear4bit)}
+    strays = [n for n, m in base.named_modules() if isinstance(m, Linear4bit) and id(m) not in four_bit]
+    wanted = len(linears) if config.quantization == "nf4" else 0
+    outside = [name for name in trainable if f".{anatomy.decoder}." not in f".{name}"]
+    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in trainable.values()})
+    tied = base.config.get_text_config().tie_word_embeddings or base.config.tie_word_embeddings
+    shared = base.get_output_embeddings().weight is base.get_input_embeddings().weight
+    attention = sorted({getattr(m.config, "_attn_implementation", "") for m in (base, decoder)})
+    checks = [
+        ("trainable parameters", f"{counted:,}", counted == expected, f"{expected:,}"),
+        ("trained outside the language model", str(len(outside)), not outside, "0"),
+        ("adapter precision", ", ".join(dtypes), dtypes == ["float32"], "float32"),
+        ("4-bit linears in the language model", str(len(four_bit)), len(four_bit) == wanted, str(wanted)),
+        ("4-bit linears elsewhere", str(len(strays)), not strays, "0"),
+        ("head tied to the embedding", str(shared), shared == bool(tied), str(bool(tied))),
+        ("attention", ", ".join(attention), attention == ["sdpa"], "sdpa"),
+    ]
+    if broken := [f"{what} is {found}, not {should}" for what, found, kept, should in checks if not kept]:
+        raise RuntimeError("the model is not what it should be: " + "; ".join(broken))
+    return [(what, found) for what, found, _, _ in checks]
+
+
+def _linear_names() -> set[str]:
+    return {f"{name}_proj" for name in LINEARS.split("|")}
+
+
+def _numel(parameter: nn.Parameter) -> int:
+    return int(getattr(parameter, "ds_numel", parameter.numel()))  # a ZeRO-3 shard knows its whole size
+
+
+def load_processor(config: TrainConfig) -> Any:
+    """The model's processor. Raises ConfigError when the model is neither here nor reachable."""
+    from transformers import AutoProcessor
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    try:
+        return AutoProcessor.from_pretrained(config.model, trust_remote_code=False)
+    except OSError as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"MODEL={config.model} cannot be loaded ({first_line}): give a model folder, or a hub id with "
+            "access (HF_TOKEN in .env) and the licence accepted"
+        ) from None

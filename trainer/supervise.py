@@ -1,0 +1,147 @@
+"""The job's first process, everywhere: starts `accelerate launch`, waits, and gives the scheduler an honest exit code.
+
+    python -m trainer.supervise -- accelerate launch --config_file ... -m trainer.train ...
+
+It completes the planned command with what only a node knows, its rank and the first node's address, reads
+secrets from `.env`, and takes the outcome from the file the ranks leave, since torchrun turns every code into 1.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.outcome import (
+    ATTEMPT_DIR_ENV,
+    ATTEMPT_ID_ENV,
+    BAD_CONFIG,
+    FAILED,
+    FINISHED,
+    ConfigError,
+    read_outcome,
+)
+
+# What a .env file may set; anything else in it is refused, so that it cannot change how programs are found.
+ENV_NAMES = re.compile(
+    r"HF_TOKEN|HUGGINGFACE_TOKEN|HF_HOME|HF_HUB_OFFLINE|WANDB_[A-Z_]+|CUDA_VISIBLE_DEVICES"
+)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+GRACE_S = 30
+
+
+def main(argv: Sequence[str]) -> int:
+    try:
+        command = complete_command(argv[1:] if argv[:1] == ["--"] else argv, os.environ)
+        environment = {**read_env_file(Path(".env")), **os.environ}
+    except ConfigError as error:
+        print(f"trainyard: {error}", file=sys.stderr)
+        return BAD_CONFIG
+    return run(command, environment)
+
+
+def run(command: Sequence[str], environment: dict[str, str]) -> int:
+    """Run one attempt to its end and return its exit code: the ranks' outcome, or FAILED when they left none."""
+    with tempfile.TemporaryDirectory(prefix="trainyard-") as directory:
+        attempt = secrets.token_hex(8)
+        environment = {**environment, ATTEMPT_DIR_ENV: directory, ATTEMPT_ID_ENV: attempt}
+        environment.setdefault("HF_TOKEN", environment.get("HUGGINGFACE_TOKEN", ""))
+        if not environment["HF_TOKEN"]:
+            del environment["HF_TOKEN"]
+        process = subprocess.Popen(command, env=environment, start_new_session=True)
+        received: list[int] = []
+
+        def stop(number: int, _: Any) -> None:
+            received.append(number)
+            os.killpg(process.pid, signal.SIGTERM)
+
+        before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+        try:
+            while process.poll() is None:
+                try:
+                    process.wait(timeout=GRACE_S if received else None)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        outcome = read_outcome(Path(directory), attempt)
+    if received:
+        print(f"trainyard: stopped by {signal.Signals(received[0]).name}", file=sys.stderr)
+        return FAILED
+    if outcome is None:
+        print(
+            f"trainyard: the training ended without a word, exit code {process.returncode}", file=sys.stderr
+        )
+        return FAILED
+    code, message = outcome
+    if code != FINISHED and message:
+        print(f"trainyard: {message}", file=sys.stderr)
+    return code
+
+
+def complete_command(planned: Sequence[str], environment: Any) -> list[str]:
+    """The planned `accelerate launch ...` as this node must run it.
+
+    Raises:
+        ConfigError: it is no accelerate launch, or several nodes were planned and their environment is missing.
+    """
+    if list(planned[:2]) != ["accelerate", "launch"]:
+        raise ConfigError("supervise takes the plan's command: -- accelerate launch ... -m trainer.train ...")
+    options = list(planned[2:])
+    # Quiet: when training fails, its own traceback is the one to read, not the launcher's as well.
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
+    if "--num_machines" in options and int(options[options.index("--num_machines") + 1]) > 1:
+        rank = environment.get("SLURM_PROCID") or environment.get("JOB_COMPLETION_INDEX")
+        address, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
+        if rank is None or not address or not port:
+            raise ConfigError(
+                "several nodes were planned, but SLURM_PROCID, MASTER_ADDR or MASTER_PORT is not set"
+            )
+        if not _resolves(address):
+            # Node names that only Slurm knows; srun leaves the address of the node it was started on.
+            address = environment.get("SLURM_LAUNCH_NODE_IPADDR", address)
+        command += ["--machine_rank", rank, "--main_process_ip", address, "--main_process_port", port]
+    return [*command, *options]
+
+
+def _resolves(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """NAME=value lines of a `.env` file; {} when there is none.
+
+    Raises:
+        ConfigError: a line that is no assignment, or a name that is not one of ours.
+    """
+    if not path.is_file():
+        return {}
+    values = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        name, equals, value = text.removeprefix("export ").partition("=")
+        if not equals or not ENV_NAMES.fullmatch(name.strip()):
+            raise ConfigError(
+                f"{path} line {number}: {name.strip()!r} is not one of {ENV_NAMES.pattern.replace('|', ', ')}"
+            )
+        values[name.strip()] = value.strip().strip("\"'")
+    return {name: value for name, value in values.items() if value}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,281 @@
+"""One training run, start to end: data, model, contract, zero-shot score, training, score, export.
+
+    accelerate launch --config_file accelerate_configs/cpu_mps.yaml -m trainer.train --model M --data D \\
+        --output_dir runs/x --run_id x --device cpu
+
+What it leaves in the run's folder: adapter/ (with the processor), metrics.json, predictions.jsonl,
+report.html, tensorboard/ and wandb/.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.config import TrainConfig, parse_flags
+from trainer.memory import ZERO3_SETTINGS
+from trainer.outcome import FINISHED, ConfigError, write_outcome
+from trainer.records import Dataset, Record, load_dataset
+
+
+def main(argv: Sequence[str]) -> int:
+    try:
+        config = parse_flags(argv)
+        dataset = load_dataset(config.data, eval_fraction=config.eval_fraction, seed=config.seed)
+        prepare_libraries(config)
+        finish = train(config, dataset)
+    except ConfigError as error:
+        # Every rank comes to the same mistake, so all leave in peace: a code here would only make torchrun
+        # print a traceback of its own. The supervisor reads the outcome instead.
+        write_outcome(error.exit_code, str(error))
+        return FINISHED if os.environ.get("TRAINYARD_ATTEMPT_DIR") else _complain(error)
+    write_outcome(FINISHED)  # the adapter is on disk; what follows may be slow or fail without spoiling that
+    finish()
+    return FINISHED
+
+
+def prepare_libraries(config: TrainConfig) -> None:
+    """Keep what the libraries say to what a user can act on; call before they are imported."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports home when it is constructed
+    if config.device == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for one and warn
+    warnings.simplefilter("ignore", FutureWarning)  # about names that TRL itself uses
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # offers an inference kernel we do not use
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TQDM_DISABLE", "1")  # a bar in a file is one endless line
+
+
+def _complain(error: ConfigError) -> int:
+    print(f"trainyard: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def train(config: TrainConfig, dataset: Dataset) -> Any:
+    """Run everything and return a function that builds the report and closes the trackers.
+
+    Raises:
+        ConfigError: this machine or this model cannot run the configuration.
+        RuntimeError: the loaded model breaks the contract.
+    """
+    import torch
+    from accelerate import PartialState
+
+    from trainer import evaluate, export, metrics, model, track
+    from trainer.examples import Encoder, TrainCollator
+
+    state = PartialState(cpu=plain_cpu(config))
+    check_machine(config, state)
+    say = print if state.is_main_process else _silent
+    say(
+        f"data: {len(dataset.train)} records to train on, {len(dataset.eval)} held out ({dataset.split})",
+        flush=True,
+    )
+
+    processor = model.load_processor(config)
+    with state.main_process_first():
+        dataset = drop_long(processor, dataset, config, say)
+    anatomy = model.find_anatomy(_model_config(config))
+    dtype = torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
+    torch.manual_seed(config.seed)  # the adapters' first values
+    base = model.load_base(config, anatomy, dtype=dtype, device_map=_device_map(config, state))
+    peft_model = model.add_lora(base, config, anatomy)
+    for what, found in model.check_contract(peft_model, config, anatomy):
+        say(f"  {what:<38} {found}", flush=True)
+
+    run_dir = Path(config.output_dir)
+    tracker = track.WandbTracker(run_id=config.run_id, run_dir=run_dir, config=dataclasses.asdict(config))
+    callbacks: list[Any] = [track.progress_callback()]
+    if state.is_main_process:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        tracker.start()
+        callbacks += [tracker, track.tensorboard_callback(run_dir)]
+    collator = TrainCollator(Encoder(processor, dataset.train))
+    check_batch(collator([{"index": 0}]), base)
+    trainer = build_trainer(config, peft_model, processor, dataset, collator, callbacks)
+
+    held_out = evaluate.choose_records(dataset.eval, config.eval_samples)
+    field = metrics.answer_field([r.answer for r in dataset.train], config.answer_field)
+    truths = [metrics.read_action(r.answer, field) or "" for r in held_out]
+
+    def score(when: str) -> tuple[metrics.ActionMetrics | None, list[str]]:
+        if not held_out:
+            return None, []
+        answers = evaluate.generate_answers(
+            trainer.model, processor, held_out, accelerator=trainer.accelerator
+        )
+        result = metrics.action_metrics(truths, [metrics.read_action(a, field) for a in answers])
+        say(
+            f"{when}: action accuracy {result.accuracy:.1%} on {result.samples} held-out records "
+            f"(always {result.majority!r}: {result.majority_accuracy:.1%}), valid JSON {result.valid_json:.1%}",
+            flush=True,
+        )
+        scores = {"accuracy": result.accuracy, "macro_f1": result.macro_f1, "valid_json": result.valid_json}
+        tracker.log({f"action/{k}": v for k, v in scores.items()}, trainer.state.global_step)
+        return result, answers
+
+    before, _ = score("before training")
+    trained = trainer.train()
+    after, answers = score("after training")
+
+    export.save_adapter(run_dir, trainer, processor)
+    if not state.is_main_process:
+        return _silent
+    record = export.RunRecord(
+        config=config, before=before, after=after, answer_field=field,
+        train=trained.metrics, history=trainer.state.log_history,
+    )  # fmt: skip
+    export.save_metrics(run_dir, record, held_out, answers)
+
+    def finish() -> None:
+        export.save_report(run_dir)
+        print(f"adapter: {run_dir}/adapter\nreport:  {run_dir}/report.html", flush=True)
+        tracker.finish({"action_accuracy": after.accuracy} if after else {})
+
+    return finish
+
+
+def plain_cpu(config: TrainConfig) -> bool:
+    """Whether accelerate is to be told about the CPU; when it is, it leaves DeepSpeed out."""
+    return config.device == "cpu" and os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true"
+
+
+def check_machine(config: TrainConfig, state: Any) -> None:
+    """Raises ConfigError when this machine is not what was planned: processes, CUDA, bf16."""
+    import torch
+
+    if state.num_processes != config.world_size:
+        raise ConfigError(
+            f"{state.num_processes} process(es) started where {config.world_size} were planned: "
+            "start through `accelerate launch` with the planned --num_processes and configuration file"
+        )
+    if config.device == "cpu":
+        return
+    if not torch.cuda.is_available():
+        build = torch.version.cuda or "CPU only"
+        raise ConfigError(
+            f"device cuda was asked for, and torch sees no GPU (torch build: {build}): "
+            "use a GPU node and `make env TORCH=cuda`, or DEVICE=cpu"
+        )
+    major, minor = torch.cuda.get_device_capability()
+    if major < 8:
+        name = torch.cuda.get_device_name()
+        raise ConfigError(
+            f"{name} (compute capability {major}.{minor}) has no bf16: use a GPU of 8.0 or newer"
+        )
+
+
+def check_batch(batch: dict[str, Any], base: Any) -> None:
+    """Raises RuntimeError when a batch lacks the token types that the model's image mask is built from."""
+    from inspect import signature
+
+    takes = "token_type_ids" in signature(type(base).forward).parameters
+    if takes and "token_type_ids" not in batch:
+        raise RuntimeError("the batch has no token_type_ids: image tokens would silently get a causal mask")
+
+
+def drop_long(processor: Any, dataset: Dataset, config: TrainConfig, say: Any) -> Dataset:
+    """The dataset without records of more than `max_length` tokens. Raises ConfigError when none is left."""
+    from trainer.examples import token_lengths
+
+    kept: dict[str, tuple[Record, ...]] = {}
+    for side in ("train", "eval"):
+        records = getattr(dataset, side)
+        lengths = token_lengths(processor, records) if records else []
+        kept[side] = tuple(r for r, n in zip(records, lengths, strict=True) if n <= config.max_length)
+        if dropped := len(records) - len(kept[side]):
+            say(
+                f"data: {dropped} of {len(records)} {side} records are longer than {config.max_length} tokens "
+                f"(longest {max(lengths)}) and left out: MAX_LENGTH={max(lengths)} keeps them",
+                flush=True,
+            )
+        if side == "train" and not kept[side]:
+            raise ConfigError(
+                f"every training record is longer than {config.max_length} tokens (shortest {min(lengths)}): "
+                f"try MAX_LENGTH={max(lengths)}"
+            )
+    return dataclasses.replace(dataset, **kept)
+
+
+def build_trainer(
+    config: TrainConfig, model: Any, processor: Any, dataset: Dataset, collator: Any, callbacks: list[Any]
+) -> Any:
+    """The SFTTrainer for this run. Checkpoints are not its business: its own are not atomic."""
+    from datasets import Dataset as Table
+    from transformers import PrinterCallback, ProgressCallback
+    from trl import SFTConfig
+
+    from trainer.sft import VisionSFTTrainer
+
+    on_cpu = config.device == "cpu"
+    arguments = SFTConfig(
+        output_dir=config.output_dir,
+        per_device_train_batch_size=config.micro_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        max_steps=config.max_steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(config.warmup_fraction * config.max_steps),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        optim={"adamw": "adamw_torch_fused"}.get(config.optimizer, config.optimizer),
+        bf16=os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16",
+        use_cpu=plain_cpu(config),
+        seed=config.seed,
+        data_seed=config.seed,
+        logging_steps=config.logging_steps,
+        save_strategy="no",
+        report_to="none",
+        # On the CPU the forward pass has all cores; on a GPU workers decode pictures meanwhile.
+        dataloader_num_workers=0 if on_cpu else 4,
+        dataloader_persistent_workers=not on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        remove_unused_columns=False,
+        gradient_checkpointing=False,  # trainer.model has it on the language model alone
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        ddp_find_unused_parameters=False,
+    )
+    if arguments.deepspeed_plugin is not None:
+        # accelerate's YAML refuses these keys, and the plan's memory estimate counts on them.
+        arguments.deepspeed_plugin.deepspeed_config["zero_optimization"].update(ZERO3_SETTINGS)
+        arguments.deepspeed_plugin.deepspeed_config["zero_force_ds_cpu_optimizer"] = False
+    trainer = VisionSFTTrainer(
+        model=model,
+        args=arguments,
+        data_collator=collator,
+        train_dataset=Table.from_dict({"index": list(range(len(dataset.train)))}),
+        processing_class=processor,
+        callbacks=callbacks,
+    )
+    for standard in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(standard)
+    return trainer
+
+
+def _device_map(config: TrainConfig, state: Any) -> Any:
+    from accelerate.utils import DistributedType
+
+    if state.distributed_type == DistributedType.DEEPSPEED:
+        return None  # ZeRO-3 places the weights
+    return {"": "cpu" if config.device == "cpu" else state.local_process_index}
+
+
+def _model_config(config: TrainConfig) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(config.model, trust_remote_code=False)
+
+
+def _silent(*_: Any, **__: Any) -> None:
+    pass
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
