@@ -86,9 +86,9 @@ def test_missing_images_are_counted_and_three_are_shown(tmp_path: Path) -> None:
 
 
 def test_data_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="does not exist: give a JSONL file or a folder with train.jsonl"):
+    with pytest.raises(ConfigError, match="does not exist: give a JSONL file or a folder with"):
         load_dataset(str(tmp_path / "nothing"))
-    with pytest.raises(ConfigError, match="is a folder without train.jsonl"):
+    with pytest.raises(ConfigError, match=r"is a folder without train\.jsonl"):
         load_dataset(str(tmp_path))
 
 

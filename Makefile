@@ -1,0 +1,77 @@
+# One command a target. Variables count only when given on the command line (make plan GPUS=2), never from the
+# environment; they are listed by `make help`, read and checked in trainer/request.py.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+# For the job. A test keeps this list equal to the table in trainer/request.py.
+VARIABLES := GPUS NODES VRAM GPU_TYPE TIME MODEL DATA OUTPUT NAME RUN CONFIG DEVICE RUNTIME ACCOUNT PARTITION QOS \
+  CPUS MEM MAX_STEPS LEARNING_RATE LORA QUANTIZATION EFFECTIVE_BATCH MAX_LENGTH SEED FORMAT
+# For make itself: the scheduler, the flavour of torch that demo, run and test use, the Python to build with.
+OWN := TO TORCH PYTHON
+
+given := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v)))
+unknown := $(filter-out $(VARIABLES) $(OWN),$(given))
+
+# make would export these with their values expanded, that is, run the $(shell ...) in them. So they are not
+# exported; our own copies are, taken as they were typed, and no recipe mentions a value.
+unexport $(given)
+$(foreach v,$(filter $(VARIABLES) $(OWN),$(given)),$(eval export TRAINYARD_$v := $$(value $v)))
+export TRAINYARD_GIVEN := $(filter-out $(OWN),$(given))
+
+ifneq ($(filter-out slurm,$(if $(filter TO,$(given)),$(value TO),slurm)),)
+$(error TO=$(value TO): only slurm is available yet, leave TO out)
+endif
+BACKEND := slurm
+LAUNCH_VERBS := plan render submit
+LAUNCH := .venv/launch/bin/python -m $(BACKEND)
+
+ifneq ($(unknown),)
+ifeq ($(filter $(LAUNCH_VERBS),$(MAKECMDGOALS)),)
+$(error unknown $(unknown): known are $(VARIABLES) $(OWN))
+endif
+endif
+
+.PHONY: help demo test test-fast lint env plan render submit run golden
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo '  Variables, for example make plan GPUS=2 VRAM=24:'
+	@printf '  %s\n' '$(VARIABLES)' | fold -s -w 100
+	@echo '  What each means: .venv/launch/bin/python -m slurm --help'
+	@echo '  Also: TORCH=cpu|cuda (which torch demo, run and test use), PYTHON=/path/to/python3.11'
+
+demo: ## train on this machine without GPU, cluster, network or token: about two minutes
+	@python=$$(sh make-env.sh train) && exec "$$python" -m trainer demo
+
+run: ## train on this machine, with the same variables as submit
+	@python=$$(sh make-env.sh train) && exec "$$python" -m trainer run
+
+plan: .venv/launch/.made ## explain which configuration fits and why (FORMAT=json for programs)
+	@$(LAUNCH) plan
+
+render: .venv/launch/.made ## print the job's script
+	@$(LAUNCH) render
+
+submit: .venv/launch/.made ## plan, render and submit; makes the job's environment if it is missing
+	@device=$$($(LAUNCH) ready) && sh make-env.sh "$$device" >/dev/null && $(LAUNCH) submit
+
+env: ## make the environment that jobs use (DEVICE=cuda or cpu; left out: what this machine has)
+	@sh make-env.sh train
+
+test: ## run all tests; with Slurm installed, real jobs on a test cluster of its own
+	@python=$$(sh make-env.sh train) && exec "$$python" -m pytest
+
+test-fast: ## run the tests that need neither a cluster nor minutes
+	@python=$$(sh make-env.sh train) && exec "$$python" -m pytest -m "not slow and not cluster"
+
+lint: ## check style and types
+	@python=$$(sh make-env.sh train) && "$$python" -m ruff check . && "$$python" -m ruff format --check . \
+	  && "$$python" -m mypy
+
+golden: ## rewrite the recorded scripts in tests/golden
+	@python=$$(sh make-env.sh train) && TRAINYARD_REWRITE_GOLDEN=1 "$$python" -m pytest -q tests/test_slurm_script.py
+
+.venv/launch/.made: pyproject.toml make-env.sh
+	@sh make-env.sh launch >/dev/null

@@ -1,0 +1,131 @@
+"""`python -m slurm VERB [options]`: plan explains, render prints the script, submit submits it.
+
+Exit codes: 0 done, 78 the request is wrong (nothing was written), 1 anything else. stdout carries the answer
+and nothing else; errors are one line on stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from trainer.job import Plan
+from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError
+from trainer.request import help_text, read_given, resolve
+from trainer.values import nearest
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+USAGE = """usage: python -m slurm VERB [--gpus 2 | --gpus=2 ...], or make VERB GPUS=2 ...
+
+  plan    explain which configuration fits and why
+  render  print the sbatch script
+  submit  plan, render and submit
+  ready   check all that submit would and print the device whose environment it needs"""
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # a script's bytes whatever the locale
+    try:
+        code = _run(argv, environ)
+        sys.stdout.flush()
+        return code
+    except ConfigError as error:
+        return _complain(str(error), BAD_CONFIG)
+    except BrokenPipeError:
+        # `... | head` has read enough. Python would complain again when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        return _complain(str(error), FAILED)
+    except KeyboardInterrupt:
+        return _complain("interrupted", FAILED)
+
+
+def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    if any(word in ("-h", "--help") for word in argv):
+        print(help_text(USAGE), end="")
+        return FINISHED
+    verb = argv[0] if argv else ""
+    if verb not in VERBS:
+        near = nearest(verb, tuple(VERBS)) or ":"
+        raise ConfigError(f"unknown verb {verb!r}{near} known are {', '.join(VERBS)}")
+    given = read_given(argv[1:], environ)
+    if "FORMAT" in given and verb != "plan":
+        raise ConfigError(f"FORMAT={given['FORMAT']}: only plan has formats, leave it out for {verb}")
+    return VERBS[verb](given, environ)
+
+
+def _plan(given: dict[str, str], environ: Mapping[str, str], *, run_suffix: str | None = None) -> Plan:
+    from accelerate_configs.choose import choose
+
+    return choose(resolve(given, project_dir=PROJECT_DIR, environ=environ, run_suffix=run_suffix))
+
+
+def plan(given: dict[str, str], environ: Mapping[str, str]) -> int:
+    decided = _plan(given, environ)
+    if given.get("FORMAT") == "json":
+        import json
+
+        print(json.dumps(decided.to_dict(), indent=2))
+    else:
+        from accelerate_configs.table import plan_table
+
+        print(plan_table(decided))
+    return FINISHED
+
+
+def render(given: dict[str, str], environ: Mapping[str, str]) -> int:
+    from slurm.script import render
+
+    print(render(_plan(given, environ)), end="")
+    return FINISHED
+
+
+def ready(given: dict[str, str], environ: Mapping[str, str]) -> int:
+    from slurm.submit import check
+
+    decided = _plan(given, environ, run_suffix=_fresh_suffix())
+    check(decided, environ)
+    print(decided.spec.device)
+    return FINISHED
+
+
+def submit(given: dict[str, str], environ: Mapping[str, str]) -> int:
+    from accelerate_configs.table import plan_table
+    from slurm.submit import SubmitError, follow_up, submit
+
+    decided = _plan(given, environ, run_suffix=_fresh_suffix())
+    try:
+        submitted = submit(decided, environ)
+    except SubmitError as error:
+        return _complain(str(error), FAILED)
+    summary = plan_table(decided).split("\n\n", 1)[0]
+    notes = [f"note   {note}" for note in decided.notes]
+    print("\n".join([summary, *notes, "", follow_up(submitted)]))
+    return FINISHED
+
+
+def _fresh_suffix() -> str:
+    import secrets
+    import time
+
+    return f"{time.strftime('%Y%m%d')}-{secrets.token_hex(3)}"
+
+
+def _complain(message: str, code: int) -> int:
+    line = " ".join(message.split())
+    print(f"trainyard: {line}", file=sys.stderr)
+    return code
+
+
+VERBS: dict[str, Callable[[dict[str, str], Mapping[str, str]], int]] = {
+    "plan": plan,
+    "render": render,
+    "submit": submit,
+    "ready": ready,
+}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))

@@ -1,0 +1,146 @@
+"""Plan -> the text of the sbatch script. The only module that knows submitit.
+
+Pure: the same Plan gives the same bytes. submitit 1.5.4 writes the header and the frame through its own
+writer (private, hence the exact pin and the golden files); the job's command is ours, not one of its pickles.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable
+
+from trainer.job import JobSpec, Plan
+
+# What submitit always writes and we do not want, by the beginning of the line.
+UNWANTED_LINES = (
+    # Its default is USR2 90 s before the end, or what SUBMITIT_PREEMPT_SIGNAL says where this runs: the time
+    # limit is the supervisor's to keep, and the text must not depend on the environment.
+    "#SBATCH --signal=",
+    # Tells submitit's own unpickler where it runs; this job has none.
+    "export SUBMITIT_EXECUTOR=",
+)
+
+# Below the range that Linux hands out by itself (32768 and up), above Slurm's own ports.
+PORT_BASE, PORT_COUNT = 10_000, 20_000
+
+
+def render(plan: Plan) -> str:
+    """The whole script, ending in a newline."""
+    from submitit.slurm.slurm import _make_sbatch_string  # 60 ms, and only this needs it
+
+    spec = plan.spec
+    write: Callable[..., str] = _make_sbatch_string
+    flags = {
+        "job_name": job_name(spec),
+        "account": spec.account,
+        "partition": spec.partition,
+        "qos": spec.qos,
+        "nodes": spec.nodes,
+        "ntasks_per_node": 1,
+        "cpus_per_task": spec.cpus,
+        "mem": f"{spec.mem_gib}G",
+        "time": spec.time_limit_min,
+        "gres": gres(spec),
+    }
+    text = write(
+        command=_command(plan),
+        folder=log_dir(spec),
+        setup=_setup(plan),
+        stderr_to_stdout=True,  # one file to follow
+        use_srun=False,  # the srun line is in the command: submitit's would log into a second file
+        wckey=None,  # refused by clusters that track workload characterization keys
+        additional_parameters={
+            "chdir": spec.project_dir,
+            # Nothing of the submitting shell, secrets least of all, goes into the job.
+            "export": "NONE",
+            "output": log_path(spec, job_id="%j"),
+        },
+        **{name: value for name, value in flags.items() if value},
+    )
+    kept = [line for line in text.split("\n") if not line.startswith(UNWANTED_LINES)]
+    return "\n".join(kept).rstrip("\n") + "\n"
+
+
+def job_name(spec: JobSpec) -> str:
+    """What squeue shows: the name, and the run's id after it."""
+    return spec.run_id if spec.run_id.startswith(spec.name) else f"{spec.name}-{spec.run_id}"
+
+
+def gres(spec: JobSpec) -> str | None:
+    kind = f"{spec.gpu_type}:" if spec.gpu_type else ""
+    return f"gpu:{kind}{spec.gpus}" if spec.gpus else None
+
+
+def run_dir(spec: JobSpec) -> str:
+    """Absolute path of the run's folder."""
+    return os.path.join(spec.project_dir, spec.output, spec.run_id)
+
+
+def log_dir(spec: JobSpec) -> str:
+    return os.path.join(run_dir(spec), "logs")
+
+
+def log_path(spec: JobSpec, *, job_id: str) -> str:
+    return os.path.join(log_dir(spec), f"slurm-{job_id}.log")
+
+
+def job_python(spec: JobSpec) -> str:
+    """The Python of the checkout's environment for the job's device, by absolute path: PATH is the site's."""
+    return os.path.join(spec.project_dir, ".venv", spec.device, "bin", "python")
+
+
+def _setup(plan: Plan) -> list[str]:
+    """What the batch shell does on the first node before it starts the tasks."""
+    spec = plan.spec
+    lines = [
+        "# Slurm does not make the log's folder, and a job without it ends without a word. Before sbatch:",
+        f"#   mkdir -p {shlex.quote(log_dir(spec))}",
+        "set -eu",
+        "# From a site's login files; either would lead Python away from the checkout's environment.",
+        "unset PYTHONHOME PYTHONPATH",
+        "export PYTHONUNBUFFERED=1",
+        *(f"export {name}={shlex.quote(value)}" for name, value in sorted(plan.env)),
+    ]
+    if spec.nodes > 1:
+        lines += [
+            "# Where the nodes meet: on the first one, at a port that two jobs seldom share.",
+            'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+            f"MASTER_PORT=$(({PORT_BASE} + SLURM_JOB_ID % {PORT_COUNT}))",
+            "export MASTER_ADDR MASTER_PORT",
+        ]
+    return lines
+
+
+def _command(plan: Plan) -> str:
+    """srun with one task a node: the supervisor itself, which reads the node's rank where it runs."""
+    spec = plan.spec
+    srun = [
+        "srun",
+        f"--nodes={spec.nodes}",
+        f"--ntasks={spec.nodes}",
+        "--ntasks-per-node=1",
+        # From 22.05 on srun no longer takes sbatch's --cpus-per-task.
+        f"--cpus-per-task={spec.cpus}",
+        # sbatch --export=NONE leaves SLURM_EXPORT_ENV=NONE behind: without this the tasks would get no PATH.
+        "--export=ALL",
+        "--kill-on-bad-exit=1",
+        # A progress bar ends no lines. Not with --label, which would then label every write.
+        "--unbuffered",
+    ]
+    lines = [
+        shlex.join(srun),
+        shlex.join([job_python(spec), "-m", "trainer.supervise", "--"]),
+        *_argv_lines(plan.launch_argv),
+    ]
+    return " \\\n  ".join(lines)
+
+
+def _argv_lines(argv: tuple[str, ...]) -> list[str]:
+    """Quoted words, a new line at each option, so that a script reads and compares line by line."""
+    lines: list[list[str]] = [[]]
+    for word in argv:
+        if word.startswith("-") and lines[-1]:
+            lines.append([])
+        lines[-1].append(word)
+    return [shlex.join(words) for words in lines if words]

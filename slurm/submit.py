@@ -1,0 +1,168 @@
+"""Plan -> a job in the queue. The only part of the launch side that acts.
+
+The order is the promise: everything that can be refused is refused before the first file is written, and when
+sbatch itself refuses, what was written is removed again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slurm.script import job_name, job_python, log_dir, log_path, render, run_dir
+from trainer.job import JobSpec, Plan
+from trainer.outcome import ConfigError
+
+SCRIPT_NAME, RECORD_NAME = "job.sbatch", "run.json"
+
+
+class SubmitError(Exception):
+    """Nothing is wrong that we can see, but sbatch or the disk refused. One line; exit code 1.
+
+    sbatch has one exit code for "no such partition" and for "the controller is down", so it is never 78.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submitted:
+    """A job that Slurm has taken."""
+
+    plan: Plan
+    job_id: str
+    ignored: tuple[str, ...]
+    """Names of environment variables that were kept from sbatch."""
+
+
+def check(plan: Plan, environ: Mapping[str, str]) -> None:
+    """Everything that can be known before anything is written, the job's environment aside.
+
+    Raises:
+        ConfigError: no sbatch here, the run exists, or the data cannot be trained on.
+    """
+    from trainer.records import check_records
+
+    spec = plan.spec
+    if not shutil.which("sbatch", path=environ.get("PATH")):
+        raise ConfigError(
+            "no sbatch on PATH: submit where Slurm is installed; `make render` prints the script without it"
+        )
+    folder = run_dir(spec)
+    if os.path.lexists(folder):
+        raise ConfigError(f"RUN={spec.run_id}: {folder} exists: give another RUN, or none for a new one")
+    check_records(os.path.join(spec.project_dir, spec.data))
+
+
+def submit(plan: Plan, environ: Mapping[str, str]) -> Submitted:
+    """Write the run's folder and hand the script to sbatch.
+
+    Raises:
+        ConfigError: as `check`, or the job's environment has not been made.
+        SubmitError: the folder could not be written, or sbatch refused; nothing is left behind.
+    """
+    check(plan, environ)
+    spec = plan.spec
+    python = Path(job_python(spec))
+    # make-env.sh writes .made last: an environment without it was interrupted.
+    if not os.access(python, os.X_OK) or not (python.parents[1] / ".made").exists():
+        raise ConfigError(f"no finished environment for the job ({python}): make env DEVICE={spec.device}")
+    folder = Path(run_dir(spec))
+    parent_was_there = folder.parent.exists()
+    record = _record(plan)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()  # of two submits with one RUN, one gets past here
+    except OSError as error:
+        raise SubmitError(f"cannot make the run's folder {folder}: {error.strerror}") from error
+    try:
+        Path(log_dir(spec)).mkdir()
+        (folder / SCRIPT_NAME).write_text(render(plan), encoding="utf-8")
+        _write_record(folder, record)
+        job_id = _sbatch(folder / SCRIPT_NAME, environ)
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not parent_was_there and not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
+        if isinstance(error, OSError):
+            raise SubmitError(f"cannot write into {folder}: {error.strerror}") from error
+        raise
+    _write_record(folder, {**record, "job_ids": [job_id]})
+    return Submitted(plan=plan, job_id=job_id, ignored=tuple(sorted(_overrides(environ))))
+
+
+def follow_up(submitted: Submitted) -> str:
+    """What was submitted and how to follow it, for a terminal."""
+    spec, job_id = submitted.plan.spec, submitted.job_id
+    log = shlex.quote(log_path(spec, job_id=job_id))
+    lines = [
+        f"job id  {job_id} ({job_name(spec)})",
+        f"run id  {spec.run_id}",
+        f"log     {log_path(spec, job_id=job_id)}",
+        f"result  {os.path.join(run_dir(spec), 'adapter')} when it is done",
+        "",
+        f"status  squeue -j {job_id}",
+        f"follow  tail -F {log}",
+        f"cancel  scancel {job_id}",
+    ]
+    if submitted.ignored:
+        lines += ["", f"note    not passed to sbatch, say it in the request: {', '.join(submitted.ignored)}"]
+    return "\n".join(lines)
+
+
+def _overrides(environ: Mapping[str, str]) -> set[str]:
+    """sbatch reads options from these, and they win over the script's own."""
+    return {name for name in environ if name.startswith("SBATCH_")}
+
+
+def _sbatch(script: Path, environ: Mapping[str, str]) -> str:
+    """The job's id. Raises SubmitError with sbatch's own words."""
+    # SLURM_* of a job that this is called from would leak into the new one; SLURM_CONF says which cluster.
+    kept = {k: v for k, v in environ.items() if not k.startswith(("SBATCH_", "SLURM_")) or k == "SLURM_CONF"}
+    done = subprocess.run(
+        ["sbatch", "--parsable", str(script)],
+        env=kept,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    found = re.match(r"([0-9]+)(?:;|\s|$)", done.stdout)  # "id" or, with several clusters, "id;cluster"
+    if done.returncode == 0 and found:
+        return found[1]
+    words = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
+    raise SubmitError(f"sbatch refused the job: {words}")
+
+
+def _record(plan: Plan) -> dict[str, Any]:
+    """What run.json says: the request, the plan, the code they were made with, the jobs that worked on it."""
+    decided = plan.to_dict()
+    return {"spec": decided.pop("spec"), "plan": decided, "git": _git(plan.spec), "job_ids": []}
+
+
+def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    beside = folder / f".{RECORD_NAME}.{os.getpid()}"
+    beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    beside.replace(folder / RECORD_NAME)
+
+
+def _git(spec: JobSpec) -> dict[str, Any] | None:
+    """Commit of the checkout and whether it has changes; None where there is no git or no repository."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", spec.project_dir, *words]
+        return subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=True
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None

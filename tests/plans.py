@@ -1,0 +1,66 @@
+"""Plans made by hand, so that what is rendered from them changes only when rendering does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainer.job import GIB, Candidate, Estimate, JobSpec, ModelShape, Plan
+
+SHAPE = ModelShape(
+    family="gemma3",
+    hidden=2560,
+    layers=34,
+    mlp=10240,
+    q_width=2048,
+    kv_width=1024,
+    vocab=262_208,
+    tied_embedding=True,
+    text_extra_params=366_080,
+    vision_params=416_866_032,
+    vision_hidden=1152,
+    vision_mlp=4304,
+    vision_patches=4096,
+    projector_params=2_950_272,
+    tokens_per_image=256,
+)
+ENV = (("HF_HUB_DISABLE_TELEMETRY", "1"), ("OMP_NUM_THREADS", "4"))
+
+
+def make_plan(
+    *, argv: tuple[str, ...] | None = None, env: tuple[tuple[str, str], ...] = ENV, **request: Any
+) -> Plan:
+    """A Plan for the request; `argv` is the job's command, else a short one in accelerate's manner."""
+    defaults: dict[str, Any] = {
+        "model": "google/gemma-3-4b-it",
+        "shape": SHAPE,
+        "data": "data",
+        "project_dir": "/home/ada/trainyard",
+        "name": "gemma",
+        "run_id": "gemma-0123abcd",
+    }
+    spec = JobSpec(**{**defaults, **request})
+    candidate = Candidate(
+        config="multi_gpu" if spec.num_processes > 1 else "single_gpu",
+        checkpointing=False,
+        offload=False,
+        optimizer="adamw",
+        micro_batch_size=2,
+        gradient_accumulation_steps=2,
+        estimate=Estimate(items=(("model", 3 * GIB),), load_peak_bytes=4 * GIB),
+        usable_bytes=22 * GIB,
+        fits=True,
+        reason="chosen",
+    )
+    command = argv or (
+        *("accelerate", "launch", "--config_file", f"accelerate_configs/{candidate.config}.yaml"),
+        *("--num_processes", str(spec.num_processes), "--num_machines", str(spec.nodes)),
+        *("-m", "trainer.train", "--model", spec.model, "--data", spec.data, "--output_dir", spec.run_dir),
+    )
+    return Plan(
+        spec=spec,
+        chosen=candidate,
+        candidates=(candidate,),
+        effective_batch_size=8,
+        launch_argv=command,
+        env=env,
+    )

@@ -1,0 +1,299 @@
+"""The report page: what it shows is what the run left, whatever that is."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("PIL")
+
+from PIL import Image
+
+from trainer.charts import PICTURE_BYTES, esc, matrix, nice_ticks, picture_uri, short, smooth
+from trainer.config import TrainConfig
+from trainer.export import RunRecord
+from trainer.grid import compose_grid
+from trainer.metrics import action_metrics
+from trainer.report import SAMPLES, build_report, choose_samples
+
+VOID = {"meta", "link", "img", "br"}
+TRUTHS = ["up"] * 8 + ["a"] * 6 + ["left"] * 6
+ANSWERS = ["up"] * 8 + ["a"] * 5 + [None] + ["left"] * 4 + ["up", "b"]
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced and keeps the text, the pictures and the attributes."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.texts: list[str] = []
+        self.references: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        assert not [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style",):
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(f"{text} " for text in self.texts).split())
+
+
+def _frames(folder: Path, count: int = 4) -> list[str]:
+    paths = []
+    for index in range(count):
+        path = folder / f"{index}.png"
+        Image.new("RGB", (20, 12), (60 * index, 90, 200)).save(path)
+        paths.append(str(path))
+    return paths
+
+
+def _history(losses: list[float]) -> list[dict[str, float]]:
+    rows = [
+        {"step": 5 * (i + 1), "loss": loss, "learning_rate": 2e-4, "mean_token_accuracy": 0.5}
+        for i, loss in enumerate(losses)
+    ]
+    return [*rows, {"step": 5 * len(losses), "train_runtime": 112.4, "train_loss": 1.0}]
+
+
+def _write_run(folder: Path, *, images: list[str] | None = None, **changes: Any) -> Path:
+    """A run's folder as trainer.export leaves it."""
+    config = TrainConfig(
+        model="acme/tiny-vl", data="d", output_dir="o", run_id="r1", device="cpu", micro_batch_size=4
+    )
+    record = RunRecord(
+        config=config,
+        answer_field="button",
+        before=action_metrics(TRUTHS, ["a"] * len(TRUTHS)),
+        after=action_metrics(TRUTHS, ANSWERS),
+        train={"train_runtime": 112.4, "train_samples_per_second": 0.5},
+        history=_history([3.0, 2.0, 1.25]),
+    )
+    (folder / "metrics.json").write_text(json.dumps({**dataclasses.asdict(record), **changes}))
+    lines = [
+        {"truth": t, "prediction": p, "answer": json.dumps({"button": p}), "images": images or []}
+        for t, p in zip(TRUTHS, ANSWERS, strict=True)
+    ]
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def _change_answer(run_dir: Path, **changes: Any) -> None:
+    path = run_dir / "predictions.jsonl"
+    first, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps({**json.loads(first), **changes}), *rest]))
+
+
+def test_headline_numbers_equal_the_metrics(tmp_path: Path) -> None:
+    """Accuracy before and after, the baseline, F1, loss, time: as recorded, in words and numbers."""
+    text = Page(build_report(_write_run(tmp_path))).text
+    assert (
+        "acme/tiny-vl , fine-tuned with QLoRA on 4-bit (NF4) weights, rank 64: 1,500 steps of 32 records on "
+        in text
+    )
+    assert (
+        "Action accuracy 30.0% → 85.0% After training 17 of 20 held-out records are right, 45.0 points above "
+        'always answering "up" (40.0%). always "up" 40.0% before training 30.0% after training 85.0% '
+        "Macro F1 0.15 → 0.88 Readable answers 100.0% → 95.0% Loss 3 → 1.25 "
+        "Training time 1 min 52 s Records a second 0.5 "
+    ) in text
+
+
+def test_action_table_equals_the_metrics(tmp_path: Path) -> None:
+    """Precision, recall and F1 of every action, most frequent first."""
+    text = Page(build_report(_write_run(tmp_path))).text
+    table = text[
+        text.index("Action Records Precision") : text.index("Held-out records", text.index("F1 after"))
+    ]
+    assert table.split() == [
+        *["Action", "Records", "Precision", "Recall", "F1", "before", "F1", "after"],
+        *["up", "8", "88.9%", "100.0%", "0.00", "0.94"],
+        *["a", "6", "100.0%", "83.3%", "0.46", "0.91"],
+        *["left", "6", "100.0%", "66.7%", "0.00", "0.80"],
+    ]
+
+
+def test_matrix_has_every_answer_in_one_cell_and_row_totals() -> None:
+    """Known actions, then answers that are no known action, then unreadable ones, then the total."""
+    rows = Page(matrix(action_metrics(TRUTHS, ANSWERS).confusion, "After")).text
+    assert rows == (
+        "After truth ↓ answer → up a left any other (unreadable) all "
+        "up 8 0 0 0 0 8 a 0 5 0 0 1 6 left 1 0 4 1 0 6"
+    )
+
+
+def test_matrix_of_very_many_actions_folds_the_rare_ones() -> None:
+    """Plain-text answers can make every record its own action; the page stays readable."""
+    truths = [f"t{i:03}" for i in range(100)]
+    text = Page(matrix(action_metrics(truths, truths).confusion, "After")).text
+    assert text.startswith("After The 12 most frequent of 100 actions. truth ↓ answer → t000")
+    assert "t011" in text and "t012" not in text
+
+
+def test_page_is_well_formed_and_reaches_for_nothing(tmp_path: Path) -> None:
+    """Balanced tags, no script, and no reference that is not a data URI."""
+    html = build_report(_write_run(tmp_path, images=_frames(tmp_path)))
+    page = Page(html)
+    assert "script" not in page.tags
+    assert all(reference.startswith("data:") for reference in page.references)
+    assert not re.search(r"url\(|@import|https?:", html)
+
+
+def test_same_files_give_the_same_bytes(tmp_path: Path) -> None:
+    """Nothing of the clock or of a hash order is in the page."""
+    run_dir = _write_run(tmp_path, images=_frames(tmp_path))
+    assert build_report(run_dir) == build_report(run_dir)
+
+
+def test_answers_are_escaped(tmp_path: Path) -> None:
+    """An answer is shown as the text it is, even markup, control characters and half a surrogate pair."""
+    hostile = "</pre><script>alert(1)</script>\x00\ud800\"'&"
+    run_dir = _write_run(tmp_path)
+    _change_answer(run_dir, truth=hostile, prediction=hostile + "!", answer=hostile, images=[hostile])
+    html = build_report(run_dir)
+    page = Page(html)
+    html.encode("utf-8")
+    assert "script" not in page.tags
+    assert "</pre><script>alert(1)</script>\N{REPLACEMENT CHARACTER}?\"'&!" in page.text
+
+
+def test_samples_are_half_wrong_and_half_right_with_actions_by_turns() -> None:
+    """Wrong ones come first; when one kind is scarce the other fills the page."""
+    right = [{"truth": t, "prediction": t, "n": n} for n, t in enumerate("aaaaaaaab")]
+    wrong = [{"truth": t, "prediction": None, "n": n} for n, t in enumerate("ccccccccd")]
+    assert [(p["truth"], p["n"]) for p in choose_samples([*right, *wrong])] == [
+        *[("c", 0), ("d", 8), ("c", 1), ("c", 2), ("c", 3), ("c", 4)],
+        *[("a", 0), ("b", 8), ("a", 1), ("a", 2), ("a", 3), ("a", 4)],
+    ]
+    assert [p["prediction"] for p in choose_samples([*right, *wrong[:1]])] == [None, "a", "b", *"aaaaaaa"]
+    assert choose_samples([*wrong, *wrong]) == choose_samples([*wrong, *wrong, *right][:18])
+
+
+def test_four_frames_are_shown_as_the_grid_the_model_saw(tmp_path: Path) -> None:
+    """The embedded PNG is trainer.grid's picture, enlarged by whole pixels."""
+    paths = _frames(tmp_path)
+    page = Page(build_report(_write_run(tmp_path, images=paths)))
+    pictures = [r for r in page.references if r.startswith("data:image/png;base64,")]
+    assert len(pictures) == SAMPLES
+    grid = compose_grid([Image.open(path) for path in paths])
+    expected = grid.resize((480, 288), Image.Resampling.NEAREST)
+    shown = Image.open(io.BytesIO(base64.b64decode(pictures[0].partition(",")[2])))
+    assert (shown.format, shown.size) == ("PNG", (480, 288))
+    assert shown.convert("RGB").tobytes() == expected.tobytes()
+
+
+def test_pictures_that_compress_badly_are_made_smaller(tmp_path: Path) -> None:
+    """Twelve photographs must not make a page that cannot be mailed."""
+    path = tmp_path / "noise.png"
+    Image.effect_noise((900, 600), 80).convert("RGB").save(path)
+    uri = picture_uri([str(path)])
+    assert uri is not None and len(uri) < PICTURE_BYTES * 4 / 3 + 100
+
+
+@pytest.mark.parametrize("images", [[], ["/nowhere.png"], ["short"], ["text"], ["text"] * 3])
+def test_a_picture_that_cannot_be_shown_is_said_to_be_missing(tmp_path: Path, images: list[str]) -> None:
+    """Gone, truncated, no picture at all, or neither one nor four: a placeholder in its card."""
+    whole = Path(_frames(tmp_path)[0]).read_bytes()
+    (tmp_path / "short").write_bytes(whole[:40])
+    (tmp_path / "text").write_text("no picture")
+    page = Page(build_report(_write_run(tmp_path, images=[str(tmp_path / name) for name in images])))
+    assert page.text.count("picture not found") == SAMPLES
+
+
+def test_an_empty_folder_gives_a_page_that_says_what_is_missing(tmp_path: Path) -> None:
+    """No metrics and no predictions: every section says so."""
+    (tmp_path / "x").mkdir()
+    text = Page(build_report(tmp_path / "x")).text
+    for said in (
+        "Trainyard run x What was trained is not known",
+        "Result Not scored",
+        "Training No training steps were logged.",
+        "Which actions No confusion matrix",
+        "No answers to show",
+        "This run has no adapter folder yet.",
+        "Configuration The configuration was not recorded.",
+    ):
+        assert said in text
+
+
+def test_files_cut_off_in_the_middle_are_read_as_far_as_they_go(tmp_path: Path) -> None:
+    """Half a line of predictions costs that line; half a metrics.json costs the metrics."""
+    run_dir = _write_run(tmp_path)
+    for name in ("metrics.json", "predictions.jsonl"):
+        path = run_dir / name
+        path.write_text(path.read_text()[:-20])
+    text = Page(build_report(run_dir)).text
+    assert "12 of 19 answers, of which 2 are wrong" in text and "Not scored" in text
+
+
+def test_a_run_without_held_out_records_has_the_rest(tmp_path: Path) -> None:
+    """before and after are null: no score, but the loss and the configuration."""
+    run_dir = _write_run(tmp_path, before=None, after=None)
+    text = Page(build_report(run_dir)).text
+    assert "Not scored: no held-out records were answered. Loss 3 → 1.25" in text and "lora_r 64" in text
+
+
+def test_losses_that_are_not_numbers_leave_a_gap_and_are_told(tmp_path: Path) -> None:
+    """NaN is the news of such a run, so it is neither drawn nor kept quiet."""
+    run_dir = _write_run(tmp_path, history=_history([3.0, math.nan, math.inf, 1.0]))
+    html = build_report(run_dir)
+    assert "2 of 4 logged values are not finite numbers, first at step 10." in Page(html).text
+    assert not re.search(r'(points|c[xy])="[^"]*(nan|inf)', html)
+    assert "of 1 logged values" in build_report(_write_run(tmp_path, history=_history([math.nan])))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "most", "whole", "ticks"),
+    [
+        (0, 3.08, 5, False, [0, 1, 2, 3, 4]),
+        (0, 1.0, 4, False, [0, 0.25, 0.5, 0.75, 1]),
+        (0, 2e-4, 4, False, [0, 5e-5, 1e-4, 1.5e-4, 2e-4]),
+        (0, 3, 9, True, [0, 1, 2, 3]),
+        (0, 1500, 9, True, [0, 200, 400, 600, 800, 1000, 1200, 1400, 1600]),
+        (-1, 1, 4, False, [-1, -0.5, 0, 0.5, 1]),
+    ],
+)
+def test_ticks_are_round_numbers_around_the_values(
+    low: float, high: float, most: int, whole: bool, ticks: list[float]
+) -> None:
+    """Axes end at or beyond their values, on numbers a person would choose; steps are whole."""
+    assert nice_ticks(low, high, most, whole=whole) == ticks
+
+
+def test_smoothing_moves_nothing_sideways() -> None:
+    """A straight line stays itself; a running mean of the past would lag behind it."""
+    line = [3.0 * i for i in range(90)]
+    assert smooth(line) == pytest.approx(line)
+
+
+def test_numbers_are_short() -> None:
+    """Three digits, an exponent only where it helps, and never a crash on NaN."""
+    values = (0, 0.0002, 0.037, 3.08123, 1234.5, 1e9, math.nan)
+    assert [short(v) for v in values] == ["0", "2e-4", "0.037", "3.08", "1,234", "1e9", "nan"]
+    assert esc("<a href='x'>") == "&lt;a href=&#x27;x&#x27;&gt;"

@@ -1,0 +1,251 @@
+"""What a person types becomes one complete JobSpec, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given as hypothesis_given
+from hypothesis import strategies as st
+
+from accelerate_configs.choose import CONFIGS as CHOOSER_CONFIGS
+from trainer.job import JobSpec
+from trainer.outcome import ConfigError
+from trainer.request import BY_NAME, CONFIGS, VARIABLES, help_text, parse_given, read_given, resolve
+from trainer.shapes import resolve_shape
+
+ROOT = Path("/home/ada/trainyard")
+
+
+def request(**given: str) -> JobSpec:
+    return resolve(given, project_dir=ROOT, environ={}, run_suffix=given.pop("suffix", None))
+
+
+def error(call: Any, *args: Any, **kwargs: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        call(*args, **kwargs)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_nothing_given_is_one_assumed_24_gib_gpu() -> None:
+    spec = request()
+    assert spec == JobSpec(
+        model="google/gemma-3-4b-it",
+        shape=resolve_shape("google/gemma-3-4b-it"),
+        data="data",
+        output="runs",
+        project_dir="/home/ada/trainyard",
+        name="gemma-3-4b-it",
+        run_id=spec.run_id,
+        gpus=1,
+        nodes=1,
+        vram_gib=24.0,
+        vram_source="assumed",
+        cpus=4,
+        mem_gib=32,
+    )
+
+
+def test_every_variable_reaches_its_field() -> None:
+    given = {
+        "GPUS": "4",
+        "NODES": "2",
+        "VRAM": "80GiB",
+        "GPU_TYPE": "a100-sxm",
+        "TIME": "1-02:00:30",
+        "MODEL": "Qwen/Qwen2.5-VL-3B-Instruct",
+        "DATA": "/some where/it's.jsonl",
+        "OUTPUT": "out",
+        "NAME": "n",
+        "RUN": "r-1",
+        "CONFIG": "multi_gpu",
+        "DEVICE": "cpu",
+        "RUNTIME": "none",
+        "ACCOUNT": "acc_1",
+        "PARTITION": "gpu,big",
+        "QOS": "high",
+        "CPUS": "9",
+        "MEM": "100",
+        "MAX_STEPS": "7",
+        "LEARNING_RATE": "1e-3",
+        "LORA": "low",
+        "QUANTIZATION": "none",
+        "EFFECTIVE_BATCH": "16",
+        "MAX_LENGTH": "512",
+        "SEED": "0",
+    }
+    assert set(given) == set(BY_NAME) - {"FORMAT"}
+    assert request(**given) == JobSpec(
+        model="Qwen/Qwen2.5-VL-3B-Instruct",
+        shape=resolve_shape("Qwen/Qwen2.5-VL-3B-Instruct"),
+        data="/some where/it's.jsonl",
+        output="out",
+        project_dir="/home/ada/trainyard",
+        name="n",
+        run_id="r-1",
+        gpus=4,
+        nodes=2,
+        vram_gib=80.0,
+        vram_source="given",
+        gpu_type="a100-sxm",
+        device="cpu",
+        accelerate_config="multi_gpu",
+        time_limit_min=26 * 60 + 1,
+        account="acc_1",
+        partition="gpu,big",
+        qos="high",
+        cpus=9,
+        mem_gib=100,
+        quantization="none",
+        lora="low",
+        effective_batch_size=16,
+        max_length=512,
+        max_steps=7,
+        learning_rate=1e-3,
+        seed=0,
+    )
+
+
+def test_gpu_type_gives_the_memory_and_vram_wins_over_it() -> None:
+    assert (request(GPU_TYPE="H100").vram_gib, request(GPU_TYPE="H100").vram_source) == (80, "GPU_TYPE=H100")
+    assert request(GPU_TYPE="a100").vram_gib == 40
+    assert request(GPU_TYPE="a100", VRAM="80").vram_gib == 80
+
+
+def test_cpus_and_memory_follow_the_gpus_of_a_node() -> None:
+    assert [(s.gpus, s.cpus, s.mem_gib) for s in (request(GPUS=g) for g in ("1", "2", "8"))] == [
+        (1, 4, 32),
+        (2, 8, 32),
+        (8, 32, 128),
+    ]
+
+
+def test_device_cpu_has_no_gpu_unless_one_is_asked_for() -> None:
+    assert request(DEVICE="cpu").gpus == 0
+    assert request(DEVICE="cpu", GPUS="2").gpus == 2
+
+
+def test_the_same_request_has_the_same_run_id_and_any_other_another() -> None:
+    one, again, other = request(SEED="1"), request(SEED="1"), request(SEED="2")
+    assert one == again
+    assert one.run_id != other.run_id
+    assert replace(one, run_id="", seed=2) == replace(other, run_id="")
+
+
+def test_a_suffix_names_the_run_and_run_wins_over_it() -> None:
+    assert request(NAME="n", suffix="20300101-abcdef").run_id == "n-20300101-abcdef"
+    assert request(NAME="n", RUN="mine", suffix="20300101-abcdef").run_id == "mine"
+
+
+def test_a_home_folder_is_expanded() -> None:
+    spec = resolve({"DATA": "~/d.jsonl"}, project_dir=ROOT, environ={"HOME": "/home/ada"})
+    assert spec.data == "/home/ada/d.jsonl"
+
+
+def test_both_spellings_of_a_flag_are_read_and_flags_win_over_make() -> None:
+    environ = {"TRAINYARD_GIVEN": "GPUS SEED", "TRAINYARD_GPUS": "4", "TRAINYARD_SEED": "3"}
+    assert read_given(["--gpus=2", "--gpu-type", "a100"], environ) == {
+        "GPUS": "2",
+        "GPU_TYPE": "a100",
+        "SEED": "3",
+    }
+
+
+def test_the_environment_counts_only_for_names_that_make_lists() -> None:
+    assert read_given([], {"TRAINYARD_GPUS": "4", "GPUS": "5", "TRAINYARD_GIVEN": ""}) == {}
+
+
+def test_unknown_names_are_refused_with_the_nearest_and_all_known() -> None:
+    assert error(read_given, ["--gpu", "2"], {}).startswith(
+        "unknown '--gpu', did you mean --gpus? known are --gpus,"
+    )
+    assert error(read_given, [], {"TRAINYARD_GIVEN": "GPU"}).startswith(
+        "unknown 'GPU', did you mean GPUS? known are"
+    )
+    assert error(read_given, ["--wxyz=1"], {}).startswith("unknown '--wxyz': known are --gpus,")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("GPUS", "0", "GPUS='0': takes a whole number from 1 to 64; for a run without GPUs leave it out"),
+        ("GPUS", "two", "GPUS='two': takes a whole number from 1 to 64"),
+        ("GPUS", "\u0662", "GPUS='\u0662': takes a whole number"),
+        ("GPUS", "1_0", "GPUS='1_0': takes a whole number"),
+        ("GPUS", "65", "GPUS='65': takes a whole number"),
+        ("NODES", "-1", "NODES='-1': takes a whole number from 1 to 1024"),
+        ("VRAM", "-1", "VRAM='-1': takes a number of GiB above 0 and at most 1024"),
+        ("VRAM", "nan", "VRAM='nan': takes a number of GiB"),
+        ("VRAM", "24T", "VRAM='24T': takes a number of GiB"),
+        ("VRAM", "1e999", "VRAM='1e999': takes a number of GiB"),
+        ("LEARNING_RATE", "0", "LEARNING_RATE='0': takes a number above 0 and at most 1"),
+        ("TIME", "1:30", "TIME='1:30': takes a time of one minute to a year as minutes (90),"),
+        ("TIME", "0", "TIME='0': takes a time"),
+        ("NAME", "a\nb", r"NAME='a\nb': takes at most 40 of a-z, 0-9 and -"),
+        ("NAME", "it's", 'NAME="it\'s": takes at most 40 of a-z, 0-9 and -'),
+        ("NAME", "a" * 41, "takes at most 40 of a-z"),
+        ("RUN", "../x", "RUN='../x': takes at most 63 of a-z, 0-9 and -"),
+        ("CONFIG", "zero", "CONFIG='zero': takes one of auto, single_gpu, single_gpu_low_mem, multi_gpu,"),
+        ("DEVICE", "mps", "DEVICE='mps': takes one of cuda, cpu"),
+        ("PARTITION", "-x", "PARTITION='-x': takes letters, digits and _.,-"),
+        ("ACCOUNT", "a b", "ACCOUNT='a b': takes letters"),
+        ("DATA", "a\nb", r"DATA='a\nb': takes a path of at most 1024 printable characters on one line"),
+        ("DATA", "--x", "DATA='--x': begins with -"),
+        ("DATA", "a\u202eb", r"DATA='a\u202eb': takes a path"),
+        ("DATA", "a\udc80", r"DATA='a\udc80': takes a path"),
+        ("OUTPUT", "runs/%j", "OUTPUT='runs/%j': holds %, which Slurm reads as a pattern"),
+        ("RUNTIME", "docker", "RUNTIME='docker': escapes the allocation"),
+        ("RUNTIME", "pyxis", "RUNTIME='pyxis': is not available yet"),
+        ("GPU_TYPE", "v100", "GPU_TYPE='v100': has no bfloat16"),
+        ("GPU_TYPE", "a100;x", "GPU_TYPE='a100;x': takes letters"),
+        ("SEED", "", "SEED= is empty: give a value, or leave SEED out"),
+    ],
+)
+def test_a_bad_value_is_one_line_with_what_is_allowed(name: str, text: str, said: str) -> None:
+    message = error(parse_given, {name: text})
+    assert said in message
+    assert message.isprintable()
+
+
+def test_an_unknown_gpu_type_needs_its_memory() -> None:
+    assert error(request, GPU_TYPE="h10").startswith("GPU_TYPE=h10: not known, did you mean")
+    assert error(request, GPU_TYPE="h10").endswith("for others add VRAM=<GiB>")
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [
+        ("90", 90),
+        ("90m", 90),
+        ("12h", 720),
+        ("2d", 2880),
+        ("00:00:01", 1),
+        ("10:00:00", 600),
+        ("2-00:00:00", 2880),
+    ],
+)
+def test_times_become_whole_minutes(text: str, minutes: int) -> None:
+    assert parse_given({"TIME": text}) == {"TIME": minutes}
+
+
+@hypothesis_given(st.sampled_from(sorted(BY_NAME)), st.text(max_size=30))
+def test_whatever_is_typed_is_taken_or_refused_in_one_printable_line(name: str, text: str) -> None:
+    try:
+        (value,) = parse_given({name: text}).values()
+    except ConfigError as refused:
+        assert str(refused).isprintable()
+    else:
+        assert str(value).isprintable()
+
+
+def test_the_configurations_are_the_choosers() -> None:
+    assert set(CONFIGS) == {"auto", *CHOOSER_CONFIGS}
+
+
+def test_help_lists_every_variable_in_both_spellings() -> None:
+    text = help_text("usage")
+    assert [v for v in VARIABLES if f"  {v.flag} " not in text or f" {v.name} " not in text] == []

@@ -1,0 +1,241 @@
+"""`python -m slurm` as a program: exit codes, a clean stdout, one line on stderr, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+Done = subprocess.CompletedProcess[str]
+
+
+def slurm(*argv: str, cwd: Path = PROJECT_DIR, **environ: str) -> Done:
+    return subprocess.run(
+        [sys.executable, "-m", "slurm", *argv],
+        cwd=cwd,
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if "__pycache__" not in path.parts}
+
+
+BAD = [
+    (["--gpus", "0"], "GPUS='0': takes a whole number from 1 to 64"),
+    (["--gpus", "two"], "GPUS='two': takes a whole number from 1 to 64"),
+    (["--vram=-1"], "VRAM='-1': takes a number of GiB above 0"),
+    (["--name", "a\nb"], r"NAME='a\nb': takes at most 40"),
+    (["--name", "it's"], 'NAME="it\'s": takes at most 40'),
+    (["--config", "zero4"], "CONFIG='zero4': takes one of auto, single_gpu,"),
+    (["--runtime", "docker"], "RUNTIME='docker': escapes the allocation"),
+    (["--gpu", "2"], "unknown '--gpu', did you mean --gpus?"),
+    (["--gpus"], "--gpus needs a value"),
+    (["GPUS=2"], "unexpected 'GPUS'"),
+    (["--gpus", "2", "--vram", "2"], "needs "),
+    (["--model", "nobody/nothing"], "MODEL=nobody/nothing: not a folder"),
+]
+
+
+@pytest.mark.parametrize("verb", ["plan", "render", "submit"])
+@pytest.mark.parametrize(
+    ("argv", "said"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_a_bad_request_is_one_line_and_78_and_writes_nothing(
+    verb: str, argv: list[str], said: str, checkout: Path
+) -> None:
+    before = files(checkout)
+    done = slurm(verb, *argv, cwd=checkout)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith(f"trainyard: {said}") or said == "needs "
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert files(checkout) == before
+
+
+DATA_MISTAKES = [
+    (None, "does not exist"),
+    ("", "holds no records"),
+    ('{"image": "x.png", "context": "", "question": "", "output": ""}\nnot json\n', "line 2 is not JSON"),
+    ('{"image": "x.png", "question": "", "output": ""}\n', "line 1 lacks context"),
+    (
+        "".join(f'{{"image": "{n}.png", "context": "", "question": "", "output": ""}}\n' for n in range(5)),
+        "5 of 5 images are missing, for example",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), DATA_MISTAKES, ids=[said for _, said in DATA_MISTAKES])
+def test_submit_refuses_bad_data_before_anything_is_written(
+    text: str | None, said: str, checkout: Path, fake_sbatch: str
+) -> None:
+    if text is not None:
+        (checkout / "mine.jsonl").write_text(text)
+    before = files(checkout)
+    done = slurm("submit", "--data", "mine.jsonl", "--device", "cpu", cwd=checkout, PATH=fake_sbatch)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
+    assert said in done.stderr
+    assert files(checkout) == before
+
+
+@pytest.fixture
+def fake_sbatch(tmp_path: Path) -> str:
+    """PATH with an sbatch that takes every job as number 7, or refuses a script that says `refuse`."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    program = folder / "sbatch"
+    program.write_text(
+        "#!/bin/sh\nenv >>'%s'\n"
+        'if grep -q refuse "$2"; then\n'
+        '  printf "sbatch: error: first\\nsbatch: error: second\\n" >&2; exit 1\n'
+        "fi\n"
+        "echo '7;cluster'\n" % (tmp_path / "sbatch-environment")
+    )
+    program.chmod(0o755)
+    return f"{folder}:/usr/bin:/bin"
+
+
+def test_a_submitted_run_has_its_script_record_and_log_folder(
+    checkout: Path, records: Path, fake_sbatch: str, tmp_path: Path
+) -> None:
+    argv = ("submit", "--device=cpu", "--data", str(records), "--run", "mine")
+    done = slurm(
+        *argv, cwd=checkout, PATH=fake_sbatch, SBATCH_PARTITION="x", SLURM_JOB_ID="1", SLURM_CONF="/c"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    run = checkout / "runs" / "mine"
+    assert files(run) == {"job.sbatch", "run.json", "logs"}
+    record = json.loads((run / "run.json").read_text())
+    assert (record["job_ids"], record["git"], record["spec"]["run_id"]) == (["7"], None, "mine")
+    rendered = slurm("render", *argv[1:], cwd=checkout)
+    assert (run / "job.sbatch").read_text() == rendered.stdout
+    seen = (tmp_path / "sbatch-environment").read_text()
+    assert "SLURM_CONF=/c" in seen
+    assert "SBATCH_" not in seen and "SLURM_JOB_ID" not in seen
+    lines = done.stdout.splitlines()
+    assert lines[-11:] == [
+        "",
+        "job id  7 (gemma-3-4b-it-mine)",
+        "run id  mine",
+        f"log     {run}/logs/slurm-7.log",
+        f"result  {run}/adapter when it is done",
+        "",
+        "status  squeue -j 7",
+        f"follow  tail -F {str(run / 'logs/slurm-7.log')!r}".replace('"', "'").replace(
+            "out's", "out'\"'\"'s"
+        ),
+        "cancel  scancel 7",
+        "",
+        "note    not passed to sbatch, say it in the request: SBATCH_PARTITION",
+    ]
+
+
+def test_a_run_is_never_written_over(checkout: Path, records: Path, fake_sbatch: str) -> None:
+    argv = ("submit", "--device=cpu", "--data", str(records), "--run", "mine")
+    assert slurm(*argv, cwd=checkout, PATH=fake_sbatch).returncode == 0
+    before = files(checkout)
+    done = slurm(*argv, cwd=checkout, PATH=fake_sbatch)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr == (
+        f"trainyard: RUN=mine: {checkout}/runs/mine exists: give another RUN, or none for a new one\n"
+    )
+    assert files(checkout) == before
+
+
+def test_when_sbatch_refuses_its_words_are_passed_on_and_nothing_stays(
+    checkout: Path, records: Path, fake_sbatch: str
+) -> None:
+    before = files(checkout)
+    argv = ("submit", "--device=cpu", "--data", str(records), "--partition", "refuse")
+    done = slurm(*argv, cwd=checkout, PATH=fake_sbatch)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "trainyard: sbatch refused the job: sbatch: error: first sbatch: error: second\n"
+    assert files(checkout) == before
+
+
+def test_without_sbatch_submit_says_where_to_go(checkout: Path, records: Path, tmp_path: Path) -> None:
+    done = slurm("submit", "--device=cpu", "--data", str(records), cwd=checkout, PATH=str(tmp_path))
+    assert done.returncode == 78
+    assert done.stderr.startswith("trainyard: no sbatch on PATH: submit where Slurm is installed;")
+
+
+def test_without_the_jobs_environment_submit_says_how_to_make_it(
+    checkout: Path, records: Path, fake_sbatch: str
+) -> None:
+    done = slurm("submit", "--data", str(records), cwd=checkout, PATH=fake_sbatch)
+    python = checkout / ".venv/cuda/bin/python"
+    assert (done.returncode, done.stderr) == (
+        78,
+        f"trainyard: no finished environment for the job ({python}): make env DEVICE=cuda\n",
+    )
+    assert not (checkout / "runs").exists()
+
+
+def test_ready_names_the_environment_a_job_needs(checkout: Path, records: Path, fake_sbatch: str) -> None:
+    done = slurm("ready", "--device=cpu", "--data", str(records), cwd=checkout, PATH=fake_sbatch)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "cpu\n", "")
+
+
+def test_render_prints_the_script_and_nothing_else_and_the_same_again() -> None:
+    one, two = (slurm("render", "--gpus", "2", LC_ALL=locale) for locale in ("C", "C.UTF-8"))
+    assert (one.returncode, one.stderr) == (0, "")
+    assert one.stdout.startswith("#!/bin/bash\n") and one.stdout.endswith("\n")
+    assert one.stdout == two.stdout
+
+
+def test_plan_as_json_is_json() -> None:
+    done = slurm("plan", "--gpus=2", "--format=json")
+    assert json.loads(done.stdout)["num_processes"] == 2
+    assert done.stderr == ""
+
+
+def test_only_plan_has_formats() -> None:
+    assert slurm("render", "--format=json").returncode == 78
+
+
+def test_an_unknown_verb_lists_the_known() -> None:
+    done = slurm("rendr")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith(
+        "trainyard: unknown verb 'rendr', did you mean render? known are plan, render,"
+    )
+
+
+def test_help_is_an_answer() -> None:
+    done = slurm("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--gpu-type" in done.stdout
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m slurm plan --gpus 2 --format json | true"],
+        cwd=PROJECT_DIR,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+
+
+def test_the_launch_side_never_imports_torch() -> None:
+    """Nor anything else of the train set: a login node has pyyaml and submitit."""
+    code = (
+        "import sys; from slurm.__main__ import main\n"
+        "import accelerate_configs.table, slurm.submit, trainer.records, trainer.supervise\n"
+        "assert main(['render', '--gpus', '2'], {}) == 0\n"
+        "heavy = {'torch', 'transformers', 'peft', 'trl', 'accelerate', 'datasets', 'numpy', 'PIL'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT_DIR, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == "[]\n"

@@ -1,0 +1,169 @@
+"""The sbatch script: recorded line by line, accepted by shellcheck, deaf to whatever the words in it say."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from plans import make_plan
+
+from slurm.script import job_name, render
+from trainer.job import Plan
+from trainer.outcome import ConfigError
+from trainer.request import parse_given
+
+GOLDEN = Path(__file__).parent / "golden"
+PLANS: dict[str, Plan] = {
+    "one_gpu": make_plan(),
+    "two_nodes": make_plan(
+        gpus=4, nodes=2, gpu_type="a100", account="vision", partition="gpu", qos="normal", cpus=16, mem_gib=64
+    ),
+    "no_gpu": make_plan(gpus=0, device="cpu", time_limit_min=30, env=(("ACCELERATE_USE_CPU", "true"),)),
+    "awkward_paths": make_plan(
+        project_dir='/home/ada/it\'s "mine"',
+        data="$(touch x) `y`; z",
+        output="/scratch/with space/#1",
+        env=(("B", "two words"), ("A", "it's $HOME")),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_the_script_is_the_recorded_one(name: str) -> None:
+    recorded = GOLDEN / f"{name}.sbatch"
+    if os.environ.get("TRAINYARD_REWRITE_GOLDEN"):
+        GOLDEN.mkdir(exist_ok=True)
+        recorded.write_text(render(PLANS[name]), encoding="utf-8")
+    assert render(PLANS[name]).split("\n") == recorded.read_text(encoding="utf-8").split("\n")
+
+
+def test_no_recorded_script_is_left_over() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.sbatch")} == set(PLANS)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_shellcheck_has_nothing_to_say(name: str, tmp_path: Path) -> None:
+    shellcheck = shutil.which(
+        "shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )
+    assert shellcheck, "shellcheck comes with the dev extra"
+    script = tmp_path / "job.sbatch"
+    script.write_text(render(PLANS[name]), encoding="utf-8")
+    # SC2016 says that $ is not expanded in single quotes, which is the point of them.
+    command = [shellcheck, *(["--exclude=SC2016"] if name == "awkward_paths" else []), str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_environment_does_not_change_a_byte() -> None:
+    """submitit reads SUBMITIT_PREEMPT_SIGNAL when it is imported, and hash seeds differ between processes."""
+    code = (
+        "from plans import make_plan as m; from slurm.script import render; print(render(m(gpus=2)), end='')"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    others = [{"HOME": "/x", "PYTHONHASHSEED": "1"}, {"SUBMITIT_PREEMPT_SIGNAL": "USR1", "TZ": "Asia/Tokyo"}]
+    texts = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONPATH": path, **env},
+            capture_output=True,
+            check=True,
+            cwd=cwd,
+        ).stdout.decode()
+        for env, cwd in zip(others, ("/", None), strict=True)
+    }
+    assert texts == {render(make_plan(gpus=2))}
+
+
+def test_what_was_not_asked_for_is_not_in_the_script() -> None:
+    text = render(make_plan(gpus=0, device="cpu"))
+    absent = (
+        "--account",
+        "--partition",
+        "--qos",
+        "--gres",
+        "--wckey",
+        "--signal",
+        "None",
+        "MASTER_",
+    )
+    assert [word for word in absent if word in text] == []
+
+
+def test_the_job_is_called_by_its_run_and_name() -> None:
+    assert job_name(make_plan(name="gemma", run_id="gemma-1").spec) == "gemma-1"
+    assert job_name(make_plan(name="gemma", run_id="mine").spec) == "gemma-mine"
+
+
+# srun as a program that writes down its arguments and what it was given in the environment.
+SRUN = """#!/bin/sh
+exec {python} -c 'import json, os, sys; json.dump([sys.argv[1:], dict(os.environ)], open("{seen}", "w"))' "$@"
+"""
+SCONTROL = "#!/bin/sh\nprintf 'first\\nsecond\\n'\n"
+
+
+def run_with_stubs(plan: Plan, folder: Path) -> tuple[list[str], dict[str, str]]:
+    """srun's arguments and environment when bash runs the rendered script in `folder`."""
+    tools = folder / "tools"
+    tools.mkdir(exist_ok=True)
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (tools / name).write_text(text.format(python=sys.executable, seen=folder / "seen.json"))
+        (tools / name).chmod(0o755)
+    script = folder / "job.sbatch"
+    script.write_text(render(plan), encoding="utf-8")
+    environ = {"PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_ID": "123456789"}
+    work = folder / "work"
+    work.mkdir(exist_ok=True)
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    subprocess.run(["bash", str(script)], env=environ, cwd=work, check=True)
+    assert list(work.iterdir()) == []
+    argv, seen = json.loads((folder / "seen.json").read_text())
+    return argv, seen
+
+
+def test_several_nodes_meet_on_the_first_at_a_port_from_the_job_id(tmp_path: Path) -> None:
+    argv, environ = run_with_stubs(make_plan(gpus=2, nodes=2), tmp_path)
+    assert (environ["MASTER_ADDR"], environ["MASTER_PORT"]) == ("first", str(10_000 + 123456789 % 20_000))
+    assert argv[: argv.index("--unbuffered") + 1] == [
+        "--nodes=2",
+        "--ntasks=2",
+        "--ntasks-per-node=1",
+        "--cpus-per-task=4",
+        "--export=ALL",
+        "--kill-on-bad-exit=1",
+        "--unbuffered",
+    ]
+
+
+PATHS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=20) | st.text(
+    "$()`'\"\\;&|<>*?!~#{}[] \n\tax", min_size=1, max_size=20
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=PATHS, output=PATHS, value=PATHS)
+def test_paths_are_refused_or_arrive_literally(tmp_path: Path, data: str, output: str, value: str) -> None:
+    """Through the request's own check, then through bash: nothing in them runs, nothing is lost."""
+    try:
+        parsed = parse_given({"DATA": data, "OUTPUT": output, "MODEL": value})
+    except ConfigError:
+        return
+    assert list(parsed.values()) == [value, data, output]
+    plan = make_plan(data=data, output=output, model=value, env=(("VALUE", value),))
+    argv, environ = run_with_stubs(plan, tmp_path)
+    task = argv[argv.index("--unbuffered") + 1 :]
+    assert task == [
+        "/home/ada/trainyard/.venv/cuda/bin/python",
+        "-m",
+        "trainer.supervise",
+        "--",
+        *plan.launch_argv,
+    ]
+    assert environ["VALUE"] == value

@@ -1,0 +1,374 @@
+"""The page a run ends with: one HTML file with everything in it, from metrics.json and predictions.jsonl.
+
+    python -c "from pathlib import Path; from trainer.export import save_report; save_report(Path('runs/x'))"
+
+The same files give the same bytes. A piece that is missing is said to be missing; the page is made anyway.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+from trainer.charts import CSS, Curve, bars, esc, line_chart, matrix, percent, picture_uri, rate, short
+
+SAMPLES = 12
+ANSWER_CHARS = 2000
+SHORT_ANSWER_CHARS = 60
+TABLE_ACTIONS = 40
+
+Entry = Mapping[str, Any]
+
+GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Model", ("model", "quantization", "lora_r", "lora_alpha", "lora_dropout", "activation_checkpointing")),
+    ("Data", ("data", "max_length", "eval_fraction", "eval_samples", "answer_field", "seed")),
+    (
+        "Steps",
+        ("max_steps", "micro_batch_size", "gradient_accumulation_steps", "logging_steps", "eval_steps"),
+    ),
+    ("Optimizer", ("optimizer", "learning_rate", "warmup_fraction", "weight_decay", "max_grad_norm")),
+    ("Run", ("run_id", "output_dir", "device", "world_size")),
+)
+
+
+def build_report(run_dir: Path) -> str:
+    """The report on the run in `run_dir`, one HTML page without scripts or outside references."""
+    record = _read_json(run_dir / "metrics.json")
+    predictions = _read_lines(run_dir / "predictions.jsonl")
+    config: Entry = record.get("config") or {}
+    title = str(config.get("run_id") or run_dir.absolute().name)
+    sections = (
+        ("Result", _result(record)),
+        ("Training", _training(record.get("history") or [])),
+        ("Which actions", _actions(record.get("before"), record.get("after"))),
+        ("Held-out records", _samples(predictions)),
+        ("Use the adapter", _usage(run_dir, config, predictions)),
+        ("Configuration", _configuration(config)),
+    )
+    body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        # Answers are a model's output: should escaping ever fail, the browser still runs and loads nothing.
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+        "style-src 'unsafe-inline'\">"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<title>{esc(title)} · Trainyard</title><link rel="icon" href="data:,"><style>{CSS}</style></head>\n'
+        f'<body><main><header><p class="eyebrow">Trainyard run</p><h1>{esc(title)}</h1>'
+        f"<p>{_what_was_done(config)}</p></header>\n{body}</main></body></html>\n"
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The readable predictions; a line cut off by a full disk is skipped."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return []
+    entries = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and "truth" in entry:
+            entries.append(entry)
+    return entries
+
+
+def _missing(text: str) -> str:
+    return f'<p class="missing">{text}</p>'
+
+
+def _what_was_done(config: Entry) -> str:
+    if not config:
+        return "What was trained is not known: <code>metrics.json</code> is missing or cannot be read."
+    four_bit = config["quantization"] == "nf4"
+    method = "QLoRA on 4-bit (NF4) weights" if four_bit else "LoRA on unquantized weights"
+    processes, batch = config["world_size"], _batch(config)
+    where = f"{processes} {'GPU' if config['device'] == 'cuda' else 'CPU process'}"
+    plural = "" if processes == 1 else "es" if where.endswith("s") else "s"
+    return (
+        f"<b>{esc(_model_name(config['model']))}</b>, fine-tuned with {method}, rank {config['lora_r']}: "
+        f"{config['max_steps']:,} steps of {batch:,} records on {where}{plural}."
+    )
+
+
+def _model_name(model: str) -> str:
+    """A hub id as it is, the last part of a folder's path."""
+    return model if model.count("/") == 1 and not Path(model).is_absolute() else Path(model).name
+
+
+def _batch(config: Entry) -> int:
+    return int(config["micro_batch_size"] * config["gradient_accumulation_steps"] * config["world_size"])
+
+
+def _result(record: Entry) -> str:
+    before, after = record.get("before"), record.get("after")
+    scored = after or before
+    if not scored:
+        return _missing("Not scored: no held-out records were answered.") + _tiles(record)
+    rows = [(f"always {_quoted(scored['majority'])}", "majority", scored["majority_accuracy"])]
+    rows += [("before training", "before", before["accuracy"])] if before else []
+    rows += [("after training", "after", after["accuracy"])] if after else []
+    first = (
+        f'<span class="from">{percent(before["accuracy"])}</span><span class="arrow">→</span>'
+        if before
+        else ""
+    )
+    last = percent(after["accuracy"]) if after else "not scored"
+    verdict = _verdict(scored, "After" if after else "Before")
+    return (
+        '<div class="hero"><div><p class="label">Action accuracy</p>'
+        f'<p class="number">{first}<span>{last}</span></p><p>{verdict}</p></div>'
+        f"{bars(rows, mark=scored['majority_accuracy'])}</div>{_tiles(record)}"
+    )
+
+
+def _verdict(scored: Entry, when: str) -> str:
+    right = round(scored["accuracy"] * scored["samples"])
+    gap = (scored["accuracy"] - scored["majority_accuracy"]) * 100
+    versus = (
+        f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'}" if abs(gap) >= 0.05 else "no better than"
+    )
+    majority, reached = esc(_quoted(scored["majority"])), percent(scored["majority_accuracy"])
+    return (
+        f"{when} training {right:,} of {scored['samples']:,} held-out records are right, "
+        f"{versus} always answering <bdi>{majority}</bdi> ({reached})."
+    )
+
+
+def _tiles(record: Entry) -> str:
+    before, after = record.get("before") or {}, record.get("after") or {}
+    train, losses = record.get("train") or {}, _points(record.get("history") or [], "loss")
+    tiles = [
+        ("Macro F1", _change(before.get("macro_f1"), after.get("macro_f1"), lambda v: f"{v:.2f}")),
+        ("Readable answers", _change(before.get("valid_json"), after.get("valid_json"), percent)),
+        ("Loss", _change(losses[0][1], losses[-1][1], short) if losses else ""),
+        ("Training time", _duration(train["train_runtime"]) if "train_runtime" in train else ""),
+        ("Records a second", short(speed) if (speed := train.get("train_samples_per_second")) else ""),
+    ]
+    cells = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for label, value in tiles if value)
+    return f'<dl class="tiles">{cells}</dl>' if cells else ""
+
+
+def _change(before: float | None, after: float | None, form: Any) -> str:
+    first, last = (esc(form(v)) if v is not None else "" for v in (before, after))
+    return f'<span class="from">{first} →</span> {last}' if first and last else first or last
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _points(history: Sequence[Entry], key: str) -> list[tuple[int, float]]:
+    logged = [(entry["step"], entry[key]) for entry in history if key in entry and "step" in entry]
+    return [(step, math.nan if value is None else float(value)) for step, value in logged]
+
+
+def _training(history: Sequence[Entry]) -> str:
+    loss = Curve(
+        title="Loss",
+        unit="mean cross-entropy an answer token, nats",
+        points=_points(history, "loss"),
+    )
+    accuracy = Curve(
+        title="Token accuracy",
+        unit="answer tokens right",
+        points=_points(history, "mean_token_accuracy"),
+        form=lambda value: f"{value:.0%}",
+        top=1.0,
+    )
+    learning_rate = Curve(
+        title="Learning rate",
+        unit="warm-up, then cosine",
+        points=_points(history, "learning_rate"),
+        form=rate,
+        noisy=False,
+    )
+    small = (accuracy, learning_rate)
+    if not any(curve.points for curve in (loss, *small)):
+        return _missing("No training steps were logged.")
+    figures = "".join(_figure(curve, sizes=((360, 190),)) for curve in small if curve.points)
+    # Scaled down to a phone the wide drawing's text would be too small to read, so there are two.
+    return _figure(loss, sizes=((760, 280), (360, 240))) + f'<div class="pair">{figures}</div>'
+
+
+def _figure(curve: Curve, *, sizes: Sequence[tuple[int, int]]) -> str:
+    broken = [step for step, value in curve.points if not math.isfinite(value)]
+    note = ""
+    if broken:
+        share = f"{len(broken)} of {len(curve.points)} logged values"
+        note = _missing(f"{share} are not finite numbers, first at step {broken[0]:,}.")
+    charts = [line_chart(curve, width=w, height=h) for w, h in sizes]
+    if len(charts) > 1:
+        named = zip(("wide", "narrow"), charts, strict=True)
+        charts = [f'<div class="{name}">{chart}</div>' for name, chart in named]
+    faint = "; bold: smoothed" if curve.smoothed else ""
+    caption = f"<figcaption><b>{curve.title}</b> {curve.unit}{faint}</figcaption>"
+    return f"<figure>{caption}{''.join(charts)}{note}</figure>"
+
+
+def _actions(before: Entry | None, after: Entry | None) -> str:
+    if not (before or after):
+        return _missing("No confusion matrix: nothing was scored.")
+    both = (("Before training", before), ("After training", after))
+    scored = [(when, entry) for when, entry in both if entry]
+    matrices = "".join(f"<div>{matrix(entry['confusion'], when)}</div>" for when, entry in scored)
+    last, first = scored[-1][1]["per_action"], (before or {}).get("per_action", {})
+    rows = "".join(
+        f'<tr><th scope="row"><bdi class="name">{esc(action)}</bdi></th><td>{entry["count"]:,}</td>'
+        + "".join(f"<td>{percent(entry[key])}</td>" for key in ("precision", "recall"))
+        + f'<td>{_f1(first.get(action))}</td><td class="strong">{_f1(entry) if after else "-"}</td></tr>'
+        for action, entry in list(last.items())[:TABLE_ACTIONS]
+    )
+    more = len(last) - TABLE_ACTIONS
+    heads = ("Action", "Records", "Precision", "Recall", "F1 before", "F1 after")
+    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
+    return (
+        f'<div class="pair">{matrices}</div><div class="scroll"><table class="scores"><thead><tr>{head}</tr>'
+        f"</thead><tbody>{rows}</tbody></table></div>"
+        + (_missing(f"{more} rarer actions are not shown.") if more > 0 else "")
+    )
+
+
+def _f1(entry: Entry | None) -> str:
+    return f"{entry['f1']:.2f}" if entry else "-"
+
+
+def _samples(predictions: Sequence[Entry]) -> str:
+    if not predictions:
+        return _missing("No answers to show: <code>predictions.jsonl</code> is missing or empty.")
+    chosen = choose_samples(predictions)
+    wrong = sum(not _is_right(p) for p in predictions)
+    frames = any(len(p.get("images") or []) == 4 for p in chosen)
+    order = " Four frames a picture, oldest top left, newest bottom right." if frames else ""
+    return (
+        f"<p>{len(chosen)} of {len(predictions):,} answers, of which {wrong:,} are wrong; "
+        f"wrong ones come first here.{order}</p>"
+        f'<div class="cards">{"".join(_card(p) for p in chosen)}</div>'
+    )
+
+
+def choose_samples(predictions: Sequence[Entry]) -> list[Entry]:
+    """At most SAMPLES: half wrong and half right where there are enough of both, true actions by turns."""
+    wrong = _take_turns(p for p in predictions if not _is_right(p))
+    right = _take_turns(p for p in predictions if _is_right(p))
+    most_wrong = max(SAMPLES // 2, SAMPLES - len(right))
+    chosen = wrong[:most_wrong]
+    return chosen + right[: SAMPLES - len(chosen)]
+
+
+def _take_turns(predictions: Iterable[Entry]) -> list[Entry]:
+    by_truth: dict[str, list[Entry]] = {}
+    for prediction in predictions:
+        by_truth.setdefault(str(prediction["truth"]), []).append(prediction)
+    return [p for p in chain.from_iterable(zip_longest(*by_truth.values())) if p is not None]
+
+
+def _is_right(prediction: Entry) -> bool:
+    return prediction["truth"] == prediction.get("prediction")
+
+
+def _card(prediction: Entry) -> str:
+    uri = picture_uri([str(path) for path in prediction.get("images") or []])
+    said, answer = prediction.get("prediction"), str(prediction.get("answer") or "")
+    verdict = "right" if _is_right(prediction) else "wrong"
+    # Shape and word besides the colour: a tick in a disc, a cross in a square.
+    shape = {
+        "right": '<circle cx="8" cy="8" r="8"/><path d="M4.5 8.3l2.4 2.4 4.6-5"/>',
+        "wrong": '<rect width="16" height="16" rx="2"/><path d="M5 5l6 6M11 5l-6 6"/>',
+    }[verdict]
+    image = f'<img src="{uri}" alt="the input picture">' if uri else '<p class="gone">picture not found</p>'
+    shown = esc(answer[:ANSWER_CHARS] + ("…" if len(answer) > ANSWER_CHARS else "")) or "(no text)"
+    whole = f'<p class="answer"><code>{shown}</code></p>'
+    if len(answer) > SHORT_ANSWER_CHARS or "\n" in answer:
+        whole = f"<details><summary>Whole answer</summary><pre>{shown}</pre></details>"
+    return (
+        f'<figure class="card {verdict}">{image}<figcaption><p class="verdict"><svg viewBox="0 0 16 16" '
+        f'aria-hidden="true">{shape}</svg>{verdict}</p><dl><dt>truth</dt><dd><bdi>{esc(prediction["truth"])}</bdi></dd>'
+        f"<dt>model</dt><dd><bdi>{'unreadable' if said is None else esc(said)}</bdi></dd></dl>{whole}"
+        "</figcaption></figure>"
+    )
+
+
+def _usage(run_dir: Path, config: Entry, predictions: Sequence[Entry]) -> str:
+    model = str(config.get("model") or "the base model")
+    if Path(model).is_dir():
+        model = str(Path(model).absolute())
+    recorded = predictions[0].get("images") if predictions else None
+    images = [str(path) for path in recorded or ["picture.png"]]
+    grid = len(images) == 4
+    picture = [f'picture = Image.open({_quoted(images[0])}).convert("RGB")']
+    if grid:
+        picture = ["picture = compose_grid([", *(f"    Image.open({_quoted(p)})," for p in images), "])"]
+    code = "\n".join(
+        (
+            "from peft import PeftModel",
+            "from PIL import Image",
+            "from transformers import AutoModelForImageTextToText, AutoProcessor",
+            *(("", "from trainer.grid import compose_grid  # of this repository") if grid else ()),
+            "",
+            f"adapter = {_quoted(str(run_dir.absolute() / 'adapter'))}",
+            f"name = {_quoted(model)}",
+            'base = AutoModelForImageTextToText.from_pretrained(name, dtype="auto", device_map="auto")',
+            "model = PeftModel.from_pretrained(base, adapter).eval()",
+            "processor = AutoProcessor.from_pretrained(adapter)",
+            "",
+            *picture,
+            'prompt = "context, an empty line, question"  # as in the training records',
+            'content = [{"type": "image", "image": picture}, {"type": "text", "text": prompt}]',
+            "inputs = processor.apply_chat_template(",
+            '    [{"role": "user", "content": content}],',
+            '    add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",',
+            ").to(model.device, model.dtype)",
+            "tokens = model.generate(**inputs, max_new_tokens=64, do_sample=False)",
+            'print(processor.decode(tokens[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))',
+        )
+    )
+    there = (run_dir / "adapter").is_dir()
+    lacking = "" if there else _missing("This run has no <code>adapter</code> folder yet.")
+    note = ""
+    if config.get("quantization") == "nf4":
+        note = "<p>Scored with the base in 4 bits (NF4); unquantized, answers can differ a little.</p>"
+    return f"{lacking}<pre>{esc(code)}</pre>{note}"
+
+
+def _quoted(text: str) -> str:
+    """`text` as a Python literal in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _configuration(config: Entry) -> str:
+    if not config:
+        return _missing("The configuration was not recorded.")
+    rest = tuple(name for name in config if all(name not in names for _, names in GROUPS))
+    tables = []
+    for title, names in (*GROUPS, ("Other", rest)):
+        rows = "".join(
+            f'<tr><th scope="row">{esc(name)}</th><td>{_value(config[name])}</td></tr>'
+            for name in names
+            if name in config
+        )
+        if rows:
+            tables.append(f'<table class="settings"><caption>{title}</caption><tbody>{rows}</tbody></table>')
+    return f'<div class="groups">{"".join(tables)}</div>'
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return esc(short(value) if isinstance(value, float) else value)

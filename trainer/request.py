@@ -1,0 +1,200 @@
+"""From what a person typed to a JobSpec: one table of variables, read the same way by every backend.
+
+Each variable has two spellings: a flag (`--gpu-type a100`, `--gpu-type=a100`) and, for make, `GPU_TYPE=a100`.
+The Makefile hands those on in the environment as TRAINYARD_GPU_TYPE and lists the names in TRAINYARD_GIVEN. A
+name that is not listed there is not read: nothing that a site exports, or another run left over, leaks in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from trainer import values
+from trainer.job import LORA_PRESETS, JobSpec
+from trainer.outcome import ConfigError
+from trainer.values import nearest
+
+PREFIX = "TRAINYARD_"
+GIVEN_ENV = "TRAINYARD_GIVEN"
+CONFIGS = ("auto", "single_gpu", "single_gpu_low_mem", "multi_gpu", "deepspeed_zero3", "cpu_mps")
+DEFAULT_MODEL = "google/gemma-3-4b-it"
+DEFAULT_DATA = "data"
+ASSUMED_VRAM_GIB = 24.0
+
+_NO_GPU_HINT = "; for a run without GPUs leave it out and say DEVICE=cpu"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variable:
+    """One thing that can be asked for."""
+
+    name: str
+    """As in `make plan NAME=value`."""
+    field: str | None
+    """The JobSpec field it sets; None for what does not change the job."""
+    parse: values.Parser
+    help: str
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.lower().replace("_", "-")
+
+
+def _variable(name: str, field: str | None, parse: values.Parser, help: str) -> Variable:
+    return Variable(name=name, field=field, parse=parse, help=help)
+
+
+VARIABLES: tuple[Variable, ...] = (
+    _variable("GPUS", "gpus", values.integer(1, 64, _NO_GPU_HINT), "GPUs a node (1; none with DEVICE=cpu)"),
+    _variable("NODES", "nodes", values.integer(1, 1024), "machines (1)"),
+    _variable(
+        "VRAM", "vram_gib", values.number(0, 1024, "GiB"), "memory of one GPU in GiB (GPU_TYPE's, else 24)"
+    ),
+    _variable(
+        "GPU_TYPE", "gpu_type", values.gpu_type, "kind of GPU, as the cluster calls it: a100, l40s, ..."
+    ),
+    _variable("TIME", "time_limit_min", values.minutes, f"time limit: {values.DURATIONS} (12h)"),
+    _variable("MODEL", "model", values.path(), f"folder or hub id ({DEFAULT_MODEL})"),
+    _variable("DATA", "data", values.path(), f"JSONL file, or folder with train.jsonl ({DEFAULT_DATA})"),
+    _variable("OUTPUT", "output", values.path("%\\"), "folder that holds one folder a run (runs)"),
+    _variable("NAME", "name", values.identifier(40), "the job's name (from MODEL)"),
+    _variable("RUN", "run_id", values.identifier(63), "the run's id (NAME and a suffix)"),
+    _variable("CONFIG", "accelerate_config", values.one_of(*CONFIGS), f"{', '.join(CONFIGS)}"),
+    _variable("DEVICE", "device", values.one_of("cuda", "cpu"), "cuda or cpu (cuda)"),
+    _variable("RUNTIME", "runtime", values.runtime, "what the job runs in: none, the checkout's environment"),
+    _variable("ACCOUNT", "account", values.scheduler_name, "account to charge (the cluster's default)"),
+    _variable("PARTITION", "partition", values.scheduler_name, "partition (the cluster's default)"),
+    _variable("QOS", "qos", values.scheduler_name, "quality of service (the cluster's default)"),
+    _variable("CPUS", "cpus", values.integer(1, 1024), "CPU cores a node (4 a GPU)"),
+    _variable(
+        "MEM",
+        "mem_gib",
+        values.integer(1, 65536, " GiB"),
+        "host memory a node in GiB (16 a GPU, at least 32)",
+    ),
+    _variable("MAX_STEPS", "max_steps", values.integer(1, 10_000_000), "optimizer steps (1500)"),
+    _variable("LEARNING_RATE", "learning_rate", values.number(0, 1), "peak learning rate (2e-4)"),
+    _variable("LORA", "lora", values.one_of(*LORA_PRESETS), "LoRA preset: high, medium, low (medium)"),
+    _variable("QUANTIZATION", "quantization", values.one_of("nf4", "none"), "nf4 or none (nf4)"),
+    _variable(
+        "EFFECTIVE_BATCH", "effective_batch_size", values.integer(1, 65536), "samples a step, all GPUs (8)"
+    ),
+    _variable(
+        "MAX_LENGTH", "max_length", values.integer(16, 1 << 20), "tokens a sample, images included (1024)"
+    ),
+    _variable("SEED", "seed", values.integer(0, 2**32 - 1), "seed of everything drawn (0)"),
+    _variable("FORMAT", None, values.one_of("text", "json"), "plan: text or json (text)"),
+)
+BY_NAME = {variable.name: variable for variable in VARIABLES}
+BY_FLAG = {variable.flag: variable for variable in VARIABLES}
+
+
+def read_given(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Text by variable name, from flags and from make's environment; flags win. Raises ConfigError."""
+    given: dict[str, str] = {}
+    for name in environ.get(GIVEN_ENV, "").split():
+        if name not in BY_NAME:
+            known = tuple(BY_NAME)
+            raise ConfigError(f"unknown {values.shown(name)}{_or_list(name.upper(), known)}")
+        given[name] = environ.get(PREFIX + name, "")
+    words = list(argv)
+    while words:
+        flag, equals, text = words.pop(0).partition("=")
+        if not flag.startswith("--"):
+            raise ConfigError(
+                f"unexpected {values.shown(flag)}: options are written --gpus 2 or --gpus=2; see --help"
+            )
+        if flag not in BY_FLAG:
+            raise ConfigError(f"unknown {values.shown(flag)}{_or_list(flag.lower(), tuple(BY_FLAG))}")
+        if not equals:
+            if not words:
+                raise ConfigError(f"{flag} needs a value: {BY_FLAG[flag].help}")
+            text = words.pop(0)
+        given[BY_FLAG[flag].name] = text
+    return given
+
+
+def parse_given(given: Mapping[str, str]) -> dict[str, object]:
+    """Checked values by variable name, in the table's order."""
+    for name, text in given.items():
+        if not text:
+            raise ConfigError(f"{name}= is empty: give a value, or leave {name} out")
+    return {name: BY_NAME[name].parse(name, given[name]) for name in BY_NAME if name in given}
+
+
+def resolve(
+    given: Mapping[str, str], *, project_dir: Path, environ: Mapping[str, str], run_suffix: str | None = None
+) -> JobSpec:
+    """The complete request. Reads the model's shape and nothing else.
+
+    Relative paths are relative to `project_dir`, where the job runs. The run's id is RUN if given, else the
+    name and `run_suffix`, else the name and a hash of the rest: the same request gives the same id.
+
+    Raises:
+        ConfigError: a value that is not allowed, a model whose shape cannot be found.
+    """
+    from trainer.shapes import resolve_shape
+
+    asked = parse_given(given)
+    fields = {field: value for name, value in asked.items() if (field := BY_NAME[name].field)}
+    for key in ("model", "data", "output"):
+        if key in fields:
+            fields[key] = _expand_home(str(fields[key]), environ)
+    root = str(project_dir)
+    if not root.isprintable() or "%" in root or "\\" in root:
+        raise ConfigError(f"the checkout lies in {values.shown(root)}, which Slurm cannot log to: move it")
+
+    gpus = int(str(fields.setdefault("gpus", 0 if fields.get("device") == "cpu" else 1)))
+    fields.setdefault("cpus", 4 * max(1, gpus))
+    fields.setdefault("mem_gib", max(32, 16 * gpus))
+    fields["vram_gib"], fields["vram_source"] = _vram(fields)
+    model = str(fields.setdefault("model", DEFAULT_MODEL))
+    fields.setdefault("data", DEFAULT_DATA)
+    name = str(fields.setdefault("name", values.slug(model.rstrip("/").rsplit("/", 1)[-1], 40)))
+    run_id = str(fields.pop("run_id", f"{name}-{run_suffix}" if run_suffix else ""))
+
+    local = project_dir / model
+    shape = resolve_shape(str(local) if local.is_dir() else model)
+    spec = JobSpec(shape=shape, project_dir=root, run_id=run_id, **fields)  # type: ignore[arg-type]
+    return spec if run_id else replace(spec, run_id=f"{name}-{_digest(spec)}")
+
+
+def help_text(usage: str) -> str:
+    """The table of variables in both spellings."""
+    rows = [f"  {v.flag:<18} {v.name:<16} {v.help}" for v in VARIABLES]
+    return "\n".join([usage, "", "  flag               with make        what it is (default)", *rows, ""])
+
+
+def _or_list(word: str, known: tuple[str, ...]) -> str:
+    return f"{nearest(word, known) or ':'} known are {', '.join(known)}"
+
+
+def _vram(fields: Mapping[str, object]) -> tuple[float, str]:
+    """(GiB a GPU, where that comes from)."""
+    kind = fields.get("gpu_type")
+    if "vram_gib" in fields:
+        return float(str(fields["vram_gib"])), "given"
+    if kind is None:
+        return ASSUMED_VRAM_GIB, "assumed"
+    known = tuple(values.GPU_GIB)
+    if str(kind).lower() not in known:
+        near = nearest(str(kind).lower(), known)
+        raise ConfigError(
+            f"GPU_TYPE={kind}: not known{near or ':'} known are {', '.join(known)}; for others add VRAM=<GiB>"
+        )
+    return values.GPU_GIB[str(kind).lower()], f"GPU_TYPE={kind}"
+
+
+def _expand_home(text: str, environ: Mapping[str, str]) -> str:
+    home = environ.get("HOME", "")
+    return os.path.join(home, text[2:]) if text.startswith("~/") and home.startswith("/") else text
+
+
+def _digest(spec: JobSpec) -> str:
+    text = json.dumps(asdict(spec), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
