@@ -6,7 +6,6 @@ sbatch itself refuses, what was written is removed again.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -15,13 +14,13 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from slurm.script import job_name, job_python, log_dir, log_path, render, run_dir
-from trainer.job import JobSpec, Plan
+from trainer.job import Plan
 from trainer.outcome import ConfigError
+from trainer.runs import run_record, write_record
 
-SCRIPT_NAME, RECORD_NAME = "job.sbatch", "run.json"
+SCRIPT_NAME = "job.sbatch"
 
 
 class SubmitError(Exception):
@@ -75,7 +74,7 @@ def submit(plan: Plan, environ: Mapping[str, str]) -> Submitted:
         raise ConfigError(f"no finished environment for the job ({python}): make env DEVICE={spec.device}")
     folder = Path(run_dir(spec))
     parent_was_there = folder.parent.exists()
-    record = _record(plan)
+    record = run_record(plan)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir()  # of two submits with one RUN, one gets past here
@@ -84,7 +83,7 @@ def submit(plan: Plan, environ: Mapping[str, str]) -> Submitted:
     try:
         Path(log_dir(spec)).mkdir()
         (folder / SCRIPT_NAME).write_text(render(plan), encoding="utf-8")
-        _write_record(folder, record)
+        write_record(folder, record)
         job_id = _sbatch(folder / SCRIPT_NAME, environ)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
@@ -93,7 +92,7 @@ def submit(plan: Plan, environ: Mapping[str, str]) -> Submitted:
         if isinstance(error, OSError):
             raise SubmitError(f"cannot write into {folder}: {error.strerror}") from error
         raise
-    _write_record(folder, {**record, "job_ids": [job_id]})
+    write_record(folder, {**record, "job_ids": [job_id]})
     return Submitted(plan=plan, job_id=job_id, ignored=tuple(sorted(_overrides(environ))))
 
 
@@ -139,30 +138,3 @@ def _sbatch(script: Path, environ: Mapping[str, str]) -> str:
         return found[1]
     words = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
     raise SubmitError(f"sbatch refused the job: {words}")
-
-
-def _record(plan: Plan) -> dict[str, Any]:
-    """What run.json says: the request, the plan, the code they were made with, the jobs that worked on it."""
-    decided = plan.to_dict()
-    return {"spec": decided.pop("spec"), "plan": decided, "git": _git(plan.spec), "job_ids": []}
-
-
-def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    beside = folder / f".{RECORD_NAME}.{os.getpid()}"
-    beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    beside.replace(folder / RECORD_NAME)
-
-
-def _git(spec: JobSpec) -> dict[str, Any] | None:
-    """Commit of the checkout and whether it has changes; None where there is no git or no repository."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", spec.project_dir, *words]
-        return subprocess.run(
-            command, capture_output=True, text=True, errors="replace", check=True
-        ).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -223,3 +224,35 @@ def test_bad_data_ends_a_supervised_job_with_78_and_one_line(tmp_path: Path) -> 
     ]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_zero3_shards_trains_and_saves_whole_fp32_adapters(
+    tmp_path: Path, tiny_model: Path, walks: Path
+) -> None:
+    """The planned command, launched cold; tests/zero3_on_cpu makes accelerate pick gloo for it."""
+    options = {
+        "model": tiny_model, "data": walks, "output_dir": tmp_path / "run", "run_id": "zero3", "device": "cpu",
+        "world_size": 2, "max_steps": 4, "eval_samples": 4, "gradient_accumulation_steps": 1, "lora_r": 8,
+        "activation_checkpointing": "true", "learning_rate": 2e-3, "logging_steps": 1,
+    }  # fmt: skip
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT / "tests" / "zero3_on_cpu"), "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer.supervise", "--", "accelerate", "launch", "--config_file",
+         "accelerate_configs/deepspeed_zero3.yaml", "--num_processes", "2", "--num_machines", "1",
+         "-m", "trainer.train", *words],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    from safetensors.torch import load_file
+
+    adapter = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    layers = json.loads((tiny_model / "config.json").read_text())["text_config"]["num_hidden_layers"]
+    assert len(adapter) == 2 * 7 * layers
+    assert {str(tensor.dtype) for tensor in adapter.values()} == {"torch.float32"}
+    assert all(float(tensor.abs().sum()) > 0 for tensor in adapter.values())
+    assert losses(tmp_path)[-1] < losses(tmp_path)[0]

@@ -51,6 +51,7 @@ def run(argv: Sequence[str]) -> int:
     from trainer import supervise
     from trainer.records import check_records
     from trainer.request import read_given, resolve
+    from trainer.runs import run_record, write_record
 
     suffix = f"{time.strftime('%Y%m%d')}-{secrets.token_hex(3)}"
     given = read_given(argv, os.environ)
@@ -65,6 +66,8 @@ def run(argv: Sequence[str]) -> int:
     for note in plan.notes:
         print(f"note: {note}", flush=True)
     print(f"run      {plan.spec.run_id}\n", flush=True)
+    folder.mkdir(parents=True)
+    write_record(folder, run_record(plan))
     os.chdir(PROJECT_DIR)
     os.environ.update(plan.env)
     return supervise.main(["--", *plan.launch_argv])

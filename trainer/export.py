@@ -49,12 +49,23 @@ def save_metrics(run_dir: Path, record: RunRecord, records: Sequence[Record], an
 
 
 def save_adapter(run_dir: Path, trainer: Any, processor: Any) -> None:
-    """Write adapter/: LoRA weights for PeftModel.from_pretrained, and the processor. Called on every process."""
-    folder = run_dir / "adapter"
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # a collective under ZeRO-3
-    if trainer.accelerator.is_main_process:
-        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder, state_dict=state)
+    """Write adapter/: LoRA weights in fp32 for PeftModel.from_pretrained, and the processor.
+
+    Called on every process: under ZeRO-3 each holds a shard, and gathering is a collective.
+    """
+    accelerator = trainer.accelerator
+    model = accelerator.unwrap_model(trainer.model)
+    weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if accelerator.distributed_type.value == "DEEPSPEED":
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        # The parameters themselves are bf16 there; the optimizer keeps the fp32 masters.
+        weights = {name: safe_get_full_fp32_param(p) for name, p in weights.items()}
+    if accelerator.is_main_process:
+        folder = run_dir / "adapter"
+        model.save_pretrained(folder, state_dict=weights)
         processor.save_pretrained(folder)
+    accelerator.wait_for_everyone()
 
 
 def save_report(run_dir: Path) -> None:

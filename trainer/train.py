@@ -96,11 +96,12 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
         run_dir.mkdir(parents=True, exist_ok=True)
         tracker.start()
         callbacks += [tracker, track.tensorboard_callback(run_dir)]
-    collator = TrainCollator(Encoder(processor, dataset.train))
-    check_batch(collator([{"index": 0}]), base)
-    trainer = build_trainer(config, peft_model, processor, dataset, collator, callbacks)
-
     held_out = evaluate.choose_records(dataset.eval, config.eval_samples)
+    collator = TrainCollator(Encoder(processor, [*dataset.train, *held_out]))
+    check_batch(collator([{"index": 0}]), base)
+    sizes = (len(dataset.train), len(held_out))
+    trainer = build_trainer(config, peft_model, processor, sizes, collator, callbacks)
+
     field = metrics.answer_field([r.answer for r in dataset.train], config.answer_field)
     truths = [metrics.read_action(r.answer, field) or "" for r in held_out]
 
@@ -204,9 +205,14 @@ def drop_long(processor: Any, dataset: Dataset, config: TrainConfig, say: Any) -
 
 
 def build_trainer(
-    config: TrainConfig, model: Any, processor: Any, dataset: Dataset, collator: Any, callbacks: list[Any]
+    config: TrainConfig,
+    model: Any,
+    processor: Any,
+    sizes: tuple[int, int],
+    collator: Any,
+    callbacks: list[Any],
 ) -> Any:
-    """The SFTTrainer for this run. Checkpoints are not its business: its own are not atomic."""
+    """The SFTTrainer for this run, over indices: `sizes` are the collator's (training, held-out) records."""
     from datasets import Dataset as Table
     from transformers import PrinterCallback, ProgressCallback
     from trl import SFTConfig
@@ -226,10 +232,14 @@ def build_trainer(
         max_grad_norm=config.max_grad_norm,
         optim={"adamw": "adamw_torch_fused"}.get(config.optimizer, config.optimizer),
         bf16=os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16",
-        use_cpu=plain_cpu(config),
+        use_cpu=on_cpu,
         seed=config.seed,
         data_seed=config.seed,
         logging_steps=config.logging_steps,
+        eval_strategy="steps" if sizes[1] else "no",
+        eval_steps=config.eval_steps,
+        per_device_eval_batch_size=config.micro_batch_size,
+        prediction_loss_only=True,
         save_strategy="no",
         report_to="none",
         # On the CPU the forward pass has all cores; on a GPU workers decode pictures meanwhile.
@@ -250,7 +260,8 @@ def build_trainer(
         model=model,
         args=arguments,
         data_collator=collator,
-        train_dataset=Table.from_dict({"index": list(range(len(dataset.train)))}),
+        train_dataset=Table.from_dict({"index": list(range(sizes[0]))}),
+        eval_dataset=Table.from_dict({"index": list(range(sizes[0], sum(sizes)))}) if sizes[1] else None,
         processing_class=processor,
         callbacks=callbacks,
     )
