@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from training import run_forked, train_forked
+from training import reload_adapter, run_forked, train_forked
 
 from trainer.examples import load_picture
 from trainer.grid import compose_grid
@@ -37,27 +37,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, walks: 
     return folder
 
 
-def _reload_adapter(base: str, run: str, out: str) -> None:
-    import torch
-    from peft import PeftModel
-    from safetensors.torch import load_file
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    model = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), f"{run}/adapter")
-    AutoProcessor.from_pretrained(f"{run}/adapter")
-    stored = load_file(f"{run}/adapter/adapter_model.safetensors")
-    loaded = {name.replace(".default", ""): p for name, p in model.named_parameters() if "lora_" in name}
-    same = sorted(stored) == sorted(loaded) and all(torch.equal(stored[n], loaded[n]) for n in stored)
-    moved = sum(float(t.abs().sum()) > 0 for n, t in stored.items() if "lora_B" in n)
-    dtypes = sorted({str(t.dtype) for t in stored.values()})
-    Path(out).write_text(json.dumps({"same": same, "tensors": len(stored), "moved": moved, "dtypes": dtypes}))
-
-
 def test_the_adapter_loads_with_plain_peft_and_has_learned_in_every_linear(
     finished: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     ended = run_forked(
-        tmp_path, _reload_adapter, str(tiny_model), str(finished / "run"), str(tmp_path / "out.json")
+        tmp_path, reload_adapter, str(tiny_model), str(finished / "run"), str(tmp_path / "out.json")
     )
     assert ended.codes == (0,), ended.output
     layers = json.loads((tiny_model / "config.json").read_text())["text_config"]["num_hidden_layers"]

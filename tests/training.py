@@ -6,6 +6,7 @@ that and computes the same numbers. The server itself never computes, so no thre
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import socket
@@ -100,6 +101,23 @@ def train_forked(
 
 def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def reload_adapter(base: str, run: str, out: str) -> None:
+    """Load a run's adapter with plain transformers and peft, and write to `out` what was found in it."""
+    import torch
+    from peft import PeftModel
+    from safetensors.torch import load_file
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), f"{run}/adapter")
+    AutoProcessor.from_pretrained(f"{run}/adapter")
+    stored = load_file(f"{run}/adapter/adapter_model.safetensors")
+    loaded = {name.replace(".default", ""): p for name, p in model.named_parameters() if "lora_" in name}
+    same = sorted(stored) == sorted(loaded) and all(torch.equal(stored[n], loaded[n]) for n in stored)
+    moved = sum(float(t.abs().sum()) > 0 for n, t in stored.items() if "lora_B" in n)
+    dtypes = sorted({str(t.dtype) for t in stored.values()})
+    Path(out).write_text(json.dumps({"same": same, "tensors": len(stored), "moved": moved, "dtypes": dtypes}))
 
 
 @pytest.fixture(scope="session")

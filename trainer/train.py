@@ -236,6 +236,7 @@ def build_trainer(
         seed=config.seed,
         data_seed=config.seed,
         logging_steps=config.logging_steps,
+        logging_first_step=True,
         eval_strategy="steps" if sizes[1] else "no",
         eval_steps=config.eval_steps,
         per_device_eval_batch_size=config.micro_batch_size,
