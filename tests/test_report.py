@@ -18,12 +18,13 @@ pytest.importorskip("PIL")
 
 from PIL import Image
 
-from trainer.charts import PICTURE_BYTES, esc, matrix, nice_ticks, picture_uri, short, smooth
 from trainer.config import TrainConfig
 from trainer.export import RunRecord
 from trainer.grid import compose_grid
 from trainer.metrics import action_metrics
-from trainer.report import SAMPLES, build_report, choose_samples
+from trainer.report.charts import esc, matrix, nice_ticks, short, smooth
+from trainer.report.page import build_report
+from trainer.report.samples import PICTURE_BYTES, SAMPLES, choose_samples, picture_uri
 
 VOID = {"meta", "link", "img", "br"}
 TRUTHS = ["up"] * 8 + ["a"] * 6 + ["left"] * 6

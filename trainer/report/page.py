@@ -9,19 +9,29 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, zip_longest
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.charts import CSS, Curve, bars, esc, line_chart, matrix, percent, picture_uri, rate, short
+from trainer.report.charts import (
+    Curve,
+    Entry,
+    bars,
+    esc,
+    line_chart,
+    matrix,
+    missing,
+    percent,
+    quoted,
+    rate,
+    short,
+)
+from trainer.report.samples import samples, usage
 
-SAMPLES = 12
-ANSWER_CHARS = 2000
-SHORT_ANSWER_CHARS = 60
+CSS = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+
 TABLE_ACTIONS = 40
 
-Entry = Mapping[str, Any]
 
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Model", ("model", "quantization", "lora_r", "lora_alpha", "lora_dropout", "activation_checkpointing")),
@@ -45,8 +55,8 @@ def build_report(run_dir: Path) -> str:
         ("Result", _result(record)),
         ("Training", _training(record.get("history") or [])),
         ("Which actions", _actions(record.get("before"), record.get("after"))),
-        ("Held-out records", _samples(predictions)),
-        ("Use the adapter", _usage(run_dir, config, predictions)),
+        ("Held-out records", samples(predictions)),
+        ("Use the adapter", usage(run_dir, config, predictions)),
         ("Configuration", _configuration(config)),
     )
     body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections)
@@ -87,10 +97,6 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _missing(text: str) -> str:
-    return f'<p class="missing">{text}</p>'
-
-
 def _what_was_done(config: Entry) -> str:
     if not config:
         return "What was trained is not known: <code>metrics.json</code> is missing or cannot be read."
@@ -118,8 +124,8 @@ def _result(record: Entry) -> str:
     before, after = record.get("before"), record.get("after")
     scored = after or before
     if not scored:
-        return _missing("Not scored: no held-out records were answered.") + _tiles(record)
-    rows = [(f"always {_quoted(scored['majority'])}", "majority", scored["majority_accuracy"])]
+        return missing("Not scored: no held-out records were answered.") + _tiles(record)
+    rows = [(f"always {quoted(scored['majority'])}", "majority", scored["majority_accuracy"])]
     rows += [("before training", "before", before["accuracy"])] if before else []
     rows += [("after training", "after", after["accuracy"])] if after else []
     first = (
@@ -142,7 +148,7 @@ def _verdict(scored: Entry, when: str) -> str:
     versus = (
         f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'}" if abs(gap) >= 0.05 else "no better than"
     )
-    majority, reached = esc(_quoted(scored["majority"])), percent(scored["majority_accuracy"])
+    majority, reached = esc(quoted(scored["majority"])), percent(scored["majority_accuracy"])
     return (
         f"{when} training {right:,} of {scored['samples']:,} held-out records are right, "
         f"{versus} always answering <bdi>{majority}</bdi> ({reached})."
@@ -201,7 +207,7 @@ def _training(history: Sequence[Entry]) -> str:
     )
     small = (accuracy, learning_rate)
     if not any(curve.points for curve in (loss, *small)):
-        return _missing("No training steps were logged.")
+        return missing("No training steps were logged.")
     figures = "".join(_figure(curve, sizes=((360, 190),)) for curve in small if curve.points)
     # Scaled down to a phone the wide drawing's text would be too small to read, so there are two.
     return _figure(loss, sizes=((760, 280), (360, 240))) + f'<div class="pair">{figures}</div>'
@@ -212,7 +218,7 @@ def _figure(curve: Curve, *, sizes: Sequence[tuple[int, int]]) -> str:
     note = ""
     if broken:
         share = f"{len(broken)} of {len(curve.points)} logged values"
-        note = _missing(f"{share} are not finite numbers, first at step {broken[0]:,}.")
+        note = missing(f"{share} are not finite numbers, first at step {broken[0]:,}.")
     charts = [line_chart(curve, width=w, height=h) for w, h in sizes]
     if len(charts) > 1:
         named = zip(("wide", "narrow"), charts, strict=True)
@@ -224,7 +230,7 @@ def _figure(curve: Curve, *, sizes: Sequence[tuple[int, int]]) -> str:
 
 def _actions(before: Entry | None, after: Entry | None) -> str:
     if not (before or after):
-        return _missing("No confusion matrix: nothing was scored.")
+        return missing("No confusion matrix: nothing was scored.")
     both = (("Before training", before), ("After training", after))
     scored = [(when, entry) for when, entry in both if entry]
     matrices = "".join(f"<div>{matrix(entry['confusion'], when)}</div>" for when, entry in scored)
@@ -241,7 +247,7 @@ def _actions(before: Entry | None, after: Entry | None) -> str:
     return (
         f'<div class="pair">{matrices}</div><div class="scroll"><table class="scores"><thead><tr>{head}</tr>'
         f"</thead><tbody>{rows}</tbody></table></div>"
-        + (_missing(f"{more} rarer actions are not shown.") if more > 0 else "")
+        + (missing(f"{more} rarer actions are not shown.") if more > 0 else "")
     )
 
 
@@ -249,112 +255,9 @@ def _f1(entry: Entry | None) -> str:
     return f"{entry['f1']:.2f}" if entry else "-"
 
 
-def _samples(predictions: Sequence[Entry]) -> str:
-    if not predictions:
-        return _missing("No answers to show: <code>predictions.jsonl</code> is missing or empty.")
-    chosen = choose_samples(predictions)
-    wrong = sum(not _is_right(p) for p in predictions)
-    frames = any(len(p.get("images") or []) == 4 for p in chosen)
-    order = " Four frames a picture, oldest top left, newest bottom right." if frames else ""
-    return (
-        f"<p>{len(chosen)} of {len(predictions):,} answers, of which {wrong:,} are wrong; "
-        f"wrong ones come first here.{order}</p>"
-        f'<div class="cards">{"".join(_card(p) for p in chosen)}</div>'
-    )
-
-
-def choose_samples(predictions: Sequence[Entry]) -> list[Entry]:
-    """At most SAMPLES: half wrong and half right where there are enough of both, true actions by turns."""
-    wrong = _take_turns(p for p in predictions if not _is_right(p))
-    right = _take_turns(p for p in predictions if _is_right(p))
-    most_wrong = max(SAMPLES // 2, SAMPLES - len(right))
-    chosen = wrong[:most_wrong]
-    return chosen + right[: SAMPLES - len(chosen)]
-
-
-def _take_turns(predictions: Iterable[Entry]) -> list[Entry]:
-    by_truth: dict[str, list[Entry]] = {}
-    for prediction in predictions:
-        by_truth.setdefault(str(prediction["truth"]), []).append(prediction)
-    return [p for p in chain.from_iterable(zip_longest(*by_truth.values())) if p is not None]
-
-
-def _is_right(prediction: Entry) -> bool:
-    return prediction["truth"] == prediction.get("prediction")
-
-
-def _card(prediction: Entry) -> str:
-    uri = picture_uri([str(path) for path in prediction.get("images") or []])
-    said, answer = prediction.get("prediction"), str(prediction.get("answer") or "")
-    verdict = "right" if _is_right(prediction) else "wrong"
-    # Shape and word besides the colour: a tick in a disc, a cross in a square.
-    shape = {
-        "right": '<circle cx="8" cy="8" r="8"/><path d="M4.5 8.3l2.4 2.4 4.6-5"/>',
-        "wrong": '<rect width="16" height="16" rx="2"/><path d="M5 5l6 6M11 5l-6 6"/>',
-    }[verdict]
-    image = f'<img src="{uri}" alt="the input picture">' if uri else '<p class="gone">picture not found</p>'
-    shown = esc(answer[:ANSWER_CHARS] + ("…" if len(answer) > ANSWER_CHARS else "")) or "(no text)"
-    whole = f'<p class="answer"><code>{shown}</code></p>'
-    if len(answer) > SHORT_ANSWER_CHARS or "\n" in answer:
-        whole = f"<details><summary>Whole answer</summary><pre>{shown}</pre></details>"
-    return (
-        f'<figure class="card {verdict}">{image}<figcaption><p class="verdict"><svg viewBox="0 0 16 16" '
-        f'aria-hidden="true">{shape}</svg>{verdict}</p><dl><dt>truth</dt><dd><bdi>{esc(prediction["truth"])}</bdi></dd>'
-        f"<dt>model</dt><dd><bdi>{'unreadable' if said is None else esc(said)}</bdi></dd></dl>{whole}"
-        "</figcaption></figure>"
-    )
-
-
-def _usage(run_dir: Path, config: Entry, predictions: Sequence[Entry]) -> str:
-    model = str(config.get("model") or "the base model")
-    if Path(model).is_dir():
-        model = str(Path(model).absolute())
-    recorded = predictions[0].get("images") if predictions else None
-    images = [str(path) for path in recorded or ["picture.png"]]
-    grid = len(images) == 4
-    picture = [f'picture = Image.open({_quoted(images[0])}).convert("RGB")']
-    if grid:
-        picture = ["picture = compose_grid([", *(f"    Image.open({_quoted(p)})," for p in images), "])"]
-    code = "\n".join(
-        (
-            "from peft import PeftModel",
-            "from PIL import Image",
-            "from transformers import AutoModelForImageTextToText, AutoProcessor",
-            *(("", "from trainer.grid import compose_grid  # of this repository") if grid else ()),
-            "",
-            f"adapter = {_quoted(str(run_dir.absolute() / 'adapter'))}",
-            f"name = {_quoted(model)}",
-            'base = AutoModelForImageTextToText.from_pretrained(name, dtype="auto", device_map="auto")',
-            "model = PeftModel.from_pretrained(base, adapter).eval()",
-            "processor = AutoProcessor.from_pretrained(adapter)",
-            "",
-            *picture,
-            'prompt = "context, an empty line, question"  # as in the training records',
-            'content = [{"type": "image", "image": picture}, {"type": "text", "text": prompt}]',
-            "inputs = processor.apply_chat_template(",
-            '    [{"role": "user", "content": content}],',
-            '    add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",',
-            ").to(model.device, model.dtype)",
-            "tokens = model.generate(**inputs, max_new_tokens=64, do_sample=False)",
-            'print(processor.decode(tokens[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))',
-        )
-    )
-    there = (run_dir / "adapter").is_dir()
-    lacking = "" if there else _missing("This run has no <code>adapter</code> folder yet.")
-    note = ""
-    if config.get("quantization") == "nf4":
-        note = "<p>Scored with the base in 4 bits (NF4); unquantized, answers can differ a little.</p>"
-    return f"{lacking}<pre>{esc(code)}</pre>{note}"
-
-
-def _quoted(text: str) -> str:
-    """`text` as a Python literal in double quotes."""
-    return json.dumps(text, ensure_ascii=False)
-
-
 def _configuration(config: Entry) -> str:
     if not config:
-        return _missing("The configuration was not recorded.")
+        return missing("The configuration was not recorded.")
     rest = tuple(name for name in config if all(name not in names for _, names in GROUPS))
     tables = []
     for title, names in (*GROUPS, ("Other", rest)):
