@@ -18,7 +18,7 @@ from trainer.outcome import ConfigError
 from trainer.text import gib, nearest
 
 DEFAULT_BATCH_SIZE = 8
-MICRO_BATCH_SIZES = (8, 4, 2, 1)
+MICRO_BATCH_SIZES = (32, 16, 8, 4, 2, 1)
 # Kept free of a card's name-plate size. An L4 or A10 sold as 24 GB reports 22.5 GiB (ECC and firmware, 6 %);
 # the rest is for the error of the prediction.
 HEADROOM_SHARE = 0.08

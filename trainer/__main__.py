@@ -55,6 +55,7 @@ def run(argv: Sequence[str]) -> int:
 
     suffix = f"{time.strftime('%Y%m%d')}-{secrets.token_hex(3)}"
     given = read_given(argv, os.environ)
+    given.setdefault("CPUS", str(os.cpu_count()))  # more threads than cores would only wait for each other
     plan = choose(resolve(given, project_dir=PROJECT_DIR, environ=os.environ, run_suffix=suffix))
     if plan.spec.nodes > 1:
         raise ConfigError(f"NODES={plan.spec.nodes}: run uses this machine only; make submit takes several")
