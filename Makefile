@@ -70,8 +70,8 @@ lint: ## check style and types
 	@python=$$(sh make-env.sh train) && "$$python" -m ruff check . && "$$python" -m ruff format --check . \
 	  && "$$python" -m mypy
 
-golden: ## rewrite the recorded scripts in tests/golden
-	@python=$$(sh make-env.sh train) && TRAINYARD_REWRITE_GOLDEN=1 "$$python" -m pytest -q tests/test_slurm_script.py
+golden: ## rewrite the recorded scripts in tests/golden and the output in README.md
+	@python=$$(sh make-env.sh train) && TRAINYARD_REWRITE_GOLDEN=1 "$$python" -m pytest -q tests/test_slurm_script.py tests/test_readme.py
 
 .venv/launch/.made: pyproject.toml make-env.sh
 	@sh make-env.sh launch >/dev/null
