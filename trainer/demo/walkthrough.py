@@ -25,7 +25,7 @@ TRAINING = {
     "--name": "demo",
     "--run": RUN,
     "--effective-batch": "32",
-    "--max-steps": "160",
+    "--max-steps": "200",
     "--learning-rate": "2e-3",
 }
 
