@@ -239,11 +239,11 @@ def test_low_memory_travels_as_trainer_arguments() -> None:
         ({"cpus": 8}, {"OMP_NUM_THREADS": "8", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}),
         (
             {"gpus": 2, "cpus": 8, "device": "cpu"},
-            {"OMP_NUM_THREADS": "4", "ACCELERATE_USE_CPU": "true"},
+            {"OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "passive", "ACCELERATE_USE_CPU": "true"},
         ),
         (
             {"gpus": 2, "cpus": 1, "device": "cpu", "accelerate_config": "deepspeed_zero3"},
-            {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+            {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "DS_ACCELERATOR": "cpu"},
         ),
     ],
 )

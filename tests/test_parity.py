@@ -71,15 +71,15 @@ def stock_trl(model: str, data: str, out: str, put_back_fp32: bool) -> None:
     batch = trainer.data_collator([dict(trainer.train_dataset[i]) for i in range(4)])
     trainer.train()
     Path(out).mkdir(exist_ok=True)
-    Path(out, "stock.json").write_text(
-        json.dumps(
-            {
-                "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-                "ids": [row[mask.bool()].tolist() for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)],
-                "labels": [row[mask.bool()].tolist() for row, mask in zip(batch["labels"], batch["attention_mask"], strict=True)],
-            }
-        )
-    )  # fmt: skip
+
+    def unpadded(key: str) -> list[list[int]]:
+        return [
+            row[mask.bool()].tolist() for row, mask in zip(batch[key], batch["attention_mask"], strict=True)
+        ]
+
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    found = {"losses": losses, "ids": unpadded("input_ids"), "labels": unpadded("labels")}
+    Path(out, "stock.json").write_text(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
