@@ -12,7 +12,9 @@ from training import reload_adapter, run_forked
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
-@pytest.mark.parametrize("words", [("GPUS=2",), ("GPUS=1", "NODES=2")], ids=["one-node", "two-nodes"])
+@pytest.mark.parametrize(
+    "words", [("GPUS=2", "CPUS=2"), ("GPUS=1", "NODES=2", "CPUS=1")], ids=["one-node", "two-nodes"]
+)
 def test_a_submitted_job_trains_on_two_processes_and_leaves_an_adapter(
     words: tuple[str, ...], cluster: Cluster, checkout: Path, tiny_model: Path, walks: Path, tmp_path: Path
 ) -> None:
@@ -29,7 +31,7 @@ def test_a_submitted_job_trains_on_two_processes_and_leaves_an_adapter(
     run = checkout / "runs" / "train"
     job_id = json.loads((run / "run.json").read_text())["job_ids"][0]
     assert f"scancel {job_id}\n" in submitted.stdout
-    ended = cluster.wait(job_id, timeout_s=240)
+    ended = cluster.wait(job_id, timeout_s=600)
     log = (run / "logs" / f"slurm-{job_id}.log").read_text()
     assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), log
 
