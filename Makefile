@@ -23,7 +23,7 @@ ifneq ($(filter-out slurm,$(if $(filter TO,$(given)),$(value TO),slurm)),)
 $(error TO=$(value TO): only slurm is available yet, leave TO out)
 endif
 BACKEND := slurm
-LAUNCH_VERBS := plan render submit
+LAUNCH_VERBS := plan render submit status logs cancel list
 LAUNCH := .venv/launch/bin/python -m $(BACKEND)
 
 ifneq ($(unknown),)
@@ -32,7 +32,7 @@ $(error unknown $(unknown): known are $(VARIABLES) $(OWN))
 endif
 endif
 
-.PHONY: help demo test test-fast lint env plan render submit run golden
+.PHONY: help demo test test-fast lint env plan render submit status logs cancel list run golden
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,18 @@ render: .venv/launch/.made ## print the job's script
 
 submit: .venv/launch/.made ## plan, render and submit; makes the job's environment if it is missing
 	@device=$$($(LAUNCH) ready) && sh make-env.sh "$$device" >/dev/null && $(LAUNCH) submit
+
+status: .venv/launch/.made ## where a run is and what to type next (RUN=; left out: the newest)
+	@$(LAUNCH) status
+
+logs: .venv/launch/.made ## print a run's log and follow it until its job has ended (RUN=)
+	@$(LAUNCH) logs
+
+cancel: .venv/launch/.made ## cancel a run's job (RUN=)
+	@$(LAUNCH) cancel
+
+list: .venv/launch/.made ## all runs
+	@$(LAUNCH) list
 
 env: ## make the environment that jobs use (DEVICE=cuda or cpu; left out: what this machine has)
 	@sh make-env.sh train

@@ -6,11 +6,13 @@ and nothing else; errors are one line on stderr.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from slurm.queue import SlurmError
 from trainer.job import Plan
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError
 from trainer.request import help_text, read_given, resolve
@@ -22,7 +24,12 @@ USAGE = """usage: python -m slurm VERB [--gpus 2 | --gpus=2 ...], or make VERB G
   plan    explain which configuration fits and why
   render  print the sbatch script
   submit  plan, render and submit
-  ready   check all that submit would and print the device whose environment it needs"""
+  ready   check all that submit would and print the device whose environment it needs
+
+  status  where a run is and what to type next (--run; left out: the newest)
+  logs    print a run's log and follow it until its job has ended
+  cancel  cancel a run's job
+  list    all runs"""
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -33,6 +40,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         return code
     except ConfigError as error:
         return _complain(str(error), BAD_CONFIG)
+    except SlurmError as error:
+        return _complain(str(error), FAILED)
     except BrokenPipeError:
         # `... | head` has read enough. Python would complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -94,17 +103,24 @@ def ready(given: dict[str, str], environ: Mapping[str, str]) -> int:
 
 def submit(given: dict[str, str], environ: Mapping[str, str]) -> int:
     from accelerate_configs.table import plan_table
-    from slurm.submit import SubmitError, follow_up, submit
+    from slurm.submit import follow_up, submit
 
     decided = _plan(given, environ, run_suffix=_fresh_suffix())
-    try:
-        submitted = submit(decided, environ)
-    except SubmitError as error:
-        return _complain(str(error), FAILED)
+    submitted = submit(decided, environ)
     summary = plan_table(decided).split("\n\n", 1)[0]
     notes = [f"note   {note}" for note in decided.notes]
     print("\n".join([summary, *notes, "", follow_up(submitted)]))
     return FINISHED
+
+
+def _after(name: str) -> Callable[[dict[str, str], Mapping[str, str]], int]:
+    """A verb of slurm.verbs, imported when it is used: plan and render answer sooner without it."""
+
+    def verb(given: dict[str, str], environ: Mapping[str, str]) -> int:
+        act = getattr(importlib.import_module("slurm.verbs"), name)
+        return int(act(given, environ, PROJECT_DIR))
+
+    return verb
 
 
 def _fresh_suffix() -> str:
@@ -125,6 +141,10 @@ VERBS: dict[str, Callable[[dict[str, str], Mapping[str, str]], int]] = {
     "render": render,
     "submit": submit,
     "ready": ready,
+    "status": _after("status"),
+    "logs": _after("logs"),
+    "cancel": _after("cancel"),
+    "list": _after("list_runs"),
 }
 
 if __name__ == "__main__":

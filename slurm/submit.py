@@ -10,20 +10,21 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from slurm.queue import SlurmError, slurm, words
 from slurm.script import job_name, job_python, log_dir, log_path, render, run_dir
 from trainer.job import Plan
 from trainer.outcome import ConfigError
+from trainer.request import DEFAULT_OUTPUT
 from trainer.runs import run_record, write_record
 
 SCRIPT_NAME = "job.sbatch"
 
 
-class SubmitError(Exception):
+class SubmitError(SlurmError):
     """Nothing is wrong that we can see, but sbatch or the disk refused. One line; exit code 1.
 
     sbatch has one exit code for "no such partition" and for "the controller is down", so it is never 78.
@@ -99,16 +100,18 @@ def submit(plan: Plan, environ: Mapping[str, str]) -> Submitted:
 def follow_up(submitted: Submitted) -> str:
     """What was submitted and how to follow it, for a terminal."""
     spec, job_id = submitted.plan.spec, submitted.job_id
-    log = shlex.quote(log_path(spec, job_id=job_id))
+    found_by = f"RUN={spec.run_id}"
+    if spec.output != DEFAULT_OUTPUT:
+        found_by += " " + shlex.quote(f"OUTPUT={spec.output}")
     lines = [
         f"job id  {job_id} ({job_name(spec)})",
         f"run id  {spec.run_id}",
         f"log     {log_path(spec, job_id=job_id)}",
         f"result  {os.path.join(run_dir(spec), 'adapter')} when it is done",
         "",
-        f"status  squeue -j {job_id}",
-        f"follow  tail -F {log}",
-        f"cancel  scancel {job_id}",
+        f"status  make status {found_by}",
+        f"follow  make logs {found_by}",
+        f"cancel  make cancel {found_by}    (or scancel {job_id})",
     ]
     if submitted.ignored:
         lines += ["", f"note    not passed to sbatch, say it in the request: {', '.join(submitted.ignored)}"]
@@ -122,19 +125,8 @@ def _overrides(environ: Mapping[str, str]) -> set[str]:
 
 def _sbatch(script: Path, environ: Mapping[str, str]) -> str:
     """The job's id. Raises SubmitError with sbatch's own words."""
-    # SLURM_* of a job that this is called from would leak into the new one; SLURM_CONF says which cluster.
-    kept = {k: v for k, v in environ.items() if not k.startswith(("SBATCH_", "SLURM_")) or k == "SLURM_CONF"}
-    done = subprocess.run(
-        ["sbatch", "--parsable", str(script)],
-        env=kept,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    done = slurm("sbatch", "--parsable", str(script), environ=environ)
     found = re.match(r"([0-9]+)(?:;|\s|$)", done.stdout)  # "id" or, with several clusters, "id;cluster"
     if done.returncode == 0 and found:
         return found[1]
-    words = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
-    raise SubmitError(f"sbatch refused the job: {words}")
+    raise SubmitError(f"sbatch refused the job: {words(done)}")

@@ -24,6 +24,7 @@ GIVEN_ENV = "TRAINYARD_GIVEN"
 CONFIGS = ("auto", "single_gpu", "single_gpu_low_mem", "multi_gpu", "deepspeed_zero3", "cpu_mps")
 DEFAULT_MODEL = "google/gemma-3-4b-it"
 DEFAULT_DATA = "data"
+DEFAULT_OUTPUT = "runs"
 ASSUMED_VRAM_GIB = 24.0
 
 _NO_GPU_HINT = "; for a run without GPUs leave it out and say DEVICE=cpu"
@@ -144,7 +145,7 @@ def resolve(
     fields = {field: value for name, value in asked.items() if (field := BY_NAME[name].field)}
     for key in ("model", "data", "output"):
         if key in fields:
-            fields[key] = _expand_home(str(fields[key]), environ)
+            fields[key] = expand_home(str(fields[key]), environ)
     root = str(project_dir)
     if not root.isprintable() or "%" in root or "\\" in root:
         raise ConfigError(f"the checkout lies in {values.shown(root)}, which Slurm cannot log to: move it")
@@ -155,6 +156,7 @@ def resolve(
     fields["vram_gib"], fields["vram_source"] = _vram(fields)
     model = str(fields.setdefault("model", DEFAULT_MODEL))
     fields.setdefault("data", DEFAULT_DATA)
+    fields.setdefault("output", DEFAULT_OUTPUT)
     name = str(fields.setdefault("name", values.slug(model.rstrip("/").rsplit("/", 1)[-1], 40)))
     run_id = str(fields.pop("run_id", f"{name}-{run_suffix}" if run_suffix else ""))
 
@@ -190,7 +192,8 @@ def _vram(fields: Mapping[str, object]) -> tuple[float, str]:
     return values.GPU_GIB[str(kind).lower()], f"GPU_TYPE={kind}"
 
 
-def _expand_home(text: str, environ: Mapping[str, str]) -> str:
+def expand_home(text: str, environ: Mapping[str, str]) -> str:
+    """`~/x` in the home that `environ` names; everything else as it is."""
     home = environ.get("HOME", "")
     return os.path.join(home, text[2:]) if text.startswith("~/") and home.startswith("/") else text
 
