@@ -23,7 +23,7 @@ ifneq ($(filter-out slurm,$(if $(filter TO,$(given)),$(value TO),slurm)),)
 $(error TO=$(value TO): only slurm is available yet, leave TO out)
 endif
 BACKEND := slurm
-LAUNCH_VERBS := plan render submit status logs cancel list
+LAUNCH_VERBS := plan render submit status logs cancel resume list
 LAUNCH := .venv/launch/bin/python -m $(BACKEND)
 
 ifneq ($(unknown),)
@@ -32,7 +32,7 @@ $(error unknown $(unknown): known are $(VARIABLES) $(OWN))
 endif
 endif
 
-.PHONY: help demo test test-fast lint env plan render submit status logs cancel list run golden
+.PHONY: help demo test test-fast lint env plan render submit status logs cancel resume list run golden
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -65,6 +65,9 @@ logs: .venv/launch/.made ## print a run's log and follow it until its job has en
 
 cancel: .venv/launch/.made ## cancel a run's job (RUN=)
 	@$(LAUNCH) cancel
+
+resume: .venv/launch/.made ## submit an ended run again, into the same folder (RUN=)
+	@$(LAUNCH) resume
 
 list: .venv/launch/.made ## all runs
 	@$(LAUNCH) list

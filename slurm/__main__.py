@@ -29,6 +29,7 @@ USAGE = """usage: python -m slurm VERB [--gpus 2 | --gpus=2 ...], or make VERB G
   status  where a run is and what to type next (--run; left out: the newest)
   logs    print a run's log and follow it until its job has ended
   cancel  cancel a run's job
+  resume  submit an ended run again, into the same folder
   list    all runs"""
 
 
@@ -144,6 +145,7 @@ VERBS: dict[str, Callable[[dict[str, str], Mapping[str, str]], int]] = {
     "status": _after("status"),
     "logs": _after("logs"),
     "cancel": _after("cancel"),
+    "resume": _after("resume"),
     "list": _after("list_runs"),
 }
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from slurm.queue import SlurmError, slurm, words
 from slurm.script import job_name, job_python, log_dir, log_path, render, run_dir
-from trainer.job import Plan
+from trainer.job import JobSpec, Plan
 from trainer.outcome import ConfigError
 from trainer.request import DEFAULT_OUTPUT
 from trainer.runs import run_record, write_record
@@ -41,11 +41,11 @@ class Submitted:
     """Names of environment variables that were kept from sbatch."""
 
 
-def check(plan: Plan, environ: Mapping[str, str]) -> None:
+def check(plan: Plan, environ: Mapping[str, str], *, again: bool = False) -> None:
     """Everything that can be known before anything is written, the job's environment aside.
 
     Raises:
-        ConfigError: no sbatch here, the run exists, or the data cannot be trained on.
+        ConfigError: no sbatch here, the run exists (unless it runs `again`), or the data cannot be trained on.
     """
     from trainer.records import check_records
 
@@ -54,10 +54,17 @@ def check(plan: Plan, environ: Mapping[str, str]) -> None:
         raise ConfigError(
             "no sbatch on PATH: submit where Slurm is installed; `make render` prints the script without it"
         )
-    folder = run_dir(spec)
-    if os.path.lexists(folder):
+    if not again and os.path.lexists(folder := run_dir(spec)):
         raise ConfigError(f"RUN={spec.run_id}: {folder} exists: give another RUN, or none for a new one")
     check_records(os.path.join(spec.project_dir, spec.data))
+
+
+def check_environment(spec: JobSpec) -> None:
+    """Raises ConfigError when the environment that the job's script names has not been made."""
+    python = Path(job_python(spec))
+    # make-env.sh writes .made last: an environment without it was interrupted.
+    if not os.access(python, os.X_OK) or not (python.parents[1] / ".made").exists():
+        raise ConfigError(f"no finished environment for the job ({python}): make env DEVICE={spec.device}")
 
 
 def submit(plan: Plan, environ: Mapping[str, str]) -> Submitted:
@@ -69,10 +76,7 @@ def submit(plan: Plan, environ: Mapping[str, str]) -> Submitted:
     """
     check(plan, environ)
     spec = plan.spec
-    python = Path(job_python(spec))
-    # make-env.sh writes .made last: an environment without it was interrupted.
-    if not os.access(python, os.X_OK) or not (python.parents[1] / ".made").exists():
-        raise ConfigError(f"no finished environment for the job ({python}): make env DEVICE={spec.device}")
+    check_environment(spec)
     folder = Path(run_dir(spec))
     parent_was_there = folder.parent.exists()
     record = run_record(plan)
@@ -85,7 +89,7 @@ def submit(plan: Plan, environ: Mapping[str, str]) -> Submitted:
         Path(log_dir(spec)).mkdir()
         (folder / SCRIPT_NAME).write_text(render(plan), encoding="utf-8")
         write_record(folder, record)
-        job_id = _sbatch(folder / SCRIPT_NAME, environ)
+        job_id = sbatch(folder / SCRIPT_NAME, environ)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if not parent_was_there and not any(folder.parent.iterdir()):
@@ -94,7 +98,7 @@ def submit(plan: Plan, environ: Mapping[str, str]) -> Submitted:
             raise SubmitError(f"cannot write into {folder}: {error.strerror}") from error
         raise
     write_record(folder, {**record, "job_ids": [job_id]})
-    return Submitted(plan=plan, job_id=job_id, ignored=tuple(sorted(_overrides(environ))))
+    return Submitted(plan=plan, job_id=job_id, ignored=tuple(sorted(overrides(environ))))
 
 
 def follow_up(submitted: Submitted) -> str:
@@ -118,12 +122,12 @@ def follow_up(submitted: Submitted) -> str:
     return "\n".join(lines)
 
 
-def _overrides(environ: Mapping[str, str]) -> set[str]:
+def overrides(environ: Mapping[str, str]) -> set[str]:
     """sbatch reads options from these, and they win over the script's own."""
     return {name for name in environ if name.startswith("SBATCH_")}
 
 
-def _sbatch(script: Path, environ: Mapping[str, str]) -> str:
+def sbatch(script: Path, environ: Mapping[str, str]) -> str:
     """The job's id. Raises SubmitError with sbatch's own words."""
     done = slurm("sbatch", "--parsable", str(script), environ=environ)
     found = re.match(r"([0-9]+)(?:;|\s|$)", done.stdout)  # "id" or, with several clusters, "id;cluster"

@@ -1,7 +1,7 @@
-"""The verbs after submit: status, logs, cancel, list. They read run.json and ask Slurm; only cancel acts.
+"""The verbs after submit: status, logs, cancel, resume, list. They read run.json and ask Slurm; cancel and resume act.
 
-A run is found by RUN in OUTPUT. `make status` without RUN takes the newest and says so; cancel, which cannot be
-taken back, wants RUN as soon as there is more than one.
+A run is found by RUN in OUTPUT. `make status` without RUN takes the newest and says so; cancel and
+resume want RUN as soon as there is more than one.
 """
 
 from __future__ import annotations
@@ -59,6 +59,16 @@ def cancel(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Pa
         raise SlurmError(f"scancel failed: {words(done)}")
     said = command_words(given, run.run_id)
     print(f"cancelled job {', '.join(live)} of run {run.run_id}; make resume {said} starts it again")
+    return FINISHED
+
+
+def resume(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path) -> int:
+    from slurm.resume import resume
+    from slurm.submit import follow_up
+
+    run = _find(given, environ, project_dir, only=True)
+    submitted, notes = resume(run, environ, project_dir)
+    print("\n".join([*(f"note    {note}" for note in notes), follow_up(submitted)]))
     return FINISHED
 
 

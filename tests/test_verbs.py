@@ -57,7 +57,7 @@ def start(cluster: Cluster, project: Path, records: Path) -> Callable[..., str]:
     """Submits a run and returns its job's id."""
 
     def submitted(run_id: str, **options: Any) -> str:
-        request = {"device": "cpu", "gpus": 0, "cpus": 1, "mem_gib": 1, "time_limit_min": 10, "name": "toy"}
+        request = {"device": "cpu", "gpus": 0, "cpus": 1, "mem_gib": 32, "time_limit_min": 10, "name": "toy"}
         plan = make_plan(project_dir=str(project), data=str(records), run_id=run_id, **{**request, **options})
         return submit(plan, cluster.environ).job_id
 
@@ -329,3 +329,64 @@ def test_a_run_json_that_lacks_a_key_is_one_line(tmp_path: Path) -> None:
     assert refusal(verbs.status, {"RUN": "r"}, {}, tmp_path) == (
         f"{path}: job_ids is missing: put it right or remove {path.parent}"
     )
+
+
+@pytest.mark.cluster
+def test_resume_submits_an_ended_run_again_as_a_new_job_of_the_same_run(
+    cluster: Cluster, project: Path, start: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = start("again")
+    until(lambda: log_has(project, "again", "step  2/20"))
+    folder = project / "runs" / "again"
+    given = {"RUN": "again"}
+    assert refusal(verbs.resume, given, cluster.environ, project) == (
+        f"job {first} of run again is RUNNING: make cancel RUN=again ends it, then resume"
+    )
+    (project / "go").write_text("1")
+    cluster.wait(first)
+    (project / "go").unlink()
+    before = json.loads((folder / "run.json").read_text())
+
+    verbs.resume(given, cluster.environ, project)
+    after = json.loads((folder / "run.json").read_text())
+    assert after["job_ids"][:-1] == [first] == before["job_ids"]
+    second = after["job_ids"][-1]
+    assert after["spec"] == before["spec"]
+    assert f"job id  {second} (toy-again)" in capsys.readouterr().out.splitlines()
+    until(lambda: log_has(project, "again", "step  2/20"))
+    assert refusal(verbs.resume, given, cluster.environ, project).startswith(f"job {second} of run again is ")
+    (project / "go").write_text("0")
+    assert cluster.wait(second)["JobState"] == "COMPLETED"
+    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == [
+        "job.sbatch",
+        "run.json",
+        *sorted(f"slurm-{job_id}.log" for job_id in (first, second)),
+    ]
+    (folder / "adapter").mkdir()
+    said = f"run again is finished ({folder / 'adapter'}): make submit starts another"
+    assert refusal(verbs.resume, given, cluster.environ, project) == said
+
+
+@pytest.mark.cluster
+def test_a_resume_that_slurm_refuses_leaves_the_run_as_it_was(
+    cluster: Cluster, project: Path, start: Callable[..., str]
+) -> None:
+    job_id = start("stuck", partition="high")
+    cluster.run("scancel", job_id)
+    cluster.wait(job_id)
+    folder = project / "runs" / "stuck"
+    record = json.loads((folder / "run.json").read_text())
+    record["spec"]["partition"] = "nosuch"
+    write_record(folder, record)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(SlurmError, match="invalid partition specified: nosuch"):
+        verbs.resume({"RUN": "stuck"}, cluster.environ, project)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.cluster
+def test_of_two_that_resume_a_run_one_is_refused(cluster: Cluster, project: Path) -> None:
+    folder = write_run(project / "runs", "r", "999999")
+    (folder / ".resuming").touch()
+    said = f"{folder}/.resuming is there, someone is resuming this run: if not, remove it"
+    assert refusal(verbs.resume, {"RUN": "r"}, cluster.environ, project) == said
