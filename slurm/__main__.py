@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from slurm.queue import SlurmError
+from slurm.site import find_site
 from trainer.job import Plan
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError
 from trainer.request import help_text, read_given, resolve
@@ -70,7 +71,8 @@ def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 def _plan(given: dict[str, str], environ: Mapping[str, str], *, run_suffix: str | None = None) -> Plan:
     from accelerate_configs.choose import choose
 
-    return choose(resolve(given, project_dir=PROJECT_DIR, environ=environ, run_suffix=run_suffix))
+    site = find_site(given, PROJECT_DIR, environ)
+    return choose(resolve(given, project_dir=PROJECT_DIR, environ=environ, run_suffix=run_suffix, site=site))
 
 
 def plan(given: dict[str, str], environ: Mapping[str, str]) -> int:

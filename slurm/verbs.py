@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from slurm.queue import SlurmError, find_jobs, slurm, words
+from slurm.site import find_site
 from trainer.outcome import FINISHED, ConfigError
 from trainer.progress import Job, broken_row, list_row, list_text, status_text
 from trainer.request import DEFAULT_OUTPUT, expand_home, parse_given
 from trainer.runs import Run, find_run, read_run, run_folders
 
-TAKES = ("RUN", "OUTPUT")
+TAKES = ("RUN", "OUTPUT", "SITE")
 LISTED = 30
 READ_EVERY_S = 0.3
 # squeue is asked seldom and ever more seldom: a controller serves many who wait.
@@ -89,7 +90,10 @@ def logs(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path
 def command_words(given: Mapping[str, str], run_id: str) -> str:
     """What make needs to find the run again: `RUN=x`, with OUTPUT and SITE where they were given."""
     return " ".join(
-        [f"RUN={run_id}", *(shlex.quote(f"{name}={given[name]}") for name in ("OUTPUT",) if name in given)]
+        [
+            f"RUN={run_id}",
+            *(shlex.quote(f"{name}={given[name]}") for name in ("OUTPUT", "SITE") if name in given),
+        ]
     )
 
 
@@ -141,8 +145,10 @@ def _find(
 def _output(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path) -> Path:
     """The folder of runs. Raises ConfigError for variables that say nothing to these verbs."""
     if odd := [name for name in given if name not in TAKES]:
-        raise ConfigError(f"{odd[0]}={given[odd[0]]}: only {' and '.join(TAKES)} count here, leave it out")
-    return project_dir / expand_home(str(parse_given(given).get("OUTPUT", DEFAULT_OUTPUT)), environ)
+        raise ConfigError(f"{odd[0]}={given[odd[0]]}: only {', '.join(TAKES)} count here, leave it out")
+    by_site = {k: v for k, v in find_site(given, project_dir, environ).texts.items() if k == "OUTPUT"}
+    output = parse_given({**by_site, **given}).get("OUTPUT", DEFAULT_OUTPUT)
+    return project_dir / expand_home(str(output), environ)
 
 
 def _readable(folder: Path) -> Run | None:
