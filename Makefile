@@ -24,7 +24,7 @@ ifneq ($(filter-out slurm,$(if $(filter TO,$(given)),$(value TO),slurm)),)
 $(error TO=$(value TO): only slurm is available yet, leave TO out)
 endif
 BACKEND := slurm
-LAUNCH_VERBS := plan render submit status logs cancel resume list
+LAUNCH_VERBS := plan render check submit status logs cancel resume list site
 LAUNCH := .venv/launch/bin/python -m $(BACKEND)
 
 ifneq ($(unknown),)
@@ -33,7 +33,7 @@ $(error unknown $(unknown): known are $(VARIABLES) $(OWN))
 endif
 endif
 
-.PHONY: help demo test test-fast lint env plan render submit status logs cancel resume list run golden
+.PHONY: help demo test test-fast lint env plan render check submit status logs cancel resume list site run golden
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,9 @@ plan: .venv/launch/.made ## explain which configuration fits and why (FORMAT=jso
 render: .venv/launch/.made ## print the job's script
 	@$(LAUNCH) render
 
+check: .venv/launch/.made ## ask Slurm whether it could ever run the job; queues nothing
+	@$(LAUNCH) check
+
 submit: .venv/launch/.made ## plan, render and submit; makes the job's environment if it is missing
 	@device=$$($(LAUNCH) ready) && sh make-env.sh "$$device" >/dev/null && $(LAUNCH) submit
 
@@ -72,6 +75,9 @@ resume: .venv/launch/.made ## submit an ended run again, into the same folder (R
 
 list: .venv/launch/.made ## all runs
 	@$(LAUNCH) list
+
+site: .venv/launch/.made ## draft the cluster's defaults: make site > slurm/site.yaml
+	@$(LAUNCH) site
 
 env: ## make the environment that jobs use (DEVICE=cuda or cpu; left out: what this machine has)
 	@sh make-env.sh train

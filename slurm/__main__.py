@@ -25,6 +25,8 @@ USAGE = """usage: python -m slurm VERB [--gpus 2 | --gpus=2 ...], or make VERB G
   plan    explain which configuration fits and why
   render  print the sbatch script
   submit  plan, render and submit
+  check   ask Slurm whether it could run the job; queues nothing
+  site    draft slurm/site.yaml from what the cluster says
   ready   check all that submit would and print the device whose environment it needs
 
   status  where a run is and what to type next (--run; left out: the newest)
@@ -104,6 +106,30 @@ def ready(given: dict[str, str], environ: Mapping[str, str]) -> int:
     return FINISHED
 
 
+def check(given: dict[str, str], environ: Mapping[str, str]) -> int:
+    from slurm.nodes import read_nodes, refuse_impossible
+    from slurm.submit import check, check_environment, rehearse
+
+    decided = _plan(given, environ, run_suffix=_fresh_suffix())
+    check(decided, environ)
+    refuse_impossible(decided.spec, read_nodes(environ))
+    print(f"sbatch  {rehearse(decided, environ)}")
+    try:
+        check_environment(decided.spec)
+    except ConfigError as error:
+        print(f"note    {error}, or let make submit do it")
+    return FINISHED
+
+
+def site(given: dict[str, str], environ: Mapping[str, str]) -> int:
+    from slurm.draft import ask
+
+    if given:
+        raise ConfigError(f"{next(iter(given))}: site takes no variables: make site > slurm/site.yaml")
+    print(ask(environ), end="")
+    return FINISHED
+
+
 def submit(given: dict[str, str], environ: Mapping[str, str]) -> int:
     from accelerate_configs.table import plan_table
     from slurm.submit import follow_up, submit
@@ -142,7 +168,9 @@ def _complain(message: str, code: int) -> int:
 VERBS: dict[str, Callable[[dict[str, str], Mapping[str, str]], int]] = {
     "plan": plan,
     "render": render,
+    "check": check,
     "submit": submit,
+    "site": site,
     "ready": ready,
     "status": _after("status"),
     "logs": _after("logs"),

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,21 @@ def submit(plan: Plan, environ: Mapping[str, str]) -> Submitted:
         raise
     write_record(folder, {**record, "job_ids": [job_id]})
     return Submitted(plan=plan, job_id=job_id, ignored=tuple(sorted(overrides(environ))))
+
+
+def rehearse(plan: Plan, environ: Mapping[str, str]) -> str:
+    """What sbatch would do with the script, in its words; nothing is queued, and nothing is left on the disk.
+
+    Raises:
+        SubmitError: sbatch would refuse the job.
+    """
+    with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
+        script = Path(folder) / SCRIPT_NAME
+        script.write_text(render(plan), encoding="utf-8")
+        done = slurm("sbatch", "--test-only", str(script), environ=environ)
+    if done.returncode:
+        raise SubmitError(f"sbatch would refuse the job: {words(done)}")
+    return re.sub(r"^sbatch: Job [0-9]+ to start", "could start", words(done))
 
 
 def follow_up(submitted: Submitted) -> str:
