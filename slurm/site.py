@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pwd
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +33,13 @@ def find_site(given: Mapping[str, str], project_dir: Path, environ: Mapping[str,
     path = project_dir / expand_home(source, environ)
     if not asked and not path.exists():
         return Site()
-    user = environ.get("USER") or environ.get("LOGNAME") or ""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", user):
-        user = ""
-    return read_site(path, source=source, keys=SITE_KEYS, user=user)
+    return read_site(path, source=source, keys=SITE_KEYS, user=_user(environ))
+
+
+def _user(environ: Mapping[str, str]) -> str:
+    """Who submits; empty when that cannot be told or is no name for a folder. cron and containers set no USER."""
+    name = environ.get("USER") or environ.get("LOGNAME")
+    if not name:
+        with contextlib.suppress(KeyError):
+            name = pwd.getpwuid(os.getuid()).pw_name
+    return name if name and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) else ""

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from cluster import Cluster
 from conftest import PROJECT_DIR
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from plans import make_plan
 from test_cluster import seen_by, toy_plan
 from test_slurm_cli import slurm
 from test_slurm_script import run_with_stubs
 
 from accelerate_configs.choose import choose
-from slurm.script import log_path
+from slurm.script import log_path, render
 from slurm.site import SITE_KEYS, find_site
 from slurm.submit import submit
 from trainer.job import JobSpec
@@ -190,7 +193,7 @@ def test_a_site_that_was_named_must_be_there_and_none_is_none(tmp_path: Path) ->
 
 def test_a_user_who_is_not_known_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("output: /scratch/{user}")
-    with pytest.raises(ConfigError, match=r"^s.yaml: output holds \{user\}, and USER is not set: set it$"):
+    with pytest.raises(ConfigError, match=r"^s.yaml: output holds \{user\}, and USER is no name: set it$"):
         find_site({"SITE": "s.yaml"}, tmp_path, {"USER": "$(x)"})
 
 
@@ -223,6 +226,32 @@ def test_modules_are_loaded_where_the_batch_shell_has_no_module_function(tmp_pat
     plan = make_plan(modules=("StdEnv/2023", "cuda/12.4"))
     _, environ = run_with_stubs(plan, tmp_path, MODULESHOME=str(tmp_path))
     assert (environ["LOADED"], environ.get("PYTHONHOME")) == ("StdEnv/2023 cuda/12.4", None)
+
+
+TYPED = ("PARTITION", "CONSTRAINT", "EXCLUDE", "RESERVATION", "MAIL_USER", "MAIL_TYPE")
+TEXTS = st.text("$()`'\"\\;&|<>*?!~#{}[]= \n\tax,@.", min_size=1, max_size=12) | st.text(
+    min_size=1, max_size=12
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.sampled_from(TYPED), text=TEXTS, value=TEXTS)
+def test_what_a_site_says_is_refused_or_arrives_literally(
+    tmp_path: Path, name: str, text: str, value: str
+) -> None:
+    """One #SBATCH line as sbatch will read it, and one variable of the job; nothing in them is run."""
+    try:
+        spec = resolve({name: text, "ENVIRONMENT": f"VALUE={value}"}, project_dir=ROOT, environ={})
+    except ConfigError as refused:
+        assert str(refused).isprintable()
+        return
+    said = getattr(spec, name.lower())
+    plan = make_plan(**{name.lower(): said}, env=spec.environment)
+    _, environ = run_with_stubs(plan, tmp_path)
+    assert {**environ, **dict(spec.environment)} == environ
+    flag = f"#SBATCH --{name.lower().replace('_', '-')}="
+    lines = [line for line in render(plan).splitlines() if line.startswith(flag)]
+    assert [shlex.split(line.removeprefix(flag)) for line in lines] == ([[said]] if said else [])
 
 
 @pytest.mark.cluster

@@ -35,7 +35,10 @@ for _ in range(600):
         break
     time.sleep(0.05)
 print("trainyard: told to end", flush=True)
-sys.exit(int(pathlib.Path("go").read_text()))
+code = pathlib.Path("go").read_text()
+if "TRAINYARD_STATUS_FILE" in os.environ:
+    pathlib.Path(os.environ["TRAINYARD_STATUS_FILE"]).write_text(code)
+sys.exit(int(code))
 """
 
 
@@ -296,7 +299,7 @@ def test_without_slurm_it_is_one_line(tmp_path: Path) -> None:
 
 def test_variables_that_say_nothing_here_are_refused(tmp_path: Path) -> None:
     assert refusal(verbs.status, {"GPUS": "2"}, {}, tmp_path) == (
-        "GPUS=2: only RUN and OUTPUT count here, leave it out"
+        "GPUS=2: only RUN, OUTPUT, SITE count here, leave it out"
     )
 
 

@@ -39,7 +39,9 @@ def read_spec(recorded: Mapping[str, object], *, project_dir: Path) -> JobSpec:
                 raise ConfigError(
                     f"{name} is {shown(str(value))}, of another kind than {variable.name} takes"
                 )
-        elif type(value) is not type(default):
+        elif not isinstance(value, (str, int, float)) or (
+            default is not None and type(value) is not type(default)
+        ):
             raise ConfigError(f"{name} is {shown(str(value))}, of another kind than {default!r}")
     return JobSpec(**values)  # type: ignore[arg-type]
 

@@ -62,7 +62,7 @@ def read_site(path: Path, *, source: str, keys: Sequence[str], user: str) -> Sit
     texts = {key.upper(): _text(source, key, value) for key, value in content.items()}
     for name, text in texts.items():
         if "{user}" in text and not user:
-            raise ConfigError(f"{source}: {name.lower()} holds {{user}}, and USER is not set: set it")
+            raise ConfigError(f"{source}: {name.lower()} holds {{user}}, and USER is no name: set it")
         texts[name] = text.replace("{user}", user)
     return Site(source=source, texts=texts, gpu_gib=gpu_gib)
 
