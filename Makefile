@@ -6,6 +6,7 @@ SHELL := /bin/sh
 
 # For the job. A test keeps this list equal to the table in trainer/request.py.
 VARIABLES := GPUS NODES VRAM GPU_TYPE TIME MODEL DATA OUTPUT NAME RUN CONFIG DEVICE RUNTIME ACCOUNT PARTITION QOS \
+  CONSTRAINT EXCLUDE RESERVATION MAIL_USER MAIL_TYPE GPU_FLAG MODULES ENVIRONMENT SITE \
   CPUS MEM MAX_STEPS LEARNING_RATE LORA QUANTIZATION EFFECTIVE_BATCH MAX_LENGTH SEED FORMAT
 # For make itself: the scheduler, the flavour of torch that demo, run and test use, the Python to build with.
 OWN := TO TORCH PYTHON
@@ -23,7 +24,7 @@ ifneq ($(filter-out slurm,$(if $(filter TO,$(given)),$(value TO),slurm)),)
 $(error TO=$(value TO): only slurm is available yet, leave TO out)
 endif
 BACKEND := slurm
-LAUNCH_VERBS := plan render submit
+LAUNCH_VERBS := plan render check submit status logs cancel resume list site
 LAUNCH := .venv/launch/bin/python -m $(BACKEND)
 
 ifneq ($(unknown),)
@@ -32,7 +33,7 @@ $(error unknown $(unknown): known are $(VARIABLES) $(OWN))
 endif
 endif
 
-.PHONY: help demo test test-fast lint env plan render submit run golden
+.PHONY: help demo test test-fast lint env plan render check submit status logs cancel resume list site run golden
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -54,8 +55,29 @@ plan: .venv/launch/.made ## explain which configuration fits and why (FORMAT=jso
 render: .venv/launch/.made ## print the job's script
 	@$(LAUNCH) render
 
+check: .venv/launch/.made ## ask Slurm whether it could ever run the job; queues nothing
+	@$(LAUNCH) check
+
 submit: .venv/launch/.made ## plan, render and submit; makes the job's environment if it is missing
 	@device=$$($(LAUNCH) ready) && sh make-env.sh "$$device" >/dev/null && $(LAUNCH) submit
+
+status: .venv/launch/.made ## where a run is and what to type next (RUN=; left out: the newest)
+	@$(LAUNCH) status
+
+logs: .venv/launch/.made ## print a run's log and follow it until its job has ended (RUN=)
+	@$(LAUNCH) logs
+
+cancel: .venv/launch/.made ## cancel a run's job (RUN=)
+	@$(LAUNCH) cancel
+
+resume: .venv/launch/.made ## submit an ended run again, into the same folder (RUN=)
+	@$(LAUNCH) resume
+
+list: .venv/launch/.made ## all runs
+	@$(LAUNCH) list
+
+site: .venv/launch/.made ## draft the cluster's defaults: make site > slurm/site.yaml
+	@$(LAUNCH) site
 
 env: ## make the environment that jobs use (DEVICE=cuda or cpu; left out: what this machine has)
 	@sh make-env.sh train

@@ -82,4 +82,4 @@ def launch_env(spec: JobSpec, candidate: Candidate) -> tuple[tuple[str, str], ..
         env["DS_ACCELERATOR"] = "cpu"  # with ACCELERATE_USE_CPU accelerate would leave DeepSpeed out
     else:
         env["ACCELERATE_USE_CPU"] = "true"
-    return tuple(sorted(env.items()))
+    return tuple(sorted({**env, **dict(spec.environment)}.items()))

@@ -31,6 +31,7 @@ def _summary(plan: Plan) -> str:
             ("chosen", f"{chosen.config}, {_how(chosen)}"),
             ("batch", f"{' x '.join(shares)} = {plan.effective_batch_size} samples an optimizer step"),
             ("peak", f"{gib(peak)} of {gib(usable)} GiB {where} predicted ({peak / usable:.0%})"),
+            *([("site", spec.site)] if spec.site else []),
         )
     )
 

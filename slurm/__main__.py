@@ -6,11 +6,14 @@ and nothing else; errors are one line on stderr.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from slurm.queue import SlurmError
+from slurm.site import find_site
 from trainer.job import Plan
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError
 from trainer.request import help_text, read_given, resolve
@@ -22,7 +25,15 @@ USAGE = """usage: python -m slurm VERB [--gpus 2 | --gpus=2 ...], or make VERB G
   plan    explain which configuration fits and why
   render  print the sbatch script
   submit  plan, render and submit
-  ready   check all that submit would and print the device whose environment it needs"""
+  check   ask Slurm whether it could run the job; queues nothing
+  site    draft slurm/site.yaml from what the cluster says
+  ready   check all that submit would and print the device whose environment it needs
+
+  status  where a run is and what to type next (--run; left out: the newest)
+  logs    print a run's log and follow it until its job has ended
+  cancel  cancel a run's job
+  resume  submit an ended run again, into the same folder
+  list    all runs"""
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -33,6 +44,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         return code
     except ConfigError as error:
         return _complain(str(error), BAD_CONFIG)
+    except SlurmError as error:
+        return _complain(str(error), FAILED)
     except BrokenPipeError:
         # `... | head` has read enough. Python would complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -60,7 +73,8 @@ def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 def _plan(given: dict[str, str], environ: Mapping[str, str], *, run_suffix: str | None = None) -> Plan:
     from accelerate_configs.choose import choose
 
-    return choose(resolve(given, project_dir=PROJECT_DIR, environ=environ, run_suffix=run_suffix))
+    site = find_site(given, PROJECT_DIR, environ)
+    return choose(resolve(given, project_dir=PROJECT_DIR, environ=environ, run_suffix=run_suffix, site=site))
 
 
 def plan(given: dict[str, str], environ: Mapping[str, str]) -> int:
@@ -92,19 +106,50 @@ def ready(given: dict[str, str], environ: Mapping[str, str]) -> int:
     return FINISHED
 
 
-def submit(given: dict[str, str], environ: Mapping[str, str]) -> int:
-    from accelerate_configs.table import plan_table
-    from slurm.submit import SubmitError, follow_up, submit
+def check(given: dict[str, str], environ: Mapping[str, str]) -> int:
+    from slurm.nodes import read_nodes, refuse_impossible
+    from slurm.submit import check, check_environment, rehearse
 
     decided = _plan(given, environ, run_suffix=_fresh_suffix())
+    check(decided, environ)
+    refuse_impossible(decided.spec, read_nodes(environ))
+    print(f"sbatch  {rehearse(decided, environ)}")
     try:
-        submitted = submit(decided, environ)
-    except SubmitError as error:
-        return _complain(str(error), FAILED)
+        check_environment(decided.spec)
+    except ConfigError as error:
+        print(f"note    {error}, or let make submit do it")
+    return FINISHED
+
+
+def site(given: dict[str, str], environ: Mapping[str, str]) -> int:
+    from slurm.draft import ask
+
+    if given:
+        raise ConfigError(f"{next(iter(given))}: site takes no variables: make site > slurm/site.yaml")
+    print(ask(environ), end="")
+    return FINISHED
+
+
+def submit(given: dict[str, str], environ: Mapping[str, str]) -> int:
+    from accelerate_configs.table import plan_table
+    from slurm.submit import follow_up, submit
+
+    decided = _plan(given, environ, run_suffix=_fresh_suffix())
+    submitted = submit(decided, environ)
     summary = plan_table(decided).split("\n\n", 1)[0]
     notes = [f"note   {note}" for note in decided.notes]
     print("\n".join([summary, *notes, "", follow_up(submitted)]))
     return FINISHED
+
+
+def _after(name: str) -> Callable[[dict[str, str], Mapping[str, str]], int]:
+    """A verb of slurm.verbs, imported when it is used: plan and render answer sooner without it."""
+
+    def verb(given: dict[str, str], environ: Mapping[str, str]) -> int:
+        act = getattr(importlib.import_module("slurm.verbs"), name)
+        return int(act(given, environ, PROJECT_DIR))
+
+    return verb
 
 
 def _fresh_suffix() -> str:
@@ -123,8 +168,15 @@ def _complain(message: str, code: int) -> int:
 VERBS: dict[str, Callable[[dict[str, str], Mapping[str, str]], int]] = {
     "plan": plan,
     "render": render,
+    "check": check,
     "submit": submit,
+    "site": site,
     "ready": ready,
+    "status": _after("status"),
+    "logs": _after("logs"),
+    "cancel": _after("cancel"),
+    "resume": _after("resume"),
+    "list": _after("list_runs"),
 }
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Callable
 
 from trainer.job import JobSpec, Plan
+from trainer.outcome import BAD_CONFIG
 
 # What submitit always writes and we do not want, by the beginning of the line.
 UNWANTED_LINES = (
@@ -41,7 +42,11 @@ def render(plan: Plan) -> str:
         "cpus_per_task": spec.cpus,
         "mem": f"{spec.mem_gib}G",
         "time": spec.time_limit_min,
-        "gres": gres(spec),
+        **gpu_flags(spec),
+        "constraint": spec.constraint,
+        "exclude": spec.exclude,
+        "mail_user": spec.mail_user,
+        "mail_type": spec.mail_type,
     }
     text = write(
         command=_command(plan),
@@ -55,6 +60,7 @@ def render(plan: Plan) -> str:
             # Nothing of the submitting shell, secrets least of all, goes into the job.
             "export": "NONE",
             "output": log_path(spec, job_id="%j"),
+            **({"reservation": spec.reservation} if spec.reservation else {}),
         },
         **{name: value for name, value in flags.items() if value},
     )
@@ -67,9 +73,14 @@ def job_name(spec: JobSpec) -> str:
     return spec.run_id if spec.run_id.startswith(spec.name) else f"{spec.name}-{spec.run_id}"
 
 
-def gres(spec: JobSpec) -> str | None:
+def gpu_flags(spec: JobSpec) -> dict[str, str]:
+    """The flag that asks for GPUs on each node, in the way that the site prefers."""
     kind = f"{spec.gpu_type}:" if spec.gpu_type else ""
-    return f"gpu:{kind}{spec.gpus}" if spec.gpus else None
+    if not spec.gpus:
+        return {}
+    if spec.gpu_flag == "gpus-per-node":
+        return {"gpus_per_node": f"{kind}{spec.gpus}"}
+    return {"gres": f"gpu:{kind}{spec.gpus}"}
 
 
 def run_dir(spec: JobSpec) -> str:
@@ -96,6 +107,7 @@ def _setup(plan: Plan) -> list[str]:
     lines = [
         "# Slurm does not make the log's folder, and a job without it ends without a word. Before sbatch:",
         f"#   mkdir -p {shlex.quote(log_dir(spec))}",
+        *_module_lines(spec),
         "set -eu",
         "# From a site's login files; either would lead Python away from the checkout's environment.",
         "unset PYTHONHOME PYTHONPATH",
@@ -110,6 +122,27 @@ def _setup(plan: Plan) -> list[str]:
             "export MASTER_ADDR MASTER_PORT",
         ]
     return lines
+
+
+def _module_lines(spec: JobSpec) -> list[str]:
+    if not spec.modules:
+        return []
+    names = shlex.join(spec.modules)
+    return [
+        "# Before set -eu, which modules' own code is not written for. module is a shell function: a batch shell",
+        "# that was not a login shell may have to read it first.",
+        "if ! command -v module >/dev/null 2>&1; then",
+        '  for file in "${LMOD_PKG:-}/init/bash" "${MODULESHOME:-}/init/bash" /etc/profile.d/*lmod.sh \\',
+        "    /etc/profile.d/modules.sh; do",
+        "    # shellcheck source=/dev/null",
+        '    if [ -r "$file" ]; then . "$file"; break; fi',
+        "  done",
+        "fi",
+        f"if ! module load {names}; then",
+        f'  echo "trainyard: module load {names} failed: see module avail, and MODULES or the site file" >&2',
+        f"  exit {BAD_CONFIG}",
+        "fi",
+    ]
 
 
 def _command(plan: Plan) -> str:

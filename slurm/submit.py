@@ -10,20 +10,22 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from slurm.queue import SlurmError, slurm, words
 from slurm.script import job_name, job_python, log_dir, log_path, render, run_dir
-from trainer.job import Plan
+from trainer.job import JobSpec, Plan
 from trainer.outcome import ConfigError
+from trainer.request import DEFAULT_OUTPUT
 from trainer.runs import run_record, write_record
 
 SCRIPT_NAME = "job.sbatch"
 
 
-class SubmitError(Exception):
+class SubmitError(SlurmError):
     """Nothing is wrong that we can see, but sbatch or the disk refused. One line; exit code 1.
 
     sbatch has one exit code for "no such partition" and for "the controller is down", so it is never 78.
@@ -40,11 +42,11 @@ class Submitted:
     """Names of environment variables that were kept from sbatch."""
 
 
-def check(plan: Plan, environ: Mapping[str, str]) -> None:
+def check(plan: Plan, environ: Mapping[str, str], *, again: bool = False) -> None:
     """Everything that can be known before anything is written, the job's environment aside.
 
     Raises:
-        ConfigError: no sbatch here, the run exists, or the data cannot be trained on.
+        ConfigError: no sbatch here, the run exists (unless it runs `again`), or the data cannot be trained on.
     """
     from trainer.records import check_records
 
@@ -53,10 +55,17 @@ def check(plan: Plan, environ: Mapping[str, str]) -> None:
         raise ConfigError(
             "no sbatch on PATH: submit where Slurm is installed; `make render` prints the script without it"
         )
-    folder = run_dir(spec)
-    if os.path.lexists(folder):
+    if not again and os.path.lexists(folder := run_dir(spec)):
         raise ConfigError(f"RUN={spec.run_id}: {folder} exists: give another RUN, or none for a new one")
     check_records(os.path.join(spec.project_dir, spec.data))
+
+
+def check_environment(spec: JobSpec) -> None:
+    """Raises ConfigError when the environment that the job's script names has not been made."""
+    python = Path(job_python(spec))
+    # make-env.sh writes .made last: an environment without it was interrupted.
+    if not os.access(python, os.X_OK) or not (python.parents[1] / ".made").exists():
+        raise ConfigError(f"no finished environment for the job ({python}): make env DEVICE={spec.device}")
 
 
 def submit(plan: Plan, environ: Mapping[str, str]) -> Submitted:
@@ -68,10 +77,7 @@ def submit(plan: Plan, environ: Mapping[str, str]) -> Submitted:
     """
     check(plan, environ)
     spec = plan.spec
-    python = Path(job_python(spec))
-    # make-env.sh writes .made last: an environment without it was interrupted.
-    if not os.access(python, os.X_OK) or not (python.parents[1] / ".made").exists():
-        raise ConfigError(f"no finished environment for the job ({python}): make env DEVICE={spec.device}")
+    check_environment(spec)
     folder = Path(run_dir(spec))
     parent_was_there = folder.parent.exists()
     record = run_record(plan)
@@ -84,7 +90,7 @@ def submit(plan: Plan, environ: Mapping[str, str]) -> Submitted:
         Path(log_dir(spec)).mkdir()
         (folder / SCRIPT_NAME).write_text(render(plan), encoding="utf-8")
         write_record(folder, record)
-        job_id = _sbatch(folder / SCRIPT_NAME, environ)
+        job_id = sbatch(folder / SCRIPT_NAME, environ)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if not parent_was_there and not any(folder.parent.iterdir()):
@@ -93,48 +99,54 @@ def submit(plan: Plan, environ: Mapping[str, str]) -> Submitted:
             raise SubmitError(f"cannot write into {folder}: {error.strerror}") from error
         raise
     write_record(folder, {**record, "job_ids": [job_id]})
-    return Submitted(plan=plan, job_id=job_id, ignored=tuple(sorted(_overrides(environ))))
+    return Submitted(plan=plan, job_id=job_id, ignored=tuple(sorted(overrides(environ))))
+
+
+def rehearse(plan: Plan, environ: Mapping[str, str]) -> str:
+    """What sbatch would do with the script, in its words; nothing is queued, and nothing is left on the disk.
+
+    Raises:
+        SubmitError: sbatch would refuse the job.
+    """
+    with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
+        script = Path(folder) / SCRIPT_NAME
+        script.write_text(render(plan), encoding="utf-8")
+        done = slurm("sbatch", "--test-only", str(script), environ=environ)
+    if done.returncode:
+        raise SubmitError(f"sbatch would refuse the job: {words(done)}")
+    return re.sub(r"^sbatch: Job [0-9]+ to start", "could start", words(done))
 
 
 def follow_up(submitted: Submitted) -> str:
     """What was submitted and how to follow it, for a terminal."""
     spec, job_id = submitted.plan.spec, submitted.job_id
-    log = shlex.quote(log_path(spec, job_id=job_id))
+    found_by = f"RUN={spec.run_id}"
+    if spec.output != DEFAULT_OUTPUT:
+        found_by += " " + shlex.quote(f"OUTPUT={spec.output}")
     lines = [
         f"job id  {job_id} ({job_name(spec)})",
         f"run id  {spec.run_id}",
         f"log     {log_path(spec, job_id=job_id)}",
         f"result  {os.path.join(run_dir(spec), 'adapter')} when it is done",
         "",
-        f"status  squeue -j {job_id}",
-        f"follow  tail -F {log}",
-        f"cancel  scancel {job_id}",
+        f"status  make status {found_by}",
+        f"follow  make logs {found_by}",
+        f"cancel  make cancel {found_by}    (or scancel {job_id})",
     ]
     if submitted.ignored:
         lines += ["", f"note    not passed to sbatch, say it in the request: {', '.join(submitted.ignored)}"]
     return "\n".join(lines)
 
 
-def _overrides(environ: Mapping[str, str]) -> set[str]:
+def overrides(environ: Mapping[str, str]) -> set[str]:
     """sbatch reads options from these, and they win over the script's own."""
     return {name for name in environ if name.startswith("SBATCH_")}
 
 
-def _sbatch(script: Path, environ: Mapping[str, str]) -> str:
+def sbatch(script: Path, environ: Mapping[str, str]) -> str:
     """The job's id. Raises SubmitError with sbatch's own words."""
-    # SLURM_* of a job that this is called from would leak into the new one; SLURM_CONF says which cluster.
-    kept = {k: v for k, v in environ.items() if not k.startswith(("SBATCH_", "SLURM_")) or k == "SLURM_CONF"}
-    done = subprocess.run(
-        ["sbatch", "--parsable", str(script)],
-        env=kept,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    done = slurm("sbatch", "--parsable", str(script), environ=environ)
     found = re.match(r"([0-9]+)(?:;|\s|$)", done.stdout)  # "id" or, with several clusters, "id;cluster"
     if done.returncode == 0 and found:
         return found[1]
-    words = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
-    raise SubmitError(f"sbatch refused the job: {words}")
+    raise SubmitError(f"sbatch refused the job: {words(done)}")

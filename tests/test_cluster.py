@@ -24,7 +24,7 @@ import json, os, sys
 environ = dict(os.environ)
 with open(f"seen-{environ['SLURM_PROCID']}.json", "w") as file:
     json.dump({"argv": sys.argv[1:], "cwd": os.getcwd(), "environ": environ}, file)
-print("toy", environ["SLURM_PROCID"], "speaks", flush=True)
+os.write(1, f"toy {environ['SLURM_PROCID']} speaks\\n".encode())  # in one piece: print would write word by word
 if "sleep" in sys.argv and environ["SLURM_PROCID"] == "0":
     import time
     time.sleep(100)
@@ -154,7 +154,7 @@ def test_make_submit_runs_a_job_from_the_checkout(cluster: Cluster, checkout: Pa
     assert (done.returncode, done.stderr) == (0, "")
     record = json.loads((checkout / "runs" / "from-make" / "run.json").read_text())
     (job_id,) = record["job_ids"]
-    assert "follow  tail -F" in done.stdout and f"scancel {job_id}" in done.stdout
+    assert "follow  make logs RUN=from-make" in done.stdout and f"scancel {job_id}" in done.stdout
     assert record["git"]["dirty"] is True and len(record["git"]["commit"]) == 40
     assert cluster.wait(job_id)["JobState"] == "COMPLETED"
     seen = seen_by(checkout)

@@ -128,11 +128,9 @@ def test_a_submitted_run_has_its_script_record_and_log_folder(
         f"log     {run}/logs/slurm-7.log",
         f"result  {run}/adapter when it is done",
         "",
-        "status  squeue -j 7",
-        f"follow  tail -F {str(run / 'logs/slurm-7.log')!r}".replace('"', "'").replace(
-            "out's", "out'\"'\"'s"
-        ),
-        "cancel  scancel 7",
+        "status  make status RUN=mine",
+        "follow  make logs RUN=mine",
+        "cancel  make cancel RUN=mine    (or scancel 7)",
         "",
         "note    not passed to sbatch, say it in the request: SBATCH_PARTITION",
     ]

@@ -12,19 +12,36 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from plans import make_plan
+from plans import ENV, make_plan
 
 from slurm.script import job_name, render
+from slurm.site import SITE_KEYS
 from trainer.job import Plan
 from trainer.outcome import ConfigError
-from trainer.request import parse_given
+from trainer.request import parse_given, resolve
+from trainer.site import read_site
 
 GOLDEN = Path(__file__).parent / "golden"
+# What one full site file, beside the scripts, turns into. The rest of a plan is not its business.
+FROM_SITE = (
+    *("account", "constraint", "cpus", "environment", "exclude", "gpu_flag", "gpu_type", "mail_type"),
+    *("mail_user", "mem_gib", "modules", "output", "partition", "qos", "reservation", "time_limit_min"),
+)
+
+
+def site_plan() -> Plan:
+    site = read_site(GOLDEN / "full_site.yaml", source="site.yaml", keys=SITE_KEYS, user="ada")
+    spec = resolve({"GPUS": "2"}, project_dir=Path("/"), environ={}, site=site)
+    request = {name: getattr(spec, name) for name in FROM_SITE}
+    return make_plan(gpus=2, env=(*ENV, *spec.environment), **request)
+
+
 PLANS: dict[str, Plan] = {
     "one_gpu": make_plan(),
     "two_nodes": make_plan(
         gpus=4, nodes=2, gpu_type="a100", account="vision", partition="gpu", qos="normal", cpus=16, mem_gib=64
     ),
+    "full_site": site_plan(),
     "no_gpu": make_plan(gpus=0, device="cpu", time_limit_min=30, env=(("ACCELERATE_USE_CPU", "true"),)),
     "awkward_paths": make_plan(
         project_dir='/home/ada/it\'s "mine"',
@@ -89,6 +106,12 @@ def test_what_was_not_asked_for_is_not_in_the_script() -> None:
         "--partition",
         "--qos",
         "--gres",
+        "--gpus",
+        "--constraint",
+        "--exclude",
+        "--reservation",
+        "--mail",
+        "module",
         "--wckey",
         "--signal",
         "None",
@@ -109,8 +132,8 @@ exec {python} -c 'import json, os, sys; json.dump([sys.argv[1:], dict(os.environ
 SCONTROL = "#!/bin/sh\nprintf 'first\\nsecond\\n'\n"
 
 
-def run_with_stubs(plan: Plan, folder: Path) -> tuple[list[str], dict[str, str]]:
-    """srun's arguments and environment when bash runs the rendered script in `folder`."""
+def run_with_stubs(plan: Plan, folder: Path, **more: str) -> tuple[list[str], dict[str, str]]:
+    """srun's arguments and environment when bash runs the rendered script in `folder`, with `more` set."""
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
@@ -118,7 +141,12 @@ def run_with_stubs(plan: Plan, folder: Path) -> tuple[list[str], dict[str, str]]
         (tools / name).chmod(0o755)
     script = folder / "job.sbatch"
     script.write_text(render(plan), encoding="utf-8")
-    environ = {"PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_ID": "123456789"}
+    environ = {
+        "PATH": f"{tools}:/usr/bin:/bin",
+        "SLURM_JOB_NODELIST": "n[1-2]",
+        "SLURM_JOB_ID": "123456789",
+        **more,
+    }
     work = folder / "work"
     work.mkdir(exist_ok=True)
     subprocess.run(["bash", "-n", str(script)], check=True)

@@ -109,6 +109,19 @@ class JobSpec:
     account: str | None = None
     partition: str | None = None
     qos: str | None = None
+    constraint: str | None = None
+    exclude: str | None = None
+    reservation: str | None = None
+    mail_user: str | None = None
+    mail_type: str | None = None
+    gpu_flag: str = "gres"
+    """How Slurm is asked for GPUs: gres or gpus-per-node."""
+    modules: tuple[str, ...] = ()
+    """Loaded in the job's shell, in this order."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """What the job's processes get besides; wins over what the plan sets. Never a secret."""
+    site: str = ""
+    """The site file and what was taken from it, in words."""
     cpus: int = 4
     """Per node."""
     mem_gib: int = 32

@@ -14,9 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from trainer import values
+from trainer import scheduler_values, values
 from trainer.job import LORA_PRESETS, JobSpec
 from trainer.outcome import ConfigError
+from trainer.scheduler_values import or_none
+from trainer.site import Site, vram
 from trainer.values import nearest
 
 PREFIX = "TRAINYARD_"
@@ -24,7 +26,7 @@ GIVEN_ENV = "TRAINYARD_GIVEN"
 CONFIGS = ("auto", "single_gpu", "single_gpu_low_mem", "multi_gpu", "deepspeed_zero3", "cpu_mps")
 DEFAULT_MODEL = "google/gemma-3-4b-it"
 DEFAULT_DATA = "data"
-ASSUMED_VRAM_GIB = 24.0
+DEFAULT_OUTPUT = "runs"
 
 _NO_GPU_HINT = "; for a run without GPUs leave it out and say DEVICE=cpu"
 
@@ -67,9 +69,26 @@ VARIABLES: tuple[Variable, ...] = (
     _variable("CONFIG", "accelerate_config", values.one_of(*CONFIGS), f"{', '.join(CONFIGS)}"),
     _variable("DEVICE", "device", values.one_of("cuda", "cpu"), "cuda or cpu (cuda)"),
     _variable("RUNTIME", "runtime", values.runtime, "what the job runs in: none, the checkout's environment"),
-    _variable("ACCOUNT", "account", values.scheduler_name, "account to charge (the cluster's default)"),
-    _variable("PARTITION", "partition", values.scheduler_name, "partition (the cluster's default)"),
-    _variable("QOS", "qos", values.scheduler_name, "quality of service (the cluster's default)"),
+    _variable(
+        "ACCOUNT", "account", or_none(values.scheduler_name), "account to charge (the cluster's default)"
+    ),
+    _variable("PARTITION", "partition", or_none(values.scheduler_name), "partition (the cluster's default)"),
+    _variable("QOS", "qos", or_none(values.scheduler_name), "quality of service (the cluster's default)"),
+    _variable(
+        "CONSTRAINT", "constraint", or_none(scheduler_values.constraint), "features that nodes must have"
+    ),
+    _variable("EXCLUDE", "exclude", or_none(scheduler_values.hosts), "nodes to stay away from: n1,n[3-5]"),
+    _variable("RESERVATION", "reservation", or_none(values.scheduler_name), "reservation to run in"),
+    _variable("MAIL_USER", "mail_user", or_none(scheduler_values.mail_user), "who gets Slurm's mail"),
+    _variable("MAIL_TYPE", "mail_type", or_none(scheduler_values.mail_type), "when: END,FAIL, ..."),
+    _variable(
+        "GPU_FLAG", "gpu_flag", values.one_of("gres", "gpus-per-node"), "how GPUs are asked for (gres)"
+    ),
+    _variable("MODULES", "modules", scheduler_values.modules, "modules to load: cuda/12.4,python/3.11"),
+    _variable(
+        "ENVIRONMENT", "environment", scheduler_values.environment, "for the job: NCCL_DEBUG=INFO,HF_HOME=/x"
+    ),
+    _variable("SITE", None, values.path(), "file of the cluster's defaults (slurm/site.yaml), or none"),
     _variable("CPUS", "cpus", values.integer(1, 1024), "CPU cores a node (4 a GPU)"),
     _variable(
         "MEM",
@@ -90,6 +109,7 @@ VARIABLES: tuple[Variable, ...] = (
     _variable("SEED", "seed", values.integer(0, 2**32 - 1), "seed of everything drawn (0)"),
     _variable("FORMAT", None, values.one_of("text", "json"), "plan: text or json (text)"),
 )
+NO_SITE = Site()
 BY_NAME = {variable.name: variable for variable in VARIABLES}
 BY_FLAG = {variable.flag: variable for variable in VARIABLES}
 
@@ -128,9 +148,14 @@ def parse_given(given: Mapping[str, str]) -> dict[str, object]:
 
 
 def resolve(
-    given: Mapping[str, str], *, project_dir: Path, environ: Mapping[str, str], run_suffix: str | None = None
+    given: Mapping[str, str],
+    *,
+    project_dir: Path,
+    environ: Mapping[str, str],
+    run_suffix: str | None = None,
+    site: Site = NO_SITE,
 ) -> JobSpec:
-    """The complete request. Reads the model's shape and nothing else.
+    """The complete request: what was given, then the site's defaults, then ours. Reads the model's shape only.
 
     Relative paths are relative to `project_dir`, where the job runs. The run's id is RUN if given, else the
     name and `run_suffix`, else the name and a hash of the rest: the same request gives the same id.
@@ -140,11 +165,11 @@ def resolve(
     """
     from trainer.shapes import resolve_shape
 
-    asked = parse_given(given)
+    asked, taken = _with_site(parse_given(given), site)
     fields = {field: value for name, value in asked.items() if (field := BY_NAME[name].field)}
     for key in ("model", "data", "output"):
         if key in fields:
-            fields[key] = _expand_home(str(fields[key]), environ)
+            fields[key] = expand_home(str(fields[key]), environ)
     root = str(project_dir)
     if not root.isprintable() or "%" in root or "\\" in root:
         raise ConfigError(f"the checkout lies in {values.shown(root)}, which Slurm cannot log to: move it")
@@ -152,9 +177,12 @@ def resolve(
     gpus = int(str(fields.setdefault("gpus", 0 if fields.get("device") == "cpu" else 1)))
     fields.setdefault("cpus", 4 * max(1, gpus))
     fields.setdefault("mem_gib", max(32, 16 * gpus))
-    fields["vram_gib"], fields["vram_source"] = _vram(fields)
+    fields["vram_gib"], fields["vram_source"] = vram(fields, site)
+    if taken or site.gpu_gib:
+        fields["site"] = f"{site.source}{': ' if taken else ''}{', '.join(taken)}"
     model = str(fields.setdefault("model", DEFAULT_MODEL))
     fields.setdefault("data", DEFAULT_DATA)
+    fields.setdefault("output", DEFAULT_OUTPUT)
     name = str(fields.setdefault("name", values.slug(model.rstrip("/").rsplit("/", 1)[-1], 40)))
     run_id = str(fields.pop("run_id", f"{name}-{run_suffix}" if run_suffix else ""))
 
@@ -174,23 +202,22 @@ def _or_list(word: str, known: tuple[str, ...]) -> str:
     return f"{nearest(word, known) or ':'} known are {', '.join(known)}"
 
 
-def _vram(fields: Mapping[str, object]) -> tuple[float, str]:
-    """(GiB a GPU, where that comes from)."""
-    kind = fields.get("gpu_type")
-    if "vram_gib" in fields:
-        return float(str(fields["vram_gib"])), "given"
-    if kind is None:
-        return ASSUMED_VRAM_GIB, "assumed"
-    known = tuple(values.GPU_GIB)
-    if str(kind).lower() not in known:
-        near = nearest(str(kind).lower(), known)
-        raise ConfigError(
-            f"GPU_TYPE={kind}: not known{near or ':'} known are {', '.join(known)}; for others add VRAM=<GiB>"
-        )
-    return values.GPU_GIB[str(kind).lower()], f"GPU_TYPE={kind}"
+def _with_site(asked: dict[str, object], site: Site) -> tuple[dict[str, object], list[str]]:
+    """(values by variable name, names of those that the site decided). ENVIRONMENT is merged."""
+    try:
+        defaults = parse_given(site.texts)
+    except ConfigError as error:
+        raise ConfigError(f"{site.source}: {error}") from error
+    taken = [name for name in defaults if name not in asked or name == "ENVIRONMENT"]
+    merged = {**defaults, **asked}
+    if "ENVIRONMENT" in defaults and "ENVIRONMENT" in asked:
+        pairs = {**dict(defaults["ENVIRONMENT"]), **dict(asked["ENVIRONMENT"])}  # type: ignore[call-overload]
+        merged["ENVIRONMENT"] = tuple(sorted(pairs.items()))
+    return merged, taken
 
 
-def _expand_home(text: str, environ: Mapping[str, str]) -> str:
+def expand_home(text: str, environ: Mapping[str, str]) -> str:
+    """`~/x` in the home that `environ` names; everything else as it is."""
     home = environ.get("HOME", "")
     return os.path.join(home, text[2:]) if text.startswith("~/") and home.startswith("/") else text
 

@@ -1,0 +1,133 @@
+"""`make site`: a first slurm/site.yaml from what this cluster says of itself and what is on PATH.
+
+What is certain stands there to be used; what only a person knows stands there as a comment.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+
+from slurm.nodes import NodeGroup, read_nodes
+from slurm.queue import slurm
+from trainer.text import format_table
+from trainer.values import GPU_GIB, NO_BF16
+
+DEFAULT_LIMIT_MIN = 720
+# The tools that move a job into a container, by the program on PATH.
+CONTAINERS = ("apptainer", "singularity", "enroot")
+
+
+def ask(environ: Mapping[str, str]) -> str:
+    """The file's text for the cluster here. Raises ConfigError without sinfo, SlurmError when it fails."""
+    groups = read_nodes(environ)
+    return draft(groups, slurm("scontrol", "show", "config", environ=environ).stdout, environ)
+
+
+def draft(groups: Sequence[NodeGroup], config: str, environ: Mapping[str, str]) -> str:
+    """The file's text, from the nodes, `scontrol show config` and the environment that `make site` runs in."""
+    blocks = [
+        _heading(config),
+        _partitions(groups),
+        _limits(groups),
+        _gpus(groups),
+        _names(config, groups),
+        _environment(environ),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+
+
+def _heading(config: str) -> list[str]:
+    cluster, version = (_setting(config, key) for key in ("ClusterName", "SLURM_VERSION"))
+    return [
+        f"# Cluster {cluster}, Slurm {version}. Drafted by `make site`: read it through before using it.",
+        "# What is typed wins over this file: make submit PARTITION=debug. All keys: slurm/site.example.yaml.",
+    ]
+
+
+def _partitions(groups: Sequence[NodeGroup]) -> list[str]:
+    rows = [("partition", "limit", "nodes", "CPUs", "GiB", "GPUs a node", "features")]
+    for g in groups:
+        gpus = " ".join(f"{kind or 'gpu'}:{count}" for kind, count in g.gpus)
+        limit = "none" if g.limit_min is None else f"{g.limit_min}m"
+        name = g.partition + ("*" if g.default else "")
+        sizes = (str(g.nodes), str(g.cpus), str(g.mem_mib // 1024))
+        rows.append((name, limit, *sizes, gpus or "-", g.features or "-"))
+    table = format_table(rows, indent="#   ").split("\n")
+    home = _home(groups)
+    if home and home.default:
+        return [*table, f"# partition: {home.partition}  # Slurm's own default, and it has GPUs"]
+    if home:
+        return [*table, f"partition: {home.partition}  # the first that has GPUs; the default has none"]
+    return [*table, "# partition: no partition has GPUs that Slurm knows of"]
+
+
+def _limits(groups: Sequence[NodeGroup]) -> list[str]:
+    home = _home(groups)
+    if home and home.limit_min is not None and home.limit_min < DEFAULT_LIMIT_MIN:
+        return [f"time: {home.limit_min}m  # the partition's limit; 12h where this is left out"]
+    return ["# time: 12h"]
+
+
+def _gpus(groups: Sequence[NodeGroup]) -> list[str]:
+    kinds = sorted({kind for group in groups for kind, _ in group.gpus if kind})
+    known, unknown = [], []
+    for kind in kinds:
+        size = GPU_GIB.get(kind.lower())
+        if kind.lower() in NO_BF16:
+            unknown.append(f"#   {kind}: no bfloat16, which training needs")
+        elif size is not None:
+            also = [f"{gib:g}" for name, gib in GPU_GIB.items() if name.startswith(f"{kind.lower()}-")]
+            hint = f"  # {' or '.join(also)}: nvidia-smi on a node says" if also else ""
+            known.append(f"  {kind}: {size:g}{hint}")
+        else:
+            unknown.append(f"#   {kind}: GiB of one, nvidia-smi on a node says")
+    heading = (
+        "# GiB of one GPU, by the type that Slurm knows it by. Without GPU_TYPE the smallest is planned for."
+    )
+    if known:
+        return [heading, "gpu_types:", *known, *unknown]
+    if unknown:
+        return [heading, "# gpu_types:", *unknown]
+    return [heading, "# Slurm has no types for its GPUs here: say VRAM= or GPU_TYPE=.", "# gpu_types:"]
+
+
+def _names(config: str, groups: Sequence[NodeGroup]) -> list[str]:
+    enforced = _setting(config, "AccountingStorageEnforce")
+    needed = "this cluster refuses jobs without one" if "associations" in enforced else "if you have several"
+    features = sorted({name for group in groups for name in group.features.split(",") if name})
+    return [
+        f"# account: mine  # {needed}: sacctmgr show assoc user=$USER format=account,qos",
+        "# qos: normal",
+        f"# constraint: {features[0] if features else 'feature'}  # {', '.join(features) or 'no node has features'}",
+        "# mail_user: me@example.org",
+        "# mail_type: [END, FAIL]",
+    ]
+
+
+def _environment(environ: Mapping[str, str]) -> list[str]:
+    has_modules = any(environ.get(name) for name in ("LMOD_CMD", "MODULESHOME", "MODULEPATH"))
+    found = [name for name in CONTAINERS if shutil.which(name, path=environ.get("PATH"))]
+    lines = [
+        f"# modules: [cuda]  # {'module avail says what there is' if has_modules else 'no modules seen here'}",
+        f"# runtime: none  # on PATH: {', '.join(found) or 'no container program'}",
+    ]
+    scratch = environ.get("SCRATCH", "")
+    if re.fullmatch(r"/[A-Za-z0-9/._-]+", scratch):
+        user = environ.get("USER", "")
+        parts = ["{user}" if user and part == user else part for part in scratch.rstrip("/").split("/")]
+        place = "/".join(parts)
+        return [*lines, "environment:", f"  HF_HOME: {place}/huggingface  # from SCRATCH; homes are small"]
+    return [*lines, "# environment:", "#   HF_HOME: /scratch/{user}/huggingface  # homes are small"]
+
+
+def _home(groups: Sequence[NodeGroup]) -> NodeGroup | None:
+    """Where jobs with GPUs should go: the default partition if it has GPUs, else the first that has."""
+    with_gpus = [group for group in groups if group.gpus]
+    return next((group for group in with_gpus if group.default), with_gpus[0] if with_gpus else None)
+
+
+def _setting(config: str, key: str) -> str:
+    found = re.search(rf"^{key}\s*=\s*(.*?)\s*$", config, re.MULTILINE)
+    return found[1] if found and found[1].isprintable() else "unknown"

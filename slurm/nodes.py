@@ -1,0 +1,128 @@
+"""What the cluster's partitions and nodes can hold, from sinfo, and which requests they can never run.
+
+Nodes that are down count: they may come back, and a job may wait for them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from slurm.queue import SlurmError, slurm, words
+from trainer.job import JobSpec
+from trainer.outcome import ConfigError
+from trainer.values import nearest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeGroup:
+    """Nodes of one partition that are alike."""
+
+    partition: str
+    default: bool
+    """Slurm takes this partition when none is named."""
+    limit_min: int | None
+    """The longest a job may run; None: no limit."""
+    nodes: int
+    cpus: int
+    mem_mib: int
+    gpus: tuple[tuple[str, int], ...]
+    """(type, number) a node, as in its Gres; the type is empty where the cluster names none."""
+    features: str
+
+    def gpu_count(self, kind: str | None) -> int:
+        return sum(count for name, count in self.gpus if kind in (None, name))
+
+
+def read_nodes(environ: Mapping[str, str]) -> tuple[NodeGroup, ...]:
+    """All partitions' nodes. Raises ConfigError without sinfo, SlurmError when it fails."""
+    # --exact: groups of nodes that differ would else come as one, with its least and a +.
+    done = slurm("sinfo", "--noheader", "--all", "--exact", "--format=%P|%l|%D|%c|%m|%G|%f", environ=environ)
+    if done.returncode:
+        raise SlurmError(f"sinfo failed: {words(done)}")
+    return tuple(_group(line) for line in done.stdout.splitlines() if line.count("|") == 6)
+
+
+def refuse_impossible(spec: JobSpec, groups: Sequence[NodeGroup]) -> None:
+    """Raises ConfigError when no partition that the job may go to could ever run it."""
+    names = list(dict.fromkeys(group.partition for group in groups))
+    asked = spec.partition.split(",") if spec.partition else [g.partition for g in groups if g.default]
+    for name in asked:
+        if name not in names:
+            near = nearest(name, names) or ":"
+            raise ConfigError(f"PARTITION={name}: no such partition{near} known are {', '.join(names)}")
+    # Without a default partition sbatch has a word to say, and we have not.
+    problems = [_problem(spec, name, [g for g in groups if g.partition == name]) for name in asked]
+    if problems and all(problems):
+        raise ConfigError("; ".join(dict.fromkeys(problems)))
+
+
+def _problem(spec: JobSpec, name: str, groups: Sequence[NodeGroup]) -> str:
+    """Why the partition can never run it, or nothing."""
+    where, limit, kind = f"partition {name}", groups[0].limit_min, spec.gpu_type
+    # A QOS may lift a partition's limit.
+    if limit is not None and spec.time_limit_min > limit and not spec.qos:
+        return f"TIME={spec.time_limit_min}m: {where} ends jobs after {limit} minutes: try TIME={limit}m"
+    fitting = list(groups)
+    if spec.gpus:
+        most = max(group.gpu_count(kind) for group in groups)
+        kinds = sorted({gpu for group in groups for gpu, _ in group.gpus if gpu})
+        if not most and kind and max(group.gpu_count(None) for group in groups):
+            return f"GPU_TYPE={kind}: {where} has {', '.join(kinds) or 'GPUs without a type: leave it out'}"
+        if not most:
+            return f"GPUS={spec.gpus}: {where} has no GPUs: name another with PARTITION="
+        if spec.gpus > most:
+            other = _spread(spec.gpus * spec.nodes, [g for g in groups if g.gpu_count(kind)], kind)
+            return f"GPUS={spec.gpus}: a node of {where} has at most {most}: try {other or f'GPUS={most}'}"
+        fitting = [group for group in fitting if group.gpu_count(kind) >= spec.gpus]
+    most = max(group.cpus for group in fitting)
+    if spec.cpus > most:
+        return f"CPUS={spec.cpus}: such a node of {where} has at most {most}: try CPUS={most}"
+    most = max(group.mem_mib for group in fitting) // 1024
+    if spec.mem_gib > most:
+        return f"MEM={spec.mem_gib}: such a node of {where} has at most {most} GiB: try MEM={most}"
+    fitting = [g for g in fitting if g.cpus >= spec.cpus and g.mem_mib >= spec.mem_gib * 1024]
+    count = sum(group.nodes for group in fitting)
+    if spec.nodes > count:
+        return f"NODES={spec.nodes}: {where} has {count} such nodes"
+    return ""
+
+
+def _spread(total: int, groups: Sequence[NodeGroup], kind: str | None) -> str:
+    """As many GPUs on as few nodes as there are, or nothing where they do not divide evenly."""
+    for each in range(max(group.gpu_count(kind) for group in groups), 0, -1):
+        nodes = sum(group.nodes for group in groups if group.gpu_count(kind) >= each)
+        if total % each == 0 and total // each <= nodes:
+            return f"GPUS={each} NODES={total // each}"
+    return ""
+
+
+def _group(line: str) -> NodeGroup:
+    partition, limit, nodes, cpus, memory, gres, features = (part.strip() for part in line.split("|"))
+    return NodeGroup(
+        partition=partition.removesuffix("*"),
+        default=partition.endswith("*"),
+        limit_min=_minutes(limit),
+        nodes=int(nodes),
+        cpus=int(cpus.rstrip("+")),
+        mem_mib=int(memory.rstrip("+")),
+        gpus=_gpus(gres),
+        features="" if features == "(null)" else features,
+    )
+
+
+def _gpus(gres: str) -> tuple[tuple[str, int], ...]:
+    """`gpu:a100:8(S:0-1),gpu:2,mps:100` -> (("a100", 8), ("", 2))."""
+    without_sockets = re.sub(r"\([^)]*\)", "", gres)
+    found = (re.fullmatch(r"gpu(?::([^:]+))?:([0-9]+)", part) for part in without_sockets.split(","))
+    return tuple((match[1] or "", int(match[2])) for match in found if match)
+
+
+def _minutes(limit: str) -> int | None:
+    """`1-00:00:00`, `2:00:00` or `30:00`; None for infinite."""
+    found = re.fullmatch(r"(?:([0-9]+)-)?(?:([0-9]+):)?([0-9]+):[0-9]+", limit)
+    if not found:
+        return None
+    days, hours, minutes = (int(part or 0) for part in found.groups())
+    return (days * 24 + hours) * 60 + minutes

@@ -1,0 +1,103 @@
+"""What Slurm says about jobs: squeue while it remembers them, then sacct where there is accounting.
+
+Only options that 22.05 has. squeue forgets a job some minutes after its end (MinJobAge), and says so as an error.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from trainer.outcome import ConfigError
+from trainer.progress import Job
+
+ENDED = (
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
+    *("PREEMPTED", "REVOKED", "TIMEOUT"),
+)
+GONE = "GONE"
+
+
+class SlurmError(Exception):
+    """Slurm's own words, on one line; exit code 1, since they do not tell a mistake from an outage."""
+
+
+def slurm(program: str, *arguments: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """One of Slurm's programs, run to its end.
+
+    Raises:
+        ConfigError: it is not on PATH.
+    """
+    if not shutil.which(program, path=environ.get("PATH")):
+        raise ConfigError(f"no {program} on PATH: this asks Slurm, so run it where Slurm is installed")
+    # Options that a site or a person keeps in the environment (SBATCH_PARTITION, SQUEUE_FORMAT, ...) win over
+    # ours, and SLURM_* of a job that this is called from would leak. SLURM_CONF says which cluster.
+    dropped = ("SBATCH_", "SLURM_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SCONTROL_")
+    kept = {k: v for k, v in environ.items() if not k.startswith(dropped) or k == "SLURM_CONF"}
+    return subprocess.run(
+        [program, *arguments],
+        env=kept,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+
+
+def words(done: subprocess.CompletedProcess[str]) -> str:
+    """What a program that failed said, on one line."""
+    return " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
+
+
+def find_jobs(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Job]:
+    """Every one of `job_ids`, in their order. Raises ConfigError without squeue, SlurmError when it fails."""
+    if not job_ids:
+        return {}
+    found = _squeue(job_ids, environ)
+    missing = [job_id for job_id in job_ids if job_id not in found]
+    if missing:
+        found |= _sacct(missing, environ)
+    return {i: found.get(i, Job(job_id=i, state=GONE, ended=True, reason="not in squeue")) for i in job_ids}
+
+
+def _squeue(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Job]:
+    arguments = ("--noheader", "--all", "--array", "--states=all", "--format=%i|%T|%r|%N|%M|%l")
+    done = slurm("squeue", *arguments, f"--jobs={','.join(job_ids)}", environ=environ)
+    if done.returncode:
+        if "invalid job id" in done.stderr.lower():
+            return {}
+        raise SlurmError(f"squeue failed: {words(done)}")
+    return dict(_job(line) for line in done.stdout.splitlines() if line.count("|") == 5)
+
+
+def _sacct(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Job]:
+    """Nothing where there is no accounting, which sacct tells by failing."""
+    if not shutil.which("sacct", path=environ.get("PATH")):
+        return {}
+    arguments = ("--noheader", "--parsable2", "--allocations")
+    columns = "--format=JobID,State,ExitCode,NodeList,Elapsed,Timelimit"
+    done = slurm("sacct", *arguments, columns, f"--jobs={','.join(job_ids)}", environ=environ)
+    if done.returncode:
+        return {}
+    found = dict(_job(line) for line in done.stdout.splitlines() if line.count("|") == 5)
+    return {job_id: job for job_id, job in found.items() if job_id in job_ids}
+
+
+def _job(line: str) -> tuple[str, Job]:
+    job_id, state, reason, nodes, elapsed, limit = (part.strip() for part in line.split("|"))
+    state = (state.split() or [GONE])[0]  # sacct: "CANCELLED by 1000"
+    # squeue has None for no reason, sacct an exit code, where 0:0 is no news.
+    reason = "" if reason in ("None", "0:0") else reason
+    nodes = "" if nodes in ("", "(null)", "None assigned") else nodes
+    job = Job(
+        job_id=job_id,
+        state=state,
+        ended=state in ENDED,
+        reason=reason,
+        nodes=nodes,
+        elapsed="" if state == "PENDING" else elapsed,
+        limit=limit,
+    )
+    return job_id, job

@@ -1,0 +1,109 @@
+"""`resume`: an ended run goes back into the queue, under the same run id, in the same folder, as a new job.
+
+The request is the one in run.json; the script is rendered anew, so that a repaired checkout counts. The trainer
+does not go on from checkpoints yet: today it begins again at step 0 in the same folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accelerate_configs.choose import choose
+from slurm.queue import find_jobs
+from slurm.script import render, run_dir
+from slurm.submit import SCRIPT_NAME, SubmitError, Submitted, check, check_environment, overrides, sbatch
+from trainer.job import Plan
+from trainer.outcome import ConfigError
+from trainer.recorded import read_spec
+from trainer.runs import RECORD_NAME, Run, read_run, run_record, write_record
+
+LOCK_NAME = ".resuming"
+# What a run that goes on must share with its beginning.
+CHOSEN = ("label", "micro_batch_size", "gradient_accumulation_steps")
+
+
+def resume(run: Run, environ: Mapping[str, str], project_dir: Path) -> tuple[Submitted, list[str]]:
+    """(the new job, what a person should know about it).
+
+    Raises:
+        ConfigError: a job of the run is still there, the run is finished, or run.json cannot be used.
+        SubmitError: sbatch or the disk refused; the folder is as it was.
+    """
+    if not run.job_ids:
+        raise ConfigError(f"run {run.run_id} was started without Slurm: start it there again")
+    if (run.folder / "adapter").exists():
+        raise ConfigError(
+            f"run {run.run_id} is finished ({run.folder / 'adapter'}): make submit starts another"
+        )
+    with _alone(run.folder):
+        run = read_run(run.folder)
+        for job in find_jobs(run.job_ids, environ).values():
+            if not job.ended:
+                said = f"job {job.job_id} of run {run.run_id} is {job.state}"
+                raise ConfigError(f"{said}: make cancel RUN={run.run_id} ends it, then resume")
+        plan = _plan(run, project_dir)
+        check(plan, environ, again=True)
+        check_environment(plan.spec)
+        job_id = _resubmit(run, plan, environ)
+    notes = [*plan.notes, *_changed(run.record["plan"], plan)]
+    submitted = Submitted(plan=plan, job_id=job_id, ignored=tuple(sorted(overrides(environ))))
+    return submitted, notes
+
+
+def _plan(run: Run, project_dir: Path) -> Plan:
+    try:
+        spec = read_spec(run.record["spec"], project_dir=project_dir)
+    except ConfigError as error:
+        raise ConfigError(f"{run.folder / RECORD_NAME}: spec: {error}") from error
+    if Path(run_dir(spec)).resolve() != run.folder.resolve():
+        spec = replace(spec, output=str(run.folder.parent))  # the folder of runs was moved
+    return choose(spec)
+
+
+def _resubmit(run: Run, plan: Plan, environ: Mapping[str, str]) -> str:
+    script = run.folder / SCRIPT_NAME
+    try:
+        before = script.read_bytes() if script.exists() else b""
+        (run.folder / "logs").mkdir(exist_ok=True)
+        script.write_text(render(plan), encoding="utf-8")
+    except OSError as error:
+        raise SubmitError(f"cannot write {script}: {error.strerror}") from error
+    try:
+        job_id = sbatch(script, environ)
+    except BaseException:
+        script.write_bytes(before)
+        raise
+    kept = {"spec": run.record["spec"], "job_ids": [*run.job_ids, job_id]}
+    write_record(run.folder, {**run.record, **run_record(plan), **kept})
+    return job_id
+
+
+def _changed(before: Mapping[str, Any], plan: Plan) -> list[str]:
+    """A note when this code decides otherwise than the run began."""
+    now = plan.to_dict()["chosen"]
+    then = before.get("chosen")
+    if not isinstance(then, dict) or all(then.get(key) == now[key] for key in CHOSEN):
+        return []
+    texts = [", ".join(f"{key} {chosen.get(key)}" for key in CHOSEN) for chosen in (then, now)]
+    return [f"the plan is another one than the run began with: {texts[0]}; now {texts[1]}"]
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Of two that resume a run at once, one is refused: two jobs in one folder would spoil it."""
+    lock = folder / LOCK_NAME
+    try:
+        os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+    except FileExistsError as error:
+        raise ConfigError(f"{lock} is there, someone is resuming this run: if not, remove it") from error
+    except OSError as error:
+        raise SubmitError(f"cannot write into {folder}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)

@@ -1,0 +1,167 @@
+"""The verbs after submit: status, logs, cancel, resume, list. They read run.json and ask Slurm; cancel and resume act.
+
+A run is found by RUN in OUTPUT. `make status` without RUN takes the newest and says so; cancel and
+resume want RUN as soon as there is more than one.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from slurm.queue import SlurmError, find_jobs, slurm, words
+from slurm.site import find_site
+from trainer.outcome import FINISHED, ConfigError
+from trainer.progress import Job, broken_row, list_row, list_text, status_text
+from trainer.request import DEFAULT_OUTPUT, expand_home, parse_given
+from trainer.runs import Run, find_run, read_run, run_folders
+
+TAKES = ("RUN", "OUTPUT", "SITE")
+LISTED = 30
+READ_EVERY_S = 0.3
+# squeue is asked seldom and ever more seldom: a controller serves many who wait.
+ASK_FIRST_S, ASK_LAST_S = 1.0, 15.0
+
+
+def status(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path) -> int:
+    run = _find(given, environ, project_dir)
+    jobs = list(find_jobs(run.job_ids, environ).values())
+    print(status_text(run, jobs, _log(run), command_words(given, run.run_id)))
+    return FINISHED
+
+
+def list_runs(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path) -> int:
+    if "RUN" in given:
+        raise ConfigError(f"RUN={given['RUN']}: list shows all; make status RUN=... shows one")
+    output = _output(given, environ, project_dir)
+    folders = run_folders(output)
+    if not folders:
+        print(f"no run in {output}")
+        return FINISHED
+    runs: dict[Path, Run | None] = {folder: _readable(folder) for folder in folders[:LISTED]}
+    jobs = find_jobs([run.job_ids[-1] for run in runs.values() if run and run.job_ids], environ)
+    print(list_text([list_row(r, jobs, _log(r)) if r else broken_row(f) for f, r in runs.items()]))
+    if len(folders) > LISTED:
+        print(f"and {len(folders) - LISTED} older in {output}")
+    return FINISHED
+
+
+def cancel(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path) -> int:
+    run = _find(given, environ, project_dir, only=True)
+    live = [job.job_id for job in find_jobs(run.job_ids, environ).values() if not job.ended]
+    if not live:
+        print(f"run {run.run_id} has no job that is pending or running")
+        return FINISHED
+    done = slurm("scancel", *live, environ=environ)
+    if done.returncode:
+        raise SlurmError(f"scancel failed: {words(done)}")
+    said = command_words(given, run.run_id)
+    print(f"cancelled job {', '.join(live)} of run {run.run_id}; make resume {said} starts it again")
+    return FINISHED
+
+
+def resume(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path) -> int:
+    from slurm.resume import resume
+    from slurm.submit import follow_up
+
+    run = _find(given, environ, project_dir, only=True)
+    submitted, notes = resume(run, environ, project_dir)
+    print("\n".join([*(f"note    {note}" for note in notes), follow_up(submitted)]))
+    return FINISHED
+
+
+def logs(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path) -> int:
+    """Every job's log, the last one followed until that job has ended. Ctrl-C is how one leaves: no error."""
+    try:
+        run = _find(given, environ, project_dir)
+        if not run.job_ids:
+            raise ConfigError(f"run {run.run_id} was started without Slurm: its output went to the terminal")
+        for job_id in run.job_ids[:-1]:
+            _copy(_log(run, job_id), 0)
+        _follow(run, environ)
+    except KeyboardInterrupt:
+        pass
+    return FINISHED
+
+
+def command_words(given: Mapping[str, str], run_id: str) -> str:
+    """What make needs to find the run again: `RUN=x`, with OUTPUT and SITE where they were given."""
+    return " ".join(
+        [
+            f"RUN={run_id}",
+            *(shlex.quote(f"{name}={given[name]}") for name in ("OUTPUT", "SITE") if name in given),
+        ]
+    )
+
+
+def _follow(run: Run, environ: Mapping[str, str]) -> None:
+    """A requeued job appends to the same file, so one file is all attempts of a job."""
+    job_id, at = run.job_ids[-1], 0
+    pause, ask_at, shown = ASK_FIRST_S, 0.0, ""
+    while True:
+        ended: Job | None = None
+        if time.monotonic() >= ask_at:
+            job = find_jobs([job_id], environ)[job_id]
+            if job.state != shown and job.state != "RUNNING":
+                _say(f"job {job.text}")
+            shown = job.state
+            ended = job if job.ended else None
+            ask_at = time.monotonic() + pause
+            pause = min(pause * 1.5, ASK_LAST_S)
+        # After the question: what a job wrote before it ended is in the file by now.
+        at = _copy(_log(run, job_id), at)
+        if ended:
+            return
+        time.sleep(READ_EVERY_S)
+
+
+def _copy(log: Path, start: int) -> int:
+    """Everything in `log` from byte `start` on, to stdout; returns where the next copy begins."""
+    try:
+        # Opened anew each time, which makes NFS ask the server.
+        with log.open("rb") as file:
+            file.seek(start)
+            while block := file.read(1 << 16):
+                sys.stdout.buffer.write(block)
+                start += len(block)
+    except FileNotFoundError:
+        pass
+    sys.stdout.buffer.flush()
+    return start
+
+
+def _find(
+    given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path, *, only: bool = False
+) -> Run:
+    run = find_run(given.get("RUN"), _output(given, environ, project_dir), only=only)
+    if "RUN" not in given:
+        _say(f"RUN is left out: {run.run_id}, the newest in {run.folder.parent}")
+    return run
+
+
+def _output(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path) -> Path:
+    """The folder of runs. Raises ConfigError for variables that say nothing to these verbs."""
+    if odd := [name for name in given if name not in TAKES]:
+        raise ConfigError(f"{odd[0]}={given[odd[0]]}: only {', '.join(TAKES)} count here, leave it out")
+    by_site = {k: v for k, v in find_site(given, project_dir, environ).texts.items() if k == "OUTPUT"}
+    output = parse_given({**by_site, **given}).get("OUTPUT", DEFAULT_OUTPUT)
+    return project_dir / expand_home(str(output), environ)
+
+
+def _readable(folder: Path) -> Run | None:
+    try:
+        return read_run(folder)
+    except ConfigError:
+        return None
+
+
+def _log(run: Run, job_id: str = "") -> Path:
+    last = run.job_ids[-1] if run.job_ids else "none"
+    return run.folder / "logs" / f"slurm-{job_id or last}.log"
+
+
+def _say(text: str) -> None:
+    print(f"trainyard: {text}", file=sys.stderr, flush=True)

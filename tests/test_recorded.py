@@ -1,0 +1,75 @@
+"""A JobSpec survives run.json, and a run.json changed by hand is refused before anything is rendered from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_request import request
+
+from trainer.outcome import ConfigError
+from trainer.recorded import read_spec
+
+ROOT = Path("/home/ada/trainyard")
+REQUESTS: list[dict[str, str]] = [
+    {},
+    {"DEVICE": "cpu"},
+    {"GPUS": "2", "NODES": "2", "VRAM": "40", "TIME": "2d", "LEARNING_RATE": "1e-3", "EFFECTIVE_BATCH": "16"},
+    {"GPU_TYPE": "A100", "PARTITION": "gpu,big", "DATA": "it's $(here)", "CPUS": "3", "LORA": "high"},
+]
+
+
+def recorded(given: dict[str, str]) -> dict[str, Any]:
+    spec: dict[str, Any] = json.loads(json.dumps(asdict(request(**given))))
+    return spec
+
+
+@pytest.mark.parametrize("given", REQUESTS, ids=lambda given: " ".join(given) or "nothing")
+def test_a_spec_read_back_is_the_spec_that_was_written(given: dict[str, str]) -> None:
+    assert read_spec(recorded(given), project_dir=ROOT) == request(**given)
+
+
+def test_a_run_goes_on_from_the_checkout_that_resumes_it() -> None:
+    assert read_spec(recorded({}), project_dir=Path("/new")).project_dir == "/new"
+
+
+def test_a_field_of_a_later_version_has_its_default_in_an_older_record() -> None:
+    older = recorded({"SEED": "7"})
+    del older["images_per_sample"]
+    assert read_spec(older, project_dir=ROOT) == request(SEED="7")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"gpu": 2}, "unknown 'gpu', did you mean gpus?"),
+        ({"gpus": "2"}, "gpus is '2', of another kind than GPUS takes"),
+        ({"gpus": 99}, "GPUS='99': takes a whole number from 1 to 64"),
+        ({"gpus": True}, "GPUS='True': takes a whole number"),
+        ({"data": "a\nb"}, r"DATA='a\nb': takes a path"),
+        ({"partition": "x\n#SBATCH --uid=0"}, r"PARTITION='x\n#SBATCH --uid=0': takes letters"),
+        ({"partition": ["x"]}, "partition is "),
+        ({"run_id": "../x"}, "RUN='../x': takes at most 63"),
+        ({"lora_dropout": "0"}, "lora_dropout is '0', of another kind than 0.05"),
+        ({"shape": {}}, "shape takes family, hidden,"),
+        ({"time_limit_min": None}, "TIME='None': takes a time"),
+    ],
+)
+def test_a_changed_record_is_refused_in_one_line(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_spec({**recorded({}), **change}, project_dir=ROOT)
+    assert str(caught.value).startswith(said) and str(caught.value).isprintable()
+
+
+def test_a_missing_field_and_a_shape_of_words_are_refused() -> None:
+    lacking = recorded({})
+    del lacking["data"]
+    with pytest.raises(ConfigError, match=r"^data is missing$"):
+        read_spec(lacking, project_dir=ROOT)
+    wordy = recorded({})
+    wordy["shape"]["layers"] = "many"
+    with pytest.raises(ConfigError, match=r"^layers of shape is 'many', no int$"):
+        read_spec(wordy, project_dir=ROOT)

@@ -1,0 +1,291 @@
+"""A site file moves defaults and nothing else: what is typed wins, and all it says goes through the same checks."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from cluster import Cluster
+from conftest import PROJECT_DIR
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from plans import make_plan
+from test_cluster import seen_by, toy_plan
+from test_slurm_cli import slurm
+from test_slurm_script import run_with_stubs
+
+from accelerate_configs.choose import choose
+from slurm.script import log_path, render
+from slurm.site import SITE_KEYS, find_site
+from slurm.submit import submit
+from trainer.job import JobSpec
+from trainer.outcome import ConfigError
+from trainer.recorded import read_spec
+from trainer.request import BY_NAME, resolve
+
+GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path("/home/ada/trainyard")
+
+
+def request(folder: Path, text: str, **given: str) -> JobSpec:
+    (folder / "site.yaml").write_text(text, encoding="utf-8")
+    given = {"SITE": "site.yaml", **given}
+    environ = {"USER": "ada"}
+    return resolve(given, project_dir=ROOT, environ=environ, site=find_site(given, folder, environ))
+
+
+def refusal(folder: Path, text: str, **given: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        request(folder, text, **given)
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+def test_a_full_site_is_a_full_request(tmp_path: Path) -> None:
+    plain = resolve({"GPUS": "2", "RUN": "r"}, project_dir=ROOT, environ={})
+    spec = request(tmp_path, (GOLDEN / "full_site.yaml").read_text(), GPUS="2", RUN="r")
+    assert spec == replace(
+        plain,
+        partition="gpu,gpu-long",
+        account="vision",
+        qos="normal",
+        time_limit_min=1440,
+        gpu_type="A100",
+        gpu_flag="gpus-per-node",
+        vram_gib=80.0,
+        vram_source="GPU_TYPE=A100 of site.yaml",
+        cpus=24,
+        mem_gib=200,
+        output="/scratch/ada/trainyard runs",
+        constraint="a100&ib",
+        exclude="n[13-15],bad1",
+        reservation="vision_week",
+        mail_user="ada@example.org",
+        mail_type="FAIL,REQUEUE",
+        modules=("StdEnv/2023", "cuda/12.4"),
+        environment=(
+            ("HF_HOME", "/scratch/ada/hf"),
+            ("NCCL_IB_HCA", "mlx5_0,mlx5_1"),
+            ("NCCL_SOCKET_IFNAME", "^lo,docker0"),
+        ),
+        site="site.yaml: GPU_TYPE, TIME, OUTPUT, RUNTIME, ACCOUNT, PARTITION, QOS, CONSTRAINT, EXCLUDE, "
+        "RESERVATION, MAIL_USER, MAIL_TYPE, GPU_FLAG, MODULES, ENVIRONMENT, CPUS, MEM",
+    )
+    recorded = json.loads(json.dumps(asdict(spec)))
+    assert read_spec(recorded, project_dir=ROOT) == spec
+    assert dict(choose(spec).env)["NCCL_IB_HCA"] == "mlx5_0,mlx5_1"
+
+
+def test_every_key_of_the_site_is_a_variable_and_the_golden_site_has_them_all() -> None:
+    assert {key.upper() for key in SITE_KEYS} <= set(BY_NAME)
+    text = (GOLDEN / "full_site.yaml").read_text()
+    assert set(re.findall(r"^(\w+):", text, re.MULTILINE)) == {*SITE_KEYS, "gpu_types"}
+
+
+def test_everything_in_the_site_can_be_typed_over(tmp_path: Path) -> None:
+    typed = {
+        "PARTITION": "p",
+        "ACCOUNT": "none",
+        "QOS": "none",
+        "TIME": "5",
+        "GPU_TYPE": "l4",
+        "GPU_FLAG": "gres",
+        "CPUS": "1",
+        "MEM": "33",
+        "OUTPUT": "o",
+        "RUNTIME": "none",
+        "CONSTRAINT": "none",
+        "EXCLUDE": "none",
+        "RESERVATION": "none",
+        "MAIL_USER": "none",
+        "MAIL_TYPE": "none",
+        "MODULES": "none",
+        "ENVIRONMENT": "HF_HOME=/h,NCCL_IB_HCA=a,NCCL_SOCKET_IFNAME=b",
+        "GPUS": "2",
+        "RUN": "r",
+    }
+    spec = request(tmp_path, (GOLDEN / "full_site.yaml").read_text(), **typed)
+    bare = resolve(typed, project_dir=ROOT, environ={})
+    assert replace(spec, site="", vram_source="") == replace(bare, site="", vram_source="")
+
+
+def test_the_environment_is_merged_name_by_name(tmp_path: Path) -> None:
+    spec = request(tmp_path, "environment: {A: '1', B: '2'}", ENVIRONMENT="B=3,C=4")
+    assert spec.environment == (("A", "1"), ("B", "3"), ("C", "4"))
+
+
+@pytest.mark.parametrize(
+    ("given", "vram", "source"),
+    [
+        ({}, 24.0, "L4 of site.yaml, the smallest there"),
+        ({"GPU_TYPE": "a100"}, 80.0, "GPU_TYPE=a100 of site.yaml"),
+        ({"GPU_TYPE": "l4"}, 24.0, "GPU_TYPE=L4 of site.yaml"),
+        ({"GPU_TYPE": "h100"}, 80.0, "GPU_TYPE=h100"),
+        ({"GPU_TYPE": "a100", "VRAM": "40"}, 40.0, "given"),
+    ],
+)
+def test_what_is_typed_wins_over_the_site_and_the_site_over_our_table(
+    given: dict[str, str], vram: float, source: str, tmp_path: Path
+) -> None:
+    spec = request(tmp_path, "gpu_types: {a100: 80, L4: 24GiB}", **given)
+    assert (spec.vram_gib, spec.vram_source, spec.site) == (vram, source, "site.yaml")
+
+
+def test_the_sites_spelling_of_a_gpu_is_what_slurm_is_asked_for(tmp_path: Path) -> None:
+    assert request(tmp_path, "gpu_types: {NVIDIA-A100: 40}", GPU_TYPE="nvidia-a100").gpu_type == "NVIDIA-A100"
+
+
+def test_values_are_read_as_typed_and_not_as_yaml_would_have_them(tmp_path: Path) -> None:
+    """YAML's own reading of 12:00:00 is 43200, of 010 is 8, of no is False."""
+    spec = request(tmp_path, "time: 12:00:00\naccount: 010\npartition: no")
+    assert (spec.time_limit_min, spec.account, spec.partition) == (720, "010", "no")
+
+
+def test_the_run_id_depends_on_the_site(tmp_path: Path) -> None:
+    ids = {request(tmp_path, text).run_id for text in ("", "", "account: a", "environment: {A: '1'}")}
+    assert len(ids) == 3
+
+
+def test_an_empty_site_changes_nothing(tmp_path: Path) -> None:
+    """As when the shell has emptied slurm/site.yaml for `make site > slurm/site.yaml`."""
+    assert request(tmp_path, "# nothing yet\n") == resolve({}, project_dir=ROOT, environ={})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("partion: x", "site.yaml: unknown 'partion', did you mean partition? known are partition, account,"),
+        ("vram: 3", "site.yaml: unknown 'vram'"),
+        ("setup: rm -rf /", "site.yaml: unknown 'setup'"),
+        ("partition: x; reboot", "site.yaml: PARTITION='x; reboot': takes letters, digits and _.,-"),
+        ("partition:", "site.yaml: partition is empty: give a value, or remove the line"),
+        ("partition: [[x]]", "site.yaml: partition: takes one value, or a list or mapping of values"),
+        ("modules: [a, '']", "site.yaml: modules: holds an empty value: remove it"),
+        ("modules: ['a;b']", "site.yaml: MODULES='a;b': takes modules with commas between"),
+        ("environment: {HF_TOKEN: x}", "site.yaml: ENVIRONMENT: HF_TOKEN holds a secret"),
+        ("environment: {A: 'x,B=y'}", "site.yaml: environment: a value holds `,name=`"),
+        ("gpu_types: a100", "site.yaml: gpu_types takes lines of `name: GiB of one GPU`"),
+        ("gpu_types: {a100: lots}", "site.yaml: gpu_types: a100='lots': takes a number of GiB above 0"),
+        ("gpu_types: {v100: 32}", "site.yaml: gpu_types: v100 has no bfloat16"),
+        ("gpu_types: {'a b': 32}", "site.yaml: gpu_types: 'a b' takes letters, digits and ._-"),
+        ("- a", "site.yaml: takes lines of `key: value`, keys are partition,"),
+        ("a: b: c", "site.yaml is not YAML: mapping values are not allowed here"),
+        ("a: \x00", "site.yaml is not YAML: "),
+        ("!!python/object/apply:os.system [touch ran]", "site.yaml: takes lines of `key: value`"),
+    ],
+)
+def test_a_mistake_in_the_site_is_one_line_that_names_the_file(text: str, said: str, tmp_path: Path) -> None:
+    assert refusal(tmp_path, text).startswith(said)
+    assert {path.name for path in tmp_path.iterdir()} == {"site.yaml"}
+
+
+def test_a_site_that_was_named_must_be_there_and_none_is_none(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "", SITE="/nowhere/s.yaml") == "SITE=/nowhere/s.yaml: No such file or directory"
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm" / "site.yaml").write_text("account: a")
+    assert find_site({}, tmp_path, {}).texts == {"ACCOUNT": "a"}
+    assert find_site({"SITE": "none"}, tmp_path, {}).texts == {}
+
+
+def test_a_user_who_is_not_known_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("output: /scratch/{user}")
+    with pytest.raises(ConfigError, match=r"^s.yaml: output holds \{user\}, and USER is no name: set it$"):
+        find_site({"SITE": "s.yaml"}, tmp_path, {"USER": "$(x)"})
+
+
+def test_the_example_is_a_site_file_once_uncommented(tmp_path: Path) -> None:
+    text = (PROJECT_DIR / "slurm" / "site.example.yaml").read_text()
+    assert request(tmp_path, text) == resolve({}, project_dir=ROOT, environ={})
+    lines = re.sub(r"^# ((?:  )?[a-z_A-Z0-9]+:( |$))", r"\1", text, flags=re.MULTILINE)
+    (tmp_path / "all.yaml").write_text(lines)
+    site = find_site({"SITE": "all.yaml"}, tmp_path, {"USER": "ada"})
+    assert {*site.texts, "GPU_TYPES"} == {key.upper() for key in (*SITE_KEYS, "gpu_types")}
+    assert site.gpu_gib == {"a100": 80.0, "l40s": 48.0}
+
+
+def test_plan_says_what_the_site_decided(checkout: Path) -> None:
+    (checkout / "slurm" / "site.yaml").write_text("partition: gpu\ngpu_types: {l40s: 48}\n")
+    done = slurm("plan", "--gpus=2", cwd=checkout)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[1].startswith("memory 48 GiB a GPU (l40s of slurm/site.yaml), ")
+    assert lines[5] == "site   slurm/site.yaml: PARTITION"
+    assert "#SBATCH --partition=gpu\n" in slurm("render", "--gpus=2", cwd=checkout).stdout
+
+
+def test_modules_are_loaded_where_the_batch_shell_has_no_module_function(tmp_path: Path) -> None:
+    """From where the site keeps it; its code reads unset variables, which `set -u` would end."""
+    (tmp_path / "init").mkdir()
+    (tmp_path / "init" / "bash").write_text(
+        'module() { shift; export LOADED="$*$NOT_SET" PYTHONHOME=/site; }\n', encoding="utf-8"
+    )
+    plan = make_plan(modules=("StdEnv/2023", "cuda/12.4"))
+    _, environ = run_with_stubs(plan, tmp_path, MODULESHOME=str(tmp_path))
+    assert (environ["LOADED"], environ.get("PYTHONHOME")) == ("StdEnv/2023 cuda/12.4", None)
+
+
+TYPED = ("PARTITION", "CONSTRAINT", "EXCLUDE", "RESERVATION", "MAIL_USER", "MAIL_TYPE")
+TEXTS = st.text("$()`'\"\\;&|<>*?!~#{}[]= \n\tax,@.", min_size=1, max_size=12) | st.text(
+    min_size=1, max_size=12
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.sampled_from(TYPED), text=TEXTS, value=TEXTS)
+def test_what_a_site_says_is_refused_or_arrives_literally(
+    tmp_path: Path, name: str, text: str, value: str
+) -> None:
+    """One #SBATCH line as sbatch will read it, and one variable of the job; nothing in them is run."""
+    try:
+        spec = resolve({name: text, "ENVIRONMENT": f"VALUE={value}"}, project_dir=ROOT, environ={})
+    except ConfigError as refused:
+        assert str(refused).isprintable()
+        return
+    said = getattr(spec, name.lower())
+    plan = make_plan(**{name.lower(): said}, env=spec.environment)
+    _, environ = run_with_stubs(plan, tmp_path)
+    assert {**environ, **dict(spec.environment)} == environ
+    flag = f"#SBATCH --{name.lower().replace('_', '-')}="
+    lines = [line for line in render(plan).splitlines() if line.startswith(flag)]
+    assert [shlex.split(line.removeprefix(flag)) for line in lines] == ([[said]] if said else [])
+
+
+@pytest.mark.cluster
+def test_a_site_reaches_a_real_job(cluster: Cluster, tmp_path: Path, records: Path) -> None:
+    plan = toy_plan(
+        tmp_path / "p",
+        records,
+        gpus=2,
+        gpu_type="a100",
+        gpu_flag="gpus-per-node",
+        partition="high,low",
+        exclude="n1",
+        mail_user="root",
+        mail_type="FAIL,REQUEUE",
+        env=(("NCCL_SOCKET_IFNAME", "^lo,docker0"),),
+    )
+    ended = cluster.wait(submit(plan, cluster.environ).job_id)
+    assert (ended["JobState"], ended["NodeList"]) == ("COMPLETED", "n2")
+    assert (ended["MailUser"], ended["MailType"]) == ("root", "FAIL,REQUEUE")
+    (task,) = seen_by(tmp_path / "p")
+    environ = task["environ"]
+    seen = (environ["CUDA_VISIBLE_DEVICES"], environ["NCCL_SOCKET_IFNAME"])
+    assert seen == ("0,1", "^lo,docker0")
+
+
+@pytest.mark.cluster
+def test_modules_that_are_not_there_end_the_job_as_a_wrong_configuration(
+    cluster: Cluster, tmp_path: Path, records: Path
+) -> None:
+    plan = toy_plan(tmp_path / "p", records, gpus=0, modules=("nosuch/1.0",))
+    job_id = submit(plan, cluster.environ).job_id
+    ended = cluster.wait(job_id)
+    assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "78:0")
+    last = Path(log_path(plan.spec, job_id=job_id)).read_text().splitlines()[-1]
+    assert last == (
+        "trainyard: module load nosuch/1.0 failed: see module avail, and MODULES or the site file"
+    )

@@ -1,0 +1,395 @@
+"""What comes after submit, on a real Slurm: where a run is, its log, its end; and run.json in strange hands."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster import Cluster
+from conftest import PROJECT_DIR
+from plans import make_plan
+
+from slurm import verbs
+from slurm.queue import SlurmError, find_jobs
+from slurm.submit import submit
+from trainer.outcome import ConfigError
+from trainer.runs import find_run, run_record, write_record
+
+# In the supervisor's place: takes a step, waits until it is told to end, and ends as it is told.
+TOY = """
+import os, pathlib, sys, time
+print("step  1/20  loss 1.5", flush=True)
+print("step  2/20  loss 0.5", flush=True)
+for _ in range(600):
+    if pathlib.Path("go").exists():
+        break
+    time.sleep(0.05)
+print("trainyard: told to end", flush=True)
+code = pathlib.Path("go").read_text()
+if "TRAINYARD_STATUS_FILE" in os.environ:
+    pathlib.Path(os.environ["TRAINYARD_STATUS_FILE"]).write_text(code)
+sys.exit(int(code))
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "a project's"
+    (folder / "trainer").mkdir(parents=True)
+    (folder / "trainer" / "supervise.py").write_text(TOY)
+    python = folder / ".venv" / "cpu" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    (folder / ".venv" / "cpu" / ".made").touch()
+    return folder
+
+
+@pytest.fixture
+def start(cluster: Cluster, project: Path, records: Path) -> Callable[..., str]:
+    """Submits a run and returns its job's id."""
+
+    def submitted(run_id: str, **options: Any) -> str:
+        request = {"device": "cpu", "gpus": 0, "cpus": 1, "mem_gib": 32, "time_limit_min": 10, "name": "toy"}
+        plan = make_plan(project_dir=str(project), data=str(records), run_id=run_id, **{**request, **options})
+        return submit(plan, cluster.environ).job_id
+
+    return submitted
+
+
+def until(ready: Callable[[], object], timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def log_has(project: Path, run_id: str, text: str) -> bool:
+    return any(text in log.read_text() for log in (project / "runs" / run_id / "logs").glob("*.log"))
+
+
+def write_run(output: Path, run_id: str, *job_ids: str) -> Path:
+    folder = output / run_id
+    folder.mkdir(parents=True)
+    write_record(folder, {**run_record(make_plan(run_id=run_id)), "job_ids": list(job_ids)})
+    return folder
+
+
+def refusal(call: Any, *args: Any, **options: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        call(*args, **options)
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+@pytest.mark.cluster
+def test_status_follows_a_run_from_its_steps_to_its_end(
+    cluster: Cluster, project: Path, start: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job_id = start("one")
+    until(lambda: log_has(project, "one", "step  2/20"))
+    verbs.status({"RUN": "one"}, cluster.environ, project)
+    lines = re.sub(r", 0:0[0-9]", ", 0:00", capsys.readouterr().out).splitlines()
+    folder = project / "runs" / "one"
+    assert lines == [
+        "run    one",
+        f"job    {job_id} RUNNING on n1, 0:00 of 10:00",
+        "step   2/20  loss 0.5",
+        f"files  {folder}, no adapter yet",
+        "next   make logs RUN=one (follows it; make cancel RUN=one ends it)",
+    ]
+    (project / "go").write_text("78")
+    cluster.wait(job_id)
+    verbs.status({"RUN": "one"}, cluster.environ, project)
+    lines = re.sub(r", 0:0[0-9]", ", 0:00", capsys.readouterr().out).splitlines()
+    assert lines == [
+        "run    one",
+        f"job    {job_id} FAILED (NonZeroExitCode) on n1, 0:00 of 10:00",
+        "step   2/20  loss 0.5",
+        "said   trainyard: told to end",
+        f"files  {folder}, no adapter yet",
+        "next   make logs RUN=one (what happened), then make resume RUN=one",
+    ]
+
+
+@pytest.mark.cluster
+def test_a_finished_run_is_known_by_its_files_when_slurm_has_forgotten_it(
+    cluster: Cluster, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No accounting here, as on many small clusters: sacct fails, and the files speak."""
+    folder = write_run(project / "runs", "old", "999999")
+    (folder / "adapter").mkdir()
+    (folder / "report.html").touch()
+    verbs.status({"RUN": "old"}, cluster.environ, project)
+    assert capsys.readouterr().out.splitlines() == [
+        "run    old",
+        "job    999999 GONE (not in squeue)",
+        "step   none yet",
+        f"files  {folder}, adapter, report.html",
+        f"next   open {shlex.quote(str(folder / 'report.html'))}",
+    ]
+
+
+@pytest.mark.cluster
+def test_a_pending_job_says_what_it_waits_for_and_cancel_ends_it_once(
+    cluster: Cluster, project: Path, start: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocker = cluster.run(
+        "sbatch", "--parsable", "--exclusive", "--nodes=2", "--wrap=sleep 60"
+    ).stdout.strip()
+    job_id = start("waiting")
+    until(lambda: find_jobs([job_id], cluster.environ)[job_id].reason not in ("", "None"))
+    verbs.status({"RUN": "waiting"}, cluster.environ, project)
+    line = capsys.readouterr().out.splitlines()[1]
+    assert re.fullmatch(rf"job    {job_id} PENDING \((Resources|Priority)\)", line)
+    verbs.cancel({"RUN": "waiting"}, cluster.environ, project)
+    said = f"cancelled job {job_id} of run waiting; make resume RUN=waiting starts it again\n"
+    assert capsys.readouterr().out == said
+    until(lambda: find_jobs([job_id], cluster.environ)[job_id].state == "CANCELLED")
+    verbs.cancel({"RUN": "waiting"}, cluster.environ, project)
+    assert capsys.readouterr().out == "run waiting has no job that is pending or running\n"
+    cluster.run("scancel", blocker)
+
+
+@pytest.mark.cluster
+def test_list_shows_every_run_the_newest_first_and_the_broken_too(
+    cluster: Cluster, project: Path, start: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job_id = start("real")
+    until(lambda: log_has(project, "real", "step  2/20"))
+    for age, (run_id, job_ids) in enumerate([("local", []), ("old", ["999999"])], start=1):
+        folder = write_run(project / "runs", run_id, *job_ids)
+        os.utime(folder / "run.json", (age, age))
+    (project / "runs" / "torn").mkdir()
+    (project / "runs" / "torn" / "run.json").write_text("{")
+    os.utime(project / "runs" / "torn" / "run.json", (0, 0))
+    verbs.list_runs({}, cluster.environ, project)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows == [
+        ["run", "job", "state", "step", "adapter"],
+        ["real", job_id, "RUNNING", "2/20", "no"],
+        ["old", "999999", "GONE", "-", "no"],
+        ["local", "-", "-", "-", "no"],
+        ["torn", "-", "BROKEN", "-", "-"],
+    ]
+    cluster.run("scancel", job_id)
+
+
+def follow(project: Path, cluster: Cluster, run_id: str) -> subprocess.Popen[str]:
+    code = (
+        "import os, sys; from pathlib import Path; from slurm import verbs\n"
+        f"sys.exit(verbs.logs({{'RUN': {run_id!r}}}, os.environ, Path({str(project)!r})))"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=PROJECT_DIR,
+        env=cluster.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.cluster
+def test_logs_follow_a_job_over_a_requeue_until_it_has_ended(
+    cluster: Cluster, project: Path, start: Callable[..., str]
+) -> None:
+    job_id = start("twice")
+    write_record(
+        project / "runs" / "twice",
+        {**find_run("twice", project / "runs").record, "job_ids": ["999998", job_id]},
+    )
+    (project / "runs" / "twice" / "logs" / "slurm-999998.log").write_text("an earlier job\n")
+    until(lambda: log_has(project, "twice", "step  2/20"))
+    following = follow(project, cluster, "twice")
+    cluster.run("scontrol", "requeue", job_id)
+
+    def again() -> bool:
+        # A requeued job would wait two minutes. Refused until it is pending.
+        cluster.run("scontrol", "update", f"jobid={job_id}", "starttime=now", check=False)
+        time.sleep(0.3)
+        log = project / "runs" / "twice" / "logs" / f"slurm-{job_id}.log"
+        return log.read_text().count("step  2/20") == 2
+
+    until(again, timeout_s=90)
+    assert following.poll() is None
+    (project / "go").write_text("0")
+    out, err = following.communicate(timeout=60)
+    assert following.returncode == 0
+    lines = [line for line in out.splitlines() if line.startswith(("an earlier", "step", "trainyard"))]
+    steps = ["step  1/20  loss 1.5", "step  2/20  loss 0.5"]
+    assert lines == ["an earlier job", *steps, *steps, "trainyard: told to end"]
+    assert err.splitlines()[-1].startswith(f"trainyard: job {job_id} COMPLETED on n1")
+
+
+@pytest.mark.cluster
+def test_ctrl_c_leaves_the_log_quietly_and_the_job_running(
+    cluster: Cluster, project: Path, start: Callable[..., str]
+) -> None:
+    job_id = start("mine")
+    until(lambda: log_has(project, "mine", "step  2/20"))
+    following = follow(project, cluster, "mine")
+    assert following.stdout and following.stdout.readline() == "step  1/20  loss 1.5\n"
+    following.send_signal(signal.SIGINT)
+    out, err = following.communicate(timeout=30)
+    assert (following.returncode, "Traceback" in out, err) == (0, False, "")
+    assert find_jobs([job_id], cluster.environ)[job_id].state == "RUNNING"
+    cluster.run("scancel", job_id)
+
+
+@pytest.mark.cluster
+def test_a_controller_that_is_down_is_one_line(cluster: Cluster, tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", "r", "1")
+    conf = (cluster.dir / "slurm.conf").read_text()
+    conf = re.sub(r"SlurmctldPort=\d+", "SlurmctldPort=1\nMessageTimeout=1", conf)
+    (tmp_path / "slurm.conf").write_text(conf)
+    environ = {**cluster.environ, "SLURM_CONF": str(tmp_path / "slurm.conf")}
+    with pytest.raises(SlurmError, match=r"squeue failed: slurm_load_jobs error: [^\n]+$"):
+        verbs.status({"RUN": "r"}, environ, tmp_path)
+
+
+def test_without_run_status_takes_the_newest_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for age, run_id in enumerate(["new", "old"]):
+        folder = write_run(tmp_path / "runs", run_id)
+        os.utime(folder / "run.json", (100 - age, 100 - age))
+    verbs.status({}, {"PATH": "/nonexistent"}, tmp_path)
+    shown = capsys.readouterr()
+    assert shown.err == f"trainyard: RUN is left out: new, the newest in {tmp_path}/runs\n"
+    assert shown.out.splitlines()[0] == "run    new"
+
+
+def test_cancel_does_not_guess_among_several_runs(tmp_path: Path) -> None:
+    for run_id in ("a", "b"):
+        os.utime(write_run(tmp_path / "runs", run_id) / "run.json", (ord(run_id), ord(run_id)))
+    assert refusal(verbs.cancel, {}, {}, tmp_path) == "which of 2 runs? say RUN= one of b, a"
+
+
+def test_an_unknown_run_names_the_nearest(tmp_path: Path) -> None:
+    write_run(tmp_path / "out put", "gemma-20300101-abcdef")
+    given = {"RUN": "gemma-20300101-abcdee", "OUTPUT": "out put"}
+    for verb in (verbs.status, verbs.logs, verbs.cancel):
+        assert refusal(verb, given, {}, tmp_path) == (
+            f"RUN=gemma-20300101-abcdee: no such run in {tmp_path}/out put, did you mean gemma-20300101-abcdef? "
+            "known are gemma-20300101-abcdef"
+        )
+    assert refusal(verbs.status, {"RUN": "x"}, {}, tmp_path) == (
+        f"no run in {tmp_path}/runs: make submit starts one, OUTPUT= looks in another folder"
+    )
+
+
+def test_without_slurm_it_is_one_line(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", "r", "1")
+    for verb in (verbs.status, verbs.logs, verbs.cancel):
+        assert refusal(verb, {"RUN": "r"}, {"PATH": "/nonexistent"}, tmp_path) == (
+            "no squeue on PATH: this asks Slurm, so run it where Slurm is installed"
+        )
+
+
+def test_variables_that_say_nothing_here_are_refused(tmp_path: Path) -> None:
+    assert refusal(verbs.status, {"GPUS": "2"}, {}, tmp_path) == (
+        "GPUS=2: only RUN, OUTPUT, SITE count here, leave it out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("{", "is not JSON (Expecting property name"),
+        ("[]", "is not a JSON object"),
+        ({"spec": None}, "spec is not an object"),
+        ({"job_ids": "1"}, "job_ids is not a list"),
+        ({"job_ids": [1]}, "'1' in job_ids is not a job's number"),
+        ({"job_ids": ["1", "--help"]}, "'--help' in job_ids is not a job's number"),
+        ({"job_ids": ["1,2"]}, "'1,2' in job_ids is not a job's number"),
+        ({"job_ids": ["\u0661"]}, "'\u0661' in job_ids is not a job's number"),
+        ({"spec": {"run_id": "other"}}, "run_id is 'other', the folder is called r"),
+    ],
+)
+def test_a_run_json_edited_by_hand_is_one_line_and_78(change: Any, said: str, tmp_path: Path) -> None:
+    path = write_run(tmp_path / "runs", "r", "1") / "run.json"
+    path.write_text(
+        change if isinstance(change, str) else json.dumps({**json.loads(path.read_text()), **change})
+    )
+    message = refusal(verbs.status, {"RUN": "r"}, {}, tmp_path)
+    assert said in message and message.startswith(str(path))
+
+
+def test_a_run_json_that_lacks_a_key_is_one_line(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "runs", "r", "1") / "run.json"
+    path.write_text('{"spec": {}, "plan": {}}')
+    assert refusal(verbs.status, {"RUN": "r"}, {}, tmp_path) == (
+        f"{path}: job_ids is missing: put it right or remove {path.parent}"
+    )
+
+
+@pytest.mark.cluster
+def test_resume_submits_an_ended_run_again_as_a_new_job_of_the_same_run(
+    cluster: Cluster, project: Path, start: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = start("again")
+    until(lambda: log_has(project, "again", "step  2/20"))
+    folder = project / "runs" / "again"
+    given = {"RUN": "again"}
+    assert refusal(verbs.resume, given, cluster.environ, project) == (
+        f"job {first} of run again is RUNNING: make cancel RUN=again ends it, then resume"
+    )
+    (project / "go").write_text("1")
+    cluster.wait(first)
+    (project / "go").unlink()
+    before = json.loads((folder / "run.json").read_text())
+
+    verbs.resume(given, cluster.environ, project)
+    after = json.loads((folder / "run.json").read_text())
+    assert after["job_ids"][:-1] == [first] == before["job_ids"]
+    second = after["job_ids"][-1]
+    assert after["spec"] == before["spec"]
+    assert f"job id  {second} (toy-again)" in capsys.readouterr().out.splitlines()
+    until(lambda: log_has(project, "again", "step  2/20"))
+    assert refusal(verbs.resume, given, cluster.environ, project).startswith(f"job {second} of run again is ")
+    (project / "go").write_text("0")
+    assert cluster.wait(second)["JobState"] == "COMPLETED"
+    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == [
+        "job.sbatch",
+        "run.json",
+        *sorted(f"slurm-{job_id}.log" for job_id in (first, second)),
+    ]
+    (folder / "adapter").mkdir()
+    said = f"run again is finished ({folder / 'adapter'}): make submit starts another"
+    assert refusal(verbs.resume, given, cluster.environ, project) == said
+
+
+@pytest.mark.cluster
+def test_a_resume_that_slurm_refuses_leaves_the_run_as_it_was(
+    cluster: Cluster, project: Path, start: Callable[..., str]
+) -> None:
+    job_id = start("stuck", partition="high")
+    cluster.run("scancel", job_id)
+    cluster.wait(job_id)
+    folder = project / "runs" / "stuck"
+    record = json.loads((folder / "run.json").read_text())
+    record["spec"]["partition"] = "nosuch"
+    write_record(folder, record)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(SlurmError, match="invalid partition specified: nosuch"):
+        verbs.resume({"RUN": "stuck"}, cluster.environ, project)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.cluster
+def test_of_two_that_resume_a_run_one_is_refused(cluster: Cluster, project: Path) -> None:
+    folder = write_run(project / "runs", "r", "999999")
+    (folder / ".resuming").touch()
+    said = f"{folder}/.resuming is there, someone is resuming this run: if not, remove it"
+    assert refusal(verbs.resume, {"RUN": "r"}, cluster.environ, project) == said
