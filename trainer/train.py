@@ -77,6 +77,9 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
         f"data: {len(dataset.train)} records to train on, {len(dataset.eval)} held out ({dataset.split})",
         flush=True,
     )
+    for note in dataset.notes:
+        say(f"data: {note}", flush=True)
+    check_text_only(dataset)
 
     processor = model.load_processor(config)
     with state.main_process_first():
@@ -169,6 +172,18 @@ def check_machine(config: TrainConfig, state: Any) -> None:
         name = torch.cuda.get_device_name()
         raise ConfigError(
             f"{name} (compute capability {major}.{minor}) has no bf16: use a GPU of 8.0 or newer"
+        )
+
+
+def check_text_only(dataset: Dataset) -> None:
+    """Raises ConfigError for records without a picture beside others under ZeRO-3, where the run would hang."""
+    bare = sum(not record.pictures for record in (*dataset.train, *dataset.eval))
+    mixed = 0 < bare < len(dataset.train) + len(dataset.eval)
+    if mixed and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        # A rank whose batch has no picture skips the tower, whose shards the others then wait for.
+        raise ConfigError(
+            f"{bare} records have no picture and the others do, which ZeRO-3 cannot train together: "
+            "CONFIG=multi_gpu, or leave them out"
         )
 
 
