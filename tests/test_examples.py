@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from training import train_forked
 
-from trainer.examples import Encoder, TrainCollator, token_lengths
+from trainer.examples import Encoder, TrainCollator, describe_example, token_counts
 from trainer.records import Record, load_dataset
 from trainer.train import check_text_only
 
@@ -80,7 +80,25 @@ def test_only_the_last_answer_is_learned(processor: Any, mixed: tuple[Record, ..
 
 def test_lengths_are_those_of_the_encoded_records(processor: Any, mixed: tuple[Record, ...]) -> None:
     encoder = Encoder(processor, mixed)
-    assert token_lengths(processor, mixed) == [encoder(i)["input_ids"].shape[1] for i in range(4)]
+    examples = [encoder(i) for i in range(4)]
+    counted = [(e["input_ids"].shape[1], int((e["labels"] != -100).sum())) for e in examples]
+    counts = token_counts(processor, mixed)
+    assert [(tokens, answer) for tokens, answer, _ in counts] == counted
+    # Besides the 36 there are begin, end and blank lines around each.
+    per_picture = counts[0][2]
+    assert IMAGE_TOKENS < per_picture <= IMAGE_TOKENS + 6
+    assert [pictures for _, _, pictures in counts] == [n * per_picture for n in (1, 0, 2, 2)]
+
+
+def test_an_example_shows_what_is_masked_and_what_is_trained(
+    processor: Any, mixed: tuple[Record, ...]
+) -> None:
+    masked, trained = describe_example(processor, Encoder(processor, mixed)(0)).splitlines()
+    assert masked.endswith(
+        ": '<bos><start_of_turn>user\\n\\n\\n<start_of_image>[<image_soft_token> x 36]<end_of_image>\\n\\n"
+        "c\\n\\nq<end_of_turn>\\n<start_of_turn>model\\n'"
+    )
+    assert trained.endswith(""": '{"button": "up"}<end_of_turn>\\n'""")
 
 
 def test_zero3_refuses_text_alone_beside_pictures(

@@ -18,6 +18,7 @@ USAGE = """usage: python -m trainer VERB ...
   run     plan, then train here, without a scheduler: python -m trainer run --gpus 1 --data data
   demo    a whole run on made-up game frames, on the CPU, without network
   report  build a run's report.html again: python -m trainer report runs/RUN
+  validate data   look at the whole data set as the trainer will: python -m trainer validate --help
 
 The options of run are the variables of make: """
 
@@ -25,6 +26,8 @@ The options of run are the variables of make: """
 def main(argv: Sequence[str]) -> int:
     verb = argv[0] if argv else ""
     try:
+        if verb in OWN_HELP:
+            return VERBS[verb](argv[1:])
         if verb in ("", "-h", "--help") or any(word in ("-h", "--help") for word in argv):
             from trainer.request import help_text
 
@@ -93,7 +96,16 @@ def report(argv: Sequence[str]) -> int:
     return FINISHED
 
 
-VERBS: dict[str, Callable[[Sequence[str]], int]] = {"run": run, "demo": demo, "report": report}
+def validate(argv: Sequence[str]) -> int:
+    from trainer.validate import main as check
+
+    return check(argv)
+
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "run": run, "demo": demo, "report": report, "validate": validate,
+}  # fmt: skip
+OWN_HELP = ("validate",)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from trainer.records import Picture, Record
 IGNORED = -100
 PAD_TO_MULTIPLE_OF = 8  # tensor-core friendly lengths
 CACHE_BYTES = 512 * 1024**2  # encoded examples kept in memory; a whole toy set, a fraction of a real one
+LONG_RUN = 16  # so often in a row no one writes a token; a picture has it 36 or 256 times
 
 
 def load_pictures(record: Record) -> list[Image.Image]:
@@ -148,23 +150,53 @@ class TrainCollator:
         return batch
 
 
-def token_lengths(processor: Any, records: Sequence[Record], *, chunk: int = 256) -> list[int]:
-    """Tokens of every record, prompt, pictures and answer, opening pictures only to learn what a size adds.
+def token_counts(
+    processor: Any, records: Sequence[Record], *, chunk: int = 256
+) -> list[tuple[int, int, int]]:
+    """(tokens, those of the answer, those that the pictures add) of every record, as the Encoder will have them.
 
-    What pictures add beside the text is read off the first record with as many pictures of the same sizes.
+    Pictures are encoded only to learn what they add to the text: once for each combination of sizes.
     """
     added: dict[tuple[Any, ...], int] = {}
-    lengths: list[int] = []
+    counts: list[tuple[int, int, int]] = []
     for start in range(0, len(records), chunk):
         some = records[start : start + chunk]
-        texts = ["".join(prompt_and_answer(processor, record)) for record in some]
+        texts = [text for record in some for text in prompt_and_answer(processor, record)]
         encoded = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        for record, ids in zip(some, encoded, strict=True):
+        for record, prompt, answer in zip(some, encoded[::2], encoded[1::2], strict=True):
+            length = len(prompt) + len(answer)
             key = tuple(picture_size(picture) for picture in record.pictures)
             if key and key not in added:
-                added[key] = Encoder(processor, [record])(0)["input_ids"].shape[1] - len(ids)
-            lengths.append(len(ids) + added.get(key, 0))
-    return lengths
+                added[key] = Encoder(processor, [record])(0)["input_ids"].shape[1] - length
+            pictures = added.get(key, 0)
+            counts.append((length + pictures, len(answer), pictures))
+    return counts
+
+
+def describe_example(processor: Any, example: dict[str, Tensor]) -> str:
+    """What one sample is to the model: the masked part, then the trained part, decoded, image tokens counted."""
+    tokenizer = processor.tokenizer
+    ids, labels = example["input_ids"][0].tolist(), example["labels"][0].tolist()
+    learned = [token for token, label in zip(ids, labels, strict=True) if label != IGNORED]
+    masked = [token for token, label in zip(ids, labels, strict=True) if label == IGNORED]
+    return "\n".join(
+        f"{name} ({len(tokens)} tokens): {_decode(tokenizer, tokens)}"
+        for name, tokens in (("masked", masked), ("trained", learned))
+    )
+
+
+def _decode(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """The text, on one line, with a long run of one token (a picture's) as its name and count."""
+    words: list[str] = []
+    plain: list[int] = []
+    for token, run in groupby(tokens):
+        count = len(list(run))
+        if count < LONG_RUN:
+            plain += [token] * count
+            continue
+        words += [tokenizer.decode(plain), f"[{tokenizer.decode([token])} x {count}]"]
+        plain = []
+    return repr("".join([*words, tokenizer.decode(plain)]))
 
 
 @lru_cache(maxsize=1 << 16)

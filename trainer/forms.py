@@ -81,9 +81,10 @@ def _flat(entry: dict[str, Any]) -> tuple[tuple[Turn, ...], str]:
             raise FormError(f": {key} is {type(entry[key]).__name__}, not a string")
     pictures = _top_level(entry)
     text = "\n\n".join(part for part in (entry["context"], entry["question"]) if part)
-    if not text.strip():
-        raise FormError(": context and question are both empty")
-    return (Turn(role="user", parts=(*pictures, text)),), _answer(entry["output"])
+    parts: list[Part] = [*pictures, *([text] if text.strip() else [])]
+    if not parts:
+        raise FormError(" has no image, and context and question are both empty")
+    return (Turn(role="user", parts=tuple(parts)),), _answer(entry["output"])
 
 
 def _conversation(

@@ -147,16 +147,16 @@ def _numel(parameter: nn.Parameter) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))  # a ZeRO-3 shard knows its whole size
 
 
-def load_processor(config: TrainConfig) -> Any:
+def load_processor(model: str) -> Any:
     """The model's processor. Raises ConfigError when the model is neither here nor reachable."""
     from transformers import AutoProcessor
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
-        return AutoProcessor.from_pretrained(config.model, trust_remote_code=False)
+        return AutoProcessor.from_pretrained(model, trust_remote_code=False)
     except OSError as error:
         first_line = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"MODEL={config.model} cannot be loaded ({first_line}): give a model folder, or a hub id with "
+            f"MODEL={model} cannot be loaded ({first_line}): give a model folder, or a hub id with "
             "access (HF_TOKEN in .env) and the licence accepted"
         ) from None

@@ -25,6 +25,7 @@ CONFIGS = ("auto", "single_gpu", "single_gpu_low_mem", "multi_gpu", "deepspeed_z
 DEFAULT_MODEL = "google/gemma-3-4b-it"
 DEFAULT_DATA = "data"
 ASSUMED_VRAM_GIB = 24.0
+PAD_TO = 8  # the collator pads batches to a multiple of this
 
 _NO_GPU_HINT = "; for a run without GPUs leave it out and say DEVICE=cpu"
 
@@ -130,7 +131,7 @@ def parse_given(given: Mapping[str, str]) -> dict[str, object]:
 def resolve(
     given: Mapping[str, str], *, project_dir: Path, environ: Mapping[str, str], run_suffix: str | None = None
 ) -> JobSpec:
-    """The complete request. Reads the model's shape and nothing else.
+    """The complete request. Reads the model's shape and the lengths measured in its data, and nothing else.
 
     Relative paths are relative to `project_dir`, where the job runs. The run's id is RUN if given, else the
     name and `run_suffix`, else the name and a hash of the rest: the same request gives the same id.
@@ -158,6 +159,7 @@ def resolve(
     name = str(fields.setdefault("name", values.slug(model.rstrip("/").rsplit("/", 1)[-1], 40)))
     run_id = str(fields.pop("run_id", f"{name}-{run_suffix}" if run_suffix else ""))
 
+    fields.update(_measured(fields, project_dir))
     local = project_dir / model
     shape = resolve_shape(str(local) if local.is_dir() else model)
     spec = JobSpec(shape=shape, project_dir=root, run_id=run_id, **fields)  # type: ignore[arg-type]
@@ -188,6 +190,24 @@ def _vram(fields: Mapping[str, object]) -> tuple[float, str]:
             f"GPU_TYPE={kind}: not known{near or ':'} known are {', '.join(known)}; for others add VRAM=<GiB>"
         )
     return values.GPU_GIB[str(kind).lower()], f"GPU_TYPE={kind}"
+
+
+def _measured(fields: Mapping[str, object], project_dir: Path) -> dict[str, object]:
+    """What `validate data` measured, where it did: memory is planned for the longest record, not for MAX_LENGTH."""
+    from trainer.lengths import read_lengths
+
+    found = read_lengths(str(project_dir / str(fields["data"])), str(fields["model"]))
+    if found is None:
+        return {}
+    asked = int(str(fields.get("max_length", JobSpec.__dataclass_fields__["max_length"].default)))
+    longest = -(-found.tokens["p100"] // PAD_TO) * PAD_TO
+    length = min(asked, longest)
+    return {
+        "max_length": length,
+        "length_source": "measured" if longest <= asked else "MAX_LENGTH",
+        "supervised_tokens": min(found.supervised["p100"], length),
+        "images_per_sample": max(1, found.pictures),
+    }
 
 
 def _expand_home(text: str, environ: Mapping[str, str]) -> str:
