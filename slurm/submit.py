@@ -46,7 +46,7 @@ def check(plan: Plan, environ: Mapping[str, str]) -> None:
     Raises:
         ConfigError: no sbatch here, the run exists, or the data cannot be trained on.
     """
-    from trainer.records import check_records
+    from trainer.planned import check_planned
 
     spec = plan.spec
     if not shutil.which("sbatch", path=environ.get("PATH")):
@@ -56,7 +56,7 @@ def check(plan: Plan, environ: Mapping[str, str]) -> None:
     folder = run_dir(spec)
     if os.path.lexists(folder):
         raise ConfigError(f"RUN={spec.run_id}: {folder} exists: give another RUN, or none for a new one")
-    check_records(os.path.join(spec.project_dir, spec.data))
+    check_planned(plan)
 
 
 def submit(plan: Plan, environ: Mapping[str, str]) -> Submitted:

@@ -18,6 +18,7 @@ USAGE = """usage: python -m trainer VERB ...
   run     plan, then train here, without a scheduler: python -m trainer run --gpus 1 --data data
   demo    a whole run on made-up game frames, on the CPU, without network
   report  build a run's report.html again: python -m trainer report runs/RUN
+  config  print what a run would be told and by whom: python -m trainer config --help
   validate data   look at the whole data set as the trainer will: python -m trainer validate --help
 
 The options of run are the variables of make: """
@@ -52,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
     from accelerate_configs.choose import choose
     from accelerate_configs.table import plan_table
     from trainer import supervise
-    from trainer.records import check_records
+    from trainer.planned import check_planned
     from trainer.request import read_given, resolve
     from trainer.runs import run_record, write_record
 
@@ -64,7 +65,7 @@ def run(argv: Sequence[str]) -> int:
     folder = PROJECT_DIR / plan.spec.run_dir
     if folder.exists():
         raise ConfigError(f"RUN={plan.spec.run_id}: {folder} exists: give another RUN, or none for a new one")
-    check_records(str(PROJECT_DIR / plan.spec.data))
+    check_planned(plan)
     print(plan_table(plan).split("\n\n", 1)[0], flush=True)
     for note in plan.notes:
         print(f"note: {note}", flush=True)
@@ -102,10 +103,17 @@ def validate(argv: Sequence[str]) -> int:
     return check(argv)
 
 
+def config(argv: Sequence[str]) -> int:
+    from trainer.settings import main as show
+    from trainer.supervise import read_env_file
+
+    return show(argv, os.environ, read_env_file(Path(".env")))
+
+
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
-    "run": run, "demo": demo, "report": report, "validate": validate,
+    "run": run, "demo": demo, "report": report, "config": config, "validate": validate,
 }  # fmt: skip
-OWN_HELP = ("validate",)
+OWN_HELP = ("config", "validate")
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

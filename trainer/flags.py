@@ -14,7 +14,7 @@ import inspect
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -43,33 +43,43 @@ def read_flags(argv: Sequence[str], cls: type, *, booleans_alone: bool = False) 
     Raises:
         ConfigError: an unknown or repeated name, a missing value, a value that the field does not take.
     """
-    values: dict[str, Any] = {}
+    booleans = {f.name for f in dataclasses.fields(cls) if booleans_alone and _kind(cls, f.name)[0] is bool}
+    given = split_flags(argv, booleans=booleans)
+    return {
+        check_name(name, cls, shown_as=f"--{name}"): convert(cls, name, text, shown_as=f"--{name}")
+        for name, text in given.items()
+    }
+
+
+def split_flags(argv: Sequence[str], *, booleans: Collection[str] = ()) -> dict[str, str]:
+    """Text by name, with underscores. Names in `booleans` may stand alone, meaning true."""
+    given: dict[str, str] = {}
     words = list(argv)
     while words:
         flag, equals, text = words.pop(0).partition("=")
-        name = check_name(flag.removeprefix("--").replace("-", "_"), cls, shown_as=flag)
-        if not flag.startswith("--"):
+        name = flag.removeprefix("--").replace("-", "_")
+        if not flag.startswith("--") or not name:
             raise ConfigError(f"unexpected {shown(flag)}: options are written --name value or --name=value")
-        if name in values:
+        if name in given:
             raise ConfigError(f"--{name} was given twice")
         if not equals:
-            if booleans_alone and _kind(cls, name)[0] is bool and (not words or words[0].startswith("--")):
+            if name in booleans and (not words or words[0].startswith("--")):
                 text = "true"
             elif not words:
-                raise ConfigError(f"--{name} wants a value: {allowed(cls, name)}")
+                raise ConfigError(f"--{name} wants a value")
             else:
                 text = words.pop(0)
-        values[name] = convert(cls, name, text, shown_as=f"--{name}")
-    return values
+        given[name] = text
+    return given
 
 
-def check_name(name: str, cls: type, *, shown_as: str = "") -> str:
-    """`name`, if it is a field of `cls`. Raises ConfigError with the nearest and all known ones."""
-    known = [field.name for field in dataclasses.fields(cls)]
+def check_name(name: str, cls: type, *, shown_as: str = "", where: str = "", also: Sequence[str] = ()) -> str:
+    """`name`, if it is a field of `cls`. Raises ConfigError with the nearest and all known ones, `also` included."""
+    known = [*(field.name for field in dataclasses.fields(cls)), *also]
     if name in known:
         return name
     raise ConfigError(
-        f"unknown {shown(shown_as or name)}{nearest(name, known) or ':'} known are {', '.join(known)}"
+        f"{where}unknown {shown(shown_as or name)}{nearest(name, known) or ':'} known are {', '.join(known)}"
     )
 
 

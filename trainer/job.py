@@ -126,6 +126,8 @@ class JobSpec:
     supervised_tokens: int = 128
     """Tokens a sample that the loss is computed on."""
     images_per_sample: int = 1
+    config_file: str | None = None
+    """YAML file that the ranks read the remaining settings from."""
     max_steps: int = 1500
     learning_rate: float = 2e-4
     seed: int = 0

@@ -100,9 +100,9 @@ def data_files(data: str) -> tuple[Path, ...]:
     return tuple(p for p in (path / "train.jsonl", path / "eval.jsonl") if p.is_file())
 
 
-def check_records(data: str) -> Dataset:
+def check_records(data: str, *, image_root: str | None = None) -> Dataset:
     """`load_dataset` for callers that only want to know whether it would work."""
-    return load_dataset(data)
+    return load_dataset(data, image_root=image_root)
 
 
 def _read(path: Path, image_root: str | None, moved: set[str]) -> tuple[Record, ...]:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from trainer import values
+from trainer.elsewhere import given_elsewhere
 from trainer.job import LORA_PRESETS, JobSpec
 from trainer.outcome import ConfigError
 from trainer.values import nearest
@@ -66,6 +67,9 @@ VARIABLES: tuple[Variable, ...] = (
     _variable("NAME", "name", values.identifier(40), "the job's name (from MODEL)"),
     _variable("RUN", "run_id", values.identifier(63), "the run's id (NAME and a suffix)"),
     _variable("CONFIG", "accelerate_config", values.one_of(*CONFIGS), f"{', '.join(CONFIGS)}"),
+    _variable(
+        "CONFIG_FILE", "config_file", values.path(), "YAML with settings (python -m trainer config --help)"
+    ),
     _variable("DEVICE", "device", values.one_of("cuda", "cpu"), "cuda or cpu (cuda)"),
     _variable("RUNTIME", "runtime", values.runtime, "what the job runs in: none, the checkout's environment"),
     _variable("ACCOUNT", "account", values.scheduler_name, "account to charge (the cluster's default)"),
@@ -141,8 +145,9 @@ def resolve(
     """
     from trainer.shapes import resolve_shape
 
-    asked = parse_given(given)
-    fields = {field: value for name, value in asked.items() if (field := BY_NAME[name].field)}
+    below, more = given_elsewhere(given, project_dir)
+    asked = parse_given({**below, **given})
+    fields = more | {field: value for name, value in asked.items() if (field := BY_NAME[name].field)}
     for key in ("model", "data", "output"):
         if key in fields:
             fields[key] = _expand_home(str(fields[key]), environ)
@@ -162,7 +167,7 @@ def resolve(
     fields.update(_measured(fields, project_dir))
     local = project_dir / model
     shape = resolve_shape(str(local) if local.is_dir() else model)
-    spec = JobSpec(shape=shape, project_dir=root, run_id=run_id, **fields)  # type: ignore[arg-type]
+    spec = JobSpec(shape=shape, project_dir=root, run_id=run_id, **fields)
     return spec if run_id else replace(spec, run_id=f"{name}-{_digest(spec)}")
 
 

@@ -18,18 +18,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.config import TrainConfig, parse_flags
+from trainer.config import TrainConfig
 from trainer.memory import ZERO3_SETTINGS
 from trainer.outcome import FINISHED, ConfigError, write_outcome
 from trainer.records import Dataset, load_dataset
+from trainer.settings import resolve_settings, say
 
 SHOWN_EXAMPLES = 3
 
 
 def main(argv: Sequence[str]) -> int:
     try:
-        config = parse_flags(argv)
-        dataset = load_dataset(config.data, eval_fraction=config.eval_fraction, seed=config.seed)
+        settings = resolve_settings(argv, os.environ)
+        config = settings.config()
+        if os.environ.get("RANK", "0") == "0":
+            say(settings.notices)
+        dataset = load_dataset(
+            config.data,
+            eval_fraction=config.eval_fraction,
+            seed=config.seed,
+            image_root=config.image_root,
+        )
         prepare_libraries(config)
         finish = train(config, dataset)
     except ConfigError as error:
