@@ -19,6 +19,7 @@ USAGE = """usage: python -m trainer VERB ...
   demo    a whole run on made-up game frames, on the CPU, without network
   report  build a run's report.html again: python -m trainer report runs/RUN
   config  print what a run would be told and by whom: python -m trainer config --help
+  layers  list a model's linear layers and what LoRA trains: python -m trainer layers --model M
   validate data   look at the whole data set as the trainer will: python -m trainer validate --help
 
 The options of run are the variables of make: """
@@ -110,10 +111,17 @@ def config(argv: Sequence[str]) -> int:
     return show(argv, os.environ, read_env_file(Path(".env")))
 
 
+def layers(argv: Sequence[str]) -> int:
+    from trainer.layers import main as show
+
+    return show(argv)
+
+
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
-    "run": run, "demo": demo, "report": report, "config": config, "validate": validate,
+    "run": run, "demo": demo, "report": report, "config": config, "layers": layers,
+    "validate": validate,
 }  # fmt: skip
-OWN_HELP = ("config", "validate")
+OWN_HELP = ("config", "layers", "validate")
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
