@@ -53,6 +53,9 @@ def _trainer_arguments(spec: JobSpec, candidate: Candidate) -> tuple[str, ...]:
         "learning_rate": spec.learning_rate,
         "seed": spec.seed,
     }
+    if spec.config_file is not None:
+        # So marked, a file that contradicts what was decided here is refused instead of overridden.
+        values |= {"config": spec.config_file, "planned": True}
     return tuple(part for name, value in values.items() for part in (f"--{name}", _word(value)))
 
 

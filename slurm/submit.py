@@ -48,7 +48,7 @@ def check(plan: Plan, environ: Mapping[str, str], *, again: bool = False) -> Non
     Raises:
         ConfigError: no sbatch here, the run exists (unless it runs `again`), or the data cannot be trained on.
     """
-    from trainer.records import check_records
+    from trainer.planned import check_planned
 
     spec = plan.spec
     if not shutil.which("sbatch", path=environ.get("PATH")):
@@ -57,7 +57,7 @@ def check(plan: Plan, environ: Mapping[str, str], *, again: bool = False) -> Non
         )
     if not again and os.path.lexists(folder := run_dir(spec)):
         raise ConfigError(f"RUN={spec.run_id}: {folder} exists: give another RUN, or none for a new one")
-    check_records(os.path.join(spec.project_dir, spec.data))
+    check_planned(plan)
 
 
 def check_environment(spec: JobSpec) -> None:

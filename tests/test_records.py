@@ -57,9 +57,10 @@ def test_an_empty_context_leaves_the_question_alone(tmp_path: Path) -> None:
                          "column 1 (char 2)): it takes {hint}"),
         ([entry(), "[1]"], "{path} line 2 is not an object: it takes {hint}"),
         (['{"image": "a.png"}'], "{path} line 1 lacks context, question, output: it takes {hint}"),
-        (['{"context": "", "question": "", "output": ""}'], "{path} line 1 lacks image or frames: it takes {hint}"),
+        (['{"context": "", "question": "", "output": ""}'], '{path} line 1 lacks image or frames '
+         '("image": null where there is none): it takes {hint}'),
         ([entry(output={"button": "up"})], "{path} line 1: output is dict, not a string"),
-        ([entry(image=3)], "{path} line 1: image takes a path, frames a list of four paths"),
+        ([entry(image=3)], "{path} line 1: image takes a path, images and frames a list of paths"),
     ],
 )  # fmt: skip
 def test_a_malformed_file_is_refused_by_line(tmp_path: Path, lines: list[Any], message: str) -> None:
@@ -81,7 +82,8 @@ def test_missing_images_are_counted_and_three_are_shown(tmp_path: Path) -> None:
         load_dataset(str(path))
     shown = ", ".join(f"{tmp_path}/gone{i}.png" for i in range(3))
     assert str(caught.value) == (
-        f"{path}: 5 of 6 images are missing, for example {shown}: paths are relative to {tmp_path}/"
+        f"{path}: 5 of 6 images are missing, for example {shown}: paths are relative to {tmp_path}/; "
+        "image_root= names another folder to look in"
     )
 
 

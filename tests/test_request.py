@@ -50,7 +50,9 @@ def test_nothing_given_is_one_assumed_24_gib_gpu() -> None:
     )
 
 
-def test_every_variable_reaches_its_field() -> None:
+def test_every_variable_reaches_its_field(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").touch()
+    file = str(tmp_path / "train.yaml")
     given = {
         "GPUS": "4",
         "NODES": "2",
@@ -63,6 +65,7 @@ def test_every_variable_reaches_its_field() -> None:
         "NAME": "n",
         "RUN": "r-1",
         "CONFIG": "multi_gpu",
+        "CONFIG_FILE": file,
         "DEVICE": "cpu",
         "RUNTIME": "none",
         "ACCOUNT": "acc_1",
@@ -102,6 +105,7 @@ def test_every_variable_reaches_its_field() -> None:
         gpu_type="a100-sxm",
         device="cpu",
         accelerate_config="multi_gpu",
+        config_file=file,
         time_limit_min=26 * 60 + 1,
         account="acc_1",
         partition="gpu,big",

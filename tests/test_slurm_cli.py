@@ -64,10 +64,10 @@ def test_a_bad_request_is_one_line_and_78_and_writes_nothing(
 DATA_MISTAKES = [
     (None, "does not exist"),
     ("", "holds no records"),
-    ('{"image": "x.png", "context": "", "question": "", "output": ""}\nnot json\n', "line 2 is not JSON"),
-    ('{"image": "x.png", "question": "", "output": ""}\n', "line 1 lacks context"),
+    ('{"image": "x.png", "context": "", "question": "", "output": "a"}\nnot json\n', "line 2 is not JSON"),
+    ('{"image": "x.png", "question": "", "output": "a"}\n', "line 1 lacks context"),
     (
-        "".join(f'{{"image": "{n}.png", "context": "", "question": "", "output": ""}}\n' for n in range(5)),
+        "".join(f'{{"image": "{n}.png", "context": "", "question": "", "output": "a"}}\n' for n in range(5)),
         "5 of 5 images are missing, for example",
     ),
 ]

@@ -113,11 +113,19 @@ def test_something_else_than_the_plans_command_is_refused() -> None:
     )
 
 
-def test_an_env_file_sets_secrets_and_nothing_else(tmp_path: Path) -> None:
+def test_an_env_file_sets_secrets_and_settings_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / ".env"
     assert read_env_file(path) == {}
     path.write_text("# secrets\nHF_TOKEN=hf_x\n\nexport WANDB_API_KEY='k=1'\nWANDB_PROJECT=\n")
     assert read_env_file(path) == {"HF_TOKEN": "hf_x", "WANDB_API_KEY": "k=1"}
+    settings = {
+        "MODEL_NAME": "m", "GRID_DATASET_PATH": "d", "OUTPUT_DIR": "o", "MAX_STEPS": "1", "BATCH_SIZE": "2",
+        "GRAD_ACCUM": "4", "LEARNING_RATE": "1e-4", "CUDA_VISIBLE_DEVICES": "0", "ACCELERATE_CONFIG": "single_gpu",
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "TOKENIZERS_PARALLELISM": "false",
+        "HUGGINGFACE_TOKEN": "hf_y", "WANDB_ENTITY": "us", "CONFIG_FILE": "train.yaml",
+    }  # fmt: skip
+    path.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    assert read_env_file(path) == settings
     for line in ("LD_PRELOAD=/tmp/x.so", "PATH=/tmp", "just words"):
         path.write_text(f"HF_TOKEN=x\n{line}\n")
         with pytest.raises(ConfigError, match=r"\.env line 2: .* is not one of HF_TOKEN, "):

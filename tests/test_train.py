@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from training import reload_adapter, run_forked, train_forked
 
-from trainer.examples import load_picture
+from trainer.examples import load_pictures
 from trainer.grid import compose_grid
 from trainer.records import load_dataset
 
@@ -129,7 +129,7 @@ def test_a_ready_image_trains_exactly_like_the_four_frames_it_was_made_of(
             compose_grid(frames).save(tmp_path / entry["image"])
             lines.append(json.dumps(entry) + "\n")
         (tmp_path / f"{side}.jsonl").write_text("".join(lines))
-    first = [load_picture(load_dataset(str(folder)).train[0]) for folder in (tmp_path, walks)]
+    first = [load_pictures(load_dataset(str(folder)).train[0])[0] for folder in (tmp_path, walks)]
     assert first[0].tobytes() == first[1].tobytes()
     ended = train_forked(tmp_path, model=tiny_model, data=tmp_path)
     assert ended.codes == (0,), ended.output
@@ -168,7 +168,9 @@ def test_long_records_are_left_out_and_said(tmp_path: Path, tiny_model: Path, wa
     (tmp_path / "eval.jsonl").write_text((walks / "eval.jsonl").read_text())
     ended = train_forked(tmp_path, model=tiny_model, data=tmp_path, max_length=200, max_steps=1)
     assert ended.codes == (0,), ended.output
-    assert f"1 of {len(lines)} train records are longer than 200 tokens" in ended.output
+    assert (
+        f"data: 1 of {len(lines)} train records left out: longer than max_length (200 tokens;" in ended.output
+    )
 
 
 @pytest.mark.slow
@@ -204,7 +206,8 @@ def test_bad_data_ends_a_supervised_job_with_78_and_one_line(tmp_path: Path) -> 
     assert [line for line in done.stderr.splitlines() if line.startswith("trainyard:")] == [
         f"trainyard: {tmp_path}/train.jsonl line 1 is not JSON (Expecting property name enclosed in double quotes: "
         'line 1 column 2 (char 1)): it takes one object a line: {"image": "grid.png"} or {"frames": ["0.png", '
-        '"1.png", "2.png", "3.png"]}, with "context", "question" and "output"'
+        '"1.png", "2.png", "3.png"]}, with "context", "question" and "output"; or {"messages": [...]}, or '
+        '{"conversations": [...]}'
     ]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()

@@ -37,7 +37,7 @@ def load(
 
 @pytest.fixture(scope="module")
 def batch(tiny_model: Path, walks: Path) -> dict[str, torch.Tensor]:
-    processor = models.load_processor(make_config(tiny_model))
+    processor = models.load_processor(str(tiny_model))
     return TrainCollator(Encoder(processor, load_dataset(str(walks)).train))([{"index": i} for i in range(4)])
 
 

@@ -18,6 +18,9 @@ USAGE = """usage: python -m trainer VERB ...
   run     plan, then train here, without a scheduler: python -m trainer run --gpus 1 --data data
   demo    a whole run on made-up game frames, on the CPU, without network
   report  build a run's report.html again: python -m trainer report runs/RUN
+  config  print what a run would be told and by whom: python -m trainer config --help
+  layers  list a model's linear layers and what LoRA trains: python -m trainer layers --model M
+  validate data   look at the whole data set as the trainer will: python -m trainer validate --help
 
 The options of run are the variables of make: """
 
@@ -25,6 +28,8 @@ The options of run are the variables of make: """
 def main(argv: Sequence[str]) -> int:
     verb = argv[0] if argv else ""
     try:
+        if verb in OWN_HELP:
+            return VERBS[verb](argv[1:])
         if verb in ("", "-h", "--help") or any(word in ("-h", "--help") for word in argv):
             from trainer.request import help_text
 
@@ -49,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
     from accelerate_configs.choose import choose
     from accelerate_configs.table import plan_table
     from trainer import supervise
-    from trainer.records import check_records
+    from trainer.planned import check_planned
     from trainer.request import read_given, resolve
     from trainer.runs import run_record, write_record
 
@@ -62,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
     folder = PROJECT_DIR / plan.spec.run_dir
     if folder.exists():
         raise ConfigError(f"RUN={plan.spec.run_id}: {folder} exists: give another RUN, or none for a new one")
-    check_records(str(PROJECT_DIR / plan.spec.data))
+    check_planned(plan)
     print(plan_table(plan).split("\n\n", 1)[0], flush=True)
     for note in plan.notes:
         print(f"note: {note}", flush=True)
@@ -94,7 +99,30 @@ def report(argv: Sequence[str]) -> int:
     return FINISHED
 
 
-VERBS: dict[str, Callable[[Sequence[str]], int]] = {"run": run, "demo": demo, "report": report}
+def validate(argv: Sequence[str]) -> int:
+    from trainer.validate import main as check
+
+    return check(argv)
+
+
+def config(argv: Sequence[str]) -> int:
+    from trainer.settings import main as show
+    from trainer.supervise import read_env_file
+
+    return show(argv, os.environ, read_env_file(Path(".env")))
+
+
+def layers(argv: Sequence[str]) -> int:
+    from trainer.layers import main as show
+
+    return show(argv)
+
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "run": run, "demo": demo, "report": report, "config": config, "layers": layers,
+    "validate": validate,
+}  # fmt: skip
+OWN_HELP = ("config", "layers", "validate")
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -1,16 +1,19 @@
-"""Everything one training run can be told, typed and documented; read from `--name value` flags.
+"""Everything one training run can be told: typed, ranged and documented here, once.
 
-The planner writes these flags (accelerate_configs/choose.py); a person may write them too.
+Where a value comes from (command line, environment, YAML, these defaults) is trainer/settings.py's; the
+docstrings are what `python -m trainer config --help` prints.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal
 
-from trainer.outcome import ConfigError
+from trainer.flags import Range, build, read_flags
+
+# Any whole number from 1 that a schedule can have.
+Steps = Annotated[int, Range(1, 10_000_000)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,89 +26,67 @@ class TrainConfig:
     """The run's folder: adapter, metrics, TensorBoard and W&B files go here."""
     run_id: str
     """Stable over attempts; also the W&B run id."""
+    image_root: str | None = None
+    """Folder to look in for images that are not where the records say."""
     device: Literal["cuda", "cpu"] = "cuda"
     """Asked for, never fallen back to."""
-    world_size: int = 1
+    world_size: Annotated[int, Range(1, 65536)] = 1
     """Processes that must be there, or the run stops before it starts."""
-    micro_batch_size: int = 1
-    """Samples a process and forward pass."""
-    gradient_accumulation_steps: int = 8
+    micro_batch_size: Annotated[int, Range(1, 4096)] = 1
+    """Samples a process and forward pass: memory grows with it, the result does not depend on it."""
+    gradient_accumulation_steps: Annotated[int, Range(1, 65536)] = 8
+    """Forward passes an optimizer step. Effective batch: this x micro_batch_size x world_size, 8 by default."""
     activation_checkpointing: bool = False
     """Recompute the language model's activations in the backward pass instead of keeping them."""
     optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
+    """paged_adamw_8bit keeps its state in a quarter of the memory."""
     quantization: Literal["nf4", "none"] = "nf4"
-    lora_r: int = 64
-    lora_alpha: int = 128
-    lora_dropout: float = 0.05
-    max_length: int = 1024
+    """Precision of the frozen language model: 4 bits, or as it was published."""
+    lora_r: Annotated[int, Range(1, 1024)] = 64
+    """Rank of the adapters. `lora: high | medium | low` sets rank and alpha: 128/256, 64/128, 32/64."""
+    lora_alpha: Annotated[int, Range(1, 4096)] = 128
+    """The adapters' output is scaled by alpha / rank; twice the rank is usual."""
+    lora_dropout: Annotated[float, Range(0, 0.9)] = 0.05
+    """Costs more than a quarter of the activations' memory; 0 on large data."""
+    max_length: Annotated[int, Range(16, 1 << 20)] = 1024
     """Tokens a sample, image tokens included; longer records are left out, and said."""
-    max_steps: int = 1500
+    max_steps: Steps = 1500
     """Optimizer steps."""
-    learning_rate: float = 2e-4
+    learning_rate: Annotated[float, Range(0, 1, above=True)] = 2e-4
     """Peak; cosine decay to zero after the warm-up."""
-    warmup_fraction: float = 0.1
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    seed: int = 0
-    logging_steps: int = 10
-    eval_steps: int = 250
-    eval_fraction: float = 0.1
+    warmup_fraction: Annotated[float, Range(0, 1)] = 0.1
+    """Share of the steps in which the learning rate rises from zero."""
+    weight_decay: Annotated[float, Range(0, 1)] = 0.01
+    """Pull of the adapters' weights towards zero."""
+    max_grad_norm: Annotated[float, Range(0, 1000)] = 1.0
+    """Longer gradients are cut to this; 0: none are."""
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
+    """Of everything drawn: adapters, order of the records, which sessions are held out."""
+    logging_steps: Steps = 10
+    """Optimizer steps between two lines of the log."""
+    eval_steps: Steps = 250
+    """Optimizer steps between two evaluations of the held-out loss."""
+    eval_fraction: Annotated[float, Range(0, 0.9)] = 0.1
     """Share of the records held out, by session, when the data brings no eval.jsonl."""
-    eval_samples: int = 256
+    eval_samples: Annotated[int, Range(0, 1_000_000)] = 256
     """Held-out records that answers are generated for, before and after training."""
     answer_field: str = "auto"
     """Key of the JSON answer that is the action; auto: the first key of the answers."""
 
 
+# (setting, how much it matters, where to look, why), the most telling first; printed with --help.
+KNOBS: tuple[tuple[str, str, str, str], ...] = (
+    ("learning_rate", "critical", "1e-5 to 1e-3", "too high diverges, too low learns nothing in the given steps"),
+    ("lora_r", "high", "32, 64, 128", "what the adapters can hold; memory grows with it"),
+    ("lora_alpha", "high", "1 to 2 x lora_r", "scales the adapters like a second learning rate: change one at a time"),
+    ("effective batch", "medium", "8 to 32", "steadier steps; change the learning rate with it"),
+    ("max_steps", "medium", "2 to 5 epochs", "fewer underfit, more repeat the training sessions by heart"),
+    ("weight_decay", "low", "0.001 to 0.1", "matters on small data, late in the run"),
+    ("warmup_fraction", "low", "0.03 to 0.1", "only its absence is felt"),
+)  # fmt: skip
+
+
 def parse_flags(argv: Sequence[str]) -> TrainConfig:
-    """TrainConfig from `--name value` pairs.
-
-    Raises:
-        ConfigError: an unknown or repeated name, a missing value or flag, a value of the wrong type.
-    """
-    types = get_type_hints(TrainConfig)
-    values: dict[str, Any] = {}
-    words = iter(argv)
-    for word in words:
-        name, equals, text = word.removeprefix("--").partition("=")
-        name = name.replace("-", "_")
-        if not word.startswith("--") or name not in types:
-            raise ConfigError(f"unknown option {word!r}{_nearest(name, types)}; known: {', '.join(types)}")
-        if name in values:
-            raise ConfigError(f"--{name} was given twice")
-        if not equals and (text := next(words, None)) is None:  # type: ignore[assignment]
-            raise ConfigError(f"--{name} wants a value")
-        values[name] = _convert(name, text, types[name])
-    lacking = [
-        f"--{f.name}"
-        for f in dataclasses.fields(TrainConfig)
-        if f.default is dataclasses.MISSING and f.name not in values
-    ]
-    if lacking:
-        raise ConfigError(f"lacking {', '.join(lacking)}")
-    return TrainConfig(**values)
-
-
-def _convert(name: str, text: str, wanted: Any) -> Any:
-    try:
-        if get_origin(wanted) is Literal:
-            if text not in get_args(wanted):
-                raise ValueError
-            return text
-        if wanted is bool:
-            return {"true": True, "false": False}[text]
-        number = wanted(text)
-    except (ValueError, KeyError):
-        allowed = {int: "a whole number", float: "a number", bool: "true or false"}
-        known = allowed.get(wanted) or " or ".join(get_args(wanted))
-        raise ConfigError(f"--{name} takes {known}, got {text!r}") from None
-    if wanted in (int, float) and not 0 <= number < float("inf"):
-        raise ConfigError(f"--{name} must not be negative or infinite, got {text!r}")
-    return number
-
-
-def _nearest(name: str, known: Any) -> str:
-    from difflib import get_close_matches
-
-    match = get_close_matches(name, known, n=1)
-    return f", did you mean --{match[0]}?" if match else ""
+    """TrainConfig from `--name value` pairs alone. Raises ConfigError; see trainer.flags."""
+    config: TrainConfig = build(TrainConfig, read_flags(argv, TrainConfig))
+    return config

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from trainer.examples import encode_prompt, load_picture, pad_and_stack, prompt_and_answer
+from trainer.examples import encode_prompt, load_pictures, pad_and_stack, prompt_and_answer
 from trainer.records import Record
 
 BATCH_SIZE = 32
@@ -53,7 +53,7 @@ def generate_answers(
         if not indices:
             continue
         examples = [
-            encode_prompt(processor, prompt_and_answer(processor, records[i])[0], load_picture(records[i]))
+            encode_prompt(processor, prompt_and_answer(processor, records[i])[0], load_pictures(records[i]))
             for i in indices
         ]
         batch = pad_and_stack(examples, pad_id=tokenizer.pad_token_id, side="left")

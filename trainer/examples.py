@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -15,17 +16,22 @@ from PIL import Image
 from torch import Tensor
 
 from trainer.grid import compose_grid
-from trainer.records import Record
+from trainer.records import Picture, Record
 
 IGNORED = -100
 PAD_TO_MULTIPLE_OF = 8  # tensor-core friendly lengths
 CACHE_BYTES = 512 * 1024**2  # encoded examples kept in memory; a whole toy set, a fraction of a real one
+LONG_RUN = 16  # so often in a row no one writes a token; a picture has it 36 or 256 times
 
 
-def load_picture(record: Record) -> Image.Image:
-    """The one picture the model sees: the ready image, or the four frames as a 2x2 grid."""
+def load_pictures(record: Record) -> list[Image.Image]:
+    """The pictures the model sees, in order: each a ready image, or four frames as a 2x2 grid."""
+    return [load_picture(picture) for picture in record.pictures]
+
+
+def load_picture(picture: Picture) -> Image.Image:
     images = []
-    for path in record.images:
+    for path in picture.paths:
         with Image.open(path) as image:
             images.append(image.convert("RGB"))
     return images[0] if len(images) == 1 else compose_grid(images)
@@ -37,13 +43,17 @@ def prompt_and_answer(processor: Any, record: Record) -> tuple[str, str]:
     Both come from the model's own chat template. Raises ValueError when the template does not put the
     answer right behind the generation prompt, since training would then differ from inference.
     """
-    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": record.prompt}]}
+    shown = [{"role": turn.role, "content": [_content(part) for part in turn.parts]} for turn in record.turns]
     model = {"role": "assistant", "content": [{"type": "text", "text": record.answer}]}
-    prompt = processor.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
-    whole = processor.apply_chat_template([user, model], tokenize=False)
+    prompt = processor.apply_chat_template(shown, tokenize=False, add_generation_prompt=True)
+    whole = processor.apply_chat_template([*shown, model], tokenize=False)
     if not whole.startswith(prompt):
         raise ValueError("the chat template does not place answers right behind its generation prompt")
     return prompt, whole[len(prompt) :]
+
+
+def _content(part: str | Picture) -> dict[str, str]:
+    return {"type": "image"} if isinstance(part, Picture) else {"type": "text", "text": part}
 
 
 class Encoder:
@@ -65,7 +75,7 @@ class Encoder:
     def _encode(self, index: int) -> dict[str, Tensor]:
         record = self.records[index]
         prompt_text, answer_text = prompt_and_answer(self.processor, record)
-        example = encode_prompt(self.processor, prompt_text, load_picture(record))
+        example = encode_prompt(self.processor, prompt_text, load_pictures(record))
         answer = self.processor.tokenizer(answer_text, add_special_tokens=False, return_tensors="pt")[
             "input_ids"
         ]
@@ -81,35 +91,39 @@ class Encoder:
         return example
 
 
-def encode_prompt(processor: Any, text: str, picture: Image.Image) -> dict[str, Tensor]:
-    """The processor's tensors for one prompt: text of shape (1, length), and the picture's."""
+def encode_prompt(processor: Any, text: str, pictures: Sequence[Image.Image]) -> dict[str, Tensor]:
+    """The processor's tensors for one prompt: text of shape (1, length), and the pictures' if there are any."""
+    images = [list(pictures)] if pictures else None
     # The template has put BOS there already.
-    inputs = processor(text=[text], images=[[picture]], add_special_tokens=False, return_tensors="pt")
+    inputs = processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt")
     return dict(inputs)
 
 
 def is_sequence(tensor: Tensor, length: int) -> bool:
-    """Whether a tensor of one sample runs along its tokens (the rest belongs to the picture)."""
+    """Whether a tensor of one sample runs along its tokens (the rest belongs to the pictures)."""
     return tensor.dim() == 2 and tuple(tensor.shape) == (1, length)
 
 
 def pad_and_stack(examples: Sequence[dict[str, Tensor]], *, pad_id: int, side: str) -> dict[str, Tensor]:
-    """One batch: sequence tensors padded to (batch, length), pictures joined along their first dimension."""
+    """One batch: sequence tensors padded to (batch, length), pictures joined along their first dimension.
+
+    Records without a picture add nothing to the pictures' tensors; a batch of such records alone has none.
+    """
     lengths = [example["input_ids"].shape[1] for example in examples]
     longest = -(-max(lengths) // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF
     fill = {"input_ids": pad_id, "labels": IGNORED}
+    along = {key for e, n in zip(examples, lengths, strict=True) for key, t in e.items() if is_sequence(t, n)}
     batch = {}
-    for key in examples[0]:
-        rows = [example[key] for example in examples]
-        if is_sequence(rows[0], lengths[0]):
-            rows = [
-                torch.nn.functional.pad(
-                    row,
-                    (0, longest - row.shape[1]) if side == "right" else (longest - row.shape[1], 0),
-                    value=fill.get(key, 0),
-                )
-                for row in rows
-            ]
+    for key in dict.fromkeys(key for example in examples for key in example):
+        if key not in along:
+            batch[key] = torch.cat([example[key] for example in examples if key in example])
+            continue
+        rows = []
+        for example, length in zip(examples, lengths, strict=True):
+            # A processor may give no token types for text alone: none of it is an image (0).
+            row = example.get(key, torch.zeros((1, length), dtype=torch.long))
+            pad = (0, longest - length) if side == "right" else (longest - length, 0)
+            rows.append(torch.nn.functional.pad(row, pad, value=fill.get(key, 0)))
         batch[key] = torch.cat(rows)
     return batch
 
@@ -136,16 +150,57 @@ class TrainCollator:
         return batch
 
 
-def token_lengths(processor: Any, records: Sequence[Record], *, chunk: int = 256) -> list[int]:
-    """Tokens of every record, prompt, picture and answer, without opening more than one picture.
+def token_counts(
+    processor: Any, records: Sequence[Record], *, chunk: int = 256
+) -> list[tuple[int, int, int]]:
+    """(tokens, those of the answer, those that the pictures add) of every record, as the Encoder will have them.
 
-    The tokens that a picture adds are read off the first record; models whose pictures differ in tokens by
-    size make this an estimate for theirs.
+    Pictures are encoded only to learn what they add to the text: once for each combination of sizes.
     """
-    first = Encoder(processor, records)(0)["input_ids"].shape[1]
-    lengths: list[int] = []
+    added: dict[tuple[Any, ...], int] = {}
+    counts: list[tuple[int, int, int]] = []
     for start in range(0, len(records), chunk):
-        texts = ["".join(prompt_and_answer(processor, r)) for r in records[start : start + chunk]]
-        lengths += [len(ids) for ids in processor.tokenizer(texts, add_special_tokens=False)["input_ids"]]
-    picture = first - lengths[0]
-    return [length + picture for length in lengths]
+        some = records[start : start + chunk]
+        texts = [text for record in some for text in prompt_and_answer(processor, record)]
+        encoded = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        for record, prompt, answer in zip(some, encoded[::2], encoded[1::2], strict=True):
+            length = len(prompt) + len(answer)
+            key = tuple(picture_size(picture) for picture in record.pictures)
+            if key and key not in added:
+                added[key] = Encoder(processor, [record])(0)["input_ids"].shape[1] - length
+            pictures = added.get(key, 0)
+            counts.append((length + pictures, len(answer), pictures))
+    return counts
+
+
+def describe_example(processor: Any, example: dict[str, Tensor]) -> str:
+    """What one sample is to the model: the masked part, then the trained part, decoded, image tokens counted."""
+    tokenizer = processor.tokenizer
+    ids, labels = example["input_ids"][0].tolist(), example["labels"][0].tolist()
+    learned = [token for token, label in zip(ids, labels, strict=True) if label != IGNORED]
+    masked = [token for token, label in zip(ids, labels, strict=True) if label == IGNORED]
+    return "\n".join(
+        f"{name} ({len(tokens)} tokens): {_decode(tokenizer, tokens)}"
+        for name, tokens in (("masked", masked), ("trained", learned))
+    )
+
+
+def _decode(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """The text, on one line, with a long run of one token (a picture's) as its name and count."""
+    words: list[str] = []
+    plain: list[int] = []
+    for token, run in groupby(tokens):
+        count = len(list(run))
+        if count < LONG_RUN:
+            plain += [token] * count
+            continue
+        words += [tokenizer.decode(plain), f"[{tokenizer.decode([token])} x {count}]"]
+        plain = []
+    return repr("".join([*words, tokenizer.decode(plain)]))
+
+
+@lru_cache(maxsize=1 << 16)
+def picture_size(picture: Picture) -> tuple[int, int]:
+    """(width, height) of its file, or of its first frame; the pixels are not read."""
+    with Image.open(picture.paths[0]) as image:
+        return image.size

@@ -134,9 +134,13 @@ class JobSpec:
     """Samples an optimizer step, over all GPUs; None: 8, rounded up to a multiple of the GPU count."""
     max_length: int = 1024
     """Tokens a sample, image tokens included: what memory is planned for."""
+    length_source: str = "MAX_LENGTH"
+    """Where max_length comes from, in words."""
     supervised_tokens: int = 128
     """Tokens a sample that the loss is computed on."""
     images_per_sample: int = 1
+    config_file: str | None = None
+    """YAML file that the ranks read the remaining settings from."""
     max_steps: int = 1500
     learning_rate: float = 2e-4
     seed: int = 0

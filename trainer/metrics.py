@@ -19,7 +19,7 @@ def answer_field(answers: Sequence[str], asked: str = "auto") -> str | None:
     if asked != "auto":
         return asked
     for answer in answers:
-        entry = _json_object(answer)
+        entry = json_object(answer)
         if entry:
             return next(iter(entry))
     return None
@@ -29,11 +29,12 @@ def read_action(answer: str, field: str | None) -> str | None:
     """The action in an answer; the whole stripped text when the answers are no JSON; None when unreadable."""
     if field is None:
         return answer.strip()
-    entry = _json_object(answer)
+    entry = json_object(answer)
     return str(entry[field]) if entry and field in entry else None
 
 
-def _json_object(text: str) -> dict[str, Any] | None:
+def json_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that `text` is; None for anything else."""
     try:
         entry = json.loads(text)
     except ValueError:

@@ -7,6 +7,7 @@ half-precision weights that are upcast, attention kernels that ignore the image 
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +30,15 @@ class Anatomy:
     """Tower, projector and head: everything beside the decoder."""
 
 
-def find_anatomy(model_config: Any) -> Anatomy:
-    """Module names, read off the architecture built without memory (meta tensors)."""
+def build_skeleton(model_config: Any) -> Any:
+    """The architecture without memory (meta tensors)."""
     from transformers import AutoModelForImageTextToText
 
     with torch.device("meta"):
-        skeleton = AutoModelForImageTextToText.from_config(model_config)
+        return AutoModelForImageTextToText.from_config(model_config)
+
+
+def anatomy_of(skeleton: Any) -> Anatomy:
     decoder = skeleton.get_decoder()
     decoder_name = next(name for name, module in skeleton.named_modules() if module is decoder)
     backbone_name, _, _ = decoder_name.rpartition(".")
@@ -42,6 +46,16 @@ def find_anatomy(model_config: Any) -> Anatomy:
     beside = [f"{backbone_name}.{name}" for name, child in backbone.named_children() if child is not decoder]
     heads = [name for name, child in skeleton.named_children() if name != backbone_name]
     return Anatomy(decoder=decoder_name, unquantized=(*beside, *heads))
+
+
+def find_anatomy(model_config: Any) -> Anatomy:
+    """Module names, read off the architecture."""
+    return anatomy_of(build_skeleton(model_config))
+
+
+def target_pattern(anatomy: Anatomy) -> str:
+    """Of the linears that get an adapter: anchored at the decoder, a list of suffixes would hit the tower too."""
+    return rf"{re.escape(anatomy.decoder)}\.layers\.\d+\.\w+\.({LINEARS})_proj"
 
 
 def load_base(config: TrainConfig, anatomy: Anatomy, *, dtype: torch.dtype, device_map: Any) -> Any:
@@ -90,8 +104,7 @@ def add_lora(base: Any, config: TrainConfig, anatomy: Anatomy) -> Any:
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        # Anchored at the decoder: a list of suffixes would hit the tower's q, k and v as well.
-        target_modules=rf"{anatomy.decoder.replace('.', chr(92) + '.')}\.layers\.\d+\.\w+\.({LINEARS})_proj",
+        target_modules=target_pattern(anatomy),
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(base, lora)
@@ -147,16 +160,27 @@ def _numel(parameter: nn.Parameter) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))  # a ZeRO-3 shard knows its whole size
 
 
-def load_processor(config: TrainConfig) -> Any:
+def load_processor(model: str) -> Any:
     """The model's processor. Raises ConfigError when the model is neither here nor reachable."""
     from transformers import AutoProcessor
 
+    return _load(AutoProcessor, model)
+
+
+def load_model_config(model: str) -> Any:
+    """The model's configuration. Raises ConfigError when the model is neither here nor reachable."""
+    from transformers import AutoConfig
+
+    return _load(AutoConfig, model)
+
+
+def _load(kind: Any, model: str) -> Any:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
-        return AutoProcessor.from_pretrained(config.model, trust_remote_code=False)
+        return kind.from_pretrained(model, trust_remote_code=False)
     except OSError as error:
         first_line = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"MODEL={config.model} cannot be loaded ({first_line}): give a model folder, or a hub id with "
+            f"MODEL={model} cannot be loaded ({first_line}): give a model folder, or a hub id with "
             "access (HF_TOKEN in .env) and the licence accepted"
         ) from None

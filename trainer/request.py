@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from trainer import scheduler_values, values
+from trainer.elsewhere import given_elsewhere
 from trainer.job import LORA_PRESETS, JobSpec
 from trainer.outcome import ConfigError
 from trainer.scheduler_values import or_none
@@ -27,6 +28,7 @@ CONFIGS = ("auto", "single_gpu", "single_gpu_low_mem", "multi_gpu", "deepspeed_z
 DEFAULT_MODEL = "google/gemma-3-4b-it"
 DEFAULT_DATA = "data"
 DEFAULT_OUTPUT = "runs"
+PAD_TO = 8  # the collator pads batches to a multiple of this
 
 _NO_GPU_HINT = "; for a run without GPUs leave it out and say DEVICE=cpu"
 
@@ -67,6 +69,9 @@ VARIABLES: tuple[Variable, ...] = (
     _variable("NAME", "name", values.identifier(40), "the job's name (from MODEL)"),
     _variable("RUN", "run_id", values.identifier(63), "the run's id (NAME and a suffix)"),
     _variable("CONFIG", "accelerate_config", values.one_of(*CONFIGS), f"{', '.join(CONFIGS)}"),
+    _variable(
+        "CONFIG_FILE", "config_file", values.path(), "YAML with settings (python -m trainer config --help)"
+    ),
     _variable("DEVICE", "device", values.one_of("cuda", "cpu"), "cuda or cpu (cuda)"),
     _variable("RUNTIME", "runtime", values.runtime, "what the job runs in: none, the checkout's environment"),
     _variable(
@@ -155,7 +160,9 @@ def resolve(
     run_suffix: str | None = None,
     site: Site = NO_SITE,
 ) -> JobSpec:
-    """The complete request: what was given, then the site's defaults, then ours. Reads the model's shape only.
+    """The complete request: what was given, then `.env` and the YAML file, then the site's defaults, then ours.
+
+    Reads the model's shape and the lengths measured in its data, and nothing else.
 
     Relative paths are relative to `project_dir`, where the job runs. The run's id is RUN if given, else the
     name and `run_suffix`, else the name and a hash of the rest: the same request gives the same id.
@@ -165,8 +172,9 @@ def resolve(
     """
     from trainer.shapes import resolve_shape
 
-    asked, taken = _with_site(parse_given(given), site)
-    fields = {field: value for name, value in asked.items() if (field := BY_NAME[name].field)}
+    below, more = given_elsewhere(given, project_dir)
+    asked, taken = _with_site(parse_given({**below, **given}), site)
+    fields = more | {field: value for name, value in asked.items() if (field := BY_NAME[name].field)}
     for key in ("model", "data", "output"):
         if key in fields:
             fields[key] = expand_home(str(fields[key]), environ)
@@ -186,9 +194,10 @@ def resolve(
     name = str(fields.setdefault("name", values.slug(model.rstrip("/").rsplit("/", 1)[-1], 40)))
     run_id = str(fields.pop("run_id", f"{name}-{run_suffix}" if run_suffix else ""))
 
+    fields.update(_measured(fields, project_dir))
     local = project_dir / model
     shape = resolve_shape(str(local) if local.is_dir() else model)
-    spec = JobSpec(shape=shape, project_dir=root, run_id=run_id, **fields)  # type: ignore[arg-type]
+    spec = JobSpec(shape=shape, project_dir=root, run_id=run_id, **fields)
     return spec if run_id else replace(spec, run_id=f"{name}-{_digest(spec)}")
 
 
@@ -214,6 +223,24 @@ def _with_site(asked: dict[str, object], site: Site) -> tuple[dict[str, object],
         pairs = {**dict(defaults["ENVIRONMENT"]), **dict(asked["ENVIRONMENT"])}  # type: ignore[call-overload]
         merged["ENVIRONMENT"] = tuple(sorted(pairs.items()))
     return merged, taken
+
+
+def _measured(fields: Mapping[str, object], project_dir: Path) -> dict[str, object]:
+    """What `validate data` measured, where it did: memory is planned for the longest record, not for MAX_LENGTH."""
+    from trainer.lengths import read_lengths
+
+    found = read_lengths(str(project_dir / str(fields["data"])), str(fields["model"]))
+    if found is None:
+        return {}
+    asked = int(str(fields.get("max_length", JobSpec.__dataclass_fields__["max_length"].default)))
+    longest = -(-found.tokens["p100"] // PAD_TO) * PAD_TO
+    length = min(asked, longest)
+    return {
+        "max_length": length,
+        "length_source": "measured" if longest <= asked else "MAX_LENGTH",
+        "supervised_tokens": min(found.supervised["p100"], length),
+        "images_per_sample": max(1, found.pictures),
+    }
 
 
 def expand_home(text: str, environ: Mapping[str, str]) -> str:

@@ -18,16 +18,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.config import TrainConfig, parse_flags
+from trainer.config import TrainConfig
 from trainer.memory import ZERO3_SETTINGS
 from trainer.outcome import FINISHED, ConfigError, write_outcome
-from trainer.records import Dataset, Record, load_dataset
+from trainer.records import Dataset, load_dataset
+from trainer.settings import resolve_settings, say
+
+SHOWN_EXAMPLES = 3
 
 
 def main(argv: Sequence[str]) -> int:
     try:
-        config = parse_flags(argv)
-        dataset = load_dataset(config.data, eval_fraction=config.eval_fraction, seed=config.seed)
+        settings = resolve_settings(argv, os.environ)
+        config = settings.config()
+        if os.environ.get("RANK", "0") == "0":
+            say(settings.notices)
+        dataset = load_dataset(
+            config.data,
+            eval_fraction=config.eval_fraction,
+            seed=config.seed,
+            image_root=config.image_root,
+        )
         prepare_libraries(config)
         finish = train(config, dataset)
     except ConfigError as error:
@@ -77,10 +88,13 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
         f"data: {len(dataset.train)} records to train on, {len(dataset.eval)} held out ({dataset.split})",
         flush=True,
     )
+    for note in dataset.notes:
+        say(f"data: {note}", flush=True)
+    check_text_only(dataset)
 
-    processor = model.load_processor(config)
+    processor = model.load_processor(config.model)
     with state.main_process_first():
-        dataset = drop_long(processor, dataset, config, say)
+        dataset = drop_unfit(processor, dataset, config, say)
     anatomy = model.find_anatomy(_model_config(config))
     dtype = torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
     torch.manual_seed(config.seed)  # the adapters' first values
@@ -97,7 +111,10 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
         tracker.start()
         callbacks += [tracker, track.tensorboard_callback(run_dir)]
     held_out = evaluate.choose_records(dataset.eval, config.eval_samples)
-    collator = TrainCollator(Encoder(processor, [*dataset.train, *held_out]))
+    encoder = Encoder(processor, [*dataset.train, *held_out])
+    collator = TrainCollator(encoder)
+    if state.is_main_process:
+        show_examples(processor, encoder, SHOWN_EXAMPLES, say)
     check_batch(collator([{"index": 0}]), base)
     sizes = (len(dataset.train), len(held_out))
     trainer = build_trainer(config, peft_model, processor, sizes, collator, callbacks)
@@ -172,6 +189,18 @@ def check_machine(config: TrainConfig, state: Any) -> None:
         )
 
 
+def check_text_only(dataset: Dataset) -> None:
+    """Raises ConfigError for records without a picture beside others under ZeRO-3, where the run would hang."""
+    bare = sum(not record.pictures for record in (*dataset.train, *dataset.eval))
+    mixed = 0 < bare < len(dataset.train) + len(dataset.eval)
+    if mixed and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        # A rank whose batch has no picture skips the tower, whose shards the others then wait for.
+        raise ConfigError(
+            f"{bare} records have no picture and the others do, which ZeRO-3 cannot train together: "
+            "CONFIG=multi_gpu, or leave them out"
+        )
+
+
 def check_batch(batch: dict[str, Any], base: Any) -> None:
     """Raises RuntimeError when a batch lacks the token types that the model's image mask is built from."""
     from inspect import signature
@@ -181,27 +210,22 @@ def check_batch(batch: dict[str, Any], base: Any) -> None:
         raise RuntimeError("the batch has no token_type_ids: image tokens would silently get a causal mask")
 
 
-def drop_long(processor: Any, dataset: Dataset, config: TrainConfig, say: Any) -> Dataset:
-    """The dataset without records of more than `max_length` tokens. Raises ConfigError when none is left."""
-    from trainer.examples import token_lengths
+def drop_unfit(processor: Any, dataset: Dataset, config: TrainConfig, say: Any) -> Dataset:
+    """The dataset without what `validate data` leaves out, and says. Raises ConfigError when none is left."""
+    from trainer.inspection import inspect_dataset
 
-    kept: dict[str, tuple[Record, ...]] = {}
-    for side in ("train", "eval"):
-        records = getattr(dataset, side)
-        lengths = token_lengths(processor, records) if records else []
-        kept[side] = tuple(r for r, n in zip(records, lengths, strict=True) if n <= config.max_length)
-        if dropped := len(records) - len(kept[side]):
-            say(
-                f"data: {dropped} of {len(records)} {side} records are longer than {config.max_length} tokens "
-                f"(longest {max(lengths)}) and left out: MAX_LENGTH={max(lengths)} keeps them",
-                flush=True,
-            )
-        if side == "train" and not kept[side]:
-            raise ConfigError(
-                f"every training record is longer than {config.max_length} tokens (shortest {min(lengths)}): "
-                f"try MAX_LENGTH={max(lengths)}"
-            )
-    return dataclasses.replace(dataset, **kept)
+    inspection = inspect_dataset(dataset, processor, max_length=config.max_length)
+    for line in inspection.left_out():
+        say(f"data: {line}", flush=True)
+    return inspection.kept()
+
+
+def show_examples(processor: Any, encoder: Any, count: int, say: Any) -> None:
+    """Print what the first `count` samples are to the model: what is masked, what is learned."""
+    from trainer.examples import describe_example
+
+    for index in range(min(count, len(encoder.records))):
+        say(f"example {index + 1}\n{describe_example(processor, encoder(index))}", flush=True)
 
 
 def build_trainer(

@@ -1,0 +1,280 @@
+"""Where a setting comes from, how it is spelled, and in which words a wrong one is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from specs import make_spec
+
+from accelerate_configs.choose import choose
+from trainer.__main__ import main
+from trainer.config import KNOBS, TrainConfig, parse_flags
+from trainer.elsewhere import FROM_ENV_FILE, FROM_YAML
+from trainer.flags import convert, field_help, word
+from trainer.job import LORA_PRESETS
+from trainer.outcome import ConfigError
+from trainer.planned import check_planned
+from trainer.request import BY_NAME, resolve
+from trainer.settings import ENVIRONMENT, Settings, help_text, resolve_settings
+from trainer.spellings import FIXED, RENAMED, REWORDED
+
+NEEDED = ("--model", "m", "--data", "d", "--output_dir", "o", "--run_id", "r")
+
+
+def changed(settings: Settings) -> dict[str, tuple[Any, str]]:
+    """(value, source) of everything that is no default."""
+    return {
+        name: (settings.values[name], source)
+        for name, source in settings.sources.items()
+        if source != "default" and f"--{name}" not in NEEDED
+    }
+
+
+def refusal(*argv: str, environ: dict[str, str] | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        resolve_settings(argv, environ or {}).config()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def written(folder: Path, text: str) -> str:
+    (folder / "train.yaml").write_text(text)
+    return str(folder / "train.yaml")
+
+
+def test_the_defaults_are_the_documented_ones() -> None:
+    assert parse_flags(NEEDED) == TrainConfig(
+        model="m", data="d", output_dir="o", run_id="r", image_root=None, device="cuda", world_size=1,
+        micro_batch_size=1, gradient_accumulation_steps=8, activation_checkpointing=False, optimizer="adamw",
+        quantization="nf4", lora_r=64, lora_alpha=128, lora_dropout=0.05, max_length=1024, max_steps=1500,
+        learning_rate=2e-4, warmup_fraction=0.1, weight_decay=0.01, max_grad_norm=1.0, seed=0, logging_steps=10,
+        eval_steps=250, eval_fraction=0.1, eval_samples=256, answer_field="auto",
+    )  # fmt: skip
+
+
+def test_command_line_wins_over_environment_over_env_file_over_yaml_over_default(tmp_path: Path) -> None:
+    path = written(tmp_path, "max_steps: 1\nlearning_rate: 1e-3\nseed: 1\nweight_decay: 0.5\n")
+    settings = resolve_settings(
+        [*NEEDED, "--config", path, "--max-steps=4"],
+        {"MAX_STEPS": "3", "LEARNING_RATE": "0.003"},
+        {"MAX_STEPS": "2", "LEARNING_RATE": "0.002", "BATCH_SIZE": "2"},
+    )
+    assert changed(settings) == {
+        "max_steps": (4, "command line"),
+        "learning_rate": (0.003, "environment"),
+        "micro_batch_size": (2, ".env"),
+        "seed": (1, path),
+        "weight_decay": (0.5, path),
+    }
+    assert settings.config().max_steps == 4
+
+
+def test_the_yaml_file_may_be_named_in_the_environment(tmp_path: Path) -> None:
+    path = written(tmp_path, "seed: 7")
+    assert changed(resolve_settings(NEEDED, {"CONFIG_FILE": path})) == {"seed": (7, path)}
+    assert changed(resolve_settings(NEEDED, {}, {"CONFIG_FILE": path})) == {"seed": (7, path)}
+
+
+def test_every_type_is_read_from_yaml_as_from_the_command_line(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "model: m\ndata: d\noutput_dir: o\nrun_id: 5\nactivation_checkpointing: yes\nlora_dropout: 0\n"
+        "optimizer: paged_adamw_8bit\nlearning_rate: 1e-5\n",
+    )
+    assert resolve_settings(["--config", path], {}).config() == TrainConfig(
+        model="m", data="d", output_dir="o", run_id="5", activation_checkpointing=True, lora_dropout=0.0,
+        optimizer="paged_adamw_8bit", learning_rate=1e-5,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(TrainConfig)])
+def test_every_setting_is_documented_and_its_default_is_allowed(name: str) -> None:
+    field = TrainConfig.__dataclass_fields__[name]
+    assert len(field_help(TrainConfig)[name]) > 10
+    if field.default not in (dataclasses.MISSING, None):
+        assert convert(TrainConfig, name, word(field.default), shown_as=name) == field.default
+    assert f"  --{name}  " in help_text()
+
+
+@pytest.mark.parametrize("preset", LORA_PRESETS)
+def test_lora_presets_set_rank_and_alpha_under_what_says_them_outright(preset: str) -> None:
+    rank, alpha = LORA_PRESETS[preset]
+    values = resolve_settings([], {"LORA": preset}).values
+    assert (values["lora_r"], values["lora_alpha"]) == (rank, alpha)
+    values = resolve_settings(["--lora", preset, "--lora_alpha", "7"], {}).values
+    assert (values["lora_r"], values["lora_alpha"]) == (rank, 7)
+
+
+KNOWN = ", ".join([*(f.name for f in dataclasses.fields(TrainConfig)), "lora"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--learning_rte", "1"], f"unknown '--learning_rte', did you mean learning_rate? known are {KNOWN}"),
+        (["--zzz", "1"], f"unknown '--zzz': known are {KNOWN}"),
+        (["seed", "1"], "unexpected 'seed': options are written --name value or --name=value"),
+        (["--seed"], "--seed wants a value"),
+        (["--seed", "1", "--seed=2"], "--seed was given twice"),
+        (["--seed", ""], "--seed takes a whole number from 0 to 4294967295, got ''"),
+        (["--seed", "1_0"], "--seed takes a whole number from 0 to 4294967295, got '1_0'"),
+        (["--max_steps", "0"], "--max_steps takes a whole number from 1 to 10000000, got '0'"),
+        (["--learning_rate", "0"], "--learning_rate takes a number above 0 to 1, got '0'"),
+        (["--learning_rate", "nan"], "--learning_rate takes a number above 0 to 1, got 'nan'"),
+        (["--learning_rate", "-1"], "--learning_rate takes a number above 0 to 1, got '-1'"),
+        (["--warmup_fraction", "1.5"], "--warmup_fraction takes a number from 0 to 1, got '1.5'"),
+        (["--max_length", "8"], "--max_length takes a whole number from 16 to 1048576, got '8'"),
+        (["--device", "tpu"], "--device takes cuda or cpu, got 'tpu'"),
+        (["--activation_checkpointing", "maybe"], "--activation_checkpointing takes true or false, got 'maybe'"),
+        (["--lora", "huge"], "command line: lora takes high or medium or low, got 'huge'"),
+        (["--answer_field", "a\nb"], "--answer_field takes text on one line, got 'a\\nb'"),
+        ([], "lacking --model, --data, --output_dir, --run_id"),
+        (["--epochs", "3"], "command line: epochs is not a setting here: runs are counted in optimizer steps: "
+                            "give max_steps"),
+        (["--torch_dtype", "float16"], "command line: torch_dtype='float16': GPUs compute in bf16, adapters are "
+                                       "kept in fp32; leave it out"),
+        (["--max_seq_length", "64", "--max_length", "64"],
+         "command line: max_length and another name for max_length are both given: leave one out"),
+    ],
+)  # fmt: skip
+def test_a_wrong_flag_is_refused_in_one_line(argv: list[str], message: str) -> None:
+    assert refusal(*argv) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_step: 3", f"{{path}}: unknown 'max_step', did you mean max_steps? known are {KNOWN}"),
+        ("max_steps: lots", "{path}: max_steps takes a whole number from 1 to 10000000, got 'lots'"),
+        ("max_steps: [1]", "{path}: max_steps takes a whole number from 1 to 10000000, got list"),
+        ("max_steps:", "{path}: max_steps takes a whole number from 1 to 10000000, got NoneType"),
+        ("seed: 1\nseed: 2", "{path} is not YAML: seed was given twice"),
+        ("- seed", "{path} takes `name: value` on each line; see python -m trainer config --help"),
+        ("seed: [", "{path} is not YAML: while parsing a flow node expected the node content, but found "
+                    "'<stream end>' in \"<unicode string>\", line 1, column 8: seed: [ ^"),
+        ("num_train_epochs: 3", "{path}: num_train_epochs is not a setting here: runs are counted in optimizer "
+                                "steps: give max_steps"),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = written(tmp_path, text)
+    assert refusal("--config", path) == message.format(path=path)
+
+
+def test_a_file_that_is_not_there_and_a_wrong_variable_are_named() -> None:
+    assert (
+        refusal("--config", "/no/where.yaml") == "/no/where.yaml cannot be read (No such file or directory)"
+    )
+    assert refusal(environ={"BATCH_SIZE": "0"}) == "BATCH_SIZE takes a whole number from 1 to 4096, got '0'"
+
+
+def test_old_spellings_are_translated_and_said(tmp_path: Path) -> None:
+    path = written(tmp_path, "warmup_ratio: 0.2\nmax_seq_length: 64\ntorch_dtype: bfloat16\noptim: adamw_torch\n"
+                             "lora_rank: 32\nevaluation_strategy: steps\nload_in_4bit: false\n")  # fmt: skip
+    settings = resolve_settings(["--config", path], {})
+    assert changed(settings) == {
+        "warmup_fraction": (0.2, path), "max_length": (64, path), "optimizer": ("adamw", path),
+        "lora_r": (32, path), "quantization": ("none", path),
+    }  # fmt: skip
+    assert settings.notices == (
+        f"{path}: warmup_ratio=0.2 is warmup_fraction=0.2 here",
+        f"{path}: max_seq_length=64 is max_length=64 here",
+        f"{path}: torch_dtype is not needed: GPUs compute in bf16, adapters are kept in fp32",
+        f"{path}: optim=adamw_torch is optimizer=adamw here",
+        f"{path}: lora_rank=32 is lora_r=32 here",
+        f"{path}: evaluation_strategy is not needed: the held-out loss is computed every eval_steps",
+        f"{path}: load_in_4bit=False is quantization=none here",
+    )
+
+
+def test_every_name_in_the_tables_is_a_setting_or_a_variable() -> None:
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    assert set(RENAMED.values()) | set(REWORDED) | set(FROM_YAML) <= fields
+    assert set(ENVIRONMENT.values()) - {"lora"} <= fields
+    assert not (set(RENAMED) | set(FIXED)) & fields
+    assert {name for name, *_ in KNOBS} - {"effective batch"} <= fields
+    assert set(FROM_ENV_FILE.values()) | set(FROM_YAML.values()) <= set(BY_NAME)
+
+
+def test_config_prints_values_and_sources_and_says_what_is_lacking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / ".env").write_text("MAX_STEPS=20\nHF_TOKEN=hf_secret\n")
+    assert main(["config", "--warmup_ratio", "0"]) == 78
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert lines[0] == "model                        -                            required, given by nobody"
+    assert "max_steps                    20                           .env" in lines
+    assert "warmup_fraction              0.0                          command line" in lines
+    assert len(lines) == len(dataclasses.fields(TrainConfig))
+    assert said.err == "trainyard: command line: warmup_ratio=0 is warmup_fraction=0 here\n"
+    assert main(["config", *NEEDED, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["settings"]["max_steps"] == {"value": 20, "source": ".env"}
+    assert report["lacking"] == []
+
+
+def plan_for(folder: Path, **given: str) -> Any:
+    return choose(resolve(given, project_dir=folder, environ={}, run_suffix="x"))
+
+
+def test_the_planner_reads_the_same_files_and_the_command_line_wins(tmp_path: Path) -> None:
+    written(
+        tmp_path, "lora: low\nmax_length: 512\nlora_dropout: 0\nseed: 3\nweight_decay: 0.1\nmax_steps: 5\n"
+    )
+    (tmp_path / ".env").write_text(
+        "CONFIG_FILE=train.yaml\nBATCH_SIZE=2\nGRAD_ACCUM=8\nMAX_STEPS=6\nLEARNING_RATE=1e-4\n"
+        "ACCELERATE_CONFIG=accelerate_configs/single_gpu.yaml\nWANDB_API_KEY=secret\nOUTPUT_DIR=out\n"
+    )
+    spec = plan_for(tmp_path, LEARNING_RATE="3e-4").spec
+    assert (spec.lora, spec.max_length, spec.lora_dropout, spec.seed) == ("low", 512, 0.0, 3)
+    assert (spec.effective_batch_size, spec.max_steps, spec.learning_rate) == (16, 6, 3e-4)
+    assert (spec.accelerate_config, spec.output, spec.config_file) == ("single_gpu", "out", "train.yaml")
+
+
+def test_the_ranks_get_the_file_and_are_told_that_it_was_planned(tmp_path: Path) -> None:
+    assert "--config" not in plan_for(tmp_path).launch_argv
+    argv = choose(make_spec(config_file="train.yaml")).launch_argv
+    assert argv[-4:] == ("--config", "train.yaml", "--planned", "true")
+
+
+def test_a_file_that_contradicts_the_plan_is_refused_before_submitting(tmp_path: Path, records: Path) -> None:
+    written(tmp_path, "weight_decay: 0.1\nmax_steps: 3\n")
+    given = {"CONFIG_FILE": "train.yaml", "DATA": str(records), "VRAM": "80"}
+    check_planned(plan_for(tmp_path, **given))
+    plan = plan_for(tmp_path, **given)
+    path = written(tmp_path, "gradient_accumulation_steps: 3\n")
+    with pytest.raises(ConfigError) as caught:
+        check_planned(plan)
+    assert str(caught.value) == (
+        f"{path} says gradient_accumulation_steps: 3, but the plan decides "
+        f"{plan.chosen.gradient_accumulation_steps}: take gradient_accumulation_steps out of the file; CONFIG=, "
+        "EFFECTIVE_BATCH= and the GPUs asked for are what the plan is made from"
+    )
+
+
+def test_a_rank_and_alpha_that_memory_cannot_be_planned_for_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "lora_r: 48\n")
+    with pytest.raises(ConfigError) as caught:
+        plan_for(tmp_path, CONFIG_FILE=path)
+    assert str(caught.value) == (
+        f"{path}: lora_r/lora_alpha 48/128: jobs are planned for 128/256 (high), 64/128 (medium), 32/64 (low)"
+    )
+
+
+def test_a_yaml_file_trains_like_flags(tmp_path: Path, tiny_model: Path, walks: Path) -> None:
+    from training import train_forked
+
+    path = written(tmp_path, "weight_decay: 0.5\nwarmup_ratio: 0.5\n")
+    ended = train_forked(tmp_path, model=tiny_model, data=walks, config=path, max_steps=1)
+    assert ended.codes == (0,), ended.output
+    config = json.loads((tmp_path / "run" / "metrics.json").read_text())["config"]
+    assert (config["weight_decay"], config["warmup_fraction"], config["max_steps"]) == (0.5, 0.5, 1)
+    assert f"trainyard: {path}: warmup_ratio=0.5 is warmup_fraction=0.5 here" in ended.output.splitlines()

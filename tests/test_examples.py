@@ -1,0 +1,130 @@
+"""Records to batches: several pictures a record, none at all, several turns; lengths as they will be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from training import train_forked
+
+from trainer.examples import Encoder, TrainCollator, describe_example, token_counts
+from trainer.records import Record, load_dataset
+from trainer.train import check_text_only
+
+ANSWER = '{"button": "up"}'
+IMAGE_TOKENS = 36
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_model: Path) -> Any:
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def mixed_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One picture; none; two in one turn; two turns with one each, behind a system turn."""
+    folder = tmp_path_factory.mktemp("mixed")
+    for name, size in (("a.png", (96, 64)), ("b.png", (64, 64))):
+        Image.new("RGB", size, "red").save(folder / name)
+    rows: list[dict[str, Any]] = [
+        {"image": "a.png", "context": "c", "question": "q", "output": ANSWER},
+        {"image": None, "context": "c", "question": "text alone", "output": ANSWER},
+        {"messages": [{"role": "user", "content": "<image> then <image>: which?"},
+                      {"role": "assistant", "content": ANSWER}], "images": ["a.png", "b.png"]},
+        {"conversations": [{"from": "system", "value": "be brief"}, {"from": "human", "value": "<image>\nnow?"},
+                           {"from": "gpt", "value": "wait"}, {"from": "human", "value": "and now?<image>"},
+                           {"from": "gpt", "value": ANSWER}], "images": ["b.png", "a.png"]},
+    ]  # fmt: skip
+    (folder / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "d.jsonl"
+
+
+@pytest.fixture(scope="module")
+def mixed(mixed_data: Path) -> tuple[Record, ...]:
+    return load_dataset(str(mixed_data), eval_fraction=0).train
+
+
+def test_pictures_and_text_alone_share_a_batch(processor: Any, mixed: tuple[Record, ...]) -> None:
+    encoder = Encoder(processor, mixed)
+    batch = TrainCollator(encoder)([{"index": i} for i in range(4)])
+    image = processor.tokenizer.image_token_id
+    assert (batch["input_ids"] == image).sum(1).tolist() == [IMAGE_TOKENS * n for n in (1, 0, 2, 2)]
+    assert torch.equal(batch["token_type_ids"] == 1, batch["input_ids"] == image)
+    alone = [encoder(i)["pixel_values"] for i in (0, 2, 3)]
+    assert torch.equal(batch["pixel_values"], torch.cat(alone))
+    assert batch["pixel_values"].shape[0] == 5
+    assert batch["attention_mask"].sum(1).tolist() == [encoder(i)["input_ids"].shape[1] for i in range(4)]
+
+
+def test_a_batch_of_text_alone_has_no_pictures_but_token_types(
+    processor: Any, mixed: tuple[Record, ...]
+) -> None:
+    batch = TrainCollator(Encoder(processor, mixed))([{"index": 1}, {"index": 1}])
+    assert "pixel_values" not in batch
+    assert torch.equal(batch["token_type_ids"], torch.zeros_like(batch["input_ids"]))
+
+
+def test_only_the_last_answer_is_learned(processor: Any, mixed: tuple[Record, ...]) -> None:
+    encoder = Encoder(processor, mixed)
+    for index in range(4):
+        example = encoder(index)
+        learned = example["input_ids"][0][example["labels"][0] != -100]
+        assert processor.tokenizer.decode(learned) == ANSWER + "<end_of_turn>\n"
+
+
+def test_lengths_are_those_of_the_encoded_records(processor: Any, mixed: tuple[Record, ...]) -> None:
+    encoder = Encoder(processor, mixed)
+    examples = [encoder(i) for i in range(4)]
+    counted = [(e["input_ids"].shape[1], int((e["labels"] != -100).sum())) for e in examples]
+    counts = token_counts(processor, mixed)
+    assert [(tokens, answer) for tokens, answer, _ in counts] == counted
+    # Besides the 36 there are begin, end and blank lines around each.
+    per_picture = counts[0][2]
+    assert IMAGE_TOKENS < per_picture <= IMAGE_TOKENS + 6
+    assert [pictures for _, _, pictures in counts] == [n * per_picture for n in (1, 0, 2, 2)]
+
+
+def test_an_example_shows_what_is_masked_and_what_is_trained(
+    processor: Any, mixed: tuple[Record, ...]
+) -> None:
+    masked, trained = describe_example(processor, Encoder(processor, mixed)(0)).splitlines()
+    assert masked.endswith(
+        ": '<bos><start_of_turn>user\\n\\n\\n<start_of_image>[<image_soft_token> x 36]<end_of_image>\\n\\n"
+        "c\\n\\nq<end_of_turn>\\n<start_of_turn>model\\n'"
+    )
+    assert trained.endswith(""": '{"button": "up"}<end_of_turn>\\n'""")
+
+
+def test_zero3_refuses_text_alone_beside_pictures(
+    mixed: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer.outcome import ConfigError
+    from trainer.records import Dataset
+
+    dataset = Dataset(train=mixed, eval=(), split="")
+    check_text_only(dataset)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(
+        ConfigError, match=r"^1 records have no picture and the others do, which ZeRO-3 cannot"
+    ):
+        check_text_only(dataset)
+    check_text_only(Dataset(train=mixed[:1], eval=mixed[2:], split=""))
+
+
+def test_records_of_every_kind_train_and_are_answered(
+    tmp_path: Path, tiny_model: Path, mixed_data: Path
+) -> None:
+    """One sample a batch, so some batches have no picture at all; half the records are held out and answered."""
+    ended = train_forked(
+        tmp_path, model=tiny_model, data=mixed_data, micro_batch_size=1, eval_fraction=0.5, max_steps=4
+    )
+    assert ended.codes == (0,), ended.output
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["after"]["samples"] == 2
+    assert len([entry for entry in metrics["history"] if "loss" in entry]) == 4

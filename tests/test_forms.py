@@ -1,0 +1,141 @@
+"""The forms a record may have: what each is read as, and in which words a wrong one is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.forms import FormError, Picture, Turn, read_form
+from trainer.outcome import ConfigError
+from trainer.records import load_dataset
+
+A, B = Picture(paths=("a.png",)), Picture(paths=("b.png",))
+LOOK = {"context": "", "question": "look", "output": "up"}
+
+
+def user(*parts: str | Picture) -> Turn:
+    return Turn(role="user", parts=parts)
+
+
+def messages(*contents: Any, **beside: Any) -> dict[str, Any]:
+    roles = ("user", "assistant") * len(contents)
+    said = [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)]
+    return {"messages": said, **beside}
+
+
+def conversations(*values: str, **beside: Any) -> dict[str, Any]:
+    roles = ("human", "gpt") * len(values)
+    said = [{"from": r, "value": v} for r, v in zip(roles, values, strict=False)]
+    return {"conversations": said, **beside}
+
+
+@pytest.mark.parametrize(
+    ("entry", "turns"),
+    [
+        ({**LOOK, "image": "a.png"}, (user(A, "look"),)),
+        ({**LOOK, "images": ["a.png", "b.png"]}, (user(A, B, "look"),)),
+        ({**LOOK, "frames": ["0", "1", "2", "3"]}, (user(Picture(paths=("0", "1", "2", "3")), "look"),)),
+        ({**LOOK, "image": None}, (user("look"),)),
+        ({**LOOK, "image": "a.png", "question": ""}, (user(A),)),
+        (messages("look", "up"), (user("look"),)),
+        (messages("look", "up", images=["a.png", "b.png"]), (user(A, B, "look"),)),
+        (messages("look", "up", frames=["0", "1", "2", "3"]),
+         (user(Picture(paths=("0", "1", "2", "3")), "look"),)),
+        (messages("this: <image>look", "up", images=["a.png"]), (user("this: ", A, "look"),)),
+        (messages("the word <image>", "up"), (user("the word <image>"),)),
+        (messages([{"type": "text", "text": "look"}, {"type": "image"}], "up", images=["a.png"]),
+         (user("look", A),)),
+        (messages([{"type": "image", "image": "a.png", "text": None}, {"type": "text", "text": "look"}],
+                  [{"type": "text", "text": "up"}]), (user(A, "look"),)),
+        (messages([{"type": "image_url", "image_url": {"url": "file://b.png"}},
+                   {"type": "text", "text": "look"}], "up"), (user(B, "look"),)),
+        (conversations("<image>\nlook", "up", image="a.png"), (user(A, "\nlook"),)),
+        (conversations("<image>one<image>two", "up", images=["a.png", "b.png"]), (user(A, "one", B, "two"),)),
+        (conversations("<image>look", "down", "and now?", "up", image="a.png", system="be brief"),
+         (Turn(role="system", parts=("be brief",)), user(A, "look"),
+          Turn(role="assistant", parts=("down",)), user("and now?"))),
+        ({"conversations": [{"from": "user", "value": "look"}, {"from": "assistant", "value": "up"}]},
+         (user("look"),)),
+    ],
+)  # fmt: skip
+def test_every_form_is_read_as_turns_and_the_last_answer(entry: Any, turns: tuple[Turn, ...]) -> None:
+    assert read_form(entry) == (turns, "up")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({**LOOK, "image": "a.png", "frames": ["0"] * 4}, ": image and frames do not go together: give one of them"),
+        ({**LOOK, "image": ""}, ": image takes a path, images and frames a list of paths"),
+        ({**LOOK, "image": "https://x.org/a.png"},
+         ": 'https://x.org/a.png' is no file: download the images and give their paths"),
+        ({**LOOK, "image": None, "output": " "}, ": the answer is empty"),
+        ({**LOOK, "image": None, "question": ""}, " has no image, and context and question are both empty"),
+        (messages(), ": messages takes a list of turns, got []"),
+        ({"messages": ["hello"]}, ": turn 1 of messages takes role and content, got 'hello'"),
+        ({"messages": [{"role": "tool", "content": "x"}]},
+         ": role 'tool' of turn 1: it takes system, user, human, assistant, gpt, model"),
+        (messages("look"), ": messages takes turns that alternate user, assistant, behind one system turn at most, "
+                           "and end with the assistant's answer; got user"),
+        ({"messages": [{"role": "system", "content": "x"}]},
+         ": messages takes turns that alternate user, assistant, behind one system turn at most, and end with the "
+         "assistant's answer; got system"),
+        (messages("", "up"), ": turn 1 of messages is empty"),
+        (messages(7, "up"), ": turn 1 takes text or a list of parts, got 7"),
+        (messages([{"type": "video"}], "up"), ": a part of turn 1 takes type image or text, got {'type': 'video'}"),
+        (messages([{"type": "image"}], "up"), " has 0 images, but more places for them (turn 1)"),
+        (messages("<image> and <image>", "up", images=["a.png"]),
+         " has 1 images, but more places for them (turn 1)"),
+        (conversations("<image>look", "up", images=["a.png", "b.png"]),
+         " has 2 images, but 1 places for them (<image> or an image part)"),
+        (conversations("look", "<image>up", image="a.png"), ": only user turns can hold images"),
+    ],
+)  # fmt: skip
+def test_a_wrong_record_is_refused_in_its_own_words(entry: Any, message: str) -> None:
+    with pytest.raises(FormError) as caught:
+        read_form(entry)
+    assert str(caught.value) == message
+
+
+def write(folder: Path, *entries: Any) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "d.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return str(folder / "d.jsonl")
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_a_wrong_form_names_file_and_line(tmp_path: Path) -> None:
+    path = write(tmp_path, {**LOOK, "image": None}, messages("look"))
+    with pytest.raises(ConfigError, match=rf"^{path} line 2: messages takes turns that alternate"):
+        load_dataset(path)
+
+
+def test_paths_of_another_machine_are_found_by_their_longest_tail(tmp_path: Path) -> None:
+    touch(tmp_path / "s1" / "0.png", tmp_path / "0.png", tmp_path / "elsewhere" / "s2" / "0.png")
+    names = ["/home/ada/play/s1/0.png", "C:\\play\\s2\\0.png", "s2/0.png", str(tmp_path / "0.png")]
+    path = write(tmp_path, *({**LOOK, "image": name} for name in names))
+    dataset = load_dataset(path, eval_fraction=0, image_root=str(tmp_path / "elsewhere"))
+    found = [str(record.images[0].relative_to(tmp_path)) for record in dataset.train]
+    assert found == ["s1/0.png", "elsewhere/s2/0.png", "elsewhere/s2/0.png", "0.png"]
+    assert dataset.notes == (
+        "2 image paths of another machine were found by their last folders, for example /home/ada/play/s1/0.png",
+    )
+
+
+def test_an_image_root_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^image_root=nowhere is not a folder$"):
+        load_dataset(write(tmp_path, {**LOOK, "image": None}), image_root="nowhere")
+
+
+def test_episodes_are_kept_together_like_sessions(tmp_path: Path) -> None:
+    rows = [{**LOOK, "image": None, "episode_id": i // 10} for i in range(100)]
+    dataset = load_dataset(write(tmp_path, *rows), eval_fraction=0.1)
+    assert dataset.split == "1 of 10 sessions held out"

@@ -1,0 +1,62 @@
+"""A model's linears and what each choice of LoRA would train, against published counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from specs import known_shape
+
+from trainer.__main__ import main
+
+TEXT = "model.language_model"
+
+
+def listed(capsys: pytest.CaptureFixture[str], model: str) -> dict[str, Any]:
+    assert main(["layers", "--model", model, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_gemma_3_4b_has_these_linears_and_trains_only_the_text_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = listed(capsys, "google/gemma-3-4b-it")
+    groups = [
+        (g["part"], g["name"], g["inputs"], g["outputs"], g["count"], g["trained"]) for g in report["groups"]
+    ]
+    tower = "model.vision_tower"
+    assert sorted(groups) == sorted([
+        *((tower, name, 1152, 1152, 27, False) for name in ("q_proj", "k_proj", "v_proj", "out_proj")),
+        (tower, "fc1", 1152, 4304, 27, False), (tower, "fc2", 4304, 1152, 27, False),
+        (TEXT, "q_proj", 2560, 2048, 34, True), (TEXT, "k_proj", 2560, 1024, 34, True),
+        (TEXT, "v_proj", 2560, 1024, 34, True), (TEXT, "o_proj", 2048, 2560, 34, True),
+        (TEXT, "gate_proj", 2560, 10240, 34, True), (TEXT, "up_proj", 2560, 10240, 34, True),
+        (TEXT, "down_proj", 10240, 2560, 34, True), ("lm_head", "lm_head", 2560, 262208, 1, False),
+    ])  # fmt: skip
+    # Counted by PEFT itself for r=64: text only, the tutorials' list of names, all-linear.
+    assert [choice["trained"]["r=64"] for choice in report["choices"]] == [119209984, 131153920, 153991168]
+
+
+def test_another_family_is_read_the_same_way(capsys: pytest.CaptureFixture[str]) -> None:
+    model = "Qwen/Qwen2.5-VL-3B-Instruct"
+    first = listed(capsys, model)["choices"][0]
+    assert first["layers"] == 7 * known_shape(model).layers
+    assert first["trained"]["medium"] == known_shape(model).lora_params(64)
+
+
+def test_the_table_says_what_is_trained(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["layers", "--model", str(tiny_model), "--lora_r", "8"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [TEXT, "down_proj", "256", "x", "128", "2", "65,536", "6,144", "yes"] in lines
+    assert ["model.vision_tower", "fc1", "128", "x", "256", "1", "32,768", "3,072", "-"] in lines
+
+
+def test_a_model_that_is_not_there_is_one_line_and_78(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["layers", "--model", str(tmp_path / "none")]) == 78
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith(f"trainyard: MODEL={tmp_path}/none cannot be loaded (")

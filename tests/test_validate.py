@@ -1,0 +1,218 @@
+"""The check of a whole data set: what is left out and why, what is counted, and what the plan takes from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from training import run_forked, train_forked
+
+from trainer.__main__ import main
+from trainer.inspection import Inspection, inspect_dataset
+from trainer.lengths import Lengths, data_digest, lengths_path, percentiles, read_lengths, write_lengths
+from trainer.outcome import ConfigError
+from trainer.records import load_dataset
+from trainer.request import resolve
+from trainer.validate import DataCheck, build_report, measured, render
+
+UP, DOWN = '{"button": "up"}', '{"button": "down"}'
+
+
+def row(image: str | None, question: str, output: str = UP, **beside: Any) -> dict[str, Any]:
+    return {"image": image, "context": "", "question": question, "output": output, **beside}
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Path:
+    """Every fault once, beside four good records."""
+    folder = tmp_path / "faulty"
+    folder.mkdir()
+    for name, size in (("a.png", (96, 64)), ("copy.png", (96, 64)), ("b.png", (64, 64))):
+        Image.new("RGB", size, "blue").save(folder / name)
+    (folder / "empty.png").touch()
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:60])
+    frames = {k: v for k, v in row(None, "grid").items() if k != "image"}
+    train = [
+        row("a.png", "one", session="s1"), row("a.png", "two", DOWN, session="s1"), row(None, "three"),
+        row("copy.png", "one", DOWN),  # the first one's pixels and words, another answer
+        row("empty.png", "q"), row("cut.png", "q"),
+        {**frames, "frames": ["a.png", "a.png", "b.png", "a.png"]},
+        row("a.png", "what does <start_of_image> mean?"), row("b.png", "q", "up"), row("a.png", "why? " * 90),
+        row("b.png", "leaked"),
+    ]  # fmt: skip
+    for name, rows in (("train", train), ("eval", [row("b.png", "leaked"), row("b.png", "other")])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in rows))
+    return folder
+
+
+@pytest.fixture
+def inspected(faulty: Path, tiny_model: Path) -> Inspection:
+    from transformers import AutoProcessor
+
+    return inspect_dataset(
+        load_dataset(str(faulty)), AutoProcessor.from_pretrained(tiny_model), max_length=200
+    )
+
+
+def test_every_fault_is_named_and_left_out(inspected: Inspection, faulty: Path) -> None:
+    longest = max(checked.tokens for checked in inspected.checked["train"])
+    cut = next(c.detail for c in inspected.checked["train"] if "cut.png" in c.detail)
+    assert cut.startswith(f"{faulty}/cut.png")
+    assert inspected.left_out() == [
+        f"2 of 11 train records left out: a picture does not open ({faulty}/empty.png is no image, 0 bytes)",
+        f"1 of 11 train records left out: frames of different sizes ({faulty}/a.png)",
+        "1 of 11 train records left out: the text holds the model's own image marker (<start_of_image>)",
+        "1 of 11 train records left out: the answer is no JSON object, as most are (up)",
+        f"1 of 11 train records left out: longer than max_length (200 tokens; MAX_LENGTH={longest} keeps them)",
+        "1 of 11 train records left out: also among the held-out records",
+    ]
+    kept = inspected.kept()
+    assert [r.prompt for r in kept.train] == ["one", "two", "three", "one"]
+    assert [r.prompt for r in kept.eval] == ["leaked", "other"]
+
+
+def test_duplicates_are_found_by_what_the_model_sees(inspected: Inspection) -> None:
+    assert (inspected.duplicates("train"), inspected.duplicates("eval")) == ((1, 1), (0, 0))
+
+
+def test_labels_are_counted_on_what_is_kept_with_the_majority(inspected: Inspection, faulty: Path) -> None:
+    check = DataCheck(model="m", data=str(faulty))
+    report = build_report(check, inspected)
+    train = report["sides"]["train"]
+    assert (train["labels"], train["majority_share"]) == ({"up": 2, "down": 2}, 0.5)
+    assert report["sides"]["eval"]["labels"] == {"up": 2}
+    assert report["picture_sizes"] == {"96x64": 2, "64x64": 1}
+    assert (train["records"], train["kept"], train["sessions"], train["text_only"]) == (11, 4, 1, 1)
+    lines = render({**report, "lengths_file": None}).splitlines()
+    assert lines[0] == f"data    {faulty} (eval.jsonl)"
+    assert "up      2 (50.0%)  2 (100.0%)" in lines
+
+
+def test_nothing_left_to_train_on_is_refused(faulty: Path, tiny_model: Path) -> None:
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(tiny_model)
+    with pytest.raises(
+        ConfigError, match=r"^no training record is left: .*longer than max_length \(16 tokens"
+    ):
+        inspect_dataset(load_dataset(str(faulty)), processor, max_length=16).kept()
+
+
+def validate(tmp_path: Path, *argv: str) -> tuple[int, str]:
+    ended = run_forked(tmp_path, main, ["validate", "data", *argv])
+    return ended.codes[0], ended.output
+
+
+def test_the_command_ends_with_0_or_strictly_with_78(faulty: Path, tiny_model: Path, tmp_path: Path) -> None:
+    argv = ("--model", str(tiny_model), "--data", str(faulty), "--max_length=200")
+    code, output = validate(tmp_path / "a", *argv, "--json")
+    report = json.loads(output[output.index("{\n") :])
+    assert code == 0
+    assert report["lengths_file"] == str(faulty / "lengths.json")
+    assert len(report["left_out"]) == 6
+    code, output = validate(tmp_path / "b", *argv, "--strict")
+    assert code == 78
+    assert output.splitlines()[-1].startswith(
+        "trainyard: --strict: 2 of 11 train records left out: a picture"
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["model"], "validate 'model': known are data"),
+        (["data", "--data", "x"], "lacking --model"),
+        (["data", "--modell", "x"], "unknown '--modell', did you mean model? known are model, data, image_root, "
+         "max_length, eval_fraction, seed, answer_field, strict, json"),
+        (["data", "model"], "unexpected 'model': options are written --name value or --name=value"),
+        (["data", "--max_length", "0"], "--max_length takes a whole number from 16 to 1048576, got '0'"),
+        (["data", "--model", "m", "--data", "/no/where"],
+         "DATA=/no/where does not exist: give a JSONL file or a folder with train.jsonl"),
+    ],
+)  # fmt: skip
+def test_a_wrong_request_is_one_line_and_78(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", *argv]) == 78
+    assert capsys.readouterr().err == f"trainyard: {message}\n"
+
+
+def test_percentiles_are_values_that_occur() -> None:
+    assert percentiles([5]) == {"p50": 5, "p90": 5, "p95": 5, "p99": 5, "p100": 5}
+    assert percentiles(range(1, 201)) == {"p50": 100, "p90": 180, "p95": 190, "p99": 198, "p100": 200}
+
+
+GEMMA = "google/gemma-3-4b-it"
+
+
+def keep_lengths(data: Path, longest: int, *, model: str = GEMMA) -> Lengths:
+    lengths = Lengths(
+        model=model, data_sha256=data_digest(str(data)), records=2, tokens={"p100": longest},
+        supervised={"p100": 40}, pictures=2,
+    )  # fmt: skip
+    assert write_lengths(str(data), lengths) == lengths_path(str(data))
+    return lengths
+
+
+@pytest.mark.parametrize(
+    ("given", "longest", "planned"),
+    [
+        ({}, 905, (912, "measured", 40, 2)),
+        ({}, 3000, (1024, "MAX_LENGTH", 40, 2)),
+        ({"MAX_LENGTH": "512"}, 905, (512, "MAX_LENGTH", 40, 2)),
+        ({"MAX_LENGTH": "4096"}, 3000, (3000, "measured", 40, 2)),
+    ],
+)
+def test_the_plan_is_made_for_the_measured_lengths(
+    records: Path, given: dict[str, str], longest: int, planned: tuple[int, str, int, int]
+) -> None:
+    keep_lengths(records, longest)
+    spec = resolve({"DATA": str(records), **given}, project_dir=Path("/"), environ={}, run_suffix="x")
+    assert (spec.max_length, spec.length_source, spec.supervised_tokens, spec.images_per_sample) == planned
+
+
+def test_lengths_of_other_data_or_another_model_are_not_taken(records: Path) -> None:
+    lengths = keep_lengths(records / "train.jsonl", 905)
+    data = str(records / "train.jsonl")
+    assert lengths_path(data) == records / "train.jsonl.lengths.json"
+    assert read_lengths(data, GEMMA) == lengths
+    assert read_lengths(data, "google/gemma-3-12b-it") is None
+    with (records / "train.jsonl").open("a") as file:
+        file.write("\n")
+    assert read_lengths(data, GEMMA) is None
+    lengths_path(data).write_text("{}")
+    assert read_lengths(data, GEMMA) is None
+
+
+def test_measured_lengths_count_the_too_long_records_as_well(inspected: Inspection, faulty: Path) -> None:
+    found = measured(DataCheck(model="m", data=str(faulty)), inspected)
+    assert found.tokens["p100"] > inspected.max_length
+    assert (found.records, found.pictures, found.model) == (9, 1, "m")
+
+
+def test_the_plan_says_when_its_length_was_measured(records: Path) -> None:
+    from accelerate_configs.choose import choose
+    from accelerate_configs.table import plan_table
+
+    def first_line() -> str:
+        plan = choose(resolve({"DATA": str(records)}, project_dir=Path("/"), environ={}, run_suffix="x"))
+        return " ".join(plan_table(plan).split("\nmemory")[0].split())
+
+    assert "1024 tokens a sample, on 1 GPU" in first_line()
+    keep_lengths(records, 905)
+    assert "912 tokens a sample (measured), on 1 GPU" in first_line()
+
+
+def test_the_trainer_leaves_out_the_same_records_and_shows_three_examples(
+    tmp_path: Path, faulty: Path, tiny_model: Path, inspected: Inspection
+) -> None:
+    ended = train_forked(tmp_path, model=tiny_model, data=faulty, max_length=200, max_steps=1)
+    assert ended.codes == (0,), ended.output
+    lines = ended.output.splitlines()
+    assert [line for line in lines if "left out" in line] == [f"data: {s}" for s in inspected.left_out()]
+    assert [line for line in lines if line.startswith("example ")] == ["example 1", "example 2", "example 3"]
+    shown = lines.index("example 1")
+    assert lines[shown + 1].startswith("masked (") and lines[shown + 2].startswith("trained (")

@@ -1,0 +1,187 @@
+"""A frozen dataclass as options: names, types, allowed values, ranges and help all come from its definition.
+
+    max_steps: Annotated[int, Range(1, 10_000_000)] = 1500
+    \"\"\"Optimizer steps.\"\"\"
+
+reads `--max_steps 200` and `--max-steps=200`, refuses 0, and prints its own line of help.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import math
+import re
+import textwrap
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from trainer.outcome import ConfigError
+from trainer.text import wrap
+from trainer.values import nearest, shown
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    low: float
+    high: float
+    above: bool = False
+    """The lowest value itself is not allowed."""
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high and not (self.above and value == self.low)
+
+    def __str__(self) -> str:
+        return f"{'above' if self.above else 'from'} {_plain(self.low)} to {_plain(self.high)}"
+
+
+def read_flags(argv: Sequence[str], cls: type, *, booleans_alone: bool = False) -> dict[str, Any]:
+    """Checked values by field name from `--name value` or `--name=value`; `--name` alone where booleans may be.
+
+    Raises:
+        ConfigError: an unknown or repeated name, a missing value, a value that the field does not take.
+    """
+    booleans = {f.name for f in dataclasses.fields(cls) if booleans_alone and _kind(cls, f.name)[0] is bool}
+    given = split_flags(argv, booleans=booleans)
+    return {
+        check_name(name, cls, shown_as=f"--{name}"): convert(cls, name, text, shown_as=f"--{name}")
+        for name, text in given.items()
+    }
+
+
+def split_flags(argv: Sequence[str], *, booleans: Collection[str] = ()) -> dict[str, str]:
+    """Text by name, with underscores. Names in `booleans` may stand alone, meaning true."""
+    given: dict[str, str] = {}
+    words = list(argv)
+    while words:
+        flag, equals, text = words.pop(0).partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if not flag.startswith("--") or not name:
+            raise ConfigError(f"unexpected {shown(flag)}: options are written --name value or --name=value")
+        if name in given:
+            raise ConfigError(f"--{name} was given twice")
+        if not equals:
+            if name in booleans and (not words or words[0].startswith("--")):
+                text = "true"
+            elif not words:
+                raise ConfigError(f"--{name} wants a value")
+            else:
+                text = words.pop(0)
+        given[name] = text
+    return given
+
+
+def check_name(name: str, cls: type, *, shown_as: str = "", where: str = "", also: Sequence[str] = ()) -> str:
+    """`name`, if it is a field of `cls`. Raises ConfigError with the nearest and all known ones, `also` included."""
+    known = [*(field.name for field in dataclasses.fields(cls)), *also]
+    if name in known:
+        return name
+    raise ConfigError(
+        f"{where}unknown {shown(shown_as or name)}{nearest(name, known) or ':'} known are {', '.join(known)}"
+    )
+
+
+def build(cls: type, values: dict[str, Any]) -> Any:
+    """The dataclass. Raises ConfigError naming the fields without a default that are not in `values`."""
+    lacking = [
+        f"--{field.name}"
+        for field in dataclasses.fields(cls)
+        if field.default is dataclasses.MISSING and field.name not in values
+    ]
+    if lacking:
+        raise ConfigError(f"lacking {', '.join(lacking)}")
+    return cls(**values)
+
+
+def convert(cls: type, name: str, value: object, *, shown_as: str) -> Any:
+    """`value`, text or a plain YAML value, as field `name` takes it. Raises ConfigError, calling it `shown_as`."""
+    kind, span = _kind(cls, name)
+    text = _text(value)
+    try:
+        if text is None or not (text.strip() and text.isprintable()):
+            raise ValueError
+        result = _parse(kind, text)
+        if span is not None and result not in span:
+            raise ValueError
+    except (ValueError, KeyError):
+        given = shown(text) if text is not None else type(value).__name__
+        raise ConfigError(f"{shown_as} takes {allowed(cls, name)}, got {given}") from None
+    return result
+
+
+def allowed(cls: type, name: str) -> str:
+    """What the field takes, in words."""
+    kind, span = _kind(cls, name)
+    if get_origin(kind) is Literal:
+        return " or ".join(get_args(kind))
+    words = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "text on one line")
+    return f"{words} {span}" if span is not None else words
+
+
+def field_help(cls: type) -> dict[str, str]:
+    """The docstring below each field, on one line."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found, name = {}, ""
+    for statement in body.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            name = statement.target.id
+        elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) and name:
+            found[name] = " ".join(str(statement.value.value).split())
+    return found
+
+
+def help_table(cls: type, *, width: int = 110) -> str:
+    """One paragraph a field: its flag, what it takes, its default, what it means."""
+    said, lines = field_help(cls), []
+    for field in dataclasses.fields(cls):
+        default = "required" if field.default is dataclasses.MISSING else word(field.default)
+        lines.append(f"  --{field.name}  {allowed(cls, field.name)} ({default})")
+        lines.append(wrap(said.get(field.name, ""), width=width, prefix=" " * 6))
+    return "\n".join(line for line in lines if line.strip())
+
+
+def word(value: object) -> str:
+    """A field's value as one types it; repr of a float reads back as the same float."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _kind(cls: type, name: str) -> tuple[Any, Range | None]:
+    """(type, range) of a field; `X | None` is read as X: leave the option out for None."""
+    hint = get_type_hints(cls, include_extras=True)[name]
+    span = None
+    if get_origin(hint) is Annotated:
+        hint, span = get_args(hint)[:2]
+    options = get_args(hint)
+    if type(None) in options:
+        hint = next(option for option in options if option is not type(None))
+    return hint, span
+
+
+def _parse(kind: Any, text: str) -> Any:
+    if get_origin(kind) is Literal:
+        return get_args(kind)[get_args(kind).index(text)]
+    if kind is bool:
+        return {"true": True, "false": False}[text]
+    if kind is int and not re.fullmatch(r"[0-9]{1,18}", text):
+        # int() also takes underscores, spaces and other scripts' digits.
+        raise ValueError
+    if kind is float and not (
+        re.fullmatch(r"[0-9.]+([eE][-+]?[0-9]+)?", text) and math.isfinite(float(text))
+    ):
+        raise ValueError
+    return kind(text)
+
+
+def _text(value: object) -> str | None:
+    return word(value) if isinstance(value, (str, int, float)) else None
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if number == int(number) else f"{number:g}"
