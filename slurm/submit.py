@@ -132,6 +132,7 @@ def follow_up(submitted: Submitted) -> str:
         f"status  make status {found_by}",
         f"follow  make logs {found_by}",
         f"cancel  make cancel {found_by}    (or scancel {job_id})",
+        f"resume  make resume {found_by}    (once it has ended unfinished)",
     ]
     if submitted.ignored:
         lines += ["", f"note    not passed to sbatch, say it in the request: {', '.join(submitted.ignored)}"]

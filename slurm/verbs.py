@@ -15,7 +15,7 @@ from pathlib import Path
 from slurm.queue import SlurmError, find_jobs, slurm, words
 from slurm.site import find_site
 from trainer.outcome import FINISHED, ConfigError
-from trainer.progress import Job, broken_row, list_row, list_text, status_text
+from trainer.progress import broken_row, list_row, list_text, status_text
 from trainer.request import DEFAULT_OUTPUT, expand_home, parse_given
 from trainer.runs import Run, find_run, read_run, run_folders
 
@@ -100,15 +100,14 @@ def command_words(given: Mapping[str, str], run_id: str) -> str:
 def _follow(run: Run, environ: Mapping[str, str]) -> None:
     """A requeued job appends to the same file, so one file is all attempts of a job."""
     job_id, at = run.job_ids[-1], 0
-    pause, ask_at, shown = ASK_FIRST_S, 0.0, ""
+    pause, ask_at, last = ASK_FIRST_S, 0.0, ""
     while True:
-        ended: Job | None = None
+        ended = False
         if time.monotonic() >= ask_at:
-            job = find_jobs([job_id], environ)[job_id]
-            if job.state != shown and job.state != "RUNNING":
-                _say(f"job {job.text}")
-            shown = job.state
-            ended = job if job.ended else None
+            state, text, ended = _stand(job_id, environ, first=not last)
+            if state != last and state != "RUNNING":
+                _say(text)
+            last = state
             ask_at = time.monotonic() + pause
             pause = min(pause * 1.5, ASK_LAST_S)
         # After the question: what a job wrote before it ended is in the file by now.
@@ -116,6 +115,17 @@ def _follow(run: Run, environ: Mapping[str, str]) -> None:
         if ended:
             return
         time.sleep(READ_EVERY_S)
+
+
+def _stand(job_id: str, environ: Mapping[str, str], *, first: bool) -> tuple[str, str, bool]:
+    """(state, what to say of it, whether it has ended). A controller that restarts meanwhile ends nothing."""
+    try:
+        job = find_jobs([job_id], environ)[job_id]
+    except SlurmError as error:
+        if first:
+            raise
+        return "UNKNOWN", f"{error}; asking again", False
+    return job.state, f"job {job.text}", job.ended
 
 
 def _copy(log: Path, start: int) -> int:

@@ -159,6 +159,9 @@ def test_an_empty_site_changes_nothing(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("partion: x", "site.yaml: unknown 'partion', did you mean partition? known are partition, account,"),
+        ("PARTITION: x", "site.yaml: unknown 'PARTITION', did you mean partition?"),
+        ("time: 1h\ntime: 2h", "site.yaml: 'time' is there twice: remove one"),
+        ("partition: &a [*a]", "site.yaml is not YAML: found unconstructable recursive node"),
         ("vram: 3", "site.yaml: unknown 'vram'"),
         ("setup: rm -rf /", "site.yaml: unknown 'setup'"),
         ("partition: x; reboot", "site.yaml: PARTITION='x; reboot': takes letters, digits and _.,-"),

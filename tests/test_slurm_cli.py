@@ -121,7 +121,7 @@ def test_a_submitted_run_has_its_script_record_and_log_folder(
     assert "SLURM_CONF=/c" in seen
     assert "SBATCH_" not in seen and "SLURM_JOB_ID" not in seen
     lines = done.stdout.splitlines()
-    assert lines[-11:] == [
+    assert lines[-12:] == [
         "",
         "job id  7 (gemma-3-4b-it-mine)",
         "run id  mine",
@@ -131,6 +131,7 @@ def test_a_submitted_run_has_its_script_record_and_log_folder(
         "status  make status RUN=mine",
         "follow  make logs RUN=mine",
         "cancel  make cancel RUN=mine    (or scancel 7)",
+        "resume  make resume RUN=mine    (once it has ended unfinished)",
         "",
         "note    not passed to sbatch, say it in the request: SBATCH_PARTITION",
     ]

@@ -141,6 +141,34 @@ def test_a_finished_run_is_known_by_its_files_when_slurm_has_forgotten_it(
 
 
 @pytest.mark.cluster
+def test_where_there_is_accounting_sacct_says_how_a_forgotten_job_ended(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """squeue is real. The test cluster keeps no accounts, so sacct's answer is a stand-in's, in its format; that
+    the real sacct takes the options, its complaint shows, which comes after reading them."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "sacct").write_text(
+        f"#!/bin/sh\nprintf '%s\\n' \"$@\" > '{tmp_path}/argv'\n"
+        "echo '999998|CANCELLED by 1000|0:15|n1|00:10:00|12:00:00'\n"
+        "echo '999999|FAILED|78:0|n[1-2]|00:00:07|12:00:00'\n"
+    )
+    (tools / "sacct").chmod(0o755)
+    environ = {**cluster.environ, "PATH": f"{tools}{os.pathsep}{cluster.environ['PATH']}"}
+    found = find_jobs(["999997", "999998", "999999"], environ)
+    assert [job.text for job in found.values()] == [
+        "999997 GONE (not in squeue)",
+        "999998 CANCELLED (0:15) on n1, 00:10:00 of 12:00:00",
+        "999999 FAILED (78:0) on n[1-2], 00:00:07 of 12:00:00",
+    ]
+    argv = (tmp_path / "argv").read_text().splitlines()
+    assert "--jobs=999997,999998,999999" in argv
+    real = cluster.run("sacct", *argv, check=False)
+    assert real.stderr == "Slurm accounting storage is disabled\n"
+    assert "unrecognized option" in cluster.run("sacct", "--no-such-option", check=False).stderr
+
+
+@pytest.mark.cluster
 def test_a_pending_job_says_what_it_waits_for_and_cancel_ends_it_once(
     cluster: Cluster, project: Path, start: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,7 +213,7 @@ def test_list_shows_every_run_the_newest_first_and_the_broken_too(
     cluster.run("scancel", job_id)
 
 
-def follow(project: Path, cluster: Cluster, run_id: str) -> subprocess.Popen[str]:
+def follow(project: Path, cluster: Cluster, run_id: str, **environ: str) -> subprocess.Popen[str]:
     code = (
         "import os, sys; from pathlib import Path; from slurm import verbs\n"
         f"sys.exit(verbs.logs({{'RUN': {run_id!r}}}, os.environ, Path({str(project)!r})))"
@@ -193,7 +221,7 @@ def follow(project: Path, cluster: Cluster, run_id: str) -> subprocess.Popen[str
     return subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=PROJECT_DIR,
-        env=cluster.environ,
+        env={**cluster.environ, **environ},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -215,9 +243,10 @@ def test_logs_follow_a_job_over_a_requeue_until_it_has_ended(
     cluster.run("scontrol", "requeue", job_id)
 
     def again() -> bool:
-        # A requeued job would wait two minutes. Refused until it is pending.
-        cluster.run("scontrol", "update", f"jobid={job_id}", "starttime=now", check=False)
-        time.sleep(0.3)
+        # A requeued job waits two minutes by itself.
+        if cluster.job(job_id)["Reason"] == "BeginTime":
+            cluster.run("scontrol", "update", f"jobid={job_id}", "starttime=now", check=False)
+        time.sleep(0.5)
         log = project / "runs" / "twice" / "logs" / f"slurm-{job_id}.log"
         return log.read_text().count("step  2/20") == 2
 
@@ -247,12 +276,33 @@ def test_ctrl_c_leaves_the_log_quietly_and_the_job_running(
     cluster.run("scancel", job_id)
 
 
+def unreachable(conf: str) -> str:
+    return re.sub(r"SlurmctldPort=\d+", "SlurmctldPort=1\nMessageTimeout=1", conf)
+
+
+@pytest.mark.cluster
+def test_logs_go_on_while_the_controller_is_away(
+    cluster: Cluster, project: Path, start: Callable[..., str], tmp_path: Path
+) -> None:
+    job_id = start("patient")
+    until(lambda: log_has(project, "patient", "step  2/20"))
+    good, conf = (cluster.dir / "slurm.conf").read_text(), tmp_path / "slurm.conf"
+    conf.write_text(good)
+    following = follow(project, cluster, "patient", SLURM_CONF=str(conf))
+    assert following.stdout and following.stdout.readline() == "step  1/20  loss 1.5\n"
+    conf.write_text(unreachable(good))
+    assert following.stderr and following.stderr.readline().endswith("; asking again\n")
+    conf.write_text(good)
+    (project / "go").write_text("0")
+    _, err = following.communicate(timeout=60)
+    assert following.returncode == 0
+    assert err.splitlines()[-1].startswith(f"trainyard: job {job_id} COMPLETED on n1")
+
+
 @pytest.mark.cluster
 def test_a_controller_that_is_down_is_one_line(cluster: Cluster, tmp_path: Path) -> None:
     write_run(tmp_path / "runs", "r", "1")
-    conf = (cluster.dir / "slurm.conf").read_text()
-    conf = re.sub(r"SlurmctldPort=\d+", "SlurmctldPort=1\nMessageTimeout=1", conf)
-    (tmp_path / "slurm.conf").write_text(conf)
+    (tmp_path / "slurm.conf").write_text(unreachable((cluster.dir / "slurm.conf").read_text()))
     environ = {**cluster.environ, "SLURM_CONF": str(tmp_path / "slurm.conf")}
     with pytest.raises(SlurmError, match=r"squeue failed: slurm_load_jobs error: [^\n]+$"):
         verbs.status({"RUN": "r"}, environ, tmp_path)

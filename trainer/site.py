@@ -15,7 +15,6 @@ from trainer.outcome import ConfigError
 from trainer.values import GPU_GIB, NO_BF16, nearest, number, shown
 
 GPU_TYPES = "gpu_types"
-MAX_BYTES = 64 * 1024
 ASSUMED_VRAM_GIB = 24.0
 
 
@@ -44,7 +43,8 @@ def read_site(path: Path, *, source: str, keys: Sequence[str], user: str) -> Sit
     try:
         text = path.read_text(encoding="utf-8")
         # BaseLoader leaves all scalars as they were typed: YAML's own reading makes 12:00:00 the number 43200.
-        content = yaml.load(text, Loader=yaml.BaseLoader) if len(text) <= MAX_BYTES else None
+        content = yaml.load(text, Loader=yaml.BaseLoader)
+        node = yaml.compose(text, Loader=yaml.BaseLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"SITE={source}: {getattr(error, 'strerror', None) or error}") from error
     except yaml.YAMLError as error:
@@ -54,6 +54,10 @@ def read_site(path: Path, *, source: str, keys: Sequence[str], user: str) -> Sit
         content = {}
     if not isinstance(content, dict):
         raise ConfigError(f"{source}: takes lines of `key: value`, keys are {', '.join(known)}")
+    # YAML forbids a key twice, and PyYAML takes the last without a word.
+    keys_there = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    if twice := [key for key in content if keys_there.count(key) > 1]:
+        raise ConfigError(f"{source}: {shown(twice[0])} is there twice: remove one")
     for key in content:
         if key not in known:
             near = nearest(str(key), known) or ":"
