@@ -49,6 +49,10 @@ class TrainConfig:
     seed: int = 0
     logging_steps: int = 10
     eval_steps: int = 250
+    save_steps: int = 250
+    """Optimizer steps between checkpoints; the last step is always saved."""
+    keep_checkpoints: int = 3
+    """The newest so many stay, and the best by held-out loss."""
     eval_fraction: float = 0.1
     """Share of the records held out, by session, when the data brings no eval.jsonl."""
     eval_samples: int = 256
