@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from training import Ended, train_forked
+
+from trainer.checkpoint import check_manifest
+from trainer.outcome import ATTEMPT_DIR_ENV, ATTEMPT_ID_ENV, read_outcome
+from trainer.stop import raise_flag
 
 # Dropout draws random numbers, two batches make a step, logs and checkpoints fall on different steps.
 OPTIONS: dict[str, Any] = {
@@ -42,7 +49,7 @@ def history(folder: Path) -> list[dict[str, float]]:
 
 
 def saved(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / "run" / "checkpoints").iterdir() if path.name[0] != "o")
+    return sorted(path.name for path in (folder / "run" / "checkpoints").glob("*-*"))
 
 
 def at_step(step: int) -> Callable[[str], bool]:
@@ -66,3 +73,148 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(
 
 def metrics(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "run" / "metrics.json").read_text())
+
+
+def flag_when(attempt: Path, seen: Callable[[str], bool]) -> Callable[[str], bool]:
+    """Raises the stop flag, as the supervisor does, once the output is as wanted."""
+
+    def look(output: str) -> bool:
+        if not (attempt / "stop").exists() and seen(output):
+            raise_flag(attempt, "test")
+        return False
+
+    return look
+
+
+def stopped(
+    train: Callable[..., Ended], folder: Path, seen: Callable[[str], bool], **options: Any
+) -> tuple[int, str]:
+    """The outcome of a run whose stop flag is raised when its output is as wanted."""
+    attempt = folder / f"attempt{len(list(folder.glob('attempt*')))}"
+    attempt.mkdir(parents=True)
+    environment = {ATTEMPT_DIR_ENV: str(attempt), ATTEMPT_ID_ENV: "a"}
+    ended = train(folder, environment=environment, kill_when=flag_when(attempt, seen), **options)
+    assert set(ended.codes) == {0}, ended.output
+    outcome = read_outcome(attempt, "a")
+    assert outcome is not None, ended.output
+    return outcome
+
+
+def test_a_stop_saves_the_very_step_and_ends_with_75(
+    tmp_path: Path, straight: Path, train: Callable[..., Ended]
+) -> None:
+    code, message = stopped(train, tmp_path, at_step(3))
+    (last,) = saved(tmp_path)[-1:]
+    step = int(last.removeprefix("step-"))
+    assert 3 <= step < 10
+    assert (code, message) == (75, f"stopped at step {step}: run again to go on from there")
+    ended = train(tmp_path)
+    assert ended.codes == (0,), ended.output
+    assert f"going on from step {step} " in ended.output
+    assert history(tmp_path) == history(straight)
+
+
+def test_two_processes_stop_together_and_continue_exactly(
+    tmp_path: Path, train: Callable[..., Ended]
+) -> None:
+    options = {"world_size": 2, "gradient_accumulation_steps": 2, "micro_batch_size": 1}
+    ended = train(tmp_path / "straight", **options)
+    assert ended.codes == (0, 0), ended.output
+    code, _ = stopped(train, tmp_path / "stopped", at_step(3), **options)
+    assert code == 75
+    ended = train(tmp_path / "stopped", kill_when=at_step(9), **options)
+    assert ended.codes == (-9, -9), ended.output
+    ended = train(tmp_path / "stopped", **options)
+    assert ended.codes == (0, 0), ended.output
+    assert history(tmp_path / "stopped") == history(tmp_path / "straight")
+
+
+def test_a_stop_before_the_first_step_is_75_without_a_checkpoint_and_1_the_third_time(
+    tmp_path: Path, train: Callable[..., Ended]
+) -> None:
+    outcomes = [stopped(train, tmp_path, lambda _: True)[0] for _ in range(3)]
+    assert outcomes == [75, 75, 1]
+    assert saved(tmp_path) == []
+
+
+def test_a_stop_during_an_evaluation_leaves_it_to_the_next_attempt(
+    tmp_path: Path, train: Callable[..., Ended]
+) -> None:
+    """Every step is an evaluation's, and most of the time is spent there."""
+    options = {"eval_steps": 1, "max_steps": 6, "micro_batch_size": 1, "eval_samples": 8, "logging_steps": 1}
+    assert train(tmp_path / "straight", **options).codes == (0,)
+    for step in (2, 4):
+        # That line comes after the step has ended, so only its evaluation is left to be stopped in.
+        outcome = stopped(train, tmp_path / "stopped", lambda out, n=step: f"step {n}/6" in out, **options)
+        assert outcome == (75, f"stopped at step {step}: run again to go on from there")
+    assert train(tmp_path / "stopped", **options).codes == (0,)
+    assert history(tmp_path / "stopped") == history(tmp_path / "straight")
+
+
+def test_a_run_that_is_started_again_after_its_last_step_trains_no_further(
+    tmp_path: Path, straight: Path, train: Callable[..., Ended]
+) -> None:
+    shutil.copytree(straight / "run", tmp_path / "run")
+    ended = train(tmp_path)
+    assert ended.codes == (0,), ended.output
+    assert history(tmp_path)[:-1] == history(straight)[:-1]
+    assert history(tmp_path)[-1]["train_loss"] == history(straight)[-1]["train_loss"]
+    for step in (10, 8):
+        manifest = json.loads((tmp_path / f"run/checkpoints/step-{step:06d}/manifest.json").read_text())
+        assert manifest["step"] == step
+
+
+def test_a_broken_newest_checkpoint_is_set_aside_for_the_one_before(
+    tmp_path: Path, straight: Path, train: Callable[..., Ended]
+) -> None:
+    shutil.copytree(straight / "run", tmp_path / "run")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    weights = checkpoints / "step-000010" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    garbled = checkpoints / "step-000008" / "optimizer.pt"
+    garbled.write_bytes(garbled.read_bytes()[:-1] + b"x")
+    ended = train(tmp_path)
+    assert ended.codes == (0,), ended.output
+    assert "adapter_model.safetensors has " in ended.output and "going on from step 6 " in ended.output
+    assert "optimizer.pt has other contents than were written" in ended.output
+    assert [name.rpartition("-")[0] for name in saved(tmp_path)[:2]] == [
+        "broken-step-000008", "broken-step-000010",
+    ]  # fmt: skip
+    assert history(tmp_path) == history(straight)
+
+
+def test_another_number_of_processes_is_refused_with_what_to_do(
+    tmp_path: Path, straight: Path, train: Callable[..., Ended]
+) -> None:
+    shutil.copytree(straight / "run", tmp_path / "run")
+    ended = train(tmp_path, gradient_accumulation_steps=1)
+    assert ended.codes == (78,)
+    assert (
+        "was saved with gradient_accumulation_steps 2, not 1: its losses cannot be continued" in ended.output
+    )
+    ended = train(tmp_path, world_size=2)
+    assert ended.codes == (78, 78)
+    assert "was saved with processes 1, not 2" in ended.output
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_full_disk_leaves_the_older_checkpoint_and_ends_with_one_clear_line(
+    tmp_path: Path, straight: Path, train: Callable[..., Ended]
+) -> None:
+    newest = straight / "run" / "checkpoints" / "step-000010"
+    size = sum(path.stat().st_size for path in newest.iterdir())
+    disk = tmp_path / "run" / "checkpoints"
+    disk.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size * 3 // 2}", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        ended = train(tmp_path)
+        assert ended.codes == (1,)
+        (line,) = [line for line in ended.output.splitlines() if line.startswith("trainyard:")]
+        assert line.startswith(f"trainyard: the checkpoint of step 4 could not be written to {disk} (")
+        assert line.endswith("): step 2 is the newest there is")
+        assert saved(tmp_path) == ["step-000002"]
+        assert check_manifest(disk / "step-000002") == ""
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

@@ -110,9 +110,7 @@ def train_forked(
         "lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "logging_steps": 1, "eval_samples": 8, **options,
     }  # fmt: skip
     argv = [word for name, value in values.items() for word in (f"--{name}", _text(value))]
-    return run_forked(
-        folder, main, argv, world_size=world_size, environment=environment, kill_when=kill_when
-    )
+    return run_forked(folder, main, argv, world_size=world_size, environment=environment, kill_when=kill_when)
 
 
 def _text(value: object) -> str:

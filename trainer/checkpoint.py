@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trainer.outcome import ConfigError
 from trainer.ranks import Ranks
@@ -182,7 +183,7 @@ def check_manifest(path: Path) -> str:
     return ""
 
 
-def _read_manifest(path: Path) -> dict[str, dict[str, dict[str, int | str]]]:
+def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     if not isinstance(manifest, dict) or not isinstance(manifest["layout"], dict):
         raise ValueError("not a manifest")

@@ -46,8 +46,8 @@ class Stop:
     def __init__(self, ranks: Ranks, run_dir: Path) -> None:
         self.ranks, self.run_dir = ranks, run_dir
         self.agreed = False
-        self.step = 0
-        """The optimizer step that a next attempt would go on from."""
+        self.step: int | None = None
+        """The optimizer step that a next attempt would go on from; None while that is not known."""
         directory = os.environ.get(ATTEMPT_DIR_ENV)
         self._flag = Path(directory, FLAG) if directory else None
         self._deadline = float(os.environ.get(DEADLINE_ENV) or "inf")
@@ -87,14 +87,17 @@ class Stop:
 
     def leave(self) -> NoReturn:
         """Collective. Raises Stopped: run again, or failed when attempts end one after the other without a step."""
-        idle = self.ranks.from_first(count_attempt(self.run_dir, self.step) if self.ranks.first else None)
+        idle = self.ranks.from_first(
+            count_attempt(self.run_dir, self.step or 0) if self.ranks.first else None
+        )
+        where = "before training began" if self.step is None else f"at step {self.step}"
         if idle >= MAX_ATTEMPTS_WITHOUT_STEP:
             raise Stopped(
                 FAILED,
-                f"stopped at step {self.step} for the {idle}th time in a row without a new one: not to be run "
-                "again. It needs more time before it is stopped, or shorter steps",
+                f"stopped {where}, and the last {idle} attempts brought no new step: not to be run again. "
+                "It needs more time before it is stopped, or shorter steps",
             )
-        raise Stopped(RUN_AGAIN, f"stopped at step {self.step}: run again to go on from there")
+        raise Stopped(RUN_AGAIN, f"stopped {where}: run again to go on from there")
 
 
 def count_attempt(run_dir: Path, step: int) -> int:

@@ -22,11 +22,13 @@ from trainer.checkpoint import CheckpointError
 from trainer.config import TrainConfig, parse_flags
 from trainer.memory import ZERO3_SETTINGS
 from trainer.outcome import FAILED, FINISHED, ConfigError, write_outcome
+from trainer.processes import in_rank
 from trainer.records import Dataset, Record, load_dataset
 from trainer.stop import Stopped
 
 
 def main(argv: Sequence[str]) -> int:
+    in_rank()
     try:
         config = parse_flags(argv)
         dataset = load_dataset(config.data, eval_fraction=config.eval_fraction, seed=config.seed)
