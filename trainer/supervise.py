@@ -27,6 +27,8 @@ from trainer.outcome import (
     BAD_CONFIG,
     FAILED,
     FINISHED,
+    RUN_AGAIN,
+    STATUS_FILE_ENV,
     ConfigError,
     read_outcome,
 )
@@ -45,8 +47,14 @@ def main(argv: Sequence[str]) -> int:
         environment = {**read_env_file(Path(".env")), **os.environ}
     except ConfigError as error:
         print(f"trainyard: {error}", file=sys.stderr)
-        return BAD_CONFIG
-    return run(command, environment)
+        code = BAD_CONFIG
+    else:
+        code = run(command, environment)
+    status_file = os.environ.get(STATUS_FILE_ENV)
+    if status_file and os.environ.get("SLURM_PROCID", "0") == "0":
+        Path(status_file).write_text(f"{code}\n", encoding="utf-8")
+    # The batch shell reads the file. To srun 75 would be a bad exit, on which it kills nodes that are still leaving.
+    return FINISHED if status_file and code == RUN_AGAIN else code
 
 
 def run(command: Sequence[str], environment: dict[str, str]) -> int:
