@@ -23,7 +23,7 @@ UNWANTED_LINES = (
 # Below the range that Linux hands out by itself (32768 and up), above Slurm's own ports.
 PORT_BASE, PORT_COUNT = 10_000, 20_000
 
-# Slurm gives an array's member by its plain id for the whole array, so it is named by both its numbers.
+# An array's member by both its numbers: requeued by its plain id, every other member would come back too.
 JOB_ID = (
     'job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"',
     'job="${job:-$SLURM_JOB_ID}"',
@@ -31,7 +31,8 @@ JOB_ID = (
 
 # After the tasks have ended. srun's own code says too little: 0 was seen after a node had been set down.
 RETRY = [
-    f'status=$(cat "${STATUS_FILE_ENV}")',
+    "status=",
+    f'read -r status <"${STATUS_FILE_ENV}" || true',
     f'rm -f "${STATUS_FILE_ENV}"',
     f'if [ "$status" = {RUN_AGAIN} ]; then',
     "  # Not when Slurm requeues the job itself, nor when it was cancelled: that would bring it back.",

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,3 +221,45 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_ends_with_one_clear_line(
         assert check_manifest(disk / "step-000002") == ""
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_zero3_shards_are_stopped_and_continued_exactly(
+    tmp_path: Path, tiny_model: Path, walks: Path
+) -> None:
+    """The planned command, launched cold; tests/zero3_on_cpu makes accelerate pick gloo for it."""
+    root = Path(__file__).resolve().parent.parent
+    environment = {
+        **os.environ, "PYTHONPATH": str(root / "tests" / "zero3_on_cpu"), "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+
+    def run(folder: Path, stop_at: int | None = None) -> int:
+        folder.mkdir(exist_ok=True)
+        options = {
+            "model": tiny_model, "data": walks, "output_dir": folder / "run", "run_id": "zero3", "device": "cpu",
+            "world_size": 2, "learning_rate": 2e-3, "lora_r": 8, **OPTIONS, "micro_batch_size": 1,
+        }  # fmt: skip
+        words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+        log = folder / "log"
+        with open(log, "wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "trainer.supervise", "--", "accelerate", "launch", "--config_file",
+                 "accelerate_configs/deepspeed_zero3.yaml", "--num_processes", "2", "--num_machines", "1",
+                 "-m", "trainer.train", *words],
+                cwd=root, env=environment, stdout=output, stderr=output,
+            )  # fmt: skip
+        while stop_at and process.poll() is None:
+            if at_step(stop_at)(log.read_text()):
+                process.send_signal(signal.SIGTERM)
+                stop_at = None
+            time.sleep(0.05)
+        code = process.wait(300)
+        assert code in (0, 75), log.read_text()[-3000:]
+        return code
+
+    assert run(tmp_path / "straight") == 0
+    assert run(tmp_path / "stopped", stop_at=3) == 75
+    assert run(tmp_path / "stopped") == 0
+    assert "going on from step" in (tmp_path / "stopped" / "log").read_text()
+    assert history(tmp_path / "stopped") == history(tmp_path / "straight")
