@@ -122,6 +122,11 @@ def alive(pid: int) -> bool:
         return False
 
 
+def ignores(pid: int, number: int) -> bool:
+    (mask,) = re.findall(r"SigIgn:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
 @pytest.mark.parametrize("victim", ["supervisor", "launcher", "rank"])
 def test_nobody_outlives_the_supervisor_whoever_is_killed(victim: str, start: Callable[..., Job]) -> None:
     job = start(step_s=1000)
@@ -142,7 +147,7 @@ def test_under_accelerate_and_torchrun_ranks_and_data_workers_are_deaf_and_die_w
         "from trainer.processes import in_rank\n"
         "in_rank()\n"
         "if os.fork() == 0: time.sleep(1000)\n"
-        "print('ready', flush=True)\n"
+        "print('rank is up', flush=True)\n"
         "time.sleep(1000)\n"
     )
     log = tmp_path / "log"
@@ -156,9 +161,10 @@ def test_under_accelerate_and_torchrun_ranks_and_data_workers_are_deaf_and_die_w
             stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
     try:
-        wait_for(lambda: log.read_text().count("ready") == 2, log.read_text)
+        wait_for(lambda: log.read_text().count("rank is up") == 2, log.read_text)
         below = descendants(supervisor.pid)
         assert len(below) == 1 + 2 + 2
+        assert all(ignores(pid, number) for pid in below for number in STOP_SIGNALS)
         for number in STOP_SIGNALS:
             for pid in below:
                 os.kill(pid, number)
