@@ -11,19 +11,37 @@ import shlex
 from collections.abc import Callable
 
 from trainer.job import JobSpec, Plan
-from trainer.outcome import BAD_CONFIG
+from trainer.outcome import BAD_CONFIG, RUN_AGAIN, STATUS_FILE_ENV
+from trainer.stop import DEADLINE_ENV, LEAD_ENV, stop_lead_s
 
 # What submitit always writes and we do not want, by the beginning of the line.
 UNWANTED_LINES = (
-    # Its default is USR2 90 s before the end, or what SUBMITIT_PREEMPT_SIGNAL says where this runs: the time
-    # limit is the supervisor's to keep, and the text must not depend on the environment.
-    "#SBATCH --signal=",
     # Tells submitit's own unpickler where it runs; this job has none.
     "export SUBMITIT_EXECUTOR=",
 )
 
 # Below the range that Linux hands out by itself (32768 and up), above Slurm's own ports.
 PORT_BASE, PORT_COUNT = 10_000, 20_000
+
+# An array's member by both its numbers: requeued by its plain id, every other member would come back too.
+JOB_ID = (
+    'job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"',
+    'job="${job:-$SLURM_JOB_ID}"',
+)
+
+# After the tasks have ended. srun's own code says too little: 0 was seen after a node had been set down.
+RETRY = [
+    "status=",
+    f'read -r status <"${STATUS_FILE_ENV}" || true',
+    f'rm -f "${STATUS_FILE_ENV}"',
+    f'if [ "$status" = {RUN_AGAIN} ]; then',
+    "  # Not when Slurm requeues the job itself, nor when it was cancelled: that would bring it back.",
+    "  case $(squeue --noheader --jobs=\"$job\" --format='%T|%r') in",
+    '    RUNNING\\|* | *\\|TimeLimit) scontrol requeue "$job" ;;',
+    "  esac",
+    "fi",
+    'exit "${status:-1}"',
+]
 
 
 def render(plan: Plan) -> str:
@@ -61,7 +79,11 @@ def render(plan: Plan) -> str:
             "export": "NONE",
             "output": log_path(spec, job_id="%j"),
             **({"reservation": spec.reservation} if spec.reservation else {}),
+            "requeue": True,  # by Slurm itself, after preemption or the loss of a node
+            # To the tasks, not to this shell: before the time limit, and at once with preempt_send_user_signal.
+            "signal": f"USR1@{stop_lead_s(spec.time_limit_min)}",
         },
+        teardown=RETRY,
         **{name: value for name, value in flags.items() if value},
     )
     kept = [line for line in text.split("\n") if not line.startswith(UNWANTED_LINES)]
@@ -113,6 +135,14 @@ def _setup(plan: Plan) -> list[str]:
         "unset PYTHONHOME PYTHONPATH",
         "export PYTHONUNBUFFERED=1",
         *(f"export {name}={shlex.quote(value)}" for name, value in sorted(plan.env)),
+        "# This shell outlives a SIGTERM, to see how the tasks end. They are to have stopped before the job's end.",
+        "trap : TERM",
+        *JOB_ID,
+        f"{STATUS_FILE_ENV}=$(mktemp)",
+        'end=$(squeue --noheader --jobs="$job" --format=%e || true)',
+        f'{DEADLINE_ENV}=$(date --date="${{end:-none}}" +%s 2>/dev/null || true)',
+        f"{LEAD_ENV}={stop_lead_s(spec.time_limit_min)}",
+        f"export {STATUS_FILE_ENV} {DEADLINE_ENV} {LEAD_ENV}",
     ]
     if spec.nodes > 1:
         lines += [
@@ -166,7 +196,7 @@ def _command(plan: Plan) -> str:
         shlex.join([job_python(spec), "-m", "trainer.supervise", "--"]),
         *_argv_lines(plan.launch_argv),
     ]
-    return " \\\n  ".join(lines)
+    return " \\\n  ".join(lines) + " || true"
 
 
 def _argv_lines(argv: tuple[str, ...]) -> list[str]:

@@ -113,7 +113,6 @@ def test_what_was_not_asked_for_is_not_in_the_script() -> None:
         "--mail",
         "module",
         "--wckey",
-        "--signal",
         "None",
         "MASTER_",
     )
@@ -127,8 +126,10 @@ def test_the_job_is_called_by_its_run_and_name() -> None:
 
 # srun as a program that writes down its arguments and what it was given in the environment.
 SRUN = """#!/bin/sh
+echo 0 > "$TRAINYARD_STATUS_FILE"
 exec {python} -c 'import json, os, sys; json.dump([sys.argv[1:], dict(os.environ)], open("{seen}", "w"))' "$@"
 """
+SQUEUE = "#!/bin/sh\necho 2026-01-02T03:04:05\n"
 SCONTROL = "#!/bin/sh\nprintf 'first\\nsecond\\n'\n"
 
 
@@ -136,7 +137,7 @@ def run_with_stubs(plan: Plan, folder: Path, **more: str) -> tuple[list[str], di
     """srun's arguments and environment when bash runs the rendered script in `folder`, with `more` set."""
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)
-    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("squeue", SQUEUE)):
         (tools / name).write_text(text.format(python=sys.executable, seen=folder / "seen.json"))
         (tools / name).chmod(0o755)
     script = folder / "job.sbatch"

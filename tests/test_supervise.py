@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -58,30 +56,6 @@ def test_a_configuration_error_is_repeated_on_one_line(capfd: pytest.CaptureFixt
         python("from trainer.outcome import write_outcome; write_outcome(78, 'no such model')"), environment()
     )
     assert capfd.readouterr().err == "trainyard: no such model\n"
-
-
-def test_stopping_the_supervisor_stops_the_job(tmp_path: Path) -> None:
-    worker = f"""
-        import os, time
-        open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))
-        time.sleep(60)
-    """
-    code = f"""
-        import os, sys
-        from trainer.supervise import run
-        sys.exit(run({python(worker)!r}, dict(os.environ)))
-    """
-    supervisor = subprocess.Popen(python(code), env=environment(), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 20
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    supervisor.send_signal(signal.SIGTERM)
-    assert supervisor.wait(20) == 1
-    assert supervisor.stderr is not None
-    assert supervisor.stderr.read() == "trainyard: stopped by SIGTERM\n"
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_one_node_runs_the_planned_command_with_this_python() -> None:

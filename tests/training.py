@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -56,8 +57,12 @@ def run_forked(
     *arguments: Any,
     world_size: int = 1,
     environment: Mapping[str, str] | None = None,
+    kill_when: Callable[[str], bool] | None = None,
 ) -> Ended:
-    """Run `target(*arguments)`, a module's function, in `world_size` processes with torchrun's environment."""
+    """Run `target(*arguments)`, a module's function, in `world_size` processes with torchrun's environment.
+
+    All are killed (-9) as soon as `kill_when` says so about what the first has printed.
+    """
     common = {"WANDB_MODE": "offline", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -75,6 +80,11 @@ def run_forked(
         processes.append(_context.Process(target=_child, args=(str(log), full, target, arguments)))
     for process in processes:
         process.start()
+    while kill_when and all(process.is_alive() for process in processes):
+        if logs[0].exists() and kill_when(logs[0].read_text()):
+            for process in processes:
+                process.kill()
+        time.sleep(0.01)
     for process in processes:
         process.join(TIMEOUT_S)
         if process.is_alive():
@@ -85,7 +95,12 @@ def run_forked(
 
 
 def train_forked(
-    folder: Path, *, world_size: int = 1, environment: Mapping[str, str] | None = None, **options: Any
+    folder: Path,
+    *,
+    world_size: int = 1,
+    environment: Mapping[str, str] | None = None,
+    kill_when: Callable[[str], bool] | None = None,
+    **options: Any,
 ) -> Ended:
     """`python -m trainer.train --name value ...` into `folder`/run, forked; options win over small defaults."""
     from trainer.train import main
@@ -96,7 +111,7 @@ def train_forked(
         "lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "logging_steps": 1, "eval_samples": 8, **options,
     }  # fmt: skip
     argv = [word for name, value in values.items() for word in (f"--{name}", _text(value))]
-    return run_forked(folder, main, argv, world_size=world_size, environment=environment)
+    return run_forked(folder, main, argv, world_size=world_size, environment=environment, kill_when=kill_when)
 
 
 def _text(value: object) -> str:

@@ -66,6 +66,10 @@ class TrainConfig:
     """Optimizer steps between two lines of the log."""
     eval_steps: Steps = 250
     """Optimizer steps between two evaluations of the held-out loss."""
+    save_steps: Steps = 250
+    """Optimizer steps between checkpoints; the last step is always saved."""
+    keep_checkpoints: Annotated[int, Range(1, 1000)] = 3
+    """The newest so many stay, and the best by held-out loss."""
     eval_fraction: Annotated[float, Range(0, 0.9)] = 0.1
     """Share of the records held out, by session, when the data brings no eval.jsonl."""
     eval_samples: Annotated[int, Range(0, 1_000_000)] = 256

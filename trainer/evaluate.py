@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,11 +27,18 @@ def choose_records(records: Sequence[Record], count: int) -> list[Record]:
 
 @torch.inference_mode()
 def generate_answers(
-    model: Any, processor: Any, records: Sequence[Record], *, accelerator: Any, batch_size: int = BATCH_SIZE
+    model: Any,
+    processor: Any,
+    records: Sequence[Record],
+    *,
+    accelerator: Any,
+    batch_size: int = BATCH_SIZE,
+    between: Callable[[], object] = bool,
 ) -> list[str]:
     """The model's answer to each record, in order, on every process; the work is shared among the processes.
 
     Greedy, and no longer than the longest true answer (plus a little, at most MAX_ANSWER_TOKENS tokens).
+    `between` is called before each batch, as often on every process, and may raise.
     """
     from accelerate.utils import gather_object
     from tqdm.auto import tqdm
@@ -49,6 +56,7 @@ def generate_answers(
     for start in tqdm(
         starts, desc="answering", leave=False, disable=None if accelerator.is_main_process else True
     ):
+        between()
         indices = mine[start : start + batch_size] or ([0] if synced else [])
         if not indices:
             continue

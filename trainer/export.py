@@ -16,6 +16,7 @@ from trainer.records import Record
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.jsonl"
 REPORT_FILE = "report.html"
+ZERO_SHOT_FILE = "zero_shot.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,10 +50,16 @@ def save_metrics(run_dir: Path, record: RunRecord, records: Sequence[Record], an
 
 
 def save_adapter(run_dir: Path, trainer: Any, processor: Any) -> None:
-    """Write adapter/: LoRA weights in fp32 for PeftModel.from_pretrained, and the processor.
+    """Write adapter/: LoRA weights in fp32 for PeftModel.from_pretrained, and the processor. On every process."""
+    folder = run_dir / "adapter"
+    save_weights(folder, trainer)
+    if trainer.accelerator.is_main_process:
+        processor.save_pretrained(folder)
+    trainer.accelerator.wait_for_everyone()
 
-    Called on every process: under ZeRO-3 each holds a shard, and gathering is a collective.
-    """
+
+def save_weights(folder: Path, trainer: Any) -> None:
+    """Write the adapter in PEFT's form. On every process: under ZeRO-3 gathering the shards is a collective."""
     accelerator = trainer.accelerator
     model = accelerator.unwrap_model(trainer.model)
     weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -62,10 +69,20 @@ def save_adapter(run_dir: Path, trainer: Any, processor: Any) -> None:
         # The parameters themselves are bf16 there; the optimizer keeps the fp32 masters.
         weights = {name: safe_get_full_fp32_param(p) for name, p in weights.items()}
     if accelerator.is_main_process:
-        folder = run_dir / "adapter"
         model.save_pretrained(folder, state_dict=weights)
-        processor.save_pretrained(folder)
-    accelerator.wait_for_everyone()
+
+
+def save_zero_shot(run_dir: Path, score: ActionMetrics | None) -> None:
+    """Keep the base model's score for attempts that go on from a checkpoint."""
+    if score is not None:
+        write_whole(run_dir / ZERO_SHOT_FILE, json.dumps(dataclasses.asdict(score)) + "\n")
+
+
+def load_zero_shot(run_dir: Path) -> ActionMetrics | None:
+    try:
+        return ActionMetrics(**json.loads((run_dir / ZERO_SHOT_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def save_report(run_dir: Path) -> None:

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from trl import SFTTrainer
 
 from trainer.head import install_supervised_head
+from trainer.resumable import ResumableTrainer
 
 
-class VisionSFTTrainer(SFTTrainer):
+class VisionSFTTrainer(ResumableTrainer):
     """Takes a ready PeftModel and a collator that adds `loss_positions` and `loss_targets`."""
 
     def __init__(self, *, model: Any, **kwargs: Any) -> None:
@@ -43,6 +43,17 @@ class VisionSFTTrainer(SFTTrainer):
             self._correct.append(outputs["correct"].detach())
             self._scored += scored
         return (loss, outputs) if return_outputs else loss
+
+    def window(self) -> dict[str, Any]:
+        correct = int(torch.stack(self._correct).sum().item()) if self._correct else 0
+        return {**super().window(), "correct": correct, "scored": self._scored}
+
+    def restore_window(self, window: dict[str, Any]) -> None:
+        super().restore_window(window)
+        self._correct, self._scored = (
+            [torch.tensor(window["correct"], device=self.args.device)],
+            window["scored"],
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the token accuracy of the window since the last training log; read from the device only here."""

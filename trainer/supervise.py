@@ -4,6 +4,7 @@
 
 It completes the planned command with what only a node knows, its rank and the first node's address, reads
 secrets from `.env`, and takes the outcome from the file the ranks leave, since torchrun turns every code into 1.
+Signals that mean "stop" end here: they raise a flag that the ranks agree on, and reach nobody else.
 """
 
 from __future__ import annotations
@@ -26,10 +27,14 @@ from trainer.outcome import (
     BAD_CONFIG,
     FAILED,
     FINISHED,
+    RUN_AGAIN,
+    STATUS_FILE_ENV,
     ConfigError,
     read_outcome,
 )
+from trainer.processes import STOP_SIGNALS, SUPERVISOR_ENV, become_subreaper, in_launcher, kill_descendants
 from trainer.settings import CONFIG_FILE, ENVIRONMENT
+from trainer.stop import raise_flag
 
 # What a .env file may set; anything else in it is refused, so that it cannot change how programs are found.
 ENV_NAMES = re.compile(
@@ -37,8 +42,6 @@ ENV_NAMES = re.compile(
     "PYTORCH_CUDA_ALLOC_CONF|TOKENIZERS_PARALLELISM|ACCELERATE_CONFIG|"
     + "|".join((CONFIG_FILE, *ENVIRONMENT))
 )
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-GRACE_S = 30
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,39 +50,54 @@ def main(argv: Sequence[str]) -> int:
         environment = {**read_env_file(Path(".env")), **os.environ}
     except ConfigError as error:
         print(f"trainyard: {error}", file=sys.stderr)
-        return BAD_CONFIG
-    return run(command, environment)
+        code = BAD_CONFIG
+    else:
+        code = run(command, environment)
+    status_file = os.environ.get(STATUS_FILE_ENV)
+    if status_file and os.environ.get("SLURM_PROCID", "0") == "0":
+        Path(status_file).write_text(f"{code}\n", encoding="utf-8")
+    # The batch shell reads the file. To srun 75 would be a bad exit, on which it kills nodes that are still leaving.
+    return FINISHED if status_file and code == RUN_AGAIN else code
 
 
 def run(command: Sequence[str], environment: dict[str, str]) -> int:
     """Run one attempt to its end and return its exit code: the ranks' outcome, or FAILED when they left none."""
     with tempfile.TemporaryDirectory(prefix="trainyard-") as directory:
         attempt = secrets.token_hex(8)
-        environment = {**environment, ATTEMPT_DIR_ENV: directory, ATTEMPT_ID_ENV: attempt}
+        environment = {
+            **environment,
+            ATTEMPT_DIR_ENV: directory,
+            ATTEMPT_ID_ENV: attempt,
+            SUPERVISOR_ENV: str(os.getpid()),
+            # torchrun would end its workers on the signals that they are to be deaf to.
+            "PET_SIGNALS_TO_HANDLE": "SIGQUIT",
+        }
         environment.setdefault("HF_TOKEN", environment.get("HUGGINGFACE_TOKEN", ""))
         if not environment["HF_TOKEN"]:
             del environment["HF_TOKEN"]
-        process = subprocess.Popen(command, env=environment, start_new_session=True)
         received: list[int] = []
+        process: subprocess.Popen[bytes] | None = None
 
         def stop(number: int, _: Any) -> None:
             received.append(number)
-            os.killpg(process.pid, signal.SIGTERM)
+            raise_flag(Path(directory), signal.Signals(number).name)
+            if received.count(signal.SIGINT) > 1 and process is not None:
+                process.kill()  # and with it, by the kernel, its ranks
 
+        become_subreaper()
         before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
         try:
-            while process.poll() is None:
-                try:
-                    process.wait(timeout=GRACE_S if received else None)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
+            process = subprocess.Popen(
+                command, env=environment, start_new_session=True, preexec_fn=in_launcher
+            )
+            process.wait()
         finally:
+            kill_descendants()
             for number, handler in before.items():
                 signal.signal(number, handler)
         outcome = read_outcome(Path(directory), attempt)
     if received:
-        print(f"trainyard: stopped by {signal.Signals(received[0]).name}", file=sys.stderr)
-        return FAILED
+        print(f"trainyard: asked to stop by {signal.Signals(received[0]).name}", file=sys.stderr)
     if outcome is None:
         print(
             f"trainyard: the training ended without a word, exit code {process.returncode}", file=sys.stderr

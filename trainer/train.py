@@ -4,7 +4,7 @@
         --output_dir runs/x --run_id x --device cpu
 
 What it leaves in the run's folder: adapter/ (with the processor), metrics.json, predictions.jsonl,
-report.html, tensorboard/ and wandb/.
+report.html, checkpoints/, tensorboard/ and wandb/. Started again, it goes on from the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer.checkpoint import CheckpointError
 from trainer.config import TrainConfig
 from trainer.memory import ZERO3_SETTINGS
-from trainer.outcome import FINISHED, ConfigError, write_outcome
+from trainer.outcome import FAILED, FINISHED, ConfigError, write_outcome
+from trainer.processes import in_rank
 from trainer.records import Dataset, load_dataset
 from trainer.settings import resolve_settings, say
+from trainer.stop import Stopped
 
 SHOWN_EXAMPLES = 3
 
 
 def main(argv: Sequence[str]) -> int:
+    in_rank()
     try:
         settings = resolve_settings(argv, os.environ)
         config = settings.config()
@@ -42,10 +46,11 @@ def main(argv: Sequence[str]) -> int:
         prepare_libraries(config)
         finish = train(config, dataset)
     except ConfigError as error:
-        # Every rank comes to the same mistake, so all leave in peace: a code here would only make torchrun
-        # print a traceback of its own. The supervisor reads the outcome instead.
-        write_outcome(error.exit_code, str(error))
-        return FINISHED if os.environ.get("TRAINYARD_ATTEMPT_DIR") else _complain(error)
+        return leave(error.exit_code, str(error))
+    except CheckpointError as error:
+        return leave(FAILED, str(error))
+    except Stopped as stopped:
+        return leave(stopped.code, str(stopped))
     write_outcome(FINISHED)  # the adapter is on disk; what follows may be slow or fail without spoiling that
     finish()
     return FINISHED
@@ -63,9 +68,17 @@ def prepare_libraries(config: TrainConfig) -> None:
         os.environ.setdefault("TQDM_DISABLE", "1")  # a bar in a file is one endless line
 
 
-def _complain(error: ConfigError) -> int:
-    print(f"trainyard: {error}", file=sys.stderr)
-    return error.exit_code
+def leave(code: int, message: str) -> int:
+    """The exit code of a rank that ends with a known outcome, once that is written down.
+
+    Every rank comes to the same outcome, so under a supervisor all leave in peace: a code here would only make
+    torchrun kill the others and print a traceback of its own. The supervisor reads the outcome instead.
+    """
+    write_outcome(code, message)
+    if os.environ.get("TRAINYARD_ATTEMPT_DIR"):
+        return FINISHED
+    print(f"trainyard: {message}", file=sys.stderr)
+    return code
 
 
 def train(config: TrainConfig, dataset: Dataset) -> Any:
@@ -79,10 +92,17 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     from accelerate import PartialState
 
     from trainer import evaluate, export, metrics, model, track
+    from trainer.checkpoint import CheckpointStore
     from trainer.examples import Encoder, TrainCollator
+    from trainer.ranks import ranks_of
+    from trainer.stop import Stop
 
     state = PartialState(cpu=plain_cpu(config))
     check_machine(config, state)
+    run_dir = Path(config.output_dir)
+    ranks = ranks_of(state.num_processes)
+    stop = Stop(ranks, run_dir)
+    stop.check()
     say = print if state.is_main_process else _silent
     say(
         f"data: {len(dataset.train)} records to train on, {len(dataset.eval)} held out ({dataset.split})",
@@ -95,6 +115,15 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     processor = model.load_processor(config.model)
     with state.main_process_first():
         dataset = drop_unfit(processor, dataset, config, say)
+    stop.check()
+    store = CheckpointStore(
+        run_dir / "checkpoints",
+        ranks,
+        layout=layout(config, dataset),
+        keep=config.keep_checkpoints,
+        say=lambda text: say(text, flush=True),
+    )
+    checkpoint = store.take_over()
     anatomy = model.find_anatomy(_model_config(config))
     dtype = torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
     torch.manual_seed(config.seed)  # the adapters' first values
@@ -102,8 +131,8 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     peft_model = model.add_lora(base, config, anatomy)
     for what, found in model.check_contract(peft_model, config, anatomy):
         say(f"  {what:<38} {found}", flush=True)
+    stop.check()
 
-    run_dir = Path(config.output_dir)
     tracker = track.WandbTracker(run_id=config.run_id, run_dir=run_dir, config=dataclasses.asdict(config))
     callbacks: list[Any] = [track.progress_callback()]
     if state.is_main_process:
@@ -117,7 +146,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
         show_examples(processor, encoder, SHOWN_EXAMPLES, say)
     check_batch(collator([{"index": 0}]), base)
     sizes = (len(dataset.train), len(held_out))
-    trainer = build_trainer(config, peft_model, processor, sizes, collator, callbacks)
+    trainer = build_trainer(config, peft_model, processor, sizes, collator, callbacks, store, stop)
 
     field = metrics.answer_field([r.answer for r in dataset.train], config.answer_field)
     truths = [metrics.read_action(r.answer, field) or "" for r in held_out]
@@ -126,7 +155,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
         if not held_out:
             return None, []
         answers = evaluate.generate_answers(
-            trainer.model, processor, held_out, accelerator=trainer.accelerator
+            trainer.model, processor, held_out, accelerator=trainer.accelerator, between=stop.check
         )
         result = metrics.action_metrics(truths, [metrics.read_action(a, field) for a in answers])
         say(
@@ -138,8 +167,15 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
         tracker.log({f"action/{k}": v for k, v in scores.items()}, trainer.state.global_step)
         return result, answers
 
-    before, _ = score("before training")
-    trained = trainer.train()
+    stop.step = checkpoint.step if checkpoint else 0
+    if checkpoint is None:
+        before, _ = score("before training")
+        if state.is_main_process:
+            export.save_zero_shot(run_dir, before)
+    else:
+        say(f"going on from step {checkpoint.step} ({checkpoint.path})", flush=True)
+        before = export.load_zero_shot(run_dir)
+    trained = trainer.train_from(checkpoint.path if checkpoint else None)
     after, answers = score("after training")
 
     export.save_adapter(run_dir, trainer, processor)
@@ -157,6 +193,19 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
         tracker.finish({"action_accuracy": after.accuracy} if after else {})
 
     return finish
+
+
+def layout(config: TrainConfig, dataset: Dataset) -> dict[str, int]:
+    """What must be the same for a checkpoint to be continued exactly."""
+    return {
+        "processes": config.world_size,
+        "micro_batch_size": config.micro_batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "training records": len(dataset.train),
+        "seed": config.seed,
+        "max_steps": config.max_steps,
+        "lora_r": config.lora_r,
+    }
 
 
 def plain_cpu(config: TrainConfig) -> bool:
@@ -235,6 +284,8 @@ def build_trainer(
     sizes: tuple[int, int],
     collator: Any,
     callbacks: list[Any],
+    store: Any,
+    stop: Any,
 ) -> Any:
     """The SFTTrainer for this run, over indices: `sizes` are the collator's (training, held-out) records."""
     from datasets import Dataset as Table
@@ -265,7 +316,8 @@ def build_trainer(
         eval_steps=config.eval_steps,
         per_device_eval_batch_size=config.micro_batch_size,
         prediction_loss_only=True,
-        save_strategy="no",
+        save_strategy="steps",
+        save_steps=config.save_steps,
         report_to="none",
         # On the CPU the forward pass has all cores; on a GPU workers decode pictures meanwhile.
         dataloader_num_workers=0 if on_cpu else 4,
@@ -283,6 +335,8 @@ def build_trainer(
         arguments.deepspeed_plugin.deepspeed_config["zero_force_ds_cpu_optimizer"] = False
     trainer = VisionSFTTrainer(
         model=model,
+        store=store,
+        stop=stop,
         args=arguments,
         data_collator=collator,
         train_dataset=Table.from_dict({"index": list(range(sizes[0]))}),

@@ -1,0 +1,315 @@
+"""What clusters do to jobs, on a real Slurm: every job ends as promised, or goes on where it was.
+
+The rendered script, the supervisor, the stop protocol and the checkpoints are the real ones; the training is a
+toy that starts at once. One scenario runs the whole trainer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster import Cluster
+from plans import make_plan
+from toy_project import PROJECT, make_toy_project, read_losses, toy_argv, toy_losses
+from training import train_forked
+
+from slurm.script import log_path, run_dir
+from slurm.submit import submit
+from trainer.job import Plan
+
+pytestmark = pytest.mark.cluster
+
+
+class Job:
+    """A submitted job, and what its log says."""
+
+    def __init__(self, cluster: Cluster, plan: Plan) -> None:
+        self.cluster, self.run_dir = cluster, Path(run_dir(plan.spec))
+        self.id = submit(plan, cluster.environ).job_id
+        self.log_path = Path(log_path(plan.spec, job_id=self.id))
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text() if self.log_path.exists() else ""
+
+    @property
+    def state(self) -> dict[str, str]:
+        return self.cluster.job(self.id)
+
+    def until(self, pattern: str, *, times: int = 1, timeout_s: float = 60) -> None:
+        wait_for(
+            lambda: len(re.findall(pattern, self.log)) >= times,
+            lambda: f"{self.state}\n{self.log}",
+            timeout_s,
+        )
+
+    def until_requeued(self, times: int = 1, timeout_s: float = 90) -> None:
+        wait_for(lambda: self.state["Restarts"] == str(times), lambda: f"{self.state}\n{self.log}", timeout_s)
+
+    def run_on(self, timeout_s: float = 90) -> dict[str, str]:
+        """The job when it has ended, without the two minutes that Slurm lets a requeued job wait."""
+
+        def ended() -> bool:
+            if (state := self.state)["JobState"] == "PENDING":
+                self.release()
+            return state["JobState"] not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
+
+        wait_for(ended, lambda: f"{self.state}\n{self.log}", timeout_s, every_s=0.5)
+        return self.state
+
+    def release(self) -> None:
+        """Start a requeued job now, once its last attempt is gone: a node that still has it refuses it, or takes
+        the end of the old one for that of the new. Slurm's two minutes are there for this."""
+        if not has_steps(self.cluster, self.id):
+            self.cluster.run("scontrol", "update", f"jobid={self.id}", "starttime=now", check=False)
+
+    @property
+    def steps(self) -> list[int]:
+        return [int(step) for step in re.findall(r"(?m)^step (\d+)$", self.log)]
+
+
+def wait_for(
+    true: Callable[[], object], what: Callable[[], str], timeout_s: float, every_s: float = 0.1
+) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline, what()
+        time.sleep(every_s)
+
+
+@pytest.fixture
+def start(cluster: Cluster, tmp_path: Path, records: Path) -> Callable[..., Job]:
+    project = make_toy_project(tmp_path / "it's a toy")
+
+    def run(*, toy: dict[str, Any] | None = None, nodes: int = 1, **request: Any) -> Job:
+        values: dict[str, Any] = {
+            "project_dir": str(project), "device": "cpu", "data": str(records), "name": "toy",
+            "run_id": "toy-1", "gpus": 1, "cpus": 2, "mem_gib": 1, "nodes": nodes, **request,
+        }  # fmt: skip
+        target = run_dir(make_plan(**values).spec)
+        argv = toy_argv(target, processes=nodes, nodes=nodes, **{"step_s": 0.1, **(toy or {})})
+        return Job(cluster, make_plan(argv=argv, **values))
+
+    return run
+
+
+def has_steps(cluster: Cluster, job_id: str) -> bool:
+    """Whether a node of this cluster still has something of the job running."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        if read(path).startswith(f"slurmstepd: [{job_id}."):
+            with contextlib.suppress(OSError):
+                if (path.parent / "cwd").readlink().is_relative_to(cluster.dir):
+                    return True
+    return False
+
+
+def read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def assert_no_step_was_lost_or_repeated(job: Job) -> None:
+    assert job.steps == list(range(1, 101))
+    assert read_losses(job.run_dir) == toy_losses()
+
+
+def test_preempted_by_a_higher_partition_it_is_requeued_once_and_loses_no_step(
+    cluster: Cluster, start: Callable[..., Job]
+) -> None:
+    job = start(cpus=64)
+    job.until("step 7\n")
+    cluster.run("sbatch", "-p", "high", "-N2", "-c64", "-o", "/dev/null", "--wrap", "sleep 2")
+    job.until_requeued()
+    ended = job.run_on()
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1")
+    assert "asked to stop by SIGUSR1" in job.log
+    assert_no_step_was_lost_or_repeated(job)
+
+
+@pytest.mark.parametrize("name", ["USR1", "TERM", "INT"])
+def test_signalled_it_is_requeued_and_loses_no_step(
+    name: str, cluster: Cluster, start: Callable[..., Job]
+) -> None:
+    job = start()
+    job.until("step 7\n")
+    cluster.run("scancel", f"--signal={name}", job.id)
+    job.until_requeued()
+    ended = job.run_on()
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1")
+    assert_no_step_was_lost_or_repeated(job)
+
+
+def test_two_nodes_agree_when_only_one_of_them_is_told(cluster: Cluster, start: Callable[..., Job]) -> None:
+    job = start(nodes=2)
+    job.until("step 7\n")
+    cluster.run("scancel", "--signal=USR1", f"{job.id}.0")
+    job.until_requeued()
+    ended = job.run_on()
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1")
+    assert_no_step_was_lost_or_repeated(job)
+
+
+def test_out_of_time_it_goes_on_in_the_next_attempt(start: Callable[..., Job]) -> None:
+    """A limit of a minute: told to stop 15 s before its end at the latest."""
+    job = start(toy={"step_s": 0.6}, time_limit_min=1)
+    job.until_requeued()
+    ended = job.run_on(timeout_s=240)
+    assert ended["JobState"] == "COMPLETED"
+    assert_no_step_was_lost_or_repeated(job)
+
+
+def test_a_node_set_down_gives_the_job_back_and_it_goes_on_from_its_checkpoint(
+    cluster: Cluster, start: Callable[..., Job]
+) -> None:
+    job = start()
+    job.until("step 25\n")
+    node = job.state["NodeList"]
+    cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    try:
+        job.until_requeued()
+        ended = job.run_on()
+    finally:
+        cluster.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)  # it may be back
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1")
+    assert re.search(r"going on from step \d+\n", job.log)
+    assert read_losses(job.run_dir) == toy_losses()
+
+
+def test_a_killed_rank_ends_the_job_as_failed(start: Callable[..., Job]) -> None:
+    job = start()
+    job.until("step 7\n")
+    os.kill(int(re.findall(r"attempt of (\d+)", job.log)[0]), signal.SIGKILL)
+    ended = job.run_on()
+    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "1:0", "0")
+
+
+def test_a_cancelled_job_stays_cancelled_also_when_it_saved_in_time(
+    cluster: Cluster, start: Callable[..., Job]
+) -> None:
+    job = start()
+    job.until("step 7\n")
+    cluster.run("scancel", job.id)
+    job.until("stopped at step")
+    assert job.run_on()["JobState"] == "CANCELLED"
+    time.sleep(3)
+    assert (job.state["JobState"], job.state["Restarts"]) == ("CANCELLED", "0")
+    assert (job.run_dir / "checkpoints" / f"step-{job.steps[-1]:06d}" / "manifest.json").is_file()
+
+
+def test_a_wrong_configuration_is_never_run_again(start: Callable[..., Job]) -> None:
+    job = start(toy={"bad": 1})
+    ended = job.run_on()
+    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "78:0", "0")
+    assert "trainyard: a toy mistake" in job.log
+
+
+def test_one_member_of_an_array_is_requeued_alone(cluster: Cluster, start: Callable[..., Job]) -> None:
+    job = start(toy={"max_steps": 1})
+    job.run_on()
+    text = (job.run_dir / "job.sbatch").read_text().replace("--max_steps 1", "--max_steps 60")
+    # The members' run folders: the script's, and the member's number.
+    text = re.sub(r"(--output_dir .*?)( \\)?\n", r'\1-"$SLURM_ARRAY_TASK_ID"\2\n', text)
+    script = job.run_dir / "array.sbatch"
+    script.write_text(text.replace("slurm-%j", "array-%a"))
+    for member in "01":
+        Path(f"{job.run_dir}-{member}").mkdir()
+    array = cluster.run("sbatch", "--parsable", "--array=0-1", str(script)).stdout.strip()
+    logs = [job.log_path.with_name(f"array-{member}.log") for member in "01"]
+    wait_for(lambda: all("step 5\n" in read(log) for log in logs), lambda: str(list(map(read, logs))), 60)
+    cluster.run("scancel", "--signal=USR1", f"{array}_1")
+    wait_for(lambda: cluster.job(f"{array}_1")["Restarts"] == "1", lambda: read(logs[1]), 60)
+    wait_for(lambda: cluster.job(f"{array}_0")["JobState"] == "COMPLETED", lambda: read(logs[0]), 60)
+    assert cluster.job(f"{array}_0")["Restarts"] == "0"
+    wait_for(lambda: not any(has_steps(cluster, cluster.job(f"{array}_{n}")["JobId"]) for n in "01"), str, 60)
+    cluster.run("scontrol", "update", f"jobid={array}_1", "starttime=now")
+    assert cluster.wait(f"{array}_1")["JobState"] == "COMPLETED"
+    assert [read_losses(Path(f"{job.run_dir}-{member}")) for member in "01"] == [toy_losses(60)] * 2
+
+
+def test_the_third_attempt_in_a_row_without_a_step_is_the_last(
+    cluster: Cluster, start: Callable[..., Job]
+) -> None:
+    job = start(toy={"never_steps": 1})
+    for attempt in (1, 2, 3):
+        job.until("attempt of", times=attempt)
+        cluster.run("scancel", "--signal=USR1", job.id)
+        if attempt < 3:
+            job.until_requeued(attempt)
+            wait_for(lambda: not has_steps(cluster, job.id), lambda: job.log, 60)
+            job.release()
+    ended = job.run_on()
+    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "1:0", "2")
+
+
+@pytest.mark.slow
+def test_the_whole_trainer_preempted_ends_with_the_losses_and_the_wandb_run_of_one_that_was_not(
+    cluster: Cluster, tmp_path: Path, tiny_model: Path, walks: Path
+) -> None:
+    """Two processes under accelerate and torchrun, launched cold."""
+    options = {
+        "micro_batch_size": 1, "gradient_accumulation_steps": 2, "lora_dropout": 0.1, "max_steps": 30,
+        "logging_steps": 3, "save_steps": 8, "eval_steps": 10, "eval_samples": 4, "lora_r": 8, "lora_alpha": 16,
+    }  # fmt: skip
+    straight = train_forked(
+        tmp_path / "straight", model=tiny_model, data=walks, world_size=2,
+        environment={"ACCELERATE_MIXED_PRECISION": "bf16"}, **options,
+    )  # fmt: skip
+    assert straight.codes == (0, 0), straight.output
+
+    project = make_toy_project(tmp_path / "project")
+    for name in ("trainer", "accelerate"):
+        shutil.rmtree(project / name)
+    for name in ("trainer", "accelerate_configs"):
+        (project / name).symlink_to(PROJECT / name)
+    given: dict[str, Any] = {
+        "project_dir": str(project), "device": "cpu", "data": str(walks), "name": "whole", "run_id": "whole",
+        "gpus": 2, "cpus": 64,
+    }  # fmt: skip
+    values = {
+        "model": tiny_model, "data": walks, "output_dir": run_dir(make_plan(**given).spec), "run_id": "test",
+        "device": "cpu", "world_size": 2, "learning_rate": 2e-3, **options,
+    }  # fmt: skip
+    argv = (
+        *(
+            "accelerate",
+            "launch",
+            "--config_file",
+            "accelerate_configs/multi_gpu.yaml",
+            "--num_processes",
+            "2",
+        ),
+        *("--num_machines", "1", "-m", "trainer.train"),
+        *(str(word) for name, value in values.items() for word in (f"--{name}", value)),
+    )
+    env = (("ACCELERATE_USE_CPU", "true"), ("OMP_NUM_THREADS", "1"), ("WANDB_MODE", "offline"))
+    job = Job(cluster, make_plan(argv=argv, env=env, **given))
+    job.until(r"step  6/30", timeout_s=200)
+    cluster.run("sbatch", "-p", "high", "-N2", "-c64", "-o", "/dev/null", "--wrap", "sleep 2")
+    job.until_requeued()
+    ended = job.run_on(timeout_s=200)
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1")
+    (stopped,) = re.findall(r"trainyard: stopped at step (\d+)", job.log)
+    assert f"going on from step {stopped} " in job.log
+    assert history(job.run_dir) == history(tmp_path / "straight" / "run")
+    attempts = [path.name for path in (job.run_dir / "wandb").glob("offline-run-*")]
+    assert len(attempts) == 2 and all(name.endswith("-test") for name in attempts)
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    """Everything logged with its step, without what the clock decides."""
+    entries = json.loads((folder / "metrics.json").read_text())["history"]
+    return [
+        {k: v for k, v in entry.items() if not k.endswith(("runtime", "per_second"))} for entry in entries
+    ]

@@ -1,0 +1,265 @@
+"""Interrupted runs end like uninterrupted ones, bit for bit on the CPU: the whole trainer at toy size."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training import Ended, train_forked
+
+from trainer.checkpoint import check_manifest
+from trainer.outcome import ATTEMPT_DIR_ENV, ATTEMPT_ID_ENV, read_outcome
+from trainer.stop import raise_flag
+
+# Dropout draws random numbers, two batches make a step, logs and checkpoints fall on different steps.
+OPTIONS: dict[str, Any] = {
+    "micro_batch_size": 2, "gradient_accumulation_steps": 2, "lora_dropout": 0.1, "max_steps": 10,
+    "logging_steps": 3, "save_steps": 2, "eval_steps": 4, "eval_samples": 4,
+}  # fmt: skip
+TIMINGS = ("runtime", "per_second")
+
+
+@pytest.fixture(scope="module")
+def train(tiny_model: Path, walks: Path) -> Callable[..., Ended]:
+    def run(folder: Path, **options: Any) -> Ended:
+        return train_forked(folder, model=tiny_model, data=walks, **{**OPTIONS, **options})
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, train: Callable[..., Ended]) -> Path:
+    """A run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("straight")
+    ended = train(folder)
+    assert ended.codes == (0,), ended.output
+    return folder
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    """Everything logged with its step, without what the clock decides."""
+    entries = json.loads((folder / "run" / "metrics.json").read_text())["history"]
+    return [{k: v for k, v in entry.items() if not k.endswith(TIMINGS)} for entry in entries]
+
+
+def saved(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "run" / "checkpoints").glob("*-*"))
+
+
+def at_step(step: int) -> Callable[[str], bool]:
+    return lambda output: any(f"step {n:>2}/10" in output for n in range(step, 11))
+
+
+def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(
+    tmp_path: Path, straight: Path, train: Callable[..., Ended]
+) -> None:
+    ended = train(tmp_path, kill_when=at_step(6))
+    assert ended.codes == (-9,), ended.output
+    ended = train(tmp_path)
+    assert ended.codes == (0,), ended.output
+    assert "going on from step" in ended.output
+    assert history(tmp_path) == history(straight)
+    for name in ("before", "after"):
+        assert metrics(tmp_path)[name] == metrics(straight)[name]
+    adapters = [f / "run" / "adapter" / "adapter_model.safetensors" for f in (tmp_path, straight)]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+
+
+def metrics(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "run" / "metrics.json").read_text())
+
+
+def flag_when(attempt: Path, seen: Callable[[str], bool]) -> Callable[[str], bool]:
+    """Raises the stop flag, as the supervisor does, once the output is as wanted."""
+
+    def look(output: str) -> bool:
+        if not (attempt / "stop").exists() and seen(output):
+            raise_flag(attempt, "test")
+        return False
+
+    return look
+
+
+def stopped(
+    train: Callable[..., Ended], folder: Path, seen: Callable[[str], bool], **options: Any
+) -> tuple[int, str]:
+    """The outcome of a run whose stop flag is raised when its output is as wanted."""
+    attempt = folder / f"attempt{len(list(folder.glob('attempt*')))}"
+    attempt.mkdir(parents=True)
+    environment = {ATTEMPT_DIR_ENV: str(attempt), ATTEMPT_ID_ENV: "a"}
+    ended = train(folder, environment=environment, kill_when=flag_when(attempt, seen), **options)
+    assert set(ended.codes) == {0}, ended.output
+    outcome = read_outcome(attempt, "a")
+    assert outcome is not None, ended.output
+    return outcome
+
+
+def test_a_stop_saves_the_very_step_and_ends_with_75(
+    tmp_path: Path, straight: Path, train: Callable[..., Ended]
+) -> None:
+    code, message = stopped(train, tmp_path, at_step(3))
+    (last,) = saved(tmp_path)[-1:]
+    step = int(last.removeprefix("step-"))
+    assert 3 <= step < 10
+    assert (code, message) == (75, f"stopped at step {step}: run again to go on from there")
+    ended = train(tmp_path)
+    assert ended.codes == (0,), ended.output
+    assert f"going on from step {step} " in ended.output
+    assert history(tmp_path) == history(straight)
+
+
+def test_two_processes_stop_together_and_continue_exactly(
+    tmp_path: Path, train: Callable[..., Ended]
+) -> None:
+    options = {"world_size": 2, "gradient_accumulation_steps": 2, "micro_batch_size": 1}
+    ended = train(tmp_path / "straight", **options)
+    assert ended.codes == (0, 0), ended.output
+    code, _ = stopped(train, tmp_path / "stopped", at_step(3), **options)
+    assert code == 75
+    ended = train(tmp_path / "stopped", kill_when=at_step(9), **options)
+    assert ended.codes == (-9, -9), ended.output
+    ended = train(tmp_path / "stopped", **options)
+    assert ended.codes == (0, 0), ended.output
+    assert history(tmp_path / "stopped") == history(tmp_path / "straight")
+
+
+def test_a_stop_before_the_first_step_is_75_without_a_checkpoint_and_1_the_third_time(
+    tmp_path: Path, train: Callable[..., Ended]
+) -> None:
+    outcomes = [stopped(train, tmp_path, lambda _: True)[0] for _ in range(3)]
+    assert outcomes == [75, 75, 1]
+    assert saved(tmp_path) == []
+
+
+def test_a_stop_during_an_evaluation_leaves_it_to_the_next_attempt(
+    tmp_path: Path, train: Callable[..., Ended]
+) -> None:
+    """Every step is an evaluation's, and most of the time is spent there."""
+    options = {"eval_steps": 1, "max_steps": 6, "micro_batch_size": 1, "eval_samples": 8, "logging_steps": 1}
+    assert train(tmp_path / "straight", **options).codes == (0,)
+    for step in (2, 4):
+        # That line comes after the step has ended, so only its evaluation is left to be stopped in.
+        outcome = stopped(train, tmp_path / "stopped", lambda out, n=step: f"step {n}/6" in out, **options)
+        assert outcome == (75, f"stopped at step {step}: run again to go on from there")
+    assert train(tmp_path / "stopped", **options).codes == (0,)
+    assert history(tmp_path / "stopped") == history(tmp_path / "straight")
+
+
+def test_a_run_that_is_started_again_after_its_last_step_trains_no_further(
+    tmp_path: Path, straight: Path, train: Callable[..., Ended]
+) -> None:
+    shutil.copytree(straight / "run", tmp_path / "run")
+    ended = train(tmp_path)
+    assert ended.codes == (0,), ended.output
+    assert history(tmp_path)[:-1] == history(straight)[:-1]
+    assert history(tmp_path)[-1]["train_loss"] == history(straight)[-1]["train_loss"]
+    for step in (10, 8):
+        manifest = json.loads((tmp_path / f"run/checkpoints/step-{step:06d}/manifest.json").read_text())
+        assert manifest["step"] == step
+
+
+def test_a_broken_newest_checkpoint_is_set_aside_for_the_one_before(
+    tmp_path: Path, straight: Path, train: Callable[..., Ended]
+) -> None:
+    shutil.copytree(straight / "run", tmp_path / "run")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    weights = checkpoints / "step-000010" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    garbled = checkpoints / "step-000008" / "optimizer.pt"
+    garbled.write_bytes(garbled.read_bytes()[:-1] + b"x")
+    ended = train(tmp_path)
+    assert ended.codes == (0,), ended.output
+    assert "adapter_model.safetensors has " in ended.output and "going on from step 6 " in ended.output
+    assert "optimizer.pt has other contents than were written" in ended.output
+    assert [name.rpartition("-")[0] for name in saved(tmp_path)[:2]] == [
+        "broken-step-000008", "broken-step-000010",
+    ]  # fmt: skip
+    assert history(tmp_path) == history(straight)
+
+
+def test_another_number_of_processes_is_refused_with_what_to_do(
+    tmp_path: Path, straight: Path, train: Callable[..., Ended]
+) -> None:
+    shutil.copytree(straight / "run", tmp_path / "run")
+    ended = train(tmp_path, gradient_accumulation_steps=1)
+    assert ended.codes == (78,)
+    assert (
+        "was saved with gradient_accumulation_steps 2, not 1: its losses cannot be continued" in ended.output
+    )
+    ended = train(tmp_path, world_size=2)
+    assert ended.codes == (78, 78)
+    assert "was saved with processes 1, not 2" in ended.output
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_full_disk_leaves_the_older_checkpoint_and_ends_with_one_clear_line(
+    tmp_path: Path, straight: Path, train: Callable[..., Ended]
+) -> None:
+    newest = straight / "run" / "checkpoints" / "step-000010"
+    size = sum(path.stat().st_size for path in newest.iterdir())
+    disk = tmp_path / "run" / "checkpoints"
+    disk.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size * 3 // 2}", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        ended = train(tmp_path)
+        assert ended.codes == (1,)
+        (line,) = [line for line in ended.output.splitlines() if line.startswith("trainyard:")]
+        assert line.startswith(f"trainyard: the checkpoint of step 4 could not be written to {disk} (")
+        assert line.endswith("): step 2 is the newest there is")
+        assert saved(tmp_path) == ["step-000002"]
+        assert check_manifest(disk / "step-000002") == ""
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_zero3_shards_are_stopped_and_continued_exactly(
+    tmp_path: Path, tiny_model: Path, walks: Path
+) -> None:
+    """The planned command, launched cold; tests/zero3_on_cpu makes accelerate pick gloo for it."""
+    root = Path(__file__).resolve().parent.parent
+    environment = {
+        **os.environ, "PYTHONPATH": str(root / "tests" / "zero3_on_cpu"), "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+
+    def run(folder: Path, stop_at: int | None = None) -> int:
+        folder.mkdir(exist_ok=True)
+        options = {
+            "model": tiny_model, "data": walks, "output_dir": folder / "run", "run_id": "zero3", "device": "cpu",
+            "world_size": 2, "learning_rate": 2e-3, "lora_r": 8, **OPTIONS, "micro_batch_size": 1,
+        }  # fmt: skip
+        words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+        log = folder / "log"
+        with open(log, "wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "trainer.supervise", "--", "accelerate", "launch", "--config_file",
+                 "accelerate_configs/deepspeed_zero3.yaml", "--num_processes", "2", "--num_machines", "1",
+                 "-m", "trainer.train", *words],
+                cwd=root, env=environment, stdout=output, stderr=output,
+            )  # fmt: skip
+        while stop_at and process.poll() is None:
+            if at_step(stop_at)(log.read_text()):
+                process.send_signal(signal.SIGTERM)
+                stop_at = None
+            time.sleep(0.05)
+        code = process.wait(300)
+        assert code in (0, 75), log.read_text()[-3000:]
+        return code
+
+    assert run(tmp_path / "straight") == 0
+    assert run(tmp_path / "stopped", stop_at=3) == 75
+    assert run(tmp_path / "stopped") == 0
+    assert "going on from step" in (tmp_path / "stopped" / "log").read_text()
+    assert history(tmp_path / "stopped") == history(tmp_path / "straight")
