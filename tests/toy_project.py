@@ -11,16 +11,6 @@ import sys
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
-KEPT = (
-    "__init__",
-    "checkpoint",
-    "job",
-    "outcome",
-    "processes",
-    "ranks",
-    "stop",
-    "supervise",
-)
 
 LAUNCH = """
 import os, subprocess, sys
@@ -115,8 +105,9 @@ except Stopped as stopped:
 
 def make_toy_project(folder: Path) -> Path:
     (folder / "trainer").mkdir(parents=True)
-    for name in KEPT:
-        (folder / "trainer" / f"{name}.py").symlink_to(PROJECT / "trainer" / f"{name}.py")
+    for source in (PROJECT / "trainer").glob("*.py"):
+        if source.name != "train.py":
+            (folder / "trainer" / source.name).symlink_to(source)
     (folder / "trainer" / "train.py").write_text(TRAIN)
     (folder / "accelerate" / "commands").mkdir(parents=True)
     for package in ("accelerate", "accelerate/commands"):
