@@ -2,30 +2,31 @@
 # environment; they are listed by `make help`, read and checked in trainer/request.py.
 
 .DEFAULT_GOAL := help
-SHELL := /bin/sh
+# Whatever make itself works with is `override`: nobody's command line changes what a recipe runs.
+override SHELL := /bin/sh
+override given := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v)))
 
 # For the job. A test keeps this list equal to the table in trainer/request.py.
-VARIABLES := GPUS NODES VRAM GPU_TYPE TIME MODEL DATA OUTPUT NAME RUN CONFIG CONFIG_FILE DEVICE RUNTIME ACCOUNT PARTITION \
+override VARIABLES := GPUS NODES VRAM GPU_TYPE TIME MODEL DATA OUTPUT NAME RUN CONFIG CONFIG_FILE DEVICE RUNTIME ACCOUNT PARTITION \
   QOS CONSTRAINT EXCLUDE RESERVATION MAIL_USER MAIL_TYPE GPU_FLAG MODULES ENVIRONMENT SITE \
   CPUS MEM MAX_STEPS LEARNING_RATE LORA QUANTIZATION EFFECTIVE_BATCH MAX_LENGTH SEED FORMAT
 # For make itself: the scheduler, the flavour of torch that demo, run and test use, the Python to build with.
-OWN := TO TORCH PYTHON
+override OWN := TO TORCH PYTHON
 
-given := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v)))
-unknown := $(filter-out $(VARIABLES) $(OWN),$(given))
+override unknown := $(filter-out $(VARIABLES) $(OWN),$(given))
 
 # make would export these with their values expanded, that is, run the $(shell ...) in them. So they are not
 # exported; our own copies are, taken as they were typed, and no recipe mentions a value.
 unexport $(given)
 $(foreach v,$(filter $(VARIABLES) $(OWN),$(given)),$(eval export TRAINYARD_$v := $$(value $v)))
-export TRAINYARD_GIVEN := $(filter-out $(OWN),$(given))
+override export TRAINYARD_GIVEN := $(filter-out $(OWN),$(given))
 
 ifneq ($(filter-out slurm,$(if $(filter TO,$(given)),$(value TO),slurm)),)
 $(error TO=$(value TO): only slurm is available yet, leave TO out)
 endif
-BACKEND := slurm
-LAUNCH_VERBS := plan render check submit status logs cancel resume list site
-LAUNCH := .venv/launch/bin/python -m $(BACKEND)
+override BACKEND := slurm
+override LAUNCH_VERBS := plan render check submit status logs cancel resume list site
+override LAUNCH := .venv/launch/bin/python -m $(BACKEND)
 
 ifneq ($(unknown),)
 ifeq ($(filter $(LAUNCH_VERBS),$(MAKECMDGOALS)),)
@@ -46,8 +47,8 @@ help: ## list these commands
 demo: ## train on this machine without GPU, cluster, network or token: about two minutes
 	@python=$$(sh make-env.sh train) && exec "$$python" -m trainer demo
 
-run: ## train on this machine, with the same variables as submit
-	@python=$$(sh make-env.sh train) && exec "$$python" -m trainer run
+run: .venv/launch/.made ## train on this machine, with the same variables as submit
+	@.venv/launch/bin/python -m trainer ready && python=$$(sh make-env.sh train) && exec "$$python" -m trainer run
 
 plan: .venv/launch/.made ## explain which configuration fits and why (FORMAT=json for programs)
 	@$(LAUNCH) plan

@@ -99,9 +99,11 @@ def render(given: dict[str, str], environ: Mapping[str, str]) -> int:
 
 def ready(given: dict[str, str], environ: Mapping[str, str]) -> int:
     from slurm.submit import check
+    from trainer.planned import check_planned
 
     decided = _plan(given, environ, run_suffix=_fresh_suffix())
     check(decided, environ)
+    check_planned(decided)
     print(decided.spec.device)
     return FINISHED
 
@@ -109,9 +111,11 @@ def ready(given: dict[str, str], environ: Mapping[str, str]) -> int:
 def check(given: dict[str, str], environ: Mapping[str, str]) -> int:
     from slurm.nodes import read_nodes, refuse_impossible
     from slurm.submit import check, check_environment, rehearse
+    from trainer.planned import check_planned
 
     decided = _plan(given, environ, run_suffix=_fresh_suffix())
     check(decided, environ)
+    check_planned(decided)
     refuse_impossible(decided.spec, read_nodes(environ))
     print(f"sbatch  {rehearse(decided, environ)}")
     try:
@@ -132,9 +136,12 @@ def site(given: dict[str, str], environ: Mapping[str, str]) -> int:
 
 def submit(given: dict[str, str], environ: Mapping[str, str]) -> int:
     from accelerate_configs.table import plan_table
-    from slurm.submit import follow_up, submit
+    from slurm.submit import check, follow_up, submit
+    from trainer.planned import check_planned
 
     decided = _plan(given, environ, run_suffix=_fresh_suffix())
+    check(decided, environ)
+    check_planned(decided)
     submitted = submit(decided, environ)
     summary = plan_table(decided).split("\n\n", 1)[0]
     notes = [f"note   {note}" for note in decided.notes]

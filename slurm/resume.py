@@ -1,7 +1,7 @@
 """`resume`: an ended run goes back into the queue, under the same run id, in the same folder, as a new job.
 
 The request is the one in run.json; the script is rendered anew, so that a repaired checkout counts. The trainer
-does not go on from checkpoints yet: today it begins again at step 0 in the same folder.
+goes on from the newest checkpoint in the folder.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from slurm.script import render, run_dir
 from slurm.submit import SCRIPT_NAME, SubmitError, Submitted, check, check_environment, overrides, sbatch
 from trainer.job import Plan
 from trainer.outcome import ConfigError
+from trainer.planned import check_planned
 from trainer.recorded import read_spec
 from trainer.runs import RECORD_NAME, Run, read_run, run_record, write_record
 
@@ -48,6 +49,7 @@ def resume(run: Run, environ: Mapping[str, str], project_dir: Path) -> tuple[Sub
                 raise ConfigError(f"{said}: make cancel RUN={run.run_id} ends it, then resume")
         plan = _plan(run, project_dir)
         check(plan, environ, again=True)
+        check_planned(plan)
         check_environment(plan.spec)
         job_id = _resubmit(run, plan, environ)
     notes = [*plan.notes, *_changed(run.record["plan"], plan)]

@@ -43,13 +43,10 @@ class Submitted:
 
 
 def check(plan: Plan, environ: Mapping[str, str], *, again: bool = False) -> None:
-    """Everything that can be known before anything is written, the job's environment aside.
+    """Raises ConfigError when there is no sbatch here, or the run exists (unless it runs `again`).
 
-    Raises:
-        ConfigError: no sbatch here, the run exists (unless it runs `again`), or the data cannot be trained on.
+    What the job itself would refuse, data and settings, is trainer.planned's to find.
     """
-    from trainer.planned import check_planned
-
     spec = plan.spec
     if not shutil.which("sbatch", path=environ.get("PATH")):
         raise ConfigError(
@@ -57,7 +54,6 @@ def check(plan: Plan, environ: Mapping[str, str], *, again: bool = False) -> Non
         )
     if not again and os.path.lexists(folder := run_dir(spec)):
         raise ConfigError(f"RUN={spec.run_id}: {folder} exists: give another RUN, or none for a new one")
-    check_planned(plan)
 
 
 def check_environment(spec: JobSpec) -> None:

@@ -38,7 +38,7 @@ def entries(checkout: Path) -> set[Path]:
 def assigned(name: str) -> set[str]:
     """The words of a variable in the Makefile."""
     text = (PROJECT_DIR / "Makefile").read_text().replace("\\\n", " ")
-    found = re.search(rf"^{name} := (.*)$", text, re.MULTILINE)
+    found = re.search(rf"^override {name} := (.*)$", text, re.MULTILINE)
     assert found
     return set(found[1].split())
 
@@ -178,3 +178,19 @@ def test_plan_answers_within_half_a_second(checkout: Path) -> None:
         return time.perf_counter() - start
 
     assert min(once() for _ in range(5)) < 0.5
+
+
+@pytest.mark.parametrize("name", ["LAUNCH", "BACKEND", "given", "unknown", "VARIABLES"])
+def test_what_make_works_with_itself_is_no_ones_to_set(name: str, checkout: Path) -> None:
+    done = make(checkout, "plan", f"{name}=touch {checkout}/executed;")
+    assert done.returncode == 2
+    assert f"unknown '{name}'" in done.stderr
+    assert not (checkout / "executed").exists()
+
+
+def test_run_looks_at_the_request_before_it_makes_an_environment(checkout: Path) -> None:
+    shutil.rmtree(checkout / ".venv" / "cpu")
+    done = make(checkout, "run", "GPUS=0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("trainyard: GPUS='0': takes a whole number")
+    assert not (checkout / ".venv" / "cpu").exists()

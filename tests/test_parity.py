@@ -41,7 +41,7 @@ def stock_trl(model: str, data: str, out: str, put_back_fp32: bool) -> None:
         learning_rate=2e-3,
         **SETTINGS,
     )
-    processor = models.load_processor(config)
+    processor = models.load_processor(model)
     anatomy = models.find_anatomy(AutoConfig.from_pretrained(model))
     torch.manual_seed(config.seed)
     base = models.load_base(config, anatomy, dtype=torch.float32, device_map={"": "cpu"})
@@ -105,13 +105,12 @@ def test_losses_follow_stock_trl(
     assert ours == pytest.approx(stock["losses"], rel=relative)
 
     # Labels token by token.
-    from test_traps import make_config
 
     from trainer.examples import Encoder
     from trainer.model import load_processor
     from trainer.records import load_dataset
 
-    encode = Encoder(load_processor(make_config(tiny_model)), load_dataset(str(walks)).train)
+    encode = Encoder(load_processor(str(tiny_model)), load_dataset(str(walks)).train)
     examples = [encode(i) for i in range(4)]
     assert [e["input_ids"][0].tolist() for e in examples] == stock["ids"]
     assert [e["labels"][0].tolist() for e in examples] == stock["labels"]

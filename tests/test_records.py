@@ -111,3 +111,17 @@ def test_a_session_on_both_sides_is_refused(tmp_path: Path) -> None:
         ConfigError, match=r"1 session\(s\) in train.jsonl and eval.jsonl alike, for example 'x'"
     ):
         load_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize("sessions", [2, 3, 4])
+def test_of_few_sessions_one_is_held_out_all_the_same(tmp_path: Path, sessions: int) -> None:
+    rows = [entry(metadata={"session_id": f"s{i % sessions}"}) for i in range(20 * sessions)]
+    dataset = load_dataset(str(write(tmp_path, *rows)))
+    assert (len(dataset.eval), len({r.session for r in dataset.eval})) == (20, 1)
+    assert dataset.split == f"1 of {sessions} sessions held out"
+
+
+def test_one_session_alone_is_said_to_leave_no_score(tmp_path: Path) -> None:
+    dataset = load_dataset(str(write(tmp_path, *[entry(metadata={"session_id": "only"})] * 3)))
+    assert (len(dataset.train), dataset.eval) == (3, ())
+    assert dataset.split == "nothing can be held out of one session: there will be no score"

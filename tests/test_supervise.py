@@ -33,7 +33,7 @@ def test_the_outcome_decides_not_the_launchers_exit_code(code: int, worker_exit:
 
 def test_a_worker_without_a_word_has_failed(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(python("raise SystemExit(0)"), environment()) == 1
-    assert capfd.readouterr().err == "trainyard: the training ended without a word, exit code 0\n"
+    assert capfd.readouterr().err == "trainyard: the training failed (exit code 0); the reason stands above\n"
 
 
 def test_an_outcome_of_another_attempt_counts_for_nothing() -> None:

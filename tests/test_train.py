@@ -243,3 +243,25 @@ def test_zero3_shards_trains_and_saves_whole_fp32_adapters(
     assert {str(tensor.dtype) for tensor in adapter.values()} == {"torch.float32"}
     assert all(float(tensor.abs().sum()) > 0 for tensor in adapter.values())
     assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+
+
+@pytest.mark.slow
+def test_a_service_out_of_reach_means_one_offline_run_with_everything_in_it(
+    tmp_path: Path, tiny_model: Path, walks: Path
+) -> None:
+    nobody = {
+        "WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "local-" + "a" * 40,
+    }  # fmt: skip
+    ended = train_forked(tmp_path, model=tiny_model, data=walks, environment=nobody)
+    assert ended.codes == (0,), ended.output
+    assert "going on offline" in ended.output
+    assert "wandb sync --include-online" in ended.output
+    (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*-test")
+    assert (offline / "run-test.wandb").stat().st_size > 5000
+    assert "a" * 40 not in ended.output
+
+
+def test_the_last_step_is_logged_whatever_the_interval(tmp_path: Path, tiny_model: Path, walks: Path) -> None:
+    ended = train_forked(tmp_path, model=tiny_model, data=walks, logging_steps=3, max_steps=5)
+    assert ended.codes == (0,), ended.output
+    assert [entry["step"] for entry in history(tmp_path) if "loss" in entry] == [1, 3, 5]

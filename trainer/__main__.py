@@ -41,42 +41,24 @@ def main(argv: Sequence[str]) -> int:
     except ConfigError as error:
         print(f"trainyard: {error}", file=sys.stderr)
         return BAD_CONFIG
+    except OSError as error:
+        print(f"trainyard: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print("trainyard: interrupted", file=sys.stderr)
         return FAILED
 
 
 def run(argv: Sequence[str]) -> int:
-    """Plan for this machine and train on it, under the same supervisor as any scheduler's job."""
-    import secrets
-    import time
+    from trainer import local
 
-    from accelerate_configs.choose import choose
-    from accelerate_configs.table import plan_table
-    from trainer import supervise
-    from trainer.planned import check_planned
-    from trainer.request import read_given, resolve
-    from trainer.runs import run_record, write_record
+    return local.run(argv)
 
-    suffix = f"{time.strftime('%Y%m%d')}-{secrets.token_hex(3)}"
-    given = read_given(argv, os.environ)
-    given.setdefault("CPUS", str(os.cpu_count()))  # more threads than cores would only wait for each other
-    plan = choose(resolve(given, project_dir=PROJECT_DIR, environ=os.environ, run_suffix=suffix))
-    if plan.spec.nodes > 1:
-        raise ConfigError(f"NODES={plan.spec.nodes}: run uses this machine only; make submit takes several")
-    folder = PROJECT_DIR / plan.spec.run_dir
-    if folder.exists():
-        raise ConfigError(f"RUN={plan.spec.run_id}: {folder} exists: give another RUN, or none for a new one")
-    check_planned(plan)
-    print(plan_table(plan).split("\n\n", 1)[0], flush=True)
-    for note in plan.notes:
-        print(f"note: {note}", flush=True)
-    print(f"run      {plan.spec.run_id}\n", flush=True)
-    folder.mkdir(parents=True)
-    write_record(folder, run_record(plan))
-    os.chdir(PROJECT_DIR)
-    os.environ.update(plan.env)
-    return supervise.main(["--", *plan.launch_argv])
+
+def ready(argv: Sequence[str]) -> int:
+    from trainer import local
+
+    return local.ready(argv)
 
 
 def demo(argv: Sequence[str]) -> int:
@@ -119,7 +101,7 @@ def layers(argv: Sequence[str]) -> int:
 
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
-    "run": run, "demo": demo, "report": report, "config": config, "layers": layers,
+    "run": run, "ready": ready, "demo": demo, "report": report, "config": config, "layers": layers,
     "validate": validate,
 }  # fmt: skip
 OWN_HELP = ("config", "layers", "validate")

@@ -31,6 +31,9 @@ TOO_LONG = "longer than max_length"
 LEAKED = "also among the held-out records"
 
 
+LEAST_KEPT = 0.5  # of the training records; with fewer the settings are wrong, not the records
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
     """One record."""
@@ -57,7 +60,7 @@ class Inspection:
     """Files by (width, height)."""
 
     def kept(self) -> Dataset:
-        """The data set without the records that have a reason. Raises ConfigError when none is left to train on."""
+        """The data set without the records that have a reason. Raises ConfigError when too few are left."""
         sides = {
             side: tuple(
                 record
@@ -66,8 +69,13 @@ class Inspection:
             )
             for side in SIDES
         }
-        if not sides["train"]:
-            raise ConfigError(f"no training record is left: {'; '.join(self.left_out())}")
+        for side, least in (("train", LEAST_KEPT), ("eval", 0.0)):
+            before, after = len(getattr(self.dataset, side)), len(sides[side])
+            if before and after <= least * before:
+                # A run on the few records that fit would look like success.
+                raise ConfigError(
+                    f"{after} of {before} {side} records would be left: {'; '.join(self.left_out())}"
+                )
         return replace(self.dataset, **sides)
 
     def left_out(self) -> list[str]:

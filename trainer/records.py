@@ -195,10 +195,15 @@ def _split(records: Sequence[Record], *, eval_fraction: float, seed: int) -> Dat
         taken += counts[key]
         if taken >= wanted:
             break
+    if not held_out and wanted and len(order) > 1:
+        # Few or uneven sessions: the smallest one is the least to give for a score at all.
+        held_out.add(min(order, key=lambda key: counts[key]))
     sessions = sum(1 for record in records if record.session)
     how = (
         f"{len(held_out)} of {len(order)} sessions held out" if sessions else "single records: no session ids"
     )
+    if not held_out:
+        how = "nothing can be held out of one session: there will be no score"
     return Dataset(
         train=tuple(r for r, key in zip(records, keys, strict=True) if key not in held_out),
         eval=tuple(r for r, key in zip(records, keys, strict=True) if key in held_out),

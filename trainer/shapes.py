@@ -29,7 +29,10 @@ def resolve_shape(model: str) -> ModelShape:
     if cached is not None:
         return _from_file(model, cached)
     by_name = {name.rpartition("/")[2].lower(): config for name, config in KNOWN_MODELS.items()}
-    config = by_name.get(model.rpartition("/")[2].lower())  # a mirror keeps the name: unsloth/gemma-3-4b-it
+    organisation, _, name = model.rpartition("/")
+    config = (
+        by_name.get(name.lower()) if organisation else None
+    )  # a mirror keeps the name: unsloth/gemma-3-4b-it
     if config is None:
         raise ConfigError(
             f"MODEL={model}: not a folder, not in the Hugging Face cache, not built in"
@@ -59,7 +62,7 @@ def shape_from_config(config: Config, *, model: str) -> ModelShape:
 
 
 def _names() -> str:
-    return ", ".join(name.rpartition("/")[2] for name in KNOWN_MODELS)
+    return ", ".join(KNOWN_MODELS)
 
 
 def _from_file(model: str, path: Path) -> ModelShape:

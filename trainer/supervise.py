@@ -100,7 +100,8 @@ def run(command: Sequence[str], environment: dict[str, str]) -> int:
         print(f"trainyard: asked to stop by {signal.Signals(received[0]).name}", file=sys.stderr)
     if outcome is None:
         print(
-            f"trainyard: the training ended without a word, exit code {process.returncode}", file=sys.stderr
+            f"trainyard: the training failed (exit code {process.returncode}); the reason stands above",
+            file=sys.stderr,
         )
         return FAILED
     code, message = outcome
@@ -151,17 +152,23 @@ def read_env_file(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     values = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue
         name, equals, value = text.removeprefix("export ").partition("=")
         if not equals or not ENV_NAMES.fullmatch(name.strip()):
-            raise ConfigError(
-                f"{path} line {number}: {name.strip()!r} is not one of {ENV_NAMES.pattern.replace('|', ', ')}"
-            )
-        values[name.strip()] = value.strip().strip("\"'")
+            known = ENV_NAMES.pattern.replace("[A-Z_]+", "*").replace("|", ", ")
+            raise ConfigError(f"{path} line {number}: {name.strip()!r} is not one of {known}")
+        values[name.strip()] = _unquoted(value.strip())
     return {name: value for name, value in values.items() if value}
+
+
+def _unquoted(text: str) -> str:
+    """A value without its quotes, or without the comment that a space and # begin."""
+    if text[:1] in ("'", '"') and (end := text.find(text[0], 1)) > 0:
+        return text[1:end]
+    return re.split(r"\s#", text, maxsplit=1)[0].strip()
 
 
 if __name__ == "__main__":

@@ -44,6 +44,14 @@ class LineProgress(TrainerCallback):
         )
 
 
+class LogLastStep(TrainerCallback):
+    """The last step is logged too, whatever the interval: a curve should end where the training did."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
+
 class QuietBar(ProgressCallback):
     """The Trainer's bar without the dictionary it prints at every log; the loss stands in the bar instead."""
 
@@ -77,6 +85,7 @@ class WandbTracker(TrainerCallback):
         asked = os.environ.get("WANDB_MODE")
         mode = asked or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
         for attempt in dict.fromkeys((mode, "offline")):
+            last = attempt == "offline"
             try:
                 self.run = wandb.init(
                     project=os.environ.get("WANDB_PROJECT", PROJECT),
@@ -90,7 +99,12 @@ class WandbTracker(TrainerCallback):
                 )
                 break
             except Exception as error:
-                print(f"W&B is not to be had ({type(error).__name__}: {error}); going on offline", flush=True)
+                reason = " ".join(str(error).split())
+                print(
+                    f"W&B {attempt} failed ({reason}): going on {'without it' if last else 'offline'}",
+                    flush=True,
+                )
+                wandb.teardown()  # its service would hold on to the run's id
         if self.run is None:
             return
         self.run.define_metric("*", step_metric="train/global_step")

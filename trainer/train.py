@@ -134,7 +134,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     stop.check()
 
     tracker = track.WandbTracker(run_id=config.run_id, run_dir=run_dir, config=dataclasses.asdict(config))
-    callbacks: list[Any] = [track.progress_callback()]
+    callbacks: list[Any] = [track.progress_callback(), track.LogLastStep()]
     if state.is_main_process:
         run_dir.mkdir(parents=True, exist_ok=True)
         tracker.start()

@@ -67,6 +67,10 @@ def walk(project_dir: Path) -> int:
 
 
 def _draw(folder: Path) -> None:
+    import os
+
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for one and warn
+    os.environ.setdefault("TQDM_DISABLE", "1")  # a bar for one small file
     from trainer.demo.frames import write_dataset
     from trainer.demo.tiny import write_tiny_model
 

@@ -1,0 +1,95 @@
+"""`make run`: a job on this machine, planned and supervised like any scheduler's, without one.
+
+An interrupted run (exit code 75) goes on when the same command is given again with its RUN.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.job import GIB, Plan
+from trainer.outcome import FAILED, RUN_AGAIN, ConfigError
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+
+
+def prepare(argv: Sequence[str]) -> Plan:
+    """The plan for this machine, with everything checked that can be before a file is written.
+
+    Raises:
+        ConfigError: the request cannot work here.
+    """
+    from accelerate_configs.choose import choose
+    from trainer.planned import check_planned
+    from trainer.request import read_given, resolve
+
+    given = read_given(argv, os.environ)
+    given.setdefault("CPUS", str(os.cpu_count()))  # more threads than cores would only wait for each other
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    given.setdefault("MEM", str(max(1, memory // GIB)))
+    suffix = f"{time.strftime('%Y%m%d')}-{secrets.token_hex(3)}"
+    plan = choose(resolve(given, project_dir=PROJECT_DIR, environ=os.environ, run_suffix=suffix))
+    spec = plan.spec
+    if spec.nodes > 1:
+        raise ConfigError(f"NODES={spec.nodes}: run uses this machine only; make submit takes several")
+    if spec.device == "cuda" and not shutil.which("nvidia-smi"):
+        raise ConfigError("DEVICE=cuda, and this machine has no NVIDIA driver: say DEVICE=cpu, or submit")
+    _check_folder(plan)
+    check_planned(plan)
+    return plan
+
+
+def _check_folder(plan: Plan) -> None:
+    """Raises ConfigError unless the run is new, or the same request was interrupted before its end."""
+    from trainer.runs import RECORD_NAME, read_run, run_record
+
+    folder = PROJECT_DIR / plan.spec.run_dir
+    if not os.path.lexists(folder):
+        return
+    another = f"give another RUN, or none for a new one, or remove {folder}"
+    if (folder / "adapter").exists():
+        raise ConfigError(f"RUN={plan.spec.run_id} is finished: {another}")
+    if not (folder / RECORD_NAME).is_file():
+        raise ConfigError(f"RUN={plan.spec.run_id}: {folder} exists and is no run: {another}")
+    asked = json.loads(json.dumps(run_record(plan)["spec"]))
+    recorded = read_run(folder).record["spec"]
+    if changed := sorted(key for key in asked if asked[key] != recorded.get(key)):
+        raise ConfigError(
+            f"RUN={plan.spec.run_id} was begun with another {', '.join(changed)}: ask for the same, or {another}"
+        )
+
+
+def run(argv: Sequence[str]) -> int:
+    """Plan for this machine and train on it; returns the supervisor's exit code."""
+    from accelerate_configs.table import plan_table
+    from trainer import supervise
+    from trainer.runs import run_record, write_record
+
+    plan = prepare(argv)
+    folder = PROJECT_DIR / plan.spec.run_dir
+    print(plan_table(plan).split("\n\n", 1)[0], flush=True)
+    for note in plan.notes:
+        print(f"note   {note}", flush=True)
+    print(f"run    {plan.spec.run_id}\n", flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_record(folder, run_record(plan))
+    os.chdir(PROJECT_DIR)
+    os.environ.update(plan.env)
+    code = supervise.main(["--", *plan.launch_argv])
+    if code == RUN_AGAIN:
+        print(f"to go on: the same command with RUN={plan.spec.run_id}", flush=True)
+    elif code == FAILED:
+        print(f"what went wrong stands above; what there is lies in {folder}", flush=True)
+    return code
+
+
+def ready(argv: Sequence[str]) -> int:
+    """Check what `run` would, for make: it builds an environment only for a request that can work."""
+    prepare(argv)
+    return 0
