@@ -28,6 +28,7 @@ from slurm.submit import submit
 from trainer.job import Plan
 
 pytestmark = pytest.mark.cluster
+SETTLED_S = 3
 
 
 class Job:
@@ -37,6 +38,7 @@ class Job:
         self.cluster, self.run_dir = cluster, Path(run_dir(plan.spec))
         self.id = submit(plan, cluster.environ).job_id
         self.log_path = Path(log_path(plan.spec, job_id=self.id))
+        self.gone_since = time.monotonic()
 
     @property
     def log(self) -> str:
@@ -59,6 +61,8 @@ class Job:
     def run_on(self, timeout_s: float = 90) -> dict[str, str]:
         """The job when it has ended, without the two minutes that Slurm lets a requeued job wait."""
 
+        self.gone_since = time.monotonic()
+
         def ended() -> bool:
             if (state := self.state)["JobState"] == "PENDING":
                 self.release()
@@ -67,10 +71,24 @@ class Job:
         wait_for(ended, lambda: f"{self.state}\n{self.log}", timeout_s, every_s=0.5)
         return self.state
 
+    def start_again(self) -> None:
+        """Wait until a requeued job is running."""
+        self.gone_since = time.monotonic()
+
+        def started() -> bool:
+            if pending := self.state["JobState"] == "PENDING":
+                self.release()
+            return not pending
+
+        wait_for(started, lambda: f"{self.state}\n{self.log}", 60, every_s=0.5)
+
     def release(self) -> None:
         """Start a requeued job now, once its last attempt is gone: a node that still has it refuses it, or takes
-        the end of the old one for that of the new. Slurm's two minutes are there for this."""
-        if not has_steps(self.cluster, self.id):
+        the end of the old one for that of the new. Slurm's two minutes are there for this. Credentials count
+        whole seconds, so one made in the second in which the old attempt was killed is refused as well."""
+        if has_steps(self.cluster, self.id):
+            self.gone_since = time.monotonic()
+        elif time.monotonic() - self.gone_since > SETTLED_S:
             self.cluster.run("scontrol", "update", f"jobid={self.id}", "starttime=now", check=False)
 
     @property
@@ -247,8 +265,7 @@ def test_the_third_attempt_in_a_row_without_a_step_is_the_last(
         cluster.run("scancel", "--signal=USR1", job.id)
         if attempt < 3:
             job.until_requeued(attempt)
-            wait_for(lambda: not has_steps(cluster, job.id), lambda: job.log, 60)
-            job.release()
+            job.start_again()
     ended = job.run_on()
     assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "1:0", "2")
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from trainer.env_file import read_env_file
 from trainer.outcome import ConfigError
-from trainer.supervise import complete_command, read_env_file, run
+from trainer.supervise import complete_command, run
 
 ROOT = Path(__file__).resolve().parent.parent
 PLANNED = ["accelerate", "launch", "--config_file", "c.yaml", "--num_machines", "1", "-m", "trainer.train"]

@@ -88,8 +88,8 @@ def validate(argv: Sequence[str]) -> int:
 
 
 def config(argv: Sequence[str]) -> int:
+    from trainer.env_file import read_env_file
     from trainer.settings import main as show
-    from trainer.supervise import read_env_file
 
     return show(argv, os.environ, read_env_file(Path(".env")))
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.env_file import read_env_file
 from trainer.flags import word
 from trainer.job import LORA_PRESETS
 from trainer.outcome import ConfigError
 from trainer.settings import CONFIG_FILE, Settings, resolve_settings
-from trainer.supervise import read_env_file
 
 # Names of .env and what they mean to the planner. BATCH_SIZE and GRAD_ACCUM mean their product.
 FROM_ENV_FILE: dict[str, str] = {

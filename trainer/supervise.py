@@ -10,7 +10,6 @@ Signals that mean "stop" end here: they raise a flag that the ranks agree on, an
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import signal
 import socket
@@ -21,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer.env_file import read_env_file
 from trainer.outcome import (
     ATTEMPT_DIR_ENV,
     ATTEMPT_ID_ENV,
@@ -33,15 +33,7 @@ from trainer.outcome import (
     read_outcome,
 )
 from trainer.processes import STOP_SIGNALS, SUPERVISOR_ENV, become_subreaper, in_launcher, kill_descendants
-from trainer.settings import CONFIG_FILE, ENVIRONMENT
 from trainer.stop import raise_flag
-
-# What a .env file may set; anything else in it is refused, so that it cannot change how programs are found.
-ENV_NAMES = re.compile(
-    "HF_TOKEN|HUGGINGFACE_TOKEN|HF_HOME|HF_HUB_OFFLINE|WANDB_[A-Z_]+|CUDA_VISIBLE_DEVICES|"
-    "PYTORCH_CUDA_ALLOC_CONF|TOKENIZERS_PARALLELISM|ACCELERATE_CONFIG|"
-    + "|".join((CONFIG_FILE, *ENVIRONMENT))
-)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -141,34 +133,6 @@ def _resolves(host: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def read_env_file(path: Path) -> dict[str, str]:
-    """NAME=value lines of a `.env` file; {} when there is none.
-
-    Raises:
-        ConfigError: a line that is no assignment, or a name that is not one of ours.
-    """
-    if not path.is_file():
-        return {}
-    values = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        text = line.strip()
-        if not text or text.startswith("#"):
-            continue
-        name, equals, value = text.removeprefix("export ").partition("=")
-        if not equals or not ENV_NAMES.fullmatch(name.strip()):
-            known = ENV_NAMES.pattern.replace("[A-Z_]+", "*").replace("|", ", ")
-            raise ConfigError(f"{path} line {number}: {name.strip()!r} is not one of {known}")
-        values[name.strip()] = _unquoted(value.strip())
-    return {name: value for name, value in values.items() if value}
-
-
-def _unquoted(text: str) -> str:
-    """A value without its quotes, or without the comment that a space and # begin."""
-    if text[:1] in ("'", '"') and (end := text.find(text[0], 1)) > 0:
-        return text[1:end]
-    return re.split(r"\s#", text, maxsplit=1)[0].strip()
 
 
 if __name__ == "__main__":
