@@ -50,7 +50,7 @@ def stock_trl(model: str, data: str, out: str, put_back_fp32: bool) -> None:
         {
             "prompt": [{"role": "user", "content": r.prompt}],
             "completion": [{"role": "assistant", "content": r.answer}],
-            "images": [load_picture(r)],
+            "images": [load_picture(r.pictures[0])],
         }
         for r in load_dataset(data).train
     ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trainer.config import TrainConfig
 from trainer.head import install_supervised_head
+from trainer.memory import ZERO3_SETTINGS
 from trainer.resumable import ResumableTrainer
 
 
@@ -61,3 +64,73 @@ class VisionSFTTrainer(ResumableTrainer):
             logs["mean_token_accuracy"] = torch.stack(self._correct).sum().item() / self._scored
             self._correct, self._scored = [], 0
         super().log(logs, start_time)
+
+
+def build_trainer(
+    config: TrainConfig,
+    model: Any,
+    processor: Any,
+    sizes: tuple[int, int],
+    collator: Any,
+    callbacks: list[Any],
+    store: Any,
+    stop: Any,
+) -> Any:
+    """The SFTTrainer for this run, over indices: `sizes` are the collator's (training, held-out) records."""
+    from datasets import Dataset as Table
+    from transformers import PrinterCallback, ProgressCallback
+    from trl import SFTConfig
+
+    on_cpu = config.device == "cpu"
+    arguments = SFTConfig(
+        output_dir=config.output_dir,
+        per_device_train_batch_size=config.micro_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        max_steps=config.max_steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(config.warmup_fraction * config.max_steps),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        optim={"adamw": "adamw_torch_fused"}.get(config.optimizer, config.optimizer),
+        bf16=os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16",
+        use_cpu=on_cpu,
+        seed=config.seed,
+        data_seed=config.seed,
+        logging_steps=config.logging_steps,
+        logging_first_step=True,
+        eval_strategy="steps" if sizes[1] else "no",
+        eval_steps=config.eval_steps,
+        per_device_eval_batch_size=config.micro_batch_size,
+        prediction_loss_only=True,
+        save_strategy="steps",
+        save_steps=config.save_steps,
+        report_to="none",
+        # On the CPU the forward pass has all cores; on a GPU workers decode pictures meanwhile.
+        dataloader_num_workers=0 if on_cpu else 4,
+        dataloader_persistent_workers=not on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        remove_unused_columns=False,
+        gradient_checkpointing=False,  # trainer.model has it on the language model alone
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        ddp_find_unused_parameters=False,
+    )
+    if arguments.deepspeed_plugin is not None:
+        # accelerate's YAML refuses these keys, and the plan's memory estimate counts on them.
+        arguments.deepspeed_plugin.deepspeed_config["zero_optimization"].update(ZERO3_SETTINGS)
+        arguments.deepspeed_plugin.deepspeed_config["zero_force_ds_cpu_optimizer"] = False
+    trainer = VisionSFTTrainer(
+        model=model,
+        store=store,
+        stop=stop,
+        args=arguments,
+        data_collator=collator,
+        train_dataset=Table.from_dict({"index": list(range(sizes[0]))}),
+        eval_dataset=Table.from_dict({"index": list(range(sizes[0], sum(sizes)))}) if sizes[1] else None,
+        processing_class=processor,
+        callbacks=callbacks,
+    )
+    for standard in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(standard)
+    return trainer

@@ -10,17 +10,15 @@ report.html, checkpoints/, tensorboard/ and wandb/. Started again, it goes on fr
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint import CheckpointError
 from trainer.config import TrainConfig
-from trainer.memory import ZERO3_SETTINGS
+from trainer.machine import check_machine, device_map, plain_cpu, prepare_libraries
 from trainer.outcome import FAILED, FINISHED, ConfigError, write_outcome
 from trainer.processes import in_rank
 from trainer.records import Dataset, load_dataset
@@ -56,18 +54,6 @@ def main(argv: Sequence[str]) -> int:
     return FINISHED
 
 
-def prepare_libraries(config: TrainConfig) -> None:
-    """Keep what the libraries say to what a user can act on; call before they are imported."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports home when it is constructed
-    if config.device == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for one and warn
-    warnings.simplefilter("ignore", FutureWarning)  # about names that TRL itself uses
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # offers an inference kernel we do not use
-    if not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("TQDM_DISABLE", "1")  # a bar in a file is one endless line
-
-
 def leave(code: int, message: str) -> int:
     """The exit code of a rank that ends with a known outcome, once that is written down.
 
@@ -91,7 +77,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     import torch
     from accelerate import PartialState
 
-    from trainer import evaluate, export, metrics, model, track
+    from trainer import evaluate, export, metrics, model, sft, track
     from trainer.checkpoint import CheckpointStore
     from trainer.examples import Encoder, TrainCollator
     from trainer.ranks import ranks_of
@@ -127,7 +113,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     anatomy = model.find_anatomy(_model_config(config))
     dtype = torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
     torch.manual_seed(config.seed)  # the adapters' first values
-    base = model.load_base(config, anatomy, dtype=dtype, device_map=_device_map(config, state))
+    base = model.load_base(config, anatomy, dtype=dtype, device_map=device_map(config, state))
     peft_model = model.add_lora(base, config, anatomy)
     for what, found in model.check_contract(peft_model, config, anatomy):
         say(f"  {what:<38} {found}", flush=True)
@@ -146,7 +132,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
         show_examples(processor, encoder, SHOWN_EXAMPLES, say)
     check_batch(collator([{"index": 0}]), base)
     sizes = (len(dataset.train), len(held_out))
-    trainer = build_trainer(config, peft_model, processor, sizes, collator, callbacks, store, stop)
+    trainer = sft.build_trainer(config, peft_model, processor, sizes, collator, callbacks, store, stop)
 
     field = metrics.answer_field([r.answer for r in dataset.train], config.answer_field)
     truths = [metrics.read_action(r.answer, field) or "" for r in held_out]
@@ -208,36 +194,6 @@ def layout(config: TrainConfig, dataset: Dataset) -> dict[str, int]:
     }
 
 
-def plain_cpu(config: TrainConfig) -> bool:
-    """Whether accelerate is to be told about the CPU; when it is, it leaves DeepSpeed out."""
-    return config.device == "cpu" and os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true"
-
-
-def check_machine(config: TrainConfig, state: Any) -> None:
-    """Raises ConfigError when this machine is not what was planned: processes, CUDA, bf16."""
-    import torch
-
-    if state.num_processes != config.world_size:
-        raise ConfigError(
-            f"{state.num_processes} process(es) started where {config.world_size} were planned: "
-            "start through `accelerate launch` with the planned --num_processes and configuration file"
-        )
-    if config.device == "cpu":
-        return
-    if not torch.cuda.is_available():
-        build = torch.version.cuda or "CPU only"
-        raise ConfigError(
-            f"device cuda was asked for, and torch sees no GPU (torch build: {build}): "
-            "use a GPU node and `make env TORCH=cuda`, or DEVICE=cpu"
-        )
-    major, minor = torch.cuda.get_device_capability()
-    if major < 8:
-        name = torch.cuda.get_device_name()
-        raise ConfigError(
-            f"{name} (compute capability {major}.{minor}) has no bf16: use a GPU of 8.0 or newer"
-        )
-
-
 def check_text_only(dataset: Dataset) -> None:
     """Raises ConfigError for records without a picture beside others under ZeRO-3, where the run would hang."""
     bare = sum(not record.pictures for record in (*dataset.train, *dataset.eval))
@@ -275,86 +231,6 @@ def show_examples(processor: Any, encoder: Any, count: int, say: Any) -> None:
 
     for index in range(min(count, len(encoder.records))):
         say(f"example {index + 1}\n{describe_example(processor, encoder(index))}", flush=True)
-
-
-def build_trainer(
-    config: TrainConfig,
-    model: Any,
-    processor: Any,
-    sizes: tuple[int, int],
-    collator: Any,
-    callbacks: list[Any],
-    store: Any,
-    stop: Any,
-) -> Any:
-    """The SFTTrainer for this run, over indices: `sizes` are the collator's (training, held-out) records."""
-    from datasets import Dataset as Table
-    from transformers import PrinterCallback, ProgressCallback
-    from trl import SFTConfig
-
-    from trainer.sft import VisionSFTTrainer
-
-    on_cpu = config.device == "cpu"
-    arguments = SFTConfig(
-        output_dir=config.output_dir,
-        per_device_train_batch_size=config.micro_batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        max_steps=config.max_steps,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=round(config.warmup_fraction * config.max_steps),
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        optim={"adamw": "adamw_torch_fused"}.get(config.optimizer, config.optimizer),
-        bf16=os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16",
-        use_cpu=on_cpu,
-        seed=config.seed,
-        data_seed=config.seed,
-        logging_steps=config.logging_steps,
-        logging_first_step=True,
-        eval_strategy="steps" if sizes[1] else "no",
-        eval_steps=config.eval_steps,
-        per_device_eval_batch_size=config.micro_batch_size,
-        prediction_loss_only=True,
-        save_strategy="steps",
-        save_steps=config.save_steps,
-        report_to="none",
-        # On the CPU the forward pass has all cores; on a GPU workers decode pictures meanwhile.
-        dataloader_num_workers=0 if on_cpu else 4,
-        dataloader_persistent_workers=not on_cpu,
-        dataloader_pin_memory=not on_cpu,
-        remove_unused_columns=False,
-        gradient_checkpointing=False,  # trainer.model has it on the language model alone
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        ddp_find_unused_parameters=False,
-    )
-    if arguments.deepspeed_plugin is not None:
-        # accelerate's YAML refuses these keys, and the plan's memory estimate counts on them.
-        arguments.deepspeed_plugin.deepspeed_config["zero_optimization"].update(ZERO3_SETTINGS)
-        arguments.deepspeed_plugin.deepspeed_config["zero_force_ds_cpu_optimizer"] = False
-    trainer = VisionSFTTrainer(
-        model=model,
-        store=store,
-        stop=stop,
-        args=arguments,
-        data_collator=collator,
-        train_dataset=Table.from_dict({"index": list(range(sizes[0]))}),
-        eval_dataset=Table.from_dict({"index": list(range(sizes[0], sum(sizes)))}) if sizes[1] else None,
-        processing_class=processor,
-        callbacks=callbacks,
-    )
-    for standard in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(standard)
-    return trainer
-
-
-def _device_map(config: TrainConfig, state: Any) -> Any:
-    from accelerate.utils import DistributedType
-
-    if state.distributed_type == DistributedType.DEEPSPEED:
-        return None  # ZeRO-3 places the weights
-    return {"": "cpu" if config.device == "cpu" else state.local_process_index}
 
 
 def _model_config(config: TrainConfig) -> Any:
