@@ -96,7 +96,7 @@ def test_nothing_left_to_train_on_is_refused(faulty: Path, tiny_model: Path) -> 
 
     processor = AutoProcessor.from_pretrained(tiny_model)
     with pytest.raises(
-        ConfigError, match=r"^no training record is left: .*longer than max_length \(16 tokens"
+        ConfigError, match=r"^0 of 11 train records would be left: .*longer than max_length \(16 tokens"
     ):
         inspect_dataset(load_dataset(str(faulty)), processor, max_length=16).kept()
 

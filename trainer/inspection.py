@@ -31,7 +31,7 @@ TOO_LONG = "longer than max_length"
 LEAKED = "also among the held-out records"
 
 
-LEAST_KEPT = 0.5  # of the training records; with fewer the settings are wrong, not the records
+LEAST_KEPT = 0.1  # of the training records; with fewer the settings are wrong, not the records
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
