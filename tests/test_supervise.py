@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,10 +13,20 @@ import pytest
 
 from trainer.env_file import read_env_file
 from trainer.outcome import ConfigError
-from trainer.supervise import complete_command, run
+from trainer.supervise import complete_command
 
 ROOT = Path(__file__).resolve().parent.parent
 PLANNED = ["accelerate", "launch", "--config_file", "c.yaml", "--num_machines", "1", "-m", "trainer.train"]
+
+
+def run(command: list[str], environment: dict[str, str]) -> int:
+    """trainer.supervise.run in a process of its own: at its end it kills every descendant of its process."""
+    code = (
+        "import json, os, sys; from trainer.supervise import run;"
+        "sys.exit(run(json.loads(sys.argv[1]), dict(os.environ)))"
+    )
+    words = [sys.executable, "-c", code, json.dumps(command)]
+    return subprocess.run(words, env=environment, cwd=ROOT, check=False).returncode
 
 
 def python(code: str) -> list[str]:
