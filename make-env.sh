@@ -3,6 +3,7 @@
 #
 #   sh make-env.sh launch     pyyaml and submitit: seconds, Python 3.10 or newer
 #   sh make-env.sh cpu|cuda   everything that trains and tests, Python 3.11 or newer
+#   sh make-env.sh checkov    the linter of manifests and images, which the tests run
 #   sh make-env.sh train      cpu or cuda: TORCH, else DEVICE, else cuda where there is an NVIDIA GPU
 #
 # The Makefile hands TORCH, DEVICE and PYTHON on as TRAINYARD_*. Progress goes to stderr.
@@ -86,6 +87,12 @@ make_launch() {
   pip -r "$folder/requirements.txt"
 }
 
+make_checkov() {
+  say "installing checkov into $folder: half a minute"
+  requirements checkov >"$folder/requirements.txt"
+  pip -r "$folder/requirements.txt"
+}
+
 make_train() {
   install_torch
   printf 'torch==%s\n' "$(installed_torch)" >"$folder/constraints.txt"
@@ -104,6 +111,7 @@ if [ "$flavour" = train ]; then
   fi
 fi
 case $flavour in
+  checkov) least=3.11; names='python3.11 python3.12 python3.13 python3 python' ;;
   launch) least=3.10; names='python3.14 python3.13 python3.12 python3.11 python3.10 python3 python' ;;
   # In the order in which torch and its companions get wheels.
   cpu | cuda) least=3.11; names='python3.11 python3.12 python3.13 python3 python' ;;
@@ -123,7 +131,11 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$pins" ]; then
     rm -rf "$folder"
     "$base" -m venv "$folder"
   fi
-  if [ "$flavour" = launch ]; then make_launch; else make_train; fi
+  case $flavour in
+    launch) make_launch ;;
+    checkov) make_checkov ;;
+    *) make_train ;;
+  esac
   say "$folder is ready"
 fi
 printf '%s\n' "$pins" >"$stamp"

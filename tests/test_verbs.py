@@ -215,6 +215,8 @@ def test_list_shows_every_run_the_newest_first_and_the_broken_too(
 
 def follow(project: Path, cluster: Cluster, run_id: str, **environ: str) -> subprocess.Popen[str]:
     code = (
+        # As in a terminal: a background shell starts its children with SIGINT ignored.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import os, sys; from pathlib import Path; from slurm import verbs\n"
         f"sys.exit(verbs.logs({{'RUN': {run_id!r}}}, os.environ, Path({str(project)!r})))"
     )
