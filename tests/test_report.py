@@ -120,10 +120,34 @@ def test_headline_numbers_equal_the_metrics(tmp_path: Path) -> None:
     )
     assert (
         "Action accuracy 30.0% → 85.0% After training 17 of 20 held-out records are right, 45.0 points above "
-        'always answering "up" (40.0%). always "up" 40.0% before training 30.0% after training 85.0% '
+        'always answering "up" (40.0%). base model, zero-shot 30.0% always "up" 40.0% after training 85.0% '
         "Macro F1 0.15 → 0.88 Readable answers 100.0% → 95.0% Loss 3 → 1.25 "
         "Training time 1 min 52 s Records a second 0.5 "
     ) in text
+
+
+def test_scored_and_written_out_stand_side_by_side(tmp_path: Path) -> None:
+    """The zero-shot score is the first row; valid answers are counted where they were written; both have tables."""
+    generated = {
+        "generated_before": dataclasses.asdict(action_metrics(TRUTHS[:10], [None] * 10)),
+        "generated_after": dataclasses.asdict(action_metrics(TRUTHS[:10], [*TRUTHS[:9], None])),
+    }
+    run_dir = _write_run(tmp_path, **generated)
+    path = run_dir / "predictions.jsonl"
+    entry = {"truth": "up", "prediction": "a", "probabilities": {"up": 0.2, "a": 0.5, "left": 0.3}}
+    path.write_text(json.dumps(entry) + "\n")
+    text = Page(build_report(run_dir)).text
+    assert (
+        "Of 10 answers written out, 90.0% have the right one. base model, zero-shot 30.0% "
+        'always "up" 40.0% after training 85.0% zero-shot, written out 0.0% after training, written out 90.0%'
+    ) in text
+    assert "Readable answers 0.0% → 90.0%" in text
+    assert "truth up model a a 50%, left 30%, up 20%" in text
+    table = text[text.rindex("Action Records Precision") : text.rindex("Held-out records")]
+    assert table.split()[8:] == [
+        *["up", "8", "100.0%", "100.0%", "0.00", "1.00"],
+        *["a", "2", "100.0%", "50.0%", "0.00", "0.67"],
+    ]
 
 
 def test_action_table_equals_the_metrics(tmp_path: Path) -> None:

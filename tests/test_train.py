@@ -69,14 +69,21 @@ def test_wandb_keeps_one_offline_run_under_the_run_id(finished: Path) -> None:
     assert list((finished / "run" / "wandb" / runs[0]).glob("run-test.wandb"))
 
 
-def test_predictions_tell_truth_and_answer_of_the_held_out_records(finished: Path, walks: Path) -> None:
+def test_every_held_out_record_is_scored_and_some_are_written_out(finished: Path, walks: Path) -> None:
     lines = [json.loads(line) for line in (finished / "run" / "predictions.jsonl").read_text().splitlines()]
     metrics = json.loads((finished / "run" / "metrics.json").read_text())
-    assert len(lines) == metrics["after"]["samples"] == metrics["before"]["samples"] == 8
-    right = sum(line["truth"] == line["prediction"] for line in lines)
-    assert metrics["after"]["accuracy"] == right / 8
-    held_out = {str(p.absolute()) for r in load_dataset(str(walks)).eval for p in r.images}
-    assert {image for line in lines for image in line["images"]} <= held_out
+    held_out = load_dataset(str(walks)).eval
+    assert [line["images"] for line in lines] == [[str(p.absolute()) for p in r.images] for r in held_out]
+    assert [line["truth"] for line in lines] == [json.loads(r.answer)["button"] for r in held_out]
+    for name, key, samples in (("", "prediction", len(held_out)), ("generated_", "generated", 8)):
+        said = [line for line in lines if key in line]
+        assert (
+            len(said) == metrics[f"{name}after"]["samples"] == metrics[f"{name}before"]["samples"] == samples
+        )
+        assert metrics[f"{name}after"]["accuracy"] == sum(x["truth"] == x[key] for x in said) / samples
+    for line in lines:
+        assert line["prediction"] == max(line["probabilities"], key=line["probabilities"].get)
+        assert sum(line["probabilities"].values()) == pytest.approx(1, abs=1e-4)
 
 
 def test_the_loss_falls_on_the_answer_and_its_end_of_turn_only(tiny_model: Path, walks: Path) -> None:
@@ -103,6 +110,9 @@ def test_two_processes_follow_one_with_the_same_effective_batch(
     two = train_forked(tmp_path / "two", model=tiny_model, data=walks, micro_batch_size=4, world_size=2)
     assert (one.codes, two.codes) == ((0,), (0, 0)), one.output + two.output
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    scores = [json.loads((tmp_path / name / "run" / "metrics.json").read_text()) for name in ("one", "two")]
+    assert scores[0]["before"] == scores[1]["before"]
+    assert scores[0]["generated_before"] == scores[1]["generated_before"]
 
 
 def test_checkpointing_and_accumulation_change_memory_not_losses(

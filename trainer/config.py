@@ -73,9 +73,13 @@ class TrainConfig:
     eval_fraction: Annotated[float, Range(0, 0.9)] = 0.1
     """Share of the records held out, by session, when the data brings no eval.jsonl."""
     eval_samples: Annotated[int, Range(0, 1_000_000)] = 256
-    """Held-out records that answers are generated for, before and after training."""
+    """Held-out records for the held-out loss, and that answers are written out for, before and after training."""
+    score_samples: Annotated[int, Range(0, 10_000_000)] = 10_000_000
+    """Held-out records whose allowed actions are scored: all, unless there are more than this."""
     answer_field: str = "auto"
     """Key of the JSON answer that is the action; auto: the first key of the answers."""
+    actions: str = "auto"
+    """The allowed actions, for example up,down; auto: those of the training answers."""
 
 
 # (setting, how much it matters, where to look, why), the most telling first; printed with --help.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,31 @@ def choose_records(records: Sequence[Record], count: int) -> list[Record]:
     return [record for _, record in chosen]
 
 
+def in_step(accelerator: Any) -> bool:
+    """Whether all processes must run the model as often: ZeRO-3 gathers its shards of the weights together."""
+    return accelerator.num_processes > 1 and accelerator.distributed_type.value == "DEEPSPEED"
+
+
+def shares(
+    order: Sequence[int], accelerator: Any, batch_size: int, between: Callable[[], object], what: str
+) -> Iterator[tuple[list[int], bool]]:
+    """This process's part of `order` in batches, and whether what comes of them is kept.
+
+    As many rounds on every process, each after a call of `between`; a process with nothing left to do sits a
+    round out, or does the first index again where all must run in step.
+    """
+    from tqdm.auto import tqdm
+
+    mine = list(order[accelerator.process_index :: accelerator.num_processes])
+    starts = range(0, -(-len(order) // accelerator.num_processes), batch_size)
+    for start in tqdm(starts, desc=what, leave=False, disable=None if accelerator.is_main_process else True):
+        between()
+        if batch := mine[start : start + batch_size]:
+            yield batch, True
+        elif in_step(accelerator):
+            yield [order[0]], False
+
+
 @torch.inference_mode()
 def generate_answers(
     model: Any,
@@ -41,25 +66,15 @@ def generate_answers(
     `between` is called before each batch, as often on every process, and may raise.
     """
     from accelerate.utils import gather_object
-    from tqdm.auto import tqdm
 
     tokenizer = processor.tokenizer
     answers = tokenizer([r.answer for r in records], add_special_tokens=False)["input_ids"]
     budget = min(MAX_ANSWER_TOKENS, max(map(len, answers)) + 4)
-    mine = list(range(accelerator.process_index, len(records), accelerator.num_processes))
     was_training = model.training
     model.eval()
     written: list[tuple[int, str]] = []
-    # Shards of weights are gathered in step on all ranks, so ZeRO-3 ranks must generate equally long.
-    synced = accelerator.num_processes > 1 and accelerator.distributed_type.value == "DEEPSPEED"
-    starts = range(0, -(-len(records) // accelerator.num_processes), batch_size)
-    for start in tqdm(
-        starts, desc="answering", leave=False, disable=None if accelerator.is_main_process else True
-    ):
-        between()
-        indices = mine[start : start + batch_size] or ([0] if synced else [])
-        if not indices:
-            continue
+    batches = shares(range(len(records)), accelerator, batch_size, between, "answering")
+    for indices, kept in batches:
         examples = [
             encode_prompt(processor, prompt_and_answer(processor, records[i])[0], load_pictures(records[i]))
             for i in indices
@@ -68,11 +83,11 @@ def generate_answers(
         batch = {key: tensor.to(accelerator.device) for key, tensor in batch.items()}
         with accelerator.autocast():
             tokens = model.generate(
-                **batch, max_new_tokens=budget, do_sample=False, use_cache=True, synced_gpus=synced,
+                **batch, max_new_tokens=budget, do_sample=False, use_cache=True, synced_gpus=in_step(accelerator),
                 top_k=None, top_p=None,
             )  # fmt: skip
         texts = tokenizer.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        written += [(i, text.strip()) for i, text in zip(indices, texts, strict=True) if mine]
+        written += [(i, text.strip()) for i, text in zip(indices, texts, strict=True) if kept]
     model.train(was_training)
     gathered = dict(gather_object(written))
     return [gathered[index] for index in range(len(records))]

@@ -80,12 +80,7 @@ class Encoder:
             "input_ids"
         ]
         length = example["input_ids"].shape[1]
-        for key, tensor in example.items():
-            if is_sequence(tensor, length):
-                # The answer is plain text: attended to (1), no image (0).
-                filler = {"input_ids": answer, "attention_mask": torch.ones_like(answer)}
-                tail = filler.get(key, torch.zeros_like(answer))
-                example[key] = torch.cat((tensor, tail), dim=1)
+        append_text(example, answer)
         masked = torch.full((1, length), IGNORED)
         example["labels"] = torch.cat((masked, answer), dim=1)
         return example
@@ -99,18 +94,29 @@ def encode_prompt(processor: Any, text: str, pictures: Sequence[Image.Image]) ->
     return dict(inputs)
 
 
+def append_text(example: dict[str, Tensor], tokens: Tensor) -> None:
+    """Put `tokens` (1, n), plain text, behind what `encode_prompt` made: attended to (1), no image (0)."""
+    length = example["input_ids"].shape[1]
+    for key, tensor in example.items():
+        if is_sequence(tensor, length):
+            filler = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+            example[key] = torch.cat((tensor, filler.get(key, torch.zeros_like(tokens))), dim=1)
+
+
 def is_sequence(tensor: Tensor, length: int) -> bool:
     """Whether a tensor of one sample runs along its tokens (the rest belongs to the pictures)."""
     return tensor.dim() == 2 and tuple(tensor.shape) == (1, length)
 
 
-def pad_and_stack(examples: Sequence[dict[str, Tensor]], *, pad_id: int, side: str) -> dict[str, Tensor]:
+def pad_and_stack(
+    examples: Sequence[dict[str, Tensor]], *, pad_id: int, side: str, multiple_of: int = PAD_TO_MULTIPLE_OF
+) -> dict[str, Tensor]:
     """One batch: sequence tensors padded to (batch, length), pictures joined along their first dimension.
 
     Records without a picture add nothing to the pictures' tensors; a batch of such records alone has none.
     """
     lengths = [example["input_ids"].shape[1] for example in examples]
-    longest = -(-max(lengths) // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF
+    longest = -(-max(lengths) // multiple_of) * multiple_of
     fill = {"input_ids": pad_id, "labels": IGNORED}
     along = {key for e, n in zip(examples, lengths, strict=True) for key, t in e.items() if is_sequence(t, n)}
     batch = {}

@@ -7,11 +7,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer.config import TrainConfig
-from trainer.metrics import ActionMetrics, read_action
-from trainer.records import Record
+from trainer.metrics import ActionMetrics
+
+if TYPE_CHECKING:
+    from trainer.heldout import Scores
 
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.jsonl"
@@ -24,29 +26,21 @@ class RunRecord:
     config: TrainConfig
     answer_field: str | None
     before: ActionMetrics | None
-    """The base model's zero-shot score."""
+    """The base model's zero-shot score: of the likeliest allowed action, or of the answers where none is scored."""
     after: ActionMetrics | None
+    generated_before: ActionMetrics | None = None
+    """Of the answers that were written out, where actions were scored too."""
+    generated_after: ActionMetrics | None = None
     train: dict[str, float]
     """Totals of the training: train_runtime (s), train_samples_per_second, train_loss, ..."""
     history: list[dict[str, float]]
     """Everything logged on the way, each with its step."""
 
 
-def save_metrics(run_dir: Path, record: RunRecord, records: Sequence[Record], answers: Sequence[str]) -> None:
-    """Write metrics.json, and predictions.jsonl with one line a held-out record: truth, prediction, answer."""
+def save_metrics(run_dir: Path, record: RunRecord, predictions: Sequence[dict[str, Any]]) -> None:
+    """Write metrics.json and predictions.jsonl."""
     write_whole(run_dir / METRICS_FILE, json.dumps(dataclasses.asdict(record), indent=1) + "\n")
-    lines = [
-        json.dumps(
-            {
-                "truth": read_action(r.answer, record.answer_field),
-                "prediction": read_action(answer, record.answer_field),
-                "answer": answer,
-                "images": [str(path.absolute()) for path in r.images],
-            }
-        )
-        for r, answer in zip(records, answers, strict=True)
-    ]
-    write_whole(run_dir / PREDICTIONS_FILE, "".join(line + "\n" for line in lines))
+    write_whole(run_dir / PREDICTIONS_FILE, "".join(json.dumps(line) + "\n" for line in predictions))
 
 
 def save_adapter(run_dir: Path, trainer: Any, processor: Any) -> None:
@@ -72,17 +66,26 @@ def save_weights(folder: Path, trainer: Any) -> None:
         model.save_pretrained(folder, state_dict=weights)
 
 
-def save_zero_shot(run_dir: Path, score: ActionMetrics | None) -> None:
-    """Keep the base model's score for attempts that go on from a checkpoint."""
-    if score is not None:
-        write_whole(run_dir / ZERO_SHOT_FILE, json.dumps(dataclasses.asdict(score)) + "\n")
+Summary = dict[str, ActionMetrics | None]
 
 
-def load_zero_shot(run_dir: Path) -> ActionMetrics | None:
+def summary(scores: Scores) -> Summary:
+    """By prefix of the names in RunRecord: the score that counts, and that of the answers beside it."""
+    return {"": scores.action, "generated_": scores.generated if scores.scored else None}
+
+
+def save_zero_shot(run_dir: Path, scores: Summary) -> None:
+    """Keep the base model's scores for attempts that go on from a checkpoint."""
+    entry = {name: dataclasses.asdict(m) if m else None for name, m in scores.items()}
+    write_whole(run_dir / ZERO_SHOT_FILE, json.dumps(entry) + "\n")
+
+
+def load_zero_shot(run_dir: Path) -> Summary:
     try:
-        return ActionMetrics(**json.loads((run_dir / ZERO_SHOT_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
+        entry = json.loads((run_dir / ZERO_SHOT_FILE).read_text(encoding="utf-8"))
+        return {name: ActionMetrics(**entry[name]) if entry[name] else None for name in ("", "generated_")}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {"": None, "generated_": None}
 
 
 def save_report(run_dir: Path) -> None:

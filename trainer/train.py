@@ -77,7 +77,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     import torch
     from accelerate import PartialState
 
-    from trainer import evaluate, export, metrics, model, sft, track
+    from trainer import evaluate, export, heldout, model, sft, track
     from trainer.checkpoint import CheckpointStore
     from trainer.examples import Encoder, TrainCollator
     from trainer.ranks import ranks_of
@@ -125,6 +125,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
         run_dir.mkdir(parents=True, exist_ok=True)
         tracker.start()
         callbacks += [tracker, track.tensorboard_callback(run_dir)]
+    measured = heldout.hold_out(processor, dataset, config, say)
     held_out = evaluate.choose_records(dataset.eval, config.eval_samples)
     encoder = Encoder(processor, [*dataset.train, *held_out])
     collator = TrainCollator(encoder)
@@ -134,49 +135,49 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     sizes = (len(dataset.train), len(held_out))
     trainer = sft.build_trainer(config, peft_model, processor, sizes, collator, callbacks, store, stop)
 
-    field = metrics.answer_field([r.answer for r in dataset.train], config.answer_field)
-    truths = [metrics.read_action(r.answer, field) or "" for r in held_out]
-
-    def score(when: str) -> tuple[metrics.ActionMetrics | None, list[str]]:
-        if not held_out:
-            return None, []
-        answers = evaluate.generate_answers(
-            trainer.model, processor, held_out, accelerator=trainer.accelerator, between=stop.check
+    def measure(when: str) -> heldout.Scores:
+        logprobs, scored = measured.score(trainer.model, trainer.accelerator, stop.check)
+        answers, generated = measured.answer(trainer.model, trainer.accelerator, stop.check)
+        scores = heldout.Scores(
+            step=trainer.state.global_step,
+            scored=scored,
+            generated=generated,
+            logprobs=logprobs,
+            answers=answers,
         )
-        result = metrics.action_metrics(truths, [metrics.read_action(a, field) for a in answers])
-        say(
-            f"{when}: action accuracy {result.accuracy:.1%} on {result.samples} held-out records "
-            f"(always {result.majority!r}: {result.majority_accuracy:.1%}), valid JSON {result.valid_json:.1%}",
-            flush=True,
-        )
-        scores = {"accuracy": result.accuracy, "macro_f1": result.macro_f1, "valid_json": result.valid_json}
-        tracker.log({f"action/{k}": v for k, v in scores.items()}, trainer.state.global_step)
-        return result, answers
+        say(heldout.describe(when, scores), flush=True)
+        if result := scores.action:
+            found = {"action_accuracy": result.accuracy, "macro_f1": result.macro_f1}
+            if generated:
+                found |= {"valid_json": generated.valid_json, "generated_accuracy": generated.accuracy}
+            tracker.log({f"eval/{name}": value for name, value in found.items()}, trainer.state.global_step)
+        return scores
 
     stop.step = checkpoint.step if checkpoint else 0
     if checkpoint is None:
-        before, _ = score("before training")
+        zero_shot = export.summary(measure("before training"))
         if state.is_main_process:
-            export.save_zero_shot(run_dir, before)
+            export.save_zero_shot(run_dir, zero_shot)
     else:
         say(f"going on from step {checkpoint.step} ({checkpoint.path})", flush=True)
-        before = export.load_zero_shot(run_dir)
+        zero_shot = export.load_zero_shot(run_dir)
     trained = trainer.train_from(checkpoint.path if checkpoint else None)
-    after, answers = score("after training")
+    after = measure("after training")
 
     export.save_adapter(run_dir, trainer, processor)
     if not state.is_main_process:
         return _silent
     record = export.RunRecord(
-        config=config, before=before, after=after, answer_field=field,
+        config=config, answer_field=measured.field, **{f"{name}before": m for name, m in zero_shot.items()},
+        **{f"{name}after": m for name, m in export.summary(after).items()},
         train=trained.metrics, history=trainer.state.log_history,
     )  # fmt: skip
-    export.save_metrics(run_dir, record, held_out, answers)
+    export.save_metrics(run_dir, record, measured.predictions(after))
 
     def finish() -> None:
         export.save_report(run_dir)
         print(f"adapter: {run_dir}/adapter\nreport:  {run_dir}/report.html", flush=True)
-        tracker.finish({"action_accuracy": after.accuracy} if after else {})
+        tracker.finish({"eval/action_accuracy": after.action.accuracy} if after.action else {})
 
     return finish
 

@@ -55,6 +55,7 @@ def build_report(run_dir: Path) -> str:
         ("Result", _result(record)),
         ("Training", _training(record.get("history") or [])),
         ("Which actions", _actions(record.get("before"), record.get("after"))),
+        *_written_out(record.get("generated_before"), record.get("generated_after")),
         ("Held-out records", samples(predictions)),
         ("Use the adapter", usage(run_dir, config, predictions)),
         ("Configuration", _configuration(config)),
@@ -125,16 +126,19 @@ def _result(record: Entry) -> str:
     scored = after or before
     if not scored:
         return missing("Not scored: no held-out records were answered.") + _tiles(record)
-    rows = [(f"always {quoted(scored['majority'])}", "majority", scored["majority_accuracy"])]
-    rows += [("before training", "before", before["accuracy"])] if before else []
+    rows = [("base model, zero-shot", "before", before["accuracy"])] if before else []
+    rows += [(f"always {quoted(scored['majority'])}", "majority", scored["majority_accuracy"])]
     rows += [("after training", "after", after["accuracy"])] if after else []
+    for when, kind in (("zero-shot", "before"), ("after training", "after")):
+        if written := record.get(f"generated_{kind}"):
+            rows.append((f"{when}, written out", kind, written["accuracy"]))
     first = (
         f'<span class="from">{percent(before["accuracy"])}</span><span class="arrow">→</span>'
         if before
         else ""
     )
     last = percent(after["accuracy"]) if after else "not scored"
-    verdict = _verdict(scored, "After" if after else "Before")
+    verdict = _verdict(scored, "After" if after else "Before") + _how_measured(record)
     return (
         '<div class="hero"><div><p class="label">Action accuracy</p>'
         f'<p class="number">{first}<span>{last}</span></p><p>{verdict}</p></div>'
@@ -155,12 +159,23 @@ def _verdict(scored: Entry, when: str) -> str:
     )
 
 
+def _how_measured(record: Entry) -> str:
+    written = record.get("generated_after") or record.get("generated_before")
+    if not written:
+        return ""
+    return (
+        " An answer's action is the likeliest of the allowed ones. "
+        f"Of {written['samples']:,} answers written out, {percent(written['accuracy'])} have the right one."
+    )
+
+
 def _tiles(record: Entry) -> str:
     before, after = record.get("before") or {}, record.get("after") or {}
+    first, last = record.get("generated_before") or before, record.get("generated_after") or after
     train, losses = record.get("train") or {}, _points(record.get("history") or [], "loss")
     tiles = [
         ("Macro F1", _change(before.get("macro_f1"), after.get("macro_f1"), lambda v: f"{v:.2f}")),
-        ("Readable answers", _change(before.get("valid_json"), after.get("valid_json"), percent)),
+        ("Readable answers", _change(first.get("valid_json"), last.get("valid_json"), percent)),
         ("Loss", _change(losses[0][1], losses[-1][1], short) if losses else ""),
         ("Training time", _duration(train["train_runtime"]) if "train_runtime" in train else ""),
         ("Records a second", short(speed) if (speed := train.get("train_samples_per_second")) else ""),
@@ -249,6 +264,10 @@ def _actions(before: Entry | None, after: Entry | None) -> str:
         f"</thead><tbody>{rows}</tbody></table></div>"
         + (missing(f"{more} rarer actions are not shown.") if more > 0 else "")
     )
+
+
+def _written_out(before: Entry | None, after: Entry | None) -> list[tuple[str, str]]:
+    return [("Which actions, written out", _actions(before, after))] if before or after else []
 
 
 def _f1(entry: Entry | None) -> str:

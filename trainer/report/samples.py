@@ -16,6 +16,7 @@ from trainer.report.charts import Entry, esc, missing, quoted
 SAMPLES = 12
 ANSWER_CHARS = 2000
 SHORT_ANSWER_CHARS = 60
+SHOWN_PROBABILITIES = 3
 PICTURE_PX = 480  # twice what a card shows, for sharp screens
 PICTURE_BYTES = 80_000  # twelve of them, in base64, keep the page under 1.5 MB
 _PICTURE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
@@ -66,6 +67,9 @@ def _card(prediction: Entry) -> str:
     }[verdict]
     image = f'<img src="{uri}" alt="the input picture">' if uri else '<p class="gone">picture not found</p>'
     shown = esc(answer[:ANSWER_CHARS] + ("…" if len(answer) > ANSWER_CHARS else "")) or "(no text)"
+    if "answer" not in prediction and "probabilities" in prediction:
+        ranked = sorted(prediction["probabilities"].items(), key=lambda item: -item[1])[:SHOWN_PROBABILITIES]
+        shown = esc(", ".join(f"{action} {share:.0%}" for action, share in ranked))
     whole = f'<p class="answer"><code>{shown}</code></p>'
     if len(answer) > SHORT_ANSWER_CHARS or "\n" in answer:
         whole = f"<details><summary>Whole answer</summary><pre>{shown}</pre></details>"

@@ -1,0 +1,166 @@
+"""The allowed actions' probabilities: the right tokens, the numbers of a plain forward pass, no word generated."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from trainer.examples import IGNORED, Encoder
+from trainer.metrics import answer_field, read_action
+from trainer.outcome import ConfigError
+from trainer.records import Record, load_dataset
+from trainer.scoring import Choices, find_choices, score_actions
+
+ALONE = SimpleNamespace(
+    process_index=0,
+    num_processes=1,
+    is_main_process=True,
+    device="cpu",
+    autocast=lambda: torch.autocast("cpu", enabled=False),
+)
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_model: Path) -> Any:
+    from trainer.model import load_processor
+
+    return load_processor(str(tiny_model))
+
+
+@pytest.fixture(scope="module")
+def records(walks: Path) -> tuple[Record, ...]:
+    return load_dataset(str(walks)).train
+
+
+def answered(records: tuple[Record, ...], *answers: str) -> list[Record]:
+    return [replace(record, answer=answer) for record, answer in zip(records, answers, strict=False)]
+
+
+def found(processor: Any, records: Any, asked: str = "auto") -> Choices:
+    choices = find_choices(processor, records, answer_field([r.answer for r in records]), asked)
+    assert isinstance(choices, Choices), choices
+    return choices
+
+
+def test_candidates_are_the_tokens_that_training_learns(processor: Any, records: tuple[Record, ...]) -> None:
+    choices = found(processor, records)
+    encode = Encoder(processor, records)
+    for index, record in enumerate(records):
+        labels = encode(index)["labels"][0]
+        learned = tuple(labels[labels != IGNORED].tolist())
+        rest = choices.rest[choices.actions.index(str(read_action(record.answer, "button")))]
+        assert learned[: len(choices.shared) + len(rest)] == choices.shared + rest
+    assert sorted(choices.actions) == sorted({json.loads(r.answer)["button"] for r in records})
+
+
+def test_no_candidate_is_the_beginning_of_another(processor: Any, records: tuple[Record, ...]) -> None:
+    cases = [
+        ['{"n": 1, "why": "x"}', '{"n": 12, "why": "x"}', '{"n": 123, "why": "x"}'],
+        ['{"go":"up"}', '{"go":"upwards"}', '{"go":"up up"}'],
+        ["up", "upper", "up up"],
+    ]
+    for answers in cases:
+        choices = found(processor, answered(records, *answers))
+        assert len(choices.actions) == 3
+        for one in choices.rest:
+            assert [other for other in choices.rest if other[: len(one)] == one] == [one]
+
+
+def test_actions_are_written_as_the_data_writes_them(processor: Any, records: tuple[Record, ...]) -> None:
+    some = answered(records, '{"key":"links", "x": 1}', '{"key":"rechts", "x": 1}')
+    choices = found(processor, some, "links,hoch")
+    texts = [processor.tokenizer.decode([*choices.shared, *rest]) for rest in choices.rest]
+    assert [text[: text.rindex('"') + 1] for text in texts] == ['{"key":"links"', '{"key":"hoch"']
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        (['{"a": "x"}', '{"a": "x"}'], "1 different actions in the training answers, not 2 to 64"),
+        ([f"answer {n}" for n in range(65)], "65 different actions in the training answers, not 2 to 64"),
+        (
+            ['{"why": "a wall", "a": "x"}', '{"why": "a door", "a": "y"}'],
+            "'a' is not the first key of the answers, and depends on what is said before it",
+        ),
+    ],
+)
+def test_free_text_is_not_scored(
+    processor: Any, records: tuple[Record, ...], answers: list[str], reason: str
+) -> None:
+    some = answered(records * 9, *answers)
+    assert find_choices(processor, some, "a" if answers[0][0] == "{" else None) == reason
+
+
+@pytest.mark.parametrize("asked", ["up", "up,up", "up,", ","])
+def test_actions_that_are_no_choice_are_refused(
+    processor: Any, records: tuple[Record, ...], asked: str
+) -> None:
+    with pytest.raises(ConfigError, match="actions takes auto, or two or more different actions"):
+        find_choices(processor, records, "button", asked)
+
+
+def test_scores_are_those_of_whole_sequences_one_at_a_time(
+    tiny_model: Path, processor: Any, records: tuple[Record, ...]
+) -> None:
+    """Shared beginnings, several tokens, prompts of several lengths: all as without cache, batch and padding."""
+    from transformers import AutoModelForImageTextToText
+
+    from trainer.examples import append_text, encode_prompt, load_pictures, prompt_and_answer
+
+    model = AutoModelForImageTextToText.from_pretrained(tiny_model, attn_implementation="sdpa").eval()
+    turns = [
+        replace(r.turns[0], parts=(*r.turns[0].parts, " and then" * index))
+        for index, r in enumerate(records[:7])
+    ]
+    some = [replace(r, turns=(turn,)) for r, turn in zip(records, turns, strict=False)]
+    choices = found(processor, records, "up,down,upwards,up the long winding road")
+    lengths = {len(rest) for rest in choices.rest}
+    assert len(lengths) > 1 and len({rest[0] for rest in choices.rest}) < len(choices.rest)
+
+    wanted = []
+    for record in some:
+        row = []
+        for rest in choices.rest:
+            example = encode_prompt(processor, prompt_and_answer(processor, record)[0], load_pictures(record))
+            append_text(example, torch.tensor([[*choices.shared, *rest]]))
+            with torch.inference_mode():
+                logprobs = model(**example).logits[0].log_softmax(-1)
+            places = range(len(logprobs) - 1 - len(rest), len(logprobs) - 1)
+            row.append(sum(float(logprobs[p, t]) for p, t in zip(places, rest, strict=True)))
+        wanted.append(row)
+    assert len({round(value, 3) for row in wanted for value in row}) > 20
+
+    scores = score_actions(model, processor, some, choices, accelerator=ALONE, rows=12)
+    assert torch.tensor(scores).allclose(torch.tensor(wanted), rtol=1e-4, atol=1e-4)
+
+
+def test_the_prompt_is_computed_once_a_record(
+    tiny_model: Path, processor: Any, records: tuple[Record, ...]
+) -> None:
+    """In FLOPs: scoring five actions costs little more than one forward pass over the prompts."""
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoModelForImageTextToText
+
+    from trainer.examples import append_text, encode_prompt, load_pictures, pad_and_stack, prompt_and_answer
+
+    model = AutoModelForImageTextToText.from_pretrained(tiny_model, attn_implementation="sdpa").eval()
+    choices = found(processor, records)
+    some = records[:6]
+    examples = []
+    for record in some:
+        examples.append(
+            encode_prompt(processor, prompt_and_answer(processor, record)[0], load_pictures(record))
+        )
+        append_text(examples[-1], torch.tensor([choices.shared]))
+    batch = pad_and_stack(examples, pad_id=0, side="left", multiple_of=1)
+    with FlopCounterMode(display=False) as once, torch.inference_mode():
+        model(**batch, logits_to_keep=1)
+    with FlopCounterMode(display=False) as counted:
+        score_actions(model, processor, some, choices, accelerator=ALONE)
+    assert 1 < counted.get_total_flops() / once.get_total_flops() < 1.1
