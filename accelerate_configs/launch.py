@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainer.job import Candidate, JobSpec
+from trainer.job import GIB, PEAK_ENV, VRAM_ENV, Candidate, JobSpec
 
 
 def launch_argv(spec: JobSpec, candidate: Candidate) -> tuple[str, ...]:
@@ -81,6 +81,9 @@ def launch_env(spec: JobSpec, candidate: Candidate) -> tuple[tuple[str, str], ..
         # Sequence lengths vary from batch to batch; fixed segments would fragment. (PYTORCH_CUDA_ALLOC_CONF
         # before 2.9.)
         env["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+        # For the look at the node's GPUs before the launcher starts.
+        env[VRAM_ENV] = f"{spec.vram_gib:g}"
+        env[PEAK_ENV] = f"{candidate.estimate.peak_bytes / GIB:.2f}"
     elif candidate.config == "deepspeed_zero3":
         env["DS_ACCELERATOR"] = "cpu"  # with ACCELERATE_USE_CPU accelerate would leave DeepSpeed out
     else:

@@ -236,7 +236,15 @@ def test_low_memory_travels_as_trainer_arguments() -> None:
 @pytest.mark.parametrize(
     ("request_", "env"),
     [
-        ({"cpus": 8}, {"OMP_NUM_THREADS": "8", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}),
+        (
+            {"cpus": 8},
+            {
+                "OMP_NUM_THREADS": "8",
+                "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+                "TRAINYARD_VRAM_GIB": "24",
+                "TRAINYARD_PEAK_GIB": "21.36",
+            },
+        ),
         (
             {"gpus": 2, "cpus": 8, "device": "cpu"},
             {"OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "passive", "ACCELERATE_USE_CPU": "true"},

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from cluster import Cluster
-from plans import make_plan
+from plans import ENV, make_plan
 from toy_project import PROJECT, make_toy_project, read_losses, toy_argv, toy_losses
 from training import train_forked
 
@@ -116,7 +116,8 @@ def start(cluster: Cluster, tmp_path: Path, records: Path) -> Callable[..., Job]
         }  # fmt: skip
         target = run_dir(make_plan(**values).spec)
         argv = toy_argv(target, processes=nodes, nodes=nodes, **{"step_s": 0.1, **(toy or {})})
-        return Job(cluster, make_plan(argv=argv, **values))
+        env = (*ENV, *values.get("environment", ()))
+        return Job(cluster, make_plan(argv=argv, env=env, **values))
 
     return run
 
@@ -231,6 +232,18 @@ def test_a_wrong_configuration_is_never_run_again(start: Callable[..., Job]) -> 
     ended = job.run_on()
     assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "78:0", "0")
     assert "trainyard: a toy mistake" in job.log
+
+
+def test_a_node_that_cannot_do_it_is_named_and_the_job_ends_with_1(
+    start: Callable[..., Job], tmp_path: Path
+) -> None:
+    hub = (("HF_ENDPOINT", "http://127.0.0.1:9"), ("HF_HOME", str(tmp_path)))
+    job = start(nodes=2, toy={"model": "org/some"}, environment=hub)
+    ended = job.run_on()
+    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "1:0", "0")
+    said = re.findall(r"^trainyard: (n[12]): http://127.0.0.1:9 cannot be reached", job.log, re.MULTILINE)
+    assert said and set(said) <= {"n1", "n2"}  # srun may kill the second before it has spoken
+    assert "attempt of" not in job.log
 
 
 def test_one_member_of_an_array_is_requeued_alone(cluster: Cluster, start: Callable[..., Job]) -> None:

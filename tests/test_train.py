@@ -208,7 +208,7 @@ def test_bad_data_ends_a_supervised_job_with_78_and_one_line(tmp_path: Path) -> 
     (tmp_path / "train.jsonl").write_text("{not json}\n")
     done = subprocess.run(
         [sys.executable, "-m", "trainer.supervise", "--", "accelerate", "launch", "--config_file",
-         "accelerate_configs/cpu_mps.yaml", "-m", "trainer.train", "--model", "m", "--data", str(tmp_path),
+         "accelerate_configs/cpu_mps.yaml", "-m", "trainer.train", "--model", str(tmp_path), "--data", str(tmp_path),
          "--output_dir", str(tmp_path / "run"), "--run_id", "bad", "--device", "cpu"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip

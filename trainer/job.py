@@ -11,6 +11,9 @@ from typing import Any, Literal
 
 GIB = 1024**3
 
+# The plan's figures in a job's environment: what a GPU is sold with, and what a process is predicted to need.
+VRAM_ENV, PEAK_ENV = "TRAINYARD_VRAM_GIB", "TRAINYARD_PEAK_GIB"
+
 Device = Literal["cuda", "cpu"]
 Quantization = Literal["nf4", "none"]
 Optimizer = Literal["adamw", "paged_adamw_8bit"]

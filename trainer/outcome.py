@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 
 FINISHED = 0
@@ -26,6 +27,19 @@ class ConfigError(Exception):
     """A mistake in what was asked for. The message is one line: what was given, what is allowed, what to do."""
 
     exit_code = BAD_CONFIG
+
+
+class SickNode(Exception):
+    """This node cannot do what others might. The message is one line and begins with its hostname."""
+
+    exit_code = FAILED
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"{node_name()}: {message}")
+
+
+def node_name() -> str:
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def write_outcome(code: int, message: str = "") -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from trainer.families import PARSERS, Config
@@ -25,7 +26,7 @@ def resolve_shape(model: str) -> ModelShape:
     folder = Path(model).expanduser()
     if folder.is_dir():
         return _from_file(model, folder / "config.json")
-    cached = _cached_config(model)
+    cached = cached_config(model, os.environ)
     if cached is not None:
         return _from_file(model, cached)
     by_name = {name.rpartition("/")[2].lower(): config for name, config in KNOWN_MODELS.items()}
@@ -79,12 +80,16 @@ def _from_file(model: str, path: Path) -> ModelShape:
     return shape_from_config(config, model=model)
 
 
-def _cached_config(model: str) -> Path | None:
+def hub_cache(environ: Mapping[str, str]) -> Path:
+    """Where huggingface_hub keeps what it has downloaded."""
+    home = environ.get("HF_HOME") or str(Path(environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
+    cache = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE") or str(Path(home, "hub"))
+    return Path(cache).expanduser()
+
+
+def cached_config(model: str, environ: Mapping[str, str]) -> Path | None:
     """config.json of the revision that `main` names in the hub cache, laid out as huggingface_hub does."""
-    env = os.environ
-    home = env.get("HF_HOME") or str(Path(env.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
-    cache = env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE") or str(Path(home, "hub"))
-    repo = Path(cache).expanduser() / ("models--" + model.replace("/", "--"))
+    repo = hub_cache(environ) / ("models--" + model.replace("/", "--"))
     try:
         revision = (repo / "refs" / "main").read_text(encoding="utf-8").strip()
     except (OSError, ValueError):

@@ -12,11 +12,10 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +23,28 @@ from trainer.env_file import read_env_file
 from trainer.outcome import (
     ATTEMPT_DIR_ENV,
     ATTEMPT_ID_ENV,
-    BAD_CONFIG,
     FAILED,
     FINISHED,
     RUN_AGAIN,
     STATUS_FILE_ENV,
     ConfigError,
+    SickNode,
     read_outcome,
 )
+from trainer.preflight import check_node, resolves
 from trainer.processes import STOP_SIGNALS, SUPERVISOR_ENV, become_subreaper, in_launcher, kill_descendants
 from trainer.stop import raise_flag
 
 
 def main(argv: Sequence[str]) -> int:
     try:
-        command = complete_command(argv[1:] if argv[:1] == ["--"] else argv, os.environ)
+        planned = argv[1:] if argv[:1] == ["--"] else argv
+        command = complete_command(planned, os.environ)
         environment = {**read_env_file(Path(".env")), **os.environ}
-    except ConfigError as error:
+        code = run(command, environment, before=lambda: check_node(planned, environment))
+    except (ConfigError, SickNode) as error:
         print(f"trainyard: {error}", file=sys.stderr)
-        code = BAD_CONFIG
-    else:
-        code = run(command, environment)
+        code = error.exit_code
     status_file = os.environ.get(STATUS_FILE_ENV)
     if status_file and os.environ.get("SLURM_PROCID", "0") == "0":
         Path(status_file).write_text(f"{code}\n", encoding="utf-8")
@@ -52,8 +52,13 @@ def main(argv: Sequence[str]) -> int:
     return FINISHED if status_file and code == RUN_AGAIN else code
 
 
-def run(command: Sequence[str], environment: dict[str, str]) -> int:
-    """Run one attempt to its end and return its exit code: the ranks' outcome, or FAILED when they left none."""
+def run(
+    command: Sequence[str], environment: dict[str, str], *, before: Callable[[], None] = lambda: None
+) -> int:
+    """Run one attempt to its end and return its exit code: the ranks' outcome, or FAILED when they left none.
+
+    `before` is called first, with signals handled already; what it raises ends the attempt.
+    """
     with tempfile.TemporaryDirectory(prefix="trainyard-") as directory:
         attempt = secrets.token_hex(8)
         environment = {
@@ -77,15 +82,19 @@ def run(command: Sequence[str], environment: dict[str, str]) -> int:
                 process.kill()  # and with it, by the kernel, its ranks
 
         become_subreaper()
-        before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+        handlers = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
         try:
+            before()
+            if received:
+                print("trainyard: asked to stop before anything was started: run again", file=sys.stderr)
+                return RUN_AGAIN
             process = subprocess.Popen(
                 command, env=environment, start_new_session=True, preexec_fn=in_launcher
             )
             process.wait()
         finally:
             kill_descendants()
-            for number, handler in before.items():
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
         outcome = read_outcome(Path(directory), attempt)
     if received:
@@ -120,19 +129,11 @@ def complete_command(planned: Sequence[str], environment: Any) -> list[str]:
             raise ConfigError(
                 "several nodes were planned, but SLURM_PROCID, MASTER_ADDR or MASTER_PORT is not set"
             )
-        if not _resolves(address):
+        if not resolves(address):
             # Node names that only Slurm knows; srun leaves the address of the node it was started on.
             address = environment.get("SLURM_LAUNCH_NODE_IPADDR", address)
         command += ["--machine_rank", rank, "--main_process_ip", address, "--main_process_port", port]
     return [*command, *options]
-
-
-def _resolves(host: str) -> bool:
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError:
-        return False
-    return True
 
 
 if __name__ == "__main__":
