@@ -76,6 +76,9 @@ class TrainConfig:
     """Held-out records for the held-out loss, and that answers are written out for, before and after training."""
     score_samples: Annotated[int, Range(0, 10_000_000)] = 10_000_000
     """Held-out records whose allowed actions are scored: all, unless there are more than this."""
+    collective_timeout_s: Annotated[int, Range(5, 86_400)] = 1800
+    """A process that does not answer the others for so many seconds ends the attempt with 1. Reading the whole data
+    set, which the others wait for, must fit."""
     answer_field: str = "auto"
     """Key of the JSON answer that is the action; auto: the first key of the answers."""
     actions: str = "auto"

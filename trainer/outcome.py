@@ -36,6 +36,7 @@ class SickNode(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(f"{node_name()}: {message}")
+        self.said = bool(message)
 
 
 def node_name() -> str:

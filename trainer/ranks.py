@@ -5,6 +5,7 @@ Over gloo whatever the GPUs use, since waiting for an answer over NCCL would wai
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, Protocol
 
 
@@ -33,10 +34,10 @@ class Alone:
 class Together:
     """The processes of torch's default group, which must be there already."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: float) -> None:
         import torch.distributed as dist
 
-        self._group = dist.new_group(backend="gloo")
+        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
         self.first = dist.get_rank() == 0
 
     def any(self, mine: bool) -> bool:
@@ -55,5 +56,6 @@ class Together:
         return box[0]
 
 
-def ranks_of(num_processes: int) -> Ranks:
-    return Together() if num_processes > 1 else Alone()
+def ranks_of(num_processes: int, timeout_s: float = 1800) -> Ranks:
+    """Each question fails (RuntimeError) when a rank does not answer it within `timeout_s`."""
+    return Together(timeout_s) if num_processes > 1 else Alone()

@@ -115,6 +115,7 @@ def build_trainer(
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         ddp_find_unused_parameters=False,
+        ddp_timeout=config.collective_timeout_s,
     )
     if arguments.deepspeed_plugin is not None:
         # accelerate's YAML refuses these keys, and the plan's memory estimate counts on them.

@@ -13,13 +13,15 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint import CheckpointError
 from trainer.config import TrainConfig
 from trainer.machine import check_machine, device_map, plain_cpu, prepare_libraries
-from trainer.outcome import FAILED, FINISHED, ConfigError, write_outcome
+from trainer.meeting import first_all_reduce, leave_alone, meet
+from trainer.outcome import FAILED, FINISHED, ConfigError, SickNode, write_outcome
 from trainer.processes import in_rank
 from trainer.records import Dataset, load_dataset
 from trainer.settings import resolve_settings, say
@@ -45,6 +47,8 @@ def main(argv: Sequence[str]) -> int:
         finish = train(config, dataset)
     except ConfigError as error:
         return leave(error.exit_code, str(error))
+    except SickNode as error:
+        return leave_alone(error)
     except CheckpointError as error:
         return leave(FAILED, str(error))
     except Stopped as stopped:
@@ -83,10 +87,13 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     from trainer.ranks import ranks_of
     from trainer.stop import Stop
 
-    state = PartialState(cpu=plain_cpu(config))
+    meet()
+    patience = timedelta(seconds=config.collective_timeout_s)
+    state = PartialState(cpu=plain_cpu(config), timeout=patience)
     check_machine(config, state)
+    first_all_reduce(state)
     run_dir = Path(config.output_dir)
-    ranks = ranks_of(state.num_processes)
+    ranks = ranks_of(state.num_processes, config.collective_timeout_s)
     stop = Stop(ranks, run_dir)
     stop.check()
     say = print if state.is_main_process else _silent

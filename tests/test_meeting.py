@@ -1,0 +1,82 @@
+"""Ranks that stay away or stop answering end the attempt in a bounded time, by name."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from training import run_forked
+
+from trainer.meeting import leave_alone, meet
+from trainer.outcome import SickNode
+from trainer.processes import descendants
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def come(late_rank: str) -> int:
+    os.environ["SLURMD_NODENAME"] = f"n{int(os.environ['RANK']) + 1}"
+    if os.environ["RANK"] == late_rank:
+        time.sleep(6)
+        return 0
+    try:
+        meet(timeout_s=3)
+    except SickNode as error:
+        return leave_alone(error)
+    print("met", flush=True)
+    return 0
+
+
+def test_all_who_come_meet(tmp_path: Path) -> None:
+    ended = run_forked(tmp_path, come, "none", world_size=2)
+    assert (ended.codes, ended.output) == ((0, 0), "met\n")
+
+
+def test_who_does_not_come_is_named_once(tmp_path: Path) -> None:
+    ended = run_forked(tmp_path, come, "2", world_size=3)
+    assert ended.codes == (1, 1, 0)
+    assert ended.output == (
+        "trainyard: n1: 2 of 3 processes met within 3 s: here are n1 (rank 0), n2 (rank 1); rank 2 did not come\n"
+    )
+    assert "did not come" not in (tmp_path / "rank1.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_stopped_rank_ends_the_attempt_with_1(tmp_path: Path, tiny_model: Path, walks: Path) -> None:
+    """The whole trainer under its supervisor; SIGSTOP leaves a process that is there and does not answer."""
+    options = {
+        "model": tiny_model, "data": walks, "output_dir": tmp_path / "run", "run_id": "stopped", "device": "cpu",
+        "world_size": 2, "max_steps": 100000, "eval_samples": 0, "gradient_accumulation_steps": 1,
+        "logging_steps": 1, "collective_timeout_s": 15,
+    }  # fmt: skip
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        supervisor = subprocess.Popen(
+            [sys.executable, "-u", "-m", "trainer.supervise", "--", "accelerate", "launch", "--config_file",
+             "accelerate_configs/multi_gpu.yaml", "--num_processes", "2", "--num_machines", "1",
+             "-m", "trainer.train", *words],
+            cwd=ROOT, stdout=output, stderr=output,
+            env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"},
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 240
+        while not re.search(r"step +2/", log.read_text()):
+            assert supervisor.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.1)
+        (rank_1,) = (
+            pid for pid in descendants(supervisor.pid)
+            if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()
+        )  # fmt: skip
+        os.kill(rank_1, signal.SIGSTOP)
+        assert supervisor.wait(timeout=120) == 1
+    finally:
+        supervisor.kill()
+    assert not Path(f"/proc/{rank_1}").exists()
+    assert "Timed out waiting" in log.read_text()
