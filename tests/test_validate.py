@@ -123,7 +123,7 @@ def test_the_command_ends_with_0_or_strictly_with_78(faulty: Path, tiny_model: P
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["model"], "validate 'model': known are data"),
+        (["modell"], "validate 'modell': known are data, environment, model, pipeline, all"),
         (["data", "--data", "x"], "lacking --model"),
         (["data", "--modell", "x"], "unknown '--modell', did you mean model? known are model, data, image_root, "
          "max_length, eval_fraction, seed, answer_field, strict, json"),

@@ -20,7 +20,7 @@ USAGE = """usage: python -m trainer VERB ...
   report  build a run's report.html again: python -m trainer report runs/RUN
   config  print what a run would be told and by whom: python -m trainer config --help
   layers  list a model's linear layers and what LoRA trains: python -m trainer layers --model M
-  validate data   look at the whole data set as the trainer will: python -m trainer validate --help
+  validate data | environment | model | pipeline | all   ask before a run: python -m trainer validate --help
 
 The options of run are the variables of make: """
 

@@ -27,7 +27,17 @@ if TYPE_CHECKING:
     from trainer.inspection import Inspection
     from trainer.records import Record
 
-USAGE = "usage: python -m trainer validate data --model M --data D [--strict] [--json]"
+USAGE = """usage: python -m trainer validate data --model M --data D [--strict] [--json]
+       python -m trainer validate environment | model | pipeline | all [--name value ...] [--json]
+
+  data         the whole data set as the trainer will see it; its options are below
+  environment  libraries against their pins, tokens, folders and space, driver, CUDA and GPUs
+  model        access, configuration, processor, family, what LoRA would train; loads no weights
+  pipeline     two steps of the real trainer on the real records, in a temporary folder
+  all          each in turn, one table
+
+The others take the settings of a run (python -m trainer config --help) and read .env and CONFIG_FILE likewise. They end
+with 78 when anything fails."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,4 +198,16 @@ def _cut(label: str) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-TARGETS: dict[str, Callable[[Sequence[str]], int]] = {"data": validate_data}
+def checked(target: str) -> Callable[[Sequence[str]], int]:
+    def run(argv: Sequence[str]) -> int:
+        from trainer.checks import main as check
+
+        return check(target, argv)
+
+    return run
+
+
+TARGETS: dict[str, Callable[[Sequence[str]], int]] = {
+    "data": validate_data,
+    **{name: checked(name) for name in ("environment", "model", "pipeline", "all")},
+}

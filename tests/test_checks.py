@@ -1,0 +1,85 @@
+"""`validate environment | model | pipeline | all`: what passes, what fails, and that no secret is printed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training import run_forked
+
+from trainer.__main__ import main
+from trainer.checks import Check, format_checks
+
+
+def validate(
+    folder: Path, target: str, *argv: object, **environ: str
+) -> tuple[int, dict[str, dict[str, Any]]]:
+    words = ["validate", target, *map(str, argv), "--device=cpu", "--json"]
+    ended = run_forked(folder, main, words, environment=environ)
+    report = json.loads(ended.output[ended.output.index("{\n") :])
+    return ended.codes[0], {check["name"]: check for check in report["checks"]}
+
+
+def test_the_environment_is_as_pinned_and_tokens_are_seen_but_not_said(tmp_path: Path) -> None:
+    argv = ("--model", "m", "--data", "d", "--output_dir", tmp_path / "runs")
+    code, found = validate(tmp_path, "environment", *argv, HF_TOKEN="hf_canary", WANDB_API_KEY="")
+    assert code == 0
+    assert {name: check["status"] for name, check in found.items()} == {
+        "libraries": "pass", "HF_TOKEN": "pass", "WANDB_API_KEY": "warn", ".env": "pass", "output": "pass",
+        "TMPDIR": "pass", "GPUs": "pass",
+    }  # fmt: skip
+    assert re.fullmatch(r"Python 3\.\d+\.\d+, \d+ libraries as pinned", found["libraries"]["found"])
+    assert "canary" not in (tmp_path / "rank0.log").read_text()
+
+
+def test_a_model_is_looked_at_without_its_weights(tmp_path: Path, tiny_model: Path) -> None:
+    layers = json.loads((tiny_model / "config.json").read_text())["text_config"]["num_hidden_layers"]
+    code, found = validate(tmp_path, "model", "--model", tiny_model, "--data", "d", "--lora_r=8")
+    assert code == 0
+    assert found["family"]["found"] == "gemma3"
+    assert found["LoRA"]["found"].startswith(f"{7 * layers} linears of the language model, ")
+
+
+def test_what_fails_says_what_to_do_and_ends_with_78(tmp_path: Path) -> None:
+    code, found = validate(
+        tmp_path, "model", "--model", "no/such", "--data", "d", HF_HUB_OFFLINE="1", HF_HOME="/x"
+    )
+    assert (code, list(found)) == (78, ["access"])
+    assert found["access"]["found"] == (
+        "MODEL=no/such is not in the hub cache (/x/hub), and HF_HUB_OFFLINE is set: download it first"
+    )
+
+
+@pytest.mark.slow
+def test_all_ends_with_two_real_steps_and_leaves_nothing(
+    tmp_path: Path, tiny_model: Path, walks: Path
+) -> None:
+    argv = ("--model", tiny_model, "--data", walks, "--lora_r=8", "--output_dir", tmp_path / "runs")
+    code, found = validate(tmp_path / "log", "all", *argv, TMPDIR=str(tmp_path))
+    assert code == 0, found
+    assert [name for name, check in found.items() if check["status"] == "pass"][-6:] == [
+        "data", "access", "family", "processor", "LoRA", "pipeline"
+    ]  # fmt: skip
+    assert re.fullmatch(
+        r"2 steps, losses \d+\.\d{4}, \d+\.\d{4}, adapter saved; \d+ s", found["pipeline"]["found"]
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+@pytest.mark.slow
+def test_a_pipeline_that_breaks_says_why(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "train.jsonl").write_text("{not json}\n")
+    code, found = validate(tmp_path / "log", "pipeline", "--model", tiny_model, "--data", tmp_path)
+    assert (code, found["pipeline"]["status"]) == (78, "fail")
+    assert found["pipeline"]["found"].startswith(f"{tmp_path}/train.jsonl line 1 is not JSON")
+
+
+def test_people_get_a_table_and_what_to_do() -> None:
+    checks = [
+        Check(name="a", status="pass", found="fine"),
+        Check(name="long", status="warn", found="so so", do="make it better"),
+    ]
+    assert format_checks(checks) == "a     pass  fine\nlong  warn  so so\n\nlong: make it better"
