@@ -21,6 +21,7 @@ USAGE = """usage: python -m trainer VERB ...
   config  print what a run would be told and by whom: python -m trainer config --help
   layers  list a model's linear layers and what LoRA trains: python -m trainer layers --model M
   validate data | environment | model | pipeline | all   ask before a run: python -m trainer validate --help
+  profile-memory  two real steps, measured stage by stage beside the prediction
 
 The options of run are the variables of make: """
 
@@ -100,11 +101,17 @@ def layers(argv: Sequence[str]) -> int:
     return show(argv)
 
 
+def profile_memory(argv: Sequence[str]) -> int:
+    from trainer.memory_profile import main as profile
+
+    return profile(argv)
+
+
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": run, "ready": ready, "demo": demo, "report": report, "config": config, "layers": layers,
-    "validate": validate,
+    "validate": validate, "profile-memory": profile_memory,
 }  # fmt: skip
-OWN_HELP = ("config", "layers", "validate")
+OWN_HELP = ("config", "layers", "validate", "profile-memory")
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,57 @@
+"""profile-memory: real steps on the longest record, measured beside the prediction."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from training import run_forked
+
+from trainer.__main__ import main
+from trainer.job import GIB
+from trainer.memory_profile import render
+
+
+def test_stages_are_measured_on_the_longest_record(tmp_path: Path, tiny_model: Path, walks: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    lines = (walks / "train.jsonl").read_text().splitlines()[:6]
+    longest = json.loads(lines[3])
+    longest["question"] = f"{longest['question']} Say it again, please: {longest['question']}"
+    lines[3] = json.dumps(longest)
+    (data / "train.jsonl").write_text("\n".join(lines) + "\n")
+    (data / "frames").symlink_to(walks / "frames")
+    argv = ["profile-memory", "--model", str(tiny_model), "--data", str(data), "--device", "cpu", "--lora_r", "8",
+            "--micro_batch_size", "2", "--json"]  # fmt: skip
+    ended = run_forked(tmp_path / "log", main, argv)
+    assert ended.codes == (0,), ended.output
+    report = json.loads(ended.output[ended.output.index("{\n") :])
+    stages = report["stages"]
+    assert [s["name"] for s in stages] == ["baseline", "model loaded", "LoRA", "first step", "peak"]
+    peaks = [s["peak_bytes"] for s in stages]
+    assert peaks == sorted(peaks) and peaks[0] < peaks[-1] and stages[-1]["bytes"] == peaks[-1]
+    predicted = [s["predicted_bytes"] for s in stages]
+    assert predicted == sorted(predicted)
+    assert predicted[-1] == sum(report["predicted_items"].values())
+    argv[4] = str(walks)
+    short = run_forked(tmp_path / "short", main, argv)
+    assert report["max_length"] > json.loads(short.output[short.output.index("{\n") :])["max_length"]
+
+
+def test_a_gpus_reserved_memory_has_a_column() -> None:
+    stage = {
+        "name": "peak",
+        "bytes": GIB,
+        "peak_bytes": 2 * GIB,
+        "reserved_bytes": 3 * GIB,
+        "predicted_bytes": 4 * GIB,
+    }
+    report = {
+        "measured": "GPU memory, torch's allocator", "max_length": 8, "micro_batch_size": 1, "stages": [stage],
+        "predicted_items": {"activations": GIB, "NCCL": 0},
+    }  # fmt: skip
+    assert render(report).splitlines()[2:5] == [
+        "GiB   held  peak so far  reserved  predicted",
+        "--------------------------------------------",
+        "peak  1.00         2.00      3.00       4.00",
+    ]

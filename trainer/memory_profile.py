@@ -1,0 +1,202 @@
+"""`python -m trainer profile-memory`: what two real steps take, stage by stage, beside what was predicted.
+
+The steps are the trainer's own, on the record with the most tokens, repeated to a micro-batch. On a GPU torch's
+allocator is read; on the CPU the process's resident memory, which also holds Python and its libraries.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.config import TrainConfig
+from trainer.env_file import read_env_file
+from trainer.flags import build
+from trainer.job import Estimate, JobSpec
+from trainer.machine import check_machine, device_map, plain_cpu, prepare_libraries
+from trainer.memory import estimate
+from trainer.outcome import FINISHED
+from trainer.settings import resolve_settings, say
+from trainer.shapes import resolve_shape
+from trainer.text import format_table, gib
+
+USAGE = """usage: python -m trainer profile-memory [--name value ...] [--json]
+
+Loads the model and makes two optimizer steps on the longest record of the data, in this process alone, and prints
+what each stage takes beside the plan's prediction. Takes the settings of a run (python -m trainer config --help)."""
+STEPS = 2
+# Predicted items by the stage in which they appear; what is in none is there from the first step on.
+APPEARS = {
+    "baseline": ("CUDA context", "Python process"),
+    "model loaded": ("language model", "quantization constants", "embedding and head", "image tower"),
+    "LoRA": ("LoRA weights",),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    name: str
+    bytes: int
+    """Held when the stage has ended: allocated on a GPU, resident on the CPU."""
+    peak_bytes: int
+    """The most held since the beginning."""
+    reserved_bytes: int | None
+    """Taken from a GPU by torch's allocator; None on the CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstCase(JobSpec):
+    """A request for the very rank that was asked for, not a preset's."""
+
+    rank: int
+
+    @property
+    def lora_r(self) -> int:
+        return self.rank
+
+
+def main(argv: Sequence[str]) -> int:
+    """Raises ConfigError."""
+    if any(word in ("-h", "--help") for word in argv):
+        print(USAGE)
+        return FINISHED
+    env_file = read_env_file(Path(".env"))
+    settings = resolve_settings([word for word in argv if word != "--json"], os.environ, env_file)
+    say(settings.notices)
+    for name, value in env_file.items():
+        os.environ.setdefault(name, value)
+    with tempfile.TemporaryDirectory(prefix="trainyard-profile-") as folder:
+        values = {**settings.values, "output_dir": folder, "run_id": "profile", "world_size": 1}
+        config: TrainConfig = build(TrainConfig, values)
+        prepare_libraries(config)
+        stages, spec = measure(config)
+    predicted = predict(spec, config)
+    report = {
+        "measured": "GPU memory, torch's allocator" if config.device == "cuda" else "resident memory (RSS)",
+        "max_length": spec.max_length, "micro_batch_size": config.micro_batch_size,
+        "stages": [{**asdict(s), "predicted_bytes": predicted_at(predicted, s.name)} for s in stages],
+        "predicted_items": dict(predicted.items),
+    }  # fmt: skip
+    print(json.dumps(report, indent=1) if "--json" in argv else render(report))
+    return FINISHED
+
+
+def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
+    """Make the steps. Raises ConfigError for a model, data or machine that cannot be used."""
+    import torch
+    from accelerate import PartialState
+    from transformers import TrainerCallback
+
+    from trainer import model, sft
+    from trainer.checkpoint import CheckpointStore
+    from trainer.examples import Encoder, TrainCollator
+    from trainer.inspection import inspect_dataset
+    from trainer.ranks import ranks_of
+    from trainer.records import load_dataset
+    from trainer.stop import Stop
+
+    if config.device == "cuda":
+        os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "bf16")
+    state = PartialState(cpu=plain_cpu(config))
+    check_machine(config, state)
+    processor = model.load_processor(config.model)
+    dataset = load_dataset(config.data, eval_fraction=0, seed=config.seed, image_root=config.image_root)
+    inspection = inspect_dataset(dataset, processor, max_length=config.max_length)
+    kept = [
+        (checked.tokens, checked.supervised, len(record.pictures), record)
+        for record, checked in zip(dataset.train, inspection.checked["train"], strict=True)
+        if checked.reason is None
+    ]
+    inspection.kept()
+    tokens, supervised, pictures, longest = max(kept, key=lambda row: row[:3])
+    stages = [read_stage("baseline", config)]
+    anatomy = model.find_anatomy(model.load_model_config(config.model))
+    dtype = torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
+    base = model.load_base(config, anatomy, dtype=dtype, device_map=device_map(config, state))
+    stages.append(read_stage("model loaded", config))
+    peft_model = model.add_lora(base, config, anatomy)
+    stages.append(read_stage("LoRA", config))
+
+    class FirstStep(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 1:
+                stages.append(read_stage("first step", config))
+
+    run_dir = Path(config.output_dir)
+    ranks = ranks_of(1)
+    steps = {"max_steps": STEPS, "gradient_accumulation_steps": 1, "logging_steps": STEPS}
+    asked = build(TrainConfig, {**asdict(config), **steps})
+    store = CheckpointStore(run_dir / "checkpoints", ranks, layout={}, keep=1, say=lambda text: None)
+    stop = Stop(ranks, run_dir)
+    stop.step = 0
+    store.take_over()
+    records = [longest] * (config.micro_batch_size * STEPS)
+    trainer = sft.build_trainer(
+        asked, peft_model, processor, (len(records), 0), TrainCollator(Encoder(processor, records)),
+        [FirstStep()], store, stop,
+    )  # fmt: skip
+    trainer.train_from(None)
+    stages.append(read_stage("peak", config))
+    spec = WorstCase(
+        model=config.model, shape=resolve_shape(config.model), data=config.data, project_dir=".", name="profile",
+        run_id="profile", gpus=int(config.device == "cuda"), device=config.device, rank=config.lora_r,
+        quantization=config.quantization, lora_dropout=config.lora_dropout, max_length=tokens,
+        supervised_tokens=supervised, images_per_sample=pictures,
+    )  # fmt: skip
+    return stages, spec
+
+
+def read_stage(name: str, config: TrainConfig) -> Stage:
+    if config.device == "cuda":
+        import torch
+
+        held, peak = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+        held = peak if name == "peak" else held
+        return Stage(name=name, bytes=held, peak_bytes=peak, reserved_bytes=torch.cuda.max_memory_reserved())
+    status = Path("/proc/self/status").read_text()
+    held, peak = (int(re.findall(rf"{key}:\s+(\d+) kB", status)[0]) * 1024 for key in ("VmRSS", "VmHWM"))
+    return Stage(name=name, bytes=peak if name == "peak" else held, peak_bytes=peak, reserved_bytes=None)
+
+
+def predict(spec: WorstCase, config: TrainConfig) -> Estimate:
+    return estimate(
+        spec,
+        config="cpu_mps" if config.device == "cpu" else "single_gpu",
+        checkpointing=config.activation_checkpointing,
+        offload=False,
+        optimizer=config.optimizer,
+        micro_batch_size=config.micro_batch_size,
+    )
+
+
+def predicted_at(predicted: Estimate, stage: str) -> int:
+    """What should be held at the end of a stage; after a step, everything that lives in one."""
+    items = dict(predicted.items)
+    if stage not in APPEARS:
+        return predicted.peak_bytes if stage == "peak" else sum(items.values())
+    until = list(APPEARS)[: list(APPEARS).index(stage) + 1]
+    return sum(items[name] for each in until for name in APPEARS[each])
+
+
+def render(report: dict[str, Any]) -> str:
+    on_gpu = report["stages"][0]["reserved_bytes"] is not None
+    rows = [["GiB", "held", "peak so far", *(["reserved"] if on_gpu else []), "predicted"]]
+    for stage in report["stages"]:
+        reserved = [gib(stage["reserved_bytes"])] if on_gpu else []
+        rows.append(
+            [
+                stage["name"], gib(stage["bytes"]), gib(stage["peak_bytes"]), *reserved, gib(stage["predicted_bytes"])
+            ]
+        )  # fmt: skip
+    items = [
+        ["predicted, GiB", ""],
+        *([name, gib(size)] for name, size in report["predicted_items"].items() if size),
+    ]
+    first = f"measured: {report['measured']}; {report['max_length']} tokens x {report['micro_batch_size']} samples"
+    return "\n\n".join((first, format_table(rows, rules_before=(1,)), format_table(items, rules_before=(1,))))
