@@ -22,6 +22,7 @@ USAGE = """usage: python -m trainer VERB ...
   layers  list a model's linear layers and what LoRA trains: python -m trainer layers --model M
   validate data | environment | model | pipeline | all   ask before a run: python -m trainer validate --help
   profile-memory  two real steps, measured stage by stage beside the prediction
+  setup-wandb     whether runs will reach W&B; --test-run logs a small one
 
 The options of run are the variables of make: """
 
@@ -107,11 +108,17 @@ def profile_memory(argv: Sequence[str]) -> int:
     return profile(argv)
 
 
+def setup_wandb(argv: Sequence[str]) -> int:
+    from trainer.setup_wandb import main as setup
+
+    return setup(argv)
+
+
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": run, "ready": ready, "demo": demo, "report": report, "config": config, "layers": layers,
-    "validate": validate, "profile-memory": profile_memory,
+    "validate": validate, "profile-memory": profile_memory, "setup-wandb": setup_wandb,
 }  # fmt: skip
-OWN_HELP = ("config", "layers", "validate", "profile-memory")
+OWN_HELP = ("config", "layers", "validate", "profile-memory", "setup-wandb")
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
