@@ -97,14 +97,21 @@ def render(given: dict[str, str], environ: Mapping[str, str]) -> int:
     return FINISHED
 
 
-def ready(given: dict[str, str], environ: Mapping[str, str]) -> int:
+def _checked_plan(given: dict[str, str], environ: Mapping[str, str]) -> Plan:
+    """The plan of a new run, after everything that can be refused before it is queued."""
+    from slurm.nodes import refuse_what_cannot_run
     from slurm.submit import check
     from trainer.planned import check_planned
 
     decided = _plan(given, environ, run_suffix=_fresh_suffix())
     check(decided, environ)
     check_planned(decided)
-    print(decided.spec.device)
+    refuse_what_cannot_run(decided.spec, environ)
+    return decided
+
+
+def ready(given: dict[str, str], environ: Mapping[str, str]) -> int:
+    print(_checked_plan(given, environ).spec.device)
     return FINISHED
 
 
@@ -136,12 +143,9 @@ def site(given: dict[str, str], environ: Mapping[str, str]) -> int:
 
 def submit(given: dict[str, str], environ: Mapping[str, str]) -> int:
     from accelerate_configs.table import plan_table
-    from slurm.submit import check, follow_up, submit
-    from trainer.planned import check_planned
+    from slurm.submit import follow_up, submit
 
-    decided = _plan(given, environ, run_suffix=_fresh_suffix())
-    check(decided, environ)
-    check_planned(decided)
+    decided = _checked_plan(given, environ)
     submitted = submit(decided, environ)
     summary = plan_table(decided).split("\n\n", 1)[0]
     notes = [f"note   {note}" for note in decided.notes]

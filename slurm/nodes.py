@@ -6,6 +6,7 @@ Nodes that are down count: they may come back, and a job may wait for them.
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from slurm.queue import SlurmError, slurm, words
 from trainer.job import JobSpec
 from trainer.outcome import ConfigError
 from trainer.values import nearest
+
+ASK_S = 5.0  # what a submit may wait for, before it leaves the judgement to sbatch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,13 +38,36 @@ class NodeGroup:
         return sum(count for name, count in self.gpus if kind in (None, name))
 
 
-def read_nodes(environ: Mapping[str, str]) -> tuple[NodeGroup, ...]:
+def read_nodes(environ: Mapping[str, str], *, timeout_s: float | None = None) -> tuple[NodeGroup, ...]:
     """All partitions' nodes. Raises ConfigError without sinfo, SlurmError when it fails."""
     # --exact: groups of nodes that differ would else come as one, with its least and a +.
-    done = slurm("sinfo", "--noheader", "--all", "--exact", "--format=%P|%l|%D|%c|%m|%G|%f", environ=environ)
+    done = slurm(
+        "sinfo",
+        "--noheader",
+        "--all",
+        "--exact",
+        "--format=%P|%l|%D|%c|%m|%G|%f",
+        environ=environ,
+        timeout_s=timeout_s,
+    )
     if done.returncode:
         raise SlurmError(f"sinfo failed: {words(done)}")
     return tuple(_group(line) for line in done.stdout.splitlines() if line.count("|") == 6)
+
+
+def refuse_what_cannot_run(spec: JobSpec, environ: Mapping[str, str]) -> None:
+    """`refuse_impossible` as far as Slurm answers; where it does not, sbatch is left to judge.
+
+    Raises:
+        ConfigError: no partition that the job may go to could ever run it.
+    """
+    if not shutil.which("sinfo", path=environ.get("PATH")):
+        return
+    try:
+        groups = read_nodes(environ, timeout_s=ASK_S)
+    except SlurmError:
+        return
+    refuse_impossible(spec, groups)
 
 
 def refuse_impossible(spec: JobSpec, groups: Sequence[NodeGroup]) -> None:

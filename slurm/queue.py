@@ -23,11 +23,14 @@ class SlurmError(Exception):
     """Slurm's own words, on one line; exit code 1, since they do not tell a mistake from an outage."""
 
 
-def slurm(program: str, *arguments: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+def slurm(
+    program: str, *arguments: str, environ: Mapping[str, str], timeout_s: float | None = None
+) -> subprocess.CompletedProcess[str]:
     """One of Slurm's programs, run to its end.
 
     Raises:
         ConfigError: it is not on PATH.
+        SlurmError: it took longer than `timeout_s`; without a controller they wait for minutes.
     """
     if not shutil.which(program, path=environ.get("PATH")):
         raise ConfigError(f"no {program} on PATH: this asks Slurm, so run it where Slurm is installed")
@@ -35,15 +38,19 @@ def slurm(program: str, *arguments: str, environ: Mapping[str, str]) -> subproce
     # ours, and SLURM_* of a job that this is called from would leak. SLURM_CONF says which cluster.
     dropped = ("SBATCH_", "SLURM_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SCONTROL_")
     kept = {k: v for k, v in environ.items() if not k.startswith(dropped) or k == "SLURM_CONF"}
-    return subprocess.run(
-        [program, *arguments],
-        env=kept,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    try:
+        return subprocess.run(
+            [program, *arguments],
+            env=kept,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=timeout_s,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SlurmError(f"{program} did not answer in {timeout_s:g} s") from error
 
 
 def words(done: subprocess.CompletedProcess[str]) -> str:

@@ -100,7 +100,9 @@ def fake_sbatch(tmp_path: Path) -> str:
         "echo '7;cluster'\n" % (tmp_path / "sbatch-environment")
     )
     program.chmod(0o755)
-    return f"{folder}:/usr/bin:/bin"
+    path = f"{folder}:/usr/bin:/bin"
+    make_program(path, "sinfo", "exit 1")  # a real one would look for its controller
+    return path
 
 
 def test_a_submitted_run_has_its_script_record_and_log_folder(
@@ -181,6 +183,41 @@ def test_without_the_jobs_environment_submit_says_how_to_make_it(
 def test_ready_names_the_environment_a_job_needs(checkout: Path, records: Path, fake_sbatch: str) -> None:
     done = slurm("ready", "--device=cpu", "--data", str(records), cwd=checkout, PATH=fake_sbatch)
     assert (done.returncode, done.stdout, done.stderr) == (0, "cpu\n", "")
+
+
+def make_program(path: str, name: str, text: str) -> None:
+    program = Path(path.split(":")[0], name)
+    program.write_text(f"#!/bin/sh\n{text}\n")
+    program.chmod(0o755)
+
+
+@pytest.mark.parametrize("verb", ["submit", "ready"])
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--gpus=9"], "GPUS=9: a node of partition low has at most 8: try GPUS=8"),
+        (["--partition=lwo"], "PARTITION=lwo: no such partition, did you mean low? known are low"),
+        (["--time=2d"], "TIME=2880m: partition low ends jobs after 1440 minutes: try TIME=1440m"),
+    ],
+)
+def test_what_the_cluster_can_never_run_is_refused_before_it_is_queued(
+    verb: str, argv: list[str], said: str, checkout: Path, records: Path, fake_sbatch: str
+) -> None:
+    make_program(fake_sbatch, "sinfo", "echo 'low*|1-00:00:00|2|64|256000|gpu:a100:8|(null)'")
+    before = files(checkout)
+    done = slurm(
+        verb, "--config=multi_gpu", "--gpus=2", *argv, "--data", str(records), cwd=checkout, PATH=fake_sbatch
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (78, "", f"trainyard: {said}\n")
+    assert files(checkout) == before
+
+
+def test_where_sinfo_does_not_answer_sbatch_is_left_to_judge(
+    checkout: Path, records: Path, fake_sbatch: str
+) -> None:
+    make_program(fake_sbatch, "sinfo", "echo 'sinfo: error: no controller' >&2; exit 1")
+    done = slurm("submit", "--device=cpu", "--data", str(records), cwd=checkout, PATH=fake_sbatch)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_render_prints_the_script_and_nothing_else_and_the_same_again() -> None:
