@@ -28,8 +28,10 @@ LOCK_NAME = ".resuming"
 CHOSEN = ("label", "micro_batch_size", "gradient_accumulation_steps")
 
 
-def resume(run: Run, environ: Mapping[str, str], project_dir: Path) -> tuple[Submitted, list[str]]:
-    """(the new job, what a person should know about it).
+def resume(
+    run: Run, environ: Mapping[str, str], project_dir: Path, changes: Mapping[str, Any]
+) -> tuple[Submitted, list[str]]:
+    """(the new job, what a person should know about it). `changes` are JobSpec fields that it is given anew.
 
     Raises:
         ConfigError: a job of the run is still there, the run is finished, or run.json cannot be used.
@@ -47,27 +49,27 @@ def resume(run: Run, environ: Mapping[str, str], project_dir: Path) -> tuple[Sub
             if not job.ended:
                 said = f"job {job.job_id} of run {run.run_id} is {job.state}"
                 raise ConfigError(f"{said}: make cancel RUN={run.run_id} ends it, then resume")
-        plan = _plan(run, project_dir)
+        plan = _plan(run, project_dir, changes)
         check(plan, environ, again=True)
         check_planned(plan)
         check_environment(plan.spec)
-        job_id = _resubmit(run, plan, environ)
+        job_id = _resubmit(run, plan, environ, changes)
     notes = [*plan.notes, *_changed(run.record["plan"], plan)]
     submitted = Submitted(plan=plan, job_id=job_id, ignored=tuple(sorted(overrides(environ))))
     return submitted, notes
 
 
-def _plan(run: Run, project_dir: Path) -> Plan:
+def _plan(run: Run, project_dir: Path, changes: Mapping[str, Any]) -> Plan:
     try:
         spec = read_spec(run.record["spec"], project_dir=project_dir)
     except ConfigError as error:
         raise ConfigError(f"{run.folder / RECORD_NAME}: spec: {error}") from error
     if Path(run_dir(spec)).resolve() != run.folder.resolve():
         spec = replace(spec, output=str(run.folder.parent))  # the folder of runs was moved
-    return choose(spec)
+    return choose(replace(spec, **changes))
 
 
-def _resubmit(run: Run, plan: Plan, environ: Mapping[str, str]) -> str:
+def _resubmit(run: Run, plan: Plan, environ: Mapping[str, str], changes: Mapping[str, Any]) -> str:
     script = run.folder / SCRIPT_NAME
     try:
         before = script.read_bytes() if script.exists() else b""
@@ -80,7 +82,7 @@ def _resubmit(run: Run, plan: Plan, environ: Mapping[str, str]) -> str:
     except BaseException:
         script.write_bytes(before)
         raise
-    kept = {"spec": run.record["spec"], "job_ids": [*run.job_ids, job_id]}
+    kept = {"spec": {**run.record["spec"], **changes}, "job_ids": [*run.job_ids, job_id]}
     write_record(run.folder, {**run.record, **run_record(plan), **kept})
     return job_id
 

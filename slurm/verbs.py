@@ -9,17 +9,22 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from slurm.queue import SlurmError, find_jobs, slurm, words
 from slurm.site import find_site
 from trainer.outcome import FINISHED, ConfigError
 from trainer.progress import broken_row, list_row, list_text, status_text
-from trainer.request import DEFAULT_OUTPUT, expand_home, parse_given
+from trainer.request import BY_NAME, DEFAULT_OUTPUT, expand_home, parse_given
 from trainer.runs import Run, find_run, read_run, run_folders
 
 TAKES = ("RUN", "OUTPUT", "SITE")
+# What a resumed run may be given anew: where and how long it runs, never what it computes.
+CHANGES = (
+    *("TIME", "PARTITION", "ACCOUNT", "QOS", "CONSTRAINT", "EXCLUDE", "RESERVATION"),
+    *("MAIL_USER", "MAIL_TYPE", "CPUS", "MEM"),
+)
 LISTED = 30
 READ_EVERY_S = 0.3
 # squeue is asked seldom and ever more seldom: a controller serves many who wait.
@@ -67,8 +72,10 @@ def resume(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Pa
     from slurm.resume import resume
     from slurm.submit import follow_up
 
-    run = _find(given, environ, project_dir, only=True)
-    submitted, notes = resume(run, environ, project_dir)
+    run = _find(given, environ, project_dir, only=True, takes=(*TAKES, *CHANGES))
+    anew = parse_given({name: text for name, text in given.items() if name in CHANGES})
+    changes = {str(BY_NAME[name].field): value for name, value in anew.items()}
+    submitted, notes = resume(run, environ, project_dir, changes)
     print("\n".join([*(f"note    {note}" for note in notes), follow_up(submitted)]))
     return FINISHED
 
@@ -144,18 +151,25 @@ def _copy(log: Path, start: int) -> int:
 
 
 def _find(
-    given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path, *, only: bool = False
+    given: Mapping[str, str],
+    environ: Mapping[str, str],
+    project_dir: Path,
+    *,
+    only: bool = False,
+    takes: Sequence[str] = TAKES,
 ) -> Run:
-    run = find_run(given.get("RUN"), _output(given, environ, project_dir), only=only)
+    run = find_run(given.get("RUN"), _output(given, environ, project_dir, takes), only=only)
     if "RUN" not in given:
         _say(f"RUN is left out: {run.run_id}, the newest in {run.folder.parent}")
     return run
 
 
-def _output(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path) -> Path:
+def _output(
+    given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path, takes: Sequence[str] = TAKES
+) -> Path:
     """The folder of runs. Raises ConfigError for variables that say nothing to these verbs."""
-    if odd := [name for name in given if name not in TAKES]:
-        raise ConfigError(f"{odd[0]}={given[odd[0]]}: only {', '.join(TAKES)} count here, leave it out")
+    if odd := [name for name in given if name not in takes]:
+        raise ConfigError(f"{odd[0]}={given[odd[0]]}: only {', '.join(takes)} count here, leave it out")
     by_site = {k: v for k, v in find_site(given, project_dir, environ).texts.items() if k == "OUTPUT"}
     output = parse_given({**by_site, **given}).get("OUTPUT", DEFAULT_OUTPUT)
     return project_dir / expand_home(str(output), environ)

@@ -423,6 +423,24 @@ def test_resume_submits_an_ended_run_again_as_a_new_job_of_the_same_run(
 
 
 @pytest.mark.cluster
+def test_a_resumed_run_takes_another_time_and_partition_and_keeps_them(
+    cluster: Cluster, project: Path, start: Callable[..., str]
+) -> None:
+    first = start("moved")
+    cluster.run("scancel", first)
+    cluster.wait(first)
+    path = project / "runs" / "moved" / "run.json"
+    before = json.loads(path.read_text())["spec"]
+    given = {"RUN": "moved", "TIME": "30", "PARTITION": "high"}
+    verbs.resume(given, cluster.environ, project)
+    after = json.loads(path.read_text())
+    job = cluster.job(after["job_ids"][-1])
+    cluster.run("scancel", after["job_ids"][-1])
+    assert (job["Partition"], job["TimeLimit"]) == ("high", "00:30:00")
+    assert after["spec"] == {**before, "time_limit_min": 30, "partition": "high"}
+
+
+@pytest.mark.cluster
 def test_a_resume_that_slurm_refuses_leaves_the_run_as_it_was(
     cluster: Cluster, project: Path, start: Callable[..., str]
 ) -> None:
