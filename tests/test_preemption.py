@@ -343,3 +343,27 @@ def history(folder: Path) -> list[dict[str, float]]:
     return [
         {k: v for k, v in entry.items() if not k.endswith(("runtime", "per_second"))} for entry in entries
     ]
+
+
+def test_tokens_reach_the_ranks_and_are_seen_nowhere_else(
+    cluster: Cluster, start: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = "canary" + os.urandom(12).hex()
+    env_file = tmp_path / "it's a toy" / ".env"
+    env_file.write_text(f"HF_TOKEN={canary}\nWANDB_API_KEY={canary}\n")
+    env_file.chmod(0o600)
+    monkeypatch.setenv("HF_TOKEN", canary)
+    monkeypatch.setenv("WANDB_API_KEY", canary)
+    job = start()
+    job.until("step 7\n")
+    rank = re.findall(r"attempt of (\d+)", job.log)[0]
+    inside = Path(f"/proc/{rank}/environ").read_text()
+    assert f"HF_TOKEN={canary}" in inside and f"WANDB_API_KEY={canary}" in inside
+    said = {str(path): read(path) for path in Path("/proc").glob("[0-9]*/cmdline")}
+    said["scontrol"] = cluster.run("scontrol", "--details", "show", "job", job.id).stdout
+    said["squeue"] = cluster.run("squeue", "--format=%all").stdout
+    job.run_on()
+    for folder in (job.run_dir, cluster.dir):
+        said |= {str(path): read(path) for path in folder.rglob("*") if path.is_file()}
+    assert str(job.log_path) in said and str(job.run_dir / "run.json") in said
+    assert [where for where, text in said.items() if canary in text] == []
