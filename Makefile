@@ -7,7 +7,7 @@ override SHELL := /bin/sh
 override given := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v)))
 
 # For the job. A test keeps this list equal to the table in trainer/request.py.
-override VARIABLES := GPUS NODES VRAM GPU_TYPE TIME MODEL DATA OUTPUT NAME RUN CONFIG CONFIG_FILE DEVICE RUNTIME ACCOUNT PARTITION \
+override VARIABLES := GPUS NODES VRAM GPU_TYPE TIME MODEL DATA OUTPUT NAME RUN CONFIG CONFIG_FILE DEVICE RUNTIME IMAGE ACCOUNT PARTITION \
   QOS CONSTRAINT EXCLUDE RESERVATION MAIL_USER MAIL_TYPE GPU_FLAG MODULES ENVIRONMENT SITE \
   CPUS MEM MAX_STEPS LEARNING_RATE LORA QUANTIZATION EFFECTIVE_BATCH MAX_LENGTH SEED FORMAT
 # For make itself: the scheduler, the flavour of torch that demo, run and test use, the Python to build with.

@@ -15,7 +15,19 @@ from trainer.site import Site, read_site
 DEFAULT_SITE = "slurm/site.yaml"
 # Not vram: what a GPU holds depends on its type, and gpu_types says it.
 SITE_KEYS = (
-    *("partition", "account", "qos", "time", "gpu_type", "gpu_flag", "cpus", "mem", "output", "runtime"),
+    *(
+        "partition",
+        "account",
+        "qos",
+        "time",
+        "gpu_type",
+        "gpu_flag",
+        "cpus",
+        "mem",
+        "output",
+        "runtime",
+        "image",
+    ),
     *("constraint", "exclude", "reservation", "mail_user", "mail_type", "modules", "environment"),
 )
 

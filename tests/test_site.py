@@ -53,6 +53,7 @@ def test_a_full_site_is_a_full_request(tmp_path: Path) -> None:
         partition="gpu,gpu-long",
         account="vision",
         qos="normal",
+        image="/scratch/ada/trainyard.sif",
         time_limit_min=1440,
         gpu_type="A100",
         gpu_flag="gpus-per-node",
@@ -72,7 +73,7 @@ def test_a_full_site_is_a_full_request(tmp_path: Path) -> None:
             ("NCCL_IB_HCA", "mlx5_0,mlx5_1"),
             ("NCCL_SOCKET_IFNAME", "^lo,docker0"),
         ),
-        site="site.yaml: GPU_TYPE, TIME, OUTPUT, RUNTIME, ACCOUNT, PARTITION, QOS, CONSTRAINT, EXCLUDE, "
+        site="site.yaml: GPU_TYPE, TIME, OUTPUT, RUNTIME, IMAGE, ACCOUNT, PARTITION, QOS, CONSTRAINT, EXCLUDE, "
         "RESERVATION, MAIL_USER, MAIL_TYPE, GPU_FLAG, MODULES, ENVIRONMENT, CPUS, MEM",
     )
     recorded = json.loads(json.dumps(asdict(spec)))
@@ -98,6 +99,7 @@ def test_everything_in_the_site_can_be_typed_over(tmp_path: Path) -> None:
         "MEM": "33",
         "OUTPUT": "o",
         "RUNTIME": "none",
+        "IMAGE": "none",
         "CONSTRAINT": "none",
         "EXCLUDE": "none",
         "RESERVATION": "none",

@@ -109,6 +109,8 @@ class JobSpec:
 
     time_limit_min: int = 720
     runtime: str = "none"
+    image: str | None = None
+    """Container image: a registry's reference, or a .sif or .sqsh file."""
     account: str | None = None
     partition: str | None = None
     qos: str | None = None

@@ -75,6 +75,9 @@ VARIABLES: tuple[Variable, ...] = (
     _variable("DEVICE", "device", values.one_of("cuda", "cpu"), "cuda or cpu (cuda)"),
     _variable("RUNTIME", "runtime", values.runtime, "what the job runs in: none, the checkout's environment"),
     _variable(
+        "IMAGE", "image", or_none(values.image), "container image: a reference, or a .sif or .sqsh file"
+    ),
+    _variable(
         "ACCOUNT", "account", or_none(values.scheduler_name), "account to charge (the cluster's default)"
     ),
     _variable("PARTITION", "partition", or_none(values.scheduler_name), "partition (the cluster's default)"),
