@@ -76,6 +76,11 @@ def test_one_node_runs_the_planned_command_with_this_python() -> None:
     ]  # fmt: skip
 
 
+def test_several_processes_on_one_node_meet_at_a_port_that_is_free() -> None:
+    planned = [*PLANNED[:2], "--num_processes", "2", *PLANNED[2:]]
+    assert complete_command(planned, {})[3:7] == ["--quiet", "--main_process_port", "0", "--num_processes"]
+
+
 def test_each_of_several_nodes_learns_its_rank_and_the_first_nodes_address() -> None:
     planned = [word if word != "1" else "2" for word in PLANNED]
     slurm = {"SLURM_PROCID": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}

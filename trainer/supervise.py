@@ -122,7 +122,7 @@ def complete_command(planned: Sequence[str], environment: Any) -> list[str]:
     options = list(planned[2:])
     # Quiet: when training fails, its own traceback is the one to read, not the launcher's as well.
     command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
-    if "--num_machines" in options and int(options[options.index("--num_machines") + 1]) > 1:
+    if _number(options, "--num_machines") > 1:
         rank = environment.get("SLURM_PROCID") or environment.get("JOB_COMPLETION_INDEX")
         address, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
         if rank is None or not address or not port:
@@ -133,7 +133,14 @@ def complete_command(planned: Sequence[str], environment: Any) -> list[str]:
             # Node names that only Slurm knows; srun leaves the address of the node it was started on.
             address = environment.get("SLURM_LAUNCH_NODE_IPADDR", address)
         command += ["--machine_rank", rank, "--main_process_ip", address, "--main_process_port", port]
+    elif _number(options, "--num_processes") > 1:
+        # A free one: accelerate's own, 29500, is every other job's too, and two that start at once both find it free.
+        command += ["--main_process_port", "0"]
     return [*command, *options]
+
+
+def _number(options: Sequence[str], name: str) -> int:
+    return int(options[options.index(name) + 1]) if name in options else 1
 
 
 if __name__ == "__main__":
