@@ -1,73 +1,24 @@
-"""`python -m slurm VERB [options]`: plan explains, render prints the script, submit submits it.
-
-Exit codes: 0 done, 78 the request is wrong (nothing was written), 1 anything else. stdout carries the answer
-and nothing else; errors are one line on stderr.
-"""
+"""`python -m slurm VERB [options]`: plan explains, render prints the script, submit submits it. See trainer/cli.py."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from slurm.queue import SlurmError
 from slurm.site import find_site
+from trainer import cli
 from trainer.job import Plan
-from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError
-from trainer.request import help_text, read_given, resolve
-from trainer.values import nearest
+from trainer.outcome import FINISHED, ConfigError
+from trainer.request import resolve
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
-USAGE = """usage: python -m slurm VERB [--gpus 2 | --gpus=2 ...], or make VERB GPUS=2 ...
-
-  plan    explain which configuration fits and why
-  render  print the sbatch script
-  submit  plan, render and submit
-  check   ask Slurm whether it could run the job; queues nothing
-  site    draft slurm/site.yaml from what the cluster says
-  ready   check all that submit would and print the device whose environment it needs
-
-  status  where a run is and what to type next (--run; left out: the newest)
-  logs    print a run's log and follow it until its job has ended
-  cancel  cancel a run's job
-  resume  submit an ended run again, into the same folder
-  list    all runs"""
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # a script's bytes whatever the locale
-    try:
-        code = _run(argv, environ)
-        sys.stdout.flush()
-        return code
-    except ConfigError as error:
-        return _complain(str(error), BAD_CONFIG)
-    except SlurmError as error:
-        return _complain(str(error), FAILED)
-    except BrokenPipeError:
-        # `... | head` has read enough. Python would complain again when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    except OSError as error:
-        return _complain(str(error), FAILED)
-    except KeyboardInterrupt:
-        return _complain("interrupted", FAILED)
-
-
-def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    if any(word in ("-h", "--help") for word in argv):
-        print(help_text(USAGE), end="")
-        return FINISHED
-    verb = argv[0] if argv else ""
-    if verb not in VERBS:
-        near = nearest(verb, tuple(VERBS)) or ":"
-        raise ConfigError(f"unknown verb {verb!r}{near} known are {', '.join(VERBS)}")
-    given = read_given(argv[1:], environ)
-    if "FORMAT" in given and verb != "plan":
-        raise ConfigError(f"FORMAT={given['FORMAT']}: only plan has formats, leave it out for {verb}")
-    return VERBS[verb](given, environ)
+    return cli.main(BACKEND, argv, environ)
 
 
 def _plan(given: dict[str, str], environ: Mapping[str, str], *, run_suffix: str | None = None) -> Plan:
@@ -78,16 +29,7 @@ def _plan(given: dict[str, str], environ: Mapping[str, str], *, run_suffix: str 
 
 
 def plan(given: dict[str, str], environ: Mapping[str, str]) -> int:
-    decided = _plan(given, environ)
-    if given.get("FORMAT") == "json":
-        import json
-
-        print(json.dumps(decided.to_dict(), indent=2))
-    else:
-        from accelerate_configs.table import plan_table
-
-        print(plan_table(decided))
-    return FINISHED
+    return cli.print_plan(_plan(given, environ), given.get("FORMAT"))
 
 
 def render(given: dict[str, str], environ: Mapping[str, str]) -> int:
@@ -103,7 +45,7 @@ def _checked_plan(given: dict[str, str], environ: Mapping[str, str]) -> Plan:
     from slurm.submit import check
     from trainer.planned import check_planned
 
-    decided = _plan(given, environ, run_suffix=_fresh_suffix())
+    decided = _plan(given, environ, run_suffix=cli.fresh_suffix())
     check(decided, environ)
     check_planned(decided)
     refuse_what_cannot_run(decided.spec, environ)
@@ -120,7 +62,7 @@ def check(given: dict[str, str], environ: Mapping[str, str]) -> int:
     from slurm.submit import check, check_environment, rehearse
     from trainer.planned import check_planned
 
-    decided = _plan(given, environ, run_suffix=_fresh_suffix())
+    decided = _plan(given, environ, run_suffix=cli.fresh_suffix())
     check(decided, environ)
     check_planned(decided)
     refuse_impossible(decided.spec, read_nodes(environ))
@@ -142,18 +84,13 @@ def site(given: dict[str, str], environ: Mapping[str, str]) -> int:
 
 
 def submit(given: dict[str, str], environ: Mapping[str, str]) -> int:
-    from accelerate_configs.table import plan_table
     from slurm.submit import follow_up, submit
 
     decided = _checked_plan(given, environ)
-    submitted = submit(decided, environ)
-    summary = plan_table(decided).split("\n\n", 1)[0]
-    notes = [f"note   {note}" for note in decided.notes]
-    print("\n".join([summary, *notes, "", follow_up(submitted)]))
-    return FINISHED
+    return cli.print_submitted(decided, follow_up(submit(decided, environ)))
 
 
-def _after(name: str) -> Callable[[dict[str, str], Mapping[str, str]], int]:
+def _after(name: str) -> cli.Verb:
     """A verb of slurm.verbs, imported when it is used: plan and render answer sooner without it."""
 
     def verb(given: dict[str, str], environ: Mapping[str, str]) -> int:
@@ -163,20 +100,7 @@ def _after(name: str) -> Callable[[dict[str, str], Mapping[str, str]], int]:
     return verb
 
 
-def _fresh_suffix() -> str:
-    import secrets
-    import time
-
-    return f"{time.strftime('%Y%m%d')}-{secrets.token_hex(3)}"
-
-
-def _complain(message: str, code: int) -> int:
-    line = " ".join(message.split())
-    print(f"trainyard: {line}", file=sys.stderr)
-    return code
-
-
-VERBS: dict[str, Callable[[dict[str, str], Mapping[str, str]], int]] = {
+VERBS: dict[str, cli.Verb] = {
     "plan": plan,
     "render": render,
     "check": check,
@@ -189,6 +113,7 @@ VERBS: dict[str, Callable[[dict[str, str], Mapping[str, str]], int]] = {
     "resume": _after("resume"),
     "list": _after("list_runs"),
 }
+BACKEND = cli.Backend(name="slurm", verbs=VERBS)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], os.environ))

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from trainer.outcome import ConfigError
+from trainer.outcome import ConfigError, SchedulerError
 from trainer.progress import Job
 
 ENDED = (
@@ -19,8 +19,8 @@ ENDED = (
 GONE = "GONE"
 
 
-class SlurmError(Exception):
-    """Slurm's own words, on one line; exit code 1, since they do not tell a mistake from an outage."""
+class SlurmError(SchedulerError):
+    """Slurm's own words."""
 
 
 def slurm(

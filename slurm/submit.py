@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from slurm.queue import SlurmError, slurm, words
 from slurm.script import job_name, job_python, log_dir, log_path, render, run_dir
+from trainer import cli
 from trainer.job import JobSpec, Plan
 from trainer.outcome import ConfigError
 from trainer.request import DEFAULT_OUTPUT
@@ -116,19 +116,14 @@ def rehearse(plan: Plan, environ: Mapping[str, str]) -> str:
 def follow_up(submitted: Submitted) -> str:
     """What was submitted and how to follow it, for a terminal."""
     spec, job_id = submitted.plan.spec, submitted.job_id
-    found_by = f"RUN={spec.run_id}"
-    if spec.output != DEFAULT_OUTPUT:
-        found_by += " " + shlex.quote(f"OUTPUT={spec.output}")
+    elsewhere = {"OUTPUT": spec.output} if spec.output != DEFAULT_OUTPUT else {}
     lines = [
         f"job id  {job_id} ({job_name(spec)})",
         f"run id  {spec.run_id}",
         f"log     {log_path(spec, job_id=job_id)}",
         f"result  {os.path.join(run_dir(spec), 'adapter')} when it is done",
         "",
-        f"status  make status {found_by}",
-        f"follow  make logs {found_by}",
-        f"cancel  make cancel {found_by}    (or scancel {job_id})",
-        f"resume  make resume {found_by}    (once it has ended unfinished)",
+        *cli.follow_up(cli.command_words(elsewhere, spec.run_id), cancel=f"scancel {job_id}"),
     ]
     if submitted.ignored:
         lines += ["", f"note    not passed to sbatch, say it in the request: {', '.join(submitted.ignored)}"]

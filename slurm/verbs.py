@@ -6,7 +6,6 @@ resume want RUN as soon as there is more than one.
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,8 +13,9 @@ from pathlib import Path
 
 from slurm.queue import SlurmError, find_jobs, slurm, words
 from slurm.site import find_site
+from trainer.cli import command_words, say
 from trainer.outcome import FINISHED, ConfigError
-from trainer.progress import broken_row, list_row, list_text, status_text
+from trainer.progress import Job, Seen, broken_row, list_row, list_text, look_at, status_text
 from trainer.request import BY_NAME, DEFAULT_OUTPUT, expand_home, parse_given
 from trainer.runs import Run, find_run, read_run, run_folders
 
@@ -34,7 +34,7 @@ ASK_FIRST_S, ASK_LAST_S = 1.0, 15.0
 def status(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path) -> int:
     run = _find(given, environ, project_dir)
     jobs = list(find_jobs(run.job_ids, environ).values())
-    print(status_text(run, jobs, _log(run), command_words(given, run.run_id)))
+    print(status_text(look_at(run, jobs, _log(run)), command_words(given, run.run_id)))
     return FINISHED
 
 
@@ -48,7 +48,8 @@ def list_runs(given: Mapping[str, str], environ: Mapping[str, str], project_dir:
         return FINISHED
     runs: dict[Path, Run | None] = {folder: _readable(folder) for folder in folders[:LISTED]}
     jobs = find_jobs([run.job_ids[-1] for run in runs.values() if run and run.job_ids], environ)
-    print(list_text([list_row(r, jobs, _log(r)) if r else broken_row(f) for f, r in runs.items()]))
+    rows = [list_row(_look(r, jobs)) if r else broken_row(f.name) for f, r in runs.items()]
+    print(list_text(rows))
     if len(folders) > LISTED:
         print(f"and {len(folders) - LISTED} older in {output}")
     return FINISHED
@@ -94,16 +95,6 @@ def logs(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path
     return FINISHED
 
 
-def command_words(given: Mapping[str, str], run_id: str) -> str:
-    """What make needs to find the run again: `RUN=x`, with OUTPUT and SITE where they were given."""
-    return " ".join(
-        [
-            f"RUN={run_id}",
-            *(shlex.quote(f"{name}={given[name]}") for name in ("OUTPUT", "SITE") if name in given),
-        ]
-    )
-
-
 def _follow(run: Run, environ: Mapping[str, str]) -> None:
     """A requeued job appends to the same file, so one file is all attempts of a job."""
     job_id, at = run.job_ids[-1], 0
@@ -113,7 +104,7 @@ def _follow(run: Run, environ: Mapping[str, str]) -> None:
         if time.monotonic() >= ask_at:
             state, text, ended = _stand(job_id, environ, first=not last)
             if state != last and state != "RUNNING":
-                _say(text)
+                say(text)
             last = state
             ask_at = time.monotonic() + pause
             pause = min(pause * 1.5, ASK_LAST_S)
@@ -160,7 +151,7 @@ def _find(
 ) -> Run:
     run = find_run(given.get("RUN"), _output(given, environ, project_dir, takes), only=only)
     if "RUN" not in given:
-        _say(f"RUN is left out: {run.run_id}, the newest in {run.folder.parent}")
+        say(f"RUN is left out: {run.run_id}, the newest in {run.folder.parent}")
     return run
 
 
@@ -175,6 +166,10 @@ def _output(
     return project_dir / expand_home(str(output), environ)
 
 
+def _look(run: Run, jobs: Mapping[str, Job]) -> Seen:
+    return look_at(run, [jobs[job_id] for job_id in run.job_ids[-1:] if job_id in jobs], _log(run))
+
+
 def _readable(folder: Path) -> Run | None:
     try:
         return read_run(folder)
@@ -185,7 +180,3 @@ def _readable(folder: Path) -> Run | None:
 def _log(run: Run, job_id: str = "") -> Path:
     last = run.job_ids[-1] if run.job_ids else "none"
     return run.folder / "logs" / f"slurm-{job_id or last}.log"
-
-
-def _say(text: str) -> None:
-    print(f"trainyard: {text}", file=sys.stderr, flush=True)

@@ -29,6 +29,10 @@ class ConfigError(Exception):
     exit_code = BAD_CONFIG
 
 
+class SchedulerError(Exception):
+    """A scheduler's own words, on one line; exit code 1, since they do not tell a mistake from an outage."""
+
+
 class SickNode(Exception):
     """This node cannot do what others might. The message is one line and begins with its hostname."""
 

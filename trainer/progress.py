@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,27 +58,62 @@ def _last(pattern: re.Pattern[str], text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in lines[-1].strip()) if lines else ""
 
 
-def status_text(run: Run, jobs: Sequence[Job], log: Path, words: str) -> str:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """A run as its backend can see it now."""
+
+    run_id: str
+    jobs: Sequence[Job]
+    """Oldest first."""
+    said: str
+    """The end of the newest job's log."""
+    place: str
+    """Where its files lie, for a person."""
+    made: Sequence[str]
+    """Which of OUTCOMES are there."""
+    look: str
+    """What to type to look at the report."""
+
+    @property
+    def finished(self) -> bool:
+        return all(name in self.made for name in OUTCOMES)
+
+
+def look_at(run: Run, jobs: Sequence[Job], log: Path) -> Seen:
+    """A run whose folder lies on this machine."""
+    return Seen(
+        run_id=run.run_id,
+        jobs=jobs,
+        said=tail(log),
+        place=str(run.folder),
+        made=[name for name in OUTCOMES if (run.folder / name).exists()],
+        look=f"open {shlex.quote(str(run.folder / 'report.html'))}",
+    )
+
+
+def status_text(seen: Seen, words: str) -> str:
     """The run as a small table. `words` are what its commands take: `RUN=x`, and OUTPUT where it needs saying."""
-    said = tail(log)
-    there = [name for name in OUTCOMES if (run.folder / name).exists()]
     rows = [
-        ("run", run.run_id),
-        *(("job", job.text) for job in jobs),
-        ("step", _last(STEP_LINE, said).removeprefix("step").strip() or "none yet"),
-        *([("said", _last(COMPLAINT, said))] if _last(COMPLAINT, said) else []),
-        ("files", ", ".join([str(run.folder), *(there or ["no adapter yet"])])),
-        ("next", _next_command(run, jobs, words)),
+        ("run", seen.run_id),
+        *(("job", job.text) for job in seen.jobs),
+        ("step", _last(STEP_LINE, seen.said).removeprefix("step").strip() or "none yet"),
+        *([("said", _last(COMPLAINT, seen.said))] if _last(COMPLAINT, seen.said) else []),
+        ("files", ", ".join([seen.place, *(seen.made or ["no adapter yet"])])),
+        ("next", _next_command(seen, words)),
     ]
     return "\n".join(f"{name:<6} {value}" for name, value in rows)
 
 
-def _next_command(run: Run, jobs: Sequence[Job], words: str) -> str:
-    if any(not job.ended for job in jobs):
+def _next_command(seen: Seen, words: str) -> str:
+    if any(not job.ended for job in seen.jobs):
         return f"make logs {words} (follows it; make cancel {words} ends it)"
-    if all((run.folder / name).exists() for name in OUTCOMES):
-        return f"open {shlex.quote(str(run.folder / 'report.html'))}"
-    return f"make logs {words} (what happened), then make resume {words}" if jobs else "nothing: no job's run"
+    if seen.finished:
+        return seen.look
+    return (
+        f"make logs {words} (what happened), then make resume {words}"
+        if seen.jobs
+        else "nothing: no job's run"
+    )
 
 
 def list_text(rows: Sequence[tuple[str, str, str, str, str]]) -> str:
@@ -86,18 +121,18 @@ def list_text(rows: Sequence[tuple[str, str, str, str, str]]) -> str:
     return format_table([("run", "job", "state", "step", "adapter"), *rows])
 
 
-def list_row(run: Run, jobs: Mapping[str, Job], log: Path) -> tuple[str, str, str, str, str]:
-    job = jobs.get(run.job_ids[-1]) if run.job_ids else None
-    found = STEP_LINE.findall(tail(log))
+def list_row(seen: Seen) -> tuple[str, str, str, str, str]:
+    job = seen.jobs[-1] if seen.jobs else None
+    found = STEP_LINE.findall(seen.said)
     return (
-        run.run_id,
+        seen.run_id,
         job.job_id if job else "-",
         job.state if job else "-",
         found[-1] if found else "-",
-        "yes" if (run.folder / "adapter").exists() else "no",
+        "yes" if "adapter" in seen.made else "no",
     )
 
 
-def broken_row(folder: Path) -> tuple[str, str, str, str, str]:
+def broken_row(run_id: str) -> tuple[str, str, str, str, str]:
     """A run whose run.json cannot be read; `make status` says why."""
-    return (folder.name, "-", "BROKEN", "-", "-")
+    return (run_id, "-", "BROKEN", "-", "-")
