@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,20 +102,25 @@ def test_an_example_shows_what_is_masked_and_what_is_trained(
     assert trained.endswith(""": '{"button": "up"}<end_of_turn>\\n'""")
 
 
-def test_zero3_refuses_text_alone_beside_pictures(
+def test_text_alone_beside_pictures_is_refused_where_ranks_would_wait_for_the_tower(
     mixed: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from trainer.config import TrainConfig
     from trainer.outcome import ConfigError
     from trainer.records import Dataset
 
+    config = TrainConfig(model="-", data="-", output_dir="-", run_id="-", world_size=2)
+    tuned = replace(config, vision="lora")
     dataset = Dataset(train=mixed, eval=(), split="")
-    check_text_only(dataset)
+    check_text_only(config, dataset)
+    check_text_only(replace(tuned, world_size=1), dataset)
+    refusal = "^1 records have no picture and the others do, which {} cannot train together: "
+    with pytest.raises(ConfigError, match=refusal.format("vision=lora on several GPUs")):
+        check_text_only(tuned, dataset)
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(
-        ConfigError, match=r"^1 records have no picture and the others do, which ZeRO-3 cannot"
-    ):
-        check_text_only(dataset)
-    check_text_only(Dataset(train=mixed[:1], eval=mixed[2:], split=""))
+    with pytest.raises(ConfigError, match=refusal.format("ZeRO-3")):
+        check_text_only(config, dataset)
+    check_text_only(config, Dataset(train=mixed[:1], eval=mixed[2:], split=""))
 
 
 def test_records_of_every_kind_train_and_are_answered(

@@ -28,15 +28,16 @@ def test_gemma_3_4b_has_these_linears_and_trains_only_the_text_ones(
     ]
     tower = "model.vision_tower"
     assert sorted(groups) == sorted([
-        *((tower, name, 1152, 1152, 27, False) for name in ("q_proj", "k_proj", "v_proj", "out_proj")),
-        (tower, "fc1", 1152, 4304, 27, False), (tower, "fc2", 4304, 1152, 27, False),
-        (TEXT, "q_proj", 2560, 2048, 34, True), (TEXT, "k_proj", 2560, 1024, 34, True),
-        (TEXT, "v_proj", 2560, 1024, 34, True), (TEXT, "o_proj", 2048, 2560, 34, True),
-        (TEXT, "gate_proj", 2560, 10240, 34, True), (TEXT, "up_proj", 2560, 10240, 34, True),
-        (TEXT, "down_proj", 10240, 2560, 34, True), ("lm_head", "lm_head", 2560, 262208, 1, False),
+        *((tower, name, 1152, 1152, 27, "with vision=lora") for name in ("q_proj", "k_proj", "v_proj", "out_proj")),
+        (tower, "fc1", 1152, 4304, 27, "with vision=lora"), (tower, "fc2", 4304, 1152, 27, "with vision=lora"),
+        (TEXT, "q_proj", 2560, 2048, 34, "always"), (TEXT, "k_proj", 2560, 1024, 34, "always"),
+        (TEXT, "v_proj", 2560, 1024, 34, "always"), (TEXT, "o_proj", 2048, 2560, 34, "always"),
+        (TEXT, "gate_proj", 2560, 10240, 34, "always"), (TEXT, "up_proj", 2560, 10240, 34, "always"),
+        (TEXT, "down_proj", 10240, 2560, 34, "always"), ("lm_head", "lm_head", 2560, 262208, 1, "-"),
     ])  # fmt: skip
-    # Counted by PEFT itself for r=64: text only, the tutorials' list of names, all-linear.
-    assert [choice["trained"]["r=64"] for choice in report["choices"]] == [119209984, 131153920, 153991168]
+    # Counted by PEFT itself for r=64: text only, the tower too, the tutorials' list of names, all-linear.
+    trained = [choice["trained"]["r=64"] for choice in report["choices"]]
+    assert trained == [119209984, 153991168, 131153920, 153991168]
 
 
 def test_another_family_is_read_the_same_way(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,8 +50,19 @@ def test_another_family_is_read_the_same_way(capsys: pytest.CaptureFixture[str])
 def test_the_table_says_what_is_trained(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["layers", "--model", str(tiny_model), "--lora_r", "8"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [TEXT, "down_proj", "256", "x", "128", "2", "65,536", "6,144", "yes"] in lines
-    assert ["model.vision_tower", "fc1", "128", "x", "256", "1", "32,768", "3,072", "-"] in lines
+    assert [TEXT, "down_proj", "256", "x", "128", "2", "65,536", "6,144", "always"] in lines
+    assert [
+        "model.vision_tower",
+        "fc1",
+        "128",
+        "x",
+        "256",
+        "1",
+        "32,768",
+        "3,072",
+        "with",
+        "vision=lora",
+    ] in lines
 
 
 def test_a_model_that_is_not_there_is_one_line_and_78(

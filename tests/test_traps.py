@@ -51,6 +51,29 @@ def test_the_anatomy_is_read_off_the_architecture(tiny_model: Path) -> None:
     assert anatomy == models.Anatomy(
         decoder="model.language_model",
         unquantized=("model.vision_tower", "model.multi_modal_projector", "lm_head"),
+        linears=tuple(
+            rf"model\.language_model\.layers\.\d+\.{name}_proj"
+            for name in (
+                "self_attn\\.q",
+                "self_attn\\.k",
+                "self_attn\\.v",
+                "self_attn\\.o",
+                "mlp\\.gate",
+                "mlp\\.up",
+                "mlp\\.down",
+            )
+        ),
+        vision_linears=tuple(
+            rf"model\.vision_tower\.encoder\.layers\.\d+\.{name}"
+            for name in (
+                "self_attn\\.k_proj",
+                "self_attn\\.v_proj",
+                "self_attn\\.q_proj",
+                "self_attn\\.out_proj",
+                "mlp\\.fc1",
+                "mlp\\.fc2",
+            )
+        ),
     )
 
 
@@ -98,12 +121,13 @@ def test_trap_2_the_frozen_tower_gets_no_gradient_with_checkpointing(
 def test_trap_3_token_types_are_in_the_batch_and_missing_ones_are_refused(
     tiny_model: Path, batch: dict[str, torch.Tensor]
 ) -> None:
-    peft_model, _ = load(make_config(tiny_model))
+    config = make_config(tiny_model)
+    peft_model, _ = load(config)
     base = peft_model.get_base_model().eval()
-    check_batch(batch, base)
+    check_batch(batch, base, config)
     bare = {k: v for k, v in batch.items() if k != "token_type_ids"}
     with pytest.raises(RuntimeError, match="no token_type_ids"):
-        check_batch(bare, base)
+        check_batch(bare, base, config)
     with torch.no_grad():
         assert not torch.allclose(forward(peft_model, batch), forward(peft_model, bare), atol=1e-3)
     image = base.config.image_token_id

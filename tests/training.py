@@ -126,15 +126,16 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def reload_adapter(base: str, run: str, out: str) -> None:
-    """Load a run's adapter with plain transformers and peft, and write to `out` what was found in it."""
+def reload_adapter(base: str, run: str, out: str, processor: bool = True) -> None:
+    """Load a run's adapter (and its processor) with plain transformers and peft; write to `out` what was in it."""
     import torch
     from peft import PeftModel
     from safetensors.torch import load_file
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     model = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), f"{run}/adapter")
-    AutoProcessor.from_pretrained(f"{run}/adapter")
+    if processor:
+        AutoProcessor.from_pretrained(f"{run}/adapter")
     stored = load_file(f"{run}/adapter/adapter_model.safetensors")
     loaded = {name.replace(".default", ""): p for name, p in model.named_parameters() if "lora_" in name}
     same = sorted(stored) == sorted(loaded) and all(torch.equal(stored[n], loaded[n]) for n in stored)

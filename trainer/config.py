@@ -42,6 +42,9 @@ class TrainConfig:
     """paged_adamw_8bit keeps its state in a quarter of the memory."""
     quantization: Literal["nf4", "none"] = "nf4"
     """Precision of the frozen language model: 4 bits, or as it was published."""
+    vision: Literal["frozen", "lora"] = "frozen"
+    """lora: adapters on the linears of image tower and projector too, for pictures unlike any photograph; each step
+    then goes back through the tower."""
     lora_r: Annotated[int, Range(1, 1024)] = 64
     """Rank of the adapters. `lora: high | medium | low` sets rank and alpha: 128/256, 64/128, 32/64."""
     lora_alpha: Annotated[int, Range(1, 4096)] = 128

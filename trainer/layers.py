@@ -43,8 +43,8 @@ class Group:
     inputs: int
     outputs: int
     count: int
-    trained: bool
-    """Whether training puts an adapter there."""
+    trained: str
+    """When training puts an adapter there: always, with vision=lora, or - for never."""
 
     def lora_params(self, r: int) -> int:
         return self.count * r * (self.inputs + self.outputs)
@@ -60,12 +60,13 @@ class Choice:
 
 def linear_groups(skeleton: nn.Module, anatomy: Anatomy) -> list[Group]:
     """The linears in the model's order, one Group for each part, name and shape."""
-    found: dict[tuple[str, str, int, int, bool], int] = {}
+    found: dict[tuple[str, str, int, int, str], int] = {}
     for path, module in _linears(skeleton):
         part = next(p for p in (anatomy.decoder, *anatomy.unquantized, "") if _within(path, p))
         name = path.rpartition(".")[2]
-        targeted = re.fullmatch(target_pattern(anatomy), path) is not None
-        key = (part, name, module.in_features, module.out_features, targeted)
+        when = (("frozen", "always"), ("lora", "with vision=lora"))
+        trained = (word for vision, word in when if re.fullmatch(target_pattern(anatomy, vision), path))
+        key = (part, name, module.in_features, module.out_features, next(trained, "-"))
         found[key] = found.get(key, 0) + 1
     return [
         Group(part=part or "(elsewhere)", name=name, inputs=i, outputs=o, count=count, trained=trained)
@@ -77,9 +78,12 @@ def choices(skeleton: Any, anatomy: Anatomy) -> list[Choice]:
     """What training does first, then what others do."""
     head = skeleton.get_output_embeddings()
     linears = [(path, m) for path, m in _linears(skeleton) if m is not head]
-    pattern = target_pattern(anatomy)
+    ours = {
+        "language model (vision=frozen, the default)": target_pattern(anatomy),
+        "tower and projector too (vision=lora)": target_pattern(anatomy, "lora"),
+    }
     picked = {
-        "language model (what training does)": [m for p, m in linears if re.fullmatch(pattern, p)],
+        **{name: [m for p, m in linears if re.fullmatch(pattern, p)] for name, pattern in ours.items()},
         "names ending in q_proj ... down_proj": [m for p, m in linears if p.endswith(SUFFIXES)],
         "all-linear, the tower included": [m for _, m in linears],
     }
@@ -133,7 +137,7 @@ def main(argv: Sequence[str]) -> int:
     rows += [
         [
             g.part, g.name, f"{g.inputs} x {g.outputs}", str(g.count), f"{g.count * g.inputs * g.outputs:,}",
-            f"{g.lora_params(question.lora_r):,}", "yes" if g.trained else "-",
+            f"{g.lora_params(question.lora_r):,}", g.trained,
         ]
         for g in groups
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The base in 4 bits with LoRA on its language model, and the contract that both are what they claim to be.
+"""The base in 4 bits with LoRA on its language model (and tower, if asked), and the contract that both are so.
 
 Written around traps that raise nothing: skip lists that do not match, towers that are trained by accident,
 half-precision weights that are upcast, attention kernels that ignore the image mask.
@@ -7,7 +7,9 @@ half-precision weights that are upcast, attention kernels that ignore the image 
 from __future__ import annotations
 
 import logging
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +18,7 @@ from torch import nn
 
 from trainer.config import TrainConfig
 from trainer.outcome import ConfigError
-
-LINEARS = "q|k|v|o|gate|up|down"
+from trainer.traits import processor_without_video
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +29,10 @@ class Anatomy:
     """The language model, for example model.language_model."""
     unquantized: tuple[str, ...]
     """Tower, projector and head: everything beside the decoder."""
+    linears: tuple[str, ...]
+    """The decoder's, as expressions for whole paths: any layer's number is \\d+."""
+    vision_linears: tuple[str, ...]
+    """The tower's and the projector's. Gemma 3's projection is a bare matrix and none of them."""
 
 
 def build_skeleton(model_config: Any) -> Any:
@@ -45,7 +50,21 @@ def anatomy_of(skeleton: Any) -> Anatomy:
     backbone = skeleton.get_submodule(backbone_name)
     beside = [f"{backbone_name}.{name}" for name, child in backbone.named_children() if child is not decoder]
     heads = [name for name, child in skeleton.named_children() if name != backbone_name]
-    return Anatomy(decoder=decoder_name, unquantized=(*beside, *heads))
+    return Anatomy(
+        decoder=decoder_name,
+        unquantized=(*beside, *heads),
+        linears=_linears(skeleton, [decoder_name]),
+        vision_linears=_linears(skeleton, beside),
+    )
+
+
+def _linears(skeleton: Any, parts: Sequence[str]) -> tuple[str, ...]:
+    paths = [
+        re.escape(name)
+        for name, module in skeleton.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith(tuple(f"{part}." for part in parts))
+    ]
+    return tuple(dict.fromkeys(re.sub(r"(?<=\\\.)\d+(?=\\\.)", r"\\d+", path) for path in paths))
 
 
 def find_anatomy(model_config: Any) -> Anatomy:
@@ -53,9 +72,9 @@ def find_anatomy(model_config: Any) -> Anatomy:
     return anatomy_of(build_skeleton(model_config))
 
 
-def target_pattern(anatomy: Anatomy) -> str:
-    """Of the linears that get an adapter: anchored at the decoder, a list of suffixes would hit the tower too."""
-    return rf"{re.escape(anatomy.decoder)}\.layers\.\d+\.\w+\.({LINEARS})_proj"
+def target_pattern(anatomy: Anatomy, vision: str = "frozen") -> str:
+    """Of the linears that get an adapter, whole paths: a list of suffixes would hit the tower by accident."""
+    return "|".join((*anatomy.linears, *(anatomy.vision_linears if vision == "lora" else ())))
 
 
 def load_base(config: TrainConfig, anatomy: Anatomy, *, dtype: torch.dtype, device_map: Any) -> Any:
@@ -92,7 +111,7 @@ def load_base(config: TrainConfig, anatomy: Anatomy, *, dtype: torch.dtype, devi
 
 
 def add_lora(base: Any, config: TrainConfig, anatomy: Anatomy) -> Any:
-    """A PeftModel with fp32 adapters on the decoder's linears; everything else frozen as it was loaded.
+    """A PeftModel with fp32 adapters on the targeted linears; everything else frozen as it was loaded.
 
     `prepare_model_for_kbit_training` is left out on purpose: it would upcast embedding and tower to fp32.
     """
@@ -104,14 +123,17 @@ def add_lora(base: Any, config: TrainConfig, anatomy: Anatomy) -> Any:
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=target_pattern(anatomy),
+        target_modules=target_pattern(anatomy, config.vision),
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(base, lora)
     if config.activation_checkpointing:
         # On the decoder alone and after PEFT: asked for on the whole model, hooks would make the frozen
         # tower's output require a gradient, and the tower be recomputed and back-propagated for nothing.
-        base.get_submodule(anatomy.decoder).activation_checkpointing_enable({"use_reentrant": False})
+        for name in (anatomy.decoder, *(anatomy.unquantized if config.vision == "lora" else ())):
+            part = base.get_submodule(name)
+            if getattr(part, "supports_gradient_checkpointing", False):
+                part.activation_checkpointing_enable({"use_reentrant": False})
     return model
 
 
@@ -126,22 +148,27 @@ def check_contract(model: Any, config: TrainConfig, anatomy: Anatomy) -> list[tu
     base = model.get_base_model()
     decoder = base.get_submodule(anatomy.decoder)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    layers = [(name, m) for name, m in decoder.named_modules() if name.rpartition(".")[2] in _linear_names()]
-    linears = [getattr(m, "base_layer", m) for _, m in layers]
-    expected = sum(config.lora_r * (m.in_features + m.out_features) for m in linears)
+    linears = _matching(base, target_pattern(anatomy))
+    beside = _matching(base, "|".join(anatomy.vision_linears)) if config.vision == "lora" else []
+    expected = sum(config.lora_r * (m.in_features + m.out_features) for m in (*linears, *beside))
     counted = sum(_numel(p) for p in trainable.values())
     four_bit = {id(m) for m in linears if isinstance(m, Linear4bit)}
     strays = [n for n, m in base.named_modules() if isinstance(m, Linear4bit) and id(m) not in four_bit]
     wanted = len(linears) if config.quantization == "nf4" else 0
     outside = [name for name in trainable if f".{anatomy.decoder}." not in f".{name}"]
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in trainable.values()})
-    tied = base.config.get_text_config().tie_word_embeddings or base.config.tie_word_embeddings
+    tied = getattr(base.config, "tie_word_embeddings", False)
     shared = base.get_output_embeddings().weight is base.get_input_embeddings().weight
     attention = sorted({getattr(m.config, "_attn_implementation", "") for m in (base, decoder)})
     checks = [
         ("trainable parameters", f"{counted:,}", counted == expected, f"{expected:,}"),
-        ("trained outside the language model", str(len(outside)), not outside, "0"),
-        ("adapter precision", ", ".join(dtypes), dtypes == ["float32"], "float32"),
+        (
+            "trained outside the language model",
+            str(len(outside)),
+            len(outside) == 2 * len(beside),
+            str(2 * len(beside)),
+        ),
+        ("adapter precision", ", ".join(dtypes) + _masters(), dtypes == ["float32"], "float32"),
         ("4-bit linears in the language model", str(len(four_bit)), len(four_bit) == wanted, str(wanted)),
         ("4-bit linears elsewhere", str(len(strays)), not strays, "0"),
         ("head tied to the embedding", str(shared), shared == bool(tied), str(bool(tied))),
@@ -152,8 +179,15 @@ def check_contract(model: Any, config: TrainConfig, anatomy: Anatomy) -> list[tu
     return [(what, found) for what, found, _, _ in checks]
 
 
-def _linear_names() -> set[str]:
-    return {f"{name}_proj" for name in LINEARS.split("|")}
+def _matching(base: Any, pattern: str) -> list[Any]:
+    """The linears at the paths that `pattern` means, below their adapters."""
+    return [getattr(m, "base_layer", m) for name, m in base.named_modules() if re.fullmatch(pattern, name)]
+
+
+def _masters() -> str:
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    bf16 = os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16"
+    return " masters of bfloat16 adapters (DeepSpeed)" if deepspeed and bf16 else ""
 
 
 def _numel(parameter: nn.Parameter) -> int:
@@ -164,7 +198,10 @@ def load_processor(model: str) -> Any:
     """The model's processor. Raises ConfigError when the model is neither here nor reachable."""
     from transformers import AutoProcessor
 
-    return _load(AutoProcessor, model)
+    try:
+        return _load(AutoProcessor, model)
+    except ImportError:
+        return processor_without_video(model)
 
 
 def load_model_config(model: str) -> Any:

@@ -26,6 +26,7 @@ from trainer.examples import append_text, encode_prompt, load_pictures, pad_and_
 from trainer.metrics import read_action
 from trainer.outcome import ConfigError
 from trainer.records import Record
+from trainer.traits import next_positions
 
 AUTO = "auto"
 MAX_ACTIONS = 64  # more are no choice among actions but free text
@@ -178,8 +179,12 @@ def _score_batch(model: Any, batch: dict[str, Tensor], rest: Sequence[Sequence[i
     cache.batch_repeat_interleave(len(longer))
     inputs = padded[:, :-1].repeat(count, 1)
     seen = batch["attention_mask"].repeat_interleave(len(longer), dim=0)
+    positions = next_positions(model, batch, most)
+    if positions is not None:
+        positions = positions.repeat_interleave(len(longer), dim=0)
     then = model(
         input_ids=inputs,
+        position_ids=positions,
         attention_mask=torch.cat((seen, torch.ones_like(inputs)), dim=1),
         past_key_values=cache,
         use_cache=True,

@@ -103,7 +103,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     )
     for note in dataset.notes:
         say(f"data: {note}", flush=True)
-    check_text_only(dataset)
+    check_text_only(config, dataset)
 
     processor = model.load_processor(config.model)
     with state.main_process_first():
@@ -138,7 +138,8 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     collator = TrainCollator(encoder)
     if state.is_main_process:
         show_examples(processor, encoder, SHOWN_EXAMPLES, say)
-    check_batch(collator([{"index": 0}]), base)
+    for what, found in check_batch(collator([{"index": 0}]), base, config):
+        say(f"  {what:<38} {found}", flush=True)
     sizes = (len(dataset.train), len(held_out))
     trainer = sft.build_trainer(config, peft_model, processor, sizes, collator, callbacks, store, stop)
 
@@ -202,25 +203,44 @@ def layout(config: TrainConfig, dataset: Dataset) -> dict[str, int]:
     }
 
 
-def check_text_only(dataset: Dataset) -> None:
-    """Raises ConfigError for records without a picture beside others under ZeRO-3, where the run would hang."""
+def check_text_only(config: TrainConfig, dataset: Dataset) -> None:
+    """Raises ConfigError for records without a picture beside others where some ranks would wait for the tower."""
     bare = sum(not record.pictures for record in (*dataset.train, *dataset.eval))
     mixed = 0 < bare < len(dataset.train) + len(dataset.eval)
-    if mixed and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        # A rank whose batch has no picture skips the tower, whose shards the others then wait for.
+    zero3 = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    # A rank whose batch has no picture skips the tower: its shards, or its adapters' gradients, do not come.
+    if mixed and (zero3 or (config.vision == "lora" and config.world_size > 1)):
+        what, instead = (
+            ("ZeRO-3", "CONFIG=multi_gpu") if zero3 else ("vision=lora on several GPUs", "vision=frozen")
+        )
         raise ConfigError(
-            f"{bare} records have no picture and the others do, which ZeRO-3 cannot train together: "
-            "CONFIG=multi_gpu, or leave them out"
+            f"{bare} records have no picture and the others do, which {what} cannot train together: "
+            f"{instead}, or leave them out"
         )
 
 
-def check_batch(batch: dict[str, Any], base: Any) -> None:
-    """Raises RuntimeError when a batch lacks the token types that the model's image mask is built from."""
-    from inspect import signature
+def check_batch(batch: dict[str, Any], base: Any, config: TrainConfig) -> list[tuple[str, str]]:
+    """(what, how it is) of a batch and what the tower makes of it, as in the model's contract.
 
-    takes = "token_type_ids" in signature(type(base).forward).parameters
-    if takes and "token_type_ids" not in batch:
-        raise RuntimeError("the batch has no token_type_ids: image tokens would silently get a causal mask")
+    Raises:
+        RuntimeError: token types are lacking, or the tower's features have a gradient when they must not, or none.
+    """
+    from trainer.traits import lacking_token_types, picture_features
+
+    if lacking := lacking_token_types(base, batch):
+        raise RuntimeError(f"the batch has no {lacking[0]}: the model would take image tokens for text")
+    features = picture_features(base, batch)
+    if features is None:
+        return [("token types", "present"), ("vision features", "none: the first record has no picture")]
+    if features.requires_grad != (config.vision == "lora"):
+        raise RuntimeError(
+            f"the pictures' features {'have a' if features.requires_grad else 'have no'} gradient with "
+            f"vision={config.vision}"
+        )
+    return [
+        ("token types", "present"),
+        ("vision features", f"{'with' if features.requires_grad else 'without'} gradient"),
+    ]
 
 
 def drop_unfit(processor: Any, dataset: Dataset, config: TrainConfig, say: Any) -> Dataset:
