@@ -1,0 +1,117 @@
+"""FLOPs of one training sample at Gemma 3 4B's true shape: this trainer beside the recipes that people start from.
+
+    .venv/cpu/bin/python -W ignore -m benchmarks.flops
+
+Counted by PyTorch's FLOP counter on tensors without memory, so it needs no GPU, weights or minutes; the same figures
+on every machine. LoRA r=64. Unpacking 4-bit weights is not counted, for any of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForImageTextToText, Gemma3Config
+
+from trainer.config import TrainConfig
+from trainer.head import install_supervised_head
+from trainer.model import add_lora, find_anatomy
+
+TEXT = {
+    "vocab_size": 262208, "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 1024,
+}  # fmt: skip
+VISION = {
+    "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27,
+    "num_attention_heads": 16, "image_size": 896, "patch_size": 14,
+}  # fmt: skip
+SHAPE = Gemma3Config(text_config=TEXT, vision_config=VISION, mm_tokens_per_image=256)
+LENGTHS = ((330, 16), (900, 80))  # tokens a sample, of which are scored
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    name: str
+    ours: bool
+    checkpointing: bool
+    targets: str | list[str] = ""
+    """What PEFT is told, where it is not the trainer that decides."""
+
+
+RECIPES = (
+    Recipe(name="Trainyard", ours=True, checkpointing=False),
+    Recipe(name="Trainyard, activation checkpointing", ours=True, checkpointing=True),
+    Recipe(
+        name="LoRA on `all-linear`, activation checkpointing as the libraries switch it on",
+        ours=False,
+        checkpointing=True,
+        targets="all-linear",
+    ),
+    Recipe(
+        name="LoRA on the list q_proj, ..., down_proj, checkpointing likewise",
+        ours=False,
+        checkpointing=True,
+        targets=[f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")],
+    ),
+)
+
+
+def build(recipe: Recipe) -> Any:
+    """The model with its adapters on meta tensors, ready to train."""
+    with torch.device("meta"):
+        base = AutoModelForImageTextToText.from_config(
+            SHAPE, attn_implementation="sdpa", dtype=torch.bfloat16
+        )
+    # The model compares the number of image tokens with the features', and meta tensors have no values.
+    image = base.config.image_token_id
+    base.model.get_placeholder_mask = lambda ids, inputs_embeds, image_features: (ids == image).unsqueeze(-1)
+    if recipe.ours:
+        config = TrainConfig(
+            model="-", data="-", output_dir="-", run_id="-", quantization="none",
+            activation_checkpointing=recipe.checkpointing,
+        )  # fmt: skip
+        model = add_lora(base, config, find_anatomy(SHAPE))
+        install_supervised_head(base)
+    else:
+        model = get_peft_model(
+            base, LoraConfig(r=64, lora_alpha=128, target_modules=recipe.targets, task_type="CAUSAL_LM")
+        )
+        # What transformers and PEFT do for gradient_checkpointing=True on a PEFT model.
+        base.enable_input_require_grads()
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    return model.to(torch.bfloat16).train()
+
+
+def tflop(recipe: Recipe, model: Any, *, tokens: int, scored: int) -> float:
+    """TFLOP of one sample's forward and backward pass."""
+
+    def zeros(*size: int) -> torch.Tensor:
+        return torch.zeros(size, dtype=torch.long, device="meta")
+
+    batch = {name: zeros(1, tokens) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    batch["pixel_values"] = torch.zeros(1, 3, 896, 896, dtype=torch.bfloat16, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        if recipe.ours:
+            model(**batch, loss_positions=zeros(scored), loss_targets=zeros(scored))["loss_sum"].backward()
+        else:
+            model(**batch, labels=zeros(1, tokens)).loss.backward()
+    return counter.get_total_flops() / 1e12
+
+
+def main() -> None:
+    found = []
+    for recipe in RECIPES:
+        model = build(recipe)
+        found.append([tflop(recipe, model, tokens=t, scored=s) for t, s in LENGTHS])
+    heads = " | ".join(f"{tokens} tokens, {scored} scored | times ours" for tokens, scored in LENGTHS)
+    print(f"| TFLOP a sample | {heads} |\n|---|{'---|---|' * len(LENGTHS)}")
+    for recipe, counts in zip(RECIPES, found, strict=True):
+        cells = " | ".join(f"{n:.1f} | {n / best:.1f}" for n, best in zip(counts, found[0], strict=True))
+        print(f"| {recipe.name} | {cells} |")
+
+
+if __name__ == "__main__":
+    main()
