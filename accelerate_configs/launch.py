@@ -74,6 +74,8 @@ def launch_env(spec: JobSpec, candidate: Candidate) -> tuple[tuple[str, str], ..
         "OMP_NUM_THREADS": str(max(1, spec.cpus // max(1, spec.gpus))),
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if spec.sweep:
+        env["WANDB_RUN_GROUP"] = spec.sweep
     if spec.device == "cpu":
         # Threads that spin while they wait cost 4 times the time where cores are shared with anything else.
         env["OMP_WAIT_POLICY"] = "passive"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from trainer.job import JobSpec, Plan
 from trainer.outcome import BAD_CONFIG, RUN_AGAIN, STATUS_FILE_ENV
@@ -46,12 +47,55 @@ RETRY = [
 
 def render(plan: Plan) -> str:
     """The whole script, ending in a newline."""
+    setup = [*_heading(plan.spec), *_exports(plan.env), *_setup(plan.spec)]
+    return _write(plan.spec, setup, _command(plan.spec, _argv_lines(plan.launch_argv)), log_id="%j")
+
+
+def render_array(sweep_id: str, members: Mapping[int, Plan], *, parallel: int) -> str:
+    """One script for members of a sweep, by index, of whom at most `parallel` run at once.
+
+    What a member has for itself, of its command and environment, is chosen by its index; the rest, and the
+    resources, are the first one's. Members are called `<sweep id>-<index>`.
+    """
+    plans = list(members.values())
+    spec = replace(plans[0].spec, run_id=f"{sweep_id}-%a")
+    env = [pair for pair in plans[0].env if all(pair in plan.env for plan in plans)]
+    commands = [_argv_lines(plan.launch_argv) for plan in plans]
+    heads = [lines[: lines.index("-m trainer.train") + 1] for lines in commands]
+    # Options count wherever they stand, but the launcher's before the module.
+    same = heads.count(heads[0]) == len(heads)
+    shared = [line for line in commands[0] if same and all(line in lines for lines in commands)]
+    chosen = ["# What this member has for itself.", 'case "$SLURM_ARRAY_TASK_ID" in']
+    for (index, plan), lines in zip(members.items(), commands, strict=True):
+        own = _exports([pair for pair in plan.env if pair not in env])
+        words = " \\\n      ".join(line for line in lines if line not in shared)
+        chosen += [f"  {index})", *(f"    {line}" for line in own), f"    set -- {words}", "    ;;"]
+    unknown = f'  *) echo "trainyard: the sweep has no member $SLURM_ARRAY_TASK_ID" >&2; exit {BAD_CONFIG} ;;'
+    setup = [*_heading(*(plan.spec for plan in plans)), *_exports(env), *chosen, unknown, "esac", *_setup(spec)]
+    return _write(
+        spec,
+        setup,
+        _command(spec, [*shared, '"$@"']),
+        log_id="%A_%a",
+        name=job_name(replace(spec, run_id=sweep_id)),
+        array=f"{_indices(list(members))}%{parallel}",
+    )
+
+
+def _indices(numbers: Sequence[int]) -> str:
+    """`0-5` where none is missing, else `1,3,4`."""
+    first, last = numbers[0], numbers[-1]
+    return f"{first}-{last}" if len(numbers) == last - first + 1 > 1 else ",".join(map(str, numbers))
+
+
+def _write(
+    spec: JobSpec, setup: list[str], command: str, *, log_id: str, name: str = "", array: str = ""
+) -> str:
     from submitit.slurm.slurm import _make_sbatch_string  # 60 ms, and only this needs it
 
-    spec = plan.spec
     write: Callable[..., str] = _make_sbatch_string
     flags = {
-        "job_name": job_name(spec),
+        "job_name": name or job_name(spec),
         "account": spec.account,
         "partition": spec.partition,
         "qos": spec.qos,
@@ -67,17 +111,18 @@ def render(plan: Plan) -> str:
         "mail_type": spec.mail_type,
     }
     text = write(
-        command=_command(plan),
+        command=command,
         folder=log_dir(spec),
-        setup=_setup(plan),
+        setup=setup,
         stderr_to_stdout=True,  # one file to follow
         use_srun=False,  # the srun line is in the command: submitit's would log into a second file
         wckey=None,  # refused by clusters that track workload characterization keys
         additional_parameters={
+            **({"array": array} if array else {}),
             "chdir": spec.project_dir,
             # Nothing of the submitting shell, secrets least of all, goes into the job.
             "export": "NONE",
-            "output": log_path(spec, job_id="%j"),
+            "output": log_path(spec, job_id=log_id),
             **({"reservation": spec.reservation} if spec.reservation else {}),
             "requeue": True,  # by Slurm itself, after preemption or the loss of a node
             # To the tasks, not to this shell: before the time limit, and at once with preempt_send_user_signal.
@@ -123,18 +168,26 @@ def job_python(spec: JobSpec) -> str:
     return os.path.join(spec.project_dir, ".venv", spec.device, "bin", "python")
 
 
-def _setup(plan: Plan) -> list[str]:
-    """What the batch shell does on the first node before it starts the tasks."""
-    spec = plan.spec
-    lines = [
+def _heading(*specs: JobSpec) -> list[str]:
+    """What comes before the job's environment. Of an array all `specs`, each with a folder of its own."""
+    return [
         "# Slurm does not make the log's folder, and a job without it ends without a word. Before sbatch:",
-        f"#   mkdir -p {shlex.quote(log_dir(spec))}",
-        *_module_lines(spec),
+        *(f"#   mkdir -p {shlex.quote(log_dir(spec))}" for spec in specs),
+        *_module_lines(specs[0]),
         "set -eu",
         "# From a site's login files; either would lead Python away from the checkout's environment.",
         "unset PYTHONHOME PYTHONPATH",
         "export PYTHONUNBUFFERED=1",
-        *(f"export {name}={shlex.quote(value)}" for name, value in sorted(plan.env)),
+    ]
+
+
+def _exports(env: Sequence[tuple[str, str]]) -> list[str]:
+    return [f"export {name}={shlex.quote(value)}" for name, value in sorted(env)]
+
+
+def _setup(spec: JobSpec) -> list[str]:
+    """What the batch shell does on the first node before it starts the tasks."""
+    lines = [
         "# This shell outlives a SIGTERM, to see how the tasks end. They are to have stopped before the job's end.",
         "trap : TERM",
         *JOB_ID,
@@ -175,9 +228,8 @@ def _module_lines(spec: JobSpec) -> list[str]:
     ]
 
 
-def _command(plan: Plan) -> str:
+def _command(spec: JobSpec, argv_lines: Sequence[str]) -> str:
     """srun with one task a node: the supervisor itself, which reads the node's rank where it runs."""
-    spec = plan.spec
     srun = [
         "srun",
         f"--nodes={spec.nodes}",
@@ -194,7 +246,7 @@ def _command(plan: Plan) -> str:
     lines = [
         shlex.join(srun),
         shlex.join([job_python(spec), "-m", "trainer.supervise", "--"]),
-        *_argv_lines(plan.launch_argv),
+        *argv_lines,
     ]
     return " \\\n  ".join(lines) + " || true"
 

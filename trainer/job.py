@@ -95,6 +95,8 @@ class JobSpec:
     """Absolute path of the checkout that the job runs from."""
     name: str
     run_id: str
+    sweep: str | None = None
+    """Id of the sweep that the run is a member of; also its W&B group."""
 
     gpus: int = 1
     """Per node; 0 only on device cpu."""
