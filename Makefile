@@ -9,7 +9,7 @@ override given := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(first
 # For the job. A test keeps this list equal to the table in trainer/request.py.
 override VARIABLES := GPUS NODES VRAM GPU_TYPE TIME MODEL DATA OUTPUT NAME RUN CONFIG CONFIG_FILE DEVICE RUNTIME IMAGE ACCOUNT PARTITION \
   QOS CONSTRAINT EXCLUDE RESERVATION MAIL_USER MAIL_TYPE GPU_FLAG MODULES ENVIRONMENT SITE \
-  CPUS MEM MAX_STEPS LEARNING_RATE LORA QUANTIZATION EFFECTIVE_BATCH MAX_LENGTH SEED FORMAT
+  CPUS MEM MAX_STEPS LEARNING_RATE LORA QUANTIZATION EFFECTIVE_BATCH MAX_LENGTH SEED GRID PARALLEL FORMAT
 # For make itself: the scheduler, the flavour of torch that demo, run and test use, the Python to build with.
 override OWN := TO TORCH PYTHON
 
@@ -25,7 +25,7 @@ ifneq ($(filter-out slurm,$(if $(filter TO,$(given)),$(value TO),slurm)),)
 $(error TO=$(value TO): only slurm is available yet, leave TO out)
 endif
 override BACKEND := slurm
-override LAUNCH_VERBS := plan render check submit status logs cancel resume list site
+override LAUNCH_VERBS := plan render check submit sweep status logs cancel resume list site
 override LAUNCH := .venv/launch/bin/python -m $(BACKEND)
 
 ifneq ($(unknown),)
@@ -34,7 +34,7 @@ $(error unknown $(unknown): known are $(VARIABLES) $(OWN))
 endif
 endif
 
-.PHONY: help demo test test-fast lint env plan render check submit status logs cancel resume list site run golden
+.PHONY: help demo test test-fast lint env plan render check submit sweep status logs cancel resume list site run golden
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,9 @@ check: .venv/launch/.made ## ask Slurm whether it could ever run the job; queues
 
 submit: .venv/launch/.made ## plan, render and submit; makes the job's environment if it is missing
 	@device=$$($(LAUNCH) ready) && sh make-env.sh "$$device" >/dev/null && $(LAUNCH) submit
+
+sweep: .venv/launch/.made ## a grid of runs as one job array: GRID="LEARNING_RATE=1e-4,2e-4 LORA=low,medium"
+	@device=$$($(LAUNCH) sweep-ready) && sh make-env.sh "$$device" >/dev/null && $(LAUNCH) sweep
 
 status: .venv/launch/.made ## where a run is and what to type next (RUN=; left out: the newest)
 	@$(LAUNCH) status

@@ -15,6 +15,7 @@ from trainer.outcome import FINISHED, ConfigError
 from trainer.request import resolve
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
+OF_SWEEPS_TOO = ("status", "logs", "cancel", "resume")
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -29,12 +30,16 @@ def _plan(given: dict[str, str], environ: Mapping[str, str], *, run_suffix: str 
 
 
 def plan(given: dict[str, str], environ: Mapping[str, str]) -> int:
+    if "GRID" in given:
+        return _sweep("plan")(given, environ)
     return cli.print_plan(_plan(given, environ), given.get("FORMAT"))
 
 
 def render(given: dict[str, str], environ: Mapping[str, str]) -> int:
     from slurm.script import render
 
+    if "GRID" in given:
+        return _sweep("render")(given, environ)
     print(render(_plan(given, environ)), end="")
     return FINISHED
 
@@ -94,7 +99,21 @@ def _after(name: str) -> cli.Verb:
     """A verb of slurm.verbs, imported when it is used: plan and render answer sooner without it."""
 
     def verb(given: dict[str, str], environ: Mapping[str, str]) -> int:
+        if name in OF_SWEEPS_TOO:
+            members = importlib.import_module("slurm.members")
+            if sweep := members.find(given, environ, PROJECT_DIR):
+                return int(getattr(members, name)(sweep, given, environ, PROJECT_DIR))
         act = getattr(importlib.import_module("slurm.verbs"), name)
+        return int(act(given, environ, PROJECT_DIR))
+
+    return verb
+
+
+def _sweep(name: str) -> cli.Verb:
+    """A verb of slurm.sweep."""
+
+    def verb(given: dict[str, str], environ: Mapping[str, str]) -> int:
+        act = getattr(importlib.import_module("slurm.sweep"), name)
         return int(act(given, environ, PROJECT_DIR))
 
     return verb
@@ -107,6 +126,8 @@ VERBS: dict[str, cli.Verb] = {
     "submit": submit,
     "site": site,
     "ready": ready,
+    "sweep": _sweep("sweep"),
+    "sweep-ready": _sweep("ready"),
     "status": _after("status"),
     "logs": _after("logs"),
     "cancel": _after("cancel"),

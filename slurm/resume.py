@@ -43,13 +43,13 @@ def resume(
         raise ConfigError(
             f"run {run.run_id} is finished ({run.folder / 'adapter'}): make submit starts another"
         )
-    with _alone(run.folder):
+    with alone(run.folder):
         run = read_run(run.folder)
         for job in find_jobs(run.job_ids, environ).values():
             if not job.ended:
                 said = f"job {job.job_id} of run {run.run_id} is {job.state}"
                 raise ConfigError(f"{said}: make cancel RUN={run.run_id} ends it, then resume")
-        plan = _plan(run, project_dir, changes)
+        plan = plan_again(run, project_dir, changes)
         check(plan, environ, again=True)
         check_planned(plan)
         check_environment(plan.spec)
@@ -59,7 +59,8 @@ def resume(
     return submitted, notes
 
 
-def _plan(run: Run, project_dir: Path, changes: Mapping[str, Any]) -> Plan:
+def plan_again(run: Run, project_dir: Path, changes: Mapping[str, Any]) -> Plan:
+    """The plan for the request in run.json, with `changes`. Raises ConfigError when it cannot be used."""
     try:
         spec = read_spec(run.record["spec"], project_dir=project_dir)
     except ConfigError as error:
@@ -82,9 +83,14 @@ def _resubmit(run: Run, plan: Plan, environ: Mapping[str, str], changes: Mapping
     except BaseException:
         script.write_bytes(before)
         raise
+    record_again(run, plan, job_id, changes)
+    return job_id
+
+
+def record_again(run: Run, plan: Plan, job_id: str, changes: Mapping[str, Any]) -> None:
+    """Into run.json: the new job, and how it was planned."""
     kept = {"spec": {**run.record["spec"], **changes}, "job_ids": [*run.job_ids, job_id]}
     write_record(run.folder, {**run.record, **run_record(plan), **kept})
-    return job_id
 
 
 def _changed(before: Mapping[str, Any], plan: Plan) -> list[str]:
@@ -98,7 +104,7 @@ def _changed(before: Mapping[str, Any], plan: Plan) -> list[str]:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Of two that resume a run at once, one is refused: two jobs in one folder would spoil it."""
     lock = folder / LOCK_NAME
     try:

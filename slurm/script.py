@@ -71,7 +71,14 @@ def render_array(sweep_id: str, members: Mapping[int, Plan], *, parallel: int) -
         words = " \\\n      ".join(line for line in lines if line not in shared)
         chosen += [f"  {index})", *(f"    {line}" for line in own), f"    set -- {words}", "    ;;"]
     unknown = f'  *) echo "trainyard: the sweep has no member $SLURM_ARRAY_TASK_ID" >&2; exit {BAD_CONFIG} ;;'
-    setup = [*_heading(*(plan.spec for plan in plans)), *_exports(env), *chosen, unknown, "esac", *_setup(spec)]
+    setup = [
+        *_heading(*(plan.spec for plan in plans)),
+        *_exports(env),
+        *chosen,
+        unknown,
+        "esac",
+        *_setup(spec),
+    ]
     return _write(
         spec,
         setup,

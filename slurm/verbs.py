@@ -34,14 +34,14 @@ ASK_FIRST_S, ASK_LAST_S = 1.0, 15.0
 def status(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path) -> int:
     run = _find(given, environ, project_dir)
     jobs = list(find_jobs(run.job_ids, environ).values())
-    print(status_text(look_at(run, jobs, _log(run)), command_words(given, run.run_id)))
+    print(status_text(look_at(run, jobs, log_path(run)), command_words(given, run.run_id)))
     return FINISHED
 
 
 def list_runs(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path) -> int:
     if "RUN" in given:
         raise ConfigError(f"RUN={given['RUN']}: list shows all; make status RUN=... shows one")
-    output = _output(given, environ, project_dir)
+    output = output_folder(given, environ, project_dir)
     folders = run_folders(output)
     if not folders:
         print(f"no run in {output}")
@@ -61,12 +61,17 @@ def cancel(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Pa
     if not live:
         print(f"run {run.run_id} has no job that is pending or running")
         return FINISHED
-    done = slurm("scancel", *live, environ=environ)
-    if done.returncode:
-        raise SlurmError(f"scancel failed: {words(done)}")
+    scancel(live, environ)
     said = command_words(given, run.run_id)
     print(f"cancelled job {', '.join(live)} of run {run.run_id}; make resume {said} starts it again")
     return FINISHED
+
+
+def scancel(job_ids: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Raises SlurmError with its own words."""
+    done = slurm("scancel", *job_ids, environ=environ)
+    if done.returncode:
+        raise SlurmError(f"scancel failed: {words(done)}")
 
 
 def resume(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path) -> int:
@@ -74,11 +79,15 @@ def resume(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Pa
     from slurm.submit import follow_up
 
     run = _find(given, environ, project_dir, only=True, takes=(*TAKES, *CHANGES))
-    anew = parse_given({name: text for name, text in given.items() if name in CHANGES})
-    changes = {str(BY_NAME[name].field): value for name, value in anew.items()}
-    submitted, notes = resume(run, environ, project_dir, changes)
+    submitted, notes = resume(run, environ, project_dir, changes(given))
     print("\n".join([*(f"note    {note}" for note in notes), follow_up(submitted)]))
     return FINISHED
+
+
+def changes(given: Mapping[str, str]) -> dict[str, object]:
+    """JobSpec fields that a resumed run is given anew. Raises ConfigError for a value that is not allowed."""
+    anew = parse_given({name: text for name, text in given.items() if name in CHANGES})
+    return {str(BY_NAME[name].field): value for name, value in anew.items()}
 
 
 def logs(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path) -> int:
@@ -88,7 +97,7 @@ def logs(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path
         if not run.job_ids:
             raise ConfigError(f"run {run.run_id} was started without Slurm: its output went to the terminal")
         for job_id in run.job_ids[:-1]:
-            _copy(_log(run, job_id), 0)
+            _copy(log_path(run, job_id), 0)
         _follow(run, environ)
     except KeyboardInterrupt:
         pass
@@ -109,7 +118,7 @@ def _follow(run: Run, environ: Mapping[str, str]) -> None:
             ask_at = time.monotonic() + pause
             pause = min(pause * 1.5, ASK_LAST_S)
         # After the question: what a job wrote before it ended is in the file by now.
-        at = _copy(_log(run, job_id), at)
+        at = _copy(log_path(run, job_id), at)
         if ended:
             return
         time.sleep(READ_EVERY_S)
@@ -149,13 +158,13 @@ def _find(
     only: bool = False,
     takes: Sequence[str] = TAKES,
 ) -> Run:
-    run = find_run(given.get("RUN"), _output(given, environ, project_dir, takes), only=only)
+    run = find_run(given.get("RUN"), output_folder(given, environ, project_dir, takes), only=only)
     if "RUN" not in given:
         say(f"RUN is left out: {run.run_id}, the newest in {run.folder.parent}")
     return run
 
 
-def _output(
+def output_folder(
     given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path, takes: Sequence[str] = TAKES
 ) -> Path:
     """The folder of runs. Raises ConfigError for variables that say nothing to these verbs."""
@@ -167,7 +176,7 @@ def _output(
 
 
 def _look(run: Run, jobs: Mapping[str, Job]) -> Seen:
-    return look_at(run, [jobs[job_id] for job_id in run.job_ids[-1:] if job_id in jobs], _log(run))
+    return look_at(run, [jobs[job_id] for job_id in run.job_ids[-1:] if job_id in jobs], log_path(run))
 
 
 def _readable(folder: Path) -> Run | None:
@@ -177,6 +186,6 @@ def _readable(folder: Path) -> Run | None:
         return None
 
 
-def _log(run: Run, job_id: str = "") -> Path:
+def log_path(run: Run, job_id: str = "") -> Path:
     last = run.job_ids[-1] if run.job_ids else "none"
     return run.folder / "logs" / f"slurm-{job_id or last}.log"

@@ -246,29 +246,6 @@ def test_a_node_that_cannot_do_it_is_named_and_the_job_ends_with_1(
     assert "attempt of" not in job.log
 
 
-def test_one_member_of_an_array_is_requeued_alone(cluster: Cluster, start: Callable[..., Job]) -> None:
-    job = start(toy={"max_steps": 1})
-    job.run_on()
-    text = (job.run_dir / "job.sbatch").read_text().replace("--max_steps 1", "--max_steps 60")
-    # The members' run folders: the script's, and the member's number.
-    text = re.sub(r"(--output_dir .*?)( \\)?\n", r'\1-"$SLURM_ARRAY_TASK_ID"\2\n', text)
-    script = job.run_dir / "array.sbatch"
-    script.write_text(text.replace("slurm-%j", "array-%a"))
-    for member in "01":
-        Path(f"{job.run_dir}-{member}").mkdir()
-    array = cluster.run("sbatch", "--parsable", "--array=0-1", str(script)).stdout.strip()
-    logs = [job.log_path.with_name(f"array-{member}.log") for member in "01"]
-    wait_for(lambda: all("step 5\n" in read(log) for log in logs), lambda: str(list(map(read, logs))), 60)
-    cluster.run("scancel", "--signal=USR1", f"{array}_1")
-    wait_for(lambda: cluster.job(f"{array}_1")["Restarts"] == "1", lambda: read(logs[1]), 60)
-    wait_for(lambda: cluster.job(f"{array}_0")["JobState"] == "COMPLETED", lambda: read(logs[0]), 60)
-    assert cluster.job(f"{array}_0")["Restarts"] == "0"
-    wait_for(lambda: not any(has_steps(cluster, cluster.job(f"{array}_{n}")["JobId"]) for n in "01"), str, 60)
-    cluster.run("scontrol", "update", f"jobid={array}_1", "starttime=now")
-    assert cluster.wait(f"{array}_1")["JobState"] == "COMPLETED"
-    assert [read_losses(Path(f"{job.run_dir}-{member}")) for member in "01"] == [toy_losses(60)] * 2
-
-
 def test_the_third_attempt_in_a_row_without_a_step_is_the_last(
     cluster: Cluster, start: Callable[..., Job]
 ) -> None:

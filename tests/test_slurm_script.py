@@ -7,14 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plans import ENV, make_plan
 
-from slurm.script import job_name, render
+from slurm.script import job_name, render, render_array
 from slurm.site import SITE_KEYS
 from trainer.job import Plan
 from trainer.outcome import ConfigError
@@ -52,29 +54,49 @@ PLANS: dict[str, Plan] = {
 }
 
 
-@pytest.mark.parametrize("name", PLANS)
+def sweep_plan(index: int, config: str = "single_gpu", **request: Any) -> Plan:
+    plan = make_plan(run_id=f"sweep-{index}", sweep="sweep", **request)
+    own = ("--run_id", plan.spec.run_id, "--learning_rate", f"{index + 1}e-4", "--seed", "0")
+    argv = [word.replace("single_gpu", config) for word in plan.launch_argv]
+    env = (*ENV, ("TRAINYARD_PEAK_GIB", f"{14 + index // 2}"), ("WANDB_RUN_GROUP", "sweep"))
+    return replace(plan, launch_argv=(*argv, *own), env=env)
+
+
+SCRIPTS: dict[str, str] = {
+    **{name: render(plan) for name, plan in PLANS.items()},
+    "sweep": render_array("sweep", {i: sweep_plan(i) for i in range(3)}, parallel=2),
+    "sweep_of_what_is_left": render_array(
+        "sweep",
+        {i: sweep_plan(i, config, data="it's $HOME") for i, config in ((1, "single_gpu"), (4, "multi_gpu"))},
+        parallel=4,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_the_script_is_the_recorded_one(name: str) -> None:
     recorded = GOLDEN / f"{name}.sbatch"
     if os.environ.get("TRAINYARD_REWRITE_GOLDEN"):
         GOLDEN.mkdir(exist_ok=True)
-        recorded.write_text(render(PLANS[name]), encoding="utf-8")
-    assert render(PLANS[name]).split("\n") == recorded.read_text(encoding="utf-8").split("\n")
+        recorded.write_text(SCRIPTS[name], encoding="utf-8")
+    assert SCRIPTS[name].split("\n") == recorded.read_text(encoding="utf-8").split("\n")
 
 
 def test_no_recorded_script_is_left_over() -> None:
-    assert {path.stem for path in GOLDEN.glob("*.sbatch")} == set(PLANS)
+    assert {path.stem for path in GOLDEN.glob("*.sbatch")} == set(SCRIPTS)
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_shellcheck_has_nothing_to_say(name: str, tmp_path: Path) -> None:
     shellcheck = shutil.which(
         "shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     )
     assert shellcheck, "shellcheck comes with the dev extra"
     script = tmp_path / "job.sbatch"
-    script.write_text(render(PLANS[name]), encoding="utf-8")
+    script.write_text(SCRIPTS[name], encoding="utf-8")
     # SC2016 says that $ is not expanded in single quotes, which is the point of them.
-    command = [shellcheck, *(["--exclude=SC2016"] if name == "awkward_paths" else []), str(script)]
+    awkward = name in ("awkward_paths", "sweep_of_what_is_left")
+    command = [shellcheck, *(["--exclude=SC2016"] if awkward else []), str(script)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from trainer.job import Plan
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SchedulerError
-from trainer.request import help_text, read_given
+from trainer.request import OF_SWEEPS, help_text, read_given
 from trainer.values import nearest
 
 Verb = Callable[[dict[str, str], Mapping[str, str]], int]
@@ -27,6 +27,8 @@ VERBS: dict[str, str] = {
     "submit": "plan, render and submit",
     "check": "ask the cluster whether it would take the job; queues nothing",
     "site": "draft the site file from what the cluster says",
+    "sweep": "submit a grid of runs as one job array (--grid); plan and render take grids too",
+    "sweep-ready": "what ready does, for a grid",
     "ready": "check all that submit would and print the device whose environment it needs",
     "status": "where a run is and what to type next (--run; left out: the newest)",
     "logs": "print a run's log and follow it until its job has ended",
@@ -74,11 +76,14 @@ def _run(backend: Backend, argv: Sequence[str], environ: Mapping[str, str]) -> i
     given = read_given(argv[1:], environ)
     if "FORMAT" in given and verb != "plan":
         raise ConfigError(f"FORMAT={given['FORMAT']}: only plan has formats, leave it out for {verb}")
+    sweeping = ("sweep", "sweep-ready", "plan", "render") if "sweep" in backend.verbs else ()
+    if odd := [name for name in OF_SWEEPS if name in given and verb not in sweeping]:
+        raise ConfigError(f"{odd[0]}={given[odd[0]]}: only make sweep takes it, leave it out for {verb}")
     return backend.verbs[verb](given, environ)
 
 
 def usage(backend: Backend) -> str:
-    rows = [f"  {name:<7} {text}" for name, text in VERBS.items() if name in backend.verbs]
+    rows = [f"  {name:<11} {text}" for name, text in VERBS.items() if name in backend.verbs]
     heading = f"usage: python -m {backend.name} VERB [--gpus 2 | --gpus=2 ...], or make VERB GPUS=2 ..."
     return "\n".join([heading, "", *rows])
 

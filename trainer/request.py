@@ -115,8 +115,13 @@ VARIABLES: tuple[Variable, ...] = (
         "MAX_LENGTH", "max_length", values.integer(16, 1 << 20), "tokens a sample, images included (1024)"
     ),
     _variable("SEED", "seed", values.integer(0, 2**32 - 1), "seed of everything drawn (0)"),
+    _variable(
+        "GRID", None, values.text, "sweep: what members differ in: LEARNING_RATE=1e-4,2e-4 LORA=low,high"
+    ),
+    _variable("PARALLEL", None, values.integer(1, 256), "sweep: members that run at once, at most (4)"),
     _variable("FORMAT", None, values.one_of("text", "json"), "plan: text or json (text)"),
 )
+OF_SWEEPS = ("GRID", "PARALLEL")
 NO_SITE = Site()
 BY_NAME = {variable.name: variable for variable in VARIABLES}
 BY_FLAG = {variable.flag: variable for variable in VARIABLES}

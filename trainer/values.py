@@ -149,6 +149,13 @@ def scheduler_name(name: str, text: str) -> str:
     raise refuse(name, text, "takes letters, digits and _.,- and does not begin with -")
 
 
+def text(name: str, text: str) -> str:
+    """One line of anything printable, to be read by whoever asked for it."""
+    if text.isprintable() and len(text) <= 4096:
+        return text
+    raise refuse(name, text, "takes at most 4096 printable characters on one line")
+
+
 def path(extra_refused: str = "") -> Parser:
     """A path or hub id: anything printable, spaces and quotes too. It will be quoted, never interpreted."""
 

@@ -1,0 +1,123 @@
+"""status, logs, cancel and resume for all members of a sweep at once: `make status RUN=<sweep id>`.
+
+Each returns the exit code, and is taken by `python -m slurm` where RUN is a sweep's id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from slurm import verbs
+from slurm.queue import find_jobs
+from slurm.resume import alone, plan_again, record_again
+from slurm.script import render_array
+from slurm.submit import SCRIPT_NAME, SubmitError, check, check_environment, sbatch
+from trainer.cli import command_words, say
+from trainer.outcome import FINISHED, ConfigError
+from trainer.progress import STEP_LINE, Job, tail
+from trainer.runs import Run
+from trainer.sweep import Recorded, check_files, read_sweep, results_table
+
+Words = Mapping[str, str]
+
+
+def find(given: Words, environ: Words, project_dir: Path) -> Recorded | None:
+    """The sweep that RUN names, if it names one. Raises ConfigError as the verbs do."""
+    takes = (*verbs.TAKES, *verbs.CHANGES)
+    output = verbs.output_folder(given, environ, project_dir, takes)
+    return read_sweep(output / given["RUN"]) if "RUN" in given else None
+
+
+def status(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> int:
+    verbs.output_folder(given, environ, project_dir)
+    members = sweep.members()
+    jobs = _jobs(members, environ)
+    words = command_words(given, sweep.sweep_id)
+    print(results_table(sweep, [_state(run, jobs) for run in members]))
+    if all(map(_finished, members)):
+        return FINISHED
+    if any(not job.ended for job in jobs.values()):
+        print(f"next   make logs {words} (follows one; make cancel {words} ends all)")
+    else:
+        print(f"next   make resume {words} (those that are unfinished)")
+    return FINISHED
+
+
+def logs(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> int:
+    """The log of the first member that is running, else of the first unfinished, else of the first."""
+    members = sweep.members()
+    jobs = _jobs(members, environ)
+    running = [run for run in members if _last(run, jobs).state == "RUNNING"]
+    one = (running or [run for run in members if not _finished(run)] or members)[0]
+    say(f"RUN={sweep.sweep_id} is a sweep: this is {one.run_id}, RUN= shows another")
+    return verbs.logs({**given, "RUN": one.run_id}, environ, project_dir)
+
+
+def cancel(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> int:
+    verbs.output_folder(given, environ, project_dir)
+    live = [job_id for job_id, job in _jobs(sweep.members(), environ).items() if not job.ended]
+    if not live:
+        print(f"sweep {sweep.sweep_id} has no job that is pending or running")
+        return FINISHED
+    verbs.scancel(live, environ)
+    words = command_words(given, sweep.sweep_id)
+    print(f"cancelled {len(live)} jobs of sweep {sweep.sweep_id}; make resume {words} starts them again")
+    return FINISHED
+
+
+def resume(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> int:
+    """All members that are neither finished nor in the queue, as one array again; each keeps its index."""
+    changes = verbs.changes(given)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(alone(sweep.folder))
+        members = dict(enumerate(sweep.members()))
+        jobs = _jobs(list(members.values()), environ)
+        left = {i: run for i, run in members.items() if not _finished(run) and _last(run, jobs).ended}
+        if not left:
+            raise ConfigError(f"sweep {sweep.sweep_id} has no member that is unfinished and out of the queue")
+        for run in left.values():
+            stack.enter_context(alone(run.folder))
+        plans = {i: plan_again(run, project_dir, changes) for i, run in left.items()}
+        first = next(iter(plans.values()))
+        check(first, environ, again=True)
+        check_files(list(plans.values()))
+        check_environment(first.spec)
+        job_id = _resubmit(sweep, render_array(sweep.sweep_id, plans, parallel=sweep.parallel), environ)
+        for index, run in left.items():
+            record_again(run, plans[index], f"{job_id}_{index}", changes)
+    print(f"job {job_id} takes up {', '.join(run.run_id for run in left.values())}")
+    print(f"status  make status {command_words(given, sweep.sweep_id)}")
+    return FINISHED
+
+
+def _resubmit(sweep: Recorded, text: str, environ: Words) -> str:
+    script = sweep.folder / SCRIPT_NAME
+    try:
+        before = script.read_bytes()
+        script.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SubmitError(f"cannot write {script}: {error.strerror}") from error
+    try:
+        return sbatch(script, environ)
+    except BaseException:
+        script.write_bytes(before)
+        raise
+
+
+def _jobs(members: Sequence[Run], environ: Words) -> dict[str, Job]:
+    return find_jobs([job_id for run in members for job_id in run.job_ids], environ)
+
+
+def _last(run: Run, jobs: Mapping[str, Job]) -> Job:
+    return jobs[run.job_ids[-1]] if run.job_ids else Job(job_id="-", state="-", ended=True)
+
+
+def _state(run: Run, jobs: Mapping[str, Job]) -> tuple[str, str]:
+    steps = STEP_LINE.findall(tail(verbs.log_path(run)))
+    return _last(run, jobs).state, steps[-1] if steps else "-"
+
+
+def _finished(run: Run) -> bool:
+    return (run.folder / "adapter").exists()

@@ -1,0 +1,108 @@
+"""`make sweep` on Slurm: a grid as one job array, in which every member is a run of its own. What comes after is
+slurm/members.py's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from slurm.nodes import refuse_what_cannot_run
+from slurm.script import log_dir, render_array
+from slurm.site import find_site
+from slurm.submit import SCRIPT_NAME, SubmitError, check, check_environment, sbatch
+from trainer import cli
+from trainer.outcome import FINISHED, ConfigError
+from trainer.request import DEFAULT_OUTPUT
+from trainer.runs import run_record, write_record
+from trainer.sweep import EXAMPLE, Sweep, check_members, plan_grid, plan_table, write_sweep
+
+Words = Mapping[str, str]
+
+
+def plan(given: Words, environ: Words, project_dir: Path) -> int:
+    planned = _planned(given, environ, project_dir)
+    if given.get("FORMAT") == "json":
+        print(json.dumps([member.to_dict() for member in planned.plans], indent=2))
+    else:
+        print(plan_table(planned))
+    return FINISHED
+
+
+def render(given: Words, environ: Words, project_dir: Path) -> int:
+    print(_script(_planned(given, environ, project_dir)), end="")
+    return FINISHED
+
+
+def ready(given: Words, environ: Words, project_dir: Path) -> int:
+    print(_checked(given, environ, project_dir).plans[0].spec.device)
+    return FINISHED
+
+
+def sweep(given: Words, environ: Words, project_dir: Path) -> int:
+    planned = _checked(given, environ, project_dir)
+    job_id = submit(planned, environ)
+    output = planned.plans[0].spec.output
+    elsewhere = {} if output == DEFAULT_OUTPUT else {"OUTPUT": output}
+    lines = [
+        f"job id  {job_id} (an array: member 0 is {job_id}_0)",
+        f"runs    {planned.folder}-0 and so on",
+        "",
+        *cli.follow_up(cli.command_words(elsewhere, planned.sweep_id), cancel=f"scancel {job_id}"),
+        f"one     make status {cli.command_words(elsewhere, planned.plans[0].spec.run_id)}    (and so on)",
+    ]
+    print("\n".join([plan_table(planned), "", *lines]))
+    return FINISHED
+
+
+def submit(planned: Sweep, environ: Words) -> str:
+    """Write every member's folder and hand the array to sbatch; returns the array's job id.
+
+    Raises:
+        ConfigError: the job's environment has not been made.
+        SubmitError: a folder could not be written, or sbatch refused; nothing is left behind.
+    """
+    check_environment(planned.plans[0].spec)
+    members = {planned.folder.with_name(plan.spec.run_id): run_record(plan) for plan in planned.plans}
+    made: list[Path] = []
+    try:
+        planned.folder.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (planned.folder, *members):
+            folder.mkdir()  # of two submits with one RUN, one gets past here
+            made.append(folder)
+        for plan, (folder, record) in zip(planned.plans, members.items(), strict=True):
+            Path(log_dir(plan.spec)).mkdir()
+            write_record(folder, record)
+        write_sweep(planned)
+        (planned.folder / SCRIPT_NAME).write_text(_script(planned), encoding="utf-8")
+        job_id = sbatch(planned.folder / SCRIPT_NAME, environ)
+    except BaseException as error:
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise SubmitError(f"cannot write {error.filename}: {error.strerror}") from error
+        raise
+    for index, (folder, record) in enumerate(members.items()):
+        write_record(folder, {**record, "job_ids": [f"{job_id}_{index}"]})
+    return job_id
+
+
+def _planned(given: Words, environ: Words, project_dir: Path, *, run_suffix: str | None = None) -> Sweep:
+    if "GRID" not in given:
+        raise ConfigError(f"what shall the members differ in? say {EXAMPLE}")
+    site = find_site(given, project_dir, environ)
+    return plan_grid(given, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site)
+
+
+def _checked(given: Words, environ: Words, project_dir: Path) -> Sweep:
+    """The new sweep, after everything that can be refused before anything is written."""
+    planned = _planned(given, environ, project_dir, run_suffix=cli.fresh_suffix())
+    check(planned.plans[0], environ, again=True)
+    check_members(planned)
+    refuse_what_cannot_run(planned.plans[0].spec, environ)
+    return planned
+
+
+def _script(planned: Sweep) -> str:
+    return render_array(planned.sweep_id, dict(enumerate(planned.plans)), parallel=planned.parallel)

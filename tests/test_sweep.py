@@ -1,0 +1,303 @@
+"""Sweeps: what a grid means, what is refused of one, and members on a real Slurm that go on alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster import Cluster
+from plans import ENV, make_plan
+from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
+
+from slurm import members
+from slurm.__main__ import main
+from slurm.queue import find_jobs
+from slurm.submit import SubmitError
+from slurm.sweep import submit
+from trainer.outcome import ConfigError
+from trainer.runs import read_run
+from trainer.sweep import MAX_MEMBERS, Recorded, Sweep, plan_grid, read_grid, read_sweep
+
+GRID = "LEARNING_RATE=1e-4,2e-4 LORA=low,high"
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+
+
+def test_a_grid_is_every_combination_the_last_name_changing_fastest() -> None:
+    assert read_grid(GRID, {}) == (
+        {"LEARNING_RATE": "1e-4", "LORA": "low"},
+        {"LEARNING_RATE": "1e-4", "LORA": "high"},
+        {"LEARNING_RATE": "2e-4", "LORA": "low"},
+        {"LEARNING_RATE": "2e-4", "LORA": "high"},
+    )
+    assert read_grid("DATA='my data,other data'", {}) == ({"DATA": "my data"}, {"DATA": "other data"})
+
+
+MISTAKES = [
+    ("", "GRID is empty: write GRID="),
+    ("LORA", "GRID: 'LORA' has no value where one is due: write LORA=value,value,..."),
+    ("LORA=", "GRID: 'LORA=' has no value where one is due"),
+    ("LORA=low,,high", "GRID: 'LORA=low,,high' has no value where one is due"),
+    ("LORRA=low", "GRID: 'LORRA' is unknown, did you mean LORA? a grid takes LEARNING_RATE, LORA,"),
+    ("GPUS=1,2", "GRID: 'GPUS' is the same for all members, say it beside GRID: a grid takes"),
+    ("$(touch ran)=1", "GRID: '$(touch' is unknown: a grid takes"),
+    ("LORA=low,low", "GRID: LORA lists 'low' twice, which would be the same run twice"),
+    ("LORA=low LORA=high", "LORA is given twice in GRID: say it once"),
+    ("SEED=1,2", "SEED is given in GRID and beside it: say it once"),
+    ("LORA=low,hi", "LORA='hi': takes one of high, medium, low"),
+    ("LORA='low", 'GRID="LORA=\'low": No closing quotation: write GRID='),
+    (
+        f"MAX_STEPS={','.join(map(str, range(1, MAX_MEMBERS + 2)))}",
+        f"GRID makes {MAX_MEMBERS + 1} members, at most {MAX_MEMBERS} are taken: list fewer values",
+    ),
+]
+
+
+@pytest.mark.parametrize(("grid", "said"), MISTAKES, ids=[said[:30] for _, said in MISTAKES])
+def test_a_bad_grid_is_one_line(grid: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_grid(grid, {"SEED": "0"})
+    assert str(caught.value).startswith(said)
+    assert str(caught.value).isprintable()
+
+
+def planned(**given: str) -> Sweep:
+    return plan_grid({"GRID": GRID, **given}, project_dir=PROJECT_DIR, environ={})
+
+
+def test_every_member_is_planned_on_its_own() -> None:
+    sweep = planned(RUN="try", VRAM="24")
+    assert [plan.spec.run_id for plan in sweep.plans] == ["try-0", "try-1", "try-2", "try-3"]
+    assert [(plan.spec.learning_rate, plan.spec.lora_r) for plan in sweep.plans] == [
+        (1e-4, 32), (1e-4, 128), (2e-4, 32), (2e-4, 128),
+    ]  # fmt: skip
+    low, high = (plan.chosen for plan in sweep.plans[:2])
+    assert (low.micro_batch_size, high.micro_batch_size) == (2, 1)  # r=128 leaves no room for two
+    assert all(dict(plan.env)["WANDB_RUN_GROUP"] == "try" for plan in sweep.plans)
+    assert sweep.parallel == 4
+
+
+def test_the_same_grid_has_the_same_id_and_another_has_another() -> None:
+    assert planned() == planned()
+    assert planned().sweep_id != planned(GRID=f"{GRID} SEED=0,1").sweep_id
+
+
+def test_a_member_that_fits_nowhere_is_named_with_the_way_out() -> None:
+    with pytest.raises(ConfigError) as caught:
+        planned(GRID="LORA=low,high", VRAM="7")
+    assert str(caught.value).startswith("member 1 (LORA=high): google/gemma-3-4b-it needs ")
+    assert "LORA=medium" in str(caught.value) or "VRAM=16" in str(caught.value)
+
+
+def test_an_id_that_leaves_no_room_for_the_members_is_refused() -> None:
+    with pytest.raises(ConfigError, match="takes at most 59 characters for a sweep"):
+        planned(RUN="x" * 60)
+
+
+@pytest.mark.parametrize("verb", ["submit", "check", "status", "ready"])
+def test_other_verbs_refuse_a_grid(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--grid", "LORA=low"], {"PATH": os.environ["PATH"]}) == 78
+    assert "GRID=LORA=low: only make sweep takes it" in capsys.readouterr().err
+
+
+def test_plan_shows_the_members_and_render_the_script(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--grid", GRID, "--run", "try", "--site", "none"]
+    assert main(["plan", *argv], {}) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "sweep  try: 4 members, at most 4 at once"
+    assert [line.split()[:4] for line in lines[3:7]] == [
+        ["0", "1e-4", "low", "single_gpu"], ["1", "1e-4", "high", "single_gpu"],
+        ["2", "2e-4", "low", "single_gpu"], ["3", "2e-4", "high", "single_gpu"],
+    ]  # fmt: skip
+    assert main(["render", *argv, "--parallel", "3"], {}) == 0
+    assert "\n#SBATCH --array=0-3%3\n" in capsys.readouterr().out
+    assert main(["plan", *argv, "--format", "json"], {}) == 0
+    assert [plan["spec"]["run_id"] for plan in json.loads(capsys.readouterr().out)] == [
+        f"try-{index}" for index in range(4)
+    ]
+
+
+def test_a_spoilt_record_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    for text in ("[", "[]", '{"values": [], "parallel": 1}', '{"values": [{}], "parallel": "x; touch y"}'):
+        (tmp_path / "s" / "sweep.json").write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            read_sweep(tmp_path / "s")
+        assert str(caught.value).endswith(f"remove {tmp_path / 's'}")
+    assert read_sweep(tmp_path / "none") is None
+
+
+def toy_sweep(project: Path, records: Path, *, count: int, parallel: int, **request: Any) -> Sweep:
+    given: dict[str, Any] = {
+        "project_dir": str(project), "device": "cpu", "data": str(records), "name": "toy", "gpus": 0,
+        "cpus": 1, "mem_gib": 32, "time_limit_min": 10, "sweep": "toys", **request,
+    }  # fmt: skip
+    plans = []
+    for index in range(count):
+        spec = make_plan(run_id=f"toys-{index}", **given).spec
+        argv = toy_argv(spec.run_dir, max_steps=40 + index, step_s=0.1)
+        plans.append(make_plan(run_id=f"toys-{index}", argv=argv, env=ENV, **given))
+    values = tuple({"MAX_STEPS": str(40 + index)} for index in range(count))
+    return Sweep(sweep_id="toys", values=values, plans=tuple(plans), parallel=parallel)
+
+
+def until(true: Callable[[], object], what: Callable[[], object] = str, timeout_s: float = 90) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline, what()
+        time.sleep(0.2)
+
+
+@pytest.mark.cluster
+def test_a_member_is_requeued_alone_and_no_more_run_at_once_than_said(
+    cluster: Cluster, tmp_path: Path, records: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = make_toy_project(tmp_path / "it's a toy")
+    sweep = toy_sweep(project, records, count=3, parallel=2)
+    array = submit(sweep, cluster.environ)
+    folders = [project / "runs" / f"toys-{index}" for index in range(3)]
+    assert [read_run(folder).job_ids for folder in folders] == [(f"{array}_{index}",) for index in range(3)]
+
+    def log(index: int) -> str:
+        path = folders[index] / "logs" / f"slurm-{array}_{index}.log"
+        return path.read_text() if path.exists() else ""
+
+    def jobs() -> list[dict[str, str]]:
+        return [cluster.job(f"{array}_{index}") for index in range(3)]
+
+    until(lambda: "step 5\n" in log(0) and "step 5\n" in log(1), lambda: (log(0), log(1)))
+    assert [job["JobState"] for job in jobs()] == ["RUNNING", "RUNNING", "PENDING"]
+    assert jobs()[2]["Reason"] == "JobArrayTaskLimit"
+    cluster.run("scancel", "--signal=USR1", f"{array}_1")
+    until(lambda: jobs()[1]["Restarts"] == "1", lambda: log(1))
+    states: list[list[str]] = []
+
+    def ended() -> bool:
+        seen = [job["JobState"] for job in jobs()]
+        states.append(seen)
+        if seen[1] == "PENDING" and seen[0] == "COMPLETED":  # the old attempt's end was waited for by then
+            cluster.run("scontrol", "update", f"jobid={array}_1", "starttime=now", check=False)
+        return seen == ["COMPLETED"] * 3
+
+    until(ended, lambda: (states[-1], log(1), log(2)))
+    assert max(seen.count("RUNNING") for seen in states) <= 2
+    assert [job["Restarts"] for job in jobs()] == ["0", "1", "0"]
+    assert [read_losses(folder) for folder in folders] == [toy_losses(40 + index) for index in range(3)]
+    assert "going on from step" in log(1) and "going on" not in log(0) + log(2)
+    steps = [int(step) for step in re.findall(r"(?m)^step (\d+)$", log(1))]
+    assert steps == list(range(1, 42))
+
+
+# In the supervisor's place: waits until it is told to end, and ends as it is told.
+WAITING = """
+import os, pathlib, sys, time
+words = sys.argv
+folder = pathlib.Path(words[words.index("--output_dir") + 1])
+print("step  1/20  loss 1.5", flush=True)
+while not (folder / "go").exists():
+    time.sleep(0.05)
+code = (folder / "go").read_text()
+if code == "0":
+    (folder / "adapter").mkdir()
+    (folder / "metrics.json").write_text('{"after": {"accuracy": 0.%s5}}' % folder.name[-1])
+pathlib.Path(os.environ["TRAINYARD_STATUS_FILE"]).write_text(code)
+sys.exit(int(code))
+"""
+
+
+@pytest.mark.cluster
+def test_the_verbs_see_cancel_and_resume_a_whole_sweep(
+    cluster: Cluster, tmp_path: Path, records: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = make_toy_project(tmp_path / "toy")
+    (project / "trainer" / "supervise.py").unlink()
+    (project / "trainer" / "supervise.py").write_text(WAITING)
+    array = submit(toy_sweep(project, records, count=3, parallel=3), cluster.environ)
+    given, output = {"RUN": "toys"}, project / "runs"
+    assert read_sweep(output / "toys") == members.find(given, cluster.environ, project)
+
+    def act(name: str) -> str:
+        sweep = members.find(given, cluster.environ, project)
+        assert sweep
+        assert getattr(members, name)(sweep, given, cluster.environ, project) == 0
+        return capsys.readouterr().out
+
+    def rows() -> list[list[str]]:
+        return [line.split() for line in act("status").splitlines()[3:6]]
+
+    until(lambda: all(row[2:4] == ["RUNNING", "1/20"] for row in rows()), rows)
+    (output / "toys-2" / "go").write_text("0")
+    until(lambda: rows()[0] == ["toys-2", "42", "COMPLETED", "1/20", "25.0%"], rows)
+    assert act("status").splitlines()[-2:] == [
+        f"best   open {output}/toys-2/report.html",
+        "next   make logs RUN=toys (follows one; make cancel RUN=toys ends all)",
+    ]
+    (output / "toys-1" / "go").write_text("1")
+    until(lambda: ["toys-1", "41", "FAILED", "1/20", "-"] in rows(), rows)
+    assert act("cancel") == "cancelled 1 jobs of sweep toys; make resume RUN=toys starts them again\n"
+    until(lambda: ["toys-0", "40", "CANCELLED", "1/20", "-"] in rows(), rows)
+    assert act("status").endswith("next   make resume RUN=toys (those that are unfinished)\n")
+
+    for index in (0, 1):
+        (output / f"toys-{index}" / "go").write_text("0")
+    said = act("resume")
+    again = read_run(output / "toys-0").job_ids[1].removesuffix("_0")
+    assert said.startswith(f"job {again} takes up toys-0, toys-1\n")
+    assert [read_run(output / f"toys-{i}").job_ids for i in range(3)] == [
+        (f"{array}_0", f"{again}_0"), (f"{array}_1", f"{again}_1"), (f"{array}_2",),
+    ]  # fmt: skip
+    until(lambda: all(row[2] == "COMPLETED" for row in rows()), rows)
+    assert [row[0] for row in rows()] == ["toys-2", "toys-1", "toys-0"]  # the best first
+    assert "next" not in act("status")
+    sweep = members.find(given, cluster.environ, project)
+    assert isinstance(sweep, Recorded)
+    with pytest.raises(ConfigError, match="has no member that is unfinished and out of the queue"):
+        members.resume(sweep, given, cluster.environ, project)
+
+
+@pytest.mark.cluster
+def test_a_sweep_that_sbatch_refuses_leaves_nothing_behind(
+    cluster: Cluster, tmp_path: Path, records: Path
+) -> None:
+    project = make_toy_project(tmp_path / "toy")
+    with pytest.raises(SubmitError, match="sbatch refused the job"):
+        submit(toy_sweep(project, records, count=2, parallel=1, partition="none"), cluster.environ)
+    assert list((project / "runs").iterdir()) == []
+
+
+@pytest.mark.cluster
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_make_sweep_shows_the_members_and_submits_them(
+    cluster: Cluster, checkout: Path, records: Path
+) -> None:
+    words = ["DEVICE=cpu", f"DATA={records}", "GRID=SEED=1,2,3", "RUN=seeds", "PARALLEL=1", "TIME=10"]
+    done = cluster.run("make", "sweep", *words, "PARTITION=high", cwd=checkout)
+    array = read_run(checkout / "runs" / "seeds-0").job_ids[0].removesuffix("_0")
+    assert done.stdout.startswith("sweep  seeds: 3 members, at most 1 at once\n")
+    assert f"(or scancel {array})" in done.stdout
+    assert cluster.job(f"{array}_2")["JobState"] == "PENDING"
+    done = cluster.run("make", "cancel", "RUN=seeds", cwd=checkout)
+    assert done.stdout.startswith("cancelled ")
+    until(
+        lambda: all(j.ended for j in find_jobs([f"{array}_{i}" for i in range(3)], cluster.environ).values())
+    )
+    again = cluster.run("make", "sweep", *words, cwd=checkout, check=False)
+    assert f"RUN=seeds: {checkout / 'runs' / 'seeds'} exists: give another RUN" in again.stderr
+
+
+def test_without_slurm_a_sweep_writes_nothing(checkout: Path, records: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "slurm", "sweep", "--grid", "SEED=1,2", "--data", str(records)],
+        cwd=checkout, env={"PATH": "/nonexistent", "HOME": "/nonexistent"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith("trainyard: no sbatch on PATH")
+    assert not (checkout / "runs").exists()
