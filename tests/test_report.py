@@ -91,6 +91,7 @@ def _write_run(folder: Path, *, images: list[str] | None = None, **changes: Any)
     record = RunRecord(
         config=config,
         answer_field="button",
+        step=3,
         before=action_metrics(TRUTHS, ["a"] * len(TRUTHS)),
         after=action_metrics(TRUTHS, ANSWERS),
         train={"train_runtime": 112.4, "train_samples_per_second": 0.5},

@@ -167,6 +167,45 @@ def test_a_run_that_is_started_again_after_its_last_step_trains_no_further(
         assert manifest["step"] == step
 
 
+def test_the_best_evaluated_adapter_is_kept_and_scored(tmp_path: Path, train: Callable[..., Ended]) -> None:
+    """So high a learning rate spoils what the first steps learned."""
+    ended = train(tmp_path, learning_rate=0.9, eval_steps=1, keep_checkpoints=1, max_steps=6)
+    assert ended.codes == (0,), ended.output
+    record = metrics(tmp_path)
+    scored = {e["step"]: e for e in record["history"] if "eval_loss" in e}
+    assert sorted(scored) == [1, 2, 3, 4, 5, 6]
+    best = min(scored, key=lambda n: (-scored[n]["eval_action_accuracy"], scored[n]["eval_loss"]))
+    assert record["step"] == best < 6
+    assert record["after"]["accuracy"] == scored[best]["eval_action_accuracy"]
+    assert record["after"]["macro_f1"] == scored[best]["eval_macro_f1"]
+    assert f"the adapter of step {best} is kept: its evaluation was the best" in ended.output
+    assert saved(tmp_path) == [f"step-{best:06d}", "step-000006"]
+    kept, checkpoint = tmp_path / "run" / "adapter", tmp_path / "run" / "checkpoints" / f"step-{best:06d}"
+    name = "adapter_model.safetensors"
+    assert (kept / name).read_bytes() == (checkpoint / name).read_bytes()
+
+
+def test_patience_runs_out_at_the_same_step_whatever_is_in_between(
+    tmp_path: Path, train: Callable[..., Ended]
+) -> None:
+    """Nothing is learned, so the first evaluation stays the best; stopped before, and in the last evaluation."""
+    options = {"learning_rate": 1e-30, "eval_steps": 1, "early_stopping_patience": 3, "logging_steps": 1}
+    ended = train(tmp_path / "straight", **options)
+    assert ended.codes == (0,), ended.output
+    assert "stopped early: 3 evaluations without a better one than that of step 1\n" in ended.output
+    assert metrics(tmp_path / "straight")["step"] == 1
+    evaluated = [entry["step"] for entry in history(tmp_path / "straight") if "eval_loss" in entry]
+    assert evaluated == [1, 2, 3, 4]
+    for step in (2, 4):
+        outcome = stopped(train, tmp_path / "stopped", lambda out, n=step: f"step  {n}/10" in out, **options)
+        assert outcome[0] == 75
+    assert train(tmp_path / "stopped", **options).codes == (0,)
+    assert history(tmp_path / "stopped") == history(tmp_path / "straight")
+    # Started once more it trains no further.
+    assert train(tmp_path / "stopped", **options).codes == (0,)
+    assert history(tmp_path / "stopped")[:-1] == history(tmp_path / "straight")[:-1]
+
+
 def test_a_broken_newest_checkpoint_is_set_aside_for_the_one_before(
     tmp_path: Path, straight: Path, train: Callable[..., Ended]
 ) -> None:

@@ -68,11 +68,14 @@ class TrainConfig:
     logging_steps: Steps = 10
     """Optimizer steps between two lines of the log."""
     eval_steps: Steps = 250
-    """Optimizer steps between two evaluations of the held-out loss."""
+    """Optimizer steps between two evaluations: held-out loss and action accuracy. The last step has one too, and the
+    adapter of the best is the one that is kept."""
+    early_stopping_patience: Annotated[int, Range(0, 1000)] = 0
+    """Evaluations in a row without a better one that end the run; 0: none do."""
     save_steps: Steps = 250
     """Optimizer steps between checkpoints; the last step is always saved."""
     keep_checkpoints: Annotated[int, Range(1, 1000)] = 3
-    """The newest so many stay, and the best by held-out loss."""
+    """The newest so many stay, and the best by held-out action accuracy."""
     eval_fraction: Annotated[float, Range(0, 0.9)] = 0.1
     """Share of the records held out, by session, when the data brings no eval.jsonl."""
     eval_samples: Annotated[int, Range(0, 1_000_000)] = 256

@@ -25,6 +25,8 @@ ZERO_SHOT_FILE = "zero_shot.json"
 class RunRecord:
     config: TrainConfig
     answer_field: str | None
+    step: int
+    """Of the adapter, the best evaluated one."""
     before: ActionMetrics | None
     """The base model's zero-shot score: of the likeliest allowed action, or of the answers where none is scored."""
     after: ActionMetrics | None

@@ -1,13 +1,15 @@
 """TRL's SFTTrainer that can be stopped at any step and goes on as if it had not been.
 
 The Trainer restores optimizer, schedule, random numbers and the samplers' position itself. Added here: commits
-that are whole, the open logging window, an evaluation that a stop cut off, and a last step that is not repeated.
+that are whole, the open logging window, an evaluation that a stop cut off, a last step that is not repeated, and the
+end for lack of progress, which comes when it would have come.
 """
 
 from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ import torch
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
-from trainer.checkpoint import CheckpointStore
+from trainer.best import best_step, fruitless
+from trainer.checkpoint import CheckpointStore, check_manifest
 from trainer.export import save_weights
 from trainer.stop import Stop
 
@@ -27,10 +30,20 @@ class StopAsked(Exception):
     """In the middle of an evaluation."""
 
 
+class OutOfPatience(Exception):
+    """An evaluation that an earlier attempt owed was one too many."""
+
+
+Measure = Callable[[Callable[[], object]], dict[str, float]]
+
+
 class ResumableTrainer(SFTTrainer):
-    def __init__(self, *, store: CheckpointStore, stop: Stop, **kwargs: Any) -> None:
+    def __init__(
+        self, *, store: CheckpointStore, stop: Stop, measure: Measure, patience: int, **kwargs: Any
+    ) -> None:
+        """`measure` gives more metrics of an evaluation, by name, and calls what it is given now and then."""
         super().__init__(**kwargs)
-        self.store, self.stop = store, stop
+        self.store, self.stop, self.measure, self.patience = store, stop, measure, patience
         self.add_callback(_StopAtStep(stop))
         self._checkpoint: str | None = None
         self._restored = False
@@ -65,10 +78,28 @@ class ResumableTrainer(SFTTrainer):
         self.store_flos()
         began = time.monotonic()
         here = {*self.store.steps(), self.state.global_step}
-        scores = [(e["eval_loss"], e["step"]) for e in self.state.log_history if "eval_loss" in e]
-        best = min((score for score in scores if score[1] in here), default=None)
-        self.store.save(self.state.global_step, self._fill, protect=[best[1]] if best else [])
+        best = best_step(self.state.log_history, here)
+        self.store.save(self.state.global_step, self._fill, protect=[] if best is None else [best])
         self.stop.saved(time.monotonic() - began)
+
+    def load_best(self) -> int:
+        """Go back to the adapter of the best evaluated step, after training. Returns the step of the one now loaded."""
+        step = self.state.global_step
+        best = best_step(self.state.log_history, {*self.store.steps(), step})
+        best = self.store.ranks.from_first(best)
+        if best in (None, step):
+            return step
+        path = self.store.path(best)
+        if fault := self.store.ranks.from_first(check_manifest(path) if self.store.ranks.first else ""):
+            self.store.say(f"checkpoint {path} is broken ({fault}): step {step} is kept, not the best one")
+            return step
+        if self.is_deepspeed_enabled:
+            from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+
+            deepspeed_load_checkpoint(self.model_wrapped, str(path), load_module_strict=False)
+        else:
+            self._load_from_checkpoint(str(path))
+        return best
 
     def _fill(self, folder: Path) -> None:
         save_weights(folder, self)
@@ -91,11 +122,13 @@ class ResumableTrainer(SFTTrainer):
 
     def _run_epoch(self, **kwargs: Any) -> None:  # type: ignore[override]
         self._restore()
-        if self.state.global_step >= self.state.max_steps:
+        try:
+            if self.state.global_step < self.state.max_steps and not self._out_of_patience():
+                return super()._run_epoch(**kwargs)
             self._load_rng_state(self._checkpoint)  # the Trainer would take one step more
-            self.control.should_training_stop = True
-            return
-        super()._run_epoch(**kwargs)
+        except OutOfPatience:
+            pass
+        self.control.should_training_stop = True
 
     def _finalize_training(self, *args: Any) -> Any:
         if self._restore():
@@ -117,22 +150,47 @@ class ResumableTrainer(SFTTrainer):
             # Here it draws from the random numbers at the same place as in a run that was not stopped.
             super()._evaluate(None, None)
             self._evaluation_owed = False
+            if self._out_of_patience():
+                raise OutOfPatience
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> Any:
         if not self.stop.agreed:
             before = _random_state()
             try:
-                return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+                metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
             except StopAsked:
                 _set_random_state(before)
+            else:
+                if best_step(self.state.log_history) == self.state.global_step:
+                    self.control.should_save = True
+                if self._out_of_patience():
+                    self.control.should_save = self.control.should_training_stop = True
+                return metrics
         self._evaluation_owed = True
         self.control.should_save = self.control.should_training_stop = True
         return {}
 
+    def _out_of_patience(self) -> bool:
+        since = fruitless(self.state.log_history)
+        if not 0 < self.patience <= since:
+            return False
+        best = best_step(self.state.log_history)
+        self.store.say(f"stopped early: {since} evaluations without a better one than that of step {best}")
+        return True
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().evaluation_loop(*args, **kwargs)
+        measured = self.measure(self._pause)
+        output.metrics.update({f"eval_{name}": value for name, value in measured.items()})
+        return output
+
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        self._pause()
+        return super().prediction_step(*args, **kwargs)
+
+    def _pause(self) -> None:
         if self.stop.wanted():
             raise StopAsked
-        return super().prediction_step(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "train_loss" in logs:  # the Trainer's is this attempt's losses over this attempt's steps
@@ -151,6 +209,8 @@ class _StopAtStep(TrainerCallback):
         self.stop.step_began()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps and args.eval_strategy != "no":
+            control.should_evaluate = True  # whatever the interval: it may be the best
         self.stop.step_ended(state.global_step)
         if self.stop.wanted():
             control.should_save = control.should_training_stop = True

@@ -11,7 +11,7 @@ from torch import Tensor
 from trainer.config import TrainConfig
 from trainer.head import install_supervised_head
 from trainer.memory import ZERO3_SETTINGS
-from trainer.resumable import ResumableTrainer
+from trainer.resumable import Measure, ResumableTrainer
 
 
 class VisionSFTTrainer(ResumableTrainer):
@@ -75,8 +75,12 @@ def build_trainer(
     callbacks: list[Any],
     store: Any,
     stop: Any,
+    measure: Measure = lambda between: {},
 ) -> Any:
-    """The SFTTrainer for this run, over indices: `sizes` are the collator's (training, held-out) records."""
+    """The SFTTrainer for this run, over indices: `sizes` are the collator's (training, held-out) records.
+
+    `measure` adds metrics to each evaluation; the best one is chosen by its `action_accuracy`.
+    """
     from datasets import Dataset as Table
     from transformers import PrinterCallback, ProgressCallback
     from trl import SFTConfig
@@ -125,6 +129,8 @@ def build_trainer(
         model=model,
         store=store,
         stop=stop,
+        measure=measure,
+        patience=config.early_stopping_patience,
         args=arguments,
         data_collator=collator,
         train_dataset=Table.from_dict({"index": list(range(sizes[0]))}),

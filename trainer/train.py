@@ -141,13 +141,23 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     for what, found in check_batch(collator([{"index": 0}]), base, config):
         say(f"  {what:<38} {found}", flush=True)
     sizes = (len(dataset.train), len(held_out))
-    trainer = sft.build_trainer(config, peft_model, processor, sizes, collator, callbacks, store, stop)
+    scores_of: dict[int, Any] = {}  # of the latest evaluated step: the adapter that is kept may be its
 
-    def measure(when: str) -> heldout.Scores:
-        logprobs, scored = measured.score(trainer.model, trainer.accelerator, stop.check)
+    def score(between: Any) -> dict[str, float]:
+        scores_of.clear()
+        found = measured.score(trainer.model, trainer.accelerator, between)
+        scores_of[trainer.state.global_step] = found
+        return {"action_accuracy": found[1].accuracy, "macro_f1": found[1].macro_f1} if found[1] else {}
+
+    trainer = sft.build_trainer(config, peft_model, processor, sizes, collator, callbacks, store, stop, score)
+
+    def measure(when: str, step: int) -> heldout.Scores:
+        if step not in scores_of:
+            scores_of[step] = measured.score(trainer.model, trainer.accelerator, stop.check)
+        logprobs, scored = scores_of[step]
         answers, generated = measured.answer(trainer.model, trainer.accelerator, stop.check)
         scores = heldout.Scores(
-            step=trainer.state.global_step,
+            step=step,
             scored=scored,
             generated=generated,
             logprobs=logprobs,
@@ -158,19 +168,22 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
             found = {"action_accuracy": result.accuracy, "macro_f1": result.macro_f1}
             if generated:
                 found |= {"valid_json": generated.valid_json, "generated_accuracy": generated.accuracy}
-            tracker.log({f"eval/{name}": value for name, value in found.items()}, trainer.state.global_step)
+            tracker.log({f"eval/{name}": value for name, value in found.items()}, step)
         return scores
 
     stop.step = checkpoint.step if checkpoint else 0
     if checkpoint is None:
-        zero_shot = export.summary(measure("before training"))
+        zero_shot = export.summary(measure("before training", 0))
         if state.is_main_process:
             export.save_zero_shot(run_dir, zero_shot)
     else:
         say(f"going on from step {checkpoint.step} ({checkpoint.path})", flush=True)
         zero_shot = export.load_zero_shot(run_dir)
     trained = trainer.train_from(checkpoint.path if checkpoint else None)
-    after = measure("after training")
+    kept = trainer.load_best()
+    if kept != trainer.state.global_step:
+        say(f"the adapter of step {kept} is kept: its evaluation was the best", flush=True)
+    after = measure("after training", kept)
 
     export.save_adapter(run_dir, trainer, processor)
     if not state.is_main_process:
@@ -178,7 +191,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     record = export.RunRecord(
         config=config, answer_field=measured.field, **{f"{name}before": m for name, m in zero_shot.items()},
         **{f"{name}after": m for name, m in export.summary(after).items()},
-        train=trained.metrics, history=trainer.state.log_history,
+        step=kept, train=trained.metrics, history=trainer.state.log_history,
     )  # fmt: skip
     export.save_metrics(run_dir, record, measured.predictions(after))
 
