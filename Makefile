@@ -7,7 +7,7 @@ override SHELL := /bin/sh
 override given := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v)))
 
 # For the job. A test keeps this list equal to the table in trainer/request.py.
-override VARIABLES := GPUS NODES VRAM GPU_TYPE TIME MODEL DATA OUTPUT NAME RUN CONFIG CONFIG_FILE DEVICE RUNTIME IMAGE ACCOUNT PARTITION \
+override VARIABLES := GPUS NODES VRAM GPU_TYPE TIME MODEL DATA OUTPUT NAME RUN CONFIG CONFIG_FILE DEVICE RUNTIME IMAGE BINDS ACCOUNT PARTITION \
   QOS CONSTRAINT EXCLUDE RESERVATION MAIL_USER MAIL_TYPE GPU_FLAG MODULES ENVIRONMENT SITE \
   CPUS MEM MAX_STEPS LEARNING_RATE LORA QUANTIZATION EFFECTIVE_BATCH MAX_LENGTH SEED GRID PARALLEL FORMAT
 # For make itself: the scheduler, the flavour of torch that demo, run and test use, the Python to build with.
@@ -60,7 +60,7 @@ check: .venv/launch/.made ## ask Slurm whether it could ever run the job; queues
 	@$(LAUNCH) check
 
 submit: .venv/launch/.made ## plan, render and submit; makes the job's environment if it is missing
-	@device=$$($(LAUNCH) ready) && sh make-env.sh "$$device" >/dev/null && $(LAUNCH) submit
+	@needed=$$($(LAUNCH) ready) && sh make-env.sh "$$needed" >/dev/null && $(LAUNCH) submit
 
 sweep: .venv/launch/.made ## a grid of runs as one job array: GRID="LEARNING_RATE=1e-4,2e-4 LORA=low,medium"
 	@device=$$($(LAUNCH) sweep-ready) && sh make-env.sh "$$device" >/dev/null && $(LAUNCH) sweep

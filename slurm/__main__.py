@@ -24,9 +24,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def _plan(given: dict[str, str], environ: Mapping[str, str], *, run_suffix: str | None = None) -> Plan:
     from accelerate_configs.choose import choose
+    from slurm.runtime import check_runtime
 
     site = find_site(given, PROJECT_DIR, environ)
-    return choose(resolve(given, project_dir=PROJECT_DIR, environ=environ, run_suffix=run_suffix, site=site))
+    spec = resolve(given, project_dir=PROJECT_DIR, environ=environ, run_suffix=run_suffix, site=site)
+    check_runtime(spec, typed=given)
+    return choose(spec)
 
 
 def plan(given: dict[str, str], environ: Mapping[str, str]) -> int:
@@ -58,7 +61,9 @@ def _checked_plan(given: dict[str, str], environ: Mapping[str, str]) -> Plan:
 
 
 def ready(given: dict[str, str], environ: Mapping[str, str]) -> int:
-    print(_checked_plan(given, environ).spec.device)
+    from slurm.runtime import needed_environment
+
+    print(needed_environment(_checked_plan(given, environ).spec))
     return FINISHED
 
 

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from slurm.runtime import Wrapping, wrapping
 from trainer.job import JobSpec, Plan
 from trainer.outcome import BAD_CONFIG, RUN_AGAIN, STATUS_FILE_ENV
 from trainer.stop import DEADLINE_ENV, LEAD_ENV, stop_lead_s
@@ -33,8 +34,8 @@ JOB_ID = (
 # After the tasks have ended. srun's own code says too little: 0 was seen after a node had been set down.
 RETRY = [
     "status=",
-    f'read -r status <"${STATUS_FILE_ENV}" || true',
-    f'rm -f "${STATUS_FILE_ENV}"',
+    'read -r status <"$status_file" || true',
+    'rm -f "$status_file"',
     f'if [ "$status" = {RUN_AGAIN} ]; then',
     "  # Not when Slurm requeues the job itself, nor when it was cancelled: that would bring it back.",
     "  case $(squeue --noheader --jobs=\"$job\" --format='%T|%r') in",
@@ -47,8 +48,9 @@ RETRY = [
 
 def render(plan: Plan) -> str:
     """The whole script, ending in a newline."""
-    setup = [*_heading(plan.spec), *_exports(plan.env), *_setup(plan.spec)]
-    return _write(plan.spec, setup, _command(plan.spec, _argv_lines(plan.launch_argv)), log_id="%j")
+    spec, wrapped = plan.spec, wrapping([plan])
+    setup = [*_heading(spec), *_exports(plan.env), *_setup(spec, wrapped)]
+    return _write(spec, setup, _command(spec, wrapped, _argv_lines(plan.launch_argv)), log_id="%j")
 
 
 def render_array(sweep_id: str, members: Mapping[int, Plan], *, parallel: int) -> str:
@@ -58,7 +60,7 @@ def render_array(sweep_id: str, members: Mapping[int, Plan], *, parallel: int) -
     resources, are the first one's. Members are called `<sweep id>-<index>`.
     """
     plans = list(members.values())
-    spec = replace(plans[0].spec, run_id=f"{sweep_id}-%a")
+    spec, wrapped = replace(plans[0].spec, run_id=f"{sweep_id}-%a"), wrapping(plans)
     env = [pair for pair in plans[0].env if all(pair in plan.env for plan in plans)]
     commands = [_argv_lines(plan.launch_argv) for plan in plans]
     heads = [lines[: lines.index("-m trainer.train") + 1] for lines in commands]
@@ -77,12 +79,12 @@ def render_array(sweep_id: str, members: Mapping[int, Plan], *, parallel: int) -
         *chosen,
         unknown,
         "esac",
-        *_setup(spec),
+        *_setup(spec, wrapped),
     ]
     return _write(
         spec,
         setup,
-        _command(spec, [*shared, '"$@"']),
+        _command(spec, wrapped, [*shared, '"$@"']),
         log_id="%A_%a",
         name=job_name(replace(spec, run_id=sweep_id)),
         array=f"{_indices(list(members))}%{parallel}",
@@ -170,11 +172,6 @@ def log_path(spec: JobSpec, *, job_id: str) -> str:
     return os.path.join(log_dir(spec), f"slurm-{job_id}.log")
 
 
-def job_python(spec: JobSpec) -> str:
-    """The Python of the checkout's environment for the job's device, by absolute path: PATH is the site's."""
-    return os.path.join(spec.project_dir, ".venv", spec.device, "bin", "python")
-
-
 def _heading(*specs: JobSpec) -> list[str]:
     """What comes before the job's environment. Of an array all `specs`, each with a folder of its own."""
     return [
@@ -192,13 +189,14 @@ def _exports(env: Sequence[tuple[str, str]]) -> list[str]:
     return [f"export {name}={shlex.quote(value)}" for name, value in sorted(env)]
 
 
-def _setup(spec: JobSpec) -> list[str]:
+def _setup(spec: JobSpec, wrapped: Wrapping) -> list[str]:
     """What the batch shell does on the first node before it starts the tasks."""
     lines = [
         "# This shell outlives a SIGTERM, to see how the tasks end. They are to have stopped before the job's end.",
         "trap : TERM",
         *JOB_ID,
-        f"{STATUS_FILE_ENV}=$(mktemp)",
+        "status_file=$(mktemp)",
+        f"{STATUS_FILE_ENV}={wrapped.status_file}",
         'end=$(squeue --noheader --jobs="$job" --format=%e || true)',
         f'{DEADLINE_ENV}=$(date --date="${{end:-none}}" +%s 2>/dev/null || true)',
         f"{LEAD_ENV}={stop_lead_s(spec.time_limit_min)}",
@@ -211,7 +209,7 @@ def _setup(spec: JobSpec) -> list[str]:
             f"MASTER_PORT=$(({PORT_BASE} + SLURM_JOB_ID % {PORT_COUNT}))",
             "export MASTER_ADDR MASTER_PORT",
         ]
-    return lines
+    return [*lines, *wrapped.setup]
 
 
 def _module_lines(spec: JobSpec) -> list[str]:
@@ -235,7 +233,7 @@ def _module_lines(spec: JobSpec) -> list[str]:
     ]
 
 
-def _command(spec: JobSpec, argv_lines: Sequence[str]) -> str:
+def _command(spec: JobSpec, wrapped: Wrapping, argv_lines: Sequence[str]) -> str:
     """srun with one task a node: the supervisor itself, which reads the node's rank where it runs."""
     srun = [
         "srun",
@@ -250,12 +248,8 @@ def _command(spec: JobSpec, argv_lines: Sequence[str]) -> str:
         # A progress bar ends no lines. Not with --label, which would then label every write.
         "--unbuffered",
     ]
-    lines = [
-        shlex.join(srun),
-        shlex.join([job_python(spec), "-m", "trainer.supervise", "--"]),
-        *argv_lines,
-    ]
-    return " \\\n  ".join(lines) + " || true"
+    lines = [shlex.join(srun), *wrapped.srun, *wrapped.task, *argv_lines]
+    return "\n".join([*wrapped.before_srun, " \\\n  ".join(lines) + " || true"])
 
 
 def _argv_lines(argv: tuple[str, ...]) -> list[str]:

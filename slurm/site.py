@@ -28,7 +28,7 @@ SITE_KEYS = (
         "runtime",
         "image",
     ),
-    *("constraint", "exclude", "reservation", "mail_user", "mail_type", "modules", "environment"),
+    *("constraint", "exclude", "reservation", "mail_user", "mail_type", "modules", "environment", "binds"),
 )
 
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slurm.queue import SlurmError, slurm, words
-from slurm.script import job_name, job_python, log_dir, log_path, render, run_dir
+from slurm.runtime import image_file, job_python
+from slurm.script import job_name, log_dir, log_path, render, run_dir
 from trainer import cli
 from trainer.job import JobSpec, Plan
 from trainer.outcome import ConfigError
@@ -43,7 +44,7 @@ class Submitted:
 
 
 def check(plan: Plan, environ: Mapping[str, str], *, again: bool = False) -> None:
-    """Raises ConfigError when there is no sbatch here, or the run exists (unless it runs `again`).
+    """Raises ConfigError when there is no sbatch or no image here, or the run exists (unless it runs `again`).
 
     What the job itself would refuse, data and settings, is trainer.planned's to find.
     """
@@ -54,10 +55,14 @@ def check(plan: Plan, environ: Mapping[str, str], *, again: bool = False) -> Non
         )
     if not again and os.path.lexists(folder := run_dir(spec)):
         raise ConfigError(f"RUN={spec.run_id}: {folder} exists: give another RUN, or none for a new one")
+    if (file := image_file(spec)) and not file.is_file():
+        raise ConfigError(f"IMAGE={spec.image}: {file} is not there: the nodes could not run it")
 
 
 def check_environment(spec: JobSpec) -> None:
     """Raises ConfigError when the environment that the job's script names has not been made."""
+    if spec.runtime != "none":
+        return  # the image brings it
     python = Path(job_python(spec))
     # make-env.sh writes .made last: an environment without it was interrupted.
     if not os.access(python, os.X_OK) or not (python.parents[1] / ".made").exists():

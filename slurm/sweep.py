@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from slurm.nodes import refuse_what_cannot_run
+from slurm.runtime import check_runtime, needed_environment
 from slurm.script import log_dir, render_array
 from slurm.site import find_site
 from slurm.submit import SCRIPT_NAME, SubmitError, check, check_environment, sbatch
@@ -36,7 +37,7 @@ def render(given: Words, environ: Words, project_dir: Path) -> int:
 
 
 def ready(given: Words, environ: Words, project_dir: Path) -> int:
-    print(_checked(given, environ, project_dir).plans[0].spec.device)
+    print(needed_environment(_checked(given, environ, project_dir).plans[0].spec))
     return FINISHED
 
 
@@ -92,7 +93,10 @@ def _planned(given: Words, environ: Words, project_dir: Path, *, run_suffix: str
     if "GRID" not in given:
         raise ConfigError(f"what shall the members differ in? say {EXAMPLE}")
     site = find_site(given, project_dir, environ)
-    return plan_grid(given, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site)
+    planned = plan_grid(given, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site)
+    for plan in planned.plans:
+        check_runtime(plan.spec, typed=given)
+    return planned
 
 
 def _checked(given: Words, environ: Words, project_dir: Path) -> Sweep:

@@ -12,7 +12,8 @@ import pytest
 from cluster import Cluster
 from plans import make_plan
 
-from slurm.script import job_python, log_path, run_dir
+from slurm.runtime import job_python
+from slurm.script import log_path, run_dir
 from slurm.submit import SubmitError, submit
 from trainer.job import Plan
 

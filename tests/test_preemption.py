@@ -49,11 +49,13 @@ class Job:
         return self.cluster.job(self.id)
 
     def until(self, pattern: str, *, times: int = 1, timeout_s: float = 60) -> None:
-        wait_for(
-            lambda: len(re.findall(pattern, self.log)) >= times,
-            lambda: f"{self.state}\n{self.log}",
-            timeout_s,
-        )
+        def said() -> bool:
+            if len(re.findall(pattern, self.log)) >= times:
+                return True
+            assert self.state["JobState"] not in ("FAILED", "COMPLETED"), self.log
+            return False
+
+        wait_for(said, lambda: f"{self.state}\n{self.log}", timeout_s)
 
     def until_requeued(self, times: int = 1, timeout_s: float = 90) -> None:
         wait_for(lambda: self.state["Restarts"] == str(times), lambda: f"{self.state}\n{self.log}", timeout_s)

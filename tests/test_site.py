@@ -73,7 +73,8 @@ def test_a_full_site_is_a_full_request(tmp_path: Path) -> None:
             ("NCCL_IB_HCA", "mlx5_0,mlx5_1"),
             ("NCCL_SOCKET_IFNAME", "^lo,docker0"),
         ),
-        site="site.yaml: GPU_TYPE, TIME, OUTPUT, RUNTIME, IMAGE, ACCOUNT, PARTITION, QOS, CONSTRAINT, EXCLUDE, "
+        binds=("/scratch/ada", "/sets:/data/sets:ro"),
+        site="site.yaml: GPU_TYPE, TIME, OUTPUT, RUNTIME, IMAGE, BINDS, ACCOUNT, PARTITION, QOS, CONSTRAINT, EXCLUDE, "
         "RESERVATION, MAIL_USER, MAIL_TYPE, GPU_FLAG, MODULES, ENVIRONMENT, CPUS, MEM",
     )
     recorded = json.loads(json.dumps(asdict(spec)))
@@ -100,6 +101,7 @@ def test_everything_in_the_site_can_be_typed_over(tmp_path: Path) -> None:
         "OUTPUT": "o",
         "RUNTIME": "none",
         "IMAGE": "none",
+        "BINDS": "none",
         "CONSTRAINT": "none",
         "EXCLUDE": "none",
         "RESERVATION": "none",

@@ -86,6 +86,8 @@ class JobSpec:
 
     model: str
     """Folder or hub id."""
+    model_is_folder: bool = False
+    """As found when the request was read."""
     shape: ModelShape
     data: str
     """A JSONL file, or a folder holding train.jsonl and, if there is one, eval.jsonl."""
@@ -113,6 +115,8 @@ class JobSpec:
     runtime: str = "none"
     image: str | None = None
     """Container image: a registry's reference, or a .sif or .sqsh file."""
+    binds: tuple[str, ...] = ()
+    """What containers also see, each as SOURCE[:TARGET][:ro]."""
     account: str | None = None
     partition: str | None = None
     qos: str | None = None

@@ -38,6 +38,10 @@ def prepare(argv: Sequence[str]) -> Plan:
     spec = plan.spec
     if spec.nodes > 1:
         raise ConfigError(f"NODES={spec.nodes}: run uses this machine only; make submit takes several")
+    if spec.runtime != "none":
+        raise ConfigError(
+            f"RUNTIME={spec.runtime} is for clusters: run uses this checkout's environment, leave it out"
+        )
     if spec.device == "cuda" and not shutil.which("nvidia-smi"):
         raise ConfigError("DEVICE=cuda, and this machine has no NVIDIA driver: say DEVICE=cpu, or submit")
     _check_folder(plan)

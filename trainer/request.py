@@ -73,9 +73,17 @@ VARIABLES: tuple[Variable, ...] = (
         "CONFIG_FILE", "config_file", values.path(), "YAML with settings (python -m trainer config --help)"
     ),
     _variable("DEVICE", "device", values.one_of("cuda", "cpu"), "cuda or cpu (cuda)"),
-    _variable("RUNTIME", "runtime", values.runtime, "what the job runs in: none, the checkout's environment"),
+    _variable(
+        "RUNTIME",
+        "runtime",
+        values.runtime,
+        "none (the checkout's environment), or apptainer or pyxis with IMAGE",
+    ),
     _variable(
         "IMAGE", "image", or_none(values.image), "container image: a reference, or a .sif or .sqsh file"
+    ),
+    _variable(
+        "BINDS", "binds", scheduler_values.binds, "what containers also see: /scratch,/sets:/data/sets:ro"
     ),
     _variable(
         "ACCOUNT", "account", or_none(values.scheduler_name), "account to charge (the cluster's default)"
@@ -204,7 +212,8 @@ def resolve(
 
     fields.update(_measured(fields, project_dir))
     local = project_dir / model
-    shape = resolve_shape(str(local) if local.is_dir() else model)
+    fields["model_is_folder"] = local.is_dir()
+    shape = resolve_shape(str(local) if fields["model_is_folder"] else model)
     spec = JobSpec(shape=shape, project_dir=root, run_id=run_id, **fields)
     return spec if run_id else replace(spec, run_id=f"{name}-{_digest(spec)}")
 

@@ -63,6 +63,16 @@ def modules(name: str, text: str) -> tuple[str, ...]:
     return found
 
 
+def binds(name: str, text: str) -> tuple[str, ...]:
+    """SOURCE, SOURCE:TARGET or either with :ro, as typed; `none` for none."""
+    found = () if text == "none" else tuple(text.split(","))
+    for part in found:
+        if not part.isprintable() or not re.fullmatch(r"/[^:]*(:/[^:]*)?(:r[ow])?", part):
+            allowed = "absolute paths with commas between: /scratch,/big/sets:/sets:ro; or none"
+            raise refuse(name, text, f"takes {allowed}")
+    return found
+
+
 def environment(name: str, text: str) -> tuple[tuple[str, str], ...]:
     """(name, value) of what the job's processes get, sorted. A comma begins a new one only where NAME= follows."""
     found = {}

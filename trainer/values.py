@@ -46,6 +46,7 @@ GPU_GIB: dict[str, float] = {
 # Older than compute capability 8.0, so without bfloat16, which the training computes in.
 NO_BF16 = ("gtx1080ti", "k80", "m40", "p4", "p40", "p100", "rtx2080ti", "rtx6000", "rtx8000", "t4", "v100")
 
+RUNTIMES = ("none", "apptainer", "pyxis")
 DURATIONS = "minutes (90), 90m, 12h, 2d, HH:MM:SS or D-HH:MM:SS"
 
 
@@ -122,13 +123,14 @@ def gpu_type(name: str, text: str) -> str:
 
 def runtime(name: str, text: str) -> str:
     reasons = {
-        "docker": "escapes the allocation (the daemon starts the container, outside the job's limits)",
-        "apptainer": "is not available yet",
-        "pyxis": "is not available yet",
+        "docker": "escapes the allocation (the daemon starts the container, outside the job's limits): ",
+        "singularity": "is apptainer's old name: ",
     }
-    if text == "none":
+    if text in RUNTIMES:
         return text
-    raise refuse(name, text, f"{reasons.get(text, 'is not known')}: leave it out, or RUNTIME=none")
+    raise refuse(
+        name, text, f"{reasons.get(text, '')}takes one of {', '.join(RUNTIMES)}{nearest(text, RUNTIMES)}"
+    )
 
 
 def identifier(limit: int) -> Parser:

@@ -1,0 +1,264 @@
+"""What a task runs in: the checkout's environment, or the image of trainer/image.py under apptainer or pyxis.
+
+One model of paths for both: a relative one lies in the checkout outside and in the image's WORK_DIR inside, an
+absolute one is the same on both sides. One of the environment: what a task needs is handed in by name, since
+apptainer keeps out everything else and pyxis lets the image's own values win. No home is mounted.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from trainer import image
+from trainer.job import JobSpec, Plan
+from trainer.outcome import BAD_CONFIG, ConfigError
+
+CACHE_NAME = ".cache"
+# Of the image; a mount above one of these would hide it.
+PLACES = (image.PYTHON, f"{image.WORK_DIR}/accelerate_configs", "/usr/bin/env", "/etc/passwd", "/proc/self")
+# Set in the batch shell for every task.
+OURS = (
+    *("MASTER_ADDR", "MASTER_PORT", "PYTHONUNBUFFERED"),
+    *("TRAINYARD_DEADLINE", "TRAINYARD_STATUS_FILE", "TRAINYARD_STOP_LEAD_S"),
+)
+# apptainer is given a variable by a prefix to its name. In the task, where Slurm's differ from node to node.
+HAND_IN = (
+    'for name in "${!SLURM@}" CUDA_VISIBLE_DEVICES ${0//,/ }; do '
+    '[ -z "${!name+x}" ] || export "APPTAINERENV_$name=${!name}"; done; exec "$@"'
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mount:
+    """A file or folder of the node that is seen inside."""
+
+    source: str
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wrapping:
+    """What a runtime adds to the script. Everything is shell text, quoted."""
+
+    setup: tuple[str, ...] = ()
+    """Lines of the batch shell, in the checkout."""
+    status_file: str = "$status_file"
+    """The file for the exit code, as the tasks see it."""
+    before_srun: tuple[str, ...] = ()
+    srun: tuple[str, ...] = ()
+    """Options."""
+    task: tuple[str, ...]
+    """Lines of the command that becomes the supervisor and takes the planned command as its arguments."""
+
+
+def wrapping(plans: Sequence[Plan]) -> Wrapping:
+    """For a job, or for the members of an array, which differ in little. Raises ConfigError as check_runtime."""
+    for plan in plans:
+        check_runtime(plan.spec)
+    names = sorted({*OURS, *(name for plan in plans for name, _ in plan.env)})
+    places = {mount.target: mount for plan in plans for mount in mounts(plan.spec)}
+    way = {"none": _none, "apptainer": _apptainer, "pyxis": _pyxis}[plans[0].spec.runtime]
+    return way(plans[0].spec, names, [places[target] for target in sorted(places)])
+
+
+def check_runtime(spec: JobSpec, typed: Iterable[str] = ()) -> None:
+    """Raises ConfigError when the runtime and the image do not go together; `typed` are variables' names.
+
+    An image in the site file waits for those who ask for a runtime; one that was typed is meant to be used.
+    """
+    if spec.runtime == "none":
+        if odd := [name for name in ("IMAGE", "BINDS") if name in typed]:
+            raise ConfigError(
+                f"{odd[0]}= without a container: add RUNTIME=apptainer or RUNTIME=pyxis, whichever the cluster has"
+            )
+        return
+    if spec.image is None:
+        raise ConfigError(
+            f"RUNTIME={spec.runtime} needs IMAGE=, a registry's name:tag or a {FILES[spec.runtime]} file"
+        )
+    if spec.image.endswith((".sif", ".sqsh")) and not spec.image.endswith(FILES[spec.runtime]):
+        raise ConfigError(
+            f"IMAGE={spec.image}: {spec.runtime} takes a {FILES[spec.runtime]} file, or a registry's name:tag"
+        )
+    for mount in mounts(spec):
+        if hidden := [place for place in PLACES if PurePosixPath(place).is_relative_to(mount.target)]:
+            raise ConfigError(
+                f"{mount.source} would be mounted on {mount.target} and hide {hidden[0]} of the image: "
+                "use a folder further down, or copy it to one"
+            )
+        odd = [path for path in (mount.source, mount.target) if not re.fullmatch(r"[\w./@%+=~-]+", path)]
+        if odd and spec.runtime == "pyxis":
+            raise ConfigError(
+                f"{odd[0]}: pyxis mounts paths of letters, digits and ._/@%+=~- only: use another folder"
+            )
+
+
+# The kind of image file by the runtime that takes it.
+FILES = {"apptainer": ".sif", "pyxis": ".sqsh"}
+
+
+def image_file(spec: JobSpec) -> Path | None:
+    """Where a container's image lies on disk; None without a container, or when it comes from a registry."""
+    if spec.runtime == "none" or spec.image is None or not spec.image.endswith(FILES[spec.runtime]):
+        return None
+    return Path(spec.project_dir, spec.image)
+
+
+def mounts(spec: JobSpec) -> tuple[Mount, ...]:
+    """What is seen inside besides .env and TMPDIR; parents before what lies in them."""
+    # Pictures lie beside a file of records.
+    data = os.path.dirname(spec.data) if spec.data.endswith((".jsonl", ".json")) else spec.data
+    to_read = [data, *([spec.model] if spec.model_is_folder else []), *filter(None, [spec.config_file])]
+    found = [_placed(spec, path, read_only=True) for path in to_read]
+    found += [_placed(spec, path) for path in (spec.output, *_hub_home(spec))]
+    found.append(Mount(source=_cache(spec), target=image.CACHE_DIR))
+    for bind in spec.binds:
+        source, target, mode = (*bind.split(":"), "", "")[:3]
+        if target in ("ro", "rw"):
+            target, mode = "", target
+        found.append(Mount(source=source, target=target or source, read_only=mode == "ro"))
+    by_target = {mount.target: mount for mount in found}  # the last one wins
+    return tuple(by_target[target] for target in sorted(by_target))
+
+
+def _placed(spec: JobSpec, path: str, *, read_only: bool = False) -> Mount:
+    source, target = (
+        os.path.normpath(os.path.join(root, path)) for root in (spec.project_dir, image.WORK_DIR)
+    )
+    return Mount(source=source, target=target, read_only=read_only)
+
+
+def _cache(spec: JobSpec) -> str:
+    """Beside the runs, for all of them."""
+    return os.path.normpath(os.path.join(spec.project_dir, spec.output, CACHE_NAME))
+
+
+def _hub_home(spec: JobSpec) -> list[str]:
+    home = dict(spec.environment).get("HF_HOME")
+    return [home] if home else []
+
+
+def _supervise(python: str) -> str:
+    return shlex.join([python, *image.SUPERVISE[1:]])
+
+
+def needed_environment(spec: JobSpec) -> str:
+    """What make-env.sh is to make before a submit: an image brings all but what submit itself runs in."""
+    return spec.device if spec.runtime == "none" else "launch"
+
+
+def job_python(spec: JobSpec) -> str:
+    """The Python of the checkout's environment for the job's device, by absolute path: PATH is the site's."""
+    return os.path.join(spec.project_dir, ".venv", spec.device, "bin", "python")
+
+
+def _none(spec: JobSpec, names: list[str], places: list[Mount]) -> Wrapping:
+    return Wrapping(task=(_supervise(job_python(spec)),))
+
+
+def _apptainer(spec: JobSpec, names: list[str], places: list[Mount]) -> Wrapping:
+    """Without --contain and --pid on purpose: a minimal /dev would lack InfiniBand, and the supervisor itself
+    sees to it that nobody is left."""
+    reference = str(image_file(spec) or f"docker://{spec.image}")
+    options = [
+        *("--cleanenv", "--no-eval", "--no-home", "--no-mount", "cwd,tmp"),
+        *(["--nv"] if spec.device == "cuda" else []),
+    ]
+    return Wrapping(
+        setup=(
+            *_made(spec),
+            *_needed("command -v apptainer", "apptainer is not on PATH: say MODULES=apptainer, or what it is called"),
+            "mounts=(",
+            *(f"  --mount {_csv(mount)}" for mount in places),
+            f'  --mount "type=bind,source=${{TMPDIR:-/tmp}},destination={image.TMP_DIR}"',
+            ")",
+            f"if [ -f .env ]; then mounts+=(--mount {_csv(_env_file(spec))}); fi",
+        ),
+        status_file=_status_inside(),
+        before_srun=("# shellcheck disable=SC2016  # it is for the tasks' shells",),
+        task=(
+            shlex.join(["bash", "-c", HAND_IN, ",".join(names)]),
+            f'{shlex.join(["apptainer", "exec", *options])} "${{mounts[@]}}"',
+            shlex.join(["--pwd", image.WORK_DIR, reference]),
+            # apptainer sets HOME itself, to one that is not there.
+            f"{shlex.join(['env', 'HOME=' + image.ENVIRONMENT['HOME']])} {_supervise(image.PYTHON)}",
+        ),
+    )  # fmt: skip
+
+
+def _pyxis(spec: JobSpec, names: list[str], places: list[Mount]) -> Wrapping:
+    *always, env_file = (
+        f"{mount.source}:{mount.target}{':ro' if mount.read_only else ''}"
+        for mount in (*places, _env_file(spec))
+    )
+    gpus = (
+        "# enroot gives GPUs to a container only where these are set.",
+        'export NVIDIA_VISIBLE_DEVICES="${NVIDIA_VISIBLE_DEVICES:-all}"',
+        'export NVIDIA_DRIVER_CAPABILITIES="${NVIDIA_DRIVER_CAPABILITIES:-compute,utility}"',
+    )
+    return Wrapping(
+        setup=(
+            *_made(spec),
+            *_needed("srun --help | grep -e --container-image", "this cluster's srun knows no containers (pyxis)"),
+            *(gpus if spec.device == "cuda" else ()),
+            f'mounts={shlex.quote(",".join(always))}",${{TMPDIR:-/tmp}}:{image.TMP_DIR}"',
+            f"if [ -f .env ]; then mounts+={shlex.quote(',' + env_file)}; fi",
+        ),
+        status_file=_status_inside(),
+        srun=(
+            shlex.quote(f"--container-image={image_file(spec) or _enroot(str(spec.image))}"),
+            '--container-mounts="$mounts"',
+            f"--container-workdir={image.WORK_DIR}",
+            "--no-container-mount-home",
+            "--no-container-entrypoint",
+            f"--container-env={','.join(names)}",
+        ),
+        task=(_supervise(image.PYTHON),),
+    )  # fmt: skip
+
+
+def _made(spec: JobSpec) -> tuple[str, ...]:
+    folders = [os.path.join(_cache(spec), "home"), *(_placed(spec, home).source for home in _hub_home(spec))]
+    return (
+        f"# Inside, {image.WORK_DIR} is the checkout, for relative paths. What is mounted must be there.",
+        f"mkdir -p {shlex.join(folders)}",
+    )
+
+
+def _needed(question: str, otherwise: str) -> tuple[str, ...]:
+    complaint = shlex.quote(f"trainyard: {otherwise}")
+    return (f"{question} >/dev/null 2>&1 || {{ echo {complaint} >&2; exit {BAD_CONFIG}; }}",)
+
+
+def _env_file(spec: JobSpec) -> Mount:
+    """Secrets go in as a file, read by the supervisor; it may not be there."""
+    return _placed(spec, ".env", read_only=True)
+
+
+def _status_inside() -> str:
+    """mktemp's file, where TMPDIR is mounted."""
+    return image.TMP_DIR + "/${status_file##*/}"
+
+
+def _csv(mount: Mount) -> str:
+    """For apptainer's --mount, which reads a line of CSV: any path can be said. Quoted, in any case."""
+    line = io.StringIO()
+    flag = ["ro"] if mount.read_only else []
+    fields = ["type=bind", f"source={mount.source}", f"destination={mount.target}", *flag]
+    csv.writer(line, lineterminator="").writerow(fields)
+    return "'" + line.getvalue().replace("'", "'\\''") + "'"
+
+
+def _enroot(reference: str) -> str:
+    """registry/name:tag as enroot spells it, registry#name:tag."""
+    host, slash, rest = reference.partition("/")
+    is_host = slash and ("." in host or ":" in host or host == "localhost")
+    return f"{host}#{rest}" if is_host else reference
