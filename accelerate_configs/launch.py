@@ -45,6 +45,7 @@ def _trainer_arguments(spec: JobSpec, candidate: Candidate) -> tuple[str, ...]:
         "activation_checkpointing": candidate.checkpointing,
         "optimizer": candidate.optimizer,
         "quantization": spec.quantization,
+        "vision": spec.vision,
         "lora_r": spec.lora_r,
         "lora_alpha": spec.lora_alpha,
         "lora_dropout": spec.lora_dropout,

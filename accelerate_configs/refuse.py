@@ -52,6 +52,7 @@ def _trials(spec: JobSpec, on_host: bool) -> tuple[Trial, ...]:
         ((f"GPUS={n}", replace(spec, gpus=n)) for n in counts),
         ((f"MAX_LENGTH={n}", replace(spec, max_length=n)) for n in lengths),
         ((f"LORA={level}", replace(spec, lora=level)) for level in loras),
+        (("VISION=frozen", replace(spec, vision="frozen")) for _ in range(spec.vision == "lora")),
         (("QUANTIZATION=nf4", replace(spec, quantization="nf4")) for _ in range(spec.quantization != "nf4")),
     )
 

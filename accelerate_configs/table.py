@@ -38,12 +38,13 @@ def _summary(plan: Plan) -> str:
 
 def _request(spec: JobSpec) -> str:
     weights = "4-bit NF4" if spec.quantization == "nf4" else "bf16"
-    total, trained = _short(spec.shape.total_params), _short(spec.shape.lora_params(spec.lora_r))
+    total, trained = _short(spec.shape.total_params), _short(spec.lora_params)
     where = f"{_count(spec.gpus, 'GPU')}" if spec.gpus else "the CPU"
     measured = "" if spec.length_source == "MAX_LENGTH" else f" ({spec.length_source})"
     nodes = f" on each of {spec.nodes} nodes" if spec.nodes > 1 else ""
+    tower = ", tower too" if spec.vision == "lora" else ""
     return (
-        f"{spec.model} ({total}, {weights}), LoRA r={spec.lora_r} ({trained} trained), "
+        f"{spec.model} ({total}, {weights}), LoRA r={spec.lora_r} ({trained} trained{tower}), "
         f"{spec.max_length} tokens a sample{measured}, on {where}{nodes}"
     )
 

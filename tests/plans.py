@@ -20,6 +20,10 @@ SHAPE = ModelShape(
     vision_hidden=1152,
     vision_mlp=4304,
     vision_patches=4096,
+    vision_layers=27,
+    vision_linears=162,
+    vision_linears_in=27 * (5 * 1152 + 4304),
+    vision_linears_out=27 * (5 * 1152 + 4304),
     projector_params=2_950_272,
     tokens_per_image=256,
 )

@@ -161,6 +161,7 @@ def test_a_forced_config_that_overflows_runs_and_says_so() -> None:
         {"model": "Qwen/Qwen2.5-VL-72B-Instruct", "vram_gib": 40.0, "max_length": 8192},
         {"gpus": 0, "device": "cpu", "mem_gib": 16, "max_length": 2048},
         {"quantization": "none", "vram_gib": 10.0},
+        {"vision": "lora", "vram_gib": 7.5},
     ],
 )
 def test_what_a_refusal_proposes_fits_and_what_is_a_step_smaller_does_not(request_: dict[str, Any]) -> None:
@@ -172,11 +173,12 @@ def test_what_a_refusal_proposes_fits_and_what_is_a_step_smaller_does_not(reques
         "GPUS": "gpus",
         "MAX_LENGTH": "max_length",
         "LORA": "lora",
+        "VISION": "vision",
         "QUANTIZATION": "quantization",
     }
     assert proposed
     for name, _, value in (change.partition("=") for change in proposed):
-        parsed: Any = value if name in ("LORA", "QUANTIZATION") else int(value)
+        parsed: Any = value if name in ("LORA", "VISION", "QUANTIZATION") else int(value)
         assert choose(replace(spec, **{field[name]: parsed})).chosen.fits
         if name == "MAX_LENGTH":
             refusal(replace(spec, max_length=parsed + 128))
@@ -216,7 +218,18 @@ def test_the_command_is_complete_and_in_the_agreed_words() -> None:
             "--optimizer",
             "adamw",
         ),
-        *("--quantization", "nf4", "--lora_r", "64", "--lora_alpha", "128", "--lora_dropout", "0.05"),
+        *(
+            "--quantization",
+            "nf4",
+            "--vision",
+            "frozen",
+            "--lora_r",
+            "64",
+            "--lora_alpha",
+            "128",
+            "--lora_dropout",
+            "0.05",
+        ),
         *("--max_length", "1024", "--max_steps", "1500", "--learning_rate", "0.0002", "--seed", "0"),
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from specs import known_shape, make_spec
 
-from trainer.activations import layer_bytes
+from trainer.activations import layer_bytes, tower_layer_bytes
 from trainer.job import Estimate, JobSpec
 from trainer.memory import HEAD_BYTES_PER_LOGIT, HEAD_CHUNK_POSITIONS, estimate
 
@@ -71,6 +71,17 @@ def test_a_gemma_layer_keeps_what_was_measured() -> None:
     dropped = layer_bytes(make_spec(), width=2)
     assert plain == pytest.approx(common + 32 + 4 * h + 2 * f, rel=1e-3)
     assert dropped == pytest.approx(common + 32 + 3 * (5 * h + q + f), rel=1e-3)
+
+
+def test_a_tower_with_adapters_keeps_what_was_measured_and_is_part_of_the_plan() -> None:
+    """SigLIP: 22d + 4f and 12r a patch and layer, with dropout 3(5d + f) more on CUDA."""
+    d, f, r = 1152, 4304, 64
+    plain = tower_layer_bytes(make_spec(vision="lora", lora_dropout=0.0), width=2)
+    assert plain == pytest.approx(22 * d + 4 * f + 12 * r, rel=5e-3)
+    assert tower_layer_bytes(make_spec(vision="lora"), width=2) == plain + 3 * (5 * d + f)
+    frozen, tuned = (items(make_spec(vision=vision, lora_dropout=0.0)) for vision in ("frozen", "lora"))
+    assert tuned["LoRA weights"] - frozen["LoRA weights"] == 4 * (153_991_168 - 119_209_984)
+    assert tuned["activations"] - frozen["activations"] == 27 * 4096 * plain
 
 
 def test_the_head_is_bounded_by_one_chunk() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,7 +91,7 @@ def test_gemma_3_4b_is_read_to_its_true_sizes() -> None:
     assert (text, shape.vision_params, shape.projector_params) == (3_880_263_168, 416_866_032, 2_950_272)
     assert (shape.layers, shape.q_width, shape.kv_width, shape.vocab) == (34, 2048, 1024, 262_208)
     assert (shape.vision_patches, shape.tokens_per_image, shape.tied_embedding) == (4096, 256, True)
-    assert shape.lora_params(64) == 119_209_984
+    assert (shape.lora_params(64), shape.lora_params(64, "lora")) == (119_209_984, 153_991_168)
 
 
 @pytest.mark.slow
@@ -99,6 +100,8 @@ def test_counts_and_widths_are_those_of_the_transformers_class(family: str) -> N
     """Built without memory, saved as transformers saves, in full and without defaults, and read back."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
+
+    from trainer.model import anatomy_of, target_pattern
 
     config = transformers.AutoConfig.for_model(family, **TINY[family])
     with torch.device("meta"):
@@ -113,6 +116,7 @@ def test_counts_and_widths_are_those_of_the_transformers_class(family: str) -> N
     merger = getattr(tower, "merger", None)
     aside = sum(p.numel() for p in merger.parameters()) if merger is not None else 0
     layer = [(m.in_features, m.out_features) for m in linears[:7]]
+    inside = set(map(id, decoder.modules()))
     for saved in (config.to_dict(), json.loads(config.to_json_string(use_diff=True))):
         shape = shape_from_config(saved, model="tiny")
         assert shape.total_params == sum(p.numel() for p in model.parameters())
@@ -120,6 +124,11 @@ def test_counts_and_widths_are_those_of_the_transformers_class(family: str) -> N
         assert shape.linear_params == sum(m.in_features * m.out_features for m in linears)
         assert sorted(shape.linear_shapes) == sorted(layer)
         assert shape.embedding_params == model.get_input_embeddings().weight.numel()
+        pattern = target_pattern(anatomy_of(model), "lora")
+        beside = [m for n, m in model.named_modules() if re.fullmatch(pattern, n) and id(m) not in inside]
+        assert (shape.vision_linears, shape.vision_linears_in, shape.vision_linears_out) == (
+            len(beside), sum(m.in_features for m in beside), sum(m.out_features for m in beside)
+        )  # fmt: skip
         assert shape.tied_embedding == (model.lm_head.weight is model.get_input_embeddings().weight)
         if family == "gemma3":
             assert shape.tokens_per_image == config.mm_tokens_per_image

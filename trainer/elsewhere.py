@@ -33,6 +33,7 @@ FROM_YAML: dict[str, str] = {
     "data": "DATA",
     "device": "DEVICE",
     "quantization": "QUANTIZATION",
+    "vision": "VISION",
     "max_length": "MAX_LENGTH",
     "max_steps": "MAX_STEPS",
     "learning_rate": "LEARNING_RATE",

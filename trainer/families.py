@@ -81,6 +81,25 @@ def _section(config: Config, key: str, defaults: Config) -> dict[str, Any]:
     return {**defaults, **{name: value for name, value in given.items() if value is not None}}
 
 
+# (how many, in, out)
+Linears = tuple[int, int, int]
+
+
+def _vision(layers: int, *linears: Linears) -> dict[str, int]:
+    """ModelShape's fields about the linears of tower and projector."""
+    return {
+        "vision_layers": layers,
+        "vision_linears": sum(n for n, _, _ in linears),
+        "vision_linears_in": sum(n * i for n, i, _ in linears),
+        "vision_linears_out": sum(n * o for n, _, o in linears),
+    }
+
+
+def _siglip_vision(v: Config, *projector: Linears) -> dict[str, int]:
+    d, f, n = v["hidden_size"], v["intermediate_size"], v["num_hidden_layers"]
+    return _vision(n, (4 * n, d, d), (n, d, f), (n, f, d), *projector)
+
+
 def _siglip_params(v: Config, *, patches: int) -> int:
     """Weights of a SigLIP-style tower (siglip, idefics3): patches, positions, encoder, last norm, pooling
     head."""
@@ -114,15 +133,17 @@ def _gemma3(config: Config) -> ModelShape:
         vision_hidden=v["hidden_size"],
         vision_mlp=v["intermediate_size"],
         vision_patches=patches,
+        **_siglip_vision(v),  # the projection is a bare matrix
         projector_params=v["hidden_size"] * h + v["hidden_size"],
         tokens_per_image=config.get("mm_tokens_per_image") or 256,
     )
 
 
 def _qwen(
-    config: Config, *, width: int, mlp: int, out: int, v: Config, block: int, merger_norm: int
+    config: Config, *, width: int, mlp: int, ups: int, out: int, v: Config, block: int, merger_norm: int
 ) -> ModelShape:
-    """Both Qwen2 generations: `width` and `mlp` of the tower, `block` weights of one of its layers."""
+    """Both Qwen2 generations: `width` and `mlp` of the tower, which has `ups` linears into the MLP, `block` weights of
+    one of its layers."""
     # Hub files of these families keep the text values at the top level; transformers 5 nests them.
     t = _section({"text_config": config.get("text_config") or config}, "text_config", QWEN_TEXT)
     h, layers, heads = t["hidden_size"], t["num_hidden_layers"], t["num_attention_heads"]
@@ -131,7 +152,7 @@ def _qwen(
     merged = v["spatial_merge_size"] ** 2
     channels = (config.get("vision_config") or {}).get("in_chans", v["in_channels"])
     patch = channels * v["temporal_patch_size"] * v["patch_size"] ** 2
-    wide = width * merged
+    wide, n = width * merged, v["depth"]
     return ModelShape(
         family=config["model_type"],
         hidden=h,
@@ -146,6 +167,15 @@ def _qwen(
         vision_hidden=width,
         vision_mlp=mlp,
         vision_patches=QWEN_PLANNED_TOKENS * merged,
+        **_vision(
+            n,
+            (n, width, 3 * width),
+            (n, width, width),
+            (ups * n, width, mlp),
+            (n, mlp, width),
+            (1, wide, wide),
+            (1, wide, out),
+        ),
         projector_params=merger_norm + wide * wide + wide + wide * out + out,
         tokens_per_image=QWEN_PLANNED_TOKENS,
     )
@@ -155,7 +185,7 @@ def _qwen2_5_vl(config: Config) -> ModelShape:
     v = _section(config, "vision_config", QWEN2_5_VISION)
     d, f = v["hidden_size"], v["intermediate_size"]
     block = 4 * d * d + 4 * d + 3 * d * f + 2 * f + d + 2 * d
-    return _qwen(config, width=d, mlp=f, out=v["out_hidden_size"], v=v, block=block, merger_norm=d)
+    return _qwen(config, width=d, mlp=f, ups=2, out=v["out_hidden_size"], v=v, block=block, merger_norm=d)
 
 
 def _qwen2_vl(config: Config) -> ModelShape:
@@ -163,7 +193,7 @@ def _qwen2_vl(config: Config) -> ModelShape:
     d = v["embed_dim"]
     f = int(d * v["mlp_ratio"])
     block = 4 * d * d + 4 * d + 2 * d * f + f + d + 4 * d
-    return _qwen(config, width=d, mlp=f, out=v["hidden_size"], v=v, block=block, merger_norm=2 * d)
+    return _qwen(config, width=d, mlp=f, ups=1, out=v["hidden_size"], v=v, block=block, merger_norm=2 * d)
 
 
 def _idefics3(config: Config) -> ModelShape:
@@ -195,6 +225,7 @@ def _idefics3(config: Config) -> ModelShape:
         vision_hidden=v["hidden_size"],
         vision_mlp=v["intermediate_size"],
         vision_patches=IDEFICS3_PLANNED_TILES * patches,
+        **_siglip_vision(v, (1, v["hidden_size"] * scale, h)),
         projector_params=v["hidden_size"] * scale * h,
         tokens_per_image=IDEFICS3_PLANNED_TILES * (patches // scale),
     )

@@ -16,6 +16,7 @@ VRAM_ENV, PEAK_ENV = "TRAINYARD_VRAM_GIB", "TRAINYARD_PEAK_GIB"
 
 Device = Literal["cuda", "cpu"]
 Quantization = Literal["nf4", "none"]
+Vision = Literal["frozen", "lora"]
 Optimizer = Literal["adamw", "paged_adamw_8bit"]
 
 # r / alpha; the preset's name is what a user says.
@@ -47,6 +48,12 @@ class ModelShape:
     vision_mlp: int
     vision_patches: int
     """Patches (rows that the tower works on) for one image."""
+    vision_layers: int
+    vision_linears: int
+    """How many linears tower and projector have."""
+    vision_linears_in: int
+    """Sum of what they read; times a rank, the weights of their adapters' first halves."""
+    vision_linears_out: int
     projector_params: int
     tokens_per_image: int
     """Positions that one image takes in the language model."""
@@ -75,9 +82,10 @@ class ModelShape:
         text = self.linear_params + self.embedding_params + self.head_params + self.text_extra_params
         return text + self.vision_params + self.projector_params
 
-    def lora_params(self, r: int) -> int:
-        """Trainable weights with LoRA of rank `r` on the language model's linears."""
-        return self.layers * sum(r * (i + o) for i, o in self.linear_shapes)
+    def lora_params(self, r: int, vision: str = "frozen") -> int:
+        """Trainable weights with LoRA of rank `r` on the language model's linears; vision=lora: the tower's too."""
+        tower = self.vision_linears_in + self.vision_linears_out if vision == "lora" else 0
+        return r * (self.layers * sum(i + o for i, o in self.linear_shapes) + tower)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,6 +149,8 @@ class JobSpec:
     quantization: Quantization = "nf4"
     lora: str = "medium"
     lora_dropout: float = 0.05
+    vision: Vision = "frozen"
+    """lora: adapters on the image tower and projector too."""
     effective_batch_size: int | None = None
     """Samples an optimizer step, over all GPUs; None: 8, rounded up to a multiple of the GPU count."""
     max_length: int = 1024
@@ -167,6 +177,11 @@ class JobSpec:
     @property
     def lora_alpha(self) -> int:
         return LORA_PRESETS[self.lora][1]
+
+    @property
+    def lora_params(self) -> int:
+        """Trainable weights."""
+        return self.shape.lora_params(self.lora_r, self.vision)
 
     @property
     def run_dir(self) -> str:

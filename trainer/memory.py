@@ -5,13 +5,13 @@ counts times widths. Of the moments of an optimizer step three compete for the s
 forward, the head, the first backward of a layer); the largest is the step's peak, and what is not alive then
 is listed as 0.
 
-The trainer's side of the bargain: sdpa attention, a frozen tower, AdamW without temporaries (fused, or
+The trainer's side of the bargain: sdpa attention, AdamW without temporaries (fused, or
 bitsandbytes'), the chunked head, ZERO3_SETTINGS under DeepSpeed.
 """
 
 from __future__ import annotations
 
-from trainer.activations import layer_bytes, layer_workspace_bytes, once_bytes, tower_bytes
+from trainer.activations import layer_bytes, layer_workspace_bytes, once_bytes, tower_bytes, tower_layer_bytes
 from trainer.job import Estimate, JobSpec, Optimizer
 
 MIB = 1024**2
@@ -120,7 +120,7 @@ def _shard(spec: JobSpec, whole: dict[str, int]) -> dict[str, int]:
 def _training_state(spec: JobSpec, optimizer: Optimizer, *, sharded: bool, offload: bool) -> dict[str, int]:
     """fp32 adapters; under DeepSpeed's bf16 engine bf16 adapters and gradients with fp32 masters, all in
     shards."""
-    lora = spec.shape.lora_params(spec.lora_r)
+    lora = spec.lora_params
     per_param = ADAMW_BYTES_PER_PARAM if optimizer == "adamw" else ADAMW_8BIT_BYTES_PER_PARAM
     if not sharded:
         fp32 = lora * FP32_BYTES
@@ -137,7 +137,7 @@ def _training_state(spec: JobSpec, optimizer: Optimizer, *, sharded: bool, offlo
 def _buckets(spec: JobSpec, config: str) -> int:
     """DDP copies every gradient into flat fp32 buckets; DeepSpeed reduces through one of a fixed size."""
     if config == "multi_gpu":
-        return spec.shape.lora_params(spec.lora_r) * FP32_BYTES
+        return spec.lora_params * FP32_BYTES
     return ZERO3_SETTINGS["reduce_bucket_size"] * BF16_BYTES if config == "deepspeed_zero3" else 0
 
 
@@ -153,8 +153,13 @@ def _transient(
     else:
         activations = tokens * (shape.layers * layer + once_bytes(shape, width=width))
         recomputed = 0
+    patches = micro * spec.images_per_sample * shape.vision_patches if spec.vision == "lora" else 0
+    tower_layer = patches * tower_layer_bytes(spec, width=width)
+    stream = patches * shape.vision_hidden * width
+    tower = shape.vision_layers * (stream if checkpointing else tower_layer)
+    activations += tower
     # Autocast keeps a bf16 copy of each fp32 adapter until the backward has used it.
-    copies = 0 if sharded or width == FP32_BYTES else shape.lora_params(spec.lora_r) * BF16_BYTES
+    copies = 0 if sharded or width == FP32_BYTES else spec.lora_params * BF16_BYTES
     scored = micro * spec.supervised_tokens
     head = min(scored, HEAD_CHUNK_POSITIONS) * shape.vocab * HEAD_BYTES_PER_LOGIT
     head += 2 * scored * shape.hidden * width
@@ -164,6 +169,8 @@ def _transient(
     moments: tuple[dict[str, int], ...] = (
         {**forward, "head": head},
         {**forward, "backward of a layer": backward},
+        # The last thing of a step, with vision=lora; by then nothing is kept of the language model.
+        {"autocast copies": copies, "activations": tower, "backward of a layer": tower_layer},
         {"image tower forward": micro * spec.images_per_sample * tower_bytes(shape, width=width)},
     )
     peak = max(moments, key=lambda moment: sum(moment.values()))

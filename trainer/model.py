@@ -18,7 +18,7 @@ from torch import nn
 
 from trainer.config import TrainConfig
 from trainer.outcome import ConfigError
-from trainer.traits import processor_without_video
+from trainer.traits import UNUSED, processor_without_video
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +63,7 @@ def _linears(skeleton: Any, parts: Sequence[str]) -> tuple[str, ...]:
         re.escape(name)
         for name, module in skeleton.named_modules()
         if isinstance(module, nn.Linear) and name.startswith(tuple(f"{part}." for part in parts))
+        if not UNUSED.search(name)
     ]
     return tuple(dict.fromkeys(re.sub(r"(?<=\\\.)\d+(?=\\\.)", r"\\d+", path) for path in paths))
 

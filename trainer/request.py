@@ -115,6 +115,7 @@ VARIABLES: tuple[Variable, ...] = (
     _variable("MAX_STEPS", "max_steps", values.integer(1, 10_000_000), "optimizer steps (1500)"),
     _variable("LEARNING_RATE", "learning_rate", values.number(0, 1), "peak learning rate (2e-4)"),
     _variable("LORA", "lora", values.one_of(*LORA_PRESETS), "LoRA preset: high, medium, low (medium)"),
+    _variable("VISION", "vision", values.one_of("frozen", "lora"), "image tower: frozen or lora (frozen)"),
     _variable("QUANTIZATION", "quantization", values.one_of("nf4", "none"), "nf4 or none (nf4)"),
     _variable(
         "EFFECTIVE_BATCH", "effective_batch_size", values.integer(1, 65536), "samples a step, all GPUs (8)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from inspect import signature
 from typing import Any
 
@@ -10,6 +11,10 @@ from torch import Tensor
 
 # Which tokens are a picture's. Without it Gemma 3 gets a causal mask over its image tokens, Qwen2.5-VL plain positions.
 TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
+
+# SigLIP's pooling head is built where the configuration does not say no, and read by none of these models: adapters
+# there would never get a gradient, which DDP waits for.
+UNUSED = re.compile(r"\.head\.")
 
 
 def processor_without_video(model: str) -> Any:
