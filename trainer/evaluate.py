@@ -50,6 +50,12 @@ def shares(
             yield [order[0]], False
 
 
+def answer_budget(tokenizer: Any, records: Sequence[Record]) -> int:
+    """Tokens for the longest true answer and a little more, at most MAX_ANSWER_TOKENS."""
+    answers = tokenizer([record.answer for record in records], add_special_tokens=False)["input_ids"]
+    return min(MAX_ANSWER_TOKENS, max(map(len, answers)) + 4)
+
+
 @torch.inference_mode()
 def generate_answers(
     model: Any,
@@ -58,18 +64,18 @@ def generate_answers(
     *,
     accelerator: Any,
     batch_size: int = BATCH_SIZE,
+    budget: int | None = None,
     between: Callable[[], object] = bool,
 ) -> list[str]:
     """The model's answer to each record, in order, on every process; the work is shared among the processes.
 
-    Greedy, and no longer than the longest true answer (plus a little, at most MAX_ANSWER_TOKENS tokens).
-    `between` is called before each batch, as often on every process, and may raise.
+    Greedy, and of at most `budget` tokens; left out, what the true answers need. `between` is called before each
+    batch, as often on every process, and may raise.
     """
     from accelerate.utils import gather_object
 
     tokenizer = processor.tokenizer
-    answers = tokenizer([r.answer for r in records], add_special_tokens=False)["input_ids"]
-    budget = min(MAX_ANSWER_TOKENS, max(map(len, answers)) + 4)
+    budget = budget or answer_budget(tokenizer, records)
     was_training = model.training
     model.eval()
     written: list[tuple[int, str]] = []

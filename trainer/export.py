@@ -1,23 +1,34 @@
-"""What a run leaves behind: the adapter with its processor, the metrics, the predictions, the report."""
+"""What a run leaves behind: the adapter with its processor and card, the metrics, the predictions, the report."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer import __version__
+from trainer.card import adapter_card
 from trainer.config import TrainConfig
 from trainer.metrics import ActionMetrics
+from trainer.outcome import FINISHED, ConfigError
+from trainer.trained import frames_of, usage_of, write_usage
 
 if TYPE_CHECKING:
-    from trainer.heldout import Scores
+    from trainer.heldout import HeldOut, Scores
+    from trainer.records import Dataset
 
+ADAPTER = "adapter"
+LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.jsonl"
 REPORT_FILE = "report.html"
+REPORT_USAGE = """usage: python -m trainer report runs/RUN
+
+Builds report.html of a finished run again, from its metrics.json and predictions.jsonl, and prints where it is."""
 ZERO_SHOT_FILE = "zero_shot.json"
 
 
@@ -37,6 +48,11 @@ class RunRecord:
     """Totals of the training: train_runtime (s), train_samples_per_second, train_loss, ..."""
     history: list[dict[str, float]]
     """Everything logged on the way, each with its step."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """sha256 of the JSONL, how it was split, records of train and eval that were used, frames a picture."""
+    versions: dict[str, str] = field(default_factory=dict)
+    peak_memory: dict[str, Any] = field(default_factory=dict)
+    """bytes of the first process, evaluation included, and of what."""
 
 
 def save_metrics(run_dir: Path, record: RunRecord, predictions: Sequence[dict[str, Any]]) -> None:
@@ -45,9 +61,34 @@ def save_metrics(run_dir: Path, record: RunRecord, predictions: Sequence[dict[st
     write_whole(run_dir / PREDICTIONS_FILE, "".join(json.dumps(line) + "\n" for line in predictions))
 
 
+def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """Of a RunRecord: on what it was trained, with which versions, in how much memory."""
+    from trainer.lengths import data_digest
+    from trainer.memory_profile import MEASURED, read_stage
+
+    counts = {"train": len(dataset.train), "eval": len(dataset.eval), "frames": frames_of(dataset)}
+    return {
+        "data": {"sha256": data_digest(config.data), "split": dataset.split, **counts},
+        "versions": {"trainyard": __version__, **{name: metadata.version(name) for name in LIBRARIES}},
+        "peak_memory": {
+            "bytes": read_stage("peak", config).peak_bytes,
+            "of": MEASURED[config.device],
+        },
+    }
+
+
+def save_usage(
+    run_dir: Path, record: RunRecord, dataset: Dataset, measured: HeldOut, unquantized: Sequence[str]
+) -> None:
+    """Write into adapter/ how it is asked, and the model card in place of PEFT's empty one."""
+    folder = run_dir / ADAPTER
+    write_usage(folder, usage_of(record.config, dataset, measured))
+    write_whole(folder / "README.md", adapter_card(dataclasses.asdict(record), unquantized))
+
+
 def save_adapter(run_dir: Path, trainer: Any, processor: Any) -> None:
     """Write adapter/: LoRA weights in fp32 for PeftModel.from_pretrained, and the processor. On every process."""
-    folder = run_dir / "adapter"
+    folder = run_dir / ADAPTER
     save_weights(folder, trainer)
     if trainer.accelerator.is_main_process:
         processor.save_pretrained(folder)
@@ -94,6 +135,20 @@ def save_report(run_dir: Path) -> None:
     from trainer.report import build_report
 
     write_whole(run_dir / REPORT_FILE, build_report(run_dir))
+
+
+def report(argv: Sequence[str]) -> int:
+    """`python -m trainer report`. Raises ConfigError."""
+    if "--help" in argv or "-h" in argv:
+        print(REPORT_USAGE)
+        return FINISHED
+    if len(argv) != 1 or not Path(argv[0], METRICS_FILE).is_file():
+        raise ConfigError(
+            "report takes the folder of a finished run (with metrics.json), for example runs/RUN"
+        )
+    save_report(Path(argv[0]))
+    print(Path(argv[0]) / REPORT_FILE)
+    return FINISHED
 
 
 def write_whole(path: Path, text: str) -> None:

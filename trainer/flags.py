@@ -37,25 +37,34 @@ class Range:
         return f"{'above' if self.above else 'from'} {_plain(self.low)} to {_plain(self.high)}"
 
 
-def read_flags(argv: Sequence[str], cls: type, *, booleans_alone: bool = False) -> dict[str, Any]:
+def read_flags(
+    argv: Sequence[str], cls: type, *, booleans_alone: bool = False, words: list[str] | None = None
+) -> dict[str, Any]:
     """Checked values by field name from `--name value` or `--name=value`; `--name` alone where booleans may be.
+
+    What stands alone goes to `words`, if there may be such.
 
     Raises:
         ConfigError: an unknown or repeated name, a missing value, a value that the field does not take.
     """
     booleans = {f.name for f in dataclasses.fields(cls) if booleans_alone and _kind(cls, f.name)[0] is bool}
-    given = split_flags(argv, booleans=booleans)
+    given = split_flags(argv, booleans=booleans, alone=words)
     return {
         check_name(name, cls, shown_as=f"--{name}"): convert(cls, name, text, shown_as=f"--{name}")
         for name, text in given.items()
     }
 
 
-def split_flags(argv: Sequence[str], *, booleans: Collection[str] = ()) -> dict[str, str]:
-    """Text by name, with underscores. Names in `booleans` may stand alone, meaning true."""
+def split_flags(
+    argv: Sequence[str], *, booleans: Collection[str] = (), alone: list[str] | None = None
+) -> dict[str, str]:
+    """Text by name, with underscores. Names in `booleans` may stand alone, meaning true; other words go to `alone`."""
     given: dict[str, str] = {}
     words = list(argv)
     while words:
+        if alone is not None and not words[0].startswith("--"):
+            alone.append(words.pop(0))
+            continue
         flag, equals, text = words.pop(0).partition("=")
         name = flag.removeprefix("--").replace("-", "_")
         if not flag.startswith("--") or not name:
@@ -63,7 +72,10 @@ def split_flags(argv: Sequence[str], *, booleans: Collection[str] = ()) -> dict[
         if name in given:
             raise ConfigError(f"--{name} was given twice")
         if not equals:
-            if name in booleans and (not words or words[0].startswith("--")):
+            said = bool(words) and (
+                words[0] in ("true", "false") if alone is not None else words[0][:2] != "--"
+            )
+            if name in booleans and not said:
                 text = "true"
             elif not words:
                 raise ConfigError(f"--{name} wants a value")

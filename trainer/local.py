@@ -14,9 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.job import GIB, Plan
-from trainer.outcome import FAILED, RUN_AGAIN, ConfigError
+from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, ConfigError
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
+USAGE = """usage: python -m trainer run | ready [--gpus 2 | --gpus=2 ...], or make run GPUS=2 ...
+
+Plans for this machine and trains on it, supervised as on a cluster; ready only checks that it could. Settings that are
+not here: --config-file, documented by python -m trainer config --help."""
 
 
 def prepare(argv: Sequence[str]) -> Plan:
@@ -71,6 +75,8 @@ def _check_folder(plan: Plan) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Plan for this machine and train on it; returns the supervisor's exit code."""
+    if asks_help(argv):
+        return FINISHED
     from accelerate_configs.table import plan_table
     from trainer import supervise
     from trainer.runs import run_record, write_record
@@ -95,5 +101,16 @@ def run(argv: Sequence[str]) -> int:
 
 def ready(argv: Sequence[str]) -> int:
     """Check what `run` would, for make: it builds an environment only for a request that can work."""
-    prepare(argv)
-    return 0
+    if not asks_help(argv):
+        prepare(argv)
+    return FINISHED
+
+
+def asks_help(argv: Sequence[str]) -> bool:
+    """Whether help was asked for; it is printed then."""
+    asked = "-h" in argv or "--help" in argv
+    if asked:
+        from trainer.request import help_text
+
+        print(help_text(USAGE), end="")
+    return asked

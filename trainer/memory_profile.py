@@ -31,6 +31,7 @@ USAGE = """usage: python -m trainer profile-memory [--name value ...] [--json]
 Loads the model and makes two optimizer steps on the longest record of the data, in this process alone, and prints
 what each stage takes beside the plan's prediction. Takes the settings of a run (python -m trainer config --help)."""
 STEPS = 2
+MEASURED = {"cuda": "GPU memory, torch's allocator", "cpu": "resident memory (RSS)"}
 # Predicted items by the stage in which they appear; what is in none is there from the first step on.
 APPEARS = {
     "baseline": ("CUDA context", "Python process"),
@@ -78,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
         stages, spec = measure(config)
     predicted = predict(spec, config)
     report = {
-        "measured": "GPU memory, torch's allocator" if config.device == "cuda" else "resident memory (RSS)",
+        "measured": MEASURED[config.device],
         "max_length": spec.max_length, "micro_batch_size": config.micro_batch_size,
         "stages": [{**asdict(s), "predicted_bytes": predicted_at(predicted, s.name)} for s in stages],
         "predicted_items": dict(predicted.items),

@@ -137,7 +137,7 @@ def _read(path: Path, image_root: str | None, moved: set[str]) -> tuple[Record, 
         )
     moved.update(name for name, place in found.items() if _absolute(name) and place != Path(name))
     places = {name: str(place) for name, place in found.items()}
-    return tuple(replace(record, turns=tuple(_resolved(record.turns, places))) for record in records)
+    return tuple(replace(record, turns=tuple(resolved(record.turns, places))) for record in records)
 
 
 def _session(entry: Mapping[str, Any]) -> str:
@@ -167,7 +167,8 @@ def _find(name: str, folder: Path, image_root: str | None) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def _resolved(turns: Sequence[Turn], places: Mapping[str, str]) -> Iterator[Turn]:
+def resolved(turns: Sequence[Turn], places: Mapping[str, str]) -> Iterator[Turn]:
+    """`turns` with the files of their pictures where `places` says that they are."""
     for turn in turns:
         yield replace(
             turn,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -176,13 +177,15 @@ def help_text() -> str:
     )  # fmt: skip
 
 
-def main(argv: Sequence[str], environ: Mapping[str, str], env_file: Mapping[str, str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """`python -m trainer config`. Raises ConfigError."""
+    from trainer.env_file import read_env_file  # which reads names from here
+
     if any(flag in ("-h", "--help") for flag in argv):
         print(help_text())
         return FINISHED
     rest = [flag for flag in argv if flag != "--json"]
-    settings = resolve_settings(rest, environ, env_file)
+    settings = resolve_settings(rest, os.environ, read_env_file(Path(".env")))
     say(settings.notices)
     fields = [field.name for field in dataclasses.fields(TrainConfig)]
     lacking: Collection[str] = [name for name in fields if name not in settings.values]

@@ -14,7 +14,7 @@ from typing import Any
 from trainer.checks import Check, format_checks
 from trainer.env_file import read_env_file
 from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError
-from trainer.text import nearest
+from trainer.values import nearest
 
 USAGE = """usage: python -m trainer setup-wandb [--test-run] [--json]
 

@@ -192,7 +192,9 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
         config=config, answer_field=measured.field, **{f"{name}before": m for name, m in zero_shot.items()},
         **{f"{name}after": m for name, m in export.summary(after).items()},
         step=kept, train=trained.metrics, history=trainer.state.log_history,
+        **export.describe_run(config, dataset),
     )  # fmt: skip
+    export.save_usage(run_dir, record, dataset, measured, anatomy.unquantized)
     export.save_metrics(run_dir, record, measured.predictions(after))
 
     def finish() -> None:

@@ -10,9 +10,10 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.outcome import FINISHED
+from trainer.outcome import FINISHED, ConfigError
 
 EPISODES, EVAL_EPISODES = 60, 12
 RUN = "demo"
@@ -30,11 +31,23 @@ TRAINING = {
 }
 
 
-def walk(project_dir: Path) -> int:
-    """Run the demo inside `project_dir`/demo; returns the exit code of the first step that fails, else 0."""
+PROJECT_DIR = Path(__file__).resolve().parent.parent.parent
+USAGE = f"""usage: python -m trainer demo
+
+Draws a game, builds a tiny model, shows plan and script for a cluster, then trains here on the CPU: about two minutes,
+in {PROJECT_DIR / "demo"}. It takes no options; `python -m trainer run` takes them all."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the demo in the checkout; returns the exit code of the first step that fails, else 0. Raises ConfigError."""
     import shutil
 
-    started = time.monotonic()
+    if "--help" in argv or "-h" in argv:
+        print(USAGE)
+        return FINISHED
+    if argv:
+        raise ConfigError(f"demo takes no options, got {argv[0]!r}: `python -m trainer run` takes them all")
+    started, project_dir = time.monotonic(), PROJECT_DIR
     _heading("1. A game, drawn now: follow the road, press `a` at what stands in the way")
     folder = project_dir / "demo"
     _draw(folder)

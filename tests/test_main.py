@@ -1,0 +1,52 @@
+"""`python -m trainer`: one table of verbs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from trainer.__main__ import VERBS, main
+
+
+def test_help_lists_every_verb_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:-2] == [f"  {verb:<16}{about}" for verb, (_, _, about) in VERBS.items()]
+    assert max(map(len, lines)) <= 110
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer", verb, "--help"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: python -m trainer ")
+    assert f"trainer {verb}" in done.stdout or verb == "ready"
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS.keys() - {"report", "demo"}))
+def test_every_verb_refuses_an_unknown_option_with_the_nearest(verb: str) -> None:
+    words = [
+        verb,
+        *(["all"] if verb == "validate" else []),
+        "--jsn" if verb != "run" and verb != "ready" else "--gpsu",
+        "1",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 78
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("trainyard: unknown ") and "known are " in line
+    assert "did you mean" in line or verb in ("config", "validate", "profile-memory")
+
+
+def test_an_unknown_verb_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mrege"]) == 78
+    assert capsys.readouterr().err == (
+        f"trainyard: unknown verb 'mrege', did you mean merge? known are {', '.join(VERBS)}\n"
+    )
+    assert main([]) == 78

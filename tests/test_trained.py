@@ -1,0 +1,235 @@
+"""What a finished run can be used for: its card, asking it, merging it. One short run serves all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training import run_forked, train_forked
+
+from trainer.__main__ import main
+from trainer.card import base_name
+
+Entry = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, walks: Path) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    ended = train_forked(folder, model=tiny_model, data=walks, max_steps=30, micro_batch_size=16)
+    assert ended.codes == (0,), ended.output
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def merged(run: Path) -> tuple[Path, Entry]:
+    """Folder of the merged weights, and what merge printed."""
+    ended = run_forked(run.parent / "merge", main, ["merge", "--run", str(run), "--json"])
+    assert ended.codes == (0,), ended.output
+    return run / "merged", report_in(ended.output)
+
+
+def report_in(output: str) -> Entry:
+    entry: Entry = json.loads(output[output.index("\n{\n") if "\n{\n" in output else output.index("{\n") :])
+    return entry
+
+
+def answers(folder: Path, words: list[str], stdin: str = "") -> tuple[int, list[Entry]]:
+    """Exit code of infer, and the objects that it printed on a line each."""
+    ended = run_forked(folder, infer_from, words, stdin)
+    return ended.codes[0], [json.loads(line) for line in ended.output.splitlines() if line.startswith('{"')]
+
+
+def infer_from(words: list[str], stdin: str) -> int:
+    reading, writing = os.pipe()
+    os.write(writing, stdin.encode())
+    os.close(writing)
+    os.dup2(reading, 0)
+    sys.stdin = os.fdopen(0, encoding="utf-8")
+    return main(["infer", *words])
+
+
+def predicted(run: Path) -> list[Entry]:
+    return [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_the_card_says_what_was_trained_on_what_and_how_good_it_is(run: Path, walks: Path) -> None:
+    card = (run / "adapter" / "README.md").read_text()
+    metrics = json.loads((run / "metrics.json").read_text())
+    after, before, data = metrics["after"], metrics["before"], metrics["data"]
+    records = len((walks / "eval.jsonl").read_text().splitlines())
+    assert (
+        f"| likeliest allowed action | {records} | {after['majority_accuracy']:.1%} ({after['majority']}) | "
+        f"{before['accuracy']:.1%} | {after['accuracy']:.1%} | {after['macro_f1']:.3f} | 100.0% |"
+    ) in card
+    assert f"{data['train']} records to train on, {records} held out (eval.jsonl)" in card
+    assert f"`{data['sha256']}`" in card and len(data["sha256"]) == 64
+    assert "| `learning_rate` | 0.002 |" in card and "| `lora_r` | 8 |" in card
+    assert re.search(r"torch [\d.]+.*, transformers 5", card) and re.search(r": 0\.\d+ GiB \(resident", card)
+
+
+def test_no_card_and_no_usage_file_names_a_place_on_this_machine(
+    run: Path, merged: tuple[Path, Entry]
+) -> None:
+    for folder in (run / "adapter", merged[0]):
+        for path in folder.glob("*"):
+            if path.suffix in (".md", ".json") and path.name != "adapter_config.json":
+                assert not re.search(r"(?<![\w<])/(tmp|home|root|var|usr|work)\b", path.read_text()), path
+    assert base_name("google/gemma-3-4b-it") == "google/gemma-3-4b-it"
+    assert base_name("/data/models/gemma/") == base_name("./gemma") == "gemma"
+
+
+def run_card(card: str, image: str, rewrites: list[tuple[str, str]]) -> None:
+    """Run a card's own code, its places filled in."""
+    from PIL import Image
+
+    code = re.findall(r"```python\n(.*?)```", Path(card).read_text(), re.S)[0]
+    for old, new in rewrites:
+        assert old in code, old
+        code = code.replace(old, new)
+    exec(code.replace("image = ...", f"image = Image.open({image!r}).convert('RGB')"), {"Image": Image})
+
+
+def test_the_code_on_both_cards_runs(
+    run: Path, merged: tuple[Path, Entry], tiny_model: Path, walks: Path, tmp_path: Path
+) -> None:
+    image = str(next(walks.glob("frames/*.png")))
+    adapter = [(f'"{tiny_model.name}"', f'"{tiny_model}"'), ('"adapter"', f'"{run}/adapter"')]
+    for folder, places in ((run / "adapter", adapter), (merged[0], [('"merged"', f'"{merged[0]}"')])):
+        ended = run_forked(tmp_path / folder.name, run_card, str(folder / "README.md"), image, places)
+        assert ended.codes == (0,), ended.output
+
+
+def test_infer_answers_as_the_held_out_scoring_did(run: Path, walks: Path, tmp_path: Path) -> None:
+    lines = (walks / "eval.jsonl").read_text().splitlines(keepends=True)[:6]
+    bare = [json.dumps({k: v for k, v in json.loads(line).items() if k != "output"}) + "\n" for line in lines]
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text("".join(bare).replace("frames/", f"{walks}/frames/"))
+    code, found = answers(tmp_path / "file", ["--run", str(run), "--records", str(asked)])
+    assert code == 0
+    for entry, line in zip(found, predicted(run), strict=False):
+        assert entry["action"] == line["prediction"]
+        assert entry["probabilities"] == pytest.approx(line["probabilities"], abs=1e-5)
+    assert len(found) == 6
+
+    frames = [str(walks / name) for name in json.loads(lines[0])["frames"]]
+    words = ["--run", str(run / "adapter"), "--answer", *frames, "--json"]
+    code, (one,) = answers(tmp_path / "one", words)
+    assert code == 0 and one["probabilities"] == pytest.approx(found[0]["probabilities"], abs=1e-6)
+    assert one["answer"] == predicted(run)[0].get("answer", one["answer"])
+
+
+def test_a_pipe_is_answered_line_by_line_and_a_bad_line_stops_nothing(
+    run: Path, walks: Path, tmp_path: Path
+) -> None:
+    image = str(next(walks.glob("frames/*.png")))
+    message = {"messages": [{"role": "user", "content": "Which <image>?"}], "images": [image]}
+    lines = [json.dumps(message), "{", json.dumps({**message, "images": ["gone.png"]}), json.dumps(message)]
+    code, found = answers(tmp_path, ["--run", str(run), "--records", "-"], "\n".join(lines) + "\n")
+    assert code == 1
+    assert found[1:3] == [
+        {"error": "line 2: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"},
+        {"error": "line 3: gone.png is not there"},
+    ]
+    assert found[0] == found[3] and sum(found[0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--run", "RUN"], "infer takes images, or --records FILE"),
+        (["--run", "no/such", "x.png"], "no/such holds no trained model (trainyard.json is not there): give a"),
+        (["--run", "RUN", "x.png"], "what is asked: x.png is not there"),
+        (["--run", "RUN", "--records", "no.jsonl"], "records no.jsonl cannot be read (No such file or directory)"),
+        (["--run", "RUN", "x.png", "--questoin", "?"], "unknown '--questoin', did you mean question? known are run"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked_is_one_line(
+    words: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["infer", *(str(run) if word == "RUN" else word for word in words)]) == 78
+    assert capsys.readouterr().err.startswith(f"trainyard: {message}")
+
+
+def load_plainly(folder: str, out: str) -> None:
+    """The merged folder with transformers alone; its config and the kinds of its parameters to `out`."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    AutoProcessor.from_pretrained(folder)
+    kinds = sorted({str(p.dtype) for p in model.parameters()})
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    told = {"class": type(model).__name__, "kinds": kinds, "tied": tied}
+    Path(out).write_text(json.dumps(told | {"quantized": hasattr(model.config, "quantization_config")}))
+
+
+def test_the_merged_model_loads_plainly_and_answers_as_the_adapter_did(
+    run: Path, merged: tuple[Path, Entry], walks: Path, tmp_path: Path
+) -> None:
+    folder, report = merged
+    after = json.loads((run / "metrics.json").read_text())["after"]
+    records = after["samples"]
+    assert report["before"]["accuracy"] == report["after"]["accuracy"] == after["accuracy"]
+    assert after["accuracy"] > after["majority_accuracy"]
+    assert (report["same"], report["records"], report["drop"], report["out"]) == (
+        records,
+        records,
+        0,
+        str(folder),
+    )
+    ended = run_forked(tmp_path, load_plainly, str(folder), str(tmp_path / "out.json"))
+    assert ended.codes == (0,), ended.output
+    assert json.loads((tmp_path / "out.json").read_text()) == {
+        "class": "Gemma3ForConditionalGeneration", "kinds": ["torch.float32"], "tied": True, "quantized": False,
+    }  # fmt: skip
+    asked = walks / "eval.jsonl"
+    code, found = answers(tmp_path / "ask", ["--run", str(folder), "--records", str(asked)])
+    assert code == 0
+    assert [entry["action"] for entry in found] == [line["prediction"] for line in predicted(run)]
+
+
+def test_a_merge_that_loses_answers_ends_with_1_and_leaves_nothing(run: Path, tmp_path: Path) -> None:
+    """The adapter is turned round between the two scorings, by a base that is another one's."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("merged", "checkpoints", "wandb"))
+    ended = run_forked(tmp_path / "log", merge_spoiled, str(copy))
+    assert ended.codes == (1,), ended.output
+    assert re.search(
+        r"trainyard: merged, \d+\.\d\d% of the answers are lost, 1\.00% are allowed: nothing is kept",
+        ended.output,
+    )
+    assert not [path.name for path in copy.iterdir() if "merged" in path.name]
+
+
+def merge_spoiled(run: str) -> int:
+    """Merge, with weights that are damaged on their way to the disk."""
+    from peft import PeftModel
+
+    merge_and_unload = PeftModel.merge_and_unload
+
+    def damaged(self: Any) -> Any:
+        model = merge_and_unload(self)
+        for parameter in model.get_decoder().layers.parameters():
+            parameter.data.mul_(-1)
+        return model
+
+    PeftModel.merge_and_unload = damaged  # type: ignore[method-assign]
+    return main(["merge", "--run", run])
+
+
+def test_a_folder_that_is_there_is_not_merged_into(
+    run: Path, merged: tuple[Path, Entry], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["merge", "--run", str(run)]) == 78
+    assert capsys.readouterr().err == (
+        f"trainyard: {run}/merged is there already: remove it, or give another --out\n"
+    )
+    assert main(["merge", "--run", str(run / "adapter"), "--out", str(run / "x")]) == 78
+    assert "is no finished run (metrics.json cannot be read)" in capsys.readouterr().err
+    assert not (run / "x").exists()
