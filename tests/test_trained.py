@@ -22,7 +22,9 @@ Entry = dict[str, Any]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, walks: Path) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    ended = train_forked(folder, model=tiny_model, data=walks, max_steps=30, micro_batch_size=16)
+    ended = train_forked(
+        folder, model=tiny_model, data=walks, max_steps=80, micro_batch_size=16, lora_r=32, lora_alpha=64
+    )
     assert ended.codes == (0,), ended.output
     return folder / "run"
 
@@ -70,7 +72,7 @@ def test_the_card_says_what_was_trained_on_what_and_how_good_it_is(run: Path, wa
     ) in card
     assert f"{data['train']} records to train on, {records} held out (eval.jsonl)" in card
     assert f"`{data['sha256']}`" in card and len(data["sha256"]) == 64
-    assert "| `learning_rate` | 0.002 |" in card and "| `lora_r` | 8 |" in card
+    assert "| `learning_rate` | 0.002 |" in card and "| `lora_r` | 32 |" in card
     assert re.search(r"torch [\d.]+.*, transformers 5", card) and re.search(r": 0\.\d+ GiB \(resident", card)
 
 
@@ -195,7 +197,6 @@ def test_the_merged_model_loads_plainly_and_answers_as_the_adapter_did(
 
 
 def test_a_merge_that_loses_answers_ends_with_1_and_leaves_nothing(run: Path, tmp_path: Path) -> None:
-    """The adapter is turned round between the two scorings, by a base that is another one's."""
     copy = tmp_path / "run"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("merged", "checkpoints", "wandb"))
     ended = run_forked(tmp_path / "log", merge_spoiled, str(copy))
@@ -209,9 +210,9 @@ def test_a_merge_that_loses_answers_ends_with_1_and_leaves_nothing(run: Path, tm
 
 def merge_spoiled(run: str) -> int:
     """Merge, with weights that are damaged on their way to the disk."""
-    from peft import PeftModel
+    from peft import LoraModel
 
-    merge_and_unload = PeftModel.merge_and_unload
+    merge_and_unload = LoraModel.merge_and_unload
 
     def damaged(self: Any) -> Any:
         model = merge_and_unload(self)
@@ -219,7 +220,7 @@ def merge_spoiled(run: str) -> int:
             parameter.data.mul_(-1)
         return model
 
-    PeftModel.merge_and_unload = damaged  # type: ignore[method-assign]
+    LoraModel.merge_and_unload = damaged  # type: ignore[method-assign]
     return main(["merge", "--run", run])
 
 
