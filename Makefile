@@ -10,8 +10,9 @@ override given := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(first
 override VARIABLES := GPUS NODES VRAM GPU_TYPE TIME MODEL DATA OUTPUT NAME RUN CONFIG CONFIG_FILE DEVICE RUNTIME IMAGE BINDS ACCOUNT PARTITION \
   QOS CONSTRAINT EXCLUDE RESERVATION MAIL_USER MAIL_TYPE GPU_FLAG MODULES ENVIRONMENT SITE \
   CPUS MEM MAX_STEPS LEARNING_RATE LORA VISION QUANTIZATION EFFECTIVE_BATCH MAX_LENGTH SEED GRID PARALLEL FORMAT
-# For make itself: the scheduler, the flavour of torch that demo, run and test use, the Python to build with.
-override OWN := TO TORCH PYTHON
+# For make itself: the scheduler, the flavour of torch that demo, run, test and image use, the Python to build with,
+# the program that works with images.
+override OWN := TO TORCH PYTHON DOCKER
 
 override unknown := $(filter-out $(VARIABLES) $(OWN),$(given))
 
@@ -34,7 +35,7 @@ $(error unknown $(unknown): known are $(VARIABLES) $(OWN))
 endif
 endif
 
-.PHONY: help demo test test-fast lint env plan render check submit sweep status logs cancel resume list site run golden
+.PHONY: help demo test test-fast lint env plan render check submit sweep status logs cancel resume list site run image golden
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -82,6 +83,9 @@ list: .venv/launch/.made ## all runs
 
 site: .venv/launch/.made ## draft the cluster's defaults: make site > slurm/site.yaml
 	@$(LAUNCH) site
+
+image: ## build the image (TORCH=cpu for one without CUDA; DOCKER=podman or buildah)
+	@sh docker/build.sh
 
 env: ## make the environment that jobs use (DEVICE=cuda or cpu; left out: what this machine has)
 	@sh make-env.sh train

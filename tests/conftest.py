@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cluster as test_cluster
 import pytest
+from image import image  # noqa: F401 - a fixture
 from qwen import tiny_qwen  # noqa: F401 - a fixture
 from training import tiny_model, walks  # noqa: F401 - fixtures
 
