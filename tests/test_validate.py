@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,11 +12,13 @@ from PIL import Image
 from training import run_forked, train_forked
 
 from trainer.__main__ import main
+from trainer.config import TrainConfig
 from trainer.inspection import Inspection, inspect_dataset
 from trainer.lengths import Lengths, data_digest, lengths_path, percentiles, read_lengths, write_lengths
 from trainer.outcome import ConfigError
 from trainer.records import load_dataset
 from trainer.request import resolve
+from trainer.train import drop_unfit
 from trainer.validate import DataCheck, build_report, measured, render
 
 UP, DOWN = '{"button": "up"}', '{"button": "down"}'
@@ -115,9 +118,7 @@ def test_the_command_ends_with_0_or_strictly_with_78(faulty: Path, tiny_model: P
     assert len(report["left_out"]) == 6
     code, output = validate(tmp_path / "b", *argv, "--strict")
     assert code == 78
-    assert output.splitlines()[-1].startswith(
-        "trainyard: --strict: 2 of 11 train records left out: a picture"
-    )
+    assert output.splitlines()[-1].startswith("trainyard: strict: 2 of 11 train records left out: a picture")
 
 
 @pytest.mark.parametrize(
@@ -216,3 +217,23 @@ def test_the_trainer_leaves_out_the_same_records_and_shows_three_examples(
     assert [line for line in lines if line.startswith("example ")] == ["example 1", "example 2", "example 3"]
     shown = lines.index("example 1")
     assert lines[shown + 1].startswith("masked (") and lines[shown + 2].startswith("trained (")
+
+
+def test_a_strict_run_ends_with_78_on_every_rank(tmp_path: Path, faulty: Path, tiny_model: Path) -> None:
+    ended = train_forked(tmp_path, model=tiny_model, data=faulty, max_length=200, strict=True, world_size=2)
+    assert ended.codes == (78, 78), ended.output
+    (said,) = [line for line in ended.output.splitlines() if line.startswith("trainyard: ")]
+    assert said.startswith("trainyard: strict: 2 of 11 train records left out: a picture does not open (")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_only_the_first_rank_looks_at_the_records(faulty: Path) -> None:
+    """Another rank takes what it is told, and needs no processor for it."""
+    dataset = load_dataset(str(faulty))
+    config = TrainConfig(model="-", data="-", output_dir="-", run_id="-")
+    told = ({"train": {0, 2}, "eval": set()}, ["2 of 11"], "")
+    other = SimpleNamespace(first=False, from_first=lambda mine: told if mine is None else mine)
+    said: list[str] = []
+    kept = drop_unfit(None, dataset, config, other, lambda text, flush: said.append(text))
+    assert kept.train == tuple(r for i, r in enumerate(dataset.train) if i not in (0, 2))
+    assert (kept.eval, said) == (dataset.eval, ["data: 2 of 11"])

@@ -167,7 +167,7 @@ def data(config: TrainConfig, _: Mapping[str, str]) -> list[Check]:
             config.data, eval_fraction=config.eval_fraction, seed=config.seed, image_root=config.image_root
         )
         inspection = inspect_dataset(dataset, load_processor(config.model), max_length=config.max_length)
-        kept = inspection.kept()
+        kept = inspection.kept(strict=config.strict)
         left_out.extend(inspection.left_out())
         return f"{len(kept.train)} records to train on, {len(kept.eval)} held out"
 

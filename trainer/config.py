@@ -28,6 +28,8 @@ class TrainConfig:
     """Stable over attempts; also the W&B run id."""
     image_root: str | None = None
     """Folder to look in for images that are not where the records say."""
+    strict: bool = False
+    """End before training when any record would be left out; otherwise it is left out, and said."""
     device: Literal["cuda", "cpu"] = "cuda"
     """Asked for, never fallen back to."""
     world_size: Annotated[int, Range(1, 65536)] = 1

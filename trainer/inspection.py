@@ -10,7 +10,7 @@ import hashlib
 import io
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,24 +59,28 @@ class Inspection:
     picture_sizes: Counter[tuple[int, int]]
     """Files by (width, height)."""
 
-    def kept(self) -> Dataset:
-        """The data set without the records that have a reason. Raises ConfigError when too few are left."""
-        sides = {
-            side: tuple(
-                record
-                for record, checked in zip(getattr(self.dataset, side), self.checked[side], strict=True)
-                if checked.reason is None
-            )
-            for side in SIDES
-        }
+    def unfit(self) -> dict[str, set[int]]:
+        """By side, the places of the records that have a reason."""
+        return {side: {i for i, c in enumerate(self.checked[side]) if c.reason is not None} for side in SIDES}
+
+    def refusal(self, *, strict: bool = False) -> str:
+        """Why there should be no run on what is left, in words; nothing when there may be."""
+        lines = self.left_out()
+        if strict and lines:
+            return f"strict: {'; '.join(lines)}"
         for side, least in (("train", LEAST_KEPT), ("eval", 0.0)):
-            before, after = len(getattr(self.dataset, side)), len(sides[side])
+            before = len(self.checked[side])
+            after = before - len(self.unfit()[side])
             if before and after <= least * before:
                 # A run on the few records that fit would look like success.
-                raise ConfigError(
-                    f"{after} of {before} {side} records would be left: {'; '.join(self.left_out())}"
-                )
-        return replace(self.dataset, **sides)
+                return f"{after} of {before} {side} records would be left: {'; '.join(lines)}"
+        return ""
+
+    def kept(self, *, strict: bool = False) -> Dataset:
+        """The data set without the unfit records. Raises ConfigError when too few are left, with `strict` any less."""
+        if refusal := self.refusal(strict=strict):
+            raise ConfigError(refusal)
+        return without(self.dataset, self.unfit())
 
     def left_out(self) -> list[str]:
         """One line for each reason and side."""
@@ -103,6 +107,15 @@ class Inspection:
             repeated += 1
             differing += answer != record.answer
         return repeated - len(first), differing
+
+
+def without(dataset: Dataset, places: Mapping[str, Collection[int]]) -> Dataset:
+    """The data set without the records at `places`, by side."""
+    sides = {
+        side: tuple(r for i, r in enumerate(getattr(dataset, side)) if i not in places[side])
+        for side in SIDES
+    }
+    return replace(dataset, **sides)
 
 
 def inspect_dataset(dataset: Dataset, processor: Any, *, max_length: int) -> Inspection:

@@ -106,8 +106,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     check_text_only(config, dataset)
 
     processor = model.load_processor(config.model)
-    with state.main_process_first():
-        dataset = drop_unfit(processor, dataset, config, say)
+    dataset = drop_unfit(processor, dataset, config, ranks, say)
     stop.check()
     store = CheckpointStore(
         run_dir / "checkpoints",
@@ -258,14 +257,24 @@ def check_batch(batch: dict[str, Any], base: Any, config: TrainConfig) -> list[t
     ]
 
 
-def drop_unfit(processor: Any, dataset: Dataset, config: TrainConfig, say: Any) -> Dataset:
-    """The dataset without what `validate data` leaves out, and says. Raises ConfigError when none is left."""
-    from trainer.inspection import inspect_dataset
+def drop_unfit(processor: Any, dataset: Dataset, config: TrainConfig, ranks: Any, say: Any) -> Dataset:
+    """The dataset without what `validate data` leaves out, and says. The first rank alone reads it all.
 
-    inspection = inspect_dataset(dataset, processor, max_length=config.max_length)
-    for line in inspection.left_out():
+    Raises:
+        ConfigError: on every rank, when too few records are left, or `strict` and any is not.
+    """
+    from trainer.inspection import inspect_dataset, without
+
+    def look() -> tuple[dict[str, set[int]], list[str], str]:
+        inspection = inspect_dataset(dataset, processor, max_length=config.max_length)
+        return inspection.unfit(), inspection.left_out(), inspection.refusal(strict=config.strict)
+
+    unfit, lines, refusal = ranks.from_first(look() if ranks.first else None)
+    if refusal:
+        raise ConfigError(refusal)
+    for line in lines:
         say(f"data: {line}", flush=True)
-    return inspection.kept()
+    return without(dataset, unfit)
 
 
 def show_examples(processor: Any, encoder: Any, count: int, say: Any) -> None:

@@ -90,9 +90,7 @@ def validate_data(argv: Sequence[str]) -> int:
         print(f"trainyard: the lengths were not kept ({error}): plans use MAX_LENGTH", file=sys.stderr)
     report["lengths_file"] = written
     print(json.dumps(report, indent=1) if check.json else render(report), flush=True)
-    inspection.kept()
-    if check.strict and report["left_out"]:
-        raise ConfigError(f"--strict: {'; '.join(report['left_out'])}")
+    inspection.kept(strict=check.strict)
     return FINISHED
 
 
