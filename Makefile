@@ -9,6 +9,7 @@ override given := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(first
 # For the job. A test keeps this list equal to the table in trainer/request.py.
 override VARIABLES := GPUS NODES VRAM GPU_TYPE TIME MODEL DATA OUTPUT NAME RUN CONFIG CONFIG_FILE DEVICE RUNTIME IMAGE BINDS ACCOUNT PARTITION \
   QOS CONSTRAINT EXCLUDE RESERVATION MAIL_USER MAIL_TYPE GPU_FLAG MODULES ENVIRONMENT SITE \
+  NAMESPACE QUEUE PVC SIZE \
   CPUS MEM MAX_STEPS LEARNING_RATE LORA VISION QUANTIZATION EFFECTIVE_BATCH MAX_LENGTH SEED GRID PARALLEL FORMAT
 # For make itself: the scheduler, the flavour of torch that demo, run, test and image use, the Python to build with,
 # the program that works with images.
@@ -22,11 +23,12 @@ unexport $(given)
 $(foreach v,$(filter $(VARIABLES) $(OWN),$(given)),$(eval export TRAINYARD_$v := $$(value $v)))
 override export TRAINYARD_GIVEN := $(filter-out $(OWN),$(given))
 
-ifneq ($(filter-out slurm,$(if $(filter TO,$(given)),$(value TO),slurm)),)
-$(error TO=$(value TO): only slurm is available yet, leave TO out)
+ifneq ($(filter-out slurm k8s,$(if $(filter TO,$(given)),$(value TO),slurm)),)
+$(error TO=$(value TO): takes slurm or k8s)
 endif
-override BACKEND := slurm
-override LAUNCH_VERBS := plan render check submit sweep status logs cancel resume list site
+# One of our own words by now, whatever was typed.
+override BACKEND := $(if $(filter TO,$(given)),$(filter slurm k8s,$(value TO)),slurm)
+override LAUNCH_VERBS := plan render check submit sweep status logs cancel resume list site claim
 override LAUNCH := .venv/launch/bin/python -m $(BACKEND)
 
 ifneq ($(unknown),)
@@ -35,14 +37,14 @@ $(error unknown $(unknown): known are $(VARIABLES) $(OWN))
 endif
 endif
 
-.PHONY: help demo test test-fast lint env plan render check submit sweep status logs cancel resume list site run image golden
+.PHONY: help demo test test-fast lint env plan render check submit sweep status logs cancel resume list site claim run image golden
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo '  Variables, for example make plan GPUS=2 VRAM=24:'
 	@printf '  %s\n' '$(VARIABLES)' | fold -s -w 100
-	@echo '  What each means: .venv/launch/bin/python -m slurm --help'
+	@echo '  What each means: .venv/launch/bin/python -m slurm (or k8s) --help'
 	@echo '  Also: TORCH=cpu|cuda (which torch demo, run and test use), PYTHON=/path/to/python3.11'
 
 demo: ## train on this machine without GPU, cluster, network or token: about two minutes
@@ -54,10 +56,10 @@ run: .venv/launch/.made ## train on this machine, with the same variables as sub
 plan: .venv/launch/.made ## explain which configuration fits and why (FORMAT=json for programs)
 	@$(LAUNCH) plan
 
-render: .venv/launch/.made ## print the job's script
+render: .venv/launch/.made ## print the job's script, or its manifest (TO=k8s)
 	@$(LAUNCH) render
 
-check: .venv/launch/.made ## ask Slurm whether it could ever run the job; queues nothing
+check: .venv/launch/.made ## ask the cluster whether it would take the job; queues nothing
 	@$(LAUNCH) check
 
 submit: .venv/launch/.made ## plan, render and submit; makes the job's environment if it is missing
@@ -81,8 +83,11 @@ resume: .venv/launch/.made ## submit an ended run again, into the same folder (R
 list: .venv/launch/.made ## all runs
 	@$(LAUNCH) list
 
-site: .venv/launch/.made ## draft the cluster's defaults: make site > slurm/site.yaml
+site: .venv/launch/.made ## draft the cluster's defaults: make site > slurm/site.yaml (TO=k8s: k8s/site.yaml)
 	@$(LAUNCH) site
+
+claim: .venv/launch/.made ## print the Kubernetes claim that runs live in: make claim TO=k8s SIZE=200Gi
+	@.venv/launch/bin/python -m k8s claim
 
 image: ## build the image (TORCH=cpu for one without CUDA; DOCKER=podman or buildah)
 	@sh docker/build.sh
@@ -101,7 +106,8 @@ lint: ## check style and types
 	  && "$$python" -m mypy
 
 golden: ## rewrite the recorded scripts in tests/golden and the output in README.md
-	@python=$$(sh make-env.sh train) && TRAINYARD_REWRITE_GOLDEN=1 "$$python" -m pytest -q tests/test_slurm_script.py tests/test_readme.py
+	@python=$$(sh make-env.sh train) && TRAINYARD_REWRITE_GOLDEN=1 "$$python" -m pytest -q tests/test_slurm_script.py tests/test_k8s_manifest.py \
+	  tests/test_readme.py
 
 .venv/launch/.made: pyproject.toml make-env.sh
 	@sh make-env.sh launch >/dev/null

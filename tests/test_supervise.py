@@ -10,10 +10,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from toy_project import make_toy_project, toy_argv
 
 from trainer.env_file import read_env_file
 from trainer.outcome import ConfigError
-from trainer.supervise import complete_command
+from trainer.supervise import complete_command, with_deadline
 
 ROOT = Path(__file__).resolve().parent.parent
 PLANNED = ["accelerate", "launch", "--config_file", "c.yaml", "--num_machines", "1", "-m", "trainer.train"]
@@ -121,3 +122,30 @@ def test_an_env_file_sets_secrets_and_settings_and_nothing_else(tmp_path: Path) 
         path.write_text(f"HF_TOKEN=x\n{line}\n")
         with pytest.raises(ConfigError, match=r"\.env line 2: .* is not one of HF_TOKEN, "):
             read_env_file(path)
+
+
+def test_a_time_limit_counts_from_the_start_unless_a_scheduler_says_when_it_ends() -> None:
+    assert with_deadline({"TRAINYARD_TIME_LIMIT_S": "90"}, 1000.7)["TRAINYARD_DEADLINE"] == "1090"
+    told = {"TRAINYARD_TIME_LIMIT_S": "90", "TRAINYARD_DEADLINE": "5"}
+    assert with_deadline(told, 1000.0) == told
+    assert with_deadline({"A": "b"}, 1000.0) == {"A": "b"}
+
+
+@pytest.mark.parametrize(("index", "wrote"), [("0", True), ("1", False)])
+def test_the_first_node_writes_the_record_that_submit_could_not(
+    index: str, wrote: bool, tmp_path: Path
+) -> None:
+    record = tmp_path / "record.json"
+    record.write_text('{"spec": {"run_id": "r"}}')
+    project = make_toy_project(tmp_path / "project")
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer.supervise", "--", *toy_argv("runs/r", max_steps=1, step_s=0)],
+        cwd=project,
+        env={**os.environ, "TRAINYARD_RUN_RECORD": str(record), "JOB_COMPLETION_INDEX": index},
+        check=False,
+    )
+    assert done.returncode == 0
+    written = project / "runs" / "r" / "run.json"
+    assert written.exists() == wrote
+    if wrote:
+        assert json.loads(written.read_text()) == {"spec": {"run_id": "r"}}

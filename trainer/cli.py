@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from trainer.job import Plan
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SchedulerError
 from trainer.request import OF_SWEEPS, help_text, read_given
-from trainer.values import nearest
+from trainer.values import nearest, shown
 
 Verb = Callable[[dict[str, str], Mapping[str, str]], int]
 """Takes what was given, as text by variable name, and the environment; returns an exit code."""
@@ -25,6 +25,7 @@ VERBS: dict[str, str] = {
     "plan": "explain which configuration fits and why",
     "render": "print the job's script or manifest",
     "submit": "plan, render and submit",
+    "claim": "print the claim that runs live in, as a file of its own (--size 200Gi)",
     "check": "ask the cluster whether it would take the job; queues nothing",
     "site": "draft the site file from what the cluster says",
     "sweep": "submit a grid of runs as one job array (--grid); plan and render take grids too",
@@ -35,6 +36,14 @@ VERBS: dict[str, str] = {
     "cancel": "cancel a run's job",
     "resume": "submit an ended run again, into the same folder",
     "list": "all runs",
+}
+# Variables that are one scheduler's alone: the other refuses them rather than act as if it had listened.
+ONLY: dict[str, tuple[str, ...]] = {
+    "slurm": (
+        *("RUNTIME", "ACCOUNT", "PARTITION", "QOS", "CONSTRAINT", "EXCLUDE", "RESERVATION"),
+        *("MAIL_USER", "MAIL_TYPE", "GPU_FLAG", "MODULES", "BINDS"),
+    ),
+    "k8s": ("NAMESPACE", "QUEUE", "PVC", "SIZE"),
 }
 
 
@@ -79,6 +88,9 @@ def _run(backend: Backend, argv: Sequence[str], environ: Mapping[str, str]) -> i
     sweeping = ("sweep", "sweep-ready", "plan", "render") if "sweep" in backend.verbs else ()
     if odd := [name for name in OF_SWEEPS if name in given and verb not in sweeping]:
         raise ConfigError(f"{odd[0]}={given[odd[0]]}: only make sweep takes it, leave it out for {verb}")
+    for other, names in ONLY.items():
+        if other != backend.name and (odd := [name for name in names if name in given]):
+            raise ConfigError(f"{odd[0]}={shown(given[odd[0]])}: is for TO={other} only, leave it out")
     return backend.verbs[verb](given, environ)
 
 

@@ -135,6 +135,11 @@ class JobSpec:
     mail_type: str | None = None
     gpu_flag: str = "gres"
     """How Slurm is asked for GPUs: gres or gpus-per-node."""
+    namespace: str | None = None
+    queue: str | None = None
+    """Kueue's local queue."""
+    pvc: str | None = None
+    """Name of the claim that holds runs, data and models on Kubernetes."""
     modules: tuple[str, ...] = ()
     """Loaded in the job's shell, in this order."""
     environment: tuple[tuple[str, str], ...] = ()

@@ -104,7 +104,15 @@ VARIABLES: tuple[Variable, ...] = (
     _variable(
         "ENVIRONMENT", "environment", scheduler_values.environment, "for the job: NCCL_DEBUG=INFO,HF_HOME=/x"
     ),
-    _variable("SITE", None, values.path(), "file of the cluster's defaults (slurm/site.yaml), or none"),
+    _variable(
+        "NAMESPACE", "namespace", values.identifier(63), "Kubernetes namespace (that of kubectl's context)"
+    ),
+    _variable("QUEUE", "queue", or_none(values.identifier(63)), "Kueue's queue (none: starts at once)"),
+    _variable("PVC", "pvc", values.identifier(63), "claim that holds runs, data and models (trainyard)"),
+    _variable("SIZE", None, scheduler_values.quantity, "claim: its size, 200Gi"),
+    _variable(
+        "SITE", None, values.path(), "file of the cluster's defaults (site.yaml in slurm/ or k8s/), or none"
+    ),
     _variable("CPUS", "cpus", values.integer(1, 1024), "CPU cores a node (4 a GPU)"),
     _variable(
         "MEM",

@@ -19,6 +19,8 @@ from trainer.outcome import ConfigError
 from trainer.values import nearest, shown
 
 RECORD_NAME = "run.json"
+RECORD_ENV = "TRAINYARD_RUN_RECORD"
+"""Path of a ready run.json, where nobody but the supervisor can write into the run's folder."""
 KNOWN_SHOWN = 5
 
 
@@ -99,8 +101,13 @@ def find_run(run_id: str | None, output: Path, *, only: bool = False) -> Run:
 
 def run_record(plan: Plan) -> dict[str, Any]:
     """What run.json says: the request, the plan, the code they were made with, the jobs that worked on it."""
+    return {**planned_record(plan), "git": _git(plan.spec)}
+
+
+def planned_record(plan: Plan) -> dict[str, Any]:
+    """The part of it that depends on the plan alone."""
     decided = plan.to_dict()
-    return {"spec": decided.pop("spec"), "plan": decided, "git": _git(plan.spec), "job_ids": []}
+    return {"spec": decided.pop("spec"), "plan": decided, "git": None, "job_ids": []}
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

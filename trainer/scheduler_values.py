@@ -45,6 +45,8 @@ mail_user = matching(
     r"[A-Za-z0-9_][A-Za-z0-9_.+%-]*(@[A-Za-z0-9][A-Za-z0-9.-]*)?", "an address or a user's name"
 )
 
+quantity = matching(r"[1-9][0-9]{0,6}(Mi|Gi|Ti)", "a size as Kubernetes writes it: 200Gi")
+
 
 def mail_type(name: str, text: str) -> str:
     for part in text.split(","):

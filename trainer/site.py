@@ -28,10 +28,12 @@ class Site:
     """Text by variable name, not checked yet."""
     gpu_gib: Mapping[str, float] = field(default_factory=dict)
     """GiB of one GPU by the type's name on this cluster."""
+    nested: Mapping[str, object] = field(default_factory=dict)
+    """What is no variable, by key, as YAML without types; its backend checks it."""
 
 
-def read_site(path: Path, *, source: str, keys: Sequence[str], user: str) -> Site:
-    """The site file at `path`, which may say `keys` and gpu_types. `source` is how messages name it.
+def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested: Sequence[str] = ()) -> Site:
+    """The site file at `path`, which may say `keys`, gpu_types and `nested`. `source` is how messages name it.
 
     `{user}` in a value becomes `user`, since one file serves many: /scratch/{user}/hf.
 
@@ -49,7 +51,7 @@ def read_site(path: Path, *, source: str, keys: Sequence[str], user: str) -> Sit
         raise ConfigError(f"SITE={source}: {getattr(error, 'strerror', None) or error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
-    known = (*keys, GPU_TYPES)
+    known = (*keys, GPU_TYPES, *nested)
     if content in (None, ""):
         content = {}
     if not isinstance(content, dict):
@@ -63,12 +65,13 @@ def read_site(path: Path, *, source: str, keys: Sequence[str], user: str) -> Sit
             near = nearest(str(key), known) or ":"
             raise ConfigError(f"{source}: unknown {shown(str(key))}{near} known are {', '.join(known)}")
     gpu_gib = _gpu_types(source, content.pop(GPU_TYPES, {}))
+    apart = {key: content.pop(key) for key in nested if key in content}
     texts = {key.upper(): _text(source, key, value) for key, value in content.items()}
     for name, text in texts.items():
         if "{user}" in text and not user:
             raise ConfigError(f"{source}: {name.lower()} holds {{user}}, and USER is no name: set it")
         texts[name] = text.replace("{user}", user)
-    return Site(source=source, texts=texts, gpu_gib=gpu_gib)
+    return Site(source=source, texts=texts, gpu_gib=gpu_gib, nested=apart)
 
 
 def vram(fields: dict[str, object], site: Site) -> tuple[float, str]:

@@ -17,6 +17,7 @@ from trainer.ranks import Ranks
 
 FLAG = "stop"
 DEADLINE_ENV = "TRAINYARD_DEADLINE"  # unix seconds at which the scheduler ends this attempt
+LIMIT_ENV = "TRAINYARD_TIME_LIMIT_S"  # where nothing but the supervisor knows when an attempt began
 LEAD_ENV = "TRAINYARD_STOP_LEAD_S"
 MAX_ATTEMPTS_WITHOUT_STEP = 3
 ATTEMPTS_NAME = "attempts.json"

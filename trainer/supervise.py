@@ -9,12 +9,14 @@ Signals that mean "stop" end here: they raise a flag that the ranks agree on, an
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,15 +35,16 @@ from trainer.outcome import (
 )
 from trainer.preflight import check_node, resolves
 from trainer.processes import STOP_SIGNALS, SUPERVISOR_ENV, become_subreaper, in_launcher, kill_descendants
-from trainer.stop import raise_flag
+from trainer.runs import RECORD_ENV, write_record
+from trainer.stop import DEADLINE_ENV, LIMIT_ENV, raise_flag
 
 
 def main(argv: Sequence[str]) -> int:
     try:
         planned = argv[1:] if argv[:1] == ["--"] else argv
         command = complete_command(planned, os.environ)
-        environment = {**read_env_file(Path(".env")), **os.environ}
-        code = run(command, environment, before=lambda: check_node(planned, environment))
+        environment = with_deadline({**read_env_file(Path(".env")), **os.environ}, time.time())
+        code = run(command, environment, before=lambda: _begin(planned, environment))
     except (ConfigError, SickNode) as error:
         print(f"trainyard: {error}", file=sys.stderr)
         code = error.exit_code
@@ -50,6 +53,24 @@ def main(argv: Sequence[str]) -> int:
         Path(status_file).write_text(f"{code}\n", encoding="utf-8")
     # The batch shell reads the file. To srun 75 would be a bad exit, on which it kills nodes that are still leaving.
     return FINISHED if status_file and code == RUN_AGAIN else code
+
+
+def with_deadline(environment: dict[str, str], now: float) -> dict[str, str]:
+    """`environment` with the time limit counted from `now`, where there is one and no scheduler says when it ends."""
+    limit_s = environment.get(LIMIT_ENV)
+    if not limit_s or environment.get(DEADLINE_ENV):
+        return environment
+    return {**environment, DEADLINE_ENV: str(int(now) + int(limit_s))}
+
+
+def _begin(planned: Sequence[str], environment: dict[str, str]) -> None:
+    """Look at the node; then, where submit could not, the first node writes the run's record."""
+    check_node(planned, environment)
+    record, options = environment.get(RECORD_ENV), list(planned)
+    if record and environment.get("JOB_COMPLETION_INDEX", "0") == "0":
+        folder = Path(options[options.index("--output_dir") + 1])
+        folder.mkdir(parents=True, exist_ok=True)
+        write_record(folder, json.loads(Path(record).read_text(encoding="utf-8")))
 
 
 def run(

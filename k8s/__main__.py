@@ -1,0 +1,51 @@
+"""`python -m k8s VERB [options]`: plan explains, render prints the manifest, submit applies it. See trainer/cli.py."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trainer import cli
+from trainer.outcome import FINISHED
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    return cli.main(BACKEND, argv, environ)
+
+
+def plan(given: dict[str, str], environ: Mapping[str, str]) -> int:
+    from k8s.request import decide
+
+    return cli.print_plan(decide(given, environ, PROJECT_DIR).plan, given.get("FORMAT"))
+
+
+def render(given: dict[str, str], environ: Mapping[str, str]) -> int:
+    from k8s.request import decide
+
+    decided = decide(given, environ, PROJECT_DIR)
+    for note in decided.notes:
+        cli.say(note)
+    print(decided.render(), end="")
+    return FINISHED
+
+
+def claim(given: dict[str, str], environ: Mapping[str, str]) -> int:
+    from k8s.request import claim_text
+
+    print(claim_text(given, environ, PROJECT_DIR), end="")
+    return FINISHED
+
+
+VERBS: dict[str, cli.Verb] = {
+    "plan": plan,
+    "render": render,
+    "claim": claim,
+}
+BACKEND = cli.Backend(name="k8s", verbs=VERBS)
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))

@@ -1,0 +1,186 @@
+"""Plan -> the text of the manifest: ConfigMap, Job and, for several nodes, a headless Service.
+
+Pure: the same plan, site file and settings give the same bytes. Dicts until the last line, no text templates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from k8s.pod import MASTER_PORT, SETTINGS_KEY, Names, pod_spec
+from k8s.site import Cluster
+from trainer import __version__
+from trainer.job import JobSpec, Plan
+from trainer.outcome import BAD_CONFIG, RUN_AGAIN
+from trainer.runs import RECORD_NAME, planned_record
+
+MANAGER = "trainyard"
+INSTANCE = "app.kubernetes.io/instance"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+# A pod that ends with 1: a lost node takes its peers with it, so each of them may be lost so many times.
+RETRIES = 3
+KEPT_S = 7 * 24 * 3600
+# Room in 63 characters for what is put behind a run's name: -r99 for a resumed Job, -1023 for its pods.
+NAME_LIMIT = 63 - len("-r99") - len("-1023")
+# Words that Kubernetes' YAML reader (1.1) and PyYAML agree are text; everything else is quoted. The two do not agree on
+# 1e-05 or y, and an argument that becomes a number is refused.
+PLAIN = re.compile(r"-{0,2}[A-Za-z/][A-Za-z0-9_./-]*")
+NOT_PLAIN = ("y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf")
+
+
+def render(plan: Plan, cluster: Cluster, *, settings: str = "", job_ids: Sequence[str] = ()) -> str:
+    """The whole manifest. `settings` is CONFIG_FILE's text, `job_ids` are the run's Jobs so far, oldest first."""
+    names = object_names(plan.spec, attempt=len(job_ids) + 1)
+    objects = [
+        config_map(plan, names, settings=settings, job_ids=(*job_ids, names.job)),
+        *([_service(plan.spec, names)] if plan.spec.nodes > 1 else []),
+        _job(plan, cluster, names),
+    ]
+    return "---\n".join(_text(content) for content in objects)
+
+
+def claim(name: str, *, size: str, access: str, namespace: str | None) -> str:
+    """The claim that runs live in, as a file of its own: deleting a job does not delete its data."""
+    metadata = {"name": name, "labels": {"app.kubernetes.io/name": MANAGER}}
+    return _text(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {**metadata, **({"namespace": namespace} if namespace else {})},
+            "spec": {"accessModes": [access], "resources": {"requests": {"storage": size}}},
+        }
+    )
+
+
+def object_names(spec: JobSpec, *, attempt: int = 1) -> Names:
+    """Unique for the run, and short enough for the host names of its pods."""
+    run = spec.run_id if spec.run_id.startswith(spec.name) else f"{spec.name}-{spec.run_id}"
+    if run[0].isdigit():
+        run = f"run-{run}"  # a Service begins with a letter
+    if len(run) > NAME_LIMIT:
+        digest = hashlib.sha256(run.encode()).hexdigest()[:8]
+        run = f"{run[: NAME_LIMIT - 9].rstrip('-')}-{digest}"
+    return Names(run=run, job=run if attempt == 1 else f"{run}-r{attempt}")
+
+
+def labels(spec: JobSpec) -> dict[str, str]:
+    """How everything of a run is found."""
+    return {
+        "app.kubernetes.io/name": MANAGER,
+        INSTANCE: spec.run_id,
+        "app.kubernetes.io/component": "training",
+        "app.kubernetes.io/managed-by": MANAGER,
+        "app.kubernetes.io/version": __version__,
+    }
+
+
+def config_map(plan: Plan, names: Names, *, settings: str, job_ids: Sequence[str]) -> dict[str, Any]:
+    """run.json, which stays when the Job is gone, and the file with settings."""
+    record = {**planned_record(plan), "job_ids": list(job_ids)}
+    rows = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items()]
+    data = {RECORD_NAME: "{" + ",\n ".join(rows) + "}\n"}
+    if plan.spec.config_file:
+        data[SETTINGS_KEY] = settings
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(plan.spec, names.run),
+        "data": data,
+    }
+
+
+def _service(spec: JobSpec, names: Names) -> dict[str, Any]:
+    """Names for the pods, from before they are ready: they find each other while they start."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(spec, names.run),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {key: value for key, value in labels(spec).items() if key in (SELECTED)},
+            "ports": [{"name": "rendezvous", "port": MASTER_PORT}],
+        },
+    }
+
+
+SELECTED = ("app.kubernetes.io/name", INSTANCE, "app.kubernetes.io/component")
+
+
+def _job(plan: Plan, cluster: Cluster, names: Names) -> dict[str, Any]:
+    spec = plan.spec
+    # Kueue suspends the Job itself, and starts it when there is room.
+    queue = {QUEUE_LABEL: spec.queue} if spec.queue else {}
+    indexed = {"completions": spec.nodes, "parallelism": spec.nodes, "completionMode": "Indexed"}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": _metadata(spec, names.job, more=queue, annotations=cluster.annotations),
+        "spec": {
+            **(indexed if spec.nodes > 1 else {}),
+            "backoffLimit": RETRIES * spec.nodes,
+            "podReplacementPolicy": "Failed",  # never two pods at one run's checkpoints
+            "ttlSecondsAfterFinished": KEPT_S,
+            "podFailurePolicy": {
+                "rules": [
+                    # Evicted, preempted, its node drained: no fault of the run.
+                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                    _on_exit("Ignore", RUN_AGAIN),
+                    _on_exit("FailJob", BAD_CONFIG),
+                ]
+            },
+            "template": {
+                "metadata": {
+                    "labels": labels(spec),
+                    **({"annotations": dict(cluster.annotations)} if cluster.annotations else {}),
+                },
+                "spec": pod_spec(plan, cluster, names),
+            },
+        },
+    }
+
+
+def _on_exit(action: str, code: int) -> dict[str, Any]:
+    return {"action": action, "onExitCodes": {"operator": "In", "values": [code]}}
+
+
+def _metadata(
+    spec: JobSpec,
+    name: str,
+    *,
+    more: Mapping[str, str] | None = None,
+    annotations: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        **({"namespace": spec.namespace} if spec.namespace else {}),
+        "labels": {**labels(spec), **(more or {})},
+        **({"annotations": dict(annotations)} if annotations else {}),
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Without anchors, since equal parts are equal by chance."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def _string(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else '"'
+    if PLAIN.fullmatch(text) and text.lstrip("-").lower() not in NOT_PLAIN:
+        style = ""
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style or None)
+
+
+_Dumper.add_representer(str, _string)
+
+
+def _text(content: Mapping[str, Any]) -> str:
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**9)

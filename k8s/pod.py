@@ -1,0 +1,204 @@
+"""Plan -> the pod that runs one node of it: one container, the supervisor its first process.
+
+It satisfies the `restricted` Pod Security Standard. Nothing but named places is writable, and what must outlive a pod
+lies in the claim: an emptyDir would lose the checkpoints.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from k8s.site import Cluster
+from trainer.image import CACHE_DIR, DATA_DIR, RUNS_DIR, SUPERVISE, TMP_DIR, UID, WORK_DIR
+from trainer.job import GIB, Plan
+from trainer.runs import RECORD_ENV, RECORD_NAME
+from trainer.stop import LEAD_ENV, LIMIT_ENV, stop_lead_s
+
+CONTAINER = "trainer"
+DEFAULT_CLAIM = "trainyard"
+MODELS_DIR = f"{WORK_DIR}/models"
+CONFIG_DIR = "/etc/trainyard"
+SETTINGS_KEY = "settings.yaml"  # in the ConfigMap; in the pod CONFIG_FILE is where the plan says
+MASTER_PORT = 29500
+SECRET_ENV = ("HF_TOKEN", "WANDB_API_KEY")
+GPU = "nvidia.com/gpu"
+LEAST_GRACE_S = 30
+# Folders of the claim by where they are in the pod. Models that are downloaded stay; what is compiled stays on the
+# node, since compilers lock and rename in ways that shared file systems are slow at.
+CLAIM_MOUNTS: dict[str, tuple[str, bool]] = {
+    RUNS_DIR: ("runs", False),
+    DATA_DIR: ("data", True),
+    MODELS_DIR: ("models", True),
+    f"{CACHE_DIR}/huggingface": ("huggingface", False),
+}
+# What batches take on their way from the loaders: 4 workers that are 2 batches ahead; NCCL's rings besides.
+LOADED_BATCHES = 4 * 2
+NCCL_BYTES = 256 * 1024**2
+PATCH_BYTES = 14 * 14 * 3 * 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Names:
+    """What the objects of a run are called."""
+
+    run: str
+    """The ConfigMap, and the Service where several nodes meet: one of each for all attempts."""
+    job: str
+    """A run that is resumed gets another Job."""
+
+
+def pod_spec(plan: Plan, cluster: Cluster, names: Names) -> dict[str, Any]:
+    """The pod of each node."""
+    spec = plan.spec
+    resources = _resources(plan)
+    content: dict[str, Any] = {
+        "restartPolicy": "Never",  # a failed pod stays to be looked at, and podFailurePolicy wants it
+        "terminationGracePeriodSeconds": max(LEAST_GRACE_S, stop_lead_s(spec.time_limit_min)),
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "priorityClassName": cluster.priority_class,
+        "imagePullSecrets": [{"name": secret} for secret in cluster.image_pull_secrets],
+        "subdomain": names.run if spec.nodes > 1 else None,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": UID,
+            "runAsGroup": UID,
+            "fsGroup": UID,
+            "fsGroupChangePolicy": "OnRootMismatch",  # not every checkpoint, at every start
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "nodeSelector": {**cluster.node_selector, **cluster.gpu_selectors.get(spec.gpu_type or "", {})},
+        "affinity": _affinity(plan, cluster),
+        "tolerations": [*_gpu_toleration(plan), *cluster.tolerations],
+        "containers": [
+            {
+                "name": CONTAINER,
+                "image": spec.image,
+                # A digest is what it is; a tag may have been moved since the node pulled it.
+                "imagePullPolicy": "IfNotPresent" if "@" in (spec.image or "") else "Always",
+                "workingDir": WORK_DIR,
+                "command": list(SUPERVISE),
+                "args": [unexpanded(word) for word in plan.launch_argv],
+                "env": _environment(plan, cluster, names),
+                "resources": {"requests": resources, "limits": resources},
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": _mounts(plan, cluster),
+            }
+        ],
+        "volumes": _volumes(plan, cluster, names),
+    }
+    return {key: value for key, value in content.items() if value not in (None, [], {})}
+
+
+def unexpanded(text: str) -> str:
+    """`text` so that it arrives: in arguments and values $(NAME) is Kubernetes' own, and $$ is how $ is written."""
+    return text.replace("$", "$$")
+
+
+def mounted(path: str, cluster: Cluster) -> bool:
+    """Whether a path of the request, relative ones in the image's working directory, lies in a mounted place."""
+    place = os.path.normpath(os.path.join(WORK_DIR, path))
+    mounts = [RUNS_DIR, DATA_DIR, MODELS_DIR, *(volume.mount for volume in cluster.volumes)]
+    return any(place == mount or place.startswith(f"{mount}/") for mount in mounts)
+
+
+def shm_gib(plan: Plan) -> int:
+    """GiB of shared memory: batches between loaders and ranks, and NCCL's buffers, for every GPU of the node."""
+    spec = plan.spec
+    picture = spec.shape.vision_patches * PATCH_BYTES
+    batch = plan.chosen.micro_batch_size * spec.images_per_sample * picture
+    return -(-max(1, spec.gpus) * (LOADED_BATCHES * batch + NCCL_BYTES) // GIB)
+
+
+def _resources(plan: Plan) -> dict[str, Any]:
+    """Requests that are the limits too: nothing is taken back from a pod that trains, and GPUs know nothing else."""
+    spec = plan.spec
+    gpus = {GPU: spec.gpus} if spec.device == "cuda" else {}
+    return {"cpu": spec.cpus, "memory": f"{spec.mem_gib}Gi", **gpus}
+
+
+def _gpu_toleration(plan: Plan) -> list[dict[str, str]]:
+    toleration = {"key": GPU, "operator": "Exists", "effect": "NoSchedule"}
+    return [toleration] if plan.spec.device == "cuda" else []
+
+
+def _affinity(plan: Plan, cluster: Cluster) -> dict[str, Any]:
+    """Nodes whose GPUs hold what was planned: usable memory, since a card of 40 GiB says 39538 MiB."""
+    if not cluster.gpu_feature_discovery or plan.spec.device != "cuda":
+        return {}
+    least = plan.chosen.usable_bytes // 1024**2 - 1
+    term = {"key": f"{GPU}.memory", "operator": "Gt", "values": [str(least)]}
+    return {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchExpressions": [term]}]
+            }
+        }
+    }
+
+
+def _environment(plan: Plan, cluster: Cluster, names: Names) -> list[dict[str, Any]]:
+    spec = plan.spec
+    values = {
+        "PYTHONUNBUFFERED": "1",
+        LIMIT_ENV: str(spec.time_limit_min * 60),
+        LEAD_ENV: str(stop_lead_s(spec.time_limit_min)),
+        RECORD_ENV: f"{CONFIG_DIR}/{RECORD_NAME}",
+        **dict(plan.env),
+    }
+    if spec.nodes > 1:
+        # The first pod's name in the Service, which knows it before it is ready.
+        values |= {"MASTER_ADDR": f"{names.job}-0.{names.run}", "MASTER_PORT": str(MASTER_PORT)}
+    secrets = [
+        {"name": key, "valueFrom": {"secretKeyRef": {"name": cluster.secret, "key": key, "optional": True}}}
+        for key in SECRET_ENV
+    ]
+    return [*({"name": key, "value": unexpanded(values[key])} for key in sorted(values)), *secrets]
+
+
+def _mounts(plan: Plan, cluster: Cluster) -> list[dict[str, Any]]:
+    config_file = plan.spec.config_file
+    claim = [
+        {"name": "claim", "mountPath": path, "subPath": folder, **({"readOnly": True} if read_only else {})}
+        for path, (folder, read_only) in CLAIM_MOUNTS.items()
+    ]
+    settings = {
+        "name": "config",
+        "mountPath": os.path.normpath(os.path.join(WORK_DIR, config_file or "")),
+        "subPath": SETTINGS_KEY,
+        "readOnly": True,
+    }
+    extra = [
+        {"name": f"extra-{i}", "mountPath": volume.mount, **({"readOnly": True} if volume.read_only else {})}
+        for i, volume in enumerate(cluster.volumes)
+    ]
+    return [
+        {"name": "cache", "mountPath": CACHE_DIR},  # before what lies in it
+        *claim,
+        {"name": "tmp", "mountPath": TMP_DIR},
+        {"name": "shm", "mountPath": "/dev/shm"},
+        {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
+        *([settings] if config_file else []),
+        *extra,
+    ]
+
+
+def _volumes(plan: Plan, cluster: Cluster, names: Names) -> list[dict[str, Any]]:
+    def claim(volume: str, claim: str, read_only: bool = False) -> dict[str, Any]:
+        source = {"claimName": claim, **({"readOnly": True} if read_only else {})}
+        return {"name": volume, "persistentVolumeClaim": source}
+
+    return [
+        claim("claim", plan.spec.pvc or DEFAULT_CLAIM),
+        {"name": "cache", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shm_gib(plan)}Gi"}},
+        {"name": "config", "configMap": {"name": names.run}},
+        *(claim(f"extra-{i}", v.claim, v.read_only) for i, v in enumerate(cluster.volumes)),
+    ]

@@ -1,0 +1,169 @@
+"""From what was given to a plan for Kubernetes, with everything refused that its pods could not see or get.
+
+Pure but for the files it reads: the site file, the settings file, `.env` and the model's shape.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from accelerate_configs.choose import choose
+from k8s import manifest
+from k8s.pod import DEFAULT_CLAIM, mounted
+from k8s.site import Cluster, find_site, read_cluster, refuse_unknown_gpus
+from trainer.env_file import read_env_file
+from trainer.image import WORK_DIR
+from trainer.job import JobSpec, Plan
+from trainer.outcome import ConfigError
+from trainer.request import parse_given, resolve
+from trainer.scheduler_values import SECRETS
+from trainer.settings import from_plan, say
+from trainer.values import shown
+
+WIDE = "ReadWriteMany"
+# Of .env, what is true on this machine only, or is said in the plan's own words.
+NOT_HANDED_ON = ("HF_HOME", "CUDA_VISIBLE_DEVICES", "ACCELERATE_CONFIG", "CONFIG_FILE")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decided:
+    """A request that can be rendered."""
+
+    plan: Plan
+    cluster: Cluster
+    settings: str
+    """CONFIG_FILE's text."""
+    notes: tuple[str, ...]
+    """What a person should know about the manifest."""
+
+    def render(self, job_ids: Sequence[str] = ()) -> str:
+        return manifest.render(self.plan, self.cluster, settings=self.settings, job_ids=job_ids)
+
+
+def decide(
+    given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path, *, run_suffix: str | None = None
+) -> Decided:
+    """The plan and what the pod is told. Without RUN and suffix the run's id is a hash of all that is rendered.
+
+    Raises:
+        ConfigError: the request is wrong, or no pod could run it.
+    """
+    if "SIZE" in given:
+        raise ConfigError(f"SIZE={given['SIZE']}: is for make claim, leave it out")
+    site = find_site(given, project_dir, environ)
+    cluster = read_cluster(site, given)
+    spec = resolve(given, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site)
+    refuse_unknown_gpus(spec, site, cluster)
+    return complete(spec, cluster, project_dir, hashed=run_suffix is None and "RUN" not in given)
+
+
+def complete(spec: JobSpec, cluster: Cluster, project_dir: Path, *, hashed: bool = False) -> Decided:
+    """`decide` from a request that is resolved already; `hashed` makes its run id from all that is rendered."""
+    _refuse_unseen(spec, cluster, project_dir)
+    settings = _read_settings(spec, project_dir)
+    # In the image the checkout is elsewhere. Who renders, and where, changes nothing.
+    handed_on = {**_from_env_file(project_dir), **dict(spec.environment)}
+    spec = replace(spec, project_dir=WORK_DIR, environment=tuple(sorted(handed_on.items())))
+    if hashed:
+        text = json.dumps([{**asdict(spec), "run_id": ""}, asdict(cluster), settings], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        spec = replace(spec, run_id=f"{spec.name}-{digest}")
+    plan = choose(spec)
+    say(from_plan(plan.launch_argv, project_dir).notices)
+    return Decided(plan=plan, cluster=cluster, settings=settings, notes=tuple(_notes(spec, cluster)))
+
+
+def claim_text(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path) -> str:
+    """The manifest of the claim. Raises ConfigError without SIZE, or for a variable that says nothing to it."""
+    takes = ("SIZE", "PVC", "NODES", "NAMESPACE", "SITE")
+    if odd := [name for name in given if name not in takes]:
+        raise ConfigError(f"{odd[0]}={given[odd[0]]}: only {', '.join(takes)} count here, leave it out")
+    if "SIZE" not in given:
+        raise ConfigError("claim: how large? make claim SIZE=200Gi")
+    site = find_site(given, project_dir, environ)
+    asked = parse_given({**{k: v for k, v in site.texts.items() if k in takes}, **given})
+    access = WIDE if asked.get("NODES", 1) != 1 else read_cluster(site, given).pvc_access or "ReadWriteOnce"
+    namespace = asked.get("NAMESPACE")
+    return manifest.claim(
+        str(asked.get("PVC", DEFAULT_CLAIM)),
+        size=str(asked["SIZE"]),
+        access=access,
+        namespace=str(namespace) if namespace else None,
+    )
+
+
+def refuse_narrow_claim(spec: JobSpec, access: Sequence[str], where: str) -> None:
+    """Raises ConfigError when several nodes are to share a claim that only one can mount."""
+    if spec.nodes > 1 and WIDE not in access:
+        raise ConfigError(
+            f"NODES={spec.nodes}: claim {spec.pvc or DEFAULT_CLAIM} is {', '.join(access)} ({where}), which one node "
+            f"can mount: PVC= one that is {WIDE} (make claim TO=k8s NODES={spec.nodes} SIZE=200Gi), or NODES=1"
+        )
+
+
+def _refuse_unseen(spec: JobSpec, cluster: Cluster, project_dir: Path) -> None:
+    """Raises ConfigError for what is on this machine and not in the pod."""
+    if not spec.image or spec.image.endswith((".sif", ".sqsh")):
+        said = f"IMAGE={spec.image}: pods cannot run a file" if spec.image else "no image"
+        raise ConfigError(
+            f"{said}: IMAGE=registry/trainyard:tag, or image: in k8s/site.yaml; make image builds one"
+        )
+    places = ", ".join(["data/ and models/ in the claim", *(volume.mount for volume in cluster.volumes)])
+    if not mounted(spec.data, cluster):
+        raise ConfigError(f"DATA={spec.data}: pods see {places}: copy it there and say DATA=data/...")
+    # A hub id has one slash; models/x is the claim's, like everything in a mounted place.
+    if not mounted(spec.model, cluster) and (spec.model.count("/") > 1 or spec.model.startswith((".", "/"))):
+        raise ConfigError(f"MODEL={spec.model}: pods see {places}: copy it there, or give a hub id")
+    if (project_dir / spec.model).is_dir() and not mounted(spec.model, cluster):
+        raise ConfigError(f"MODEL={spec.model}: a folder of this machine; pods see {places}: copy it there")
+    if not mounted(spec.output, cluster):
+        raise ConfigError(f"OUTPUT={spec.output}: runs live in the claim, in runs/: leave it out")
+    if cluster.pvc_access:
+        refuse_narrow_claim(spec, [cluster.pvc_access], "pvc_access in the site file")
+
+
+def _read_settings(spec: JobSpec, project_dir: Path) -> str:
+    if not spec.config_file:
+        return ""
+    place = os.path.normpath(os.path.join(WORK_DIR, spec.config_file))
+    if os.path.dirname(place) != WORK_DIR:
+        raise ConfigError(
+            f"CONFIG_FILE={spec.config_file}: takes a file in the checkout's own folder: copy it there"
+        )
+    try:
+        return (project_dir / spec.config_file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"CONFIG_FILE={spec.config_file}: {getattr(error, 'strerror', None) or error}"
+        ) from error
+
+
+def _from_env_file(project_dir: Path) -> dict[str, str]:
+    """What `.env` says and may be shown. Its secrets stay here: in the cluster they come from a Secret."""
+    found = read_env_file(project_dir / ".env")
+    for name, value in found.items():
+        if not value.isprintable():
+            raise ConfigError(f".env: {name}={shown(value)}: takes printable characters on one line")
+    return {
+        name: value
+        for name, value in found.items()
+        if name not in NOT_HANDED_ON and not SECRETS.fullmatch(name) and "@" not in value
+    }
+
+
+def _notes(spec: JobSpec, cluster: Cluster) -> list[str]:
+    notes = []
+    selected = cluster.gpu_feature_discovery or spec.gpu_type in cluster.gpu_selectors
+    if spec.device == "cuda" and not selected:
+        notes.append(
+            f"nothing in the manifest asks for {spec.gpu_type or f'GPUs of {spec.vram_gib:g} GiB'}: the scheduler "
+            "may take any; say gpu_feature_discovery: true or gpu_selectors: in k8s/site.yaml"
+        )
+    if spec.nodes > 1 and not cluster.pvc_access:
+        notes.append(f"claim {spec.pvc or DEFAULT_CLAIM} must be {WIDE} for {spec.nodes} nodes")
+    return notes

@@ -1,0 +1,435 @@
+"""The manifest: recorded line by line, valid for three versions of Kubernetes and by rules that no schema has,
+within the `restricted` profile, and deaf to whatever the words in it say. No API server was involved."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import manifests
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plans import ENV, make_plan
+from specs import make_spec
+
+from accelerate_configs.choose import choose
+from k8s.manifest import claim, render
+from k8s.pod import mounted, shm_gib
+from k8s.request import complete
+from k8s.site import Cluster, Volume, find_site, read_cluster
+from trainer.image import WORK_DIR
+from trainer.job import Plan
+from trainer.outcome import ConfigError
+from trainer.request import VARIABLES, parse_given, resolve
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = Path(__file__).parent / "golden" / "k8s"
+VERSIONS = ("1.37.0", "1.36.0", "1.35.0")
+IMAGE = "registry.example.org/team/trainyard:0.1.0"
+# What one full site file turns into. The rest of a plan is not its business.
+FROM_SITE = (
+    "namespace",
+    "queue",
+    "pvc",
+    "image",
+    "time_limit_min",
+    "gpu_type",
+    "cpus",
+    "mem_gib",
+    "environment",
+)
+
+
+def k8s_plan(**request: Any) -> Plan:
+    return make_plan(**{"project_dir": WORK_DIR, "image": IMAGE, **request})
+
+
+def full_site() -> tuple[Plan, Cluster]:
+    asked = {"SITE": str(GOLDEN / "full_site.site.yaml")}
+    site = find_site(asked, Path("/"), {})
+    spec = resolve({"GPUS": "4", "NODES": "2"}, project_dir=Path("/"), environ={}, site=site)
+    request = {name: getattr(spec, name) for name in FROM_SITE}
+    plan = k8s_plan(gpus=4, nodes=2, data="/datasets/games", env=(*ENV, *spec.environment), **request)
+    return plan, read_cluster(site, asked)
+
+
+NO_SITE = Cluster()
+CASES: dict[str, tuple[Plan, Cluster]] = {
+    "one_gpu": (k8s_plan(), NO_SITE),
+    "two_nodes": (
+        k8s_plan(gpus=4, nodes=2, cpus=16, mem_gib=64, namespace="vision", queue="team-a"),
+        NO_SITE,
+    ),
+    "full_site": full_site(),
+    "no_gpu": (
+        k8s_plan(gpus=0, device="cpu", time_limit_min=30, env=(("ACCELERATE_USE_CPU", "true"),)),
+        NO_SITE,
+    ),
+    "awkward_words": (
+        k8s_plan(
+            data="data/$(touch x) `y`; z",
+            model='models/it\'s "mine": #1',
+            env=(("B", "two words"), ("A", "$(HOME) $$"), ("D", "é"), ("C", "1e-05"), ("Y", "y")),
+            config_file="train.yaml",
+        ),
+        NO_SITE,
+    ),
+}
+SETTINGS = {"awkward_words": 'lora_r: 64\nnote: "$(HOME)"\n'}
+
+
+def text_of(name: str) -> str:
+    plan, cluster = CASES[name]
+    return render(plan, cluster, settings=SETTINGS.get(name, ""))
+
+
+def schema_faults(objects: list[dict[str, Any]], version: str) -> list[str]:
+    found = []
+    for content in objects:
+        try:
+            kubernetes_validate.validate(content, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            found.append(f"{content['kind']}: {error.message}")
+    return found
+
+
+def to_record(name: str) -> str:
+    """Without what run.json says, which changes with every field that a request gets."""
+    return re.sub(r"(  run\.json: \|\n)(    .*\n)+", r"\1    {}\n", text_of(name))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_manifest_is_the_recorded_one(name: str) -> None:
+    recorded = GOLDEN / f"{name}.yaml"
+    if os.environ.get("TRAINYARD_REWRITE_GOLDEN"):
+        recorded.write_text(to_record(name), encoding="utf-8")
+    assert to_record(name).split("\n") == recorded.read_text(encoding="utf-8").split("\n")
+
+
+def test_no_recorded_manifest_is_left_over() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.yaml") if ".site" not in path.name} == set(CASES)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", CASES)
+def test_the_official_schemas_accept_it_strictly(name: str, version: str) -> None:
+    assert schema_faults(manifests.load(text_of(name)), version) == []
+
+
+def test_the_claim_is_valid_too() -> None:
+    text = claim("trainyard", size="200Gi", access="ReadWriteMany", namespace="vision")
+    assert [schema_faults(manifests.load(text), version) for version in VERSIONS] == [[], [], []]
+    assert yaml.safe_load(text)["spec"] == {
+        "accessModes": ["ReadWriteMany"],
+        "resources": {"requests": {"storage": "200Gi"}},
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_right_by_what_no_schema_says_and_restricted(name: str) -> None:
+    objects = manifests.load(text_of(name))
+    assert manifests.faults(objects) == []
+    assert manifests.restricted(manifests.pod_of(objects)) == []
+    assert manifests.read_otherwise(text_of(name)) == []
+
+
+def job(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    return next(content for content in objects if content["kind"] == "Job")
+
+
+def pod(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    return job(objects)["spec"]["template"]["spec"]
+
+
+def container(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    return pod(objects)["containers"][0]
+
+
+def labels(objects: list[dict[str, Any]]) -> dict[str, str]:
+    return job(objects)["metadata"]["labels"]
+
+
+def resources(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return container(objects)["resources"]
+
+
+Break = Callable[[list[dict[str, Any]]], object]
+BROKEN: list[tuple[str, Break]] = [
+    ("Job name", lambda o: job(o)["metadata"].update(name="A_b")),
+    ("Service name", lambda o: o[1]["metadata"].update(name="1-a")),
+    ("a pod's host name is longer", lambda o: job(o)["metadata"].update(name="a" * 63)),
+    ("Job label", lambda o: labels(o).update({"a/b/c": "x"})),
+    ("Job label", lambda o: labels(o).update({"a": "x" * 64})),
+    ("Job without label", lambda o: job(o)["metadata"].update(labels={})),
+    ("nvidia.com/gpu: requests differ", lambda o: resources(o)["requests"].update({manifests.GPU: 1})),
+    ("nvidia.com/gpu: 0.5 is no whole", lambda o: [r.update({manifests.GPU: 0.5}) for r in resources(o).values()]),
+    ("nvidia.com/gpu without its toleration", lambda o: pod(o).update(tolerations=[])),
+    ("podFailurePolicy without restartPolicy", lambda o: pod(o).update(restartPolicy="OnFailure")),
+    ("restartPolicy Always", lambda o: pod(o).update(restartPolicy="Always")),
+    ("podFailurePolicy without podRepl", lambda o: job(o)["spec"].update(podReplacementPolicy="TerminatingOrFailed")),
+    ("suspended, and no queue", lambda o: (job(o)["spec"].update(suspend=True), labels(o).pop(manifests.QUEUE))),
+    ("several nodes without an index", lambda o: job(o)["spec"].pop("completionMode")),
+    ("several nodes without a Service", lambda o: o.pop(1)),
+    ("completions differ", lambda o: job(o)["spec"].update(parallelism=1)),
+    ("the Service is not headless", lambda o: o[1]["spec"].pop("clusterIP")),
+    ("the Service is not headless", lambda o: o[1]["spec"].pop("publishNotReadyAddresses")),
+    ("the Service does not select", lambda o: o[1]["spec"]["selector"].update(x="y")),
+    ("HF_TOKEN is not from a Secret", lambda o: container(o)["env"].append({"name": "HF_TOKEN", "value": "x"})),
+    ("an environment variable twice", lambda o: container(o)["env"].append(container(o)["env"][0])),
+    ("mount of nothing", lambda o: container(o)["volumeMounts"][0].update(name="nothing")),
+    ("two mounts at one path", lambda o: container(o)["volumeMounts"][0].update(mountPath="/tmp")),
+    ("ConfigMap other is not in", lambda o: pod(o)["volumes"][-1]["configMap"].update(name="other")),
+    ("objects in different namespaces", lambda o: o[0]["metadata"].pop("namespace")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "break_it"), BROKEN)
+def test_the_checker_finds_what_is_broken(said: str, break_it: Break) -> None:
+    objects = copy.deepcopy(manifests.load(text_of("two_nodes")))
+    break_it(objects)
+    assert [fault for fault in manifests.faults(objects) if fault.startswith(said)]
+
+
+def test_several_nodes_want_a_claim_that_all_can_mount() -> None:
+    objects = manifests.load(text_of("two_nodes"))
+    assert manifests.faults(objects, claim_access="ReadWriteOnce") == [
+        "several nodes on a claim that is ReadWriteOnce"
+    ]
+
+
+UNRESTRICTED: list[tuple[str, Break]] = [
+    ("hostNetwork", lambda o: pod(o).update(hostNetwork=True)),
+    ("hostPID", lambda o: pod(o).update(hostPID=True)),
+    ("hostIPC", lambda o: pod(o).update(hostIPC=True)),
+    ("volume x of another kind", lambda o: pod(o)["volumes"].append({"name": "x", "hostPath": {"path": "/"}})),
+    ("privileged", lambda o: container(o)["securityContext"].update(privileged=True)),
+    ("allowPrivilegeEscalation", lambda o: container(o)["securityContext"].pop("allowPrivilegeEscalation")),
+    ("capabilities", lambda o: container(o)["securityContext"].pop("capabilities")),
+    ("capabilities", lambda o: container(o)["securityContext"]["capabilities"].update(add=["SYS_PTRACE"])),
+    ("runAsNonRoot", lambda o: pod(o)["securityContext"].pop("runAsNonRoot")),
+    ("runAsNonRoot", lambda o: container(o)["securityContext"].update(runAsNonRoot=False)),
+    ("runAsUser 0", lambda o: container(o)["securityContext"].update(runAsUser=0)),
+    ("seccompProfile", lambda o: pod(o)["securityContext"].pop("seccompProfile")),
+    ("seccompProfile", lambda o: container(o)["securityContext"].update(seccompProfile={"type": "Unconfined"})),
+    ("procMount", lambda o: container(o)["securityContext"].update(procMount="Unmasked")),
+    ("hostPort", lambda o: container(o).update(ports=[{"containerPort": 1, "hostPort": 1}])),
+    ("sysctls", lambda o: pod(o)["securityContext"].update(sysctls=[{"name": "a", "value": "b"}])),
+    ("appArmorProfile", lambda o: container(o)["securityContext"].update(appArmorProfile={"type": "Unconfined"})),
+    ("seLinuxOptions", lambda o: pod(o)["securityContext"].update(seLinuxOptions={"type": "spc_t"})),
+    ("privileged", lambda o: pod(o).update(initContainers=[{"securityContext": {"privileged": True}}])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "break_it"), UNRESTRICTED)
+def test_the_restricted_profile_finds_what_is_broken(said: str, break_it: Break) -> None:
+    objects = copy.deepcopy(manifests.load(text_of("one_gpu")))
+    break_it(objects)
+    assert said in manifests.restricted(pod(objects))
+
+
+@pytest.mark.parametrize(
+    "text", ["y", "No", "1e-05", "1_0", "0o17", "12:30", "2026-01-02", ".5", "~", "null", "-.inf", "0x1F"]
+)
+def test_what_kubernetes_would_read_as_no_text_is_quoted(text: str) -> None:
+    rendered = render(k8s_plan(env=(("VALUE", text),), name="n", run_id="n"), NO_SITE)
+    assert manifests.NOT_TEXT.fullmatch(text)
+    assert manifests.read_otherwise(rendered) == []
+    assert {"name": "VALUE", "value": text} in container(manifests.load(rendered))["env"]
+    assert manifests.read_otherwise("a: 1e-05\nb: y") == ["1e-05", "y"]
+
+
+def expanded(text: str, environment: dict[str, str]) -> str:
+    """As the kubelet expands arguments and values: $(NAME) where NAME is set, $$ to $."""
+
+    def replaced(found: re.Match[str]) -> str:
+        return "$" if found[0] == "$$" else environment.get(found[1], found[0])
+
+    return re.sub(r"\$\$|\$\(([^)]*)\)", replaced, text)
+
+
+def test_words_arrive_as_they_were_typed() -> None:
+    plan, _ = CASES["awkward_words"]
+    one = container(manifests.load(text_of("awkward_words")))
+    values = {variable["name"]: variable.get("value", "") for variable in one["env"]}
+    assert (
+        tuple(expanded(word, {**values, "touch x": "ran", "HOME": "ran"}) for word in one["args"])
+        == plan.launch_argv
+    )
+    assert expanded(values["A"], {"HOME": "ran"}) == "$(HOME) $$"
+
+
+def test_run_json_and_the_settings_travel_in_the_config_map() -> None:
+    plan, _ = CASES["awkward_words"]
+    data = manifests.load(text_of("awkward_words"))[0]["data"]
+    record = json.loads(data["run.json"])
+    assert (record["spec"]["run_id"], record["git"], record["job_ids"]) == (
+        plan.spec.run_id,
+        None,
+        [plan.spec.run_id],
+    )
+    assert data["settings.yaml"] == SETTINGS["awkward_words"]
+    (mount,) = (
+        m for m in container(manifests.load(text_of("awkward_words")))["volumeMounts"] if "settings" in str(m)
+    )
+    assert mount["mountPath"] == f"{WORK_DIR}/train.yaml"
+
+
+def test_a_resumed_run_is_a_new_job_of_the_same_run() -> None:
+    first, again = (
+        manifests.load(render(k8s_plan(), NO_SITE, job_ids=ids)) for ids in ([], ["gemma-0123abcd"])
+    )
+    assert [c["metadata"]["name"] for c in first] == ["gemma-0123abcd", "gemma-0123abcd"]
+    assert [c["metadata"]["name"] for c in again] == ["gemma-0123abcd", "gemma-0123abcd-r2"]
+    assert json.loads(again[0]["data"]["run.json"])["job_ids"] == ["gemma-0123abcd", "gemma-0123abcd-r2"]
+    assert container(again)["args"] == container(first)["args"]
+
+
+def test_a_plan_for_the_cluster_selects_nodes_only_by_what_the_site_says() -> None:
+    bare, told = (pod(manifests.load(text_of(name))) for name in ("one_gpu", "full_site"))
+    assert "nodeSelector" not in bare and "affinity" not in bare
+    assert told["nodeSelector"] == {"pool": "training", "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
+    (term,) = told["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
+        "nodeSelectorTerms"
+    ]
+    assert term["matchExpressions"] == [
+        {"key": "nvidia.com/gpu.memory", "operator": "Gt", "values": [str(22 * 1024 - 1)]}
+    ]
+
+
+def test_a_card_that_reports_less_than_it_is_sold_with_is_taken() -> None:
+    """A 40 GB card reports 39538 MiB, a 24 GB card 23034."""
+    for vram_gib, reported in ((40.0, 39538), (24.0, 23034)):
+        plan = choose(make_spec(vram_gib=vram_gib, image=IMAGE, project_dir=WORK_DIR))
+        text = render(plan, Cluster(gpu_feature_discovery=True))
+        (found,) = re.findall(r'operator: Gt\n +values:\n +- "([0-9]+)"', text)
+        assert vram_gib * 1024 * 0.9 < int(found) < reported
+
+
+def test_shared_memory_holds_the_batches_on_their_way_and_nccl() -> None:
+    assert [shm_gib(k8s_plan(gpus=gpus)) for gpus in (1, 4, 8)] == [1, 2, 4]
+
+
+def test_paths_count_as_mounted_only_below_a_mount() -> None:
+    cluster = Cluster(volumes=(Volume(claim="c", mount="/datasets", read_only=True),))
+    inside = ("data", "data/x.jsonl", "models/m", "runs", f"{WORK_DIR}/data/x", "/datasets", "/datasets/a")
+    outside = (
+        "x.jsonl",
+        "database",
+        "data/../x",
+        "../data",
+        "/scratch/x",
+        "/datasets2",
+        "/",
+        "data/../../etc",
+    )
+    assert [mounted(path, cluster) for path in inside] == [True] * len(inside)
+    assert [mounted(path, cluster) for path in outside] == [False] * len(outside)
+
+
+IDENTIFIERS = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", fullmatch=True)
+NAMES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True)
+WORDS = st.text(st.characters(exclude_categories=("C", "Z")) | st.just(" "), min_size=1, max_size=30)
+REQUESTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "GPUS": st.integers(1, 8).map(str),
+        "NODES": st.integers(1, 64).map(str),
+        "VRAM": st.sampled_from(["24", "40", "79.6", "141"]),
+        "GPU_TYPE": st.sampled_from(["a100", "l40s", "h100"]),
+        "TIME": st.integers(1, 100_000).map(str),
+        "DEVICE": st.sampled_from(["cuda", "cpu"]),
+        "DATA": WORDS.map(lambda word: f"data/{word}"),
+        "MODEL": st.sampled_from(["google/gemma-3-4b-it", "unsloth/gemma-3-4b-it"]),
+        "NAME": IDENTIFIERS,
+        "RUN": NAMES,
+        "NAMESPACE": NAMES,
+        "QUEUE": NAMES,
+        "PVC": NAMES,
+        "CPUS": st.integers(1, 1024).map(str),
+        "MEM": st.integers(1, 65536).map(str),
+        "LEARNING_RATE": st.floats(1e-9, 1.0, exclude_min=True).map(repr),
+        "SEED": st.integers(0, 2**32 - 1).map(str),
+        "ENVIRONMENT": st.tuples(st.from_regex(r"[A-Z_]{1,9}X", fullmatch=True), WORDS).map("=".join),
+    },
+)
+
+VARIABLE_NAMES = [variable.name for variable in VARIABLES if variable.name != "SITE"]
+
+
+def rendered(asked: dict[str, str], cluster: Cluster = NO_SITE) -> str:
+    """Through the request's own checks, in a checkout without files; raises ConfigError and nothing else."""
+    parse_given(asked)
+    spec = resolve({"IMAGE": IMAGE, **asked}, project_dir=Path("/nowhere"), environ={})
+    return complete(spec, cluster, Path("/nowhere"), hashed="RUN" not in asked).render()
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, deadline=None)
+@given(asked=REQUESTS)
+def test_every_valid_request_is_a_right_manifest(asked: dict[str, str]) -> None:
+    try:
+        text = rendered(asked)
+    except ConfigError as error:
+        assert str(error).isprintable()
+        return
+    objects = manifests.load(text)
+    assert manifests.faults(objects) == []
+    assert manifests.restricted(pod(objects)) == []
+    assert manifests.read_otherwise(text) == []
+    assert json.loads(objects[0]["data"]["run.json"])["spec"]["nodes"] == int(asked.get("NODES", "1"))
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(asked=REQUESTS)
+def test_a_sample_of_them_is_valid_for_the_schemas(asked: dict[str, str]) -> None:
+    try:
+        objects = manifests.load(rendered(asked))
+    except ConfigError:
+        return
+    assert schema_faults(objects, VERSIONS[0]) == []
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    asked=st.dictionaries(
+        st.sampled_from([v.name for v in VARIABLES if v.name != "SITE"]), st.text(max_size=20), max_size=3
+    )
+)
+def test_a_request_that_is_wrong_gives_one_line(asked: dict[str, str]) -> None:
+    try:
+        text = rendered(asked)
+    except ConfigError as error:
+        assert str(error).isprintable()
+    else:
+        assert manifests.faults(manifests.load(text)) == []
+
+
+def test_the_whole_command_answers_in_its_time_and_without_torch() -> None:
+    """0.4 s is the promise; best of five, on a busy machine."""
+    code = (
+        "import sys, time; start = time.perf_counter()\n"
+        "from k8s.__main__ import main\n"
+        f"assert main(['render', '--gpus', '4', '--nodes', '2', '--image', '{IMAGE}'], {{}}) == 0\n"
+        "heavy = {'torch', 'transformers', 'peft', 'trl', 'accelerate', 'datasets', 'numpy', 'PIL', 'submitit'}\n"
+        "print(sorted(heavy & set(sys.modules)), time.perf_counter() - start, file=sys.stderr)"
+    )
+    best = 9.0
+    for _ in range(5):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        heavy, seconds = done.stderr.splitlines()[-1].rsplit(" ", 1)
+        assert heavy == "[]"
+        best = min(best, float(seconds))
+    assert best < 0.4
