@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -40,10 +41,25 @@ def claim(given: dict[str, str], environ: Mapping[str, str]) -> int:
     return FINISHED
 
 
+def _acts(name: str) -> cli.Verb:
+    """A verb of k8s.verbs, which ask the cluster; imported when it is used."""
+
+    def verb(given: dict[str, str], environ: Mapping[str, str]) -> int:
+        act = getattr(importlib.import_module("k8s.verbs"), name)
+        return int(act(given, environ, PROJECT_DIR))
+
+    return verb
+
+
 VERBS: dict[str, cli.Verb] = {
     "plan": plan,
     "render": render,
     "claim": claim,
+    **{
+        name: _acts(name)
+        for name in ("submit", "check", "ready", "site", "status", "logs", "cancel", "resume")
+    },
+    "list": _acts("list_runs"),
 }
 BACKEND = cli.Backend(name="k8s", verbs=VERBS)
 

@@ -1,0 +1,210 @@
+"""In the place of a cluster: starts a manifest's containers with podman and applies the Job's own rules to their ends.
+
+No API server, scheduler or kubelet takes part. What the manifest says of command, arguments, environment, mounts,
+user, groups, capabilities, read-only root and grace period holds; podFailurePolicy and backoffLimit are applied as the
+documentation of Jobs says. All pods share this machine's network, so Service names are entries of /etc/hosts; limits of
+memory and CPU, priorities and node selection mean nothing here, and the image is the one that was built, whatever its
+name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import manifests
+
+PATIENCE_S = 300
+
+
+@dataclass
+class Pod:
+    """One attempt at one index."""
+
+    index: int
+    process: subprocess.Popen[bytes]
+    log: Path
+    disrupted: bool = False
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+@dataclass
+class JobRun:
+    """A Job that is carried out, one pod an index."""
+
+    text: str
+    image: str
+    podman: str
+    folder: Path
+    """Holds `claim`, the claim's content, and what pods leave."""
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    pods: list[Pod] = field(default_factory=list)
+    ends: list[tuple[int, int, str]] = field(default_factory=list)
+    """(index, exit code, what was done) of every pod that has ended, in order."""
+
+    def __post_init__(self) -> None:
+        self.objects = manifests.load(self.text)
+        (self.job,) = [content for content in self.objects if content["kind"] == "Job"]
+        self.pod = self.job["spec"]["template"]["spec"]
+        self.nodes = self.job["spec"].get("completions", 1)
+        (self.folder / "claim").mkdir(parents=True, exist_ok=True)
+
+    def run(self, watch: Callable[[JobRun], None] = lambda _: None) -> str:
+        """Until the Job is Complete or Failed; returns the condition, with the reason of a failure.
+
+        `watch` is called over and over meanwhile, and may disrupt.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        left, failures = set(range(self.nodes)), 0
+        # The kubelet gives a claim's content to the fsGroup.
+        subprocess.run(["chmod", "-R", "a+rwX", str(self.folder / "claim")], check=True)
+        running = {index: self._start(index) for index in sorted(left)}
+        try:
+            while left:
+                assert time.monotonic() < deadline, "\n".join(pod.said()[-3000:] for pod in self.pods)
+                watch(self)
+                time.sleep(0.1)
+                for index, pod in list(running.items()):
+                    code = pod.process.poll()
+                    if code is None:
+                        continue
+                    action = "Succeeded" if code == 0 else self._action(code, pod.disrupted)
+                    self.ends.append((index, code, action))
+                    del running[index]
+                    failures += action == "Count"
+                    if action == "FailJob":
+                        return "Failed: PodFailurePolicy"
+                    if failures > self.job["spec"]["backoffLimit"]:
+                        return "Failed: BackoffLimitExceeded"
+                    if action == "Succeeded":
+                        left.discard(index)
+                    else:
+                        running[index] = self._start(index)  # podReplacementPolicy Failed: after it has ended
+            return "Complete"
+        finally:
+            for pod in running.values():
+                self._end(pod)
+
+    def disrupt(self, pod: Pod) -> None:
+        """As a drained node does: the pod gets its condition, SIGTERM, and after the grace period SIGKILL."""
+        pod.disrupted = True
+        pod.process.send_signal(signal.SIGTERM)  # podman hands it on to the container's first process
+
+    def _end(self, pod: Pod) -> None:
+        pod.process.terminate()
+        try:
+            pod.process.wait(self.pod["terminationGracePeriodSeconds"])
+        except subprocess.TimeoutExpired:
+            pod.process.kill()
+            pod.process.wait()
+
+    def _action(self, code: int, disrupted: bool) -> str:
+        """Of the first rule that fits; Count where none does."""
+        for rule in self.job["spec"]["podFailurePolicy"]["rules"]:
+            conditions = [pattern["type"] for pattern in rule.get("onPodConditions", [])]
+            if disrupted and "DisruptionTarget" in conditions:
+                return str(rule["action"])
+            codes = rule.get("onExitCodes")
+            if codes and (code in codes["values"]) == (codes["operator"] == "In"):
+                return str(rule["action"])
+        return "Count"
+
+    def _start(self, index: int) -> Pod:
+        place = self.folder / f"pod{len(self.pods)}"
+        place.mkdir()
+        log = place / "log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                self._command(index, place), stdout=file, stderr=file, start_new_session=True
+            )
+        self.pods.append(Pod(index=index, process=process, log=log))
+        return self.pods[-1]
+
+    def _command(self, index: int, place: Path) -> list[str]:
+        (container,) = self.pod["containers"]
+        whole, own = self.pod["securityContext"], container["securityContext"]
+        name = self.job["metadata"]["name"]
+        assert self.pod["restartPolicy"] == "Never"
+        environment = self._environment(container, index)
+        hosts = [f"{name}-{i}" for i in range(self.nodes)]
+        known = [*hosts, *(f"{host}.{self.pod['subdomain']}" for host in hosts if "subdomain" in self.pod)]
+        return [
+            *(self.podman, "run", "--rm", "--passwd=false", "--read-only-tmpfs=false", "--pull=never"),
+            *("--user", f"{whole['runAsUser']}:{whole['runAsGroup']}", "--group-add", str(whole["fsGroup"])),
+            *(["--read-only"] if own["readOnlyRootFilesystem"] else []),
+            *(f"--cap-drop={capability}" for capability in own["capabilities"]["drop"]),
+            *([] if own["allowPrivilegeEscalation"] else ["--security-opt=no-new-privileges"]),
+            *(f"--add-host={host}:127.0.0.1" for host in known),
+            *("--workdir", container["workingDir"], "--entrypoint", json.dumps(container["command"])),
+            *(word for key, value in environment.items() for word in ("--env", f"{key}={value}")),
+            *self._mounts(container, place),
+            self.image,
+            *(expanded(word, environment) for word in container["args"]),
+        ]
+
+    def _environment(self, container: Mapping[str, Any], index: int) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for variable in container["env"]:
+            if "value" in variable:
+                found[variable["name"]] = expanded(variable["value"], found)
+                continue
+            reference = variable["valueFrom"]["secretKeyRef"]
+            if reference["key"] in self.secrets:
+                found[variable["name"]] = self.secrets[reference["key"]]
+            assert reference["key"] in self.secrets or reference["optional"]
+        if self.job["spec"].get("completionMode") == "Indexed":
+            found["JOB_COMPLETION_INDEX"] = str(index)
+        return found
+
+    def _mounts(self, container: Mapping[str, Any], place: Path) -> list[str]:
+        sources = {volume["name"]: self._volume(volume, place) for volume in self.pod["volumes"]}
+        words = []
+        for mount in container["volumeMounts"]:
+            source = sources[mount["name"]]
+            if source is None:
+                words += ["--shm-size", self._shm(mount["name"])]
+                continue
+            if sub := mount.get("subPath"):
+                source = source / sub
+                if not source.exists():
+                    source.mkdir()
+                    source.chmod(0o777)  # the kubelet gives it to the fsGroup
+            words += ["--volume", f"{source}:{mount['mountPath']}{':ro' if mount.get('readOnly') else ''}"]
+        return words
+
+    def _volume(self, volume: Mapping[str, Any], place: Path) -> Path | None:
+        if "persistentVolumeClaim" in volume:
+            return self.folder / "claim"
+        if volume.get("emptyDir", {}).get("medium") == "Memory":
+            return None
+        folder = place / str(volume["name"])
+        folder.mkdir()
+        folder.chmod(0o777)
+        if "configMap" in volume:
+            (content,) = [c for c in self.objects if c["kind"] == "ConfigMap"]
+            assert content["metadata"]["name"] == volume["configMap"]["name"]
+            for key, text in content["data"].items():
+                (folder / key).write_text(text)
+        return folder
+
+    def _shm(self, name: str) -> str:
+        (volume,) = [volume for volume in self.pod["volumes"] if volume["name"] == name]
+        return str(volume["emptyDir"]["sizeLimit"]).removesuffix("i").lower()
+
+
+def expanded(text: str, environment: Mapping[str, str]) -> str:
+    """As the kubelet expands arguments and values: $(NAME) where NAME is set, $$ to $."""
+
+    def replaced(found: re.Match[str]) -> str:
+        return "$" if found[0] == "$$" else environment.get(found[1], found[0])
+
+    return re.sub(r"\$\$|\$\(([^)]*)\)", replaced, text)

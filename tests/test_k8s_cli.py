@@ -1,0 +1,434 @@
+"""`python -m k8s` as a program, with a stand-in for kubectl: what is refused, applied, found, followed and said."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import manifests
+import pytest
+import yaml
+
+from k8s.kubectl import see_job
+from k8s.site import CLUSTER_KEYS, SITE_KEYS
+from trainer.known_models import KNOWN_MODELS
+from trainer.progress import Job
+from trainer.request import BY_NAME
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+STAND_IN = Path(__file__).parent / "kubectl_stand_in.py"
+IMAGE = ("--image", "registry.example.org/trainyard:0.1.0")
+Done = subprocess.CompletedProcess[str]
+
+
+def k8s(*argv: str, cwd: Path = PROJECT_DIR, **environ: str) -> Done:
+    return subprocess.run(
+        [sys.executable, "-m", "k8s", *argv],
+        cwd=cwd,
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+class Cluster:
+    """The stand-in's objects, and a checkout that submits to it."""
+
+    def __init__(self, checkout: Path, folder: Path) -> None:
+        self.checkout, self.folder = checkout, folder
+        (folder / "bin").mkdir(parents=True)
+        program = folder / "bin" / "kubectl"
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STAND_IN}" "$@"\n')
+        program.chmod(0o755)
+        self.put("PersistentVolumeClaim", "trainyard", {"spec": {"accessModes": ["ReadWriteOnce"]}})
+
+    def k8s(self, *argv: str) -> Done:
+        path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
+        return k8s(*argv, cwd=self.checkout, PATH=path, KUBECTL_FOLDER=str(self.folder))
+
+    def put(self, kind: str, name: str, content: dict[str, Any], namespace: str = "default") -> None:
+        path = self.folder / namespace / kind / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"kind": kind, "metadata": {"name": name}, **content}))
+
+    def objects(self, kind: str) -> dict[str, Any]:
+        return {
+            path.stem: json.loads(path.read_text())
+            for path in (self.folder / "default" / kind).glob("*.json")
+        }
+
+    def end(self, job: str, kind: str, reason: str = "") -> None:
+        content = self.objects("Job")[job]
+        content["status"] = {"conditions": [{"type": kind, "status": "True", "reason": reason}]}
+        self.put("Job", job, content)
+
+    def pod(
+        self, job: str, name: str, log: str | None, *, phase: str = "Running", index: str = "0", **status: Any
+    ) -> None:
+        """A pod as the Job would make it, and what its container has said."""
+        template = self.objects("Job")[job]["spec"]["template"]["metadata"]
+        metadata = {
+            "name": name,
+            "labels": {**template["labels"], "batch.kubernetes.io/job-name": job},
+            "annotations": {"batch.kubernetes.io/job-completion-index": index},
+            "creationTimestamp": f"2026-11-25T01:00:{len(self.objects('Pod')):02}Z",
+        }
+        started = {"startTime": "2026-11-25T00:00:00Z"} if phase != "Pending" else {}
+        spec = {"nodeName": "gpu-7"}
+        self.put(
+            "Pod", name, {"metadata": metadata, "spec": spec, "status": {"phase": phase, **started, **status}}
+        )
+        if log is not None:
+            (self.folder / "default" / "Pod" / f"{name}.log").write_text(log)
+
+    def calls(self) -> list[str]:
+        return (self.folder / "calls").read_text().splitlines()
+
+
+@pytest.fixture
+def cluster(checkout: Path, tmp_path: Path) -> Cluster:
+    return Cluster(checkout, tmp_path / "cluster")
+
+
+BAD = [
+    ([], "no image: IMAGE=registry/trainyard:tag, or image: in k8s/site.yaml"),
+    (["--image", "a.sif"], "IMAGE=a.sif: pods cannot run a file"),
+    (
+        [*IMAGE, "--data", "/scratch/x.jsonl"],
+        "DATA=/scratch/x.jsonl: pods see data/ and models/ in the claim",
+    ),
+    ([*IMAGE, "--data", "records.jsonl"], "DATA=records.jsonl: pods see data/"),
+    ([*IMAGE, "--output", "/scratch/runs"], "OUTPUT=/scratch/runs: runs live in the claim"),
+    ([*IMAGE, "--config-file", "/etc/x.yaml"], "/etc/x.yaml"),
+    ([*IMAGE, "--partition", "gpu"], "PARTITION='gpu': is for TO=slurm only, leave it out"),
+    ([*IMAGE, "--size", "2Gi"], "SIZE=2Gi: is for make claim"),
+    ([*IMAGE, "--environment", "HF_TOKEN=hf_x"], "ENVIRONMENT: HF_TOKEN holds a secret"),
+    ([*IMAGE, "--namespace", "A_b"], "NAMESPACE='A_b': takes at most 63"),
+    ([*IMAGE, "--gpus", "2", "--vram", "2"], "needs "),
+    ([*IMAGE, "--site", "nowhere.yaml"], "SITE=nowhere.yaml: No such file"),
+]
+
+
+@pytest.mark.parametrize("verb", ["render", "submit"])
+@pytest.mark.parametrize(("argv", "said"), BAD, ids=[" ".join(argv[-2:]) for argv, _ in BAD])
+def test_a_bad_request_is_one_line_and_78_and_the_cluster_is_not_asked(
+    verb: str, argv: list[str], said: str, cluster: Cluster
+) -> None:
+    done = cluster.k8s(verb, *argv)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
+    assert said in done.stderr
+    assert not (cluster.folder / "calls").exists()
+
+
+def test_a_model_folder_of_this_machine_is_refused_unless_the_claim_has_it_too(checkout: Path) -> None:
+    for name in ("mine", "models/mine"):
+        (checkout / name).mkdir(parents=True)
+        (checkout / name / "config.json").write_text(json.dumps(KNOWN_MODELS["google/gemma-3-4b-it"]))
+    done = k8s("render", *IMAGE, "--model", "mine", cwd=checkout)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith(
+        "trainyard: MODEL=mine: a folder of this machine; pods see data/ and models/ in"
+    )
+    assert k8s("render", *IMAGE, "--model", "models/mine", cwd=checkout).returncode == 0
+
+
+SITES = [
+    ("gpu_type: h200\ngpu_types: {a100: 80}", [], "GPU_TYPE=h200: not in mine.yaml: known are a100"),
+    (
+        "gpu_types: {a100: 80, l4: 24}",
+        ["--vram", "141"],
+        "VRAM=141: the largest GPU in mine.yaml is a100 with 80 GiB",
+    ),
+    ("pvc: runs\npvc_access: ReadWriteOnce", ["--nodes", "2"], "NODES=2: claim runs is ReadWriteOnce"),
+    ("image_pull_secret: x", [], "unknown 'image_pull_secret', did you mean image_pull_secrets?"),
+    ("partition: gpu", [], "mine.yaml: unknown 'partition'"),
+    ("secret: hf_abcdefghijklmnop", [], "mine.yaml: secret: takes the name of an object in the cluster"),
+    ("environment: {WANDB_API_KEY: abc}", [], "ENVIRONMENT: WANDB_API_KEY holds a secret"),
+    (
+        "annotations: {example.org/api-key: abc}",
+        [],
+        "mine.yaml: annotations: example.org/api-key holds a secret",
+    ),
+    ("pvc_access: RWX", [], "pvc_access: takes one of ReadWriteOnce, ReadWriteMany"),
+    ("gpu_feature_discovery: maybe", [], "gpu_feature_discovery: takes one of true, false, got 'maybe'"),
+    ("gpu_selectors: {a100: yes}", [], "gpu_selectors: takes lines of `label: value`"),
+    ("node_selector: {a b: c}", [], "node_selector: 'a b' is no label"),
+    ("node_selector: {a: ' '}", [], "node_selector: a takes at most 63"),
+    ("tolerations: [{key: a, efect: NoSchedule}]", [], "tolerations: unknown 'efect'"),
+    (
+        "tolerations: [{key: a, operator: Exists, value: b}]",
+        [],
+        "tolerations: a value goes with operator Equal",
+    ),
+    ("tolerations: {key: a}", [], "tolerations: takes a list of mappings"),
+    ("volumes: [{claim: a, mount: x}]", [], "volumes: mount takes an absolute path"),
+    ("volumes: [{claim: a, mount: /workspace/x}]", [], "volumes: mount /workspace/x would hide"),
+    ("volumes: [{claim: a}]", [], "volumes: takes a list of mappings with claim, mount"),
+    (
+        "volumes: [{claim: a, mount: /x}, {claim: b, mount: /x}]",
+        [],
+        "volumes: two of them have the same mount",
+    ),
+    ("queue: [a\n", [], "mine.yaml is not YAML"),
+]
+
+
+@pytest.mark.parametrize(("text", "argv", "said"), SITES)
+def test_a_site_file_is_checked_to_the_last_value(
+    text: str, argv: list[str], said: str, checkout: Path
+) -> None:
+    (checkout / "mine.yaml").write_text(text)
+    done = k8s("render", *IMAGE, "--site", "mine.yaml", *argv, cwd=checkout)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
+    assert said in done.stderr
+    assert not {"hf_abcdefghijklmnop", "abc"} & set(re.findall(r"\w+", done.stderr))
+
+
+def test_the_example_shows_every_key_and_holds_when_uncommented(checkout: Path) -> None:
+    text = (PROJECT_DIR / "k8s" / "site.example.yaml").read_text()
+    plain = re.sub(r"^# ?(?=[a-z_]+:|  )", "", text, flags=re.MULTILINE)
+    (checkout / "mine.yaml").write_text(plain)
+    assert set(yaml.safe_load(plain)) == {*SITE_KEYS, *CLUSTER_KEYS, "gpu_types"}
+    assert {key.upper() for key in SITE_KEYS} <= set(BY_NAME)
+    done = k8s("render", "--site", "mine.yaml", "--gpus", "4", cwd=checkout)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert manifests.faults(manifests.load(done.stdout)) == []
+
+
+def test_rendering_twice_gives_the_same_bytes_and_another_site_another_run(checkout: Path) -> None:
+    first, again = (k8s("render", *IMAGE, cwd=checkout).stdout for _ in range(2))
+    (checkout / "k8s" / "site.yaml").write_text("priority_class: low\n")
+    other = k8s("render", *IMAGE, cwd=checkout).stdout
+    names = [manifests.load(text)[0]["metadata"]["name"] for text in (first, again, other)]
+    assert first == again
+    assert names[0] == names[1] != names[2]
+
+
+def test_what_nothing_selects_is_said(checkout: Path) -> None:
+    done = k8s("render", *IMAGE, "--gpu-type", "a100", "--nodes", "2", cwd=checkout)
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        "trainyard: nothing in the manifest asks for a100: the scheduler may take any; "
+        "say gpu_feature_discovery: true or gpu_selectors: in k8s/site.yaml",
+        "trainyard: claim trainyard must be ReadWriteMany for 2 nodes",
+    ]
+
+
+def test_settings_of_env_reach_the_pod_and_its_secrets_do_not(checkout: Path) -> None:
+    secrets = "HF_TOKEN=hf_very_secret\nWANDB_API_KEY=key_very_secret\n"
+    (checkout / ".env").write_text(f"{secrets}WANDB_PROJECT=games\nHF_HOME=/mine\n")
+    done = k8s("render", *IMAGE, cwd=checkout)
+    assert "very_secret" not in done.stdout + done.stderr and "/mine" not in done.stdout
+    env = manifests.pod_of(manifests.load(done.stdout))["containers"][0]["env"]
+    assert {"name": "WANDB_PROJECT", "value": "games"} in env
+    assert [entry["name"] for entry in env if "valueFrom" in entry] == ["HF_TOKEN", "WANDB_API_KEY"]
+
+
+def test_the_claim_is_wide_for_several_nodes(checkout: Path) -> None:
+    one, two = (
+        k8s("claim", "--size", "200Gi", *more, cwd=checkout) for more in ((), ("--nodes", "2", "--pvc", "x"))
+    )
+    specs = [yaml.safe_load(done.stdout) for done in (one, two)]
+    assert [spec["metadata"]["name"] for spec in specs] == ["trainyard", "x"]
+    assert [spec["spec"]["accessModes"] for spec in specs] == [["ReadWriteOnce"], ["ReadWriteMany"]]
+    assert k8s("claim", cwd=checkout).stderr == "trainyard: claim: how large? make claim SIZE=200Gi\n"
+
+
+def test_submit_applies_what_render_prints_and_says_what_to_type_next(cluster: Cluster) -> None:
+    done = cluster.k8s("submit", *IMAGE, "--run", "mine")
+    assert done.returncode == 0, done.stderr
+    rendered = {
+        c["metadata"]["name"]: c
+        for c in manifests.load(cluster.k8s("render", *IMAGE, "--run", "mine").stdout)
+    }
+    (job,) = cluster.objects("Job").values()
+    assert job["spec"] == rendered["gemma-3-4b-it-mine"]["spec"]
+    assert done.stdout.splitlines()[-8:] == [
+        "job id  gemma-3-4b-it-mine",
+        "run id  mine",
+        "result  runs/mine/adapter in claim trainyard when it is done",
+        "",
+        "status  make status TO=k8s RUN=mine",
+        "follow  make logs TO=k8s RUN=mine",
+        "cancel  make cancel TO=k8s RUN=mine    (or kubectl delete job gemma-3-4b-it-mine)",
+        "resume  make resume TO=k8s RUN=mine    (once it has ended unfinished)",
+    ]
+    assert [call for call in cluster.calls() if "apply" in call] == [
+        "apply --dry-run=server --filename -",
+        "apply --filename -",
+    ]
+
+
+def test_a_run_is_never_written_over(cluster: Cluster) -> None:
+    assert cluster.k8s("submit", *IMAGE, "--run", "mine").returncode == 0
+    done = cluster.k8s("submit", *IMAGE, "--run", "mine")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert (
+        done.stderr
+        == "trainyard: RUN=mine exists in this namespace: give another RUN, or none for a new one\n"
+    )
+
+
+def test_a_claim_that_is_missing_or_too_narrow_is_said_before_anything_is_applied(cluster: Cluster) -> None:
+    done = cluster.k8s("submit", *IMAGE, "--pvc", "other")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "PVC=other: no such claim in the namespace: make claim TO=k8s PVC=other SIZE=200Gi" in done.stderr
+    done = cluster.k8s("submit", *IMAGE, "--nodes", "2")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "NODES=2: claim trainyard is ReadWriteOnce (as the cluster says)" in done.stderr
+    assert (cluster.objects("Job"), cluster.objects("ConfigMap")) == ({}, {})
+
+
+@pytest.mark.parametrize("when", ["", "-for-real"])
+def test_what_the_cluster_refuses_leaves_nothing_behind(when: str, cluster: Cluster) -> None:
+    (cluster.folder / f"refuse-Job{when}").write_text("Error from server (Forbidden): exceeded quota")
+    done = cluster.k8s("submit", *IMAGE)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith(
+        "trainyard: kubectl apply failed: Error from server (Forbidden): exceeded quota\n"
+    )
+    assert (cluster.objects("Job"), cluster.objects("ConfigMap")) == ({}, {})
+
+
+def test_check_says_what_the_api_server_would_do_and_applies_nothing(cluster: Cluster) -> None:
+    done = cluster.k8s("check", *IMAGE, "--run", "mine")
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        "kubectl  configmap/gemma-3-4b-it-mine created (server dry run)",
+        "kubectl  job.batch/gemma-3-4b-it-mine created (server dry run)",
+    ]
+    assert cluster.objects("Job") == {}
+
+
+def test_without_kubectl_render_works_and_submit_says_so(checkout: Path, tmp_path: Path) -> None:
+    assert k8s("render", *IMAGE, cwd=checkout, PATH=str(tmp_path)).returncode == 0
+    done = k8s("submit", *IMAGE, cwd=checkout, PATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.endswith("no kubectl on PATH: make render TO=k8s prints the manifest without it\n")
+
+
+def test_status_follows_a_run_to_its_end(cluster: Cluster) -> None:
+    cluster.k8s("submit", *IMAGE, "--run", "mine")
+    name = "gemma-3-4b-it-mine"
+    waiting = {"state": {"waiting": {"reason": "ImagePullBackOff"}}}
+    cluster.pod(name, "p0", None, phase="Pending", containerStatuses=[waiting])
+    assert f"job    {name} PENDING (ImagePullBackOff)" in cluster.k8s("status", "--run", "mine").stdout
+    cluster.pod(name, "p0", "step  1/20  loss 1.5\nstep  2/20  loss 0.5\n")
+    lines = re.sub(r", [0-9:]+ of", ", 0:05 of", cluster.k8s("status").stdout).splitlines()
+    assert lines == [
+        "run    mine",
+        f"job    {name} RUNNING on gpu-7, 0:05 of 12:00:00",
+        "step   2/20  loss 0.5",
+        "files  claim trainyard, runs/mine, no adapter yet",
+        "next   make logs TO=k8s RUN=mine (follows it; make cancel TO=k8s RUN=mine ends it)",
+    ]
+    cluster.pod(name, "p0", "step 20/20  loss 0.1\n", phase="Succeeded")
+    cluster.end(name, "Complete")
+    assert cluster.k8s("status", "--run", "mine").stdout.splitlines()[1:] == [
+        f"job    {name} COMPLETED",
+        "step   20/20  loss 0.1",
+        "files  claim trainyard, runs/mine, adapter, report.html",
+        "next   mount the claim and open runs/mine/report.html",
+    ]
+    assert cluster.k8s("list").stdout.splitlines()[-1].split() == ["mine", name, "COMPLETED", "20/20", "yes"]
+
+
+def test_logs_are_all_attempts_of_the_first_node_and_the_others_last_words(cluster: Cluster) -> None:
+    cluster.k8s("submit", *IMAGE, "--run", "mine")
+    name = "gemma-3-4b-it-mine"
+    cluster.pod(name, "a", "first attempt\n", phase="Failed")
+    cluster.pod(name, "b", "second attempt\n", phase="Failed")
+    cluster.pod(name, "c", "the other node\n", phase="Failed", index="1")
+    cluster.end(name, "Failed", "BackoffLimitExceeded")
+    done = cluster.k8s("logs", "--run", "mine")
+    assert done.stdout == "first attempt\nsecond attempt\n-- c\nthe other node\n"
+    assert done.stderr == f"trainyard: job {name} FAILED (BackoffLimitExceeded)\n"
+
+
+def test_a_cancelled_run_is_resumed_as_a_new_job_of_the_same_run(cluster: Cluster) -> None:
+    cluster.k8s("submit", *IMAGE, "--run", "mine")
+    refused = cluster.k8s("resume", "--run", "mine")
+    assert (refused.returncode, refused.stdout) == (78, "")
+    assert (
+        "job gemma-3-4b-it-mine of run mine is PENDING: make cancel TO=k8s RUN=mine ends it" in refused.stderr
+    )
+    done = cluster.k8s("cancel", "--run", "mine")
+    assert done.stdout == (
+        "cancelled job gemma-3-4b-it-mine of run mine; make resume TO=k8s RUN=mine starts it again\n"
+    )
+    assert cluster.objects("Job") == {}
+    assert "gemma-3-4b-it-mine GONE (deleted)" in cluster.k8s("status", "--run", "mine").stdout
+    done = cluster.k8s("resume", "--run", "mine", "--time", "2h", "--queue", "night")
+    assert done.returncode == 0, done.stderr
+    (job,) = cluster.objects("Job").values()
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert job["metadata"]["name"] == "gemma-3-4b-it-mine-r2"
+    assert job["metadata"]["labels"][manifests.QUEUE] == "night"
+    assert {"name": "TRAINYARD_TIME_LIMIT_S", "value": "7200"} in container["env"]
+    assert container["args"][container["args"].index("--run_id") + 1] == "mine"
+    (config_map,) = cluster.objects("ConfigMap").values()
+    assert json.loads(config_map["data"]["run.json"])["job_ids"] == [
+        "gemma-3-4b-it-mine",
+        "gemma-3-4b-it-mine-r2",
+    ]
+
+
+def test_a_finished_run_is_not_resumed(cluster: Cluster) -> None:
+    cluster.k8s("submit", *IMAGE, "--run", "mine")
+    cluster.end("gemma-3-4b-it-mine", "Complete")
+    done = cluster.k8s("resume", "--run", "mine")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert (
+        "run mine is finished (claim trainyard, runs/mine): make submit TO=k8s starts another" in done.stderr
+    )
+
+
+def test_an_unknown_run_is_said_with_those_there_are(cluster: Cluster) -> None:
+    done = cluster.k8s("status", "--run", "x")
+    assert done.stderr.startswith("trainyard: no run in this namespace: make submit TO=k8s starts one")
+    cluster.k8s("submit", *IMAGE, "--run", "mine-1")
+    cluster.k8s("submit", *IMAGE, "--run", "mine-2")
+    done = cluster.k8s("cancel", "--run", "mine-3")
+    assert (done.returncode, done.stderr) == (
+        78,
+        "trainyard: RUN=mine-3: no such run, did you mean mine-1? known are mine-2, mine-1\n",
+    ) or "did you mean mine-2?" in done.stderr
+    assert "which of 2 runs? say RUN= one of mine-2, mine-1" in cluster.k8s("cancel").stderr
+
+
+def test_a_run_json_in_strange_hands_is_one_line(cluster: Cluster) -> None:
+    cluster.k8s("submit", *IMAGE, "--run", "mine")
+    ((name, content),) = cluster.objects("ConfigMap").items()
+    for text in ("no json", "[]", "{}", '{"spec": {"gpus": "2"}, "job_ids": []}'):
+        content["data"]["run.json"] = text
+        cluster.put("ConfigMap", name, content)
+        done = cluster.k8s("status", "--run", "mine")
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
+        assert done.stderr.startswith(f"trainyard: ConfigMap {name}: ")
+
+
+def test_a_job_and_its_pods_are_one_line() -> None:
+    running = {"status": {"phase": "Running", "startTime": "2026-11-25T00:00:00Z"}, "spec": {"nodeName": "a"}}
+    why = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no GPUs"}
+    waiting = {"status": {"phase": "Pending", "conditions": [why]}, "spec": {}}
+    started: dict[str, Any] = {"spec": {}}
+    pending = Job(job_id="j", state="PENDING", ended=False)
+    unschedulable = replace(pending, reason="Unschedulable: no GPUs")
+    going = Job(job_id="j", state="RUNNING", ended=False, nodes="a", elapsed="1:02:03", limit="30:00")
+    now = 1795564800.0 + 3723
+    cases: list[tuple[dict[str, Any] | None, list[dict[str, Any]], Job]] = [
+        (None, [], Job(job_id="j", state="GONE", ended=True, reason="deleted")),
+        ({"spec": {"suspend": True}}, [], Job(job_id="j", state="QUEUED", ended=False, reason="suspended")),
+        (started, [], pending),
+        (started, [running, waiting], unschedulable),
+        (started, [running, running], going),
+    ]
+    for job, pods, seen in cases:
+        assert see_job("j", job, pods, limit_min=30, now=now) == seen
