@@ -13,8 +13,8 @@ from PIL import Image
 from training import train_forked
 
 from trainer.examples import Encoder, TrainCollator, describe_example, token_counts
+from trainer.first_look import check_text_only
 from trainer.records import Record, load_dataset
-from trainer.train import check_text_only
 
 ANSWER = '{"button": "up"}'
 IMAGE_TOKENS = 36

@@ -12,9 +12,9 @@ import torch
 from trainer import model as models
 from trainer.config import TrainConfig
 from trainer.examples import Encoder, TrainCollator
+from trainer.first_look import check_batch
 from trainer.head import install_supervised_head
 from trainer.records import load_dataset
-from trainer.train import check_batch
 
 
 def make_config(model: Path, **changes: Any) -> TrainConfig:

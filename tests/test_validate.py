@@ -13,12 +13,12 @@ from training import run_forked, train_forked
 
 from trainer.__main__ import main
 from trainer.config import TrainConfig
+from trainer.first_look import drop_unfit
 from trainer.inspection import Inspection, inspect_dataset
 from trainer.lengths import Lengths, data_digest, lengths_path, percentiles, read_lengths, write_lengths
 from trainer.outcome import ConfigError
 from trainer.records import load_dataset
 from trainer.request import resolve
-from trainer.train import drop_unfit
 from trainer.validate import DataCheck, build_report, measured, render
 
 UP, DOWN = '{"button": "up"}', '{"button": "down"}'

@@ -50,7 +50,7 @@ class CheckpointStore:
         folder: Path,
         ranks: Ranks,
         *,
-        layout: Mapping[str, int],
+        layout: Mapping[str, int | str],
         keep: int,
         say: Callable[[str], object],
     ) -> None:

@@ -53,6 +53,8 @@ class TrainConfig:
     """The adapters' output is scaled by alpha / rank; twice the rank is usual."""
     lora_dropout: Annotated[float, Range(0, 0.9)] = 0.05
     """Costs more than a quarter of the activations' memory; 0 on large data."""
+    init_adapter: str | None = None
+    """Folder of an earlier run (or its adapter) to start from: the same model, rank, alpha and layers."""
     max_length: Annotated[int, Range(16, 1 << 20)] = 1024
     """Tokens a sample, image tokens included; longer records are left out, and said."""
     max_steps: Steps = 1500

@@ -22,6 +22,7 @@ from trainer.best import best_step, fruitless
 from trainer.checkpoint import CheckpointStore, check_manifest
 from trainer.export import save_weights
 from trainer.stop import Stop
+from trainer.warm_start import load_weights
 
 TRAINER_STATE = "trainer_state.json"  # the name under which the Trainer looks for it
 
@@ -110,15 +111,7 @@ class ResumableTrainer(SFTTrainer):
             self.state.save_to_json(str(folder / TRAINER_STATE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        from peft import load_peft_weights, set_peft_model_state_dict
-
-        weights = load_peft_weights(resume_from_checkpoint, device="cpu")
-        unknown = set_peft_model_state_dict(self.model, weights).unexpected_keys
-        trained = sum(p.requires_grad for p in self.model.parameters())
-        if unknown or len(weights) != trained:
-            raise RuntimeError(
-                f"{resume_from_checkpoint} holds {len(weights)} adapter tensors for a model with {trained}"
-            )
+        load_weights(self.model, Path(resume_from_checkpoint))
 
     def _run_epoch(self, **kwargs: Any) -> None:  # type: ignore[override]
         self._restore()

@@ -13,6 +13,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,7 @@ from trainer.processes import in_rank
 from trainer.records import Dataset, load_dataset
 from trainer.settings import resolve_settings, say
 from trainer.stop import Stopped
-
-SHOWN_EXAMPLES = 3
+from trainer.warm_start import check_start
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
         config = settings.config()
         if os.environ.get("RANK", "0") == "0":
             say(settings.notices)
+        check_start(config)
         dataset = load_dataset(
             config.data,
             eval_fraction=config.eval_fraction,
@@ -81,7 +82,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     import torch
     from accelerate import PartialState
 
-    from trainer import evaluate, export, heldout, model, sft, track
+    from trainer import evaluate, export, first_look, heldout, model, sft, track, warm_start
     from trainer.checkpoint import CheckpointStore
     from trainer.examples import Encoder, TrainCollator
     from trainer.ranks import ranks_of
@@ -103,10 +104,10 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     )
     for note in dataset.notes:
         say(f"data: {note}", flush=True)
-    check_text_only(config, dataset)
+    first_look.check_text_only(config, dataset)
 
     processor = model.load_processor(config.model)
-    dataset = drop_unfit(processor, dataset, config, ranks, say)
+    dataset = first_look.drop_unfit(processor, dataset, config, ranks, say)
     stop.check()
     store = CheckpointStore(
         run_dir / "checkpoints",
@@ -116,11 +117,13 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
         say=lambda text: say(text, flush=True),
     )
     checkpoint = store.take_over()
-    anatomy = model.find_anatomy(_model_config(config))
+    anatomy = model.find_anatomy(model.load_model_config(config.model))
     dtype = torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
     torch.manual_seed(config.seed)  # the adapters' first values
     base = model.load_base(config, anatomy, dtype=dtype, device_map=device_map(config, state))
     peft_model = model.add_lora(base, config, anatomy)
+    if config.init_adapter and checkpoint is None:
+        say(f"adapter: starts from {warm_start.load(peft_model, config)}", flush=True)
     for what, found in model.check_contract(peft_model, config, anatomy):
         say(f"  {what:<38} {found}", flush=True)
     stop.check()
@@ -136,8 +139,8 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     encoder = Encoder(processor, [*dataset.train, *held_out])
     collator = TrainCollator(encoder)
     if state.is_main_process:
-        show_examples(processor, encoder, SHOWN_EXAMPLES, say)
-    for what, found in check_batch(collator([{"index": 0}]), base, config):
+        first_look.show_examples(processor, encoder, say)
+    for what, found in first_look.check_batch(collator([{"index": 0}]), base, config):
         say(f"  {what:<38} {found}", flush=True)
     sizes = (len(dataset.train), len(held_out))
     scores_of: dict[int, Any] = {}  # of the latest evaluated step: the adapter that is kept may be its
@@ -172,7 +175,9 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
 
     stop.step = checkpoint.step if checkpoint else 0
     if checkpoint is None:
-        zero_shot = export.summary(measure("before training", 0))
+        # The base model's own, also where the adapter knows something already.
+        with peft_model.disable_adapter() if config.init_adapter else nullcontext():
+            zero_shot = export.summary(measure("before training", 0))
         if state.is_main_process:
             export.save_zero_shot(run_dir, zero_shot)
     else:
@@ -204,7 +209,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     return finish
 
 
-def layout(config: TrainConfig, dataset: Dataset) -> dict[str, int]:
+def layout(config: TrainConfig, dataset: Dataset) -> dict[str, int | str]:
     """What must be the same for a checkpoint to be continued exactly."""
     return {
         "processes": config.world_size,
@@ -214,81 +219,8 @@ def layout(config: TrainConfig, dataset: Dataset) -> dict[str, int]:
         "seed": config.seed,
         "max_steps": config.max_steps,
         "lora_r": config.lora_r,
+        "vision": config.vision,
     }
-
-
-def check_text_only(config: TrainConfig, dataset: Dataset) -> None:
-    """Raises ConfigError for records without a picture beside others where some ranks would wait for the tower."""
-    bare = sum(not record.pictures for record in (*dataset.train, *dataset.eval))
-    mixed = 0 < bare < len(dataset.train) + len(dataset.eval)
-    zero3 = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
-    # A rank whose batch has no picture skips the tower: its shards, or its adapters' gradients, do not come.
-    if mixed and (zero3 or (config.vision == "lora" and config.world_size > 1)):
-        what, instead = (
-            ("ZeRO-3", "CONFIG=multi_gpu") if zero3 else ("vision=lora on several GPUs", "vision=frozen")
-        )
-        raise ConfigError(
-            f"{bare} records have no picture and the others do, which {what} cannot train together: "
-            f"{instead}, or leave them out"
-        )
-
-
-def check_batch(batch: dict[str, Any], base: Any, config: TrainConfig) -> list[tuple[str, str]]:
-    """(what, how it is) of a batch and what the tower makes of it, as in the model's contract.
-
-    Raises:
-        RuntimeError: token types are lacking, or the tower's features have a gradient when they must not, or none.
-    """
-    from trainer.traits import lacking_token_types, picture_features
-
-    if lacking := lacking_token_types(base, batch):
-        raise RuntimeError(f"the batch has no {lacking[0]}: the model would take image tokens for text")
-    features = picture_features(base, batch)
-    if features is None:
-        return [("token types", "present"), ("vision features", "none: the first record has no picture")]
-    if features.requires_grad != (config.vision == "lora"):
-        raise RuntimeError(
-            f"the pictures' features {'have a' if features.requires_grad else 'have no'} gradient with "
-            f"vision={config.vision}"
-        )
-    return [
-        ("token types", "present"),
-        ("vision features", f"{'with' if features.requires_grad else 'without'} gradient"),
-    ]
-
-
-def drop_unfit(processor: Any, dataset: Dataset, config: TrainConfig, ranks: Any, say: Any) -> Dataset:
-    """The dataset without what `validate data` leaves out, and says. The first rank alone reads it all.
-
-    Raises:
-        ConfigError: on every rank, when too few records are left, or `strict` and any is not.
-    """
-    from trainer.inspection import inspect_dataset, without
-
-    def look() -> tuple[dict[str, set[int]], list[str], str]:
-        inspection = inspect_dataset(dataset, processor, max_length=config.max_length)
-        return inspection.unfit(), inspection.left_out(), inspection.refusal(strict=config.strict)
-
-    unfit, lines, refusal = ranks.from_first(look() if ranks.first else None)
-    if refusal:
-        raise ConfigError(refusal)
-    for line in lines:
-        say(f"data: {line}", flush=True)
-    return without(dataset, unfit)
-
-
-def show_examples(processor: Any, encoder: Any, count: int, say: Any) -> None:
-    """Print what the first `count` samples are to the model: what is masked, what is learned."""
-    from trainer.examples import describe_example
-
-    for index in range(min(count, len(encoder.records))):
-        say(f"example {index + 1}\n{describe_example(processor, encoder(index))}", flush=True)
-
-
-def _model_config(config: TrainConfig) -> Any:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(config.model, trust_remote_code=False)
 
 
 def _silent(*_: Any, **__: Any) -> None:

@@ -1,0 +1,72 @@
+"""A run may start from an earlier adapter, of the same shape on the same base, or is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from training import train_forked
+
+from trainer.config import TrainConfig
+from trainer.outcome import ConfigError
+from trainer.warm_start import check_start
+
+WEIGHTS = Path("run", "adapter", "adapter_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, walks: Path) -> Path:
+    folder = tmp_path_factory.mktemp("first")
+    ended = train_forked(folder, model=tiny_model, data=walks, max_steps=4)
+    assert ended.codes == (0,), ended.output
+    return folder
+
+
+def test_it_goes_on_from_the_weights_and_still_scores_the_bare_base_first(
+    tmp_path: Path, first: Path, tiny_model: Path, walks: Path
+) -> None:
+    """A learning rate that changes nothing: what comes out is what went in."""
+    ended = train_forked(
+        tmp_path, model=tiny_model, data=walks, init_adapter=first / "run", max_steps=1, learning_rate=1e-30
+    )
+    assert ended.codes == (0,), ended.output
+    assert f"adapter: starts from {first}/run/adapter\n" in ended.output
+    assert (tmp_path / WEIGHTS).read_bytes() == (first / WEIGHTS).read_bytes()
+    then, now = (json.loads((f / "run" / "metrics.json").read_text()) for f in (first, tmp_path))
+    assert now["before"] == then["before"] != then["after"]
+    assert now["after"] == then["after"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora_r": 4}, "has lora_r 8, not 4: train with what it has"),
+        ({"lora_alpha": 8, "model": "other/base"}, "has lora_alpha 16, not 8, model model, not base: train"),
+        ({"init_adapter": "nowhere"}, "init_adapter=nowhere is no LoRA adapter: give a run's folder, or the"),
+    ],
+)
+def test_another_shape_or_base_is_refused_before_anything_is_loaded(
+    first: Path, tiny_model: Path, changes: dict[str, object], message: str
+) -> None:
+    values = {
+        "model": str(tiny_model),
+        "lora_r": 8,
+        "lora_alpha": 16,
+        "init_adapter": str(first / "run"),
+        **changes,
+    }
+    with pytest.raises(ConfigError) as error:
+        check_start(TrainConfig(data="-", output_dir="-", run_id="-", **values))
+    assert message in str(error.value)
+
+
+def test_other_layers_are_refused_with_78(tmp_path: Path, first: Path, tiny_model: Path, walks: Path) -> None:
+    shutil.copytree(first / "run" / "adapter", tmp_path / "adapter")
+    ended = train_forked(
+        tmp_path, model=tiny_model, data=walks, init_adapter=tmp_path / "adapter", vision="lora", max_steps=1
+    )
+    assert ended.codes == (78,), ended.output
+    (said,) = [line for line in ended.output.splitlines() if line.startswith("trainyard: ")]
+    assert "adapts other layers: 12 of 40 tensors are not in it, 0 are too many; was vision the same?" in said

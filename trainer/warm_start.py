@@ -1,0 +1,68 @@
+"""A run that starts from an earlier run's adapter: the same adapter on the same base, or a refusal in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trainer.config import TrainConfig
+from trainer.outcome import ConfigError
+
+
+def adapter_folder(config: TrainConfig) -> Path:
+    """`init_adapter`, an adapter's folder or that of the run which left it."""
+    folder = Path(config.init_adapter or "")
+    return folder / "adapter" if (folder / "adapter").is_dir() else folder
+
+
+def check_start(config: TrainConfig) -> None:
+    """Raises ConfigError when there is no adapter, or one with another rank, alpha or base. Reads no weights."""
+    if config.init_adapter is None:
+        return
+    folder = adapter_folder(config)
+    try:
+        saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        had = (saved["r"], saved["lora_alpha"], _name(saved["base_model_name_or_path"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError(
+            f"init_adapter={config.init_adapter} is no LoRA adapter: give a run's folder, or the adapter in it"
+        ) from None
+    asked = (config.lora_r, config.lora_alpha, _name(config.model))
+    told = [
+        f"{what} {was}, not {now}"
+        for what, was, now in zip(("lora_r", "lora_alpha", "model"), had, asked, strict=True)
+        if was != now
+    ]
+    if told:
+        raise ConfigError(f"init_adapter={config.init_adapter} has {', '.join(told)}: train with what it has")
+
+
+def _name(model: str) -> str:
+    """A folder may have been moved, and a mirror has another owner."""
+    return model.rstrip("/").rpartition("/")[2].lower()
+
+
+def load(peft_model: Any, config: TrainConfig) -> Path:
+    """Put the earlier adapter's weights into the new one, and return where they are from. Raises ConfigError."""
+    folder = adapter_folder(config)
+    try:
+        load_weights(peft_model, folder)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"init_adapter={config.init_adapter}: {error}") from None
+    return folder
+
+
+def load_weights(peft_model: Any, folder: Path) -> None:
+    """Raises ValueError when the weights in `folder` are not those of exactly this adapter's layers."""
+    from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+
+    weights = load_peft_weights(str(folder), device="cpu")
+    here, there = set(get_peft_model_state_dict(peft_model, save_embedding_layers=False)), set(weights)
+    if here != there:
+        lacking, more = len(here - there), len(there - here)
+        raise ValueError(
+            f"{folder} adapts other layers: {lacking} of {len(here)} tensors are not in it, {more} are too many; "
+            "was vision the same?"
+        )
+    set_peft_model_state_dict(peft_model, weights)
