@@ -108,20 +108,24 @@ def _effective_batch(spec: JobSpec) -> tuple[int, list[str]]:
 def _try(spec: JobSpec, way: Way, batch: int) -> Candidate:
     """`way` at its largest micro-batch that fits, or at 1."""
     share = batch // spec.num_processes
+    sizes = [micro for micro in MICRO_BATCH_SIZES if share % micro == 0]
+    tried = (_candidate(spec, way, share, micro) for micro in sizes)
+    return next((candidate for candidate in tried if candidate.fits), _candidate(spec, way, share, 1))
+
+
+def _candidate(spec: JobSpec, way: Way, share: int, micro: int) -> Candidate:
+    """`way` at that micro-batch; whether it fits is predicted, unless it was measured."""
     offered = spec.mem_gib if way.config == "cpu_mps" else spec.vram_gib
     usable = int(offered * GIB * (1 - HEADROOM_SHARE))
-    for micro in (m for m in MICRO_BATCH_SIZES if share % m == 0):
-        predicted = estimate(
-            spec,
-            config=way.config,
-            checkpointing=way.checkpointing,
-            offload=way.offload,
-            optimizer=way.optimizer,
-            micro_batch_size=micro,
-        )
-        if predicted.peak_bytes <= usable or micro == 1:
-            break
-    return Candidate(
+    predicted = estimate(
+        spec,
+        config=way.config,
+        checkpointing=way.checkpointing,
+        offload=way.offload,
+        optimizer=way.optimizer,
+        micro_batch_size=micro,
+    )
+    candidate = Candidate(
         config=way.config,
         checkpointing=way.checkpointing,
         offload=way.offload,
@@ -133,6 +137,8 @@ def _try(spec: JobSpec, way: Way, batch: int) -> Candidate:
         fits=predicted.peak_bytes <= usable,
         reason="",
     )
+    measured = candidate.label == spec.measured_with
+    return replace(candidate, fits=micro <= spec.measured_batch) if measured else candidate
 
 
 def _take(spec: JobSpec, tried: tuple[Candidate, ...]) -> int:
@@ -169,6 +175,11 @@ def _reason(candidate: Candidate, *, taken: bool, after: bool) -> str:
 
 def _notes(spec: JobSpec, chosen: Candidate) -> list[str]:
     notes = []
+    if chosen.label == spec.measured_with:
+        notes.append(
+            f"Micro-batch {spec.measured_batch} was measured to fit, with {spec.measured_peak_gib:.2f} GiB at its peak "
+            "(find-batch-size, beside the data); what stands below is predicted."
+        )
     if not chosen.fits:
         over = gib(chosen.estimate.peak_bytes - chosen.usable_bytes)
         notes.append(

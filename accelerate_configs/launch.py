@@ -86,7 +86,8 @@ def launch_env(spec: JobSpec, candidate: Candidate) -> tuple[tuple[str, str], ..
         env["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
         # For the look at the node's GPUs before the launcher starts.
         env[VRAM_ENV] = f"{spec.vram_gib:g}"
-        env[PEAK_ENV] = f"{candidate.estimate.peak_bytes / GIB:.2f}"
+        measured = spec.measured_peak_gib if candidate.label == spec.measured_with else 0
+        env[PEAK_ENV] = f"{measured or candidate.estimate.peak_bytes / GIB:.2f}"
     elif candidate.config == "deepspeed_zero3":
         env["DS_ACCELERATOR"] = "cpu"  # with ACCELERATE_USE_CPU accelerate would leave DeepSpeed out
     else:

@@ -19,7 +19,7 @@ def _summary(plan: Plan) -> str:
     peak, usable = chosen.estimate.peak_bytes, chosen.usable_bytes
     where = "of host memory" if chosen.config == "cpu_mps" else "a GPU"
     shares = (
-        f"micro-batch {chosen.micro_batch_size}",
+        f"micro-batch {chosen.micro_batch_size}{' (measured)' if chosen.label == spec.measured_with else ''}",
         f"accumulation {chosen.gradient_accumulation_steps}",
         _count(plan.num_processes, "process", "es") if spec.gpus == 0 else _count(plan.num_processes, "GPU"),
     )

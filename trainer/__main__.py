@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "validate": ("validate", "main", "look at the data, the model and the machine before a run does"),
     "layers": ("layers", "main", "a model's linear layers, and what each choice of LoRA would train"),
     "profile-memory": ("memory_profile", "main", "two real steps, measured stage by stage beside the prediction"),
+    "find-batch-size": ("batch_size", "main", "the largest micro-batch that really fits, by trying; the plan takes it"),
     "setup-wandb": ("setup_wandb", "main", "whether runs will reach W&B; --test-run logs a small one"),
     "infer": ("infer", "main", "ask a trained model: pictures in, JSON out"),
     "merge": ("merge", "main", "put a run's adapter into 16-bit weights, and measure that it still answers as well"),

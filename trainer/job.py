@@ -165,6 +165,12 @@ class JobSpec:
     supervised_tokens: int = 128
     """Tokens a sample that the loss is computed on."""
     images_per_sample: int = 1
+    measured_with: str | None = None
+    """Label of the candidate that `find-batch-size` tried with these very data; None: nobody tried."""
+    measured_batch: int = 0
+    """The largest micro-batch that fitted then."""
+    measured_peak_gib: float = 0.0
+    """What the process that needed most had with it."""
     config_file: str | None = None
     """YAML file that the ranks read the remaining settings from."""
     max_steps: int = 1500

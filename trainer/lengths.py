@@ -1,6 +1,7 @@
-"""What `validate data` measured, kept beside the data for the memory plan. Torch-free: `plan` reads it.
+"""What was measured on the data, kept beside it for the plan: lengths by `validate data`, the micro-batch that fits by
+`find-batch-size`. Torch-free: `plan` reads it.
 
-The file is taken only for the very bytes and the very model it was measured with; a plan made from a stale
+A file is taken only for the very bytes and the very model it was measured with; a plan made from a stale
 measurement would be worse than one made for `max_length`.
 """
 
@@ -12,7 +13,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from trainer.job import JobSpec
 from trainer.records import data_files
 
 PERCENTILES = (50, 90, 95, 99, 100)
@@ -32,9 +35,49 @@ class Lengths:
     """The most that a record has."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """The largest micro-batch that really fits."""
+
+    request: dict[str, Any]
+    """What it depends on, see `depends_on`."""
+    data_sha256: str
+    micro_batch_size: int
+    peak_bytes: int
+    """The most that any process needed with it."""
+
+    @staticmethod
+    def depends_on(spec: JobSpec, label: str) -> dict[str, Any]:
+        """`label` is that of the plan's Candidate. How many processes there are matters where they share weights."""
+        names = (
+            "model",
+            "device",
+            "vram_gib",
+            "quantization",
+            "lora",
+            "lora_dropout",
+            "vision",
+            "max_length",
+        )
+        shards = {"processes": spec.num_processes} if label.startswith("deepspeed") else {}
+        return {
+            "config": label,
+            **{name: getattr(spec, name) for name in names if hasattr(spec, name)},
+            **shards,
+        }
+
+
 def lengths_path(data: str) -> Path:
+    return _beside(data, "lengths.json")
+
+
+def batch_path(data: str) -> Path:
+    return _beside(data, "batch_size.json")
+
+
+def _beside(data: str, name: str) -> Path:
     path = Path(data)
-    return path / "lengths.json" if path.is_dir() else path.with_name(f"{path.name}.lengths.json")
+    return path / name if path.is_dir() else path.with_name(f"{path.name}.{name}")
 
 
 def data_digest(data: str) -> str:
@@ -52,9 +95,16 @@ def percentiles(values: Sequence[int]) -> dict[str, int]:
 
 
 def write_lengths(data: str, lengths: Lengths) -> Path:
-    path = lengths_path(data)
+    return _write(lengths_path(data), lengths)
+
+
+def write_batch(data: str, batch: Batch) -> Path:
+    return _write(batch_path(data), batch)
+
+
+def _write(path: Path, measured: Lengths | Batch) -> Path:
     beside = path.with_name(f".{path.name}.new")
-    beside.write_text(json.dumps(dataclasses.asdict(lengths), indent=1) + "\n", encoding="utf-8")
+    beside.write_text(json.dumps(dataclasses.asdict(measured), indent=1) + "\n", encoding="utf-8")
     beside.replace(path)
     return path
 
@@ -69,4 +119,17 @@ def read_lengths(data: str, model: str) -> Lengths | None:
     if not all(isinstance(size, int) and size >= 0 for size in sizes):
         return None
     same = found.model.rstrip("/") == model.rstrip("/")
+    return found if same and found.data_sha256 == data_digest(data) else None
+
+
+def read_batch(spec: JobSpec, data: str) -> Batch | None:
+    """What fits this request with the records at `data`; None when nothing was measured, or for another one."""
+    try:
+        found = Batch(**json.loads(batch_path(data).read_text(encoding="utf-8")))
+        label, sizes = str(found.request["config"]), (found.micro_batch_size, found.peak_bytes)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    if not all(type(size) is int and size > 0 for size in sizes):
+        return None
+    same = found.request == Batch.depends_on(spec, label)
     return found if same and found.data_sha256 == data_digest(data) else None

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.job import GIB, Plan
+from trainer.job import GIB, JobSpec, Plan
 from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, ConfigError
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
@@ -31,6 +31,15 @@ def prepare(argv: Sequence[str]) -> Plan:
     """
     from accelerate_configs.choose import choose
     from trainer.planned import check_planned
+
+    plan = choose(request_here(argv))
+    _check_folder(plan)
+    check_planned(plan)
+    return plan
+
+
+def request_here(argv: Sequence[str]) -> JobSpec:
+    """What is asked of this machine. Raises ConfigError for what it cannot do."""
     from trainer.request import read_given, resolve
 
     given = read_given(argv, os.environ)
@@ -38,8 +47,7 @@ def prepare(argv: Sequence[str]) -> Plan:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     given.setdefault("MEM", str(max(1, memory // GIB)))
     suffix = f"{time.strftime('%Y%m%d')}-{secrets.token_hex(3)}"
-    plan = choose(resolve(given, project_dir=PROJECT_DIR, environ=os.environ, run_suffix=suffix))
-    spec = plan.spec
+    spec = resolve(given, project_dir=PROJECT_DIR, environ=os.environ, run_suffix=suffix)
     if spec.nodes > 1:
         raise ConfigError(f"NODES={spec.nodes}: run uses this machine only; make submit takes several")
     if spec.runtime != "none":
@@ -48,9 +56,7 @@ def prepare(argv: Sequence[str]) -> Plan:
         )
     if spec.device == "cuda" and not shutil.which("nvidia-smi"):
         raise ConfigError("DEVICE=cuda, and this machine has no NVIDIA driver: say DEVICE=cpu, or submit")
-    _check_folder(plan)
-    check_planned(plan)
-    return plan
+    return spec
 
 
 def _check_folder(plan: Plan) -> None:

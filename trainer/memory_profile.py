@@ -9,19 +9,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
+import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from trainer.config import TrainConfig
 from trainer.env_file import read_env_file
 from trainer.flags import build
-from trainer.job import Estimate, JobSpec
+from trainer.job import GIB, Estimate, JobSpec
 from trainer.machine import check_machine, device_map, plain_cpu, prepare_libraries
 from trainer.memory import estimate
-from trainer.outcome import FINISHED
+from trainer.outcome import FAILED, FINISHED
 from trainer.settings import resolve_settings, say
 from trainer.shapes import resolve_shape
 from trainer.text import format_table, gib
@@ -31,6 +33,8 @@ USAGE = """usage: python -m trainer profile-memory [--name value ...] [--json]
 Loads the model and makes two optimizer steps on the longest record of the data, in this process alone, and prints
 what each stage takes beside the plan's prediction. Takes the settings of a run (python -m trainer config --help)."""
 STEPS = 2
+LIMIT_ENV = "TRAINYARD_LIMIT_GIB"  # what one process may have, for those who ask what would fit
+OUT_OF_MEMORY = "trainyard: out of memory"
 MEASURED = {"cuda": "GPU memory, torch's allocator", "cpu": "resident memory (RSS)"}
 # Predicted items by the stage in which they appear; what is in none is there from the first step on.
 APPEARS = {
@@ -49,6 +53,8 @@ class Stage:
     """The most held since the beginning."""
     reserved_bytes: int | None
     """Taken from a GPU by torch's allocator; None on the CPU."""
+    process_bytes: int
+    """The most held since the beginning, what torch does not see on a GPU included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +79,26 @@ def main(argv: Sequence[str]) -> int:
     for name, value in env_file.items():
         os.environ.setdefault(name, value)
     with tempfile.TemporaryDirectory(prefix="trainyard-profile-") as folder:
-        values = {**settings.values, "output_dir": folder, "run_id": "profile", "world_size": 1}
+        # Under a launcher every rank measures, and the most that any needs is what counts.
+        ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        values = {**settings.values, "output_dir": folder, "run_id": "profile", "world_size": ranks}
         config: TrainConfig = build(TrainConfig, values)
         prepare_libraries(config)
-        stages, spec = measure(config)
+        set_limit(config)
+        try:
+            stages, spec = measure(config)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            print(f"{OUT_OF_MEMORY}: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+            return FAILED
+    if os.environ.get("RANK", "0") != "0":
+        return FINISHED
     predicted = predict(spec, config)
     report = {
         "measured": MEASURED[config.device],
         "max_length": spec.max_length, "micro_batch_size": config.micro_batch_size,
+        "process_bytes": stages[-1].process_bytes,
         "stages": [{**asdict(s), "predicted_bytes": predicted_at(predicted, s.name)} for s in stages],
         "predicted_items": dict(predicted.items),
     }  # fmt: skip
@@ -88,10 +106,37 @@ def main(argv: Sequence[str]) -> int:
     return FINISHED
 
 
+def set_limit(config: TrainConfig) -> None:
+    """Let this process have no more memory than LIMIT_ENV says, if it does."""
+    limit = float(os.environ.get(LIMIT_ENV) or 0) * GIB
+    if limit and config.device == "cpu":
+        resource.setrlimit(resource.RLIMIT_DATA, (int(limit), int(limit)))
+    elif limit:
+        import torch
+
+        device = int(os.environ.get("LOCAL_RANK", "0"))
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether it is memory that was lacking, here or further down: Python's, torch's, a CUDA library's."""
+    if error is None:
+        return False
+    lacking = r"OutOfMemoryError|out of memory|[Cc]an(no|')t allocate|ALLOC_FAILED|failed to map"
+    if LIMIT_ENV in os.environ:
+        lacking += "|can't start new thread"  # whose stack counts
+
+    said = f"{type(error).__name__}: {error}"
+    found = isinstance(error, MemoryError) or re.search(lacking, said) is not None
+    return found or is_out_of_memory(error.__cause__ or error.__context__)
+
+
 def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
     """Make the steps. Raises ConfigError for a model, data or machine that cannot be used."""
     import torch
     from accelerate import PartialState
+    from accelerate.utils import gather_object
     from transformers import TrainerCallback
 
     from trainer import model, sft
@@ -129,21 +174,22 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
             if state.global_step == 1:
                 stages.append(read_stage("first step", config))
 
-    run_dir = Path(config.output_dir)
-    ranks = ranks_of(1)
+    ranks = ranks_of(state.num_processes)
+    run_dir = Path(ranks.from_first(config.output_dir))
     steps = {"max_steps": STEPS, "gradient_accumulation_steps": 1, "logging_steps": STEPS}
     asked = build(TrainConfig, {**asdict(config), **steps})
     store = CheckpointStore(run_dir / "checkpoints", ranks, layout={}, keep=1, say=lambda text: None)
     stop = Stop(ranks, run_dir)
     stop.step = 0
     store.take_over()
-    records = [longest] * (config.micro_batch_size * STEPS)
+    records = [longest] * (config.micro_batch_size * STEPS * state.num_processes)
     trainer = sft.build_trainer(
         asked, peft_model, processor, (len(records), 0), TrainCollator(Encoder(processor, records)),
         [FirstStep()], store, stop,
     )  # fmt: skip
     trainer.train_from(None)
     stages.append(read_stage("peak", config))
+    stages = most_of_all(gather_object([stages]))
     spec = WorstCase(
         model=config.model, shape=resolve_shape(config.model), data=config.data, project_dir=".", name="profile",
         run_id="profile", gpus=int(config.device == "cuda"), device=config.device, rank=config.lora_r,
@@ -153,16 +199,35 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
     return stages, spec
 
 
+def most_of_all(ranks: Sequence[Sequence[Stage]]) -> list[Stage]:
+    """Stage by stage the most that any rank took."""
+    names = ("bytes", "peak_bytes", "reserved_bytes", "process_bytes")
+    return [
+        replace(
+            same[0],
+            **{name: max(sizes) for name in names if None not in (sizes := [getattr(s, name) for s in same])},
+        )
+        for same in zip(*ranks, strict=True)
+    ]
+
+
 def read_stage(name: str, config: TrainConfig) -> Stage:
     if config.device == "cuda":
         import torch
 
         held, peak = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
         held = peak if name == "peak" else held
-        return Stage(name=name, bytes=held, peak_bytes=peak, reserved_bytes=torch.cuda.max_memory_reserved())
+        reserved, (free, total) = torch.cuda.max_memory_reserved(), torch.cuda.mem_get_info()
+        outside = (
+            total - free - torch.cuda.memory_reserved()
+        )  # context, NCCL, and whoever else is on the card
+        return Stage(
+            name=name, bytes=held, peak_bytes=peak, reserved_bytes=reserved, process_bytes=reserved + outside
+        )  # fmt: skip
     status = Path("/proc/self/status").read_text()
     held, peak = (int(re.findall(rf"{key}:\s+(\d+) kB", status)[0]) * 1024 for key in ("VmRSS", "VmHWM"))
-    return Stage(name=name, bytes=peak if name == "peak" else held, peak_bytes=peak, reserved_bytes=None)
+    held = peak if name == "peak" else held
+    return Stage(name=name, bytes=held, peak_bytes=peak, reserved_bytes=None, process_bytes=peak)
 
 
 def predict(spec: WorstCase, config: TrainConfig) -> Estimate:
@@ -201,3 +266,9 @@ def render(report: dict[str, Any]) -> str:
     ]
     first = f"measured: {report['measured']}; {report['max_length']} tokens x {report['micro_batch_size']} samples"
     return "\n\n".join((first, format_table(rows, rules_before=(1,)), format_table(items, rules_before=(1,))))
+
+
+if __name__ == "__main__":
+    from trainer.__main__ import main as verb
+
+    sys.exit(verb(["profile-memory", *sys.argv[1:]]))

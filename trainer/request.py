@@ -16,7 +16,7 @@ from pathlib import Path
 
 from trainer import scheduler_values, values
 from trainer.elsewhere import given_elsewhere
-from trainer.job import LORA_PRESETS, JobSpec
+from trainer.job import GIB, LORA_PRESETS, JobSpec
 from trainer.outcome import ConfigError
 from trainer.scheduler_values import or_none
 from trainer.site import Site, vram
@@ -224,6 +224,7 @@ def resolve(
     fields["model_is_folder"] = local.is_dir()
     shape = resolve_shape(str(local) if fields["model_is_folder"] else model)
     spec = JobSpec(shape=shape, project_dir=root, run_id=run_id, **fields)
+    spec = _with_batch(spec, project_dir)
     return spec if run_id else replace(spec, run_id=f"{name}-{_digest(spec)}")
 
 
@@ -267,6 +268,22 @@ def _measured(fields: Mapping[str, object], project_dir: Path) -> dict[str, obje
         "supervised_tokens": min(found.supervised["p100"], length),
         "images_per_sample": max(1, found.pictures),
     }
+
+
+def _with_batch(spec: JobSpec, project_dir: Path) -> JobSpec:
+    """With what `find-batch-size` measured for this very request, if it did."""
+    from trainer.lengths import read_batch
+
+    found = read_batch(spec, str(project_dir / spec.data))
+    if found is None:
+        return spec
+    peak = round(found.peak_bytes / GIB, 2)
+    return replace(
+        spec,
+        measured_with=str(found.request["config"]),
+        measured_batch=found.micro_batch_size,
+        measured_peak_gib=peak,
+    )
 
 
 def expand_home(text: str, environ: Mapping[str, str]) -> str:
