@@ -37,7 +37,7 @@ $(error unknown $(unknown): known are $(VARIABLES) $(OWN))
 endif
 endif
 
-.PHONY: help demo test test-fast lint env plan render check submit sweep status logs cancel resume list site claim run image golden
+.PHONY: help demo test test-fast lint env plan render check submit sweep status logs cancel resume list site claim run image docker-run golden
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -45,7 +45,7 @@ help: ## list these commands
 	@echo '  Variables, for example make plan GPUS=2 VRAM=24:'
 	@printf '  %s\n' '$(VARIABLES)' | fold -s -w 100
 	@echo '  What each means: .venv/launch/bin/python -m slurm (or k8s) --help'
-	@echo '  Also: TORCH=cpu|cuda (which torch demo, run and test use), PYTHON=/path/to/python3.11'
+	@echo '  Also: TORCH=cpu|cuda (which torch demo, run, test and image use), PYTHON=/path/to/python3.11, DOCKER=docker|podman'
 
 demo: ## train on this machine without GPU, cluster, network or token: about two minutes
 	@python=$$(sh make-env.sh train) && exec "$$python" -m trainer demo
@@ -91,6 +91,9 @@ claim: .venv/launch/.made ## print the Kubernetes claim that runs live in: make 
 
 image: ## build the image (TORCH=cpu for one without CUDA; DOCKER=podman or buildah)
 	@sh docker/build.sh
+
+docker-run: .venv/launch/.made ## what run does, in the image (IMAGE=; DOCKER=podman)
+	@.venv/launch/bin/python -m trainer docker-run
 
 env: ## make the environment that jobs use (DEVICE=cuda or cpu; left out: what this machine has)
 	@sh make-env.sh train

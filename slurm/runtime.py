@@ -1,8 +1,7 @@
 """What a task runs in: the checkout's environment, or the image of trainer/image.py under apptainer or pyxis.
 
-One model of paths for both: a relative one lies in the checkout outside and in the image's WORK_DIR inside, an
-absolute one is the same on both sides. One of the environment: what a task needs is handed in by name, since
-apptainer keeps out everything else and pyxis lets the image's own values win. No home is mounted.
+Both see what trainer/mounts.py says, and what a task needs of the environment is handed in by name, since apptainer
+keeps out everything else and pyxis lets the image's own values win.
 """
 
 from __future__ import annotations
@@ -14,15 +13,13 @@ import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from trainer import image
 from trainer.job import JobSpec, Plan
+from trainer.mounts import Mount, cache_folder, check_mounts, env_file, hub_home, mounts, placed
 from trainer.outcome import BAD_CONFIG, ConfigError
 
-CACHE_NAME = ".cache"
-# Of the image; a mount above one of these would hide it.
-PLACES = (image.PYTHON, f"{image.WORK_DIR}/accelerate_configs", "/usr/bin/env", "/etc/passwd", "/proc/self")
 # Set in the batch shell for every task.
 OURS = (
     *("MASTER_ADDR", "MASTER_PORT", "PYTHONUNBUFFERED"),
@@ -33,15 +30,6 @@ HAND_IN = (
     'for name in "${!SLURM@}" CUDA_VISIBLE_DEVICES ${0//,/ }; do '
     '[ -z "${!name+x}" ] || export "APPTAINERENV_$name=${!name}"; done; exec "$@"'
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Mount:
-    """A file or folder of the node that is seen inside."""
-
-    source: str
-    target: str
-    read_only: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,12 +76,8 @@ def check_runtime(spec: JobSpec, typed: Iterable[str] = ()) -> None:
         raise ConfigError(
             f"IMAGE={spec.image}: {spec.runtime} takes a {FILES[spec.runtime]} file, or a registry's name:tag"
         )
+    check_mounts(spec)
     for mount in mounts(spec):
-        if hidden := [place for place in PLACES if PurePosixPath(place).is_relative_to(mount.target)]:
-            raise ConfigError(
-                f"{mount.source} would be mounted on {mount.target} and hide {hidden[0]} of the image: "
-                "use a folder further down, or copy it to one"
-            )
         odd = [path for path in (mount.source, mount.target) if not re.fullmatch(r"[\w./@%+=~-]+", path)]
         if odd and spec.runtime == "pyxis":
             raise ConfigError(
@@ -110,40 +94,6 @@ def image_file(spec: JobSpec) -> Path | None:
     if spec.runtime == "none" or spec.image is None or not spec.image.endswith(FILES[spec.runtime]):
         return None
     return Path(spec.project_dir, spec.image)
-
-
-def mounts(spec: JobSpec) -> tuple[Mount, ...]:
-    """What is seen inside besides .env and TMPDIR; parents before what lies in them."""
-    # Pictures lie beside a file of records.
-    data = os.path.dirname(spec.data) if spec.data.endswith((".jsonl", ".json")) else spec.data
-    to_read = [data, *([spec.model] if spec.model_is_folder else []), *filter(None, [spec.config_file])]
-    found = [_placed(spec, path, read_only=True) for path in to_read]
-    found += [_placed(spec, path) for path in (spec.output, *_hub_home(spec))]
-    found.append(Mount(source=_cache(spec), target=image.CACHE_DIR))
-    for bind in spec.binds:
-        source, target, mode = (*bind.split(":"), "", "")[:3]
-        if target in ("ro", "rw"):
-            target, mode = "", target
-        found.append(Mount(source=source, target=target or source, read_only=mode == "ro"))
-    by_target = {mount.target: mount for mount in found}  # the last one wins
-    return tuple(by_target[target] for target in sorted(by_target))
-
-
-def _placed(spec: JobSpec, path: str, *, read_only: bool = False) -> Mount:
-    source, target = (
-        os.path.normpath(os.path.join(root, path)) for root in (spec.project_dir, image.WORK_DIR)
-    )
-    return Mount(source=source, target=target, read_only=read_only)
-
-
-def _cache(spec: JobSpec) -> str:
-    """Beside the runs, for all of them."""
-    return os.path.normpath(os.path.join(spec.project_dir, spec.output, CACHE_NAME))
-
-
-def _hub_home(spec: JobSpec) -> list[str]:
-    home = dict(spec.environment).get("HF_HOME")
-    return [home] if home else []
 
 
 def _supervise(python: str) -> str:
@@ -180,7 +130,7 @@ def _apptainer(spec: JobSpec, names: list[str], places: list[Mount]) -> Wrapping
             *(f"  --mount {_csv(mount)}" for mount in places),
             f'  --mount "type=bind,source=${{TMPDIR:-/tmp}},destination={image.TMP_DIR}"',
             ")",
-            f"if [ -f .env ]; then mounts+=(--mount {_csv(_env_file(spec))}); fi",
+            f"if [ -f .env ]; then mounts+=(--mount {_csv(env_file(spec))}); fi",
         ),
         status_file=_status_inside(),
         before_srun=("# shellcheck disable=SC2016  # it is for the tasks' shells",),
@@ -195,9 +145,9 @@ def _apptainer(spec: JobSpec, names: list[str], places: list[Mount]) -> Wrapping
 
 
 def _pyxis(spec: JobSpec, names: list[str], places: list[Mount]) -> Wrapping:
-    *always, env_file = (
+    *always, secrets = (
         f"{mount.source}:{mount.target}{':ro' if mount.read_only else ''}"
-        for mount in (*places, _env_file(spec))
+        for mount in (*places, env_file(spec))
     )
     gpus = (
         "# enroot gives GPUs to a container only where these are set.",
@@ -210,7 +160,7 @@ def _pyxis(spec: JobSpec, names: list[str], places: list[Mount]) -> Wrapping:
             *_needed("srun --help | grep -e --container-image", "this cluster's srun knows no containers (pyxis)"),
             *(gpus if spec.device == "cuda" else ()),
             f'mounts={shlex.quote(",".join(always))}",${{TMPDIR:-/tmp}}:{image.TMP_DIR}"',
-            f"if [ -f .env ]; then mounts+={shlex.quote(',' + env_file)}; fi",
+            f"if [ -f .env ]; then mounts+={shlex.quote(',' + secrets)}; fi",
         ),
         status_file=_status_inside(),
         srun=(
@@ -226,7 +176,10 @@ def _pyxis(spec: JobSpec, names: list[str], places: list[Mount]) -> Wrapping:
 
 
 def _made(spec: JobSpec) -> tuple[str, ...]:
-    folders = [os.path.join(_cache(spec), "home"), *(_placed(spec, home).source for home in _hub_home(spec))]
+    folders = [
+        os.path.join(cache_folder(spec), "home"),
+        *(placed(spec, home).source for home in hub_home(spec)),
+    ]
     return (
         f"# Inside, {image.WORK_DIR} is the checkout, for relative paths. What is mounted must be there.",
         f"mkdir -p {shlex.join(folders)}",
@@ -236,11 +189,6 @@ def _made(spec: JobSpec) -> tuple[str, ...]:
 def _needed(question: str, otherwise: str) -> tuple[str, ...]:
     complaint = shlex.quote(f"trainyard: {otherwise}")
     return (f"{question} >/dev/null 2>&1 || {{ echo {complaint} >&2; exit {BAD_CONFIG}; }}",)
-
-
-def _env_file(spec: JobSpec) -> Mount:
-    """Secrets go in as a file, read by the supervisor; it may not be there."""
-    return _placed(spec, ".env", read_only=True)
 
 
 def _status_inside() -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from image import Image
 
 import trainer
 from trainer import image as places
+from trainer.checkpoint import check_manifest
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 RESTRICTED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--passwd=false")
@@ -102,3 +105,89 @@ print(installed_ops["cpu_adam"], weights[0].item(), sorted(set(re.findall("%([xy
 """
     said = python(image, code, "--env", "DS_ACCELERATOR=cpu", "--tmpfs", places.CACHE_DIR)
     assert said.splitlines()[-1] == "1 0.75 ['xmm', 'ymm']"
+
+
+@pytest.fixture
+def train(
+    image: Image, tiny_model: Path, walks: Path, tmp_path: Path
+) -> Callable[..., subprocess.Popen[str]]:
+    """Starts the planned command for the tiny model as `user`, with nothing writable but three places."""
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    runs.chmod(0o777)
+    for folder in (tiny_model, walks):
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+
+    def start(user: str, **options: str) -> subprocess.Popen[str]:
+        values = {
+            "model": "model", "data": "data", "output_dir": "runs/one", "run_id": "one", "device": "cpu",
+            "world_size": "1", "micro_batch_size": "4", "gradient_accumulation_steps": "1", "max_steps": "12",
+            "learning_rate": "2e-3", "lora_r": "8", "lora_alpha": "16", "eval_samples": "4", "logging_steps": "1",
+            **options,
+        }  # fmt: skip
+        command = [
+            *(image.podman, "run", "--rm", "--user", user, *RESTRICTED),
+            *("--tmpfs", places.TMP_DIR, "--tmpfs", places.CACHE_DIR, "--env", "OMP_WAIT_POLICY=passive"),
+            *("--volume", f"{runs}:{places.RUNS_DIR}", "--volume", f"{walks}:{places.DATA_DIR}:ro"),
+            *("--volume", f"{tiny_model}:{places.WORK_DIR}/model:ro", image.name, "accelerate", "launch"),
+            *(
+                "--config_file",
+                "accelerate_configs/cpu_mps.yaml",
+                "--num_processes",
+                "1",
+                "--num_machines",
+                "1",
+            ),
+            *(
+                "--cpu",
+                "-m",
+                "trainer.train",
+                *(word for pair in values.items() for word in (f"--{pair[0]}", pair[1])),
+            ),
+        ]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    return start
+
+
+def test_a_stopped_container_leaves_a_checkpoint_and_the_next_one_goes_on(
+    train: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """As a user that the image does not know, without capabilities, on a read-only root."""
+    begun = train("54321:0")
+    assert begun.stdout is not None
+    said = ""
+    for line in begun.stdout:
+        said += line
+        if re.match(r"step +3/12 ", line):
+            begun.terminate()
+    assert begun.wait() == 75, said
+    assert "trainyard: asked to stop by SIGTERM" in said
+    run = tmp_path / "runs" / "one"
+    (kept,) = (run / "checkpoints").glob("step-*")
+    assert check_manifest(kept) == ""
+
+    done = train("54321:0")
+    said, _ = done.communicate()
+    assert done.returncode == 0, said
+    assert f"going on from step {int(kept.name.removeprefix('step-'))} " in said
+    assert (run / "adapter" / "adapter_model.safetensors").stat().st_uid == 54321
+
+
+def test_the_images_own_user_trains_to_the_end(
+    train: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    done = train(f"{places.UID}:{places.UID}", max_steps="2")
+    said, _ = done.communicate()
+    assert done.returncode == 0, said
+    assert (tmp_path / "runs" / "one" / "adapter" / "adapter_model.safetensors").stat().st_uid == places.UID
+
+
+def test_a_wrong_request_is_78_to_whoever_started_the_container(image: Image) -> None:
+    done = subprocess.run(
+        [image.podman, "run", "--rm", *RESTRICTED, "--tmpfs", places.TMP_DIR, image.name, "python", "train.py"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    said = "trainyard: supervise takes the plan's command: -- accelerate launch ... -m trainer.train ...\n"
+    assert (done.returncode, done.stderr) == (78, said)

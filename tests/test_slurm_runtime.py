@@ -20,10 +20,11 @@ from test_slurm_cli import make_program, slurm
 from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
 
 from slurm import submit as submitting
-from slurm.runtime import Mount, check_runtime, mounts, wrapping
+from slurm.runtime import check_runtime, wrapping
 from slurm.script import render, run_dir
 from trainer import image
 from trainer.job import JobSpec
+from trainer.mounts import Mount, mounts
 from trainer.outcome import ConfigError
 
 REFERENCE = "registry.example.org/team/trainyard:0.1.0"

@@ -16,6 +16,7 @@ from trainer.values import nearest
 VERBS: dict[str, tuple[str, str, str]] = {
     "run": ("local", "run", "plan, then train on this machine, without a scheduler"),
     "ready": ("local", "ready", "check all that run would, and start nothing"),
+    "docker-run": ("docker_run", "run", "what run does, in the image, by docker or podman"),
     "demo": ("demo.walkthrough", "main", "a whole run on made-up game frames: CPU only, no network, two minutes"),
     "config": ("settings", "main", "every setting of a run, documented, with its value and who says so"),
     "validate": ("validate", "main", "look at the data, the model and the machine before a run does"),

@@ -7,6 +7,8 @@ works under any uid and with a read-only root.
 
 from __future__ import annotations
 
+from trainer import __version__
+
 UID = 10001
 """The image's user and group, numeric so that Kubernetes can see that it is not root."""
 
@@ -34,3 +36,8 @@ ENVIRONMENT = {
 }
 """Every writable place by the variable that names it. The image bakes these and no other setting, so that it never
 wins over a scheduler's environment."""
+
+
+def local_name(device: str) -> str:
+    """What `make image` calls the image for cuda or cpu."""
+    return f"trainyard:{__version__}{'-cpu' if device == 'cpu' else ''}"

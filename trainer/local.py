@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer.job import GIB, JobSpec, Plan
@@ -83,11 +83,23 @@ def run(argv: Sequence[str]) -> int:
     """Plan for this machine and train on it; returns the supervisor's exit code."""
     if asks_help(argv):
         return FINISHED
-    from accelerate_configs.table import plan_table
     from trainer import supervise
-    from trainer.runs import run_record, write_record
 
     plan = prepare(argv)
+
+    def attempt() -> int:
+        os.chdir(PROJECT_DIR)
+        os.environ.update(plan.env)
+        return supervise.main(["--", *plan.launch_argv])
+
+    return carry_out(plan, attempt)
+
+
+def carry_out(plan: Plan, attempt: Callable[[], int]) -> int:
+    """Say what was planned, record it, and try; returns the attempt's exit code, having said what to do next."""
+    from accelerate_configs.table import plan_table
+    from trainer.runs import run_record, write_record
+
     folder = PROJECT_DIR / plan.spec.run_dir
     print(plan_table(plan).split("\n\n", 1)[0], flush=True)
     for note in plan.notes:
@@ -95,9 +107,7 @@ def run(argv: Sequence[str]) -> int:
     print(f"run    {plan.spec.run_id}\n", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_record(folder, run_record(plan))
-    os.chdir(PROJECT_DIR)
-    os.environ.update(plan.env)
-    code = supervise.main(["--", *plan.launch_argv])
+    code = attempt()
     if code == RUN_AGAIN:
         print(f"to go on: the same command with RUN={plan.spec.run_id}", flush=True)
     elif code == FAILED:
@@ -112,11 +122,11 @@ def ready(argv: Sequence[str]) -> int:
     return FINISHED
 
 
-def asks_help(argv: Sequence[str]) -> bool:
+def asks_help(argv: Sequence[str], usage: str = USAGE) -> bool:
     """Whether help was asked for; it is printed then."""
     asked = "-h" in argv or "--help" in argv
     if asked:
         from trainer.request import help_text
 
-        print(help_text(USAGE), end="")
+        print(help_text(usage), end="")
     return asked
