@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,8 @@ def test_the_environment_is_as_pinned_and_tokens_are_seen_but_not_said(tmp_path:
     code, found = validate(tmp_path, "environment", *argv, HF_TOKEN="hf_canary", WANDB_API_KEY="")
     assert code == 0
     assert {name: check["status"] for name, check in found.items()} == {
-        "libraries": "pass", "HF_TOKEN": "pass", "WANDB_API_KEY": "warn", ".env": "pass", "output": "pass",
+        "libraries": "pass", "settings": "pass",
+        "HF_TOKEN": "pass", "WANDB_API_KEY": "warn", ".env": "pass", "output": "pass",
         "TMPDIR": "pass", "GPUs": "pass",
     }  # fmt: skip
     assert re.fullmatch(r"Python 3\.\d+\.\d+, \d+ libraries as pinned", found["libraries"]["found"])
@@ -41,6 +44,53 @@ def test_a_model_is_looked_at_without_its_weights(tmp_path: Path, tiny_model: Pa
     assert code == 0
     assert found["family"]["found"] == "gemma3"
     assert found["LoRA"]["found"].startswith(f"{7 * layers} linears of the language model, ")
+    assert re.fullmatch(r"checkpoints and adapter take 0.00 of the [\d.]+ GiB free", found["space"]["found"])
+
+
+def test_settings_that_nobody_uses_are_said_with_what_is_usual(tmp_path: Path) -> None:
+    argv = (
+        "--model",
+        "m",
+        "--data",
+        "d",
+        "--output_dir",
+        tmp_path,
+        "--learning_rate=0.5",
+        "--micro_batch_size=8",
+    )
+    code, found = validate(tmp_path, "environment", *argv)
+    assert (code, found["settings"]["status"]) == (0, "warn")
+    assert found["settings"]["found"] == (
+        "learning_rate is 0.5, 1e-5 to 1e-3 is usual (critical); effective batch is 64, 8 to 32 is usual (medium)"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
+def test_a_disk_too_small_for_the_checkpoints_fails_with_what_they_take(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)], check=True)
+    try:
+        code, found = validate(
+            tmp_path,
+            "model",
+            "--model",
+            tiny_model,
+            "--data",
+            "d",
+            "--lora_r=64",
+            "--output_dir",
+            folder / "runs",
+        )
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+    assert (code, found["space"]["status"]) == (78, "fail")
+    assert re.fullmatch(
+        rf"{folder}/runs has 0.00 GiB free, checkpoints and adapter take 0.0\d: another output_dir, .*",
+        found["space"]["found"],
+    )
 
 
 def test_what_fails_says_what_to_do_and_ends_with_78(tmp_path: Path) -> None:
@@ -61,7 +111,7 @@ def test_all_ends_with_two_real_steps_and_leaves_nothing(
     code, found = validate(tmp_path / "log", "all", *argv, TMPDIR=str(tmp_path))
     assert code == 0, found
     assert [name for name, check in found.items() if check["status"] == "pass"][-6:] == [
-        "data", "access", "family", "processor", "LoRA", "pipeline"
+        "access", "family", "processor", "LoRA", "space", "pipeline"
     ]  # fmt: skip
     assert re.fullmatch(
         r"2 steps, losses \d+\.\d{4}, \d+\.\d{4}, adapter saved; \d+ s", found["pipeline"]["found"]

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,16 +22,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from trainer.config import TrainConfig
+from trainer.config import KNOBS, TrainConfig
 from trainer.env_file import read_env_file
 from trainer.flags import build, word
 from trainer.gpus import check_gpus
 from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError, SickNode
 from trainer.preflight import check_folder, check_model
 from trainer.settings import resolve_settings, say
-from trainer.text import format_table
+from trainer.text import format_table, gib
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
+CHECKPOINT_BYTES = 12  # a trained weight and AdamW's two moments, in fp32
 DRY_RUN = {
     "max_steps": 2, "logging_steps": 1, "eval_samples": 2, "score_samples": 2, "save_steps": 2, "run_id": "dry-run",
     "world_size": 1,
@@ -90,12 +92,12 @@ def environment(config: TrainConfig, environ: Mapping[str, str]) -> list[Check]:
     def gpus() -> str:
         if config.device == "cpu":
             return "device cpu: none is asked for"
-        check_gpus(config.world_size, environ)
-        return f"driver, CUDA and {config.world_size} GPU(s) as asked for"
+        return check_gpus(config.world_size, environ)
 
     tmp = environ.get("TMPDIR") or tempfile.gettempdir()
     return [
         *_versions(),
+        _settings(config),
         _token("HF_TOKEN", environ, "only models and data that need no access can be had"),
         _token("WANDB_API_KEY", environ, "runs are kept offline; wandb sync uploads them"),
         _env_file(Path(".env")),
@@ -123,6 +125,22 @@ def _versions() -> list[Check]:
             Check(name="libraries", status="warn", found="; ".join(other), do="make env installs the pins")
         ]
     return [Check(name="libraries", status="pass", found=f"{python}, {len(pins)} libraries as pinned")]
+
+
+def _settings(config: TrainConfig) -> Check:
+    """That they are in their ranges is known, else there would be no configuration; here, whether they are usual."""
+    values = dataclasses.asdict(config)
+    batch = config.micro_batch_size * config.gradient_accumulation_steps * config.world_size
+    unusual = []
+    for name, weight, usual, _ in KNOBS:
+        value = {**values, "effective batch": batch}.get(name)
+        span = re.fullmatch(r"([\d.e-]+) to ([\d.e-]+)", usual)
+        if value is not None and span and not float(span[1]) <= value <= float(span[2]):
+            unusual.append(f"{name} is {word(value)}, {usual} is usual ({weight})")
+    if unusual:
+        do = "python -m trainer config --help says why"
+        return Check(name="settings", status="warn", found="; ".join(unusual), do=do)
+    return Check(name="settings", status="pass", found=f"{len(values)} settings, each in its range")
 
 
 def _pins() -> str:
@@ -207,10 +225,25 @@ def model(config: TrainConfig, environ: Mapping[str, str]) -> list[Check]:
             )
         return f"{ours.layers} linears of the language model, {ours.width * config.lora_r:,} weights"
 
+    def space() -> str:
+        from trainer.shapes import resolve_shape
+
+        weights = resolve_shape(config.model).lora_params(config.lora_r)
+        # The newest few, the best, one being written, and the adapter.
+        needed = (config.keep_checkpoints + 3) * weights * CHECKPOINT_BYTES
+        folder = Path(config.output_dir).absolute()
+        free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+        if free < needed:
+            raise ConfigError(
+                f"{config.output_dir} has {gib(free)} GiB free, checkpoints and adapter take {gib(needed)}: "
+                "another output_dir, fewer keep_checkpoints, or a smaller lora_r"
+            )
+        return f"checkpoints and adapter take {gib(needed)} of the {gib(free)} GiB free"
+
     asked = ask("access", access)
     if asked.status == "fail":
         return [asked]
-    return [asked, ask("family", family), ask("processor", processor), ask("LoRA", lora)]
+    return [asked, ask("family", family), ask("processor", processor), ask("LoRA", lora), ask("space", space)]
 
 
 def pipeline(config: TrainConfig, environ: Mapping[str, str]) -> list[Check]:

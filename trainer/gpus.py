@@ -29,8 +29,8 @@ class Gpu:
     capability: float
 
 
-def check_gpus(planned: int, environ: Mapping[str, str]) -> None:
-    """Driver, torch's CUDA, then number, kind and memory of the GPUs that the job may use."""
+def check_gpus(planned: int, environ: Mapping[str, str]) -> str:
+    """Driver, torch's CUDA, then number, kind and memory of the GPUs that the job may use; what is there, in words."""
     build = torch_cuda()
     if build == "":
         raise ConfigError(
@@ -38,7 +38,7 @@ def check_gpus(planned: int, environ: Mapping[str, str]) -> None:
         )
     if not shutil.which("nvidia-smi", path=environ.get("PATH")):
         if Path("/proc/driver/nvidia/version").exists():
-            return  # a container without the driver's tools; the ranks look themselves
+            return "the driver's tools are not here, the ranks look themselves"  # in some containers
         raise ConfigError(
             f"device cuda was planned, and {node_name()} has no NVIDIA driver: use a GPU node, or DEVICE=cpu"
         )
@@ -59,6 +59,11 @@ def check_gpus(planned: int, environ: Mapping[str, str]) -> None:
     for index, gpu in enumerate(gpus[:planned]):
         if gpu is not None:
             _check_gpu(index, gpu, environ)
+    names = ", ".join(
+        f"{gpu.name} ({gpu.total_mib / 1024:.1f} GiB)" if gpu else "MIG" for gpu in gpus[:planned]
+    )
+    driver = f", of the driver {found[1]}.{found[2]}" if found else ""
+    return f"{names}; CUDA of torch {build}{driver}"
 
 
 def _check_gpu(index: int, gpu: Gpu, environ: Mapping[str, str]) -> None:

@@ -31,8 +31,8 @@ USAGE = """usage: python -m trainer validate data --model M --data D [--strict] 
        python -m trainer validate environment | model | pipeline | all [--name value ...] [--json]
 
   data         the whole data set as the trainer will see it; its options are below
-  environment  libraries against their pins, tokens, folders and space, driver, CUDA and GPUs
-  model        access, configuration, processor, family, what LoRA would train; loads no weights
+  environment  libraries against their pins, settings against usual ones, tokens, folders, driver, CUDA and GPUs
+  model        access, family, processor, what LoRA would train, space for checkpoints; loads no weights
   pipeline     two steps of the real trainer on the real records, in a temporary folder
   all          each in turn, one table
 
