@@ -14,6 +14,7 @@ import pytest
 from image import image  # noqa: F401 - a fixture
 from qwen import tiny_qwen  # noqa: F401 - a fixture
 from training import tiny_model, walks  # noqa: F401 - fixtures
+from wandb_server import service  # noqa: F401 - a fixture
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 LAUNCH_SIDE = ("Makefile", "make-env.sh", "pyproject.toml", "k8s", "slurm", "trainer", "accelerate_configs")

@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     logging.getLogger("bitsandbytes").setLevel(
         logging.ERROR
     )  # comes with the next line, and has nothing to say here
-    from trainer.track import PROJECT
+    from trainer.wandb_run import PROJECT
 
     project = os.environ.get("WANDB_PROJECT") or PROJECT
     checks = look(project)

@@ -9,7 +9,6 @@ report.html, checkpoints/, tensorboard/ and wandb/. Started again, it goes on fr
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -128,12 +127,12 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
         say(f"  {what:<38} {found}", flush=True)
     stop.check()
 
-    tracker = track.WandbTracker(run_id=config.run_id, run_dir=run_dir, config=dataclasses.asdict(config))
-    callbacks: list[Any] = [track.progress_callback(), track.LogLastStep()]
+    tracker = track.Tracker()
+    callbacks: list[Any] = [track.progress_callback(), track.LogLastStep(), tracker]
     if state.is_main_process:
         run_dir.mkdir(parents=True, exist_ok=True)
-        tracker.start()
-        callbacks += [tracker, track.tensorboard_callback(run_dir)]
+        facts = track.run_facts(config, peft_model, export.describe_run(config, dataset))
+        tracker.start(config, peft_model, step=checkpoint.step if checkpoint else 0, facts=facts)
     measured = heldout.hold_out(processor, dataset, config, say)
     held_out = evaluate.choose_records(dataset.eval, config.eval_samples)
     encoder = Encoder(processor, [*dataset.train, *held_out])
@@ -166,11 +165,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
             answers=answers,
         )
         say(heldout.describe(when, scores), flush=True)
-        if result := scores.action:
-            found = {"action_accuracy": result.accuracy, "macro_f1": result.macro_f1}
-            if generated:
-                found |= {"valid_json": generated.valid_json, "generated_accuracy": generated.accuracy}
-            tracker.log({f"eval/{name}": value for name, value in found.items()}, step)
+        tracker.scores(export.summary(scores), measured.predictions(scores), scores.step)
         return scores
 
     stop.step = checkpoint.step if checkpoint else 0
@@ -204,7 +199,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     def finish() -> None:
         export.save_report(run_dir)
         print(f"adapter: {run_dir}/adapter\nreport:  {run_dir}/report.html", flush=True)
-        tracker.finish({"eval/action_accuracy": after.action.accuracy} if after.action else {})
+        tracker.finish(after.action)
 
     return finish
 

@@ -82,7 +82,16 @@ def _card(prediction: Entry) -> str:
 
 
 def picture_uri(paths: Sequence[str]) -> str | None:
-    """The record's picture (ready, or four frames as a grid) as a PNG data URI; None when unreadable."""
+    """The record's picture as a PNG data URI; None when unreadable."""
+    picture = load_picture(paths, PICTURE_PX)
+    return picture and "data:image/png;base64," + base64.b64encode(_png(picture)).decode()
+
+
+def load_picture(paths: Sequence[str], most_px: int) -> Image.Image | None:
+    """The record's picture (ready, or four frames as a grid); None when unreadable.
+
+    At most `most_px` wide and high, and near that: small ones are enlarged by a whole factor.
+    """
     try:
         images = []
         for path in paths:
@@ -91,14 +100,15 @@ def picture_uri(paths: Sequence[str]) -> str | None:
         picture = images[0] if len(images) == 1 else compose_grid(images)
     except _PICTURE_ERRORS:
         return None
-    return "data:image/png;base64," + base64.b64encode(_png(picture)).decode()
+    factor = most_px // max(picture.size)
+    if factor > 1:
+        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    picture.thumbnail((most_px, most_px), Image.Resampling.LANCZOS)
+    return picture
 
 
 def _png(picture: Image.Image) -> bytes:
-    """`picture` at most PICTURE_PX wide and high, small ones enlarged by a whole factor; lossy if need be."""
-    factor = PICTURE_PX // max(picture.size)
-    if factor > 1:
-        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    """Lossy, or smaller, until it is no more than PICTURE_BYTES."""
     data = b""
     for largest_px, colors in ((PICTURE_PX, None), (PICTURE_PX, 256), (360, 256), (240, 128), (160, 64)):
         smaller = picture.copy()

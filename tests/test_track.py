@@ -1,0 +1,207 @@
+"""What people watch: W&B with the real client against a stand-in service that fails for real, and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from wandb_server import KEY, Service
+
+FAULTS = ("dies", "hangs", "401", "429", "500")
+# A run's W&B side in a process of its own, which ends as a rank does: through the interpreter's exit. Each line of
+# the script's input is a step; what a step cost the training is printed.
+RUN = """
+import sys, time
+from pathlib import Path
+from PIL import Image
+from trainer.shown import Sample, Shown
+from trainer.wandb_run import WandbRun
+
+run = WandbRun(run_id="r1", run_dir=Path(sys.argv[1]), config={"lora_r": 8}, model=None, watch_steps=1)
+while run._run is None and run._thread.is_alive() and "waits" in sys.argv:
+    time.sleep(0.05)
+samples = [Sample(picture=Image.new("RGB", (8, 8)), truth="up", prediction="down", answer="")]
+longest = 0.0
+for step, line in enumerate(sys.stdin, start=1):
+    if line == "end":
+        break
+    began = time.monotonic()
+    run.log({"train/loss": 1.0 / step}, step)
+    run.show(Shown(step=step, confusion={"up": {"up": 2, "down": 1}, "down": {"up": 0, "down": 1}}, samples=samples))
+    longest = max(longest, time.monotonic() - began)
+    print("step", step, flush=True)
+print(f"longest {longest:.3f}", flush=True)
+if "stopped" not in sys.argv:
+    run.finish({"eval/action_accuracy": 0.75})
+print("over", flush=True)
+"""
+
+
+class Process:
+    """One attempt, step by step."""
+
+    def __init__(self, folder: Path, service: Service, *words: str, **environ: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", RUN, str(folder), *words],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, **service.environment, "WANDB_FINISH_TIMEOUT": "4", **environ},
+            cwd=Path(__file__).resolve().parent.parent,
+        )  # fmt: skip
+        self.said = ""
+
+    def step(self) -> None:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write("step\n")
+        self.process.stdin.flush()
+        while not (line := self.process.stdout.readline()).startswith("step "):
+            assert line, self.said
+            self.said += line
+
+    def end(self, timeout_s: float = 90) -> None:
+        began = time.monotonic()
+        rest, _ = self.process.communicate(timeout=timeout_s)
+        self.said += rest
+        assert self.process.returncode == 0, self.said
+        assert KEY not in self.said
+        self.took_s = time.monotonic() - began
+
+    @property
+    def longest_s(self) -> float:
+        return float(re.findall(r"longest ([0-9.]+)", self.said)[0])
+
+
+def break_down(service: Service, fault: str) -> None:
+    if fault == "dies":
+        service.end()
+    elif fault == "hangs":
+        service.process.send_signal(signal.SIGSTOP)
+    else:
+        service.answer_with(int(fault))
+
+
+def test_rows_media_and_summary_reach_the_service_under_group_tags_and_notes(
+    tmp_path: Path, service: Service
+) -> None:
+    run = Process(tmp_path, service, "waits", WANDB_RUN_GROUP="g", WANDB_TAGS="a,b", WANDB_NOTES="why")
+    run.step()
+    run.step()
+    run.end()
+    seen = service.seen()
+    rows = [(row["train/global_step"], row["train/loss"]) for row in seen["history"] if "train/loss" in row]
+    assert rows == [(1, 1.0), (2, 0.5)]
+    shown = next(row for row in seen["history"] if "eval/samples" in row)
+    assert (shown["eval/samples"]["nrows"], shown["train/global_step"]) == (1, 1)
+    kinds = {name.split("/")[3].split("_")[0] for name in seen["files"] if name.startswith("media/table")}
+    assert kinds == {"samples", "confusion", "targets", "predictions"}
+    assert any(re.match(r"media/images/.*\.png", name) for name in seen["files"])
+    assert seen["summary"]["eval/action_accuracy"] == 0.75
+    first = seen["runs"][0]
+    assert (first["name"], first["project"], first["groupName"]) == ("r1", "trainyard", "g")
+    assert (first["tags"], first["notes"]) == (["a", "b"], "why")
+    assert json.loads(first["config"])["lora_r"]["value"] == 8
+    assert seen["exitcode"] == 0 and "wandb sync" not in run.said
+
+
+def through_every_fault(folder: Path, *words: str, healthy_steps: int) -> dict[str, Process]:
+    """By fault, an ended attempt of 20 steps whose service failed after `healthy_steps`; at once: they mostly wait."""
+    services = {fault: Service() for fault in FAULTS}
+    for fault, service in services.items() if healthy_steps == 0 else ():
+        break_down(service, fault)
+    runs = {fault: Process(folder / fault, service, *words) for fault, service in services.items()}
+    try:
+        for steps in (healthy_steps, 20 - healthy_steps):
+            for run in runs.values():
+                for _ in range(steps):
+                    run.step()
+            if steps == healthy_steps > 0:
+                time.sleep(2)  # what was said so far has been sent
+                for fault, service in services.items():
+                    break_down(service, fault)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Process.end, runs.values()))
+    finally:
+        for service in services.values():
+            service.end()
+    for fault, run in runs.items():
+        assert run.longest_s < 0.5, fault
+        assert run.took_s < 60, fault
+        assert "Traceback" not in run.said, run.said
+    return runs
+
+
+@pytest.mark.slow
+def test_a_service_that_fails_in_mid_run_delays_no_step_and_the_upload_command_is_said(
+    tmp_path: Path,
+) -> None:
+    for run in through_every_fault(tmp_path, "waits", healthy_steps=2).values():
+        (folder,) = re.findall(r"to upload: wandb sync --include-online (.*)", run.said)
+        assert [step for step, _ in rows_of(Path(folder))] == list(range(1, 21))
+
+
+@pytest.mark.slow
+def test_a_service_that_fails_at_init_means_an_offline_run_with_every_row(tmp_path: Path) -> None:
+    for run in through_every_fault(tmp_path, healthy_steps=0).values():
+        assert "going on offline" in run.said
+        (folder,) = re.findall(r"to upload: wandb sync --include-online (.*)", run.said)
+        assert [step for step, _ in rows_of(Path(folder))] == list(range(1, 21))
+
+
+@pytest.mark.slow
+def test_a_service_that_fails_at_the_end_lets_the_run_end(tmp_path: Path) -> None:
+    for run in through_every_fault(tmp_path, "waits", healthy_steps=20).values():
+        assert run.said.count("wandb sync --include-online") == 1
+
+
+@pytest.mark.slow
+def test_a_client_process_that_hangs_holds_neither_a_step_nor_the_end(
+    tmp_path: Path, service: Service
+) -> None:
+    from trainer.processes import descendants
+
+    run = Process(tmp_path, service, "waits")
+    run.step()
+    for pid in descendants(run.process.pid):
+        os.kill(pid, signal.SIGSTOP)
+    for _ in range(20):
+        run.step()
+    run.end()
+    assert run.took_s < 60
+    assert run.longest_s < 0.5
+
+
+@pytest.mark.slow
+def test_a_stopped_run_is_preempted_for_wandb_and_leaves_in_seconds_whatever_the_service_does(
+    tmp_path: Path, service: Service
+) -> None:
+    run = Process(tmp_path / "a", service, "waits", "stopped")
+    run.step()
+    run.end()
+    assert service.seen()["exitcode"] == 75
+    run = Process(tmp_path / "b", service, "waits", "stopped")
+    run.step()
+    break_down(service, "hangs")
+    run.end()
+    assert run.took_s < 25
+
+
+def rows_of(folder: Path) -> list[tuple[int, float]]:
+    """(step, loss) of the rows that arrive when the printed command is run, once the service is back."""
+    back = Service()
+    try:
+        command = [sys.executable, "-m", "wandb", "sync", "--include-online", str(folder)]
+        synced = subprocess.run(
+            command, env={**os.environ, **back.environment}, capture_output=True, text=True, timeout=60
+        )
+        assert synced.returncode == 0, synced.stdout + synced.stderr
+        rows = back.seen()["history"]
+    finally:
+        back.end()
+    return [(row["train/global_step"], row["train/loss"]) for row in rows if "train/loss" in row]
