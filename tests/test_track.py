@@ -144,6 +144,7 @@ def through_faults(
 def test_a_service_that_fails_in_mid_run_delays_no_step_and_the_upload_command_is_said(
     tmp_path: Path,
 ) -> None:
+    folders = []
     for run in through_faults(tmp_path, "waits", healthy_steps=2):
         (folder,) = re.findall(r"to upload: wandb sync --include-online (.*)", run.said)
         folders.append(Path(folder))

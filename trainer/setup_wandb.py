@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from trainer.checks import Check, format_checks
 from trainer.env_file import read_env_file
 from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError
 from trainer.values import nearest
+from trainer.wandb_run import PROJECT
 
 USAGE = """usage: python -m trainer setup-wandb [--test-run] [--json]
 
@@ -37,11 +37,6 @@ def main(argv: Sequence[str]) -> int:
     for name, value in read_env_file(Path(".env")).items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("WANDB_SILENT", "true")
-    logging.getLogger("bitsandbytes").setLevel(
-        logging.ERROR
-    )  # comes with the next line, and has nothing to say here
-    from trainer.wandb_run import PROJECT
-
     project = os.environ.get("WANDB_PROJECT") or PROJECT
     checks = look(project)
     online = all(check.status == "pass" for check in checks)
