@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -20,6 +21,7 @@ Object = Mapping[str, Any]
 OURS = f"app.kubernetes.io/managed-by={MANAGER}"
 INDEX = "batch.kubernetes.io/job-completion-index"
 GONE = "GONE"
+NOISE = re.compile(r"[EWI][0-9]{4} ")  # what kubectl's libraries log, before it says the same in words
 
 
 class KubectlError(SchedulerError):
@@ -45,7 +47,8 @@ class Kubectl:
             check=False,
         )
         if done.returncode:
-            said = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
+            lines = [line for line in (done.stderr or done.stdout).splitlines() if not NOISE.match(line)]
+            said = " ".join(" ".join(lines).split()) or f"exit code {done.returncode}"
             raise KubectlError(f"kubectl {arguments[0]} failed: {said}")
         return done.stdout
 

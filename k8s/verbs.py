@@ -65,6 +65,15 @@ def ready(given: Given, environ: Given, project_dir: Path) -> int:
     return FINISHED
 
 
+def site(given: Given, environ: Given, project_dir: Path) -> int:
+    from k8s.draft import ask
+
+    if odd := [name for name in given if name != "NAMESPACE"]:
+        raise ConfigError(f"{odd[0]}: site takes NAMESPACE only: make site TO=k8s > k8s/site.yaml")
+    print(ask(_kubectl({**given, "SITE": "none"}, environ, project_dir)), end="")
+    return FINISHED
+
+
 def status(given: Given, environ: Given, project_dir: Path) -> int:
     kubectl, run = _find(given, environ, project_dir)
     print(status_text(_look(kubectl, run), _words(given, run.run_id)))

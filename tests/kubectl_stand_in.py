@@ -75,6 +75,11 @@ def main(words: list[str]) -> None:
         case ["get", kind, name, "--ignore-not-found", "--output", "json"]:
             path = place(namespace, KINDS[kind], name)
             print(path.read_text() if path.exists() else "", end="")
+        case ["get", kind, "--output", "json"]:
+            path = FOLDER / f"{kind}.json"
+            print(path.read_text()) if path.exists() else fail(
+                f"the server doesn't have a resource type {kind}"
+            )
         case ["delete", "job", *names, "--wait=false"]:
             for name in names:
                 place(namespace, "Job", name).unlink()

@@ -432,3 +432,47 @@ def test_a_job_and_its_pods_are_one_line() -> None:
     ]
     for job, pods, seen in cases:
         assert see_job("j", job, pods, limit_min=30, now=now) == seen
+
+
+def node(product: str, mib: str, gpus: str) -> dict[str, Any]:
+    labels = {"nvidia.com/gpu.product": product, "nvidia.com/gpu.memory": mib} if product else {}
+    return {"metadata": {"name": "n", "labels": labels}, "status": {"allocatable": {"nvidia.com/gpu": gpus}}}
+
+
+def test_a_drafted_site_file_holds_what_the_nodes_say_and_can_be_used(cluster: Cluster) -> None:
+    nodes = [
+        node("NVIDIA-A100-SXM4-40GB", "39538", "8"),
+        node("NVIDIA-A100-SXM4-40GB", "39538", "8"),
+        node("NVIDIA-L4", "23034", "4"),
+        node("Tesla-V100-SXM2-32GB", "32510", "4"),
+        node("", "", "0"),
+    ]
+    (cluster.folder / "nodes.json").write_text(json.dumps({"items": nodes}))
+    claims = [{"metadata": {"name": "trainyard"}, "spec": {"accessModes": ["ReadWriteMany"]}}]
+    (cluster.folder / "persistentvolumeclaims.json").write_text(json.dumps({"items": claims}))
+    done = cluster.k8s("site")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "#   NVIDIA-A100-SXM4-40GB  39538            8      2\n" in done.stdout
+    assert "# v100: no bfloat16, which training needs\n" in done.stdout
+    assert "# queue: team-a  # no queue of Kueue here\n" in done.stdout
+    assert yaml.safe_load(done.stdout) == {
+        "gpu_feature_discovery": True,
+        "gpu_types": {"a100": 40, "l4": 24},
+        "gpu_selectors": {
+            "a100": {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"},
+            "l4": {"nvidia.com/gpu.product": "NVIDIA-L4"},
+        },
+        "pvc_access": "ReadWriteMany",
+    }
+    (cluster.checkout / "k8s" / "site.yaml").write_text(done.stdout)
+    assert cluster.k8s("render", *IMAGE, "--gpu-type", "l4").stderr == ""
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(cluster: Cluster) -> None:
+    """kubectl logs the same five times before it says it."""
+    words = "The connection to the server 127.0.0.1:1 was refused"
+    (cluster.folder / "bin" / "kubectl").write_text(
+        f'#!/bin/sh\necho "E1125 01:26:04.1 28648 x" >&2\necho {words!r} >&2\nexit 1\n'
+    )
+    done = cluster.k8s("list")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"trainyard: kubectl get failed: {words}\n")

@@ -6,6 +6,7 @@ No API server was involved: what it would add or refuse is not seen here.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -38,10 +39,10 @@ def make_job(checkout: Path, image: Image, folder: Path, tiny_model: Path, walks
 def test_a_run_whose_node_is_drained_goes_on_in_another_pod_and_completes(
     checkout: Path, image: Image, tmp_path: Path, tiny_model: Path, walks: Path
 ) -> None:
-    job = make_job(checkout, image, tmp_path / "job", tiny_model, walks, "--max-steps", "40")
+    job = make_job(checkout, image, tmp_path / "job", tiny_model, walks, "--max-steps", "100")
 
     def drain_once(job: JobRun) -> None:
-        if len(job.pods) == 1 and not job.pods[0].disrupted and "step   3/40" in job.pods[0].said():
+        if len(job.pods) == 1 and not job.pods[0].disrupted and re.search(r"step +3/100", job.pods[0].said()):
             job.disrupt(job.pods[0])
 
     assert job.run(drain_once) == "Complete", job.pods[-1].said()

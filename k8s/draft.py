@@ -1,0 +1,124 @@
+"""`make site TO=k8s`: a first k8s/site.yaml from what this cluster's nodes, claims and queues say.
+
+What is certain stands there to be used; what only a person knows stands there as a comment.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Sequence
+
+from k8s.kubectl import Kubectl, KubectlError, Object, name_of
+from k8s.pod import DEFAULT_CLAIM, GPU
+from k8s.request import WIDE
+from trainer.text import format_table
+from trainer.values import GPU_GIB, NO_BF16
+
+PRODUCT, MEMORY = f"{GPU}.product", f"{GPU}.memory"
+
+
+def ask(kubectl: Kubectl) -> str:
+    """The file's text for the cluster here. Raises ConfigError without kubectl, KubectlError when it fails."""
+    nodes = _items(kubectl, "nodes")
+    claims, queues = (
+        _maybe(kubectl, kind) for kind in ("persistentvolumeclaims", "localqueues.kueue.x-k8s.io")
+    )
+    return draft(nodes, claims, queues)
+
+
+def draft(nodes: Sequence[Object], claims: Sequence[Object], queues: Sequence[Object]) -> str:
+    blocks = [
+        [
+            "# Drafted by `make site TO=k8s`: read it through before using it. All keys: k8s/site.example.yaml.",
+            "# image: registry.example.org/team/trainyard:0.1.0  # where you pushed what make image built",
+        ],
+        _gpus(nodes),
+        _claims(claims),
+        _queues(queues),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+
+
+def gpu_name(product: str) -> str:
+    """NVIDIA-A100-SXM4-80GB -> a100: the longest word of the product that is a card we know, else all of it."""
+    words = re.split(r"[^a-z0-9]+", product.lower())
+    joined = [*words, *("".join(pair) for pair in itertools.pairwise(words))]
+    known = [word for word in joined if word in GPU_GIB or word in NO_BF16]
+    return max(known, key=len, default="-".join(word for word in words if word))
+
+
+def sold_gib(reported_mib: int) -> float:
+    """What a card is sold with that reports this many MiB: 39538 -> 40."""
+    return min(
+        (size for size in set(GPU_GIB.values()) if size * 1024 >= reported_mib), default=reported_mib / 1024
+    )
+
+
+def _gpus(nodes: Sequence[Object]) -> list[str]:
+    found: dict[tuple[str, str, str], int] = {}
+    for node in nodes:
+        count = node["status"].get("allocatable", {}).get(GPU, "0")
+        labels = node["metadata"].get("labels", {})
+        if count != "0":
+            key = (labels.get(PRODUCT, ""), labels.get(MEMORY, ""), count)
+            found[key] = found.get(key, 0) + 1
+    if not found:
+        return ["# No node offers nvidia.com/gpu here: is NVIDIA's device plugin or operator installed?"]
+    rows = [("product", "MiB", "GPUs a node", "nodes")]
+    rows += [
+        (product or "-", mib or "-", gpus, str(number)) for (product, mib, gpus), number in found.items()
+    ]
+    lines = format_table(rows, indent="#   ").split("\n")
+    named = {gpu_name(p): (p, int(mib)) for p, mib, _ in sorted(found) if p and mib.isdigit()}
+    if not named:
+        return [
+            *lines,
+            "# Nodes have no labels of GPU Feature Discovery: say gpu_types and gpu_selectors by hand.",
+        ]
+    usable = {name: it for name, it in named.items() if name not in NO_BF16}
+    old = [f"# {name}: no bfloat16, which training needs" for name in named if name in NO_BF16]
+    return [
+        *lines,
+        *old,
+        "gpu_feature_discovery: true",
+        *(["gpu_types:"] if usable else []),
+        *(f"  {name}: {sold_gib(mib):g}" for name, (_, mib) in usable.items()),
+        *(["gpu_selectors:"] if usable else []),
+        *(
+            line
+            for name, (product, _) in usable.items()
+            for line in (f"  {name}:", f"    {PRODUCT}: {product}")
+        ),
+    ]
+
+
+def _claims(claims: Sequence[Object]) -> list[str]:
+    modes = {name_of(claim): claim["spec"].get("accessModes", []) for claim in claims}
+    lines = [f"#   {name}: {', '.join(access)}" for name, access in modes.items()]
+    heading = ["# Claims in this namespace:", *lines] if lines else ["# No claim in this namespace yet."]
+    if DEFAULT_CLAIM in modes:
+        return [*heading, f"pvc_access: {WIDE if WIDE in modes[DEFAULT_CLAIM] else modes[DEFAULT_CLAIM][0]}"]
+    return [
+        *heading,
+        f"# pvc: {next(iter(modes), DEFAULT_CLAIM)}  # or make claim TO=k8s SIZE=200Gi | kubectl apply -f -",
+    ]
+
+
+def _queues(queues: Sequence[Object]) -> list[str]:
+    names = [name_of(queue) for queue in queues]
+    said = f"Kueue has {', '.join(names)} here" if names else "no queue of Kueue here"
+    return [f"# queue: {names[0] if names else 'team-a'}  # {said}"]
+
+
+def _items(kubectl: Kubectl, kind: str) -> list[Object]:
+    return list(json.loads(kubectl.run("get", kind, "--output", "json"))["items"])
+
+
+def _maybe(kubectl: Kubectl, kind: str) -> list[Object]:
+    """Nothing where the cluster has no such kind, or one may not look."""
+    try:
+        return _items(kubectl, kind)
+    except KubectlError:
+        return []
