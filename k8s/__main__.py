@@ -41,11 +41,11 @@ def claim(given: dict[str, str], environ: Mapping[str, str]) -> int:
     return FINISHED
 
 
-def _acts(name: str) -> cli.Verb:
-    """A verb of k8s.verbs, which ask the cluster; imported when it is used."""
+def _acts(module: str, name: str) -> cli.Verb:
+    """A verb that asks the cluster; imported when it is used."""
 
     def verb(given: dict[str, str], environ: Mapping[str, str]) -> int:
-        act = getattr(importlib.import_module("k8s.verbs"), name)
+        act = getattr(importlib.import_module(f"k8s.{module}"), name)
         return int(act(given, environ, PROJECT_DIR))
 
     return verb
@@ -55,11 +55,9 @@ VERBS: dict[str, cli.Verb] = {
     "plan": plan,
     "render": render,
     "claim": claim,
-    **{
-        name: _acts(name)
-        for name in ("submit", "check", "ready", "site", "status", "logs", "cancel", "resume")
-    },
-    "list": _acts("list_runs"),
+    **{name: _acts("submit", name) for name in ("submit", "check", "ready")},
+    **{name: _acts("verbs", name) for name in ("site", "status", "logs", "cancel", "resume")},
+    "list": _acts("verbs", "list_runs"),
 }
 BACKEND = cli.Backend(name="k8s", verbs=VERBS)
 

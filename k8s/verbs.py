@@ -1,4 +1,4 @@
-"""The verbs that ask the cluster or act on it: submit and check, then status, logs, cancel, resume and list.
+"""The verbs after submit: status, logs, cancel, resume and list; and site, which asks what there is.
 
 A run is found by its labels. Its ConfigMap holds run.json and stays when the Job is gone, so a run can be resumed
 after its Job was deleted.
@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from k8s.kubectl import Kubectl, KubectlError, Object, first_pods, name_of, pods_of, see_job
-from k8s.manifest import object_names
+from k8s.kubectl import Kubectl, Object, first_pods, name_of, pods_of, see_job
 from k8s.pod import CONTAINER, DEFAULT_CLAIM
-from k8s.request import Decided, complete, decide, refuse_narrow_claim
+from k8s.request import complete
 from k8s.site import find_site, read_cluster
+from k8s.submit import Given, follow_up, rehearse, words
 from trainer import cli
 from trainer.job import JobSpec
 from trainer.outcome import FINISHED, ConfigError
@@ -27,42 +27,12 @@ from trainer.request import BY_NAME, parse_given
 from trainer.runs import RECORD_NAME
 from trainer.values import nearest
 
-Given = Mapping[str, str]
 TAKES = ("RUN", "NAMESPACE", "SITE")
 # What a resumed run may be given anew: where and how long it runs, never what it computes.
 CHANGES = ("TIME", "QUEUE", "CPUS", "MEM", "IMAGE")
 LISTED = 30
 TAIL_LINES, FAILED_LINES = 400, 20
 ASK_S = 2.0
-
-
-def submit(given: Given, environ: Given, project_dir: Path) -> int:
-    decided = decide(given, environ, project_dir, run_suffix=cli.fresh_suffix())
-    spec = decided.plan.spec
-    kubectl = Kubectl(environ=environ, namespace=spec.namespace)
-    _refuse_there(kubectl, spec)
-    said = _try(kubectl, decided)
-    text = decided.render()
-    try:
-        kubectl.run("apply", "--filename", "-", text=text)
-    except KubectlError:
-        if said:
-            kubectl.run("delete", "--filename", "-", "--ignore-not-found", "--wait=false", text=text)
-        raise
-    return cli.print_submitted(decided.plan, _follow_up(decided, given))
-
-
-def check(given: Given, environ: Given, project_dir: Path) -> int:
-    decided = decide(given, environ, project_dir, run_suffix=cli.fresh_suffix())
-    print("\n".join(f"kubectl  {line}" for line in _try(Kubectl(environ=environ), decided).splitlines()))
-    return FINISHED
-
-
-def ready(given: Given, environ: Given, project_dir: Path) -> int:
-    """Pods bring their own environment; what launches is enough here."""
-    decide(given, environ, project_dir, run_suffix=cli.fresh_suffix())
-    print("launch")
-    return FINISHED
 
 
 def site(given: Given, environ: Given, project_dir: Path) -> int:
@@ -76,7 +46,7 @@ def site(given: Given, environ: Given, project_dir: Path) -> int:
 
 def status(given: Given, environ: Given, project_dir: Path) -> int:
     kubectl, run = _find(given, environ, project_dir)
-    print(status_text(_look(kubectl, run), _words(given, run.run_id)))
+    print(status_text(_look(kubectl, run), words(given, run.run_id)))
     return FINISHED
 
 
@@ -103,7 +73,7 @@ def cancel(given: Given, environ: Given, project_dir: Path) -> int:
         return FINISHED
     kubectl.run("delete", "job", *live, "--wait=false")
     print(
-        f"cancelled job {', '.join(live)} of run {run.run_id}; make resume {_words(given, run.run_id)} starts it again"
+        f"cancelled job {', '.join(live)} of run {run.run_id}; make resume {words(given, run.run_id)} starts it again"
     )
     return FINISHED
 
@@ -115,16 +85,16 @@ def resume(given: Given, environ: Given, project_dir: Path) -> int:
     for job in seen.jobs:
         if not job.ended:
             said = f"job {job.job_id} of run {run.run_id} is {job.state}"
-            raise ConfigError(f"{said}: make cancel {_words(given, run.run_id)} ends it, then resume")
+            raise ConfigError(f"{said}: make cancel {words(given, run.run_id)} ends it, then resume")
     if seen.finished:
         raise ConfigError(f"run {run.run_id} is finished ({seen.place}): make submit TO=k8s starts another")
     anew = parse_given({name: text for name, text in given.items() if name in CHANGES})
     changes = {str(BY_NAME[name].field): value for name, value in anew.items()}
     cluster = read_cluster(find_site(given, project_dir, environ), {"PVC": run.spec.pvc or DEFAULT_CLAIM})
     decided = complete(replace(run.spec, **changes), cluster, project_dir)  # type: ignore[arg-type]
-    _try(kubectl, decided, job_ids=run.job_ids)
+    rehearse(kubectl, decided, job_ids=run.job_ids)
     kubectl.run("apply", "--filename", "-", text=decided.render(run.job_ids))
-    print(_follow_up(decided, given, attempt=len(run.job_ids) + 1))
+    print(follow_up(decided, given, attempt=len(run.job_ids) + 1))
     return FINISHED
 
 
@@ -138,20 +108,29 @@ def logs(given: Given, environ: Given, project_dir: Path) -> int:
     return FINISHED
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Run:
     """A run as its ConfigMap has it."""
 
-    def __init__(self, config_map: Object) -> None:
-        where = f"ConfigMap {name_of(config_map)}"
-        try:
-            record = json.loads(config_map["data"][RECORD_NAME])
-            self.job_ids = [str(job_id) for job_id in record["job_ids"]]
-            self.spec = read_spec(record["spec"], project_dir=Path("/"))
-        except (KeyError, ValueError, TypeError) as error:
-            raise ConfigError(f"{where}: {RECORD_NAME} is not what submit wrote ({error})") from error
-        except ConfigError as error:
-            raise ConfigError(f"{where}: spec: {error}") from error
-        self.run_id = self.spec.run_id
+    spec: JobSpec
+    job_ids: tuple[str, ...]
+
+    @property
+    def run_id(self) -> str:
+        return self.spec.run_id
+
+
+def _read_run(config_map: Object) -> _Run:
+    """Raises ConfigError, in one line, when its run.json is not what submit wrote."""
+    where = f"ConfigMap {name_of(config_map)}"
+    try:
+        record = json.loads(config_map["data"][RECORD_NAME])
+        job_ids = tuple(str(job_id) for job_id in record["job_ids"])
+        return _Run(spec=read_spec(record["spec"], project_dir=Path("/")), job_ids=job_ids)
+    except (KeyError, ValueError, TypeError) as error:
+        raise ConfigError(f"{where}: {RECORD_NAME} is not what submit wrote ({error})") from error
+    except ConfigError as error:
+        raise ConfigError(f"{where}: spec: {error}") from error
 
 
 def _follow(kubectl: Kubectl, run: _Run) -> None:
@@ -218,7 +197,7 @@ def _find(
     if run_id := given.get("RUN"):
         parse_given({"RUN": run_id})
         if found := kubectl.find("configmaps", run_id):
-            return kubectl, _Run(found[-1])
+            return kubectl, _read_run(found[-1])
     runs = _runs(kubectl)
     known = [run.run_id for run in runs[::-1]]
     if not known:
@@ -236,7 +215,7 @@ def _find(
 
 def _runs(kubectl: Kubectl) -> list[_Run]:
     """All runs of the namespace, oldest first."""
-    return [_Run(found) for found in kubectl.find("configmaps") if RECORD_NAME in found.get("data", {})]
+    return [_read_run(found) for found in kubectl.find("configmaps") if RECORD_NAME in found.get("data", {})]
 
 
 def _kubectl(given: Given, environ: Given, project_dir: Path, takes: Sequence[str] = TAKES) -> Kubectl:
@@ -245,53 +224,3 @@ def _kubectl(given: Given, environ: Given, project_dir: Path, takes: Sequence[st
     by_site = find_site(given, project_dir, environ).texts.get("NAMESPACE")
     asked = parse_given({k: v for k, v in {"NAMESPACE": given.get("NAMESPACE", by_site)}.items() if v})
     return Kubectl(environ=environ, namespace=str(asked["NAMESPACE"]) if asked else None)
-
-
-def _refuse_there(kubectl: Kubectl, spec: JobSpec) -> None:
-    if kubectl.get("configmap", object_names(spec).run):
-        raise ConfigError(
-            f"RUN={spec.run_id} exists in this namespace: give another RUN, or none for a new one"
-        )
-
-
-def _try(kubectl: Kubectl, decided: Decided, *, job_ids: Sequence[str] = ()) -> str:
-    """What the API server would do with the manifest. Raises ConfigError for a claim that will not do, KubectlError."""
-    spec = decided.plan.spec
-    kubectl = replace(kubectl, namespace=spec.namespace or kubectl.namespace)
-    _check_claim(kubectl, spec)
-    for note in decided.notes:
-        cli.say(note)
-    return kubectl.run("apply", "--dry-run=server", "--filename", "-", text=decided.render(job_ids))
-
-
-def _check_claim(kubectl: Kubectl, spec: JobSpec) -> None:
-    name = spec.pvc or DEFAULT_CLAIM
-    try:
-        found = kubectl.get("persistentvolumeclaim", name)
-    except KubectlError:
-        return  # not everyone may look at claims; the pod will tell
-    if found is None:
-        words = f"make claim TO=k8s PVC={name} SIZE=200Gi"
-        raise ConfigError(
-            f"PVC={name}: no such claim in the namespace: {words} prints one for kubectl apply -f -"
-        )
-    refuse_narrow_claim(spec, found["spec"]["accessModes"], "as the cluster says")
-
-
-def _follow_up(decided: Decided, given: Given, *, attempt: int = 1) -> str:
-    spec = decided.plan.spec
-    job_id = object_names(spec, attempt=attempt).job
-    where = f" in {spec.namespace}" if spec.namespace else ""
-    return "\n".join(
-        [
-            f"job id  {job_id}{where}",
-            f"run id  {spec.run_id}",
-            f"result  {spec.run_dir}/adapter in claim {spec.pvc or DEFAULT_CLAIM} when it is done",
-            "",
-            *cli.follow_up(_words(given, spec.run_id), cancel=f"kubectl delete job {job_id}"),
-        ]
-    )
-
-
-def _words(given: Given, run_id: str) -> str:
-    return f"TO=k8s {cli.command_words(given, run_id, ('NAMESPACE', 'SITE'))}"

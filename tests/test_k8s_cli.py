@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Any
 import manifests
 import pytest
 import yaml
+from test_makefile import make
 
 from k8s.kubectl import see_job
 from k8s.site import CLUSTER_KEYS, SITE_KEYS
@@ -476,3 +478,20 @@ def test_a_cluster_that_does_not_answer_is_one_line(cluster: Cluster) -> None:
     )
     done = cluster.k8s("list")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"trainyard: kubectl get failed: {words}\n")
+
+
+def test_make_dispatches_by_name(cluster: Cluster) -> None:
+    """`submit` makes no environment of the checkout's: pods bring their own."""
+    image = f"IMAGE={IMAGE[1]}"
+    tools = {"PATH": f"{cluster.folder / 'bin'}:{os.environ['PATH']}", "KUBECTL_FOLDER": str(cluster.folder)}
+    shutil.rmtree(cluster.checkout / ".venv" / "cpu")
+    rendered = make(cluster.checkout, "render", "TO=k8s", "GPUS=4", image, "RUN=mine")
+    assert rendered.returncode == 0
+    assert manifests.faults(manifests.load(rendered.stdout)) == []
+    assert (
+        yaml.safe_load(make(cluster.checkout, "claim", "SIZE=2Gi").stdout)["kind"] == "PersistentVolumeClaim"
+    )
+    done = make(cluster.checkout, "submit", "TO=k8s", "GPUS=4", image, "RUN=mine", **tools)
+    assert done.returncode == 0, done.stderr
+    assert cluster.objects("Job")["gemma-3-4b-it-mine"]["spec"] == manifests.load(rendered.stdout)[1]["spec"]
+    assert make(cluster.checkout, "status", "TO=k8s", **tools).stdout.startswith("run    mine\n")

@@ -14,12 +14,14 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 BLOCK = re.compile(r"<!-- (output|error) of: (.*?) -->\n```\n(\$ [^\n]*)\n(.*?)```\n", re.S)
+PART = re.compile(r"<!-- part of: (.*?) -->\n```\n(\$ [^\n]*)\n(.*?)```\n", re.S)
 ELSEWHERE = "/home/you/trainyard"
 
 
 def printed(kind: str, words: str) -> str:
+    backend = "k8s" if " --to k8s" in words else "slurm"
     done = subprocess.run(
-        [sys.executable, "-m", "slurm", *shlex.split(words)],
+        [sys.executable, "-m", backend, *shlex.split(words.replace(" --to k8s", ""))],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -48,8 +50,20 @@ def test_the_readme_shows_what_is_printed(kind: str, words: str, command: str, s
     assert shown == text
 
 
+def parts() -> list[tuple[str, str, str]]:
+    return PART.findall(README.read_text(encoding="utf-8"))
+
+
+def test_what_the_readme_shows_a_part_of_is_printed() -> None:
+    """A line of three dots stands for what is left out."""
+    for words, _, shown in parts():
+        text = printed("output", words)
+        assert [chunk for chunk in re.split(r"^\.\.\.\n", shown, flags=re.M) if chunk not in text] == []
+    assert parts()
+
+
 def test_the_command_shown_is_the_one_that_was_run() -> None:
-    for _, words, command, _ in blocks():
+    for words, command in [(block[1], block[2]) for block in blocks()] + [part[:2] for part in parts()]:
         verb, *flags = shlex.split(words)
         pairs = zip(flags[::2], flags[1::2], strict=True)
         asked = [f"{flag.removeprefix('--').upper().replace('-', '_')}={value}" for flag, value in pairs]

@@ -149,3 +149,14 @@ def test_the_first_node_writes_the_record_that_submit_could_not(
     assert written.exists() == wrote
     if wrote:
         assert json.loads(written.read_text()) == {"spec": {"run_id": "r"}}
+
+
+def test_a_pod_whose_time_is_up_stops_with_75_by_itself(tmp_path: Path) -> None:
+    project = make_toy_project(tmp_path / "project")
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer.supervise", "--", *toy_argv("runs/r", max_steps=10_000)],
+        cwd=project,
+        env={**os.environ, "TRAINYARD_TIME_LIMIT_S": "3", "TRAINYARD_STOP_LEAD_S": "1"},
+        check=False,
+    )
+    assert done.returncode == 75

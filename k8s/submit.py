@@ -1,0 +1,97 @@
+"""Plan -> objects in the cluster. The order is the promise: what can be refused is refused before anything is applied,
+the API server's own judgement included (a dry run), and when it refuses all the same nothing stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from k8s.kubectl import Kubectl, KubectlError
+from k8s.manifest import object_names
+from k8s.pod import DEFAULT_CLAIM
+from k8s.request import Decided, decide, refuse_narrow_claim
+from trainer import cli
+from trainer.job import JobSpec
+from trainer.outcome import FINISHED, ConfigError
+
+Given = Mapping[str, str]
+
+
+def submit(given: Given, environ: Given, project_dir: Path) -> int:
+    decided = decide(given, environ, project_dir, run_suffix=cli.fresh_suffix())
+    spec = decided.plan.spec
+    kubectl = Kubectl(environ=environ, namespace=spec.namespace)
+    _refuse_there(kubectl, spec)
+    rehearse(kubectl, decided)
+    text = decided.render()
+    try:
+        kubectl.run("apply", "--filename", "-", text=text)
+    except KubectlError:
+        kubectl.run("delete", "--filename", "-", "--ignore-not-found", "--wait=false", text=text)
+        raise
+    return cli.print_submitted(decided.plan, follow_up(decided, given))
+
+
+def check(given: Given, environ: Given, project_dir: Path) -> int:
+    decided = decide(given, environ, project_dir, run_suffix=cli.fresh_suffix())
+    print("\n".join(f"kubectl  {line}" for line in rehearse(Kubectl(environ=environ), decided).splitlines()))
+    return FINISHED
+
+
+def ready(given: Given, environ: Given, project_dir: Path) -> int:
+    """Pods bring their own environment; what launches is enough here."""
+    decide(given, environ, project_dir, run_suffix=cli.fresh_suffix())
+    print("launch")
+    return FINISHED
+
+
+def rehearse(kubectl: Kubectl, decided: Decided, *, job_ids: Sequence[str] = ()) -> str:
+    """What the API server would do with the manifest. Raises ConfigError for a claim that will not do, KubectlError."""
+    spec = decided.plan.spec
+    kubectl = replace(kubectl, namespace=spec.namespace or kubectl.namespace)
+    _check_claim(kubectl, spec)
+    for note in decided.notes:
+        cli.say(note)
+    return kubectl.run("apply", "--dry-run=server", "--filename", "-", text=decided.render(job_ids))
+
+
+def _refuse_there(kubectl: Kubectl, spec: JobSpec) -> None:
+    if kubectl.get("configmap", object_names(spec).run):
+        raise ConfigError(
+            f"RUN={spec.run_id} exists in this namespace: give another RUN, or none for a new one"
+        )
+
+
+def _check_claim(kubectl: Kubectl, spec: JobSpec) -> None:
+    name = spec.pvc or DEFAULT_CLAIM
+    try:
+        found = kubectl.get("persistentvolumeclaim", name)
+    except KubectlError:
+        return  # not everyone may look at claims; the pod will tell
+    if found is None:
+        words = f"make claim TO=k8s PVC={name} SIZE=200Gi"
+        raise ConfigError(
+            f"PVC={name}: no such claim in the namespace: {words} prints one for kubectl apply -f -"
+        )
+    refuse_narrow_claim(spec, found["spec"]["accessModes"], "as the cluster says")
+
+
+def follow_up(decided: Decided, given: Given, *, attempt: int = 1) -> str:
+    spec = decided.plan.spec
+    job_id = object_names(spec, attempt=attempt).job
+    where = f" in {spec.namespace}" if spec.namespace else ""
+    return "\n".join(
+        [
+            f"job id  {job_id}{where}",
+            f"run id  {spec.run_id}",
+            f"result  {spec.run_dir}/adapter in claim {spec.pvc or DEFAULT_CLAIM} when it is done",
+            "",
+            *cli.follow_up(words(given, spec.run_id), cancel=f"kubectl delete job {job_id}"),
+        ]
+    )
+
+
+def words(given: Given, run_id: str) -> str:
+    return f"TO=k8s {cli.command_words(given, run_id, ('NAMESPACE', 'SITE'))}"
