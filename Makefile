@@ -37,7 +37,7 @@ $(error unknown $(unknown): known are $(VARIABLES) $(OWN))
 endif
 endif
 
-.PHONY: help demo test test-fast lint env plan render check submit sweep status logs cancel resume list site claim run image docker-run golden
+.PHONY: help demo test test-fast lint env plan render check submit sweep status logs cancel resume list site claim run image sif lock docker-run golden
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -91,6 +91,12 @@ claim: .venv/launch/.made ## print the Kubernetes claim that runs live in: make 
 
 image: ## build the image (TORCH=cpu for one without CUDA; DOCKER=podman or buildah)
 	@sh docker/build.sh
+
+sif: ## build the image and pack it for Apptainer (RUNTIME=apptainer IMAGE=trainyard-....sif)
+	@sh docker/sif.sh
+
+lock: ## write the image's exact dependencies again, from pyproject.toml
+	@python=$$(sh make-env.sh train) && exec "$$python" docker/lock.py
 
 docker-run: .venv/launch/.made ## what run does, in the image (IMAGE=; DOCKER=podman)
 	@.venv/launch/bin/python -m trainer docker-run

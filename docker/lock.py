@@ -1,6 +1,6 @@
 """Writes the image's exact, hashed dependencies from pyproject.toml. Needs the network and half a minute.
 
-    make lock                                                     # both flavours of torch
+    make lock                                                                    # both flavours of torch
     python docker/lock.py cu126 --index https://download.pytorch.org/whl/cu126   # one more, with options for uv
 
     libraries.lock        everything that is the same for all flavours
@@ -25,6 +25,7 @@ HERE = Path(__file__).resolve().parent
 PYPROJECT = HERE.parent / "pyproject.toml"
 CUDA, CPU = "cuda", "cpu"
 INDEX = {CUDA: (), CPU: ("--index", "https://download.pytorch.org/whl/cpu")}
+RESOLVER = "uv==0.13.9"
 BUILT_HERE = "deepspeed"
 WITH_TORCH = re.compile(r"torch$|triton$|cuda-|nvidia-")
 # The oldest Python that the image may be built with. The hashes are those of all files of a release.
@@ -41,15 +42,17 @@ def requirements(flavour: str) -> str:
 
 def resolve(flavour: str, options: Sequence[str]) -> dict[str, str]:
     """Text of each pinned package with its hashes, by name."""
-    with tempfile.NamedTemporaryFile("w", suffix=".in") as file:
-        file.write(requirements(flavour))
-        file.flush()
+    with tempfile.TemporaryDirectory() as folder:
+        pip = (sys.executable, "-m", "pip", "install", "--quiet", "--target", folder, RESOLVER)
+        subprocess.run(pip, check=True)
+        asked = Path(folder, "asked.in")
+        asked.write_text(requirements(flavour), encoding="utf-8")
         words = [
-            *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", file.name, "--generate-hashes"),
+            *(f"{folder}/bin/uv", "pip", "compile", "--quiet", str(asked), "--generate-hashes"),
             *("--no-header", "--no-annotate", "--python-version", PYTHON, "--python-platform", "linux"),
             *("--index-strategy", "unsafe-best-match", *options),
         ]
-        text = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        text = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
     blocks = re.findall(r"^\S.*(?:\n .*)*", text, re.MULTILINE)
     return {block.split("==")[0]: block for block in blocks}
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomllib
 from image import Image
 
 import trainer
@@ -19,7 +22,89 @@ from trainer.checkpoint import check_manifest
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 RESTRICTED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--passwd=false")
 
-pytestmark = pytest.mark.slow
+
+def test_linters_find_nothing_in_the_dockerfile_and_the_scripts() -> None:
+    programs = Path(sys.executable).parent
+    for words in (["hadolint", "docker/Dockerfile"], ["shellcheck", "docker/build.sh", "docker/sif.sh"]):
+        done = subprocess.run(
+            [programs / words[0], *words[1:]], cwd=PROJECT_DIR, capture_output=True, text=True
+        )
+        assert (done.stdout, done.returncode) == ("", 0)
+
+
+@pytest.mark.slow
+def test_checkov_finds_nothing_in_the_dockerfile() -> None:
+    checkov = PROJECT_DIR / ".venv" / "checkov" / "bin" / "checkov"
+    if not checkov.exists():
+        reason = "no .venv/checkov: sh make-env.sh checkov"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+    words = [
+        "--file",
+        "docker/Dockerfile",
+        "--framework",
+        "dockerfile",
+        "--skip-download",
+        "--output",
+        "json",
+    ]
+    done = subprocess.run([checkov, *words], cwd=PROJECT_DIR, capture_output=True, text=True)
+    found = json.loads(done.stdout)["results"]
+    assert [check["check_id"] for check in found["failed_checks"]] == []
+    assert len(found["passed_checks"]) > 100
+
+
+def test_the_locks_hold_the_projects_pins() -> None:
+    """`make lock` writes them again after a change."""
+    locks = {path.name: path.read_text() for path in (PROJECT_DIR / "docker").glob("*.lock")}
+    pinned = {
+        line.removesuffix(" \\") for text in locks.values() for line in text.splitlines() if "==" in line
+    }
+    project = tomllib.loads((PROJECT_DIR / "pyproject.toml").read_text())["project"]
+    wanted = {*project["dependencies"], *project["optional-dependencies"]["train"]}
+    assert wanted - {pin.lower() for pin in pinned} == set()
+    (torch,) = (pin for pin in wanted if pin.startswith("torch=="))
+    assert f"{torch}+cpu \\" in locks["torch-cpu.lock"] and f"{torch} \\" in locks["torch-cuda.lock"]
+
+
+def test_a_sif_is_packed_from_the_image_that_was_built(tmp_path: Path) -> None:
+    """Stand-ins for docker and apptainer: neither is to be had here."""
+    for name, script in {
+        "docker": 'echo docker "$@" >>"$LOG"; [ "$1" = build ] || echo packed >"$3"',
+        "apptainer": 'echo apptainer "$1" "$2" "$3" >>"$LOG"; cat "${4#docker-archive:}" >>"$LOG"',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    log = tmp_path / "log"
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(log), "TRAINYARD_TORCH": "cpu"}
+    done = subprocess.run(
+        ["sh", "docker/sif.sh"], cwd=PROJECT_DIR, env=environ, capture_output=True, text=True
+    )
+    name = f"trainyard-{trainer.__version__}-cpu.sif"
+    assert (done.stdout, done.returncode) == (f"{name}\n", 0), done.stderr
+    build, save, *packed = log.read_text().splitlines()
+    assert build.startswith(
+        "docker build --file docker/Dockerfile --tag trainyard:0.1.0-cpu --build-arg TORCH=cpu "
+    )
+    assert save.startswith("docker save --output ") and save.endswith("/image.tar trainyard:0.1.0-cpu")
+    assert packed == [f"apptainer build --force {name}", "packed"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"TRAINYARD_TORCH": "cu99"}, "TORCH=cu99: known are cpu cuda"),
+        ({"TRAINYARD_DOCKER": "dokcer"}, "no dokcer on PATH: install it, or say DOCKER=podman"),
+    ],
+)
+def test_what_cannot_be_built_is_said_in_one_line(environ: dict[str, str], said: str) -> None:
+    done = subprocess.run(
+        ["sh", "docker/build.sh"],
+        cwd=PROJECT_DIR,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr.strip(), done.returncode) == ("", f"trainyard: {said}", 78)
 
 
 def configuration(image: Image) -> dict[str, Any]:
@@ -27,6 +112,7 @@ def configuration(image: Image) -> dict[str, Any]:
     return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)[0]["Config"]
 
 
+@pytest.mark.slow
 def test_the_image_holds_what_the_contract_says(image: Image) -> None:
     """trainer/image.py is what docker-run, Slurm and Kubernetes are told; the Dockerfile makes it true."""
     config = configuration(image)
@@ -39,6 +125,7 @@ def test_the_image_holds_what_the_contract_says(image: Image) -> None:
     assert environment == places.ENVIRONMENT
 
 
+@pytest.mark.slow
 def test_the_image_says_which_version_and_commit_it_is(image: Image) -> None:
     labels = configuration(image)["Labels"]
     head = subprocess.run(
@@ -69,6 +156,7 @@ def python(image: Image, code: str, *options: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", ["10001:10001", "54321:0"])
 def test_every_writable_place_works_for_any_user_with_a_read_only_root(image: Image, user: str) -> None:
     """The code is the image's own, nothing else can be written, and the libraries take the user for one."""
@@ -89,6 +177,7 @@ except OSError as error:
     assert said == f"{user.split(':')[0]} Read-only file system /tmp /cache/home\n"
 
 
+@pytest.mark.slow
 def test_deepspeeds_cpu_adam_is_compiled_for_any_recent_processor(image: Image) -> None:
     """It steps without a C++ compiler, and nothing in it is beyond AVX2."""
     code = """
@@ -151,6 +240,7 @@ def train(
     return start
 
 
+@pytest.mark.slow
 def test_a_stopped_container_leaves_a_checkpoint_and_the_next_one_goes_on(
     train: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
@@ -175,6 +265,7 @@ def test_a_stopped_container_leaves_a_checkpoint_and_the_next_one_goes_on(
     assert (run / "adapter" / "adapter_model.safetensors").stat().st_uid == 54321
 
 
+@pytest.mark.slow
 def test_the_images_own_user_trains_to_the_end(
     train: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
@@ -184,6 +275,7 @@ def test_the_images_own_user_trains_to_the_end(
     assert (tmp_path / "runs" / "one" / "adapter" / "adapter_model.safetensors").stat().st_uid == places.UID
 
 
+@pytest.mark.slow
 def test_a_wrong_request_is_78_to_whoever_started_the_container(image: Image) -> None:
     done = subprocess.run(
         [image.podman, "run", "--rm", *RESTRICTED, "--tmpfs", places.TMP_DIR, image.name, "python", "train.py"],
