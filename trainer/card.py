@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from trainer.flags import word
@@ -74,12 +75,11 @@ def merged_card(run: Entry, merged: Entry) -> str:
 
 
 def base_name(model: str) -> str:
-    """A hub id as it is; of a folder the last part, since where it lies is nobody else's business."""
-    return (
-        model
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith(".")
-        else model.rstrip("/").rpartition("/")[2]
+    """A hub id as it is; of a path the last part, since where it lies is nobody else's business."""
+    hub_id = (
+        re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith(".") and not Path(model).exists()
     )
+    return model if hub_id else model.rstrip("/").rpartition("/")[2]
 
 
 def _dtype(run: Entry) -> str:
@@ -88,7 +88,7 @@ def _dtype(run: Entry) -> str:
 
 def _card(run: Entry, library: str, about: str, code: str, merged: Sequence[Sequence[str]] = ()) -> str:
     base, data, memory = base_name(run["config"]["model"]), run["data"], run["peak_memory"]
-    settings = [[f"`{k}`", word(v)] for k, v in run["config"].items() if k not in LEFT_OUT]
+    settings = [[f"`{k}`", base_name(word(v))] for k, v in run["config"].items() if k not in LEFT_OUT]
     parts = [
         f"---\n{f'base_model: {base}' if '/' in base else ''}\nlibrary_name: {library}\n"
         "pipeline_tag: image-text-to-text\n---".replace("\n\n", "\n"),
@@ -101,7 +101,7 @@ def _card(run: Entry, library: str, about: str, code: str, merged: Sequence[Sequ
         *(["## Merging\n\n" + _table(merged)] if merged else []),
         f"## Data\n\n{data['train']} records to train on, {data['eval']} held out ({data['split']}); "
         f"SHA-256 of the JSONL `{data['sha256']}`.",
-        "## Training\n\n" + _table([["setting", "value"], *settings])
+        f"## Training\n\nThe adapter of step {run['step']}.\n\n" + _table([["setting", "value"], *settings])
         + f"\n\nPeak memory of a process, evaluation included: {gib(memory['bytes'])} GiB ({memory['of']}).",
         "## Versions\n\n" + ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
     ]  # fmt: skip

@@ -125,13 +125,14 @@ def merge(adapter: Path, out: Path, record: dict[str, Any], asked: Request) -> d
 def held_out(processor: Any, config: TrainConfig) -> Any:
     """The records that the run was measured on. Raises ConfigError when there are none."""
     from trainer.heldout import hold_out
+    from trainer.inspection import inspect_dataset
     from trainer.records import load_dataset
-    from trainer.train import drop_unfit
 
     dataset = load_dataset(
         config.data, eval_fraction=config.eval_fraction, seed=config.seed, image_root=config.image_root
     )
-    measured = hold_out(processor, drop_unfit(processor, dataset, config, quiet), config, quiet)
+    kept = inspect_dataset(dataset, processor, max_length=config.max_length).kept()
+    measured = hold_out(processor, kept, config, quiet)
     if not measured.records:
         raise ConfigError("the run held no records out: there is nothing to measure a merged model on")
     return measured
