@@ -65,7 +65,7 @@ check: .venv/launch/.made ## ask the cluster whether it would take the job; queu
 submit: .venv/launch/.made ## plan, render and submit; makes the job's environment if it is missing
 	@needed=$$($(LAUNCH) ready) && sh make-env.sh "$$needed" >/dev/null && $(LAUNCH) submit
 
-sweep: .venv/launch/.made ## a grid of runs as one job array: GRID="LEARNING_RATE=1e-4,2e-4 LORA=low,medium"
+sweep: .venv/launch/.made ## a grid of runs: GRID="LEARNING_RATE=1e-4,2e-4 LORA=low,medium"
 	@device=$$($(LAUNCH) sweep-ready) && sh make-env.sh "$$device" >/dev/null && $(LAUNCH) sweep
 
 status: .venv/launch/.made ## where a run is and what to type next (RUN=; left out: the newest)

@@ -21,12 +21,16 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 def plan(given: dict[str, str], environ: Mapping[str, str]) -> int:
     from k8s.request import decide
 
+    if "GRID" in given:
+        return _acts("sweep", "plan")(given, environ)
     return cli.print_plan(decide(given, environ, PROJECT_DIR).plan, given.get("FORMAT"))
 
 
 def render(given: dict[str, str], environ: Mapping[str, str]) -> int:
     from k8s.request import decide
 
+    if "GRID" in given:
+        return _acts("sweep", "render")(given, environ)
     decided = decide(given, environ, PROJECT_DIR)
     for note in decided.notes:
         cli.say(note)
@@ -42,7 +46,7 @@ def claim(given: dict[str, str], environ: Mapping[str, str]) -> int:
 
 
 def _acts(module: str, name: str) -> cli.Verb:
-    """A verb that asks the cluster; imported when it is used."""
+    """A verb of another module, imported when it is used."""
 
     def verb(given: dict[str, str], environ: Mapping[str, str]) -> int:
         act = getattr(importlib.import_module(f"k8s.{module}"), name)
@@ -56,6 +60,8 @@ VERBS: dict[str, cli.Verb] = {
     "render": render,
     "claim": claim,
     **{name: _acts("submit", name) for name in ("submit", "check", "ready")},
+    "sweep": _acts("sweep", "sweep"),
+    "sweep-ready": _acts("sweep", "ready"),
     **{name: _acts("verbs", name) for name in ("site", "status", "logs", "cancel", "resume")},
     "list": _acts("verbs", "list_runs"),
 }

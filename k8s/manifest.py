@@ -77,6 +77,7 @@ def labels(spec: JobSpec) -> dict[str, str]:
         "app.kubernetes.io/component": "training",
         "app.kubernetes.io/managed-by": MANAGER,
         "app.kubernetes.io/version": __version__,
+        **({"app.kubernetes.io/part-of": spec.sweep} if spec.sweep else {}),
     }
 
 

@@ -21,22 +21,35 @@ Given = Mapping[str, str]
 
 def submit(given: Given, environ: Given, project_dir: Path) -> int:
     decided = decide(given, environ, project_dir, run_suffix=cli.fresh_suffix())
-    spec = decided.plan.spec
-    kubectl = Kubectl(environ=environ, namespace=spec.namespace)
-    _refuse_there(kubectl, spec)
-    rehearse(kubectl, decided)
-    text = decided.render()
+    kubectl = Kubectl(environ=environ, namespace=decided.plan.spec.namespace)
+    start(kubectl, [decided], decided.render())
+    return cli.print_submitted(decided.plan, follow_up(decided, given))
+
+
+def start(kubectl: Kubectl, runs: Sequence[Decided], text: str) -> None:
+    """Apply `text`, the manifest of new runs that share a claim: all of it or nothing.
+
+    Raises:
+        ConfigError: a run is there already, or the claim will not do.
+        KubectlError: the cluster refused.
+    """
+    for spec in (run.plan.spec for run in runs):
+        if kubectl.get("configmap", object_names(spec).run):
+            raise ConfigError(
+                f"RUN={spec.run_id} exists in this namespace: give another RUN, or none for a new one"
+            )
+    rehearse(kubectl, runs[0], text=text)
     try:
         kubectl.run("apply", "--filename", "-", text=text)
     except KubectlError:
         kubectl.run("delete", "--filename", "-", "--ignore-not-found", "--wait=false", text=text)
         raise
-    return cli.print_submitted(decided.plan, follow_up(decided, given))
 
 
 def check(given: Given, environ: Given, project_dir: Path) -> int:
     decided = decide(given, environ, project_dir, run_suffix=cli.fresh_suffix())
-    print("\n".join(f"kubectl  {line}" for line in rehearse(Kubectl(environ=environ), decided).splitlines()))
+    said = rehearse(Kubectl(environ=environ), decided, text=decided.render())
+    print("\n".join(f"kubectl  {line}" for line in said.splitlines()))
     return FINISHED
 
 
@@ -47,21 +60,19 @@ def ready(given: Given, environ: Given, project_dir: Path) -> int:
     return FINISHED
 
 
-def rehearse(kubectl: Kubectl, decided: Decided, *, job_ids: Sequence[str] = ()) -> str:
-    """What the API server would do with the manifest. Raises ConfigError for a claim that will not do, KubectlError."""
+def rehearse(kubectl: Kubectl, decided: Decided, *, text: str) -> str:
+    """What the API server would do with `text`, the manifest of a run or of several like it.
+
+    Raises:
+        ConfigError: the claim will not do.
+        KubectlError: the cluster would refuse.
+    """
     spec = decided.plan.spec
     kubectl = replace(kubectl, namespace=spec.namespace or kubectl.namespace)
     _check_claim(kubectl, spec)
     for note in decided.notes:
         cli.say(note)
-    return kubectl.run("apply", "--dry-run=server", "--filename", "-", text=decided.render(job_ids))
-
-
-def _refuse_there(kubectl: Kubectl, spec: JobSpec) -> None:
-    if kubectl.get("configmap", object_names(spec).run):
-        raise ConfigError(
-            f"RUN={spec.run_id} exists in this namespace: give another RUN, or none for a new one"
-        )
+    return kubectl.run("apply", "--dry-run=server", "--filename", "-", text=text)
 
 
 def _check_claim(kubectl: Kubectl, spec: JobSpec) -> None:

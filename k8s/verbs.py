@@ -45,6 +45,10 @@ def site(given: Given, environ: Given, project_dir: Path) -> int:
 
 
 def status(given: Given, environ: Given, project_dir: Path) -> int:
+    kubectl = _kubectl(given, environ, project_dir)
+    if members := _members(kubectl, given):
+        _print_rows(kubectl, members)
+        return FINISHED
     kubectl, run = _find(given, environ, project_dir)
     print(status_text(_look(kubectl, run), words(given, run.run_id)))
     return FINISHED
@@ -58,14 +62,25 @@ def list_runs(given: Given, environ: Given, project_dir: Path) -> int:
     if not runs:
         print("no run in this namespace")
         return FINISHED
-    jobs, pods = kubectl.find("jobs"), kubectl.find("pods")
-    print(list_text([list_row(_seen(kubectl, run, jobs, pods)) for run in runs[:LISTED]]))
+    _print_rows(kubectl, runs[:LISTED])
     if len(runs) > LISTED:
         print(f"and {len(runs) - LISTED} older")
     return FINISHED
 
 
+def _print_rows(kubectl: Kubectl, runs: Sequence[_Run]) -> None:
+    jobs, pods = kubectl.find("jobs"), kubectl.find("pods")
+    print(list_text([list_row(_seen(kubectl, run, jobs, pods)) for run in runs]))
+
+
 def cancel(given: Given, environ: Given, project_dir: Path) -> int:
+    kubectl = _kubectl(given, environ, project_dir)
+    if members := _members(kubectl, given):
+        live = [job.job_id for run in members for job in _look(kubectl, run).jobs if not job.ended]
+        if live:
+            kubectl.run("delete", "job", *live, "--wait=false")
+        print(f"cancelled {len(live)} of {len(members)} members; make resume starts one again by its own RUN")
+        return FINISHED
     kubectl, run = _find(given, environ, project_dir, only=True)
     live = [job.job_id for job in _look(kubectl, run).jobs if not job.ended]
     if not live:
@@ -92,8 +107,9 @@ def resume(given: Given, environ: Given, project_dir: Path) -> int:
     changes = {str(BY_NAME[name].field): value for name, value in anew.items()}
     cluster = read_cluster(find_site(given, project_dir, environ), {"PVC": run.spec.pvc or DEFAULT_CLAIM})
     decided = complete(replace(run.spec, **changes), cluster, project_dir)  # type: ignore[arg-type]
-    rehearse(kubectl, decided, job_ids=run.job_ids)
-    kubectl.run("apply", "--filename", "-", text=decided.render(run.job_ids))
+    text = decided.render(run.job_ids)
+    rehearse(kubectl, decided, text=text)
+    kubectl.run("apply", "--filename", "-", text=text)
     print(follow_up(decided, given, attempt=len(run.job_ids) + 1))
     return FINISHED
 
@@ -198,6 +214,9 @@ def _find(
         parse_given({"RUN": run_id})
         if found := kubectl.find("configmaps", run_id):
             return kubectl, _read_run(found[-1])
+    if members := _members(kubectl, given):
+        names = ", ".join(run.run_id for run in members[:5])
+        raise ConfigError(f"RUN={run_id} is a sweep: say which of its {len(members)} members: {names}")
     runs = _runs(kubectl)
     known = [run.run_id for run in runs[::-1]]
     if not known:
@@ -211,6 +230,13 @@ def _find(
         raise ConfigError(f"which of {len(known)} runs? say RUN= one of {', '.join(known[:5])}")
     cli.say(f"RUN is left out: {known[0]}, the newest")
     return kubectl, runs[-1]
+
+
+def _members(kubectl: Kubectl, given: Given) -> list[_Run]:
+    """Those of the sweep that RUN names, if it names one."""
+    if "RUN" not in given or kubectl.find("configmaps", given["RUN"]):
+        return []
+    return [run for run in _runs(kubectl) if run.spec.sweep == given["RUN"]]
 
 
 def _runs(kubectl: Kubectl) -> list[_Run]:

@@ -495,3 +495,58 @@ def test_make_dispatches_by_name(cluster: Cluster) -> None:
     assert done.returncode == 0, done.stderr
     assert cluster.objects("Job")["gemma-3-4b-it-mine"]["spec"] == manifests.load(rendered.stdout)[1]["spec"]
     assert make(cluster.checkout, "status", "TO=k8s", **tools).stdout.startswith("run    mine\n")
+
+
+GRID = ("--grid", "LEARNING_RATE=1e-4,2e-4 LORA=low,high", "--run", "first")
+
+
+def test_a_sweep_is_a_run_and_a_job_for_every_member(cluster: Cluster) -> None:
+    done = cluster.k8s("sweep", *IMAGE, *GRID)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "sweep  first: 4 members, at most 4 at once"
+    jobs = cluster.objects("Job")
+    assert sorted(jobs) == [f"gemma-3-4b-it-first-{index}" for index in range(4)]
+    labels = {name: job["metadata"]["labels"] for name, job in jobs.items()}
+    assert {found["app.kubernetes.io/part-of"] for found in labels.values()} == {"first"}
+    (container,) = jobs["gemma-3-4b-it-first-3"]["spec"]["template"]["spec"]["containers"]
+    assert container["args"][container["args"].index("--learning_rate") + 1] == "0.0002"
+    assert {"name": "WANDB_RUN_GROUP", "value": "first"} in container["env"]
+    rendered = manifests.load(cluster.k8s("render", *IMAGE, *GRID).stdout)
+    assert [c["spec"] for c in rendered if c["kind"] == "Job"] == [
+        jobs[name]["spec"] for name in sorted(jobs)
+    ]
+    again = cluster.k8s("sweep", *IMAGE, *GRID)
+    assert (again.returncode, again.stdout) == (78, "")
+    assert "RUN=first-0 exists in this namespace" in again.stderr
+
+
+def test_a_sweeps_members_are_looked_at_and_cancelled_together_and_resumed_alone(cluster: Cluster) -> None:
+    cluster.k8s("sweep", *IMAGE, *GRID)
+    cluster.end("gemma-3-4b-it-first-0", "Complete")
+    rows = [line.split()[:3] for line in cluster.k8s("status", "--run", "first").stdout.splitlines()[1:]]
+    states = ["COMPLETED", "PENDING", "PENDING", "PENDING"]
+    assert rows == [[f"first-{i}", f"gemma-3-4b-it-first-{i}", state] for i, state in enumerate(states)]
+    done = cluster.k8s("cancel", "--run", "first")
+    assert done.stdout == "cancelled 3 of 4 members; make resume starts one again by its own RUN\n"
+    assert list(cluster.objects("Job")) == ["gemma-3-4b-it-first-0"]
+    refused = cluster.k8s("resume", "--run", "first")
+    assert refused.stderr == (
+        "trainyard: RUN=first is a sweep: say which of its 4 members: first-0, first-1, first-2, first-3\n"
+    )
+    assert cluster.k8s("resume", "--run", "first-2").returncode == 0
+    assert sorted(cluster.objects("Job")) == ["gemma-3-4b-it-first-0", "gemma-3-4b-it-first-2-r2"]
+
+
+def test_a_grid_is_rendered_the_same_twice_and_refused_as_a_run_is(checkout: Path) -> None:
+    texts = {k8s("render", *IMAGE, *GRID[:2], cwd=checkout).stdout for _ in range(2)}
+    (text,) = texts
+    assert len(manifests.load(text)) == 8
+    for argv, said in (
+        ([*IMAGE, "--grid", "LORA=low,x"], "LORA='x': takes one of"),
+        ([*IMAGE, "--grid", "LORA=low", "--parallel", "2"], "PARALLEL='2': is for TO=slurm only"),
+        (["--grid", "LORA=low"], "no image"),
+        ([*IMAGE, "--grid", "DATA=data/a,b"], "DATA=b: pods see data/"),
+    ):
+        done = k8s("render", *argv, cwd=checkout)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
+        assert said in done.stderr

@@ -28,7 +28,7 @@ VERBS: dict[str, str] = {
     "claim": "print the claim that runs live in, as a file of its own (--size 200Gi)",
     "check": "ask the cluster whether it would take the job; queues nothing",
     "site": "draft the site file from what the cluster says",
-    "sweep": "submit a grid of runs as one job array (--grid); plan and render take grids too",
+    "sweep": "submit a grid of runs (--grid); plan and render take grids too",
     "sweep-ready": "what ready does, for a grid",
     "ready": "check all that submit would and print the device whose environment it needs",
     "status": "where a run is and what to type next (--run; left out: the newest)",
@@ -41,7 +41,7 @@ VERBS: dict[str, str] = {
 ONLY: dict[str, tuple[str, ...]] = {
     "slurm": (
         *("RUNTIME", "ACCOUNT", "PARTITION", "QOS", "CONSTRAINT", "EXCLUDE", "RESERVATION"),
-        *("MAIL_USER", "MAIL_TYPE", "GPU_FLAG", "MODULES", "BINDS"),
+        *("MAIL_USER", "MAIL_TYPE", "GPU_FLAG", "MODULES", "BINDS", "PARALLEL"),
     ),
     "k8s": ("NAMESPACE", "QUEUE", "PVC", "SIZE"),
 }
