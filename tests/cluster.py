@@ -119,6 +119,17 @@ class Cluster:
         self.run("scancel", job_id, check=False)
         raise TimeoutError(f"job {job_id} after {timeout_s} s: {job}")
 
+    def kill_slurmd(self, node: str) -> None:
+        """With -9. What the node runs goes on without it."""
+        (daemon,) = (d for d in self.daemons if d.args == ("slurmd", "-D", "-N", node))
+        self.daemons.remove(daemon)
+        daemon.kill()
+        daemon.wait()
+
+    def start_slurmd(self, node: str) -> None:
+        self._daemon("slurmd", "-D", "-N", node, log=f"slurmd-{node}")
+        self._until(lambda: self._state(node) == "idle", node)
+
     def _start(self) -> None:
         self.dir.mkdir(parents=True, exist_ok=True)
         ctld_port, node_port, node_port_2 = _free_ports()
@@ -152,12 +163,11 @@ class Cluster:
         self._until((munge / "socket").exists, "munged")
         self._daemon("slurmctld", "-D", "-c")
         for node in ("n1", "n2"):
-            self._daemon("slurmd", "-D", "-N", node, log=f"slurmd-{node}")
-        self._until(self._nodes_idle, "the nodes")
+            self.start_slurmd(node)
 
-    def _nodes_idle(self) -> bool:
-        done = self.run("sinfo", "--noheader", "--Node", "--format=%N %T", "--partition=low", check=False)
-        return done.stdout.split() == ["n1", "idle", "n2", "idle"]
+    def _state(self, node: str) -> str:
+        words = ("--noheader", "--Node", "--format=%T", "--partition=low", f"--nodes={node}")
+        return self.run("sinfo", *words, check=False).stdout.strip()
 
     def _daemon(self, *command: str, log: str = "") -> None:
         with open(self.dir / f"{log or command[0]}.log", "wb") as output:

@@ -117,7 +117,9 @@ def start(cluster: Cluster, tmp_path: Path, records: Path) -> Callable[..., Job]
             "run_id": "toy-1", "gpus": 1, "cpus": 2, "mem_gib": 1, "nodes": nodes, **request,
         }  # fmt: skip
         target = run_dir(make_plan(**values).spec)
-        argv = toy_argv(target, processes=nodes, nodes=nodes, **{"step_s": 0.1, **(toy or {})})
+        argv = toy_argv(
+            target, processes=nodes * values["gpus"], nodes=nodes, **{"step_s": 0.1, **(toy or {})}
+        )
         env = (*ENV, *values.get("environment", ()))
         return Job(cluster, make_plan(argv=argv, env=env, **values))
 
@@ -246,6 +248,75 @@ def test_a_node_that_cannot_do_it_is_named_and_the_job_ends_with_1(
     said = re.findall(r"^trainyard: (n[12]): http://127.0.0.1:9 cannot be reached", job.log, re.MULTILINE)
     assert said and set(said) <= {"n1", "n2"}  # srun may kill the second before it has spoken
     assert "attempt of" not in job.log
+
+
+def test_two_ranks_one_killed_the_job_ends_as_failed_and_nobody_is_left(start: Callable[..., Job]) -> None:
+    job = start(gpus=2)
+    job.until("step 7\n")
+    ranks = [int(pid) for pid in re.findall(r"attempt of (\d+)", job.log)]
+    os.kill(ranks[1], signal.SIGKILL)
+    ended = job.run_on()
+    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "1:0", "0")
+    assert not any(Path("/proc", str(pid)).exists() for pid in ranks)
+
+
+def test_a_rank_that_stops_answering_ends_the_job_within_the_collective_timeout(
+    start: Callable[..., Job],
+) -> None:
+    job = start(gpus=2, toy={"collective_timeout_s": 8})
+    job.until("step 7\n")
+    os.kill(int(re.findall(r"attempt of (\d+)", job.log)[1]), signal.SIGSTOP)
+    began = time.monotonic()
+    ended = job.run_on()
+    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "1:0", "0")
+    assert 5 < time.monotonic() - began < 40
+
+
+def test_a_node_whose_slurmd_is_killed_gives_the_job_back_and_what_still_runs_there_spoils_nothing(
+    cluster: Cluster, start: Callable[..., Job]
+) -> None:
+    """Slurm takes the node for lost and starts the job on the other; the first attempt's processes know nothing."""
+    job = start(toy={"step_s": 0.4, "max_steps": 120})
+    job.until("step 5\n")
+    node = job.state["NodeList"]
+    old = int(re.findall(r"attempt of (\d+)", job.log)[0])
+    cluster.kill_slurmd(node)
+    try:
+        job.until_requeued()
+        assert Path("/proc", str(old)).exists()
+        cluster.run("scontrol", "update", f"jobid={job.id}", "starttime=now")
+        job.until("going on from step", timeout_s=30)
+        assert Path("/proc", str(old)).exists() and job.state["NodeList"] != node
+        ended = cluster.wait(job.id)
+        assert not Path("/proc", str(old)).exists()
+    finally:
+        wait_for(lambda: not has_steps(cluster, job.id), str, 30)
+        cluster.start_slurmd(node)
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1")
+    assert read_losses(job.run_dir) == toy_losses(120)
+    said = read(job.run_dir / f"failed-{old}")  # at its next checkpoint
+    assert "taken over" in said, said
+    kept = sorted((job.run_dir / "checkpoints").iterdir())
+    assert [path.name for path in kept if path.is_dir()][-1] == "step-000120"
+    assert all((path / "manifest.json").is_file() for path in kept if path.name.startswith("step-"))
+
+
+def test_two_preemptions_while_loading_do_no_harm(
+    cluster: Cluster, start: Callable[..., Job], tmp_path: Path
+) -> None:
+    hold = tmp_path / "it's a toy" / "hold"
+    hold.touch()
+    job = start(cpus=64)
+    for attempt in (1, 2):
+        job.until("attempt of", times=attempt)
+        cluster.run("sbatch", "-p", "high", "-N2", "-c64", "-o", "/dev/null", "--wrap", "sleep 1")
+        job.until_requeued(attempt)
+        if attempt < 2:
+            job.start_again()
+    hold.unlink()
+    ended = job.run_on()
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "2")
+    assert_no_step_was_lost_or_repeated(job)
 
 
 def test_the_third_attempt_in_a_row_without_a_step_is_the_last(

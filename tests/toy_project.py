@@ -13,18 +13,23 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 
 LAUNCH = """
-import os, subprocess, sys
+import os, socket, subprocess, sys
 words = sys.argv[1:]
 module = words.index("-m")
 def value(name, default):
     return words[words.index(name) + 1] if name in words else default
 count, nodes = int(value("--num_processes", "1")), int(value("--num_machines", "1"))
 node, here = int(value("--machine_rank", "0")), count // nodes
+port = value("--main_process_port", "0")
+if port == "0":  # any that is free
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = str(probe.getsockname()[1])
 workers = []
 for local in range(here):
     env = {**os.environ, "LOCAL_RANK": str(local), "RANK": str(node * here + local), "WORLD_SIZE": str(count),
            "MASTER_ADDR": value("--main_process_ip", "127.0.0.1"),
-           "MASTER_PORT": value("--main_process_port", "29555")}
+           "MASTER_PORT": port}
     workers.append(subprocess.Popen([sys.executable, *words[module:]], env=env, start_new_session=True))
 while workers:
     for worker in list(workers):
@@ -41,6 +46,7 @@ while workers:
 
 TRAIN = """
 import json, os, sys, time
+from datetime import timedelta
 from pathlib import Path
 from trainer.processes import in_rank
 in_rank()
@@ -51,18 +57,18 @@ from trainer.stop import Stop, Stopped
 
 words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 run_dir, steps, step_s = Path(words["--output_dir"]), int(words["--max_steps"]), float(words["--step_s"])
-world = int(os.environ["WORLD_SIZE"])
+world, patience_s = int(os.environ["WORLD_SIZE"]), int(words.get("--collective_timeout_s", 60))
 
 def train():
     if words.get("--bad"):
         raise ConfigError("a toy mistake")
     if world > 1:
         import torch.distributed as dist
-        dist.init_process_group("gloo")
-    ranks = ranks_of(world)
+        dist.init_process_group("gloo", timeout=timedelta(seconds=patience_s))
+    ranks = ranks_of(world, patience_s)
     stop = Stop(ranks, run_dir)
     print(f"attempt of {os.getpid()}", flush=True)
-    while words.get("--never_steps"):
+    while words.get("--never_steps") or Path("hold").exists():
         stop.check()
         time.sleep(0.05)
     store = CheckpointStore(run_dir / "checkpoints", ranks, layout={"processes": world}, keep=3,
@@ -100,6 +106,9 @@ except ConfigError as error:
     write_outcome(78, str(error))
 except Stopped as stopped:
     write_outcome(stopped.code, str(stopped))
+except Exception as error:
+    (run_dir / f"failed-{os.getpid()}").write_text(str(error))  # srun may no longer listen
+    raise
 """
 
 
@@ -124,7 +133,7 @@ def make_toy_project(folder: Path) -> Path:
 def toy_argv(
     run_dir: str | Path, *, processes: int = 1, nodes: int = 1, **options: object
 ) -> tuple[str, ...]:
-    """The planned command; `options` are the toy's: max_steps, step_s, bad, never_steps."""
+    """The planned command; `options` are the toy's: max_steps, step_s, bad, never_steps, ..."""
     values = {"output_dir": run_dir, "max_steps": 100, "step_s": 0.05, **options}
     return (
         *("accelerate", "launch", "--num_processes", str(processes), "--num_machines", str(nodes)),
