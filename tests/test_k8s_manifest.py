@@ -17,7 +17,7 @@ import kubernetes_validate
 import manifests
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plans import ENV, make_plan
 from pods import expanded
@@ -384,6 +384,41 @@ REQUESTS = st.fixed_dictionaries(
     },
 )
 
+LABELS = st.dictionaries(
+    st.from_regex(r"([a-z]{1,9}\.io/)?[A-Za-z0-9_.-]{1,9}", fullmatch=True), WORDS, max_size=2
+)
+CLAIMS = st.fixed_dictionaries(
+    {"claim": NAMES, "mount": st.from_regex(r"/[a-z]{1,5}(/[a-z.]{1,5})?", fullmatch=True)},
+    optional={"read_only": st.booleans()},
+)
+TAINTS = st.fixed_dictionaries(
+    {"key": st.sampled_from(["dedicated", "a/b", "é"])},
+    optional={
+        "operator": st.sampled_from(["Exists", "Equal", "Is"]),
+        "value": WORDS,
+        "effect": st.sampled_from(["NoSchedule", "NoExecute", "Never"]),
+    },
+)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | WORDS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(WORDS, inner, max_size=2),
+    max_leaves=4,
+)
+SITE_FILES = st.fixed_dictionaries(
+    {},
+    optional={
+        "secret": NAMES | ANYTHING,
+        "priority_class": NAMES | ANYTHING,
+        "gpu_feature_discovery": st.booleans() | ANYTHING,
+        "gpu_selectors": st.dictionaries(st.sampled_from(["a100", "l4"]), LABELS, max_size=2) | ANYTHING,
+        "node_selector": LABELS | ANYTHING,
+        "tolerations": st.lists(TAINTS, max_size=2) | ANYTHING,
+        "image_pull_secrets": st.lists(NAMES, max_size=2) | ANYTHING,
+        "annotations": LABELS | ANYTHING,
+        "volumes": st.lists(CLAIMS, max_size=3) | ANYTHING,
+        "pvc_access": st.sampled_from(["ReadWriteOnce", "ReadWriteMany"]) | ANYTHING,
+    },
+)
 VARIABLE_NAMES = [variable.name for variable in VARIABLES if variable.name != "SITE"]
 
 
@@ -408,6 +443,24 @@ def test_every_valid_request_is_a_right_manifest(asked: dict[str, str]) -> None:
     assert manifests.restricted(pod(objects)) == []
     assert manifests.read_otherwise(text) == []
     assert json.loads(objects[0]["data"]["run.json"])["spec"]["nodes"] == int(asked.get("NODES", "1"))
+
+
+@pytest.mark.slow
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=SITE_FILES)
+def test_a_site_file_is_refused_or_renders_right(tmp_path: Path, content: dict[str, Any]) -> None:
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(content, allow_unicode=True))
+    asked = {"SITE": str(tmp_path / "site.yaml")}
+    try:
+        text = rendered({"GPU_TYPE": "a100"}, read_cluster(find_site(asked, tmp_path, {}), asked))
+    except ConfigError as error:
+        assert str(error).isprintable()
+        return
+    objects = manifests.load(text)
+    assert manifests.faults(objects) == []
+    assert manifests.restricted(pod(objects)) == []
+    assert manifests.read_otherwise(text) == []
+    assert schema_faults([job(objects)], VERSIONS[0]) == []
 
 
 @pytest.mark.slow

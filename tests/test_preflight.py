@@ -183,7 +183,8 @@ def test_a_model_is_here_cached_or_asked_for_at_the_hub(
         "open": (0, ""),
         "moved": (0, ""),
         "gated": (78, "trainyard: MODEL=org/gated is gated or private and the HF_TOKEN given has no access (403): "
-                  f"accept the licence on {address}/org/gated, and put HF_TOKEN of that account into .env"),
+                  f"accept the licence on {address}/org/gated, and put HF_TOKEN of that account into .env "
+                  "(on Kubernetes: the Secret)"),
         "none": (78, f"trainyard: MODEL=org/none: not on {address}, and no folder here"),
         "busy": (1, f"trainyard: {HOST}: {address} answers 503 for org/busy, which is not in the cache"),
     }  # fmt: skip

@@ -137,7 +137,7 @@ def _ask_hub(model: str, environ: Mapping[str, str]) -> None:
             have = "the HF_TOKEN given has no access" if token else "no HF_TOKEN is given"
             raise ConfigError(
                 f"MODEL={model} is gated or private and {have} ({error.code}): accept the licence on {hub}/{model}, "
-                "and put HF_TOKEN of that account into .env"
+                "and put HF_TOKEN of that account into .env (on Kubernetes: the Secret)"
             ) from None
         if error.code == 404:
             raise ConfigError(f"MODEL={model}: not on {hub}, and no folder here") from None

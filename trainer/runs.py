@@ -22,6 +22,8 @@ RECORD_NAME = "run.json"
 RECORD_ENV = "TRAINYARD_RUN_RECORD"
 """Path of a ready run.json, where nobody but the supervisor can write into the run's folder."""
 KNOWN_SHOWN = 5
+JOB_ID = re.compile(r"[0-9]{1,12}(_[0-9]{1,9})?|[a-z0-9][a-z0-9-]{0,62}")
+"""Slurm's numbers, those of an array's members too, and the names of Kubernetes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,9 +64,11 @@ def read_run(folder: Path) -> Run:
         if not isinstance(record.get(key), kind):
             raise ConfigError(f"{path}: {key} is {f'not {name}' if key in record else 'missing'}: {hint}")
     for job_id in record["job_ids"]:
-        # Of an array too. They become arguments of the scheduler's programs.
-        if not isinstance(job_id, str) or not re.fullmatch(r"[0-9]{1,12}(_[0-9]{1,9})?", job_id):
-            raise ConfigError(f"{path}: {shown(str(job_id))} in job_ids is not a job's number: {hint}")
+        # They become arguments of the scheduler's programs.
+        if not isinstance(job_id, str) or not JOB_ID.fullmatch(job_id):
+            raise ConfigError(
+                f"{path}: {shown(str(job_id))} in job_ids is not a job's number or name: {hint}"
+            )
     if record["spec"].get("run_id") != folder.name:
         said = shown(str(record["spec"].get("run_id")))
         raise ConfigError(f"{path}: run_id is {said}, the folder is called {folder.name}: {hint}")
