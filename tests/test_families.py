@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 from training import reload_adapter, run_forked, train_forked
+from transformers import AutoModelForImageTextToText
 
+from trainer.config import TrainConfig
+from trainer.examples import Encoder, TrainCollator
+from trainer.first_look import check_batch
+from trainer.model import load_processor
 from trainer.records import load_dataset
 
 TEXT = 2 * 7  # layers x linears
@@ -30,6 +35,7 @@ def test_it_trains_in_4_bits_and_its_adapter_loads_with_plain_peft(
     assert metrics["generated_after"]["samples"] == 8
     assert f"  {'4-bit linears in the language model':<38} {TEXT}\n" in ended.output
     assert f"  {'vision features':<38} {'with' if vision == 'lora' else 'without'} gradient\n" in ended.output
+    assert type(load_processor(f"{tmp_path}/run/adapter")).__name__ == "Qwen2_5_VLProcessor"
     done = run_forked(
         tmp_path, reload_adapter, str(tiny_qwen), str(tmp_path / "run"), str(tmp_path / "out.json"), False
     )
@@ -37,3 +43,17 @@ def test_it_trains_in_4_bits_and_its_adapter_loads_with_plain_peft(
     assert json.loads((tmp_path / "out.json").read_text()) == {
         "same": True, "tensors": 2 * layers, "moved": layers, "dtypes": ["torch.float32"],
     }  # fmt: skip
+
+
+def test_a_batch_without_its_token_types_is_refused(tiny_qwen: Path, walks: Path) -> None:
+    """Qwen2.5-VL would give its image tokens the positions of text, and say nothing."""
+    config = TrainConfig(model=str(tiny_qwen), data="-", output_dir="-", run_id="-")
+    base = AutoModelForImageTextToText.from_pretrained(tiny_qwen)
+    base.requires_grad_(False)
+    batch = TrainCollator(Encoder(load_processor(str(tiny_qwen)), load_dataset(str(walks)).train))(
+        [{"index": 0}]
+    )
+    assert dict(check_batch(batch, base, config))["vision features"] == "without gradient"
+    del batch["mm_token_type_ids"]
+    with pytest.raises(RuntimeError, match=r"^the batch has no mm_token_type_ids: "):
+        check_batch(batch, base, config)

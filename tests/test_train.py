@@ -109,6 +109,8 @@ def test_two_processes_follow_one_with_the_same_effective_batch(
     )
     two = train_forked(tmp_path / "two", model=tiny_model, data=walks, micro_batch_size=4, world_size=2)
     assert (one.codes, two.codes) == ((0,), (0, 0)), one.output + two.output
+    # DDP warns when it is told to look for unused parameters, every step, where there are none.
+    assert "find_unused_parameters" not in two.output
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     scores = [json.loads((tmp_path / name / "run" / "metrics.json").read_text()) for name in ("one", "two")]
     assert scores[0]["before"] == scores[1]["before"]
@@ -255,6 +257,9 @@ def test_zero3_shards_trains_and_saves_whole_fp32_adapters(
     assert {str(tensor.dtype) for tensor in adapter.values()} == {"torch.float32"}
     assert all(float(tensor.abs().sum()) > 0 for tensor in adapter.values())
     assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+    said = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert "adapter precision float32 masters of bfloat16 adapters (DeepSpeed)" in said
+    assert "largest share of an adapter here 1 of 2" in said
 
 
 @pytest.mark.slow

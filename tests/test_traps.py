@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,8 @@ from trainer.config import TrainConfig
 from trainer.examples import Encoder, TrainCollator
 from trainer.first_look import check_batch
 from trainer.head import install_supervised_head
+from trainer.machine import check_machine, prepare_libraries
+from trainer.outcome import ConfigError
 from trainer.records import load_dataset
 
 
@@ -135,7 +139,8 @@ def test_trap_3_token_types_are_in_the_batch_and_missing_ones_are_refused(
 
 
 def test_trap_4_sdpa_gives_the_logits_of_eager(tiny_model: Path, batch: dict[str, torch.Tensor]) -> None:
-    peft_model, _ = load(make_config(tiny_model))
+    config = make_config(tiny_model)
+    peft_model, anatomy = load(config)
     peft_model.eval()
     with torch.no_grad():
         fast = forward(peft_model, batch)
@@ -143,12 +148,19 @@ def test_trap_4_sdpa_gives_the_logits_of_eager(tiny_model: Path, batch: dict[str
         slow = forward(peft_model, batch)
     real = batch["attention_mask"].bool()
     assert torch.allclose(fast[real], slow[real], atol=1e-4)
+    with pytest.raises(RuntimeError, match="attention is eager, not sdpa"):
+        models.check_contract(peft_model, config, anatomy)
 
 
 def test_trap_5_nothing_is_upcast_but_the_adapters(tiny_model: Path) -> None:
     peft_model, _ = load(make_config(tiny_model), dtype=torch.bfloat16)
     found = {(p.requires_grad, str(p.dtype)) for p in peft_model.parameters()}
     assert found == {(True, "torch.float32"), (False, "torch.bfloat16"), (False, "torch.uint8")}
+
+
+def test_trap_6_fewer_processes_than_planned_are_refused(tiny_model: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^1 process\(es\) started where 2 were planned: start through"):
+        check_machine(make_config(tiny_model, world_size=2), SimpleNamespace(num_processes=1))
 
 
 def test_trap_7_a_score_before_training_leaves_the_gradients_right(
@@ -168,6 +180,38 @@ def test_trap_7_a_score_before_training_leaves_the_gradients_right(
 
     for plain, scored in zip(gradients(False), gradients(True), strict=True):
         assert torch.equal(plain, scored)
+
+
+def test_trap_13_the_toy_base_is_not_blind(tiny_model: Path, batch: dict[str, torch.Tensor]) -> None:
+    """Gemma 3's projection starts at zero: built from a configuration it says the same whatever the picture."""
+    peft_model, _ = load(make_config(tiny_model))
+    peft_model.eval()
+    with torch.no_grad():
+        other = {**batch, "pixel_values": batch["pixel_values"].flip(0)}
+        assert not torch.allclose(forward(peft_model, batch), forward(peft_model, other), atol=1e-2)
+
+
+def test_trap_15_a_batch_is_plain_tensors(batch: dict[str, torch.Tensor]) -> None:
+    """Anything else passes on the CPU and breaks where memory is pinned for a GPU."""
+    assert {type(value) for value in batch.values()} == {torch.Tensor}
+
+
+def test_trap_20_no_telemetry_and_no_card_without_bf16(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch.cuda is a stand-in: there is no GPU here."""
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "0")
+    monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY")
+    config = make_config(tiny_model, device="cuda")
+    prepare_libraries(config)
+    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    with pytest.raises(
+        ConfigError, match=r"^Tesla T4 \(compute capability 7.5\) has no bf16: use a GPU of 8.0"
+    ):
+        check_machine(config, SimpleNamespace(num_processes=1))
 
 
 def test_the_head_scores_answers_only_and_equals_the_full_head(

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import nn
 
 from trainer.config import TrainConfig
 from trainer.outcome import ConfigError
-from trainer.traits import UNUSED, processor_without_video
+from trainer.traits import UNUSED, processor_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,26 +198,21 @@ def _numel(parameter: nn.Parameter) -> int:
 
 def load_processor(model: str) -> Any:
     """The model's processor. Raises ConfigError when the model is neither here nor reachable."""
-    from transformers import AutoProcessor
-
-    try:
-        return _load(AutoProcessor, model)
-    except ImportError:
-        return processor_without_video(model)
+    return _load(processor_of, model)
 
 
 def load_model_config(model: str) -> Any:
     """The model's configuration. Raises ConfigError when the model is neither here nor reachable."""
     from transformers import AutoConfig
 
-    return _load(AutoConfig, model)
+    return _load(partial(AutoConfig.from_pretrained, trust_remote_code=False), model)
 
 
-def _load(kind: Any, model: str) -> Any:
+def _load(load: Callable[[str], Any], model: str) -> Any:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
-        return kind.from_pretrained(model, trust_remote_code=False)
-    except OSError as error:
+        return load(model)
+    except (OSError, ValueError) as error:  # ValueError: a name that no hub takes
         first_line = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"MODEL={model} cannot be loaded ({first_line}): give a model folder, or a hub id with "

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TrainerCallback
 
 from trainer.config import TrainConfig
 from trainer.head import install_supervised_head
@@ -64,6 +65,24 @@ class VisionSFTTrainer(ResumableTrainer):
             logs["mean_token_accuracy"] = torch.stack(self._correct).sum().item() / self._scored
             self._correct, self._scored = [], 0
         super().log(logs, start_time)
+
+
+class ShardCheck(TrainerCallback):
+    """At toy size, or with DeepSpeed's own thresholds, ZeRO-3 quietly partitions nothing."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        shards = [
+            p.ds_numel / p.ds_tensor.numel()
+            for p in model.parameters()
+            if p.requires_grad and hasattr(p, "ds_tensor")
+        ]
+        if not shards:
+            return
+        parts = round(min(shards))
+        if parts != args.world_size:
+            raise RuntimeError(f"ZeRO-3 keeps 1 of {parts} of an adapter here, not 1 of {args.world_size}")
+        if state.is_world_process_zero:
+            print(f"  {'largest share of an adapter here':<38} 1 of {parts}", flush=True)
 
 
 def build_trainer(
@@ -136,7 +155,7 @@ def build_trainer(
         train_dataset=Table.from_dict({"index": list(range(sizes[0]))}),
         eval_dataset=Table.from_dict({"index": list(range(sizes[0], sum(sizes)))}) if sizes[1] else None,
         processing_class=processor,
-        callbacks=callbacks,
+        callbacks=[*callbacks, ShardCheck()],
     )
     for standard in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(standard)

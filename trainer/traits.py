@@ -17,12 +17,16 @@ TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
 UNUSED = re.compile(r"\.head\.")
 
 
-def processor_without_video(model: str) -> Any:
-    """The processor of `model` for text and pictures alone: a video's needs torchvision, and we show no videos."""
-    from transformers import AutoConfig
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+def processor_of(model: str) -> Any:
+    """The processor of `model` (or beside an adapter) for text and pictures: we show no videos, and the part for them
+    needs torchvision."""
+    from transformers import AutoConfig, ProcessorMixin
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
 
-    whole = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(model, trust_remote_code=False))]
+    # Beside an adapter there is no configuration of the model; beside the model the class need not be named.
+    named = ProcessorMixin.get_processor_dict(model)[0].get("processor_class")
+    config = None if named else AutoConfig.from_pretrained(model, trust_remote_code=False)
+    whole = processor_class_from_name(named) if named else PROCESSOR_MAPPING[type(config)]
     parts = [name for name in whole.get_attributes() if name != "video_processor"]
     # Under its own name: it is saved beside the adapter.
     kind: Any = type(whole.__name__, (whole,), {"get_attributes": classmethod(lambda _: parts)})
