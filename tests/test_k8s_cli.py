@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 import yaml
 from test_makefile import make
 
+from k8s.__main__ import main
 from k8s.kubectl import see_job
 from k8s.site import CLUSTER_KEYS, SITE_KEYS
 from trainer.known_models import KNOWN_MODELS
@@ -52,8 +55,20 @@ class Cluster:
         self.put("PersistentVolumeClaim", "trainyard", {"spec": {"accessModes": ["ReadWriteOnce"]}})
 
     def k8s(self, *argv: str) -> Done:
+        """In this process, which saves its start; kubectl is a program all the same."""
         path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
-        return k8s(*argv, cwd=self.checkout, PATH=path, KUBECTL_FOLDER=str(self.folder))
+        environ = {"PATH": path, "HOME": "/nonexistent", "KUBECTL_FOLDER": str(self.folder)}
+        if argv[0] == "logs":  # kubectl itself writes to stdout
+            return k8s(*argv, cwd=self.checkout, **environ)
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.setattr("k8s.__main__.PROJECT_DIR", self.checkout)
+            code = main(argv, environ)
+        texts = []
+        for stream in (out, err):
+            stream.flush()
+            texts.append(stream.buffer.getvalue().decode())  # type: ignore[attr-defined]
+        return Done(argv, code, *texts)
 
     def put(self, kind: str, name: str, content: dict[str, Any], namespace: str = "default") -> None:
         path = self.folder / namespace / kind / f"{name}.json"
@@ -184,10 +199,10 @@ SITES = [
 
 @pytest.mark.parametrize(("text", "argv", "said"), SITES)
 def test_a_site_file_is_checked_to_the_last_value(
-    text: str, argv: list[str], said: str, checkout: Path
+    text: str, argv: list[str], said: str, cluster: Cluster
 ) -> None:
-    (checkout / "mine.yaml").write_text(text)
-    done = k8s("render", *IMAGE, "--site", "mine.yaml", *argv, cwd=checkout)
+    (cluster.checkout / "mine.yaml").write_text(text)
+    done = cluster.k8s("render", *IMAGE, "--site", "mine.yaml", *argv)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
     assert said in done.stderr
     assert not {"hf_abcdefghijklmnop", "abc"} & set(re.findall(r"\w+", done.stderr))
