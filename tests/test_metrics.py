@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.metrics import UNREADABLE, action_metrics, answer_field, read_action
+from trainer.metrics import UNREADABLE, action_metrics, answer_field, read_action, score_table
 
 
 def test_metrics_of_a_small_table_are_as_computed_by_hand() -> None:
@@ -57,3 +57,29 @@ def test_nothing_to_score_is_an_error() -> None:
         action_metrics([], [])
     with pytest.raises(ValueError, match="zip"):
         action_metrics(["up"], [])
+
+
+def test_the_table_at_the_end_has_the_base_model_the_majority_and_every_action() -> None:
+    truths = ["up"] * 3 + ["down"]
+    before, after = action_metrics(truths, ["down"] * 4), action_metrics(truths, ["up", "up", "down", "down"])
+    assert (
+        score_table(before, after)
+        == """\
+                       accuracy  macro F1
+-----------------------------------------
+base model, zero-shot     25.0%      0.20
+always 'up'               75.0%      0.43
+after training            75.0%      0.73
+
+action  records  precision  recall    F1  F1 before
+---------------------------------------------------
+up            3     100.0%   66.7%  0.80       0.00
+down          1      50.0%  100.0%  0.67       0.40"""
+    )
+    assert score_table(None, None) == ""
+
+
+def test_always_giving_the_majority_scores_what_is_said() -> None:
+    truths = ["up"] * 3 + ["down"]
+    always = action_metrics(truths, ["up"] * 4)
+    assert f"always 'up'               75.0%      {always.macro_f1:.2f}" in score_table(always, always)

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from trainer.text import format_table
+
+TABLE_ACTIONS = 12
 UNREADABLE = "(unreadable)"
 
 
@@ -99,3 +102,35 @@ def action_metrics(truths: Sequence[str], predictions: Sequence[str | None]) -> 
         per_action=per_action,
         confusion={t: {p: counts[t, p] for p in [*actions, *others]} for t in actions},
     )
+
+
+def score_table(before: ActionMetrics | None, after: ActionMetrics | None) -> str:
+    """For the end of a run, at a terminal: the base model first, what always guessing would give, and each action's
+    scores; empty where nothing was scored."""
+    scored = after or before
+    if scored is None:
+        return ""
+    rows = [["", "accuracy", "macro F1"]]
+    rows += [["base model, zero-shot", f"{before.accuracy:.1%}", f"{before.macro_f1:.2f}"]] if before else []
+    rows += [[f"always {scored.majority[:24]!r}", f"{scored.majority_accuracy:.1%}", f"{_always_f1(scored):.2f}"]]
+    rows += [["after training", f"{after.accuracy:.1%}", f"{after.macro_f1:.2f}"]] if after else []
+    actions = [["action", "records", "precision", "recall", "F1", "F1 before"]]
+    for action, entry in list(scored.per_action.items())[:TABLE_ACTIONS]:
+        first = before.per_action.get(action) if before else None
+        actions.append(
+            [
+                action[:24],
+                f"{entry['count']:.0f}",
+                *(f"{entry[key]:.1%}" for key in ("precision", "recall")),
+                f"{entry['f1']:.2f}",
+                f"{first['f1']:.2f}" if first else "-",
+            ]
+        )
+    more = len(scored.per_action) - TABLE_ACTIONS
+    note = f"\nand {more} rarer actions, in the report" if more > 0 else ""
+    return f"{format_table(rows, rules_before=[1])}\n\n{format_table(actions, rules_before=[1])}{note}"
+
+
+def _always_f1(scored: ActionMetrics) -> float:
+    """Macro F1 of always giving the majority's answer."""
+    return 2 * scored.majority_accuracy / (1 + scored.majority_accuracy) / len(scored.per_action)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import torch
-from torch import Tensor
 from transformers import TrainerCallback
 
 from trainer.config import TrainConfig
 from trainer.head import install_supervised_head
 from trainer.memory import ZERO3_SETTINGS
 from trainer.resumable import Measure, ResumableTrainer
+from trainer.throughput import Meter
 
 
 class VisionSFTTrainer(ResumableTrainer):
     """Takes a ready PeftModel and a collator that adds `loss_positions` and `loss_targets`."""
 
-    def __init__(self, *, model: Any, **kwargs: Any) -> None:
+    def __init__(self, *, model: Any, run_config: TrainConfig, **kwargs: Any) -> None:
         adapters = {name: p.data for name, p in model.named_parameters() if p.requires_grad}
         super().__init__(model=model, **kwargs)
         # TRL casts QLoRA adapters to bf16, too coarse for small updates at the end of a schedule.
@@ -28,8 +27,8 @@ class VisionSFTTrainer(ResumableTrainer):
         install_supervised_head(model.get_base_model())
         # compute_loss divides by the tokens of the whole step itself.
         self.model_accepts_loss_kwargs = True
-        self._correct: list[Tensor] = []
-        self._scored = 0
+        self.meter = Meter(run_config, self.args.device)
+        self.add_callback(self.meter)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -44,26 +43,20 @@ class VisionSFTTrainer(ResumableTrainer):
                 loss * self.accelerator.num_processes
             )  # DDP averages gradients; the divisor counts all ranks
         if self.model.training:
-            self._correct.append(outputs["correct"].detach())
-            self._scored += scored
+            self.meter.count(inputs, outputs["correct"])
         return (loss, outputs) if return_outputs else loss
 
     def window(self) -> dict[str, Any]:
-        correct = int(torch.stack(self._correct).sum().item()) if self._correct else 0
-        return {**super().window(), "correct": correct, "scored": self._scored}
+        return super().window() | self.meter.state()
 
     def restore_window(self, window: dict[str, Any]) -> None:
         super().restore_window(window)
-        self._correct, self._scored = (
-            [torch.tensor(window["correct"], device=self.args.device)],
-            window["scored"],
-        )
+        self.meter.restore(window)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the token accuracy of the window since the last training log; read from the device only here."""
-        if "loss" in logs and self._scored:
-            logs["mean_token_accuracy"] = torch.stack(self._correct).sum().item() / self._scored
-            self._correct, self._scored = [], 0
+        """Add accuracy, speed and memory of the window since the last training log."""
+        if "loss" in logs:
+            logs |= self.meter.read(self.accelerator)
         super().log(logs, start_time)
 
 
@@ -146,6 +139,7 @@ def build_trainer(
         arguments.deepspeed_plugin.deepspeed_config["zero_force_ds_cpu_optimizer"] = False
     trainer = VisionSFTTrainer(
         model=model,
+        run_config=config,
         store=store,
         stop=stop,
         measure=measure,

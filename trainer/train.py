@@ -84,6 +84,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     from trainer import evaluate, export, first_look, heldout, model, sft, track, warm_start
     from trainer.checkpoint import CheckpointStore
     from trainer.examples import Encoder, TrainCollator
+    from trainer.metrics import score_table
     from trainer.ranks import ranks_of
     from trainer.stop import Stop
 
@@ -198,6 +199,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
 
     def finish() -> None:
         export.save_report(run_dir)
+        print(f"\n{score_table(zero_shot[''], after.action)}\n", flush=True)
         print(f"adapter: {run_dir}/adapter\nreport:  {run_dir}/report.html", flush=True)
         tracker.finish(after.action)
 

@@ -1,0 +1,113 @@
+"""Samples, tokens and FLOPs a second: whole values, by a clock that the test moves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training import train_forked
+
+from trainer.config import TrainConfig
+
+
+class Clock:
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def batch(torch: Any, lengths: list[int], scored: int) -> dict[str, Any]:
+    longest = max(lengths)
+    mask = torch.tensor([[1] * n + [0] * (longest - n) for n in lengths])
+    return {
+        "input_ids": torch.zeros_like(mask), "attention_mask": mask, "loss_targets": torch.zeros(scored),
+        "pixel_values": torch.zeros(len(lengths), 3, 4, 4),
+    }  # fmt: skip
+
+
+def test_a_window_has_its_records_and_tokens_without_padding_evaluation_and_saving(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+    from accelerate import Accelerator
+
+    from trainer import throughput
+
+    clock = Clock()
+    monkeypatch.setattr(throughput, "time", clock)
+    config = TrainConfig(model="-", data="-", output_dir="-", run_id="-", device="cpu")
+    meter = throughput.Meter(config, torch.device("cpu"))
+    accelerator = Accelerator(cpu=True)
+    meter.on_train_begin(None, None, None)
+
+    def step(seconds: float, lengths: list[int], scored: int, correct: int) -> None:
+        clock.now += seconds
+        meter.count(batch(torch, lengths, scored), torch.tensor(correct))
+        meter.on_step_end(None, None, None)
+
+    step(2.0, [10, 6], scored=4, correct=1)
+    clock.now += 30  # an evaluation, then a checkpoint
+    meter.on_evaluate(None, None, None)
+    clock.now += 10
+    meter.on_save(None, None, None)
+    step(2.0, [4], scored=2, correct=2)
+    assert meter.state() == {"correct": 3, "scored": 6, "tokens_seen": 20}
+    assert meter.read(accelerator) == {
+        "mean_token_accuracy": 0.5, "tokens_seen": 20, "samples_per_second": 0.75, "tokens_per_second": 5.0,
+    }  # fmt: skip
+    step(1.0, [8], scored=1, correct=0)
+    assert meter.read(accelerator) == {
+        "mean_token_accuracy": 0.0, "tokens_seen": 28, "samples_per_second": 1.0, "tokens_per_second": 8.0,
+    }  # fmt: skip
+
+
+def test_a_resumed_window_counts_everything_but_is_timed_from_the_resume(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+    from accelerate import Accelerator
+
+    from trainer import throughput
+
+    clock = Clock()
+    monkeypatch.setattr(throughput, "time", clock)
+    config = TrainConfig(model="-", data="-", output_dir="-", run_id="-", device="cpu")
+    meter = throughput.Meter(config, torch.device("cpu"))
+    meter.restore({"correct": 3, "scored": 6, "tokens_seen": 20})
+    clock.now += 2
+    meter.count(batch(torch, [10, 10], 2), torch.tensor(1))
+    assert meter.read(Accelerator(cpu=True)) == {
+        "mean_token_accuracy": 0.5, "tokens_seen": 40, "samples_per_second": 1.0, "tokens_per_second": 10.0,
+    }  # fmt: skip
+
+
+def test_peaks_are_known_by_the_names_that_drivers_give() -> None:
+    from trainer.throughput import peak_flops
+
+    assert peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert peak_flops("NVIDIA H100 PCIe") == 756e12
+    assert peak_flops("NVIDIA L40S") == 362e12
+    assert peak_flops("NVIDIA L4") == 121e12
+    assert peak_flops("Quadro P1000") is None
+
+
+@pytest.mark.slow
+def test_two_processes_count_the_tokens_of_both_and_nothing_of_a_gpu_is_written_on_a_cpu(
+    tmp_path: Path, tiny_model: Path, walks: Path
+) -> None:
+    seen = []
+    for name, options in (("one", {"gradient_accumulation_steps": 2}), ("two", {"world_size": 2})):
+        ended = train_forked(tmp_path / name, model=tiny_model, data=walks, **options)
+        assert set(ended.codes) == {0}, ended.output
+        history = json.loads((tmp_path / name / "run" / "metrics.json").read_text())["history"]
+        logs = [entry for entry in history if "loss" in entry]
+        seen.append([(entry["tokens_seen"], entry["mean_token_accuracy"]) for entry in logs])
+        assert all(entry["samples_per_second"] > 0 for entry in logs)
+        assert not [key for entry in history for key in entry if key == "mfu" or key.startswith("gpu")]
+    assert seen[0] == seen[1]
+    tokens = [tokens for tokens, _ in seen[0]]
+    assert tokens == sorted(tokens) and tokens[0] > 0
