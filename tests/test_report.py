@@ -77,9 +77,12 @@ def _frames(folder: Path, count: int = 4) -> list[str]:
 
 def _history(losses: list[float]) -> list[dict[str, float]]:
     rows = [
-        {"step": 5 * (i + 1), "loss": loss, "learning_rate": 2e-4, "mean_token_accuracy": 0.5}
+        {
+            "step": 5 * (i + 1), "loss": loss, "learning_rate": 2e-4, "mean_token_accuracy": 0.5,
+            "samples_per_second": 0.25 * (i + 1), "tokens_per_second": 330.0,
+        }
         for i, loss in enumerate(losses)
-    ]
+    ]  # fmt: skip
     return [*rows, {"step": 5 * len(losses), "train_runtime": 112.4, "train_loss": 1.0}]
 
 
@@ -96,6 +99,9 @@ def _write_run(folder: Path, *, images: list[str] | None = None, **changes: Any)
         after=action_metrics(TRUTHS, ANSWERS),
         train={"train_runtime": 112.4, "train_samples_per_second": 0.5},
         history=_history([3.0, 2.0, 1.25]),
+        data={"sha256": "abc123"},
+        versions={"torch": "2.13.0"},
+        peak_memory={"bytes": 3 << 29},
     )
     (folder / "metrics.json").write_text(json.dumps({**dataclasses.asdict(record), **changes}))
     lines = [
@@ -123,8 +129,21 @@ def test_headline_numbers_equal_the_metrics(tmp_path: Path) -> None:
         "Action accuracy 30.0% → 85.0% After training 17 of 20 held-out records are right, 45.0 points above "
         'always answering "up" (40.0%). base model, zero-shot 30.0% always "up" 40.0% after training 85.0% '
         "Macro F1 0.15 → 0.88 Readable answers 100.0% → 95.0% Loss 3 → 1.25 "
-        "Training time 1 min 52 s Records a second 0.5 "
+        "Training time 1 min 52 s Adapter of step 3 of 1,500 Records a second 0.5 Tokens a second 330 "
+        "Peak memory (RSS) 1.50 GiB"
     ) in text
+    assert "Data set sha256 abc123 Versions torch 2.13.0" in text
+    assert "Held-out loss" not in text and "MFU" not in text
+
+
+def test_evaluations_on_the_way_are_curves_that_begin_at_the_base_model(tmp_path: Path) -> None:
+    evaluations = [
+        {"step": step, "eval_loss": loss, "eval_action_accuracy": accuracy}
+        for step, loss, accuracy in ((5, 2.0, 0.5), (10, 1.5, 0.75))
+    ]
+    page = build_report(_write_run(tmp_path, history=[*_history([3.0, 2.0]), *evaluations]))
+    assert 'aria-label="Action accuracy, from 30% to 75%"' in page
+    assert 'aria-label="Held-out loss, from 2 to 1.5"' in page
 
 
 def test_scored_and_written_out_stand_side_by_side(tmp_path: Path) -> None:

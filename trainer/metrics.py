@@ -112,7 +112,9 @@ def score_table(before: ActionMetrics | None, after: ActionMetrics | None) -> st
         return ""
     rows = [["", "accuracy", "macro F1"]]
     rows += [["base model, zero-shot", f"{before.accuracy:.1%}", f"{before.macro_f1:.2f}"]] if before else []
-    rows += [[f"always {scored.majority[:24]!r}", f"{scored.majority_accuracy:.1%}", f"{_always_f1(scored):.2f}"]]
+    rows += [
+        [f"always {scored.majority[:24]!r}", f"{scored.majority_accuracy:.1%}", f"{_always_f1(scored):.2f}"]
+    ]
     rows += [["after training", f"{after.accuracy:.1%}", f"{after.macro_f1:.2f}"]] if after else []
     actions = [["action", "records", "precision", "recall", "F1", "F1 before"]]
     for action, entry in list(scored.per_action.items())[:TABLE_ACTIONS]:

@@ -11,8 +11,10 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+from trainer.job import GIB
 from trainer.report.charts import (
     Curve,
     Entry,
@@ -26,23 +28,12 @@ from trainer.report.charts import (
     rate,
     short,
 )
+from trainer.report.configuration import configuration
 from trainer.report.samples import samples, usage
 
 CSS = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 
 TABLE_ACTIONS = 40
-
-
-GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Model", ("model", "quantization", "lora_r", "lora_alpha", "lora_dropout", "activation_checkpointing")),
-    ("Data", ("data", "max_length", "eval_fraction", "eval_samples", "answer_field", "seed")),
-    (
-        "Steps",
-        ("max_steps", "micro_batch_size", "gradient_accumulation_steps", "logging_steps", "eval_steps"),
-    ),
-    ("Optimizer", ("optimizer", "learning_rate", "warmup_fraction", "weight_decay", "max_grad_norm")),
-    ("Run", ("run_id", "output_dir", "device", "world_size")),
-)
 
 
 def build_report(run_dir: Path) -> str:
@@ -53,12 +44,12 @@ def build_report(run_dir: Path) -> str:
     title = str(config.get("run_id") or run_dir.absolute().name)
     sections = (
         ("Result", _result(record)),
-        ("Training", _training(record.get("history") or [])),
+        ("Training", _training(record)),
         ("Which actions", _actions(record.get("before"), record.get("after"))),
         *_written_out(record.get("generated_before"), record.get("generated_after")),
         ("Held-out records", samples(predictions)),
         ("Use the adapter", usage(run_dir, config, predictions)),
-        ("Configuration", _configuration(config)),
+        ("Configuration", configuration(record)),
     )
     body = "".join(f"<section><h2>{name}</h2>{content}</section>" for name, content in sections)
     return (
@@ -172,13 +163,21 @@ def _how_measured(record: Entry) -> str:
 def _tiles(record: Entry) -> str:
     before, after = record.get("before") or {}, record.get("after") or {}
     first, last = record.get("generated_before") or before, record.get("generated_after") or after
-    train, losses = record.get("train") or {}, _points(record.get("history") or [], "loss")
+    history, memory = record.get("history") or [], record.get("peak_memory") or {}
+    train, losses = record.get("train") or {}, _points(history, "loss")
+    config = record.get("config") or {}
+    kept, steps = record.get("step"), config.get("max_steps")
+    peak = "Peak GPU memory" if config.get("device") == "cuda" else "Peak memory (RSS)"
     tiles = [
         ("Macro F1", _change(before.get("macro_f1"), after.get("macro_f1"), lambda v: f"{v:.2f}")),
         ("Readable answers", _change(first.get("valid_json"), last.get("valid_json"), percent)),
         ("Loss", _change(losses[0][1], losses[-1][1], short) if losses else ""),
         ("Training time", _duration(train["train_runtime"]) if "train_runtime" in train else ""),
-        ("Records a second", short(speed) if (speed := train.get("train_samples_per_second")) else ""),
+        ("Adapter of step", f"{kept:,} of {steps:,}" if kept is not None and steps else ""),
+        ("Records a second", _median(history, "samples_per_second", short)),
+        ("Tokens a second", _median(history, "tokens_per_second", short)),
+        ("MFU", _median(history, "mfu", percent)),
+        (peak, f"{memory['bytes'] / GIB:.2f} GiB" if "bytes" in memory else ""),
     ]
     cells = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for label, value in tiles if value)
     return f'<dl class="tiles">{cells}</dl>' if cells else ""
@@ -187,6 +186,12 @@ def _tiles(record: Entry) -> str:
 def _change(before: float | None, after: float | None, form: Any) -> str:
     first, last = (esc(form(v)) if v is not None else "" for v in (before, after))
     return f'<span class="from">{first} →</span> {last}' if first and last else first or last
+
+
+def _median(history: Sequence[Entry], key: str, form: Any) -> str:
+    """Of the logged windows: the first one, which warms up, and a slow one say little."""
+    values = [value for _, value in _points(history, key)]
+    return esc(form(median(values))) if values else ""
 
 
 def _duration(seconds: float) -> str:
@@ -200,11 +205,25 @@ def _points(history: Sequence[Entry], key: str) -> list[tuple[int, float]]:
     return [(step, math.nan if value is None else float(value)) for step, value in logged]
 
 
-def _training(history: Sequence[Entry]) -> str:
+def _training(record: Entry) -> str:
+    history, before = record.get("history") or [], record.get("before")
+    first = [(0, before["accuracy"])] if before else []
+    held_out = Curve(
+        title="Action accuracy",
+        unit="held-out records, base model at step 0",
+        points=[*first, *points] if (points := _points(history, "eval_action_accuracy")) else [],
+        form=lambda value: f"{value:.0%}",
+        top=1.0,
+        noisy=False,
+    )
+    held_out_loss = Curve(
+        title="Held-out loss",
+        unit="mean cross-entropy, nats",
+        points=_points(history, "eval_loss"),
+        noisy=False,
+    )
     loss = Curve(
-        title="Loss",
-        unit="mean cross-entropy an answer token, nats",
-        points=_points(history, "loss"),
+        title="Loss", unit="mean cross-entropy an answer token, nats", points=_points(history, "loss")
     )
     accuracy = Curve(
         title="Token accuracy",
@@ -220,9 +239,14 @@ def _training(history: Sequence[Entry]) -> str:
         form=rate,
         noisy=False,
     )
-    small = (accuracy, learning_rate)
-    if not any(curve.points for curve in (loss, *small)):
+    if not any(curve.points for curve in (loss, accuracy, learning_rate)):
         return missing("No training steps were logged.")
+    # One evaluation is no curve, and its numbers stand above.
+    small = (
+        *(curve for curve in (held_out, held_out_loss) if len(curve.points) > 1),
+        accuracy,
+        learning_rate,
+    )
     figures = "".join(_figure(curve, sizes=((360, 190),)) for curve in small if curve.points)
     # Scaled down to a phone the wide drawing's text would be too small to read, so there are two.
     return _figure(loss, sizes=((760, 280), (360, 240))) + f'<div class="pair">{figures}</div>'
@@ -272,25 +296,3 @@ def _written_out(before: Entry | None, after: Entry | None) -> list[tuple[str, s
 
 def _f1(entry: Entry | None) -> str:
     return f"{entry['f1']:.2f}" if entry else "-"
-
-
-def _configuration(config: Entry) -> str:
-    if not config:
-        return missing("The configuration was not recorded.")
-    rest = tuple(name for name in config if all(name not in names for _, names in GROUPS))
-    tables = []
-    for title, names in (*GROUPS, ("Other", rest)):
-        rows = "".join(
-            f'<tr><th scope="row">{esc(name)}</th><td>{_value(config[name])}</td></tr>'
-            for name in names
-            if name in config
-        )
-        if rows:
-            tables.append(f'<table class="settings"><caption>{title}</caption><tbody>{rows}</tbody></table>')
-    return f'<div class="groups">{"".join(tables)}</div>'
-
-
-def _value(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return esc(short(value) if isinstance(value, float) else value)
