@@ -14,7 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from plans import make_plan
+from training import train_forked
 from wandb_server import KEY, Service
+
+from trainer.runs import run_record, write_record
+from trainer.shapes import resolve_shape
 
 FAULTS = ("dies", "hangs", "401", "429", "500")
 # A run's W&B side in a process of its own, which ends as a rank does: through the interpreter's exit. Each line of
@@ -109,6 +114,93 @@ def test_rows_media_and_summary_reach_the_service_under_group_tags_and_notes(
     assert (first["tags"], first["notes"]) == (["a", "b"], "why")
     assert json.loads(first["config"])["lora_r"]["value"] == 8
     assert seen["exitcode"] == 0 and "wandb sync" not in run.said
+
+
+def test_tensorboard_goes_on_after_a_resume_without_a_step_twice_and_ties_settings_to_the_result(
+    tmp_path: Path,
+) -> None:
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from trainer.config import TrainConfig
+    from trainer.shown import Sample, Shown
+    from trainer.track import TensorBoard
+
+    config = TrainConfig(model="m", data="d", output_dir="o", run_id="r", lora_r=8)
+    first = TensorBoard(tmp_path, config, step=0)
+    first.log({"eval/action_accuracy": 0.25}, 0)
+    for step in range(1, 6):
+        first.log({"train/loss": 1 / step}, step)
+    first._writer.close()  # killed at step 5, and the newest checkpoint is that of step 3
+    time.sleep(1.1)  # files are read in the order of their names, which have seconds
+    second = TensorBoard(tmp_path, config, step=3)
+    for step in range(4, 7):
+        second.log({"train/loss": 1 / step}, step)
+    picture = Image.new("RGB", (192, 192))
+    samples = [
+        Sample(picture=picture, truth="up", prediction="\u2191", answer=""),
+        Sample(picture=None, truth="a", prediction=None, answer=""),
+    ]
+    second.show(Shown(step=6, confusion={"up": {"up": 2, "a|b": 1}}, samples=samples))
+    second.log({"eval/action_accuracy": 0.75}, 6)
+    second.finish({"eval/action_accuracy": 0.75})
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+    assert [(e.step, e.value) for e in events.Scalars("eval/action_accuracy")] == [(0, 0.25), (6, 0.75)]
+    (image,) = events.Images("eval/samples")
+    assert (image.step, image.width, image.height) == (6, 384, 226)
+    (text,) = events.Tensors("eval/confusion/text_summary")
+    assert text.tensor_proto.string_val[0].decode() == (
+        "| truth \\ answer | up | a\\|b |\n| --- | --- | --- |\n| up | 2 | 1 |"
+    )
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(events.summary_metadata)
+    started = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"lora_r" in started
+    experiment = events.summary_metadata["_hparams_/experiment"].plugin_data.content
+    assert b"eval/action_accuracy" in experiment
+
+
+@pytest.mark.slow
+def test_a_run_reaches_the_service_whole_with_its_plan_and_versions_and_the_trainers_own_steps(
+    tmp_path: Path, service: Service, tiny_model: Path, walks: Path
+) -> None:
+    plan = make_plan(run_id="test", gpus=2)
+    (tmp_path / "run").mkdir()
+    write_record(tmp_path / "run", run_record(plan))
+    ended = train_forked(
+        tmp_path, model=tiny_model, data=walks, max_steps=3, eval_steps=2,
+        environment={**service.environment, "WANDB_WATCH": "gradients"},
+    )  # fmt: skip
+    assert ended.codes == (0,), ended.output
+    assert KEY not in ended.output and "may lack" not in ended.output
+    seen = service.seen()
+    config = {
+        name: entry["value"]
+        for name, entry in json.loads(seen["runs"][0]["config"]).items()
+        if "value" in entry
+    }
+    assert config["plan"]["accelerate_config"] == plan.chosen.label
+    assert config["plan"]["predicted_peak_gib"] == round(plan.chosen.estimate.peak_bytes / 2**30, 2)
+    assert (config["effective_batch_size"], config["git"]) == (4, run_record(plan)["git"])
+    assert config["parameters"]["trainable"] == resolve_shape(str(tiny_model)).lora_params(8)
+    assert config["versions"]["torch"].startswith("2.") and len(config["dataset"]["sha256"]) == 64
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    for key, name in (
+        ("train/loss", "loss"),
+        ("eval/loss", "eval_loss"),
+        ("train/tokens_seen", "tokens_seen"),
+    ):
+        logged = [(entry["step"], entry[name]) for entry in metrics["history"] if name in entry]
+        rows = [(row["train/global_step"], row[key]) for row in seen["history"] if key in row]
+        assert rows == logged and rows
+    steps = [row["train/global_step"] for row in seen["history"] if "eval/action_accuracy" in row]
+    assert steps == [0, 2, 3]
+    assert seen["summary"]["eval/action_accuracy"] == metrics["after"]["accuracy"]
+    assert [row["train/global_step"] for row in seen["history"] if "eval/samples" in row] == [
+        0,
+        metrics["step"],
+    ]
+    assert any(key.startswith("gradients/") for row in seen["history"] for key in row)
 
 
 def through_faults(
