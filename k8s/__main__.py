@@ -32,9 +32,10 @@ def render(given: dict[str, str], environ: Mapping[str, str]) -> int:
     if "GRID" in given:
         return _acts("sweep", "render")(given, environ)
     decided = decide(given, environ, PROJECT_DIR)
+    text = decided.render()
     for note in decided.notes:
         cli.say(note)
-    print(decided.render(), end="")
+    print(text, end="")
     return FINISHED
 
 

@@ -42,6 +42,13 @@ class Decided:
     """What a person should know about the manifest."""
 
     def render(self, job_ids: Sequence[str] = ()) -> str:
+        """The manifest. Raises ConfigError without an image, which a plan does not need."""
+        image = self.plan.spec.image
+        if not image or image.endswith((".sif", ".sqsh")):
+            said = f"IMAGE={image}: pods cannot run a file" if image else "no image"
+            raise ConfigError(
+                f"{said}: IMAGE=registry/trainyard:tag, or image: in k8s/site.yaml; make image builds one"
+            )
         return manifest.render(self.plan, self.cluster, settings=self.settings, job_ids=job_ids)
 
 
@@ -108,11 +115,6 @@ def refuse_narrow_claim(spec: JobSpec, access: Sequence[str], where: str) -> Non
 
 def _refuse_unseen(spec: JobSpec, cluster: Cluster, project_dir: Path) -> None:
     """Raises ConfigError for what is on this machine and not in the pod."""
-    if not spec.image or spec.image.endswith((".sif", ".sqsh")):
-        said = f"IMAGE={spec.image}: pods cannot run a file" if spec.image else "no image"
-        raise ConfigError(
-            f"{said}: IMAGE=registry/trainyard:tag, or image: in k8s/site.yaml; make image builds one"
-        )
     places = ", ".join(["data/ and models/ in the claim", *(volume.mount for volume in cluster.volumes)])
     if not mounted(spec.data, cluster):
         raise ConfigError(f"DATA={spec.data}: pods see {places}: copy it there and say DATA=data/...")

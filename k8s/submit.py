@@ -55,7 +55,7 @@ def check(given: Given, environ: Given, project_dir: Path) -> int:
 
 def ready(given: Given, environ: Given, project_dir: Path) -> int:
     """Pods bring their own environment; what launches is enough here."""
-    decide(given, environ, project_dir, run_suffix=cli.fresh_suffix())
+    decide(given, environ, project_dir, run_suffix=cli.fresh_suffix()).render()
     print("launch")
     return FINISHED
 

@@ -34,14 +34,15 @@ def plan(given: Given, environ: Given, project_dir: Path) -> int:
 
 def render(given: Given, environ: Given, project_dir: Path) -> int:
     _, members = _planned(given, environ, project_dir)
+    text = _text(members)
     for note in members[0].notes:
         cli.say(note)
-    print(_text(members), end="")
+    print(text, end="")
     return FINISHED
 
 
 def ready(given: Given, environ: Given, project_dir: Path) -> int:
-    _planned(given, environ, project_dir)
+    _text(_planned(given, environ, project_dir)[1])
     print("launch")
     return FINISHED
 

@@ -248,6 +248,12 @@ def test_settings_of_env_reach_the_pod_and_its_secrets_do_not(checkout: Path) ->
     assert [entry["name"] for entry in env if "valueFrom" in entry] == ["HF_TOKEN", "WANDB_API_KEY"]
 
 
+def test_a_plan_needs_no_image(checkout: Path) -> None:
+    plain, told = (k8s("plan", "--gpus", "2", *more, cwd=checkout) for more in ((), IMAGE))
+    assert (plain.returncode, plain.stderr) == (0, "")
+    assert plain.stdout == told.stdout
+
+
 def test_the_claim_is_wide_for_several_nodes(checkout: Path) -> None:
     one, two = (
         k8s("claim", "--size", "200Gi", *more, cwd=checkout) for more in ((), ("--nodes", "2", "--pvc", "x"))
