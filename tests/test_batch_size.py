@@ -124,6 +124,7 @@ def words_for(model: Path, data: Path, micro: int) -> list[str]:
             "--micro_batch_size", str(micro)]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_one_line_and_not_a_traceback(
     tmp_path: Path, tiny_model: Path, walks: Path
 ) -> None:
@@ -135,6 +136,7 @@ def test_too_little_memory_is_one_line_and_not_a_traceback(
     assert ended.codes == (0,), ended.output
 
 
+@pytest.mark.slow
 def test_a_rank_with_too_little_ends_the_try_for_all_and_the_neediest_rank_counts(
     tmp_path: Path, tiny_model: Path, walks: Path
 ) -> None:

@@ -16,6 +16,7 @@ from training import run_forked, train_forked
 from trainer.__main__ import main
 from trainer.card import base_name
 
+pytestmark = pytest.mark.slow  # one run of a quarter of a minute, and what follows from it
 Entry = dict[str, Any]
 
 
@@ -148,6 +149,7 @@ def test_a_pipe_is_answered_line_by_line_and_a_bad_line_stops_nothing(
         (["--run", "RUN"], "infer takes images, or --records FILE"),
         (["--run", "no/such", "x.png"], "no/such holds no trained model (trainyard.json is not there): give a"),
         (["--run", "RUN", "x.png"], "what is asked: x.png is not there"),
+        (["--run", "RUN", "a.png", "b.png"], "2 images: training used a grid of four frames; give the four, oldest"),
         (["--run", "RUN", "--records", "no.jsonl"], "records no.jsonl cannot be read (No such file or directory)"),
         (["--run", "RUN", "x.png", "--questoin", "?"], "unknown '--questoin', did you mean question? known are run"),
     ],
@@ -234,3 +236,23 @@ def test_a_folder_that_is_there_is_not_merged_into(
     assert main(["merge", "--run", str(run / "adapter"), "--out", str(run / "x")]) == 78
     assert "is no finished run (metrics.json cannot be read)" in capsys.readouterr().err
     assert not (run / "x").exists()
+
+
+def test_another_family_with_its_tower_trained_merges_and_answers_alike(
+    tiny_qwen: Path, walks: Path, tmp_path: Path
+) -> None:
+    ended = train_forked(tmp_path, model=tiny_qwen, data=walks, vision="lora")
+    assert ended.codes == (0,), ended.output
+    ended = run_forked(tmp_path / "merge", main, ["merge", "--run", str(tmp_path / "run"), "--json"])
+    assert ended.codes == (0,), ended.output
+    report = report_in(ended.output)
+    assert report["same"] == report["records"] == len((walks / "eval.jsonl").read_text().splitlines())
+    for folder in (tmp_path / "run" / "adapter", Path(report["out"])):
+        # Plain AutoProcessor, with torchvision, asks for it.
+        assert json.loads((folder / "processor_config.json").read_text())["video_processor"]
+    words = ["--run", report["out"], "--records", str(walks / "eval.jsonl")]
+    code, found = answers(tmp_path / "ask", words)
+    assert code == 0
+    assert [entry["action"] for entry in found] == [
+        line["prediction"] for line in predicted(tmp_path / "run")
+    ]

@@ -65,7 +65,11 @@ def main(argv: list[str]) -> int:
     lines = None if given else open_records(str(asked.records))
     trained = load_trained(folder, device=asked.device, base=asked.base)
     if given:
-        print(json.dumps(answer(trained, given, written=asked.answer), indent=None if asked.json else 1))
+        try:
+            found = answer(trained, given, written=asked.answer)
+        except (ValueError, OSError) as error:  # frames of different sizes; no picture
+            raise ConfigError(f"the images cannot be used: {error}") from None
+        print(json.dumps(found, indent=None if asked.json else 1))
         return FINISHED
     refused = False
     where = Path(".") if asked.records == "-" else Path(str(asked.records)).parent
@@ -85,6 +89,10 @@ def read_images(images: list[str], asked: Question, usage: Usage) -> Record:
             raise ConfigError(
                 f"the training records have no {name} in common: say --{name}, or use --records"
             )
+    if usage.frames == FRAMES and len(images) not in (1, FRAMES):
+        raise ConfigError(
+            f"{len(images)} images: training used a grid of four frames; give the four, oldest first, or one ready grid"
+        )
     key = "frames" if usage.frames == len(images) == FRAMES else "images"
     try:
         return as_record({key: images, **texts}, Path("."))

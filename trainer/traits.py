@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,14 +24,28 @@ def processor_of(model: str) -> Any:
     needs torchvision."""
     from transformers import AutoConfig, ProcessorMixin
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
+    from transformers.video_processing_utils import BaseVideoProcessor
 
     # Beside an adapter there is no configuration of the model; beside the model the class need not be named.
     named = ProcessorMixin.get_processor_dict(model)[0].get("processor_class")
     config = None if named else AutoConfig.from_pretrained(model, trust_remote_code=False)
     whole = processor_class_from_name(named) if named else PROCESSOR_MAPPING[type(config)]
     parts = [name for name in whole.get_attributes() if name != "video_processor"]
+
+    def save_pretrained(self: Any, folder: Any, **more: Any) -> Any:
+        """With the base's settings for videos: without any, plain AutoProcessor refuses what was saved."""
+        saved = whole.save_pretrained(self, folder, **more)
+        path = Path(folder) / "processor_config.json"
+        settings, _ = BaseVideoProcessor.get_video_processor_dict(model)
+        entry = {**json.loads(path.read_text(encoding="utf-8")), "video_processor": settings}
+        path.write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
+        return saved
+
     # Under its own name: it is saved beside the adapter.
-    kind: Any = type(whole.__name__, (whole,), {"get_attributes": classmethod(lambda _: parts)})
+    own: dict[str, Any] = {"get_attributes": classmethod(lambda _: parts)}
+    if len(parts) < len(whole.get_attributes()):
+        own["save_pretrained"] = save_pretrained
+    kind: Any = type(whole.__name__, (whole,), own)
     return kind.from_pretrained(model, trust_remote_code=False)
 
 
