@@ -21,9 +21,7 @@ from trainer.values import nearest, shown
 
 DEFAULT_SITE = "k8s/site.yaml"
 DEFAULT_SECRET = "trainyard"
-SITE_KEYS = (
-    *("namespace", "queue", "pvc", "image", "time", "gpu_type", "cpus", "mem", "environment"),
-)  # fmt: skip
+SITE_KEYS = ("namespace", "queue", "pvc", "image", "time", "gpu_type", "cpus", "mem", "environment")
 CLUSTER_KEYS = (
     *("pvc_access", "secret", "priority_class", "gpu_feature_discovery", "gpu_selectors", "node_selector"),
     *("tolerations", "image_pull_secrets", "annotations", "volumes"),
@@ -35,21 +33,9 @@ LABEL_KEY = re.compile(
 )
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?")
 MOUNT = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9._-]*)+")
+# First folders of a mount that would hide what the image or the run has there.
 RESERVED = (
-    "bin",
-    "cache",
-    "dev",
-    "etc",
-    "lib",
-    "opt",
-    "proc",
-    "root",
-    "run",
-    "sbin",
-    "sys",
-    "tmp",
-    "usr",
-    "var",
+    *("bin", "cache", "dev", "etc", "lib", "opt", "proc", "root", "run", "sbin", "sys", "tmp", "usr", "var"),
     "workspace",
 )
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
