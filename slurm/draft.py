@@ -15,17 +15,18 @@ from trainer.text import format_table
 from trainer.values import GPU_GIB, NO_BF16
 
 DEFAULT_LIMIT_MIN = 720
-# The tools that move a job into a container, by the program on PATH.
-CONTAINERS = ("apptainer", "singularity", "enroot")
 
 
 def ask(environ: Mapping[str, str]) -> str:
     """The file's text for the cluster here. Raises ConfigError without sinfo, SlurmError when it fails."""
     groups = read_nodes(environ)
-    return draft(groups, slurm("scontrol", "show", "config", environ=environ).stdout, environ)
+    config = slurm("scontrol", "show", "config", environ=environ).stdout
+    return draft(groups, config, environ, srun_help=slurm("srun", "--help", environ=environ).stdout)
 
 
-def draft(groups: Sequence[NodeGroup], config: str, environ: Mapping[str, str]) -> str:
+def draft(
+    groups: Sequence[NodeGroup], config: str, environ: Mapping[str, str], *, srun_help: str = ""
+) -> str:
     """The file's text, from the nodes, `scontrol show config` and the environment that `make site` runs in."""
     blocks = [
         _heading(config),
@@ -33,6 +34,7 @@ def draft(groups: Sequence[NodeGroup], config: str, environ: Mapping[str, str]) 
         _limits(groups),
         _gpus(groups),
         _names(config, groups),
+        _containers(environ, srun_help),
         _environment(environ),
     ]
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
@@ -106,12 +108,38 @@ def _names(config: str, groups: Sequence[NodeGroup]) -> list[str]:
     ]
 
 
+def _containers(environ: Mapping[str, str], srun_help: str) -> list[str]:
+    """The runtimes whose tools are seen from here. enroot alone is not one of them: srun must know pyxis."""
+    seen = {
+        "apptainer": bool(shutil.which("apptainer", path=environ.get("PATH"))),
+        "pyxis": "--container-image" in srun_help,
+    }
+    found = [name for name, there in seen.items() if there]
+    images = {
+        "apptainer": "/shared/trainyard.sif  # apptainer pull trainyard.sif docker://registry.example.org/...",
+        "pyxis": "/shared/trainyard.sqsh  # enroot import -o trainyard.sqsh docker://registry.example.org#...",
+    }
+    if not found:
+        return [
+            "# runtime: none  # neither apptainer on PATH nor pyxis in srun: with modules, module avail apptainer"
+        ]
+    return [
+        f"# runtime: {found[0]}  # seen here: {', '.join(found)}; none is the checkout's own environment",
+        *(f"# image: {images[name]}" for name in found),
+        f"# binds: [{_top(environ.get('SCRATCH', ''))}]  # what a container sees besides the run, its data and caches",
+    ]
+
+
+def _top(scratch: str) -> str:
+    """The file system that a personal folder lies on."""
+    found = re.match(r"/[A-Za-z0-9._-]+", scratch)
+    return found[0] if found else "/scratch"
+
+
 def _environment(environ: Mapping[str, str]) -> list[str]:
     has_modules = any(environ.get(name) for name in ("LMOD_CMD", "MODULESHOME", "MODULEPATH"))
-    found = [name for name in CONTAINERS if shutil.which(name, path=environ.get("PATH"))]
     lines = [
-        f"# modules: [cuda]  # {'module avail says what there is' if has_modules else 'no modules seen here'}",
-        f"# runtime: none  # on PATH: {', '.join(found) or 'no container program'}",
+        f"# modules: [cuda]  # {'module avail says what there is' if has_modules else 'no modules seen here'}"
     ]
     scratch = environ.get("SCRATCH", "")
     if re.fullmatch(r"/[A-Za-z0-9/._-]+", scratch):

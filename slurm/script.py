@@ -127,6 +127,7 @@ def _write(
         use_srun=False,  # the srun line is in the command: submitit's would log into a second file
         wckey=None,  # refused by clusters that track workload characterization keys
         additional_parameters={
+            **dict(_extra(flag) for flag in spec.extra_flags),
             **({"array": array} if array else {}),
             "chdir": spec.project_dir,
             # Nothing of the submitting shell, secrets least of all, goes into the job.
@@ -157,6 +158,11 @@ def gpu_flags(spec: JobSpec) -> dict[str, str]:
     if spec.gpu_flag == "gpus-per-node":
         return {"gpus_per_node": f"{kind}{spec.gpus}"}
     return {"gres": f"gpu:{kind}{spec.gpus}"}
+
+
+def _extra(flag: str) -> tuple[str, str | bool]:
+    name, equals, value = flag.removeprefix("--").partition("=")
+    return name, value if equals else True
 
 
 def run_dir(spec: JobSpec) -> str:

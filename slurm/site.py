@@ -28,7 +28,17 @@ SITE_KEYS = (
         "runtime",
         "image",
     ),
-    *("constraint", "exclude", "reservation", "mail_user", "mail_type", "modules", "environment", "binds"),
+    *(
+        "constraint",
+        "exclude",
+        "reservation",
+        "mail_user",
+        "mail_type",
+        "modules",
+        "environment",
+        "binds",
+        "extra_flags",
+    ),
 )
 
 

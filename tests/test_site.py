@@ -74,8 +74,9 @@ def test_a_full_site_is_a_full_request(tmp_path: Path) -> None:
             ("NCCL_SOCKET_IFNAME", "^lo,docker0"),
         ),
         binds=("/scratch/ada", "/sets:/data/sets:ro"),
+        extra_flags=("--licenses=a:1,b:2", "--exclusive"),
         site="site.yaml: GPU_TYPE, TIME, OUTPUT, RUNTIME, IMAGE, BINDS, ACCOUNT, PARTITION, QOS, CONSTRAINT, EXCLUDE, "
-        "RESERVATION, MAIL_USER, MAIL_TYPE, GPU_FLAG, MODULES, ENVIRONMENT, CPUS, MEM",
+        "RESERVATION, MAIL_USER, MAIL_TYPE, GPU_FLAG, EXTRA_FLAGS, MODULES, ENVIRONMENT, CPUS, MEM",
     )
     recorded = json.loads(json.dumps(asdict(spec)))
     assert read_spec(recorded, project_dir=ROOT) == spec
@@ -102,6 +103,7 @@ def test_everything_in_the_site_can_be_typed_over(tmp_path: Path) -> None:
         "RUNTIME": "none",
         "IMAGE": "none",
         "BINDS": "none",
+        "EXTRA_FLAGS": "none",
         "CONSTRAINT": "none",
         "EXCLUDE": "none",
         "RESERVATION": "none",

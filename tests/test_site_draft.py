@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,11 +72,26 @@ def test_a_draft_uses_what_is_certain_and_leaves_the_rest_as_comments() -> None:
         "# mail_user: me@example.org",
         "# mail_type: [END, FAIL]",
         "",
+        "# runtime: none  # neither apptainer on PATH nor pyxis in srun: with modules, module avail apptainer",
+        "",
         "# modules: [cuda]  # module avail says what there is",
-        "# runtime: none  # on PATH: no container program",
         "environment:",
         "  HF_HOME: /scratch/{user}/huggingface  # from SCRATCH; homes are small",
     ]
+
+
+def test_a_draft_offers_the_runtimes_that_are_there(tmp_path: Path) -> None:
+    (tmp_path / "apptainer").touch(mode=0o755)
+    environ = {"PATH": str(tmp_path), "SCRATCH": "/lustre/ada"}
+    text = draft(GROUPS, CONFIG, environ, srun_help="  --container-image=IMAGE  [pyxis]")
+    assert [line for line in text.splitlines() if re.match("# (runtime|image|binds)", line)] == [
+        "# runtime: apptainer  # seen here: apptainer, pyxis; none is the checkout's own environment",
+        "# image: /shared/trainyard.sif  # apptainer pull trainyard.sif docker://registry.example.org/...",
+        "# image: /shared/trainyard.sqsh  # enroot import -o trainyard.sqsh docker://registry.example.org#...",
+        "# binds: [/lustre]  # what a container sees besides the run, its data and caches",
+    ]
+    only = draft(GROUPS, CONFIG, {"PATH": ""}, srun_help="  --container-image=IMAGE  [pyxis]")
+    assert "# runtime: pyxis  # seen here: pyxis;" in only and ".sif" not in only
 
 
 @pytest.mark.parametrize("groups", [GROUPS, (), (group(gpus=(("", 8),), default=True),)])

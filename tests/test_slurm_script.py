@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plans import ENV, make_plan
 
+from slurm.runtime import mounts
 from slurm.script import job_name, render, render_array
 from slurm.site import SITE_KEYS
 from trainer.job import Plan
@@ -26,7 +29,17 @@ from trainer.site import read_site
 GOLDEN = Path(__file__).parent / "golden"
 # What one full site file, beside the scripts, turns into. The rest of a plan is not its business.
 FROM_SITE = (
-    *("account", "constraint", "cpus", "environment", "exclude", "gpu_flag", "gpu_type", "mail_type"),
+    *(
+        "account",
+        "constraint",
+        "cpus",
+        "environment",
+        "exclude",
+        "extra_flags",
+        "gpu_flag",
+        "gpu_type",
+        "mail_type",
+    ),
     *("mail_user", "mem_gib", "modules", "output", "partition", "qos", "reservation", "time_limit_min"),
 )
 
@@ -178,7 +191,8 @@ def run_with_stubs(plan: Plan, folder: Path, **more: str) -> tuple[list[str], di
     """srun's arguments and environment when bash runs the rendered script in `folder`, with `more` set."""
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)
-    for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("squeue", SQUEUE)):
+    programs = {"srun": SRUN, "scontrol": SCONTROL, "squeue": SQUEUE, "apptainer": "#!/bin/sh\n"}
+    for name, text in programs.items():
         (tools / name).write_text(text.format(python=sys.executable, seen=folder / "seen.json"))
         (tools / name).chmod(0o755)
     script = folder / "job.sbatch"
@@ -237,3 +251,57 @@ def test_paths_are_refused_or_arrive_literally(tmp_path: Path, data: str, output
         *plan.launch_argv,
     ]
     assert environ["VALUE"] == value
+
+
+GOOD = {
+    "NAME": "n", "RUN": "r-1", "DATA": "/d/x", "OUTPUT": "runs", "PARTITION": "gpu", "ACCOUNT": "acc",
+    "EXCLUDE": "n1", "CONSTRAINT": "a100", "MAIL_USER": "ada", "EXTRA_FLAGS": "--comment=x --exclusive",
+    "BINDS": "/x:/y", "IMAGE": "team/a:1", "ENVIRONMENT": "A=1", "TIME": "5",
+}  # fmt: skip
+POISON = st.text("$()`'\"\\;&|<>*?!~#{}[] \n\t=,-:%ax", max_size=6) | st.sampled_from(
+    [
+        "$(touch ran)",
+        "`touch ran`",
+        "'; touch ran; '",
+        '"; touch ran; "',
+        "\ntouch ran",
+        "=False",
+        " --wrap=x",
+    ]
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    runtime=st.sampled_from(["none", "apptainer"]),
+    poisoned=st.dictionaries(st.sampled_from(sorted(GOOD)), st.tuples(POISON, POISON), max_size=3),
+)
+def test_a_whole_request_is_refused_in_one_line_or_said_literally(
+    tmp_path: Path, runtime: str, poisoned: dict[str, tuple[str, str]]
+) -> None:
+    texts = {**GOOD, **{name: GOOD[name].join(around) for name, around in poisoned.items()}}
+    try:
+        spec = resolve({**texts, "RUNTIME": runtime}, project_dir=tmp_path / "it's $(here)", environ={})
+        plan = make_plan(
+            **{field: getattr(spec, field) for field in spec.__dataclass_fields__}, env=spec.environment
+        )
+        text = render(plan)
+    except ConfigError as refused:
+        assert str(refused).isprintable()
+        return
+    argv, environ = run_with_stubs(plan, tmp_path)
+    assert argv[argv.index("trainer.supervise") + 2 :] == list(plan.launch_argv)
+    assert {**environ, **dict(spec.environment)} == environ
+    header = [line for line in text.splitlines() if line.startswith("#SBATCH")]
+    flags = [shlex.split(line.removeprefix("#SBATCH ")) for line in header]
+    assert all(len(words) == 1 for words in flags)
+    assert [[flag] for flag in spec.extra_flags if [flag] not in flags] == []
+    if runtime == "apptainer":
+        given = [
+            next(csv.reader([word], strict=True)) for word in argv if word.startswith(("type=bind", '"type='))
+        ]
+        expected = [
+            ["type=bind", f"source={m.source}", f"destination={m.target}", *(["ro"] if m.read_only else [])]
+            for m in mounts(spec)
+        ]
+        assert given[:-1] == expected

@@ -140,6 +140,8 @@ class JobSpec:
     """Kueue's local queue."""
     pvc: str | None = None
     """Name of the claim that holds runs, data and models on Kubernetes."""
+    extra_flags: tuple[str, ...] = ()
+    """Of sbatch, each as --name or --name=value."""
     modules: tuple[str, ...] = ()
     """Loaded in the job's shell, in this order."""
     environment: tuple[tuple[str, str], ...] = ()

@@ -100,6 +100,12 @@ VARIABLES: tuple[Variable, ...] = (
     _variable(
         "GPU_FLAG", "gpu_flag", values.one_of("gres", "gpus-per-node"), "how GPUs are asked for (gres)"
     ),
+    _variable(
+        "EXTRA_FLAGS",
+        "extra_flags",
+        scheduler_values.extra_flags,
+        "more for sbatch: --nice=100 --licenses=x:1",
+    ),
     _variable("MODULES", "modules", scheduler_values.modules, "modules to load: cuda/12.4,python/3.11"),
     _variable(
         "ENVIRONMENT", "environment", scheduler_values.environment, "for the job: NCCL_DEBUG=INFO,HF_HOME=/x"

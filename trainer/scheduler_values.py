@@ -11,6 +11,17 @@ MAIL_TYPES = (
     *("NONE", "BEGIN", "END", "FAIL", "REQUEUE", "ALL", "INVALID_DEPEND", "STAGE_OUT"),
     *("TIME_LIMIT", "TIME_LIMIT_90", "TIME_LIMIT_80", "TIME_LIMIT_50", "ARRAY_TASKS"),
 )
+# What sbatch takes beside the flags that are variables here, and whether with a value. Nothing that moves the job's
+# folder, log, environment, requeueing or tasks, which the script relies on.
+SBATCH_FLAGS = {
+    **dict.fromkeys(
+        ("--begin", "--comment", "--core-spec", "--cpu-freq", "--deadline", "--dependency"), True
+    ),
+    **dict.fromkeys(("--gpu-bind", "--gpu-freq", "--hint", "--licenses", "--mem-bind", "--network"), True),
+    **dict.fromkeys(("--nice", "--nodelist", "--prefer", "--priority", "--switches"), True),
+    **dict.fromkeys(("--threads-per-core", "--tmp"), True),
+    **dict.fromkeys(("--contiguous", "--exclusive", "--spread-job", "--use-min-nodes"), False),
+}
 # They would change how programs are found and started, or speak for the scheduler or for us.
 OURS = re.compile(
     r"(SLURM|SBATCH|SRUN|TRAINYARD|ACCELERATE|MASTER|BASH|LD_PRELOAD|LD_AUDIT|PYTHONHOME|PYTHONPATH)(_.*)?"
@@ -62,6 +73,26 @@ def modules(name: str, text: str) -> tuple[str, ...]:
     for part in found:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]{0,127}", part):
             raise refuse(name, text, "takes modules with commas between: cuda/12.4,python/3.11; or none")
+    return found
+
+
+def extra_flags(name: str, text: str) -> tuple[str, ...]:
+    """Flags of sbatch as typed, each `--name` or `--name=value`; `none` for none."""
+    found = () if text == "none" else tuple(re.split(r"[ ,]+(?=--)", text))
+    for part in found:
+        flag, equals, value = part.partition("=")
+        if flag not in SBATCH_FLAGS:
+            near = nearest(flag, tuple(SBATCH_FLAGS)) or ":"
+            raise refuse(
+                name, text, f"{shown(flag)} is not passed on{near} known are {', '.join(SBATCH_FLAGS)}"
+            )
+        if SBATCH_FLAGS[flag] and not re.fullmatch(r"[A-Za-z0-9_.,:/@%+=*&|()\[\]-]{1,255}", value):
+            raise refuse(name, text, f"takes {flag}=value, of letters, digits and _.,:/@%+=*&|()[]-")
+        if equals and not SBATCH_FLAGS[flag]:
+            raise refuse(name, text, f"takes {flag} without a value")
+    flags = [part.partition("=")[0] for part in found]
+    if twice := [flag for flag in flags if flags.count(flag) > 1]:
+        raise refuse(name, text, f"says {twice[0]} twice")
     return found
 
 
