@@ -196,6 +196,30 @@ print(installed_ops["cpu_adam"], weights[0].item(), sorted(set(re.findall("%([xy
     assert said.splitlines()[-1] == "1 0.75 ['xmm', 'ymm']"
 
 
+@pytest.mark.slow
+def test_a_c_module_for_python_can_be_compiled_as_triton_does(image: Image) -> None:
+    """Triton itself takes a GPU. These are its compiler's options, and it too loads from its cache folder."""
+    code = """
+import importlib.util, os, pathlib, subprocess, sysconfig
+source = pathlib.Path("/tmp/m.c")
+source.write_text('#include <Python.h>\\n'
+                  'static struct PyModuleDef d = {PyModuleDef_HEAD_INIT, "m", "made", -1, NULL};\\n'
+                  'PyMODINIT_FUNC PyInit_m(void) { return PyModule_Create(&d); }')
+made = os.environ["TRITON_CACHE_DIR"] + "/m.so"
+os.makedirs(os.path.dirname(made))
+include = sysconfig.get_paths()["include"]
+subprocess.run(["gcc", source, "-O3", "-shared", "-fPIC", "-Wno-psabi", "-o", made, f"-I{include}"], check=True)
+spec = importlib.util.spec_from_file_location("m", made)
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+print(module.__doc__)
+"""
+    said = python(
+        image, code, "--user", "54321:0", "--tmpfs", f"{places.CACHE_DIR}:exec", "--tmpfs", places.TMP_DIR
+    )
+    assert said == "made\n"
+
+
 @pytest.fixture
 def train(
     image: Image, tiny_model: Path, walks: Path, tmp_path: Path
