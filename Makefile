@@ -10,7 +10,7 @@ override given := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(first
 override VARIABLES := GPUS NODES VRAM GPU_TYPE TIME MODEL DATA OUTPUT NAME RUN CONFIG CONFIG_FILE DEVICE RUNTIME IMAGE BINDS ACCOUNT PARTITION \
   QOS CONSTRAINT EXCLUDE RESERVATION MAIL_USER MAIL_TYPE GPU_FLAG EXTRA_FLAGS MODULES ENVIRONMENT SITE \
   NAMESPACE QUEUE PVC SIZE \
-  CPUS MEM MAX_STEPS LEARNING_RATE LORA VISION QUANTIZATION EFFECTIVE_BATCH MAX_LENGTH SEED GRID PARALLEL FORMAT
+  CPUS MEM MAX_STEPS LEARNING_RATE LORA VISION QUANTIZATION EFFECTIVE_BATCH MAX_LENGTH SEED GRID SWEEP TRIALS PARALLEL FORMAT
 # For make itself: the scheduler, the flavour of torch that demo, run, test and image use, the Python to build with,
 # the program that works with images.
 override OWN := TO TORCH PYTHON DOCKER
@@ -65,8 +65,12 @@ check: .venv/launch/.made ## ask the cluster whether it would take the job; queu
 submit: .venv/launch/.made ## plan, render and submit; makes the job's environment if it is missing
 	@needed=$$($(LAUNCH) ready) && sh make-env.sh "$$needed" >/dev/null && $(LAUNCH) submit
 
-sweep: .venv/launch/.made ## a grid of runs: GRID="LEARNING_RATE=1e-4,2e-4 LORA=low,medium"
-	@device=$$($(LAUNCH) sweep-ready) && sh make-env.sh "$$device" >/dev/null && $(LAUNCH) sweep
+sweep: .venv/launch/.made ## a run for every combination (GRID=), or W&B's trials; without Slurm here, one after another
+	@if [ $(BACKEND) != slurm ] || command -v sbatch >/dev/null; then \
+	  needed=$$($(LAUNCH) sweep-ready) && sh make-env.sh "$$needed" >/dev/null && $(LAUNCH) sweep; \
+	else \
+	  .venv/launch/bin/python -m trainer sweep-ready && python=$$(sh make-env.sh train) && exec "$$python" -m trainer sweep; \
+	fi
 
 status: .venv/launch/.made ## where a run is and what to type next (RUN=; left out: the newest)
 	@$(LAUNCH) status

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainer.job import GIB, PEAK_ENV, VRAM_ENV, Candidate, JobSpec
+from trainer.job import GIB, PEAK_ENV, SWEEP_ENV, VRAM_ENV, Candidate, JobSpec
 
 
 def launch_argv(spec: JobSpec, candidate: Candidate) -> tuple[str, ...]:
@@ -77,6 +77,8 @@ def launch_env(spec: JobSpec, candidate: Candidate) -> tuple[tuple[str, str], ..
     }
     if spec.sweep:
         env["WANDB_RUN_GROUP"] = spec.sweep
+    if spec.wandb_sweep:
+        env[SWEEP_ENV] = spec.wandb_sweep
     if spec.device == "cpu":
         # Threads that spin while they wait cost 4 times the time where cores are shared with anything else.
         env["OMP_WAIT_POLICY"] = "passive"

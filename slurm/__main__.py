@@ -33,7 +33,7 @@ def _plan(given: dict[str, str], environ: Mapping[str, str], *, run_suffix: str 
 
 
 def plan(given: dict[str, str], environ: Mapping[str, str]) -> int:
-    if "GRID" in given:
+    if "GRID" in given or "SWEEP" in given:
         return _sweep("plan")(given, environ)
     return cli.print_plan(_plan(given, environ), given.get("FORMAT"))
 
@@ -41,7 +41,7 @@ def plan(given: dict[str, str], environ: Mapping[str, str]) -> int:
 def render(given: dict[str, str], environ: Mapping[str, str]) -> int:
     from slurm.script import render
 
-    if "GRID" in given:
+    if "GRID" in given or "SWEEP" in given:
         return _sweep("render")(given, environ)
     print(render(_plan(given, environ)), end="")
     return FINISHED

@@ -11,14 +11,12 @@ from pathlib import Path
 
 from slurm import verbs
 from slurm.queue import find_jobs
-from slurm.resume import alone, plan_again, record_again
-from slurm.script import render_array
-from slurm.submit import SCRIPT_NAME, SubmitError, check, check_environment, sbatch
 from trainer.cli import command_words, say
 from trainer.outcome import FINISHED, ConfigError
 from trainer.progress import STEP_LINE, Job, tail
 from trainer.runs import Run
 from trainer.sweep import Recorded, check_files, read_sweep, results_table
+from trainer.trial import read_trial
 
 Words = Mapping[str, str]
 
@@ -35,13 +33,12 @@ def status(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> 
     members = sweep.members()
     jobs = _jobs(members, environ)
     words = command_words(given, sweep.sweep_id)
-    print(results_table(sweep, [_state(run, jobs) for run in members]))
+    todo = f"make resume {words} (those that are unfinished)"
     if all(map(_finished, members)):
-        return FINISHED
-    if any(not job.ended for job in jobs.values()):
-        print(f"next   make logs {words} (follows one; make cancel {words} ends all)")
-    else:
-        print(f"next   make resume {words} (those that are unfinished)")
+        todo = ""
+    elif any(not job.ended for job in jobs.values()):
+        todo = f"make logs {words} (follows one; make cancel {words} ends all)"
+    print(results_table(sweep, [_state(run, jobs) for run in members], todo))
     return FINISHED
 
 
@@ -69,6 +66,10 @@ def cancel(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> 
 
 def resume(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> int:
     """All members that are neither finished nor in the queue, as one array again; each keeps its index."""
+    from slurm.resume import alone, plan_again, record_again
+    from slurm.script import render_array
+    from slurm.submit import check, check_environment
+
     changes = verbs.changes(given)
     with contextlib.ExitStack() as stack:
         stack.enter_context(alone(sweep.folder))
@@ -93,6 +94,8 @@ def resume(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> 
 
 
 def _resubmit(sweep: Recorded, text: str, environ: Words) -> str:
+    from slurm.submit import SCRIPT_NAME, SubmitError, sbatch
+
     script = sweep.folder / SCRIPT_NAME
     try:
         before = script.read_bytes()
@@ -120,4 +123,6 @@ def _state(run: Run, jobs: Mapping[str, Job]) -> tuple[str, str]:
 
 
 def _finished(run: Run) -> bool:
-    return (run.folder / "adapter").exists()
+    """Nothing is left to do: there is an adapter, or W&B has seen enough of the trial."""
+    trial = read_trial(run.folder)
+    return (run.folder / "adapter").exists() or bool(trial and trial.stopped)

@@ -17,7 +17,8 @@ from trainer import cli
 from trainer.outcome import FINISHED, ConfigError
 from trainer.request import DEFAULT_OUTPUT
 from trainer.runs import run_record, write_record
-from trainer.sweep import EXAMPLE, Sweep, check_members, plan_grid, plan_table, write_sweep
+from trainer.sweep import Sweep, check_members, plan_grid, plan_table, write_sweep
+from trainer.trials import begin, check_key, plan_trials
 
 Words = Mapping[str, str]
 
@@ -32,7 +33,10 @@ def plan(given: Words, environ: Words, project_dir: Path) -> int:
 
 
 def render(given: Words, environ: Words, project_dir: Path) -> int:
-    print(_script(_planned(given, environ, project_dir)), end="")
+    planned = _planned(given, environ, project_dir)
+    if planned.config and not planned.plans[0].spec.wandb_sweep:
+        raise ConfigError("SWEEP= is a file, whose sweep is made at submit: render takes entity/project/id")
+    print(_script(planned), end="")
     return FINISHED
 
 
@@ -42,13 +46,21 @@ def ready(given: Words, environ: Words, project_dir: Path) -> int:
 
 
 def sweep(given: Words, environ: Words, project_dir: Path) -> int:
-    planned = _checked(given, environ, project_dir)
-    job_id = submit(planned, environ)
+    checked = _checked(given, environ, project_dir)
+    check_environment(checked.plans[0].spec)
+    planned = begin(checked, environ)
+    path = planned.plans[0].spec.wandb_sweep
+    try:
+        job_id = submit(planned, environ)
+    except SubmitError as error:
+        left = f"; SWEEP={path} is there at W&B, to be taken again" if path else ""
+        raise SubmitError(f"{error}{left}") from error
     output = planned.plans[0].spec.output
     elsewhere = {} if output == DEFAULT_OUTPUT else {"OUTPUT": output}
     lines = [
         f"job id  {job_id} (an array: member 0 is {job_id}_0)",
         f"runs    {planned.folder}-0 and so on",
+        *([f"W&B     {path}"] if path else []),
         "",
         *cli.follow_up(cli.command_words(elsewhere, planned.sweep_id), cancel=f"scancel {job_id}"),
         f"one     make status {cli.command_words(elsewhere, planned.plans[0].spec.run_id)}    (and so on)",
@@ -90,10 +102,9 @@ def submit(planned: Sweep, environ: Words) -> str:
 
 
 def _planned(given: Words, environ: Words, project_dir: Path, *, run_suffix: str | None = None) -> Sweep:
-    if "GRID" not in given:
-        raise ConfigError(f"what shall the members differ in? say {EXAMPLE}")
     site = find_site(given, project_dir, environ)
-    planned = plan_grid(given, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site)
+    make = plan_grid if "GRID" in given else plan_trials
+    planned = make(given, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site)
     for plan in planned.plans:
         check_runtime(plan.spec, typed=given)
     return planned
@@ -104,6 +115,7 @@ def _checked(given: Words, environ: Words, project_dir: Path) -> Sweep:
     planned = _planned(given, environ, project_dir, run_suffix=cli.fresh_suffix())
     check(planned.plans[0], environ, again=True)
     check_members(planned)
+    check_key(planned, {})  # the job reads it from .env
     refuse_what_cannot_run(planned.plans[0].spec, environ)
     return planned
 

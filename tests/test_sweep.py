@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ from slurm.submit import SubmitError
 from slurm.sweep import submit
 from trainer.outcome import ConfigError
 from trainer.runs import read_run
-from trainer.sweep import MAX_MEMBERS, Recorded, Sweep, plan_grid, read_grid, read_sweep
+from trainer.sweep import MAX_MEMBERS, Recorded, Sweep, plan_grid, read_grid, read_result, read_sweep
 
 GRID = "LEARNING_RATE=1e-4,2e-4 LORA=low,high"
 PROJECT_DIR = Path(__file__).resolve().parent.parent
@@ -207,7 +208,7 @@ while not (folder / "go").exists():
 code = (folder / "go").read_text()
 if code == "0":
     (folder / "adapter").mkdir()
-    (folder / "metrics.json").write_text('{"after": {"accuracy": 0.%s5}}' % folder.name[-1])
+    (folder / "metrics.json").write_text('{"after": {"accuracy": 0.%s5}, "history": [{"step": 1}]}' % folder.name[-1])
 pathlib.Path(os.environ["TRAINYARD_STATUS_FILE"]).write_text(code)
 sys.exit(int(code))
 """
@@ -300,4 +301,69 @@ def test_without_slurm_a_sweep_writes_nothing(checkout: Path, records: Path) -> 
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr.startswith("trainyard: no sbatch on PATH")
+    assert not (checkout / "runs").exists()
+
+
+def local(checkout: Path, *argv: str) -> subprocess.Popen[str]:
+    environ = {"WANDB_MODE": "offline", **os.environ, "HOME": str(checkout), "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainer", "sweep", "--device", "cpu", *argv],
+        cwd=checkout, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_on_this_machine_a_sweep_stops_in_order_goes_on_and_ends_in_a_table(
+    checkout: Path, tiny_model: Path, walks: Path
+) -> None:
+    """The whole trainer, started cold: told to stop in the middle of the first member, then started again."""
+    words = ("--model", str(tiny_model), "--data", str(walks), "--run", "tries", "--lora", "low")
+    words += ("--max-steps", "30", "--grid", "LEARNING_RATE=2e-3,1e-6")
+    first = local(checkout, *words)
+    assert first.stdout
+    output = ""
+    for line in first.stdout:
+        output += line
+        if line.startswith("step 10/30"):
+            first.send_signal(signal.SIGTERM)
+    assert first.wait(60) == 75, output
+    assert re.search(r"trainyard: stopped at step \d+", output)
+    rows = [line.split() for line in output[output.index("sweep  tries\n") :].splitlines()[3:5]]
+    assert rows == [["tries-0", "2e-3", "stopped", "-", "-"], ["tries-1", "1e-6", "-", "-", "-"]]
+    assert output.endswith("next   the same command with RUN=tries (those that are unfinished)\n")
+    assert not (checkout / "runs" / "tries-1").exists()
+
+    output, _ = (second := local(checkout, *words)).communicate(timeout=300)
+    assert second.returncode == 0, output
+    assert "going on from step" in output
+    results = [read_result(checkout / "runs" / f"tries-{index}") for index in range(2)]
+    scores = [result[0] for result in results if result and result[0] is not None]
+    table = output[output.index("sweep  tries\n") :].splitlines()
+    assert {tuple(line.split()) for line in table[3:5]} == {
+        ("tries-0", "2e-3", "finished", "30/30", f"{scores[0]:.1%}"),
+        ("tries-1", "1e-6", "finished", "30/30", f"{scores[1]:.1%}"),
+    }
+    assert table[-1].startswith("best   open ")
+    group = json.loads((checkout / "runs" / "tries-1" / "run.json").read_text())["plan"]["env"]
+    assert group["WANDB_RUN_GROUP"] == "tries"
+
+    other = local(checkout, *words, "--grid", "LEARNING_RATE=1e-3")
+    said, _ = other.communicate(timeout=60)
+    assert (other.returncode, said.splitlines()) == (
+        78,
+        [f"trainyard: RUN=tries: {checkout / 'runs' / 'tries'} is not of this sweep: give another RUN"],
+    )
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_make_sweep_without_slurm_runs_here(checkout: Path, records: Path, tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sh", "sed", "cat", "dirname", "cmp", "env"):
+        (tools / name).symlink_to(str(shutil.which(name)))
+    done = subprocess.run(
+        [str(shutil.which("make")), "sweep", "GRID=SEED=1,2", "PARALLEL=2", "DEVICE=cpu", f"DATA={records}"],
+        cwd=checkout, env={"PATH": str(tools)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stderr.startswith("trainyard: PARALLEL=2: on this machine members run one after another")
     assert not (checkout / "runs").exists()

@@ -17,6 +17,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "run": ("local", "run", "plan, then train on this machine, without a scheduler"),
     "ready": ("local", "ready", "check all that run would, and start nothing"),
     "docker-run": ("docker_run", "run", "what run does, in the image, by docker or podman"),
+    "sweep": ("sweep_local", "run", "several runs one after another: every combination of a grid, or W&B's trials"),
+    "sweep-ready": ("sweep_local", "ready", "check all that sweep would, and start nothing"),
     "demo": ("demo.walkthrough", "main", "a whole run on made-up game frames: CPU only, no network, two minutes"),
     "config": ("settings", "main", "every setting of a run, documented, with its value and who says so"),
     "validate": ("validate", "main", "look at the data, the model and the machine before a run does"),

@@ -14,6 +14,9 @@ GIB = 1024**3
 # The plan's figures in a job's environment: what a GPU is sold with, and what a process is predicted to need.
 VRAM_ENV, PEAK_ENV = "TRAINYARD_VRAM_GIB", "TRAINYARD_PEAK_GIB"
 
+# The W&B sweep that a job is to take its values from: entity/project/id.
+SWEEP_ENV = "TRAINYARD_WANDB_SWEEP"
+
 Device = Literal["cuda", "cpu"]
 Quantization = Literal["nf4", "none"]
 Vision = Literal["frozen", "lora"]
@@ -107,6 +110,8 @@ class JobSpec:
     run_id: str
     sweep: str | None = None
     """Id of the sweep that the run is a member of; also its W&B group."""
+    wandb_sweep: str | None = None
+    """entity/project/id of the W&B sweep that gives the run its values."""
 
     gpus: int = 1
     """Per node; 0 only on device cpu."""

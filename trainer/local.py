@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from trainer.cli import fresh_suffix
 from trainer.job import GIB, JobSpec, Plan
 from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, ConfigError
 
@@ -33,21 +32,36 @@ def prepare(argv: Sequence[str]) -> Plan:
     from trainer.planned import check_planned
 
     plan = choose(request_here(argv))
-    _check_folder(plan)
+    check_folder(plan)
     check_planned(plan)
     return plan
 
 
 def request_here(argv: Sequence[str]) -> JobSpec:
     """What is asked of this machine. Raises ConfigError for what it cannot do."""
-    from trainer.request import read_given, resolve
+    from trainer.request import OF_SWEEPS, resolve
+
+    given = given_here(argv)
+    if odd := [name for name in OF_SWEEPS if name in given]:
+        raise ConfigError(f"{odd[0]}={given[odd[0]]}: only make sweep takes it, leave it out for run")
+    spec = resolve(given, project_dir=PROJECT_DIR, environ=os.environ, run_suffix=fresh_suffix())
+    check_machine(spec)
+    return spec
+
+
+def given_here(argv: Sequence[str]) -> dict[str, str]:
+    """What was asked for, with this machine's cores and memory where nothing was said of them."""
+    from trainer.request import read_given
 
     given = read_given(argv, os.environ)
     given.setdefault("CPUS", str(os.cpu_count()))  # more threads than cores would only wait for each other
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     given.setdefault("MEM", str(max(1, memory // GIB)))
-    suffix = f"{time.strftime('%Y%m%d')}-{secrets.token_hex(3)}"
-    spec = resolve(given, project_dir=PROJECT_DIR, environ=os.environ, run_suffix=suffix)
+    return given
+
+
+def check_machine(spec: JobSpec) -> None:
+    """Raises ConfigError when the request is for what this machine has not."""
     if spec.nodes > 1:
         raise ConfigError(f"NODES={spec.nodes}: run uses this machine only; make submit takes several")
     if spec.runtime != "none":
@@ -56,10 +70,9 @@ def request_here(argv: Sequence[str]) -> JobSpec:
         )
     if spec.device == "cuda" and not shutil.which("nvidia-smi"):
         raise ConfigError("DEVICE=cuda, and this machine has no NVIDIA driver: say DEVICE=cpu, or submit")
-    return spec
 
 
-def _check_folder(plan: Plan) -> None:
+def check_folder(plan: Plan) -> None:
     """Raises ConfigError unless the run is new, or the same request was interrupted before its end."""
     from trainer.runs import RECORD_NAME, read_run, run_record
 
@@ -83,16 +96,17 @@ def run(argv: Sequence[str]) -> int:
     """Plan for this machine and train on it; returns the supervisor's exit code."""
     if asks_help(argv):
         return FINISHED
+    plan = prepare(argv)
+    return carry_out(plan, lambda: train(plan))
+
+
+def train(plan: Plan) -> int:
+    """One attempt, in this process's place: its signals and environment become the supervisor's."""
     from trainer import supervise
 
-    plan = prepare(argv)
-
-    def attempt() -> int:
-        os.chdir(PROJECT_DIR)
-        os.environ.update(plan.env)
-        return supervise.main(["--", *plan.launch_argv])
-
-    return carry_out(plan, attempt)
+    os.chdir(PROJECT_DIR)
+    os.environ.update(plan.env)
+    return supervise.main(["--", *plan.launch_argv])
 
 
 def carry_out(plan: Plan, attempt: Callable[[], int]) -> int:
@@ -109,7 +123,7 @@ def carry_out(plan: Plan, attempt: Callable[[], int]) -> int:
     write_record(folder, run_record(plan))
     code = attempt()
     if code == RUN_AGAIN:
-        print(f"to go on: the same command with RUN={plan.spec.run_id}", flush=True)
+        print(f"to go on: the same command with RUN={plan.spec.sweep or plan.spec.run_id}", flush=True)
     elif code == FAILED:
         print(f"what went wrong stands above; what there is lies in {folder}", flush=True)
     return code

@@ -141,10 +141,12 @@ VARIABLES: tuple[Variable, ...] = (
     _variable(
         "GRID", None, values.text, "sweep: what members differ in: LEARNING_RATE=1e-4,2e-4 LORA=low,high"
     ),
+    _variable("SWEEP", None, values.path(), "sweep: file for W&B, or entity/project/id (wandb_sweep.yaml)"),
+    _variable("TRIALS", None, values.integer(1, 256), "sweep: trials to take from W&B (12)"),
     _variable("PARALLEL", None, values.integer(1, 256), "sweep: members that run at once, at most (4)"),
     _variable("FORMAT", None, values.one_of("text", "json"), "plan: text or json (text)"),
 )
-OF_SWEEPS = ("GRID", "PARALLEL")
+OF_SWEEPS = ("GRID", "SWEEP", "TRIALS", "PARALLEL")
 NO_SITE = Site()
 BY_NAME = {variable.name: variable for variable in VARIABLES}
 BY_FLAG = {variable.flag: variable for variable in VARIABLES}

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.env_file import read_env_file
+from trainer.job import SWEEP_ENV
 from trainer.outcome import (
     ATTEMPT_DIR_ENV,
     ATTEMPT_ID_ENV,
@@ -42,9 +43,13 @@ from trainer.stop import DEADLINE_ENV, LIMIT_ENV, raise_flag
 def main(argv: Sequence[str]) -> int:
     try:
         planned = argv[1:] if argv[:1] == ["--"] else argv
-        command = complete_command(planned, os.environ)
         environment = with_deadline({**read_env_file(Path(".env")), **os.environ}, time.time())
-        code = run(command, environment, before=lambda: _begin(planned, environment))
+        if SWEEP_ENV in environment:
+            from trainer import trial
+
+            code = trial.attempt(planned, environment, attempt)
+        else:
+            code = attempt(planned, environment)
     except (ConfigError, SickNode) as error:
         print(f"trainyard: {error}", file=sys.stderr)
         code = error.exit_code
@@ -53,6 +58,12 @@ def main(argv: Sequence[str]) -> int:
         Path(status_file).write_text(f"{code}\n", encoding="utf-8")
     # The batch shell reads the file. To srun 75 would be a bad exit, on which it kills nodes that are still leaving.
     return FINISHED if status_file and code == RUN_AGAIN else code
+
+
+def attempt(planned: Sequence[str], environment: dict[str, str]) -> int:
+    """Look at this node, then run the planned command on it. Raises ConfigError, SickNode."""
+    command = complete_command(planned, os.environ)
+    return run(command, environment, before=lambda: _begin(planned, environment))
 
 
 def with_deadline(environment: dict[str, str], now: float) -> dict[str, str]:

@@ -17,13 +17,16 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from trainer.flags import word
 from trainer.job import Plan
 from trainer.outcome import ConfigError
 from trainer.request import BY_NAME, NO_SITE, parse_given, resolve
 from trainer.runs import Run, read_run
 from trainer.site import Site
 from trainer.text import format_table, gib
+from trainer.trial import read_trial
 from trainer.values import nearest, shown
 
 SWEEP_RECORD = "sweep.json"
@@ -33,7 +36,7 @@ ID_LIMIT = 63 - len(f"-{MAX_MEMBERS}")
 # What decides on the training alone. Members of an array share everything that a scheduler is asked for.
 GRID_NAMES = (
     *("LEARNING_RATE", "LORA", "EFFECTIVE_BATCH", "MAX_STEPS", "MAX_LENGTH", "SEED", "QUANTIZATION"),
-    *("CONFIG_FILE", "CONFIG", "MODEL", "DATA"),
+    *("VISION", "CONFIG_FILE", "CONFIG", "MODEL", "DATA"),
 )
 EXAMPLE = 'GRID="LEARNING_RATE=1e-4,2e-4 LORA=low,medium"'
 Values = Mapping[str, str]
@@ -49,6 +52,10 @@ class Sweep:
     plans: tuple[Plan, ...]
     parallel: int
     """Members that run at once, at most."""
+    config: Mapping[str, Any] | None = None
+    """Of the W&B sweep whose trials the members are to take."""
+    chooses: str = ""
+    """What W&B chooses from, for a terminal."""
 
     @property
     def folder(self) -> Path:
@@ -67,8 +74,8 @@ def read_grid(text: str, given: Mapping[str, str]) -> tuple[Values, ...]:
     except ValueError as error:
         raise ConfigError(f"GRID={shown(text)}: {error}: write {EXAMPLE}") from None
     axes: dict[str, list[str]] = {}
-    for word in words:
-        name, equals, listed = word.partition("=")
+    for axis in words:
+        name, equals, listed = axis.partition("=")
         if name not in GRID_NAMES:
             why = "is the same for all members, say it beside GRID" if name in BY_NAME else "is unknown"
             near = "" if name in BY_NAME else nearest(name, GRID_NAMES)
@@ -76,7 +83,7 @@ def read_grid(text: str, given: Mapping[str, str]) -> tuple[Values, ...]:
         found = listed.split(",")
         if not equals or "" in found:
             raise ConfigError(
-                f"GRID: {shown(word)} has no value where one is due: write {name}=value,value,..."
+                f"GRID: {shown(axis)} has no value where one is due: write {name}=value,value,..."
             )
         if name in axes or name in given:
             where = "twice in GRID" if name in axes else "in GRID and beside it"
@@ -108,16 +115,17 @@ def plan_grid(
     """
     from accelerate_configs.choose import choose
 
-    common = {name: text for name, text in given.items() if name not in ("GRID", "RUN")}
-    sweep_id = str(parse_given({"RUN": given["RUN"]})["RUN"]) if "RUN" in given else ""
-    if len(sweep_id) > ID_LIMIT:
-        raise ConfigError(f"RUN={shown(sweep_id)}: takes at most {ID_LIMIT} characters for a sweep")
+    common = {name: text for name, text in given.items() if name not in ("GRID", "RUN", "PARALLEL")}
+    if odd := [name for name in ("SWEEP", "TRIALS") if name in common]:
+        raise ConfigError(
+            f"{odd[0]}={common[odd[0]]} is for W&B's choice, GRID for every combination: say one"
+        )
     values = read_grid(given["GRID"], common)
     specs = [
         resolve({**common, **own}, project_dir=project_dir, environ=environ, site=site) for own in values
     ]
-    digest = hashlib.sha256(" ".join(spec.run_id for spec in specs).encode()).hexdigest()[:8]
-    sweep_id = sweep_id or f"{specs[0].name}-{run_suffix or digest}"
+    made = made_id(specs[0].name, run_suffix, " ".join(spec.run_id for spec in specs))
+    sweep_id = said_id(given) or made
     plans = []
     for index, (spec, own) in enumerate(zip(specs, values, strict=True)):
         try:
@@ -126,6 +134,19 @@ def plan_grid(
             raise ConfigError(f"member {index} ({said(own)}): {error}") from None
     parallel = parse_given({"PARALLEL": given.get("PARALLEL", str(PARALLEL))})["PARALLEL"]
     return Sweep(sweep_id=sweep_id, values=values, plans=tuple(plans), parallel=int(str(parallel)))
+
+
+def said_id(given: Mapping[str, str]) -> str:
+    """The sweep's id as RUN says it; empty where it does not. Raises ConfigError."""
+    said_run = str(parse_given({"RUN": given["RUN"]})["RUN"]) if "RUN" in given else ""
+    if len(said_run) > ID_LIMIT:
+        raise ConfigError(f"RUN={shown(said_run)}: takes at most {ID_LIMIT} characters for a sweep")
+    return said_run
+
+
+def made_id(name: str, run_suffix: str | None, asked: str) -> str:
+    """An id from the suffix of a new run, else from what was asked: the same words give the same id."""
+    return f"{name}-{run_suffix or hashlib.sha256(asked.encode()).hexdigest()[:8]}"
 
 
 def check_members(sweep: Sweep) -> None:
@@ -160,14 +181,26 @@ def plan_table(sweep: Sweep) -> str:
     names = list(dict.fromkeys(name for own in sweep.values for name in own))
     rows = [("member", *names, "configuration", "micro-batch", "accumulation", "peak", "of GiB")]
     for index, (own, plan) in enumerate(zip(sweep.values, sweep.plans, strict=True)):
+        if sweep.chooses and index:
+            break  # all are alike until they have their trials
         chosen = plan.chosen
         sizes = (str(chosen.micro_batch_size), str(chosen.gradient_accumulation_steps))
         memory = (gib(chosen.estimate.peak_bytes), gib(chosen.usable_bytes))
-        rows.append((str(index), *(own.get(name, "-") for name in names), chosen.label, *sizes, *memory))
+        rows.append(
+            (
+                "each" if sweep.chooses else str(index),
+                *(own.get(name, "-") for name in names),
+                chosen.label,
+                *sizes,
+                *memory,
+            )
+        )
     count = len(sweep.plans)
     heading = f"sweep  {sweep.sweep_id}: {count} members, at most {min(count, sweep.parallel)} at once"
     notes = dict.fromkeys(note for plan in sweep.plans for note in plan.notes)
-    return "\n".join([heading, "", format_table(rows), "", *(f"note   {note}" for note in notes)]).rstrip()
+    chooses = [sweep.chooses, ""] if sweep.chooses else []
+    lines = [heading, "", *chooses, format_table(rows), "", *(f"note   {note}" for note in notes)]
+    return "\n".join(lines).rstrip()
 
 
 def said(values: Values) -> str:
@@ -182,6 +215,8 @@ class Recorded:
     parallel: int
     values: tuple[Values, ...]
     """By member."""
+    wandb: str | None
+    """entity/project/id of the W&B sweep that gives the members their values."""
 
     @property
     def sweep_id(self) -> str:
@@ -190,13 +225,18 @@ class Recorded:
     def member_folder(self, index: int) -> Path:
         return self.folder.with_name(f"{self.sweep_id}-{index}")
 
+    def own(self, index: int) -> Values:
+        """What the member has for itself, once its trial has told it. Raises ConfigError for a spoilt file."""
+        trial = read_trial(self.member_folder(index)) if self.wandb else None
+        return {k: word(v) for k, v in trial.values.items()} if trial else self.values[index]
+
     def members(self) -> list[Run]:
         """Raises ConfigError when a run.json is not what was written."""
         return [read_run(self.member_folder(index)) for index in range(len(self.values))]
 
 
 def write_sweep(sweep: Sweep) -> None:
-    record = {"parallel": sweep.parallel, "values": sweep.values}
+    record = {"parallel": sweep.parallel, "values": sweep.values, "wandb": sweep.plans[0].spec.wandb_sweep}
     (sweep.folder / SWEEP_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
@@ -213,28 +253,33 @@ def read_sweep(folder: Path) -> Recorded | None:
             raise ValueError("no members" if not values else "too many members, or none at once")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is not what was written ({error}): remove {folder}") from None
-    return Recorded(folder=folder, parallel=parallel, values=values)
+    path = record.get("wandb")
+    return Recorded(folder=folder, parallel=parallel, values=values, wandb=str(path) if path else None)
 
 
-def accuracy(folder: Path) -> float | None:
-    """A finished run's action accuracy on the records held out; None before there is one."""
+def read_result(folder: Path) -> tuple[float | None, int] | None:
+    """(action accuracy on the records held out, last step) of a run that has ended; None before that."""
     try:
-        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["after"]["accuracy"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        accuracy = found["after"]["accuracy"] if found["after"] else None
+        return (None if accuracy is None else float(accuracy)), int(found["history"][-1]["step"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
-    return found if isinstance(found, float) else None
 
 
-def results_table(sweep: Recorded, states: Sequence[tuple[str, str]]) -> str:
-    """Members with their (state, last step), the best first and those without a score last."""
-    names = list(dict.fromkeys(name for own in sweep.values for name in own))
-    scored = [(accuracy(sweep.member_folder(index)), index) for index in range(len(sweep.values))]
+def results_table(sweep: Recorded, states: Sequence[tuple[str, str]], todo: str) -> str:
+    """Members with their (state, last step), the best first and those without a score last; then what to type."""
+    values = [sweep.own(index) for index in range(len(sweep.values))]
+    names = list(dict.fromkeys(name for own in values for name in own))
+    results = [read_result(sweep.member_folder(index)) for index in range(len(sweep.values))]
+    scored = [(result[0] if result else None, index) for index, result in enumerate(results)]
     scored.sort(key=lambda found: (found[0] is None, -(found[0] or 0), found[1]))
     rows = [("member", *names, "state", "step", "action accuracy")]
     for score, index in scored:
-        own = (sweep.values[index].get(name, "-") for name in names)
+        own = (values[index].get(name, "-") for name in names)
         shown_score = "-" if score is None else f"{score:.1%}"
         rows.append((sweep.member_folder(index).name, *own, *states[index], shown_score))
     best = sweep.member_folder(scored[0][1]) / "report.html"
     found = [] if scored[0][0] is None else [f"best   open {shlex.quote(str(best))}"]
+    found += [f"next   {todo}"] if todo else []
     return "\n".join([f"sweep  {sweep.sweep_id}", "", format_table(rows), "", *found]).rstrip()

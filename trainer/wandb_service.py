@@ -1,0 +1,116 @@
+"""What a sweep asks of the W&B service, over plain HTTP: a login node has no client, and a supervisor no time for one.
+
+The questions are those of wandb's own agent: make a sweep, look one up, register an agent, tell how its trial is.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from trainer.outcome import ConfigError
+
+KEY = "WANDB_API_KEY"
+PROJECT = "trainyard"
+DEFAULT_URL = "https://api.wandb.ai"
+TIMEOUT_S = 30
+
+UPSERT_SWEEP = """mutation UpsertSweep($config: String, $entityName: String, $projectName: String) {
+  upsertSweep(input: {config: $config, entityName: $entityName, projectName: $projectName}) {
+    sweep { name project { name entity { name } } } configValidationWarnings } }"""
+GET_SWEEP = """query Sweep($entity: String, $project: String, $sweep: String!) {
+  project(name: $project, entityName: $entity) { name entity { name }
+    sweep(sweepName: $sweep) { name state config } } }"""
+CREATE_AGENT = """mutation CreateAgent($host: String!, $projectName: String, $entityName: String, $sweep: String!) {
+  createAgent(input: {host: $host, projectName: $projectName, entityName: $entityName, sweep: $sweep}) {
+    agent { id } } }"""
+HEARTBEAT = """mutation Heartbeat($id: ID!, $metrics: JSONString, $runState: JSONString) {
+  agentHeartbeat(input: {id: $id, metrics: $metrics, runState: $runState}) { agent { id } commands } }"""
+
+
+class ServiceError(OSError):
+    """The service did not answer as it should. One line; it may next time."""
+
+
+def create_sweep(config: Mapping[str, Any], environ: Mapping[str, str]) -> str:
+    """Its path, `entity/project/id`. Raises ConfigError without a key that is taken, ServiceError."""
+    where = {
+        "entityName": environ.get("WANDB_ENTITY"),
+        "projectName": environ.get("WANDB_PROJECT") or PROJECT,
+    }
+    found = _ask(UPSERT_SWEEP, {"config": yaml.safe_dump(dict(config)), **where}, environ)["upsertSweep"][
+        "sweep"
+    ]
+    project = found["project"]
+    return f"{project['entity']['name']}/{project['name']}/{found['name']}"
+
+
+def find_sweep(path: str, environ: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+    """(full path, configuration) of a sweep by `id`, `project/id` or `entity/project/id`.
+
+    Raises:
+        ConfigError: there is no such sweep, it has ended, or the key is not taken.
+    """
+    *where, sweep_id = path.split("/")
+    project = where.pop() if where else environ.get("WANDB_PROJECT") or PROJECT
+    entity = where.pop() if where else environ.get("WANDB_ENTITY")
+    found = _ask(GET_SWEEP, {"entity": entity, "project": project, "sweep": sweep_id}, environ)["project"]
+    if not found or not found["sweep"]:
+        raise ConfigError(f"SWEEP={path}: no such sweep, as entity/project/id, and no such file")
+    if (state := found["sweep"]["state"]) in ("FINISHED", "CANCELED", "CANCELLED"):
+        raise ConfigError(f"SWEEP={path} is {state}: it gives no more trials, start another")
+    full = f"{found['entity']['name']}/{found['name']}/{found['sweep']['name']}"
+    return full, dict(yaml.safe_load(found["sweep"]["config"]))
+
+
+def register_agent(path: str, host: str, environ: Mapping[str, str]) -> str:
+    """The agent's id. Raises ConfigError, ServiceError."""
+    entity, project, sweep_id = path.split("/")
+    asked = {"host": host, "entityName": entity, "projectName": project, "sweep": sweep_id}
+    return str(_ask(CREATE_AGENT, asked, environ)["createAgent"]["agent"]["id"])
+
+
+def heartbeat(agent: str, running: str | None, environ: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What the service wants of the agent, whose trial is `running` (None: it asks for one).
+
+    Raises:
+        ConfigError: the key is not taken.
+        ServiceError: no answer, or none that can be read.
+    """
+    states = json.dumps({running: True} if running else {})
+    found = _ask(HEARTBEAT, {"id": agent, "metrics": "{}", "runState": states}, environ)["agentHeartbeat"]
+    return list(json.loads(found["commands"]) or [])
+
+
+def _ask(query: str, variables: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    key = environ.get(KEY)
+    if not key:
+        raise ConfigError(f"W&B is asked with {KEY}=: put it into .env")
+    base = (environ.get("WANDB_BASE_URL") or DEFAULT_URL).rstrip("/")
+    if not base.startswith(("http://", "https://")):
+        raise ConfigError(f"WANDB_BASE_URL={base} is no http:// or https:// address")
+    login = base64.b64encode(f"api:{key}".encode()).decode()
+    request = urllib.request.Request(
+        f"{base}/graphql",
+        data=json.dumps({"query": query, "variables": variables}).encode(),
+        headers={"Authorization": f"Basic {login}", "Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            found = json.load(answer)
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            raise ConfigError(f"{base} does not take {KEY} ({error.code}): look it up there again") from None
+        raise ServiceError(f"{base} answered {error.code} ({error.reason})") from None
+    except (OSError, ValueError) as error:
+        raise ServiceError(f"{base} cannot be reached ({getattr(error, 'reason', error)})") from None
+    if not isinstance(found, dict) or found.get("errors") or not isinstance(found.get("data"), dict):
+        said = found.get("errors") if isinstance(found, dict) else found
+        raise ServiceError(f"{base} refused: {' '.join(json.dumps(said).split())[:300]}")
+    return dict(found["data"])
