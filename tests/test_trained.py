@@ -256,3 +256,19 @@ def test_another_family_with_its_tower_trained_merges_and_answers_alike(
     assert [entry["action"] for entry in found] == [
         line["prediction"] for line in predicted(tmp_path / "run")
     ]
+
+
+def test_a_damaged_adapter_is_one_line(run: Path, walks: Path, tmp_path: Path) -> None:
+    image = str(next(walks.glob("frames/*.png")))
+    for damage in ("gone", "cut short"):
+        folder = tmp_path / damage
+        shutil.copytree(run / "adapter", folder)
+        weights = folder / "adapter_model.safetensors"
+        if damage == "gone":
+            weights.unlink()
+        else:
+            weights.write_bytes(weights.read_bytes()[:1000])
+        ended = run_forked(tmp_path / f"{damage} log", main, ["infer", "--run", str(folder), image])
+        assert ended.codes == (78,)
+        assert f"trainyard: the adapter in {folder} cannot be put on its base (" in ended.output
+        assert "Traceback" not in ended.output

@@ -23,7 +23,15 @@ from trainer.flags import Range, build, help_table, read_flags
 from trainer.job import Device
 from trainer.outcome import FAILED, FINISHED, ConfigError
 from trainer.text import format_table
-from trainer.trained import base_of, find_trained, load_base, load_trained, settings_for, write_usage
+from trainer.trained import (
+    base_of,
+    find_trained,
+    load_base,
+    load_trained,
+    put_adapter,
+    settings_for,
+    write_usage,
+)
 
 USAGE = """usage: python -m trainer merge --run runs/x [--out DIR] [--max_drop 0.01]
 
@@ -112,9 +120,7 @@ def merge(adapter: Path, out: Path, record: dict[str, Any], asked: Request) -> d
     if settings.quantization == "nf4":
         loaded = loaded.dequantize()
         onto = "the 4-bit weights that it was trained on, written out"
-    from peft import PeftModel
-
-    whole = PeftModel.from_pretrained(loaded, str(adapter)).merge_and_unload()
+    whole = put_adapter(loaded, adapter).merge_and_unload()
     whole.save_pretrained(out)
     del loaded, whole
     write_usage(out, replace(usage, quantization="none"))

@@ -138,6 +138,20 @@ def load_base(config: TrainConfig) -> Any:
     return model.load_base(config, anatomy, dtype=dtype, device_map=device_map(config, state))
 
 
+def put_adapter(base: Any, folder: Path) -> Any:
+    """The adapter in `folder` on `base`. Raises ConfigError when it is damaged, or made for another base."""
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    try:
+        return PeftModel.from_pretrained(base, str(folder))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+        raise ConfigError(
+            f"the adapter in {folder} cannot be put on its base ({reason}): is it whole, and made for this base?"
+        ) from None
+
+
 def load_trained(path: Path, *, device: Device | None = None, base: str | None = None) -> Trained:
     """The model at `path`, ready to be asked; an adapter on the base that it was trained on, or on `base`.
 
@@ -155,9 +169,7 @@ def load_trained(path: Path, *, device: Device | None = None, base: str | None =
     processor = load_processor(str(folder))
     loaded = load_base(config)
     if base:
-        from peft import PeftModel
-
-        loaded = PeftModel.from_pretrained(loaded, str(folder))
+        loaded = put_adapter(loaded, folder)
     precision = "no" if config.device == "cpu" else "bf16"
     accelerator = Accelerator(cpu=plain_cpu(config), mixed_precision=precision)
     return Trained(model=loaded.eval(), processor=processor, usage=usage, accelerator=accelerator)
