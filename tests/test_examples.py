@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from training import train_forked
 
-from trainer.examples import Encoder, TrainCollator, describe_example, token_counts
+from trainer.examples import Encoder, TrainCollator, describe_example, pad_and_stack, token_counts
 from trainer.first_look import check_text_only
 from trainer.records import Record, load_dataset
 
@@ -69,6 +69,18 @@ def test_a_batch_of_text_alone_has_no_pictures_but_token_types(
     batch = TrainCollator(Encoder(processor, mixed))([{"index": 1}, {"index": 1}])
     assert "pixel_values" not in batch
     assert torch.equal(batch["token_type_ids"], torch.zeros_like(batch["input_ids"]))
+
+
+def test_pictures_of_more_and_fewer_tiles_share_a_batch() -> None:
+    def example(tiles: int) -> dict[str, torch.Tensor]:
+        return {
+            "input_ids": torch.ones(1, 9, dtype=torch.long),
+            "pixel_values": torch.ones(1, tiles, 3, 4, 4),
+        }
+
+    pixels = pad_and_stack([example(2), example(5)], pad_id=0, side="right")["pixel_values"]
+    assert pixels.shape == (2, 5, 3, 4, 4)
+    assert pixels.sum(dim=(2, 3, 4)).tolist() == [[48.0] * 2 + [0.0] * 3, [48.0] * 5]
 
 
 def test_only_the_last_answer_is_learned(processor: Any, mixed: tuple[Record, ...]) -> None:

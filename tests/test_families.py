@@ -1,4 +1,4 @@
-"""A second family, Qwen2.5-VL, through the same code: what was made for Gemma 3 alone would fail here."""
+"""Other families, Qwen2.5-VL and Idefics3, through the same code: what was made for Gemma 3 alone would fail here."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ TEXT = 2 * 7  # layers x linears
 TOWER = 2 * 5 + 2  # blocks x (qkv, proj, gate, up, down), and the merger's two
 
 
-@pytest.mark.parametrize(("vision", "layers"), [("frozen", TEXT), ("lora", TEXT + TOWER)])
+@pytest.mark.parametrize(
+    ("family", "vision", "layers"),
+    [("tiny_qwen", "frozen", TEXT), ("tiny_qwen", "lora", TEXT + TOWER), ("tiny_idefics", "frozen", TEXT)],
+)
 def test_it_trains_in_4_bits_and_its_adapter_loads_with_plain_peft(
-    tiny_qwen: Path, walks: Path, tmp_path: Path, vision: str, layers: int
+    request: pytest.FixtureRequest, walks: Path, tmp_path: Path, family: str, vision: str, layers: int
 ) -> None:
-    ended = train_forked(
-        tmp_path, model=tiny_qwen, data=walks, vision=vision, activation_checkpointing=vision == "lora"
-    )
+    model = request.getfixturevalue(family)
+    tuned = vision == "lora"
+    ended = train_forked(tmp_path, model=model, data=walks, vision=vision, activation_checkpointing=tuned)
     assert ended.codes == (0,), ended.output
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     losses = [entry["loss"] for entry in metrics["history"] if "loss" in entry]
@@ -35,9 +38,11 @@ def test_it_trains_in_4_bits_and_its_adapter_loads_with_plain_peft(
     assert metrics["generated_after"]["samples"] == 8
     assert f"  {'4-bit linears in the language model':<38} {TEXT}\n" in ended.output
     assert f"  {'vision features':<38} {'with' if vision == 'lora' else 'without'} gradient\n" in ended.output
-    assert type(load_processor(f"{tmp_path}/run/adapter")).__name__ == "Qwen2_5_VLProcessor"
+    assert (
+        type(load_processor(f"{tmp_path}/run/adapter")).__name__ == type(load_processor(str(model))).__name__
+    )
     done = run_forked(
-        tmp_path, reload_adapter, str(tiny_qwen), str(tmp_path / "run"), str(tmp_path / "out.json"), False
+        tmp_path, reload_adapter, str(model), str(tmp_path / "run"), str(tmp_path / "out.json"), False
     )
     assert done.codes == (0,), done.output
     assert json.loads((tmp_path / "out.json").read_text()) == {

@@ -229,11 +229,15 @@ def test_bad_data_ends_a_supervised_job_with_78_and_one_line(tmp_path: Path) -> 
 def test_zero3_shards_trains_and_saves_whole_fp32_adapters(
     tmp_path: Path, tiny_model: Path, walks: Path
 ) -> None:
-    """The planned command, launched cold; tests/zero3_on_cpu makes accelerate pick gloo for it."""
+    """The planned command, launched cold; tests/zero3_on_cpu makes accelerate pick gloo for it.
+
+    Steps so small change nothing that is measured: the first evaluation stays the best, and its adapter is kept.
+    """
     options = {
         "model": tiny_model, "data": walks, "output_dir": tmp_path / "run", "run_id": "zero3", "device": "cpu",
-        "world_size": 2, "max_steps": 4, "eval_samples": 4, "gradient_accumulation_steps": 1, "lora_r": 8,
-        "activation_checkpointing": "true", "learning_rate": 2e-3, "logging_steps": 1,
+        "world_size": 2, "max_steps": 6, "eval_samples": 4, "gradient_accumulation_steps": 1, "lora_r": 8,
+        "activation_checkpointing": "true", "learning_rate": 1e-30, "warmup_fraction": 0, "logging_steps": 1,
+        "eval_steps": 1,
     }  # fmt: skip
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     environment = {
@@ -249,6 +253,7 @@ def test_zero3_shards_trains_and_saves_whole_fp32_adapters(
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
+    import torch
     from safetensors.torch import load_file
 
     adapter = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
@@ -256,10 +261,18 @@ def test_zero3_shards_trains_and_saves_whole_fp32_adapters(
     assert len(adapter) == 2 * 7 * layers
     assert {str(tensor.dtype) for tensor in adapter.values()} == {"torch.float32"}
     assert all(float(tensor.abs().sum()) > 0 for tensor in adapter.values())
-    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
     said = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert "adapter precision float32 masters of bfloat16 adapters (DeepSpeed)" in said
     assert "largest share of an adapter here 1 of 2" in said
+    record = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    scored = {e["step"]: e for e in record["history"] if "eval_loss" in e}
+    assert record["step"] == 1
+    assert record["after"]["accuracy"] == scored[record["step"]]["eval_action_accuracy"]
+    checkpoint = tmp_path / "run" / "checkpoints" / f"step-{record['step']:06d}"
+    best = load_file(checkpoint / "adapter_model.safetensors")
+    assert all(torch.equal(adapter[name], best[name]) for name in best)
+    last = load_file(tmp_path / "run" / "checkpoints" / "step-000006" / "adapter_model.safetensors")
+    assert not all(torch.equal(adapter[name], last[name]) for name in last)
 
 
 @pytest.mark.slow

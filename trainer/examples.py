@@ -122,7 +122,7 @@ def pad_and_stack(
     batch = {}
     for key in dict.fromkeys(key for example in examples for key in example):
         if key not in along:
-            batch[key] = torch.cat([example[key] for example in examples if key in example])
+            batch[key] = _join([example[key] for example in examples if key in example])
             continue
         rows = []
         for example, length in zip(examples, lengths, strict=True):
@@ -132,6 +132,18 @@ def pad_and_stack(
             rows.append(torch.nn.functional.pad(row, pad, value=fill.get(key, 0)))
         batch[key] = torch.cat(rows)
     return batch
+
+
+def _join(tensors: Sequence[Tensor]) -> Tensor:
+    """Along the first dimension, the others filled with zeros: Idefics3 and SmolVLM cut pictures into as many tiles as
+    their size asks for, and skip empty ones."""
+    most = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    padded = []
+    for tensor in tensors:
+        lacking = [want - have for want, have in zip(most, tensor.shape[1:], strict=True)]
+        # From the last dimension to the first, before and behind each.
+        padded.append(torch.nn.functional.pad(tensor, [n for lack in reversed(lacking) for n in (0, lack)]))
+    return torch.cat(padded)
 
 
 class TrainCollator:

@@ -1,0 +1,152 @@
+"""Tiny but real Qwen2.5-VL and Idefics3, for proof that nothing is made for Gemma 3 alone; random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training import run_forked
+
+HIDDEN = 64
+PATCH_PX = 14
+CHAT_TEMPLATE = """{%- for message in messages -%}
+    {{ '<|im_start|>' + message['role'] + '\\n' }}
+    {%- if message['content'] is string -%}
+        {{ message['content'] }}
+    {%- else -%}
+        {%- for item in message['content'] -%}
+            {{ '<|vision_start|><|image_pad|><|vision_end|>' if item['type'] == 'image' else item['text'] }}
+        {%- endfor -%}
+    {%- endif -%}
+    {{ '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{ '<|im_start|>assistant\\n' }}
+{%- endif -%}
+"""
+SPECIAL_TOKENS = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
+    "<|video_pad|>",
+)  # fmt: skip
+
+
+def _letters(special: tuple[str, ...], *, eos: str) -> Any:
+    """A tokenizer of single bytes behind `special`, the first of which pads."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: n for n, word in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=eos,
+        pad_token=special[0],
+        additional_special_tokens=list(special),
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def write_tiny_qwen(folder: Path) -> None:
+    """Model, tokenizer and image processor as the hub has them; pictures of 56 x 56 become 4 tokens."""
+    import torch
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    fast = _letters(SPECIAL_TOKENS, eos="<|im_end|>")
+    words = fast.get_vocab()
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(folder)
+    Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56).save_pretrained(folder)
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(words),
+            "hidden_size": HIDDEN,
+            "intermediate_size": 2 * HIDDEN,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 2048,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 3, 3]},
+            "initializer_range": 0.1,
+            "bos_token_id": None,
+            "eos_token_id": words["<|im_end|>"],
+            "pad_token_id": words["<|endoftext|>"],
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": HIDDEN,
+            "intermediate_size": 2 * HIDDEN,
+            "num_heads": 4,
+            "out_hidden_size": HIDDEN,
+            "fullatt_block_indexes": [1],
+            "window_size": 2 * 2 * PATCH_PX,
+            "initializer_range": 0.1,
+        },
+        image_token_id=words["<|image_pad|>"],
+        video_token_id=words["<|video_pad|>"],
+        vision_start_token_id=words["<|vision_start|>"],
+        vision_end_token_id=words["<|vision_end|>"],
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+
+
+IDEFICS_TOKENS = (
+    "<|endoftext|>", "<|im_start|>", "<end_of_utterance>", "<image>", "<fake_token_around_image>", "<global-img>",
+    *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
+)  # fmt: skip
+IDEFICS_TEMPLATE = """<|im_start|>{% for message in messages %}
+    {{- message['role'] | capitalize + ':' }}
+    {%- for item in message['content'] -%}{{ item['text'] if item['type'] == 'text' else '<image>' }}{%- endfor -%}
+    {{ '<end_of_utterance>\\n' }}
+{%- endfor %}{{ 'Assistant:' if add_generation_prompt else '' }}"""
+
+
+def write_tiny_idefics(folder: Path) -> None:
+    """Pictures become tiles of 56 x 56 and an overview, 4 tokens each, with a mask of their pixels."""
+    import torch
+    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+
+    pictures = Idefics3ImageProcessorPil(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})
+    tokenizer = _letters(IDEFICS_TOKENS, eos="<end_of_utterance>")
+    Idefics3Processor(pictures, tokenizer, image_seq_len=4, chat_template=IDEFICS_TEMPLATE).save_pretrained(
+        folder
+    )
+    sizes = {"hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": 2}
+    config = Idefics3Config(
+        text_config={
+            **sizes, "model_type": "llama", "vocab_size": len(tokenizer), "num_attention_heads": 4,
+            "num_key_value_heads": 2, "max_position_embeddings": 2048, "initializer_range": 0.1,
+            "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+        },
+        vision_config={**sizes, "num_attention_heads": 4, "image_size": 4 * PATCH_PX, "patch_size": PATCH_PX},
+        image_token_id=IDEFICS_TOKENS.index("<image>"),
+        tie_word_embeddings=False,
+        pad_token_id=0,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        Idefics3ForConditionalGeneration(config).save_pretrained(folder)
+
+
+def built(folder: Path, write: Callable[[Path], None]) -> Path:
+    ended = run_forked(folder / "log", write, folder / "model")
+    assert ended.codes == (0,), ended.output
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def tiny_idefics(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("idefics"), write_tiny_idefics)
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("qwen"), write_tiny_qwen)
