@@ -112,6 +112,19 @@ def _write_run(folder: Path, *, images: list[str] | None = None, **changes: Any)
     return folder
 
 
+def test_what_other_programs_read_keeps_its_names(tmp_path: Path) -> None:
+    record = json.loads((_write_run(tmp_path) / "metrics.json").read_text())
+    assert list(record) == [
+        "format", "config", "answer_field", "step", "before", "after", "generated_before", "generated_after", "train",
+        "history", "data", "versions", "peak_memory",
+    ]  # fmt: skip
+    assert list(record["after"]) == [
+        "samples", "accuracy", "valid_json", "macro_f1", "majority", "majority_accuracy", "per_action", "confusion",
+    ]  # fmt: skip
+    assert list(record["after"]["per_action"]["up"]) == ["precision", "recall", "f1", "count"]
+    assert record["format"] == 1
+
+
 def _change_answer(run_dir: Path, **changes: Any) -> None:
     path = run_dir / "predictions.jsonl"
     first, *rest = path.read_text().splitlines()

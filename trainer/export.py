@@ -34,6 +34,9 @@ ZERO_SHOT_FILE = "zero_shot.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRecord:
+    """metrics.json, for other programs too: fields may be added; one that changes its meaning raises `format`."""
+
+    format: int = 1
     config: TrainConfig
     answer_field: str | None
     step: int
@@ -47,7 +50,8 @@ class RunRecord:
     train: dict[str, float]
     """Totals of the training: train_runtime (s), train_samples_per_second, train_loss, ..."""
     history: list[dict[str, float]]
-    """Everything logged on the way, each with its step."""
+    """Everything logged on the way, each with its step: loss, learning_rate, mean_token_accuracy, the speeds of
+    trainer/throughput.py; of evaluations eval_loss, eval_action_accuracy and eval_macro_f1."""
     data: dict[str, Any] = field(default_factory=dict)
     """sha256 of the JSONL, how it was split, records of train and eval that were used, frames a picture."""
     versions: dict[str, str] = field(default_factory=dict)

@@ -35,7 +35,8 @@ class WandbRun:
     """One W&B run a run id, continued over attempts. Nothing here waits for W&B but `finish`, and that not for long.
 
     The client reads WANDB_PROJECT, WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_TAGS, WANDB_NOTES and WANDB_MODE itself;
-    WANDB_WATCH (gradients, parameters or all) logs histograms of the adapters every `watch_steps`.
+    WANDB_WATCH (gradients, parameters or all) logs histograms of the adapters every `watch_steps`; they alone are
+    handed to the client from inside the training step.
     """
 
     def __init__(
@@ -47,8 +48,7 @@ class WandbRun:
         os.environ.setdefault("WANDB_DATA_DIR", str(run_dir / "wandb"))
         self._run_id, self._run_dir, self._config = run_id, run_dir, config
         self._run: Any = None
-        self._tables_pass = True
-        self._given_up = False
+        self._tables_pass, self._given_up = True, False
         self._tasks: queue.SimpleQueue[Callable[[Any], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         watch = os.environ.get("WANDB_WATCH", "").lower()
