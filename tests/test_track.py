@@ -148,7 +148,7 @@ def test_tensorboard_goes_on_after_a_resume_without_a_step_twice_and_ties_settin
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
     assert [(e.step, e.value) for e in events.Scalars("eval/action_accuracy")] == [(0, 0.25), (6, 0.75)]
     (image,) = events.Images("eval/samples")
-    assert (image.step, image.width, image.height) == (6, 384, 226)
+    assert (image.step, image.width, image.height) == (6, 408, 230)
     (text,) = events.Tensors("eval/confusion/text_summary")
     assert text.tensor_proto.string_val[0].decode() == (
         "| truth \\ answer | up | a\\|b |\n| --- | --- | --- |\n| up | 2 | 1 |"

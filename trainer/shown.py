@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw
 from trainer.report.samples import choose_samples, load_picture
 
 PICTURE_PX = 192  # small: a dozen of them travel with every evaluation that is shown
-CAPTION_PX = 34
+CAPTION_PX = 38
+GAP_PX = 12
 SHEET_COLUMNS = 4
 
 
@@ -58,11 +59,11 @@ def confusion_table(confusion: Mapping[str, Mapping[str, int]]) -> str:
 def sheet(samples: Sequence[Sample]) -> Image.Image:
     """The samples in one picture, truth and prediction under each, the wrong ones in red."""
     columns = min(SHEET_COLUMNS, len(samples))
-    high = PICTURE_PX + CAPTION_PX
-    page = Image.new("RGB", (columns * PICTURE_PX, -(-len(samples) // columns) * high), "white")
+    wide, high = PICTURE_PX + GAP_PX, PICTURE_PX + CAPTION_PX
+    page = Image.new("RGB", (columns * wide, -(-len(samples) // columns) * high), "white")
     draw = ImageDraw.Draw(page)
     for index, sample in enumerate(samples):
-        x, y = index % columns * PICTURE_PX, index // columns * high
+        x, y = index % columns * wide, index // columns * high
         if sample.picture:
             page.paste(sample.picture, (x + (PICTURE_PX - sample.picture.width) // 2, y))
         color = "black" if sample.truth == sample.prediction else "#b02000"

@@ -242,11 +242,8 @@ def _training(record: Entry) -> str:
     if not any(curve.points for curve in (loss, accuracy, learning_rate)):
         return missing("No training steps were logged.")
     # One evaluation is no curve, and its numbers stand above.
-    small = (
-        *(curve for curve in (held_out, held_out_loss) if len(curve.points) > 1),
-        accuracy,
-        learning_rate,
-    )
+    evaluated = (held_out, held_out_loss) if len(held_out_loss.points) > 1 else ()
+    small = (*evaluated, accuracy, learning_rate)
     figures = "".join(_figure(curve, sizes=((360, 190),)) for curve in small if curve.points)
     # Scaled down to a phone the wide drawing's text would be too small to read, so there are two.
     return _figure(loss, sizes=((760, 280), (360, 240))) + f'<div class="pair">{figures}</div>'
