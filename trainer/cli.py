@@ -28,7 +28,7 @@ VERBS: dict[str, str] = {
     "claim": "print the claim that runs live in, as a file of its own (--size 200Gi)",
     "check": "ask the cluster whether it would take the job; queues nothing",
     "site": "draft the site file from what the cluster says",
-    "sweep": "submit a grid of runs (--grid); plan and render take grids too",
+    "sweep": "submit a grid of runs (--grid), on Slurm also W&B's trials (--sweep); plan and render take them too",
     "sweep-ready": "what ready does, for a grid",
     "ready": "check all that submit would and print the device whose environment it needs",
     "status": "where a run is and what to type next (--run; left out: the newest)",
