@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from trainer.job import Plan
+from trainer import image
+from trainer.env_file import read_env_file
+from trainer.job import JobSpec, Plan
+from trainer.mounts import mounts
 from trainer.outcome import ConfigError
 from trainer.records import check_records
 from trainer.settings import from_plan, say
 
 
 def check_planned(plan: Plan) -> None:
-    """Raises ConfigError for a model without weights, settings that contradict the plan and unusable data."""
+    """Raises ConfigError for a model without weights, settings that contradict the plan, unusable data, and places
+    that a container would not see."""
     project_dir = Path(plan.spec.project_dir)
     model = project_dir / plan.spec.model
     if model.is_dir() and not any(model.glob("*.safetensors")):
@@ -21,6 +26,23 @@ def check_planned(plan: Plan) -> None:
     settings = from_plan(plan.launch_argv, project_dir)
     say(settings.notices)
     image_root = settings.values["image_root"]
+    if plan.spec.runtime != "none":
+        _check_seen(plan.spec, image_root)
     check_records(
         str(project_dir / plan.spec.data), image_root=str(project_dir / image_root) if image_root else None
     )
+
+
+def _check_seen(spec: JobSpec, image_root: str | None) -> None:
+    """What only a file names is mounted by nobody."""
+    env_file = read_env_file(Path(spec.project_dir, ".env"))
+    if "HF_HOME" in env_file and "HF_HOME" not in dict(spec.environment):
+        raise ConfigError(
+            f".env says HF_HOME={env_file['HF_HOME']}, which a container would not see: "
+            f"say ENVIRONMENT=HF_HOME={env_file['HF_HOME']}, or environment: in the site file"
+        )
+    root = image_root or env_file.get("IMAGE_ROOT", "")
+    inside = os.path.normpath(os.path.join(image.WORK_DIR, root))
+    if root and not any(Path(inside).is_relative_to(mount.target) for mount in mounts(spec)):
+        bind = root if os.path.isabs(root) else f"{os.path.join(spec.project_dir, root)}:{inside}"
+        raise ConfigError(f"image_root={root} would not be seen in the container: add BINDS={bind}")
