@@ -44,6 +44,9 @@ def test_a_model_is_looked_at_without_its_weights(tmp_path: Path, tiny_model: Pa
     assert code == 0
     assert found["family"]["found"] == "gemma3"
     assert found["LoRA"]["found"].startswith(f"{7 * layers} linears of the language model, ")
+    argv = ("model", "--model", tiny_model, "--data", "d", "--lora_r=8", "--vision=lora")
+    _, tuned = validate(tmp_path / "tower", *argv)
+    assert tuned["LoRA"]["found"].startswith(f"{7 * layers + 6} linears of language model and tower, ")
     assert re.fullmatch(r"checkpoints and adapter take 0.00 of the [\d.]+ GiB free", found["space"]["found"])
 
 

@@ -218,17 +218,19 @@ def model(config: TrainConfig, environ: Mapping[str, str]) -> list[Check]:
         from trainer.model import anatomy_of, build_skeleton, load_model_config
 
         skeleton = build_skeleton(load_model_config(config.model))
-        ours = choices(skeleton, anatomy_of(skeleton))[0]
+        frozen, tuned = choices(skeleton, anatomy_of(skeleton))[:2]
+        ours = tuned if config.vision == "lora" else frozen
         if not ours.layers:
             raise ConfigError(
                 f"LoRA would train nothing in {config.model}: python -m trainer layers lists it"
             )
-        return f"{ours.layers} linears of the language model, {ours.width * config.lora_r:,} weights"
+        where = "of language model and tower" if config.vision == "lora" else "of the language model"
+        return f"{ours.layers} linears {where}, {ours.width * config.lora_r:,} weights"
 
     def space() -> str:
         from trainer.shapes import resolve_shape
 
-        weights = resolve_shape(config.model).lora_params(config.lora_r)
+        weights = resolve_shape(config.model).lora_params(config.lora_r, config.vision)
         # The newest few, the best, one being written, and the adapter.
         needed = (config.keep_checkpoints + 3) * weights * CHECKPOINT_BYTES
         folder = Path(config.output_dir).absolute()
