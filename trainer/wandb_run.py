@@ -42,7 +42,9 @@ class WandbRun:
     def __init__(
         self, *, run_id: str, run_dir: Path, config: Mapping[str, Any], model: Any, watch_steps: int
     ) -> None:
-        os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(FINISH_TIMEOUT_S))
+        given = os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(FINISH_TIMEOUT_S))
+        # The client says itself what is wrong with a value that is no number.
+        self._finish_timeout_s = float(given) if given.replace(".", "", 1).isdigit() else FINISH_TIMEOUT_S
         os.environ.setdefault("WANDB_SILENT", "true")
         # Pictures of tables wait here for their upload: with the run, not in a home that may be read-only.
         os.environ.setdefault("WANDB_DATA_DIR", str(run_dir / "wandb"))
@@ -77,7 +79,7 @@ class WandbRun:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Upload what is left and close the run. Says how to upload what did not get there."""
         self._tasks.put(lambda run: run.summary.update(dict(summary)))
-        self._end(exit_code=0, timeout_s=QUEUE_TIMEOUT_S + float(os.environ["WANDB_FINISH_TIMEOUT"]))
+        self._end(exit_code=0, timeout_s=QUEUE_TIMEOUT_S + self._finish_timeout_s)
 
     def _work(self) -> None:
         self._run = self._open()
