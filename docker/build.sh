@@ -20,7 +20,10 @@ commit=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 [ -z "$(git status --porcelain 2>/dev/null)" ] || commit=$commit-dirty
 case $torch in
   cuda) image=trainyard:$version ;;
-  *) image=trainyard:$version-$torch ;;
+  *)
+    image=trainyard:$version-$torch
+    # PyPI has the CUDA build alone. The lock's hashes say which file it must be.
+    set -- --build-arg "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/$torch" "$@" ;;
 esac
 # There is no CUDA in the CPU flavour, and its wheels are for Debian 12's Python.
 [ "$torch" != cpu ] || set -- --build-arg BASE=docker.io/library/debian:bookworm-slim "$@"

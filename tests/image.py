@@ -162,11 +162,19 @@ def _make_wheels() -> Path:
     if not (folder / ".complete").exists():
         for old in CACHE.glob("wheels-*"):
             shutil.rmtree(old)
-        _run(
+        download = [
             *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"),
             *("--python-version", "3.11", "--dest", str(folder)),
             *(word for lock in LOCKS for word in ("--requirement", lock)),
-            DS_BUILD_OPS="0",
-        )
+        ]
+        environ = {**os.environ, "DS_BUILD_OPS": "0"}
+        # As make-env.sh does: a mirror may have torch without CUDA, PyPI has not.
+        if subprocess.run(download, cwd=PROJECT_DIR, env=environ, capture_output=True).returncode:
+            _run(
+                *download,
+                "--extra-index-url",
+                f"https://download.pytorch.org/whl/{FLAVOUR}",
+                DS_BUILD_OPS="0",
+            )
         (folder / ".complete").touch()
     return folder
