@@ -304,3 +304,5 @@ def test_zero3_shards_are_stopped_and_continued_exactly(
     assert run(tmp_path / "stopped") == 0
     assert "going on from step" in (tmp_path / "stopped" / "log").read_text()
     assert history(tmp_path / "stopped") == history(tmp_path / "straight")
+    losses = [entry["loss"] for entry in history(tmp_path / "straight") if "loss" in entry]
+    assert losses[-1] < 0.5 * losses[0]
