@@ -15,7 +15,8 @@ from accelerate_configs.refuse import nothing_fits
 from trainer.job import GIB, Candidate, JobSpec, Optimizer, Plan
 from trainer.memory import estimate
 from trainer.outcome import ConfigError
-from trainer.text import gib, nearest
+from trainer.text import gib
+from trainer.values import nearest
 
 DEFAULT_BATCH_SIZE = 8
 MICRO_BATCH_SIZES = (32, 16, 8, 4, 2, 1)
@@ -82,7 +83,7 @@ def _ways(spec: JobSpec) -> tuple[Way, ...]:
     if asked != "auto" and asked not in CONFIGS:
         known = ("auto", *CONFIGS)
         raise ConfigError(
-            f"CONFIG={asked}: not known{nearest(asked, known) or ';'} known are {', '.join(known)}"
+            f"CONFIG={asked}: not known{nearest(asked, known) or ':'} known are {', '.join(known)}"
         )
     if asked != "auto" and asked not in possible:
         gpus = spec.gpus * spec.nodes

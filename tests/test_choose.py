@@ -103,7 +103,7 @@ def test_a_given_batch_is_kept() -> None:
 
 def test_an_unknown_config_is_refused_with_the_known_ones() -> None:
     assert refusal(make_spec(accelerate_config="multi_gpus")) == (
-        "CONFIG=multi_gpus: not known; did you mean multi_gpu? known are auto, single_gpu, "
+        "CONFIG=multi_gpus: not known, did you mean multi_gpu? known are auto, single_gpu, "
         "single_gpu_low_mem, multi_gpu, deepspeed_zero3, cpu_mps"
     )
 

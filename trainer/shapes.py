@@ -14,7 +14,7 @@ from trainer.families import PARSERS, Config
 from trainer.job import ModelShape
 from trainer.known_models import KNOWN_MODELS
 from trainer.outcome import ConfigError
-from trainer.text import nearest
+from trainer.values import nearest
 
 
 def resolve_shape(model: str) -> ModelShape:
@@ -37,7 +37,7 @@ def resolve_shape(model: str) -> ModelShape:
     if config is None:
         raise ConfigError(
             f"MODEL={model}: not a folder, not in the Hugging Face cache, not built in"
-            f"{nearest(model, tuple(KNOWN_MODELS)) or ';'} built in are {_names()}; for any other model "
+            f"{nearest(model, tuple(KNOWN_MODELS)) or ':'} built in are {_names()}; for any other model "
             "download its config.json and pass the folder"
         )
     return shape_from_config(config, model=model)

@@ -42,12 +42,3 @@ def format_table(
         cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
         lines.append((indent + gap.join(cells)).rstrip())
     return "\n".join(lines)
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """`; did you mean X?` where a known name is close, else nothing. Case does not matter."""
-    import difflib  # only ever needed on the way to an error message
-
-    names = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), list(names), n=1, cutoff=0.6)
-    return f"; did you mean {names[close[0]]}?" if close else ""
