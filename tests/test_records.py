@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,25 @@ def test_data_that_is_not_there_is_refused(tmp_path: Path) -> None:
         load_dataset(str(tmp_path / "nothing"))
     with pytest.raises(ConfigError, match=r"is a folder without train\.jsonl"):
         load_dataset(str(tmp_path))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become someone else for a moment")
+@pytest.mark.parametrize("closed", ["folder", "file"])
+def test_data_of_somebody_else_is_refused(closed: str) -> None:
+    # Not below pytest's own folder, which is closed to others anyway.
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755 if closed == "file" else 0o700)
+        file = Path(folder) / "train.jsonl"
+        file.touch(mode=0o600 if closed == "file" else 0o644)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(ConfigError) as raised:
+                load_dataset(folder)
+        finally:
+            os.seteuid(0)
+    assert str(raised.value) == (
+        f"DATA={folder} cannot be read (Permission denied): make it readable for whoever runs the job"
+    )
 
 
 def test_whole_sessions_are_held_out_the_same_ones_every_time(tmp_path: Path) -> None:

@@ -89,7 +89,19 @@ def load_dataset(
 
 
 def data_files(data: str) -> tuple[Path, ...]:
-    """The JSONL file(s) of `data`: training, and held-out records if there is a file of them."""
+    """The JSONL file(s) of `data`: training, and held-out records if there is a file of them. All can be opened."""
+    try:
+        found = _data_files(data)
+        for path in found:
+            path.open("rb").close()
+    except OSError as error:
+        raise ConfigError(
+            f"DATA={data} cannot be read ({error.strerror}): make it readable for whoever runs the job"
+        ) from None
+    return found
+
+
+def _data_files(data: str) -> tuple[Path, ...]:
     path = Path(data)
     if not path.exists():
         raise ConfigError(f"DATA={data} does not exist: give a JSONL file or a folder with train.jsonl")
