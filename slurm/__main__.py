@@ -12,7 +12,7 @@ from slurm.site import find_site
 from trainer import cli
 from trainer.job import Plan
 from trainer.outcome import FINISHED, ConfigError
-from trainer.request import resolve
+from trainer.request import OF_SWEEPS, resolve
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 OF_SWEEPS_TOO = ("status", "logs", "cancel", "resume")
@@ -33,7 +33,7 @@ def _plan(given: dict[str, str], environ: Mapping[str, str], *, run_suffix: str 
 
 
 def plan(given: dict[str, str], environ: Mapping[str, str]) -> int:
-    if "GRID" in given or "SWEEP" in given:
+    if any(name in given for name in OF_SWEEPS):
         return _sweep("plan")(given, environ)
     return cli.print_plan(_plan(given, environ), given.get("FORMAT"))
 
@@ -41,7 +41,7 @@ def plan(given: dict[str, str], environ: Mapping[str, str]) -> int:
 def render(given: dict[str, str], environ: Mapping[str, str]) -> int:
     from slurm.script import render
 
-    if "GRID" in given or "SWEEP" in given:
+    if any(name in given for name in OF_SWEEPS):
         return _sweep("render")(given, environ)
     print(render(_plan(given, environ)), end="")
     return FINISHED
@@ -104,12 +104,13 @@ def _after(name: str) -> cli.Verb:
     """A verb of slurm.verbs, imported when it is used: plan and render answer sooner without it."""
 
     def verb(given: dict[str, str], environ: Mapping[str, str]) -> int:
+        verbs = importlib.import_module("slurm.verbs")
         if name in OF_SWEEPS_TOO:
             members = importlib.import_module("slurm.members")
-            if sweep := members.find(given, environ, PROJECT_DIR):
+            takes = (*verbs.TAKES, *verbs.CHANGES) if name == "resume" else verbs.TAKES
+            if sweep := members.find(given, environ, PROJECT_DIR, takes):
                 return int(getattr(members, name)(sweep, given, environ, PROJECT_DIR))
-        act = getattr(importlib.import_module("slurm.verbs"), name)
-        return int(act(given, environ, PROJECT_DIR))
+        return int(getattr(verbs, name)(given, environ, PROJECT_DIR))
 
     return verb
 

@@ -21,9 +21,10 @@ from trainer.trial import read_trial
 Words = Mapping[str, str]
 
 
-def find(given: Words, environ: Words, project_dir: Path) -> Recorded | None:
+def find(
+    given: Words, environ: Words, project_dir: Path, takes: Sequence[str] = verbs.TAKES
+) -> Recorded | None:
     """The sweep that RUN names, if it names one. Raises ConfigError as the verbs do."""
-    takes = (*verbs.TAKES, *verbs.CHANGES)
     output = verbs.output_folder(given, environ, project_dir, takes)
     return read_sweep(output / given["RUN"]) if "RUN" in given else None
 
@@ -60,12 +61,14 @@ def cancel(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> 
         return FINISHED
     verbs.scancel(live, environ)
     words = command_words(given, sweep.sweep_id)
-    print(f"cancelled {len(live)} jobs of sweep {sweep.sweep_id}; make resume {words} starts them again")
+    ended = f"cancelled {len(live)} job{'s' * (len(live) > 1)} of sweep {sweep.sweep_id}"
+    print(f"{ended}; make resume {words} starts them again")
     return FINISHED
 
 
 def resume(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> int:
     """All members that are neither finished nor in the queue, as one array again; each keeps its index."""
+    from slurm.nodes import refuse_what_cannot_run
     from slurm.resume import alone, plan_again, record_again
     from slurm.script import render_array
     from slurm.submit import check, check_environment
@@ -85,6 +88,7 @@ def resume(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> 
         check(first, environ, again=True)
         check_files(list(plans.values()))
         check_environment(first.spec)
+        refuse_what_cannot_run(first.spec, environ)
         job_id = _resubmit(sweep, render_array(sweep.sweep_id, plans, parallel=sweep.parallel), environ)
         for index, run in left.items():
             record_again(run, plans[index], f"{job_id}_{index}", changes)
@@ -98,7 +102,7 @@ def _resubmit(sweep: Recorded, text: str, environ: Words) -> str:
 
     script = sweep.folder / SCRIPT_NAME
     try:
-        before = script.read_bytes()
+        before = script.read_bytes() if script.exists() else b""
         script.write_text(text, encoding="utf-8")
     except OSError as error:
         raise SubmitError(f"cannot write {script}: {error.strerror}") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from trainer.outcome import ConfigError, SchedulerError
 from trainer.progress import Job
@@ -66,12 +67,17 @@ def find_jobs(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, J
     missing = [job_id for job_id in job_ids if job_id not in found]
     if missing:
         found |= _sacct(missing, environ)
+    for job_id in missing:
+        # What never started of an array is one job without an index, once it was cancelled.
+        if job_id not in found and (rest := found.get(_array(job_id))):
+            found[job_id] = replace(rest, job_id=job_id)
     return {i: found.get(i, Job(job_id=i, state=GONE, ended=True, reason="not in squeue")) for i in job_ids}
 
 
 def _squeue(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Job]:
     arguments = ("--noheader", "--all", "--array", "--states=all", "--format=%i|%T|%r|%N|%M|%l")
-    done = slurm("squeue", *arguments, f"--jobs={','.join(job_ids)}", environ=environ)
+    jobs = dict.fromkeys(map(_array, job_ids))
+    done = slurm("squeue", *arguments, f"--jobs={','.join(jobs)}", environ=environ)
     if done.returncode:
         if "invalid job id" in done.stderr.lower():
             return {}
@@ -90,6 +96,11 @@ def _sacct(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Job]
         return {}
     found = dict(_job(line) for line in done.stdout.splitlines() if line.count("|") == 5)
     return {job_id: job for job_id, job in found.items() if job_id in job_ids}
+
+
+def _array(job_id: str) -> str:
+    """The array that a member belongs to; any other job itself."""
+    return job_id.partition("_")[0]
 
 
 def _job(line: str) -> tuple[str, Job]:

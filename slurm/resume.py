@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate_configs.choose import choose
+from slurm.nodes import refuse_what_cannot_run
 from slurm.queue import find_jobs
 from slurm.script import render, run_dir
 from slurm.submit import SCRIPT_NAME, SubmitError, Submitted, check, check_environment, overrides, sbatch
@@ -53,6 +54,7 @@ def resume(
         check(plan, environ, again=True)
         check_planned(plan)
         check_environment(plan.spec)
+        refuse_what_cannot_run(plan.spec, environ)
         job_id = _resubmit(run, plan, environ, changes)
     notes = [*plan.notes, *_changed(run.record["plan"], plan)]
     submitted = Submitted(plan=plan, job_id=job_id, ignored=tuple(sorted(overrides(environ))))

@@ -63,7 +63,9 @@ def check_runtime(spec: JobSpec, typed: Iterable[str] = ()) -> None:
     An image in the site file waits for those who ask for a runtime; one that was typed is meant to be used.
     """
     if spec.runtime == "none":
-        if odd := [name for name in ("IMAGE", "BINDS") if name in typed]:
+        if odd := [
+            name for name, said in (("IMAGE", spec.image), ("BINDS", spec.binds)) if said and name in typed
+        ]:
             raise ConfigError(
                 f"{odd[0]}= without a container: add RUNTIME=apptainer or RUNTIME=pyxis, whichever the cluster has"
             )

@@ -6,11 +6,12 @@ sbatch itself refuses, what was written is removed again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +54,8 @@ def check(plan: Plan, environ: Mapping[str, str], *, again: bool = False) -> Non
         raise ConfigError(
             "no sbatch on PATH: submit where Slurm is installed; `make render` prints the script without it"
         )
-    if not again and os.path.lexists(folder := run_dir(spec)):
-        raise ConfigError(f"RUN={spec.run_id}: {folder} exists: give another RUN, or none for a new one")
+    if not again and os.path.lexists(folder := Path(run_dir(spec))):
+        raise _taken(spec.run_id, folder)
     if (file := image_file(spec)) and not file.is_file():
         raise ConfigError(f"IMAGE={spec.image}: {file} is not there: the nodes could not run it")
 
@@ -80,27 +81,48 @@ def submit(plan: Plan, environ: Mapping[str, str]) -> Submitted:
     spec = plan.spec
     check_environment(spec)
     folder = Path(run_dir(spec))
-    parent_was_there = folder.parent.exists()
     record = run_record(plan)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()  # of two submits with one RUN, one gets past here
-    except OSError as error:
-        raise SubmitError(f"cannot make the run's folder {folder}: {error.strerror}") from error
-    try:
+    with new_folders(spec.run_id, folder):
         Path(log_dir(spec)).mkdir()
         (folder / SCRIPT_NAME).write_text(render(plan), encoding="utf-8")
         write_record(folder, record)
         job_id = sbatch(folder / SCRIPT_NAME, environ)
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        if not parent_was_there and not any(folder.parent.iterdir()):
-            folder.parent.rmdir()
-        if isinstance(error, OSError):
-            raise SubmitError(f"cannot write into {folder}: {error.strerror}") from error
-        raise
     write_record(folder, {**record, "job_ids": [job_id]})
     return Submitted(plan=plan, job_id=job_id, ignored=tuple(sorted(overrides(environ))))
+
+
+@contextlib.contextmanager
+def new_folders(run_id: str, *folders: Path) -> Iterator[None]:
+    """Folders side by side that are made for the block, and removed again, with what is in them, when it fails.
+
+    Raises:
+        ConfigError: another submit with this RUN was faster.
+        SubmitError: the disk refused.
+    """
+    above = [path for path in folders[0].parents if not path.exists()]  # nearest first
+    made: list[Path] = []
+    try:
+        folders[0].parent.mkdir(parents=True, exist_ok=True)
+        for folder in folders:
+            try:
+                folder.mkdir()
+            except FileExistsError as error:
+                raise _taken(run_id, folder) from error
+            made.append(folder)
+        yield
+    except BaseException as error:
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in above:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # not one that another submit uses by now
+        if isinstance(error, OSError):
+            raise SubmitError(f"cannot write {error.filename or folders[0]}: {error.strerror}") from error
+        raise
+
+
+def _taken(run_id: str, folder: Path) -> ConfigError:
+    return ConfigError(f"RUN={run_id}: {folder} exists: give another RUN, or none for a new one")
 
 
 def rehearse(plan: Plan, environ: Mapping[str, str]) -> str:

@@ -4,7 +4,6 @@ slurm/members.py's."""
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from slurm.nodes import refuse_what_cannot_run
 from slurm.runtime import check_runtime, needed_environment
 from slurm.script import log_dir, render_array
 from slurm.site import find_site
-from slurm.submit import SCRIPT_NAME, SubmitError, check, check_environment, sbatch
+from slurm.submit import SCRIPT_NAME, SubmitError, check, check_environment, new_folders, sbatch
 from trainer import cli
 from trainer.outcome import FINISHED, ConfigError
 from trainer.request import DEFAULT_OUTPUT
@@ -78,24 +77,13 @@ def submit(planned: Sweep, environ: Words) -> str:
     """
     check_environment(planned.plans[0].spec)
     members = {planned.folder.with_name(plan.spec.run_id): run_record(plan) for plan in planned.plans}
-    made: list[Path] = []
-    try:
-        planned.folder.parent.mkdir(parents=True, exist_ok=True)
-        for folder in (planned.folder, *members):
-            folder.mkdir()  # of two submits with one RUN, one gets past here
-            made.append(folder)
+    with new_folders(planned.sweep_id, planned.folder, *members):
         for plan, (folder, record) in zip(planned.plans, members.items(), strict=True):
             Path(log_dir(plan.spec)).mkdir()
             write_record(folder, record)
         write_sweep(planned)
         (planned.folder / SCRIPT_NAME).write_text(_script(planned), encoding="utf-8")
         job_id = sbatch(planned.folder / SCRIPT_NAME, environ)
-    except BaseException as error:
-        for folder in made:
-            shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise SubmitError(f"cannot write {error.filename}: {error.strerror}") from error
-        raise
     for index, (folder, record) in enumerate(members.items()):
         write_record(folder, {**record, "job_ids": [f"{job_id}_{index}"]})
     return job_id

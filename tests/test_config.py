@@ -245,6 +245,13 @@ def test_the_ranks_get_the_file_and_are_told_that_it_was_planned(tmp_path: Path)
     assert argv[-4:] == ("--config", "train.yaml", "--planned", "true")
 
 
+def test_runs_cannot_lie_in_a_file(tmp_path: Path, records: Path) -> None:
+    (tmp_path / "notes").write_text("")
+    with pytest.raises(ConfigError) as caught:
+        check_planned(plan_for(tmp_path, DATA=str(records), OUTPUT="notes/runs"))
+    assert str(caught.value) == f"OUTPUT=notes/runs: {tmp_path}/notes is a file: give a folder"
+
+
 def test_a_file_that_contradicts_the_plan_is_refused_before_submitting(tmp_path: Path, records: Path) -> None:
     written(tmp_path, "weight_decay: 0.1\nmax_steps: 3\n")
     given = {"CONFIG_FILE": "train.yaml", "DATA": str(records), "VRAM": "80"}

@@ -101,6 +101,7 @@ def test_an_image_in_the_site_file_waits_for_a_runtime_and_a_typed_one_wants_it(
         ConfigError, match=r"^IMAGE= without a container: add RUNTIME=apptainer or RUNTIME=pyxis"
     ):
         check_runtime(plain, typed={"IMAGE": REFERENCE, "GPUS": "1"})
+    check_runtime(replace(plain, image=None), typed={"IMAGE": "none", "BINDS": "none"})
     done = slurm("plan", "--image", REFERENCE)
     assert (done.returncode, done.stdout) == (78, "")
 

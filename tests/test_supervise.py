@@ -118,10 +118,14 @@ def test_an_env_file_sets_secrets_and_settings_and_nothing_else(tmp_path: Path) 
     }  # fmt: skip
     path.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
     assert read_env_file(path) == settings
-    for line in ("LD_PRELOAD=/tmp/x.so", "PATH=/tmp", "just words"):
+    for line in ("LD_PRELOAD=/tmp/x.so", "PATH=/tmp"):
         path.write_text(f"HF_TOKEN=x\n{line}\n")
         with pytest.raises(ConfigError, match=r"\.env line 2: .* is not one of HF_TOKEN, "):
             read_env_file(path)
+    path.write_text("HF_TOKEN=x\nhf_a-bare-token\n")
+    with pytest.raises(ConfigError) as caught:
+        read_env_file(path)
+    assert str(caught.value) == f"{path} line 2: takes NAME=value, and there is no = in it"
 
 
 def test_a_time_limit_counts_from_the_start_unless_a_scheduler_says_when_it_ends() -> None:

@@ -51,6 +51,10 @@ MISTAKES = [
     ("GPUS=1,2", "GRID: 'GPUS' is the same for all members, say it beside GRID: a grid takes"),
     ("$(touch ran)=1", "GRID: '$(touch' is unknown: a grid takes"),
     ("LORA=low,low", "GRID: LORA lists 'low' twice, which would be the same run twice"),
+    (
+        "LEARNING_RATE=1e-4,0.0001",
+        "GRID: LEARNING_RATE lists '1e-4' twice, which would be the same run twice",
+    ),
     ("LORA=low LORA=high", "LORA is given twice in GRID: say it once"),
     ("SEED=1,2", "SEED is given in GRID and beside it: say it once"),
     ("LORA=low,hi", "LORA='hi': takes one of high, medium, low"),
@@ -124,6 +128,16 @@ def test_plan_shows_the_members_and_render_the_script(capsys: pytest.CaptureFixt
     assert [plan["spec"]["run_id"] for plan in json.loads(capsys.readouterr().out)] == [
         f"try-{index}" for index in range(4)
     ]
+
+
+@pytest.mark.parametrize("flag", ["--trials", "--parallel"])
+def test_plan_takes_the_words_of_a_sweep_without_a_grid(
+    flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", flag, "3", "--run", "try", "--site", "none"], {}) == 0
+    count, parallel = (3, 3) if flag == "--trials" else (12, 3)
+    heading = f"sweep  try: {count} members, at most {parallel} at once"
+    assert capsys.readouterr().out.splitlines()[0] == heading
 
 
 def test_a_spoilt_record_is_one_line(tmp_path: Path) -> None:
@@ -243,7 +257,7 @@ def test_the_verbs_see_cancel_and_resume_a_whole_sweep(
     ]
     (output / "toys-1" / "go").write_text("1")
     until(lambda: ["toys-1", "41", "FAILED", "1/20", "-"] in rows(), rows)
-    assert act("cancel") == "cancelled 1 jobs of sweep toys; make resume RUN=toys starts them again\n"
+    assert act("cancel") == "cancelled 1 job of sweep toys; make resume RUN=toys starts them again\n"
     until(lambda: ["toys-0", "40", "CANCELLED", "1/20", "-"] in rows(), rows)
     assert act("status").endswith("next   make resume RUN=toys (those that are unfinished)\n")
 
@@ -271,7 +285,31 @@ def test_a_sweep_that_sbatch_refuses_leaves_nothing_behind(
     project = make_toy_project(tmp_path / "toy")
     with pytest.raises(SubmitError, match="sbatch refused the job"):
         submit(toy_sweep(project, records, count=2, parallel=1, partition="none"), cluster.environ)
-    assert list((project / "runs").iterdir()) == []
+    assert not (project / "runs").exists()
+
+
+@pytest.mark.cluster
+def test_of_two_sweeps_with_one_name_the_slower_is_told_to_take_another(
+    cluster: Cluster, tmp_path: Path, records: Path
+) -> None:
+    project = make_toy_project(tmp_path / "toy")
+    (project / "runs" / "toys-1").mkdir(parents=True)  # since it was checked
+    with pytest.raises(ConfigError, match=r"^RUN=toys: .*/runs/toys-1 exists: give another RUN"):
+        submit(toy_sweep(project, records, count=2, parallel=1), cluster.environ)
+    assert [path.name for path in (project / "runs").iterdir()] == ["toys-1"]
+
+
+@pytest.mark.cluster
+def test_members_that_never_started_are_seen_as_cancelled(cluster: Cluster, tmp_path: Path) -> None:
+    script = tmp_path / "job"
+    script.write_text("#!/bin/sh\n")
+    words = ("sbatch", "--parsable", "--array=0-2", "--hold", f"--output={tmp_path}/%a", str(script))
+    array = cluster.run(*words).stdout.strip()
+    cluster.run("scancel", array)
+    jobs = find_jobs([f"{array}_{index}" for index in range(3)], cluster.environ)
+    assert [(job.job_id, job.state, job.ended) for job in jobs.values()] == [
+        (f"{array}_{index}", "CANCELLED", True) for index in range(3)
+    ]
 
 
 @pytest.mark.cluster

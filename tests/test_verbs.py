@@ -20,6 +20,7 @@ from conftest import PROJECT_DIR
 from plans import make_plan
 
 from slurm import verbs
+from slurm.__main__ import main
 from slurm.queue import SlurmError, find_jobs
 from slurm.submit import submit
 from trainer.outcome import ConfigError
@@ -355,6 +356,25 @@ def test_variables_that_say_nothing_here_are_refused(tmp_path: Path) -> None:
     )
 
 
+def test_what_only_resume_takes_is_not_offered_to_others(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--time", "1h"], {}) == 78
+    said = "trainyard: TIME=1h: only RUN, OUTPUT, SITE count here, leave it out\n"
+    assert capsys.readouterr().err == said
+    assert main(["resume", "--gpus", "2"], {}) == 78
+    assert "GPUS=2: only RUN, OUTPUT, SITE, TIME, PARTITION, " in capsys.readouterr().err
+
+
+def test_a_run_that_no_scheduler_began_goes_on_by_its_own_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_run(tmp_path / "runs", "r", "1")
+    record = json.loads((folder / "run.json").read_text())
+    write_record(folder, {**record, "job_ids": []})
+    verbs.status({"RUN": "r"}, {}, tmp_path)
+    said = "next   the command that began it, with RUN=r: it was started without a scheduler"
+    assert capsys.readouterr().out.splitlines()[-1] == said
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -449,11 +469,15 @@ def test_a_resume_that_slurm_refuses_leaves_the_run_as_it_was(
     cluster.wait(job_id)
     folder = project / "runs" / "stuck"
     record = json.loads((folder / "run.json").read_text())
-    record["spec"]["partition"] = "nosuch"
+    record["spec"]["reservation"] = "nosuch"
     write_record(folder, record)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(SlurmError, match="invalid partition specified: nosuch"):
+    with pytest.raises(SlurmError, match="Requested reservation is invalid"):
         verbs.resume({"RUN": "stuck"}, cluster.environ, project)
+    impossible = {"RUN": "stuck", "CPUS": "65"}
+    assert refusal(verbs.resume, impossible, cluster.environ, project) == (
+        "CPUS=65: such a node of partition high has at most 64: try CPUS=64"
+    )
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 

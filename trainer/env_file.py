@@ -30,7 +30,10 @@ def read_env_file(path: Path) -> dict[str, str]:
         if not text or text.startswith("#"):
             continue
         name, equals, value = text.removeprefix("export ").partition("=")
-        if not equals or not ENV_NAMES.fullmatch(name.strip()):
+        if not equals:
+            # Not said back: it may be a bare token.
+            raise ConfigError(f"{path} line {number}: takes NAME=value, and there is no = in it")
+        if not ENV_NAMES.fullmatch(name.strip()):
             known = ENV_NAMES.pattern.replace("[A-Z_]+", "*").replace("|", ", ")
             raise ConfigError(f"{path} line {number}: {name.strip()!r} is not one of {known}")
         values[name.strip()] = _unquoted(value.strip())

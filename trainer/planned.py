@@ -15,9 +15,12 @@ from trainer.settings import from_plan, say
 
 
 def check_planned(plan: Plan) -> None:
-    """Raises ConfigError for a model without weights, settings that contradict the plan, unusable data, and places
-    that a container would not see."""
+    """Raises ConfigError for a model without weights, settings that contradict the plan, unusable data, runs that
+    would lie in a file, and places that a container would not see."""
     project_dir = Path(plan.spec.project_dir)
+    output = project_dir / plan.spec.output
+    if file := next((path for path in (output, *output.parents) if path.is_file()), None):
+        raise ConfigError(f"OUTPUT={plan.spec.output}: {file} is a file: give a folder")
     model = project_dir / plan.spec.model
     if model.is_dir() and not any(model.glob("*.safetensors")):
         raise ConfigError(

@@ -112,7 +112,7 @@ def _next_command(seen: Seen, words: str) -> str:
     return (
         f"make logs {words} (what happened), then make resume {words}"
         if seen.jobs
-        else "nothing: no job's run"
+        else f"the command that began it, with {words}: it was started without a scheduler"
     )
 
 

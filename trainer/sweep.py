@@ -88,10 +88,11 @@ def read_grid(text: str, given: Mapping[str, str]) -> tuple[Values, ...]:
         if name in axes or name in given:
             where = "twice in GRID" if name in axes else "in GRID and beside it"
             raise ConfigError(f"{name} is given {where}: say it once")
-        if twice := next((value for value in found if found.count(value) > 1), None):
+        meant = [parse_given({name: value})[name] for value in found]
+        if twice := next(
+            (value for value, one in zip(found, meant, strict=True) if meant.count(one) > 1), None
+        ):
             raise ConfigError(f"GRID: {name} lists {shown(twice)} twice, which would be the same run twice")
-        for value in found:
-            parse_given({name: value})
         axes[name] = found
     if not axes:
         raise ConfigError(f"GRID is empty: write {EXAMPLE}")
@@ -196,7 +197,8 @@ def plan_table(sweep: Sweep) -> str:
             )
         )
     count = len(sweep.plans)
-    heading = f"sweep  {sweep.sweep_id}: {count} members, at most {min(count, sweep.parallel)} at once"
+    members = f"{count} member{'s' * (count > 1)}"
+    heading = f"sweep  {sweep.sweep_id}: {members}, at most {min(count, sweep.parallel)} at once"
     notes = dict.fromkeys(note for plan in sweep.plans for note in plan.notes)
     chooses = [sweep.chooses, ""] if sweep.chooses else []
     lines = [heading, "", *chooses, format_table(rows), "", *(f"note   {note}" for note in notes)]
