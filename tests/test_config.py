@@ -150,8 +150,8 @@ def test_a_wrong_flag_is_refused_in_one_line(argv: list[str], message: str) -> N
     [
         ("max_step: 3", f"{{path}}: unknown 'max_step', did you mean max_steps? known are {KNOWN}"),
         ("max_steps: lots", "{path}: max_steps takes a whole number from 1 to 10000000, got 'lots'"),
-        ("max_steps: [1]", "{path}: max_steps takes a whole number from 1 to 10000000, got list"),
-        ("max_steps:", "{path}: max_steps takes a whole number from 1 to 10000000, got NoneType"),
+        ("max_steps: [1]", "{path}: max_steps takes a whole number from 1 to 10000000, got a list"),
+        ("max_steps:", "{path}: max_steps takes a whole number from 1 to 10000000, got nothing"),
         ("seed: 1\nseed: 2", "{path} is not YAML: seed was given twice"),
         ("- seed", "{path} takes `name: value` on each line; see python -m trainer config --help"),
         ("seed: [", "{path} is not YAML: while parsing a flow node expected the node content, but found "

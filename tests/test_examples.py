@@ -12,8 +12,16 @@ import torch
 from PIL import Image
 from training import train_forked
 
-from trainer.examples import Encoder, TrainCollator, describe_example, pad_and_stack, token_counts
+from trainer.examples import (
+    Encoder,
+    TrainCollator,
+    describe_example,
+    load_picture,
+    pad_and_stack,
+    token_counts,
+)
 from trainer.first_look import check_text_only
+from trainer.forms import Picture
 from trainer.records import Record, load_dataset
 
 ANSWER = '{"button": "up"}'
@@ -146,3 +154,14 @@ def test_records_of_every_kind_train_and_are_answered(
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["after"]["samples"] == 2
     assert len([entry for entry in metrics["history"] if "loss" in entry]) == 4
+
+
+def test_a_picture_that_does_not_open_is_named(tmp_path: Path) -> None:
+    whole, cut, text = (tmp_path / name for name in ("whole.png", "cut.png", "text.png"))
+    Image.effect_noise((32, 32), 50).save(whole)
+    cut.write_bytes(whole.read_bytes()[:200])
+    text.write_text("hello")
+    for path, said in ((cut, f"{cut}: image file is truncated"), (text, f"{text} is no image")):
+        with pytest.raises(OSError) as caught:
+            load_picture(Picture(paths=(str(whole), str(whole), str(path), str(whole))))
+        assert str(caught.value) == said

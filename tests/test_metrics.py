@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trainer.metrics import UNREADABLE, action_metrics, answer_field, read_action, score_table
+from trainer.outcome import ConfigError
 
 
 def test_metrics_of_a_small_table_are_as_computed_by_hand() -> None:
@@ -32,7 +33,24 @@ def test_the_action_is_the_first_key_unless_told_otherwise() -> None:
     answers = ['{"button": "up", "reasoning": "a wall"}']
     assert answer_field(answers) == "button"
     assert answer_field(answers, "reasoning") == "reasoning"
+    assert answer_field(['{"reasoning": "x", "button": "a"}', *answers, *answers]) == "button"
     assert answer_field(["up"]) is None
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        (
+            ['{"button": "up", "reasoning": "a wall"}', "up"],
+            "answer_field='buton': the answers have button, reasoning, did you mean button?",
+        ),
+        (["up"], "answer_field='buton': no answer is a JSON object with keys: leave it out"),
+    ],
+)
+def test_an_answer_field_that_no_answer_has_is_refused(answers: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        answer_field(answers, "buton")
+    assert str(caught.value) == said
 
 
 @pytest.mark.parametrize(

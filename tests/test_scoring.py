@@ -105,6 +105,13 @@ def test_actions_that_are_no_choice_are_refused(
         find_choices(processor, records, "button", asked)
 
 
+def test_actions_that_no_training_answer_has_are_refused(processor: Any, records: tuple[Record, ...]) -> None:
+    some = answered(records, '{"button": "up"}', '{"button": "up"}', '{"button": "a"}')
+    with pytest.raises(ConfigError) as caught:
+        find_choices(processor, some, "button", "fly,swim")
+    assert str(caught.value) == "actions=fly,swim: no training answer has any of them; they have up, a"
+
+
 @pytest.mark.parametrize("family", ["tiny_model", "tiny_qwen"])
 def test_scores_are_those_of_whole_sequences_one_at_a_time(
     family: str, records: tuple[Record, ...], request: pytest.FixtureRequest

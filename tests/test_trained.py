@@ -137,7 +137,9 @@ def test_a_pipe_is_answered_line_by_line_and_a_bad_line_stops_nothing(
     code, found = answers(tmp_path, ["--run", str(run), "--records", "-"], "\n".join(lines) + "\n")
     assert code == 1
     assert found[1:3] == [
-        {"error": "line 2: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"},
+        {
+            "error": "line 2 is not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"
+        },
         {"error": "line 3: gone.png is not there"},
     ]
     assert found[0] == found[3] and sum(found[0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
@@ -146,9 +148,9 @@ def test_a_pipe_is_answered_line_by_line_and_a_bad_line_stops_nothing(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--run", "RUN"], "infer takes images, or --records FILE"),
+        (["--run", "RUN"], "infer takes images, or --records FILE; got neither: python -m trainer infer"),
         (["--run", "no/such", "x.png"], "no/such holds no trained model (trainyard.json is not there): give a"),
-        (["--run", "RUN", "x.png"], "what is asked: x.png is not there"),
+        (["--run", "RUN", "x.png"], "the images cannot be used: x.png is not there"),
         (["--run", "RUN", "a.png", "b.png"], "2 images: training used a grid of four frames; give the four, oldest"),
         (["--run", "RUN", "--records", "no.jsonl"], "records no.jsonl cannot be read (No such file or directory)"),
         (["--run", "RUN", "x.png", "--questoin", "?"], "unknown '--questoin', did you mean question? known are run"),

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from trainer.grid import compose_grid
@@ -30,10 +30,16 @@ def load_pictures(record: Record) -> list[Image.Image]:
 
 
 def load_picture(picture: Picture) -> Image.Image:
+    """Raises OSError naming the file that does not open, ValueError for frames of different sizes."""
     images = []
     for path in picture.paths:
-        with Image.open(path) as image:
-            images.append(image.convert("RGB"))
+        try:
+            with Image.open(path) as image:
+                images.append(image.convert("RGB"))
+        except UnidentifiedImageError:
+            raise OSError(f"{path} is no image") from None
+        except Exception as error:  # Pillow's decoders raise nearly anything
+            raise OSError(f"{path}: {error or type(error).__name__}") from error
     return images[0] if len(images) == 1 else compose_grid(images)
 
 

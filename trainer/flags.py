@@ -107,6 +107,13 @@ def build(cls: type, values: dict[str, Any]) -> Any:
     return cls(**values)
 
 
+NO_TEXT = {
+    type(None): "nothing",
+    list: "a list",
+    dict: "a mapping",
+}  # what YAML makes of what is no plain value
+
+
 def convert(cls: type, name: str, value: object, *, shown_as: str) -> Any:
     """`value`, text or a plain YAML value, as field `name` takes it. Raises ConfigError, calling it `shown_as`."""
     kind, span = _kind(cls, name)
@@ -118,7 +125,7 @@ def convert(cls: type, name: str, value: object, *, shown_as: str) -> Any:
         if span is not None and result not in span:
             raise ValueError
     except (ValueError, KeyError):
-        given = shown(text) if text is not None else type(value).__name__
+        given = shown(text) if text is not None else NO_TEXT.get(type(value), type(value).__name__)
         raise ConfigError(f"{shown_as} takes {allowed(cls, name)}, got {given}") from None
     return result
 

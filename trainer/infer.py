@@ -57,7 +57,10 @@ def main(argv: list[str]) -> int:
     images: list[str] = []
     asked: Question = build(Question, read_flags(argv, Question, booleans_alone=True, words=images))
     if bool(images) == bool(asked.records):
-        raise ConfigError("infer takes images, or --records FILE")
+        raise ConfigError(
+            f"infer takes images, or --records FILE; got {'both' if images else 'neither'}: "
+            "python -m trainer infer --run runs/x IMAGE"
+        )
     from trainer.trained import find_trained, load_trained
 
     folder, usage = find_trained(Path(asked.run))
@@ -97,7 +100,7 @@ def read_images(images: list[str], asked: Question, usage: Usage) -> Record:
     try:
         return as_record({key: images, **texts}, Path("."))
     except FormError as error:
-        raise ConfigError(f"what is asked{error}") from None
+        raise ConfigError(f"the images cannot be used{error}") from None
 
 
 def as_record(entry: Any, folder: Path) -> Record:
@@ -148,9 +151,11 @@ def answer_lines(
             continue
         try:
             yield answer(trained, as_record(json.loads(line.strip()), folder), written=written)
+        except json.JSONDecodeError as error:
+            yield {"error": f"line {number} is not JSON ({error})"}
         except FormError as error:
             yield {"error": f"line {number}{error}"}
-        except (ValueError, OSError) as error:  # no JSON; frames of different sizes; no picture
+        except (ValueError, OSError) as error:  # frames of different sizes; no picture
             yield {"error": f"line {number}: {error}"}
 
 

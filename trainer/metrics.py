@@ -11,21 +11,30 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from trainer.outcome import ConfigError
 from trainer.text import format_table
+from trainer.values import nearest, shown
 
 TABLE_ACTIONS = 12
 UNREADABLE = "(unreadable)"
 
 
 def answer_field(answers: Sequence[str], asked: str = "auto") -> str | None:
-    """The key that holds the action: `asked`, or the first key of the first JSON answer; None for plain text."""
+    """The key that holds the action: `asked`, or what most JSON answers have first; None for plain text.
+
+    Raises:
+        ConfigError: no answer has the key `asked`.
+    """
+    entries = [entry for answer in answers if (entry := json_object(answer))]
     if asked != "auto":
+        keys = tuple(dict.fromkeys(key for entry in entries for key in entry))
+        if asked not in keys:
+            known = f"the answers have {', '.join(keys[:8])}{nearest(asked, keys)}"
+            plain = "no answer is a JSON object with keys: leave it out"
+            raise ConfigError(f"answer_field={shown(asked)}: {known if keys else plain}")
         return asked
-    for answer in answers:
-        entry = json_object(answer)
-        if entry:
-            return next(iter(entry))
-    return None
+    first = Counter(next(iter(entry)) for entry in entries).most_common(1)
+    return first[0][0] if first else None
 
 
 def read_action(answer: str, field: str | None) -> str | None:

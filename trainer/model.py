@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -213,6 +214,8 @@ def _load(load: Callable[[str], Any], model: str) -> Any:
     try:
         return load(model)
     except (OSError, ValueError) as error:  # ValueError: a name that no hub takes
+        if Path(model).is_absolute() and not Path(model).exists():
+            raise ConfigError(f"MODEL={model} is not there: give a model folder, or a hub id") from None
         first_line = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"MODEL={model} cannot be loaded ({first_line}): give a model folder, or a hub id with "

@@ -52,7 +52,7 @@ def find_choices(
     In words, why there are none: another key stands before the action, or there are too many.
 
     Raises:
-        ConfigError: `asked` names fewer than two actions, or one twice.
+        ConfigError: `asked` names fewer than two actions, one twice, or none that `records` have.
     """
     spelled = {}
     for record in records:
@@ -64,6 +64,9 @@ def find_choices(
         actions = tuple(word.strip() for word in asked.split(","))
         if len(set(actions)) < max(2, len(actions)) or not all(actions):
             raise ConfigError(f"actions takes auto, or two or more different actions: up,down; got {asked}")
+        if not spelled.keys() & set(actions):
+            known = ", ".join(sorted(spelled, key=lambda action: -len(spelled[action]))[:8])
+            raise ConfigError(f"actions={asked}: no training answer has any of them; they have {known}")
     if not 2 <= len(actions) <= MAX_ACTIONS:
         return f"{len(actions)} different actions in the training answers, not 2 to {MAX_ACTIONS}"
     parts = [(record, _take_apart(record.answer.strip(), field)) for record in records]
