@@ -6,7 +6,6 @@ What is certain stands there to be used; what only a person knows stands there a
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Sequence
 
@@ -113,7 +112,7 @@ def _queues(queues: Sequence[Object]) -> list[str]:
 
 
 def _items(kubectl: Kubectl, kind: str) -> list[Object]:
-    return list(json.loads(kubectl.run("get", kind, "--output", "json"))["items"])
+    return list(kubectl.read("get", kind)["items"])
 
 
 def _maybe(kubectl: Kubectl, kind: str) -> list[Object]:

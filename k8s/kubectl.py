@@ -16,6 +16,7 @@ from k8s.manifest import INSTANCE, MANAGER
 from k8s.pod import CONTAINER
 from trainer.outcome import ConfigError, SchedulerError
 from trainer.progress import Job
+from trainer.values import shown
 
 Object = Mapping[str, Any]
 OURS = f"app.kubernetes.io/managed-by={MANAGER}"
@@ -61,12 +62,21 @@ class Kubectl:
     def find(self, kind: str, run_id: str | None = None) -> list[Object]:
         """The run's objects of a kind, or all runs', oldest first."""
         selector = OURS + (f",{INSTANCE}={run_id}" if run_id else "")
-        items = json.loads(self.run("get", kind, "--selector", selector, "--output", "json"))["items"]
+        items = self.read("get", kind, "--selector", selector)["items"]
         return sorted(items, key=lambda item: (item["metadata"].get("creationTimestamp", ""), name_of(item)))
 
     def get(self, kind: str, name: str) -> Object | None:
-        said = self.run("get", kind, name, "--ignore-not-found", "--output", "json")
-        return json.loads(said) if said.strip() else None
+        return self.read("get", kind, name, "--ignore-not-found") or None
+
+    def read(self, *arguments: str) -> Object:
+        """What it says as JSON, nothing where it says nothing. Raises KubectlError for anything else."""
+        said = self.run(*arguments, "--output", "json")
+        try:
+            return dict(json.loads(said)) if said.strip() else {}
+        except ValueError:
+            raise KubectlError(
+                f"kubectl {arguments[0]} said no JSON: {shown(said.split(chr(10))[0])}"
+            ) from None
 
     def log(self, pod: Object, lines: int) -> str:
         """The end of a pod's log; nothing where there is none yet."""

@@ -17,7 +17,7 @@ from k8s import manifest
 from k8s.pod import DEFAULT_CLAIM, mounted
 from k8s.site import Cluster, find_site, read_cluster, refuse_unknown_gpus
 from trainer.env_file import read_env_file
-from trainer.image import WORK_DIR
+from trainer.image import CACHE_DIR, WORK_DIR
 from trainer.job import JobSpec, Plan
 from trainer.outcome import ConfigError
 from trainer.request import parse_given, resolve
@@ -81,7 +81,9 @@ def complete(spec: JobSpec, cluster: Cluster, project_dir: Path, *, hashed: bool
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         spec = replace(spec, run_id=f"{spec.name}-{digest}")
     plan = choose(spec)
-    say(from_plan(plan.launch_argv, project_dir).notices)
+    told = from_plan(plan.launch_argv, project_dir)
+    _refuse_unseen_settings({**told.values, **handed_on}, cluster)
+    say(told.notices)
     return Decided(plan=plan, cluster=cluster, settings=settings, notes=tuple(_notes(spec, cluster)))
 
 
@@ -107,10 +109,18 @@ def claim_text(given: Mapping[str, str], environ: Mapping[str, str], project_dir
 def refuse_narrow_claim(spec: JobSpec, access: Sequence[str], where: str) -> None:
     """Raises ConfigError when several nodes are to share a claim that only one can mount."""
     if spec.nodes > 1 and WIDE not in access:
+        name = spec.pvc or DEFAULT_CLAIM
         raise ConfigError(
-            f"NODES={spec.nodes}: claim {spec.pvc or DEFAULT_CLAIM} is {', '.join(access)} ({where}), which one node "
-            f"can mount: PVC= one that is {WIDE} (make claim TO=k8s NODES={spec.nodes} SIZE=200Gi), or NODES=1"
+            f"NODES={spec.nodes}: claim {name} is {', '.join(access)} ({where}), which one node "
+            f"can mount: PVC= another that is {WIDE} ({make_claim(spec, f'{name}-wide')}), or NODES=1"
         )
+
+
+def make_claim(spec: JobSpec, name: str) -> str:
+    """The command that prints a claim for this request."""
+    wide = f" NODES={spec.nodes}" if spec.nodes > 1 else ""
+    where = f" NAMESPACE={spec.namespace}" if spec.namespace else ""
+    return f"make claim TO=k8s{where} PVC={name}{wide} SIZE=200Gi"
 
 
 def _refuse_unseen(spec: JobSpec, cluster: Cluster, project_dir: Path) -> None:
@@ -127,6 +137,18 @@ def _refuse_unseen(spec: JobSpec, cluster: Cluster, project_dir: Path) -> None:
         raise ConfigError(f"OUTPUT={spec.output}: runs live in the claim, in runs/: leave it out")
     if cluster.pvc_access:
         refuse_narrow_claim(spec, [cluster.pvc_access], "pvc_access in the site file")
+
+
+def _refuse_unseen_settings(told: Mapping[str, object], cluster: Cluster) -> None:
+    """Raises ConfigError for a folder that the settings file, `.env` or ENVIRONMENT names and no pod has."""
+    for name in ("image_root", "IMAGE_ROOT", "init_adapter", "HF_HOME"):
+        path = str(told.get(name) or "")
+        if path and not mounted(path, cluster) and not path.startswith(f"{CACHE_DIR}/"):
+            raise ConfigError(f"{name}={path}: pods see {_places(cluster)}: give a folder there")
+
+
+def _places(cluster: Cluster) -> str:
+    return ", ".join(["data/, models/ and runs/ in the claim", *(volume.mount for volume in cluster.volumes)])
 
 
 def _read_settings(spec: JobSpec, project_dir: Path) -> str:

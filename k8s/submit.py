@@ -11,7 +11,7 @@ from pathlib import Path
 from k8s.kubectl import Kubectl, KubectlError
 from k8s.manifest import object_names
 from k8s.pod import DEFAULT_CLAIM
-from k8s.request import Decided, decide, refuse_narrow_claim
+from k8s.request import WIDE, Decided, decide, make_claim, refuse_narrow_claim
 from trainer import cli
 from trainer.job import JobSpec
 from trainer.outcome import FINISHED, ConfigError
@@ -38,7 +38,7 @@ def start(kubectl: Kubectl, runs: Sequence[Decided], text: str) -> None:
             raise ConfigError(
                 f"RUN={spec.run_id} exists in this namespace: give another RUN, or none for a new one"
             )
-    rehearse(kubectl, runs[0], text=text)
+    rehearse(kubectl, *runs, text=text)
     try:
         kubectl.run("apply", "--filename", "-", text=text)
     except KubectlError:
@@ -60,8 +60,8 @@ def ready(given: Given, environ: Given, project_dir: Path) -> int:
     return FINISHED
 
 
-def rehearse(kubectl: Kubectl, decided: Decided, *, text: str) -> str:
-    """What the API server would do with `text`, the manifest of a run or of several like it.
+def rehearse(kubectl: Kubectl, decided: Decided, *others: Decided, text: str) -> str:
+    """What the API server would do with `text`, the manifest of a run, or of several that share its claim.
 
     Raises:
         ConfigError: the claim will not do.
@@ -69,24 +69,31 @@ def rehearse(kubectl: Kubectl, decided: Decided, *, text: str) -> str:
     """
     spec = decided.plan.spec
     kubectl = replace(kubectl, namespace=spec.namespace or kubectl.namespace)
-    _check_claim(kubectl, spec)
+    access = _check_claim(kubectl, spec)
     for note in decided.notes:
         cli.say(note)
+    if others and access and WIDE not in access:
+        cli.say(
+            f"claim {spec.pvc or DEFAULT_CLAIM} is {', '.join(access)}: only what is on one node can run at once; "
+            f"a {WIDE} one serves all"
+        )
     return kubectl.run("apply", "--dry-run=server", "--filename", "-", text=text)
 
 
-def _check_claim(kubectl: Kubectl, spec: JobSpec) -> None:
+def _check_claim(kubectl: Kubectl, spec: JobSpec) -> Sequence[str]:
+    """Its access modes, none where one may not look. Raises ConfigError when it will not do."""
     name = spec.pvc or DEFAULT_CLAIM
     try:
         found = kubectl.get("persistentvolumeclaim", name)
     except KubectlError:
-        return  # not everyone may look at claims; the pod will tell
+        return ()  # not everyone may look at claims; the pod will tell
     if found is None:
-        words = f"make claim TO=k8s PVC={name} SIZE=200Gi"
         raise ConfigError(
-            f"PVC={name}: no such claim in the namespace: {words} prints one for kubectl apply -f -"
+            f"PVC={name}: no such claim in the namespace: {make_claim(spec, name)} prints one for kubectl apply -f -"
         )
-    refuse_narrow_claim(spec, found["spec"]["accessModes"], "as the cluster says")
+    access = [str(mode) for mode in found["spec"]["accessModes"]]
+    refuse_narrow_claim(spec, access, "as the cluster says")
+    return access
 
 
 def follow_up(decided: Decided, given: Given, *, attempt: int = 1) -> str:

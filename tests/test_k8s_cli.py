@@ -125,6 +125,10 @@ BAD = [
     ([*IMAGE, "--output", "/scratch/runs"], "OUTPUT=/scratch/runs: runs live in the claim"),
     ([*IMAGE, "--config-file", "/etc/x.yaml"], "/etc/x.yaml"),
     ([*IMAGE, "--partition", "gpu"], "PARTITION='gpu': is for TO=slurm only, leave it out"),
+    (
+        [*IMAGE, "--environment", "HF_HOME=/scratch/hf"],
+        "HF_HOME=/scratch/hf: pods see data/, models/ and runs/",
+    ),
     ([*IMAGE, "--size", "2Gi"], "SIZE=2Gi: is for make claim"),
     ([*IMAGE, "--environment", "HF_TOKEN=hf_x"], "ENVIRONMENT: HF_TOKEN holds a secret"),
     ([*IMAGE, "--namespace", "A_b"], "NAMESPACE='A_b': takes at most 63"),
@@ -306,6 +310,11 @@ def test_a_claim_that_is_missing_or_too_narrow_is_said_before_anything_is_applie
     done = cluster.k8s("submit", *IMAGE, "--nodes", "2")
     assert (done.returncode, done.stdout) == (78, "")
     assert "NODES=2: claim trainyard is ReadWriteOnce (as the cluster says)" in done.stderr
+    # A claim's access cannot be changed: the command makes another.
+    assert "(make claim TO=k8s PVC=trainyard-wide NODES=2 SIZE=200Gi), or NODES=1" in done.stderr
+    done = cluster.k8s("submit", *IMAGE, "--nodes", "2", "--namespace", "vision")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "make claim TO=k8s NAMESPACE=vision PVC=trainyard NODES=2 SIZE=200Gi prints one" in done.stderr
     assert (cluster.objects("Job"), cluster.objects("ConfigMap")) == ({}, {})
 
 
@@ -501,6 +510,35 @@ def test_a_cluster_that_does_not_answer_is_one_line(cluster: Cluster) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"trainyard: kubectl get failed: {words}\n")
 
 
+def test_an_answer_of_kubectl_that_is_no_json_is_one_line(cluster: Cluster) -> None:
+    (cluster.folder / "bin" / "kubectl").write_text("#!/bin/sh\necho please log in\necho first\n")
+    for argv in (["list"], ["site"], ["status", "--run", "mine"], ["submit", *IMAGE]):
+        done = cluster.k8s(*argv)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == "trainyard: kubectl get said no JSON: 'please log in'\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("train.yaml", "image_root: /scratch/frames\n"),
+        ("train.yaml", "init_adapter: ../runs/old\n"),
+        (".env", "IMAGE_ROOT=/scratch/frames\n"),
+    ],
+)
+def test_folders_of_this_machine_in_settings_are_refused(name: str, text: str, checkout: Path) -> None:
+    (checkout / name).write_text(text)
+    argv = ["render", *IMAGE, *(["--config-file", name] if name == "train.yaml" else [])]
+    done = k8s(*argv, cwd=checkout)
+    assert (done.returncode, done.stdout) == (78, "")
+    said = text.strip().replace(": ", "=")
+    assert done.stderr == (
+        f"trainyard: {said}: pods see data/, models/ and runs/ in the claim: give a folder there\n"
+    )
+    (checkout / name).write_text(text.replace("/scratch/", "data/").replace("../runs", "runs"))
+    assert k8s(*argv, cwd=checkout).returncode == 0
+
+
 def test_make_dispatches_by_name(cluster: Cluster) -> None:
     """`submit` makes no environment of the checkout's: pods bring their own."""
     image = f"IMAGE={IMAGE[1]}"
@@ -525,6 +563,9 @@ def test_a_sweep_is_a_run_and_a_job_for_every_member(cluster: Cluster) -> None:
     done = cluster.k8s("sweep", *IMAGE, *GRID)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "sweep  first: 4 members, at most 4 at once"
+    assert (
+        "trainyard: claim trainyard is ReadWriteOnce: only what is on one node can run at once" in done.stderr
+    )
     jobs = cluster.objects("Job")
     assert sorted(jobs) == [f"gemma-3-4b-it-first-{index}" for index in range(4)]
     labels = {name: job["metadata"]["labels"] for name, job in jobs.items()}

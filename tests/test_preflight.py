@@ -223,6 +223,26 @@ def test_a_meeting_port_in_use_is_a_sick_first_node(node: Node) -> None:
         )  # fmt: skip
 
 
+def test_a_stop_while_the_first_pod_has_no_name_yet_is_75(node: Node) -> None:
+    node.smi(gpu(0), script=f"touch {node.folder}/asked")
+    node.torch()
+    node.environ |= {"MASTER_ADDR": "run-0.run.invalid", "MASTER_PORT": "29500", "JOB_COMPLETION_INDEX": "1"}
+    argv = toy_argv("runs/toy", device="cuda", processes=2, nodes=2, model=node.folder)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer.supervise", "--", *argv],
+        cwd=node.project, env=node.environ, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not (node.folder / "asked").exists():
+        time.sleep(0.02)
+    time.sleep(1)
+    assert process.poll() is None
+    process.terminate()
+    _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (
+        75, "trainyard: asked to stop before anything was started: run again\n"
+    )  # fmt: skip
+
+
 def test_a_stop_during_the_look_is_75(node: Node) -> None:
     node.smi(script=f"touch {node.folder}/asked; sleep 2")
     node.torch()

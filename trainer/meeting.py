@@ -9,8 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 from trainer.outcome import FAILED, SickNode, node_name, write_outcome
+from trainer.preflight import MEETING_TIMEOUT_S
 
-MEETING_TIMEOUT_S = 300
 _kept: list[Any] = []  # the first rank's store must live as long as the others look into it
 
 

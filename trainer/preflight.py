@@ -21,13 +21,15 @@ from typing import Any
 
 from trainer.gpus import check_gpus
 from trainer.job import GIB
-from trainer.outcome import ConfigError, SickNode, node_name
+from trainer.outcome import ATTEMPT_DIR_ENV, ConfigError, SickNode, node_name
 from trainer.shapes import cached_config, hub_cache
+from trainer.stop import FLAG
 from trainer.text import gib
 
 MIB = 1024**2
 LEAST_FREE_BYTES = {"output": GIB, "hub cache": GIB, "TMPDIR": 256 * MIB}
-HUB_TIMEOUT_S, RESOLVE_TIMEOUT_S = 10, 30
+HUB_TIMEOUT_S = 10
+MEETING_TIMEOUT_S = 300  # for the first node to have a name, and then for every process to come
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -73,12 +75,18 @@ def check_folder(what: str, folder: Path, *, shared: bool) -> None:
 
 
 def check_rendezvous(environ: Mapping[str, str]) -> None:
-    """Where the nodes meet: a name that resolves (service names appear late) and, on the first node, a free port."""
+    """Where the nodes meet: a name that resolves and, on the first node, a free port.
+
+    A pod's name appears when the pod has a node, which the first may get long after the others.
+    """
     address, port = environ["MASTER_ADDR"], int(environ["MASTER_PORT"])
-    deadline = time.monotonic() + RESOLVE_TIMEOUT_S
-    while not (resolves(address) or environ.get("SLURM_LAUNCH_NODE_IPADDR")):
+    deadline = time.monotonic() + MEETING_TIMEOUT_S
+    asked_to_stop = Path(environ.get(ATTEMPT_DIR_ENV, ""), FLAG)
+    while not (resolves(address) or environ.get("SLURM_LAUNCH_NODE_IPADDR") or asked_to_stop.is_file()):
         if time.monotonic() > deadline:
-            raise SickNode(f"MASTER_ADDR={address} does not resolve: the nodes cannot meet")
+            raise SickNode(
+                f"MASTER_ADDR={address} did not resolve within {MEETING_TIMEOUT_S} s: the nodes cannot meet"
+            )
         time.sleep(1)
     if (environ.get("SLURM_PROCID") or environ.get("JOB_COMPLETION_INDEX")) == "0":
         with socket.socket() as probe:

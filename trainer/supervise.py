@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
 def attempt(planned: Sequence[str], environment: dict[str, str]) -> int:
     """Look at this node, then run the planned command on it. Raises ConfigError, SickNode."""
     command = complete_command(planned, os.environ)
-    return run(command, environment, before=lambda: _begin(planned, environment))
+    return run(command, environment, before=lambda environ: _begin(planned, environ))
 
 
 def with_deadline(environment: dict[str, str], now: float) -> dict[str, str]:
@@ -85,11 +85,14 @@ def _begin(planned: Sequence[str], environment: dict[str, str]) -> None:
 
 
 def run(
-    command: Sequence[str], environment: dict[str, str], *, before: Callable[[], None] = lambda: None
+    command: Sequence[str],
+    environment: dict[str, str],
+    *,
+    before: Callable[[dict[str, str]], None] = lambda environ: None,
 ) -> int:
     """Run one attempt to its end and return its exit code: the ranks' outcome, or FAILED when they left none.
 
-    `before` is called first, with signals handled already; what it raises ends the attempt.
+    `before` is called first with the environment, signals handled already; what it raises ends the attempt.
     """
     with tempfile.TemporaryDirectory(prefix="trainyard-") as directory:
         attempt = secrets.token_hex(8)
@@ -116,7 +119,7 @@ def run(
         become_subreaper()
         handlers = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
         try:
-            before()
+            before(environment)
             if received:
                 print("trainyard: asked to stop before anything was started: run again", file=sys.stderr)
                 return RUN_AGAIN
