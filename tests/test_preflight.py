@@ -104,6 +104,12 @@ def test_what_is_wrong_with_the_gpus_is_one_line(
     assert node.run(device="cuda", processes=2) == (code, f"trainyard: {message}")
 
 
+def test_a_wandb_mode_that_there_is_not_is_78(node: Node) -> None:
+    node.environ["WANDB_MODE"] = "ofline"
+    said = "trainyard: WANDB_MODE=ofline: takes online, offline, disabled, shared, dryrun, run, did you mean offline?"
+    assert node.run(device="cpu") == (78, said)
+
+
 def test_a_driver_that_fails_is_a_sick_node(node: Node) -> None:
     node.smi(script="echo 'Unable to determine the device handle: GPU is lost'; exit 15")
     node.torch()

@@ -19,7 +19,7 @@ pytest.importorskip("PIL")
 from PIL import Image
 
 from trainer.config import TrainConfig
-from trainer.export import RunRecord
+from trainer.export import RunRecord, report_line
 from trainer.grid import compose_grid
 from trainer.metrics import action_metrics
 from trainer.report.charts import esc, matrix, nice_ticks, short, smooth
@@ -227,6 +227,18 @@ def test_same_files_give_the_same_bytes(tmp_path: Path) -> None:
     """Nothing of the clock or of a hash order is in the page."""
     run_dir = _write_run(tmp_path, images=_frames(tmp_path))
     assert build_report(run_dir) == build_report(run_dir)
+
+
+def test_a_report_that_cannot_be_written_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    run_dir = _write_run(tmp_path)
+    (run_dir / "report.html").mkdir()  # cannot be replaced by a file, as a full disk takes none
+    said = report_line(run_dir)
+    assert said.startswith("report:  not written (") and said.endswith(
+        f"make room, then python -m trainer report {run_dir}"
+    )
+    assert not list(run_dir.glob(".report*"))
+    (run_dir / "report.html").rmdir()
+    assert report_line(run_dir) == f"report:  {run_dir}/report.html"
 
 
 def test_answers_are_escaped(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -141,6 +142,16 @@ def save_report(run_dir: Path) -> None:
     write_whole(run_dir / REPORT_FILE, build_report(run_dir))
 
 
+def report_line(run_dir: Path) -> str:
+    """Where the report is, once it is built; what to do when there was no room for it."""
+    try:
+        save_report(run_dir)
+    except OSError as error:
+        again = f"python -m trainer report {shlex.quote(str(run_dir))}"
+        return f"report:  not written ({error}): make room, then {again}"
+    return f"report:  {run_dir / REPORT_FILE}"
+
+
 def report(argv: Sequence[str]) -> int:
     """`python -m trainer report`. Raises ConfigError."""
     if "--help" in argv or "-h" in argv:
@@ -158,5 +169,9 @@ def report(argv: Sequence[str]) -> int:
 def write_whole(path: Path, text: str) -> None:
     """Write `text` so that the file is there whole or not at all."""
     beside = path.with_name(f".{path.name}.new")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise

@@ -25,10 +25,12 @@ from trainer.outcome import ATTEMPT_DIR_ENV, ConfigError, SickNode, node_name
 from trainer.shapes import cached_config, hub_cache
 from trainer.stop import FLAG
 from trainer.text import gib
+from trainer.values import nearest
 
 MIB = 1024**2
 LEAST_FREE_BYTES = {"output": GIB, "hub cache": GIB, "TMPDIR": 256 * MIB}
 HUB_TIMEOUT_S = 10
+WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")  # what its client takes
 MEETING_TIMEOUT_S = 300  # for the first node to have a name, and then for every process to come
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -41,6 +43,9 @@ def check_node(planned: Sequence[str], environ: Mapping[str, str]) -> None:
         SickNode: this one cannot.
     """
     options = {a: b for a, b in itertools.pairwise(planned) if a.startswith("--")}
+    mode = environ.get("WANDB_MODE") or "offline"
+    if mode not in WANDB_MODES:
+        raise ConfigError(f"WANDB_MODE={mode}: takes {', '.join(WANDB_MODES)}{nearest(mode, WANDB_MODES)}")
     if output := options.get("--output_dir"):
         check_folder("output", Path(output), shared=True)
     check_folder("TMPDIR", Path(environ.get("TMPDIR") or tempfile.gettempdir()), shared=False)

@@ -198,9 +198,8 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     export.save_metrics(run_dir, record, measured.predictions(after))
 
     def finish() -> None:
-        export.save_report(run_dir)
         print(f"\n{score_table(zero_shot[''], after.action)}\n", flush=True)
-        print(f"adapter: {run_dir}/adapter\nreport:  {run_dir}/report.html", flush=True)
+        print(f"adapter: {run_dir}/adapter\n{export.report_line(run_dir)}", flush=True)
         tracker.finish(after.action)
 
     return finish
