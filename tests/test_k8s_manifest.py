@@ -25,7 +25,7 @@ from specs import make_spec
 
 from accelerate_configs.choose import choose
 from k8s.manifest import claim, render
-from k8s.pod import mounted, shm_gib
+from k8s.pod import DEFAULT_CLAIM, mounted, shm_gib
 from k8s.request import complete
 from k8s.site import Cluster, Volume, find_site, read_cluster
 from trainer.image import WORK_DIR
@@ -154,6 +154,20 @@ def test_checkov_finds_nothing_else(tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert [check["check_id"] for check in found["results"]["failed_checks"]] == []
     assert len(found["results"]["passed_checks"]) > 70
+
+
+def test_the_pod_to_copy_through_is_valid_restricted_and_no_runs() -> None:
+    text = (ROOT / "k8s" / "files.yaml").read_text()
+    (pod,) = manifests.load(text)
+    assert [schema_faults([pod], version) for version in VERSIONS] == [[], [], []]
+    assert manifests.restricted(pod["spec"]) == []
+    assert manifests.read_otherwise(text) == []
+    (claimed,) = [volume["persistentVolumeClaim"]["claimName"] for volume in pod["spec"]["volumes"]]
+    of_a_run = manifests.pod_of(manifests.load(text_of(next(iter(CASES)))))
+    assert (claimed, pod["spec"]["securityContext"]) == (DEFAULT_CLAIM, of_a_run["securityContext"])
+    # Neither a run's Service nor the verbs count it among a run's pods.
+    assert set(pod["metadata"]["labels"]) == {"app.kubernetes.io/name", "app.kubernetes.io/component"}
+    assert pod["metadata"]["labels"]["app.kubernetes.io/component"] != "training"
 
 
 def test_the_claim_is_valid_too() -> None:
