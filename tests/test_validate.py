@@ -19,7 +19,7 @@ from trainer.lengths import Lengths, data_digest, lengths_path, percentiles, rea
 from trainer.outcome import ConfigError
 from trainer.records import load_dataset
 from trainer.request import resolve
-from trainer.validate import DataCheck, build_report, measured, render
+from trainer.validate import DataCheck, build_report, measured, render, unscored
 
 UP, DOWN = '{"button": "up"}', '{"button": "down"}'
 
@@ -92,6 +92,21 @@ def test_labels_are_counted_on_what_is_kept_with_the_majority(inspected: Inspect
     lines = render({**report, "lengths_file": None}).splitlines()
     assert lines[0] == f"data    {faulty} (eval.jsonl)"
     assert "up      2 (50.0%)  2 (100.0%)" in lines
+
+
+@pytest.mark.parametrize(
+    ("field", "notes"),
+    [
+        ("button", []),
+        ("why", ["actions cannot be scored: 0 different actions in the training answers, not 2 to 64"]),
+    ],
+)
+def test_what_cannot_be_scored_is_told_before_a_run(
+    field: str, notes: list[str], inspected: Inspection, tiny_model: Path
+) -> None:
+    from transformers import AutoProcessor
+
+    assert unscored(AutoProcessor.from_pretrained(tiny_model), inspected, field) == notes
 
 
 def test_nothing_left_to_train_on_is_refused(faulty: Path, tiny_model: Path) -> None:

@@ -81,8 +81,10 @@ def validate_data(argv: Sequence[str]) -> int:
     dataset = load_dataset(
         check.data, eval_fraction=check.eval_fraction, seed=check.seed, image_root=check.image_root
     )
-    inspection = inspect_dataset(dataset, load_processor(check.model), max_length=check.max_length)
+    processor = load_processor(check.model)
+    inspection = inspect_dataset(dataset, processor, max_length=check.max_length)
     report = build_report(check, inspection)
+    report["notes"] += unscored(processor, inspection, report["answer_field"])
     try:
         written = str(write_lengths(check.data, measured(check, inspection)))
     except OSError as error:
@@ -92,6 +94,16 @@ def validate_data(argv: Sequence[str]) -> int:
     print(json.dumps(report, indent=1) if check.json else render(report), flush=True)
     inspection.kept(strict=check.strict)
     return FINISHED
+
+
+def unscored(processor: Any, inspection: Inspection, field: str | None) -> list[str]:
+    """Why a run on what is kept would only write answers out; nothing when it would score their actions."""
+    from trainer.inspection import without
+    from trainer.scoring import find_choices
+
+    kept = without(inspection.dataset, inspection.unfit()).train
+    choices = find_choices(processor, kept, field) if kept else None
+    return [f"actions cannot be scored: {choices}"] if isinstance(choices, str) else []
 
 
 def measured(check: DataCheck, inspection: Inspection) -> Lengths:
