@@ -277,6 +277,24 @@ def test_a_client_process_that_hangs_holds_neither_a_step_nor_the_end(
 
 
 @pytest.mark.slow
+def test_a_client_process_that_the_scheduler_ends_first_leaves_no_traceback(
+    tmp_path: Path, service: Service
+) -> None:
+    from trainer.processes import descendants
+
+    run = Process(tmp_path, service, "waits", "stopped")
+    run.step()
+    for pid in descendants(run.process.pid):
+        os.kill(pid, signal.SIGTERM)
+    time.sleep(1)
+    run.step()
+    run.end()
+    assert run.took_s < 40
+    assert "Traceback" not in run.said, run.said
+    assert run.said.count("W&B may lack a part of this run; to upload: wandb sync") == 1
+
+
+@pytest.mark.slow
 def test_a_stopped_run_is_preempted_for_wandb_and_leaves_in_seconds_whatever_the_service_does(
     tmp_path: Path, service: Service
 ) -> None:

@@ -50,7 +50,7 @@ class WandbRun:
         os.environ.setdefault("WANDB_DATA_DIR", str(run_dir / "wandb"))
         self._run_id, self._run_dir, self._config = run_id, run_dir, config
         self._run: Any = None
-        self._tables_pass, self._given_up = True, False
+        self._tables_pass, self._given_up, self._failed = True, False, False
         self._tasks: queue.SimpleQueue[Callable[[Any], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         watch = os.environ.get("WANDB_WATCH", "").lower()
@@ -89,6 +89,7 @@ class WandbRun:
             try:
                 task(self._run)
             except Exception as error:  # whatever the client, its service or the network raise
+                self._failed = True
                 if not self._given_up:
                     _say(f"W&B: something was not logged ({_words(error)})")
 
@@ -143,9 +144,12 @@ class WandbRun:
         if stuck:
             self._given_up = True
             kill_descendants()  # the client's service, which the end of this process would wait for
+        if stuck or self._failed:  # a scheduler's SIGTERM reaches the service, too
             with contextlib.suppress(Exception):  # nor shall the client say at the exit that it is gone
                 sys.modules["wandb"].teardown()
-        if self._run is not None and (stuck or (not self._run.offline and _has_errors(self._run))):
+        if self._run is not None and (
+            stuck or (not self._run.offline and (self._failed or _has_errors(self._run)))
+        ):
             _say(f"W&B may lack a part of this run; {self._upload(self._run)}")
 
     def _upload(self, run: Any) -> str:
