@@ -90,6 +90,10 @@ def name_of(item: Object) -> str:
     return str(item["metadata"]["name"])
 
 
+def is_live(pod: Object) -> bool:
+    return pod["status"].get("phase") in ("Pending", "Running")
+
+
 def first_pods(pods: Sequence[Object]) -> list[Object]:
     """Those of the first node, which speaks for the run."""
     return [pod for pod in pods if pod["metadata"].get("annotations", {}).get(INDEX, "0") == "0"]
@@ -113,7 +117,7 @@ def see_job(job_id: str, job: Object | None, pods: Sequence[Object], *, limit_mi
         return Job(job_id=job_id, state="FAILED", ended=True, reason=held["Failed"].get("reason", ""))
     if job["spec"].get("suspend"):
         return Job(job_id=job_id, state="QUEUED", ended=False, reason="suspended")
-    live = [pod for pod in pods if pod["status"].get("phase") in ("Pending", "Running")]
+    live = [pod for pod in pods if is_live(pod)]
     running = [pod for pod in live if pod["status"]["phase"] == "Running"]
     if not live or len(running) < len(live):
         return Job(

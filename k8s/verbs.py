@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from k8s.kubectl import Kubectl, Object, first_pods, name_of, pods_of, see_job
+from k8s.kubectl import Kubectl, Object, first_pods, is_live, name_of, pods_of, see_job
+from k8s.manifest import INSTANCE
 from k8s.pod import CONTAINER, DEFAULT_CLAIM
 from k8s.request import complete
 from k8s.site import find_site, read_cluster
@@ -103,6 +104,12 @@ def resume(given: Given, environ: Given, project_dir: Path) -> int:
             raise ConfigError(f"{said}: make cancel {words(given, run.run_id)} ends it, then resume")
     if seen.finished:
         raise ConfigError(f"run {run.run_id} is finished ({seen.place}): make submit TO=k8s starts another")
+    # A cancelled Job is gone at once, and its pods when they have saved.
+    if left := [pod for pod in kubectl.find("pods", run.run_id) if is_live(pod)]:
+        raise ConfigError(
+            f"pod {name_of(left[0])} of run {run.run_id} still writes its checkpoints: try again when it has gone "
+            f"(kubectl get pods --watch --selector {INSTANCE}={run.run_id})"
+        )
     anew = parse_given({name: text for name, text in given.items() if name in CHANGES})
     changes = {str(BY_NAME[name].field): value for name, value in anew.items()}
     cluster = read_cluster(find_site(given, project_dir, environ), {"PVC": run.spec.pvc or DEFAULT_CLAIM})

@@ -412,6 +412,21 @@ def test_a_cancelled_run_is_resumed_as_a_new_job_of_the_same_run(cluster: Cluste
     ]
 
 
+def test_a_run_whose_pod_is_still_saving_is_not_resumed(cluster: Cluster) -> None:
+    """kubectl deletes a Job at once, and its pods as they end: two would write one run's checkpoints."""
+    cluster.k8s("submit", *IMAGE, "--run", "mine")
+    cluster.pod("gemma-3-4b-it-mine", "mine-x", "step 3/9\n")
+    assert cluster.k8s("cancel", "--run", "mine").returncode == 0
+    done = cluster.k8s("resume", "--run", "mine")
+    assert (done.returncode, done.stdout, cluster.objects("Job")) == (78, "", {})
+    assert done.stderr == (
+        "trainyard: pod mine-x of run mine still writes its checkpoints: try again when it has gone "
+        "(kubectl get pods --watch --selector app.kubernetes.io/instance=mine)\n"
+    )
+    (cluster.folder / "default" / "Pod" / "mine-x.json").unlink()
+    assert cluster.k8s("resume", "--run", "mine").returncode == 0
+
+
 def test_a_finished_run_is_not_resumed(cluster: Cluster) -> None:
     cluster.k8s("submit", *IMAGE, "--run", "mine")
     cluster.end("gemma-3-4b-it-mine", "Complete")
