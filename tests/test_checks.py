@@ -59,12 +59,14 @@ def test_settings_that_nobody_uses_are_said_with_what_is_usual(tmp_path: Path) -
         "--output_dir",
         tmp_path,
         "--learning_rate=0.5",
+        "--lora_r=16",
         "--micro_batch_size=8",
     )
     code, found = validate(tmp_path, "environment", *argv)
     assert (code, found["settings"]["status"]) == (0, "warn")
     assert found["settings"]["found"] == (
-        "learning_rate is 0.5, 1e-5 to 1e-3 is usual (critical); effective batch is 64, 8 to 32 is usual (medium)"
+        "learning_rate is 0.5, 1e-5 to 1e-3 is usual (critical); "
+        "lora_alpha is 128, 1 to 2 x lora_r is usual (high); effective batch is 64, 8 to 32 is usual (medium)"
     )
 
 

@@ -134,8 +134,9 @@ def _settings(config: TrainConfig) -> Check:
     unusual = []
     for name, weight, usual, _ in KNOBS:
         value = {**values, "effective batch": batch}.get(name)
-        span = re.fullmatch(r"([\d.e-]+) to ([\d.e-]+)", usual)
-        if value is not None and span and not float(span[1]) <= value <= float(span[2]):
+        span = re.fullmatch(r"([\d.e-]+) to ([\d.e-]+)( x lora_r)?", usual)
+        unit = config.lora_r if span and span[3] else 1
+        if value is not None and span and not float(span[1]) * unit <= value <= float(span[2]) * unit:
             unusual.append(f"{name} is {word(value)}, {usual} is usual ({weight})")
     if unusual:
         do = "python -m trainer config --help says why"

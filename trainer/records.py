@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from trainer.forms import FORMAT_HINT, FormError, Picture, Turn, read_form
+from trainer.forms import FORMAT_HINT, PLACEHOLDER, FormError, Picture, Turn, read_form
 from trainer.outcome import ConfigError
 
 __all__ = ["FORMAT_HINT", "Dataset", "Picture", "Record", "Turn", "check_records", "load_dataset"]
@@ -77,6 +77,11 @@ def load_dataset(
         f"{len(moved)} image paths of another machine were found by their last folders, for example {name}"
         for name in sorted(moved)[:1]
     )
+    if bare := sum(PLACEHOLDER in r.prompt and not r.pictures for side in sides for r in side):
+        # As it may be a word like others; but so it looks, too, when the key of the images is misspelled.
+        notes += (
+            f"{bare} records say {PLACEHOLDER} and bring no image: image, images or frames hold the paths",
+        )
     if len(sides) == 1:
         return replace(_split(sides[0], eval_fraction=eval_fraction, seed=seed), notes=notes)
     train, held_out = sides
