@@ -99,14 +99,14 @@ def _check_claim(kubectl: Kubectl, spec: JobSpec) -> Sequence[str]:
 def follow_up(decided: Decided, given: Given, *, attempt: int = 1) -> str:
     spec = decided.plan.spec
     job_id = object_names(spec, attempt=attempt).job
-    where = f" in {spec.namespace}" if spec.namespace else ""
+    where, there = (f" in {spec.namespace}", f" -n {spec.namespace}") if spec.namespace else ("", "")
     return "\n".join(
         [
             f"job id  {job_id}{where}",
             f"run id  {spec.run_id}",
             f"result  {spec.run_dir}/adapter in claim {spec.pvc or DEFAULT_CLAIM} when it is done",
             "",
-            *cli.follow_up(words(given, spec.run_id), cancel=f"kubectl delete job {job_id}"),
+            *cli.follow_up(words(given, spec.run_id), cancel=f"kubectl{there} delete job {job_id}"),
         ]
     )
 

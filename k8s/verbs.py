@@ -108,7 +108,7 @@ def resume(given: Given, environ: Given, project_dir: Path) -> int:
     if left := [pod for pod in kubectl.find("pods", run.run_id) if is_live(pod)]:
         raise ConfigError(
             f"pod {name_of(left[0])} of run {run.run_id} still writes its checkpoints: try again when it has gone "
-            f"(kubectl get pods --watch --selector {INSTANCE}={run.run_id})"
+            f"({' '.join(kubectl.command('get', 'pods', '--watch', '--selector'))} {INSTANCE}={run.run_id})"
         )
     anew = parse_given({name: text for name, text in given.items() if name in CHANGES})
     changes = {str(BY_NAME[name].field): value for name, value in anew.items()}

@@ -293,6 +293,21 @@ def test_submit_applies_what_render_prints_and_says_what_to_type_next(cluster: C
     ]
 
 
+def test_a_run_in_another_namespace_is_told_of_with_it(cluster: Cluster) -> None:
+    cluster.put("PersistentVolumeClaim", "trainyard", {"spec": {"accessModes": ["ReadWriteOnce"]}}, "vision")
+    done = cluster.k8s("submit", *IMAGE, "--run", "mine", "--namespace", "vision")
+    assert done.returncode == 0, done.stderr
+    words = "TO=k8s RUN=mine NAMESPACE=vision"
+    assert "job id  gemma-3-4b-it-mine in vision" in done.stdout.splitlines()
+    assert done.stdout.splitlines()[-2] == (
+        f"cancel  make cancel {words}    (or kubectl -n vision delete job gemma-3-4b-it-mine)"
+    )
+    assert (cluster.objects("Job"), cluster.k8s("list").stdout) == ({}, "no run in this namespace\n")
+    assert cluster.k8s("cancel", "--namespace", "vision").stdout == (
+        f"cancelled job gemma-3-4b-it-mine of run mine; make resume {words} starts it again\n"
+    )
+
+
 def test_a_run_is_never_written_over(cluster: Cluster) -> None:
     assert cluster.k8s("submit", *IMAGE, "--run", "mine").returncode == 0
     done = cluster.k8s("submit", *IMAGE, "--run", "mine")
