@@ -15,6 +15,7 @@ from k8s.request import WIDE
 from trainer.text import format_table
 from trainer.values import GPU_GIB, NO_BF16
 
+PART_OF_A_CARD = re.compile(r"-MIG-|-SHARED$")  # a slice, or one that others compute on at the same time
 PRODUCT, MEMORY = f"{GPU}.product", f"{GPU}.memory"
 
 
@@ -45,7 +46,11 @@ def gpu_name(product: str) -> str:
     words = re.split(r"[^a-z0-9]+", product.lower())
     joined = [*words, *("".join(pair) for pair in itertools.pairwise(words))]
     known = [word for word in joined if word in GPU_GIB or word in NO_BF16]
-    return max(known, key=len, default="-".join(word for word in words if word))
+    return max(known, key=len, default=full_name(product))
+
+
+def full_name(product: str) -> str:
+    return "-".join(re.findall(r"[a-z0-9]+", product.lower()))
 
 
 def sold_gib(reported_mib: int) -> float:
@@ -70,14 +75,19 @@ def _gpus(nodes: Sequence[Object]) -> list[str]:
         (product or "-", mib or "-", gpus, str(number)) for (product, mib, gpus), number in found.items()
     ]
     lines = format_table(rows, indent="#   ").split("\n")
-    named = {gpu_name(p): (p, int(mib)) for p, mib, _ in sorted(found) if p and mib.isdigit()}
+    named: dict[str, tuple[str, int]] = {}
+    for product, mib, _ in sorted(found):
+        if product and mib.isdigit() and not PART_OF_A_CARD.search(product):
+            short = gpu_name(product)
+            taken = named.get(short, (product, 0))[0] != product
+            named[full_name(product) if taken else short] = (product, int(mib))
     if not named:
         return [
             *lines,
-            "# Nodes have no labels of GPU Feature Discovery: say gpu_types and gpu_selectors by hand.",
+            "# No whole GPU with labels of GPU Feature Discovery: say gpu_types and gpu_selectors by hand.",
         ]
-    usable = {name: it for name, it in named.items() if name not in NO_BF16}
-    old = [f"# {name}: no bfloat16, which training needs" for name in named if name in NO_BF16]
+    usable = {name: it for name, it in named.items() if gpu_name(it[0]) not in NO_BF16}
+    old = [f"# {name}: no bfloat16, which training needs" for name in named if name not in usable]
     return [
         *lines,
         *old,

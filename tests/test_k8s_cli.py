@@ -21,6 +21,7 @@ from test_makefile import make
 
 from k8s.__main__ import main
 from k8s.kubectl import see_job
+from k8s.pod import GPU
 from k8s.site import CLUSTER_KEYS, SITE_KEYS
 from trainer.known_models import KNOWN_MODELS
 from trainer.progress import Job
@@ -528,6 +529,39 @@ def test_a_drafted_site_file_holds_what_the_nodes_say_and_can_be_used(cluster: C
     }
     (cluster.checkout / "k8s" / "site.yaml").write_text(done.stdout)
     assert cluster.k8s("render", *IMAGE, "--gpu-type", "l4").stderr == ""
+
+
+def test_a_site_file_of_a_mixed_cluster_names_whole_cards_apart(cluster: Cluster) -> None:
+    """Slices and shared cards are shown, and never taken for the card."""
+    nodes = [
+        {
+            "metadata": {"name": product, "labels": {f"{GPU}.product": product, f"{GPU}.memory": mib}},
+            "status": {"allocatable": {GPU: "8"}},
+        }
+        for product, mib in (
+            ("NVIDIA-A100-SXM4-80GB-SHARED", "81920"),
+            ("NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", "9728"),
+            ("NVIDIA-A100-SXM4-80GB", "81920"),
+            ("NVIDIA-A100-PCIE-40GB", "39538"),
+            ("Tesla-V100-SXM2-16GB", "16384"),
+            ("Tesla-V100-SXM2-32GB", "32510"),
+        )
+    ]
+    (cluster.folder / "nodes.json").write_text(json.dumps({"items": nodes}))
+    text = cluster.k8s("site").stdout
+    assert "#   NVIDIA-A100-SXM4-80GB-MIG-1g.10gb   9728            8      1\n" in text
+    assert "# v100: no bf" in text and "# tesla-v100-sxm2-32gb: no bf" in text
+    assert yaml.safe_load(text) == {
+        "gpu_feature_discovery": True,
+        "gpu_types": {"a100": 40, "nvidia-a100-sxm4-80gb": 80},
+        "gpu_selectors": {
+            "a100": {f"{GPU}.product": "NVIDIA-A100-PCIE-40GB"},
+            "nvidia-a100-sxm4-80gb": {f"{GPU}.product": "NVIDIA-A100-SXM4-80GB"},
+        },
+    }
+    (cluster.checkout / "k8s" / "site.yaml").write_text(text)
+    done = cluster.k8s("render", *IMAGE, "--gpu-type", "nvidia-a100-sxm4-80gb")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_cluster_that_does_not_answer_is_one_line(cluster: Cluster) -> None:
