@@ -15,6 +15,7 @@ from training import run_forked, train_forked
 
 from trainer.__main__ import main
 from trainer.card import base_name
+from trainer.trained import shared_text
 
 pytestmark = pytest.mark.slow  # one run of a quarter of a minute, and what follows from it
 Entry = dict[str, Any]
@@ -161,6 +162,19 @@ def test_what_cannot_be_asked_is_one_line(
 ) -> None:
     assert main(["infer", *(str(run) if word == "RUN" else word for word in words)]) == 78
     assert capsys.readouterr().err.startswith(f"trainyard: {message}")
+
+
+def test_a_context_that_no_record_has_is_empty_and_one_that_differs_must_be_said(tmp_path: Path) -> None:
+    data = tmp_path / "train.jsonl"
+    for rows, context in (
+        (({"messages": []}, {"conversations": []}), ""),
+        (({"context": "look"}, {"context": "look"}), "look"),
+        (({"context": "look"}, {"context": "run"}), None),
+        (({"context": "look"}, {"messages": []}), None),
+    ):
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert shared_text(str(data), "context", where_none_has_it="") == context
+    assert shared_text(str(data), "question") is None
 
 
 def load_plainly(folder: str, out: str) -> None:

@@ -65,8 +65,9 @@ def usage_of(config: TrainConfig, dataset: Dataset, measured: HeldOut) -> Usage:
         choices=measured.choices,
         answer_tokens=answer_budget(measured.processor.tokenizer, dataset.train),
         frames=frames_of(dataset),
-        context=_shared_text(config.data, "context"),
-        question=_shared_text(config.data, "question"),
+        # messages and conversations have no context: then nothing stands before the question.
+        context=shared_text(config.data, "context", where_none_has_it=""),
+        question=shared_text(config.data, "question"),
     )
 
 
@@ -74,11 +75,14 @@ def frames_of(dataset: Dataset) -> int:
     return max((len(picture.paths) for record in dataset.train for picture in record.pictures), default=1)
 
 
-def _shared_text(data: str, key: str) -> str | None:
+def shared_text(data: str, key: str, *, where_none_has_it: str | None = None) -> str | None:
+    """What every record says under `key`; None where they differ."""
     from trainer.records import data_files
 
     lines = (line for path in data_files(data) for line in path.read_bytes().splitlines() if line.strip())
     said = {text if isinstance(text := json.loads(line).get(key), str) else None for line in lines}
+    if said == {None}:
+        return where_none_has_it
     return said.pop() if len(said) == 1 else None
 
 
