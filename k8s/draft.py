@@ -21,7 +21,7 @@ PRODUCT, MEMORY = f"{GPU}.product", f"{GPU}.memory"
 
 def ask(kubectl: Kubectl) -> str:
     """The file's text for the cluster here. Raises ConfigError without kubectl, KubectlError when it fails."""
-    nodes = _items(kubectl, "nodes")
+    nodes = kubectl.items("nodes")
     claims, queues = (
         _maybe(kubectl, kind) for kind in ("persistentvolumeclaims", "localqueues.kueue.x-k8s.io")
     )
@@ -121,13 +121,9 @@ def _queues(queues: Sequence[Object]) -> list[str]:
     return [f"# queue: {names[0] if names else 'team-a'}  # {said}"]
 
 
-def _items(kubectl: Kubectl, kind: str) -> list[Object]:
-    return list(kubectl.read("get", kind)["items"])
-
-
 def _maybe(kubectl: Kubectl, kind: str) -> list[Object]:
     """Nothing where the cluster has no such kind, or one may not look."""
     try:
-        return _items(kubectl, kind)
+        return kubectl.items(kind)
     except KubectlError:
         return []

@@ -62,21 +62,15 @@ class Kubectl:
     def find(self, kind: str, run_id: str | None = None) -> list[Object]:
         """The run's objects of a kind, or all runs', oldest first."""
         selector = OURS + (f",{INSTANCE}={run_id}" if run_id else "")
-        items = self.read("get", kind, "--selector", selector)["items"]
+        items = self.items(kind, "--selector", selector)
         return sorted(items, key=lambda item: (item["metadata"].get("creationTimestamp", ""), name_of(item)))
 
-    def get(self, kind: str, name: str) -> Object | None:
-        return self.read("get", kind, name, "--ignore-not-found") or None
+    def items(self, kind: str, *options: str) -> list[Object]:
+        return list(_read(self.run("get", kind, *options, "--output", "json"), "items")["items"])
 
-    def read(self, *arguments: str) -> Object:
-        """What it says as JSON, nothing where it says nothing. Raises KubectlError for anything else."""
-        said = self.run(*arguments, "--output", "json")
-        try:
-            return dict(json.loads(said)) if said.strip() else {}
-        except ValueError:
-            raise KubectlError(
-                f"kubectl {arguments[0]} said no JSON: {shown(said.split(chr(10))[0])}"
-            ) from None
+    def get(self, kind: str, name: str) -> Object | None:
+        said = self.run("get", kind, name, "--ignore-not-found", "--output", "json")
+        return _read(said, "metadata") if said.strip() else None
 
     def log(self, pod: Object, lines: int) -> str:
         """The end of a pod's log; nothing where there is none yet."""
@@ -84,6 +78,17 @@ class Kubectl:
             return self.run("logs", name_of(pod), "--container", CONTAINER, f"--tail={lines}")
         except KubectlError:
             return ""
+
+
+def _read(said: str, holding: str) -> Object:
+    """What `kubectl get` says. Raises KubectlError when that is not the JSON asked for."""
+    try:
+        found: Object = json.loads(said)
+        found[holding]
+    except (ValueError, KeyError, TypeError):
+        first = shown(said.partition("\n")[0])
+        raise KubectlError(f"kubectl get said {first}, which is not the JSON asked for") from None
+    return found
 
 
 def name_of(item: Object) -> str:

@@ -574,12 +574,13 @@ def test_a_cluster_that_does_not_answer_is_one_line(cluster: Cluster) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"trainyard: kubectl get failed: {words}\n")
 
 
-def test_an_answer_of_kubectl_that_is_no_json_is_one_line(cluster: Cluster) -> None:
-    (cluster.folder / "bin" / "kubectl").write_text("#!/bin/sh\necho please log in\necho first\n")
-    for argv in (["list"], ["site"], ["status", "--run", "mine"], ["submit", *IMAGE]):
+@pytest.mark.parametrize("answer", ["please log in", "[1]", "{}", ""])
+def test_an_answer_of_kubectl_that_is_no_list_is_one_line(answer: str, cluster: Cluster) -> None:
+    (cluster.folder / "bin" / "kubectl").write_text(f"#!/bin/sh\necho '{answer}'\necho\n")
+    for argv in (["list"], ["site"], ["status", "--run", "mine"]):
         done = cluster.k8s(*argv)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == "trainyard: kubectl get said no JSON: 'please log in'\n"
+        assert done.stderr == f"trainyard: kubectl get said {answer!r}, which is not the JSON asked for\n"
 
 
 @pytest.mark.parametrize(
