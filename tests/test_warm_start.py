@@ -62,6 +62,29 @@ def test_another_shape_or_base_is_refused_before_anything_is_loaded(
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("broken", "reason"), [("narrow", "size mismatch for "), ("cut", "Error while deserializing header")]
+)
+def test_other_shapes_and_a_damaged_file_are_refused_with_78(
+    broken: str, reason: str, tmp_path: Path, first: Path, tiny_model: Path, walks: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(first / "run" / "adapter", tmp_path / "adapter")
+    weights = tmp_path / "adapter" / WEIGHTS.name
+    if broken == "narrow":
+        save_file({name: t[:, : t.shape[1] // 2].clone() for name, t in load_file(weights).items()}, weights)
+    else:
+        weights.write_bytes(weights.read_bytes()[:100])
+    ended = train_forked(
+        tmp_path, model=tiny_model, data=walks, init_adapter=tmp_path / "adapter", max_steps=1
+    )
+    assert ended.codes == (78,), ended.output
+    (said,) = [line for line in ended.output.splitlines() if line.startswith("trainyard: ")]
+    assert said.startswith(f"trainyard: init_adapter={tmp_path}/adapter cannot be loaded ({reason}")
+    assert said.endswith("): is it whole, and made for this base?")
+
+
 def test_other_layers_are_refused_with_78(tmp_path: Path, first: Path, tiny_model: Path, walks: Path) -> None:
     shutil.copytree(first / "run" / "adapter", tmp_path / "adapter")
     ended = train_forked(

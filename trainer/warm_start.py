@@ -45,11 +45,18 @@ def _name(model: str) -> str:
 
 def load(peft_model: Any, config: TrainConfig) -> Path:
     """Put the earlier adapter's weights into the new one, and return where they are from. Raises ConfigError."""
+    from safetensors import SafetensorError
+
     folder = adapter_folder(config)
     try:
         load_weights(peft_model, folder)
     except (OSError, ValueError) as error:
         raise ConfigError(f"init_adapter={config.init_adapter}: {error}") from None
+    except (RuntimeError, SafetensorError) as error:  # tensors of other shapes; a file cut off
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ConfigError(
+            f"init_adapter={config.init_adapter} cannot be loaded ({reason}): is it whole, and made for this base?"
+        ) from None
     return folder
 
 
