@@ -159,7 +159,10 @@ def _pyxis(spec: JobSpec, names: list[str], places: list[Mount]) -> Wrapping:
     return Wrapping(
         setup=(
             *_made(spec),
-            *_needed("srun --help | grep -e --container-image", "this cluster's srun knows no containers (pyxis)"),
+            *_needed(
+                "srun --help | grep -e --container-image",
+                "this cluster's srun knows no containers (pyxis): say RUNTIME=apptainer or RUNTIME=none",
+            ),
             *(gpus if spec.device == "cuda" else ()),
             f'mounts={shlex.quote(",".join(always))}",${{TMPDIR:-/tmp}}:{image.TMP_DIR}"',
             f"if [ -f .env ]; then mounts+={shlex.quote(',' + secrets)}; fi",

@@ -23,7 +23,7 @@ TAKES = ("RUN", "OUTPUT", "SITE")
 # What a resumed run may be given anew: where and how long it runs, never what it computes.
 CHANGES = (
     *("TIME", "PARTITION", "ACCOUNT", "QOS", "CONSTRAINT", "EXCLUDE", "RESERVATION"),
-    *("MAIL_USER", "MAIL_TYPE", "CPUS", "MEM", "EXTRA_FLAGS"),
+    *("MAIL_USER", "MAIL_TYPE", "CPUS", "MEM", "EXTRA_FLAGS", "MODULES"),
 )
 LISTED = 30
 READ_EVERY_S = 0.3

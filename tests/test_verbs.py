@@ -451,13 +451,14 @@ def test_a_resumed_run_takes_another_time_and_partition_and_keeps_them(
     cluster.wait(first)
     path = project / "runs" / "moved" / "run.json"
     before = json.loads(path.read_text())["spec"]
-    given = {"RUN": "moved", "TIME": "30", "PARTITION": "high"}
+    given = {"RUN": "moved", "TIME": "30", "PARTITION": "high", "MODULES": "apptainer"}
     verbs.resume(given, cluster.environ, project)
     after = json.loads(path.read_text())
     job = cluster.job(after["job_ids"][-1])
     cluster.run("scancel", after["job_ids"][-1])
     assert (job["Partition"], job["TimeLimit"]) == ("high", "00:30:00")
-    assert after["spec"] == {**before, "time_limit_min": 30, "partition": "high"}
+    assert after["spec"] == {**before, "time_limit_min": 30, "partition": "high", "modules": ["apptainer"]}
+    assert "module load apptainer;" in (path.parent / "job.sbatch").read_text()
 
 
 @pytest.mark.cluster
