@@ -138,7 +138,7 @@ KNOWN = ", ".join([*(f.name for f in dataclasses.fields(TrainConfig)), "lora"])
         (["--torch_dtype", "float16"], "command line: torch_dtype='float16': GPUs compute in bf16, adapters are "
                                        "kept in fp32; leave it out"),
         (["--max_seq_length", "64", "--max_length", "64"],
-         "command line: max_length and another name for max_length are both given: leave one out"),
+         "command line: max_seq_length and max_length are both max_length here: leave one out"),
     ],
 )  # fmt: skip
 def test_a_wrong_flag_is_refused_in_one_line(argv: list[str], message: str) -> None:

@@ -81,6 +81,7 @@ def translate(given: Mapping[str, object], source: str) -> tuple[dict[str, objec
         ConfigError: a name that has no counterpart, a value that is not what every run has, one thing said twice.
     """
     values: dict[str, object] = {}
+    names: dict[str, str] = {}
     notices: list[str] = []
     for name, value in given.items():
         if name in REFUSED:
@@ -95,10 +96,8 @@ def translate(given: Mapping[str, object], source: str) -> tuple[dict[str, objec
         current = RENAMED.get(name, name)
         meant = REWORDED.get(current, {}).get(word, value)
         if current in values:
-            raise ConfigError(
-                f"{source}: {name} and another name for {current} are both given: leave one out"
-            )
-        values[current] = meant
+            raise ConfigError(f"{source}: {names[current]} and {name} are both {current} here: leave one out")
+        values[current], names[current] = meant, name
         if (current, meant) != (name, value):
             notices.append(f"{source}: {name}={value} is {current}={meant} here")
     if LORA in values:
