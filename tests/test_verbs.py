@@ -135,7 +135,7 @@ def test_a_finished_run_is_known_by_its_files_when_slurm_has_forgotten_it(
     assert capsys.readouterr().out.splitlines() == [
         "run    old",
         "job    999999 GONE (not in squeue)",
-        "step   none yet",
+        "step   not known",
         f"files  {folder}, adapter, report.html",
         f"next   open {shlex.quote(str(folder / 'report.html'))}",
     ]

@@ -93,10 +93,11 @@ def look_at(run: Run, jobs: Sequence[Job], log: Path) -> Seen:
 
 def status_text(seen: Seen, words: str) -> str:
     """The run as a small table. `words` are what its commands take: `RUN=x`, and OUTPUT where it needs saying."""
+    no_step = "not known" if seen.finished else "none yet"  # the log of a finished run may be elsewhere
     rows = [
         ("run", seen.run_id),
         *(("job", job.text) for job in seen.jobs),
-        ("step", _last(STEP_LINE, seen.said).removeprefix("step").strip() or "none yet"),
+        ("step", _last(STEP_LINE, seen.said).removeprefix("step").strip() or no_step),
         *([("said", _last(COMPLAINT, seen.said))] if _last(COMPLAINT, seen.said) else []),
         ("files", ", ".join([seen.place, *(seen.made or ["no adapter yet"])])),
         ("next", _next_command(seen, words)),
