@@ -18,6 +18,7 @@ def prepare_libraries(config: TrainConfig) -> None:
     if config.device == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for one and warn
     warnings.simplefilter("ignore", FutureWarning)  # about names that TRL itself uses
+    logging.raiseExceptions = False  # a log file on a full disk would print a traceback for every line
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # offers an inference kernel we do not use
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
