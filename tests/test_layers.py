@@ -71,4 +71,4 @@ def test_a_model_that_is_not_there_is_one_line_and_78(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert main(["layers", "--model", str(tmp_path / "none")]) == 78
     said = capsys.readouterr().err.splitlines()
-    assert said[-1].startswith(f"trainyard: MODEL={tmp_path}/none cannot be loaded (")
+    assert said[-1] == f"trainyard: MODEL={tmp_path}/none is not there: give a model folder, or a hub id"
