@@ -29,6 +29,8 @@ from trainer.job import Plan
 
 pytestmark = pytest.mark.cluster
 SETTLED_S = 3
+# Slurm starts a requeued job by itself after two minutes. Seldom a slurmstepd lingers, and then so long must be waited.
+STARTED_S = 240
 
 
 class Job:
@@ -60,7 +62,7 @@ class Job:
     def until_requeued(self, times: int = 1, timeout_s: float = 90) -> None:
         wait_for(lambda: self.state["Restarts"] == str(times), lambda: f"{self.state}\n{self.log}", timeout_s)
 
-    def run_on(self, timeout_s: float = 90) -> dict[str, str]:
+    def run_on(self, timeout_s: float = STARTED_S) -> dict[str, str]:
         """The job when it has ended, without the two minutes that Slurm lets a requeued job wait."""
 
         self.gone_since = time.monotonic()
@@ -82,7 +84,7 @@ class Job:
                 self.release()
             return not pending
 
-        wait_for(started, lambda: f"{self.state}\n{self.log}", 60, every_s=0.5)
+        wait_for(started, lambda: f"{self.state}\n{self.log}", STARTED_S, every_s=0.5)
 
     def release(self) -> None:
         """Start a requeued job now, once its last attempt is gone: a node that still has it refuses it, or takes
