@@ -17,6 +17,8 @@ from trainer.meeting import leave_alone, meet
 from trainer.outcome import SickNode
 from trainer.processes import descendants
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

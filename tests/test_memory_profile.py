@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from training import run_forked
 
 from trainer.__main__ import main
 from trainer.job import GIB
 from trainer.memory_profile import render
+
+pytestmark = pytest.mark.slow
 
 
 def test_stages_are_measured_on_the_longest_record(tmp_path: Path, tiny_model: Path, walks: Path) -> None:

@@ -20,6 +20,8 @@ from trainer.checkpoint import check_manifest
 from trainer.outcome import ATTEMPT_DIR_ENV, ATTEMPT_ID_ENV, read_outcome
 from trainer.stop import raise_flag
 
+pytestmark = pytest.mark.slow
+
 # Dropout draws random numbers, two batches make a step, logs and checkpoints fall on different steps.
 OPTIONS: dict[str, Any] = {
     "micro_batch_size": 2, "gradient_accumulation_steps": 2, "lora_dropout": 0.1, "max_steps": 10,

@@ -19,6 +19,8 @@ from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
 from trainer.processes import STOP_SIGNALS, descendants
 from trainer.stop import count_attempt, stop_lead_s
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_S = 30
 
 

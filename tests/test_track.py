@@ -21,6 +21,8 @@ from wandb_server import KEY, Service
 from trainer.runs import run_record, write_record
 from trainer.shapes import resolve_shape
 
+pytestmark = pytest.mark.slow
+
 FAULTS = ("dies", "hangs", "401", "429", "500")
 # A run's W&B side in a process of its own, which ends as a rank does: through the interpreter's exit. Each line of
 # the script's input is a step; what a step cost the training is printed.

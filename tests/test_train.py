@@ -18,6 +18,8 @@ from trainer.examples import load_pictures
 from trainer.grid import compose_grid
 from trainer.records import load_dataset
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
