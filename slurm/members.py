@@ -69,7 +69,7 @@ def cancel(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> 
 def resume(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> int:
     """All members that are neither finished nor in the queue, as one array again; each keeps its index."""
     from slurm.nodes import refuse_what_cannot_run
-    from slurm.resume import alone, plan_again, record_again
+    from slurm.resume import alone, plan_again, record_again, submit_again
     from slurm.script import render_array
     from slurm.submit import check, check_environment
 
@@ -89,28 +89,14 @@ def resume(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> 
         check_files(list(plans.values()))
         check_environment(first.spec)
         refuse_what_cannot_run(first.spec, environ)
-        job_id = _resubmit(sweep, render_array(sweep.sweep_id, plans, parallel=sweep.parallel), environ)
+        job_id = submit_again(
+            sweep.folder, render_array(sweep.sweep_id, plans, parallel=sweep.parallel), environ
+        )
         for index, run in left.items():
             record_again(run, plans[index], f"{job_id}_{index}", changes)
     print(f"job {job_id} takes up {', '.join(run.run_id for run in left.values())}")
     print(f"status  make status {command_words(given, sweep.sweep_id)}")
     return FINISHED
-
-
-def _resubmit(sweep: Recorded, text: str, environ: Words) -> str:
-    from slurm.submit import SCRIPT_NAME, SubmitError, sbatch
-
-    script = sweep.folder / SCRIPT_NAME
-    try:
-        before = script.read_bytes() if script.exists() else b""
-        script.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SubmitError(f"cannot write {script}: {error.strerror}") from error
-    try:
-        return sbatch(script, environ)
-    except BaseException:
-        script.write_bytes(before)
-        raise
 
 
 def _jobs(members: Sequence[Run], environ: Words) -> dict[str, Job]:

@@ -73,20 +73,25 @@ def plan_again(run: Run, project_dir: Path, changes: Mapping[str, Any]) -> Plan:
 
 
 def _resubmit(run: Run, plan: Plan, environ: Mapping[str, str], changes: Mapping[str, Any]) -> str:
-    script = run.folder / SCRIPT_NAME
+    (run.folder / "logs").mkdir(exist_ok=True)
+    job_id = submit_again(run.folder, render(plan), environ)
+    record_again(run, plan, job_id, changes)
+    return job_id
+
+
+def submit_again(folder: Path, text: str, environ: Mapping[str, str]) -> str:
+    """The id of the job that the new script in `folder` makes; when sbatch refuses it, the old one is put back."""
+    script = folder / SCRIPT_NAME
     try:
-        before = script.read_bytes() if script.exists() else b""
-        (run.folder / "logs").mkdir(exist_ok=True)
-        script.write_text(render(plan), encoding="utf-8")
+        before = script.read_bytes() if script.exists() else None
+        script.write_text(text, encoding="utf-8")
     except OSError as error:
         raise SubmitError(f"cannot write {script}: {error.strerror}") from error
     try:
-        job_id = sbatch(script, environ)
-    except BaseException:
-        script.write_bytes(before)
+        return sbatch(script, environ)
+    except BaseException:  # Ctrl-C too
+        script.unlink() if before is None else script.write_bytes(before)
         raise
-    record_again(run, plan, job_id, changes)
-    return job_id
 
 
 def record_again(run: Run, plan: Plan, job_id: str, changes: Mapping[str, Any]) -> None:
