@@ -1,12 +1,12 @@
 # One command a target. Variables count only when given on the command line (make plan GPUS=2), never from the
-# environment; they are listed by `make help`, read and checked in trainer/request.py.
+# environment; they are listed by `make help`, read and checked in accelerate_configs/request/variables.py.
 
 .DEFAULT_GOAL := help
 # Whatever make itself works with is `override`: nobody's command line changes what a recipe runs.
 override SHELL := /bin/sh
 override given := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v)))
 
-# For the job. A test keeps this list equal to the table in trainer/request.py.
+# For the job. A test keeps this list equal to the table in accelerate_configs/request/variables.py.
 override VARIABLES := GPUS NODES VRAM GPU_TYPE TIME MODEL DATA OUTPUT NAME RUN CONFIG CONFIG_FILE DEVICE RUNTIME IMAGE BINDS ACCOUNT PARTITION \
   QOS CONSTRAINT EXCLUDE RESERVATION MAIL_USER MAIL_TYPE GPU_FLAG EXTRA_FLAGS MODULES ENVIRONMENT SITE \
   NAMESPACE QUEUE PVC SIZE \
@@ -48,7 +48,7 @@ help: ## list these commands
 	@echo '  Also: TORCH=cpu|cuda (which torch demo, run, test and image use), PYTHON=/path/to/python3.11, DOCKER=docker|podman'
 
 demo: ## train on this machine without GPU, cluster, network or token: about two minutes
-	@python=$$(sh make-env.sh train) && exec "$$python" -m trainer demo
+	@python=$$(sh make-env.sh train) && exec "$$python" -m benchmarks.demo
 
 run: .venv/launch/.made ## train on this machine, with the same variables as submit
 	@.venv/launch/bin/python -m trainer ready && python=$$(sh make-env.sh train) && exec "$$python" -m trainer run

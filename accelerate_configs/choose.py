@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from accelerate_configs.job import Candidate, JobSpec, Plan
 from accelerate_configs.launch import launch_argv, launch_env
+from accelerate_configs.memory.estimate import estimate
 from accelerate_configs.refuse import nothing_fits
-from trainer.job import GIB, Candidate, JobSpec, Optimizer, Plan
-from trainer.memory import estimate
+from trainer.config import Optimizer
 from trainer.outcome import ConfigError
-from trainer.text import gib
-from trainer.values import nearest
+from trainer.text import GIB, gib, nearest
 
 DEFAULT_BATCH_SIZE = 8
 MICRO_BATCH_SIZES = (32, 16, 8, 4, 2, 1)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from trainer.job import GIB, PEAK_ENV, SWEEP_ENV, VRAM_ENV, Candidate, JobSpec
+from accelerate_configs.job import Candidate, JobSpec
+from trainer.node.gpus import PEAK_ENV, VRAM_ENV
+from trainer.outcome import SWEEP_ENV
+from trainer.text import GIB
 
 
 def launch_argv(spec: JobSpec, candidate: Candidate) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from trainer.job import Candidate, JobSpec
+from accelerate_configs.job import Candidate, JobSpec
 from trainer.text import gib
 
 CARD_SIZES_GIB = (16, 24, 32, 40, 48, 80, 96, 141)  # cards that exist: T4/A4000 to H200

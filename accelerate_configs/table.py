@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from trainer.job import GIB, Candidate, JobSpec, Plan
-from trainer.text import format_table, gib, wrap
+from accelerate_configs.job import Candidate, JobSpec, Plan
+from trainer.text import GIB, format_table, gib, wrap
 
 WIDTH = 110
 

@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, Gemma3Config
 
 from trainer.config import TrainConfig
-from trainer.head import install_supervised_head
-from trainer.model import add_lora, find_anatomy
+from trainer.model.base import add_lora, find_anatomy
+from trainer.model.head import install_supervised_head
 
 TEXT = {
     "vocab_size": 262208, "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,

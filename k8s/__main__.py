@@ -1,4 +1,4 @@
-"""`python -m k8s VERB [options]`: plan explains, render prints the manifest, submit applies it. See trainer/cli.py."""
+"""`python -m k8s VERB [options]`: plan explains, render prints the manifest, submit applies it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trainer import cli
+from accelerate_configs.runs import cli
 from trainer.outcome import FINISHED
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent

@@ -9,11 +9,11 @@ import itertools
 import re
 from collections.abc import Sequence
 
+from accelerate_configs.request.values import GPU_GIB, NO_BF16
 from k8s.kubectl import Kubectl, KubectlError, Object, name_of
 from k8s.pod import DEFAULT_CLAIM, GPU
 from k8s.request import WIDE
 from trainer.text import format_table
-from trainer.values import GPU_GIB, NO_BF16
 
 PART_OF_A_CARD = re.compile(r"-MIG-|-SHARED$")  # a slice, or one that others compute on at the same time
 PRODUCT, MEMORY = f"{GPU}.product", f"{GPU}.memory"

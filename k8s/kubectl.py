@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from accelerate_configs.runs.progress import Job
 from k8s.manifest import INSTANCE, MANAGER
 from k8s.pod import CONTAINER
 from trainer.outcome import ConfigError, SchedulerError
-from trainer.progress import Job
-from trainer.values import shown
+from trainer.text import shown
 
 Object = Mapping[str, Any]
 OURS = f"app.kubernetes.io/managed-by={MANAGER}"

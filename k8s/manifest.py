@@ -13,12 +13,13 @@ from typing import Any
 
 import yaml
 
+from accelerate_configs.job import JobSpec, Plan
+from accelerate_configs.runs.records import planned_record
 from k8s.pod import MASTER_PORT, SETTINGS_KEY, Names, pod_spec
 from k8s.site import Cluster
 from trainer import __version__
-from trainer.job import JobSpec, Plan
+from trainer.node.record import RECORD_NAME
 from trainer.outcome import BAD_CONFIG, RUN_AGAIN
-from trainer.runs import RECORD_NAME, planned_record
 
 MANAGER = "trainyard"
 INSTANCE = "app.kubernetes.io/instance"

@@ -10,11 +10,12 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from accelerate_configs.job import Plan
+from accelerate_configs.local.image import CACHE_DIR, DATA_DIR, RUNS_DIR, SUPERVISE, TMP_DIR, UID, WORK_DIR
 from k8s.site import Cluster
-from trainer.image import CACHE_DIR, DATA_DIR, RUNS_DIR, SUPERVISE, TMP_DIR, UID, WORK_DIR
-from trainer.job import GIB, Plan
-from trainer.runs import RECORD_ENV, RECORD_NAME
-from trainer.stop import LEAD_ENV, LIMIT_ENV, stop_lead_s
+from trainer.node.record import RECORD_ENV, RECORD_NAME
+from trainer.node.stop import LEAD_ENV, LIMIT_ENV, stop_lead_s
+from trainer.text import GIB
 
 CONTAINER = "trainer"
 DEFAULT_CLAIM = "trainyard"

@@ -13,17 +13,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from accelerate_configs.choose import choose
+from accelerate_configs.job import JobSpec, Plan
+from accelerate_configs.local.image import CACHE_DIR, WORK_DIR
+from accelerate_configs.request.scheduler_values import SECRETS
+from accelerate_configs.request.variables import parse_given, resolve
 from k8s import manifest
 from k8s.pod import DEFAULT_CLAIM, mounted
 from k8s.site import Cluster, find_site, read_cluster, refuse_unknown_gpus
 from trainer.env_file import read_env_file
-from trainer.image import CACHE_DIR, WORK_DIR
-from trainer.job import JobSpec, Plan
 from trainer.outcome import ConfigError
-from trainer.request import parse_given, resolve
-from trainer.scheduler_values import SECRETS
 from trainer.settings import from_plan, say
-from trainer.values import shown
+from trainer.text import shown
 
 WIDE = "ReadWriteMany"
 # Of .env, what is true on this machine only, or is said in the plan's own words.

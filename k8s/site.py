@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer.job import JobSpec
+from accelerate_configs.job import JobSpec
+from accelerate_configs.request.scheduler_values import SECRETS
+from accelerate_configs.request.site import Site, read_site
+from accelerate_configs.request.variables import expand_home, parse_given
 from trainer.outcome import ConfigError
-from trainer.request import expand_home, parse_given
-from trainer.scheduler_values import SECRETS
-from trainer.site import Site, read_site
-from trainer.values import nearest, shown
+from trainer.text import nearest, shown
 
 DEFAULT_SITE = "k8s/site.yaml"
 DEFAULT_SECRET = "trainyard"

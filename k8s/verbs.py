@@ -13,20 +13,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from accelerate_configs.job import JobSpec
+from accelerate_configs.request.variables import BY_NAME, parse_given
+from accelerate_configs.runs import cli
+from accelerate_configs.runs.progress import OUTCOMES, Seen, list_row, list_text, status_text
+from accelerate_configs.runs.recorded import read_spec
 from k8s.kubectl import Kubectl, Object, first_pods, is_live, name_of, pods_of, see_job
 from k8s.manifest import INSTANCE
 from k8s.pod import CONTAINER, DEFAULT_CLAIM
 from k8s.request import complete
 from k8s.site import find_site, read_cluster
 from k8s.submit import Given, follow_up, rehearse, words
-from trainer import cli
-from trainer.job import JobSpec
+from trainer.node.record import RECORD_NAME
 from trainer.outcome import FINISHED, ConfigError
-from trainer.progress import OUTCOMES, Seen, list_row, list_text, status_text
-from trainer.recorded import read_spec
-from trainer.request import BY_NAME, parse_given
-from trainer.runs import RECORD_NAME
-from trainer.values import nearest
+from trainer.text import nearest
 
 TAKES = ("RUN", "NAMESPACE", "SITE")
 # What a resumed run may be given anew: where and how long it runs, never what it computes.

@@ -1,4 +1,4 @@
-"""`python -m slurm VERB [options]`: plan explains, render prints the script, submit submits it. See trainer/cli.py."""
+"""`python -m slurm VERB [options]`: plan explains, render prints the script, submit submits it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from accelerate_configs.job import Plan
+from accelerate_configs.request.variables import OF_SWEEPS, resolve
+from accelerate_configs.runs import cli
 from slurm.site import find_site
-from trainer import cli
-from trainer.job import Plan
 from trainer.outcome import FINISHED, ConfigError
-from trainer.request import OF_SWEEPS, resolve
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 OF_SWEEPS_TOO = ("status", "logs", "cancel", "resume")
@@ -49,9 +49,9 @@ def render(given: dict[str, str], environ: Mapping[str, str]) -> int:
 
 def _checked_plan(given: dict[str, str], environ: Mapping[str, str]) -> Plan:
     """The plan of a new run, after everything that can be refused before it is queued."""
+    from accelerate_configs.request.planned import check_planned
     from slurm.nodes import refuse_what_cannot_run
     from slurm.submit import check
-    from trainer.planned import check_planned
 
     decided = _plan(given, environ, run_suffix=cli.fresh_suffix())
     check(decided, environ)
@@ -68,9 +68,9 @@ def ready(given: dict[str, str], environ: Mapping[str, str]) -> int:
 
 
 def check(given: dict[str, str], environ: Mapping[str, str]) -> int:
+    from accelerate_configs.request.planned import check_planned
     from slurm.nodes import read_nodes, refuse_impossible
     from slurm.submit import check, check_environment, rehearse
-    from trainer.planned import check_planned
 
     decided = _plan(given, environ, run_suffix=cli.fresh_suffix())
     check(decided, environ)

@@ -9,10 +9,10 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 
+from accelerate_configs.request.values import GPU_GIB, NO_BF16
 from slurm.nodes import NodeGroup, read_nodes
 from slurm.queue import slurm
 from trainer.text import format_table
-from trainer.values import GPU_GIB, NO_BF16
 
 DEFAULT_LIMIT_MIN = 720
 

@@ -9,14 +9,14 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from accelerate_configs.runs.cli import command_words, say
+from accelerate_configs.runs.progress import STEP_LINE, Job, tail
+from accelerate_configs.runs.records import Run
+from accelerate_configs.sweeps.grid import Recorded, check_files, read_sweep, results_table
+from accelerate_configs.sweeps.trial import read_trial
 from slurm import verbs
 from slurm.queue import find_jobs
-from trainer.cli import command_words, say
 from trainer.outcome import FINISHED, ConfigError
-from trainer.progress import STEP_LINE, Job, tail
-from trainer.runs import Run
-from trainer.sweep import Recorded, check_files, read_sweep, results_table
-from trainer.trial import read_trial
 
 Words = Mapping[str, str]
 

@@ -10,10 +10,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from accelerate_configs.job import JobSpec
 from slurm.queue import SlurmError, slurm, words
-from trainer.job import JobSpec
 from trainer.outcome import ConfigError
-from trainer.values import nearest
+from trainer.text import nearest
 
 ASK_S = 5.0  # what a submit may wait for, before it leaves the judgement to sbatch
 

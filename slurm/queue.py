@@ -10,8 +10,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from accelerate_configs.runs.progress import Job
 from trainer.outcome import ConfigError, SchedulerError
-from trainer.progress import Job
 
 ENDED = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from accelerate_configs.choose import choose
+from accelerate_configs.job import Plan
+from accelerate_configs.request.planned import check_planned
+from accelerate_configs.runs.recorded import read_spec
+from accelerate_configs.runs.records import Run, read_run, run_record
 from slurm.nodes import refuse_what_cannot_run
 from slurm.queue import find_jobs
 from slurm.script import render, run_dir
 from slurm.submit import SCRIPT_NAME, SubmitError, Submitted, check, check_environment, overrides, sbatch
-from trainer.job import Plan
+from trainer.node.record import RECORD_NAME, write_record
 from trainer.outcome import ConfigError
-from trainer.planned import check_planned
-from trainer.recorded import read_spec
-from trainer.runs import RECORD_NAME, Run, read_run, run_record, write_record
 
 LOCK_NAME = ".resuming"
 # What a run that goes on must share with its beginning.

@@ -1,6 +1,6 @@
-"""What a task runs in: the checkout's environment, or the image of trainer/image.py under apptainer or pyxis.
+"""What a task runs in: the checkout's environment, or the image of local/image.py under apptainer or pyxis.
 
-Both see what trainer/mounts.py says, and what a task needs of the environment is handed in by name, since apptainer
+Both see what local/mounts.py says, and what a task needs of the environment is handed in by name, since apptainer
 keeps out everything else and pyxis lets the image's own values win.
 """
 
@@ -15,9 +15,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer import image
-from trainer.job import JobSpec, Plan
-from trainer.mounts import Mount, cache_folder, check_mounts, env_file, hub_home, mounts, placed
+from accelerate_configs.job import JobSpec, Plan
+from accelerate_configs.local import image
+from accelerate_configs.local.mounts import (
+    Mount,
+    cache_folder,
+    check_mounts,
+    env_file,
+    hub_home,
+    mounts,
+    placed,
+)
 from trainer.outcome import BAD_CONFIG, ConfigError
 
 # Set in the batch shell for every task.

@@ -11,10 +11,10 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from accelerate_configs.job import JobSpec, Plan
 from slurm.runtime import Wrapping, wrapping
-from trainer.job import JobSpec, Plan
+from trainer.node.stop import DEADLINE_ENV, LEAD_ENV, stop_lead_s
 from trainer.outcome import BAD_CONFIG, RUN_AGAIN, STATUS_FILE_ENV
-from trainer.stop import DEADLINE_ENV, LEAD_ENV, stop_lead_s
 
 # What submitit always writes and we do not want, by the beginning of the line.
 UNWANTED_LINES = (

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainer.request import expand_home, parse_given
-from trainer.site import Site, read_site
+from accelerate_configs.request.site import Site, read_site
+from accelerate_configs.request.variables import expand_home, parse_given
 
 DEFAULT_SITE = "slurm/site.yaml"
 # Not vram: what a GPU holds depends on its type, and gpu_types says it.

@@ -11,13 +11,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from accelerate_configs.request.variables import BY_NAME, DEFAULT_OUTPUT, expand_home, parse_given
+from accelerate_configs.runs.cli import command_words, say
+from accelerate_configs.runs.progress import Job, Seen, broken_row, list_row, list_text, look_at, status_text
+from accelerate_configs.runs.records import Run, find_run, read_run, run_folders
 from slurm.queue import SlurmError, find_jobs, slurm, words
 from slurm.site import find_site
-from trainer.cli import command_words, say
 from trainer.outcome import FINISHED, ConfigError
-from trainer.progress import Job, Seen, broken_row, list_row, list_text, look_at, status_text
-from trainer.request import BY_NAME, DEFAULT_OUTPUT, expand_home, parse_given
-from trainer.runs import Run, find_run, read_run, run_folders
 
 TAKES = ("RUN", "OUTPUT", "SITE")
 # What a resumed run may be given anew: where and how long it runs, never what it computes.

@@ -17,7 +17,16 @@ from training import tiny_model, walks  # noqa: F401 - fixtures
 from wandb_server import service  # noqa: F401 - a fixture
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
-LAUNCH_SIDE = ("Makefile", "make-env.sh", "pyproject.toml", "k8s", "slurm", "trainer", "accelerate_configs")
+LAUNCH_SIDE = (
+    "Makefile",
+    "make-env.sh",
+    "pyproject.toml",
+    "k8s",
+    "slurm",
+    "trainer",
+    "accelerate_configs",
+    "benchmarks",
+)
 
 # `make test` hands its own variables down, and a scheduler's would be read by the programs under test.
 for _name in list(os.environ):

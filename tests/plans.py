@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.job import GIB, Candidate, Estimate, JobSpec, ModelShape, Plan
+from accelerate_configs.job import Candidate, Estimate, JobSpec, ModelShape, Plan
+from trainer.text import GIB
 
 SHAPE = ModelShape(
     family="gemma3",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.job import JobSpec, ModelShape
-from trainer.known_models import KNOWN_MODELS
-from trainer.shapes import shape_from_config
+from accelerate_configs.job import JobSpec, ModelShape
+from accelerate_configs.memory.known_models import KNOWN_MODELS
+from accelerate_configs.memory.shapes import shape_from_config
 
 GEMMA_4B = "google/gemma-3-4b-it"
 

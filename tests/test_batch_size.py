@@ -15,13 +15,14 @@ from test_request import request
 from training import run_forked
 
 from accelerate_configs.choose import choose
+from accelerate_configs.measure.batch_size import largest, own_words
+from accelerate_configs.measure.fitting import Batch, batch_path, read_batch, write_batch
+from accelerate_configs.measure.memory_profile import LIMIT_ENV, OUT_OF_MEMORY
 from accelerate_configs.table import plan_table
 from trainer.__main__ import main
-from trainer.batch_size import largest, own_words
-from trainer.job import GIB
-from trainer.lengths import Batch, batch_path, data_digest, read_batch, write_batch
-from trainer.memory_profile import LIMIT_ENV, OUT_OF_MEMORY
+from trainer.data.lengths import data_digest
 from trainer.outcome import ConfigError
+from trainer.text import GIB
 
 SIZES = [1, 2, 4, 8, 16, 32]
 MEASURED = {"measured_with": "single_gpu", "measured_batch": 8, "measured_peak_gib": 21.5}
@@ -111,7 +112,7 @@ def test_the_commands_own_options_are_told_from_those_of_run() -> None:
 
 def profile_with(more_gib: float, ranks: str, words: list[str]) -> int:
     """profile-memory in a process that may have `more_gib` beyond what it has now, if its rank is among `ranks`."""
-    import trainer.sft  # noqa: F401 - what is loaded now is had now
+    import trainer.training.sft  # noqa: F401 - what is loaded now is had now
 
     if os.environ.get("RANK", "0") in ranks:
         has = int(re.findall(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024

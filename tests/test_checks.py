@@ -13,7 +13,7 @@ import pytest
 from training import run_forked
 
 from trainer.__main__ import main
-from trainer.checks import Check, format_checks
+from trainer.tools.checks import Check, format_checks
 
 
 def validate(

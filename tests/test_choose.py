@@ -10,9 +10,10 @@ import pytest
 from specs import make_spec
 
 from accelerate_configs.choose import CONFIGS, choose
+from accelerate_configs.job import JobSpec, Plan
 from accelerate_configs.table import plan_table
-from trainer.job import GIB, JobSpec, Plan
 from trainer.outcome import ConfigError
+from trainer.text import GIB
 
 GEMMA_27B = "google/gemma-3-27b-it"
 

@@ -11,14 +11,13 @@ import pytest
 from specs import make_spec
 
 from accelerate_configs.choose import choose
+from accelerate_configs.request.elsewhere import FROM_ENV_FILE, FROM_YAML
+from accelerate_configs.request.planned import check_planned
+from accelerate_configs.request.variables import BY_NAME, resolve
 from trainer.__main__ import main
-from trainer.config import KNOBS, TrainConfig, parse_flags
-from trainer.elsewhere import FROM_ENV_FILE, FROM_YAML
+from trainer.config import KNOBS, LORA_PRESETS, TrainConfig, parse_flags
 from trainer.flags import convert, field_help, word
-from trainer.job import LORA_PRESETS
 from trainer.outcome import ConfigError
-from trainer.planned import check_planned
-from trainer.request import BY_NAME, resolve
 from trainer.settings import ENVIRONMENT, Settings, help_text, resolve_settings
 from trainer.spellings import FIXED, RENAMED, REWORDED
 

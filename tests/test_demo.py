@@ -14,7 +14,7 @@ import pytest
 @pytest.mark.slow
 def test_the_demo_learns_from_the_pictures_and_leaves_a_report(checkout: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "trainer", "demo"], cwd=checkout, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "benchmarks.demo"], cwd=checkout, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     run = checkout / "demo" / "runs" / "demo"
@@ -50,7 +50,7 @@ def test_the_demo_learns_from_the_pictures_and_leaves_a_report(checkout: Path) -
 
 def test_the_demo_takes_no_options(checkout: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "trainer", "demo", "--gpus", "2"],
+        [sys.executable, "-m", "benchmarks.demo", "--gpus", "2"],
         cwd=checkout, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (

@@ -16,9 +16,9 @@ import pytest
 from image import Image
 from plans import make_plan
 
-from trainer.checkpoint import check_manifest
-from trainer.docker_run import docker_command
+from accelerate_configs.local.docker import docker_command
 from trainer.outcome import ConfigError
+from trainer.training.checkpoint import check_manifest
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 

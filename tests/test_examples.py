@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from training import train_forked
 
-from trainer.examples import (
+from trainer.data.examples import (
     Encoder,
     TrainCollator,
     describe_example,
@@ -20,9 +20,9 @@ from trainer.examples import (
     pad_and_stack,
     token_counts,
 )
-from trainer.first_look import check_text_only
-from trainer.forms import Picture
-from trainer.records import Record, load_dataset
+from trainer.data.forms import Picture
+from trainer.data.records import Record, load_dataset
+from trainer.training.first_look import check_text_only
 
 ANSWER = '{"button": "up"}'
 IMAGE_TOKENS = 36
@@ -126,8 +126,8 @@ def test_text_alone_beside_pictures_is_refused_where_ranks_would_wait_for_the_to
     mixed: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trainer.config import TrainConfig
+    from trainer.data.records import Dataset
     from trainer.outcome import ConfigError
-    from trainer.records import Dataset
 
     config = TrainConfig(model="-", data="-", output_dir="-", run_id="-", world_size=2)
     tuned = replace(config, vision="lora")

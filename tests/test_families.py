@@ -10,10 +10,10 @@ from training import reload_adapter, run_forked, train_forked
 from transformers import AutoModelForImageTextToText
 
 from trainer.config import TrainConfig
-from trainer.examples import Encoder, TrainCollator
-from trainer.first_look import check_batch
-from trainer.model import load_processor
-from trainer.records import load_dataset
+from trainer.data.examples import Encoder, TrainCollator
+from trainer.data.records import load_dataset
+from trainer.model.base import load_processor
+from trainer.training.first_look import check_batch
 
 TEXT = 2 * 7  # layers x linears
 TOWER = 2 * 5 + 2  # blocks x (qkv, proj, gate, up, down), and the merger's two

@@ -19,8 +19,8 @@ def test_a_step_computes_no_more_than_it_must(
     found = tflop(recipe, build(recipe), tokens=tokens, scored=scored)
     assert 0.9 * most < found <= most
     if not checkpointing:  # what MFU counts is what is counted here
-        from trainer.shapes import resolve_shape
-        from trainer.throughput import Counts, model_flops
+        from accelerate_configs.memory.shapes import resolve_shape
+        from trainer.tracking.throughput import Counts, model_flops
 
         counts = Counts(samples=1, tokens=tokens, scored=scored, images=1)
         counted = model_flops(resolve_shape("google/gemma-3-4b-it"), counts, lora_r=64)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from trainer.forms import FormError, Picture, Turn, read_form
+from trainer.data.forms import FormError, Picture, Turn, read_form
+from trainer.data.records import load_dataset
 from trainer.outcome import ConfigError
-from trainer.records import load_dataset
 
 A, B = Picture(paths=("a.png",)), Picture(paths=("b.png",))
 LOOK = {"context": "", "question": "look", "output": "up"}

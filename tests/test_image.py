@@ -16,8 +16,8 @@ import tomllib
 from image import Image
 
 import trainer
-from trainer import image as places
-from trainer.checkpoint import check_manifest
+from accelerate_configs.local import image as places
+from trainer.training.checkpoint import check_manifest
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 RESTRICTED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--passwd=false")
@@ -114,7 +114,7 @@ def configuration(image: Image) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_the_image_holds_what_the_contract_says(image: Image) -> None:
-    """trainer/image.py is what docker-run, Slurm and Kubernetes are told; the Dockerfile makes it true."""
+    """local/image.py is what docker-run, Slurm and Kubernetes are told; the Dockerfile makes it true."""
     config = configuration(image)
     assert config["User"] == f"{places.UID}:{places.UID}"
     assert config["WorkingDir"] == places.WORK_DIR

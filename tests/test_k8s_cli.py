@@ -19,13 +19,13 @@ import pytest
 import yaml
 from test_makefile import make
 
+from accelerate_configs.memory.known_models import KNOWN_MODELS
+from accelerate_configs.request.variables import BY_NAME
+from accelerate_configs.runs.progress import Job
 from k8s.__main__ import main
 from k8s.kubectl import see_job
 from k8s.pod import GPU
 from k8s.site import CLUSTER_KEYS, SITE_KEYS
-from trainer.known_models import KNOWN_MODELS
-from trainer.progress import Job
-from trainer.request import BY_NAME
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 STAND_IN = Path(__file__).parent / "kubectl_stand_in.py"

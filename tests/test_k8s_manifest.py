@@ -24,14 +24,14 @@ from pods import expanded
 from specs import make_spec
 
 from accelerate_configs.choose import choose
+from accelerate_configs.job import Plan
+from accelerate_configs.local.image import WORK_DIR
+from accelerate_configs.request.variables import VARIABLES, parse_given, resolve
 from k8s.manifest import claim, render
 from k8s.pod import DEFAULT_CLAIM, mounted, shm_gib
 from k8s.request import complete
 from k8s.site import Cluster, Volume, find_site, read_cluster
-from trainer.image import WORK_DIR
-from trainer.job import Plan
 from trainer.outcome import ConfigError
-from trainer.request import VARIABLES, parse_given, resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden" / "k8s"

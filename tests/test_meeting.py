@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from training import run_forked
 
-from trainer.meeting import leave_alone, meet
+from trainer.node.meeting import leave_alone, meet
+from trainer.node.processes import descendants
 from trainer.outcome import SickNode
-from trainer.processes import descendants
 
 pytestmark = pytest.mark.slow
 

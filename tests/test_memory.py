@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from specs import known_shape, make_spec
 
-from trainer.activations import layer_bytes, tower_layer_bytes
-from trainer.job import Estimate, JobSpec
-from trainer.memory import HEAD_BYTES_PER_LOGIT, HEAD_CHUNK_POSITIONS, estimate
+from accelerate_configs.job import Estimate, JobSpec
+from accelerate_configs.memory.activations import layer_bytes, tower_layer_bytes
+from accelerate_configs.memory.estimate import HEAD_BYTES_PER_LOGIT, HEAD_CHUNK_POSITIONS, estimate
 
 GB = 10**9
 LORA = 119_209_984  # r=64 on the seven linears of 34 layers
@@ -94,7 +94,7 @@ def test_the_head_is_bounded_by_one_chunk() -> None:
 
 def test_the_trainer_and_the_memory_model_mean_the_same_chunk() -> None:
     pytest.importorskip("torch")
-    from trainer import head
+    from trainer.model import head
 
     assert head.CHUNK_POSITIONS == HEAD_CHUNK_POSITIONS
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from training import run_forked
 
+from accelerate_configs.measure.memory_profile import render
 from trainer.__main__ import main
-from trainer.job import GIB
-from trainer.memory_profile import render
+from trainer.text import GIB
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.metrics import UNREADABLE, action_metrics, answer_field, read_action, score_table
+from trainer.evaluation.metrics import UNREADABLE, action_metrics, answer_field, read_action, score_table
 from trainer.outcome import ConfigError
 
 

@@ -26,10 +26,10 @@ def stock_trl(model: str, data: str, out: str, put_back_fp32: bool) -> None:
     from transformers import AutoConfig
     from trl import SFTConfig, SFTTrainer
 
-    from trainer import model as models
     from trainer.config import TrainConfig
-    from trainer.examples import load_picture
-    from trainer.records import load_dataset
+    from trainer.data.examples import load_picture
+    from trainer.data.records import load_dataset
+    from trainer.model import base as models
 
     config = TrainConfig(
         model=model,
@@ -106,9 +106,9 @@ def test_losses_follow_stock_trl(
 
     # Labels token by token.
 
-    from trainer.examples import Encoder
-    from trainer.model import load_processor
-    from trainer.records import load_dataset
+    from trainer.data.examples import Encoder
+    from trainer.data.records import load_dataset
+    from trainer.model.base import load_processor
 
     encode = Encoder(load_processor(str(tiny_model)), load_dataset(str(walks)).train)
     examples = [encode(i) for i in range(4)]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from test_request import request
 
+from accelerate_configs.runs.recorded import read_spec
 from trainer.outcome import ConfigError
-from trainer.recorded import read_spec
 
 ROOT = Path("/home/ada/trainyard")
 REQUESTS: list[dict[str, str]] = [

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from trainer.data.records import FORMAT_HINT, load_dataset
 from trainer.outcome import ConfigError
-from trainer.records import FORMAT_HINT, load_dataset
 
 PNG = bytes.fromhex("89504e470d0a1a0a")
 

@@ -19,12 +19,12 @@ pytest.importorskip("PIL")
 from PIL import Image
 
 from trainer.config import TrainConfig
-from trainer.export import RunRecord, report_line
-from trainer.grid import compose_grid
-from trainer.metrics import action_metrics
+from trainer.data.grid import compose_grid
+from trainer.evaluation.metrics import action_metrics
 from trainer.report.charts import esc, matrix, nice_ticks, short, smooth
 from trainer.report.page import build_report
 from trainer.report.samples import PICTURE_BYTES, SAMPLES, choose_samples, picture_uri
+from trainer.results.export import RunRecord, report_line
 
 VOID = {"meta", "link", "img", "br"}
 TRUTHS = ["up"] * 8 + ["a"] * 6 + ["left"] * 6

@@ -11,10 +11,18 @@ from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
 
 from accelerate_configs.choose import CONFIGS as CHOOSER_CONFIGS
-from trainer.job import JobSpec
+from accelerate_configs.job import JobSpec
+from accelerate_configs.memory.shapes import resolve_shape
+from accelerate_configs.request.variables import (
+    BY_NAME,
+    CONFIGS,
+    VARIABLES,
+    help_text,
+    parse_given,
+    read_given,
+    resolve,
+)
 from trainer.outcome import ConfigError
-from trainer.request import BY_NAME, CONFIGS, VARIABLES, help_text, parse_given, read_given, resolve
-from trainer.shapes import resolve_shape
 
 ROOT = Path("/home/ada/trainyard")
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from training import Ended, train_forked
 
-from trainer.checkpoint import check_manifest
+from trainer.node.stop import raise_flag
 from trainer.outcome import ATTEMPT_DIR_ENV, ATTEMPT_ID_ENV, read_outcome
-from trainer.stop import raise_flag
+from trainer.training.checkpoint import check_manifest
 
 pytestmark = pytest.mark.slow
 

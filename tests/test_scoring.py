@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.examples import IGNORED, Encoder
-from trainer.metrics import answer_field, read_action
+from trainer.data.examples import IGNORED, Encoder
+from trainer.data.records import Record, load_dataset
+from trainer.evaluation.metrics import answer_field, read_action
+from trainer.evaluation.scoring import Choices, find_choices, score_actions
 from trainer.outcome import ConfigError
-from trainer.records import Record, load_dataset
-from trainer.scoring import Choices, find_choices, score_actions
 
 ALONE = SimpleNamespace(
     process_index=0,
@@ -28,7 +28,7 @@ ALONE = SimpleNamespace(
 
 @pytest.fixture(scope="module")
 def processor(tiny_model: Path) -> Any:
-    from trainer.model import load_processor
+    from trainer.model.base import load_processor
 
     return load_processor(str(tiny_model))
 
@@ -119,8 +119,8 @@ def test_scores_are_those_of_whole_sequences_one_at_a_time(
     """Shared beginnings, several tokens, prompts of several lengths: all as without cache, batch and padding."""
     from transformers import AutoModelForImageTextToText
 
-    from trainer.examples import append_text, encode_prompt, load_pictures, prompt_and_answer
-    from trainer.model import load_processor
+    from trainer.data.examples import append_text, encode_prompt, load_pictures, prompt_and_answer
+    from trainer.model.base import load_processor
 
     folder = request.getfixturevalue(family)
     processor = load_processor(str(folder))
@@ -163,7 +163,13 @@ def test_the_prompt_is_computed_once_a_record(
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import AutoModelForImageTextToText
 
-    from trainer.examples import append_text, encode_prompt, load_pictures, pad_and_stack, prompt_and_answer
+    from trainer.data.examples import (
+        append_text,
+        encode_prompt,
+        load_pictures,
+        pad_and_stack,
+        prompt_and_answer,
+    )
 
     model = AutoModelForImageTextToText.from_pretrained(tiny_model, attn_implementation="sdpa").eval()
     choices = found(processor, records)

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from specs import GEMMA_4B, known_shape
 
-from trainer.families import PARSERS
-from trainer.known_models import KNOWN_MODELS
+from accelerate_configs.memory.families import PARSERS
+from accelerate_configs.memory.known_models import KNOWN_MODELS
+from accelerate_configs.memory.shapes import resolve_shape, shape_from_config
 from trainer.outcome import ConfigError
-from trainer.shapes import resolve_shape, shape_from_config
 
 # Totals that the hub states for the published weights (tied weights once).
 PUBLISHED = {
@@ -101,7 +101,7 @@ def test_counts_and_widths_are_those_of_the_transformers_class(family: str) -> N
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
 
-    from trainer.model import anatomy_of, target_pattern
+    from trainer.model.base import anatomy_of, target_pattern
 
     config = transformers.AutoConfig.for_model(family, **TINY[family])
     with torch.device("meta"):
@@ -247,7 +247,8 @@ def test_a_folder_without_config_json_is_refused(tmp_path: Path, hub: Path) -> N
 
 def test_planning_imports_neither_torch_nor_anything_else_that_is_heavy() -> None:
     code = (
-        "import sys, trainer.shapes, trainer.memory, accelerate_configs.choose, accelerate_configs.table\n"
+        "import sys, accelerate_configs.choose, accelerate_configs.table\n"
+        "import accelerate_configs.memory.shapes, accelerate_configs.memory.estimate\n"
         "heavy = {'torch', 'transformers', 'accelerate', 'huggingface_hub', 'numpy', 'yaml', 'asyncio'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -19,13 +19,13 @@ from test_slurm_cli import slurm
 from test_slurm_script import run_with_stubs
 
 from accelerate_configs.choose import choose
+from accelerate_configs.job import JobSpec
+from accelerate_configs.request.variables import BY_NAME, resolve
+from accelerate_configs.runs.recorded import read_spec
 from slurm.script import log_path, render
 from slurm.site import SITE_KEYS, find_site
 from slurm.submit import submit
-from trainer.job import JobSpec
 from trainer.outcome import ConfigError
-from trainer.recorded import read_spec
-from trainer.request import BY_NAME, resolve
 
 GOLDEN = Path(__file__).parent / "golden"
 ROOT = Path("/home/ada/trainyard")

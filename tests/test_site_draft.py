@@ -13,11 +13,11 @@ from conftest import PROJECT_DIR
 from test_slurm_cli import files, slurm
 from test_verbs import refusal
 
+from accelerate_configs.request.site import read_site
+from accelerate_configs.request.variables import resolve
 from slurm.draft import draft
 from slurm.nodes import NodeGroup, read_nodes, refuse_impossible
 from slurm.site import SITE_KEYS
-from trainer.request import resolve
-from trainer.site import read_site
 
 CONFIG = """\
 AccountingStorageEnforce = associations,limits

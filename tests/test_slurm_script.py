@@ -18,13 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plans import ENV, make_plan
 
+from accelerate_configs.job import Plan
+from accelerate_configs.request.site import read_site
+from accelerate_configs.request.variables import parse_given, resolve
 from slurm.runtime import mounts
 from slurm.script import job_name, render, render_array
 from slurm.site import SITE_KEYS
-from trainer.job import Plan
 from trainer.outcome import ConfigError
-from trainer.request import parse_given, resolve
-from trainer.site import read_site
 
 GOLDEN = Path(__file__).parent / "golden"
 # What one full site file, beside the scripts, turns into. The rest of a plan is not its business.

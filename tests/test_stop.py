@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
 
-from trainer.processes import STOP_SIGNALS, descendants
-from trainer.stop import count_attempt, stop_lead_s
+from trainer.node.processes import STOP_SIGNALS, descendants
+from trainer.node.stop import count_attempt, stop_lead_s
 
 pytestmark = pytest.mark.slow
 
@@ -146,7 +146,7 @@ def test_under_accelerate_and_torchrun_ranks_and_data_workers_are_deaf_and_die_w
     """The real launcher: torchrun installs handlers of its own unless it is told otherwise."""
     (tmp_path / "ranks.py").write_text(
         "import os, time\n"
-        "from trainer.processes import in_rank\n"
+        "from trainer.node.processes import in_rank\n"
         "in_rank()\n"
         "if os.fork() == 0: time.sleep(1000)\n"
         "print('rank is up', flush=True)\n"

@@ -19,14 +19,22 @@ from cluster import Cluster
 from plans import ENV, make_plan
 from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
 
+from accelerate_configs.runs.records import read_run
+from accelerate_configs.sweeps.grid import (
+    MAX_MEMBERS,
+    Recorded,
+    Sweep,
+    plan_grid,
+    read_grid,
+    read_result,
+    read_sweep,
+)
 from slurm import members
 from slurm.__main__ import main
 from slurm.queue import find_jobs
 from slurm.submit import SubmitError
 from slurm.sweep import submit
 from trainer.outcome import ConfigError
-from trainer.runs import read_run
-from trainer.sweep import MAX_MEMBERS, Recorded, Sweep, plan_grid, read_grid, read_result, read_sweep
 
 GRID = "LEARNING_RATE=1e-4,2e-4 LORA=low,high"
 PROJECT_DIR = Path(__file__).resolve().parent.parent

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,13 +26,12 @@ from test_sweep import local, until
 from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
 from wandb_server import KEY, Handler
 
+from accelerate_configs.sweeps.grid import Sweep
+from accelerate_configs.sweeps.trial import Trial, read_trial, with_values
+from accelerate_configs.sweeps.trials import check_config, plan_trials
+from accelerate_configs.sweeps.wandb_service import ServiceError, create_sweep, find_sweep
 from slurm.sweep import submit
-from trainer.job import SWEEP_ENV
-from trainer.outcome import ConfigError
-from trainer.sweep import Sweep
-from trainer.trial import Trial, read_trial, with_values
-from trainer.trials import check_config, plan_trials
-from trainer.wandb_service import ServiceError, create_sweep, find_sweep
+from trainer.outcome import SWEEP_ENV, ConfigError
 
 SWEEP_PATH = "ada/trainyard/abc123"
 VALUES = {
@@ -224,8 +224,10 @@ def toy(tmp_path: Path) -> Path:
     train = project / "trainer" / "train.py"
     said = "print('W&B run', *(os.environ.get(f'WANDB_{n}') for n in ('RUN_ID', 'SWEEP_ID', 'PROJECT', 'ENTITY')))"
     train.write_text(train.read_text().replace("def train():\n", f"def train():\n    {said}\n"))
-    (source := project / "trainer" / "trial.py").unlink()
-    text = (PROJECT_DIR / "trainer" / "trial.py").read_text()
+    (project / "accelerate_configs").unlink()
+    shutil.copytree(PROJECT_DIR / "accelerate_configs", project / "accelerate_configs")
+    source = project / "accelerate_configs" / "sweeps" / "trial.py"
+    text = source.read_text()
     source.write_text(text.replace("TELL_EVERY_S = 30.0", "TELL_EVERY_S = 0.3"))
     return project
 

@@ -34,7 +34,7 @@ def test_a_window_has_its_records_and_tokens_without_padding_evaluation_and_savi
     import torch
     from accelerate import Accelerator
 
-    from trainer import throughput
+    from trainer.tracking import throughput
 
     clock = Clock()
     monkeypatch.setattr(throughput, "time", clock)
@@ -70,7 +70,7 @@ def test_a_resumed_window_counts_everything_but_is_timed_from_the_resume(
     import torch
     from accelerate import Accelerator
 
-    from trainer import throughput
+    from trainer.tracking import throughput
 
     clock = Clock()
     monkeypatch.setattr(throughput, "time", clock)
@@ -85,7 +85,7 @@ def test_a_resumed_window_counts_everything_but_is_timed_from_the_resume(
 
 
 def test_peaks_are_known_by_the_names_that_drivers_give() -> None:
-    from trainer.throughput import peak_flops
+    from trainer.tracking.throughput import peak_flops
 
     assert peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
     assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12

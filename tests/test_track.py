@@ -18,8 +18,9 @@ from plans import make_plan
 from training import train_forked
 from wandb_server import KEY, Service
 
-from trainer.runs import run_record, write_record
-from trainer.shapes import resolve_shape
+from accelerate_configs.memory.shapes import resolve_shape
+from accelerate_configs.runs.records import run_record
+from trainer.node.record import write_record
 
 pytestmark = pytest.mark.slow
 
@@ -30,8 +31,8 @@ RUN = """
 import sys, time
 from pathlib import Path
 from PIL import Image
-from trainer.shown import Sample, Shown
-from trainer.wandb_run import WandbRun
+from trainer.tracking.shown import Sample, Shown
+from trainer.tracking.wandb_run import WandbRun
 
 run = WandbRun(run_id="r1", run_dir=Path(sys.argv[1]), config={"lora_r": 8}, model=None, watch_steps=1)
 while run._run is None and run._thread.is_alive() and "waits" in sys.argv:
@@ -125,8 +126,8 @@ def test_tensorboard_goes_on_after_a_resume_without_a_step_twice_and_ties_settin
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from trainer.config import TrainConfig
-    from trainer.shown import Sample, Shown
-    from trainer.track import TensorBoard
+    from trainer.tracking.shown import Sample, Shown
+    from trainer.tracking.track import TensorBoard
 
     config = TrainConfig(model="m", data="d", output_dir="o", run_id="r", lora_r=8)
     first = TensorBoard(tmp_path, config, step=0)
@@ -265,7 +266,7 @@ def test_a_service_that_fails_at_the_end_lets_the_run_end(tmp_path: Path) -> Non
 def test_a_client_process_that_hangs_holds_neither_a_step_nor_the_end(
     tmp_path: Path, service: Service
 ) -> None:
-    from trainer.processes import descendants
+    from trainer.node.processes import descendants
 
     run = Process(tmp_path, service, "waits")
     run.step()
@@ -282,7 +283,7 @@ def test_a_client_process_that_hangs_holds_neither_a_step_nor_the_end(
 def test_a_client_process_that_the_scheduler_ends_first_leaves_no_traceback(
     tmp_path: Path, service: Service
 ) -> None:
-    from trainer.processes import descendants
+    from trainer.node.processes import descendants
 
     run = Process(tmp_path, service, "waits", "stopped")
     run.step()

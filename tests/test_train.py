@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 from training import reload_adapter, run_forked, train_forked
 
-from trainer.examples import load_pictures
-from trainer.grid import compose_grid
-from trainer.records import load_dataset
+from trainer.data.examples import load_pictures
+from trainer.data.grid import compose_grid
+from trainer.data.records import load_dataset
 
 pytestmark = pytest.mark.slow
 
@@ -91,7 +91,7 @@ def test_every_held_out_record_is_scored_and_some_are_written_out(finished: Path
 def test_the_loss_falls_on_the_answer_and_its_end_of_turn_only(tiny_model: Path, walks: Path) -> None:
     from transformers import AutoProcessor
 
-    from trainer.examples import Encoder
+    from trainer.data.examples import Encoder
 
     processor = AutoProcessor.from_pretrained(tiny_model)
     records = load_dataset(str(walks)).train

@@ -14,8 +14,8 @@ import pytest
 from training import run_forked, train_forked
 
 from trainer.__main__ import main
-from trainer.card import base_name
-from trainer.trained import shared_text
+from trainer.results.card import base_name
+from trainer.results.trained import shared_text
 
 pytestmark = pytest.mark.slow  # one run of a quarter of a minute, and what follows from it
 Entry = dict[str, Any]

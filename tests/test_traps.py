@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from trainer import model as models
 from trainer.config import TrainConfig
-from trainer.examples import Encoder, TrainCollator
-from trainer.first_look import check_batch
-from trainer.head import install_supervised_head
-from trainer.machine import check_machine, prepare_libraries
+from trainer.data.examples import Encoder, TrainCollator
+from trainer.data.records import load_dataset
+from trainer.model import base as models
+from trainer.model.head import install_supervised_head
+from trainer.node.machine import check_machine, prepare_libraries
 from trainer.outcome import ConfigError
-from trainer.records import load_dataset
+from trainer.training.first_look import check_batch
 
 
 def make_config(model: Path, **changes: Any) -> TrainConfig:
@@ -227,7 +227,7 @@ def test_the_head_scores_answers_only_and_equals_the_full_head(
     full = {name: p.grad.clone() for name, p in peft_model.named_parameters() if p.requires_grad}
     peft_model.zero_grad()
 
-    monkeypatch.setattr("trainer.head.CHUNK_POSITIONS", 7)  # several chunks, the last one short
+    monkeypatch.setattr("trainer.model.head.CHUNK_POSITIONS", 7)  # several chunks, the last one short
     base = peft_model.get_base_model()
     install_supervised_head(base)
     rows: list[int] = []
@@ -244,7 +244,7 @@ def test_the_head_scores_answers_only_and_equals_the_full_head(
 
 
 def test_the_memory_model_and_the_head_agree_on_the_chunk() -> None:
-    from trainer.head import CHUNK_POSITIONS
-    from trainer.memory import HEAD_CHUNK_POSITIONS
+    from accelerate_configs.memory.estimate import HEAD_CHUNK_POSITIONS
+    from trainer.model.head import CHUNK_POSITIONS
 
     assert CHUNK_POSITIONS == HEAD_CHUNK_POSITIONS

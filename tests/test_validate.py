@@ -11,15 +11,15 @@ import pytest
 from PIL import Image
 from training import run_forked, train_forked
 
+from accelerate_configs.request.variables import resolve
 from trainer.__main__ import main
 from trainer.config import TrainConfig
-from trainer.first_look import drop_unfit
-from trainer.inspection import Inspection, inspect_dataset
-from trainer.lengths import Lengths, data_digest, lengths_path, percentiles, read_lengths, write_lengths
+from trainer.data.inspection import Inspection, inspect_dataset
+from trainer.data.lengths import Lengths, data_digest, lengths_path, percentiles, read_lengths, write_lengths
+from trainer.data.records import load_dataset
 from trainer.outcome import ConfigError
-from trainer.records import load_dataset
-from trainer.request import resolve
-from trainer.validate import DataCheck, build_report, measured, render, unscored
+from trainer.tools.validate import DataCheck, build_report, measured, render, unscored
+from trainer.training.first_look import drop_unfit
 
 UP, DOWN = '{"button": "up"}', '{"button": "down"}'
 

@@ -10,8 +10,8 @@ import pytest
 from training import train_forked
 
 from trainer.config import TrainConfig
+from trainer.model.warm_start import check_start
 from trainer.outcome import ConfigError
-from trainer.warm_start import check_start
 
 WEIGHTS = Path("run", "adapter", "adapter_model.safetensors")
 

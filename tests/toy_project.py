@@ -48,12 +48,12 @@ TRAIN = """
 import json, os, sys, time
 from datetime import timedelta
 from pathlib import Path
-from trainer.processes import in_rank
+from trainer.node.processes import in_rank
 in_rank()
-from trainer.checkpoint import CheckpointStore
+from trainer.training.checkpoint import CheckpointStore
 from trainer.outcome import ConfigError, write_outcome
-from trainer.ranks import ranks_of
-from trainer.stop import Stop, Stopped
+from trainer.training.ranks import ranks_of
+from trainer.node.stop import Stop, Stopped
 
 words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 run_dir, steps, step_s = Path(words["--output_dir"]), int(words["--max_steps"]), float(words["--step_s"])
@@ -114,8 +114,9 @@ except Exception as error:
 
 def make_toy_project(folder: Path) -> Path:
     (folder / "trainer").mkdir(parents=True)
-    for source in (PROJECT / "trainer").glob("*.py"):
-        if source.name != "train.py":
+    (folder / "accelerate_configs").symlink_to(PROJECT / "accelerate_configs")
+    for source in (PROJECT / "trainer").iterdir():
+        if source.name not in ("train.py", "__pycache__"):
             (folder / "trainer" / source.name).symlink_to(source)
     (folder / "trainer" / "train.py").write_text(TRAIN)
     (folder / "accelerate" / "commands").mkdir(parents=True)

@@ -12,6 +12,29 @@ from typing import Annotated, Literal
 
 from trainer.flags import Range, build, read_flags
 
+Device = Literal["cuda", "cpu"]
+
+Quantization = Literal["nf4", "none"]
+
+Vision = Literal["frozen", "lora"]
+
+Optimizer = Literal["adamw", "paged_adamw_8bit"]
+
+# r / alpha; the preset's name is what a user says.
+LORA_PRESETS: dict[str, tuple[int, int]] = {"high": (128, 256), "medium": (64, 128), "low": (32, 64)}
+
+# Under the accelerate YAML's zero_optimization, merged in by the trainer (accelerate's file refuses these
+# keys). DeepSpeed's defaults would leave 1e9 gathered elements and a 5e8 bucket alive: more than sharding a
+# 4B model saves.
+ZERO3_SETTINGS: dict[str, int] = {
+    "stage3_param_persistence_threshold": 0,  # small adapters are sharded too
+    "stage3_max_live_parameters": 100_000_000,
+    "stage3_max_reuse_distance": 100_000_000,
+    "stage3_prefetch_bucket_size": 50_000_000,
+    "reduce_bucket_size": 50_000_000,
+}
+
+
 # Any whole number from 1 that a schedule can have.
 Steps = Annotated[int, Range(1, 10_000_000)]
 

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from trainer.outcome import ConfigError
-from trainer.text import wrap
-from trainer.values import nearest, shown
+from trainer.text import nearest, shown, wrap
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ BAD_CONFIG = 78  # EX_CONFIG: never run this again
 ATTEMPT_DIR_ENV = "TRAINYARD_ATTEMPT_DIR"
 ATTEMPT_ID_ENV = "TRAINYARD_ATTEMPT_ID"
 STATUS_FILE_ENV = "TRAINYARD_STATUS_FILE"
+# The W&B sweep that a job is to take its values from: entity/project/id.
+SWEEP_ENV = "TRAINYARD_WANDB_SWEEP"
 """A file on the first node in which that node's supervisor leaves its exit code, for a batch shell that waits."""
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from trainer.job import LORA_PRESETS
+from trainer.config import LORA_PRESETS
 from trainer.outcome import ConfigError
-from trainer.values import shown
+from trainer.text import shown
 
 RENAMED: dict[str, str] = {
     "model_name": "model",

@@ -22,7 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from trainer.env_file import read_env_file
-from trainer.job import SWEEP_ENV
+from trainer.node.preflight import check_node, resolves
+from trainer.node.processes import (
+    STOP_SIGNALS,
+    SUPERVISOR_ENV,
+    become_subreaper,
+    in_launcher,
+    kill_descendants,
+)
+from trainer.node.record import RECORD_ENV, write_record
+from trainer.node.stop import DEADLINE_ENV, LIMIT_ENV, raise_flag
 from trainer.outcome import (
     ATTEMPT_DIR_ENV,
     ATTEMPT_ID_ENV,
@@ -30,14 +39,11 @@ from trainer.outcome import (
     FINISHED,
     RUN_AGAIN,
     STATUS_FILE_ENV,
+    SWEEP_ENV,
     ConfigError,
     SickNode,
     read_outcome,
 )
-from trainer.preflight import check_node, resolves
-from trainer.processes import STOP_SIGNALS, SUPERVISOR_ENV, become_subreaper, in_launcher, kill_descendants
-from trainer.runs import RECORD_ENV, write_record
-from trainer.stop import DEADLINE_ENV, LIMIT_ENV, raise_flag
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         planned = argv[1:] if argv[:1] == ["--"] else argv
         environment = with_deadline({**read_env_file(Path(".env")), **os.environ}, time.time())
         if SWEEP_ENV in environment:
-            from trainer import trial
+            from accelerate_configs.sweeps import trial
 
             code = trial.attempt(planned, environment, attempt)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from trainer.job import GIB
+GIB = 1024**3
 
 
 def gib(size_bytes: int) -> str:
@@ -42,3 +42,17 @@ def format_table(
         cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
         lines.append((indent + gap.join(cells)).rstrip())
     return "\n".join(lines)
+
+
+def shown(text: str) -> str:
+    """`text` on one line, escaped where it must be and cut where it is long."""
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """`, did you mean X?` where something known is close, else nothing."""
+    import difflib  # only ever needed on the way to an error message
+
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return f", did you mean {by_lower[close[0]]}?" if close else ""

@@ -17,16 +17,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint import CheckpointError
 from trainer.config import TrainConfig
-from trainer.machine import check_machine, device_map, plain_cpu, prepare_libraries
-from trainer.meeting import first_all_reduce, leave_alone, meet
+from trainer.data.records import Dataset, load_dataset
+from trainer.model.warm_start import check_start
+from trainer.node.machine import check_machine, device_map, plain_cpu, prepare_libraries
+from trainer.node.meeting import first_all_reduce, leave_alone, meet
+from trainer.node.processes import in_rank
+from trainer.node.stop import Stopped
 from trainer.outcome import FAILED, FINISHED, ConfigError, SickNode, write_outcome
-from trainer.processes import in_rank
-from trainer.records import Dataset, load_dataset
 from trainer.settings import resolve_settings, say
-from trainer.stop import Stopped
-from trainer.warm_start import check_start
+from trainer.training.checkpoint import CheckpointError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -81,12 +81,18 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     import torch
     from accelerate import PartialState
 
-    from trainer import evaluate, export, first_look, heldout, model, sft, track, warm_start
-    from trainer.checkpoint import CheckpointStore
-    from trainer.examples import Encoder, TrainCollator
-    from trainer.metrics import score_table
-    from trainer.ranks import ranks_of
-    from trainer.stop import Stop
+    from trainer.data.examples import Encoder, TrainCollator
+    from trainer.evaluation import generation as evaluate
+    from trainer.evaluation import heldout
+    from trainer.evaluation.metrics import score_table
+    from trainer.model import base as model
+    from trainer.model import warm_start
+    from trainer.node.stop import Stop
+    from trainer.results import export
+    from trainer.tracking import track
+    from trainer.training import first_look, sft
+    from trainer.training.checkpoint import CheckpointStore
+    from trainer.training.ranks import ranks_of
 
     meet()
     patience = timedelta(seconds=config.collective_timeout_s)

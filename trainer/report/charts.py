@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.metrics import UNREADABLE
+from trainer.evaluation.metrics import UNREADABLE
 
 MATRIX_ACTIONS = 12  # more columns than this nobody reads
 SMOOTH_FROM = 60  # logged values; fewer are readable as they are

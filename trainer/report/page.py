@@ -1,6 +1,6 @@
 """The page a run ends with: one HTML file with everything in it, from metrics.json and predictions.jsonl.
 
-    python -c "from pathlib import Path; from trainer.export import save_report; save_report(Path('runs/x'))"
+    python -c "from pathlib import Path; from trainer.results.export import save_report; save_report(Path('runs/x'))"
 
 The same files give the same bytes. A piece that is missing is said to be missing; the page is made anyway.
 """
@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from trainer.job import GIB
 from trainer.report.charts import (
     Curve,
     Entry,
@@ -30,6 +29,7 @@ from trainer.report.charts import (
 )
 from trainer.report.configuration import configuration
 from trainer.report.samples import samples, usage
+from trainer.text import GIB
 
 CSS = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from trainer.grid import compose_grid
+from trainer.data.grid import compose_grid
 from trainer.report.charts import Entry, esc, missing, quoted
 
 SAMPLES = 12
@@ -137,7 +137,7 @@ def usage(run_dir: Path, config: Entry, predictions: Sequence[Entry]) -> str:
             "from peft import PeftModel",
             "from PIL import Image",
             "from transformers import AutoModelForImageTextToText, AutoProcessor",
-            *(("", "from trainer.grid import compose_grid  # of this repository") if grid else ()),
+            *(("", "from trainer.data.grid import compose_grid  # of this repository") if grid else ()),
             "",
             f"adapter = {quoted(str(run_dir.absolute() / 'adapter'))}",
             f"name = {quoted(model)}",

@@ -1,0 +1,149 @@
+"""`make run`: a job on this machine, planned and supervised like any scheduler's, without one.
+
+An interrupted run (exit code 75) goes on when the same command is given again with its RUN.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from accelerate_configs.job import JobSpec, Plan
+from accelerate_configs.runs.cli import fresh_suffix
+from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, ConfigError
+from trainer.text import GIB
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent.parent
+USAGE = """usage: python -m trainer run | ready [--gpus 2 | --gpus=2 ...], or make run GPUS=2 ...
+
+Plans for this machine and trains on it, supervised as on a cluster; ready only checks that it could. Settings that are
+not here: --config-file, documented by python -m trainer config --help."""
+
+
+def prepare(argv: Sequence[str]) -> Plan:
+    """The plan for this machine, with everything checked that can be before a file is written.
+
+    Raises:
+        ConfigError: the request cannot work here.
+    """
+    from accelerate_configs.choose import choose
+    from accelerate_configs.request.planned import check_planned
+
+    plan = choose(request_here(argv))
+    check_folder(plan)
+    check_planned(plan)
+    return plan
+
+
+def request_here(argv: Sequence[str]) -> JobSpec:
+    """What is asked of this machine. Raises ConfigError for what it cannot do."""
+    from accelerate_configs.request.variables import OF_SWEEPS, resolve
+
+    given = given_here(argv)
+    if odd := [name for name in OF_SWEEPS if name in given]:
+        raise ConfigError(f"{odd[0]}={given[odd[0]]}: only make sweep takes it, leave it out for run")
+    spec = resolve(given, project_dir=PROJECT_DIR, environ=os.environ, run_suffix=fresh_suffix())
+    check_machine(spec)
+    return spec
+
+
+def given_here(argv: Sequence[str]) -> dict[str, str]:
+    """What was asked for, with this machine's cores and memory where nothing was said of them."""
+    from accelerate_configs.request.variables import read_given
+
+    given = read_given(argv, os.environ)
+    given.setdefault("CPUS", str(os.cpu_count()))  # more threads than cores would only wait for each other
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    given.setdefault("MEM", str(max(1, memory // GIB)))
+    return given
+
+
+def check_machine(spec: JobSpec) -> None:
+    """Raises ConfigError when the request is for what this machine has not."""
+    if spec.nodes > 1:
+        raise ConfigError(f"NODES={spec.nodes}: run uses this machine only; make submit takes several")
+    if spec.runtime != "none":
+        raise ConfigError(
+            f"RUNTIME={spec.runtime} is for clusters: run uses this checkout's environment, leave it out"
+        )
+    if spec.device == "cuda" and not shutil.which("nvidia-smi"):
+        raise ConfigError("DEVICE=cuda, and this machine has no NVIDIA driver: say DEVICE=cpu, or submit")
+
+
+def check_folder(plan: Plan) -> None:
+    """Raises ConfigError unless the run is new, or the same request was interrupted before its end."""
+    from accelerate_configs.runs.records import read_run, run_record
+    from trainer.node.record import RECORD_NAME
+
+    folder = PROJECT_DIR / plan.spec.run_dir
+    if not os.path.lexists(folder):
+        return
+    another = f"give another RUN, or none for a new one, or remove {folder}"
+    if (folder / "adapter").exists():
+        raise ConfigError(f"RUN={plan.spec.run_id} is finished: {another}")
+    if not (folder / RECORD_NAME).is_file():
+        raise ConfigError(f"RUN={plan.spec.run_id}: {folder} exists and is no run: {another}")
+    asked = json.loads(json.dumps(run_record(plan)["spec"]))
+    recorded = read_run(folder).record["spec"]
+    if changed := sorted(key for key in asked if asked[key] != recorded.get(key)):
+        raise ConfigError(
+            f"RUN={plan.spec.run_id} was begun with another {', '.join(changed)}: ask for the same, or {another}"
+        )
+
+
+def run(argv: Sequence[str]) -> int:
+    """Plan for this machine and train on it; returns the supervisor's exit code."""
+    if asks_help(argv):
+        return FINISHED
+    plan = prepare(argv)
+    return carry_out(plan, lambda: train(plan))
+
+
+def train(plan: Plan) -> int:
+    """One attempt, in this process's place: its signals and environment become the supervisor's."""
+    from trainer import supervise
+
+    os.chdir(PROJECT_DIR)
+    os.environ.update(plan.env)
+    return supervise.main(["--", *plan.launch_argv])
+
+
+def carry_out(plan: Plan, attempt: Callable[[], int]) -> int:
+    """Say what was planned, record it, and try; returns the attempt's exit code, having said what to do next."""
+    from accelerate_configs.runs.records import run_record
+    from accelerate_configs.table import plan_table
+    from trainer.node.record import write_record
+
+    folder = PROJECT_DIR / plan.spec.run_dir
+    print(plan_table(plan).split("\n\n", 1)[0], flush=True)
+    for note in plan.notes:
+        print(f"note   {note}", flush=True)
+    print(f"run    {plan.spec.run_id}\n", flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_record(folder, run_record(plan))
+    code = attempt()
+    if code == RUN_AGAIN:
+        print(f"to go on: the same command with RUN={plan.spec.sweep or plan.spec.run_id}", flush=True)
+    elif code == FAILED:
+        print(f"what went wrong stands above; what there is lies in {folder}", flush=True)
+    return code
+
+
+def ready(argv: Sequence[str]) -> int:
+    """Check what `run` would, for make: it builds an environment only for a request that can work."""
+    if not asks_help(argv):
+        prepare(argv)
+    return FINISHED
+
+
+def asks_help(argv: Sequence[str], usage: str = USAGE) -> bool:
+    """Whether help was asked for; it is printed then."""
+    asked = "-h" in argv or "--help" in argv
+    if asked:
+        from accelerate_configs.request.variables import help_text
+
+        print(help_text(usage), end="")
+    return asked

@@ -1,0 +1,243 @@
+"""`python -m trainer profile-memory`: what two real steps take, stage by stage, beside what was predicted.
+
+The steps are the trainer's own, on the record with the most tokens, repeated to a micro-batch. On a GPU torch's
+allocator is read; on the CPU the process's resident memory, which also holds Python and its libraries.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from accelerate_configs.job import Estimate, JobSpec
+from accelerate_configs.memory.estimate import estimate
+from accelerate_configs.memory.shapes import resolve_shape
+from trainer.config import TrainConfig
+from trainer.env_file import read_env_file
+from trainer.flags import build
+from trainer.node.machine import check_machine, device_map, plain_cpu, prepare_libraries
+from trainer.outcome import FAILED, FINISHED
+from trainer.settings import resolve_settings, say
+from trainer.text import GIB, format_table, gib
+from trainer.tracking.peak import MEASURED, Stage, read_stage
+
+USAGE = """usage: python -m trainer profile-memory [--name value ...] [--json]
+
+Loads the model and makes two optimizer steps on the longest record of the data, in this process alone, and prints
+what each stage takes beside the plan's prediction. Takes the settings of a run (python -m trainer config --help)."""
+STEPS = 2
+LIMIT_ENV = "TRAINYARD_LIMIT_GIB"  # what one process may have, for those who ask what would fit
+OUT_OF_MEMORY = "trainyard: out of memory"
+# Predicted items by the stage in which they appear; what is in none is there from the first step on.
+APPEARS = {
+    "baseline": ("CUDA context", "Python process"),
+    "model loaded": ("language model", "quantization constants", "embedding and head", "image tower"),
+    "LoRA": ("LoRA weights",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstCase(JobSpec):
+    """A request for the very rank that was asked for, not a preset's."""
+
+    rank: int
+
+    @property
+    def lora_r(self) -> int:
+        return self.rank
+
+
+def main(argv: Sequence[str]) -> int:
+    """Raises ConfigError."""
+    if any(word in ("-h", "--help") for word in argv):
+        print(USAGE)
+        return FINISHED
+    env_file = read_env_file(Path(".env"))
+    settings = resolve_settings([word for word in argv if word != "--json"], os.environ, env_file)
+    say(settings.notices)
+    for name, value in env_file.items():
+        os.environ.setdefault(name, value)
+    with tempfile.TemporaryDirectory(prefix="trainyard-profile-") as folder:
+        # Under a launcher every rank measures, and the most that any needs is what counts.
+        ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        values = {**settings.values, "output_dir": folder, "run_id": "profile", "world_size": ranks}
+        config: TrainConfig = build(TrainConfig, values)
+        prepare_libraries(config)
+        set_limit(config)
+        try:
+            stages, spec = measure(config)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            print(f"{OUT_OF_MEMORY}: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+            return FAILED
+    if os.environ.get("RANK", "0") != "0":
+        return FINISHED
+    predicted = predict(spec, config)
+    report = {
+        "measured": MEASURED[config.device],
+        "max_length": spec.max_length, "micro_batch_size": config.micro_batch_size,
+        "process_bytes": stages[-1].process_bytes,
+        "stages": [{**asdict(s), "predicted_bytes": predicted_at(predicted, s.name)} for s in stages],
+        "predicted_items": dict(predicted.items),
+    }  # fmt: skip
+    print(json.dumps(report, indent=1) if "--json" in argv else render(report))
+    return FINISHED
+
+
+def set_limit(config: TrainConfig) -> None:
+    """Let this process have no more memory than LIMIT_ENV says, if it does."""
+    limit = float(os.environ.get(LIMIT_ENV) or 0) * GIB
+    if limit and config.device == "cpu":
+        resource.setrlimit(resource.RLIMIT_DATA, (int(limit), int(limit)))
+    elif limit:
+        import torch
+
+        device = int(os.environ.get("LOCAL_RANK", "0"))
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether it is memory that was lacking, here or further down: Python's, torch's, a CUDA library's."""
+    if error is None:
+        return False
+    lacking = r"OutOfMemoryError|out of memory|[Cc]an(no|')t allocate|ALLOC_FAILED|failed to map"
+    if LIMIT_ENV in os.environ:
+        lacking += "|can't start new thread"  # whose stack counts
+
+    said = f"{type(error).__name__}: {error}"
+    found = isinstance(error, MemoryError) or re.search(lacking, said) is not None
+    return found or is_out_of_memory(error.__cause__ or error.__context__)
+
+
+def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
+    """Make the steps. Raises ConfigError for a model, data or machine that cannot be used."""
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+    from transformers import TrainerCallback
+
+    from trainer.data.examples import Encoder, TrainCollator
+    from trainer.data.inspection import inspect_dataset
+    from trainer.data.records import load_dataset
+    from trainer.model import base as model
+    from trainer.node.stop import Stop
+    from trainer.training import sft
+    from trainer.training.checkpoint import CheckpointStore
+    from trainer.training.ranks import ranks_of
+
+    if config.device == "cuda":
+        os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "bf16")
+    state = PartialState(cpu=plain_cpu(config))
+    check_machine(config, state)
+    processor = model.load_processor(config.model)
+    dataset = load_dataset(config.data, eval_fraction=0, seed=config.seed, image_root=config.image_root)
+    inspection = inspect_dataset(dataset, processor, max_length=config.max_length)
+    kept = [
+        (checked.tokens, checked.supervised, len(record.pictures), record)
+        for record, checked in zip(dataset.train, inspection.checked["train"], strict=True)
+        if checked.reason is None
+    ]
+    inspection.kept()
+    tokens, supervised, pictures, longest = max(kept, key=lambda row: row[:3])
+    stages = [read_stage("baseline", config)]
+    anatomy = model.find_anatomy(model.load_model_config(config.model))
+    dtype = torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
+    base = model.load_base(config, anatomy, dtype=dtype, device_map=device_map(config, state))
+    stages.append(read_stage("model loaded", config))
+    peft_model = model.add_lora(base, config, anatomy)
+    stages.append(read_stage("LoRA", config))
+
+    class FirstStep(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 1:
+                stages.append(read_stage("first step", config))
+
+    ranks = ranks_of(state.num_processes)
+    run_dir = Path(ranks.from_first(config.output_dir))
+    steps = {"max_steps": STEPS, "gradient_accumulation_steps": 1, "logging_steps": STEPS}
+    asked = build(TrainConfig, {**asdict(config), **steps})
+    store = CheckpointStore(run_dir / "checkpoints", ranks, layout={}, keep=1, say=lambda text: None)
+    stop = Stop(ranks, run_dir)
+    stop.step = 0
+    store.take_over()
+    records = [longest] * (config.micro_batch_size * STEPS * state.num_processes)
+    trainer = sft.build_trainer(
+        asked, peft_model, processor, (len(records), 0), TrainCollator(Encoder(processor, records)),
+        [FirstStep()], store, stop,
+    )  # fmt: skip
+    trainer.train_from(None)
+    stages.append(read_stage("peak", config))
+    stages = most_of_all(gather_object([stages]))
+    spec = WorstCase(
+        model=config.model, shape=resolve_shape(config.model), data=config.data, project_dir=".", name="profile",
+        run_id="profile", gpus=int(config.device == "cuda"), device=config.device, rank=config.lora_r,
+        quantization=config.quantization, lora_dropout=config.lora_dropout, max_length=tokens,
+        supervised_tokens=supervised, images_per_sample=pictures,
+    )  # fmt: skip
+    return stages, spec
+
+
+def most_of_all(ranks: Sequence[Sequence[Stage]]) -> list[Stage]:
+    """Stage by stage the most that any rank took."""
+    names = ("bytes", "peak_bytes", "reserved_bytes", "process_bytes")
+    return [
+        replace(
+            same[0],
+            **{name: max(sizes) for name in names if None not in (sizes := [getattr(s, name) for s in same])},
+        )
+        for same in zip(*ranks, strict=True)
+    ]
+
+
+def predict(spec: WorstCase, config: TrainConfig) -> Estimate:
+    return estimate(
+        spec,
+        config="cpu_mps" if config.device == "cpu" else "single_gpu",
+        checkpointing=config.activation_checkpointing,
+        offload=False,
+        optimizer=config.optimizer,
+        micro_batch_size=config.micro_batch_size,
+    )
+
+
+def predicted_at(predicted: Estimate, stage: str) -> int:
+    """What should be held at the end of a stage; after a step, everything that lives in one."""
+    items = dict(predicted.items)
+    if stage not in APPEARS:
+        return predicted.peak_bytes if stage == "peak" else sum(items.values())
+    until = list(APPEARS)[: list(APPEARS).index(stage) + 1]
+    return sum(items[name] for each in until for name in APPEARS[each])
+
+
+def render(report: dict[str, Any]) -> str:
+    on_gpu = report["stages"][0]["reserved_bytes"] is not None
+    rows = [["GiB", "held", "peak so far", *(["reserved"] if on_gpu else []), "predicted"]]
+    for stage in report["stages"]:
+        reserved = [gib(stage["reserved_bytes"])] if on_gpu else []
+        rows.append(
+            [
+                stage["name"], gib(stage["bytes"]), gib(stage["peak_bytes"]), *reserved, gib(stage["predicted_bytes"])
+            ]
+        )  # fmt: skip
+    items = [
+        ["predicted, GiB", ""],
+        *([name, gib(size)] for name, size in report["predicted_items"].items() if size),
+    ]
+    first = f"measured: {report['measured']}; {report['max_length']} tokens x {report['micro_batch_size']} samples"
+    return "\n\n".join((first, format_table(rows, rules_before=(1,)), format_table(items, rules_before=(1,))))
+
+
+if __name__ == "__main__":
+    from trainer.__main__ import main as verb
+
+    sys.exit(verb(["profile-memory", *sys.argv[1:]]))

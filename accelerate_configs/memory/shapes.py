@@ -1,0 +1,80 @@
+"""What a model measures: its config.json found and read, without transformers and without network.
+
+Looked for in this order: a local folder, the Hugging Face cache, the built-in table (trainer.known_models).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from accelerate_configs.job import ModelShape
+from accelerate_configs.memory.families import PARSERS, Config
+from accelerate_configs.memory.known_models import KNOWN_MODELS
+from trainer.node.hub import cached_config
+from trainer.outcome import ConfigError
+from trainer.text import nearest
+
+
+def resolve_shape(model: str) -> ModelShape:
+    """The shape of `model`, a folder holding config.json or a hub id.
+
+    Raises ConfigError when the folder has no readable config.json, when its family is not known, or when a
+    hub id is neither in the cache nor in the built-in table.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return _from_file(model, folder / "config.json")
+    cached = cached_config(model, os.environ)
+    if cached is not None:
+        return _from_file(model, cached)
+    by_name = {name.rpartition("/")[2].lower(): config for name, config in KNOWN_MODELS.items()}
+    organisation, _, name = model.rpartition("/")
+    config = (
+        by_name.get(name.lower()) if organisation else None
+    )  # a mirror keeps the name: unsloth/gemma-3-4b-it
+    if config is None:
+        raise ConfigError(
+            f"MODEL={model}: not a folder, not in the Hugging Face cache, not built in"
+            f"{nearest(model, tuple(KNOWN_MODELS)) or ':'} built in are {_names()}; for any other model "
+            "download its config.json and pass the folder"
+        )
+    return shape_from_config(config, model=model)
+
+
+def shape_from_config(config: Config, *, model: str) -> ModelShape:
+    """The shape that a config.json, already read, describes; `model` names it in errors (ConfigError)."""
+    family = config.get("model_type")
+    parse = PARSERS.get(family) if isinstance(family, str) else None
+    if parse is None:
+        raise ConfigError(
+            f"MODEL={model}: config.json has model_type {family!r}; known families: {', '.join(PARSERS)}"
+        )
+    try:
+        shape = parse(config)
+        sizes = (shape.hidden, shape.layers, shape.mlp, shape.q_width, shape.kv_width, shape.vocab)
+        if not all(type(size) is int and size > 0 for size in sizes):
+            raise ValueError("a size is not a whole number above 0")
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        detail = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"MODEL={model}: config.json is not a {family} configuration ({detail})") from error
+    return shape
+
+
+def _names() -> str:
+    return ", ".join(KNOWN_MODELS)
+
+
+def _from_file(model: str, path: Path) -> ModelShape:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"MODEL={model}: the folder has no config.json: pass a model's folder") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"MODEL={model}: {path} cannot be read as JSON ({error}): download it again"
+        ) from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"MODEL={model}: {path} holds {type(config).__name__}, not a JSON object")
+    return shape_from_config(config, model=model)

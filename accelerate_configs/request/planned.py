@@ -1,0 +1,51 @@
+"""A planned job looked at as its ranks will see it, before anything is submitted or started."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from accelerate_configs.job import JobSpec, Plan
+from accelerate_configs.local import image
+from accelerate_configs.local.mounts import mounts
+from trainer.data.records import check_records
+from trainer.env_file import read_env_file
+from trainer.outcome import ConfigError
+from trainer.settings import from_plan, say
+
+
+def check_planned(plan: Plan) -> None:
+    """Raises ConfigError for a model without weights, settings that contradict the plan, unusable data, runs that
+    would lie in a file, and places that a container would not see."""
+    project_dir = Path(plan.spec.project_dir)
+    output = project_dir / plan.spec.output
+    if file := next((path for path in (output, *output.parents) if path.is_file()), None):
+        raise ConfigError(f"OUTPUT={plan.spec.output}: {file} is a file: give a folder")
+    model = project_dir / plan.spec.model
+    if model.is_dir() and not any(model.glob("*.safetensors")):
+        raise ConfigError(
+            f"MODEL={plan.spec.model}: the folder has no *.safetensors: pass one with the weights"
+        )
+    settings = from_plan(plan.launch_argv, project_dir)
+    say(settings.notices)
+    image_root = settings.values["image_root"]
+    if plan.spec.runtime != "none":
+        _check_seen(plan.spec, image_root)
+    check_records(
+        str(project_dir / plan.spec.data), image_root=str(project_dir / image_root) if image_root else None
+    )
+
+
+def _check_seen(spec: JobSpec, image_root: str | None) -> None:
+    """What only a file names is mounted by nobody."""
+    env_file = read_env_file(Path(spec.project_dir, ".env"))
+    if "HF_HOME" in env_file and "HF_HOME" not in dict(spec.environment):
+        raise ConfigError(
+            f".env says HF_HOME={env_file['HF_HOME']}, which a container would not see: "
+            f"say ENVIRONMENT=HF_HOME={env_file['HF_HOME']}, or environment: in the site file"
+        )
+    root = image_root or env_file.get("IMAGE_ROOT", "")
+    inside = os.path.normpath(os.path.join(image.WORK_DIR, root))
+    if root and not any(Path(inside).is_relative_to(mount.target) for mount in mounts(spec)):
+        bind = root if os.path.isabs(root) else f"{os.path.join(spec.project_dir, root)}:{inside}"
+        raise ConfigError(f"image_root={root} would not be seen in the container: add BINDS={bind}")

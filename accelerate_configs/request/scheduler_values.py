@@ -1,0 +1,129 @@
+"""Strict parsers, like those of values.py, for what is handed to a scheduler and into the job's shell."""
+
+from __future__ import annotations
+
+import re
+
+from accelerate_configs.request.values import Parser, refuse
+from trainer.outcome import ConfigError
+from trainer.text import nearest, shown
+
+MAIL_TYPES = (
+    *("NONE", "BEGIN", "END", "FAIL", "REQUEUE", "ALL", "INVALID_DEPEND", "STAGE_OUT"),
+    *("TIME_LIMIT", "TIME_LIMIT_90", "TIME_LIMIT_80", "TIME_LIMIT_50", "ARRAY_TASKS"),
+)
+# What sbatch takes beside the flags that are variables here, and whether with a value. Nothing that moves the job's
+# folder, log, environment, requeueing or tasks, which the script relies on.
+SBATCH_FLAGS = {
+    **dict.fromkeys(
+        ("--begin", "--comment", "--core-spec", "--cpu-freq", "--deadline", "--dependency"), True
+    ),
+    **dict.fromkeys(("--gpu-bind", "--gpu-freq", "--hint", "--licenses", "--mem-bind", "--network"), True),
+    **dict.fromkeys(("--nice", "--nodelist", "--prefer", "--priority", "--switches"), True),
+    **dict.fromkeys(("--threads-per-core", "--tmp"), True),
+    **dict.fromkeys(("--contiguous", "--exclusive", "--spread-job", "--use-min-nodes"), False),
+}
+# They would change how programs are found and started, or speak for the scheduler or for us.
+OURS = re.compile(
+    r"(SLURM|SBATCH|SRUN|TRAINYARD|ACCELERATE|MASTER|BASH|LD_PRELOAD|LD_AUDIT|PYTHONHOME|PYTHONPATH)(_.*)?"
+    r"|PATH|HOME|SHELL|SHELLOPTS|ENV|IFS|RANK|LOCAL_RANK|WORLD_SIZE"
+)
+SECRETS = re.compile(r".*(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)")
+
+
+def or_none(parser: Parser) -> Parser:
+    """`none` takes back what a site file says; everything else is the parser's."""
+
+    def parse(name: str, text: str) -> object:
+        return None if text == "none" else parser(name, text)
+
+    return parse
+
+
+def matching(pattern: str, allowed: str) -> Parser:
+    compiled = re.compile(pattern)
+
+    def parse(name: str, text: str) -> str:
+        if len(text) <= 1024 and compiled.fullmatch(text):
+            return text
+        raise refuse(name, text, f"takes {allowed}")
+
+    return parse
+
+
+constraint = matching(r"[A-Za-z0-9_\[(][A-Za-z0-9_.,&|*()\[\]:+-]*", "features, joined by & or |: a100&ib")
+hosts = matching(r"[A-Za-z0-9][A-Za-z0-9_.,\[\]-]*", "node names: n1,n[3-5]")
+mail_user = matching(
+    r"[A-Za-z0-9_][A-Za-z0-9_.+%-]*(@[A-Za-z0-9][A-Za-z0-9.-]*)?", "an address or a user's name"
+)
+
+quantity = matching(r"[1-9][0-9]{0,6}(Mi|Gi|Ti)", "a size as Kubernetes writes it: 200Gi")
+
+
+def mail_type(name: str, text: str) -> str:
+    for part in text.split(","):
+        if part not in MAIL_TYPES:
+            near = nearest(part, MAIL_TYPES) or ":"
+            raise refuse(name, text, f"{shown(part)} is unknown{near} known are {', '.join(MAIL_TYPES)}")
+    return text
+
+
+def modules(name: str, text: str) -> tuple[str, ...]:
+    """Modules to load, in order; `none` for none."""
+    found = () if text == "none" else tuple(text.split(","))
+    for part in found:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]{0,127}", part):
+            raise refuse(name, text, "takes modules with commas between: cuda/12.4,python/3.11; or none")
+    return found
+
+
+def extra_flags(name: str, text: str) -> tuple[str, ...]:
+    """Flags of sbatch as typed, each `--name` or `--name=value`; `none` for none."""
+    found = () if text == "none" else tuple(re.split(r"[ ,]+(?=--)", text))
+    for part in found:
+        flag, equals, value = part.partition("=")
+        if flag not in SBATCH_FLAGS:
+            near = nearest(flag, tuple(SBATCH_FLAGS)) or ":"
+            raise refuse(
+                name, text, f"{shown(flag)} is not passed on{near} known are {', '.join(SBATCH_FLAGS)}"
+            )
+        if SBATCH_FLAGS[flag] and not re.fullmatch(r"[A-Za-z0-9_.,:/@%+=*&|()\[\]-]{1,255}", value):
+            raise refuse(name, text, f"takes {flag}=value, of letters, digits and _.,:/@%+=*&|()[]-")
+        if equals and not SBATCH_FLAGS[flag]:
+            raise refuse(name, text, f"takes {flag} without a value")
+    flags = [part.partition("=")[0] for part in found]
+    if twice := [flag for flag in flags if flags.count(flag) > 1]:
+        raise refuse(name, text, f"says {twice[0]} twice")
+    return found
+
+
+def binds(name: str, text: str) -> tuple[str, ...]:
+    """SOURCE, SOURCE:TARGET or either with :ro, as typed; `none` for none."""
+    found = () if text == "none" else tuple(text.split(","))
+    for part in found:
+        if not part.isprintable() or not re.fullmatch(r"/[^:]*(:/[^:]*)?(:r[ow])?", part):
+            allowed = "absolute paths with commas between: /scratch,/big/sets:/sets:ro; or none"
+            raise refuse(name, text, f"takes {allowed}")
+    return found
+
+
+def environment(name: str, text: str) -> tuple[tuple[str, str], ...]:
+    """(name, value) of what the job's processes get, sorted. A comma begins a new one only where NAME= follows."""
+    found = {}
+    for part in re.split(r",(?=[A-Za-z_][A-Za-z0-9_]*=)", text):
+        key, equals, value = part.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", key):
+            raise refuse(
+                name, text, "takes NAME=value with commas between: NCCL_DEBUG=INFO,HF_HOME=/scratch/hf"
+            )
+        # Not said back: it may be one.
+        if SECRETS.fullmatch(key.upper()) or re.search(r"://[^/@]*:[^/@]*@", value):
+            raise ConfigError(
+                f"{name}: {key} holds a secret, which scripts show to all: it belongs into .env"
+            )
+        if OURS.fullmatch(key):
+            raise ConfigError(f"{name}: {key} is not to be set here: it would change how the job starts")
+        if not value.isprintable() or len(value) > 1024:
+            raise ConfigError(f"{name}: {key} takes at most 1024 printable characters on one line")
+        found[key] = value
+    return tuple(sorted(found.items()))

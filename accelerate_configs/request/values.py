@@ -1,0 +1,193 @@
+"""What a variable's text may be: strict parsers that say what was given, what is allowed and what to do.
+
+A parser takes the variable's name and its text and returns the value or raises ConfigError with one line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from trainer.outcome import ConfigError
+from trainer.text import nearest, shown
+
+Parser = Callable[[str, str], object]
+
+# GiB a card is sold with, by the name schedulers know it under. A100 means the smaller one: a plan that is
+# too small runs, one that is too large does not; GPU_TYPE=a100 VRAM=80 says otherwise.
+GPU_GIB: dict[str, float] = {
+    "a10": 24,
+    "a10g": 24,
+    "a16": 16,
+    "a30": 24,
+    "a40": 48,
+    "a100": 40,
+    "a100-40": 40,
+    "a100-80": 80,
+    "a2": 16,
+    "a4000": 16,
+    "a5000": 24,
+    "a6000": 48,
+    "b200": 180,
+    "gh200": 96,
+    "h100": 80,
+    "h200": 141,
+    "l4": 24,
+    "l40": 48,
+    "l40s": 48,
+    "rtx3060": 12,
+    "rtx3080": 10,
+    "rtx3090": 24,
+    "rtx4080": 16,
+    "rtx4090": 24,
+    "rtx5080": 16,
+    "rtx5090": 32,
+    "rtx6000ada": 48,
+}
+# Older than compute capability 8.0, so without bfloat16, which the training computes in.
+NO_BF16 = ("gtx1080ti", "k80", "m40", "p4", "p40", "p100", "rtx2080ti", "rtx6000", "rtx8000", "t4", "v100")
+
+RUNTIMES = ("none", "apptainer", "pyxis")
+DURATIONS = "minutes (90), 90m, 12h, 2d, HH:MM:SS or D-HH:MM:SS"
+
+
+def refuse(name: str, text: str, allowed: str) -> ConfigError:
+    return ConfigError(f"{name}={shown(text)}: {allowed}")
+
+
+def integer(low: int, high: int, hint: str = "") -> Parser:
+    def parse(name: str, text: str) -> int:
+        # ASCII digits only: int() also takes underscores, spaces and other scripts' digits.
+        if re.fullmatch(r"[0-9]{1,12}", text) and low <= int(text) <= high:
+            return int(text)
+        raise refuse(name, text, f"takes a whole number from {low} to {high}{hint}")
+
+    return parse
+
+
+def number(low: float, high: float, unit: str = "") -> Parser:
+    """A float greater than `low` and at most `high`; with a unit (GiB), `24G` and `24GiB` are fine too."""
+    suffix = r"\s*(?:G|GB|GiB)?" if unit else ""
+    pattern = re.compile(rf"((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{{1,3}})?){suffix}")
+
+    def parse(name: str, text: str) -> float:
+        found = pattern.fullmatch(text)
+        if found and low < float(found[1]) <= high:
+            return float(found[1])
+        of = f" of {unit}" if unit else ""
+        raise refuse(name, text, f"takes a number{of} above {low:g} and at most {high:g}")
+
+    return parse
+
+
+def one_of(*allowed: str) -> Parser:
+    def parse(name: str, text: str) -> str:
+        if text in allowed:
+            return text
+        raise refuse(name, text, f"takes one of {', '.join(allowed)}{nearest(text, allowed)}")
+
+    return parse
+
+
+def minutes(name: str, text: str) -> int:
+    """Whole minutes, rounded up."""
+    seconds = 0
+    if re.fullmatch(r"[0-9]{1,6}", text):
+        seconds = int(text) * 60
+    elif found := re.fullmatch(r"([0-9]{1,6})([mhd])", text):
+        seconds = int(found[1]) * {"m": 60, "h": 3600, "d": 86400}[found[2]]
+    elif found := re.fullmatch(r"(?:([0-9]{1,3})-)?([0-9]{1,3}):([0-5][0-9]):([0-5][0-9])", text):
+        days, hours, mins, secs = (int(part or 0) for part in found.groups())
+        seconds = ((days * 24 + hours) * 60 + mins) * 60 + secs
+    if 0 < seconds <= 366 * 86400:
+        return -(-seconds // 60)
+    raise refuse(name, text, f"takes a time of one minute to a year as {DURATIONS}")
+
+
+def gpu_type(name: str, text: str) -> str:
+    """The type as the scheduler spells it; one that is not in GPU_GIB needs VRAM too."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", text):
+        raise refuse(name, text, f"takes letters, digits and ._- : {', '.join(GPU_GIB)}")
+    if text.lower() in NO_BF16:
+        raise refuse(
+            name,
+            text,
+            "has no bfloat16, which training needs: ask for an Ampere card or newer (a10, l4, a100)",
+        )
+    return text
+
+
+def runtime(name: str, text: str) -> str:
+    reasons = {
+        "docker": "escapes the allocation (the daemon starts the container, outside the job's limits): ",
+        "singularity": "is apptainer's old name: ",
+    }
+    if text in RUNTIMES:
+        return text
+    raise refuse(
+        name, text, f"{reasons.get(text, '')}takes one of {', '.join(RUNTIMES)}{nearest(text, RUNTIMES)}"
+    )
+
+
+def identifier(limit: int) -> Parser:
+    """A name fit for schedulers, labels and folders alike."""
+
+    def parse(name: str, text: str) -> str:
+        if len(text) <= limit and re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", text):
+            return text
+        rule = f"takes at most {limit} of a-z, 0-9 and -, beginning and ending with a letter or digit"
+        raise refuse(name, text, f"{rule}: for example {slug(text, limit)}")
+
+    return parse
+
+
+def scheduler_name(name: str, text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9_.,][A-Za-z0-9_.,-]{0,254}", text):
+        return text
+    raise refuse(name, text, "takes letters, digits and _.,- and does not begin with -")
+
+
+def text(name: str, text: str) -> str:
+    """One line of anything printable, to be read by whoever asked for it."""
+    if text.isprintable() and len(text) <= 4096:
+        return text
+    raise refuse(name, text, "takes at most 4096 printable characters on one line")
+
+
+def path(extra_refused: str = "") -> Parser:
+    """A path or hub id: anything printable, spaces and quotes too. It will be quoted, never interpreted."""
+
+    def parse(name: str, text: str) -> str:
+        if not text.isprintable() or len(text) > 1024:
+            raise refuse(name, text, "takes a path of at most 1024 printable characters on one line")
+        if text.startswith("-"):
+            raise refuse(
+                name, text, f"begins with -, which programs take for an option: write {shown('./' + text)}"
+            )
+        if text != text.strip():
+            raise refuse(name, text, "begins or ends with a space: remove it, or rename the file")
+        if found := next((char for char in extra_refused if char in text), None):
+            raise refuse(
+                name, text, f"holds {found}, which Slurm reads as a pattern in log paths: use another folder"
+            )
+        return text
+
+    return parse
+
+
+def image(name: str, text: str) -> str:
+    """A registry's reference (registry/name:tag@sha256:...), or the path of a .sif or .sqsh file."""
+    if text.endswith((".sif", ".sqsh")):
+        return str(path()(name, text))
+    # The grammar of distribution/reference: an optional host with a port, lower-case path, tag, digest.
+    host = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?/)?"
+    part = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+    tail = r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+    if len(text) <= 512 and re.fullmatch(f"{host}{part}(?:/{part})*{tail}", text):
+        return text
+    raise refuse(name, text, "takes registry/name:tag, with @sha256:... if you like, or a .sif or .sqsh file")
+
+
+def slug(text: str, limit: int) -> str:
+    """`text` made into an identifier: lower case, everything else to single dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:limit].strip("-") or "run"

@@ -1,0 +1,306 @@
+"""From what a person typed to a JobSpec: one table of variables, read the same way by every backend.
+
+Each variable has two spellings: a flag (`--gpu-type a100`, `--gpu-type=a100`) and, for make, `GPU_TYPE=a100`.
+The Makefile hands those on in the environment as TRAINYARD_GPU_TYPE and lists the names in TRAINYARD_GIVEN. A
+name that is not listed there is not read: nothing that a site exports, or another run left over, leaks in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from accelerate_configs.job import JobSpec
+from accelerate_configs.request import scheduler_values, values
+from accelerate_configs.request.elsewhere import given_elsewhere
+from accelerate_configs.request.scheduler_values import or_none
+from accelerate_configs.request.site import Site, vram
+from trainer.config import LORA_PRESETS
+from trainer.outcome import ConfigError
+from trainer.text import GIB, nearest, shown
+
+PREFIX = "TRAINYARD_"
+GIVEN_ENV = "TRAINYARD_GIVEN"
+CONFIGS = ("auto", "single_gpu", "single_gpu_low_mem", "multi_gpu", "deepspeed_zero3", "cpu_mps")
+DEFAULT_MODEL = "google/gemma-3-4b-it"
+DEFAULT_DATA = "data"
+DEFAULT_OUTPUT = "runs"
+PAD_TO = 8  # the collator pads batches to a multiple of this
+
+_NO_GPU_HINT = "; for a run without GPUs leave it out and say DEVICE=cpu"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variable:
+    """One thing that can be asked for."""
+
+    name: str
+    """As in `make plan NAME=value`."""
+    field: str | None
+    """The JobSpec field it sets; None for what does not change the job."""
+    parse: values.Parser
+    help: str
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.lower().replace("_", "-")
+
+
+def _variable(name: str, field: str | None, parse: values.Parser, help: str) -> Variable:
+    return Variable(name=name, field=field, parse=parse, help=help)
+
+
+VARIABLES: tuple[Variable, ...] = (
+    _variable("GPUS", "gpus", values.integer(1, 64, _NO_GPU_HINT), "GPUs a node (1; none with DEVICE=cpu)"),
+    _variable("NODES", "nodes", values.integer(1, 1024), "machines (1)"),
+    _variable(
+        "VRAM", "vram_gib", values.number(0, 1024, "GiB"), "memory of one GPU in GiB (GPU_TYPE's, else 24)"
+    ),
+    _variable(
+        "GPU_TYPE", "gpu_type", values.gpu_type, "kind of GPU, as the cluster calls it: a100, l40s, ..."
+    ),
+    _variable("TIME", "time_limit_min", values.minutes, f"time limit: {values.DURATIONS} (12h)"),
+    _variable("MODEL", "model", values.path(), f"folder or hub id ({DEFAULT_MODEL})"),
+    _variable("DATA", "data", values.path(), f"JSONL file, or folder with train.jsonl ({DEFAULT_DATA})"),
+    _variable("OUTPUT", "output", values.path("%\\"), "folder that holds one folder a run (runs)"),
+    _variable("NAME", "name", values.identifier(40), "the job's name (from MODEL)"),
+    _variable("RUN", "run_id", values.identifier(63), "the run's id (NAME and a suffix)"),
+    _variable("CONFIG", "accelerate_config", values.one_of(*CONFIGS), f"{', '.join(CONFIGS)}"),
+    _variable(
+        "CONFIG_FILE", "config_file", values.path(), "YAML with settings (python -m trainer config --help)"
+    ),
+    _variable("DEVICE", "device", values.one_of("cuda", "cpu"), "cuda or cpu (cuda)"),
+    _variable(
+        "RUNTIME",
+        "runtime",
+        values.runtime,
+        "none (the checkout's environment), or apptainer or pyxis with IMAGE",
+    ),
+    _variable(
+        "IMAGE", "image", or_none(values.image), "container image: a reference, or a .sif or .sqsh file"
+    ),
+    _variable(
+        "BINDS", "binds", scheduler_values.binds, "what containers also see: /scratch,/sets:/data/sets:ro"
+    ),
+    _variable(
+        "ACCOUNT", "account", or_none(values.scheduler_name), "account to charge (the cluster's default)"
+    ),
+    _variable("PARTITION", "partition", or_none(values.scheduler_name), "partition (the cluster's default)"),
+    _variable("QOS", "qos", or_none(values.scheduler_name), "quality of service (the cluster's default)"),
+    _variable(
+        "CONSTRAINT", "constraint", or_none(scheduler_values.constraint), "features that nodes must have"
+    ),
+    _variable("EXCLUDE", "exclude", or_none(scheduler_values.hosts), "nodes to stay away from: n1,n[3-5]"),
+    _variable("RESERVATION", "reservation", or_none(values.scheduler_name), "reservation to run in"),
+    _variable("MAIL_USER", "mail_user", or_none(scheduler_values.mail_user), "who gets Slurm's mail"),
+    _variable("MAIL_TYPE", "mail_type", or_none(scheduler_values.mail_type), "when: END,FAIL, ..."),
+    _variable(
+        "GPU_FLAG", "gpu_flag", values.one_of("gres", "gpus-per-node"), "how GPUs are asked for (gres)"
+    ),
+    _variable(
+        "EXTRA_FLAGS",
+        "extra_flags",
+        scheduler_values.extra_flags,
+        "more for sbatch: --nice=100 --licenses=x:1",
+    ),
+    _variable("MODULES", "modules", scheduler_values.modules, "modules to load: cuda/12.4,python/3.11"),
+    _variable(
+        "ENVIRONMENT", "environment", scheduler_values.environment, "for the job: NCCL_DEBUG=INFO,HF_HOME=/x"
+    ),
+    _variable(
+        "NAMESPACE", "namespace", values.identifier(63), "Kubernetes namespace (that of kubectl's context)"
+    ),
+    _variable("QUEUE", "queue", or_none(values.identifier(63)), "Kueue's queue (none: starts at once)"),
+    _variable("PVC", "pvc", values.identifier(63), "claim that holds runs, data and models (trainyard)"),
+    _variable("SIZE", None, scheduler_values.quantity, "claim: its size, 200Gi"),
+    _variable(
+        "SITE", None, values.path(), "file of the cluster's defaults (site.yaml in slurm/ or k8s/), or none"
+    ),
+    _variable("CPUS", "cpus", values.integer(1, 1024), "CPU cores a node (4 a GPU)"),
+    _variable(
+        "MEM",
+        "mem_gib",
+        values.integer(1, 65536, " GiB"),
+        "host memory a node in GiB (16 a GPU, at least 32)",
+    ),
+    _variable("MAX_STEPS", "max_steps", values.integer(1, 10_000_000), "optimizer steps (1500)"),
+    _variable("LEARNING_RATE", "learning_rate", values.number(0, 1), "peak learning rate (2e-4)"),
+    _variable("LORA", "lora", values.one_of(*LORA_PRESETS), "LoRA preset: high, medium, low (medium)"),
+    _variable("VISION", "vision", values.one_of("frozen", "lora"), "image tower: frozen or lora (frozen)"),
+    _variable("QUANTIZATION", "quantization", values.one_of("nf4", "none"), "nf4 or none (nf4)"),
+    _variable(
+        "EFFECTIVE_BATCH", "effective_batch_size", values.integer(1, 65536), "samples a step, all GPUs (8)"
+    ),
+    _variable(
+        "MAX_LENGTH", "max_length", values.integer(16, 1 << 20), "tokens a sample, images included (1024)"
+    ),
+    _variable("SEED", "seed", values.integer(0, 2**32 - 1), "seed of everything drawn (0)"),
+    _variable(
+        "GRID", None, values.text, "sweep: what members differ in: LEARNING_RATE=1e-4,2e-4 LORA=low,high"
+    ),
+    _variable("SWEEP", None, values.path(), "sweep: file for W&B, or entity/project/id (wandb_sweep.yaml)"),
+    _variable("TRIALS", None, values.integer(1, 256), "sweep: trials to take from W&B (12)"),
+    _variable("PARALLEL", None, values.integer(1, 256), "sweep: members that run at once, at most (4)"),
+    _variable("FORMAT", None, values.one_of("text", "json"), "plan: text or json (text)"),
+)
+OF_SWEEPS = ("GRID", "SWEEP", "TRIALS", "PARALLEL")
+NO_SITE = Site()
+BY_NAME = {variable.name: variable for variable in VARIABLES}
+BY_FLAG = {variable.flag: variable for variable in VARIABLES}
+
+
+def read_given(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Text by variable name, from flags and from make's environment; flags win. Raises ConfigError."""
+    given: dict[str, str] = {}
+    for name in environ.get(GIVEN_ENV, "").split():
+        if name not in BY_NAME:
+            known = tuple(BY_NAME)
+            raise ConfigError(f"unknown {shown(name)}{_or_list(name.upper(), known)}")
+        given[name] = environ.get(PREFIX + name, "")
+    words = list(argv)
+    while words:
+        flag, equals, text = words.pop(0).partition("=")
+        if not flag.startswith("--"):
+            raise ConfigError(
+                f"unexpected {shown(flag)}: options are written --gpus 2 or --gpus=2; see --help"
+            )
+        if flag not in BY_FLAG:
+            raise ConfigError(f"unknown {shown(flag)}{_or_list(flag.lower(), tuple(BY_FLAG))}")
+        if not equals:
+            if not words:
+                raise ConfigError(f"{flag} needs a value: {BY_FLAG[flag].help}")
+            text = words.pop(0)
+        given[BY_FLAG[flag].name] = text
+    return given
+
+
+def parse_given(given: Mapping[str, str]) -> dict[str, object]:
+    """Checked values by variable name, in the table's order."""
+    for name, text in given.items():
+        if not text:
+            raise ConfigError(f"{name}= is empty: give a value, or leave {name} out")
+    return {name: BY_NAME[name].parse(name, given[name]) for name in BY_NAME if name in given}
+
+
+def resolve(
+    given: Mapping[str, str],
+    *,
+    project_dir: Path,
+    environ: Mapping[str, str],
+    run_suffix: str | None = None,
+    site: Site = NO_SITE,
+) -> JobSpec:
+    """The complete request: what was given, then `.env` and the YAML file, then the site's defaults, then ours.
+
+    Reads the model's shape and the lengths measured in its data, and nothing else.
+
+    Relative paths are relative to `project_dir`, where the job runs. The run's id is RUN if given, else the
+    name and `run_suffix`, else the name and a hash of the rest: the same request gives the same id.
+
+    Raises:
+        ConfigError: a value that is not allowed, a model whose shape cannot be found.
+    """
+    from accelerate_configs.memory.shapes import resolve_shape
+
+    below, more = given_elsewhere(given, project_dir)
+    asked, taken = _with_site(parse_given({**below, **given}), site)
+    fields = more | {field: value for name, value in asked.items() if (field := BY_NAME[name].field)}
+    for key in ("model", "data", "output"):
+        if key in fields:
+            fields[key] = expand_home(str(fields[key]), environ)
+    root = str(project_dir)
+    if not root.isprintable() or "%" in root or "\\" in root:
+        raise ConfigError(f"the checkout lies in {shown(root)}, which Slurm cannot log to: move it")
+
+    gpus = int(str(fields.setdefault("gpus", 0 if fields.get("device") == "cpu" else 1)))
+    fields.setdefault("cpus", 4 * max(1, gpus))
+    fields.setdefault("mem_gib", max(32, 16 * gpus))
+    fields["vram_gib"], fields["vram_source"] = vram(fields, site)
+    if taken or site.gpu_gib:
+        fields["site"] = f"{site.source}{': ' if taken else ''}{', '.join(taken)}"
+    model = str(fields.setdefault("model", DEFAULT_MODEL))
+    fields.setdefault("data", DEFAULT_DATA)
+    fields.setdefault("output", DEFAULT_OUTPUT)
+    name = str(fields.setdefault("name", values.slug(model.rstrip("/").rsplit("/", 1)[-1], 40)))
+    run_id = str(fields.pop("run_id", f"{name}-{run_suffix}" if run_suffix else ""))
+
+    fields.update(_measured(fields, project_dir))
+    local = project_dir / model
+    fields["model_is_folder"] = local.is_dir()
+    shape = resolve_shape(str(local) if fields["model_is_folder"] else model)
+    spec = JobSpec(shape=shape, project_dir=root, run_id=run_id, **fields)
+    spec = _with_batch(spec, project_dir)
+    return spec if run_id else replace(spec, run_id=f"{name}-{_digest(spec)}")
+
+
+def help_text(usage: str) -> str:
+    """The table of variables in both spellings."""
+    rows = [f"  {v.flag:<18} {v.name:<16} {v.help}" for v in VARIABLES]
+    return "\n".join([usage, "", "  flag               with make        what it is (default)", *rows, ""])
+
+
+def _or_list(word: str, known: tuple[str, ...]) -> str:
+    return f"{nearest(word, known) or ':'} known are {', '.join(known)}"
+
+
+def _with_site(asked: dict[str, object], site: Site) -> tuple[dict[str, object], list[str]]:
+    """(values by variable name, names of those that the site decided). ENVIRONMENT is merged."""
+    try:
+        defaults = parse_given(site.texts)
+    except ConfigError as error:
+        raise ConfigError(f"{site.source}: {error}") from error
+    taken = [name for name in defaults if name not in asked or name == "ENVIRONMENT"]
+    merged = {**defaults, **asked}
+    if "ENVIRONMENT" in defaults and "ENVIRONMENT" in asked:
+        pairs = {**dict(defaults["ENVIRONMENT"]), **dict(asked["ENVIRONMENT"])}  # type: ignore[call-overload]
+        merged["ENVIRONMENT"] = tuple(sorted(pairs.items()))
+    return merged, taken
+
+
+def _measured(fields: Mapping[str, object], project_dir: Path) -> dict[str, object]:
+    """What `validate data` measured, where it did: memory is planned for the longest record, not for MAX_LENGTH."""
+    from trainer.data.lengths import read_lengths
+
+    found = read_lengths(str(project_dir / str(fields["data"])), str(fields["model"]))
+    if found is None:
+        return {}
+    asked = int(str(fields.get("max_length", JobSpec.__dataclass_fields__["max_length"].default)))
+    longest = -(-found.tokens["p100"] // PAD_TO) * PAD_TO
+    length = min(asked, longest)
+    return {
+        "max_length": length,
+        "length_source": "measured" if longest <= asked else "MAX_LENGTH",
+        "supervised_tokens": min(found.supervised["p100"], length),
+        "images_per_sample": max(1, found.pictures),
+    }
+
+
+def _with_batch(spec: JobSpec, project_dir: Path) -> JobSpec:
+    """With what `find-batch-size` measured for this very request, if it did."""
+    from accelerate_configs.measure.fitting import read_batch
+
+    found = read_batch(spec, str(project_dir / spec.data))
+    if found is None:
+        return spec
+    peak = round(found.peak_bytes / GIB, 2)
+    return replace(
+        spec,
+        measured_with=str(found.request["config"]),
+        measured_batch=found.micro_batch_size,
+        measured_peak_gib=peak,
+    )
+
+
+def expand_home(text: str, environ: Mapping[str, str]) -> str:
+    """`~/x` in the home that `environ` names; everything else as it is."""
+    home = environ.get("HOME", "")
+    return os.path.join(home, text[2:]) if text.startswith("~/") and home.startswith("/") else text
+
+
+def _digest(spec: JobSpec) -> str:
+    text = json.dumps(asdict(spec), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,139 @@
+"""How far a run has come, for a terminal: pure text from what lies in its folder and what its scheduler says.
+
+Every backend's `status` and `list` print these; a backend brings only its jobs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate_configs.runs.records import Run
+from trainer.text import format_table
+
+# From the end of a log: room for hundreds of step lines, and a log of gigabytes is not read whole.
+TAIL_BYTES = 64 * 1024
+STEP_LINE = re.compile(r"^step +([0-9]+/[0-9]+)\b.*$", re.MULTILINE)
+COMPLAINT = re.compile(r"^trainyard: .*$", re.MULTILINE)
+OUTCOMES = ("adapter", "report.html")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One job of a run, in its scheduler's words."""
+
+    job_id: str
+    state: str
+    """RUNNING, FAILED, ...; GONE when the scheduler no longer knows it."""
+    ended: bool
+    reason: str = ""
+    nodes: str = ""
+    elapsed: str = ""
+    limit: str = ""
+
+    @property
+    def text(self) -> str:
+        where = f" on {self.nodes}" if self.nodes else ""
+        why = f" ({self.reason})" if self.reason else ""
+        time = f", {self.elapsed}{f' of {self.limit}' if self.limit else ''}" if self.elapsed else ""
+        return f"{self.job_id} {self.state}{why}{where}{time}"
+
+
+def tail(log: Path) -> str:
+    """The end of a log, or nothing where there is none yet."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+            return file.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def _last(pattern: re.Pattern[str], text: str) -> str:
+    lines = [found[0] for found in pattern.finditer(text)]
+    return "".join(c if c.isprintable() else "?" for c in lines[-1].strip()) if lines else ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """A run as its backend can see it now."""
+
+    run_id: str
+    jobs: Sequence[Job]
+    """Oldest first."""
+    said: str
+    """The end of the newest job's log."""
+    place: str
+    """Where its files lie, for a person."""
+    made: Sequence[str]
+    """Which of OUTCOMES are there."""
+    look: str
+    """What to type to look at the report."""
+
+    @property
+    def finished(self) -> bool:
+        return all(name in self.made for name in OUTCOMES)
+
+
+def look_at(run: Run, jobs: Sequence[Job], log: Path) -> Seen:
+    """A run whose folder lies on this machine."""
+    return Seen(
+        run_id=run.run_id,
+        jobs=jobs,
+        said=tail(log),
+        place=str(run.folder),
+        made=[name for name in OUTCOMES if (run.folder / name).exists()],
+        look=f"open {shlex.quote(str(run.folder / 'report.html'))}",
+    )
+
+
+def status_text(seen: Seen, words: str) -> str:
+    """The run as a small table. `words` are what its commands take: `RUN=x`, and OUTPUT where it needs saying."""
+    no_step = "not known" if seen.finished else "none yet"  # the log of a finished run may be elsewhere
+    rows = [
+        ("run", seen.run_id),
+        *(("job", job.text) for job in seen.jobs),
+        ("step", _last(STEP_LINE, seen.said).removeprefix("step").strip() or no_step),
+        *([("said", _last(COMPLAINT, seen.said))] if _last(COMPLAINT, seen.said) else []),
+        ("files", ", ".join([seen.place, *(seen.made or ["no adapter yet"])])),
+        ("next", _next_command(seen, words)),
+    ]
+    return "\n".join(f"{name:<6} {value}" for name, value in rows)
+
+
+def _next_command(seen: Seen, words: str) -> str:
+    if any(not job.ended for job in seen.jobs):
+        return f"make logs {words} (follows it; make cancel {words} ends it)"
+    if seen.finished:
+        return seen.look
+    return (
+        f"make logs {words} (what happened), then make resume {words}"
+        if seen.jobs
+        else f"the command that began it, with {words}: it was started without a scheduler"
+    )
+
+
+def list_text(rows: Sequence[tuple[str, str, str, str, str]]) -> str:
+    """Rows of `list_row` and `broken_row` under a heading."""
+    return format_table([("run", "job", "state", "step", "adapter"), *rows])
+
+
+def list_row(seen: Seen) -> tuple[str, str, str, str, str]:
+    job = seen.jobs[-1] if seen.jobs else None
+    found = STEP_LINE.findall(seen.said)
+    return (
+        seen.run_id,
+        job.job_id if job else "-",
+        job.state if job else "-",
+        found[-1] if found else "-",
+        "yes" if "adapter" in seen.made else "no",
+    )
+
+
+def broken_row(run_id: str) -> tuple[str, str, str, str, str]:
+    """A run whose run.json cannot be read; `make status` says why."""
+    return (run_id, "-", "BROKEN", "-", "-")

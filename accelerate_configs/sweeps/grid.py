@@ -1,0 +1,286 @@
+"""A sweep: runs that differ in a few variables, planned, started and looked at together.
+
+    make sweep GRID="LEARNING_RATE=1e-4,2e-4 LORA=low,medium"
+
+A member is a run like any other, called `<sweep id>-<index>`: its own folder, plan, checkpoints and W&B run. The
+folder called as the sweep itself holds sweep.json, which says what its members differ in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from accelerate_configs.job import Plan
+from accelerate_configs.request.site import Site
+from accelerate_configs.request.variables import BY_NAME, NO_SITE, parse_given, resolve
+from accelerate_configs.runs.records import Run, read_run
+from accelerate_configs.sweeps.trial import read_trial
+from trainer.flags import word
+from trainer.outcome import ConfigError
+from trainer.text import format_table, gib, nearest, shown
+
+SWEEP_RECORD = "sweep.json"
+MAX_MEMBERS = 256
+PARALLEL = 4
+ID_LIMIT = 63 - len(f"-{MAX_MEMBERS}")
+# What decides on the training alone. Members of an array share everything that a scheduler is asked for.
+GRID_NAMES = (
+    *("LEARNING_RATE", "LORA", "EFFECTIVE_BATCH", "MAX_STEPS", "MAX_LENGTH", "SEED", "QUANTIZATION"),
+    *("VISION", "CONFIG_FILE", "CONFIG", "MODEL", "DATA"),
+)
+EXAMPLE = 'GRID="LEARNING_RATE=1e-4,2e-4 LORA=low,medium"'
+Values = Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sweep:
+    """Members that are planned and not yet begun."""
+
+    sweep_id: str
+    values: tuple[Values, ...]
+    """What each member has for itself, as text by variable name."""
+    plans: tuple[Plan, ...]
+    parallel: int
+    """Members that run at once, at most."""
+    config: Mapping[str, Any] | None = None
+    """Of the W&B sweep whose trials the members are to take."""
+    chooses: str = ""
+    """What W&B chooses from, for a terminal."""
+
+    @property
+    def folder(self) -> Path:
+        spec = self.plans[0].spec
+        return Path(spec.project_dir, spec.output, self.sweep_id)
+
+
+def read_grid(text: str, given: Mapping[str, str]) -> tuple[Values, ...]:
+    """Every combination of the listed values; the last name changes fastest.
+
+    Raises:
+        ConfigError: not NAME=value,value ..., a name that is not for grids or `given` beside it, too many members.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"GRID={shown(text)}: {error}: write {EXAMPLE}") from None
+    axes: dict[str, list[str]] = {}
+    for axis in words:
+        name, equals, listed = axis.partition("=")
+        if name not in GRID_NAMES:
+            why = "is the same for all members, say it beside GRID" if name in BY_NAME else "is unknown"
+            near = "" if name in BY_NAME else nearest(name, GRID_NAMES)
+            raise ConfigError(f"GRID: {shown(name)} {why}{near or ':'} a grid takes {', '.join(GRID_NAMES)}")
+        found = listed.split(",")
+        if not equals or "" in found:
+            raise ConfigError(
+                f"GRID: {shown(axis)} has no value where one is due: write {name}=value,value,..."
+            )
+        if name in axes or name in given:
+            where = "twice in GRID" if name in axes else "in GRID and beside it"
+            raise ConfigError(f"{name} is given {where}: say it once")
+        meant = [parse_given({name: value})[name] for value in found]
+        if twice := next(
+            (value for value, one in zip(found, meant, strict=True) if meant.count(one) > 1), None
+        ):
+            raise ConfigError(f"GRID: {name} lists {shown(twice)} twice, which would be the same run twice")
+        axes[name] = found
+    if not axes:
+        raise ConfigError(f"GRID is empty: write {EXAMPLE}")
+    if (count := math.prod(map(len, axes.values()))) > MAX_MEMBERS:
+        raise ConfigError(f"GRID makes {count} members, at most {MAX_MEMBERS} are taken: list fewer values")
+    return tuple(dict(zip(axes, combined, strict=True)) for combined in itertools.product(*axes.values()))
+
+
+def plan_grid(
+    given: Mapping[str, str],
+    *,
+    project_dir: Path,
+    environ: Mapping[str, str],
+    run_suffix: str | None = None,
+    site: Site = NO_SITE,
+) -> Sweep:
+    """The members of GRID, each planned on its own. The sweep's id is RUN if given, else made as a run's is.
+
+    Raises:
+        ConfigError: the grid or a member, which is named, cannot be planned.
+    """
+    from accelerate_configs.choose import choose
+
+    common = {name: text for name, text in given.items() if name not in ("GRID", "RUN", "PARALLEL")}
+    if odd := [name for name in ("SWEEP", "TRIALS") if name in common]:
+        raise ConfigError(
+            f"{odd[0]}={common[odd[0]]} is for W&B's choice, GRID for every combination: say one"
+        )
+    values = read_grid(given["GRID"], common)
+    specs = [
+        resolve({**common, **own}, project_dir=project_dir, environ=environ, site=site) for own in values
+    ]
+    made = made_id(specs[0].name, run_suffix, " ".join(spec.run_id for spec in specs))
+    sweep_id = said_id(given) or made
+    plans = []
+    for index, (spec, own) in enumerate(zip(specs, values, strict=True)):
+        try:
+            plans.append(choose(replace(spec, run_id=f"{sweep_id}-{index}", sweep=sweep_id)))
+        except ConfigError as error:
+            raise ConfigError(f"member {index} ({said(own)}): {error}") from None
+    parallel = parse_given({"PARALLEL": given.get("PARALLEL", str(PARALLEL))})["PARALLEL"]
+    return Sweep(sweep_id=sweep_id, values=values, plans=tuple(plans), parallel=int(str(parallel)))
+
+
+def said_id(given: Mapping[str, str]) -> str:
+    """The sweep's id as RUN says it; empty where it does not. Raises ConfigError."""
+    said_run = str(parse_given({"RUN": given["RUN"]})["RUN"]) if "RUN" in given else ""
+    if len(said_run) > ID_LIMIT:
+        raise ConfigError(f"RUN={shown(said_run)}: takes at most {ID_LIMIT} characters for a sweep")
+    return said_run
+
+
+def made_id(name: str, run_suffix: str | None, asked: str) -> str:
+    """An id from the suffix of a new run, else from what was asked: the same words give the same id."""
+    return f"{name}-{run_suffix or hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+
+
+def check_members(sweep: Sweep) -> None:
+    """Everything that can be found wrong with new members before a file is written. Raises ConfigError."""
+    for folder in (sweep.folder, *(sweep.folder.with_name(plan.spec.run_id) for plan in sweep.plans)):
+        if os.path.lexists(folder):
+            raise ConfigError(
+                f"RUN={sweep.sweep_id}: {folder} exists: give another RUN, or none for a new one"
+            )
+    check_files(sweep.plans)
+
+
+def check_files(plans: Sequence[Plan]) -> None:
+    """`check_planned` of one of those that read the same files and are told the same: reading records takes a while.
+
+    Raises:
+        ConfigError: a model without weights, settings that contradict a plan, unusable data.
+    """
+    from accelerate_configs.request.planned import check_planned
+
+    unlike: dict[object, Plan] = {}
+    for plan in plans:
+        spec, chosen = plan.spec, plan.chosen
+        shares = (chosen.label, chosen.micro_batch_size, chosen.gradient_accumulation_steps)
+        unlike.setdefault((spec.model, spec.data, spec.config_file, *shares), plan)
+    for plan in unlike.values():
+        check_planned(plan)
+
+
+def plan_table(sweep: Sweep) -> str:
+    """The members, what each has for itself and how it will run."""
+    names = list(dict.fromkeys(name for own in sweep.values for name in own))
+    rows = [("member", *names, "configuration", "micro-batch", "accumulation", "peak", "of GiB")]
+    for index, (own, plan) in enumerate(zip(sweep.values, sweep.plans, strict=True)):
+        if sweep.chooses and index:
+            break  # all are alike until they have their trials
+        chosen = plan.chosen
+        sizes = (str(chosen.micro_batch_size), str(chosen.gradient_accumulation_steps))
+        memory = (gib(chosen.estimate.peak_bytes), gib(chosen.usable_bytes))
+        rows.append(
+            (
+                "each" if sweep.chooses else str(index),
+                *(own.get(name, "-") for name in names),
+                chosen.label,
+                *sizes,
+                *memory,
+            )
+        )
+    count = len(sweep.plans)
+    members = f"{count} member{'s' * (count > 1)}"
+    heading = f"sweep  {sweep.sweep_id}: {members}, at most {min(count, sweep.parallel)} at once"
+    notes = dict.fromkeys(note for plan in sweep.plans for note in plan.notes)
+    chooses = [sweep.chooses, ""] if sweep.chooses else []
+    lines = [heading, "", *chooses, format_table(rows), "", *(f"note   {note}" for note in notes)]
+    return "\n".join(lines).rstrip()
+
+
+def said(values: Values) -> str:
+    return " ".join(f"{name}={value}" for name, value in values.items())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recorded:
+    """A sweep that lies on disk."""
+
+    folder: Path
+    parallel: int
+    values: tuple[Values, ...]
+    """By member."""
+    wandb: str | None
+    """entity/project/id of the W&B sweep that gives the members their values."""
+
+    @property
+    def sweep_id(self) -> str:
+        return self.folder.name
+
+    def member_folder(self, index: int) -> Path:
+        return self.folder.with_name(f"{self.sweep_id}-{index}")
+
+    def own(self, index: int) -> Values:
+        """What the member has for itself, once its trial has told it. Raises ConfigError for a spoilt file."""
+        trial = read_trial(self.member_folder(index)) if self.wandb else None
+        return {k: word(v) for k, v in trial.values.items()} if trial else self.values[index]
+
+    def members(self) -> list[Run]:
+        """Raises ConfigError when a run.json is not what was written."""
+        return [read_run(self.member_folder(index)) for index in range(len(self.values))]
+
+
+def write_sweep(sweep: Sweep) -> None:
+    record = {"parallel": sweep.parallel, "values": sweep.values, "wandb": sweep.plans[0].spec.wandb_sweep}
+    (sweep.folder / SWEEP_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def read_sweep(folder: Path) -> Recorded | None:
+    """The sweep of that folder; None when it holds none. Raises ConfigError when its record was spoilt."""
+    path = folder / SWEEP_RECORD
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        values = tuple({str(name): str(value) for name, value in own.items()} for own in record["values"])
+        parallel = record["parallel"]
+        if not values or len(values) > MAX_MEMBERS or type(parallel) is not int or parallel < 1:
+            raise ValueError("no members" if not values else "too many members, or none at once")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is not what was written ({error}): remove {folder}") from None
+    path = record.get("wandb")
+    return Recorded(folder=folder, parallel=parallel, values=values, wandb=str(path) if path else None)
+
+
+def read_result(folder: Path) -> tuple[float | None, int] | None:
+    """(action accuracy on the records held out, last step) of a run that has ended; None before that."""
+    try:
+        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        accuracy = found["after"]["accuracy"] if found["after"] else None
+        return (None if accuracy is None else float(accuracy)), int(found["history"][-1]["step"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
+def results_table(sweep: Recorded, states: Sequence[tuple[str, str]], todo: str) -> str:
+    """Members with their (state, last step), the best first and those without a score last; then what to type."""
+    values = [sweep.own(index) for index in range(len(sweep.values))]
+    names = list(dict.fromkeys(name for own in values for name in own))
+    results = [read_result(sweep.member_folder(index)) for index in range(len(sweep.values))]
+    scored = [(result[0] if result else None, index) for index, result in enumerate(results)]
+    scored.sort(key=lambda found: (found[0] is None, -(found[0] or 0), found[1]))
+    rows = [("member", *names, "state", "step", "action accuracy")]
+    for score, index in scored:
+        own = (values[index].get(name, "-") for name in names)
+        shown_score = "-" if score is None else f"{score:.1%}"
+        rows.append((sweep.member_folder(index).name, *own, *states[index], shown_score))
+    best = sweep.member_folder(scored[0][1]) / "report.html"
+    found = [] if scored[0][0] is None else [f"best   open {shlex.quote(str(best))}"]
+    found += [f"next   {todo}"] if todo else []
+    return "\n".join([f"sweep  {sweep.sweep_id}", "", format_table(rows), "", *found]).rstrip()

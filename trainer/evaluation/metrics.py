@@ -1,0 +1,146 @@
+"""Action metrics from answers, as pure functions: what was said against what was right.
+
+An answer is JSON with the action under one key; an answer that cannot be read counts as wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from trainer.outcome import ConfigError
+from trainer.text import format_table, nearest, shown
+
+TABLE_ACTIONS = 12
+UNREADABLE = "(unreadable)"
+
+
+def answer_field(answers: Sequence[str], asked: str = "auto") -> str | None:
+    """The key that holds the action: `asked`, or what most JSON answers have first; None for plain text.
+
+    Raises:
+        ConfigError: no answer has the key `asked`.
+    """
+    entries = [entry for answer in answers if (entry := json_object(answer))]
+    if asked != "auto":
+        keys = tuple(dict.fromkeys(key for entry in entries for key in entry))
+        if asked not in keys:
+            known = f"the answers have {', '.join(keys[:8])}{nearest(asked, keys)}"
+            plain = "no answer is a JSON object with keys: leave it out"
+            raise ConfigError(f"answer_field={shown(asked)}: {known if keys else plain}")
+        return asked
+    first = Counter(next(iter(entry)) for entry in entries).most_common(1)
+    return first[0][0] if first else None
+
+
+def read_action(answer: str, field: str | None) -> str | None:
+    """The action in an answer; the whole stripped text when the answers are no JSON; None when unreadable."""
+    if field is None:
+        return answer.strip()
+    entry = json_object(answer)
+    return str(entry[field]) if entry and field in entry else None
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that `text` is; None for anything else."""
+    try:
+        entry = json.loads(text)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ActionMetrics:
+    samples: int
+    accuracy: float
+    """Share of answers whose action is the right one."""
+    valid_json: float
+    """Share of answers that can be read at all."""
+    macro_f1: float
+    """Mean F1 over the actions that occur in the truth, each counting alike."""
+    majority: str
+    majority_accuracy: float
+    """What always giving the most frequent true action would reach."""
+    per_action: dict[str, dict[str, float]]
+    """precision, recall, f1 and count of each true action, most frequent first."""
+    confusion: dict[str, dict[str, int]]
+    """confusion[truth][prediction]; predictions beyond the known actions and unreadable ones have a column too."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def action_metrics(truths: Sequence[str], predictions: Sequence[str | None]) -> ActionMetrics:
+    """Metrics of `predictions` (None: unreadable) against `truths`, pairwise.
+
+    Raises:
+        ValueError: nothing to score, or not as many predictions as truths.
+    """
+    pairs = [(t, UNREADABLE if p is None else p) for t, p in zip(truths, predictions, strict=True)]
+    if not pairs:
+        raise ValueError("no answers to score")
+    counts = Counter(pairs)
+    true_counts = Counter(truth for truth, _ in pairs)
+    predicted_counts = Counter(prediction for _, prediction in pairs)
+    actions = [action for action, _ in true_counts.most_common()]
+    others = sorted(set(predicted_counts) - set(actions))
+    per_action = {}
+    for action in actions:
+        right = counts[action, action]
+        precision = right / predicted_counts[action] if predicted_counts[action] else 0.0
+        recall = right / true_counts[action]
+        f1 = 2 * precision * recall / (precision + recall) if right else 0.0
+        per_action[action] = {
+            "precision": precision,
+            "recall": recall,
+            "f1": f1,
+            "count": true_counts[action],
+        }
+    return ActionMetrics(
+        samples=len(pairs),
+        accuracy=sum(counts[a, a] for a in actions) / len(pairs),
+        valid_json=1 - predicted_counts[UNREADABLE] / len(pairs),
+        macro_f1=sum(entry["f1"] for entry in per_action.values()) / len(actions),
+        majority=actions[0],
+        majority_accuracy=true_counts[actions[0]] / len(pairs),
+        per_action=per_action,
+        confusion={t: {p: counts[t, p] for p in [*actions, *others]} for t in actions},
+    )
+
+
+def score_table(before: ActionMetrics | None, after: ActionMetrics | None) -> str:
+    """For the end of a run, at a terminal: the base model first, what always guessing would give, and each action's
+    scores; empty where nothing was scored."""
+    scored = after or before
+    if scored is None:
+        return ""
+    rows = [["", "accuracy", "macro F1"]]
+    rows += [["base model, zero-shot", f"{before.accuracy:.1%}", f"{before.macro_f1:.2f}"]] if before else []
+    rows += [
+        [f"always {scored.majority[:24]!r}", f"{scored.majority_accuracy:.1%}", f"{_always_f1(scored):.2f}"]
+    ]
+    rows += [["after training", f"{after.accuracy:.1%}", f"{after.macro_f1:.2f}"]] if after else []
+    actions = [["action", "records", "precision", "recall", "F1", "F1 before"]]
+    for action, entry in list(scored.per_action.items())[:TABLE_ACTIONS]:
+        first = before.per_action.get(action) if before else None
+        actions.append(
+            [
+                action[:24],
+                f"{entry['count']:.0f}",
+                *(f"{entry[key]:.1%}" for key in ("precision", "recall")),
+                f"{entry['f1']:.2f}",
+                f"{first['f1']:.2f}" if first else "-",
+            ]
+        )
+    more = len(scored.per_action) - TABLE_ACTIONS
+    note = f"\nand {more} rarer actions, in the report" if more > 0 else ""
+    return f"{format_table(rows, rules_before=[1])}\n\n{format_table(actions, rules_before=[1])}{note}"
+
+
+def _always_f1(scored: ActionMetrics) -> float:
+    """Macro F1 of always giving the majority's answer."""
+    return 2 * scored.majority_accuracy / (1 + scored.majority_accuracy) / len(scored.per_action)

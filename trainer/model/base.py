@@ -1,0 +1,223 @@
+"""The base in 4 bits with LoRA on its language model (and tower, if asked), and the contract that both are so.
+
+Written around traps that raise nothing: skip lists that do not match, towers that are trained by accident,
+half-precision weights that are upcast, attention kernels that ignore the image mask.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.config import TrainConfig
+from trainer.model.traits import UNUSED, processor_of
+from trainer.outcome import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Anatomy:
+    """Where things are in a vision-language model, as module names."""
+
+    decoder: str
+    """The language model, for example model.language_model."""
+    unquantized: tuple[str, ...]
+    """Tower, projector and head: everything beside the decoder."""
+    linears: tuple[str, ...]
+    """The decoder's, as expressions for whole paths: any layer's number is \\d+."""
+    vision_linears: tuple[str, ...]
+    """The tower's and the projector's. Gemma 3's projection is a bare matrix and none of them."""
+
+
+def build_skeleton(model_config: Any) -> Any:
+    """The architecture without memory (meta tensors)."""
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(model_config)
+
+
+def anatomy_of(skeleton: Any) -> Anatomy:
+    decoder = skeleton.get_decoder()
+    decoder_name = next(name for name, module in skeleton.named_modules() if module is decoder)
+    backbone_name, _, _ = decoder_name.rpartition(".")
+    backbone = skeleton.get_submodule(backbone_name)
+    beside = [f"{backbone_name}.{name}" for name, child in backbone.named_children() if child is not decoder]
+    heads = [name for name, child in skeleton.named_children() if name != backbone_name]
+    return Anatomy(
+        decoder=decoder_name,
+        unquantized=(*beside, *heads),
+        linears=_linears(skeleton, [decoder_name]),
+        vision_linears=_linears(skeleton, beside),
+    )
+
+
+def _linears(skeleton: Any, parts: Sequence[str]) -> tuple[str, ...]:
+    paths = [
+        re.escape(name)
+        for name, module in skeleton.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith(tuple(f"{part}." for part in parts))
+        if not UNUSED.search(name)
+    ]
+    return tuple(dict.fromkeys(re.sub(r"(?<=\\\.)\d+(?=\\\.)", r"\\d+", path) for path in paths))
+
+
+def find_anatomy(model_config: Any) -> Anatomy:
+    """Module names, read off the architecture."""
+    return anatomy_of(build_skeleton(model_config))
+
+
+def target_pattern(anatomy: Anatomy, vision: str = "frozen") -> str:
+    """Of the linears that get an adapter, whole paths: a list of suffixes would hit the tower by accident."""
+    return "|".join((*anatomy.linears, *(anatomy.vision_linears if vision == "lora" else ())))
+
+
+def load_base(config: TrainConfig, anatomy: Anatomy, *, dtype: torch.dtype, device_map: Any) -> Any:
+    """The base model, its decoder's linears in NF4 (unless quantization is none), everything else in `dtype`."""
+    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+
+    quantization = None
+    if config.quantization == "nf4":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            # Packed into the compute dtype, ZeRO-3 can shard the quantized weights like any other.
+            bnb_4bit_quant_storage=dtype if device_map is None else torch.uint8,
+            # Whole paths: a bare "vision_tower" matches nothing, and any list drops the default for the head.
+            llm_int8_skip_modules=list(anatomy.unquantized),
+        )
+    base = AutoModelForImageTextToText.from_pretrained(
+        config.model,
+        quantization_config=quantization,
+        dtype=dtype,
+        device_map=device_map,
+        # FlashAttention ignores the bidirectional mask over image tokens; eager needs 537 MB a tower layer.
+        attn_implementation="sdpa",
+        trust_remote_code=False,
+    )
+    for module in base.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # On CPUs with AVX512-BF16 the first forward in eval mode would repack the weights for an
+            # inference kernel without a gradient, and training would go on with wrong ones.
+            module.support_avx512bf16_for_cpu = False
+    return base
+
+
+def add_lora(base: Any, config: TrainConfig, anatomy: Anatomy) -> Any:
+    """A PeftModel with fp32 adapters on the targeted linears; everything else frozen as it was loaded.
+
+    `prepare_model_for_kbit_training` is left out on purpose: it would upcast embedding and tower to fp32.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    base.requires_grad_(False)
+    base.config.use_cache = False
+    lora = LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=target_pattern(anatomy, config.vision),
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(base, lora)
+    if config.activation_checkpointing:
+        # On the decoder alone and after PEFT: asked for on the whole model, hooks would make the frozen
+        # tower's output require a gradient, and the tower be recomputed and back-propagated for nothing.
+        for name in (anatomy.decoder, *(anatomy.unquantized if config.vision == "lora" else ())):
+            part = base.get_submodule(name)
+            if getattr(part, "supports_gradient_checkpointing", False):
+                part.activation_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def check_contract(model: Any, config: TrainConfig, anatomy: Anatomy) -> list[tuple[str, str]]:
+    """(what, how it is) for every promise about the model that training relies on.
+
+    Raises:
+        RuntimeError: a promise is broken, naming all that are.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    base = model.get_base_model()
+    decoder = base.get_submodule(anatomy.decoder)
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    linears = _matching(base, target_pattern(anatomy))
+    beside = _matching(base, "|".join(anatomy.vision_linears)) if config.vision == "lora" else []
+    expected = sum(config.lora_r * (m.in_features + m.out_features) for m in (*linears, *beside))
+    counted = sum(_numel(p) for p in trainable.values())
+    four_bit = {id(m) for m in linears if isinstance(m, Linear4bit)}
+    strays = [n for n, m in base.named_modules() if isinstance(m, Linear4bit) and id(m) not in four_bit]
+    wanted = len(linears) if config.quantization == "nf4" else 0
+    outside = [name for name in trainable if f".{anatomy.decoder}." not in f".{name}"]
+    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in trainable.values()})
+    tied = getattr(base.config, "tie_word_embeddings", False)
+    shared = base.get_output_embeddings().weight is base.get_input_embeddings().weight
+    attention = sorted({getattr(m.config, "_attn_implementation", "") for m in (base, decoder)})
+    checks = [
+        ("trainable parameters", f"{counted:,}", counted == expected, f"{expected:,}"),
+        (
+            "trained outside the language model",
+            str(len(outside)),
+            len(outside) == 2 * len(beside),
+            str(2 * len(beside)),
+        ),
+        ("adapter precision", ", ".join(dtypes) + _masters(), dtypes == ["float32"], "float32"),
+        ("4-bit linears in the language model", str(len(four_bit)), len(four_bit) == wanted, str(wanted)),
+        ("4-bit linears elsewhere", str(len(strays)), not strays, "0"),
+        ("head tied to the embedding", str(shared), shared == bool(tied), str(bool(tied))),
+        ("attention", ", ".join(attention), attention == ["sdpa"], "sdpa"),
+    ]
+    if broken := [f"{what} is {found}, not {should}" for what, found, kept, should in checks if not kept]:
+        raise RuntimeError("the model is not what it should be: " + "; ".join(broken))
+    return [(what, found) for what, found, _, _ in checks]
+
+
+def _matching(base: Any, pattern: str) -> list[Any]:
+    """The linears at the paths that `pattern` means, below their adapters."""
+    return [getattr(m, "base_layer", m) for name, m in base.named_modules() if re.fullmatch(pattern, name)]
+
+
+def _masters() -> str:
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    bf16 = os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16"
+    return " masters of bfloat16 adapters (DeepSpeed)" if deepspeed and bf16 else ""
+
+
+def _numel(parameter: nn.Parameter) -> int:
+    return int(getattr(parameter, "ds_numel", parameter.numel()))  # a ZeRO-3 shard knows its whole size
+
+
+def load_processor(model: str) -> Any:
+    """The model's processor. Raises ConfigError when the model is neither here nor reachable."""
+    return _load(processor_of, model)
+
+
+def load_model_config(model: str) -> Any:
+    """The model's configuration. Raises ConfigError when the model is neither here nor reachable."""
+    from transformers import AutoConfig
+
+    return _load(partial(AutoConfig.from_pretrained, trust_remote_code=False), model)
+
+
+def _load(load: Callable[[str], Any], model: str) -> Any:
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    try:
+        return load(model)
+    except (OSError, ValueError) as error:  # ValueError: a name that no hub takes
+        if Path(model).is_absolute() and not Path(model).exists():
+            raise ConfigError(f"MODEL={model} is not there: give a model folder, or a hub id") from None
+        first_line = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"MODEL={model} cannot be loaded ({first_line}): give a model folder, or a hub id with "
+            "access (HF_TOKEN in .env) and the licence accepted"
+        ) from None

@@ -1,0 +1,24 @@
+"""Where huggingface_hub keeps what it has downloaded, found without importing it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def hub_cache(environ: Mapping[str, str]) -> Path:
+    """Where huggingface_hub keeps what it has downloaded."""
+    home = environ.get("HF_HOME") or str(Path(environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
+    cache = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE") or str(Path(home, "hub"))
+    return Path(cache).expanduser()
+
+
+def cached_config(model: str, environ: Mapping[str, str]) -> Path | None:
+    """config.json of the revision that `main` names in the hub cache, laid out as huggingface_hub does."""
+    repo = hub_cache(environ) / ("models--" + model.replace("/", "--"))
+    try:
+        revision = (repo / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    config = repo / "snapshots" / revision / "config.json"
+    return config if config.is_file() else None

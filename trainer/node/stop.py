@@ -1,0 +1,119 @@
+"""Stopping in order: a flag that the supervisor raises, and the ranks' agreement to leave.
+
+The flag is a file in the attempt's node-local directory. A rank that sees it, or whose deadline is near, tells
+the others at the next step boundary (or batch of an evaluation), and all leave together with code 75.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from trainer.outcome import ATTEMPT_DIR_ENV, FAILED, RUN_AGAIN
+from trainer.training.ranks import Ranks
+
+FLAG = "stop"
+DEADLINE_ENV = "TRAINYARD_DEADLINE"  # unix seconds at which the scheduler ends this attempt
+LIMIT_ENV = "TRAINYARD_TIME_LIMIT_S"  # where nothing but the supervisor knows when an attempt began
+LEAD_ENV = "TRAINYARD_STOP_LEAD_S"
+MAX_ATTEMPTS_WITHOUT_STEP = 3
+ATTEMPTS_NAME = "attempts.json"
+
+
+class Stopped(Exception):
+    """Every rank agreed to leave. Carries the exit code and one line for the log."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def stop_lead_s(time_limit_min: int) -> int:
+    """Seconds before the time limit at which a job is told to stop, at the latest: 120, less when it is short."""
+    return min(120, time_limit_min * 60 // 4)
+
+
+def raise_flag(directory: Path, why: str) -> None:
+    """Ask the ranks of this node to stop."""
+    (directory / FLAG).write_text(why, encoding="utf-8")
+
+
+class Stop:
+    """Asked at every boundary; says yes on every rank at once, and from then on."""
+
+    def __init__(self, ranks: Ranks, run_dir: Path) -> None:
+        self.ranks, self.run_dir = ranks, run_dir
+        self.agreed = False
+        self.step: int | None = None
+        """The optimizer step that a next attempt would go on from; None while that is not known."""
+        directory = os.environ.get(ATTEMPT_DIR_ENV)
+        self._flag = Path(directory, FLAG) if directory else None
+        self._deadline = float(os.environ.get(DEADLINE_ENV) or "inf")
+        self._lead_s = float(os.environ.get(LEAD_ENV) or stop_lead_s(60))
+        self._began = time.monotonic()
+        self._longest_step_s = 0.0
+        self._save_s = 0.0
+
+    def wanted(self) -> bool:
+        """Collective: whether to stop now."""
+        if not self.agreed:
+            self.agreed = self.ranks.any(self._mine())
+        return self.agreed
+
+    def check(self) -> None:
+        """Collective. Raises Stopped when it is time."""
+        if self.wanted():
+            self.leave()
+
+    def step_began(self) -> None:
+        self._began = time.monotonic()
+
+    def step_ended(self, step: int) -> None:
+        """The deadline needs to know how long steps take, and `leave` which was the last."""
+        self.step = step
+        self._longest_step_s = max(self._longest_step_s, time.monotonic() - self._began)
+
+    def saved(self, seconds: float) -> None:
+        self._save_s = max(self._save_s, seconds)
+
+    def _mine(self) -> bool:
+        if self._flag is not None and self._flag.exists():
+            return True
+        # Two steps and a save before the end, and never later than the scheduler's own warning.
+        lead_s = max(self._lead_s, 2 * self._longest_step_s + self._save_s)
+        return time.time() > self._deadline - lead_s
+
+    def leave(self) -> NoReturn:
+        """Collective. Raises Stopped: run again, or failed when attempts end one after the other without a step."""
+        idle = self.ranks.from_first(
+            count_attempt(self.run_dir, self.step or 0) if self.ranks.first else None
+        )
+        where = "before training began" if self.step is None else f"at step {self.step}"
+        if idle >= MAX_ATTEMPTS_WITHOUT_STEP:
+            raise Stopped(
+                FAILED,
+                f"stopped {where}, and the last {idle} attempts brought no new step: not to be run again. "
+                "It needs more time before it is stopped, or shorter steps",
+            )
+        raise Stopped(RUN_AGAIN, f"stopped {where}: run again to go on from there")
+
+
+def count_attempt(run_dir: Path, step: int) -> int:
+    """Record that an attempt was stopped at `step`; how many in a row, this one included, brought no new step."""
+    path = run_dir / ATTEMPTS_NAME
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        furthest, idle = int(record["step"]), int(record["without_new_step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        furthest, idle = 0, 0
+    idle = 0 if step > furthest else idle + 1
+    run_dir.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(
+        json.dumps({"step": max(step, furthest), "without_new_step": idle}) + "\n", encoding="utf-8"
+    )
+    beside.replace(path)
+    return idle

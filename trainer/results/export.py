@@ -1,0 +1,177 @@
+"""What a run leaves behind: the adapter with its processor and card, the metrics, the predictions, the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer import __version__
+from trainer.config import TrainConfig
+from trainer.evaluation.metrics import ActionMetrics
+from trainer.outcome import FINISHED, ConfigError
+from trainer.results.card import adapter_card
+from trainer.results.trained import frames_of, usage_of, write_usage
+
+if TYPE_CHECKING:
+    from trainer.data.records import Dataset
+    from trainer.evaluation.heldout import HeldOut, Scores
+
+ADAPTER = "adapter"
+LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
+METRICS_FILE = "metrics.json"
+PREDICTIONS_FILE = "predictions.jsonl"
+REPORT_FILE = "report.html"
+REPORT_USAGE = """usage: python -m trainer report runs/RUN
+
+Builds report.html of a finished run again, from its metrics.json and predictions.jsonl, and prints where it is."""
+ZERO_SHOT_FILE = "zero_shot.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    """metrics.json, for other programs too: fields may be added; one that changes its meaning raises `format`."""
+
+    format: int = 1
+    config: TrainConfig
+    answer_field: str | None
+    step: int
+    """Of the adapter, the best evaluated one."""
+    before: ActionMetrics | None
+    """The base model's zero-shot score: of the likeliest allowed action, or of the answers where none is scored."""
+    after: ActionMetrics | None
+    generated_before: ActionMetrics | None = None
+    """Of the answers that were written out, where actions were scored too."""
+    generated_after: ActionMetrics | None = None
+    train: dict[str, float]
+    """Totals of the training: train_runtime (s), train_samples_per_second, train_loss, ..."""
+    history: list[dict[str, float]]
+    """Everything logged on the way, each with its step: loss, learning_rate, mean_token_accuracy, the speeds of
+    trainer/tracking/throughput.py; of evaluations eval_loss, eval_action_accuracy and eval_macro_f1."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """sha256 of the JSONL, how it was split, records of train and eval that were used, frames a picture."""
+    versions: dict[str, str] = field(default_factory=dict)
+    peak_memory: dict[str, Any] = field(default_factory=dict)
+    """bytes of the first process, evaluation included, and of what."""
+
+
+def save_metrics(run_dir: Path, record: RunRecord, predictions: Sequence[dict[str, Any]]) -> None:
+    """Write metrics.json and predictions.jsonl."""
+    write_whole(run_dir / METRICS_FILE, json.dumps(dataclasses.asdict(record), indent=1) + "\n")
+    write_whole(run_dir / PREDICTIONS_FILE, "".join(json.dumps(line) + "\n" for line in predictions))
+
+
+def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """Of a RunRecord: on what it was trained, with which versions, in how much memory."""
+    from trainer.data.lengths import data_digest
+    from trainer.tracking.peak import MEASURED, read_stage
+
+    counts = {"train": len(dataset.train), "eval": len(dataset.eval), "frames": frames_of(dataset)}
+    return {
+        "data": {"sha256": data_digest(config.data), "split": dataset.split, **counts},
+        "versions": {"trainyard": __version__, **{name: metadata.version(name) for name in LIBRARIES}},
+        "peak_memory": {
+            "bytes": read_stage("peak", config).peak_bytes,
+            "of": MEASURED[config.device],
+        },
+    }
+
+
+def save_usage(
+    run_dir: Path, record: RunRecord, dataset: Dataset, measured: HeldOut, unquantized: Sequence[str]
+) -> None:
+    """Write into adapter/ how it is asked, and the model card in place of PEFT's empty one."""
+    folder = run_dir / ADAPTER
+    write_usage(folder, usage_of(record.config, dataset, measured))
+    write_whole(folder / "README.md", adapter_card(dataclasses.asdict(record), unquantized))
+
+
+def save_adapter(run_dir: Path, trainer: Any, processor: Any) -> None:
+    """Write adapter/: LoRA weights in fp32 for PeftModel.from_pretrained, and the processor. On every process."""
+    folder = run_dir / ADAPTER
+    save_weights(folder, trainer)
+    if trainer.accelerator.is_main_process:
+        processor.save_pretrained(folder)
+    trainer.accelerator.wait_for_everyone()
+
+
+def save_weights(folder: Path, trainer: Any) -> None:
+    """Write the adapter in PEFT's form. On every process: under ZeRO-3 gathering the shards is a collective."""
+    accelerator = trainer.accelerator
+    model = accelerator.unwrap_model(trainer.model)
+    weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if accelerator.distributed_type.value == "DEEPSPEED":
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        # The parameters themselves are bf16 there; the optimizer keeps the fp32 masters.
+        weights = {name: safe_get_full_fp32_param(p) for name, p in weights.items()}
+    if accelerator.is_main_process:
+        model.save_pretrained(folder, state_dict=weights)
+
+
+Summary = dict[str, ActionMetrics | None]
+
+
+def summary(scores: Scores) -> Summary:
+    """By prefix of the names in RunRecord: the score that counts, and that of the answers beside it."""
+    return {"": scores.action, "generated_": scores.generated if scores.scored else None}
+
+
+def save_zero_shot(run_dir: Path, scores: Summary) -> None:
+    """Keep the base model's scores for attempts that go on from a checkpoint."""
+    entry = {name: dataclasses.asdict(m) if m else None for name, m in scores.items()}
+    write_whole(run_dir / ZERO_SHOT_FILE, json.dumps(entry) + "\n")
+
+
+def load_zero_shot(run_dir: Path) -> Summary:
+    try:
+        entry = json.loads((run_dir / ZERO_SHOT_FILE).read_text(encoding="utf-8"))
+        return {name: ActionMetrics(**entry[name]) if entry[name] else None for name in ("", "generated_")}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {"": None, "generated_": None}
+
+
+def save_report(run_dir: Path) -> None:
+    from trainer.report import build_report
+
+    write_whole(run_dir / REPORT_FILE, build_report(run_dir))
+
+
+def report_line(run_dir: Path) -> str:
+    """Where the report is, once it is built; what to do when there was no room for it."""
+    try:
+        save_report(run_dir)
+    except OSError as error:
+        again = f"python -m trainer report {shlex.quote(str(run_dir))}"
+        return f"report:  not written ({error}): make room, then {again}"
+    return f"report:  {run_dir / REPORT_FILE}"
+
+
+def report(argv: Sequence[str]) -> int:
+    """`python -m trainer report`. Raises ConfigError."""
+    if "--help" in argv or "-h" in argv:
+        print(REPORT_USAGE)
+        return FINISHED
+    if len(argv) != 1 or not Path(argv[0], METRICS_FILE).is_file():
+        raise ConfigError(
+            "report takes the folder of a finished run (with metrics.json), for example runs/RUN"
+        )
+    save_report(Path(argv[0]))
+    print(Path(argv[0]) / REPORT_FILE)
+    return FINISHED
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write `text` so that the file is there whole or not at all."""
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,43 @@
+"""How much memory this process holds and has held."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.config import TrainConfig
+
+MEASURED = {"cuda": "GPU memory, torch's allocator", "cpu": "resident memory (RSS)"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    name: str
+    bytes: int
+    """Held when the stage has ended: allocated on a GPU, resident on the CPU."""
+    peak_bytes: int
+    """The most held since the beginning."""
+    reserved_bytes: int | None
+    """Taken from a GPU by torch's allocator; None on the CPU."""
+    process_bytes: int
+    """The most held since the beginning, what torch does not see on a GPU included."""
+
+
+def read_stage(name: str, config: TrainConfig) -> Stage:
+    if config.device == "cuda":
+        import torch
+
+        held, peak = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+        held = peak if name == "peak" else held
+        reserved, (free, total) = torch.cuda.max_memory_reserved(), torch.cuda.mem_get_info()
+        outside = (
+            total - free - torch.cuda.memory_reserved()
+        )  # context, NCCL, and whoever else is on the card
+        return Stage(
+            name=name, bytes=held, peak_bytes=peak, reserved_bytes=reserved, process_bytes=reserved + outside
+        )  # fmt: skip
+    status = Path("/proc/self/status").read_text()
+    held, peak = (int(re.findall(rf"{key}:\s+(\d+) kB", status)[0]) * 1024 for key in ("VmRSS", "VmHWM"))
+    held = peak if name == "peak" else held
+    return Stage(name=name, bytes=held, peak_bytes=peak, reserved_bytes=None, process_bytes=peak)

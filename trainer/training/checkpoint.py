@@ -1,0 +1,212 @@
+"""Checkpoints that are there whole or not at all: written beside, then committed by one rename.
+
+    runs/<id>/checkpoints/step-000250/    what the ranks filled in, and manifest.json, written last
+    runs/<id>/checkpoints/broken-...      set aside, because its manifest does not hold
+    runs/<id>/checkpoints/.writing-...    never finished; the next attempt removes it
+
+Knows nothing about what is in a checkpoint: `save` takes a function that fills a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.outcome import ConfigError
+from trainer.training.ranks import Ranks
+
+MANIFEST = "manifest.json"
+OWNER = "owner"
+STEP_NAME = re.compile(r"step-([0-9]{6,})")
+
+
+class CheckpointError(Exception):
+    """A checkpoint could not be written. One line; the older ones are as they were."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    step: int
+    path: Path
+
+
+class CheckpointStore:
+    """The checkpoints of one run, as one attempt sees them.
+
+    Every method is called by every rank. The first rank alone commits, sets aside and removes, and only while
+    no later attempt has taken over: a writer left behind by a lost node can damage nothing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        ranks: Ranks,
+        *,
+        layout: Mapping[str, int | str],
+        keep: int,
+        say: Callable[[str], object],
+    ) -> None:
+        """`layout` is what must be the same to go on exactly (processes, batch, records, ...)."""
+        self.folder, self.ranks, self.layout = folder, ranks, dict(layout)
+        self.keep, self.say = max(1, keep), say
+        self._token = str(ranks.from_first(secrets.token_hex(4)))
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:06d}"
+
+    def steps(self) -> list[int]:
+        """Committed steps, ascending, whether or not their manifests hold."""
+        names = (STEP_NAME.fullmatch(path.name) for path in self.folder.glob("step-*"))
+        return sorted(int(match[1]) for match in names if match)
+
+    def take_over(self) -> Checkpoint | None:
+        """Become the writer, and return the newest checkpoint whose manifest holds; None where there is none.
+
+        Raises:
+            ConfigError: it cannot be gone on from exactly, because the layout is another one.
+        """
+        step, refusal = self.ranks.from_first(self._take_over() if self.ranks.first else None)
+        if refusal:
+            raise ConfigError(refusal)
+        return None if step is None else Checkpoint(step=step, path=self.path(step))
+
+    def _take_over(self) -> tuple[int | None, str]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / OWNER).write_text(self._token, encoding="utf-8")
+        for left in self.folder.glob(".*-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        for step in reversed(self.steps()):
+            path = self.path(step)
+            fault = check_manifest(path)
+            if not fault:
+                return step, self._refusal(path)
+            aside = self.folder / f"broken-{path.name}-{self._token}"
+            path.rename(aside)
+            self.say(f"checkpoint {path} is broken ({fault}): set aside as {aside.name}")
+        return None, ""
+
+    def _refusal(self, path: Path) -> str:
+        saved = _read_manifest(path)["layout"]
+        other = {name: (saved.get(name), now) for name, now in self.layout.items() if saved.get(name) != now}
+        if not other:
+            return ""
+        told = ", ".join(f"{name} {was}, not {now}" for name, (was, now) in other.items())
+        return (
+            f"{path} was saved with {told}: its losses cannot be continued like that. Resume with what it was "
+            "saved with, or give another RUN to start anew"
+        )
+
+    def save(self, step: int, fill: Callable[[Path], None], *, protect: Collection[int] = ()) -> None:
+        """Commit what `fill`, called on every rank with one folder, writes; then remove what is over `keep`.
+
+        Steps in `protect` stay. Does nothing when the step is there already.
+
+        Raises:
+            CheckpointError: on every rank, when it failed on any.
+        """
+        if self.ranks.from_first(self.path(step).exists()):
+            return
+        beside = self.folder / f".writing-{step:06d}-{self._token}"
+
+        def together(work: Callable[[], object], *, on_all: bool = True) -> None:
+            fault: BaseException | None = None
+            if on_all or self.ranks.first:
+                try:
+                    work()
+                except Exception as error:  # torch and safetensors have errors of their own for a full disk
+                    fault = error
+            if self.ranks.any(fault is not None):
+                if self.ranks.first:
+                    shutil.rmtree(beside, ignore_errors=True)
+                why = " ".join(str(fault).split()) if fault else "another process could not write its part"
+                kept = self.ranks.from_first(self.steps())
+                last = f"step {kept[-1]} is the newest there is" if kept else "there is none yet"
+                raise CheckpointError(
+                    f"the checkpoint of step {step} could not be written to {self.folder} ({why}): {last}"
+                ) from fault
+
+        together(beside.mkdir, on_all=False)
+        together(lambda: fill(beside))
+        together(lambda: self._commit(step, beside), on_all=False)
+        together(lambda: self._rotate(protect), on_all=False)
+
+    def _commit(self, step: int, beside: Path) -> None:
+        files = {
+            str(path.relative_to(beside)): {"bytes": path.stat().st_size, "sha256": _sha256(path, sync=True)}
+            for path in _files(beside)
+        }
+        manifest = {"step": step, "layout": self.layout, "files": files}
+        with open(beside / MANIFEST, "w", encoding="utf-8") as file:
+            json.dump(manifest, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        self._check_owner()
+        beside.rename(self.path(step))
+        _sync_folder(self.folder)
+
+    def _rotate(self, protect: Collection[int]) -> None:
+        self._check_owner()
+        for step in self.steps()[: -self.keep]:
+            if step not in protect:
+                # Renamed first: half removed under its own name it would look broken.
+                gone = self.folder / f".removing-{step:06d}-{self._token}"
+                self.path(step).rename(gone)
+                shutil.rmtree(gone, ignore_errors=True)
+
+    def _check_owner(self) -> None:
+        if (self.folder / OWNER).read_text(encoding="utf-8") != self._token:
+            raise RuntimeError("a later attempt has taken over")
+
+
+def check_manifest(path: Path) -> str:
+    """What is wrong with the checkpoint at `path`, in words; nothing when its manifest holds."""
+    try:
+        files = _read_manifest(path)["files"]
+        for name, wanted in files.items():
+            size = (path / name).stat().st_size
+            if size != wanted["bytes"]:
+                return f"{name} has {size} bytes, not {wanted['bytes']}"
+            if _sha256(path / name) != wanted["sha256"]:
+                return f"{name} has other contents than were written"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).relative_to(path)} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} cannot be read: {error}"
+    return ""
+
+
+def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    if not isinstance(manifest, dict) or not isinstance(manifest["layout"], dict):
+        raise ValueError("not a manifest")
+    return manifest
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def _sha256(path: Path, *, sync: bool = False) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        if sync:
+            os.fsync(file.fileno())
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
