@@ -36,10 +36,7 @@ class Way:
     optimizer: Optimizer = "adamw"
 
 
-ONE_GPU = (
-    Way(config="single_gpu"),
-    Way(config="single_gpu_low_mem", checkpointing=True, optimizer="paged_adamw_8bit"),
-)
+ONE_GPU = (Way(config="single_gpu"), Way(config="single_gpu_low_mem", checkpointing=True, optimizer="paged_adamw_8bit"))
 MORE_GPUS = (
     Way(config="multi_gpu"),
     Way(config="multi_gpu", checkpointing=True),
@@ -57,9 +54,7 @@ def choose(spec: JobSpec) -> Plan:
     batch, notes = _effective_batch(spec)
     tried = tuple(_try(spec, way, batch) for way in ways)
     taken = _take(spec, tried)
-    candidates = tuple(
-        replace(c, reason=_reason(c, taken=i == taken, after=i > taken)) for i, c in enumerate(tried)
-    )
+    candidates = tuple(replace(c, reason=_reason(c, taken=i == taken, after=i > taken)) for i, c in enumerate(tried))
     chosen = candidates[taken]
     return Plan(
         spec=spec,
@@ -82,9 +77,7 @@ def _ways(spec: JobSpec) -> tuple[Way, ...]:
     possible = list(dict.fromkeys(way.config for way in ways))
     if asked != "auto" and asked not in CONFIGS:
         known = ("auto", *CONFIGS)
-        raise ConfigError(
-            f"CONFIG={asked}: not known{nearest(asked, known) or ':'} known are {', '.join(known)}"
-        )
+        raise ConfigError(f"CONFIG={asked}: not known{nearest(asked, known) or ':'} known are {', '.join(known)}")
     if asked != "auto" and asked not in possible:
         gpus = spec.gpus * spec.nodes
         offered = f"{gpus} GPU{'s' * (gpus != 1)}" if gpus else "no GPU"
@@ -183,13 +176,9 @@ def _notes(spec: JobSpec, chosen: Candidate) -> list[str]:
         )
     if not chosen.fits:
         over = gib(chosen.estimate.peak_bytes - chosen.usable_bytes)
-        notes.append(
-            f"CONFIG={spec.accelerate_config} was asked for; it is predicted to overflow by {over} GiB."
-        )
+        notes.append(f"CONFIG={spec.accelerate_config} was asked for; it is predicted to overflow by {over} GiB.")
     if spec.device == "cpu" and spec.gpus:
-        notes.append(
-            "DEVICE=cpu: planned as for GPUs, but it will run on the CPU (for test beds with pretend GPUs)."
-        )
+        notes.append("DEVICE=cpu: planned as for GPUs, but it will run on the CPU (for test beds with pretend GPUs).")
     if spec.num_processes > 1 and spec.quantization == "nf4":
         notes.append(_zero3_note(spec, chosen.usable_bytes))
     return notes

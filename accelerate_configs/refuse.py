@@ -24,9 +24,7 @@ def nothing_fits(spec: JobSpec, tried: tuple[Candidate, ...], *, fits: Callable[
     changes = [name for trial in _trials(spec, on_host) for name in _first_that_fits(trial, fits)]
     largest = f"{(HOST_SIZES_GIB if on_host else CARD_SIZES_GIB)[-1]} GiB"
     needed = f"{gib(best.estimate.peak_bytes)} GiB{'' if on_host else ' a GPU'}"
-    way_out = (
-        f"try {' or '.join(changes)}" if changes else f"not even {largest} would do, take a smaller model"
-    )
+    way_out = f"try {' or '.join(changes)}" if changes else f"not even {largest} would do, take a smaller model"
     return (
         f"{spec.model} needs {needed} even with {best.label} at micro-batch 1, usable are "
         f"{gib(best.usable_bytes)} of {offered}: {way_out}"

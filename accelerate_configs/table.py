@@ -95,8 +95,7 @@ def _heads(candidates: tuple[Candidate, ...]) -> list[list[str]]:
     depth = max(map(len, labels))
     names = ["GiB a GPU" if candidates[0].config != "cpu_mps" else "GiB", *[""] * (depth - 1)]
     cells = [
-        [("+ " if row else "") + label[row] if row < len(label) else "" for label in labels]
-        for row in range(depth)
+        [("+ " if row else "") + label[row] if row < len(label) else "" for label in labels] for row in range(depth)
     ]
     return [[name, *row] for name, row in zip(names, cells, strict=True)]
 

@@ -62,9 +62,7 @@ RECIPES = (
 def build(recipe: Recipe) -> Any:
     """The model with its adapters on meta tensors, ready to train."""
     with torch.device("meta"):
-        base = AutoModelForImageTextToText.from_config(
-            SHAPE, attn_implementation="sdpa", dtype=torch.bfloat16
-        )
+        base = AutoModelForImageTextToText.from_config(SHAPE, attn_implementation="sdpa", dtype=torch.bfloat16)
     # The model compares the number of image tokens with the features', and meta tensors have no values.
     image = base.config.image_token_id
     base.model.get_placeholder_mask = lambda ids, inputs_embeds, image_features: (ids == image).unsqueeze(-1)

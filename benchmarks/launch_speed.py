@@ -20,21 +20,7 @@ from pathlib import Path
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 TORCHX_ARGS = (
-    *(
-        "run",
-        "--dryrun",
-        "-s",
-        "slurm",
-        "dist.ddp",
-        "-j",
-        "1x2",
-        "--gpu",
-        "2",
-        "--cpu",
-        "8",
-        "--memMB",
-        "32768",
-    ),
+    *("run", "--dryrun", "-s", "slurm", "dist.ddp", "-j", "1x2", "--gpu", "2", "--cpu", "8", "--memMB", "32768"),
     *("-m", "trainer.train", "--", "--model", "google/gemma-3-4b-it", "--data", "data"),
 )
 
@@ -69,22 +55,16 @@ def table(taken: dict[str, list[float]]) -> str:
     rows = ["| command | median s | fastest | slowest | times ours |", "|---|---|---|---|---|"]
     for name, times in taken.items():
         middle = statistics.median(times)
-        rows.append(
-            f"| `{name}` | {middle:.3f} | {min(times):.3f} | {max(times):.3f} | {middle / reference:.1f} |"
-        )
+        rows.append(f"| `{name}` | {middle:.3f} | {min(times):.3f} | {max(times):.3f} | {middle / reference:.1f} |")
     return "\n".join(rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torchx", default="torchx", help="the torchx program (torchx)")
     parser.add_argument("--rounds", type=int, default=20, help="counted runs of each (20)")
     options = parser.parse_args()
-    version = subprocess.run(
-        [options.torchx, "--version"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    version = subprocess.run([options.torchx, "--version"], capture_output=True, text=True, check=True).stdout.strip()
     taken = measure(commands(options.torchx), options.rounds)
     print(f"{options.rounds} runs of each, in turn; Python {platform.python_version()}, {version}.\n")
     print(table(taken))

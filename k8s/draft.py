@@ -22,9 +22,7 @@ PRODUCT, MEMORY = f"{GPU}.product", f"{GPU}.memory"
 def ask(kubectl: Kubectl) -> str:
     """The file's text for the cluster here. Raises ConfigError without kubectl, KubectlError when it fails."""
     nodes = kubectl.items("nodes")
-    claims, queues = (
-        _maybe(kubectl, kind) for kind in ("persistentvolumeclaims", "localqueues.kueue.x-k8s.io")
-    )
+    claims, queues = (_maybe(kubectl, kind) for kind in ("persistentvolumeclaims", "localqueues.kueue.x-k8s.io"))
     return draft(nodes, claims, queues)
 
 
@@ -55,9 +53,7 @@ def full_name(product: str) -> str:
 
 def sold_gib(reported_mib: int) -> float:
     """What a card is sold with that reports this many MiB: 39538 -> 40."""
-    return min(
-        (size for size in set(GPU_GIB.values()) if size * 1024 >= reported_mib), default=reported_mib / 1024
-    )
+    return min((size for size in set(GPU_GIB.values()) if size * 1024 >= reported_mib), default=reported_mib / 1024)
 
 
 def _gpus(nodes: Sequence[Object]) -> list[str]:
@@ -71,9 +67,7 @@ def _gpus(nodes: Sequence[Object]) -> list[str]:
     if not found:
         return ["# No node offers nvidia.com/gpu here: is NVIDIA's device plugin or operator installed?"]
     rows = [("product", "MiB", "GPUs a node", "nodes")]
-    rows += [
-        (product or "-", mib or "-", gpus, str(number)) for (product, mib, gpus), number in found.items()
-    ]
+    rows += [(product or "-", mib or "-", gpus, str(number)) for (product, mib, gpus), number in found.items()]
     lines = format_table(rows, indent="#   ").split("\n")
     named: dict[str, tuple[str, int]] = {}
     for product, mib, _ in sorted(found):
@@ -82,10 +76,7 @@ def _gpus(nodes: Sequence[Object]) -> list[str]:
             taken = named.get(short, (product, 0))[0] != product
             named[full_name(product) if taken else short] = (product, int(mib))
     if not named:
-        return [
-            *lines,
-            "# No whole GPU with labels of GPU Feature Discovery: say gpu_types and gpu_selectors by hand.",
-        ]
+        return [*lines, "# No whole GPU with labels of GPU Feature Discovery: say gpu_types and gpu_selectors by hand."]
     usable = {name: it for name, it in named.items() if gpu_name(it[0]) not in NO_BF16}
     old = [f"# {name}: no bfloat16, which training needs" for name in named if name not in usable]
     return [
@@ -95,11 +86,7 @@ def _gpus(nodes: Sequence[Object]) -> list[str]:
         *(["gpu_types:"] if usable else []),
         *(f"  {name}: {sold_gib(mib):g}" for name, (_, mib) in usable.items()),
         *(["gpu_selectors:"] if usable else []),
-        *(
-            line
-            for name, (product, _) in usable.items()
-            for line in (f"  {name}:", f"    {PRODUCT}: {product}")
-        ),
+        *(line for name, (product, _) in usable.items() for line in (f"  {name}:", f"    {PRODUCT}: {product}")),
     ]
 
 

@@ -105,9 +105,7 @@ def first_pods(pods: Sequence[Object]) -> list[Object]:
 
 
 def pods_of(job_id: str, pods: Sequence[Object]) -> list[Object]:
-    return [
-        pod for pod in pods if pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-name") == job_id
-    ]
+    return [pod for pod in pods if pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-name") == job_id]
 
 
 def see_job(job_id: str, job: Object | None, pods: Sequence[Object], *, limit_min: int, now: float) -> Job:
@@ -125,9 +123,7 @@ def see_job(job_id: str, job: Object | None, pods: Sequence[Object], *, limit_mi
     live = [pod for pod in pods if is_live(pod)]
     running = [pod for pod in live if pod["status"]["phase"] == "Running"]
     if not live or len(running) < len(live):
-        return Job(
-            job_id=job_id, state="PENDING", ended=False, reason=_why([p for p in live if p not in running])
-        )
+        return Job(job_id=job_id, state="PENDING", ended=False, reason=_why([p for p in live if p not in running]))
     began = max(_seconds(pod["status"]["startTime"]) for pod in running)
     return Job(
         job_id=job_id,

@@ -89,12 +89,7 @@ def config_map(plan: Plan, names: Names, *, settings: str, job_ids: Sequence[str
     data = {RECORD_NAME: "{" + ",\n ".join(rows) + "}\n"}
     if plan.spec.config_file:
         data[SETTINGS_KEY] = settings
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": _metadata(plan.spec, names.run),
-        "data": data,
-    }
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(plan.spec, names.run), "data": data}
 
 
 def _service(spec: JobSpec, names: Names) -> dict[str, Any]:
@@ -153,11 +148,7 @@ def _on_exit(action: str, code: int) -> dict[str, Any]:
 
 
 def _metadata(
-    spec: JobSpec,
-    name: str,
-    *,
-    more: Mapping[str, str] | None = None,
-    annotations: Mapping[str, str] | None = None,
+    spec: JobSpec, name: str, *, more: Mapping[str, str] | None = None, annotations: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     return {
         "name": name,

@@ -137,9 +137,7 @@ def _affinity(plan: Plan, cluster: Cluster) -> dict[str, Any]:
     term = {"key": f"{GPU}.memory", "operator": "Gt", "values": [str(least)]}
     return {
         "nodeAffinity": {
-            "requiredDuringSchedulingIgnoredDuringExecution": {
-                "nodeSelectorTerms": [{"matchExpressions": [term]}]
-            }
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [term]}]}
         }
     }
 

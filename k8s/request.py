@@ -156,15 +156,11 @@ def _read_settings(spec: JobSpec, project_dir: Path) -> str:
         return ""
     place = os.path.normpath(os.path.join(WORK_DIR, spec.config_file))
     if os.path.dirname(place) != WORK_DIR:
-        raise ConfigError(
-            f"CONFIG_FILE={spec.config_file}: takes a file in the checkout's own folder: copy it there"
-        )
+        raise ConfigError(f"CONFIG_FILE={spec.config_file}: takes a file in the checkout's own folder: copy it there")
     try:
         return (project_dir / spec.config_file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"CONFIG_FILE={spec.config_file}: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        raise ConfigError(f"CONFIG_FILE={spec.config_file}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _from_env_file(project_dir: Path) -> dict[str, str]:

@@ -28,9 +28,7 @@ CLUSTER_KEYS = (
 )
 ACCESS_MODES = ("ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod")
 NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
-LABEL_KEY = re.compile(
-    r"([a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?"
-)
+LABEL_KEY = re.compile(r"([a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?")
 MOUNT = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9._-]*)+")
 # First folders of a mount that would hide what the image or the run has there.
@@ -101,9 +99,7 @@ def refuse_unknown_gpus(spec: JobSpec, site: Site, cluster: Cluster) -> None:
     known = tuple(dict.fromkeys([*site.gpu_gib, *cluster.gpu_selectors]))
     if spec.gpu_type and known and spec.gpu_type not in known:
         near = nearest(spec.gpu_type, known) or ":"
-        raise ConfigError(
-            f"GPU_TYPE={spec.gpu_type}: not in {site.source}{near} known are {', '.join(known)}"
-        )
+        raise ConfigError(f"GPU_TYPE={spec.gpu_type}: not in {site.source}{near} known are {', '.join(known)}")
     largest = max(site.gpu_gib, key=lambda name: site.gpu_gib[name], default=None)
     if spec.device == "cuda" and largest and spec.vram_gib > site.gpu_gib[largest]:
         raise ConfigError(
@@ -152,9 +148,7 @@ def _pairs(values: re.Pattern[str] | None) -> Callable[[object], dict[str, str]]
             if SECRETS.fullmatch(key.rpartition("/")[2].upper().replace("-", "_")):
                 raise _Wrong(f"{key} holds a secret, which manifests show to all: put it into a Secret")
             if not isinstance(value, str) or not (values.fullmatch(value) if values else value.isprintable()):
-                raise _Wrong(
-                    f"{key} takes at most 63 letters, digits and -_." if values else f"{key} takes one line"
-                )
+                raise _Wrong(f"{key} takes at most 63 letters, digits and -_." if values else f"{key} takes one line")
         return dict(content)
 
     return check
@@ -187,18 +181,12 @@ def _tolerations(content: object) -> tuple[dict[str, str], ...]:
 def _volumes(content: object) -> tuple[Volume, ...]:
     found = []
     for part in content if isinstance(content, list) else [content]:
-        if not isinstance(part, dict) or not {"claim", "mount"} <= set(part) <= {
-            "claim",
-            "mount",
-            "read_only",
-        }:
+        if not isinstance(part, dict) or not {"claim", "mount"} <= set(part) <= {"claim", "mount", "read_only"}:
             raise _Wrong("takes a list of mappings with claim, mount and, if you like, read_only: true")
         if not isinstance(part["mount"], str) or not MOUNT.fullmatch(part["mount"]):
             raise _Wrong("mount takes an absolute path: /datasets")
         if part["mount"].split("/")[1] in RESERVED:
-            raise _Wrong(
-                f"mount {part['mount']} would hide what the image or the run has there: take another"
-            )
+            raise _Wrong(f"mount {part['mount']} would hide what the image or the run has there: take another")
         read_only = _yes_or_no(part.get("read_only", "true"))
         found.append(Volume(claim=_name(part["claim"]), mount=part["mount"], read_only=read_only))
     if len({volume.mount for volume in found}) < len(found):

@@ -35,9 +35,7 @@ def start(kubectl: Kubectl, runs: Sequence[Decided], text: str) -> None:
     """
     for spec in (run.plan.spec for run in runs):
         if kubectl.get("configmap", object_names(spec).run):
-            raise ConfigError(
-                f"RUN={spec.run_id} exists in this namespace: give another RUN, or none for a new one"
-            )
+            raise ConfigError(f"RUN={spec.run_id} exists in this namespace: give another RUN, or none for a new one")
     rehearse(kubectl, *runs, text=text)
     try:
         kubectl.run("apply", "--filename", "-", text=text)

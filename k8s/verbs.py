@@ -196,10 +196,7 @@ def _seen(kubectl: Kubectl, run: _Run, jobs: Sequence[Object], pods: Sequence[Ob
         for i in run.job_ids
     ]
     talking = [
-        pod
-        for i in run.job_ids
-        for pod in first_pods(pods_of(i, pods))
-        if pod["status"].get("phase") != "Pending"
+        pod for i in run.job_ids for pod in first_pods(pods_of(i, pods)) if pod["status"].get("phase") != "Pending"
     ]
     where = f"claim {run.spec.pvc or DEFAULT_CLAIM}, {run.spec.run_dir}"
     return Seen(
@@ -227,9 +224,7 @@ def _find(
     runs = _runs(kubectl)
     known = [run.run_id for run in runs[::-1]]
     if not known:
-        raise ConfigError(
-            "no run in this namespace: make submit TO=k8s starts one, NAMESPACE= looks in another"
-        )
+        raise ConfigError("no run in this namespace: make submit TO=k8s starts one, NAMESPACE= looks in another")
     if run_id:
         near = nearest(run_id, known) or ":"
         raise ConfigError(f"RUN={run_id}: no such run{near} known are {', '.join(known[:5])}")

@@ -24,9 +24,7 @@ def ask(environ: Mapping[str, str]) -> str:
     return draft(groups, config, environ, srun_help=slurm("srun", "--help", environ=environ).stdout)
 
 
-def draft(
-    groups: Sequence[NodeGroup], config: str, environ: Mapping[str, str], *, srun_help: str = ""
-) -> str:
+def draft(groups: Sequence[NodeGroup], config: str, environ: Mapping[str, str], *, srun_help: str = "") -> str:
     """The file's text, from the nodes, `scontrol show config` and the environment that `make site` runs in."""
     blocks = [
         _heading(config),
@@ -85,9 +83,7 @@ def _gpus(groups: Sequence[NodeGroup]) -> list[str]:
             known.append(f"  {kind}: {size:g}{hint}")
         else:
             unknown.append(f"#   {kind}: GiB of one, nvidia-smi on a node says")
-    heading = (
-        "# GiB of one GPU, by the type that Slurm knows it by. Without GPU_TYPE the smallest is planned for."
-    )
+    heading = "# GiB of one GPU, by the type that Slurm knows it by. Without GPU_TYPE the smallest is planned for."
     if known:
         return [heading, "gpu_types:", *known, *unknown]
     if unknown:
@@ -120,9 +116,7 @@ def _containers(environ: Mapping[str, str], srun_help: str) -> list[str]:
         "pyxis": "/shared/trainyard.sqsh  # enroot import -o trainyard.sqsh docker://registry.example.org#...",
     }
     if not found:
-        return [
-            "# runtime: none  # neither apptainer on PATH nor pyxis in srun: with modules, module avail apptainer"
-        ]
+        return ["# runtime: none  # neither apptainer on PATH nor pyxis in srun: with modules, module avail apptainer"]
     return [
         f"# runtime: {found[0]}  # seen here: {', '.join(found)}; none is the checkout's own environment",
         *(f"# image: {images[name]}" for name in found),
@@ -138,9 +132,7 @@ def _top(scratch: str) -> str:
 
 def _environment(environ: Mapping[str, str]) -> list[str]:
     has_modules = any(environ.get(name) for name in ("LMOD_CMD", "MODULESHOME", "MODULEPATH"))
-    lines = [
-        f"# modules: [cuda]  # {'module avail says what there is' if has_modules else 'no modules seen here'}"
-    ]
+    lines = [f"# modules: [cuda]  # {'module avail says what there is' if has_modules else 'no modules seen here'}"]
     scratch = environ.get("SCRATCH", "")
     if re.fullmatch(r"/[A-Za-z0-9/._-]+", scratch):
         user = environ.get("USER", "")

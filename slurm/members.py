@@ -21,9 +21,7 @@ from trainer.outcome import FINISHED, ConfigError
 Words = Mapping[str, str]
 
 
-def find(
-    given: Words, environ: Words, project_dir: Path, takes: Sequence[str] = verbs.TAKES
-) -> Recorded | None:
+def find(given: Words, environ: Words, project_dir: Path, takes: Sequence[str] = verbs.TAKES) -> Recorded | None:
     """The sweep that RUN names, if it names one. Raises ConfigError as the verbs do."""
     output = verbs.output_folder(given, environ, project_dir, takes)
     return read_sweep(output / given["RUN"]) if "RUN" in given else None
@@ -89,9 +87,7 @@ def resume(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> 
         check_files(list(plans.values()))
         check_environment(first.spec)
         refuse_what_cannot_run(first.spec, environ)
-        job_id = submit_again(
-            sweep.folder, render_array(sweep.sweep_id, plans, parallel=sweep.parallel), environ
-        )
+        job_id = submit_again(sweep.folder, render_array(sweep.sweep_id, plans, parallel=sweep.parallel), environ)
         for index, run in left.items():
             record_again(run, plans[index], f"{job_id}_{index}", changes)
     print(f"job {job_id} takes up {', '.join(run.run_id for run in left.values())}")

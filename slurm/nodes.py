@@ -42,13 +42,7 @@ def read_nodes(environ: Mapping[str, str], *, timeout_s: float | None = None) ->
     """All partitions' nodes. Raises ConfigError without sinfo, SlurmError when it fails."""
     # --exact: groups of nodes that differ would else come as one, with its least and a +.
     done = slurm(
-        "sinfo",
-        "--noheader",
-        "--all",
-        "--exact",
-        "--format=%P|%l|%D|%c|%m|%G|%f",
-        environ=environ,
-        timeout_s=timeout_s,
+        "sinfo", "--noheader", "--all", "--exact", "--format=%P|%l|%D|%c|%m|%G|%f", environ=environ, timeout_s=timeout_s
     )
     if done.returncode:
         raise SlurmError(f"sinfo failed: {words(done)}")

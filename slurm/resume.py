@@ -42,9 +42,7 @@ def resume(
     if not run.job_ids:
         raise ConfigError(f"run {run.run_id} was started without Slurm: start it there again")
     if (run.folder / "adapter").exists():
-        raise ConfigError(
-            f"run {run.run_id} is finished ({run.folder / 'adapter'}): make submit starts another"
-        )
+        raise ConfigError(f"run {run.run_id} is finished ({run.folder / 'adapter'}): make submit starts another")
     with alone(run.folder):
         run = read_run(run.folder)
         for job in find_jobs(run.job_ids, environ).values():

@@ -17,15 +17,7 @@ from pathlib import Path
 
 from accelerate_configs.job import JobSpec, Plan
 from accelerate_configs.local import image
-from accelerate_configs.local.mounts import (
-    Mount,
-    cache_folder,
-    check_mounts,
-    env_file,
-    hub_home,
-    mounts,
-    placed,
-)
+from accelerate_configs.local.mounts import Mount, cache_folder, check_mounts, env_file, hub_home, mounts, placed
 from trainer.outcome import BAD_CONFIG, ConfigError
 
 # Set in the batch shell for every task.
@@ -71,17 +63,13 @@ def check_runtime(spec: JobSpec, typed: Iterable[str] = ()) -> None:
     An image in the site file waits for those who ask for a runtime; one that was typed is meant to be used.
     """
     if spec.runtime == "none":
-        if odd := [
-            name for name, said in (("IMAGE", spec.image), ("BINDS", spec.binds)) if said and name in typed
-        ]:
+        if odd := [name for name, said in (("IMAGE", spec.image), ("BINDS", spec.binds)) if said and name in typed]:
             raise ConfigError(
                 f"{odd[0]}= without a container: add RUNTIME=apptainer or RUNTIME=pyxis, whichever the cluster has"
             )
         return
     if spec.image is None:
-        raise ConfigError(
-            f"RUNTIME={spec.runtime} needs IMAGE=, a registry's name:tag or a {FILES[spec.runtime]} file"
-        )
+        raise ConfigError(f"RUNTIME={spec.runtime} needs IMAGE=, a registry's name:tag or a {FILES[spec.runtime]} file")
     if spec.image.endswith((".sif", ".sqsh")) and not spec.image.endswith(FILES[spec.runtime]):
         raise ConfigError(
             f"IMAGE={spec.image}: {spec.runtime} takes a {FILES[spec.runtime]} file, or a registry's name:tag"
@@ -90,9 +78,7 @@ def check_runtime(spec: JobSpec, typed: Iterable[str] = ()) -> None:
     for mount in mounts(spec):
         odd = [path for path in (mount.source, mount.target) if not re.fullmatch(r"[\w./@%+=~-]+", path)]
         if odd and spec.runtime == "pyxis":
-            raise ConfigError(
-                f"{odd[0]}: pyxis mounts paths of letters, digits and ._/@%+=~- only: use another folder"
-            )
+            raise ConfigError(f"{odd[0]}: pyxis mounts paths of letters, digits and ._/@%+=~- only: use another folder")
 
 
 # The kind of image file by the runtime that takes it.
@@ -156,8 +142,7 @@ def _apptainer(spec: JobSpec, names: list[str], places: list[Mount]) -> Wrapping
 
 def _pyxis(spec: JobSpec, names: list[str], places: list[Mount]) -> Wrapping:
     *always, secrets = (
-        f"{mount.source}:{mount.target}{':ro' if mount.read_only else ''}"
-        for mount in (*places, env_file(spec))
+        f"{mount.source}:{mount.target}{':ro' if mount.read_only else ''}" for mount in (*places, env_file(spec))
     )
     gpus = (
         "# enroot gives GPUs to a container only where these are set.",
@@ -189,10 +174,7 @@ def _pyxis(spec: JobSpec, names: list[str], places: list[Mount]) -> Wrapping:
 
 
 def _made(spec: JobSpec) -> tuple[str, ...]:
-    folders = [
-        os.path.join(cache_folder(spec), "home"),
-        *(placed(spec, home).source for home in hub_home(spec)),
-    ]
+    folders = [os.path.join(cache_folder(spec), "home"), *(placed(spec, home).source for home in hub_home(spec))]
     return (
         f"# Inside, {image.WORK_DIR} is the checkout, for relative paths. What is mounted must be there.",
         f"mkdir -p {shlex.join(folders)}",

@@ -26,10 +26,7 @@ UNWANTED_LINES = (
 PORT_BASE, PORT_COUNT = 10_000, 20_000
 
 # An array's member by both its numbers: requeued by its plain id, every other member would come back too.
-JOB_ID = (
-    'job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"',
-    'job="${job:-$SLURM_JOB_ID}"',
-)
+JOB_ID = ('job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"', 'job="${job:-$SLURM_JOB_ID}"')
 
 # After the tasks have ended. srun's own code says too little: 0 was seen after a node had been set down.
 RETRY = [
@@ -97,9 +94,7 @@ def _indices(numbers: Sequence[int]) -> str:
     return f"{first}-{last}" if len(numbers) == last - first + 1 > 1 else ",".join(map(str, numbers))
 
 
-def _write(
-    spec: JobSpec, setup: list[str], command: str, *, log_id: str, name: str = "", array: str = ""
-) -> str:
+def _write(spec: JobSpec, setup: list[str], command: str, *, log_id: str, name: str = "", array: str = "") -> str:
     from submitit.slurm.slurm import _make_sbatch_string  # 60 ms, and only this needs it
 
     write: Callable[..., str] = _make_sbatch_string

@@ -15,19 +15,7 @@ from accelerate_configs.request.variables import expand_home, parse_given
 DEFAULT_SITE = "slurm/site.yaml"
 # Not vram: what a GPU holds depends on its type, and gpu_types says it.
 SITE_KEYS = (
-    *(
-        "partition",
-        "account",
-        "qos",
-        "time",
-        "gpu_type",
-        "gpu_flag",
-        "cpus",
-        "mem",
-        "output",
-        "runtime",
-        "image",
-    ),
+    *("partition", "account", "qos", "time", "gpu_type", "gpu_flag", "cpus", "mem", "output", "runtime", "image"),
     *(
         "constraint",
         "exclude",

@@ -78,11 +78,7 @@ class Cluster:
 
     @property
     def environ(self) -> dict[str, str]:
-        kept = {
-            k: v
-            for k, v in os.environ.items()
-            if not k.startswith(("SLURM_", "SBATCH_", "TRAINYARD_", "MAKE"))
-        }
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "TRAINYARD_", "MAKE"))}
         return {**kept, "PATH": _path(), "SLURM_CONF": str(self.dir / "slurm.conf")}
 
     @classmethod
@@ -96,9 +92,7 @@ class Cluster:
         finally:
             cluster._stop()
 
-    def run(
-        self, *command: str, check: bool = True, cwd: Path | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, check: bool = True, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command, env=self.environ, cwd=cwd, capture_output=True, text=True, check=check, timeout=300
         )
@@ -173,12 +167,7 @@ class Cluster:
         with open(self.dir / f"{log or command[0]}.log", "wb") as output:
             self.daemons.append(
                 subprocess.Popen(
-                    command,
-                    env=self.environ,
-                    cwd=self.dir,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
+                    command, env=self.environ, cwd=self.dir, stdin=subprocess.DEVNULL, stdout=output, stderr=output
                 )
             )
 

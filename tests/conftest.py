@@ -30,10 +30,7 @@ LAUNCH_SIDE = (
 
 # `make test` hands its own variables down, and a scheduler's would be read by the programs under test.
 for _name in list(os.environ):
-    if (
-        _name.startswith(("TRAINYARD_", "MAKE", "MFLAGS", "SLURM_", "SBATCH_"))
-        and _name != "TRAINYARD_REWRITE_GOLDEN"
-    ):
+    if _name.startswith(("TRAINYARD_", "MAKE", "MFLAGS", "SLURM_", "SBATCH_")) and _name != "TRAINYARD_REWRITE_GOLDEN":
         del os.environ[_name]
 
 
@@ -71,10 +68,7 @@ def prepare_environment(folder: Path, flavour: str) -> None:
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     pins = subprocess.run(
-        ["sed", "-n", r"/^\[project/,/^\[tool/p", "pyproject.toml"],
-        cwd=folder,
-        capture_output=True,
-        check=True,
+        ["sed", "-n", r"/^\[project/,/^\[tool/p", "pyproject.toml"], cwd=folder, capture_output=True, check=True
     )
     (folder / ".venv" / flavour / ".made").write_bytes(pins.stdout)
 

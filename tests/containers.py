@@ -77,9 +77,7 @@ def apptainer(words: list[str]) -> None:
     while words[0].startswith("-"):
         flag = words.pop(0)
         if flag == "--mount":
-            fields = dict(
-                field.partition("=")[::2] for field in next(csv.reader([words.pop(0)], strict=True))
-            )
+            fields = dict(field.partition("=")[::2] for field in next(csv.reader([words.pop(0)], strict=True)))
             if set(fields) - {"ro"} != {"type", "source", "destination"} or fields["type"] != "bind":
                 fail(f"--mount {fields}")
             mounts.append([fields["source"], fields["destination"], "ro" if "ro" in fields else "rw"])

@@ -96,11 +96,7 @@ def _run(*words: str, **environment: str) -> str:
     """stdout. Fails the tests with what the program said."""
     path = f"{CACHE / 'bin'}:{os.environ['PATH']}"
     done = subprocess.run(
-        words,
-        cwd=PROJECT_DIR,
-        env={**os.environ, "PATH": path, **environment},
-        capture_output=True,
-        text=True,
+        words, cwd=PROJECT_DIR, env={**os.environ, "PATH": path, **environment}, capture_output=True, text=True
     )
     if done.returncode:
         pytest.fail(f"{' '.join(words)}: exit code {done.returncode}\n{done.stderr[-3000:]}", pytrace=False)
@@ -117,10 +113,7 @@ def _overlay_mounts() -> bool:
     trial = CACHE / "trial"
     shutil.rmtree(trial, ignore_errors=True)
     trial.mkdir()
-    return (
-        subprocess.run(["unshare", "--mount", "sh", "-c", script], cwd=trial, capture_output=True).returncode
-        == 0
-    )
+    return subprocess.run(["unshare", "--mount", "sh", "-c", script], cwd=trial, capture_output=True).returncode == 0
 
 
 def _containers() -> str:
@@ -170,11 +163,6 @@ def _make_wheels() -> Path:
         environ = {**os.environ, "DS_BUILD_OPS": "0"}
         # As make-env.sh does: a mirror may have torch without CUDA, PyPI has not.
         if subprocess.run(download, cwd=PROJECT_DIR, env=environ, capture_output=True).returncode:
-            _run(
-                *download,
-                "--extra-index-url",
-                f"https://download.pytorch.org/whl/{FLAVOUR}",
-                DS_BUILD_OPS="0",
-            )
+            _run(*download, "--extra-index-url", f"https://download.pytorch.org/whl/{FLAVOUR}", DS_BUILD_OPS="0")
         (folder / ".complete").touch()
     return folder

@@ -15,12 +15,7 @@ from typing import Any, NoReturn
 import yaml
 
 FOLDER = Path(os.environ["KUBECTL_FOLDER"])
-KINDS = {
-    "configmap": "ConfigMap",
-    "job": "Job",
-    "pod": "Pod",
-    "persistentvolumeclaim": "PersistentVolumeClaim",
-}
+KINDS = {"configmap": "ConfigMap", "job": "Job", "pod": "Pod", "persistentvolumeclaim": "PersistentVolumeClaim"}
 Object = dict[str, Any]
 
 
@@ -43,9 +38,7 @@ def apply(namespace: str, *, rehearse: bool) -> None:
         if there and kind == "Job" and there["spec"]["template"] != content["spec"]["template"]:
             fail(f'The Job "{metadata["name"]}" is invalid: spec.template: field is immutable')
         group = "job.batch" if kind == "Job" else kind.lower()
-        print(
-            f"{group}/{metadata['name']} {'configured' if there else 'created'}{' (server dry run)' * rehearse}"
-        )
+        print(f"{group}/{metadata['name']} {'configured' if there else 'created'}{' (server dry run)' * rehearse}")
         if not rehearse:
             path.parent.mkdir(parents=True, exist_ok=True)
             stamp = f"2026-11-25T00:00:{len(list(FOLDER.rglob('*.json'))):02}Z"
@@ -77,25 +70,19 @@ def main(words: list[str]) -> None:
             print(path.read_text() if path.exists() else "", end="")
         case ["get", kind, "--output", "json"]:
             path = FOLDER / f"{kind}.json"
-            print(path.read_text()) if path.exists() else fail(
-                f"the server doesn't have a resource type {kind}"
-            )
+            print(path.read_text()) if path.exists() else fail(f"the server doesn't have a resource type {kind}")
         case ["delete", "job", *names, "--wait=false"]:
             for name in names:
                 place(namespace, "Job", name).unlink()
         case ["delete", "--filename", "-", "--ignore-not-found", "--wait=false"]:
             for content in yaml.safe_load_all(sys.stdin):
                 metadata = content["metadata"]
-                place(metadata.get("namespace", namespace), content["kind"], metadata["name"]).unlink(
-                    missing_ok=True
-                )
+                place(metadata.get("namespace", namespace), content["kind"], metadata["name"]).unlink(missing_ok=True)
         case ["logs", *flags]:
             (name,) = [word for word in flags if not word.startswith("-") and word != "trainer"]
             log = place(namespace, "Pod", name).with_suffix(".log")
             if not log.exists():
-                fail(
-                    f'Error from server (BadRequest): container "trainer" in pod "{name}" is waiting to start'
-                )
+                fail(f'Error from server (BadRequest): container "trainer" in pod "{name}" is waiting to start')
             print(log.read_text(), end="")
         case _:
             fail(f"the stand-in does not know: kubectl {' '.join(words)}")

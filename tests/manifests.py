@@ -18,9 +18,7 @@ LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 SERVICE = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 SUBDOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?")
-LABEL_KEY = re.compile(
-    r"([a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?"
-)
+LABEL_KEY = re.compile(r"([a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
 RECOMMENDED = ("name", "instance", "component", "managed-by", "version")
 GPU = "nvidia.com/gpu"
@@ -31,16 +29,7 @@ NOT_TEXT = re.compile(
     r"|\.nan|y|n|yes|no|on|off|true|false|null|~||=|<<|\d{4}-\d\d?-\d\d?.*|[-+]?\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?",
     re.IGNORECASE,
 )
-VOLUMES = (
-    "configMap",
-    "csi",
-    "downwardAPI",
-    "emptyDir",
-    "ephemeral",
-    "persistentVolumeClaim",
-    "projected",
-    "secret",
-)
+VOLUMES = ("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret")
 Object = dict[str, Any]
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 SELINUX = ("", "container_t", "container_init_t", "container_kvm_t", "container_engine_t")
@@ -62,8 +51,7 @@ def read_otherwise(text: str) -> list[str]:
         for token in yaml.scan(text, Loader=LOADER)
         if isinstance(token, yaml.ScalarToken)
         and token.plain
-        and yaml.SafeLoader("").resolve(yaml.ScalarNode, token.value, (True, False))
-        == "tag:yaml.org,2002:str"
+        and yaml.SafeLoader("").resolve(yaml.ScalarNode, token.value, (True, False)) == "tag:yaml.org,2002:str"
         and NOT_TEXT.fullmatch(token.value)
     ]
 
@@ -73,12 +61,7 @@ def faults(objects: list[Object], *, claim_access: str = "ReadWriteMany") -> lis
     return [
         *_naming(objects),
         *(fault for content in objects if content["kind"] == "Job" for fault in _job(content, objects)),
-        *(
-            fault
-            for content in objects
-            if content["kind"] == "Service"
-            for fault in _service(content, objects)
-        ),
+        *(fault for content in objects if content["kind"] == "Service" for fault in _service(content, objects)),
         *_claims(objects, claim_access),
     ]
 
@@ -97,11 +80,7 @@ def _naming(objects: list[Object]) -> Iterator[str]:
         template = content["spec"]["template"]["metadata"] if kind == "Job" else {}
         for part in (metadata, template):
             for key, value in part.get("labels", {}).items():
-                if (
-                    not LABEL_KEY.fullmatch(key)
-                    or not isinstance(value, str)
-                    or not LABEL_VALUE.fullmatch(value)
-                ):
+                if not LABEL_KEY.fullmatch(key) or not isinstance(value, str) or not LABEL_VALUE.fullmatch(value):
                     yield f"{kind} label {key}: {value}"
             if any(not isinstance(value, str) for value in part.get("annotations", {}).values()):
                 yield f"{kind} annotation that is no text"
@@ -179,9 +158,9 @@ def _pod(pod: Object) -> Iterator[str]:
                 yield f"environment variable {variable['name']}"
             if ("value" in variable) == ("valueFrom" in variable):
                 yield f"{variable['name']} has not one value"
-            if re.search(
-                "TOKEN$|API_KEY$|PASSWORD$", variable["name"]
-            ) and "secretKeyRef" not in variable.get("valueFrom", {}):
+            if re.search("TOKEN$|API_KEY$|PASSWORD$", variable["name"]) and "secretKeyRef" not in variable.get(
+                "valueFrom", {}
+            ):
                 yield f"{variable['name']} is not from a Secret"
 
 
@@ -226,9 +205,7 @@ def _restricted(pod: Object) -> Iterator[str]:
                 yield "privileged"
             if own.get("allowPrivilegeEscalation") is not False:
                 yield "allowPrivilegeEscalation"
-            if "ALL" not in capabilities.get("drop", []) or set(capabilities.get("add", [])) - {
-                "NET_BIND_SERVICE"
-            }:
+            if "ALL" not in capabilities.get("drop", []) or set(capabilities.get("add", [])) - {"NET_BIND_SERVICE"}:
                 yield "capabilities"
             if own.get("runAsNonRoot", whole.get("runAsNonRoot")) is not True:
                 yield "runAsNonRoot"

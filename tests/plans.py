@@ -31,9 +31,7 @@ SHAPE = ModelShape(
 ENV = (("HF_HUB_DISABLE_TELEMETRY", "1"), ("OMP_NUM_THREADS", "4"))
 
 
-def make_plan(
-    *, argv: tuple[str, ...] | None = None, env: tuple[tuple[str, str], ...] = ENV, **request: Any
-) -> Plan:
+def make_plan(*, argv: tuple[str, ...] | None = None, env: tuple[tuple[str, str], ...] = ENV, **request: Any) -> Plan:
     """A Plan for the request; `argv` is the job's command, else a short one in accelerate's manner."""
     defaults: dict[str, Any] = {
         "model": "google/gemma-3-4b-it",
@@ -62,10 +60,5 @@ def make_plan(
         *("-m", "trainer.train", "--model", spec.model, "--data", spec.data, "--output_dir", spec.run_dir),
     )
     return Plan(
-        spec=spec,
-        chosen=candidate,
-        candidates=(candidate,),
-        effective_batch_size=8,
-        launch_argv=command,
-        env=env,
+        spec=spec, chosen=candidate, candidates=(candidate,), effective_batch_size=8, launch_argv=command, env=env
     )

@@ -123,9 +123,7 @@ class JobRun:
         place.mkdir()
         log = place / "log"
         with log.open("wb") as file:
-            process = subprocess.Popen(
-                self._command(index, place), stdout=file, stderr=file, start_new_session=True
-            )
+            process = subprocess.Popen(self._command(index, place), stdout=file, stderr=file, start_new_session=True)
         self.pods.append(Pod(index=index, process=process, log=log))
         return self.pods[-1]
 

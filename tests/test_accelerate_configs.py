@@ -33,9 +33,7 @@ def test_there_is_a_file_for_each_config_and_no_other() -> None:
 
 
 def test_low_mem_is_single_gpu_to_accelerate() -> None:
-    one, low = (
-        yaml.safe_load((FOLDER / f"{name}.yaml").read_text()) for name in ("single_gpu", "single_gpu_low_mem")
-    )
+    one, low = (yaml.safe_load((FOLDER / f"{name}.yaml").read_text()) for name in ("single_gpu", "single_gpu_low_mem"))
     assert one == low
 
 
@@ -63,21 +61,12 @@ def launch_arguments(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureF
 @pytest.mark.parametrize("name", CONFIGS)
 def test_accelerate_accepts_each_file_and_reads_what_the_plan_says(name: str, launch_arguments: Any) -> None:
     plan, args, defaults = launch_arguments(name)
-    found = (
-        defaults.distributed_type.value,
-        defaults.mixed_precision,
-        defaults.num_processes,
-        defaults.use_cpu,
-    )
+    found = (defaults.distributed_type.value, defaults.mixed_precision, defaults.num_processes, defaults.use_cpu)
     assert found == EXPECTED[name]
     assert args.mixed_precision == EXPECTED[name][1]
     assert (args.num_processes, args.num_machines) == (plan.num_processes, plan.spec.nodes)
     assert (args.multi_gpu, args.use_deepspeed) == (name == "multi_gpu", name == "deepspeed_zero3")
-    assert (args.module, args.training_script, args.training_script_args[:1]) == (
-        True,
-        "trainer.train",
-        ["--model"],
-    )
+    assert (args.module, args.training_script, args.training_script_args[:1]) == (True, "trainer.train", ["--model"])
 
 
 @pytest.mark.slow

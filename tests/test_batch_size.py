@@ -86,8 +86,7 @@ def test_the_result_is_taken_for_the_very_request_and_the_very_data(records: Pat
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"micro_batch_size": 0}, {"micro_batch_size": "4"}, {"peak_bytes": -1}, {"request": {}}, {"more": 1}],
+    "change", [{"micro_batch_size": 0}, {"micro_batch_size": "4"}, {"peak_bytes": -1}, {"request": {}}, {"more": 1}]
 )
 def test_a_result_that_was_changed_by_hand_is_no_result(records: Path, change: dict[str, Any]) -> None:
     batch = keep(records)
@@ -126,9 +125,7 @@ def words_for(model: Path, data: Path, micro: int) -> list[str]:
 
 
 @pytest.mark.slow
-def test_too_little_memory_is_one_line_and_not_a_traceback(
-    tmp_path: Path, tiny_model: Path, walks: Path
-) -> None:
+def test_too_little_memory_is_one_line_and_not_a_traceback(tmp_path: Path, tiny_model: Path, walks: Path) -> None:
     ended = run_forked(tmp_path / "much", profile_with, 0.5, "0", words_for(tiny_model, walks, 512))
     assert ended.codes == (1,)
     (line,) = [line for line in ended.output.splitlines() if line.startswith("trainyard: ")]
@@ -164,11 +161,7 @@ def test_found_in_real_jobs_and_taken_by_the_next_plan(tmp_path: Path, tiny_mode
     ended = run_forked(tmp_path, main, argv)
     assert ended.codes == (0,), ended.output
     report = json.loads(ended.output[ended.output.index("{\n") :])
-    assert (report["micro_batch_size"], report["gradient_accumulation_steps"], report["config"]) == (
-        4,
-        1,
-        "cpu_mps",
-    )
+    assert (report["micro_batch_size"], report["gradient_accumulation_steps"], report["config"]) == (4, 1, "cpu_mps")
     assert [(p["micro_batch_size"], p["fits"]) for p in report["tried"]] == [(2, True), (4, True)]
     spec = request(DEVICE="cpu", MODEL=str(tiny_model), DATA=str(records))
     assert (spec.measured_with, spec.measured_batch) == ("cpu_mps", 4)

@@ -16,9 +16,7 @@ from trainer.__main__ import main
 from trainer.tools.checks import Check, format_checks
 
 
-def validate(
-    folder: Path, target: str, *argv: object, **environ: str
-) -> tuple[int, dict[str, dict[str, Any]]]:
+def validate(folder: Path, target: str, *argv: object, **environ: str) -> tuple[int, dict[str, dict[str, Any]]]:
     words = ["validate", target, *map(str, argv), "--device=cpu", "--json"]
     ended = run_forked(folder, main, words, environment=environ)
     report = json.loads(ended.output[ended.output.index("{\n") :])
@@ -71,23 +69,13 @@ def test_settings_that_nobody_uses_are_said_with_what_is_usual(tmp_path: Path) -
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
-def test_a_disk_too_small_for_the_checkpoints_fails_with_what_they_take(
-    tmp_path: Path, tiny_model: Path
-) -> None:
+def test_a_disk_too_small_for_the_checkpoints_fails_with_what_they_take(tmp_path: Path, tiny_model: Path) -> None:
     folder = tmp_path / "small"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)], check=True)
     try:
         code, found = validate(
-            tmp_path,
-            "model",
-            "--model",
-            tiny_model,
-            "--data",
-            "d",
-            "--lora_r=64",
-            "--output_dir",
-            folder / "runs",
+            tmp_path, "model", "--model", tiny_model, "--data", "d", "--lora_r=64", "--output_dir", folder / "runs"
         )
     finally:
         subprocess.run(["umount", str(folder)], check=True)
@@ -99,9 +87,7 @@ def test_a_disk_too_small_for_the_checkpoints_fails_with_what_they_take(
 
 
 def test_what_fails_says_what_to_do_and_ends_with_78(tmp_path: Path) -> None:
-    code, found = validate(
-        tmp_path, "model", "--model", "no/such", "--data", "d", HF_HUB_OFFLINE="1", HF_HOME="/x"
-    )
+    code, found = validate(tmp_path, "model", "--model", "no/such", "--data", "d", HF_HUB_OFFLINE="1", HF_HOME="/x")
     assert (code, list(found)) == (78, ["access"])
     assert found["access"]["found"] == (
         "MODEL=no/such is not in the hub cache (/x/hub), and HF_HUB_OFFLINE is set: download it first"
@@ -109,18 +95,14 @@ def test_what_fails_says_what_to_do_and_ends_with_78(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_all_ends_with_two_real_steps_and_leaves_nothing(
-    tmp_path: Path, tiny_model: Path, walks: Path
-) -> None:
+def test_all_ends_with_two_real_steps_and_leaves_nothing(tmp_path: Path, tiny_model: Path, walks: Path) -> None:
     argv = ("--model", tiny_model, "--data", walks, "--lora_r=8", "--output_dir", tmp_path / "runs")
     code, found = validate(tmp_path / "log", "all", *argv, TMPDIR=str(tmp_path))
     assert code == 0, found
     assert [name for name, check in found.items() if check["status"] == "pass"][-6:] == [
         "access", "family", "processor", "LoRA", "space", "pipeline"
     ]  # fmt: skip
-    assert re.fullmatch(
-        r"2 steps, losses \d+\.\d{4}, \d+\.\d{4}, adapter saved; \d+ s", found["pipeline"]["found"]
-    )
+    assert re.fullmatch(r"2 steps, losses \d+\.\d{4}, \d+\.\d{4}, adapter saved; \d+ s", found["pipeline"]["found"])
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
 
 

@@ -90,9 +90,7 @@ def test_a_default_batch_is_rounded_up_to_the_gpus_and_said() -> None:
 
 
 @pytest.mark.parametrize(("asked", "near"), [(10, "8 or 12"), (2, "4"), (17, "16 or 20")])
-def test_a_given_batch_that_the_gpus_cannot_share_is_refused_with_the_nearest_two(
-    asked: int, near: str
-) -> None:
+def test_a_given_batch_that_the_gpus_cannot_share_is_refused_with_the_nearest_two(asked: int, near: str) -> None:
     expected = f"EFFECTIVE_BATCH={asked} cannot be shared evenly by 4 GPUs: try {near}"
     assert refusal(make_spec(gpus=4, effective_batch_size=asked)) == expected
 
@@ -128,10 +126,7 @@ def test_an_unknown_config_is_refused_with_the_known_ones() -> None:
             {"accelerate_config": "cpu_mps"},
             "CONFIG=cpu_mps is not for 1 GPU: try CONFIG=single_gpu or CONFIG=single_gpu_low_mem",
         ),
-        (
-            {"gpus": 0, "device": "cpu", "nodes": 2},
-            "NODES=2 without GPUs: cpu_mps is one process; try NODES=1",
-        ),
+        ({"gpus": 0, "device": "cpu", "nodes": 2}, "NODES=2 without GPUs: cpu_mps is one process; try NODES=1"),
     ],
 )
 def test_combinations_that_make_no_sense_are_refused(request_: dict[str, Any], expected: str) -> None:
@@ -140,10 +135,7 @@ def test_combinations_that_make_no_sense_are_refused(request_: dict[str, Any], e
 
 def test_a_forced_config_is_taken_though_a_faster_one_fits() -> None:
     plan = choose(make_spec(accelerate_config="single_gpu_low_mem"))
-    assert (plan.chosen.label, [c.reason for c in plan.candidates]) == (
-        "single_gpu_low_mem",
-        ["fits", "chosen"],
-    )
+    assert (plan.chosen.label, [c.reason for c in plan.candidates]) == ("single_gpu_low_mem", ["fits", "chosen"])
 
 
 def test_a_forced_config_that_overflows_runs_and_says_so() -> None:
@@ -192,10 +184,7 @@ def test_what_a_refusal_proposes_fits_and_what_is_a_step_smaller_does_not(reques
 def test_a_refusal_says_what_was_needed_offered_and_would_fit() -> None:
     message = refusal(make_spec(GEMMA_27B))
     assert message.startswith(f"{GEMMA_27B} needs 23.")
-    assert (
-        "GiB a GPU even with single_gpu_low_mem at micro-batch 1, usable are 22.1 of 24 GiB a GPU: "
-        in message
-    )
+    assert "GiB a GPU even with single_gpu_low_mem at micro-batch 1, usable are 22.1 of 24 GiB a GPU: " in message
     assert message.endswith("try VRAM=32 or GPUS=2 or LORA=low")
 
 
@@ -211,14 +200,7 @@ def test_the_command_is_complete_and_in_the_agreed_words() -> None:
         *("--num_processes", "4", "--num_machines", "2", "-m", "trainer.train"),
         *("--model", "google/gemma-3-4b-it", "--data", "data", "--output_dir", "runs/gemma-0123abcd"),
         *("--run_id", "gemma-0123abcd", "--device", "cuda", "--world_size", "4", "--micro_batch_size", "2"),
-        *(
-            "--gradient_accumulation_steps",
-            "1",
-            "--activation_checkpointing",
-            "false",
-            "--optimizer",
-            "adamw",
-        ),
+        *("--gradient_accumulation_steps", "1", "--activation_checkpointing", "false", "--optimizer", "adamw"),
         *(
             "--quantization",
             "nf4",
@@ -283,16 +265,13 @@ def test_pretend_gpus_are_planned_like_real_ones_and_said() -> None:
 
 def test_zero3_is_said_to_gain_little_for_a_4_bit_4b_model_only() -> None:
     small, large = (
-        choose(make_spec(model, gpus=4, vram_gib=80.0)).notes[-1]
-        for model in ("google/gemma-3-4b-it", GEMMA_27B)
+        choose(make_spec(model, gpus=4, vram_gib=80.0)).notes[-1] for model in ("google/gemma-3-4b-it", GEMMA_27B)
     )
     assert small.startswith("ZeRO-3 gains little here: ")
     assert large.startswith("ZeRO-3 helps here: ")
 
 
-@pytest.mark.parametrize(
-    "request_", [{}, {"gpus": 4, "model": GEMMA_27B}, {"gpus": 0, "device": "cpu"}, {"gpus": 3}]
-)
+@pytest.mark.parametrize("request_", [{}, {"gpus": 4, "model": GEMMA_27B}, {"gpus": 0, "device": "cpu"}, {"gpus": 3}])
 def test_the_table_shows_every_item_of_every_candidate_within_110_columns(request_: dict[str, Any]) -> None:
     plan = choose(make_spec(**request_))
     text = plan_table(plan)
@@ -309,8 +288,7 @@ def test_the_table_shows_every_item_of_every_candidate_within_110_columns(reques
 def test_the_table_begins_with_the_request_and_where_its_memory_comes_from() -> None:
     spec = make_spec(gpus=2, vram_source="GPU_TYPE=a10", vram_gib=24.0)
     assert plan_table(choose(spec)).splitlines()[:4] == [
-        "job    google/gemma-3-4b-it (4.3 B, 4-bit NF4), LoRA r=64 (119 M trained), 1024 tokens a sample, "
-        "on 2 GPUs",
+        "job    google/gemma-3-4b-it (4.3 B, 4-bit NF4), LoRA r=64 (119 M trained), 1024 tokens a sample, on 2 GPUs",
         "memory 24 GiB a GPU (GPU_TYPE=a10), 22.1 usable (8% is kept free)",
         "chosen multi_gpu, without activation checkpointing",
         "batch  micro-batch 1 x accumulation 4 x 2 GPUs = 8 samples an optimizer step",

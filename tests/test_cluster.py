@@ -48,14 +48,7 @@ def toy_project(folder: Path, flavour: str = "cpu") -> Path:
 
 
 def toy_plan(folder: Path, records: Path, **options: Any) -> Plan:
-    request = {
-        "device": "cpu",
-        "data": str(records),
-        "name": "toy",
-        "run_id": "toy-1",
-        "cpus": 2,
-        "mem_gib": 1,
-    }
+    request = {"device": "cpu", "data": str(records), "name": "toy", "run_id": "toy-1", "cpus": 2, "mem_gib": 1}
     return make_plan(project_dir=str(toy_project(folder)), **{**request, **options})
 
 
@@ -104,9 +97,7 @@ def test_each_node_gets_one_supervisor_with_the_planned_command(
 
 
 @pytest.mark.parametrize("code", [1, 78])
-def test_the_job_ends_with_the_supervisors_exit_code(
-    code: int, cluster: Cluster, project: Path, records: Path
-) -> None:
+def test_the_job_ends_with_the_supervisors_exit_code(code: int, cluster: Cluster, project: Path, records: Path) -> None:
     plan = toy_plan(project, records, env=(("TOY_EXIT", str(code)),))
     ended = cluster.wait(submit(plan, cluster.environ).job_id)
     assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", f"{code}:0")
@@ -134,9 +125,7 @@ def test_what_slurm_refuses_leaves_nothing_and_says_slurms_words(
     assert not Path(run_dir(plan.spec)).parent.exists()
 
 
-def test_options_in_the_shells_environment_do_not_reach_the_job(
-    cluster: Cluster, project: Path, records: Path
-) -> None:
+def test_options_in_the_shells_environment_do_not_reach_the_job(cluster: Cluster, project: Path, records: Path) -> None:
     plan = toy_plan(project, records)
     job = submit(plan, {**cluster.environ, "SBATCH_PARTITION": "high", "SBATCH_TIMELIMIT": "1"})
     ended = cluster.wait(job.job_id)
@@ -164,7 +153,4 @@ def test_make_submit_runs_a_job_from_the_checkout(cluster: Cluster, checkout: Pa
     assert len(seen) == 2
     assert seen[0]["argv"] == ["--", *record["plan"]["launch_argv"]]
     assert Path(record["spec"]["project_dir"]) == checkout
-    assert (
-        job_python(make_plan(project_dir=str(checkout), device="cpu").spec)
-        == f"{checkout}/.venv/cpu/bin/python"
-    )
+    assert job_python(make_plan(project_dir=str(checkout), device="cpu").spec) == f"{checkout}/.venv/cpu/bin/python"

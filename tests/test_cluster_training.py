@@ -18,15 +18,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 def test_a_submitted_job_trains_on_two_processes_and_leaves_an_adapter(
     words: tuple[str, ...], cluster: Cluster, checkout: Path, tiny_model: Path, walks: Path, tmp_path: Path
 ) -> None:
-    options = [
-        f"MODEL={tiny_model}",
-        f"DATA={walks}",
-        "DEVICE=cpu",
-        "MAX_STEPS=3",
-        "TIME=10",
-        "RUN=train",
-        "LORA=low",
-    ]
+    options = [f"MODEL={tiny_model}", f"DATA={walks}", "DEVICE=cpu", "MAX_STEPS=3", "TIME=10", "RUN=train", "LORA=low"]
     submitted = cluster.run("make", "submit", *words, *options, cwd=checkout)
     run = checkout / "runs" / "train"
     job_id = json.loads((run / "run.json").read_text())["job_ids"][0]

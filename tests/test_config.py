@@ -165,9 +165,7 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, message:
 
 
 def test_a_file_that_is_not_there_and_a_wrong_variable_are_named() -> None:
-    assert (
-        refusal("--config", "/no/where.yaml") == "/no/where.yaml cannot be read (No such file or directory)"
-    )
+    assert refusal("--config", "/no/where.yaml") == "/no/where.yaml cannot be read (No such file or directory)"
     assert refusal(environ={"BATCH_SIZE": "0"}) == "BATCH_SIZE takes a whole number from 1 to 4096, got '0'"
 
 
@@ -225,9 +223,7 @@ def plan_for(folder: Path, **given: str) -> Any:
 
 
 def test_the_planner_reads_the_same_files_and_the_command_line_wins(tmp_path: Path) -> None:
-    written(
-        tmp_path, "lora: low\nmax_length: 512\nlora_dropout: 0\nseed: 3\nweight_decay: 0.1\nmax_steps: 5\n"
-    )
+    written(tmp_path, "lora: low\nmax_length: 512\nlora_dropout: 0\nseed: 3\nweight_decay: 0.1\nmax_steps: 5\n")
     (tmp_path / ".env").write_text(
         "CONFIG_FILE=train.yaml\nBATCH_SIZE=2\nGRAD_ACCUM=8\nMAX_STEPS=6\nLEARNING_RATE=1e-4\n"
         "ACCELERATE_CONFIG=accelerate_configs/single_gpu.yaml\nWANDB_API_KEY=secret\nOUTPUT_DIR=out\n"

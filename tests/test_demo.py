@@ -26,10 +26,7 @@ def test_the_demo_learns_from_the_pictures_and_leaves_a_report(checkout: Path) -
 
     # The score is of walks that were not trained on, and is what the predictions say.
     sessions = {
-        side: {
-            json.loads(line)["metadata"]["session_id"]
-            for line in (checkout / f"demo/data/{side}.jsonl").open()
-        }
+        side: {json.loads(line)["metadata"]["session_id"] for line in (checkout / f"demo/data/{side}.jsonl").open()}
         for side in ("train", "eval")
     }
     assert sessions["train"].isdisjoint(sessions["eval"])

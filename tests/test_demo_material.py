@@ -61,9 +61,7 @@ def test_no_episode_is_in_both_splits(dataset: DatasetSummary) -> None:
     train, held_out = _records(dataset.train), _records(dataset.eval)
     assert not {r["metadata"]["session_id"] for r in train} & {r["metadata"]["session_id"] for r in held_out}
     folder = dataset.train.parent
-    pictures = [
-        {(folder / f).read_bytes() for r in split for f in r["frames"][-1:]} for split in (train, held_out)
-    ]
+    pictures = [{(folder / f).read_bytes() for r in split for f in r["frames"][-1:]} for split in (train, held_out)]
     assert not pictures[0] & pictures[1]
 
 
@@ -150,9 +148,7 @@ def test_the_tokenizer_returns_any_text_unchanged(processor: Any) -> None:
 
 def test_every_button_is_one_token_of_its_own(processor: Any) -> None:
     """The answers are equally long and differ in exactly one position."""
-    answers = [
-        processor.tokenizer.encode(json.dumps({"button": b}), add_special_tokens=False) for b in BUTTONS
-    ]
+    answers = [processor.tokenizer.encode(json.dumps({"button": b}), add_special_tokens=False) for b in BUTTONS]
     assert {len(answer) for answer in answers} == {6}
     assert [len(set(column)) for column in zip(*answers, strict=True)] == [1, 1, 1, 1, len(BUTTONS), 1]
 
@@ -202,9 +198,7 @@ def test_the_model_loads_in_4_bits_and_sees_its_image(
         bnb_4bit_compute_dtype=torch.float32,
         llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
     )
-    model = AutoModelForImageTextToText.from_pretrained(
-        tiny, quantization_config=quantization, dtype="float32"
-    )
+    model = AutoModelForImageTextToText.from_pretrained(tiny, quantization_config=quantization, dtype="float32")
     kinds = {name: type(m).__name__ for name, m in model.named_modules() if "Linear" in type(m).__name__}
     in_4_bits = {name for name, kind in kinds.items() if kind == "Linear4bit"}
     assert in_4_bits == {name for name in kinds if "language_model" in name} and len(in_4_bits) == 14
@@ -216,6 +210,4 @@ def test_the_model_loads_in_4_bits_and_sees_its_image(
         with torch.no_grad():
             logits.append(model(**batch).logits[0, -1])
     assert (logits[0] - logits[1]).abs().max() > 1e-3
-    assert model.generation_config.eos_token_id == processor.tokenizer.convert_tokens_to_ids(
-        ["<eos>", "<end_of_turn>"]
-    )
+    assert model.generation_config.eos_token_id == processor.tokenizer.convert_tokens_to_ids(["<eos>", "<end_of_turn>"])

@@ -23,13 +23,9 @@ from trainer.training.checkpoint import check_manifest
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
 
-def command(
-    program: str = "docker", environ: Mapping[str, str] | None = None, **request: object
-) -> list[str]:
+def command(program: str = "docker", environ: Mapping[str, str] | None = None, **request: object) -> list[str]:
     plan = make_plan(**{"project_dir": "/nowhere/trainyard", "mem_gib": 64, **request})
-    return docker_command(
-        plan, program=program, environ={"HOME": "/home/ada", "HF_HOME": "/big/hf", **(environ or {})}
-    )
+    return docker_command(plan, program=program, environ={"HOME": "/home/ada", "HF_HOME": "/big/hf", **(environ or {})})
 
 
 def options(words: Sequence[str], name: str) -> list[str]:
@@ -157,18 +153,7 @@ def test_a_real_run_is_interrupted_with_ctrl_c_and_goes_on(
     settings = tmp_path / "settings.yaml"
     settings.write_text("eval_samples: 4\nlogging_steps: 1\n")
     words = [
-        *(
-            "--device",
-            "cpu",
-            "--model",
-            str(tiny_model),
-            "--data",
-            str(walks),
-            "--run",
-            "one",
-            "--image",
-            image.name,
-        ),
+        *("--device", "cpu", "--model", str(tiny_model), "--data", str(walks), "--run", "one", "--image", image.name),
         *("--output", str(tmp_path / "runs"), "--max-steps", "12", "--config-file", str(settings)),
     ]
     path = f"{Path(image.podman).parent}:{os.environ['PATH']}"

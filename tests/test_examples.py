@@ -12,14 +12,7 @@ import torch
 from PIL import Image
 from training import train_forked
 
-from trainer.data.examples import (
-    Encoder,
-    TrainCollator,
-    describe_example,
-    load_picture,
-    pad_and_stack,
-    token_counts,
-)
+from trainer.data.examples import Encoder, TrainCollator, describe_example, load_picture, pad_and_stack, token_counts
 from trainer.data.forms import Picture
 from trainer.data.records import Record, load_dataset
 from trainer.training.first_look import check_text_only
@@ -71,9 +64,7 @@ def test_pictures_and_text_alone_share_a_batch(processor: Any, mixed: tuple[Reco
     assert batch["attention_mask"].sum(1).tolist() == [encoder(i)["input_ids"].shape[1] for i in range(4)]
 
 
-def test_a_batch_of_text_alone_has_no_pictures_but_token_types(
-    processor: Any, mixed: tuple[Record, ...]
-) -> None:
+def test_a_batch_of_text_alone_has_no_pictures_but_token_types(processor: Any, mixed: tuple[Record, ...]) -> None:
     batch = TrainCollator(Encoder(processor, mixed))([{"index": 1}, {"index": 1}])
     assert "pixel_values" not in batch
     assert torch.equal(batch["token_type_ids"], torch.zeros_like(batch["input_ids"]))
@@ -81,10 +72,7 @@ def test_a_batch_of_text_alone_has_no_pictures_but_token_types(
 
 def test_pictures_of_more_and_fewer_tiles_share_a_batch() -> None:
     def example(tiles: int) -> dict[str, torch.Tensor]:
-        return {
-            "input_ids": torch.ones(1, 9, dtype=torch.long),
-            "pixel_values": torch.ones(1, tiles, 3, 4, 4),
-        }
+        return {"input_ids": torch.ones(1, 9, dtype=torch.long), "pixel_values": torch.ones(1, tiles, 3, 4, 4)}
 
     pixels = pad_and_stack([example(2), example(5)], pad_id=0, side="right")["pixel_values"]
     assert pixels.shape == (2, 5, 3, 4, 4)
@@ -111,9 +99,7 @@ def test_lengths_are_those_of_the_encoded_records(processor: Any, mixed: tuple[R
     assert [pictures for _, _, pictures in counts] == [n * per_picture for n in (1, 0, 2, 2)]
 
 
-def test_an_example_shows_what_is_masked_and_what_is_trained(
-    processor: Any, mixed: tuple[Record, ...]
-) -> None:
+def test_an_example_shows_what_is_masked_and_what_is_trained(processor: Any, mixed: tuple[Record, ...]) -> None:
     masked, trained = describe_example(processor, Encoder(processor, mixed)(0)).splitlines()
     assert masked.endswith(
         ": '<bos><start_of_turn>user\\n\\n\\n<start_of_image>[<image_soft_token> x 36]<end_of_image>\\n\\n"
@@ -143,9 +129,7 @@ def test_text_alone_beside_pictures_is_refused_where_ranks_would_wait_for_the_to
     check_text_only(config, Dataset(train=mixed[:1], eval=mixed[2:], split=""))
 
 
-def test_records_of_every_kind_train_and_are_answered(
-    tmp_path: Path, tiny_model: Path, mixed_data: Path
-) -> None:
+def test_records_of_every_kind_train_and_are_answered(tmp_path: Path, tiny_model: Path, mixed_data: Path) -> None:
     """One sample a batch, so some batches have no picture at all; half the records are held out and answered."""
     ended = train_forked(
         tmp_path, model=tiny_model, data=mixed_data, micro_batch_size=1, eval_fraction=0.5, max_steps=4

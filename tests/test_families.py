@@ -38,12 +38,8 @@ def test_it_trains_in_4_bits_and_its_adapter_loads_with_plain_peft(
     assert metrics["generated_after"]["samples"] == 8
     assert f"  {'4-bit linears in the language model':<38} {TEXT}\n" in ended.output
     assert f"  {'vision features':<38} {'with' if vision == 'lora' else 'without'} gradient\n" in ended.output
-    assert (
-        type(load_processor(f"{tmp_path}/run/adapter")).__name__ == type(load_processor(str(model))).__name__
-    )
-    done = run_forked(
-        tmp_path, reload_adapter, str(model), str(tmp_path / "run"), str(tmp_path / "out.json"), False
-    )
+    assert type(load_processor(f"{tmp_path}/run/adapter")).__name__ == type(load_processor(str(model))).__name__
+    done = run_forked(tmp_path, reload_adapter, str(model), str(tmp_path / "run"), str(tmp_path / "out.json"), False)
     assert done.codes == (0,), done.output
     assert json.loads((tmp_path / "out.json").read_text()) == {
         "same": True, "tensors": 2 * layers, "moved": layers, "dtypes": ["torch.float32"],
@@ -55,9 +51,7 @@ def test_a_batch_without_its_token_types_is_refused(tiny_qwen: Path, walks: Path
     config = TrainConfig(model=str(tiny_qwen), data="-", output_dir="-", run_id="-")
     base = AutoModelForImageTextToText.from_pretrained(tiny_qwen)
     base.requires_grad_(False)
-    batch = TrainCollator(Encoder(load_processor(str(tiny_qwen)), load_dataset(str(walks)).train))(
-        [{"index": 0}]
-    )
+    batch = TrainCollator(Encoder(load_processor(str(tiny_qwen)), load_dataset(str(walks)).train))([{"index": 0}])
     assert dict(check_batch(batch, base, config))["vision features"] == "without gradient"
     del batch["mm_token_type_ids"]
     with pytest.raises(RuntimeError, match=r"^the batch has no mm_token_type_ids: "):

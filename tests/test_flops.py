@@ -10,9 +10,7 @@ import pytest
     ("tokens", "scored", "checkpointing", "most"),
     [(330, 16, True, 12.5), (330, 16, False, 10.3), (900, 80, False, 18.6)],
 )
-def test_a_step_computes_no_more_than_it_must(
-    tokens: int, scored: int, checkpointing: bool, most: float
-) -> None:
+def test_a_step_computes_no_more_than_it_must(tokens: int, scored: int, checkpointing: bool, most: float) -> None:
     from benchmarks.flops import RECIPES, build, tflop
 
     recipe = next(recipe for recipe in RECIPES if recipe.ours and recipe.checkpointing == checkpointing)

@@ -26,9 +26,7 @@ RESTRICTED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-priv
 def test_linters_find_nothing_in_the_dockerfile_and_the_scripts() -> None:
     programs = Path(sys.executable).parent
     for words in (["hadolint", "docker/Dockerfile"], ["shellcheck", "docker/build.sh", "docker/sif.sh"]):
-        done = subprocess.run(
-            [programs / words[0], *words[1:]], cwd=PROJECT_DIR, capture_output=True, text=True
-        )
+        done = subprocess.run([programs / words[0], *words[1:]], cwd=PROJECT_DIR, capture_output=True, text=True)
         assert (done.stdout, done.returncode) == ("", 0)
 
 
@@ -38,15 +36,7 @@ def test_checkov_finds_nothing_in_the_dockerfile() -> None:
     if not checkov.exists():
         reason = "no .venv/checkov: sh make-env.sh checkov"
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
-    words = [
-        "--file",
-        "docker/Dockerfile",
-        "--framework",
-        "dockerfile",
-        "--skip-download",
-        "--output",
-        "json",
-    ]
+    words = ["--file", "docker/Dockerfile", "--framework", "dockerfile", "--skip-download", "--output", "json"]
     done = subprocess.run([checkov, *words], cwd=PROJECT_DIR, capture_output=True, text=True)
     found = json.loads(done.stdout)["results"]
     assert [check["check_id"] for check in found["failed_checks"]] == []
@@ -56,9 +46,7 @@ def test_checkov_finds_nothing_in_the_dockerfile() -> None:
 def test_the_locks_hold_the_projects_pins() -> None:
     """`make lock` writes them again after a change."""
     locks = {path.name: path.read_text() for path in (PROJECT_DIR / "docker").glob("*.lock")}
-    pinned = {
-        line.removesuffix(" \\") for text in locks.values() for line in text.splitlines() if "==" in line
-    }
+    pinned = {line.removesuffix(" \\") for text in locks.values() for line in text.splitlines() if "==" in line}
     project = tomllib.loads((PROJECT_DIR / "pyproject.toml").read_text())["project"]
     wanted = {*project["dependencies"], *project["optional-dependencies"]["train"]}
     assert wanted - {pin.lower() for pin in pinned} == set()
@@ -76,15 +64,11 @@ def test_a_sif_is_packed_from_the_image_that_was_built(tmp_path: Path) -> None:
         (tmp_path / name).chmod(0o755)
     log = tmp_path / "log"
     environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(log), "TRAINYARD_TORCH": "cpu"}
-    done = subprocess.run(
-        ["sh", "docker/sif.sh"], cwd=PROJECT_DIR, env=environ, capture_output=True, text=True
-    )
+    done = subprocess.run(["sh", "docker/sif.sh"], cwd=PROJECT_DIR, env=environ, capture_output=True, text=True)
     name = f"trainyard-{trainer.__version__}-cpu.sif"
     assert (done.stdout, done.returncode) == (f"{name}\n", 0), done.stderr
     build, save, *packed = log.read_text().splitlines()
-    assert build.startswith(
-        "docker build --file docker/Dockerfile --tag trainyard:0.1.0-cpu --build-arg TORCH=cpu "
-    )
+    assert build.startswith("docker build --file docker/Dockerfile --tag trainyard:0.1.0-cpu --build-arg TORCH=cpu ")
     assert save.startswith("docker save --output ") and save.endswith("/image.tar trainyard:0.1.0-cpu")
     assert packed == [f"apptainer build --force {name}", "packed"]
 
@@ -98,11 +82,7 @@ def test_a_sif_is_packed_from_the_image_that_was_built(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_built_is_said_in_one_line(environ: dict[str, str], said: str) -> None:
     done = subprocess.run(
-        ["sh", "docker/build.sh"],
-        cwd=PROJECT_DIR,
-        env={**os.environ, **environ},
-        capture_output=True,
-        text=True,
+        ["sh", "docker/build.sh"], cwd=PROJECT_DIR, env={**os.environ, **environ}, capture_output=True, text=True
     )
     assert (done.stdout, done.stderr.strip(), done.returncode) == ("", f"trainyard: {said}", 78)
 
@@ -138,18 +118,7 @@ def test_the_image_says_which_version_and_commit_it_is(image: Image) -> None:
 
 def python(image: Image, code: str, *options: str) -> str:
     command = [
-        *(
-            image.podman,
-            "run",
-            "--rm",
-            *RESTRICTED,
-            *options,
-            "--entrypoint",
-            places.PYTHON,
-            image.name,
-            "-c",
-            code,
-        )
+        *(image.podman, "run", "--rm", *RESTRICTED, *options, "--entrypoint", places.PYTHON, image.name, "-c", code)
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -214,16 +183,12 @@ module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 print(module.__doc__)
 """
-    said = python(
-        image, code, "--user", "54321:0", "--tmpfs", f"{places.CACHE_DIR}:exec", "--tmpfs", places.TMP_DIR
-    )
+    said = python(image, code, "--user", "54321:0", "--tmpfs", f"{places.CACHE_DIR}:exec", "--tmpfs", places.TMP_DIR)
     assert said == "made\n"
 
 
 @pytest.fixture
-def train(
-    image: Image, tiny_model: Path, walks: Path, tmp_path: Path
-) -> Callable[..., subprocess.Popen[str]]:
+def train(image: Image, tiny_model: Path, walks: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """Starts the planned command for the tiny model as `user`, with nothing writable but three places."""
     runs = tmp_path / "runs"
     runs.mkdir()
@@ -244,20 +209,8 @@ def train(
             *("--tmpfs", places.TMP_DIR, "--tmpfs", places.CACHE_DIR, "--env", "OMP_WAIT_POLICY=passive"),
             *("--volume", f"{runs}:{places.RUNS_DIR}", "--volume", f"{walks}:{places.DATA_DIR}:ro"),
             *("--volume", f"{tiny_model}:{places.WORK_DIR}/model:ro", image.name, "accelerate", "launch"),
-            *(
-                "--config_file",
-                "accelerate_configs/cpu_mps.yaml",
-                "--num_processes",
-                "1",
-                "--num_machines",
-                "1",
-            ),
-            *(
-                "--cpu",
-                "-m",
-                "trainer.train",
-                *(word for pair in values.items() for word in (f"--{pair[0]}", pair[1])),
-            ),
+            *("--config_file", "accelerate_configs/cpu_mps.yaml", "--num_processes", "1", "--num_machines", "1"),
+            *("--cpu", "-m", "trainer.train", *(word for pair in values.items() for word in (f"--{pair[0]}", pair[1]))),
         ]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -290,9 +243,7 @@ def test_a_stopped_container_leaves_a_checkpoint_and_the_next_one_goes_on(
 
 
 @pytest.mark.slow
-def test_the_images_own_user_trains_to_the_end(
-    train: Callable[..., subprocess.Popen[str]], tmp_path: Path
-) -> None:
+def test_the_images_own_user_trains_to_the_end(train: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     done = train(f"{places.UID}:{places.UID}", max_steps="2")
     said, _ = done.communicate()
     assert done.returncode == 0, said

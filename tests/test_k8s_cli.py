@@ -77,10 +77,7 @@ class Cluster:
         path.write_text(json.dumps({"kind": kind, "metadata": {"name": name}, **content}))
 
     def objects(self, kind: str) -> dict[str, Any]:
-        return {
-            path.stem: json.loads(path.read_text())
-            for path in (self.folder / "default" / kind).glob("*.json")
-        }
+        return {path.stem: json.loads(path.read_text()) for path in (self.folder / "default" / kind).glob("*.json")}
 
     def end(self, job: str, kind: str, reason: str = "") -> None:
         content = self.objects("Job")[job]
@@ -100,9 +97,7 @@ class Cluster:
         }
         started = {"startTime": "2026-11-25T00:00:00Z"} if phase != "Pending" else {}
         spec = {"nodeName": "gpu-7"}
-        self.put(
-            "Pod", name, {"metadata": metadata, "spec": spec, "status": {"phase": phase, **started, **status}}
-        )
+        self.put("Pod", name, {"metadata": metadata, "spec": spec, "status": {"phase": phase, **started, **status}})
         if log is not None:
             (self.folder / "default" / "Pod" / f"{name}.log").write_text(log)
 
@@ -118,18 +113,12 @@ def cluster(checkout: Path, tmp_path: Path) -> Cluster:
 BAD = [
     ([], "no image: IMAGE=registry/trainyard:tag, or image: in k8s/site.yaml"),
     (["--image", "a.sif"], "IMAGE=a.sif: pods cannot run a file"),
-    (
-        [*IMAGE, "--data", "/scratch/x.jsonl"],
-        "DATA=/scratch/x.jsonl: pods see data/ and models/ in the claim",
-    ),
+    ([*IMAGE, "--data", "/scratch/x.jsonl"], "DATA=/scratch/x.jsonl: pods see data/ and models/ in the claim"),
     ([*IMAGE, "--data", "records.jsonl"], "DATA=records.jsonl: pods see data/"),
     ([*IMAGE, "--output", "/scratch/runs"], "OUTPUT=/scratch/runs: runs live in the claim"),
     ([*IMAGE, "--config-file", "/etc/x.yaml"], "/etc/x.yaml"),
     ([*IMAGE, "--partition", "gpu"], "PARTITION='gpu': is for TO=slurm only, leave it out"),
-    (
-        [*IMAGE, "--environment", "HF_HOME=/scratch/hf"],
-        "HF_HOME=/scratch/hf: pods see data/, models/ and runs/",
-    ),
+    ([*IMAGE, "--environment", "HF_HOME=/scratch/hf"], "HF_HOME=/scratch/hf: pods see data/, models/ and runs/"),
     ([*IMAGE, "--size", "2Gi"], "SIZE=2Gi: is for make claim"),
     ([*IMAGE, "--environment", "HF_TOKEN=hf_x"], "ENVIRONMENT: HF_TOKEN holds a secret"),
     ([*IMAGE, "--namespace", "A_b"], "NAMESPACE='A_b': takes at most 63"),
@@ -155,57 +144,37 @@ def test_a_model_folder_of_this_machine_is_refused_unless_the_claim_has_it_too(c
         (checkout / name / "config.json").write_text(json.dumps(KNOWN_MODELS["google/gemma-3-4b-it"]))
     done = k8s("render", *IMAGE, "--model", "mine", cwd=checkout)
     assert (done.returncode, done.stdout) == (78, "")
-    assert done.stderr.startswith(
-        "trainyard: MODEL=mine: a folder of this machine; pods see data/ and models/ in"
-    )
+    assert done.stderr.startswith("trainyard: MODEL=mine: a folder of this machine; pods see data/ and models/ in")
     assert k8s("render", *IMAGE, "--model", "models/mine", cwd=checkout).returncode == 0
 
 
 SITES = [
     ("gpu_type: h200\ngpu_types: {a100: 80}", [], "GPU_TYPE=h200: not in mine.yaml: known are a100"),
-    (
-        "gpu_types: {a100: 80, l4: 24}",
-        ["--vram", "141"],
-        "VRAM=141: the largest GPU in mine.yaml is a100 with 80 GiB",
-    ),
+    ("gpu_types: {a100: 80, l4: 24}", ["--vram", "141"], "VRAM=141: the largest GPU in mine.yaml is a100 with 80 GiB"),
     ("pvc: runs\npvc_access: ReadWriteOnce", ["--nodes", "2"], "NODES=2: claim runs is ReadWriteOnce"),
     ("image_pull_secret: x", [], "unknown 'image_pull_secret', did you mean image_pull_secrets?"),
     ("partition: gpu", [], "mine.yaml: unknown 'partition'"),
     ("secret: hf_abcdefghijklmnop", [], "mine.yaml: secret: takes the name of an object in the cluster"),
     ("environment: {WANDB_API_KEY: abc}", [], "ENVIRONMENT: WANDB_API_KEY holds a secret"),
-    (
-        "annotations: {example.org/api-key: abc}",
-        [],
-        "mine.yaml: annotations: example.org/api-key holds a secret",
-    ),
+    ("annotations: {example.org/api-key: abc}", [], "mine.yaml: annotations: example.org/api-key holds a secret"),
     ("pvc_access: RWX", [], "pvc_access: takes one of ReadWriteOnce, ReadWriteMany"),
     ("gpu_feature_discovery: maybe", [], "gpu_feature_discovery: takes one of true, false, got 'maybe'"),
     ("gpu_selectors: {a100: yes}", [], "gpu_selectors: takes lines of `label: value`"),
     ("node_selector: {a b: c}", [], "node_selector: 'a b' is no label"),
     ("node_selector: {a: ' '}", [], "node_selector: a takes at most 63"),
     ("tolerations: [{key: a, efect: NoSchedule}]", [], "tolerations: unknown 'efect'"),
-    (
-        "tolerations: [{key: a, operator: Exists, value: b}]",
-        [],
-        "tolerations: a value goes with operator Equal",
-    ),
+    ("tolerations: [{key: a, operator: Exists, value: b}]", [], "tolerations: a value goes with operator Equal"),
     ("tolerations: {key: a}", [], "tolerations: takes a list of mappings"),
     ("volumes: [{claim: a, mount: x}]", [], "volumes: mount takes an absolute path"),
     ("volumes: [{claim: a, mount: /workspace/x}]", [], "volumes: mount /workspace/x would hide"),
     ("volumes: [{claim: a}]", [], "volumes: takes a list of mappings with claim, mount"),
-    (
-        "volumes: [{claim: a, mount: /x}, {claim: b, mount: /x}]",
-        [],
-        "volumes: two of them have the same mount",
-    ),
+    ("volumes: [{claim: a, mount: /x}, {claim: b, mount: /x}]", [], "volumes: two of them have the same mount"),
     ("queue: [a\n", [], "mine.yaml is not YAML"),
 ]
 
 
 @pytest.mark.parametrize(("text", "argv", "said"), SITES)
-def test_a_site_file_is_checked_to_the_last_value(
-    text: str, argv: list[str], said: str, cluster: Cluster
-) -> None:
+def test_a_site_file_is_checked_to_the_last_value(text: str, argv: list[str], said: str, cluster: Cluster) -> None:
     (cluster.checkout / "mine.yaml").write_text(text)
     done = cluster.k8s("render", *IMAGE, "--site", "mine.yaml", *argv)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
@@ -260,9 +229,7 @@ def test_a_plan_needs_no_image(checkout: Path) -> None:
 
 
 def test_the_claim_is_wide_for_several_nodes(checkout: Path) -> None:
-    one, two = (
-        k8s("claim", "--size", "200Gi", *more, cwd=checkout) for more in ((), ("--nodes", "2", "--pvc", "x"))
-    )
+    one, two = (k8s("claim", "--size", "200Gi", *more, cwd=checkout) for more in ((), ("--nodes", "2", "--pvc", "x")))
     specs = [yaml.safe_load(done.stdout) for done in (one, two)]
     assert [spec["metadata"]["name"] for spec in specs] == ["trainyard", "x"]
     assert [spec["spec"]["accessModes"] for spec in specs] == [["ReadWriteOnce"], ["ReadWriteMany"]]
@@ -272,10 +239,7 @@ def test_the_claim_is_wide_for_several_nodes(checkout: Path) -> None:
 def test_submit_applies_what_render_prints_and_says_what_to_type_next(cluster: Cluster) -> None:
     done = cluster.k8s("submit", *IMAGE, "--run", "mine")
     assert done.returncode == 0, done.stderr
-    rendered = {
-        c["metadata"]["name"]: c
-        for c in manifests.load(cluster.k8s("render", *IMAGE, "--run", "mine").stdout)
-    }
+    rendered = {c["metadata"]["name"]: c for c in manifests.load(cluster.k8s("render", *IMAGE, "--run", "mine").stdout)}
     (job,) = cluster.objects("Job").values()
     assert job["spec"] == rendered["gemma-3-4b-it-mine"]["spec"]
     assert done.stdout.splitlines()[-8:] == [
@@ -313,10 +277,7 @@ def test_a_run_is_never_written_over(cluster: Cluster) -> None:
     assert cluster.k8s("submit", *IMAGE, "--run", "mine").returncode == 0
     done = cluster.k8s("submit", *IMAGE, "--run", "mine")
     assert (done.returncode, done.stdout) == (78, "")
-    assert (
-        done.stderr
-        == "trainyard: RUN=mine exists in this namespace: give another RUN, or none for a new one\n"
-    )
+    assert done.stderr == "trainyard: RUN=mine exists in this namespace: give another RUN, or none for a new one\n"
 
 
 def test_a_claim_that_is_missing_or_too_narrow_is_said_before_anything_is_applied(cluster: Cluster) -> None:
@@ -339,9 +300,7 @@ def test_what_the_cluster_refuses_leaves_nothing_behind(when: str, cluster: Clus
     (cluster.folder / f"refuse-Job{when}").write_text("Error from server (Forbidden): exceeded quota")
     done = cluster.k8s("submit", *IMAGE)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.endswith(
-        "trainyard: kubectl apply failed: Error from server (Forbidden): exceeded quota\n"
-    )
+    assert done.stderr.endswith("trainyard: kubectl apply failed: Error from server (Forbidden): exceeded quota\n")
     assert (cluster.objects("Job"), cluster.objects("ConfigMap")) == ({}, {})
 
 
@@ -404,9 +363,7 @@ def test_a_cancelled_run_is_resumed_as_a_new_job_of_the_same_run(cluster: Cluste
     cluster.k8s("submit", *IMAGE, "--run", "mine")
     refused = cluster.k8s("resume", "--run", "mine")
     assert (refused.returncode, refused.stdout) == (78, "")
-    assert (
-        "job gemma-3-4b-it-mine of run mine is PENDING: make cancel TO=k8s RUN=mine ends it" in refused.stderr
-    )
+    assert "job gemma-3-4b-it-mine of run mine is PENDING: make cancel TO=k8s RUN=mine ends it" in refused.stderr
     done = cluster.k8s("cancel", "--run", "mine")
     assert done.stdout == (
         "cancelled job gemma-3-4b-it-mine of run mine; make resume TO=k8s RUN=mine starts it again\n"
@@ -422,10 +379,7 @@ def test_a_cancelled_run_is_resumed_as_a_new_job_of_the_same_run(cluster: Cluste
     assert {"name": "TRAINYARD_TIME_LIMIT_S", "value": "7200"} in container["env"]
     assert container["args"][container["args"].index("--run_id") + 1] == "mine"
     (config_map,) = cluster.objects("ConfigMap").values()
-    assert json.loads(config_map["data"]["run.json"])["job_ids"] == [
-        "gemma-3-4b-it-mine",
-        "gemma-3-4b-it-mine-r2",
-    ]
+    assert json.loads(config_map["data"]["run.json"])["job_ids"] == ["gemma-3-4b-it-mine", "gemma-3-4b-it-mine-r2"]
 
 
 def test_a_run_whose_pod_is_still_saving_is_not_resumed(cluster: Cluster) -> None:
@@ -448,9 +402,7 @@ def test_a_finished_run_is_not_resumed(cluster: Cluster) -> None:
     cluster.end("gemma-3-4b-it-mine", "Complete")
     done = cluster.k8s("resume", "--run", "mine")
     assert (done.returncode, done.stdout) == (78, "")
-    assert (
-        "run mine is finished (claim trainyard, runs/mine): make submit TO=k8s starts another" in done.stderr
-    )
+    assert "run mine is finished (claim trainyard, runs/mine): make submit TO=k8s starts another" in done.stderr
 
 
 def test_an_unknown_run_is_said_with_those_there_are(cluster: Cluster) -> None:
@@ -597,9 +549,7 @@ def test_folders_of_this_machine_in_settings_are_refused(name: str, text: str, c
     done = k8s(*argv, cwd=checkout)
     assert (done.returncode, done.stdout) == (78, "")
     said = text.strip().replace(": ", "=")
-    assert done.stderr == (
-        f"trainyard: {said}: pods see data/, models/ and runs/ in the claim: give a folder there\n"
-    )
+    assert done.stderr == (f"trainyard: {said}: pods see data/, models/ and runs/ in the claim: give a folder there\n")
     (checkout / name).write_text(text.replace("/scratch/", "data/").replace("../runs", "runs"))
     assert k8s(*argv, cwd=checkout).returncode == 0
 
@@ -612,9 +562,7 @@ def test_make_dispatches_by_name(cluster: Cluster) -> None:
     rendered = make(cluster.checkout, "render", "TO=k8s", "GPUS=4", image, "RUN=mine")
     assert rendered.returncode == 0
     assert manifests.faults(manifests.load(rendered.stdout)) == []
-    assert (
-        yaml.safe_load(make(cluster.checkout, "claim", "SIZE=2Gi").stdout)["kind"] == "PersistentVolumeClaim"
-    )
+    assert yaml.safe_load(make(cluster.checkout, "claim", "SIZE=2Gi").stdout)["kind"] == "PersistentVolumeClaim"
     done = make(cluster.checkout, "submit", "TO=k8s", "GPUS=4", image, "RUN=mine", **tools)
     assert done.returncode == 0, done.stderr
     assert cluster.objects("Job")["gemma-3-4b-it-mine"]["spec"] == manifests.load(rendered.stdout)[1]["spec"]
@@ -628,9 +576,7 @@ def test_a_sweep_is_a_run_and_a_job_for_every_member(cluster: Cluster) -> None:
     done = cluster.k8s("sweep", *IMAGE, *GRID)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "sweep  first: 4 members, at most 4 at once"
-    assert (
-        "trainyard: claim trainyard is ReadWriteOnce: only what is on one node can run at once" in done.stderr
-    )
+    assert "trainyard: claim trainyard is ReadWriteOnce: only what is on one node can run at once" in done.stderr
     jobs = cluster.objects("Job")
     assert sorted(jobs) == [f"gemma-3-4b-it-first-{index}" for index in range(4)]
     labels = {name: job["metadata"]["labels"] for name, job in jobs.items()}
@@ -639,9 +585,7 @@ def test_a_sweep_is_a_run_and_a_job_for_every_member(cluster: Cluster) -> None:
     assert container["args"][container["args"].index("--learning_rate") + 1] == "0.0002"
     assert {"name": "WANDB_RUN_GROUP", "value": "first"} in container["env"]
     rendered = manifests.load(cluster.k8s("render", *IMAGE, *GRID).stdout)
-    assert [c["spec"] for c in rendered if c["kind"] == "Job"] == [
-        jobs[name]["spec"] for name in sorted(jobs)
-    ]
+    assert [c["spec"] for c in rendered if c["kind"] == "Job"] == [jobs[name]["spec"] for name in sorted(jobs)]
     again = cluster.k8s("sweep", *IMAGE, *GRID)
     assert (again.returncode, again.stdout) == (78, "")
     assert "RUN=first-0 exists in this namespace" in again.stderr

@@ -38,17 +38,7 @@ GOLDEN = Path(__file__).parent / "golden" / "k8s"
 VERSIONS = ("1.37.0", "1.36.0", "1.35.0")
 IMAGE = "registry.example.org/team/trainyard:0.1.0"
 # What one full site file turns into. The rest of a plan is not its business.
-FROM_SITE = (
-    "namespace",
-    "queue",
-    "pvc",
-    "image",
-    "time_limit_min",
-    "gpu_type",
-    "cpus",
-    "mem_gib",
-    "environment",
-)
+FROM_SITE = ("namespace", "queue", "pvc", "image", "time_limit_min", "gpu_type", "cpus", "mem_gib", "environment")
 
 
 def k8s_plan(**request: Any) -> Plan:
@@ -67,15 +57,9 @@ def full_site() -> tuple[Plan, Cluster]:
 NO_SITE = Cluster()
 CASES: dict[str, tuple[Plan, Cluster]] = {
     "one_gpu": (k8s_plan(), NO_SITE),
-    "two_nodes": (
-        k8s_plan(gpus=4, nodes=2, cpus=16, mem_gib=64, namespace="vision", queue="team-a"),
-        NO_SITE,
-    ),
+    "two_nodes": (k8s_plan(gpus=4, nodes=2, cpus=16, mem_gib=64, namespace="vision", queue="team-a"), NO_SITE),
     "full_site": full_site(),
-    "no_gpu": (
-        k8s_plan(gpus=0, device="cpu", time_limit_min=30, env=(("ACCELERATE_USE_CPU", "true"),)),
-        NO_SITE,
-    ),
+    "no_gpu": (k8s_plan(gpus=0, device="cpu", time_limit_min=30, env=(("ACCELERATE_USE_CPU", "true"),)), NO_SITE),
     "awkward_words": (
         k8s_plan(
             data="data/$(touch x) `y`; z",
@@ -246,9 +230,7 @@ def test_the_checker_finds_what_is_broken(said: str, break_it: Break) -> None:
 
 def test_several_nodes_want_a_claim_that_all_can_mount() -> None:
     objects = manifests.load(text_of("two_nodes"))
-    assert manifests.faults(objects, claim_access="ReadWriteOnce") == [
-        "several nodes on a claim that is ReadWriteOnce"
-    ]
+    assert manifests.faults(objects, claim_access="ReadWriteOnce") == ["several nodes on a claim that is ReadWriteOnce"]
 
 
 UNRESTRICTED: list[tuple[str, Break]] = [
@@ -297,8 +279,7 @@ def test_words_arrive_as_they_were_typed() -> None:
     one = container(manifests.load(text_of("awkward_words")))
     values = {variable["name"]: variable.get("value", "") for variable in one["env"]}
     assert (
-        tuple(expanded(word, {**values, "touch x": "ran", "HOME": "ran"}) for word in one["args"])
-        == plan.launch_argv
+        tuple(expanded(word, {**values, "touch x": "ran", "HOME": "ran"}) for word in one["args"]) == plan.launch_argv
     )
     assert expanded(values["A"], {"HOME": "ran"}) == "$(HOME) $$"
 
@@ -307,22 +288,14 @@ def test_run_json_and_the_settings_travel_in_the_config_map() -> None:
     plan, _ = CASES["awkward_words"]
     data = manifests.load(text_of("awkward_words"))[0]["data"]
     record = json.loads(data["run.json"])
-    assert (record["spec"]["run_id"], record["git"], record["job_ids"]) == (
-        plan.spec.run_id,
-        None,
-        [plan.spec.run_id],
-    )
+    assert (record["spec"]["run_id"], record["git"], record["job_ids"]) == (plan.spec.run_id, None, [plan.spec.run_id])
     assert data["settings.yaml"] == SETTINGS["awkward_words"]
-    (mount,) = (
-        m for m in container(manifests.load(text_of("awkward_words")))["volumeMounts"] if "settings" in str(m)
-    )
+    (mount,) = (m for m in container(manifests.load(text_of("awkward_words")))["volumeMounts"] if "settings" in str(m))
     assert mount["mountPath"] == f"{WORK_DIR}/train.yaml"
 
 
 def test_a_resumed_run_is_a_new_job_of_the_same_run() -> None:
-    first, again = (
-        manifests.load(render(k8s_plan(), NO_SITE, job_ids=ids)) for ids in ([], ["gemma-0123abcd"])
-    )
+    first, again = (manifests.load(render(k8s_plan(), NO_SITE, job_ids=ids)) for ids in ([], ["gemma-0123abcd"]))
     assert [c["metadata"]["name"] for c in first] == ["gemma-0123abcd", "gemma-0123abcd"]
     assert [c["metadata"]["name"] for c in again] == ["gemma-0123abcd", "gemma-0123abcd-r2"]
     assert json.loads(again[0]["data"]["run.json"])["job_ids"] == ["gemma-0123abcd", "gemma-0123abcd-r2"]
@@ -333,9 +306,7 @@ def test_a_plan_for_the_cluster_selects_nodes_only_by_what_the_site_says() -> No
     bare, told = (pod(manifests.load(text_of(name))) for name in ("one_gpu", "full_site"))
     assert "nodeSelector" not in bare and "affinity" not in bare
     assert told["nodeSelector"] == {"pool": "training", "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"}
-    (term,) = told["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
-        "nodeSelectorTerms"
-    ]
+    (term,) = told["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     assert term["matchExpressions"] == [
         {"key": "nvidia.com/gpu.memory", "operator": "Gt", "values": [str(22 * 1024 - 1)]}
     ]
@@ -357,16 +328,7 @@ def test_shared_memory_holds_the_batches_on_their_way_and_nccl() -> None:
 def test_paths_count_as_mounted_only_below_a_mount() -> None:
     cluster = Cluster(volumes=(Volume(claim="c", mount="/datasets", read_only=True),))
     inside = ("data", "data/x.jsonl", "models/m", "runs", f"{WORK_DIR}/data/x", "/datasets", "/datasets/a")
-    outside = (
-        "x.jsonl",
-        "database",
-        "data/../x",
-        "../data",
-        "/scratch/x",
-        "/datasets2",
-        "/",
-        "data/../../etc",
-    )
+    outside = ("x.jsonl", "database", "data/../x", "../data", "/scratch/x", "/datasets2", "/", "data/../../etc")
     assert [mounted(path, cluster) for path in inside] == [True] * len(inside)
     assert [mounted(path, cluster) for path in outside] == [False] * len(outside)
 
@@ -398,9 +360,7 @@ REQUESTS = st.fixed_dictionaries(
     },
 )
 
-LABELS = st.dictionaries(
-    st.from_regex(r"([a-z]{1,9}\.io/)?[A-Za-z0-9_.-]{1,9}", fullmatch=True), WORDS, max_size=2
-)
+LABELS = st.dictionaries(st.from_regex(r"([a-z]{1,9}\.io/)?[A-Za-z0-9_.-]{1,9}", fullmatch=True), WORDS, max_size=2)
 CLAIMS = st.fixed_dictionaries(
     {"claim": NAMES, "mount": st.from_regex(r"/[a-z]{1,5}(/[a-z.]{1,5})?", fullmatch=True)},
     optional={"read_only": st.booleans()},
@@ -514,9 +474,7 @@ def test_the_whole_command_answers_in_its_time_and_without_torch() -> None:
     )
     best = 9.0
     for _ in range(5):
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         heavy, seconds = done.stderr.splitlines()[-1].rsplit(" ", 1)
         assert heavy == "[]"
         best = min(best, float(seconds))

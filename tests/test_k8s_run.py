@@ -26,9 +26,7 @@ def make_job(checkout: Path, image: Image, folder: Path, tiny_model: Path, walks
     shutil.copytree(walks, folder / "claim" / "data" / "walks")
     words = ["--model", "models/tiny", "--data", "data/walks", "--device", "cpu", "--mem", "4", "--cpus", "2"]
     words += ["--image", "registry.example.org/trainyard:0.1.0", "--max-length", "128", "--run", "toy", *argv]
-    (checkout / "train.yaml").write_text(
-        "logging_steps: 1\neval_samples: 2\nscore_samples: 2\nsave_steps: 1000\n"
-    )
+    (checkout / "train.yaml").write_text("logging_steps: 1\neval_samples: 2\nscore_samples: 2\nsave_steps: 1000\n")
     command = [sys.executable, "-m", "k8s", "render", "--config-file", "train.yaml", *words]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -58,17 +56,7 @@ def test_two_nodes_meet_and_train_together(
     checkout: Path, image: Image, tmp_path: Path, tiny_model: Path, walks: Path
 ) -> None:
     job = make_job(
-        checkout,
-        image,
-        tmp_path / "job",
-        tiny_model,
-        walks,
-        "--gpus",
-        "1",
-        "--nodes",
-        "2",
-        "--max-steps",
-        "4",
+        checkout, image, tmp_path / "job", tiny_model, walks, "--gpus", "1", "--nodes", "2", "--max-steps", "4"
     )
     assert job.run() == "Complete", job.pods[0].said() + job.pods[1].said()
     assert sorted(job.ends) == [(0, 0, "Succeeded"), (1, 0, "Succeeded")]
@@ -87,14 +75,7 @@ def test_a_failure_is_tried_again_as_often_as_the_manifest_says(
     checkout: Path, image: Image, tmp_path: Path, tiny_model: Path, walks: Path
 ) -> None:
     """The hub cannot be reached: the node's fault, as far as the node can tell."""
-    unreachable = (
-        "--model",
-        "google/gemma-3-4b-it",
-        "--mem",
-        "64",
-        "--environment",
-        "HF_ENDPOINT=http://127.0.0.1:9",
-    )
+    unreachable = ("--model", "google/gemma-3-4b-it", "--mem", "64", "--environment", "HF_ENDPOINT=http://127.0.0.1:9")
     job = make_job(checkout, image, tmp_path / "job", tiny_model, walks, *unreachable)
     assert job.run() == "Failed: BackoffLimitExceeded"
     assert job.ends == [(0, 1, "Count")] * 4

@@ -19,13 +19,9 @@ def listed(capsys: pytest.CaptureFixture[str], model: str) -> dict[str, Any]:
     return json.loads(capsys.readouterr().out)
 
 
-def test_gemma_3_4b_has_these_linears_and_trains_only_the_text_ones(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_gemma_3_4b_has_these_linears_and_trains_only_the_text_ones(capsys: pytest.CaptureFixture[str]) -> None:
     report = listed(capsys, "google/gemma-3-4b-it")
-    groups = [
-        (g["part"], g["name"], g["inputs"], g["outputs"], g["count"], g["trained"]) for g in report["groups"]
-    ]
+    groups = [(g["part"], g["name"], g["inputs"], g["outputs"], g["count"], g["trained"]) for g in report["groups"]]
     tower = "model.vision_tower"
     assert sorted(groups) == sorted([
         *((tower, name, 1152, 1152, 27, "with vision=lora") for name in ("q_proj", "k_proj", "v_proj", "out_proj")),
@@ -51,18 +47,7 @@ def test_the_table_says_what_is_trained(tiny_model: Path, capsys: pytest.Capture
     assert main(["layers", "--model", str(tiny_model), "--lora_r", "8"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [TEXT, "down_proj", "256", "x", "128", "2", "65,536", "6,144", "always"] in lines
-    assert [
-        "model.vision_tower",
-        "fc1",
-        "128",
-        "x",
-        "256",
-        "1",
-        "32,768",
-        "3,072",
-        "with",
-        "vision=lora",
-    ] in lines
+    assert ["model.vision_tower", "fc1", "128", "x", "256", "1", "32,768", "3,072", "with", "vision=lora"] in lines
 
 
 def test_a_model_that_is_not_there_is_one_line_and_78(

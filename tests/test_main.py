@@ -34,9 +34,7 @@ def test_every_verb_explains_itself(verb: str) -> None:
 def test_every_verb_refuses_an_unknown_option_with_the_nearest(verb: str) -> None:
     option = "--gpsu" if verb in TAKE_VARIABLES else "--jsn"
     words = [verb, *(["all"] if verb == "validate" else []), option, "1"]
-    done = subprocess.run(
-        [sys.executable, "-m", "trainer", *words], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "trainer", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 78
     line = done.stderr.splitlines()[-1]
     assert line.startswith("trainyard: unknown ") and "known are " in line

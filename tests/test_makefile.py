@@ -56,9 +56,7 @@ def test_plan_takes_variables_from_the_command_line(checkout: Path) -> None:
 
 def test_the_environment_is_not_listened_to(checkout: Path) -> None:
     plain = make(checkout, "render")
-    leaky = make(
-        checkout, "render", TIME="1", NAME="x", GPUS="0", TRAINYARD_GPUS="0", PYTHON="/none", TO="k8s"
-    )
+    leaky = make(checkout, "render", TIME="1", NAME="x", GPUS="0", TRAINYARD_GPUS="0", PYTHON="/none", TO="k8s")
     assert (leaky.returncode, leaky.stdout) == (0, plain.stdout)
 
 
@@ -107,9 +105,7 @@ def test_a_value_arrives_as_it_was_typed_and_is_never_run(text: str, checkout: P
     ],
 )
 @pytest.mark.parametrize("target", ["plan", "render", "submit"])
-def test_a_bad_variable_is_refused_and_changes_nothing(
-    target: str, word: str, said: str, checkout: Path
-) -> None:
+def test_a_bad_variable_is_refused_and_changes_nothing(target: str, word: str, said: str, checkout: Path) -> None:
     before = entries(checkout)
     done = make(checkout, target, word)
     assert (done.returncode, done.stdout) == (2, "")

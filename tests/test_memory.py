@@ -126,9 +126,7 @@ def test_checkpointing_8_bit_adamw_and_offload_each_save_memory(micro: int) -> N
         spec, config="multi_gpu", micro_batch_size=micro, checkpointing=True, optimizer="paged_adamw_8bit"
     )
     sharded = predict(spec, config="deepspeed_zero3", micro_batch_size=micro, checkpointing=True)
-    offloaded = predict(
-        spec, config="deepspeed_zero3", micro_batch_size=micro, checkpointing=True, offload=True
-    )
+    offloaded = predict(spec, config="deepspeed_zero3", micro_batch_size=micro, checkpointing=True, offload=True)
     assert plain.step_bytes > checkpointed.step_bytes > eight_bit.step_bytes
     assert checkpointed.step_bytes > sharded.step_bytes > offloaded.step_bytes
 
@@ -152,10 +150,7 @@ def test_zero3_shards_weights_but_neither_constants_nor_the_load_peak() -> None:
         assert zero[name] == -(-ddp[name] // 4)
     assert zero["quantization constants"] == ddp["quantization constants"]
     assert zero["LoRA weights"] == (2 + 4) * LORA // 4
-    assert (
-        predict(spec, config="deepspeed_zero3").load_peak_bytes
-        == predict(spec, config="multi_gpu").load_peak_bytes
-    )
+    assert predict(spec, config="deepspeed_zero3").load_peak_bytes == predict(spec, config="multi_gpu").load_peak_bytes
 
 
 def test_offload_moves_masters_and_moments_to_the_host() -> None:
@@ -166,11 +161,7 @@ def test_offload_moves_masters_and_moments_to_the_host() -> None:
 def test_only_one_moment_of_the_step_is_counted() -> None:
     """The tower's forward, the head and a layer's backward are never alive together."""
     late = ("head", "backward of a layer", "image tower forward")
-    for way in (
-        {"checkpointing": True},
-        {"micro_batch_size": 8},
-        {"micro_batch_size": 8, "checkpointing": True},
-    ):
+    for way in ({"checkpointing": True}, {"micro_batch_size": 8}, {"micro_batch_size": 8, "checkpointing": True}):
         found = items(make_spec(), **way)
         assert sum(found[name] > 0 for name in late) == 1
     # Many images and hardly any text: the tower decides, and the text's activations do not exist yet.

@@ -42,13 +42,7 @@ def test_stages_are_measured_on_the_longest_record(tmp_path: Path, tiny_model: P
 
 
 def test_a_gpus_reserved_memory_has_a_column() -> None:
-    stage = {
-        "name": "peak",
-        "bytes": GIB,
-        "peak_bytes": 2 * GIB,
-        "reserved_bytes": 3 * GIB,
-        "predicted_bytes": 4 * GIB,
-    }
+    stage = {"name": "peak", "bytes": GIB, "peak_bytes": 2 * GIB, "reserved_bytes": 3 * GIB, "predicted_bytes": 4 * GIB}
     report = {
         "measured": "GPU memory, torch's allocator", "max_length": 8, "micro_batch_size": 1, "stages": [stage],
         "predicted_items": {"activations": GIB, "NCCL": 0},

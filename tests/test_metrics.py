@@ -64,9 +64,7 @@ def test_an_answer_field_that_no_answer_has_is_refused(answers: list[str], said:
         (" up ", None, "up"),
     ],
 )
-def test_an_action_is_read_or_the_answer_is_unreadable(
-    answer: str, field: str | None, action: str | None
-) -> None:
+def test_an_action_is_read_or_the_answer_is_unreadable(answer: str, field: str | None, action: str | None) -> None:
     assert read_action(answer, field) == action
 
 

@@ -10,13 +10,7 @@ import pytest
 from training import run_forked, train_forked
 
 STEPS = 8
-SETTINGS: dict[str, Any] = {
-    "micro_batch_size": 4,
-    "max_steps": STEPS,
-    "lora_r": 8,
-    "lora_alpha": 16,
-    "seed": 3,
-}
+SETTINGS: dict[str, Any] = {"micro_batch_size": 4, "max_steps": STEPS, "lora_r": 8, "lora_alpha": 16, "seed": 3}
 
 
 def stock_trl(model: str, data: str, out: str, put_back_fp32: bool) -> None:
@@ -73,9 +67,7 @@ def stock_trl(model: str, data: str, out: str, put_back_fp32: bool) -> None:
     Path(out).mkdir(exist_ok=True)
 
     def unpadded(key: str) -> list[list[int]]:
-        return [
-            row[mask.bool()].tolist() for row, mask in zip(batch[key], batch["attention_mask"], strict=True)
-        ]
+        return [row[mask.bool()].tolist() for row, mask in zip(batch[key], batch["attention_mask"], strict=True)]
 
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     found = {"losses": losses, "ids": unpadded("input_ids"), "labels": unpadded("labels")}
@@ -92,9 +84,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, walks: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("put_back_fp32", "relative"), [(True, 1e-3), (False, 5e-3)], ids=["fp32", "as-it-ships"]
-)
+@pytest.mark.parametrize(("put_back_fp32", "relative"), [(True, 1e-3), (False, 5e-3)], ids=["fp32", "as-it-ships"])
 def test_losses_follow_stock_trl(
     put_back_fp32: bool, relative: float, ours: list[float], tiny_model: Path, walks: Path, tmp_path: Path
 ) -> None:

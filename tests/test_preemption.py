@@ -100,9 +100,7 @@ class Job:
         return [int(step) for step in re.findall(r"(?m)^step (\d+)$", self.log)]
 
 
-def wait_for(
-    true: Callable[[], object], what: Callable[[], str], timeout_s: float, every_s: float = 0.1
-) -> None:
+def wait_for(true: Callable[[], object], what: Callable[[], str], timeout_s: float, every_s: float = 0.1) -> None:
     deadline = time.monotonic() + timeout_s
     while not true():
         assert time.monotonic() < deadline, what()
@@ -119,9 +117,7 @@ def start(cluster: Cluster, tmp_path: Path, records: Path) -> Callable[..., Job]
             "run_id": "toy-1", "gpus": 1, "cpus": 2, "mem_gib": 1, "nodes": nodes, **request,
         }  # fmt: skip
         target = run_dir(make_plan(**values).spec)
-        argv = toy_argv(
-            target, processes=nodes * values["gpus"], nodes=nodes, **{"step_s": 0.1, **(toy or {})}
-        )
+        argv = toy_argv(target, processes=nodes * values["gpus"], nodes=nodes, **{"step_s": 0.1, **(toy or {})})
         env = (*ENV, *values.get("environment", ()))
         return Job(cluster, make_plan(argv=argv, env=env, **values))
 
@@ -164,9 +160,7 @@ def test_preempted_by_a_higher_partition_it_is_requeued_once_and_loses_no_step(
 
 
 @pytest.mark.parametrize("name", ["USR1", "TERM", "INT"])
-def test_signalled_it_is_requeued_and_loses_no_step(
-    name: str, cluster: Cluster, start: Callable[..., Job]
-) -> None:
+def test_signalled_it_is_requeued_and_loses_no_step(name: str, cluster: Cluster, start: Callable[..., Job]) -> None:
     job = start()
     job.until("step 7\n")
     cluster.run("scancel", f"--signal={name}", job.id)
@@ -240,9 +234,7 @@ def test_a_wrong_configuration_is_never_run_again(start: Callable[..., Job]) -> 
     assert "trainyard: a toy mistake" in job.log
 
 
-def test_a_node_that_cannot_do_it_is_named_and_the_job_ends_with_1(
-    start: Callable[..., Job], tmp_path: Path
-) -> None:
+def test_a_node_that_cannot_do_it_is_named_and_the_job_ends_with_1(start: Callable[..., Job], tmp_path: Path) -> None:
     hub = (("HF_ENDPOINT", "http://127.0.0.1:9"), ("HF_HOME", str(tmp_path)))
     job = start(nodes=2, toy={"model": "org/some"}, environment=hub)
     ended = job.run_on()
@@ -262,9 +254,7 @@ def test_two_ranks_one_killed_the_job_ends_as_failed_and_nobody_is_left(start: C
     assert not any(Path("/proc", str(pid)).exists() for pid in ranks)
 
 
-def test_a_rank_that_stops_answering_ends_the_job_within_the_collective_timeout(
-    start: Callable[..., Job],
-) -> None:
+def test_a_rank_that_stops_answering_ends_the_job_within_the_collective_timeout(start: Callable[..., Job]) -> None:
     job = start(gpus=2, toy={"collective_timeout_s": 8})
     job.until("step 7\n")
     os.kill(int(re.findall(r"attempt of (\d+)", job.log)[1]), signal.SIGSTOP)
@@ -303,9 +293,7 @@ def test_a_node_whose_slurmd_is_killed_gives_the_job_back_and_what_still_runs_th
     assert all((path / "manifest.json").is_file() for path in kept if path.name.startswith("step-"))
 
 
-def test_two_preemptions_while_loading_do_no_harm(
-    cluster: Cluster, start: Callable[..., Job], tmp_path: Path
-) -> None:
+def test_two_preemptions_while_loading_do_no_harm(cluster: Cluster, start: Callable[..., Job], tmp_path: Path) -> None:
     hold = tmp_path / "it's a toy" / "hold"
     hold.touch()
     job = start(cpus=64)
@@ -321,9 +309,7 @@ def test_two_preemptions_while_loading_do_no_harm(
     assert_no_step_was_lost_or_repeated(job)
 
 
-def test_the_third_attempt_in_a_row_without_a_step_is_the_last(
-    cluster: Cluster, start: Callable[..., Job]
-) -> None:
+def test_the_third_attempt_in_a_row_without_a_step_is_the_last(cluster: Cluster, start: Callable[..., Job]) -> None:
     job = start(toy={"never_steps": 1})
     for attempt in (1, 2, 3):
         job.until("attempt of", times=attempt)
@@ -363,14 +349,7 @@ def test_the_whole_trainer_preempted_ends_with_the_losses_and_the_wandb_run_of_o
         "device": "cpu", "world_size": 2, "learning_rate": 2e-3, **options,
     }  # fmt: skip
     argv = (
-        *(
-            "accelerate",
-            "launch",
-            "--config_file",
-            "accelerate_configs/multi_gpu.yaml",
-            "--num_processes",
-            "2",
-        ),
+        *("accelerate", "launch", "--config_file", "accelerate_configs/multi_gpu.yaml", "--num_processes", "2"),
         *("--num_machines", "1", "-m", "trainer.train"),
         *(str(word) for name, value in values.items() for word in (f"--{name}", value)),
     )
@@ -391,9 +370,7 @@ def test_the_whole_trainer_preempted_ends_with_the_losses_and_the_wandb_run_of_o
 def history(folder: Path) -> list[dict[str, float]]:
     """Everything logged with its step, without what the clock decides."""
     entries = json.loads((folder / "metrics.json").read_text())["history"]
-    return [
-        {k: v for k, v in entry.items() if not k.endswith(("runtime", "per_second"))} for entry in entries
-    ]
+    return [{k: v for k, v in entry.items() if not k.endswith(("runtime", "per_second"))} for entry in entries]
 
 
 def test_tokens_reach_the_ranks_and_are_seen_nowhere_else(

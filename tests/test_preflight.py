@@ -148,9 +148,7 @@ def test_a_full_disk_is_a_sick_node(node: Node) -> None:
     try:
         code, message = node.run(device="cpu", output_dir=f"{disk}/runs")
         assert code == 1
-        assert message == (
-            f"trainyard: {HOST}: output folder {disk}/runs has 0.00 GiB free, 1.00 are the least"
-        )
+        assert message == (f"trainyard: {HOST}: output folder {disk}/runs has 0.00 GiB free, 1.00 are the least")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -178,9 +176,7 @@ def hub() -> Iterator[tuple[str, dict[str, int], list[str]]]:
     server.server_close()
 
 
-def test_a_model_is_here_cached_or_asked_for_at_the_hub(
-    node: Node, hub: tuple[str, dict[str, int], list[str]]
-) -> None:
+def test_a_model_is_here_cached_or_asked_for_at_the_hub(node: Node, hub: tuple[str, dict[str, int], list[str]]) -> None:
     address, answers, tokens = hub
     answers |= {"open": 200, "moved": 307, "gated": 403, "none": 404, "busy": 503}
     node.environ |= {"HF_ENDPOINT": address, "HF_TOKEN": "hf_canary"}

@@ -17,13 +17,7 @@ PNG = bytes.fromhex("89504e470d0a1a0a")
 
 
 def entry(**changes: Any) -> dict[str, Any]:
-    return {
-        "image": "a.png",
-        "context": "look",
-        "question": "which?",
-        "output": '{"button": "up"}',
-        **changes,
-    }
+    return {"image": "a.png", "context": "look", "question": "which?", "output": '{"button": "up"}', **changes}
 
 
 def write(folder: Path, *entries: Any, name: str = "train.jsonl") -> Path:
@@ -48,9 +42,7 @@ def test_both_forms_are_read_with_paths_relative_to_the_file(tmp_path: Path) -> 
 
 def test_a_place_for_an_image_without_one_is_noted(tmp_path: Path) -> None:
     said = [{"role": "user", "content": "<image>which?"}, {"role": "assistant", "content": "up"}]
-    path = write(
-        tmp_path, {"messages": said, "img": ["a.png"]}, {"messages": said, "images": ["a.png"]}, entry()
-    )
+    path = write(tmp_path, {"messages": said, "img": ["a.png"]}, {"messages": said, "images": ["a.png"]}, entry())
     assert load_dataset(str(path), eval_fraction=0).notes == (
         "1 records say <image> and bring no image: image, images or frames hold the paths",
     )
@@ -138,9 +130,7 @@ def test_whole_sessions_are_held_out_the_same_ones_every_time(tmp_path: Path) ->
 def test_a_session_on_both_sides_is_refused(tmp_path: Path) -> None:
     write(tmp_path, entry(metadata={"session_id": "x"}))
     write(tmp_path, entry(metadata={"session_id": "x"}), name="eval.jsonl")
-    with pytest.raises(
-        ConfigError, match=r"1 session\(s\) in train.jsonl and eval.jsonl alike, for example 'x'"
-    ):
+    with pytest.raises(ConfigError, match=r"1 session\(s\) in train.jsonl and eval.jsonl alike, for example 'x'"):
         load_dataset(str(tmp_path))
 
 

@@ -88,9 +88,7 @@ def _history(losses: list[float]) -> list[dict[str, float]]:
 
 def _write_run(folder: Path, *, images: list[str] | None = None, **changes: Any) -> Path:
     """A run's folder as trainer.export leaves it."""
-    config = TrainConfig(
-        model="acme/tiny-vl", data="d", output_dir="o", run_id="r1", device="cpu", micro_batch_size=4
-    )
+    config = TrainConfig(model="acme/tiny-vl", data="d", output_dir="o", run_id="r1", device="cpu", micro_batch_size=4)
     record = RunRecord(
         config=config,
         answer_field="button",
@@ -134,10 +132,7 @@ def _change_answer(run_dir: Path, **changes: Any) -> None:
 def test_headline_numbers_equal_the_metrics(tmp_path: Path) -> None:
     """Accuracy before and after, the baseline, F1, loss, time: as recorded, in words and numbers."""
     text = Page(build_report(_write_run(tmp_path))).text
-    assert (
-        "acme/tiny-vl , fine-tuned with QLoRA on 4-bit (NF4) weights, rank 64: 1,500 steps of 32 records on "
-        in text
-    )
+    assert "acme/tiny-vl , fine-tuned with QLoRA on 4-bit (NF4) weights, rank 64: 1,500 steps of 32 records on " in text
     assert (
         "Action accuracy 30.0% → 85.0% After training 17 of 20 held-out records are right, 45.0 points above "
         'always answering "up" (40.0%). base model, zero-shot 30.0% always "up" 40.0% after training 85.0% '
@@ -186,9 +181,7 @@ def test_scored_and_written_out_stand_side_by_side(tmp_path: Path) -> None:
 def test_action_table_equals_the_metrics(tmp_path: Path) -> None:
     """Precision, recall and F1 of every action, most frequent first."""
     text = Page(build_report(_write_run(tmp_path))).text
-    table = text[
-        text.index("Action Records Precision") : text.index("Held-out records", text.index("F1 after"))
-    ]
+    table = text[text.index("Action Records Precision") : text.index("Held-out records", text.index("F1 after"))]
     assert table.split() == [
         *["Action", "Records", "Precision", "Recall", "F1", "before", "F1", "after"],
         *["up", "8", "88.9%", "100.0%", "0.00", "0.94"],
@@ -201,8 +194,7 @@ def test_matrix_has_every_answer_in_one_cell_and_row_totals() -> None:
     """Known actions, then answers that are no known action, then unreadable ones, then the total."""
     rows = Page(matrix(action_metrics(TRUTHS, ANSWERS).confusion, "After")).text
     assert rows == (
-        "After truth ↓ answer → up a left any other (unreadable) all "
-        "up 8 0 0 0 0 8 a 0 5 0 0 1 6 left 1 0 4 1 0 6"
+        "After truth ↓ answer → up a left any other (unreadable) all up 8 0 0 0 0 8 a 0 5 0 0 1 6 left 1 0 4 1 0 6"
     )
 
 

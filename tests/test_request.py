@@ -191,11 +191,7 @@ def test_a_home_folder_is_expanded() -> None:
 
 def test_both_spellings_of_a_flag_are_read_and_flags_win_over_make() -> None:
     environ = {"TRAINYARD_GIVEN": "GPUS SEED", "TRAINYARD_GPUS": "4", "TRAINYARD_SEED": "3"}
-    assert read_given(["--gpus=2", "--gpu-type", "a100"], environ) == {
-        "GPUS": "2",
-        "GPU_TYPE": "a100",
-        "SEED": "3",
-    }
+    assert read_given(["--gpus=2", "--gpu-type", "a100"], environ) == {"GPUS": "2", "GPU_TYPE": "a100", "SEED": "3"}
 
 
 def test_the_environment_counts_only_for_names_that_make_lists() -> None:
@@ -203,12 +199,8 @@ def test_the_environment_counts_only_for_names_that_make_lists() -> None:
 
 
 def test_unknown_names_are_refused_with_the_nearest_and_all_known() -> None:
-    assert error(read_given, ["--gpu", "2"], {}).startswith(
-        "unknown '--gpu', did you mean --gpus? known are --gpus,"
-    )
-    assert error(read_given, [], {"TRAINYARD_GIVEN": "GPU"}).startswith(
-        "unknown 'GPU', did you mean GPUS? known are"
-    )
+    assert error(read_given, ["--gpu", "2"], {}).startswith("unknown '--gpu', did you mean --gpus? known are --gpus,")
+    assert error(read_given, [], {"TRAINYARD_GIVEN": "GPU"}).startswith("unknown 'GPU', did you mean GPUS? known are")
     assert error(read_given, ["--wxyz=1"], {}).startswith("unknown '--wxyz': known are --gpus,")
 
 
@@ -247,11 +239,7 @@ def test_unknown_names_are_refused_with_the_nearest_and_all_known() -> None:
         ("EXTRA_FLAGS", "--output=/x", "EXTRA_FLAGS='--output=/x': '--output' is not passed on"),
         ("EXTRA_FLAGS", "--wrap=x", "EXTRA_FLAGS='--wrap=x': '--wrap' is not passed on"),
         ("EXTRA_FLAGS", "-p x", "EXTRA_FLAGS='-p x': '-p x' is not passed on"),
-        (
-            "EXTRA_FLAGS",
-            "--exclusive=False",
-            "EXTRA_FLAGS='--exclusive=False': takes --exclusive without a value",
-        ),
+        ("EXTRA_FLAGS", "--exclusive=False", "EXTRA_FLAGS='--exclusive=False': takes --exclusive without a value"),
         ("EXTRA_FLAGS", "--nice", "EXTRA_FLAGS='--nice': takes --nice=value"),
         ("EXTRA_FLAGS", "--comment=$(x)", "EXTRA_FLAGS='--comment=$(x)': takes --comment=value"),
         ("EXTRA_FLAGS", "--nice=1 --nice=2", "EXTRA_FLAGS='--nice=1 --nice=2': says --nice twice"),
@@ -290,15 +278,7 @@ def test_an_unknown_gpu_type_needs_its_memory() -> None:
 
 @pytest.mark.parametrize(
     ("text", "minutes"),
-    [
-        ("90", 90),
-        ("90m", 90),
-        ("12h", 720),
-        ("2d", 2880),
-        ("00:00:01", 1),
-        ("10:00:00", 600),
-        ("2-00:00:00", 2880),
-    ],
+    [("90", 90), ("90m", 90), ("12h", 720), ("2d", 2880), ("00:00:01", 1), ("10:00:00", 600), ("2-00:00:00", 2880)],
 )
 def test_times_become_whole_minutes(text: str, minutes: int) -> None:
     assert parse_given({"TIME": text}) == {"TIME": minutes}

@@ -91,9 +91,7 @@ def flag_when(attempt: Path, seen: Callable[[str], bool]) -> Callable[[str], boo
     return look
 
 
-def stopped(
-    train: Callable[..., Ended], folder: Path, seen: Callable[[str], bool], **options: Any
-) -> tuple[int, str]:
+def stopped(train: Callable[..., Ended], folder: Path, seen: Callable[[str], bool], **options: Any) -> tuple[int, str]:
     """The outcome of a run whose stop flag is raised when its output is as wanted."""
     attempt = folder / f"attempt{len(list(folder.glob('attempt*')))}"
     attempt.mkdir(parents=True)
@@ -119,9 +117,7 @@ def test_a_stop_saves_the_very_step_and_ends_with_75(
     assert history(tmp_path) == history(straight)
 
 
-def test_two_processes_stop_together_and_continue_exactly(
-    tmp_path: Path, train: Callable[..., Ended]
-) -> None:
+def test_two_processes_stop_together_and_continue_exactly(tmp_path: Path, train: Callable[..., Ended]) -> None:
     options = {"world_size": 2, "gradient_accumulation_steps": 2, "micro_batch_size": 1}
     ended = train(tmp_path / "straight", **options)
     assert ended.codes == (0, 0), ended.output
@@ -142,9 +138,7 @@ def test_a_stop_before_the_first_step_is_75_without_a_checkpoint_and_1_the_third
     assert saved(tmp_path) == []
 
 
-def test_a_stop_during_an_evaluation_leaves_it_to_the_next_attempt(
-    tmp_path: Path, train: Callable[..., Ended]
-) -> None:
+def test_a_stop_during_an_evaluation_leaves_it_to_the_next_attempt(tmp_path: Path, train: Callable[..., Ended]) -> None:
     """Every step is an evaluation's, and most of the time is spent there."""
     options = {"eval_steps": 1, "max_steps": 6, "micro_batch_size": 1, "eval_samples": 8, "logging_steps": 1}
     assert train(tmp_path / "straight", **options).codes == (0,)
@@ -187,9 +181,7 @@ def test_the_best_evaluated_adapter_is_kept_and_scored(tmp_path: Path, train: Ca
     assert (kept / name).read_bytes() == (checkpoint / name).read_bytes()
 
 
-def test_patience_runs_out_at_the_same_step_whatever_is_in_between(
-    tmp_path: Path, train: Callable[..., Ended]
-) -> None:
+def test_patience_runs_out_at_the_same_step_whatever_is_in_between(tmp_path: Path, train: Callable[..., Ended]) -> None:
     """Nothing is learned, so the first evaluation stays the best; stopped before, and in the last evaluation."""
     options = {"learning_rate": 1e-30, "eval_steps": 1, "early_stopping_patience": 3, "logging_steps": 1}
     ended = train(tmp_path / "straight", **options)
@@ -233,9 +225,7 @@ def test_another_number_of_processes_is_refused_with_what_to_do(
     shutil.copytree(straight / "run", tmp_path / "run")
     ended = train(tmp_path, gradient_accumulation_steps=1)
     assert ended.codes == (78,)
-    assert (
-        "was saved with gradient_accumulation_steps 2, not 1: its losses cannot be continued" in ended.output
-    )
+    assert "was saved with gradient_accumulation_steps 2, not 1: its losses cannot be continued" in ended.output
     ended = train(tmp_path, world_size=2)
     assert ended.codes == (78, 78)
     assert "was saved with processes 1, not 2" in ended.output
@@ -265,9 +255,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_ends_with_one_clear_line(
 
 
 @pytest.mark.slow
-def test_zero3_shards_are_stopped_and_continued_exactly(
-    tmp_path: Path, tiny_model: Path, walks: Path
-) -> None:
+def test_zero3_shards_are_stopped_and_continued_exactly(tmp_path: Path, tiny_model: Path, walks: Path) -> None:
     """The planned command, launched cold; tests/zero3_on_cpu makes accelerate pick gloo for it."""
     root = Path(__file__).resolve().parent.parent
     environment = {

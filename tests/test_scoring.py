@@ -90,17 +90,13 @@ def test_actions_are_written_as_the_data_writes_them(processor: Any, records: tu
         ),
     ],
 )
-def test_free_text_is_not_scored(
-    processor: Any, records: tuple[Record, ...], answers: list[str], reason: str
-) -> None:
+def test_free_text_is_not_scored(processor: Any, records: tuple[Record, ...], answers: list[str], reason: str) -> None:
     some = answered(records * 9, *answers)
     assert find_choices(processor, some, "a" if answers[0][0] == "{" else None) == reason
 
 
 @pytest.mark.parametrize("asked", ["up", "up,up", "up,", ","])
-def test_actions_that_are_no_choice_are_refused(
-    processor: Any, records: tuple[Record, ...], asked: str
-) -> None:
+def test_actions_that_are_no_choice_are_refused(processor: Any, records: tuple[Record, ...], asked: str) -> None:
     with pytest.raises(ConfigError, match="actions takes auto, or two or more different actions"):
         find_choices(processor, records, "button", asked)
 
@@ -156,29 +152,19 @@ def test_scores_are_those_of_whole_sequences_one_at_a_time(
         assert torch.tensor(scores).allclose(torch.tensor(wanted[part]), rtol=1e-4, atol=1e-4)
 
 
-def test_the_prompt_is_computed_once_a_record(
-    tiny_model: Path, processor: Any, records: tuple[Record, ...]
-) -> None:
+def test_the_prompt_is_computed_once_a_record(tiny_model: Path, processor: Any, records: tuple[Record, ...]) -> None:
     """In FLOPs: scoring five actions costs little more than one forward pass over the prompts."""
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import AutoModelForImageTextToText
 
-    from trainer.data.examples import (
-        append_text,
-        encode_prompt,
-        load_pictures,
-        pad_and_stack,
-        prompt_and_answer,
-    )
+    from trainer.data.examples import append_text, encode_prompt, load_pictures, pad_and_stack, prompt_and_answer
 
     model = AutoModelForImageTextToText.from_pretrained(tiny_model, attn_implementation="sdpa").eval()
     choices = found(processor, records)
     some = records[:6]
     examples = []
     for record in some:
-        examples.append(
-            encode_prompt(processor, prompt_and_answer(processor, record)[0], load_pictures(record))
-        )
+        examples.append(encode_prompt(processor, prompt_and_answer(processor, record)[0], load_pictures(record)))
         append_text(examples[-1], torch.tensor([choices.shared]))
     batch = pad_and_stack(examples, pad_id=0, side="left", multiple_of=1)
     with FlopCounterMode(display=False) as once, torch.inference_mode():

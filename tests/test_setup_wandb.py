@@ -15,12 +15,7 @@ from trainer.__main__ import main
 
 
 def setup(folder: Path, *argv: str, **environ: str) -> tuple[int, dict[str, Any], str]:
-    home = {
-        "HOME": str(folder),
-        "NETRC": str(folder / "netrc"),
-        "TMPDIR": str(folder),
-        "WANDB_MODE": "online",
-    }
+    home = {"HOME": str(folder), "NETRC": str(folder / "netrc"), "TMPDIR": str(folder), "WANDB_MODE": "online"}
     ended = run_forked(folder, main, ["setup-wandb", *argv, "--json"], environment={**home, **environ})
     report = json.loads(ended.output[ended.output.index("{\n") :])
     return ended.codes[0], {check["name"]: check for check in report["checks"]}, ended.output

@@ -109,9 +109,7 @@ def test_counts_and_widths_are_those_of_the_transformers_class(family: str) -> N
     decoder = model.get_decoder()
     linears = [m for name, m in decoder.layers.named_modules() if name.endswith("_proj")]
     tower = getattr(
-        model.model,
-        "vision_tower",
-        getattr(model.model, "vision_model", getattr(model.model, "visual", None)),
+        model.model, "vision_tower", getattr(model.model, "vision_model", getattr(model.model, "visual", None))
     )
     merger = getattr(tower, "merger", None)
     aside = sum(p.numel() for p in merger.parameters()) if merger is not None else 0
@@ -219,10 +217,7 @@ def test_an_unknown_model_is_refused_with_the_nearest_and_the_way_out(hub: Path)
     [
         ("{", "cannot be read as JSON"),
         ("[1]", "holds list, not a JSON object"),
-        (
-            '{"model_type": "llava"}',
-            "model_type 'llava'; known families: gemma3, qwen2_5_vl, qwen2_vl, idefics3",
-        ),
+        ('{"model_type": "llava"}', "model_type 'llava'; known families: gemma3, qwen2_5_vl, qwen2_vl, idefics3"),
         ("{}", "model_type None"),
         ('{"model_type": "gemma3", "text_config": 3}', "not a gemma3 configuration"),
         ('{"model_type": "gemma3", "text_config": {"hidden_size": "wide"}}', "not a gemma3 configuration"),

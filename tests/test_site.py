@@ -238,16 +238,12 @@ def test_modules_are_loaded_where_the_batch_shell_has_no_module_function(tmp_pat
 
 
 TYPED = ("PARTITION", "CONSTRAINT", "EXCLUDE", "RESERVATION", "MAIL_USER", "MAIL_TYPE")
-TEXTS = st.text("$()`'\"\\;&|<>*?!~#{}[]= \n\tax,@.", min_size=1, max_size=12) | st.text(
-    min_size=1, max_size=12
-)
+TEXTS = st.text("$()`'\"\\;&|<>*?!~#{}[]= \n\tax,@.", min_size=1, max_size=12) | st.text(min_size=1, max_size=12)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(TYPED), text=TEXTS, value=TEXTS)
-def test_what_a_site_says_is_refused_or_arrives_literally(
-    tmp_path: Path, name: str, text: str, value: str
-) -> None:
+def test_what_a_site_says_is_refused_or_arrives_literally(tmp_path: Path, name: str, text: str, value: str) -> None:
     """One #SBATCH line as sbatch will read it, and one variable of the job; nothing in them is run."""
     try:
         spec = resolve({name: text, "ENVIRONMENT": f"VALUE={value}"}, project_dir=ROOT, environ={})
@@ -295,6 +291,4 @@ def test_modules_that_are_not_there_end_the_job_as_a_wrong_configuration(
     ended = cluster.wait(job_id)
     assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "78:0")
     last = Path(log_path(plan.spec, job_id=job_id)).read_text().splitlines()[-1]
-    assert last == (
-        "trainyard: module load nosuch/1.0 failed: see module avail, and MODULES or the site file"
-    )
+    assert last == ("trainyard: module load nosuch/1.0 failed: see module avail, and MODULES or the site file")

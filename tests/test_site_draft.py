@@ -27,14 +27,7 @@ SLURM_VERSION           = 23.02.1
 
 
 def group(**said: object) -> NodeGroup:
-    plain = {
-        "partition": "cpu",
-        "default": False,
-        "limit_min": None,
-        "nodes": 4,
-        "cpus": 32,
-        "mem_mib": 128_000,
-    }
+    plain = {"partition": "cpu", "default": False, "limit_min": None, "nodes": 4, "cpus": 32, "mem_mib": 128_000}
     return NodeGroup(**{**plain, "gpus": (), "features": "", **said})  # type: ignore[arg-type]
 
 
@@ -106,10 +99,7 @@ def test_a_draft_is_a_site_file(groups: tuple[NodeGroup, ...], tmp_path: Path) -
 IMPOSSIBLE = [
     ({"PARTITION": "gpus"}, "PARTITION=gpus: no such partition, did you mean gpu? known are cpu, gpu"),
     ({}, "GPUS=1: partition cpu has no GPUs: name another with PARTITION="),
-    (
-        {"PARTITION": "gpu", "TIME": "3h"},
-        "TIME=180m: partition gpu ends jobs after 120 minutes: try TIME=120m",
-    ),
+    ({"PARTITION": "gpu", "TIME": "3h"}, "TIME=180m: partition gpu ends jobs after 120 minutes: try TIME=120m"),
     ({"PARTITION": "gpu", "GPU_TYPE": "h100"}, "GPU_TYPE=h100: partition gpu has A100, h1000, l40s, v100"),
     (
         {"PARTITION": "gpu", "GPU_TYPE": "A100", "GPUS": "6"},
@@ -119,19 +109,13 @@ IMPOSSIBLE = [
         {"PARTITION": "gpu", "GPU_TYPE": "l40s", "GPUS": "16"},
         "GPUS=16: a node of partition gpu has at most 8: try GPUS=8",
     ),
-    (
-        {"PARTITION": "gpu", "GPU_TYPE": "l40s", "NODES": "2"},
-        "NODES=2: partition gpu has 1 such nodes",
-    ),
+    ({"PARTITION": "gpu", "GPU_TYPE": "l40s", "NODES": "2"}, "NODES=2: partition gpu has 1 such nodes"),
     (
         {"PARTITION": "cpu,gpu", "TIME": "1h", "CPUS": "64"},
         "GPUS=1: partition cpu has no GPUs: name another with PARTITION=; "
         "CPUS=64: such a node of partition gpu has at most 32: try CPUS=32",
     ),
-    (
-        {"PARTITION": "gpu", "MEM": "126"},
-        "MEM=126: such a node of partition gpu has at most 125 GiB: try MEM=125",
-    ),
+    ({"PARTITION": "gpu", "MEM": "126"}, "MEM=126: such a node of partition gpu has at most 125 GiB: try MEM=125"),
 ]
 
 
@@ -187,9 +171,7 @@ def checked(cluster: Cluster, cwd: Path, *argv: str) -> subprocess.CompletedProc
 
 
 @pytest.mark.cluster
-def test_check_asks_slurm_and_queues_nothing(
-    cluster: Cluster, short: None, checkout: Path, records: Path
-) -> None:
+def test_check_asks_slurm_and_queues_nothing(cluster: Cluster, short: None, checkout: Path, records: Path) -> None:
     before = files(checkout)
     data = ("--data", str(records), "--partition=short", "--device=cpu", "--gpus=2", "--vram=40")
     done = checked(cluster, checkout, *data, "--time=60", "--constraint=ib&a100", "--gpu-type=a100")
@@ -200,11 +182,7 @@ def test_check_asks_slurm_and_queues_nothing(
         ("--time=61", 78, "TIME=61m: partition short ends jobs after 60 minutes: try TIME=60m"),
         ("--gpus=9", 78, "GPUS=9: a node of partition short has at most 8: try GPUS=8"),
         ("--partition=shirt", 78, "PARTITION=shirt: no such partition, did you mean short? known are "),
-        (
-            "--constraint=none-such",
-            1,
-            "sbatch would refuse the job: allocation failure: Invalid feature spec",
-        ),
+        ("--constraint=none-such", 1, "sbatch would refuse the job: allocation failure: Invalid feature spec"),
     ):
         done = checked(cluster, checkout, *data, "--time=60", word)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1)

@@ -46,9 +46,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("verb", ["plan", "render", "submit"])
-@pytest.mark.parametrize(
-    ("argv", "said"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
-)
+@pytest.mark.parametrize(("argv", "said"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
 def test_a_bad_request_is_one_line_and_78_and_writes_nothing(
     verb: str, argv: list[str], said: str, checkout: Path
 ) -> None:
@@ -109,9 +107,7 @@ def test_a_submitted_run_has_its_script_record_and_log_folder(
     checkout: Path, records: Path, fake_sbatch: str, tmp_path: Path
 ) -> None:
     argv = ("submit", "--device=cpu", "--data", str(records), "--run", "mine")
-    done = slurm(
-        *argv, cwd=checkout, PATH=fake_sbatch, SBATCH_PARTITION="x", SLURM_JOB_ID="1", SLURM_CONF="/c"
-    )
+    done = slurm(*argv, cwd=checkout, PATH=fake_sbatch, SBATCH_PARTITION="x", SLURM_JOB_ID="1", SLURM_CONF="/c")
     assert (done.returncode, done.stderr) == (0, "")
     run = checkout / "runs" / "mine"
     assert files(run) == {"job.sbatch", "run.json", "logs"}
@@ -205,16 +201,12 @@ def test_what_the_cluster_can_never_run_is_refused_before_it_is_queued(
 ) -> None:
     make_program(fake_sbatch, "sinfo", "echo 'low*|1-00:00:00|2|64|256000|gpu:a100:8|(null)'")
     before = files(checkout)
-    done = slurm(
-        verb, "--config=multi_gpu", "--gpus=2", *argv, "--data", str(records), cwd=checkout, PATH=fake_sbatch
-    )
+    done = slurm(verb, "--config=multi_gpu", "--gpus=2", *argv, "--data", str(records), cwd=checkout, PATH=fake_sbatch)
     assert (done.returncode, done.stdout, done.stderr) == (78, "", f"trainyard: {said}\n")
     assert files(checkout) == before
 
 
-def test_where_sinfo_does_not_answer_sbatch_is_left_to_judge(
-    checkout: Path, records: Path, fake_sbatch: str
-) -> None:
+def test_where_sinfo_does_not_answer_sbatch_is_left_to_judge(checkout: Path, records: Path, fake_sbatch: str) -> None:
     make_program(fake_sbatch, "sinfo", "echo 'sinfo: error: no controller' >&2; exit 1")
     done = slurm("submit", "--device=cpu", "--data", str(records), cwd=checkout, PATH=fake_sbatch)
     assert (done.returncode, done.stderr) == (0, "")
@@ -240,9 +232,7 @@ def test_only_plan_has_formats() -> None:
 def test_an_unknown_verb_lists_the_known() -> None:
     done = slurm("rendr")
     assert (done.returncode, done.stdout) == (78, "")
-    assert done.stderr.startswith(
-        "trainyard: unknown verb 'rendr', did you mean render? known are plan, render,"
-    )
+    assert done.stderr.startswith("trainyard: unknown verb 'rendr', did you mean render? known are plan, render,")
 
 
 def test_help_is_an_answer() -> None:
@@ -271,7 +261,5 @@ def test_the_launch_side_never_imports_torch() -> None:
         "heavy = {'torch', 'transformers', 'peft', 'trl', 'accelerate', 'datasets', 'numpy', 'PIL'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=PROJECT_DIR, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT_DIR, capture_output=True, text=True, check=True)
     assert done.stderr == "[]\n"

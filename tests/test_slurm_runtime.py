@@ -77,10 +77,7 @@ def test_what_is_typed_wins_over_our_own_mounts() -> None:
         ({"image": None}, "RUNTIME=apptainer needs IMAGE=, a registry's name:tag or a .sif file"),
         ({"image": "x.sqsh"}, "IMAGE=x.sqsh: apptainer takes a .sif file, or"),
         ({"image": "x.sif", "runtime": "pyxis"}, "IMAGE=x.sif: pyxis takes a .sqsh file, or"),
-        (
-            {"data": "records.jsonl"},
-            "/home/ada/trainyard would be mounted on /workspace and hide /workspace/acc",
-        ),
+        ({"data": "records.jsonl"}, "/home/ada/trainyard would be mounted on /workspace and hide /workspace/acc"),
         ({"output": "/"}, "/ would be mounted on / and hide /opt/trainyard/bin/python"),
         ({"binds": ("/usr",)}, "/usr would be mounted on /usr and hide /usr/bin/env"),
         ({"data": "/a b", "runtime": "pyxis"}, "/a b: pyxis mounts paths of letters, digits and "),
@@ -97,9 +94,7 @@ def test_what_a_runtime_cannot_do_is_refused_in_one_line(request_: dict[str, Any
 def test_an_image_in_the_site_file_waits_for_a_runtime_and_a_typed_one_wants_it() -> None:
     plain = replace(spec(), runtime="none")
     check_runtime(plain)
-    with pytest.raises(
-        ConfigError, match=r"^IMAGE= without a container: add RUNTIME=apptainer or RUNTIME=pyxis"
-    ):
+    with pytest.raises(ConfigError, match=r"^IMAGE= without a container: add RUNTIME=apptainer or RUNTIME=pyxis"):
         check_runtime(plain, typed={"IMAGE": REFERENCE, "GPUS": "1"})
     check_runtime(replace(plain, image=None), typed={"IMAGE": "none", "BINDS": "none"})
     done = slurm("plan", "--image", REFERENCE)
@@ -158,17 +153,13 @@ BAKED = {**image.ENVIRONMENT, "OMP_NUM_THREADS": "99", "OF_THE_IMAGE": "1"}
 
 
 @pytest.fixture
-def start(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[Job, Path]]:
+def start(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Job, Path]]:
     """A job of the toy in the image; its checkout has no environment and no trainer that could be used instead."""
     tools, stand_in = tmp_path / "tools", Path(__file__).with_name("containers.py")
     tools.mkdir()
 
     def rendered(plan: Any) -> str:
-        return render(plan).replace(
-            "set -eu\n", f"set -eu\nPATH={tools}:$PATH\nexport HF_TOKEN=of-the-shell\n"
-        )
+        return render(plan).replace("set -eu\n", f"set -eu\nPATH={tools}:$PATH\nexport HF_TOKEN=of-the-shell\n")
 
     monkeypatch.setattr(submitting, "render", rendered)
 
@@ -239,17 +230,8 @@ def test_a_real_job_stops_and_goes_on_inside(
 
 
 @pytest.mark.cluster
-def test_without_apptainer_on_the_node_the_job_ends_as_a_wrong_configuration(
-    cluster: Cluster, tmp_path: Path
-) -> None:
-    request = {
-        "project_dir": str(tmp_path),
-        "data": "sets",
-        "gpus": 0,
-        "device": "cpu",
-        "mem_gib": 1,
-        "cpus": 1,
-    }
+def test_without_apptainer_on_the_node_the_job_ends_as_a_wrong_configuration(cluster: Cluster, tmp_path: Path) -> None:
+    request = {"project_dir": str(tmp_path), "data": "sets", "gpus": 0, "device": "cpu", "mem_gib": 1, "cpus": 1}
     for runtime, said in (("apptainer", "apptainer is not on PATH"), ("pyxis", "srun knows no containers")):
         job = Job(cluster, make_plan(runtime=runtime, image=REFERENCE, run_id=runtime, **request))
         ended = job.run_on()

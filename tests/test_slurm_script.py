@@ -29,17 +29,7 @@ from trainer.outcome import ConfigError
 GOLDEN = Path(__file__).parent / "golden"
 # What one full site file, beside the scripts, turns into. The rest of a plan is not its business.
 FROM_SITE = (
-    *(
-        "account",
-        "constraint",
-        "cpus",
-        "environment",
-        "exclude",
-        "extra_flags",
-        "gpu_flag",
-        "gpu_type",
-        "mail_type",
-    ),
+    *("account", "constraint", "cpus", "environment", "exclude", "extra_flags", "gpu_flag", "gpu_type", "mail_type"),
     *("mail_user", "mem_gib", "modules", "output", "partition", "qos", "reservation", "time_limit_min"),
 )
 
@@ -120,9 +110,7 @@ def test_no_recorded_script_is_left_over() -> None:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_shellcheck_has_nothing_to_say(name: str, tmp_path: Path) -> None:
-    shellcheck = shutil.which(
-        "shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    )
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert shellcheck, "shellcheck comes with the dev extra"
     script = tmp_path / "job.sbatch"
     script.write_text(SCRIPTS[name], encoding="utf-8")
@@ -135,18 +123,12 @@ def test_shellcheck_has_nothing_to_say(name: str, tmp_path: Path) -> None:
 
 def test_the_environment_does_not_change_a_byte() -> None:
     """submitit reads SUBMITIT_PREEMPT_SIGNAL when it is imported, and hash seeds differ between processes."""
-    code = (
-        "from plans import make_plan as m; from slurm.script import render; print(render(m(gpus=2)), end='')"
-    )
+    code = "from plans import make_plan as m; from slurm.script import render; print(render(m(gpus=2)), end='')"
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
     others = [{"HOME": "/x", "PYTHONHASHSEED": "1"}, {"SUBMITIT_PREEMPT_SIGNAL": "USR1", "TZ": "Asia/Tokyo"}]
     texts = {
         subprocess.run(
-            [sys.executable, "-c", code],
-            env={"PYTHONPATH": path, **env},
-            capture_output=True,
-            check=True,
-            cwd=cwd,
+            [sys.executable, "-c", code], env={"PYTHONPATH": path, **env}, capture_output=True, check=True, cwd=cwd
         ).stdout.decode()
         for env, cwd in zip(others, ("/", None), strict=True)
     }
@@ -197,12 +179,7 @@ def run_with_stubs(plan: Plan, folder: Path, **more: str) -> tuple[list[str], di
         (tools / name).chmod(0o755)
     script = folder / "job.sbatch"
     script.write_text(render(plan), encoding="utf-8")
-    environ = {
-        "PATH": f"{tools}:/usr/bin:/bin",
-        "SLURM_JOB_NODELIST": "n[1-2]",
-        "SLURM_JOB_ID": "123456789",
-        **more,
-    }
+    environ = {"PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_ID": "123456789", **more}
     work = folder / "work"
     work.mkdir(exist_ok=True)
     subprocess.run(["bash", "-n", str(script)], check=True)
@@ -243,13 +220,7 @@ def test_paths_are_refused_or_arrive_literally(tmp_path: Path, data: str, output
     plan = make_plan(data=data, output=output, model=value, env=(("VALUE", value),))
     argv, environ = run_with_stubs(plan, tmp_path)
     task = argv[argv.index("--unbuffered") + 1 :]
-    assert task == [
-        "/home/ada/trainyard/.venv/cuda/bin/python",
-        "-m",
-        "trainer.supervise",
-        "--",
-        *plan.launch_argv,
-    ]
+    assert task == ["/home/ada/trainyard/.venv/cuda/bin/python", "-m", "trainer.supervise", "--", *plan.launch_argv]
     assert environ["VALUE"] == value
 
 
@@ -259,15 +230,7 @@ GOOD = {
     "BINDS": "/x:/y", "IMAGE": "team/a:1", "ENVIRONMENT": "A=1", "TIME": "5",
 }  # fmt: skip
 POISON = st.text("$()`'\"\\;&|<>*?!~#{}[] \n\t=,-:%ax", max_size=6) | st.sampled_from(
-    [
-        "$(touch ran)",
-        "`touch ran`",
-        "'; touch ran; '",
-        '"; touch ran; "',
-        "\ntouch ran",
-        "=False",
-        " --wrap=x",
-    ]
+    ["$(touch ran)", "`touch ran`", "'; touch ran; '", '"; touch ran; "', "\ntouch ran", "=False", " --wrap=x"]
 )
 
 
@@ -282,9 +245,7 @@ def test_a_whole_request_is_refused_in_one_line_or_said_literally(
     texts = {**GOOD, **{name: GOOD[name].join(around) for name, around in poisoned.items()}}
     try:
         spec = resolve({**texts, "RUNTIME": runtime}, project_dir=tmp_path / "it's $(here)", environ={})
-        plan = make_plan(
-            **{field: getattr(spec, field) for field in spec.__dataclass_fields__}, env=spec.environment
-        )
+        plan = make_plan(**{field: getattr(spec, field) for field in spec.__dataclass_fields__}, env=spec.environment)
         text = render(plan)
     except ConfigError as refused:
         assert str(refused).isprintable()
@@ -297,9 +258,7 @@ def test_a_whole_request_is_refused_in_one_line_or_said_literally(
     assert all(len(words) == 1 for words in flags)
     assert [[flag] for flag in spec.extra_flags if [flag] not in flags] == []
     if runtime == "apptainer":
-        given = [
-            next(csv.reader([word], strict=True)) for word in argv if word.startswith(("type=bind", '"type='))
-        ]
+        given = [next(csv.reader([word], strict=True)) for word in argv if word.startswith(("type=bind", '"type='))]
         expected = [
             ["type=bind", f"source={m.source}", f"destination={m.target}", *(["ro"] if m.read_only else [])]
             for m in mounts(spec)

@@ -140,9 +140,7 @@ def test_nobody_outlives_the_supervisor_whoever_is_killed(victim: str, start: Ca
 
 
 @pytest.mark.slow
-def test_under_accelerate_and_torchrun_ranks_and_data_workers_are_deaf_and_die_with_it(
-    tmp_path: Path,
-) -> None:
+def test_under_accelerate_and_torchrun_ranks_and_data_workers_are_deaf_and_die_with_it(tmp_path: Path) -> None:
     """The real launcher: torchrun installs handlers of its own unless it is told otherwise."""
     (tmp_path / "ranks.py").write_text(
         "import os, time\n"
@@ -206,9 +204,7 @@ def test_the_third_attempt_in_a_row_without_a_step_has_failed(start: Callable[..
     assert "trainyard: stopped before training began, and the last 3 attempts brought" in job.log.read_text()
 
 
-def test_a_later_attempt_takes_the_checkpoints_from_a_writer_that_was_left_behind(
-    start: Callable[..., Job],
-) -> None:
+def test_a_later_attempt_takes_the_checkpoints_from_a_writer_that_was_left_behind(start: Callable[..., Job]) -> None:
     """As after a lost node whose processes still live: the old one fails at its next commit."""
     old = start(step_s=0.2)
     old.until("step 3")

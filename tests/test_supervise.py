@@ -65,9 +65,7 @@ def test_only_local_rank_0_speaks_for_a_node() -> None:
 
 
 def test_a_configuration_error_is_repeated_on_one_line(capfd: pytest.CaptureFixture[str]) -> None:
-    run(
-        python("from trainer.outcome import write_outcome; write_outcome(78, 'no such model')"), environment()
-    )
+    run(python("from trainer.outcome import write_outcome; write_outcome(78, 'no such model')"), environment())
     assert capfd.readouterr().err == "trainyard: no such model\n"
 
 
@@ -136,9 +134,7 @@ def test_a_time_limit_counts_from_the_start_unless_a_scheduler_says_when_it_ends
 
 
 @pytest.mark.parametrize(("index", "wrote"), [("0", True), ("1", False)])
-def test_the_first_node_writes_the_record_that_submit_could_not(
-    index: str, wrote: bool, tmp_path: Path
-) -> None:
+def test_the_first_node_writes_the_record_that_submit_could_not(index: str, wrote: bool, tmp_path: Path) -> None:
     record = tmp_path / "record.json"
     record.write_text('{"spec": {"run_id": "r"}}')
     project = make_toy_project(tmp_path / "project")

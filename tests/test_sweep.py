@@ -20,15 +20,7 @@ from plans import ENV, make_plan
 from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
 
 from accelerate_configs.runs.records import read_run
-from accelerate_configs.sweeps.grid import (
-    MAX_MEMBERS,
-    Recorded,
-    Sweep,
-    plan_grid,
-    read_grid,
-    read_result,
-    read_sweep,
-)
+from accelerate_configs.sweeps.grid import MAX_MEMBERS, Recorded, Sweep, plan_grid, read_grid, read_result, read_sweep
 from slurm import members
 from slurm.__main__ import main
 from slurm.queue import find_jobs
@@ -59,10 +51,7 @@ MISTAKES = [
     ("GPUS=1,2", "GRID: 'GPUS' is the same for all members, say it beside GRID: a grid takes"),
     ("$(touch ran)=1", "GRID: '$(touch' is unknown: a grid takes"),
     ("LORA=low,low", "GRID: LORA lists 'low' twice, which would be the same run twice"),
-    (
-        "LEARNING_RATE=1e-4,0.0001",
-        "GRID: LEARNING_RATE lists '1e-4' twice, which would be the same run twice",
-    ),
+    ("LEARNING_RATE=1e-4,0.0001", "GRID: LEARNING_RATE lists '1e-4' twice, which would be the same run twice"),
     ("LORA=low LORA=high", "LORA is given twice in GRID: say it once"),
     ("SEED=1,2", "SEED is given in GRID and beside it: say it once"),
     ("LORA=low,hi", "LORA='hi': takes one of high, medium, low"),
@@ -139,9 +128,7 @@ def test_plan_shows_the_members_and_render_the_script(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("flag", ["--trials", "--parallel"])
-def test_plan_takes_the_words_of_a_sweep_without_a_grid(
-    flag: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_plan_takes_the_words_of_a_sweep_without_a_grid(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", flag, "3", "--run", "try", "--site", "none"], {}) == 0
     count, parallel = (3, 3) if flag == "--trials" else (12, 3)
     heading = f"sweep  try: {count} members, at most {parallel} at once"
@@ -287,9 +274,7 @@ def test_the_verbs_see_cancel_and_resume_a_whole_sweep(
 
 
 @pytest.mark.cluster
-def test_a_sweep_that_sbatch_refuses_leaves_nothing_behind(
-    cluster: Cluster, tmp_path: Path, records: Path
-) -> None:
+def test_a_sweep_that_sbatch_refuses_leaves_nothing_behind(cluster: Cluster, tmp_path: Path, records: Path) -> None:
     project = make_toy_project(tmp_path / "toy")
     with pytest.raises(SubmitError, match="sbatch refused the job"):
         submit(toy_sweep(project, records, count=2, parallel=1, partition="none"), cluster.environ)
@@ -322,9 +307,7 @@ def test_members_that_never_started_are_seen_as_cancelled(cluster: Cluster, tmp_
 
 @pytest.mark.cluster
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
-def test_make_sweep_shows_the_members_and_submits_them(
-    cluster: Cluster, checkout: Path, records: Path
-) -> None:
+def test_make_sweep_shows_the_members_and_submits_them(cluster: Cluster, checkout: Path, records: Path) -> None:
     words = ["DEVICE=cpu", f"DATA={records}", "GRID=SEED=1,2,3", "RUN=seeds", "PARALLEL=1", "TIME=10"]
     done = cluster.run("make", "sweep", *words, "PARTITION=high", cwd=checkout)
     array = read_run(checkout / "runs" / "seeds-0").job_ids[0].removesuffix("_0")
@@ -333,9 +316,7 @@ def test_make_sweep_shows_the_members_and_submits_them(
     assert cluster.job(f"{array}_2")["JobState"] == "PENDING"
     done = cluster.run("make", "cancel", "RUN=seeds", cwd=checkout)
     assert done.stdout.startswith("cancelled ")
-    until(
-        lambda: all(j.ended for j in find_jobs([f"{array}_{i}" for i in range(3)], cluster.environ).values())
-    )
+    until(lambda: all(j.ended for j in find_jobs([f"{array}_{i}" for i in range(3)], cluster.environ).values()))
     again = cluster.run("make", "sweep", *words, cwd=checkout, check=False)
     assert f"RUN=seeds: {checkout / 'runs' / 'seeds'} exists: give another RUN" in again.stderr
 

@@ -55,13 +55,7 @@ class SweepService:
         service = self
 
         class Answering(Handler):
-            seen: ClassVar[dict[str, Any]] = {
-                "asked": [],
-                "history": [],
-                "summary": {},
-                "runs": [],
-                "files": {},
-            }
+            seen: ClassVar[dict[str, Any]] = {"asked": [], "history": [], "summary": {}, "runs": [], "files": {}}
 
             def data(self, query: str, given: dict[str, Any]) -> dict[str, Any]:
                 return service.data(query, given) or super().data(query, given)
@@ -75,12 +69,7 @@ class SweepService:
         project = {"name": "trainyard", "entity": {"name": "ada"}}
         if "upsertSweep(" in query:
             self.config = variables["config"]
-            return {
-                "upsertSweep": {
-                    "sweep": {"name": "abc123", "project": project},
-                    "configValidationWarnings": [],
-                }
-            }
+            return {"upsertSweep": {"sweep": {"name": "abc123", "project": project}, "configValidationWarnings": []}}
         if "sweep(sweepName" in query:
             found = {"name": "abc123", "state": self.state, "config": self.config}
             return {"project": {**project, "sweep": found if variables["sweep"] == "abc123" else None}}
@@ -159,16 +148,10 @@ GOOD = yaml.safe_load((PROJECT_DIR / "wandb_sweep.yaml").read_text())
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (
-            {"parameters": {"lora_rank": {"values": [1]}}},
-            "s: 'lora_rank' is not for sweeps, did you mean lora_r?",
-        ),
+        ({"parameters": {"lora_rank": {"values": [1]}}}, "s: 'lora_rank' is not for sweeps, did you mean lora_r?"),
         ({"parameters": {"max_length": {"values": [512]}}}, "s: 'max_length' is not for sweeps"),
         ({"parameters": {"lora_r": {"values": [0]}}}, "s: lora_r"),
-        (
-            {"parameters": {"lora_r": {"min": 8, "max": 64}}},
-            "s: lora_r takes `values: [...]`, of whole numbers",
-        ),
+        ({"parameters": {"lora_r": {"min": 8, "max": 64}}}, "s: lora_r takes `values: [...]`, of whole numbers"),
         ({"parameters": {"learning_rate": 3}}, "s: learning_rate takes `values: [...]`, or min and max"),
         ({"metric": None}, "s: metric is missing, or not as in wandb_sweep.yaml"),
         ({"method": ["bayes"]}, "s: method is missing, or not as in wandb_sweep.yaml"),
@@ -270,9 +253,7 @@ def test_a_member_stores_its_trial_and_comes_back_to_it(toy: Path, service: Swee
     assert service.told[0] == {} and {"trial1": True} in service.told[1:] and {} not in service.told[1:]
 
 
-def test_a_trial_that_the_sweep_stops_ends_in_order_and_is_not_taken_up_again(
-    toy: Path, service: SweepService
-) -> None:
+def test_a_trial_that_the_sweep_stops_ends_in_order_and_is_not_taken_up_again(toy: Path, service: SweepService) -> None:
     service.stop.add("trial1")
     output, _ = (process := member(toy, service, steps=2000)).communicate(timeout=60)
     assert process.returncode == 0, output
@@ -280,10 +261,7 @@ def test_a_trial_that_the_sweep_stops_ends_in_order_and_is_not_taken_up_again(
     trial = read_trial(toy / "runs" / "s-0")
     assert trial and trial.stopped
     output, _ = (process := member(toy, service)).communicate(timeout=60)
-    assert (process.returncode, output) == (
-        0,
-        "trainyard: the sweep stopped trial trial1: nothing is left to do\n",
-    )
+    assert (process.returncode, output) == (0, "trainyard: the sweep stopped trial trial1: nothing is left to do\n")
 
 
 def test_a_sweep_that_gives_no_more_ends_the_member_and_an_unreachable_one_fails_it(
@@ -291,10 +269,7 @@ def test_a_sweep_that_gives_no_more_ends_the_member_and_an_unreachable_one_fails
 ) -> None:
     service.trials = []
     output, _ = (process := member(toy, service)).communicate(timeout=60)
-    assert (process.returncode, output) == (
-        0,
-        "trainyard: the sweep gives no more trials: nothing is left to do\n",
-    )
+    assert (process.returncode, output) == (0, "trainyard: the sweep gives no more trials: nothing is left to do\n")
     service.handler.status = 401
     output, _ = (process := member(toy, service)).communicate(timeout=60)
     assert process.returncode == 78 and "does not take WANDB_API_KEY" in output and KEY not in output
@@ -342,9 +317,7 @@ def test_make_sweep_makes_the_sweep_once_everything_else_is_known_to_be_right(
     (checkout / "wandb_sweep.yaml").write_bytes((PROJECT_DIR / "wandb_sweep.yaml").read_bytes())
     words = ["DEVICE=cpu", f"DATA={records}", "TRIALS=2", "RUN=s", "TIME=10"]
     refused = cluster.run("make", "sweep", *words, cwd=checkout, check=False)
-    assert refused.stderr.startswith(
-        "trainyard: a W&B sweep needs WANDB_API_KEY= in .env, where its jobs read it"
-    )
+    assert refused.stderr.startswith("trainyard: a W&B sweep needs WANDB_API_KEY= in .env, where its jobs read it")
     (checkout / ".env").write_text(f"WANDB_API_KEY={KEY}\nWANDB_BASE_URL={service.address}\n")
     (checkout / ".env").chmod(0o600)
     refused = cluster.run("make", "sweep", *words, "PARTITION=lo", cwd=checkout, check=False)
@@ -366,18 +339,7 @@ def test_trials_run_here_one_after_another_with_the_real_trainer_and_client(
     for name, value in {**environ(service), "WANDB_MODE": "online", "TMPDIR": str(checkout)}.items():
         monkeypatch.setenv(name, value)
     (checkout / "wandb_sweep.yaml").write_bytes((PROJECT_DIR / "wandb_sweep.yaml").read_bytes())
-    words = (
-        "--model",
-        str(tiny_model),
-        "--data",
-        str(walks),
-        "--run",
-        "tries",
-        "--trials",
-        "2",
-        "--max-steps",
-        "4",
-    )
+    words = ("--model", str(tiny_model), "--data", str(walks), "--run", "tries", "--trials", "2", "--max-steps", "4")
     output, _ = (process := local(checkout, *words)).communicate(timeout=300)
     assert process.returncode == 0, output
     assert yaml.safe_load(service.config) == GOOD
@@ -385,8 +347,7 @@ def test_trials_run_here_one_after_another_with_the_real_trainer_and_client(
         config = json.loads((checkout / "runs" / f"tries-{index}" / "metrics.json").read_text())["config"]
         assert {name: config[name] for name in VALUES} == {**VALUES, "lora_alpha": alpha}
     runs = {
-        tuple(b.get(key) for key in ("name", "displayName", "groupName", "sweep"))
-        for b in service.handler.seen["runs"]
+        tuple(b.get(key) for key in ("name", "displayName", "groupName", "sweep")) for b in service.handler.seen["runs"]
     }
     assert {("trial1", "tries-0", "tries", "abc123"), ("trial2", "tries-1", "tries", "abc123")} <= runs, runs
     assert any("eval/action_accuracy" in entry for entry in service.handler.seen["history"])

@@ -64,9 +64,7 @@ def test_a_window_has_its_records_and_tokens_without_padding_evaluation_and_savi
     }  # fmt: skip
 
 
-def test_a_resumed_window_counts_everything_but_is_timed_from_the_resume(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_resumed_window_counts_everything_but_is_timed_from_the_resume(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     from accelerate import Accelerator
 

@@ -96,9 +96,7 @@ def break_down(service: Service, fault: str) -> None:
         service.answer_with(int(fault))
 
 
-def test_rows_media_and_summary_reach_the_service_under_group_tags_and_notes(
-    tmp_path: Path, service: Service
-) -> None:
+def test_rows_media_and_summary_reach_the_service_under_group_tags_and_notes(tmp_path: Path, service: Service) -> None:
     run = Process(tmp_path, service, "waits", WANDB_RUN_GROUP="g", WANDB_TAGS="a,b", WANDB_NOTES="why")
     run.step()
     run.step()
@@ -177,38 +175,25 @@ def test_a_run_reaches_the_service_whole_with_its_plan_and_versions_and_the_trai
     assert ended.codes == (0,), ended.output
     assert KEY not in ended.output and "may lack" not in ended.output
     seen = service.seen()
-    config = {
-        name: entry["value"]
-        for name, entry in json.loads(seen["runs"][0]["config"]).items()
-        if "value" in entry
-    }
+    config = {name: entry["value"] for name, entry in json.loads(seen["runs"][0]["config"]).items() if "value" in entry}
     assert config["plan"]["accelerate_config"] == plan.chosen.label
     assert config["plan"]["predicted_peak_gib"] == round(plan.chosen.estimate.peak_bytes / 2**30, 2)
     assert (config["effective_batch_size"], config["git"]) == (4, run_record(plan)["git"])
     assert config["parameters"]["trainable"] == resolve_shape(str(tiny_model)).lora_params(8)
     assert config["versions"]["torch"].startswith("2.") and len(config["dataset"]["sha256"]) == 64
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    for key, name in (
-        ("train/loss", "loss"),
-        ("eval/loss", "eval_loss"),
-        ("train/tokens_seen", "tokens_seen"),
-    ):
+    for key, name in (("train/loss", "loss"), ("eval/loss", "eval_loss"), ("train/tokens_seen", "tokens_seen")):
         logged = [(entry["step"], entry[name]) for entry in metrics["history"] if name in entry]
         rows = [(row["train/global_step"], row[key]) for row in seen["history"] if key in row]
         assert rows == logged and rows
     steps = [row["train/global_step"] for row in seen["history"] if "eval/action_accuracy" in row]
     assert steps == [0, 2, 3]
     assert seen["summary"]["eval/action_accuracy"] == metrics["after"]["accuracy"]
-    assert [row["train/global_step"] for row in seen["history"] if "eval/samples" in row] == [
-        0,
-        metrics["step"],
-    ]
+    assert [row["train/global_step"] for row in seen["history"] if "eval/samples" in row] == [0, metrics["step"]]
     assert any(key.startswith("gradients/") for row in seen["history"] for key in row)
 
 
-def through_faults(
-    folder: Path, *words: str, healthy_steps: int, faults: Sequence[str] = FAULTS
-) -> list[Process]:
+def through_faults(folder: Path, *words: str, healthy_steps: int, faults: Sequence[str] = FAULTS) -> list[Process]:
     """Ended attempts of 20 steps each whose service failed after `healthy_steps`; at once: they mostly wait."""
     services = {fault: Service() for fault in faults}
     for fault, service in services.items() if healthy_steps == 0 else ():
@@ -236,9 +221,7 @@ def through_faults(
 
 
 @pytest.mark.slow
-def test_a_service_that_fails_in_mid_run_delays_no_step_and_the_upload_command_is_said(
-    tmp_path: Path,
-) -> None:
+def test_a_service_that_fails_in_mid_run_delays_no_step_and_the_upload_command_is_said(tmp_path: Path) -> None:
     folders = []
     for run in through_faults(tmp_path, "waits", healthy_steps=2):
         (folder,) = re.findall(r"to upload: wandb sync --include-online (.*)", run.said)
@@ -263,9 +246,7 @@ def test_a_service_that_fails_at_the_end_lets_the_run_end(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_client_process_that_hangs_holds_neither_a_step_nor_the_end(
-    tmp_path: Path, service: Service
-) -> None:
+def test_a_client_process_that_hangs_holds_neither_a_step_nor_the_end(tmp_path: Path, service: Service) -> None:
     from trainer.node.processes import descendants
 
     run = Process(tmp_path, service, "waits")
@@ -280,9 +261,7 @@ def test_a_client_process_that_hangs_holds_neither_a_step_nor_the_end(
 
 
 @pytest.mark.slow
-def test_a_client_process_that_the_scheduler_ends_first_leaves_no_traceback(
-    tmp_path: Path, service: Service
-) -> None:
+def test_a_client_process_that_the_scheduler_ends_first_leaves_no_traceback(tmp_path: Path, service: Service) -> None:
     from trainer.node.processes import descendants
 
     run = Process(tmp_path, service, "waits", "stopped")

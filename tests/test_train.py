@@ -42,9 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, walks: 
 def test_the_adapter_loads_with_plain_peft_and_has_learned_in_every_linear(
     finished: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    ended = run_forked(
-        tmp_path, reload_adapter, str(tiny_model), str(finished / "run"), str(tmp_path / "out.json")
-    )
+    ended = run_forked(tmp_path, reload_adapter, str(tiny_model), str(finished / "run"), str(tmp_path / "out.json"))
     assert ended.codes == (0,), ended.output
     layers = json.loads((tiny_model / "config.json").read_text())["text_config"]["num_hidden_layers"]
     assert json.loads((tmp_path / "out.json").read_text()) == {
@@ -63,9 +61,7 @@ def test_tensorboard_holds_loss_and_learning_rate_of_every_step(finished: Path) 
 
 
 def test_wandb_keeps_one_offline_run_under_the_run_id(finished: Path) -> None:
-    runs = [
-        path.name for path in (finished / "run" / "wandb").iterdir() if path.name.startswith("offline-run-")
-    ]
+    runs = [path.name for path in (finished / "run" / "wandb").iterdir() if path.name.startswith("offline-run-")]
     assert len(runs) == 1
     assert runs[0].endswith("-test")
     assert list((finished / "run" / "wandb" / runs[0]).glob("run-test.wandb"))
@@ -79,9 +75,7 @@ def test_every_held_out_record_is_scored_and_some_are_written_out(finished: Path
     assert [line["truth"] for line in lines] == [json.loads(r.answer)["button"] for r in held_out]
     for name, key, samples in (("", "prediction", len(held_out)), ("generated_", "generated", 8)):
         said = [line for line in lines if key in line]
-        assert (
-            len(said) == metrics[f"{name}after"]["samples"] == metrics[f"{name}before"]["samples"] == samples
-        )
+        assert len(said) == metrics[f"{name}after"]["samples"] == metrics[f"{name}before"]["samples"] == samples
         assert metrics[f"{name}after"]["accuracy"] == sum(x["truth"] == x[key] for x in said) / samples
     for line in lines:
         assert line["prediction"] == max(line["probabilities"], key=line["probabilities"].get)
@@ -103,9 +97,7 @@ def test_the_loss_falls_on_the_answer_and_its_end_of_turn_only(tiny_model: Path,
     assert int((ids == processor.tokenizer.bos_token_id).sum()) == 1
 
 
-def test_two_processes_follow_one_with_the_same_effective_batch(
-    tmp_path: Path, tiny_model: Path, walks: Path
-) -> None:
+def test_two_processes_follow_one_with_the_same_effective_batch(tmp_path: Path, tiny_model: Path, walks: Path) -> None:
     one = train_forked(
         tmp_path / "one", model=tiny_model, data=walks, micro_batch_size=4, gradient_accumulation_steps=2
     )
@@ -157,16 +149,7 @@ def test_fewer_processes_than_planned_end_as_a_configuration_error(
     assert ended.codes == (0,)
     from trainer.train import main
 
-    argv = [
-        "--model",
-        str(tiny_model),
-        "--data",
-        str(walks),
-        "--output_dir",
-        str(tmp_path / "x"),
-        "--run_id",
-        "x",
-    ]
+    argv = ["--model", str(tiny_model), "--data", str(walks), "--output_dir", str(tmp_path / "x"), "--run_id", "x"]
     ended = run_forked(tmp_path / "log", main, [*argv, "--device", "cpu", "--world_size", "2"])
     assert ended.codes == (78,)
     assert "1 process(es) started where 2 were planned" in ended.output
@@ -182,9 +165,7 @@ def test_long_records_are_left_out_and_said(tmp_path: Path, tiny_model: Path, wa
     (tmp_path / "eval.jsonl").write_text((walks / "eval.jsonl").read_text())
     ended = train_forked(tmp_path, model=tiny_model, data=tmp_path, max_length=200, max_steps=1)
     assert ended.codes == (0,), ended.output
-    assert (
-        f"data: 1 of {len(lines)} train records left out: longer than max_length (200 tokens;" in ended.output
-    )
+    assert f"data: 1 of {len(lines)} train records left out: longer than max_length (200 tokens;" in ended.output
 
 
 @pytest.mark.slow
@@ -228,9 +209,7 @@ def test_bad_data_ends_a_supervised_job_with_78_and_one_line(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_zero3_shards_trains_and_saves_whole_fp32_adapters(
-    tmp_path: Path, tiny_model: Path, walks: Path
-) -> None:
+def test_zero3_shards_trains_and_saves_whole_fp32_adapters(tmp_path: Path, tiny_model: Path, walks: Path) -> None:
     """The planned command, launched cold; tests/zero3_on_cpu makes accelerate pick gloo for it.
 
     Steps so small change nothing that is measured: the first evaluation stays the best, and its adapter is kept.

@@ -78,9 +78,7 @@ def test_the_card_says_what_was_trained_on_what_and_how_good_it_is(run: Path, wa
     assert re.search(r"torch [\d.]+.*, transformers 5", card) and re.search(r": 0\.\d+ GiB \(resident", card)
 
 
-def test_no_card_and_no_usage_file_names_a_place_on_this_machine(
-    run: Path, merged: tuple[Path, Entry]
-) -> None:
+def test_no_card_and_no_usage_file_names_a_place_on_this_machine(run: Path, merged: tuple[Path, Entry]) -> None:
     for folder in (run / "adapter", merged[0]):
         for path in folder.glob("*"):
             if path.suffix in (".md", ".json") and path.name != "adapter_config.json":
@@ -129,18 +127,14 @@ def test_infer_answers_as_the_held_out_scoring_did(run: Path, walks: Path, tmp_p
     assert one["answer"] == predicted(run)[0].get("answer", one["answer"])
 
 
-def test_a_pipe_is_answered_line_by_line_and_a_bad_line_stops_nothing(
-    run: Path, walks: Path, tmp_path: Path
-) -> None:
+def test_a_pipe_is_answered_line_by_line_and_a_bad_line_stops_nothing(run: Path, walks: Path, tmp_path: Path) -> None:
     image = str(next(walks.glob("frames/*.png")))
     message = {"messages": [{"role": "user", "content": "Which <image>?"}], "images": [image]}
     lines = [json.dumps(message), "{", json.dumps({**message, "images": ["gone.png"]}), json.dumps(message)]
     code, found = answers(tmp_path, ["--run", str(run), "--records", "-"], "\n".join(lines) + "\n")
     assert code == 1
     assert found[1:3] == [
-        {
-            "error": "line 2 is not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"
-        },
+        {"error": "line 2 is not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"},
         {"error": "line 3: gone.png is not there"},
     ]
     assert found[0] == found[3] and sum(found[0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
@@ -197,12 +191,7 @@ def test_the_merged_model_loads_plainly_and_answers_as_the_adapter_did(
     records = after["samples"]
     assert report["before"]["accuracy"] == report["after"]["accuracy"] == after["accuracy"]
     assert after["accuracy"] > after["majority_accuracy"]
-    assert (report["same"], report["records"], report["drop"], report["out"]) == (
-        records,
-        records,
-        0,
-        str(folder),
-    )
+    assert (report["same"], report["records"], report["drop"], report["out"]) == (records, records, 0, str(folder))
     ended = run_forked(tmp_path, load_plainly, str(folder), str(tmp_path / "out.json"))
     assert ended.codes == (0,), ended.output
     assert json.loads((tmp_path / "out.json").read_text()) == {
@@ -220,8 +209,7 @@ def test_a_merge_that_loses_answers_ends_with_1_and_leaves_nothing(run: Path, tm
     ended = run_forked(tmp_path / "log", merge_spoiled, str(copy))
     assert ended.codes == (1,), ended.output
     assert re.search(
-        r"trainyard: merged, \d+\.\d\d% of the answers are lost, 1\.00% are allowed: nothing is kept",
-        ended.output,
+        r"trainyard: merged, \d+\.\d\d% of the answers are lost, 1\.00% are allowed: nothing is kept", ended.output
     )
     assert not [path.name for path in copy.iterdir() if "merged" in path.name]
 
@@ -246,9 +234,7 @@ def test_a_folder_that_is_there_is_not_merged_into(
     run: Path, merged: tuple[Path, Entry], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["merge", "--run", str(run)]) == 78
-    assert capsys.readouterr().err == (
-        f"trainyard: {run}/merged is there already: remove it, or give another --out\n"
-    )
+    assert capsys.readouterr().err == (f"trainyard: {run}/merged is there already: remove it, or give another --out\n")
     assert main(["merge", "--run", str(run / "adapter"), "--out", str(run / "x")]) == 78
     assert "is no finished run (metrics.json cannot be read)" in capsys.readouterr().err
     assert not (run / "x").exists()
@@ -269,9 +255,7 @@ def test_another_family_with_its_tower_trained_merges_and_answers_alike(
     words = ["--run", report["out"], "--records", str(walks / "eval.jsonl")]
     code, found = answers(tmp_path / "ask", words)
     assert code == 0
-    assert [entry["action"] for entry in found] == [
-        line["prediction"] for line in predicted(tmp_path / "run")
-    ]
+    assert [entry["action"] for entry in found] == [line["prediction"] for line in predicted(tmp_path / "run")]
 
 
 def test_a_damaged_adapter_is_one_line(run: Path, walks: Path, tmp_path: Path) -> None:

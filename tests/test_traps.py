@@ -26,15 +26,11 @@ def make_config(model: Path, **changes: Any) -> TrainConfig:
     return TrainConfig(model=str(model), data="-", output_dir="-", run_id="-", **values)
 
 
-def load(
-    config: TrainConfig, *, dtype: torch.dtype = torch.float32, **changes: Any
-) -> tuple[Any, models.Anatomy]:
+def load(config: TrainConfig, *, dtype: torch.dtype = torch.float32, **changes: Any) -> tuple[Any, models.Anatomy]:
     from transformers import AutoConfig
 
     anatomy = models.find_anatomy(AutoConfig.from_pretrained(config.model))
-    base = models.load_base(
-        config, dataclasses.replace(anatomy, **changes), dtype=dtype, device_map={"": "cpu"}
-    )
+    base = models.load_base(config, dataclasses.replace(anatomy, **changes), dtype=dtype, device_map={"": "cpu"})
     torch.manual_seed(0)
     return models.add_lora(base, config, anatomy), anatomy
 
@@ -196,9 +192,7 @@ def test_trap_15_a_batch_is_plain_tensors(batch: dict[str, torch.Tensor]) -> Non
     assert {type(value) for value in batch.values()} == {torch.Tensor}
 
 
-def test_trap_20_no_telemetry_and_no_card_without_bf16(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trap_20_no_telemetry_and_no_card_without_bf16(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.cuda is a stand-in: there is no GPU here."""
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "0")
     monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY")
@@ -208,9 +202,7 @@ def test_trap_20_no_telemetry_and_no_card_without_bf16(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
-    with pytest.raises(
-        ConfigError, match=r"^Tesla T4 \(compute capability 7.5\) has no bf16: use a GPU of 8.0"
-    ):
+    with pytest.raises(ConfigError, match=r"^Tesla T4 \(compute capability 7.5\) has no bf16: use a GPU of 8.0"):
         check_machine(config, SimpleNamespace(num_processes=1))
 
 

@@ -55,9 +55,7 @@ def faulty(tmp_path: Path) -> Path:
 def inspected(faulty: Path, tiny_model: Path) -> Inspection:
     from transformers import AutoProcessor
 
-    return inspect_dataset(
-        load_dataset(str(faulty)), AutoProcessor.from_pretrained(tiny_model), max_length=200
-    )
+    return inspect_dataset(load_dataset(str(faulty)), AutoProcessor.from_pretrained(tiny_model), max_length=200)
 
 
 def test_every_fault_is_named_and_left_out(inspected: Inspection, faulty: Path) -> None:
@@ -96,10 +94,7 @@ def test_labels_are_counted_on_what_is_kept_with_the_majority(inspected: Inspect
 
 @pytest.mark.parametrize(
     ("field", "notes"),
-    [
-        ("button", []),
-        ("why", ["actions cannot be scored: 0 different actions in the training answers, not 2 to 64"]),
-    ],
+    [("button", []), ("why", ["actions cannot be scored: 0 different actions in the training answers, not 2 to 64"])],
 )
 def test_what_cannot_be_scored_is_told_before_a_run(
     field: str, notes: list[str], inspected: Inspection, tiny_model: Path
@@ -149,9 +144,7 @@ def test_the_command_ends_with_0_or_strictly_with_78(faulty: Path, tiny_model: P
          "DATA=/no/where does not exist: give a JSONL file or a folder with train.jsonl"),
     ],
 )  # fmt: skip
-def test_a_wrong_request_is_one_line_and_78(
-    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_request_is_one_line_and_78(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", *argv]) == 78
     assert capsys.readouterr().err == f"trainyard: {message}\n"
 

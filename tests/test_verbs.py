@@ -143,9 +143,7 @@ def test_a_finished_run_is_known_by_its_files_when_slurm_has_forgotten_it(
 
 
 @pytest.mark.cluster
-def test_where_there_is_accounting_sacct_says_how_a_forgotten_job_ended(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_where_there_is_accounting_sacct_says_how_a_forgotten_job_ended(cluster: Cluster, tmp_path: Path) -> None:
     """squeue is real. The test cluster keeps no accounts, so sacct's answer is a stand-in's, in its format; that
     the real sacct takes the options, its complaint shows, which comes after reading them."""
     tools = tmp_path / "tools"
@@ -174,9 +172,7 @@ def test_where_there_is_accounting_sacct_says_how_a_forgotten_job_ended(
 def test_a_pending_job_says_what_it_waits_for_and_cancel_ends_it_once(
     cluster: Cluster, project: Path, start: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    blocker = cluster.run(
-        "sbatch", "--parsable", "--exclusive", "--nodes=2", "--wrap=sleep 60"
-    ).stdout.strip()
+    blocker = cluster.run("sbatch", "--parsable", "--exclusive", "--nodes=2", "--wrap=sleep 60").stdout.strip()
     job_id = start("waiting")
     until(lambda: find_jobs([job_id], cluster.environ)[job_id].reason not in ("", "None"))
     verbs.status({"RUN": "waiting"}, cluster.environ, project)
@@ -238,8 +234,7 @@ def test_logs_follow_a_job_over_a_requeue_until_it_has_ended(
 ) -> None:
     job_id = start("twice")
     write_record(
-        project / "runs" / "twice",
-        {**find_run("twice", project / "runs").record, "job_ids": ["999998", job_id]},
+        project / "runs" / "twice", {**find_run("twice", project / "runs").record, "job_ids": ["999998", job_id]}
     )
     (project / "runs" / "twice" / "logs" / "slurm-999998.log").write_text("an earlier job\n")
     until(lambda: log_has(project, "twice", "step  2/20"))
@@ -312,9 +307,7 @@ def test_a_controller_that_is_down_is_one_line(cluster: Cluster, tmp_path: Path)
         verbs.status({"RUN": "r"}, environ, tmp_path)
 
 
-def test_without_run_status_takes_the_newest_and_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_run_status_takes_the_newest_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for age, run_id in enumerate(["new", "old"]):
         folder = write_run(tmp_path / "runs", run_id)
         os.utime(folder / "run.json", (100 - age, 100 - age))
@@ -392,9 +385,7 @@ def test_a_run_that_no_scheduler_began_goes_on_by_its_own_command(
 )
 def test_a_run_json_edited_by_hand_is_one_line_and_78(change: Any, said: str, tmp_path: Path) -> None:
     path = write_run(tmp_path / "runs", "r", "1") / "run.json"
-    path.write_text(
-        change if isinstance(change, str) else json.dumps({**json.loads(path.read_text()), **change})
-    )
+    path.write_text(change if isinstance(change, str) else json.dumps({**json.loads(path.read_text()), **change}))
     message = refusal(verbs.status, {"RUN": "r"}, {}, tmp_path)
     assert said in message and message.startswith(str(path))
 

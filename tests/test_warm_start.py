@@ -50,13 +50,7 @@ def test_it_goes_on_from_the_weights_and_still_scores_the_bare_base_first(
 def test_another_shape_or_base_is_refused_before_anything_is_loaded(
     first: Path, tiny_model: Path, changes: dict[str, object], message: str
 ) -> None:
-    values = {
-        "model": str(tiny_model),
-        "lora_r": 8,
-        "lora_alpha": 16,
-        "init_adapter": str(first / "run"),
-        **changes,
-    }
+    values = {"model": str(tiny_model), "lora_r": 8, "lora_alpha": 16, "init_adapter": str(first / "run"), **changes}
     with pytest.raises(ConfigError) as error:
         check_start(TrainConfig(data="-", output_dir="-", run_id="-", **values))
     assert message in str(error.value)
@@ -76,9 +70,7 @@ def test_other_shapes_and_a_damaged_file_are_refused_with_78(
         save_file({name: t[:, : t.shape[1] // 2].clone() for name, t in load_file(weights).items()}, weights)
     else:
         weights.write_bytes(weights.read_bytes()[:100])
-    ended = train_forked(
-        tmp_path, model=tiny_model, data=walks, init_adapter=tmp_path / "adapter", max_steps=1
-    )
+    ended = train_forked(tmp_path, model=tiny_model, data=walks, init_adapter=tmp_path / "adapter", max_steps=1)
     assert ended.codes == (78,), ended.output
     (said,) = [line for line in ended.output.splitlines() if line.startswith("trainyard: ")]
     assert said.startswith(f"trainyard: init_adapter={tmp_path}/adapter cannot be loaded ({reason}")

@@ -116,9 +116,7 @@ def write_tiny_idefics(folder: Path) -> None:
 
     pictures = Idefics3ImageProcessorPil(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})
     tokenizer = _letters(IDEFICS_TOKENS, eos="<end_of_utterance>")
-    Idefics3Processor(pictures, tokenizer, image_seq_len=4, chat_template=IDEFICS_TEMPLATE).save_pretrained(
-        folder
-    )
+    Idefics3Processor(pictures, tokenizer, image_seq_len=4, chat_template=IDEFICS_TEMPLATE).save_pretrained(folder)
     sizes = {"hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": 2}
     config = Idefics3Config(
         text_config={

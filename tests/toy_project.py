@@ -131,9 +131,7 @@ def make_toy_project(folder: Path) -> Path:
     return folder
 
 
-def toy_argv(
-    run_dir: str | Path, *, processes: int = 1, nodes: int = 1, **options: object
-) -> tuple[str, ...]:
+def toy_argv(run_dir: str | Path, *, processes: int = 1, nodes: int = 1, **options: object) -> tuple[str, ...]:
     """The planned command; `options` are the toy's: max_steps, step_s, bad, never_steps, ..."""
     values = {"output_dir": run_dir, "max_steps": 100, "step_s": 0.05, **options}
     return (

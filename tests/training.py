@@ -40,9 +40,7 @@ class Ended:
     """What the first rank printed, stdout and stderr."""
 
 
-def _child(
-    log: str, environment: dict[str, str], target: Callable[..., Any], arguments: tuple[Any, ...]
-) -> None:
+def _child(log: str, environment: dict[str, str], target: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)

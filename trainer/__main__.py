@@ -80,13 +80,7 @@ def exit_code(act: Callable[[list[str]], int], argv: Sequence[str]) -> int:
 def usage() -> str:
     lines = [f"  {verb:<16}{about}" for verb, (_, _, about) in VERBS.items()]
     return "\n".join(
-        [
-            "usage: python -m trainer VERB ...",
-            "",
-            *lines,
-            "",
-            "python -m trainer VERB --help says what each takes.",
-        ]
+        ["usage: python -m trainer VERB ...", "", *lines, "", "python -m trainer VERB --help says what each takes."]
     )
 
 

@@ -11,8 +11,7 @@ from trainer.settings import CONFIG_FILE, ENVIRONMENT
 # What a .env file may set; anything else in it is refused, so that it cannot change how programs are found.
 ENV_NAMES = re.compile(
     "HF_TOKEN|HUGGINGFACE_TOKEN|HF_HOME|HF_HUB_OFFLINE|WANDB_[A-Z_]+|CUDA_VISIBLE_DEVICES|"
-    "PYTORCH_CUDA_ALLOC_CONF|TOKENIZERS_PARALLELISM|ACCELERATE_CONFIG|"
-    + "|".join((CONFIG_FILE, *ENVIRONMENT))
+    "PYTORCH_CUDA_ALLOC_CONF|TOKENIZERS_PARALLELISM|ACCELERATE_CONFIG|" + "|".join((CONFIG_FILE, *ENVIRONMENT))
 )
 
 

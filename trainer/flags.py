@@ -71,9 +71,7 @@ def split_flags(
         if name in given:
             raise ConfigError(f"--{name} was given twice")
         if not equals:
-            said = bool(words) and (
-                words[0] in ("true", "false") if alone is not None else words[0][:2] != "--"
-            )
+            said = bool(words) and (words[0] in ("true", "false") if alone is not None else words[0][:2] != "--")
             if name in booleans and not said:
                 text = "true"
             elif not words:
@@ -106,11 +104,7 @@ def build(cls: type, values: dict[str, Any]) -> Any:
     return cls(**values)
 
 
-NO_TEXT = {
-    type(None): "nothing",
-    list: "a list",
-    dict: "a mapping",
-}  # what YAML makes of what is no plain value
+NO_TEXT = {type(None): "nothing", list: "a list", dict: "a mapping"}  # what YAML makes of what is no plain value
 
 
 def convert(cls: type, name: str, value: object, *, shown_as: str) -> Any:
@@ -190,9 +184,7 @@ def _parse(kind: Any, text: str) -> Any:
     if kind is int and not re.fullmatch(r"[0-9]{1,18}", text):
         # int() also takes underscores, spaces and other scripts' digits.
         raise ValueError
-    if kind is float and not (
-        re.fullmatch(r"[0-9.]+([eE][-+]?[0-9]+)?", text) and math.isfinite(float(text))
-    ):
+    if kind is float and not (re.fullmatch(r"[0-9.]+([eE][-+]?[0-9]+)?", text) and math.isfinite(float(text))):
         raise ValueError
     return kind(text)
 

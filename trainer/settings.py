@@ -160,9 +160,7 @@ def help_text() -> str:
         names=", ".join(ENVIRONMENT), decided=", ".join(PLAN_DECIDES), old=", ".join((*RENAMED, *FIXED))
     )
     widths = [max(len(row[column]) for row in KNOBS) for column in range(3)]
-    knobs = [
-        "  ".join((*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3])) for row in KNOBS
-    ]
+    knobs = ["  ".join((*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3])) for row in KNOBS]
     return "\n".join(
         [
             *(

@@ -23,13 +23,7 @@ from typing import Any
 
 from trainer.env_file import read_env_file
 from trainer.node.preflight import check_node, resolves
-from trainer.node.processes import (
-    STOP_SIGNALS,
-    SUPERVISOR_ENV,
-    become_subreaper,
-    in_launcher,
-    kill_descendants,
-)
+from trainer.node.processes import STOP_SIGNALS, SUPERVISOR_ENV, become_subreaper, in_launcher, kill_descendants
 from trainer.node.record import RECORD_ENV, write_record
 from trainer.node.stop import DEADLINE_ENV, LIMIT_ENV, raise_flag
 from trainer.outcome import (
@@ -129,9 +123,7 @@ def run(
             if received:
                 print("trainyard: asked to stop before anything was started: run again", file=sys.stderr)
                 return RUN_AGAIN
-            process = subprocess.Popen(
-                command, env=environment, start_new_session=True, preexec_fn=in_launcher
-            )
+            process = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=in_launcher)
             process.wait()
         finally:
             kill_descendants()
@@ -142,8 +134,7 @@ def run(
         print(f"trainyard: asked to stop by {signal.Signals(received[0]).name}", file=sys.stderr)
     if outcome is None:
         print(
-            f"trainyard: the training failed (exit code {process.returncode}); the reason stands above",
-            file=sys.stderr,
+            f"trainyard: the training failed (exit code {process.returncode}); the reason stands above", file=sys.stderr
         )
         return FAILED
     code, message = outcome
@@ -167,9 +158,7 @@ def complete_command(planned: Sequence[str], environment: Any) -> list[str]:
         rank = environment.get("SLURM_PROCID") or environment.get("JOB_COMPLETION_INDEX")
         address, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
         if rank is None or not address or not port:
-            raise ConfigError(
-                "several nodes were planned, but SLURM_PROCID, MASTER_ADDR or MASTER_PORT is not set"
-            )
+            raise ConfigError("several nodes were planned, but SLURM_PROCID, MASTER_ADDR or MASTER_PORT is not set")
         if not resolves(address):
             # Node names that only Slurm knows; srun leaves the address of the node it was started on.
             address = environment.get("SLURM_LAUNCH_NODE_IPADDR", address)

@@ -38,10 +38,7 @@ def main(argv: Sequence[str]) -> int:
             say(settings.notices)
         check_start(config)
         dataset = load_dataset(
-            config.data,
-            eval_fraction=config.eval_fraction,
-            seed=config.seed,
-            image_root=config.image_root,
+            config.data, eval_fraction=config.eval_fraction, seed=config.seed, image_root=config.image_root
         )
         prepare_libraries(config)
         finish = train(config, dataset)
@@ -104,10 +101,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     stop = Stop(ranks, run_dir)
     stop.check()
     say = print if state.is_main_process else _silent
-    say(
-        f"data: {len(dataset.train)} records to train on, {len(dataset.eval)} held out ({dataset.split})",
-        flush=True,
-    )
+    say(f"data: {len(dataset.train)} records to train on, {len(dataset.eval)} held out ({dataset.split})", flush=True)
     for note in dataset.notes:
         say(f"data: {note}", flush=True)
     first_look.check_text_only(config, dataset)
@@ -164,13 +158,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
             scores_of[step] = measured.score(trainer.model, trainer.accelerator, stop.check)
         logprobs, scored = scores_of[step]
         answers, generated = measured.answer(trainer.model, trainer.accelerator, stop.check)
-        scores = heldout.Scores(
-            step=step,
-            scored=scored,
-            generated=generated,
-            logprobs=logprobs,
-            answers=answers,
-        )
+        scores = heldout.Scores(step=step, scored=scored, generated=generated, logprobs=logprobs, answers=answers)
         say(heldout.describe(when, scores), flush=True)
         tracker.scores(export.summary(scores), measured.predictions(scores), scores.step)
         return scores

@@ -37,9 +37,7 @@ def run(argv: Sequence[str]) -> int:
         return FINISHED
     program = os.environ.get(PROGRAM_ENV) or "docker"
     if not shutil.which(program):
-        raise ConfigError(
-            f"no {program} on PATH: install it, say DOCKER=podman, or make run, which needs neither"
-        )
+        raise ConfigError(f"no {program} on PATH: install it, say DOCKER=podman, or make run, which needs neither")
     plan = prepare(argv)
     environ = {**read_env_file(PROJECT_DIR / ".env"), **os.environ}
     command = docker_command(plan, program=program, environ=environ)
@@ -120,9 +118,7 @@ def _check_image(plan: Plan, program: str) -> None:
     if found.returncode:
         says = (found.stderr.strip().splitlines() or ["nothing"])[-1]
         build = f"make image{' TORCH=cpu' if device == 'cpu' else ''}"
-        raise ConfigError(
-            f"no image {name} ({Path(program).name} says: {says}): {build}, or IMAGE=registry/name:tag"
-        )
+        raise ConfigError(f"no image {name} ({Path(program).name} says: {says}): {build}, or IMAGE=registry/name:tag")
 
 
 def _attempt(command: Sequence[str]) -> int:

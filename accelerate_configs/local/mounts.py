@@ -56,9 +56,7 @@ def check_mounts(spec: JobSpec) -> None:
 
 
 def placed(spec: JobSpec, path: str, *, read_only: bool = False) -> Mount:
-    source, target = (
-        os.path.normpath(os.path.join(root, path)) for root in (spec.project_dir, image.WORK_DIR)
-    )
+    source, target = (os.path.normpath(os.path.join(root, path)) for root in (spec.project_dir, image.WORK_DIR))
     return Mount(source=source, target=target, read_only=read_only)
 
 

@@ -66,9 +66,7 @@ def check_machine(spec: JobSpec) -> None:
     if spec.nodes > 1:
         raise ConfigError(f"NODES={spec.nodes}: run uses this machine only; make submit takes several")
     if spec.runtime != "none":
-        raise ConfigError(
-            f"RUNTIME={spec.runtime} is for clusters: run uses this checkout's environment, leave it out"
-        )
+        raise ConfigError(f"RUNTIME={spec.runtime} is for clusters: run uses this checkout's environment, leave it out")
     if spec.device == "cuda" and not shutil.which("nvidia-smi"):
         raise ConfigError("DEVICE=cuda, and this machine has no NVIDIA driver: say DEVICE=cpu, or submit")
 

@@ -141,18 +141,14 @@ def render(report: dict[str, Any]) -> str:
     rows = [["micro-batch", "fits", "peak, GiB", "seconds"]]
     for tried in report["tried"]:
         peak = gib(tried["peak_bytes"]) if tried["fits"] else "out of memory"
-        rows.append(
-            [str(tried["micro_batch_size"]), "yes" if tried["fits"] else "no", peak, str(tried["seconds"])]
-        )
+        rows.append([str(tried["micro_batch_size"]), "yes" if tried["fits"] else "no", peak, str(tried["seconds"])])
     many = "es" if report["processes"] > 1 else ""
     first = (
         f"{report['config']} on {report['processes']} process{many}, {report['max_length']} tokens a sample at most, "
         f"{report['effective_batch_size']} samples a step"
     )
     micro, accumulation = report["micro_batch_size"], report["gradient_accumulation_steps"]
-    last = (
-        [f"largest  micro-batch {micro} x accumulation {accumulation}"] if micro else ["largest  none fits"]
-    )
+    last = [f"largest  micro-batch {micro} x accumulation {accumulation}"] if micro else ["largest  none fits"]
     if report["kept"]:
         last.append(f"kept     {report['kept']}: the next plan for this request takes it")
     return "\n\n".join([first, format_table(rows, rules_before=(1,)), "\n".join(last)])

@@ -192,8 +192,7 @@ def most_of_all(ranks: Sequence[Sequence[Stage]]) -> list[Stage]:
     names = ("bytes", "peak_bytes", "reserved_bytes", "process_bytes")
     return [
         replace(
-            same[0],
-            **{name: max(sizes) for name in names if None not in (sizes := [getattr(s, name) for s in same])},
+            same[0], **{name: max(sizes) for name in names if None not in (sizes := [getattr(s, name) for s in same])}
         )
         for same in zip(*ranks, strict=True)
     ]
@@ -229,10 +228,7 @@ def render(report: dict[str, Any]) -> str:
                 stage["name"], gib(stage["bytes"]), gib(stage["peak_bytes"]), *reserved, gib(stage["predicted_bytes"])
             ]
         )  # fmt: skip
-    items = [
-        ["predicted, GiB", ""],
-        *([name, gib(size)] for name, size in report["predicted_items"].items() if size),
-    ]
+    items = [["predicted, GiB", ""], *([name, gib(size)] for name, size in report["predicted_items"].items() if size)]
     first = f"measured: {report['measured']}; {report['max_length']} tokens x {report['micro_batch_size']} samples"
     return "\n\n".join((first, format_table(rows, rules_before=(1,)), format_table(items, rules_before=(1,))))
 

@@ -43,22 +43,14 @@ HEAD_BYTES_PER_LOGIT = 16
 
 # On the card before and beside torch's tensors. Usual figures, not measured by us.
 CUDA_CONTEXT_BYTES = 500 * MIB
-CUBLAS_WORKSPACE_BYTES = (
-    64 * MIB
-)  # 32 MiB on Hopper, less before; one for the forward, one for the backward thread
+CUBLAS_WORKSPACE_BYTES = 64 * MIB  # 32 MiB on Hopper, less before; one for the forward, one for the backward thread
 NCCL_BYTES = 400 * MIB  # the channels' buffers of one communicator
 HOST_PROCESS_BYTES = 1536 * MIB  # Python with torch, transformers and trl: runs on the CPU only
 ROUNDING_SHARE = 0.03  # blocks of 512 bytes and 2 MiB, and holes between them
 
 
 def estimate(
-    spec: JobSpec,
-    *,
-    config: str,
-    checkpointing: bool,
-    offload: bool,
-    optimizer: Optimizer,
-    micro_batch_size: int,
+    spec: JobSpec, *, config: str, checkpointing: bool, offload: bool, optimizer: Optimizer, micro_batch_size: int
 ) -> Estimate:
     """Predicted bytes on one GPU (in host memory for cpu_mps), every item of every configuration, in one
     order."""
@@ -123,11 +115,7 @@ def _training_state(spec: JobSpec, optimizer: Optimizer, *, sharded: bool, offlo
         return {"LoRA weights": fp32, "gradients": fp32, "optimizer": _ceil(lora * per_param)}
     share = -(-lora // spec.num_processes)
     masters, moments = (0, 0) if offload else (share * FP32_BYTES, _ceil(share * per_param))
-    return {
-        "LoRA weights": share * BF16_BYTES + masters,
-        "gradients": share * BF16_BYTES,
-        "optimizer": moments,
-    }
+    return {"LoRA weights": share * BF16_BYTES + masters, "gradients": share * BF16_BYTES, "optimizer": moments}
 
 
 def _buckets(spec: JobSpec, config: str) -> int:
@@ -137,9 +125,7 @@ def _buckets(spec: JobSpec, config: str) -> int:
     return ZERO3_SETTINGS["reduce_bucket_size"] * BF16_BYTES if config == "deepspeed_zero3" else 0
 
 
-def _transient(
-    spec: JobSpec, micro: int, *, width: int, checkpointing: bool, sharded: bool
-) -> dict[str, int]:
+def _transient(spec: JobSpec, micro: int, *, width: int, checkpointing: bool, sharded: bool) -> dict[str, int]:
     """What lives for a part of a step, at the moment when it adds up to most."""
     shape, tokens = spec.shape, micro * spec.max_length
     layer = layer_bytes(spec, width=width)

@@ -40,13 +40,7 @@ QWEN_TEXT = {
     "num_attention_heads": 64,
     "num_key_value_heads": 8,
 }
-QWEN_VISION = {
-    "depth": 32,
-    "in_channels": 3,
-    "patch_size": 14,
-    "spatial_merge_size": 2,
-    "temporal_patch_size": 2,
-}
+QWEN_VISION = {"depth": 32, "in_channels": 3, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
 QWEN2_5_VISION = {**QWEN_VISION, "hidden_size": 3584, "intermediate_size": 3420, "out_hidden_size": 3584}
 QWEN2_VISION = {**QWEN_VISION, "embed_dim": 1280, "hidden_size": 3584, "mlp_ratio": 4}
 LLAMA_TEXT = {
@@ -200,12 +194,7 @@ def _idefics3(config: Config) -> ModelShape:
     """Idefics3 and SmolVLM: a SigLIP tower over tiles, a pixel shuffle, a Llama."""
     t = _section(config, "text_config", LLAMA_TEXT)
     v = _section(config, "vision_config", IDEFICS3_VISION)
-    h, layers, heads, f = (
-        t["hidden_size"],
-        t["num_hidden_layers"],
-        t["num_attention_heads"],
-        t["intermediate_size"],
-    )
+    h, layers, heads, f = (t["hidden_size"], t["num_hidden_layers"], t["num_attention_heads"], t["intermediate_size"])
     head = t["head_dim"] or h // heads
     q, kv = heads * head, (t["num_key_value_heads"] or heads) * head
     biases = (q + 2 * kv + h if t["attention_bias"] else 0) + (2 * f + h if t["mlp_bias"] else 0)

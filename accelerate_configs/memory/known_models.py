@@ -24,12 +24,7 @@ _SMOL_VISION: Values = {"hidden_size": 768, "image_size": 512, "patch_size": 16,
 
 
 def _gemma3(text: Values) -> Values:
-    return {
-        "model_type": "gemma3",
-        "mm_tokens_per_image": 256,
-        "text_config": text,
-        "vision_config": _GEMMA3_VISION,
-    }
+    return {"model_type": "gemma3", "mm_tokens_per_image": 256, "text_config": text, "vision_config": _GEMMA3_VISION}
 
 
 def _sizes(hidden: int, layers: int, mlp: int, heads: int, kv_heads: int, vocab: int) -> Values:
@@ -85,26 +80,14 @@ KNOWN_MODELS: dict[str, Values] = {
     "google/gemma-3-12b-pt": _GEMMA3_12B,
     "google/gemma-3-27b-it": _GEMMA3_27B,
     "google/gemma-3-27b-pt": _GEMMA3_27B,
-    "Qwen/Qwen2.5-VL-3B-Instruct": _qwen2_5(
-        _sizes(2048, 36, 11_008, 16, 2, 151_936), tied=True, vision_mlp=3420
-    ),
-    "Qwen/Qwen2.5-VL-7B-Instruct": _qwen2_5(
-        _sizes(3584, 28, 18_944, 28, 4, 152_064), tied=False, vision_mlp=3420
-    ),
-    "Qwen/Qwen2.5-VL-32B-Instruct": _qwen2_5(
-        _sizes(5120, 64, 27_648, 40, 8, 152_064), tied=False, vision_mlp=3456
-    ),
-    "Qwen/Qwen2.5-VL-72B-Instruct": _qwen2_5(
-        _sizes(8192, 80, 29_568, 64, 8, 152_064), tied=False, vision_mlp=3456
-    ),
+    "Qwen/Qwen2.5-VL-3B-Instruct": _qwen2_5(_sizes(2048, 36, 11_008, 16, 2, 151_936), tied=True, vision_mlp=3420),
+    "Qwen/Qwen2.5-VL-7B-Instruct": _qwen2_5(_sizes(3584, 28, 18_944, 28, 4, 152_064), tied=False, vision_mlp=3420),
+    "Qwen/Qwen2.5-VL-32B-Instruct": _qwen2_5(_sizes(5120, 64, 27_648, 40, 8, 152_064), tied=False, vision_mlp=3456),
+    "Qwen/Qwen2.5-VL-72B-Instruct": _qwen2_5(_sizes(8192, 80, 29_568, 64, 8, 152_064), tied=False, vision_mlp=3456),
     "Qwen/Qwen2-VL-2B-Instruct": _qwen2(_sizes(1536, 28, 8960, 12, 2, 151_936), tied=True),
     "Qwen/Qwen2-VL-7B-Instruct": _qwen2(_sizes(3584, 28, 18_944, 28, 4, 152_064), tied=False),
-    "HuggingFaceTB/SmolVLM-256M-Instruct": _smolvlm(
-        _sizes(576, 30, 1536, 9, 3, 49_280), scale=4, vision=_SMOL_VISION
-    ),
-    "HuggingFaceTB/SmolVLM-500M-Instruct": _smolvlm(
-        _sizes(960, 32, 2560, 15, 5, 49_280), scale=4, vision=_SMOL_VISION
-    ),
+    "HuggingFaceTB/SmolVLM-256M-Instruct": _smolvlm(_sizes(576, 30, 1536, 9, 3, 49_280), scale=4, vision=_SMOL_VISION),
+    "HuggingFaceTB/SmolVLM-500M-Instruct": _smolvlm(_sizes(960, 32, 2560, 15, 5, 49_280), scale=4, vision=_SMOL_VISION),
     "HuggingFaceTB/SmolVLM-Instruct": _smolvlm(
         _sizes(2048, 24, 8192, 32, 32, 49_155),
         scale=3,

@@ -31,9 +31,7 @@ def resolve_shape(model: str) -> ModelShape:
         return _from_file(model, cached)
     by_name = {name.rpartition("/")[2].lower(): config for name, config in KNOWN_MODELS.items()}
     organisation, _, name = model.rpartition("/")
-    config = (
-        by_name.get(name.lower()) if organisation else None
-    )  # a mirror keeps the name: unsloth/gemma-3-4b-it
+    config = by_name.get(name.lower()) if organisation else None  # a mirror keeps the name: unsloth/gemma-3-4b-it
     if config is None:
         raise ConfigError(
             f"MODEL={model}: not a folder, not in the Hugging Face cache, not built in"
@@ -48,9 +46,7 @@ def shape_from_config(config: Config, *, model: str) -> ModelShape:
     family = config.get("model_type")
     parse = PARSERS.get(family) if isinstance(family, str) else None
     if parse is None:
-        raise ConfigError(
-            f"MODEL={model}: config.json has model_type {family!r}; known families: {', '.join(PARSERS)}"
-        )
+        raise ConfigError(f"MODEL={model}: config.json has model_type {family!r}; known families: {', '.join(PARSERS)}")
     try:
         shape = parse(config)
         sizes = (shape.hidden, shape.layers, shape.mlp, shape.q_width, shape.kv_width, shape.vocab)
@@ -72,9 +68,7 @@ def _from_file(model: str, path: Path) -> ModelShape:
     except FileNotFoundError as error:
         raise ConfigError(f"MODEL={model}: the folder has no config.json: pass a model's folder") from error
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"MODEL={model}: {path} cannot be read as JSON ({error}): download it again"
-        ) from error
+        raise ConfigError(f"MODEL={model}: {path} cannot be read as JSON ({error}): download it again") from error
     if not isinstance(config, dict):
         raise ConfigError(f"MODEL={model}: {path} holds {type(config).__name__}, not a JSON object")
     return shape_from_config(config, model=model)

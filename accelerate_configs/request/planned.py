@@ -23,17 +23,13 @@ def check_planned(plan: Plan) -> None:
         raise ConfigError(f"OUTPUT={plan.spec.output}: {file} is a file: give a folder")
     model = project_dir / plan.spec.model
     if model.is_dir() and not any(model.glob("*.safetensors")):
-        raise ConfigError(
-            f"MODEL={plan.spec.model}: the folder has no *.safetensors: pass one with the weights"
-        )
+        raise ConfigError(f"MODEL={plan.spec.model}: the folder has no *.safetensors: pass one with the weights")
     settings = from_plan(plan.launch_argv, project_dir)
     say(settings.notices)
     image_root = settings.values["image_root"]
     if plan.spec.runtime != "none":
         _check_seen(plan.spec, image_root)
-    check_records(
-        str(project_dir / plan.spec.data), image_root=str(project_dir / image_root) if image_root else None
-    )
+    check_records(str(project_dir / plan.spec.data), image_root=str(project_dir / image_root) if image_root else None)
 
 
 def _check_seen(spec: JobSpec, image_root: str | None) -> None:

@@ -15,9 +15,7 @@ MAIL_TYPES = (
 # What sbatch takes beside the flags that are variables here, and whether with a value. Nothing that moves the job's
 # folder, log, environment, requeueing or tasks, which the script relies on.
 SBATCH_FLAGS = {
-    **dict.fromkeys(
-        ("--begin", "--comment", "--core-spec", "--cpu-freq", "--deadline", "--dependency"), True
-    ),
+    **dict.fromkeys(("--begin", "--comment", "--core-spec", "--cpu-freq", "--deadline", "--dependency"), True),
     **dict.fromkeys(("--gpu-bind", "--gpu-freq", "--hint", "--licenses", "--mem-bind", "--network"), True),
     **dict.fromkeys(("--nice", "--nodelist", "--prefer", "--priority", "--switches"), True),
     **dict.fromkeys(("--threads-per-core", "--tmp"), True),
@@ -53,9 +51,7 @@ def matching(pattern: str, allowed: str) -> Parser:
 
 constraint = matching(r"[A-Za-z0-9_\[(][A-Za-z0-9_.,&|*()\[\]:+-]*", "features, joined by & or |: a100&ib")
 hosts = matching(r"[A-Za-z0-9][A-Za-z0-9_.,\[\]-]*", "node names: n1,n[3-5]")
-mail_user = matching(
-    r"[A-Za-z0-9_][A-Za-z0-9_.+%-]*(@[A-Za-z0-9][A-Za-z0-9.-]*)?", "an address or a user's name"
-)
+mail_user = matching(r"[A-Za-z0-9_][A-Za-z0-9_.+%-]*(@[A-Za-z0-9][A-Za-z0-9.-]*)?", "an address or a user's name")
 
 quantity = matching(r"[1-9][0-9]{0,6}(Mi|Gi|Ti)", "a size as Kubernetes writes it: 200Gi")
 
@@ -84,9 +80,7 @@ def extra_flags(name: str, text: str) -> tuple[str, ...]:
         flag, equals, value = part.partition("=")
         if flag not in SBATCH_FLAGS:
             near = nearest(flag, tuple(SBATCH_FLAGS)) or ":"
-            raise refuse(
-                name, text, f"{shown(flag)} is not passed on{near} known are {', '.join(SBATCH_FLAGS)}"
-            )
+            raise refuse(name, text, f"{shown(flag)} is not passed on{near} known are {', '.join(SBATCH_FLAGS)}")
         if SBATCH_FLAGS[flag] and not re.fullmatch(r"[A-Za-z0-9_.,:/@%+=*&|()\[\]-]{1,255}", value):
             raise refuse(name, text, f"takes {flag}=value, of letters, digits and _.,:/@%+=*&|()[]-")
         if equals and not SBATCH_FLAGS[flag]:
@@ -113,14 +107,10 @@ def environment(name: str, text: str) -> tuple[tuple[str, str], ...]:
     for part in re.split(r",(?=[A-Za-z_][A-Za-z0-9_]*=)", text):
         key, equals, value = part.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", key):
-            raise refuse(
-                name, text, "takes NAME=value with commas between: NCCL_DEBUG=INFO,HF_HOME=/scratch/hf"
-            )
+            raise refuse(name, text, "takes NAME=value with commas between: NCCL_DEBUG=INFO,HF_HOME=/scratch/hf")
         # Not said back: it may be one.
         if SECRETS.fullmatch(key.upper()) or re.search(r"://[^/@]*:[^/@]*@", value):
-            raise ConfigError(
-                f"{name}: {key} holds a secret, which scripts show to all: it belongs into .env"
-            )
+            raise ConfigError(f"{name}: {key} holds a secret, which scripts show to all: it belongs into .env")
         if OURS.fullmatch(key):
             raise ConfigError(f"{name}: {key} is not to be set here: it would change how the job starts")
         if not value.isprintable() or len(value) > 1024:

@@ -110,9 +110,7 @@ def gpu_type(name: str, text: str) -> str:
         raise refuse(name, text, f"takes letters, digits and ._- : {', '.join(GPU_GIB)}")
     if text.lower() in NO_BF16:
         raise refuse(
-            name,
-            text,
-            "has no bfloat16, which training needs: ask for an Ampere card or newer (a10, l4, a100)",
+            name, text, "has no bfloat16, which training needs: ask for an Ampere card or newer (a10, l4, a100)"
         )
     return text
 
@@ -124,9 +122,7 @@ def runtime(name: str, text: str) -> str:
     }
     if text in RUNTIMES:
         return text
-    raise refuse(
-        name, text, f"{reasons.get(text, '')}takes one of {', '.join(RUNTIMES)}{nearest(text, RUNTIMES)}"
-    )
+    raise refuse(name, text, f"{reasons.get(text, '')}takes one of {', '.join(RUNTIMES)}{nearest(text, RUNTIMES)}")
 
 
 def identifier(limit: int) -> Parser:
@@ -161,15 +157,11 @@ def path(extra_refused: str = "") -> Parser:
         if not text.isprintable() or len(text) > 1024:
             raise refuse(name, text, "takes a path of at most 1024 printable characters on one line")
         if text.startswith("-"):
-            raise refuse(
-                name, text, f"begins with -, which programs take for an option: write {shown('./' + text)}"
-            )
+            raise refuse(name, text, f"begins with -, which programs take for an option: write {shown('./' + text)}")
         if text != text.strip():
             raise refuse(name, text, "begins or ends with a space: remove it, or rename the file")
         if found := next((char for char in extra_refused if char in text), None):
-            raise refuse(
-                name, text, f"holds {found}, which Slurm reads as a pattern in log paths: use another folder"
-            )
+            raise refuse(name, text, f"holds {found}, which Slurm reads as a pattern in log paths: use another folder")
         return text
 
     return parse

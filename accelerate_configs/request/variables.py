@@ -57,12 +57,8 @@ def _variable(name: str, field: str | None, parse: values.Parser, help: str) -> 
 VARIABLES: tuple[Variable, ...] = (
     _variable("GPUS", "gpus", values.integer(1, 64, _NO_GPU_HINT), "GPUs a node (1; none with DEVICE=cpu)"),
     _variable("NODES", "nodes", values.integer(1, 1024), "machines (1)"),
-    _variable(
-        "VRAM", "vram_gib", values.number(0, 1024, "GiB"), "memory of one GPU in GiB (GPU_TYPE's, else 24)"
-    ),
-    _variable(
-        "GPU_TYPE", "gpu_type", values.gpu_type, "kind of GPU, as the cluster calls it: a100, l40s, ..."
-    ),
+    _variable("VRAM", "vram_gib", values.number(0, 1024, "GiB"), "memory of one GPU in GiB (GPU_TYPE's, else 24)"),
+    _variable("GPU_TYPE", "gpu_type", values.gpu_type, "kind of GPU, as the cluster calls it: a100, l40s, ..."),
     _variable("TIME", "time_limit_min", values.minutes, f"time limit: {values.DURATIONS} (12h)"),
     _variable("MODEL", "model", values.path(), f"folder or hub id ({DEFAULT_MODEL})"),
     _variable("DATA", "data", values.path(), f"JSONL file, or folder with train.jsonl ({DEFAULT_DATA})"),
@@ -70,78 +66,41 @@ VARIABLES: tuple[Variable, ...] = (
     _variable("NAME", "name", values.identifier(40), "the job's name (from MODEL)"),
     _variable("RUN", "run_id", values.identifier(63), "the run's id (NAME and a suffix)"),
     _variable("CONFIG", "accelerate_config", values.one_of(*CONFIGS), f"{', '.join(CONFIGS)}"),
-    _variable(
-        "CONFIG_FILE", "config_file", values.path(), "YAML with settings (python -m trainer config --help)"
-    ),
+    _variable("CONFIG_FILE", "config_file", values.path(), "YAML with settings (python -m trainer config --help)"),
     _variable("DEVICE", "device", values.one_of("cuda", "cpu"), "cuda or cpu (cuda)"),
     _variable(
-        "RUNTIME",
-        "runtime",
-        values.runtime,
-        "none (the checkout's environment), or apptainer or pyxis with IMAGE",
+        "RUNTIME", "runtime", values.runtime, "none (the checkout's environment), or apptainer or pyxis with IMAGE"
     ),
-    _variable(
-        "IMAGE", "image", or_none(values.image), "container image: a reference, or a .sif or .sqsh file"
-    ),
-    _variable(
-        "BINDS", "binds", scheduler_values.binds, "what containers also see: /scratch,/sets:/data/sets:ro"
-    ),
-    _variable(
-        "ACCOUNT", "account", or_none(values.scheduler_name), "account to charge (the cluster's default)"
-    ),
+    _variable("IMAGE", "image", or_none(values.image), "container image: a reference, or a .sif or .sqsh file"),
+    _variable("BINDS", "binds", scheduler_values.binds, "what containers also see: /scratch,/sets:/data/sets:ro"),
+    _variable("ACCOUNT", "account", or_none(values.scheduler_name), "account to charge (the cluster's default)"),
     _variable("PARTITION", "partition", or_none(values.scheduler_name), "partition (the cluster's default)"),
     _variable("QOS", "qos", or_none(values.scheduler_name), "quality of service (the cluster's default)"),
-    _variable(
-        "CONSTRAINT", "constraint", or_none(scheduler_values.constraint), "features that nodes must have"
-    ),
+    _variable("CONSTRAINT", "constraint", or_none(scheduler_values.constraint), "features that nodes must have"),
     _variable("EXCLUDE", "exclude", or_none(scheduler_values.hosts), "nodes to stay away from: n1,n[3-5]"),
     _variable("RESERVATION", "reservation", or_none(values.scheduler_name), "reservation to run in"),
     _variable("MAIL_USER", "mail_user", or_none(scheduler_values.mail_user), "who gets Slurm's mail"),
     _variable("MAIL_TYPE", "mail_type", or_none(scheduler_values.mail_type), "when: END,FAIL, ..."),
-    _variable(
-        "GPU_FLAG", "gpu_flag", values.one_of("gres", "gpus-per-node"), "how GPUs are asked for (gres)"
-    ),
-    _variable(
-        "EXTRA_FLAGS",
-        "extra_flags",
-        scheduler_values.extra_flags,
-        "more for sbatch: --nice=100 --licenses=x:1",
-    ),
+    _variable("GPU_FLAG", "gpu_flag", values.one_of("gres", "gpus-per-node"), "how GPUs are asked for (gres)"),
+    _variable("EXTRA_FLAGS", "extra_flags", scheduler_values.extra_flags, "more for sbatch: --nice=100 --licenses=x:1"),
     _variable("MODULES", "modules", scheduler_values.modules, "modules to load: cuda/12.4,python/3.11"),
-    _variable(
-        "ENVIRONMENT", "environment", scheduler_values.environment, "for the job: NCCL_DEBUG=INFO,HF_HOME=/x"
-    ),
-    _variable(
-        "NAMESPACE", "namespace", values.identifier(63), "Kubernetes namespace (that of kubectl's context)"
-    ),
+    _variable("ENVIRONMENT", "environment", scheduler_values.environment, "for the job: NCCL_DEBUG=INFO,HF_HOME=/x"),
+    _variable("NAMESPACE", "namespace", values.identifier(63), "Kubernetes namespace (that of kubectl's context)"),
     _variable("QUEUE", "queue", or_none(values.identifier(63)), "Kueue's queue (none: starts at once)"),
     _variable("PVC", "pvc", values.identifier(63), "claim that holds runs, data and models (trainyard)"),
     _variable("SIZE", None, scheduler_values.quantity, "claim: its size, 200Gi"),
-    _variable(
-        "SITE", None, values.path(), "file of the cluster's defaults (site.yaml in slurm/ or k8s/), or none"
-    ),
+    _variable("SITE", None, values.path(), "file of the cluster's defaults (site.yaml in slurm/ or k8s/), or none"),
     _variable("CPUS", "cpus", values.integer(1, 1024), "CPU cores a node (4 a GPU)"),
-    _variable(
-        "MEM",
-        "mem_gib",
-        values.integer(1, 65536, " GiB"),
-        "host memory a node in GiB (16 a GPU, at least 32)",
-    ),
+    _variable("MEM", "mem_gib", values.integer(1, 65536, " GiB"), "host memory a node in GiB (16 a GPU, at least 32)"),
     _variable("MAX_STEPS", "max_steps", values.integer(1, 10_000_000), "optimizer steps (1500)"),
     _variable("LEARNING_RATE", "learning_rate", values.number(0, 1), "peak learning rate (2e-4)"),
     _variable("LORA", "lora", values.one_of(*LORA_PRESETS), "LoRA preset: high, medium, low (medium)"),
     _variable("VISION", "vision", values.one_of("frozen", "lora"), "image tower: frozen or lora (frozen)"),
     _variable("QUANTIZATION", "quantization", values.one_of("nf4", "none"), "nf4 or none (nf4)"),
-    _variable(
-        "EFFECTIVE_BATCH", "effective_batch_size", values.integer(1, 65536), "samples a step, all GPUs (8)"
-    ),
-    _variable(
-        "MAX_LENGTH", "max_length", values.integer(16, 1 << 20), "tokens a sample, images included (1024)"
-    ),
+    _variable("EFFECTIVE_BATCH", "effective_batch_size", values.integer(1, 65536), "samples a step, all GPUs (8)"),
+    _variable("MAX_LENGTH", "max_length", values.integer(16, 1 << 20), "tokens a sample, images included (1024)"),
     _variable("SEED", "seed", values.integer(0, 2**32 - 1), "seed of everything drawn (0)"),
-    _variable(
-        "GRID", None, values.text, "sweep: what members differ in: LEARNING_RATE=1e-4,2e-4 LORA=low,high"
-    ),
+    _variable("GRID", None, values.text, "sweep: what members differ in: LEARNING_RATE=1e-4,2e-4 LORA=low,high"),
     _variable("SWEEP", None, values.path(), "sweep: file for W&B, or entity/project/id (wandb_sweep.yaml)"),
     _variable("TRIALS", None, values.integer(1, 256), "sweep: trials to take from W&B (12)"),
     _variable("PARALLEL", None, values.integer(1, 256), "sweep: members that run at once, at most (4)"),
@@ -165,9 +124,7 @@ def read_given(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, str
     while words:
         flag, equals, text = words.pop(0).partition("=")
         if not flag.startswith("--"):
-            raise ConfigError(
-                f"unexpected {shown(flag)}: options are written --gpus 2 or --gpus=2; see --help"
-            )
+            raise ConfigError(f"unexpected {shown(flag)}: options are written --gpus 2 or --gpus=2; see --help")
         if flag not in BY_FLAG:
             raise ConfigError(f"unknown {shown(flag)}{_or_list(flag.lower(), tuple(BY_FLAG))}")
         if not equals:
@@ -288,10 +245,7 @@ def _with_batch(spec: JobSpec, project_dir: Path) -> JobSpec:
         return spec
     peak = round(found.peak_bytes / GIB, 2)
     return replace(
-        spec,
-        measured_with=str(found.request["config"]),
-        measured_batch=found.micro_batch_size,
-        measured_peak_gib=peak,
+        spec, measured_with=str(found.request["config"]), measured_batch=found.micro_batch_size, measured_peak_gib=peak
     )
 
 

@@ -41,17 +41,7 @@ VERBS: dict[str, str] = {
 ONLY: dict[str, tuple[str, ...]] = {
     "slurm": (
         *("RUNTIME", "ACCOUNT", "PARTITION", "QOS", "CONSTRAINT", "EXCLUDE", "RESERVATION"),
-        *(
-            "MAIL_USER",
-            "MAIL_TYPE",
-            "GPU_FLAG",
-            "EXTRA_FLAGS",
-            "MODULES",
-            "BINDS",
-            "SWEEP",
-            "TRIALS",
-            "PARALLEL",
-        ),
+        *("MAIL_USER", "MAIL_TYPE", "GPU_FLAG", "EXTRA_FLAGS", "MODULES", "BINDS", "SWEEP", "TRIALS", "PARALLEL"),
     ),
     "k8s": ("NAMESPACE", "QUEUE", "PVC", "SIZE"),
 }

@@ -36,12 +36,8 @@ def read_spec(recorded: Mapping[str, object], *, project_dir: Path) -> JobSpec:
         if variable := by_field.get(name):
             # 0 GPUs is said by leaving GPUS out.
             if (name, value) != ("gpus", 0) and variable.parse(variable.name, _as_text(value)) != value:
-                raise ConfigError(
-                    f"{name} is {shown(str(value))}, of another kind than {variable.name} takes"
-                )
-        elif not isinstance(value, (str, int, float)) or (
-            default is not None and type(value) is not type(default)
-        ):
+                raise ConfigError(f"{name} is {shown(str(value))}, of another kind than {variable.name} takes")
+        elif not isinstance(value, (str, int, float)) or (default is not None and type(value) is not type(default)):
             raise ConfigError(f"{name} is {shown(str(value))}, of another kind than {default!r}")
     return JobSpec(**values)  # type: ignore[arg-type]
 

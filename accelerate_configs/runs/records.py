@@ -53,19 +53,13 @@ def read_run(folder: Path) -> Run:
         raise ConfigError(f"{path} is not JSON ({error}): {hint}") from error
     if not isinstance(record, dict):
         raise ConfigError(f"{path} is not a JSON object: {hint}")
-    for key, kind, name in (
-        ("spec", dict, "an object"),
-        ("plan", dict, "an object"),
-        ("job_ids", list, "a list"),
-    ):
+    for key, kind, name in (("spec", dict, "an object"), ("plan", dict, "an object"), ("job_ids", list, "a list")):
         if not isinstance(record.get(key), kind):
             raise ConfigError(f"{path}: {key} is {f'not {name}' if key in record else 'missing'}: {hint}")
     for job_id in record["job_ids"]:
         # They become arguments of the scheduler's programs.
         if not isinstance(job_id, str) or not JOB_ID.fullmatch(job_id):
-            raise ConfigError(
-                f"{path}: {shown(str(job_id))} in job_ids is not a job's number or name: {hint}"
-            )
+            raise ConfigError(f"{path}: {shown(str(job_id))} in job_ids is not a job's number or name: {hint}")
     if record["spec"].get("run_id") != folder.name:
         said = shown(str(record["spec"].get("run_id")))
         raise ConfigError(f"{path}: run_id is {said}, the folder is called {folder.name}: {hint}")
@@ -92,9 +86,7 @@ def find_run(run_id: str | None, output: Path, *, only: bool = False) -> Run:
         raise ConfigError(f"no run in {output}: make submit starts one, OUTPUT= looks in another folder")
     names = ", ".join(known[:KNOWN_SHOWN]) + (", ..." if len(known) > KNOWN_SHOWN else "")
     if run_id:
-        raise ConfigError(
-            f"RUN={run_id}: no such run in {output}{nearest(run_id, known) or ':'} known are {names}"
-        )
+        raise ConfigError(f"RUN={run_id}: no such run in {output}{nearest(run_id, known) or ':'} known are {names}")
     if only and len(known) > 1:
         raise ConfigError(f"which of {len(known)} runs? say RUN= one of {names}")
     return read_run(output / known[0])
@@ -116,9 +108,7 @@ def _git(spec: JobSpec) -> dict[str, Any] | None:
 
     def git(*words: str) -> str:
         command = ["git", "-C", spec.project_dir, *words]
-        return subprocess.run(
-            command, capture_output=True, text=True, errors="replace", check=True
-        ).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True).stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}

@@ -81,16 +81,12 @@ def read_grid(text: str, given: Mapping[str, str]) -> tuple[Values, ...]:
             raise ConfigError(f"GRID: {shown(name)} {why}{near or ':'} a grid takes {', '.join(GRID_NAMES)}")
         found = listed.split(",")
         if not equals or "" in found:
-            raise ConfigError(
-                f"GRID: {shown(axis)} has no value where one is due: write {name}=value,value,..."
-            )
+            raise ConfigError(f"GRID: {shown(axis)} has no value where one is due: write {name}=value,value,...")
         if name in axes or name in given:
             where = "twice in GRID" if name in axes else "in GRID and beside it"
             raise ConfigError(f"{name} is given {where}: say it once")
         meant = [parse_given({name: value})[name] for value in found]
-        if twice := next(
-            (value for value, one in zip(found, meant, strict=True) if meant.count(one) > 1), None
-        ):
+        if twice := next((value for value, one in zip(found, meant, strict=True) if meant.count(one) > 1), None):
             raise ConfigError(f"GRID: {name} lists {shown(twice)} twice, which would be the same run twice")
         axes[name] = found
     if not axes:
@@ -117,13 +113,9 @@ def plan_grid(
 
     common = {name: text for name, text in given.items() if name not in ("GRID", "RUN", "PARALLEL")}
     if odd := [name for name in ("SWEEP", "TRIALS") if name in common]:
-        raise ConfigError(
-            f"{odd[0]}={common[odd[0]]} is for W&B's choice, GRID for every combination: say one"
-        )
+        raise ConfigError(f"{odd[0]}={common[odd[0]]} is for W&B's choice, GRID for every combination: say one")
     values = read_grid(given["GRID"], common)
-    specs = [
-        resolve({**common, **own}, project_dir=project_dir, environ=environ, site=site) for own in values
-    ]
+    specs = [resolve({**common, **own}, project_dir=project_dir, environ=environ, site=site) for own in values]
     made = made_id(specs[0].name, run_suffix, " ".join(spec.run_id for spec in specs))
     sweep_id = said_id(given) or made
     plans = []
@@ -153,9 +145,7 @@ def check_members(sweep: Sweep) -> None:
     """Everything that can be found wrong with new members before a file is written. Raises ConfigError."""
     for folder in (sweep.folder, *(sweep.folder.with_name(plan.spec.run_id) for plan in sweep.plans)):
         if os.path.lexists(folder):
-            raise ConfigError(
-                f"RUN={sweep.sweep_id}: {folder} exists: give another RUN, or none for a new one"
-            )
+            raise ConfigError(f"RUN={sweep.sweep_id}: {folder} exists: give another RUN, or none for a new one")
     check_files(sweep.plans)
 
 

@@ -52,9 +52,7 @@ def prepare(argv: Sequence[str]) -> Sweep:
     """
     given = given_here(argv)
     if "PARALLEL" in given:
-        raise ConfigError(
-            f"PARALLEL={given['PARALLEL']}: on this machine members run one after another, leave it out"
-        )
+        raise ConfigError(f"PARALLEL={given['PARALLEL']}: on this machine members run one after another, leave it out")
     given["PARALLEL"] = "1"
     make = plan_grid if "GRID" in given else plan_trials
     sweep = make(given, project_dir=PROJECT_DIR, environ=os.environ, run_suffix=fresh_suffix())

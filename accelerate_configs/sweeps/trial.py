@@ -51,9 +51,7 @@ class Trial:
 
 
 def attempt(
-    planned: Sequence[str],
-    environment: Mapping[str, str],
-    run: Callable[[Sequence[str], dict[str, str]], int],
+    planned: Sequence[str], environment: Mapping[str, str], run: Callable[[Sequence[str], dict[str, str]], int]
 ) -> int:
     """`run` the planned command with the trial's values; returns its exit code, 0 when the sweep wants no more.
 
@@ -110,18 +108,14 @@ def with_values(planned: Sequence[str], trial: Trial) -> list[str]:
     for name, value in trial.values.items():
         flag = f"--{name}"
         if name not in PARAMETERS:
-            raise ConfigError(
-                f"trial {trial.run_id} sets {name}, which is not for sweeps: {', '.join(PARAMETERS)}"
-            )
+            raise ConfigError(f"trial {trial.run_id} sets {name}, which is not for sweeps: {', '.join(PARAMETERS)}")
         text = word(convert(TrainConfig, name, value, shown_as=f"trial {trial.run_id}: {name}"))
         if flag not in words[start:]:
             words += [flag, text]
             continue
         place = words.index(flag, start) + 1
         if name == RANK and int(text) > int(words[place]):
-            raise ConfigError(
-                f"trial {trial.run_id} sets {name} {text}, memory was planned for {words[place]}"
-            )
+            raise ConfigError(f"trial {trial.run_id} sets {name} {text}, memory was planned for {words[place]}")
         words[place] = text
     return words
 
@@ -174,9 +168,7 @@ def _tell(trial: Trial, folder: Path, environment: Mapping[str, str]) -> None:
         in_launcher()
         while os.getppid() == supervisor:
             time.sleep(TELL_EVERY_S)
-            with contextlib.suppress(
-                ServiceError, ConfigError
-            ):  # W&B never stops a run by being out of reach
+            with contextlib.suppress(ServiceError, ConfigError):  # W&B never stops a run by being out of reach
                 said = heartbeat(trial.agent, trial.run_id, environment)
                 if any(command.get("type") in ("stop", "exit") for command in said):
                     _store(replace(trial, stopped=True), folder)

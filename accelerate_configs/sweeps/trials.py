@@ -67,9 +67,7 @@ def plan_trials(
     plan = choose(replace(spec, wandb_sweep=path))
     _check_micro_batch(plan, parameters)
     count = int(str(asked.get("TRIALS", TRIALS)))
-    plans = tuple(
-        choose(replace(plan.spec, run_id=f"{sweep_id}-{index}", sweep=sweep_id)) for index in range(count)
-    )
+    plans = tuple(choose(replace(plan.spec, run_id=f"{sweep_id}-{index}", sweep=sweep_id)) for index in range(count))
     return Sweep(
         sweep_id=sweep_id,
         values=({},) * count,
@@ -115,18 +113,12 @@ def check_config(config: Mapping[str, Any], source: str) -> dict[str, dict[str, 
     for name, listed in parameters.items():
         if name not in PARAMETERS:
             near = nearest(str(name), PARAMETERS) or ":"
-            raise ConfigError(
-                f"{source}: {shown(str(name))} is not for sweeps{near} they take {', '.join(PARAMETERS)}"
-            )
+            raise ConfigError(f"{source}: {shown(str(name))} is not for sweeps{near} they take {', '.join(PARAMETERS)}")
         found = _limits(listed)
         if not found:
             raise ConfigError(f"{source}: {name} takes `values: [...]`, or min and max")
-        if name in (RANK, ACCUMULATION) and (
-            "min" in listed or any(type(value) is not int for value in found)
-        ):
-            raise ConfigError(
-                f"{source}: {name} takes `values: [...]`, of whole numbers: the largest is planned for"
-            )
+        if name in (RANK, ACCUMULATION) and ("min" in listed or any(type(value) is not int for value in found)):
+            raise ConfigError(f"{source}: {name} takes `values: [...]`, of whole numbers: the largest is planned for")
         for value in found:
             convert(TrainConfig, name, value, shown_as=f"{source}: {name}")
     return parameters

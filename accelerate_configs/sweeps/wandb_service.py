@@ -40,13 +40,8 @@ class ServiceError(OSError):
 
 def create_sweep(config: Mapping[str, Any], environ: Mapping[str, str]) -> str:
     """Its path, `entity/project/id`. Raises ConfigError without a key that is taken, ServiceError."""
-    where = {
-        "entityName": environ.get("WANDB_ENTITY"),
-        "projectName": environ.get("WANDB_PROJECT") or PROJECT,
-    }
-    found = _ask(UPSERT_SWEEP, {"config": yaml.safe_dump(dict(config)), **where}, environ)["upsertSweep"][
-        "sweep"
-    ]
+    where = {"entityName": environ.get("WANDB_ENTITY"), "projectName": environ.get("WANDB_PROJECT") or PROJECT}
+    found = _ask(UPSERT_SWEEP, {"config": yaml.safe_dump(dict(config)), **where}, environ)["upsertSweep"]["sweep"]
     project = found["project"]
     return f"{project['entity']['name']}/{project['name']}/{found['name']}"
 

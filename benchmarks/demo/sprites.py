@@ -59,12 +59,7 @@ _SHAPES: dict[str, tuple[Shape, ...]] = {
         _oval(9, 3, 13, 7, _PETAL),
         _rect(11, 5, 11, 5, _GOLD),
     ),
-    "tree": (
-        *_GRASS_GROUND,
-        _rect(6, 11, 9, 15, _TRUNK),
-        _oval(1, 0, 14, 12, _LEAF),
-        _oval(3, 1, 9, 6, _LEAF_LIGHT),
-    ),
+    "tree": (*_GRASS_GROUND, _rect(6, 11, 9, 15, _TRUNK), _oval(1, 0, 14, 12, _LEAF), _oval(3, 1, 9, 6, _LEAF_LIGHT)),
     "water": (Shape("rectangle", _FULL, _WATER), _rect(2, 4, 6, 4, _FOAM), _rect(9, 10, 13, 10, _FOAM)),
     "road": _ROAD_GROUND,
     # Footprints are big on purpose: they must survive the resize to about eight pixels a tile.

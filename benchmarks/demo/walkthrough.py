@@ -89,9 +89,7 @@ def _draw(folder: Path) -> None:
 
     summary = write_dataset(folder / "data", episodes=EPISODES, eval_episodes=EVAL_EPISODES)
     train, held_out = sum(summary.train_answers.values()), sum(summary.eval_answers.values())
-    print(
-        f"{train} records of {EPISODES} walks to learn from, {held_out} of {EVAL_EPISODES} others to test on"
-    )
+    print(f"{train} records of {EPISODES} walks to learn from, {held_out} of {EVAL_EPISODES} others to test on")
     print(f"frames in {folder / 'data' / 'frames'}", flush=True)
     write_tiny_model(folder / "model")
     print(f"a Gemma 3 of two layers with random weights in {folder / 'model'}", flush=True)

@@ -82,9 +82,7 @@ class Encoder:
         record = self.records[index]
         prompt_text, answer_text = prompt_and_answer(self.processor, record)
         example = encode_prompt(self.processor, prompt_text, load_pictures(record))
-        answer = self.processor.tokenizer(answer_text, add_special_tokens=False, return_tensors="pt")[
-            "input_ids"
-        ]
+        answer = self.processor.tokenizer(answer_text, add_special_tokens=False, return_tensors="pt")["input_ids"]
         length = example["input_ids"].shape[1]
         append_text(example, answer)
         masked = torch.full((1, length), IGNORED)
@@ -174,9 +172,7 @@ class TrainCollator:
         return batch
 
 
-def token_counts(
-    processor: Any, records: Sequence[Record], *, chunk: int = 256
-) -> list[tuple[int, int, int]]:
+def token_counts(processor: Any, records: Sequence[Record], *, chunk: int = 256) -> list[tuple[int, int, int]]:
     """(tokens, those of the answer, those that the pictures add) of every record, as the Encoder will have them.
 
     Pictures are encoded only to learn what they add to the text: once for each combination of sizes.

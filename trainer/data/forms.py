@@ -87,9 +87,7 @@ def _flat(entry: dict[str, Any]) -> tuple[tuple[Turn, ...], str]:
     return (Turn(role="user", parts=tuple(parts)),), _answer(entry["output"])
 
 
-def _conversation(
-    entry: dict[str, Any], key: str, role_key: str, text_key: str
-) -> tuple[tuple[Turn, ...], str]:
+def _conversation(entry: dict[str, Any], key: str, role_key: str, text_key: str) -> tuple[tuple[Turn, ...], str]:
     said = entry[key]
     if not isinstance(said, list) or not said:
         raise FormError(f": {key} takes a list of turns, got {_short(said)}")
@@ -102,9 +100,7 @@ def _conversation(
         if not isinstance(turn, dict) or role_key not in turn or text_key not in turn:
             raise FormError(f": turn {number} of {key} takes {role_key} and {text_key}, got {_short(turn)}")
         if turn[role_key] not in ROLES:
-            raise FormError(
-                f": {role_key} {_short(turn[role_key])} of turn {number}: it takes {', '.join(ROLES)}"
-            )
+            raise FormError(f": {role_key} {_short(turn[role_key])} of turn {number}: it takes {', '.join(ROLES)}")
         parts = tuple(_parts(turn[text_key], supply, declared, number))
         if not parts:
             raise FormError(f": turn {number} of {key} is empty")

@@ -111,10 +111,7 @@ class Inspection:
 
 def without(dataset: Dataset, places: Mapping[str, Collection[int]]) -> Dataset:
     """The data set without the records at `places`, by side."""
-    sides = {
-        side: tuple(r for i, r in enumerate(getattr(dataset, side)) if i not in places[side])
-        for side in SIDES
-    }
+    sides = {side: tuple(r for i, r in enumerate(getattr(dataset, side)) if i not in places[side]) for side in SIDES}
     return replace(dataset, **sides)
 
 
@@ -182,15 +179,11 @@ def _check(
     whole = [index for index, c in enumerate(checked) if c.reason is None]
     counts = token_counts(processor, [records[index] for index in whole])
     for index, (tokens, supervised, pictures) in zip(whole, counts, strict=True):
-        checked[index] = replace(
-            checked[index], tokens=tokens, supervised=supervised, picture_tokens=pictures
-        )
+        checked[index] = replace(checked[index], tokens=tokens, supervised=supervised, picture_tokens=pictures)
     return checked
 
 
-def _judge(
-    checked: Checked, record: Record, mostly_json: bool, max_length: int, held_out: set[str]
-) -> Checked:
+def _judge(checked: Checked, record: Record, mostly_json: bool, max_length: int, held_out: set[str]) -> Checked:
     if checked.reason is not None:
         return checked
     faults = (

@@ -57,9 +57,7 @@ class Dataset:
     """What a reader of the data should know, one line each."""
 
 
-def load_dataset(
-    data: str, *, eval_fraction: float = 0.1, seed: int = 0, image_root: str | None = None
-) -> Dataset:
+def load_dataset(data: str, *, eval_fraction: float = 0.1, seed: int = 0, image_root: str | None = None) -> Dataset:
     """Read and check every record at `data`: a JSONL file, or a folder with train.jsonl and maybe eval.jsonl.
 
     Without an eval.jsonl, whole sessions (`metadata.session_id` or `episode_id`) are held out, about
@@ -79,9 +77,7 @@ def load_dataset(
     )
     if bare := sum(PLACEHOLDER in r.prompt and not r.pictures for side in sides for r in side):
         # As it may be a word like others; but so it looks, too, when the key of the images is misspelled.
-        notes += (
-            f"{bare} records say {PLACEHOLDER} and bring no image: image, images or frames hold the paths",
-        )
+        notes += (f"{bare} records say {PLACEHOLDER} and bring no image: image, images or frames hold the paths",)
     if len(sides) == 1:
         return replace(_split(sides[0], eval_fraction=eval_fraction, seed=seed), notes=notes)
     train, held_out = sides
@@ -134,9 +130,7 @@ def _read(path: Path, image_root: str | None, moved: set[str]) -> tuple[Record, 
                 entry = json.loads(line)
                 turns, answer = read_form(entry)
             except ValueError as error:
-                raise ConfigError(
-                    f"{path} line {number} is not JSON ({error}): it takes {FORMAT_HINT}"
-                ) from None
+                raise ConfigError(f"{path} line {number} is not JSON ({error}): it takes {FORMAT_HINT}") from None
             except FormError as error:
                 raise ConfigError(f"{path} line {number}{error}") from None
             record = Record(turns=turns, answer=answer, session=_session(entry))
@@ -190,9 +184,7 @@ def resolved(turns: Sequence[Turn], places: Mapping[str, str]) -> Iterator[Turn]
         yield replace(
             turn,
             parts=tuple(
-                Picture(paths=tuple(places[name] for name in part.paths))
-                if isinstance(part, Picture)
-                else part
+                Picture(paths=tuple(places[name] for name in part.paths)) if isinstance(part, Picture) else part
                 for part in turn.parts
             ),
         )
@@ -217,9 +209,7 @@ def _split(records: Sequence[Record], *, eval_fraction: float, seed: int) -> Dat
         # Few or uneven sessions: the smallest one is the least to give for a score at all.
         held_out.add(min(order, key=lambda key: counts[key]))
     sessions = sum(1 for record in records if record.session)
-    how = (
-        f"{len(held_out)} of {len(order)} sessions held out" if sessions else "single records: no session ids"
-    )
+    how = f"{len(held_out)} of {len(order)} sessions held out" if sessions else "single records: no session ids"
     if not held_out:
         how = "nothing can be held out of one session: there will be no score"
     return Dataset(

@@ -67,9 +67,7 @@ class HeldOut:
             return [], None
         asked = [self.records[i] for i in self.answered]
         answers = generate_answers(model, self.processor, asked, accelerator=accelerator, between=between)
-        return answers, action_metrics(
-            self.truths(self.answered), [read_action(a, self.field) for a in answers]
-        )
+        return answers, action_metrics(self.truths(self.answered), [read_action(a, self.field) for a in answers])
 
     def likeliest(self, logprobs: Sequence[Sequence[float]]) -> list[str]:
         actions = self.choices.actions if self.choices else ()

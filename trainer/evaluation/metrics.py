@@ -94,12 +94,7 @@ def action_metrics(truths: Sequence[str], predictions: Sequence[str | None]) -> 
         precision = right / predicted_counts[action] if predicted_counts[action] else 0.0
         recall = right / true_counts[action]
         f1 = 2 * precision * recall / (precision + recall) if right else 0.0
-        per_action[action] = {
-            "precision": precision,
-            "recall": recall,
-            "f1": f1,
-            "count": true_counts[action],
-        }
+        per_action[action] = {"precision": precision, "recall": recall, "f1": f1, "count": true_counts[action]}
     return ActionMetrics(
         samples=len(pairs),
         accuracy=sum(counts[a, a] for a in actions) / len(pairs),
@@ -120,9 +115,7 @@ def score_table(before: ActionMetrics | None, after: ActionMetrics | None) -> st
         return ""
     rows = [["", "accuracy", "macro F1"]]
     rows += [["base model, zero-shot", f"{before.accuracy:.1%}", f"{before.macro_f1:.2f}"]] if before else []
-    rows += [
-        [f"always {scored.majority[:24]!r}", f"{scored.majority_accuracy:.1%}", f"{_always_f1(scored):.2f}"]
-    ]
+    rows += [[f"always {scored.majority[:24]!r}", f"{scored.majority_accuracy:.1%}", f"{_always_f1(scored):.2f}"]]
     rows += [["after training", f"{after.accuracy:.1%}", f"{after.macro_f1:.2f}"]] if after else []
     actions = [["action", "records", "precision", "recall", "F1", "F1 before"]]
     for action, entry in list(scored.per_action.items())[:TABLE_ACTIONS]:

@@ -44,9 +44,7 @@ class Choices:
     """What follows it, by action; at least one token, and no one is the beginning of another."""
 
 
-def find_choices(
-    processor: Any, records: Sequence[Record], field: str | None, asked: str = AUTO
-) -> Choices | str:
+def find_choices(processor: Any, records: Sequence[Record], field: str | None, asked: str = AUTO) -> Choices | str:
     """The actions `asked` for (comma-separated; auto: those of `records`), spelled as `records` spell theirs.
 
     In words, why there are none: another key stands before the action, or there are too many.
@@ -83,16 +81,13 @@ def find_choices(
         values[action] = found.most_common(1)[0][0] if found else json.dumps(action)
     plain = field is None
     candidates = [
-        _tokens(processor.tokenizer, head, values.get(a, a if plain else json.dumps(a)), written[2])
-        for a in actions
+        _tokens(processor.tokenizer, head, values.get(a, a if plain else json.dumps(a)), written[2]) for a in actions
     ]
     count = 0
     while len({candidate[: count + 1] for candidate in candidates}) == 1:
         count += 1
     return Choices(
-        actions=actions,
-        shared=candidates[0][:count],
-        rest=tuple(candidate[count:] for candidate in candidates),
+        actions=actions, shared=candidates[0][:count], rest=tuple(candidate[count:] for candidate in candidates)
     )
 
 
@@ -152,9 +147,7 @@ def score_actions(
                 example = encode_prompt(processor, text, load_pictures(records[index]))
                 append_text(example, shared)
                 examples.append(example)
-            batch = pad_and_stack(
-                examples, pad_id=processor.tokenizer.pad_token_id, side="left", multiple_of=1
-            )
+            batch = pad_and_stack(examples, pad_id=processor.tokenizer.pad_token_id, side="left", multiple_of=1)
             batch = {key: tensor.to(accelerator.device) for key, tensor in batch.items()}
             with accelerator.autocast():
                 scores = _score_batch(model, batch, choices.rest).tolist()

@@ -62,18 +62,14 @@ def check_gpus(planned: int, environ: Mapping[str, str]) -> str:
     for index, gpu in enumerate(gpus[:planned]):
         if gpu is not None:
             _check_gpu(index, gpu, environ)
-    names = ", ".join(
-        f"{gpu.name} ({gpu.total_mib / 1024:.1f} GiB)" if gpu else "MIG" for gpu in gpus[:planned]
-    )
+    names = ", ".join(f"{gpu.name} ({gpu.total_mib / 1024:.1f} GiB)" if gpu else "MIG" for gpu in gpus[:planned])
     driver = f", of the driver {found[1]}.{found[2]}" if found else ""
     return f"{names}; CUDA of torch {build}{driver}"
 
 
 def _check_gpu(index: int, gpu: Gpu, environ: Mapping[str, str]) -> None:
     if gpu.capability < LEAST_CAPABILITY:
-        raise ConfigError(
-            f"{gpu.name} (compute capability {gpu.capability}) has no bf16: use a GPU of 8.0 or newer"
-        )
+        raise ConfigError(f"{gpu.name} (compute capability {gpu.capability}) has no bf16: use a GPU of 8.0 or newer")
     sold, needed = (float(environ.get(name) or 0) for name in (VRAM_ENV, PEAK_ENV))
     total, free = gpu.total_mib / 1024, gpu.free_mib / 1024
     if total < sold * NAME_PLATE_SHARE:
@@ -109,9 +105,7 @@ def _smi(*words: str) -> str:
     except subprocess.TimeoutExpired:
         raise SickNode(f"nvidia-smi did not answer in {SMI_TIMEOUT_S} s: a GPU or its driver hangs") from None
     if done.returncode:
-        raise SickNode(
-            f"nvidia-smi failed ({done.returncode}): {' '.join((done.stdout + done.stderr).split())[:200]}"
-        )
+        raise SickNode(f"nvidia-smi failed ({done.returncode}): {' '.join((done.stdout + done.stderr).split())[:200]}")
     return done.stdout
 
 

@@ -50,9 +50,7 @@ def check_machine(config: TrainConfig, state: Any) -> None:
     major, minor = torch.cuda.get_device_capability()
     if major < 8:
         name = torch.cuda.get_device_name()
-        raise ConfigError(
-            f"{name} (compute capability {major}.{minor}) has no bf16: use a GPU of 8.0 or newer"
-        )
+        raise ConfigError(f"{name} (compute capability {major}.{minor}) has no bf16: use a GPU of 8.0 or newer")
 
 
 def device_map(config: TrainConfig, state: Any) -> Any:

@@ -32,9 +32,7 @@ def meet(timeout_s: float = MEETING_TIMEOUT_S) -> None:
     try:
         tcp = TCPStore(host, port, None, own, timeout=bound, wait_for_workers=False, multi_tenant=own)
     except (RuntimeError, ValueError) as error:
-        raise SickNode(
-            f"rank {rank} got no answer from {host}:{port} in {timeout_s:g} s ({_line(error)})"
-        ) from None
+        raise SickNode(f"rank {rank} got no answer from {host}:{port} in {timeout_s:g} s ({_line(error)})") from None
     store = PrefixStore(f"trainyard/meeting/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", tcp)
     _kept.append(tcp)
     store.set(str(rank), node_name())
@@ -46,10 +44,7 @@ def meet(timeout_s: float = MEETING_TIMEOUT_S) -> None:
             continue
         came = {name: store.get(name).decode() for name in names if store.check([name])}
         away = [name for name in names if name not in came]
-        hosts = [
-            f"{host} ({_ranks([r for r in came if came[r] == host])})"
-            for host in dict.fromkeys(came.values())
-        ]
+        hosts = [f"{host} ({_ranks([r for r in came if came[r] == host])})" for host in dict.fromkeys(came.values())]
         if str(rank) != min(came, key=int):
             raise SickNode("")  # one voice is enough
         raise SickNode(

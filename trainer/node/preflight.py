@@ -72,9 +72,7 @@ def check_folder(what: str, folder: Path, *, shared: bool) -> None:
             raise ConfigError(f"{message}: give another, or make it yours") from None
         raise SickNode(message) from None
     if free < LEAST_FREE_BYTES[what]:
-        raise SickNode(
-            f"{what} folder {folder} has {gib(free)} GiB free, {gib(LEAST_FREE_BYTES[what])} are the least"
-        )
+        raise SickNode(f"{what} folder {folder} has {gib(free)} GiB free, {gib(LEAST_FREE_BYTES[what])} are the least")
 
 
 def check_rendezvous(environ: Mapping[str, str]) -> None:
@@ -87,9 +85,7 @@ def check_rendezvous(environ: Mapping[str, str]) -> None:
     asked_to_stop = Path(environ.get(ATTEMPT_DIR_ENV, ""), FLAG)
     while not (resolves(address) or environ.get("SLURM_LAUNCH_NODE_IPADDR") or asked_to_stop.is_file()):
         if time.monotonic() > deadline:
-            raise SickNode(
-                f"MASTER_ADDR={address} did not resolve within {MEETING_TIMEOUT_S} s: the nodes cannot meet"
-            )
+            raise SickNode(f"MASTER_ADDR={address} did not resolve within {MEETING_TIMEOUT_S} s: the nodes cannot meet")
         time.sleep(1)
     if (environ.get("SLURM_PROCID") or environ.get("JOB_COMPLETION_INDEX")) == "0":
         with socket.socket() as probe:

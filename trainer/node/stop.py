@@ -88,9 +88,7 @@ class Stop:
 
     def leave(self) -> NoReturn:
         """Collective. Raises Stopped: run again, or failed when attempts end one after the other without a step."""
-        idle = self.ranks.from_first(
-            count_attempt(self.run_dir, self.step or 0) if self.ranks.first else None
-        )
+        idle = self.ranks.from_first(count_attempt(self.run_dir, self.step or 0) if self.ranks.first else None)
         where = "before training began" if self.step is None else f"at step {self.step}"
         if idle >= MAX_ATTEMPTS_WITHOUT_STEP:
             raise Stopped(
@@ -112,8 +110,6 @@ def count_attempt(run_dir: Path, step: int) -> int:
     idle = 0 if step > furthest else idle + 1
     run_dir.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(
-        json.dumps({"step": max(step, furthest), "without_new_step": idle}) + "\n", encoding="utf-8"
-    )
+    beside.write_text(json.dumps({"step": max(step, furthest), "without_new_step": idle}) + "\n", encoding="utf-8")
     beside.replace(path)
     return idle

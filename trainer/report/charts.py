@@ -169,8 +169,7 @@ def matrix(confusion: Mapping[str, Mapping[str, int]], caption: str) -> str:
         row = confusion[truth]
         total = sum(row.values())
         cells = "".join(
-            _cell(sum(row.get(p, 0) for p in predictions), total, predictions == {truth})
-            for _, predictions in columns
+            _cell(sum(row.get(p, 0) for p in predictions), total, predictions == {truth}) for _, predictions in columns
         )
         body += f'<tr><th scope="row">{_name(truth)}</th>{cells}<td class="total">{total}</td></tr>'
     left_out = len(confusion) - len(known)

@@ -14,19 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from trainer.report.charts import (
-    Curve,
-    Entry,
-    bars,
-    esc,
-    line_chart,
-    matrix,
-    missing,
-    percent,
-    quoted,
-    rate,
-    short,
-)
+from trainer.report.charts import Curve, Entry, bars, esc, line_chart, matrix, missing, percent, quoted, rate, short
 from trainer.report.configuration import configuration
 from trainer.report.samples import samples, usage
 from trainer.text import GIB
@@ -123,11 +111,7 @@ def _result(record: Entry) -> str:
     for when, kind in (("zero-shot", "before"), ("after training", "after")):
         if written := record.get(f"generated_{kind}"):
             rows.append((f"{when}, written out", kind, written["accuracy"]))
-    first = (
-        f'<span class="from">{percent(before["accuracy"])}</span><span class="arrow">→</span>'
-        if before
-        else ""
-    )
+    first = f'<span class="from">{percent(before["accuracy"])}</span><span class="arrow">→</span>' if before else ""
     last = percent(after["accuracy"]) if after else "not scored"
     verdict = _verdict(scored, "After" if after else "Before") + _how_measured(record)
     return (
@@ -140,9 +124,7 @@ def _result(record: Entry) -> str:
 def _verdict(scored: Entry, when: str) -> str:
     right = round(scored["accuracy"] * scored["samples"])
     gap = (scored["accuracy"] - scored["majority_accuracy"]) * 100
-    versus = (
-        f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'}" if abs(gap) >= 0.05 else "no better than"
-    )
+    versus = f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'}" if abs(gap) >= 0.05 else "no better than"
     majority, reached = esc(quoted(scored["majority"])), percent(scored["majority_accuracy"])
     return (
         f"{when} training {right:,} of {scored['samples']:,} held-out records are right, "
@@ -217,14 +199,9 @@ def _training(record: Entry) -> str:
         noisy=False,
     )
     held_out_loss = Curve(
-        title="Held-out loss",
-        unit="mean cross-entropy, nats",
-        points=_points(history, "eval_loss"),
-        noisy=False,
+        title="Held-out loss", unit="mean cross-entropy, nats", points=_points(history, "eval_loss"), noisy=False
     )
-    loss = Curve(
-        title="Loss", unit="mean cross-entropy an answer token, nats", points=_points(history, "loss")
-    )
+    loss = Curve(title="Loss", unit="mean cross-entropy an answer token, nats", points=_points(history, "loss"))
     accuracy = Curve(
         title="Token accuracy",
         unit="answer tokens right",

@@ -76,9 +76,7 @@ def merged_card(run: Entry, merged: Entry) -> str:
 
 def base_name(model: str) -> str:
     """A hub id as it is; of a path the last part, since where it lies is nobody else's business."""
-    hub_id = (
-        re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith(".") and not Path(model).exists()
-    )
+    hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith(".") and not Path(model).exists()
     return model if hub_id else model.rstrip("/").rpartition("/")[2]
 
 
@@ -109,11 +107,7 @@ def _card(run: Entry, library: str, about: str, code: str, merged: Sequence[Sequ
 
 
 def _grid(run: Entry) -> str:
-    return (
-        "; four frames make one grid, oldest top left, newest bottom right"
-        if run["data"]["frames"] > 1
-        else ""
-    )
+    return "; four frames make one grid, oldest top left, newest bottom right" if run["data"]["frames"] > 1 else ""
 
 
 def _accuracy(run: Entry) -> str:

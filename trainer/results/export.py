@@ -75,10 +75,7 @@ def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     return {
         "data": {"sha256": data_digest(config.data), "split": dataset.split, **counts},
         "versions": {"trainyard": __version__, **{name: metadata.version(name) for name in LIBRARIES}},
-        "peak_memory": {
-            "bytes": read_stage("peak", config).peak_bytes,
-            "of": MEASURED[config.device],
-        },
+        "peak_memory": {"bytes": read_stage("peak", config).peak_bytes, "of": MEASURED[config.device]},
     }
 
 
@@ -158,9 +155,7 @@ def report(argv: Sequence[str]) -> int:
         print(REPORT_USAGE)
         return FINISHED
     if len(argv) != 1 or not Path(argv[0], METRICS_FILE).is_file():
-        raise ConfigError(
-            "report takes the folder of a finished run (with metrics.json), for example runs/RUN"
-        )
+        raise ConfigError("report takes the folder of a finished run (with metrics.json), for example runs/RUN")
     save_report(Path(argv[0]))
     print(Path(argv[0]) / REPORT_FILE)
     return FINISHED

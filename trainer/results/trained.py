@@ -105,9 +105,7 @@ def find_trained(path: Path) -> tuple[Path, Usage]:
         entry = json.loads((folder / USAGE_FILE).read_text(encoding="utf-8"))
         if (told := entry["choices"]) is not None:
             rest = tuple(tuple(tokens) for tokens in told["rest"])
-            entry["choices"] = Choices(
-                actions=tuple(told["actions"]), shared=tuple(told["shared"]), rest=rest
-            )
+            entry["choices"] = Choices(actions=tuple(told["actions"]), shared=tuple(told["shared"]), rest=rest)
         return folder, Usage(**entry)
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{folder / USAGE_FILE} is not what training wrote ({error})") from None

@@ -121,9 +121,7 @@ def _versions() -> list[Check]:
     if lacking:
         return [Check(name="libraries", status="fail", found=f"lacking {', '.join(lacking)}", do="make env")]
     if other:
-        return [
-            Check(name="libraries", status="warn", found="; ".join(other), do="make env installs the pins")
-        ]
+        return [Check(name="libraries", status="warn", found="; ".join(other), do="make env installs the pins")]
     return [Check(name="libraries", status="pass", found=f"{python}, {len(pins)} libraries as pinned")]
 
 
@@ -168,9 +166,7 @@ def _env_file(path: Path) -> Check:
     if not path.exists():
         return Check(name=".env", status="pass", found="none")
     if path.stat().st_mode & 0o077:
-        return Check(
-            name=".env", status="warn", found="others on this machine can read it", do="chmod 600 .env"
-        )
+        return Check(name=".env", status="warn", found="others on this machine can read it", do="chmod 600 .env")
     return Check(name=".env", status="pass", found="read, and only yours")
 
 
@@ -222,9 +218,7 @@ def model(config: TrainConfig, environ: Mapping[str, str]) -> list[Check]:
         frozen, tuned = choices(skeleton, anatomy_of(skeleton))[:2]
         ours = tuned if config.vision == "lora" else frozen
         if not ours.layers:
-            raise ConfigError(
-                f"LoRA would train nothing in {config.model}: python -m trainer layers lists it"
-            )
+            raise ConfigError(f"LoRA would train nothing in {config.model}: python -m trainer layers lists it")
         where = "of language model and tower" if config.vision == "lora" else "of the language model"
         return f"{ours.layers} linears {where}, {ours.width * config.lora_r:,} weights"
 

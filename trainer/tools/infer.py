@@ -89,9 +89,7 @@ def read_images(images: list[str], asked: Question, usage: Usage) -> Record:
         text = getattr(asked, name)
         texts[name] = getattr(usage, name) if text is None else text
         if texts[name] is None:
-            raise ConfigError(
-                f"the training records have no {name} in common: say --{name}, or use --records"
-            )
+            raise ConfigError(f"the training records have no {name} in common: say --{name}, or use --records")
     if usage.frames == FRAMES and len(images) not in (1, FRAMES):
         raise ConfigError(
             f"{len(images)} images: training used a grid of four frames; give the four, oldest first, or one ready grid"
@@ -137,14 +135,10 @@ def open_records(name: str) -> Iterable[str]:
     try:
         return Path(name).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"records {name} cannot be read ({getattr(error, 'strerror', None) or error})"
-        ) from None
+        raise ConfigError(f"records {name} cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
-def answer_lines(
-    trained: Trained, lines: Iterable[str], folder: Path, *, written: bool
-) -> Iterator[dict[str, Any]]:
+def answer_lines(trained: Trained, lines: Iterable[str], folder: Path, *, written: bool) -> Iterator[dict[str, Any]]:
     """One answer a line, in order; {"error": ...} for a line that cannot be answered."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():

@@ -123,11 +123,7 @@ def main(argv: Sequence[str]) -> int:
             "model": question.model,
             "groups": [{**asdict(g), "lora_params": g.lora_params(question.lora_r)} for g in groups],
             "choices": [
-                {
-                    "name": c.name,
-                    "layers": c.layers,
-                    "trained": {name: r * c.width for name, r in ranks.items()},
-                }
+                {"name": c.name, "layers": c.layers, "trained": {name: r * c.width for name, r in ranks.items()}}
                 for c in options
             ],
         }

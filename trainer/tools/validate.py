@@ -78,9 +78,7 @@ def validate_data(argv: Sequence[str]) -> int:
     from trainer.data.records import load_dataset
     from trainer.model.base import load_processor
 
-    dataset = load_dataset(
-        check.data, eval_fraction=check.eval_fraction, seed=check.seed, image_root=check.image_root
-    )
+    dataset = load_dataset(check.data, eval_fraction=check.eval_fraction, seed=check.seed, image_root=check.image_root)
     processor = load_processor(check.model)
     inspection = inspect_dataset(dataset, processor, max_length=check.max_length)
     report = build_report(check, inspection)
@@ -166,15 +164,9 @@ def render(report: dict[str, Any]) -> str:
         "records", "kept", "sessions", "pictures", "text_only", "duplicates", "duplicates_with_another_answer",
     ):  # fmt: skip
         rows.append([key.replace("_", " "), *(str(side[key]) for side in sides.values())])
-    for key, name in (
-        ("tokens", "tokens"),
-        ("supervised", "answer tokens"),
-        ("picture_tokens", "image tokens"),
-    ):
+    for key, name in (("tokens", "tokens"), ("supervised", "answer tokens"), ("picture_tokens", "image tokens")):
         for percentile in ("p50", "p95", "p100"):
-            rows.append(
-                [f"{name}, {WORDS[percentile]}", *(str(s[key].get(percentile, "-")) for s in sides.values())]
-            )
+            rows.append([f"{name}, {WORDS[percentile]}", *(str(s[key].get(percentile, "-")) for s in sides.values())])
     labels = dict.fromkeys(label for side in sides.values() for label in side["labels"])
     shown, hidden = list(labels)[:MOST_LABELS], list(labels)[MOST_LABELS:]
     distribution = [

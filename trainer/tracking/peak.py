@@ -31,9 +31,7 @@ def read_stage(name: str, config: TrainConfig) -> Stage:
         held, peak = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
         held = peak if name == "peak" else held
         reserved, (free, total) = torch.cuda.max_memory_reserved(), torch.cuda.mem_get_info()
-        outside = (
-            total - free - torch.cuda.memory_reserved()
-        )  # context, NCCL, and whoever else is on the card
+        outside = total - free - torch.cuda.memory_reserved()  # context, NCCL, and whoever else is on the card
         return Stage(
             name=name, bytes=held, peak_bytes=peak, reserved_bytes=reserved, process_bytes=reserved + outside
         )  # fmt: skip

@@ -34,9 +34,7 @@ class Shown:
     samples: Sequence[Sample]
 
 
-def show(
-    step: int, confusion: Mapping[str, Mapping[str, int]], predictions: Sequence[Mapping[str, Any]]
-) -> Shown:
+def show(step: int, confusion: Mapping[str, Mapping[str, int]], predictions: Sequence[Mapping[str, Any]]) -> Shown:
     """The evaluation at `step`, with a few of its predictions (entries of predictions.jsonl), the wrong ones first."""
     samples = [
         Sample(
@@ -69,9 +67,7 @@ def sheet(samples: Sequence[Sample]) -> Image.Image:
         color = "black" if sample.truth == sample.prediction else "#b02000"
         said = "unreadable" if sample.prediction is None else sample.prediction
         lines = (f"truth {sample.truth}"[:30], f"model {said}"[:30])
-        draw.multiline_text(
-            (x + 4, y + PICTURE_PX + 2), "\n".join(_latin(line) for line in lines), fill=color
-        )
+        draw.multiline_text((x + 4, y + PICTURE_PX + 2), "\n".join(_latin(line) for line in lines), fill=color)
     return page
 
 

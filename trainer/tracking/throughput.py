@@ -105,9 +105,7 @@ class Meter(TrainerCallback):
 
     def count(self, inputs: Mapping[str, Any], correct: Tensor) -> None:
         """A micro-batch of this process; `correct` is how many of its answer tokens were predicted."""
-        self._correct_and_tokens.append(
-            torch.stack((correct.detach().long(), inputs["attention_mask"].sum()))
-        )
+        self._correct_and_tokens.append(torch.stack((correct.detach().long(), inputs["attention_mask"].sum())))
         self._scored += inputs["loss_targets"].numel()
         self._samples += inputs["input_ids"].shape[0]
         pictures = inputs.get("image_grid_thw", inputs.get("pixel_values"))

@@ -39,17 +39,11 @@ class Tracker(TrainerCallback):
         self._sinks = (
             TensorBoard(run_dir / "tensorboard", config, step=step),
             WandbRun(
-                run_id=config.run_id,
-                run_dir=run_dir,
-                config=facts,
-                model=model,
-                watch_steps=config.logging_steps,
+                run_id=config.run_id, run_dir=run_dir, config=facts, model=model, watch_steps=config.logging_steps
             ),
         )
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         named = {
             f"eval/{name.removeprefix('eval_')}" if name.startswith("eval_") else f"train/{name}": value
             for name, value in (logs or {}).items()
@@ -105,9 +99,7 @@ class TensorBoard:
         import numpy as np
 
         if shown.samples:
-            self._writer.add_image(
-                "eval/samples", np.asarray(sheet(shown.samples)), shown.step, dataformats="HWC"
-            )
+            self._writer.add_image("eval/samples", np.asarray(sheet(shown.samples)), shown.step, dataformats="HWC")
         self._writer.add_text("eval/confusion", confusion_table(shown.confusion), shown.step)
         self._writer.flush()
 
@@ -115,9 +107,7 @@ class TensorBoard:
         """The settings as hparams, tied to the final scores."""
         from torch.utils.tensorboard.summary import hparams
 
-        settings = {
-            k: v for k, v in dataclasses.asdict(self._config).items() if isinstance(v, (int, float, str))
-        }
+        settings = {k: v for k, v in dataclasses.asdict(self._config).items() if isinstance(v, (int, float, str))}
         for event in hparams(settings, dict(summary)):
             self._writer.file_writer.add_summary(event)
         self._writer.close()
@@ -128,9 +118,7 @@ def run_facts(config: TrainConfig, model: Any, described: Mapping[str, Any]) -> 
     and versions (`described`), and of run.json, where there is one, the plan and the commit."""
     trainable, total = model.get_nb_trainable_parameters()
     facts = dataclasses.asdict(config) | {
-        "effective_batch_size": config.micro_batch_size
-        * config.gradient_accumulation_steps
-        * config.world_size,
+        "effective_batch_size": config.micro_batch_size * config.gradient_accumulation_steps * config.world_size,
         "parameters": {"total": total, "trainable": trainable},
         "dataset": described["data"],
         "versions": described["versions"],
@@ -156,9 +144,7 @@ class LineProgress(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._started, self._first_step = time.monotonic(), state.global_step
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
         done = max(1, state.global_step - self._first_step)
@@ -182,9 +168,7 @@ class LogLastStep(TrainerCallback):
 class QuietBar(ProgressCallback):
     """The Trainer's bar without the dictionary it prints at every log; the loss stands in the bar instead."""
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and self.training_bar is not None and logs and "loss" in logs:
             self.training_bar.set_postfix_str(
                 f"loss {logs['loss']:.3f}, token accuracy {logs.get('mean_token_accuracy', 0):.0%}"

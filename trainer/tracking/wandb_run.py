@@ -39,9 +39,7 @@ class WandbRun:
     handed to the client from inside the training step.
     """
 
-    def __init__(
-        self, *, run_id: str, run_dir: Path, config: Mapping[str, Any], model: Any, watch_steps: int
-    ) -> None:
+    def __init__(self, *, run_id: str, run_dir: Path, config: Mapping[str, Any], model: Any, watch_steps: int) -> None:
         given = os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(FINISH_TIMEOUT_S))
         # The client says itself what is wrong with a value that is no number.
         self._finish_timeout_s = float(given) if given.replace(".", "", 1).isdigit() else FINISH_TIMEOUT_S
@@ -147,9 +145,7 @@ class WandbRun:
         if stuck or self._failed:  # a scheduler's SIGTERM reaches the service, too
             with contextlib.suppress(Exception):  # nor shall the client say at the exit that it is gone
                 sys.modules["wandb"].teardown()
-        if self._run is not None and (
-            stuck or (not self._run.offline and (self._failed or _has_errors(self._run)))
-        ):
+        if self._run is not None and (stuck or (not self._run.offline and (self._failed or _has_errors(self._run)))):
             _say(f"W&B may lack a part of this run; {self._upload(self._run)}")
 
     def _upload(self, run: Any) -> str:
@@ -185,29 +181,17 @@ def _tables(shown: Shown) -> dict[str, Any]:
     import wandb
 
     rows = [
-        [
-            wandb.Image(s.picture) if s.picture else None,
-            s.truth,
-            s.prediction,
-            s.truth == s.prediction,
-            s.answer,
-        ]
+        [wandb.Image(s.picture) if s.picture else None, s.truth, s.prediction, s.truth == s.prediction, s.answer]
         for s in shown.samples
     ]
     columns = ["picture", "truth", "prediction", "right", "answer"]
     found: dict[str, Any] = {"eval/samples": wandb.Table(columns=columns, data=rows)}
     names = list(dict.fromkeys((*shown.confusion, *(p for row in shown.confusion.values() for p in row))))
     pairs = [
-        (names.index(t), names.index(p))
-        for t, row in shown.confusion.items()
-        for p, n in row.items()
-        for _ in range(n)
+        (names.index(t), names.index(p)) for t, row in shown.confusion.items() for p, n in row.items() for _ in range(n)
     ]
     found["eval/confusion"] = wandb.plot.confusion_matrix(
-        y_true=[t for t, _ in pairs],
-        preds=[p for _, p in pairs],
-        class_names=names,
-        title="truth and prediction",
+        y_true=[t for t, _ in pairs], preds=[p for _, p in pairs], class_names=names, title="truth and prediction"
     )
     for key, place in (("targets", 0), ("predictions", 1)):
         counts = [[name, sum(pair[place] == index for pair in pairs)] for index, name in enumerate(names)]

@@ -22,9 +22,7 @@ def check_text_only(config: TrainConfig, dataset: Dataset) -> None:
     zero3 = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     # A rank whose batch has no picture skips the tower: its shards, or its adapters' gradients, do not come.
     if mixed and (zero3 or (config.vision == "lora" and config.world_size > 1)):
-        what, instead = (
-            ("ZeRO-3", "CONFIG=multi_gpu") if zero3 else ("vision=lora on several GPUs", "vision=frozen")
-        )
+        what, instead = ("ZeRO-3", "CONFIG=multi_gpu") if zero3 else ("vision=lora on several GPUs", "vision=frozen")
         raise ConfigError(
             f"{bare} records have no picture and the others do, which {what} cannot train together: "
             f"{instead}, or leave them out"

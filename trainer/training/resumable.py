@@ -39,9 +39,7 @@ Measure = Callable[[Callable[[], object]], dict[str, float]]
 
 
 class ResumableTrainer(SFTTrainer):
-    def __init__(
-        self, *, store: CheckpointStore, stop: Stop, measure: Measure, patience: int, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, store: CheckpointStore, stop: Stop, measure: Measure, patience: int, **kwargs: Any) -> None:
         """`measure` gives more metrics of an evaluation, by name, and calls what it is given now and then."""
         super().__init__(**kwargs)
         self.store, self.stop, self.measure, self.patience = store, stop, measure, patience

@@ -38,9 +38,7 @@ class VisionSFTTrainer(ResumableTrainer):
         outputs = model(**inputs)
         loss = outputs["loss_sum"] / (max(1, scored) if num_items_in_batch is None else num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = (
-                loss * self.accelerator.num_processes
-            )  # DDP averages gradients; the divisor counts all ranks
+            loss = loss * self.accelerator.num_processes  # DDP averages gradients; the divisor counts all ranks
         if self.model.training:
             self.meter.count(inputs, outputs["correct"])
         return (loss, outputs) if return_outputs else loss
@@ -64,9 +62,7 @@ class ShardCheck(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         shards = [
-            p.ds_numel / p.ds_tensor.numel()
-            for p in model.parameters()
-            if p.requires_grad and hasattr(p, "ds_tensor")
+            p.ds_numel / p.ds_tensor.numel() for p in model.parameters() if p.requires_grad and hasattr(p, "ds_tensor")
         ]
         if not shards:
             return
