@@ -15,7 +15,7 @@ from accelerate_configs.request.elsewhere import FROM_ENV_FILE, FROM_YAML
 from accelerate_configs.request.planned import check_planned
 from accelerate_configs.request.variables import BY_NAME, resolve
 from trainer.__main__ import main
-from trainer.config import KNOBS, LORA_PRESETS, TrainConfig, parse_flags
+from trainer.config import KNOBS, LORA_PRESETS, TrainConfig
 from trainer.flags import convert, field_help, word
 from trainer.outcome import ConfigError
 from trainer.settings import ENVIRONMENT, Settings, help_text, resolve_settings
@@ -46,7 +46,7 @@ def written(folder: Path, text: str) -> str:
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
-    assert parse_flags(NEEDED) == TrainConfig(
+    assert resolve_settings(NEEDED, {}).config() == TrainConfig(
         model="m", data="d", output_dir="o", run_id="r", image_root=None, device="cuda", world_size=1,
         micro_batch_size=1, gradient_accumulation_steps=8, activation_checkpointing=False, optimizer="adamw",
         quantization="nf4", lora_r=64, lora_alpha=128, lora_dropout=0.05, max_length=1024, max_steps=1500,

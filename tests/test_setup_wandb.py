@@ -48,6 +48,4 @@ def test_without_a_key_the_test_run_is_kept_with_its_upload_command(tmp_path: Pa
 
 def test_an_unknown_option_is_78(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["setup-wandb", "--test"]) == 78
-    assert capsys.readouterr().err == (
-        "trainyard: unknown '--test', did you mean --test-run? known are --test-run, --json\n"
-    )
+    assert capsys.readouterr().err == ("trainyard: unknown '--test', did you mean test_run? known are test_run, json\n")

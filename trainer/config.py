@@ -6,11 +6,10 @@ docstrings are what `python -m trainer config --help` prints.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from trainer.flags import Range, build, read_flags
+from trainer.flags import Range
 
 Device = Literal["cuda", "cpu"]
 
@@ -128,9 +127,3 @@ KNOBS: tuple[tuple[str, str, str, str], ...] = (
     ("weight_decay", "low", "0.001 to 0.1", "matters on small data, late in the run"),
     ("warmup_fraction", "low", "0.03 to 0.1", "only its absence is felt"),
 )  # fmt: skip
-
-
-def parse_flags(argv: Sequence[str]) -> TrainConfig:
-    """TrainConfig from `--name value` pairs alone. Raises ConfigError; see trainer.flags."""
-    config: TrainConfig = build(TrainConfig, read_flags(argv, TrainConfig))
-    return config

@@ -14,12 +14,17 @@ import inspect
 import math
 import re
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from trainer.outcome import ConfigError
+from trainer.outcome import FINISHED, ConfigError
 from trainer.text import nearest, shown, wrap
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Options = TypeVar("Options", bound="DataclassInstance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,28 +41,32 @@ class Range:
         return f"{'above' if self.above else 'from'} {_plain(self.low)} to {_plain(self.high)}"
 
 
-def read_flags(
-    argv: Sequence[str], cls: type, *, booleans_alone: bool = False, words: list[str] | None = None
-) -> dict[str, Any]:
-    """Checked values by field name from `--name value` or `--name=value`; `--name` alone where booleans may be.
+def parse(argv: Sequence[str], cls: type[Options], usage: str, *, words: list[str] | None = None) -> Options:
+    """The dataclass from `--name value`, `--name=value`, and `--name` alone for a boolean; or help, and the end.
 
     What stands alone goes to `words`, if there may be such.
 
     Raises:
-        ConfigError: an unknown or repeated name, a missing value, a value that the field does not take.
+        ConfigError: an unknown, repeated or lacking name, a missing value, a value that the field does not take.
+        SystemExit: help was asked for, and printed.
     """
-    booleans = {f.name for f in dataclasses.fields(cls) if booleans_alone and _kind(cls, f.name)[0] is bool}
-    given = split_flags(argv, booleans=booleans, alone=words)
-    return {
-        check_name(name, cls, shown_as=f"--{name}"): convert(cls, name, text, shown_as=f"--{name}")
-        for name, text in given.items()
-    }
+    answer_help(argv, usage, cls)
+    given = split_flags(argv, cls=cls, alone=words)
+    return build(cls, {name: convert(cls, name, text, shown_as=f"--{name}") for name, text in given.items()})
 
 
-def split_flags(
-    argv: Sequence[str], *, booleans: Collection[str] = (), alone: list[str] | None = None
-) -> dict[str, str]:
-    """Text by name, with underscores. Names in `booleans` may stand alone, meaning true; other words go to `alone`."""
+def answer_help(argv: Sequence[str], usage: str, cls: type | None = None) -> None:
+    """Where help is asked for, print `usage` and the fields of `cls`, and end the program as done (SystemExit)."""
+    if "-h" in argv or "--help" in argv:
+        print(f"{usage}\n\n{help_table(cls)}" if cls else usage)
+        raise SystemExit(FINISHED)
+
+
+def split_flags(argv: Sequence[str], *, cls: type | None = None, alone: list[str] | None = None) -> dict[str, str]:
+    """Text by name, with underscores, of the fields of `cls` if given; its booleans may stand without a value.
+
+    Words without a name go to `alone`. Raises ConfigError.
+    """
     given: dict[str, str] = {}
     words = list(argv)
     while words:
@@ -68,11 +77,13 @@ def split_flags(
         name = flag.removeprefix("--").replace("-", "_")
         if not flag.startswith("--") or not name:
             raise ConfigError(f"unexpected {shown(flag)}: options are written --name value or --name=value")
+        if cls is not None:
+            check_name(name, cls, shown_as=f"--{name}")
         if name in given:
             raise ConfigError(f"--{name} was given twice")
         if not equals:
             said = bool(words) and (words[0] in ("true", "false") if alone is not None else words[0][:2] != "--")
-            if name in booleans and not said:
+            if cls is not None and _kind(cls, name)[0] is bool and not said:
                 text = "true"
             elif not words:
                 raise ConfigError(f"--{name} wants a value")
@@ -92,7 +103,7 @@ def check_name(name: str, cls: type, *, shown_as: str = "", where: str = "", als
     )
 
 
-def build(cls: type, values: dict[str, Any]) -> Any:
+def build(cls: type[Options], values: dict[str, Any]) -> Options:
     """The dataclass. Raises ConfigError naming the fields without a default that are not in `values`."""
     lacking = [
         f"--{field.name}"

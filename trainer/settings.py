@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from trainer.config import KNOBS, TrainConfig
-from trainer.flags import build, check_name, convert, help_table, split_flags, word
+from trainer.flags import answer_help, build, check_name, convert, help_table, split_flags, word
 from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError
 from trainer.spellings import FIXED, LORA, RENAMED, translate
 from trainer.text import wrap
@@ -179,9 +179,7 @@ def main(argv: Sequence[str]) -> int:
     """`python -m trainer config`. Raises ConfigError."""
     from trainer.env_file import read_env_file  # which reads names from here
 
-    if any(flag in ("-h", "--help") for flag in argv):
-        print(help_text())
-        return FINISHED
+    answer_help(argv, help_text())
     rest = [flag for flag in argv if flag != "--json"]
     settings = resolve_settings(rest, os.environ, read_env_file(Path(".env")))
     say(settings.notices)

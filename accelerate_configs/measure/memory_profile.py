@@ -22,7 +22,7 @@ from accelerate_configs.memory.estimate import estimate
 from accelerate_configs.memory.shapes import resolve_shape
 from trainer.config import TrainConfig
 from trainer.env_file import read_env_file
-from trainer.flags import build
+from trainer.flags import answer_help, build
 from trainer.node.machine import check_machine, device_map, plain_cpu, prepare_libraries
 from trainer.outcome import FAILED, FINISHED
 from trainer.settings import resolve_settings, say
@@ -57,9 +57,7 @@ class WorstCase(JobSpec):
 
 def main(argv: Sequence[str]) -> int:
     """Raises ConfigError."""
-    if any(word in ("-h", "--help") for word in argv):
-        print(USAGE)
-        return FINISHED
+    answer_help(argv, USAGE)
     env_file = read_env_file(Path(".env"))
     settings = resolve_settings([word for word in argv if word != "--json"], os.environ, env_file)
     say(settings.notices)

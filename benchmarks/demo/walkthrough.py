@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.flags import answer_help
 from trainer.outcome import FINISHED, ConfigError
 
 EPISODES, EVAL_EPISODES = 60, 12
@@ -42,9 +43,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the demo in the checkout; returns the exit code of the first step that fails, else 0. Raises ConfigError."""
     import shutil
 
-    if "--help" in argv or "-h" in argv:
-        print(USAGE)
-        return FINISHED
+    answer_help(argv, USAGE)
     if argv:
         raise ConfigError(f"demo takes no options, got {argv[0]!r}: `python -m trainer run` takes them all")
     started, project_dir = time.monotonic(), PROJECT_DIR

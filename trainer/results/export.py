@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from trainer import __version__
 from trainer.config import TrainConfig
 from trainer.evaluation.metrics import ActionMetrics
+from trainer.flags import answer_help
 from trainer.outcome import FINISHED, ConfigError
 from trainer.results.card import adapter_card
 from trainer.results.trained import frames_of, usage_of, write_usage
@@ -151,9 +152,7 @@ def report_line(run_dir: Path) -> str:
 
 def report(argv: Sequence[str]) -> int:
     """`python -m trainer report`. Raises ConfigError."""
-    if "--help" in argv or "-h" in argv:
-        print(REPORT_USAGE)
-        return FINISHED
+    answer_help(argv, REPORT_USAGE)
     if len(argv) != 1 or not Path(argv[0], METRICS_FILE).is_file():
         raise ConfigError("report takes the folder of a finished run (with metrics.json), for example runs/RUN")
     save_report(Path(argv[0]))

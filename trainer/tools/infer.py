@@ -13,7 +13,7 @@ from trainer.config import Device
 from trainer.data.forms import FRAMES, FormError, read_form
 from trainer.data.records import Record, resolved
 from trainer.evaluation.metrics import read_action
-from trainer.flags import build, help_table, read_flags
+from trainer.flags import parse
 from trainer.outcome import FAILED, FINISHED, ConfigError
 
 if TYPE_CHECKING:
@@ -51,11 +51,8 @@ class Question:
 
 def main(argv: list[str]) -> int:
     """Raises ConfigError."""
-    if any(word in ("-h", "--help") for word in argv):
-        print(f"{USAGE}\n\n{help_table(Question)}")
-        return FINISHED
     images: list[str] = []
-    asked: Question = build(Question, read_flags(argv, Question, booleans_alone=True, words=images))
+    asked = parse(argv, Question, USAGE, words=images)
     if bool(images) == bool(asked.records):
         raise ConfigError(
             f"infer takes images, or --records FILE; got {'both' if images else 'neither'}: "

@@ -15,7 +15,7 @@ from torch import nn
 
 from accelerate_configs.memory.known_models import KNOWN_MODELS
 from trainer.config import LORA_PRESETS
-from trainer.flags import Range, build, help_table, read_flags
+from trainer.flags import Range, parse
 from trainer.model.base import Anatomy, anatomy_of, build_skeleton, load_model_config, target_pattern
 from trainer.outcome import FINISHED
 from trainer.text import format_table
@@ -110,10 +110,7 @@ def _config(model: str) -> Any:
 
 def main(argv: Sequence[str]) -> int:
     """Raises ConfigError for a wrong option or a model that cannot be found."""
-    if any(flag in ("-h", "--help") for flag in argv):
-        print(f"usage: python -m trainer layers --model M [--lora_r 64] [--json]\n\n{help_table(Question)}")
-        return FINISHED
-    question: Question = build(Question, read_flags(argv, Question, booleans_alone=True))
+    question = parse(argv, Question, "usage: python -m trainer layers --model M [--lora_r 64] [--json]")
     skeleton = build_skeleton(_config(question.model))
     anatomy = anatomy_of(skeleton)
     groups, options = linear_groups(skeleton, anatomy), choices(skeleton, anatomy)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from trainer.config import Device, TrainConfig
-from trainer.flags import Range, build, help_table, read_flags
+from trainer.flags import Range, parse
 from trainer.outcome import FAILED, FINISHED, ConfigError
 from trainer.results.card import merged_card
 from trainer.results.export import ADAPTER, METRICS_FILE, write_whole
@@ -57,10 +57,7 @@ class Request:
 
 def main(argv: Sequence[str]) -> int:
     """Raises ConfigError."""
-    if any(word in ("-h", "--help") for word in argv):
-        print(f"{USAGE}\n\n{help_table(Request)}")
-        return FINISHED
-    asked: Request = build(Request, read_flags(argv, Request, booleans_alone=True))
+    asked = parse(argv, Request, USAGE)
     run_dir = Path(asked.run)
     out = Path(asked.out) if asked.out else run_dir / "merged"
     if out.exists():

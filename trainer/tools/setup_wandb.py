@@ -6,13 +6,13 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from trainer.env_file import read_env_file
-from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError
-from trainer.text import nearest
+from trainer.flags import parse
+from trainer.outcome import BAD_CONFIG, FINISHED
 from trainer.tools.checks import Check, format_checks
 from trainer.tracking.wandb_run import PROJECT
 
@@ -23,26 +23,28 @@ runs go (WANDB_ENTITY, WANDB_PROJECT, WANDB_BASE_URL). --test-run logs a small r
 key keeps it offline and prints the command that uploads it. Ends with 78 when something has to be put right."""
 TIMEOUT_S = 20
 TEST_STEPS = 5
-OPTIONS = ("--test-run", "--json")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    test_run: bool = False
+    """Log a small run, and print its address or how to upload it."""
+    json: bool = False
+    """One JSON object instead of a table."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Raises ConfigError for an unknown option."""
-    if any(word in ("-h", "--help") for word in argv):
-        print(USAGE)
-        return FINISHED
-    if unknown := [word for word in argv if word not in OPTIONS]:
-        known = ", ".join(OPTIONS)
-        raise ConfigError(f"unknown {unknown[0]!r}{nearest(unknown[0], OPTIONS) or ':'} known are {known}")
+    asked = parse(argv, Request, USAGE)
     for name, value in read_env_file(Path(".env")).items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("WANDB_SILENT", "true")
     project = os.environ.get("WANDB_PROJECT") or PROJECT
     checks = look(project)
     online = all(check.status == "pass" for check in checks)
-    if "--test-run" in argv and not any(check.status == "fail" for check in checks):
+    if asked.test_run and not any(check.status == "fail" for check in checks):
         checks.append(ask("test run", lambda: log_test_run(project, online=online)))
-    if "--json" in argv:
+    if asked.json:
         print(json.dumps({"checks": [asdict(check) for check in checks]}, indent=1))
     else:
         print(format_checks(checks))

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from trainer.data.lengths import Lengths, data_digest, percentiles, write_lengths
 from trainer.evaluation.metrics import answer_field, read_action
-from trainer.flags import Range, build, help_table, read_flags
-from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError
+from trainer.flags import Range, answer_help, parse
+from trainer.outcome import FINISHED, ConfigError
 from trainer.text import format_table
 
 if TYPE_CHECKING:
@@ -64,16 +64,15 @@ class DataCheck:
 
 def main(argv: Sequence[str]) -> int:
     """Raises ConfigError, which `python -m trainer` turns into one line and 78."""
-    if not argv or argv[0] in ("-h", "--help") or any(word in ("-h", "--help") for word in argv):
-        print(f"{USAGE}\n\n{help_table(DataCheck)}")
-        return FINISHED if argv else BAD_CONFIG
-    if argv[0] not in TARGETS:
-        raise ConfigError(f"validate {argv[0]!r}: known are {', '.join(TARGETS)}")
-    return TARGETS[argv[0]](argv[1:])
+    answer_help(argv, USAGE, DataCheck)
+    target = argv[0] if argv else ""
+    if target not in TARGETS:
+        raise ConfigError(f"validate {target!r}: known are {', '.join(TARGETS)}")
+    return TARGETS[target](argv[1:])
 
 
 def validate_data(argv: Sequence[str]) -> int:
-    check: DataCheck = build(DataCheck, read_flags(argv, DataCheck, booleans_alone=True))
+    check = parse(argv, DataCheck, USAGE)
     from trainer.data.inspection import inspect_dataset
     from trainer.data.records import load_dataset
     from trainer.model.base import load_processor
