@@ -16,7 +16,7 @@ from trainer.config import TrainConfig
 from trainer.evaluation.metrics import ActionMetrics
 from trainer.flags import answer_help
 from trainer.outcome import FINISHED, ConfigError
-from trainer.results.card import adapter_card
+from trainer.results.card import model_card
 from trainer.results.trained import frames_of, usage_of, write_usage
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def save_usage(
     """Write into adapter/ how it is asked, and the model card in place of PEFT's empty one."""
     folder = run_dir / ADAPTER
     write_usage(folder, usage_of(record.config, dataset, measured))
-    write_whole(folder / "README.md", adapter_card(dataclasses.asdict(record), unquantized))
+    write_whole(folder / "README.md", model_card(dataclasses.asdict(record), unquantized=unquantized))
 
 
 def save_adapter(run_dir: Path, trainer: Any, processor: Any) -> None:

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 from trainer.config import Device, TrainConfig
 from trainer.flags import Range, parse
 from trainer.outcome import FAILED, FINISHED, ConfigError
-from trainer.results.card import merged_card
+from trainer.results.card import model_card
 from trainer.results.export import ADAPTER, METRICS_FILE, write_whole
 from trainer.results.trained import (
     base_of,
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
         report = merge(run_dir / ADAPTER, beside, record, asked)
         kept = report["drop"] <= asked.max_drop
         if kept:
-            write_whole(beside / "README.md", merged_card(record, report))
+            write_whole(beside / "README.md", model_card(record, merged=report))
             beside.rename(out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

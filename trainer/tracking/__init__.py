@@ -1,0 +1,1 @@
+"""What people watch: the progress, TensorBoard, W&B, speed and memory."""
