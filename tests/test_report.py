@@ -21,7 +21,7 @@ from PIL import Image
 from trainer.config import TrainConfig
 from trainer.data.grid import compose_grid
 from trainer.evaluation.metrics import action_metrics
-from trainer.report.charts import esc, matrix, nice_ticks, short, smooth
+from trainer.report.charts import draw, nice_ticks, short, smooth
 from trainer.report.page import build_report
 from trainer.report.samples import PICTURE_BYTES, SAMPLES, choose_samples, picture_uri
 from trainer.results.export import RunRecord, report_line
@@ -190,20 +190,24 @@ def test_action_table_equals_the_metrics(tmp_path: Path) -> None:
     ]
 
 
-def test_matrix_has_every_answer_in_one_cell_and_row_totals() -> None:
+def test_matrix_has_every_answer_in_one_cell_and_row_totals(tmp_path: Path) -> None:
     """Known actions, then answers that are no known action, then unreadable ones, then the total."""
-    rows = Page(matrix(action_metrics(TRUTHS, ANSWERS).confusion, "After")).text
-    assert rows == (
-        "After truth ↓ answer → up a left any other (unreadable) all up 8 0 0 0 0 8 a 0 5 0 0 1 6 left 1 0 4 1 0 6"
-    )
+    text = Page(build_report(_write_run(tmp_path))).text
+    assert (
+        "After training truth ↓ answer → up a left any other (unreadable) all "
+        "up 8 0 0 0 0 8 a 0 5 0 0 1 6 left 1 0 4 1 0 6 Action Records Precision"
+    ) in text
 
 
-def test_matrix_of_very_many_actions_folds_the_rare_ones() -> None:
+def test_matrix_of_very_many_actions_folds_the_rare_ones(tmp_path: Path) -> None:
     """Plain-text answers can make every record its own action; the page stays readable."""
     truths = [f"t{i:03}" for i in range(100)]
-    text = Page(matrix(action_metrics(truths, truths).confusion, "After")).text
-    assert text.startswith("After The 12 most frequent of 100 actions. truth ↓ answer → t000")
-    assert "t011" in text and "t012" not in text
+    run_dir = _write_run(tmp_path, before=None, after=dataclasses.asdict(action_metrics(truths, truths)))
+    text = Page(build_report(run_dir)).text
+    _, drawn, rest = text.partition("After training, the 12 most frequent of 100 actions truth ↓ answer → t000")
+    matrix, _, table = rest.partition("Action Records Precision")
+    assert drawn and "t011 any other all" in matrix and "t012" not in matrix
+    assert "t039" in table and "t040" not in table and "60 rarer actions are not shown." in table
 
 
 def test_page_is_well_formed_and_reaches_for_nothing(tmp_path: Path) -> None:
@@ -307,6 +311,11 @@ def test_an_empty_folder_gives_a_page_that_says_what_is_missing(tmp_path: Path) 
 def test_files_cut_off_in_the_middle_are_read_as_far_as_they_go(tmp_path: Path) -> None:
     """Half a line of predictions costs that line; half a metrics.json costs the metrics."""
     run_dir = _write_run(tmp_path)
+    with (run_dir / "predictions.jsonl").open("ab") as file:
+        file.write(b'{"truth": "\xff", "prediction": "up"}\n{"truth": "up", "prediction": "up", "images": ["')
+    text = Page(build_report(run_dir)).text
+    assert "12 of 21 answers, of which 4 are wrong" in text and "truth \N{REPLACEMENT CHARACTER} model up" in text
+    run_dir = _write_run(tmp_path)
     for name in ("metrics.json", "predictions.jsonl"):
         path = run_dir / name
         path.write_text(path.read_text()[:-20])
@@ -326,26 +335,43 @@ def test_losses_that_are_not_numbers_leave_a_gap_and_are_told(tmp_path: Path) ->
     run_dir = _write_run(tmp_path, history=_history([3.0, math.nan, math.inf, 1.0]))
     html = build_report(run_dir)
     assert "2 of 4 logged values are not finite numbers, first at step 10." in Page(html).text
-    assert not re.search(r'(points|c[xy])="[^"]*(nan|inf)', html)
+    assert not re.search(r'd="[^"]*(nan|inf)', html)
     assert "of 1 logged values" in build_report(_write_run(tmp_path, history=_history([math.nan])))
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "most", "whole", "ticks"),
+    ("low", "high", "most", "ticks"),
     [
-        (0, 3.08, 5, False, [0, 1, 2, 3, 4]),
-        (0, 1.0, 4, False, [0, 0.25, 0.5, 0.75, 1]),
-        (0, 2e-4, 4, False, [0, 5e-5, 1e-4, 1.5e-4, 2e-4]),
-        (0, 3, 9, True, [0, 1, 2, 3]),
-        (0, 1500, 9, True, [0, 200, 400, 600, 800, 1000, 1200, 1400, 1600]),
-        (-1, 1, 4, False, [-1, -0.5, 0, 0.5, 1]),
+        (0, 3.08, 5, [0, 1, 2, 3, 4]),
+        (0, 1.0, 4, [0, 0.25, 0.5, 0.75, 1]),
+        (0, 2e-4, 4, [0, 5e-5, 1e-4, 1.5e-4, 2e-4]),
+        (-1, 1, 4, [-1, -0.5, 0, 0.5, 1]),
     ],
 )
-def test_ticks_are_round_numbers_around_the_values(
-    low: float, high: float, most: int, whole: bool, ticks: list[float]
-) -> None:
-    """Axes end at or beyond their values, on numbers a person would choose; steps are whole."""
-    assert nice_ticks(low, high, most, whole=whole) == ticks
+def test_ticks_are_round_numbers_around_the_values(low: float, high: float, most: int, ticks: list[float]) -> None:
+    """Axes end at or beyond their values, on numbers a person would choose."""
+    assert nice_ticks(low, high, most) == ticks
+
+
+@pytest.mark.parametrize(
+    ("last", "ticks"),
+    [
+        (1, ["0", "1"]),
+        (3, ["0", "1", "2", "3"]),
+        (14, ["0", "5", "10"]),
+        (1600, ["0", "500", "1,000", "1,500"]),
+    ],
+)  # fmt: skip
+def test_steps_are_whole_and_no_tick_lies_beyond_the_last_one(last: int, ticks: list[str]) -> None:
+    assert [label for _, label in draw([(0, 1.0), (last, 2.0)])["x_ticks"]] == ticks
+
+
+def test_a_curve_fills_its_square_and_is_broken_where_a_value_is_missing() -> None:
+    """y runs down: 100 is the axis."""
+    drawn = draw([(0, 4.0), (5, 2.0), (10, math.nan), (20, 1.0)])
+    assert drawn["lines"] == ["M0 0h0L25 50M100 75h0"]
+    assert drawn["dots"] == [(0, 0, "step 0: 4"), (25, 50, "step 5: 2"), (100, 75, "step 20: 1")]
+    assert drawn["broken"] == [10]
 
 
 def test_smoothing_moves_nothing_sideways() -> None:
@@ -358,4 +384,11 @@ def test_numbers_are_short() -> None:
     """Three digits, an exponent only where it helps, and never a crash on NaN."""
     values = (0, 0.0002, 0.037, 3.08123, 1234.5, 1e9, math.nan)
     assert [short(v) for v in values] == ["0", "2e-4", "0.037", "3.08", "1,234", "1e9", "nan"]
-    assert esc("<a href='x'>") == "&lt;a href=&#x27;x&#x27;&gt;"
+
+
+def test_what_is_typed_to_use_the_adapter_stands_there_quoted(tmp_path: Path) -> None:
+    run_dir = tmp_path / "a b"
+    (run_dir / "adapter").mkdir(parents=True)
+    text = Page(build_report(_write_run(run_dir, images=["x y.png"]))).text
+    assert f"python -m trainer infer --run '{run_dir}' \\ 'x y.png' Answers with JSON" in text
+    assert f'adapter = "{run_dir}/adapter" base = AutoModelForImageTextToText.from_pretrained("acme/tiny-vl",' in text

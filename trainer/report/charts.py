@@ -1,13 +1,9 @@
-"""The pictures of a report as text: line charts, bars, and the confusion matrix."""
+"""What a report draws, as plain data: line charts in a square of 100 x 100 units, and the confusion matrix."""
 
 from __future__ import annotations
 
-import html
-import json
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from trainer.evaluation.metrics import UNREADABLE
@@ -16,67 +12,99 @@ MATRIX_ACTIONS = 12  # more columns than this nobody reads
 SMOOTH_FROM = 60  # logged values; fewer are readable as they are
 MARKERS = 200  # places on a curve that answer to the pointer
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
 Entry = Mapping[str, Any]
-
-
-def missing(text: str) -> str:
-    return f'<p class="missing">{text}</p>'
-
-
-def esc(value: object) -> str:
-    """`value` as HTML text: escaped, on valid UTF-8, free of control characters: answers hold anything."""
-    text = str(value).encode("utf-8", "replace").decode("utf-8")
-    return html.escape(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text))
-
-
-def quoted(text: str) -> str:
-    """`text` as a Python literal in double quotes."""
-    return json.dumps(text, ensure_ascii=False)
+Points = Sequence[tuple[int, float]]
 
 
 def percent(share: float) -> str:
     return f"{share:.1%}"
 
 
-def rate(value: float) -> str:
-    """A learning rate the way it is typed: 2e-4."""
-    mantissa, exponent = f"{value:.2e}".split("e")
-    return f"{float(mantissa):g}e{int(exponent)}" if value else "0"
-
-
 def short(value: float) -> str:
-    """Three digits, with an exponent where it is shorter; "not a number" and infinities as they are."""
-    if value and math.isfinite(value) and not 1e-3 <= abs(value) < 1e5:
-        return rate(value)
+    """Three digits, with an exponent the way a learning rate is typed (2e-4) where it is shorter; "not a number" and
+    infinities as they are."""
+    if value and math.isfinite(value) and not 1e-2 <= abs(value) < 1e5:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Curve:
-    title: str
-    unit: str
-    points: Sequence[tuple[int, float]]
-    """(step, value); a value that is not finite leaves a gap."""
-    form: Callable[[float], str] = short
-    top: float = 0.0
-    """The axis reaches at least this value."""
-    noisy: bool = True
-    """Whether a long curve is drawn smoothed, with the values as logged faintly behind it."""
-
-    @property
-    def smoothed(self) -> bool:
-        return self.noisy and len(self.points) >= SMOOTH_FROM
+# (title, unit, key in the history, form of a value, what the axis reaches at least, drawn smoothed where it is long)
+CURVES: tuple[tuple[str, str, str, Callable[[float], str], float, bool], ...] = (
+    ("Loss", "mean cross-entropy an answer token, nats", "loss", short, 0, True),
+    ("Action accuracy", "held-out records, base model at step 0", "eval_action_accuracy", "{:.0%}".format, 1, False),
+    ("Held-out loss", "mean cross-entropy, nats", "eval_loss", short, 0, False),
+    ("Token accuracy", "answer tokens right", "mean_token_accuracy", "{:.0%}".format, 1, True),
+    ("Learning rate", "warm-up, then cosine", "learning_rate", short, 0, False),
+)
 
 
-def nice_ticks(low: float, high: float, most: int, *, whole: bool = False) -> list[float]:
+def logged(record: Entry, key: str) -> Points:
+    """(step, value) of everything logged under `key`."""
+    entries = [entry for entry in record.get("history") or [] if key in entry and "step" in entry]
+    return [(entry["step"], math.nan if entry[key] is None else float(entry[key])) for entry in entries]
+
+
+def line_charts(record: Entry) -> list[Entry]:
+    """What was logged on the way, a chart a curve."""
+    charts: list[Entry] = []
+    before = record.get("before")
+    for title, unit, key, form, top, noisy in CURVES:
+        points = logged(record, key)
+        if len(points) < (2 if key.startswith("eval_") else 1):
+            continue  # one evaluation is no curve, and its numbers stand above
+        if key == "eval_action_accuracy" and before:
+            points = [(0, before["accuracy"]), *points]
+        smoothed = noisy and len(points) >= SMOOTH_FROM
+        unit += "; bold: smoothed" if smoothed else ""
+        charts.append({"title": title, "unit": unit, **draw(points, form=form, top=top, smoothed=smoothed)})
+    return charts
+
+
+def draw(points: Points, *, form: Callable[[float], str] = short, top: float = 0, smoothed: bool = False) -> Entry:
+    """`points`, (optimizer step, value) each, as paths, ticks and dots; a value that is not finite leaves a gap.
+
+    The axis reaches `top` at least. `smoothed`: the values as logged come first, to be drawn faintly.
+    """
+    finite = [(step, value) for step, value in points if math.isfinite(value)]
+    values = [value for _, value in finite]
+    y_ticks = nice_ticks(min([0.0, *values]), max([top, *values]) or 1.0, 5)
+    x_end = max(step for step, _ in points) or 1
+    x_ticks = [tick for tick in nice_ticks(0, x_end, 6) if tick <= x_end and tick.is_integer()]
+
+    def x(step: float) -> float:
+        return round(100 * step / x_end, 2)
+
+    def y(value: float) -> float:
+        return round(100 * (y_ticks[-1] - value) / (y_ticks[-1] - y_ticks[0]), 2)
+
+    def path(series: Iterable[tuple[int, float]]) -> str:
+        words, drawing = [], False
+        for step, value in series:
+            if math.isfinite(value):
+                # h0 makes a dot of a value that stands alone.
+                words.append(f"L{x(step):g} {y(value):g}" if drawing else f"M{x(step):g} {y(value):g}h0")
+            drawing = math.isfinite(value)
+        return "".join(words)
+
+    means = [path(zip((step for step, _ in finite), smooth(values), strict=True))] if smoothed else []
+    marked = {**dict(finite[:: -(-len(finite) // MARKERS) or 1]), **dict(finite[-1:])}
+    return {
+        "lines": [path(points), *means],
+        "dots": [(x(step), y(value), f"step {step:,}: {form(value)}") for step, value in marked.items()],
+        "x_ticks": [(x(tick), f"{tick:,.0f}") for tick in x_ticks],
+        "y_ticks": [(y(tick), form(tick)) for tick in y_ticks],
+        "ends": [form(value) for value in (*values[:1], *values[-1:])],
+        "logged": len(points),
+        "broken": [step for step, value in points if not math.isfinite(value)],
+    }
+
+
+def nice_ticks(low: float, high: float, most: int) -> list[float]:
     """At most `most` + 1 round numbers from at or below `low` to at or above `high`, evenly apart."""
     rough = (high - low) / most or 1.0
-    rough = max(rough, 1.0) if whole else rough
     unit = 10.0 ** math.floor(math.log10(rough))
-    factors = (1, 2, 5, 10) if whole else (1, 2, 2.5, 5, 10)
-    step = next(unit * factor for factor in factors if unit * factor >= rough * 0.999)
+    step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [float(f"{index * step:.6g}") for index in range(first, max(last, first + 1) + 1)]
 
@@ -90,104 +118,18 @@ def smooth(values: Sequence[float]) -> list[float]:
     return means
 
 
-def line_chart(curve: Curve, *, width: int, height: int) -> str:
-    """`curve` over the optimizer steps, as an SVG of `width` x `height` units; "" when no value is finite."""
-    finite = [(step, value) for step, value in curve.points if math.isfinite(value)]
-    if not finite:
-        return ""
-    values = [value for _, value in finite]
-    left, right, top, bottom = 50, 14, 12, 38
-    y_ticks = nice_ticks(min(0.0, *values), max(curve.top, *values) or 1.0, height // 45)
-    x_end = max(step for step, _ in curve.points) or 1
-    x_ticks = [t for t in nice_ticks(0, x_end, width // 80, whole=True) if t <= x_end]
-
-    def x(step: float) -> str:
-        return f"{left + step / x_end * (width - left - right):.1f}"
-
-    def y(value: float) -> str:
-        share = (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
-        return f"{height - bottom - share * (height - top - bottom):.1f}"
-
-    parts = []
-    for tick in y_ticks:
-        parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y(tick)}" y2="{y(tick)}"/>')
-        label = esc(curve.form(tick))
-        parts.append(f'<text class="end" x="{left - 7}" y="{y(tick)}" dy=".33em">{label}</text>')
-    base = height - bottom
-    for tick in x_ticks:
-        parts.append(f'<line class="axis" x1="{x(tick)}" x2="{x(tick)}" y1="{base}" y2="{base + 4}"/>')
-        parts.append(f'<text class="mid" x="{x(tick)}" y="{base + 17}">{tick:,.0f}</text>')
-    parts.append(f'<line class="axis" x1="{left}" x2="{width - right}" y1="{base}" y2="{base}"/>')
-    parts.append(f'<text class="end" x="{width - right}" y="{height - 4}">optimizer step</text>')
-    for run in _unbroken(curve.points):
-        line = " ".join(f"{x(step)},{y(value)}" for step, value in run)
-        parts.append(f'<polyline class="{"raw" if curve.smoothed else "curve"}" points="{line}"/>')
-    if curve.smoothed:
-        mean = zip(finite, smooth(values), strict=True)
-        line = " ".join(f"{x(step)},{y(value)}" for (step, _), value in mean)
-        parts.append(f'<polyline class="curve" points="{line}"/>')
-    for step, value in {**dict(finite[:: -(-len(finite) // MARKERS)]), **dict(finite[-1:])}.items():
-        label = f"step {step:,}: {esc(curve.form(value))}"
-        parts.append(f'<circle cx="{x(step)}" cy="{y(value)}" r="4"><title>{label}</title></circle>')
-    said = esc(f"{curve.title}, from {curve.form(values[0])} to {curve.form(values[-1])}")
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{said}">{"".join(parts)}</svg>'
-
-
-def _unbroken(points: Sequence[tuple[int, float]]) -> Iterator[list[tuple[int, float]]]:
-    run: list[tuple[int, float]] = []
-    for step, value in [*points, (0, math.nan)]:
-        if math.isfinite(value):
-            run.append((step, value))
-        elif run:
-            yield run
-            run = []
-
-
-def bars(rows: Sequence[tuple[str, str, float]], *, mark: float | None) -> str:
-    """Horizontal bars from 0 to 100 %: (label, CSS class, share) each; a dashed line at `mark`."""
-    style = "" if mark is None else f' style="--mark:{mark:.2%}"'
-    cells = "".join(
-        f'<dt><bdi>{esc(label)}</bdi></dt><dd><span class="track"><span class="bar {kind}" '
-        f'style="width:{share:.2%}"></span></span><b>{percent(share)}</b></dd>'
-        for label, kind, share in rows
-    )
-    return f'<dl class="bars{"" if mark is None else " marked"}"{style}>{cells}</dl>'
-
-
-def matrix(confusion: Mapping[str, Mapping[str, int]], caption: str) -> str:
-    """confusion[truth][prediction] as a table: shaded by the share of the row, right ones in blue."""
+def matrix(confusion: Mapping[str, Mapping[str, int]]) -> Entry:
+    """confusion[truth][prediction] as a table: `columns`, the names of answers; `rows`, (truth, (count, right?) under
+    each column, total) of the most frequent actions; `actions`, how many there are in all."""
     known = list(confusion)[:MATRIX_ACTIONS]
-    kept = {*known, UNREADABLE}
     answered = {prediction for row in confusion.values() for prediction, count in row.items() if count}
     # (heading, predictions counted under it)
-    columns = [(_name(action), {action}) for action in known]
-    columns += [("any other", answered - kept)] if answered - kept else []
-    columns += [(_name(UNREADABLE), {UNREADABLE})] if UNREADABLE in answered else []
-    head = "".join(f'<th scope="col">{name}</th>' for name, _ in columns)
-    body = ""
+    columns = [(action, {action}) for action in known]
+    columns += [("any other", other)] if (other := answered - {*known, UNREADABLE}) else []
+    columns += [(UNREADABLE, {UNREADABLE})] if UNREADABLE in answered else []
+    rows = []
     for truth in known:
         row = confusion[truth]
-        total = sum(row.values())
-        cells = "".join(
-            _cell(sum(row.get(p, 0) for p in predictions), total, predictions == {truth}) for _, predictions in columns
-        )
-        body += f'<tr><th scope="row">{_name(truth)}</th>{cells}<td class="total">{total}</td></tr>'
-    left_out = len(confusion) - len(known)
-    note = f" The {MATRIX_ACTIONS} most frequent of {len(confusion)} actions." if left_out else ""
-    return (
-        f'<div class="scroll"><table class="matrix"><caption>{esc(caption + note)}</caption><thead><tr>'
-        f'<th class="corner">truth ↓<br>answer →</th>{head}<th class="total">all</th>'
-        f"</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _name(action: str) -> str:
-    return f'<bdi class="name" title="{esc(action)}">{esc(action) or "(empty)"}</bdi>'
-
-
-def _cell(count: int, total: int, right: bool) -> str:
-    share = count / total if total else 0.0
-    classes = ("hit" if right else "miss") + (" deep" if share > 0.7 else "") + ("" if count else " none")
-    # The count itself stays readable without colour; the shade only guides the eye.
-    tip = f"{percent(share)} of the row"
-    return f'<td class="{classes}" style="--share:{share:.3f}" title="{tip}">{count}</td>'
+        cells = [(sum(row.get(p, 0) for p in counted), counted == {truth}) for _, counted in columns]
+        rows.append((truth, cells, sum(row.values())))
+    return {"columns": [name for name, _ in columns], "rows": rows, "actions": len(confusion)}
