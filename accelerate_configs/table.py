@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 from accelerate_configs.job import Candidate, JobSpec, Plan
 from trainer.text import GIB, format_table, gib, wrap
 
@@ -10,11 +12,19 @@ WIDTH = 110
 
 def plan_table(plan: Plan) -> str:
     """`plan` explained: at most 110 columns wide, no colours, no newline at the end."""
-    notes = "\n".join(wrap(note, width=WIDTH, prefix="note   ") for note in plan.notes)
-    return "\n\n".join(part for part in (_summary(plan), _table(plan), notes) if part)
+    return "\n\n".join(part for part in (_choice(plan), _candidates(plan), _notes(plan)) if part)
 
 
-def _summary(plan: Plan) -> str:
+def plan_summary(plan: Plan) -> str:
+    """What was chosen and what a person should know about it, without the candidates."""
+    return "\n".join(part for part in (_choice(plan), _notes(plan)) if part)
+
+
+def _notes(plan: Plan) -> str:
+    return "\n".join(wrap(note, width=WIDTH, prefix="note   ") for note in plan.notes)
+
+
+def _choice(plan: Plan) -> str:
     spec, chosen = plan.spec, plan.chosen
     peak, usable = chosen.estimate.peak_bytes, chosen.usable_bytes
     where = "of host memory" if chosen.config == "cpu_mps" else "a GPU"
@@ -69,17 +79,18 @@ def _how(chosen: Candidate) -> str:
     return f"with {said}" if said else "without activation checkpointing"
 
 
-def _table(plan: Plan) -> str:
+def _candidates(plan: Plan) -> str:
     """One column a candidate, one row an item; items that no candidate has are left out."""
     columns = [dict(c.estimate.items) for c in plan.candidates]
     items = [name for name in columns[0] if any(column[name] for column in columns)]
-    head = _heads(plan.candidates)
+    unit = "GiB" if plan.chosen.config == "cpu_mps" else "GiB a GPU"
+    # Labels over several rows: multi_gpu, below it + checkpointing.
+    labels = [c.label.replace(" + ", "\n+ ").split("\n") for c in plan.candidates]
+    head = [list(row) for row in zip_longest([unit], *labels, fillvalue="")]
+    batches = [f"{c.micro_batch_size} x {c.gradient_accumulation_steps}" for c in plan.candidates]
     rows = [
         *head,
-        [
-            "micro-batch x accumulation",
-            *(f"{c.micro_batch_size} x {c.gradient_accumulation_steps}" for c in plan.candidates),
-        ],
+        ["micro-batch x accumulation", *batches],
         *([name, *(gib(column[name]) if column[name] else "-" for column in columns)] for name in items),
         ["peak of a step", *(gib(c.estimate.step_bytes) for c in plan.candidates)],
         ["peak while loading", *(gib(c.estimate.load_peak_bytes) for c in plan.candidates)],
@@ -87,17 +98,6 @@ def _table(plan: Plan) -> str:
     ]
     first = len(head)
     return format_table(rows, rules_before=(first, first + 1, first + 1 + len(items)))
-
-
-def _heads(candidates: tuple[Candidate, ...]) -> list[list[str]]:
-    """Labels over several rows: `multi_gpu`, below it `+ checkpointing`."""
-    labels = [c.label.split(" + ") for c in candidates]
-    depth = max(map(len, labels))
-    names = ["GiB a GPU" if candidates[0].config != "cpu_mps" else "GiB", *[""] * (depth - 1)]
-    cells = [
-        [("+ " if row else "") + label[row] if row < len(label) else "" for label in labels] for row in range(depth)
-    ]
-    return [[name, *row] for name, row in zip(names, cells, strict=True)]
 
 
 def _count(n: int, noun: str, plural: str = "s") -> str:

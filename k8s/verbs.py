@@ -16,7 +16,7 @@ from pathlib import Path
 from accelerate_configs.job import JobSpec
 from accelerate_configs.request.variables import BY_NAME, parse_given
 from accelerate_configs.runs import cli
-from accelerate_configs.runs.progress import OUTCOMES, Seen, list_row, list_text, status_text
+from accelerate_configs.runs.progress import OUTCOMES, Seen, list_text, status_text
 from accelerate_configs.runs.recorded import read_spec
 from k8s.kubectl import Kubectl, Object, first_pods, is_live, name_of, pods_of, see_job
 from k8s.manifest import INSTANCE
@@ -71,7 +71,7 @@ def list_runs(given: Given, environ: Given, project_dir: Path) -> int:
 
 def _print_rows(kubectl: Kubectl, runs: Sequence[_Run]) -> None:
     jobs, pods = kubectl.find("jobs"), kubectl.find("pods")
-    print(list_text([list_row(_seen(kubectl, run, jobs, pods)) for run in runs]))
+    print(list_text([_seen(kubectl, run, jobs, pods) for run in runs]))
 
 
 def cancel(given: Given, environ: Given, project_dir: Path) -> int:

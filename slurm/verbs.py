@@ -13,7 +13,7 @@ from pathlib import Path
 
 from accelerate_configs.request.variables import BY_NAME, DEFAULT_OUTPUT, expand_home, parse_given
 from accelerate_configs.runs.cli import command_words, say
-from accelerate_configs.runs.progress import Job, Seen, broken_row, list_row, list_text, look_at, status_text
+from accelerate_configs.runs.progress import Job, Seen, list_text, look_at, status_text
 from accelerate_configs.runs.records import Run, find_run, read_run, run_folders
 from slurm.queue import SlurmError, find_jobs, slurm, words
 from slurm.site import find_site
@@ -48,8 +48,7 @@ def list_runs(given: Mapping[str, str], environ: Mapping[str, str], project_dir:
         return FINISHED
     runs: dict[Path, Run | None] = {folder: _readable(folder) for folder in folders[:LISTED]}
     jobs = find_jobs([run.job_ids[-1] for run in runs.values() if run and run.job_ids], environ)
-    rows = [list_row(_look(r, jobs)) if r else broken_row(f.name) for f, r in runs.items()]
-    print(list_text(rows))
+    print(list_text([_look(run, jobs) if run else folder.name for folder, run in runs.items()]))
     if len(folders) > LISTED:
         print(f"and {len(folders) - LISTED} older in {output}")
     return FINISHED

@@ -11,7 +11,7 @@ from specs import make_spec
 
 from accelerate_configs.choose import CONFIGS, choose
 from accelerate_configs.job import JobSpec, Plan
-from accelerate_configs.table import plan_table
+from accelerate_configs.table import plan_summary, plan_table
 from trainer.outcome import ConfigError
 from trainer.text import GIB
 
@@ -293,6 +293,12 @@ def test_the_table_begins_with_the_request_and_where_its_memory_comes_from() -> 
         "chosen multi_gpu, without activation checkpointing",
         "batch  micro-batch 1 x accumulation 4 x 2 GPUs = 8 samples an optimizer step",
     ]
+
+
+def test_the_summary_is_the_table_without_its_candidates() -> None:
+    plan = choose(make_spec(gpus=4))
+    choice, _, notes = plan_table(plan).split("\n\n")
+    assert plan_summary(plan) == f"{choice}\n{notes}"
 
 
 def test_a_plan_is_json() -> None:

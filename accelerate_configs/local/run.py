@@ -112,14 +112,11 @@ def train(plan: Plan) -> int:
 def carry_out(plan: Plan, attempt: Callable[[], int]) -> int:
     """Say what was planned, record it, and try; returns the attempt's exit code, having said what to do next."""
     from accelerate_configs.runs.records import run_record
-    from accelerate_configs.table import plan_table
+    from accelerate_configs.table import plan_summary
     from trainer.node.record import write_record
 
     folder = PROJECT_DIR / plan.spec.run_dir
-    print(plan_table(plan).split("\n\n", 1)[0], flush=True)
-    for note in plan.notes:
-        print(f"note   {note}", flush=True)
-    print(f"run    {plan.spec.run_id}\n", flush=True)
+    print(f"{plan_summary(plan)}\nrun    {plan.spec.run_id}\n", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_record(folder, run_record(plan))
     code = attempt()

@@ -115,10 +115,9 @@ def print_plan(plan: Plan, form: str | None) -> int:
 
 def print_submitted(plan: Plan, follow_up: str) -> int:
     """What was chosen, what a person should know about it, and what to type next."""
-    from accelerate_configs.table import plan_table
+    from accelerate_configs.table import plan_summary
 
-    summary = plan_table(plan).split("\n\n", 1)[0]
-    print("\n".join([summary, *(f"note   {note}" for note in plan.notes), "", follow_up]))
+    print(f"{plan_summary(plan)}\n\n{follow_up}")
     return FINISHED
 
 

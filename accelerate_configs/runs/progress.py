@@ -98,11 +98,11 @@ def status_text(seen: Seen, words: str) -> str:
         ("run", seen.run_id),
         *(("job", job.text) for job in seen.jobs),
         ("step", _last(STEP_LINE, seen.said).removeprefix("step").strip() or no_step),
-        *([("said", _last(COMPLAINT, seen.said))] if _last(COMPLAINT, seen.said) else []),
+        ("said", _last(COMPLAINT, seen.said)),
         ("files", ", ".join([seen.place, *(seen.made or ["no adapter yet"])])),
         ("next", _next_command(seen, words)),
     ]
-    return "\n".join(f"{name:<6} {value}" for name, value in rows)
+    return "\n".join(f"{name:<6} {value}" for name, value in rows if value)
 
 
 def _next_command(seen: Seen, words: str) -> str:
@@ -110,30 +110,19 @@ def _next_command(seen: Seen, words: str) -> str:
         return f"make logs {words} (follows it; make cancel {words} ends it)"
     if seen.finished:
         return seen.look
-    return (
-        f"make logs {words} (what happened), then make resume {words}"
-        if seen.jobs
-        else f"the command that began it, with {words}: it was started without a scheduler"
-    )
+    if seen.jobs:
+        return f"make logs {words} (what happened), then make resume {words}"
+    return f"the command that began it, with {words}: it was started without a scheduler"
 
 
-def list_text(rows: Sequence[tuple[str, str, str, str, str]]) -> str:
-    """Rows of `list_row` and `broken_row` under a heading."""
-    return format_table([("run", "job", "state", "step", "adapter"), *rows])
+def list_text(runs: Sequence[Seen | str]) -> str:
+    """Runs under a heading; the mere name of one stands for a run.json that cannot be read: `make status` says why."""
+    return format_table([("run", "job", "state", "step", "adapter"), *map(_row, runs)])
 
 
-def list_row(seen: Seen) -> tuple[str, str, str, str, str]:
-    job = seen.jobs[-1] if seen.jobs else None
-    found = STEP_LINE.findall(seen.said)
-    return (
-        seen.run_id,
-        job.job_id if job else "-",
-        job.state if job else "-",
-        found[-1] if found else "-",
-        "yes" if "adapter" in seen.made else "no",
-    )
-
-
-def broken_row(run_id: str) -> tuple[str, str, str, str, str]:
-    """A run whose run.json cannot be read; `make status` says why."""
-    return (run_id, "-", "BROKEN", "-", "-")
+def _row(run: Seen | str) -> tuple[str, ...]:
+    if isinstance(run, str):
+        return (run, "-", "BROKEN", "-", "-")
+    job_id, state = (run.jobs[-1].job_id, run.jobs[-1].state) if run.jobs else ("-", "-")
+    steps = STEP_LINE.findall(run.said) or ["-"]
+    return (run.run_id, job_id, state, steps[-1], "yes" if "adapter" in run.made else "no")
