@@ -249,6 +249,22 @@ def test_answers_are_escaped(tmp_path: Path) -> None:
     assert "</pre><script>alert(1)</script>\N{REPLACEMENT CHARACTER}?\"'&!" in page.text
 
 
+def test_whatever_the_data_calls_an_action_is_shown_as_text(tmp_path: Path) -> None:
+    """In the headline, the bars, the matrix and the table; in names and settings; names of Python's own included."""
+    hostile = '"><script>\x07</script>\ud800'
+    truths = [hostile] * 3 + ["items", "get", "", "{{ 7 * 7 }}"]
+    scores = dataclasses.asdict(action_metrics(truths, [None] * 2 + truths[2:]))
+    config = {**dataclasses.asdict(TrainConfig(model=hostile, data=hostile, output_dir="", run_id=hostile))}
+    html = build_report(_write_run(tmp_path, before=None, after=scores, generated_before=scores, config=config))
+    page = Page(html)
+    html.encode("utf-8")
+    shown = '"><script>\N{REPLACEMENT CHARACTER}</script>?'
+    assert "script" not in page.tags and f"Trainyard run {shown} {shown} , fine-tuned" in page.text
+    table = page.text[page.text.index("Action Records Precision") :]
+    assert re.findall(r"(\S+) 1 100.0% 100.0% (\S+) 1.00", table)[:2] == [("items", "-"), ("get", "-")]
+    assert f"{shown} 3 100.0% 33.3% - 0.50" in table and "(empty) 1 " in table and "{{ 7 * 7 }} 1 " in table
+
+
 def test_samples_are_half_wrong_and_half_right_with_actions_by_turns() -> None:
     """Wrong ones come first; when one kind is scarce the other fills the page."""
     right = [{"truth": t, "prediction": t, "n": n} for n, t in enumerate("aaaaaaaab")]
