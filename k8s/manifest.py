@@ -18,7 +18,7 @@ from accelerate_configs.runs.records import planned_record
 from k8s.pod import MASTER_PORT, SETTINGS_KEY, Names, pod_spec
 from k8s.site import Cluster
 from trainer import __version__
-from trainer.node.record import RECORD_NAME
+from trainer.files import RECORD_NAME
 from trainer.outcome import BAD_CONFIG, RUN_AGAIN
 
 MANAGER = "trainyard"

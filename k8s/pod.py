@@ -13,7 +13,7 @@ from typing import Any
 from accelerate_configs.job import Plan
 from accelerate_configs.local.image import CACHE_DIR, DATA_DIR, RUNS_DIR, SUPERVISE, TMP_DIR, UID, WORK_DIR
 from k8s.site import Cluster
-from trainer.node.record import RECORD_ENV, RECORD_NAME
+from trainer.files import RECORD_ENV, RECORD_NAME
 from trainer.node.stop import LEAD_ENV, LIMIT_ENV, stop_lead_s
 from trainer.text import GIB
 

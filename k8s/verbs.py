@@ -24,7 +24,7 @@ from k8s.pod import CONTAINER, DEFAULT_CLAIM
 from k8s.request import complete
 from k8s.site import find_site, read_cluster
 from k8s.submit import Given, follow_up, rehearse, words
-from trainer.node.record import RECORD_NAME
+from trainer.files import RECORD_NAME
 from trainer.outcome import FINISHED, ConfigError
 from trainer.text import nearest
 

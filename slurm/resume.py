@@ -17,12 +17,12 @@ from accelerate_configs.choose import choose
 from accelerate_configs.job import Plan
 from accelerate_configs.request.planned import check_planned
 from accelerate_configs.runs.recorded import read_spec
-from accelerate_configs.runs.records import Run, read_run, run_record
+from accelerate_configs.runs.records import Run, read_run, run_record, write_record
 from slurm.nodes import refuse_what_cannot_run
 from slurm.queue import find_jobs
 from slurm.script import render, run_dir
 from slurm.submit import SCRIPT_NAME, SubmitError, Submitted, check, check_environment, overrides, sbatch
-from trainer.node.record import RECORD_NAME, write_record
+from trainer.files import RECORD_NAME
 from trainer.outcome import ConfigError
 
 LOCK_NAME = ".resuming"

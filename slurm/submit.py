@@ -18,11 +18,10 @@ from pathlib import Path
 from accelerate_configs.job import JobSpec, Plan
 from accelerate_configs.request.variables import DEFAULT_OUTPUT
 from accelerate_configs.runs import cli
-from accelerate_configs.runs.records import run_record
+from accelerate_configs.runs.records import run_record, write_record
 from slurm.queue import SlurmError, slurm, words
 from slurm.runtime import image_file, job_python
 from slurm.script import job_name, log_dir, log_path, render, run_dir
-from trainer.node.record import write_record
 from trainer.outcome import ConfigError
 
 SCRIPT_NAME = "job.sbatch"

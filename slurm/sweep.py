@@ -9,7 +9,7 @@ from pathlib import Path
 
 from accelerate_configs.request.variables import DEFAULT_OUTPUT
 from accelerate_configs.runs import cli
-from accelerate_configs.runs.records import run_record
+from accelerate_configs.runs.records import run_record, write_record
 from accelerate_configs.sweeps.grid import Sweep, check_members, plan_grid, plan_table, write_sweep
 from accelerate_configs.sweeps.trials import begin, check_key, plan_trials
 from slurm.nodes import refuse_what_cannot_run
@@ -17,7 +17,6 @@ from slurm.runtime import check_runtime, needed_environment
 from slurm.script import log_dir, render_array
 from slurm.site import find_site
 from slurm.submit import SCRIPT_NAME, SubmitError, check, check_environment, new_folders, sbatch
-from trainer.node.record import write_record
 from trainer.outcome import FINISHED, ConfigError
 
 Words = Mapping[str, str]

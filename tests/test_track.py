@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 from plans import make_plan
+from process_tree import descendants
 from training import train_forked
 from wandb_server import KEY, Service
 
 from accelerate_configs.memory.shapes import resolve_shape
-from accelerate_configs.runs.records import run_record
-from trainer.node.record import write_record
+from accelerate_configs.runs.records import run_record, write_record
 
 pytestmark = pytest.mark.slow
 
@@ -247,8 +247,6 @@ def test_a_service_that_fails_at_the_end_lets_the_run_end(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_a_client_process_that_hangs_holds_neither_a_step_nor_the_end(tmp_path: Path, service: Service) -> None:
-    from trainer.node.processes import descendants
-
     run = Process(tmp_path, service, "waits")
     run.step()
     for pid in descendants(run.process.pid):
@@ -262,8 +260,6 @@ def test_a_client_process_that_hangs_holds_neither_a_step_nor_the_end(tmp_path: 
 
 @pytest.mark.slow
 def test_a_client_process_that_the_scheduler_ends_first_leaves_no_traceback(tmp_path: Path, service: Service) -> None:
-    from trainer.node.processes import descendants
-
     run = Process(tmp_path, service, "waits", "stopped")
     run.step()
     for pid in descendants(run.process.pid):

@@ -19,12 +19,11 @@ from cluster import Cluster
 from conftest import PROJECT_DIR
 from plans import make_plan
 
-from accelerate_configs.runs.records import find_run, run_record
+from accelerate_configs.runs.records import find_run, run_record, write_record
 from slurm import verbs
 from slurm.__main__ import main
 from slurm.queue import SlurmError, find_jobs
 from slurm.submit import submit
-from trainer.node.record import write_record
 from trainer.outcome import ConfigError
 
 # In the supervisor's place: takes a step, waits until it is told to end, and ends as it is told.

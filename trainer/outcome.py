@@ -10,7 +10,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+
+from trainer.files import write_whole
 
 FINISHED = 0
 FAILED = 1
@@ -20,9 +23,9 @@ BAD_CONFIG = 78  # EX_CONFIG: never run this again
 ATTEMPT_DIR_ENV = "TRAINYARD_ATTEMPT_DIR"
 ATTEMPT_ID_ENV = "TRAINYARD_ATTEMPT_ID"
 STATUS_FILE_ENV = "TRAINYARD_STATUS_FILE"
-# The W&B sweep that a job is to take its values from: entity/project/id.
-SWEEP_ENV = "TRAINYARD_WANDB_SWEEP"
 """A file on the first node in which that node's supervisor leaves its exit code, for a batch shell that waits."""
+SWEEP_ENV = "TRAINYARD_WANDB_SWEEP"
+"""The W&B sweep that a job is to take its values from: entity/project/id."""
 
 
 class ConfigError(Exception):
@@ -49,18 +52,22 @@ def node_name() -> str:
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
+def node_rank(environ: Mapping[str, str]) -> int | None:
+    """This node's place among those of its job, from 0; None where no scheduler says it."""
+    rank = environ.get("SLURM_PROCID") or environ.get("JOB_COMPLETION_INDEX")
+    return int(rank) if rank else None
+
+
 def write_outcome(code: int, message: str = "") -> None:
     """Record how this attempt ended, for the supervisor of this node; does nothing without a supervisor.
 
-    Only local rank 0 of each node writes. The file appears whole or not at all (written beside, then renamed).
+    Only local rank 0 of each node writes.
     """
     directory = os.environ.get(ATTEMPT_DIR_ENV)
     if not directory or os.environ.get("LOCAL_RANK", "0") != "0":
         return
     record = {"attempt": os.environ.get(ATTEMPT_ID_ENV, ""), "code": code, "message": message}
-    beside = Path(directory, f"outcome.{os.getpid()}")
-    beside.write_text(json.dumps(record), encoding="utf-8")
-    beside.replace(Path(directory, "outcome.json"))
+    write_whole(Path(directory, "outcome.json"), json.dumps(record))
 
 
 def read_outcome(directory: Path, attempt_id: str) -> tuple[int, str] | None:

@@ -74,7 +74,7 @@ def check_machine(spec: JobSpec) -> None:
 def check_folder(plan: Plan) -> None:
     """Raises ConfigError unless the run is new, or the same request was interrupted before its end."""
     from accelerate_configs.runs.records import read_run, run_record
-    from trainer.node.record import RECORD_NAME
+    from trainer.files import RECORD_NAME
 
     folder = PROJECT_DIR / plan.spec.run_dir
     if not os.path.lexists(folder):
@@ -111,13 +111,11 @@ def train(plan: Plan) -> int:
 
 def carry_out(plan: Plan, attempt: Callable[[], int]) -> int:
     """Say what was planned, record it, and try; returns the attempt's exit code, having said what to do next."""
-    from accelerate_configs.runs.records import run_record
+    from accelerate_configs.runs.records import run_record, write_record
     from accelerate_configs.table import plan_summary
-    from trainer.node.record import write_record
 
     folder = PROJECT_DIR / plan.spec.run_dir
     print(f"{plan_summary(plan)}\nrun    {plan.spec.run_id}\n", flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
     write_record(folder, run_record(plan))
     code = attempt()
     if code == RUN_AGAIN:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate_configs.job import JobSpec, Plan
-from trainer.node.record import RECORD_NAME
+from trainer.files import RECORD_NAME, write_whole
 from trainer.outcome import ConfigError
 from trainer.text import nearest, shown
 
@@ -90,6 +90,10 @@ def find_run(run_id: str | None, output: Path, *, only: bool = False) -> Run:
     if only and len(known) > 1:
         raise ConfigError(f"which of {len(known)} runs? say RUN= one of {names}")
     return read_run(output / known[0])
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    write_whole(folder / RECORD_NAME, json.dumps(record, indent=2) + "\n")
 
 
 def run_record(plan: Plan) -> dict[str, Any]:

@@ -15,16 +15,17 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from accelerate_configs.sweeps.wandb_service import ServiceError, heartbeat, register_agent
 from trainer.config import TrainConfig
+from trainer.files import write_whole
 from trainer.flags import convert, word
-from trainer.node.processes import STOP_SIGNALS, in_launcher
-from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, SWEEP_ENV, ConfigError
+from trainer.node.processes import in_launcher, stop_signals_kept
+from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, SWEEP_ENV, ConfigError, node_rank
 
 TRIAL_NAME = "trial.json"
 # What a trial may choose. Memory depends on the second and third, for which the plan was made.
@@ -60,7 +61,7 @@ def attempt(
     """
     path = environment[SWEEP_ENV]
     folder = Path(planned[list(planned).index("--output_dir") + 1])
-    with _asked_to_stop() as asked:
+    with stop_signals_kept() as asked:  # a trial that was given must be stored
         try:
             trial = read_trial(folder) or _take(path, folder, environment, asked)
         except ServiceError as error:
@@ -79,7 +80,7 @@ def attempt(
     # In a sweep the client takes these from its environment alone.
     more = {"WANDB_SWEEP_ID": sweep_id, "WANDB_RUN_ID": trial.run_id}
     more |= {"WANDB_PROJECT": project, "WANDB_ENTITY": entity}
-    if _rank(environment) == 0:
+    if not node_rank(environment):
         _tell(trial, folder, environment)
     code = run(command, {**environment, **more})
     ended = read_trial(folder)
@@ -122,7 +123,7 @@ def with_values(planned: Sequence[str], trial: Trial) -> list[str]:
 
 def _take(path: str, folder: Path, environment: Mapping[str, str], asked: list[int]) -> Trial | None:
     """A trial from the service, stored; None when it gives no more, or this job was asked to stop."""
-    if _rank(environment) > 0:
+    if node_rank(environment):
         deadline = time.monotonic() + OTHERS_WAIT_S
         while not (taken := read_trial(folder)) and not asked:
             if time.monotonic() > deadline:
@@ -148,13 +149,7 @@ def _take(path: str, folder: Path, environment: Mapping[str, str], asked: list[i
 
 
 def _store(trial: Trial, folder: Path) -> Trial:
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f".{TRIAL_NAME}.{os.getpid()}"
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(trial), indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(folder / TRIAL_NAME)
+    write_whole(folder / TRIAL_NAME, json.dumps(asdict(trial), indent=1) + "\n")
     return trial
 
 
@@ -176,19 +171,3 @@ def _tell(trial: Trial, folder: Path, environment: Mapping[str, str]) -> None:
                     break
     finally:
         os._exit(0)
-
-
-@contextlib.contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
-    """Signals that came meanwhile, which end nothing by themselves: a trial that was given must be stored."""
-    asked: list[int] = []
-    handlers = {n: signal.signal(n, lambda number, _: asked.append(number)) for n in STOP_SIGNALS}
-    try:
-        yield asked
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def _rank(environment: Mapping[str, str]) -> int:
-    return int(environment.get("SLURM_PROCID") or environment.get("JOB_COMPLETION_INDEX") or "0")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.records import data_files
+from trainer.files import write_whole
 
 PERCENTILES = (50, 90, 95, 99, 100)
 
@@ -62,9 +63,7 @@ def write_lengths(data: str, lengths: Lengths) -> Path:
 
 
 def write_measured(path: Path, measured: Any) -> Path:
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_text(json.dumps(dataclasses.asdict(measured), indent=1) + "\n", encoding="utf-8")
-    beside.replace(path)
+    write_whole(path, json.dumps(dataclasses.asdict(measured), indent=1) + "\n")
     return path
 
 

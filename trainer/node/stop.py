@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from trainer.files import write_whole
 from trainer.outcome import ATTEMPT_DIR_ENV, FAILED, RUN_AGAIN
 from trainer.training.ranks import Ranks
 
@@ -36,9 +38,10 @@ def stop_lead_s(time_limit_min: int) -> int:
     return min(120, time_limit_min * 60 // 4)
 
 
-def raise_flag(directory: Path, why: str) -> None:
-    """Ask the ranks of this node to stop."""
-    (directory / FLAG).write_text(why, encoding="utf-8")
+def asked_to_stop(environ: Mapping[str, str]) -> bool:
+    """Whether the supervisor of this node, if there is one, has raised the attempt's flag."""
+    directory = environ.get(ATTEMPT_DIR_ENV)
+    return directory is not None and Path(directory, FLAG).exists()
 
 
 class Stop:
@@ -49,8 +52,6 @@ class Stop:
         self.agreed = False
         self.step: int | None = None
         """The optimizer step that a next attempt would go on from; None while that is not known."""
-        directory = os.environ.get(ATTEMPT_DIR_ENV)
-        self._flag = Path(directory, FLAG) if directory else None
         self._deadline = float(os.environ.get(DEADLINE_ENV) or "inf")
         self._lead_s = float(os.environ.get(LEAD_ENV) or stop_lead_s(60))
         self._began = time.monotonic()
@@ -80,7 +81,7 @@ class Stop:
         self._save_s = max(self._save_s, seconds)
 
     def _mine(self) -> bool:
-        if self._flag is not None and self._flag.exists():
+        if asked_to_stop(os.environ):
             return True
         # Two steps and a save before the end, and never later than the scheduler's own warning.
         lead_s = max(self._lead_s, 2 * self._longest_step_s + self._save_s)
@@ -108,8 +109,5 @@ def count_attempt(run_dir: Path, step: int) -> int:
     except (OSError, ValueError, KeyError, TypeError):
         furthest, idle = 0, 0
     idle = 0 if step > furthest else idle + 1
-    run_dir.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps({"step": max(step, furthest), "without_new_step": idle}) + "\n", encoding="utf-8")
-    beside.replace(path)
+    write_whole(path, json.dumps({"step": max(step, furthest), "without_new_step": idle}) + "\n")
     return idle

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from trainer import __version__
 from trainer.config import TrainConfig
 from trainer.evaluation.metrics import ActionMetrics
+from trainer.files import write_whole
 from trainer.flags import answer_help
 from trainer.outcome import FINISHED, ConfigError
 from trainer.results.card import model_card
@@ -158,14 +159,3 @@ def report(argv: Sequence[str]) -> int:
     save_report(Path(argv[0]))
     print(Path(argv[0]) / REPORT_FILE)
     return FINISHED
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write `text` so that the file is there whole or not at all."""
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise

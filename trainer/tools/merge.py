@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from trainer.config import Device, TrainConfig
+from trainer.files import write_whole
 from trainer.flags import Range, parse
 from trainer.outcome import FAILED, FINISHED, ConfigError
 from trainer.results.card import model_card
-from trainer.results.export import ADAPTER, METRICS_FILE, write_whole
+from trainer.results.export import ADAPTER, METRICS_FILE
 from trainer.results.trained import (
     base_of,
     find_trained,

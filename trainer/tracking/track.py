@@ -15,7 +15,7 @@ from transformers import ProgressCallback, TrainerCallback
 
 from trainer.config import TrainConfig
 from trainer.evaluation.metrics import ActionMetrics
-from trainer.node.record import RECORD_NAME
+from trainer.files import RECORD_NAME
 from trainer.tracking.shown import Shown, confusion_table, sheet, show
 from trainer.tracking.wandb_run import WandbRun
 
