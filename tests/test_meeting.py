@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from process_tree import descendants
 from training import run_forked
 
 from trainer.node.meeting import leave_alone, meet
-from trainer.node.processes import descendants
 from trainer.outcome import SickNode
 
 pytestmark = pytest.mark.slow

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from process_tree import descendants
 from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
 
-from trainer.node.processes import STOP_SIGNALS, descendants
+from trainer.node.processes import STOP_SIGNALS
 from trainer.node.stop import count_attempt, stop_lead_s
 
 pytestmark = pytest.mark.slow

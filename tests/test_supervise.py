@@ -14,7 +14,7 @@ from toy_project import make_toy_project, toy_argv
 
 from trainer.env_file import read_env_file
 from trainer.outcome import ConfigError
-from trainer.supervise import complete_command, with_deadline
+from trainer.supervise import complete_command, complete_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 PLANNED = ["accelerate", "launch", "--config_file", "c.yaml", "--num_machines", "1", "-m", "trainer.train"]
@@ -24,7 +24,7 @@ def run(command: list[str], environment: dict[str, str]) -> int:
     """trainer.supervise.run in a process of its own: at its end it kills every descendant of its process."""
     code = (
         "import json, os, sys; from trainer.supervise import run;"
-        "sys.exit(run(json.loads(sys.argv[1]), dict(os.environ)))"
+        "sys.exit(run(json.loads(sys.argv[1]), os.environ, lambda environ: None))"
     )
     words = [sys.executable, "-c", code, json.dumps(command)]
     return subprocess.run(words, env=environment, cwd=ROOT, check=False).returncode
@@ -127,10 +127,16 @@ def test_an_env_file_sets_secrets_and_settings_and_nothing_else(tmp_path: Path) 
 
 
 def test_a_time_limit_counts_from_the_start_unless_a_scheduler_says_when_it_ends() -> None:
-    assert with_deadline({"TRAINYARD_TIME_LIMIT_S": "90"}, 1000.7)["TRAINYARD_DEADLINE"] == "1090"
+    assert complete_environment({"TRAINYARD_TIME_LIMIT_S": "90"}, 1000.7)["TRAINYARD_DEADLINE"] == "1090"
     told = {"TRAINYARD_TIME_LIMIT_S": "90", "TRAINYARD_DEADLINE": "5"}
-    assert with_deadline(told, 1000.0) == told
-    assert with_deadline({"A": "b"}, 1000.0) == {"A": "b"}
+    assert complete_environment(told, 1000.0) == told
+    assert complete_environment({"A": "b"}, 1000.0) == {"A": "b"}
+
+
+def test_the_token_is_known_by_both_names_and_the_libraries_own_goes_first() -> None:
+    assert complete_environment({"HUGGINGFACE_TOKEN": "a"}, 0)["HF_TOKEN"] == "a"
+    assert complete_environment({"HUGGINGFACE_TOKEN": "a", "HF_TOKEN": ""}, 0)["HF_TOKEN"] == "a"
+    assert complete_environment({"HUGGINGFACE_TOKEN": "a", "HF_TOKEN": "b"}, 0)["HF_TOKEN"] == "b"
 
 
 @pytest.mark.parametrize(("index", "wrote"), [("0", True), ("1", False)])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from accelerate_configs.job import Plan
 from accelerate_configs.local import image
 from accelerate_configs.local.mounts import Mount, cache_folder, check_mounts, env_file, mounts
 from trainer.node.hub import hub_cache
-from trainer.node.processes import STOP_SIGNALS
+from trainer.node.processes import stop_signals_kept
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, RUN_AGAIN, ConfigError
 
 PROGRAM_ENV = "TRAINYARD_DOCKER"
@@ -125,16 +124,12 @@ def _attempt(command: Sequence[str]) -> int:
     """Run the container to its end. Each signal to stop is passed on, once, and docker takes it to the supervisor."""
     process: subprocess.Popen[bytes] | None = None
 
-    def pass_on(number: int, _: object) -> None:
+    def pass_on(came: list[int]) -> None:
         if process is not None:
-            process.send_signal(number)
+            process.send_signal(came[-1])
 
-    handlers = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
-    try:
+    with stop_signals_kept(pass_on):
         # A session of its own: the terminal's Ctrl-C would reach it twice, and the second one kills.
         process = subprocess.Popen(command, start_new_session=True)
         code = process.wait()
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
     return code if code in (FINISHED, RUN_AGAIN, BAD_CONFIG) else FAILED

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from accelerate_configs.job import Plan
 from accelerate_configs.local.run import (
@@ -34,7 +33,7 @@ from accelerate_configs.sweeps.grid import (
     write_sweep,
 )
 from accelerate_configs.sweeps.trials import begin, check_key, plan_trials
-from trainer.node.processes import STOP_SIGNALS, die_with_parent
+from trainer.node.processes import die_with_parent, stop_signals_kept
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, RUN_AGAIN, ConfigError
 
 USAGE = """usage: python -m trainer sweep | sweep-ready --grid "LEARNING_RATE=1e-4,2e-4 LORA=low,medium" [--gpus 1 ...]
@@ -125,13 +124,9 @@ def _in_child(plan: Plan) -> int:
             sys.stdout.flush()
             os._exit(code)
 
-    def pass_on(*_: Any) -> None:
+    def pass_on(_: list[int]) -> None:
         os.kill(child, signal.SIGTERM)  # Ctrl-C reached the child already; another of these changes nothing
 
-    handlers = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
-    try:
+    with stop_signals_kept(pass_on):
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        return code if code >= 0 else FAILED
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    return code if code >= 0 else FAILED

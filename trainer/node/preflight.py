@@ -7,7 +7,7 @@ again); what only this node gets wrong is a SickNode (1), which names it.
 from __future__ import annotations
 
 import errno
-import itertools
+import os
 import re
 import shutil
 import socket
@@ -15,14 +15,14 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from trainer.node.gpus import check_gpus
 from trainer.node.hub import cached_config, hub_cache
-from trainer.node.stop import FLAG
-from trainer.outcome import ATTEMPT_DIR_ENV, ConfigError, SickNode, node_name
+from trainer.node.stop import asked_to_stop
+from trainer.outcome import ConfigError, SickNode, node_name, node_rank
 from trainer.text import GIB, gib, nearest
 
 MIB = 1024**2
@@ -33,14 +33,13 @@ MEETING_TIMEOUT_S = 300  # for the first node to have a name, and then for every
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
-def check_node(planned: Sequence[str], environ: Mapping[str, str]) -> None:
-    """Look at this node against the planned `accelerate launch ...`.
+def check_node(options: Mapping[str, str], environ: Mapping[str, str]) -> None:
+    """Look at this node against the options of the planned `accelerate launch ...`.
 
     Raises:
         ConfigError: no node could run this.
         SickNode: this one cannot.
     """
-    options = {a: b for a, b in itertools.pairwise(planned) if a.startswith("--")}
     mode = environ.get("WANDB_MODE") or "offline"
     if mode not in WANDB_MODES:
         raise ConfigError(f"WANDB_MODE={mode}: takes {', '.join(WANDB_MODES)}{nearest(mode, WANDB_MODES)}")
@@ -82,20 +81,16 @@ def check_rendezvous(environ: Mapping[str, str]) -> None:
     """
     address, port = environ["MASTER_ADDR"], int(environ["MASTER_PORT"])
     deadline = time.monotonic() + MEETING_TIMEOUT_S
-    asked_to_stop = Path(environ.get(ATTEMPT_DIR_ENV, ""), FLAG)
-    while not (resolves(address) or environ.get("SLURM_LAUNCH_NODE_IPADDR") or asked_to_stop.is_file()):
+    while not (resolves(address) or environ.get("SLURM_LAUNCH_NODE_IPADDR") or asked_to_stop(environ)):
         if time.monotonic() > deadline:
             raise SickNode(f"MASTER_ADDR={address} did not resolve within {MEETING_TIMEOUT_S} s: the nodes cannot meet")
         time.sleep(1)
-    if (environ.get("SLURM_PROCID") or environ.get("JOB_COMPLETION_INDEX")) == "0":
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("", port))
-            except OSError as error:
-                raise SickNode(
-                    f"MASTER_PORT={port} cannot be listened on ({error.strerror}): the nodes cannot meet"
-                ) from None
+    try:
+        if not node_rank(environ):
+            socket.create_server(("", port)).close()
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise SickNode(f"MASTER_PORT={port} cannot be listened on ({reason}): the nodes cannot meet") from None
 
 
 def resolves(host: str) -> bool:

@@ -13,18 +13,25 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 SUPERVISOR_ENV = "TRAINYARD_SUPERVISOR_PID"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+_libc = ctypes.CDLL(None)  # not first between fork and exec
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        _libc.prctl(option, value, 0, 0, 0)
 
 
 def become_subreaper() -> None:
-    if _libc is not None:
-        _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent() -> None:
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def in_launcher() -> None:
@@ -34,53 +41,44 @@ def in_launcher() -> None:
     die_with_parent()
 
 
-def die_with_parent() -> None:
-    if _libc is not None:
-        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
 def in_rank() -> None:
     """First thing in a rank: killed with the launcher, and so is what it forks. Does nothing without a supervisor."""
-    supervisor = os.environ.get(SUPERVISOR_ENV)
-    if supervisor is None:
-        return
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    die_with_parent()
-    os.register_at_fork(after_in_child=die_with_parent)
+    if supervisor := os.environ.get(SUPERVISOR_ENV):
+        import psutil
+
+        in_launcher()
+        os.register_at_fork(after_in_child=die_with_parent)
+        if not psutil.pid_exists(int(supervisor)):
+            os._exit(1)  # it was gone before the kernel was told
+
+
+@contextlib.contextmanager
+def stop_signals_kept(act: Callable[[list[int]], object] | None = None) -> Iterator[list[int]]:
+    """While this lasts, signals that mean "stop" end nothing by themselves: those that came are kept in what it yields,
+    and `act` gets that after each.
+    """
+    came: list[int] = []
+
+    def keep(number: int, _: object) -> None:
+        came.append(number)
+        if act:
+            act(came)
+
+    before = {number: signal.signal(number, keep) for number in STOP_SIGNALS}
     try:
-        os.kill(int(supervisor), 0)
-    except ProcessLookupError:
-        os._exit(1)  # it was gone before the kernel was told
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def kill_descendants(patience_s: float = 10.0) -> None:
     """Kill everything below this process and wait for its end; new orphans become children here, and go too."""
+    import psutil
+
     deadline = time.monotonic() + patience_s
-    while (below := descendants(os.getpid())) and time.monotonic() < deadline:
-        for pid in below:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        reap()
-        time.sleep(0.02)
-
-
-def reap() -> None:
-    """Collect children that have ended."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-
-
-def descendants(pid: int) -> Sequence[int]:
-    """Process ids below `pid`, those that have ended but are not collected left out."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError):
-            state, parent = entry.read_text(errors="replace").rpartition(")")[2].split()[:2]
-            if state != "Z" or int(parent) == pid:
-                parents.setdefault(int(parent), []).append(int(entry.parent.name))
-    found = list(parents.get(pid, []))
-    for child in found:
-        found += parents.get(child, [])
-    return found
+    while (below := psutil.Process().children(recursive=True)) and time.monotonic() < deadline:
+        for process in below:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(below, timeout=0.1)
