@@ -68,7 +68,7 @@ def _gpus(nodes: Sequence[Object]) -> list[str]:
         return ["# No node offers nvidia.com/gpu here: is NVIDIA's device plugin or operator installed?"]
     rows = [("product", "MiB", "GPUs a node", "nodes")]
     rows += [(product or "-", mib or "-", gpus, str(number)) for (product, mib, gpus), number in found.items()]
-    lines = format_table(rows, indent="#   ").split("\n")
+    lines = [f"#   {line}" for line in format_table(rows).splitlines()]
     named: dict[str, tuple[str, int]] = {}
     for product, mib, _ in sorted(found):
         if product and mib.isdigit() and not PART_OF_A_CARD.search(product):

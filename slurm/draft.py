@@ -54,7 +54,7 @@ def _partitions(groups: Sequence[NodeGroup]) -> list[str]:
         name = g.partition + ("*" if g.default else "")
         sizes = (str(g.nodes), str(g.cpus), str(g.mem_mib // 1024))
         rows.append((name, limit, *sizes, gpus or "-", g.features or "-"))
-    table = format_table(rows, indent="#   ").split("\n")
+    table = [f"#   {line}" for line in format_table(rows).splitlines()]
     home = _home(groups)
     if home and home.default:
         return [*table, f"# partition: {home.partition}  # Slurm's own default, and it has GPUs"]

@@ -58,6 +58,7 @@ def test_settings_that_nobody_uses_are_said_with_what_is_usual(tmp_path: Path) -
         tmp_path,
         "--learning_rate=0.5",
         "--lora_r=16",
+        "--lora_alpha=128",
         "--micro_batch_size=8",
     )
     code, found = validate(tmp_path, "environment", *argv)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from accelerate_configs.request.planned import check_planned
 from accelerate_configs.request.variables import BY_NAME, resolve
 from trainer.__main__ import main
 from trainer.config import KNOBS, LORA_PRESETS, TrainConfig
-from trainer.flags import convert, field_help, word
+from trainer.flags import convert, field_help, help_table, word
 from trainer.outcome import ConfigError
-from trainer.settings import ENVIRONMENT, Settings, help_text, resolve_settings
-from trainer.spellings import FIXED, RENAMED, REWORDED
+from trainer.settings import PLAN_DECIDES, Settings, resolve_settings, usage
+from trainer.spellings import ENVIRONMENT, NEEDLESS, OURS, RENAMED, REWORDED
 
 NEEDED = ("--model", "m", "--data", "d", "--output_dir", "o", "--run_id", "r")
 
@@ -96,7 +97,7 @@ def test_every_setting_is_documented_and_its_default_is_allowed(name: str) -> No
     assert len(field_help(TrainConfig)[name]) > 10
     if field.default not in (dataclasses.MISSING, None):
         assert convert(TrainConfig, name, word(field.default), shown_as=name) == field.default
-    assert f"  --{name}  " in help_text()
+    assert f"  --{name}  " in help_table(TrainConfig)
 
 
 @pytest.mark.parametrize("preset", LORA_PRESETS)
@@ -108,34 +109,44 @@ def test_lora_presets_set_rank_and_alpha_under_what_says_them_outright(preset: s
     assert (values["lora_r"], values["lora_alpha"]) == (rank, 7)
 
 
+@pytest.mark.parametrize("argv", [["--lora_r", "32"], ["--rank", "32"]])
+def test_a_rank_alone_brings_twice_itself_as_alpha(argv: list[str], tmp_path: Path) -> None:
+    assert changed(resolve_settings(argv, {})) == {"lora_r": (32, "command line"), "lora_alpha": (64, "twice lora_r")}
+    path = written(tmp_path, "lora_alpha: 7\n")
+    assert resolve_settings([*argv, "--config", path], {}).values["lora_alpha"] == 7
+    assert resolve_settings(["--lora_alpha", "7"], {}).values["lora_r"] == 64
+
+
 KNOWN = ", ".join([*(f.name for f in dataclasses.fields(TrainConfig)), "lora"])
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--learning_rte", "1"], f"unknown '--learning_rte', did you mean learning_rate? known are {KNOWN}"),
-        (["--zzz", "1"], f"unknown '--zzz': known are {KNOWN}"),
+        (["--learning_rte", "1"], f"unknown '--learning_rte', did you mean learning_rate? known are {KNOWN}, "
+                                   "config, json"),
+        (["--zzz"], f"unknown '--zzz': known are {KNOWN}, config, json"),
+        (["--jsn"], f"unknown '--jsn', did you mean json? known are {KNOWN}, config, json"),
         (["seed", "1"], "unexpected 'seed': options are written --name value or --name=value"),
-        (["--seed"], "--seed wants a value"),
+        (["--seed"], "--seed takes a whole number from 0 to 4294967295, got ''"),
         (["--seed", "1", "--seed=2"], "--seed was given twice"),
         (["--seed", ""], "--seed takes a whole number from 0 to 4294967295, got ''"),
         (["--seed", "1_0"], "--seed takes a whole number from 0 to 4294967295, got '1_0'"),
         (["--max_steps", "0"], "--max_steps takes a whole number from 1 to 10000000, got '0'"),
-        (["--learning_rate", "0"], "--learning_rate takes a number above 0 to 1, got '0'"),
-        (["--learning_rate", "nan"], "--learning_rate takes a number above 0 to 1, got 'nan'"),
-        (["--learning_rate", "-1"], "--learning_rate takes a number above 0 to 1, got '-1'"),
+        (["--learning_rate", "0"], "--learning_rate takes a number from 1e-09 to 1, got '0'"),
+        (["--learning_rate", "nan"], "--learning_rate takes a number from 1e-09 to 1, got 'nan'"),
+        (["--learning_rate", "-1"], "--learning_rate takes a number from 1e-09 to 1, got '-1'"),
         (["--warmup_fraction", "1.5"], "--warmup_fraction takes a number from 0 to 1, got '1.5'"),
         (["--max_length", "8"], "--max_length takes a whole number from 16 to 1048576, got '8'"),
         (["--device", "tpu"], "--device takes cuda or cpu, got 'tpu'"),
         (["--activation_checkpointing", "maybe"], "--activation_checkpointing takes true or false, got 'maybe'"),
-        (["--lora", "huge"], "command line: lora takes high or medium or low, got 'huge'"),
+        (["--lora", "huge"], "--lora takes high or medium or low, got 'huge'"),
         (["--answer_field", "a\nb"], "--answer_field takes text on one line, got 'a\\nb'"),
         ([], "lacking --model, --data, --output_dir, --run_id"),
-        (["--epochs", "3"], "command line: epochs is not a setting here: runs are counted in optimizer steps: "
+        (["--epochs", "3"], "--epochs is not a setting here, leave '3' out: runs are counted in optimizer steps: "
                             "give max_steps"),
-        (["--torch_dtype", "float16"], "command line: torch_dtype='float16': GPUs compute in bf16, adapters are "
-                                       "kept in fp32; leave it out"),
+        (["--torch_dtype", "float16"], "--torch_dtype is not a setting here, leave 'float16' out: GPUs compute in "
+                                       "bf16, adapters are kept in fp32"),
         (["--max_seq_length", "64", "--max_length", "64"],
          "command line: max_seq_length and max_length are both max_length here: leave one out"),
     ],
@@ -147,16 +158,16 @@ def test_a_wrong_flag_is_refused_in_one_line(argv: list[str], message: str) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("max_step: 3", f"{{path}}: unknown 'max_step', did you mean max_steps? known are {KNOWN}"),
+        ("max_step: 3", f"unknown '{{path}}: max_step', did you mean max_steps? known are {KNOWN}"),
         ("max_steps: lots", "{path}: max_steps takes a whole number from 1 to 10000000, got 'lots'"),
-        ("max_steps: [1]", "{path}: max_steps takes a whole number from 1 to 10000000, got a list"),
+        ("max_steps: [1]", "{path}: max_steps takes a whole number from 1 to 10000000, got '[1]'"),
         ("max_steps:", "{path}: max_steps takes a whole number from 1 to 10000000, got nothing"),
         ("seed: 1\nseed: 2", "{path} is not YAML: seed was given twice"),
         ("- seed", "{path} takes `name: value` on each line; see python -m trainer config --help"),
         ("seed: [", "{path} is not YAML: while parsing a flow node expected the node content, but found "
                     "'<stream end>' in \"<unicode string>\", line 1, column 8: seed: [ ^"),
-        ("num_train_epochs: 3", "{path}: num_train_epochs is not a setting here: runs are counted in optimizer "
-                                "steps: give max_steps"),
+        ("num_train_epochs: 3", "{path}: num_train_epochs is not a setting here, leave '3' out: runs are counted "
+                                "in optimizer steps: give max_steps"),
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -175,7 +186,7 @@ def test_old_spellings_are_translated_and_said(tmp_path: Path) -> None:
     settings = resolve_settings(["--config", path], {})
     assert changed(settings) == {
         "warmup_fraction": (0.2, path), "max_length": (64, path), "optimizer": ("adamw", path),
-        "lora_r": (32, path), "quantization": ("none", path),
+        "lora_r": (32, path), "lora_alpha": (64, "twice lora_r"), "quantization": ("none", path),
     }  # fmt: skip
     assert settings.notices == (
         f"{path}: warmup_ratio=0.2 is warmup_fraction=0.2 here",
@@ -190,9 +201,10 @@ def test_old_spellings_are_translated_and_said(tmp_path: Path) -> None:
 
 def test_every_name_in_the_tables_is_a_setting_or_a_variable() -> None:
     fields = {field.name for field in dataclasses.fields(TrainConfig)}
-    assert set(RENAMED.values()) | set(REWORDED) | set(FROM_YAML) <= fields
+    assert set(RENAMED) | set(REWORDED) | set(FROM_YAML) <= fields
     assert set(ENVIRONMENT.values()) - {"lora"} <= fields
-    assert not (set(RENAMED) | set(FIXED)) & fields
+    assert not (set(OURS) | set(NEEDLESS)) & fields
+    assert all(name in usage() for name in (*OURS, *NEEDLESS, *PLAN_DECIDES))
     assert {name for name, *_ in KNOBS} - {"effective batch"} <= fields
     assert set(FROM_ENV_FILE.values()) | set(FROM_YAML.values()) <= set(BY_NAME)
 
@@ -201,6 +213,7 @@ def test_config_prints_values_and_sources_and_says_what_is_lacking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     (tmp_path / ".env").write_text("MAX_STEPS=20\nHF_TOKEN=hf_secret\n")
@@ -212,6 +225,7 @@ def test_config_prints_values_and_sources_and_says_what_is_lacking(
     assert "warmup_fraction              0.0                          command line" in lines
     assert len(lines) == len(dataclasses.fields(TrainConfig))
     assert said.err == "trainyard: command line: warmup_ratio=0 is warmup_fraction=0 here\n"
+    del os.environ["MAX_STEPS"]  # put there for the libraries' sake
     assert main(["config", *NEEDED, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["settings"]["max_steps"] == {"value": 20, "source": ".env"}
@@ -258,7 +272,7 @@ def test_a_file_that_contradicts_the_plan_is_refused_before_submitting(tmp_path:
     assert str(caught.value) == (
         f"{path} says gradient_accumulation_steps: 3, but the plan decides "
         f"{plan.chosen.gradient_accumulation_steps}: take gradient_accumulation_steps out of the file; CONFIG=, "
-        "EFFECTIVE_BATCH= and the GPUs asked for are what the plan is made from"
+        "EFFECTIVE_BATCH= and the GPUs asked for are what it is made from"
     )
 
 
@@ -267,7 +281,7 @@ def test_a_rank_and_alpha_that_memory_cannot_be_planned_for_are_refused(tmp_path
     with pytest.raises(ConfigError) as caught:
         plan_for(tmp_path, CONFIG_FILE=path)
     assert str(caught.value) == (
-        f"{path}: lora_r/lora_alpha 48/128: jobs are planned for 128/256 (high), 64/128 (medium), 32/64 (low)"
+        f"{path}: lora_r/lora_alpha 48/96: jobs are planned for 128/256 (high), 64/128 (medium), 32/64 (low)"
     )
 
 

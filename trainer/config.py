@@ -12,11 +12,8 @@ from typing import Annotated, Literal
 from trainer.flags import Range
 
 Device = Literal["cuda", "cpu"]
-
 Quantization = Literal["nf4", "none"]
-
 Vision = Literal["frozen", "lora"]
-
 Optimizer = Literal["adamw", "paged_adamw_8bit"]
 
 # r / alpha; the preset's name is what a user says.
@@ -27,12 +24,9 @@ LORA_PRESETS: dict[str, tuple[int, int]] = {"high": (128, 256), "medium": (64, 1
 # 4B model saves.
 ZERO3_SETTINGS: dict[str, int] = {
     "stage3_param_persistence_threshold": 0,  # small adapters are sharded too
-    "stage3_max_live_parameters": 100_000_000,
-    "stage3_max_reuse_distance": 100_000_000,
-    "stage3_prefetch_bucket_size": 50_000_000,
-    "reduce_bucket_size": 50_000_000,
-}
-
+    "stage3_max_live_parameters": 100_000_000, "stage3_max_reuse_distance": 100_000_000,
+    "stage3_prefetch_bucket_size": 50_000_000, "reduce_bucket_size": 50_000_000,
+}  # fmt: skip
 
 # Any whole number from 1 that a schedule can have.
 Steps = Annotated[int, Range(1, 10_000_000)]
@@ -52,7 +46,7 @@ class TrainConfig:
     """Folder to look in for images that are not where the records say."""
     strict: bool = False
     """End before training when any record would be left out; otherwise it is left out, and said."""
-    device: Literal["cuda", "cpu"] = "cuda"
+    device: Device = "cuda"
     """Asked for, never fallen back to."""
     world_size: Annotated[int, Range(1, 65536)] = 1
     """Processes that must be there, or the run stops before it starts."""
@@ -62,17 +56,17 @@ class TrainConfig:
     """Forward passes an optimizer step. Effective batch: this x micro_batch_size x world_size, 8 by default."""
     activation_checkpointing: bool = False
     """Recompute the language model's activations in the backward pass instead of keeping them."""
-    optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
+    optimizer: Optimizer = "adamw"
     """paged_adamw_8bit keeps its state in a quarter of the memory."""
-    quantization: Literal["nf4", "none"] = "nf4"
+    quantization: Quantization = "nf4"
     """Precision of the frozen language model: 4 bits, or as it was published."""
-    vision: Literal["frozen", "lora"] = "frozen"
+    vision: Vision = "frozen"
     """lora: adapters on the linears of image tower and projector too, for pictures unlike any photograph; each step
     then goes back through the tower."""
     lora_r: Annotated[int, Range(1, 1024)] = 64
     """Rank of the adapters. `lora: high | medium | low` sets rank and alpha: 128/256, 64/128, 32/64."""
     lora_alpha: Annotated[int, Range(1, 4096)] = 128
-    """The adapters' output is scaled by alpha / rank; twice the rank is usual."""
+    """The adapters' output is scaled by alpha / rank; given neither this nor `lora`, it is twice the rank."""
     lora_dropout: Annotated[float, Range(0, 0.9)] = 0.05
     """Costs more than a quarter of the activations' memory; 0 on large data."""
     init_adapter: str | None = None
@@ -81,7 +75,7 @@ class TrainConfig:
     """Tokens a sample, image tokens included; longer records are left out, and said."""
     max_steps: Steps = 1500
     """Optimizer steps."""
-    learning_rate: Annotated[float, Range(0, 1, above=True)] = 2e-4
+    learning_rate: Annotated[float, Range(1e-9, 1)] = 2e-4
     """Peak; cosine decay to zero after the warm-up."""
     warmup_fraction: Annotated[float, Range(0, 1)] = 0.1
     """Share of the steps in which the learning rate rises from zero."""

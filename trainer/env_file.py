@@ -6,13 +6,16 @@ import re
 from pathlib import Path
 
 from trainer.outcome import ConfigError
-from trainer.settings import CONFIG_FILE, ENVIRONMENT
+from trainer.spellings import CONFIG_FILE, ENVIRONMENT
 
-# What a .env file may set; anything else in it is refused, so that it cannot change how programs are found.
-ENV_NAMES = re.compile(
-    "HF_TOKEN|HUGGINGFACE_TOKEN|HF_HOME|HF_HUB_OFFLINE|WANDB_[A-Z_]+|CUDA_VISIBLE_DEVICES|"
-    "PYTORCH_CUDA_ALLOC_CONF|TOKENIZERS_PARALLELISM|ACCELERATE_CONFIG|" + "|".join((CONFIG_FILE, *ENVIRONMENT))
-)
+# What a .env file may set, WANDB_* beside; anything else in it is refused, so that it cannot change how programs are
+# found.
+ENV_NAMES = (
+    "HF_TOKEN", "HUGGINGFACE_TOKEN", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF",
+    "TOKENIZERS_PARALLELISM", "ACCELERATE_CONFIG", CONFIG_FILE, *ENVIRONMENT,
+)  # fmt: skip
+# NAME=value; the value in quotes, or up to the comment that a space and # begin.
+LINE = re.compile(r"""(?:export )?([^=]*)=\s*(?:'([^']*)'.*|"([^"]*)".*|(.*?)(?:\s+#.*)?)""")
 
 
 def read_env_file(path: Path) -> dict[str, str]:
@@ -21,26 +24,17 @@ def read_env_file(path: Path) -> dict[str, str]:
     Raises:
         ConfigError: a line that is no assignment, or a name that is not one of ours.
     """
-    if not path.is_file():
-        return {}
     values = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        text = line.strip()
-        if not text or text.startswith("#"):
+    lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line or line.startswith("#"):
             continue
-        name, equals, value = text.removeprefix("export ").partition("=")
-        if not equals:
+        found = LINE.fullmatch(line)
+        if not found:
             # Not said back: it may be a bare token.
             raise ConfigError(f"{path} line {number}: takes NAME=value, and there is no = in it")
-        if not ENV_NAMES.fullmatch(name.strip()):
-            known = ENV_NAMES.pattern.replace("[A-Z_]+", "*").replace("|", ", ")
-            raise ConfigError(f"{path} line {number}: {name.strip()!r} is not one of {known}")
-        values[name.strip()] = _unquoted(value.strip())
+        name = found[1].strip()
+        if name not in ENV_NAMES and not re.fullmatch("WANDB_[A-Z_]+", name):
+            raise ConfigError(f"{path} line {number}: {name!r} is not one of {', '.join((*ENV_NAMES, 'WANDB_*'))}")
+        values[name] = found[2] or found[3] or found[4]
     return {name: value for name, value in values.items() if value}
-
-
-def _unquoted(text: str) -> str:
-    """A value without its quotes, or without the comment that a space and # begin."""
-    if text[:1] in ("'", '"') and (end := text.find(text[0], 1)) > 0:
-        return text[1:end]
-    return re.split(r"\s#", text, maxsplit=1)[0].strip()

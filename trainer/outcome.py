@@ -43,9 +43,8 @@ class SickNode(Exception):
 
     exit_code = FAILED
 
-    def __init__(self, message: str) -> None:
-        super().__init__(f"{node_name()}: {message}")
-        self.said = bool(message)
+    def __str__(self) -> str:
+        return f"{node_name()}: {self.args[0]}"
 
 
 def node_name() -> str:

@@ -1,57 +1,44 @@
-"""Where each setting of a run comes from: command line, then environment and .env, then YAML, then defaults.
+"""usage: python -m trainer config [--config train.yaml] [--name value ...] [--json]
 
-    python -m trainer config [--config train.yaml] [--name value ...] [--json]
-
-prints what a run would be told and by whom. The planner's flags are a command line too, so what the plan decides
-always wins over the environment; a YAML file that says otherwise is refused, since it was written for this run.
+Prints what a run would be told, and where each value comes from. The first that says something wins:
+  1. the command line: --name value; in a job these are the plan's decisions
+  2. the environment, then the file .env: MODEL_NAME, GRID_DATASET_PATH, OUTPUT_DIR, IMAGE_ROOT, MAX_STEPS, BATCH_SIZE,
+     GRAD_ACCUM, LEARNING_RATE, MAX_LENGTH, LORA
+  3. the YAML file of --config, or of CONFIG_FILE in the environment: `name: value` on each line
+  4. the default, in parentheses below
+`lora: high | medium | low` stands for rank and alpha; a rank alone brings twice itself as alpha. A YAML file that
+contradicts what the plan decides (world_size, micro_batch_size, gradient_accumulation_steps, activation_checkpointing,
+optimizer) is refused. Other trainers' names are translated, dropped, or refused with what to say instead: model_name,
+model_name_or_path, dataset, dataset_path, data_path, max_seq_length, max_seq_len, model_max_length, cutoff_len,
+batch_size, per_device_train_batch_size, train_batch_size, grad_accum, gradient_checkpointing, lora_rank, rank,
+image_folder, warmup_ratio, optim, load_in_4bit, lr, max_norm, random_seed, torch_dtype, dtype, bf16, fp16,
+evaluation_strategy, eval_strategy, lr_scheduler_type, attn_implementation, bnb_4bit_quant_type, load_in_8bit,
+packing, remove_unused_columns, report_to, num_train_epochs, epochs, warmup_steps, tokenizer, processing_class.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from trainer.config import KNOBS, TrainConfig
-from trainer.flags import answer_help, build, check_name, convert, help_table, split_flags, word
+from trainer.config import KNOBS, LORA_PRESETS, TrainConfig
+from trainer.env_file import read_env_file
+from trainer.flags import answer_help, build, convert, split_flags, word
 from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError
-from trainer.spellings import FIXED, LORA, RENAMED, translate
-from trainer.text import wrap
+from trainer.spellings import CONFIG_FILE, ENVIRONMENT, LORA, NEEDLESS, OURS, REWORDED
+from trainer.text import shown
 
-# Names of the environment and of .env. What else may stand there is in trainer/supervise.py.
-ENVIRONMENT: dict[str, str] = {
-    "MODEL_NAME": "model",
-    "GRID_DATASET_PATH": "data",
-    "OUTPUT_DIR": "output_dir",
-    "MAX_STEPS": "max_steps",
-    "BATCH_SIZE": "micro_batch_size",
-    "GRAD_ACCUM": "gradient_accumulation_steps",
-    "LEARNING_RATE": "learning_rate",
-    "MAX_LENGTH": "max_length",
-    "IMAGE_ROOT": "image_root",
-    "LORA": LORA,
-}
-CONFIG_FILE = "CONFIG_FILE"
+COMMAND_LINE = "command line"
 PLAN_DECIDES = (
     "world_size", "micro_batch_size", "gradient_accumulation_steps", "activation_checkpointing", "optimizer",
 )  # fmt: skip
-
-USAGE = """usage: python -m trainer config [--config train.yaml] [--name value ...] [--json]
-
-Prints what a run would be told, and where each value comes from. The first that says something wins:
-  1. the command line: --name value; in a job these are the plan's decisions
-  2. the environment, then the file .env: {names}
-  3. the YAML file of --config, or of CONFIG_FILE in the environment: `name: value` on each line
-  4. the default, in parentheses below
-`lora: high | medium | low` stands for rank and alpha. A YAML file that contradicts what the plan decides
-({decided}) is refused. Older names are understood and translated: {old}."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,73 +48,83 @@ class Settings:
     sources: dict[str, str]
     """Who said so, by field."""
     notices: tuple[str, ...] = ()
-    """Old spellings that were translated."""
+    """Other spellings that were translated."""
+    as_json: bool = False
+    """--json was given: for those who print what they find."""
 
     def config(self) -> TrainConfig:
         """Raises ConfigError naming what is lacking."""
-        config: TrainConfig = build(TrainConfig, self.values)
-        return config
+        return build(TrainConfig, self.values)
 
 
 def resolve_settings(
-    argv: Sequence[str], environ: Mapping[str, str], env_file: Mapping[str, str] | None = None
+    argv: Sequence[str], environ: Mapping[str, str], env_file: Mapping[str, str] | None = None, *, folder: Path = Path()
 ) -> Settings:
-    """Every setting with its source. Reads the YAML file and nothing else.
+    """Every setting with its source. Reads the YAML file, relative to `folder`, and nothing else.
 
     Raises:
         ConfigError: an unknown or repeated name, a value that its field does not take, a contradicted plan.
     """
-    flags = split_flags(argv)
-    path = flags.pop("config", None) or environ.get(CONFIG_FILE) or (env_file or {}).get(CONFIG_FILE)
-    planned = flags.pop("planned", "false") == "true"
-    layers: list[tuple[str, Mapping[str, object]]] = [
-        (".env", _named(env_file or {})),
-        ("environment", _named(environ)),
-        ("command line", flags),
-    ]
-    if path:
-        layers.insert(0, (path, read_yaml(Path(path))))
-    values: dict[str, Any] = {
-        f.name: f.default for f in dataclasses.fields(TrainConfig) if f.default is not dataclasses.MISSING
+    flags, env_file = split_flags(argv, booleans=("json", "planned")), env_file or {}
+    as_json, planned = flags.pop("json", "false") == "true", flags.pop("planned", "false") == "true"
+    named = flags.pop("config", environ.get(CONFIG_FILE) or env_file.get(CONFIG_FILE))
+    path = str(folder / named) if named is not None else ""
+    layers: dict[str, Mapping[str, object]] = {
+        path: read_yaml(Path(path)) if path else {},
+        ".env": {name: env_file[name] for name in ENVIRONMENT if env_file.get(name)},
+        "environment": {name: environ[name] for name in ENVIRONMENT if environ.get(name)},
+        COMMAND_LINE: flags,
     }
-    sources = dict.fromkeys(values, "default")
     notices: list[str] = []
-    in_file: dict[str, Any] = {}
-    for source, given in layers:
-        translated, said = translate(given, source)
-        notices += said
-        for name, value in translated.items():
-            if source == path:
-                check_name(name, TrainConfig, where=f"{path}: ", also=(LORA,))
-            else:
-                check_name(name, TrainConfig, shown_as=_shown(source, name), also=(LORA,))
-            result = convert(TrainConfig, name, value, shown_as=_shown(source, name))
-            values[name], sources[name] = result, source
-            if source == path:
-                in_file[name] = result
+    given = {source: read_layer(source, layer, notices) for source, layer in layers.items()}
+    values = {field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING}
+    sources = dict.fromkeys(values, "default")
+    for source, said in given.items():
+        values |= said
+        sources |= dict.fromkeys(said, source)
+    if sources["lora_alpha"] == "default" != sources["lora_r"]:
+        values["lora_alpha"], sources["lora_alpha"] = 2 * values["lora_r"], "twice lora_r"
     for name in PLAN_DECIDES if planned else ():
-        _check_plan(str(path), name, in_file.get(name, values[name]), values[name])
-    return Settings(values=values, sources=sources, notices=tuple(notices))
+        if given[path].get(name, values[name]) != values[name]:
+            raise ConfigError(
+                f"{path} says {name}: {word(given[path][name])}, but the plan decides {word(values[name])}: take "
+                f"{name} out of the file; CONFIG=, EFFECTIVE_BATCH= and the GPUs asked for are what it is made from"
+            )
+    return Settings(values=values, sources=sources, notices=tuple(notices), as_json=as_json)
 
 
-def _check_plan(path: str, name: str, written: object, decided: object) -> None:
-    if written != decided:
-        raise ConfigError(
-            f"{path} says {name}: {word(written)}, but the plan decides {word(decided)}: take {name} out of the "
-            "file; CONFIG=, EFFECTIVE_BATCH= and the GPUs asked for are what the plan is made from"
-        )
+def read_layer(source: str, given: Mapping[str, object], notices: list[str]) -> dict[str, Any]:
+    """What one source says: checked values by setting, a preset's rank and alpha below what says them outright.
 
-
-def _named(environ: Mapping[str, str]) -> dict[str, str]:
-    return {field: environ[name] for name, field in ENVIRONMENT.items() if environ.get(name)}
-
-
-def _shown(source: str, name: str) -> str:
-    """A setting as the person wrote it: --max_steps, MAX_STEPS, train.yaml: max_steps."""
-    variables = {field: variable for variable, field in ENVIRONMENT.items()}
-    if source == "command line":
-        return f"--{name}"
-    return variables.get(name, name) if source in (".env", "environment") else f"{source}: {name}"
+    Other names and words are translated, and `notices` told. Raises ConfigError.
+    """
+    before = {COMMAND_LINE: "--", ".env": "", "environment": ""}.get(source, f"{source}: ")
+    values: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    for name, value in given.items():
+        text = str(value).lower()
+        if name in NEEDLESS:
+            needless, reason = NEEDLESS[name]
+            if text not in needless:
+                raise ConfigError(f"{before}{name} is not a setting here, leave {shown(text)} out: {reason}")
+            notices.append(f"{source}: {name} is not needed: {reason}")
+            continue
+        ours = OURS.get(name, name)
+        meant = REWORDED.get(ours, {}).get(text, value)
+        if ours in names:
+            raise ConfigError(f"{source}: {names[ours]} and {name} are both {ours} here: leave one out")
+        names[ours] = name
+        if (ours, meant) != (name, value) and name not in ENVIRONMENT:
+            notices.append(f"{source}: {name}={value} is {ours}={meant} here")
+        if ours != LORA:
+            known = (LORA, "config", "json") if source == COMMAND_LINE else (LORA,)
+            values[ours] = convert(TrainConfig, ours, meant, shown_as=f"{before}{name}", also=known)
+        elif meant in LORA_PRESETS:
+            rank, alpha = LORA_PRESETS[str(meant)]
+            values = {"lora_r": rank, "lora_alpha": alpha, **values}
+        else:
+            raise ConfigError(f"{before}{name} takes {' or '.join(LORA_PRESETS)}, got {shown(str(meant))}")
+    return values
 
 
 class _OnceLoader(yaml.SafeLoader):
@@ -155,57 +152,43 @@ def read_yaml(path: Path) -> dict[str, object]:
     return entry
 
 
-def help_text() -> str:
-    usage = USAGE.format(
-        names=", ".join(ENVIRONMENT), decided=", ".join(PLAN_DECIDES), old=", ".join((*RENAMED, *FIXED))
-    )
-    widths = [max(len(row[column]) for row in KNOBS) for column in range(3)]
-    knobs = ["  ".join((*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3])) for row in KNOBS]
-    return "\n".join(
-        [
-            *(
-                wrap(line.strip(), width=110, prefix=line[: len(line) - len(line.lstrip())])
-                for line in usage.splitlines()
-            ),
-            "\nWhat matters, where to look, why:\n",
-            *(f"  {line}" for line in knobs),
-            "\nSettings:\n",
-            help_table(TrainConfig),
-        ]
-    )  # fmt: skip
+def usage() -> str:
+    """What --help prints above the settings."""
+    knobs = [f"  {name:<17}{weight:<10}{usual:<17}{why}" for name, weight, usual, why in KNOBS]
+    return "\n".join((f"{__doc__}", "What matters, where to look, why:\n", *knobs, "\nSettings:"))
+
+
+def settings_here(argv: Sequence[str]) -> Settings:
+    """What a run would be told here, its notices said. Raises ConfigError.
+
+    What .env says goes into the environment, where the libraries look for tokens and caches.
+    """
+    env_file = read_env_file(Path(".env"))
+    settings = resolve_settings(argv, os.environ, env_file)
+    say(settings.notices)
+    for name, value in env_file.items():
+        os.environ.setdefault(name, value)
+    return settings
 
 
 def main(argv: Sequence[str]) -> int:
     """`python -m trainer config`. Raises ConfigError."""
-    from trainer.env_file import read_env_file  # which reads names from here
-
-    answer_help(argv, help_text())
-    rest = [flag for flag in argv if flag != "--json"]
-    settings = resolve_settings(rest, os.environ, read_env_file(Path(".env")))
-    say(settings.notices)
-    fields = [field.name for field in dataclasses.fields(TrainConfig)]
-    lacking: Collection[str] = [name for name in fields if name not in settings.values]
-    if len(rest) < len(argv):
-        found = {
-            name: {"value": settings.values[name], "source": settings.sources[name]}
-            for name in fields
-            if name not in lacking
-        }
+    answer_help(argv, usage(), TrainConfig)
+    settings = settings_here(argv)
+    lacking = [field.name for field in fields(TrainConfig) if field.name not in settings.values]
+    if settings.as_json:
+        found = {name: {"value": value, "source": settings.sources[name]} for name, value in settings.values.items()}
         print(json.dumps({"settings": found, "lacking": lacking}, indent=1))
     else:
-        for name in fields:
-            value = word(settings.values[name]) if name not in lacking else "-"
-            print(f"{name:<28} {value:<28} {settings.sources.get(name, 'required, given by nobody')}")
+        for field in fields(TrainConfig):
+            value = word(settings.values.get(field.name, "-"))
+            print(f"{field.name:<28} {value:<28} {settings.sources.get(field.name, 'required, given by nobody')}")
     return BAD_CONFIG if lacking else FINISHED
 
 
 def from_plan(launch_argv: Sequence[str], project_dir: Path) -> Settings:
     """What the ranks of a planned job will be told, found out before anything is submitted. Raises ConfigError."""
-    argv = list(launch_argv[launch_argv.index("trainer.train") + 1 :])
-    if "--config" in argv:
-        place = argv.index("--config") + 1
-        argv[place] = str(project_dir / argv[place])
-    settings = resolve_settings(argv, {})
+    settings = resolve_settings(launch_argv[launch_argv.index("trainer.train") + 1 :], {}, folder=project_dir)
     settings.config()
     return settings
 

@@ -1,109 +1,57 @@
-"""Names that other trainers, older versions and tutorials use for our settings, translated with a notice."""
+"""Names for our settings: those of the environment, and what other trainers, older versions and tutorials say."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+CONFIG_FILE = "CONFIG_FILE"
+LORA = "lora"
 
-from trainer.config import LORA_PRESETS
-from trainer.outcome import ConfigError
-from trainer.text import shown
+# Names of the environment and of .env. What else may stand there is in trainer/env_file.py.
+ENVIRONMENT: dict[str, str] = {
+    "MODEL_NAME": "model", "GRID_DATASET_PATH": "data", "OUTPUT_DIR": "output_dir", "IMAGE_ROOT": "image_root",
+    "MAX_STEPS": "max_steps", "BATCH_SIZE": "micro_batch_size", "GRAD_ACCUM": "gradient_accumulation_steps",
+    "LEARNING_RATE": "learning_rate", "MAX_LENGTH": "max_length", "LORA": LORA,
+}  # fmt: skip
 
-RENAMED: dict[str, str] = {
-    "model_name": "model",
-    "model_name_or_path": "model",
-    "dataset": "data",
-    "dataset_path": "data",
-    "data_path": "data",
-    "image_folder": "image_root",
-    "lora_rank": "lora_r",
-    "rank": "lora_r",
-    "max_seq_length": "max_length",
-    "max_seq_len": "max_length",
-    "model_max_length": "max_length",
-    "cutoff_len": "max_length",
-    "warmup_ratio": "warmup_fraction",
-    "lr": "learning_rate",
-    "max_norm": "max_grad_norm",
-    "batch_size": "micro_batch_size",
-    "per_device_train_batch_size": "micro_batch_size",
-    "train_batch_size": "micro_batch_size",
-    "grad_accum": "gradient_accumulation_steps",
-    "gradient_checkpointing": "activation_checkpointing",
-    "optim": "optimizer",
-    "load_in_4bit": "quantization",
-    "random_seed": "seed",
-}
+# Other names by ours.
+RENAMED: dict[str, tuple[str, ...]] = {
+    "model": ("model_name", "model_name_or_path"),
+    "data": ("dataset", "dataset_path", "data_path"),
+    "max_length": ("max_seq_length", "max_seq_len", "model_max_length", "cutoff_len"),
+    "micro_batch_size": ("batch_size", "per_device_train_batch_size", "train_batch_size"),
+    "gradient_accumulation_steps": ("grad_accum",), "activation_checkpointing": ("gradient_checkpointing",),
+    "lora_r": ("lora_rank", "rank"), "image_root": ("image_folder",), "warmup_fraction": ("warmup_ratio",),
+    "optimizer": ("optim",), "quantization": ("load_in_4bit",), "learning_rate": ("lr",),
+    "max_grad_norm": ("max_norm",), "seed": ("random_seed",),
+}  # fmt: skip
 
 # Other words for a value, by our name of the setting.
 REWORDED: dict[str, dict[str, str]] = {
     "optimizer": {
-        "adamw_torch": "adamw",
-        "adamw_torch_fused": "adamw",
-        "adamw_hf": "adamw",
-        "adamw_8bit": "paged_adamw_8bit",
-        "adamw_bnb_8bit": "paged_adamw_8bit",
-        "paged_adamw": "paged_adamw_8bit",
+        **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_hf"), "adamw"),
+        **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "paged_adamw"), "paged_adamw_8bit"),
     },
     "quantization": {"true": "nf4", "false": "none", "4bit": "nf4"},
 }
 
-# What is the same for every run here: the values that say so are dropped with a notice, others refused.
-FIXED: dict[str, tuple[tuple[str, ...], str]] = {
-    "torch_dtype": (("auto", "bfloat16", "bf16"), "GPUs compute in bf16, adapters are kept in fp32"),
-    "dtype": (("auto", "bfloat16", "bf16"), "GPUs compute in bf16, adapters are kept in fp32"),
-    "bf16": (("true",), "GPUs compute in bf16, adapters are kept in fp32"),
-    "fp16": (("false",), "GPUs compute in bf16, adapters are kept in fp32"),
-    "evaluation_strategy": (("steps",), "the held-out loss is computed every eval_steps"),
-    "eval_strategy": (("steps",), "the held-out loss is computed every eval_steps"),
+# No settings here: (the values that say what every run has, which are dropped with a notice; why others are refused).
+BF16 = "GPUs compute in bf16, adapters are kept in fp32"
+EVERY = "the held-out loss is computed every eval_steps"
+EPOCHS = "runs are counted in optimizer steps: give max_steps"
+PROCESSOR = "the model's own processor is used"
+NEEDLESS: dict[str, tuple[tuple[str, ...], str]] = {
+    "torch_dtype": (("auto", "bfloat16", "bf16"), BF16), "dtype": (("auto", "bfloat16", "bf16"), BF16),
+    "bf16": (("true",), BF16), "fp16": (("false",), BF16),
+    "evaluation_strategy": (("steps",), EVERY), "eval_strategy": (("steps",), EVERY),
     "lr_scheduler_type": (("cosine",), "the schedule is cosine"),
     "attn_implementation": (("sdpa",), "attention is sdpa: others ignore the image mask or need far more memory"),
     "bnb_4bit_quant_type": (("nf4",), "4-bit means NF4"),
+    "load_in_8bit": (("false",), "quantization takes nf4 or none"),
     "packing": (("false",), "samples are not packed"),
     "remove_unused_columns": (("false",), "nothing is removed"),
     "report_to": (("wandb", "tensorboard", "all"), "W&B and TensorBoard are always written, W&B offline if need be"),
+    "num_train_epochs": ((), EPOCHS), "epochs": ((), EPOCHS),
+    "warmup_steps": ((), "give warmup_fraction, the share of max_steps"),
+    "tokenizer": ((), PROCESSOR), "processing_class": ((), PROCESSOR),
 }  # fmt: skip
 
-REFUSED: dict[str, str] = {
-    "num_train_epochs": "runs are counted in optimizer steps: give max_steps",
-    "epochs": "runs are counted in optimizer steps: give max_steps",
-    "warmup_steps": "give warmup_fraction, the share of max_steps",
-    "tokenizer": "the model's own processor is used: leave it out",
-    "processing_class": "the model's own processor is used: leave it out",
-    "load_in_8bit": "quantization takes nf4 or none",
-}
-LORA = "lora"
-
-
-def translate(given: Mapping[str, object], source: str) -> tuple[dict[str, object], list[str]]:
-    """(values by today's names, what to tell). `lora` becomes rank and alpha, under whatever says them outright.
-
-    Raises:
-        ConfigError: a name that has no counterpart, a value that is not what every run has, one thing said twice.
-    """
-    values: dict[str, object] = {}
-    names: dict[str, str] = {}
-    notices: list[str] = []
-    for name, value in given.items():
-        if name in REFUSED:
-            raise ConfigError(f"{source}: {name} is not a setting here: {REFUSED[name]}")
-        word = str(value).lower()
-        if name in FIXED:
-            allowed, reason = FIXED[name]
-            if word not in allowed:
-                raise ConfigError(f"{source}: {name}={shown(str(value))}: {reason}; leave it out")
-            notices.append(f"{source}: {name} is not needed: {reason}")
-            continue
-        current = RENAMED.get(name, name)
-        meant = REWORDED.get(current, {}).get(word, value)
-        if current in values:
-            raise ConfigError(f"{source}: {names[current]} and {name} are both {current} here: leave one out")
-        values[current], names[current] = meant, name
-        if (current, meant) != (name, value):
-            notices.append(f"{source}: {name}={value} is {current}={meant} here")
-    if LORA in values:
-        preset = values.pop(LORA)
-        if preset not in LORA_PRESETS:
-            raise ConfigError(f"{source}: lora takes {' or '.join(LORA_PRESETS)}, got {shown(str(preset))}")
-        rank, alpha = LORA_PRESETS[str(preset)]
-        values = {"lora_r": rank, "lora_alpha": alpha, **values}
-    return values, notices
+OURS = {other: name for name, others in RENAMED.items() for other in others} | ENVIRONMENT

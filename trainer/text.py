@@ -16,31 +16,22 @@ def gib(size_bytes: int) -> str:
 
 def wrap(text: str, *, width: int, prefix: str = "") -> str:
     """`text` broken at spaces, at most `width` columns; lines after the first align behind `prefix`."""
-    return textwrap.fill(
-        text,
-        width=width,
-        initial_indent=prefix,
-        subsequent_indent=" " * len(prefix),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    lines = textwrap.wrap(text, width - len(prefix), break_long_words=False, break_on_hyphens=False)
+    return prefix + f"\n{' ' * len(prefix)}".join(lines)
 
 
-def format_table(
-    rows: Sequence[Sequence[str]], *, rules_before: Sequence[int] = (), gap: str = "  ", indent: str = ""
-) -> str:
+def format_table(rows: Sequence[Sequence[str]], *, rules_before: Sequence[int] = ()) -> str:
     """`rows` in aligned columns, the first to the left and the others to the right.
 
     A line of dashes goes before each row whose index is in `rules_before`. Rows must be equally long.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rule = indent + "-" * (sum(widths) + len(gap) * (len(widths) - 1))
     lines = []
-    for index, row in enumerate(rows):
+    for index, (first, *others) in enumerate(rows):
         if index in rules_before:
-            lines.append(rule)
-        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-        lines.append((indent + gap.join(cells)).rstrip())
+            lines.append("-" * (sum(widths) + 2 * len(others)))
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
 

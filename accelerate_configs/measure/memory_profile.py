@@ -21,11 +21,10 @@ from accelerate_configs.job import Estimate, JobSpec
 from accelerate_configs.memory.estimate import estimate
 from accelerate_configs.memory.shapes import resolve_shape
 from trainer.config import TrainConfig
-from trainer.env_file import read_env_file
 from trainer.flags import answer_help, build
 from trainer.node.machine import check_machine, device_map, plain_cpu, prepare_libraries
 from trainer.outcome import FAILED, FINISHED
-from trainer.settings import resolve_settings, say
+from trainer.settings import settings_here
 from trainer.text import GIB, format_table, gib
 from trainer.tracking.peak import MEASURED, Stage, read_stage
 
@@ -58,16 +57,12 @@ class WorstCase(JobSpec):
 def main(argv: Sequence[str]) -> int:
     """Raises ConfigError."""
     answer_help(argv, USAGE)
-    env_file = read_env_file(Path(".env"))
-    settings = resolve_settings([word for word in argv if word != "--json"], os.environ, env_file)
-    say(settings.notices)
-    for name, value in env_file.items():
-        os.environ.setdefault(name, value)
+    settings = settings_here(argv)
     with tempfile.TemporaryDirectory(prefix="trainyard-profile-") as folder:
         # Under a launcher every rank measures, and the most that any needs is what counts.
         ranks = int(os.environ.get("WORLD_SIZE", "1"))
         values = {**settings.values, "output_dir": folder, "run_id": "profile", "world_size": ranks}
-        config: TrainConfig = build(TrainConfig, values)
+        config = build(TrainConfig, values)
         prepare_libraries(config)
         set_limit(config)
         try:
@@ -87,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
         "stages": [{**asdict(s), "predicted_bytes": predicted_at(predicted, s.name)} for s in stages],
         "predicted_items": dict(predicted.items),
     }  # fmt: skip
-    print(json.dumps(report, indent=1) if "--json" in argv else render(report))
+    print(json.dumps(report, indent=1) if settings.as_json else render(report))
     return FINISHED
 
 

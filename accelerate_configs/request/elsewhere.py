@@ -14,7 +14,8 @@ from trainer.config import LORA_PRESETS
 from trainer.env_file import read_env_file
 from trainer.flags import word
 from trainer.outcome import ConfigError
-from trainer.settings import CONFIG_FILE, Settings, resolve_settings
+from trainer.settings import Settings, resolve_settings
+from trainer.spellings import CONFIG_FILE
 
 # Names of .env and what they mean to the planner. BATCH_SIZE and GRAD_ACCUM mean their product.
 FROM_ENV_FILE: dict[str, str] = {
@@ -58,7 +59,7 @@ def given_elsewhere(given: Mapping[str, str], project_dir: Path) -> tuple[dict[s
     path = given.get(CONFIG_FILE) or env_file.get(CONFIG_FILE)
     if not path:
         return found, {}
-    settings = resolve_settings(["--config", str(project_dir / path)], {})
+    settings = resolve_settings(["--config", path], {}, folder=project_dir)
     in_file = {name for name, source in settings.sources.items() if source != "default"}
     from_yaml = {name: word(settings.values[key]) for key, name in FROM_YAML.items() if key in in_file}
     if in_file & {"lora_r", "lora_alpha"}:

@@ -75,7 +75,7 @@ def first_all_reduce(state: Any, timeout_s: float = MEETING_TIMEOUT_S) -> None:
 def leave_alone(error: SickNode) -> int:
     """The exit code of a rank that cannot agree with the others; not 0, so that torchrun ends those who wait."""
     write_outcome(FAILED)
-    if error.said:
+    if error.args[0]:
         print(f"trainyard: {error}", file=sys.stderr, flush=True)
     return FAILED
 

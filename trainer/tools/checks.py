@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import Literal
 
 from trainer.config import KNOBS, TrainConfig
-from trainer.env_file import read_env_file
 from trainer.flags import build, word
 from trainer.node.gpus import check_gpus
 from trainer.node.preflight import check_folder, check_model
 from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError, SickNode
-from trainer.settings import resolve_settings, say
+from trainer.settings import settings_here
 from trainer.text import format_table, gib
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent.parent
@@ -49,18 +48,14 @@ class Check:
 
 def main(target: str, argv: Sequence[str]) -> int:
     """Raises ConfigError for settings that cannot be read."""
-    env_file = read_env_file(Path(".env"))
-    settings = resolve_settings([flag for flag in argv if flag != "--json"], os.environ, env_file)
-    say(settings.notices)
-    for name, value in env_file.items():
-        os.environ.setdefault(name, value)  # the libraries look for tokens and caches there
+    settings = settings_here(argv)
     values = {"output_dir": "runs", "run_id": "validate", **settings.values}
-    config: TrainConfig = build(TrainConfig, values)
+    config = build(TrainConfig, values)
     checks: list[Check] = []
     for name in CHECKS if target == "all" else (target,):
         print(f"trainyard: {name} ...", file=sys.stderr, flush=True)
         checks += CHECKS[name](config, os.environ)
-    if "--json" in argv:
+    if settings.as_json:
         print(json.dumps({"checks": [dataclasses.asdict(check) for check in checks]}, indent=1))
     else:
         print(format_checks(checks))
@@ -80,8 +75,7 @@ def ask(name: str, question: Callable[[], str]) -> Check:
     try:
         return Check(name=name, status="pass", found=question())
     except (ConfigError, SickNode) as error:
-        found, _, do = str(error).partition(": ") if isinstance(error, SickNode) else (str(error), "", "")
-        return Check(name=name, status="fail", found=do or found)
+        return Check(name=name, status="fail", found=error.args[0])  # of a sick node without its name
 
 
 def environment(config: TrainConfig, environ: Mapping[str, str]) -> list[Check]:
