@@ -88,7 +88,7 @@ def parse(argv: Sequence[str], cls: type[Options], usage: str, *, words: list[st
 def answer_help(argv: Sequence[str], usage: str, cls: type | None = None) -> None:
     """Where help is asked for, print `usage` and the fields of `cls`, and end the program as done (SystemExit)."""
     if "-h" in argv or "--help" in argv:
-        print(f"{usage}\n\n{help_table(cls)}" if cls else usage)
+        print(usage.rstrip() + (f"\n\n{help_table(cls)}" if cls else ""))
         raise SystemExit(FINISHED)
 
 

@@ -1,16 +1,24 @@
-"""`python -m trainer infer`: pictures in, JSON out, by the prompt and the scoring that training measured with."""
+"""usage: python -m trainer infer --run runs/x IMAGE [IMAGE ...] [--question TEXT] [--context TEXT]
+       python -m trainer infer --run runs/x --records FILE
+
+Answers with one JSON object: the likeliest allowed action and the probability of each, by the prompt and the scoring
+that training measured with. Where training used grids of four frames, four images make one. --records takes one record
+a line, in any form that training takes, the answer left out; `-` reads stdin. Every line is answered as it comes, by
+one line on stdout; {"error": ...} answers one that cannot be read, and the exit code is 1 in the end.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.config import Device
-from trainer.data.forms import FRAMES, FormError, read_form
+from trainer.data.forms import FRAMES, ROLES, FormError, read_form
 from trainer.data.records import Record, resolved
 from trainer.evaluation.metrics import read_action
 from trainer.flags import parse
@@ -19,14 +27,8 @@ from trainer.outcome import FAILED, FINISHED, ConfigError
 if TYPE_CHECKING:
     from trainer.results.trained import Trained, Usage
 
-USAGE = """usage: python -m trainer infer --run runs/x IMAGE [IMAGE ...] [--question TEXT] [--context TEXT]
-       python -m trainer infer --run runs/x --records FILE
-
-Answers with one JSON object: the likeliest allowed action and the probability of each. Where training used grids of
-four frames, four images make one. --records takes one record a line, in any form that training takes, the answer left
-out; `-` reads stdin. Every line is answered as it comes, by one line on stdout; {"error": ...} answers one that cannot
-be read, and the exit code is 1 in the end."""
 ANSWER = "?"  # stands where the forms want an answer
+ASSISTANTS = [name for name, role in ROLES.items() if role == "assistant"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +54,7 @@ class Question:
 def main(argv: list[str]) -> int:
     """Raises ConfigError."""
     images: list[str] = []
-    asked = parse(argv, Question, USAGE, words=images)
+    asked = parse(argv, Question, __doc__, words=images)
     if bool(images) == bool(asked.records):
         raise ConfigError(
             f"infer takes images, or --records FILE; got {'both' if images else 'neither'}: "
@@ -61,113 +63,97 @@ def main(argv: list[str]) -> int:
     from trainer.results.trained import find_trained, load_trained
 
     folder, usage = find_trained(Path(asked.run))
-    given = read_images(images, asked, usage) if images else None
-    lines = None if given else open_records(str(asked.records))
-    trained = load_trained(folder, device=asked.device, base=asked.base)
-    if given:
-        try:
-            found = answer(trained, given, written=asked.answer)
-        except (ValueError, OSError) as error:  # frames of different sizes; no picture
-            raise ConfigError(f"the images cannot be used: {error}") from None
-        print(json.dumps(found, indent=None if asked.json else 1))
-        return FINISHED
-    refused = False
-    where = Path(".") if asked.records == "-" else Path(str(asked.records)).parent
-    for entry in answer_lines(trained, lines or (), where, written=asked.answer):
-        print(json.dumps(entry), flush=True)
-        refused |= "error" in entry
-    return FAILED if refused else FINISHED
+    load = partial(load_trained, folder, device=asked.device, base=asked.base)
+    if asked.records:
+        refused = False
+        where, lines = open_records(asked.records)
+        for entry in answer_lines(load(), lines, where, written=asked.answer):
+            print(json.dumps(entry), flush=True)
+            refused |= "error" in entry
+        return FAILED if refused else FINISHED
+    try:
+        record = as_record(entry_of(images, asked, usage), Path())
+        found = answer(load(), record, written=asked.answer)
+    except FormError as error:
+        raise ConfigError(f"the images cannot be used{error}") from None
+    print(json.dumps(found, indent=None if asked.json else 1))
+    return FINISHED
 
 
-def read_images(images: list[str], asked: Question, usage: Usage) -> Record:
-    """The one record that the command line describes, in the form of the training records."""
-    texts = {}
-    for name in ("context", "question"):
-        text = getattr(asked, name)
-        texts[name] = getattr(usage, name) if text is None else text
-        if texts[name] is None:
-            raise ConfigError(f"the training records have no {name} in common: say --{name}, or use --records")
+def entry_of(images: list[str], asked: Question, usage: Usage) -> dict[str, Any]:
+    """The one record that the command line describes, in the form of the training records. Raises ConfigError."""
+    texts = {"context": asked.context, "question": asked.question}
+    texts = {name: getattr(usage, name) if text is None else text for name, text in texts.items()}
+    if lacking := [name for name, text in texts.items() if text is None]:
+        raise ConfigError(f"the training records have no {lacking[0]} in common: say --{lacking[0]}, or use --records")
     if usage.frames == FRAMES and len(images) not in (1, FRAMES):
         raise ConfigError(
             f"{len(images)} images: training used a grid of four frames; give the four, oldest first, or one ready grid"
         )
-    key = "frames" if usage.frames == len(images) == FRAMES else "images"
+    return {"frames" if usage.frames == len(images) == FRAMES else "images": images, **texts}
+
+
+def open_records(name: str) -> tuple[Path, Iterable[bytes]]:
+    """(the folder that image paths are relative to, the lines). Raises ConfigError."""
+    if name == "-":
+        return Path(), sys.stdin.buffer
     try:
-        return as_record({key: images, **texts}, Path("."))
-    except FormError as error:
-        raise ConfigError(f"the images cannot be used{error}") from None
+        return Path(name).parent, Path(name).open("rb")
+    except OSError as error:
+        raise ConfigError(f"records {name} cannot be read ({error.strerror})") from None
+
+
+def answer_lines(trained: Trained, lines: Iterable[bytes], folder: Path, *, written: bool) -> Iterator[dict[str, Any]]:
+    """One answer a line, in order; {"error": ...} for a line that cannot be answered."""
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line.strip():
+                yield answer(trained, as_record(json.loads(line.strip()), folder), written=written)
+        except FormError as error:
+            yield {"error": f"line {number}{error}"}
+        except ValueError as error:
+            yield {"error": f"line {number} is not JSON ({error})"}
 
 
 def as_record(entry: Any, folder: Path) -> Record:
     """A line of a data file, with or without its answer. Raises FormError."""
-    if isinstance(entry, dict):
-        entry = _with_answer(entry)
-    turns, _ = read_form(entry)
-    names = Record(turns=turns, answer=ANSWER, session="").images
-    if missing := [name for name in names if not (folder / name).is_file()]:
-        raise FormError(f": {folder / missing[0]} is not there")
-    places = {str(name): str(folder / name) for name in names}
-    return Record(turns=tuple(resolved(turns, places)), answer=ANSWER, session="")
+    turns, _ = read_form(with_answer(entry) if isinstance(entry, dict) else entry)
+    record = Record(turns=turns, answer=ANSWER, session="")
+    places = {name: str(folder / name) for picture in record.pictures for name in picture.paths}
+    if missing := [place for place in places.values() if not Path(place).is_file()]:
+        raise FormError(f": {missing[0]} is not there")
+    return replace(record, turns=tuple(resolved(turns, places)))
 
 
-def _with_answer(entry: Mapping[str, Any]) -> dict[str, Any]:
+def with_answer(entry: dict[str, Any]) -> dict[str, Any]:
     """The forms end with an answer; here it is what is asked for."""
-    for key, role, text, name in (
-        ("messages", "role", "content", "assistant"),
-        ("conversations", "from", "value", "gpt"),
-    ):
-        said = entry.get(key)
-        if isinstance(said, list) and said:
-            last = said[-1].get(role) if isinstance(said[-1], dict) else None
-            return {
-                **entry,
-                key: said if last in ("assistant", "gpt", "model") else [*said, {role: name, text: ANSWER}],
-            }
+    for key, role, text in (("messages", "role", "content"), ("conversations", "from", "value")):
+        if isinstance(said := entry.get(key), list) and said:
+            answered = isinstance(said[-1], dict) and said[-1].get(role) in ASSISTANTS
+            return entry if answered else {**entry, key: [*said, {role: "assistant", text: ANSWER}]}
     return {"output": ANSWER, **entry}
 
 
-def open_records(name: str) -> Iterable[str]:
-    if name == "-":
-        return iter(sys.stdin.readline, "")
-    try:
-        return Path(name).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"records {name} cannot be read ({getattr(error, 'strerror', None) or error})") from None
-
-
-def answer_lines(trained: Trained, lines: Iterable[str], folder: Path, *, written: bool) -> Iterator[dict[str, Any]]:
-    """One answer a line, in order; {"error": ...} for a line that cannot be answered."""
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            yield answer(trained, as_record(json.loads(line.strip()), folder), written=written)
-        except json.JSONDecodeError as error:
-            yield {"error": f"line {number} is not JSON ({error})"}
-        except FormError as error:
-            yield {"error": f"line {number}{error}"}
-        except (ValueError, OSError) as error:  # frames of different sizes; no picture
-            yield {"error": f"line {number}: {error}"}
-
-
 def answer(trained: Trained, record: Record, *, written: bool) -> dict[str, Any]:
-    """`action` and `probabilities`; `answer` when it is written out. Raises ValueError, OSError for its pictures."""
+    """`action` and `probabilities`; `answer` when it is written out. Raises FormError for its pictures."""
     import torch
 
     from trainer.evaluation.generation import generate_answers
     from trainer.evaluation.scoring import score_actions
 
-    choices, found = trained.usage.choices, {}
+    usage, found = trained.usage, {}
     asked = (trained.model, trained.processor, [record])
-    if choices is not None:
-        (logprobs,) = score_actions(*asked, choices, accelerator=trained.accelerator)
-        shares = dict(zip(choices.actions, torch.tensor(logprobs).softmax(-1).tolist(), strict=True))
-        found = {
-            "action": max(shares, key=shares.__getitem__),
-            "probabilities": {action: round(share, 6) for action, share in shares.items()},
-        }
-    if choices is None or written:
-        budget = trained.usage.answer_tokens
-        (text,) = generate_answers(*asked, accelerator=trained.accelerator, budget=budget)
-        found = {"action": read_action(text, trained.usage.answer_field), **found, "answer": text}
+    try:
+        if usage.choices is not None:
+            (logprobs,) = score_actions(*asked, usage.choices, accelerator=trained.accelerator)
+            shares = dict(zip(usage.choices.actions, torch.tensor(logprobs).softmax(-1).tolist(), strict=True))
+            found = {
+                "action": max(shares, key=shares.__getitem__),
+                "probabilities": {action: round(share, 6) for action, share in shares.items()},
+            }
+        if usage.choices is None or written:
+            (text,) = generate_answers(*asked, accelerator=trained.accelerator, budget=usage.answer_tokens)
+            found = {"action": read_action(text, usage.answer_field), **found, "answer": text}
+    except (ValueError, OSError) as error:  # frames of different sizes; no picture
+        raise FormError(f": {error}") from None
     return found

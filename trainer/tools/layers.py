@@ -1,14 +1,16 @@
-"""`python -m trainer layers --model M`: a model's linear layers, grouped, and what each choice of LoRA would train.
+"""usage: python -m trainer layers --model M [--lora_r 64] [--json]
 
-The architecture is built on torch's meta device: no weights are downloaded and no memory is taken.
+A model's linear layers, grouped, and what each choice of LoRA would train. The architecture is built on torch's meta
+device: no weights are downloaded and no memory is taken.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from torch import nn
@@ -16,7 +18,7 @@ from torch import nn
 from accelerate_configs.memory.known_models import KNOWN_MODELS
 from trainer.config import LORA_PRESETS
 from trainer.flags import Range, parse
-from trainer.model.base import Anatomy, anatomy_of, build_skeleton, load_model_config, target_pattern
+from trainer.model.base import anatomy_of, build_skeleton, load_model_config, target_pattern
 from trainer.outcome import FINISHED
 from trainer.text import format_table
 
@@ -34,71 +36,49 @@ class Question:
     """One JSON object instead of tables."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
-    """Linear layers of one name and shape in one part of the model."""
-
-    part: str
-    name: str
-    inputs: int
-    outputs: int
-    count: int
-    trained: str
-    """When training puts an adapter there: always, with vision=lora, or - for never."""
-
-    def lora_params(self, r: int) -> int:
-        return self.count * r * (self.inputs + self.outputs)
+def main(argv: Sequence[str]) -> int:
+    """Raises ConfigError for a wrong option or a model that cannot be found."""
+    asked = parse(argv, Question, __doc__)
+    report = describe(asked.model, asked.lora_r)
+    print(json.dumps(report, indent=1) if asked.json else render(report))
+    return FINISHED
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
-    name: str
-    layers: int
-    width: int
-    """Sum of inputs and outputs of its layers: times the rank, the weights that are trained."""
-
-
-def linear_groups(skeleton: nn.Module, anatomy: Anatomy) -> list[Group]:
-    """The linears in the model's order, one Group for each part, name and shape."""
-    found: dict[tuple[str, str, int, int, str], int] = {}
-    for path, module in _linears(skeleton):
-        part = next(p for p in (anatomy.decoder, *anatomy.unquantized, "") if _within(path, p))
-        name = path.rpartition(".")[2]
-        when = (("frozen", "always"), ("lora", "with vision=lora"))
-        trained = (word for vision, word in when if re.fullmatch(target_pattern(anatomy, vision), path))
-        key = (part, name, module.in_features, module.out_features, next(trained, "-"))
-        found[key] = found.get(key, 0) + 1
-    return [
-        Group(part=part or "(elsewhere)", name=name, inputs=i, outputs=o, count=count, trained=trained)
-        for (part, name, i, o, trained), count in found.items()
-    ]
-
-
-def choices(skeleton: Any, anatomy: Anatomy) -> list[Choice]:
-    """What training does first, then what others do."""
+def describe(model: str, lora_r: int) -> dict[str, Any]:
+    """The linears in the model's order, one entry for each part, name and shape; what the ways to choose pick."""
+    skeleton = build_skeleton(_config(model))
+    anatomy = anatomy_of(skeleton)
     head = skeleton.get_output_embeddings()
-    linears = [(path, m) for path, m in _linears(skeleton) if m is not head]
-    ours = {
-        "language model (vision=frozen, the default)": target_pattern(anatomy),
-        "tower and projector too (vision=lora)": target_pattern(anatomy, "lora"),
+    linears = {path: module for path, module in skeleton.named_modules() if isinstance(module, nn.Linear)}
+    frozen, tuned = (re.compile(target_pattern(anatomy, vision)) for vision in ("frozen", "lora"))
+    groups: Counter[tuple[str, str, int, int, str]] = Counter()
+    for path, module in linears.items():
+        parts = (part for part in (anatomy.decoder, *anatomy.unquantized) if f"{path}.".startswith(f"{part}."))
+        when = "always" if frozen.fullmatch(path) else "with vision=lora" if tuned.fullmatch(path) else "-"
+        name = path.rpartition(".")[2]
+        groups[next(parts, "(elsewhere)"), name, module.in_features, module.out_features, when] += 1
+    picked = {  # what training does first, then what others do
+        "language model (vision=frozen, the default)": [m for path, m in linears.items() if frozen.fullmatch(path)],
+        "tower and projector too (vision=lora)": [m for path, m in linears.items() if tuned.fullmatch(path)],
+        "names ending in q_proj ... down_proj": [m for path, m in linears.items() if path.endswith(SUFFIXES)],
+        "all-linear, the tower included": [m for m in linears.values() if m is not head],
     }
-    picked = {
-        **{name: [m for p, m in linears if re.fullmatch(pattern, p)] for name, pattern in ours.items()},
-        "names ending in q_proj ... down_proj": [m for p, m in linears if p.endswith(SUFFIXES)],
-        "all-linear, the tower included": [m for _, m in linears],
-    }
-    return [
-        Choice(name=name, layers=len(some), width=sum(m.in_features + m.out_features for m in some))
-        for name, some in picked.items()
-    ]
-
-
-def _linears(skeleton: nn.Module) -> list[tuple[str, nn.Linear]]:
-    return [(path, m) for path, m in skeleton.named_modules() if isinstance(m, nn.Linear)]
-
-
-def _within(path: str, part: str) -> bool:
-    return not part or path == part or path.startswith(f"{part}.")
+    ranks = {f"r={lora_r}": lora_r, **{name: r for name, (r, _) in LORA_PRESETS.items()}}
+    widths = {name: sum(m.in_features + m.out_features for m in some) for name, some in picked.items()}
+    return {
+        "model": model,
+        "groups": [
+            {
+                "part": part, "name": name, "inputs": inputs, "outputs": outputs, "count": count, "trained": when,
+                "lora_params": count * lora_r * (inputs + outputs),
+            }
+            for (part, name, inputs, outputs, when), count in groups.items()
+        ],
+        "choices": [
+            {"name": name, "layers": len(some), "trained": {rank: r * widths[name] for rank, r in ranks.items()}}
+            for name, some in picked.items()
+        ],
+    }  # fmt: skip
 
 
 def _config(model: str) -> Any:
@@ -108,33 +88,16 @@ def _config(model: str) -> Any:
     return AutoConfig.for_model(**KNOWN_MODELS[model]) if model in KNOWN_MODELS else load_model_config(model)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Raises ConfigError for a wrong option or a model that cannot be found."""
-    question = parse(argv, Question, "usage: python -m trainer layers --model M [--lora_r 64] [--json]")
-    skeleton = build_skeleton(_config(question.model))
-    anatomy = anatomy_of(skeleton)
-    groups, options = linear_groups(skeleton, anatomy), choices(skeleton, anatomy)
-    ranks = {f"r={question.lora_r}": question.lora_r, **{name: r for name, (r, _) in LORA_PRESETS.items()}}
-    if question.json:
-        report: dict[str, Any] = {
-            "model": question.model,
-            "groups": [{**asdict(g), "lora_params": g.lora_params(question.lora_r)} for g in groups],
-            "choices": [
-                {"name": c.name, "layers": c.layers, "trained": {name: r * c.width for name, r in ranks.items()}}
-                for c in options
-            ],
-        }
-        print(json.dumps(report, indent=1))
-        return FINISHED
-    rows = [["part", "linear", "in x out", "layers", "weights", f"LoRA r={question.lora_r}", "trained"]]
-    rows += [
-        [
-            g.part, g.name, f"{g.inputs} x {g.outputs}", str(g.count), f"{g.count * g.inputs * g.outputs:,}",
-            f"{g.lora_params(question.lora_r):,}", g.trained,
-        ]
-        for g in groups
-    ]  # fmt: skip
-    head = ["choice", "layers", *ranks]
-    table = [[c.name, str(c.layers), *(f"{r * c.width:,}" for r in ranks.values())] for c in options]
-    print(format_table(rows, rules_before=(1,)) + "\n\n" + format_table([head, *table], rules_before=(1,)))
-    return FINISHED
+def render(report: dict[str, Any]) -> str:
+    ranks = list(report["choices"][0]["trained"])
+    rows = [["part", "linear", "in x out", "layers", "weights", f"LoRA {ranks[0]}", "trained"]]
+    for g in report["groups"]:
+        sizes = f"{g['inputs']} x {g['outputs']}"
+        weights = g["count"] * g["inputs"] * g["outputs"]
+        rows.append(
+            [g["part"], g["name"], sizes, str(g["count"]), f"{weights:,}", f"{g['lora_params']:,}", g["trained"]]
+        )
+    table = [["choice", "layers", *ranks]]
+    for choice in report["choices"]:
+        table.append([choice["name"], str(choice["layers"]), *(f"{n:,}" for n in choice["trained"].values())])
+    return format_table(rows, rules_before=(1,)) + "\n\n" + format_table(table, rules_before=(1,))
