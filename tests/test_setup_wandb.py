@@ -35,7 +35,7 @@ def test_a_refused_key_is_78_and_what_to_do(tmp_path: Path, service: Service) ->
     service.answer_with(401)
     code, found, output = setup(tmp_path, "--test-run", WANDB_BASE_URL=service.address, WANDB_API_KEY=KEY)
     assert (code, found["server"]["status"], list(found)) == (78, "fail", ["key", "server"])
-    assert found["server"]["do"].startswith("check WANDB_API_KEY and WANDB_BASE_URL")
+    assert found["server"]["found"].endswith(": check WANDB_API_KEY and WANDB_BASE_URL; a run would be kept offline")
     assert KEY not in output
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from trainer.data.inspection import Inspection, inspect_dataset
 from trainer.data.lengths import Lengths, data_digest, lengths_path, percentiles, read_lengths, write_lengths
 from trainer.data.records import load_dataset
 from trainer.outcome import ConfigError
-from trainer.tools.validate import DataCheck, build_report, measured, render, unscored
+from trainer.tools.data_report import build_report, measured, render, unscored
 from trainer.training.first_look import drop_unfit
 
 UP, DOWN = '{"button": "up"}', '{"button": "down"}'
@@ -79,15 +80,18 @@ def test_duplicates_are_found_by_what_the_model_sees(inspected: Inspection) -> N
     assert (inspected.duplicates("train"), inspected.duplicates("eval")) == ((1, 1), (0, 0))
 
 
+def settings(data: Path) -> TrainConfig:
+    return TrainConfig(model="m", data=str(data), output_dir="-", run_id="-")
+
+
 def test_labels_are_counted_on_what_is_kept_with_the_majority(inspected: Inspection, faulty: Path) -> None:
-    check = DataCheck(model="m", data=str(faulty))
-    report = build_report(check, inspected)
+    report = build_report(settings(faulty), inspected)
     train = report["sides"]["train"]
     assert (train["labels"], train["majority_share"]) == ({"up": 2, "down": 2}, 0.5)
     assert report["sides"]["eval"]["labels"] == {"up": 2}
     assert report["picture_sizes"] == {"96x64": 2, "64x64": 1}
     assert (train["records"], train["kept"], train["sessions"], train["text_only"]) == (11, 4, 1, 1)
-    lines = render({**report, "lengths_file": None}).splitlines()
+    lines = render(report).splitlines()
     assert lines[0] == f"data    {faulty} (eval.jsonl)"
     assert "up      2 (50.0%)  2 (100.0%)" in lines
 
@@ -134,10 +138,10 @@ def test_the_command_ends_with_0_or_strictly_with_78(faulty: Path, tiny_model: P
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["modell"], "validate 'modell': known are data, environment, model, pipeline, all"),
+        (["modell"], "validate 'modell': known are environment, data, model, pipeline, all"),
         (["data", "--data", "x"], "lacking --model"),
-        (["data", "--modell", "x"], "unknown '--modell', did you mean model? known are model, data, image_root, "
-         "max_length, eval_fraction, seed, answer_field, strict, json"),
+        (["data", "--modell", "x"],
+         f"unknown '--modell', did you mean model? known are {', '.join(f.name for f in fields(TrainConfig))}, lora"),
         (["data", "model"], "unexpected 'model': options are written --name value or --name=value"),
         (["data", "--max_length", "0"], "--max_length takes a whole number from 16 to 1048576, got '0'"),
         (["data", "--model", "m", "--data", "/no/where"],
@@ -197,7 +201,7 @@ def test_lengths_of_other_data_or_another_model_are_not_taken(records: Path) -> 
 
 
 def test_measured_lengths_count_the_too_long_records_as_well(inspected: Inspection, faulty: Path) -> None:
-    found = measured(DataCheck(model="m", data=str(faulty)), inspected)
+    found = measured(settings(faulty), inspected)
     assert found.tokens["p100"] > inspected.max_length
     assert (found.records, found.pictures, found.model) == (9, 1, "m")
 

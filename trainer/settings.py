@@ -65,7 +65,7 @@ def resolve_settings(
     Raises:
         ConfigError: an unknown or repeated name, a value that its field does not take, a contradicted plan.
     """
-    flags, env_file = split_flags(argv, booleans=("json", "planned")), env_file or {}
+    flags, env_file = split_flags(argv, booleans=("json", "planned", "strict")), env_file or {}
     as_json, planned = flags.pop("json", "false") == "true", flags.pop("planned", "false") == "true"
     named = flags.pop("config", environ.get(CONFIG_FILE) or env_file.get(CONFIG_FILE))
     path = str(folder / named) if named is not None else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -38,6 +39,15 @@ def format_table(rows: Sequence[Sequence[str]], *, rules_before: Sequence[int] =
 def shown(text: str) -> str:
     """`text` on one line, escaped where it must be and cut where it is long."""
     return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+def last_words(log: str) -> str:
+    """Why a job failed, of all that it printed: its error, else what it said as ours, else its last line."""
+    lines = [re.sub(r"^\[rank\d+\]: ", "", line) for line in log.splitlines() if line.strip()]
+    own = [line.removeprefix("trainyard: ") for line in lines if line.startswith("trainyard: ")]
+    # The launcher's own error says nothing but that there was one.
+    errors = [line for line in lines if re.match(r"(?!.*ChildFailedError)\w+(\.\w+)*(Error|Exception)\b", line)]
+    return (errors or own or lines or ["it said nothing"])[-1]
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import TrainConfig
-from trainer.data.records import Dataset, load_dataset
+from trainer.data.records import Dataset, dataset_of
 from trainer.model.warm_start import check_start
 from trainer.node.machine import check_machine, device_map, plain_cpu, prepare_libraries
 from trainer.node.meeting import first_all_reduce, leave_alone, meet
@@ -37,9 +37,7 @@ def main(argv: Sequence[str]) -> int:
         if os.environ.get("RANK", "0") == "0":
             say(settings.notices)
         check_start(config)
-        dataset = load_dataset(
-            config.data, eval_fraction=config.eval_fraction, seed=config.seed, image_root=config.image_root
-        )
+        dataset = dataset_of(config)
         prepare_libraries(config)
         finish = train(config, dataset)
     except ConfigError as error:

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from trainer.config import TrainConfig
 from trainer.data.forms import FORMAT_HINT, PLACEHOLDER, FormError, Picture, Turn, read_form
 from trainer.outcome import ConfigError
 
-__all__ = ["FORMAT_HINT", "Dataset", "Picture", "Record", "Turn", "check_records", "load_dataset"]
+__all__ = ["FORMAT_HINT", "Dataset", "Picture", "Record", "Turn", "check_records", "dataset_of", "load_dataset"]
 
 # Where a record says what it must not be separated from, in its metadata or beside it.
 SESSION_KEYS = ("session_id", "episode_id", "session", "episode")
@@ -87,6 +88,11 @@ def load_dataset(data: str, *, eval_fraction: float = 0.1, seed: int = 0, image_
             f"{min(shared)!r}: move each session to one side"
         )
     return Dataset(train=train, eval=held_out, split="eval.jsonl", notes=notes)
+
+
+def dataset_of(config: TrainConfig) -> Dataset:
+    """The records of a run with these settings. Raises ConfigError, as `load_dataset`."""
+    return load_dataset(config.data, eval_fraction=config.eval_fraction, seed=config.seed, image_root=config.image_root)
 
 
 def data_files(data: str) -> tuple[Path, ...]:

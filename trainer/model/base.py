@@ -151,8 +151,8 @@ def check_contract(model: Any, config: TrainConfig, anatomy: Anatomy) -> list[tu
     base = model.get_base_model()
     decoder = base.get_submodule(anatomy.decoder)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    linears = _matching(base, target_pattern(anatomy))
-    beside = _matching(base, "|".join(anatomy.vision_linears)) if config.vision == "lora" else []
+    linears = matching(base, target_pattern(anatomy))
+    beside = matching(base, "|".join(anatomy.vision_linears)) if config.vision == "lora" else []
     expected = sum(config.lora_r * (m.in_features + m.out_features) for m in (*linears, *beside))
     counted = sum(_numel(p) for p in trainable.values())
     four_bit = {id(m) for m in linears if isinstance(m, Linear4bit)}
@@ -182,7 +182,7 @@ def check_contract(model: Any, config: TrainConfig, anatomy: Anatomy) -> list[tu
     return [(what, found) for what, found, _, _ in checks]
 
 
-def _matching(base: Any, pattern: str) -> list[Any]:
+def matching(base: Any, pattern: str) -> list[Any]:
     """The linears at the paths that `pattern` means, below their adapters."""
     return [getattr(m, "base_layer", m) for name, m in base.named_modules() if re.fullmatch(pattern, name)]
 

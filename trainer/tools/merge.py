@@ -1,4 +1,8 @@
-"""`python -m trainer merge`: a run's adapter added to its base, as whole 16-bit weights that are as good as it was.
+"""usage: python -m trainer merge --run runs/x [--out DIR] [--max_drop 0.01]
+
+Merges the run's adapter into 16-bit weights (fp32 for a run on the CPU), which plain transformers loads, with processor
+and model card. The held-out records are scored before, adapter on its base, and after, as read back from the disk. A
+larger drop than allowed ends with 1, and nothing is left behind.
 
 An adapter was trained on 4-bit weights, rounding errors included, so it is merged into these same weights, written
 out in 16 bits, and not into the base as it was published: the sum is then the very model that was measured. On the
@@ -9,10 +13,12 @@ answer changes; merged into the published weights they move by up to 0.083 and 0
 from __future__ import annotations
 
 import json
-import shutil
+import operator
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,22 +28,9 @@ from trainer.flags import Range, parse
 from trainer.outcome import FAILED, FINISHED, ConfigError
 from trainer.results.card import model_card
 from trainer.results.export import ADAPTER, METRICS_FILE
-from trainer.results.trained import (
-    base_of,
-    find_trained,
-    load_base,
-    load_trained,
-    put_adapter,
-    settings_for,
-    write_usage,
-)
+from trainer.results.trained import load_trained, put_adapter, write_usage
+from trainer.settings import say
 from trainer.text import format_table
-
-USAGE = """usage: python -m trainer merge --run runs/x [--out DIR] [--max_drop 0.01]
-
-Merges the run's adapter into 16-bit weights (fp32 for a run on the CPU), which plain transformers loads, with processor
-and model card. The held-out records are scored before, adapter on its base, and after, as read back from the disk. A
-larger drop than allowed ends with 1, and nothing is left behind."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,33 +51,26 @@ class Request:
 
 def main(argv: Sequence[str]) -> int:
     """Raises ConfigError."""
-    asked = parse(argv, Request, USAGE)
+    asked = parse(argv, Request, __doc__)
     run_dir = Path(asked.run)
     out = Path(asked.out) if asked.out else run_dir / "merged"
     if out.exists():
         raise ConfigError(f"{out} is there already: remove it, or give another --out")
     record = read_metrics(run_dir)
-    beside = out.with_name(f".{out.name}.new")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        report = merge(run_dir / ADAPTER, beside, record, asked)
-        kept = report["drop"] <= asked.max_drop
-        if kept:
-            write_whole(beside / "README.md", model_card(record, merged=report))
-            beside.rename(out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    report |= {"out": str(out) if kept else None, "max_drop": asked.max_drop}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
+        made = Path(beside, out.name)
+        report = merge(run_dir / ADAPTER, made, record, asked)
+        drop = report["drop"]
+        if drop <= asked.max_drop:
+            write_whole(made / "README.md", model_card(record, merged=report))
+            made.rename(out)
+    report |= {"out": str(out) if out.exists() else None, "max_drop": asked.max_drop}
     print(json.dumps(report, indent=1) if asked.json else render(report))
-    if kept:
+    if report["out"]:
         return FINISHED
-    drop, limit = report["drop"], asked.max_drop
-    print(
-        f"trainyard: merged, {drop:.2%} of the answers are lost, {limit:.2%} are allowed: nothing is kept; "
-        "--max_drop allows more",
-        file=sys.stderr,
-    )
+    lost = f"merged, {drop:.2%} of the answers are lost, {asked.max_drop:.2%} are allowed"
+    say([f"{lost}: nothing is kept; --max_drop allows more"])
     return FAILED
 
 
@@ -101,63 +87,45 @@ def read_metrics(run_dir: Path) -> dict[str, Any]:
 
 def merge(adapter: Path, out: Path, record: dict[str, Any], asked: Request) -> dict[str, Any]:
     """Fill `out`, and measure. Raises ConfigError for a base or data that are gone."""
-    _, usage = find_trained(adapter)
-    base = asked.base or base_of(adapter)
     trained = load_trained(adapter, device=asked.device, base=asked.base)
-    known = {field.name for field in fields(TrainConfig)}
-    config = TrainConfig(**{name: value for name, value in record["config"].items() if name in known})
-    measured = held_out(trained.processor, config)
-    before = score(trained, measured, "the adapter on its base")
+    measured = held_out(trained.processor, record["config"])
+    answers, before = score(trained, measured, "the adapter on its base")
     trained.processor.save_pretrained(out)
-    del trained
-    say("merging")
-    settings = settings_for(str(base), usage, asked.device)
-    loaded = load_base(settings)
-    onto = "its weights as they were published"
-    if settings.quantization == "nf4":
-        loaded = loaded.dequantize()
-        onto = "the 4-bit weights that it was trained on, written out"
-    whole = put_adapter(loaded, adapter).merge_and_unload()
-    whole.save_pretrained(out)
-    del loaded, whole
-    write_usage(out, replace(usage, quantization="none"))
-    after = score(load_trained(out, device=asked.device), measured, "the merged weights, as written")
-    return compare(before, after) | {"onto": onto}
+    say(["merging ..."])
+    base, onto = trained.model.unload(), "its weights as they were published"
+    if trained.usage.quantization == "nf4":
+        base, onto = base.dequantize(), "the 4-bit weights that it was trained on, written out"
+    put_adapter(base, adapter).merge_and_unload().save_pretrained(out)
+    write_usage(out, replace(trained.usage, quantization="none"))
+    del trained, base
+    same, after = score(load_trained(out, device=asked.device), measured, "the merged weights, as written")
+    return {
+        "before": asdict(before), "after": asdict(after), "records": len(answers),
+        "same": sum(map(operator.eq, answers, same)), "drop": before.accuracy - after.accuracy, "onto": onto,
+    }  # fmt: skip
 
 
-def held_out(processor: Any, config: TrainConfig) -> Any:
+def held_out(processor: Any, settings: dict[str, Any]) -> Any:
     """The records that the run was measured on. Raises ConfigError when there are none."""
     from trainer.data.inspection import inspect_dataset
-    from trainer.data.records import load_dataset
+    from trainer.data.records import dataset_of
     from trainer.evaluation.heldout import hold_out
 
-    dataset = load_dataset(
-        config.data, eval_fraction=config.eval_fraction, seed=config.seed, image_root=config.image_root
-    )
-    kept = inspect_dataset(dataset, processor, max_length=config.max_length).kept()
-    measured = hold_out(processor, kept, config, quiet)
+    known = {field.name for field in fields(TrainConfig)}
+    config = TrainConfig(**{name: value for name, value in settings.items() if name in known})
+    kept = inspect_dataset(dataset_of(config), processor, max_length=config.max_length).kept()
+    measured = hold_out(processor, kept, config, partial(print, file=sys.stderr))
     if not measured.records:
         raise ConfigError("the run held no records out: there is nothing to measure a merged model on")
     return measured
 
 
-def score(trained: Any, measured: Any, what: str) -> dict[str, Any]:
-    """Metrics, and what was said to each record: the scored actions, or the answers where none can be scored."""
-    say(f"scoring {len(measured.records)} held-out records: {what}")
+def score(trained: Any, measured: Any, what: str) -> tuple[list[str], Any]:
+    """What is said to each record, the likeliest actions or, where none can be scored, answers; the ActionMetrics."""
+    say([f"scoring {len(measured.records)} held-out records: {what} ..."])
     asked = (trained.model, trained.accelerator, bool)
     logprobs, metrics = measured.score(*asked)
-    if metrics is not None:
-        return {**asdict(metrics), "said": measured.likeliest(logprobs)}
-    answers, metrics = measured.answer(*asked)
-    return {**asdict(metrics), "said": answers}
-
-
-def compare(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    pairs = list(zip(before.pop("said"), after.pop("said"), strict=True))
-    return {
-        "before": before, "after": after, "records": len(pairs), "same": sum(a == b for a, b in pairs),
-        "drop": before["accuracy"] - after["accuracy"],
-    }  # fmt: skip
+    return (measured.likeliest(logprobs), metrics) if metrics else measured.answer(*asked)
 
 
 def render(report: dict[str, Any]) -> str:
@@ -173,11 +141,3 @@ def render(report: dict[str, Any]) -> str:
     ]
     where = [f"merged onto {report['onto']}", *([f"weights: {report['out']}"] if report["out"] else [])]
     return "\n".join([format_table(rows, rules_before=(1,)), "", *where])
-
-
-def say(text: str) -> None:
-    print(f"trainyard: {text} ...", file=sys.stderr, flush=True)
-
-
-def quiet(*_: Any, **__: Any) -> None:
-    pass

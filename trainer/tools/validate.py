@@ -1,214 +1,224 @@
-"""Checks to make before a job is sent off.
+"""usage: python -m trainer validate data | environment | model | pipeline | all [--name value ...] [--json]
 
-    python -m trainer validate data --model M --data D [--strict] [--json]
-
-looks at the whole data set as the trainer will, on any machine, without loading the model: which records would be
-left out and why, how long they are, what the answers are. It leaves the measured lengths beside the data, and the
-memory plan is made for these instead of for MAX_LENGTH. Exit codes: 0, and 78 when nothing is left to train on or,
-with --strict, when anything would be left out.
-"""
-
-from __future__ import annotations
-
-import json
-import sys
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any
-
-from trainer.data.lengths import Lengths, data_digest, percentiles, write_lengths
-from trainer.evaluation.metrics import answer_field, read_action
-from trainer.flags import Range, answer_help, parse
-from trainer.outcome import FINISHED, ConfigError
-from trainer.text import format_table
-
-if TYPE_CHECKING:
-    from trainer.data.inspection import Inspection
-    from trainer.data.records import Record
-
-USAGE = """usage: python -m trainer validate data --model M --data D [--strict] [--json]
-       python -m trainer validate environment | model | pipeline | all [--name value ...] [--json]
-
-  data         the whole data set as the trainer will see it; its options are below
+  data         the whole data set as the trainer will see it: which records would be left out and why, how long they
+               are, what the answers are. The lengths are kept beside the data, and the memory plan is made for them
+               instead of for MAX_LENGTH. Ends with 78 when nothing is left to train on or, with --strict, when
+               anything would be left out
   environment  libraries against their pins, settings against usual ones, tokens, folders, driver, CUDA and GPUs
   model        access, family, processor, what LoRA would train, space for checkpoints; loads no weights
   pipeline     two steps of the real trainer on the real records, in a temporary folder
   all          each in turn, one table
 
-The others take the settings of a run (python -m trainer config --help) and read .env and CONFIG_FILE likewise. They end
-with 78 when anything fails."""
+Everything a run needs, asked before it starts. Takes the settings of a run (python -m trainer config --help), and reads
+.env and CONFIG_FILE likewise. Ends with 78 when anything fails; nothing is left behind.
+"""
 
+from __future__ import annotations
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataCheck:
-    model: str
-    """Folder or hub id whose processor and chat template are used; no weights are loaded."""
-    data: str
-    """A JSONL file, or a folder holding train.jsonl and, if there is one, eval.jsonl."""
-    image_root: str | None = None
-    """Folder to look in for images that are not where the records say."""
-    max_length: Annotated[int, Range(16, 1 << 20)] = 1024
-    """Tokens a sample, image tokens included; longer records are left out."""
-    eval_fraction: Annotated[float, Range(0, 0.9)] = 0.1
-    """Share of the records held out, by session, when the data brings no eval.jsonl."""
-    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
-    """Which sessions are held out."""
-    answer_field: str = "auto"
-    """Key of the JSON answer that is the action; auto: the first key of the answers."""
-    strict: bool = False
-    """End with 78 when any record would be left out."""
-    json: bool = False
-    """One JSON object instead of tables."""
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+from trainer.config import KNOBS, TrainConfig
+from trainer.data.records import dataset_of
+from trainer.flags import answer_help, build, word
+from trainer.node.gpus import check_gpus
+from trainer.node.preflight import check_folder, check_model
+from trainer.outcome import FINISHED, ConfigError
+from trainer.settings import say, settings_here
+from trainer.text import gib, last_words
+from trainer.tools.checks import Check, ask, conclude
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent.parent
+CHECKPOINT_BYTES = 12  # a trained weight and AdamW's two moments, in fp32
+DRY_RUN = {
+    "max_steps": 2, "logging_steps": 1, "eval_samples": 2, "score_samples": 2, "save_steps": 2, "run_id": "dry-run",
+    "world_size": 1,
+}  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> int:
     """Raises ConfigError, which `python -m trainer` turns into one line and 78."""
-    answer_help(argv, USAGE, DataCheck)
+    answer_help(argv, __doc__)
     target = argv[0] if argv else ""
-    if target not in TARGETS:
-        raise ConfigError(f"validate {target!r}: known are {', '.join(TARGETS)}")
-    return TARGETS[target](argv[1:])
+    if target not in (*TARGETS, "all"):
+        raise ConfigError(f"validate {target!r}: known are {', '.join((*TARGETS, 'all'))}")
+    settings = settings_here(argv[1:])
+    config = build(TrainConfig, {"output_dir": "runs", "run_id": "validate", **settings.values})
+    if target == "data":
+        from trainer.tools.data_report import print_report
+
+        return print_report(config, as_json=settings.as_json)
+    checks: list[Check] = []
+    for name in TARGETS if target == "all" else (target,):
+        say([f"{name} ..."])
+        for about, question in TARGETS[name].items():
+            checks.append(ask(about, question, config))
+            if about == "access" and checks[-1].status == "fail":
+                break  # nothing else about the model can be asked
+    return conclude(checks, as_json=settings.as_json)
 
 
-def validate_data(argv: Sequence[str]) -> int:
-    check = parse(argv, DataCheck, USAGE)
+def libraries(_: TrainConfig) -> tuple[str, str]:
+    """Python and the libraries against the pins of the checkout, where there is one."""
+    path = PROJECT_DIR / "pyproject.toml"
+    train = re.search(r"^train = \[\n(.*?)^\]", path.read_text(), re.M | re.S) if path.is_file() else None
+    pins = dict(re.findall(r'^  "([\w-]+)==([\w.]+)",$', train[1], re.M)) if train else {}
+    there: dict[str, str] = {}
+    for name in pins:
+        with suppress(metadata.PackageNotFoundError):
+            there[name] = metadata.version(name).split("+")[0]
+    if lacking := [name for name in pins if name not in there]:
+        raise ConfigError(f"lacking {', '.join(lacking)}: make env")
+    if other := [f"{name} {there[name]}, pinned {pin}" for name, pin in pins.items() if there[name] != pin]:
+        return "; ".join(other), "make env installs the pins"
+    return f"Python {platform.python_version()}, {len(pins)} libraries as pinned", ""
+
+
+def usual(config: TrainConfig) -> tuple[str, str]:
+    """That they are in their ranges is known, else there would be no configuration; here, whether they are usual."""
+    batch = config.micro_batch_size * config.gradient_accumulation_steps * config.world_size
+    values = {**asdict(config), "effective batch": batch}
+    unusual = []
+    for name, weight, span, _ in KNOBS:
+        if ends := re.fullmatch(r"([\d.e-]+) to ([\d.e-]+)( x lora_r)?", span):
+            unit = config.lora_r if ends[3] else 1
+            if not float(ends[1]) * unit <= values[name] <= float(ends[2]) * unit:
+                unusual.append(f"{name} is {word(values[name])}, {span} is usual ({weight})")
+    if unusual:
+        return "; ".join(unusual), "python -m trainer config --help says why"
+    return f"{len(asdict(config))} settings, each in its range", ""
+
+
+def token(name: str, without: str, _: TrainConfig) -> tuple[str, str]:
+    if os.environ.get(name) or (name == "HF_TOKEN" and os.environ.get("HUGGINGFACE_TOKEN")):
+        return "given", ""
+    return f"not given: {without}", f"put {name}= into .env"
+
+
+def env_file(_: TrainConfig) -> tuple[str, str]:
+    path = Path(".env")
+    if not path.exists():
+        return "none", ""
+    if path.stat().st_mode & 0o077:
+        return "others on this machine can read it", "chmod 600 .env"
+    return "read, and only yours", ""
+
+
+def output(config: TrainConfig) -> tuple[str, str]:
+    check_folder("output", Path(config.output_dir), shared=True)
+    return f"{config.output_dir} can be written, with room", ""
+
+
+def temporary(_: TrainConfig) -> tuple[str, str]:
+    path = os.environ.get("TMPDIR") or tempfile.gettempdir()
+    check_folder("TMPDIR", Path(path), shared=False)
+    return f"{path} can be written, with room", ""
+
+
+def gpus(config: TrainConfig) -> tuple[str, str]:
+    if config.device == "cpu":
+        return "device cpu: none is asked for", ""
+    return check_gpus(config.world_size, os.environ), ""
+
+
+def records(config: TrainConfig) -> tuple[str, str]:
     from trainer.data.inspection import inspect_dataset
-    from trainer.data.records import load_dataset
     from trainer.model.base import load_processor
 
-    dataset = load_dataset(check.data, eval_fraction=check.eval_fraction, seed=check.seed, image_root=check.image_root)
-    processor = load_processor(check.model)
-    inspection = inspect_dataset(dataset, processor, max_length=check.max_length)
-    report = build_report(check, inspection)
-    report["notes"] += unscored(processor, inspection, report["answer_field"])
-    try:
-        written = str(write_lengths(check.data, measured(check, inspection)))
-    except OSError as error:
-        written = None
-        print(f"trainyard: the lengths were not kept ({error}): plans use MAX_LENGTH", file=sys.stderr)
-    report["lengths_file"] = written
-    print(json.dumps(report, indent=1) if check.json else render(report), flush=True)
-    inspection.kept(strict=check.strict)
-    return FINISHED
+    inspection = inspect_dataset(dataset_of(config), load_processor(config.model), max_length=config.max_length)
+    kept = inspection.kept(strict=config.strict)
+    left_out = inspection.left_out()
+    found = f"{len(kept.train)} records to train on, {len(kept.eval)} held out"
+    return "; ".join([found, *left_out]), "python -m trainer validate data says more" if left_out else ""
 
 
-def unscored(processor: Any, inspection: Inspection, field: str | None) -> list[str]:
-    """Why a run on what is kept would only write answers out; nothing when it would score their actions."""
-    from trainer.data.inspection import without
-    from trainer.evaluation.scoring import find_choices
-
-    kept = without(inspection.dataset, inspection.unfit()).train
-    choices = find_choices(processor, kept, field) if kept else None
-    return [f"actions cannot be scored: {choices}"] if isinstance(choices, str) else []
+def access(config: TrainConfig) -> tuple[str, str]:
+    check_model(config.model, os.environ)
+    return f"{config.model} is here or can be had", ""
 
 
-def measured(check: DataCheck, inspection: Inspection) -> Lengths:
-    """Sizes of the records that could be read, the too long ones included: another MAX_LENGTH may take them."""
-    found = [c for side in inspection.checked.values() for c in side if c.tokens]
-    if not found:
-        raise ConfigError(f"no record can be read: {'; '.join(inspection.left_out())}")
-    sides = (inspection.dataset.train, inspection.dataset.eval)
-    return Lengths(
-        model=check.model,
-        data_sha256=data_digest(check.data),
-        records=len(found),
-        tokens=percentiles([c.tokens for c in found]),
-        supervised=percentiles([c.supervised for c in found]),
-        pictures=max(len(record.pictures) for side in sides for record in side),
-    )
+def family(config: TrainConfig) -> tuple[str, str]:
+    from accelerate_configs.memory.shapes import resolve_shape
+
+    return resolve_shape(config.model).family, ""
 
 
-def build_report(check: DataCheck, inspection: Inspection) -> dict[str, Any]:
-    """Everything that was found, as plain data."""
-    sides: dict[str, Any] = {}
-    every = [r.answer for r in (*inspection.dataset.train, *inspection.dataset.eval)]
-    field = answer_field(every, check.answer_field)
-    for side, checked in inspection.checked.items():
-        records: tuple[Record, ...] = getattr(inspection.dataset, side)
-        kept = [r for r, c in zip(records, checked, strict=True) if c.reason is None]
-        readable = [c for c in checked if c.tokens]
-        repeated, differing = inspection.duplicates(side)
-        labels = Counter(str(read_action(r.answer, field)) for r in kept)
-        sides[side] = {
-            "records": len(records),
-            "kept": len(kept),
-            "sessions": len({r.session for r in records if r.session}),
-            "pictures": sum(len(r.pictures) for r in records),
-            "text_only": sum(not r.pictures for r in records),
-            "duplicates": repeated,
-            "duplicates_with_another_answer": differing,
-            "tokens": percentiles([c.tokens for c in readable]) if readable else {},
-            "supervised": percentiles([c.supervised for c in readable]) if readable else {},
-            "picture_tokens": percentiles([c.picture_tokens for c in readable]) if readable else {},
-            "labels": dict(labels.most_common()),
-            "majority_share": round(max(labels.values()) / len(kept), 4) if kept else None,
-        }
-    return {
-        **asdict(check),
-        "split": inspection.dataset.split,
-        "notes": list(inspection.dataset.notes),
-        "answer_field": field,
-        "left_out": inspection.left_out(),
-        "picture_sizes": {f"{w}x{h}": n for (w, h), n in inspection.picture_sizes.most_common()},
-        "sides": sides,
-    }
+def processor(config: TrainConfig) -> tuple[str, str]:
+    from trainer.model.base import load_processor
+
+    return type(load_processor(config.model)).__name__, ""
 
 
-def render(report: dict[str, Any]) -> str:
-    """The report as text for people."""
-    sides = {name: side for name, side in report["sides"].items() if side["records"]}
-    rows = [["", *sides]]
-    for key in (
-        "records", "kept", "sessions", "pictures", "text_only", "duplicates", "duplicates_with_another_answer",
-    ):  # fmt: skip
-        rows.append([key.replace("_", " "), *(str(side[key]) for side in sides.values())])
-    for key, name in (("tokens", "tokens"), ("supervised", "answer tokens"), ("picture_tokens", "image tokens")):
-        for percentile in ("p50", "p95", "p100"):
-            rows.append([f"{name}, {WORDS[percentile]}", *(str(s[key].get(percentile, "-")) for s in sides.values())])
-    labels = dict.fromkeys(label for side in sides.values() for label in side["labels"])
-    shown, hidden = list(labels)[:MOST_LABELS], list(labels)[MOST_LABELS:]
-    distribution = [
-        [report["answer_field"] or "answer", *sides],
-        *([_cut(label), *(_share(side, [label]) for side in sides.values())] for label in shown),
-        *([[f"{len(hidden)} others", *(_share(side, hidden) for side in sides.values())]] if hidden else []),
-    ]
-    sizes = [f"{size} ({count})" for size, count in report["picture_sizes"].items()]
-    lines = [f"data    {report['data']} ({report['split']})"]
-    if sizes:
-        more = f" and {len(sizes) - 5} other sizes" if len(sizes) > 5 else ""
-        lines.append(f"images  {', '.join(sizes[:5])}{more}")
-    lines += [f"note    {note}" for note in report["notes"]]
-    lines += [f"out     {line}" for line in report["left_out"]] or ["out     nothing is left out"]
-    if report["lengths_file"]:
-        lines.append(f"kept    {report['lengths_file']}: the memory plan reads these lengths")
-    return "\n\n".join(("\n".join(lines), format_table(rows), format_table(distribution)))
+def lora(config: TrainConfig) -> tuple[str, str]:
+    from trainer.model.base import anatomy_of, build_skeleton, load_model_config, matching, target_pattern
+
+    skeleton = build_skeleton(load_model_config(config.model))
+    linears = matching(skeleton, target_pattern(anatomy_of(skeleton), config.vision))
+    if not linears:
+        raise ConfigError(f"LoRA would train nothing in {config.model}: python -m trainer layers lists it")
+    weights = config.lora_r * sum(linear.in_features + linear.out_features for linear in linears)
+    where = "of language model and tower" if config.vision == "lora" else "of the language model"
+    return f"{len(linears)} linears {where}, {weights:,} weights", ""
 
 
-WORDS = {"p50": "median", "p95": "95 %", "p100": "longest"}
-MOST_LABELS = 20
+def space(config: TrainConfig) -> tuple[str, str]:
+    from accelerate_configs.memory.shapes import resolve_shape
+
+    weights = resolve_shape(config.model).lora_params(config.lora_r, config.vision)
+    # The newest few, the best, one being written, and the adapter.
+    needed = (config.keep_checkpoints + 3) * weights * CHECKPOINT_BYTES
+    folder = Path(config.output_dir).absolute()
+    free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+    if free < needed:
+        raise ConfigError(
+            f"{config.output_dir} has {gib(free)} GiB free, checkpoints and adapter take {gib(needed)}: "
+            "another output_dir, fewer keep_checkpoints, or a smaller lora_r"
+        )
+    return f"checkpoints and adapter take {gib(needed)} of the {gib(free)} GiB free", ""
 
 
-def _share(side: dict[str, Any], labels: Sequence[str]) -> str:
-    count = sum(side["labels"].get(label, 0) for label in labels)
-    return f"{count} ({count / side['kept']:.1%})" if side["kept"] else "-"
+def dry_run(config: TrainConfig) -> tuple[str, str]:
+    """Two optimizer steps of the real trainer on the real records, in a folder that goes away again."""
+    preset = "cpu_mps" if config.device == "cpu" else "single_gpu"
+    with tempfile.TemporaryDirectory(prefix="trainyard-dry-run-") as folder:
+        values = {**asdict(config), **DRY_RUN, "output_dir": folder}
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "trainer.supervise", "--", "accelerate", "launch", "--config_file",
+             f"accelerate_configs/{preset}.yaml", "--num_processes", "1", "--num_machines", "1", "-m", "trainer.train",
+             *(f"--{name}={word(value)}" for name, value in values.items() if value is not None)],
+            cwd=PROJECT_DIR, env={**os.environ, "WANDB_MODE": "disabled"}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        seconds = time.monotonic() - began
+        if done.returncode != FINISHED:
+            raise ConfigError(f"{last_words(done.stderr)} (python -m trainer run shows all of it)")
+        record = json.loads(Path(folder, "metrics.json").read_text(encoding="utf-8"))
+    losses = [f"{entry['loss']:.4f}" for entry in record["history"] if "loss" in entry]
+    return f"2 steps, losses {', '.join(losses)}, adapter saved; {seconds:.0f} s", ""
 
 
-def _cut(label: str) -> str:
-    text = " ".join(label.split())
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def checked(target: str) -> Callable[[Sequence[str]], int]:
-    def run(argv: Sequence[str]) -> int:
-        from trainer.tools.checks import main as check
-
-        return check(target, argv)
-
-    return run
-
-
-TARGETS: dict[str, Callable[[Sequence[str]], int]] = {
-    "data": validate_data,
-    **{name: checked(name) for name in ("environment", "model", "pipeline", "all")},
-}
+# In the order of `all`; each answers with what it found and, for a warning, what to do, or raises.
+TARGETS: dict[str, dict[str, Callable[[TrainConfig], tuple[str, str]]]] = {
+    "environment": {
+        "libraries": libraries, "settings": usual,
+        "HF_TOKEN": partial(token, "HF_TOKEN", "only models and data that need no access can be had"),
+        "WANDB_API_KEY": partial(token, "WANDB_API_KEY", "runs are kept offline; wandb sync uploads them"),
+        ".env": env_file, "output": output, "TMPDIR": temporary, "GPUs": gpus,
+    },
+    "data": {"data": records},
+    "model": {"access": access, "family": family, "processor": processor, "LoRA": lora, "space": space},
+    "pipeline": {"pipeline": dry_run},
+}  # fmt: skip

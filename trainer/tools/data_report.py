@@ -1,0 +1,132 @@
+"""What `validate data` finds: which records are left out and why, how long they are, what the answers are."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from trainer.config import TrainConfig
+from trainer.data.inspection import SIDES, Inspection, inspect_dataset, without
+from trainer.data.lengths import Lengths, data_digest, percentiles, write_lengths
+from trainer.data.records import dataset_of
+from trainer.evaluation.metrics import answer_field, read_action
+from trainer.outcome import FINISHED, ConfigError
+from trainer.settings import say
+from trainer.text import format_table
+
+SETTINGS = ("model", "data", "image_root", "max_length", "eval_fraction", "seed", "strict")
+COUNTS = ("records", "kept", "sessions", "pictures", "text_only", "duplicates", "duplicates_with_another_answer")
+SIZES = {"tokens": "tokens", "supervised": "answer tokens", "picture_tokens": "image tokens"}
+PERCENTILES = {"p50": "median", "p95": "95 %", "p100": "longest"}
+MOST_LABELS = 20
+
+
+def print_report(config: TrainConfig, *, as_json: bool) -> int:
+    """Look, keep the lengths for the plan, and print. Raises ConfigError when there should be no run on the data."""
+    from trainer.model.base import load_processor
+
+    dataset, processor = dataset_of(config), load_processor(config.model)
+    inspection = inspect_dataset(dataset, processor, max_length=config.max_length)
+    report = build_report(config, inspection)
+    report["notes"] += unscored(processor, inspection, report["answer_field"])
+    try:
+        report["lengths_file"] = str(write_lengths(config.data, measured(config, inspection)))
+    except OSError as error:
+        say([f"the lengths were not kept ({error}): plans use MAX_LENGTH"])
+    print(json.dumps(report, indent=1) if as_json else render(report), flush=True)
+    inspection.kept(strict=config.strict)
+    return FINISHED
+
+
+def unscored(processor: Any, inspection: Inspection, field: str | None) -> list[str]:
+    """Why a run on what is kept would only write answers out; nothing when it would score their actions."""
+    from trainer.evaluation.scoring import find_choices
+
+    kept = without(inspection.dataset, inspection.unfit()).train
+    choices = find_choices(processor, kept, field) if kept else None
+    return [f"actions cannot be scored: {choices}"] if isinstance(choices, str) else []
+
+
+def measured(config: TrainConfig, inspection: Inspection) -> Lengths:
+    """Sizes of the records that could be read, the too long ones included: another MAX_LENGTH may take them."""
+    found = [c for side in SIDES for c in inspection.checked[side] if c.tokens]
+    if not found:
+        raise ConfigError(f"no record can be read: {'; '.join(inspection.left_out())}")
+    return Lengths(
+        model=config.model,
+        data_sha256=data_digest(config.data),
+        records=len(found),
+        tokens=percentiles([c.tokens for c in found]),
+        supervised=percentiles([c.supervised for c in found]),
+        pictures=max(len(r.pictures) for r in (*inspection.dataset.train, *inspection.dataset.eval)),
+    )
+
+
+def build_report(config: TrainConfig, inspection: Inspection) -> dict[str, Any]:
+    """Everything that was found, as plain data."""
+    dataset = inspection.dataset
+    field = answer_field([r.answer for r in (*dataset.train, *dataset.eval)], config.answer_field)
+    return {
+        **{name: getattr(config, name) for name in SETTINGS},
+        "split": dataset.split,
+        "notes": list(dataset.notes),
+        "answer_field": field,
+        "left_out": inspection.left_out(),
+        "picture_sizes": {f"{w}x{h}": n for (w, h), n in inspection.picture_sizes.most_common()},
+        "sides": {side: _side(inspection, side, field) for side in SIDES},
+        "lengths_file": None,
+    }
+
+
+def _side(inspection: Inspection, side: str, field: str | None) -> dict[str, Any]:
+    records, checked = getattr(inspection.dataset, side), inspection.checked[side]
+    kept = [r for r, c in zip(records, checked, strict=True) if c.reason is None]
+    readable = [c for c in checked if c.tokens]
+    labels = Counter(str(read_action(r.answer, field)) for r in kept)
+    sessions = {r.session for r in records if r.session}
+    pictures = [len(r.pictures) for r in records]
+    counts = (len(records), len(kept), len(sessions), sum(pictures), pictures.count(0), *inspection.duplicates(side))
+    return {
+        **dict(zip(COUNTS, counts, strict=True)),
+        **{size: percentiles([getattr(c, size) for c in readable]) if readable else {} for size in SIZES},
+        "labels": dict(labels.most_common()),
+        "majority_share": round(max(labels.values()) / len(kept), 4) if kept else None,
+    }
+
+
+def render(report: dict[str, Any]) -> str:
+    """The report as text for people."""
+    lines = [f"data    {report['data']} ({report['split']})"]
+    if sizes := [f"{size} ({count})" for size, count in report["picture_sizes"].items()]:
+        more = f" and {len(sizes) - 5} other sizes" if len(sizes) > 5 else ""
+        lines.append(f"images  {', '.join(sizes[:5])}{more}")
+    lines += [f"note    {note}" for note in report["notes"]]
+    lines += [f"out     {line}" for line in report["left_out"] or ["nothing is left out"]]
+    if report["lengths_file"]:
+        lines.append(f"kept    {report['lengths_file']}: the memory plan reads these lengths")
+
+    names = [name for name, side in report["sides"].items() if side["records"]]
+    sides = [report["sides"][name] for name in names]
+    rows = [["", *names], *([key.replace("_", " "), *(str(side[key]) for side in sides)] for key in COUNTS)]
+    for key, size in SIZES.items():
+        for percentile, words in PERCENTILES.items():
+            rows.append([f"{size}, {words}", *(str(side[key].get(percentile, "-")) for side in sides)])
+
+    labels = list(dict.fromkeys(label for side in sides for label in side["labels"]))
+    shares = [[_cut(label), *(_share(side, [label]) for side in sides)] for label in labels[:MOST_LABELS]]
+    if others := labels[MOST_LABELS:]:
+        shares.append([f"{len(others)} others", *(_share(side, others) for side in sides)])
+    answers = [[report["answer_field"] or "answer", *names], *shares]
+    return "\n\n".join(("\n".join(lines), format_table(rows), format_table(answers)))
+
+
+def _share(side: dict[str, Any], labels: Sequence[str]) -> str:
+    count = sum(side["labels"].get(label, 0) for label in labels)
+    return f"{count} ({count / side['kept']:.1%})" if side["kept"] else "-"
+
+
+def _cut(label: str) -> str:
+    text = " ".join(label.split())
+    return text if len(text) <= 40 else text[:37] + "..."
