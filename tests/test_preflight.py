@@ -45,7 +45,9 @@ class Node:
     def torch(self, cuda: str = "'13.0'") -> None:
         (self.project / "torch").mkdir(exist_ok=True)
         (self.project / "torch" / "__init__.py").write_text("raise ImportError('torch was imported')\n")
-        (self.project / "torch" / "version.py").write_text(f"cuda: Optional[str] = {cuda}\n")
+        (self.project / "torch" / "version.py").write_text(
+            f"from typing import Optional\ncuda: Optional[str] = {cuda}\n"
+        )
 
     def run(self, *, processes: int = 1, nodes: int = 1, **options: object) -> tuple[int, str]:
         argv = toy_argv(
@@ -123,8 +125,7 @@ def test_cpu_torch_under_a_cuda_plan_is_78(node: Node) -> None:
     node.torch(cuda="None")
     assert node.run(device="cuda") == (
         78,
-        "trainyard: device cuda was planned, and torch here is built for the CPU only: make env TORCH=cuda, "
-        "or DEVICE=cpu",
+        "trainyard: device cuda was planned, and torch here is without CUDA: make env TORCH=cuda, or DEVICE=cpu",
     )
 
 

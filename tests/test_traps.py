@@ -16,7 +16,7 @@ from trainer.data.examples import Encoder, TrainCollator
 from trainer.data.records import load_dataset
 from trainer.model import base as models
 from trainer.model.head import install_supervised_head
-from trainer.node.machine import check_machine, prepare_libraries
+from trainer.node.start import check_machine, prepare_libraries
 from trainer.outcome import ConfigError
 from trainer.training.first_look import check_batch
 

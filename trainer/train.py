@@ -13,16 +13,14 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from trainer.config import TrainConfig
 from trainer.data.records import Dataset, dataset_of
 from trainer.model.warm_start import check_start
-from trainer.node.machine import check_machine, device_map, plain_cpu, prepare_libraries
-from trainer.node.meeting import first_all_reduce, leave_alone, meet
 from trainer.node.processes import in_rank
+from trainer.node.start import device_map, join, leave_alone, prepare_libraries
 from trainer.node.stop import Stopped
 from trainer.outcome import FAILED, FINISHED, ConfigError, SickNode, write_outcome
 from trainer.settings import resolve_settings, say
@@ -74,7 +72,6 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
         RuntimeError: the loaded model breaks the contract.
     """
     import torch
-    from accelerate import PartialState
 
     from trainer.data.examples import Encoder, TrainCollator
     from trainer.evaluation import generation as evaluate
@@ -89,11 +86,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     from trainer.training.checkpoint import CheckpointStore
     from trainer.training.ranks import ranks_of
 
-    meet()
-    patience = timedelta(seconds=config.collective_timeout_s)
-    state = PartialState(cpu=plain_cpu(config), timeout=patience)
-    check_machine(config, state)
-    first_all_reduce(state)
+    state = join(config)
     run_dir = Path(config.output_dir)
     ranks = ranks_of(state.num_processes, config.collective_timeout_s)
     stop = Stop(ranks, run_dir)
@@ -118,7 +111,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     anatomy = model.find_anatomy(model.load_model_config(config.model))
     dtype = torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
     torch.manual_seed(config.seed)  # the adapters' first values
-    base = model.load_base(config, anatomy, dtype=dtype, device_map=device_map(config, state))
+    base = model.load_base(config, anatomy, dtype=dtype, device_map=device_map(state))
     peft_model = model.add_lora(base, config, anatomy)
     if config.init_adapter and checkpoint is None:
         say(f"adapter: starts from {warm_start.load(peft_model, config)}", flush=True)

@@ -22,7 +22,7 @@ from accelerate_configs.memory.estimate import estimate
 from accelerate_configs.memory.shapes import resolve_shape
 from trainer.config import TrainConfig
 from trainer.flags import answer_help, build
-from trainer.node.machine import check_machine, device_map, plain_cpu, prepare_libraries
+from trainer.node.start import device_map, join, prepare_libraries
 from trainer.outcome import FAILED, FINISHED
 from trainer.settings import settings_here
 from trainer.text import GIB, format_table, gib
@@ -115,7 +115,6 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
     """Make the steps. Raises ConfigError for a model, data or machine that cannot be used."""
     import torch
-    from accelerate import PartialState
     from accelerate.utils import gather_object
     from transformers import TrainerCallback
 
@@ -130,8 +129,7 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
 
     if config.device == "cuda":
         os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "bf16")
-    state = PartialState(cpu=plain_cpu(config))
-    check_machine(config, state)
+    state = join(config)
     processor = model.load_processor(config.model)
     dataset = load_dataset(config.data, eval_fraction=0, seed=config.seed, image_root=config.image_root)
     inspection = inspect_dataset(dataset, processor, max_length=config.max_length)
@@ -145,7 +143,7 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
     stages = [read_stage("baseline", config)]
     anatomy = model.find_anatomy(model.load_model_config(config.model))
     dtype = torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
-    base = model.load_base(config, anatomy, dtype=dtype, device_map=device_map(config, state))
+    base = model.load_base(config, anatomy, dtype=dtype, device_map=device_map(state))
     stages.append(read_stage("model loaded", config))
     peft_model = model.add_lora(base, config, anatomy)
     stages.append(read_stage("LoRA", config))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import runpy
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from trainer.outcome import ConfigError, SickNode, node_name
 
@@ -18,90 +19,75 @@ VRAM_ENV, PEAK_ENV = "TRAINYARD_VRAM_GIB", "TRAINYARD_PEAK_GIB"
 
 # A card reports less than it is sold with: an L4 or A10 of 24 GB 22.5 GiB (ECC and firmware).
 NAME_PLATE_SHARE = 0.92
-LEAST_CAPABILITY = 8.0  # bf16
 SMI_TIMEOUT_S = 30
-GPU_QUERY = "uuid,name,memory.total,memory.free,compute_cap"
+GPU_QUERY = ("--query-gpu=uuid,name,memory.total,memory.free,compute_cap", "--format=csv,noheader,nounits")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Gpu:
+class Gpu(NamedTuple):
     uuid: str
     name: str
-    total_mib: float
-    free_mib: float
+    total_gib: float
+    free_gib: float
     capability: float
 
 
 def check_gpus(planned: int, environ: Mapping[str, str]) -> str:
     """Driver, torch's CUDA, then number, kind and memory of the GPUs that the job may use; what is there, in words."""
-    build = torch_cuda()
-    if build == "":
-        raise ConfigError(
-            "device cuda was planned, and torch here is built for the CPU only: make env TORCH=cuda, or DEVICE=cpu"
-        )
+    build, here = torch_cuda(), node_name()
+    if not build:
+        raise ConfigError("device cuda was planned, and torch here is without CUDA: make env TORCH=cuda, or DEVICE=cpu")
     if not shutil.which("nvidia-smi", path=environ.get("PATH")):
         if Path("/proc/driver/nvidia/version").exists():
             return "the driver's tools are not here, the ranks look themselves"  # in some containers
+        raise ConfigError(f"device cuda was planned, and {here} has no NVIDIA driver: use a GPU node, or DEVICE=cpu")
+    driver = re.search(r"CUDA (?:UMD )?Version\s*:\s*((\d+)\.\d+)", _smi())
+    if driver and int(driver[2]) < int(build.split(".")[0]):
         raise ConfigError(
-            f"device cuda was planned, and {node_name()} has no NVIDIA driver: use a GPU node, or DEVICE=cpu"
+            f"torch is built for CUDA {build}, and the driver of {here} supports {driver[1]} at most: "
+            "use nodes with a newer driver, or a torch built for that CUDA"
         )
-    found = re.search(r"CUDA (?:UMD )?Version\s*:\s*(\d+)\.(\d+)", _smi())
-    if build and found and int(found[1]) < int(build.split(".")[0]):
-        raise ConfigError(
-            f"torch is built for CUDA {build}, and the driver of {node_name()} supports {found[1]}.{found[2]} "
-            "at most: use nodes with a newer driver, or a torch built for that CUDA"
-        )
-    there = read_gpus(_smi(f"--query-gpu={GPU_QUERY}", "--format=csv,noheader,nounits"))
-    gpus, missing = visible(there, environ.get("CUDA_VISIBLE_DEVICES"))
-    if missing:
-        raise SickNode(f"CUDA_VISIBLE_DEVICES names GPU {', '.join(missing)}, nvidia-smi lists {len(there)}")
+    gpus = visible(read_gpus(_smi(*GPU_QUERY)), environ.get("CUDA_VISIBLE_DEVICES"))[:planned]
     if len(gpus) < planned:
-        raise ConfigError(
-            f"{planned} GPUs a node were planned, {node_name()} shows {len(gpus)}: GPUS={max(1, len(gpus))}"
-        )
-    for index, gpu in enumerate(gpus[:planned]):
-        if gpu is not None:
-            _check_gpu(index, gpu, environ)
-    names = ", ".join(f"{gpu.name} ({gpu.total_mib / 1024:.1f} GiB)" if gpu else "MIG" for gpu in gpus[:planned])
-    driver = f", of the driver {found[1]}.{found[2]}" if found else ""
-    return f"{names}; CUDA of torch {build}{driver}"
-
-
-def _check_gpu(index: int, gpu: Gpu, environ: Mapping[str, str]) -> None:
-    if gpu.capability < LEAST_CAPABILITY:
-        raise ConfigError(f"{gpu.name} (compute capability {gpu.capability}) has no bf16: use a GPU of 8.0 or newer")
+        raise ConfigError(f"{planned} GPUs a node were planned, {here} shows {len(gpus)}: GPUS={max(1, len(gpus))}")
     sold, needed = (float(environ.get(name) or 0) for name in (VRAM_ENV, PEAK_ENV))
-    total, free = gpu.total_mib / 1024, gpu.free_mib / 1024
-    if total < sold * NAME_PLATE_SHARE:
-        raise ConfigError(
-            f"planned for GPUs of {sold:g} GiB, {gpu.name} on {node_name()} has {total:.1f}: VRAM={int(total)}"
-        )
-    if free < needed:
-        raise SickNode(
-            f"GPU {index} ({gpu.name}) has {free:.1f} of {total:.1f} GiB free, the plan needs {needed:.1f}: "
-            "another process is on it"
-        )
+    words = []
+    for index, gpu in enumerate(gpus):
+        words.append(f"{gpu.name} ({gpu.total_gib:.1f} GiB)" if gpu else "MIG")
+        if gpu is None:
+            continue
+        check_bf16(gpu.name, gpu.capability)
+        if gpu.total_gib < sold * NAME_PLATE_SHARE:
+            raise ConfigError(
+                f"planned for GPUs of {sold:g} GiB, {gpu.name} on {here} has {gpu.total_gib:.1f}: "
+                f"VRAM={int(gpu.total_gib)}"
+            )
+        if gpu.free_gib < needed:
+            raise SickNode(
+                f"GPU {index} ({gpu.name}) has {gpu.free_gib:.1f} of {gpu.total_gib:.1f} GiB free, "
+                f"the plan needs {needed:.1f}: another process is on it"
+            )
+    return f"{', '.join(words)}; CUDA of torch {build}{f', of the driver {driver[1]}' if driver else ''}"
+
+
+def check_bf16(name: str, capability: float) -> None:
+    """Raises ConfigError for a card that cannot compute in bf16."""
+    if capability < 8.0:
+        raise ConfigError(f"{name} (compute capability {capability}) has no bf16: use a GPU of 8.0 or newer")
 
 
 def torch_cuda() -> str | None:
-    """CUDA that the installed torch is built for (13.0); "" for none, None without torch. Reads, imports nothing."""
+    """CUDA that the installed torch is built for (13.0); None for none. Runs one small file, imports nothing."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return None
-    try:
-        text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    found = re.search(r"^cuda\b[^=]*=\s*(?:'([\d.]+)'|None)", text, re.MULTILINE)
-    return (found[1] or "") if found else None
+    cuda: str | None = runpy.run_path(str(Path(spec.origin).with_name("version.py")))["cuda"]
+    return cuda
 
 
 def _smi(*words: str) -> str:
     """What nvidia-smi says. Raises SickNode when it fails or does not answer."""
     try:
-        done = subprocess.run(
-            ["nvidia-smi", *words], capture_output=True, text=True, timeout=SMI_TIMEOUT_S, check=False
-        )
+        done = subprocess.run(["nvidia-smi", *words], capture_output=True, text=True, timeout=SMI_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise SickNode(f"nvidia-smi did not answer in {SMI_TIMEOUT_S} s: a GPU or its driver hangs") from None
     if done.returncode:
@@ -111,35 +97,27 @@ def _smi(*words: str) -> str:
 
 def read_gpus(table: str) -> list[Gpu]:
     """The GPUs of a GPU_QUERY. Raises SickNode for one that answers with anything but values."""
-    gpus = []
+    gpus: list[Gpu] = []
     for line in table.splitlines():
         try:
-            uuid, name, total, free, capability = (cell.strip() for cell in line.split(","))
-            gpus.append(
-                Gpu(
-                    uuid=uuid, name=name, total_mib=float(total), free_mib=float(free), capability=float(capability)
-                )
-            )  # fmt: skip
+            uuid, name, *sizes = (cell.strip() for cell in line.split(","))
+            total_mib, free_mib, capability = map(float, sizes)
         except ValueError:
             raise SickNode(f"GPU {len(gpus)} does not answer: nvidia-smi says {line.strip()[:120]}") from None
+        gpus.append(Gpu(uuid, name, total_mib / 1024, free_mib / 1024, capability))
     return gpus
 
 
-def visible(gpus: Sequence[Gpu], listed: str | None) -> tuple[list[Gpu | None], list[str]]:
-    """(the GPUs that CUDA_VISIBLE_DEVICES leaves, entries that are not there). None: there, but unknown (MIG)."""
+def visible(gpus: Sequence[Gpu], listed: str | None) -> list[Gpu | None]:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves; None: there, but unknown (MIG). Raises SickNode for one not there."""
     if listed is None:
-        return list(gpus), []
+        return list(gpus)
     seen: list[Gpu | None] = []
-    missing = []
-    for entry in (word.strip() for word in listed.split(",") if word.strip()):
-        if entry.startswith("-"):
+    for word in (word.strip() for word in listed.split(",") if word.strip()):
+        if word.startswith("-"):
             break  # CUDA sees nothing from here on
-        if entry.startswith("MIG"):
-            seen.append(None)
-        elif entry.isdecimal() and int(entry) < len(gpus):
-            seen.append(gpus[int(entry)])
-        elif match := [gpu for gpu in gpus if not entry.isdecimal() and gpu.uuid.startswith(entry)]:
-            seen.append(match[0])
-        else:
-            missing.append(entry)
-    return seen, missing
+        meant = [gpu for index, gpu in enumerate(gpus) if word == str(index) or gpu.uuid.startswith(word)]
+        if not meant and not word.startswith("MIG"):
+            raise SickNode(f"CUDA_VISIBLE_DEVICES names GPU {word}, nvidia-smi lists {len(gpus)}")
+        seen.append(meant[0] if meant else None)
+    return seen

@@ -29,7 +29,7 @@ MIB = 1024**2
 LEAST_FREE_BYTES = {"output": GIB, "hub cache": GIB, "TMPDIR": 256 * MIB}
 HUB_TIMEOUT_S = 10
 WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")  # what its client takes
-MEETING_TIMEOUT_S = 300  # for the first node to have a name, and then for every process to come
+NAME_TIMEOUT_S = 300  # for the first node to have one
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -80,10 +80,10 @@ def check_rendezvous(environ: Mapping[str, str]) -> None:
     A pod's name appears when the pod has a node, which the first may get long after the others.
     """
     address, port = environ["MASTER_ADDR"], int(environ["MASTER_PORT"])
-    deadline = time.monotonic() + MEETING_TIMEOUT_S
+    deadline = time.monotonic() + NAME_TIMEOUT_S
     while not (resolves(address) or environ.get("SLURM_LAUNCH_NODE_IPADDR") or asked_to_stop(environ)):
         if time.monotonic() > deadline:
-            raise SickNode(f"MASTER_ADDR={address} did not resolve within {MEETING_TIMEOUT_S} s: the nodes cannot meet")
+            raise SickNode(f"MASTER_ADDR={address} did not resolve within {NAME_TIMEOUT_S} s: the nodes cannot meet")
         time.sleep(1)
     try:
         if not node_rank(environ):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.config import Device, Quantization, TrainConfig
-from trainer.node.machine import check_machine, device_map, plain_cpu, prepare_libraries
+from trainer.node.start import device_map, join, prepare_libraries
 from trainer.outcome import ConfigError
 
 if TYPE_CHECKING:
@@ -128,15 +128,13 @@ def settings_for(model: str, usage: Usage, device: Device | None) -> TrainConfig
 def load_base(config: TrainConfig) -> Any:
     """The base as a run would have it: NF4 or not, bf16 on a GPU, fp32 on the CPU."""
     import torch
-    from accelerate import PartialState
 
     from trainer.model import base as model
 
-    state = PartialState(cpu=plain_cpu(config))
-    check_machine(config, state)
+    state = join(config)
     anatomy = model.find_anatomy(model.load_model_config(config.model))
     dtype = torch.float32 if config.device == "cpu" else torch.bfloat16
-    return model.load_base(config, anatomy, dtype=dtype, device_map=device_map(config, state))
+    return model.load_base(config, anatomy, dtype=dtype, device_map=device_map(state))
 
 
 def put_adapter(base: Any, folder: Path) -> Any:
@@ -172,5 +170,5 @@ def load_trained(path: Path, *, device: Device | None = None, base: str | None =
     if base:
         loaded = put_adapter(loaded, folder)
     precision = "no" if config.device == "cpu" else "bf16"
-    accelerator = Accelerator(cpu=plain_cpu(config), mixed_precision=precision)
+    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=precision)
     return Trained(model=loaded.eval(), processor=processor, usage=usage, accelerator=accelerator)

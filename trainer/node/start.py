@@ -1,0 +1,149 @@
+"""What a rank does before anything heavy is loaded: it meets the others, within a bound and by name when one stays
+away, and looks whether this machine is what was planned.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import warnings
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from trainer.config import TrainConfig
+from trainer.node.gpus import check_bf16
+from trainer.outcome import FAILED, ConfigError, SickNode, node_name, write_outcome
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+MEETING_TIMEOUT_S = 300
+_kept: list[Any] = []  # the first rank's store must live as long as the others look into it
+
+
+def prepare_libraries(config: TrainConfig) -> None:
+    """Keep what the libraries say to what a user can act on; call before they are imported."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports home when it is constructed
+    if config.device == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for one and warn
+    warnings.simplefilter("ignore", FutureWarning)  # about names that TRL itself uses
+    logging.raiseExceptions = False  # a log file on a full disk would print a traceback for every line
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # offers an inference kernel we do not use
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TQDM_DISABLE", "1")  # a bar in a file is one endless line
+
+
+def join(config: TrainConfig) -> PartialState:
+    """The processes of this run together, on a machine that is what was planned.
+
+    Raises:
+        ConfigError: no node like this one could run it.
+        SickNode: not all came, or they cannot reach each other.
+    """
+    from accelerate import PartialState
+
+    meet()
+    # An accelerate that is told about the CPU leaves DeepSpeed out.
+    cpu = config.device == "cpu" and os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true"
+    state = PartialState(cpu=cpu, timeout=timedelta(seconds=config.collective_timeout_s))
+    check_machine(config, state)
+    first_all_reduce(state)
+    return state
+
+
+def meet(timeout_s: float = MEETING_TIMEOUT_S) -> None:
+    """Wait until every rank of torchrun's environment is here; nothing to wait for without one.
+
+    Raises:
+        SickNode: not all came in time, naming the hosts that did and the ranks that did not.
+    """
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if world == 1:
+        return
+    from torch.distributed.rendezvous import rendezvous
+
+    try:
+        # A world of one: the first rank's store would else wait for the others itself, and not know who stays away.
+        store, _, _ = next(rendezvous("env://", rank, 1, timeout=timedelta(seconds=timeout_s)))
+    except (RuntimeError, ValueError) as error:
+        host = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise SickNode(f"rank {rank} got no answer from {host} in {timeout_s:g} s ({_line(error)})") from None
+    _kept.append(store)
+    keys = [f"trainyard/met/{number}" for number in range(world)]
+    store.set(keys[rank], node_name())
+    deadline = time.monotonic() + timeout_s
+    while not store.check(keys) and time.monotonic() < deadline:  # wait() of the store would complain on its own
+        time.sleep(0.1)
+    came = {number: store.get(key).decode() for number, key in enumerate(keys) if store.check([key])}
+    if len(came) == world:
+        return
+    if rank != min(came):
+        raise SickNode("")  # one voice is enough
+    hosts = [f"{host} ({_ranks([r for r in came if came[r] == host])})" for host in dict.fromkeys(came.values())]
+    away = [number for number in range(world) if number not in came]
+    raise SickNode(
+        f"{len(came)} of {world} processes met within {timeout_s:g} s: here are {', '.join(hosts)}; "
+        f"{_ranks(away)} did not come"
+    )
+
+
+def check_machine(config: TrainConfig, state: Any) -> None:
+    """Raises ConfigError when this machine is not what was planned: processes, CUDA, bf16."""
+    import torch
+
+    if state.num_processes != config.world_size:
+        raise ConfigError(
+            f"{state.num_processes} process(es) started where {config.world_size} were planned: "
+            "start through `accelerate launch` with the planned --num_processes and configuration file"
+        )
+    if config.device == "cpu":
+        return
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"device cuda was asked for, and torch sees no GPU (torch build: {torch.version.cuda or 'CPU only'}): "
+            "use a GPU node and `make env TORCH=cuda`, or DEVICE=cpu"
+        )
+    major, minor = torch.cuda.get_device_capability()
+    check_bf16(torch.cuda.get_device_name(), major + minor / 10)
+
+
+def first_all_reduce(state: Any, timeout_s: float = MEETING_TIMEOUT_S) -> None:
+    """Add a one from every rank over the training's own backend. Raises SickNode when that fails or takes too long."""
+    if state.num_processes == 1:
+        return
+    import torch
+    import torch.distributed as dist
+
+    one = torch.ones(1, device=state.device)
+    try:
+        dist.all_reduce(one, async_op=True).wait(timedelta(seconds=timeout_s))
+        if int(one.item()) != state.num_processes:
+            raise RuntimeError(f"{state.num_processes} ones gave {one.item():g}")
+    except RuntimeError as error:
+        raise SickNode(f"the first all-reduce over {dist.get_backend()} failed ({_line(error)})") from None
+
+
+def device_map(state: PartialState) -> dict[str, str | int] | None:
+    """Where a rank's weights go as they are loaded; None where ZeRO-3 places them."""
+    if state.distributed_type == "DEEPSPEED":
+        return None
+    return {"": "cpu" if state.device.type == "cpu" else state.local_process_index}
+
+
+def leave_alone(error: SickNode) -> int:
+    """The exit code of a rank that cannot agree with the others; not 0, so that torchrun ends those who wait."""
+    write_outcome(FAILED)
+    if error.args[0]:
+        print(f"trainyard: {error}", file=sys.stderr, flush=True)
+    return FAILED
+
+
+def _ranks(numbers: list[int]) -> str:
+    return f"rank{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200]
