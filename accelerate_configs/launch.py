@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from accelerate_configs.job import Candidate, JobSpec
+from trainer.flags import word
 from trainer.node.gpus import PEAK_ENV, VRAM_ENV
 from trainer.outcome import SWEEP_ENV
 from trainer.text import GIB
@@ -60,14 +61,7 @@ def _trainer_arguments(spec: JobSpec, candidate: Candidate) -> tuple[str, ...]:
     if spec.config_file is not None:
         # So marked, a file that contradicts what was decided here is refused instead of overridden.
         values |= {"config": spec.config_file, "planned": True}
-    return tuple(part for name, value in values.items() for part in (f"--{name}", _word(value)))
-
-
-def _word(value: str | int | float | bool) -> str:
-    """repr of a float reads back as the same float; a flag is true or false."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return repr(value) if isinstance(value, float) else str(value)
+    return tuple(part for name, value in values.items() for part in (f"--{name}", word(value)))
 
 
 def launch_env(spec: JobSpec, candidate: Candidate) -> tuple[tuple[str, str], ...]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from accelerate_configs.choose import choose
 from accelerate_configs.job import JobSpec, Plan
 from accelerate_configs.local.image import CACHE_DIR, WORK_DIR
+from accelerate_configs.request.elsewhere import told_by
 from accelerate_configs.request.scheduler_values import SECRETS
 from accelerate_configs.request.variables import parse_given, resolve
 from k8s import manifest
@@ -22,7 +23,7 @@ from k8s.pod import DEFAULT_CLAIM, mounted
 from k8s.site import Cluster, find_site, read_cluster, refuse_unknown_gpus
 from trainer.env_file import read_env_file
 from trainer.outcome import ConfigError
-from trainer.settings import from_plan, say
+from trainer.settings import say
 from trainer.text import shown
 
 WIDE = "ReadWriteMany"
@@ -81,7 +82,7 @@ def complete(spec: JobSpec, cluster: Cluster, project_dir: Path, *, hashed: bool
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         spec = replace(spec, run_id=f"{spec.name}-{digest}")
     plan = choose(spec)
-    told = from_plan(plan.launch_argv, project_dir)
+    told = told_by(plan, project_dir)
     _refuse_unseen_settings({**told.values, **handed_on}, cluster)
     say(told.notices)
     return Decided(plan=plan, cluster=cluster, settings=settings, notes=tuple(_notes(spec, cluster)))

@@ -19,7 +19,7 @@ from trainer.__main__ import main
 from trainer.config import KNOBS, LORA_PRESETS, TrainConfig
 from trainer.flags import convert, field_help, help_table, word
 from trainer.outcome import ConfigError
-from trainer.settings import PLAN_DECIDES, Settings, resolve_settings, usage
+from trainer.settings import PLANNED, Settings, resolve_settings, usage
 from trainer.spellings import ENVIRONMENT, NEEDLESS, OURS, RENAMED, REWORDED
 
 NEEDED = ("--model", "m", "--data", "d", "--output_dir", "o", "--run_id", "r")
@@ -204,7 +204,7 @@ def test_every_name_in_the_tables_is_a_setting_or_a_variable() -> None:
     assert set(RENAMED) | set(REWORDED) | set(FROM_YAML) <= fields
     assert set(ENVIRONMENT.values()) - {"lora"} <= fields
     assert not (set(OURS) | set(NEEDLESS)) & fields
-    assert all(name in usage() for name in (*OURS, *NEEDLESS, *PLAN_DECIDES))
+    assert all(name in usage() for name in (*OURS, *NEEDLESS, *PLANNED))
     assert {name for name, *_ in KNOBS} - {"effective batch"} <= fields
     assert set(FROM_ENV_FILE.values()) | set(FROM_YAML.values()) <= set(BY_NAME)
 

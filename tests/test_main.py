@@ -16,7 +16,7 @@ TAKE_VARIABLES = ("run", "ready", "docker-run", "sweep", "sweep-ready", "find-ba
 def test_help_lists_every_verb_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2:-2] == [f"  {verb:<16}{about}" for verb, (_, about) in VERBS.items()]
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == list(VERBS)
     assert max(map(len, lines)) <= 110
 
 

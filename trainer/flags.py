@@ -50,13 +50,16 @@ class Option:
     allowed: str
     """In words."""
     span: Range | None
+    default: Any
+    """MISSING, if it must be given."""
 
 
 @cache
 def options(cls: type) -> dict[str, Option]:
     """By the names of the fields. `X | None` is read as X: leave the option out for None."""
-    found = {}
-    for name, hint in get_type_hints(cls, include_extras=True).items():
+    found, hints = {}, get_type_hints(cls, include_extras=True)
+    for field in fields(cls):
+        hint = hints[field.name]
         kind, span = get_args(hint) if get_origin(hint) is Annotated else (hint, None)
         if type(None) in get_args(kind):
             kind = get_args(kind)[0]
@@ -66,7 +69,7 @@ def options(cls: type) -> dict[str, Option]:
             allowed, pattern = TEXTS[kind]
         if span:
             allowed += f" from {span.low:.12g} to {span.high:.12g}"
-        found[name] = Option(kind=kind, pattern=pattern, allowed=allowed, span=span)
+        found[field.name] = Option(kind=kind, pattern=pattern, allowed=allowed, span=span, default=field.default)
     return found
 
 
@@ -81,7 +84,7 @@ def parse(argv: Sequence[str], cls: type[Options], usage: str, *, words: list[st
     """
     answer_help(argv, usage, cls)
     booleans = [name for name, option in options(cls).items() if option.kind is bool]
-    given = split_flags(argv, booleans=booleans, alone=words)
+    given = split_flags(argv, booleans, words)
     return build(cls, {name: convert(cls, name, text, shown_as=f"--{name}") for name, text in given.items()})
 
 
@@ -92,9 +95,7 @@ def answer_help(argv: Sequence[str], usage: str, cls: type | None = None) -> Non
         raise SystemExit(FINISHED)
 
 
-def split_flags(
-    argv: Sequence[str], *, booleans: Collection[str] = (), alone: list[str] | None = None
-) -> dict[str, str]:
+def split_flags(argv: Sequence[str], booleans: Collection[str], alone: list[str] | None = None) -> dict[str, str]:
     """Text by name, with underscores. Names in `booleans` may stand alone, meaning true; other words go to `alone`.
 
     A name at the end without a value has no text: no field takes that. Raises ConfigError.
@@ -122,7 +123,7 @@ def split_flags(
 
 def build(cls: type[Options], values: dict[str, Any]) -> Options:
     """The dataclass. Raises ConfigError naming the fields without a default that are not in `values`."""
-    lacking = [f"--{field.name}" for field in fields(cls) if field.default is MISSING and field.name not in values]
+    lacking = [f"--{name}" for name, option in options(cls).items() if option.default is MISSING and name not in values]
     if lacking:
         raise ConfigError(f"lacking {', '.join(lacking)}")
     return cls(**values)
@@ -153,13 +154,12 @@ def field_help(cls: type) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in found}
 
 
-def help_table(cls: type[DataclassInstance]) -> str:
+def help_table(cls: type) -> str:
     """One paragraph a field: its flag, what it takes, its default, what it means."""
     said, lines = field_help(cls), []
-    for field in fields(cls):
-        default = "required" if field.default is MISSING else word(field.default)
-        lines.append(f"  --{field.name}  {options(cls)[field.name].allowed} ({default})")
-        lines.append(wrap(said[field.name], width=110, prefix=" " * 6))
+    for name, option in options(cls).items():
+        default = "required" if option.default is MISSING else word(option.default)
+        lines += [f"  --{name}  {option.allowed} ({default})", wrap(said[name], width=110, prefix=" " * 6)]
     return "\n".join(lines)
 
 

@@ -22,7 +22,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,14 @@ import yaml
 
 from trainer.config import KNOBS, LORA_PRESETS, TrainConfig
 from trainer.env_file import read_env_file
-from trainer.flags import answer_help, build, convert, split_flags, word
+from trainer.flags import answer_help, build, convert, options, split_flags, word
 from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError
 from trainer.spellings import CONFIG_FILE, ENVIRONMENT, LORA, NEEDLESS, OURS, REWORDED
 from trainer.text import shown
 
 COMMAND_LINE = "command line"
-PLAN_DECIDES = (
-    "world_size", "micro_batch_size", "gradient_accumulation_steps", "activation_checkpointing", "optimizer",
-)  # fmt: skip
+# What the plan decides.
+PLANNED = ("world_size", "micro_batch_size", "gradient_accumulation_steps", "activation_checkpointing", "optimizer")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +64,7 @@ def resolve_settings(
     Raises:
         ConfigError: an unknown or repeated name, a value that its field does not take, a contradicted plan.
     """
-    flags, env_file = split_flags(argv, booleans=("json", "planned", "strict")), env_file or {}
+    flags, env_file = split_flags(argv, ("json", "planned", "strict")), env_file or {}
     as_json, planned = flags.pop("json", "false") == "true", flags.pop("planned", "false") == "true"
     named = flags.pop("config", environ.get(CONFIG_FILE) or env_file.get(CONFIG_FILE))
     path = str(folder / named) if named is not None else ""
@@ -77,14 +76,14 @@ def resolve_settings(
     }
     notices: list[str] = []
     given = {source: read_layer(source, layer, notices) for source, layer in layers.items()}
-    values = {field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING}
+    values = {name: option.default for name, option in options(TrainConfig).items() if option.default is not MISSING}
     sources = dict.fromkeys(values, "default")
     for source, said in given.items():
         values |= said
         sources |= dict.fromkeys(said, source)
     if sources["lora_alpha"] == "default" != sources["lora_r"]:
         values["lora_alpha"], sources["lora_alpha"] = 2 * values["lora_r"], "twice lora_r"
-    for name in PLAN_DECIDES if planned else ():
+    for name in PLANNED if planned else ():
         if given[path].get(name, values[name]) != values[name]:
             raise ConfigError(
                 f"{path} says {name}: {word(given[path][name])}, but the plan decides {word(values[name])}: take "
@@ -175,22 +174,15 @@ def main(argv: Sequence[str]) -> int:
     """`python -m trainer config`. Raises ConfigError."""
     answer_help(argv, usage(), TrainConfig)
     settings = settings_here(argv)
-    lacking = [field.name for field in fields(TrainConfig) if field.name not in settings.values]
+    lacking = [name for name in options(TrainConfig) if name not in settings.values]
     if settings.as_json:
         found = {name: {"value": value, "source": settings.sources[name]} for name, value in settings.values.items()}
         print(json.dumps({"settings": found, "lacking": lacking}, indent=1))
     else:
-        for field in fields(TrainConfig):
-            value = word(settings.values.get(field.name, "-"))
-            print(f"{field.name:<28} {value:<28} {settings.sources.get(field.name, 'required, given by nobody')}")
+        for name in options(TrainConfig):
+            value, source = settings.values.get(name, "-"), settings.sources.get(name, "required, given by nobody")
+            print(f"{name:<28} {word(value):<28} {source}")
     return BAD_CONFIG if lacking else FINISHED
-
-
-def from_plan(launch_argv: Sequence[str], project_dir: Path) -> Settings:
-    """What the ranks of a planned job will be told, found out before anything is submitted. Raises ConfigError."""
-    settings = resolve_settings(launch_argv[launch_argv.index("trainer.train") + 1 :], {}, folder=project_dir)
-    settings.config()
-    return settings
 
 
 def say(notices: Sequence[str]) -> None:

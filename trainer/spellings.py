@@ -26,12 +26,12 @@ RENAMED: dict[str, tuple[str, ...]] = {
 
 # Other words for a value, by our name of the setting.
 REWORDED: dict[str, dict[str, str]] = {
-    "optimizer": {
-        **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_hf"), "adamw"),
-        **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "paged_adamw"), "paged_adamw_8bit"),
-    },
     "quantization": {"true": "nf4", "false": "none", "4bit": "nf4"},
-}
+    "optimizer": {
+        "adamw_torch": "adamw", "adamw_torch_fused": "adamw", "adamw_hf": "adamw", "paged_adamw": "paged_adamw_8bit",
+        "adamw_8bit": "paged_adamw_8bit", "adamw_bnb_8bit": "paged_adamw_8bit",
+    },
+}  # fmt: skip
 
 # No settings here: (the values that say what every run has, which are dropped with a notice; why others are refused).
 BF16 = "GPUs compute in bf16, adapters are kept in fp32"

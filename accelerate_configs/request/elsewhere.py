@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from accelerate_configs.job import Plan
 from trainer.config import LORA_PRESETS
 from trainer.env_file import read_env_file
 from trainer.flags import word
@@ -66,6 +67,14 @@ def given_elsewhere(given: Mapping[str, str], project_dir: Path) -> tuple[dict[s
         from_yaml["LORA"] = _preset(path, settings)
     fields = {"lora_dropout": settings.values["lora_dropout"]} if "lora_dropout" in in_file else {}
     return {**from_yaml, **found, CONFIG_FILE: path}, fields
+
+
+def told_by(plan: Plan, project_dir: Path) -> Settings:
+    """What the ranks of a planned job will be told, found out before anything is submitted. Raises ConfigError."""
+    words = plan.launch_argv[plan.launch_argv.index("trainer.train") + 1 :]
+    settings = resolve_settings(words, {}, folder=project_dir)
+    settings.config()
+    return settings
 
 
 def _preset(path: str, settings: Settings) -> str:

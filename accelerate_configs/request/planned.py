@@ -8,10 +8,11 @@ from pathlib import Path
 from accelerate_configs.job import JobSpec, Plan
 from accelerate_configs.local import image
 from accelerate_configs.local.mounts import mounts
+from accelerate_configs.request.elsewhere import told_by
 from trainer.data.records import check_records
 from trainer.env_file import read_env_file
 from trainer.outcome import ConfigError
-from trainer.settings import from_plan, say
+from trainer.settings import say
 
 
 def check_planned(plan: Plan) -> None:
@@ -24,7 +25,7 @@ def check_planned(plan: Plan) -> None:
     model = project_dir / plan.spec.model
     if model.is_dir() and not any(model.glob("*.safetensors")):
         raise ConfigError(f"MODEL={plan.spec.model}: the folder has no *.safetensors: pass one with the weights")
-    settings = from_plan(plan.launch_argv, project_dir)
+    settings = told_by(plan, project_dir)
     say(settings.notices)
     image_root = settings.values["image_root"]
     if plan.spec.runtime != "none":
