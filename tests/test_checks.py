@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,14 @@ def test_a_disk_too_small_for_the_checkpoints_fails_with_what_they_take(tmp_path
     )
 
 
-def test_what_fails_says_what_to_do_and_ends_with_78(tmp_path: Path) -> None:
-    code, found = validate(tmp_path, "model", "--model", "no/such", "--data", "d", HF_HUB_OFFLINE="1", HF_HOME="/x")
-    assert (code, list(found)) == (78, ["access"])
-    assert found["access"]["found"] == (
-        "MODEL=no/such is not in the hub cache (/x/hub), and HF_HUB_OFFLINE is set: download it first"
-    )
+def test_what_fails_says_what_to_do_and_ends_with_78() -> None:
+    words = [sys.executable, "-m", "trainer", "validate", "model", "--model", "no/such", "--data", "d", "--json"]
+    environ = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": "/x"}
+    done = subprocess.run(words, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 78
+    (check,) = json.loads(done.stdout)["checks"]
+    assert (check["name"], check["status"]) == ("access", "fail")
+    assert check["found"] == ("MODEL=no/such is not in the hub cache (/x/hub), and HF_HUB_OFFLINE is set: download it")
 
 
 @pytest.mark.slow

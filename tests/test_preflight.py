@@ -164,7 +164,7 @@ def hub() -> Iterator[tuple[str, dict[str, int], list[str]]]:
         def do_HEAD(self) -> None:
             tokens.append(self.headers.get("Authorization", ""))
             self.send_response(answers[self.path.split("/")[2]])
-            self.send_header("Location", "/elsewhere")
+            self.send_header("Location", "http://elsewhere.invalid/with/the/token")
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
@@ -195,7 +195,7 @@ def test_a_model_is_here_cached_or_asked_for_at_the_hub(node: Node, hub: tuple[s
     node.environ["HF_HUB_OFFLINE"] = "1"
     cache = f"{node.folder}/home/hub"
     assert node.run(device="cpu", model="org/open") == (
-        78, f"trainyard: MODEL=org/open is not in the hub cache ({cache}), and HF_HUB_OFFLINE is set: download it first"
+        78, f"trainyard: MODEL=org/open is not in the hub cache ({cache}), and HF_HUB_OFFLINE is set: download it"
     )  # fmt: skip
     snapshot = Path(cache, "models--org--open", "snapshots", "abc")
     snapshot.mkdir(parents=True)

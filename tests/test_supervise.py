@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -20,53 +19,40 @@ ROOT = Path(__file__).resolve().parent.parent
 PLANNED = ["accelerate", "launch", "--config_file", "c.yaml", "--num_machines", "1", "-m", "trainer.train"]
 
 
-def run(command: list[str], environment: dict[str, str]) -> int:
-    """trainer.supervise.run in a process of its own: at its end it kills every descendant of its process."""
-    code = (
-        "import json, os, sys; from trainer.supervise import run;"
-        "sys.exit(run(json.loads(sys.argv[1]), os.environ, lambda environ: None))"
-    )
-    words = [sys.executable, "-c", code, json.dumps(command)]
-    return subprocess.run(words, env=environment, cwd=ROOT, check=False).returncode
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return make_toy_project(tmp_path / "toy")
 
 
-def python(code: str) -> list[str]:
-    return [sys.executable, "-c", textwrap.dedent(code)]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+def run(project: Path, worker: str, processes: int = 1) -> tuple[int, str]:
+    """(exit code, stderr) of a supervised launch whose workers do as told."""
+    (project / "worker.py").write_text(f"import os\nfrom trainer.outcome import write_outcome\n{worker}\n")
+    planned = ("accelerate", "launch", "--num_processes", str(processes), "-m", "worker")
+    words = [sys.executable, "-m", "trainer.supervise", "--", *planned]
+    done = subprocess.run(words, cwd=project, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
 
 
 @pytest.mark.parametrize(("code", "worker_exit"), [(0, 0), (0, 1), (75, 0), (78, 0), (78, 1)])
-def test_the_outcome_decides_not_the_launchers_exit_code(code: int, worker_exit: int) -> None:
-    worker = f"from trainer.outcome import write_outcome; write_outcome({code}, 'why'); raise SystemExit({worker_exit})"
-    assert run(python(worker), environment()) == code
+def test_the_outcome_decides_not_the_launchers_exit_code(code: int, worker_exit: int, project: Path) -> None:
+    assert run(project, f"write_outcome({code}, 'why'); raise SystemExit({worker_exit})")[0] == code
 
 
-def test_a_worker_without_a_word_has_failed(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(python("raise SystemExit(0)"), environment()) == 1
-    assert capfd.readouterr().err == "trainyard: the training failed (exit code 0); the reason stands above\n"
+def test_a_worker_without_a_word_has_failed(project: Path) -> None:
+    said = "trainyard: the training failed (exit code 0); the reason stands above\n"
+    assert run(project, "raise SystemExit(0)") == (1, said)
 
 
-def test_an_outcome_of_another_attempt_counts_for_nothing() -> None:
-    worker = """
-        import os
-        os.environ["TRAINYARD_ATTEMPT_ID"] = "an earlier one"
-        from trainer.outcome import write_outcome
-        write_outcome(0)
-    """
-    assert run(python(worker), environment()) == 1
+def test_an_outcome_of_another_attempt_counts_for_nothing(project: Path) -> None:
+    assert run(project, "os.environ['TRAINYARD_ATTEMPT_ID'] = 'an earlier one'; write_outcome(0)")[0] == 1
 
 
-def test_only_local_rank_0_speaks_for_a_node() -> None:
-    worker = "from trainer.outcome import write_outcome; write_outcome(0)"
-    assert run(python(worker), {**environment(), "LOCAL_RANK": "1"}) == 1
+def test_only_local_rank_0_speaks_for_a_node(project: Path) -> None:
+    assert run(project, "if os.environ['LOCAL_RANK'] == '1': write_outcome(0)", processes=2)[0] == 1
 
 
-def test_a_configuration_error_is_repeated_on_one_line(capfd: pytest.CaptureFixture[str]) -> None:
-    run(python("from trainer.outcome import write_outcome; write_outcome(78, 'no such model')"), environment())
-    assert capfd.readouterr().err == "trainyard: no such model\n"
+def test_a_configuration_error_is_repeated_on_one_line(project: Path) -> None:
+    assert run(project, "write_outcome(78, 'no such model')") == (78, "trainyard: no such model\n")
 
 
 def test_one_node_runs_the_planned_command_with_this_python() -> None:

@@ -105,7 +105,7 @@ try:
 except ConfigError as error:
     write_outcome(78, str(error))
 except Stopped as stopped:
-    write_outcome(stopped.code, str(stopped))
+    write_outcome(*stopped.args)
 except Exception as error:
     (run_dir / f"failed-{os.getpid()}").write_text(str(error))  # srun may no longer listen
     raise

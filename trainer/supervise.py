@@ -17,13 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainer import outcome
 from trainer.env_file import read_env_file
 from trainer.files import RECORD_ENV, RECORD_NAME, write_whole
-from trainer.node.preflight import check_node, resolves
+from trainer.node.preflight import check_node, meeting_place
 from trainer.node.processes import SUPERVISOR_ENV, become_subreaper, in_launcher, kill_descendants, stop_signals_kept
 from trainer.node.stop import DEADLINE_ENV, FLAG, LIMIT_ENV
 from trainer.outcome import ConfigError, SickNode, node_rank
@@ -33,13 +33,13 @@ from trainer.settings import say
 def main(argv: Sequence[str]) -> int:
     try:
         planned = argv[1:] if argv[:1] == ["--"] else argv
-        environment = complete_environment({**read_env_file(Path(".env")), **os.environ}, time.time())
-        if outcome.SWEEP_ENV in environment:
+        os.environ.update(complete_environment({**read_env_file(Path(".env")), **os.environ}, time.time()))
+        if outcome.SWEEP_ENV in os.environ:
             from accelerate_configs.sweeps import trial
 
-            code = trial.attempt(planned, environment, attempt)
+            code = trial.attempt(planned, os.environ, attempt)
         else:
-            code = attempt(planned, environment)
+            code = attempt(planned)
     except (ConfigError, SickNode) as error:
         say([str(error)])
         code = error.exit_code
@@ -50,16 +50,47 @@ def main(argv: Sequence[str]) -> int:
     return outcome.FINISHED if status_file and code == outcome.RUN_AGAIN else code
 
 
-def attempt(planned: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Look at this node, then run the planned command on it. Raises ConfigError, SickNode."""
+def attempt(planned: Sequence[str]) -> int:
+    """Run the planned command on this node to its end; returns the ranks' outcome, or FAILED when they left none.
+
+    Raises:
+        ConfigError, SickNode: found before anything was started.
+    """
     options = options_of(planned)
+    process: subprocess.Popen[bytes] | None = None
 
-    def look(environ: Mapping[str, str]) -> None:
-        check_node(options, environ)
-        if (record := environ.get(RECORD_ENV)) and not node_rank(environ):  # submit could not write it
-            write_whole(Path(options["--output_dir"], RECORD_NAME), Path(record).read_text(encoding="utf-8"))
+    def stop(came: list[int]) -> None:
+        Path(directory, FLAG).touch()
+        if came.count(signal.SIGINT) > 1 and process is not None:
+            process.kill()  # and with it, by the kernel, its ranks
 
-    return run(complete_command(planned, environment), environment, look)
+    with tempfile.TemporaryDirectory(prefix="trainyard-") as directory, stop_signals_kept(stop) as came:
+        attempt_id = secrets.token_hex(8)
+        os.environ |= {outcome.ATTEMPT_DIR_ENV: directory, outcome.ATTEMPT_ID_ENV: attempt_id}
+        # torchrun would end its workers on the signals that they are to be deaf to.
+        os.environ |= {SUPERVISOR_ENV: str(os.getpid()), "PET_SIGNALS_TO_HANDLE": "SIGQUIT"}
+        become_subreaper()
+        try:
+            check_node(options)
+            command = complete_command(planned, os.environ)
+            if (record := os.environ.get(RECORD_ENV)) and not node_rank(os.environ):  # submit could not write it
+                write_whole(Path(options["--output_dir"], RECORD_NAME), Path(record).read_text(encoding="utf-8"))
+            if came:
+                say(["asked to stop before anything was started: run again"])
+                return outcome.RUN_AGAIN
+            process = subprocess.Popen(command, start_new_session=True, preexec_fn=in_launcher)
+            process.wait()
+        finally:
+            kill_descendants()
+        ended = outcome.read_outcome(Path(directory), attempt_id)
+    if came:
+        say([f"asked to stop by {signal.Signals(came[0]).name}"])
+    if ended is None:
+        ended = outcome.FAILED, f"the training failed (exit code {process.returncode}); the reason stands above"
+    code, message = ended
+    if code != outcome.FINISHED and message:
+        say([message])
+    return code
 
 
 def complete_environment(environ: Mapping[str, str], now: float) -> dict[str, str]:
@@ -74,53 +105,12 @@ def complete_environment(environ: Mapping[str, str], now: float) -> dict[str, st
     return found
 
 
-def run(command: Sequence[str], environment: Mapping[str, str], look: Callable[[Mapping[str, str]], None]) -> int:
-    """Run one attempt to its end and return its exit code: the ranks' outcome, or FAILED when they left none.
-
-    `look` is called first with the environment, signals handled already; what it raises ends the attempt.
-    """
-    process: subprocess.Popen[bytes] | None = None
-
-    def stop(came: list[int]) -> None:
-        Path(directory, FLAG).touch()
-        if came.count(signal.SIGINT) > 1 and process is not None:
-            process.kill()  # and with it, by the kernel, its ranks
-
-    with tempfile.TemporaryDirectory(prefix="trainyard-") as directory, stop_signals_kept(stop) as came:
-        environment = {
-            **environment,
-            outcome.ATTEMPT_DIR_ENV: directory,
-            outcome.ATTEMPT_ID_ENV: secrets.token_hex(8),
-            SUPERVISOR_ENV: str(os.getpid()),
-            # torchrun would end its workers on the signals that they are to be deaf to.
-            "PET_SIGNALS_TO_HANDLE": "SIGQUIT",
-        }
-        become_subreaper()
-        try:
-            look(environment)
-            if came:
-                say(["asked to stop before anything was started: run again"])
-                return outcome.RUN_AGAIN
-            process = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=in_launcher)
-            process.wait()
-        finally:
-            kill_descendants()
-        ended = outcome.read_outcome(Path(directory), environment[outcome.ATTEMPT_ID_ENV])
-    if came:
-        say([f"asked to stop by {signal.Signals(came[0]).name}"])
-    if ended is None:
-        ended = outcome.FAILED, f"the training failed (exit code {process.returncode}); the reason stands above"
-    code, message = ended
-    if code != outcome.FINISHED and message:
-        say([message])
-    return code
-
-
 def complete_command(planned: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     """The planned `accelerate launch ...` as this node must run it.
 
     Raises:
         ConfigError: it is no accelerate launch, or several nodes were planned and their environment is missing.
+        SickNode: the nodes cannot meet.
     """
     if list(planned[:2]) != ["accelerate", "launch"]:
         raise ConfigError("supervise takes the plan's command: -- accelerate launch ... -m trainer.train ...")
@@ -128,12 +118,7 @@ def complete_command(planned: Sequence[str], environment: Mapping[str, str]) -> 
     # Quiet: when training fails, its own traceback is the one to read, not the launcher's as well.
     command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
     if int(options.get("--num_machines", "1")) > 1:
-        rank, address, port = node_rank(environment), environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
-        if rank is None or not address or not port:
-            raise ConfigError("several nodes were planned, but SLURM_PROCID, MASTER_ADDR or MASTER_PORT is not set")
-        if not resolves(address):
-            # Node names that only Slurm knows; srun leaves the address of the node it was started on.
-            address = environment.get("SLURM_LAUNCH_NODE_IPADDR", address)
+        rank, address, port = meeting_place(environment)
         command += ["--machine_rank", str(rank), "--main_process_ip", address, "--main_process_port", port]
     elif int(options.get("--num_processes", "1")) > 1:
         # A free one: accelerate's own, 29500, is every other job's too, and two that start at once both find it free.

@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     except CheckpointError as error:
         return leave(FAILED, str(error))
     except Stopped as stopped:
-        return leave(stopped.code, str(stopped))
+        return leave(*stopped.args)
     write_outcome(FINISHED)  # the adapter is on disk; what follows may be slow or fail without spoiling that
     finish()
     return FINISHED

@@ -15,7 +15,7 @@ from pathlib import Path
 from accelerate_configs.job import Plan
 from accelerate_configs.local import image
 from accelerate_configs.local.mounts import Mount, cache_folder, check_mounts, env_file, mounts
-from trainer.node.hub import hub_cache
+from accelerate_configs.memory.hub import hub_cache
 from trainer.node.processes import stop_signals_kept
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, RUN_AGAIN, ConfigError
 

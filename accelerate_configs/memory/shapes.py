@@ -11,8 +11,8 @@ from pathlib import Path
 
 from accelerate_configs.job import ModelShape
 from accelerate_configs.memory.families import PARSERS, Config
+from accelerate_configs.memory.hub import cached_config
 from accelerate_configs.memory.known_models import KNOWN_MODELS
-from trainer.node.hub import cached_config
 from trainer.outcome import ConfigError
 from trainer.text import nearest
 

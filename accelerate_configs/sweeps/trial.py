@@ -51,9 +51,7 @@ class Trial:
     """The sweep has seen enough of it."""
 
 
-def attempt(
-    planned: Sequence[str], environment: Mapping[str, str], run: Callable[[Sequence[str], dict[str, str]], int]
-) -> int:
+def attempt(planned: Sequence[str], environment: Mapping[str, str], run: Callable[[Sequence[str]], int]) -> int:
     """`run` the planned command with the trial's values; returns its exit code, 0 when the sweep wants no more.
 
     Raises:
@@ -78,11 +76,11 @@ def attempt(
     print(f"trial {trial.run_id} of {path}: {said}", flush=True)
     entity, project, sweep_id = path.split("/")
     # In a sweep the client takes these from its environment alone.
-    more = {"WANDB_SWEEP_ID": sweep_id, "WANDB_RUN_ID": trial.run_id}
-    more |= {"WANDB_PROJECT": project, "WANDB_ENTITY": entity}
+    os.environ |= {"WANDB_SWEEP_ID": sweep_id, "WANDB_RUN_ID": trial.run_id}
+    os.environ |= {"WANDB_PROJECT": project, "WANDB_ENTITY": entity}
     if not node_rank(environment):
         _tell(trial, folder, environment)
-    code = run(command, {**environment, **more})
+    code = run(command)
     ended = read_trial(folder)
     return FINISHED if code == RUN_AGAIN and ended and ended.stopped else code
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import runpy
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,12 +32,12 @@ class Gpu(NamedTuple):
     capability: float
 
 
-def check_gpus(planned: int, environ: Mapping[str, str]) -> str:
+def check_gpus(planned: int) -> str:
     """Driver, torch's CUDA, then number, kind and memory of the GPUs that the job may use; what is there, in words."""
     build, here = torch_cuda(), node_name()
     if not build:
         raise ConfigError("device cuda was planned, and torch here is without CUDA: make env TORCH=cuda, or DEVICE=cpu")
-    if not shutil.which("nvidia-smi", path=environ.get("PATH")):
+    if not shutil.which("nvidia-smi"):
         if Path("/proc/driver/nvidia/version").exists():
             return "the driver's tools are not here, the ranks look themselves"  # in some containers
         raise ConfigError(f"device cuda was planned, and {here} has no NVIDIA driver: use a GPU node, or DEVICE=cpu")
@@ -46,10 +47,10 @@ def check_gpus(planned: int, environ: Mapping[str, str]) -> str:
             f"torch is built for CUDA {build}, and the driver of {here} supports {driver[1]} at most: "
             "use nodes with a newer driver, or a torch built for that CUDA"
         )
-    gpus = visible(read_gpus(_smi(*GPU_QUERY)), environ.get("CUDA_VISIBLE_DEVICES"))[:planned]
+    gpus = visible(read_gpus(_smi(*GPU_QUERY)), os.environ.get("CUDA_VISIBLE_DEVICES"))[:planned]
     if len(gpus) < planned:
         raise ConfigError(f"{planned} GPUs a node were planned, {here} shows {len(gpus)}: GPUS={max(1, len(gpus))}")
-    sold, needed = (float(environ.get(name) or 0) for name in (VRAM_ENV, PEAK_ENV))
+    sold, needed = (float(os.environ.get(name) or 0) for name in (VRAM_ENV, PEAK_ENV))
     words = []
     for index, gpu in enumerate(gpus):
         words.append(f"{gpu.name} ({gpu.total_gib:.1f} GiB)" if gpu else "MIG")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,11 +25,7 @@ ATTEMPTS_NAME = "attempts.json"
 
 
 class Stopped(Exception):
-    """Every rank agreed to leave. Carries the exit code and one line for the log."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+    """Every rank agreed to leave. `args`: the exit code and one line for the log."""
 
 
 def stop_lead_s(time_limit_min: int) -> int:
@@ -38,9 +33,9 @@ def stop_lead_s(time_limit_min: int) -> int:
     return min(120, time_limit_min * 60 // 4)
 
 
-def asked_to_stop(environ: Mapping[str, str]) -> bool:
+def asked_to_stop() -> bool:
     """Whether the supervisor of this node, if there is one, has raised the attempt's flag."""
-    directory = environ.get(ATTEMPT_DIR_ENV)
+    directory = os.environ.get(ATTEMPT_DIR_ENV)
     return directory is not None and Path(directory, FLAG).exists()
 
 
@@ -81,7 +76,7 @@ class Stop:
         self._save_s = max(self._save_s, seconds)
 
     def _mine(self) -> bool:
-        if asked_to_stop(os.environ):
+        if asked_to_stop():
             return True
         # Two steps and a save before the end, and never later than the scheduler's own warning.
         lead_s = max(self._lead_s, 2 * self._longest_step_s + self._save_s)

@@ -35,7 +35,7 @@ from trainer.config import KNOBS, TrainConfig
 from trainer.data.records import dataset_of
 from trainer.flags import answer_help, build, word
 from trainer.node.gpus import check_gpus
-from trainer.node.preflight import check_folder, check_model
+from trainer.node.preflight import check_folder, check_model, check_tmpdir
 from trainer.outcome import FINISHED, ConfigError
 from trainer.settings import say, settings_here
 from trainer.text import gib, last_words
@@ -118,20 +118,17 @@ def env_file(_: TrainConfig) -> tuple[str, str]:
 
 
 def output(config: TrainConfig) -> tuple[str, str]:
-    check_folder("output", Path(config.output_dir), shared=True)
-    return f"{config.output_dir} can be written, with room", ""
+    return check_folder("output", config.output_dir), ""
 
 
 def temporary(_: TrainConfig) -> tuple[str, str]:
-    path = os.environ.get("TMPDIR") or tempfile.gettempdir()
-    check_folder("TMPDIR", Path(path), shared=False)
-    return f"{path} can be written, with room", ""
+    return check_tmpdir(), ""
 
 
 def gpus(config: TrainConfig) -> tuple[str, str]:
     if config.device == "cpu":
         return "device cpu: none is asked for", ""
-    return check_gpus(config.world_size, os.environ), ""
+    return check_gpus(config.world_size), ""
 
 
 def records(config: TrainConfig) -> tuple[str, str]:
@@ -146,8 +143,7 @@ def records(config: TrainConfig) -> tuple[str, str]:
 
 
 def access(config: TrainConfig) -> tuple[str, str]:
-    check_model(config.model, os.environ)
-    return f"{config.model} is here or can be had", ""
+    return check_model(config.model), ""
 
 
 def family(config: TrainConfig) -> tuple[str, str]:
