@@ -1,4 +1,4 @@
-"""The slim package that the image bakes: vocabulary, memory model, supervisor, and the training itself.
+"""The slim package that the image bakes: settings, supervisor, the training itself, and the tools around it.
 
 Nothing is imported here: the launch side uses this package's torch-free modules on login nodes.
 """

@@ -30,21 +30,15 @@ from trainer.text import nearest
 
 # Each is a function that takes its own words. Imported when it is typed: some bring torch, none brings all.
 VERBS: dict[str, str] = {
-    "run": "accelerate_configs.local.run:run",
-    "ready": "accelerate_configs.local.run:ready",
+    "run": "accelerate_configs.local.run:run", "ready": "accelerate_configs.local.run:ready",
     "docker-run": "accelerate_configs.local.docker:run",
-    "sweep": "accelerate_configs.sweeps.local:run",
-    "sweep-ready": "accelerate_configs.sweeps.local:ready",
-    "config": "trainer.settings:main",
-    "validate": "trainer.tools.validate:main",
-    "layers": "trainer.tools.layers:main",
+    "sweep": "accelerate_configs.sweeps.local:run", "sweep-ready": "accelerate_configs.sweeps.local:ready",
+    "config": "trainer.settings:main", "validate": "trainer.tools.validate:main", "layers": "trainer.tools.layers:main",
     "profile-memory": "accelerate_configs.measure.memory_profile:main",
     "find-batch-size": "accelerate_configs.measure.batch_size:main",
     "setup-wandb": "trainer.tools.setup_wandb:main",
-    "infer": "trainer.tools.infer:main",
-    "merge": "trainer.tools.merge:main",
-    "report": "trainer.results.export:report",
-}
+    "infer": "trainer.tools.infer:main", "merge": "trainer.tools.merge:main", "report": "trainer.results.export:report",
+}  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> int:

@@ -144,8 +144,7 @@ def read_yaml(path: Path) -> dict[str, object]:
         raise ConfigError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if entry is None:
-        return {}
+    entry = {} if entry is None else entry
     if not isinstance(entry, dict) or not all(isinstance(name, str) for name in entry):
         raise ConfigError(f"{path} takes `name: value` on each line; see python -m trainer config --help")
     return entry
