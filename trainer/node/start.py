@@ -10,14 +10,11 @@ import sys
 import time
 import warnings
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainer.config import TrainConfig
 from trainer.node.gpus import check_bf16
 from trainer.outcome import FAILED, ConfigError, SickNode, node_name, write_outcome
-
-if TYPE_CHECKING:
-    from accelerate import PartialState
 
 MEETING_TIMEOUT_S = 300
 _kept: list[Any] = []  # the first rank's store must live as long as the others look into it
@@ -36,8 +33,8 @@ def prepare_libraries(config: TrainConfig) -> None:
         os.environ.setdefault("TQDM_DISABLE", "1")  # a bar in a file is one endless line
 
 
-def join(config: TrainConfig) -> PartialState:
-    """The processes of this run together, on a machine that is what was planned.
+def join(config: TrainConfig) -> Any:
+    """The processes of this run together, on a machine that is what was planned; accelerate's PartialState.
 
     Raises:
         ConfigError: no node like this one could run it.
@@ -110,7 +107,7 @@ def check_machine(config: TrainConfig, state: Any) -> None:
     check_bf16(torch.cuda.get_device_name(), major + minor / 10)
 
 
-def first_all_reduce(state: Any, timeout_s: float = MEETING_TIMEOUT_S) -> None:
+def first_all_reduce(state: Any) -> None:
     """Add a one from every rank over the training's own backend. Raises SickNode when that fails or takes too long."""
     if state.num_processes == 1:
         return
@@ -119,14 +116,14 @@ def first_all_reduce(state: Any, timeout_s: float = MEETING_TIMEOUT_S) -> None:
 
     one = torch.ones(1, device=state.device)
     try:
-        dist.all_reduce(one, async_op=True).wait(timedelta(seconds=timeout_s))
+        dist.all_reduce(one, async_op=True).wait(timedelta(seconds=MEETING_TIMEOUT_S))
         if int(one.item()) != state.num_processes:
             raise RuntimeError(f"{state.num_processes} ones gave {one.item():g}")
     except RuntimeError as error:
         raise SickNode(f"the first all-reduce over {dist.get_backend()} failed ({_line(error)})") from None
 
 
-def device_map(state: PartialState) -> dict[str, str | int] | None:
+def device_map(state: Any) -> dict[str, str | int] | None:
     """Where a rank's weights go as they are loaded; None where ZeRO-3 places them."""
     if state.distributed_type == "DEEPSPEED":
         return None

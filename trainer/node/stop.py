@@ -56,7 +56,9 @@ class Stop:
     def wanted(self) -> bool:
         """Collective: whether to stop now."""
         if not self.agreed:
-            self.agreed = self.ranks.any(self._mine())
+            # Two steps and a save before the end, and never later than the scheduler's own warning.
+            lead_s = max(self._lead_s, 2 * self._longest_step_s + self._save_s)
+            self.agreed = self.ranks.any(asked_to_stop() or time.time() > self._deadline - lead_s)
         return self.agreed
 
     def check(self) -> None:
@@ -74,13 +76,6 @@ class Stop:
 
     def saved(self, seconds: float) -> None:
         self._save_s = max(self._save_s, seconds)
-
-    def _mine(self) -> bool:
-        if asked_to_stop():
-            return True
-        # Two steps and a save before the end, and never later than the scheduler's own warning.
-        lead_s = max(self._lead_s, 2 * self._longest_step_s + self._save_s)
-        return time.time() > self._deadline - lead_s
 
     def leave(self) -> NoReturn:
         """Collective. Raises Stopped: run again, or failed when attempts end one after the other without a step."""
