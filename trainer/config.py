@@ -75,7 +75,7 @@ class TrainConfig:
     """Tokens a sample, image tokens included; longer records are left out, and said."""
     max_steps: Steps = 1500
     """Optimizer steps."""
-    learning_rate: Annotated[float, Range(1e-9, 1)] = 2e-4
+    learning_rate: Annotated[float, Range(1e-30, 1)] = 2e-4
     """Peak; cosine decay to zero after the warm-up."""
     warmup_fraction: Annotated[float, Range(0, 1)] = 0.1
     """Share of the steps in which the learning rate rises from zero."""
