@@ -13,7 +13,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from accelerate_configs.runs import cli
-from accelerate_configs.sweeps.grid import EXAMPLE, Sweep, plan_grid, plan_table
+from accelerate_configs.sweeps.grid import EXAMPLE, Sweep, plan_table
+from accelerate_configs.sweeps.trials import plan_sweep
 from k8s.kubectl import Kubectl
 from k8s.request import Decided, complete
 from k8s.site import find_site, read_cluster, refuse_unknown_gpus
@@ -77,7 +78,7 @@ def _planned(
         # As for one run, the same request gives the same names, and another site file others.
         request = json.dumps([dict(given), asdict(site), asdict(cluster)], sort_keys=True)
         run_suffix = hashlib.sha256(request.encode()).hexdigest()[:8]
-    planned = plan_grid(given, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site)
+    planned = plan_sweep(given, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site)
     for member in planned.plans:
         refuse_unknown_gpus(member.spec, site, cluster)
     members = [complete(member.spec, cluster, project_dir) for member in planned.plans]

@@ -10,8 +10,8 @@ from pathlib import Path
 from accelerate_configs.request.variables import DEFAULT_OUTPUT
 from accelerate_configs.runs import cli
 from accelerate_configs.runs.records import run_record, write_record
-from accelerate_configs.sweeps.grid import Sweep, check_members, plan_grid, plan_table, write_sweep
-from accelerate_configs.sweeps.trials import begin, check_key, plan_trials
+from accelerate_configs.sweeps.grid import Sweep, check_members, plan_table, write_sweep
+from accelerate_configs.sweeps.trials import begin, check_key, plan_sweep
 from slurm.nodes import refuse_what_cannot_run
 from slurm.runtime import check_runtime, needed_environment
 from slurm.script import log_dir, render_array
@@ -91,8 +91,7 @@ def submit(planned: Sweep, environ: Words) -> str:
 
 def _planned(given: Words, environ: Words, project_dir: Path, *, run_suffix: str | None = None) -> Sweep:
     site = find_site(given, project_dir, environ)
-    make = plan_grid if "GRID" in given else plan_trials
-    planned = make(given, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site)
+    planned = plan_sweep(given, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site)
     for plan in planned.plans:
         check_runtime(plan.spec, typed=given)
     return planned

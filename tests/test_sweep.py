@@ -20,7 +20,8 @@ from plans import ENV, make_plan
 from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
 
 from accelerate_configs.runs.records import read_run
-from accelerate_configs.sweeps.grid import MAX_MEMBERS, Recorded, Sweep, plan_grid, read_grid, read_result, read_sweep
+from accelerate_configs.sweeps.grid import MAX_MEMBERS, Recorded, Sweep, read_grid, read_result, read_sweep
+from accelerate_configs.sweeps.trials import plan_sweep
 from slurm import members
 from slurm.__main__ import main
 from slurm.queue import find_jobs
@@ -72,7 +73,7 @@ def test_a_bad_grid_is_one_line(grid: str, said: str) -> None:
 
 
 def planned(**given: str) -> Sweep:
-    return plan_grid({"GRID": GRID, **given}, project_dir=PROJECT_DIR, environ={})
+    return plan_sweep({"GRID": GRID, **given}, project_dir=PROJECT_DIR, environ={})
 
 
 def test_every_member_is_planned_on_its_own() -> None:

@@ -28,7 +28,7 @@ from wandb_server import KEY, Handler
 
 from accelerate_configs.sweeps.grid import Sweep
 from accelerate_configs.sweeps.trial import Trial, read_trial, with_values
-from accelerate_configs.sweeps.trials import check_config, plan_trials
+from accelerate_configs.sweeps.trials import check_config, plan_sweep
 from accelerate_configs.sweeps.wandb_service import ServiceError, create_sweep, find_sweep
 from slurm.sweep import submit
 from trainer.outcome import SWEEP_ENV, ConfigError
@@ -111,7 +111,7 @@ def environ(service: SweepService) -> dict[str, str]:
 
 
 def planned(**given: str) -> Sweep:
-    return plan_trials({"VRAM": "24", "SITE": "none", **given}, project_dir=PROJECT_DIR, environ={})
+    return plan_sweep({"VRAM": "24", "SITE": "none", **given}, project_dir=PROJECT_DIR, environ={})
 
 
 def test_the_shipped_sweep_is_planned_for_its_largest_rank_and_fits_every_trial() -> None:

@@ -14,14 +14,13 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from accelerate_configs.job import Plan
-from accelerate_configs.request.site import Site
-from accelerate_configs.request.variables import BY_NAME, NO_SITE, parse_given, resolve
+from accelerate_configs.job import JobSpec, Plan
+from accelerate_configs.request.variables import BY_NAME, parse_given
 from accelerate_configs.runs.records import Run, read_run
 from accelerate_configs.sweeps.trial import read_trial
 from trainer.flags import word
@@ -96,49 +95,49 @@ def read_grid(text: str, given: Mapping[str, str]) -> tuple[Values, ...]:
     return tuple(dict(zip(axes, combined, strict=True)) for combined in itertools.product(*axes.values()))
 
 
-def plan_grid(
-    given: Mapping[str, str],
-    *,
-    project_dir: Path,
-    environ: Mapping[str, str],
-    run_suffix: str | None = None,
-    site: Site = NO_SITE,
-) -> Sweep:
-    """The members of GRID, each planned on its own. The sweep's id is RUN if given, else made as a run's is.
+def plan_grid(given: Mapping[str, str], spec_of: Callable[[Values], JobSpec], run_suffix: str | None) -> Sweep:
+    """The members of GRID, each planned on its own.
 
     Raises:
         ConfigError: the grid or a member, which is named, cannot be planned.
     """
-    from accelerate_configs.choose import choose
-
     common = {name: text for name, text in given.items() if name not in ("GRID", "RUN", "PARALLEL")}
     if odd := [name for name in ("SWEEP", "TRIALS") if name in common]:
         raise ConfigError(f"{odd[0]}={common[odd[0]]} is for W&B's choice, GRID for every combination: say one")
     values = read_grid(given["GRID"], common)
-    specs = [resolve({**common, **own}, project_dir=project_dir, environ=environ, site=site) for own in values]
-    made = made_id(specs[0].name, run_suffix, " ".join(spec.run_id for spec in specs))
-    sweep_id = said_id(given) or made
+    specs = [spec_of({**common, **own}) for own in values]
+    return plan_members(given, specs, values, run_suffix, " ".join(spec.run_id for spec in specs))
+
+
+def plan_members(
+    given: Mapping[str, str],
+    specs: Sequence[JobSpec],
+    values: Sequence[Values],
+    run_suffix: str | None,
+    asked: str,
+    **of_wandb: Any,
+) -> Sweep:
+    """A sweep of `specs`, which differ in `values`. Its id is RUN if given, else made as a run's is: from the suffix of
+    a new run, or from what was `asked`, so that the same words give the same id.
+
+    Raises:
+        ConfigError: RUN is too long for a sweep, or a member, which is named, cannot be planned.
+    """
+    from accelerate_configs.choose import choose
+
+    said_here = parse_given({name: given[name] for name in ("RUN", "PARALLEL") if name in given})
+    made = f"{specs[0].name}-{run_suffix or hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+    sweep_id = str(said_here.get("RUN", made))
+    if len(sweep_id) > ID_LIMIT:
+        raise ConfigError(f"RUN={shown(sweep_id)}: takes at most {ID_LIMIT} characters for a sweep")
     plans = []
     for index, (spec, own) in enumerate(zip(specs, values, strict=True)):
         try:
             plans.append(choose(replace(spec, run_id=f"{sweep_id}-{index}", sweep=sweep_id)))
         except ConfigError as error:
             raise ConfigError(f"member {index} ({said(own)}): {error}") from None
-    parallel = parse_given({"PARALLEL": given.get("PARALLEL", str(PARALLEL))})["PARALLEL"]
-    return Sweep(sweep_id=sweep_id, values=values, plans=tuple(plans), parallel=int(str(parallel)))
-
-
-def said_id(given: Mapping[str, str]) -> str:
-    """The sweep's id as RUN says it; empty where it does not. Raises ConfigError."""
-    said_run = str(parse_given({"RUN": given["RUN"]})["RUN"]) if "RUN" in given else ""
-    if len(said_run) > ID_LIMIT:
-        raise ConfigError(f"RUN={shown(said_run)}: takes at most {ID_LIMIT} characters for a sweep")
-    return said_run
-
-
-def made_id(name: str, run_suffix: str | None, asked: str) -> str:
-    """An id from the suffix of a new run, else from what was asked: the same words give the same id."""
-    return f"{name}-{run_suffix or hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+    parallel = int(str(said_here.get("PARALLEL", PARALLEL)))
+    return Sweep(sweep_id=sweep_id, values=tuple(values), plans=tuple(plans), parallel=parallel, **of_wandb)
 
 
 def check_members(sweep: Sweep) -> None:

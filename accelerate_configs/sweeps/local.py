@@ -24,7 +24,6 @@ from accelerate_configs.runs.cli import fresh_suffix
 from accelerate_configs.sweeps.grid import (
     Sweep,
     check_files,
-    plan_grid,
     plan_table,
     read_result,
     read_sweep,
@@ -32,7 +31,7 @@ from accelerate_configs.sweeps.grid import (
     said,
     write_sweep,
 )
-from accelerate_configs.sweeps.trials import begin, check_key, plan_trials
+from accelerate_configs.sweeps.trials import begin, check_key, plan_sweep
 from trainer.node.processes import die_with_parent, stop_signals_kept
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, RUN_AGAIN, ConfigError
 
@@ -53,8 +52,7 @@ def prepare(argv: Sequence[str]) -> Sweep:
     if "PARALLEL" in given:
         raise ConfigError(f"PARALLEL={given['PARALLEL']}: on this machine members run one after another, leave it out")
     given["PARALLEL"] = "1"
-    make = plan_grid if "GRID" in given else plan_trials
-    sweep = make(given, project_dir=PROJECT_DIR, environ=os.environ, run_suffix=fresh_suffix())
+    sweep = plan_sweep(given, project_dir=PROJECT_DIR, environ=os.environ, run_suffix=fresh_suffix())
     begun = read_sweep(sweep.folder)
     if begun and begun.wandb:
         sweep = begin(sweep, os.environ, path=begun.wandb)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accelerate_configs.job import JobSpec, Plan
 from accelerate_configs.request.site import Site
 from accelerate_configs.request.variables import NO_SITE, OF_SWEEPS, parse_given, resolve
-from accelerate_configs.sweeps.grid import PARALLEL, Sweep, made_id, said_id
+from accelerate_configs.sweeps.grid import Sweep, plan_grid, plan_members
 from accelerate_configs.sweeps.trial import ACCUMULATION, PARAMETERS, RANK
 from accelerate_configs.sweeps.wandb_service import KEY, create_sweep, find_sweep
 from trainer.config import LORA_PRESETS, TrainConfig
@@ -31,7 +32,7 @@ TRIALS = 12
 SAID_BY = {"LORA": ("lora_r", "lora_alpha"), "LEARNING_RATE": ("learning_rate",), "SEED": ("seed",)}
 
 
-def plan_trials(
+def plan_sweep(
     given: Mapping[str, str],
     *,
     project_dir: Path,
@@ -39,14 +40,17 @@ def plan_trials(
     run_suffix: str | None = None,
     site: Site = NO_SITE,
 ) -> Sweep:
-    """TRIALS members for the sweep of SWEEP, a file or the id of one that W&B has.
+    """The members of GRID; without one, TRIALS members for the sweep of SWEEP, a file or the id of one that W&B has.
 
     Raises:
-        ConfigError: the sweep asks for what cannot be planned, or no plan fits its largest trial.
+        ConfigError: the sweep asks for what cannot be planned, or no plan fits a member.
     """
     from accelerate_configs.choose import choose
 
-    asked = parse_given({name: text for name, text in given.items() if name in (*OF_SWEEPS, "RUN")})
+    spec_of = partial(resolve, project_dir=project_dir, environ=environ, site=site)
+    if "GRID" in given:
+        return plan_grid(given, spec_of, run_suffix)
+    asked = parse_given({name: given[name] for name in ("SWEEP", "TRIALS") if name in given})
     source = str(asked.get("SWEEP", DEFAULT_SWEEP))
     path, config = None, {}
     if (project_dir / source).is_file():
@@ -60,22 +64,12 @@ def plan_trials(
         if both := [setting for setting in settings if name in given and setting in parameters]:
             raise ConfigError(f"{name} is given, and {source} chooses {both[0]}: say it once")
     common = {name: text for name, text in given.items() if name not in (*OF_SWEEPS, "RUN")}
-    spec = resolve(common, project_dir=project_dir, environ=environ, site=site)
-    largest = {**common, **_for_all(spec, parameters)}
-    spec = resolve(largest, project_dir=project_dir, environ=environ, site=site)
-    sweep_id = said_id(given) or made_id(spec.name, run_suffix, f"{spec.run_id} {config}")
+    spec = spec_of({**common, **_for_all(spec_of(common), parameters)})
     plan = choose(replace(spec, wandb_sweep=path))
     _check_micro_batch(plan, parameters)
     count = int(str(asked.get("TRIALS", TRIALS)))
-    plans = tuple(choose(replace(plan.spec, run_id=f"{sweep_id}-{index}", sweep=sweep_id)) for index in range(count))
-    return Sweep(
-        sweep_id=sweep_id,
-        values=({},) * count,
-        plans=plans,
-        parallel=int(str(asked.get("PARALLEL", PARALLEL))),
-        config=config,
-        chooses=_parameters_table(config, source),
-    )
+    of_wandb = {"config": config, "chooses": _parameters_table(config, source)}
+    return plan_members(given, [plan.spec] * count, [{}] * count, run_suffix, f"{spec.run_id} {config}", **of_wandb)
 
 
 def begin(sweep: Sweep, environ: Mapping[str, str], *, path: str | None = None) -> Sweep:
