@@ -130,6 +130,7 @@ KNOWN = ", ".join([*(f.name for f in dataclasses.fields(TrainConfig)), "lora"])
         (["seed", "1"], "unexpected 'seed': options are written --name value or --name=value"),
         (["--seed"], "--seed takes a whole number from 0 to 4294967295, got ''"),
         (["--seed", "1", "--seed=2"], "--seed was given twice"),
+        (["--config"], "--config takes a YAML file, got ''"),
         (["--seed", ""], "--seed takes a whole number from 0 to 4294967295, got ''"),
         (["--seed", "1_0"], "--seed takes a whole number from 0 to 4294967295, got '1_0'"),
         (["--max_steps", "0"], "--max_steps takes a whole number from 1 to 10000000, got '0'"),
@@ -274,6 +275,10 @@ def test_a_file_that_contradicts_the_plan_is_refused_before_submitting(tmp_path:
         f"{plan.chosen.gradient_accumulation_steps}: take gradient_accumulation_steps out of the file; CONFIG=, "
         "EFFECTIVE_BATCH= and the GPUs asked for are what it is made from"
     )
+
+
+def test_a_rank_alone_in_the_file_is_planned_as_the_preset_of_that_rank(tmp_path: Path) -> None:
+    assert plan_for(tmp_path, CONFIG_FILE=written(tmp_path, "lora_r: 128\n")).spec.lora == "high"
 
 
 def test_a_rank_and_alpha_that_memory_cannot_be_planned_for_are_refused(tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ def resolve_settings(
     flags, env_file = split_flags(argv, ("json", "planned", "strict")), env_file or {}
     as_json, planned = flags.pop("json", "false") == "true", flags.pop("planned", "false") == "true"
     named = flags.pop("config", environ.get(CONFIG_FILE) or env_file.get(CONFIG_FILE))
-    path = str(folder / named) if named is not None else ""
+    if named == "":
+        raise ConfigError("--config takes a YAML file, got ''")
+    path = str(folder / named) if named else ""
     layers: dict[str, Mapping[str, object]] = {
         path: read_yaml(Path(path)) if path else {},
         ".env": {name: env_file[name] for name in ENVIRONMENT if env_file.get(name)},
