@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -48,6 +49,27 @@ def test_who_does_not_come_is_named_once(tmp_path: Path) -> None:
         "trainyard: n1: 2 of 3 processes met within 3 s: here are n1 (rank 0), n2 (rank 1); rank 2 did not come\n"
     )
     assert "did not come" not in (tmp_path / "rank1.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_node_that_stays_away_ends_the_attempt_within_the_bound() -> None:
+    """The real launcher of the first of two nodes: no rank is started before the other node's is there."""
+    code = (
+        "import sys; from trainer import supervise; supervise.MEETING_TIMEOUT_S = 3;"
+        "sys.exit(supervise.main(sys.argv[1:]))"
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    meeting = {"SLURM_PROCID": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--", "accelerate", "launch", "--config_file",
+         "accelerate_configs/multi_gpu.yaml", "--num_processes", "2", "--num_machines", "2", "-m", "trainer.train"],
+        cwd=ROOT, env={**os.environ, **meeting, "ACCELERATE_USE_CPU": "true"},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "1/2 clients joined" in done.stderr
 
 
 @pytest.mark.slow

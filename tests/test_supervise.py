@@ -69,8 +69,9 @@ def test_several_processes_on_one_node_meet_at_a_port_that_is_free() -> None:
 def test_each_of_several_nodes_learns_its_rank_and_the_first_nodes_address() -> None:
     planned = [word if word != "1" else "2" for word in PLANNED]
     slurm = {"SLURM_PROCID": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
-    assert complete_command(planned, slurm)[3:10] == [
+    assert complete_command(planned, slurm)[3:12] == [
         "--quiet", "--machine_rank", "1", "--main_process_ip", "127.0.0.1", "--main_process_port", "29511",
+        "--rdzv_conf", "timeout=300",
     ]  # fmt: skip
     unknown = {**slurm, "MASTER_ADDR": "n1.invalid", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7"}
     assert complete_command(planned, unknown)[7] == "10.0.0.7"

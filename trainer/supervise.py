@@ -23,7 +23,7 @@ from pathlib import Path
 from trainer import outcome
 from trainer.env_file import read_env_file
 from trainer.files import RECORD_ENV, RECORD_NAME, write_whole
-from trainer.node.preflight import check_node, meeting_place
+from trainer.node.preflight import MEETING_TIMEOUT_S, check_node, meeting_place
 from trainer.node.processes import SUPERVISOR_ENV, become_subreaper, in_launcher, kill_descendants, stop_signals_kept
 from trainer.node.stop import DEADLINE_ENV, FLAG, LIMIT_ENV
 from trainer.outcome import ConfigError, SickNode, node_rank
@@ -120,6 +120,7 @@ def complete_command(planned: Sequence[str], environment: Mapping[str, str]) -> 
     if int(options.get("--num_machines", "1")) > 1:
         rank, address, port = meeting_place(environment)
         command += ["--machine_rank", str(rank), "--main_process_ip", address, "--main_process_port", port]
+        command += ["--rdzv_conf", f"timeout={MEETING_TIMEOUT_S}"]  # torchrun waits for the other nodes' torchruns
     elif int(options.get("--num_processes", "1")) > 1:
         # A free one: accelerate's own, 29500, is every other job's too, and two that start at once both find it free.
         command += ["--main_process_port", "0"]

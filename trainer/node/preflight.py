@@ -25,7 +25,7 @@ OF_THIS_NODE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 """What is wrong with a folder that others may still be able to write."""
 HUB_TIMEOUT_S = 10
 WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")  # what its client takes
-NAME_TIMEOUT_S = 300
+MEETING_TIMEOUT_S = 300  # for the first node to have a name, for every node, and then for every process to come
 
 
 def check_node(options: Mapping[str, str]) -> None:
@@ -89,7 +89,7 @@ def meeting_place(environ: Mapping[str, str]) -> tuple[int, str, str]:
         except OSError as error:
             reason = os.strerror(error.errno or 0)
             raise SickNode(f"MASTER_PORT={port} cannot be listened on ({reason}): the nodes cannot meet") from None
-    deadline = time.monotonic() + NAME_TIMEOUT_S
+    deadline = time.monotonic() + MEETING_TIMEOUT_S
     while True:
         try:
             socket.getaddrinfo(address, None)
@@ -99,7 +99,7 @@ def meeting_place(environ: Mapping[str, str]) -> tuple[int, str, str]:
             if known or asked_to_stop():
                 return rank, known or address, port
             if time.monotonic() > deadline:
-                raise SickNode(f"MASTER_ADDR={address} did not resolve within {NAME_TIMEOUT_S} s") from None
+                raise SickNode(f"MASTER_ADDR={address} did not resolve within {MEETING_TIMEOUT_S} s") from None
             time.sleep(1)
 
 

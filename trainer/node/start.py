@@ -14,9 +14,9 @@ from typing import Any
 
 from trainer.config import TrainConfig
 from trainer.node.gpus import check_bf16
+from trainer.node.preflight import MEETING_TIMEOUT_S
 from trainer.outcome import FAILED, ConfigError, SickNode, node_name, write_outcome
 
-MEETING_TIMEOUT_S = 300
 _kept: list[Any] = []  # the first rank's store must live as long as the others look into it
 
 
