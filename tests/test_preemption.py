@@ -80,9 +80,9 @@ class Job:
         self.gone_since = time.monotonic()
 
         def started() -> bool:
-            if pending := self.state["JobState"] == "PENDING":
+            if (state := self.state["JobState"]) == "PENDING":
                 self.release()
-            return not pending
+            return state == "RUNNING"  # not COMPLETING, which the last attempt still may be
 
         wait_for(started, lambda: f"{self.state}\n{self.log}", STARTED_S, every_s=0.5)
 
