@@ -22,7 +22,7 @@ from accelerate_configs.table import plan_table
 from trainer.__main__ import main
 from trainer.data.lengths import data_digest
 from trainer.outcome import ConfigError
-from trainer.text import GIB
+from trainer.text import GIB, last_words
 
 SIZES = [1, 2, 4, 8, 16, 32]
 MEASURED = {"measured_with": "single_gpu", "measured_batch": 8, "measured_peak_gib": 21.5}
@@ -107,6 +107,22 @@ def test_the_commands_own_options_are_told_from_those_of_run() -> None:
     assert own_words(["--limit_gib=12"]) == ([], 12.0, False)
     with pytest.raises(ConfigError, match="--limit-gib takes a number of GiB, got 'much'"):
         own_words(["--limit-gib", "much"])
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        ("trainyard: lr=1 is learning_rate=1 here\ntrainyard: DATA=x does not exist\n", "DATA=x does not exist"),
+        ("[rank0]: Traceback (most recent):\n[rank0]: a.b.SomeError: too bad\n[rank1]: a.b.SomeError: too bad\n"
+         "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n====\nprofile FAILED\n",
+         "a.b.SomeError: too bad"),
+        ("trainyard: data ...\nValueError: no\ntrainyard: the training failed (exit code 1)\n", "ValueError: no"),
+        ("Killed\n\n", "Killed"),
+        ("", "it said nothing"),
+    ],
+)  # fmt: skip
+def test_the_reason_is_what_the_rank_said_and_not_the_launcher(log: str, reason: str) -> None:
+    assert last_words(log) == reason
 
 
 def profile_with(more_gib: float, ranks: str, words: list[str]) -> int:

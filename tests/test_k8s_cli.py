@@ -20,6 +20,7 @@ import yaml
 from test_makefile import make
 
 from accelerate_configs.memory.known_models import KNOWN_MODELS
+from accelerate_configs.request.scheduler_values import quantity
 from accelerate_configs.request.variables import BY_NAME
 from accelerate_configs.runs.progress import Job
 from k8s.__main__ import main
@@ -234,6 +235,16 @@ def test_the_claim_is_wide_for_several_nodes(checkout: Path) -> None:
     assert [spec["metadata"]["name"] for spec in specs] == ["trainyard", "x"]
     assert [spec["spec"]["accessModes"] for spec in specs] == [["ReadWriteOnce"], ["ReadWriteMany"]]
     assert k8s("claim", cwd=checkout).stderr == "trainyard: claim: how large? make claim SIZE=200Gi\n"
+
+
+@pytest.mark.parametrize(("text", "size"), [("200Gi", "200Gi"), ("200G", "200Gi"), ("2TB", "2Ti"), ("512MiB", "512Mi")])
+def test_a_size_is_taken_as_people_write_it(text: str, size: str) -> None:
+    assert quantity("SIZE", text) == size
+
+
+def test_a_size_without_a_unit_is_refused(checkout: Path) -> None:
+    done = k8s("claim", "--size", "200", cwd=checkout)
+    assert (done.returncode, done.stderr) == (78, "trainyard: SIZE='200': takes a size in Mi, Gi or Ti: 200Gi\n")
 
 
 def test_submit_applies_what_render_prints_and_says_what_to_type_next(cluster: Cluster) -> None:

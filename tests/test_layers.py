@@ -54,6 +54,11 @@ def test_a_model_that_is_not_there_is_one_line_and_78(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert main(["layers", "--model", str(tmp_path / "none")]) == 78
-    said = capsys.readouterr().err.splitlines()
-    assert said[-1] == f"trainyard: MODEL={tmp_path}/none is not there: give a model folder, or a hub id"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    for model in (f"{tmp_path}/none", "demo/mdel", "./mdel"):
+        assert main(["layers", "--model", model]) == 78
+        said = capsys.readouterr().err.splitlines()
+        assert said[-1] == f"trainyard: MODEL={model} is not there: give a model folder, or a hub id"
+    assert main(["layers", "--model", "some/model"]) == 78
+    assert "hub id with access (HF_TOKEN in .env) and the licence accepted" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from training import run_forked
 
-from accelerate_configs.measure.memory_profile import render
+from accelerate_configs.measure.memory_profile import LONGEST_ENV, render
 from trainer.__main__ import main
 from trainer.text import GIB
 
@@ -26,7 +26,8 @@ def test_stages_are_measured_on_the_longest_record(tmp_path: Path, tiny_model: P
     (data / "frames").symlink_to(walks / "frames")
     argv = ["profile-memory", "--model", str(tiny_model), "--data", str(data), "--device", "cpu", "--lora_r", "8",
             "--micro_batch_size", "2", "--json"]  # fmt: skip
-    ended = run_forked(tmp_path / "log", main, argv)
+    note = tmp_path / "longest.json"
+    ended = run_forked(tmp_path / "log", main, argv, environment={LONGEST_ENV: str(note)})
     assert ended.codes == (0,), ended.output
     report = json.loads(ended.output[ended.output.index("{\n") :])
     stages = report["stages"]
@@ -36,6 +37,11 @@ def test_stages_are_measured_on_the_longest_record(tmp_path: Path, tiny_model: P
     predicted = [s["predicted_bytes"] for s in stages]
     assert predicted == sorted(predicted)
     assert predicted[-1] == sum(report["predicted_items"].values())
+    # Found once for those who try several times: place, tokens, those of the answer.
+    assert json.loads(note.read_text())[:2] == [3, report["max_length"]]
+    note.write_text("[0, 50, 9]")
+    again = run_forked(tmp_path / "again", main, argv, environment={LONGEST_ENV: str(note)})
+    assert json.loads(again.output[again.output.index("{\n") :])["max_length"] == 50
     argv[4] = str(walks)
     short = run_forked(tmp_path / "short", main, argv)
     assert report["max_length"] > json.loads(short.output[short.output.index("{\n") :])["max_length"]

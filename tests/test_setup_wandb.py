@@ -24,8 +24,9 @@ def setup(folder: Path, *argv: str, **environ: str) -> tuple[int, dict[str, Any]
 def test_a_test_run_reaches_the_service_and_the_key_is_not_said(tmp_path: Path, service: Service) -> None:
     code, found, output = setup(tmp_path, "--test-run", WANDB_BASE_URL=service.address, WANDB_API_KEY=KEY)
     assert code == 0, output
-    assert found["server"]["found"] == f"{service.address} takes the key"
-    assert found["project"]["found"] == "ada/trainyard, made by its first run where it is new"
+    assert found["server"]["found"] == (
+        f"{service.address} takes the key; runs go to ada/trainyard, made by the first where it is new"
+    )
     assert found["test run"]["found"].startswith(f"{service.address}/ada/trainyard/runs/")
     assert [row["test/value"] for row in service.seen()["history"]] == [0, 1, 2, 3, 4]
     assert KEY not in output
@@ -33,7 +34,8 @@ def test_a_test_run_reaches_the_service_and_the_key_is_not_said(tmp_path: Path, 
 
 def test_a_refused_key_is_78_and_what_to_do(tmp_path: Path, service: Service) -> None:
     service.answer_with(401)
-    code, found, output = setup(tmp_path, "--test-run", WANDB_BASE_URL=service.address, WANDB_API_KEY=KEY)
+    argv = {"WANDB_BASE_URL": service.address, "WANDB_API_KEY": KEY, "WANDB_ENTITY": "ada"}
+    code, found, output = setup(tmp_path, "--test-run", **argv)
     assert (code, found["server"]["status"], list(found)) == (78, "fail", ["key", "server"])
     assert found["server"]["found"].endswith(": check WANDB_API_KEY and WANDB_BASE_URL; a run would be kept offline")
     assert KEY not in output

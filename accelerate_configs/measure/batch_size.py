@@ -10,7 +10,7 @@ import json
 import os
 import re
 import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,13 +21,14 @@ from accelerate_configs.job import JobSpec, Plan
 from accelerate_configs.launch import launch_argv
 from accelerate_configs.local.run import PROJECT_DIR, request_here
 from accelerate_configs.measure.fitting import Batch, write_batch
-from accelerate_configs.measure.memory_profile import LIMIT_ENV, OUT_OF_MEMORY
+from accelerate_configs.measure.memory_profile import LIMIT_ENV, LONGEST_ENV, OUT_OF_MEMORY
 from accelerate_configs.request.variables import help_text
 from trainer.data.lengths import data_digest
 from trainer.env_file import read_env_file
 from trainer.outcome import FAILED, FINISHED, ConfigError
+from trainer.settings import say
 from trainer.supervise import complete_command
-from trainer.text import format_table, gib
+from trainer.text import format_table, gib, last_words
 
 USAGE = """usage: python -m trainer find-batch-size [--gpus 2 ...] [--limit-gib X] [--json]
 
@@ -53,17 +54,23 @@ def main(argv: Sequence[str]) -> int:
         print(help_text(USAGE), end="")
         return FINISHED
     words, limit, as_json = own_words(argv)
-    spec = replace(request_here(words), measured_batch=None, measured_with=None)
+    spec = replace(request_here(words), measured_batch=0, measured_with=None)
     plan = choose(spec)
     share = plan.effective_batch_size // plan.num_processes
     probes: list[Probe] = []
 
-    def fits(micro: int) -> bool:
-        print(f"trainyard: micro-batch {micro} ...", file=sys.stderr, flush=True)
-        probes.append(probe(plan, micro, share, limit))
-        return probes[-1].fits
+    with tempfile.TemporaryDirectory(prefix="trainyard-batch-size-") as folder:
+        environment = {**read_env_file(PROJECT_DIR / ".env"), **os.environ, **dict(plan.env)}
+        environment[LONGEST_ENV] = f"{folder}/longest.json"
+        if limit is not None:
+            environment[LIMIT_ENV] = str(limit)
 
-    found = largest(sorted(m for m in MICRO_BATCH_SIZES if share % m == 0), fits)
+        def fits(micro: int) -> bool:
+            say([f"micro-batch {micro} ..."])
+            probes.append(probe(plan, micro, share, environment))
+            return probes[-1].fits
+
+        found = largest(sorted(m for m in MICRO_BATCH_SIZES if share % m == 0), fits)
     probes.sort(key=lambda p: p.micro_batch_size)
     report: dict[str, Any] = {
         "config": plan.chosen.label, "processes": plan.num_processes, "max_length": spec.max_length,
@@ -99,14 +106,11 @@ def largest(sizes: Sequence[int], fits: Callable[[int], bool]) -> int | None:
     return sizes[low - 1] if low else None
 
 
-def probe(plan: Plan, micro: int, share: int, limit: float | None) -> Probe:
+def probe(plan: Plan, micro: int, share: int, environment: dict[str, str]) -> Probe:
     """Two steps with that micro-batch. Raises ConfigError when they fail for another reason than memory."""
     candidate = replace(plan.chosen, micro_batch_size=micro, gradient_accumulation_steps=share // micro)
     argv = list(launch_argv(plan.spec, candidate))
     argv[argv.index("trainer.train")] = "accelerate_configs.measure.memory_profile"
-    environment = {**read_env_file(PROJECT_DIR / ".env"), **os.environ, **dict(plan.env)}
-    if limit is not None:
-        environment[LIMIT_ENV] = str(limit)
     began = time.monotonic()
     done = subprocess.run(
         [*complete_command(argv, environment), "--json"],
@@ -118,10 +122,7 @@ def probe(plan: Plan, micro: int, share: int, limit: float | None) -> Probe:
         return Probe(micro_batch_size=micro, fits=True, peak_bytes=peak, seconds=seconds)
     if OUT_OF_MEMORY in done.stderr or re.search(KILLED, done.stderr):
         return Probe(micro_batch_size=micro, fits=False, peak_bytes=None, seconds=seconds)
-    own = [line for line in done.stderr.splitlines() if line.startswith("trainyard: ")]
-    errors = [line for line in done.stderr.splitlines() if re.match(r"\w+(\.\w+)*(Error|Exception)\b", line)]
-    reason = (own or errors or [f"exit code {done.returncode}"])[-1].removeprefix("trainyard: ")
-    raise ConfigError(f"micro-batch {micro} cannot be tried: {reason}")
+    raise ConfigError(f"micro-batch {micro} cannot be tried: {last_words(done.stderr)}")
 
 
 def keep(spec: JobSpec, plan: Plan, best: Probe) -> str | None:
@@ -133,7 +134,7 @@ def keep(spec: JobSpec, plan: Plan, best: Probe) -> str | None:
     try:
         return str(write_batch(spec.data, found))
     except OSError as error:
-        print(f"trainyard: the result was not kept ({error})", file=sys.stderr)
+        say([f"the result was not kept ({error})"])
         return None
 
 

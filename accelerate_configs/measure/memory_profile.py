@@ -21,6 +21,8 @@ from accelerate_configs.job import Estimate, JobSpec
 from accelerate_configs.memory.estimate import estimate
 from accelerate_configs.memory.shapes import resolve_shape
 from trainer.config import TrainConfig
+from trainer.data.records import Record, load_dataset
+from trainer.files import write_whole
 from trainer.flags import answer_help, build
 from trainer.node.start import device_map, join, prepare_libraries
 from trainer.outcome import FAILED, FINISHED
@@ -34,6 +36,7 @@ Loads the model and makes two optimizer steps on the longest record of the data,
 what each stage takes beside the plan's prediction. Takes the settings of a run (python -m trainer config --help)."""
 STEPS = 2
 LIMIT_ENV = "TRAINYARD_LIMIT_GIB"  # what one process may have, for those who ask what would fit
+LONGEST_ENV = "TRAINYARD_LONGEST_RECORD"  # a file for those who try several times on the same data
 OUT_OF_MEMORY = "trainyard: out of memory"
 # Predicted items by the stage in which they appear; what is in none is there from the first step on.
 APPEARS = {
@@ -119,8 +122,6 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
     from transformers import TrainerCallback
 
     from trainer.data.examples import Encoder, TrainCollator
-    from trainer.data.inspection import inspect_dataset
-    from trainer.data.records import load_dataset
     from trainer.model import base as model
     from trainer.node.stop import Stop
     from trainer.training import sft
@@ -131,15 +132,7 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
         os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "bf16")
     state = join(config)
     processor = model.load_processor(config.model)
-    dataset = load_dataset(config.data, eval_fraction=0, seed=config.seed, image_root=config.image_root)
-    inspection = inspect_dataset(dataset, processor, max_length=config.max_length)
-    kept = [
-        (checked.tokens, checked.supervised, len(record.pictures), record)
-        for record, checked in zip(dataset.train, inspection.checked["train"], strict=True)
-        if checked.reason is None
-    ]
-    inspection.kept()
-    tokens, supervised, pictures, longest = max(kept, key=lambda row: row[:3])
+    longest, tokens, supervised = longest_record(config, processor)
     stages = [read_stage("baseline", config)]
     anatomy = model.find_anatomy(model.load_model_config(config.model))
     dtype = torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
@@ -173,9 +166,31 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
         model=config.model, shape=resolve_shape(config.model), data=config.data, project_dir=".", name="profile",
         run_id="profile", gpus=int(config.device == "cuda"), device=config.device, rank=config.lora_r,
         quantization=config.quantization, lora_dropout=config.lora_dropout, max_length=tokens,
-        supervised_tokens=supervised, images_per_sample=pictures,
+        supervised_tokens=supervised, images_per_sample=len(longest.pictures),
     )  # fmt: skip
     return stages, spec
+
+
+def longest_record(config: TrainConfig, processor: Any) -> tuple[Record, int, int]:
+    """The training record that takes the most, its tokens, and those of its answer. Raises ConfigError.
+
+    Where LONGEST_ENV names a file, what is found is left in it, and taken from there the next time.
+    """
+    from trainer.data.inspection import inspect_dataset
+
+    dataset = load_dataset(config.data, eval_fraction=0, seed=config.seed, image_root=config.image_root)
+    note = Path(os.environ.get(LONGEST_ENV, ""))
+    if note.is_file():
+        place, tokens, supervised = json.loads(note.read_text(encoding="utf-8"))
+        return dataset.train[place], tokens, supervised
+    inspection = inspect_dataset(dataset, processor, max_length=config.max_length)
+    inspection.kept()
+    pairs = enumerate(zip(dataset.train, inspection.checked["train"], strict=True))
+    kept = [(c.tokens, c.supervised, len(r.pictures), place) for place, (r, c) in pairs if c.reason is None]
+    tokens, supervised, _, place = max(kept)
+    if LONGEST_ENV in os.environ:
+        write_whole(note, json.dumps([place, tokens, supervised]))
+    return dataset.train[place], tokens, supervised
 
 
 def most_of_all(ranks: Sequence[Sequence[Stage]]) -> list[Stage]:

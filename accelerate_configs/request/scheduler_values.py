@@ -53,7 +53,12 @@ constraint = matching(r"[A-Za-z0-9_\[(][A-Za-z0-9_.,&|*()\[\]:+-]*", "features, 
 hosts = matching(r"[A-Za-z0-9][A-Za-z0-9_.,\[\]-]*", "node names: n1,n[3-5]")
 mail_user = matching(r"[A-Za-z0-9_][A-Za-z0-9_.+%-]*(@[A-Za-z0-9][A-Za-z0-9.-]*)?", "an address or a user's name")
 
-quantity = matching(r"[1-9][0-9]{0,6}(Mi|Gi|Ti)", "a size as Kubernetes writes it: 200Gi")
+
+def quantity(name: str, text: str) -> str:
+    """A size as Kubernetes writes it. 200G and 200GB are 200Gi too: a little more than asked for hurts nobody."""
+    if found := re.fullmatch(r"([1-9][0-9]{0,6}[MGT])(i|i?B)?", text):
+        return f"{found[1]}i"
+    raise refuse(name, text, "takes a size in Mi, Gi or Ti: 200Gi")
 
 
 def mail_type(name: str, text: str) -> str:

@@ -214,7 +214,8 @@ def _load(load: Callable[[str], Any], model: str) -> Any:
     try:
         return load(model)
     except (OSError, ValueError) as error:  # ValueError: a name that no hub takes
-        if Path(model).is_absolute() and not Path(model).exists():
+        # A hub id whose first half is a folder here is a mistyped folder.
+        if not (path := Path(model)).exists() and (path.is_absolute() or ("/" in model and path.parent.is_dir())):
             raise ConfigError(f"MODEL={model} is not there: give a model folder, or a hub id") from None
         first_line = str(error).strip().splitlines()[0]
         raise ConfigError(

@@ -13,13 +13,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from trainer.env_file import read_env_file
 from trainer.flags import parse
 from trainer.outcome import ConfigError
-from trainer.tools.checks import Check, ask, conclude
+from trainer.tools.checks import ask, conclude
 from trainer.tracking.wandb_run import PROJECT
 
 TIMEOUT_S = 20
@@ -40,20 +39,15 @@ def main(argv: Sequence[str]) -> int:
     for name, value in read_env_file(Path(".env")).items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("WANDB_SILENT", "true")
-    return conclude(list(look(asked.test_run)), as_json=asked.json)
-
-
-def look(test_run: bool) -> Iterator[Check]:
-    """Key, server, project and test run, as far as one can come without the one before."""
-    asked = ask("key", key)
-    yield asked
-    if online := asked.status == "pass":
-        asked = ask("server", server)
-        yield asked
-    if asked.status == "pass":
-        yield ask("project", project)
-    if test_run and asked.status != "fail":
-        yield ask("test run", log_test_run, online)
+    os.environ["WANDB_PROJECT"] = os.environ.get("WANDB_PROJECT") or PROJECT
+    # Each as far as one can come without the one before.
+    checks = [ask("key", key)]
+    online = checks[0].status == "pass"
+    if online:
+        checks.append(ask("server", server))
+    if asked.test_run and checks[-1].status != "fail":
+        checks.append(ask("test run", log_test_run, online))
+    return conclude(checks, as_json=asked.json)
 
 
 def key() -> tuple[str, str]:
@@ -65,24 +59,13 @@ def key() -> tuple[str, str]:
 
 
 def server() -> tuple[str, str]:
-    entity()
-    return f"{os.environ.get('WANDB_BASE_URL', 'https://api.wandb.ai')} takes the key", ""
-
-
-def project() -> tuple[str, str]:
-    return f"{entity()}/{project_name()}, made by its first run where it is new", ""
-
-
-@cache
-def entity() -> str:
     import wandb
 
     with client_errors():
-        return str(os.environ.get("WANDB_ENTITY") or wandb.Api(timeout=TIMEOUT_S).default_entity)
-
-
-def project_name() -> str:
-    return os.environ.get("WANDB_PROJECT") or PROJECT
+        entity = wandb.Api(timeout=TIMEOUT_S).default_entity
+    where = f"{os.environ.get('WANDB_ENTITY') or entity}/{os.environ['WANDB_PROJECT']}"
+    address = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+    return f"{address} takes the key; runs go to {where}, made by the first where it is new", ""
 
 
 def log_test_run(online: bool) -> tuple[str, str]:
@@ -92,7 +75,7 @@ def log_test_run(online: bool) -> tuple[str, str]:
     folder = tempfile.mkdtemp(prefix="trainyard-wandb-")
     with client_errors():
         run = wandb.init(
-            project=project_name(), name="setup-test", dir=folder, mode="online" if online else "offline",
+            name="setup-test", dir=folder, mode="online" if online else "offline",
             settings=wandb.Settings(init_timeout=TIMEOUT_S, console="off", silent=True),
         )  # fmt: skip
         for step in range(TEST_STEPS):
@@ -108,5 +91,9 @@ def client_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        said = " ".join(str(error).split())[:200].replace(os.environ.get("WANDB_API_KEY") or "\n", "(key)")
-        raise ConfigError(f"{said}: check WANDB_API_KEY and WANDB_BASE_URL; a run would be kept offline") from None
+        said = " ".join(str(error).split())
+        if secret := os.environ.get("WANDB_API_KEY"):
+            said = said.replace(secret, "(key)")
+        raise ConfigError(
+            f"{said[:200]}: check WANDB_API_KEY and WANDB_BASE_URL; a run would be kept offline"
+        ) from None
