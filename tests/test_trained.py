@@ -59,6 +59,11 @@ def infer_from(words: list[str], stdin: str) -> int:
     return main(["infer", *words])
 
 
+def infer_in(folder: str, words: list[str]) -> int:
+    os.chdir(folder)
+    return main(["infer", *words])
+
+
 def predicted(run: Path) -> list[Entry]:
     return [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
 
@@ -125,6 +130,16 @@ def test_infer_answers_as_the_held_out_scoring_did(run: Path, walks: Path, tmp_p
     code, (one,) = answers(tmp_path / "one", words)
     assert code == 0 and one["probabilities"] == pytest.approx(found[0]["probabilities"], abs=1e-6)
     assert one["answer"] == predicted(run)[0].get("answer", one["answer"])
+
+
+def test_a_question_may_have_several_lines_and_no_context(run: Path, walks: Path, tmp_path: Path) -> None:
+    shutil.copy(next(walks.glob("frames/*.png")), tmp_path / "here.png")
+    entry = {"image": "here.png", "context": "", "question": "Which\nway?"}
+    (tmp_path / "asked.jsonl").write_text(json.dumps(entry) + "\n")
+    _, (wanted,) = answers(tmp_path / "file", ["--run", str(run), "--records", str(tmp_path / "asked.jsonl")])
+    words = ["--run", str(run), "--context", "", "--question", entry["question"], "--json", "./here.png"]
+    ended = run_forked(tmp_path / "log", infer_in, str(tmp_path), words)
+    assert ended.codes == (0,) and json.loads(ended.output.splitlines()[-1]) == wanted
 
 
 def test_a_pipe_is_answered_line_by_line_and_a_bad_line_stops_nothing(run: Path, walks: Path, tmp_path: Path) -> None:

@@ -31,12 +31,17 @@ class Range(NamedTuple):
     high: float
 
 
+class Text(str):
+    """Any text: of several lines, or empty."""
+
+
 # Each type's text, in words and to re.fullmatch. int() alone also takes underscores, spaces and other scripts' digits.
 TEXTS: dict[type, tuple[str, str]] = {
     int: ("a whole number", "[0-9]{1,18}"),
     float: ("a number", r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"),
     bool: ("true or false", "true|false"),
     str: ("text on one line", r".*\S.*"),
+    Text: ("text", r"(?s:.*)"),
 }
 
 
@@ -140,7 +145,7 @@ def convert(cls: type, name: str, value: object, *, shown_as: str, also: Sequenc
         raise ConfigError(f"unknown {shown_as!r}{nearest(name, names) or ':'} known are {', '.join(names)}")
     option = options(cls)[name]
     text = word(value) if isinstance(value, (str, int, float)) else ""
-    if text.isprintable() and re.fullmatch(option.pattern, text):
+    if (text.isprintable() or option.kind is Text) and re.fullmatch(option.pattern, text):
         result = text == "true" if option.kind is bool else option.kind(text)
         if not option.span or option.span.low <= result <= option.span.high:
             return result

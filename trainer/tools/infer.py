@@ -21,7 +21,7 @@ from trainer.config import Device
 from trainer.data.forms import FRAMES, ROLES, FormError, read_form
 from trainer.data.records import Record, resolved
 from trainer.evaluation.metrics import read_action
-from trainer.flags import parse
+from trainer.flags import Text, parse
 from trainer.outcome import FAILED, FINISHED, ConfigError
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ ASSISTANTS = [name for name, role in ROLES.items() if role == "assistant"]
 class Question:
     run: str
     """A finished run, its adapter folder, or a merged folder."""
-    question: str | None = None
+    question: Text | None = None
     """What is asked; left out: what every training record asks."""
-    context: str | None = None
+    context: Text | None = None
     """What stands before it; left out: what every training record says."""
     records: str | None = None
     """JSONL file of records, or - for stdin; image paths are relative to the file."""
@@ -141,7 +141,8 @@ def answer(trained: Trained, record: Record, *, written: bool) -> dict[str, Any]
     from trainer.evaluation.generation import generate_answers
     from trainer.evaluation.scoring import score_actions
 
-    usage, found = trained.usage, {}
+    usage = trained.usage
+    found: dict[str, Any] = {}
     asked = (trained.model, trained.processor, [record])
     try:
         if usage.choices is not None:
