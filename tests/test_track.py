@@ -31,20 +31,20 @@ RUN = """
 import sys, time
 from pathlib import Path
 from PIL import Image
-from trainer.tracking.shown import Sample, Shown
 from trainer.tracking.wandb_run import WandbRun
 
-run = WandbRun(run_id="r1", run_dir=Path(sys.argv[1]), config={"lora_r": 8}, model=None, watch_steps=1)
+facts = {"run_id": "r1", "output_dir": sys.argv[1], "logging_steps": 1, "lora_r": 8}
+run = WandbRun(facts, model=None)
 while run._run is None and run._thread.is_alive() and "waits" in sys.argv:
     time.sleep(0.05)
-samples = [Sample(picture=Image.new("RGB", (8, 8)), truth="up", prediction="down", answer="")]
+samples = [{"picture": Image.new("RGB", (8, 8)), "truth": "up", "prediction": "down"}]
 longest = 0.0
 for step, line in enumerate(sys.stdin, start=1):
     if line == "end":
         break
     began = time.monotonic()
     run.log({"train/loss": 1.0 / step}, step)
-    run.show(Shown(step=step, confusion={"up": {"up": 2, "down": 1}, "down": {"up": 0, "down": 1}}, samples=samples))
+    run.show({"up": {"up": 2, "down": 1}, "down": {"up": 0, "down": 1}}, samples, step)
     longest = max(longest, time.monotonic() - began)
     print("step", step, flush=True)
 print(f"longest {longest:.3f}", flush=True)
@@ -124,28 +124,27 @@ def test_tensorboard_goes_on_after_a_resume_without_a_step_twice_and_ties_settin
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from trainer.config import TrainConfig
-    from trainer.tracking.shown import Sample, Shown
     from trainer.tracking.track import TensorBoard
 
-    config = TrainConfig(model="m", data="d", output_dir="o", run_id="r", lora_r=8)
-    first = TensorBoard(tmp_path, config, step=0)
+    config = TrainConfig(model="m", data="d", output_dir=str(tmp_path), run_id="r", lora_r=8)
+    first = TensorBoard(config, step=0)
     first.log({"eval/action_accuracy": 0.25}, 0)
     for step in range(1, 6):
         first.log({"train/loss": 1 / step}, step)
     first._writer.close()  # killed at step 5, and the newest checkpoint is that of step 3
     time.sleep(1.1)  # files are read in the order of their names, which have seconds
-    second = TensorBoard(tmp_path, config, step=3)
+    second = TensorBoard(config, step=3)
     for step in range(4, 7):
         second.log({"train/loss": 1 / step}, step)
     picture = Image.new("RGB", (192, 192))
     samples = [
-        Sample(picture=picture, truth="up", prediction="\u2191", answer=""),
-        Sample(picture=None, truth="a", prediction=None, answer=""),
+        {"picture": picture, "truth": "up", "prediction": "\u2191"},
+        {"picture": None, "truth": "a", "prediction": None},
     ]
-    second.show(Shown(step=6, confusion={"up": {"up": 2, "a|b": 1}}, samples=samples))
+    second.show({"up": {"up": 2, "a|b": 1}}, samples, 6)
     second.log({"eval/action_accuracy": 0.75}, 6)
     second.finish({"eval/action_accuracy": 0.75})
-    events = EventAccumulator(str(tmp_path)).Reload()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
     assert [(e.step, e.value) for e in events.Scalars("eval/action_accuracy")] == [(0, 0.25), (6, 0.75)]
     (image,) = events.Images("eval/samples")

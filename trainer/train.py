@@ -120,11 +120,11 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     stop.check()
 
     tracker = track.Tracker()
-    callbacks: list[Any] = [track.progress_callback(), track.LogLastStep(), tracker]
+    callbacks: list[Any] = [track.progress_callback(), tracker]
     if state.is_main_process:
         run_dir.mkdir(parents=True, exist_ok=True)
-        facts = track.run_facts(config, peft_model, export.describe_run(config, dataset))
-        tracker.start(config, peft_model, step=checkpoint.step if checkpoint else 0, facts=facts)
+        described = export.describe_run(config, dataset)
+        tracker.start(config, peft_model, described, step=checkpoint.step if checkpoint else 0)
     measured = heldout.hold_out(processor, dataset, config, say)
     held_out = evaluate.choose_records(dataset.eval, config.eval_samples)
     encoder = Encoder(processor, [*dataset.train, *held_out])

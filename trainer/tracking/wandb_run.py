@@ -13,17 +13,20 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trainer.node.processes import kill_descendants
 from trainer.outcome import RUN_AGAIN
-from trainer.tracking.shown import Shown, sheet
+from trainer.tracking.shown import Confusion, Sample, sheet
 
 PROJECT = "trainyard"
-INIT_TIMEOUT_S = 20
-FINISH_TIMEOUT_S = 30
+CLIENT = {
+    "WANDB_PROJECT": PROJECT, "WANDB_INIT_TIMEOUT": "20", "WANDB_FINISH_TIMEOUT": "30", "WANDB_SILENT": "true",
+    "WANDB_CONSOLE": "off",
+}  # fmt: skip
+"""The client's settings, where nobody says otherwise; times in seconds."""
 QUEUE_TIMEOUT_S = 30
 """For what is still to be logged when the run is over; finishing comes on top."""
 STOP_TIMEOUT_S = 10
@@ -35,93 +38,78 @@ class WandbRun:
     """One W&B run a run id, continued over attempts. Nothing here waits for W&B but `finish`, and that not for long.
 
     The client reads WANDB_PROJECT, WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_TAGS, WANDB_NOTES and WANDB_MODE itself;
-    WANDB_WATCH (gradients, parameters or all) logs histograms of the adapters every `watch_steps`; they alone are
+    WANDB_WATCH (gradients, parameters or all) logs histograms of the adapters every `logging_steps`; they alone are
     handed to the client from inside the training step.
     """
 
-    def __init__(self, *, run_id: str, run_dir: Path, config: Mapping[str, Any], model: Any, watch_steps: int) -> None:
-        given = os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(FINISH_TIMEOUT_S))
-        # The client says itself what is wrong with a value that is no number.
-        self._finish_timeout_s = float(given) if given.replace(".", "", 1).isdigit() else FINISH_TIMEOUT_S
-        os.environ.setdefault("WANDB_SILENT", "true")
+    def __init__(self, facts: Mapping[str, Any], model: Any) -> None:
+        """`facts` is what W&B's table of runs says about this one, a TrainConfig's fields among it."""
+        self._facts = facts
         # Pictures of tables wait here for their upload: with the run, not in a home that may be read-only.
-        os.environ.setdefault("WANDB_DATA_DIR", str(run_dir / "wandb"))
-        self._run_id, self._run_dir, self._config = run_id, run_dir, config
+        for name, value in {**CLIENT, "WANDB_DATA_DIR": f"{facts['output_dir']}/wandb"}.items():
+            os.environ[name] = os.environ.get(name) or value
         self._run: Any = None
-        self._tables_pass, self._given_up, self._failed = True, False, False
+        self._failed = False
         self._tasks: queue.SimpleQueue[Callable[[Any], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         watch = os.environ.get("WANDB_WATCH", "").lower()
         if watch in ("gradients", "parameters", "all"):
-            self._tasks.put(lambda run: run.watch(model, log=watch, log_freq=watch_steps))
+            self._tasks.put(lambda run: run.watch(model, log=watch, log_freq=facts["logging_steps"]))
         self._thread.start()
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
         self._tasks.put(lambda run: run.log({**values, STEP: step}))
 
-    def show(self, shown: Shown) -> None:
+    def show(self, confusion: Confusion, samples: Sequence[Sample], step: int) -> None:
         """A table of the samples with their pictures, the confusion matrix, and how often each action was said.
 
         The client asks the service about a table at this very moment, for half a minute when it does not answer. So
-        tables are not tried again after one failed; the samples on one sheet, which come first, need nobody.
+        there are no tables any more after something failed; the samples on one sheet, which come first, need nobody.
         """
-        self._tasks.put(lambda run: run.log({**_sheet(shown), STEP: shown.step}))
-        self._tasks.put(lambda run: self._log_tables(run, shown))
 
-    def _log_tables(self, run: Any, shown: Shown) -> None:
-        tried, self._tables_pass = self._tables_pass, False
-        if tried:
-            run.log({**_tables(shown), STEP: shown.step})
-            self._tables_pass = True
+        def task(run: Any) -> None:
+            run.log({"eval/sheet": sys.modules["wandb"].Image(sheet(samples)), STEP: step})
+            if not self._failed:
+                run.log({**_tables(confusion, samples), STEP: step})
+
+        self._tasks.put(task)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Upload what is left and close the run. Says how to upload what did not get there."""
         self._tasks.put(lambda run: run.summary.update(dict(summary)))
-        self._end(exit_code=0, timeout_s=QUEUE_TIMEOUT_S + self._finish_timeout_s)
+        finish_s = self._run.settings.finish_timeout if self._run else QUEUE_TIMEOUT_S
+        self._end(exit_code=0, timeout_s=QUEUE_TIMEOUT_S + finish_s)
 
     def _work(self) -> None:
         self._run = self._open()
         while (task := self._tasks.get()) is not None:
-            if self._run is None or self._given_up:
-                continue
             try:
-                task(self._run)
+                if self._run is not None:
+                    task(self._run)
             except Exception as error:  # whatever the client, its service or the network raise
                 self._failed = True
-                if not self._given_up:
-                    _say(f"W&B: something was not logged ({_words(error)})")
+                if self._run is not None:
+                    _say(f"W&B: something was not logged ({words(error)})")
 
     def _open(self) -> Any:
-        if os.environ.get("WANDB_MODE") == "disabled":
-            return None
-        try:
-            import wandb
-        except ImportError as error:
-            _say(f"W&B is off: {error}")
-            return None
-        mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
-        for attempt in dict.fromkeys((mode, "offline")):
-            last = attempt == "offline"
+        mode: Any = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+        for attempt in dict.fromkeys((mode, "offline")) if mode != "disabled" else ():
             try:
-                run = wandb.init(
-                    project=os.environ.get("WANDB_PROJECT") or PROJECT,
-                    id=self._run_id,
-                    name=self._run_id,
-                    dir=str(self._run_dir),
-                    config=dict(self._config),
-                    resume="allow",
-                    mode=attempt,  # type: ignore[arg-type]
-                    settings=wandb.Settings(init_timeout=INIT_TIMEOUT_S, console="off", silent=True),
+                import wandb
+
+                name, folder = self._facts["run_id"], self._facts["output_dir"]
+                run: Any = wandb.init(
+                    id=name, name=name, dir=folder, config=dict(self._facts), resume="allow", mode=attempt
                 )
             except Exception as error:
-                then = "without it" if last else "offline"
-                _say(f"W&B {attempt} failed ({_words(error)}): going on {then}")
-                wandb.teardown()  # its service would hold on to the run's id
+                then = "without it" if attempt == "offline" else "offline"
+                _say(f"W&B {attempt} failed ({words(error)}): going on {then}")
+                _end_client()  # it would hold on to the run's id
                 continue
             # After the client's own, so that it runs before that: a dead server must not hold the process.
             atexit.register(self._leave)
             run.define_metric("*", step_metric=STEP)
-            _say(f"W&B is offline; {self._upload(run)}" if run.offline else f"W&B: {run.url}")
+            _say(f"W&B is offline; {_upload(run)}" if run.offline else f"W&B: {run.url}")
             return run
         return None
 
@@ -138,18 +126,14 @@ class WandbRun:
         self._tasks.put(lambda run: run.finish(exit_code=exit_code))
         self._tasks.put(None)
         self._thread.join(timeout_s)
-        stuck = self._thread.is_alive()
+        run, stuck = self._run, self._thread.is_alive()
         if stuck:
-            self._given_up = True
+            self._run = None  # nothing more is logged, nor said about it
             kill_descendants()  # the client's service, which the end of this process would wait for
         if stuck or self._failed:  # a scheduler's SIGTERM reaches the service, too
-            with contextlib.suppress(Exception):  # nor shall the client say at the exit that it is gone
-                sys.modules["wandb"].teardown()
-        if self._run is not None and (stuck or (not self._run.offline and (self._failed or _has_errors(self._run)))):
-            _say(f"W&B may lack a part of this run; {self._upload(self._run)}")
-
-    def _upload(self, run: Any) -> str:
-        return f"to upload: wandb sync --include-online {Path(run.dir).parent}"
+            _end_client()
+        if run is not None and (stuck or (not run.offline and (self._failed or _has_errors(run)))):
+            _say(f"W&B may lack a part of this run; {_upload(run)}")
 
 
 def _say(text: str) -> None:
@@ -157,44 +141,46 @@ def _say(text: str) -> None:
     print(f"{text}\n", end="", flush=True)
 
 
+def _upload(run: Any) -> str:
+    return f"to upload: wandb sync --include-online {Path(run.dir).parent}"
+
+
+def _end_client() -> None:
+    """End the client's service; nor shall the client say at the exit that it is gone."""
+    with contextlib.suppress(Exception):
+        sys.modules["wandb"].teardown()
+
+
 def _has_errors(run: Any) -> bool:
     """Whether the client's service had trouble; `finish` returns the same whether a row arrived or was refused."""
-    with contextlib.suppress(OSError):
-        log = Path(run.dir).parent / "logs" / "debug-internal.log"
-        return '"level":"ERROR' in log.read_text(encoding="utf-8", errors="replace")
-    return False
+    log = Path(run.dir).parent / "logs" / "debug-internal.log"
+    return log.is_file() and '"level":"ERROR' in log.read_text(encoding="utf-8", errors="replace")
 
 
-def _words(error: Exception) -> str:
-    said = " ".join(str(error).split())[:200]
-    key = os.environ.get("WANDB_API_KEY")
-    return said.replace(key, "(key)") if key else said
+def words(error: Exception) -> str:
+    """What the client says on one line, the key left out."""
+    said = " ".join(str(error).split())
+    return said.replace(os.environ.get("WANDB_API_KEY") or "\0", "(key)")[:200]
 
 
-def _sheet(shown: Shown) -> dict[str, Any]:
-    import wandb
-
-    return {"eval/sheet": wandb.Image(sheet(shown.samples))} if shown.samples else {}
-
-
-def _tables(shown: Shown) -> dict[str, Any]:
+def _tables(confusion: Confusion, samples: Sequence[Sample]) -> dict[str, Any]:
     import wandb
 
     rows = [
-        [wandb.Image(s.picture) if s.picture else None, s.truth, s.prediction, s.truth == s.prediction, s.answer]
-        for s in shown.samples
-    ]
-    columns = ["picture", "truth", "prediction", "right", "answer"]
-    found: dict[str, Any] = {"eval/samples": wandb.Table(columns=columns, data=rows)}
-    names = list(dict.fromkeys((*shown.confusion, *(p for row in shown.confusion.values() for p in row))))
-    pairs = [
-        (names.index(t), names.index(p)) for t, row in shown.confusion.items() for p, n in row.items() for _ in range(n)
-    ]
-    found["eval/confusion"] = wandb.plot.confusion_matrix(
-        y_true=[t for t, _ in pairs], preds=[p for _, p in pairs], class_names=names, title="truth and prediction"
-    )
-    for key, place in (("targets", 0), ("predictions", 1)):
-        counts = [[name, sum(pair[place] == index for pair in pairs)] for index, name in enumerate(names)]
-        table = wandb.Table(columns=["action", "records"], data=counts)
-        found[f"eval/{key}"] = wandb.plot.bar(table, "action", "records", title=key)
+        [s["picture"] and wandb.Image(s["picture"]), s["truth"], s["prediction"], s["truth"] == s["prediction"],
+         s.get("answer", "")]
+        for s in samples
+    ]  # fmt: skip
+    names = list(next(iter(confusion.values())))
+    pairs = [(truth, said) for truth, row in confusion.items() for said, count in row.items() for _ in range(count)]
+    truths, answers = ([names.index(pair[side]) for pair in pairs] for side in (0, 1))
+    found: dict[str, Any] = {
+        "eval/samples": wandb.Table(columns=["picture", "truth", "prediction", "right", "answer"], data=rows),
+        "eval/confusion": wandb.plot.confusion_matrix(
+            y_true=truths, preds=answers, class_names=names, title="truth and prediction"
+        ),
+    }
+    for title, said in (("targets", truths), ("predictions", answers)):
+        counts = wandb.Table(columns=["action", "records"], data=[[n, said.count(i)] for i, n in enumerate(names)])
+        found[f"eval/{title}"] = wandb.plot.bar(counts, "action", "records", title=title)
     return found
