@@ -18,8 +18,8 @@ def test_a_step_computes_no_more_than_it_must(tokens: int, scored: int, checkpoi
     assert 0.9 * most < found <= most
     if not checkpointing:  # what MFU counts is what is counted here
         from accelerate_configs.memory.shapes import resolve_shape
-        from trainer.tracking.throughput import Counts, model_flops
+        from trainer.tracking.throughput import model_flops
 
-        counts = Counts(samples=1, tokens=tokens, scored=scored, images=1)
-        counted = model_flops(resolve_shape("google/gemma-3-4b-it"), counts, lora_r=64)
+        shape = resolve_shape("google/gemma-3-4b-it")
+        counted = model_flops(shape, samples=1, tokens=tokens, scored=scored, images=1, lora_r=64)
         assert counted / 1e12 == pytest.approx(found, rel=0.01)
