@@ -80,7 +80,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     from trainer.model import base as model
     from trainer.model import warm_start
     from trainer.node.stop import Stop
-    from trainer.results import export
+    from trainer.results import export, trained
     from trainer.tracking import track
     from trainer.training import first_look, sft
     from trainer.training.checkpoint import CheckpointStore
@@ -164,7 +164,7 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     else:
         say(f"going on from step {checkpoint.step} ({checkpoint.path})", flush=True)
         zero_shot = export.load_zero_shot(run_dir)
-    trained = trainer.train_from(checkpoint.path if checkpoint else None)
+    totals = trainer.train_from(checkpoint.path if checkpoint else None).metrics
     kept = trainer.load_best()
     if kept != trainer.state.global_step:
         say(f"the adapter of step {kept} is kept: its evaluation was the best", flush=True)
@@ -176,11 +176,11 @@ def train(config: TrainConfig, dataset: Dataset) -> Any:
     record = export.RunRecord(
         config=config, answer_field=measured.field, **{f"{name}before": m for name, m in zero_shot.items()},
         **{f"{name}after": m for name, m in export.summary(after).items()},
-        step=kept, train=trained.metrics, history=trainer.state.log_history,
+        step=kept, train=totals, history=trainer.state.log_history,
         **export.describe_run(config, dataset),
     )  # fmt: skip
-    export.save_usage(run_dir, record, dataset, measured, anatomy.unquantized)
-    export.save_metrics(run_dir, record, measured.predictions(after))
+    usage = trained.usage_of(config, dataset, measured)
+    export.save_record(record, measured.predictions(after), usage, anatomy.unquantized)
 
     def finish() -> None:
         print(f"\n{score_table(zero_shot[''], after.action)}\n", flush=True)

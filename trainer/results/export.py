@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +17,11 @@ from trainer.files import write_whole
 from trainer.flags import answer_help
 from trainer.outcome import FINISHED, ConfigError
 from trainer.results.card import model_card
-from trainer.results.trained import frames_of, usage_of, write_usage
+from trainer.results.trained import Usage, frames_of, write_usage
 
 if TYPE_CHECKING:
     from trainer.data.records import Dataset
-    from trainer.evaluation.heldout import HeldOut, Scores
+    from trainer.evaluation.heldout import Scores
 
 ADAPTER = "adapter"
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
@@ -55,17 +54,11 @@ class RunRecord:
     history: list[dict[str, float]]
     """Everything logged on the way, each with its step: loss, learning_rate, mean_token_accuracy, the speeds of
     trainer/tracking/throughput.py; of evaluations eval_loss, eval_action_accuracy and eval_macro_f1."""
-    data: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any]
     """sha256 of the JSONL, how it was split, records of train and eval that were used, frames a picture."""
-    versions: dict[str, str] = field(default_factory=dict)
-    peak_memory: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str]
+    peak_memory: dict[str, Any]
     """bytes of the first process, evaluation included, and of what."""
-
-
-def save_metrics(run_dir: Path, record: RunRecord, predictions: Sequence[dict[str, Any]]) -> None:
-    """Write metrics.json and predictions.jsonl."""
-    write_whole(run_dir / METRICS_FILE, json.dumps(dataclasses.asdict(record), indent=1) + "\n")
-    write_whole(run_dir / PREDICTIONS_FILE, "".join(json.dumps(line) + "\n" for line in predictions))
 
 
 def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
@@ -81,13 +74,16 @@ def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def save_usage(
-    run_dir: Path, record: RunRecord, dataset: Dataset, measured: HeldOut, unquantized: Sequence[str]
+def save_record(
+    record: RunRecord, predictions: Sequence[dict[str, Any]], usage: Usage, unquantized: Sequence[str]
 ) -> None:
-    """Write into adapter/ how it is asked, and the model card in place of PEFT's empty one."""
-    folder = run_dir / ADAPTER
-    write_usage(folder, usage_of(record.config, dataset, measured))
-    write_whole(folder / "README.md", model_card(dataclasses.asdict(record), unquantized=unquantized))
+    """Write metrics.json and predictions.jsonl; into adapter/ how it is asked, and the model card in place of PEFT's
+    empty one."""
+    run_dir, entry = Path(record.config.output_dir), asdict(record)
+    write_usage(run_dir / ADAPTER, usage)
+    write_whole(run_dir / ADAPTER / "README.md", model_card(entry, unquantized=unquantized))
+    write_whole(run_dir / PREDICTIONS_FILE, "".join(json.dumps(line) + "\n" for line in predictions))
+    write_whole(run_dir / METRICS_FILE, json.dumps(entry, indent=1) + "\n")
 
 
 def save_adapter(run_dir: Path, trainer: Any, processor: Any) -> None:
@@ -123,32 +119,33 @@ def summary(scores: Scores) -> Summary:
 
 def save_zero_shot(run_dir: Path, scores: Summary) -> None:
     """Keep the base model's scores for attempts that go on from a checkpoint."""
-    entry = {name: dataclasses.asdict(m) if m else None for name, m in scores.items()}
+    entry = {name: found and asdict(found) for name, found in scores.items()}
     write_whole(run_dir / ZERO_SHOT_FILE, json.dumps(entry) + "\n")
 
 
 def load_zero_shot(run_dir: Path) -> Summary:
     try:
         entry = json.loads((run_dir / ZERO_SHOT_FILE).read_text(encoding="utf-8"))
-        return {name: ActionMetrics(**entry[name]) if entry[name] else None for name in ("", "generated_")}
+        return {name: entry[name] and ActionMetrics(**entry[name]) for name in ("", "generated_")}
     except (OSError, ValueError, TypeError, KeyError):
         return {"": None, "generated_": None}
 
 
-def save_report(run_dir: Path) -> None:
+def save_report(run_dir: Path) -> Path:
+    """Build report.html; returns where it is."""
     from trainer.report import build_report
 
     write_whole(run_dir / REPORT_FILE, build_report(run_dir))
+    return run_dir / REPORT_FILE
 
 
 def report_line(run_dir: Path) -> str:
     """Where the report is, once it is built; what to do when there was no room for it."""
     try:
-        save_report(run_dir)
+        return f"report:  {save_report(run_dir)}"
     except OSError as error:
         again = f"python -m trainer report {shlex.quote(str(run_dir))}"
         return f"report:  not written ({error}): make room, then {again}"
-    return f"report:  {run_dir / REPORT_FILE}"
 
 
 def report(argv: Sequence[str]) -> int:
@@ -156,6 +153,5 @@ def report(argv: Sequence[str]) -> int:
     answer_help(argv, REPORT_USAGE)
     if len(argv) != 1 or not Path(argv[0], METRICS_FILE).is_file():
         raise ConfigError("report takes the folder of a finished run (with metrics.json), for example runs/RUN")
-    save_report(Path(argv[0]))
-    print(Path(argv[0]) / REPORT_FILE)
+    print(save_report(Path(argv[0])))
     return FINISHED

@@ -91,10 +91,8 @@ def write_usage(folder: Path, usage: Usage) -> None:
 
 def find_trained(path: Path) -> tuple[Path, Usage]:
     """The folder with the weights, `path` or its adapter/, and how they are asked. Raises ConfigError."""
-    for folder in (path, path / "adapter"):
-        if (folder / USAGE_FILE).is_file():
-            break
-    else:
+    folder = next((folder for folder in (path, path / "adapter") if (folder / USAGE_FILE).is_file()), None)
+    if folder is None:
         raise ConfigError(
             f"{path} holds no trained model ({USAGE_FILE} is not there): give a finished run, its adapter, "
             "or a merged folder"
@@ -103,10 +101,8 @@ def find_trained(path: Path) -> tuple[Path, Usage]:
 
     try:
         entry = json.loads((folder / USAGE_FILE).read_text(encoding="utf-8"))
-        if (told := entry["choices"]) is not None:
-            rest = tuple(tuple(tokens) for tokens in told["rest"])
-            entry["choices"] = Choices(actions=tuple(told["actions"]), shared=tuple(told["shared"]), rest=rest)
-        return folder, Usage(**entry)
+        choices = entry["choices"] and Choices(**entry["choices"])
+        return folder, Usage(**{**entry, "choices": choices})
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{folder / USAGE_FILE} is not what training wrote ({error})") from None
 

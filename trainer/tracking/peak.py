@@ -25,17 +25,18 @@ class Stage:
 
 
 def read_stage(name: str, config: TrainConfig) -> Stage:
+    """What is held now, under that name; of the stage `peak`, the most held so far."""
+    reserved = None
     if config.device == "cuda":
         import torch
 
         held, peak = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
-        held = peak if name == "peak" else held
         reserved, (free, total) = torch.cuda.max_memory_reserved(), torch.cuda.mem_get_info()
-        outside = total - free - torch.cuda.memory_reserved()  # context, NCCL, and whoever else is on the card
-        return Stage(
-            name=name, bytes=held, peak_bytes=peak, reserved_bytes=reserved, process_bytes=reserved + outside
-        )  # fmt: skip
-    status = Path("/proc/self/status").read_text()
-    held, peak = (int(re.findall(rf"{key}:\s+(\d+) kB", status)[0]) * 1024 for key in ("VmRSS", "VmHWM"))
+        # Outside torch: context, NCCL, and whoever else is on the card.
+        process = reserved + total - free - torch.cuda.memory_reserved()
+    else:
+        status = Path("/proc/self/status").read_text()
+        held, peak = (int(re.findall(rf"{key}:\s+(\d+) kB", status)[0]) * 1024 for key in ("VmRSS", "VmHWM"))
+        process = peak
     held = peak if name == "peak" else held
-    return Stage(name=name, bytes=held, peak_bytes=peak, reserved_bytes=None, process_bytes=peak)
+    return Stage(name=name, bytes=held, peak_bytes=peak, reserved_bytes=reserved, process_bytes=process)
