@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from training import reload_adapter, run_forked, train_forked
-from transformers import AutoModelForImageTextToText
 
 from trainer.config import TrainConfig
 from trainer.data.examples import Encoder, TrainCollator
 from trainer.data.records import load_dataset
-from trainer.model.base import load_processor
-from trainer.training.first_look import check_batch
+from trainer.model import base as models
 
 TEXT = 2 * 7  # layers x linears
 TOWER = 2 * 5 + 2  # blocks x (qkv, proj, gate, up, down), and the merger's two
@@ -38,7 +37,10 @@ def test_it_trains_in_4_bits_and_its_adapter_loads_with_plain_peft(
     assert metrics["generated_after"]["samples"] == 8
     assert f"  {'4-bit linears in the language model':<38} {TEXT}\n" in ended.output
     assert f"  {'vision features':<38} {'with' if vision == 'lora' else 'without'} gradient\n" in ended.output
-    assert type(load_processor(f"{tmp_path}/run/adapter")).__name__ == type(load_processor(str(model))).__name__
+    assert (
+        type(models.load_processor(f"{tmp_path}/run/adapter")).__name__
+        == type(models.load_processor(str(model))).__name__
+    )
     done = run_forked(tmp_path, reload_adapter, str(model), str(tmp_path / "run"), str(tmp_path / "out.json"), False)
     assert done.codes == (0,), done.output
     assert json.loads((tmp_path / "out.json").read_text()) == {
@@ -48,11 +50,13 @@ def test_it_trains_in_4_bits_and_its_adapter_loads_with_plain_peft(
 
 def test_a_batch_without_its_token_types_is_refused(tiny_qwen: Path, walks: Path) -> None:
     """Qwen2.5-VL would give its image tokens the positions of text, and say nothing."""
-    config = TrainConfig(model=str(tiny_qwen), data="-", output_dir="-", run_id="-")
-    base = AutoModelForImageTextToText.from_pretrained(tiny_qwen)
-    base.requires_grad_(False)
-    batch = TrainCollator(Encoder(load_processor(str(tiny_qwen)), load_dataset(str(walks)).train))([{"index": 0}])
-    assert dict(check_batch(batch, base, config))["vision features"] == "without gradient"
+    config = TrainConfig(model=str(tiny_qwen), data="-", output_dir="-", run_id="-", quantization="none")
+    anatomy = models.find_anatomy(models.load_model_config(config.model))
+    base = models.load_base(config, anatomy, dtype=torch.float32, device_map=None)
+    model = models.add_lora(base, config, anatomy)
+    encoder = Encoder(models.load_processor(config.model), load_dataset(str(walks)).train)
+    batch = TrainCollator(encoder)([{"index": 0}])
+    assert dict(models.check_contract(model, config, anatomy, batch))["vision features"] == "without gradient"
     del batch["mm_token_type_ids"]
-    with pytest.raises(RuntimeError, match=r"^the batch has no mm_token_type_ids: "):
-        check_batch(batch, base, config)
+    with pytest.raises(RuntimeError, match=r"token types: no mm_token_type_ids, not present$"):
+        models.check_contract(model, config, anatomy, batch)

@@ -18,7 +18,6 @@ from trainer.model import base as models
 from trainer.model.head import install_supervised_head
 from trainer.node.start import check_machine, prepare_libraries
 from trainer.outcome import ConfigError
-from trainer.training.first_look import check_batch
 
 
 def make_config(model: Path, **changes: Any) -> TrainConfig:
@@ -77,7 +76,7 @@ def test_the_anatomy_is_read_off_the_architecture(tiny_model: Path) -> None:
     )
 
 
-def test_a_loaded_model_keeps_the_contract(tiny_model: Path) -> None:
+def test_a_loaded_model_keeps_the_contract(tiny_model: Path, batch: dict[str, torch.Tensor]) -> None:
     config = make_config(tiny_model)
     peft_model, anatomy = load(config)
     text = peft_model.config.get_text_config()
@@ -85,7 +84,7 @@ def test_a_loaded_model_keeps_the_contract(tiny_model: Path) -> None:
     shapes = [(text.hidden_size, q), (text.hidden_size, kv), (text.hidden_size, kv), (q, text.hidden_size)]
     shapes += [(text.hidden_size, text.intermediate_size)] * 3
     trained = text.num_hidden_layers * sum(8 * (i + o) for i, o in shapes)
-    assert models.check_contract(peft_model, config, anatomy) == [
+    assert models.check_contract(peft_model, config, anatomy, batch) == [
         ("trainable parameters", f"{trained:,}"),
         ("trained outside the language model", "0"),
         ("adapter precision", "float32"),
@@ -93,14 +92,16 @@ def test_a_loaded_model_keeps_the_contract(tiny_model: Path) -> None:
         ("4-bit linears elsewhere", "0"),
         ("head tied to the embedding", "True"),
         ("attention", "sdpa"),
+        ("token types", "present"),
+        ("vision features", "without gradient"),
     ]
 
 
-def test_trap_1_a_skip_list_that_matches_nothing_is_noticed(tiny_model: Path) -> None:
+def test_trap_1_a_skip_list_that_matches_nothing_is_noticed(tiny_model: Path, batch: dict[str, torch.Tensor]) -> None:
     config = make_config(tiny_model)
     peft_model, anatomy = load(config, unquantized=("vision_tower", "multi_modal_projector", "lm_head"))
-    with pytest.raises(RuntimeError, match=r"4-bit linears elsewhere is \d+, not 0"):
-        models.check_contract(peft_model, config, anatomy)
+    with pytest.raises(RuntimeError, match=r"4-bit linears elsewhere: \d+, not 0"):
+        models.check_contract(peft_model, config, anatomy, batch)
 
 
 def test_trap_2_the_frozen_tower_gets_no_gradient_with_checkpointing(
@@ -122,12 +123,11 @@ def test_trap_3_token_types_are_in_the_batch_and_missing_ones_are_refused(
     tiny_model: Path, batch: dict[str, torch.Tensor]
 ) -> None:
     config = make_config(tiny_model)
-    peft_model, _ = load(config)
+    peft_model, anatomy = load(config)
     base = peft_model.get_base_model().eval()
-    check_batch(batch, base, config)
     bare = {k: v for k, v in batch.items() if k != "token_type_ids"}
-    with pytest.raises(RuntimeError, match="no token_type_ids"):
-        check_batch(bare, base, config)
+    with pytest.raises(RuntimeError, match=r"not what it should be: token types: no token_type_ids, not present$"):
+        models.check_contract(peft_model, config, anatomy, bare)
     with torch.no_grad():
         assert not torch.allclose(forward(peft_model, batch), forward(peft_model, bare), atol=1e-3)
     image = base.config.image_token_id
@@ -144,8 +144,8 @@ def test_trap_4_sdpa_gives_the_logits_of_eager(tiny_model: Path, batch: dict[str
         slow = forward(peft_model, batch)
     real = batch["attention_mask"].bool()
     assert torch.allclose(fast[real], slow[real], atol=1e-4)
-    with pytest.raises(RuntimeError, match="attention is eager, not sdpa"):
-        models.check_contract(peft_model, config, anatomy)
+    with pytest.raises(RuntimeError, match="attention: eager, not sdpa"):
+        models.check_contract(peft_model, config, anatomy, batch)
 
 
 def test_trap_5_nothing_is_upcast_but_the_adapters(tiny_model: Path) -> None:

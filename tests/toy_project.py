@@ -52,7 +52,7 @@ from trainer.node.processes import in_rank
 in_rank()
 from trainer.training.checkpoint import CheckpointStore
 from trainer.outcome import ConfigError, write_outcome
-from trainer.training.ranks import ranks_of
+from trainer.training.ranks import Ranks
 from trainer.node.stop import Stop, Stopped
 
 words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
@@ -65,7 +65,7 @@ def train():
     if world > 1:
         import torch.distributed as dist
         dist.init_process_group("gloo", timeout=timedelta(seconds=patience_s))
-    ranks = ranks_of(world, patience_s)
+    ranks = Ranks(world, patience_s)
     stop = Stop(ranks, run_dir)
     print(f"attempt of {os.getpid()}", flush=True)
     while words.get("--never_steps") or Path("hold").exists():
@@ -73,11 +73,11 @@ def train():
         time.sleep(0.05)
     store = CheckpointStore(run_dir / "checkpoints", ranks, layout={"processes": world}, keep=3,
                             say=lambda text: print(text, flush=True))
-    checkpoint = store.take_over()
+    start = store.take_over()
     state = {"step": 0, "value": 1, "losses": []}
-    if checkpoint:
-        state = json.loads((checkpoint.path / "state.json").read_text())
-        print("going on from step", checkpoint.step, flush=True)
+    if start:
+        state = json.loads((store.path(start) / "state.json").read_text())
+        print("going on from step", start, flush=True)
     stop.step = state["step"]
     def fill(folder):
         if ranks.first:

@@ -124,9 +124,9 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
     from trainer.data.examples import Encoder, TrainCollator
     from trainer.model import base as model
     from trainer.node.stop import Stop
-    from trainer.training import sft
     from trainer.training.checkpoint import CheckpointStore
-    from trainer.training.ranks import ranks_of
+    from trainer.training.ranks import Ranks
+    from trainer.training.sft import VisionSFTTrainer
 
     if config.device == "cuda":
         os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "bf16")
@@ -146,8 +146,8 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
             if state.global_step == 1:
                 stages.append(read_stage("first step", config))
 
-    ranks = ranks_of(state.num_processes)
-    run_dir = Path(ranks.from_first(config.output_dir))
+    ranks = Ranks(state.num_processes)
+    run_dir = Path(ranks.from_first(lambda: config.output_dir))
     steps = {"max_steps": STEPS, "gradient_accumulation_steps": 1, "logging_steps": STEPS}
     asked = build(TrainConfig, {**asdict(config), **steps})
     store = CheckpointStore(run_dir / "checkpoints", ranks, layout={}, keep=1, say=lambda text: None)
@@ -155,11 +155,11 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
     stop.step = 0
     store.take_over()
     records = [longest] * (config.micro_batch_size * STEPS * state.num_processes)
-    trainer = sft.build_trainer(
-        asked, peft_model, processor, (len(records), 0), TrainCollator(Encoder(processor, records)),
-        [FirstStep()], store, stop,
+    trainer = VisionSFTTrainer(
+        asked, peft_model, processor, TrainCollator(Encoder(processor, records)), (len(records), 0),
+        store=store, stop=stop, callbacks=[FirstStep()],
     )  # fmt: skip
-    trainer.train_from(None)
+    trainer.train_from(0)
     stages.append(read_stage("peak", config))
     stages = most_of_all(gather_object([stages]))
     spec = WorstCase(

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from trainer.config import TrainConfig
-from trainer.model.traits import UNUSED, processor_of
+from trainer.model.traits import UNUSED, lacking_token_types, picture_features, processor_of
 from trainer.outcome import ConfigError
 
 
@@ -140,8 +140,10 @@ def add_lora(base: Any, config: TrainConfig, anatomy: Anatomy) -> Any:
     return model
 
 
-def check_contract(model: Any, config: TrainConfig, anatomy: Anatomy) -> list[tuple[str, str]]:
-    """(what, how it is) for every promise about the model that training relies on.
+def check_contract(
+    model: Any, config: TrainConfig, anatomy: Anatomy, batch: dict[str, torch.Tensor]
+) -> list[tuple[str, str]]:
+    """(what, how it is) for every promise that training relies on, about the model and what it makes of a `batch`.
 
     Raises:
         RuntimeError: a promise is broken, naming all that are.
@@ -149,52 +151,48 @@ def check_contract(model: Any, config: TrainConfig, anatomy: Anatomy) -> list[tu
     from bitsandbytes.nn import Linear4bit
 
     base = model.get_base_model()
-    decoder = base.get_submodule(anatomy.decoder)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    linears = matching(base, target_pattern(anatomy))
-    beside = matching(base, "|".join(anatomy.vision_linears)) if config.vision == "lora" else []
-    expected = sum(config.lora_r * (m.in_features + m.out_features) for m in (*linears, *beside))
-    counted = sum(_numel(p) for p in trainable.values())
-    four_bit = {id(m) for m in linears if isinstance(m, Linear4bit)}
-    strays = [n for n, m in base.named_modules() if isinstance(m, Linear4bit) and id(m) not in four_bit]
-    wanted = len(linears) if config.quantization == "nf4" else 0
+    text = matching(base, target_pattern(anatomy))
+    tuned = matching(base, target_pattern(anatomy, config.vision))
+    # A ZeRO-3 shard knows its whole size.
+    counted = sum(getattr(p, "ds_numel", p.numel()) for p in trainable.values())
+    expected = sum(config.lora_r * (m.in_features + m.out_features) for m in tuned)
     outside = [name for name in trainable if f".{anatomy.decoder}." not in f".{name}"]
-    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in trainable.values()})
-    tied = getattr(base.config, "tie_word_embeddings", False)
+    precision = ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in trainable.values()}))
+    under_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    halved = under_deepspeed and os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16"
+    masters = " masters of bfloat16 adapters (DeepSpeed)" if halved else ""
+    four_bit = sum(isinstance(m, Linear4bit) for m in text)
+    strays = sum(isinstance(m, Linear4bit) for m in base.modules()) - four_bit
     shared = base.get_output_embeddings().weight is base.get_input_embeddings().weight
-    attention = sorted({getattr(m.config, "_attn_implementation", "") for m in (base, decoder)})
-    checks = [
-        ("trainable parameters", f"{counted:,}", counted == expected, f"{expected:,}"),
-        (
-            "trained outside the language model",
-            str(len(outside)),
-            len(outside) == 2 * len(beside),
-            str(2 * len(beside)),
-        ),
-        ("adapter precision", ", ".join(dtypes) + _masters(), dtypes == ["float32"], "float32"),
-        ("4-bit linears in the language model", str(len(four_bit)), len(four_bit) == wanted, str(wanted)),
-        ("4-bit linears elsewhere", str(len(strays)), not strays, "0"),
-        ("head tied to the embedding", str(shared), shared == bool(tied), str(bool(tied))),
-        ("attention", ", ".join(attention), attention == ["sdpa"], "sdpa"),
-    ]
-    if broken := [f"{what} is {found}, not {should}" for what, found, kept, should in checks if not kept]:
-        raise RuntimeError("the model is not what it should be: " + "; ".join(broken))
-    return [(what, found) for what, found, _, _ in checks]
+    attention = {getattr(m.config, "_attn_implementation", "") for m in (base, base.get_submodule(anatomy.decoder))}
+    lacking = lacking_token_types(base, batch)
+    features = picture_features(base, batch)
+    asked = "with gradient" if config.vision == "lora" else "without gradient"
+    if features is None:
+        seen = asked = "none: the first record has no picture"
+    else:
+        seen = "with gradient" if features.requires_grad else "without gradient"
+    promises = (
+        ("trainable parameters", f"{counted:,}", f"{expected:,}"),
+        ("trained outside the language model", len(outside), 2 * (len(tuned) - len(text))),
+        ("adapter precision", precision + masters, f"float32{masters}"),
+        ("4-bit linears in the language model", four_bit, len(text) if config.quantization == "nf4" else 0),
+        ("4-bit linears elsewhere", strays, 0),
+        ("head tied to the embedding", shared, bool(getattr(base.config, "tie_word_embeddings", False))),
+        ("attention", ", ".join(sorted(attention)), "sdpa"),
+        # Without them the model would take image tokens for text.
+        ("token types", f"no {' or '.join(lacking)}" if lacking else "present", "present"),
+        ("vision features", seen, asked),
+    )
+    if broken := [f"{what}: {found}, not {should}" for what, found, should in promises if found != should]:
+        raise RuntimeError(f"the model is not what it should be: {'; '.join(broken)}")
+    return [(what, str(found)) for what, found, _ in promises]
 
 
 def matching(base: Any, pattern: str) -> list[Any]:
     """The linears at the paths that `pattern` means, below their adapters."""
     return [getattr(m, "base_layer", m) for name, m in base.named_modules() if re.fullmatch(pattern, name)]
-
-
-def _masters() -> str:
-    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
-    bf16 = os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16"
-    return " masters of bfloat16 adapters (DeepSpeed)" if deepspeed and bf16 else ""
-
-
-def _numel(parameter: nn.Parameter) -> int:
-    return int(getattr(parameter, "ds_numel", parameter.numel()))  # a ZeRO-3 shard knows its whole size
 
 
 def load_processor(model: str) -> Any:

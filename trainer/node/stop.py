@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -79,7 +80,7 @@ class Stop:
 
     def leave(self) -> NoReturn:
         """Collective. Raises Stopped: run again, or failed when attempts end one after the other without a step."""
-        idle = self.ranks.from_first(count_attempt(self.run_dir, self.step or 0) if self.ranks.first else None)
+        idle = self.ranks.from_first(partial(count_attempt, self.run_dir, self.step or 0))
         where = "before training began" if self.step is None else f"at step {self.step}"
         if idle >= MAX_ATTEMPTS_WITHOUT_STEP:
             raise Stopped(

@@ -15,12 +15,11 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from trainer.outcome import ConfigError
+from trainer.outcome import FAILED, ConfigError
 from trainer.training.ranks import Ranks
 
 MANIFEST = "manifest.json"
@@ -31,11 +30,7 @@ STEP_NAME = re.compile(r"step-([0-9]{6,})")
 class CheckpointError(Exception):
     """A checkpoint could not be written. One line; the older ones are as they were."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Checkpoint:
-    step: int
-    path: Path
+    exit_code = FAILED
 
 
 class CheckpointStore:
@@ -51,7 +46,7 @@ class CheckpointStore:
         """`layout` is what must be the same to go on exactly (processes, batch, records, ...)."""
         self.folder, self.ranks, self.layout = folder, ranks, dict(layout)
         self.keep, self.say = max(1, keep), say
-        self._token = str(ranks.from_first(secrets.token_hex(4)))
+        self._token = ranks.from_first(partial(secrets.token_hex, 4))
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:06d}"
@@ -61,18 +56,15 @@ class CheckpointStore:
         names = (STEP_NAME.fullmatch(path.name) for path in self.folder.glob("step-*"))
         return sorted(int(match[1]) for match in names if match)
 
-    def take_over(self) -> Checkpoint | None:
-        """Become the writer, and return the newest checkpoint whose manifest holds; None where there is none.
+    def take_over(self) -> int:
+        """Become the writer, and return the newest step whose manifest holds; 0 where there is none.
 
         Raises:
             ConfigError: it cannot be gone on from exactly, because the layout is another one.
         """
-        step, refusal = self.ranks.from_first(self._take_over() if self.ranks.first else None)
-        if refusal:
-            raise ConfigError(refusal)
-        return None if step is None else Checkpoint(step=step, path=self.path(step))
+        return self.ranks.from_first(self._take_over)
 
-    def _take_over(self) -> tuple[int | None, str]:
+    def _take_over(self) -> int:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / OWNER).write_text(self._token, encoding="utf-8")
         for left in self.folder.glob(".*-*"):
@@ -81,61 +73,60 @@ class CheckpointStore:
             path = self.path(step)
             fault = check_manifest(path)
             if not fault:
-                return step, self._refusal(path)
+                self._check_layout(path)
+                return step
             aside = self.folder / f"broken-{path.name}-{self._token}"
             path.rename(aside)
             self.say(f"checkpoint {path} is broken ({fault}): set aside as {aside.name}")
-        return None, ""
+        return 0
 
-    def _refusal(self, path: Path) -> str:
-        saved = _read_manifest(path)["layout"]
-        other = {name: (saved.get(name), now) for name, now in self.layout.items() if saved.get(name) != now}
-        if not other:
-            return ""
-        told = ", ".join(f"{name} {was}, not {now}" for name, (was, now) in other.items())
-        return (
-            f"{path} was saved with {told}: its losses cannot be continued like that. Resume with what it was "
-            "saved with, or give another RUN to start anew"
-        )
+    def _check_layout(self, path: Path) -> None:
+        saved = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["layout"]
+        other = [f"{name} {saved.get(name)}, not {now}" for name, now in self.layout.items() if saved.get(name) != now]
+        if other:
+            raise ConfigError(
+                f"{path} was saved with {', '.join(other)}: its losses cannot be continued like that. Resume with "
+                "what it was saved with, or give another RUN to start anew"
+            )
 
-    def save(self, step: int, fill: Callable[[Path], None], *, protect: Collection[int] = ()) -> None:
+    def save(self, step: int, fill: Callable[[Path], None], *, protect: int | None = None) -> None:
         """Commit what `fill`, called on every rank with one folder, writes; then remove what is over `keep`.
 
-        Steps in `protect` stay. Does nothing when the step is there already.
+        The step `protect` stays. Does nothing when the step is there already.
 
         Raises:
             CheckpointError: on every rank, when it failed on any.
         """
-        if self.ranks.from_first(self.path(step).exists()):
+        if self.ranks.from_first(self.path(step).exists):
             return
         beside = self.folder / f".writing-{step:06d}-{self._token}"
-
-        def together(work: Callable[[], object], *, on_all: bool = True) -> None:
-            fault: BaseException | None = None
-            if on_all or self.ranks.first:
-                try:
+        stages = (
+            (self.ranks.first, beside.mkdir),
+            (True, partial(fill, beside)),
+            (self.ranks.first, partial(self._commit, step, beside, protect)),
+        )
+        for mine, work in stages:
+            fault: Exception | None = None
+            try:
+                if mine:
                     work()
-                except Exception as error:  # torch and safetensors have errors of their own for a full disk
-                    fault = error
+            except Exception as error:  # torch and safetensors have errors of their own for a full disk
+                fault = error
             if self.ranks.any(fault is not None):
                 if self.ranks.first:
                     shutil.rmtree(beside, ignore_errors=True)
                 why = " ".join(str(fault).split()) if fault else "another process could not write its part"
-                kept = self.ranks.from_first(self.steps())
+                kept = self.ranks.from_first(self.steps)
                 last = f"step {kept[-1]} is the newest there is" if kept else "there is none yet"
                 raise CheckpointError(
                     f"the checkpoint of step {step} could not be written to {self.folder} ({why}): {last}"
                 ) from fault
 
-        together(beside.mkdir, on_all=False)
-        together(lambda: fill(beside))
-        together(lambda: self._commit(step, beside), on_all=False)
-        together(lambda: self._rotate(protect), on_all=False)
-
-    def _commit(self, step: int, beside: Path) -> None:
+    def _commit(self, step: int, beside: Path, protect: int | None) -> None:
         files = {
             str(path.relative_to(beside)): {"bytes": path.stat().st_size, "sha256": _sha256(path, sync=True)}
-            for path in _files(beside)
+            for path in sorted(beside.rglob("*"))
+            if path.is_file()
         }
         manifest = {"step": step, "layout": self.layout, "files": files}
         with open(beside / MANIFEST, "w", encoding="utf-8") as file:
@@ -144,15 +135,15 @@ class CheckpointStore:
             os.fsync(file.fileno())
         self._check_owner()
         beside.rename(self.path(step))
-        _sync_folder(self.folder)
-
-    def _rotate(self, protect: Collection[int]) -> None:
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
         self._check_owner()
-        for step in self.steps()[: -self.keep]:
-            if step not in protect:
+        for old in self.steps()[: -self.keep]:
+            if old != protect:
                 # Renamed first: half removed under its own name it would look broken.
-                gone = self.folder / f".removing-{step:06d}-{self._token}"
-                self.path(step).rename(gone)
+                gone = self.folder / f".removing-{old:06d}-{self._token}"
+                self.path(old).rename(gone)
                 shutil.rmtree(gone, ignore_errors=True)
 
     def _check_owner(self) -> None:
@@ -163,8 +154,9 @@ class CheckpointStore:
 def check_manifest(path: Path) -> str:
     """What is wrong with the checkpoint at `path`, in words; nothing when its manifest holds."""
     try:
-        files = _read_manifest(path)["files"]
-        for name, wanted in files.items():
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest["layout"].items()
+        for name, wanted in manifest["files"].items():
             size = (path / name).stat().st_size
             if size != wanted["bytes"]:
                 return f"{name} has {size} bytes, not {wanted['bytes']}"
@@ -177,30 +169,8 @@ def check_manifest(path: Path) -> str:
     return ""
 
 
-def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    if not isinstance(manifest, dict) or not isinstance(manifest["layout"], dict):
-        raise ValueError("not a manifest")
-    return manifest
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file())
-
-
 def _sha256(path: Path, *, sync: bool = False) -> str:
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
         if sync:
             os.fsync(file.fileno())
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[attr-defined]

@@ -1,18 +1,16 @@
-"""What a run looks at, refuses and shows before its first step."""
+"""What a run looks at, refuses and leaves out before its first step."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from trainer.config import TrainConfig
-from trainer.data.examples import describe_example
 from trainer.data.inspection import inspect_dataset, without
 from trainer.data.records import Dataset
-from trainer.model.traits import lacking_token_types, picture_features
 from trainer.outcome import ConfigError
-
-SHOWN_EXAMPLES = 3
+from trainer.training.ranks import Ranks
 
 
 def check_text_only(config: TrainConfig, dataset: Dataset) -> None:
@@ -29,48 +27,21 @@ def check_text_only(config: TrainConfig, dataset: Dataset) -> None:
         )
 
 
-def drop_unfit(processor: Any, dataset: Dataset, config: TrainConfig, ranks: Any, say: Any) -> Dataset:
+def drop_unfit(
+    processor: Any, dataset: Dataset, config: TrainConfig, ranks: Ranks, say: Callable[[str], object]
+) -> Dataset:
     """The dataset without what `validate data` leaves out, and says. The first rank alone reads it all.
 
     Raises:
         ConfigError: on every rank, when too few records are left, or `strict` and any is not.
     """
 
-    def look() -> tuple[dict[str, set[int]], list[str], str]:
+    def look() -> tuple[dict[str, set[int]], list[str]]:
         inspection = inspect_dataset(dataset, processor, max_length=config.max_length)
-        return inspection.unfit(), inspection.left_out(), inspection.refusal(strict=config.strict)
+        inspection.kept(strict=config.strict)
+        return inspection.unfit(), inspection.left_out()
 
-    unfit, lines, refusal = ranks.from_first(look() if ranks.first else None)
-    if refusal:
-        raise ConfigError(refusal)
+    unfit, lines = ranks.from_first(look)
     for line in lines:
-        say(f"data: {line}", flush=True)
+        say(f"data: {line}")
     return without(dataset, unfit)
-
-
-def show_examples(processor: Any, encoder: Any, say: Any) -> None:
-    """Print what the first samples are to the model: what is masked, what is learned."""
-    for index in range(min(SHOWN_EXAMPLES, len(encoder.records))):
-        say(f"example {index + 1}\n{describe_example(processor, encoder(index))}", flush=True)
-
-
-def check_batch(batch: dict[str, Any], base: Any, config: TrainConfig) -> list[tuple[str, str]]:
-    """(what, how it is) of a batch and what the tower makes of it, as in the model's contract.
-
-    Raises:
-        RuntimeError: token types are lacking, or the tower's features have a gradient when they must not, or none.
-    """
-    if lacking := lacking_token_types(base, batch):
-        raise RuntimeError(f"the batch has no {lacking[0]}: the model would take image tokens for text")
-    features = picture_features(base, batch)
-    if features is None:
-        return [("token types", "present"), ("vision features", "none: the first record has no picture")]
-    if features.requires_grad != (config.vision == "lora"):
-        raise RuntimeError(
-            f"the pictures' features {'have a' if features.requires_grad else 'have no'} gradient with "
-            f"vision={config.vision}"
-        )
-    return [
-        ("token types", "present"),
-        ("vision features", f"{'with' if features.requires_grad else 'without'} gradient"),
-    ]

@@ -5,42 +5,31 @@ Over gloo whatever the GPUs use, since waiting for an answer over NCCL would wai
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, TypeVar
+
+from trainer.outcome import ConfigError
+
+T = TypeVar("T")
 
 
-class Ranks(Protocol):
-    first: bool
+class Ranks:
+    """The processes of torch's default group, which must be there already; or the only process there is."""
+
+    def __init__(self, num_processes: int, timeout_s: float = 1800) -> None:
+        """Each question fails (RuntimeError) when a rank does not answer it within `timeout_s`."""
+        self.first, self._group = True, None
+        if num_processes > 1:
+            import torch.distributed as dist
+
+            self.first = dist.get_rank() == 0
+            self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
 
     def any(self, mine: bool) -> bool:
         """Whether any rank says so. Every rank must ask, and gets the same answer."""
-
-    def from_first(self, mine: Any) -> Any:
-        """The first rank's value, on every rank."""
-
-
-class Alone:
-    """The only process there is."""
-
-    first = True
-
-    def any(self, mine: bool) -> bool:
-        return mine
-
-    def from_first(self, mine: Any) -> Any:
-        return mine
-
-
-class Together:
-    """The processes of torch's default group, which must be there already."""
-
-    def __init__(self, timeout_s: float) -> None:
-        import torch.distributed as dist
-
-        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
-        self.first = dist.get_rank() == 0
-
-    def any(self, mine: bool) -> bool:
+        if self._group is None:
+            return mine
         import torch
         import torch.distributed as dist
 
@@ -48,14 +37,19 @@ class Together:
         dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
         return bool(flag.item())
 
-    def from_first(self, mine: Any) -> Any:
-        import torch.distributed as dist
+    def from_first(self, work: Callable[[], T]) -> T:
+        """What `work` returns, or the ConfigError that it raises, on every rank; the first alone does it."""
+        box: list[Any] = [None, None]
+        if self.first:
+            try:
+                box[0] = work()
+            except ConfigError as error:
+                box[1] = error
+        if self._group is not None:
+            import torch.distributed as dist
 
-        box = [mine]
-        dist.broadcast_object_list(box, src=0, group=self._group)
-        return box[0]
-
-
-def ranks_of(num_processes: int, timeout_s: float = 1800) -> Ranks:
-    """Each question fails (RuntimeError) when a rank does not answer it within `timeout_s`."""
-    return Together(timeout_s) if num_processes > 1 else Alone()
+            dist.broadcast_object_list(box, src=0, group=self._group)
+        found, refusal = box
+        if refusal is not None:
+            raise refusal
+        return found

@@ -1,122 +1,272 @@
-"""TRL's SFTTrainer with three things changed: fp32 adapters, the supervised head, and no sync a step."""
+"""TRL's SFTTrainer with fp32 adapters, the supervised head and no sync a step, that can be stopped at any step and
+goes on as if it had not been.
+
+The Trainer restores optimizer, schedule, random numbers and the samplers' position itself. Added here: commits
+that are whole, the open logging window, an evaluation that a stop cut off, a last step that is not repeated, and the
+end for lack of progress, which comes when it would have come.
+"""
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+import torch
+from datasets import Dataset as Table
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
 
 from trainer.config import ZERO3_SETTINGS, TrainConfig
+from trainer.evaluation.heldout import HeldOut, Scores
 from trainer.model.head import install_supervised_head
+from trainer.model.warm_start import load_weights
+from trainer.node.stop import Stop
+from trainer.results.export import save_weights
 from trainer.tracking.throughput import Meter
-from trainer.training.resumable import Measure, ResumableTrainer
+from trainer.training.best import best_step, fruitless
+from trainer.training.checkpoint import CheckpointStore, check_manifest
+
+TRAINER_STATE = "trainer_state.json"  # the name under which the Trainer looks for it
+# What the Trainer is told under the name that it has here.
+SAME_NAMES = (
+    "output_dir", "gradient_accumulation_steps", "max_steps", "learning_rate", "weight_decay", "max_grad_norm", "seed",
+    "logging_steps", "eval_steps", "save_steps",
+)  # fmt: skip
+# Of the Trainer, what has been gathered on this rank since the last log, and what a stop left undone.
+WINDOW = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_evaluation_owed")
 
 
-class VisionSFTTrainer(ResumableTrainer):
-    """Takes a ready PeftModel and a collator that adds `loss_positions` and `loss_targets`."""
+class StopAsked(Exception):
+    """In the middle of an evaluation."""
 
-    def __init__(self, *, model: Any, run_config: TrainConfig, **kwargs: Any) -> None:
-        adapters = {name: p.data for name, p in model.named_parameters() if p.requires_grad}
-        super().__init__(model=model, **kwargs)
+
+class VisionSFTTrainer(SFTTrainer, TrainerCallback):
+    """Takes a ready PeftModel and a collator that adds `loss_positions` and `loss_targets`; is its own callback."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: Any,
+        processor: Any,
+        collator: Any,
+        sizes: tuple[int, int],
+        *,
+        store: CheckpointStore,
+        stop: Stop,
+        callbacks: Sequence[TrainerCallback],
+        held_out: HeldOut | None = None,
+    ) -> None:
+        """Trains on indices: `sizes` are the collator's (training, held-out) records.
+
+        `held_out` adds its scores to each evaluation; the best one is chosen by their `action_accuracy`.
+        """
+        adapters = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
+        super().__init__(
+            model=model,
+            args=_arguments(config, evaluated=sizes[1] > 0),
+            data_collator=collator,
+            train_dataset=Table.from_dict({"index": range(sizes[0])}),
+            eval_dataset=Table.from_dict({"index": range(sizes[0], sum(sizes))}) if sizes[1] else None,
+            processing_class=processor,
+            callbacks=list(callbacks),
+        )
         # TRL casts QLoRA adapters to bf16, too coarse for small updates at the end of a schedule.
-        for name, parameter in model.named_parameters():
-            if name in adapters:
-                parameter.data = adapters[name]
+        for parameter, data in adapters:
+            parameter.data = data
         install_supervised_head(model.get_base_model())
         # compute_loss divides by the tokens of the whole step itself.
         self.model_accepts_loss_kwargs = True
-        self.meter = Meter(run_config, self.args.device)
-        self.add_callback(self.meter)
+        self.store, self.stop, self.held_out = store, stop, held_out
+        self.patience = config.early_stopping_patience
+        self.meter = Meter(config, self.args.device)
+        self._checkpoint: Path | None = None
+        self._evaluation_owed = False
+        self._scored: dict[int, Any] = {}
+        """What the latest evaluation found, by its step: the adapter that is kept may be its."""
+        for standard in (PrinterCallback, ProgressCallback):
+            self.remove_callback(standard)
+        for callback in (self.meter, self):
+            self.add_callback(callback)
+
+    def train_from(self, step: int) -> Any:
+        """`train`, from the store's checkpoint or from the start (0). Raises Stopped when the ranks were stopped."""
+        self._checkpoint = self.store.path(step) if step else None
+        trained = self.train(resume_from_checkpoint=str(self._checkpoint) if self._checkpoint else None)
+        self.stop.check()
+        return trained
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Mean cross-entropy over the answer tokens of the whole optimizer step, every rank and micro-batch."""
         inputs = {key: value for key, value in inputs.items() if key != "labels"}
-        scored = inputs["loss_targets"].numel()
         outputs = model(**inputs)
-        loss = outputs["loss_sum"] / (max(1, scored) if num_items_in_batch is None else num_items_in_batch)
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes  # DDP averages gradients; the divisor counts all ranks
+        if num_items_in_batch is None:
+            loss = outputs["loss_sum"] / max(1, inputs["loss_targets"].numel())
+        else:  # DDP averages gradients; the divisor counts all ranks
+            loss = outputs["loss_sum"] / num_items_in_batch * self.accelerator.num_processes
         if self.model.training:
             self.meter.count(inputs, outputs["correct"])
         return (loss, outputs) if return_outputs else loss
-
-    def window(self) -> dict[str, Any]:
-        return super().window() | self.meter.state()
-
-    def restore_window(self, window: dict[str, Any]) -> None:
-        super().restore_window(window)
-        self.meter.restore(window)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add accuracy, speed and memory of the window since the last training log."""
         if "loss" in logs:
             logs |= self.meter.read(self.accelerator)
+        if "train_loss" in logs:  # the Trainer's is this attempt's losses over this attempt's steps
+            logs["train_loss"] = self._total_loss_scalar / max(1, self.state.global_step)
         super().log(logs, start_time)
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The Trainer has loaded its part of the checkpoint, and cleared the window."""
+        self._check_shards()
+        self.stop.step = state.global_step
+        if self._checkpoint:
+            path = _window_file(self._checkpoint, args.process_index)
+            window = torch.load(path, map_location="cpu", weights_only=True)
+            self.meter.restore(window.pop("meter"))
+            vars(self).update(window)
+            self._tr_loss = self._tr_loss.to(args.device)
+        control.should_training_stop = state.global_step >= state.max_steps
+        if self._evaluation_owed:
+            self._evaluate(None, None)
+        else:
+            self._look_at_progress()
 
-class ShardCheck(TrainerCallback):
-    """At toy size, or with DeepSpeed's own thresholds, ZeRO-3 quietly partitions nothing."""
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.stop.step_began()
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        shards = [
-            p.ds_numel / p.ds_tensor.numel() for p in model.parameters() if p.requires_grad and hasattr(p, "ds_tensor")
-        ]
-        if not shards:
-            return
-        parts = round(min(shards))
-        if parts != args.world_size:
-            raise RuntimeError(f"ZeRO-3 keeps 1 of {parts} of an adapter here, not 1 of {args.world_size}")
-        if state.is_world_process_zero:
-            print(f"  {'largest share of an adapter here':<38} 1 of {parts}", flush=True)
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.stop.step_ended(state.global_step)
+        if state.global_step >= state.max_steps:  # whatever the interval: a curve should end where the training did
+            control.should_log = True
+        if self.stop.wanted():
+            control.should_save = control.should_training_stop = True
+
+    def _run_epoch(self, **kwargs: Any) -> None:  # type: ignore[override]
+        if not self.control.should_training_stop:  # the Trainer asks after a step only, and would take one more
+            super()._run_epoch(**kwargs)
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> Any:
+        """One that a stop cuts off is owed to the next attempt. No random number of the training's is drawn."""
+        device = self.args.device
+        try:
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        except StopAsked:
+            self._evaluation_owed = True
+            self.control.should_save = self.control.should_training_stop = True
+            return {}
+        self._evaluation_owed = False
+        if best_step(self.state.log_history) == self.state.global_step:
+            self.control.should_save = True
+        self._look_at_progress()
+        return metrics
+
+    def _look_at_progress(self) -> None:
+        """End the training when there was none for as many evaluations as there is patience for."""
+        since = fruitless(self.state.log_history)
+        if 0 < self.patience <= since:
+            best = best_step(self.state.log_history)
+            self.store.say(f"stopped early: {since} evaluations without a better one than that of step {best}")
+            self.control.should_save = self.control.should_training_stop = True
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().evaluation_loop(*args, **kwargs)
+        self._scored = {self.state.global_step: self.held_out.score(self.model, self.accelerator, self._pause)}
+        _, found = self._scored[self.state.global_step]
+        if found:
+            output.metrics.update(eval_action_accuracy=found.accuracy, eval_macro_f1=found.macro_f1)
+        return output
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        self._pause()
+        return super().prediction_step(*args, **kwargs)
+
+    def _pause(self) -> None:
+        if self.stop.wanted():
+            raise StopAsked
+
+    def scores(self, step: int) -> Scores:
+        """How good the model is as it is now, which is that of `step`. Collective; raises Stopped."""
+        if step not in self._scored:
+            self._scored = {step: self.held_out.score(self.model, self.accelerator, self.stop.check)}
+        logprobs, scored = self._scored[step]
+        answers, generated = self.held_out.answer(self.model, self.accelerator, self.stop.check)
+        return Scores(step=step, scored=scored, generated=generated, logprobs=logprobs, answers=answers)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.store_flos()
+        began = time.monotonic()
+        self.store.save(self.state.global_step, self._fill, protect=self._best())
+        self.stop.saved(time.monotonic() - began)
+
+    def _fill(self, folder: Path) -> None:
+        save_weights(folder, self)
+        self._save_optimizer_and_scheduler(str(folder))
+        self._save_rng_state(str(folder))
+        window = {name: getattr(self, name) for name in WINDOW} | {"meter": self.meter.state()}
+        torch.save(window, _window_file(folder, self.args.process_index))
+        if self.args.should_save:
+            self.state.save_to_json(str(folder / TRAINER_STATE))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_weights(self.model, Path(resume_from_checkpoint))
+
+    def _best(self) -> int | None:
+        """The best evaluated step of those whose adapters are there: in the store, or in memory."""
+        return best_step(self.state.log_history, {*self.store.steps(), self.state.global_step})
+
+    def load_best(self) -> int:
+        """Go back to the adapter of the best evaluated step, after training. Returns the step of the one now loaded."""
+        step = self.state.global_step
+        best = self.store.ranks.from_first(self._best)
+        if best in (None, step):
+            return step
+        path = self.store.path(best)
+        if fault := self.store.ranks.from_first(partial(check_manifest, path)):
+            self.store.say(f"checkpoint {path} is broken ({fault}): step {step} is kept, not the best one")
+            return step
+        if self.is_deepspeed_enabled:
+            from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+
+            deepspeed_load_checkpoint(self.model_wrapped, str(path), load_module_strict=False)
+        else:
+            load_weights(self.model, path)
+        return best
+
+    def _check_shards(self) -> None:
+        """At toy size, or with DeepSpeed's own thresholds, ZeRO-3 quietly partitions nothing."""
+        adapters = [p for p in self.model.parameters() if p.requires_grad and hasattr(p, "ds_tensor")]
+        if adapters:
+            parts = round(min(p.ds_numel / p.ds_tensor.numel() for p in adapters))
+            if parts != self.args.world_size:
+                raise RuntimeError(f"ZeRO-3 keeps 1 of {parts} of an adapter here, not 1 of {self.args.world_size}")
+            self.store.say(f"  {'largest share of an adapter here':<38} 1 of {parts}")
 
 
-def build_trainer(
-    config: TrainConfig,
-    model: Any,
-    processor: Any,
-    sizes: tuple[int, int],
-    collator: Any,
-    callbacks: list[Any],
-    store: Any,
-    stop: Any,
-    measure: Measure = lambda between: {},
-) -> Any:
-    """The SFTTrainer for this run, over indices: `sizes` are the collator's (training, held-out) records.
+def _window_file(folder: Path, rank: int) -> Path:
+    return folder / f"window_{rank}.pt"
 
-    `measure` adds metrics to each evaluation; the best one is chosen by its `action_accuracy`.
-    """
-    from datasets import Dataset as Table
-    from transformers import PrinterCallback, ProgressCallback
-    from trl import SFTConfig
 
+def _arguments(config: TrainConfig, *, evaluated: bool) -> SFTConfig:
     on_cpu = config.device == "cpu"
     arguments = SFTConfig(
-        output_dir=config.output_dir,
+        **{name: getattr(config, name) for name in SAME_NAMES},
         per_device_train_batch_size=config.micro_batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        max_steps=config.max_steps,
-        learning_rate=config.learning_rate,
+        per_device_eval_batch_size=config.micro_batch_size,
         lr_scheduler_type="cosine",
         warmup_steps=round(config.warmup_fraction * config.max_steps),
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
         optim={"adamw": "adamw_torch_fused"}.get(config.optimizer, config.optimizer),
         bf16=os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16",
         use_cpu=on_cpu,
-        seed=config.seed,
         data_seed=config.seed,
-        logging_steps=config.logging_steps,
         logging_first_step=True,
-        eval_strategy="steps" if sizes[1] else "no",
-        eval_steps=config.eval_steps,
-        per_device_eval_batch_size=config.micro_batch_size,
-        prediction_loss_only=True,
-        save_strategy="steps",
-        save_steps=config.save_steps,
-        report_to="none",
+        eval_strategy="steps" if evaluated else "no",
         # On the CPU the forward pass has all cores; on a GPU workers decode pictures meanwhile.
         dataloader_num_workers=0 if on_cpu else 4,
         dataloader_persistent_workers=not on_cpu,
@@ -132,20 +282,4 @@ def build_trainer(
         # accelerate's YAML refuses these keys, and the plan's memory estimate counts on them.
         arguments.deepspeed_plugin.deepspeed_config["zero_optimization"].update(ZERO3_SETTINGS)
         arguments.deepspeed_plugin.deepspeed_config["zero_force_ds_cpu_optimizer"] = False
-    trainer = VisionSFTTrainer(
-        model=model,
-        run_config=config,
-        store=store,
-        stop=stop,
-        measure=measure,
-        patience=config.early_stopping_patience,
-        args=arguments,
-        data_collator=collator,
-        train_dataset=Table.from_dict({"index": list(range(sizes[0]))}),
-        eval_dataset=Table.from_dict({"index": list(range(sizes[0], sum(sizes)))}) if sizes[1] else None,
-        processing_class=processor,
-        callbacks=[*callbacks, ShardCheck()],
-    )
-    for standard in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(standard)
-    return trainer
+    return arguments
