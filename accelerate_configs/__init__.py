@@ -1,1 +1,1 @@
-"""The five accelerate configurations, and the module that chooses among them."""
+"""From what is asked for to a Plan: the five accelerate configurations, the choice among them, and what it is made from."""

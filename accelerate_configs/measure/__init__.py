@@ -1,0 +1,1 @@
+"""What fits, by trying: two real steps measured stage by stage, and the largest micro-batch."""
