@@ -23,7 +23,7 @@ MODELS_DIR = f"{WORK_DIR}/models"
 CONFIG_DIR = "/etc/trainyard"
 SETTINGS_KEY = "settings.yaml"  # in the ConfigMap; in the pod CONFIG_FILE is where the plan says
 MASTER_PORT = 29500
-SECRET_ENV = ("HF_TOKEN", "WANDB_API_KEY")
+SECRET_ENV = ("HF_TOKEN", "HUGGINGFACE_TOKEN", "WANDB_API_KEY")
 GPU = "nvidia.com/gpu"
 LEAST_GRACE_S = 30
 # Folders of the claim by where they are in the pod. Models that are downloaded stay; what is compiled stays on the

@@ -16,7 +16,7 @@ from accelerate_configs.choose import choose
 from accelerate_configs.job import JobSpec, Plan
 from accelerate_configs.local.image import CACHE_DIR, WORK_DIR
 from accelerate_configs.request.elsewhere import told_by
-from accelerate_configs.request.scheduler_values import SECRETS
+from accelerate_configs.request.scheduler_values import CREDENTIALS, SECRETS
 from accelerate_configs.request.variables import parse_given, resolve
 from k8s import manifest
 from k8s.pod import DEFAULT_CLAIM, mounted
@@ -173,7 +173,7 @@ def _from_env_file(project_dir: Path) -> dict[str, str]:
     return {
         name: value
         for name, value in found.items()
-        if name not in NOT_HANDED_ON and not SECRETS.fullmatch(name) and "@" not in value
+        if name not in NOT_HANDED_ON and not SECRETS.fullmatch(name) and not CREDENTIALS.search(value)
     }
 
 

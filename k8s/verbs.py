@@ -59,19 +59,20 @@ def list_runs(given: Given, environ: Given, project_dir: Path) -> int:
     if "RUN" in given:
         raise ConfigError(f"RUN={given['RUN']}: list shows all; make status RUN=... shows one")
     kubectl = _kubectl(given, environ, project_dir)
-    runs = _runs(kubectl)[::-1]
-    if not runs:
+    records = _records(kubectl)[::-1]
+    if not records:
         print("no run in this namespace")
         return FINISHED
-    _print_rows(kubectl, runs[:LISTED])
-    if len(runs) > LISTED:
-        print(f"and {len(runs) - LISTED} older")
+    _print_rows(kubectl, [_readable(found) or _label(found) for found in records[:LISTED]])
+    if len(records) > LISTED:
+        print(f"and {len(records) - LISTED} older")
     return FINISHED
 
 
-def _print_rows(kubectl: Kubectl, runs: Sequence[_Run]) -> None:
+def _print_rows(kubectl: Kubectl, runs: Sequence[_Run | str]) -> None:
+    """A line a run; of one that cannot be read only its id is known."""
     jobs, pods = kubectl.find("jobs"), kubectl.find("pods")
-    print(list_text([_seen(kubectl, run, jobs, pods) for run in runs]))
+    print(list_text([r if isinstance(r, str) else _seen(kubectl, r, jobs, pods) for r in runs]))
 
 
 def cancel(given: Given, environ: Given, project_dir: Path) -> int:
@@ -242,8 +243,24 @@ def _members(kubectl: Kubectl, given: Given) -> list[_Run]:
 
 
 def _runs(kubectl: Kubectl) -> list[_Run]:
-    """All runs of the namespace, oldest first."""
-    return [_read_run(found) for found in kubectl.find("configmaps") if RECORD_NAME in found.get("data", {})]
+    """All runs of the namespace that can be read, oldest first."""
+    return [run for found in _records(kubectl) if (run := _readable(found))]
+
+
+def _records(kubectl: Kubectl) -> list[Object]:
+    return [found for found in kubectl.find("configmaps") if RECORD_NAME in found.get("data", {})]
+
+
+def _readable(config_map: Object) -> _Run | None:
+    try:
+        return _read_run(config_map)
+    except ConfigError:
+        return None
+
+
+def _label(config_map: Object) -> str:
+    """The run's id as its label has it."""
+    return str(config_map["metadata"]["labels"][INSTANCE])
 
 
 def _kubectl(given: Given, environ: Given, project_dir: Path, takes: Sequence[str] = TAKES) -> Kubectl:

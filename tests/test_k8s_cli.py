@@ -25,7 +25,7 @@ from accelerate_configs.request.variables import BY_NAME
 from accelerate_configs.runs.progress import Job
 from k8s.__main__ import main
 from k8s.kubectl import see_job
-from k8s.pod import GPU
+from k8s.pod import GPU, SECRET_ENV
 from k8s.site import CLUSTER_KEYS, SITE_KEYS
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
@@ -215,12 +215,14 @@ def test_what_nothing_selects_is_said(checkout: Path) -> None:
 
 def test_settings_of_env_reach_the_pod_and_its_secrets_do_not(checkout: Path) -> None:
     secrets = "HF_TOKEN=hf_very_secret\nWANDB_API_KEY=key_very_secret\n"
-    (checkout / ".env").write_text(f"{secrets}WANDB_PROJECT=games\nHF_HOME=/mine\n")
+    settings = "WANDB_PROJECT=games\nWANDB_NOTES=ask ada@lab.org\nWANDB_BASE_URL=https://very_secret@wandb.lab\n"
+    (checkout / ".env").write_text(f"{secrets}{settings}HF_HOME=/mine\n")
     done = k8s("render", *IMAGE, cwd=checkout)
     assert "very_secret" not in done.stdout + done.stderr and "/mine" not in done.stdout
     env = manifests.pod_of(manifests.load(done.stdout))["containers"][0]["env"]
     assert {"name": "WANDB_PROJECT", "value": "games"} in env
-    assert [entry["name"] for entry in env if "valueFrom" in entry] == ["HF_TOKEN", "WANDB_API_KEY"]
+    assert {"name": "WANDB_NOTES", "value": "ask ada@lab.org"} in env
+    assert [entry["name"] for entry in env if "valueFrom" in entry] == list(SECRET_ENV)
 
 
 def test_a_plan_needs_no_image(checkout: Path) -> None:
@@ -438,6 +440,13 @@ def test_a_run_json_in_strange_hands_is_one_line(cluster: Cluster) -> None:
         done = cluster.k8s("status", "--run", "mine")
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
         assert done.stderr.startswith(f"trainyard: ConfigMap {name}: ")
+    cluster.k8s("submit", *IMAGE, "--run", "other")
+    listed = cluster.k8s("list")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert [line.split()[0::2][:2] for line in listed.stdout.splitlines()[1:]] == [
+        ["other", "PENDING"],
+        ["mine", "BROKEN"],
+    ]
 
 
 def test_a_job_and_its_pods_are_one_line() -> None:

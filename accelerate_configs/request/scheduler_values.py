@@ -26,6 +26,8 @@ OURS = re.compile(
     r"(SLURM|SBATCH|SRUN|TRAINYARD|ACCELERATE|MASTER|BASH|LD_PRELOAD|LD_AUDIT|PYTHONHOME|PYTHONPATH)(_.*)?"
     r"|PATH|HOME|SHELL|SHELLOPTS|ENV|IFS|RANK|LOCAL_RANK|WORLD_SIZE"
 )
+# A user, or a token, before the host of an address.
+CREDENTIALS = re.compile(r"://[^/@\s]*@")
 SECRETS = re.compile(r".*(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)")
 
 
@@ -114,7 +116,7 @@ def environment(name: str, text: str) -> tuple[tuple[str, str], ...]:
         if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", key):
             raise refuse(name, text, "takes NAME=value with commas between: NCCL_DEBUG=INFO,HF_HOME=/scratch/hf")
         # Not said back: it may be one.
-        if SECRETS.fullmatch(key.upper()) or re.search(r"://[^/@]*:[^/@]*@", value):
+        if SECRETS.fullmatch(key.upper()) or CREDENTIALS.search(value):
             raise ConfigError(f"{name}: {key} holds a secret, which scripts show to all: it belongs into .env")
         if OURS.fullmatch(key):
             raise ConfigError(f"{name}: {key} is not to be set here: it would change how the job starts")
