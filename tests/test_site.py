@@ -193,7 +193,9 @@ def test_a_mistake_in_the_site_is_one_line_that_names_the_file(text: str, said: 
 
 
 def test_a_site_that_was_named_must_be_there_and_none_is_none(tmp_path: Path) -> None:
-    assert refusal(tmp_path, "", SITE="/nowhere/s.yaml") == "SITE=/nowhere/s.yaml: No such file or directory"
+    assert refusal(tmp_path, "", SITE="/nowhere/s.yaml") == (
+        "SITE=/nowhere/s.yaml: No such file or directory: make site drafts one, SITE=none does without"
+    )
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm" / "site.yaml").write_text("account: a")
     assert find_site({}, tmp_path, {}).texts == {"ACCOUNT": "a"}

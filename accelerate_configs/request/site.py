@@ -49,7 +49,8 @@ def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested
         content = yaml.load(text, Loader=yaml.BaseLoader)
         node = yaml.compose(text, Loader=yaml.BaseLoader)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"SITE={source}: {getattr(error, 'strerror', None) or error}") from error
+        said = getattr(error, "strerror", None) or error
+        raise ConfigError(f"SITE={source}: {said}: make site drafts one, SITE=none does without") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
     known = (*keys, GPU_TYPES, *nested)
