@@ -66,21 +66,25 @@ def build(recipe: Recipe) -> Any:
     # The model compares the number of image tokens with the features', and meta tensors have no values.
     image = base.config.image_token_id
     base.model.get_placeholder_mask = lambda ids, inputs_embeds, image_features: (ids == image).unsqueeze(-1)
+    return adapt(base, recipe, quantization="none").to(torch.bfloat16).train()
+
+
+def adapt(base: Any, recipe: Recipe, *, quantization: str) -> Any:
+    """The base model with the recipe's adapters."""
     if recipe.ours:
         config = TrainConfig(
-            model="-", data="-", output_dir="-", run_id="-", quantization="none",
+            model="-", data="-", output_dir="-", run_id="-", quantization=quantization,
             activation_checkpointing=recipe.checkpointing,
         )  # fmt: skip
-        model = add_lora(base, config, find_anatomy(SHAPE))
+        model = add_lora(base, config, find_anatomy(base.config))
         install_supervised_head(base)
-    else:
-        model = get_peft_model(
-            base, LoraConfig(r=64, lora_alpha=128, target_modules=recipe.targets, task_type="CAUSAL_LM")
-        )
-        # What transformers and PEFT do for gradient_checkpointing=True on a PEFT model.
-        base.enable_input_require_grads()
-        base.gradient_checkpointing_enable({"use_reentrant": False})
-    return model.to(torch.bfloat16).train()
+        return model
+    lora = LoraConfig(r=64, lora_alpha=128, lora_dropout=0.05, target_modules=recipe.targets, task_type="CAUSAL_LM")
+    model = get_peft_model(base, lora)
+    # What transformers and PEFT do for gradient_checkpointing=True on a PEFT model.
+    base.enable_input_require_grads()
+    base.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
 
 
 def tflop(recipe: Recipe, model: Any, *, tokens: int, scored: int) -> float:

@@ -15,7 +15,6 @@ from typing import Annotated, Any
 
 from torch import nn
 
-from accelerate_configs.memory.known_models import KNOWN_MODELS
 from trainer.config import LORA_PRESETS
 from trainer.flags import Range, parse
 from trainer.model.base import anatomy_of, build_skeleton, load_model_config, target_pattern
@@ -85,6 +84,8 @@ def _config(model: str) -> Any:
     from transformers import AutoConfig
 
     # A gated model's layers are no secret: the sizes that the planner knows are all it takes.
+    from accelerate_configs.memory.known_models import KNOWN_MODELS
+
     return AutoConfig.for_model(**KNOWN_MODELS[model]) if model in KNOWN_MODELS else load_model_config(model)
 
 
