@@ -126,7 +126,10 @@ def compare(options: argparse.Namespace, model: str) -> None:
             )
             runs[index].append(json.loads(done.stdout.splitlines()[-1]))
     medians = [statistics.median([s for run in of_one for s in run["seconds"]]) for of_one in runs]
-    print(f"{options.rounds} processes x {options.steps} steps of {options.batch_size} samples; {_machine(options)}.\n")
+    print(
+        f"{options.rounds} process(es) of each, {options.steps} counted steps of {options.batch_size} sample(s); "
+        f"{_machine(options)}.\n"
+    )
     print("| QLoRA, r=64 | median s a step | fastest | slowest | times ours | peak GiB |\n|---|---|---|---|---|---|")
     for recipe, of_one, median in zip(RECIPES, runs, medians, strict=True):
         seconds = [s for run in of_one for s in run["seconds"]]
