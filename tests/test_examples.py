@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from training import train_forked
 
-from trainer.data.examples import Encoder, TrainCollator, describe_example, load_picture, pad_and_stack, token_counts
-from trainer.data.forms import Picture
-from trainer.data.records import Record, load_dataset
+from trainer.data.examples import Encoder, describe_example, pad_and_stack
+from trainer.data.grid import load_picture
+from trainer.data.inspection import inspect_dataset
+from trainer.data.records import Dataset, Record, load_dataset
 from trainer.training.first_look import check_text_only
 
 ANSWER = '{"button": "up"}'
@@ -54,7 +55,7 @@ def mixed(mixed_data: Path) -> tuple[Record, ...]:
 
 def test_pictures_and_text_alone_share_a_batch(processor: Any, mixed: tuple[Record, ...]) -> None:
     encoder = Encoder(processor, mixed)
-    batch = TrainCollator(encoder)([{"index": i} for i in range(4)])
+    batch = encoder.collate([{"index": i} for i in range(4)])
     image = processor.tokenizer.image_token_id
     assert (batch["input_ids"] == image).sum(1).tolist() == [IMAGE_TOKENS * n for n in (1, 0, 2, 2)]
     assert torch.equal(batch["token_type_ids"] == 1, batch["input_ids"] == image)
@@ -65,7 +66,7 @@ def test_pictures_and_text_alone_share_a_batch(processor: Any, mixed: tuple[Reco
 
 
 def test_a_batch_of_text_alone_has_no_pictures_but_token_types(processor: Any, mixed: tuple[Record, ...]) -> None:
-    batch = TrainCollator(Encoder(processor, mixed))([{"index": 1}, {"index": 1}])
+    batch = Encoder(processor, mixed).collate([{"index": 1}, {"index": 1}])
     assert "pixel_values" not in batch
     assert torch.equal(batch["token_type_ids"], torch.zeros_like(batch["input_ids"]))
 
@@ -91,12 +92,12 @@ def test_lengths_are_those_of_the_encoded_records(processor: Any, mixed: tuple[R
     encoder = Encoder(processor, mixed)
     examples = [encoder(i) for i in range(4)]
     counted = [(e["input_ids"].shape[1], int((e["labels"] != -100).sum())) for e in examples]
-    counts = token_counts(processor, mixed)
-    assert [(tokens, answer) for tokens, answer, _ in counts] == counted
+    counts = inspect_dataset(Dataset(train=mixed, eval=(), split=""), processor, max_length=9999).checked["train"]
+    assert [(count.tokens, count.supervised) for count in counts] == counted
     # Besides the 36 there are begin, end and blank lines around each.
-    per_picture = counts[0][2]
+    per_picture = counts[0].picture_tokens
     assert IMAGE_TOKENS < per_picture <= IMAGE_TOKENS + 6
-    assert [pictures for _, _, pictures in counts] == [n * per_picture for n in (1, 0, 2, 2)]
+    assert [count.picture_tokens for count in counts] == [n * per_picture for n in (1, 0, 2, 2)]
 
 
 def test_an_example_shows_what_is_masked_and_what_is_trained(processor: Any, mixed: tuple[Record, ...]) -> None:
@@ -112,7 +113,6 @@ def test_text_alone_beside_pictures_is_refused_where_ranks_would_wait_for_the_to
     mixed: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trainer.config import TrainConfig
-    from trainer.data.records import Dataset
     from trainer.outcome import ConfigError
 
     config = TrainConfig(model="-", data="-", output_dir="-", run_id="-", world_size=2)
@@ -145,7 +145,7 @@ def test_a_picture_that_does_not_open_is_named(tmp_path: Path) -> None:
     Image.effect_noise((32, 32), 50).save(whole)
     cut.write_bytes(whole.read_bytes()[:200])
     text.write_text("hello")
-    for path, said in ((cut, f"{cut}: image file is truncated"), (text, f"{text} is no image")):
+    for path, said in ((cut, f"{cut}: image file is truncated"), (text, f"{text} is no image, 5 bytes")):
         with pytest.raises(OSError) as caught:
-            load_picture(Picture(paths=(str(whole), str(whole), str(path), str(whole))))
+            load_picture((str(whole), str(whole), str(path), str(whole)))
         assert str(caught.value) == said

@@ -10,7 +10,7 @@ import torch
 from training import reload_adapter, run_forked, train_forked
 
 from trainer.config import TrainConfig
-from trainer.data.examples import Encoder, TrainCollator
+from trainer.data.examples import Encoder
 from trainer.data.records import load_dataset
 from trainer.model import base as models
 
@@ -54,8 +54,7 @@ def test_a_batch_without_its_token_types_is_refused(tiny_qwen: Path, walks: Path
     anatomy = models.find_anatomy(models.load_model_config(config.model))
     base = models.load_base(config, anatomy, dtype=torch.float32, device_map=None)
     model = models.add_lora(base, config, anatomy)
-    encoder = Encoder(models.load_processor(config.model), load_dataset(str(walks)).train)
-    batch = TrainCollator(encoder)([{"index": 0}])
+    batch = Encoder(models.load_processor(config.model), load_dataset(str(walks)).train).collate([{"index": 0}])
     assert dict(models.check_contract(model, config, anatomy, batch))["vision features"] == "without gradient"
     del batch["mm_token_type_ids"]
     with pytest.raises(RuntimeError, match=r"token types: no mm_token_type_ids, not present$"):

@@ -21,7 +21,7 @@ def stock_trl(model: str, data: str, out: str, put_back_fp32: bool) -> None:
     from trl import SFTConfig, SFTTrainer
 
     from trainer.config import TrainConfig
-    from trainer.data.examples import load_picture
+    from trainer.data.grid import load_picture
     from trainer.data.records import load_dataset
     from trainer.model import base as models
 
@@ -44,7 +44,7 @@ def stock_trl(model: str, data: str, out: str, put_back_fp32: bool) -> None:
         {
             "prompt": [{"role": "user", "content": r.prompt}],
             "completion": [{"role": "assistant", "content": r.answer}],
-            "images": [load_picture(r.pictures[0])],
+            "images": [load_picture(r.pictures[0].paths)],
         }
         for r in load_dataset(data).train
     ]

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from trainer.data.records import FORMAT_HINT, load_dataset
+from trainer.data.forms import FORMAT_HINT
+from trainer.data.records import load_dataset
 from trainer.outcome import ConfigError
 
 PNG = bytes.fromhex("89504e470d0a1a0a")
@@ -57,8 +58,8 @@ def test_an_empty_context_leaves_the_question_alone(tmp_path: Path) -> None:
     [
         ([], "{path} holds no records: it takes {hint}"),
         (["", "  "], "{path} holds no records: it takes {hint}"),
-        ([entry(), "{"], "{path} line 2 is not JSON (Expecting property name enclosed in double quotes: line 2 "
-                         "column 1 (char 2)): it takes {hint}"),
+        ([entry(), "{"], "{path} line 2 is not JSON (Expecting property name enclosed in double quotes at column 2): "
+                         "it takes {hint}"),
         ([entry(), "[1]"], "{path} line 2 is not an object: it takes {hint}"),
         (['{"image": "a.png"}'], "{path} line 1 lacks context, question, output: it takes {hint}"),
         (['{"context": "", "question": "", "output": ""}'], '{path} line 1 lacks image or frames '

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.data.examples import IGNORED, Encoder
+from trainer.data.examples import IGNORED, Encoder, encode, pad_and_stack
 from trainer.data.records import Record, load_dataset
 from trainer.evaluation.metrics import answer_field, read_action
 from trainer.evaluation.scoring import Choices, find_choices, score_actions
@@ -110,12 +110,11 @@ def test_actions_that_no_training_answer_has_are_refused(processor: Any, records
 
 @pytest.mark.parametrize("family", ["tiny_model", "tiny_qwen"])
 def test_scores_are_those_of_whole_sequences_one_at_a_time(
-    family: str, records: tuple[Record, ...], request: pytest.FixtureRequest
+    family: str, records: tuple[Record, ...], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Shared beginnings, several tokens, prompts of several lengths: all as without cache, batch and padding."""
     from transformers import AutoModelForImageTextToText
 
-    from trainer.data.examples import append_text, encode_prompt, load_pictures, prompt_and_answer
     from trainer.model.base import load_processor
 
     folder = request.getfixturevalue(family)
@@ -138,8 +137,7 @@ def test_scores_are_those_of_whole_sequences_one_at_a_time(
     for record in some:
         row = []
         for rest in choices.rest:
-            example = encode_prompt(processor, prompt_and_answer(processor, record)[0], load_pictures(record))
-            append_text(example, torch.tensor([[*choices.shared, *rest]]))
+            example = encode(processor, record, [*choices.shared, *rest])
             with torch.inference_mode():
                 logprobs = model(**example).logits[0].log_softmax(-1)
             places = range(len(logprobs) - 1 - len(rest), len(logprobs) - 1)
@@ -147,8 +145,9 @@ def test_scores_are_those_of_whole_sequences_one_at_a_time(
         wanted.append(row)
     assert len({round(value, 3) for row in wanted for value in row}) > 20
 
+    monkeypatch.setattr("trainer.evaluation.scoring.ROWS", 12)  # several batches
     for part in (slice(0, 7), slice(7, None)):
-        scores = score_actions(model, processor, some[part], choices, accelerator=ALONE, rows=12)
+        scores = score_actions(model, processor, some[part], choices, accelerator=ALONE)
         assert torch.tensor(scores).allclose(torch.tensor(wanted[part]), rtol=1e-4, atol=1e-4)
 
 
@@ -157,16 +156,10 @@ def test_the_prompt_is_computed_once_a_record(tiny_model: Path, processor: Any, 
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import AutoModelForImageTextToText
 
-    from trainer.data.examples import append_text, encode_prompt, load_pictures, pad_and_stack, prompt_and_answer
-
     model = AutoModelForImageTextToText.from_pretrained(tiny_model, attn_implementation="sdpa").eval()
     choices = found(processor, records)
     some = records[:6]
-    examples = []
-    for record in some:
-        examples.append(encode_prompt(processor, prompt_and_answer(processor, record)[0], load_pictures(record)))
-        append_text(examples[-1], torch.tensor([choices.shared]))
-    batch = pad_and_stack(examples, pad_id=0, side="left", multiple_of=1)
+    batch = pad_and_stack([encode(processor, record, choices.shared) for record in some], pad_id=0, side="left")
     with FlopCounterMode(display=False) as once, torch.inference_mode():
         model(**batch, logits_to_keep=1)
     with FlopCounterMode(display=False) as counted:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from trainer.config import TrainConfig
-from trainer.data.examples import Encoder, TrainCollator
+from trainer.data.examples import Encoder
 from trainer.data.records import load_dataset
 from trainer.model import base as models
 from trainer.model.head import install_supervised_head
@@ -37,7 +37,7 @@ def load(config: TrainConfig, *, dtype: torch.dtype = torch.float32, **changes: 
 @pytest.fixture(scope="module")
 def batch(tiny_model: Path, walks: Path) -> dict[str, torch.Tensor]:
     processor = models.load_processor(str(tiny_model))
-    return TrainCollator(Encoder(processor, load_dataset(str(walks)).train))([{"index": i} for i in range(4)])
+    return Encoder(processor, load_dataset(str(walks)).train).collate([{"index": i} for i in range(4)])
 
 
 def forward(peft_model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -73,9 +73,9 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     """
     import torch
 
-    from trainer.data.examples import Encoder, TrainCollator, describe_example
+    from trainer.data.examples import Encoder, describe_example
     from trainer.evaluation import heldout
-    from trainer.evaluation.generation import choose_records
+    from trainer.evaluation.generation import choose
     from trainer.evaluation.metrics import score_table
     from trainer.model import base as model
     from trainer.model import warm_start
@@ -117,10 +117,9 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     if config.init_adapter and not start:
         say(f"adapter: starts from {warm_start.load(peft_model, config)}")
     held_out = heldout.hold_out(processor, dataset, config, say)
-    evaluated = choose_records(dataset.eval, config.eval_samples)
+    evaluated = [dataset.eval[place] for place in choose(dataset.eval, config.eval_samples)]
     encoder = Encoder(processor, [*dataset.train, *evaluated])
-    collator = TrainCollator(encoder)
-    for what, found in model.check_contract(peft_model, config, anatomy, collator([{"index": 0}])):
+    for what, found in model.check_contract(peft_model, config, anatomy, encoder.collate([{"index": 0}])):
         say(f"  {what:<38} {found}")
     for index in range(min(SHOWN_EXAMPLES, len(encoder.records))) if ranks.first else ():
         say(f"example {index + 1}\n{describe_example(processor, encoder(index))}")
@@ -131,14 +130,14 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         tracker.start(config, peft_model, export.describe_run(config, dataset), step=start)
     trainer = VisionSFTTrainer(
-        config, peft_model, processor, collator, (len(dataset.train), len(evaluated)),
+        config, peft_model, processor, encoder.collate, (len(dataset.train), len(evaluated)),
         store=store, stop=stop, callbacks=[track.progress_callback(), tracker], held_out=held_out,
     )  # fmt: skip
 
     def measure(when: str, step: int) -> heldout.Scores:
         scores = trainer.scores(step)
         say(heldout.describe(when, scores))
-        tracker.scores(export.summary(scores), held_out.predictions(scores), step)
+        tracker.scores(export.summary(scores), scores.predictions, step)
         return scores
 
     stop.step = start
@@ -166,7 +165,7 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
             **export.describe_run(config, dataset),
         )  # fmt: skip
         usage = trained.usage_of(config, dataset, held_out)
-        export.save_record(record, held_out.predictions(after), usage, anatomy.unquantized)
+        export.save_record(record, after.predictions, usage, anatomy.unquantized)
     write_outcome(FINISHED)  # the adapter is on disk; what follows may be slow or fail without spoiling that
     if ranks.first:
         say(f"\n{score_table(zero_shot[''], after.action)}\n")

@@ -121,7 +121,7 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
     from accelerate.utils import gather_object
     from transformers import TrainerCallback
 
-    from trainer.data.examples import Encoder, TrainCollator
+    from trainer.data.examples import Encoder
     from trainer.model import base as model
     from trainer.node.stop import Stop
     from trainer.training.checkpoint import CheckpointStore
@@ -156,7 +156,7 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
     store.take_over()
     records = [longest] * (config.micro_batch_size * STEPS * state.num_processes)
     trainer = VisionSFTTrainer(
-        asked, peft_model, processor, TrainCollator(Encoder(processor, records)), (len(records), 0),
+        asked, peft_model, processor, Encoder(processor, records).collate, (len(records), 0),
         store=store, stop=stop, callbacks=[FirstStep()],
     )  # fmt: skip
     trainer.train_from(0)

@@ -9,7 +9,7 @@ from accelerate_configs.job import JobSpec, Plan
 from accelerate_configs.local import image
 from accelerate_configs.local.mounts import mounts
 from accelerate_configs.request.elsewhere import told_by
-from trainer.data.records import check_records
+from trainer.data.records import load_dataset
 from trainer.env_file import read_env_file
 from trainer.outcome import ConfigError
 from trainer.settings import say
@@ -30,7 +30,7 @@ def check_planned(plan: Plan) -> None:
     image_root = settings.values["image_root"]
     if plan.spec.runtime != "none":
         _check_seen(plan.spec, image_root)
-    check_records(str(project_dir / plan.spec.data), image_root=str(project_dir / image_root) if image_root else None)
+    load_dataset(str(project_dir / plan.spec.data), image_root=str(project_dir / image_root) if image_root else None)
 
 
 def _check_seen(spec: JobSpec, image_root: str | None) -> None:

@@ -1,19 +1,37 @@
-"""Four consecutive frames as one picture: a 2x2 grid read like text, t=0 top left to t=3 bottom right."""
+"""The picture of a record: a ready image, or four consecutive frames as a 2x2 grid."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from PIL import Image, ImageDraw, UnidentifiedImageError
 
 BORDER_PX = 2
 BORDER_COLOR = (255, 255, 255)
 
 
-def compose_grid(frames: Sequence[Image]) -> Image:
-    """The 2x2 grid of four equally large frames, as RGB, exactly twice as wide and high as one of them.
+def load_picture(paths: Sequence[str]) -> Image.Image:
+    """The image at the one path, or the grid of four. Raises OSError naming the file that does not open, ValueError
+    for frames of different sizes."""
+    images = [load_image(path) for path in paths]
+    return images[0] if len(images) == 1 else compose_grid(images)
+
+
+def load_image(path: str) -> Image.Image:
+    """In RGB. Raises OSError naming the file when it does not open."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except UnidentifiedImageError:
+        raise OSError(f"{path} is no image, {os.path.getsize(path)} bytes") from None
+    except Exception as error:  # Pillow's decoders raise nearly anything
+        raise OSError(f"{path}: {error or type(error).__name__}") from error
+
+
+def compose_grid(frames: Sequence[Image.Image]) -> Image.Image:
+    """The 2x2 grid of four equally large frames, as RGB, exactly twice as wide and high as one of them: read like text,
+    t=0 top left to t=3 bottom right.
 
     The border between the cells is drawn over the frames' inner edges instead of being added, so that four
     frames of 240x160 give the 480x320 of a ready-made grid and the cells stay aligned to the patch size.
@@ -21,8 +39,6 @@ def compose_grid(frames: Sequence[Image]) -> Image:
     Raises:
         ValueError: not four frames, or not all of one size.
     """
-    from PIL import Image, ImageDraw
-
     sizes = {frame.size for frame in frames}
     if len(frames) != 4 or len(sizes) != 1:
         raise ValueError(f"a grid takes four frames of one size, got {len(frames)} of sizes {sorted(sizes)}")

@@ -7,31 +7,36 @@ Every picture is opened, every record rendered and tokenized. What cannot be tra
 from __future__ import annotations
 
 import hashlib
-import io
-import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tqdm.auto import tqdm
+
+from trainer.data.examples import encode, prompt_and_answer
+from trainer.data.grid import load_image
 from trainer.data.records import Dataset, Record
 from trainer.evaluation.metrics import json_object
 from trainer.outcome import ConfigError
 
 SIDES = ("train", "eval")
-# In the order they are looked for; a record counts under the first that it has.
-UNREADABLE = "a picture does not open"
-UNEVEN = "frames of different sizes"
-TEMPLATE = "the chat template refuses it"
-MARKER = "the text holds the model's own image marker"
-NO_JSON = "the answer is no JSON object, as most are"
 TOO_LONG = "longer than max_length"
-LEAKED = "also among the held-out records"
-
-
 LEAST_KEPT = 0.1  # of the training records; with fewer the settings are wrong, not the records
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class File:
+    """One file of a picture, looked at."""
+
+    digest: str
+    """Of its bytes."""
+    size: tuple[int, int] | None = None
+    """(width, height); None when it does not open."""
+    error: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,15 +70,15 @@ class Inspection:
 
     def refusal(self, *, strict: bool = False) -> str:
         """Why there should be no run on what is left, in words; nothing when there may be."""
-        lines = self.left_out()
+        lines = "; ".join(self.left_out())
         if strict and lines:
-            return f"strict: {'; '.join(lines)}"
+            return f"strict: {lines}"
         for side, least in (("train", LEAST_KEPT), ("eval", 0.0)):
             before = len(self.checked[side])
             after = before - len(self.unfit()[side])
             if before and after <= least * before:
                 # A run on the few records that fit would look like success.
-                return f"{after} of {before} {side} records would be left: {'; '.join(lines)}"
+                return f"{after} of {before} {side} records would be left: {lines}"
         return ""
 
     def kept(self, *, strict: bool = False) -> Dataset:
@@ -86,126 +91,108 @@ class Inspection:
         """One line for each reason and side."""
         lines = []
         for side in SIDES:
-            found = [c for c in self.checked[side] if c.reason]
-            for reason, count in Counter(c.reason for c in found).items():
-                said = f"{count} of {len(self.checked[side])} {side} records left out: {reason}"
-                example = next(c.detail for c in found if c.reason == reason)
+            found: dict[str, list[Checked]] = {}
+            for checked in self.checked[side]:
+                if checked.reason is not None:
+                    found.setdefault(checked.reason, []).append(checked)
+            for reason, some in found.items():
+                example = some[0].detail
                 if reason == TOO_LONG:
-                    longest = max(c.tokens for c in found if c.reason == reason)
+                    longest = max(checked.tokens for checked in some)
                     example = f"{self.max_length} tokens; MAX_LENGTH={longest} keeps them"
+                said = f"{len(some)} of {len(self.checked[side])} {side} records left out: {reason}"
                 lines.append(said + (f" ({example})" if example else ""))
         return lines
 
     def duplicates(self, side: str) -> tuple[int, int]:
         """(records that repeat an earlier one's pictures and prompt, how many of these have another answer)."""
-        first: dict[str, str] = {}
-        repeated = differing = 0
-        for record, checked in zip(getattr(self.dataset, side), self.checked[side], strict=True):
-            if not checked.content:
-                continue
-            answer = first.setdefault(checked.content, record.answer)
-            repeated += 1
-            differing += answer != record.answer
-        return repeated - len(first), differing
+        pairs = zip(self.checked[side], getattr(self.dataset, side), strict=True)
+        answers = [(checked.content, record.answer) for checked, record in pairs if checked.content]
+        first = dict(reversed(answers))
+        return len(answers) - len(first), sum(answer != first[content] for content, answer in answers)
 
 
 def without(dataset: Dataset, places: Mapping[str, Collection[int]]) -> Dataset:
     """The data set without the records at `places`, by side."""
-    sides = {side: tuple(r for i, r in enumerate(getattr(dataset, side)) if i not in places[side]) for side in SIDES}
+    sides: dict[str, Any] = {
+        side: tuple(r for i, r in enumerate(getattr(dataset, side)) if i not in places[side]) for side in SIDES
+    }
     return replace(dataset, **sides)
 
 
 def inspect_dataset(dataset: Dataset, processor: Any, *, max_length: int) -> Inspection:
     """Look at every record of both sides."""
-    files = sorted({path for side in SIDES for r in getattr(dataset, side) for path in r.images})
+    records = (*dataset.train, *dataset.eval)
+    paths = sorted({path for record in records for picture in record.pictures for path in picture.paths})
     with ThreadPoolExecutor(max_workers=8) as pool:
-        opened = dict(zip(files, _bar(pool.map(_open, files), "pictures", len(files)), strict=True))
-    checked = {side: _check(getattr(dataset, side), opened, processor) for side in SIDES}
-    answers = [r.answer for side in SIDES for r in getattr(dataset, side)]
-    mostly_json = 2 * sum(json_object(answer) is not None for answer in answers) > len(answers)
-    held_out = {c.content for c in checked["eval"] if c.reason is None}
-    judged = {
-        side: tuple(
-            _judge(c, record, mostly_json, max_length, held_out if side == "train" else set())
-            for c, record in zip(checked[side], getattr(dataset, side), strict=True)
-        )
-        for side in SIDES
-    }
-    sizes = Counter(size for _, size, _ in opened.values() if size is not None)
-    return Inspection(dataset=dataset, max_length=max_length, checked=judged, picture_sizes=sizes)
+        opened = tqdm(pool.map(_open, paths), "checking pictures", len(paths), leave=False, disable=None)
+        files = dict(zip(paths, opened, strict=True))
+    checked: dict[str, tuple[Checked, ...]] = dict.fromkeys(SIDES, ())
+    look = partial(
+        _look, processor=processor, max_length=max_length, files=files, added={},
+        mostly_json=2 * sum(json_object(record.answer) is not None for record in records) > len(records),
+    )  # fmt: skip
+    held_out: set[str] = set()
+    for side in reversed(SIDES):  # the held-out records first: what they show must not be trained on
+        bar = tqdm(getattr(dataset, side), f"checking {side} records", leave=False, disable=None)
+        checked[side] = tuple(look(record, held_out=held_out) for record in bar)
+        held_out = {found.content for found in checked[side]}
+    sizes = Counter(file.size for file in files.values() if file.size)
+    return Inspection(dataset=dataset, max_length=max_length, checked=checked, picture_sizes=sizes)
 
 
-def _open(path: Path) -> tuple[str, tuple[int, int] | None, str]:
-    """(hash of the file, (width, height), what is wrong with it); every pixel is decoded."""
-    from PIL import Image, UnidentifiedImageError
-
-    data = path.read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
+def _open(path: str) -> File:
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            return digest, image.size, ""
-    except UnidentifiedImageError:
-        return digest, None, f"{path} is no image, {len(data)} bytes"
-    except Exception as error:  # Pillow's decoders raise nearly anything
-        return digest, None, f"{path}: {error or type(error).__name__}"
+        return File(digest=digest, size=load_image(path).size)
+    except OSError as error:
+        return File(digest=digest, error=str(error))
 
 
-def _check(
-    records: Sequence[Record], opened: dict[Path, tuple[str, tuple[int, int] | None, str]], processor: Any
-) -> list[Checked]:
-    """Everything that can be said of each record by itself, without judging its length or answer."""
-    from trainer.data.examples import prompt_and_answer, token_counts
+def _look(
+    record: Record,
+    *,
+    processor: Any,
+    max_length: int,
+    files: Mapping[str, File],
+    added: dict[Any, int],
+    mostly_json: bool,
+    held_out: Collection[str],
+) -> Checked:
+    """One record, with the first reason there is against it.
 
-    checked: list[Checked] = []
+    Pictures are encoded only to learn what they add to the text: once for each combination of sizes, in `added`.
+    """
+    shown = [[files[path] for path in picture.paths] for picture in record.pictures]
+    if broken := [file.error for picture in shown for file in picture if file.error]:
+        return Checked(reason="a picture does not open", detail=broken[0])
+    if any(len({file.size for file in picture}) > 1 for picture in shown):
+        return Checked(reason="frames of different sizes", detail=str(record.images[0]))
+    try:
+        texts = prompt_and_answer(processor, record)
+    except Exception as error:  # whatever the model's template raises
+        return Checked(reason="the chat template refuses it", detail=str(error))
     marker = getattr(processor, "image_token", None)
-    for record in _bar(records, "records", len(records)):
-        broken = next((error for path in record.images if (error := opened[path][2])), "")
-        sizes = [[opened[Path(path)][1] for path in picture.paths] for picture in record.pictures]
-        if broken:
-            checked.append(Checked(reason=UNREADABLE, detail=broken))
-        elif any(len(set(of_one)) > 1 for of_one in sizes):
-            checked.append(Checked(reason=UNEVEN, detail=str(record.images[0])))
-        else:
-            try:
-                text = "".join(prompt_and_answer(processor, record))
-            except Exception as error:  # whatever the model's template raises
-                checked.append(Checked(reason=TEMPLATE, detail=str(error)))
-                continue
-            if marker and text.count(marker) != len(record.pictures):
-                checked.append(Checked(reason=MARKER, detail=marker))
-            else:
-                checked.append(Checked(content=_content(record, {p: opened[p][0] for p in record.images})))
-    whole = [index for index, c in enumerate(checked) if c.reason is None]
-    counts = token_counts(processor, [records[index] for index in whole])
-    for index, (tokens, supervised, pictures) in zip(whole, counts, strict=True):
-        checked[index] = replace(checked[index], tokens=tokens, supervised=supervised, picture_tokens=pictures)
-    return checked
-
-
-def _judge(checked: Checked, record: Record, mostly_json: bool, max_length: int, held_out: set[str]) -> Checked:
-    if checked.reason is not None:
-        return checked
-    faults = (
-        (NO_JSON, mostly_json and json_object(record.answer) is None, record.answer[:60]),
-        (TOO_LONG, checked.tokens > max_length, ""),
-        (LEAKED, checked.content in held_out, ""),
-    )
-    found = next(((reason, detail) for reason, holds, detail in faults if holds), None)
-    return checked if found is None else replace(checked, reason=found[0], detail=found[1])
-
-
-def _content(record: Record, digests: dict[Path, str]) -> str:
-    """Pictures by their bytes and text as it is: the same for two records that show the model the same."""
+    if marker and "".join(texts).count(marker) != len(shown):
+        return Checked(reason="the text holds the model's own image marker", detail=marker)
+    prompt, answer = map(len, processor.tokenizer(list(texts), add_special_tokens=False)["input_ids"])
+    sizes = tuple(picture[0].size for picture in shown)
+    if sizes not in added:
+        added[sizes] = encode(processor, record)["input_ids"].shape[1] - prompt
+    # Pictures by their bytes and text as it is: the same for two records that show the model the same.
     parts = [
-        (turn.role, part if isinstance(part, str) else [digests[Path(path)] for path in part.paths])
+        (turn.role, part if isinstance(part, str) else [files[path].digest for path in part.paths])
         for turn in record.turns
         for part in turn.parts
     ]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def _bar(items: Iterable[Any], what: str, count: int) -> Iterator[Any]:
-    from tqdm.auto import tqdm
-
-    yield from tqdm(items, desc=f"checking {what}", total=count, leave=False, disable=not sys.stderr.isatty())
+    found = Checked(
+        content=hashlib.sha256(repr(parts).encode()).hexdigest(), tokens=prompt + answer + added[sizes],
+        supervised=answer, picture_tokens=added[sizes],
+    )  # fmt: skip
+    if mostly_json and json_object(record.answer) is None:
+        return replace(found, reason="the answer is no JSON object, as most are", detail=record.answer[:60])
+    if found.tokens > max_length:
+        return replace(found, reason=TOO_LONG)
+    if found.content in held_out:
+        return replace(found, reason="also among the held-out records")
+    return found

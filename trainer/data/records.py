@@ -7,18 +7,15 @@ machine that wrote the file knows is looked for by its last folders, beside the 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from trainer.config import TrainConfig
-from trainer.data.forms import FORMAT_HINT, PLACEHOLDER, FormError, Picture, Turn, read_form
+from trainer.data.forms import FORMAT_HINT, PLACEHOLDER, FormError, Picture, Turn, read_form, read_line
 from trainer.outcome import ConfigError
-
-__all__ = ["FORMAT_HINT", "Dataset", "Picture", "Record", "Turn", "check_records", "dataset_of", "load_dataset"]
 
 # Where a record says what it must not be separated from, in its metadata or beside it.
 SESSION_KEYS = ("session_id", "episode_id", "session", "episode")
@@ -70,19 +67,35 @@ def load_dataset(data: str, *, eval_fraction: float = 0.1, seed: int = 0, image_
     paths = data_files(data)
     if image_root is not None and not Path(image_root).is_dir():
         raise ConfigError(f"image_root={image_root} is not a folder")
-    moved: set[str] = set()
-    sides = [_read(path, image_root, moved) for path in paths]
-    notes = tuple(
-        f"{len(moved)} image paths of another machine were found by their last folders, for example {name}"
-        for name in sorted(moved)[:1]
-    )
+    folder = paths[0].parent
+    found: dict[str, Path | None] = {}
+
+    def place(name: str) -> str:
+        if name not in found:
+            found[name] = _find(name, folder, image_root)
+        return str(found[name])
+
+    sides = [tuple(_read(path, place)) for path in paths]
+    if empty := next((path for path, records in zip(paths, sides, strict=True) if not records), None):
+        raise ConfigError(f"{empty} holds no records: it takes {FORMAT_HINT}")
+    if missing := sorted(str(folder / name) for name, where in found.items() if where is None):
+        raise ConfigError(
+            f"{data}: {len(missing)} of {len(found)} images are missing, for example {', '.join(missing[:3])}: "
+            f"paths are relative to {folder}/"
+            + (f" or {image_root}/" if image_root else "; image_root= names another folder to look in")
+        )
+    notes: tuple[str, ...] = ()
+    if moved := sorted(name for name, where in found.items() if _absolute(name) and where != Path(name)):
+        notes += (
+            f"{len(moved)} image paths of another machine were found by their last folders, for example {moved[0]}",
+        )
     if bare := sum(PLACEHOLDER in r.prompt and not r.pictures for side in sides for r in side):
         # As it may be a word like others; but so it looks, too, when the key of the images is misspelled.
         notes += (f"{bare} records say {PLACEHOLDER} and bring no image: image, images or frames hold the paths",)
     if len(sides) == 1:
         return replace(_split(sides[0], eval_fraction=eval_fraction, seed=seed), notes=notes)
     train, held_out = sides
-    if shared := {r.session for r in train if r.session} & {r.session for r in held_out if r.session}:
+    if shared := {r.session for r in train} & {r.session for r in held_out} - {""}:
         raise ConfigError(
             f"DATA={data} has {len(shared)} session(s) in train.jsonl and eval.jsonl alike, for example "
             f"{min(shared)!r}: move each session to one side"
@@ -97,10 +110,16 @@ def dataset_of(config: TrainConfig) -> Dataset:
 
 def data_files(data: str) -> tuple[Path, ...]:
     """The JSONL file(s) of `data`: training, and held-out records if there is a file of them. All can be opened."""
+    path = Path(data)
     try:
-        found = _data_files(data)
-        for path in found:
-            path.open("rb").close()
+        files = [path / name for name in ("train.jsonl", "eval.jsonl")] if path.is_dir() else [path]
+        if path.is_dir() and not files[0].is_file():
+            raise ConfigError(f"DATA={data} is a folder without train.jsonl: give a JSONL file or add it")
+        found = tuple(file for file in files if file == path or file.is_file())
+        for file in found:
+            file.open("rb").close()
+    except FileNotFoundError:
+        raise ConfigError(f"DATA={data} does not exist: give a JSONL file or a folder with train.jsonl") from None
     except OSError as error:
         raise ConfigError(
             f"DATA={data} cannot be read ({error.strerror}): make it readable for whoever runs the job"
@@ -108,61 +127,25 @@ def data_files(data: str) -> tuple[Path, ...]:
     return found
 
 
-def _data_files(data: str) -> tuple[Path, ...]:
-    path = Path(data)
-    if not path.exists():
-        raise ConfigError(f"DATA={data} does not exist: give a JSONL file or a folder with train.jsonl")
-    if not path.is_dir():
-        return (path,)
-    if not (path / "train.jsonl").is_file():
-        raise ConfigError(f"DATA={data} is a folder without train.jsonl: give a JSONL file or add it")
-    return tuple(p for p in (path / "train.jsonl", path / "eval.jsonl") if p.is_file())
-
-
-def check_records(data: str, *, image_root: str | None = None) -> Dataset:
-    """`load_dataset` for callers that only want to know whether it would work."""
-    return load_dataset(data, image_root=image_root)
-
-
-def _read(path: Path, image_root: str | None, moved: set[str]) -> tuple[Record, ...]:
-    records: list[Record] = []
-    named: set[str] = set()
+def _read(path: Path, place: Callable[[str], str]) -> Iterator[Record]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                # Bytes in, so that a file that is not UTF-8 is reported by line like any other mistake.
-                entry = json.loads(line)
-                turns, answer = read_form(entry)
-            except ValueError as error:
-                raise ConfigError(f"{path} line {number} is not JSON ({error}): it takes {FORMAT_HINT}") from None
+                entry = read_line(line)
+                turns, answer = read_form(entry, place)
             except FormError as error:
                 raise ConfigError(f"{path} line {number}{error}") from None
-            record = Record(turns=turns, answer=answer, session=_session(entry))
-            records.append(record)
-            named.update(name for picture in record.pictures for name in picture.paths)
-    if not records:
-        raise ConfigError(f"{path} holds no records: it takes {FORMAT_HINT}")
-    found = {name: _find(name, path.parent, image_root) for name in named}
-    if missing := sorted(str(path.parent / name) for name, place in found.items() if place is None):
-        shown = ", ".join(missing[:3])
-        raise ConfigError(
-            f"{path}: {len(missing)} of {len(found)} images are missing, for example {shown}: "
-            f"paths are relative to {path.parent}/"
-            + (f" or {image_root}/" if image_root else "; image_root= names another folder to look in")
-        )
-    moved.update(name for name, place in found.items() if _absolute(name) and place != Path(name))
-    places = {name: str(place) for name, place in found.items()}
-    return tuple(replace(record, turns=tuple(resolved(record.turns, places))) for record in records)
+            yield Record(turns=turns, answer=answer, session=_session(entry))
 
 
-def _session(entry: Mapping[str, Any]) -> str:
+def _session(entry: dict[str, Any]) -> str:
     metadata = entry.get("metadata")
-    for place in (metadata if isinstance(metadata, dict) else {}, entry):
+    for where in (metadata if isinstance(metadata, dict) else {}, entry):
         for key in SESSION_KEYS:
-            if isinstance(place.get(key), (str, int)):
-                return str(place[key])
+            if isinstance(where.get(key), (str, int)):
+                return str(where[key])
     return ""
 
 
@@ -173,51 +156,33 @@ def _absolute(name: str) -> bool:
 def _find(name: str, folder: Path, image_root: str | None) -> Path | None:
     """Where the image `name` is: as it says, else by as many of its last folders as there are."""
     bases = [folder, *([Path(image_root)] if image_root else [])]
-    if not _absolute(name):
-        return next((base / name for base in bases if (base / name).is_file()), None)
-    if Path(name).is_file():
-        return Path(name)
-    pure = PureWindowsPath(name) if PureWindowsPath(name).is_absolute() else PurePosixPath(name)
-    # The longest tail first: frames/0.png of one session must not become that of another.
-    tails = [pure.parts[start:] for start in range(1, len(pure.parts))]
+    tails: list[tuple[str, ...]] = [(name,)]  # beside `folder` or, absolute, the same place from everywhere
+    if _absolute(name):
+        parts = (PureWindowsPath(name) if PureWindowsPath(name).is_absolute() else PurePosixPath(name)).parts
+        # The longest tail first: frames/0.png of one session must not become that of another.
+        tails += [parts[start:] for start in range(1, len(parts))]
     places = (base.joinpath(*tail) for tail in tails for base in bases)
     return next((place for place in places if place.is_file()), None)
-
-
-def resolved(turns: Sequence[Turn], places: Mapping[str, str]) -> Iterator[Turn]:
-    """`turns` with the files of their pictures where `places` says that they are."""
-    for turn in turns:
-        yield replace(
-            turn,
-            parts=tuple(
-                Picture(paths=tuple(places[name] for name in part.paths)) if isinstance(part, Picture) else part
-                for part in turn.parts
-            ),
-        )
 
 
 def _split(records: Sequence[Record], *, eval_fraction: float, seed: int) -> Dataset:
     """Hold out whole sessions until about `eval_fraction` of the records are."""
     keys = [record.session or f"record {index}" for index, record in enumerate(records)]
-    # Ordered by a hash of the name: neither their order in the file nor their names decide.
-    order = sorted(set(keys), key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
-    wanted, held_out = eval_fraction * len(records), set[str]()
     counts = Counter(keys)
-    taken = 0
+    # Ordered by a hash of the name: neither their order in the file nor their names decide.
+    order = sorted(counts, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
+    wanted, taken, held_out = eval_fraction * len(records), 0, set[str]()
     for key in order[:-1]:  # at least one session stays for training
-        if taken + counts[key] / 2 > wanted:
-            continue
-        held_out.add(key)
-        taken += counts[key]
-        if taken >= wanted:
-            break
+        if taken + counts[key] / 2 <= wanted:
+            held_out.add(key)
+            taken += counts[key]
     if not held_out and wanted and len(order) > 1:
         # Few or uneven sessions: the smallest one is the least to give for a score at all.
         held_out.add(min(order, key=lambda key: counts[key]))
-    sessions = sum(1 for record in records if record.session)
-    how = f"{len(held_out)} of {len(order)} sessions held out" if sessions else "single records: no session ids"
-    if not held_out:
-        how = "nothing can be held out of one session: there will be no score"
+    how = "nothing can be held out of one session: there will be no score"
+    if held_out:
+        sessions = any(record.session for record in records)
+        how = f"{len(held_out)} of {len(order)} sessions held out" if sessions else "single records: no session ids"
     return Dataset(
         train=tuple(r for r, key in zip(records, keys, strict=True) if key not in held_out),
         eval=tuple(r for r, key in zip(records, keys, strict=True) if key in held_out),

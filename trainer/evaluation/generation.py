@@ -1,28 +1,31 @@
-"""Greedy answers for held-out records, generated from the very prompt that training used."""
+"""Held-out records put before the model by the very prompt that training used: the work shared among the processes,
+and greedy answers."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
+from tqdm.auto import tqdm
 
-from trainer.data.examples import encode_prompt, load_pictures, pad_and_stack, prompt_and_answer
+from trainer.data.examples import encode, pad_and_stack
 from trainer.data.records import Record
 
-BATCH_SIZE = 32
+ROWS = 32  # sequences at once
 MAX_ANSWER_TOKENS = 512
+T = TypeVar("T")
 
 
-def choose_records(records: Sequence[Record], count: int) -> list[Record]:
-    """At most `count` records, the same ones whenever they are asked for, spread over the sessions."""
+def choose(records: Sequence[Record], count: int) -> list[int]:
+    """Places of at most `count` records, the same ones whenever they are asked for, spread over the sessions."""
 
-    def key(indexed: tuple[int, Record]) -> bytes:
-        return hashlib.sha256(f"{indexed[0]}:{indexed[1].answer}".encode()).digest()
+    def key(place: int) -> bytes:
+        return hashlib.sha256(f"{place}:{records[place].answer}".encode()).digest()
 
-    chosen = sorted(sorted(enumerate(records), key=key)[:count], key=lambda indexed: indexed[0])
-    return [record for _, record in chosen]
+    return sorted(sorted(range(len(records)), key=key)[:count])
 
 
 def in_step(accelerator: Any) -> bool:
@@ -30,70 +33,76 @@ def in_step(accelerator: Any) -> bool:
     return accelerator.num_processes > 1 and accelerator.distributed_type.value == "DEEPSPEED"
 
 
-def shares(
-    order: Sequence[int], accelerator: Any, batch_size: int, between: Callable[[], object], what: str
-) -> Iterator[tuple[list[int], bool]]:
-    """This process's part of `order` in batches, and whether what comes of them is kept.
+@torch.inference_mode()
+def ask(
+    work: Callable[[dict[str, Tensor]], Sequence[T]],
+    model: Any,
+    processor: Any,
+    records: Sequence[Record],
+    *,
+    accelerator: Any,
+    what: str,
+    between: Callable[[], object] = bool,
+    behind: Sequence[int] = (),
+    batch_size: int = ROWS,
+) -> list[T]:
+    """What `work` makes of each record, in order, on every process; the work is shared among the processes.
 
-    As many rounds on every process, each after a call of `between`; a process with nothing left to do sits a
-    round out, or does the first index again where all must run in step.
+    `work` takes a batch of prompts, padded to the left, with the tokens `behind` them. `between` is called before each
+    batch, as often on every process, and may raise. Records of like length go together. A process with nothing left to
+    do sits a round out, or does one record again where all must run in step.
     """
-    from tqdm.auto import tqdm
+    from accelerate.utils import gather_object
 
-    mine = list(order[accelerator.process_index :: accelerator.num_processes])
+    order = sorted(range(len(records)), key=lambda i: (len(records[i].pictures), len(records[i].prompt)))
+    mine = order[accelerator.process_index :: accelerator.num_processes]
     starts = range(0, -(-len(order) // accelerator.num_processes), batch_size)
-    for start in tqdm(starts, desc=what, leave=False, disable=None if accelerator.is_main_process else True):
-        between()
-        if batch := mine[start : start + batch_size]:
-            yield batch, True
-        elif in_step(accelerator):
-            yield [order[0]], False
+    was_training = model.training
+    model.eval()
+    found: list[tuple[int, T]] = []
+    try:
+        for start in tqdm(starts, what, leave=False, disable=None if accelerator.is_main_process else True):
+            between()
+            places = mine[start : start + batch_size]
+            if not places and not in_step(accelerator):
+                continue
+            examples = [encode(processor, records[place], behind) for place in places or order[:1]]
+            batch = pad_and_stack(examples, pad_id=processor.tokenizer.pad_token_id, side="left")
+            with accelerator.autocast():
+                results = work({key: tensor.to(accelerator.device) for key, tensor in batch.items()})
+            found += zip(places, results, strict=False)
+    finally:
+        model.train(was_training)
+    gathered = dict(gather_object(found))
+    return [gathered[place] for place in range(len(records))]
 
 
 def answer_budget(tokenizer: Any, records: Sequence[Record]) -> int:
     """Tokens for the longest true answer and a little more, at most MAX_ANSWER_TOKENS."""
     answers = tokenizer([record.answer for record in records], add_special_tokens=False)["input_ids"]
-    return min(MAX_ANSWER_TOKENS, max(map(len, answers)) + 4)
+    return min(MAX_ANSWER_TOKENS, max(map(len, answers), default=0) + 4)
 
 
-@torch.inference_mode()
 def generate_answers(
     model: Any,
     processor: Any,
     records: Sequence[Record],
     *,
     accelerator: Any,
-    batch_size: int = BATCH_SIZE,
     budget: int | None = None,
     between: Callable[[], object] = bool,
 ) -> list[str]:
-    """The model's answer to each record, in order, on every process; the work is shared among the processes.
-
-    Greedy, and of at most `budget` tokens; left out, what the true answers need. `between` is called before each
-    batch, as often on every process, and may raise.
-    """
-    from accelerate.utils import gather_object
-
+    """The model's answer to each record, greedily and of at most `budget` tokens; left out, what the true answers need.
+    Collective, as `ask` is."""
     tokenizer = processor.tokenizer
     budget = budget or answer_budget(tokenizer, records)
-    was_training = model.training
-    model.eval()
-    written: list[tuple[int, str]] = []
-    batches = shares(range(len(records)), accelerator, batch_size, between, "answering")
-    for indices, kept in batches:
-        examples = [
-            encode_prompt(processor, prompt_and_answer(processor, records[i])[0], load_pictures(records[i]))
-            for i in indices
-        ]
-        batch = pad_and_stack(examples, pad_id=tokenizer.pad_token_id, side="left")
-        batch = {key: tensor.to(accelerator.device) for key, tensor in batch.items()}
-        with accelerator.autocast():
-            tokens = model.generate(
-                **batch, max_new_tokens=budget, do_sample=False, use_cache=True, synced_gpus=in_step(accelerator),
-                top_k=None, top_p=None,
-            )  # fmt: skip
+
+    def write(batch: dict[str, Tensor]) -> list[str]:
+        tokens = model.generate(
+            **batch, max_new_tokens=budget, do_sample=False, use_cache=True, synced_gpus=in_step(accelerator),
+            top_k=None, top_p=None,
+        )  # fmt: skip
         texts = tokenizer.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        written += [(i, text.strip()) for i, text in zip(indices, texts, strict=True) if kept]
-    model.train(was_training)
-    gathered = dict(gather_object(written))
-    return [gathered[index] for index in range(len(records))]
+        return [text.strip() for text in texts]
+
+    return ask(write, model, processor, records, accelerator=accelerator, what="answering", between=between)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from trainer.outcome import ConfigError
@@ -70,9 +70,6 @@ class ActionMetrics:
     confusion: dict[str, dict[str, int]]
     """confusion[truth][prediction]; predictions beyond the known actions and unreadable ones have a column too."""
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def action_metrics(truths: Sequence[str], predictions: Sequence[str | None]) -> ActionMetrics:
     """Metrics of `predictions` (None: unreadable) against `truths`, pairwise.
@@ -90,11 +87,9 @@ def action_metrics(truths: Sequence[str], predictions: Sequence[str | None]) -> 
     others = sorted(set(predicted_counts) - set(actions))
     per_action = {}
     for action in actions:
-        right = counts[action, action]
-        precision = right / predicted_counts[action] if predicted_counts[action] else 0.0
-        recall = right / true_counts[action]
-        f1 = 2 * precision * recall / (precision + recall) if right else 0.0
-        per_action[action] = {"precision": precision, "recall": recall, "f1": f1, "count": true_counts[action]}
+        right, said, true = counts[action, action], predicted_counts[action], true_counts[action]
+        shares = {"precision": right / said if said else 0.0, "recall": right / true, "f1": 2 * right / (said + true)}
+        per_action[action] = {**shares, "count": true}
     return ActionMetrics(
         samples=len(pairs),
         accuracy=sum(counts[a, a] for a in actions) / len(pairs),
@@ -113,27 +108,18 @@ def score_table(before: ActionMetrics | None, after: ActionMetrics | None) -> st
     scored = after or before
     if scored is None:
         return ""
-    rows = [["", "accuracy", "macro F1"]]
-    rows += [["base model, zero-shot", f"{before.accuracy:.1%}", f"{before.macro_f1:.2f}"]] if before else []
-    rows += [[f"always {scored.majority[:24]!r}", f"{scored.majority_accuracy:.1%}", f"{_always_f1(scored):.2f}"]]
-    rows += [["after training", f"{after.accuracy:.1%}", f"{after.macro_f1:.2f}"]] if after else []
-    actions = [["action", "records", "precision", "recall", "F1", "F1 before"]]
+    truths = [action for action, entry in scored.per_action.items() for _ in range(int(entry["count"]))]
+    always = action_metrics(truths, [scored.majority] * len(truths))
+    named = {"base model, zero-shot": before, f"always {scored.majority[:24]!r}": always, "after training": after}
+    rows = [[name, f"{m.accuracy:.1%}", f"{m.macro_f1:.2f}"] for name, m in named.items() if m]
+    actions = []
     for action, entry in list(scored.per_action.items())[:TABLE_ACTIONS]:
         first = before.per_action.get(action) if before else None
-        actions.append(
-            [
-                action[:24],
-                f"{entry['count']:.0f}",
-                *(f"{entry[key]:.1%}" for key in ("precision", "recall")),
-                f"{entry['f1']:.2f}",
-                f"{first['f1']:.2f}" if first else "-",
-            ]
-        )
+        shares = [f"{entry['precision']:.1%}", f"{entry['recall']:.1%}", f"{entry['f1']:.2f}"]
+        actions.append([action[:24], f"{entry['count']:.0f}", *shares, f"{first['f1']:.2f}" if first else "-"])
     more = len(scored.per_action) - TABLE_ACTIONS
-    note = f"\nand {more} rarer actions, in the report" if more > 0 else ""
-    return f"{format_table(rows, rules_before=[1])}\n\n{format_table(actions, rules_before=[1])}{note}"
-
-
-def _always_f1(scored: ActionMetrics) -> float:
-    """Macro F1 of always giving the majority's answer."""
-    return 2 * scored.majority_accuracy / (1 + scored.majority_accuracy) / len(scored.per_action)
+    tables = (
+        format_table([["", "accuracy", "macro F1"], *rows], rules_before=[1]),
+        format_table([["action", "records", "precision", "recall", "F1", "F1 before"], *actions], rules_before=[1]),
+    )
+    return "\n\n".join(tables) + (f"\nand {more} rarer actions, in the report" if more > 0 else "")

@@ -12,14 +12,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.config import Device
-from trainer.data.forms import FRAMES, ROLES, FormError, read_form
-from trainer.data.records import Record, resolved
+from trainer.data.forms import CONVERSATIONS, FRAMES, ROLES, FormError, read_form, read_line
+from trainer.data.records import Record
 from trainer.evaluation.metrics import read_action
 from trainer.flags import Text, parse
 from trainer.outcome import FAILED, FINISHED, ConfigError
@@ -108,26 +108,26 @@ def answer_lines(trained: Trained, lines: Iterable[bytes], folder: Path, *, writ
     for number, line in enumerate(lines, start=1):
         try:
             if line.strip():
-                yield answer(trained, as_record(json.loads(line.strip()), folder), written=written)
+                yield answer(trained, as_record(read_line(line), folder), written=written)
         except FormError as error:
             yield {"error": f"line {number}{error}"}
-        except ValueError as error:
-            yield {"error": f"line {number} is not JSON ({error})"}
 
 
-def as_record(entry: Any, folder: Path) -> Record:
+def as_record(entry: dict[str, Any], folder: Path) -> Record:
     """A line of a data file, with or without its answer. Raises FormError."""
-    turns, _ = read_form(with_answer(entry) if isinstance(entry, dict) else entry)
-    record = Record(turns=turns, answer=ANSWER, session="")
-    places = {name: str(folder / name) for picture in record.pictures for name in picture.paths}
-    if missing := [place for place in places.values() if not Path(place).is_file()]:
-        raise FormError(f": {missing[0]} is not there")
-    return replace(record, turns=tuple(resolved(turns, places)))
+
+    def place(name: str) -> str:
+        if not (folder / name).is_file():
+            raise FormError(f": {folder / name} is not there")
+        return str(folder / name)
+
+    turns, _ = read_form(with_answer(entry), place)
+    return Record(turns=turns, answer=ANSWER, session="")
 
 
 def with_answer(entry: dict[str, Any]) -> dict[str, Any]:
     """The forms end with an answer; here it is what is asked for."""
-    for key, role, text in (("messages", "role", "content"), ("conversations", "from", "value")):
+    for key, (role, text) in CONVERSATIONS.items():
         if isinstance(said := entry.get(key), list) and said:
             answered = isinstance(said[-1], dict) and said[-1].get(role) in ASSISTANTS
             return entry if answered else {**entry, key: [*said, {role: "assistant", text: ANSWER}]}
@@ -136,8 +136,6 @@ def with_answer(entry: dict[str, Any]) -> dict[str, Any]:
 
 def answer(trained: Trained, record: Record, *, written: bool) -> dict[str, Any]:
     """`action` and `probabilities`; `answer` when it is written out. Raises FormError for its pictures."""
-    import torch
-
     from trainer.evaluation.generation import generate_answers
     from trainer.evaluation.scoring import score_actions
 
@@ -147,11 +145,8 @@ def answer(trained: Trained, record: Record, *, written: bool) -> dict[str, Any]
     try:
         if usage.choices is not None:
             (logprobs,) = score_actions(*asked, usage.choices, accelerator=trained.accelerator)
-            shares = dict(zip(usage.choices.actions, torch.tensor(logprobs).softmax(-1).tolist(), strict=True))
-            found = {
-                "action": max(shares, key=shares.__getitem__),
-                "probabilities": {action: round(share, 6) for action, share in shares.items()},
-            }
+            shares = usage.choices.probabilities(logprobs)
+            found = {"action": max(shares, key=shares.__getitem__), "probabilities": shares}
         if usage.choices is None or written:
             (text,) = generate_answers(*asked, accelerator=trained.accelerator, budget=usage.answer_tokens)
             found = {"action": read_action(text, usage.answer_field), **found, "answer": text}

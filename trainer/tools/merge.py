@@ -124,8 +124,8 @@ def score(trained: Any, measured: Any, what: str) -> tuple[list[str], Any]:
     """What is said to each record, the likeliest actions or, where none can be scored, answers; the ActionMetrics."""
     say([f"scoring {len(measured.records)} held-out records: {what} ..."])
     asked = (trained.model, trained.accelerator, bool)
-    logprobs, metrics = measured.score(*asked)
-    return (measured.likeliest(logprobs), metrics) if metrics else measured.answer(*asked)
+    found = measured.score(*asked) or measured.answer(*asked)
+    return [entry.get("answer", entry["prediction"]) for entry in found.values()], measured.metrics(found)
 
 
 def render(report: dict[str, Any]) -> str:

@@ -177,9 +177,9 @@ class VisionSFTTrainer(SFTTrainer, TrainerCallback):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         output = super().evaluation_loop(*args, **kwargs)
-        self._scored = {self.state.global_step: self.held_out.score(self.model, self.accelerator, self._pause)}
-        _, found = self._scored[self.state.global_step]
-        if found:
+        said = self.held_out.score(self.model, self.accelerator, self._pause)
+        self._scored = {self.state.global_step: said}
+        if found := self.held_out.metrics(said):
             output.metrics.update(eval_action_accuracy=found.accuracy, eval_macro_f1=found.macro_f1)
         return output
 
@@ -193,11 +193,7 @@ class VisionSFTTrainer(SFTTrainer, TrainerCallback):
 
     def scores(self, step: int) -> Scores:
         """How good the model is as it is now, which is that of `step`. Collective; raises Stopped."""
-        if step not in self._scored:
-            self._scored = {step: self.held_out.score(self.model, self.accelerator, self.stop.check)}
-        logprobs, scored = self._scored[step]
-        answers, generated = self.held_out.answer(self.model, self.accelerator, self.stop.check)
-        return Scores(step=step, scored=scored, generated=generated, logprobs=logprobs, answers=answers)
+        return self.held_out.measure(self.model, self.accelerator, self.stop.check, self._scored.get(step))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.store_flos()
