@@ -199,8 +199,8 @@ def test_bad_data_ends_a_supervised_job_with_78_and_one_line(tmp_path: Path) -> 
     )  # fmt: skip
     assert done.returncode == 78
     assert [line for line in done.stderr.splitlines() if line.startswith("trainyard:")] == [
-        f"trainyard: {tmp_path}/train.jsonl line 1 is not JSON (Expecting property name enclosed in double quotes: "
-        'line 1 column 2 (char 1)): it takes one object a line: {"image": "grid.png"} or {"frames": ["0.png", '
+        f"trainyard: {tmp_path}/train.jsonl line 1 is not JSON (Expecting property name enclosed in double quotes "
+        'at column 2): it takes one object a line: {"image": "grid.png"} or {"frames": ["0.png", '
         '"1.png", "2.png", "3.png"]}, with "context", "question" and "output"; or {"messages": [...]}, or '
         '{"conversations": [...]}'
     ]
