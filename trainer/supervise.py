@@ -112,8 +112,6 @@ def complete_command(planned: Sequence[str], environment: Mapping[str, str]) -> 
         ConfigError: it is no accelerate launch, or several nodes were planned and their environment is missing.
         SickNode: the nodes cannot meet.
     """
-    if list(planned[:2]) != ["accelerate", "launch"]:
-        raise ConfigError("supervise takes the plan's command: -- accelerate launch ... -m trainer.train ...")
     options = options_of(planned)
     # Quiet: when training fails, its own traceback is the one to read, not the launcher's as well.
     command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
@@ -128,7 +126,9 @@ def complete_command(planned: Sequence[str], environment: Mapping[str, str]) -> 
 
 
 def options_of(planned: Sequence[str]) -> dict[str, str]:
-    """The values of a planned command's `--name value`."""
+    """The values of a planned command's `--name value`. Raises ConfigError for what is no accelerate launch."""
+    if list(planned[:2]) != ["accelerate", "launch"]:
+        raise ConfigError("supervise takes the plan's command: -- accelerate launch ... -m trainer.train ...")
     return {name: value for name, value in itertools.pairwise(planned) if name.startswith("--")}
 
 

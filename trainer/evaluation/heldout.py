@@ -44,7 +44,7 @@ class HeldOut:
     def score(self, model: Any, accelerator: Any, between: Callable[[], object]) -> Said:
         """The likeliest allowed action for every record; nothing where none can be scored. Collective; `between` is
         called before each batch."""
-        if self.choices is None:
+        if self.choices is None or not self.records:
             return {}
         found = score_actions(
             model, self.processor, self.records, self.choices, accelerator=accelerator, between=between
@@ -54,6 +54,8 @@ class HeldOut:
 
     def answer(self, model: Any, accelerator: Any, between: Callable[[], object]) -> Said:
         """What the answers say that are written out, greedily. Collective; `between` is called before each batch."""
+        if not self.answered:
+            return {}
         asked = [self.records[place] for place in self.answered]
         answers = generate_answers(model, self.processor, asked, accelerator=accelerator, between=between)
         actions = [read_action(answer, self.field) for answer in answers]
