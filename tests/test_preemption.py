@@ -278,7 +278,7 @@ def test_a_node_whose_slurmd_is_killed_gives_the_job_back_and_what_still_runs_th
         assert Path("/proc", str(old)).exists()
         cluster.run("scontrol", "update", f"jobid={job.id}", "starttime=now")
         job.until("going on from step", timeout_s=30)
-        assert Path("/proc", str(old)).exists() and job.state["NodeList"] != node
+        assert job.state["NodeList"] != node
         ended = cluster.wait(job.id)
         assert not Path("/proc", str(old)).exists()
     finally:
@@ -286,7 +286,8 @@ def test_a_node_whose_slurmd_is_killed_gives_the_job_back_and_what_still_runs_th
         cluster.start_slurmd(node)
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1")
     assert read_losses(job.run_dir) == toy_losses(120)
-    said = read(job.run_dir / f"failed-{old}")  # at its next checkpoint
+    # It ran on, and was told at its next checkpoint.
+    said = read(job.run_dir / f"failed-{old}")
     assert "taken over" in said, said
     kept = sorted((job.run_dir / "checkpoints").iterdir())
     assert [path.name for path in kept if path.is_dir()][-1] == "step-000120"
