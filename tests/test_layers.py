@@ -53,7 +53,8 @@ def test_the_table_says_what_is_trained(tiny_model: Path, capsys: pytest.Capture
 def test_a_model_that_is_not_there_is_one_line_and_78(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # The variable HF_HUB_OFFLINE is read once, when the library is imported.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
     for model in (f"{tmp_path}/none", "demo/mdel", "./mdel"):
