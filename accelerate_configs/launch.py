@@ -77,7 +77,7 @@ def launch_env(spec: JobSpec, candidate: Candidate) -> tuple[tuple[str, str], ..
     if spec.wandb_sweep:
         env[SWEEP_ENV] = spec.wandb_sweep
     if spec.device == "cpu":
-        # Threads that spin while they wait cost 4 times the time where cores are shared with anything else.
+        # Threads that spin while they wait take the cores from whatever shares them.
         env["OMP_WAIT_POLICY"] = "passive"
     if spec.device == "cuda":
         # Sequence lengths vary from batch to batch; fixed segments would fragment. (PYTORCH_CUDA_ALLOC_CONF

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from trainer.__main__ import VERBS, main
+from trainer.__main__ import VERBS, exit_code, main
+from trainer.outcome import ConfigError, SickNode, node_name
 
 TAKE_VARIABLES = ("run", "ready", "docker-run", "sweep", "sweep-ready", "find-batch-size")
 
@@ -39,6 +40,17 @@ def test_every_verb_refuses_an_unknown_option_with_the_nearest(verb: str) -> Non
     line = done.stderr.splitlines()[-1]
     assert line.startswith("trainyard: unknown ") and "known are " in line
     assert "did you mean" in line
+
+
+def test_what_a_user_can_act_on_is_one_line_and_a_code(capsys: pytest.CaptureFixture[str]) -> None:
+    errors = (ConfigError("wrong"), SickNode("hangs"), OSError("full"), KeyboardInterrupt())
+
+    def fail(words: list[str]) -> int:
+        raise errors[int(words[0])]
+
+    assert [exit_code(fail, [str(index)]) for index in range(len(errors))] == [78, 1, 1, 1]
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"trainyard: {line}" for line in ("wrong", f"{node_name()}: hangs", "full", "interrupted")]
 
 
 def test_an_unknown_verb_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

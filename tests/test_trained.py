@@ -16,7 +16,7 @@ from training import run_forked, train_forked
 from trainer.__main__ import main
 from trainer.data.forms import FORMAT_HINT
 from trainer.results.card import base_name
-from trainer.results.trained import shared_text
+from trainer.results.trained import shared_texts
 
 TAKES = f"it takes {FORMAT_HINT}"
 pytestmark = pytest.mark.slow  # one run of a quarter of a minute, and what follows from it
@@ -184,8 +184,7 @@ def test_a_context_that_no_record_has_is_empty_and_one_that_differs_must_be_said
         (({"context": "look"}, {"messages": []}), None),
     ):
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        assert shared_text(str(data), "context", where_none_has_it="") == context
-    assert shared_text(str(data), "question") is None
+        assert shared_texts(str(data)) == {"context": context, "question": None}
 
 
 def load_plainly(folder: str, out: str) -> None:

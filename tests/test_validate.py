@@ -76,6 +76,17 @@ def test_every_fault_is_named_and_left_out(inspected: Inspection, faulty: Path) 
     assert [r.prompt for r in kept.eval] == ["leaked", "other"]
 
 
+def test_what_is_left_out_of_the_held_out_records_leaks_nothing(tmp_path: Path, tiny_model: Path) -> None:
+    from transformers import AutoProcessor
+
+    sides = {"train": [row(None, "one"), row(None, "two")], "eval": [row(None, "one", "up"), row(None, "three")]}
+    for name, rows in sides.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in rows))
+    processor = AutoProcessor.from_pretrained(tiny_model)
+    inspection = inspect_dataset(load_dataset(str(tmp_path)), processor, max_length=200)
+    assert inspection.left_out() == ["1 of 2 eval records left out: the answer is no JSON object, as most are (up)"]
+
+
 def test_duplicates_are_found_by_what_the_model_sees(inspected: Inspection) -> None:
     assert (inspected.duplicates("train"), inspected.duplicates("eval")) == ((1, 1), (0, 0))
 

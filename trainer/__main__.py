@@ -25,7 +25,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pkgutil import resolve_name
 
-from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError
+from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SickNode
 from trainer.text import nearest
 
 # Each is a function that takes its own words. Imported when it is typed: some bring torch, none brings all.
@@ -59,7 +59,7 @@ def exit_code(act: Callable[[list[str]], int], argv: Sequence[str]) -> int:
     """What `act` returns; where it raises what a user can act on, one line and the code that goes with it."""
     try:
         return act(list(argv))
-    except (ConfigError, OSError, KeyboardInterrupt) as error:
+    except (ConfigError, SickNode, OSError, KeyboardInterrupt) as error:
         print(f"trainyard: {str(error) or 'interrupted'}", file=sys.stderr)
         return BAD_CONFIG if isinstance(error, ConfigError) else FAILED
 

@@ -30,7 +30,7 @@ class Batch:
         """`label` is that of the plan's Candidate. How many processes there are matters where they share weights."""
         names = ("model", "device", "vram_gib", "quantization", "lora", "lora_dropout", "vision", "max_length")
         shards = {"processes": spec.num_processes} if label.startswith("deepspeed") else {}
-        return {"config": label, **{name: getattr(spec, name) for name in names if hasattr(spec, name)}, **shards}
+        return {"config": label, **{name: getattr(spec, name) for name in names}, **shards}
 
 
 def batch_path(data: str) -> Path:

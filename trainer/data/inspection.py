@@ -136,7 +136,7 @@ def inspect_dataset(dataset: Dataset, processor: Any, *, max_length: int) -> Ins
     for side in reversed(SIDES):  # the held-out records first: what they show must not be trained on
         bar = tqdm(getattr(dataset, side), f"checking {side} records", leave=False, disable=None)
         checked[side] = tuple(look(record, held_out=held_out) for record in bar)
-        held_out = {found.content for found in checked[side]}
+        held_out = {found.content for found in checked[side] if found.reason is None}
     sizes = Counter(file.size for file in files.values() if file.size)
     return Inspection(dataset=dataset, max_length=max_length, checked=checked, picture_sizes=sizes)
 

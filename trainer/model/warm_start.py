@@ -53,11 +53,14 @@ def load(peft_model: Any, config: TrainConfig) -> Path:
     except (OSError, ValueError) as error:
         raise ConfigError(f"init_adapter={config.init_adapter}: {error}") from None
     except (RuntimeError, SafetensorError) as error:  # tensors of other shapes; a file cut off
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise ConfigError(
-            f"init_adapter={config.init_adapter} cannot be loaded ({reason}): is it whole, and made for this base?"
-        ) from None
+        raise damaged(f"init_adapter={config.init_adapter} cannot be loaded", error) from None
     return folder
+
+
+def damaged(what: str, error: Exception) -> ConfigError:
+    """The refusal of an adapter whose weights do not go where they should."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+    return ConfigError(f"{what} ({reason}): is it whole, and made for this base?")
 
 
 def load_weights(peft_model: Any, folder: Path) -> None:

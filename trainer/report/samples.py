@@ -9,13 +9,12 @@ from itertools import chain, zip_longest
 
 from PIL import Image
 
-from trainer.data.grid import compose_grid
+from trainer.data import grid
 from trainer.report.charts import Entry
 
 SAMPLES = 12
 PICTURE_PX = 480  # twice what a card shows, for sharp screens
 PICTURE_BYTES = 80_000  # twelve of them, in base64, keep the page under 1.5 MB
-_PICTURE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 def is_right(prediction: Entry) -> bool:
@@ -56,12 +55,8 @@ def load_picture(paths: Sequence[str], most_px: int) -> Image.Image | None:
     At most `most_px` wide and high, and near that: small ones are enlarged by a whole factor.
     """
     try:
-        images = []
-        for path in paths:
-            with Image.open(path) as image:
-                images.append(image.convert("RGB"))
-        picture = images[0] if len(images) == 1 else compose_grid(images)
-    except _PICTURE_ERRORS:
+        picture = grid.load_picture(paths)
+    except (OSError, ValueError):
         return None
     factor = most_px // max(picture.size)
     if factor > 1:

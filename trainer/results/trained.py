@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.config import Device, Quantization, TrainConfig
+from trainer.model.warm_start import damaged
 from trainer.node.start import device_map, join, prepare_libraries
 from trainer.outcome import ConfigError
 
@@ -64,9 +65,7 @@ def usage_of(config: TrainConfig, dataset: Dataset, measured: HeldOut) -> Usage:
         choices=measured.choices,
         answer_tokens=answer_budget(measured.processor.tokenizer, dataset.train),
         frames=frames_of(dataset),
-        # messages and conversations have no context: then nothing stands before the question.
-        context=shared_text(config.data, "context", where_none_has_it=""),
-        question=shared_text(config.data, "question"),
+        **shared_texts(config.data),
     )
 
 
@@ -74,15 +73,19 @@ def frames_of(dataset: Dataset) -> int:
     return max((len(picture.paths) for record in dataset.train for picture in record.pictures), default=1)
 
 
-def shared_text(data: str, key: str, *, where_none_has_it: str | None = None) -> str | None:
-    """What every record says under `key`; None where they differ."""
+def shared_texts(data: str) -> dict[str, str | None]:
+    """`context` and `question` where every record says the same, else None."""
     from trainer.data.records import data_files
 
-    lines = (line for path in data_files(data) for line in path.read_bytes().splitlines() if line.strip())
-    said = {text if isinstance(text := json.loads(line).get(key), str) else None for line in lines}
-    if said == {None}:
-        return where_none_has_it
-    return said.pop() if len(said) == 1 else None
+    said: dict[str, set[str | None]] = {"context": set(), "question": set()}
+    for path in data_files(data):
+        with path.open("rb") as lines:
+            for entry in (json.loads(line) for line in lines if line.strip()):
+                for key, texts in said.items():
+                    texts.add(entry[key] if isinstance(entry.get(key), str) else None)
+    if said["context"] == {None}:
+        said["context"] = {""}  # messages and conversations have none: then nothing stands before the question
+    return {key: texts.pop() if len(texts) == 1 else None for key, texts in said.items()}
 
 
 def write_usage(folder: Path, usage: Usage) -> None:
@@ -107,32 +110,6 @@ def find_trained(path: Path) -> tuple[Path, Usage]:
         raise ConfigError(f"{folder / USAGE_FILE} is not what training wrote ({error})") from None
 
 
-def base_of(folder: Path) -> str | None:
-    """The base that an adapter was trained on; None for whole weights."""
-    path = folder / ADAPTER_FILE
-    return str(json.loads(path.read_text())["base_model_name_or_path"]) if path.is_file() else None
-
-
-def settings_for(model: str, usage: Usage, device: Device | None) -> TrainConfig:
-    """What loading needs to know."""
-    return TrainConfig(
-        model=model, data="", output_dir="", run_id="", quantization=usage.quantization,
-        device=device or usage.device,
-    )  # fmt: skip
-
-
-def load_base(config: TrainConfig) -> Any:
-    """The base as a run would have it: NF4 or not, bf16 on a GPU, fp32 on the CPU."""
-    import torch
-
-    from trainer.model import base as model
-
-    state = join(config)
-    anatomy = model.find_anatomy(model.load_model_config(config.model))
-    dtype = torch.float32 if config.device == "cpu" else torch.bfloat16
-    return model.load_base(config, anatomy, dtype=dtype, device_map=device_map(state))
-
-
 def put_adapter(base: Any, folder: Path) -> Any:
     """The adapter in `folder` on `base`. Raises ConfigError when it is damaged, or made for another base."""
     from peft import PeftModel
@@ -141,10 +118,7 @@ def put_adapter(base: Any, folder: Path) -> Any:
     try:
         return PeftModel.from_pretrained(base, str(folder))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-        raise ConfigError(
-            f"the adapter in {folder} cannot be put on its base ({reason}): is it whole, and made for this base?"
-        ) from None
+        raise damaged(f"the adapter in {folder} cannot be put on its base", error) from None
 
 
 def load_trained(path: Path, *, device: Device | None = None, base: str | None = None) -> Trained:
@@ -154,17 +128,24 @@ def load_trained(path: Path, *, device: Device | None = None, base: str | None =
         ConfigError: there is no trained model, its base cannot be loaded, or this machine has no such device.
     """
     folder, usage = find_trained(path)
-    base = base or base_of(folder)
-    config = settings_for(base or str(folder), usage, device)
+    if base is None and (named := folder / ADAPTER_FILE).is_file():
+        base = json.loads(named.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    device = device or usage.device
+    config = TrainConfig(
+        model=base or str(folder), data="", output_dir="", run_id="", quantization=usage.quantization, device=device
+    )
     prepare_libraries(config)
+    import torch
     from accelerate import Accelerator
 
-    from trainer.model.base import load_processor
+    from trainer.model import base as models
 
-    processor = load_processor(str(folder))
-    loaded = load_base(config)
+    processor = models.load_processor(str(folder))
+    state = join(config)
+    anatomy = models.find_anatomy(models.load_model_config(config.model))
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    model = models.load_base(config, anatomy, dtype=dtype, device_map=device_map(state))
     if base:
-        loaded = put_adapter(loaded, folder)
-    precision = "no" if config.device == "cpu" else "bf16"
-    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=precision)
-    return Trained(model=loaded.eval(), processor=processor, usage=usage, accelerator=accelerator)
+        model = put_adapter(model, folder)
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no" if device == "cpu" else "bf16")
+    return Trained(model=model.eval(), processor=processor, usage=usage, accelerator=accelerator)
