@@ -27,6 +27,7 @@ case $torch in
 esac
 # There is no CUDA in the CPU flavour, and its wheels are for Debian 12's Python.
 [ "$torch" != cpu ] || set -- --build-arg BASE=docker.io/library/debian:bookworm-slim "$@"
-"$docker" build --file docker/Dockerfile --tag "$image" --build-arg TORCH="$torch" --build-arg VERSION="$version" \
-  --build-arg COMMIT="$commit" "$@" . >&2
+# Labels from here, not from arguments in the Dockerfile: buildah takes a layer for the same whatever its arguments are.
+"$docker" build --file docker/Dockerfile --tag "$image" --build-arg TORCH="$torch" \
+  --label "org.opencontainers.image.version=$version" --label "org.opencontainers.image.revision=$commit" "$@" . >&2
 printf '%s\n' "$image"
