@@ -328,8 +328,8 @@ def test_the_whole_trainer_preempted_ends_with_the_losses_and_the_wandb_run_of_o
 ) -> None:
     """Two processes under accelerate and torchrun, launched cold."""
     options = {
-        "micro_batch_size": 1, "gradient_accumulation_steps": 2, "lora_dropout": 0.1, "max_steps": 30,
-        "logging_steps": 3, "save_steps": 8, "eval_steps": 10, "eval_samples": 4, "lora_r": 8, "lora_alpha": 16,
+        "micro_batch_size": 1, "gradient_accumulation_steps": 2, "lora_dropout": 0.1, "max_steps": 120,
+        "logging_steps": 3, "save_steps": 30, "eval_steps": 40, "eval_samples": 4, "lora_r": 8, "lora_alpha": 16,
     }  # fmt: skip
     straight = train_forked(
         tmp_path / "straight", model=tiny_model, data=walks, world_size=2,
@@ -356,7 +356,7 @@ def test_the_whole_trainer_preempted_ends_with_the_losses_and_the_wandb_run_of_o
     )
     env = (("ACCELERATE_USE_CPU", "true"), ("OMP_NUM_THREADS", "1"), ("WANDB_MODE", "offline"))
     job = Job(cluster, make_plan(argv=argv, env=env, **given))
-    job.until(r"step  6/30", timeout_s=200)
+    job.until(r"step   3/120", timeout_s=200)
     cluster.run("sbatch", "-p", "high", "-N2", "-c64", "-o", "/dev/null", "--wrap", "sleep 2")
     job.until_requeued()
     ended = job.run_on(timeout_s=200)
