@@ -22,9 +22,9 @@ from trainer.config import TrainConfig
 from trainer.data.grid import compose_grid
 from trainer.evaluation.metrics import action_metrics
 from trainer.report.charts import draw, nice_ticks, short, smooth
-from trainer.report.page import build_report
+from trainer.report.page import build_report, report_line
 from trainer.report.samples import PICTURE_BYTES, SAMPLES, choose_samples, picture_uri
-from trainer.results.export import RunRecord, report_line
+from trainer.results.export import RunRecord
 
 VOID = {"meta", "link", "img", "br"}
 TRUTHS = ["up"] * 8 + ["a"] * 6 + ["left"] * 6

@@ -37,7 +37,7 @@ VERBS: dict[str, str] = {
     "profile-memory": "accelerate_configs.measure.memory_profile:main",
     "find-batch-size": "accelerate_configs.measure.batch_size:main",
     "setup-wandb": "trainer.tools.setup_wandb:main",
-    "infer": "trainer.tools.infer:main", "merge": "trainer.tools.merge:main", "report": "trainer.results.export:report",
+    "infer": "trainer.tools.infer:main", "merge": "trainer.tools.merge:main", "report": "trainer.report.page:main",
 }  # fmt: skip
 
 

@@ -80,6 +80,7 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     from trainer.model import base as model
     from trainer.model import warm_start
     from trainer.node.stop import Stop
+    from trainer.report.page import report_line
     from trainer.results import export, trained
     from trainer.tracking import track
     from trainer.training.checkpoint import CheckpointStore
@@ -137,7 +138,7 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     def measure(when: str, step: int) -> heldout.Scores:
         scores = trainer.scores(step)
         say(heldout.describe(when, scores))
-        tracker.scores(export.summary(scores), scores.predictions, step)
+        tracker.scores(scores, step)
         return scores
 
     stop.step = start
@@ -147,7 +148,7 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     else:
         # The base model's own, also where the adapter knows something already.
         with peft_model.disable_adapter() if config.init_adapter else nullcontext():
-            zero_shot = export.summary(measure("before training", 0))
+            zero_shot = measure("before training", 0)
         if ranks.first:
             export.save_zero_shot(run_dir, zero_shot)
     totals = trainer.train_from(start).metrics
@@ -159,17 +160,16 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     export.save_adapter(run_dir, trainer, processor)
     if ranks.first:
         record = export.RunRecord(
-            config=config, answer_field=held_out.field, **{f"{name}before": m for name, m in zero_shot.items()},
-            **{f"{name}after": m for name, m in export.summary(after).items()},
-            step=kept, train=totals, history=trainer.state.log_history,
-            **export.describe_run(config, dataset),
+            config=config, answer_field=held_out.field, step=kept, before=zero_shot.action, after=after.action,
+            generated_before=zero_shot.beside, generated_after=after.beside,
+            train=totals, history=trainer.state.log_history, **export.describe_run(config, dataset),
         )  # fmt: skip
         usage = trained.usage_of(config, dataset, held_out)
         export.save_record(record, after.predictions, usage, anatomy.unquantized)
     write_outcome(FINISHED)  # the adapter is on disk; what follows may be slow or fail without spoiling that
     if ranks.first:
-        say(f"\n{score_table(zero_shot[''], after.action)}\n")
-        say(f"adapter: {run_dir}/adapter\n{export.report_line(run_dir)}")
+        say(f"\n{score_table(zero_shot.action, after.action)}\n")
+        say(f"adapter: {run_dir}/adapter\n{report_line(run_dir)}")
         tracker.finish(after.action)
 
 

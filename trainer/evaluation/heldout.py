@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,17 +19,22 @@ Said = dict[int, dict[str, Any]]  # by place in HeldOut.records: the `prediction
 class Scores:
     """What one model did. None where it was not asked."""
 
-    scored: ActionMetrics | None
+    scored: ActionMetrics | None = None
     """The likeliest allowed action of every record."""
-    generated: ActionMetrics | None
+    generated: ActionMetrics | None = None
     """Answers written out, on a part of the records."""
-    predictions: list[dict[str, Any]]
+    predictions: Sequence[dict[str, Any]] = ()
     """One entry a record: truth, prediction, images; `probabilities` of the actions, `answer` if written."""
 
     @property
     def action(self) -> ActionMetrics | None:
         """The one that counts: of every record where actions can be scored, else of the answers."""
         return self.scored or self.generated
+
+    @property
+    def beside(self) -> ActionMetrics | None:
+        """That of the answers, where actions were scored too."""
+        return self.generated if self.scored else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,11 +71,11 @@ class HeldOut:
 
     def metrics(self, said: Said) -> ActionMetrics | None:
         """None where nothing was said."""
-        predictions = [entry["prediction"] for entry in said.values()]
-        return action_metrics(self.truths(said), predictions) if said else None
+        truths, predictions = map(self.truth, said), [entry["prediction"] for entry in said.values()]
+        return action_metrics(list(truths), predictions) if said else None
 
-    def truths(self, places: Iterable[int]) -> list[str]:
-        return [read_action(self.records[place].answer, self.field) or "" for place in places]
+    def truth(self, place: int) -> str:
+        return read_action(self.records[place].answer, self.field) or ""
 
     def measure(
         self, model: Any, accelerator: Any, between: Callable[[], object], scored: Said | None = None
@@ -79,10 +84,10 @@ class HeldOut:
         scored = self.score(model, accelerator, between) if scored is None else scored
         written = self.answer(model, accelerator, between)
         predictions = []
-        for place, (record, truth) in enumerate(zip(self.records, self.truths(range(len(self.records))), strict=True)):
-            images = [str(path.absolute()) for path in record.images]
+        for place, record in enumerate(self.records):
             said = written.get(place, {}) | scored.get(place, {})
-            predictions.append({"truth": truth, **said, "images": images})
+            images = [str(path.absolute()) for path in record.images]
+            predictions.append({"truth": self.truth(place), **said, "images": images})
         return Scores(scored=self.metrics(scored), generated=self.metrics(written), predictions=predictions)
 
 

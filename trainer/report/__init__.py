@@ -1,5 +1,1 @@
-"""The page a run ends with, one HTML file: `build_report(run_dir)`."""
-
-from trainer.report.page import build_report
-
-__all__ = ["build_report"]
+"""The page a run ends with, one HTML file without scripts: what it says, its charts and its samples."""

@@ -1,9 +1,6 @@
-"""The page a run ends with: one HTML file with everything in it, from metrics.json and predictions.jsonl.
+"""usage: python -m trainer report runs/RUN
 
-    python -m trainer report runs/x
-
-Here is what the page says as plain data; report.html.j2 beside it says how. The same files give the same bytes. A
-piece that is missing is said to be missing; the page is made anyway.
+Builds report.html of a finished run again, from its metrics.json and predictions.jsonl, and prints where it is.
 """
 
 from __future__ import annotations
@@ -11,18 +8,22 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
 from jinja2 import Environment, FileSystemLoader
 
 from trainer.evaluation.metrics import json_object
-from trainer.flags import word
+from trainer.files import write_whole
+from trainer.flags import answer_help, word
+from trainer.outcome import FINISHED, ConfigError
 from trainer.report.charts import Entry, line_charts, logged, matrix, percent, short
 from trainer.report.samples import choose_samples, is_right, picture_uri
 from trainer.text import gib
 
+# Here is what the page says as plain data; report.html.j2 beside it says how. The same files give the same bytes. A
+# piece that is missing is said to be missing; the page is made anyway.
 FILTERS: dict[str, Callable[..., object]] = {
     "matrix": matrix,
     "percent": percent,
@@ -33,6 +34,30 @@ FILTERS: dict[str, Callable[..., object]] = {
 }
 # What HTML cannot hold. Answers are a model's output and hold anything, half a surrogate pair included.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def main(argv: Sequence[str]) -> int:
+    """`python -m trainer report`. Raises ConfigError."""
+    answer_help(argv, f"{__doc__}")
+    if len(argv) != 1 or not Path(argv[0], "metrics.json").is_file():
+        raise ConfigError("report takes the folder of a finished run (with metrics.json), for example runs/RUN")
+    print(save_report(Path(argv[0])))
+    return FINISHED
+
+
+def report_line(run_dir: Path) -> str:
+    """Where the report is, once it is built; what to do when there was no room for it."""
+    try:
+        return f"report:  {save_report(run_dir)}"
+    except OSError as error:
+        again = f"python -m trainer report {shlex.quote(str(run_dir))}"
+        return f"report:  not written ({error}): make room, then {again}"
+
+
+def save_report(run_dir: Path) -> Path:
+    """Build report.html; returns where it is."""
+    write_whole(run_dir / "report.html", build_report(run_dir))
+    return run_dir / "report.html"
 
 
 def build_report(run_dir: Path) -> str:

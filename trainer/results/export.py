@@ -1,11 +1,10 @@
-"""What a run leaves behind: the adapter with its processor and card, the metrics, the predictions, the report."""
+"""What a run leaves behind: the adapter with its processor and card, the metrics, the predictions."""
 
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,6 @@ from trainer import __version__
 from trainer.config import TrainConfig
 from trainer.evaluation.metrics import ActionMetrics
 from trainer.files import write_whole
-from trainer.flags import answer_help
-from trainer.outcome import FINISHED, ConfigError
 from trainer.results.card import model_card
 from trainer.results.trained import Usage, frames_of, write_usage
 
@@ -27,10 +24,6 @@ ADAPTER = "adapter"
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.jsonl"
-REPORT_FILE = "report.html"
-REPORT_USAGE = """usage: python -m trainer report runs/RUN
-
-Builds report.html of a finished run again, from its metrics.json and predictions.jsonl, and prints where it is."""
 ZERO_SHOT_FILE = "zero_shot.json"
 
 
@@ -109,49 +102,18 @@ def save_weights(folder: Path, trainer: Any) -> None:
         model.save_pretrained(folder, state_dict=weights)
 
 
-Summary = dict[str, ActionMetrics | None]
-
-
-def summary(scores: Scores) -> Summary:
-    """By prefix of the names in RunRecord: the score that counts, and that of the answers beside it."""
-    return {"": scores.action, "generated_": scores.generated if scores.scored else None}
-
-
-def save_zero_shot(run_dir: Path, scores: Summary) -> None:
+def save_zero_shot(run_dir: Path, scores: Scores) -> None:
     """Keep the base model's scores for attempts that go on from a checkpoint."""
-    entry = {name: found and asdict(found) for name, found in scores.items()}
-    write_whole(run_dir / ZERO_SHOT_FILE, json.dumps(entry) + "\n")
+    write_whole(run_dir / ZERO_SHOT_FILE, json.dumps(asdict(replace(scores, predictions=()))) + "\n")
 
 
-def load_zero_shot(run_dir: Path) -> Summary:
+def load_zero_shot(run_dir: Path) -> Scores:
+    """The scores that were kept, without the predictions; none where the file is lost."""
+    from trainer.evaluation.heldout import Scores
+
     try:
         entry = json.loads((run_dir / ZERO_SHOT_FILE).read_text(encoding="utf-8"))
-        return {name: entry[name] and ActionMetrics(**entry[name]) for name in ("", "generated_")}
+        scored, generated = (entry[name] and ActionMetrics(**entry[name]) for name in ("scored", "generated"))
+        return Scores(scored=scored, generated=generated)
     except (OSError, ValueError, TypeError, KeyError):
-        return {"": None, "generated_": None}
-
-
-def save_report(run_dir: Path) -> Path:
-    """Build report.html; returns where it is."""
-    from trainer.report import build_report
-
-    write_whole(run_dir / REPORT_FILE, build_report(run_dir))
-    return run_dir / REPORT_FILE
-
-
-def report_line(run_dir: Path) -> str:
-    """Where the report is, once it is built; what to do when there was no room for it."""
-    try:
-        return f"report:  {save_report(run_dir)}"
-    except OSError as error:
-        again = f"python -m trainer report {shlex.quote(str(run_dir))}"
-        return f"report:  not written ({error}): make room, then {again}"
-
-
-def report(argv: Sequence[str]) -> int:
-    """`python -m trainer report`. Raises ConfigError."""
-    answer_help(argv, REPORT_USAGE)
-    if len(argv) != 1 or not Path(argv[0], METRICS_FILE).is_file():
-        raise ConfigError("report takes the folder of a finished run (with metrics.json), for example runs/RUN")
-    print(save_report(Path(argv[0])))
-    return FINISHED
+        return Scores()

@@ -15,6 +15,7 @@ from transformers import ProgressCallback, TrainerCallback
 from transformers.integrations.integration_utils import rewrite_logs
 
 from trainer.config import TrainConfig
+from trainer.evaluation.heldout import Scores
 from trainer.evaluation.metrics import ActionMetrics
 from trainer.files import RECORD_NAME
 from trainer.text import GIB
@@ -47,19 +48,16 @@ class Tracker(TrainerCallback):
         for sink in self._sinks if new else ():
             sink.log(new, step)
 
-    def scores(
-        self, metrics: Mapping[str, ActionMetrics | None], predictions: Sequence[Mapping[str, Any]], step: int
-    ) -> None:
+    def scores(self, scores: Scores, step: int) -> None:
         """An evaluation's numbers, `generated_` ones beside the ones that count, its confusion matrix and samples."""
-        for prefix, found in metrics.items():
-            values = named(found, prefix)
-            if found and (prefix or not metrics["generated_"]):  # a choice among the allowed is always readable
-                values[f"eval/{prefix}valid_json"] = found.valid_json
-            self.log(values, step)
-        if self._sinks and (scored := metrics[""]):
-            samples = pick_samples(predictions)
-            for sink in self._sinks:
-                sink.show(scored.confusion, samples, step)
+        if scores.action is None:
+            return
+        prefix = "generated_" if scores.beside else ""  # a choice among the allowed is always readable
+        readable = {f"eval/{prefix}valid_json": (scores.beside or scores.action).valid_json}
+        self.log(named(scores.action) | named(scores.beside, "generated_") | readable, step)
+        samples = pick_samples(scores.predictions) if self._sinks else ()
+        for sink in self._sinks:
+            sink.show(scores.action.confusion, samples, step)
 
     def finish(self, result: ActionMetrics | None) -> None:
         for sink in self._sinks:
