@@ -16,7 +16,7 @@ from accelerate_configs.memory.estimate import estimate
 from accelerate_configs.refuse import nothing_fits
 from trainer.config import Optimizer
 from trainer.outcome import ConfigError
-from trainer.text import GIB, gib, nearest
+from trainer.text import GIB, gib, known_are
 
 DEFAULT_BATCH_SIZE = 8
 MICRO_BATCH_SIZES = (32, 16, 8, 4, 2, 1)
@@ -77,7 +77,7 @@ def _ways(spec: JobSpec) -> tuple[Way, ...]:
     possible = list(dict.fromkeys(way.config for way in ways))
     if asked != "auto" and asked not in CONFIGS:
         known = ("auto", *CONFIGS)
-        raise ConfigError(f"CONFIG={asked}: not known{nearest(asked, known) or ':'} known are {', '.join(known)}")
+        raise ConfigError(f"CONFIG={asked}: not known{known_are(asked, known)}")
     if asked != "auto" and asked not in possible:
         gpus = spec.gpus * spec.nodes
         offered = f"{gpus} GPU{'s' * (gpus != 1)}" if gpus else "no GPU"

@@ -21,9 +21,8 @@ from accelerate_configs.request.variables import parse_given, resolve
 from k8s import manifest
 from k8s.pod import DEFAULT_CLAIM, mounted
 from k8s.site import Cluster, find_site, read_cluster, refuse_unknown_gpus
-from trainer.env_file import read_env_file
 from trainer.outcome import ConfigError
-from trainer.settings import say
+from trainer.settings import read_env_file, say
 from trainer.text import shown
 
 WIDE = "ReadWriteMany"

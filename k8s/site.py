@@ -17,7 +17,7 @@ from accelerate_configs.request.scheduler_values import SECRETS
 from accelerate_configs.request.site import Site, read_site
 from accelerate_configs.request.variables import expand_home, parse_given
 from trainer.outcome import ConfigError
-from trainer.text import nearest, shown
+from trainer.text import known_are, shown
 
 DEFAULT_SITE = "k8s/site.yaml"
 DEFAULT_SECRET = "trainyard"
@@ -98,8 +98,7 @@ def refuse_unknown_gpus(spec: JobSpec, site: Site, cluster: Cluster) -> None:
     """Raises ConfigError for a GPU that no node of the site file has. Says nothing where the file says nothing."""
     known = tuple(dict.fromkeys([*site.gpu_gib, *cluster.gpu_selectors]))
     if spec.gpu_type and known and spec.gpu_type not in known:
-        near = nearest(spec.gpu_type, known) or ":"
-        raise ConfigError(f"GPU_TYPE={spec.gpu_type}: not in {site.source}{near} known are {', '.join(known)}")
+        raise ConfigError(f"GPU_TYPE={spec.gpu_type}: not in {site.source}{known_are(spec.gpu_type, known)}")
     largest = max(site.gpu_gib, key=lambda name: site.gpu_gib[name], default=None)
     if spec.device == "cuda" and largest and spec.vram_gib > site.gpu_gib[largest]:
         raise ConfigError(

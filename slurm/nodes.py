@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from accelerate_configs.job import JobSpec
 from slurm.queue import SlurmError, slurm, words
 from trainer.outcome import ConfigError
-from trainer.text import nearest
+from trainer.text import known_are
 
 ASK_S = 5.0  # what a submit may wait for, before it leaves the judgement to sbatch
 
@@ -70,8 +70,7 @@ def refuse_impossible(spec: JobSpec, groups: Sequence[NodeGroup]) -> None:
     asked = spec.partition.split(",") if spec.partition else [g.partition for g in groups if g.default]
     for name in asked:
         if name not in names:
-            near = nearest(name, names) or ":"
-            raise ConfigError(f"PARTITION={name}: no such partition{near} known are {', '.join(names)}")
+            raise ConfigError(f"PARTITION={name}: no such partition{known_are(name, names)}")
     # Without a default partition sbatch has a word to say, and we have not.
     problems = [_problem(spec, name, [g for g in groups if g.partition == name]) for name in asked]
     if problems and all(problems):

@@ -12,7 +12,7 @@ import pytest
 from specs import make_spec
 
 from accelerate_configs.choose import choose
-from accelerate_configs.request.elsewhere import FROM_ENV_FILE, FROM_YAML
+from accelerate_configs.request.elsewhere import SETTINGS
 from accelerate_configs.request.planned import check_planned
 from accelerate_configs.request.variables import BY_NAME, resolve
 from trainer.__main__ import main
@@ -202,12 +202,12 @@ def test_old_spellings_are_translated_and_said(tmp_path: Path) -> None:
 
 def test_every_name_in_the_tables_is_a_setting_or_a_variable() -> None:
     fields = {field.name for field in dataclasses.fields(TrainConfig)}
-    assert set(RENAMED) | set(REWORDED) | set(FROM_YAML) <= fields
+    assert set(RENAMED) | set(REWORDED) | set(SETTINGS) <= fields
     assert set(ENVIRONMENT.values()) - {"lora"} <= fields
     assert not (set(OURS) | set(NEEDLESS)) & fields
     assert all(name in usage() for name in (*OURS, *NEEDLESS, *PLANNED))
     assert {name for name, *_ in KNOBS} - {"effective batch"} <= fields
-    assert set(FROM_ENV_FILE.values()) | set(FROM_YAML.values()) <= set(BY_NAME)
+    assert {name.upper() for name in SETTINGS} <= set(BY_NAME)
 
 
 def test_config_prints_values_and_sources_and_says_what_is_lacking(

@@ -217,7 +217,7 @@ def test_unknown_names_are_refused_with_the_nearest_and_all_known() -> None:
         ("VRAM", "nan", "VRAM='nan': takes a number of GiB"),
         ("VRAM", "24T", "VRAM='24T': takes a number of GiB"),
         ("VRAM", "1e999", "VRAM='1e999': takes a number of GiB"),
-        ("LEARNING_RATE", "0", "LEARNING_RATE='0': takes a number above 0 and at most 1"),
+        ("LEARNING_RATE", "0", "LEARNING_RATE='0': takes a number from 1e-30 to 1"),
         ("TIME", "1:30", "TIME='1:30': takes a time of one minute to a year as minutes (90),"),
         ("TIME", "0", "TIME='0': takes a time"),
         ("NAME", "a\nb", r"NAME='a\nb': takes at most 40 of a-z, 0-9 and -"),

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from toy_project import make_toy_project, toy_argv
 
-from trainer.env_file import read_env_file
 from trainer.outcome import ConfigError
+from trainer.settings import read_env_file
 from trainer.supervise import complete_command, complete_environment
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from pkgutil import resolve_name
 
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SickNode
-from trainer.text import nearest
+from trainer.text import known_are
 
 # Each is a function that takes its own words. Imported when it is typed: some bring torch, none brings all.
 VERBS: dict[str, str] = {
@@ -51,7 +51,7 @@ def act(argv: list[str]) -> int:
         print(f"{__doc__}".strip())
         return FINISHED if verb else BAD_CONFIG
     if verb not in VERBS:
-        raise ConfigError(f"unknown verb {verb!r}{nearest(verb, tuple(VERBS)) or ':'} known are {', '.join(VERBS)}")
+        raise ConfigError(f"unknown verb {verb!r}{known_are(verb, VERBS)}")
     return int(resolve_name(VERBS[verb])(rest))
 
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, fields
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from trainer.outcome import FINISHED, ConfigError
-from trainer.text import nearest, shown, wrap
+from trainer.text import known_are, shown, wrap
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -45,8 +45,7 @@ TEXTS: dict[type, tuple[str, str]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """What a field takes."""
 
     kind: type
@@ -58,24 +57,34 @@ class Option:
     default: Any
     """MISSING, if it must be given."""
 
+    def read(self, text: str) -> Any:
+        """The value that `text` stands for; None, if the field does not take it."""
+        if (text.isprintable() or self.kind is Text) and re.fullmatch(self.pattern, text):
+            value = text == "true" if self.kind is bool else self.kind(text)
+            if not self.span or self.span.low <= value <= self.span.high:
+                return value
+        return None
+
+
+def option(hint: Any, default: Any = MISSING) -> Option:
+    """What a field of this type takes. `X | None` is read as X: leave the option out for None."""
+    kind, span = get_args(hint) if get_origin(hint) is Annotated else (hint, None)
+    if type(None) in get_args(kind):
+        kind = get_args(kind)[0]
+    if get_origin(kind) is Literal:
+        kind, allowed, pattern = str, " or ".join(get_args(kind)), "|".join(get_args(kind))
+    else:
+        allowed, pattern = TEXTS[kind]
+    if span:
+        allowed += f" from {span.low:.12g} to {span.high:.12g}"
+    return Option(kind=kind, pattern=pattern, allowed=allowed, span=span, default=default)
+
 
 @cache
 def options(cls: type) -> dict[str, Option]:
-    """By the names of the fields. `X | None` is read as X: leave the option out for None."""
-    found, hints = {}, get_type_hints(cls, include_extras=True)
-    for field in fields(cls):
-        hint = hints[field.name]
-        kind, span = get_args(hint) if get_origin(hint) is Annotated else (hint, None)
-        if type(None) in get_args(kind):
-            kind = get_args(kind)[0]
-        if get_origin(kind) is Literal:
-            kind, allowed, pattern = str, " or ".join(get_args(kind)), "|".join(get_args(kind))
-        else:
-            allowed, pattern = TEXTS[kind]
-        if span:
-            allowed += f" from {span.low:.12g} to {span.high:.12g}"
-        found[field.name] = Option(kind=kind, pattern=pattern, allowed=allowed, span=span, default=field.default)
-    return found
+    """By the names of the fields."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: option(hints[field.name], field.default) for field in fields(cls)}
 
 
 def parse(argv: Sequence[str], cls: type[Options], usage: str, *, words: list[str] | None = None) -> Options:
@@ -113,16 +122,15 @@ def split_flags(argv: Sequence[str], booleans: Collection[str], alone: list[str]
         name = flag.removeprefix("--").replace("-", "_")
         if alone is not None and not flag.startswith("--"):
             alone.append(word)
-        elif not flag.startswith("--") or not name:
+            continue
+        if not flag.startswith("--") or not name:
             raise ConfigError(f"unexpected {shown(flag)}: options are written --name value or --name=value")
-        elif name in given:
+        if name in given:
             raise ConfigError(f"--{name} was given twice")
-        elif equals:
-            given[name] = text
-        elif name in booleans and words[:1] not in (["true"], ["false"]):
-            given[name] = "true"
-        else:
-            given[name] = words.pop(0) if words else ""
+        if not equals:
+            is_alone = name in booleans and words[:1] not in (["true"], ["false"])
+            text = "true" if is_alone else words.pop(0) if words else ""
+        given[name] = text
     return given
 
 
@@ -140,17 +148,14 @@ def convert(cls: type, name: str, value: object, *, shown_as: str, also: Sequenc
     Raises:
         ConfigError: it does not take that; there is no such field, but others, and `also` beside them.
     """
-    names = [*options(cls), *also]
     if name not in options(cls):
-        raise ConfigError(f"unknown {shown_as!r}{nearest(name, names) or ':'} known are {', '.join(names)}")
-    option = options(cls)[name]
-    text = word(value) if isinstance(value, (str, int, float)) else ""
-    if (text.isprintable() or option.kind is Text) and re.fullmatch(option.pattern, text):
-        result = text == "true" if option.kind is bool else option.kind(text)
-        if not option.span or option.span.low <= result <= option.span.high:
-            return result
-    given = "nothing" if value is None else shown(word(value))
-    raise ConfigError(f"{shown_as} takes {option.allowed}, got {given}")
+        raise ConfigError(f"unknown {shown_as!r}{known_are(name, (*options(cls), *also))}")
+    field = options(cls)[name]
+    result = field.read(word(value)) if isinstance(value, (str, int, float)) else None
+    if result is None:
+        given = "nothing" if value is None else shown(word(value))
+        raise ConfigError(f"{shown_as} takes {field.allowed}, got {given}")
+    return result
 
 
 def field_help(cls: type) -> dict[str, str]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
@@ -29,10 +30,9 @@ from typing import Any
 import yaml
 
 from trainer.config import KNOBS, LORA_PRESETS, TrainConfig
-from trainer.env_file import read_env_file
 from trainer.flags import answer_help, build, convert, options, split_flags, word
 from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError
-from trainer.spellings import CONFIG_FILE, ENVIRONMENT, LORA, NEEDLESS, OURS, REWORDED
+from trainer.spellings import CONFIG_FILE, ENV_FILE, ENVIRONMENT, LORA, NEEDLESS, OURS, REWORDED
 from trainer.text import shown
 
 COMMAND_LINE = "command line"
@@ -106,7 +106,7 @@ def read_layer(source: str, given: Mapping[str, object], notices: list[str]) -> 
         text = str(value).lower()
         if name in NEEDLESS:
             needless, reason = NEEDLESS[name]
-            if text not in needless:
+            if text not in needless.split():
                 raise ConfigError(f"{before}{name} is not a setting here, leave {shown(text)} out: {reason}")
             notices.append(f"{source}: {name} is not needed: {reason}")
             continue
@@ -128,7 +128,32 @@ def read_layer(source: str, given: Mapping[str, object], notices: list[str]) -> 
     return values
 
 
-class _OnceLoader(yaml.SafeLoader):
+def read_env_file(path: Path) -> dict[str, str]:
+    """NAME=value lines of the project's `.env`: secrets and settings, read inside the job and by the planner, never
+    passed on; {} when there is none.
+
+    Raises:
+        ConfigError: a line that is no assignment, or a name that is not one of ours.
+    """
+    # The value in quotes, or up to the comment that a space and # begin.
+    assignment = re.compile(r"""(?:export )?([^=]*)=\s*(?:'([^']*)'.*|"([^"]*)".*|(.*?)(?:\s+#.*)?)""")
+    values = {}
+    lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line or line.startswith("#"):
+            continue
+        found = assignment.fullmatch(line)
+        if not found:
+            # Not said back: it may be a bare token.
+            raise ConfigError(f"{path} line {number}: takes NAME=value, and there is no = in it")
+        name = found[1].strip()
+        if name not in ENV_FILE and not re.fullmatch("WANDB_[A-Z_]+", name):
+            raise ConfigError(f"{path} line {number}: {name!r} is not one of {', '.join((*ENV_FILE, 'WANDB_*'))}")
+        values[name] = found[2] or found[3] or found[4]
+    return {name: value for name, value in values.items() if value}
+
+
+class OnceLoader(yaml.SafeLoader):
     """YAML lets a later key silently replace an earlier one; a setting said twice is a mistake."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -138,15 +163,20 @@ class _OnceLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def load_yaml(path: Path, source: str, loader: type[OnceLoader] = OnceLoader) -> Any:
+    """What the file says; {} when it is empty. `source` is how messages name it. Raises ConfigError."""
+    try:
+        entry = yaml.load(path.read_text(encoding="utf-8"), loader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
+    return {} if entry is None else entry
+
+
 def read_yaml(path: Path) -> dict[str, object]:
     """The file's settings by name, as written. Raises ConfigError when it is no flat mapping."""
-    try:
-        entry = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    entry = {} if entry is None else entry
+    entry = load_yaml(path, str(path))
     if not isinstance(entry, dict) or not all(isinstance(name, str) for name in entry):
         raise ConfigError(f"{path} takes `name: value` on each line; see python -m trainer config --help")
     return entry

@@ -21,13 +21,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainer import outcome
-from trainer.env_file import read_env_file
 from trainer.files import RECORD_ENV, RECORD_NAME, write_whole
 from trainer.node.preflight import MEETING_TIMEOUT_S, check_node, meeting_place
 from trainer.node.processes import SUPERVISOR_ENV, become_subreaper, in_launcher, kill_descendants, stop_signals_kept
 from trainer.node.stop import DEADLINE_ENV, FLAG, LIMIT_ENV
 from trainer.outcome import ConfigError, SickNode, node_rank
-from trainer.settings import say
+from trainer.settings import read_env_file, say
 
 
 def main(argv: Sequence[str]) -> int:

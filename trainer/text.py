@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 GIB = 1024**3
 
@@ -57,3 +57,9 @@ def nearest(word: str, known: Sequence[str]) -> str:
     by_lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return f", did you mean {by_lower[close[0]]}?" if close else ""
+
+
+def known_are(word: str, known: Iterable[str]) -> str:
+    """What stands behind an unknown word: what may have been meant, and all that is known."""
+    names = list(known)
+    return f"{nearest(word, names) or ':'} known are {', '.join(names)}"

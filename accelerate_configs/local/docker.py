@@ -30,7 +30,7 @@ Plans for this machine and trains on it in the image (make image). Which GPUs: C
 def run(argv: Sequence[str]) -> int:
     """Plan for this machine and train on it in a container; returns the supervisor's exit code."""
     from accelerate_configs.local.run import PROJECT_DIR, asks_help, carry_out, prepare
-    from trainer.env_file import read_env_file
+    from trainer.settings import read_env_file
 
     if asks_help(argv, USAGE):
         return FINISHED

@@ -24,9 +24,8 @@ from accelerate_configs.measure.fitting import Batch, write_batch
 from accelerate_configs.measure.memory_profile import LIMIT_ENV, LONGEST_ENV, OUT_OF_MEMORY
 from accelerate_configs.request.variables import help_text
 from trainer.data.lengths import data_digest
-from trainer.env_file import read_env_file
 from trainer.outcome import FAILED, FINISHED, ConfigError
-from trainer.settings import say
+from trainer.settings import read_env_file, say
 from trainer.supervise import complete_command
 from trainer.text import format_table, gib, last_words
 

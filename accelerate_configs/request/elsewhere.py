@@ -12,35 +12,14 @@ from typing import Any
 
 from accelerate_configs.job import Plan
 from trainer.config import LORA_PRESETS
-from trainer.env_file import read_env_file
 from trainer.flags import word
 from trainer.outcome import ConfigError
-from trainer.settings import Settings, resolve_settings
+from trainer.settings import Settings, read_env_file, resolve_settings
 from trainer.spellings import CONFIG_FILE
 
-# Names of .env and what they mean to the planner. BATCH_SIZE and GRAD_ACCUM mean their product.
-FROM_ENV_FILE: dict[str, str] = {
-    "MODEL_NAME": "MODEL",
-    "GRID_DATASET_PATH": "DATA",
-    "OUTPUT_DIR": "OUTPUT",
-    "MAX_STEPS": "MAX_STEPS",
-    "LEARNING_RATE": "LEARNING_RATE",
-    "MAX_LENGTH": "MAX_LENGTH",
-    "LORA": "LORA",
-    "ACCELERATE_CONFIG": "CONFIG",
-}
-# Settings of the YAML file that the planner has variables for; the others reach the ranks by the file itself.
-FROM_YAML: dict[str, str] = {
-    "model": "MODEL",
-    "data": "DATA",
-    "device": "DEVICE",
-    "quantization": "QUANTIZATION",
-    "vision": "VISION",
-    "max_length": "MAX_LENGTH",
-    "max_steps": "MAX_STEPS",
-    "learning_rate": "LEARNING_RATE",
-    "seed": "SEED",
-}
+# Settings that the planner has variables for, of the same name in capitals; the others reach the ranks by the file
+# itself.
+SETTINGS = ("model", "data", "device", "quantization", "vision", "max_length", "max_steps", "learning_rate", "seed")
 
 
 def given_elsewhere(given: Mapping[str, str], project_dir: Path) -> tuple[dict[str, str], dict[str, Any]]:
@@ -50,23 +29,23 @@ def given_elsewhere(given: Mapping[str, str], project_dir: Path) -> tuple[dict[s
         ConfigError: a file that cannot be read, or holds what is not allowed.
     """
     env_file = read_env_file(project_dir / ".env")
-    found = {name: env_file[key] for key, name in FROM_ENV_FILE.items() if key in env_file}
-    if "CONFIG" in found:
-        # accelerate's own spelling of the variable is a path.
-        found["CONFIG"] = found["CONFIG"].rpartition("/")[2].removesuffix(".yaml")
-    if "BATCH_SIZE" in env_file or "GRAD_ACCUM" in env_file:
-        values = resolve_settings([], {}, {k: v for k, v in env_file.items() if k != CONFIG_FILE}).values
-        found["EFFECTIVE_BATCH"] = str(values["micro_batch_size"] * values["gradient_accumulation_steps"])
     path = given.get(CONFIG_FILE) or env_file.get(CONFIG_FILE)
-    if not path:
-        return found, {}
-    settings = resolve_settings(["--config", path], {}, folder=project_dir)
-    in_file = {name for name, source in settings.sources.items() if source != "default"}
-    from_yaml = {name: word(settings.values[key]) for key, name in FROM_YAML.items() if key in in_file}
-    if in_file & {"lora_r", "lora_alpha"}:
-        from_yaml["LORA"] = _preset(path, settings)
-    fields = {"lora_dropout": settings.values["lora_dropout"]} if "lora_dropout" in in_file else {}
-    return {**from_yaml, **found, CONFIG_FILE: path}, fields
+    settings = resolve_settings(["--config", path] if path else [], {}, env_file, folder=project_dir)
+    values, sources = settings.values, {k: v for k, v in settings.sources.items() if v != "default"}
+    found = {name.upper(): word(values[name]) for name in SETTINGS if name in sources}
+    if path:
+        found[CONFIG_FILE] = path
+    if "lora_r" in sources or "lora_alpha" in sources:
+        found["LORA"] = _preset(path, settings)
+    # Of the YAML file these are a run's own: its folder, and what the plan decides.
+    if sources.get("output_dir") == ".env":
+        found["OUTPUT"] = values["output_dir"]
+    if ".env" in (sources.get("micro_batch_size"), sources.get("gradient_accumulation_steps")):
+        found["EFFECTIVE_BATCH"] = str(values["micro_batch_size"] * values["gradient_accumulation_steps"])
+    if config := env_file.get("ACCELERATE_CONFIG"):
+        # accelerate's own spelling of the variable is a path.
+        found["CONFIG"] = config.rpartition("/")[2].removesuffix(".yaml")
+    return found, {"lora_dropout": values["lora_dropout"]} if "lora_dropout" in sources else {}
 
 
 def told_by(plan: Plan, project_dir: Path) -> Settings:
@@ -77,11 +56,11 @@ def told_by(plan: Plan, project_dir: Path) -> Settings:
     return settings
 
 
-def _preset(path: str, settings: Settings) -> str:
-    """The name of the file's rank and alpha. Raises ConfigError when memory cannot be planned for them."""
+def _preset(path: str | None, settings: Settings) -> str:
+    """The name of the rank and alpha asked for. Raises ConfigError when memory cannot be planned for them."""
     asked = (settings.values["lora_r"], settings.values["lora_alpha"])
-    names = [name for name, sizes in LORA_PRESETS.items() if sizes == asked]
-    if not names:
-        known = ", ".join(f"{r}/{alpha} ({name})" for name, (r, alpha) in LORA_PRESETS.items())
-        raise ConfigError(f"{path}: lora_r/lora_alpha {asked[0]}/{asked[1]}: jobs are planned for {known}")
-    return names[0]
+    for name, sizes in LORA_PRESETS.items():
+        if sizes == asked:
+            return name
+    known = ", ".join(f"{r}/{alpha} ({name})" for name, (r, alpha) in LORA_PRESETS.items())
+    raise ConfigError(f"{path}: lora_r/lora_alpha {asked[0]}/{asked[1]}: jobs are planned for {known}")

@@ -10,9 +10,8 @@ from accelerate_configs.local import image
 from accelerate_configs.local.mounts import mounts
 from accelerate_configs.request.elsewhere import told_by
 from trainer.data.records import load_dataset
-from trainer.env_file import read_env_file
 from trainer.outcome import ConfigError
-from trainer.settings import say
+from trainer.settings import read_env_file, say
 
 
 def check_planned(plan: Plan) -> None:

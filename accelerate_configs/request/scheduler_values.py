@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from accelerate_configs.request.values import Parser, refuse
+from accelerate_configs.request.values import Parser, matching, refuse
 from trainer.outcome import ConfigError
-from trainer.text import nearest, shown
+from trainer.text import known_are, shown
 
 MAIL_TYPES = (
     *("NONE", "BEGIN", "END", "FAIL", "REQUEUE", "ALL", "INVALID_DEPEND", "STAGE_OUT"),
@@ -40,17 +40,6 @@ def or_none(parser: Parser) -> Parser:
     return parse
 
 
-def matching(pattern: str, allowed: str) -> Parser:
-    compiled = re.compile(pattern)
-
-    def parse(name: str, text: str) -> str:
-        if len(text) <= 1024 and compiled.fullmatch(text):
-            return text
-        raise refuse(name, text, f"takes {allowed}")
-
-    return parse
-
-
 constraint = matching(r"[A-Za-z0-9_\[(][A-Za-z0-9_.,&|*()\[\]:+-]*", "features, joined by & or |: a100&ib")
 hosts = matching(r"[A-Za-z0-9][A-Za-z0-9_.,\[\]-]*", "node names: n1,n[3-5]")
 mail_user = matching(r"[A-Za-z0-9_][A-Za-z0-9_.+%-]*(@[A-Za-z0-9][A-Za-z0-9.-]*)?", "an address or a user's name")
@@ -66,8 +55,7 @@ def quantity(name: str, text: str) -> str:
 def mail_type(name: str, text: str) -> str:
     for part in text.split(","):
         if part not in MAIL_TYPES:
-            near = nearest(part, MAIL_TYPES) or ":"
-            raise refuse(name, text, f"{shown(part)} is unknown{near} known are {', '.join(MAIL_TYPES)}")
+            raise refuse(name, text, f"{shown(part)} is unknown{known_are(part, MAIL_TYPES)}")
     return text
 
 
@@ -86,8 +74,7 @@ def extra_flags(name: str, text: str) -> tuple[str, ...]:
     for part in found:
         flag, equals, value = part.partition("=")
         if flag not in SBATCH_FLAGS:
-            near = nearest(flag, tuple(SBATCH_FLAGS)) or ":"
-            raise refuse(name, text, f"{shown(flag)} is not passed on{near} known are {', '.join(SBATCH_FLAGS)}")
+            raise refuse(name, text, f"{shown(flag)} is not passed on{known_are(flag, SBATCH_FLAGS)}")
         if SBATCH_FLAGS[flag] and not re.fullmatch(r"[A-Za-z0-9_.,:/@%+=*&|()\[\]-]{1,255}", value):
             raise refuse(name, text, f"takes {flag}=value, of letters, digits and _.,:/@%+=*&|()[]-")
         if equals and not SBATCH_FLAGS[flag]:

@@ -10,10 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
-from accelerate_configs.request.values import GPU_GIB, NO_BF16, number
+from accelerate_configs.request.values import GPU_GIB, NO_BF16, gib
 from trainer.outcome import ConfigError
-from trainer.text import nearest, shown
+from trainer.settings import OnceLoader, load_yaml
+from trainer.text import known_are, shown
 
 GPU_TYPES = "gpu_types"
 ASSUMED_VRAM_GIB = 24.0
@@ -33,6 +35,13 @@ class Site:
     """What is no variable, by key, as YAML without types; its backend checks it."""
 
 
+class AsTyped(OnceLoader):
+    """Leaves all scalars as they were typed: YAML's own reading makes 12:00:00 the number 43200."""
+
+    yaml_implicit_resolvers: ClassVar = {}  # type: ignore[misc]
+    yaml_constructors: ClassVar = {}
+
+
 def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested: Sequence[str] = ()) -> Site:
     """The site file at `path`, which may say `keys`, gpu_types and `nested`. `source` is how messages name it.
 
@@ -41,31 +50,15 @@ def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested
     Raises:
         ConfigError: it cannot be read, is no flat YAML mapping, or has a key that is not known.
     """
-    import yaml  # 20 ms, and most checkouts have no site file
-
-    try:
-        text = path.read_text(encoding="utf-8")
-        # BaseLoader leaves all scalars as they were typed: YAML's own reading makes 12:00:00 the number 43200.
-        content = yaml.load(text, Loader=yaml.BaseLoader)
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise ConfigError(f"SITE={source}: {said}: make site drafts one, SITE=none does without") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
+    if not path.exists():
+        raise ConfigError(f"SITE={source}: No such file or directory: make site drafts one, SITE=none does without")
     known = (*keys, GPU_TYPES, *nested)
-    if content in (None, ""):
-        content = {}
+    content = load_yaml(path, source, AsTyped)
     if not isinstance(content, dict):
         raise ConfigError(f"{source}: takes lines of `key: value`, keys are {', '.join(known)}")
-    # YAML forbids a key twice, and PyYAML takes the last without a word.
-    keys_there = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-    if twice := [key for key in content if keys_there.count(key) > 1]:
-        raise ConfigError(f"{source}: {shown(twice[0])} is there twice: remove one")
     for key in content:
         if key not in known:
-            near = nearest(str(key), known) or ":"
-            raise ConfigError(f"{source}: unknown {shown(str(key))}{near} known are {', '.join(known)}")
+            raise ConfigError(f"{source}: unknown {shown(str(key))}{known_are(str(key), known)}")
     gpu_gib = _gpu_types(source, content.pop(GPU_TYPES, {}))
     apart = {key: content.pop(key) for key in nested if key in content}
     texts = {key.upper(): _text(source, key, value) for key, value in content.items()}
@@ -94,24 +87,20 @@ def vram(fields: dict[str, object], site: Site) -> tuple[float, str]:
         return sizes[spelled[kind.lower()]], f"GPU_TYPE={spelled[kind.lower()]} of {site.source}"
     known = (*sizes, *(name for name in GPU_GIB if name not in spelled))
     if kind.lower() not in GPU_GIB:
-        near = nearest(kind, known)
-        raise ConfigError(
-            f"GPU_TYPE={kind}: not known{near or ':'} known are {', '.join(known)}; for others add VRAM=<GiB>"
-        )
+        raise ConfigError(f"GPU_TYPE={kind}: not known{known_are(kind, known)}; for others add VRAM=<GiB>")
     return GPU_GIB[kind.lower()], f"GPU_TYPE={kind}"
 
 
 def _gpu_types(source: str, content: object) -> dict[str, float]:
     if not isinstance(content, dict):
         raise ConfigError(f"{source}: gpu_types takes lines of `name: GiB of one GPU`")
-    parse = number(0, 1024, "GiB")
     sizes: dict[str, float] = {}
     for name, size in content.items():
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
             raise ConfigError(f"{source}: gpu_types: {shown(str(name))} takes letters, digits and ._-")
         if name.lower() in NO_BF16:
             raise ConfigError(f"{source}: gpu_types: {name} has no bfloat16, which training needs: remove it")
-        sizes[name] = float(str(parse(f"{source}: gpu_types: {name}", str(size))))
+        sizes[name] = gib(f"{source}: gpu_types: {name}", str(size))
     return sizes
 
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Annotated
 
+from trainer.config import TrainConfig
+from trainer.flags import TEXTS, Option, Range, option, options
 from trainer.outcome import ConfigError
 from trainer.text import nearest, shown
 
@@ -16,34 +19,11 @@ Parser = Callable[[str, str], object]
 # GiB a card is sold with, by the name schedulers know it under. A100 means the smaller one: a plan that is
 # too small runs, one that is too large does not; GPU_TYPE=a100 VRAM=80 says otherwise.
 GPU_GIB: dict[str, float] = {
-    "a10": 24,
-    "a10g": 24,
-    "a16": 16,
-    "a30": 24,
-    "a40": 48,
-    "a100": 40,
-    "a100-40": 40,
-    "a100-80": 80,
-    "a2": 16,
-    "a4000": 16,
-    "a5000": 24,
-    "a6000": 48,
-    "b200": 180,
-    "gh200": 96,
-    "h100": 80,
-    "h200": 141,
-    "l4": 24,
-    "l40": 48,
-    "l40s": 48,
-    "rtx3060": 12,
-    "rtx3080": 10,
-    "rtx3090": 24,
-    "rtx4080": 16,
-    "rtx4090": 24,
-    "rtx5080": 16,
-    "rtx5090": 32,
-    "rtx6000ada": 48,
-}
+    "a10": 24, "a10g": 24, "a16": 16, "a30": 24, "a40": 48, "a100": 40, "a100-40": 40, "a100-80": 80,
+    "a2": 16, "a4000": 16, "a5000": 24, "a6000": 48, "b200": 180, "gh200": 96, "h100": 80, "h200": 141,
+    "l4": 24, "l40": 48, "l40s": 48, "rtx3060": 12, "rtx3080": 10, "rtx3090": 24, "rtx4080": 16,
+    "rtx4090": 24, "rtx5080": 16, "rtx5090": 32, "rtx6000ada": 48,
+}  # fmt: skip
 # Older than compute capability 8.0, so without bfloat16, which the training computes in.
 NO_BF16 = ("gtx1080ti", "k80", "m40", "p4", "p40", "p100", "rtx2080ti", "rtx6000", "rtx8000", "t4", "v100")
 
@@ -55,27 +35,38 @@ def refuse(name: str, text: str, allowed: str) -> ConfigError:
     return ConfigError(f"{name}={shown(text)}: {allowed}")
 
 
-def integer(low: int, high: int, hint: str = "") -> Parser:
-    def parse(name: str, text: str) -> int:
-        # ASCII digits only: int() also takes underscores, spaces and other scripts' digits.
-        if re.fullmatch(r"[0-9]{1,12}", text) and low <= int(text) <= high:
-            return int(text)
-        raise refuse(name, text, f"takes a whole number from {low} to {high}{hint}")
+def taking(option: Option, hint: str = "") -> Parser:
+    """What a setting of that type takes, in the trainer's words."""
+
+    def parse(name: str, text: str) -> object:
+        if (value := option.read(text)) is None:
+            raise refuse(name, text, f"takes {option.allowed}{hint}")
+        return value
 
     return parse
 
 
-def number(low: float, high: float, unit: str = "") -> Parser:
-    """A float greater than `low` and at most `high`; with a unit (GiB), `24G` and `24GiB` are fine too."""
-    suffix = r"\s*(?:G|GB|GiB)?" if unit else ""
-    pattern = re.compile(rf"((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{{1,3}})?){suffix}")
+def setting(name: str) -> Parser:
+    return taking(options(TrainConfig)[name])
 
-    def parse(name: str, text: str) -> float:
-        found = pattern.fullmatch(text)
-        if found and low < float(found[1]) <= high:
-            return float(found[1])
-        of = f" of {unit}" if unit else ""
-        raise refuse(name, text, f"takes a number{of} above {low:g} and at most {high:g}")
+
+def whole(low: int, high: int, hint: str = "") -> Parser:
+    return taking(option(Annotated[int, Range(low, high)]), hint)
+
+
+def gib(name: str, text: str) -> float:
+    """`24`, `24G` and `24GiB` are all fine."""
+    found = re.fullmatch(rf"({TEXTS[float][1]})\s*(G|GB|GiB)?", text)
+    if found and 0 < float(found[1]) <= 1024:
+        return float(found[1])
+    raise refuse(name, text, "takes a number of GiB above 0 and at most 1024")
+
+
+def matching(pattern: str, allowed: str) -> Parser:
+    def parse(name: str, text: str) -> str:
+        if len(text) <= 1024 and re.fullmatch(pattern, text):
+            return text
+        raise refuse(name, text, f"takes {allowed}")
 
     return parse
 
@@ -137,10 +128,7 @@ def identifier(limit: int) -> Parser:
     return parse
 
 
-def scheduler_name(name: str, text: str) -> str:
-    if re.fullmatch(r"[A-Za-z0-9_.,][A-Za-z0-9_.,-]{0,254}", text):
-        return text
-    raise refuse(name, text, "takes letters, digits and _.,- and does not begin with -")
+scheduler_name = matching(r"[A-Za-z0-9_.,][A-Za-z0-9_.,-]{0,254}", "letters, digits and _.,- and does not begin with -")
 
 
 def text(name: str, text: str) -> str:

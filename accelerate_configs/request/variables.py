@@ -11,17 +11,18 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple, get_args
 
 from accelerate_configs.job import JobSpec
 from accelerate_configs.request import scheduler_values, values
 from accelerate_configs.request.elsewhere import given_elsewhere
 from accelerate_configs.request.scheduler_values import or_none
 from accelerate_configs.request.site import Site, vram
-from trainer.config import LORA_PRESETS
+from trainer.config import LORA_PRESETS, Device, Quantization, Vision
 from trainer.outcome import ConfigError
-from trainer.text import GIB, nearest, shown
+from trainer.text import GIB, known_are, shown
 
 PREFIX = "TRAINYARD_"
 GIVEN_ENV = "TRAINYARD_GIVEN"
@@ -34,8 +35,7 @@ PAD_TO = 8  # the collator pads batches to a multiple of this
 _NO_GPU_HINT = "; for a run without GPUs leave it out and say DEVICE=cpu"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Variable:
+class Variable(NamedTuple):
     """One thing that can be asked for."""
 
     name: str
@@ -50,61 +50,57 @@ class Variable:
         return "--" + self.name.lower().replace("_", "-")
 
 
-def _variable(name: str, field: str | None, parse: values.Parser, help: str) -> Variable:
-    return Variable(name=name, field=field, parse=parse, help=help)
-
-
 VARIABLES: tuple[Variable, ...] = (
-    _variable("GPUS", "gpus", values.integer(1, 64, _NO_GPU_HINT), "GPUs a node (1; none with DEVICE=cpu)"),
-    _variable("NODES", "nodes", values.integer(1, 1024), "machines (1)"),
-    _variable("VRAM", "vram_gib", values.number(0, 1024, "GiB"), "memory of one GPU in GiB (GPU_TYPE's, else 24)"),
-    _variable("GPU_TYPE", "gpu_type", values.gpu_type, "kind of GPU, as the cluster calls it: a100, l40s, ..."),
-    _variable("TIME", "time_limit_min", values.minutes, f"time limit: {values.DURATIONS} (12h)"),
-    _variable("MODEL", "model", values.path(), f"folder or hub id ({DEFAULT_MODEL})"),
-    _variable("DATA", "data", values.path(), f"JSONL file, or folder with train.jsonl ({DEFAULT_DATA})"),
-    _variable("OUTPUT", "output", values.path("%\\"), "folder that holds one folder a run (runs)"),
-    _variable("NAME", "name", values.identifier(40), "the job's name (from MODEL)"),
-    _variable("RUN", "run_id", values.identifier(63), "the run's id (NAME and a suffix)"),
-    _variable("CONFIG", "accelerate_config", values.one_of(*CONFIGS), f"{', '.join(CONFIGS)}"),
-    _variable("CONFIG_FILE", "config_file", values.path(), "YAML with settings (python -m trainer config --help)"),
-    _variable("DEVICE", "device", values.one_of("cuda", "cpu"), "cuda or cpu (cuda)"),
-    _variable(
+    Variable("GPUS", "gpus", values.whole(1, 64, _NO_GPU_HINT), "GPUs a node (1; none with DEVICE=cpu)"),
+    Variable("NODES", "nodes", values.whole(1, 1024), "machines (1)"),
+    Variable("VRAM", "vram_gib", values.gib, "memory of one GPU in GiB (GPU_TYPE's, else 24)"),
+    Variable("GPU_TYPE", "gpu_type", values.gpu_type, "kind of GPU, as the cluster calls it: a100, l40s, ..."),
+    Variable("TIME", "time_limit_min", values.minutes, f"time limit: {values.DURATIONS} (12h)"),
+    Variable("MODEL", "model", values.path(), f"folder or hub id ({DEFAULT_MODEL})"),
+    Variable("DATA", "data", values.path(), f"JSONL file, or folder with train.jsonl ({DEFAULT_DATA})"),
+    Variable("OUTPUT", "output", values.path("%\\"), "folder that holds one folder a run (runs)"),
+    Variable("NAME", "name", values.identifier(40), "the job's name (from MODEL)"),
+    Variable("RUN", "run_id", values.identifier(63), "the run's id (NAME and a suffix)"),
+    Variable("CONFIG", "accelerate_config", values.one_of(*CONFIGS), f"{', '.join(CONFIGS)}"),
+    Variable("CONFIG_FILE", "config_file", values.path(), "YAML with settings (python -m trainer config --help)"),
+    Variable("DEVICE", "device", values.one_of(*get_args(Device)), "cuda or cpu (cuda)"),
+    Variable(
         "RUNTIME", "runtime", values.runtime, "none (the checkout's environment), or apptainer or pyxis with IMAGE"
     ),
-    _variable("IMAGE", "image", or_none(values.image), "container image: a reference, or a .sif or .sqsh file"),
-    _variable("BINDS", "binds", scheduler_values.binds, "what containers also see: /scratch,/sets:/data/sets:ro"),
-    _variable("ACCOUNT", "account", or_none(values.scheduler_name), "account to charge (the cluster's default)"),
-    _variable("PARTITION", "partition", or_none(values.scheduler_name), "partition (the cluster's default)"),
-    _variable("QOS", "qos", or_none(values.scheduler_name), "quality of service (the cluster's default)"),
-    _variable("CONSTRAINT", "constraint", or_none(scheduler_values.constraint), "features that nodes must have"),
-    _variable("EXCLUDE", "exclude", or_none(scheduler_values.hosts), "nodes to stay away from: n1,n[3-5]"),
-    _variable("RESERVATION", "reservation", or_none(values.scheduler_name), "reservation to run in"),
-    _variable("MAIL_USER", "mail_user", or_none(scheduler_values.mail_user), "who gets Slurm's mail"),
-    _variable("MAIL_TYPE", "mail_type", or_none(scheduler_values.mail_type), "when: END,FAIL, ..."),
-    _variable("GPU_FLAG", "gpu_flag", values.one_of("gres", "gpus-per-node"), "how GPUs are asked for (gres)"),
-    _variable("EXTRA_FLAGS", "extra_flags", scheduler_values.extra_flags, "more for sbatch: --nice=100 --licenses=x:1"),
-    _variable("MODULES", "modules", scheduler_values.modules, "modules to load: cuda/12.4,python/3.11"),
-    _variable("ENVIRONMENT", "environment", scheduler_values.environment, "for the job: NCCL_DEBUG=INFO,HF_HOME=/x"),
-    _variable("NAMESPACE", "namespace", values.identifier(63), "Kubernetes namespace (that of kubectl's context)"),
-    _variable("QUEUE", "queue", or_none(values.identifier(63)), "Kueue's queue (none: starts at once)"),
-    _variable("PVC", "pvc", values.identifier(63), "claim that holds runs, data and models (trainyard)"),
-    _variable("SIZE", None, scheduler_values.quantity, "claim: its size, 200Gi"),
-    _variable("SITE", None, values.path(), "file of the cluster's defaults (site.yaml in slurm/ or k8s/), or none"),
-    _variable("CPUS", "cpus", values.integer(1, 1024), "CPU cores a node (4 a GPU)"),
-    _variable("MEM", "mem_gib", values.integer(1, 65536, " GiB"), "host memory a node in GiB (16 a GPU, at least 32)"),
-    _variable("MAX_STEPS", "max_steps", values.integer(1, 10_000_000), "optimizer steps (1500)"),
-    _variable("LEARNING_RATE", "learning_rate", values.number(0, 1), "peak learning rate (2e-4)"),
-    _variable("LORA", "lora", values.one_of(*LORA_PRESETS), "LoRA preset: high, medium, low (medium)"),
-    _variable("VISION", "vision", values.one_of("frozen", "lora"), "image tower: frozen or lora (frozen)"),
-    _variable("QUANTIZATION", "quantization", values.one_of("nf4", "none"), "nf4 or none (nf4)"),
-    _variable("EFFECTIVE_BATCH", "effective_batch_size", values.integer(1, 65536), "samples a step, all GPUs (8)"),
-    _variable("MAX_LENGTH", "max_length", values.integer(16, 1 << 20), "tokens a sample, images included (1024)"),
-    _variable("SEED", "seed", values.integer(0, 2**32 - 1), "seed of everything drawn (0)"),
-    _variable("GRID", None, values.text, "sweep: what members differ in: LEARNING_RATE=1e-4,2e-4 LORA=low,high"),
-    _variable("SWEEP", None, values.path(), "sweep: file for W&B, or entity/project/id (wandb_sweep.yaml)"),
-    _variable("TRIALS", None, values.integer(1, 256), "sweep: trials to take from W&B (12)"),
-    _variable("PARALLEL", None, values.integer(1, 256), "sweep: members that run at once, at most (4)"),
-    _variable("FORMAT", None, values.one_of("text", "json"), "plan: text or json (text)"),
+    Variable("IMAGE", "image", or_none(values.image), "container image: a reference, or a .sif or .sqsh file"),
+    Variable("BINDS", "binds", scheduler_values.binds, "what containers also see: /scratch,/sets:/data/sets:ro"),
+    Variable("ACCOUNT", "account", or_none(values.scheduler_name), "account to charge (the cluster's default)"),
+    Variable("PARTITION", "partition", or_none(values.scheduler_name), "partition (the cluster's default)"),
+    Variable("QOS", "qos", or_none(values.scheduler_name), "quality of service (the cluster's default)"),
+    Variable("CONSTRAINT", "constraint", or_none(scheduler_values.constraint), "features that nodes must have"),
+    Variable("EXCLUDE", "exclude", or_none(scheduler_values.hosts), "nodes to stay away from: n1,n[3-5]"),
+    Variable("RESERVATION", "reservation", or_none(values.scheduler_name), "reservation to run in"),
+    Variable("MAIL_USER", "mail_user", or_none(scheduler_values.mail_user), "who gets Slurm's mail"),
+    Variable("MAIL_TYPE", "mail_type", or_none(scheduler_values.mail_type), "when: END,FAIL, ..."),
+    Variable("GPU_FLAG", "gpu_flag", values.one_of("gres", "gpus-per-node"), "how GPUs are asked for (gres)"),
+    Variable("EXTRA_FLAGS", "extra_flags", scheduler_values.extra_flags, "more for sbatch: --nice=100 --licenses=x:1"),
+    Variable("MODULES", "modules", scheduler_values.modules, "modules to load: cuda/12.4,python/3.11"),
+    Variable("ENVIRONMENT", "environment", scheduler_values.environment, "for the job: NCCL_DEBUG=INFO,HF_HOME=/x"),
+    Variable("NAMESPACE", "namespace", values.identifier(63), "Kubernetes namespace (that of kubectl's context)"),
+    Variable("QUEUE", "queue", or_none(values.identifier(63)), "Kueue's queue (none: starts at once)"),
+    Variable("PVC", "pvc", values.identifier(63), "claim that holds runs, data and models (trainyard)"),
+    Variable("SIZE", None, scheduler_values.quantity, "claim: its size, 200Gi"),
+    Variable("SITE", None, values.path(), "file of the cluster's defaults (site.yaml in slurm/ or k8s/), or none"),
+    Variable("CPUS", "cpus", values.whole(1, 1024), "CPU cores a node (4 a GPU)"),
+    Variable("MEM", "mem_gib", values.whole(1, 65536, " GiB"), "host memory a node in GiB (16 a GPU, at least 32)"),
+    Variable("MAX_STEPS", "max_steps", values.setting("max_steps"), "optimizer steps (1500)"),
+    Variable("LEARNING_RATE", "learning_rate", values.setting("learning_rate"), "peak learning rate (2e-4)"),
+    Variable("LORA", "lora", values.one_of(*LORA_PRESETS), "LoRA preset: high, medium, low (medium)"),
+    Variable("VISION", "vision", values.one_of(*get_args(Vision)), "image tower: frozen or lora (frozen)"),
+    Variable("QUANTIZATION", "quantization", values.one_of(*get_args(Quantization)), "nf4 or none (nf4)"),
+    Variable("EFFECTIVE_BATCH", "effective_batch_size", values.whole(1, 65536), "samples a step, all GPUs (8)"),
+    Variable("MAX_LENGTH", "max_length", values.setting("max_length"), "tokens a sample, images included (1024)"),
+    Variable("SEED", "seed", values.setting("seed"), "seed of everything drawn (0)"),
+    Variable("GRID", None, values.text, "sweep: what members differ in: LEARNING_RATE=1e-4,2e-4 LORA=low,high"),
+    Variable("SWEEP", None, values.path(), "sweep: file for W&B, or entity/project/id (wandb_sweep.yaml)"),
+    Variable("TRIALS", None, values.whole(1, 256), "sweep: trials to take from W&B (12)"),
+    Variable("PARALLEL", None, values.whole(1, 256), "sweep: members that run at once, at most (4)"),
+    Variable("FORMAT", None, values.one_of("text", "json"), "plan: text or json (text)"),
 )
 OF_SWEEPS = ("GRID", "SWEEP", "TRIALS", "PARALLEL")
 NO_SITE = Site()
@@ -117,8 +113,7 @@ def read_given(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, str
     given: dict[str, str] = {}
     for name in environ.get(GIVEN_ENV, "").split():
         if name not in BY_NAME:
-            known = tuple(BY_NAME)
-            raise ConfigError(f"unknown {shown(name)}{_or_list(name.upper(), known)}")
+            raise ConfigError(f"unknown {shown(name)}{known_are(name.upper(), BY_NAME)}")
         given[name] = environ.get(PREFIX + name, "")
     words = list(argv)
     while words:
@@ -126,12 +121,10 @@ def read_given(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, str
         if not flag.startswith("--"):
             raise ConfigError(f"unexpected {shown(flag)}: options are written --gpus 2 or --gpus=2; see --help")
         if flag not in BY_FLAG:
-            raise ConfigError(f"unknown {shown(flag)}{_or_list(flag.lower(), tuple(BY_FLAG))}")
-        if not equals:
-            if not words:
-                raise ConfigError(f"{flag} needs a value: {BY_FLAG[flag].help}")
-            text = words.pop(0)
-        given[BY_FLAG[flag].name] = text
+            raise ConfigError(f"unknown {shown(flag)}{known_are(flag.lower(), BY_FLAG)}")
+        if not equals and not words:
+            raise ConfigError(f"{flag} needs a value: {BY_FLAG[flag].help}")
+        given[BY_FLAG[flag].name] = text if equals else words.pop(0)
     return given
 
 
@@ -198,10 +191,6 @@ def help_text(usage: str) -> str:
     """The table of variables in both spellings."""
     rows = [f"  {v.flag:<18} {v.name:<16} {v.help}" for v in VARIABLES]
     return "\n".join([usage, "", "  flag               with make        what it is (default)", *rows, ""])
-
-
-def _or_list(word: str, known: tuple[str, ...]) -> str:
-    return f"{nearest(word, known) or ':'} known are {', '.join(known)}"
 
 
 def _with_site(asked: dict[str, object], site: Site) -> tuple[dict[str, object], list[str]]:

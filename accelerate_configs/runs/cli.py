@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from accelerate_configs.job import Plan
 from accelerate_configs.request.variables import OF_SWEEPS, help_text, read_given
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SchedulerError
-from trainer.text import nearest, shown
+from trainer.text import known_are, shown
 
 Verb = Callable[[dict[str, str], Mapping[str, str]], int]
 """Takes what was given, as text by variable name, and the environment; returns an exit code."""
@@ -81,7 +81,7 @@ def _run(backend: Backend, argv: Sequence[str], environ: Mapping[str, str]) -> i
     verb = argv[0] if argv else ""
     known = tuple(name for name in VERBS if name in backend.verbs)
     if verb not in known:
-        raise ConfigError(f"unknown verb {verb!r}{nearest(verb, known) or ':'} known are {', '.join(known)}")
+        raise ConfigError(f"unknown verb {verb!r}{known_are(verb, known)}")
     given = read_given(argv[1:], environ)
     if "FORMAT" in given and verb != "plan":
         raise ConfigError(f"FORMAT={given['FORMAT']}: only plan has formats, leave it out for {verb}")

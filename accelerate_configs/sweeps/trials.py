@@ -20,10 +20,9 @@ from accelerate_configs.sweeps.grid import Sweep, plan_grid, plan_members
 from accelerate_configs.sweeps.trial import ACCUMULATION, PARAMETERS, RANK
 from accelerate_configs.sweeps.wandb_service import KEY, create_sweep, find_sweep
 from trainer.config import LORA_PRESETS, TrainConfig
-from trainer.env_file import read_env_file
 from trainer.flags import convert
 from trainer.outcome import ConfigError
-from trainer.settings import read_yaml
+from trainer.settings import read_env_file, read_yaml
 from trainer.text import format_table, nearest, shown
 
 DEFAULT_SWEEP = "wandb_sweep.yaml"

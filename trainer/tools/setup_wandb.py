@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.env_file import read_env_file
 from trainer.flags import parse
 from trainer.outcome import ConfigError
+from trainer.settings import read_env_file
 from trainer.tools.checks import ask, conclude
 from trainer.tracking.wandb_run import PROJECT
 
