@@ -100,13 +100,6 @@ def test_a_given_batch_is_kept() -> None:
     assert (plan.effective_batch_size, *brief(plan)[1:]) == (12, 2, 3)
 
 
-def test_an_unknown_config_is_refused_with_the_known_ones() -> None:
-    assert refusal(make_spec(accelerate_config="multi_gpus")) == (
-        "CONFIG=multi_gpus: not known, did you mean multi_gpu? known are auto, single_gpu, "
-        "single_gpu_low_mem, multi_gpu, deepspeed_zero3, cpu_mps"
-    )
-
-
 @pytest.mark.parametrize(
     ("request_", "expected"),
     [

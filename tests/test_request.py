@@ -10,18 +10,9 @@ import pytest
 from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
 
-from accelerate_configs.choose import CONFIGS as CHOOSER_CONFIGS
 from accelerate_configs.job import JobSpec
 from accelerate_configs.memory.shapes import resolve_shape
-from accelerate_configs.request.variables import (
-    BY_NAME,
-    CONFIGS,
-    VARIABLES,
-    help_text,
-    parse_given,
-    read_given,
-    resolve,
-)
+from accelerate_configs.request.variables import BY_NAME, VARIABLES, help_text, parse_given, read_given, resolve
 from trainer.outcome import ConfigError
 
 ROOT = Path("/home/ada/trainyard")
@@ -225,6 +216,7 @@ def test_unknown_names_are_refused_with_the_nearest_and_all_known() -> None:
         ("NAME", "a" * 41, "takes at most 40 of a-z"),
         ("RUN", "../x", "RUN='../x': takes at most 63 of a-z, 0-9 and -"),
         ("CONFIG", "zero", "CONFIG='zero': takes one of auto, single_gpu, single_gpu_low_mem, multi_gpu,"),
+        ("CONFIG", "multi_gpus", "deepspeed_zero3, cpu_mps, did you mean multi_gpu?"),
         ("DEVICE", "mps", "DEVICE='mps': takes one of cuda, cpu"),
         ("PARTITION", "-x", "PARTITION='-x': takes letters, digits and _.,-"),
         ("ACCOUNT", "a b", "ACCOUNT='a b': takes letters"),
@@ -292,10 +284,6 @@ def test_whatever_is_typed_is_taken_or_refused_in_one_printable_line(name: str, 
         assert str(refused).isprintable()
     else:
         assert str(value).isprintable()
-
-
-def test_the_configurations_are_the_choosers() -> None:
-    assert set(CONFIGS) == {"auto", *CHOOSER_CONFIGS}
 
 
 def test_help_lists_every_variable_in_both_spellings() -> None:

@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple, get_args
 
+from accelerate_configs.choose import CONFIGS
 from accelerate_configs.job import JobSpec
 from accelerate_configs.request import scheduler_values, values
 from accelerate_configs.request.elsewhere import given_elsewhere
@@ -26,7 +27,6 @@ from trainer.text import GIB, known_are, shown
 
 PREFIX = "TRAINYARD_"
 GIVEN_ENV = "TRAINYARD_GIVEN"
-CONFIGS = ("auto", "single_gpu", "single_gpu_low_mem", "multi_gpu", "deepspeed_zero3", "cpu_mps")
 DEFAULT_MODEL = "google/gemma-3-4b-it"
 DEFAULT_DATA = "data"
 DEFAULT_OUTPUT = "runs"
@@ -61,7 +61,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("OUTPUT", "output", values.path("%\\"), "folder that holds one folder a run (runs)"),
     Variable("NAME", "name", values.identifier(40), "the job's name (from MODEL)"),
     Variable("RUN", "run_id", values.identifier(63), "the run's id (NAME and a suffix)"),
-    Variable("CONFIG", "accelerate_config", values.one_of(*CONFIGS), f"{', '.join(CONFIGS)}"),
+    Variable("CONFIG", "accelerate_config", values.one_of("auto", *CONFIGS), f"auto, {', '.join(CONFIGS)}"),
     Variable("CONFIG_FILE", "config_file", values.path(), "YAML with settings (python -m trainer config --help)"),
     Variable("DEVICE", "device", values.one_of(*get_args(Device)), "cuda or cpu (cuda)"),
     Variable(
