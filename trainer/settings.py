@@ -142,8 +142,7 @@ def read_env_file(path: Path) -> dict[str, str]:
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):
             continue
-        found = assignment.fullmatch(line)
-        if not found:
+        if not (found := assignment.fullmatch(line)):
             # Not said back: it may be a bare token.
             raise ConfigError(f"{path} line {number}: takes NAME=value, and there is no = in it")
         name = found[1].strip()
