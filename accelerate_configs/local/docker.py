@@ -16,6 +16,8 @@ from accelerate_configs.job import Plan
 from accelerate_configs.local import image
 from accelerate_configs.local.mounts import Mount, cache_folder, check_mounts, env_file, mounts
 from accelerate_configs.memory.hub import hub_cache
+from accelerate_configs.request.variables import help_text
+from trainer.flags import answer_help
 from trainer.node.processes import stop_signals_kept
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, RUN_AGAIN, ConfigError
 
@@ -29,11 +31,10 @@ Plans for this machine and trains on it in the image (make image). Which GPUs: C
 
 def run(argv: Sequence[str]) -> int:
     """Plan for this machine and train on it in a container; returns the supervisor's exit code."""
-    from accelerate_configs.local.run import PROJECT_DIR, asks_help, carry_out, prepare
+    from accelerate_configs.local.run import PROJECT_DIR, carry_out, prepare
     from trainer.settings import read_env_file
 
-    if asks_help(argv, USAGE):
-        return FINISHED
+    answer_help(argv, help_text(USAGE))
     program = os.environ.get(PROGRAM_ENV) or "docker"
     if not shutil.which(program):
         raise ConfigError(f"no {program} on PATH: install it, say DOCKER=podman, or make run, which needs neither")

@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from accelerate_configs.job import JobSpec, Plan
+from accelerate_configs.request.variables import OF_SWEEPS, help_text, read_given, resolve
 from accelerate_configs.runs.cli import fresh_suffix
+from trainer.flags import answer_help
 from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, ConfigError
 from trainer.text import GIB
 
@@ -40,8 +42,6 @@ def prepare(argv: Sequence[str]) -> Plan:
 
 def request_here(argv: Sequence[str]) -> JobSpec:
     """What is asked of this machine. Raises ConfigError for what it cannot do."""
-    from accelerate_configs.request.variables import OF_SWEEPS, resolve
-
     given = given_here(argv)
     if odd := [name for name in OF_SWEEPS if name in given]:
         raise ConfigError(f"{odd[0]}={given[odd[0]]}: only make sweep takes it, leave it out for run")
@@ -52,8 +52,6 @@ def request_here(argv: Sequence[str]) -> JobSpec:
 
 def given_here(argv: Sequence[str]) -> dict[str, str]:
     """What was asked for, with this machine's cores and memory where nothing was said of them."""
-    from accelerate_configs.request.variables import read_given
-
     given = read_given(argv, os.environ)
     given.setdefault("CPUS", str(os.cpu_count()))  # more threads than cores would only wait for each other
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -94,8 +92,7 @@ def check_folder(plan: Plan) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Plan for this machine and train on it; returns the supervisor's exit code."""
-    if asks_help(argv):
-        return FINISHED
+    answer_help(argv, help_text(USAGE))
     plan = prepare(argv)
     return carry_out(plan, lambda: train(plan))
 
@@ -127,16 +124,6 @@ def carry_out(plan: Plan, attempt: Callable[[], int]) -> int:
 
 def ready(argv: Sequence[str]) -> int:
     """Check what `run` would, for make: it builds an environment only for a request that can work."""
-    if not asks_help(argv):
-        prepare(argv)
+    answer_help(argv, help_text(USAGE))
+    prepare(argv)
     return FINISHED
-
-
-def asks_help(argv: Sequence[str], usage: str = USAGE) -> bool:
-    """Whether help was asked for; it is printed then."""
-    asked = "-h" in argv or "--help" in argv
-    if asked:
-        from accelerate_configs.request.variables import help_text
-
-        print(help_text(usage), end="")
-    return asked

@@ -24,6 +24,7 @@ from accelerate_configs.measure.fitting import Batch, write_batch
 from accelerate_configs.measure.memory_profile import LIMIT_ENV, LONGEST_ENV, OUT_OF_MEMORY
 from accelerate_configs.request.variables import help_text
 from trainer.data.lengths import data_digest
+from trainer.flags import answer_help
 from trainer.outcome import FAILED, FINISHED, ConfigError
 from trainer.settings import read_env_file, say
 from trainer.supervise import complete_command
@@ -49,9 +50,7 @@ class Probe:
 
 def main(argv: Sequence[str]) -> int:
     """Raises ConfigError for a request that cannot work here, or steps that fail for another reason than memory."""
-    if any(word in ("-h", "--help") for word in argv):
-        print(help_text(USAGE), end="")
-        return FINISHED
+    answer_help(argv, help_text(USAGE))
     words, limit, as_json = own_words(argv)
     spec = replace(request_here(words), measured_batch=0, measured_with=None)
     plan = choose(spec)

@@ -11,15 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from accelerate_configs.job import Plan
-from accelerate_configs.local.run import (
-    PROJECT_DIR,
-    asks_help,
-    carry_out,
-    check_folder,
-    check_machine,
-    given_here,
-    train,
-)
+from accelerate_configs.local.run import PROJECT_DIR, carry_out, check_folder, check_machine, given_here, train
+from accelerate_configs.request.variables import help_text
 from accelerate_configs.runs.cli import fresh_suffix
 from accelerate_configs.sweeps.grid import (
     Sweep,
@@ -32,6 +25,7 @@ from accelerate_configs.sweeps.grid import (
     write_sweep,
 )
 from accelerate_configs.sweeps.trials import begin, check_key, plan_sweep
+from trainer.flags import answer_help
 from trainer.node.processes import die_with_parent, stop_signals_kept
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, RUN_AGAIN, ConfigError
 
@@ -69,8 +63,7 @@ def prepare(argv: Sequence[str]) -> Sweep:
 
 def run(argv: Sequence[str]) -> int:
     """Run what is not finished yet; returns 0 when all are, 75 when it was interrupted, else the worst code."""
-    if asks_help(argv, USAGE):
-        return FINISHED
+    answer_help(argv, help_text(USAGE))
     sweep = begin(prepare(argv), os.environ)
     print(plan_table(sweep), flush=True)
     sweep.folder.mkdir(parents=True, exist_ok=True)
@@ -100,8 +93,8 @@ def run(argv: Sequence[str]) -> int:
 
 def ready(argv: Sequence[str]) -> int:
     """Check what `run` would, for make."""
-    if not asks_help(argv, USAGE):
-        prepare(argv)
+    answer_help(argv, help_text(USAGE))
+    prepare(argv)
     return FINISHED
 
 

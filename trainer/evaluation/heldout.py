@@ -45,6 +45,8 @@ class HeldOut:
     """Places in `records` of those that answers are written out for."""
     field: str | None
     choices: Choices | None
+    budget: int | None = None
+    """The most tokens of an answer; None: as many as the true ones need."""
 
     def score(self, model: Any, accelerator: Any, between: Callable[[], object]) -> Said:
         """The likeliest allowed action for every record; nothing where none can be scored. Collective; `between` is
@@ -62,7 +64,9 @@ class HeldOut:
         if not self.answered:
             return {}
         asked = [self.records[place] for place in self.answered]
-        answers = generate_answers(model, self.processor, asked, accelerator=accelerator, between=between)
+        answers = generate_answers(
+            model, self.processor, asked, accelerator=accelerator, budget=self.budget, between=between
+        )
         actions = [read_action(answer, self.field) for answer in answers]
         return {
             place: {"prediction": action, "generated": action, "answer": answer}

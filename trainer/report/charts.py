@@ -13,11 +13,10 @@ SMOOTH_FROM = 60  # logged values; fewer are readable as they are
 MARKERS = 200  # places on a curve that answer to the pointer
 
 Entry = Mapping[str, Any]
+Confusion = Mapping[str, Mapping[str, int]]
+"""confusion[truth][prediction], every row with the same predictions."""
 Points = Sequence[tuple[int, float]]
-
-
-def percent(share: float) -> str:
-    return f"{share:.1%}"
+percent = "{:.1%}".format
 
 
 def short(value: float) -> str:
@@ -118,8 +117,8 @@ def smooth(values: Sequence[float]) -> list[float]:
     return means
 
 
-def matrix(confusion: Mapping[str, Mapping[str, int]]) -> Entry:
-    """confusion[truth][prediction] as a table: `columns`, the names of answers; `rows`, (truth, (count, right?) under
+def matrix(confusion: Confusion) -> Entry:
+    """As a table: `columns`, the names of answers; `rows`, (truth, (count, right?) under
     each column, total) of the most frequent actions; `actions`, how many there are in all."""
     known = list(confusion)[:MATRIX_ACTIONS]
     answered = {prediction for row in confusion.values() for prediction, count in row.items() if count}

@@ -1,4 +1,4 @@
-"""Which records are shown, and their pictures."""
+"""Which records are shown, and their pictures: one by one, and on one sheet."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 from itertools import chain, zip_longest
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from trainer.data import grid
 from trainer.report.charts import Entry
@@ -15,6 +15,10 @@ from trainer.report.charts import Entry
 SAMPLES = 12
 PICTURE_PX = 480  # twice what a card shows, for sharp screens
 PICTURE_BYTES = 80_000  # twelve of them, in base64, keep the page under 1.5 MB
+SHEET_PX = 192  # of a picture; small: a dozen of them travel with every evaluation that is shown
+SHEET_COLUMNS = 4
+CAPTION_PX = 38
+GAP_PX = 12
 
 
 def is_right(prediction: Entry) -> bool:
@@ -63,3 +67,20 @@ def load_picture(paths: Sequence[str], most_px: int) -> Image.Image | None:
         picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
     picture.thumbnail((most_px, most_px), Image.Resampling.LANCZOS)
     return picture
+
+
+def sheet(samples: Sequence[Entry]) -> Image.Image:
+    """The samples, each with its `picture` or None, on one sheet: truth and prediction below, the wrong ones in red."""
+    columns = min(SHEET_COLUMNS, len(samples))
+    wide, high = SHEET_PX + GAP_PX, SHEET_PX + CAPTION_PX
+    page = Image.new("RGB", (columns * wide, -(-len(samples) // columns) * high), "white")
+    draw = ImageDraw.Draw(page)
+    for index, sample in enumerate(samples):
+        x, y = index % columns * wide, index // columns * high
+        if picture := sample["picture"]:
+            page.paste(picture, (x + (SHEET_PX - picture.width) // 2, y))
+        truth, said = sample["truth"], sample["prediction"]
+        lines = (f"truth {truth}"[:30], f"model {'unreadable' if said is None else said}"[:30])
+        color = "black" if said == truth else "#b02000"
+        draw.multiline_text((x + 4, y + SHEET_PX + 2), "\n".join(lines), fill=color)
+    return page

@@ -59,14 +59,10 @@ def usage_of(config: TrainConfig, dataset: Dataset, measured: HeldOut) -> Usage:
     from trainer.evaluation.generation import answer_budget
 
     return Usage(
-        device=config.device,
-        quantization=config.quantization,
-        answer_field=measured.field,
-        choices=measured.choices,
-        answer_tokens=answer_budget(measured.processor.tokenizer, dataset.train),
-        frames=frames_of(dataset),
+        device=config.device, quantization=config.quantization, answer_field=measured.field, choices=measured.choices,
+        answer_tokens=answer_budget(measured.processor.tokenizer, dataset.train), frames=frames_of(dataset),
         **shared_texts(config.data),
-    )
+    )  # fmt: skip
 
 
 def frames_of(dataset: Dataset) -> int:

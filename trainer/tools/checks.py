@@ -19,12 +19,17 @@ class Check:
     do: str = ""
 
 
-def ask(name: str, question: Callable[..., tuple[str, str]], *about: Any) -> Check:
+Answer = str | tuple[str, str]
+"""What was found; for a warning, with what to do."""
+
+
+def ask(name: str, question: Callable[..., Answer], *about: Any) -> Check:
     """A pass with what `question(*about)` found, a warning where it says what to do too, a fail with what it raises."""
     try:
-        found, do = question(*about)
+        answer = question(*about)
     except (ConfigError, SickNode) as error:
         return Check(name=name, status="fail", found=error.args[0])  # of a sick node without its name
+    found, do = (answer, "") if isinstance(answer, str) else answer
     return Check(name=name, status="warn" if do else "pass", found=found, do=do)
 
 

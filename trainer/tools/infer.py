@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from trainer.config import Device
 from trainer.data.forms import CONVERSATIONS, FRAMES, ROLES, FormError, read_form, read_line
 from trainer.data.records import Record
-from trainer.evaluation.metrics import read_action
 from trainer.flags import Text, parse
 from trainer.outcome import FAILED, FINISHED, ConfigError
 
@@ -136,20 +135,15 @@ def with_answer(entry: dict[str, Any]) -> dict[str, Any]:
 
 def answer(trained: Trained, record: Record, *, written: bool) -> dict[str, Any]:
     """`action` and `probabilities`; `answer` when it is written out. Raises FormError for its pictures."""
-    from trainer.evaluation.generation import generate_answers
-    from trainer.evaluation.scoring import score_actions
+    from trainer.evaluation.heldout import HeldOut
 
     usage = trained.usage
-    found: dict[str, Any] = {}
-    asked = (trained.model, trained.processor, [record])
+    asked = HeldOut(
+        processor=trained.processor, records=(record,), answered=(0,) if written or usage.choices is None else (),
+        field=usage.answer_field, choices=usage.choices, budget=usage.answer_tokens,
+    )  # fmt: skip
     try:
-        if usage.choices is not None:
-            (logprobs,) = score_actions(*asked, usage.choices, accelerator=trained.accelerator)
-            shares = usage.choices.probabilities(logprobs)
-            found = {"action": max(shares, key=shares.__getitem__), "probabilities": shares}
-        if usage.choices is None or written:
-            (text,) = generate_answers(*asked, accelerator=trained.accelerator, budget=usage.answer_tokens)
-            found = {"action": read_action(text, usage.answer_field), **found, "answer": text}
+        (said,) = asked.measure(trained.model, trained.accelerator, bool).predictions
     except (ValueError, OSError) as error:  # frames of different sizes; no picture
         raise FormError(f": {error}") from None
-    return found
+    return {"action": said["prediction"], **{name: said[name] for name in ("probabilities", "answer") if name in said}}

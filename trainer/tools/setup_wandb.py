@@ -18,8 +18,8 @@ from pathlib import Path
 from trainer.flags import parse
 from trainer.outcome import ConfigError
 from trainer.settings import read_env_file
-from trainer.tools.checks import ask, conclude
-from trainer.tracking.wandb_run import PROJECT
+from trainer.tools.checks import Answer, ask, conclude
+from trainer.tracking.wandb_run import PROJECT, words
 
 TIMEOUT_S = 20
 TEST_STEPS = 5
@@ -50,50 +50,47 @@ def main(argv: Sequence[str]) -> int:
     return conclude(checks, as_json=asked.json)
 
 
-def key() -> tuple[str, str]:
-    import wandb
-
-    if os.environ.get("WANDB_API_KEY") or wandb.login(prompt=False):
-        return "given", ""
-    return "not given: runs are kept offline", "put WANDB_API_KEY= into .env (the key is on your W&B settings page)"
-
-
-def server() -> tuple[str, str]:
-    import wandb
-
-    with client_errors():
-        entity = wandb.Api(timeout=TIMEOUT_S).default_entity
-    where = f"{os.environ.get('WANDB_ENTITY') or entity}/{os.environ['WANDB_PROJECT']}"
-    address = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
-    return f"{address} takes the key; runs go to {where}, made by the first where it is new", ""
-
-
-def log_test_run(online: bool) -> tuple[str, str]:
-    """Log a few values with the real client; its address, or the command that uploads it."""
-    import wandb
-
-    folder = tempfile.mkdtemp(prefix="trainyard-wandb-")
-    with client_errors():
-        run = wandb.init(
-            name="setup-test", dir=folder, mode="online" if online else "offline",
-            settings=wandb.Settings(init_timeout=TIMEOUT_S, console="off", silent=True),
-        )  # fmt: skip
-        for step in range(TEST_STEPS):
-            run.log({"test/value": step}, step=step)
-        address, files = run.url, Path(run.dir).parent
-        run.finish()
-    return str(address) if online else f"kept offline; to upload: wandb sync {files}", ""
-
-
 @contextmanager
 def client_errors() -> Iterator[None]:
     """Whatever the client, its service or the network raise, as a ConfigError in their own words, without the key."""
     try:
         yield
     except Exception as error:
-        said = " ".join(str(error).split())
-        if secret := os.environ.get("WANDB_API_KEY"):
-            said = said.replace(secret, "(key)")
         raise ConfigError(
-            f"{said[:200]}: check WANDB_API_KEY and WANDB_BASE_URL; a run would be kept offline"
+            f"{words(error)}: check WANDB_API_KEY and WANDB_BASE_URL; a run would be kept offline"
         ) from None
+
+
+def key() -> Answer:
+    import wandb
+
+    if os.environ.get("WANDB_API_KEY") or wandb.login(prompt=False):
+        return "given"
+    return "not given: runs are kept offline", "put WANDB_API_KEY= into .env (the key is on your W&B settings page)"
+
+
+@client_errors()
+def server() -> str:
+    import wandb
+
+    entity = wandb.Api(timeout=TIMEOUT_S).default_entity
+    where = f"{os.environ.get('WANDB_ENTITY') or entity}/{os.environ['WANDB_PROJECT']}"
+    address = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+    return f"{address} takes the key; runs go to {where}, made by the first where it is new"
+
+
+@client_errors()
+def log_test_run(online: bool) -> str:
+    """Log a few values with the real client; its address, or the command that uploads it."""
+    import wandb
+
+    folder = tempfile.mkdtemp(prefix="trainyard-wandb-")
+    run = wandb.init(
+        name="setup-test", dir=folder, mode="online" if online else "offline",
+        settings=wandb.Settings(init_timeout=TIMEOUT_S, console="off", silent=True),
+    )  # fmt: skip
+    for step in range(TEST_STEPS):
+        run.log({"test/value": step}, step=step)
+    address, files = run.url, Path(run.dir).parent
+    run.finish()
+    return str(address) if online else f"kept offline; to upload: wandb sync {files}"

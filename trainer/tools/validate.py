@@ -39,7 +39,7 @@ from trainer.node.preflight import check_folder, check_model, check_tmpdir
 from trainer.outcome import FINISHED, ConfigError
 from trainer.settings import say, settings_here
 from trainer.text import gib, last_words
-from trainer.tools.checks import Check, ask, conclude
+from trainer.tools.checks import Answer, Check, ask, conclude
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent.parent
 CHECKPOINT_BYTES = 12  # a trained weight and AdamW's two moments, in fp32
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     return conclude(checks, as_json=settings.as_json)
 
 
-def libraries(_: TrainConfig) -> tuple[str, str]:
+def libraries(_: TrainConfig) -> Answer:
     """Python and the libraries against the pins of the checkout, where there is one."""
     path = PROJECT_DIR / "pyproject.toml"
     train = re.search(r"^train = \[\n(.*?)^\]", path.read_text(), re.M | re.S) if path.is_file() else None
@@ -84,10 +84,10 @@ def libraries(_: TrainConfig) -> tuple[str, str]:
         raise ConfigError(f"lacking {', '.join(lacking)}: make env")
     if other := [f"{name} {there[name]}, pinned {pin}" for name, pin in pins.items() if there[name] != pin]:
         return "; ".join(other), "make env installs the pins"
-    return f"Python {platform.python_version()}, {len(pins)} libraries as pinned", ""
+    return f"Python {platform.python_version()}, {len(pins)} libraries as pinned"
 
 
-def usual(config: TrainConfig) -> tuple[str, str]:
+def usual(config: TrainConfig) -> Answer:
     """That they are in their ranges is known, else there would be no configuration; here, whether they are usual."""
     batch = config.micro_batch_size * config.gradient_accumulation_steps * config.world_size
     values = {**asdict(config), "effective batch": batch}
@@ -99,39 +99,31 @@ def usual(config: TrainConfig) -> tuple[str, str]:
                 unusual.append(f"{name} is {word(values[name])}, {span} is usual ({weight})")
     if unusual:
         return "; ".join(unusual), "python -m trainer config --help says why"
-    return f"{len(asdict(config))} settings, each in its range", ""
+    return f"{len(asdict(config))} settings, each in its range"
 
 
-def token(name: str, without: str, _: TrainConfig) -> tuple[str, str]:
+def token(name: str, without: str, _: TrainConfig) -> Answer:
     if os.environ.get(name) or (name == "HF_TOKEN" and os.environ.get("HUGGINGFACE_TOKEN")):
-        return "given", ""
+        return "given"
     return f"not given: {without}", f"put {name}= into .env"
 
 
-def env_file(_: TrainConfig) -> tuple[str, str]:
+def env_file(_: TrainConfig) -> Answer:
     path = Path(".env")
     if not path.exists():
-        return "none", ""
+        return "none"
     if path.stat().st_mode & 0o077:
         return "others on this machine can read it", "chmod 600 .env"
-    return "read, and only yours", ""
+    return "read, and only yours"
 
 
-def output(config: TrainConfig) -> tuple[str, str]:
-    return check_folder("output", config.output_dir), ""
-
-
-def temporary(_: TrainConfig) -> tuple[str, str]:
-    return check_tmpdir(), ""
-
-
-def gpus(config: TrainConfig) -> tuple[str, str]:
+def gpus(config: TrainConfig) -> str:
     if config.device == "cpu":
-        return "device cpu: none is asked for", ""
-    return check_gpus(config.world_size), ""
+        return "device cpu: none is asked for"
+    return check_gpus(config.world_size)
 
 
-def records(config: TrainConfig) -> tuple[str, str]:
+def records(config: TrainConfig) -> Answer:
     from trainer.data.inspection import inspect_dataset
     from trainer.model.base import load_processor
 
@@ -142,23 +134,19 @@ def records(config: TrainConfig) -> tuple[str, str]:
     return "; ".join([found, *left_out]), "python -m trainer validate data says more" if left_out else ""
 
 
-def access(config: TrainConfig) -> tuple[str, str]:
-    return check_model(config.model), ""
-
-
-def family(config: TrainConfig) -> tuple[str, str]:
+def family(config: TrainConfig) -> str:
     from accelerate_configs.memory.shapes import resolve_shape
 
-    return resolve_shape(config.model).family, ""
+    return resolve_shape(config.model).family
 
 
-def processor(config: TrainConfig) -> tuple[str, str]:
+def processor(config: TrainConfig) -> str:
     from trainer.model.base import load_processor
 
-    return type(load_processor(config.model)).__name__, ""
+    return type(load_processor(config.model)).__name__
 
 
-def lora(config: TrainConfig) -> tuple[str, str]:
+def lora(config: TrainConfig) -> str:
     from trainer.model.base import anatomy_of, build_skeleton, load_model_config, matching, target_pattern
 
     skeleton = build_skeleton(load_model_config(config.model))
@@ -167,10 +155,10 @@ def lora(config: TrainConfig) -> tuple[str, str]:
         raise ConfigError(f"LoRA would train nothing in {config.model}: python -m trainer layers lists it")
     weights = config.lora_r * sum(linear.in_features + linear.out_features for linear in linears)
     where = "of language model and tower" if config.vision == "lora" else "of the language model"
-    return f"{len(linears)} linears {where}, {weights:,} weights", ""
+    return f"{len(linears)} linears {where}, {weights:,} weights"
 
 
-def space(config: TrainConfig) -> tuple[str, str]:
+def space(config: TrainConfig) -> str:
     from accelerate_configs.memory.shapes import resolve_shape
 
     weights = resolve_shape(config.model).lora_params(config.lora_r, config.vision)
@@ -183,10 +171,10 @@ def space(config: TrainConfig) -> tuple[str, str]:
             f"{config.output_dir} has {gib(free)} GiB free, checkpoints and adapter take {gib(needed)}: "
             "another output_dir, fewer keep_checkpoints, or a smaller lora_r"
         )
-    return f"checkpoints and adapter take {gib(needed)} of the {gib(free)} GiB free", ""
+    return f"checkpoints and adapter take {gib(needed)} of the {gib(free)} GiB free"
 
 
-def dry_run(config: TrainConfig) -> tuple[str, str]:
+def dry_run(config: TrainConfig) -> str:
     """Two optimizer steps of the real trainer on the real records, in a folder that goes away again."""
     preset = "cpu_mps" if config.device == "cpu" else "single_gpu"
     with tempfile.TemporaryDirectory(prefix="trainyard-dry-run-") as folder:
@@ -203,18 +191,22 @@ def dry_run(config: TrainConfig) -> tuple[str, str]:
             raise ConfigError(f"{last_words(done.stderr)} (python -m trainer run shows all of it)")
         record = json.loads(Path(folder, "metrics.json").read_text(encoding="utf-8"))
     losses = [f"{entry['loss']:.4f}" for entry in record["history"] if "loss" in entry]
-    return f"2 steps, losses {', '.join(losses)}, adapter saved; {seconds:.0f} s", ""
+    return f"2 steps, losses {', '.join(losses)}, adapter saved; {seconds:.0f} s"
 
 
 # In the order of `all`; each answers with what it found and, for a warning, what to do, or raises.
-TARGETS: dict[str, dict[str, Callable[[TrainConfig], tuple[str, str]]]] = {
+TARGETS: dict[str, dict[str, Callable[[TrainConfig], Answer]]] = {
     "environment": {
         "libraries": libraries, "settings": usual,
         "HF_TOKEN": partial(token, "HF_TOKEN", "only models and data that need no access can be had"),
         "WANDB_API_KEY": partial(token, "WANDB_API_KEY", "runs are kept offline; wandb sync uploads them"),
-        ".env": env_file, "output": output, "TMPDIR": temporary, "GPUs": gpus,
+        ".env": env_file, "output": lambda config: check_folder("output", config.output_dir),
+        "TMPDIR": lambda config: check_tmpdir(), "GPUs": gpus,
     },
     "data": {"data": records},
-    "model": {"access": access, "family": family, "processor": processor, "LoRA": lora, "space": space},
+    "model": {
+        "access": lambda config: check_model(config.model), "family": family, "processor": processor, "LoRA": lora,
+        "space": space,
+    },
     "pipeline": {"pipeline": dry_run},
 }  # fmt: skip

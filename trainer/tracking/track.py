@@ -18,8 +18,9 @@ from trainer.config import TrainConfig
 from trainer.evaluation.heldout import Scores
 from trainer.evaluation.metrics import ActionMetrics
 from trainer.files import RECORD_NAME
+from trainer.report.charts import Confusion, Entry
+from trainer.report.samples import SHEET_PX, choose_samples, load_picture, sheet
 from trainer.text import GIB
-from trainer.tracking.shown import Confusion, Sample, confusion_table, pick_samples, sheet
 from trainer.tracking.wandb_run import WandbRun
 
 
@@ -33,10 +34,6 @@ class Tracker(TrainerCallback):
     def start(self, config: TrainConfig, model: Any, described: Mapping[str, Any], *, step: int) -> None:
         """Open W&B and TensorBoard for a run with these data and versions (`described`), starting at `step`."""
         self._sinks = (TensorBoard(config, step=step), WandbRun(run_facts(config, model, described), model))
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step >= state.max_steps:  # whatever the interval: a curve should end where the training did
-            control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         self.log(rewrite_logs(logs), state.global_step)
@@ -55,7 +52,8 @@ class Tracker(TrainerCallback):
         prefix = "generated_" if scores.beside else ""  # a choice among the allowed is always readable
         readable = {f"eval/{prefix}valid_json": (scores.beside or scores.action).valid_json}
         self.log(named(scores.action) | named(scores.beside, "generated_") | readable, step)
-        samples = pick_samples(scores.predictions) if self._sinks else ()
+        chosen = choose_samples(scores.predictions) if self._sinks else ()
+        samples = [{**entry, "picture": load_picture(entry["images"], SHEET_PX)} for entry in chosen]
         for sink in self._sinks:
             sink.show(scores.action.confusion, samples, step)
 
@@ -86,7 +84,7 @@ class TensorBoard:
                 self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
-    def show(self, confusion: Confusion, samples: Sequence[Sample], step: int) -> None:
+    def show(self, confusion: Confusion, samples: Sequence[Entry], step: int) -> None:
         import numpy as np
 
         self._writer.add_image("eval/samples", np.asarray(sheet(samples)), step, dataformats="HWC")
@@ -101,6 +99,14 @@ class TensorBoard:
         for event in hparams(settings, dict(summary)):
             self._writer.file_writer.add_summary(event)
         self._writer.close()
+
+
+def confusion_table(confusion: Confusion) -> str:
+    """Markdown: a row a true action, a column an answer, counts."""
+    names = list(next(iter(confusion.values())))
+    rows = [["truth \\ answer", *names], ["---"] * (len(names) + 1)]
+    rows += [[truth, *(str(row[name]) for name in names)] for truth, row in confusion.items()]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
 def run_facts(config: TrainConfig, model: Any, described: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from typing import Any
 
 from trainer.node.processes import kill_descendants
 from trainer.outcome import RUN_AGAIN
-from trainer.tracking.shown import Confusion, Sample, sheet
+from trainer.report.charts import Confusion, Entry
+from trainer.report.samples import sheet
 
 PROJECT = "trainyard"
 CLIENT = {
@@ -60,7 +61,7 @@ class WandbRun:
     def log(self, values: Mapping[str, Any], step: int) -> None:
         self._tasks.put(lambda run: run.log({**values, STEP: step}))
 
-    def show(self, confusion: Confusion, samples: Sequence[Sample], step: int) -> None:
+    def show(self, confusion: Confusion, samples: Sequence[Entry], step: int) -> None:
         """A table of the samples with their pictures, the confusion matrix, and how often each action was said.
 
         The client asks the service about a table at this very moment, for half a minute when it does not answer. So
@@ -163,7 +164,7 @@ def words(error: Exception) -> str:
     return said.replace(os.environ.get("WANDB_API_KEY") or "\0", "(key)")[:200]
 
 
-def _tables(confusion: Confusion, samples: Sequence[Sample]) -> dict[str, Any]:
+def _tables(confusion: Confusion, samples: Sequence[Entry]) -> dict[str, Any]:
     import wandb
 
     rows = [
