@@ -18,18 +18,31 @@ from trainer.evaluation.metrics import json_object
 from trainer.files import write_whole
 from trainer.flags import answer_help, word
 from trainer.outcome import FINISHED, ConfigError
-from trainer.report.charts import Entry, line_charts, logged, matrix, percent, short
+from trainer.report.charts import line_charts, logged, matrix, percent, short
 from trainer.report.samples import choose_samples, is_right, picture_uri
 from trainer.text import gib
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
 
 # Here is what the page says as plain data; report.html.j2 beside it says how. The same files give the same bytes. A
 # piece that is missing is said to be missing; the page is made anyway.
 FILTERS: dict[str, Callable[..., object]] = {
+    "duration": duration,
+    "gib": lambda size: f"{gib(size)} GiB",
+    "logged": logged,
     "matrix": matrix,
+    "median": median,
     "percent": percent,
     "picture": picture_uri,
     "quoted": lambda text: json.dumps(text, ensure_ascii=False),
     "shell": shlex.quote,
+    "short": short,
+    "two_digits": "{:.2f}".format,
     "word": word,
 }
 # What HTML cannot hold. Answers are a model's output and hold anything, half a surrogate pair included.
@@ -76,7 +89,6 @@ def build_report(run_dir: Path) -> str:
         run_dir=run_dir.absolute(),
         base=str(Path(model).absolute()) if Path(model).is_dir() else model,
         has_adapter=(run_dir / "adapter").is_dir(),
-        tiles=_tiles(record),
         charts=line_charts(record),
         predictions=predictions,
         wrong=sum(not is_right(entry) for entry in predictions),
@@ -90,42 +102,3 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def _tiles(record: Entry) -> list[tuple[str, list[str]]]:
-    """(label, the value alone, or the values before and after training) of each number that is known."""
-    before, after = record.get("before") or {}, record.get("after") or {}
-    first, last = record.get("generated_before") or before, record.get("generated_after") or after
-    config, train, memory = (record.get(name) or {} for name in ("config", "train", "peak_memory"))
-    losses = [value for _, value in logged(record, "loss")]
-    peak = "Peak GPU memory" if config.get("device") == "cuda" else "Peak memory (RSS)"
-    steps = "{:,} of " + f"{config.get('max_steps', 0):,}"
-    numbers: tuple[tuple[str, Callable[[float], str], list[float | None]], ...] = (
-        ("Macro F1", "{:.2f}".format, [before.get("macro_f1"), after.get("macro_f1")]),
-        ("Readable answers", percent, [first.get("valid_json"), last.get("valid_json")]),
-        ("Loss", short, [*losses[:1], *losses[-1:]]),
-        ("Training time", _duration, [train.get("train_runtime")]),
-        ("Adapter of step", steps.format, [record.get("step")]),
-        # Medians of the logged windows: the first one, which warms up, and a slow one say little.
-        ("Records a second", short, _median(record, "samples_per_second")),
-        ("Tokens a second", short, _median(record, "tokens_per_second")),
-        ("MFU", percent, _median(record, "mfu")),
-        (peak, _gib, [memory.get("bytes")]),
-    )
-    tiles = [(label, [form(value) for value in values if value is not None]) for label, form, values in numbers]
-    return [(label, values) for label, values in tiles if values]
-
-
-def _median(record: Entry, key: str) -> list[float | None]:
-    values = [value for _, value in logged(record, key)]
-    return [median(values)] if values else []
-
-
-def _gib(size_bytes: float) -> str:
-    return f"{gib(int(size_bytes))} GiB"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
