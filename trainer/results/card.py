@@ -16,7 +16,6 @@ LEFT_OUT = (
     "model", "data", "output_dir", "run_id", "image_root", "device", "logging_steps", "eval_steps", "save_steps",
     "keep_checkpoints", "collective_timeout_s",
 )  # fmt: skip
-ROWS = (("", "likeliest allowed action"), ("generated_", "answer written out"))
 
 
 def model_card(
@@ -33,10 +32,8 @@ def model_card(
         run,
         base=base_name(config["model"]),
         dtype="float32" if config["device"] == "cpu" else "bfloat16",
-        nf4=config["quantization"] == "nf4",
         unquantized=list(unquantized),
         settings=[(name, base_name(word(value))) for name, value in config.items() if name not in LEFT_OUT],
-        scores=[(what, run[f"{name}before"], run[f"{name}after"]) for name, what in ROWS if run[f"{name}after"]],
         merged=merged,
     )
 

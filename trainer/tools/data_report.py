@@ -115,10 +115,11 @@ def render(report: dict[str, Any]) -> str:
             rows.append([f"{size}, {words}", *(str(side[key].get(percentile, "-")) for side in sides)])
 
     labels = list(dict.fromkeys(label for side in sides for label in side["labels"]))
-    shares = [[_cut(label), *(_share(side, [label]) for side in sides)] for label in labels[:MOST_LABELS]]
+    shown = [(_cut(label), [label]) for label in labels[:MOST_LABELS]]
     if others := labels[MOST_LABELS:]:
-        shares.append([f"{len(others)} others", *(_share(side, others) for side in sides)])
-    answers = [[report["answer_field"] or "answer", *names], *shares]
+        shown.append((f"{len(others)} others", others))
+    answers = [[report["answer_field"] or "answer", *names]]
+    answers += [[name, *(_share(side, some) for side in sides)] for name, some in shown]
     return "\n\n".join(("\n".join(lines), format_table(rows), format_table(answers)))
 
 

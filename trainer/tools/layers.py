@@ -93,12 +93,9 @@ def render(report: dict[str, Any]) -> str:
     ranks = list(report["choices"][0]["trained"])
     rows = [["part", "linear", "in x out", "layers", "weights", f"LoRA {ranks[0]}", "trained"]]
     for g in report["groups"]:
-        sizes = f"{g['inputs']} x {g['outputs']}"
-        weights = g["count"] * g["inputs"] * g["outputs"]
-        rows.append(
-            [g["part"], g["name"], sizes, str(g["count"]), f"{weights:,}", f"{g['lora_params']:,}", g["trained"]]
-        )
+        sizes, weights = f"{g['inputs']} x {g['outputs']}", g["count"] * g["inputs"] * g["outputs"]
+        numbers = [str(g["count"]), f"{weights:,}", f"{g['lora_params']:,}"]
+        rows.append([g["part"], g["name"], sizes, *numbers, g["trained"]])
     table = [["choice", "layers", *ranks]]
-    for choice in report["choices"]:
-        table.append([choice["name"], str(choice["layers"]), *(f"{n:,}" for n in choice["trained"].values())])
+    table += [[c["name"], str(c["layers"]), *(f"{n:,}" for n in c["trained"].values())] for c in report["choices"]]
     return format_table(rows, rules_before=(1,)) + "\n\n" + format_table(table, rules_before=(1,))

@@ -147,15 +147,13 @@ def processor(config: TrainConfig) -> str:
 
 
 def lora(config: TrainConfig) -> str:
-    from trainer.model.base import anatomy_of, build_skeleton, load_model_config, matching, target_pattern
+    from trainer.tools.layers import describe
 
-    skeleton = build_skeleton(load_model_config(config.model))
-    linears = matching(skeleton, target_pattern(anatomy_of(skeleton), config.vision))
-    if not linears:
+    choice = describe(config.model, config.lora_r)["choices"][config.vision == "lora"]
+    if not choice["layers"]:
         raise ConfigError(f"LoRA would train nothing in {config.model}: python -m trainer layers lists it")
-    weights = config.lora_r * sum(linear.in_features + linear.out_features for linear in linears)
     where = "of language model and tower" if config.vision == "lora" else "of the language model"
-    return f"{len(linears)} linears {where}, {weights:,} weights"
+    return f"{choice['layers']} linears {where}, {choice['trained'][f'r={config.lora_r}']:,} weights"
 
 
 def space(config: TrainConfig) -> str:
