@@ -249,6 +249,20 @@ def test_the_planner_reads_the_same_files_and_the_command_line_wins(tmp_path: Pa
     assert (spec.accelerate_config, spec.output, spec.config_file) == ("single_gpu", "out", "train.yaml")
 
 
+def test_batch_size_and_accumulation_may_come_from_either_file_and_mean_their_product(tmp_path: Path) -> None:
+    written(tmp_path, "gradient_accumulation_steps: 4\noutput_dir: elsewhere\n")
+    assert plan_for(tmp_path, CONFIG_FILE="train.yaml").spec.effective_batch_size is None
+    (tmp_path / ".env").write_text("CONFIG_FILE=train.yaml\nBATCH_SIZE=3\n")
+    spec = plan_for(tmp_path).spec
+    assert (spec.effective_batch_size, spec.output) == (12, "runs")
+
+
+def test_what_no_run_takes_is_refused_in_env_file_before_anything_is_planned(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("MAX_STEPS=0\n")
+    with pytest.raises(ConfigError, match="MAX_STEPS takes a whole number from 1 to 10000000, got '0'"):
+        plan_for(tmp_path)
+
+
 def test_the_ranks_get_the_file_and_are_told_that_it_was_planned(tmp_path: Path) -> None:
     assert "--config" not in plan_for(tmp_path).launch_argv
     argv = choose(make_spec(config_file="train.yaml")).launch_argv

@@ -167,6 +167,7 @@ def test_an_empty_site_changes_nothing(tmp_path: Path) -> None:
         ("partion: x", "site.yaml: unknown 'partion', did you mean partition? known are partition, account,"),
         ("PARTITION: x", "site.yaml: unknown 'PARTITION', did you mean partition?"),
         ("time: 1h\ntime: 2h", "site.yaml is not YAML: time was given twice"),
+        ("gpu_types: {a100: 40, a100: 80}", "site.yaml is not YAML: a100 was given twice"),
         ("partition: &a [*a]", "site.yaml is not YAML: found unconstructable recursive node"),
         ("vram: 3", "site.yaml: unknown 'vram'"),
         ("setup: rm -rf /", "site.yaml: unknown 'setup'"),

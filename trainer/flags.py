@@ -66,7 +66,7 @@ class Option(NamedTuple):
         return None
 
 
-def option(hint: Any, default: Any = MISSING) -> Option:
+def option_of(hint: Any, default: Any = MISSING) -> Option:
     """What a field of this type takes. `X | None` is read as X: leave the option out for None."""
     kind, span = get_args(hint) if get_origin(hint) is Annotated else (hint, None)
     if type(None) in get_args(kind):
@@ -84,7 +84,7 @@ def option(hint: Any, default: Any = MISSING) -> Option:
 def options(cls: type) -> dict[str, Option]:
     """By the names of the fields."""
     hints = get_type_hints(cls, include_extras=True)
-    return {field.name: option(hints[field.name], field.default) for field in fields(cls)}
+    return {field.name: option_of(hints[field.name], field.default) for field in fields(cls)}
 
 
 def parse(argv: Sequence[str], cls: type[Options], usage: str, *, words: list[str] | None = None) -> Options:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 from trainer.config import TrainConfig
-from trainer.flags import TEXTS, Option, Range, option, options
+from trainer.flags import TEXTS, Option, Range, option_of, options
 from trainer.outcome import ConfigError
 from trainer.text import nearest, shown
 
@@ -51,7 +51,7 @@ def setting(name: str) -> Parser:
 
 
 def whole(low: int, high: int, hint: str = "") -> Parser:
-    return taking(option(Annotated[int, Range(low, high)]), hint)
+    return taking(option_of(Annotated[int, Range(low, high)]), hint)
 
 
 def gib(name: str, text: str) -> float:
