@@ -20,7 +20,7 @@ from trainer.config import TrainConfig
 from trainer.data.records import Dataset, dataset_of
 from trainer.model.warm_start import check_start
 from trainer.node.processes import in_rank
-from trainer.node.start import device_map, join, leave_alone, prepare_libraries
+from trainer.node.start import join, leave_alone, prepare_libraries
 from trainer.node.stop import Stopped
 from trainer.outcome import ATTEMPT_DIR_ENV, FINISHED, ConfigError, SickNode, write_outcome
 from trainer.settings import resolve_settings, say
@@ -110,10 +110,8 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     store = CheckpointStore(run_dir / "checkpoints", ranks, layout=layout, keep=config.keep_checkpoints, say=say)
     start = store.take_over()
 
-    anatomy = model.find_anatomy(model.load_model_config(config.model))
-    dtype = torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
     torch.manual_seed(config.seed)  # the adapters' first values
-    base = model.load_base(config, anatomy, dtype=dtype, device_map=device_map(state))
+    base, anatomy = model.load_here(config, state)
     peft_model = model.add_lora(base, config, anatomy)
     if config.init_adapter and not start:
         say(f"adapter: starts from {warm_start.load(peft_model, config)}")

@@ -24,7 +24,7 @@ from trainer.config import TrainConfig
 from trainer.data.records import Record, load_dataset
 from trainer.files import write_whole
 from trainer.flags import answer_help, build
-from trainer.node.start import device_map, join, prepare_libraries
+from trainer.node.start import join, prepare_libraries
 from trainer.outcome import FAILED, FINISHED
 from trainer.settings import settings_here
 from trainer.text import GIB, format_table, gib
@@ -117,7 +117,6 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
     """Make the steps. Raises ConfigError for a model, data or machine that cannot be used."""
-    import torch
     from accelerate.utils import gather_object
     from transformers import TrainerCallback
 
@@ -134,9 +133,7 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
     processor = model.load_processor(config.model)
     longest, tokens, supervised = longest_record(config, processor)
     stages = [read_stage("baseline", config)]
-    anatomy = model.find_anatomy(model.load_model_config(config.model))
-    dtype = torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
-    base = model.load_base(config, anatomy, dtype=dtype, device_map=device_map(state))
+    base, anatomy = model.load_here(config, state)
     stages.append(read_stage("model loaded", config))
     peft_model = model.add_lora(base, config, anatomy)
     stages.append(read_stage("LoRA", config))

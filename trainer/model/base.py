@@ -20,6 +20,7 @@ from torch import nn
 
 from trainer.config import TrainConfig
 from trainer.model.traits import UNUSED, lacking_token_types, picture_features, processor_of
+from trainer.node.start import device_map
 from trainer.outcome import ConfigError
 
 
@@ -111,6 +112,13 @@ def load_base(config: TrainConfig, anatomy: Anatomy, *, dtype: torch.dtype, devi
             # inference kernel without a gradient, and training would go on with wrong ones.
             module.support_avx512bf16_for_cpu = False
     return base
+
+
+def load_here(config: TrainConfig, state: Any) -> tuple[Any, Anatomy]:
+    """The base in the launcher's precision, where this process of `state` computes, and where things are in it."""
+    anatomy = find_anatomy(load_model_config(config.model))
+    dtype = torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
+    return load_base(config, anatomy, dtype=dtype, device_map=device_map(state)), anatomy
 
 
 def add_lora(base: Any, config: TrainConfig, anatomy: Anatomy) -> Any:

@@ -8,13 +8,14 @@ runs/x/merged    whole weights, by `python -m trainer merge`
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.config import Device, Quantization, TrainConfig
 from trainer.model.warm_start import damaged
-from trainer.node.start import device_map, join, prepare_libraries
+from trainer.node.start import join, prepare_libraries
 from trainer.outcome import ConfigError
 
 if TYPE_CHECKING:
@@ -131,17 +132,14 @@ def load_trained(path: Path, *, device: Device | None = None, base: str | None =
         model=base or str(folder), data="", output_dir="", run_id="", quantization=usage.quantization, device=device
     )
     prepare_libraries(config)
-    import torch
     from accelerate import Accelerator
 
     from trainer.model import base as models
 
     processor = models.load_processor(str(folder))
     state = join(config)
-    anatomy = models.find_anatomy(models.load_model_config(config.model))
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    model = models.load_base(config, anatomy, dtype=dtype, device_map=device_map(state))
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "no" if device == "cpu" else "bf16"  # as a launcher would say
+    model, _ = models.load_here(config, state)
     if base:
         model = put_adapter(model, folder)
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no" if device == "cpu" else "bf16")
-    return Trained(model=model.eval(), processor=processor, usage=usage, accelerator=accelerator)
+    return Trained(model=model.eval(), processor=processor, usage=usage, accelerator=Accelerator(cpu=device == "cpu"))
