@@ -19,7 +19,7 @@ from trainer.flags import parse
 from trainer.outcome import ConfigError
 from trainer.settings import read_env_file
 from trainer.tools.checks import Answer, ask, conclude
-from trainer.tracking.wandb_run import PROJECT, words
+from trainer.tracking.wandb_run import prepare_client, words
 
 TIMEOUT_S = 20
 TEST_STEPS = 5
@@ -38,8 +38,7 @@ def main(argv: Sequence[str]) -> int:
     asked = parse(argv, Request, __doc__)
     for name, value in read_env_file(Path(".env")).items():
         os.environ.setdefault(name, value)
-    os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ["WANDB_PROJECT"] = os.environ.get("WANDB_PROJECT") or PROJECT
+    prepare_client()
     # Each as far as one can come without the one before.
     checks = [ask("key", key)]
     online = checks[0].status == "pass"
@@ -85,10 +84,7 @@ def log_test_run(online: bool) -> str:
     import wandb
 
     folder = tempfile.mkdtemp(prefix="trainyard-wandb-")
-    run = wandb.init(
-        name="setup-test", dir=folder, mode="online" if online else "offline",
-        settings=wandb.Settings(init_timeout=TIMEOUT_S, console="off", silent=True),
-    )  # fmt: skip
+    run = wandb.init(name="setup-test", dir=folder, mode="online" if online else "offline")
     for step in range(TEST_STEPS):
         run.log({"test/value": step}, step=step)
     address, files = run.url, Path(run.dir).parent

@@ -22,9 +22,8 @@ from trainer.outcome import RUN_AGAIN
 from trainer.report.charts import Confusion, Entry
 from trainer.report.samples import sheet
 
-PROJECT = "trainyard"
 CLIENT = {
-    "WANDB_PROJECT": PROJECT, "WANDB_INIT_TIMEOUT": "20", "WANDB_FINISH_TIMEOUT": "30", "WANDB_SILENT": "true",
+    "WANDB_PROJECT": "trainyard", "WANDB_INIT_TIMEOUT": "20", "WANDB_FINISH_TIMEOUT": "30", "WANDB_SILENT": "true",
     "WANDB_CONSOLE": "off",
 }  # fmt: skip
 """The client's settings, where nobody says otherwise; times in seconds."""
@@ -47,8 +46,7 @@ class WandbRun:
         """`facts` is what W&B's table of runs says about this one, a TrainConfig's fields among it."""
         self._facts = facts
         # Pictures of tables wait here for their upload: with the run, not in a home that may be read-only.
-        for name, value in {**CLIENT, "WANDB_DATA_DIR": f"{facts['output_dir']}/wandb"}.items():
-            os.environ[name] = os.environ.get(name) or value
+        prepare_client(WANDB_DATA_DIR=f"{facts['output_dir']}/wandb")
         self._run: Any = None
         self._failed = False
         self._tasks: queue.SimpleQueue[Callable[[Any], object] | None] = queue.SimpleQueue()
@@ -135,6 +133,12 @@ class WandbRun:
             _end_client()
         if run is not None and (stuck or (not run.offline and (self._failed or _has_errors(run)))):
             _say(f"W&B may lack a part of this run; {_upload(run)}")
+
+
+def prepare_client(**more: str) -> None:
+    """Set CLIENT, and `more`, in the environment; call before the client reads it."""
+    for name, value in {**CLIENT, **more}.items():
+        os.environ[name] = os.environ.get(name) or value
 
 
 def _say(text: str) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from trainer.files import write_whole
 from trainer.outcome import FAILED, ConfigError
 from trainer.training.ranks import Ranks
 
@@ -129,10 +130,7 @@ class CheckpointStore:
             if path.is_file()
         }
         manifest = {"step": step, "layout": self.layout, "files": files}
-        with open(beside / MANIFEST, "w", encoding="utf-8") as file:
-            json.dump(manifest, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
+        write_whole(beside / MANIFEST, json.dumps(manifest, indent=1))
         self._check_owner()
         beside.rename(self.path(step))
         descriptor = os.open(self.folder, os.O_RDONLY)
