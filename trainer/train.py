@@ -10,6 +10,7 @@ report.html, checkpoints/, tensorboard/ and wandb/. Started again, it goes on fr
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -78,7 +79,7 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     from trainer.evaluation.generation import choose
     from trainer.evaluation.metrics import score_table
     from trainer.model import base as model
-    from trainer.model import warm_start
+    from trainer.model import features, warm_start
     from trainer.node.stop import Stop
     from trainer.report.page import report_line
     from trainer.results import export, trained
@@ -120,6 +121,8 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     encoder = Encoder(processor, [*dataset.train, *evaluated])
     for what, found in model.check_contract(peft_model, config, anatomy, encoder.collate([{"index": 0}])):
         say(f"  {what:<38} {found}")
+    pictures = features.keep_features(base, config, len(dataset.train))
+    say(f"  {'a picture goes through the tower':<38} {'once' if pictures else 'every time'}")
     for index in range(min(SHOWN_EXAMPLES, len(encoder.records))) if ranks.first else ():
         say(f"example {index + 1}\n{describe_example(processor, encoder(index))}")
     stop.check()
@@ -130,7 +133,7 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
         tracker.start(config, peft_model, export.describe_run(config, dataset), step=start)
     trainer = VisionSFTTrainer(
         config, peft_model, processor, encoder.collate, (len(dataset.train), len(evaluated)),
-        store=store, stop=stop, callbacks=[track.progress_callback(), tracker], held_out=held_out,
+        store=store, stop=stop, callbacks=[track.progress_callback(), tracker], held_out=held_out, features=pictures,
     )  # fmt: skip
 
     def measure(when: str, step: int) -> heldout.Scores:
@@ -155,6 +158,8 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
         say(f"the adapter of step {kept} is kept: its evaluation was the best")
     after = measure("after training", kept)
 
+    if pictures:
+        pictures.close()
     export.save_adapter(run_dir, trainer, processor)
     if ranks.first:
         record = export.RunRecord(
@@ -169,6 +174,7 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
         say(f"\n{score_table(zero_shot.action, after.action)}\n")
         say(f"adapter: {run_dir}/adapter\n{report_line(run_dir)}")
         tracker.finish(after.action)
+        shutil.rmtree(features.features_dir(config), ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from trainer.text import GIB
 
 if TYPE_CHECKING:
     from accelerate_configs.job import ModelShape
+    from trainer.model.features import FeatureCache
 
 # Dense bf16 with fp32 accumulation, TFLOP/s, from the vendors' data sheets; the first name that is found counts.
 PEAK_TFLOPS: tuple[tuple[str, float], ...] = (
@@ -72,8 +73,8 @@ def model_flops(
 class Meter(TrainerCallback):
     """Counts what is trained on without waiting for the device; `read`, at a training log, is the only sync."""
 
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        self._config, self._device = config, device
+    def __init__(self, config: TrainConfig, device: torch.device, features: FeatureCache | None = None) -> None:
+        self._config, self._device, self._features = config, device, features
         self._peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         self._shape = known_shape(config.model) if self._peak else None
         self._earlier = {"correct": 0, "scored": 0, "tokens_seen": 0}
@@ -103,10 +104,9 @@ class Meter(TrainerCallback):
     def count(self, inputs: Mapping[str, Any], correct: Tensor) -> None:
         """A micro-batch of this process; `correct` is how many of its answer tokens were predicted."""
         self._correct_and_tokens += torch.stack((correct.detach().long(), inputs["attention_mask"].sum()))
-        pictures = inputs.get("image_grid_thw", inputs.get("pixel_values", ()))
-        self._counted.update(
-            scored=inputs["loss_targets"].numel(), samples=len(inputs["input_ids"]), images=len(pictures)
-        )
+        pictures = len(inputs.get("image_grid_thw", inputs.get("pixel_values", ())))
+        images = self._features.take_computed() if self._features else pictures
+        self._counted.update(scored=inputs["loss_targets"].numel(), samples=len(inputs["input_ids"]), images=images)
 
     def state(self) -> dict[str, int]:
         """What a checkpoint needs of this process's open window."""

@@ -22,6 +22,7 @@ from trl import SFTConfig, SFTTrainer
 
 from trainer.config import ZERO3_SETTINGS, TrainConfig
 from trainer.evaluation.heldout import HeldOut, Scores
+from trainer.model.features import FeatureCache
 from trainer.model.head import install_supervised_head
 from trainer.model.warm_start import load_weights
 from trainer.node.stop import Stop
@@ -59,6 +60,7 @@ class VisionSFTTrainer(SFTTrainer, TrainerCallback):
         stop: Stop,
         callbacks: Sequence[TrainerCallback],
         held_out: HeldOut | None = None,
+        features: FeatureCache | None = None,
     ) -> None:
         """Trains on indices: `sizes` are the collator's (training, held-out) records.
 
@@ -82,7 +84,7 @@ class VisionSFTTrainer(SFTTrainer, TrainerCallback):
         self.model_accepts_loss_kwargs = True
         self.store, self.stop, self.held_out = store, stop, held_out
         self.patience = config.early_stopping_patience
-        self.meter = Meter(config, self.args.device)
+        self.meter = Meter(config, self.args.device, features)
         self._checkpoint: Path | None = None
         self._evaluation_owed = False
         self._scored: dict[int, Any] = {}

@@ -1,0 +1,142 @@
+"""What a frozen tower makes of a picture, made once: a run sees the same pictures every epoch and every evaluation.
+
+At Gemma 3's shape the tower is half of a step's FLOPs. Its features (1.3 MB a picture there) wait in files beside the
+run, shared by its processes and attempts. A picture goes through the tower alone, so what comes out depends neither
+on its batch nor on what was kept before: a run that was stopped ends like one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from trainer.config import TrainConfig
+from trainer.text import GIB
+
+FREE_SHARE = 4  # no more than one part in so many of what is free on the disk
+WIDTH, MOST_ROWS = 1 << 12, 1 << 16  # of the table that a tensor's numbers are laid out in to be hashed
+
+
+class FeatureCache:
+    """Stands in for a model's `get_image_features`."""
+
+    def __init__(self, compute: Any, config: TrainConfig, *, again: bool) -> None:
+        """`again`: pictures that are trained on will be seen once more, not only those that are evaluated."""
+        self._compute, self._again = compute, again
+        self.__signature__ = signature(compute)  # generate() looks there for what it may hand over
+        self._folder = features_dir(config)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        free_bytes = shutil.disk_usage(self._folder).free / FREE_SHARE
+        self._room_bytes = min(config.feature_cache_gib * GIB, free_bytes) / config.world_size
+        made_by = f"{config.model} {compute.__self__.dtype}"
+        self._prefix = hashlib.blake2b(made_by.encode(), digest_size=4).hexdigest()
+        self._writer = ThreadPoolExecutor(1, "features")
+        self._computed = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
+        given = self.__signature__.bind(*args, **kwargs).arguments
+        options = given.pop("kwargs", {})
+        pictures = list(_one_by_one({name: value for name, value in given.items() if value is not None}))
+        keys = torch.stack([torch.cat([fingerprint(t) for t in picture.values()]) for picture in pictures]).tolist()
+        found = [self._features(picture, key, options) for picture, key in zip(pictures, keys, strict=True)]
+        features: Any = tuple(found) if GRID in given else torch.cat(found)
+        return BaseModelOutputWithPooling(pooler_output=features)
+
+    def _features(self, picture: Mapping[str, Tensor], key: list[int], options: Mapping[str, Any]) -> Tensor:
+        name = "".join(f"-{part & (1 << 64) - 1:016x}" for part in key)
+        path = self._folder / f"{self._prefix}{name}.safetensors"
+        with contextlib.suppress(OSError, SafetensorError):  # not there, or cut off
+            return load_file(path, device=str(picture["pixel_values"].device))["features"]
+        found = self._compute(**picture, **options).pooler_output
+        features = found if isinstance(found, Tensor) else torch.cat(tuple(found))
+        training = self._compute.__self__.training
+        self._computed += training
+        if features.nbytes <= self._room_bytes and (self._again or not training):
+            self._room_bytes -= features.nbytes
+            self._writer.submit(self._write, path, features.cpu().contiguous())
+        return features
+
+    def _write(self, path: Path, features: Tensor) -> None:
+        part = path.with_suffix(f".{os.getpid()}")
+        try:
+            save_file({"features": features}, part)
+            part.replace(path)
+        except (OSError, SafetensorError):  # a full disk or quota: what is there is still read
+            self._room_bytes = 0
+
+    def take_computed(self) -> int:
+        """How many pictures have gone through the tower in training since this was last asked."""
+        taken, self._computed = self._computed, 0
+        return taken
+
+    def close(self) -> None:
+        """End when all is written."""
+        self._writer.shutdown()
+
+
+GRID = "image_grid_thw"  # Qwen's patches of all pictures lie in one row, and this says whose are how many
+
+
+def features_dir(config: TrainConfig) -> Path:
+    return Path(config.output_dir, "features")
+
+
+def keep_features(base: Any, config: TrainConfig, records: int) -> FeatureCache | None:
+    """Let `base` compute the features of each picture once, in a run that trains on so many `records`.
+
+    None, with nothing changed, where it cannot be: adapters or dropout change what the tower makes; ZeRO-3 gathers the
+    tower's shards on all processes together, whichever of them has kept a picture; some families hand on more than the
+    features.
+    """
+    backbone = base.base_model
+    compute = getattr(backbone, "get_image_features", None)
+    drops = getattr(getattr(base.config, "vision_config", None), "attention_dropout", 0)
+    sharded = any(hasattr(parameter, "ds_numel") for parameter in base.parameters())
+    if compute is None or drops or sharded or config.vision == "lora" or not config.feature_cache_gib:
+        return None
+    if signature(compute).return_annotation != tuple | BaseModelOutputWithPooling:
+        return None
+    effective = config.micro_batch_size * config.gradient_accumulation_steps * config.world_size
+    backbone.get_image_features = FeatureCache(compute, config, again=config.max_steps * effective > records)
+    return backbone.get_image_features
+
+
+def _one_by_one(given: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The arguments for each picture; for each record, where a record's pictures lie in one row."""
+    if GRID not in given:
+        yield from ({name: t[i : i + 1] for name, t in given.items()} for i in range(len(given["pixel_values"])))
+        return
+    grid = given[GRID]
+    for i, patches in enumerate(given["pixel_values"].split(grid.prod(-1).tolist())):
+        yield {"pixel_values": patches, GRID: grid[i : i + 1]}
+
+
+@lru_cache(maxsize=2)
+def _weights(device: torch.device) -> tuple[Tensor, ...]:
+    drawn = torch.Generator().manual_seed(0)
+    most = 1 << 63
+    return tuple(torch.randint(-most, most - 1, (2, n), generator=drawn).to(device) for n in (WIDTH, MOST_ROWS))
+
+
+def fingerprint(tensor: Tensor) -> Tensor:
+    """(2) int64 that differ between any two tensors that differ in more than zeros at their end: sums of all elements,
+    as whole numbers modulo 2^64, times random ones. Computed where the tensor is."""
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    numbers = tensor.contiguous().flatten().view(whole).long()
+    rows = torch.nn.functional.pad(numbers, (0, -len(numbers) % WIDTH)).view(-1, WIDTH)
+    columns, down = _weights(tensor.device)
+    return torch.stack([((rows * columns[i]).sum(1) * down[i, : len(rows)]).sum() for i in (0, 1)])
