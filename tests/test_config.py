@@ -304,6 +304,7 @@ def test_a_rank_and_alpha_that_memory_cannot_be_planned_for_are_refused(tmp_path
     )
 
 
+@pytest.mark.slow
 def test_a_yaml_file_trains_like_flags(tmp_path: Path, tiny_model: Path, walks: Path) -> None:
     from training import train_forked
 

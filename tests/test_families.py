@@ -18,6 +18,7 @@ TEXT = 2 * 7  # layers x linears
 TOWER = 2 * 5 + 2  # blocks x (qkv, proj, gate, up, down), and the merger's two
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "vision", "layers"),
     [("tiny_qwen", "frozen", TEXT), ("tiny_qwen", "lora", TEXT + TOWER), ("tiny_idefics", "frozen", TEXT)],
