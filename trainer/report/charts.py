@@ -54,16 +54,15 @@ def line_charts(record: Entry) -> list[Entry]:
             continue  # one evaluation is no curve, and its numbers stand above
         if key == "eval_action_accuracy" and before:
             points = [(0, before["accuracy"]), *points]
-        smoothed = noisy and len(points) >= SMOOTH_FROM
-        unit += "; bold: smoothed" if smoothed else ""
-        charts.append({"title": title, "unit": unit, **draw(points, form=form, top=top, smoothed=smoothed)})
+        charts.append({"title": title, "unit": unit, **draw(points, form=form, top=top, noisy=noisy)})
     return charts
 
 
-def draw(points: Points, *, form: Callable[[float], str] = short, top: float = 0, smoothed: bool = False) -> Entry:
+def draw(points: Points, *, form: Callable[[float], str] = short, top: float = 0, noisy: bool = False) -> Entry:
     """`points`, (optimizer step, value) each, as paths, ticks and dots; a value that is not finite leaves a gap.
 
-    The axis reaches `top` at least. `smoothed`: the values as logged come first, to be drawn faintly.
+    The axis reaches `top` at least. Where a `noisy` curve is long, the values as logged come first, to be drawn
+    faintly, then their means.
     """
     finite = [(step, value) for step, value in points if math.isfinite(value)]
     values = [value for _, value in finite]
@@ -86,6 +85,7 @@ def draw(points: Points, *, form: Callable[[float], str] = short, top: float = 0
             drawing = math.isfinite(value)
         return "".join(words)
 
+    smoothed = noisy and len(points) >= SMOOTH_FROM
     means = [path(zip((step for step, _ in finite), smooth(values), strict=True))] if smoothed else []
     marked = {**dict(finite[:: -(-len(finite) // MARKERS) or 1]), **dict(finite[-1:])}
     return {

@@ -31,7 +31,6 @@ def model_card(
     return pages.from_string(Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")).render(
         run,
         base=base_name(config["model"]),
-        dtype="float32" if config["device"] == "cpu" else "bfloat16",
         unquantized=list(unquantized),
         settings=[(name, base_name(word(value))) for name, value in config.items() if name not in LEFT_OUT],
         merged=merged,
