@@ -117,6 +117,11 @@ def test_a_rank_alone_brings_twice_itself_as_alpha(argv: list[str], tmp_path: Pa
     assert resolve_settings(["--lora_alpha", "7"], {}).values["lora_r"] == 64
 
 
+def test_a_preset_that_is_a_list_is_refused_like_any_other(tmp_path: Path) -> None:
+    path = written(tmp_path, "lora: [high]\n")
+    assert refusal("--config", path) == f"{path}: lora takes high or medium or low, got \"['high']\""
+
+
 KNOWN = ", ".join([*(f.name for f in dataclasses.fields(TrainConfig)), "lora"])
 
 

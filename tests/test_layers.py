@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from specs import known_shape
 
 from trainer.__main__ import main
 
+NOBODY = "http://127.0.0.1:9"  # an address where nobody listens
 TEXT = "model.language_model"
 
 
@@ -62,4 +65,28 @@ def test_a_model_that_is_not_there_is_one_line_and_78(
         said = capsys.readouterr().err.splitlines()
         assert said[-1] == f"trainyard: MODEL={model} is not there: give a model folder, or a hub id"
     assert main(["layers", "--model", "some/model"]) == 78
-    assert "hub id with access (HF_TOKEN in .env) and the licence accepted" in capsys.readouterr().err
+    assert "MODEL=some/model is not in the hub cache (" in capsys.readouterr().err
+
+
+def test_a_hub_out_of_reach_is_said_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # HF_ENDPOINT, too, is read when the library is imported.
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", NOBODY + "/{repo_id}/{filename}")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", NOBODY)
+    began = time.monotonic()
+    assert main(["layers", "--model", "some/model"]) == 1
+    assert time.monotonic() - began < 10  # left to itself, the hub's client takes more than 20 s
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f": {NOBODY} cannot be reached (" in said
+    assert said.endswith("with the same HF_HOME: hf download some/model\n")
+
+
+def test_the_token_in_the_env_file_is_the_libraries_too(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {n: v for n, v in os.environ.items() if n != "HF_TOKEN"})
+    (tmp_path / ".env").write_text("HUGGINGFACE_TOKEN=hf_y\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["layers", "--model", str(tiny_model)]) == 0
+    assert os.environ["HF_TOKEN"] == "hf_y"

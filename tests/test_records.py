@@ -64,7 +64,8 @@ def test_an_empty_context_leaves_the_question_alone(tmp_path: Path) -> None:
         (['{"image": "a.png"}'], "{path} line 1 lacks context, question, output: it takes {hint}"),
         (['{"context": "", "question": "", "output": ""}'], '{path} line 1 lacks image or frames '
          '("image": null where there is none): it takes {hint}'),
-        ([entry(output={"button": "up"})], "{path} line 1: output is dict, not a string"),
+        ([entry(output={"button": "up"})], "{path} line 1: output takes a string (JSON goes in as text, "
+         "nothing as \"\"), got {{'button': 'up'}}"),
         ([entry(image=3)], "{path} line 1: image takes a path, images and frames a list of paths"),
     ],
 )  # fmt: skip

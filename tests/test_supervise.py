@@ -107,10 +107,13 @@ def test_an_env_file_sets_secrets_and_settings_and_nothing_else(tmp_path: Path) 
         path.write_text(f"HF_TOKEN=x\n{line}\n")
         with pytest.raises(ConfigError, match=r"\.env line 2: .* is not one of HF_TOKEN, "):
             read_env_file(path)
-    path.write_text("HF_TOKEN=x\nhf_a-bare-token\n")
-    with pytest.raises(ConfigError) as caught:
-        read_env_file(path)
-    assert str(caught.value) == f"{path} line 2: takes NAME=value, and there is no = in it"
+    for line in ("hf_a-bare-token", "WANDB_NOTES='it's late'", 'HF_TOKEN="hf_x', "HF_TOKEN=#"):
+        path.write_text(f"HF_TOKEN=x\n{line}\n")
+        with pytest.raises(ConfigError) as caught:
+            read_env_file(path)
+        assert str(caught.value) == f"{path} line 2: takes NAME=value, the value whole in quotes or without"
+    path.write_text("HF_TOKEN=  # yours\nWANDB_NOTES='it is late' # very\nWANDB_PROJECT=it's #1 # ours\n")
+    assert read_env_file(path) == {"WANDB_NOTES": "it is late", "WANDB_PROJECT": "it's"}
 
 
 def test_a_time_limit_counts_from_the_start_unless_a_scheduler_says_when_it_ends() -> None:

@@ -163,15 +163,19 @@ def test_a_pipe_is_answered_line_by_line_and_a_bad_line_stops_nothing(run: Path,
         (["--run", "RUN"], "infer takes images, or --records FILE; got neither: python -m trainer infer"),
         (["--run", "no/such", "x.png"], "no/such holds no trained model (trainyard.json is not there): give a"),
         (["--run", "RUN", "x.png"], "the images cannot be used: x.png is not there"),
+        (["--run", "RUN", "/tmp"], "the images cannot be used: /tmp is no file"),
+        (["--run", "RUN", "FRAME", "--base", "/none"],
+         "MODEL=/none is not there: give a model folder, or a hub id; --base says where the adapter's base is"),
         (["--run", "RUN", "a.png", "b.png"], "2 images: training used a grid of four frames; give the four, oldest"),
         (["--run", "RUN", "--records", "no.jsonl"], "records no.jsonl cannot be read (No such file or directory)"),
         (["--run", "RUN", "x.png", "--questoin", "?"], "unknown '--questoin', did you mean question? known are run"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked_is_one_line(
-    words: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, run: Path, walks: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["infer", *(str(run) if word == "RUN" else word for word in words)]) == 78
+    places = {"RUN": str(run), "FRAME": str(next(walks.glob("frames/*.png")))}
+    assert main(["infer", *(places.get(word, word) for word in words)]) == 78
     assert capsys.readouterr().err.startswith(f"trainyard: {message}")
 
 

@@ -120,7 +120,7 @@ def read_layer(source: str, given: Mapping[str, object], notices: list[str]) -> 
         if ours != LORA:
             known = (LORA, "config", "json") if source == COMMAND_LINE else (LORA,)
             values[ours] = convert(TrainConfig, ours, meant, shown_as=f"{before}{name}", also=known)
-        elif meant in LORA_PRESETS:
+        elif str(meant) in LORA_PRESETS:
             rank, alpha = LORA_PRESETS[str(meant)]
             values = {"lora_r": rank, "lora_alpha": alpha, **values}
         else:
@@ -136,7 +136,7 @@ def read_env_file(path: Path) -> dict[str, str]:
         ConfigError: a line that is no assignment, or a name that is not one of ours.
     """
     # The value in quotes, or up to the comment that a space and # begin.
-    assignment = re.compile(r"""(?:export )?([^=]*)=\s*(?:'([^']*)'.*|"([^"]*)".*|(.*?)(?:\s+#.*)?)""")
+    assignment = re.compile(r"""(?:export )?([^=]*)=\s*(?:'([^']*)'|"([^"]*)"|([^'"\s#].*?)?)(?:\s+#.*)?""")
     values = {}
     lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
     for number, line in enumerate(map(str.strip, lines), start=1):
@@ -144,11 +144,11 @@ def read_env_file(path: Path) -> dict[str, str]:
             continue
         if not (found := assignment.fullmatch(line)):
             # Not said back: it may be a bare token.
-            raise ConfigError(f"{path} line {number}: takes NAME=value, and there is no = in it")
+            raise ConfigError(f"{path} line {number}: takes NAME=value, the value whole in quotes or without")
         name = found[1].strip()
         if name not in ENV_FILE and not re.fullmatch("WANDB_[A-Z_]+", name):
             raise ConfigError(f"{path} line {number}: {name!r} is not one of {', '.join((*ENV_FILE, 'WANDB_*'))}")
-        values[name] = found[2] or found[3] or found[4]
+        values[name] = found[2] or found[3] or found[4] or ""
     return {name: value for name, value in values.items() if value}
 
 
@@ -188,16 +188,21 @@ def usage() -> str:
 
 
 def settings_here(argv: Sequence[str]) -> Settings:
-    """What a run would be told here, its notices said. Raises ConfigError.
-
-    What .env says goes into the environment, where the libraries look for tokens and caches.
-    """
-    env_file = read_env_file(Path(".env"))
-    settings = resolve_settings(argv, os.environ, env_file)
+    """What a run would be told here, its notices said; .env is taken in. Raises ConfigError."""
+    environ = dict(os.environ)
+    settings = resolve_settings(argv, environ, take_env_file())
     say(settings.notices)
-    for name, value in env_file.items():
-        os.environ.setdefault(name, value)
     return settings
+
+
+def take_env_file() -> dict[str, str]:
+    """What `.env` says. It goes into the environment, where the libraries look for tokens and caches once they are
+    imported. Raises ConfigError."""
+    env_file = read_env_file(Path(".env"))
+    os.environ.update(env_file | os.environ)
+    if token := os.environ.get("HUGGINGFACE_TOKEN"):
+        os.environ.setdefault("HF_TOKEN", token)
+    return env_file
 
 
 def main(argv: Sequence[str]) -> int:

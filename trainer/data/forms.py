@@ -102,7 +102,7 @@ def _flat(entry: dict[str, Any], pictured: bool) -> list[tuple[Role, Any]]:
         raise FormError(f" lacks {', '.join(lacking)}: it takes {FORMAT_HINT}")
     for key in FLAT_KEYS:
         if not isinstance(entry[key], str):
-            raise FormError(f": {key} is {type(entry[key]).__name__}, not a string")
+            raise FormError(f': {key} takes a string (JSON goes in as text, nothing as ""), got {_short(entry[key])}')
     text = "\n\n".join(part for part in (entry["context"], entry["question"]) if part)
     if not pictured and not text.strip():
         raise FormError(" has no image, and context and question are both empty")

@@ -144,7 +144,7 @@ def _session(entry: dict[str, Any]) -> str:
     metadata = entry.get("metadata")
     for where in (metadata if isinstance(metadata, dict) else {}, entry):
         for key in SESSION_KEYS:
-            if isinstance(where.get(key), (str, int)):
+            if isinstance(where.get(key), (str, int, float)):
                 return str(where[key])
     return ""
 

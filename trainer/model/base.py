@@ -20,8 +20,9 @@ from torch import nn
 
 from trainer.config import TrainConfig
 from trainer.model.traits import UNUSED, lacking_token_types, picture_features, processor_of
+from trainer.node.preflight import check_model
 from trainer.node.start import device_map
-from trainer.outcome import ConfigError
+from trainer.outcome import ConfigError, SickNode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,12 +205,12 @@ def matching(base: Any, pattern: str) -> list[Any]:
 
 
 def load_processor(model: str) -> Any:
-    """The model's processor. Raises ConfigError when the model is neither here nor reachable."""
+    """The model's processor. Raises ConfigError or SickNode when the model is neither here nor reachable."""
     return _load(processor_of, model)
 
 
 def load_model_config(model: str) -> Any:
-    """The model's configuration. Raises ConfigError when the model is neither here nor reachable."""
+    """The model's configuration. Raises ConfigError or SickNode when the model is neither here nor reachable."""
     from transformers import AutoConfig
 
     return _load(partial(AutoConfig.from_pretrained, trust_remote_code=False), model)
@@ -218,11 +219,14 @@ def load_model_config(model: str) -> Any:
 def _load(load: Callable[[str], Any], model: str) -> Any:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
+        check_model(model, weights=False)  # asks once, where the hub's client would ask for minutes
         return load(model)
-    except (OSError, ValueError) as error:  # ValueError: a name that no hub takes
+    except (OSError, ValueError, ConfigError, SickNode) as error:  # ValueError: a name that no hub takes
         # A hub id whose first half is a folder here is a mistyped folder.
         if not (path := Path(model)).exists() and (path.is_absolute() or ("/" in model and path.parent.is_dir())):
             raise ConfigError(f"MODEL={model} is not there: give a model folder, or a hub id") from None
+        if isinstance(error, (ConfigError, SickNode)):
+            raise
         first_line = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"MODEL={model} cannot be loaded ({first_line}): give a model folder, or a hub id with "

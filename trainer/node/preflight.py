@@ -103,8 +103,8 @@ def meeting_place(environ: Mapping[str, str]) -> tuple[int, str, str]:
             time.sleep(1)
 
 
-def check_model(model: str) -> str:
-    """A folder, or a hub id whose weights are in the cache or can be had; in words."""
+def check_model(model: str, *, weights: bool = True) -> str:
+    """A folder, or a hub id that can be had or is in the cache, its `weights` too; in words."""
     found = f"{model} is here or can be had"
     if Path(model).is_dir():
         return found
@@ -116,12 +116,12 @@ def check_model(model: str) -> str:
         config = try_to_load_from_cache(model, "config.json")
     except HFValidationError:
         raise ConfigError(f"MODEL={model}: no such folder on {node_name()}") from None
-    if isinstance(config, str) and any(Path(config).parent.glob("*.safetensors")):
+    if isinstance(config, str) and (not weights or any(Path(config).parent.glob("*.safetensors"))):
         return found
     if constants.HF_HUB_OFFLINE:
         raise ConfigError(f"MODEL={model} is not in the hub cache ({cache}), and HF_HUB_OFFLINE is set: download it")
     check_folder("hub cache", cache)
-    token = get_token() or os.environ.get("HUGGINGFACE_TOKEN")
+    token = get_token()
     try:
         get_hf_file_metadata(hf_hub_url(model, "config.json"), token=token, timeout=HUB_TIMEOUT_S)
     except HfHubHTTPError as error:

@@ -17,6 +17,7 @@ from trainer.config import Device, Quantization, TrainConfig
 from trainer.model.warm_start import damaged
 from trainer.node.start import join, prepare_libraries
 from trainer.outcome import ConfigError
+from trainer.settings import take_env_file
 
 if TYPE_CHECKING:
     from trainer.data.records import Dataset
@@ -124,6 +125,7 @@ def load_trained(path: Path, *, device: Device | None = None, base: str | None =
     Raises:
         ConfigError: there is no trained model, its base cannot be loaded, or this machine has no such device.
     """
+    take_env_file()
     folder, usage = find_trained(path)
     if base is None and (named := folder / ADAPTER_FILE).is_file():
         base = json.loads(named.read_text(encoding="utf-8"))["base_model_name_or_path"]
@@ -139,7 +141,10 @@ def load_trained(path: Path, *, device: Device | None = None, base: str | None =
     processor = models.load_processor(str(folder))
     state = join(config)
     os.environ["ACCELERATE_MIXED_PRECISION"] = "no" if device == "cpu" else "bf16"  # as a launcher would say
-    model, _ = models.load_here(config, state)
+    try:
+        model, _ = models.load_here(config, state)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; --base says where the adapter's base is") from None
     if base:
         model = put_adapter(model, folder)
     return Trained(model=model.eval(), processor=processor, usage=usage, accelerator=Accelerator(cpu=device == "cpu"))

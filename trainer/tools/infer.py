@@ -117,7 +117,7 @@ def as_record(entry: dict[str, Any], folder: Path) -> Record:
 
     def place(name: str) -> str:
         if not (folder / name).is_file():
-            raise FormError(f": {folder / name} is not there")
+            raise FormError(f": {folder / name} is {'no file' if (folder / name).exists() else 'not there'}")
         return str(folder / name)
 
     turns, _ = read_form(with_answer(entry), place)

@@ -19,6 +19,7 @@ from trainer.config import LORA_PRESETS
 from trainer.flags import Range, parse
 from trainer.model.base import anatomy_of, build_skeleton, load_model_config, target_pattern
 from trainer.outcome import FINISHED
+from trainer.settings import take_env_file
 from trainer.text import format_table
 
 # The list that tutorials give as target_modules; in Gemma 3 it hits the tower's q, k and v by accident.
@@ -38,6 +39,7 @@ class Question:
 def main(argv: Sequence[str]) -> int:
     """Raises ConfigError for a wrong option or a model that cannot be found."""
     asked = parse(argv, Question, __doc__)
+    take_env_file()
     report = describe(asked.model, asked.lora_r)
     print(json.dumps(report, indent=1) if asked.json else render(report))
     return FINISHED

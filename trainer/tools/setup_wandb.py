@@ -17,7 +17,7 @@ from pathlib import Path
 
 from trainer.flags import parse
 from trainer.outcome import ConfigError
-from trainer.settings import read_env_file
+from trainer.settings import take_env_file
 from trainer.tools.checks import Answer, ask, conclude
 from trainer.tracking.wandb_run import prepare_client, words
 
@@ -36,8 +36,7 @@ class Request:
 def main(argv: Sequence[str]) -> int:
     """Raises ConfigError for an unknown option."""
     asked = parse(argv, Request, __doc__)
-    for name, value in read_env_file(Path(".env")).items():
-        os.environ.setdefault(name, value)
+    take_env_file()
     prepare_client()
     # Each as far as one can come without the one before.
     checks = [ask("key", key)]

@@ -103,7 +103,7 @@ def usual(config: TrainConfig) -> Answer:
 
 
 def token(name: str, without: str, _: TrainConfig) -> Answer:
-    if os.environ.get(name) or (name == "HF_TOKEN" and os.environ.get("HUGGINGFACE_TOKEN")):
+    if os.environ.get(name):
         return "given"
     return f"not given: {without}", f"put {name}= into .env"
 
