@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shlex
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+SHOWN = re.compile(r"<!-- after make demo -->\n```\n\$ ([^\n]*)\n(.*?)```\n", re.S)
+
+
+def words(text: str) -> str:
+    """Without what differs from one processor to another: every number, and the columns' widths."""
+    return re.sub(r"-{3,}", "-", re.sub(r" +", " ", re.sub(r"\d[\d.,]*(e-?\d+)?", "0", text)))
+
+
+def lacking(shown: str, output: str) -> list[str]:
+    """What the README shows and was not printed; a line of three dots stands for what it leaves out."""
+    return [part for part in re.split(r"^\.\.\.\n", words(shown), flags=re.M) if part not in words(output)]
 
 
 @pytest.mark.slow
@@ -43,6 +59,18 @@ def test_the_demo_learns_from_the_pictures_and_leaves_a_report(checkout: Path) -
     assert page.count("data:image/png;base64,") == 12
     assert (run / "adapter" / "adapter_model.safetensors").is_file()
     assert json.loads((run / "run.json").read_text())["spec"]["run_id"] == "demo"
+
+    # The README's commands work after it as they stand there, and print what is shown but for the numbers.
+    shown = dict(SHOWN.findall(README.read_text(encoding="utf-8")))
+    assert lacking(shown.pop("make demo"), done.stdout) == []
+    path = f"{checkout / '.venv/cpu/bin'}:{os.environ['PATH']}"
+    environ = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "WANDB_API_KEY")}
+    for command, excerpt in shown.items():
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=checkout, env={**environ, "PATH": path}, capture_output=True, text=True
+        )
+        assert (done.returncode, lacking(excerpt, done.stdout)) == (0, []), (command, done.stdout, done.stderr[-2000:])
+    assert [shlex.split(command)[3] for command in shown] == ["profile-memory", "validate", "infer", "merge"]
 
 
 def test_the_demo_takes_no_options(checkout: Path) -> None:

@@ -7,9 +7,19 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import tomllib
+
+from accelerate_configs.measure.batch_size import own_words
+from accelerate_configs.request.variables import BY_NAME, parse_given, read_given
+from trainer.__main__ import VERBS
+from trainer.config import TrainConfig
+from trainer.flags import parse
+from trainer.settings import resolve_settings
+from trainer.tools import infer, merge, setup_wandb
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -80,3 +90,57 @@ def test_every_make_target_the_readme_names_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.M))
     named = set(re.findall(r"(?:`|\$ |^)make ([a-z-]+)", README.read_text(encoding="utf-8"), re.M))
     assert named - targets == set()
+
+
+DOCUMENTS = ("README.md", "CHANGELOG.md", "docker/README.md", "benchmarks/README.md")
+COMMAND = re.compile(r"(?:^\$ |^|`)(make|python -m trainer)(?: (.*?))?(?:`|$)", re.M)
+PLANNED = ("run", "ready", "docker-run", "sweep", "sweep-ready", "find-batch-size")
+SETTINGS = ("config", "validate", "profile-memory")
+OPTIONS = {"infer": infer.Question, "merge": merge.Request, "setup-wandb": setup_wandb.Request}
+
+
+def commands() -> list[tuple[str, tuple[str, ...]]]:
+    """Every command of make and the trainer that a document names, up to where the shell or three dots take over."""
+    found = set()
+    for name in DOCUMENTS:
+        text = re.sub(r" \\\n +", " ", (ROOT / name).read_text(encoding="utf-8"))
+        for program, rest in COMMAND.findall(text):
+            typed = re.split(r" (?:\.\.\.|[|>]|&&)", rest)[0]
+            found.add((program, tuple(word for word in shlex.split(typed, comments=True) if not word.endswith("..."))))
+    return sorted(found)
+
+
+@pytest.mark.parametrize(("program", "typed"), commands(), ids=lambda part: " ".join(part) if part else "")
+def test_a_command_that_is_shown_is_understood(program: str, typed: tuple[str, ...]) -> None:
+    if program == "make":
+        given = dict(word.split("=", 1) for word in typed if "=" in word)
+        own = re.search(r"^override OWN := (.*)$", (ROOT / "Makefile").read_text(), re.M)
+        assert own and set(given) <= {*BY_NAME, *own[1].split()}
+        parse_given({name: value for name, value in given.items() if value and name in BY_NAME})
+        return
+    verb, *words = typed or ("--help",)
+    assert verb in VERBS or verb == "--help"
+    if verb in PLANNED:
+        parse_given(read_given(own_words(words)[0], {}))
+    elif verb in SETTINGS and words != ["--help"]:
+        resolve_settings(words[1:] if verb == "validate" else words, {})
+    elif verb in OPTIONS and words:
+        parse(words, OPTIONS[verb], "", words=[])
+
+
+def test_commands_are_found() -> None:
+    assert len(commands()) > 40
+
+
+def test_an_error_that_is_shown_is_provoked_by_a_test() -> None:
+    """In these words, but for the numbers and the node."""
+    shown = re.findall(r"<!-- provoked in: (.*?) -->\n```\ntrainyard: (?:n\d: )?(.*)\n```\n", README.read_text("utf-8"))
+    assert len(shown) == 3
+    for test, line in shown:
+        assert re.sub(r"\d+", "0", line) in re.sub(r"\d+", "0", (ROOT / test).read_text(encoding="utf-8"))
+
+
+def test_the_readme_counts_settings_and_pins_as_they_are() -> None:
+    said = re.search(r"(\d+) libraries as pinned\nsettings +pass  (\d+) settings", README.read_text(encoding="utf-8"))
+    pinned = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["train"]
+    assert said and (int(said[1]), int(said[2])) == (len(pinned), len(fields(TrainConfig)))
