@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from test_request import request
 
+from accelerate_configs.local.run import prepare
 from accelerate_configs.runs.recorded import read_spec
+from accelerate_configs.runs.records import run_record, write_record
+from trainer.data.lengths import Lengths, data_digest, lengths_path, write_lengths
 from trainer.outcome import ConfigError
 
 ROOT = Path("/home/ada/trainyard")
@@ -73,3 +76,30 @@ def test_a_missing_field_and_a_shape_of_words_are_refused() -> None:
     wordy["shape"]["layers"] = "many"
     with pytest.raises(ConfigError, match=r"^layers of shape is 'many', no int$"):
         read_spec(wordy, project_dir=ROOT)
+
+
+def test_a_run_here_goes_on_though_its_lengths_were_measured_since(tmp_path: Path, tiny_model: Path) -> None:
+    data = tmp_path / "records.jsonl"
+    data.write_text('{"image": null, "context": "", "question": "?", "output": "up"}\n')
+    words = [f"--model={tiny_model}", f"--data={data}", f"--output={tmp_path}/runs", "--device=cpu", "--run=r"]
+    measured = Lengths(
+        model=str(tiny_model), data_sha256=data_digest(str(data)), records=1, tokens={"p100": 200},
+        supervised={"p100": 8}, pictures=1,
+    )  # fmt: skip
+
+    def begin(*more: str) -> None:
+        plan = prepare([*words, *more])
+        write_record(tmp_path / "runs" / "r", run_record(plan))
+
+    begin()
+    write_lengths(str(data), measured)
+    assert prepare(words).spec.max_length == 1024
+    with pytest.raises(ConfigError, match=r"RUN=r was begun with another .*max_length"):
+        prepare([*words, "--max-length=128"])  # fewer records than before
+    (tmp_path / "runs" / "r" / "run.json").unlink()
+    (tmp_path / "runs" / "r").rmdir()
+    begin()
+    lengths_path(str(data)).unlink()
+    assert prepare(words).spec.max_length < 1024
+    with pytest.raises(ConfigError, match=r"RUN=r was begun with another .*max_length"):
+        prepare([*words, "--max-length=128"])

@@ -6,9 +6,11 @@ An interrupted run (exit code 75) goes on when the same command is given again w
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate_configs.job import JobSpec, Plan
@@ -18,6 +20,8 @@ from trainer.flags import answer_help
 from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, ConfigError
 from trainer.text import GIB
 
+# What `validate data` changes in a request.
+OF_LENGTHS = ("length_source", "max_length", "supervised_tokens", "images_per_sample")
 PROJECT_DIR = Path(__file__).resolve().parent.parent.parent
 USAGE = """usage: python -m trainer run | ready [--gpus 2 | --gpus=2 ...], or make run GPUS=2 ...
 
@@ -34,7 +38,7 @@ def prepare(argv: Sequence[str]) -> Plan:
     from accelerate_configs.choose import choose
     from accelerate_configs.request.planned import check_planned
 
-    plan = choose(request_here(argv))
+    plan = choose(as_begun(request_here(argv)))
     check_folder(plan)
     check_planned(plan)
     return plan
@@ -67,6 +71,23 @@ def check_machine(spec: JobSpec) -> None:
         raise ConfigError(f"RUNTIME={spec.runtime} is for clusters: run uses this checkout's environment, leave it out")
     if spec.device == "cuda" and not shutil.which("nvidia-smi"):
         raise ConfigError("DEVICE=cuda, and this machine has no NVIDIA driver: say DEVICE=cpu, or submit")
+
+
+def as_begun(spec: JobSpec) -> JobSpec:
+    """`spec` with the lengths that its run was begun with, where they keep the same records: when these are measured
+    only now, or no longer, the run goes on as it was planned. Raises ConfigError for a record that cannot be read."""
+    from accelerate_configs.runs.recorded import read_spec
+    from accelerate_configs.runs.records import read_run
+    from trainer.files import RECORD_NAME
+
+    folder = PROJECT_DIR / spec.run_dir
+    if not (folder / RECORD_NAME).is_file():
+        return spec
+    begun = read_spec(read_run(folder).record["spec"], project_dir=PROJECT_DIR)
+    longest = {begun.length_source: begun.max_length, spec.length_source: spec.max_length}
+    if begun.max_length == spec.max_length or longest.get("measured", math.inf) <= longest.get("MAX_LENGTH", 0):
+        return replace(spec, **{name: getattr(begun, name) for name in OF_LENGTHS})
+    return spec
 
 
 def check_folder(plan: Plan) -> None:
