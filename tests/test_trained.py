@@ -278,8 +278,15 @@ def test_another_family_with_its_tower_trained_merges_and_answers_alike(
     assert [entry["action"] for entry in found] == [line["prediction"] for line in predicted(tmp_path / "run")]
 
 
-def test_a_damaged_adapter_is_one_line(run: Path, walks: Path, tmp_path: Path) -> None:
+def test_a_damaged_adapter_is_one_line(
+    run: Path, walks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     image = str(next(walks.glob("frames/*.png")))
+    for text in ("{", "{}", "[]"):
+        folder = shutil.copytree(run / "adapter", tmp_path / "adapter", dirs_exist_ok=True)
+        (folder / "adapter_config.json").write_text(text)
+        assert main(["infer", "--run", str(folder), image]) == 78
+        assert capsys.readouterr().err.startswith(f"trainyard: {folder}/adapter_config.json names no base (")
     for damage in ("gone", "cut short"):
         folder = tmp_path / damage
         shutil.copytree(run / "adapter", folder)

@@ -128,7 +128,10 @@ def load_trained(path: Path, *, device: Device | None = None, base: str | None =
     take_env_file()
     folder, usage = find_trained(path)
     if base is None and (named := folder / ADAPTER_FILE).is_file():
-        base = json.loads(named.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        try:
+            base = json.loads(named.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise damaged(f"{named} names no base", error) from None
     device = device or usage.device
     config = TrainConfig(
         model=base or str(folder), data="", output_dir="", run_id="", quantization=usage.quantization, device=device
