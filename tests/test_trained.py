@@ -278,6 +278,19 @@ def test_another_family_with_its_tower_trained_merges_and_answers_alike(
     assert [entry["action"] for entry in found] == [line["prediction"] for line in predicted(tmp_path / "run")]
 
 
+def test_a_base_named_from_the_checkout_is_found_from_elsewhere(
+    run: Path, walks: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    adapter = shutil.copytree(run / "adapter", tmp_path / "adapter")
+    named = json.loads((adapter / "adapter_config.json").read_text())
+    named["base_model_name_or_path"] = os.path.relpath(tiny_model, Path(__file__).resolve().parent.parent)
+    (adapter / "adapter_config.json").write_text(json.dumps(named))
+    words = ["--run", str(adapter), str(next(walks.glob("frames/*.png")))]
+    (elsewhere := tmp_path / "some" / "where" / "deep" / "down").mkdir(parents=True)
+    ended = run_forked(tmp_path / "log", infer_in, str(elsewhere), words)
+    assert ended.codes == (0,), ended.output
+
+
 def test_a_damaged_adapter_is_one_line(
     run: Path, walks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.config import Device, Quantization, TrainConfig
 from trainer.model.warm_start import damaged
 from trainer.node.start import join, prepare_libraries
-from trainer.outcome import ConfigError
+from trainer.outcome import ConfigError, SickNode
 from trainer.settings import take_env_file
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trainer.evaluation.heldout import HeldOut
     from trainer.evaluation.scoring import Choices
 
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
 USAGE_FILE = "trainyard.json"
 ADAPTER_FILE = "adapter_config.json"
 
@@ -132,6 +133,9 @@ def load_trained(path: Path, *, device: Device | None = None, base: str | None =
             base = json.loads(named.read_text(encoding="utf-8"))["base_model_name_or_path"]
         except (ValueError, KeyError, TypeError) as error:
             raise damaged(f"{named} names no base", error) from None
+        # Of training's relative paths, which lead from the checkout: so they do from elsewhere too.
+        if not Path(base).is_dir() and (CHECKOUT / base).is_dir():
+            base = str(CHECKOUT / base)
     device = device or usage.device
     config = TrainConfig(
         model=base or str(folder), data="", output_dir="", run_id="", quantization=usage.quantization, device=device
@@ -146,8 +150,8 @@ def load_trained(path: Path, *, device: Device | None = None, base: str | None =
     os.environ["ACCELERATE_MIXED_PRECISION"] = "no" if device == "cpu" else "bf16"  # as a launcher would say
     try:
         model, _ = models.load_here(config, state)
-    except ConfigError as error:
-        raise ConfigError(f"{error}; --base says where the adapter's base is") from None
+    except (ConfigError, SickNode) as error:
+        raise type(error)(f"{error.args[0]}; --base says where the adapter's base is") from None
     if base:
         model = put_adapter(model, folder)
     return Trained(model=model.eval(), processor=processor, usage=usage, accelerator=Accelerator(cpu=device == "cpu"))
