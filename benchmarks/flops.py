@@ -110,17 +110,25 @@ def tflop(recipe: Recipe, model: Any, *, tokens: int, scored: int) -> float:
     return counter.get_total_flops() / 1e12
 
 
-def main() -> None:
-    found = []
+def count() -> dict[str, list[float]]:
+    """TFLOP a sample at each of LENGTHS, by recipe."""
+    found = {}
     for recipe in RECIPES:
         model = build(recipe)
-        found.append([tflop(recipe, model, tokens=t, scored=s) for t, s in LENGTHS])
+        found[recipe.name] = [tflop(recipe, model, tokens=t, scored=s) for t, s in LENGTHS]
+    return found
+
+
+def table(found: dict[str, list[float]]) -> str:
+    """What `count` found, in Markdown."""
+    ours = next(iter(found.values()))
     heads = " | ".join(f"{tokens} tokens, {scored} scored | times ours" for tokens, scored in LENGTHS)
-    print(f"| TFLOP a sample | {heads} |\n|---|{'---|---|' * len(LENGTHS)}")
-    for recipe, counts in zip(RECIPES, found, strict=True):
-        cells = " | ".join(f"{n:.1f} | {n / best:.1f}" for n, best in zip(counts, found[0], strict=True))
-        print(f"| {recipe.name} | {cells} |")
+    lines = [f"| TFLOP a sample | {heads} |", f"|---|{'---|---|' * len(LENGTHS)}"]
+    for name, counts in found.items():
+        cells = " | ".join(f"{n:.1f} | {n / best:.1f}" for n, best in zip(counts, ours, strict=True))
+        lines.append(f"| {name} | {cells} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    main()
+    print(table(count()))
