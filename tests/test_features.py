@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from trainer.config import TrainConfig
 from trainer.data.examples import Encoder
 from trainer.data.records import load_dataset
 from trainer.model import base as models
+from trainer.model import features
 from trainer.model.features import FeatureCache, fingerprint, keep_features
 from trainer.model.traits import picture_features
 
@@ -31,6 +33,10 @@ def loaded(model: Path, run_dir: Path, **values: Any) -> tuple[Any, TrainConfig]
 def batch_of(model: Path, walks: Path, *indices: int) -> dict[str, torch.Tensor]:
     encoder = Encoder(models.load_processor(str(model)), load_dataset(str(walks)).train)
     return encoder.collate([{"index": index} for index in indices])
+
+
+def full_disk(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def seen(base: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -72,9 +78,11 @@ def test_kept_features_are_those_of_the_tower_also_in_another_batch_and_another_
     assert second.take_computed() == 0
 
 
-@pytest.mark.parametrize("fault", ["a file is cut off", "the folder is gone", "no room"])
-def test_what_cannot_be_kept_is_computed(tiny_model: Path, walks: Path, tmp_path: Path, fault: str) -> None:
-    base, config = loaded(tiny_model, tmp_path, **({"feature_cache_gib": 1} if fault == "no room" else {}))
+@pytest.mark.parametrize("fault", ["a file is cut off", "the folder is gone", "no room", "the disk is full"])
+def test_what_cannot_be_kept_is_computed(
+    tiny_model: Path, walks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    base, config = loaded(tiny_model, tmp_path)
     batch = batch_of(tiny_model, walks, 0)
     expected = picture_features(base, batch)
     cache = keep_features(base, config, 1)
@@ -84,8 +92,12 @@ def test_what_cannot_be_kept_is_computed(tiny_model: Path, walks: Path, tmp_path
         cache._room_bytes = 0
     if fault == "the folder is gone":
         (tmp_path / "features").rmdir()
+    if fault == "the disk is full":  # what is there makes room
+        (tmp_path / "features" / "earlier").touch()
+        monkeypatch.setattr(features, "save_file", full_disk)
     assert torch.equal(picture_features(base, batch), expected)
     cache.close()
+    monkeypatch.undo()
     kept = list(tmp_path.glob("features/*"))
     assert len(kept) == (fault == "a file is cut off")
     for path in kept:

@@ -102,7 +102,7 @@ class TrainConfig:
     """Held-out records for the held-out loss, and that answers are written out for, before and after training."""
     score_samples: Annotated[int, Range(0, 10_000_000)] = 10_000_000
     """Held-out records whose allowed actions are scored: all, unless there are more than this."""
-    feature_cache_gib: Annotated[int, Range(0, 100_000)] = 16
+    feature_cache_gib: Annotated[int, Range(0, 100_000)] = 8
     """Most disk for what the frozen tower makes of each picture, kept until the run ends so that none goes through it
     twice; never more than a quarter of what is free. 0: it sees every picture every time."""
     collective_timeout_s: Annotated[int, Range(5, 86_400)] = 1800

@@ -228,7 +228,7 @@ def _load(load: Callable[[str], Any], model: str) -> Any:
         if isinstance(error, (ConfigError, SickNode)):
             raise
         first_line = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"MODEL={model} cannot be loaded ({first_line}): give a model folder, or a hub id with "
-            "access (HF_TOKEN in .env) and the licence accepted"
-        ) from None
+        advice = "give a model folder, or a hub id with access (HF_TOKEN in .env) and the licence accepted"
+        if path.is_dir():
+            advice = "is the folder whole, its processor's and tokenizer's files too?"
+        raise ConfigError(f"MODEL={model} cannot be loaded ({first_line}): {advice}") from None

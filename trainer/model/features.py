@@ -75,8 +75,9 @@ class FeatureCache:
         try:
             save_file({"features": features}, part)
             part.replace(path)
-        except (OSError, SafetensorError):  # a full disk or quota: what is there is still read
+        except (OSError, SafetensorError):  # a full disk or quota: checkpoints need the room more
             self._room_bytes = 0
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def take_computed(self) -> int:
         """How many pictures have gone through the tower in training since this was last asked."""
