@@ -21,6 +21,10 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
 START_S = 60
+SETTLED_S = 3
+# Slurm starts a requeued job by itself after two minutes. Seldom a slurmstepd lingers, and then so long must be waited.
+STARTED_S = 240
+UNDER_WAY = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
 
 SLURM_CONF = """\
 ClusterName=trainyard
@@ -112,6 +116,36 @@ class Cluster:
             time.sleep(0.2)
         self.run("scancel", job_id, check=False)
         raise TimeoutError(f"job {job_id} after {timeout_s} s: {job}")
+
+    def start_again(self, job_id: str, *, ended: bool = False, timeout_s: float = STARTED_S) -> dict[str, str]:
+        """A requeued job when it is running (when it has `ended`), without the two minutes that Slurm lets it wait.
+
+        Started now, once its last attempt is gone: a node that still has it refuses it, or takes the end of the old
+        one for that of the new. Slurm's two minutes are there for this. Credentials count whole seconds, so one made
+        in the second in which the old attempt was killed is refused as well.
+        """
+        gone_since = time.monotonic()
+        deadline = gone_since + timeout_s
+        while True:
+            job = self.job(job_id)
+            state = job["JobState"]
+            if state not in UNDER_WAY if ended else state == "RUNNING":
+                return job
+            assert time.monotonic() < deadline, job
+            if state == "PENDING" and self.has_steps(job_id):
+                gone_since = time.monotonic()
+            elif state == "PENDING" and time.monotonic() - gone_since > SETTLED_S:
+                self.run("scontrol", "update", f"jobid={job_id}", "starttime=now", check=False)
+            time.sleep(0.5)
+
+    def has_steps(self, job_id: str) -> bool:
+        """Whether a node of this cluster still has something of the job running."""
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                ours = (path.parent / "cwd").readlink().is_relative_to(self.dir)
+                if ours and path.read_bytes().startswith(f"slurmstepd: [{job_id}.".encode()):
+                    return True
+        return False
 
     def kill_slurmd(self, node: str) -> None:
         """With -9. What the node runs goes on without it."""

@@ -6,7 +6,6 @@ toy that starts at once. One scenario runs the whole trainer.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import Cluster
+from cluster import STARTED_S, Cluster
 from plans import ENV, make_plan
 from toy_project import PROJECT, make_toy_project, read_losses, toy_argv, toy_losses
 from training import train_forked
@@ -28,9 +27,6 @@ from slurm.script import log_path, run_dir
 from slurm.submit import submit
 
 pytestmark = pytest.mark.cluster
-SETTLED_S = 3
-# Slurm starts a requeued job by itself after two minutes. Seldom a slurmstepd lingers, and then so long must be waited.
-STARTED_S = 240
 
 
 class Job:
@@ -40,7 +36,6 @@ class Job:
         self.cluster, self.run_dir = cluster, Path(run_dir(plan.spec))
         self.id = submit(plan, cluster.environ).job_id
         self.log_path = Path(log_path(plan.spec, job_id=self.id))
-        self.gone_since = time.monotonic()
 
     @property
     def log(self) -> str:
@@ -64,36 +59,11 @@ class Job:
 
     def run_on(self, timeout_s: float = STARTED_S) -> dict[str, str]:
         """The job when it has ended, without the two minutes that Slurm lets a requeued job wait."""
-
-        self.gone_since = time.monotonic()
-
-        def ended() -> bool:
-            if (state := self.state)["JobState"] == "PENDING":
-                self.release()
-            return state["JobState"] not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
-
-        wait_for(ended, lambda: f"{self.state}\n{self.log}", timeout_s, every_s=0.5)
-        return self.state
+        return self.cluster.start_again(self.id, ended=True, timeout_s=timeout_s)
 
     def start_again(self) -> None:
         """Wait until a requeued job is running."""
-        self.gone_since = time.monotonic()
-
-        def started() -> bool:
-            if (state := self.state["JobState"]) == "PENDING":
-                self.release()
-            return state == "RUNNING"  # not COMPLETING, which the last attempt still may be
-
-        wait_for(started, lambda: f"{self.state}\n{self.log}", STARTED_S, every_s=0.5)
-
-    def release(self) -> None:
-        """Start a requeued job now, once its last attempt is gone: a node that still has it refuses it, or takes
-        the end of the old one for that of the new. Slurm's two minutes are there for this. Credentials count
-        whole seconds, so one made in the second in which the old attempt was killed is refused as well."""
-        if has_steps(self.cluster, self.id):
-            self.gone_since = time.monotonic()
-        elif time.monotonic() - self.gone_since > SETTLED_S:
-            self.cluster.run("scontrol", "update", f"jobid={self.id}", "starttime=now", check=False)
+        self.cluster.start_again(self.id)
 
     @property
     def steps(self) -> list[int]:
@@ -122,16 +92,6 @@ def start(cluster: Cluster, tmp_path: Path, records: Path) -> Callable[..., Job]
         return Job(cluster, make_plan(argv=argv, env=env, **values))
 
     return run
-
-
-def has_steps(cluster: Cluster, job_id: str) -> bool:
-    """Whether a node of this cluster still has something of the job running."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        if read(path).startswith(f"slurmstepd: [{job_id}."):
-            with contextlib.suppress(OSError):
-                if (path.parent / "cwd").readlink().is_relative_to(cluster.dir):
-                    return True
-    return False
 
 
 def read(path: Path) -> str:
@@ -282,7 +242,7 @@ def test_a_node_whose_slurmd_is_killed_gives_the_job_back_and_what_still_runs_th
         ended = cluster.wait(job.id)
         assert not Path("/proc", str(old)).exists()
     finally:
-        wait_for(lambda: not has_steps(cluster, job.id), str, 30)
+        wait_for(lambda: not cluster.has_steps(job.id), str, 30)
         cluster.start_slurmd(node)
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1")
     assert read_losses(job.run_dir) == toy_losses(120)

@@ -240,15 +240,10 @@ def test_logs_follow_a_job_over_a_requeue_until_it_has_ended(
     following = follow(project, cluster, "twice")
     cluster.run("scontrol", "requeue", job_id)
 
-    def again() -> bool:
-        # A requeued job waits two minutes by itself.
-        if cluster.job(job_id)["Reason"] == "BeginTime":
-            cluster.run("scontrol", "update", f"jobid={job_id}", "starttime=now", check=False)
-        time.sleep(0.5)
-        log = project / "runs" / "twice" / "logs" / f"slurm-{job_id}.log"
-        return log.read_text().count("step  2/20") == 2
-
-    until(again, timeout_s=240)  # a step that lingers holds the node for two minutes of Slurm's own
+    until(lambda: cluster.job(job_id)["Restarts"] == "1")
+    cluster.start_again(job_id)
+    log = project / "runs" / "twice" / "logs" / f"slurm-{job_id}.log"
+    until(lambda: log.read_text().count("step  2/20") == 2)
     assert following.poll() is None
     (project / "go").write_text("0")
     out, err = following.communicate(timeout=60)
