@@ -236,14 +236,14 @@ def test_logs_follow_a_job_over_a_requeue_until_it_has_ended(
         project / "runs" / "twice", {**find_run("twice", project / "runs").record, "job_ids": ["999998", job_id]}
     )
     (project / "runs" / "twice" / "logs" / "slurm-999998.log").write_text("an earlier job\n")
-    until(lambda: log_has(project, "twice", "step  2/20"))
+    until(lambda: log_has(project, "twice", "step  2/20  loss 0.5\n"))
     following = follow(project, cluster, "twice")
     cluster.run("scontrol", "requeue", job_id)
 
     until(lambda: cluster.job(job_id)["Restarts"] == "1")
     cluster.start_again(job_id)
     log = project / "runs" / "twice" / "logs" / f"slurm-{job_id}.log"
-    until(lambda: log.read_text().count("step  2/20") == 2)
+    until(lambda: log.read_text().count("step  2/20  loss 0.5\n") == 2)
     assert following.poll() is None
     (project / "go").write_text("0")
     out, err = following.communicate(timeout=60)
