@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import torch
 
 from trainer.data.examples import IGNORED, Encoder, encode, pad_and_stack
 from trainer.data.records import Record, load_dataset
+from trainer.evaluation.generation import ask
 from trainer.evaluation.metrics import answer_field, read_action
 from trainer.evaluation.scoring import Choices, find_choices, score_actions
 from trainer.outcome import ConfigError
@@ -165,3 +167,30 @@ def test_the_prompt_is_computed_once_a_record(tiny_model: Path, processor: Any, 
     with FlopCounterMode(display=False) as counted:
         score_actions(model, processor, some, choices, accelerator=ALONE)
     assert 1 < counted.get_total_flops() / once.get_total_flops() < 1.1
+
+
+def test_the_next_records_are_read_while_the_model_works(
+    processor: Any, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One batch ahead, so that a large held-out set does not pile up in memory."""
+    begun: list[Record] = []
+    changed = threading.Condition()
+
+    def reading(processor: Any, record: Record, behind: Any = ()) -> Any:
+        with changed:
+            begun.append(record)
+            changed.notify_all()
+        return encode(processor, record, behind)
+
+    def work(batch: dict[str, torch.Tensor]) -> list[int]:
+        with changed:
+            changed.wait_for(lambda: len(begun) >= min(3, len(seen) + 2), timeout=20)
+        seen.append(len(begun))
+        return [len(seen)]
+
+    seen: list[int] = []
+    monkeypatch.setattr("trainer.evaluation.generation.encode", reading)
+    model, some = torch.nn.Linear(1, 1), records[:3]
+    answers = ask(work, model, processor, some, accelerator=ALONE, what="reading", batch_size=1)
+    assert seen == [2, 3, 3]
+    assert [answers[some.index(record)] for record in begun] == [1, 2, 3]

@@ -4,7 +4,8 @@ and greedy answers."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from trainer.data.examples import encode, pad_and_stack
 from trainer.data.records import Record
 
 ROWS = 32  # sequences at once
+READERS = 4  # threads: preparing a picture of Gemma 3 takes longer than scoring it on a large GPU
 MAX_ANSWER_TOKENS = 512
 T = TypeVar("T")
 
@@ -56,23 +58,32 @@ def ask(
 
     order = sorted(range(len(records)), key=lambda i: (len(records[i].pictures), len(records[i].prompt)))
     mine = order[accelerator.process_index :: accelerator.num_processes]
-    starts = range(0, -(-len(order) // accelerator.num_processes), batch_size)
+    rounds = range(0, -(-len(order) // accelerator.num_processes), batch_size)
+    batches = [mine[start : start + batch_size] for start in rounds]
+    repeated = order[:1] if in_step(accelerator) else []
     was_training = model.training
     model.eval()
     found: list[tuple[int, T]] = []
-    try:
-        for start in tqdm(starts, what, leave=False, disable=None if accelerator.is_main_process else True):
-            between()
-            places = mine[start : start + batch_size]
-            if not places and not in_step(accelerator):
-                continue
-            examples = [encode(processor, records[place], behind) for place in places or order[:1]]
-            batch = pad_and_stack(examples, pad_id=processor.tokenizer.pad_token_id, side="left")
-            with accelerator.autocast():
-                results = work({key: tensor.to(accelerator.device) for key, tensor in batch.items()})
-            found += zip(places, results, strict=False)
-    finally:
-        model.train(was_training)
+    with ThreadPoolExecutor(READERS) as readers:
+
+        def read(places: Sequence[int]) -> Iterator[dict[str, Tensor]]:
+            return readers.map(lambda place: encode(processor, records[place], behind), places)
+
+        bar = tqdm(batches, what, leave=False, disable=None if accelerator.is_main_process else True)
+        try:
+            upcoming = read(batches[0] or repeated) if batches else iter(())
+            for places, following in zip(bar, [*batches[1:], []], strict=True):
+                between()
+                # While the model works on these, the next ones are read.
+                examples, upcoming = list(upcoming), read(following or repeated)
+                if not examples:
+                    continue
+                batch = pad_and_stack(examples, pad_id=processor.tokenizer.pad_token_id, side="left")
+                with accelerator.autocast():
+                    results = work({key: tensor.to(accelerator.device) for key, tensor in batch.items()})
+                found += zip(places, results, strict=False)
+        finally:
+            model.train(was_training)
     gathered = dict(gather_object(found))
     return [gathered[place] for place in range(len(records))]
 
