@@ -11,10 +11,12 @@ import pytest
 from test_request import request
 
 from accelerate_configs.local.run import prepare
+from accelerate_configs.measure.fitting import Batch, write_batch
 from accelerate_configs.runs.recorded import read_spec
 from accelerate_configs.runs.records import run_record, write_record
 from trainer.data.lengths import Lengths, data_digest, lengths_path, write_lengths
 from trainer.outcome import ConfigError
+from trainer.text import GIB
 
 ROOT = Path("/home/ada/trainyard")
 REQUESTS: list[dict[str, str]] = [
@@ -94,12 +96,29 @@ def test_a_run_here_goes_on_though_its_lengths_were_measured_since(tmp_path: Pat
     begin()
     write_lengths(str(data), measured)
     assert prepare(words).spec.max_length == 1024
-    with pytest.raises(ConfigError, match=r"RUN=r was begun with another .*max_length"):
+    with pytest.raises(ConfigError, match=r"^RUN=r was begun with MAX_LENGTH=1024, not 128: ask for the same, or"):
         prepare([*words, "--max-length=128"])  # fewer records than before
     (tmp_path / "runs" / "r" / "run.json").unlink()
     (tmp_path / "runs" / "r").rmdir()
     begin()
     lengths_path(str(data)).unlink()
     assert prepare(words).spec.max_length < 1024
-    with pytest.raises(ConfigError, match=r"RUN=r was begun with another .*max_length"):
+    with pytest.raises(ConfigError, match=r"^RUN=r was begun with MAX_LENGTH=\d+, not 128: ask for the same, or"):
         prepare([*words, "--max-length=128"])
+
+
+def test_a_run_here_goes_on_though_its_micro_batch_was_measured_since(tmp_path: Path, tiny_model: Path) -> None:
+    data = tmp_path / "records.jsonl"
+    data.write_text('{"image": null, "context": "", "question": "?", "output": "up"}\n')
+    words = [f"--model={tiny_model}", f"--data={data}", f"--output={tmp_path}/runs", "--device=cpu"]
+    begun = prepare([*words, "--run=r"])
+    write_record(tmp_path / "runs" / "r", run_record(begun))
+    smaller = Batch(
+        request=Batch.depends_on(begun.spec, begun.chosen.label), data_sha256=data_digest(str(data)),
+        micro_batch_size=1, peak_bytes=GIB,
+    )  # fmt: skip
+    write_batch(str(data), smaller)
+    assert prepare([*words, "--run=another"]).chosen.micro_batch_size == 1 < begun.chosen.micro_batch_size
+    assert prepare([*words, "--run=r"]) == begun
+    with pytest.raises(ConfigError, match=r"^RUN=r was begun with SEED=0, not 3: ask for the same, or "):
+        prepare([*words, "--run=r", "--seed=3"])

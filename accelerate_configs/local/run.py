@@ -14,14 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from accelerate_configs.job import JobSpec, Plan
-from accelerate_configs.request.variables import OF_SWEEPS, help_text, read_given, resolve
+from accelerate_configs.request.variables import OF_SWEEPS, VARIABLES, help_text, read_given, resolve
 from accelerate_configs.runs.cli import fresh_suffix
-from trainer.flags import answer_help
+from trainer.flags import answer_help, word
 from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, ConfigError
 from trainer.text import GIB
 
-# What `validate data` changes in a request.
+# What `validate data` changes in a request, and what find-batch-size does.
 OF_LENGTHS = ("length_source", "max_length", "supervised_tokens", "images_per_sample")
+OF_BATCH = ("measured_with", "measured_batch", "measured_peak_gib")
 PROJECT_DIR = Path(__file__).resolve().parent.parent.parent
 USAGE = """usage: python -m trainer run | ready [--gpus 2 | --gpus=2 ...], or make run GPUS=2 ...
 
@@ -74,8 +75,12 @@ def check_machine(spec: JobSpec) -> None:
 
 
 def as_begun(spec: JobSpec) -> JobSpec:
-    """`spec` with the lengths that its run was begun with, where they keep the same records: when these are measured
-    only now, or no longer, the run goes on as it was planned. Raises ConfigError for a record that cannot be read."""
+    """`spec` with the measured micro-batch that its run was begun with, and the lengths where they keep the same
+    records: measured only now, or no longer, the run goes on as it was planned.
+
+    Raises:
+        ConfigError: the run's record cannot be read.
+    """
     from accelerate_configs.runs.recorded import read_spec
     from accelerate_configs.runs.records import read_run
     from trainer.files import RECORD_NAME
@@ -85,9 +90,8 @@ def as_begun(spec: JobSpec) -> JobSpec:
         return spec
     begun = read_spec(read_run(folder).record["spec"], project_dir=PROJECT_DIR)
     longest = {begun.length_source: begun.max_length, spec.length_source: spec.max_length}
-    if begun.max_length == spec.max_length or longest.get("measured", math.inf) <= longest.get("MAX_LENGTH", 0):
-        return replace(spec, **{name: getattr(begun, name) for name in OF_LENGTHS})
-    return spec
+    same = begun.max_length == spec.max_length or longest.get("measured", math.inf) <= longest.get("MAX_LENGTH", 0)
+    return replace(spec, **{name: getattr(begun, name) for name in (*OF_BATCH, *(OF_LENGTHS if same else ()))})
 
 
 def check_folder(plan: Plan) -> None:
@@ -105,9 +109,12 @@ def check_folder(plan: Plan) -> None:
         raise ConfigError(f"RUN={plan.spec.run_id}: {folder} exists and is no run: {another}")
     asked = json.loads(json.dumps(run_record(plan)["spec"]))
     recorded = read_run(folder).record["spec"]
-    if changed := sorted(key for key in asked if asked[key] != recorded.get(key)):
+    if changed := [key for key in asked if asked[key] != recorded.get(key)]:
+        names = {variable.field: variable.name for variable in VARIABLES}
+        told = [f"{names[key]}={word(recorded.get(key))}, not {word(asked[key])}" for key in changed if key in names]
         raise ConfigError(
-            f"RUN={plan.spec.run_id} was begun with another {', '.join(changed)}: ask for the same, or {another}"
+            f"RUN={plan.spec.run_id} was begun with {'; '.join(told) or f'another {changed[0]}'}: ask for the same, or "
+            f"{another}"
         )
 
 
