@@ -51,28 +51,43 @@ def test_who_does_not_come_is_named_once(tmp_path: Path) -> None:
     assert "did not come" not in (tmp_path / "rank1.log").read_text()
 
 
-@pytest.mark.slow
-def test_a_node_that_stays_away_ends_the_attempt_within_the_bound() -> None:
-    """The real launcher of the first of two nodes: no rank is started before the other node's is there."""
+def first_of_two_nodes(*, meeting_timeout_s: int) -> subprocess.Popen[str]:
+    """The supervisor of a node whose peer is not there, with the real launcher."""
     code = (
-        "import sys; from trainer import supervise; supervise.MEETING_TIMEOUT_S = 3;"
+        f"import sys; from trainer import supervise; supervise.MEETING_TIMEOUT_S = {meeting_timeout_s};"
         "sys.exit(supervise.main(sys.argv[1:]))"
     )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     meeting = {"SLURM_PROCID": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-c", code, "--", "accelerate", "launch", "--config_file",
          "accelerate_configs/multi_gpu.yaml", "--num_processes", "2", "--num_machines", "2", "-m", "trainer.train"],
-        cwd=ROOT, env={**os.environ, **meeting, "ACCELERATE_USE_CPU": "true"},
-        capture_output=True, text=True, check=False, timeout=120,
+        cwd=ROOT, env={**os.environ, **meeting, "ACCELERATE_USE_CPU": "true"}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert done.returncode == 1
-    assert "1/2 clients joined" in done.stderr
 
 
-@pytest.mark.slow
+def test_a_node_that_stays_away_ends_the_attempt_within_the_bound() -> None:
+    """No rank is started before the other node's launcher is there."""
+    with first_of_two_nodes(meeting_timeout_s=3) as supervisor:
+        _, said = supervisor.communicate(timeout=120)
+    assert supervisor.returncode == 1
+    assert "1/2 clients joined" in said
+
+
+def test_a_stop_does_not_wait_for_a_node_that_stays_away() -> None:
+    with first_of_two_nodes(meeting_timeout_s=300) as supervisor:
+        deadline = time.monotonic() + 120
+        while not any(b"accelerate" in Path(f"/proc/{p}/cmdline").read_bytes() for p in descendants(supervisor.pid)):
+            assert supervisor.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        supervisor.terminate()
+        _, said = supervisor.communicate(timeout=15)
+    assert supervisor.returncode == 75
+    assert said == ("trainyard: asked to stop before the training was started: run again\n")
+
+
 def test_a_stopped_rank_ends_the_attempt_with_1(tmp_path: Path, tiny_model: Path, walks: Path) -> None:
     """The whole trainer under its supervisor; SIGSTOP leaves a process that is there and does not answer."""
     options = {

@@ -242,7 +242,7 @@ def test_a_stop_while_the_first_pod_has_no_name_yet_is_75(node: Node) -> None:
     process.terminate()
     _, said = process.communicate(timeout=20)
     assert (process.returncode, said) == (
-        75, "trainyard: asked to stop before anything was started: run again\n"
+        75, "trainyard: asked to stop before the training was started: run again\n"
     )  # fmt: skip
 
 
@@ -259,5 +259,5 @@ def test_a_stop_during_the_look_is_75(node: Node) -> None:
     process.terminate()
     _, said = process.communicate()
     assert (process.returncode, said) == (
-        75, "trainyard: asked to stop before anything was started: run again\n"
+        75, "trainyard: asked to stop before the training was started: run again\n"
     )  # fmt: skip

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from trainer import outcome
 from trainer.files import RECORD_ENV, RECORD_NAME, write_whole
+from trainer.node import processes
 from trainer.node.preflight import MEETING_TIMEOUT_S, check_node, meeting_place
-from trainer.node.processes import SUPERVISOR_ENV, become_subreaper, in_launcher, kill_descendants, stop_signals_kept
 from trainer.node.stop import DEADLINE_ENV, FLAG, LIMIT_ENV
 from trainer.outcome import ConfigError, SickNode, node_rank
 from trainer.settings import read_env_file, say
@@ -57,30 +57,35 @@ def attempt(planned: Sequence[str]) -> int:
     """
     options = options_of(planned)
     process: subprocess.Popen[bytes] | None = None
+    early = False
 
     def stop(came: list[int]) -> None:
+        nonlocal early
         Path(directory, FLAG).touch()
-        if came.count(signal.SIGINT) > 1 and process is not None:
+        # The launcher, which may wait for other nodes, does not look at the flag, and there is no rank that would.
+        early = early or not Path(directory, processes.BEGUN).exists()
+        if process is not None and (early or came.count(signal.SIGINT) > 1):
             process.kill()  # and with it, by the kernel, its ranks
 
-    with tempfile.TemporaryDirectory(prefix="trainyard-") as directory, stop_signals_kept(stop) as came:
+    with tempfile.TemporaryDirectory(prefix="trainyard-") as directory, processes.stop_signals_kept(stop) as came:
         attempt_id = secrets.token_hex(8)
         os.environ |= {outcome.ATTEMPT_DIR_ENV: directory, outcome.ATTEMPT_ID_ENV: attempt_id}
         # torchrun would end its workers on the signals that they are to be deaf to.
-        os.environ |= {SUPERVISOR_ENV: str(os.getpid()), "PET_SIGNALS_TO_HANDLE": "SIGQUIT"}
-        become_subreaper()
+        os.environ |= {processes.SUPERVISOR_ENV: str(os.getpid()), "PET_SIGNALS_TO_HANDLE": "SIGQUIT"}
+        processes.become_subreaper()
         try:
             check_node(options)
             command = complete_command(planned, os.environ)
             if (record := os.environ.get(RECORD_ENV)) and not node_rank(os.environ):  # submit could not write it
                 write_whole(Path(options["--output_dir"], RECORD_NAME), Path(record).read_text(encoding="utf-8"))
-            if came:
-                say(["asked to stop before anything was started: run again"])
-                return outcome.RUN_AGAIN
-            process = subprocess.Popen(command, start_new_session=True, preexec_fn=in_launcher)
-            process.wait()
+            if not came:
+                process = subprocess.Popen(command, start_new_session=True, preexec_fn=processes.in_launcher)
+                process.wait()
         finally:
-            kill_descendants()
+            processes.kill_descendants()
+        if early:
+            say(["asked to stop before the training was started: run again"])
+            return outcome.RUN_AGAIN
         ended = outcome.read_outcome(Path(directory), attempt_id)
     if came:
         say([f"asked to stop by {signal.Signals(came[0]).name}"])

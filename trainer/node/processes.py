@@ -14,8 +14,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from trainer.outcome import ATTEMPT_DIR_ENV
 
 SUPERVISOR_ENV = "TRAINYARD_SUPERVISOR_PID"
+BEGUN = "begun"  # a file in the attempt's directory: there are ranks on this node, which look at its stop flag
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None)  # not first between fork and exec
@@ -47,6 +51,7 @@ def in_rank() -> None:
         import psutil
 
         in_launcher()
+        Path(os.environ[ATTEMPT_DIR_ENV], BEGUN).touch()
         os.register_at_fork(after_in_child=die_with_parent)
         if not psutil.pid_exists(int(supervisor)):
             os._exit(1)  # it was gone before the kernel was told
