@@ -281,6 +281,21 @@ def test_runs_cannot_lie_in_a_file(tmp_path: Path, records: Path) -> None:
     assert str(caught.value) == f"OUTPUT=notes/runs: {tmp_path}/notes is a file: give a folder"
 
 
+def test_an_adapter_that_a_run_cannot_start_from_is_refused_before_submitting(tmp_path: Path, records: Path) -> None:
+    given = {"CONFIG_FILE": "train.yaml", "DATA": str(records), "VRAM": "80"}
+    written(tmp_path, "init_adapter: runs/earlier\n")
+    with pytest.raises(ConfigError, match=r"^init_adapter=runs/earlier is no LoRA adapter: give a run's folder"):
+        check_planned(plan_for(tmp_path, **given))
+    adapter = tmp_path / "runs" / "earlier" / "adapter"
+    adapter.mkdir(parents=True)
+    saved = {"r": 8, "lora_alpha": 16, "base_model_name_or_path": "mirror/gemma-3-4b-it"}
+    (adapter / "adapter_config.json").write_text(json.dumps(saved))
+    with pytest.raises(ConfigError, match=r"^init_adapter=runs/earlier has lora_r 8, not 64, lora_alpha 16, not 128: "):
+        check_planned(plan_for(tmp_path, **given))
+    (adapter / "adapter_config.json").write_text(json.dumps({**saved, "r": 64, "lora_alpha": 128}))
+    check_planned(plan_for(tmp_path, **given))
+
+
 def test_a_file_that_contradicts_the_plan_is_refused_before_submitting(tmp_path: Path, records: Path) -> None:
     written(tmp_path, "weight_decay: 0.1\nmax_steps: 3\n")
     given = {"CONFIG_FILE": "train.yaml", "DATA": str(records), "VRAM": "80"}

@@ -57,7 +57,7 @@ def attempt(planned: Sequence[str]) -> int:
     """
     options = options_of(planned)
     process: subprocess.Popen[bytes] | None = None
-    early = False
+    early, launcher_code = False, None
 
     def stop(came: list[int]) -> None:
         nonlocal early
@@ -80,7 +80,7 @@ def attempt(planned: Sequence[str]) -> int:
                 write_whole(Path(options["--output_dir"], RECORD_NAME), Path(record).read_text(encoding="utf-8"))
             if not came:
                 process = subprocess.Popen(command, start_new_session=True, preexec_fn=processes.in_launcher)
-                process.wait()
+                launcher_code = process.wait()
         finally:
             processes.kill_descendants()
         if early:
@@ -90,7 +90,7 @@ def attempt(planned: Sequence[str]) -> int:
     if came:
         say([f"asked to stop by {signal.Signals(came[0]).name}"])
     if ended is None:
-        ended = outcome.FAILED, f"the training failed (exit code {process.returncode}); the reason stands above"
+        ended = outcome.FAILED, f"the training failed (exit code {launcher_code}); the reason stands above"
     code, message = ended
     if code != outcome.FINISHED and message:
         say([message])

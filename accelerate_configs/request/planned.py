@@ -10,13 +10,14 @@ from accelerate_configs.local import image
 from accelerate_configs.local.mounts import mounts
 from accelerate_configs.request.elsewhere import told_by
 from trainer.data.records import load_dataset
+from trainer.model.warm_start import check_start
 from trainer.outcome import ConfigError
 from trainer.settings import read_env_file, say
 
 
 def check_planned(plan: Plan) -> None:
-    """Raises ConfigError for a model without weights, settings that contradict the plan, unusable data, runs that
-    would lie in a file, and places that a container would not see."""
+    """Raises ConfigError for a model without weights, settings that contradict the plan, an adapter that it cannot
+    start from, unusable data, runs that would lie in a file, and places that a container would not see."""
     project_dir = Path(plan.spec.project_dir)
     output = project_dir / plan.spec.output
     if file := next((path for path in (output, *output.parents) if path.is_file()), None):
@@ -29,6 +30,8 @@ def check_planned(plan: Plan) -> None:
     image_root = settings.values["image_root"]
     if plan.spec.runtime != "none":
         _check_seen(plan.spec, image_root)
+    else:
+        check_start(settings.config(), project_dir)
     load_dataset(str(project_dir / plan.spec.data), image_root=str(project_dir / image_root) if image_root else None)
 
 

@@ -68,23 +68,17 @@ class Inspection:
         """By side, the places of the records that have a reason."""
         return {side: {i for i, c in enumerate(self.checked[side]) if c.reason is not None} for side in SIDES}
 
-    def refusal(self, *, strict: bool = False) -> str:
-        """Why there should be no run on what is left, in words; nothing when there may be."""
+    def kept(self, *, strict: bool = False) -> Dataset:
+        """The data set without the unfit records. Raises ConfigError when too few are left, with `strict` any less."""
         lines = "; ".join(self.left_out())
         if strict and lines:
-            return f"strict: {lines}"
+            raise ConfigError(f"strict: {lines}")
         for side, least in (("train", LEAST_KEPT), ("eval", 0.0)):
             before = len(self.checked[side])
             after = before - len(self.unfit()[side])
             if before and after <= least * before:
                 # A run on the few records that fit would look like success.
-                return f"{after} of {before} {side} records would be left: {lines}"
-        return ""
-
-    def kept(self, *, strict: bool = False) -> Dataset:
-        """The data set without the unfit records. Raises ConfigError when too few are left, with `strict` any less."""
-        if refusal := self.refusal(strict=strict):
-            raise ConfigError(refusal)
+                raise ConfigError(f"{after} of {before} {side} records would be left: {lines}")
         return without(self.dataset, self.unfit())
 
     def left_out(self) -> list[str]:

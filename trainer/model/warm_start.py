@@ -10,17 +10,20 @@ from trainer.config import TrainConfig
 from trainer.outcome import ConfigError
 
 
-def adapter_folder(config: TrainConfig) -> Path:
+def adapter_folder(config: TrainConfig, project_dir: Path = Path()) -> Path:
     """`init_adapter`, an adapter's folder or that of the run which left it."""
-    folder = Path(config.init_adapter or "")
+    folder = project_dir / (config.init_adapter or "")
     return folder / "adapter" if (folder / "adapter").is_dir() else folder
 
 
-def check_start(config: TrainConfig) -> None:
-    """Raises ConfigError when there is no adapter, or one with another rank, alpha or base. Reads no weights."""
+def check_start(config: TrainConfig, project_dir: Path = Path()) -> None:
+    """Raises ConfigError when there is no adapter, or one with another rank, alpha or base. Reads no weights.
+
+    Relative paths lead from `project_dir`.
+    """
     if config.init_adapter is None:
         return
-    folder = adapter_folder(config)
+    folder = adapter_folder(config, project_dir)
     try:
         saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         had = (saved["r"], saved["lora_alpha"], _name(saved["base_model_name_or_path"]))

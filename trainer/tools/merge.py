@@ -24,7 +24,7 @@ from typing import Annotated, Any
 
 from trainer.config import Device, TrainConfig
 from trainer.files import write_whole
-from trainer.flags import Range, parse
+from trainer.flags import Range, build, parse
 from trainer.outcome import FAILED, FINISHED, ConfigError
 from trainer.results.card import model_card
 from trainer.results.export import ADAPTER, METRICS_FILE
@@ -112,7 +112,7 @@ def held_out(processor: Any, settings: dict[str, Any]) -> Any:
     from trainer.evaluation.heldout import hold_out
 
     known = {field.name for field in fields(TrainConfig)}
-    config = TrainConfig(**{name: value for name, value in settings.items() if name in known})
+    config = build(TrainConfig, {name: value for name, value in settings.items() if name in known})
     kept = inspect_dataset(dataset_of(config), processor, max_length=config.max_length).kept()
     measured = hold_out(processor, kept, config, partial(print, file=sys.stderr))
     if not measured.records:
