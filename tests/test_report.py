@@ -21,8 +21,9 @@ from PIL import Image
 from trainer.config import TrainConfig
 from trainer.data.grid import compose_grid
 from trainer.evaluation.metrics import action_metrics
+from trainer.outcome import ConfigError
 from trainer.report.charts import draw, nice_ticks, short, smooth
-from trainer.report.page import build_report, report_line
+from trainer.report.page import build_report, main, report_line
 from trainer.report.samples import PICTURE_BYTES, SAMPLES, choose_samples, picture_uri
 from trainer.results.export import RunRecord
 
@@ -337,6 +338,22 @@ def test_files_cut_off_in_the_middle_are_read_as_far_as_they_go(tmp_path: Path) 
         path.write_text(path.read_text()[:-20])
     text = Page(build_report(run_dir)).text
     assert "12 of 19 answers, of which 2 are wrong" in text and "Not scored" in text
+
+
+def test_a_good_report_is_not_replaced_by_that_of_a_damaged_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = _write_run(tmp_path)
+    assert main([str(run_dir)]) == 0
+    page = run_dir / "report.html"
+    assert capsys.readouterr().out == f"{page}\n"
+    before, metrics = page.read_bytes(), run_dir / "metrics.json"
+    metrics.write_text(metrics.read_text()[:-20])
+    with pytest.raises(
+        ConfigError, match=r"^report takes the folder of a finished run, with a whole metrics.json: for"
+    ):
+        main([str(run_dir)])
+    assert page.read_bytes() == before
 
 
 def test_a_run_without_held_out_records_has_the_rest(tmp_path: Path) -> None:

@@ -52,8 +52,8 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def main(argv: Sequence[str]) -> int:
     """`python -m trainer report`. Raises ConfigError."""
     answer_help(argv, f"{__doc__}")
-    if len(argv) != 1 or not Path(argv[0], "metrics.json").is_file():
-        raise ConfigError("report takes the folder of a finished run (with metrics.json), for example runs/RUN")
+    if len(argv) != 1 or not json_object(_text(Path(argv[0], "metrics.json"))):
+        raise ConfigError("report takes the folder of a finished run, with a whole metrics.json: for example runs/RUN")
     print(save_report(Path(argv[0])))
     return FINISHED
 
