@@ -27,8 +27,10 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 # A pod that ends with 1: a lost node takes its peers with it, so each of them may be lost so many times.
 RETRIES = 3
 KEPT_S = 7 * 24 * 3600
-# Room in 63 characters for what is put behind a run's name: -r99 for a resumed Job, -1023 for its pods.
-NAME_LIMIT = 63 - len("-r99") - len("-1023")
+# Room in 63 characters for what is put behind a run's name: --99 for a resumed Job, -1023 for its pods.
+NAME_LIMIT = 63 - len("--99") - len("-1023")
+# How a resumed Job's name ends, and no run's: a run of that name would be in its way.
+RESUMED = re.compile(r"--[0-9]+$")
 # Words that Kubernetes' YAML reader (1.1) and PyYAML agree are text; everything else is quoted. The two do not agree on
 # 1e-05 or y, and an argument that becomes a number is refused.
 PLAIN = re.compile(r"-{0,2}[A-Za-z/][A-Za-z0-9_./-]*")
@@ -64,10 +66,10 @@ def object_names(spec: JobSpec, *, attempt: int = 1) -> Names:
     run = spec.run_id if spec.run_id.startswith(spec.name) else f"{spec.name}-{spec.run_id}"
     if run[0].isdigit():
         run = f"run-{run}"  # a Service begins with a letter
-    if len(run) > NAME_LIMIT:
+    if len(run) > NAME_LIMIT or RESUMED.search(run):
         digest = hashlib.sha256(run.encode()).hexdigest()[:8]
         run = f"{run[: NAME_LIMIT - 9].rstrip('-')}-{digest}"
-    return Names(run=run, job=run if attempt == 1 else f"{run}-r{attempt}")
+    return Names(run=run, job=run if attempt == 1 else f"{run}--{attempt}")
 
 
 def labels(spec: JobSpec) -> dict[str, str]:

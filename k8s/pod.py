@@ -104,9 +104,29 @@ def unexpanded(text: str) -> str:
 
 def mounted(path: str, cluster: Cluster) -> bool:
     """Whether a path of the request, relative ones in the image's working directory, lies in a mounted place."""
+    return _mount_of(path, cluster) is not None
+
+
+def writable(path: str, cluster: Cluster) -> bool:
+    """Whether it lies in a mounted place that pods may write to."""
+    return _mount_of(path, cluster) in places_to_write(cluster)
+
+
+def places_to_write(cluster: Cluster) -> list[str]:
+    return [mount for mount, read_only in _places(cluster).items() if not read_only]
+
+
+def _mount_of(path: str, cluster: Cluster) -> str | None:
+    """The innermost of the mounted places that hold it."""
     place = os.path.normpath(os.path.join(WORK_DIR, path))
-    mounts = [RUNS_DIR, DATA_DIR, MODELS_DIR, *(volume.mount for volume in cluster.volumes)]
-    return any(place == mount or place.startswith(f"{mount}/") for mount in mounts)
+    holding = [mount for mount in _places(cluster) if place == mount or place.startswith(f"{mount}/")]
+    return max(holding, key=len, default=None)
+
+
+def _places(cluster: Cluster) -> dict[str, bool]:
+    """Where paths of a request may lie, and whether it is read-only there."""
+    own = {mount: CLAIM_MOUNTS[mount][1] for mount in (RUNS_DIR, DATA_DIR, MODELS_DIR)}
+    return own | {volume.mount: volume.read_only for volume in cluster.volumes}
 
 
 def shm_gib(plan: Plan) -> int:

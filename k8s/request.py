@@ -17,9 +17,10 @@ from accelerate_configs.job import JobSpec, Plan
 from accelerate_configs.local.image import CACHE_DIR, WORK_DIR
 from accelerate_configs.request.elsewhere import told_by
 from accelerate_configs.request.scheduler_values import CREDENTIALS, SECRETS
+from accelerate_configs.request.values import GPU_GIB
 from accelerate_configs.request.variables import parse_given, resolve
 from k8s import manifest
-from k8s.pod import DEFAULT_CLAIM, mounted
+from k8s.pod import DEFAULT_CLAIM, GPU, mounted, places_to_write, writable
 from k8s.site import Cluster, find_site, read_cluster, refuse_unknown_gpus
 from trainer.outcome import ConfigError
 from trainer.settings import read_env_file, say
@@ -133,8 +134,10 @@ def _refuse_unseen(spec: JobSpec, cluster: Cluster, project_dir: Path) -> None:
         raise ConfigError(f"MODEL={spec.model}: pods see {places}: copy it there, or give a hub id")
     if (project_dir / spec.model).is_dir() and not mounted(spec.model, cluster):
         raise ConfigError(f"MODEL={spec.model}: a folder of this machine; pods see {places}: copy it there")
-    if not mounted(spec.output, cluster):
-        raise ConfigError(f"OUTPUT={spec.output}: runs live in the claim, in runs/: leave it out")
+    if not writable(spec.output, cluster):
+        others = places_to_write(cluster)[1:]
+        where = f" (or below {' or '.join(others)})" if others else ""
+        raise ConfigError(f"OUTPUT={spec.output}: runs live in the claim, in runs/{where}: leave it out")
     if cluster.pvc_access:
         refuse_narrow_claim(spec, [cluster.pvc_access], "pvc_access in the site file")
 
@@ -157,6 +160,8 @@ def _read_settings(spec: JobSpec, project_dir: Path) -> str:
     place = os.path.normpath(os.path.join(WORK_DIR, spec.config_file))
     if os.path.dirname(place) != WORK_DIR:
         raise ConfigError(f"CONFIG_FILE={spec.config_file}: takes a file in the checkout's own folder: copy it there")
+    if ":" in place:
+        raise ConfigError(f"CONFIG_FILE={spec.config_file}: pods mount no name with a colon: call it otherwise")
     try:
         return (project_dir / spec.config_file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -176,14 +181,35 @@ def _from_env_file(project_dir: Path) -> dict[str, str]:
     }
 
 
-def _notes(spec: JobSpec, cluster: Cluster) -> list[str]:
+def _gpu_notes(spec: JobSpec, cluster: Cluster) -> list[str]:
+    """Where the scheduler may give other GPUs than were asked for, or look for some that no one sells."""
     notes = []
-    selected = cluster.gpu_feature_discovery or spec.gpu_type in cluster.gpu_selectors
-    if spec.device == "cuda" and not selected:
+    kind = spec.gpu_type
+    sold = [size for name, size in GPU_GIB.items() if kind and f"{name}-".startswith(f"{kind.lower()}-")]
+    if spec.vram_source == "given" and kind not in cluster.gpu_gib and sold and spec.vram_gib > max(sold):
         notes.append(
-            f"nothing in the manifest asks for {spec.gpu_type or f'GPUs of {spec.vram_gib:g} GiB'}: the scheduler "
+            f"VRAM={spec.vram_gib:g}: {kind} is known with {max(sold):g} GiB: leave VRAM out, or if yours have more, "
+            f"say gpu_types: {{{kind}: {spec.vram_gib:g}}} in k8s/site.yaml"
+        )
+    if cluster.gpu_selectors.get(kind or ""):
+        return notes
+    if not cluster.gpu_feature_discovery:
+        notes.append(
+            f"nothing in the manifest asks for {kind or f'GPUs of {spec.vram_gib:g} GiB'}: the scheduler "
             "may take any; say gpu_feature_discovery: true or gpu_selectors: in k8s/site.yaml"
         )
+    elif kind:
+        # No pattern can be asked for: a label is one of some, or greater than a number.
+        notes.append(
+            f"nothing in the manifest asks for {kind}, only for its memory: any GPU that holds as much may come; say "
+            f"gpu_selectors: {{{kind}: {{{GPU}.product: ...}}}} in k8s/site.yaml, with the product that "
+            f"kubectl get nodes -L {GPU}.product shows"
+        )
+    return notes
+
+
+def _notes(spec: JobSpec, cluster: Cluster) -> list[str]:
+    notes = _gpu_notes(spec, cluster) if spec.device == "cuda" else []
     if spec.nodes > 1 and not cluster.pvc_access:
         notes.append(f"claim {spec.pvc or DEFAULT_CLAIM} must be {WIDE} for {spec.nodes} nodes")
     return notes

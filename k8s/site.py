@@ -33,7 +33,7 @@ LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?")
 MOUNT = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9._-]*)+")
 # First folders of a mount that would hide what the image or the run has there.
 RESERVED = (
-    *("bin", "cache", "dev", "etc", "lib", "opt", "proc", "root", "run", "sbin", "sys", "tmp", "usr", "var"),
+    *("bin", "cache", "dev", "etc", "lib", "lib64", "opt", "proc", "root", "run", "sbin", "sys", "tmp", "usr", "var"),
     "workspace",
 )
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
@@ -58,6 +58,8 @@ class Cluster:
     """Name of the Secret with HF_TOKEN and WANDB_API_KEY, which need not exist."""
     priority_class: str | None = None
     gpu_feature_discovery: bool = False
+    gpu_gib: Mapping[str, float] = field(default_factory=dict)
+    """GiB of one GPU by GPU_TYPE."""
     gpu_selectors: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Node labels by GPU_TYPE."""
     node_selector: Mapping[str, str] = field(default_factory=dict)
@@ -91,7 +93,7 @@ def read_cluster(site: Site, given: Mapping[str, str]) -> Cluster:
             raise ConfigError(f"{site.source}: {key}: {wrong}") from None
     if "PVC" in given and given["PVC"] != site.texts.get("PVC"):
         found.pop("pvc_access", None)  # it describes the site's own claim
-    return Cluster(**found)
+    return Cluster(gpu_gib=site.gpu_gib, **found)
 
 
 def refuse_unknown_gpus(spec: JobSpec, site: Site, cluster: Cluster) -> None:
@@ -99,11 +101,13 @@ def refuse_unknown_gpus(spec: JobSpec, site: Site, cluster: Cluster) -> None:
     known = tuple(dict.fromkeys([*site.gpu_gib, *cluster.gpu_selectors]))
     if spec.gpu_type and known and spec.gpu_type not in known:
         raise ConfigError(f"GPU_TYPE={spec.gpu_type}: not in {site.source}{known_are(spec.gpu_type, known)}")
-    largest = max(site.gpu_gib, key=lambda name: site.gpu_gib[name], default=None)
-    if spec.device == "cuda" and largest and spec.vram_gib > site.gpu_gib[largest]:
+    largest = max(site.gpu_gib, key=lambda name: site.gpu_gib[name], default="")
+    asked = spec.gpu_type if spec.gpu_type in site.gpu_gib else largest
+    if spec.device == "cuda" and asked and spec.vram_gib > site.gpu_gib[asked]:
+        which = asked if asked == spec.gpu_type else f"the largest GPU, {asked},"
         raise ConfigError(
-            f"VRAM={spec.vram_gib:g}: the largest GPU in {site.source} is {largest} "
-            f"with {site.gpu_gib[largest]:g} GiB: ask for at most that, or for more of them with GPUS="
+            f"VRAM={spec.vram_gib:g}: {which} has {site.gpu_gib[asked]:g} GiB in {site.source}: "
+            "ask for at most that, or for more of them with GPUS="
         )
 
 

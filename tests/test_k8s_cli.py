@@ -117,6 +117,7 @@ BAD = [
     ([*IMAGE, "--data", "/scratch/x.jsonl"], "DATA=/scratch/x.jsonl: pods see data/ and models/ in the claim"),
     ([*IMAGE, "--data", "records.jsonl"], "DATA=records.jsonl: pods see data/"),
     ([*IMAGE, "--output", "/scratch/runs"], "OUTPUT=/scratch/runs: runs live in the claim"),
+    ([*IMAGE, "--output", "runs/../data"], "OUTPUT=runs/../data: runs live in the claim, in runs/: leave it out"),
     ([*IMAGE, "--config-file", "/etc/x.yaml"], "/etc/x.yaml"),
     ([*IMAGE, "--partition", "gpu"], "PARTITION='gpu': is for TO=slurm only, leave it out"),
     ([*IMAGE, "--environment", "HF_HOME=/scratch/hf"], "HF_HOME=/scratch/hf: pods see data/, models/ and runs/"),
@@ -151,7 +152,13 @@ def test_a_model_folder_of_this_machine_is_refused_unless_the_claim_has_it_too(c
 
 SITES = [
     ("gpu_type: h200\ngpu_types: {a100: 80}", [], "GPU_TYPE=h200: not in mine.yaml: known are a100"),
-    ("gpu_types: {a100: 80, l4: 24}", ["--vram", "141"], "VRAM=141: the largest GPU in mine.yaml is a100 with 80 GiB"),
+    ("gpu_types: {a100: 80, l4: 24}", ["--vram", "141"], "VRAM=141: the largest GPU, a100, has 80 GiB in mine.yaml"),
+    (
+        "gpu_types: {a100: 80, l4: 24}",
+        ["--gpu-type", "l4", "--vram", "80"],
+        "VRAM=80: l4 has 24 GiB in mine.yaml: ask for at most that, or for more of them with GPUS=",
+    ),
+    ("volumes: {claim: a, mount: /out, read_only: false}", ["--output", "data"], "in runs/ (or below /out): leave"),
     ("pvc: runs\npvc_access: ReadWriteOnce", ["--nodes", "2"], "NODES=2: claim runs is ReadWriteOnce"),
     ("image_pull_secret: x", [], "unknown 'image_pull_secret', did you mean image_pull_secrets?"),
     ("partition: gpu", [], "mine.yaml: unknown 'partition'"),
@@ -211,6 +218,41 @@ def test_what_nothing_selects_is_said(checkout: Path) -> None:
         "say gpu_feature_discovery: true or gpu_selectors: in k8s/site.yaml",
         "trainyard: claim trainyard must be ReadWriteMany for 2 nodes",
     ]
+
+
+def test_with_feature_discovery_what_no_label_asks_for_is_said(checkout: Path) -> None:
+    """It labels a card's memory, which is asked for, and its product, whose exact name only the site knows."""
+    site = checkout / "k8s" / "site.yaml"
+    site.write_text("gpu_feature_discovery: true\ngpu_selectors: {l4: {nvidia.com/gpu.product: NVIDIA-L4}, a100: {}}\n")
+    argv = ("render", *IMAGE, "--gpu-type")
+    assert [k8s("render", *IMAGE, cwd=checkout).stderr, k8s(*argv, "l4", cwd=checkout).stderr] == ["", ""]
+    site.write_text(site.read_text().replace("a100", "h100"))
+    assert k8s(*argv, "h100", cwd=checkout).stderr == (
+        "trainyard: nothing in the manifest asks for h100, only for its memory: any GPU that holds as much may come; "
+        "say gpu_selectors: {h100: {nvidia.com/gpu.product: ...}} in k8s/site.yaml, with the product that "
+        "kubectl get nodes -L nvidia.com/gpu.product shows\n"
+    )
+
+
+def test_more_memory_than_a_gpu_type_has_is_said_unless_the_site_knows_it(checkout: Path) -> None:
+    site = checkout / "k8s" / "site.yaml"
+    site.write_text("gpu_selectors: {l4: {a: b}, a100: {a: b}, h100: {a: b}}\n")
+    argv = ("render", *IMAGE, "--gpu-type")
+    for kind, vram in (("l4", "24"), ("l4", "12"), ("a100", "80")):
+        assert k8s(*argv, kind, "--vram", vram, cwd=checkout).stderr == ""
+    assert k8s(*argv, "h100", "--vram", "94", cwd=checkout).stderr == (
+        "trainyard: VRAM=94: h100 is known with 80 GiB: leave VRAM out, or if yours have more, "
+        "say gpu_types: {h100: 94} in k8s/site.yaml\n"
+    )
+    site.write_text("gpu_types: {h100: 94}\ngpu_selectors: {h100: {a: b}}\n")
+    assert k8s(*argv, "h100", "--vram", "94", cwd=checkout).stderr == ""
+
+
+def test_a_file_of_settings_that_no_pod_can_mount_is_refused(checkout: Path) -> None:
+    (checkout / "a:b.yaml").write_text("lora_r: 64\n")
+    done = k8s("render", *IMAGE, "--config-file", "a:b.yaml", cwd=checkout)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr == ("trainyard: CONFIG_FILE=a:b.yaml: pods mount no name with a colon: call it otherwise\n")
 
 
 def test_settings_of_env_reach_the_pod_and_its_secrets_do_not(checkout: Path) -> None:
@@ -387,12 +429,22 @@ def test_a_cancelled_run_is_resumed_as_a_new_job_of_the_same_run(cluster: Cluste
     assert done.returncode == 0, done.stderr
     (job,) = cluster.objects("Job").values()
     (container,) = job["spec"]["template"]["spec"]["containers"]
-    assert job["metadata"]["name"] == "gemma-3-4b-it-mine-r2"
+    assert job["metadata"]["name"] == "gemma-3-4b-it-mine--2"
     assert job["metadata"]["labels"][manifests.QUEUE] == "night"
     assert {"name": "TRAINYARD_TIME_LIMIT_S", "value": "7200"} in container["env"]
     assert container["args"][container["args"].index("--run_id") + 1] == "mine"
     (config_map,) = cluster.objects("ConfigMap").values()
-    assert json.loads(config_map["data"]["run.json"])["job_ids"] == ["gemma-3-4b-it-mine", "gemma-3-4b-it-mine-r2"]
+    assert json.loads(config_map["data"]["run.json"])["job_ids"] == ["gemma-3-4b-it-mine", "gemma-3-4b-it-mine--2"]
+
+
+def test_a_resumed_run_is_in_no_other_runs_way(cluster: Cluster) -> None:
+    for run in ("x", "x-r2", "x--2"):
+        assert cluster.k8s("submit", *IMAGE, "--run", run).returncode == 0
+    assert cluster.k8s("cancel", "--run", "x").returncode == 0
+    done = cluster.k8s("resume", "--run", "x")
+    assert (done.returncode, done.stderr.count("immutable")) == (0, 0)
+    states = [cluster.k8s("status", "--run", run).stdout.count("PENDING") for run in ("x", "x-r2", "x--2")]
+    assert (states, len(cluster.objects("Job"))) == ([1, 1, 1], 3)
 
 
 def test_a_run_whose_pod_is_still_saving_is_not_resumed(cluster: Cluster) -> None:
@@ -625,7 +677,7 @@ def test_a_sweeps_members_are_looked_at_and_cancelled_together_and_resumed_alone
         "trainyard: RUN=first is a sweep: say which of its 4 members: first-0, first-1, first-2, first-3\n"
     )
     assert cluster.k8s("resume", "--run", "first-2").returncode == 0
-    assert sorted(cluster.objects("Job")) == ["gemma-3-4b-it-first-0", "gemma-3-4b-it-first-2-r2"]
+    assert sorted(cluster.objects("Job")) == ["gemma-3-4b-it-first-0", "gemma-3-4b-it-first-2--2"]
 
 
 def test_a_grid_is_rendered_the_same_twice_and_refused_as_a_run_is(checkout: Path) -> None:

@@ -27,8 +27,8 @@ from accelerate_configs.choose import choose
 from accelerate_configs.job import Plan
 from accelerate_configs.local.image import WORK_DIR
 from accelerate_configs.request.variables import VARIABLES, parse_given, resolve
-from k8s.manifest import claim, render
-from k8s.pod import DEFAULT_CLAIM, mounted, shm_gib
+from k8s.manifest import RESUMED, claim, object_names, render
+from k8s.pod import DEFAULT_CLAIM, mounted, shm_gib, writable
 from k8s.request import complete
 from k8s.site import Cluster, Volume, find_site, read_cluster
 from trainer.outcome import ConfigError
@@ -297,9 +297,16 @@ def test_run_json_and_the_settings_travel_in_the_config_map() -> None:
 def test_a_resumed_run_is_a_new_job_of_the_same_run() -> None:
     first, again = (manifests.load(render(k8s_plan(), NO_SITE, job_ids=ids)) for ids in ([], ["gemma-0123abcd"]))
     assert [c["metadata"]["name"] for c in first] == ["gemma-0123abcd", "gemma-0123abcd"]
-    assert [c["metadata"]["name"] for c in again] == ["gemma-0123abcd", "gemma-0123abcd-r2"]
-    assert json.loads(again[0]["data"]["run.json"])["job_ids"] == ["gemma-0123abcd", "gemma-0123abcd-r2"]
+    assert [c["metadata"]["name"] for c in again] == ["gemma-0123abcd", "gemma-0123abcd--2"]
+    assert json.loads(again[0]["data"]["run.json"])["job_ids"] == ["gemma-0123abcd", "gemma-0123abcd--2"]
     assert container(again)["args"] == container(first)["args"]
+
+
+@pytest.mark.parametrize("run_id", ["x", "x-r2", "x--2", "x--2--3", "2--2", "x" * 63, f"{'x' * 60}--2"])
+def test_no_runs_job_is_called_as_a_resumed_one(run_id: str) -> None:
+    names = [object_names(make_spec(name="x", run_id=run_id), attempt=attempt).job for attempt in (1, 2, 99)]
+    assert [bool(RESUMED.search(name)) for name in names] == [False, True, True]
+    assert all(re.fullmatch(r"[a-z]([a-z0-9-]{0,56}[a-z0-9])?", name) for name in names)
 
 
 def test_a_plan_for_the_cluster_selects_nodes_only_by_what_the_site_says() -> None:
@@ -331,6 +338,15 @@ def test_paths_count_as_mounted_only_below_a_mount() -> None:
     outside = ("x.jsonl", "database", "data/../x", "../data", "/scratch/x", "/datasets2", "/", "data/../../etc")
     assert [mounted(path, cluster) for path in inside] == [True] * len(inside)
     assert [mounted(path, cluster) for path in outside] == [False] * len(outside)
+
+
+def test_runs_are_written_only_where_the_innermost_mount_can_be() -> None:
+    volumes = (("/sets", True), ("/sets/out", False), ("/scratch", False), ("/scratch/gold", True))
+    cluster = Cluster(volumes=tuple(Volume(claim="c", mount=mount, read_only=ro) for mount, ro in volumes))
+    inside = ("runs", "runs/mine", "data/../runs", "/sets/out/runs", "/scratch")
+    outside = ("data", "models/x", "runs/../data", "/sets", "/sets/outside", "/scratch/gold/x", "/scratch2", ".", "x")
+    assert [writable(path, cluster) for path in inside] == [True] * len(inside)
+    assert [writable(path, cluster) for path in outside] == [False] * len(outside)
 
 
 IDENTIFIERS = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", fullmatch=True)
