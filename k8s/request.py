@@ -15,6 +15,7 @@ from pathlib import Path
 from accelerate_configs.choose import choose
 from accelerate_configs.job import JobSpec, Plan
 from accelerate_configs.local.image import CACHE_DIR, WORK_DIR
+from accelerate_configs.memory.hub import is_hub_id
 from accelerate_configs.request.elsewhere import told_by
 from accelerate_configs.request.scheduler_values import CREDENTIALS, SECRETS
 from accelerate_configs.request.values import GPU_GIB
@@ -65,7 +66,9 @@ def decide(
         raise ConfigError(f"SIZE={given['SIZE']}: is for make claim, leave it out")
     site = find_site(given, project_dir, environ)
     cluster = read_cluster(site, given)
-    spec = resolve(given, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site)
+    spec = resolve(
+        given, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site, paths_elsewhere=True
+    )
     refuse_unknown_gpus(spec, site, cluster)
     return complete(spec, cluster, project_dir, hashed=run_suffix is None and "RUN" not in given)
 
@@ -129,8 +132,8 @@ def _refuse_unseen(spec: JobSpec, cluster: Cluster, project_dir: Path) -> None:
     places = ", ".join(["data/ and models/ in the claim", *(volume.mount for volume in cluster.volumes)])
     if not mounted(spec.data, cluster):
         raise ConfigError(f"DATA={spec.data}: pods see {places}: copy it there and say DATA=data/...")
-    # A hub id has one slash; models/x is the claim's, like everything in a mounted place.
-    if not mounted(spec.model, cluster) and (spec.model.count("/") > 1 or spec.model.startswith((".", "/"))):
+    # models/x is the claim's, like everything in a mounted place.
+    if not mounted(spec.model, cluster) and not is_hub_id(spec.model):
         raise ConfigError(f"MODEL={spec.model}: pods see {places}: copy it there, or give a hub id")
     if (project_dir / spec.model).is_dir() and not mounted(spec.model, cluster):
         raise ConfigError(f"MODEL={spec.model}: a folder of this machine; pods see {places}: copy it there")

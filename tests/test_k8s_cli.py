@@ -116,6 +116,8 @@ BAD = [
     (["--image", "a.sif"], "IMAGE=a.sif: pods cannot run a file"),
     ([*IMAGE, "--data", "/scratch/x.jsonl"], "DATA=/scratch/x.jsonl: pods see data/ and models/ in the claim"),
     ([*IMAGE, "--data", "records.jsonl"], "DATA=records.jsonl: pods see data/"),
+    ([*IMAGE, "--model", "/no/such/gemma-3-4b-it"], "MODEL=/no/such/gemma-3-4b-it: pods see data/ and models/ in"),
+    ([*IMAGE, "--model", "no such/gemma-3-4b-it"], "MODEL=no such/gemma-3-4b-it: pods see data/ and models/ in"),
     ([*IMAGE, "--output", "/scratch/runs"], "OUTPUT=/scratch/runs: runs live in the claim"),
     ([*IMAGE, "--output", "runs/../data"], "OUTPUT=runs/../data: runs live in the claim, in runs/: leave it out"),
     ([*IMAGE, "--config-file", "/etc/x.yaml"], "/etc/x.yaml"),
@@ -148,6 +150,7 @@ def test_a_model_folder_of_this_machine_is_refused_unless_the_claim_has_it_too(c
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr.startswith("trainyard: MODEL=mine: a folder of this machine; pods see data/ and models/ in")
     assert k8s("render", *IMAGE, "--model", "models/mine", cwd=checkout).returncode == 0
+    assert k8s("render", *IMAGE, "--model", "models/up/gemma-3-4b-it", cwd=checkout).returncode == 0  # known by name
 
 
 SITES = [

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from accelerate_configs.job import JobSpec
 from accelerate_configs.memory.shapes import resolve_shape
+from accelerate_configs.request.site import Site
 from accelerate_configs.request.variables import BY_NAME, VARIABLES, help_text, parse_given, read_given, resolve
 from trainer.outcome import ConfigError
 
@@ -180,6 +181,30 @@ def test_a_home_folder_is_expanded() -> None:
     assert spec.data == "/home/ada/d.jsonl"
 
 
+def _cache(home: Path) -> Path:
+    """A hub cache below `home` with foo/bar, whose model is 48 wide."""
+    snapshot = home / "hub" / "models--foo--bar" / "snapshots" / "f00d"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text('{"model_type": "gemma3", "text_config": {"hidden_size": 48}}')
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("f00d")
+    return home
+
+
+@pytest.mark.parametrize("source", [".env", "ENVIRONMENT", "site", "exported"])
+def test_the_model_is_looked_for_where_the_job_will(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    home = str(_cache(tmp_path / "hf"))
+    (tmp_path / ".env").write_text(f"HF_HOME={home if source == '.env' else tmp_path / 'none'}\n")
+    monkeypatch.setenv("HF_HOME", home if source == "exported" else str(tmp_path / "other"))
+    given = {"MODEL": "foo/bar"} | ({"ENVIRONMENT": f"HF_HOME={home}"} if source == "ENVIRONMENT" else {})
+    site = Site(source="site.yaml", texts={"ENVIRONMENT": f"HF_HOME={home}"} if source == "site" else {})
+    assert resolve(given, project_dir=tmp_path, environ={}, site=site).shape.hidden == 48
+
+
 def test_both_spellings_of_a_flag_are_read_and_flags_win_over_make() -> None:
     environ = {"TRAINYARD_GIVEN": "GPUS SEED", "TRAINYARD_GPUS": "4", "TRAINYARD_SEED": "3"}
     assert read_given(["--gpus=2", "--gpu-type", "a100"], environ) == {"GPUS": "2", "GPU_TYPE": "a100", "SEED": "3"}
@@ -224,6 +249,10 @@ def test_unknown_names_are_refused_with_the_nearest_and_all_known() -> None:
         ("DATA", "--x", "DATA='--x': begins with -"),
         ("DATA", "a\u202eb", r"DATA='a\u202eb': takes a path"),
         ("DATA", "a\udc80", r"DATA='a\udc80': takes a path"),
+        ("DATA", f"a/{'b' * 256}", "holds a name of more than 255 bytes, which no file system takes: shorten it"),
+        ("SITE", "ä" * 128, "holds a name of more than 255 bytes"),
+        ("MODEL", "https://u:hf_x@huggingface.co/google/gemma-3-4b-it", "MODEL is an address: give the hub id alone"),
+        ("MODEL", "hf_x@hf.co/google/gemma-3-4b-it", "MODEL is an address"),
         ("OUTPUT", "runs/%j", "OUTPUT='runs/%j': holds %, which Slurm reads as a pattern"),
         ("RUNTIME", "docker", "RUNTIME='docker': escapes the allocation"),
         ("RUNTIME", "singularity", "RUNTIME='singularity': is apptainer's old name"),
@@ -260,7 +289,7 @@ def test_unknown_names_are_refused_with_the_nearest_and_all_known() -> None:
 def test_a_bad_value_is_one_line_with_what_is_allowed(name: str, text: str, said: str) -> None:
     message = error(parse_given, {name: text})
     assert said in message
-    assert message.isprintable()
+    assert message.isprintable() and "hf_x" not in message
 
 
 def test_an_unknown_gpu_type_needs_its_memory() -> None:

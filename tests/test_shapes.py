@@ -13,6 +13,7 @@ import pytest
 from specs import GEMMA_4B, known_shape
 
 from accelerate_configs.memory.families import PARSERS
+from accelerate_configs.memory.hub import is_hub_id
 from accelerate_configs.memory.known_models import KNOWN_MODELS
 from accelerate_configs.memory.shapes import resolve_shape, shape_from_config
 from trainer.outcome import ConfigError
@@ -202,6 +203,33 @@ def test_a_mirror_of_a_known_model_is_known(hub: Path) -> None:
     assert resolve_shape("unsloth/gemma-3-4b-it") == known_shape(GEMMA_4B)
 
 
+@pytest.mark.parametrize(
+    "model", ["/no/such/gemma-3-4b-it", "../x/gemma-3-4b-it", "./gemma-3-4b-it", "no such/gemma-3-4b-it", "a/b--c"]
+)
+def test_what_is_no_folder_and_no_hub_id_is_not_known_by_its_name(hub: Path, model: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        resolve_shape(model)
+    assert str(refusal.value) == (
+        f"MODEL={model}: no folder here and no hub id: give a folder, or owner/name as in google/gemma-3-4b-it"
+    )
+
+
+def test_a_path_that_lies_elsewhere_is_known_by_its_name(hub: Path) -> None:
+    assert resolve_shape("/sets/models/gemma-3-4b-it/", elsewhere=True) == known_shape(GEMMA_4B)
+
+
+def test_hub_ids_are_what_the_hub_takes() -> None:
+    validators = pytest.importorskip("huggingface_hub.utils")
+    names = ["a/b", "b", "A-1_x.y/B.2", "a/b.git", "a--b", "a/b..c", "-a/b", "a/-b", "a/b.", "a b/c", "a/b/c"]
+    for name in [*names, "/a", "a/", "café/x", "", ".", "..", "a" * 96, "a" * 97, f"{'o' * 97}/a"]:
+        try:
+            validators.validate_repo_id(name)
+        except validators.HFValidationError:
+            assert not is_hub_id(name), name
+        else:
+            assert is_hub_id(name), name
+
+
 def test_an_unknown_model_is_refused_with_the_nearest_and_the_way_out(hub: Path) -> None:
     with pytest.raises(ConfigError) as refusal:
         resolve_shape("google/gemma-3-4b-itt")
@@ -222,6 +250,9 @@ def test_an_unknown_model_is_refused_with_the_nearest_and_the_way_out(hub: Path)
         ('{"model_type": "gemma3", "text_config": 3}', "not a gemma3 configuration"),
         ('{"model_type": "gemma3", "text_config": {"hidden_size": "wide"}}', "not a gemma3 configuration"),
         ('{"model_type": "gemma3", "text_config": {"num_hidden_layers": 0}}', "not a gemma3 configuration"),
+        ('{"model_type": "gemma3", "vision_config": {"num_hidden_layers": 0}}', "vision_layers comes to 0, no whole"),
+        ('{"model_type": "qwen2_vl", "vision_config": {"embed_dim": -1}}', "not a qwen2_vl configuration"),
+        ('{"model_type": "smolvlm", "vision_config": {"image_size": 8}}', "vision_patches comes to 0, no whole"),
         ('{"model_type": "smolvlm", "scale_factor": 0}', "not a smolvlm configuration"),
     ],
 )

@@ -41,6 +41,7 @@ BAD = [
     (["--gpus"], "--gpus needs a value"),
     (["GPUS=2"], "unexpected 'GPUS'"),
     (["--gpus", "2", "--vram", "2"], "needs "),
+    (["--model", "/no/such/gemma-3-4b-it"], "MODEL=/no/such/gemma-3-4b-it: no folder here and no hub id"),
     (["--model", "nobody/nothing"], "MODEL=nobody/nothing: not a folder"),
 ]
 

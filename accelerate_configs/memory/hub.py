@@ -1,9 +1,17 @@
-"""Where huggingface_hub keeps what it has downloaded, found without importing it."""
+"""What huggingface_hub takes for a model's id and where it keeps what it has downloaded, without importing it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
+
+HUB_ID = re.compile(r"(?!.*(--|\.\.))(\b[\w.-]{1,96}\b/)?\b[\w.-]{1,96}\b(?<!\.git)", re.ASCII)
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether the hub could have a model of that name: owner/name, for old models the name alone."""
+    return HUB_ID.fullmatch(model) is not None
 
 
 def hub_cache(environ: Mapping[str, str]) -> Path:

@@ -146,6 +146,8 @@ def path(extra_refused: str = "") -> Parser:
             raise refuse(name, text, "takes a path of at most 1024 printable characters on one line")
         if text.startswith("-"):
             raise refuse(name, text, f"begins with -, which programs take for an option: write {shown('./' + text)}")
+        if any(len(part.encode()) > 255 for part in text.split("/")):
+            raise refuse(name, text, "holds a name of more than 255 bytes, which no file system takes: shorten it")
         if text != text.strip():
             raise refuse(name, text, "begins or ends with a space: remove it, or rename the file")
         if found := next((char for char in extra_refused if char in text), None):
@@ -153,6 +155,13 @@ def path(extra_refused: str = "") -> Parser:
         return text
 
     return parse
+
+
+def model(name: str, text: str) -> str:
+    """A path or hub id. An address is not said back: it may hold a token."""
+    if re.match(r"[^/]*(://|@)", text):
+        raise ConfigError(f"{name} is an address: give the hub id alone, owner/name, or a folder, as ./x@y if it has @")
+    return str(path()(name, text))
 
 
 def image(name: str, text: str) -> str:

@@ -23,6 +23,7 @@ from accelerate_configs.request.scheduler_values import or_none
 from accelerate_configs.request.site import Site, vram
 from trainer.config import LORA_PRESETS, Device, Quantization, Vision
 from trainer.outcome import ConfigError
+from trainer.settings import read_env_file
 from trainer.text import GIB, known_are, shown
 
 PREFIX = "TRAINYARD_"
@@ -56,7 +57,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("VRAM", "vram_gib", values.gib, "memory of one GPU in GiB (GPU_TYPE's, else 24)"),
     Variable("GPU_TYPE", "gpu_type", values.gpu_type, "kind of GPU, as the cluster calls it: a100, l40s, ..."),
     Variable("TIME", "time_limit_min", values.minutes, f"time limit: {values.DURATIONS} (12h)"),
-    Variable("MODEL", "model", values.path(), f"folder or hub id ({DEFAULT_MODEL})"),
+    Variable("MODEL", "model", values.model, f"folder or hub id ({DEFAULT_MODEL})"),
     Variable("DATA", "data", values.path(), f"JSONL file, or folder with train.jsonl ({DEFAULT_DATA})"),
     Variable("OUTPUT", "output", values.path("%\\"), "folder that holds one folder a run (runs)"),
     Variable("NAME", "name", values.identifier(40), "the job's name (from MODEL)"),
@@ -143,6 +144,7 @@ def resolve(
     environ: Mapping[str, str],
     run_suffix: str | None = None,
     site: Site = NO_SITE,
+    paths_elsewhere: bool = False,
 ) -> JobSpec:
     """The complete request: what was given, then `.env` and the YAML file, then the site's defaults, then ours.
 
@@ -150,6 +152,7 @@ def resolve(
 
     Relative paths are relative to `project_dir`, where the job runs. The run's id is RUN if given, else the
     name and `run_suffix`, else the name and a hash of the rest: the same request gives the same id.
+    `paths_elsewhere`: the job sees other folders than this machine, so MODEL may be one that is not here.
 
     Raises:
         ConfigError: a value that is not allowed, a model whose shape cannot be found.
@@ -181,7 +184,9 @@ def resolve(
     fields.update(_measured(fields, project_dir))
     local = project_dir / model
     fields["model_is_folder"] = local.is_dir()
-    shape = resolve_shape(str(local) if fields["model_is_folder"] else model)
+    job = {**read_env_file(project_dir / ".env"), **dict(fields.get("environment", ()))}
+    place = str(local) if fields["model_is_folder"] else model
+    shape = resolve_shape(place, job=job, elsewhere=paths_elsewhere)
     spec = JobSpec(shape=shape, project_dir=root, run_id=run_id, **fields)
     spec = _with_batch(spec, project_dir)
     return spec if run_id else replace(spec, run_id=f"{name}-{_digest(spec)}")
