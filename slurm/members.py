@@ -15,7 +15,7 @@ from accelerate_configs.runs.records import Run
 from accelerate_configs.sweeps.grid import Recorded, check_files, read_sweep, results_table
 from accelerate_configs.sweeps.trial import read_trial
 from slurm import verbs
-from slurm.queue import find_jobs
+from slurm.queue import find_jobs, settled
 from trainer.outcome import FINISHED, ConfigError
 
 Words = Mapping[str, str]
@@ -29,7 +29,7 @@ def find(given: Words, environ: Words, project_dir: Path, takes: Sequence[str] =
 
 def status(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> int:
     verbs.output_folder(given, environ, project_dir)
-    members = sweep.members()
+    members = _members(sweep, environ)
     jobs = _jobs(members, environ)
     words = command_words(given, sweep.sweep_id)
     todo = f"make resume {words} (those that are unfinished)"
@@ -43,7 +43,7 @@ def status(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> 
 
 def logs(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> int:
     """The log of the first member that is running, else of the first unfinished, else of the first."""
-    members = sweep.members()
+    members = _members(sweep, environ)
     jobs = _jobs(members, environ)
     running = [run for run in members if _last(run, jobs).state == "RUNNING"]
     one = (running or [run for run in members if not _finished(run)] or members)[0]
@@ -53,7 +53,7 @@ def logs(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> in
 
 def cancel(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> int:
     verbs.output_folder(given, environ, project_dir)
-    live = [job_id for job_id, job in _jobs(sweep.members(), environ).items() if not job.ended]
+    live = [job_id for job_id, job in _jobs(_members(sweep, environ), environ).items() if not job.ended]
     if not live:
         print(f"sweep {sweep.sweep_id} has no job that is pending or running")
         return FINISHED
@@ -67,14 +67,14 @@ def cancel(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> 
 def resume(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> int:
     """All members that are neither finished nor in the queue, as one array again; each keeps its index."""
     from slurm.nodes import refuse_what_cannot_run
-    from slurm.resume import alone, plan_again, record_again, submit_again
+    from slurm.resume import alone, plan_again, submit_again
     from slurm.script import render_array
     from slurm.submit import check, check_environment
 
     changes = verbs.changes(given)
     with contextlib.ExitStack() as stack:
         stack.enter_context(alone(sweep.folder))
-        members = dict(enumerate(sweep.members()))
+        members = dict(enumerate(_members(sweep, environ)))
         jobs = _jobs(list(members.values()), environ)
         left = {i: run for i, run in members.items() if not _finished(run) and _last(run, jobs).ended}
         if not left:
@@ -87,12 +87,16 @@ def resume(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> 
         check_files(list(plans.values()))
         check_environment(first.spec)
         refuse_what_cannot_run(first.spec, environ)
-        job_id = submit_again(sweep.folder, render_array(sweep.sweep_id, plans, parallel=sweep.parallel), environ)
-        for index, run in left.items():
-            record_again(run, plans[index], f"{job_id}_{index}", changes)
+        text = render_array(sweep.sweep_id, plans, parallel=sweep.parallel)
+        again = {f"_{index}": (run, plans[index]) for index, run in left.items()}
+        job_id = submit_again(sweep.folder, text, environ, again, changes)
     print(f"job {job_id} takes up {', '.join(run.run_id for run in left.values())}")
     print(f"status  make status {command_words(given, sweep.sweep_id)}")
     return FINISHED
+
+
+def _members(sweep: Recorded, environ: Words) -> list[Run]:
+    return [settled(run, environ) for run in sweep.members()]
 
 
 def _jobs(members: Sequence[Run], environ: Words) -> dict[str, Job]:

@@ -9,8 +9,10 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from accelerate_configs.runs.progress import Job
+from accelerate_configs.runs.records import Run, read_run, write_record
 from trainer.outcome import ConfigError, SchedulerError
 
 ENDED = (
@@ -18,6 +20,9 @@ ENDED = (
     *("PREEMPTED", "REVOKED", "TIMEOUT"),
 )
 GONE = "GONE"
+ASKED = "asked_for"
+"""In run.json: the script that sbatch was given, until it has told the job's number."""
+ASK_S = 15.0
 
 
 class SlurmError(SchedulerError):
@@ -72,6 +77,31 @@ def find_jobs(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, J
         if job_id not in found and (rest := found.get(_array(job_id))):
             found[job_id] = replace(rest, job_id=job_id)
     return {i: found.get(i, Job(job_id=i, state=GONE, ended=True, reason="not in squeue")) for i in job_ids}
+
+
+def find_submitted(script: Path, environ: Mapping[str, str]) -> list[str]:
+    """The ids of one's own jobs that were made of that script, oldest first. Raises as find_jobs."""
+    arguments = ("--noheader", "--me", "--all", "--states=all", "--format=%F|%o")
+    done = slurm("squeue", *arguments, environ=environ, timeout_s=ASK_S)
+    if done.returncode:
+        raise SlurmError(f"squeue failed: {words(done)}")
+    jobs = (line.strip().partition("|") for line in done.stdout.splitlines())
+    return sorted({job_id for job_id, _, command in jobs if command == str(script)}, key=int)
+
+
+def settled(run: Run, environ: Mapping[str, str]) -> Run:
+    """The run, with the job that sbatch did not tell of where squeue shows it by now. Raises as find_jobs."""
+    if not (script := Path(str(run.record.get(ASKED, "")))).name:
+        return run
+    known = set(map(_array, run.job_ids))
+    found = [job_id for job_id in find_submitted(script, environ) if job_id not in known]
+    if not found:
+        return run
+    # The script of a sweep lies in the sweep's folder, and a member's index ends its name.
+    member = "" if script.parent == run.folder else "_" + run.run_id.rpartition("-")[2]
+    kept = {key: value for key, value in run.record.items() if key != ASKED}
+    write_record(run.folder, {**kept, "job_ids": [*run.job_ids, found[-1] + member]})
+    return read_run(run.folder)
 
 
 def _squeue(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Job]:

@@ -19,9 +19,18 @@ from accelerate_configs.request.planned import check_planned
 from accelerate_configs.runs.recorded import read_spec
 from accelerate_configs.runs.records import Run, read_run, run_record, write_record
 from slurm.nodes import refuse_what_cannot_run
-from slurm.queue import find_jobs
+from slurm.queue import ASKED, find_jobs, settled
 from slurm.script import render, run_dir
-from slurm.submit import SCRIPT_NAME, SubmitError, Submitted, check, check_environment, overrides, sbatch
+from slurm.submit import (
+    SCRIPT_NAME,
+    SubmitError,
+    Submitted,
+    UnansweredError,
+    check,
+    check_environment,
+    overrides,
+    sbatch,
+)
 from trainer.files import RECORD_NAME
 from trainer.outcome import ConfigError
 
@@ -38,13 +47,14 @@ def resume(
     Raises:
         ConfigError: a job of the run is still there, the run is finished, or run.json cannot be used.
         SubmitError: sbatch or the disk refused; the folder is as it was.
+        UnansweredError: sbatch did not tell; run.json says what it was asked for.
     """
-    if not run.job_ids:
+    if not run.job_ids and ASKED not in run.record:
         raise ConfigError(f"run {run.run_id} was started without Slurm: start it there again")
     if (run.folder / "adapter").exists():
         raise ConfigError(f"run {run.run_id} is finished ({run.folder / 'adapter'}): make submit starts another")
     with alone(run.folder):
-        run = read_run(run.folder)
+        run = settled(read_run(run.folder), environ)
         for job in find_jobs(run.job_ids, environ).values():
             if not job.ended:
                 said = f"job {job.job_id} of run {run.run_id} is {job.state}"
@@ -73,30 +83,46 @@ def plan_again(run: Run, project_dir: Path, changes: Mapping[str, Any]) -> Plan:
 
 def _resubmit(run: Run, plan: Plan, environ: Mapping[str, str], changes: Mapping[str, Any]) -> str:
     (run.folder / "logs").mkdir(exist_ok=True)
-    job_id = submit_again(run.folder, render(plan), environ)
-    record_again(run, plan, job_id, changes)
-    return job_id
+    return submit_again(run.folder, render(plan), environ, {"": (run, plan)}, changes)
 
 
-def submit_again(folder: Path, text: str, environ: Mapping[str, str]) -> str:
-    """The id of the job that the new script in `folder` makes; when sbatch refuses it, the old one is put back."""
+def submit_again(
+    folder: Path,
+    text: str,
+    environ: Mapping[str, str],
+    runs: Mapping[str, tuple[Run, Plan]],
+    changes: Mapping[str, Any],
+) -> str:
+    """The id of the job that the new script in `folder` makes; when sbatch refuses it, the old one is put back.
+
+    `runs` are those that go on in it, by what the job's id is followed by in theirs: `_3` for an array's member.
+    Their run.json says the new job and how it was planned.
+    """
     script = folder / SCRIPT_NAME
     try:
         before = script.read_bytes() if script.exists() else None
         script.write_text(text, encoding="utf-8")
     except OSError as error:
         raise SubmitError(f"cannot write {script}: {error.strerror}") from error
+    known = {job_id.partition("_")[0] for run, _ in runs.values() for job_id in run.job_ids}
+
+    def record(run: Run, plan: Plan, **job: Any) -> None:
+        before = {key: value for key, value in run.record.items() if key != ASKED}
+        kept = {"spec": {**run.record["spec"], **changes}, "job_ids": list(run.job_ids)}
+        write_record(run.folder, {**before, **run_record(plan), **kept, **job})
+
     try:
-        return sbatch(script, environ)
-    except BaseException:  # Ctrl-C too
+        job_id = sbatch(script, environ, known)
+    except UnansweredError:
+        for run, plan in runs.values():
+            record(run, plan, **{ASKED: str(script)})
+        raise
+    except BaseException:
         script.unlink() if before is None else script.write_bytes(before)
         raise
-
-
-def record_again(run: Run, plan: Plan, job_id: str, changes: Mapping[str, Any]) -> None:
-    """Into run.json: the new job, and how it was planned."""
-    kept = {"spec": {**run.record["spec"], **changes}, "job_ids": [*run.job_ids, job_id]}
-    write_record(run.folder, {**run.record, **run_record(plan), **kept})
+    for member, (run, plan) in runs.items():
+        record(run, plan, job_ids=[*run.job_ids, job_id + member])
+    return job_id
 
 
 def _changed(before: Mapping[str, Any], plan: Plan) -> list[str]:

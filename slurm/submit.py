@@ -1,7 +1,8 @@
 """Plan -> a job in the queue. The only part of the launch side that acts.
 
 The order is the promise: everything that can be refused is refused before the first file is written, and when
-sbatch itself refuses, what was written is removed again.
+sbatch itself refuses, what was written is removed again. When sbatch cannot tell, everything stays: run.json says
+what was asked for, and whoever reads it next looks for the job (queue.settled).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +21,17 @@ from accelerate_configs.job import JobSpec, Plan
 from accelerate_configs.request.variables import DEFAULT_OUTPUT
 from accelerate_configs.runs import cli
 from accelerate_configs.runs.records import run_record, write_record
-from slurm.queue import SlurmError, slurm, words
+from slurm.queue import ASKED, SlurmError, find_submitted, slurm, words
 from slurm.runtime import image_file, job_python
 from slurm.script import job_name, log_dir, log_path, render, run_dir
 from trainer.outcome import ConfigError
 
 SCRIPT_NAME = "job.sbatch"
+# What sbatch says when the controller may have read the request and has not answered. A connect failure is none.
+UNANSWERED = re.compile(
+    r"timed out|(send|receive|shutdown) failure|zero bytes|reset by peer|broken pipe", re.IGNORECASE
+)
+ASK_AFTER_S = (1.0, 2.0, 4.0, 8.0)
 
 
 class SubmitError(SlurmError):
@@ -32,6 +39,10 @@ class SubmitError(SlurmError):
 
     sbatch has one exit code for "no such partition" and for "the controller is down", so it is never 78.
     """
+
+
+class UnansweredError(SlurmError):
+    """Whether the job is queued is not known, so what was written for it stays."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +87,7 @@ def submit(plan: Plan, environ: Mapping[str, str]) -> Submitted:
     Raises:
         ConfigError: as `check`, or the job's environment has not been made.
         SubmitError: the folder could not be written, or sbatch refused; nothing is left behind.
+        UnansweredError: sbatch did not tell; the folder is left.
     """
     check(plan, environ)
     spec = plan.spec
@@ -85,7 +97,7 @@ def submit(plan: Plan, environ: Mapping[str, str]) -> Submitted:
     with new_folders(spec.run_id, folder):
         Path(log_dir(spec)).mkdir()
         (folder / SCRIPT_NAME).write_text(render(plan), encoding="utf-8")
-        write_record(folder, record)
+        write_record(folder, {**record, ASKED: str(folder / SCRIPT_NAME)})
         job_id = sbatch(folder / SCRIPT_NAME, environ)
     write_record(folder, {**record, "job_ids": [job_id]})
     return Submitted(plan=plan, job_id=job_id, ignored=tuple(sorted(overrides(environ))))
@@ -110,6 +122,8 @@ def new_folders(run_id: str, *folders: Path) -> Iterator[None]:
                 raise _taken(run_id, folder) from error
             made.append(folder)
         yield
+    except UnansweredError:
+        raise
     except BaseException as error:
         for folder in made:
             shutil.rmtree(folder, ignore_errors=True)
@@ -162,10 +176,31 @@ def overrides(environ: Mapping[str, str]) -> set[str]:
     return {name for name in environ if name.startswith("SBATCH_")}
 
 
-def sbatch(script: Path, environ: Mapping[str, str]) -> str:
-    """The job's id. Raises SubmitError with sbatch's own words."""
-    done = slurm("sbatch", "--parsable", str(script), environ=environ)
-    found = re.match(r"([0-9]+)(?:;|\s|$)", done.stdout)  # "id" or, with several clusters, "id;cluster"
-    if done.returncode == 0 and found:
-        return found[1]
-    raise SubmitError(f"sbatch refused the job: {words(done)}")
+def sbatch(script: Path, environ: Mapping[str, str], known: Collection[str] = ()) -> str:
+    """The id of the job that Slurm made of `script`; `known` are those of earlier ones.
+
+    Raises:
+        SubmitError: sbatch refused it; with its own words.
+        UnansweredError: neither sbatch nor squeue says whether the job is there, or one did not wait for them.
+    """
+    try:
+        done = slurm("sbatch", "--parsable", str(script), environ=environ)
+        said = words(done)
+        found = re.match(r"([0-9]+)(?:;|\s|$)", done.stdout)  # "id" or, with several clusters, "id;cluster"
+        if done.returncode == 0 and found:
+            return found[1]
+        if done.returncode > 0 and not UNANSWERED.search(said):
+            raise SubmitError(f"sbatch refused the job: {said}")
+        cli.say(f"sbatch did not answer ({said}): asking squeue for the job")
+        for pause_s in ASK_AFTER_S:
+            time.sleep(pause_s)
+            with contextlib.suppress(SlurmError, ConfigError):
+                if new := [job_id for job_id in find_submitted(script, environ) if job_id not in known]:
+                    return new[-1]
+    except KeyboardInterrupt:
+        said = "interrupted"
+    run_id = script.parent.name
+    raise UnansweredError(
+        f"it is not known whether the job is queued, so {script.parent} stays ({said}): make status RUN={run_id} asks "
+        f"again, as does squeue --me; make resume RUN={run_id} submits it if it is not there"
+    )

@@ -13,6 +13,7 @@ from accelerate_configs.runs.records import run_record, write_record
 from accelerate_configs.sweeps.grid import Sweep, check_members, plan_table, write_sweep
 from accelerate_configs.sweeps.trials import begin, check_key, plan_sweep
 from slurm.nodes import refuse_what_cannot_run
+from slurm.queue import ASKED
 from slurm.runtime import check_runtime, needed_environment
 from slurm.script import log_dir, render_array
 from slurm.site import find_site
@@ -74,16 +75,18 @@ def submit(planned: Sweep, environ: Words) -> str:
     Raises:
         ConfigError: the job's environment has not been made.
         SubmitError: a folder could not be written, or sbatch refused; nothing is left behind.
+        UnansweredError: sbatch did not tell; the folders are left.
     """
     check_environment(planned.plans[0].spec)
+    script = planned.folder / SCRIPT_NAME
     members = {planned.folder.with_name(plan.spec.run_id): run_record(plan) for plan in planned.plans}
     with new_folders(planned.sweep_id, planned.folder, *members):
         for plan, (folder, record) in zip(planned.plans, members.items(), strict=True):
             Path(log_dir(plan.spec)).mkdir()
-            write_record(folder, record)
+            write_record(folder, {**record, ASKED: str(script)})
         write_sweep(planned)
-        (planned.folder / SCRIPT_NAME).write_text(_script(planned), encoding="utf-8")
-        job_id = sbatch(planned.folder / SCRIPT_NAME, environ)
+        script.write_text(_script(planned), encoding="utf-8")
+        job_id = sbatch(script, environ)
     for index, (folder, record) in enumerate(members.items()):
         write_record(folder, {**record, "job_ids": [f"{job_id}_{index}"]})
     return job_id

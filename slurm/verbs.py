@@ -15,7 +15,7 @@ from accelerate_configs.request.variables import BY_NAME, DEFAULT_OUTPUT, expand
 from accelerate_configs.runs.cli import command_words, say
 from accelerate_configs.runs.progress import Job, Seen, list_text, look_at, status_text
 from accelerate_configs.runs.records import Run, find_run, read_run, run_folders
-from slurm.queue import SlurmError, find_jobs, slurm, words
+from slurm.queue import SlurmError, find_jobs, settled, slurm, words
 from slurm.site import find_site
 from trainer.outcome import FINISHED, ConfigError
 
@@ -160,7 +160,7 @@ def _find(
     run = find_run(given.get("RUN"), output_folder(given, environ, project_dir, takes), only=only)
     if "RUN" not in given:
         say(f"RUN is left out: {run.run_id}, the newest in {run.folder.parent}")
-    return run
+    return settled(run, environ)
 
 
 def output_folder(

@@ -159,6 +159,25 @@ def test_when_sbatch_refuses_its_words_are_passed_on_and_nothing_stays(
     assert files(checkout) == before
 
 
+def test_a_sweep_that_sbatch_does_not_tell_of_keeps_its_runs_and_finds_its_job(
+    checkout: Path, records: Path, fake_sbatch: str, tmp_path: Path
+) -> None:
+    make_program(fake_sbatch, "sbatch", f'echo "$2" >"{tmp_path}/script"; echo "Socket timed out" >&2; exit 1')
+    make_program(fake_sbatch, "squeue", f'printf "%s|%s\\n" 8 /else/job.sbatch 12 "$(cat "{tmp_path}/script")"')
+    argv = ("sweep", "--grid=LEARNING_RATE=1e-4,2e-4", "--device=cpu", "--data", str(records), "--run=grid")
+    done = slurm(*argv, cwd=checkout, PATH=fake_sbatch)
+    said = "trainyard: sbatch did not answer (Socket timed out): asking squeue for the job\n"
+    assert (done.returncode, done.stderr) == (0, said)
+    members = [json.loads((checkout / "runs" / f"grid-{i}" / "run.json").read_text()) for i in range(2)]
+    assert [member["job_ids"] for member in members] == [["12_0"], ["12_1"]]
+    # As if squeue had been too late.
+    for index, member in enumerate(members):
+        record = {**member, "job_ids": [], "asked_for": (tmp_path / "script").read_text().strip()}
+        (checkout / "runs" / f"grid-{index}" / "run.json").write_text(json.dumps(record))
+    slurm("status", "--run=grid", cwd=checkout, PATH=fake_sbatch)
+    assert members == [json.loads((checkout / "runs" / f"grid-{i}" / "run.json").read_text()) for i in range(2)]
+
+
 def test_without_sbatch_submit_says_where_to_go(checkout: Path, records: Path, tmp_path: Path) -> None:
     done = slurm("submit", "--device=cpu", "--data", str(records), cwd=checkout, PATH=str(tmp_path))
     assert done.returncode == 78
