@@ -58,9 +58,9 @@ def sweep(given: Given, environ: Given, project_dir: Path) -> int:
         f"runs    {first.run_id} and so on",
         "",
         f"status  make status {all_of_them}    (or one: make status {one})",
-        f"cancel  make cancel {all_of_them}",
         f"follow  make logs {one}    (and so on)",
-        f"resume  make resume {one}    (once it has ended unfinished)",
+        f"cancel  make cancel {all_of_them}",
+        f"resume  make resume {all_of_them}    (those that have ended unfinished)",
     ]
     print("\n".join([plan_table(planned), "", *lines]))
     return FINISHED

@@ -666,21 +666,55 @@ def test_a_sweep_is_a_run_and_a_job_for_every_member(cluster: Cluster) -> None:
     assert "RUN=first-0 exists in this namespace" in again.stderr
 
 
-def test_a_sweeps_members_are_looked_at_and_cancelled_together_and_resumed_alone(cluster: Cluster) -> None:
+def test_a_sweeps_members_are_looked_at_cancelled_and_resumed_together(cluster: Cluster) -> None:
     cluster.k8s("sweep", *IMAGE, *GRID)
     cluster.end("gemma-3-4b-it-first-0", "Complete")
     rows = [line.split()[:3] for line in cluster.k8s("status", "--run", "first").stdout.splitlines()[1:]]
     states = ["COMPLETED", "PENDING", "PENDING", "PENDING"]
     assert rows == [[f"first-{i}", f"gemma-3-4b-it-first-{i}", state] for i, state in enumerate(states)]
+    busy = cluster.k8s("resume", "--run", "first")
+    assert (busy.returncode, busy.stdout) == (78, "")
+    assert busy.stderr == "trainyard: sweep first has no member that is unfinished and without a job\n"
     done = cluster.k8s("cancel", "--run", "first")
-    assert done.stdout == "cancelled 3 of 4 members; make resume starts one again by its own RUN\n"
+    assert done.stdout == "cancelled 3 jobs of sweep first; make resume TO=k8s RUN=first starts them again\n"
     assert list(cluster.objects("Job")) == ["gemma-3-4b-it-first-0"]
-    refused = cluster.k8s("resume", "--run", "first")
-    assert refused.stderr == (
-        "trainyard: RUN=first is a sweep: say which of its 4 members: first-0, first-1, first-2, first-3\n"
-    )
+    assert cluster.k8s("cancel", "--run", "first").stdout == "sweep first has no job that is pending or running\n"
     assert cluster.k8s("resume", "--run", "first-2").returncode == 0
-    assert sorted(cluster.objects("Job")) == ["gemma-3-4b-it-first-0", "gemma-3-4b-it-first-2--2"]
+    done = cluster.k8s("resume", "--run", "first", "--time", "2h")
+    assert (done.returncode, done.stdout) == (
+        0,
+        "new jobs for first-1, first-3\nstatus  make status TO=k8s RUN=first\n",
+    )
+    jobs = cluster.objects("Job")
+    assert sorted(jobs) == ["gemma-3-4b-it-first-0", *(f"gemma-3-4b-it-first-{i}--2" for i in (1, 2, 3))]
+    limits = {
+        variable["value"]
+        for job in jobs.values()
+        for variable in job["spec"]["template"]["spec"]["containers"][0]["env"]
+        if variable["name"] == "TRAINYARD_TIME_LIMIT_S"
+    }
+    assert limits == {"43200", "7200"}
+    record = json.loads(cluster.objects("ConfigMap")["gemma-3-4b-it-first-3"]["data"]["run.json"])
+    assert record["job_ids"] == ["gemma-3-4b-it-first-3", "gemma-3-4b-it-first-3--2"]
+
+
+def test_a_sweep_whose_member_still_saves_is_resumed_later_and_whole(cluster: Cluster) -> None:
+    cluster.k8s("sweep", *IMAGE, *GRID)
+    cluster.pod("gemma-3-4b-it-first-2", "saving", "step 3/9\n")
+    cluster.k8s("cancel", "--run", "first")
+    done = cluster.k8s("resume", "--run", "first")
+    assert (done.returncode, done.stdout, cluster.objects("Job")) == (78, "", {})
+    assert "pod saving of run first-2 still writes its checkpoints: try again when it has gone" in done.stderr
+
+
+def test_a_sweeps_log_is_that_of_the_member_that_runs(cluster: Cluster) -> None:
+    cluster.k8s("sweep", *IMAGE, *GRID)
+    for index, kind in ((0, "Complete"), (1, "Failed")):
+        cluster.pod(f"gemma-3-4b-it-first-{index}", f"p{index}", f"member {index}\n", phase="Failed")
+        cluster.end(f"gemma-3-4b-it-first-{index}", kind)
+    done = cluster.k8s("logs", "--run", "first")
+    assert done.stdout == "member 1\n"
+    assert done.stderr.startswith("trainyard: sweep first: this is first-1, RUN= shows another\n")
 
 
 def test_a_grid_is_rendered_the_same_twice_and_refused_as_a_run_is(checkout: Path) -> None:
