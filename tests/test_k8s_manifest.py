@@ -27,7 +27,7 @@ from accelerate_configs.choose import choose
 from accelerate_configs.job import Plan
 from accelerate_configs.local.image import WORK_DIR
 from accelerate_configs.request.variables import VARIABLES, parse_given, resolve
-from k8s.manifest import RESUMED, claim, object_names, render
+from k8s.manifest import RESUMED, _Dumper, _string, claim, object_names, render
 from k8s.pod import DEFAULT_CLAIM, mounted, shm_gib, writable
 from k8s.request import complete
 from k8s.site import Cluster, Volume, find_site, read_cluster
@@ -479,12 +479,25 @@ def test_a_request_that_is_wrong_gives_one_line(asked: dict[str, str]) -> None:
         assert manifests.faults(manifests.load(text)) == []
 
 
-def test_the_whole_command_answers_in_its_time_and_without_torch() -> None:
+@pytest.mark.parametrize("name", CASES)
+def test_pyyaml_without_its_part_in_c_writes_the_same(name: str) -> None:
+    class InPython(yaml.SafeDumper):
+        ignore_aliases = _Dumper.ignore_aliases
+
+    InPython.add_representer(str, _string)
+    options: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": 10**9}
+    assert issubclass(_Dumper, yaml.CSafeDumper)
+    objects = manifests.load(text_of(name))
+    assert "---\n".join(yaml.dump(content, Dumper=InPython, **options) for content in objects) == text_of(name)
+
+
+@pytest.mark.parametrize("more", [[], ["--grid", f"SEED={','.join(map(str, range(64)))}"]], ids=["one", "grid"])
+def test_the_whole_command_answers_in_its_time_and_without_torch(more: list[str]) -> None:
     """0.4 s is the promise; best of five, on a busy machine."""
     code = (
         "import sys, time; start = time.perf_counter()\n"
         "from k8s.__main__ import main\n"
-        f"assert main(['render', '--gpus', '4', '--nodes', '2', '--image', '{IMAGE}'], {{}}) == 0\n"
+        f"assert main(['render', '--gpus', '4', '--nodes', '2', '--image', '{IMAGE}', *{more}], {{}}) == 0\n"
         "heavy = {'torch', 'transformers', 'peft', 'trl', 'accelerate', 'datasets', 'numpy', 'PIL', 'submitit'}\n"
         "print(sorted(heavy & set(sys.modules)), time.perf_counter() - start, file=sys.stderr)"
     )
