@@ -23,11 +23,12 @@ unexport $(given)
 $(foreach v,$(filter $(VARIABLES) $(OWN),$(given)),$(eval export TRAINYARD_$v := $$(value $v)))
 override export TRAINYARD_GIVEN := $(filter-out $(OWN),$(given))
 
-ifneq ($(filter-out slurm k8s,$(if $(filter TO,$(given)),$(value TO),slurm)),)
+override asked := $(if $(filter TO,$(given)),$(value TO),slurm)
+# One of our own words, whatever was typed.
+override BACKEND := $(if $(filter 1,$(words $(asked))),$(filter slurm k8s,$(asked)))
+ifeq ($(BACKEND),)
 $(error TO=$(value TO): takes slurm or k8s)
 endif
-# One of our own words by now, whatever was typed.
-override BACKEND := $(if $(filter TO,$(given)),$(filter slurm k8s,$(value TO)),slurm)
 override LAUNCH_VERBS := plan render check submit sweep status logs cancel resume list site claim
 override LAUNCH := .venv/launch/bin/python -m $(BACKEND)
 

@@ -173,6 +173,8 @@ def _notes(spec: JobSpec, chosen: Candidate) -> list[str]:
     if not chosen.fits:
         over = gib(chosen.estimate.peak_bytes - chosen.usable_bytes)
         notes.append(f"CONFIG={spec.accelerate_config} was asked for; it is predicted to overflow by {over} GiB.")
+    if spec.too_short_for_pictures:
+        notes.append(f"{spec.too_short_for_pictures}, unless the records are text alone.")
     if spec.device == "cpu" and spec.gpus:
         notes.append("DEVICE=cpu: planned as for GPUs, but it will run on the CPU (for test beds with pretend GPUs).")
     if spec.num_processes > 1 and spec.quantization == "nf4":

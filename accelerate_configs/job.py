@@ -11,6 +11,11 @@ from typing import Any
 
 from trainer.config import LORA_PRESETS, Device, Optimizer, Quantization, Vision
 
+# Families that scale every picture to one size, so that it takes the same number of tokens; and what even the shortest
+# record has beside it: the marks around picture and turns, a word to answer.
+FIXED_PICTURES = ("gemma3",)
+FEW_WORDS = 8
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelShape:
@@ -186,6 +191,17 @@ class JobSpec:
     def lora_params(self) -> int:
         """Trainable weights."""
         return self.shape.lora_params(self.lora_r, self.vision)
+
+    @property
+    def too_short_for_pictures(self) -> str:
+        """That no record with a picture can be kept, in words; empty where one might be."""
+        least = self.shape.tokens_per_image + FEW_WORDS
+        if self.shape.family not in FIXED_PICTURES or self.length_source != "MAX_LENGTH" or self.max_length >= least:
+            return ""
+        return (
+            f"MAX_LENGTH={self.max_length} leaves out every record with a picture, which alone takes "
+            f"{self.shape.tokens_per_image} tokens: say at least {least}"
+        )
 
     @property
     def run_dir(self) -> str:

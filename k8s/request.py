@@ -14,7 +14,7 @@ from pathlib import Path
 
 from accelerate_configs.choose import choose
 from accelerate_configs.job import JobSpec, Plan
-from accelerate_configs.local.image import CACHE_DIR, WORK_DIR
+from accelerate_configs.local.image import CACHE_DIR, ENVIRONMENT, WORK_DIR
 from accelerate_configs.memory.hub import is_hub_id
 from accelerate_configs.request.elsewhere import told_by
 from accelerate_configs.request.scheduler_values import CREDENTIALS, SECRETS
@@ -147,7 +147,9 @@ def _refuse_unseen(spec: JobSpec, cluster: Cluster, project_dir: Path) -> None:
 
 def _refuse_unseen_settings(told: Mapping[str, object], cluster: Cluster) -> None:
     """Raises ConfigError for a folder that the settings file, `.env` or ENVIRONMENT names and no pod has."""
-    for name in ("image_root", "IMAGE_ROOT", "init_adapter", "HF_HOME"):
+    if "TMPDIR" in told:
+        raise ConfigError("ENVIRONMENT: TMPDIR is not to be set here: the pod has a writable /tmp and nothing else")
+    for name in ("image_root", "IMAGE_ROOT", "init_adapter", *ENVIRONMENT):
         path = str(told.get(name) or "")
         if path and not mounted(path, cluster) and not path.startswith(f"{CACHE_DIR}/"):
             raise ConfigError(f"{name}={path}: pods see {_places(cluster)}: give a folder there")

@@ -24,12 +24,15 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def _plan(given: dict[str, str], environ: Mapping[str, str], *, run_suffix: str | None = None) -> Plan:
     from accelerate_configs.choose import choose
+    from accelerate_configs.request.elsewhere import told_by
     from slurm.runtime import check_runtime
 
     site = find_site(given, PROJECT_DIR, environ)
     spec = resolve(given, project_dir=PROJECT_DIR, environ=environ, run_suffix=run_suffix, site=site)
     check_runtime(spec, typed=given)
-    return choose(spec)
+    decided = choose(spec)
+    told_by(decided, PROJECT_DIR)  # a settings file that contradicts the plan is no plan
+    return decided
 
 
 def plan(given: dict[str, str], environ: Mapping[str, str]) -> int:

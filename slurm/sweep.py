@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from accelerate_configs.request.elsewhere import told_by
 from accelerate_configs.request.variables import DEFAULT_OUTPUT
 from accelerate_configs.runs import cli
 from accelerate_configs.runs.records import run_record, write_record
@@ -97,6 +98,7 @@ def _planned(given: Words, environ: Words, project_dir: Path, *, run_suffix: str
     planned = plan_sweep(given, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site)
     for plan in planned.plans:
         check_runtime(plan.spec, typed=given)
+        told_by(plan, project_dir)
     return planned
 
 

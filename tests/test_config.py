@@ -296,6 +296,28 @@ def test_an_adapter_that_a_run_cannot_start_from_is_refused_before_submitting(tm
     check_planned(plan_for(tmp_path, **given))
 
 
+def test_a_length_that_no_picture_fits_is_noted_and_refused_where_every_record_has_one(
+    tmp_path: Path, records: Path
+) -> None:
+    said = "MAX_LENGTH=263 leaves out every record with a picture, which alone takes 256 tokens: say at least 264"
+    plan = plan_for(tmp_path, DATA=str(records), MAX_LENGTH="263")
+    assert plan.notes == (f"{said}, unless the records are text alone.",)
+    with pytest.raises(ConfigError) as caught:
+        check_planned(plan)
+    assert str(caught.value) == said
+    words = tmp_path / "words.jsonl"
+    lines = [{"image": None, "context": "", "question": f"{n}?", "output": "a"} for n in range(20)]
+    words.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    check_planned(plan_for(tmp_path, DATA=str(words), MAX_LENGTH="16"))
+    enough = plan_for(tmp_path, DATA=str(records), MAX_LENGTH="264")
+    assert enough.notes == ()
+    check_planned(enough)
+
+
+def test_a_picture_whose_size_decides_its_tokens_is_not_spoken_of(tmp_path: Path) -> None:
+    assert plan_for(tmp_path, MODEL="Qwen/Qwen2.5-VL-3B-Instruct", MAX_LENGTH="16").notes == ()
+
+
 def test_a_file_that_contradicts_the_plan_is_refused_before_submitting(tmp_path: Path, records: Path) -> None:
     written(tmp_path, "weight_decay: 0.1\nmax_steps: 3\n")
     given = {"CONFIG_FILE": "train.yaml", "DATA": str(records), "VRAM": "80"}

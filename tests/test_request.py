@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,27 @@ def test_unknown_names_are_refused_with_the_nearest_and_all_known() -> None:
         ("ENVIRONMENT", "P=http://u:x@h", "ENVIRONMENT: P holds a secret"),
         ("ENVIRONMENT", "LD_PRELOAD=x", "ENVIRONMENT: LD_PRELOAD is not to be set here"),
         ("ENVIRONMENT", "SLURM_X=x", "ENVIRONMENT: SLURM_X is not to be set here"),
+        ("ENVIRONMENT", "UID=1", "ENVIRONMENT: UID is not to be set here: bash lets nobody set it"),
+        ("ENVIRONMENT", "BASHOPTS=x", "ENVIRONMENT: BASHOPTS is not to be set here: bash lets nobody set it"),
+        (
+            "ENVIRONMENT",
+            "PET_NNODES=2",
+            "ENVIRONMENT: PET_NNODES is not to be set here: the launcher sets it, from GPUS",
+        ),
+        ("ENVIRONMENT", "MASTER_PORT=1", "ENVIRONMENT: MASTER_PORT is not to be set here: the launcher sets it"),
+        (
+            "ENVIRONMENT",
+            "LOCAL_WORLD_SIZE=1",
+            "ENVIRONMENT: LOCAL_WORLD_SIZE is not to be set here: the launcher sets it",
+        ),
+        (
+            "ENVIRONMENT",
+            "CUDA_VISIBLE_DEVICES=0",
+            "CUDA_VISIBLE_DEVICES is not to be set here: the scheduler says which",
+        ),
+        ("ENVIRONMENT", "CONFIG_FILE=x", "ENVIRONMENT: CONFIG_FILE is not to be set here: say CONFIG_FILE= itself"),
+        ("IMAGE", "Foo/bar:1", "IMAGE='Foo/bar:1': takes registry/name:tag, the name in small letters"),
+        ("IMAGE", "example.org/Foo/bar", "the name in small letters"),
         ("ENVIRONMENT", "A=x\ny", "ENVIRONMENT: A takes at most 1024 printable characters"),
         ("GPU_TYPE", "v100", "GPU_TYPE='v100': has no bfloat16"),
         ("GPU_TYPE", "a100;x", "GPU_TYPE='a100;x': takes letters"),
@@ -290,6 +312,22 @@ def test_a_bad_value_is_one_line_with_what_is_allowed(name: str, text: str, said
     message = error(parse_given, {name: text})
     assert said in message
     assert message.isprintable() and "hf_x" not in message
+
+
+def test_bash_can_set_whatever_the_environment_may_hold() -> None:
+    """Of all the variables that a bash knows: an assignment that it refuses would end the job's script."""
+    known = subprocess.run(["bash", "-c", "compgen -v"], capture_output=True, text=True, check=True).stdout.split()
+    for name in {*known, "EUID", "PPID", "SHELLOPTS", "TMPDIR", "GROUPS", "RANDOM"}:
+        try:
+            parse_given({"ENVIRONMENT": f"{name}=1"})
+        except ConfigError:
+            continue
+        subprocess.run(["bash", "-euc", f"export {name}=1"], capture_output=True, check=True)
+
+
+@pytest.mark.parametrize("image", ["foo/bar:1", "localhost/a", "Host:5000/a/b", "Example.org/a@sha256:" + "0" * 64])
+def test_an_image_may_have_a_host(image: str) -> None:
+    assert request(IMAGE=image, RUNTIME="apptainer").image == image
 
 
 def test_an_unknown_gpu_type_needs_its_memory() -> None:

@@ -239,6 +239,16 @@ def test_render_prints_the_script_and_nothing_else_and_the_same_again() -> None:
     assert one.stdout == two.stdout
 
 
+@pytest.mark.parametrize(
+    "argv", [["plan"], ["render"], ["plan", "--grid", "SEED=1,2"], ["render", "--grid", "SEED=1,2"]]
+)
+def test_a_settings_file_that_contradicts_the_plan_is_no_plan(argv: list[str], checkout: Path) -> None:
+    (checkout / "train.yaml").write_text("micro_batch_size: 4\n")
+    done = slurm(*argv, "--config-file", "train.yaml", "--effective-batch", "2", cwd=checkout)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
+    assert "train.yaml says micro_batch_size: 4, but the plan decides 2: take micro_batch_size out" in done.stderr
+
+
 def test_plan_as_json_is_json() -> None:
     done = slurm("plan", "--gpus=2", "--format=json")
     assert json.loads(done.stdout)["num_processes"] == 2

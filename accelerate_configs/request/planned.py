@@ -17,7 +17,8 @@ from trainer.settings import read_env_file, say
 
 def check_planned(plan: Plan) -> None:
     """Raises ConfigError for a model without weights, settings that contradict the plan, an adapter that it cannot
-    start from, unusable data, runs that would lie in a file, and places that a container would not see."""
+    start from, unusable data, records of which none would be left, runs that would lie in a file, and places that a
+    container would not see."""
     project_dir = Path(plan.spec.project_dir)
     output = project_dir / plan.spec.output
     if file := next((path for path in (output, *output.parents) if path.is_file()), None):
@@ -32,7 +33,11 @@ def check_planned(plan: Plan) -> None:
         _check_seen(plan.spec, image_root)
     else:
         check_start(settings.config(), project_dir)
-    load_dataset(str(project_dir / plan.spec.data), image_root=str(project_dir / image_root) if image_root else None)
+    dataset = load_dataset(
+        str(project_dir / plan.spec.data), image_root=str(project_dir / image_root) if image_root else None
+    )
+    if plan.spec.too_short_for_pictures and all(record.pictures for record in dataset.train):
+        raise ConfigError(plan.spec.too_short_for_pictures)
 
 
 def _check_seen(spec: JobSpec, image_root: str | None) -> None:

@@ -21,11 +21,19 @@ SBATCH_FLAGS = {
     **dict.fromkeys(("--threads-per-core", "--tmp"), True),
     **dict.fromkeys(("--contiguous", "--exclusive", "--spread-job", "--use-min-nodes"), False),
 }
-# They would change how programs are found and started, or speak for the scheduler or for us.
-OURS = re.compile(
-    r"(SLURM|SBATCH|SRUN|TRAINYARD|ACCELERATE|MASTER|BASH|LD_PRELOAD|LD_AUDIT|PYTHONHOME|PYTHONPATH)(_.*)?"
-    r"|PATH|HOME|SHELL|SHELLOPTS|ENV|IFS|RANK|LOCAL_RANK|WORLD_SIZE"
-)
+# Names that are not the request's to set, and whose they are.
+OURS: tuple[tuple[str, str], ...] = (
+    (
+        r"(SLURM|SBATCH|SRUN|TRAINYARD|ACCELERATE|BASH|LD_PRELOAD|LD_AUDIT|PYTHONHOME|PYTHONPATH)(_.*)?"
+        r"|PATH|HOME|PWD|SHELL|ENV|IFS|CDPATH|GLOBIGNORE|POSIXLY_CORRECT",
+        "it would change how the job starts",
+    ),
+    (r"UID|EUID|PPID|BASHOPTS|SHELLOPTS", "bash lets nobody set it"),
+    (r"(MASTER|PET|TORCHELASTIC)(_.*)?|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|JOB_COMPLETION_INDEX",
+     "the launcher sets it, from GPUS and NODES"),
+    (r"(CUDA|NVIDIA)_VISIBLE_DEVICES", "the scheduler says which GPUs a job has; for make run export it"),
+    (r"CONFIG_FILE", "say CONFIG_FILE= itself, so that the plan is made from it too"),
+)  # fmt: skip
 # A user, or a token, before the host of an address.
 CREDENTIALS = re.compile(r"://[^/@\s]*@")
 SECRETS = re.compile(r".*(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)")
@@ -105,8 +113,8 @@ def environment(name: str, text: str) -> tuple[tuple[str, str], ...]:
         # Not said back: it may be one.
         if SECRETS.fullmatch(key.upper()) or CREDENTIALS.search(value):
             raise ConfigError(f"{name}: {key} holds a secret, which scripts show to all: it belongs into .env")
-        if OURS.fullmatch(key):
-            raise ConfigError(f"{name}: {key} is not to be set here: it would change how the job starts")
+        if reason := next((reason for names, reason in OURS if re.fullmatch(names, key)), None):
+            raise ConfigError(f"{name}: {key} is not to be set here: {reason}")
         if not value.isprintable() or len(value) > 1024:
             raise ConfigError(f"{name}: {key} takes at most 1024 printable characters on one line")
         found[key] = value

@@ -168,13 +168,18 @@ def image(name: str, text: str) -> str:
     """A registry's reference (registry/name:tag@sha256:...), or the path of a .sif or .sqsh file."""
     if text.endswith((".sif", ".sqsh")):
         return str(path()(name, text))
-    # The grammar of distribution/reference: an optional host with a port, lower-case path, tag, digest.
-    host = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?/)?"
+    # The grammar of distribution/reference: an optional host, which a dot, a port or its being localhost tells from a
+    # path, then path, tag and digest.
+    label = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+    host = rf"(?:(?:{label}(?:\.{label})+(?::[0-9]{{1,5}})?|{label}:[0-9]{{1,5}}|localhost)/)?"
     part = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
     tail = r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
     if len(text) <= 512 and re.fullmatch(f"{host}{part}(?:/{part})*{tail}", text):
         return text
-    raise refuse(name, text, "takes registry/name:tag, with @sha256:... if you like, or a .sif or .sqsh file")
+    allowed = (
+        "takes registry/name:tag, the name in small letters, with @sha256:... if you like, or a .sif or .sqsh file"
+    )
+    raise refuse(name, text, allowed)
 
 
 def slug(text: str, limit: int) -> str:
