@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from cluster import Cluster
 from test_cluster import toy_plan
+from test_verbs import unreachable, until
 
 import slurm.submit
 from accelerate_configs.runs import cli
 from slurm import verbs
-from slurm.script import run_dir
+from slurm.script import log_path, run_dir
 from slurm.submit import UnansweredError, submit
 from trainer.outcome import ConfigError
 
@@ -100,3 +101,31 @@ def test_while_it_is_not_known_whether_a_job_is_queued_its_run_stays_and_status_
     verbs.status({"RUN": "unsure"}, cluster.environ, project)
     first, second = record_of(folder)["job_ids"]
     assert first == job_id and cluster.wait(second)["JobName"] == "toy-unsure"
+
+
+# Takes the controller away from its batch shell, and wants to be run again; the second attempt is content.
+STOPPED_WHILE_IT_IS_AWAY = """
+import os, pathlib, sys
+first = not pathlib.Path("tried").exists()
+pathlib.Path("tried").touch()
+if first:
+    pathlib.Path("away.conf").replace(sys.argv[-1])
+pathlib.Path(os.environ["TRAINYARD_STATUS_FILE"]).write_text("75" if first else "0")
+"""
+
+
+def test_a_run_that_stops_while_the_controller_is_away_is_requeued_all_the_same(
+    cluster: Cluster, tmp_path: Path, records: Path
+) -> None:
+    project, good = tmp_path / "a project", (cluster.dir / "slurm.conf").read_text()
+    conf = tmp_path / "job.conf"
+    plan = toy_plan(project, records, run_id="toy-2", argv=("train", str(conf)), env=(("SLURM_CONF", str(conf)),))
+    (project / "trainer" / "supervise.py").write_text(STOPPED_WHILE_IT_IS_AWAY)
+    conf.write_text(good)
+    (project / "away.conf").write_text(unreachable(good))
+    job_id = submit(plan, cluster.environ).job_id
+    log = Path(log_path(plan.spec, job_id=job_id))
+    until(lambda: log.exists() and "slurm_load_jobs error" in log.read_text(), timeout_s=60)
+    conf.write_text(good)
+    until(lambda: cluster.job(job_id)["Restarts"] == "1", timeout_s=60)
+    assert cluster.start_again(job_id, ended=True)["JobState"] == "COMPLETED"

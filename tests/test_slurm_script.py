@@ -203,6 +203,49 @@ def test_several_nodes_meet_on_the_first_at_a_port_from_the_job_id(tmp_path: Pat
     ]
 
 
+WHAT_IT_ASKS = "squeue --noheader --jobs=7 --format=%T|%r"
+REQUEUE = "scontrol requeue 7"
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked"),
+    [
+        ([("RUNNING|None", 0), ("", 0)], [WHAT_IT_ASKS, REQUEUE]),
+        ([("COMPLETING|TimeLimit", 0), ("", 0)], [WHAT_IT_ASKS, REQUEUE]),
+        # What Slurm says is final.
+        ([("COMPLETING|None", 0)], [WHAT_IT_ASKS]),
+        ([("", 0)], [WHAT_IT_ASKS]),
+        # Away for a moment, at either question.
+        ([("", 1), ("", 1), ("RUNNING|None", 0), ("", 0)], [*[WHAT_IT_ASKS] * 3, REQUEUE]),
+        ([("RUNNING|None", 0), ("", 1), ("RUNNING|None", 0), ("", 0)], [WHAT_IT_ASKS, REQUEUE] * 2),
+        # It was requeued though scontrol was not told.
+        ([("RUNNING|None", 0), ("", 1), ("PENDING|BeginTime", 0)], [WHAT_IT_ASKS, REQUEUE, WHAT_IT_ASKS]),
+        # Away for good.
+        ([("", 1)] * 4, [WHAT_IT_ASKS] * 4),
+        ([("RUNNING|None", 0), ("", 1)] * 4, [WHAT_IT_ASKS, REQUEUE] * 4),
+    ],
+)
+def test_a_requeue_is_asked_for_until_slurm_has_answered(
+    answers: list[tuple[str, int]], asked: list[str], tmp_path: Path
+) -> None:
+    """The batch shell ends with the outcome's code, whatever Slurm says. Slurm's programs are stand-ins here."""
+    for index, (text, code) in enumerate(answers):
+        (tmp_path / f"answer-{index}").write_text(f"echo '{text}'; exit {code}\n")
+    answer = (
+        f'#!/bin/sh\ncd "{tmp_path}"; case "$*" in *%e) exit ;; esac\n'
+        'count=$(cat asked 2>/dev/null | wc -l); echo "${0##*/} $*" >>asked; . ./answer-"$count"\n'
+    )
+    programs = {"squeue": answer, "scontrol": answer, "sleep": f'#!/bin/sh\necho "$1" >>"{tmp_path}/slept"\n'}
+    programs["srun"] = '#!/bin/sh\necho 75 >"$TRAINYARD_STATUS_FILE"\n'
+    for name, text in programs.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "job.sbatch").write_text(render(make_plan()), encoding="utf-8")
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    done = subprocess.run(["bash", "job.sbatch"], env=environ, cwd=tmp_path, check=False)
+    assert (done.returncode, (tmp_path / "asked").read_text().splitlines()) == (75, asked)
+
+
 PATHS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=20) | st.text(
     "$()`'\"\\;&|<>*?!~#{}[] \n\tax", min_size=1, max_size=20
 )
