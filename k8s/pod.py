@@ -6,6 +6,7 @@ lies in the claim: an emptyDir would lose the checkpoints.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,7 @@ CLAIM_MOUNTS: dict[str, tuple[str, bool]] = {
 LOADED_BATCHES = 4 * 2
 NCCL_BYTES = 256 * 1024**2
 PATCH_BYTES = 14 * 14 * 3 * 4
+PROCESS_GIB = 1.5  # torch and CUDA's libraries, before a record is read
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +137,11 @@ def shm_gib(plan: Plan) -> int:
     picture = spec.shape.vision_patches * PATCH_BYTES
     batch = plan.chosen.micro_batch_size * spec.images_per_sample * picture
     return -(-max(1, spec.gpus) * (LOADED_BATCHES * batch + NCCL_BYTES) // GIB)
+
+
+def least_mem_gib(plan: Plan) -> int:
+    """GiB that a pod must have: what lies in /dev/shm counts as its own, beside a process for every GPU."""
+    return math.ceil(shm_gib(plan) + PROCESS_GIB * max(1, plan.spec.gpus))
 
 
 def _resources(plan: Plan) -> dict[str, Any]:

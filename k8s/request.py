@@ -21,7 +21,7 @@ from accelerate_configs.request.scheduler_values import CREDENTIALS, SECRETS
 from accelerate_configs.request.values import GPU_GIB
 from accelerate_configs.request.variables import parse_given, resolve
 from k8s import manifest
-from k8s.pod import DEFAULT_CLAIM, GPU, mounted, places_to_write, writable
+from k8s.pod import DEFAULT_CLAIM, GPU, least_mem_gib, mounted, places_to_write, shm_gib, writable
 from k8s.site import Cluster, find_site, read_cluster, refuse_unknown_gpus
 from trainer.outcome import ConfigError
 from trainer.settings import read_env_file, say
@@ -85,6 +85,9 @@ def complete(spec: JobSpec, cluster: Cluster, project_dir: Path, *, hashed: bool
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         spec = replace(spec, run_id=f"{spec.name}-{digest}")
     plan = choose(spec)
+    if spec.mem_gib < (least := least_mem_gib(plan)):
+        shared = f"{shm_gib(plan)} GiB of /dev/shm count into it"
+        raise ConfigError(f"MEM={spec.mem_gib}: a pod of this run needs {least} GiB ({shared}): try MEM={least}")
     told = told_by(plan, project_dir)
     _refuse_unseen_settings({**told.values, **handed_on}, cluster)
     say(told.notices)

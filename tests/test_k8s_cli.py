@@ -129,6 +129,10 @@ BAD = [
     ([*IMAGE, "--environment", "HF_TOKEN=hf_x"], "ENVIRONMENT: HF_TOKEN holds a secret"),
     ([*IMAGE, "--namespace", "A_b"], "NAMESPACE='A_b': takes at most 63"),
     ([*IMAGE, "--gpus", "2", "--vram", "2"], "needs "),
+    (
+        [*IMAGE, "--gpus", "8", "--mem", "14"],
+        "MEM=14: a pod of this run needs 15 GiB (3 GiB of /dev/shm count into it): try MEM=15",
+    ),
     ([*IMAGE, "--site", "nowhere.yaml"], "SITE=nowhere.yaml: No such file"),
 ]
 

@@ -28,7 +28,7 @@ from accelerate_configs.job import Plan
 from accelerate_configs.local.image import WORK_DIR
 from accelerate_configs.request.variables import VARIABLES, parse_given, resolve
 from k8s.manifest import RESUMED, _Dumper, _string, claim, object_names, render
-from k8s.pod import DEFAULT_CLAIM, mounted, shm_gib, writable
+from k8s.pod import DEFAULT_CLAIM, least_mem_gib, mounted, shm_gib, writable
 from k8s.request import complete
 from k8s.site import Cluster, Volume, find_site, read_cluster
 from trainer.outcome import ConfigError
@@ -330,6 +330,14 @@ def test_a_card_that_reports_less_than_it_is_sold_with_is_taken() -> None:
 
 def test_shared_memory_holds_the_batches_on_their_way_and_nccl() -> None:
     assert [shm_gib(k8s_plan(gpus=gpus)) for gpus in (1, 4, 8)] == [1, 2, 4]
+
+
+def test_a_pod_has_memory_for_its_processes_beside_what_they_share() -> None:
+    assert [least_mem_gib(k8s_plan(gpus=gpus)) for gpus in (0, 1, 4, 8)] == [3, 3, 8, 16]
+    told = {"GPUS": "4", "MEM": "8"}
+    assert resources(manifests.load(rendered(told)))["limits"]["memory"] == "8Gi"
+    with pytest.raises(ConfigError, match=r"needs 8 GiB .*: try MEM=8$"):
+        rendered({**told, "MEM": "7"})
 
 
 def test_paths_count_as_mounted_only_below_a_mount() -> None:
