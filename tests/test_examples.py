@@ -149,3 +149,24 @@ def test_a_picture_that_does_not_open_is_named(tmp_path: Path) -> None:
         with pytest.raises(OSError) as caught:
             load_picture((str(whole), str(whole), str(path), str(whole)))
         assert str(caught.value) == said
+
+
+def test_pictures_stand_upright_and_keep_their_greys(tmp_path: Path) -> None:
+    """As a phone's EXIF says; what a picture would lose without a word is no picture."""
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by a quarter
+    picture = Image.new("RGB", (64, 32), "black")
+    picture.paste("white", (0, 0, 64, 16))
+    picture.save(tmp_path / "phone.png", exif=turned)
+    grey = Image.new("I;16", (4, 1))
+    for x, value in enumerate((0, 255, 0x8000, 0xFFFF)):
+        grey.putpixel((x, 0), value)
+    grey.save(tmp_path / "grey.png")
+    Image.new("F", (4, 1), 0.5).save(tmp_path / "range.tiff")
+
+    upright = load_picture([str(tmp_path / "phone.png")])
+    assert (upright.size, upright.getpixel((31, 0)), upright.getpixel((0, 0))) == ((32, 64), (255,) * 3, (0,) * 3)
+    scaled = load_picture([str(tmp_path / "grey.png")])
+    assert [scaled.getpixel((x, 0)) for x in range(4)] == [(level,) * 3 for level in (0, 0, 128, 255)]
+    with pytest.raises(OSError, match=r"range.tiff: pixels of 32 bits \(mode F\), of a range that no one says"):
+        load_picture([str(tmp_path / "range.tiff")])

@@ -95,6 +95,10 @@ def test_every_form_is_read_as_turns_and_the_last_answer(entry: Any, turns: tupl
         (conversations("<image>look", "up", images=["a.png", "b.png"]),
          " has 2 images, but 1 places for them (<image> or an image part)"),
         (conversations("look", "<image>up", image="a.png"), ": only user turns can hold images"),
+        ({"messages": [{"role": "user", "content": "look", "images": ["a.png"]}, {"role": "model", "content": "up"}]},
+         ": turn 1 has images: they go beside messages, or into the turn's parts as type image"),
+        ({"conversations": [{"from": "human", "value": "look", "image": "a.png"}, {"from": "gpt", "value": "up"}]},
+         ": turn 1 has image: they go beside conversations, or into the turn's parts as type image"),
     ],
 )  # fmt: skip
 def test_a_wrong_record_is_refused_in_its_own_words(entry: Any, message: str) -> None:
@@ -123,13 +127,27 @@ def test_a_wrong_form_names_file_and_line(tmp_path: Path) -> None:
 
 def test_paths_of_another_machine_are_found_by_their_longest_tail(tmp_path: Path) -> None:
     touch(tmp_path / "s1" / "0.png", tmp_path / "0.png", tmp_path / "elsewhere" / "s2" / "0.png")
-    names = ["/home/ada/play/s1/0.png", "C:\\play\\s2\\0.png", "s2/0.png", str(tmp_path / "0.png")]
+    names = ["/home/ada/play/s1/0.png", "C:\\play\\s2\\0.png", str(tmp_path / "0.png")]
     path = write(tmp_path, *({**LOOK, "image": name} for name in names))
     dataset = load_dataset(path, eval_fraction=0, image_root=str(tmp_path / "elsewhere"))
     found = [str(record.images[0].relative_to(tmp_path)) for record in dataset.train]
-    assert found == ["s1/0.png", "elsewhere/s2/0.png", "elsewhere/s2/0.png", "0.png"]
+    assert found == ["s1/0.png", "elsewhere/s2/0.png", "0.png"]
     assert dataset.notes == (
         "2 image paths of another machine were found by their last folders, for example /home/ada/play/s1/0.png",
+    )
+
+
+@pytest.mark.parametrize("others", [["/home/ada/s1/0.png", "/home/ada/s2/0.png"], ["0.png", "/home/ada/s7/0.png"]])
+def test_two_paths_that_find_one_file_are_refused(others: list[str], tmp_path: Path) -> None:
+    # Two spellings of a path that is there are no mistake.
+    touch(tmp_path / "0.png", tmp_path / "s1" / "1.png", tmp_path / "2.png")
+    names = ["/home/ada/s1/1.png", "2.png", "./2.png", str(tmp_path / "2.png"), *others]
+    path = write(tmp_path, *({**LOOK, "image": name} for name in names))
+    with pytest.raises(ConfigError) as caught:
+        load_dataset(path)
+    assert str(caught.value) == (
+        f"{path}: {others[0]} and {others[1]} would both be {tmp_path}/0.png: bring the images with the folders that "
+        f"tell them apart, or make their paths relative to {tmp_path}/"
     )
 
 
@@ -144,3 +162,20 @@ def test_episodes_are_kept_together_like_sessions(number: type[float], tmp_path:
     rows = [{**LOOK, "image": None, "episode_id": number(i // 10)} for i in range(100)]
     dataset = load_dataset(write(tmp_path, *rows), eval_fraction=0.1)
     assert dataset.split == "1 of 10 sessions held out"
+
+
+def test_a_session_is_found_in_metadata_that_a_table_holds_as_text(tmp_path: Path) -> None:
+    rows = [{**LOOK, "image": None, "metadata": json.dumps({"session_id": f"s{i // 10}"})} for i in range(100)]
+    assert load_dataset(write(tmp_path, *rows)).split == "1 of 10 sessions held out"
+    rows = [{**LOOK, "image": None, "metadata": "of the second day"} for _ in range(10)]
+    assert load_dataset(write(tmp_path, *rows)).split == "single records: no session ids"
+
+
+def test_records_without_a_session_and_answers_on_the_way_are_noted(tmp_path: Path) -> None:
+    flat = {**LOOK, "image": None}
+    rows = [{**flat, "session": "a"}, flat, messages("look", "up", "and now?", "up", "and now?", "down", session="b")]
+    assert load_dataset(write(tmp_path, *rows), eval_fraction=0).notes == (
+        "2 answers are not the last of their record: shown to the model, and not trained on",
+        "1 of 3 records have no session id: each counts as a session",
+    )
+    assert load_dataset(write(tmp_path, flat, flat), eval_fraction=0).notes == ()

@@ -66,6 +66,13 @@ def test_an_empty_context_leaves_the_question_alone(tmp_path: Path) -> None:
          '("image": null where there is none): it takes {hint}'),
         ([entry(output={"button": "up"})], "{path} line 1: output takes a string (JSON goes in as text, "
          "nothing as \"\"), got {{'button': 'up'}}"),
+        ([entry(), '{"image": null, "context": "\\ud83d", "question": "", "output": "up"}'],
+         "{path} line 2 is not JSON ('utf-8' codec can't encode character '\\ud83d' in position 28: surrogates not "
+         "allowed): it takes {hint}"),
+        ([entry(), '{"image": ' + "[" * 5000], "{path} line 2 is not JSON (maximum recursion depth exceeded while "
+         "decoding a JSON array from a unicode string): it takes {hint}"),
+        ([entry(image="a" * 300)], "{path}: 1 of 1 images are missing, for example {path.parent}/" + "a" * 300 +
+         ": paths are relative to {path.parent}/; image_root= names another folder to look in"),
         ([entry(image=3)], "{path} line 1: image takes a path, images and frames a list of paths"),
     ],
 )  # fmt: skip
@@ -148,3 +155,10 @@ def test_one_session_alone_is_said_to_leave_no_score(tmp_path: Path) -> None:
     dataset = load_dataset(str(write(tmp_path, *[entry(metadata={"session_id": "only"})] * 3)))
     assert (len(dataset.train), dataset.eval) == (3, ())
     assert dataset.split == "nothing can be held out of one session: there will be no score"
+
+
+def test_nothing_is_held_out_where_nothing_was_asked_for(tmp_path: Path) -> None:
+    rows = [entry(metadata={"session_id": f"s{i}"}) for i in range(16)]
+    dataset = load_dataset(str(write(tmp_path, *rows)), eval_fraction=0)
+    assert (len(dataset.train), dataset.eval) == (16, ())
+    assert dataset.split == "nothing can be held out with eval_fraction 0: there will be no score"

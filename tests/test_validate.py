@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,7 +46,8 @@ def faulty(tmp_path: Path) -> Path:
         row("copy.png", "one", DOWN),  # the first one's pixels and words, another answer
         row("empty.png", "q"), row("cut.png", "q"),
         {**frames, "frames": ["a.png", "a.png", "b.png", "a.png"]},
-        row("a.png", "what does <start_of_image> mean?"), row("b.png", "q", "up"), row("a.png", "why? " * 90),
+        row("a.png", "what does <start_of_image> mean?"), row("a.png", "a <image_soft_token>", DOWN),
+        row(None, "q<end_of_turn>"), row("a.png", "<bos>"), row("b.png", "q", "up"), row("a.png", "why? " * 90),
         row("b.png", "leaked"),
     ]  # fmt: skip
     for name, rows in (("train", train), ("eval", [row("b.png", "leaked"), row("b.png", "other")])):
@@ -64,16 +67,38 @@ def test_every_fault_is_named_and_left_out(inspected: Inspection, faulty: Path) 
     cut = next(c.detail for c in inspected.checked["train"] if "cut.png" in c.detail)
     assert cut.startswith(f"{faulty}/cut.png")
     assert inspected.left_out() == [
-        f"2 of 11 train records left out: a picture does not open ({faulty}/empty.png is no image, 0 bytes)",
-        f"1 of 11 train records left out: frames of different sizes ({faulty}/a.png)",
-        "1 of 11 train records left out: the text holds the model's own image marker (<start_of_image>)",
-        "1 of 11 train records left out: the answer is no JSON object, as most are (up)",
-        f"1 of 11 train records left out: longer than max_length (200 tokens; MAX_LENGTH={longest} keeps them)",
-        "1 of 11 train records left out: also among the held-out records",
+        f"2 of 14 train records left out: a picture does not open ({faulty}/empty.png is no image, 0 bytes)",
+        f"1 of 14 train records left out: frames of different sizes ({faulty}/a.png)",
+        "4 of 14 train records left out: the text holds a marker of the model's own (<start_of_image>)",
+        "1 of 14 train records left out: the answer is no JSON object, as most are (up)",
+        f"1 of 14 train records left out: longer than max_length (200 tokens; MAX_LENGTH={longest} keeps them)",
+        "1 of 14 train records left out: also among the held-out records",
     ]
     kept = inspected.kept()
     assert [r.prompt for r in kept.train] == ["one", "two", "three", "one"]
     assert [r.prompt for r in kept.eval] == ["leaked", "other"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become someone else for a moment")
+def test_a_picture_that_may_not_be_read_is_left_out(tiny_model: Path) -> None:
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(tiny_model)
+    # Not below pytest's own folder, which is closed to others anyway.
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        Image.new("RGB", (64, 64)).save(closed := Path(folder, "closed.png"))
+        closed.chmod(0o600)
+        rows = [row(None, "one"), row(None, "two"), row(str(closed), "three")]
+        Path(folder, "train.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in rows))
+        os.seteuid(65534)
+        try:
+            inspection = inspect_dataset(load_dataset(folder, eval_fraction=0), processor, max_length=200)
+        finally:
+            os.seteuid(0)
+    assert inspection.left_out() == [
+        f"1 of 3 train records left out: a picture does not open ([Errno 13] Permission denied: '{closed}')"
+    ]
 
 
 def test_what_is_left_out_of_the_held_out_records_leaks_nothing(tmp_path: Path, tiny_model: Path) -> None:
@@ -101,7 +126,7 @@ def test_labels_are_counted_on_what_is_kept_with_the_majority(inspected: Inspect
     assert (train["labels"], train["majority_share"]) == ({"up": 2, "down": 2}, 0.5)
     assert report["sides"]["eval"]["labels"] == {"up": 2}
     assert report["picture_sizes"] == {"96x64": 2, "64x64": 1}
-    assert (train["records"], train["kept"], train["sessions"], train["text_only"]) == (11, 4, 1, 1)
+    assert (train["records"], train["kept"], train["sessions"], train["text_only"]) == (14, 4, 1, 2)
     lines = render(report).splitlines()
     assert lines[0] == f"data    {faulty} (eval.jsonl)"
     assert "up      2 (50.0%)  2 (100.0%)" in lines
@@ -124,7 +149,7 @@ def test_nothing_left_to_train_on_is_refused(faulty: Path, tiny_model: Path) -> 
 
     processor = AutoProcessor.from_pretrained(tiny_model)
     with pytest.raises(
-        ConfigError, match=r"^0 of 11 train records would be left: .*longer than max_length \(16 tokens"
+        ConfigError, match=r"^0 of 14 train records would be left: .*longer than max_length \(16 tokens"
     ):
         inspect_dataset(load_dataset(str(faulty)), processor, max_length=16).kept()
 
@@ -143,7 +168,7 @@ def test_the_command_ends_with_0_or_strictly_with_78(faulty: Path, tiny_model: P
     assert len(report["left_out"]) == 6
     code, output = validate(tmp_path / "b", *argv, "--strict")
     assert code == 78
-    assert output.splitlines()[-1].startswith("trainyard: strict: 2 of 11 train records left out: a picture")
+    assert output.splitlines()[-1].startswith("trainyard: strict: 2 of 14 train records left out: a picture")
 
 
 @pytest.mark.parametrize(
@@ -247,7 +272,7 @@ def test_a_strict_run_ends_with_78_on_every_rank(tmp_path: Path, faulty: Path, t
     ended = train_forked(tmp_path, model=tiny_model, data=faulty, max_length=200, strict=True, world_size=2)
     assert ended.codes == (78, 78), ended.output
     (said,) = [line for line in ended.output.splitlines() if line.startswith("trainyard: ")]
-    assert said.startswith("trainyard: strict: 2 of 11 train records left out: a picture does not open (")
+    assert said.startswith("trainyard: strict: 2 of 14 train records left out: a picture does not open (")
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

@@ -5,7 +5,7 @@
     {"messages": [{"role": "user", "content": "... or a list of parts"}, ...], "images": [...]}
     {"conversations": [{"from": "human", "value": "<image> ..."}, ...], "image": "..."}
 
-The loss falls on the last assistant turn; turns before it are what the model is shown.
+The loss falls on the last assistant turn alone; turns before it, earlier answers too, are what the model is shown.
 """
 
 from __future__ import annotations
@@ -58,9 +58,10 @@ def read_line(line: bytes | str) -> dict[str, Any]:
     try:
         # Bytes may come in, so that a file that is not UTF-8 is reported by line like any other mistake.
         entry = json.loads(line.rstrip())
+        json.dumps(entry, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except json.JSONDecodeError as error:
         raise FormError(f" is not JSON ({error.msg} at column {error.colno}): it takes {FORMAT_HINT}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormError(f" is not JSON ({error}): it takes {FORMAT_HINT}") from None
     if not isinstance(entry, dict):
         raise FormError(f" is not an object: it takes {FORMAT_HINT}")
@@ -123,6 +124,8 @@ def _conversation(entry: dict[str, Any], key: str) -> list[tuple[Role, Any]]:
             raise FormError(f": turn {number} of {key} takes {role_key} and {text_key}, got {_short(turn)}")
         if (role := ROLES.get(str(turn[role_key]))) is None:
             raise FormError(f": {role_key} {_short(turn[role_key])} of turn {number}: it takes {', '.join(ROLES)}")
+        if own := next((name for name in IMAGE_KEYS if turn.get(name)), None):
+            raise FormError(f": turn {number} has {own}: they go beside {key}, or into the turn's parts as type image")
         turns.append((role, turn[text_key]))
     roles = [role for role, _ in turns]
     alternating = roles[1:] if roles[0] == "system" else roles

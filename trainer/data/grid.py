@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 BORDER_PX = 2
 BORDER_COLOR = (255, 255, 255)
+# Of large pictures, which are expected here; far larger ones do not open.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def load_picture(paths: Sequence[str]) -> Image.Image:
@@ -19,10 +22,18 @@ def load_picture(paths: Sequence[str]) -> Image.Image:
 
 
 def load_image(path: str) -> Image.Image:
-    """In RGB. Raises OSError naming the file when it does not open."""
+    """In RGB, upright as its EXIF says, greys of 16 bits scaled to 8.
+
+    Raises OSError naming the file when it does not open.
+    """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            if image.mode in ("I", "F"):
+                raise ValueError(f"pixels of 32 bits (mode {image.mode}), of a range that no one says")
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):  # which convert would cut at 255
+                upright = upright.point(lambda value: value / 256)
+            return upright.convert("RGB")
     except UnidentifiedImageError:
         raise OSError(f"{path} is no image, {os.path.getsize(path)} bytes") from None
     except Exception as error:  # Pillow's decoders raise nearly anything

@@ -7,6 +7,7 @@ Every picture is opened, every record rendered and tokenized. What cannot be tra
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -32,8 +33,8 @@ LEAST_KEPT = 0.1  # of the training records; with fewer the settings are wrong, 
 class File:
     """One file of a picture, looked at."""
 
-    digest: str
-    """Of its bytes."""
+    digest: str = ""
+    """Of its bytes, where it opens."""
     size: tuple[int, int] | None = None
     """(width, height); None when it does not open."""
     error: str = ""
@@ -123,7 +124,7 @@ def inspect_dataset(dataset: Dataset, processor: Any, *, max_length: int) -> Ins
         files = dict(zip(paths, opened, strict=True))
     checked: dict[str, tuple[Checked, ...]] = dict.fromkeys(SIDES, ())
     look = partial(
-        _look, processor=processor, max_length=max_length, files=files, added={},
+        _look, processor=processor, max_length=max_length, files=files, added={}, markers=_markers(processor),
         mostly_json=2 * sum(json_object(record.answer) is not None for record in records) > len(records),
     )  # fmt: skip
     held_out: set[str] = set()
@@ -136,11 +137,17 @@ def inspect_dataset(dataset: Dataset, processor: Any, *, max_length: int) -> Ins
 
 
 def _open(path: str) -> File:
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     try:
-        return File(digest=digest, size=load_image(path).size)
+        return File(digest=hashlib.sha256(Path(path).read_bytes()).hexdigest(), size=load_image(path).size)
     except OSError as error:
-        return File(digest=digest, error=str(error))
+        return File(error=str(error))
+
+
+def _markers(processor: Any) -> re.Pattern[str]:
+    """What stands for pictures, turns and ends: in a record's own text the tokenizer would make the same of it."""
+    known = {token.content for token in processor.tokenizer.added_tokens_decoder.values() if token.special}
+    known |= {getattr(processor, "image_token", None)} - {None}
+    return re.compile("|".join(map(re.escape, sorted(known))) or "(?!)")
 
 
 def _look(
@@ -150,6 +157,7 @@ def _look(
     max_length: int,
     files: Mapping[str, File],
     added: dict[Any, int],
+    markers: re.Pattern[str],
     mostly_json: bool,
     held_out: Collection[str],
 ) -> Checked:
@@ -160,15 +168,14 @@ def _look(
     shown = [[files[path] for path in picture.paths] for picture in record.pictures]
     if broken := [file.error for picture in shown for file in picture if file.error]:
         return Checked(reason="a picture does not open", detail=broken[0])
+    if marker := markers.search("\n".join((record.prompt, record.answer))):
+        return Checked(reason="the text holds a marker of the model's own", detail=marker[0])
     if any(len({file.size for file in picture}) > 1 for picture in shown):
         return Checked(reason="frames of different sizes", detail=str(record.images[0]))
     try:
         texts = prompt_and_answer(processor, record)
     except Exception as error:  # whatever the model's template raises
         return Checked(reason="the chat template refuses it", detail=str(error))
-    marker = getattr(processor, "image_token", None)
-    if marker and "".join(texts).count(marker) != len(shown):
-        return Checked(reason="the text holds the model's own image marker", detail=marker)
     prompt, answer = map(len, processor.tokenizer(list(texts), add_special_tokens=False)["input_ids"])
     sizes = tuple(picture[0].size for picture in shown)
     if sizes not in added:

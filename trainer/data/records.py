@@ -7,6 +7,7 @@ machine that wrote the file knows is looked for by its last folders, beside the 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from typing import Any
 
 from trainer.config import TrainConfig
 from trainer.data.forms import FORMAT_HINT, PLACEHOLDER, FormError, Picture, Turn, read_form, read_line
+from trainer.evaluation.metrics import json_object
 from trainer.outcome import ConfigError
 
 # Where a record says what it must not be separated from, in its metadata or beside it.
@@ -86,12 +88,25 @@ def load_dataset(data: str, *, eval_fraction: float = 0.1, seed: int = 0, image_
         )
     notes: tuple[str, ...] = ()
     if moved := sorted(name for name, where in found.items() if _absolute(name) and where != Path(name)):
+        names: dict[Path | None, list[str]] = {}
+        for name, where in found.items():
+            names.setdefault(where, []).append(name)
+        if alike := next((names[found[name]] for name in moved if len(names[found[name]]) > 1), None):
+            raise ConfigError(
+                f"{data}: {alike[0]} and {alike[1]} would both be {found[alike[0]]}: bring the images with the folders "
+                f"that tell them apart, or make their paths relative to {folder}/"
+            )
         notes += (
             f"{len(moved)} image paths of another machine were found by their last folders, for example {moved[0]}",
         )
     if bare := sum(PLACEHOLDER in r.prompt and not r.pictures for side in sides for r in side):
         # As it may be a word like others; but so it looks, too, when the key of the images is misspelled.
         notes += (f"{bare} records say {PLACEHOLDER} and bring no image: image, images or frames hold the paths",)
+    if earlier := sum(turn.role == "assistant" for side in sides for r in side for turn in r.turns):
+        notes += (f"{earlier} answers are not the last of their record: shown to the model, and not trained on",)
+    sessions = Counter(bool(r.session) for side in sides for r in side)
+    if all(sessions[has] for has in (True, False)):
+        notes += (f"{sessions[False]} of {sessions.total()} records have no session id: each counts as a session",)
     if len(sides) == 1:
         return replace(_split(sides[0], eval_fraction=eval_fraction, seed=seed), notes=notes)
     train, held_out = sides
@@ -142,6 +157,8 @@ def _read(path: Path, place: Callable[[str], str]) -> Iterator[Record]:
 
 def _session(entry: dict[str, Any]) -> str:
     metadata = entry.get("metadata")
+    if isinstance(metadata, str):  # as tables hold it
+        metadata = json_object(metadata)
     for where in (metadata if isinstance(metadata, dict) else {}, entry):
         for key in SESSION_KEYS:
             if isinstance(where.get(key), (str, int, float)):
@@ -162,7 +179,8 @@ def _find(name: str, folder: Path, image_root: str | None) -> Path | None:
         # The longest tail first: frames/0.png of one session must not become that of another.
         tails += [parts[start:] for start in range(1, len(parts))]
     places = (base.joinpath(*tail) for tail in tails for base in bases)
-    return next((place for place in places if place.is_file()), None)
+    # Path.is_file would raise for a name that no file system takes.
+    return next((place for place in places if os.path.isfile(place)), None)
 
 
 def _split(records: Sequence[Record], *, eval_fraction: float, seed: int) -> Dataset:
@@ -179,7 +197,8 @@ def _split(records: Sequence[Record], *, eval_fraction: float, seed: int) -> Dat
     if not held_out and wanted and len(order) > 1:
         # Few or uneven sessions: the smallest one is the least to give for a score at all.
         held_out.add(min(order, key=lambda key: counts[key]))
-    how = "nothing can be held out of one session: there will be no score"
+    few = "of one session" if wanted else "with eval_fraction 0"
+    how = f"nothing can be held out {few}: there will be no score"
     if held_out:
         sessions = any(record.session for record in records)
         how = f"{len(held_out)} of {len(order)} sessions held out" if sessions else "single records: no session ids"
