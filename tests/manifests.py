@@ -18,7 +18,7 @@ LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 SERVICE = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 SUBDOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?")
-LABEL_KEY = re.compile(r"([a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?")
+KEY_NAME = re.compile(r"[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
 RECOMMENDED = ("name", "instance", "component", "managed-by", "version")
 GPU = "nvidia.com/gpu"
@@ -66,6 +66,12 @@ def faults(objects: list[Object], *, claim_access: str = "ReadWriteMany") -> lis
     ]
 
 
+def is_key(key: str) -> bool:
+    """Of a label, an annotation or a taint: a name, and before it a domain if you like."""
+    domain, slash, name = key.rpartition("/")
+    return bool(KEY_NAME.fullmatch(name) and (not slash or SUBDOMAIN.fullmatch(domain)))
+
+
 def _naming(objects: list[Object]) -> Iterator[str]:
     keys = [(content["kind"], content["metadata"]["name"]) for content in objects]
     if len(set(keys)) < len(keys):
@@ -80,10 +86,11 @@ def _naming(objects: list[Object]) -> Iterator[str]:
         template = content["spec"]["template"]["metadata"] if kind == "Job" else {}
         for part in (metadata, template):
             for key, value in part.get("labels", {}).items():
-                if not LABEL_KEY.fullmatch(key) or not isinstance(value, str) or not LABEL_VALUE.fullmatch(value):
+                if not is_key(key) or not isinstance(value, str) or not LABEL_VALUE.fullmatch(value):
                     yield f"{kind} label {key}: {value}"
-            if any(not isinstance(value, str) for value in part.get("annotations", {}).values()):
-                yield f"{kind} annotation that is no text"
+            for key, value in part.get("annotations", {}).items():
+                if not is_key(key) or not isinstance(value, str):
+                    yield f"{kind} annotation {key}"
         for name in RECOMMENDED:
             if f"app.kubernetes.io/{name}" not in metadata.get("labels", {}):
                 yield f"{kind} without label app.kubernetes.io/{name}"
@@ -131,6 +138,14 @@ def _pod(pod: Object) -> Iterator[str]:
             yield f"volume {volume['name']} has not one source"
         if not LABEL.fullmatch(volume["name"]):
             yield f"volume name {volume['name']}"
+    for key in (*pod.get("nodeSelector", {}), *(toleration["key"] for toleration in pod.get("tolerations", []))):
+        if not is_key(key):
+            yield f"label {key} of nodes"
+    named = [pod.get("priorityClassName", "x"), *(secret["name"] for secret in pod.get("imagePullSecrets", []))]
+    named += [v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if "persistentVolumeClaim" in v]
+    for name in named:
+        if not SUBDOMAIN.fullmatch(name):
+            yield f"{name}, which is no object's name"
     tolerated = {toleration.get("key") for toleration in pod.get("tolerations", [])}
     for container in pod["containers"]:
         requests, limits = (container["resources"].get(kind, {}) for kind in ("requests", "limits"))
