@@ -58,6 +58,10 @@ def test_an_answer_field_that_no_answer_has_is_refused(answers: list[str], said:
     [
         ('{"button": "up"}', "button", "up"),
         ('{"button": 3}', "button", "3"),
+        ('{"button": true}', "button", "true"),
+        ('{"button": null}', "button", "null"),
+        ('{"button": "None"}', "button", "None"),
+        ('{"button": {"y": [2], "x": "ü"}}', "button", '{"x": "ü", "y": [2]}'),
         ('{"key": "up"}', "button", None),
         ('{"button": "up"', "button", None),
         ("[1]", "button", None),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -50,15 +49,53 @@ def found(processor: Any, records: Any, asked: str = "auto") -> Choices:
     return choices
 
 
-def test_candidates_are_the_tokens_that_training_learns(processor: Any, records: tuple[Record, ...]) -> None:
-    choices = found(processor, records)
-    encode = Encoder(processor, records)
-    for index, record in enumerate(records):
+UP, DOWN = '{"a": "up"}', '{"a": "down", "n": 1}'
+UNLIKE = {
+    "the demo's": None,
+    "other ends": [UP, DOWN, UP, DOWN, '{"a": "left", "n": 7}'],
+    "other keys behind": ['{"a": "up", "why": "a wall"}', '{"a": "down", "n": 1}', '{"a": "left" }'],
+    "objects": ['{"a": {"x": 1}}', '{"a": {"x": 2}, "n": 1}'],
+    "numbers": ['{"a": 1}', '{"a": 12, "n": 1}', '{"a": null}'],
+    "plain": ['"up"', '"up" fast', "down", '"'],
+    "another alphabet": ['{"ход": "вверх"}', '{"ход": "вниз"}'],
+    "escaped": ['{"\\u0445": "\\u0432"}', '{"\\u0445": "\\u043d"}'],
+}
+
+
+@pytest.mark.parametrize("answers", UNLIKE.values(), ids=UNLIKE)
+@pytest.mark.parametrize("family", ["tiny_model", "tiny_qwen"])
+def test_candidates_are_the_tokens_that_training_learns(
+    family: str, answers: list[str] | None, records: tuple[Record, ...], request: pytest.FixtureRequest
+) -> None:
+    from trainer.model.base import load_processor
+
+    processor = load_processor(str(request.getfixturevalue(family)))
+    some = answered(records, *answers) if answers else records
+    choices, field = found(processor, some), answer_field([r.answer for r in some])
+    encode = Encoder(processor, some)
+    for index, record in enumerate(some):
         labels = encode(index)["labels"][0]
         learned = tuple(labels[labels != IGNORED].tolist())
-        rest = choices.rest[choices.actions.index(str(read_action(record.answer, "button")))]
+        rest = choices.rest[choices.actions.index(str(read_action(record.answer, field)))]
         assert learned[: len(choices.shared) + len(rest)] == choices.shared + rest
-    assert sorted(choices.actions) == sorted({json.loads(r.answer)["button"] for r in records})
+    assert sorted(choices.actions) == sorted({read_action(r.answer, field) for r in some})
+    for one in choices.rest:
+        assert [other for other in choices.rest if other[: len(one)] == one] == [one]
+
+
+def test_an_action_that_ends_in_several_ways_is_all_of_them(processor: Any, records: tuple[Record, ...]) -> None:
+    """But for the rare ones: an end, or another order of keys."""
+    some = answered(records, *[UP] * 6, *['{"a": "up", "n": 1}'] * 5, '{"a": "up" }', *[DOWN] * 3)
+    choices = found(processor, some)
+    assert choices.actions == ("up", "up", "down")
+    assert [processor.tokenizer.decode([*choices.shared, *rest]) for rest in choices.rest] == [
+        '{"a": "up"}', '{"a": "up",', '{"a": "down",',
+    ]  # fmt: skip
+    shares = torch.tensor([0.2, 0.25, 0.3]).log().tolist()
+    assert choices.probabilities(shares) == {"up": 0.6, "down": 0.4}
+    orders = ['{"a": {"x": 1, "y": 2}}', '{"a": {"y": 2, "x": 1}}', '{"a": {"x": 3, "y": 4}}']
+    objects = found(processor, answered(records, *orders)).actions
+    assert objects == ('{"x": 1, "y": 2}', '{"x": 1, "y": 2}', '{"x": 3, "y": 4}')
 
 
 def test_no_candidate_is_the_beginning_of_another(processor: Any, records: tuple[Record, ...]) -> None:
@@ -66,6 +103,7 @@ def test_no_candidate_is_the_beginning_of_another(processor: Any, records: tuple
         ['{"n": 1, "why": "x"}', '{"n": 12, "why": "x"}', '{"n": 123, "why": "x"}'],
         ['{"go":"up"}', '{"go":"upwards"}', '{"go":"up up"}'],
         ["up", "upper", "up up"],
+        ['"up"', '"up" fast', "down"],
     ]
     for answers in cases:
         choices = found(processor, answered(records, *answers))
@@ -74,11 +112,27 @@ def test_no_candidate_is_the_beginning_of_another(processor: Any, records: tuple
             assert [other for other in choices.rest if other[: len(one)] == one] == [one]
 
 
-def test_actions_are_written_as_the_data_writes_them(processor: Any, records: tuple[Record, ...]) -> None:
-    some = answered(records, '{"key":"links", "x": 1}', '{"key":"rechts", "x": 1}')
-    choices = found(processor, some, "links,hoch")
-    texts = [processor.tokenizer.decode([*choices.shared, *rest]) for rest in choices.rest]
-    assert [text[: text.rindex('"') + 1] for text in texts] == ['{"key":"links"', '{"key":"hoch"']
+@pytest.mark.parametrize(
+    ("answers", "asked", "texts"),
+    [
+        (['{"key":"links", "x": 1}', '{"key":"rechts", "x": 1}'], "links,hoch", ['{"key":"links",', '{"key":"hoch",']),
+        # The commonest end is that of most answers, not of the commonest answer.
+        (
+            [UP, UP, DOWN, '{"a": "left", "n": 2}', '{"a": "right", "n": 1}'],
+            "up,back",
+            ['{"a": "up"}', '{"a": "back",'],
+        ),
+        (['{"ход": "вверх"}', '{"ход": "вниз"}'], "вверх,влево", ['{"ход": "вверх"}', '{"ход": "влево"}']),
+        ([r'{"a": "\u0432"}', r'{"a": "\u043d"}'], "в,д", [r'{"a": "\u0432"}', r'{"a": "\u0434"}']),
+        (['{"a": true}'], "true,false", ['{"a": true}', '{"a": false}']),
+        (['"up"', "down"], "down,left", ["down<end_of_turn>", "left<end_of_turn>"]),
+    ],
+)
+def test_actions_are_written_as_the_data_writes_them(
+    answers: list[str], asked: str, texts: list[str], processor: Any, records: tuple[Record, ...]
+) -> None:
+    choices = found(processor, answered(records, *answers), asked)
+    assert [processor.tokenizer.decode([*choices.shared, *rest]) for rest in choices.rest] == texts
 
 
 @pytest.mark.parametrize(

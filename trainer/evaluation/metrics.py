@@ -37,11 +37,15 @@ def answer_field(answers: Sequence[str], asked: str = "auto") -> str | None:
 
 
 def read_action(answer: str, field: str | None) -> str | None:
-    """The action in an answer; the whole stripped text when the answers are no JSON; None when unreadable."""
+    """The action in an answer: a string as it is, anything else as JSON writes it, so that 1 and "1" are one action;
+    the whole stripped text when the answers are no JSON; None when unreadable."""
     if field is None:
         return answer.strip()
     entry = json_object(answer)
-    return str(entry[field]) if entry and field in entry else None
+    if not entry or field not in entry:
+        return None
+    value = entry[field]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 def json_object(text: str) -> dict[str, Any] | None:

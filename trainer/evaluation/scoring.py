@@ -1,9 +1,11 @@
 """The probability of each allowed action: which one the model would choose, without a word being generated.
 
 An action's log-probability is that of the tokens that say it, in the answers' own format: `{"button": "up"`.
-Each candidate ends with what ends its value (the closing quote), so none is the beginning of another, and their
-sums are probabilities of different answers: comparable whatever their lengths. A mean per token would favour
-long names with predictable ends. Divided by their total they are the model's choice, given that it acts at all.
+Each candidate ends with the token that ends its value in its own training answers (the closing quote, and what
+shares a token with it: `"}` or `",`), so none is the beginning of another, and their sums are probabilities of
+different answers: comparable whatever their lengths. An action whose answers end in several ways has a candidate
+for each, whose probabilities add up. A mean per token would favour long names with predictable ends. Divided by
+their total they are the model's choice, given that it acts at all.
 
 Pictures and prompt are computed once a record, with the tokens that all candidates begin with; only what differs
 runs after that, on a copy of the keys and values for each candidate.
@@ -11,10 +13,11 @@ runs after that, on a copy of the keys and values for each candidate.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,12 +29,15 @@ from torch.nn.utils.rnn import pad_sequence
 from trainer.data.examples import IGNORED, prompt_and_answer
 from trainer.data.records import Record
 from trainer.evaluation.generation import ROWS, ask
-from trainer.evaluation.metrics import read_action
+from trainer.evaluation.metrics import json_object, read_action
 from trainer.model.traits import next_positions
 from trainer.outcome import ConfigError
 
 AUTO = "auto"
 MAX_ACTIONS = 64  # more are no choice among actions but free text
+REACH = 16  # characters behind a value that a token which ends it may take in
+RARE = 0.1  # ways to write an action in fewer of its answers are no candidates
+FIRST_KEY = re.compile(r'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:\s*')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,15 +45,18 @@ class Choices:
     """The allowed actions as tokens behind a prompt."""
 
     actions: tuple[str, ...]
+    """Of each candidate; one that training answers write in several ways stands here as often."""
     shared: tuple[int, ...]
     """What every candidate begins with."""
     rest: tuple[tuple[int, ...], ...]
-    """What follows it, by action; at least one token, and no one is the beginning of another."""
+    """What follows it, by candidate; at least one token, and no one is the beginning of another."""
 
     def probabilities(self, logprobs: Sequence[float]) -> dict[str, float]:
         """Of each action, given that it is one of them: from what `score_actions` finds of one record."""
-        shares = torch.tensor(logprobs).softmax(-1).tolist()
-        return {action: round(share, 6) for action, share in zip(self.actions, shares, strict=True)}
+        shares = dict.fromkeys(self.actions, 0.0)
+        for action, share in zip(self.actions, torch.tensor(logprobs).softmax(-1).tolist(), strict=True):
+            shares[action] += share
+        return {action: round(share, 6) for action, share in shares.items()}
 
 
 def find_choices(processor: Any, records: Sequence[Record], field: str | None, asked: str = AUTO) -> Choices | str:
@@ -75,47 +84,74 @@ def find_choices(processor: Any, records: Sequence[Record], field: str | None, a
     if heads.total() * 2 < len(records):
         return f"{field!r} is not the first key of the answers, and depends on what is said before it"
     head = heads.most_common(1)[0][0]
-    # The most frequent spelling of each action comes last, and stays.
-    spelled = Counter((action, part[1]) for action, part in zip(said, parts, strict=True) if part)
-    values = dict(pair for pair, _ in reversed(spelled.most_common()))
-    model, value = next((r, part[1]) for r, part in zip(records, parts, strict=True) if part and part[0] == head)
+    model = next(r for r, part in zip(records, parts, strict=True) if part)
     # As training has it, behind the prompt: the template adds an end of turn, and maybe something before.
     before, answer, behind = prompt_and_answer(processor, model)[1].partition(model.answer.strip())
     if not answer:
         return "the model's chat template rewrites the answers"
-    tail = answer[len(head + value) :] + behind
-    candidates = []
-    for action in actions:
-        value = values.get(action, action if field is None else json.dumps(action))
-        candidates.append(_tokens(processor.tokenizer, before + head + value, tail))
+
+    def tokens_of(value: str, tail: str) -> tuple[int, ...]:
+        closed = field is not None and value.endswith('"')
+        return _tokens(processor.tokenizer, before + head + value, tail + behind, closed=closed)
+
+    written = Counter((action or "", p[1], p[2][:REACH]) for action, p in zip(said, parts, strict=True) if p)
+    quoted = field is not None and any(value.startswith('"') for _, value, _ in written)
+    found = _candidates(actions, written, tokens_of, quoted=quoted)
+    candidates = [tokens for _, tokens in found]
+    for one, other in itertools.pairwise(sorted(candidates)):
+        if other[: len(one)] == one:
+            return f"one answer is the beginning of another: {processor.tokenizer.decode(one)!r}"
     count = 0
     while len({candidate[: count + 1] for candidate in candidates}) == 1:
         count += 1
     rest = tuple(candidate[count:] for candidate in candidates)
-    return Choices(actions=tuple(actions), shared=candidates[0][:count], rest=rest)
+    return Choices(actions=tuple(action for action, _ in found), shared=candidates[0][:count], rest=rest)
 
 
-def _take_apart(text: str, field: str | None) -> tuple[str, str] | None:
-    """(before the value, the value as written) of an answer; None unless `field` is its first key."""
+def _candidates(
+    actions: Sequence[str],
+    written: Mapping[tuple[str, str, str], int],
+    tokens_of: Callable[[str, str], tuple[int, ...]],
+    *,
+    quoted: bool,
+) -> list[tuple[str, tuple[int, ...]]]:
+    """Each of `actions` in each way that its own answers have, the most frequent first; without any, as the others are
+    `written`: how often (action, value, what follows it) occur."""
+    ways: dict[str, Counter[tuple[int, ...]]] = defaultdict(Counter)
+    tails: dict[int, Counter[str]] = defaultdict(Counter)  # by the token that ends the value
+    for (action, value, tail), count in written.items():
+        tokens = tokens_of(value, tail)
+        ways[action][tokens] += count
+        tails[tokens[-1]][tail] += count
+    tail = max(tails.values(), key=Counter.total).most_common(1)[0][0]
+    escaped = any("\\u" in value for _, value, _ in written)
+    for action in set(actions) - set(ways):
+        ways[action][tokens_of(json.dumps(action, ensure_ascii=escaped) if quoted else action, tail)] = 1
+    return [
+        (action, tokens)
+        for action in actions
+        for tokens, count in ways[action].most_common()
+        if count >= RARE * ways[action].total()
+    ]
+
+
+def _take_apart(text: str, field: str | None) -> tuple[str, str, str] | None:
+    """(before the value, the value as written, behind it) of an answer; None unless `field` is its first key."""
     if field is None:
-        return "", text
-    start = re.match(r"\s*\{\s*" + re.escape(json.dumps(field)) + r"\s*:\s*", text)
-    if start is None:
+        return "", text, ""
+    entry, start = json_object(text), FIRST_KEY.match(text)
+    if not entry or not start or next(iter(entry)) != field:
         return None
-    try:
-        _, end = json.JSONDecoder().raw_decode(text, start.end())
-    except ValueError:
-        return None
-    return text[: start.end()], text[start.end() : end]
+    value, end = json.JSONDecoder().raw_decode(text, start.end())
+    return (text[: start.end()], text[start.end() : end], text[end:]) if value == entry[field] else None
 
 
-def _tokens(tokenizer: Any, said: str, tail: str) -> tuple[int, ...]:
-    """The tokens of the whole answer, up to the one that ends the value."""
+def _tokens(tokenizer: Any, said: str, tail: str, *, closed: bool) -> tuple[int, ...]:
+    """The tokens of `said` and of what follows it, up to the one that holds its end or, unless `closed`, what is
+    next."""
     encoded = tokenizer(said + tail, add_special_tokens=False, return_offsets_mapping=True)
-    # A quote ends a string; a number or plain text is ended by what comes next.
-    end = len(said) + (not said.endswith('"'))
     pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-    return tuple(token for token, (start, _) in pairs if start < end)
+    return tuple(token for token, (start, _) in pairs if start < len(said) + (not closed))
 
 
 def score_actions(

@@ -11,7 +11,7 @@ from trainer.config import TrainConfig
 from trainer.data.inspection import SIDES, Inspection, inspect_dataset, without
 from trainer.data.lengths import Lengths, data_digest, percentiles, write_lengths
 from trainer.data.records import dataset_of
-from trainer.evaluation.metrics import answer_field, read_action
+from trainer.evaluation.metrics import UNREADABLE, answer_field, read_action
 from trainer.outcome import FINISHED, ConfigError
 from trainer.settings import say
 from trainer.text import format_table
@@ -84,7 +84,7 @@ def _side(inspection: Inspection, side: str, field: str | None) -> dict[str, Any
     records, checked = getattr(inspection.dataset, side), inspection.checked[side]
     kept = [r for r, c in zip(records, checked, strict=True) if c.reason is None]
     readable = [c for c in checked if c.tokens]
-    labels = Counter(str(read_action(r.answer, field)) for r in kept)
+    labels = Counter(UNREADABLE if (said := read_action(r.answer, field)) is None else said for r in kept)
     sessions = {r.session for r in records if r.session}
     pictures = [len(r.pictures) for r in records]
     counts = (len(records), len(kept), len(sessions), sum(pictures), pictures.count(0), *inspection.duplicates(side))
