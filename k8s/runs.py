@@ -46,8 +46,8 @@ def read_run(config_map: Object) -> Run:
     where = f"ConfigMap {name_of(config_map)}"
     try:
         record = json.loads(config_map["data"][RECORD_NAME])
-        job_ids = tuple(str(job_id) for job_id in record["job_ids"])
-        return Run(spec=read_spec(record["spec"], project_dir=Path("/")), job_ids=job_ids)
+        first, *others = record["job_ids"]
+        return Run(spec=read_spec(record["spec"], project_dir=Path("/")), job_ids=(str(first), *map(str, others)))
     except (KeyError, ValueError, TypeError) as error:
         raise ConfigError(f"{where}: {RECORD_NAME} is not what submit wrote ({error})") from error
     except ConfigError as error:

@@ -499,7 +499,8 @@ def test_an_unknown_run_is_said_with_those_there_are(cluster: Cluster) -> None:
 def test_a_run_json_in_strange_hands_is_one_line(cluster: Cluster) -> None:
     cluster.k8s("submit", *IMAGE, "--run", "mine")
     ((name, content),) = cluster.objects("ConfigMap").items()
-    for text in ("no json", "[]", "{}", '{"spec": {"gpus": "2"}, "job_ids": []}'):
+    no_job = json.dumps({**json.loads(content["data"]["run.json"]), "job_ids": []})
+    for text in ("no json", "[]", "{}", '{"spec": {"gpus": "2"}, "job_ids": ["a"]}', no_job):
         content["data"]["run.json"] = text
         cluster.put("ConfigMap", name, content)
         done = cluster.k8s("status", "--run", "mine")
