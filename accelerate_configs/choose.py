@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from accelerate_configs.job import Candidate, JobSpec, Plan
 from accelerate_configs.launch import launch_argv, launch_env
-from accelerate_configs.memory.estimate import estimate
+from accelerate_configs.memory.estimate import estimate, processes_gib
 from accelerate_configs.refuse import nothing_fits
 from trainer.config import Optimizer
 from trainer.outcome import ConfigError
@@ -48,12 +48,19 @@ NO_GPU = (Way(config="cpu_mps"),)
 CONFIGS = tuple(dict.fromkeys(way.config for way in (*ONE_GPU, *MORE_GPUS, *NO_GPU)))
 
 
-def choose(spec: JobSpec) -> Plan:
-    """The Plan for `spec`. Raises ConfigError when nothing fits or what was asked for contradicts itself."""
+def choose(spec: JobSpec, *, here: bool = False) -> Plan:
+    """The Plan for `spec`; `here`: for this machine, to which no memory can be added.
+
+    Raises ConfigError when nothing fits or what was asked for contradicts itself.
+    """
     ways = _ways(spec)
+    if spec.gpus and spec.mem_gib < (least := processes_gib(spec)):
+        raise ConfigError(
+            f"MEM={spec.mem_gib}: the processes of a node alone take {least} GiB: MEM={least} is the least"
+        )
     batch, notes = _effective_batch(spec)
     tried = tuple(_try(spec, way, batch) for way in ways)
-    taken = _take(spec, tried)
+    taken = _take(spec, tried, here=here)
     candidates = tuple(replace(c, reason=_reason(c, taken=i == taken, after=i > taken)) for i, c in enumerate(tried))
     chosen = candidates[taken]
     return Plan(
@@ -131,7 +138,7 @@ def _candidate(spec: JobSpec, way: Way, share: int, micro: int) -> Candidate:
     return replace(candidate, fits=micro <= spec.measured_batch) if measured else candidate
 
 
-def _take(spec: JobSpec, tried: tuple[Candidate, ...]) -> int:
+def _take(spec: JobSpec, tried: tuple[Candidate, ...], *, here: bool) -> int:
     """Index of the candidate to run: the first that fits, of CONFIG's only if it was asked for.
 
     A CONFIG that was asked for and does not fit is still taken, at its smallest. Raises ConfigError
@@ -142,7 +149,7 @@ def _take(spec: JobSpec, tried: tuple[Candidate, ...]) -> int:
         if tried[i].fits:
             return i
     if spec.accelerate_config == "auto":
-        raise ConfigError(nothing_fits(spec, tried, fits=_would_fit))
+        raise ConfigError(nothing_fits(spec, tried, fits=_would_fit, here=here))
     return min(wanted, key=lambda i: tried[i].estimate.peak_bytes)
 
 

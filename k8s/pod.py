@@ -6,13 +6,13 @@ lies in the claim: an emptyDir would lose the checkpoints.
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 from typing import Any
 
 from accelerate_configs.job import Plan
 from accelerate_configs.local.image import CACHE_DIR, DATA_DIR, RUNS_DIR, SUPERVISE, TMP_DIR, UID, WORK_DIR
+from accelerate_configs.memory.estimate import processes_gib
 from k8s.site import Cluster
 from trainer.files import RECORD_ENV, RECORD_NAME
 from trainer.node.stop import LEAD_ENV, LIMIT_ENV, stop_lead_s
@@ -39,7 +39,6 @@ CLAIM_MOUNTS: dict[str, tuple[str, bool]] = {
 LOADED_BATCHES = 4 * 2
 NCCL_BYTES = 256 * 1024**2
 PATCH_BYTES = 14 * 14 * 3 * 4
-PROCESS_GIB = 1.5  # torch and CUDA's libraries, before a record is read
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +140,7 @@ def shm_gib(plan: Plan) -> int:
 
 def least_mem_gib(plan: Plan) -> int:
     """GiB that a pod must have: what lies in /dev/shm counts as its own, beside a process for every GPU."""
-    return math.ceil(shm_gib(plan) + PROCESS_GIB * max(1, plan.spec.gpus))
+    return shm_gib(plan) + processes_gib(plan.spec)
 
 
 def _resources(plan: Plan) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from specs import make_spec
 
 from accelerate_configs.choose import CONFIGS, choose
 from accelerate_configs.job import JobSpec, Plan
+from accelerate_configs.request.values import GPU_GIB
 from accelerate_configs.table import plan_summary, plan_table
 from trainer.outcome import ConfigError
 from trainer.text import GIB
@@ -126,6 +127,12 @@ def test_combinations_that_make_no_sense_are_refused(request_: dict[str, Any], e
     assert refusal(make_spec(**request_)) == expected
 
 
+def test_host_memory_holds_the_processes_of_a_node_at_least() -> None:
+    said = "MEM=11: the processes of a node alone take 12 GiB: MEM=12 is the least"
+    assert refusal(make_spec(gpus=8, mem_gib=11)) == said
+    assert choose(make_spec(gpus=8, mem_gib=12)).spec.mem_gib == 12
+
+
 def test_a_forced_config_is_taken_though_a_faster_one_fits() -> None:
     plan = choose(make_spec(accelerate_config="single_gpu_low_mem"))
     assert (plan.chosen.label, [c.reason for c in plan.candidates]) == ("single_gpu_low_mem", ["fits", "chosen"])
@@ -169,9 +176,10 @@ def test_what_a_refusal_proposes_fits_and_what_is_a_step_smaller_does_not(reques
         if name == "MAX_LENGTH":
             refusal(replace(spec, max_length=parsed + 128))
         if name == "VRAM":
-            smaller = [v for v in (16, 24, 32, 40, 48, 80, 96, 141) if spec.vram_gib <= v < parsed]
-            for size in smaller:
+            for size in [size for size in GPU_GIB.values() if spec.vram_gib <= size < parsed]:
                 refusal(replace(spec, vram_gib=float(size)))
+        if name == "MEM":
+            refusal(replace(spec, mem_gib=parsed - 1))
 
 
 def test_a_refusal_says_what_was_needed_offered_and_would_fit() -> None:
@@ -184,7 +192,22 @@ def test_a_refusal_says_what_was_needed_offered_and_would_fit() -> None:
 def test_a_model_for_which_no_card_is_large_enough_is_said_to_be_too_large() -> None:
     spec = make_spec("Qwen/Qwen2.5-VL-72B-Instruct", quantization="none", vram_gib=80.0, max_length=912)
     assert refusal(replace(spec, quantization="nf4", vram_gib=16.0)).count("try") == 1
-    assert refusal(spec).endswith("try QUANTIZATION=nf4")
+    assert refusal(spec).endswith("try VRAM=180 or QUANTIZATION=nf4")
+    spec = replace(spec, vram_gib=40.0)
+    assert refusal(spec).endswith("try VRAM=180 or QUANTIZATION=nf4 with VRAM=80")
+    longer = replace(spec, max_length=8192)
+    assert refusal(longer).endswith("GiB a GPU: try QUANTIZATION=nf4 with VRAM=80")
+    deep = replace(spec, shape=replace(spec.shape, layers=4000), quantization="nf4")
+    assert refusal(deep).endswith("GiB a GPU: not even 180 GiB would do, take a smaller model")
+
+
+def test_the_nearest_card_is_named_and_on_this_machine_no_other_memory() -> None:
+    assert refusal(make_spec(vram_gib=6.0)).partition(": try ")[2].split(" or ")[0] == "VRAM=8"
+    spec = make_spec(GEMMA_27B, gpus=0, device="cpu", mem_gib=24, max_length=512)
+    assert "MEM=" in refusal(spec)
+    with pytest.raises(ConfigError) as caught:
+        choose(spec, here=True)
+    assert str(caught.value).endswith("of 24 GiB of host memory: take a smaller model")
 
 
 def test_the_command_is_complete_and_in_the_agreed_words() -> None:

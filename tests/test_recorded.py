@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from test_request import request
 
-from accelerate_configs.local.run import prepare
+from accelerate_configs.local.run import given_here, prepare
 from accelerate_configs.measure.fitting import Batch, write_batch
 from accelerate_configs.runs.recorded import read_spec
 from accelerate_configs.runs.records import run_record, write_record
@@ -122,3 +122,11 @@ def test_a_run_here_goes_on_though_its_micro_batch_was_measured_since(tmp_path: 
     assert prepare([*words, "--run=r"]) == begun
     with pytest.raises(ConfigError, match=r"^RUN=r was begun with SEED=0, not 3: ask for the same, or "):
         prepare([*words, "--run=r", "--seed=3"])
+
+
+def test_on_this_machine_memory_is_what_there_is() -> None:
+    with pytest.raises(ConfigError, match=r"^MEM=60000: this machine has \d+ GiB: leave it out$"):
+        given_here(["--mem", "60000"])
+    assert given_here(["--mem", "1"])["MEM"] == "1"
+    with pytest.raises(ConfigError, match=r"usable are .* of 2 GiB of host memory: take a smaller model$"):
+        prepare(["--device", "cpu", "--mem", "2"])

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from accelerate_configs.job import JobSpec, Plan
-from accelerate_configs.request.variables import OF_SWEEPS, VARIABLES, help_text, read_given, resolve
+from accelerate_configs.request.variables import OF_SWEEPS, VARIABLES, help_text, parse_given, read_given, resolve
 from accelerate_configs.runs.cli import fresh_suffix
 from trainer.flags import answer_help, word
 from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, ConfigError
@@ -39,7 +39,7 @@ def prepare(argv: Sequence[str]) -> Plan:
     from accelerate_configs.choose import choose
     from accelerate_configs.request.planned import check_planned
 
-    plan = choose(as_begun(request_here(argv)))
+    plan = choose(as_begun(request_here(argv)), here=True)
     check_folder(plan)
     check_planned(plan)
     return plan
@@ -56,11 +56,14 @@ def request_here(argv: Sequence[str]) -> JobSpec:
 
 
 def given_here(argv: Sequence[str]) -> dict[str, str]:
-    """What was asked for, with this machine's cores and memory where nothing was said of them."""
+    """What was asked for, with this machine's cores and memory where nothing was said of them. Raises ConfigError for
+    more memory than there is."""
     given = read_given(argv, os.environ)
     given.setdefault("CPUS", str(os.cpu_count()))  # more threads than cores would only wait for each other
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    given.setdefault("MEM", str(max(1, memory // GIB)))
+    memory = max(1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // GIB)
+    given.setdefault("MEM", str(memory))
+    if int(str(parse_given({"MEM": given["MEM"]})["MEM"])) > memory:
+        raise ConfigError(f"MEM={given['MEM']}: this machine has {memory} GiB: leave it out")
     return given
 
 

@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     answer_help(argv, help_text(USAGE))
     words, limit, as_json = own_words(argv)
     spec = replace(request_here(words), measured_batch=0, measured_with=None)
-    plan = choose(spec)
+    plan = choose(spec, here=True)
     share = plan.effective_batch_size // plan.num_processes
     probes: list[Probe] = []
 

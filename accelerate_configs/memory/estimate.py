@@ -20,6 +20,7 @@ from accelerate_configs.memory.activations import (
     tower_layer_bytes,
 )
 from trainer.config import ZERO3_SETTINGS, Optimizer
+from trainer.text import GIB
 
 MIB = 1024**2
 BF16_BYTES = 2
@@ -70,6 +71,11 @@ def estimate(
     one_layer = spec.shape.linear_params // spec.shape.layers * width if spec.quantization == "nf4" else 0
     loading = _ceil((sum(whole.values()) + one_layer) * (1 + ROUNDING_SHARE)) + sum(fixed.values())
     return Estimate(items=tuple({**tensors, **fixed}.items()), load_peak_bytes=loading)
+
+
+def processes_gib(spec: JobSpec) -> int:
+    """GiB of host memory that a node's processes take as they are, with nothing loaded."""
+    return _ceil(max(1, spec.gpus) * HOST_PROCESS_BYTES / GIB)
 
 
 def _ceil(size: float) -> int:
