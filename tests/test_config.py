@@ -91,6 +91,22 @@ def test_every_type_is_read_from_yaml_as_from_the_command_line(tmp_path: Path) -
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("data: 2024-01-01", "data", "2024-01-01"), ("data: 007", "data", "007"), ("run_id: 1.50", "run_id", "1.50"),
+        ("answer_field: yes", "answer_field", "yes"), ("actions: [no, 010, left turn]", "actions", "no,010,left turn"),
+        ("seed: 010", "seed", 10), ("strict: Yes", "strict", True), ("strict: off", "strict", False),
+        ("strict: TRUE", "strict", True), ("load_in_4bit: no", "quantization", "none"),
+        ("lr: 1.e-3", "learning_rate", 1e-3),
+    ],
+)  # fmt: skip
+def test_a_value_in_yaml_is_what_the_file_says(text: str, name: str, value: object, tmp_path: Path) -> None:
+    path = written(tmp_path, text)
+    settings = resolve_settings(["--config", path, "--bf16", "yes"], {})
+    assert (settings.values[name], settings.sources[name]) == (value, path)
+
+
 @pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(TrainConfig)])
 def test_every_setting_is_documented_and_its_default_is_allowed(name: str) -> None:
     field = TrainConfig.__dataclass_fields__[name]
@@ -164,9 +180,13 @@ def test_a_wrong_flag_is_refused_in_one_line(argv: list[str], message: str) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("max_step: 3", f"unknown '{{path}}: max_step', did you mean max_steps? known are {KNOWN}"),
+        ("max_step: 3", f"{{path}}: unknown 'max_step', did you mean max_steps? known are {KNOWN}"),
         ("max_steps: lots", "{path}: max_steps takes a whole number from 1 to 10000000, got 'lots'"),
-        ("max_steps: [1]", "{path}: max_steps takes a whole number from 1 to 10000000, got '[1]'"),
+        ("max_steps: [1]", "{path}: max_steps takes a whole number from 1 to 10000000, got \"['1']\""),
+        ("seed: 2024-13-41", "{path}: seed takes a whole number from 0 to 4294967295, got '2024-13-41'"),
+        ("seed: 1_000", "{path}: seed takes a whole number from 0 to 4294967295, got '1_000'"),
+        ("seed: !!timestamp 2024-13-41", "{path} is not YAML: month must be in 1..12"),
+        ("seed: " + 500 * "[", "{path} is not YAML: maximum recursion depth exceeded"),
         ("max_steps:", "{path}: max_steps takes a whole number from 1 to 10000000, got nothing"),
         ("seed: 1\nseed: 2", "{path} is not YAML: seed was given twice"),
         ("- seed", "{path} takes `name: value` on each line; see python -m trainer config --help"),
@@ -201,7 +221,7 @@ def test_old_spellings_are_translated_and_said(tmp_path: Path) -> None:
         f"{path}: optim=adamw_torch is optimizer=adamw here",
         f"{path}: lora_rank=32 is lora_r=32 here",
         f"{path}: evaluation_strategy is not needed: the held-out loss is computed every eval_steps",
-        f"{path}: load_in_4bit=False is quantization=none here",
+        f"{path}: load_in_4bit=false is quantization=none here",
     )
 
 
@@ -329,8 +349,12 @@ def test_a_file_that_contradicts_the_plan_is_refused_before_submitting(tmp_path:
     assert str(caught.value) == (
         f"{path} says gradient_accumulation_steps: 3, but the plan decides "
         f"{plan.chosen.gradient_accumulation_steps}: take gradient_accumulation_steps out of the file; CONFIG=, "
-        "EFFECTIVE_BATCH= and the GPUs asked for are what it is made from"
+        "EFFECTIVE_BATCH=, OUTPUT=, RUN= and the GPUs asked for decide it"
     )
+    for name in ("output_dir", "run_id"):
+        path = written(tmp_path, f"{name}: elsewhere\n")
+        with pytest.raises(ConfigError, match=f"^{path} says {name}: elsewhere, but the plan decides "):
+            check_planned(plan)
 
 
 def test_a_rank_alone_in_the_file_is_planned_as_the_preset_of_that_rank(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ class Text(str):
 TEXTS: dict[type, tuple[str, str]] = {
     int: ("a whole number", "[0-9]{1,18}"),
     float: ("a number", r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"),
-    bool: ("true or false", "true|false"),
+    bool: ("true or false", "(?i:true|yes|on|false|no|off)"),
     str: ("text on one line", r".*\S.*"),
     Text: ("text", r"(?s:.*)"),
 }
@@ -60,7 +60,7 @@ class Option(NamedTuple):
     def read(self, text: str) -> Any:
         """The value that `text` stands for; None, if the field does not take it."""
         if (text.isprintable() or self.kind is Text) and re.fullmatch(self.pattern, text):
-            value = text == "true" if self.kind is bool else self.kind(text)
+            value = text.lower() in ("true", "yes", "on") if self.kind is bool else self.kind(text)
             if not self.span or self.span.low <= value <= self.span.high:
                 return value
         return None
@@ -149,7 +149,8 @@ def convert(cls: type, name: str, value: object, *, shown_as: str, also: Sequenc
         ConfigError: it does not take that; there is no such field, but others, and `also` beside them.
     """
     if name not in options(cls):
-        raise ConfigError(f"unknown {shown_as!r}{known_are(name, (*options(cls), *also))}")
+        place, colon, said = shown_as.rpartition(": ")
+        raise ConfigError(f"{place}{colon}unknown {said!r}{known_are(name, (*options(cls), *also))}")
     field = options(cls)[name]
     result = field.read(word(value)) if isinstance(value, (str, int, float)) else None
     if result is None:

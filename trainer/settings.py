@@ -8,12 +8,13 @@ Prints what a run would be told, and where each value comes from. The first that
   4. the default, in parentheses below
 `lora: high | medium | low` stands for rank and alpha; a rank alone brings twice itself as alpha. A YAML file that
 contradicts what the plan decides (world_size, micro_batch_size, gradient_accumulation_steps, activation_checkpointing,
-optimizer) is refused. Other trainers' names are translated, dropped, or refused with what to say instead: model_name,
-model_name_or_path, dataset, dataset_path, data_path, max_seq_length, max_seq_len, model_max_length, cutoff_len,
-batch_size, per_device_train_batch_size, train_batch_size, grad_accum, gradient_checkpointing, lora_rank, rank,
-image_folder, warmup_ratio, optim, load_in_4bit, lr, max_norm, random_seed, torch_dtype, dtype, bf16, fp16,
-evaluation_strategy, eval_strategy, lr_scheduler_type, attn_implementation, bnb_4bit_quant_type, load_in_8bit,
-packing, remove_unused_columns, report_to, num_train_epochs, epochs, warmup_steps, tokenizer, processing_class.
+optimizer, and output_dir and run_id, which OUTPUT= and RUN= say) is refused. Other trainers' names are translated,
+dropped, or refused with what to say instead: model_name, model_name_or_path, dataset, dataset_path, data_path,
+max_seq_length, max_seq_len, model_max_length, cutoff_len, batch_size, per_device_train_batch_size, train_batch_size,
+grad_accum, gradient_checkpointing, lora_rank, rank, image_folder, warmup_ratio, optim, load_in_4bit, lr, max_norm,
+random_seed, torch_dtype, dtype, bf16, fp16, evaluation_strategy, eval_strategy, lr_scheduler_type,
+attn_implementation, bnb_4bit_quant_type, load_in_8bit, packing, remove_unused_columns, report_to, num_train_epochs,
+epochs, warmup_steps, tokenizer, processing_class.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -37,7 +38,10 @@ from trainer.text import shown
 
 COMMAND_LINE = "command line"
 # What the plan decides.
-PLANNED = ("world_size", "micro_batch_size", "gradient_accumulation_steps", "activation_checkpointing", "optimizer")
+PLANNED = (
+    "world_size", "micro_batch_size", "gradient_accumulation_steps", "activation_checkpointing", "optimizer",
+    "output_dir", "run_id",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +93,7 @@ def resolve_settings(
         if given[path].get(name, values[name]) != values[name]:
             raise ConfigError(
                 f"{path} says {name}: {word(given[path][name])}, but the plan decides {word(values[name])}: take "
-                f"{name} out of the file; CONFIG=, EFFECTIVE_BATCH= and the GPUs asked for are what it is made from"
+                f"{name} out of the file; CONFIG=, EFFECTIVE_BATCH=, OUTPUT=, RUN= and the GPUs asked for decide it"
             )
     return Settings(values=values, sources=sources, notices=tuple(notices), as_json=as_json)
 
@@ -104,6 +108,7 @@ def read_layer(source: str, given: Mapping[str, object], notices: list[str]) -> 
     names: dict[str, str] = {}
     for name, value in given.items():
         text = str(value).lower()
+        text = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(text, text)
         if name in NEEDLESS:
             needless, reason = NEEDLESS[name]
             if text not in needless.split():
@@ -112,6 +117,8 @@ def read_layer(source: str, given: Mapping[str, object], notices: list[str]) -> 
             continue
         ours = OURS.get(name, name)
         meant = REWORDED.get(ours, {}).get(text, value)
+        if ours == "actions" and isinstance(value, list):
+            value = meant = ",".join(map(str, value))
         if ours in names:
             raise ConfigError(f"{source}: {names[ours]} and {name} are both {ours} here: leave one out")
         names[ours] = name
@@ -138,7 +145,11 @@ def read_env_file(path: Path) -> dict[str, str]:
     # The value in quotes, or up to the comment that a space and # begin.
     assignment = re.compile(r"""(?:export )?([^=]*)=\s*(?:'([^']*)'|"([^"]*)"|([^'"\s#].*?)?)(?:\s+#.*)?""")
     values = {}
-    lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
+    except UnicodeDecodeError as error:
+        number = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path} line {number}: is not UTF-8") from None
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):
             continue
@@ -162,20 +173,30 @@ class OnceLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class AsTyped(OnceLoader):
+    """Leaves scalars, but for null, as they were typed: YAML's own reading makes 010 an 8, no a false, and a folder
+    named 2024-01-01 a date."""
+
+    yaml_implicit_resolvers: ClassVar = {  # type: ignore[misc]
+        first: [found for found in known if found[0] == "tag:yaml.org,2002:null"]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 def load_yaml(path: Path, source: str, loader: type[OnceLoader] = OnceLoader) -> Any:
     """What the file says; {} when it is empty. `source` is how messages name it. Raises ConfigError."""
     try:
         entry = yaml.load(path.read_text(encoding="utf-8"), loader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source} cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of a tag's own reader, of nesting
         raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
     return {} if entry is None else entry
 
 
-def read_yaml(path: Path) -> dict[str, object]:
-    """The file's settings by name, as written. Raises ConfigError when it is no flat mapping."""
-    entry = load_yaml(path, str(path))
+def read_yaml(path: Path, loader: type[OnceLoader] = AsTyped) -> dict[str, object]:
+    """The file's settings by name, by default as typed. Raises ConfigError when it is no flat mapping."""
+    entry = load_yaml(path, str(path), loader)
     if not isinstance(entry, dict) or not all(isinstance(name, str) for name in entry):
         raise ConfigError(f"{path} takes `name: value` on each line; see python -m trainer config --help")
     return entry
