@@ -87,6 +87,7 @@ def look(kubectl: Kubectl, run: Run, objects: Objects) -> Seen:
         said=kubectl.log(talking[-1], TAIL_LINES) if talking else "",
         place=place_of(run),
         made=OUTCOMES if seen[-1].state == "COMPLETED" else (),
+        finished=seen[-1].state == "COMPLETED",
         look=f"mount the claim and open {run.spec.run_dir}/report.html",
     )
 

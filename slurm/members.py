@@ -11,7 +11,7 @@ from pathlib import Path
 
 from accelerate_configs.runs.cli import command_words, say
 from accelerate_configs.runs.progress import STEP_LINE, Job, tail
-from accelerate_configs.runs.records import Run
+from accelerate_configs.runs.records import Run, finished
 from accelerate_configs.sweeps.grid import Recorded, check_files, read_sweep, results_table
 from accelerate_configs.sweeps.trial import read_trial
 from slurm import verbs
@@ -113,6 +113,6 @@ def _state(run: Run, jobs: Mapping[str, Job]) -> tuple[str, str]:
 
 
 def _finished(run: Run) -> bool:
-    """Nothing is left to do: there is an adapter, or W&B has seen enough of the trial."""
+    """Nothing is left to do: it came to its end, or W&B has seen enough of the trial."""
     trial = read_trial(run.folder)
-    return (run.folder / "adapter").exists() or bool(trial and trial.stopped)
+    return finished(run.folder) or bool(trial and trial.stopped)

@@ -17,7 +17,7 @@ from accelerate_configs.choose import choose
 from accelerate_configs.job import Plan
 from accelerate_configs.request.planned import check_planned
 from accelerate_configs.runs.recorded import read_spec
-from accelerate_configs.runs.records import Run, read_run, run_record, write_record
+from accelerate_configs.runs.records import Run, finished, read_run, run_record, write_record
 from slurm.nodes import refuse_what_cannot_run
 from slurm.queue import ASKED, find_jobs, settled
 from slurm.script import render, run_dir
@@ -51,7 +51,7 @@ def resume(
     """
     if not run.job_ids and ASKED not in run.record:
         raise ConfigError(f"run {run.run_id} was started without Slurm: start it there again")
-    if (run.folder / "adapter").exists():
+    if finished(run.folder):
         raise ConfigError(f"run {run.run_id} is finished ({run.folder / 'adapter'}): make submit starts another")
     with alone(run.folder):
         run = settled(read_run(run.folder), environ)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from training import Ended, train_forked
 
+from accelerate_configs.runs.records import finished
 from trainer.node.stop import FLAG
 from trainer.outcome import ATTEMPT_DIR_ENV, ATTEMPT_ID_ENV, read_outcome
 from trainer.training.checkpoint import check_manifest
@@ -74,6 +75,25 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_happened(
         assert metrics(tmp_path)[name] == metrics(straight)[name]
     adapters = [f / "run" / "adapter" / "adapter_model.safetensors" for f in (tmp_path, straight)]
     assert adapters[0].read_bytes() == adapters[1].read_bytes()
+
+
+def test_ended_between_its_adapter_and_what_is_known_of_it_it_is_completed_by_another_start(
+    tmp_path: Path, straight: Path, train: Callable[..., Ended]
+) -> None:
+    """A folder in the place of predictions.jsonl ends the export there, as a full disk or kill -9 would."""
+    run = tmp_path / "run"
+    (run / "predictions.jsonl").mkdir(parents=True)
+    ended = train(tmp_path)
+    assert ended.codes == (1,), ended.output
+    weights = run / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert not (run / "metrics.json").exists() and not finished(run)
+    (run / "predictions.jsonl").rmdir()
+    ended = train(tmp_path)
+    assert ended.codes == (0,) and "going on from step 10 " in ended.output, ended.output
+    assert finished(run) and history(tmp_path) == history(straight)
+    assert metrics(tmp_path)["after"] == metrics(straight)["after"]
+    assert weights.read_bytes() == (straight / "run" / "adapter" / weights.name).read_bytes()
 
 
 def metrics(folder: Path) -> dict[str, Any]:

@@ -217,7 +217,6 @@ while not (folder / "go").exists():
     time.sleep(0.05)
 code = (folder / "go").read_text()
 if code == "0":
-    (folder / "adapter").mkdir()
     (folder / "metrics.json").write_text('{"after": {"accuracy": 0.%s5}, "history": [{"step": 1}]}' % folder.name[-1])
 pathlib.Path(os.environ["TRAINYARD_STATUS_FILE"]).write_text(code)
 sys.exit(int(code))

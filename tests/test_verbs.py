@@ -130,7 +130,8 @@ def test_a_finished_run_is_known_by_its_files_when_slurm_has_forgotten_it(
     """No accounting here, as on many small clusters: sacct fails, and the files speak."""
     folder = write_run(project / "runs", "old", "999999")
     (folder / "adapter").mkdir()
-    (folder / "report.html").touch()
+    for name in ("metrics.json", "report.html"):
+        (folder / name).touch()
     verbs.status({"RUN": "old"}, cluster.environ, project)
     assert capsys.readouterr().out.splitlines() == [
         "run    old",
@@ -424,7 +425,15 @@ def test_resume_submits_an_ended_run_again_as_a_new_job_of_the_same_run(
         "run.json",
         *sorted(f"slurm-{job_id}.log" for job_id in (first, second)),
     ]
+    # Killed between the adapter and what is known of it, the run is not finished for anybody.
     (folder / "adapter").mkdir()
+    verbs.status(given, cluster.environ, project)
+    said = "next   make logs RUN=again (what happened), then make resume RUN=again"
+    assert capsys.readouterr().out.splitlines()[-1] == said
+    (folder / "metrics.json").touch()
+    verbs.status(given, cluster.environ, project)
+    look = f"next   python -m trainer report {shlex.quote(str(folder))} (it has no report yet)"
+    assert capsys.readouterr().out.splitlines()[-1] == look
     said = f"run again is finished ({folder / 'adapter'}): make submit starts another"
     assert refusal(verbs.resume, given, cluster.environ, project) == said
 

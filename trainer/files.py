@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 RECORD_NAME = "run.json"
+METRICS_FILE = "metrics.json"
+"""Written when all else of a run is there but the report."""
 RECORD_ENV = "TRAINYARD_RUN_RECORD"
 """Path of a ready run.json, where nobody but the supervisor can write into the run's folder."""
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate_configs.runs.records import Run
+from accelerate_configs.runs.records import Run, finished
 from trainer.text import format_table
 
 # From the end of a log: room for hundreds of step lines, and a log of gigabytes is not read whole.
@@ -71,12 +71,9 @@ class Seen:
     """Where its files lie, for a person."""
     made: Sequence[str]
     """Which of OUTCOMES are there."""
+    finished: bool
     look: str
     """What to type to look at the report."""
-
-    @property
-    def finished(self) -> bool:
-        return all(name in self.made for name in OUTCOMES)
 
 
 def look_at(run: Run, jobs: Sequence[Job], log: Path) -> Seen:
@@ -87,8 +84,15 @@ def look_at(run: Run, jobs: Sequence[Job], log: Path) -> Seen:
         said=tail(log),
         place=str(run.folder),
         made=[name for name in OUTCOMES if (run.folder / name).exists()],
-        look=f"open {shlex.quote(str(run.folder / 'report.html'))}",
+        finished=finished(run.folder),
+        look=_look(run.folder),
     )
+
+
+def _look(folder: Path) -> str:
+    if (folder / "report.html").exists():
+        return f"open {shlex.quote(str(folder / 'report.html'))}"
+    return f"python -m trainer report {shlex.quote(str(folder))} (it has no report yet)"
 
 
 def status_text(seen: Seen, words: str) -> str:

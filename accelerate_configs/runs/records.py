@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate_configs.job import JobSpec, Plan
-from trainer.files import RECORD_NAME, write_whole
+from trainer.files import METRICS_FILE, RECORD_NAME, write_whole
 from trainer.outcome import ConfigError
 from trainer.text import nearest, shown
 
@@ -64,6 +64,11 @@ def read_run(folder: Path) -> Run:
         said = shown(str(record["spec"].get("run_id")))
         raise ConfigError(f"{path}: run_id is {said}, the folder is called {folder.name}: {hint}")
     return Run(folder=folder, record=record)
+
+
+def finished(folder: Path) -> bool:
+    """Whether the run in `folder` came to its end. An adapter alone says less: what is known of it comes after it."""
+    return (folder / METRICS_FILE).exists()
 
 
 def run_folders(output: Path) -> list[Path]:

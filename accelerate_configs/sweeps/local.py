@@ -14,6 +14,7 @@ from accelerate_configs.job import Plan
 from accelerate_configs.local.run import PROJECT_DIR, carry_out, check_folder, check_machine, given_here, train
 from accelerate_configs.request.variables import help_text
 from accelerate_configs.runs.cli import fresh_suffix
+from accelerate_configs.runs.records import finished
 from accelerate_configs.sweeps.grid import (
     Sweep,
     check_files,
@@ -99,7 +100,7 @@ def ready(argv: Sequence[str]) -> int:
 
 
 def _finished(sweep: Sweep, plan: Plan) -> bool:
-    return (sweep.folder.with_name(plan.spec.run_id) / "adapter").exists()
+    return finished(sweep.folder.with_name(plan.spec.run_id))
 
 
 def _in_child(plan: Plan) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trainer import __version__
 from trainer.config import TrainConfig
 from trainer.evaluation.metrics import ActionMetrics
-from trainer.files import write_whole
+from trainer.files import METRICS_FILE, write_whole
 from trainer.results.card import model_card
 from trainer.results.trained import Usage, frames_of, write_usage
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 ADAPTER = "adapter"
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
-METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.jsonl"
 ZERO_SHOT_FILE = "zero_shot.json"
 

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from trainer.config import Device, TrainConfig
-from trainer.files import write_whole
+from trainer.files import METRICS_FILE, write_whole
 from trainer.flags import Range, build, parse
 from trainer.outcome import FAILED, FINISHED, ConfigError
 from trainer.results.card import model_card
-from trainer.results.export import ADAPTER, METRICS_FILE
+from trainer.results.export import ADAPTER
 from trainer.results.trained import load_trained, put_adapter, write_usage
 from trainer.settings import say
 from trainer.text import format_table
