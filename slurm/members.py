@@ -15,7 +15,7 @@ from accelerate_configs.runs.records import Run, finished
 from accelerate_configs.sweeps.grid import Recorded, check_files, read_sweep, results_table
 from accelerate_configs.sweeps.trial import read_trial
 from slurm import verbs
-from slurm.queue import find_jobs, settled
+from slurm.queue import SlurmError, ask_jobs, find_jobs, settled
 from trainer.outcome import FINISHED, ConfigError
 
 Words = Mapping[str, str]
@@ -29,8 +29,11 @@ def find(given: Words, environ: Words, project_dir: Path, takes: Sequence[str] =
 
 def status(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> int:
     verbs.output_folder(given, environ, project_dir)
-    members = _members(sweep, environ)
-    jobs = _jobs(members, environ)
+    members = sweep.members()
+    with contextlib.suppress(SlurmError):
+        members = _members(sweep, environ)
+    jobs = ask_jobs([job_id for run in members for job_id in run.job_ids], environ)
+    verbs.say_unknown(jobs)
     words = command_words(given, sweep.sweep_id)
     todo = f"make resume {words} (those that are unfinished)"
     if all(map(_finished, members)):

@@ -5,13 +5,14 @@ Only options that 22.05 has. squeue forgets a job some minutes after its end (Mi
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from accelerate_configs.runs.progress import Job
+from accelerate_configs.runs.progress import GONE, UNKNOWN, Job
 from accelerate_configs.runs.records import Run, read_run, write_record
 from trainer.outcome import ConfigError, SchedulerError
 
@@ -19,7 +20,6 @@ ENDED = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
     *("PREEMPTED", "REVOKED", "TIMEOUT"),
 )
-GONE = "GONE"
 ASKED = "asked_for"
 """In run.json: the script that sbatch was given, until it has told the job's number."""
 ASK_S = 15.0
@@ -79,6 +79,23 @@ def find_jobs(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, J
     return {i: found.get(i, Job(job_id=i, state=GONE, ended=True, reason="not in squeue")) for i in job_ids}
 
 
+def ask_jobs(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Job]:
+    """As find_jobs; UNKNOWN, and why, where Slurm does not answer."""
+    try:
+        return find_jobs(job_ids, environ)
+    except SlurmError as error:
+        return {i: Job(job_id=i, state=UNKNOWN, ended=False, reason=str(error)) for i in job_ids}
+
+
+def with_exit_code(job: Job, environ: Mapping[str, str]) -> Job:
+    """`job` with its exit code where it failed by one, which squeue does not tell."""
+    if job.reason != "NonZeroExitCode":
+        return job
+    done = slurm("scontrol", "--oneliner", "show", "job", job.job_id, environ=environ)
+    found = re.search(r" ExitCode=([0-9]+):", done.stdout)
+    return replace(job, reason="", exit_code=int(found[1])) if found else job
+
+
 def find_submitted(script: Path, environ: Mapping[str, str]) -> list[str]:
     """The ids of one's own jobs that were made of that script, oldest first. Raises as find_jobs."""
     arguments = ("--noheader", "--me", "--all", "--states=all", "--format=%F|%o")
@@ -136,8 +153,9 @@ def _array(job_id: str) -> str:
 def _job(line: str) -> tuple[str, Job]:
     job_id, state, reason, nodes, elapsed, limit = (part.strip() for part in line.split("|"))
     state = (state.split() or [GONE])[0]  # sacct: "CANCELLED by 1000"
-    # squeue has None for no reason, sacct an exit code, where 0:0 is no news.
-    reason = "" if reason in ("None", "0:0") else reason
+    # squeue has None for no reason, sacct an exit code and a signal, where 0:0 is no news.
+    code = re.fullmatch(r"([0-9]+):0", reason)
+    reason = "" if reason == "None" or code else reason
     nodes = "" if nodes in ("", "(null)", "None assigned") else nodes
     job = Job(
         job_id=job_id,
@@ -147,5 +165,6 @@ def _job(line: str) -> tuple[str, Job]:
         nodes=nodes,
         elapsed="" if state == "PENDING" else elapsed,
         limit=limit,
+        exit_code=int(code[1]) if code else 0,
     )
     return job_id, job

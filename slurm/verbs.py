@@ -13,9 +13,9 @@ from pathlib import Path
 
 from accelerate_configs.request.variables import BY_NAME, DEFAULT_OUTPUT, expand_home, parse_given
 from accelerate_configs.runs.cli import command_words, say
-from accelerate_configs.runs.progress import Job, Seen, list_text, look_at, status_text
+from accelerate_configs.runs.progress import UNKNOWN, Job, Seen, list_text, look_at, status_text
 from accelerate_configs.runs.records import Run, find_run, read_run, run_folders
-from slurm.queue import SlurmError, find_jobs, settled, slurm, words
+from slurm.queue import ASKED, SlurmError, ask_jobs, find_jobs, settled, slurm, with_exit_code, words
 from slurm.site import find_site
 from trainer.outcome import FINISHED, ConfigError
 
@@ -33,7 +33,14 @@ ASK_FIRST_S, ASK_LAST_S = 1.0, 15.0
 
 def status(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path) -> int:
     run = _find(given, environ, project_dir)
-    jobs = list(find_jobs(run.job_ids, environ).values())
+    try:
+        run = settled(run, environ)
+    except SlurmError as error:
+        say(str(error))
+    jobs = list(ask_jobs(run.job_ids, environ).values())
+    jobs[-1:] = [with_exit_code(job, environ) for job in jobs[-1:]]
+    if ASKED in run.record:
+        jobs.append(Job(job_id="-", state=UNKNOWN, ended=False, reason="sbatch did not answer, squeue shows none"))
     print(status_text(look_at(run, jobs, log_path(run)), command_words(given, run.run_id)))
     return FINISHED
 
@@ -47,15 +54,22 @@ def list_runs(given: Mapping[str, str], environ: Mapping[str, str], project_dir:
         print(f"no run in {output}")
         return FINISHED
     runs: dict[Path, Run | None] = {folder: _readable(folder) for folder in folders[:LISTED]}
-    jobs = find_jobs([run.job_ids[-1] for run in runs.values() if run and run.job_ids], environ)
+    jobs = ask_jobs([run.job_ids[-1] for run in runs.values() if run and run.job_ids], environ)
+    say_unknown(jobs)
     print(list_text([_look(run, jobs) if run else folder.name for folder, run in runs.items()]))
     if len(folders) > LISTED:
         print(f"and {len(folders) - LISTED} older in {output}")
     return FINISHED
 
 
+def say_unknown(jobs: Mapping[str, Job]) -> None:
+    """Once, why Slurm says nothing of them."""
+    for reason in dict.fromkeys(job.reason for job in jobs.values() if job.state == UNKNOWN):
+        say(reason)
+
+
 def cancel(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path) -> int:
-    run = _find(given, environ, project_dir, only=True)
+    run = settled(_find(given, environ, project_dir, only=True), environ)
     live = [job.job_id for job in find_jobs(run.job_ids, environ).values() if not job.ended]
     if not live:
         print(f"run {run.run_id} has no job that is pending or running")
@@ -92,7 +106,9 @@ def changes(given: Mapping[str, str]) -> dict[str, object]:
 def logs(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path) -> int:
     """Every job's log, the last one followed until that job has ended. Ctrl-C is how one leaves: no error."""
     try:
-        run = _find(given, environ, project_dir)
+        run = settled(_find(given, environ, project_dir), environ)
+        if ASKED in run.record and not run.job_ids:
+            raise ConfigError(f"run {run.run_id} has no job that is known: make status RUN={run.run_id} looks for it")
         if not run.job_ids:
             raise ConfigError(f"run {run.run_id} was started without Slurm: its output went to the terminal")
         for job_id in run.job_ids[:-1]:
@@ -160,7 +176,7 @@ def _find(
     run = find_run(given.get("RUN"), output_folder(given, environ, project_dir, takes), only=only)
     if "RUN" not in given:
         say(f"RUN is left out: {run.run_id}, the newest in {run.folder.parent}")
-    return settled(run, environ)
+    return run
 
 
 def output_folder(

@@ -178,6 +178,22 @@ def test_a_sweep_that_sbatch_does_not_tell_of_keeps_its_runs_and_finds_its_job(
     assert members == [json.loads((checkout / "runs" / f"grid-{i}" / "run.json").read_text()) for i in range(2)]
 
 
+def test_a_run_whose_job_never_came_is_submitted_by_resume(checkout: Path, records: Path, fake_sbatch: str) -> None:
+    argv = ("submit", "--device=cpu", "--data", str(records), "--run", "mine")
+    assert slurm(*argv, cwd=checkout, PATH=fake_sbatch).returncode == 0
+    folder = checkout / "runs" / "mine"
+    asked = {"job_ids": [], "asked_for": str(folder / "job.sbatch")}
+    (folder / "run.json").write_text(json.dumps({**json.loads((folder / "run.json").read_text()), **asked}))
+    make_program(fake_sbatch, "squeue", "echo '6|/else/job.sbatch'")
+    done = slurm("status", "--run=mine", cwd=checkout, PATH=fake_sbatch)
+    assert done.stdout.splitlines()[1] == "job    - UNKNOWN (sbatch did not answer, squeue shows none)"
+    next_said = "next   make status RUN=mine again; if no job of it is there, make resume RUN=mine"
+    assert done.stdout.splitlines()[-1] == next_said
+    assert slurm("resume", "--run=mine", cwd=checkout, PATH=fake_sbatch).returncode == 0
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["job_ids"], record.get("asked_for")) == (["7"], None)
+
+
 def test_without_sbatch_submit_says_where_to_go(checkout: Path, records: Path, tmp_path: Path) -> None:
     done = slurm("submit", "--device=cpu", "--data", str(records), cwd=checkout, PATH=str(tmp_path))
     assert done.returncode == 78

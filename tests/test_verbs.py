@@ -32,7 +32,7 @@ import os, pathlib, sys, time
 print("step  1/20  loss 1.5", flush=True)
 print("step  2/20  loss 0.5", flush=True)
 for _ in range(600):
-    if pathlib.Path("go").exists():
+    if pathlib.Path("go").exists() and pathlib.Path("go").read_text():
         break
     time.sleep(0.05)
 print("trainyard: told to end", flush=True)
@@ -115,11 +115,11 @@ def test_status_follows_a_run_from_its_steps_to_its_end(
     lines = re.sub(r", 0:0[0-9]", ", 0:00", capsys.readouterr().out).splitlines()
     assert lines == [
         "run    one",
-        f"job    {job_id} FAILED (NonZeroExitCode) on n1, 0:00 of 10:00",
+        f"job    {job_id} FAILED (exit code 78) on n1, 0:00 of 10:00",
         "step   2/20  loss 0.5",
         "said   trainyard: told to end",
         f"files  {folder}, no adapter yet",
-        "next   make logs RUN=one (what happened), then make resume RUN=one",
+        "next   make logs RUN=one (the request is wrong: it says how), then make submit with another",
     ]
 
 
@@ -159,7 +159,7 @@ def test_where_there_is_accounting_sacct_says_how_a_forgotten_job_ended(cluster:
     assert [job.text for job in found.values()] == [
         "999997 GONE (not in squeue)",
         "999998 CANCELLED (0:15) on n1, 00:10:00 of 12:00:00",
-        "999999 FAILED (78:0) on n[1-2], 00:00:07 of 12:00:00",
+        "999999 FAILED (exit code 78) on n[1-2], 00:00:07 of 12:00:00",
     ]
     argv = (tmp_path / "argv").read_text().splitlines()
     assert "--jobs=999997,999998,999999" in argv
@@ -295,12 +295,39 @@ def test_logs_go_on_while_the_controller_is_away(
 
 
 @pytest.mark.cluster
-def test_a_controller_that_is_down_is_one_line(cluster: Cluster, tmp_path: Path) -> None:
-    write_run(tmp_path / "runs", "r", "1")
+def test_a_controller_that_is_down_is_one_line_and_hides_nothing_on_the_disk(
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_run(tmp_path / "runs", "r", "1")
+    (folder / "logs").mkdir()
+    (folder / "logs" / "slurm-1.log").write_text("step  2/20  loss 0.5\n")
     (tmp_path / "slurm.conf").write_text(unreachable((cluster.dir / "slurm.conf").read_text()))
     environ = {**cluster.environ, "SLURM_CONF": str(tmp_path / "slurm.conf")}
-    with pytest.raises(SlurmError, match=r"squeue failed: slurm_load_jobs error: [^\n]+$"):
-        verbs.status({"RUN": "r"}, environ, tmp_path)
+    away = "squeue failed: slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
+    with pytest.raises(SlurmError, match=re.escape(away)):
+        verbs.cancel({"RUN": "r"}, environ, tmp_path)
+    # What lies on the disk is shown all the same.
+    verbs.status({"RUN": "r"}, environ, tmp_path)
+    assert capsys.readouterr().out.splitlines() == [
+        "run    r",
+        f"job    1 UNKNOWN ({away})",
+        "step   2/20  loss 0.5",
+        f"files  {folder}, no adapter yet",
+        "next   make status RUN=r again; if no job of it is there, make resume RUN=r",
+    ]
+    done = write_run(tmp_path / "runs", "done", "2")
+    for name in ("adapter", "metrics.json", "report.html"):
+        (done / name).touch()
+    os.utime(done / "run.json", (1, 1))
+    verbs.status({"RUN": "done"}, environ, tmp_path)
+    assert capsys.readouterr().out.splitlines()[-1] == f"next   open {done / 'report.html'}"
+    verbs.list_runs({}, environ, tmp_path)
+    shown = capsys.readouterr()
+    assert shown.err == f"trainyard: {away}\n"
+    assert [line.split() for line in shown.out.splitlines()[1:]] == [
+        ["r", "1", "UNKNOWN", "2/20", "no"],
+        ["done", "2", "FINISHED", "-", "yes"],
+    ]
 
 
 def test_without_run_status_takes_the_newest_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate_configs.runs.records import Run, finished
+from trainer.outcome import BAD_CONFIG
 from trainer.text import format_table
 
 # From the end of a log: room for hundreds of step lines, and a log of gigabytes is not read whole.
@@ -20,6 +21,7 @@ TAIL_BYTES = 64 * 1024
 STEP_LINE = re.compile(r"^step +([0-9]+/[0-9]+)\b.*$", re.MULTILINE)
 COMPLAINT = re.compile(r"^trainyard: .*$", re.MULTILINE)
 OUTCOMES = ("adapter", "report.html")
+GONE, UNKNOWN = "GONE", "UNKNOWN"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,17 +30,20 @@ class Job:
 
     job_id: str
     state: str
-    """RUNNING, FAILED, ...; GONE when the scheduler no longer knows it."""
+    """RUNNING, FAILED, ...; GONE when the scheduler no longer knows it, UNKNOWN when it does not answer."""
     ended: bool
     reason: str = ""
     nodes: str = ""
     elapsed: str = ""
     limit: str = ""
+    exit_code: int = 0
+    """0 also where the scheduler does not say it."""
 
     @property
     def text(self) -> str:
         where = f" on {self.nodes}" if self.nodes else ""
-        why = f" ({self.reason})" if self.reason else ""
+        reasons = [self.reason, f"exit code {self.exit_code}" if self.exit_code else ""]
+        why = f" ({', '.join(filter(None, reasons))})" if any(reasons) else ""
         time = f", {self.elapsed}{f' of {self.limit}' if self.limit else ''}" if self.elapsed else ""
         return f"{self.job_id} {self.state}{why}{where}{time}"
 
@@ -110,10 +115,15 @@ def status_text(seen: Seen, words: str) -> str:
 
 
 def _next_command(seen: Seen, words: str) -> str:
-    if any(not job.ended for job in seen.jobs):
+    unknown = any(job.state == UNKNOWN for job in seen.jobs)
+    if not unknown and any(not job.ended for job in seen.jobs):
         return f"make logs {words} (follows it; make cancel {words} ends it)"
     if seen.finished:
         return seen.look
+    if unknown:
+        return f"make status {words} again; if no job of it is there, make resume {words}"
+    if seen.jobs and seen.jobs[-1].exit_code == BAD_CONFIG:
+        return f"make logs {words} (the request is wrong: it says how), then make submit with another"
     if seen.jobs:
         return f"make logs {words} (what happened), then make resume {words}"
     return f"the command that began it, with {words}: it was started without a scheduler"
@@ -128,5 +138,7 @@ def _row(run: Seen | str) -> tuple[str, ...]:
     if isinstance(run, str):
         return (run, "-", "BROKEN", "-", "-")
     job_id, state = (run.jobs[-1].job_id, run.jobs[-1].state) if run.jobs else ("-", "-")
+    if run.finished and state in (GONE, UNKNOWN):
+        state = "FINISHED"  # its files say more than its scheduler
     steps = STEP_LINE.findall(run.said) or ["-"]
     return (run.run_id, job_id, state, steps[-1], "yes" if "adapter" in run.made else "no")
