@@ -53,11 +53,8 @@ def choose(spec: JobSpec, *, here: bool = False) -> Plan:
 
     Raises ConfigError when nothing fits or what was asked for contradicts itself.
     """
+    check_request(spec)
     ways = _ways(spec)
-    if spec.gpus and spec.mem_gib < (least := processes_gib(spec)):
-        raise ConfigError(
-            f"MEM={spec.mem_gib}: the processes of a node alone take {least} GiB: MEM={least} is the least"
-        )
     batch, notes = _effective_batch(spec)
     tried = tuple(_try(spec, way, batch) for way in ways)
     taken = _take(spec, tried, here=here)
@@ -72,6 +69,16 @@ def choose(spec: JobSpec, *, here: bool = False) -> Plan:
         env=launch_env(spec, chosen),
         notes=(*notes, *_notes(spec, chosen)),
     )
+
+
+def check_request(spec: JobSpec) -> None:
+    """Raises ConfigError when what was asked for contradicts itself, whatever the model and its cards."""
+    _ways(spec)
+    _effective_batch(spec)
+    if spec.gpus and spec.mem_gib < (least := processes_gib(spec)):
+        raise ConfigError(
+            f"MEM={spec.mem_gib}: the processes of a node alone take {least} GiB: MEM={least} is the least"
+        )
 
 
 def _ways(spec: JobSpec) -> tuple[Way, ...]:

@@ -15,7 +15,8 @@ from typing import Any
 from accelerate_configs.job import JobSpec
 from accelerate_configs.request.scheduler_values import SECRETS
 from accelerate_configs.request.site import Site, read_site
-from accelerate_configs.request.variables import expand_home, parse_given
+from accelerate_configs.request.values import expand_home
+from accelerate_configs.request.variables import parse_given
 from trainer.outcome import ConfigError
 from trainer.text import known_are, shown
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from accelerate_configs.request.site import Site, read_site
-from accelerate_configs.request.variables import expand_home, parse_given
+from accelerate_configs.request.values import expand_home
+from accelerate_configs.request.variables import parse_given
 
 DEFAULT_SITE = "slurm/site.yaml"
 # Not vram: what a GPU holds depends on its type, and gpu_types says it.

@@ -11,7 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from accelerate_configs.request.variables import BY_NAME, DEFAULT_OUTPUT, expand_home, parse_given
+from accelerate_configs.request.values import expand_home
+from accelerate_configs.request.variables import BY_NAME, DEFAULT_OUTPUT, parse_given
 from accelerate_configs.runs.cli import command_words, say
 from accelerate_configs.runs.progress import UNKNOWN, Job, Seen, list_text, look_at, status_text
 from accelerate_configs.runs.records import Run, find_run, read_run, run_folders

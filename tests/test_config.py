@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from specs import make_spec
 from accelerate_configs.choose import choose
 from accelerate_configs.request.elsewhere import SETTINGS
 from accelerate_configs.request.planned import check_planned
+from accelerate_configs.request.site import Site
 from accelerate_configs.request.variables import BY_NAME, resolve
 from trainer.__main__ import main
 from trainer.config import KNOBS, LORA_PRESETS, TrainConfig
@@ -280,6 +282,52 @@ def test_batch_size_and_accumulation_may_come_from_either_file_and_mean_their_pr
     (tmp_path / ".env").write_text("CONFIG_FILE=train.yaml\nBATCH_SIZE=3\n")
     spec = plan_for(tmp_path).spec
     assert (spec.effective_batch_size, spec.output) == (12, "runs")
+
+
+@pytest.mark.parametrize(
+    ("env_file", "given", "said"),
+    [
+        ("BATCH_SIZE=3\nGRAD_ACCUM=2\n", {"GPUS": "4"}, "EFFECTIVE_BATCH=6 cannot be shared evenly by 4 GPUs: "
+         "try 4 or 8 (EFFECTIVE_BATCH is from BATCH_SIZE x GRAD_ACCUM in .env)"),
+        ("ACCELERATE_CONFIG=multi_gpu\n", {}, "CONFIG=multi_gpu is not for 1 GPU: try CONFIG=single_gpu or "
+         "CONFIG=single_gpu_low_mem (CONFIG is from ACCELERATE_CONFIG in .env)"),
+        ("MODEL_NAME=no such/model\n", {}, "MODEL=no such/model: no folder here and no hub id: give a folder, or "
+         "owner/name as in google/gemma-3-4b-it (MODEL is from MODEL_NAME in .env)"),
+        ("BATCH_SIZE=3\nGRAD_ACCUM=2\n", {"GPUS": "4", "EFFECTIVE_BATCH": "6"}, "EFFECTIVE_BATCH=6 cannot be "
+         "shared evenly by 4 GPUs: try 4 or 8"),
+    ],
+)  # fmt: skip
+def test_what_nobody_typed_is_refused_with_where_it_comes_from(
+    env_file: str, given: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text(env_file)
+    with pytest.raises(ConfigError) as caught:
+        plan_for(tmp_path, **given)
+    assert str(caught.value) == said
+
+
+def test_a_model_of_the_settings_file_and_memory_of_the_site_are_named_too(tmp_path: Path) -> None:
+    path = written(tmp_path, "model: no such/model\n")
+    with pytest.raises(ConfigError, match=re.escape(f"(MODEL is from model in {path})")):
+        plan_for(tmp_path, CONFIG_FILE="train.yaml")
+    site = Site(source="mine.yaml", texts={"MEM": "1"})
+    with pytest.raises(ConfigError, match=r"MEM=2 is the least \(MEM is from mine\.yaml\)$"):
+        resolve({}, project_dir=tmp_path, environ={}, site=site)
+
+
+def test_home_folders_of_settings_and_images_are_expanded(tmp_path: Path) -> None:
+    written(tmp_path, "max_steps: 7\n")
+    given = {"CONFIG_FILE": "~/train.yaml", "IMAGE": "~/a.sif", "RUNTIME": "apptainer"}
+    spec = resolve(given, project_dir=Path("/nowhere"), environ={"HOME": str(tmp_path)})
+    assert (spec.config_file, spec.image, spec.max_steps) == (f"{tmp_path}/train.yaml", f"{tmp_path}/a.sif", 7)
+
+
+def test_a_kind_of_gpu_for_the_cpu_is_refused_unless_the_site_says_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^GPU_TYPE=a100: DEVICE=cpu uses no GPU: leave one of them out$"):
+        plan_for(tmp_path, DEVICE="cpu", GPU_TYPE="a100")
+    assert plan_for(tmp_path, DEVICE="cpu", GPU_TYPE="a100", GPUS="1").spec.gpu_type == "a100"
+    site = Site(source="mine.yaml", texts={"GPU_TYPE": "a100"})
+    assert resolve({"DEVICE": "cpu"}, project_dir=tmp_path, environ={}, site=site).gpus == 0
 
 
 def test_what_no_run_takes_is_refused_in_env_file_before_anything_is_planned(tmp_path: Path) -> None:

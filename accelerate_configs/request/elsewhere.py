@@ -7,45 +7,68 @@ describe. Exported variables are not read here: what a site sets for all its use
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate_configs.job import Plan
+from accelerate_configs.request.values import expand_home
 from trainer.config import LORA_PRESETS
 from trainer.flags import word
 from trainer.outcome import ConfigError
 from trainer.settings import Settings, read_env_file, resolve_settings
-from trainer.spellings import CONFIG_FILE
+from trainer.spellings import CONFIG_FILE, ENVIRONMENT
 
 # Settings that the planner has variables for, of the same name in capitals; the others reach the ranks by the file
 # itself.
 SETTINGS = ("model", "data", "device", "quantization", "vision", "max_length", "max_steps", "learning_rate", "seed")
 
 
-def given_elsewhere(given: Mapping[str, str], project_dir: Path) -> tuple[dict[str, str], dict[str, Any]]:
-    """(variables as text, below what is given on the command line; JobSpec fields without a variable).
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Elsewhere:
+    """What the two files ask for."""
+
+    texts: dict[str, str]
+    """By variable name, below what is given on the command line."""
+    sources: dict[str, str]
+    """In words, by variable name."""
+    fields: dict[str, Any]
+    """Of JobSpec, without a variable."""
+
+
+def given_elsewhere(given: Mapping[str, str], project_dir: Path, environ: Mapping[str, str]) -> Elsewhere:
+    """What `.env` and the YAML file say; `environ` has the home of CONFIG_FILE=~/x.
 
     Raises:
         ConfigError: a file that cannot be read, or holds what is not allowed.
     """
     env_file = read_env_file(project_dir / ".env")
-    path = given.get(CONFIG_FILE) or env_file.get(CONFIG_FILE)
+    path = expand_home(given.get(CONFIG_FILE) or env_file.get(CONFIG_FILE) or "", environ)
     settings = resolve_settings(["--config", path] if path else [], {}, env_file, folder=project_dir)
     values, sources = settings.values, {k: v for k, v in settings.sources.items() if v != "default"}
-    found = {name.upper(): word(values[name]) for name in SETTINGS if name in sources}
+    texts = {name.upper(): word(values[name]) for name in SETTINGS if name in sources}
+    said = {name.upper(): _said(name, source) for name, source in sources.items()}
     if path:
-        found[CONFIG_FILE] = path
+        texts[CONFIG_FILE], said[CONFIG_FILE] = path, ".env"
     if "lora_r" in sources or "lora_alpha" in sources:
-        found["LORA"] = _preset(path, settings)
+        texts["LORA"] = _preset(path, settings)
     # Of the YAML file these are a run's own: its folder, and what the plan decides.
     if sources.get("output_dir") == ".env":
-        found["OUTPUT"] = values["output_dir"]
+        texts["OUTPUT"], said["OUTPUT"] = values["output_dir"], said["OUTPUT_DIR"]
     if ".env" in (sources.get("micro_batch_size"), sources.get("gradient_accumulation_steps")):
-        found["EFFECTIVE_BATCH"] = str(values["micro_batch_size"] * values["gradient_accumulation_steps"])
+        texts["EFFECTIVE_BATCH"] = str(values["micro_batch_size"] * values["gradient_accumulation_steps"])
+        said["EFFECTIVE_BATCH"] = "BATCH_SIZE x GRAD_ACCUM in .env"
     if config := env_file.get("ACCELERATE_CONFIG"):
         # accelerate's own spelling of the variable is a path.
-        found["CONFIG"] = config.rpartition("/")[2].removesuffix(".yaml")
-    return found, {"lora_dropout": values["lora_dropout"]} if "lora_dropout" in sources else {}
+        texts["CONFIG"], said["CONFIG"] = config.rpartition("/")[2].removesuffix(".yaml"), "ACCELERATE_CONFIG in .env"
+    fields = {"lora_dropout": values["lora_dropout"]} if "lora_dropout" in sources else {}
+    return Elsewhere(texts=texts, sources={name: said[name] for name in texts if name in said}, fields=fields)
+
+
+def _said(name: str, source: str) -> str:
+    """MODEL_NAME in .env, or model in train.yaml."""
+    in_env = next((other for other, setting in ENVIRONMENT.items() if setting == name), name)
+    return f"{in_env if source == '.env' else name} in {source}"
 
 
 def told_by(plan: Plan, project_dir: Path) -> Settings:

@@ -5,8 +5,9 @@ A parser takes the variable's name and its text and returns the value or raises 
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 from trainer.config import TrainConfig
@@ -180,6 +181,12 @@ def image(name: str, text: str) -> str:
         "takes registry/name:tag, the name in small letters, with @sha256:... if you like, or a .sif or .sqsh file"
     )
     raise refuse(name, text, allowed)
+
+
+def expand_home(text: str, environ: Mapping[str, str]) -> str:
+    """`~/x` in the home that `environ` names; everything else as it is."""
+    home = environ.get("HOME", "")
+    return os.path.join(home, text[2:]) if text.startswith("~/") and home.startswith("/") else text
 
 
 def slug(text: str, limit: int) -> str:

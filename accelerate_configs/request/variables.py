@@ -7,15 +7,15 @@ name that is not listed there is not read: nothing that a site exports, or anoth
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
-from accelerate_configs.choose import CONFIGS
+from accelerate_configs.choose import CONFIGS, check_request
 from accelerate_configs.job import JobSpec
 from accelerate_configs.request import scheduler_values, values
 from accelerate_configs.request.elsewhere import given_elsewhere
@@ -157,14 +157,52 @@ def resolve(
     Raises:
         ConfigError: a value that is not allowed, a model whose shape cannot be found.
     """
+    elsewhere = given_elsewhere(given, project_dir, environ)
+    below = {name: text for name, text in elsewhere.texts.items() if name not in given}
+    with _naming({**dict.fromkeys(site.texts, site.source), **elsewhere.sources}, given):
+        asked, taken = _with_site(parse_given({**below, **given}), site)
+        if "GPU_TYPE" in given and "GPUS" not in asked and asked.get("DEVICE") == "cpu":
+            raise ConfigError(f"GPU_TYPE={given['GPU_TYPE']}: DEVICE=cpu uses no GPU: leave one of them out")
+        spec = _complete(
+            asked, taken, elsewhere.fields, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site,
+            paths_elsewhere=paths_elsewhere,
+        )  # fmt: skip
+        check_request(spec)
+    return spec
+
+
+@contextlib.contextmanager
+def _naming(sources: Mapping[str, str], given: Mapping[str, str]) -> Iterator[None]:
+    """Errors that begin with a variable which nobody typed say where its value comes from."""
+    try:
+        yield
+    except ConfigError as error:
+        name = str(error).partition("=")[0]
+        if name not in sources or name in given:
+            raise
+        raise ConfigError(f"{error} ({name} is from {sources[name]})") from error
+
+
+def _complete(
+    asked: dict[str, object],
+    taken: list[str],
+    more: Mapping[str, Any],
+    *,
+    project_dir: Path,
+    environ: Mapping[str, str],
+    run_suffix: str | None,
+    site: Site,
+    paths_elsewhere: bool,
+) -> JobSpec:
+    """The request of the values `asked`, `taken` of them from the site, with `more` fields."""
     from accelerate_configs.memory.shapes import resolve_shape
 
-    below, more = given_elsewhere(given, project_dir)
-    asked, taken = _with_site(parse_given({**below, **given}), site)
-    fields = more | {field: value for name, value in asked.items() if (field := BY_NAME[name].field)}
-    for key in ("model", "data", "output"):
+    fields: dict[str, Any] = {**more} | {
+        field: value for name, value in asked.items() if (field := BY_NAME[name].field)
+    }
+    for key in ("model", "data", "output", "image", "config_file"):
         if key in fields:
-            fields[key] = expand_home(str(fields[key]), environ)
+            fields[key] = values.expand_home(str(fields[key]), environ)
     root = str(project_dir)
     if not root.isprintable() or "%" in root or "\\" in root:
         raise ConfigError(f"the checkout lies in {shown(root)}, which Slurm cannot log to: move it")
@@ -241,12 +279,6 @@ def _with_batch(spec: JobSpec, project_dir: Path) -> JobSpec:
     return replace(
         spec, measured_with=str(found.request["config"]), measured_batch=found.micro_batch_size, measured_peak_gib=peak
     )
-
-
-def expand_home(text: str, environ: Mapping[str, str]) -> str:
-    """`~/x` in the home that `environ` names; everything else as it is."""
-    home = environ.get("HOME", "")
-    return os.path.join(home, text[2:]) if text.startswith("~/") and home.startswith("/") else text
 
 
 def _digest(spec: JobSpec) -> str:
