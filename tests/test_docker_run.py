@@ -111,7 +111,7 @@ def docker_run(*words: str, folder: Path, path: str, program: str | None = None)
 
 @pytest.fixture
 def request_words(records: Path, tmp_path: Path) -> list[str]:
-    return ["--data", str(records), "--output", str(tmp_path / "runs"), "--run", "one", "--max-length", "256"]
+    return ["--data", str(records), "--output", str(tmp_path / "runs"), "--run", "one", "--max-length", "264"]
 
 
 @pytest.mark.parametrize(
