@@ -11,7 +11,7 @@ from pathlib import Path
 from accelerate_configs.job import Plan
 from accelerate_configs.request.variables import OF_SWEEPS, resolve
 from accelerate_configs.runs import cli
-from slurm.site import find_site
+from slurm.site import find_site, with_gpu_type
 from trainer.outcome import FINISHED, ConfigError
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
@@ -30,7 +30,7 @@ def _plan(given: dict[str, str], environ: Mapping[str, str], *, run_suffix: str 
     site = find_site(given, PROJECT_DIR, environ)
     spec = resolve(given, project_dir=PROJECT_DIR, environ=environ, run_suffix=run_suffix, site=site)
     check_runtime(spec, typed=given)
-    decided = choose(spec)
+    decided = choose(with_gpu_type(spec, site))
     told_by(decided, PROJECT_DIR)  # a settings file that contradicts the plan is no plan
     return decided
 

@@ -7,11 +7,15 @@ import os
 import pwd
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from accelerate_configs.job import JobSpec
 from accelerate_configs.request.site import Site, read_site
 from accelerate_configs.request.values import expand_home
 from accelerate_configs.request.variables import parse_given
+from trainer.outcome import ConfigError
+from trainer.text import known_are
 
 DEFAULT_SITE = "slurm/site.yaml"
 # Not vram: what a GPU holds depends on its type, and gpu_types says it.
@@ -45,6 +49,30 @@ def find_site(given: Mapping[str, str], project_dir: Path, environ: Mapping[str,
     if not asked and not path.exists():
         return Site()
     return read_site(path, source=source, keys=SITE_KEYS, user=_user(environ))
+
+
+def with_gpu_type(spec: JobSpec, site: Site) -> JobSpec:
+    """`spec`, held against the site's gpu_types. VRAM without GPU_TYPE becomes the smallest type that has it, where
+    Slurm could give a type that has not.
+
+    Raises:
+        ConfigError: the site has no such type, or none that holds as much.
+    """
+    sizes, kind, needed = site.gpu_gib, spec.gpu_type, spec.vram_gib
+    if not sizes or not spec.gpus or spec.device != "cuda":
+        return spec
+    if kind and kind not in sizes:
+        known = known_are(kind, tuple(sizes))
+        raise ConfigError(f"GPU_TYPE={kind}: not in gpu_types of {site.source}{known}; add it there if it is new")
+    fitting = [name for size, name in sorted((size, name) for name, size in sizes.items()) if size >= needed]
+    if not fitting or (kind and kind not in fitting):
+        which = kind or max(sizes, key=lambda name: sizes[name])
+        instead = f"GPU_TYPE={fitting[0]}" if fitting else f"VRAM={max(sizes.values()):g}, or more of them with GPUS="
+        said = which if kind else f"the largest GPU, {which},"
+        raise ConfigError(f"VRAM={needed:g}: {said} has {sizes[which]:g} GiB in {site.source}: try {instead}")
+    if kind or len(fitting) == len(sizes):
+        return spec
+    return replace(spec, gpu_type=fitting[0], vram_source=f"given: {fitting[0]} of {site.source} has it")
 
 
 def _user(environ: Mapping[str, str]) -> str:

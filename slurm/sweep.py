@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate_configs.request.elsewhere import told_by
@@ -17,7 +18,7 @@ from slurm.nodes import refuse_what_cannot_run
 from slurm.queue import ASKED
 from slurm.runtime import check_runtime, needed_environment
 from slurm.script import log_dir, render_array
-from slurm.site import find_site
+from slurm.site import find_site, with_gpu_type
 from slurm.submit import SCRIPT_NAME, SubmitError, check, check_environment, new_folders, sbatch
 from trainer.outcome import FINISHED, ConfigError
 
@@ -99,7 +100,7 @@ def _planned(given: Words, environ: Words, project_dir: Path, *, run_suffix: str
     for plan in planned.plans:
         check_runtime(plan.spec, typed=given)
         told_by(plan, project_dir)
-    return planned
+    return replace(planned, plans=tuple(replace(plan, spec=with_gpu_type(plan.spec, site)) for plan in planned.plans))
 
 
 def _checked(given: Words, environ: Words, project_dir: Path) -> Sweep:

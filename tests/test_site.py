@@ -23,7 +23,7 @@ from accelerate_configs.job import JobSpec
 from accelerate_configs.request.variables import BY_NAME, resolve
 from accelerate_configs.runs.recorded import read_spec
 from slurm.script import log_path, render
-from slurm.site import SITE_KEYS, find_site
+from slurm.site import SITE_KEYS, find_site, with_gpu_type
 from slurm.submit import submit
 from trainer.outcome import ConfigError
 
@@ -139,6 +139,57 @@ def test_what_is_typed_wins_over_the_site_and_the_site_over_our_table(
 ) -> None:
     spec = request(tmp_path, "gpu_types: {a100: 80, L4: 24GiB}", **given)
     assert (spec.vram_gib, spec.vram_source, spec.site) == (vram, source, "site.yaml")
+
+
+SEVERAL = "gpu_types: {h100: 80, a100: 80, l4: 24}"
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "kind", "source"),
+    [
+        # Any will do.
+        (SEVERAL, {}, None, "l4 of site.yaml, the smallest there"),
+        (SEVERAL, {"VRAM": "24"}, None, "given"),
+        ("gpu_types: {a100: 80}", {"VRAM": "40"}, None, "given"),
+        ("partition: gpu", {"VRAM": "200"}, None, "given"),
+        # An l4 would not.
+        (SEVERAL, {"VRAM": "80"}, "a100", "given: a100 of site.yaml has it"),
+        (SEVERAL, {"VRAM": "40", "GPU_TYPE": "h100"}, "h100", "given"),
+        (SEVERAL, {"VRAM": "80", "DEVICE": "cpu"}, None, "given"),
+    ],
+)
+def test_vram_asks_slurm_for_the_smallest_type_that_has_it(
+    text: str, given: dict[str, str], kind: str | None, source: str, tmp_path: Path
+) -> None:
+    asked = request(tmp_path, text, **given)
+    spec = with_gpu_type(asked, find_site({"SITE": "site.yaml"}, tmp_path, {}))
+    assert spec == replace(asked, gpu_type=kind, vram_source=source)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"GPU_TYPE": "h100"},
+            "GPU_TYPE=h100: not in gpu_types of site.yaml, did you mean a100? known are a100, l4; add it",
+        ),
+        ({"VRAM": "200"}, "VRAM=200: the largest GPU, a100, has 80 GiB in site.yaml: try VRAM=80, or more of"),
+        ({"VRAM": "80", "GPU_TYPE": "l4"}, "VRAM=80: l4 has 24 GiB in site.yaml: try GPU_TYPE=a100"),
+    ],
+)
+def test_a_gpu_that_the_site_has_not_is_refused_on_slurm(given: dict[str, str], said: str, tmp_path: Path) -> None:
+    spec = request(tmp_path, "gpu_types: {a100: 80, l4: 24}", **given)
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        with_gpu_type(spec, find_site({"SITE": "site.yaml"}, tmp_path, {}))
+
+
+def test_plan_render_and_sweep_ask_for_the_type_that_has_the_vram(checkout: Path) -> None:
+    (checkout / "slurm" / "site.yaml").write_text(SEVERAL)
+    assert "80 GiB a GPU (given: a100 of slurm/site.yaml has it)" in slurm("plan", "--vram=80", cwd=checkout).stdout
+    for argv in (["--vram=80"], ["--vram=80", "--grid=LEARNING_RATE=1e-4,2e-4"]):
+        assert "#SBATCH --gres=gpu:a100:1\n" in slurm("render", *argv, cwd=checkout).stdout
+        done = slurm("render", "--vram=81", *argv[1:], cwd=checkout)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
 
 
 def test_the_sites_spelling_of_a_gpu_is_what_slurm_is_asked_for(tmp_path: Path) -> None:
