@@ -40,6 +40,7 @@ def conversations(*values: str, **beside: Any) -> dict[str, Any]:
         ({**LOOK, "frames": ["0", "1", "2", "3"]}, (user(Picture(paths=("0", "1", "2", "3")), "look"),)),
         ({**LOOK, "image": None}, (user("look"),)),
         ({**LOOK, "image": "a.png", "question": ""}, (user(A),)),
+        ({**LOOK, "image": "a.png", "system": "be brief"}, (Turn(role="system", parts=("be brief",)), user(A, "look"))),
         (messages("look", "up"), (user("look"),)),
         (messages("look", "up", images=["a.png", "b.png"]), (user(A, B, "look"),)),
         (messages("look", "up", frames=["0", "1", "2", "3"]),

@@ -356,6 +356,27 @@ def test_a_good_report_is_not_replaced_by_that_of_a_damaged_run(
     assert page.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("metrics.json", '{"config": "x"}'),
+        ("metrics.json", '{"history": [{"step": 1, "loss": "low"}]}'),
+        ("metrics.json", '{"after": {"accuracy": 0.5, "samples": 2}}'),
+        ("predictions.jsonl", '{"truth": "up", "prediction": "up", "images": 3}'),
+    ],
+)
+def test_files_that_no_run_wrote_are_one_line(file: str, text: str, tmp_path: Path) -> None:
+    (run_dir := tmp_path / "x").mkdir()
+    _write_run(run_dir)
+    (run_dir / file).write_text(text)
+    said = f"{run_dir}: metrics.json or predictions.jsonl is not what a run wrote ("
+    with pytest.raises(ConfigError) as caught:
+        main([str(run_dir)])
+    assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
+    assert report_line(run_dir) == f"report:  not written: {caught.value}"
+    assert not (run_dir / "report.html").exists()
+
+
 def test_a_run_without_held_out_records_has_the_rest(tmp_path: Path) -> None:
     """before and after are null: no score, but the loss and the configuration."""
     run_dir = _write_run(tmp_path, before=None, after=None)

@@ -162,6 +162,7 @@ def test_a_pipe_is_answered_line_by_line_and_a_bad_line_stops_nothing(run: Path,
     [
         (["--run", "RUN"], "infer takes images, or --records FILE; got neither: python -m trainer infer"),
         (["--run", "no/such", "x.png"], "no/such holds no trained model (trainyard.json is not there): give a"),
+        (["--run", "RUN", "x" * 300], f"the images cannot be used: {'x' * 300} is not there"),
         (["--run", "RUN", "x.png"], "the images cannot be used: x.png is not there"),
         (["--run", "RUN", "/tmp"], "the images cannot be used: /tmp is no file"),
         (["--run", "RUN", "FRAME", "--base", "/none"],
@@ -189,6 +190,34 @@ def test_a_context_that_no_record_has_is_empty_and_one_that_differs_must_be_said
     ):
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         assert shared_texts(str(data)) == {"context": context, "question": None}
+
+
+def test_records_that_begin_alike_are_asked_with_their_system_text(
+    walks: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [json.loads(line) for line in (walks / "train.jsonl").read_text().splitlines()[:40]]
+    said = [{"role": "system", "content": "Play well."}, {"role": "user", "content": "Which way?"}]
+    rows = [{"messages": [*said, {"role": "assistant", "content": line["output"]}], "frames": line["frames"],
+             "metadata": line["metadata"]} for line in lines]  # fmt: skip
+    data = tmp_path / "d.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows).replace("frames/", f"{walks}/frames/"))
+    ended = train_forked(tmp_path, model=tiny_model, data=data, max_steps=2, micro_batch_size=4, eval_samples=2)
+    assert ended.codes == (0,), ended.output
+    usage = tmp_path / "run" / "adapter" / "trainyard.json"
+    assert json.loads(usage.read_text())["system"] == "Play well."
+
+    (tmp_path / "asked.jsonl").write_text(data.read_text().splitlines(keepends=True)[0])
+    asked = ["--run", str(tmp_path / "run"), "--records", str(tmp_path / "asked.jsonl")]
+    _, (wanted,) = answers(tmp_path / "file", asked)
+    frames = [str(walks / name) for name in lines[0]["frames"]]
+    words = ["--run", str(tmp_path / "run"), "--question", "Which way?", *frames]
+    assert answers(tmp_path / "one", [*words, "--json"]) == (0, [wanted])
+    assert answers(tmp_path / "other", [*words, "--json", "--system", "Play badly."])[1] != [wanted]
+    usage.write_text(json.dumps({**json.loads(usage.read_text()), "system": None}))
+    assert main(["infer", *words]) == 78
+    assert capsys.readouterr().err == (
+        "trainyard: the training records have no system in common: say --system, or use --records\n"
+    )
 
 
 def load_plainly(folder: str, out: str) -> None:
@@ -278,6 +307,26 @@ def test_another_family_with_its_tower_trained_merges_and_answers_alike(
     assert [entry["action"] for entry in found] == [line["prediction"] for line in predicted(tmp_path / "run")]
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"device": "tpu"}, "'tpu' is no device or quantization"),
+        ({"quantization": "int8"}, "'int8' is no device or quantization"),
+        ({"choices": {"actions": ["up", "down"], "rest": [[1]]}}, "2 actions, tokens of 1"),
+    ],
+)
+def test_a_usage_file_that_training_did_not_write_is_one_line(
+    change: Entry, message: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(run / "adapter", tmp_path / "adapter")
+    usage = json.loads((folder / "trainyard.json").read_text())
+    if "choices" in change:
+        change = {"choices": {**usage["choices"], **change["choices"]}}
+    (folder / "trainyard.json").write_text(json.dumps({**usage, **change}))
+    assert main(["infer", "--run", str(folder), "x.png"]) == 78
+    assert capsys.readouterr().err == f"trainyard: {folder}/trainyard.json is not what training wrote ({message})\n"
+
+
 def test_a_base_named_from_the_checkout_is_found_from_elsewhere(
     run: Path, walks: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -286,7 +335,9 @@ def test_a_base_named_from_the_checkout_is_found_from_elsewhere(
     named["base_model_name_or_path"] = os.path.relpath(tiny_model, Path(__file__).resolve().parent.parent)
     (adapter / "adapter_config.json").write_text(json.dumps(named))
     words = ["--run", str(adapter), str(next(walks.glob("frames/*.png")))]
-    (elsewhere := tmp_path / "some" / "where" / "deep" / "down").mkdir(parents=True)
+    (elsewhere := tmp_path.joinpath(*Path(__file__).resolve().parts[1:])).mkdir(parents=True)  # as deep as the checkout
+    # Of this name there is something here, too.
+    (elsewhere / os.path.relpath(tiny_model, Path(__file__).resolve().parent.parent)).resolve().mkdir(parents=True)
     ended = run_forked(tmp_path / "log", infer_in, str(elsewhere), words)
     assert ended.codes == (0,), ended.output
 
@@ -295,7 +346,7 @@ def test_a_damaged_adapter_is_one_line(
     run: Path, walks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = str(next(walks.glob("frames/*.png")))
-    for text in ("{", "{}", "[]"):
+    for text in ("{", "{}", "[]", '{"base_model_name_or_path": null}'):
         folder = shutil.copytree(run / "adapter", tmp_path / "adapter", dirs_exist_ok=True)
         (folder / "adapter_config.json").write_text(text)
         assert main(["infer", "--run", str(folder), image]) == 78

@@ -38,10 +38,7 @@ from trainer.text import shown
 
 COMMAND_LINE = "command line"
 # What the plan decides.
-PLANNED = (
-    "world_size", "micro_batch_size", "gradient_accumulation_steps", "activation_checkpointing", "optimizer",
-    "output_dir", "run_id",
-)  # fmt: skip
+PLANNED = ("world_size", "micro_batch_size", "gradient_accumulation_steps", "activation_checkpointing", "optimizer")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +86,7 @@ def resolve_settings(
         sources |= dict.fromkeys(said, source)
     if sources["lora_alpha"] == "default" != sources["lora_r"]:
         values["lora_alpha"], sources["lora_alpha"] = 2 * values["lora_r"], "twice lora_r"
-    for name in PLANNED if planned else ():
+    for name in (*PLANNED, "output_dir", "run_id") if planned else ():
         if given[path].get(name, values[name]) != values[name]:
             raise ConfigError(
                 f"{path} says {name}: {word(given[path][name])}, but the plan decides {word(values[name])}: take "
@@ -145,14 +142,12 @@ def read_env_file(path: Path) -> dict[str, str]:
     # The value in quotes, or up to the comment that a space and # begin.
     assignment = re.compile(r"""(?:export )?([^=]*)=\s*(?:'([^']*)'|"([^"]*)"|([^'"\s#].*?)?)(?:\s+#.*)?""")
     values = {}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
-    except UnicodeDecodeError as error:
-        number = error.object[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{path} line {number}: is not UTF-8") from None
+    lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines() if path.is_file() else []
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):
             continue
+        if re.search("[\ud800-\udfff]", line):  # a byte that was let in
+            raise ConfigError(f"{path} line {number}: is not UTF-8")
         if not (found := assignment.fullmatch(line)):
             # Not said back: it may be a bare token.
             raise ConfigError(f"{path} line {number}: takes NAME=value, the value whole in quotes or without")

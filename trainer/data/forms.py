@@ -108,7 +108,8 @@ def _flat(entry: dict[str, Any], pictured: bool) -> list[tuple[Role, Any]]:
     if not pictured and not text.strip():
         raise FormError(" has no image, and context and question are both empty")
     # In lists, where a placeholder is a word like others.
-    return [("user", [text]), ("assistant", [entry["output"]])]
+    said: list[tuple[Role, Any]] = [("user", [text]), ("assistant", [entry["output"]])]
+    return [("system", [entry["system"]]), *said] if entry.get("system") else said
 
 
 def _conversation(entry: dict[str, Any], key: str) -> list[tuple[Role, Any]]:

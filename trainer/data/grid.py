@@ -30,10 +30,9 @@ def load_image(path: str) -> Image.Image:
         with Image.open(path) as image:
             if image.mode in ("I", "F"):
                 raise ValueError(f"pixels of 32 bits (mode {image.mode}), of a range that no one says")
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):  # which convert would cut at 255
-                upright = upright.point(lambda value: value / 256)
-            return upright.convert("RGB")
+            if image.mode.startswith("I;16"):  # which convert would cut at 255
+                return image.point(lambda value: value / 256).convert("RGB")
+            return ImageOps.exif_transpose(image).convert("RGB")
     except UnidentifiedImageError:
         raise OSError(f"{path} is no image, {os.path.getsize(path)} bytes") from None
     except Exception as error:  # Pillow's decoders raise nearly anything

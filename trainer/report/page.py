@@ -62,14 +62,22 @@ def report_line(run_dir: Path) -> str:
     """Where the report is, once it is built; what to do when there was no room for it."""
     try:
         return f"report:  {save_report(run_dir)}"
+    except ConfigError as error:
+        return f"report:  not written: {error}"
     except OSError as error:
         again = f"python -m trainer report {shlex.quote(str(run_dir))}"
         return f"report:  not written ({error}): make room, then {again}"
 
 
 def save_report(run_dir: Path) -> Path:
-    """Build report.html; returns where it is."""
-    write_whole(run_dir / "report.html", build_report(run_dir))
+    """Build report.html; returns where it is. Raises ConfigError for files that are not what a run writes."""
+    try:
+        page = build_report(run_dir)
+    except Exception as error:  # whatever a page trips over
+        raise ConfigError(
+            f"{run_dir}: metrics.json or predictions.jsonl is not what a run wrote ({error!r})"
+        ) from error
+    write_whole(run_dir / "report.html", page)
     return run_dir / "report.html"
 
 

@@ -11,7 +11,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from trainer.config import Device, Quantization, TrainConfig
 from trainer.model.warm_start import damaged
@@ -47,6 +47,8 @@ class Usage:
     context: str | None
     question: str | None
     """What every training record says; None where they differ."""
+    system: str | None = ""
+    """What every training record begins with, likewise; "" where that is nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,12 +66,18 @@ def usage_of(config: TrainConfig, dataset: Dataset, measured: HeldOut) -> Usage:
     return Usage(
         device=config.device, quantization=config.quantization, answer_field=measured.field, choices=measured.choices,
         answer_tokens=answer_budget(measured.processor.tokenizer, dataset.train), frames=frames_of(dataset),
-        **shared_texts(config.data),
+        system=shared_system(dataset), **shared_texts(config.data),
     )  # fmt: skip
 
 
 def frames_of(dataset: Dataset) -> int:
     return max((len(picture.paths) for record in dataset.train for picture in record.pictures), default=1)
+
+
+def shared_system(dataset: Dataset) -> str | None:
+    """What the system turns say, "" where there are none; None where they differ."""
+    said = {tuple(t.parts for t in r.turns if t.role == "system") for r in (*dataset.train, *dataset.eval)}
+    return "".join(str(part) for parts in said.pop() for part in parts) if len(said) == 1 else None
 
 
 def shared_texts(data: str) -> dict[str, str | None]:
@@ -104,6 +112,10 @@ def find_trained(path: Path) -> tuple[Path, Usage]:
     try:
         entry = json.loads((folder / USAGE_FILE).read_text(encoding="utf-8"))
         choices = entry["choices"] and Choices(**entry["choices"])
+        if strange := {entry["device"], entry["quantization"]} - {*get_args(Device), *get_args(Quantization)}:
+            raise ValueError(f"{min(strange)!r} is no device or quantization")
+        if choices and len(choices.rest) != len(choices.actions):
+            raise ValueError(f"{len(choices.actions)} actions, tokens of {len(choices.rest)}")
         return folder, Usage(**{**entry, "choices": choices})
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{folder / USAGE_FILE} is not what training wrote ({error})") from None
@@ -130,12 +142,11 @@ def load_trained(path: Path, *, device: Device | None = None, base: str | None =
     folder, usage = find_trained(path)
     if base is None and (named := folder / ADAPTER_FILE).is_file():
         try:
-            base = json.loads(named.read_text(encoding="utf-8"))["base_model_name_or_path"]
+            said = Path(json.loads(named.read_text(encoding="utf-8"))["base_model_name_or_path"])
         except (ValueError, KeyError, TypeError) as error:
             raise damaged(f"{named} names no base", error) from None
-        # Of training's relative paths, which lead from the checkout: so they do from elsewhere too.
-        if not Path(base).is_dir() and (CHECKOUT / base).is_dir():
-            base = str(CHECKOUT / base)
+        # Training's relative paths lead from the checkout: so they do from elsewhere too, whatever lies there.
+        base = str(CHECKOUT / said if (CHECKOUT / said).is_dir() else said)
     device = device or usage.device
     config = TrainConfig(
         model=base or str(folder), data="", output_dir="", run_id="", quantization=usage.quantization, device=device

@@ -1,4 +1,4 @@
-"""usage: python -m trainer infer --run runs/x IMAGE [IMAGE ...] [--question TEXT] [--context TEXT]
+"""usage: python -m trainer infer --run runs/x IMAGE [IMAGE ...] [--question TEXT] [--context TEXT] [--system TEXT]
        python -m trainer infer --run runs/x --records FILE
 
 Answers with one JSON object: the likeliest allowed action and the probability of each, by the prompt and the scoring
@@ -10,6 +10,7 @@ one line on stdout; {"error": ...} answers one that cannot be read, and the exit
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ class Question:
     """What is asked; left out: what every training record asks."""
     context: Text | None = None
     """What stands before it; left out: what every training record says."""
+    system: Text | None = None
+    """What the system turn says; left out: what that of every training record says."""
     records: str | None = None
     """JSONL file of records, or - for stdin; image paths are relative to the file."""
     base: str | None = None
@@ -81,7 +84,7 @@ def main(argv: list[str]) -> int:
 
 def entry_of(images: list[str], asked: Question, usage: Usage) -> dict[str, Any]:
     """The one record that the command line describes, in the form of the training records. Raises ConfigError."""
-    texts = {"context": asked.context, "question": asked.question}
+    texts = {"context": asked.context, "question": asked.question, "system": asked.system}
     texts = {name: getattr(usage, name) if text is None else text for name, text in texts.items()}
     if lacking := [name for name, text in texts.items() if text is None]:
         raise ConfigError(f"the training records have no {lacking[0]} in common: say --{lacking[0]}, or use --records")
@@ -116,8 +119,8 @@ def as_record(entry: dict[str, Any], folder: Path) -> Record:
     """A line of a data file, with or without its answer. Raises FormError."""
 
     def place(name: str) -> str:
-        if not (folder / name).is_file():
-            raise FormError(f": {folder / name} is {'no file' if (folder / name).exists() else 'not there'}")
+        if not os.path.isfile(folder / name):
+            raise FormError(f": {folder / name} is {'no file' if os.path.exists(folder / name) else 'not there'}")
         return str(folder / name)
 
     turns, _ = read_form(with_answer(entry), place)

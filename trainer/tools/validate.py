@@ -10,7 +10,7 @@
   all          each in turn, one table
 
 Everything a run needs, asked before it starts. Takes the settings of a run (python -m trainer config --help), and reads
-.env and CONFIG_FILE likewise. Ends with 78 when anything fails; nothing is left behind.
+.env and CONFIG_FILE likewise. Ends with 78 when anything fails; `data` alone leaves something behind, the lengths.
 """
 
 from __future__ import annotations
