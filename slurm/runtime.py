@@ -51,7 +51,8 @@ def wrapping(plans: Sequence[Plan]) -> Wrapping:
     """For a job, or for the members of an array, which differ in little. Raises ConfigError as check_runtime."""
     for plan in plans:
         check_runtime(plan.spec)
-    names = sorted({*OURS, *(name for plan in plans for name, _ in plan.env)})
+    # The node's TMPDIR is mounted where the image's own says.
+    names = sorted({*OURS, *(name for plan in plans for name, _ in plan.env)} - {"TMPDIR"})
     places = {mount.target: mount for plan in plans for mount in mounts(plan.spec)}
     way = {"none": _none, "apptainer": _apptainer, "pyxis": _pyxis}[plans[0].spec.runtime]
     return way(plans[0].spec, names, [places[target] for target in sorted(places)])

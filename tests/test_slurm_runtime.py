@@ -65,6 +65,15 @@ def test_the_members_of_an_array_see_what_each_of_them_needs() -> None:
     assert " A,B,MASTER_ADDR," in wrapped.task[0]
 
 
+@pytest.mark.parametrize("runtime", ["apptainer", "pyxis"])
+def test_the_folder_of_tmpdir_is_mounted_and_its_name_stays_outside(runtime: str) -> None:
+    plan = make_plan(runtime=runtime, image=REFERENCE, env=(("NCCL_DEBUG", "INFO"), ("TMPDIR", "/big/tmp")))
+    script = render(plan)
+    assert "export TMPDIR=/big/tmp\n" in script and "${TMPDIR:-/tmp}" in script
+    wrapped = wrapping([plan])
+    assert not [text for text in (*wrapped.task, *wrapped.srun) if "TMPDIR" in text]
+
+
 def test_what_is_typed_wins_over_our_own_mounts() -> None:
     by_target = {mount.target: mount for mount in mounts(spec(binds=("/fast:/cache",)))}
     assert by_target["/cache"].source == "/fast"

@@ -67,7 +67,8 @@ def estimate(
         **_transient(spec, micro_batch_size, width=width, checkpointing=checkpointing, sharded=sharded),
     }
     tensors["allocator rounding"] = _ceil(sum(tensors.values()) * ROUNDING_SHARE)
-    # ZeRO-3 does not help here: bitsandbytes puts the whole model on each GPU before anything is sharded.
+    # ZeRO-3 does not help here: the whole model is on each GPU before anything is sharded, put there by bitsandbytes,
+    # or without 4 bits by DeepSpeed's engine: zero3_init_flag is false, so no weight is sharded as it is loaded.
     one_layer = spec.shape.linear_params // spec.shape.layers * width if spec.quantization == "nf4" else 0
     loading = _ceil((sum(whole.values()) + one_layer) * (1 + ROUNDING_SHARE)) + sum(fixed.values())
     return Estimate(items=tuple({**tensors, **fixed}.items()), load_peak_bytes=loading)
