@@ -51,7 +51,7 @@ def test_who_does_not_come_is_named_once(tmp_path: Path) -> None:
     assert "did not come" not in (tmp_path / "rank1.log").read_text()
 
 
-def first_of_two_nodes(*, meeting_timeout_s: int) -> subprocess.Popen[str]:
+def first_of_two_nodes(output_dir: Path, *, meeting_timeout_s: int) -> subprocess.Popen[str]:
     """The supervisor of a node whose peer is not there, with the real launcher."""
     code = (
         f"import sys; from trainer import supervise; supervise.MEETING_TIMEOUT_S = {meeting_timeout_s};"
@@ -63,29 +63,44 @@ def first_of_two_nodes(*, meeting_timeout_s: int) -> subprocess.Popen[str]:
     meeting = {"SLURM_PROCID": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return subprocess.Popen(
         [sys.executable, "-c", code, "--", "accelerate", "launch", "--config_file",
-         "accelerate_configs/multi_gpu.yaml", "--num_processes", "2", "--num_machines", "2", "-m", "trainer.train"],
+         "accelerate_configs/multi_gpu.yaml", "--num_processes", "2", "--num_machines", "2", "-m", "trainer.train",
+         "--output_dir", str(output_dir)],
         cwd=ROOT, env={**os.environ, **meeting, "ACCELERATE_USE_CPU": "true"}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
-def test_a_node_that_stays_away_ends_the_attempt_within_the_bound() -> None:
+def cmdline(process: int) -> bytes:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:  # it has ended
+        return b""
+
+
+def test_a_node_that_stays_away_ends_the_attempt_within_the_bound(tmp_path: Path) -> None:
     """No rank is started before the other node's launcher is there."""
-    with first_of_two_nodes(meeting_timeout_s=3) as supervisor:
+    with first_of_two_nodes(tmp_path, meeting_timeout_s=3) as supervisor:
         _, said = supervisor.communicate(timeout=120)
     assert supervisor.returncode == 1
     assert "1/2 clients joined" in said
 
 
-def test_a_stop_does_not_wait_for_a_node_that_stays_away() -> None:
-    with first_of_two_nodes(meeting_timeout_s=300) as supervisor:
-        deadline = time.monotonic() + 120
-        while not any(b"accelerate" in Path(f"/proc/{p}/cmdline").read_bytes() for p in descendants(supervisor.pid)):
-            assert supervisor.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
-        supervisor.terminate()
-        _, said = supervisor.communicate(timeout=15)
-    assert supervisor.returncode == 75
-    assert said == ("trainyard: asked to stop before the training was started: run again\n")
+def test_a_stop_does_not_wait_for_a_node_that_stays_away(tmp_path: Path) -> None:
+    """And is counted, so that a job whose nodes never meet is not requeued for ever."""
+    said = []
+    for _ in range(3):
+        with first_of_two_nodes(tmp_path, meeting_timeout_s=300) as supervisor:
+            deadline = time.monotonic() + 120
+            while not any(b"accelerate" in cmdline(process) for process in descendants(supervisor.pid)):
+                assert supervisor.poll() is None and time.monotonic() < deadline
+                time.sleep(0.1)
+            supervisor.terminate()
+            said.append((supervisor.communicate(timeout=15)[1], supervisor.returncode))
+    asked = "trainyard: asked to stop by SIGTERM\n"
+    again = f"{asked}trainyard: stopped before training began: run again to go on from there\n", 75
+    assert said[:2] == [again, again]
+    assert said[2][1] == 1 and said[2][0].startswith(
+        f"{asked}trainyard: stopped before training began, and the last 3 attempts brought no new step: "
+    )
 
 
 def test_a_stopped_rank_ends_the_attempt_with_1(tmp_path: Path, tiny_model: Path, walks: Path) -> None:

@@ -241,9 +241,7 @@ def test_a_stop_while_the_first_pod_has_no_name_yet_is_75(node: Node) -> None:
     assert process.poll() is None
     process.terminate()
     _, said = process.communicate(timeout=20)
-    assert (process.returncode, said) == (
-        75, "trainyard: asked to stop before the training was started: run again\n"
-    )  # fmt: skip
+    assert (process.returncode, said) == (75, "trainyard: asked to stop by SIGTERM\n")  # the first node says more
 
 
 def test_a_stop_during_the_look_is_75(node: Node) -> None:
@@ -259,5 +257,7 @@ def test_a_stop_during_the_look_is_75(node: Node) -> None:
     process.terminate()
     _, said = process.communicate()
     assert (process.returncode, said) == (
-        75, "trainyard: asked to stop before the training was started: run again\n"
-    )  # fmt: skip
+        75,
+        "trainyard: asked to stop by SIGTERM\n"
+        "trainyard: stopped before training began: run again to go on from there\n",
+    )

@@ -192,6 +192,8 @@ def test_a_short_job_is_told_later_than_two_minutes_before_its_end() -> None:
 def test_attempts_without_a_new_step_are_counted_in_a_row(tmp_path: Path) -> None:
     counted = [count_attempt(tmp_path, step) for step in (0, 0, 5, 5, 9, 9, 9, 9)]
     assert counted == [1, 2, 0, 1, 0, 1, 2, 3]
+    # The third ended the job; who starts it again by hand has three more.
+    assert [count_attempt(tmp_path, 9) for _ in range(3)] == [1, 2, 3]
 
 
 def test_the_third_attempt_in_a_row_without_a_step_has_failed(start: Callable[..., Job]) -> None:

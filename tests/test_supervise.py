@@ -39,7 +39,10 @@ def test_the_outcome_decides_not_the_launchers_exit_code(code: int, worker_exit:
 
 
 def test_a_worker_without_a_word_has_failed(project: Path) -> None:
-    said = "trainyard: the training failed (exit code 0); the reason stands above\n"
+    said = (
+        "trainyard: the training failed: what stands above says why. If nothing does, a process of it was killed, most "
+        "often because the node's memory ran out (MEM=)\n"
+    )
     assert run(project, "raise SystemExit(0)") == (1, said)
 
 
@@ -160,3 +163,19 @@ def test_a_pod_whose_time_is_up_stops_with_75_by_itself(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 75
+
+
+def test_ranks_that_hang_are_ended_after_the_time_limit(tmp_path: Path) -> None:
+    """Stopped with SIGSTOP: there, and deaf to the flag."""
+    project = make_toy_project(tmp_path / "project")
+    code = "import sys; from trainer import supervise; supervise.OVERTIME_S = 1; sys.exit(supervise.main(sys.argv[1:]))"
+    train = project / "trainer" / "train.py"
+    train.write_text(train.read_text().replace("    stop.step = ", "    os.kill(os.getpid(), 19)\n    stop.step = "))
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--", *toy_argv("runs/r", max_steps=10_000)],
+        cwd=project, env={**os.environ, "TRAINYARD_TIME_LIMIT_S": "4", "TRAINYARD_STOP_LEAD_S": "1"},
+        stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (
+        1, "trainyard: the time limit has come, and the training did not stop when it was told to\n"
+    )  # fmt: skip

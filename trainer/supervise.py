@@ -24,9 +24,11 @@ from trainer import outcome
 from trainer.files import RECORD_ENV, RECORD_NAME, write_whole
 from trainer.node import processes
 from trainer.node.preflight import MEETING_TIMEOUT_S, check_node, meeting_place
-from trainer.node.stop import DEADLINE_ENV, FLAG, LIMIT_ENV
+from trainer.node.stop import DEADLINE_ENV, FLAG, LIMIT_ENV, stopped
 from trainer.outcome import ConfigError, SickNode, node_rank
 from trainer.settings import read_env_file, say
+
+OVERTIME_S = 120  # beyond the time limit, for ranks that are still saving; then they count as hung
 
 
 def main(argv: Sequence[str]) -> int:
@@ -57,7 +59,7 @@ def attempt(planned: Sequence[str]) -> int:
     """
     options = options_of(planned)
     process: subprocess.Popen[bytes] | None = None
-    early, launcher_code = False, None
+    early = False
 
     def stop(came: list[int]) -> None:
         nonlocal early
@@ -67,6 +69,13 @@ def attempt(planned: Sequence[str]) -> int:
         if process is not None and (early or came.count(signal.SIGINT) > 1):
             process.kill()  # and with it, by the kernel, its ranks
 
+    ended = (
+        outcome.FAILED,
+        (
+            "the training failed: what stands above says why. If nothing does, a process of it was killed, most often "
+            "because the node's memory ran out (MEM=)"
+        ),
+    )
     with tempfile.TemporaryDirectory(prefix="trainyard-") as directory, processes.stop_signals_kept(stop) as came:
         attempt_id = secrets.token_hex(8)
         os.environ |= {outcome.ATTEMPT_DIR_ENV: directory, outcome.ATTEMPT_ID_ENV: attempt_id}
@@ -80,17 +89,18 @@ def attempt(planned: Sequence[str]) -> int:
                 write_whole(Path(options["--output_dir"], RECORD_NAME), Path(record).read_text(encoding="utf-8"))
             if not came:
                 process = subprocess.Popen(command, start_new_session=True, preexec_fn=processes.in_launcher)
-                launcher_code = process.wait()
+                deadline = os.environ.get(DEADLINE_ENV)
+                process.wait(float(deadline) + OVERTIME_S - time.time() if deadline else None)
+            ended = outcome.read_outcome(Path(directory), attempt_id) or ended
+        except subprocess.TimeoutExpired:
+            ended = outcome.FAILED, "the time limit has come, and the training did not stop when it was told to"
         finally:
             processes.kill_descendants()
-        if early:
-            say(["asked to stop before the training was started: run again"])
-            return outcome.RUN_AGAIN
-        ended = outcome.read_outcome(Path(directory), attempt_id)
     if came:
         say([f"asked to stop by {signal.Signals(came[0]).name}"])
-    if ended is None:
-        ended = outcome.FAILED, f"the training failed (exit code {launcher_code}); the reason stands above"
+    if early:
+        is_first = not node_rank(os.environ)  # who counts
+        ended = stopped(Path(options["--output_dir"]), None) if is_first else (outcome.RUN_AGAIN, "")
     code, message = ended
     if code != outcome.FINISHED and message:
         say([message])

@@ -79,26 +79,34 @@ class Stop:
         self._save_s = max(self._save_s, seconds)
 
     def leave(self) -> NoReturn:
-        """Collective. Raises Stopped: run again, or failed when attempts end one after the other without a step."""
-        idle = self.ranks.from_first(partial(count_attempt, self.run_dir, self.step or 0))
-        where = "before training began" if self.step is None else f"at step {self.step}"
-        if idle >= MAX_ATTEMPTS_WITHOUT_STEP:
-            raise Stopped(
-                FAILED,
-                f"stopped {where}, and the last {idle} attempts brought no new step: not to be run again. "
-                "It needs more time before it is stopped, or shorter steps",
-            )
-        raise Stopped(RUN_AGAIN, f"stopped {where}: run again to go on from there")
+        """Collective. Raises Stopped."""
+        raise Stopped(*self.ranks.from_first(partial(stopped, self.run_dir, self.step)))
+
+
+def stopped(run_dir: Path, step: int | None) -> tuple[int, str]:
+    """(exit code, one line) of an attempt that is stopped at `step`, None before it is known: run again, or failed when
+    attempts end one after the other without a new step."""
+    idle = count_attempt(run_dir, step or 0)
+    where = "before training began" if step is None else f"at step {step}"
+    if idle < MAX_ATTEMPTS_WITHOUT_STEP:
+        return RUN_AGAIN, f"stopped {where}: run again to go on from there"
+    return FAILED, (
+        f"stopped {where}, and the last {idle} attempts brought no new step: not to be run again. "
+        "It needs more time before it is stopped, or shorter steps"
+    )
 
 
 def count_attempt(run_dir: Path, step: int) -> int:
-    """Record that an attempt was stopped at `step`; how many in a row, this one included, brought no new step."""
+    """Record that an attempt was stopped at `step`; how many in a row, this one included, brought no new step.
+
+    After MAX_ATTEMPTS_WITHOUT_STEP the count begins anew: nobody but a person starts it again.
+    """
     path = run_dir / ATTEMPTS_NAME
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         furthest, idle = int(record["step"]), int(record["without_new_step"])
     except (OSError, ValueError, KeyError, TypeError):
         furthest, idle = 0, 0
-    idle = 0 if step > furthest else idle + 1
+    idle = 0 if step > furthest else idle % MAX_ATTEMPTS_WITHOUT_STEP + 1
     write_whole(path, json.dumps({"step": max(step, furthest), "without_new_step": idle}) + "\n")
     return idle
