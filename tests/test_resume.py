@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -249,6 +250,23 @@ def test_another_number_of_processes_is_refused_with_what_to_do(
     ended = train(tmp_path, world_size=2)
     assert ended.codes == (78, 78)
     assert "was saved with processes 1, not 2" in ended.output
+
+
+def test_other_records_and_another_schedule_are_no_continuation(
+    tmp_path: Path, straight: Path, tiny_model: Path, walks: Path
+) -> None:
+    """As many records, other answers: the losses would go on, and the scores mean something else."""
+    shutil.copytree(straight / "run", tmp_path / "run")
+    data = shutil.copytree(walks, tmp_path / "data")
+    records = data / "train.jsonl"
+    records.write_text(records.read_text().replace("up", "left"))
+    options = {**OPTIONS, "weight_decay": 0.9, "score_samples": 3}
+    ended = train_forked(tmp_path, model=tiny_model, data=data, **options)
+    assert ended.codes == (78,)
+    assert re.search(
+        r"saved with data \w{12}, not \w{12}, weight_decay 0\.01, not 0\.9, score_samples 10000000, not 3: its losses",
+        ended.output,
+    )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")

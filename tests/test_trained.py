@@ -255,8 +255,12 @@ def test_the_merged_model_loads_plainly_and_answers_as_the_adapter_did(
 def test_a_merge_that_loses_answers_ends_with_1_and_leaves_nothing(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("merged", "checkpoints", "wandb"))
+    record = json.loads((copy / "metrics.json").read_text())
+    record["data"]["sha256"] = "of other records"
+    (copy / "metrics.json").write_text(json.dumps(record))
     ended = run_forked(tmp_path / "log", merge_spoiled, str(copy))
     assert ended.codes == (1,), ended.output
+    assert f"trainyard: {record['config']['data']} has changed since the run: " in ended.output
     assert re.search(
         r"trainyard: merged, \d+\.\d\d% of the answers are lost, 1\.00% are allowed: nothing is kept", ended.output
     )

@@ -27,8 +27,13 @@ from trainer.outcome import ATTEMPT_DIR_ENV, FINISHED, ConfigError, SickNode, wr
 from trainer.settings import resolve_settings, say
 from trainer.training.checkpoint import CheckpointError
 
-# What must be the same for a checkpoint to be continued exactly, beside the processes and the records.
-LAYOUT = ("micro_batch_size", "gradient_accumulation_steps", "seed", "max_steps", "lora_r", "vision")
+# What must be the same for a checkpoint to be continued exactly, and for its scores to be comparable: these, the base
+# by its name, the processes and the records.
+LAYOUT = (
+    "micro_batch_size", "gradient_accumulation_steps", "seed", "max_steps", "learning_rate", "warmup_fraction",
+    "weight_decay", "max_grad_norm", "optimizer", "quantization", "vision", "lora_r", "lora_alpha", "lora_dropout",
+    "eval_samples", "score_samples", "answer_field", "actions",
+)  # fmt: skip
 SHOWN_EXAMPLES = 3
 
 
@@ -75,6 +80,7 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     import torch
 
     from trainer.data.examples import Encoder, describe_example
+    from trainer.data.lengths import data_digest
     from trainer.evaluation import heldout
     from trainer.evaluation.generation import choose
     from trainer.evaluation.metrics import score_table
@@ -83,6 +89,7 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     from trainer.node.stop import Stop
     from trainer.report.page import report_line
     from trainer.results import export, trained
+    from trainer.results.card import base_name
     from trainer.tracking import track
     from trainer.training.checkpoint import CheckpointStore
     from trainer.training.first_look import check_text_only, drop_unfit
@@ -104,8 +111,10 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     dataset = drop_unfit(processor, dataset, config, ranks, say)
     stop.check()
     layout = {
+        "model": base_name(config.model).rpartition("/")[2],
         "processes": config.world_size,
         "training records": len(dataset.train),
+        "data": data_digest(config.data)[:12],
         **{name: getattr(config, name) for name in LAYOUT},
     }
     store = CheckpointStore(run_dir / "checkpoints", ranks, layout=layout, keep=config.keep_checkpoints, say=say)

@@ -88,7 +88,7 @@ def read_metrics(run_dir: Path) -> dict[str, Any]:
 def merge(adapter: Path, out: Path, record: dict[str, Any], asked: Request) -> dict[str, Any]:
     """Fill `out`, and measure. Raises ConfigError for a base or data that are gone."""
     trained = load_trained(adapter, device=asked.device, base=asked.base)
-    measured = held_out(trained.processor, record["config"])
+    measured = held_out(trained.processor, record)
     answers, before = score(trained, measured, "the adapter on its base")
     trained.processor.save_pretrained(out)
     say(["merging ..."])
@@ -105,14 +105,17 @@ def merge(adapter: Path, out: Path, record: dict[str, Any], asked: Request) -> d
     }  # fmt: skip
 
 
-def held_out(processor: Any, settings: dict[str, Any]) -> Any:
-    """The records that the run was measured on. Raises ConfigError when there are none."""
+def held_out(processor: Any, record: dict[str, Any]) -> Any:
+    """The records that the run was measured on, or, said, what they have become. Raises ConfigError for none."""
     from trainer.data.inspection import inspect_dataset
+    from trainer.data.lengths import data_digest
     from trainer.data.records import dataset_of
     from trainer.evaluation.heldout import hold_out
 
     known = {field.name for field in fields(TrainConfig)}
-    config = build(TrainConfig, {name: value for name, value in settings.items() if name in known})
+    config = build(TrainConfig, {name: value for name, value in record["config"].items() if name in known})
+    if data_digest(config.data) != record["data"].get("sha256"):
+        say([f"{config.data} has changed since the run: the scores are those of other records than it was measured on"])
     kept = inspect_dataset(dataset_of(config), processor, max_length=config.max_length).kept()
     measured = hold_out(processor, kept, config, partial(print, file=sys.stderr))
     if not measured.records:

@@ -42,7 +42,7 @@ class CheckpointStore:
     """
 
     def __init__(
-        self, folder: Path, ranks: Ranks, *, layout: Mapping[str, int | str], keep: int, say: Callable[[str], object]
+        self, folder: Path, ranks: Ranks, *, layout: Mapping[str, float | str], keep: int, say: Callable[[str], object]
     ) -> None:
         """`layout` is what must be the same to go on exactly (processes, batch, records, ...)."""
         self.folder, self.ranks, self.layout = folder, ranks, dict(layout)
