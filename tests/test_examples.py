@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from trainer.training.first_look import check_text_only
 
 ANSWER = '{"button": "up"}'
 IMAGE_TOKENS = 36
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +173,13 @@ def test_pictures_stand_upright_and_keep_their_greys(tmp_path: Path) -> None:
     assert [scaled.getpixel((x, 0)) for x in range(4)] == [(level,) * 3 for level in (0, 0, 128, 255)]
     with pytest.raises(OSError, match=r"range.tiff: pixels of 32 bits \(mode F\), of a range that no one says"):
         load_picture([str(tmp_path / "range.tiff")])
+
+
+def test_a_large_picture_is_read_without_a_warning(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "large.png")
+    read = (
+        "from PIL import Image; from trainer.data.grid import load_image; Image.MAX_IMAGE_PIXELS = 3000; "
+        f"print(load_image({str(tmp_path / 'large.png')!r}).size)"
+    )
+    done = subprocess.run([sys.executable, "-c", read], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("(64, 64)\n", "")

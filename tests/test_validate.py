@@ -101,6 +101,18 @@ def test_a_picture_that_may_not_be_read_is_left_out(tiny_model: Path) -> None:
     ]
 
 
+def test_an_answer_too_deep_to_read_is_left_out(tmp_path: Path, tiny_model: Path) -> None:
+    from transformers import AutoProcessor
+
+    rows = [row(None, "one"), row(None, "two"), row(None, "three", '{"a":' + "[" * 5000)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in rows))
+    processor = AutoProcessor.from_pretrained(tiny_model)
+    inspection = inspect_dataset(load_dataset(str(tmp_path), eval_fraction=0), processor, max_length=200)
+    assert inspection.left_out() == [
+        "1 of 3 train records left out: the answer is no JSON object, as most are (" + '{"a":' + "[" * 55 + ")"
+    ]
+
+
 def test_what_is_left_out_of_the_held_out_records_leaks_nothing(tmp_path: Path, tiny_model: Path) -> None:
     from transformers import AutoProcessor
 

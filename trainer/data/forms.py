@@ -59,10 +59,9 @@ def read_line(line: bytes | str) -> dict[str, Any]:
         # Bytes may come in, so that a file that is not UTF-8 is reported by line like any other mistake.
         entry = json.loads(line.rstrip())
         json.dumps(entry, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except json.JSONDecodeError as error:
-        raise FormError(f" is not JSON ({error.msg} at column {error.colno}): it takes {FORMAT_HINT}") from None
     except (ValueError, RecursionError) as error:
-        raise FormError(f" is not JSON ({error}): it takes {FORMAT_HINT}") from None
+        said = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+        raise FormError(f" is not JSON ({said}): it takes {FORMAT_HINT}") from None
     if not isinstance(entry, dict):
         raise FormError(f" is not an object: it takes {FORMAT_HINT}")
     return entry

@@ -88,12 +88,11 @@ def load_dataset(data: str, *, eval_fraction: float = 0.1, seed: int = 0, image_
         )
     notes: tuple[str, ...] = ()
     if moved := sorted(name for name, where in found.items() if _absolute(name) and where != Path(name)):
-        names: dict[Path | None, list[str]] = {}
-        for name, where in found.items():
-            names.setdefault(where, []).append(name)
-        if alike := next((names[found[name]] for name in moved if len(names[found[name]]) > 1), None):
+        names = Counter(found.values())
+        if shared_file := next((found[name] for name in moved if names[found[name]] > 1), None):
+            one, other, *_ = (name for name, where in found.items() if where == shared_file)
             raise ConfigError(
-                f"{data}: {alike[0]} and {alike[1]} would both be {found[alike[0]]}: bring the images with the folders "
+                f"{data}: {one} and {other} would both be {shared_file}: bring the images with the folders "
                 f"that tell them apart, or make their paths relative to {folder}/"
             )
         notes += (

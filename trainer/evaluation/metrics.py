@@ -52,7 +52,7 @@ def json_object(text: str) -> dict[str, Any] | None:
     """The JSON object that `text` is; None for anything else."""
     try:
         entry = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) else None
 
