@@ -293,6 +293,8 @@ def test_batch_size_and_accumulation_may_come_from_either_file_and_mean_their_pr
          "CONFIG=single_gpu_low_mem (CONFIG is from ACCELERATE_CONFIG in .env)"),
         ("MODEL_NAME=no such/model\n", {}, "MODEL=no such/model: no folder here and no hub id: give a folder, or "
          "owner/name as in google/gemma-3-4b-it (MODEL is from MODEL_NAME in .env)"),
+        ("MODEL_NAME=https://hf.co/a/b\n", {}, "MODEL is an address: give the hub id alone, owner/name, or a folder, "
+         "as ./x@y if it has @ (MODEL is from MODEL_NAME in .env)"),
         ("BATCH_SIZE=3\nGRAD_ACCUM=2\n", {"GPUS": "4", "EFFECTIVE_BATCH": "6"}, "EFFECTIVE_BATCH=6 cannot be "
          "shared evenly by 4 GPUs: try 4 or 8"),
     ],

@@ -177,7 +177,7 @@ def _naming(sources: Mapping[str, str], given: Mapping[str, str]) -> Iterator[No
     try:
         yield
     except ConfigError as error:
-        name = str(error).partition("=")[0]
+        name = str(error).replace("=", " ").replace(":", " ").split()[0]
         if name not in sources or name in given:
             raise
         raise ConfigError(f"{error} ({name} is from {sources[name]})") from error
