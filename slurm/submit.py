@@ -81,6 +81,18 @@ def check_environment(spec: JobSpec) -> None:
         raise ConfigError(f"no finished environment for the job ({python}): make env DEVICE={spec.device}")
 
 
+def note_runtime(spec: JobSpec, environ: Mapping[str, str]) -> None:
+    """Says where srun knows no containers. No refusal: only the nodes' own need know them."""
+    if spec.runtime != "pyxis" or not shutil.which("srun", path=environ.get("PATH")):
+        return
+    with contextlib.suppress(SlurmError):
+        helped = slurm("srun", "--help", environ=environ, timeout_s=5.0)
+        if helped.returncode == 0 and "--container-image" not in helped.stdout:
+            cli.say(
+                "srun here knows no --container-image: where the nodes' does not either, RUNTIME=pyxis ends with 78"
+            )
+
+
 def submit(plan: Plan, environ: Mapping[str, str]) -> Submitted:
     """Write the run's folder and hand the script to sbatch.
 
@@ -92,6 +104,7 @@ def submit(plan: Plan, environ: Mapping[str, str]) -> Submitted:
     check(plan, environ)
     spec = plan.spec
     check_environment(spec)
+    note_runtime(spec, environ)
     folder = Path(run_dir(spec))
     record = run_record(plan)
     with new_folders(spec.run_id, folder):

@@ -19,7 +19,7 @@ from slurm.queue import ASKED
 from slurm.runtime import check_runtime, needed_environment
 from slurm.script import log_dir, render_array
 from slurm.site import find_site, with_gpu_type
-from slurm.submit import SCRIPT_NAME, SubmitError, check, check_environment, new_folders, sbatch
+from slurm.submit import SCRIPT_NAME, SubmitError, check, check_environment, new_folders, note_runtime, sbatch
 from trainer.outcome import FINISHED, ConfigError
 
 Words = Mapping[str, str]
@@ -80,6 +80,7 @@ def submit(planned: Sweep, environ: Words) -> str:
         UnansweredError: sbatch did not tell; the folders are left.
     """
     check_environment(planned.plans[0].spec)
+    note_runtime(planned.plans[0].spec, environ)
     script = planned.folder / SCRIPT_NAME
     members = {planned.folder.with_name(plan.spec.run_id): run_record(plan) for plan in planned.plans}
     with new_folders(planned.sweep_id, planned.folder, *members):

@@ -154,7 +154,7 @@ SEVERAL = "gpu_types: {h100: 80, a100: 80, l4: 24}"
         ("partition: gpu", {"VRAM": "200"}, None, "given"),
         # An l4 would not.
         (SEVERAL, {"VRAM": "80"}, "a100", "given: a100 of site.yaml has it"),
-        (SEVERAL, {"VRAM": "40", "GPU_TYPE": "h100"}, "h100", "given"),
+        (SEVERAL, {"VRAM": "40", "GPU_TYPE": "H100"}, "h100", "given"),
         (SEVERAL, {"VRAM": "80", "DEVICE": "cpu"}, None, "given"),
     ],
 )

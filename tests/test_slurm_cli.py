@@ -248,6 +248,26 @@ def test_where_sinfo_does_not_answer_sbatch_is_left_to_judge(checkout: Path, rec
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("helped", "said"),
+    [
+        ("echo --container-image", ""),
+        ("exit 1", ""),
+        ("echo --nodes", "srun here knows no --container-image: where the nodes' does not either, RUNTIME=pyxis ends "),
+    ],
+)
+def test_submit_says_where_srun_knows_no_containers(
+    helped: str, said: str, checkout: Path, records: Path, fake_sbatch: str, tmp_path: Path
+) -> None:
+    plain = checkout.rename(tmp_path / "plain")  # pyxis mounts no other
+    data = records.rename(plain / "data")
+    make_program(fake_sbatch, "srun", helped)
+    argv = ("--device=cpu", "--data", str(data), "--runtime=pyxis", "--image=team/trainyard:1")
+    done = slurm("submit", *argv, cwd=plain, PATH=fake_sbatch)
+    assert done.returncode == 0, done.stderr
+    assert (said in done.stderr, done.stderr.count("\n")) == (True, 1 if said else 0)
+
+
 def test_render_prints_the_script_and_nothing_else_and_the_same_again() -> None:
     one, two = (slurm("render", "--gpus", "2", LC_ALL=locale) for locale in ("C", "C.UTF-8"))
     assert (one.returncode, one.stderr) == (0, "")

@@ -71,20 +71,20 @@ def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested
 
 def vram(fields: dict[str, object], site: Site) -> tuple[float, str]:
     """(GiB a GPU, where that comes from). A GPU_TYPE that the site knows gets the site's spelling."""
+    sizes, kind = site.gpu_gib, str(fields.get("gpu_type", ""))
+    spelled = {name.lower(): name for name in sizes}
+    if kind.lower() in spelled:
+        kind = fields["gpu_type"] = spelled[kind.lower()]
     if "vram_gib" in fields:
         return float(str(fields["vram_gib"])), "given"
-    sizes = site.gpu_gib
-    if "gpu_type" not in fields:
+    if not kind:
         # Any of the site's GPUs may come: a plan for the smallest runs on all.
         least = min(sizes, key=lambda name: (sizes[name], name), default=None)
         if least is None:
             return ASSUMED_VRAM_GIB, "assumed"
         return sizes[least], f"{least} of {site.source}{', the smallest there' if len(sizes) > 1 else ''}"
-    kind = str(fields["gpu_type"])
-    spelled = {name.lower(): name for name in sizes}
-    if kind.lower() in spelled:
-        fields["gpu_type"] = spelled[kind.lower()]
-        return sizes[spelled[kind.lower()]], f"GPU_TYPE={spelled[kind.lower()]} of {site.source}"
+    if kind in sizes:
+        return sizes[kind], f"GPU_TYPE={kind} of {site.source}"
     known = (*sizes, *(name for name in GPU_GIB if name not in spelled))
     if kind.lower() not in GPU_GIB:
         raise ConfigError(f"GPU_TYPE={kind}: not known{known_are(kind, known)}; for others add VRAM=<GiB>")
