@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from trainer.evaluation.heldout import Scores, describe
 from trainer.evaluation.metrics import UNREADABLE, action_metrics, answer_field, read_action, score_table
 from trainer.outcome import ConfigError
 
@@ -70,6 +71,18 @@ def test_an_answer_field_that_no_answer_has_is_refused(answers: list[str], said:
 )
 def test_an_action_is_read_or_the_answer_is_unreadable(answer: str, field: str | None, action: str | None) -> None:
     assert read_action(answer, field) == action
+
+
+def test_answers_in_plain_text_are_not_called_valid_json() -> None:
+    text = action_metrics(["up", "down " * 40, "down " * 40], ["up", "up", "up"], in_json=False)
+    assert text.valid_json is None
+    json = action_metrics(["up", "down"], ["up", None])
+    majority = f"always '{('down ' * 40)[:77]}...': 66.7%"
+    assert [describe("now", Scores(generated=found)) for found in (text, json)] == [
+        f"now: action accuracy 33.3% on 3 held-out records ({majority})",
+        "now: action accuracy 50.0% on 2 held-out records (always 'up': 50.0%), valid JSON 50.0%",
+    ]
+    assert describe("now", Scores(scored=text, generated=json)).endswith(", written out 50.0% of 2, valid JSON 50.0%")
 
 
 def test_nothing_to_score_is_an_error() -> None:

@@ -25,6 +25,7 @@ from trainer.outcome import ConfigError
 from trainer.report.charts import draw, nice_ticks, short, smooth
 from trainer.report.page import build_report, main, report_line
 from trainer.report.samples import PICTURE_BYTES, SAMPLES, choose_samples, picture_uri
+from trainer.results.card import model_card
 from trainer.results.export import RunRecord
 
 VOID = {"meta", "link", "img", "br"}
@@ -143,6 +144,16 @@ def test_headline_numbers_equal_the_metrics(tmp_path: Path) -> None:
     ) in text
     assert "Data set sha256 abc123 Versions torch 2.13.0" in text
     assert "Held-out loss" not in text and "MFU" not in text
+
+
+def test_neither_page_nor_card_calls_plain_text_valid_json(tmp_path: Path) -> None:
+    scores = dataclasses.asdict(action_metrics(TRUTHS, ANSWERS, in_json=False))
+    data = {"sha256": "abc123", "split": "eval.jsonl", "train": 9, "eval": 20, "frames": 1}
+    memory = {"bytes": 1, "of": "resident memory"}
+    run = _write_run(tmp_path, before=scores, after=scores, answer_field=None, data=data, peak_memory=memory)
+    assert "Readable answers" not in Page(build_report(run)).text
+    card = model_card(json.loads((run / "metrics.json").read_text()))
+    assert f"| 85.0% | 85.0% | {scores['macro_f1']:.3f} | - |" in card
 
 
 def test_evaluations_on_the_way_are_curves_that_begin_at_the_base_model(tmp_path: Path) -> None:

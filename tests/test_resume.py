@@ -221,6 +221,14 @@ def test_patience_runs_out_at_the_same_step_whatever_is_in_between(tmp_path: Pat
     assert history(tmp_path / "stopped")[:-1] == history(tmp_path / "straight")[:-1]
 
 
+def test_a_run_that_ends_anyway_is_not_said_to_stop_early(tmp_path: Path, train: Callable[..., Ended]) -> None:
+    options = {"learning_rate": 1e-30, "eval_steps": 1, "early_stopping_patience": 1, "max_steps": 2}
+    ended = train(tmp_path, **options)
+    assert ended.codes == (0,), ended.output
+    assert [entry["step"] for entry in history(tmp_path) if "eval_loss" in entry] == [1, 2]
+    assert "stopped early" not in ended.output
+
+
 def test_a_broken_newest_checkpoint_is_set_aside_for_the_one_before(
     tmp_path: Path, straight: Path, train: Callable[..., Ended]
 ) -> None:

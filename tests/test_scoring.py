@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from trainer.config import TrainConfig
 from trainer.data.examples import IGNORED, Encoder, encode, pad_and_stack
-from trainer.data.records import Record, load_dataset
-from trainer.evaluation.generation import ask
+from trainer.data.records import Dataset, Record, load_dataset
+from trainer.evaluation.generation import answer_budget, ask
+from trainer.evaluation.heldout import hold_out
 from trainer.evaluation.metrics import answer_field, read_action
 from trainer.evaluation.scoring import Choices, find_choices, score_actions
 from trainer.outcome import ConfigError
@@ -149,6 +151,49 @@ def test_actions_are_written_as_the_data_writes_them(
 def test_free_text_is_not_scored(processor: Any, records: tuple[Record, ...], answers: list[str], reason: str) -> None:
     some = answered(records * 9, *answers)
     assert find_choices(processor, some, "a" if answers[0][0] == "{" else None) == reason
+
+
+@pytest.mark.parametrize(
+    ("held_out", "settings", "lines"),
+    [
+        ([UP, DOWN], {}, ["actions (a): up, down"]),
+        (
+            [UP, '{"a": "back"}', '{"a": "side"}', '{"b": 1}'],
+            {"eval_samples": 0},
+            [
+                "actions (a): up, down",
+                "3 of 4 held-out records have actions that cannot be chosen: back, side, (unreadable) "
+                "(see answer_field and actions)",
+                "eval_samples=0: nothing is evaluated on the way, so the last adapter is kept and nothing stops early",
+            ],
+        ),
+        (
+            [DOWN],
+            {"actions": "up,dwon"},
+            [
+                "actions (a): up, dwon",
+                "1 of 1 held-out records have actions that cannot be chosen: down (see answer_field and actions)",
+            ],
+        ),
+        ([], {"eval_samples": 0}, []),
+    ],
+)
+def test_what_cannot_be_right_or_will_not_be_measured_is_said_at_the_start(
+    held_out: list[str], settings: dict[str, Any], lines: list[str], processor: Any, records: tuple[Record, ...]
+) -> None:
+    data = Dataset(train=(*answered(records, UP, DOWN, UP),), eval=(*answered(records, *held_out),), split="")
+    config = TrainConfig(model="-", data="-", output_dir="-", run_id="-", **settings)
+    said: list[str] = []
+    measured = hold_out(processor, data, config, said.append)
+    assert sorted(said) == sorted(lines)
+    assert len(measured.records) == len(held_out)
+
+
+def test_answers_have_the_room_that_the_longest_true_one_takes(processor: Any, records: tuple[Record, ...]) -> None:
+    long = "why " * 700
+    tokens = processor.tokenizer(long, add_special_tokens=False)["input_ids"]
+    assert len(tokens) > 600
+    assert answer_budget(processor.tokenizer, answered(records, "short", long)) == len(tokens) + 4
 
 
 @pytest.mark.parametrize("asked", ["up", "up,up", "up,", ","])

@@ -111,6 +111,28 @@ def test_two_processes_follow_one_with_the_same_effective_batch(tmp_path: Path, 
     assert scores[0]["generated_before"] == scores[1]["generated_before"]
 
 
+def test_the_held_out_loss_is_a_mean_over_answer_tokens_however_they_are_shared_out(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    """7 records of unlike answers, alone, four at once, and on two processes, which fill up their last batches."""
+    for side, count in (("train", 8), ("eval", 7)):
+        rows = [
+            {"image": None, "context": "", "question": f"{side} {n}", "output": "go " * n**2} for n in range(1, count)
+        ]
+        rows.append({**rows[0], "question": "which?", "output": "up"})
+        (tmp_path / f"{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = []
+    for micro, world in ((1, 1), (4, 1), (2, 2)):
+        folder = tmp_path / f"{micro}x{world}"
+        ended = train_forked(
+            folder, model=tiny_model, data=tmp_path, micro_batch_size=micro, world_size=world,
+            gradient_accumulation_steps=4 // micro // world, max_steps=1, learning_rate=1e-30,
+        )  # fmt: skip
+        assert set(ended.codes) == {0}, ended.output
+        found += [entry["eval_loss"] for entry in history(folder) if "eval_loss" in entry]
+    assert found == pytest.approx([found[0]] * 3, rel=1e-4)
+
+
 def test_checkpointing_and_accumulation_change_memory_not_losses(
     tmp_path: Path, finished: Path, tiny_model: Path, walks: Path
 ) -> None:

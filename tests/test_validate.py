@@ -145,15 +145,32 @@ def test_labels_are_counted_on_what_is_kept_with_the_majority(inspected: Inspect
 
 
 @pytest.mark.parametrize(
-    ("field", "notes"),
-    [("button", []), ("why", ["actions cannot be scored: 0 different actions in the training answers, not 2 to 64"])],
+    ("field", "actions", "notes"),
+    [
+        ("button", "auto", []),
+        (
+            "button",
+            "down,upp",
+            ["2 of 2 held-out records have actions that cannot be chosen: up (see answer_field and actions)"],
+        ),
+        ("why", "auto", ["actions cannot be scored: 0 different actions in the training answers, not 2 to 64"]),
+    ],
 )
 def test_what_cannot_be_scored_is_told_before_a_run(
-    field: str, notes: list[str], inspected: Inspection, tiny_model: Path
+    field: str, actions: str, notes: list[str], inspected: Inspection, tiny_model: Path
 ) -> None:
     from transformers import AutoProcessor
 
-    assert unscored(AutoProcessor.from_pretrained(tiny_model), inspected, field) == notes
+    assert unscored(AutoProcessor.from_pretrained(tiny_model), inspected, field, actions) == notes
+
+
+def test_actions_that_a_run_would_refuse_are_refused_by_the_look_at_the_data(
+    inspected: Inspection, tiny_model: Path
+) -> None:
+    from transformers import AutoProcessor
+
+    with pytest.raises(ConfigError, match=r"^actions=foo,bar: no training answer has any of them; they have down, up$"):
+        unscored(AutoProcessor.from_pretrained(tiny_model), inspected, "button", "foo,bar")
 
 
 def test_nothing_left_to_train_on_is_refused(faulty: Path, tiny_model: Path) -> None:

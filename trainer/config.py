@@ -99,7 +99,8 @@ class TrainConfig:
     eval_fraction: Annotated[float, Range(0, 0.9)] = 0.1
     """Share of the records held out, by session, when the data brings no eval.jsonl."""
     eval_samples: Annotated[int, Range(0, 1_000_000)] = 256
-    """Held-out records for the held-out loss, and that answers are written out for, before and after training."""
+    """Held-out records for the held-out loss, and that answers are written out for, before and after training. 0: no
+    evaluation on the way, so the last adapter is the one that is kept, and nothing ends early."""
     score_samples: Annotated[int, Range(0, 10_000_000)] = 10_000_000
     """Held-out records whose allowed actions are scored: all, unless there are more than this."""
     feature_cache_gib: Annotated[int, Range(0, 100_000)] = 8

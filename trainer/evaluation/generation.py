@@ -17,7 +17,6 @@ from trainer.data.records import Record
 
 ROWS = 32  # sequences at once
 READERS = 4  # threads: preparing a picture of Gemma 3 takes longer than scoring it on a large GPU
-MAX_ANSWER_TOKENS = 512
 T = TypeVar("T")
 
 
@@ -89,9 +88,9 @@ def ask(
 
 
 def answer_budget(tokenizer: Any, records: Sequence[Record]) -> int:
-    """Tokens for the longest true answer and a little more, at most MAX_ANSWER_TOKENS."""
+    """Tokens for the longest true answer and a little more."""
     answers = tokenizer([record.answer for record in records], add_special_tokens=False)["input_ids"]
-    return min(MAX_ANSWER_TOKENS, max(map(len, answers), default=0) + 4)
+    return max(map(len, answers), default=0) + 4
 
 
 def generate_answers(

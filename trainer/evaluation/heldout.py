@@ -10,7 +10,8 @@ from trainer.config import TrainConfig
 from trainer.data.records import Dataset, Record
 from trainer.evaluation.generation import choose, generate_answers
 from trainer.evaluation.metrics import ActionMetrics, action_metrics, answer_field, read_action
-from trainer.evaluation.scoring import Choices, find_choices, score_actions
+from trainer.evaluation.scoring import Choices, beyond, find_choices, score_actions
+from trainer.text import shown
 
 Said = dict[int, dict[str, Any]]  # by place in HeldOut.records: the `prediction`, and what it was read from
 
@@ -76,7 +77,7 @@ class HeldOut:
     def metrics(self, said: Said) -> ActionMetrics | None:
         """None where nothing was said."""
         truths, predictions = map(self.truth, said), [entry["prediction"] for entry in said.values()]
-        return action_metrics(list(truths), predictions) if said else None
+        return action_metrics(list(truths), predictions, in_json=self.field is not None) if said else None
 
     def truth(self, place: int) -> str:
         return read_action(self.records[place].answer, self.field) or ""
@@ -96,7 +97,7 @@ class HeldOut:
 
 
 def hold_out(processor: Any, dataset: Dataset, config: TrainConfig, say: Callable[..., object]) -> HeldOut:
-    """What to measure on, said in one line. Raises ConfigError for `actions` that are none."""
+    """What to measure on, and says so. Raises ConfigError for `actions` that are none."""
     field = answer_field([r.answer for r in dataset.train], config.answer_field)
     found = find_choices(processor, dataset.train, field, config.actions)
     choices = None if isinstance(found, str) else found
@@ -105,7 +106,11 @@ def hold_out(processor: Any, dataset: Dataset, config: TrainConfig, say: Callabl
     if choices is None:
         say(f"actions are not scored, answers are only written out: {found}")
     elif records:
-        say(f"actions ({field or 'the whole answer'}): {', '.join(choices.actions)}")
+        say(f"actions ({field or 'the whole answer'}): {', '.join(dict.fromkeys(choices.actions))}")
+        for line in beyond(choices, records, field):
+            say(line)
+    if dataset.eval and not config.eval_samples:
+        say("eval_samples=0: nothing is evaluated on the way, so the last adapter is kept and nothing stops early")
     answered = tuple(choose(records, config.eval_samples))
     return HeldOut(processor=processor, records=records, answered=answered, field=field, choices=choices)
 
@@ -117,9 +122,9 @@ def describe(when: str, scores: Scores) -> str:
         return f"{when}: nothing held out to score"
     text = (
         f"{when}: action accuracy {result.accuracy:.1%} on {result.samples} held-out records "
-        f"(always {result.majority!r}: {result.majority_accuracy:.1%})"
+        f"(always {shown(result.majority)}: {result.majority_accuracy:.1%})"
     )
     if written := scores.generated:
-        same = "" if written is result else f"written out {written.accuracy:.1%} of {written.samples}, "
-        text += f", {same}valid JSON {written.valid_json:.1%}"
+        text += "" if written is result else f", written out {written.accuracy:.1%} of {written.samples}"
+        text += "" if written.valid_json is None else f", valid JSON {written.valid_json:.1%}"
     return text

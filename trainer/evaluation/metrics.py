@@ -62,8 +62,8 @@ class ActionMetrics:
     samples: int
     accuracy: float
     """Share of answers whose action is the right one."""
-    valid_json: float
-    """Share of answers that can be read at all."""
+    valid_json: float | None
+    """Share of answers that can be read at all; None where they are no JSON."""
     macro_f1: float
     """Mean F1 over the actions that occur in the truth, each counting alike."""
     majority: str
@@ -75,7 +75,7 @@ class ActionMetrics:
     """confusion[truth][prediction]; predictions beyond the known actions and unreadable ones have a column too."""
 
 
-def action_metrics(truths: Sequence[str], predictions: Sequence[str | None]) -> ActionMetrics:
+def action_metrics(truths: Sequence[str], predictions: Sequence[str | None], *, in_json: bool = True) -> ActionMetrics:
     """Metrics of `predictions` (None: unreadable) against `truths`, pairwise.
 
     Raises:
@@ -97,7 +97,7 @@ def action_metrics(truths: Sequence[str], predictions: Sequence[str | None]) -> 
     return ActionMetrics(
         samples=len(pairs),
         accuracy=sum(counts[a, a] for a in actions) / len(pairs),
-        valid_json=1 - predicted_counts[UNREADABLE] / len(pairs),
+        valid_json=1 - predicted_counts[UNREADABLE] / len(pairs) if in_json else None,
         macro_f1=sum(entry["f1"] for entry in per_action.values()) / len(actions),
         majority=actions[0],
         majority_accuracy=true_counts[actions[0]] / len(pairs),

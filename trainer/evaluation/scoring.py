@@ -19,6 +19,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from torch.nn.utils.rnn import pad_sequence
 from trainer.data.examples import IGNORED, prompt_and_answer
 from trainer.data.records import Record
 from trainer.evaluation.generation import ROWS, ask
-from trainer.evaluation.metrics import json_object, read_action
+from trainer.evaluation.metrics import UNREADABLE, json_object, read_action
 from trainer.model.traits import next_positions
 from trainer.outcome import ConfigError
 
@@ -37,6 +38,7 @@ AUTO = "auto"
 MAX_ACTIONS = 64  # more are no choice among actions but free text
 REACH = 16  # characters behind a value that a token which ends it may take in
 RARE = 0.1  # ways to write an action in fewer of its answers are no candidates
+Tokens = tuple[int, ...]
 FIRST_KEY = re.compile(r'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:\s*')
 
 
@@ -46,9 +48,9 @@ class Choices:
 
     actions: tuple[str, ...]
     """Of each candidate; one that training answers write in several ways stands here as often."""
-    shared: tuple[int, ...]
+    shared: Tokens
     """What every candidate begins with."""
-    rest: tuple[tuple[int, ...], ...]
+    rest: tuple[Tokens, ...]
     """What follows it, by candidate; at least one token, and no one is the beginning of another."""
 
     def probabilities(self, logprobs: Sequence[float]) -> dict[str, float]:
@@ -90,17 +92,20 @@ def find_choices(processor: Any, records: Sequence[Record], field: str | None, a
     if not answer:
         return "the model's chat template rewrites the answers"
 
-    def tokens_of(value: str, tail: str) -> tuple[int, ...]:
-        closed = field is not None and value.endswith('"')
-        return _tokens(processor.tokenizer, before + head + value, tail + behind, closed=closed)
+    def tokens_of(value: str, tail: str) -> Tokens:
+        """Up to the one that ends the value: with a JSON string's quote, else with what comes next."""
+        text = before + head + value
+        encoded = processor.tokenizer(text + tail + behind, add_special_tokens=False, return_offsets_mapping=True)
+        end = len(text) + (field is None or not value.endswith('"'))
+        pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        return tuple(token for token, (start, _) in pairs if start < end)
 
     written = Counter((action or "", p[1], p[2][:REACH]) for action, p in zip(said, parts, strict=True) if p)
-    quoted = field is not None and any(value.startswith('"') for _, value, _ in written)
-    found = _candidates(actions, written, tokens_of, quoted=quoted)
+    ways = _ways(actions, written, tokens_of, as_json=field is not None)
+    found = [(action, tokens) for action in actions for tokens in ways[action]]
     candidates = [tokens for _, tokens in found]
-    for one, other in itertools.pairwise(sorted(candidates)):
-        if other[: len(one)] == one:
-            return f"one answer is the beginning of another: {processor.tokenizer.decode(one)!r}"
+    if any(other[: len(one)] == one for one, other in itertools.pairwise(sorted(candidates))):
+        return "one answer is the beginning of another"
     count = 0
     while len({candidate[: count + 1] for candidate in candidates}) == 1:
         count += 1
@@ -108,31 +113,36 @@ def find_choices(processor: Any, records: Sequence[Record], field: str | None, a
     return Choices(actions=tuple(action for action, _ in found), shared=candidates[0][:count], rest=rest)
 
 
-def _candidates(
+def _ways(
     actions: Sequence[str],
     written: Mapping[tuple[str, str, str], int],
-    tokens_of: Callable[[str, str], tuple[int, ...]],
+    tokens_of: Callable[[str, str], Tokens],
     *,
-    quoted: bool,
-) -> list[tuple[str, tuple[int, ...]]]:
-    """Each of `actions` in each way that its own answers have, the most frequent first; without any, as the others are
-    `written`: how often (action, value, what follows it) occur."""
-    ways: dict[str, Counter[tuple[int, ...]]] = defaultdict(Counter)
+    as_json: bool,
+) -> dict[str, list[Tokens]]:
+    """How each of `actions` is written in its own answers, the most frequent way first; one that has none, as the
+    others are. `written` counts (action, value, what follows it)."""
+    ways: dict[str, Counter[Tokens]] = defaultdict(Counter)
     tails: dict[int, Counter[str]] = defaultdict(Counter)  # by the token that ends the value
     for (action, value, tail), count in written.items():
         tokens = tokens_of(value, tail)
         ways[action][tokens] += count
         tails[tokens[-1]][tail] += count
     tail = max(tails.values(), key=Counter.total).most_common(1)[0][0]
-    escaped = any("\\u" in value for _, value, _ in written)
+    values = "".join(value for _, value, _ in written)
     for action in set(actions) - set(ways):
-        ways[action][tokens_of(json.dumps(action, ensure_ascii=escaped) if quoted else action, tail)] = 1
-    return [
-        (action, tokens)
-        for action in actions
-        for tokens, count in ways[action].most_common()
-        if count >= RARE * ways[action].total()
-    ]
+        value = json.dumps(action, ensure_ascii="\\u" in values) if as_json and '"' in values else action
+        ways[action][tokens_of(value, tail)] = 1
+    return {a: [tokens for tokens, n in found.most_common() if n >= RARE * found.total()] for a, found in ways.items()}
+
+
+def beyond(choices: Choices, records: Sequence[Record], field: str | None) -> list[str]:
+    """A line about those of the held-out `records` that can only be scored as wrong; none where all can be right."""
+    truths = [read_action(record.answer, field) for record in records]
+    wrong = [UNREADABLE if truth is None else truth for truth in truths if truth not in choices.actions]
+    names = shorten(", ".join(dict.fromkeys(wrong)), 80, placeholder=" ...")
+    line = f"{len(wrong)} of {len(records)} held-out records have actions that cannot be chosen: {names}"
+    return [f"{line} (see answer_field and actions)"] if wrong else []
 
 
 def _take_apart(text: str, field: str | None) -> tuple[str, str, str] | None:
@@ -144,14 +154,6 @@ def _take_apart(text: str, field: str | None) -> tuple[str, str, str] | None:
         return None
     value, end = json.JSONDecoder().raw_decode(text, start.end())
     return (text[: start.end()], text[start.end() : end], text[end:]) if value == entry[field] else None
-
-
-def _tokens(tokenizer: Any, said: str, tail: str, *, closed: bool) -> tuple[int, ...]:
-    """The tokens of `said` and of what follows it, up to the one that holds its end or, unless `closed`, what is
-    next."""
-    encoded = tokenizer(said + tail, add_special_tokens=False, return_offsets_mapping=True)
-    pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-    return tuple(token for token, (start, _) in pairs if start < len(said) + (not closed))
 
 
 def score_actions(

@@ -30,7 +30,7 @@ def print_report(config: TrainConfig, *, as_json: bool) -> int:
     dataset, processor = dataset_of(config), load_processor(config.model)
     inspection = inspect_dataset(dataset, processor, max_length=config.max_length)
     report = build_report(config, inspection)
-    report["notes"] += unscored(processor, inspection, report["answer_field"])
+    report["notes"] += unscored(processor, inspection, report["answer_field"], config.actions)
     try:
         report["lengths_file"] = str(write_lengths(config.data, measured(config, inspection)))
     except OSError as error:
@@ -40,13 +40,16 @@ def print_report(config: TrainConfig, *, as_json: bool) -> int:
     return FINISHED
 
 
-def unscored(processor: Any, inspection: Inspection, field: str | None) -> list[str]:
-    """Why a run on what is kept would only write answers out; nothing when it would score their actions."""
-    from trainer.evaluation.scoring import find_choices
+def unscored(processor: Any, inspection: Inspection, field: str | None, asked: str) -> list[str]:
+    """Why a run on what is kept would only write answers out, or score some as wrong whatever the model says; nothing
+    when neither is so. Raises ConfigError for actions `asked` that are none."""
+    from trainer.evaluation.scoring import beyond, find_choices
 
-    kept = without(inspection.dataset, inspection.unfit()).train
-    choices = find_choices(processor, kept, field) if kept else None
-    return [f"actions cannot be scored: {choices}"] if isinstance(choices, str) else []
+    kept = without(inspection.dataset, inspection.unfit())
+    if not kept.train:
+        return []
+    choices = find_choices(processor, kept.train, field, asked)
+    return [f"actions cannot be scored: {choices}"] if isinstance(choices, str) else beyond(choices, kept.eval, field)
 
 
 def measured(config: TrainConfig, inspection: Inspection) -> Lengths:

@@ -50,7 +50,8 @@ class Tracker(TrainerCallback):
         if scores.action is None:
             return
         prefix = "generated_" if scores.beside else ""  # a choice among the allowed is always readable
-        readable = {f"eval/{prefix}valid_json": (scores.beside or scores.action).valid_json}
+        share = (scores.beside or scores.action).valid_json
+        readable = {} if share is None else {f"eval/{prefix}valid_json": share}
         self.log(named(scores.action) | named(scores.beside, "generated_") | readable, step)
         chosen = choose_samples(scores.predictions) if self._sinks else ()
         samples = [{**entry, "picture": load_picture(entry["images"], SHEET_PX)} for entry in chosen]

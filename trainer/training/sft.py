@@ -107,8 +107,10 @@ class VisionSFTTrainer(SFTTrainer, TrainerCallback):
         """Mean cross-entropy over the answer tokens of the whole optimizer step, every rank and micro-batch."""
         inputs = {key: value for key, value in inputs.items() if key != "labels"}
         outputs = model(**inputs)
-        if num_items_in_batch is None:
-            loss = outputs["loss_sum"] / max(1, inputs["loss_targets"].numel())
+        if num_items_in_batch is None:  # an evaluation
+            tokens = inputs["loss_targets"].numel()
+            loss = outputs["loss_sum"] / max(1, tokens)
+            self._lost += torch.tensor([outputs["loss_sum"], tokens])
         else:  # DDP averages gradients; the divisor counts all ranks
             loss = outputs["loss_sum"] / num_items_in_batch * self.accelerator.num_processes
         if self.model.training:
@@ -172,22 +174,30 @@ class VisionSFTTrainer(SFTTrainer, TrainerCallback):
     def _look_at_progress(self) -> None:
         """End the training when there was none for as many evaluations as there is patience for."""
         since = fruitless(self.state.log_history)
-        if 0 < self.patience <= since:
+        if 0 < self.patience <= since and self.state.global_step < self.state.max_steps:
             best = best_step(self.state.log_history)
             self.store.say(f"stopped early: {since} evaluations without a better one than that of step {best}")
             self.control.should_save = self.control.should_training_stop = True
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        self._lost = torch.zeros(2, dtype=torch.float64)
         output = super().evaluation_loop(*args, **kwargs)
+        # The Trainer's own is a mean over batches, whatever the length of their answers.
+        lost, tokens = self.accelerator.reduce(self._lost.to(self.args.device)).tolist()
+        output.metrics["eval_loss"] = lost / tokens
         said = self.held_out.score(self.model, self.accelerator, self._pause)
         self._scored = {self.state.global_step: said}
         if found := self.held_out.metrics(said):
             output.metrics.update(eval_action_accuracy=found.accuracy, eval_macro_f1=found.macro_f1)
         return output
 
-    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         self._pause()
-        return super().prediction_step(*args, **kwargs)
+        loader, (rows, length) = self.accelerator.gradient_state, inputs["input_ids"].shape
+        if loader.end_of_dataloader and loader.remainder > 0:  # the others only fill up the processes' last batches
+            own = inputs["loss_positions"] < (loader.remainder - rows * self.args.process_index) * length
+            inputs |= {name: inputs[name][own] for name in ("loss_positions", "loss_targets")}
+        return super().prediction_step(model, inputs, *args, **kwargs)
 
     def _pause(self) -> None:
         if self.stop.wanted():
