@@ -33,6 +33,8 @@ RETRY = [
     "status=",
     'read -r status <"$status_file" || true',
     'rm -f "$status_file"',
+    "# Found by another node than the first, whose task srun then told to stop.",
+    f'if [ "${{ended:-0}}" = {BAD_CONFIG} ]; then status={BAD_CONFIG}; fi',
     f'if [ "$status" = {RUN_AGAIN} ]; then',
     "  # Not when Slurm requeues the job itself, nor when it was cancelled: that would bring it back. A controller",
     "  # that does not answer is asked again.",
@@ -257,7 +259,7 @@ def _command(spec: JobSpec, wrapped: Wrapping, argv_lines: Sequence[str]) -> str
         "--unbuffered",
     ]
     lines = [shlex.join(srun), *wrapped.srun, *wrapped.task, *argv_lines]
-    return "\n".join([*wrapped.before_srun, " \\\n  ".join(lines) + " || true"])
+    return "\n".join([*wrapped.before_srun, " \\\n  ".join(lines) + " || ended=$?"])
 
 
 def _argv_lines(argv: tuple[str, ...]) -> list[str]:

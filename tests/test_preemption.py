@@ -194,6 +194,27 @@ def test_a_wrong_configuration_is_never_run_again(start: Callable[..., Job]) -> 
     assert "trainyard: a toy mistake" in job.log
 
 
+def test_a_wrong_request_that_another_node_than_the_first_finds_is_never_run_again(
+    start: Callable[..., Job], tmp_path: Path
+) -> None:
+    """The second node's supervisor is a stand-in; the first one's, which srun then stops, is real."""
+    toy = tmp_path / "it's a toy"
+    supervise = toy / "trainer" / "supervise.py"
+    supervise.unlink()
+    supervise.write_text(
+        "import os, runpy, sys, time\n"
+        "if os.environ['SLURM_PROCID'] == '1':\n"
+        "    time.sleep(5)\n"
+        "    sys.exit(78)\n"
+        f"runpy.run_path({str(PROJECT / 'trainer' / 'supervise.py')!r}, run_name='__main__')\n"
+    )
+    (toy / "accelerate" / "commands" / "launch.py").write_text("import time; time.sleep(60)")
+    job = start(nodes=2)
+    ended = job.run_on()
+    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "78:0", "0")
+    assert "trainyard: stopped before training began: run again" in job.log
+
+
 def test_a_node_that_cannot_do_it_is_named_and_the_job_ends_with_1(start: Callable[..., Job], tmp_path: Path) -> None:
     hub = (("HF_ENDPOINT", "http://127.0.0.1:9"), ("HF_HOME", str(tmp_path)))
     job = start(nodes=2, toy={"model": "org/some"}, environment=hub)
