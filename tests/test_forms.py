@@ -84,8 +84,8 @@ def test_every_form_is_read_as_turns_and_the_last_answer(entry: Any, turns: tupl
         ({"messages": [{"role": "system", "content": "x"}]},
          ": messages takes turns that alternate user, assistant, behind one system turn at most, and end with the "
          "assistant's answer; got system"),
-        ({**LOOK, "image": "a.png", "system": " "}, ": turn 1 of the record is empty"),
-        (messages("", "up"), ": turn 1 of messages is empty"),
+        ({**LOOK, "image": "a.png", "system": " "}, ": turn 1 is empty"),
+        (messages("", "up"), ": turn 1 is empty"),
         (messages("look", " "), ": the answer is empty"),
         ({"messages": [{"role": ["user"], "content": "x"}]},
          ": role ['user'] of turn 1: it takes system, user, human, assistant, gpt, model"),

@@ -114,11 +114,11 @@ def test_an_env_file_sets_secrets_and_settings_and_nothing_else(tmp_path: Path) 
         path.write_text(f"HF_TOKEN=x\n{line}\n")
         with pytest.raises(ConfigError) as caught:
             read_env_file(path)
-        assert str(caught.value) == f"{path} line 2: takes NAME=value, the value whole in quotes or without"
+        assert str(caught.value) == f"{path} line 2: takes NAME=value in UTF-8, the value whole in quotes or without"
     path.write_bytes(b"# \xff\n\nHF_TOKEN=hf_\xff\n")
     with pytest.raises(ConfigError) as caught:
         read_env_file(path)
-    assert str(caught.value) == f"{path} line 3: is not UTF-8"
+    assert str(caught.value) == f"{path} line 3: takes NAME=value in UTF-8, the value whole in quotes or without"
     path.write_text("HF_TOKEN=  # yours\nWANDB_NOTES='it is late' # very\nWANDB_PROJECT=it's #1 # ours\n")
     assert read_env_file(path) == {"WANDB_NOTES": "it is late", "WANDB_PROJECT": "it's"}
 

@@ -142,15 +142,13 @@ def read_env_file(path: Path) -> dict[str, str]:
     # The value in quotes, or up to the comment that a space and # begin.
     assignment = re.compile(r"""(?:export )?([^=]*)=\s*(?:'([^']*)'|"([^"]*)"|([^'"\s#].*?)?)(?:\s+#.*)?""")
     values = {}
-    lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if path.is_file() else []
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):
             continue
-        if re.search("[\ud800-\udfff]", line):  # a byte that was let in
-            raise ConfigError(f"{path} line {number}: is not UTF-8")
-        if not (found := assignment.fullmatch(line)):
+        if not (found := assignment.fullmatch(line)) or "\N{REPLACEMENT CHARACTER}" in line:
             # Not said back: it may be a bare token.
-            raise ConfigError(f"{path} line {number}: takes NAME=value, the value whole in quotes or without")
+            raise ConfigError(f"{path} line {number}: takes NAME=value in UTF-8, the value whole in quotes or without")
         name = found[1].strip()
         if name not in ENV_FILE and not re.fullmatch("WANDB_[A-Z_]+", name):
             raise ConfigError(f"{path} line {number}: {name!r} is not one of {', '.join((*ENV_FILE, 'WANDB_*'))}")
@@ -172,10 +170,10 @@ class AsTyped(OnceLoader):
     """Leaves scalars, but for null, as they were typed: YAML's own reading makes 010 an 8, no a false, and a folder
     named 2024-01-01 a date."""
 
-    yaml_implicit_resolvers: ClassVar = {  # type: ignore[misc]
-        first: [found for found in known if found[0] == "tag:yaml.org,2002:null"]
-        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    yaml_implicit_resolvers: ClassVar = {}  # type: ignore[misc]
+
+
+AsTyped.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
 
 
 def load_yaml(path: Path, source: str, loader: type[OnceLoader] = OnceLoader) -> Any:

@@ -88,9 +88,7 @@ def read_form(entry: dict[str, Any], place: Callable[[str], str] = str) -> tuple
     filled = [Turn(role=r, parts=tuple(next(supply) if part is None else part for part in ps)) for r, ps in turns]
     for number, turn in enumerate(filled, start=1):
         if not turn.parts:
-            raise FormError(
-                f": turn {number} of {key or 'the record'} is empty" if number < len(turns) else ": the answer is empty"
-            )
+            raise FormError(f": turn {number} is empty" if number < len(turns) else ": the answer is empty")
         if turn.role != "user" and any(isinstance(part, Picture) for part in turn.parts):
             raise FormError(": only user turns can hold images")
     *before, last = filled

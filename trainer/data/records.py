@@ -155,9 +155,7 @@ def _read(path: Path, place: Callable[[str], str]) -> Iterator[Record]:
 
 
 def _session(entry: dict[str, Any]) -> str:
-    metadata = entry.get("metadata")
-    if isinstance(metadata, str):  # as tables hold it
-        metadata = json_object(metadata)
+    metadata = json_object(said) if isinstance(said := entry.get("metadata"), str) else said  # text, as tables hold it
     for where in (metadata if isinstance(metadata, dict) else {}, entry):
         for key in SESSION_KEYS:
             if isinstance(where.get(key), (str, int, float)):
@@ -196,8 +194,7 @@ def _split(records: Sequence[Record], *, eval_fraction: float, seed: int) -> Dat
     if not held_out and wanted and len(order) > 1:
         # Few or uneven sessions: the smallest one is the least to give for a score at all.
         held_out.add(min(order, key=lambda key: counts[key]))
-    few = "of one session" if wanted else "with eval_fraction 0"
-    how = f"nothing can be held out {few}: there will be no score"
+    how = f"nothing can be held out {'of one session' if wanted else 'with eval_fraction 0'}: there will be no score"
     if held_out:
         sessions = any(record.session for record in records)
         how = f"{len(held_out)} of {len(order)} sessions held out" if sessions else "single records: no session ids"

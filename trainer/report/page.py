@@ -59,14 +59,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def report_line(run_dir: Path) -> str:
-    """Where the report is, once it is built; what to do when there was no room for it."""
+    """Where the report is, once it is built; what to do when it could not be, as where there is no room for it."""
     try:
         return f"report:  {save_report(run_dir)}"
-    except ConfigError as error:
-        return f"report:  not written: {error}"
-    except OSError as error:
-        again = f"python -m trainer report {shlex.quote(str(run_dir))}"
-        return f"report:  not written ({error}): make room, then {again}"
+    except (ConfigError, OSError) as error:
+        return f"report:  not written ({error}); python -m trainer report {shlex.quote(str(run_dir))} tries again"
 
 
 def save_report(run_dir: Path) -> Path:
