@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from test_request import request
 
-from accelerate_configs.local.run import given_here, prepare
+from accelerate_configs.local.run import carry_out, given_here, prepare
 from accelerate_configs.measure.fitting import Batch, write_batch
 from accelerate_configs.runs.recorded import read_spec
 from accelerate_configs.runs.records import run_record, write_record
@@ -122,6 +122,20 @@ def test_a_run_here_goes_on_though_its_micro_batch_was_measured_since(tmp_path: 
     assert prepare([*words, "--run=r"]) == begun
     with pytest.raises(ConfigError, match=r"^RUN=r was begun with SEED=0, not 3: ask for the same, or "):
         prepare([*words, "--run=r", "--seed=3"])
+
+
+def test_a_run_is_not_started_beside_itself(tmp_path: Path, tiny_model: Path) -> None:
+    data = tmp_path / "records.jsonl"
+    data.write_text('{"image": null, "context": "", "question": "?", "output": "up"}\n')
+    plan = prepare([f"--model={tiny_model}", f"--data={data}", f"--output={tmp_path}/runs", "--device=cpu", "--run=r"])
+
+    def first() -> int:
+        with pytest.raises(ConfigError, match=r"^RUN=r is running on this machine: wait for it, stop it with Ctrl-C"):
+            carry_out(plan, lambda: pytest.fail("a second attempt has begun"))
+        return 75
+
+    assert carry_out(plan, first) == 75
+    assert carry_out(plan, lambda: 0) == 0
 
 
 def test_on_this_machine_memory_is_what_there_is() -> None:

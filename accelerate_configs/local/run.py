@@ -5,6 +5,7 @@ An interrupted run (exit code 75) goes on when the same command is given again w
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -138,14 +139,28 @@ def train(plan: Plan) -> int:
 
 
 def carry_out(plan: Plan, attempt: Callable[[], int]) -> int:
-    """Say what was planned, record it, and try; returns the attempt's exit code, having said what to do next."""
+    """Say what was planned, record it, and try; returns the attempt's exit code, having said what to do next.
+
+    Raises:
+        ConfigError: another process of this machine is at this run.
+    """
     from accelerate_configs.runs.records import run_record, write_record
     from accelerate_configs.table import plan_summary
 
     folder = PROJECT_DIR / plan.spec.run_dir
     print(f"{plan_summary(plan)}\nrun    {plan.spec.run_id}\n", flush=True)
     write_record(folder, run_record(plan))
-    code = attempt()
+    with (folder / ".running").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"RUN={plan.spec.run_id} is running on this machine: wait for it, stop it with Ctrl-C where it was "
+                "started, or give another RUN"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        code = attempt()
     if code == RUN_AGAIN:
         print(f"to go on: the same command with RUN={plan.spec.sweep or plan.spec.run_id}", flush=True)
     elif code == FAILED:
