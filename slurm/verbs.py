@@ -40,9 +40,7 @@ def status(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Pa
         say(str(error))
     jobs = list(ask_jobs(run.job_ids, environ).values())
     jobs[-1:] = [with_exit_code(job, environ) for job in jobs[-1:]]
-    if ASKED in run.record:
-        jobs.append(Job(job_id="-", state=UNKNOWN, ended=False, reason="sbatch did not answer, squeue shows none"))
-    print(status_text(look_at(run, jobs, log_path(run)), command_words(given, run.run_id)))
+    print(status_text(look_at(run, [*jobs, *_untold(run)], log_path(run)), command_words(given, run.run_id)))
     return FINISHED
 
 
@@ -192,7 +190,14 @@ def output_folder(
 
 
 def _look(run: Run, jobs: Mapping[str, Job]) -> Seen:
-    return look_at(run, [jobs[job_id] for job_id in run.job_ids[-1:] if job_id in jobs], log_path(run))
+    last = [jobs[job_id] for job_id in run.job_ids[-1:] if job_id in jobs]
+    return look_at(run, [*last, *_untold(run)], log_path(run))
+
+
+def _untold(run: Run) -> list[Job]:
+    """The job that sbatch was asked for and has not told of."""
+    said = "sbatch did not answer, squeue shows none"
+    return [Job(job_id="-", state=UNKNOWN, ended=False, reason=said)] if ASKED in run.record else []
 
 
 def _readable(folder: Path) -> Run | None:

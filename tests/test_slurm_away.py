@@ -18,7 +18,7 @@ import slurm.submit
 from accelerate_configs.runs import cli
 from slurm import verbs
 from slurm.script import log_path, run_dir
-from slurm.submit import UnansweredError, submit
+from slurm.submit import SubmitError, UnansweredError, submit
 from trainer.outcome import ConfigError
 
 pytestmark = pytest.mark.cluster
@@ -101,6 +101,14 @@ def test_while_it_is_not_known_whether_a_job_is_queued_its_run_stays_and_status_
     verbs.status({"RUN": "unsure"}, cluster.environ, project)
     first, second = record_of(folder)["job_ids"]
     assert first == job_id and cluster.wait(second)["JobName"] == "toy-unsure"
+
+
+def test_a_controller_that_was_not_reached_has_taken_nothing(cluster: Cluster, tmp_path: Path, records: Path) -> None:
+    (tmp_path / "slurm.conf").write_text(unreachable((cluster.dir / "slurm.conf").read_text()))
+    plan = toy_plan(tmp_path / "a project", records)
+    with pytest.raises(SubmitError, match=r"^sbatch refused the job: .*connect failure"):
+        submit(plan, {**cluster.environ, "SLURM_CONF": str(tmp_path / "slurm.conf")})
+    assert not Path(run_dir(plan.spec)).exists()
 
 
 # Takes the controller away from its batch shell, and wants to be run again; the second attempt is content.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -178,6 +180,33 @@ def test_a_sweep_that_sbatch_does_not_tell_of_keeps_its_runs_and_finds_its_job(
     assert members == [json.loads((checkout / "runs" / f"grid-{i}" / "run.json").read_text()) for i in range(2)]
 
 
+def test_ctrl_c_while_sbatch_waits_keeps_the_run(checkout: Path, records: Path, fake_sbatch: str) -> None:
+    """The controller may have taken the job already."""
+    make_program(fake_sbatch, "sbatch", "exec sleep 60")
+    folder = checkout / "runs" / "mine"
+    submitting = subprocess.Popen(
+        [sys.executable, "-m", "slurm", "submit", "--device=cpu", "--data", str(records), "--run=mine"],
+        cwd=checkout,
+        env={"PATH": fake_sbatch, "HOME": "/nonexistent"},
+        stderr=subprocess.PIPE,
+        text=True,
+        # As in a terminal: a background shell starts its children with SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    while not (folder / "run.json").exists():
+        assert submitting.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.5)
+    submitting.send_signal(signal.SIGINT)
+    _, said = submitting.communicate(timeout=30)
+    assert (submitting.returncode, said) == (
+        1,
+        f"trainyard: it is not known whether the job is queued, so {folder} stays (interrupted): make status RUN=mine "
+        "asks again, as does squeue --me; make resume RUN=mine submits it if it is not there\n",
+    )
+    assert files(folder) == {"job.sbatch", "run.json", "logs"}
+
+
 def test_a_run_whose_job_never_came_is_submitted_by_resume(checkout: Path, records: Path, fake_sbatch: str) -> None:
     argv = ("submit", "--device=cpu", "--data", str(records), "--run", "mine")
     assert slurm(*argv, cwd=checkout, PATH=fake_sbatch).returncode == 0
@@ -189,6 +218,8 @@ def test_a_run_whose_job_never_came_is_submitted_by_resume(checkout: Path, recor
     assert done.stdout.splitlines()[1] == "job    - UNKNOWN (sbatch did not answer, squeue shows none)"
     next_said = "next   make status RUN=mine again; if no job of it is there, make resume RUN=mine"
     assert done.stdout.splitlines()[-1] == next_said
+    done = slurm("list", cwd=checkout, PATH=fake_sbatch)
+    assert [line.split() for line in done.stdout.splitlines()[1:]] == [["mine", "-", "UNKNOWN", "-", "no"]]
     assert slurm("resume", "--run=mine", cwd=checkout, PATH=fake_sbatch).returncode == 0
     record = json.loads((folder / "run.json").read_text())
     assert (record["job_ids"], record.get("asked_for")) == (["7"], None)
