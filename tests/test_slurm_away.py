@@ -76,7 +76,7 @@ def test_while_it_is_not_known_whether_a_job_is_queued_its_run_stays_and_status_
 ) -> None:
     monkeypatch.setattr(slurm.submit, "ASK_AFTER_S", (0.0,))
     project = tmp_path / "a project"
-    plan = toy_plan(project, records, name="toy", run_id="unsure")
+    plan = toy_plan(project, records, name="toy", run_id="unsure", mem_gib=4)
     folder = Path(run_dir(plan.spec))
     away.goes()
     with pytest.raises(UnansweredError, match=r"not known whether the job is queued, so .*/unsure stays \(.*timed out"):
