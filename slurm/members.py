@@ -15,7 +15,7 @@ from accelerate_configs.runs.records import Run, finished
 from accelerate_configs.sweeps.grid import Recorded, check_files, read_sweep, results_table
 from accelerate_configs.sweeps.trial import read_trial
 from slurm import verbs
-from slurm.queue import SlurmError, ask_jobs, find_jobs, settled
+from slurm.queue import SlurmError, ask_jobs, find_jobs, settled, surely_settled
 from trainer.outcome import FINISHED, ConfigError
 
 Words = Mapping[str, str]
@@ -77,7 +77,7 @@ def resume(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> 
     changes = verbs.changes(given)
     with contextlib.ExitStack() as stack:
         stack.enter_context(alone(sweep.folder))
-        members = dict(enumerate(_members(sweep, environ)))
+        members = dict(enumerate(surely_settled(sweep.members(), environ)))
         jobs = _jobs(list(members.values()), environ)
         left = {i: run for i, run in members.items() if not _finished(run) and _last(run, jobs).ended}
         if not left:

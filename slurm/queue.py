@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ ENDED = (
 ASKED = "asked_for"
 """In run.json: the script that sbatch was given, until it has told the job's number."""
 ASK_S = 15.0
+SURE_AFTER_S = 5.0
 
 
 class SlurmError(SchedulerError):
@@ -119,6 +121,15 @@ def settled(run: Run, environ: Mapping[str, str]) -> Run:
     kept = {key: value for key, value in run.record.items() if key != ASKED}
     write_record(run.folder, {**kept, "job_ids": [*run.job_ids, found[-1] + member]})
     return read_run(run.folder)
+
+
+def surely_settled(runs: Sequence[Run], environ: Mapping[str, str]) -> list[Run]:
+    """Each `settled`, asked twice: a controller that is back shows its queue before it has taken what waited for it."""
+    found = [settled(run, environ) for run in runs]
+    if any(ASKED in run.record for run in found):
+        time.sleep(SURE_AFTER_S)
+        found = [settled(run, environ) for run in found]
+    return found
 
 
 def _squeue(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Job]:

@@ -19,7 +19,7 @@ from accelerate_configs.request.planned import check_planned
 from accelerate_configs.runs.recorded import read_spec
 from accelerate_configs.runs.records import Run, finished, read_run, run_record, write_record
 from slurm.nodes import refuse_what_cannot_run
-from slurm.queue import ASKED, find_jobs, settled
+from slurm.queue import ASKED, find_jobs, surely_settled
 from slurm.script import render, run_dir
 from slurm.submit import (
     SCRIPT_NAME,
@@ -54,7 +54,7 @@ def resume(
     if finished(run.folder):
         raise ConfigError(f"run {run.run_id} is finished ({run.folder / 'adapter'}): make submit starts another")
     with alone(run.folder):
-        run = settled(read_run(run.folder), environ)
+        (run,) = surely_settled([read_run(run.folder)], environ)
         for job in find_jobs(run.job_ids, environ).values():
             if not job.ended:
                 said = f"job {job.job_id} of run {run.run_id} is {job.state}"
