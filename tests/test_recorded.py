@@ -124,6 +124,21 @@ def test_a_run_here_goes_on_though_its_micro_batch_was_measured_since(tmp_path: 
         prepare([*words, "--run=r", "--seed=3"])
 
 
+def test_a_run_here_is_finished_by_its_metrics_and_goes_on_with_an_adapter_alone(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    data = tmp_path / "records.jsonl"
+    data.write_text('{"image": null, "context": "", "question": "?", "output": "up"}\n')
+    words = [f"--model={tiny_model}", f"--data={data}", f"--output={tmp_path}/runs", "--device=cpu", "--run=r"]
+    plan = prepare(words)
+    write_record(tmp_path / "runs" / "r", run_record(plan))
+    (tmp_path / "runs" / "r" / "adapter").mkdir()
+    assert prepare(words) == plan
+    (tmp_path / "runs" / "r" / "metrics.json").touch()
+    with pytest.raises(ConfigError, match=r"^RUN=r is finished: give another RUN, or none for a new one, or remove"):
+        prepare(words)
+
+
 def test_a_run_is_not_started_beside_itself(tmp_path: Path, tiny_model: Path) -> None:
     data = tmp_path / "records.jsonl"
     data.write_text('{"image": null, "context": "", "question": "?", "output": "up"}\n')
