@@ -145,7 +145,7 @@ def test_out_of_time_it_goes_on_in_the_next_attempt(start: Callable[..., Job]) -
     job = start(toy={"step_s": 0.6}, time_limit_min=1)
     job.until_requeued()
     ended = job.run_on(timeout_s=240)
-    assert ended["JobState"] == "COMPLETED"
+    assert ended["JobState"] == "COMPLETED", f"{ended}\n{job.log}"
     assert_no_step_was_lost_or_repeated(job)
 
 
