@@ -226,6 +226,7 @@ def test_a_meeting_port_in_use_is_a_sick_first_node(node: Node) -> None:
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_stop_while_the_first_pod_has_no_name_yet_is_75(node: Node) -> None:
     node.smi(gpu(0), script=f"touch {node.folder}/asked")
     node.torch()
@@ -244,6 +245,7 @@ def test_a_stop_while_the_first_pod_has_no_name_yet_is_75(node: Node) -> None:
     assert (process.returncode, said) == (75, "trainyard: asked to stop by SIGTERM\n")  # the first node says more
 
 
+@pytest.mark.slow
 def test_a_stop_during_the_look_is_75(node: Node) -> None:
     node.smi(script=f"touch {node.folder}/asked; sleep 2")
     node.torch()

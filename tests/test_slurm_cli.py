@@ -161,6 +161,7 @@ def test_when_sbatch_refuses_its_words_are_passed_on_and_nothing_stays(
     assert files(checkout) == before
 
 
+@pytest.mark.slow
 def test_a_sweep_that_sbatch_does_not_tell_of_keeps_its_runs_and_finds_its_job(
     checkout: Path, records: Path, fake_sbatch: str, tmp_path: Path
 ) -> None:
@@ -180,6 +181,7 @@ def test_a_sweep_that_sbatch_does_not_tell_of_keeps_its_runs_and_finds_its_job(
     assert members == [json.loads((checkout / "runs" / f"grid-{i}" / "run.json").read_text()) for i in range(2)]
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_sbatch_waits_keeps_the_run(checkout: Path, records: Path, fake_sbatch: str) -> None:
     """The controller may have taken the job already."""
     make_program(fake_sbatch, "sbatch", "exec sleep 60")
@@ -207,6 +209,7 @@ def test_ctrl_c_while_sbatch_waits_keeps_the_run(checkout: Path, records: Path, 
     assert files(folder) == {"job.sbatch", "run.json", "logs"}
 
 
+@pytest.mark.slow
 def test_a_run_whose_job_never_came_is_submitted_by_resume(checkout: Path, records: Path, fake_sbatch: str) -> None:
     argv = ("submit", "--device=cpu", "--data", str(records), "--run", "mine")
     assert slurm(*argv, cwd=checkout, PATH=fake_sbatch).returncode == 0

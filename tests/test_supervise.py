@@ -154,6 +154,7 @@ def test_the_first_node_writes_the_record_that_submit_could_not(index: str, wrot
         assert json.loads(written.read_text()) == {"spec": {"run_id": "r"}}
 
 
+@pytest.mark.slow
 def test_a_pod_whose_time_is_up_stops_with_75_by_itself(tmp_path: Path) -> None:
     project = make_toy_project(tmp_path / "project")
     done = subprocess.run(
@@ -165,6 +166,7 @@ def test_a_pod_whose_time_is_up_stops_with_75_by_itself(tmp_path: Path) -> None:
     assert done.returncode == 75
 
 
+@pytest.mark.slow
 def test_ranks_that_hang_are_ended_after_the_time_limit(tmp_path: Path) -> None:
     """Stopped with SIGSTOP: there, and deaf to the flag."""
     project = make_toy_project(tmp_path / "project")

@@ -236,6 +236,7 @@ def stop_at(process: subprocess.Popen[str], line: str) -> str:
     return output
 
 
+@pytest.mark.slow
 def test_a_member_stores_its_trial_and_comes_back_to_it(toy: Path, service: SweepService) -> None:
     output = stop_at(first := member(toy, service), "step 5\n")
     assert first.returncode == 75, output

@@ -24,6 +24,7 @@ def first(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, walks: Pat
     return folder
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_the_weights_and_still_scores_the_bare_base_first(
     tmp_path: Path, first: Path, tiny_model: Path, walks: Path
 ) -> None:
