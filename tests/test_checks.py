@@ -24,7 +24,6 @@ def validate(folder: Path, target: str, *argv: object, **environ: str) -> tuple[
     return ended.codes[0], {check["name"]: check for check in report["checks"]}
 
 
-@pytest.mark.slow
 def test_the_environment_is_as_pinned_and_tokens_are_seen_but_not_said(tmp_path: Path) -> None:
     argv = ("--model", "m", "--data", "d", "--output_dir", tmp_path / "runs")
     code, found = validate(tmp_path, "environment", *argv, HF_TOKEN="hf_canary", WANDB_API_KEY="")

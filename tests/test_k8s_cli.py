@@ -390,6 +390,7 @@ def test_without_kubectl_render_works_and_submit_says_so(checkout: Path, tmp_pat
     assert done.stderr.endswith("no kubectl on PATH: make render TO=k8s prints the manifest without it\n")
 
 
+@pytest.mark.slow
 def test_status_follows_a_run_to_its_end(cluster: Cluster) -> None:
     cluster.k8s("submit", *IMAGE, "--run", "mine")
     name = "gemma-3-4b-it-mine"
@@ -428,6 +429,7 @@ def test_logs_are_all_attempts_of_the_first_node_and_the_others_last_words(clust
     assert done.stderr == f"trainyard: job {name} FAILED (BackoffLimitExceeded)\n"
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_is_resumed_as_a_new_job_of_the_same_run(cluster: Cluster) -> None:
     cluster.k8s("submit", *IMAGE, "--run", "mine")
     refused = cluster.k8s("resume", "--run", "mine")
@@ -451,6 +453,7 @@ def test_a_cancelled_run_is_resumed_as_a_new_job_of_the_same_run(cluster: Cluste
     assert json.loads(config_map["data"]["run.json"])["job_ids"] == ["gemma-3-4b-it-mine", "gemma-3-4b-it-mine--2"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_in_no_other_runs_way(cluster: Cluster) -> None:
     for run in ("x", "x-r2", "x--2"):
         assert cluster.k8s("submit", *IMAGE, "--run", run).returncode == 0
@@ -461,6 +464,7 @@ def test_a_resumed_run_is_in_no_other_runs_way(cluster: Cluster) -> None:
     assert (states, len(cluster.objects("Job"))) == ([1, 1, 1], 3)
 
 
+@pytest.mark.slow
 def test_a_run_whose_pod_is_still_saving_is_not_resumed(cluster: Cluster) -> None:
     """kubectl deletes a Job at once, and its pods as they end: two would write one run's checkpoints."""
     cluster.k8s("submit", *IMAGE, "--run", "mine")
@@ -497,6 +501,7 @@ def test_an_unknown_run_is_said_with_those_there_are(cluster: Cluster) -> None:
     assert "which of 2 runs? say RUN= one of mine-2, mine-1" in cluster.k8s("cancel").stderr
 
 
+@pytest.mark.slow
 def test_a_run_json_in_strange_hands_is_one_line(cluster: Cluster) -> None:
     cluster.k8s("submit", *IMAGE, "--run", "mine")
     ((name, content),) = cluster.objects("ConfigMap").items()
@@ -641,6 +646,7 @@ def test_folders_of_this_machine_in_settings_are_refused(name: str, text: str, c
     assert k8s(*argv, cwd=checkout).returncode == 0
 
 
+@pytest.mark.slow
 def test_make_dispatches_by_name(cluster: Cluster) -> None:
     """`submit` makes no environment of the checkout's: pods bring their own."""
     image = f"IMAGE={IMAGE[1]}"
@@ -678,6 +684,7 @@ def test_a_sweep_is_a_run_and_a_job_for_every_member(cluster: Cluster) -> None:
     assert "RUN=first-0 exists in this namespace" in again.stderr
 
 
+@pytest.mark.slow
 def test_a_sweeps_members_are_looked_at_cancelled_and_resumed_together(cluster: Cluster) -> None:
     cluster.k8s("sweep", *IMAGE, *GRID)
     cluster.end("gemma-3-4b-it-first-0", "Complete")
@@ -710,6 +717,7 @@ def test_a_sweeps_members_are_looked_at_cancelled_and_resumed_together(cluster: 
     assert record["job_ids"] == ["gemma-3-4b-it-first-3", "gemma-3-4b-it-first-3--2"]
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_member_still_saves_is_resumed_later_and_whole(cluster: Cluster) -> None:
     cluster.k8s("sweep", *IMAGE, *GRID)
     cluster.pod("gemma-3-4b-it-first-2", "saving", "step 3/9\n")
@@ -719,6 +727,7 @@ def test_a_sweep_whose_member_still_saves_is_resumed_later_and_whole(cluster: Cl
     assert "pod saving of run first-2 still writes its checkpoints: try again when it has gone" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_sweeps_log_is_that_of_the_member_that_runs(cluster: Cluster) -> None:
     cluster.k8s("sweep", *IMAGE, *GRID)
     for index, kind in ((0, "Complete"), (1, "Failed")):
@@ -729,6 +738,7 @@ def test_a_sweeps_log_is_that_of_the_member_that_runs(cluster: Cluster) -> None:
     assert done.stderr.startswith("trainyard: sweep first: this is first-1, RUN= shows another\n")
 
 
+@pytest.mark.slow
 def test_a_grid_is_rendered_the_same_twice_and_refused_as_a_run_is(checkout: Path) -> None:
     texts = {k8s("render", *IMAGE, *GRID[:2], cwd=checkout).stdout for _ in range(2)}
     (text,) = texts
