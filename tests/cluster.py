@@ -132,9 +132,9 @@ class Cluster:
             if state not in UNDER_WAY if ended else state == "RUNNING":
                 return job
             assert time.monotonic() < deadline, job
-            if state == "PENDING" and self.has_steps(job_id):
+            if state != "PENDING" or self.has_steps(job_id):  # it may be requeued more than once meanwhile
                 gone_since = time.monotonic()
-            elif state == "PENDING" and time.monotonic() - gone_since > SETTLED_S:
+            elif time.monotonic() - gone_since > SETTLED_S:
                 self.run("scontrol", "update", f"jobid={job_id}", "starttime=now", check=False)
             time.sleep(0.5)
 
