@@ -23,7 +23,7 @@ from k8s.site import find_site
 from k8s.submit import Given
 from trainer.files import RECORD_NAME
 from trainer.outcome import ConfigError
-from trainer.text import nearest
+from trainer.text import nearest, shown
 
 TAKES = ("RUN", "NAMESPACE", "SITE")
 TAIL_LINES = 400
@@ -47,11 +47,14 @@ def read_run(config_map: Object) -> Run:
     try:
         record = json.loads(config_map["data"][RECORD_NAME])
         first, *others = record["job_ids"]
-        return Run(spec=read_spec(record["spec"], project_dir=Path("/")), job_ids=(str(first), *map(str, others)))
+        run = Run(spec=read_spec(record["spec"], project_dir=Path("/")), job_ids=(str(first), *map(str, others)))
     except (KeyError, ValueError, TypeError) as error:
         raise ConfigError(f"{where}: {RECORD_NAME} is not what submit wrote ({error})") from error
     except ConfigError as error:
         raise ConfigError(f"{where}: spec: {error}") from error
+    if run.run_id != label(config_map):
+        raise ConfigError(f"{where}: run_id is {shown(run.run_id)}, its label says {shown(label(config_map))}")
+    return run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,8 +65,8 @@ class Objects:
     pods: Sequence[Object]
 
     def jobs_of(self, run: Run) -> list[Job]:
-        """Oldest first."""
-        there = {name_of(job): job for job in self.jobs}
+        """Oldest first. Another run's Job is none of this one's, whatever its ConfigMap says."""
+        there = {name_of(job): job for job in self.jobs if label(job) == run.run_id}
         limit_min, now = run.spec.time_limit_min, time.time()
         return [see_job(i, there.get(i), pods_of(i, self.pods), limit_min=limit_min, now=now) for i in run.job_ids]
 
@@ -135,9 +138,9 @@ def readable(config_map: Object) -> Run | None:
         return None
 
 
-def label(config_map: Object) -> str:
-    """The run's id as its label has it."""
-    return str(config_map["metadata"]["labels"][INSTANCE])
+def label(item: Object) -> str:
+    """The id of the run that an object belongs to, as its label has it."""
+    return str(item["metadata"].get("labels", {}).get(INSTANCE, ""))
 
 
 def kubectl_of(given: Given, environ: Given, project_dir: Path, takes: Sequence[str] = TAKES) -> Kubectl:

@@ -15,7 +15,7 @@ from accelerate_configs.runs.records import Run, finished
 from accelerate_configs.sweeps.grid import Recorded, check_files, read_sweep, results_table
 from accelerate_configs.sweeps.trial import read_trial
 from slurm import verbs
-from slurm.queue import SlurmError, ask_jobs, find_jobs, settled, surely_settled
+from slurm.queue import SlurmError, ask_jobs, find_jobs, jobs_of, settled, surely_settled
 from trainer.outcome import FINISHED, ConfigError
 
 Words = Mapping[str, str]
@@ -32,7 +32,7 @@ def status(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> 
     members = sweep.members()
     with contextlib.suppress(SlurmError):
         members = _members(sweep, environ)
-    jobs = ask_jobs([job_id for run in members for job_id in run.job_ids], environ)
+    jobs = _own(members, ask_jobs(_ids(members), environ))
     verbs.say_unknown(jobs)
     words = command_words(given, sweep.sweep_id)
     todo = f"make resume {words} (those that are unfinished)"
@@ -103,7 +103,15 @@ def _members(sweep: Recorded, environ: Words) -> list[Run]:
 
 
 def _jobs(members: Sequence[Run], environ: Words) -> dict[str, Job]:
-    return find_jobs([job_id for run in members for job_id in run.job_ids], environ)
+    return _own(members, find_jobs(_ids(members), environ))
+
+
+def _ids(members: Sequence[Run]) -> list[str]:
+    return [job_id for run in members for job_id in run.job_ids]
+
+
+def _own(members: Sequence[Run], found: Mapping[str, Job]) -> dict[str, Job]:
+    return {job.job_id: job for run in members for job in jobs_of(run, found)}
 
 
 def _last(run: Run, jobs: Mapping[str, Job]) -> Job:

@@ -5,6 +5,7 @@ Only options that 22.05 has. squeue forgets a job some minutes after its end (Mi
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -16,15 +17,19 @@ from pathlib import Path
 from accelerate_configs.runs.progress import GONE, UNKNOWN, Job
 from accelerate_configs.runs.records import Run, read_run, write_record
 from trainer.outcome import ConfigError, SchedulerError
+from trainer.text import printable
 
 ENDED = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
     *("PREEMPTED", "REVOKED", "TIMEOUT"),
 )
+SCRIPT_NAME = "job.sbatch"
+"""In the folder of a run, or of a sweep."""
 ASKED = "asked_for"
 """In run.json: the script that sbatch was given, until it has told the job's number."""
 ASK_S = 15.0
 SURE_AFTER_S = 5.0
+COLUMNS = 6  # separators in a line of sacct's; squeue has one more column, the script, which may hold any character
 
 
 class SlurmError(SchedulerError):
@@ -67,7 +72,10 @@ def words(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def find_jobs(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Job]:
-    """Every one of `job_ids`, in their order. Raises ConfigError without squeue, SlurmError when it fails."""
+    """Every one of `job_ids`, in their order, whoever's they are: `jobs_of` takes a run's own out of them.
+
+    Raises ConfigError without squeue, SlurmError when it fails.
+    """
     if not job_ids:
         return {}
     found = _squeue(job_ids, environ)
@@ -87,6 +95,40 @@ def ask_jobs(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Jo
         return find_jobs(job_ids, environ)
     except SlurmError as error:
         return {i: Job(job_id=i, state=UNKNOWN, ended=False, reason=str(error)) for i in job_ids}
+
+
+def jobs_of(run: Run, found: Mapping[str, Job]) -> list[Job]:
+    """The run's jobs, oldest first. A number in run.json proves nothing: people copy and edit files, and Slurm
+    gives numbers anew. A job that was made of another script is GONE for this run, and its reason says so."""
+    return [_held_against(run, found[job_id]) for job_id in run.job_ids if job_id in found]
+
+
+def _held_against(run: Run, job: Job) -> Job:
+    if job.state in (GONE, UNKNOWN) or _made_of(_folder_of(run, job.job_id), job):
+        return job
+    which = f"made of {printable(job.script)}" if job.script else f"called {printable(job.name)}"
+    return Job(job_id=job.job_id, state=GONE, ended=True, reason=f"Slurm's job of that number is another, {which}")
+
+
+def _folder_of(run: Run, job_id: str) -> Path:
+    """Whose script the job was made of: an array's lies in the sweep's folder, beside its members'."""
+    return run.folder.with_name(run.run_id.rpartition("-")[0]) if "_" in job_id else run.folder
+
+
+def _made_of(folder: Path, job: Job) -> bool:
+    named = job.name == folder.name or job.name.endswith(f"-{folder.name}")
+    if not job.script:
+        return named  # sacct does not tell the script
+    own, script = folder / SCRIPT_NAME, Path(job.script)
+    if os.path.realpath(script) == os.path.realpath(own):
+        return True
+    try:
+        script.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return named and script.parts[-2:] == own.parts[-2:]  # the folder of runs was moved, or is mounted elsewhere
+    except OSError:
+        pass
+    return False
 
 
 def with_exit_code(job: Job, environ: Mapping[str, str]) -> Job:
@@ -133,14 +175,14 @@ def surely_settled(runs: Sequence[Run], environ: Mapping[str, str]) -> list[Run]
 
 
 def _squeue(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Job]:
-    arguments = ("--noheader", "--all", "--array", "--states=all", "--format=%i|%T|%r|%N|%M|%l")
+    arguments = ("--noheader", "--all", "--array", "--states=all", "--format=%i|%T|%r|%N|%M|%l|%j|%o")
     jobs = dict.fromkeys(map(_array, job_ids))
     done = slurm("squeue", *arguments, f"--jobs={','.join(jobs)}", environ=environ)
     if done.returncode:
         if "invalid job id" in done.stderr.lower():
             return {}
         raise SlurmError(f"squeue failed: {words(done)}")
-    return dict(_job(line) for line in done.stdout.splitlines() if line.count("|") == 5)
+    return dict(_job(line) for line in done.stdout.splitlines() if line.count("|") >= COLUMNS)
 
 
 def _sacct(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Job]:
@@ -148,11 +190,11 @@ def _sacct(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Job]
     if not shutil.which("sacct", path=environ.get("PATH")):
         return {}
     arguments = ("--noheader", "--parsable2", "--allocations")
-    columns = "--format=JobID,State,ExitCode,NodeList,Elapsed,Timelimit"
+    columns = "--format=JobID,State,ExitCode,NodeList,Elapsed,Timelimit,JobName"
     done = slurm("sacct", *arguments, columns, f"--jobs={','.join(job_ids)}", environ=environ)
     if done.returncode:
         return {}
-    found = dict(_job(line) for line in done.stdout.splitlines() if line.count("|") == 5)
+    found = dict(_job(line) for line in done.stdout.splitlines() if line.count("|") == COLUMNS)
     return {job_id: job for job_id, job in found.items() if job_id in job_ids}
 
 
@@ -162,7 +204,7 @@ def _array(job_id: str) -> str:
 
 
 def _job(line: str) -> tuple[str, Job]:
-    job_id, state, reason, nodes, elapsed, limit = (part.strip() for part in line.split("|"))
+    job_id, state, reason, nodes, elapsed, limit, name, *script = (part.strip() for part in line.split("|", 7))
     state = (state.split() or [GONE])[0]  # sacct: "CANCELLED by 1000"
     # squeue has None for no reason, sacct an exit code and a signal, where 0:0 is no news.
     code = re.fullmatch(r"([0-9]+):0", reason)
@@ -177,5 +219,7 @@ def _job(line: str) -> tuple[str, Job]:
         elapsed="" if state == "PENDING" else elapsed,
         limit=limit,
         exit_code=int(code[1]) if code else 0,
+        name=name,
+        script="".join(script),
     )
     return job_id, job

@@ -19,18 +19,9 @@ from accelerate_configs.request.planned import check_planned
 from accelerate_configs.runs.recorded import read_spec
 from accelerate_configs.runs.records import Run, finished, read_run, run_record, write_record
 from slurm.nodes import refuse_what_cannot_run
-from slurm.queue import ASKED, find_jobs, surely_settled
+from slurm.queue import ASKED, SCRIPT_NAME, find_jobs, jobs_of, surely_settled
 from slurm.script import render, run_dir
-from slurm.submit import (
-    SCRIPT_NAME,
-    SubmitError,
-    Submitted,
-    UnansweredError,
-    check,
-    check_environment,
-    overrides,
-    sbatch,
-)
+from slurm.submit import SubmitError, Submitted, UnansweredError, check, check_environment, overrides, sbatch
 from trainer.files import RECORD_NAME
 from trainer.outcome import ConfigError
 
@@ -55,7 +46,7 @@ def resume(
         raise ConfigError(f"run {run.run_id} is finished ({run.folder / 'adapter'}): make submit starts another")
     with alone(run.folder):
         (run,) = surely_settled([read_run(run.folder)], environ)
-        for job in find_jobs(run.job_ids, environ).values():
+        for job in jobs_of(run, find_jobs(run.job_ids, environ)):
             if not job.ended:
                 said = f"job {job.job_id} of run {run.run_id} is {job.state}"
                 raise ConfigError(f"{said}: make cancel RUN={run.run_id} ends it, then resume")

@@ -21,12 +21,11 @@ from accelerate_configs.job import JobSpec, Plan
 from accelerate_configs.request.variables import DEFAULT_OUTPUT
 from accelerate_configs.runs import cli
 from accelerate_configs.runs.records import run_record, write_record
-from slurm.queue import ASKED, SlurmError, find_submitted, slurm, words
+from slurm.queue import ASKED, SCRIPT_NAME, SlurmError, find_submitted, slurm, words
 from slurm.runtime import image_file, job_python
 from slurm.script import job_name, log_dir, log_path, render, run_dir
 from trainer.outcome import ConfigError
 
-SCRIPT_NAME = "job.sbatch"
 # What sbatch says when the controller may have read the request and has not answered. A connect failure is none.
 UNANSWERED = re.compile(
     r"timed out|(send|receive|shutdown) failure|zero bytes|reset by peer|broken pipe", re.IGNORECASE

@@ -15,11 +15,11 @@ from accelerate_configs.runs.records import run_record, write_record
 from accelerate_configs.sweeps.grid import Sweep, check_members, plan_table, write_sweep
 from accelerate_configs.sweeps.trials import begin, check_key, plan_sweep
 from slurm.nodes import refuse_what_cannot_run
-from slurm.queue import ASKED
+from slurm.queue import ASKED, SCRIPT_NAME
 from slurm.runtime import check_runtime, needed_environment
 from slurm.script import log_dir, render_array
 from slurm.site import find_site, with_gpu_type
-from slurm.submit import SCRIPT_NAME, SubmitError, check, check_environment, new_folders, note_runtime, sbatch
+from slurm.submit import SubmitError, check, check_environment, new_folders, note_runtime, sbatch
 from trainer.outcome import FINISHED, ConfigError
 
 Words = Mapping[str, str]

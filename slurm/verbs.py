@@ -16,7 +16,7 @@ from accelerate_configs.request.variables import BY_NAME, DEFAULT_OUTPUT, parse_
 from accelerate_configs.runs.cli import command_words, say
 from accelerate_configs.runs.progress import UNKNOWN, Job, Seen, list_text, look_at, status_text
 from accelerate_configs.runs.records import Run, find_run, read_run, run_folders
-from slurm.queue import ASKED, SlurmError, ask_jobs, find_jobs, settled, slurm, with_exit_code, words
+from slurm.queue import ASKED, SlurmError, ask_jobs, find_jobs, jobs_of, settled, slurm, with_exit_code, words
 from slurm.site import find_site
 from trainer.outcome import FINISHED, ConfigError
 
@@ -38,7 +38,7 @@ def status(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Pa
         run = settled(run, environ)
     except SlurmError as error:
         say(str(error))
-    jobs = list(ask_jobs(run.job_ids, environ).values())
+    jobs = jobs_of(run, ask_jobs(run.job_ids, environ))
     jobs[-1:] = [with_exit_code(job, environ) for job in jobs[-1:]]
     print(status_text(look_at(run, [*jobs, *_untold(run)], log_path(run)), command_words(given, run.run_id)))
     return FINISHED
@@ -69,8 +69,11 @@ def say_unknown(jobs: Mapping[str, Job]) -> None:
 
 def cancel(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path) -> int:
     run = settled(_find(given, environ, project_dir, only=True), environ)
-    live = [job.job_id for job in find_jobs(run.job_ids, environ).values() if not job.ended]
+    jobs = jobs_of(run, find_jobs(run.job_ids, environ))
+    live = [job.job_id for job in jobs if not job.ended]
     if not live:
+        for job in jobs[-1:]:
+            say(f"job {job.text}")
         print(f"run {run.run_id} has no job that is pending or running")
         return FINISHED
     scancel(live, environ)
@@ -125,7 +128,7 @@ def _follow(run: Run, environ: Mapping[str, str]) -> None:
     while True:
         ended = False
         if time.monotonic() >= ask_at:
-            state, text, ended = _stand(job_id, environ, first=not last)
+            state, text, ended = _stand(run, environ, first=not last)
             if state != last and state != "RUNNING":
                 say(text)
             last = state
@@ -138,10 +141,10 @@ def _follow(run: Run, environ: Mapping[str, str]) -> None:
         time.sleep(READ_EVERY_S)
 
 
-def _stand(job_id: str, environ: Mapping[str, str], *, first: bool) -> tuple[str, str, bool]:
+def _stand(run: Run, environ: Mapping[str, str], *, first: bool) -> tuple[str, str, bool]:
     """(state, what to say of it, whether it has ended). A controller that restarts meanwhile ends nothing."""
     try:
-        job = find_jobs([job_id], environ)[job_id]
+        job = jobs_of(run, find_jobs(run.job_ids[-1:], environ))[-1]
     except SlurmError as error:
         if first:
             raise
@@ -190,8 +193,7 @@ def output_folder(
 
 
 def _look(run: Run, jobs: Mapping[str, Job]) -> Seen:
-    last = [jobs[job_id] for job_id in run.job_ids[-1:] if job_id in jobs]
-    return look_at(run, [*last, *_untold(run)], log_path(run))
+    return look_at(run, [*jobs_of(run, jobs)[-1:], *_untold(run)], log_path(run))
 
 
 def _untold(run: Run) -> list[Job]:

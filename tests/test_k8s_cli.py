@@ -502,6 +502,33 @@ def test_an_unknown_run_is_said_with_those_there_are(cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
+def test_a_config_map_that_names_another_runs_job_ends_nothing(cluster: Cluster) -> None:
+    grid = ("--grid", "SEED=1,2", "--run", "seeds")
+    assert cluster.k8s("submit", *IMAGE, "--run", "theirs").returncode == 0
+    assert cluster.k8s("sweep", *IMAGE, *grid).returncode == 0
+    maps = cluster.objects("ConfigMap")
+    theirs = next(name for name in maps if name.endswith("theirs"))
+    for name in maps:
+        if name != theirs:
+            record = json.loads(maps[name]["data"]["run.json"])
+            maps[name]["data"]["run.json"] = json.dumps({**record, "job_ids": ["gemma-3-4b-it-theirs"]})
+            cluster.put("ConfigMap", name, maps[name])
+    for run in ("seeds-0", "seeds"):  # one is found by its label, all are found together
+        done = cluster.k8s("cancel", "--run", run)
+        assert (done.returncode, "has no job that is pending or running" in done.stdout) == (0, True)
+        assert "PENDING" not in cluster.k8s("status", "--run", run).stdout
+    assert "gemma-3-4b-it-theirs" in cluster.objects("Job")
+    # A record that is another run's: acted on by its label, it would end that run.
+    seeds = next(name for name in maps if name.endswith("seeds-0"))
+    maps[seeds]["data"] = maps[theirs]["data"]
+    cluster.put("ConfigMap", seeds, maps[seeds])
+    done = cluster.k8s("cancel", "--run", "seeds-0")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr == f"trainyard: ConfigMap {seeds}: run_id is 'theirs', its label says 'seeds-0'\n"
+    assert "gemma-3-4b-it-theirs" in cluster.objects("Job")
+
+
+@pytest.mark.slow
 def test_a_run_json_in_strange_hands_is_one_line(cluster: Cluster) -> None:
     cluster.k8s("submit", *IMAGE, "--run", "mine")
     ((name, content),) = cluster.objects("ConfigMap").items()

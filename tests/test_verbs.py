@@ -19,10 +19,11 @@ from cluster import Cluster
 from conftest import PROJECT_DIR
 from plans import make_plan
 
-from accelerate_configs.runs.records import find_run, run_record, write_record
+from accelerate_configs.runs.progress import Job
+from accelerate_configs.runs.records import find_run, read_run, run_record, write_record
 from slurm import verbs
 from slurm.__main__ import main
-from slurm.queue import SlurmError, find_jobs
+from slurm.queue import SlurmError, find_jobs, jobs_of
 from slurm.submit import submit
 from trainer.outcome import ConfigError
 
@@ -150,8 +151,8 @@ def test_where_there_is_accounting_sacct_says_how_a_forgotten_job_ended(cluster:
     tools.mkdir()
     (tools / "sacct").write_text(
         f"#!/bin/sh\nprintf '%s\\n' \"$@\" > '{tmp_path}/argv'\n"
-        "echo '999998|CANCELLED by 1000|0:15|n1|00:10:00|12:00:00'\n"
-        "echo '999999|FAILED|78:0|n[1-2]|00:00:07|12:00:00'\n"
+        "echo '999998|CANCELLED by 1000|0:15|n1|00:10:00|12:00:00|toy-r'\n"
+        "echo '999999|FAILED|78:0|n[1-2]|00:00:07|12:00:00|other'\n"
     )
     (tools / "sacct").chmod(0o755)
     environ = {**cluster.environ, "PATH": f"{tools}{os.pathsep}{cluster.environ['PATH']}"}
@@ -160,6 +161,11 @@ def test_where_there_is_accounting_sacct_says_how_a_forgotten_job_ended(cluster:
         "999997 GONE (not in squeue)",
         "999998 CANCELLED (0:15) on n1, 00:10:00 of 12:00:00",
         "999999 FAILED (exit code 78) on n[1-2], 00:00:07 of 12:00:00",
+    ]
+    run = read_run(write_run(tmp_path / "runs", "r", *found))
+    assert [job.text for job in jobs_of(run, found)][1:] == [
+        "999998 CANCELLED (0:15) on n1, 00:10:00 of 12:00:00",
+        "999999 GONE (Slurm's job of that number is another, called other)",
     ]
     argv = (tmp_path / "argv").read_text().splitlines()
     assert "--jobs=999997,999998,999999" in argv
@@ -209,6 +215,60 @@ def test_list_shows_every_run_the_newest_first_and_the_broken_too(
         ["torn", "-", "BROKEN", "-", "-"],
     ]
     cluster.run("scancel", job_id)
+
+
+@pytest.mark.cluster
+def test_a_run_json_that_names_another_job_neither_cancels_it_nor_shows_it_as_the_runs(
+    cluster: Cluster, project: Path, start: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """By whatever name the other job goes: the script that it was made of decides."""
+    other = start("theirs", name="toy")
+    wrapped = cluster.run("sbatch", "--parsable", "--job-name=toy-mine", "--wrap=sleep 60").stdout.strip()
+    for job_id, which in ((other, f"{project}/runs/theirs/job.sbatch"), (wrapped, "(null)")):
+        folder = write_run(tmp_path / job_id, "mine", job_id)
+        (folder / "job.sbatch").touch()
+        given = {"RUN": "mine", "OUTPUT": str(folder.parent)}
+        gone = f"job {job_id} GONE (Slurm's job of that number is another, made of {which})"
+        assert verbs.cancel(given, cluster.environ, project) == 0
+        shown = capsys.readouterr()
+        assert shown.out == "run mine has no job that is pending or running\n"
+        assert gone in shown.err
+        verbs.status(given, cluster.environ, project)
+        assert capsys.readouterr().out.splitlines()[1].startswith("job    " + gone.removeprefix("job "))
+        verbs.list_runs({"OUTPUT": str(folder.parent)}, cluster.environ, project)
+        assert capsys.readouterr().out.splitlines()[1].split() == ["mine", job_id, "GONE", "-", "no"]
+        assert verbs.logs(given, cluster.environ, project) == 0  # ends at once
+        assert gone in capsys.readouterr().err
+        assert cluster.job(job_id)["JobState"] in ("PENDING", "RUNNING")
+    cluster.run("scancel", other, wrapped)
+
+
+def test_a_job_is_the_runs_whose_script_it_was_made_of(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    run = read_run(write_run(tmp_path / "runs", "swept-1", "7", "8_1"))
+    script = run.folder / "job.sbatch"
+    script.touch()
+    (tmp_path / "other" / "swept-1").mkdir(parents=True)
+    (tmp_path / "other" / "swept-1" / "job.sbatch").touch()
+
+    def own(job_id: str, name: str, made_of: str | Path) -> bool:
+        job = Job(job_id=job_id, state="RUNNING", ended=False, name=name, script=str(made_of))
+        (seen,) = jobs_of(run, {job_id: job})
+        assert seen is job or (seen.state, seen.ended) == ("GONE", True)
+        return seen is job
+
+    assert own("7", "anything", script)
+    assert own("7", "anything", tmp_path / "link" / "runs" / "swept-1" / "job.sbatch")
+    # The folder of runs was moved since; a script that is there belongs to whoever's folder it lies in.
+    assert own("7", "gemma-swept-1", "/no/such/place/swept-1/job.sbatch")
+    assert not own("7", "gemma-other", "/no/such/place/swept-1/job.sbatch")
+    assert not own("7", "gemma-swept-1", "/no/such/place/other/job.sbatch")
+    assert not own("7", "gemma-swept-1", tmp_path / "other" / "swept-1" / "job.sbatch")
+    # An array's script lies in the sweep's folder, and a member resumed alone has its own.
+    assert own("8_1", "x", tmp_path / "runs" / "swept" / "job.sbatch")
+    assert not own("8_1", "x", script) and not own("7", "x", tmp_path / "runs" / "swept" / "job.sbatch")
+    # What sacct tells is the name alone.
+    assert own("7", "gemma-swept-1", "") and own("8_1", "gemma-swept", "") and not own("7", "gemma-swept-10", "")
 
 
 def follow(project: Path, cluster: Cluster, run_id: str, **environ: str) -> subprocess.Popen[str]:

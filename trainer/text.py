@@ -41,6 +41,11 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
+def printable(text: str) -> str:
+    """`text` with all that a terminal would act on written as an escape: ESC, BEL, newlines, marks that turn text."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def last_words(log: str) -> str:
     """Why a job failed, of all that it printed: its error, else what it said as ours, else its last line."""
     lines = [re.sub(r"^\[rank\d+\]: ", "", line) for line in log.splitlines() if line.strip()]

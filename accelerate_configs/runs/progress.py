@@ -38,6 +38,9 @@ class Job:
     limit: str = ""
     exit_code: int = 0
     """0 also where the scheduler does not say it."""
+    name: str = ""
+    script: str = ""
+    """What it was made of, where the scheduler says so."""
 
     @property
     def text(self) -> str:
