@@ -143,11 +143,14 @@ def least_mem_gib(plan: Plan) -> int:
     return shm_gib(plan) + processes_gib(plan.spec)
 
 
-def _resources(plan: Plan) -> dict[str, Any]:
-    """Requests that are the limits too: nothing is taken back from a pod that trains, and GPUs know nothing else."""
+def _resources(plan: Plan) -> dict[str, str]:
+    """Requests that are the limits too: nothing is taken back from a pod that trains, and GPUs know nothing else.
+
+    All are text, as the server keeps them: kubectl would take a number for a change at every repeated apply.
+    """
     spec = plan.spec
-    gpus = {GPU: spec.gpus} if spec.device == "cuda" else {}
-    return {"cpu": spec.cpus, "memory": f"{spec.mem_gib}Gi", **gpus}
+    gpus = {GPU: str(spec.gpus)} if spec.device == "cuda" else {}
+    return {"cpu": str(spec.cpus), "memory": f"{spec.mem_gib}Gi", **gpus}
 
 
 def _gpu_toleration(plan: Plan) -> list[dict[str, str]]:

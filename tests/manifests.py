@@ -152,10 +152,12 @@ def _pod(pod: Object) -> Iterator[str]:
         for name in {name for name in (*requests, *limits) if "/" in name}:
             if requests.get(name) != limits.get(name):
                 yield f"{name}: requests differ from limits"
-            if type(limits.get(name)) is not int or limits[name] < 1:
+            if not re.fullmatch("[1-9][0-9]*", str(limits.get(name))):
                 yield f"{name}: {limits.get(name)!r} is no whole number"
             if name not in tolerated:
                 yield f"{name} without its toleration"
+        if numbers := [name for name, amount in (*requests.items(), *limits.items()) if type(amount) is not str]:
+            yield f"{', '.join(numbers)} as numbers: the server keeps text, and a repeated apply is a change"
         paths = [mount["mountPath"] for mount in container.get("volumeMounts", [])]
         if len(set(paths)) < len(paths):
             yield "two mounts at one path"

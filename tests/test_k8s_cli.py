@@ -1,15 +1,11 @@
-"""`python -m k8s` as a program, with a stand-in for kubectl: what is refused, applied, found, followed and said."""
+"""`python -m k8s` with the real kubectl and an API server of our own: what is refused, made, found and said."""
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,98 +13,25 @@ from typing import Any
 import manifests
 import pytest
 import yaml
+from api_server import Refused
+from kube import IMAGE, Cluster, k8s
 from test_makefile import make
 
 from accelerate_configs.memory.known_models import KNOWN_MODELS
 from accelerate_configs.request.scheduler_values import quantity
 from accelerate_configs.request.variables import BY_NAME
 from accelerate_configs.runs.progress import Job
-from k8s.__main__ import main
 from k8s.kubectl import see_job
 from k8s.pod import GPU, SECRET_ENV
 from k8s.site import CLUSTER_KEYS, SITE_KEYS
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
-STAND_IN = Path(__file__).parent / "kubectl_stand_in.py"
-IMAGE = ("--image", "registry.example.org/trainyard:0.1.0")
-Done = subprocess.CompletedProcess[str]
-
-
-def k8s(*argv: str, cwd: Path = PROJECT_DIR, **environ: str) -> Done:
-    return subprocess.run(
-        [sys.executable, "-m", "k8s", *argv],
-        cwd=cwd,
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **environ},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-class Cluster:
-    """The stand-in's objects, and a checkout that submits to it."""
-
-    def __init__(self, checkout: Path, folder: Path) -> None:
-        self.checkout, self.folder = checkout, folder
-        (folder / "bin").mkdir(parents=True)
-        program = folder / "bin" / "kubectl"
-        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STAND_IN}" "$@"\n')
-        program.chmod(0o755)
-        self.put("PersistentVolumeClaim", "trainyard", {"spec": {"accessModes": ["ReadWriteOnce"]}})
-
-    def k8s(self, *argv: str) -> Done:
-        """In this process, which saves its start; kubectl is a program all the same."""
-        path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
-        environ = {"PATH": path, "HOME": "/nonexistent", "KUBECTL_FOLDER": str(self.folder)}
-        if argv[0] == "logs":  # kubectl itself writes to stdout
-            return k8s(*argv, cwd=self.checkout, **environ)
-        out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            patch.setattr("k8s.__main__.PROJECT_DIR", self.checkout)
-            code = main(argv, environ)
-        texts = []
-        for stream in (out, err):
-            stream.flush()
-            texts.append(stream.buffer.getvalue().decode())  # type: ignore[attr-defined]
-        return Done(argv, code, *texts)
-
-    def put(self, kind: str, name: str, content: dict[str, Any], namespace: str = "default") -> None:
-        path = self.folder / namespace / kind / f"{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"kind": kind, "metadata": {"name": name}, **content}))
-
-    def objects(self, kind: str) -> dict[str, Any]:
-        return {path.stem: json.loads(path.read_text()) for path in (self.folder / "default" / kind).glob("*.json")}
-
-    def end(self, job: str, kind: str, reason: str = "") -> None:
-        content = self.objects("Job")[job]
-        content["status"] = {"conditions": [{"type": kind, "status": "True", "reason": reason}]}
-        self.put("Job", job, content)
-
-    def pod(
-        self, job: str, name: str, log: str | None, *, phase: str = "Running", index: str = "0", **status: Any
-    ) -> None:
-        """A pod as the Job would make it, and what its container has said."""
-        template = self.objects("Job")[job]["spec"]["template"]["metadata"]
-        metadata = {
-            "name": name,
-            "labels": {**template["labels"], "batch.kubernetes.io/job-name": job},
-            "annotations": {"batch.kubernetes.io/job-completion-index": index},
-            "creationTimestamp": f"2026-11-25T01:00:{len(self.objects('Pod')):02}Z",
-        }
-        started = {"startTime": "2026-11-25T00:00:00Z"} if phase != "Pending" else {}
-        spec = {"nodeName": "gpu-7"}
-        self.put("Pod", name, {"metadata": metadata, "spec": spec, "status": {"phase": phase, **started, **status}})
-        if log is not None:
-            (self.folder / "default" / "Pod" / f"{name}.log").write_text(log)
-
-    def calls(self) -> list[str]:
-        return (self.folder / "calls").read_text().splitlines()
 
 
 @pytest.fixture
-def cluster(checkout: Path, tmp_path: Path) -> Cluster:
-    return Cluster(checkout, tmp_path / "cluster")
+def cluster(checkout: Path, tmp_path: Path) -> Iterator[Cluster]:
+    with Cluster.started(checkout, tmp_path / "cluster") as started:
+        yield started
 
 
 BAD = [
@@ -146,7 +69,7 @@ def test_a_bad_request_is_one_line_and_78_and_the_cluster_is_not_asked(
     done = cluster.k8s(verb, *argv)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
     assert said in done.stderr
-    assert not (cluster.folder / "calls").exists()
+    assert cluster.server.requests == []
 
 
 def test_a_model_folder_of_this_machine_is_refused_unless_the_claim_has_it_too(checkout: Path) -> None:
@@ -309,7 +232,7 @@ def test_submit_applies_what_render_prints_and_says_what_to_type_next(cluster: C
     done = cluster.k8s("submit", *IMAGE, "--run", "mine")
     assert done.returncode == 0, done.stderr
     rendered = {c["metadata"]["name"]: c for c in manifests.load(cluster.k8s("render", *IMAGE, "--run", "mine").stdout)}
-    (job,) = cluster.objects("Job").values()
+    (job,) = cluster.objects("jobs").values()
     assert job["spec"] == rendered["gemma-3-4b-it-mine"]["spec"]
     assert done.stdout.splitlines()[-8:] == [
         "job id  gemma-3-4b-it-mine",
@@ -321,14 +244,13 @@ def test_submit_applies_what_render_prints_and_says_what_to_type_next(cluster: C
         "cancel  make cancel TO=k8s RUN=mine    (or kubectl delete job gemma-3-4b-it-mine)",
         "resume  make resume TO=k8s RUN=mine    (once it has ended unfinished)",
     ]
-    assert [call for call in cluster.calls() if "apply" in call] == [
-        "apply --dry-run=server --filename -",
-        "apply --filename -",
-    ]
+    asked = ["POST configmaps", "POST jobs"]
+    assert cluster.requests() == [*(f"{request} (dry run)" for request in asked), *asked]
 
 
 def test_a_run_in_another_namespace_is_told_of_with_it(cluster: Cluster) -> None:
-    cluster.put("PersistentVolumeClaim", "trainyard", {"spec": {"accessModes": ["ReadWriteOnce"]}}, "vision")
+    cluster.put("namespaces", "vision", {})
+    cluster.put("persistentvolumeclaims", "trainyard", {"spec": {"accessModes": ["ReadWriteOnce"]}}, "vision")
     done = cluster.k8s("submit", *IMAGE, "--run", "mine", "--namespace", "vision")
     assert done.returncode == 0, done.stderr
     words = "TO=k8s RUN=mine NAMESPACE=vision"
@@ -336,7 +258,7 @@ def test_a_run_in_another_namespace_is_told_of_with_it(cluster: Cluster) -> None
     assert done.stdout.splitlines()[-2] == (
         f"cancel  make cancel {words}    (or kubectl -n vision delete job gemma-3-4b-it-mine)"
     )
-    assert (cluster.objects("Job"), cluster.k8s("list").stdout) == ({}, "no run in this namespace\n")
+    assert (cluster.objects("jobs"), cluster.k8s("list").stdout) == ({}, "no run in this namespace\n")
     assert cluster.k8s("cancel", "--namespace", "vision").stdout == (
         f"cancelled job gemma-3-4b-it-mine of run mine; make resume {words} starts it again\n"
     )
@@ -361,16 +283,19 @@ def test_a_claim_that_is_missing_or_too_narrow_is_said_before_anything_is_applie
     done = cluster.k8s("submit", *IMAGE, "--nodes", "2", "--namespace", "vision")
     assert (done.returncode, done.stdout) == (78, "")
     assert "make claim TO=k8s NAMESPACE=vision PVC=trainyard NODES=2 SIZE=200Gi prints one" in done.stderr
-    assert (cluster.objects("Job"), cluster.objects("ConfigMap")) == ({}, {})
+    assert (cluster.objects("jobs"), cluster.objects("configmaps")) == ({}, {})
 
 
-@pytest.mark.parametrize("when", ["", "-for-real"])
+@pytest.mark.parametrize("when", [" (dry run)", ""])
 def test_what_the_cluster_refuses_leaves_nothing_behind(when: str, cluster: Cluster) -> None:
-    (cluster.folder / f"refuse-Job{when}").write_text("Error from server (Forbidden): exceeded quota")
+    said = 'jobs.batch "x" is forbidden: exceeded quota: team, requested: count/jobs.batch=1, used: 5, limited: 5'
+    cluster.server.refusals[f"POST jobs{when}"] = Refused(403, "Forbidden", said)
     done = cluster.k8s("submit", *IMAGE)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.endswith("trainyard: kubectl apply failed: Error from server (Forbidden): exceeded quota\n")
-    assert (cluster.objects("Job"), cluster.objects("ConfigMap")) == ({}, {})
+    assert done.stderr.splitlines()[-1] == (
+        'trainyard: kubectl apply failed: Error from server (Forbidden): error when creating "STDIN": ' + said
+    )
+    assert (cluster.objects("jobs"), cluster.objects("configmaps")) == ({}, {})
 
 
 def test_check_says_what_the_api_server_would_do_and_applies_nothing(cluster: Cluster) -> None:
@@ -380,7 +305,7 @@ def test_check_says_what_the_api_server_would_do_and_applies_nothing(cluster: Cl
         "kubectl  configmap/gemma-3-4b-it-mine created (server dry run)",
         "kubectl  job.batch/gemma-3-4b-it-mine created (server dry run)",
     ]
-    assert cluster.objects("Job") == {}
+    assert cluster.objects("jobs") == {}
 
 
 def test_without_kubectl_render_works_and_submit_says_so(checkout: Path, tmp_path: Path) -> None:
@@ -439,17 +364,17 @@ def test_a_cancelled_run_is_resumed_as_a_new_job_of_the_same_run(cluster: Cluste
     assert done.stdout == (
         "cancelled job gemma-3-4b-it-mine of run mine; make resume TO=k8s RUN=mine starts it again\n"
     )
-    assert cluster.objects("Job") == {}
+    assert cluster.objects("jobs") == {}
     assert "gemma-3-4b-it-mine GONE (deleted)" in cluster.k8s("status", "--run", "mine").stdout
     done = cluster.k8s("resume", "--run", "mine", "--time", "2h", "--queue", "night")
     assert done.returncode == 0, done.stderr
-    (job,) = cluster.objects("Job").values()
+    (job,) = cluster.objects("jobs").values()
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert job["metadata"]["name"] == "gemma-3-4b-it-mine--2"
     assert job["metadata"]["labels"][manifests.QUEUE] == "night"
     assert {"name": "TRAINYARD_TIME_LIMIT_S", "value": "7200"} in container["env"]
     assert container["args"][container["args"].index("--run_id") + 1] == "mine"
-    (config_map,) = cluster.objects("ConfigMap").values()
+    (config_map,) = cluster.objects("configmaps").values()
     assert json.loads(config_map["data"]["run.json"])["job_ids"] == ["gemma-3-4b-it-mine", "gemma-3-4b-it-mine--2"]
 
 
@@ -461,7 +386,7 @@ def test_a_resumed_run_is_in_no_other_runs_way(cluster: Cluster) -> None:
     done = cluster.k8s("resume", "--run", "x")
     assert (done.returncode, done.stderr.count("immutable")) == (0, 0)
     states = [cluster.k8s("status", "--run", run).stdout.count("PENDING") for run in ("x", "x-r2", "x--2")]
-    assert (states, len(cluster.objects("Job"))) == ([1, 1, 1], 3)
+    assert (states, len(cluster.objects("jobs"))) == ([1, 1, 1], 3)
 
 
 @pytest.mark.slow
@@ -471,12 +396,12 @@ def test_a_run_whose_pod_is_still_saving_is_not_resumed(cluster: Cluster) -> Non
     cluster.pod("gemma-3-4b-it-mine", "mine-x", "step 3/9\n")
     assert cluster.k8s("cancel", "--run", "mine").returncode == 0
     done = cluster.k8s("resume", "--run", "mine")
-    assert (done.returncode, done.stdout, cluster.objects("Job")) == (78, "", {})
+    assert (done.returncode, done.stdout, cluster.objects("jobs")) == (78, "", {})
     assert done.stderr == (
         "trainyard: pod mine-x of run mine still writes its checkpoints: try again when it has gone "
         "(kubectl get pods --watch --selector app.kubernetes.io/instance=mine)\n"
     )
-    (cluster.folder / "default" / "Pod" / "mine-x.json").unlink()
+    del cluster.server.objects["pods", "default", "mine-x"]
     assert cluster.k8s("resume", "--run", "mine").returncode == 0
 
 
@@ -531,11 +456,10 @@ def test_a_config_map_that_names_another_runs_job_ends_nothing(cluster: Cluster)
 @pytest.mark.slow
 def test_a_run_json_in_strange_hands_is_one_line(cluster: Cluster) -> None:
     cluster.k8s("submit", *IMAGE, "--run", "mine")
-    ((name, content),) = cluster.objects("ConfigMap").items()
+    ((name, content),) = cluster.objects("configmaps").items()
     no_job = json.dumps({**json.loads(content["data"]["run.json"]), "job_ids": []})
     for text in ("no json", "[]", "{}", '{"spec": {"gpus": "2"}, "job_ids": ["a"]}', no_job):
         content["data"]["run.json"] = text
-        cluster.put("ConfigMap", name, content)
         done = cluster.k8s("status", "--run", "mine")
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
         assert done.stderr.startswith(f"trainyard: ConfigMap {name}: ")
@@ -568,9 +492,14 @@ def test_a_job_and_its_pods_are_one_line() -> None:
         assert see_job("j", job, pods, limit_min=30, now=now) == seen
 
 
+def put_nodes(cluster: Cluster, nodes: list[dict[str, Any]]) -> None:
+    for i, content in enumerate(nodes):
+        cluster.put("nodes", f"n{i}", content)
+
+
 def node(product: str, mib: str, gpus: str) -> dict[str, Any]:
     labels = {"nvidia.com/gpu.product": product, "nvidia.com/gpu.memory": mib} if product else {}
-    return {"metadata": {"name": "n", "labels": labels}, "status": {"allocatable": {"nvidia.com/gpu": gpus}}}
+    return {"metadata": {"labels": labels}, "status": {"allocatable": {"nvidia.com/gpu": gpus}}}
 
 
 def test_a_drafted_site_file_holds_what_the_nodes_say_and_can_be_used(cluster: Cluster) -> None:
@@ -581,9 +510,8 @@ def test_a_drafted_site_file_holds_what_the_nodes_say_and_can_be_used(cluster: C
         node("Tesla-V100-SXM2-32GB", "32510", "4"),
         node("", "", "0"),
     ]
-    (cluster.folder / "nodes.json").write_text(json.dumps({"items": nodes}))
-    claims = [{"metadata": {"name": "trainyard"}, "spec": {"accessModes": ["ReadWriteMany"]}}]
-    (cluster.folder / "persistentvolumeclaims.json").write_text(json.dumps({"items": claims}))
+    put_nodes(cluster, nodes)
+    cluster.put("persistentvolumeclaims", "trainyard", {"spec": {"accessModes": ["ReadWriteMany"]}})
     done = cluster.k8s("site")
     assert (done.returncode, done.stderr) == (0, "")
     assert "#   NVIDIA-A100-SXM4-40GB  39538            8      2\n" in done.stdout
@@ -606,7 +534,7 @@ def test_a_site_file_of_a_mixed_cluster_names_whole_cards_apart(cluster: Cluster
     """Slices and shared cards are shown, and never taken for the card."""
     nodes = [
         {
-            "metadata": {"name": product, "labels": {f"{GPU}.product": product, f"{GPU}.memory": mib}},
+            "metadata": {"labels": {f"{GPU}.product": product, f"{GPU}.memory": mib}},
             "status": {"allocatable": {GPU: "8"}},
         }
         for product, mib in (
@@ -618,7 +546,7 @@ def test_a_site_file_of_a_mixed_cluster_names_whole_cards_apart(cluster: Cluster
             ("Tesla-V100-SXM2-32GB", "32510"),
         )
     ]
-    (cluster.folder / "nodes.json").write_text(json.dumps({"items": nodes}))
+    put_nodes(cluster, nodes)
     text = cluster.k8s("site").stdout
     assert "#   NVIDIA-A100-SXM4-80GB-MIG-1g.10gb   9728            8      1\n" in text
     assert "# v100: no bf" in text and "# tesla-v100-sxm2-32gb: no bf" in text
@@ -629,6 +557,7 @@ def test_a_site_file_of_a_mixed_cluster_names_whole_cards_apart(cluster: Cluster
             "a100": {f"{GPU}.product": "NVIDIA-A100-PCIE-40GB"},
             "nvidia-a100-sxm4-80gb": {f"{GPU}.product": "NVIDIA-A100-SXM4-80GB"},
         },
+        "pvc_access": "ReadWriteOnce",
     }
     (cluster.checkout / "k8s" / "site.yaml").write_text(text)
     done = cluster.k8s("render", *IMAGE, "--gpu-type", "nvidia-a100-sxm4-80gb")
@@ -637,17 +566,19 @@ def test_a_site_file_of_a_mixed_cluster_names_whole_cards_apart(cluster: Cluster
 
 def test_a_cluster_that_does_not_answer_is_one_line(cluster: Cluster) -> None:
     """kubectl logs the same five times before it says it."""
-    words = "The connection to the server 127.0.0.1:1 was refused"
-    (cluster.folder / "bin" / "kubectl").write_text(
-        f'#!/bin/sh\necho "E1125 01:26:04.1 28648 x" >&2\necho {words!r} >&2\nexit 1\n'
-    )
+    kubeconfig = Path(cluster.environ["KUBECONFIG"])
+    kubeconfig.write_text(kubeconfig.read_text().replace(f":{cluster.server.port}", ":1"))
+    words = "The connection to the server 127.0.0.1:1 was refused - did you specify the right host or port?"
     done = cluster.k8s("list")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"trainyard: kubectl get failed: {words}\n")
 
 
 @pytest.mark.parametrize("answer", ["please log in", "[1]", "{}", ""])
 def test_an_answer_of_kubectl_that_is_no_list_is_one_line(answer: str, cluster: Cluster) -> None:
-    (cluster.folder / "bin" / "kubectl").write_text(f"#!/bin/sh\necho '{answer}'\necho\n")
+    """What a wrapper in kubectl's place says, before a person has logged in."""
+    (cluster.bin / "kubectl").unlink()
+    (cluster.bin / "kubectl").write_text(f"#!/bin/sh\necho '{answer}'\necho\n")
+    (cluster.bin / "kubectl").chmod(0o755)
     for argv in (["list"], ["site"], ["status", "--run", "mine"]):
         done = cluster.k8s(*argv)
         assert (done.returncode, done.stdout) == (1, "")
@@ -677,7 +608,7 @@ def test_folders_of_this_machine_in_settings_are_refused(name: str, text: str, c
 def test_make_dispatches_by_name(cluster: Cluster) -> None:
     """`submit` makes no environment of the checkout's: pods bring their own."""
     image = f"IMAGE={IMAGE[1]}"
-    tools = {"PATH": f"{cluster.folder / 'bin'}:{os.environ['PATH']}", "KUBECTL_FOLDER": str(cluster.folder)}
+    tools = cluster.environ
     shutil.rmtree(cluster.checkout / ".venv" / "cpu")
     rendered = make(cluster.checkout, "render", "TO=k8s", "GPUS=4", image, "RUN=mine")
     assert rendered.returncode == 0
@@ -685,7 +616,7 @@ def test_make_dispatches_by_name(cluster: Cluster) -> None:
     assert yaml.safe_load(make(cluster.checkout, "claim", "SIZE=2Gi").stdout)["kind"] == "PersistentVolumeClaim"
     done = make(cluster.checkout, "submit", "TO=k8s", "GPUS=4", image, "RUN=mine", **tools)
     assert done.returncode == 0, done.stderr
-    assert cluster.objects("Job")["gemma-3-4b-it-mine"]["spec"] == manifests.load(rendered.stdout)[1]["spec"]
+    assert cluster.objects("jobs")["gemma-3-4b-it-mine"]["spec"] == manifests.load(rendered.stdout)[1]["spec"]
     assert make(cluster.checkout, "status", "TO=k8s", **tools).stdout.startswith("run    mine\n")
 
 
@@ -697,7 +628,7 @@ def test_a_sweep_is_a_run_and_a_job_for_every_member(cluster: Cluster) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "sweep  first: 4 members, at most 4 at once"
     assert "trainyard: claim trainyard is ReadWriteOnce: only what is on one node can run at once" in done.stderr
-    jobs = cluster.objects("Job")
+    jobs = cluster.objects("jobs")
     assert sorted(jobs) == [f"gemma-3-4b-it-first-{index}" for index in range(4)]
     labels = {name: job["metadata"]["labels"] for name, job in jobs.items()}
     assert {found["app.kubernetes.io/part-of"] for found in labels.values()} == {"first"}
@@ -723,7 +654,7 @@ def test_a_sweeps_members_are_looked_at_cancelled_and_resumed_together(cluster: 
     assert busy.stderr == "trainyard: sweep first has no member that is unfinished and without a job\n"
     done = cluster.k8s("cancel", "--run", "first")
     assert done.stdout == "cancelled 3 jobs of sweep first; make resume TO=k8s RUN=first starts them again\n"
-    assert list(cluster.objects("Job")) == ["gemma-3-4b-it-first-0"]
+    assert list(cluster.objects("jobs")) == ["gemma-3-4b-it-first-0"]
     assert cluster.k8s("cancel", "--run", "first").stdout == "sweep first has no job that is pending or running\n"
     assert cluster.k8s("resume", "--run", "first-2").returncode == 0
     done = cluster.k8s("resume", "--run", "first", "--time", "2h")
@@ -731,7 +662,7 @@ def test_a_sweeps_members_are_looked_at_cancelled_and_resumed_together(cluster: 
         0,
         "new jobs for first-1, first-3\nstatus  make status TO=k8s RUN=first\n",
     )
-    jobs = cluster.objects("Job")
+    jobs = cluster.objects("jobs")
     assert sorted(jobs) == ["gemma-3-4b-it-first-0", *(f"gemma-3-4b-it-first-{i}--2" for i in (1, 2, 3))]
     limits = {
         variable["value"]
@@ -740,7 +671,7 @@ def test_a_sweeps_members_are_looked_at_cancelled_and_resumed_together(cluster: 
         if variable["name"] == "TRAINYARD_TIME_LIMIT_S"
     }
     assert limits == {"43200", "7200"}
-    record = json.loads(cluster.objects("ConfigMap")["gemma-3-4b-it-first-3"]["data"]["run.json"])
+    record = json.loads(cluster.objects("configmaps")["gemma-3-4b-it-first-3"]["data"]["run.json"])
     assert record["job_ids"] == ["gemma-3-4b-it-first-3", "gemma-3-4b-it-first-3--2"]
 
 
@@ -750,7 +681,7 @@ def test_a_sweep_whose_member_still_saves_is_resumed_later_and_whole(cluster: Cl
     cluster.pod("gemma-3-4b-it-first-2", "saving", "step 3/9\n")
     cluster.k8s("cancel", "--run", "first")
     done = cluster.k8s("resume", "--run", "first")
-    assert (done.returncode, done.stdout, cluster.objects("Job")) == (78, "", {})
+    assert (done.returncode, done.stdout, cluster.objects("jobs")) == (78, "", {})
     assert "pod saving of run first-2 still writes its checkpoints: try again when it has gone" in done.stderr
 
 
@@ -780,3 +711,16 @@ def test_a_grid_is_rendered_the_same_twice_and_refused_as_a_run_is(checkout: Pat
         done = k8s("render", *argv, cwd=checkout)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
         assert said in done.stderr
+
+
+def test_a_manifest_that_is_applied_again_changes_nothing(cluster: Cluster) -> None:
+    path = cluster.home / "run.yaml"
+    cluster.put("persistentvolumeclaims", "wide", {"spec": {"accessModes": ["ReadWriteMany"]}})
+    done = cluster.k8s("render", *IMAGE, "--gpus", "2", "--nodes", "2", "--pvc", "wide", "--run", "mine")
+    path.write_text(done.stdout)
+    for said in ("created", "unchanged"):
+        done = cluster.kubectl("apply", "-f", str(path))
+        assert done.stderr == ""
+        assert done.stdout.splitlines() == [
+            f"{kind}/gemma-3-4b-it-mine {said}" for kind in ("configmap", "service", "job.batch")
+        ]
