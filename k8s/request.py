@@ -17,7 +17,7 @@ from accelerate_configs.job import JobSpec, Plan
 from accelerate_configs.local.image import CACHE_DIR, ENVIRONMENT, WORK_DIR
 from accelerate_configs.memory.hub import is_hub_id
 from accelerate_configs.request.elsewhere import told_by
-from accelerate_configs.request.scheduler_values import CREDENTIALS, SECRETS
+from accelerate_configs.request.secret import is_secret, refuse_secret
 from accelerate_configs.request.values import GPU_GIB
 from accelerate_configs.request.variables import parse_given, resolve
 from k8s import manifest
@@ -25,7 +25,6 @@ from k8s.pod import DEFAULT_CLAIM, GPU, least_mem_gib, mounted, places_to_write,
 from k8s.site import Cluster, find_site, read_cluster, refuse_unknown_gpus
 from trainer.outcome import ConfigError
 from trainer.settings import read_env_file, say
-from trainer.text import shown
 
 WIDE = "ReadWriteMany"
 # Of .env, what is true on this machine only, or is said in the plan's own words.
@@ -171,9 +170,12 @@ def _read_settings(spec: JobSpec, project_dir: Path) -> str:
     if ":" in place:
         raise ConfigError(f"CONFIG_FILE={spec.config_file}: pods mount no name with a colon: call it otherwise")
     try:
-        return (project_dir / spec.config_file).read_text(encoding="utf-8")
+        text = (project_dir / spec.config_file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"CONFIG_FILE={spec.config_file}: {getattr(error, 'strerror', None) or error}") from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        refuse_secret(f"CONFIG_FILE={spec.config_file} line {number}", line)
+    return text
 
 
 def _from_env_file(project_dir: Path) -> dict[str, str]:
@@ -181,12 +183,8 @@ def _from_env_file(project_dir: Path) -> dict[str, str]:
     found = read_env_file(project_dir / ".env")
     for name, value in found.items():
         if not value.isprintable():
-            raise ConfigError(f".env: {name}={shown(value)}: takes printable characters on one line")
-    return {
-        name: value
-        for name, value in found.items()
-        if name not in NOT_HANDED_ON and not SECRETS.fullmatch(name) and not CREDENTIALS.search(value)
-    }
+            raise ConfigError(f".env: {name} takes printable characters on one line")
+    return {name: value for name, value in found.items() if name not in NOT_HANDED_ON and not is_secret(name, value)}
 
 
 def _gpu_notes(spec: JobSpec, cluster: Cluster) -> list[str]:

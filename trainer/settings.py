@@ -151,7 +151,9 @@ def read_env_file(path: Path) -> dict[str, str]:
             raise ConfigError(f"{path} line {number}: takes NAME=value in UTF-8, the value whole in quotes or without")
         name = found[1].strip()
         if name not in ENV_FILE and not re.fullmatch("WANDB_[A-Z_]+", name):
-            raise ConfigError(f"{path} line {number}: {name!r} is not one of {', '.join((*ENV_FILE, 'WANDB_*'))}")
+            # A token with = at its end reads like a name: only what is written like ours is said back.
+            said = repr(name) if re.fullmatch("[A-Z_]{1,40}", name) else "this name"
+            raise ConfigError(f"{path} line {number}: {said} is not one of {', '.join((*ENV_FILE, 'WANDB_*'))}")
         values[name] = found[2] or found[3] or found[4] or ""
     return {name: value for name, value in values.items() if value}
 

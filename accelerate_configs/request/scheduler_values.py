@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from accelerate_configs.request.secret import refuse_secret
 from accelerate_configs.request.values import Parser, matching, refuse
 from trainer.outcome import ConfigError
 from trainer.text import known_are, shown
@@ -34,9 +35,6 @@ OURS: tuple[tuple[str, str], ...] = (
     (r"(CUDA|NVIDIA)_VISIBLE_DEVICES", "the scheduler says which GPUs a job has; for make run export it"),
     (r"CONFIG_FILE", "say CONFIG_FILE= itself, so that the plan is made from it too"),
 )  # fmt: skip
-# A user, or a token, before the host of an address.
-CREDENTIALS = re.compile(r"://[^/@\s]*@")
-SECRETS = re.compile(r".*(TOKEN|SECRET|PASSWORD|PASSWD|KEY|CREDENTIALS?)")
 
 
 def or_none(parser: Parser) -> Parser:
@@ -106,13 +104,13 @@ def binds(name: str, text: str) -> tuple[str, ...]:
 def environment(name: str, text: str) -> tuple[tuple[str, str], ...]:
     """(name, value) of what the job's processes get, sorted. A comma begins a new one only where NAME= follows."""
     found = {}
-    for part in re.split(r",(?=[A-Za-z_][A-Za-z0-9_]*=)", text):
+    for number, part in enumerate(re.split(r",(?=[A-Za-z_][A-Za-z0-9_]*=)", text), start=1):
         key, equals, value = part.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", key):
-            raise refuse(name, text, "takes NAME=value with commas between: NCCL_DEBUG=INFO,HF_HOME=/scratch/hf")
-        # Not said back: it may be one.
-        if SECRETS.fullmatch(key.upper()) or CREDENTIALS.search(value):
-            raise ConfigError(f"{name}: {key} holds a secret, which scripts show to all: it belongs into .env")
+            # Not said back: it may be a token.
+            allowed = "takes NAME=value with commas between: NCCL_DEBUG=INFO,HF_HOME=/scratch/hf"
+            raise ConfigError(f"{name}: part {number} begins with no NAME=: it {allowed}")
+        refuse_secret(name, part)
         if reason := next((reason for names, reason in OURS if re.fullmatch(names, key)), None):
             raise ConfigError(f"{name}: {key} is not to be set here: {reason}")
         if not value.isprintable() or len(value) > 1024:

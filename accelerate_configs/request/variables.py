@@ -20,6 +20,7 @@ from accelerate_configs.job import JobSpec
 from accelerate_configs.request import scheduler_values, values
 from accelerate_configs.request.elsewhere import given_elsewhere
 from accelerate_configs.request.scheduler_values import or_none
+from accelerate_configs.request.secret import refuse_secret
 from accelerate_configs.request.site import Site, vram
 from trainer.config import LORA_PRESETS, Device, Quantization, Vision
 from trainer.outcome import ConfigError
@@ -126,6 +127,10 @@ def read_given(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, str
         if not equals and not words:
             raise ConfigError(f"{flag} needs a value: {BY_FLAG[flag].help}")
         given[BY_FLAG[flag].name] = text if equals else words.pop(0)
+    for name, text in given.items():
+        refuse_secret(name, text)
+        if name == "ENVIRONMENT" and text:
+            BY_NAME[name].parse(name, text)  # at once: a verb that has no use for it would say it back
     return given
 
 
@@ -134,6 +139,7 @@ def parse_given(given: Mapping[str, str]) -> dict[str, object]:
     for name, text in given.items():
         if not text:
             raise ConfigError(f"{name}= is empty: give a value, or leave {name} out")
+        refuse_secret(name, text)
     return {name: BY_NAME[name].parse(name, given[name]) for name in BY_NAME if name in given}
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from accelerate_configs.job import Plan
+from accelerate_configs.request.secret import hide_secrets
 from accelerate_configs.request.variables import OF_SWEEPS, help_text, read_given
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SchedulerError
 from trainer.text import known_are, shown
@@ -147,7 +148,7 @@ def fresh_suffix() -> str:
 
 def say(text: str) -> None:
     """One line beside the answer."""
-    print(f"trainyard: {text}", file=sys.stderr, flush=True)
+    print(f"trainyard: {hide_secrets(text)}", file=sys.stderr, flush=True)
 
 
 def _complain(message: str, code: int) -> int:
