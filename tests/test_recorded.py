@@ -14,7 +14,8 @@ from accelerate_configs.local.run import carry_out, given_here, prepare
 from accelerate_configs.measure.fitting import Batch, write_batch
 from accelerate_configs.runs.recorded import read_spec
 from accelerate_configs.runs.records import run_record, write_record
-from trainer.data.lengths import Lengths, data_digest, lengths_path, write_lengths
+from trainer import __version__
+from trainer.data.lengths import Lengths, data_digest, lengths_path, processor_digest, write_lengths
 from trainer.outcome import ConfigError
 from trainer.text import GIB
 
@@ -86,7 +87,8 @@ def test_a_run_here_goes_on_though_its_lengths_were_measured_since(tmp_path: Pat
     words = [f"--model={tiny_model}", f"--data={data}", f"--output={tmp_path}/runs", "--device=cpu", "--run=r"]
     measured = Lengths(
         model=str(tiny_model), data_sha256=data_digest(str(data)), records=1, tokens={"p100": 200},
-        supervised={"p100": 8}, pictures=1,
+        supervised={"p100": 8}, pictures=1, trainyard=__version__, processor_sha256=processor_digest(tiny_model),
+        picture_bytes={},
     )  # fmt: skip
 
     def begin(*more: str) -> None:

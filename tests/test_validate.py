@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +15,20 @@ from PIL import Image
 from training import run_forked, train_forked
 
 from accelerate_configs.request.variables import resolve
+from trainer import __version__
 from trainer.__main__ import main
 from trainer.config import TrainConfig
 from trainer.data.inspection import Inspection, inspect_dataset
-from trainer.data.lengths import Lengths, data_digest, lengths_path, percentiles, read_lengths, write_lengths
+from trainer.data.lengths import (
+    Lengths,
+    data_digest,
+    lengths_path,
+    percentiles,
+    processor_digest,
+    read_lengths,
+    sample_pictures,
+    write_lengths,
+)
 from trainer.data.records import load_dataset
 from trainer.outcome import ConfigError
 from trainer.tools.data_report import build_report, measured, render, unscored
@@ -230,7 +240,7 @@ GEMMA = "google/gemma-3-4b-it"
 def keep_lengths(data: Path, longest: int, *, model: str = GEMMA) -> Lengths:
     lengths = Lengths(
         model=model, data_sha256=data_digest(str(data)), records=2, tokens={"p100": longest},
-        supervised={"p100": 40}, pictures=2,
+        supervised={"p100": 40}, pictures=2, trainyard=__version__, processor_sha256=None, picture_bytes={},
     )  # fmt: skip
     assert write_lengths(str(data), lengths) == lengths_path(str(data))
     return lengths
@@ -266,10 +276,43 @@ def test_lengths_of_other_data_or_another_model_are_not_taken(records: Path) -> 
     assert read_lengths(data, GEMMA) is None
 
 
+def test_lengths_hold_for_the_processor_the_pictures_and_the_trainyard_they_were_measured_with(
+    records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, model, pictures = str(records / "train.jsonl"), tmp_path / "vlm", [tmp_path / f"{n}.png" for n in range(200)]
+    model.mkdir()
+    (model / "preprocessor_config.json").write_text('{"max_pixels": 100}')
+    for picture in pictures:
+        picture.write_bytes(b"small")
+    kept = replace(
+        keep_lengths(Path(data), 905, model="vlm"), processor_sha256=processor_digest(model),
+        picture_bytes=sample_pictures(pictures),
+    )  # fmt: skip
+    write_lengths(data, kept)
+    assert 50 <= len(kept.picture_bytes) <= 64
+    assert read_lengths(data, "vlm", tmp_path) == kept
+    assert read_lengths(data, "vlm", Path("/nowhere")) == kept, "a folder that is not here says nothing"
+    (model / "preprocessor_config.json").write_text('{"max_pixels": 900}')
+    assert read_lengths(data, "vlm", tmp_path) is None
+    (model / "preprocessor_config.json").write_text('{"max_pixels": 100}')
+    for picture in pictures[::3]:
+        picture.unlink()
+    assert read_lengths(data, "vlm", tmp_path) == kept, "pictures that are not here say nothing"
+    for picture in pictures:
+        picture.write_bytes(b"larger")
+    assert read_lengths(data, "vlm", tmp_path) is None
+    for picture in pictures:
+        picture.write_bytes(b"small")
+    assert read_lengths(data, "vlm", tmp_path) == kept
+    monkeypatch.setattr("trainer.data.lengths.__version__", "0.0.9")
+    assert read_lengths(data, "vlm", tmp_path) is None
+
+
 def test_measured_lengths_count_the_too_long_records_as_well(inspected: Inspection, faulty: Path) -> None:
     found = measured(settings(faulty), inspected)
     assert found.tokens["p100"] > inspected.max_length
     assert (found.records, found.pictures, found.model) == (9, 1, "m")
+    assert set(found.picture_bytes) == {f"{faulty}/{name}.png" for name in ("a", "b", "copy", "cut", "empty")}
 
 
 def test_the_plan_says_when_its_length_was_measured(records: Path) -> None:

@@ -50,17 +50,33 @@ def _letters(special: tuple[str, ...], *, eos: str) -> Any:
     )
 
 
+def _qwen_parts(max_pixels: int = 56 * 56) -> tuple[Any, Any]:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    fast = _letters(SPECIAL_TOKENS, eos="<|im_end|>")
+    fast.chat_template = CHAT_TEMPLATE
+    return Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=max_pixels), fast
+
+
+def qwen_processor(max_pixels: int) -> Any:
+    """That of tiny Qwen2.5-VL, as the trainer makes it: without the part for videos."""
+    from transformers import Qwen2_5_VLProcessor
+
+    pictures, fast = _qwen_parts(max_pixels)
+    own = {"get_attributes": classmethod(lambda _: ["image_processor", "tokenizer"])}
+    kind: Any = type("Qwen2_5_VLProcessor", (Qwen2_5_VLProcessor,), own)
+    return kind(pictures, fast, chat_template=CHAT_TEMPLATE)
+
+
 def write_tiny_qwen(folder: Path) -> None:
     """Model, tokenizer and image processor as the hub has them; pictures of 56 x 56 become 4 tokens."""
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    fast = _letters(SPECIAL_TOKENS, eos="<|im_end|>")
+    pictures, fast = _qwen_parts()
     words = fast.get_vocab()
-    fast.chat_template = CHAT_TEMPLATE
     fast.save_pretrained(folder)
-    Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56).save_pretrained(folder)
+    pictures.save_pretrained(folder)
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(words),

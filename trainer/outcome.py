@@ -47,6 +47,15 @@ class SickNode(Exception):
         return f"{node_name()}: {self.args[0]}"
 
 
+class RecordError(SickNode):
+    """A record cannot be put before the model, here and now: all of them could when the data was looked at."""
+
+    def __init__(self, message: str) -> None:
+        # A loader's process hands on what it raised with its own traceback in front, which ends in these words.
+        words = message.rpartition(f"{type(self).__name__}: ")[2].strip()
+        super().__init__(words.removeprefix(f"{node_name()}: "))
+
+
 def node_name() -> str:
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 

@@ -260,7 +260,7 @@ def _measured(fields: Mapping[str, object], project_dir: Path) -> dict[str, obje
     """What `validate data` measured, where it did: memory is planned for the longest record, not for MAX_LENGTH."""
     from trainer.data.lengths import read_lengths
 
-    found = read_lengths(str(project_dir / str(fields["data"])), str(fields["model"]))
+    found = read_lengths(str(project_dir / str(fields["data"])), str(fields["model"]), project_dir)
     if found is None:
         return {}
     asked = int(str(fields.get("max_length", JobSpec.__dataclass_fields__["max_length"].default)))

@@ -7,7 +7,8 @@ its end-of-turn only.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 from trainer.data.forms import Picture
 from trainer.data.grid import load_picture
 from trainer.data.records import Record
+from trainer.outcome import RecordError
+from trainer.text import shown
 
 IGNORED = -100
 PAD_TO_MULTIPLE_OF = 8  # tensor-core friendly lengths
@@ -53,11 +56,14 @@ def encode(processor: Any, record: Record, behind: Sequence[int] = ()) -> dict[s
     """The processor's tensors of a record's prompt and of the tokens `behind` it, which are text.
 
     Those of the sequence have shape (1, length); the pictures' are as they come, and none where it shows none.
+
+    Raises RecordError naming the record.
     """
-    prompt, _ = prompt_and_answer(processor, record)
-    images = [load_pictures(record)] if record.pictures else None
-    # The template has put BOS there already.
-    example = dict(processor(text=[prompt], images=images, add_special_tokens=False, return_tensors="pt"))
+    with _naming(record):
+        prompt, _ = prompt_and_answer(processor, record)
+        images = [load_pictures(record)] if record.pictures else None
+        # The template has put BOS there already.
+        example = dict(processor(text=[prompt], images=images, add_special_tokens=False, return_tensors="pt"))
     length, tokens = example["input_ids"].shape[1], torch.tensor([behind], dtype=torch.long)
     # Attended to (1), and no image (0).
     more = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
@@ -65,6 +71,28 @@ def encode(processor: Any, record: Record, behind: Sequence[int] = ()) -> dict[s
         if is_sequence(tensor, length):
             example[key] = torch.cat((tensor, more.get(key, torch.zeros_like(tokens))), dim=1)
     return example
+
+
+@contextmanager
+def _naming(record: Record) -> Iterator[None]:
+    """Turns whatever a template, a decoder or a processor raises into a RecordError of one line."""
+    try:
+        yield
+    except RecordError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        # Of a file that does not open the name is there already.
+        named = isinstance(error, OSError) and any(str(path) in said for path in record.images)
+        raise RecordError(said if named else f"{name_record(record)}: {said}") from error
+
+
+def name_record(record: Record) -> str:
+    """By its first picture, or else by the beginning of its text."""
+    if not record.images:
+        return shown(record.prompt)
+    more = len(record.images) - 1
+    return f"{record.images[0]}{f' and {more} more' if more else ''}"
 
 
 def is_sequence(tensor: Tensor, length: int) -> bool:
@@ -85,8 +113,9 @@ class Encoder:
         """Sequence tensors of shape (1, length) with `labels`, and the picture's as the processor gives them."""
         if index in self._kept:
             return self._kept[index]
-        _, text = prompt_and_answer(self.processor, self.records[index])
-        answer = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        with _naming(self.records[index]):
+            _, text = prompt_and_answer(self.processor, self.records[index])
+            answer = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         example = encode(self.processor, self.records[index], answer)
         example["labels"] = example["input_ids"].clone()
         example["labels"][:, : -len(answer)] = IGNORED

@@ -6,10 +6,12 @@ import os
 import warnings
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 BORDER_PX = 2
 BORDER_COLOR = (255, 255, 255)
+BACKGROUND = (255, 255, 255, 255)
 # Of large pictures, which are expected here; far larger ones do not open.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -22,7 +24,8 @@ def load_picture(paths: Sequence[str]) -> Image.Image:
 
 
 def load_image(path: str) -> Image.Image:
-    """In RGB, upright as its EXIF says, greys of 16 bits scaled to 8.
+    """In RGB, upright as its EXIF says, greys of 16 bits scaled to 8, what is transparent on white: as the processors
+    of transformers show it, which never see more than the RGB that is made here.
 
     Raises OSError naming the file when it does not open.
     """
@@ -30,13 +33,27 @@ def load_image(path: str) -> Image.Image:
         with Image.open(path) as image:
             if image.mode in ("I", "F"):
                 raise ValueError(f"pixels of 32 bits (mode {image.mode}), of a range that no one says")
-            if image.mode.startswith("I;16"):  # which convert would cut at 255
-                return image.point(lambda value: value / 256).convert("RGB")
-            return ImageOps.exif_transpose(image).convert("RGB")
+            upright = ImageOps.exif_transpose(image)
+            return _on_white(_in_8_bits(upright) if image.mode.startswith("I;16") else upright)
     except UnidentifiedImageError:
         raise OSError(f"{path} is no image, {os.path.getsize(path)} bytes") from None
     except Exception as error:  # Pillow's decoders raise nearly anything
         raise OSError(f"{path}: {error or type(error).__name__}") from error
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """Greys of 16 bits, which convert would cut at 255, the one that is called transparent with no alpha."""
+    levels = np.asarray(image)
+    alpha = np.where(levels == image.info.get("transparency", -1), 0, 255)
+    return Image.merge("LA", [Image.fromarray(band.astype(np.uint8)) for band in (levels >> 8, alpha)])
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """In RGB. Of transparent pixels convert alone would show what colours lie hidden under them."""
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image)
+    return image.convert("RGB")
 
 
 def compose_grid(frames: Sequence[Image.Image]) -> Image.Image:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +22,7 @@ from trainer.data.examples import encode, prompt_and_answer
 from trainer.data.grid import load_image
 from trainer.data.records import Dataset, Record
 from trainer.evaluation.metrics import json_object
-from trainer.outcome import ConfigError
+from trainer.outcome import ConfigError, RecordError
 
 SIDES = ("train", "eval")
 TOO_LONG = "longer than max_length"
@@ -156,14 +156,14 @@ def _look(
     processor: Any,
     max_length: int,
     files: Mapping[str, File],
-    added: dict[Any, int],
+    added: dict[Hashable, int],
     markers: re.Pattern[str],
     mostly_json: bool,
     held_out: Collection[str],
 ) -> Checked:
     """One record, with the first reason there is against it.
 
-    Pictures are encoded only to learn what they add to the text: once for each combination of sizes, in `added`.
+    Pictures are encoded only to learn what they add to the text: once for each arrangement of them, in `added`.
     """
     shown = [[files[path] for path in picture.paths] for picture in record.pictures]
     if broken := [file.error for picture in shown for file in picture if file.error]:
@@ -177,9 +177,12 @@ def _look(
     except Exception as error:  # whatever the model's template raises
         return Checked(reason="the chat template refuses it", detail=str(error))
     prompt, answer = map(len, processor.tokenizer(list(texts), add_special_tokens=False)["input_ids"])
-    sizes = tuple(picture[0].size for picture in shown)
-    if sizes not in added:
-        added[sizes] = encode(processor, record)["input_ids"].shape[1] - prompt
+    key = _arrangement(record, files)
+    if key not in added:
+        try:
+            added[key] = encode(processor, record)["input_ids"].shape[1] - prompt
+        except RecordError as error:
+            return Checked(reason="the processor refuses it", detail=error.args[0])
     # Pictures by their bytes and text as it is: the same for two records that show the model the same.
     parts = [
         (turn.role, part if isinstance(part, str) else [files[path].digest for path in part.paths])
@@ -187,8 +190,8 @@ def _look(
         for part in turn.parts
     ]
     found = Checked(
-        content=hashlib.sha256(repr(parts).encode()).hexdigest(), tokens=prompt + answer + added[sizes],
-        supervised=answer, picture_tokens=added[sizes],
+        content=hashlib.sha256(repr(parts).encode()).hexdigest(), tokens=prompt + answer + added[key],
+        supervised=answer, picture_tokens=added[key],
     )  # fmt: skip
     if mostly_json and json_object(record.answer) is None:
         return replace(found, reason="the answer is no JSON object, as most are", detail=record.answer[:60])
@@ -197,3 +200,21 @@ def _look(
     if found.content in held_out:
         return replace(found, reason="also among the held-out records")
     return found
+
+
+def _arrangement(record: Record, files: Mapping[str, File]) -> Hashable:
+    """All that the number of tokens which pictures add depends on: how many files make each and how large these are,
+    their order, and the edges of the texts, which a tokenizer may join with what the processor puts around a picture
+    (spaces, newlines, and signs in front of them)."""
+    turns = []
+    for turn in record.turns if record.pictures else ():
+        parts = [_edges(p) if isinstance(p, str) else tuple(files[path].size for path in p.paths) for p in turn.parts]
+        turns.append((turn.role, *parts))
+    return tuple(turns)
+
+
+def _edges(text: str) -> tuple[str, str]:
+    """What of a text goes from either end to its first letter or digit, that included."""
+    start = next((place for place, sign in enumerate(text) if sign.isalnum()), len(text) - 1)
+    end = next((place for place in reversed(range(len(text))) if text[place].isalnum()), 0)
+    return text[: start + 1], text[end:]

@@ -1,23 +1,32 @@
 """What was measured on the data, kept beside it for the plan: lengths by `validate data`, the micro-batch that fits by
 `find-batch-size`. Torch-free: `plan` reads it.
 
-A file is taken only for the very bytes and the very model it was measured with; a plan made from a stale
-measurement would be worse than one made for `max_length`.
+A file is taken only for the very bytes, the very model and the very Trainyard it was measured with; a plan made from a
+stale measurement would be worse than one made for `max_length`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer import __version__
 from trainer.data.records import data_files
 from trainer.files import write_whole
 
+# In a model's folder: how large pictures become, what stands around them and around turns, how text is cut.
+PROCESSOR_FILES = (
+    "preprocessor_config.json", "processor_config.json", "image_processor_config.json", "chat_template.jinja",
+    "chat_template.json", "tokenizer_config.json", "tokenizer.json", "tokenizer.model", "config.json",
+)  # fmt: skip
+SAMPLED = 64
 PERCENTILES = (50, 90, 95, 99, 100)
 
 
@@ -33,6 +42,12 @@ class Lengths:
     """Tokens of the answer and its end of turn, likewise."""
     pictures: int
     """The most that a record has."""
+    trainyard: str
+    """Version, which pins the libraries that make tokens of pictures and text."""
+    processor_sha256: str | None
+    """Of the files that say how, where `model` is a folder."""
+    picture_bytes: dict[str, int]
+    """Sizes of at most SAMPLED picture files, by their paths: a login node shall not look at them all."""
 
 
 def lengths_path(data: str) -> Path:
@@ -52,6 +67,23 @@ def data_digest(data: str) -> str:
     return digest.hexdigest()
 
 
+def processor_digest(model: Path) -> str | None:
+    """SHA-256 over PROCESSOR_FILES in the folder `model`; None for what is no folder here."""
+    if not model.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for name in PROCESSOR_FILES:
+        with contextlib.suppress(OSError):
+            digest.update(name.encode() + b"\0" + hashlib.sha256((model / name).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def sample_pictures(paths: Iterable[Path]) -> dict[str, int]:
+    """Sizes in bytes of some of the files at `paths`, spread evenly."""
+    ordered = sorted({str(path.absolute()) for path in paths})
+    return {path: os.path.getsize(path) for path in ordered[:: -(-len(ordered) // SAMPLED) or 1]}
+
+
 def percentiles(values: Sequence[int]) -> dict[str, int]:
     """The smallest value that at least p % do not exceed, for each of PERCENTILES."""
     ordered = sorted(values)
@@ -67,14 +99,22 @@ def write_measured(path: Path, measured: Any) -> Path:
     return path
 
 
-def read_lengths(data: str, model: str) -> Lengths | None:
-    """What was measured for these bytes with this model; None when nothing was, or something else."""
+def read_lengths(data: str, model: str, project_dir: Path = Path()) -> Lengths | None:
+    """What was measured for these bytes with this model; None when nothing was, or something else. A model's folder and
+    pictures that are not here, as where a job runs elsewhere, are not looked at."""
     try:
         found = Lengths(**json.loads(lengths_path(data).read_text(encoding="utf-8")))
         sizes = [found.tokens["p100"], found.supervised["p100"], found.pictures]
-    except (OSError, ValueError, TypeError, KeyError):
+        here = {path: os.path.getsize(path) for path in found.picture_bytes if os.path.isfile(path)}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     if not all(isinstance(size, int) and size >= 0 for size in sizes):
         return None
-    same = found.model.rstrip("/") == model.rstrip("/")
+    processor = processor_digest(project_dir / model)
+    same = (
+        found.model.rstrip("/") == model.rstrip("/")
+        and found.trainyard == __version__
+        and (processor is None or processor == found.processor_sha256)
+        and here.items() <= found.picture_bytes.items()
+    )
     return found if same and found.data_sha256 == data_digest(data) else None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from trainer import __version__
 from trainer.config import TrainConfig
 from trainer.data.inspection import SIDES, Inspection, inspect_dataset, without
-from trainer.data.lengths import Lengths, data_digest, percentiles, write_lengths
+from trainer.data.lengths import Lengths, data_digest, percentiles, processor_digest, sample_pictures, write_lengths
 from trainer.data.records import dataset_of
 from trainer.evaluation.metrics import UNREADABLE, answer_field, read_action
 from trainer.outcome import FINISHED, ConfigError
@@ -57,13 +59,17 @@ def measured(config: TrainConfig, inspection: Inspection) -> Lengths:
     found = [c for side in SIDES for c in inspection.checked[side] if c.tokens]
     if not found:
         raise ConfigError(f"no record can be read: {'; '.join(inspection.left_out())}")
+    records = (*inspection.dataset.train, *inspection.dataset.eval)
     return Lengths(
         model=config.model,
+        trainyard=__version__,
+        processor_sha256=processor_digest(Path(config.model)),
+        picture_bytes=sample_pictures(path for record in records for path in record.images),
         data_sha256=data_digest(config.data),
         records=len(found),
         tokens=percentiles([c.tokens for c in found]),
         supervised=percentiles([c.supervised for c in found]),
-        pictures=max(len(r.pictures) for r in (*inspection.dataset.train, *inspection.dataset.eval)),
+        pictures=max(len(record.pictures) for record in records),
     )
 
 

@@ -22,7 +22,7 @@ from trainer.config import Device
 from trainer.data.forms import CONVERSATIONS, FRAMES, ROLES, FormError, read_form, read_line
 from trainer.data.records import Record
 from trainer.flags import Text, parse
-from trainer.outcome import FAILED, FINISHED, ConfigError
+from trainer.outcome import FAILED, FINISHED, ConfigError, RecordError
 
 if TYPE_CHECKING:
     from trainer.results.trained import Trained, Usage
@@ -147,6 +147,6 @@ def answer(trained: Trained, record: Record, *, written: bool) -> dict[str, Any]
     )  # fmt: skip
     try:
         (said,) = asked.measure(trained.model, trained.accelerator, bool).predictions
-    except (ValueError, OSError) as error:  # frames of different sizes; no picture
-        raise FormError(f": {error}") from None
+    except RecordError as error:
+        raise FormError(f": {error.args[0]}") from None
     return {"action": said["prediction"], **{name: said[name] for name in ("probabilities", "answer") if name in said}}

@@ -1,0 +1,128 @@
+"""Pictures as the model's own processor would show them: transparency on white, whatever the file's way to say it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer.data.grid import compose_grid, load_image, load_picture
+
+SIZE = (64, 32)
+
+
+def arrow() -> Image.Image:
+    """Black on transparent black: told apart by its alpha alone."""
+    picture = Image.new("RGBA", SIZE, (0, 0, 0, 0))
+    picture.paste((0, 0, 0, 255), (4, 4, 20, 28))
+    picture.paste((200, 40, 40, 128), (40, 4, 60, 28))
+    return picture
+
+
+def palette(name: str) -> Callable[[Path], None]:
+    def save(path: Path) -> None:
+        picture = Image.new("P", SIZE, 0)
+        picture.putpalette([0, 0, 0, 0, 0, 0, 90, 200, 30])
+        picture.paste(1, (4, 4, 20, 28))
+        picture.paste(2, (40, 4, 60, 28))
+        picture.save(path, name, transparency=bytes([0, 255, 100]) if name == "PNG" else 0)
+
+    return save
+
+
+def moving(name: str, **options: Any) -> Callable[[Path], None]:
+    return lambda path: arrow().save(path, name, save_all=True, append_images=[Image.new("RGBA", SIZE)], **options)
+
+
+def keyed(mode: str, color: Any) -> Callable[[Path], None]:
+    """One colour is called transparent, beside no alpha at all."""
+
+    def save(path: Path) -> None:
+        picture = Image.new(mode, SIZE, 0)
+        picture.paste(color, (4, 4, 20, 28))
+        picture.save(path, "PNG", transparency=(0, 0, 0) if mode == "RGB" else 0)
+
+    return save
+
+
+FILES: dict[str, Callable[[Path], None]] = {
+    "rgba.png": lambda path: arrow().save(path),
+    "la.png": lambda path: arrow().convert("LA").save(path),
+    "palette.png": palette("PNG"),
+    "palette.gif": palette("GIF"),
+    "pa.tiff": lambda path: arrow().convert("PA").save(path),
+    "rgba.tiff": lambda path: arrow().save(path),
+    "rgba.webp": lambda path: arrow().save(path, lossless=True),
+    "moving.png": moving("PNG"),
+    "moving.gif": moving("GIF"),
+    "moving.webp": moving("WEBP", lossless=True),
+    "grey.png": keyed("L", 120),
+    "bit.png": keyed("1", 255),
+    "colour.png": keyed("RGB", (10, 90, 200)),
+    "opaque.png": lambda path: arrow().convert("RGB").save(path),
+    "opaque_palette.png": lambda path: arrow().convert("RGB").quantize(8).save(path),
+    "cmyk.tiff": lambda path: arrow().convert("RGB").convert("CMYK").save(path),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for name, save in FILES.items():
+        save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def processors() -> list[Any]:
+    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    return [
+        Gemma3ImageProcessorPil(size={"height": 56, "width": 56}),
+        Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56),
+        Idefics3ImageProcessorPil(size={"longest_edge": 112}, max_image_size={"longest_edge": 56}),
+    ]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_picture_is_what_the_processor_makes_of_its_file(name: str, files: Path, processors: list[Any]) -> None:
+    for processor in processors:
+        with Image.open(files / name) as own:
+            expected = processor(own, return_tensors="np")["pixel_values"]
+        found = processor(load_image(str(files / name)), return_tensors="np")["pixel_values"]
+        assert np.array_equal(found, expected)
+
+
+def test_what_is_transparent_is_white_in_a_grid_too(files: Path) -> None:
+    left, right = (files / name for name in ("left.png", "right.png"))
+    for path, box in ((left, (0, 0, 8, 8)), (right, (24, 0, 32, 8))):
+        picture = Image.new("RGBA", (32, 16), (0, 0, 0, 0))
+        picture.paste((0, 0, 0, 255), box)
+        picture.save(path)
+    expected = [Image.new("RGB", (32, 16), "white") for _ in range(2)]
+    expected[0].paste("black", (0, 0, 8, 8))
+    expected[1].paste("black", (24, 0, 32, 8))
+    shown = load_picture([str(path) for path in (left, right, right, left)])
+    assert shown.tobytes() == compose_grid([expected[n] for n in (0, 1, 1, 0)]).tobytes()
+
+
+def test_a_turned_picture_keeps_its_alpha_and_its_greys(files: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    arrow().save(files / "turned.png", exif=turned)
+    upright = load_image(str(files / "turned.png"))
+    assert (upright.size, upright.getpixel((31, 0)), upright.getpixel((20, 10))) == ((32, 64), (255,) * 3, (0,) * 3)
+    grey = Image.new("I;16", SIZE, 0x8000)
+    grey.putpixel((0, 0), 0xFFFF)
+    grey.save(files / "turned16.png", exif=turned)
+    deep = load_image(str(files / "turned16.png"))
+    assert (deep.size, deep.getpixel((31, 0)), deep.getpixel((0, 0))) == ((32, 64), (255,) * 3, (128,) * 3)
+    grey.save(files / "keyed16.png", transparency=0x8000)
+    keyed = load_image(str(files / "keyed16.png"))
+    assert (keyed.getpixel((0, 0)), keyed.getpixel((9, 9))) == ((255,) * 3, (255,) * 3)
