@@ -29,7 +29,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         gradient = torch.empty_like(hidden) if wants_gradient else None
         loss = hidden.new_zeros((), dtype=torch.float32)
         correct = hidden.new_zeros((), dtype=torch.int64)
-        for start in range(0, len(targets), CHUNK_POSITIONS):
+        for start in range(0, max(1, len(targets)), CHUNK_POSITIONS):  # without any, the head runs as others' do
             piece = slice(start, start + CHUNK_POSITIONS)
             with torch.set_grad_enabled(wants_gradient):
                 states = hidden[piece].detach().requires_grad_(wants_gradient)

@@ -24,6 +24,7 @@ from transformers import TrainerCallback
 from trainer.config import TrainConfig
 from trainer.outcome import ConfigError
 from trainer.text import GIB
+from trainer.training.repeats import OWN_ROWS
 
 if TYPE_CHECKING:
     from accelerate_configs.job import ModelShape
@@ -103,10 +104,11 @@ class Meter(TrainerCallback):
 
     def count(self, inputs: Mapping[str, Any], correct: Tensor) -> None:
         """A micro-batch of this process; `correct` is how many of its answer tokens were predicted."""
-        self._correct_and_tokens += torch.stack((correct.detach().long(), inputs["attention_mask"].sum()))
+        rows = inputs.get(OWN_ROWS, len(inputs["input_ids"]))
+        self._correct_and_tokens += torch.stack((correct.detach().long(), inputs["attention_mask"][:rows].sum()))
         pictures = len(inputs.get("image_grid_thw", inputs.get("pixel_values", ())))
         images = self._features.take_computed() if self._features else pictures
-        self._counted.update(scored=inputs["loss_targets"].numel(), samples=len(inputs["input_ids"]), images=images)
+        self._counted.update(scored=inputs["loss_targets"].numel(), samples=rows, images=images)
 
     def state(self) -> dict[str, int]:
         """What a checkpoint needs of this process's open window."""

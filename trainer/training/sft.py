@@ -2,8 +2,8 @@
 goes on as if it had not been.
 
 The Trainer restores optimizer, schedule, random numbers and the samplers' position itself. Added here: commits
-that are whole, the open logging window, an evaluation that a stop cut off, a last step that is not repeated, and the
-end for lack of progress, which comes when it would have come.
+that are whole, the open logging window, the time that earlier attempts took, an evaluation that a stop cut off, a last
+step that is not repeated, and the end for lack of progress, which comes when it would have come.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from trainer.results.export import save_weights
 from trainer.tracking.throughput import Meter
 from trainer.training.best import best_step, fruitless
 from trainer.training.checkpoint import CheckpointStore, check_manifest
+from trainer.training.repeats import OWN_ROWS, own_rows, without_repeats
+from trainer.training.schedule import schedule
 
 TRAINER_STATE = "trainer_state.json"  # the name under which the Trainer looks for it
 # What the Trainer is told under the name that it has here.
@@ -83,10 +85,12 @@ class VisionSFTTrainer(SFTTrainer, TrainerCallback):
         # compute_loss divides by the tokens of the whole step itself.
         self.model_accepts_loss_kwargs = True
         self.store, self.stop, self.held_out = store, stop, held_out
-        self.patience = config.early_stopping_patience
+        self.patience, self.warmup_fraction = config.early_stopping_patience, config.warmup_fraction
         self.meter = Meter(config, self.args.device, features)
         self._checkpoint: Path | None = None
         self._evaluation_owed = False
+        self._earlier_s = 0.0
+        """What earlier attempts took, up to the checkpoint that this one goes on from."""
         self._scored: dict[int, Any] = {}
         """What the latest evaluation found, by its step: the adapter that is kept may be its."""
         for standard in (PrinterCallback, ProgressCallback):
@@ -101,12 +105,33 @@ class VisionSFTTrainer(SFTTrainer, TrainerCallback):
         self.stop.check()
         return trained
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            self.lr_scheduler = schedule(
+                optimizer or self.optimizer, warmup_fraction=self.warmup_fraction, steps=num_training_steps
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The batches of one optimizer step, and how many tokens are learned from them on all ranks."""
+        return super().get_batch_samples(map(self._without_repeats, epoch_iterator), num_batches, device)
+
+    def _without_repeats(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """For the batch that the dataloader has just given; results do not depend on the micro-batch then."""
+        if not self.accelerator.gradient_state.end_of_dataloader:
+            return batch
+        # Not accelerate's own remainder: a loader that goes on within an epoch has none.
+        records = len(self.accelerator.gradient_state.active_dataloader.dataset)
+        rows, rank, ranks = len(batch["input_ids"]), self.args.process_index, self.args.world_size
+        return without_repeats(batch, own_rows(rows, records, rank=rank, ranks=ranks))
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Mean cross-entropy over the answer tokens of the whole optimizer step, every rank and micro-batch."""
-        inputs = {key: value for key, value in inputs.items() if key != "labels"}
-        outputs = model(**inputs)
+        known = {key: value for key, value in inputs.items() if key not in ("labels", OWN_ROWS)}
+        outputs = model(**known)
         if num_items_in_batch is None:  # an evaluation
             tokens = inputs["loss_targets"].numel()
             loss = outputs["loss_sum"] / max(1, tokens)
@@ -121,18 +146,35 @@ class VisionSFTTrainer(SFTTrainer, TrainerCallback):
         """Add accuracy, speed and memory of the window since the last training log."""
         if "loss" in logs:
             logs |= self.meter.read(self.accelerator)
-        if "train_loss" in logs:  # the Trainer's is this attempt's losses over this attempt's steps
-            logs["train_loss"] = self._total_loss_scalar / max(1, self.state.global_step)
+        if "train_runtime" in logs:
+            logs |= self._totals()
         super().log(logs, start_time)
+
+    def _totals(self) -> dict[str, float]:
+        """The totals of all attempts; the Trainer counts this one alone."""
+        steps, seconds, records = self.state.global_step, self._seconds(), len(self.train_dataset)
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        epochs, rest = divmod(steps, -(-records // batch))
+        return {
+            "train_runtime": round(seconds, 4),
+            "train_samples_per_second": round((epochs * records + rest * batch) / seconds, 3),
+            "train_steps_per_second": round(steps / seconds, 3),
+            "train_loss": self._total_loss_scalar / max(1, steps),
+        }
+
+    def _seconds(self) -> float:
+        return self._earlier_s + time.monotonic() - self._began
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The Trainer has loaded its part of the checkpoint, and cleared the window."""
+        self._began = time.monotonic()
         self._check_shards()
         self.stop.step = state.global_step
         if self._checkpoint:
             path = _window_file(self._checkpoint, args.process_index)
             window = torch.load(path, map_location="cpu", weights_only=True)
             self.meter.restore(window.pop("meter"))
+            self._earlier_s = window.pop("seconds", 0.0)  # a checkpoint of 0.1.0 has none
             vars(self).update(window)
             self._tr_loss = self._tr_loss.to(args.device)
         control.should_training_stop = state.global_step >= state.max_steps
@@ -193,11 +235,7 @@ class VisionSFTTrainer(SFTTrainer, TrainerCallback):
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         self._pause()
-        loader, (rows, length) = self.accelerator.gradient_state, inputs["input_ids"].shape
-        if loader.end_of_dataloader and loader.remainder > 0:  # the others only fill up the processes' last batches
-            own = inputs["loss_positions"] < (loader.remainder - rows * self.args.process_index) * length
-            inputs |= {name: inputs[name][own] for name in ("loss_positions", "loss_targets")}
-        return super().prediction_step(model, inputs, *args, **kwargs)
+        return super().prediction_step(model, self._without_repeats(inputs), *args, **kwargs)
 
     def _pause(self) -> None:
         if self.stop.wanted():
@@ -217,7 +255,9 @@ class VisionSFTTrainer(SFTTrainer, TrainerCallback):
         save_weights(folder, self)
         self._save_optimizer_and_scheduler(str(folder))
         self._save_rng_state(str(folder))
-        window = {name: getattr(self, name) for name in WINDOW} | {"meter": self.meter.state()}
+        window = {name: getattr(self, name) for name in WINDOW} | {
+            "meter": self.meter.state(), "seconds": self._seconds(),
+        }  # fmt: skip
         torch.save(window, _window_file(folder, self.args.process_index))
         if self.args.should_save:
             self.state.save_to_json(str(folder / TRAINER_STATE))
@@ -267,8 +307,6 @@ def _arguments(config: TrainConfig, *, evaluated: bool) -> SFTConfig:
         **{name: getattr(config, name) for name in SAME_NAMES},
         per_device_train_batch_size=config.micro_batch_size,
         per_device_eval_batch_size=config.micro_batch_size,
-        lr_scheduler_type="cosine",
-        warmup_steps=round(config.warmup_fraction * config.max_steps),
         optim={"adamw": "adamw_torch_fused"}.get(config.optimizer, config.optimizer),
         bf16=os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16",
         use_cpu=on_cpu,
