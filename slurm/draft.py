@@ -31,7 +31,7 @@ def draft(groups: Sequence[NodeGroup], config: str, environ: Mapping[str, str], 
         _partitions(groups),
         _limits(groups),
         _gpus(groups),
-        _names(config, groups),
+        _names(config, groups, environ),
         _containers(environ, srun_help),
         _environment(environ),
     ]
@@ -91,13 +91,21 @@ def _gpus(groups: Sequence[NodeGroup]) -> list[str]:
     return [heading, "# Slurm has no types for its GPUs here: say VRAM= or GPU_TYPE=.", "# gpu_types:"]
 
 
-def _names(config: str, groups: Sequence[NodeGroup]) -> list[str]:
+def _names(config: str, groups: Sequence[NodeGroup], environ: Mapping[str, str]) -> list[str]:
     enforced = _setting(config, "AccountingStorageEnforce")
     needed = "this cluster refuses jobs without one" if "associations" in enforced else "if you have several"
     features = sorted({name for group in groups for name in group.features.split(",") if name})
+    drafted = {
+        "account": f"# account: mine  # {needed}: sacctmgr show assoc user=$USER format=account,qos",
+        "qos": "# qos: normal",
+    }
+    for key in drafted:
+        # What a site sets for sbatch in everybody's shell, which no job of ours is given.
+        name = f"SBATCH_{key.upper()}"
+        if re.fullmatch(r"[A-Za-z0-9_.-]+", text := environ.get(name, "")):
+            drafted[key] = f"{key}: {text}  # from {name}"
     return [
-        f"# account: mine  # {needed}: sacctmgr show assoc user=$USER format=account,qos",
-        "# qos: normal",
+        *drafted.values(),
         f"# constraint: {features[0] if features else 'feature'}  # {', '.join(features) or 'no node has features'}",
         "# mail_user: me@example.org",
         "# mail_type: [END, FAIL]",

@@ -27,6 +27,8 @@ SCRIPT_NAME = "job.sbatch"
 """In the folder of a run, or of a sweep."""
 ASKED = "asked_for"
 """In run.json: the script that sbatch was given, until it has told the job's number."""
+OF_THE_CLUSTER = ("SLURM_CONF", "SLURM_JWT", "SLURM_SACK_")
+"""Beginnings of the variables that say where the cluster is and who asks; all others of Slurm's are options."""
 ASK_S = 15.0
 SURE_AFTER_S = 5.0
 COLUMNS = 6  # separators in a line of sacct's; squeue has one more column, the script, which may hold any character
@@ -48,9 +50,9 @@ def slurm(
     if not shutil.which(program, path=environ.get("PATH")):
         raise ConfigError(f"no {program} on PATH: this asks Slurm, so run it where Slurm is installed")
     # Options that a site or a person keeps in the environment (SBATCH_PARTITION, SQUEUE_FORMAT, ...) win over
-    # ours, and SLURM_* of a job that this is called from would leak. SLURM_CONF says which cluster.
-    dropped = ("SBATCH_", "SLURM_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SCONTROL_")
-    kept = {k: v for k, v in environ.items() if not k.startswith(dropped) or k == "SLURM_CONF"}
+    # ours, and SLURM_* of a job that this is called from would leak.
+    dropped = ("SBATCH_", "SLURM_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SCONTROL_", "SRUN_")
+    kept = {k: v for k, v in environ.items() if not k.startswith(dropped) or k.startswith(OF_THE_CLUSTER)}
     try:
         return subprocess.run(
             [program, *arguments],

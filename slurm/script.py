@@ -13,8 +13,9 @@ from dataclasses import replace
 
 from accelerate_configs.job import JobSpec, Plan
 from slurm.runtime import Wrapping, wrapping
-from trainer.node.stop import DEADLINE_ENV, LEAD_ENV, stop_lead_s
-from trainer.outcome import BAD_CONFIG, RUN_AGAIN, STATUS_FILE_ENV
+from slurm.shell import RETRY, login_lines, module_lines, task_lines
+from trainer.node.stop import stop_lead_s
+from trainer.outcome import BAD_CONFIG
 
 # What submitit always writes and we do not want, by the beginning of the line.
 UNWANTED_LINES = (
@@ -22,40 +23,11 @@ UNWANTED_LINES = (
     "export SUBMITIT_EXECUTOR=",
 )
 
-# Below the range that Linux hands out by itself (32768 and up), above Slurm's own ports.
-PORT_BASE, PORT_COUNT = 10_000, 20_000
-
-# An array's member by both its numbers: requeued by its plain id, every other member would come back too.
-JOB_ID = ('job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"', 'job="${job:-$SLURM_JOB_ID}"')
-
-# After the tasks have ended. srun's own code says too little: 0 was seen after a node had been set down.
-RETRY = [
-    "status=",
-    'read -r status <"$status_file" || true',
-    'rm -f "$status_file"',
-    "# Found by another node than the first, whose task srun then told to stop.",
-    f'if [ "${{ended:-0}}" = {BAD_CONFIG} ]; then status={BAD_CONFIG}; fi',
-    f'if [ "$status" = {RUN_AGAIN} ]; then',
-    "  # Not when Slurm requeues the job itself, nor when it was cancelled: that would bring it back. A controller",
-    "  # that does not answer is asked again.",
-    "  for pause in 5 15 40 0; do",
-    "    if state=$(squeue --noheader --jobs=\"$job\" --format='%T|%r'); then",
-    "      case $state in",
-    '        RUNNING\\|* | *\\|TimeLimit) if scontrol requeue "$job"; then break; fi ;;',
-    "        *) break ;;",
-    "      esac",
-    "    fi",
-    '    sleep "$pause"',
-    "  done",
-    "fi",
-    'exit "${status:-1}"',
-]
-
 
 def render(plan: Plan) -> str:
     """The whole script, ending in a newline."""
     spec, wrapped = plan.spec, wrapping([plan])
-    setup = [*_heading(spec), *_exports(plan.env), *_setup(spec, wrapped)]
+    setup = [*_heading(spec), *_exports(plan.env), *task_lines(spec, wrapped.status_file), *wrapped.setup]
     return _write(spec, setup, _command(spec, wrapped, _argv_lines(plan.launch_argv)), log_id="%j")
 
 
@@ -85,7 +57,8 @@ def render_array(sweep_id: str, members: Mapping[int, Plan], *, parallel: int) -
         *chosen,
         unknown,
         "esac",
-        *_setup(spec, wrapped),
+        *task_lines(spec, wrapped.status_file),
+        *wrapped.setup,
     ]
     return _write(
         spec,
@@ -187,60 +160,15 @@ def _heading(*specs: JobSpec) -> list[str]:
     return [
         "# Slurm does not make the log's folder, and a job without it ends without a word. Before sbatch:",
         *(f"#   mkdir -p {shlex.quote(log_dir(spec))}" for spec in specs),
-        *_module_lines(specs[0]),
+        *module_lines(specs[0]),
         "set -eu",
-        "# From a site's login files; either would lead Python away from the checkout's environment.",
-        "unset PYTHONHOME PYTHONPATH",
+        *login_lines(specs[0]),
         "export PYTHONUNBUFFERED=1",
     ]
 
 
 def _exports(env: Sequence[tuple[str, str]]) -> list[str]:
     return [f"export {name}={shlex.quote(value)}" for name, value in sorted(env)]
-
-
-def _setup(spec: JobSpec, wrapped: Wrapping) -> list[str]:
-    """What the batch shell does on the first node before it starts the tasks."""
-    lines = [
-        "# This shell outlives a SIGTERM, to see how the tasks end. They are to have stopped before the job's end.",
-        "trap : TERM",
-        *JOB_ID,
-        "status_file=$(mktemp)",
-        f"{STATUS_FILE_ENV}={wrapped.status_file}",
-        'end=$(squeue --noheader --jobs="$job" --format=%e || true)',
-        f'{DEADLINE_ENV}=$(date --date="${{end:-none}}" +%s 2>/dev/null || true)',
-        f"{LEAD_ENV}={stop_lead_s(spec.time_limit_min)}",
-        f"export {STATUS_FILE_ENV} {DEADLINE_ENV} {LEAD_ENV}",
-    ]
-    if spec.nodes > 1:
-        lines += [
-            "# Where the nodes meet: on the first one, at a port that two jobs seldom share.",
-            'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
-            f"MASTER_PORT=$(({PORT_BASE} + SLURM_JOB_ID % {PORT_COUNT}))",
-            "export MASTER_ADDR MASTER_PORT",
-        ]
-    return [*lines, *wrapped.setup]
-
-
-def _module_lines(spec: JobSpec) -> list[str]:
-    if not spec.modules:
-        return []
-    names = shlex.join(spec.modules)
-    return [
-        "# Before set -eu, which modules' own code is not written for. module is a shell function: a batch shell",
-        "# that was not a login shell may have to read it first.",
-        "if ! command -v module >/dev/null 2>&1; then",
-        '  for file in "${LMOD_PKG:-}/init/bash" "${MODULESHOME:-}/init/bash" /etc/profile.d/*lmod.sh \\',
-        "    /etc/profile.d/modules.sh; do",
-        "    # shellcheck source=/dev/null",
-        '    if [ -r "$file" ]; then . "$file"; break; fi',
-        "  done",
-        "fi",
-        f"if ! module load {names}; then",
-        f'  echo "trainyard: module load {names} failed: see module avail, and MODULES or the site file" >&2',
-        f"  exit {BAD_CONFIG}",
-        "fi",
-    ]
 
 
 def _command(spec: JobSpec, wrapped: Wrapping, argv_lines: Sequence[str]) -> str:

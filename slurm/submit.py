@@ -162,7 +162,7 @@ def rehearse(plan: Plan, environ: Mapping[str, str]) -> str:
         script.write_text(render(plan), encoding="utf-8")
         done = slurm("sbatch", "--test-only", str(script), environ=environ)
     if done.returncode:
-        raise SubmitError(f"sbatch would refuse the job: {words(done)}")
+        raise _refused(f"sbatch would refuse the job: {words(done)}", environ)
     return re.sub(r"^sbatch: Job [0-9]+ to start", "could start", words(done))
 
 
@@ -184,8 +184,15 @@ def follow_up(submitted: Submitted) -> str:
 
 
 def overrides(environ: Mapping[str, str]) -> set[str]:
-    """sbatch reads options from these, and they win over the script's own."""
-    return {name for name in environ if name.startswith("SBATCH_")}
+    """Variables that sbatch reads options from, and that it is not given: they win over the script's own."""
+    return {name for name in environ if name.startswith("SBATCH_") or name == "SLURM_CLUSTERS"}
+
+
+def _refused(said: str, environ: Mapping[str, str]) -> SubmitError:
+    """What sbatch said, and what it was not given of this shell's options: a site may set an account there."""
+    if kept := ", ".join(sorted(overrides(environ))):
+        said = f"{said} (not passed to sbatch, say it in the request or the site file: {kept})"
+    return SubmitError(said)
 
 
 def sbatch(script: Path, environ: Mapping[str, str], known: Collection[str] = ()) -> str:
@@ -202,7 +209,7 @@ def sbatch(script: Path, environ: Mapping[str, str], known: Collection[str] = ()
         if done.returncode == 0 and found:
             return found[1]
         if done.returncode > 0 and not UNANSWERED.search(said):
-            raise SubmitError(f"sbatch refused the job: {said}")
+            raise _refused(f"sbatch refused the job: {said}", environ)
         cli.say(f"sbatch did not answer ({said}): asking squeue for the job")
         for pause_s in ASK_AFTER_S:
             time.sleep(pause_s)

@@ -149,14 +149,33 @@ class Cluster:
 
     def kill_slurmd(self, node: str) -> None:
         """With -9. What the node runs goes on without it."""
-        (daemon,) = (d for d in self.daemons if d.args == ("slurmd", "-D", "-N", node))
+        (daemon,) = (d for d in self.daemons if d.args == self._slurmd(node))
         self.daemons.remove(daemon)
         daemon.kill()
         daemon.wait()
 
     def start_slurmd(self, node: str) -> None:
-        self._daemon("slurmd", "-D", "-N", node, log=f"slurmd-{node}")
+        self._daemon(*self._slurmd(node), log=f"slurmd-{node}")
         self._until(lambda: self._state(node) == "idle", node)
+
+    @contextlib.contextmanager
+    def login_file(self, text: str) -> Iterator[None]:
+        """What the login shells of jobs read besides, for the length of the block."""
+        path = self._login_files / "trainyard.sh"
+        path.write_text(text)
+        try:
+            yield
+        finally:
+            path.unlink()
+
+    @property
+    def _login_files(self) -> Path:
+        return self.dir / "profile.d"
+
+    def _slurmd(self, node: str) -> tuple[str, ...]:
+        """Jobs see a /etc/profile.d of this cluster's own: slurmd reads login files for jobs with --export=NONE."""
+        inside = 'mount --bind "$1" /etc/profile.d && exec slurmd -D -N "$2"'
+        return ("unshare", "--mount", "sh", "-c", inside, "sh", str(self._login_files), node)
 
     def _start(self) -> None:
         self.dir.mkdir(parents=True, exist_ok=True)
@@ -168,6 +187,7 @@ class Cluster:
             "node_port": node_port,
             "node_port_2": node_port_2,
         }
+        shutil.copytree("/etc/profile.d", self._login_files)
         for name in ("munge", "state"):
             (self.dir / name).mkdir(mode=0o755)
         (self.dir / "slurm.conf").write_text(SLURM_CONF.format(**names))

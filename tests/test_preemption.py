@@ -130,6 +130,37 @@ def test_signalled_it_is_requeued_and_loses_no_step(name: str, cluster: Cluster,
     assert_no_step_was_lost_or_repeated(job)
 
 
+# A person's, as seen on real clusters. `true` at the end: a login file that fails is no login file.
+LOGIN_FILE = """
+export SLURM_TIME_FORMAT='%d/%m/%Y %H:%M' SQUEUE_PARTITION=high SQUEUE_FORMAT=%u SQUEUE_STATES=PENDING
+export SLURM_LABELIO=1 SLURM_TIMELIMIT=1 SLURM_PARTITION=high SRUN_EXPORT_ENV=NONE SLURM_CPU_BIND=verbose
+export TZ=Asia/Tokyo LC_ALL=de_DE.UTF-8 TMPDIR=/no/such/folder PYTHONSAFEPATH=1 PYTHONOPTIMIZE=2
+true
+"""
+
+
+def test_login_files_steer_nothing_and_a_job_that_is_preempted_by_cancelling_it_is_put_back(
+    cluster: Cluster, start: Callable[..., Job]
+) -> None:
+    """Signalled first, then preempted in a partition whose PreemptMode is CANCEL, without a grace."""
+    cluster.run("scontrol", "create", "partitionname=cancel", "nodes=n[1-2]", "preemptmode=cancel", "prioritytier=1")
+    with cluster.login_file(LOGIN_FILE):
+        job = start(cpus=64, time_limit_min=2 * 24 * 60, partition="cancel", toy={"max_steps": 160})
+        job.until("step 7\n")
+        cluster.run("scancel", "--signal=USR1", job.id)
+        job.until_requeued()
+        job.start_again()
+        job.until("going on from step")
+        job.until(f"step {job.steps[-1] + 30}\n")
+        cluster.run("sbatch", "-p", "high", "-N2", "-c64", "-o", "/dev/null", "--wrap", "sleep 2")
+        job.until_requeued(2)
+        ended = job.run_on()
+    cluster.run("scontrol", "delete", "partitionname=cancel")
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "2"), job.log
+    assert job.steps == list(range(1, 161))
+    assert read_losses(job.run_dir) == toy_losses(160)
+
+
 def test_two_nodes_agree_when_only_one_of_them_is_told(cluster: Cluster, start: Callable[..., Job]) -> None:
     job = start(nodes=2)
     job.until("step 7\n")

@@ -38,6 +38,15 @@ GROUPS = (
 )
 
 
+def test_a_draft_takes_the_account_that_the_site_sets_for_sbatch() -> None:
+    environ = {"PATH": "/nonexistent", "SBATCH_ACCOUNT": "vision-1", "SBATCH_QOS": "$(x)"}
+    lines = draft(GROUPS, CONFIG, environ).splitlines()
+    assert [line for line in lines if "account" in line or "qos" in line] == [
+        "account: vision-1  # from SBATCH_ACCOUNT",
+        "# qos: normal",
+    ]
+
+
 def test_a_draft_uses_what_is_certain_and_leaves_the_rest_as_comments() -> None:
     environ = {"PATH": "/nonexistent", "USER": "ada", "SCRATCH": "/scratch/ada/", "LMOD_CMD": "/lmod"}
     assert draft(GROUPS, CONFIG, environ).splitlines() == [
@@ -166,8 +175,15 @@ def test_the_clusters_nodes_are_read_from_sinfo(cluster: Cluster, short: None) -
     ]
 
 
+# What a site or a person may keep in the shell for Slurm's programs.
+OF_THE_SHELL = {
+    "SBATCH_QOS": "none-such", "SBATCH_PARTITION": "high", "SLURM_CLUSTERS": "none-such", "SLURM_TIME_FORMAT": "%d",
+    "SINFO_FORMAT": "%P", "SINFO_PARTITION": "high", "SQUEUE_FORMAT": "%u", "SQUEUE_PARTITION": "high",
+}  # fmt: skip
+
+
 def checked(cluster: Cluster, cwd: Path, *argv: str) -> subprocess.CompletedProcess[str]:
-    return slurm("check", *argv, cwd=cwd, **cluster.environ)
+    return slurm("check", *argv, cwd=cwd, **cluster.environ, **OF_THE_SHELL)
 
 
 @pytest.mark.cluster
@@ -187,6 +203,8 @@ def test_check_asks_slurm_and_queues_nothing(cluster: Cluster, short: None, chec
         done = checked(cluster, checkout, *data, "--time=60", word)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1)
         assert done.stderr.startswith(f"trainyard: {said}")
+    unsaid = "SBATCH_PARTITION, SBATCH_QOS, SLURM_CLUSTERS"
+    assert done.stderr.endswith(f" (not passed to sbatch, say it in the request or the site file: {unsaid})\n")
     assert files(checkout) == before
     assert cluster.run("squeue", "--noheader", "--states=all", "--name=gemma-3-4b-it").stdout == ""
 

@@ -165,7 +165,8 @@ SRUN = """#!/bin/sh
 echo 0 > "$TRAINYARD_STATUS_FILE"
 exec {python} -c 'import json, os, sys; json.dump([sys.argv[1:], dict(os.environ)], open("{seen}", "w"))' "$@"
 """
-SQUEUE = "#!/bin/sh\necho 2026-01-02T03:04:05\n"
+# The end of the job in seconds where it is told so, as the real one; else as it stands in SLURM_TIME_FORMAT.
+SQUEUE = '#!/bin/sh\n[ "$SLURM_TIME_FORMAT" = %s ] && echo 4000000000 || echo 02/01/2026\n'
 SCONTROL = "#!/bin/sh\nprintf 'first\\nsecond\\n'\n"
 
 
@@ -203,26 +204,73 @@ def test_several_nodes_meet_on_the_first_at_a_port_from_the_job_id(tmp_path: Pat
     ]
 
 
-WHAT_IT_ASKS = "squeue --noheader --jobs=7 --format=%T|%r"
+# What a person keeps in login files; the last two stand in nobody's list of known names.
+OF_LOGIN_FILES = {
+    "SLURM_TIME_FORMAT": "%d/%m/%Y", "SLURM_CLUSTERS": "other", "SLURM_TIMELIMIT": "1", "SLURM_LABELIO": "1",
+    "SLURM_MEM_PER_CPU": "7", "SLURM_MEM_BIND": "quiet", "SLURM_TASK_PROLOG": "/no", "SLURMD_DEBUG": "9",
+    "SQUEUE_PARTITION": "high", "SQUEUE_FORMAT": "%a", "SRUN_EXPORT_ENV": "NONE", "SCONTROL_ALL": "1",
+    "PYTHONPATH": "/no", "PYTHONOPTIMIZE": "2", "PYTHONSAFEPATH": "1", "SLURM_LATER": "1", "PYTHONLATER": "1",
+}  # fmt: skip
+OF_SLURMD = {
+    "SLURM_JOB_NUM_NODES": "1", "SLURM_CONF": "/x.conf", "SLURM_CLUSTER_NAME": "c", "SLURM_SUBMIT_DIR": "/x",
+    "SLURM_TASKS_PER_NODE": "1", "SLURM_CPUS_PER_TASK": "4", "SLURM_GPUS_ON_NODE": "1", "SLURM_MEM_PER_NODE": "32768",
+    "SLURM_RESTART_COUNT": "2", "SLURM_SPANK_X": "1",
+}  # fmt: skip
+
+
+def test_what_login_files_say_to_slurm_and_python_does_not_reach_the_tasks(tmp_path: Path) -> None:
+    _, environ = run_with_stubs(make_plan(), tmp_path, **OF_LOGIN_FILES, **OF_SLURMD, TMPDIR="/no/such", KEPT="1")
+    assert {name: environ.get(name) for name in OF_SLURMD} == OF_SLURMD
+    assert [name for name in (*OF_LOGIN_FILES, "TMPDIR") if name in environ] == []
+    assert (environ["KEPT"], environ["PYTHONUNBUFFERED"], environ["TRAINYARD_DEADLINE"]) == ("1", "1", "4000000000")
+
+
+def test_what_sbatch_was_asked_for_reaches_srun(tmp_path: Path) -> None:
+    """sbatch hands these on as variables; a job's own win over those of login files."""
+    given = {"SLURM_HINT": "nomultithread", "SLURM_MEM_BIND": "local", "SLURM_GPUS_PER_NODE": "1"}
+    plan = make_plan(extra_flags=("--hint=nomultithread", "--mem-bind=local"), gpu_flag="gpus-per-node")
+    _, environ = run_with_stubs(plan, tmp_path, **given, SLURM_CPU_BIND="none")
+    assert {name: environ.get(name) for name in (*given, "SLURM_CPU_BIND")} == {**given, "SLURM_CPU_BIND": None}
+
+
+@pytest.mark.parametrize(
+    ("said", "known"), [("4100000000", "4100000000"), ("1000000000", ""), ("N/A", ""), ("", "4000000000")]
+)
+def test_the_deadline_is_what_slurm_gives_the_job_and_one_that_is_past_is_not_known(
+    said: str, known: str, tmp_path: Path
+) -> None:
+    _, environ = run_with_stubs(make_plan(), tmp_path, SLURM_JOB_END_TIME=said, TZ="Asia/Tokyo", LC_ALL="de_DE")
+    assert environ["TRAINYARD_DEADLINE"] == known
+
+
+WHAT_IT_ASKS = "squeue --noheader --jobs=7 --states=all --Format=State:|,Reason:|,PreemptTime:|,EndTime:|"
 REQUEUE = "scontrol requeue 7"
+RUNS = "RUNNING|None|N/A|2026-11-29T16:00:00|"
 
 
 @pytest.mark.parametrize(
     ("answers", "asked"),
     [
-        ([("RUNNING|None", 0), ("", 0)], [WHAT_IT_ASKS, REQUEUE]),
-        ([("COMPLETING|TimeLimit", 0), ("", 0)], [WHAT_IT_ASKS, REQUEUE]),
-        # What Slurm says is final.
-        ([("COMPLETING|None", 0)], [WHAT_IT_ASKS]),
-        ([("", 0)], [WHAT_IT_ASKS]),
+        ([(RUNS, 0), ("", 0)], [WHAT_IT_ASKS, REQUEUE]),
+        ([("COMPLETING|TimeLimit|N/A|2026-11-29T15:30:50|", 0), ("", 0)], [WHAT_IT_ASKS, REQUEUE]),
+        # Preempted, and not put back by Slurm itself (PreemptMode=CANCEL).
+        ([("COMPLETING|None|2026-11-29T15:30:50|2026-11-29T15:30:50|", 0), ("", 0)], [WHAT_IT_ASKS, REQUEUE]),
+        # What Slurm says is final: cancelled, also in the grace of a preemption; put back by Slurm itself; failed.
+        ([("COMPLETING|None|N/A|2026-11-29T15:30:50|", 0)], [WHAT_IT_ASKS]),
+        ([("COMPLETING|None|2026-11-29T15:30:50|2026-11-29T15:30:52|", 0)], [WHAT_IT_ASKS]),
+        ([("COMPLETING|None|2026-11-29T15:30:50|N/A|", 0)], [WHAT_IT_ASKS]),
+        ([("COMPLETING|None|N/A|N/A|", 0)], [WHAT_IT_ASKS]),
+        ([("CANCELLED|None|N/A|2026-11-29T15:30:50|", 0)], [WHAT_IT_ASKS]),
+        # An empty answer says nothing, least of all that somebody else requeues.
+        ([("", 0), (RUNS, 0), ("", 0)], [*[WHAT_IT_ASKS] * 2, REQUEUE]),
         # Away for a moment, at either question.
-        ([("", 1), ("", 1), ("RUNNING|None", 0), ("", 0)], [*[WHAT_IT_ASKS] * 3, REQUEUE]),
-        ([("RUNNING|None", 0), ("", 1), ("RUNNING|None", 0), ("", 0)], [WHAT_IT_ASKS, REQUEUE] * 2),
+        ([("", 1), ("", 1), (RUNS, 0), ("", 0)], [*[WHAT_IT_ASKS] * 3, REQUEUE]),
+        ([(RUNS, 0), ("", 1), (RUNS, 0), ("", 0)], [WHAT_IT_ASKS, REQUEUE] * 2),
         # It was requeued though scontrol was not told.
-        ([("RUNNING|None", 0), ("", 1), ("PENDING|BeginTime", 0)], [WHAT_IT_ASKS, REQUEUE, WHAT_IT_ASKS]),
+        ([(RUNS, 0), ("", 1), ("PENDING|BeginTime|N/A|N/A|", 0)], [WHAT_IT_ASKS, REQUEUE, WHAT_IT_ASKS]),
         # Away for good.
         ([("", 1)] * 4, [WHAT_IT_ASKS] * 4),
-        ([("RUNNING|None", 0), ("", 1)] * 4, [WHAT_IT_ASKS, REQUEUE] * 4),
+        ([(RUNS, 0), ("", 1)] * 4, [WHAT_IT_ASKS, REQUEUE] * 4),
     ],
 )
 def test_a_requeue_is_asked_for_until_slurm_has_answered(

@@ -1,0 +1,124 @@
+"""The batch shell's own lines, on the first node: what comes before the tasks, and what becomes of the job after them.
+
+The shell is a login shell in all but name: `--export=NONE` makes slurmd read the person's login files.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+from accelerate_configs.job import JobSpec
+from slurm.queue import OF_THE_CLUSTER
+from trainer.node.stop import DEADLINE_ENV, LEAD_ENV, stop_lead_s
+from trainer.outcome import BAD_CONFIG, RUN_AGAIN, STATUS_FILE_ENV
+
+# Below the range that Linux hands out by itself (32768 and up), above Slurm's own ports.
+PORT_BASE, PORT_COUNT = 10_000, 20_000
+
+# An array's member by both its numbers: requeued by its plain id, every other member would come back too.
+JOB_ID = ('job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"', 'job="${job:-$SLURM_JOB_ID}"')
+
+# Those of Slurm's variables that say where the cluster is, and those that slurmd gives to every job: by name, because
+# what else begins with SLURM_ are options of srun.
+OF_THE_JOB = (
+    (*(f"{name}*" for name in OF_THE_CLUSTER), "SLURM_CLUSTER_NAME", "SLURM_WORKING_CLUSTER", "SLURM_SPANK_*"),
+    ("SLURM_JOB*", "SLURM_ARRAY_*", "SLURM_SUBMIT_*", "SLURM_RESTART_COUNT", "SLURM_TOPOLOGY_*"),
+    ("SLURM_NODE*", "SLURM_NNODES", "SLURM_NPROCS", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_TASKS_PER_NODE"),
+    ("SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK", "SLURM_GPUS_ON_NODE"),
+)
+
+# After the tasks have ended. srun's own code says too little: 0 was seen after a node had been set down.
+RETRY = [
+    "status=",
+    'read -r status <"$status_file" || true',
+    'rm -f "$status_file"',
+    "# Found by another node than the first, whose task srun then told to stop.",
+    f'if [ "${{ended:-0}}" = {BAD_CONFIG} ]; then status={BAD_CONFIG}; fi',
+    f'if [ "$status" = {RUN_AGAIN} ]; then',
+    "  # Not when Slurm requeues the job itself, nor when it was cancelled: that would bring it back. A job that a",
+    "  # preemption has ended, and no scancel, has both times alike. No answer decides nothing: Slurm is asked again.",
+    "  for pause in 5 15 40 0; do",
+    '    answer=$(squeue --noheader --jobs="$job" --states=all '
+    "--Format='State:|,Reason:|,PreemptTime:|,EndTime:|') || true",
+    "    IFS='|' read -r state reason preempted over _ <<<\"$answer\"",
+    '    if [[ $state/$preempted == COMPLETING/[0-9]* && $preempted == "$over" ]]; then state=PREEMPTED; fi',
+    "    case $state/$reason in",
+    '      RUNNING/* | PREEMPTED/* | */TimeLimit) if scontrol requeue "$job"; then break; fi ;;',
+    "      ?*/*) break ;;",
+    "    esac",
+    '    sleep "$pause"',
+    "  done",
+    "fi",
+    'exit "${status:-1}"',
+]
+
+
+def login_lines(spec: JobSpec) -> list[str]:
+    """Take back what login files say to Slurm's programs and to Python, and a TMPDIR that only the login node has."""
+    # What sbatch was asked for reaches srun as such a variable, and wins over the login files'.
+    flags = [flag.removeprefix("--").partition("=")[0] for flag in spec.extra_flags]
+    flags += ["mem-per-node", *(["gpus-per-node"] if spec.gpu_flag == "gpus-per-node" else [])]
+    asked = tuple(f"SLURM_{flag.upper().replace('-', '_')}*" for flag in flags)
+    return [
+        "# Login files are written for a person's shell. Here they would steer Python and what this script asks Slurm.",
+        'unset "${!PYTHON@}" "${!SQUEUE_@}" "${!SCONTROL_@}" "${!SRUN_@}" SLURMD_DEBUG',
+        'for name in "${!SLURM_@}"; do',
+        "  case $name in",
+        *(f"    {' | '.join(names)}) ;;" for names in (*OF_THE_JOB, asked)),
+        '    *) unset "$name" ;;',
+        "  esac",
+        "done",
+        'if [ ! -d "${TMPDIR:-/tmp}" ] || [ ! -w "${TMPDIR:-/tmp}" ]; then',
+        '  echo "trainyard: TMPDIR=${TMPDIR:-/tmp} is not to be written on this node: /tmp is taken" >&2',
+        "  unset TMPDIR",
+        "fi",
+    ]
+
+
+def task_lines(spec: JobSpec, status_file: str) -> list[str]:
+    """What the tasks are told; `status_file` is shell text, as they see the file."""
+    lines = [
+        "# This shell outlives a SIGTERM, to see how the tasks end. They are to have stopped before the job's end.",
+        "trap : TERM",
+        *JOB_ID,
+        "status_file=$(mktemp)",
+        f"{STATUS_FILE_ENV}={status_file}",
+        "# In seconds since 1970. Slurm says it itself from 24.11 on. What is no time to come is not known.",
+        'end=$(SLURM_TIME_FORMAT=%s squeue --noheader --jobs="$job" --states=all --format=%e || true)',
+        "end=${SLURM_JOB_END_TIME:-$end}",
+        "case $end in '' | *[!0-9]*) end=0 ;; esac",
+        'if [ "$end" -le "$(date +%s)" ]; then end=; fi',
+        f"{DEADLINE_ENV}=$end",
+        f"{LEAD_ENV}={stop_lead_s(spec.time_limit_min)}",
+        f"export {STATUS_FILE_ENV} {DEADLINE_ENV} {LEAD_ENV}",
+    ]
+    if spec.nodes > 1:
+        lines += [
+            "# Where the nodes meet: on the first one, at a port that two jobs seldom share.",
+            'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+            f"MASTER_PORT=$(({PORT_BASE} + SLURM_JOB_ID % {PORT_COUNT}))",
+            "export MASTER_ADDR MASTER_PORT",
+        ]
+    return lines
+
+
+def module_lines(spec: JobSpec) -> list[str]:
+    """Load the modules, or end with 78."""
+    if not spec.modules:
+        return []
+    names = shlex.join(spec.modules)
+    return [
+        "# Before set -eu, which modules' own code is not written for. module is a shell function: a batch shell",
+        "# that was not a login shell may have to read it first.",
+        "if ! command -v module >/dev/null 2>&1; then",
+        '  for file in "${LMOD_PKG:-}/init/bash" "${MODULESHOME:-}/init/bash" /etc/profile.d/*lmod.sh \\',
+        "    /etc/profile.d/modules.sh; do",
+        "    # shellcheck source=/dev/null",
+        '    if [ -r "$file" ]; then . "$file"; break; fi',
+        "  done",
+        "fi",
+        f"if ! module load {names}; then",
+        f'  echo "trainyard: module load {names} failed: see module avail, and MODULES or the site file" >&2',
+        f"  exit {BAD_CONFIG}",
+        "fi",
+    ]
