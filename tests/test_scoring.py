@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from trainer.data.records import Dataset, Record, load_dataset
 from trainer.evaluation.generation import answer_budget, ask
 from trainer.evaluation.heldout import hold_out
 from trainer.evaluation.metrics import answer_field, read_action
+from trainer.evaluation.rows import Room
 from trainer.evaluation.scoring import Choices, find_choices, score_actions
 from trainer.outcome import ConfigError
 
@@ -211,7 +213,7 @@ def test_actions_that_no_training_answer_has_are_refused(processor: Any, records
 
 @pytest.mark.parametrize("family", ["tiny_model", "tiny_qwen"])
 def test_scores_are_those_of_whole_sequences_one_at_a_time(
-    family: str, records: tuple[Record, ...], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    family: str, records: tuple[Record, ...], request: pytest.FixtureRequest
 ) -> None:
     """Shared beginnings, several tokens, prompts of several lengths: all as without cache, batch and padding."""
     from transformers import AutoModelForImageTextToText
@@ -246,9 +248,10 @@ def test_scores_are_those_of_whole_sequences_one_at_a_time(
         wanted.append(row)
     assert len({round(value, 3) for row in wanted for value in row}) > 20
 
-    monkeypatch.setattr("trainer.evaluation.scoring.ROWS", 12)  # several batches
-    for part in (slice(0, 7), slice(7, None)):
-        scores = score_actions(model, processor, some[part], choices, accelerator=ALONE)
+    for part, rows in itertools.product(
+        (slice(0, 7), slice(7, None)), (12, 3, 1)
+    ):  # several batches, and candidates apart
+        scores = score_actions(model, processor, some[part], choices, accelerator=ALONE, room=Room(most=rows))
         assert torch.tensor(scores).allclose(torch.tensor(wanted[part]), rtol=1e-4, atol=1e-4)
 
 
@@ -281,7 +284,7 @@ def test_the_next_records_are_read_while_the_model_works(
             changed.notify_all()
         return encode(processor, record, behind)
 
-    def work(batch: dict[str, torch.Tensor]) -> list[int]:
+    def work(batch: dict[str, torch.Tensor], rows: int) -> list[int]:
         with changed:
             changed.wait_for(lambda: len(begun) >= min(3, len(seen) + 2), timeout=20)
         seen.append(len(begun))
@@ -290,6 +293,6 @@ def test_the_next_records_are_read_while_the_model_works(
     seen: list[int] = []
     monkeypatch.setattr("trainer.evaluation.generation.encode", reading)
     model, some = torch.nn.Linear(1, 1), records[:3]
-    answers = ask(work, model, processor, some, accelerator=ALONE, what="reading", batch_size=1)
+    answers = ask(work, model, processor, some, accelerator=ALONE, what="reading", room=Room(most=1))
     assert seen == [2, 3, 3]
     assert [answers[some.index(record)] for record in begun] == [1, 2, 3]

@@ -4,8 +4,9 @@ and greedy answers."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -14,8 +15,11 @@ from tqdm.auto import tqdm
 
 from trainer.data.examples import encode, pad_and_stack
 from trainer.data.records import Record
+from trainer.evaluation.memory import cost_of, free_bytes, tried
+from trainer.evaluation.rows import Room, needed_bytes, records_at_once, rows_that_fit
+from trainer.outcome import SickNode
+from trainer.settings import say
 
-ROWS = 32  # sequences at once
 READERS = 4  # threads: preparing a picture of Gemma 3 takes longer than scoring it on a large GPU
 T = TypeVar("T")
 
@@ -36,7 +40,7 @@ def in_step(accelerator: Any) -> bool:
 
 @torch.inference_mode()
 def ask(
-    work: Callable[[dict[str, Tensor]], Sequence[T]],
+    work: Callable[[dict[str, Tensor], int], Sequence[T]],
     model: Any,
     processor: Any,
     records: Sequence[Record],
@@ -45,46 +49,105 @@ def ask(
     what: str,
     between: Callable[[], object] = bool,
     behind: Sequence[int] = (),
-    batch_size: int = ROWS,
+    written: int = 0,
+    candidates: Sequence[int] = (),
+    room: Room | None = None,
 ) -> list[T]:
     """What `work` makes of each record, in order, on every process; the work is shared among the processes.
 
-    `work` takes a batch of prompts, padded to the left, with the tokens `behind` them. `between` is called before each
+    `work` takes a batch of prompts, padded to the left, with the tokens `behind` them, and how many sequences it may
+    run at once: as many as the free memory holds, and half as many after each time that it ran out, on every process.
+    `written` and `candidates` (the tokens of each) are what it puts behind a prompt. `between` is called before each
     batch, as often on every process, and may raise. Records of like length go together. A process with nothing left to
     do sits a round out, or does one record again where all must run in step.
+
+    Raises SickNode when the memory does not do for one sequence.
     """
     from accelerate.utils import gather_object
 
     order = sorted(range(len(records)), key=lambda i: (len(records[i].pictures), len(records[i].prompt)))
     mine = order[accelerator.process_index :: accelerator.num_processes]
-    rounds = range(0, -(-len(order) // accelerator.num_processes), batch_size)
-    batches = [mine[start : start + batch_size] for start in rounds]
-    repeated = order[:1] if in_step(accelerator) else []
+    share = -(-len(order) // accelerator.num_processes)
+    together, room = in_step(accelerator), room or Room()
+    needed: Callable[[int], int] = int
+    found: dict[int, T] = {}
     was_training = model.training
     model.eval()
-    found: list[tuple[int, T]] = []
-    with ThreadPoolExecutor(READERS) as readers:
+    bar = tqdm(total=share, desc=what, leave=False, disable=None if accelerator.is_main_process else True)
+    with ThreadPoolExecutor(READERS) as readers, bar:
+        reading: dict[int, Future[dict[str, Tensor]]] = {}
 
-        def read(places: Sequence[int]) -> Iterator[dict[str, Tensor]]:
-            return readers.map(lambda place: encode(processor, records[place], behind), places)
+        def read(places: Sequence[int]) -> None:
+            for place in places:
+                if place not in reading:
+                    reading[place] = readers.submit(encode, processor, records[place], behind)
 
-        bar = tqdm(batches, what, leave=False, disable=None if accelerator.is_main_process else True)
+        def run(places: Sequence[int], rows: int) -> Sequence[T]:
+            examples = [reading[place].result() for place in places]
+            if not examples:
+                return ()
+            batch = pad_and_stack(examples, pad_id=processor.tokenizer.pad_token_id, side="left")
+            with accelerator.autocast():
+                return work({key: tensor.to(accelerator.device) for key, tensor in batch.items()}, rows)
+
+        if order and (together or room.most > 1):
+            read(order[-1:])
+            longest = reading[order[-1]].result()
+            needed = partial(needed_bytes, *cost_of(model, longest, written, candidates))
+            fit = rows_that_fit(free_bytes(torch.device(accelerator.device)), needed)
+            room.most = min(room.most, *gather_object([fit]))
+        done = 0
         try:
-            upcoming = read(batches[0] or repeated) if batches else iter(())
-            for places, following in zip(bar, [*batches[1:], []], strict=True):
+            while done < share:
                 between()
-                # While the model works on these, the next ones are read.
-                examples, upcoming = list(upcoming), read(following or repeated)
-                if not examples:
+                rows = min(room.most, share * max(1, len(candidates)))
+                size = records_at_once(rows, len(candidates))
+                places = mine[done : done + size]
+                again = order[:1] * (min(size, share - done) - len(places)) if together else []
+                read([*places, *again])
+                read(mine[done + size : done + 2 * size])  # while the model works on those
+                # Once a model in shards runs, a process that falls out leaves the others waiting: it asks before.
+                now = partial(run, [*places, *again], rows)
+                results, lacking = tried(partial(_reserve, needed(rows), accelerator.device) if together else now)
+                if lacking := next(filter(None, gather_object([lacking])), ""):
+                    room.most = _half(rows, what, lacking, accelerator)
+                    reading.clear()  # reading may be what failed
                     continue
-                batch = pad_and_stack(examples, pad_id=processor.tokenizer.pad_token_id, side="left")
-                with accelerator.autocast():
-                    results = work({key: tensor.to(accelerator.device) for key, tensor in batch.items()})
-                found += zip(places, results, strict=False)
+                if together:
+                    results, lacking = tried(now)
+                    if lacking:
+                        raise SickNode(_too_little(what, lacking))
+                found |= zip(places, results or (), strict=False)
+                for place in places:
+                    reading.pop(place)
+                bar.update(len(places))
+                done += size
         finally:
             model.train(was_training)
-    gathered = dict(gather_object(found))
+    gathered = dict(gather_object(list(found.items())))
     return [gathered[place] for place in range(len(records))]
+
+
+def _reserve(size: int, device: Any) -> Sequence[Any]:
+    """Nothing, where so many bytes can be had. Raises as torch does where they cannot."""
+    torch.empty(size, dtype=torch.uint8, device=device)
+    return ()
+
+
+def _half(rows: int, what: str, lacking: str, accelerator: Any) -> int:
+    """Half of `rows`, said by the first process. Raises SickNode, in its words alone, for what has no half."""
+    if rows == 1:
+        raise SickNode(_too_little(what, lacking) if accelerator.is_main_process else "")
+    if accelerator.is_main_process:
+        say([f"{what}: memory ran out with {rows} sequences at once, {rows // 2} from now on"])
+    return rows // 2
+
+
+def _too_little(what: str, lacking: str) -> str:
+    return (
+        f"{what}: memory ran out with one sequence at once ({lacking}): it takes more memory (VRAM=, on the CPU MEM=) "
+        "or shorter records (MAX_LENGTH=)"
+    )
 
 
 def answer_budget(tokenizer: Any, records: Sequence[Record]) -> int:
@@ -101,13 +164,14 @@ def generate_answers(
     accelerator: Any,
     budget: int | None = None,
     between: Callable[[], object] = bool,
+    room: Room | None = None,
 ) -> list[str]:
     """The model's answer to each record, greedily and of at most `budget` tokens; left out, what the true answers need.
     Collective, as `ask` is."""
     tokenizer = processor.tokenizer
     budget = budget or answer_budget(tokenizer, records)
 
-    def write(batch: dict[str, Tensor]) -> list[str]:
+    def write(batch: dict[str, Tensor], rows: int) -> list[str]:
         tokens = model.generate(
             **batch, max_new_tokens=budget, do_sample=False, use_cache=True, synced_gpus=in_step(accelerator),
             top_k=None, top_p=None,
@@ -115,4 +179,7 @@ def generate_answers(
         texts = tokenizer.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         return [text.strip() for text in texts]
 
-    return ask(write, model, processor, records, accelerator=accelerator, what="answering", between=between)
+    return ask(
+        write, model, processor, records, accelerator=accelerator, what="answering", between=between, written=budget,
+        room=room,
+    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from trainer.config import TrainConfig
 from trainer.data.records import Dataset, Record
 from trainer.evaluation.generation import choose, generate_answers
 from trainer.evaluation.metrics import ActionMetrics, action_metrics, answer_field, read_action
+from trainer.evaluation.rows import Room
 from trainer.evaluation.scoring import Choices, beyond, find_choices, score_actions
 from trainer.text import shown
 
@@ -48,6 +50,8 @@ class HeldOut:
     choices: Choices | None
     budget: int | None = None
     """The most tokens of an answer; None: as many as the true ones need."""
+    room: Room = dataclasses.field(default_factory=Room)
+    """What the memory has held so far: what did not fit once is not tried again."""
 
     def score(self, model: Any, accelerator: Any, between: Callable[[], object]) -> Said:
         """The likeliest allowed action for every record; nothing where none can be scored. Collective; `between` is
@@ -55,7 +59,7 @@ class HeldOut:
         if self.choices is None or not self.records:
             return {}
         found = score_actions(
-            model, self.processor, self.records, self.choices, accelerator=accelerator, between=between
+            model, self.processor, self.records, self.choices, accelerator=accelerator, between=between, room=self.room
         )
         shares = [self.choices.probabilities(logprobs) for logprobs in found]
         return {i: {"prediction": max(p, key=p.__getitem__), "probabilities": p} for i, p in enumerate(shares)}
@@ -66,7 +70,7 @@ class HeldOut:
             return {}
         asked = [self.records[place] for place in self.answered]
         answers = generate_answers(
-            model, self.processor, asked, accelerator=accelerator, budget=self.budget, between=between
+            model, self.processor, asked, accelerator=accelerator, budget=self.budget, between=between, room=self.room
         )
         actions = [read_action(answer, self.field) for answer in answers]
         return {

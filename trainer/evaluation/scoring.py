@@ -18,19 +18,21 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from trainer.data.examples import IGNORED, prompt_and_answer
 from trainer.data.records import Record
-from trainer.evaluation.generation import ROWS, ask
+from trainer.evaluation.generation import ask
 from trainer.evaluation.metrics import UNREADABLE, json_object, read_action
+from trainer.evaluation.rows import SCORED_POSITIONS, Room, candidates_at_once
+from trainer.model.head import log_probabilities
 from trainer.model.traits import next_positions
 from trainer.outcome import ConfigError
 
@@ -164,46 +166,74 @@ def score_actions(
     *,
     accelerator: Any,
     between: Callable[[], object] = bool,
+    room: Room | None = None,
 ) -> list[list[float]]:
     """Log-probability (nats) of each of `choices` behind each record's prompt. Collective, as `ask` is.
 
     The part that all share counts for nothing, being the same for all.
     """
+    lengths = [len(tokens) for tokens in choices.rest]
 
-    def score(batch: dict[str, Tensor]) -> list[list[float]]:
-        return _score_batch(model, batch, choices.rest).tolist()
+    def score(batch: dict[str, Tensor], rows: int) -> list[list[float]]:
+        return _score_batch(model, batch, choices.rest, candidates_at_once(rows, len(lengths))).tolist()
 
     return ask(
         score, model, processor, records, accelerator=accelerator, what="scoring", between=between,
-        behind=choices.shared, batch_size=max(1, ROWS // len(choices.actions)),
+        behind=choices.shared, candidates=lengths, room=room,
     )  # fmt: skip
 
 
-def _score_batch(model: Any, batch: dict[str, Tensor], rest: Sequence[Sequence[int]]) -> Tensor:
-    """(batch, candidates) log-probabilities of the token sequences `rest` behind left-padded prompts."""
+def _score_batch(model: Any, batch: dict[str, Tensor], rest: Sequence[Tokens], at_once: int) -> Tensor:
+    """(batch, candidates) log-probabilities of the token sequences `rest` behind left-padded prompts, so many of them
+    at once behind each."""
     first = model(**batch, use_cache=True, logits_to_keep=1)
     scores = first.logits[:, -1].float().log_softmax(-1)[:, [tokens[0] for tokens in rest]]
-    most = max(map(len, rest)) - 1
-    if not most:
-        return scores
-    # Every candidate behind every prompt. Padding comes last, where nothing that counts can see it.
-    tokens = pad_sequence([torch.tensor(one) for one in rest], batch_first=True, padding_value=IGNORED)
-    tokens = tokens.to(scores.device).repeat(len(scores), 1)
-    inputs = tokens[:, :-1].clamp(min=0)
-    seen = batch["attention_mask"].repeat_interleave(len(rest), dim=0)
-    positions = next_positions(model, batch, most)
     cache = first.past_key_values
-    cache.batch_repeat_interleave(len(rest))
-    then = model(
-        input_ids=inputs,
-        position_ids=None if positions is None else positions.repeat_interleave(len(rest), dim=0),
-        attention_mask=torch.cat((seen, torch.ones_like(inputs)), dim=1),
-        past_key_values=cache,
-        use_cache=True,
-    )
-    for place in range(most):
-        lost = cross_entropy(
-            then.logits[:, place].float(), tokens[:, place + 1], ignore_index=IGNORED, reduction="none"
-        )
-        scores -= lost.view_as(scores)
+    del first
+    longest = max(map(len, rest)) - 1
+    if not longest:
+        return scores
+    positions = next_positions(model, batch, longest)
+    for start in range(0, len(rest), at_once):
+        part = rest[start : start + at_once]
+        scores[:, start : start + len(part)] += _behind(model, batch, cache, positions, part)
     return scores
+
+
+def _behind(
+    model: Any, batch: dict[str, Tensor], cache: Any, positions: Tensor | None, rest: Sequence[Tokens]
+) -> Tensor:
+    """(batch, candidates) log-probabilities of all but the first token of each of `rest`, after what `cache` holds.
+
+    It is left as it is. `positions` are those of the tokens behind the prompts, where the model does not count itself.
+    """
+    # Every candidate behind every prompt. Padding comes last, where nothing that counts can see it.
+    count, device = len(batch["input_ids"]), batch["input_ids"].device
+    tokens = pad_sequence([torch.tensor(one) for one in rest], batch_first=True, padding_value=IGNORED)
+    inputs, targets = (part.to(device).repeat(count, 1) for part in (tokens[:, :-1].clamp(min=0), tokens[:, 1:]))
+    scores = torch.zeros(targets.shape, device=device)
+    if not inputs.shape[1]:
+        return scores.sum(1).view(count, -1)
+    rows = torch.arange(count, device=device).repeat_interleave(len(rest))
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    # The logits of whole sequences are the largest tensor here, and hardly any of them counts.
+    states = base.base_model(
+        input_ids=inputs,
+        position_ids=None if positions is None else positions[rows, : inputs.shape[1]],
+        attention_mask=torch.cat((batch["attention_mask"][rows], torch.ones_like(inputs)), dim=1),
+        past_key_values=_copied(cache, rows),
+        use_cache=True,
+    ).last_hidden_state
+    counted = targets != IGNORED
+    scores[counted] = log_probabilities(base, states[counted], targets[counted], SCORED_POSITIONS)
+    return scores.sum(1).view(count, -1)
+
+
+def _copied(cache: Any, rows: Tensor) -> Any:
+    """A cache of its own that has these of the rows of `cache`, in this order."""
+    copied = copy(cache)
+    copied.layers = [copy(layer) for layer in cache.layers]
+    for layer in copied.layers:  # linear attention keeps its states in lists
+        vars(layer).update({name: copy(kept) for name, kept in vars(layer).items() if isinstance(kept, (dict, list))})
+    copied.reorder_cache(rows)  # every kind of layer has it, with new tensors
+    return copied

@@ -19,6 +19,26 @@ from torch import Tensor, nn
 CHUNK_POSITIONS = 512  # the memory model's HEAD_CHUNK_POSITIONS; a test holds the two together
 
 
+def log_probabilities(base: Any, states: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    """(n) log-probabilities (nats) that `base` gives to the tokens `targets` (n) after the states (n, h), with the
+    logits of `chunk` positions at once."""
+    head, softcap = base.get_output_embeddings(), softcap_of(base)
+    parts = zip(states.split(chunk), targets.split(chunk), strict=True)
+    found = [-nn.functional.cross_entropy(_logits(head, softcap, s), t, reduction="none") for s, t in parts]
+    return torch.cat(found)
+
+
+def softcap_of(base: Any) -> float | None:
+    softcap: float | None = getattr(base.config.get_text_config(), "final_logit_softcapping", None)
+    return softcap
+
+
+def _logits(head: nn.Module, softcap: float | None, states: Tensor) -> Tensor:
+    """In fp32."""
+    logits: Tensor = head(states).float()
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -33,9 +53,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             piece = slice(start, start + CHUNK_POSITIONS)
             with torch.set_grad_enabled(wants_gradient):
                 states = hidden[piece].detach().requires_grad_(wants_gradient)
-                logits = head(states).float()
-                if softcap is not None:
-                    logits = softcap * torch.tanh(logits / softcap)
+                logits = _logits(head, softcap, states)
                 part = nn.functional.cross_entropy(logits, targets[piece], reduction="sum")
                 if gradient is not None:
                     part.backward()  # the head is frozen: ends at the states
@@ -65,7 +83,7 @@ def install_supervised_head(model: Any) -> None:
     head = model.get_output_embeddings()
     if any(parameter.requires_grad for parameter in head.parameters()):
         raise ValueError("the language-model head must be frozen: its gradient is not computed")
-    softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    softcap = softcap_of(model)
     original = model.forward
 
     @functools.wraps(type(model).forward)  # generate() checks its arguments against this signature

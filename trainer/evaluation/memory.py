@@ -1,0 +1,122 @@
+"""What this process may still take where it computes, what one record takes of it, and how it shows that it was too
+much."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import re
+import resource
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from trainer.evaluation.rows import Asked, Sizes
+
+LACKING = r"OutOfMemoryError|out of memory|[Cc]an(no|')t allocate|ALLOC_FAILED|failed to map"
+T = TypeVar("T")
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def is_out_of_memory(error: BaseException | None, lacking: str = LACKING) -> bool:
+    """Whether it is memory that was lacking, here or further down: Python's, torch's, a CUDA library's."""
+    if error is None:
+        return False
+    said = f"{type(error).__name__}: {error}"
+    found = isinstance(error, MemoryError) or re.search(lacking, said) is not None
+    return found or is_out_of_memory(error.__cause__ or error.__context__, lacking)
+
+
+def tried(work: Callable[[], T]) -> tuple[T | None, str]:
+    """(what `work` returns, ""), or (None, why) where memory was lacking."""
+    try:
+        return work(), ""
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+    gc.collect()  # only now: until here the error held what was being computed
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None, why
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free on a GPU, with what torch's allocator has taken and does not use; on the host this process's share of what
+    is available, and no more than its limits leave."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        used = torch.cuda.memory_allocated(device)
+        allowed = int(total * torch.cuda.get_per_process_memory_fraction(device))
+        return max(0, min(free + torch.cuda.memory_reserved(device), allowed) - used)
+    import psutil
+
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    shared = min([psutil.virtual_memory().available, *_left_by_cgroups()])
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    own = [] if limit == resource.RLIM_INFINITY else [limit - psutil.Process().memory_info().data]
+    return max(0, min([shared // processes, *own]))
+
+
+def _left_by_cgroups() -> Iterator[int]:
+    """What each control group (version 2) that this process is in leaves, files kept in memory not counted."""
+    with contextlib.suppress(OSError):
+        path = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("0::")[2].strip()
+        own = CGROUPS / path.lstrip("/")
+        for group in (own, *own.parents):
+            with contextlib.suppress(OSError, ValueError):  # the outermost has no limit; "max" is none
+                most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+                files = re.search(r"^inactive_file (\d+)$", (group / "memory.stat").read_text(), re.M)
+                yield most - used + int(files[1] if files else 0)
+
+
+def cost_of(model: Any, example: Mapping[str, Tensor], written: int, candidates: Sequence[int]) -> tuple[Sizes, Asked]:
+    """What an evaluation costs in memory where these are the tensors of the longest prompt: the model's part, and the
+    records'."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    asked = Asked(
+        tokens=example["input_ids"].shape[1],
+        patches=patches_of(base.config, example.get("pixel_values")),
+        written=written,
+        candidates=tuple(candidates),
+    )
+    return sizes_of(base.config, width=base.get_input_embeddings().weight.element_size()), asked
+
+
+def sizes_of(config: Any, *, width: int) -> Sizes:
+    """What a model's own configuration says; `width` is bytes a value."""
+    text, vision = config.get_text_config(), getattr(config, "vision_config", None)
+    heads = text.num_attention_heads
+    head = getattr(text, "head_dim", None) or text.hidden_size // heads
+    tower = _first(vision, "embed_dim", "hidden_size")
+    return Sizes(
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        mlp=_first(text, "intermediate_size") or 4 * text.hidden_size,
+        q_width=heads * head,
+        kv_width=(getattr(text, "num_key_value_heads", None) or heads) * head,
+        vocab=text.vocab_size,
+        vision_hidden=tower,
+        vision_mlp=_first(vision, "intermediate_size") or int(tower * getattr(vision, "mlp_ratio", 4)),
+        width=width,
+    )
+
+
+def patches_of(config: Any, pixels: Tensor | None) -> int:
+    """Rows that the tower works on for these pictures."""
+    vision = getattr(config, "vision_config", None)
+    if pixels is None or vision is None:
+        return 0
+    channels = _first(vision, "in_channels", "in_chans", "num_channels") or 3
+    side, deep = _first(vision, "patch_size") or 14, _first(vision, "temporal_patch_size") or 1
+    return pixels.numel() // (channels * side * side * deep)
+
+
+def _first(config: Any, *names: str) -> int:
+    """The first of these values that there is; of a value for each layer the largest; 0 where there is none."""
+    value = next((found for name in names if (found := getattr(config, name, None))), 0)
+    return max(value) if isinstance(value, (list, tuple)) else value

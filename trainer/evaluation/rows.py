@@ -1,0 +1,122 @@
+"""How many sequences are evaluated at once: as many as the free memory holds, 32 at most. Arithmetic alone, no torch.
+
+The plan counts with the same formulas, for one sequence: less is not possible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+MOST_ROWS = 32
+SCORED_POSITIONS = 64  # positions whose logits over the vocabulary are there at once
+USED_SHARE = 0.8  # of what is free; the rest is for blocks that do not fit into holes, and for what is not counted
+FP32_BYTES = 4
+# Bytes a logit: as the head gives it and accelerate returns it, its fp32 copy, and the log-softmax.
+LOGIT_BYTES = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """What the memory of an evaluation depends on in a model."""
+
+    layers: int
+    hidden: int
+    mlp: int
+    q_width: int
+    """Query heads x head size."""
+    kv_width: int
+    """Key heads x head size."""
+    vocab: int
+    vision_hidden: int
+    vision_mlp: int
+    width: int
+    """Bytes a value: 2, or 4 on the CPU."""
+
+    def kept(self, tokens: int) -> int:
+        """Keys and values of one sequence in every layer. A layer with a sliding window is no exception: what it keeps
+        of a prompt is a view into the keys of all its tokens, until the next token comes."""
+        return 2 * self.layers * self.kv_width * tokens * self.width
+
+    def passing(self, tokens: int, seen: int, patches: int = 0) -> int:
+        """The most that one sequence takes beside keys and values while `tokens` of it run, which see `seen` tokens:
+        the stream and one layer, or the frozen tower before them."""
+        stream = tokens * self.hidden * (4 * self.width + 2 * FP32_BYTES)
+        # The MLP's two inner values and their product; the adapters add two.
+        inner = tokens * self.width * (5 * self.mlp + 2 * self.q_width + 2 * self.kv_width)
+        # Keys and values at the queries' width, grown by cat; each mask as flags, and as numbers for the kernel.
+        attention = 2 * seen * self.q_width * self.width + 2 * seen * self.kv_width * self.width
+        masks = tokens * seen * (self.width + 2)
+        tower = patches * (4 * self.width * self.vision_hidden + 3 * self.width * self.vision_mlp)
+        return max(stream + inner + attention + masks, tower)
+
+    @property
+    def fixed(self) -> int:
+        """Whatever the number of sequences: the largest linear, written out of its 4 bits."""
+        return self.hidden * max(self.mlp, self.q_width) * self.width
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What is asked of one record: where evaluation takes most memory, the longest."""
+
+    tokens: int
+    """Of its prompt."""
+    patches: int = 0
+    """Of its pictures: rows that the tower works on."""
+    written: int = 0
+    """Tokens of an answer, at most."""
+    candidates: Sequence[int] = ()
+    """Tokens of each candidate that is scored behind the prompt."""
+
+
+def records_at_once(rows: int, candidates: int) -> int:
+    """Prompts at once where so many sequences are allowed, and each prompt has so many candidates."""
+    return max(1, rows // max(1, candidates))
+
+
+def candidates_at_once(rows: int, candidates: int) -> int:
+    """Candidates at once behind each of these prompts."""
+    return min(candidates, rows)
+
+
+def needed_bytes(sizes: Sizes, asked: Asked, rows: int) -> int:
+    """What an evaluation of so many sequences at once takes on top of what is held already."""
+    return sizes.fixed + sum(parts(sizes, asked, rows).values())
+
+
+def parts(sizes: Sizes, asked: Asked, rows: int) -> dict[str, int]:
+    """`needed_bytes`, item by item, at the moment when it is the most."""
+    records = records_at_once(rows, len(asked.candidates))
+    kept = sizes.kept(asked.tokens + asked.written)
+    prompts = {
+        "keys and values": records * kept,
+        "forward of a layer": records * sizes.passing(asked.tokens, asked.tokens, asked.patches),
+        "logits": records * sizes.vocab * LOGIT_BYTES,
+    }
+    longest = max(asked.candidates, default=0) - 1
+    if longest < 1:
+        return prompts
+    copies = records * candidates_at_once(rows, len(asked.candidates))
+    seen = asked.tokens + longest
+    scored = {
+        "keys and values": records * kept + copies * sizes.kept(seen),
+        "forward of a layer": copies * sizes.passing(longest, seen),
+        "logits": min(copies * longest, SCORED_POSITIONS) * sizes.vocab * LOGIT_BYTES,
+    }
+    return max(prompts, scored, key=lambda moment: sum(moment.values()))
+
+
+@dataclass(kw_only=True, slots=True)
+class Room:
+    """What the evaluations of one model have learned about its memory."""
+
+    most: int = MOST_ROWS
+    """Sequences at once, on every process; less where less fitted."""
+
+
+def rows_that_fit(free_bytes: int, need: Callable[[int], int]) -> int:
+    """The most sequences, up to MOST_ROWS, that need no more than the used share of what is free; one at least, which
+    has to be tried."""
+    usable = int(free_bytes * USED_SHARE)
+    return next((rows for rows in range(MOST_ROWS, 1, -1) if need(rows) <= usable), 1)
