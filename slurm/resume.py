@@ -22,7 +22,7 @@ from slurm.nodes import refuse_what_cannot_run
 from slurm.queue import ASKED, SCRIPT_NAME, find_jobs, jobs_of, surely_settled
 from slurm.script import render, run_dir
 from slurm.submit import SubmitError, Submitted, UnansweredError, check, check_environment, overrides, sbatch
-from trainer.files import RECORD_NAME
+from trainer.files import RECORD_NAME, write_whole
 from trainer.outcome import ConfigError
 
 LOCK_NAME = ".resuming"
@@ -92,7 +92,7 @@ def submit_again(
     script = folder / SCRIPT_NAME
     try:
         before = script.read_bytes() if script.exists() else None
-        script.write_text(text, encoding="utf-8")
+        write_whole(script, text)
     except OSError as error:
         raise SubmitError(f"cannot write {script}: {error.strerror}") from error
     known = {job_id.partition("_")[0] for run, _ in runs.values() for job_id in run.job_ids}
@@ -109,7 +109,7 @@ def submit_again(
             record(run, plan, **{ASKED: str(script)})
         raise
     except BaseException:
-        script.unlink() if before is None else script.write_bytes(before)
+        script.unlink() if before is None else write_whole(script, before)
         raise
     for member, (run, plan) in runs.items():
         record(run, plan, job_ids=[*run.job_ids, job_id + member])

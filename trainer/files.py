@@ -1,4 +1,8 @@
-"""Files that are there whole or not at all, and the one in a run's folder that says what was asked for and decided."""
+"""Files that are there whole or not at all, and the one in a run's folder that says what was asked for and decided.
+
+Whoever may write into a folder of runs can leave a symbolic link under a name that a run will write to. None is
+followed: what we write takes a link's place.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +16,29 @@ RECORD_ENV = "TRAINYARD_RUN_RECORD"
 """Path of a ready run.json, where nobody but the supervisor can write into the run's folder."""
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write `text` beside `path`, then rename: a reader finds all of it, or what was there before. Makes the folder."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write `content` beside `path`, then rename: a reader finds all of it, or what was there before. Makes the folder,
+    and takes the place of a link."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.unlink(missing_ok=True)
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with beside.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError:
         beside.unlink(missing_ok=True)
         raise
+
+
+def without_links(folder: Path) -> Path:
+    """`folder`, made, and neither a link nor with one in it: for libraries that write whatever files they like."""
+    if folder.is_symlink():
+        folder.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.is_symlink():
+            path.unlink()
+    return folder

@@ -5,6 +5,7 @@ An interrupted run (exit code 75) goes on when the same command is given again w
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
@@ -13,6 +14,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 from accelerate_configs.job import JobSpec, Plan
 from accelerate_configs.request.variables import OF_SWEEPS, VARIABLES, help_text, parse_given, read_given, resolve
@@ -150,7 +152,7 @@ def carry_out(plan: Plan, attempt: Callable[[], int]) -> int:
     folder = PROJECT_DIR / plan.spec.run_dir
     print(f"{plan_summary(plan)}\nrun    {plan.spec.run_id}\n", flush=True)
     write_record(folder, run_record(plan))
-    with (folder / ".running").open("w") as lock:
+    with _lock_file(folder / ".running") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -166,6 +168,17 @@ def carry_out(plan: Plan, attempt: Callable[[], int]) -> int:
     elif code == FAILED:
         print(f"what went wrong stands above; what there is lies in {folder}", flush=True)
     return code
+
+
+def _lock_file(path: Path) -> IO[bytes]:
+    """Opened, and nothing in it changed. Raises ConfigError for what is no file of the run's own."""
+    try:
+        return os.fdopen(
+            os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+b", buffering=0
+        )
+    except OSError as error:
+        why = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be opened ({error.strerror})"
+        raise ConfigError(f"{path} {why}: a run locks a file of its own, remove this one") from error
 
 
 def ready(argv: Sequence[str]) -> int:

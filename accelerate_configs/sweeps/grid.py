@@ -23,6 +23,7 @@ from accelerate_configs.job import JobSpec, Plan
 from accelerate_configs.request.variables import BY_NAME, parse_given
 from accelerate_configs.runs.records import Run, read_run
 from accelerate_configs.sweeps.trial import read_trial
+from trainer.files import write_whole
 from trainer.flags import word
 from trainer.outcome import ConfigError
 from trainer.text import format_table, gib, nearest, shown
@@ -227,7 +228,7 @@ class Recorded:
 
 def write_sweep(sweep: Sweep) -> None:
     record = {"parallel": sweep.parallel, "values": sweep.values, "wandb": sweep.plans[0].spec.wandb_sweep}
-    (sweep.folder / SWEEP_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_whole(sweep.folder / SWEEP_RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def read_sweep(folder: Path) -> Recorded | None:

@@ -73,6 +73,7 @@ class FeatureCache:
     def _write(self, path: Path, features: Tensor) -> None:
         part = path.with_suffix(f".{os.getpid()}")
         try:
+            part.unlink(missing_ok=True)
             save_file({"features": features}, part)
             part.replace(path)
         except (OSError, SafetensorError):  # a full disk or quota: checkpoints need the room more

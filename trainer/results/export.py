@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trainer import __version__
 from trainer.config import TrainConfig
 from trainer.evaluation.metrics import ActionMetrics
-from trainer.files import METRICS_FILE, write_whole
+from trainer.files import METRICS_FILE, without_links, write_whole
 from trainer.results.card import model_card
 from trainer.results.trained import Usage, frames_of, write_usage
 
@@ -98,7 +98,7 @@ def save_weights(folder: Path, trainer: Any) -> None:
         # The parameters themselves are bf16 there; the optimizer keeps the fp32 masters.
         weights = {name: safe_get_full_fp32_param(p) for name, p in weights.items()}
     if accelerator.is_main_process:
-        model.save_pretrained(folder, state_dict=weights)
+        model.save_pretrained(without_links(folder), state_dict=weights)
 
 
 def save_zero_shot(run_dir: Path, scores: Scores) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from trainer.config import Device, Quantization, TrainConfig
+from trainer.files import write_whole
 from trainer.model.warm_start import damaged
 from trainer.node.start import join, prepare_libraries
 from trainer.outcome import ConfigError, SickNode
@@ -96,7 +97,7 @@ def shared_texts(data: str) -> dict[str, str | None]:
 
 
 def write_usage(folder: Path, usage: Usage) -> None:
-    (folder / USAGE_FILE).write_text(json.dumps(asdict(usage), indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / USAGE_FILE, json.dumps(asdict(usage), indent=1) + "\n")
 
 
 def find_trained(path: Path) -> tuple[Path, Usage]:

@@ -25,6 +25,7 @@ from trainer.training.ranks import Ranks
 
 MANIFEST = "manifest.json"
 OWNER = "owner"
+UNFINISHED = ("writing", "removing")
 STEP_NAME = re.compile(r"step-([0-9]{6,})")
 
 
@@ -66,9 +67,11 @@ class CheckpointStore:
         return self.ranks.from_first(self._take_over)
 
     def _take_over(self) -> int:
+        if self.folder.is_symlink():  # what is renamed and removed below would be another folder's
+            raise ConfigError(f"{self.folder} is a symbolic link: checkpoints lie in the run's own folder, remove it")
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / OWNER).write_text(self._token, encoding="utf-8")
-        for left in self.folder.glob(".*-*"):
+        write_whole(self.folder / OWNER, self._token)
+        for left in (path for kind in UNFINISHED for path in self.folder.glob(f".{kind}-*")):
             shutil.rmtree(left, ignore_errors=True)
         for step in reversed(self.steps()):
             path = self.path(step)

@@ -1,0 +1,112 @@
+"""Symbolic links under names that a run writes to: what they point to stays as it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from accelerate_configs.local.run import carry_out, prepare
+from slurm import resume
+from slurm.queue import SCRIPT_NAME
+from slurm.submit import SubmitError
+from trainer.files import without_links, write_whole
+from trainer.outcome import ConfigError
+from trainer.training.checkpoint import CheckpointStore
+from trainer.training.ranks import Ranks
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """A file that is none of the run's."""
+    (tmp_path / "theirs").write_text("precious")
+    return tmp_path / "theirs"
+
+
+def store(folder: Path) -> CheckpointStore:
+    return CheckpointStore(folder, Ranks(1), layout={"processes": 1}, keep=1, say=print)
+
+
+@pytest.mark.parametrize("name", ["run.json", f".run.json.{os.getpid()}"])
+@pytest.mark.parametrize("content", ["new", b"new"])
+def test_a_file_written_whole_takes_a_links_place(
+    name: str, content: str | bytes, theirs: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / name).symlink_to(theirs)
+    write_whole(run / "run.json", content)
+    assert theirs.read_text() == "precious"
+    assert [(path.name, path.is_symlink(), path.read_text()) for path in run.iterdir()] == [("run.json", False, "new")]
+
+
+@pytest.mark.parametrize("target", ["theirs", "nothing"])
+def test_a_run_whose_lock_is_a_link_is_refused_by_its_name(
+    target: str, theirs: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    data = tmp_path / "records.jsonl"
+    data.write_text('{"image": null, "context": "", "question": "?", "output": "up"}\n')
+    plan = prepare([f"--model={tiny_model}", f"--data={data}", f"--output={tmp_path}/runs", "--device=cpu", "--run=r"])
+    lock = tmp_path / "runs" / "r" / ".running"
+    lock.parent.mkdir(parents=True)
+    lock.symlink_to(tmp_path / target)
+    with pytest.raises(ConfigError) as caught:
+        carry_out(plan, lambda: pytest.fail("it has begun"))
+    assert str(caught.value) == f"{lock} is a symbolic link: a run locks a file of its own, remove this one"
+    assert theirs.read_text() == "precious" and not (tmp_path / "nothing").exists()
+    lock.unlink()
+    os.link(theirs, lock)  # a second name of another file is no link; locked, it keeps its contents too
+    assert carry_out(plan, lambda: 0) == 0
+    assert theirs.read_text() == "precious"
+
+
+def test_the_checkpoints_owner_and_old_names_are_not_followed(theirs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "owner").symlink_to(theirs)
+    (folder / ".writing-000007-abc").symlink_to(tmp_path)
+    (folder / ".kept-by-another").mkdir()
+    assert store(folder).take_over() == 0
+    assert theirs.read_text() == "precious"
+    assert not (folder / "owner").is_symlink() and (folder / ".kept-by-another").is_dir()
+
+
+def test_checkpoints_in_another_folder_are_refused(tmp_path: Path) -> None:
+    """Old checkpoints are renamed and removed: in a linked folder these would be another's."""
+    theirs = tmp_path / "home"
+    (theirs / ".writing-me").mkdir(parents=True)
+    (tmp_path / "checkpoints").symlink_to(theirs)
+    with pytest.raises(ConfigError, match=r"/checkpoints is a symbolic link: checkpoints lie in the run's own folder"):
+        store(tmp_path / "checkpoints").take_over()
+    assert [path.name for path in theirs.iterdir()] == [".writing-me"]
+
+
+def test_an_adapter_is_written_into_a_folder_without_links(theirs: Path, tmp_path: Path) -> None:
+    adapter, elsewhere = tmp_path / "run" / "adapter", tmp_path / "elsewhere"
+    adapter.mkdir(parents=True)
+    elsewhere.mkdir()
+    (adapter / "adapter_model.safetensors").symlink_to(theirs)
+    (adapter / "chat_template.jinja").write_text("old")
+    without_links(adapter)
+    assert [path.name for path in adapter.iterdir()] == ["chat_template.jinja"]
+    linked = tmp_path / "linked"
+    linked.symlink_to(elsewhere)
+    assert not without_links(linked).is_symlink() and elsewhere.is_dir()
+    assert theirs.read_text() == "precious"
+
+
+def test_a_resumed_runs_script_takes_a_links_place_and_so_does_the_old_one(
+    theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / SCRIPT_NAME
+    script.symlink_to(theirs)
+
+    def refusing(*_: object) -> str:
+        assert script.read_text() == "new" and not script.is_symlink()
+        raise SubmitError("no")
+
+    monkeypatch.setattr(resume, "sbatch", refusing)
+    with pytest.raises(SubmitError):
+        resume.submit_again(tmp_path, "new", {}, {}, {})
+    assert theirs.read_text() == "precious"
