@@ -40,8 +40,8 @@ class Ended:
     """What the first rank printed, stdout and stderr."""
 
 
-def _child(log: str, environment: dict[str, str], target: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def _child(stdio: str, environment: dict[str, str], target: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    descriptor = os.open(stdio, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     os.environ.update(environment)
@@ -62,10 +62,12 @@ def run_forked(
     world_size: int = 1,
     environment: Mapping[str, str] | None = None,
     kill_when: Callable[[str], bool] | None = None,
+    terminal: str | None = None,
 ) -> Ended:
     """Run `target(*arguments)`, a module's function, in `world_size` processes with torchrun's environment.
 
-    All are killed (-9) as soon as `kill_when` says so about what the first has printed.
+    All are killed (-9) as soon as `kill_when` says so about what the first has printed. They print to the `terminal`
+    of that path, where one is given, and then nothing is known of it here.
     """
     common = {"WANDB_MODE": "offline", "TOKENIZERS_PARALLELISM": "false"}
     with pytest.MonkeyPatch.context() as patched:
@@ -79,17 +81,18 @@ def run_forked(
     folder.mkdir(parents=True, exist_ok=True)
     logs = [folder / f"rank{rank}.log" for rank in range(world_size)]
     for rank, log in enumerate(logs):
+        log.touch()
         ranks = {
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
             "LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
             "ACCELERATE_USE_CPU": "true",
         } if world_size > 1 else {"ACCELERATE_USE_CPU": "true"}  # fmt: skip
         full = {**common, **ranks, **(environment or {})}
-        processes.append(_context.Process(target=_child, args=(str(log), full, target, arguments)))
+        processes.append(_context.Process(target=_child, args=(terminal or str(log), full, target, arguments)))
     for process in processes:
         process.start()
     while kill_when and all(process.is_alive() for process in processes):
-        if logs[0].exists() and kill_when(logs[0].read_text()):
+        if kill_when(logs[0].read_text()):
             for process in processes:
                 process.kill()
         time.sleep(0.01)
@@ -108,6 +111,7 @@ def train_forked(
     world_size: int = 1,
     environment: Mapping[str, str] | None = None,
     kill_when: Callable[[str], bool] | None = None,
+    terminal: str | None = None,
     **options: Any,
 ) -> Ended:
     """`python -m trainer.train --name value ...` into `folder`/run, forked; options win over small defaults."""
@@ -119,7 +123,9 @@ def train_forked(
         "lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "logging_steps": 1, "eval_samples": 8, **options,
     }  # fmt: skip
     argv = [word for name, value in values.items() for word in (f"--{name}", _text(value))]
-    return run_forked(folder, main, argv, world_size=world_size, environment=environment, kill_when=kill_when)
+    return run_forked(
+        folder, main, argv, world_size=world_size, environment=environment, kill_when=kill_when, terminal=terminal
+    )
 
 
 def _text(value: object) -> str:

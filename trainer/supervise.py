@@ -27,6 +27,7 @@ from trainer.node.preflight import MEETING_TIMEOUT_S, check_node, meeting_place
 from trainer.node.stop import DEADLINE_ENV, FLAG, LIMIT_ENV, stopped
 from trainer.outcome import ConfigError, SickNode, node_rank
 from trainer.settings import read_env_file, say
+from trainer.terminal import give_back
 
 OVERTIME_S = 120  # beyond the time limit, for ranks that are still saving; then they count as hung
 
@@ -88,6 +89,8 @@ def attempt(planned: Sequence[str]) -> int:
             if (record := os.environ.get(RECORD_ENV)) and not node_rank(os.environ):  # submit could not write it
                 write_whole(Path(options["--output_dir"], RECORD_NAME), Path(record).read_text(encoding="utf-8"))
             if not came:
+                if not node_rank(os.environ):
+                    print("loading libraries ...", flush=True)  # for half a minute, without another word
                 process = subprocess.Popen(command, start_new_session=True, preexec_fn=processes.in_launcher)
                 deadline = os.environ.get(DEADLINE_ENV)
                 process.wait(float(deadline) + OVERTIME_S - time.time() if deadline else None)
@@ -96,6 +99,7 @@ def attempt(planned: Sequence[str]) -> int:
             ended = outcome.FAILED, "the time limit has come, and the training did not stop when it was told to"
         finally:
             processes.kill_descendants()
+            give_back()
     if came:
         say([f"asked to stop by {signal.Signals(came[0]).name}"])
     if early:

@@ -14,9 +14,9 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 
+from trainer import terminal
 from trainer.config import TrainConfig
 from trainer.data.records import Dataset, dataset_of
 from trainer.model.warm_start import check_start
@@ -91,6 +91,7 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     from trainer.results import export, trained
     from trainer.results.card import base_name
     from trainer.tracking import track
+    from trainer.tracking.progress import Progress
     from trainer.training.checkpoint import CheckpointStore
     from trainer.training.first_look import check_text_only, drop_unfit
     from trainer.training.ranks import Ranks
@@ -101,7 +102,7 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     ranks = Ranks(state.num_processes, config.collective_timeout_s)
     stop = Stop(ranks, run_dir)
     stop.check()
-    say = state.on_main_process(partial(print, flush=True))
+    say = state.on_main_process(terminal.say)
 
     say(f"data: {len(dataset.train)} records to train on, {len(dataset.eval)} held out ({dataset.split})")
     for note in dataset.notes:
@@ -121,6 +122,7 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     start = store.take_over()
 
     torch.manual_seed(config.seed)  # the adapters' first values
+    say("loading the model ...")
     base, anatomy = model.load_here(config, state)
     peft_model = model.add_lora(base, config, anatomy)
     if config.init_adapter and not start:
@@ -142,7 +144,7 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
         tracker.start(config, peft_model, export.describe_run(config, dataset), step=start)
     trainer = VisionSFTTrainer(
         config, peft_model, processor, encoder.collate, (len(dataset.train), len(evaluated)),
-        store=store, stop=stop, callbacks=[track.progress_callback(), tracker], held_out=held_out, features=pictures,
+        store=store, stop=stop, callbacks=[Progress(), tracker], held_out=held_out, features=pictures,
     )  # fmt: skip
 
     def measure(when: str, step: int) -> heldout.Scores:

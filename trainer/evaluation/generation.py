@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from trainer.data.examples import encode, pad_and_stack
 from trainer.data.records import Record
@@ -19,6 +18,7 @@ from trainer.evaluation.memory import cost_of, free_bytes, tried
 from trainer.evaluation.rows import Room, needed_bytes, records_at_once, rows_that_fit
 from trainer.outcome import SickNode
 from trainer.settings import say
+from trainer.terminal import LAST_ROW
 
 READERS = 4  # threads: preparing a picture of Gemma 3 takes longer than scoring it on a large GPU
 T = TypeVar("T")
@@ -73,8 +73,8 @@ def ask(
     found: dict[int, T] = {}
     was_training = model.training
     model.eval()
-    bar = tqdm(total=share, desc=what, leave=False, disable=None if accelerator.is_main_process else True)
-    with ThreadPoolExecutor(READERS) as readers, bar:
+    counting = LAST_ROW.counting(share, what, drawn=accelerator.is_main_process)
+    with ThreadPoolExecutor(READERS) as readers, counting as count:
         reading: dict[int, Future[dict[str, Tensor]]] = {}
 
         def read(places: Sequence[int]) -> None:
@@ -120,7 +120,7 @@ def ask(
                 found |= zip(places, results or (), strict=False)
                 for place in places:
                     reading.pop(place)
-                bar.update(len(places))
+                count(len(places))
                 done += size
         finally:
             model.train(was_training)

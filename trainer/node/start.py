@@ -28,9 +28,10 @@ def prepare_libraries(config: TrainConfig) -> None:
     warnings.simplefilter("ignore", FutureWarning)  # about names that TRL itself uses
     logging.raiseExceptions = False  # a log file on a full disk would print a traceback for every line
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # offers an inference kernel we do not use
-    if not sys.stderr.isatty():
+    # A bar in a file is one endless line, and two at a terminal overwrite each other.
+    if not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0":
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("TQDM_DISABLE", "1")  # a bar in a file is one endless line
+        os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def join(config: TrainConfig) -> Any:

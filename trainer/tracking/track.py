@@ -1,17 +1,15 @@
-"""What a person watching sees: a progress line or bar, and the same numbers and pictures in TensorBoard and W&B."""
+"""What TensorBoard and W&B are told: the numbers, the pictures, and what is known of a run."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import json
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import ProgressCallback, TrainerCallback
+from transformers import TrainerCallback
 from transformers.integrations.integration_utils import rewrite_logs
 
 from trainer.config import TrainConfig
@@ -129,36 +127,3 @@ def run_facts(config: TrainConfig, model: Any, described: Mapping[str, Any]) -> 
         }
         facts["git"] = record["git"]
     return facts
-
-
-class LineProgress(TrainerCallback):
-    """One line a logging step, for logs that are files: a bar there is one endless line."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._started, self._first_step = time.monotonic(), state.global_step
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if not state.is_world_process_zero or "loss" not in logs:
-            return
-        done = max(1, state.global_step - self._first_step)
-        left_s = (time.monotonic() - self._started) / done * (state.max_steps - state.global_step)
-        print(
-            f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
-            f"  loss {logs['loss']:.4f}  token accuracy {logs['mean_token_accuracy']:6.1%}"
-            f"  lr {logs['learning_rate']:.2e}  left {left_s / 60:.1f} min",
-            flush=True,
-        )
-
-
-class QuietBar(ProgressCallback):
-    """The Trainer's bar without the dictionary it prints at every log; the loss stands in the bar instead."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if self.training_bar is not None and "loss" in logs:
-            accuracy = logs["mean_token_accuracy"]
-            self.training_bar.set_postfix_str(f"loss {logs['loss']:.3f}, token accuracy {accuracy:.0%}")
-
-
-def progress_callback() -> TrainerCallback:
-    """A bar at a terminal, lines elsewhere."""
-    return QuietBar() if sys.stderr.isatty() else LineProgress()

@@ -1,0 +1,120 @@
+"""The terminal's last row, kept for what is under way; whatever anybody prints goes by above it.
+
+The rows above become the terminal's scrolling region, as in apt. So the lines of this process, of its libraries, of
+other ranks and of the supervisor stay whole, and none of them can reach the last row. Nothing is drawn where output
+goes to a file or a pipe.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from trainer.text import wrap
+
+SAVE, RESTORE = "\x1b7", "\x1b8"  # the cursor's place
+WHOLE = f"{SAVE}\x1b[r{RESTORE}"  # the region is the whole screen again; by itself that would move the cursor
+MIN_COLUMNS, MIN_ROWS = 20, 4
+
+
+def size() -> tuple[int, int] | None:
+    """(columns, rows) of the terminal that standard output and error go to; None without one that knows cursors."""
+    try:
+        if os.environ.get("TERM", "") in ("", "dumb") or not (sys.stdout.isatty() and sys.stderr.isatty()):
+            return None
+        columns, rows = os.get_terminal_size(sys.stderr.fileno())
+    except (OSError, ValueError, AttributeError):  # closed, or replaced by what is no file
+        return None
+    return (columns, rows) if columns >= MIN_COLUMNS and rows >= MIN_ROWS else None
+
+
+class LastRow:
+    """What stands there. One process of a run may draw."""
+
+    def __init__(self) -> None:
+        self._shown: tuple[str, float | None, str] | None = None
+        self._taken: tuple[int, int] | None = None
+        """The terminal's size when its last row was taken."""
+
+    def show(self, before: str, share: float | None = None, behind: str = "") -> None:
+        """`before`, a bar that is full to a `share` of 1, and `behind`."""
+        self._shown = before, share, behind
+        if not (found := size()):
+            return
+        columns, rows = found
+        text = ""
+        if self._taken is None:
+            atexit.register(self.clear)
+        if self._taken != found:  # also when the window was made larger or smaller
+            # A row down, which scrolls when there is none left, and up again: the cursor is not in the last one.
+            text = f"{WHOLE}\x1bD\x1b[A{SAVE}\x1b[1;{rows - 1}r{RESTORE}"
+            self._taken = found
+        _write(f"{text}{SAVE}\x1b[{rows};1H{_line(*self._shown, columns - 1)}\x1b[K{RESTORE}")
+
+    def clear(self) -> None:
+        """Give the row back."""
+        if self._taken:
+            _write(f"{WHOLE}{SAVE}\x1b[{self._taken[1]};1H\x1b[K{RESTORE}")
+            atexit.unregister(self.clear)
+        self._shown = self._taken = None
+
+    @contextmanager
+    def counting(self, total: int, what: str, *, drawn: bool) -> Iterator[Callable[[int], None]]:
+        """A function to be told how many more of the `total` are done; at the end what stood there before is back."""
+        before, done = self._shown, 0
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            if drawn and total:
+                self.show(what, done / total, f"{done}/{total}")
+
+        count(0)
+        try:
+            yield count
+        finally:
+            if drawn and before:
+                self.show(*before)
+            elif drawn:
+                self.clear()
+
+
+LAST_ROW = LastRow()
+
+
+def give_back() -> None:
+    """After processes that may have been killed with the last row taken; what stood there is erased."""
+    if size():
+        _write(f"{WHOLE}\x1b[J")
+
+
+def say(text: str) -> None:
+    """Print `text`, broken at spaces where a terminal is too narrow for it."""
+    found = size()
+    lines = text.split("\n")
+    if found:
+        lines = [line if len(line) <= found[0] else _broken(line, found[0]) for line in lines]
+    print("\n".join(lines), flush=True)
+
+
+def _broken(line: str, columns: int) -> str:
+    first, *rest = wrap(line, width=columns).split("\n")
+    return "\n".join([first, *(wrap(" ".join(rest), width=columns - 2, prefix="  ").split("\n") if rest else ())])
+
+
+def _line(before: str, share: float | None, behind: str, columns: int) -> str:
+    """At most so many columns; the bar takes what the words leave."""
+    room = columns - len(before) - len(behind) - 2
+    if share is None or room < 4:
+        return f"{before} {behind}"[:columns]
+    full, empty = "━─" if (sys.stderr.encoding or "").lower().startswith("utf") else "#-"
+    done = round(share * room)
+    return f"{before} {full * done}{empty * (room - done)} {behind}"
+
+
+def _write(text: str) -> None:
+    """In one piece, so that nothing of another process comes between."""
+    os.write(sys.stderr.fileno(), text.encode(sys.stderr.encoding or "ascii", "replace"))

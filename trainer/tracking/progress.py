@@ -1,0 +1,76 @@
+"""What a person who watches a training sees: a line that stays for every log and every evaluation, and at a terminal a
+bar in its last row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import TrainerCallback
+
+from trainer.terminal import LAST_ROW, say
+from trainer.training.best import best_step
+
+
+class Progress(TrainerCallback):
+    """Says nothing on ranks other than the first."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._started, self._first_step = time.monotonic(), state.global_step
+        self._measured = ""
+        self._batch = 0
+        self._draw(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._draw(state)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if not state.is_world_process_zero or "loss" not in logs:
+            return
+        loss, accuracy = logs["loss"], logs["mean_token_accuracy"]
+        self._measured = f"loss {loss:.3f}  token accuracy {accuracy:4.0%}"
+        say(
+            f"{_step(state)}  loss {loss:.4f}  token accuracy {accuracy:6.1%}"
+            f"  lr {logs['learning_rate']:.2e}  left {self._left(state)}"
+        )
+        self._draw(state)
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self._batch += 1
+            count = len(eval_dataloader)
+            LAST_ROW.show("held-out loss", self._batch / count, f"{self._batch}/{count}")
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Mapping[str, float] | None = None, **_: Any
+    ) -> None:
+        self._batch = 0
+        if state.is_world_process_zero and metrics:
+            best = best_step(state.log_history)
+            accuracy = metrics.get("eval_action_accuracy")
+            say(
+                f"{_step(state)}  held-out loss {metrics['eval_loss']:.4f}"
+                f"{'' if accuracy is None else f'  accuracy {accuracy:.1%}'}"
+                f"  {'best so far' if best == state.global_step else f'best: step {best}'}"
+            )
+            self._draw(state)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        LAST_ROW.clear()
+
+    def _draw(self, state: Any) -> None:
+        if state.is_world_process_zero:
+            done = state.global_step > self._first_step
+            behind = (self._measured, f"left {self._left(state)}" if done else "")
+            LAST_ROW.show(_step(state), state.global_step / state.max_steps, "  ".join(filter(None, behind)))
+
+    def _left(self, state: Any) -> str:
+        """The time that the steps ahead take, at the pace of this attempt."""
+        done = max(1, state.global_step - self._first_step)
+        minutes = (time.monotonic() - self._started) / done * (state.max_steps - state.global_step) / 60
+        return f"{minutes:.1f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+
+
+def _step(state: Any) -> str:
+    return f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
