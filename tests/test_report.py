@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ pytest.importorskip("PIL")
 
 from PIL import Image
 
+from trainer.commands import CHECKOUT
 from trainer.config import TrainConfig
 from trainer.data.grid import compose_grid
 from trainer.evaluation.metrics import action_metrics
@@ -27,6 +29,7 @@ from trainer.report.page import build_report, main, report_line
 from trainer.report.samples import PICTURE_BYTES, SAMPLES, choose_samples, picture_uri
 from trainer.results.card import model_card
 from trainer.results.export import RunRecord
+from trainer.results.trained import Usage
 
 VOID = {"meta", "link", "img", "br"}
 TRUTHS = ["up"] * 8 + ["a"] * 6 + ["left"] * 6
@@ -152,7 +155,11 @@ def test_neither_page_nor_card_calls_plain_text_valid_json(tmp_path: Path) -> No
     memory = {"bytes": 1, "of": "resident memory"}
     run = _write_run(tmp_path, before=scores, after=scores, answer_field=None, data=data, peak_memory=memory)
     assert "Readable answers" not in Page(build_report(run)).text
-    card = model_card(json.loads((run / "metrics.json").read_text()))
+    usage = Usage(
+        device="cpu", quantization="nf4", answer_field=None, choices=None, answer_tokens=9, frames=1, context="",
+        question=None,
+    )  # fmt: skip
+    card = model_card(json.loads((run / "metrics.json").read_text()), Path("runs/r1/adapter"), usage)
     assert f"| 85.0% | 85.0% | {scores['macro_f1']:.3f} | - |" in card
 
 
@@ -242,9 +249,12 @@ def test_a_report_that_cannot_be_written_is_said_and_leaves_nothing(tmp_path: Pa
     (run_dir / "report.html").mkdir()  # cannot be replaced by a file, as a full disk takes none
     said = report_line(run_dir)
     assert said.startswith("report:  not written (")
-    assert said.endswith(f"); python -m trainer report {run_dir} tries again")
-    assert not list(run_dir.glob(".report*"))
+    found = re.search(rf"\); (\S*python -m trainer report {run_dir}) tries again$", said)
+    assert found and not list(run_dir.glob(".report*"))
     (run_dir / "report.html").rmdir()
+    done = subprocess.run(found[1], shell=True, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == (f"{run_dir}/report.html\n", 0), done.stderr
+    (run_dir / "report.html").unlink()
     assert report_line(run_dir) == f"report:  {run_dir}/report.html"
 
 
@@ -455,4 +465,5 @@ def test_what_is_typed_to_use_the_adapter_stands_there_quoted(tmp_path: Path) ->
     (run_dir / "adapter").mkdir(parents=True)
     text = Page(build_report(_write_run(run_dir, images=["x y.png"]))).text
     assert f"python -m trainer infer --run '{run_dir}' \\ 'x y.png' Answers with JSON" in text
+    assert re.search(rf"Use the adapter cd {CHECKOUT} && \S*python -m trainer infer", text)
     assert f'adapter = "{run_dir}/adapter" base = AutoModelForImageTextToText.from_pretrained("acme/tiny-vl",' in text

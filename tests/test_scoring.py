@@ -195,7 +195,7 @@ def test_answers_have_the_room_that_the_longest_true_one_takes(processor: Any, r
     long = "why " * 700
     tokens = processor.tokenizer(long, add_special_tokens=False)["input_ids"]
     assert len(tokens) > 600
-    assert answer_budget(processor.tokenizer, answered(records, "short", long)) == len(tokens) + 4
+    assert answer_budget(processor, answered(records, "short", long)) == len(tokens) + 4
 
 
 @pytest.mark.parametrize("asked", ["up", "up,up", "up,", ","])

@@ -44,7 +44,7 @@ def test_a_refused_key_is_78_and_what_to_do(tmp_path: Path, service: Service) ->
 def test_without_a_key_the_test_run_is_kept_with_its_upload_command(tmp_path: Path) -> None:
     code, found, _ = setup(tmp_path, "--test-run", WANDB_API_KEY="", WANDB_BASE_URL="http://127.0.0.1:9")
     assert (code, found["key"]["status"]) == (0, "warn")
-    said = re.fullmatch(r"kept offline; to upload: wandb sync (.*)", found["test run"]["found"])
+    said = re.fullmatch(r"kept offline; to upload: \S*python -m wandb sync (.*)", found["test run"]["found"])
     assert said and list(Path(said[1]).glob("run-*.wandb"))
 
 

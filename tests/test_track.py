@@ -223,7 +223,7 @@ def through_faults(folder: Path, *words: str, healthy_steps: int, faults: Sequen
 def test_a_service_that_fails_in_mid_run_delays_no_step_and_the_upload_command_is_said(tmp_path: Path) -> None:
     folders = []
     for run in through_faults(tmp_path, "waits", healthy_steps=2):
-        (folder,) = re.findall(r"to upload: wandb sync --include-online (.*)", run.said)
+        (folder,) = re.findall(r"to upload: \S*python -m wandb sync --include-online (.*)", run.said)
         folders.append(Path(folder))
     assert every_row_arrives(folders[FAULTS.index("401")])
 
@@ -233,7 +233,7 @@ def test_a_service_that_fails_at_init_means_an_offline_run_with_every_row(tmp_pa
     folders = []
     for run in through_faults(tmp_path, healthy_steps=0):
         assert "going on offline" in run.said
-        (folder,) = re.findall(r"to upload: wandb sync --include-online (.*)", run.said)
+        (folder,) = re.findall(r"to upload: \S*python -m wandb sync --include-online (.*)", run.said)
         folders.append(Path(folder))
     assert every_row_arrives(folders[FAULTS.index("dies")])
 
@@ -268,7 +268,7 @@ def test_a_client_process_that_the_scheduler_ends_first_leaves_no_traceback(tmp_
     run.end()
     assert run.took_s < 40
     assert "Traceback" not in run.said, run.said
-    assert run.said.count("W&B may lack a part of this run; to upload: wandb sync") == 1
+    assert len(re.findall(r"W&B may lack a part of this run; to upload: \S*python -m wandb sync", run.said)) == 1
 
 
 @pytest.mark.slow

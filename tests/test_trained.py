@@ -24,11 +24,20 @@ Entry = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, walks: Path) -> Path:
+def base(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """Its generation_config knows another end than its template writes, as that of a base that is not tuned yet."""
+    folder = shutil.copytree(tiny_model, tmp_path_factory.mktemp("base") / "model")
+    path = folder / "generation_config.json"
+    settings = json.loads(path.read_text())
+    eos, _ = settings["eos_token_id"]
+    path.write_text(json.dumps({**settings, "eos_token_id": eos}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, base: Path, walks: Path) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    ended = train_forked(
-        folder, model=tiny_model, data=walks, max_steps=80, micro_batch_size=16, lora_r=32, lora_alpha=64
-    )
+    ended = train_forked(folder, model=base, data=walks, max_steps=80, micro_batch_size=16, lora_r=32, lora_alpha=64)
     assert ended.codes == (0,), ended.output
     return folder / "run"
 
@@ -77,8 +86,10 @@ def test_the_card_says_what_was_trained_on_what_and_how_good_it_is(run: Path, wa
     records = len((walks / "eval.jsonl").read_text().splitlines())
     assert (
         f"| likeliest allowed action | {records} | {after['majority_accuracy']:.1%} ({after['majority']}) | "
-        f"{before['accuracy']:.1%} | {after['accuracy']:.1%} | {after['macro_f1']:.3f} | 100.0% |"
+        f"{before['accuracy']:.1%} | {after['accuracy']:.1%} | {after['macro_f1']:.3f} | - |"
     ) in card
+    written = metrics["generated_after"]
+    assert f"| {written['macro_f1']:.3f} | {written['valid_json']:.1%} |" in card and written["valid_json"] > 0.9
     assert f"{data['train']} records to train on, {records} held out (eval.jsonl)" in card
     assert f"`{data['sha256']}`" in card and len(data["sha256"]) == 64
     assert "| `learning_rate` | 0.002 |" in card and "| `lora_r` | 32 |" in card
@@ -94,25 +105,84 @@ def test_no_card_and_no_usage_file_names_a_place_on_this_machine(run: Path, merg
     assert base_name("/data/models/gemma/") == base_name("./gemma") == "gemma"
 
 
-def run_card(card: str, image: str, rewrites: list[tuple[str, str]]) -> None:
-    """Run a card's own code, its places filled in."""
+def code_of(card: Path) -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", card.read_text(), re.S)
+    return str(code)
+
+
+def run_card(folder: str, code: str, answer: str) -> None:
+    """Run a card's own code where Trainyard runs, its pictures and words filled in; its answer to a file."""
+    os.chdir(folder)
+    said: list[str] = []
+    exec(code, {"print": said.append})
+    Path(answer).write_text("".join(said))
+
+
+def test_the_code_on_both_cards_runs_and_answers_as_infer_does(
+    run: Path, merged: tuple[Path, Entry], walks: Path, tmp_path: Path
+) -> None:
+    line = json.loads((walks / "eval.jsonl").read_text().splitlines()[0])
+    frames = [str(walks / name) for name in line["frames"]]
+    for folder in (run / "adapter", merged[0]):
+        _, (wanted,) = answers(tmp_path / f"ask-{folder.name}", ["--run", str(folder), "--answer", "--json", *frames])
+        code = code_of(folder / "README.md")
+        assert f"max_new_tokens={json.loads((folder / 'trainyard.json').read_text())['answer_tokens']}," in code
+        for old, new in (
+            ('["0.png", "1.png", "2.png", "3.png"]', repr(frames)),
+            ('"context, empty line, question"', repr(f"{line['context']}\n\n{line['question']}".strip())),
+        ):
+            assert old in code, old
+            code = code.replace(old, new)
+        ended = run_forked(tmp_path / folder.name, run_card, str(run), code, str(tmp_path / "answer"))
+        assert ended.codes == (0,), ended.output
+        assert (tmp_path / "answer").read_text() == wanted["answer"]
+        assert json.loads(wanted["answer"])["button"] == wanted["action"]
+
+
+def test_the_card_opens_pictures_as_training_did(run: Path, tmp_path: Path) -> None:
+    """Transparent, turned, of 16 bits, with a palette; alone and in a grid."""
     from PIL import Image
 
-    code = re.findall(r"```python\n(.*?)```", Path(card).read_text(), re.S)[0]
-    for old, new in rewrites:
-        assert old in code, old
-        code = code.replace(old, new)
-    exec(code.replace("image = ...", f"image = Image.open({image!r}).convert('RGB')"), {"Image": Image})
+    from trainer.data.grid import load_picture
+
+    clear = Image.new("RGBA", (40, 24), (200, 0, 0, 0))
+    clear.paste((10, 90, 200, 128), (4, 4, 20, 20))
+    turned = Image.Exif()
+    turned[0x0112] = 3
+    clear.save(tmp_path / "clear.png")
+    clear.save(tmp_path / "turned.png", exif=turned)
+    clear.convert("PA").save(tmp_path / "palette.tiff")
+    Image.new("I;16", (40, 24), 0x8123).save(tmp_path / "deep.png", exif=turned)
+    paths = [str(tmp_path / name) for name in ("clear.png", "turned.png", "palette.tiff", "deep.png")]
+    code = code_of(run / "adapter" / "README.md")
+    opening = code[code.index("def open_image") : code.index("image = open_grid")]
+    names: dict[str, Any] = {}
+    exec("import numpy as np\nfrom PIL import Image, ImageDraw, ImageOps\n" + opening, names)
+    assert names["open_grid"](paths).tobytes() == load_picture(paths).tobytes()
+    for path in paths:
+        assert names["open_image"](path).tobytes() == load_picture([path]).tobytes(), path
 
 
-def test_the_code_on_both_cards_runs(
-    run: Path, merged: tuple[Path, Entry], tiny_model: Path, walks: Path, tmp_path: Path
-) -> None:
-    image = str(next(walks.glob("frames/*.png")))
-    adapter = [(f'"{tiny_model.name}"', f'"{tiny_model}"'), ('"adapter"', f'"{run}/adapter"')]
-    for folder, places in ((run / "adapter", adapter), (merged[0], [('"merged"', f'"{merged[0]}"')])):
-        ended = run_forked(tmp_path / folder.name, run_card, str(folder / "README.md"), image, places)
-        assert ended.codes == (0,), ended.output
+def test_answers_stop_where_training_ended_them(run: Path, merged: tuple[Path, Entry], walks: Path) -> None:
+    known = {json.loads(line)["output"] for line in (walks / "train.jsonl").read_text().splitlines()}
+    written = [line["answer"] for line in predicted(run) if "answer" in line]
+    assert len(written) == 8 and set(written) <= known
+    usage = json.loads((run / "adapter" / "trainyard.json").read_text())
+    settings = json.loads((merged[0] / "generation_config.json").read_text())
+    assert settings["eos_token_id"] == usage["end"]["stop"] and len(usage["end"]["stop"]) == 2
+
+
+def test_a_template_without_an_end_trains_a_model_that_stops(base: Path, walks: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(base, tmp_path / "model")
+    template = (model / "chat_template.jinja").read_text()
+    assert template.count("{{ '<end_of_turn>\\n' }}") == 1
+    (model / "chat_template.jinja").write_text(template.replace("{{ '<end_of_turn>\\n' }}", ""))
+    ended = train_forked(tmp_path, model=model, data=walks, max_steps=60, micro_batch_size=16, lora_r=32, lora_alpha=64)
+    assert ended.codes == (0,), ended.output
+    assert "data: the chat template puts no end of turn behind an answer: <eos> is learned there" in ended.output
+    known = {json.loads(line)["output"] for line in (walks / "train.jsonl").read_text().splitlines()}
+    written = [line["answer"] for line in predicted(tmp_path / "run") if "answer" in line]
+    assert len(written) == 8 and set(written) <= known
 
 
 def test_infer_answers_as_the_held_out_scoring_did(run: Path, walks: Path, tmp_path: Path) -> None:

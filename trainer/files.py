@@ -12,6 +12,12 @@ from pathlib import Path
 RECORD_NAME = "run.json"
 METRICS_FILE = "metrics.json"
 """Written when all else of a run is there but the report."""
+ADAPTER = "adapter"
+"""The folder of the weights in a run's."""
+USAGE_FILE = "trainyard.json"
+"""Beside weights: how they are asked."""
+EXAMPLE_FILE = "example.jsonl"
+"""One record of a run, to ask its adapter about."""
 RECORD_ENV = "TRAINYARD_RUN_RECORD"
 """Path of a ready run.json, where nobody but the supervisor can write into the run's folder."""
 

@@ -79,6 +79,7 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     """
     import torch
 
+    from trainer.data.endings import describe_end
     from trainer.data.examples import Encoder, describe_example
     from trainer.data.lengths import data_digest
     from trainer.evaluation import heldout
@@ -110,6 +111,8 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     check_text_only(config, dataset)
     processor = model.load_processor(config.model)
     dataset = drop_unfit(processor, dataset, config, ranks, say)
+    if line := describe_end(processor):
+        say(f"data: {line}")
     stop.check()
     layout = {
         "model": base_name(config.model).rpartition("/")[2],
@@ -179,7 +182,8 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
             train=totals, history=trainer.state.log_history, **export.describe_run(config, dataset),
         )  # fmt: skip
         usage = trained.usage_of(config, dataset, held_out)
-        export.save_record(record, after.predictions, usage, anatomy.unquantized)
+        example = (dataset.eval or dataset.train)[0]
+        export.save_record(record, after.predictions, usage, anatomy.unquantized, example)
     write_outcome(FINISHED)  # the adapter is on disk; what follows may be slow or fail without spoiling that
     if ranks.first:
         say(f"\n{score_table(zero_shot.action, after.action)}\n")

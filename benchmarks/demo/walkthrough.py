@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.commands import command
 from trainer.flags import answer_help
 from trainer.outcome import FINISHED, ConfigError
 
@@ -72,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     _heading(f"Done in {time.monotonic() - started:.0f} s")
     print(
         f"Look at   {folder / 'runs' / RUN / 'report.html'}\n"
-        f"Curves    tensorboard --logdir {shlex.quote(str(folder / 'runs'))}\n"
+        f"Curves    {command('tensorboard.main', '--logdir', folder / 'runs')}\n"
         "Next      make plan GPUS=2 VRAM=24, then make submit GPUS=2 DATA=your.jsonl"
     )
     return FINISHED

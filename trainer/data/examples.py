@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from trainer.data.endings import answer_end, render
 from trainer.data.forms import Picture
 from trainer.data.grid import load_picture
 from trainer.data.records import Record
@@ -34,18 +35,11 @@ def load_pictures(record: Record) -> list[Image.Image]:
 
 
 def prompt_and_answer(processor: Any, record: Record) -> tuple[str, str]:
-    """(text up to and including the generation prompt, the answer with the template's end of turn).
-
-    Both come from the model's own chat template. Raises ValueError when the template does not put the
-    answer right behind the generation prompt, since training would then differ from inference.
-    """
+    """(text up to and including the generation prompt, the answer with its end of turn), as `render` and
+    `answer_end` have it. Raises ValueError, and what the template raises."""
     shown = [{"role": turn.role, "content": [_content(part) for part in turn.parts]} for turn in record.turns]
-    model = {"role": "assistant", "content": [{"type": "text", "text": record.answer}]}
-    prompt = processor.apply_chat_template(shown, tokenize=False, add_generation_prompt=True)
-    whole = processor.apply_chat_template([*shown, model], tokenize=False)
-    if not whole.startswith(prompt):
-        raise ValueError("the chat template does not place answers right behind its generation prompt")
-    return prompt, whole[len(prompt) :]
+    prompt, text = render(processor, shown, record.answer)
+    return prompt, text + answer_end(processor).added
 
 
 def _content(part: str | Picture) -> dict[str, str]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from trainer.data.endings import markers
 from trainer.data.examples import encode, prompt_and_answer
 from trainer.data.grid import load_image
 from trainer.data.records import Dataset, Record
@@ -124,7 +125,7 @@ def inspect_dataset(dataset: Dataset, processor: Any, *, max_length: int) -> Ins
         files = dict(zip(paths, opened, strict=True))
     checked: dict[str, tuple[Checked, ...]] = dict.fromkeys(SIDES, ())
     look = partial(
-        _look, processor=processor, max_length=max_length, files=files, added={}, markers=_markers(processor),
+        _look, processor=processor, max_length=max_length, files=files, added={}, markers=markers(processor),
         mostly_json=2 * sum(json_object(record.answer) is not None for record in records) > len(records),
     )  # fmt: skip
     held_out: set[str] = set()
@@ -141,13 +142,6 @@ def _open(path: str) -> File:
         return File(digest=hashlib.sha256(Path(path).read_bytes()).hexdigest(), size=load_image(path).size)
     except OSError as error:
         return File(error=str(error))
-
-
-def _markers(processor: Any) -> re.Pattern[str]:
-    """What stands for pictures, turns and ends: in a record's own text the tokenizer would make the same of it."""
-    known = {token.content for token in processor.tokenizer.added_tokens_decoder.values() if token.special}
-    known |= {getattr(processor, "image_token", None)} - {None}
-    return re.compile("|".join(map(re.escape, sorted(known))) or "(?!)")
 
 
 def _look(

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from trainer.data.endings import AnswerEnd, answer_end
 from trainer.data.examples import encode, pad_and_stack
 from trainer.data.records import Record
 from trainer.evaluation.memory import cost_of, free_bytes, tried
@@ -150,10 +151,12 @@ def _too_little(what: str, lacking: str) -> str:
     )
 
 
-def answer_budget(tokenizer: Any, records: Sequence[Record]) -> int:
-    """Tokens for the longest true answer and a little more."""
-    answers = tokenizer([record.answer for record in records], add_special_tokens=False)["input_ids"]
-    return max(map(len, answers), default=0) + 4
+def answer_budget(processor: Any, records: Sequence[Record]) -> int:
+    """Tokens for the longest true answer, what ends it, and a little more."""
+    end = answer_end(processor)
+    texts = [end.before + end.behind, *(record.answer for record in records)]
+    around, *answers = map(len, processor.tokenizer(texts, add_special_tokens=False)["input_ids"])
+    return max(answers, default=0) + around + 4
 
 
 def generate_answers(
@@ -163,21 +166,24 @@ def generate_answers(
     *,
     accelerator: Any,
     budget: int | None = None,
+    end: AnswerEnd | None = None,
     between: Callable[[], object] = bool,
     room: Room | None = None,
 ) -> list[str]:
-    """The model's answer to each record, greedily and of at most `budget` tokens; left out, what the true answers need.
-    Collective, as `ask` is."""
-    tokenizer = processor.tokenizer
-    budget = budget or answer_budget(tokenizer, records)
+    """The model's answer to each record, greedily, up to its `end` (left out, that of the processor's template), of at
+    most `budget` tokens (left out, what the true answers need). Collective, as `ask` is."""
+    budget = budget or answer_budget(processor, records)
+    end = end or answer_end(processor)
+    # Without an end of its own the model keeps that of its generation_config.
+    stop = {"eos_token_id": list(end.stop)} if end.stop else {}
 
     def write(batch: dict[str, Tensor], rows: int) -> list[str]:
         tokens = model.generate(
             **batch, max_new_tokens=budget, do_sample=False, use_cache=True, synced_gpus=in_step(accelerator),
-            top_k=None, top_p=None,
+            top_k=None, top_p=None, pad_token_id=processor.tokenizer.pad_token_id, **stop,
         )  # fmt: skip
-        texts = tokenizer.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        written = tokens[:, batch["input_ids"].shape[1] :].tolist()
+        return [end.answer(processor, row) for row in written]
 
     return ask(
         write, model, processor, records, accelerator=accelerator, what="answering", between=between, written=budget,

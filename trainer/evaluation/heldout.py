@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.config import TrainConfig
+from trainer.data.endings import AnswerEnd
 from trainer.data.records import Dataset, Record
 from trainer.evaluation.generation import choose, generate_answers
 from trainer.evaluation.metrics import ActionMetrics, action_metrics, answer_field, read_action
@@ -52,6 +53,8 @@ class HeldOut:
     """The most tokens of an answer; None: as many as the true ones need."""
     room: Room = dataclasses.field(default_factory=Room)
     """What the memory has held so far: what did not fit once is not tried again."""
+    end: AnswerEnd | None = None
+    """What stops an answer; None: what the processor's template ends it with."""
 
     def score(self, model: Any, accelerator: Any, between: Callable[[], object]) -> Said:
         """The likeliest allowed action for every record; nothing where none can be scored. Collective; `between` is
@@ -70,7 +73,14 @@ class HeldOut:
             return {}
         asked = [self.records[place] for place in self.answered]
         answers = generate_answers(
-            model, self.processor, asked, accelerator=accelerator, budget=self.budget, between=between, room=self.room
+            model,
+            self.processor,
+            asked,
+            accelerator=accelerator,
+            budget=self.budget,
+            end=self.end,
+            between=between,
+            room=self.room,
         )
         actions = [read_action(answer, self.field) for answer in answers]
         return {
@@ -81,7 +91,9 @@ class HeldOut:
     def metrics(self, said: Said) -> ActionMetrics | None:
         """None where nothing was said."""
         truths, predictions = map(self.truth, said), [entry["prediction"] for entry in said.values()]
-        return action_metrics(list(truths), predictions, in_json=self.field is not None) if said else None
+        # Whether answers are valid JSON is known of those that were written out alone.
+        in_json = self.field is not None and all("answer" in entry for entry in said.values())
+        return action_metrics(list(truths), predictions, in_json=in_json) if said else None
 
     def truth(self, place: int) -> str:
         return read_action(self.records[place].answer, self.field) or ""

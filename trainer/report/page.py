@@ -14,11 +14,12 @@ from statistics import median
 
 from jinja2 import Environment, FileSystemLoader
 
+from trainer.commands import command, command_from_anywhere
 from trainer.evaluation.metrics import json_object
-from trainer.files import write_whole
+from trainer.files import ADAPTER, EXAMPLE_FILE, USAGE_FILE, write_whole
 from trainer.flags import answer_help, word
 from trainer.outcome import FINISHED, ConfigError
-from trainer.report.charts import line_charts, logged, matrix, percent, short
+from trainer.report.charts import Entry, line_charts, logged, matrix, percent, short
 from trainer.report.samples import choose_samples, is_right, picture_uri
 from trainer.text import gib
 
@@ -40,7 +41,6 @@ FILTERS: dict[str, Callable[..., object]] = {
     "percent": percent,
     "picture": picture_uri,
     "quoted": lambda text: json.dumps(text, ensure_ascii=False),
-    "shell": shlex.quote,
     "short": short,
     "two_digits": "{:.2f}".format,
     "word": word,
@@ -63,7 +63,7 @@ def report_line(run_dir: Path) -> str:
     try:
         return f"report:  {save_report(run_dir)}"
     except (ConfigError, OSError) as error:
-        return f"report:  not written ({error}); python -m trainer report {shlex.quote(str(run_dir))} tries again"
+        return f"report:  not written ({error}); {command('trainer', 'report', run_dir)} tries again"
 
 
 def save_report(run_dir: Path) -> Path:
@@ -94,12 +94,26 @@ def build_report(run_dir: Path) -> str:
         run_dir=run_dir.absolute(),
         base=str(Path(model).absolute()) if Path(model).is_dir() else model,
         has_adapter=(run_dir / "adapter").is_dir(),
+        infer=_infer(run_dir.absolute(), predictions),
         charts=line_charts(record),
         predictions=predictions,
         wrong=sum(not is_right(entry) for entry in predictions),
         samples=choose_samples(predictions),
     )
     return CONTROL.sub("\N{REPLACEMENT CHARACTER}", page.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _infer(run_dir: Path, predictions: Sequence[Entry]) -> str:
+    """The command that asks the adapter about a held-out record, as it runs from anywhere."""
+    usage = json_object(_text(run_dir / ADAPTER / USAGE_FILE)) or {}
+    words = ["trainer", "infer", "--run", run_dir]
+    # A picture says all where the words around it are the same in every record.
+    alike = None not in (usage.get(name, "") for name in ("context", "question", "system"))
+    images = predictions[0].get("images") if predictions else None
+    if (alike and images) or not (run_dir / EXAMPLE_FILE).is_file():
+        shown = [f" \\\n    {shlex.quote(image)}" for image in images or ["picture.png"]]
+        return command_from_anywhere(*words) + "".join(shown)
+    return command_from_anywhere(*words, "--records", run_dir / EXAMPLE_FILE)
 
 
 def _text(path: Path) -> str:

@@ -6,10 +6,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from trainer.data.endings import AnswerEnd
 from trainer.flags import word
 from trainer.text import gib
+
+if TYPE_CHECKING:
+    from trainer.results.trained import Usage
 
 # Of the machine, of one attempt, or about measuring: nothing that the weights depend on.
 LEFT_OUT = (
@@ -19,21 +23,31 @@ LEFT_OUT = (
 
 
 def model_card(
-    run: Mapping[str, Any], *, unquantized: Sequence[str] = (), merged: Mapping[str, Any] | None = None
+    run: Mapping[str, Any],
+    folder: Path,
+    usage: Usage,
+    *,
+    unquantized: Sequence[str] = (),
+    merged: Mapping[str, Any] | None = None,
 ) -> str:
-    """card.md.j2 for the adapter of `run` (metrics.json), on a base whose parts `unquantized` are not in 4 bits; or
-    for whole weights, `merged` being what `python -m trainer merge` measured."""
+    """card.md.j2 for the adapter of `run` (metrics.json) in `folder`, asked by `usage`, on a base whose parts
+    `unquantized` are not in 4 bits; or for whole weights, `merged` being what `python -m trainer merge` measured."""
     import jinja2
 
     config = run["config"]
     pages = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
-    pages.filters.update(gib=gib, cell=lambda text: text.replace("|", "\\|"))
+    pages.filters.update(gib=gib, cell=lambda text: text.replace("|", "\\|"), python=repr)
     return pages.from_string(Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")).render(
         run,
         base=base_name(config["model"]),
         unquantized=list(unquantized),
         settings=[(name, base_name(word(value))) for name, value in config.items() if name not in LEFT_OUT],
         merged=merged,
+        usage=usage,
+        end=usage.end or AnswerEnd(),
+        named=None not in (usage.context, usage.question, usage.system),
+        # Seen from where Trainyard runs; of a place elsewhere the last part.
+        folder=folder.name if folder.is_absolute() else str(folder),
     )
 
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from trainer import __version__
 from trainer.config import TrainConfig
 from trainer.evaluation.metrics import ActionMetrics
-from trainer.files import METRICS_FILE, without_links, write_whole
+from trainer.files import ADAPTER, EXAMPLE_FILE, METRICS_FILE, without_links, write_whole
 from trainer.results.card import model_card
 from trainer.results.trained import Usage, frames_of, write_usage
 
 if TYPE_CHECKING:
-    from trainer.data.records import Dataset
+    from trainer.data.forms import Picture
+    from trainer.data.records import Dataset, Record
     from trainer.evaluation.heldout import Scores
 
-ADAPTER = "adapter"
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
 PREDICTIONS_FILE = "predictions.jsonl"
 ZERO_SHOT_FILE = "zero_shot.json"
@@ -67,15 +67,34 @@ def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
 
 
 def save_record(
-    record: RunRecord, predictions: Sequence[dict[str, Any]], usage: Usage, unquantized: Sequence[str]
+    record: RunRecord, predictions: Sequence[dict[str, Any]], usage: Usage, unquantized: Sequence[str], example: Record
 ) -> None:
-    """Write metrics.json and predictions.jsonl; into adapter/ how it is asked, and the model card in place of PEFT's
-    empty one."""
+    """Write metrics.json, predictions.jsonl and example.jsonl; into adapter/ how it is asked, and a model card in place
+    of PEFT's empty one."""
     run_dir, entry = Path(record.config.output_dir), asdict(record)
     write_usage(run_dir / ADAPTER, usage)
-    write_whole(run_dir / ADAPTER / "README.md", model_card(entry, unquantized=unquantized))
+    write_whole(run_dir / ADAPTER / "README.md", model_card(entry, run_dir / ADAPTER, usage, unquantized=unquantized))
+    write_whole(run_dir / EXAMPLE_FILE, json.dumps(as_entry(example)) + "\n")
     write_whole(run_dir / PREDICTIONS_FILE, "".join(json.dumps(line) + "\n" for line in predictions))
     write_whole(run_dir / METRICS_FILE, json.dumps(entry, indent=1) + "\n")
+
+
+def as_entry(record: Record) -> dict[str, Any]:
+    """A record as a line of data, whatever its own form was: its pictures are found from anywhere on this machine."""
+    frames: list[str] = []
+
+    def part(shown: str | Picture) -> dict[str, str]:
+        if isinstance(shown, str):
+            return {"type": "text", "text": shown}
+        paths = [str(Path(path).absolute()) for path in shown.paths]
+        if len(paths) == 1:
+            return {"type": "image", "path": paths[0]}
+        frames.extend(paths)  # of which a record has one grid
+        return {"type": "image"}
+
+    turns = [{"role": turn.role, "content": [part(shown) for shown in turn.parts]} for turn in record.turns]
+    said = {"role": "assistant", "content": [part(record.answer)]}
+    return {"messages": [*turns, said], **({"frames": frames} if frames else {})}
 
 
 def save_adapter(run_dir: Path, trainer: Any, processor: Any) -> None:

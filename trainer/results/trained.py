@@ -13,20 +13,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from trainer.commands import CHECKOUT
 from trainer.config import Device, Quantization, TrainConfig
-from trainer.files import write_whole
+from trainer.files import USAGE_FILE, write_whole
 from trainer.model.warm_start import damaged
 from trainer.node.start import join, prepare_libraries
 from trainer.outcome import ConfigError, SickNode
 from trainer.settings import take_env_file
 
 if TYPE_CHECKING:
+    from trainer.data.endings import AnswerEnd
     from trainer.data.records import Dataset
     from trainer.evaluation.heldout import HeldOut
     from trainer.evaluation.scoring import Choices
 
-CHECKOUT = Path(__file__).resolve().parent.parent.parent
-USAGE_FILE = "trainyard.json"
 ADAPTER_FILE = "adapter_config.json"
 
 
@@ -50,6 +50,8 @@ class Usage:
     """What every training record says; None where they differ."""
     system: str | None = ""
     """What every training record begins with, likewise; "" where that is nothing."""
+    end: AnswerEnd | None = None
+    """What answers were trained to end with; None in what an older Trainyard wrote."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,12 +64,13 @@ class Trained:
 
 def usage_of(config: TrainConfig, dataset: Dataset, measured: HeldOut) -> Usage:
     """From what a run was told, its records and what it measured with."""
+    from trainer.data.endings import answer_end
     from trainer.evaluation.generation import answer_budget
 
     return Usage(
         device=config.device, quantization=config.quantization, answer_field=measured.field, choices=measured.choices,
-        answer_tokens=answer_budget(measured.processor.tokenizer, dataset.train), frames=frames_of(dataset),
-        system=shared_system(dataset), **shared_texts(config.data),
+        answer_tokens=answer_budget(measured.processor, dataset.train), frames=frames_of(dataset),
+        system=shared_system(dataset), end=answer_end(measured.processor), **shared_texts(config.data),
     )  # fmt: skip
 
 
@@ -108,6 +111,7 @@ def find_trained(path: Path) -> tuple[Path, Usage]:
             f"{path} holds no trained model ({USAGE_FILE} is not there): give a finished run, its adapter, "
             "or a merged folder"
         )
+    from trainer.data.endings import AnswerEnd
     from trainer.evaluation.scoring import Choices
 
     try:
@@ -117,7 +121,8 @@ def find_trained(path: Path) -> tuple[Path, Usage]:
             raise ValueError(f"{min(strange)!r} is no device or quantization")
         if choices and len(choices.rest) != len(choices.actions):
             raise ValueError(f"{len(choices.actions)} actions, tokens of {len(choices.rest)}")
-        return folder, Usage(**{**entry, "choices": choices})
+        end = entry.get("end") and AnswerEnd(**{**entry["end"], "stop": tuple(entry["end"]["stop"])})
+        return folder, Usage(**{**entry, "choices": choices, "end": end})
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{folder / USAGE_FILE} is not what training wrote ({error})") from None
 

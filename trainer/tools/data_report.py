@@ -10,6 +10,7 @@ from typing import Any
 
 from trainer import __version__
 from trainer.config import TrainConfig
+from trainer.data.endings import describe_end
 from trainer.data.inspection import SIDES, Inspection, inspect_dataset, without
 from trainer.data.lengths import Lengths, data_digest, percentiles, processor_digest, sample_pictures, write_lengths
 from trainer.data.records import dataset_of
@@ -32,6 +33,7 @@ def print_report(config: TrainConfig, *, as_json: bool) -> int:
     dataset, processor = dataset_of(config), load_processor(config.model)
     inspection = inspect_dataset(dataset, processor, max_length=config.max_length)
     report = build_report(config, inspection)
+    report["notes"] += filter(None, [describe_end(processor)])
     report["notes"] += unscored(processor, inspection, report["answer_field"], config.actions)
     try:
         report["lengths_file"] = str(write_lengths(config.data, measured(config, inspection)))

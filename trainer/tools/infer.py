@@ -143,7 +143,7 @@ def answer(trained: Trained, record: Record, *, written: bool) -> dict[str, Any]
     usage = trained.usage
     asked = HeldOut(
         processor=trained.processor, records=(record,), answered=(0,) if written or usage.choices is None else (),
-        field=usage.answer_field, choices=usage.choices, budget=usage.answer_tokens,
+        field=usage.answer_field, choices=usage.choices, budget=usage.answer_tokens, end=usage.end,
     )  # fmt: skip
     try:
         (said,) = asked.measure(trained.model, trained.accelerator, bool).predictions

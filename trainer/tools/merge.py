@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from trainer.config import Device, TrainConfig
-from trainer.files import METRICS_FILE, write_whole
+from trainer.data.endings import answer_end
+from trainer.files import ADAPTER, METRICS_FILE, write_whole
 from trainer.flags import Range, build, parse
 from trainer.outcome import FAILED, FINISHED, ConfigError
 from trainer.results.card import model_card
-from trainer.results.export import ADAPTER
-from trainer.results.trained import load_trained, put_adapter, write_usage
+from trainer.results.trained import Usage, load_trained, put_adapter, write_usage
 from trainer.settings import say
 from trainer.text import format_table
 
@@ -60,10 +60,10 @@ def main(argv: Sequence[str]) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
         made = Path(beside, out.name)
-        report = merge(run_dir / ADAPTER, made, record, asked)
+        report, usage = merge(run_dir / ADAPTER, made, record, asked)
         drop = report["drop"]
         if drop <= asked.max_drop:
-            write_whole(made / "README.md", model_card(record, merged=report))
+            write_whole(made / "README.md", model_card(record, out, usage, merged=report))
             made.rename(out)
     report |= {"out": str(out) if out.exists() else None, "max_drop": asked.max_drop}
     print(json.dumps(report, indent=1) if asked.json else render(report))
@@ -85,8 +85,11 @@ def read_metrics(run_dir: Path) -> dict[str, Any]:
         ) from None
 
 
-def merge(adapter: Path, out: Path, record: dict[str, Any], asked: Request) -> dict[str, Any]:
-    """Fill `out`, and measure. Raises ConfigError for a base or data that are gone."""
+def merge(adapter: Path, out: Path, record: dict[str, Any], asked: Request) -> tuple[dict[str, Any], Usage]:
+    """Fill `out`, and measure; what was found, and how the merged model is asked.
+
+    Raises ConfigError for a base or data that are gone.
+    """
     trained = load_trained(adapter, device=asked.device, base=asked.base)
     measured = held_out(trained.processor, record)
     answers, before = score(trained, measured, "the adapter on its base")
@@ -95,14 +98,19 @@ def merge(adapter: Path, out: Path, record: dict[str, Any], asked: Request) -> d
     base, onto = trained.model.unload(), "its weights as they were published"
     if trained.usage.quantization == "nf4":
         base, onto = base.dequantize(), "the 4-bit weights that it was trained on, written out"
-    put_adapter(base, adapter).merge_and_unload().save_pretrained(out)
-    write_usage(out, replace(trained.usage, quantization="none"))
-    del trained, base
+    whole = put_adapter(base, adapter).merge_and_unload()
+    usage = replace(trained.usage, quantization="none", end=trained.usage.end or answer_end(trained.processor))
+    if usage.end and usage.end.stop:  # that of the base may not be what the adapter learned to say
+        whole.generation_config.eos_token_id = list(usage.end.stop)
+    whole.save_pretrained(out)
+    write_usage(out, usage)
+    del trained, base, whole
     same, after = score(load_trained(out, device=asked.device), measured, "the merged weights, as written")
-    return {
+    found = {
         "before": asdict(before), "after": asdict(after), "records": len(answers),
         "same": sum(map(operator.eq, answers, same)), "drop": before.accuracy - after.accuracy, "onto": onto,
     }  # fmt: skip
+    return found, usage
 
 
 def held_out(processor: Any, record: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.commands import command
 from trainer.flags import parse
 from trainer.outcome import ConfigError
 from trainer.settings import take_env_file
@@ -88,4 +89,4 @@ def log_test_run(online: bool) -> str:
         run.log({"test/value": step}, step=step)
     address, files = run.url, Path(run.dir).parent
     run.finish()
-    return str(address) if online else f"kept offline; to upload: wandb sync {files}"
+    return str(address) if online else f"kept offline; to upload: {command('wandb', 'sync', files)}"

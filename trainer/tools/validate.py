@@ -31,6 +31,7 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
+from trainer.commands import command
 from trainer.config import KNOBS, TrainConfig
 from trainer.data.records import dataset_of
 from trainer.flags import answer_help, build, word
@@ -98,7 +99,7 @@ def usual(config: TrainConfig) -> Answer:
             if not float(ends[1]) * unit <= values[name] <= float(ends[2]) * unit:
                 unusual.append(f"{name} is {word(values[name])}, {span} is usual ({weight})")
     if unusual:
-        return "; ".join(unusual), "python -m trainer config --help says why"
+        return "; ".join(unusual), f"{command('trainer', 'config', '--help')} says why"
     return f"{len(asdict(config))} settings, each in its range"
 
 
@@ -131,7 +132,7 @@ def records(config: TrainConfig) -> Answer:
     kept = inspection.kept(strict=config.strict)
     left_out = inspection.left_out()
     found = f"{len(kept.train)} records to train on, {len(kept.eval)} held out"
-    return "; ".join([found, *left_out]), "python -m trainer validate data says more" if left_out else ""
+    return "; ".join([found, *left_out]), f"{command('trainer', 'validate', 'data')} says more" if left_out else ""
 
 
 def family(config: TrainConfig) -> str:
@@ -141,9 +142,11 @@ def family(config: TrainConfig) -> str:
 
 
 def processor(config: TrainConfig) -> str:
+    from trainer.data.endings import describe_end
     from trainer.model.base import load_processor
 
-    return type(load_processor(config.model)).__name__
+    found = load_processor(config.model)
+    return "; ".join(filter(None, [type(found).__name__, describe_end(found)]))
 
 
 def lora(config: TrainConfig) -> str:
@@ -197,7 +200,7 @@ TARGETS: dict[str, dict[str, Callable[[TrainConfig], Answer]]] = {
     "environment": {
         "libraries": libraries, "settings": usual,
         "HF_TOKEN": partial(token, "HF_TOKEN", "only models and data that need no access can be had"),
-        "WANDB_API_KEY": partial(token, "WANDB_API_KEY", "runs are kept offline; wandb sync uploads them"),
+        "WANDB_API_KEY": partial(token, "WANDB_API_KEY", "runs are kept offline, and say how to upload them"),
         ".env": env_file, "output": lambda config: check_folder("output", config.output_dir),
         "TMPDIR": lambda config: check_tmpdir(), "GPUs": gpus,
     },

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer.commands import command
 from trainer.node.processes import kill_descendants
 from trainer.outcome import RUN_AGAIN
 from trainer.report.charts import Confusion, Entry
@@ -147,7 +148,7 @@ def _say(text: str) -> None:
 
 
 def _upload(run: Any) -> str:
-    return f"to upload: wandb sync --include-online {Path(run.dir).parent}"
+    return f"to upload: {command('wandb', 'sync', '--include-online', Path(run.dir).parent)}"
 
 
 def _end_client() -> None:

@@ -1,0 +1,35 @@
+"""Commands that are printed to be copied: they run as they stand, where they are printed. Torch-free."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def command(*words: object) -> str:
+    """`words` behind `python -m`, quoted for a shell, by this very Python: it is seldom the one on the PATH."""
+    return _by(python(), words)
+
+
+def command_from_anywhere(*words: object) -> str:
+    """The same for a page, which is read anywhere. Where Trainyard is installed, as in the image, no folder matters."""
+    there = (CHECKOUT / "pyproject.toml").is_file()
+    return f"cd {shlex.quote(str(CHECKOUT))} && {_by(python(CHECKOUT), words)}" if there else command(*words)
+
+
+def python(folder: Path | None = None) -> str:
+    """How to start this Python from `folder` (left out: where this process stands)."""
+    own, folder = Path(sys.executable), folder or Path.cwd()
+    named = shutil.which("python")
+    # The folder decides: a virtual environment's Python is a link to the one that it was made with.
+    if named and Path(named).parent.resolve() == own.parent.resolve():
+        return "python"
+    return str(own.relative_to(folder) if own.is_relative_to(folder) else own)
+
+
+def _by(this: str, words: tuple[object, ...]) -> str:
+    return shlex.join([this, "-m", *map(str, words)])
