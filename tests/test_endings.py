@@ -27,7 +27,7 @@ TEMPLATES = {  # what stands in END's place: for every turn
     "nothing": "",
     "words alone": "{{ '\\n### End\\n' }}",
 }
-THINKING = "{% if message['role'] == 'assistant' %}{{ '<think>\\n\\n</think>\\n' }}{% endif %}"
+THINKING = "{% if message['role'] == 'assistant' %}{{ '<think>\\n<unk>\\n</think>\\n' }}{% endif %}"
 
 
 @pytest.fixture(scope="module")

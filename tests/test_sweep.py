@@ -247,7 +247,7 @@ def test_the_verbs_see_cancel_and_resume_a_whole_sweep(
     (output / "toys-2" / "go").write_text("0")
     until(lambda: rows()[0] == ["toys-2", "42", "COMPLETED", "1/20", "25.0%"], rows)
     assert act("status").splitlines()[-2:] == [
-        f"best   open {output}/toys-2/report.html",
+        f"best   look at {output}/toys-2/report.html",
         "next   make logs RUN=toys (follows one; make cancel RUN=toys ends all)",
     ]
     (output / "toys-1" / "go").write_text("1")
@@ -370,7 +370,7 @@ def test_on_this_machine_a_sweep_stops_in_order_goes_on_and_ends_in_a_table(
         ("tries-0", "2e-3", "finished", "30/30", f"{scores[0]:.1%}"),
         ("tries-1", "1e-6", "finished", "30/30", f"{scores[1]:.1%}"),
     }
-    assert table[-1].startswith("best   open ")
+    assert table[-1].startswith("best   look at ")
     group = json.loads((checkout / "runs" / "tries-1" / "run.json").read_text())["plan"]["env"]
     assert group["WANDB_RUN_GROUP"] == "tries"
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -172,17 +174,48 @@ def test_answers_stop_where_training_ended_them(run: Path, merged: tuple[Path, E
     assert settings["eos_token_id"] == usage["end"]["stop"] and len(usage["end"]["stop"]) == 2
 
 
+def infer_command(run: Path) -> str:
+    """As the report prints it."""
+    page = html.unescape((run / "report.html").read_text())
+    (found,) = re.findall(r"<pre>(cd .*? -m trainer infer .*?)</pre>", page, re.S)
+    return str(found)
+
+
+def test_the_command_in_the_report_runs_as_it_is_printed(run: Path, tmp_path: Path) -> None:
+    command = infer_command(run)
+    assert " --records " not in command and command.count(".png") == 4
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["action"] == predicted(run)[0]["prediction"]
+    page = html.unescape((run / "report.html").read_text())
+    (code,) = re.findall(r"<pre>(from peft .*?)</pre>", page, re.S)
+    ended = run_forked(tmp_path / "log", run_card, str(tmp_path), code, str(tmp_path / "answer"))
+    assert ended.codes == (0,), ended.output
+
+
 def test_a_template_without_an_end_trains_a_model_that_stops(base: Path, walks: Path, tmp_path: Path) -> None:
+    """On records that have no context in common, so the report's command asks about one that is kept for it."""
     model = shutil.copytree(base, tmp_path / "model")
     template = (model / "chat_template.jinja").read_text()
     assert template.count("{{ '<end_of_turn>\\n' }}") == 1
     (model / "chat_template.jinja").write_text(template.replace("{{ '<end_of_turn>\\n' }}", ""))
-    ended = train_forked(tmp_path, model=model, data=walks, max_steps=60, micro_batch_size=16, lora_r=32, lora_alpha=64)
+    lines = [json.loads(line) for line in (walks / "train.jsonl").read_text().splitlines()]
+    for number, line in enumerate(lines):
+        line.update(context=f"step {number}", frames=[f"{walks}/{name}" for name in line["frames"]])
+    data = tmp_path / "d.jsonl"
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ended = train_forked(tmp_path, model=model, data=data, max_steps=60, micro_batch_size=16, lora_r=32, lora_alpha=64)
     assert ended.codes == (0,), ended.output
     assert "data: the chat template puts no end of turn behind an answer: <eos> is learned there" in ended.output
     known = {json.loads(line)["output"] for line in (walks / "train.jsonl").read_text().splitlines()}
     written = [line["answer"] for line in predicted(tmp_path / "run") if "answer" in line]
     assert len(written) == 8 and set(written) <= known
+    command = infer_command(tmp_path / "run")
+    assert command.endswith(f" --records {tmp_path}/run/example.jsonl")
+    done = subprocess.run(command, shell=True, cwd="/", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["action"] == predicted(tmp_path / "run")[0]["prediction"]
+    assert "infer --run FOLDER --records FILE" in (tmp_path / "run" / "adapter" / "README.md").read_text()
 
 
 def test_infer_answers_as_the_held_out_scoring_did(run: Path, walks: Path, tmp_path: Path) -> None:

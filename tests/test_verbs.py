@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from slurm import verbs
 from slurm.__main__ import main
 from slurm.queue import SlurmError, find_jobs, jobs_of
 from slurm.submit import submit
+from trainer.commands import training_command
 from trainer.outcome import ConfigError
 
 # In the supervisor's place: takes a step, waits until it is told to end, and ends as it is told.
@@ -139,7 +139,7 @@ def test_a_finished_run_is_known_by_its_files_when_slurm_has_forgotten_it(
         "job    999999 GONE (not in squeue)",
         "step   not known",
         f"files  {folder}, adapter, report.html",
-        f"next   open {shlex.quote(str(folder / 'report.html'))}",
+        f"next   look at {folder / 'report.html'}",
     ]
 
 
@@ -380,7 +380,7 @@ def test_a_controller_that_is_down_is_one_line_and_hides_nothing_on_the_disk(
         (done / name).touch()
     os.utime(done / "run.json", (1, 1))
     verbs.status({"RUN": "done"}, environ, tmp_path)
-    assert capsys.readouterr().out.splitlines()[-1] == f"next   open {done / 'report.html'}"
+    assert capsys.readouterr().out.splitlines()[-1] == f"next   look at {done / 'report.html'}"
     verbs.list_runs({}, environ, tmp_path)
     shown = capsys.readouterr()
     assert shown.err == f"trainyard: {away}\n"
@@ -519,7 +519,7 @@ def test_resume_submits_an_ended_run_again_as_a_new_job_of_the_same_run(
     assert capsys.readouterr().out.splitlines()[-1] == said
     (folder / "metrics.json").touch()
     verbs.status(given, cluster.environ, project)
-    look = f"next   python -m trainer report {shlex.quote(str(folder))} (it has no report yet)"
+    look = f"next   {training_command('trainer', 'report', folder)} (it has no report yet)"
     assert capsys.readouterr().out.splitlines()[-1] == look
     said = f"run again is finished ({folder / 'adapter'}): make submit starts another"
     assert refusal(verbs.resume, given, cluster.environ, project) == said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -13,6 +14,13 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 def command(*words: object) -> str:
     """`words` behind `python -m`, quoted for a shell, by this very Python: it is seldom the one on the PATH."""
     return _by(python(), words)
+
+
+def training_command(*words: object) -> str:
+    """As `command`, where this Python may be that of the launch side: by the checkout's environment for training."""
+    made = (f".venv/{flavour}/bin/python" for flavour in ("cuda", "cpu"))
+    ready = next((path for path in made if (CHECKOUT / path).is_file()), None)
+    return command(*words) if find_spec("torch") or not ready else _by(ready, words)
 
 
 def command_from_anywhere(*words: object) -> str:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate_configs.runs.records import Run, finished
+from trainer.commands import training_command
 from trainer.outcome import BAD_CONFIG
 from trainer.text import format_table
 
@@ -99,8 +99,8 @@ def look_at(run: Run, jobs: Sequence[Job], log: Path) -> Seen:
 
 def _look(folder: Path) -> str:
     if (folder / "report.html").exists():
-        return f"open {shlex.quote(str(folder / 'report.html'))}"
-    return f"python -m trainer report {shlex.quote(str(folder))} (it has no report yet)"
+        return f"look at {folder / 'report.html'}"
+    return f"{training_command('trainer', 'report', folder)} (it has no report yet)"
 
 
 def status_text(seen: Seen, words: str) -> str:

@@ -271,6 +271,6 @@ def results_table(sweep: Recorded, states: Sequence[tuple[str, str]], todo: str)
         shown_score = "-" if score is None else f"{score:.1%}"
         rows.append((sweep.member_folder(index).name, *own, *states[index], shown_score))
     best = sweep.member_folder(scored[0][1]) / "report.html"
-    found = [] if scored[0][0] is None else [f"best   open {shlex.quote(str(best))}"]
+    found = [] if scored[0][0] is None else [f"best   look at {best}"]
     found += [f"next   {todo}"] if todo else []
     return "\n".join([f"sweep  {sweep.sweep_id}", "", format_table(rows), "", *found]).rstrip()

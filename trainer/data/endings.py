@@ -26,7 +26,7 @@ class AnswerEnd:
     """Tokens that end an answer: that of its training, then the tokenizer's end of sequence. Without any, nothing does
     so."""
     before: str = ""
-    """What the template puts in front of an answer."""
+    """What the template puts in front of an answer, its markers left out, as in decoding."""
     behind: str = ""
     """What it puts between an answer and the token that ends it."""
     added: str = ""
@@ -36,7 +36,7 @@ class AnswerEnd:
         """What `tokens`, generated behind a prompt, answer: to the letter what training would have them say."""
         end = next((place for place, token in enumerate(tokens) if token in self.stop), len(tokens))
         text = processor.tokenizer.decode(tokens[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return markers(processor).sub("", text.removeprefix(self.before).removesuffix(self.behind))
+        return markers(processor).sub("", text).removeprefix(self.before).removesuffix(self.behind)
 
 
 def answer_end(processor: Any) -> AnswerEnd:
@@ -50,7 +50,7 @@ def _read_end(processor: Any, _: str) -> AnswerEnd:
     before, answer, behind = _probe(processor).partition(PROBE)
     if not answer:  # rewritten
         before, behind = "", before
-    found = markers(processor).search(behind)
+    found, before = markers(processor).search(behind), markers(processor).sub("", before)
     # A family may call the end of a turn nothing special.
     added = "" if found else tokenizer.eos_token or ""
     token = tokenizer.convert_tokens_to_ids(found[0] if found else added) if found or added else None

@@ -154,7 +154,7 @@ def lora(config: TrainConfig) -> str:
 
     choice = describe(config.model, config.lora_r)["choices"][config.vision == "lora"]
     if not choice["layers"]:
-        raise ConfigError(f"LoRA would train nothing in {config.model}: python -m trainer layers lists it")
+        raise ConfigError(f"LoRA would train nothing in {config.model}: {command('trainer', 'layers')} lists it")
     where = "of language model and tower" if config.vision == "lora" else "of the language model"
     return f"{choice['layers']} linears {where}, {choice['trained'][f'r={config.lora_r}']:,} weights"
 
@@ -189,7 +189,7 @@ def dry_run(config: TrainConfig) -> str:
         )  # fmt: skip
         seconds = time.monotonic() - began
         if done.returncode != FINISHED:
-            raise ConfigError(f"{last_words(done.stderr)} (python -m trainer run shows all of it)")
+            raise ConfigError(f"{last_words(done.stderr)} ({command('trainer', 'run')} shows all of it)")
         record = json.loads(Path(folder, "metrics.json").read_text(encoding="utf-8"))
     losses = [f"{entry['loss']:.4f}" for entry in record["history"] if "loss" in entry]
     return f"2 steps, losses {', '.join(losses)}, adapter saved; {seconds:.0f} s"
