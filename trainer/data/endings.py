@@ -63,13 +63,13 @@ def _probe(processor: Any) -> str:
     refused: Exception | None = None
     for content in QUESTIONS:
         try:
-            return render(processor, [{"role": "user", "content": content}], PROBE)[1]
+            return render_answer(processor, [{"role": "user", "content": content}], PROBE)[1]
         except Exception as error:  # whatever a template raises
             refused = refused or error
     raise refused or ValueError
 
 
-def render(processor: Any, shown: Sequence[Mapping[str, Any]], answer: str) -> tuple[str, str]:
+def render_answer(processor: Any, shown: Sequence[Mapping[str, Any]], answer: str) -> tuple[str, str]:
     """(text up to and including the generation prompt, what the model's own chat template makes of the answer).
 
     Raises ValueError when the template does not put the answer right behind the generation prompt, since training would

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from trainer.data.endings import answer_end, render
+from trainer.data.endings import answer_end, render_answer
 from trainer.data.forms import Picture
 from trainer.data.grid import load_picture
 from trainer.data.records import Record
@@ -35,10 +35,10 @@ def load_pictures(record: Record) -> list[Image.Image]:
 
 
 def prompt_and_answer(processor: Any, record: Record) -> tuple[str, str]:
-    """(text up to and including the generation prompt, the answer with its end of turn), as `render` and
+    """(text up to and including the generation prompt, the answer with its end of turn), as `render_answer` and
     `answer_end` have it. Raises ValueError, and what the template raises."""
     shown = [{"role": turn.role, "content": [_content(part) for part in turn.parts]} for turn in record.turns]
-    prompt, text = render(processor, shown, record.answer)
+    prompt, text = render_answer(processor, shown, record.answer)
     return prompt, text + answer_end(processor).added
 
 
