@@ -63,7 +63,8 @@ VERBS: dict[str, cli.Verb] = {
     **{name: _acts("submit", name) for name in ("submit", "check", "ready")},
     "sweep": _acts("sweep", "sweep"),
     "sweep-ready": _acts("sweep", "ready"),
-    **{name: _acts("verbs", name) for name in ("site", "status", "logs", "cancel", "resume")},
+    **{name: _acts("verbs", name) for name in ("site", "status", "logs", "cancel")},
+    "resume": _acts("resume", "resume"),
     "list": _acts("verbs", "list_runs"),
 }
 BACKEND = cli.Backend(name="k8s", verbs=VERBS)

@@ -13,6 +13,7 @@ from accelerate_configs.request.values import GPU_GIB, NO_BF16
 from k8s.kubectl import Kubectl, KubectlError, Object, name_of
 from k8s.pod import DEFAULT_CLAIM, GPU
 from k8s.request import WIDE
+from k8s.submit import QUEUES
 from trainer.text import format_table
 
 PART_OF_A_CARD = re.compile(r"-MIG-|-SHARED$")  # a slice, or one that others compute on at the same time
@@ -22,7 +23,7 @@ PRODUCT, MEMORY = f"{GPU}.product", f"{GPU}.memory"
 def ask(kubectl: Kubectl) -> str:
     """The file's text for the cluster here. Raises ConfigError without kubectl, KubectlError when it fails."""
     nodes = kubectl.items("nodes")
-    claims, queues = (_maybe(kubectl, kind) for kind in ("persistentvolumeclaims", "localqueues.kueue.x-k8s.io"))
+    claims, queues = (_maybe(kubectl, kind) for kind in ("persistentvolumeclaims", QUEUES))
     return draft(nodes, claims, queues)
 
 

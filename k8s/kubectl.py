@@ -1,18 +1,15 @@
-"""What the cluster says, through kubectl: objects found by their labels, a Job and its pods as a line of status."""
+"""kubectl, the only program here that talks to the cluster: objects by names and labels, errors in its words."""
 
 from __future__ import annotations
 
-import calendar
 import json
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from accelerate_configs.runs.progress import Job
 from k8s.manifest import INSTANCE, MANAGER
 from k8s.pod import CONTAINER
 from trainer.outcome import ConfigError, SchedulerError
@@ -20,13 +17,37 @@ from trainer.text import shown
 
 Object = Mapping[str, Any]
 OURS = f"app.kubernetes.io/managed-by={MANAGER}"
-INDEX = "batch.kubernetes.io/job-completion-index"
-GONE = "GONE"
-NOISE = re.compile(r"[EWI][0-9]{4} ")  # what kubectl's libraries log, before it says the same in words
+# What kubectl's libraries log, on one line or with more behind tabs, before it says the same in words.
+NOISE = re.compile(r"^[EWI][0-9]{4} .*\n?(\t.*\n?)*( >\n?)?", re.MULTILINE)
+# A request: kubectl asks a server that hangs five times which kinds it has; one that is asked to make something may
+# ask others first, half a minute each at most.
+READ_S, WRITE_S = 10, 30
+SAID_CHARS = 600  # a refused patch comes with the whole pod on one line
+ASKS_WHO = "Please enter Username"
+REFUSAL = re.compile(r"^Error from server \((\w+)\)|^(The \S+ \S+ is invalid)", re.MULTILINE)
+UNANSWERED = re.compile(r"Timeout|timed out|deadline exceeded|connection reset|EOF")
 
 
 class KubectlError(SchedulerError):
     """kubectl's own words."""
+
+    def __init__(self, message: str, *, said: str = "", printed: str = "") -> None:
+        super().__init__(message)
+        self.said = said
+        """Its stderr, whole."""
+        self.printed = printed
+        """Its stdout: what it did before it failed."""
+
+    @property
+    def reason(self) -> str:
+        """Forbidden, NotFound, AlreadyExists, ...: in the server's word, nothing where it gave none."""
+        found = REFUSAL.search(self.said)
+        return (found[1] or "Invalid") if found else ""
+
+    @property
+    def refused(self) -> bool:
+        """The server said no, so what is not in `printed` was not done. Otherwise nobody knows."""
+        return bool(self.reason) and not UNANSWERED.search(self.said)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,11 +57,16 @@ class Kubectl:
     environ: Mapping[str, str]
     namespace: str | None = None
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Without a person's kuberc, whose defaults change what kubectl does, prints and asks for."""
+        return {**self.environ, "KUBERC": "off"}
+
     def run(self, *arguments: str, text: str | None = None) -> str:
         """Its stdout. Raises ConfigError without kubectl, KubectlError with its words when it fails."""
         done = subprocess.run(
             self.command(*arguments),
-            env=dict(self.environ),
+            env=self.environment,
             input=text or "",
             capture_output=True,
             text=True,
@@ -48,16 +74,20 @@ class Kubectl:
             check=False,
         )
         if done.returncode:
-            lines = [line for line in (done.stderr or done.stdout).splitlines() if not NOISE.match(line)]
-            said = " ".join(" ".join(lines).split()) or f"exit code {done.returncode}"
-            raise KubectlError(f"kubectl {arguments[0]} failed: {said}")
+            said = " ".join(NOISE.sub("", done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
+            if done.stdout.startswith(ASKS_WHO):
+                said = "it has no credentials for this cluster and asks for a user name: log in first"
+            message = f"kubectl {arguments[0]} failed: {_cut(said)}"
+            raise KubectlError(message, said=done.stderr, printed=done.stdout)
         return done.stdout
 
-    def command(self, *arguments: str) -> list[str]:
-        """The argument list. Raises ConfigError without kubectl."""
+    def command(self, *arguments: str, endless: bool = False) -> list[str]:
+        """The argument list, `endless` for what goes on. Raises ConfigError without kubectl."""
         if not shutil.which("kubectl", path=self.environ.get("PATH")):
             raise ConfigError("no kubectl on PATH: make render TO=k8s prints the manifest without it")
-        return ["kubectl", *(["--namespace", self.namespace] if self.namespace else []), *arguments]
+        where = ["--namespace", self.namespace] if self.namespace else []
+        timeout_s = 0 if endless else READ_S if arguments[0] in ("get", "logs") else WRITE_S
+        return ["kubectl", *where, f"--request-timeout={timeout_s}s", *arguments]
 
     def find(self, kind: str, run_id: str | None = None) -> list[Object]:
         """The run's objects of a kind, or all runs', oldest first."""
@@ -72,12 +102,36 @@ class Kubectl:
         said = self.run("get", kind, name, "--ignore-not-found", "--output", "json")
         return _read(said, "metadata") if said.strip() else None
 
+    def create(self, text: str) -> list[str]:
+        """KIND/NAME of what it made. Raises KubectlError; what was made all the same is `printed` in it."""
+        return self.run("create", "--filename", "-", "--output", "name", text=text).split()
+
+    def replace(self, objects: Sequence[Object]) -> None:
+        """Raises KubectlError for one that has another resourceVersion by now, after those that have not."""
+        self.run("replace", "--filename", "-", text=stream(objects))
+
+    def delete(self, names: Sequence[str]) -> list[str]:
+        """Those of KIND/NAME that kubectl says it deleted; their pods end on their own."""
+        options = ("--ignore-not-found", "--wait=false", "--output", "name")
+        return self.run("delete", *names, *options).split() if names else []
+
     def log(self, pod: Object, lines: int) -> str:
-        """The end of a pod's log; nothing where there is none yet."""
+        """The end of a pod's log; nothing where there is none yet, kubectl's words where one may not read it."""
         try:
             return self.run("logs", name_of(pod), "--container", CONTAINER, f"--tail={lines}")
-        except KubectlError:
-            return ""
+        except KubectlError as error:
+            return f"trainyard: {error}\n" if error.reason == "Forbidden" else ""
+
+
+def stream(objects: Sequence[Object]) -> str:
+    """Objects as kubectl reads them. Not as a List, for which it would load the server's whole OpenAPI first."""
+    return "\n".join(json.dumps(content) for content in objects)
+
+
+def _cut(said: str) -> str:
+    """Its beginning and its end, where the point is."""
+    half = SAID_CHARS // 2
+    return said if len(said) <= SAID_CHARS else f"{said[:half]} ... {said[-half:]}"
 
 
 def _read(said: str, holding: str) -> Object:
@@ -93,65 +147,3 @@ def _read(said: str, holding: str) -> Object:
 
 def name_of(item: Object) -> str:
     return str(item["metadata"]["name"])
-
-
-def is_live(pod: Object) -> bool:
-    return pod["status"].get("phase") in ("Pending", "Running")
-
-
-def first_pods(pods: Sequence[Object]) -> list[Object]:
-    """Those of the first node, which speaks for the run."""
-    return [pod for pod in pods if pod["metadata"].get("annotations", {}).get(INDEX, "0") == "0"]
-
-
-def pods_of(job_id: str, pods: Sequence[Object]) -> list[Object]:
-    return [pod for pod in pods if pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-name") == job_id]
-
-
-def see_job(job_id: str, job: Object | None, pods: Sequence[Object], *, limit_min: int, now: float) -> Job:
-    """A Job and its pods in the words that Slurm has for jobs; `job` is None when the cluster has forgotten it."""
-    if job is None:
-        return Job(job_id=job_id, state=GONE, ended=True, reason="deleted")
-    conditions = job.get("status", {}).get("conditions", [])
-    held = {condition["type"]: condition for condition in conditions if condition["status"] == "True"}
-    if "Complete" in held:
-        return Job(job_id=job_id, state="COMPLETED", ended=True)
-    if "Failed" in held:
-        return Job(job_id=job_id, state="FAILED", ended=True, reason=held["Failed"].get("reason", ""))
-    if job["spec"].get("suspend"):
-        return Job(job_id=job_id, state="QUEUED", ended=False, reason="suspended")
-    live = [pod for pod in pods if is_live(pod)]
-    running = [pod for pod in live if pod["status"]["phase"] == "Running"]
-    if not live or len(running) < len(live):
-        return Job(job_id=job_id, state="PENDING", ended=False, reason=_why([p for p in live if p not in running]))
-    began = max(_seconds(pod["status"]["startTime"]) for pod in running)
-    return Job(
-        job_id=job_id,
-        state="RUNNING",
-        ended=False,
-        nodes=",".join(dict.fromkeys(pod["spec"].get("nodeName", "?") for pod in running)),
-        elapsed=_clock(now - began),
-        limit=_clock(limit_min * 60),
-    )
-
-
-def _why(pending: Sequence[Object]) -> str:
-    """Why a pod does not run yet, in the cluster's words."""
-    for pod in pending:
-        for status in pod["status"].get("containerStatuses", []):
-            if reason := status.get("state", {}).get("waiting", {}).get("reason"):
-                return str(reason)
-        for condition in pod["status"].get("conditions", []):
-            if condition["type"] == "PodScheduled" and condition["status"] == "False":
-                return f"{condition.get('reason', '')}: {condition.get('message', '')}"[:120]
-    return ""
-
-
-def _seconds(stamp: str) -> float:
-    return calendar.timegm(time.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ"))
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(max(0, int(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,22 +1,23 @@
 """The runs in a namespace, found by their labels, and how their Jobs and pods stand.
 
-A run's ConfigMap holds run.json and stays when the Job is gone.
+A run's ConfigMap holds run.json and how its Jobs ended; no Job owns it, so it stays when they are gone.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate_configs.job import JobSpec
 from accelerate_configs.request.variables import parse_given
 from accelerate_configs.runs import cli
-from accelerate_configs.runs.progress import OUTCOMES, Job, Seen
+from accelerate_configs.runs.progress import GONE, OUTCOMES, Job, Seen
 from accelerate_configs.runs.recorded import read_spec
-from k8s.kubectl import Kubectl, Object, first_pods, name_of, pods_of, see_job
+from k8s.jobs import COMPLETED, ENDS_KEY, End, ends_text, first_pods, pods_of, read_ends, see_end, see_job
+from k8s.kubectl import Kubectl, KubectlError, Object, name_of
 from k8s.manifest import INSTANCE
 from k8s.pod import DEFAULT_CLAIM
 from k8s.site import find_site
@@ -35,6 +36,9 @@ class Run:
 
     spec: JobSpec
     job_ids: tuple[str, ...]
+    ends: Mapping[str, End]
+    """How Jobs ended, by name, as far as a verb has seen it."""
+    config_map: Object
 
     @property
     def run_id(self) -> str:
@@ -42,14 +46,20 @@ class Run:
 
 
 def read_run(config_map: Object) -> Run:
-    """Raises ConfigError, in one line, when its run.json is not what submit wrote."""
+    """Raises ConfigError, in one line, when its run.json or ends.json is not what the verbs wrote."""
     where = f"ConfigMap {name_of(config_map)}"
     try:
         record = json.loads(config_map["data"][RECORD_NAME])
         first, *others = record["job_ids"]
-        run = Run(spec=read_spec(record["spec"], project_dir=Path("/")), job_ids=(str(first), *map(str, others)))
+        run = Run(
+            spec=read_spec(record["spec"], project_dir=Path("/")),
+            job_ids=(str(first), *map(str, others)),
+            ends=read_ends(config_map["data"].get(ENDS_KEY, "{}")),
+            config_map=config_map,
+        )
     except (KeyError, ValueError, TypeError) as error:
-        raise ConfigError(f"{where}: {RECORD_NAME} is not what submit wrote ({error})") from error
+        names = f"{RECORD_NAME} or {ENDS_KEY}" if ENDS_KEY in config_map.get("data", {}) else RECORD_NAME
+        raise ConfigError(f"{where}: {names} is not what submit wrote ({error})") from error
     except ConfigError as error:
         raise ConfigError(f"{where}: spec: {error}") from error
     if run.run_id != label(config_map):
@@ -66,9 +76,24 @@ class Objects:
 
     def jobs_of(self, run: Run) -> list[Job]:
         """Oldest first. Another run's Job is none of this one's, whatever its ConfigMap says."""
-        there = {name_of(job): job for job in self.jobs if label(job) == run.run_id}
-        limit_min, now = run.spec.time_limit_min, time.time()
-        return [see_job(i, there.get(i), pods_of(i, self.pods), limit_min=limit_min, now=now) for i in run.job_ids]
+        there, now = self._jobs_there(run), time.time()
+        return [
+            see_job(
+                *(i, there.get(i), pods_of(i, self.pods)),
+                limit_min=run.spec.time_limit_min,
+                now=now,
+                kept=run.ends.get(i),
+            )
+            for i in run.job_ids
+        ]
+
+    def ends_of(self, run: Run) -> dict[str, End]:
+        """What the run's ConfigMap keeps, and what is seen now."""
+        seen = {i: see_end(job, pods_of(i, self.pods)) for i, job in self._jobs_there(run).items() if i in run.job_ids}
+        return {**{job_id: end for job_id, end in seen.items() if end}, **run.ends}
+
+    def _jobs_there(self, run: Run) -> dict[str, Object]:
+        return {name_of(job): job for job in self.jobs if label(job) == run.run_id}
 
 
 def look_for(kubectl: Kubectl, runs: Sequence[Run | str]) -> Objects:
@@ -77,6 +102,23 @@ def look_for(kubectl: Kubectl, runs: Sequence[Run | str]) -> Objects:
     jobs = kubectl.find("jobs", only)
     # Asked after the Jobs: what began before one ended is among them.
     return Objects(jobs=jobs, pods=kubectl.find("pods", only))
+
+
+def keep_ends(kubectl: Kubectl, runs: Sequence[Run], ends: Sequence[Mapping[str, End]]) -> None:
+    """Write into each run's ConfigMap how its Jobs ended, where that is news. What cannot be kept is said."""
+    pairs = zip(runs, ends, strict=True)
+    news = [with_data(run, {ENDS_KEY: ends_text(known)}) for run, known in pairs if known != run.ends]
+    if not news:
+        return
+    try:
+        kubectl.replace(news)
+    except KubectlError as error:
+        cli.say(f"how a run ended could not be kept, so it is known only until its Job is removed: {error}")
+
+
+def with_data(run: Run, data: Mapping[str, str]) -> Object:
+    """The run's ConfigMap with `data` in it: as it was read, so that kubectl refuses to write over a newer one."""
+    return {**run.config_map, "data": {**run.config_map["data"], **data}}
 
 
 def look(kubectl: Kubectl, run: Run, objects: Objects) -> Seen:
@@ -89,14 +131,28 @@ def look(kubectl: Kubectl, run: Run, objects: Objects) -> Seen:
         jobs=seen,
         said=kubectl.log(talking[-1], TAIL_LINES) if talking else "",
         place=place_of(run),
-        made=OUTCOMES if seen[-1].state == "COMPLETED" else (),
-        finished=seen[-1].state == "COMPLETED",
+        made=_made(seen[-1]),
+        finished=seen[-1].state == COMPLETED,
         look=f"mount the claim and open {run.spec.run_dir}/report.html",
     )
 
 
+def _made(job: Job) -> Sequence[str]:
+    """Which outcomes are there. The claim cannot be looked into from here."""
+    if job.state == GONE:
+        return ("an adapter perhaps: only the claim can tell",)
+    return OUTCOMES if job.state == COMPLETED else ()
+
+
 def place_of(run: Run) -> str:
     return f"claim {run.spec.pvc or DEFAULT_CLAIM}, {run.spec.run_dir}"
+
+
+def called(given: Given, runs: Sequence[Run]) -> tuple[str, str, str]:
+    """(what RUN takes, what a person calls it, and then)."""
+    if len(runs) == 1:
+        return runs[0].run_id, f"run {runs[0].run_id}", "it"
+    return given["RUN"], f"sweep {given['RUN']}", "them"
 
 
 def find(

@@ -19,9 +19,9 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,9 @@ class ApiServer:
     logs: dict[tuple[str, str], str] = field(default_factory=dict)
     """What a pod's container has said, by namespace and name; none: it has not started."""
     refusals: dict[str, Refused] = field(default_factory=dict)
-    """By `str(request)`, or its first two words: `POST jobs (dry run)`, `GET configmaps`."""
+    """By `str(request)`, with the name or without: `POST jobs (dry run)`, `GET configmaps`."""
+    hooks: dict[str, Callable[[], object]] = field(default_factory=dict)
+    """By `str(request)`: called before it is answered."""
     requests: list[Request] = field(default_factory=list)
     """Of objects: discovery is not among them."""
     port: int = 0
@@ -166,11 +168,13 @@ class ApiServer:
 
     def answer(self, request: Request) -> Object:
         """Raises Refused."""
+        if hook := self.hooks.get(str(request)):
+            hook()
         with self.lock:
             self.requests.append(request)
-            refused = self.refusals.get(str(request))
-            if refused := refused or self.refusals.get(f"{request.method} {request.resource.plural}"):
-                raise refused
+            for asked in (request, replace(request, name="")):
+                if refused := self.refusals.get(str(asked)):
+                    raise refused
             return copy.deepcopy(getattr(self, f"_{request.method.lower()}")(request))
 
     def _get(self, request: Request) -> Object:

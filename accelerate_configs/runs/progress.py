@@ -78,7 +78,7 @@ class Seen:
     place: str
     """Where its files lie, for a person."""
     made: Sequence[str]
-    """Which of OUTCOMES are there."""
+    """Which of OUTCOMES are there; words for a person where that cannot be seen."""
     finished: bool
     look: str
     """What to type to look at the report."""

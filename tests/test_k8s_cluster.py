@@ -1,0 +1,479 @@
+"""What a cluster and the people on it do to the verbs, with the real kubectl: a kuberc, two at once, Jobs that are
+gone, queues, roles that may not look, servers that hang."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_server import KUEUE, RESOURCES, Refused, forbidden
+from kube import IMAGE, Cluster, Done
+
+from k8s.kubectl import Kubectl
+
+JOB = "gemma-3-4b-it-mine"
+MAKE = "TO=k8s RUN=mine"
+SLOW = pytest.mark.slow
+
+
+@pytest.fixture
+def cluster(checkout: Path, tmp_path: Path) -> Iterator[Cluster]:
+    with Cluster.started(checkout, tmp_path / "cluster") as started:
+        yield started
+
+
+def submitted(cluster: Cluster, *argv: str) -> None:
+    done = cluster.k8s("submit", *IMAGE, "--run", "mine", *argv)
+    assert done.returncode == 0, done.stderr
+
+
+def both(cluster: Cluster, *commands: tuple[str, ...]) -> list[Done]:
+    """The results of commands that run at the same time, each in a process of its own."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "k8s", *words],
+            cwd=cluster.checkout,
+            env=cluster.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for words in commands
+    ]
+    said = [process.communicate() for process in started]
+    return [Done(one.args, one.returncode, *texts) for one, texts in zip(started, said, strict=True)]
+
+
+KUBERC = """
+apiVersion: kubectl.config.k8s.io/v1beta1
+kind: Preference
+defaults:
+- command: delete
+  options: [{name: interactive, default: "true"}]
+- command: logs
+  options: [{name: timestamps, default: "true"}]
+- command: create
+  options: [{name: dry-run, default: client}]
+- command: get
+  options: [{name: output, default: name}]
+"""
+
+
+def test_what_a_persons_kuberc_says_changes_nothing(cluster: Cluster) -> None:
+    """With it kubectl would ask before it deletes, take no answer for no, and end with 0."""
+    (cluster.home / ".kube").mkdir(exist_ok=True)
+    (cluster.home / ".kube" / "kuberc").write_text(KUBERC)
+    submitted(cluster)
+    cluster.pod(JOB, "p", "step  2/20  loss 0.5\n", phase="Failed")
+    cluster.end(JOB, "Failed")
+    assert cluster.kubectl("logs", "p").stdout.startswith("2026-")  # the kuberc is read
+    assert cluster.kubectl("delete", "job", JOB).returncode == 0 and JOB in cluster.objects("jobs")
+    assert cluster.k8s("logs").stdout == "step  2/20  loss 0.5\n"
+    del cluster.objects("jobs")[JOB]["status"]
+    del cluster.server.objects["pods", "default", "p"]
+    done = cluster.k8s("cancel")
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"cancelled job {JOB} of run mine; make resume {MAKE} starts it again\n",
+    )
+    assert cluster.objects("jobs") == {}
+
+
+def test_a_cancel_that_deletes_nothing_does_not_say_cancelled(cluster: Cluster) -> None:
+    """Whatever stands in kubectl's place and declines with 0."""
+    submitted(cluster)
+    real = (cluster.bin / "kubectl").resolve()
+    (cluster.bin / "kubectl").unlink()
+    (cluster.bin / "kubectl").write_text(f'#!/bin/sh\ncase "$*" in *delete*) exit 0;; esac\nexec "{real}" "$@"\n')
+    (cluster.bin / "kubectl").chmod(0o755)
+    done = cluster.k8s("cancel")
+    assert (done.returncode, done.stdout) == (1, "")
+    said = f"trainyard: kubectl delete did not say that it deleted job {JOB}: make status {MAKE} shows what is there\n"
+    assert done.stderr.endswith(said)
+    assert f"job    {JOB} PENDING" in cluster.k8s("status", "--run", "mine").stdout
+
+
+@pytest.mark.slow
+def test_a_cancel_that_the_server_refuses_says_what_it_did_cancel(cluster: Cluster) -> None:
+    assert cluster.k8s("sweep", *IMAGE, "--grid", "LORA=low,high", "--run", "first").returncode == 0
+    cluster.server.refusals["DELETE jobs gemma-3-4b-it-first-1"] = forbidden("delete", "jobs")
+    done = cluster.k8s("cancel", "--run", "first")
+    assert (done.returncode, done.stdout) == (
+        1,
+        "cancelled 1 job of sweep first; make resume TO=k8s RUN=first starts them again\n",
+    )
+    assert 'cannot delete resource "jobs"' in done.stderr
+    assert list(cluster.objects("jobs")) == ["gemma-3-4b-it-first-1"]
+
+
+def test_two_submits_of_a_name_at_once_make_one_run_and_the_other_does_no_harm(cluster: Cluster) -> None:
+    """Both have asked for the rehearsal before either creates anything."""
+    cluster.server.hooks["POST jobs (dry run)"] = threading.Barrier(2, timeout=60).wait
+    limits = ("1h", "2h")
+    done = both(cluster, *(("submit", *IMAGE, "--run", "mine", "--time", limit) for limit in limits))
+    assert sorted(one.returncode for one in done) == [0, 78], [one.stderr for one in done]
+    (won,) = [limit for one, limit in zip(done, limits, strict=True) if one.returncode == 0]
+    (lost,) = [one for one in done if one.returncode]
+    said = "RUN=mine exists in this namespace: give another RUN, or none for a new one"
+    assert lost.stderr.splitlines()[-1] == f"trainyard: {said}"
+    (job,), (config_map,) = cluster.objects("jobs").values(), cluster.objects("configmaps").values()
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert {"name": "TRAINYARD_TIME_LIMIT_S", "value": str(int(won[0]) * 3600)} in container["env"]
+    assert json.loads(config_map["data"]["run.json"])["spec"]["time_limit_min"] == int(won[0]) * 60
+
+
+@pytest.mark.slow
+def test_two_sweeps_of_a_name_at_once_make_one_whole_sweep(cluster: Cluster) -> None:
+    cluster.server.hooks["POST jobs (dry run)"] = threading.Barrier(2, timeout=60).wait
+    grids = ("LORA=low,high", "LEARNING_RATE=1e-4,2e-4")
+    done = both(cluster, *(("sweep", *IMAGE, "--grid", grid, "--run", "first") for grid in grids))
+    assert sorted(one.returncode for one in done) == [0, 78], [one.stderr for one in done]
+    for kind in ("jobs", "configmaps"):
+        assert sorted(cluster.objects(kind)) == ["gemma-3-4b-it-first-0", "gemma-3-4b-it-first-1"]
+
+
+@pytest.mark.parametrize("when", [pytest.param("before", marks=SLOW), "after the rehearsal"])
+@pytest.mark.parametrize("kind", ["jobs", *(pytest.param(k, marks=SLOW) for k in ("services", "configmaps"))])
+def test_what_somebody_else_has_under_the_name_stays_as_it_was(kind: str, when: str, cluster: Cluster) -> None:
+    def appear() -> None:
+        cluster.put(kind, JOB, {"metadata": {"labels": {"owner": "ada"}}, "spec": {"template": {}}})
+
+    cluster.put("persistentvolumeclaims", "trainyard", {"spec": {"accessModes": ["ReadWriteMany"]}})
+    if when == "before":
+        appear()
+    else:
+        cluster.server.hooks["POST configmaps"] = appear
+    done = cluster.k8s("submit", *IMAGE, "--run", "mine", "--gpus", "1", "--nodes", "2")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.endswith("RUN=mine exists in this namespace: give another RUN, or none for a new one\n")
+    left = {k: list(cluster.objects(k)) for k in ("jobs", "services", "configmaps") if cluster.objects(k)}
+    assert left == {kind: [JOB]}
+    assert cluster.objects(kind)[JOB]["metadata"]["labels"] == {"owner": "ada"}
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_answer_in_the_middle_leaves_the_run_where_the_verbs_find_it(cluster: Cluster) -> None:
+    """The Job may have been made: without its ConfigMap nobody would know it."""
+    cluster.server.refusals["POST jobs"] = Refused(504, "Timeout", "the request did not complete in time")
+    done = cluster.k8s("submit", *IMAGE, "--run", "mine")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith("how much of run mine is there, make status and make cancel say\n")
+    assert list(cluster.objects("configmaps")) == [JOB]
+
+
+@pytest.mark.slow
+def test_two_resumes_at_once_start_one_job(cluster: Cluster) -> None:
+    submitted(cluster)
+    assert cluster.k8s("cancel").returncode == 0
+    cluster.server.hooks["POST jobs (dry run)"] = threading.Barrier(2, timeout=60).wait
+    done = both(cluster, ("resume", "--run", "mine"), ("resume", "--run", "mine", "--time", "2h"))
+    assert sorted(one.returncode for one in done) == [0, 1], [one.stderr for one in done]
+    (lost,) = [one for one in done if one.returncode]
+    said = "somebody else changes run mine at this moment, nothing is resumed"
+    assert lost.stderr.splitlines()[-1] == f"trainyard: {said}"
+    assert list(cluster.objects("jobs")) == [f"{JOB}--2"]
+    record = json.loads(cluster.objects("configmaps")[JOB]["data"]["run.json"])
+    assert record["job_ids"] == [JOB, f"{JOB}--2"]
+
+
+@pytest.mark.slow
+def test_a_resume_that_comes_while_another_is_starting_the_job_waits(cluster: Cluster) -> None:
+    """The first has written its job down and not made it yet."""
+    submitted(cluster)
+    cluster.k8s("cancel")
+    second: list[Done] = []
+    cluster.server.hooks["POST jobs"] = lambda: second.append(cluster.k8s("resume", "--run", "mine"))
+    first = both(cluster, ("resume", "--run", "mine"))[0]
+    assert (first.returncode, second[0].returncode) == (0, 78)
+    assert f"job {JOB}--2 of run mine was asked for at 20" in second[0].stderr
+    assert "somebody may be starting it now; if not, try again in 30 seconds" in second[0].stderr
+    assert list(cluster.objects("jobs")) == [f"{JOB}--2"]
+
+
+@pytest.mark.slow
+def test_a_resume_that_the_cluster_refuses_leaves_the_run_as_it_was(cluster: Cluster) -> None:
+    submitted(cluster)
+    cluster.k8s("cancel")
+    before = cluster.objects("configmaps")[JOB]["data"]
+    cluster.server.refusals["POST jobs"] = forbidden("create", "jobs")
+    done = cluster.k8s("resume", "--run", "mine")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert 'cannot create resource "jobs"' in done.stderr
+    assert (cluster.objects("jobs"), cluster.objects("configmaps")[JOB]["data"]) == ({}, before)
+    cluster.server.refusals.clear()
+    assert cluster.k8s("resume", "--run", "mine").returncode == 0
+
+
+SEEN_BY = [
+    ("status", "--run", "mine"),
+    *(pytest.param(argv, marks=SLOW) for argv in (("list",), ("logs",), ("cancel",))),
+]
+
+
+@pytest.mark.parametrize("argv", SEEN_BY)
+def test_a_finished_run_stays_finished_when_its_job_is_gone(argv: tuple[str, ...], cluster: Cluster) -> None:
+    submitted(cluster)
+    cluster.pod(JOB, "p", "step 20/20  loss 0.1\n", phase="Succeeded")
+    cluster.end(JOB, "Complete")
+    assert cluster.k8s(*argv).returncode == 0
+    cluster.forget(JOB)
+    assert "ownerReferences" not in cluster.objects("configmaps")[JOB]["metadata"]
+    lines = cluster.k8s("status", "--run", "mine").stdout.splitlines()
+    assert lines[1] == f"job    {JOB} COMPLETED (at 2026-11-25T02:00:00Z, its Job is gone)"
+    assert lines[-2:] == [
+        "files  claim trainyard, runs/mine, adapter, report.html",
+        "next   mount the claim and open runs/mine/report.html",
+    ]
+    done = cluster.k8s("resume", "--run", "mine")
+    assert (done.returncode, done.stdout, cluster.objects("jobs")) == (78, "", {})
+    assert "run mine is finished (claim trainyard, runs/mine): make submit TO=k8s starts another" in done.stderr
+
+
+@pytest.mark.slow
+def test_how_a_run_failed_is_known_when_its_job_is_gone_and_it_can_be_resumed(cluster: Cluster) -> None:
+    submitted(cluster)
+    killed = {"exitCode": 137, "reason": "OOMKilled", "finishedAt": "2026-11-25T01:59:00Z"}
+    earlier = {"exitCode": 1, "reason": "Error", "finishedAt": "2026-11-25T01:00:00Z"}
+    for name, ended in (("p0", earlier), ("p1", killed)):
+        cluster.pod(JOB, name, "", phase="Failed", containerStatuses=[{"state": {"terminated": ended}}])
+    cluster.end(JOB, "Failed", "BackoffLimitExceeded")
+    why = "BackoffLimitExceeded, OOMKilled"
+    assert f"job    {JOB} FAILED ({why}, exit code 137)\n" in cluster.k8s("status").stdout
+    cluster.forget(JOB)
+    gone = f"job    {JOB} FAILED ({why}, at 2026-11-25T02:00:00Z, its Job is gone, exit code 137)"
+    assert cluster.k8s("status").stdout.splitlines()[1] == gone
+    assert cluster.k8s("resume", "--run", "mine").returncode == 0
+    cluster.end(f"{JOB}--2", "Complete")
+    cluster.k8s("status")
+    cluster.forget(f"{JOB}--2")
+    assert cluster.k8s("status").stdout.splitlines()[1:3] == [
+        gone,
+        f"       {JOB}--2 COMPLETED (at 2026-11-25T02:00:00Z, its Job is gone)".replace("      ", "job   ", 1),
+    ]
+    assert cluster.k8s("resume", "--run", "mine").returncode == 78
+
+
+@pytest.mark.slow
+def test_a_wrong_request_is_told_from_the_peers_that_were_stopped_for_it(cluster: Cluster) -> None:
+    cluster.put("persistentvolumeclaims", "trainyard", {"spec": {"accessModes": ["ReadWriteMany"]}})
+    submitted(cluster, "--gpus", "1", "--nodes", "2")
+    for index, (code, at) in enumerate(((78, "01"), (137, "02"))):
+        ended = {"exitCode": code, "reason": "Error", "finishedAt": f"2026-11-25T00:00:{at}Z"}
+        states = [{"state": {"terminated": ended}}]
+        cluster.pod(JOB, f"p{index}", "", phase="Failed", index=str(index), containerStatuses=states)
+    said = "Container trainer for pod default/p0 failed with exit code 78 matching FailJob rule at index 2"
+    cluster.end(JOB, "Failed", "PodFailurePolicy", said)
+    lines = cluster.k8s("status").stdout.splitlines()
+    assert lines[1] == f"job    {JOB} FAILED (PodFailurePolicy, exit code 78)"
+    assert lines[-1].endswith("(the request is wrong: it says how), then make submit with another")
+
+
+def test_a_run_whose_end_nobody_saw_is_said_to_be_that(cluster: Cluster) -> None:
+    submitted(cluster)
+    cluster.forget(JOB)
+    said = cluster.k8s("status").stdout
+    assert f"job    {JOB} GONE (deleted, and nobody saw how it ended)\n" in said
+    assert "files  claim trainyard, runs/mine, an adapter perhaps: only the claim can tell\n" in said
+    cluster.objects("configmaps")[JOB]["data"]["resumed"] = "no time"  # people edit ConfigMaps
+    done = cluster.k8s("resume", "--run", "mine")
+    assert (done.returncode, f"job {JOB} of run mine is GONE" in done.stderr) == (0, True)
+
+
+@pytest.mark.slow
+def test_a_role_that_may_not_write_sees_all_the_same(cluster: Cluster) -> None:
+    submitted(cluster)
+    cluster.end(JOB, "Complete")
+    cluster.server.refusals["PUT configmaps"] = forbidden("update", "configmaps")
+    done = cluster.k8s("status", "--run", "mine")
+    assert (done.returncode, "COMPLETED" in done.stdout, done.stderr.count("\n")) == (0, True, 1)
+    assert done.stderr.startswith("trainyard: how a run ended could not be kept, so it is known only until its Job is")
+    assert 'cannot update resource "configmaps"' in done.stderr
+
+
+@pytest.mark.slow
+def test_a_sweeps_ends_are_kept_in_one_call_and_once(cluster: Cluster) -> None:
+    assert cluster.k8s("sweep", *IMAGE, "--grid", "LORA=low,high", "--run", "first").returncode == 0
+    names = [f"gemma-3-4b-it-first-{i}" for i in range(2)]
+    for name in names:
+        cluster.end(name, "Complete")
+    cluster.server.requests.clear()
+    cluster.k8s("status", "--run", "first")
+    cluster.k8s("status", "--run", "first")
+    assert cluster.requests() == [f"PUT configmaps {name}" for name in names]
+    for name in names:
+        cluster.forget(name)
+    rows = [line.split() for line in cluster.k8s("list").stdout.splitlines()[1:]]
+    assert [row[0::2] for row in rows] == [[f"first-{i}", "COMPLETED", "yes"] for i in (1, 0)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["no json", "[]", '{"a": 1}', '{"a": {"state": 1}}', '{"a": {"at": "x", "b": "y"}}'])
+def test_ends_in_strange_hands_are_one_line(text: str, cluster: Cluster) -> None:
+    submitted(cluster)
+    cluster.objects("configmaps")[JOB]["data"]["ends.json"] = text
+    done = cluster.k8s("status", "--run", "mine")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
+    assert done.stderr.startswith(f"trainyard: ConfigMap {JOB}: ")
+    assert "BROKEN" in cluster.k8s("list").stdout
+
+
+def with_queues(cluster: Cluster, **queues: dict[str, Any]) -> None:
+    cluster.server.resources = (*RESOURCES, *KUEUE)
+    for name, content in queues.items():
+        cluster.put("localqueues", name, content)
+
+
+@pytest.mark.parametrize("verb", ["check", pytest.param("submit", marks=SLOW)])
+def test_a_queue_is_looked_up_before_anything_is_made(verb: str, cluster: Cluster) -> None:
+    def refused(*argv: str) -> str:
+        done = cluster.k8s(verb, *IMAGE, *argv)
+        assert (done.returncode, done.stdout, cluster.objects("configmaps")) == (78, "", {})
+        return done.stderr.removeprefix("trainyard: nothing in the manifest").rpartition("trainyard: ")[2]
+
+    assert refused("--queue", "team-a") == (
+        "QUEUE=team-a: this cluster has no Kueue (localqueues.kueue.x-k8s.io), so nothing would queue the job: "
+        "leave QUEUE out\n"
+    )
+    with_queues(cluster)
+    assert refused("--queue", "team-a").startswith("QUEUE=team-a: no such queue in the namespace: there is none")
+    with_queues(cluster, **{"team-a": {}, "night": {}})
+    said = "QUEUE=team-b: no such queue in the namespace, did you mean team-a? known are night, team-a\n"
+    assert refused("--queue", "team-b") == said
+    (cluster.checkout / "k8s" / "site.yaml").write_text("queue: nihgt\n")
+    assert "QUEUE=nihgt: no such queue in the namespace, did you mean night?" in refused()
+    assert cluster.k8s(verb, *IMAGE, "--queue", "night", "--run", "mine").returncode == 0
+
+
+def test_a_queue_that_one_may_not_look_up_is_no_obstacle_and_said(cluster: Cluster) -> None:
+    with_queues(cluster)
+    cluster.server.refusals["GET localqueues"] = forbidden("get", "localqueues")
+    done = cluster.k8s("submit", *IMAGE, "--queue", "team-a", "--run", "mine")
+    assert done.returncode == 0
+    said = "QUEUE=team-a could not be looked up, your role may not: if it is not there, the job waits for ever\n"
+    assert f"trainyard: {said}" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_queue_that_takes_no_jobs_is_said(cluster: Cluster) -> None:
+    idle = {"type": "Active", "status": "False", "reason": "ClusterQueueDoesNotExist", "message": "no cluster queue x"}
+    with_queues(cluster, night={"status": {"conditions": [idle]}})
+    done = cluster.k8s("check", *IMAGE, "--queue", "night")
+    assert done.returncode == 0
+    said = "QUEUE=night takes no jobs now (ClusterQueueDoesNotExist: no cluster queue x): the job waits until it does"
+    assert f"trainyard: {said}\n" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_resumed_run_is_not_sent_to_a_queue_that_is_not_there(cluster: Cluster) -> None:
+    submitted(cluster)
+    cluster.k8s("cancel")
+    with_queues(cluster, night={})
+    done = cluster.k8s("resume", "--run", "mine", "--queue", "nigth")
+    assert (done.returncode, cluster.objects("jobs")) == (78, {})
+    assert "QUEUE=nigth: no such queue in the namespace, did you mean night?" in done.stderr
+
+
+def test_a_namespace_that_is_not_there_is_said_to_be_that(cluster: Cluster) -> None:
+    for verb in ("check", "submit"):
+        done = cluster.k8s(verb, *IMAGE, "--namespace", "visoin")
+        assert (done.returncode, done.stdout) == (78, "")
+        said = "NAMESPACE=visoin: the cluster has no such namespace: kubectl get namespaces lists them\n"
+        assert done.stderr == f"trainyard: {said}"
+
+
+@pytest.mark.slow
+def test_a_log_that_one_may_not_read_is_said(cluster: Cluster) -> None:
+    submitted(cluster)
+    cluster.pod(JOB, "p", "step  2/20  loss 0.5\n")
+    cluster.server.refusals["GET pods/log"] = forbidden("get", "pods/log")
+    said = 'said   trainyard: kubectl logs failed: Error from server (Forbidden): pods/log is forbidden: User "ada"'
+    assert said in cluster.k8s("status", "--run", "mine").stdout
+
+
+@pytest.mark.slow
+def test_a_refusal_with_a_whole_pod_in_it_is_cut(cluster: Cluster) -> None:
+    cause = {"field": "spec.template", "message": f"Invalid value: {'x' * 16_000}: field is immutable"}
+    said = f'Job.batch "{JOB}" is invalid: {cause["field"]}: {cause["message"]}'
+    details = {"name": JOB, "group": "batch", "kind": "Job", "causes": [cause]}
+    cluster.server.refusals["POST jobs"] = Refused(422, "Invalid", said, **details)
+    done = cluster.k8s("submit", *IMAGE, "--run", "mine")
+    (line,) = [line for line in done.stderr.splitlines() if "kubectl create failed" in line]
+    assert len(line) < 700
+    assert line.endswith("xxx: field is immutable") and "Invalid value: xxx" in line
+    assert cluster.objects("configmaps") == {}
+
+
+@pytest.mark.slow
+def test_a_missing_credential_plugin_is_said_once(cluster: Cluster) -> None:
+    kubeconfig = Path(cluster.environ["KUBECONFIG"])
+    config = json.loads(kubeconfig.read_text())
+    plugin = {"apiVersion": "client.authentication.k8s.io/v1", "command": "no-such-login", "interactiveMode": "Never"}
+    config["users"][0]["user"] = {"exec": plugin}
+    config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
+    kubeconfig.write_text(json.dumps(config))
+    done = cluster.k8s("list")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    words = "Unable to connect to the server: getting credentials: exec: executable no-such-login not found"
+    assert done.stderr.startswith(f"trainyard: kubectl get failed: {words}")
+    assert done.stderr.count("no-such-login") == 1
+
+
+@pytest.mark.slow
+def test_a_kubectl_without_credentials_is_said_to_be_that(cluster: Cluster) -> None:
+    """It asks for a user name, takes what it is given for one, and says `EOF`."""
+    kubeconfig = Path(cluster.environ["KUBECONFIG"])
+    config = json.loads(kubeconfig.read_text())
+    config["users"][0]["user"] = {}
+    config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
+    kubeconfig.write_text(json.dumps(config))
+    for argv in (("list",), ("submit", *IMAGE)):
+        done = cluster.k8s(*argv)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert "it has no credentials for this cluster and asks for a user name: log in" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_server_that_hangs_is_not_waited_for(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted(cluster)
+    cluster.server.hooks["GET configmaps"] = lambda: time.sleep(3)
+    monkeypatch.setattr("k8s.kubectl.READ_S", 1)
+    began = time.monotonic()
+    done = cluster.k8s("list")
+    assert time.monotonic() - began < 2.5
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("trainyard: kubectl get failed: ")
+
+
+def test_every_call_has_a_timeout_but_the_log_that_is_followed(cluster: Cluster) -> None:
+    kubectl = Kubectl(environ=cluster.environ, namespace="vision")
+    commands = [kubectl.command("get", "jobs"), kubectl.command("create"), kubectl.command("logs", endless=True)]
+    assert [command[1:4] for command in commands] == [
+        ["--namespace", "vision", f"--request-timeout={limit}s"] for limit in (10, 30, 0)
+    ]
+
+
+@pytest.mark.slow
+def test_a_log_is_followed_to_the_end_of_its_pod(cluster: Cluster) -> None:
+    submitted(cluster)
+    cluster.pod(JOB, "p", "step  1/20\n")
+
+    def go_on() -> None:
+        time.sleep(0.5)
+        cluster.server.logs["default", "p"] += "step 20/20\n"
+        time.sleep(0.2)
+        cluster.objects("pods")["p"]["status"]["phase"] = "Succeeded"
+        cluster.end(JOB, "Complete")
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    done = cluster.k8s("logs", "--run", "mine")
+    thread.join()
+    assert done.stdout == "step  1/20\nstep 20/20\n"
+    assert done.stderr == f"trainyard: job {JOB} COMPLETED\n"
