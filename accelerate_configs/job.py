@@ -163,6 +163,8 @@ class JobSpec:
     supervised_tokens: int = 128
     """Tokens a sample that the loss is computed on."""
     images_per_sample: int = 1
+    evaluates: bool = True
+    """Whether records are held out to score and answer."""
     measured_with: str | None = None
     """Label of the candidate that `find-batch-size` tried with these very data; None: nobody tried."""
     measured_batch: int = 0
@@ -216,6 +218,12 @@ class Estimate:
     """(name, bytes) of everything alive at the peak of an optimizer step, in a fixed order."""
     load_peak_bytes: int
     """The most that is alive while the model is being loaded."""
+    evaluation: tuple[tuple[str, int], ...] = ()
+    """(name, bytes) of everything alive at the peak of an evaluation of one sequence at a time; empty without any."""
+
+    @property
+    def evaluation_bytes(self) -> int:
+        return sum(size for _, size in self.evaluation)
 
     @property
     def step_bytes(self) -> int:
@@ -223,7 +231,7 @@ class Estimate:
 
     @property
     def peak_bytes(self) -> int:
-        return max(self.step_bytes, self.load_peak_bytes)
+        return max(self.step_bytes, self.load_peak_bytes, self.evaluation_bytes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -287,6 +295,8 @@ class Plan:
         ):
             entry["label"] = candidate.label
             entry["estimate"]["items"] = dict(candidate.estimate.items)
+            entry["estimate"]["evaluation"] = dict(candidate.estimate.evaluation)
+            entry["estimate"]["evaluation_bytes"] = candidate.estimate.evaluation_bytes
             entry["estimate"]["step_bytes"] = candidate.estimate.step_bytes
             entry["estimate"]["peak_bytes"] = candidate.estimate.peak_bytes
         record["env"] = dict(self.env)

@@ -88,12 +88,14 @@ def _candidates(plan: Plan) -> str:
     labels = [c.label.replace(" + ", "\n+ ").split("\n") for c in plan.candidates]
     head = [list(row) for row in zip_longest([unit], *labels, fillvalue="")]
     batches = [f"{c.micro_batch_size} x {c.gradient_accumulation_steps}" for c in plan.candidates]
+    evaluation = [c.estimate.evaluation_bytes for c in plan.candidates]
     rows = [
         *head,
         ["micro-batch x accumulation", *batches],
         *([name, *(gib(column[name]) if column[name] else "-" for column in columns)] for name in items),
         ["peak of a step", *(gib(c.estimate.step_bytes) for c in plan.candidates)],
         ["peak while loading", *(gib(c.estimate.load_peak_bytes) for c in plan.candidates)],
+        *([["peak of an evaluation", *(gib(size) for size in evaluation)]] if any(evaluation) else []),
         ["verdict", *(c.reason for c in plan.candidates)],
     ]
     first = len(head)

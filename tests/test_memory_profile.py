@@ -31,7 +31,7 @@ def test_stages_are_measured_on_the_longest_record(tmp_path: Path, tiny_model: P
     assert ended.codes == (0,), ended.output
     report = json.loads(ended.output[ended.output.index("{\n") :])
     stages = report["stages"]
-    assert [s["name"] for s in stages] == ["baseline", "model loaded", "LoRA", "first step", "peak"]
+    assert [s["name"] for s in stages] == ["baseline", "model loaded", "LoRA", "first step", "evaluation", "peak"]
     peaks = [s["peak_bytes"] for s in stages]
     assert peaks == sorted(peaks) and peaks[0] < peaks[-1] and stages[-1]["bytes"] == peaks[-1]
     predicted = [s["predicted_bytes"] for s in stages]

@@ -155,6 +155,29 @@ def test_the_rows_are_those_that_are_free_where_the_model_is(
     assert max(seen.sequences) == sequences and len(answers) == len(records)
 
 
+@pytest.mark.parametrize("family", ["tiny_model", "tiny_qwen"])
+def test_what_a_record_costs_is_read_off_its_tensors_and_the_model(
+    family: str, records: Sequence[Record], request: pytest.FixtureRequest
+) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    from trainer.model.base import load_processor
+
+    folder = request.getfixturevalue(family)
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    example = generation.encode(load_processor(str(folder)), records[0], [70, 71])
+    sizes, asked = memory.cost_of(model, example, 7, [2, 3])
+    worked_on: list[int] = []
+    tower = next(module for name, module in model.named_modules() if name.endswith(("vision_tower", "visual")))
+    layer = next(module for name, module in tower.named_modules() if name.endswith((".layers.0", "blocks.0")))
+    layer.register_forward_pre_hook(lambda _, given: worked_on.append(given[0].shape[:-1].numel()))
+    with torch.inference_mode():
+        cache = model(**example, use_cache=True).past_key_values
+    assert asked == Asked(tokens=example["input_ids"].shape[1], patches=worked_on[0], written=7, candidates=(2, 3))
+    held = sum(tensor.untyped_storage().nbytes() for layer in cache.layers for tensor in (layer.keys, layer.values))
+    assert sizes.kept(asked.tokens) == held
+
+
 def out_of_memory(model: Any, most: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Let more than `most` sequences at once run out of memory in the last layer; returns the sequences of each try."""
     layer, tries = model.base_model.language_model.layers[-1], []

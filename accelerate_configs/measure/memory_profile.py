@@ -1,6 +1,8 @@
-"""`python -m trainer profile-memory`: what two real steps take, stage by stage, beside what was predicted.
+"""`python -m trainer profile-memory`: what two real steps and an evaluation take, stage by stage, beside what was
+predicted.
 
-The steps are the trainer's own, on the record with the most tokens, repeated to a micro-batch. On a GPU torch's
+The steps are the trainer's own, on the record with the most tokens, repeated to a micro-batch; then it is scored and
+answered as a run does it, one sequence at a time. On a GPU torch's
 allocator is read; on the CPU the process's resident memory, which also holds Python and its libraries.
 """
 
@@ -8,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import resource
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from accelerate_configs.job import Estimate, JobSpec
 from accelerate_configs.memory.estimate import estimate
 from accelerate_configs.memory.shapes import resolve_shape
 from trainer.config import TrainConfig
-from trainer.data.records import Record, load_dataset
+from trainer.data.records import Dataset, Record, load_dataset
 from trainer.files import write_whole
 from trainer.flags import answer_help, build
 from trainer.node.start import join, prepare_libraries
@@ -32,8 +33,9 @@ from trainer.tracking.peak import MEASURED, Stage, read_stage
 
 USAGE = """usage: python -m trainer profile-memory [--name value ...] [--json]
 
-Loads the model and makes two optimizer steps on the longest record of the data, in this process alone, and prints
-what each stage takes beside the plan's prediction. Takes the settings of a run (python -m trainer config --help)."""
+Loads the model, makes two optimizer steps on the longest record of the data and evaluates it, in this process alone,
+and prints what each stage takes beside the plan's prediction. Takes the settings of a run (python -m trainer config
+--help)."""
 STEPS = 2
 LIMIT_ENV = "TRAINYARD_LIMIT_GIB"  # what one process may have, for those who ask what would fit
 LONGEST_ENV = "TRAINYARD_LONGEST_RECORD"  # a file for those who try several times on the same data
@@ -102,17 +104,12 @@ def set_limit(config: TrainConfig) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
 
 
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether it is memory that was lacking, here or further down: Python's, torch's, a CUDA library's."""
-    if error is None:
-        return False
-    lacking = r"OutOfMemoryError|out of memory|[Cc]an(no|')t allocate|ALLOC_FAILED|failed to map"
-    if LIMIT_ENV in os.environ:
-        lacking += "|can't start new thread"  # whose stack counts
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is memory that was lacking; with a limit, also a thread's, whose stack counts."""
+    from trainer.evaluation import memory
 
-    said = f"{type(error).__name__}: {error}"
-    found = isinstance(error, MemoryError) or re.search(lacking, said) is not None
-    return found or is_out_of_memory(error.__cause__ or error.__context__)
+    more = "|can't start new thread" if LIMIT_ENV in os.environ else ""
+    return memory.is_out_of_memory(error, memory.LACKING + more)
 
 
 def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
@@ -121,6 +118,8 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
     from transformers import TrainerCallback
 
     from trainer.data.examples import Encoder
+    from trainer.evaluation.heldout import hold_out
+    from trainer.evaluation.rows import Room
     from trainer.model import base as model
     from trainer.node.stop import Stop
     from trainer.training.checkpoint import CheckpointStore
@@ -131,7 +130,10 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
         os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "bf16")
     state = join(config)
     processor = model.load_processor(config.model)
-    longest, tokens, supervised = longest_record(config, processor)
+    dataset = load_dataset(config.data, eval_fraction=0, seed=config.seed, image_root=config.image_root)
+    longest, tokens, supervised = longest_record(config, processor, dataset)
+    one = replace(dataset, eval=(longest,))
+    measured = replace(hold_out(processor, one, config, lambda text: None), room=Room(most=1))
     stages = [read_stage("baseline", config)]
     base, anatomy = model.load_here(config, state)
     stages.append(read_stage("model loaded", config))
@@ -157,7 +159,8 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
         store=store, stop=stop, callbacks=[FirstStep()],
     )  # fmt: skip
     trainer.train_from(0)
-    stages.append(read_stage("peak", config))
+    measured.measure(trainer.model, trainer.accelerator, stop.check)
+    stages += [read_stage(name, config) for name in ("evaluation", "peak")]
     stages = most_of_all(gather_object([stages]))
     spec = WorstCase(
         model=config.model, shape=resolve_shape(config.model), data=config.data, project_dir=".", name="profile",
@@ -168,14 +171,13 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
     return stages, spec
 
 
-def longest_record(config: TrainConfig, processor: Any) -> tuple[Record, int, int]:
+def longest_record(config: TrainConfig, processor: Any, dataset: Dataset) -> tuple[Record, int, int]:
     """The training record that takes the most, its tokens, and those of its answer. Raises ConfigError.
 
     Where LONGEST_ENV names a file, what is found is left in it, and taken from there the next time.
     """
     from trainer.data.inspection import inspect_dataset
 
-    dataset = load_dataset(config.data, eval_fraction=0, seed=config.seed, image_root=config.image_root)
     note = Path(os.environ.get(LONGEST_ENV, ""))
     if note.is_file():
         place, tokens, supervised = json.loads(note.read_text(encoding="utf-8"))
@@ -213,10 +215,12 @@ def predict(spec: WorstCase, config: TrainConfig) -> Estimate:
 
 
 def predicted_at(predicted: Estimate, stage: str) -> int:
-    """What should be held at the end of a stage; after a step, everything that lives in one."""
+    """What should be held at the end of a stage; after a step, everything that lives in one, and after the evaluation
+    what either takes."""
     items = dict(predicted.items)
     if stage not in APPEARS:
-        return predicted.peak_bytes if stage == "peak" else sum(items.values())
+        later = {"evaluation": max(predicted.step_bytes, predicted.evaluation_bytes), "peak": predicted.peak_bytes}
+        return later.get(stage, predicted.step_bytes)
     until = list(APPEARS)[: list(APPEARS).index(stage) + 1]
     return sum(items[name] for each in until for name in APPEARS[each])
 

@@ -1,9 +1,10 @@
 """How much memory one GPU needs for a job: an itemised prediction in bytes, from sizes alone.
 
 Nothing is measured here and no torch is imported, so a login node can ask. Weights and training state are
-counts times widths. Of the moments of an optimizer step three compete for the same memory (the tower's
-forward, the head, the first backward of a layer); the largest is the step's peak, and what is not alive then
-is listed as 0.
+counts times widths. The peak is the largest of three: loading, a step, an evaluation. Saving is never: it adds to
+what stays between two steps no more than one weight of the adapter. Of the moments of an optimizer step three compete
+for the same memory (the tower's forward, the head, the first backward of a layer); the largest is the step's peak, and
+what is not alive then is listed as 0.
 
 The trainer's side of the bargain: sdpa attention, AdamW without temporaries (fused, or
 bitsandbytes'), the chunked head, ZERO3_SETTINGS under DeepSpeed.
@@ -19,6 +20,7 @@ from accelerate_configs.memory.activations import (
     tower_bytes,
     tower_layer_bytes,
 )
+from accelerate_configs.memory.evaluation import evaluation_items
 from trainer.config import ZERO3_SETTINGS, Optimizer
 from trainer.text import GIB
 
@@ -66,12 +68,18 @@ def estimate(
         "communication buckets": _buckets(spec, config),
         **_transient(spec, micro_batch_size, width=width, checkpointing=checkpointing, sharded=sharded),
     }
-    tensors["allocator rounding"] = _ceil(sum(tensors.values()) * ROUNDING_SHARE)
+    evaluation = evaluation_items(spec, tensors, width=width, sharded=sharded)
+    for items in filter(None, (tensors, evaluation)):
+        items["allocator rounding"] = _ceil(sum(items.values()) * ROUNDING_SHARE)
     # ZeRO-3 does not help here: the whole model is on each GPU before anything is sharded, put there by bitsandbytes,
     # or without 4 bits by DeepSpeed's engine: zero3_init_flag is false, so no weight is sharded as it is loaded.
     one_layer = spec.shape.linear_params // spec.shape.layers * width if spec.quantization == "nf4" else 0
     loading = _ceil((sum(whole.values()) + one_layer) * (1 + ROUNDING_SHARE)) + sum(fixed.values())
-    return Estimate(items=tuple({**tensors, **fixed}.items()), load_peak_bytes=loading)
+    return Estimate(
+        items=tuple({**tensors, **fixed}.items()),
+        load_peak_bytes=loading,
+        evaluation=tuple({**evaluation, **fixed}.items()) if evaluation else (),
+    )
 
 
 def processes_gib(spec: JobSpec) -> int:

@@ -62,7 +62,16 @@ def given_elsewhere(given: Mapping[str, str], project_dir: Path, environ: Mappin
         # accelerate's own spelling of the variable is a path.
         texts["CONFIG"], said["CONFIG"] = config.rpartition("/")[2].removesuffix(".yaml"), "ACCELERATE_CONFIG in .env"
     fields = {"lora_dropout": values["lora_dropout"]} if "lora_dropout" in sources else {}
+    fields["evaluates"] = _evaluates(
+        values, project_dir / expand_home(given.get("DATA") or texts.get("DATA", ""), environ)
+    )
     return Elsewhere(texts=texts, sources={name: said[name] for name in texts if name in said}, fields=fields)
+
+
+def _evaluates(values: Mapping[str, Any], data: Path) -> bool:
+    """Whether anything may be held out and measured; `data` may lie where only the job sees it."""
+    brings = not data.exists() or (data / "eval.jsonl").is_file()
+    return bool(values["eval_samples"] or values["score_samples"]) and bool(values["eval_fraction"] or brings)
 
 
 def _said(name: str, source: str) -> str:

@@ -138,7 +138,7 @@ def _reserve(size: int, device: Any) -> Sequence[Any]:
 def _half(rows: int, what: str, lacking: str, accelerator: Any) -> int:
     """Half of `rows`, said by the first process. Raises SickNode, in its words alone, for what has no half."""
     if rows == 1:
-        raise SickNode(_too_little(what, lacking) if accelerator.is_main_process else "")
+        raise SickNode(_too_little(what, lacking) if accelerator.is_main_process else "") from MemoryError(lacking)
     if accelerator.is_main_process:
         say([f"{what}: memory ran out with {rows} sequences at once, {rows // 2} from now on"])
     return rows // 2

@@ -114,8 +114,10 @@ def save_weights(folder: Path, trainer: Any) -> None:
     if accelerator.distributed_type.value == "DEEPSPEED":
         from deepspeed.utils import safe_get_full_fp32_param
 
-        # The parameters themselves are bf16 there; the optimizer keeps the fp32 masters.
-        weights = {name: safe_get_full_fp32_param(p) for name, p in weights.items()}
+        # The parameters themselves are bf16 there; the optimizer keeps the fp32 masters. One is gathered at a time.
+        for name, p in weights.items():
+            whole = safe_get_full_fp32_param(p)
+            weights[name] = whole.cpu() if accelerator.is_main_process else None
     if accelerator.is_main_process:
         model.save_pretrained(without_links(folder), state_dict=weights)
 
