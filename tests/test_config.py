@@ -19,7 +19,7 @@ from accelerate_configs.request.site import Site
 from accelerate_configs.request.variables import BY_NAME, resolve
 from trainer.__main__ import main
 from trainer.config import KNOBS, LORA_PRESETS, TrainConfig
-from trainer.flags import convert, field_help, help_table, word
+from trainer.flags import convert, field_help, help_table, options, word
 from trainer.outcome import ConfigError
 from trainer.settings import PLANNED, Settings, resolve_settings, usage
 from trainer.spellings import ENVIRONMENT, NEEDLESS, OURS, RENAMED, REWORDED
@@ -189,7 +189,9 @@ def test_a_wrong_flag_is_refused_in_one_line(argv: list[str], message: str) -> N
         ("seed: 1_000", "{path}: seed takes a whole number from 0 to 4294967295, got '1_000'"),
         ("seed: !!timestamp 2024-13-41", "{path} is not YAML: month must be in 1..12"),
         ("seed: " + 500 * "[", "{path} is not YAML: maximum recursion depth exceeded"),
-        ("max_steps:", "{path}: max_steps takes a whole number from 1 to 10000000, got nothing"),
+        ("max_step:", f"{{path}}: unknown 'max_step', did you mean max_steps? known are {KNOWN}"),
+        ("max_steps: ''", "{path}: max_steps takes a whole number from 1 to 10000000, got ''"),
+        ("max_steps: 'null'", "{path}: max_steps takes a whole number from 1 to 10000000, got 'null'"),
         ("seed: 1\nseed: 2", "{path} is not YAML: seed was given twice"),
         ("- seed", "{path} takes `name: value` on each line; see python -m trainer config --help"),
         ("seed: [", "{path} is not YAML: while parsing a flow node expected the node content, but found "
@@ -430,3 +432,11 @@ def test_a_yaml_file_trains_like_flags(tmp_path: Path, tiny_model: Path, walks: 
     config = json.loads((tmp_path / "run" / "metrics.json").read_text())["config"]
     assert (config["weight_decay"], config["warmup_fraction"], config["max_steps"]) == (0.5, 0.5, 1)
     assert f"trainyard: {path}: warmup_ratio=0.5 is warmup_fraction=0.5 here" in ended.output.splitlines()
+
+
+@pytest.mark.parametrize("nothing", ["", "~", "null", "NULL"])
+def test_a_setting_whose_value_is_null_is_not_given(nothing: str, tmp_path: Path) -> None:
+    names = (*options(TrainConfig), "lora", "lr", "report_to")
+    file = written(tmp_path, "".join(f"{name}: {nothing}\n" for name in names))
+    found, plain = resolve_settings(["--config", file], {}), resolve_settings([], {})
+    assert (found.values, found.sources, found.notices) == (plain.values, plain.sources, ())

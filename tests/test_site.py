@@ -22,6 +22,7 @@ from accelerate_configs.choose import choose
 from accelerate_configs.job import JobSpec
 from accelerate_configs.request.variables import BY_NAME, resolve
 from accelerate_configs.runs.recorded import read_spec
+from k8s import site as k8s_site
 from slurm.script import log_path, render
 from slurm.site import SITE_KEYS, find_site, with_gpu_type
 from slurm.submit import submit
@@ -212,6 +213,38 @@ def test_an_empty_site_changes_nothing(tmp_path: Path) -> None:
     assert request(tmp_path, "# nothing yet\n") == resolve({}, project_dir=ROOT, environ={})
 
 
+@pytest.mark.parametrize("nothing", ["", "~", "null", "Null", "NULL", "!!null x"])
+def test_a_key_whose_value_is_null_says_nothing(nothing: str, tmp_path: Path) -> None:
+    keys = [key for key in SITE_KEYS if key not in ("environment", "mem")]
+    text = "".join(f"{key}: {nothing}\n" for key in (*keys, "gpu_types"))
+    text += f"environment:\n  HF_HOME: {nothing}\n  NCCL_DEBUG: INFO\nmem: 40\n"
+    asked = request(tmp_path, text)
+    plain = resolve({"MEM": "40", "ENVIRONMENT": "NCCL_DEBUG=INFO"}, project_dir=ROOT, environ={})
+    assert replace(asked, site="", run_id="") == replace(plain, run_id="")
+    assert asked.site == "site.yaml: ENVIRONMENT, MEM"
+    assert request(tmp_path, f"environment:\n  HF_HOME: {nothing}\n") == resolve({}, project_dir=ROOT, environ={})
+
+
+@pytest.mark.parametrize("nothing", ["", "~", "null"])
+def test_a_null_says_nothing_on_kubernetes_either(nothing: str, tmp_path: Path) -> None:
+    keys = (*k8s_site.SITE_KEYS, *k8s_site.CLUSTER_KEYS, "gpu_types")
+    text = "".join(f"{key}: {nothing}\n" for key in keys if key not in ("tolerations", "node_selector", "volumes"))
+    text += f"tolerations:\n- key: gpu\n  value: {nothing}\n  operator: Exists\nnode_selector:\n  a: {nothing}\n"
+    text += f"volumes:\n- claim: c\n  mount: /x\n  read_only: {nothing}\n"
+    (tmp_path / "site.yaml").write_text(text)
+    site = k8s_site.find_site({"SITE": "site.yaml"}, tmp_path, {})
+    volume = k8s_site.Volume(claim="c", mount="/x", read_only=True)
+    found = k8s_site.Cluster(tolerations=({"key": "gpu", "operator": "Exists"},), volumes=(volume,))
+    assert (site.texts, site.gpu_gib, k8s_site.read_cluster(site, {})) == ({}, {}, found)
+
+
+@pytest.mark.parametrize("none", ["none", "None", "NONE"])
+def test_none_takes_back_what_the_site_says_however_it_is_spelled(none: str, tmp_path: Path) -> None:
+    text = "account: a\nmodules: [m]\nmail_type: END\nextra_flags: [--nice=1]\n"
+    asked = request(tmp_path, text, ACCOUNT=none, MODULES=none, MAIL_TYPE=none, EXTRA_FLAGS=none)
+    assert (asked.account, asked.modules, asked.mail_type, asked.extra_flags) == (None, (), None, ())
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -223,7 +256,11 @@ def test_an_empty_site_changes_nothing(tmp_path: Path) -> None:
         ("vram: 3", "site.yaml: unknown 'vram'"),
         ("setup: rm -rf /", "site.yaml: unknown 'setup'"),
         ("partition: x; reboot", "site.yaml: PARTITION='x; reboot': takes letters, digits and _.,-"),
-        ("partition:", "site.yaml: partition is empty: give a value, or remove the line"),
+        ("partition: ''", "site.yaml: partition is empty: give a value, or remove the line"),
+        ("partition: 'null'", "site.yaml: PARTITION='null': write none, or leave PARTITION out"),
+        ("modules: ['~']", "site.yaml: MODULES='~': write none, or leave MODULES out"),
+        ("modules: [a, null]", "site.yaml: modules: takes one value, or a list or mapping of values"),
+        ("partion:", "site.yaml: unknown 'partion', did you mean partition?"),
         ("partition: [[x]]", "site.yaml: partition: takes one value, or a list or mapping of values"),
         ("modules: [a, '']", "site.yaml: modules: holds an empty value: remove it"),
         ("modules: ['a;b']", "site.yaml: MODULES='a;b': takes modules with commas between"),

@@ -142,6 +142,20 @@ def test_what_cannot_be_planned_is_one_line(given: dict[str, str], said: str) ->
     assert str(caught.value).startswith(said) and str(caught.value).isprintable()
 
 
+def test_a_null_in_a_sweep_file_says_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    shipped = (PROJECT_DIR / "wandb_sweep.yaml").read_text()
+    file.write_text(shipped.replace("\nparameters:\n", "\ndescription:\nparameters:\n  lora_dropout: ~\n"))
+    assert file.read_text() != shipped
+    assert planned(SWEEP=str(file), RUN="s").config == planned(RUN="s").config
+
+
+def test_a_sweep_file_that_holds_itself_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text("method: &a [*a]\n")
+    with pytest.raises(ConfigError, match=r"^YAML: a value holds itself"):
+        planned(SWEEP=str(tmp_path / "sweep.yaml"))
+
+
 GOOD = yaml.safe_load((PROJECT_DIR / "wandb_sweep.yaml").read_text())
 
 

@@ -104,6 +104,8 @@ def read_layer(source: str, given: Mapping[str, object], notices: list[str]) -> 
     values: dict[str, Any] = {}
     names: dict[str, str] = {}
     for name, value in given.items():
+        if value is None and (OURS.get(name, name) in (*options(TrainConfig), LORA) or name in NEEDLESS):
+            continue
         text = str(value).lower()
         text = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(text, text)
         if name in NEEDLESS:
@@ -187,6 +189,24 @@ def load_yaml(path: Path, source: str, loader: type[OnceLoader] = OnceLoader) ->
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # of a tag's own reader, of nesting
         raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
     return {} if entry is None else entry
+
+
+def without_nulls(content: Any) -> Any:
+    """The same without the keys whose value is null, at any depth: such a key says nothing.
+
+    Raises:
+        ConfigError: something in it holds itself.
+    """
+    try:
+        return _without_nulls(content)
+    except RecursionError:
+        raise ConfigError("YAML: a value holds itself by its anchor") from None
+
+
+def _without_nulls(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_nulls(value) for key, value in content.items() if value is not None}
+    return [_without_nulls(part) for part in content] if isinstance(content, list) else content
 
 
 def read_yaml(path: Path, loader: type[OnceLoader] = AsTyped) -> dict[str, object]:

@@ -37,11 +37,18 @@ OURS: tuple[tuple[str, str], ...] = (
 )  # fmt: skip
 
 
+def is_none(name: str, text: str) -> bool:
+    """Whether it is `none`. Raises ConfigError for null and the like, which a template may have left."""
+    if text.lower() in ("null", "nil", "~"):
+        raise refuse(name, text, f"write none, or leave {name} out")
+    return text.lower() == "none"
+
+
 def or_none(parser: Parser) -> Parser:
     """`none` takes back what a site file says; everything else is the parser's."""
 
     def parse(name: str, text: str) -> object:
-        return None if text == "none" else parser(name, text)
+        return None if is_none(name, text) else parser(name, text)
 
     return parse
 
@@ -67,7 +74,7 @@ def mail_type(name: str, text: str) -> str:
 
 def modules(name: str, text: str) -> tuple[str, ...]:
     """Modules to load, in order; `none` for none."""
-    found = () if text == "none" else tuple(text.split(","))
+    found = () if is_none(name, text) else tuple(text.split(","))
     for part in found:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]{0,127}", part):
             raise refuse(name, text, "takes modules with commas between: cuda/12.4,python/3.11; or none")
@@ -76,7 +83,7 @@ def modules(name: str, text: str) -> tuple[str, ...]:
 
 def extra_flags(name: str, text: str) -> tuple[str, ...]:
     """Flags of sbatch as typed, each `--name` or `--name=value`; `none` for none."""
-    found = () if text == "none" else tuple(re.split(r"[ ,]+(?=--)", text))
+    found = () if is_none(name, text) else tuple(re.split(r"[ ,]+(?=--)", text))
     for part in found:
         flag, equals, value = part.partition("=")
         if flag not in SBATCH_FLAGS:
@@ -93,7 +100,7 @@ def extra_flags(name: str, text: str) -> tuple[str, ...]:
 
 def binds(name: str, text: str) -> tuple[str, ...]:
     """SOURCE, SOURCE:TARGET or either with :ro, as typed; `none` for none."""
-    found = () if text == "none" else tuple(text.split(","))
+    found = () if is_none(name, text) else tuple(text.split(","))
     for part in found:
         if not part.isprintable() or not re.fullmatch(r"/[^:]*(:/[^:]*)?(:r[ow])?", part):
             allowed = "absolute paths with commas between: /scratch,/big/sets:/sets:ro; or none"

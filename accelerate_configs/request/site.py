@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from accelerate_configs.request.values import GPU_GIB, NO_BF16, gib
 from trainer.outcome import ConfigError
-from trainer.settings import OnceLoader, load_yaml
+from trainer.settings import AsTyped, load_yaml, without_nulls
 from trainer.text import known_are, shown
 
 GPU_TYPES = "gpu_types"
@@ -35,11 +35,10 @@ class Site:
     """What is no variable, by key, as YAML without types; its backend checks it."""
 
 
-class AsTyped(OnceLoader):
-    """Leaves all scalars as they were typed: YAML's own reading makes 12:00:00 the number 43200."""
+class Plain(AsTyped):
+    """Knows no tags but null."""
 
-    yaml_implicit_resolvers: ClassVar = {}  # type: ignore[misc]
-    yaml_constructors: ClassVar = {}
+    yaml_constructors: ClassVar = {"tag:yaml.org,2002:null": AsTyped.construct_yaml_null}
 
 
 def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested: Sequence[str] = ()) -> Site:
@@ -53,15 +52,16 @@ def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested
     if not path.exists():
         raise ConfigError(f"SITE={source}: No such file or directory: make site drafts one, SITE=none does without")
     known = (*keys, GPU_TYPES, *nested)
-    content = load_yaml(path, source, AsTyped)
+    content = load_yaml(path, source, Plain)
     if not isinstance(content, dict):
         raise ConfigError(f"{source}: takes lines of `key: value`, keys are {', '.join(known)}")
     for key in content:
         if key not in known:
             raise ConfigError(f"{source}: unknown {shown(str(key))}{known_are(str(key), known)}")
+    content = without_nulls(content)
     gpu_gib = _gpu_types(source, content.pop(GPU_TYPES, {}))
     apart = {key: content.pop(key) for key in nested if key in content}
-    texts = {key.upper(): _text(source, key, value) for key, value in content.items()}
+    texts = {key.upper(): _text(source, key, value) for key, value in content.items() if value not in ({}, [])}
     for name, text in texts.items():
         if "{user}" in text and not user:
             raise ConfigError(f"{source}: {name.lower()} holds {{user}}, and USER is no name: set it")

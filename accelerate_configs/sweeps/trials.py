@@ -22,7 +22,7 @@ from accelerate_configs.sweeps.wandb_service import KEY, create_sweep, find_swee
 from trainer.config import LORA_PRESETS, TrainConfig
 from trainer.flags import convert
 from trainer.outcome import ConfigError
-from trainer.settings import OnceLoader, read_env_file, read_yaml
+from trainer.settings import OnceLoader, read_env_file, read_yaml, without_nulls
 from trainer.text import format_table, nearest, shown
 
 DEFAULT_SWEEP = "wandb_sweep.yaml"
@@ -53,7 +53,7 @@ def plan_sweep(
     source = str(asked.get("SWEEP", DEFAULT_SWEEP))
     path, config = None, {}
     if (project_dir / source).is_file():
-        config = dict(read_yaml(project_dir / source, OnceLoader))
+        config = without_nulls(read_yaml(project_dir / source, OnceLoader))
     elif re.fullmatch(r"([\w.-]+/){0,2}[\w-]+", source):
         path, config = find_sweep(source, service_environ(project_dir, environ))
     else:
