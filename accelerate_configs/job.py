@@ -118,7 +118,7 @@ class JobSpec:
     time_limit_min: int = 720
     runtime: str = "none"
     image: str | None = None
-    """Container image: a registry's reference, or a .sif or .sqsh file."""
+    """Container image: a registry's reference, a .sif or .sqsh file, or the folder of an unpacked one."""
     binds: tuple[str, ...] = ()
     """What containers also see, each as SOURCE[:TARGET][:ro]."""
     account: str | None = None
@@ -130,7 +130,7 @@ class JobSpec:
     mail_user: str | None = None
     mail_type: str | None = None
     gpu_flag: str = "gres"
-    """How Slurm is asked for GPUs: gres or gpus-per-node."""
+    """How Slurm is asked for GPUs: gres or gpus-per-node; none: for whole nodes, where it does not know their GPUs."""
     namespace: str | None = None
     queue: str | None = None
     """Kueue's local queue."""
@@ -148,6 +148,8 @@ class JobSpec:
     """Per node."""
     mem_gib: int = 32
     """Host memory per node."""
+    ask_mem: bool = True
+    """False: Slurm is not asked for it, where it does not track memory."""
 
     quantization: Quantization = "nf4"
     lora: str = "medium"

@@ -18,7 +18,7 @@ from accelerate_configs.local.image import CACHE_DIR, ENVIRONMENT, WORK_DIR
 from accelerate_configs.memory.hub import is_hub_id
 from accelerate_configs.request.elsewhere import told_by
 from accelerate_configs.request.secret import is_secret, refuse_secret
-from accelerate_configs.request.values import GPU_GIB
+from accelerate_configs.request.values import GPU_GIB, on_disk
 from accelerate_configs.request.variables import parse_given, resolve
 from k8s import manifest
 from k8s.pod import DEFAULT_CLAIM, GPU, least_mem_gib, mounted, places_to_write, shm_gib, writable
@@ -45,7 +45,7 @@ class Decided:
     def render(self, job_ids: Sequence[str] = ()) -> str:
         """The manifest. Raises ConfigError without an image, which a plan does not need."""
         image = self.plan.spec.image
-        if not image or image.endswith((".sif", ".sqsh")):
+        if not image or on_disk(image):
             said = f"IMAGE={image}: pods cannot run a file" if image else "no image"
             raise ConfigError(
                 f"{said}: IMAGE=registry/trainyard:tag, or image: in k8s/site.yaml; make image builds one"
@@ -84,6 +84,8 @@ def complete(spec: JobSpec, cluster: Cluster, project_dir: Path, *, hashed: bool
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         spec = replace(spec, run_id=f"{spec.name}-{digest}")
     plan = choose(spec)
+    if not spec.ask_mem:
+        raise ConfigError("MEM=none: a pod asks for its memory: leave MEM out, or give it in GiB")
     if spec.mem_gib < (least := least_mem_gib(plan)):
         shared = f"{shm_gib(plan)} GiB of /dev/shm count into it"
         raise ConfigError(f"MEM={spec.mem_gib}: a pod of this run needs {least} GiB ({shared}): try MEM={least}")

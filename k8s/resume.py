@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from accelerate_configs.request.variables import BY_NAME, parse_given
+from accelerate_configs.request.variables import job_fields, parse_given
 from accelerate_configs.runs import cli
 from accelerate_configs.runs.progress import GONE
 from k8s.jobs import COMPLETED, ENDS_KEY, ends_text, is_live
@@ -98,12 +98,12 @@ def _seconds_since(stamp: str) -> float:
 
 def _plan_again(left: Sequence[Run], given: Given, environ: Given, project_dir: Path) -> list[Decided]:
     anew = parse_given({name: text for name, text in given.items() if name in CHANGES})
-    changes = {str(BY_NAME[name].field): value for name, value in anew.items()}
+    changes = job_fields(anew)
     site = find_site(given, project_dir, environ)
     again = []
     for run in left:
         cluster = read_cluster(site, {"PVC": run.spec.pvc or DEFAULT_CLAIM})
-        again.append(complete(replace(run.spec, **changes), cluster, project_dir))  # type: ignore[arg-type]
+        again.append(complete(replace(run.spec, **changes), cluster, project_dir))
     return again
 
 

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate_configs.job import Plan
@@ -53,14 +54,13 @@ def render(given: dict[str, str], environ: Mapping[str, str]) -> int:
 def _checked_plan(given: dict[str, str], environ: Mapping[str, str]) -> Plan:
     """The plan of a new run, after everything that can be refused before it is queued."""
     from accelerate_configs.request.planned import check_planned
-    from slurm.nodes import refuse_what_cannot_run
+    from slurm.fit import fit
     from slurm.submit import check
 
     decided = _plan(given, environ, run_suffix=cli.fresh_suffix())
     check(decided, environ)
     check_planned(decided)
-    refuse_what_cannot_run(decided.spec, environ)
-    return decided
+    return fit([decided], environ)[0]
 
 
 def ready(given: dict[str, str], environ: Mapping[str, str]) -> int:
@@ -72,13 +72,20 @@ def ready(given: dict[str, str], environ: Mapping[str, str]) -> int:
 
 def check(given: dict[str, str], environ: Mapping[str, str]) -> int:
     from accelerate_configs.request.planned import check_planned
-    from slurm.nodes import read_nodes, refuse_impossible
+    from slurm.fit import refuse_lost_image
+    from slurm.nodes import as_tracked, read_nodes, refuse_impossible
     from slurm.submit import check, check_environment, rehearse
 
     decided = _plan(given, environ, run_suffix=cli.fresh_suffix())
     check(decided, environ)
     check_planned(decided)
-    refuse_impossible(decided.spec, read_nodes(environ))
+    refuse_lost_image(decided.spec, environ)
+    groups = read_nodes(environ)
+    spec, notes = as_tracked(decided.spec, groups)
+    decided = replace(decided, spec=spec)
+    refuse_impossible(spec, groups)
+    for note in notes:
+        print(f"note    {note}")
     print(f"sbatch  {rehearse(decided, environ)}")
     try:
         check_environment(decided.spec)

@@ -66,8 +66,20 @@ def _partitions(groups: Sequence[NodeGroup]) -> list[str]:
 def _limits(groups: Sequence[NodeGroup]) -> list[str]:
     home = _home(groups)
     if home and home.limit_min is not None and home.limit_min < DEFAULT_LIMIT_MIN:
-        return [f"time: {home.limit_min}m  # the partition's limit; 12h where this is left out"]
-    return ["# time: 12h"]
+        return [f"time: {home.limit_min}m  # the partition's limit; 12h where this is left out", *_untracked(groups)]
+    return ["# time: 12h", *_untracked(groups)]
+
+
+def _untracked(groups: Sequence[NodeGroup]) -> list[str]:
+    """What jobs must not ask for, since Slurm does not know that the nodes have it."""
+    home = _home(groups)
+    here = [group for group in groups if (group.partition == home.partition if home else group.default)] or groups
+    lines = []
+    if not any(group.tracks_memory for group in here):
+        lines.append("mem: none  # Slurm knows of no memory on its nodes")
+    if not any(group.gpus for group in groups):
+        lines.append("# gpu_flag: none  # if nodes have GPUs all the same: jobs then take whole nodes")
+    return lines
 
 
 def _gpus(groups: Sequence[NodeGroup]) -> list[str]:

@@ -69,12 +69,12 @@ def cancel(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> 
 
 def resume(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> int:
     """All members that are neither finished nor in the queue, as one array again; each keeps its index."""
-    from slurm.nodes import refuse_what_cannot_run
+    from slurm.fit import fit
     from slurm.resume import alone, plan_again, submit_again
     from slurm.script import render_array
     from slurm.submit import check, check_environment
 
-    changes = verbs.changes(given)
+    changes = verbs.changes(given, environ)
     with contextlib.ExitStack() as stack:
         stack.enter_context(alone(sweep.folder))
         members = dict(enumerate(surely_settled(sweep.members(), environ)))
@@ -89,7 +89,7 @@ def resume(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> 
         check(first, environ, again=True)
         check_files(list(plans.values()))
         check_environment(first.spec)
-        refuse_what_cannot_run(first.spec, environ)
+        plans = dict(zip(plans, fit(list(plans.values()), environ), strict=True))
         text = render_array(sweep.sweep_id, plans, parallel=sweep.parallel)
         again = {f"_{index}": (run, plans[index]) for index, run in left.items()}
         job_id = submit_again(sweep.folder, text, environ, again, changes)

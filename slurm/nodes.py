@@ -6,16 +6,13 @@ Nodes that are down count: they may come back, and a job may wait for them.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from accelerate_configs.job import JobSpec
 from slurm.queue import SlurmError, slurm, words
 from trainer.outcome import ConfigError
 from trainer.text import known_are
-
-ASK_S = 5.0  # what a submit may wait for, before it leaves the judgement to sbatch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +30,13 @@ class NodeGroup:
     gpus: tuple[tuple[str, int], ...]
     """(type, number) a node, as in its Gres; the type is empty where the cluster names none."""
     features: str
+    whole: bool = False
+    """A job gets whole nodes."""
+
+    @property
+    def tracks_memory(self) -> bool:
+        """Slurm takes 1 MiB for the memory of nodes of which slurm.conf says nothing."""
+        return self.mem_mib > 1
 
     def gpu_count(self, kind: str | None) -> int:
         return sum(count for name, count in self.gpus if kind in (None, name))
@@ -42,32 +46,45 @@ def read_nodes(environ: Mapping[str, str], *, timeout_s: float | None = None) ->
     """All partitions' nodes. Raises ConfigError without sinfo, SlurmError when it fails."""
     # --exact: groups of nodes that differ would else come as one, with its least and a +.
     done = slurm(
-        "sinfo", "--noheader", "--all", "--exact", "--format=%P|%l|%D|%c|%m|%G|%f", environ=environ, timeout_s=timeout_s
+        "sinfo",
+        "--noheader",
+        "--all",
+        "--exact",
+        "--format=%P|%l|%D|%c|%m|%G|%f|%h",
+        environ=environ,
+        timeout_s=timeout_s,
     )
     if done.returncode:
         raise SlurmError(f"sinfo failed: {words(done)}")
-    return tuple(_group(line) for line in done.stdout.splitlines() if line.count("|") == 6)
+    return tuple(_group(line) for line in done.stdout.splitlines() if line.count("|") == 7)
 
 
-def refuse_what_cannot_run(spec: JobSpec, environ: Mapping[str, str]) -> None:
-    """`refuse_impossible` as far as Slurm answers; where it does not, sbatch is left to judge.
+def as_tracked(spec: JobSpec, groups: Sequence[NodeGroup]) -> tuple[JobSpec, list[str]]:
+    """(the request without what the cluster does not track and so cannot give, what a person should know of it)."""
+    asked = [group for group in groups if group.partition in partitions(spec, groups)]
+    where, notes = ",".join(partitions(spec, groups)), []
+    if spec.ask_mem and asked and not any(group.tracks_memory for group in asked):
+        spec = replace(spec, ask_mem=False)
+        notes.append(f"Slurm knows of no memory on the nodes of {where}: the job does not ask for any (MEM=none)")
+    # Where Slurm knows of GPUs elsewhere, it knows that these nodes have none.
+    untracked = asked and not any(group.gpus for group in groups)
+    if spec.gpus and spec.gpu_flag != "none" and untracked and all(group.whole for group in asked):
+        spec = replace(spec, gpu_flag="none")
+        notes.append(
+            f"Slurm knows of no GPUs here, and {where} gives whole nodes: the job takes theirs (GPU_FLAG=none)"
+        )
+    return spec, notes
 
-    Raises:
-        ConfigError: no partition that the job may go to could ever run it.
-    """
-    if not shutil.which("sinfo", path=environ.get("PATH")):
-        return
-    try:
-        groups = read_nodes(environ, timeout_s=ASK_S)
-    except SlurmError:
-        return
-    refuse_impossible(spec, groups)
+
+def partitions(spec: JobSpec, groups: Sequence[NodeGroup]) -> list[str]:
+    """Those that the job may go to; none where the cluster has no default."""
+    return spec.partition.split(",") if spec.partition else list({g.partition: 0 for g in groups if g.default})
 
 
 def refuse_impossible(spec: JobSpec, groups: Sequence[NodeGroup]) -> None:
     """Raises ConfigError when no partition that the job may go to could ever run it."""
     names = list(dict.fromkeys(group.partition for group in groups))
-    asked = spec.partition.split(",") if spec.partition else [g.partition for g in groups if g.default]
+    asked = partitions(spec, groups)
     for name in asked:
         if name not in names:
             raise ConfigError(f"PARTITION={name}: no such partition{known_are(name, names)}")
@@ -84,13 +101,14 @@ def _problem(spec: JobSpec, name: str, groups: Sequence[NodeGroup]) -> str:
     if limit is not None and spec.time_limit_min > limit and not spec.qos:
         return f"TIME={spec.time_limit_min}m: {where} ends jobs after {limit} minutes: try TIME={limit}m"
     fitting = list(groups)
-    if spec.gpus:
+    if spec.gpus and spec.gpu_flag != "none":
         most = max(group.gpu_count(kind) for group in groups)
         kinds = sorted({gpu for group in groups for gpu, _ in group.gpus if gpu})
         if not most and kind and max(group.gpu_count(None) for group in groups):
             return f"GPU_TYPE={kind}: {where} has {', '.join(kinds) or 'GPUs without a type: leave it out'}"
         if not most:
-            return f"GPUS={spec.gpus}: {where} has no GPUs: name another with PARTITION="
+            untracked = "GPU_FLAG=none takes whole nodes with GPUs that Slurm does not know"
+            return f"GPUS={spec.gpus}: {where} has no GPUs: name another with PARTITION=; {untracked}"
         if spec.gpus > most:
             other = _spread(spec.gpus * spec.nodes, [g for g in groups if g.gpu_count(kind)], kind)
             return f"GPUS={spec.gpus}: a node of {where} has at most {most}: try {other or f'GPUS={most}'}"
@@ -98,10 +116,11 @@ def _problem(spec: JobSpec, name: str, groups: Sequence[NodeGroup]) -> str:
     most = max(group.cpus for group in fitting)
     if spec.cpus > most:
         return f"CPUS={spec.cpus}: such a node of {where} has at most {most}: try CPUS={most}"
-    most = max(group.mem_mib for group in fitting) // 1024
-    if spec.mem_gib > most:
-        return f"MEM={spec.mem_gib}: such a node of {where} has at most {most} GiB: try MEM={most}"
-    fitting = [g for g in fitting if g.cpus >= spec.cpus and g.mem_mib >= spec.mem_gib * 1024]
+    most, needed = max(group.mem_mib for group in fitting) // 1024, spec.mem_gib if spec.ask_mem else 0
+    if needed > most:
+        instead = f"MEM={most}" if most else "MEM=none, which asks for none"
+        return f"MEM={needed}: such a node of {where} has at most {most} GiB: try {instead}"
+    fitting = [g for g in fitting if g.cpus >= spec.cpus and g.mem_mib >= needed * 1024]
     count = sum(group.nodes for group in fitting)
     if spec.nodes > count:
         return f"NODES={spec.nodes}: {where} has {count} such nodes"
@@ -118,7 +137,7 @@ def _spread(total: int, groups: Sequence[NodeGroup], kind: str | None) -> str:
 
 
 def _group(line: str) -> NodeGroup:
-    partition, limit, nodes, cpus, memory, gres, features = (part.strip() for part in line.split("|"))
+    partition, limit, nodes, cpus, memory, gres, features, shared = (part.strip() for part in line.split("|"))
     return NodeGroup(
         partition=partition.removesuffix("*"),
         default=partition.endswith("*"),
@@ -128,6 +147,7 @@ def _group(line: str) -> NodeGroup:
         mem_mib=int(memory.rstrip("+")),
         gpus=_gpus(gres),
         features="" if features == "(null)" else features,
+        whole=shared == "EXCLUSIVE",
     )
 
 

@@ -18,8 +18,9 @@ from accelerate_configs.job import Plan
 from accelerate_configs.request.planned import check_planned
 from accelerate_configs.runs.recorded import read_spec
 from accelerate_configs.runs.records import Run, finished, read_run, run_record, write_record
-from slurm.nodes import refuse_what_cannot_run
+from slurm.fit import fit
 from slurm.queue import ASKED, SCRIPT_NAME, find_jobs, jobs_of, surely_settled
+from slurm.runtime import check_runtime
 from slurm.script import render, run_dir
 from slurm.submit import SubmitError, Submitted, UnansweredError, check, check_environment, overrides, sbatch
 from trainer.files import RECORD_NAME, write_whole
@@ -54,7 +55,7 @@ def resume(
         check(plan, environ, again=True)
         check_planned(plan)
         check_environment(plan.spec)
-        refuse_what_cannot_run(plan.spec, environ)
+        (plan,) = fit([plan], environ)
         job_id = _resubmit(run, plan, environ, changes)
     notes = [*plan.notes, *_changed(run.record["plan"], plan)]
     submitted = Submitted(plan=plan, job_id=job_id, ignored=tuple(sorted(overrides(environ))))
@@ -62,14 +63,23 @@ def resume(
 
 
 def plan_again(run: Run, project_dir: Path, changes: Mapping[str, Any]) -> Plan:
-    """The plan for the request in run.json, with `changes`. Raises ConfigError when it cannot be used."""
+    """The plan for the request in run.json, with `changes`, of which the environment adds to the run's own.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
     try:
         spec = read_spec(run.record["spec"], project_dir=project_dir)
     except ConfigError as error:
         raise ConfigError(f"{run.folder / RECORD_NAME}: spec: {error}") from error
     if Path(run_dir(spec)).resolve() != run.folder.resolve():
         spec = replace(spec, output=str(run.folder.parent))  # the folder of runs was moved
-    return choose(replace(spec, **changes))
+    if "environment" in changes:
+        merged = {**dict(spec.environment), **dict(changes["environment"])}
+        changes = {**changes, "environment": tuple(sorted(merged.items()))}
+    spec = replace(spec, **changes)
+    check_runtime(spec, typed=[name.upper() for name in changes])
+    return choose(spec)
 
 
 def _resubmit(run: Run, plan: Plan, environ: Mapping[str, str], changes: Mapping[str, Any]) -> str:
@@ -99,7 +109,8 @@ def submit_again(
 
     def record(run: Run, plan: Plan, **job: Any) -> None:
         before = {key: value for key, value in run.record.items() if key != ASKED}
-        kept = {"spec": {**run.record["spec"], **changes}, "job_ids": list(run.job_ids)}
+        anew = {name: getattr(plan.spec, name) for name in changes}
+        kept = {"spec": {**run.record["spec"], **anew}, "job_ids": list(run.job_ids)}
         write_record(run.folder, {**before, **run_record(plan), **kept, **job})
 
     try:

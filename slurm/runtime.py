@@ -18,6 +18,7 @@ from pathlib import Path
 from accelerate_configs.job import JobSpec, Plan
 from accelerate_configs.local import image
 from accelerate_configs.local.mounts import Mount, cache_folder, check_mounts, env_file, hub_home, mounts, placed
+from accelerate_configs.request.values import on_disk
 from trainer.outcome import BAD_CONFIG, ConfigError
 
 # Set in the batch shell for every task.
@@ -69,12 +70,12 @@ def check_runtime(spec: JobSpec, typed: Iterable[str] = ()) -> None:
                 f"{odd[0]}= without a container: add RUNTIME=apptainer or RUNTIME=pyxis, whichever the cluster has"
             )
         return
+    takes = f"a registry's name:tag{', the folder of an unpacked image' * (spec.runtime == 'apptainer')}"
+    takes += f" or a {FILES[spec.runtime]} file"
     if spec.image is None:
-        raise ConfigError(f"RUNTIME={spec.runtime} needs IMAGE=, a registry's name:tag or a {FILES[spec.runtime]} file")
-    if spec.image.endswith((".sif", ".sqsh")) and not spec.image.endswith(FILES[spec.runtime]):
-        raise ConfigError(
-            f"IMAGE={spec.image}: {spec.runtime} takes a {FILES[spec.runtime]} file, or a registry's name:tag"
-        )
+        raise ConfigError(f"RUNTIME={spec.runtime} needs IMAGE=, {takes}")
+    if on_disk(spec.image) and not spec.image.endswith(FILES[spec.runtime]) and not is_unpacked(spec):
+        raise ConfigError(f"IMAGE={spec.image}: {spec.runtime} takes {takes}")
     check_mounts(spec)
     for mount in mounts(spec):
         odd = [path for path in (mount.source, mount.target) if not re.fullmatch(r"[\w./@%+=~-]+", path)]
@@ -88,9 +89,15 @@ FILES = {"apptainer": ".sif", "pyxis": ".sqsh"}
 
 def image_file(spec: JobSpec) -> Path | None:
     """Where a container's image lies on disk; None without a container, or when it comes from a registry."""
-    if spec.runtime == "none" or spec.image is None or not spec.image.endswith(FILES[spec.runtime]):
+    if spec.runtime == "none" or spec.image is None or not on_disk(spec.image):
         return None
     return Path(spec.project_dir, spec.image)
+
+
+def is_unpacked(spec: JobSpec) -> bool:
+    """Whether the image is a folder, which apptainer runs from as it is: no process has to hold it mounted."""
+    image = spec.image or ""
+    return spec.runtime == "apptainer" and on_disk(image) and not image.endswith((".sif", ".sqsh"))
 
 
 def _supervise(python: str) -> str:

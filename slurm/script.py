@@ -88,7 +88,7 @@ def _write(spec: JobSpec, setup: list[str], command: str, *, log_id: str, name: 
         "nodes": spec.nodes,
         "ntasks_per_node": 1,
         "cpus_per_task": spec.cpus,
-        "mem": f"{spec.mem_gib}G",
+        "mem": f"{spec.mem_gib}G" if spec.ask_mem else None,
         "time": spec.time_limit_min,
         **gpu_flags(spec),
         "constraint": spec.constraint,
@@ -104,6 +104,7 @@ def _write(spec: JobSpec, setup: list[str], command: str, *, log_id: str, name: 
         use_srun=False,  # the srun line is in the command: submitit's would log into a second file
         wckey=None,  # refused by clusters that track workload characterization keys
         additional_parameters={
+            **({"exclusive": True} if spec.gpus and spec.gpu_flag == "none" else {}),
             **dict(_extra(flag) for flag in spec.extra_flags),
             **({"array": array} if array else {}),
             "chdir": spec.project_dir,
@@ -128,9 +129,9 @@ def job_name(spec: JobSpec) -> str:
 
 
 def gpu_flags(spec: JobSpec) -> dict[str, str]:
-    """The flag that asks for GPUs on each node, in the way that the site prefers."""
+    """The flag that asks for GPUs on each node, in the way that the site prefers; none where whole nodes bring them."""
     kind = f"{spec.gpu_type}:" if spec.gpu_type else ""
-    if not spec.gpus:
+    if not spec.gpus or spec.gpu_flag == "none":
         return {}
     if spec.gpu_flag == "gpus-per-node":
         return {"gpus_per_node": f"{kind}{spec.gpus}"}

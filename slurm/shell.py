@@ -57,14 +57,14 @@ def login_lines(spec: JobSpec) -> list[str]:
     """Take back what login files say to Slurm's programs and to Python, and a TMPDIR that only the login node has."""
     # What sbatch was asked for reaches srun as such a variable, and wins over the login files'.
     flags = [flag.removeprefix("--").partition("=")[0] for flag in spec.extra_flags]
-    flags += ["mem-per-node", *(["gpus-per-node"] if spec.gpu_flag == "gpus-per-node" else [])]
+    flags += ["mem-per-node"] * spec.ask_mem + ["gpus-per-node"] * (spec.gpu_flag == "gpus-per-node")
     asked = tuple(f"SLURM_{flag.upper().replace('-', '_')}*" for flag in flags)
     return [
         "# Login files are written for a person's shell. Here they would steer Python and what this script asks Slurm.",
         'unset "${!PYTHON@}" "${!SQUEUE_@}" "${!SCONTROL_@}" "${!SRUN_@}" SLURMD_DEBUG',
         'for name in "${!SLURM_@}"; do',
         "  case $name in",
-        *(f"    {' | '.join(names)}) ;;" for names in (*OF_THE_JOB, asked)),
+        *(f"    {' | '.join(names)}) ;;" for names in (*OF_THE_JOB, asked) if names),
         '    *) unset "$name" ;;',
         "  esac",
         "done",

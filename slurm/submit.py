@@ -22,7 +22,7 @@ from accelerate_configs.request.variables import DEFAULT_OUTPUT
 from accelerate_configs.runs import cli
 from accelerate_configs.runs.records import run_record, write_record
 from slurm.queue import ASKED, SCRIPT_NAME, SlurmError, find_submitted, slurm, words
-from slurm.runtime import image_file, job_python
+from slurm.runtime import image_file, is_unpacked, job_python
 from slurm.script import job_name, log_dir, log_path, render, run_dir
 from trainer.outcome import ConfigError
 
@@ -66,8 +66,9 @@ def check(plan: Plan, environ: Mapping[str, str], *, again: bool = False) -> Non
         )
     if not again and os.path.lexists(folder := Path(run_dir(spec))):
         raise _taken(spec.run_id, folder)
-    if (file := image_file(spec)) and not file.is_file():
-        raise ConfigError(f"IMAGE={spec.image}: {file} is not there: the nodes could not run it")
+    if (file := image_file(spec)) and not (file.is_dir() if is_unpacked(spec) else file.is_file()):
+        lacking = "is no folder with an unpacked image" if file.exists() else "is not there"
+        raise ConfigError(f"IMAGE={spec.image}: {file} {lacking}: the nodes could not run it")
 
 
 def check_environment(spec: JobSpec) -> None:

@@ -14,7 +14,7 @@ from accelerate_configs.runs import cli
 from accelerate_configs.runs.records import run_record, write_record
 from accelerate_configs.sweeps.grid import Sweep, check_members, plan_table, write_sweep
 from accelerate_configs.sweeps.trials import begin, check_key, plan_sweep
-from slurm.nodes import refuse_what_cannot_run
+from slurm.fit import fit
 from slurm.queue import ASKED, SCRIPT_NAME
 from slurm.runtime import check_runtime, needed_environment
 from slurm.script import log_dir, render_array
@@ -110,8 +110,7 @@ def _checked(given: Words, environ: Words, project_dir: Path) -> Sweep:
     check(planned.plans[0], environ, again=True)
     check_members(planned)
     check_key(planned, {})  # the job reads it from .env
-    refuse_what_cannot_run(planned.plans[0].spec, environ)
-    return planned
+    return replace(planned, plans=tuple(fit(planned.plans, environ)))
 
 
 def _script(planned: Sweep) -> str:

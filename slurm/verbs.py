@@ -10,9 +10,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from accelerate_configs.request.values import expand_home
-from accelerate_configs.request.variables import BY_NAME, DEFAULT_OUTPUT, parse_given
+from accelerate_configs.request.variables import DEFAULT_OUTPUT, job_fields, parse_given
 from accelerate_configs.runs.cli import command_words, say
 from accelerate_configs.runs.progress import UNKNOWN, Job, Seen, list_text, look_at, status_text
 from accelerate_configs.runs.records import Run, find_run, read_run, run_folders
@@ -24,7 +25,8 @@ TAKES = ("RUN", "OUTPUT", "SITE")
 # What a resumed run may be given anew: where and how long it runs, never what it computes.
 CHANGES = (
     *("TIME", "PARTITION", "ACCOUNT", "QOS", "CONSTRAINT", "EXCLUDE", "RESERVATION"),
-    *("MAIL_USER", "MAIL_TYPE", "CPUS", "MEM", "EXTRA_FLAGS", "MODULES"),
+    *("MAIL_USER", "MAIL_TYPE", "CPUS", "MEM", "GPU_FLAG", "EXTRA_FLAGS", "MODULES"),
+    *("RUNTIME", "IMAGE", "BINDS", "ENVIRONMENT"),
 )
 LISTED = 30
 READ_EVERY_S = 0.3
@@ -94,15 +96,17 @@ def resume(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Pa
     from slurm.submit import follow_up
 
     run = _find(given, environ, project_dir, only=True, takes=(*TAKES, *CHANGES))
-    submitted, notes = resume(run, environ, project_dir, changes(given))
+    submitted, notes = resume(run, environ, project_dir, changes(given, environ))
     print("\n".join([*(f"note    {note}" for note in notes), follow_up(submitted)]))
     return FINISHED
 
 
-def changes(given: Mapping[str, str]) -> dict[str, object]:
+def changes(given: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, Any]:
     """JobSpec fields that a resumed run is given anew. Raises ConfigError for a value that is not allowed."""
-    anew = parse_given({name: text for name, text in given.items() if name in CHANGES})
-    return {str(BY_NAME[name].field): value for name, value in anew.items()}
+    fields = job_fields(parse_given({name: text for name, text in given.items() if name in CHANGES}))
+    if fields.get("image"):
+        fields["image"] = expand_home(fields["image"], environ)
+    return fields
 
 
 def logs(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path) -> int:

@@ -4,7 +4,8 @@
 
 They take the flags that the real ones take, in the same spelling, and refuse all others; what they were given is
 written down; then the command runs under a root of its own, with the mounts that were asked for and no others, and
-the environment by the real one's rules. The image's content is a folder beside the image file: `toy.sif.d`.
+the environment by the real one's rules. The image's content is a folder beside the image file, `toy.sqsh.d`, or the
+image itself where it is an unpacked one.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def fail(text: str) -> None:
 
 def enter(image: str, mounts: list[list[str]], cwd: str, environ: dict[str, str], argv: list[str]) -> None:
     """Become `argv` inside: mounts are (source, target, mode)."""
-    root = image + ".d"
-    if not Path(image).is_file() or not Path(root).is_dir():
+    root = content(image)
+    if not Path(image).exists() or not Path(root).is_dir():
         fail(f"no image {image}")
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS):
         fail("unshare")
@@ -60,8 +61,13 @@ def mount(*words: str) -> None:
         fail(f"mount {words}: {done.stderr}")
 
 
+def content(image: str) -> str:
+    """The folder with what is in the image: beside a file, and an unpacked image itself."""
+    return image if Path(image).is_dir() else image + ".d"
+
+
 def image_environment(image: str) -> dict[str, str]:
-    return json.loads(Path(image + ".d", "environment.json").read_text())
+    return json.loads(Path(content(image), "environment.json").read_text())
 
 
 def write_down(image: str, words: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from test_verbs import refusal
 from accelerate_configs.request.site import read_site
 from accelerate_configs.request.variables import resolve
 from slurm.draft import draft
-from slurm.nodes import NodeGroup, read_nodes, refuse_impossible
+from slurm.nodes import NodeGroup, as_tracked, read_nodes, refuse_impossible
 from slurm.site import SITE_KEYS
 
 CONFIG = """\
@@ -105,9 +106,10 @@ def test_a_draft_is_a_site_file(groups: tuple[NodeGroup, ...], tmp_path: Path) -
     assert (spec.partition, spec.vram_gib) == (("gpu", 40.0) if groups is GROUPS else (None, 24.0))
 
 
+UNTRACKED = "; GPU_FLAG=none takes whole nodes with GPUs that Slurm does not know"
 IMPOSSIBLE = [
     ({"PARTITION": "gpus"}, "PARTITION=gpus: no such partition, did you mean gpu? known are cpu, gpu"),
-    ({}, "GPUS=1: partition cpu has no GPUs: name another with PARTITION="),
+    ({}, f"GPUS=1: partition cpu has no GPUs: name another with PARTITION={UNTRACKED}"),
     ({"PARTITION": "gpu", "TIME": "3h"}, "TIME=180m: partition gpu ends jobs after 120 minutes: try TIME=120m"),
     ({"PARTITION": "gpu", "GPU_TYPE": "h100"}, "GPU_TYPE=h100: partition gpu has A100, h1000, l40s, v100"),
     (
@@ -121,7 +123,7 @@ IMPOSSIBLE = [
     ({"PARTITION": "gpu", "GPU_TYPE": "l40s", "NODES": "2"}, "NODES=2: partition gpu has 1 such nodes"),
     (
         {"PARTITION": "cpu,gpu", "TIME": "1h", "CPUS": "64"},
-        "GPUS=1: partition cpu has no GPUs: name another with PARTITION=; "
+        f"GPUS=1: partition cpu has no GPUs: name another with PARTITION={UNTRACKED}; "
         "CPUS=64: such a node of partition gpu has at most 32: try CPUS=32",
     ),
     ({"PARTITION": "gpu", "MEM": "126"}, "MEM=126: such a node of partition gpu has at most 125 GiB: try MEM=125"),
@@ -134,6 +136,24 @@ def test_what_no_partition_can_run_is_refused_with_what_could(given: dict[str, s
     assert refusal(refuse_impossible, spec, GROUPS) == said
 
 
+def test_memory_that_slurm_knows_on_some_nodes_is_asked_for_and_a_little_of_it_is_not_enough() -> None:
+    groups = (group(default=True, mem_mib=1), group(default=True, mem_mib=500))
+    spec = resolve({"DEVICE": "cpu"}, project_dir=PROJECT_DIR, environ={})
+    assert as_tracked(spec, groups) == (spec, [])
+    said = "MEM=32: such a node of partition cpu has at most 0 GiB: try MEM=none, which asks for none"
+    assert refusal(refuse_impossible, spec, groups) == said
+    untracked, notes = as_tracked(spec, groups[:1])
+    assert (untracked, len(notes)) == (replace(spec, ask_mem=False), 1)
+
+
+@pytest.mark.parametrize("known", [group(gpus=(("a100", 8),)), group(default=True)])
+def test_gpus_are_asked_for_where_slurm_knows_some_elsewhere_or_shares_nodes(known: NodeGroup) -> None:
+    spec = resolve({}, project_dir=PROJECT_DIR, environ={})
+    whole = group(default=True, whole=True)
+    assert as_tracked(spec, (whole,))[0] == replace(spec, gpu_flag="none")
+    assert as_tracked(spec, (whole, known)) == (spec, [])
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -141,6 +161,8 @@ def test_what_no_partition_can_run_is_refused_with_what_could(given: dict[str, s
         {"PARTITION": "cpu,gpu", "TIME": "1h"},
         {"PARTITION": "gpu", "QOS": "long"},
         {"DEVICE": "cpu"},
+        {"PARTITION": "gpu", "MEM": "none", "TIME": "1h"},
+        {"GPU_FLAG": "none", "GPUS": "4"},
     ],
 )
 def test_what_one_partition_can_run_is_let_through(given: dict[str, str]) -> None:

@@ -83,9 +83,13 @@ def test_what_is_typed_wins_over_our_own_mounts() -> None:
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
-        ({"image": None}, "RUNTIME=apptainer needs IMAGE=, a registry's name:tag or a .sif file"),
-        ({"image": "x.sqsh"}, "IMAGE=x.sqsh: apptainer takes a .sif file, or"),
-        ({"image": "x.sif", "runtime": "pyxis"}, "IMAGE=x.sif: pyxis takes a .sqsh file, or"),
+        (
+            {"image": None},
+            "RUNTIME=apptainer needs IMAGE=, a registry's name:tag, the folder of an unpacked image or a",
+        ),
+        ({"image": "/unpacked", "runtime": "pyxis"}, "IMAGE=/unpacked: pyxis takes a registry's name:tag or a .sqsh f"),
+        ({"image": "x.sqsh"}, "IMAGE=x.sqsh: apptainer takes a registry's name:tag, the folder of"),
+        ({"image": "x.sif", "runtime": "pyxis"}, "IMAGE=x.sif: pyxis takes a registry's name:tag or a .sqsh file"),
         ({"data": "records.jsonl"}, "/home/ada/trainyard would be mounted on /workspace and hide /workspace/acc"),
         ({"output": "/"}, "/ would be mounted on / and hide /opt/trainyard/bin/python"),
         ({"binds": ("/usr",)}, "/usr would be mounted on /usr and hide /usr/bin/env"),
@@ -157,6 +161,35 @@ def test_submit_needs_the_image_and_no_environment(checkout: Path, tmp_path: Pat
     assert (checkout / "runs" / "r" / "job.sbatch").is_file() and not (checkout / ".venv" / "cuda").exists()
 
 
+@pytest.mark.parametrize(
+    ("tracking", "image_", "code"),
+    [
+        ("proctrack/linuxproc", "a.sif", 78),
+        ("proctrack/pgid", REFERENCE, 78),  # apptainer makes a .sif of it
+        ("proctrack/pgid", "./unpacked", 0),
+        ("proctrack/cgroup", "a.sif", 0),
+        ("", "a.sif", 0),  # Slurm does not say
+    ],
+)
+def test_an_image_that_the_stop_signal_would_take_away_is_refused_before_anything_is_made(
+    tracking: str, image_: str, code: int, checkout: Path, tmp_path: Path
+) -> None:
+    """Seen with apptainer 1.4.5 without setuid: under linuxproc squashfuse_ll gets USR1 too, and the image is gone."""
+    (checkout / "sets").mkdir()
+    (checkout / "sets" / "a.jsonl").write_text('{"image": null, "context": "", "question": "q", "output": "a"}\n' * 2)
+    (checkout / "a.sif").touch()
+    (checkout / "unpacked").mkdir()
+    (tmp_path / "bin").mkdir()
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    for name, answer in (("sbatch", "echo 7"), ("sinfo", "exit 1")):
+        make_program(path, name, answer)
+    make_program(path, "scontrol", f"echo 'ProctrackType           = {tracking}'" if tracking else "exit 1")
+    argv = ("--data=sets/a.jsonl", "--runtime=apptainer", f"--image={image_}")
+    done = slurm("ready", *argv, cwd=checkout, PATH=path)
+    assert (done.returncode, done.stdout) == (code, "" if code else "launch\n")
+    assert f"(ProctrackType={tracking}) sends the signal to stop to the process that holds" in done.stderr or not code
+
+
 # What an image could bring that must not win, and what it brings of its own.
 BAKED = {**image.ENVIRONMENT, "OMP_NUM_THREADS": "99", "OF_THE_IMAGE": "1"}
 
@@ -178,9 +211,11 @@ def start(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         project = tmp_path / folder
         (project / "sets").mkdir(parents=True)
         (project / "sets" / "one.jsonl").touch()
-        file = tmp_path / f"toy{'.sif' if runtime == 'apptainer' else '.sqsh'}"
+        # Unpacked, as this cluster needs it: its proctrack/linuxproc signals whoever holds an image mounted.
+        file = tmp_path / ("unpacked" if runtime == "apptainer" else "toy.sqsh")
+        content = file if runtime == "apptainer" else Path(f"{file}.d")
+        content.mkdir()
         file.touch()
-        content = Path(f"{file}.d")
         toy = make_toy_project(tmp_path / "toy")
         for name in ("trainer", "accelerate"):
             shutil.copytree(toy / name, content / image.WORK_DIR[1:] / name)

@@ -534,14 +534,40 @@ def test_a_resumed_run_takes_another_time_and_partition_and_keeps_them(
     cluster.wait(first)
     path = project / "runs" / "moved" / "run.json"
     before = json.loads(path.read_text())["spec"]
-    given = {"RUN": "moved", "TIME": "30", "PARTITION": "high", "MODULES": "apptainer"}
+    given = {"RUN": "moved", "TIME": "30", "PARTITION": "high", "MODULES": "apptainer", "ENVIRONMENT": "B=2,C=3"}
+    assert refusal(verbs.resume, {**given, "IMAGE": "a.sif"}, cluster.environ, project).startswith(
+        "IMAGE= without a container: add RUNTIME=apptainer"
+    )
     verbs.resume(given, cluster.environ, project)
     after = json.loads(path.read_text())
     job = cluster.job(after["job_ids"][-1])
     cluster.run("scancel", after["job_ids"][-1])
+    cluster.wait(after["job_ids"][-1])
+    moved = {
+        "time_limit_min": 30,
+        "partition": "high",
+        "modules": ["apptainer"],
+        "environment": [["B", "2"], ["C", "3"]],
+    }
     assert (job["Partition"], job["TimeLimit"]) == ("high", "00:30:00")
-    assert after["spec"] == {**before, "time_limit_min": 30, "partition": "high", "modules": ["apptainer"]}
-    assert "module load apptainer;" in (path.parent / "job.sbatch").read_text()
+    assert after["spec"] == {**before, **moved}
+    script = (path.parent / "job.sbatch").read_text()
+    assert "module load apptainer;" in script and "export B=2\nexport C=3\n" in script
+
+    # An image, in a folder since this cluster would not leave a mounted one alone; ENVIRONMENT adds to the run's own.
+    (project / "a.sif").touch()
+    (project / "unpacked").mkdir()
+    given = {"RUN": "moved", "RUNTIME": "apptainer", "IMAGE": "./unpacked", "ENVIRONMENT": "C=4", "MEM": "none"}
+    said = refusal(verbs.resume, {**given, "IMAGE": "a.sif"}, cluster.environ, project)
+    assert said.startswith("RUNTIME=apptainer with IMAGE=a.sif: this cluster (ProctrackType=proctrack/linuxproc) sends")
+    assert json.loads(path.read_text()) == after
+    verbs.resume(given, cluster.environ, project)
+    last = json.loads(path.read_text())
+    cluster.run("scancel", last["job_ids"][-1])
+    changed = {"runtime": "apptainer", "image": "./unpacked", "environment": [["B", "2"], ["C", "4"]], "ask_mem": False}
+    assert last["spec"] == {**before, **moved, **changed}
+    script = (path.parent / "job.sbatch").read_text()
+    assert f"--pwd /workspace {shlex.quote(str(project / 'unpacked'))} " in script and "--mem=" not in script
 
 
 @pytest.mark.cluster

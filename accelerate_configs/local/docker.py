@@ -16,6 +16,7 @@ from accelerate_configs.job import Plan
 from accelerate_configs.local import image
 from accelerate_configs.local.mounts import Mount, cache_folder, check_mounts, env_file, mounts
 from accelerate_configs.memory.hub import hub_cache
+from accelerate_configs.request.values import on_disk
 from accelerate_configs.request.variables import help_text
 from trainer.flags import answer_help
 from trainer.node.processes import stop_signals_kept
@@ -109,7 +110,7 @@ def _mount(mount: Mount) -> str:
 def _check_image(plan: Plan, program: str) -> None:
     """Raises ConfigError when the image is one that only `make image` can bring, or no container image."""
     asked, device = plan.spec.image, plan.spec.device
-    if asked and asked.endswith((".sif", ".sqsh")):
+    if asked and on_disk(asked):
         raise ConfigError(f"IMAGE={asked}: {Path(program).name} takes registry/name:tag, or leave IMAGE out")
     name = image.local_name(device)
     if asked:

@@ -165,9 +165,14 @@ def model(name: str, text: str) -> str:
     return str(path()(name, text))
 
 
+def on_disk(image: str) -> bool:
+    """Whether an image is a file or an unpacked folder here, and not in a registry, whose names begin with a letter."""
+    return image.endswith((".sif", ".sqsh")) or image.startswith(("/", "./", "../", "~/"))
+
+
 def image(name: str, text: str) -> str:
-    """A registry's reference (registry/name:tag@sha256:...), or the path of a .sif or .sqsh file."""
-    if text.endswith((".sif", ".sqsh")):
+    """A registry's reference (registry/name:tag@sha256:...), or the path of a .sif or .sqsh file or of a folder."""
+    if on_disk(text):
         return str(path()(name, text))
     # The grammar of distribution/reference: an optional host, which a dot, a port or its being localhost tells from a
     # path, then path, tag and digest.
@@ -178,7 +183,8 @@ def image(name: str, text: str) -> str:
     if len(text) <= 512 and re.fullmatch(f"{host}{part}(?:/{part})*{tail}", text):
         return text
     allowed = (
-        "takes registry/name:tag, the name in small letters, with @sha256:... if you like, or a .sif or .sqsh file"
+        "takes registry/name:tag, the name in small letters, with @sha256:... if you like, a .sif or .sqsh file, "
+        "or an unpacked image's folder as /folder or ./folder"
     )
     raise refuse(name, text, allowed)
 

@@ -69,7 +69,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "RUNTIME", "runtime", values.runtime, "none (the checkout's environment), or apptainer or pyxis with IMAGE"
     ),
-    Variable("IMAGE", "image", or_none(values.image), "container image: a reference, or a .sif or .sqsh file"),
+    Variable("IMAGE", "image", or_none(values.image), "container image: a reference, a .sif or .sqsh file, a folder"),
     Variable("BINDS", "binds", scheduler_values.binds, "what containers also see: /scratch,/sets:/data/sets:ro"),
     Variable("ACCOUNT", "account", or_none(values.scheduler_name), "account to charge (the cluster's default)"),
     Variable("PARTITION", "partition", or_none(values.scheduler_name), "partition (the cluster's default)"),
@@ -79,7 +79,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("RESERVATION", "reservation", or_none(values.scheduler_name), "reservation to run in"),
     Variable("MAIL_USER", "mail_user", or_none(scheduler_values.mail_user), "who gets Slurm's mail"),
     Variable("MAIL_TYPE", "mail_type", or_none(scheduler_values.mail_type), "when: END,FAIL, ..."),
-    Variable("GPU_FLAG", "gpu_flag", values.one_of("gres", "gpus-per-node"), "how GPUs are asked for (gres)"),
+    Variable("GPU_FLAG", "gpu_flag", values.one_of("gres", "gpus-per-node", "none"), "how GPUs are asked for (gres)"),
     Variable("EXTRA_FLAGS", "extra_flags", scheduler_values.extra_flags, "more for sbatch: --nice=100 --licenses=x:1"),
     Variable("MODULES", "modules", scheduler_values.modules, "modules to load: cuda/12.4,python/3.11"),
     Variable("ENVIRONMENT", "environment", scheduler_values.environment, "for the job: NCCL_DEBUG=INFO,HF_HOME=/x"),
@@ -89,7 +89,12 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("SIZE", None, scheduler_values.quantity, "claim: its size, 200Gi"),
     Variable("SITE", None, values.path(), "file of the cluster's defaults (site.yaml in slurm/ or k8s/), or none"),
     Variable("CPUS", "cpus", values.whole(1, 1024), "CPU cores a node (4 a GPU)"),
-    Variable("MEM", "mem_gib", values.whole(1, 65536, " GiB"), "host memory a node in GiB (16 a GPU, at least 32)"),
+    Variable(
+        "MEM",
+        "mem_gib",
+        or_none(values.whole(1, 65536, " GiB or none")),
+        "host memory a node in GiB (16 a GPU, at least 32)",
+    ),
     Variable("MAX_STEPS", "max_steps", values.setting("max_steps"), "optimizer steps (1500)"),
     Variable("LEARNING_RATE", "learning_rate", values.setting("learning_rate"), "peak learning rate (2e-4)"),
     Variable("LORA", "lora", values.one_of(*LORA_PRESETS), "LoRA preset: high, medium, low (medium)"),
@@ -141,6 +146,16 @@ def parse_given(given: Mapping[str, str]) -> dict[str, object]:
             raise ConfigError(f"{name}= is empty: give a value, or leave {name} out")
         refuse_secret(name, text)
     return {name: BY_NAME[name].parse(name, given[name]) for name in BY_NAME if name in given}
+
+
+def job_fields(values: Mapping[str, object]) -> dict[str, Any]:
+    """JobSpec's fields from checked values by variable name. MEM=none is planned with the default and not asked for."""
+    fields: dict[str, Any] = {field: value for name, value in values.items() if (field := BY_NAME[name].field)}
+    if "mem_gib" in fields:
+        fields["ask_mem"] = fields["mem_gib"] is not None
+        if not fields["ask_mem"]:
+            del fields["mem_gib"]
+    return fields
 
 
 def resolve(
@@ -203,9 +218,7 @@ def _complete(
     """The request of the values `asked`, `taken` of them from the site, with `more` fields."""
     from accelerate_configs.memory.shapes import resolve_shape
 
-    fields: dict[str, Any] = {**more} | {
-        field: value for name, value in asked.items() if (field := BY_NAME[name].field)
-    }
+    fields: dict[str, Any] = {**more, **job_fields(asked)}
     for key in ("model", "data", "output", "image", "config_file"):
         if key in fields:
             fields[key] = values.expand_home(str(fields[key]), environ)

@@ -1,0 +1,63 @@
+"""What this cluster makes of a plan: what it does not track is not asked for, and what it can never do is refused.
+
+Both are found by asking Slurm. Where Slurm does not answer, the plan stays as it is, and sbatch is left to judge.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from accelerate_configs.job import JobSpec, Plan
+from slurm.nodes import as_tracked, read_nodes, refuse_impossible
+from slurm.queue import SlurmError, slurm
+from slurm.runtime import is_unpacked
+from trainer.outcome import ConfigError
+
+ASK_S = 5.0  # what a submit may wait for, before it leaves the judgement to sbatch
+# What these take for a job's processes, and signal, are all descendants of its first ones: also those that hold a
+# container's image mounted, as squashfuse_ll does for an apptainer without setuid (seen with apptainer 1.4.5).
+SIGNAL_ALL = ("proctrack/linuxproc", "proctrack/pgid")
+
+
+def fit(plans: Sequence[Plan], environ: Mapping[str, str]) -> list[Plan]:
+    """The plans of one job, or of an array's members, whose resources are the first one's; notes are the first's too.
+
+    Raises:
+        ConfigError: no partition that the job may go to could ever run it, or its container would not outlive a stop.
+    """
+    spec, notes = plans[0].spec, list[str]()
+    refuse_lost_image(spec, environ)
+    if shutil.which("sinfo", path=environ.get("PATH")):
+        try:
+            groups = read_nodes(environ, timeout_s=ASK_S)
+        except SlurmError:
+            return list(plans)
+        spec, notes = as_tracked(spec, groups)
+        refuse_impossible(spec, groups)
+    changed = {"ask_mem": spec.ask_mem, "gpu_flag": spec.gpu_flag}
+    first, *others = (replace(plan, spec=replace(plan.spec, **changed)) for plan in plans)  # type: ignore[arg-type]
+    return [replace(first, notes=(*first.notes, *notes)), *others]
+
+
+def refuse_lost_image(spec: JobSpec, environ: Mapping[str, str]) -> None:
+    """Raises ConfigError where the signal to stop would reach the process that holds the container's image."""
+    if spec.runtime != "apptainer" or is_unpacked(spec) or (tracking := _tracking(environ)) not in SIGNAL_ALL:
+        return
+    raise ConfigError(
+        f"RUNTIME=apptainer with IMAGE={spec.image}: this cluster (ProctrackType={tracking}) sends the signal to stop "
+        "to the process that holds the image mounted too, and the run would be lost instead of saved: unpack it "
+        "(apptainer build --sandbox FOLDER IMAGE) and say IMAGE=FOLDER by its path, or RUNTIME=none or pyxis"
+    )
+
+
+def _tracking(environ: Mapping[str, str]) -> str:
+    """ProctrackType, or nothing where Slurm does not say."""
+    try:
+        config = slurm("scontrol", "show", "config", environ=environ, timeout_s=ASK_S).stdout
+    except (ConfigError, SlurmError):
+        return ""
+    found = re.search(r"^ProctrackType\s*=\s*(\S+)", config, re.MULTILINE)
+    return found[1] if found else ""
