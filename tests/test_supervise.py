@@ -12,7 +12,7 @@ import pytest
 from toy_project import make_toy_project, toy_argv
 
 from trainer.outcome import ConfigError
-from trainer.settings import read_env_file
+from trainer.settings import read_env_file, watched
 from trainer.supervise import complete_command, complete_environment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -121,6 +121,29 @@ def test_an_env_file_sets_secrets_and_settings_and_nothing_else(tmp_path: Path) 
     assert str(caught.value) == f"{path} line 3: takes NAME=value in UTF-8, the value whole in quotes or without"
     path.write_text("HF_TOKEN=  # yours\nWANDB_NOTES='it is late' # very\nWANDB_PROJECT=it's #1 # ours\n")
     assert read_env_file(path) == {"WANDB_NOTES": "it is late", "WANDB_PROJECT": "it's"}
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("all", "all"), ("Gradients", "gradients"), ("false", None), ("", None), (" parameters ", "parameters")],
+)
+def test_what_wandb_watches_is_one_of_three_words_or_nothing(said: str, meant: str | None) -> None:
+    assert watched({"WANDB_WATCH": said}) == meant
+    assert watched({}) is None
+
+
+def test_a_wandb_watch_that_there_is_not_is_refused_where_it_stands(tmp_path: Path, project: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("HF_TOKEN=t\nWANDB_WATCH=weights\n")
+    with pytest.raises(ConfigError) as caught:
+        read_env_file(path)
+    expected = "WANDB_WATCH takes gradients, parameters, all or false, got 'weights'"
+    assert str(caught.value) == f"{path}: {expected}"
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer.supervise", "--", "accelerate", "launch"], capture_output=True, text=True,
+        env={**os.environ, "WANDB_WATCH": "weights"}, cwd=project,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (78, f"trainyard: {expected}\n")
 
 
 def test_a_time_limit_counts_from_the_start_unless_a_scheduler_says_when_it_ends() -> None:

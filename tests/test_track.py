@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 from plans import make_plan
 from process_tree import descendants
+from safetensors import safe_open
 from training import train_forked
 from wandb_server import KEY, Service
 
@@ -168,8 +170,7 @@ def test_a_run_reaches_the_service_whole_with_its_plan_and_versions_and_the_trai
     (tmp_path / "run").mkdir()
     write_record(tmp_path / "run", run_record(plan))
     ended = train_forked(
-        tmp_path, model=tiny_model, data=walks, max_steps=3, eval_steps=2,
-        environment={**service.environment, "WANDB_WATCH": "gradients"},
+        tmp_path, model=tiny_model, data=walks, max_steps=3, eval_steps=2, environment=service.environment,
     )  # fmt: skip
     assert ended.codes == (0,), ended.output
     assert KEY not in ended.output and "may lack" not in ended.output
@@ -189,7 +190,36 @@ def test_a_run_reaches_the_service_whole_with_its_plan_and_versions_and_the_trai
     assert steps == [0, 2, 3]
     assert seen["summary"]["eval/action_accuracy"] == metrics["after"]["accuracy"]
     assert [row["train/global_step"] for row in seen["history"] if "eval/samples" in row] == [0, metrics["step"]]
-    assert any(key.startswith("gradients/") for row in seen["history"] for key in row)
+    assert not [key for row in seen["history"] for key in row if key.startswith(("gradients/", "parameters/"))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("watch", "world"), [("all", 1), ("Parameters", 2), ("gradients", 1), ("false", 1)])
+def test_wandb_watches_the_trained_parameters_alone(
+    tmp_path: Path, service: Service, tiny_model: Path, walks: Path, watch: str, world: int
+) -> None:
+    """Every second step of two micro-batches; an evaluation is no step."""
+    ended = train_forked(
+        tmp_path, model=tiny_model, data=walks, world_size=world, max_steps=5, logging_steps=2, eval_steps=2,
+        micro_batch_size=2, gradient_accumulation_steps=2, environment={**service.environment, "WANDB_WATCH": watch},
+    )  # fmt: skip
+    assert set(ended.codes) == {0} and "may lack" not in ended.output and "was not logged" not in ended.output
+    with safe_open(tmp_path / "run" / "adapter" / "adapter_model.safetensors", "pt") as stored:
+        trained = {re.sub(r"(lora_[AB])", r"\1.default", name) for name in stored.keys()}  # noqa: SIM118
+    counts = Counter(key for row in service.seen()["history"] for key in row if key.startswith(("grad", "param")))
+    kinds = {"all": ("gradients", "parameters"), "false": ()}.get(watch, (watch.lower(),))
+    assert counts == {f"{kind}/{name}": 2 for kind in kinds for name in trained}
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_wandb_watch_that_there_is_not_is_refused_in_one_line(
+    tmp_path: Path, tiny_model: Path, walks: Path, world: int
+) -> None:
+    ended = train_forked(
+        tmp_path, model=tiny_model, data=walks, world_size=world, environment={"WANDB_WATCH": "weights"}
+    )
+    assert set(ended.codes) == {78}
+    assert ended.output == "trainyard: WANDB_WATCH takes gradients, parameters, all or false, got 'weights'\n"
 
 
 def through_faults(folder: Path, *words: str, healthy_steps: int, faults: Sequence[str] = FAULTS) -> list[Process]:

@@ -40,6 +40,8 @@ COMMAND_LINE = "command line"
 # What the plan decides.
 PLANNED = ("world_size", "micro_batch_size", "gradient_accumulation_steps", "activation_checkpointing", "optimizer")
 
+WATCHED = ("gradients", "parameters", "all")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
@@ -157,7 +159,16 @@ def read_env_file(path: Path) -> dict[str, str]:
             said = repr(name) if re.fullmatch("[A-Z_]{1,40}", name) else "this name"
             raise ConfigError(f"{path} line {number}: {said} is not one of {', '.join((*ENV_FILE, 'WANDB_*'))}")
         values[name] = found[2] or found[3] or found[4] or ""
+    watched(values, f"{path}: ")
     return {name: value for name, value in values.items() if value}
+
+
+def watched(environ: Mapping[str, str], before: str = "") -> str | None:
+    """What W&B is to log histograms of: gradients, parameters, all, or None. Raises ConfigError for another word."""
+    said = environ.get("WANDB_WATCH", "").strip().lower()
+    if said not in (*WATCHED, "false", ""):
+        raise ConfigError(f"{before}WANDB_WATCH takes {', '.join(WATCHED)} or false, got {shown(said)}")
+    return said if said in WATCHED else None
 
 
 class OnceLoader(yaml.SafeLoader):

@@ -26,7 +26,7 @@ from trainer.node import processes
 from trainer.node.preflight import MEETING_TIMEOUT_S, check_node, meeting_place
 from trainer.node.stop import DEADLINE_ENV, FLAG, LIMIT_ENV, stopped
 from trainer.outcome import ConfigError, SickNode, node_rank
-from trainer.settings import read_env_file, say
+from trainer.settings import read_env_file, say, watched
 from trainer.terminal import give_back
 
 OVERTIME_S = 120  # beyond the time limit, for ranks that are still saving; then they count as hung
@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         planned = argv[1:] if argv[:1] == ["--"] else argv
         os.environ.update(complete_environment({**read_env_file(Path(".env")), **os.environ}, time.time()))
+        watched(os.environ)
         if outcome.SWEEP_ENV in os.environ:
             from accelerate_configs.sweeps import trial
 

@@ -24,7 +24,7 @@ from trainer.node.processes import in_rank
 from trainer.node.start import join, leave_alone, prepare_libraries
 from trainer.node.stop import Stopped
 from trainer.outcome import ATTEMPT_DIR_ENV, FINISHED, ConfigError, SickNode, write_outcome
-from trainer.settings import resolve_settings, say
+from trainer.settings import resolve_settings, say, watched
 from trainer.training.checkpoint import CheckpointError
 
 # What must be the same for a checkpoint to be continued exactly, and for its scores to be comparable: these, the base
@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> int:
         config = settings.config()
         if os.environ.get("RANK", "0") == "0":
             say(settings.notices)
+        watched(os.environ)
         check_start(config)
         dataset = dataset_of(config)
         prepare_libraries(config)

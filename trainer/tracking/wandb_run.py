@@ -14,6 +14,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from trainer.node.processes import kill_descendants
 from trainer.outcome import RUN_AGAIN
 from trainer.report.charts import Confusion, Entry
 from trainer.report.samples import sheet
+from trainer.settings import watched
 
 CLIENT = {
     "WANDB_PROJECT": "trainyard", "WANDB_INIT_TIMEOUT": "20", "WANDB_FINISH_TIMEOUT": "30", "WANDB_SILENT": "true",
@@ -39,7 +41,7 @@ class WandbRun:
     """One W&B run a run id, continued over attempts. Nothing here waits for W&B but `finish`, and that not for long.
 
     The client reads WANDB_PROJECT, WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_TAGS, WANDB_NOTES and WANDB_MODE itself;
-    WANDB_WATCH (gradients, parameters or all) logs histograms of the adapters every `logging_steps`; they alone are
+    WANDB_WATCH (gradients, parameters or all) logs histograms of what is trained every `logging_steps`; they alone are
     handed to the client from inside the training step.
     """
 
@@ -52,9 +54,10 @@ class WandbRun:
         self._failed = False
         self._tasks: queue.SimpleQueue[Callable[[Any], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
-        watch = os.environ.get("WANDB_WATCH", "").lower()
-        if watch in ("gradients", "parameters", "all"):
-            self._tasks.put(lambda run: run.watch(model, log=watch, log_freq=facts["logging_steps"]))
+        if watch := _what_to_watch():
+            from trainer.tracking.watched import trained_parameters
+
+            self._tasks.put(partial(_watch, trained_parameters(model), watch, facts))
         self._thread.start()
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
@@ -134,6 +137,19 @@ class WandbRun:
             _end_client()
         if run is not None and (stuck or (not run.offline and (self._failed or _has_errors(run)))):
             _say(f"W&B may lack a part of this run; {_upload(run)}")
+
+
+def _what_to_watch() -> str | None:
+    watch = watched(os.environ)
+    if watch in (None, "gradients") or os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true":
+        return watch
+    _say(f"W&B: WANDB_WATCH={watch} logs no parameters under ZeRO-3, where no process has them whole")
+    return "gradients" if watch == "all" else None
+
+
+def _watch(parameters: Any, watch: str, facts: Mapping[str, Any], run: Any) -> None:
+    # The client counts batches.
+    run.watch(parameters, log=watch, log_freq=facts["logging_steps"] * facts["gradient_accumulation_steps"])
 
 
 def prepare_client(**more: str) -> None:
