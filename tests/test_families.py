@@ -13,6 +13,8 @@ from trainer.config import TrainConfig
 from trainer.data.examples import Encoder
 from trainer.data.records import load_dataset
 from trainer.model import base as models
+from trainer.model.contract import check_contract
+from trainer.outcome import ConfigError
 
 TEXT = 2 * 7  # layers x linears
 TOWER = 2 * 5 + 2  # blocks x (qkv, proj, gate, up, down), and the merger's two
@@ -56,7 +58,7 @@ def test_a_batch_without_its_token_types_is_refused(tiny_qwen: Path, walks: Path
     base = models.load_base(config, anatomy, dtype=torch.float32, device_map=None)
     model = models.add_lora(base, config, anatomy)
     batch = Encoder(models.load_processor(config.model), load_dataset(str(walks)).train).collate([{"index": 0}])
-    assert dict(models.check_contract(model, config, anatomy, batch))["vision features"] == "without gradient"
+    assert dict(check_contract(model, config, anatomy, batch))["vision features"] == "without gradient"
     del batch["mm_token_type_ids"]
-    with pytest.raises(RuntimeError, match=r"token types: no mm_token_type_ids, not present$"):
-        models.check_contract(model, config, anatomy, batch)
+    with pytest.raises(ConfigError, match=r"token types: no mm_token_type_ids, not present$"):
+        check_contract(model, config, anatomy, batch)

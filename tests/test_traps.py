@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from trainer.config import TrainConfig
 from trainer.data.examples import Encoder
 from trainer.data.records import load_dataset
 from trainer.model import base as models
+from trainer.model.contract import check_contract
 from trainer.model.head import install_supervised_head
 from trainer.node.start import check_machine, prepare_libraries
 from trainer.outcome import ConfigError
@@ -84,7 +86,9 @@ def test_a_loaded_model_keeps_the_contract(tiny_model: Path, batch: dict[str, to
     shapes = [(text.hidden_size, q), (text.hidden_size, kv), (text.hidden_size, kv), (q, text.hidden_size)]
     shapes += [(text.hidden_size, text.intermediate_size)] * 3
     trained = text.num_hidden_layers * sum(8 * (i + o) for i, o in shapes)
-    assert models.check_contract(peft_model, config, anatomy, batch) == [
+    with torch.no_grad():
+        whole = peft_model(**{k: v for k, v in batch.items() if not k.startswith("loss_")}).loss
+    assert check_contract(peft_model, config, anatomy, batch) == [
         ("trainable parameters", f"{trained:,}"),
         ("trained outside the language model", "0"),
         ("adapter precision", "float32"),
@@ -94,14 +98,35 @@ def test_a_loaded_model_keeps_the_contract(tiny_model: Path, batch: dict[str, to
         ("attention", "sdpa"),
         ("token types", "present"),
         ("vision features", "without gradient"),
+        ("loss of our head", f"{whole:.4f}"),
     ]
+
+
+def test_a_head_that_is_not_the_models_own_is_refused(tiny_model: Path, batch: dict[str, torch.Tensor]) -> None:
+    """Some families scale their logits in code, which no configuration tells."""
+    config = make_config(tiny_model)
+    peft_model, anatomy = load(config)
+    base = peft_model.get_base_model()
+    original = base.forward
+
+    def scaled(*args: Any, **kwargs: Any) -> Any:
+        outputs = original(*args, **kwargs)
+        outputs.logits = outputs.logits / 2
+        return outputs
+
+    base.forward = functools.wraps(type(base).forward)(scaled)
+    with torch.no_grad():
+        logits = scaled(**{k: v for k, v in batch.items() if not k.startswith(("loss_", "labels"))}).logits
+    theirs = torch.nn.functional.cross_entropy(logits.flatten(0, 1)[batch["loss_positions"]], batch["loss_targets"])
+    with pytest.raises(ConfigError, match=rf"loss of our head: [\d.]+, not {theirs:.4f} as by the model's own logits$"):
+        check_contract(peft_model, config, anatomy, batch)
 
 
 def test_trap_1_a_skip_list_that_matches_nothing_is_noticed(tiny_model: Path, batch: dict[str, torch.Tensor]) -> None:
     config = make_config(tiny_model)
     peft_model, anatomy = load(config, unquantized=("vision_tower", "multi_modal_projector", "lm_head"))
-    with pytest.raises(RuntimeError, match=r"4-bit linears elsewhere: \d+, not 0"):
-        models.check_contract(peft_model, config, anatomy, batch)
+    with pytest.raises(ConfigError, match=r"4-bit linears elsewhere: \d+, not 0"):
+        check_contract(peft_model, config, anatomy, batch)
 
 
 def test_trap_2_the_frozen_tower_gets_no_gradient_with_checkpointing(
@@ -126,8 +151,8 @@ def test_trap_3_token_types_are_in_the_batch_and_missing_ones_are_refused(
     peft_model, anatomy = load(config)
     base = peft_model.get_base_model().eval()
     bare = {k: v for k, v in batch.items() if k != "token_type_ids"}
-    with pytest.raises(RuntimeError, match=r"not what it should be: token types: no token_type_ids, not present$"):
-        models.check_contract(peft_model, config, anatomy, bare)
+    with pytest.raises(ConfigError, match=r"not what it should be: token types: no token_type_ids, not present$"):
+        check_contract(peft_model, config, anatomy, bare)
     with torch.no_grad():
         assert not torch.allclose(forward(peft_model, batch), forward(peft_model, bare), atol=1e-3)
     image = base.config.image_token_id
@@ -144,8 +169,8 @@ def test_trap_4_sdpa_gives_the_logits_of_eager(tiny_model: Path, batch: dict[str
         slow = forward(peft_model, batch)
     real = batch["attention_mask"].bool()
     assert torch.allclose(fast[real], slow[real], atol=1e-4)
-    with pytest.raises(RuntimeError, match="attention: eager, not sdpa"):
-        models.check_contract(peft_model, config, anatomy, batch)
+    with pytest.raises(ConfigError, match="attention: eager, not sdpa"):
+        check_contract(peft_model, config, anatomy, batch)
 
 
 def test_trap_5_nothing_is_upcast_but_the_adapters(tiny_model: Path) -> None:

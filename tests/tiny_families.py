@@ -1,7 +1,8 @@
-"""Tiny but real Qwen2.5-VL and Idefics3, for proof that nothing is made for Gemma 3 alone; random weights."""
+"""Tiny but real models of other families, for proof that nothing is made for Gemma 3 alone; random weights."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from training import run_forked
 
 HIDDEN = 64
 PATCH_PX = 14
+BYTES = 256
 CHAT_TEMPLATE = """{%- for message in messages -%}
     {{ '<|im_start|>' + message['role'] + '\\n' }}
     {%- if message['content'] is string -%}
@@ -126,17 +128,39 @@ IDEFICS_TEMPLATE = """<|im_start|>{% for message in messages %}
 
 def write_tiny_idefics(folder: Path) -> None:
     """Pictures become tiles of 56 x 56 and an overview, 4 tokens each, with a mask of their pixels."""
-    import torch
     from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor
     from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
     pictures = Idefics3ImageProcessorPil(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})
     tokenizer = _letters(IDEFICS_TOKENS, eos="<end_of_utterance>")
     Idefics3Processor(pictures, tokenizer, image_seq_len=4, chat_template=IDEFICS_TEMPLATE).save_pretrained(folder)
+    _write_tiled(folder, Idefics3Config, Idefics3ForConditionalGeneration)
+
+
+def write_tiny_smolvlm(folder: Path) -> None:
+    """The same with SmolVLM's own classes, its files as the hub has them: its processor must have a part for videos."""
+    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
+    from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+    tokenizer = _letters(IDEFICS_TOKENS, eos="<end_of_utterance>")
+    tokenizer.chat_template = IDEFICS_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    pictures = SmolVLMImageProcessorPil(size={"longest_edge": 112}, max_image_size={"longest_edge": 56}).to_dict()
+    videos = {"fps": 1, "max_frames": 64, "video_size": {"longest_edge": 56}}
+    (folder / "preprocessor_config.json").write_text(json.dumps({**pictures, "video_sampling": videos}))
+    named = {"image_seq_len": 4, "processor_class": "SmolVLMProcessor"}
+    (folder / "processor_config.json").write_text(json.dumps(named))
+    _write_tiled(folder, SmolVLMConfig, SmolVLMForConditionalGeneration)
+
+
+def _write_tiled(folder: Path, config_class: Any, model_class: Any) -> None:
+    import torch
+
     sizes = {"hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": 2}
-    config = Idefics3Config(
+    vocab = len(IDEFICS_TOKENS) + BYTES
+    config = config_class(
         text_config={
-            **sizes, "model_type": "llama", "vocab_size": len(tokenizer), "num_attention_heads": 4,
+            **sizes, "model_type": "llama", "vocab_size": vocab, "num_attention_heads": 4,
             "num_key_value_heads": 2, "max_position_embeddings": 2048, "initializer_range": 0.1,
             "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
         },
@@ -147,7 +171,42 @@ def write_tiny_idefics(folder: Path) -> None:
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        Idefics3ForConditionalGeneration(config).save_pretrained(folder)
+        model_class(config).save_pretrained(folder)
+
+
+MLLAMA_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|image|>", "<|python_tag|>")
+
+
+def write_tiny_mllama(folder: Path) -> None:
+    """Pictures are attended to from cross-attention layers and have no place among the tokens."""
+    import torch
+    from transformers import MllamaConfig, MllamaForConditionalGeneration, MllamaProcessor
+    from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
+
+    tokenizer = _letters(MLLAMA_TOKENS, eos="<|im_end|>")
+    tokenizer.bos_token = "<|begin_of_text|>"
+    template = CHAT_TEMPLATE.replace("<|vision_start|><|image_pad|><|vision_end|>", "<|image|>")
+    side = 4 * PATCH_PX
+    pictures = MllamaImageProcessorPil(size={"height": side, "width": side}, max_image_tiles=2)
+    MllamaProcessor(pictures, tokenizer, chat_template=template).save_pretrained(folder)
+    config = MllamaConfig(
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "cross_attention_layers": [1],
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}, "bos_token_id": 3,
+            "eos_token_id": 2, "pad_token_id": 0,
+        },
+        vision_config={
+            "hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": 2, "num_global_layers": 1,
+            "attention_heads": 4, "image_size": side, "patch_size": PATCH_PX, "vision_output_dim": 2 * HIDDEN,
+            "intermediate_layers_indices": [0], "max_num_tiles": 2,
+            "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]],
+        },
+        image_token_index=MLLAMA_TOKENS.index("<|image|>"),
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        MllamaForConditionalGeneration(config).save_pretrained(folder)
 
 
 def built(folder: Path, write: Callable[[Path], None]) -> Path:
@@ -159,6 +218,11 @@ def built(folder: Path, write: Callable[[Path], None]) -> Path:
 @pytest.fixture(scope="session")
 def tiny_idefics(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built(tmp_path_factory.mktemp("idefics"), write_tiny_idefics)
+
+
+@pytest.fixture(scope="session")
+def tiny_smolvlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("smolvlm"), write_tiny_smolvlm)
 
 
 @pytest.fixture(scope="session")

@@ -76,7 +76,6 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
 
     Raises:
         ConfigError: this machine or this model cannot run the configuration.
-        RuntimeError: the loaded model breaks the contract.
     """
     import torch
 
@@ -88,6 +87,8 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     from trainer.evaluation.metrics import score_table
     from trainer.model import base as model
     from trainer.model import features, warm_start
+    from trainer.model.contract import check_contract
+    from trainer.model.refusal import UNFIT, refusing
     from trainer.node.stop import Stop
     from trainer.report.page import report_line
     from trainer.results import export, trained
@@ -134,9 +135,9 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     held_out = heldout.hold_out(processor, dataset, config, say)
     evaluated = [dataset.eval[place] for place in choose(dataset.eval, config.eval_samples)]
     encoder = Encoder(processor, [*dataset.train, *evaluated])
-    for what, found in model.check_contract(peft_model, config, anatomy, encoder.collate([{"index": 0}])):
+    for what, found in check_contract(peft_model, config, anatomy, encoder.collate([{"index": 0}])):
         say(f"  {what:<38} {found}")
-    pictures = features.keep_features(base, config, len(dataset.train))
+    pictures = features.keep_features(base, config, len(dataset.train), say)
     say(f"  {'a picture goes through the tower':<38} {'once' if pictures else 'every time'}")
     for index in range(min(SHOWN_EXAMPLES, len(encoder.records))) if ranks.first else ():
         say(f"example {index + 1}\n{describe_example(processor, encoder(index))}")
@@ -163,7 +164,8 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
         zero_shot = export.load_zero_shot(run_dir)
     else:
         # The base model's own, also where the adapter knows something already.
-        with peft_model.disable_adapter() if config.init_adapter else nullcontext():
+        untrained = peft_model.disable_adapter() if config.init_adapter else nullcontext()
+        with untrained, refusing(config.model, "asked for its answers", UNFIT):
             zero_shot = measure("before training", 0)
         if ranks.first:
             export.save_zero_shot(run_dir, zero_shot)

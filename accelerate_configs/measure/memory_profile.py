@@ -25,6 +25,7 @@ from trainer.config import TrainConfig
 from trainer.data.records import Dataset, Record, load_dataset
 from trainer.files import write_whole
 from trainer.flags import answer_help, build
+from trainer.model.refusal import LACKING, UNFIT, refusing
 from trainer.node.start import join, prepare_libraries
 from trainer.outcome import FAILED, FINISHED
 from trainer.settings import settings_here
@@ -106,10 +107,10 @@ def set_limit(config: TrainConfig) -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether it is memory that was lacking; with a limit, also a thread's, whose stack counts."""
-    from trainer.evaluation import memory
+    from trainer.evaluation.memory import is_out_of_memory as lacking
 
     more = "|can't start new thread" if LIMIT_ENV in os.environ else ""
-    return memory.is_out_of_memory(error, memory.LACKING + more)
+    return lacking(error, LACKING + more)
 
 
 def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
@@ -121,6 +122,7 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
     from trainer.evaluation.heldout import hold_out
     from trainer.evaluation.rows import Room
     from trainer.model import base as model
+    from trainer.model.contract import check_contract
     from trainer.node.stop import Stop
     from trainer.training.checkpoint import CheckpointStore
     from trainer.training.ranks import Ranks
@@ -129,6 +131,7 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
     if config.device == "cuda":
         os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "bf16")
     state = join(config)
+    shape = resolve_shape(config.model)
     processor = model.load_processor(config.model)
     dataset = load_dataset(config.data, eval_fraction=0, seed=config.seed, image_root=config.image_root)
     longest, tokens, supervised = longest_record(config, processor, dataset)
@@ -139,6 +142,9 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
     stages.append(read_stage("model loaded", config))
     peft_model = model.add_lora(base, config, anatomy)
     stages.append(read_stage("LoRA", config))
+    records = [longest] * (config.micro_batch_size * STEPS * state.num_processes)
+    encoder = Encoder(processor, records)
+    check_contract(peft_model, config, anatomy, encoder.collate([{"index": 0}]))
 
     class FirstStep(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -153,17 +159,17 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
     stop = Stop(ranks, run_dir)
     stop.step = 0
     store.take_over()
-    records = [longest] * (config.micro_batch_size * STEPS * state.num_processes)
     trainer = VisionSFTTrainer(
         asked, peft_model, processor, Encoder(processor, records).collate, (len(records), 0),
         store=store, stop=stop, callbacks=[FirstStep()],
     )  # fmt: skip
-    trainer.train_from(0)
-    measured.measure(trainer.model, trainer.accelerator, stop.check)
+    with refusing(config.model, "trained for two steps", UNFIT):
+        trainer.train_from(0)
+        measured.measure(trainer.model, trainer.accelerator, stop.check)
     stages += [read_stage(name, config) for name in ("evaluation", "peak")]
     stages = most_of_all(gather_object([stages]))
     spec = WorstCase(
-        model=config.model, shape=resolve_shape(config.model), data=config.data, project_dir=".", name="profile",
+        model=config.model, shape=shape, data=config.data, project_dir=".", name="profile",
         run_id="profile", gpus=int(config.device == "cuda"), device=config.device, rank=config.lora_r,
         quantization=config.quantization, lora_dropout=config.lora_dropout, max_length=tokens,
         supervised_tokens=supervised, images_per_sample=len(longest.pictures),

@@ -15,6 +15,7 @@ from accelerate_configs.job import ModelShape
 from accelerate_configs.memory.families import PARSERS, Config
 from accelerate_configs.memory.hub import cached_config, is_hub_id
 from accelerate_configs.memory.known_models import KNOWN_MODELS
+from trainer.model.refusal import check_unquantized
 from trainer.outcome import ConfigError
 from trainer.text import nearest
 
@@ -55,6 +56,7 @@ def resolve_shape(model: str, *, job: Mapping[str, str] | None = None, elsewhere
 
 def shape_from_config(config: Config, *, model: str) -> ModelShape:
     """The shape that a config.json, already read, describes; `model` names it in errors (ConfigError)."""
+    check_unquantized(model, config)
     family = config.get("model_type")
     parse = PARSERS.get(family) if isinstance(family, str) else None
     if parse is None:

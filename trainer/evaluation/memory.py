@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from trainer.evaluation.rows import Asked, Sizes
-
-LACKING = r"OutOfMemoryError|out of memory|[Cc]an(no|')t allocate|ALLOC_FAILED|failed to map"
+from trainer.model.refusal import LACKING
 T = TypeVar("T")
 CGROUPS = Path("/sys/fs/cgroup")
 

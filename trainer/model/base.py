@@ -1,4 +1,4 @@
-"""The base in 4 bits with LoRA on its language model (and tower, if asked), and the contract that both are so.
+"""The base in 4 bits with LoRA on its language model (and tower, if asked); model.contract holds it to that.
 
 Written around traps that raise nothing: skip lists that do not match, towers that are trained by accident,
 half-precision weights that are upcast, attention kernels that ignore the image mask.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from trainer.config import TrainConfig
-from trainer.model.traits import UNUSED, lacking_token_types, picture_features, processor_of
+from trainer.model.refusal import UNFIT, check_unquantized, refusing
+from trainer.model.traits import UNUSED
 from trainer.node.preflight import check_model
 from trainer.node.start import device_map
 from trainer.outcome import ConfigError, SickNode
@@ -77,6 +78,13 @@ def find_anatomy(model_config: Any) -> Anatomy:
     return anatomy_of(build_skeleton(model_config))
 
 
+def take_apart(model: str, model_config: Any) -> tuple[Any, Anatomy]:
+    """The skeleton of `model` and where things are in it. Raises ConfigError."""
+    with refusing(model, "taken apart", UNFIT):
+        skeleton = build_skeleton(model_config)
+        return skeleton, anatomy_of(skeleton)
+
+
 def target_pattern(anatomy: Anatomy, vision: str = "frozen") -> str:
     """Of the linears that get an adapter, whole paths: a list of suffixes would hit the tower by accident."""
     return "|".join((*anatomy.linears, *(anatomy.vision_linears if vision == "lora" else ())))
@@ -116,10 +124,15 @@ def load_base(config: TrainConfig, anatomy: Anatomy, *, dtype: torch.dtype, devi
 
 
 def load_here(config: TrainConfig, state: Any) -> tuple[Any, Anatomy]:
-    """The base in the launcher's precision, where this process of `state` computes, and where things are in it."""
-    anatomy = find_anatomy(load_model_config(config.model))
+    """The base in the launcher's precision, where this process of `state` computes, and where things are in it.
+
+    Raises:
+        ConfigError: no base to train.
+    """
+    _, anatomy = take_apart(config.model, load_model_config(config.model))
     dtype = torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
-    return load_base(config, anatomy, dtype=dtype, device_map=device_map(state)), anatomy
+    with refusing(config.model, "loaded", "are its weights whole, and those of its config.json?"):
+        return load_base(config, anatomy, dtype=dtype, device_map=device_map(state)), anatomy
 
 
 def add_lora(base: Any, config: TrainConfig, anatomy: Anatomy) -> Any:
@@ -138,7 +151,8 @@ def add_lora(base: Any, config: TrainConfig, anatomy: Anatomy) -> Any:
         target_modules=target_pattern(anatomy, config.vision),
         task_type="CAUSAL_LM",
     )
-    model = get_peft_model(base, lora)
+    with refusing(config.model, "given adapters", UNFIT):
+        model = get_peft_model(base, lora)
     if config.activation_checkpointing:
         # On the decoder alone and after PEFT: asked for on the whole model, hooks would make the frozen
         # tower's output require a gradient, and the tower be recomputed and back-propagated for nothing.
@@ -149,86 +163,46 @@ def add_lora(base: Any, config: TrainConfig, anatomy: Anatomy) -> Any:
     return model
 
 
-def check_contract(
-    model: Any, config: TrainConfig, anatomy: Anatomy, batch: dict[str, torch.Tensor]
-) -> list[tuple[str, str]]:
-    """(what, how it is) for every promise that training relies on, about the model and what it makes of a `batch`.
-
-    Raises:
-        RuntimeError: a promise is broken, naming all that are.
-    """
-    from bitsandbytes.nn import Linear4bit
-
-    base = model.get_base_model()
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    text = matching(base, target_pattern(anatomy))
-    tuned = matching(base, target_pattern(anatomy, config.vision))
-    # A ZeRO-3 shard knows its whole size.
-    counted = sum(getattr(p, "ds_numel", p.numel()) for p in trainable.values())
-    expected = sum(config.lora_r * (m.in_features + m.out_features) for m in tuned)
-    outside = [name for name in trainable if f".{anatomy.decoder}." not in f".{name}"]
-    precision = ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in trainable.values()}))
-    under_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
-    halved = under_deepspeed and os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16"
-    masters = " masters of bfloat16 adapters (DeepSpeed)" if halved else ""
-    four_bit = sum(isinstance(m, Linear4bit) for m in text)
-    strays = sum(isinstance(m, Linear4bit) for m in base.modules()) - four_bit
-    shared = base.get_output_embeddings().weight is base.get_input_embeddings().weight
-    attention = {getattr(m.config, "_attn_implementation", "") for m in (base, base.get_submodule(anatomy.decoder))}
-    lacking = lacking_token_types(base, batch)
-    features = picture_features(base, batch)
-    asked = "with gradient" if config.vision == "lora" else "without gradient"
-    if features is None:
-        seen = asked = "none: the first record has no picture"
-    else:
-        seen = "with gradient" if features.requires_grad else "without gradient"
-    promises = (
-        ("trainable parameters", f"{counted:,}", f"{expected:,}"),
-        ("trained outside the language model", len(outside), 2 * (len(tuned) - len(text))),
-        ("adapter precision", precision + masters, f"float32{masters}"),
-        ("4-bit linears in the language model", four_bit, len(text) if config.quantization == "nf4" else 0),
-        ("4-bit linears elsewhere", strays, 0),
-        ("head tied to the embedding", shared, bool(getattr(base.config, "tie_word_embeddings", False))),
-        ("attention", ", ".join(sorted(attention)), "sdpa"),
-        # Without them the model would take image tokens for text.
-        ("token types", f"no {' or '.join(lacking)}" if lacking else "present", "present"),
-        ("vision features", seen, asked),
-    )
-    if broken := [f"{what}: {found}, not {should}" for what, found, should in promises if found != should]:
-        raise RuntimeError(f"the model is not what it should be: {'; '.join(broken)}")
-    return [(what, str(found)) for what, found, _ in promises]
-
-
-def matching(base: Any, pattern: str) -> list[Any]:
-    """The linears at the paths that `pattern` means, below their adapters."""
-    return [getattr(m, "base_layer", m) for name, m in base.named_modules() if re.fullmatch(pattern, name)]
-
-
 def load_processor(model: str) -> Any:
-    """The model's processor. Raises ConfigError or SickNode when the model is neither here nor reachable."""
-    return _load(processor_of, model)
+    """The processor of a model, or of a folder that training wrote. Raises ConfigError or SickNode."""
+    from trainer.model.processor import processor_of
+
+    folder = Path(model)
+    if not folder.is_dir() or (folder / "config.json").is_file():  # an adapter's folder has none
+        load_model_config(model)
+    with _loading(model):
+        return processor_of(model)
 
 
 def load_model_config(model: str) -> Any:
-    """The model's configuration. Raises ConfigError or SickNode when the model is neither here nor reachable."""
-    from transformers import AutoConfig
+    """The model's configuration. Raises ConfigError, also for a model that takes no pictures or is quantized already,
+    or SickNode."""
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
 
-    return _load(partial(AutoConfig.from_pretrained, trust_remote_code=False), model)
+    with _loading(model):
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise ConfigError(
+            f"MODEL={model}: {config.model_type} is no model of pictures and text: give one, as google/gemma-3-4b-it is"
+        )
+    check_unquantized(model, config.to_dict())
+    return config
 
 
-def _load(load: Callable[[str], Any], model: str) -> Any:
+@contextmanager
+def _loading(model: str) -> Iterator[None]:
+    """What keeps a processor or a configuration from being loaded, as ConfigError or SickNode."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    path = Path(model)
+    advice = "give a model folder, or a hub id with access (HF_TOKEN in .env) and the licence accepted"
+    if path.is_dir():
+        advice = "is the folder whole, its processor's and tokenizer's files too?"
     try:
-        check_model(model, weights=False)  # asks once, where the hub's client would ask for minutes
-        return load(model)
-    except (OSError, ValueError, ConfigError, SickNode) as error:  # ValueError: a name that no hub takes
+        with refusing(model, "loaded", advice):
+            check_model(model, weights=False)  # asks once, where the hub's client would ask for minutes
+            yield
+    except (ConfigError, SickNode):
         # A hub id whose first half is a folder here is a mistyped folder.
-        if not (path := Path(model)).exists() and (path.is_absolute() or ("/" in model and path.parent.is_dir())):
+        if not path.exists() and (path.is_absolute() or ("/" in model and path.parent.is_dir())):
             raise ConfigError(f"MODEL={model} is not there: give a model folder, or a hub id") from None
-        if isinstance(error, (ConfigError, SickNode)):
-            raise
-        first_line = str(error).strip().splitlines()[0]
-        advice = "give a model folder, or a hub id with access (HF_TOKEN in .env) and the licence accepted"
-        if path.is_dir():
-            advice = "is the folder whole, its processor's and tokenizer's files too?"
-        raise ConfigError(f"MODEL={model} cannot be loaded ({first_line}): {advice}") from None
+        raise

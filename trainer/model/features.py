@@ -11,10 +11,11 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from inspect import signature
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,11 @@ WIDTH, MOST_ROWS = 1 << 12, 1 << 16  # of the table that a tensor's numbers are 
 class FeatureCache:
     """Stands in for a model's `get_image_features`."""
 
-    def __init__(self, compute: Any, config: TrainConfig, *, again: bool) -> None:
+    def __init__(self, compute: Any, config: TrainConfig, *, again: bool, say: Callable[[str], object]) -> None:
         """`again`: pictures that are trained on will be seen once more, not only those that are evaluated."""
-        self._compute, self._again = compute, again
+        self._compute, self._again, self._say = compute, again, say
+        self._unlike = False
+        """The family gives its features, or is asked for them, in another form than can be kept."""
         self.__signature__ = signature(compute)  # generate() looks there for what it may hand over
         self._folder = features_dir(config)
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -47,34 +50,60 @@ class FeatureCache:
         self._writer = ThreadPoolExecutor(1, "features")
         self._computed = 0
 
-    def __call__(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
-        given = self.__signature__.bind(*args, **kwargs).arguments
-        options = given.pop("kwargs", {})
-        pictures = list(_one_by_one({name: value for name, value in given.items() if value is not None}))
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        bound = self.__signature__.bind(*args, **kwargs).arguments
+        options = bound.pop("kwargs", {})
+        given = {name: value for name, value in bound.items() if value is not None}
+        if not self._unlike and not all(isinstance(value, Tensor) for value in given.values()):
+            self._give_up(f"asked with {', '.join(n for n, v in given.items() if not isinstance(v, Tensor))}")
+        if self._unlike:
+            return self._compute(*args, **kwargs)
+        pictures = list(_one_by_one(given))
         keys = torch.stack([torch.cat([fingerprint(t) for t in picture.values()]) for picture in pictures]).tolist()
-        found = [self._features(picture, key, options) for picture, key in zip(pictures, keys, strict=True)]
-        features: Any = tuple(found) if GRID in given else torch.cat(found)
-        return BaseModelOutputWithPooling(pooler_output=features)
+        found: list[Any] = [self._features(picture, key, options) for picture, key in zip(pictures, keys, strict=True)]
+        if self._unlike:
+            return self._compute(*args, **kwargs)
+        # As the family has them: the features of all pictures in one tensor, or in one for each.
+        features = torch.cat(found) if isinstance(found[0], Tensor) else tuple(chain.from_iterable(found))
+        return BaseModelOutputWithPooling(pooler_output=features)  # type: ignore[arg-type]
 
-    def _features(self, picture: Mapping[str, Tensor], key: list[int], options: Mapping[str, Any]) -> Tensor:
+    def _features(
+        self, picture: Mapping[str, Tensor], key: list[int], options: Mapping[str, Any]
+    ) -> Tensor | tuple[Tensor, ...]:
         name = "".join(f"-{part & (1 << 64) - 1:016x}" for part in key)
         path = self._folder / f"{self._prefix}{name}.safetensors"
         with contextlib.suppress(OSError, SafetensorError):  # not there, or cut off
-            return load_file(path, device=str(picture["pixel_values"].device))["features"]
+            kept = load_file(path, device=str(picture["pixel_values"].device))
+            return kept[WHOLE] if WHOLE in kept else tuple(kept[str(i)] for i in range(len(kept)))
         found = self._compute(**picture, **options).pooler_output
-        features = found if isinstance(found, Tensor) else torch.cat(tuple(found))
+        tensors = {WHOLE: found} if isinstance(found, Tensor) else {str(i): part for i, part in enumerate(found)}
+        if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+            self._give_up(f"they come as {type(next(iter(tensors.values()))).__name__}")
+            return ()
         training = self._compute.__self__.training
         self._computed += training
-        if features.nbytes <= self._room_bytes and (self._again or not training):
-            self._room_bytes -= features.nbytes
-            self._writer.submit(self._write, path, features.cpu().contiguous())
-        return features
+        size_bytes = sum(tensor.nbytes for tensor in tensors.values())
+        if size_bytes <= self._room_bytes and (self._again or not training):
+            self._room_bytes -= size_bytes
+            # A view would be saved with all of the tensor that it looks into.
+            copies = {
+                name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, tensor in tensors.items()
+            }
+            self._writer.submit(self._write, path, copies)
+        return found if isinstance(found, Tensor) else tuple(found)
 
-    def _write(self, path: Path, features: Tensor) -> None:
+    def _give_up(self, why: str) -> None:
+        if self._unlike:
+            return
+        self._unlike = True
+        self._say(f"the features of pictures cannot be kept for this family ({why}): the tower runs every time")
+
+    def _write(self, path: Path, tensors: dict[str, Tensor]) -> None:
         part = path.with_suffix(f".{os.getpid()}")
         try:
             part.unlink(missing_ok=True)
-            save_file({"features": features}, part)
+            save_file(tensors, part)
             part.replace(path)
         except (OSError, SafetensorError):  # a full disk or quota: checkpoints need the room more
             self._room_bytes = 0
@@ -90,6 +119,7 @@ class FeatureCache:
         self._writer.shutdown()
 
 
+WHOLE = "features"  # the name of a picture's one tensor; several are numbered
 GRID = "image_grid_thw"  # Qwen's patches of all pictures lie in one row, and this says whose are how many
 
 
@@ -97,7 +127,9 @@ def features_dir(config: TrainConfig) -> Path:
     return Path(config.output_dir, "features")
 
 
-def keep_features(base: Any, config: TrainConfig, records: int) -> FeatureCache | None:
+def keep_features(
+    base: Any, config: TrainConfig, records: int, say: Callable[[str], object] = bool
+) -> FeatureCache | None:
     """Let `base` compute the features of each picture once, in a run that trains on so many `records`.
 
     None, with nothing changed, where it cannot be: adapters or dropout change what the tower makes; ZeRO-3 gathers the
@@ -113,7 +145,8 @@ def keep_features(base: Any, config: TrainConfig, records: int) -> FeatureCache 
     if signature(compute).return_annotation != tuple | BaseModelOutputWithPooling:
         return None
     effective = config.micro_batch_size * config.gradient_accumulation_steps * config.world_size
-    backbone.get_image_features = FeatureCache(compute, config, again=config.max_steps * effective > records)
+    again = config.max_steps * effective > records
+    backbone.get_image_features = FeatureCache(compute, config, again=again, say=say)
     return backbone.get_image_features
 
 

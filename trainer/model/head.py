@@ -71,6 +71,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return gradient * loss_gradient.to(gradient.dtype), None, None, None
 
 
+def supervised_loss(model: Any, *args: Any, loss_positions: Tensor, loss_targets: Tensor, **kwargs: Any) -> Any:
+    """{"loss_sum", "correct"} of `model`'s head at flat `loss_positions` alone, the rest of its inputs as usual."""
+    states = model.base_model(*args, use_cache=False, **kwargs).last_hidden_state
+    loss_sum, correct = _ChunkedCrossEntropy.apply(
+        states.flatten(0, 1)[loss_positions], loss_targets, model.get_output_embeddings(), softcap_of(model)
+    )
+    return {"loss_sum": loss_sum, "correct": correct}
+
+
 def install_supervised_head(model: Any) -> None:
     """Let `model(..., loss_positions=p, loss_targets=t)` return {"loss_sum", "correct"} in place of logits.
 
@@ -83,18 +92,12 @@ def install_supervised_head(model: Any) -> None:
     head = model.get_output_embeddings()
     if any(parameter.requires_grad for parameter in head.parameters()):
         raise ValueError("the language-model head must be frozen: its gradient is not computed")
-    softcap = softcap_of(model)
     original = model.forward
 
     @functools.wraps(type(model).forward)  # generate() checks its arguments against this signature
     def forward(self: Any, *args: Any, loss_positions: Tensor | None = None, **kwargs: Any) -> Any:
         if loss_positions is None:
             return original(*args, **kwargs)
-        targets = kwargs.pop("loss_targets")
-        states = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state
-        loss_sum, correct = _ChunkedCrossEntropy.apply(
-            states.flatten(0, 1)[loss_positions], targets, self.get_output_embeddings(), softcap
-        )
-        return {"loss_sum": loss_sum, "correct": correct}
+        return supervised_loss(self, *args, loss_positions=loss_positions, **kwargs)
 
     model.forward = types.MethodType(forward, model)

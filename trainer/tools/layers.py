@@ -17,7 +17,7 @@ from torch import nn
 
 from trainer.config import LORA_PRESETS
 from trainer.flags import Range, parse
-from trainer.model.base import anatomy_of, build_skeleton, load_model_config, target_pattern
+from trainer.model.base import load_model_config, take_apart, target_pattern
 from trainer.outcome import FINISHED
 from trainer.settings import take_env_file
 from trainer.text import format_table
@@ -47,8 +47,7 @@ def main(argv: Sequence[str]) -> int:
 
 def describe(model: str, lora_r: int) -> dict[str, Any]:
     """The linears in the model's order, one entry for each part, name and shape; what the ways to choose pick."""
-    skeleton = build_skeleton(_config(model))
-    anatomy = anatomy_of(skeleton)
+    skeleton, anatomy = take_apart(model, _config(model))
     head = skeleton.get_output_embeddings()
     linears = {path: module for path, module in skeleton.named_modules() if isinstance(module, nn.Linear)}
     frozen, tuned = (re.compile(target_pattern(anatomy, vision)) for vision in ("frozen", "lora"))

@@ -1,0 +1,233 @@
+"""Models that cannot be trained: one line and 78 from every verb, never a traceback; a sick machine stays one."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from specs import GEMMA_4B
+from tiny_families import write_tiny_mllama
+from training import run_forked
+
+from accelerate_configs.memory.known_models import KNOWN_MODELS
+from accelerate_configs.memory.shapes import resolve_shape
+from trainer.model.refusal import LONGEST, TRACEBACK_ENV, refusing
+from trainer.outcome import ConfigError, SickNode
+
+BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+
+
+@pytest.mark.parametrize(
+    ("more", "method"),
+    [
+        ({"quantization_config": BNB}, "bitsandbytes"),  # unsloth/*-bnb-4bit
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "gptq"),
+        ({"quantization": {"group_size": 64, "bits": 4}}, "says its config.json"),  # mlx-community
+        ({"text_config": {"hidden_size": 64, "quantization_config": {"quant_method": "awq"}}}, "awq"),
+    ],
+)
+def test_the_plan_refuses_weights_that_are_quantized_already(tmp_path: Path, more: Any, method: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**KNOWN_MODELS[GEMMA_4B], **more}))
+    with pytest.raises(ConfigError) as refused:
+        resolve_shape(str(tmp_path))
+    assert str(refused.value) == (
+        f"MODEL={tmp_path}: its weights are quantized already ({method}): give the 16-bit model that they were made "
+        "from; QUANTIZATION=nf4 makes 4 bits of it as it loads"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyError("vision_config"), "KeyError: 'vision_config'"),
+        (AttributeError("X has no attribute y\nsecond line"), "AttributeError: X has no attribute y"),
+        (RuntimeError(), "RuntimeError"),
+        (ValueError("\n\n  Unrecognized model. It should have a key."), "Unrecognized model"),
+        (TypeError("x" * 500), f"TypeError: {'x' * (LONGEST - 3)}..."),
+    ],
+)
+def test_what_a_library_raises_is_one_line(error: Exception, said: str) -> None:
+    with pytest.raises(ConfigError) as refused, refusing("some/model", "loaded", "take another"):
+        raise error
+    assert str(refused.value) == f"MODEL=some/model cannot be loaded ({said}): take another"
+
+
+def test_a_library_that_is_not_there_is_named() -> None:
+    text = "\nXProcessor requires the Torchvision library but it was not found. Check out the instructions on the\npage"
+    with pytest.raises(ConfigError) as refused, refusing("some/model", "loaded", "take another"):
+        raise ImportError(text)
+    assert str(refused.value) == (
+        "MODEL=some/model cannot be loaded (XProcessor requires the Torchvision library but it was not found): "
+        "it needs a library that is not among Trainyard's, take another model"
+    )
+
+
+def caused(error: Exception) -> Exception:
+    made = RuntimeError("the weights could not be had")
+    made.__cause__ = error
+    return made
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch names its own."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(), OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), OSError(28, "No space left on device"),
+        OSError(5, "Input/output error"), OSError("We couldn't connect to 'https://huggingface.co'"),
+        RuntimeError("I/O error: Input/output error (os error 5)"), ConnectionResetError("reset by peer"),
+        caused(TimeoutError("read timed out")), ConfigError("as it was"), SickNode("as it was"),
+    ],
+    ids=lambda error: repr(error)[:40],
+)  # fmt: skip
+def test_the_machines_faults_and_our_own_words_stay_what_they_are(error: Exception) -> None:
+    with pytest.raises(type(error)) as kept, refusing("some/model", "loaded", "take another"):
+        raise error
+    assert kept.value is error
+
+
+def test_the_traceback_is_there_for_who_asks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for asked in (False, True):
+        if asked:
+            monkeypatch.setenv(TRACEBACK_ENV, "1")
+        with pytest.raises(ConfigError), refusing("some/model", "loaded", "take another"):
+            raise KeyError("vision_config")
+        printed = capsys.readouterr().err
+        assert ("Traceback" in printed and "KeyError: 'vision_config'" in printed) == asked
+
+
+def quantized(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": BNB}))
+
+
+def text_only(folder: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shutil.rmtree(folder)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=300, **sizes)).save_pretrained(folder)
+
+
+def of_another_processor(name: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "processor_config.json").write_text(json.dumps({"processor_class": name}))
+
+    return write
+
+
+def cut_off(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def of_another_shape(folder: Path) -> None:
+    path = folder / "config.json"
+    entry = json.loads(path.read_text())
+    entry["text_config"]["intermediate_size"] += 64
+    path.write_text(json.dumps(entry))
+
+
+def mllama(folder: Path) -> None:
+    """Without the method that the contract asks for a picture's features by."""
+    shutil.rmtree(folder)
+    write_tiny_mllama(folder)
+
+
+ALL = ("train", "data", "model", "layers", "profile-memory", "infer", "merge")
+WEIGHTS = ("train", "profile-memory", "infer", "merge")
+# What each is refused by, the others end with 0.
+CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
+    "quantized": (quantized, ALL, "its weights are quantized already (bitsandbytes)"),
+    "text only": (text_only, ALL, "llama"),
+    "no torchvision": (
+        of_another_processor("PixtralProcessor"),
+        tuple({*ALL} - {"layers"}),
+        "requires the Torchvision",
+    ),
+    "no such processor": (of_another_processor("Gemma3nProcessor"), tuple({*ALL} - {"layers"}), "cannot be loaded ("),
+    "cut off": (cut_off, WEIGHTS, "cannot be loaded (SafetensorError: "),
+    "another shape": (of_another_shape, WEIGHTS, "MODEL="),
+    "mllama": (mllama, ("train", "model", "profile-memory", "merge"), ""),  # its run held nothing out to merge on
+}
+
+
+def ask_all(cases: dict[str, str], data: str, out: str) -> None:
+    """Every verb of every model, in this process: {case: {verb: [code, what was printed]}} into `out`."""
+    from trainer.__main__ import main
+    from trainer.train import main as train
+
+    found: dict[str, dict[str, Any]] = {}
+    settings = ["--data", data, "--device", "cpu", "--micro_batch_size", "2", "--lora_r", "4", "--lora_alpha", "8"]
+    steps = ["--max_steps", "2", "--eval_samples", "2", "--score_samples", "2", "--max_length", "2048"]
+    picture = str(next(Path(data, "frames").glob("*.png")))
+    for case, model in cases.items():
+        run = Path(model).parent
+        verbs: dict[str, Callable[[], int]] = {
+            "train": lambda model=model, run=run: train(
+                ["--model", model, *settings, *steps, "--output_dir", f"{run}/trained", "--run_id", "t"]
+            ),
+            "data": lambda model=model: main(["validate", "data", "--model", model, *settings, *steps]),
+            "model": lambda model=model: main(["validate", "model", "--model", model, *settings, *steps]),
+            "layers": lambda model=model: main(["layers", "--model", model]),
+            "profile-memory": lambda model=model: main(["profile-memory", "--model", model, *settings, *steps]),
+            "infer": lambda model=model: main(["infer", "--run", model, picture]),
+            "merge": lambda run=run: main(["merge", "--run", str(run)]),
+        }
+        found[case] = {}
+        for verb, ask in verbs.items():
+            printed = io.StringIO()
+            with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
+                try:
+                    code = ask()
+                except BaseException as error:
+                    code = -1
+                    print(f"Traceback: {type(error).__name__}: {error}")
+            found[case][verb] = [code, printed.getvalue()]
+            print(case, verb, code, file=sys.stderr, flush=True)
+    Path(out).write_text(json.dumps(found))
+
+
+@pytest.mark.slow
+def test_every_verb_refuses_it_in_one_line(tiny_qwen: Path, walks: Path, tmp_path: Path) -> None:
+    from trainer.results.trained import Usage, write_usage
+
+    usage = Usage(
+        device="cpu", quantization="none", answer_field="button", choices=None, answer_tokens=4, frames=1, context="",
+        question="?", system="",
+    )  # fmt: skip
+    models = {}
+    for case, (change, _, _) in CASES.items():
+        run = tmp_path / case.replace(" ", "-")
+        model = run / "adapter"  # where a run has what infer and merge ask for
+        shutil.copytree(tiny_qwen, model)
+        change(model)
+        write_usage(model, usage)
+        (run / "metrics.json").write_text(json.dumps({"config": {}, "data": {}}))
+        models[case] = str(model)
+    ended = run_forked(tmp_path / "log", ask_all, models, str(walks), str(tmp_path / "found.json"))
+    assert ended.codes == (0,), ended.output
+    found = json.loads((tmp_path / "found.json").read_text())
+    for case, (_, refused, said) in CASES.items():
+        for verb, (code, printed) in found[case].items():
+            assert "Traceback" not in printed and "ran out" not in printed, (case, verb, printed)
+            assert code == (78 if verb in refused else 0), (case, verb, printed)
+            last = printed.strip().splitlines()[-1] if code else ""
+            if code and verb != "model":  # whose answer is a table
+                assert last.startswith("trainyard: ") and said in last, (case, verb, printed)
+            elif code:
+                assert said in printed and models[case] in printed, (case, verb, printed)
