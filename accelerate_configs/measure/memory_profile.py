@@ -160,7 +160,7 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
     stop.step = 0
     store.take_over()
     trainer = VisionSFTTrainer(
-        asked, peft_model, processor, Encoder(processor, records).collate, (len(records), 0),
+        asked, peft_model, processor, encoder.collate, (len(records), 0),
         store=store, stop=stop, callbacks=[FirstStep()],
     )  # fmt: skip
     with refusing(config.model, "trained for two steps", UNFIT):
