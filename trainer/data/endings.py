@@ -102,6 +102,7 @@ def markers(processor: Any) -> re.Pattern[str]:
     """What stands for pictures, turns and ends: in a record's own text the tokenizer would make the same of it."""
     tokenizer = processor.tokenizer
     known = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    known |= {getattr(processor, "image_token", None), tokenizer.eos_token} - {None}
+    # Some processors have an AddedToken there.
+    known |= {str(token) for token in (getattr(processor, "image_token", None), tokenizer.eos_token) if token}
     # The longest first: one may be the beginning of another.
     return re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True))) or "(?!)")
