@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trainer.evaluation.rows import Asked, Sizes
 from trainer.model.refusal import LACKING
+
 T = TypeVar("T")
 CGROUPS = Path("/sys/fs/cgroup")
 
