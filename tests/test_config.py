@@ -380,7 +380,12 @@ def test_a_length_that_no_picture_fits_is_noted_and_refused_where_every_record_h
     words = tmp_path / "words.jsonl"
     lines = [{"image": None, "context": "", "question": f"{n}?", "output": "a"} for n in range(20)]
     words.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    check_planned(plan_for(tmp_path, DATA=str(words), MAX_LENGTH="16"))
+    with pytest.raises(
+        ConfigError, match=r"words.jsonl: none of 20 records has a picture: .* text_only: true trains on"
+    ):
+        check_planned(plan_for(tmp_path, DATA=str(words), MAX_LENGTH="16"))
+    written(tmp_path, "text_only: true\nlearn: last\n")
+    check_planned(plan_for(tmp_path, DATA=str(words), MAX_LENGTH="16", CONFIG_FILE="train.yaml"))
     enough = plan_for(tmp_path, DATA=str(records), MAX_LENGTH="264")
     assert enough.notes == ()
     check_planned(enough)

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from training import train_forked
 
+from trainer.config import Learn
 from trainer.data.examples import Encoder, describe_example, pad_and_stack
 from trainer.data.grid import load_picture
 from trainer.data.inspection import inspect_dataset
@@ -83,12 +84,13 @@ def test_pictures_of_more_and_fewer_tiles_share_a_batch() -> None:
     assert pixels.sum(dim=(2, 3, 4)).tolist() == [[48.0] * 2 + [0.0] * 3, [48.0] * 5]
 
 
-def test_only_the_last_answer_is_learned(processor: Any, mixed: tuple[Record, ...]) -> None:
-    encoder = Encoder(processor, mixed)
+@pytest.mark.parametrize(("learn", "first"), [("all", "wait<end_of_turn>\n"), ("last", "")])
+def test_the_answers_are_learned_or_the_last_alone(processor: Any, mixed_data: Path, learn: Learn, first: str) -> None:
+    encoder = Encoder(processor, load_dataset(str(mixed_data), eval_fraction=0, learn=learn).train)
     for index in range(4):
         example = encoder(index)
         learned = example["input_ids"][0][example["labels"][0] != -100]
-        assert processor.tokenizer.decode(learned) == ANSWER + "<end_of_turn>\n"
+        assert processor.tokenizer.decode(learned) == (first if index == 3 else "") + ANSWER + "<end_of_turn>\n"
 
 
 def test_lengths_are_those_of_the_encoded_records(processor: Any, mixed: tuple[Record, ...]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trainer.data.forms import FormError, Picture, Turn, read_form
-from trainer.data.records import load_dataset
+from trainer.data.records import each_answer, load_dataset
 from trainer.outcome import ConfigError
 
 A, B = Picture(paths=("a.png",)), Picture(paths=("b.png",))
@@ -18,6 +18,10 @@ LOOK = {"context": "", "question": "look", "output": "up"}
 
 def user(*parts: str | Picture) -> Turn:
     return Turn(role="user", parts=parts)
+
+
+def said(text: str, *, learned: bool = True) -> Turn:
+    return Turn(role="assistant", parts=(text,), learned=learned)
 
 
 def messages(*contents: Any, **beside: Any) -> dict[str, Any]:
@@ -57,13 +61,27 @@ def conversations(*values: str, **beside: Any) -> dict[str, Any]:
         (conversations("<image>one<image>two", "up", images=["a.png", "b.png"]), (user(A, "one", B, "two"),)),
         (conversations("<image>look", "down", "and now?", "up", image="a.png", system="be brief"),
          (Turn(role="system", parts=("be brief",)), user(A, "look"),
-          Turn(role="assistant", parts=("down",)), user("and now?"))),
+          said("down"), user("and now?"))),
+        ({**LOOK, "image": "a.png", "question": "see <image> and say"}, (user("see ", A, " and say"),)),
+        ({**LOOK, "image": "a.png", "context": "{{ image }}\n"}, (user(A, "\n\n\nlook"),)),
+        (messages("<|image|>one<|image|>two", "up", images=["a.png", "b.png"]), (user(A, "one", B, "two"),)),
+        (messages("<IMG>look", "down", "<ImageHere> now?", "up", images=["a.png", "b.png"]),
+         (user(A, "look"), said("down"), user(B, " now?"))),
+        # Each picture has a place already: in a text part the marker is that place, not a word beside it.
+        (messages([{"type": "image"}, {"type": "text", "text": "this: <image>look"}], "up", images=["a.png"]),
+         (user("this: ", A, "look"),)),
+        (messages([{"type": "image", "path": "b.png"}, {"type": "text", "text": "and <image>"}], "up", image="a.png"),
+         (user(B, "and ", A),)),
+        # Of two spellings, the one of which there are as many as pictures; the other is a word.
+        (messages("<image>what is <img> and <img> in HTML?", "up", image="a.png"),
+         (user(A, "what is <img> and <img> in HTML?"),)),
         ({"conversations": [{"from": "user", "value": "look"}, {"from": "assistant", "value": "up"}]},
          (user("look"),)),
     ],
 )  # fmt: skip
-def test_every_form_is_read_as_turns_and_the_last_answer(entry: Any, turns: tuple[Turn, ...]) -> None:
-    assert read_form(entry) == (turns, "up")
+def test_every_form_is_read_as_turns_that_end_with_an_answer(entry: Any, turns: tuple[Turn, ...]) -> None:
+    form = read_form(entry)
+    assert (form.turns, form.unread) == ((*turns, said("up")), ())
 
 
 @pytest.mark.parametrize(
@@ -162,22 +180,106 @@ def test_an_image_root_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_episodes_are_kept_together_like_sessions(number: type[float], tmp_path: Path) -> None:
     # A table in which one was missing has made the others fractions.
     rows = [{**LOOK, "image": None, "episode_id": number(i // 10)} for i in range(100)]
-    dataset = load_dataset(write(tmp_path, *rows), eval_fraction=0.1)
+    dataset = load_dataset(write(tmp_path, *rows), eval_fraction=0.1, text_only=True)
     assert dataset.split == "1 of 10 sessions held out"
 
 
 def test_a_session_is_found_in_metadata_that_a_table_holds_as_text(tmp_path: Path) -> None:
     rows = [{**LOOK, "image": None, "metadata": json.dumps({"session_id": f"s{i // 10}"})} for i in range(100)]
-    assert load_dataset(write(tmp_path, *rows)).split == "1 of 10 sessions held out"
+    assert load_dataset(write(tmp_path, *rows), text_only=True).split == "1 of 10 sessions held out"
     rows = [{**LOOK, "image": None, "metadata": "of the second day"} for _ in range(10)]
-    assert load_dataset(write(tmp_path, *rows)).split == "single records: no session ids"
+    assert load_dataset(write(tmp_path, *rows), text_only=True).split == "single records: no session ids"
 
 
-def test_records_without_a_session_and_answers_on_the_way_are_noted(tmp_path: Path) -> None:
+def test_records_without_a_session_and_several_answers_are_noted(tmp_path: Path) -> None:
     flat = {**LOOK, "image": None}
     rows = [{**flat, "session": "a"}, flat, messages("look", "up", "and now?", "up", "and now?", "down", session="b")]
-    assert load_dataset(write(tmp_path, *rows), eval_fraction=0).notes == (
-        "2 answers are not the last of their record: shown to the model, and not trained on",
-        "1 of 3 records have no session id: each counts as a session",
+    path = write(tmp_path, *rows)
+    bare = "1 of 3 records have no session id: each counts as a session"
+    assert load_dataset(path, eval_fraction=0, text_only=True).notes == (
+        "5 answers of 3 records are learned (learn: last takes the last ones alone)", bare,
+    )  # fmt: skip
+    assert load_dataset(path, eval_fraction=0, text_only=True, learn="last").notes == (
+        "2 answers are not the last of their record: shown to the model, and not trained on", bare,
+    )  # fmt: skip
+    assert load_dataset(write(tmp_path, flat, flat), eval_fraction=0, text_only=True).notes == ()
+
+
+def weighted(**beside: Any) -> dict[str, Any]:
+    """Three answers; `beside` says what stands beside each of them, by its number: _1, _2, _3."""
+    entry = messages("look", "up", "and now?", "down", "and now?", "left")
+    for name, value in beside.items():
+        key, _, number = name.rpartition("_")
+        entry["messages"][2 * int(number) - 1][key] = value
+    return entry
+
+
+@pytest.mark.parametrize(
+    ("entry", "learned"),
+    [
+        (weighted(), ["up", "down", "left"]),
+        (weighted(weight_1=0), ["down", "left"]),
+        (weighted(weight_1=1.0, loss_2=False, weight_3=None), ["up", "left"]),
+        (weighted(loss_3=False, weight_2=1), ["up", "down"]),
+        (weighted(loss_1=True, weight_1=0, loss_3=0), ["down"]),
+        ({**weighted(), "weight": 1, "loss": True}, ["up", "down", "left"]),
+        ({**weighted(), "weight": 0.25, "loss": 0.0}, ["up", "down", "left"]),  # columns of something else
+    ],
+)
+def test_an_answer_that_says_so_is_only_shown(entry: Any, learned: list[str], tmp_path: Path) -> None:
+    path = write(tmp_path, entry)
+    (record,) = load_dataset(path, eval_fraction=0, text_only=True).train
+    assert list(record.answers) == learned
+    # What stands behind the last one changes nothing, and is not there.
+    said = [turn.text for turn in record.turns if turn.role == "assistant"]
+    assert [*said, record.answer] == ["up", "down", "left"][: len(said) + 1]
+    asked = each_answer([record])
+    assert [one.answer for one in asked] == learned
+    assert not any(turn.learned for one in asked for turn in one.turns)
+    assert [len(one.turns) for one in asked] == [2 * ["up", "down", "left"].index(answer) + 1 for answer in learned]
+
+
+def test_a_record_without_an_answer_to_learn_is_left_out(tmp_path: Path) -> None:
+    idle = [weighted(weight_1=0, loss_2=False, weight_3=0), {**weighted(), "loss": False}, {**weighted(), "weight": 0}]
+    dataset = load_dataset(write(tmp_path, weighted(weight_1=0), *idle), eval_fraction=0, text_only=True)
+    assert [record.answers for record in dataset.train] == [("down", "left")]
+    assert dataset.left_out == ("3 records left out: weight 0 or loss false leaves no answer to learn",)
+    assert dataset.notes == (
+        "2 answers of 1 records are learned (learn: last takes the last ones alone)",
+        "1 answers say weight 0 or loss false: shown to the model, and not trained on",
     )
-    assert load_dataset(write(tmp_path, flat, flat), eval_fraction=0).notes == ()
+    last = load_dataset(write(tmp_path, weighted(weight_1=0), weighted(loss_3=False)), text_only=True, learn="last")
+    assert [record.answers for record in last.train] == [("left",)]
+    with pytest.raises(ConfigError, match=r"d.jsonl: every record says weight 0 or loss false: there is no answer to"):
+        load_dataset(write(tmp_path, *idle), text_only=True)
+
+
+@pytest.mark.parametrize(
+    ("beside", "message"),
+    [
+        ({"weight_2": 0.5}, ": weight 0.5 of turn 4: it takes 1 (learned) or 0 (only shown)"),
+        ({"weight_1": "0"}, ": weight '0' of turn 2: it takes 1 (learned) or 0 (only shown)"),
+        ({"loss_1": [True]}, ": loss [True] of turn 2: it takes true (learned) or false (only shown)"),
+    ],
+)
+def test_another_weight_is_refused_by_name(beside: Any, message: str) -> None:
+    with pytest.raises(FormError) as caught:
+        read_form(weighted(**beside))
+    assert str(caught.value) == message
+
+
+def test_what_a_user_says_cannot_be_learned() -> None:
+    entry = weighted()
+    entry["messages"][2]["weight"] = 0
+    assert [turn.learned for turn in read_form(entry).turns] == [False, True] * 3
+    entry["messages"][2]["loss"] = True
+    with pytest.raises(FormError, match=r"^: loss true of turn 3, which is the user's: only answers are learned$"):
+        read_form(entry)
+
+
+def test_all_records_that_cannot_be_read_are_counted_at_once(tmp_path: Path) -> None:
+    good, wrong = {**LOOK, "image": None}, messages("look")
+    with pytest.raises(
+        ConfigError, match=r"d.jsonl line 2: messages takes turns .* \(3 more cannot be read: line 3, 5, 6\)$"
+    ):
+        load_dataset(write(tmp_path, good, wrong, {"a": 1}, good, wrong, {**LOOK, "image": 3}), text_only=True)

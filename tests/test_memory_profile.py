@@ -37,8 +37,8 @@ def test_stages_are_measured_on_the_longest_record(tmp_path: Path, tiny_model: P
     predicted = [s["predicted_bytes"] for s in stages]
     assert predicted == sorted(predicted)
     assert predicted[-1] == sum(report["predicted_items"].values())
-    # Found once for those who try several times: place, tokens, those of the answer.
-    assert json.loads(note.read_text())[:2] == [3, report["max_length"]]
+    # Found once for those who try several times: place, records taken apart, tokens, those of the answers.
+    assert json.loads(note.read_text())[:3] == [3, [], report["max_length"]]
     note.write_text("[0, 50, 9]")
     again = run_forked(tmp_path / "again", main, argv, environment={LONGEST_ENV: str(note)})
     assert json.loads(again.output[again.output.index("{\n") :])["max_length"] == 50

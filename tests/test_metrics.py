@@ -104,7 +104,7 @@ base model, zero-shot     25.0%      0.20
 always 'up'               75.0%      0.43
 after training            75.0%      0.73
 
-action  records  precision  recall    F1  F1 before
+action  answers  precision  recall    F1  F1 before
 ---------------------------------------------------
 up            3     100.0%   66.7%  0.80       0.00
 down          1      50.0%  100.0%  0.67       0.40"""

@@ -83,12 +83,13 @@ def test_a_missing_field_and_a_shape_of_words_are_refused() -> None:
 
 def test_a_run_here_goes_on_though_its_lengths_were_measured_since(tmp_path: Path, tiny_model: Path) -> None:
     data = tmp_path / "records.jsonl"
-    data.write_text('{"image": null, "context": "", "question": "?", "output": "up"}\n')
+    (tmp_path / "a.png").touch()
+    data.write_text('{"image": "a.png", "context": "", "question": "?", "output": "up"}\n')
     words = [f"--model={tiny_model}", f"--data={data}", f"--output={tmp_path}/runs", "--device=cpu", "--run=r"]
     measured = Lengths(
         model=str(tiny_model), data_sha256=data_digest(str(data)), records=1, tokens={"p100": 200},
-        supervised={"p100": 8}, pictures=1, trainyard=__version__, processor_sha256=processor_digest(tiny_model),
-        picture_bytes={},
+        supervised={"p100": 8}, learn="all", pictures=1, trainyard=__version__, picture_bytes={},
+        processor_sha256=processor_digest(tiny_model),
     )  # fmt: skip
 
     def begin(*more: str) -> None:
@@ -111,7 +112,8 @@ def test_a_run_here_goes_on_though_its_lengths_were_measured_since(tmp_path: Pat
 
 def test_a_run_here_goes_on_though_its_micro_batch_was_measured_since(tmp_path: Path, tiny_model: Path) -> None:
     data = tmp_path / "records.jsonl"
-    data.write_text('{"image": null, "context": "", "question": "?", "output": "up"}\n')
+    (tmp_path / "a.png").touch()
+    data.write_text('{"image": "a.png", "context": "", "question": "?", "output": "up"}\n')
     words = [f"--model={tiny_model}", f"--data={data}", f"--output={tmp_path}/runs", "--device=cpu"]
     begun = prepare([*words, "--run=r"])
     write_record(tmp_path / "runs" / "r", run_record(begun))
@@ -130,7 +132,8 @@ def test_a_run_here_is_finished_by_its_metrics_and_goes_on_with_an_adapter_alone
     tmp_path: Path, tiny_model: Path
 ) -> None:
     data = tmp_path / "records.jsonl"
-    data.write_text('{"image": null, "context": "", "question": "?", "output": "up"}\n')
+    (tmp_path / "a.png").touch()
+    data.write_text('{"image": "a.png", "context": "", "question": "?", "output": "up"}\n')
     words = [f"--model={tiny_model}", f"--data={data}", f"--output={tmp_path}/runs", "--device=cpu", "--run=r"]
     plan = prepare(words)
     write_record(tmp_path / "runs" / "r", run_record(plan))
@@ -143,7 +146,8 @@ def test_a_run_here_is_finished_by_its_metrics_and_goes_on_with_an_adapter_alone
 
 def test_a_run_is_not_started_beside_itself(tmp_path: Path, tiny_model: Path) -> None:
     data = tmp_path / "records.jsonl"
-    data.write_text('{"image": null, "context": "", "question": "?", "output": "up"}\n')
+    (tmp_path / "a.png").touch()
+    data.write_text('{"image": "a.png", "context": "", "question": "?", "output": "up"}\n')
     plan = prepare([f"--model={tiny_model}", f"--data={data}", f"--output={tmp_path}/runs", "--device=cpu", "--run=r"])
 
     def first() -> int:

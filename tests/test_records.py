@@ -41,14 +41,6 @@ def test_both_forms_are_read_with_paths_relative_to_the_file(tmp_path: Path) -> 
     assert dataset.eval == ()
 
 
-def test_a_place_for_an_image_without_one_is_noted(tmp_path: Path) -> None:
-    said = [{"role": "user", "content": "<image>which?"}, {"role": "assistant", "content": "up"}]
-    path = write(tmp_path, {"messages": said, "img": ["a.png"]}, {"messages": said, "images": ["a.png"]}, entry())
-    assert load_dataset(str(path), eval_fraction=0).notes == (
-        "1 records say <image> and bring no image: image, images or frames hold the paths",
-    )
-
-
 def test_an_empty_context_leaves_the_question_alone(tmp_path: Path) -> None:
     assert load_dataset(str(write(tmp_path, entry(context="")))).train[0].prompt == "which?"
 

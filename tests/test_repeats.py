@@ -58,7 +58,7 @@ def test_results_do_not_depend_on_the_micro_batch_at_the_end_of_an_epoch(
     for name, (world, micro, accumulated) in LAYOUTS.items():
         ended = train_forked(
             tmp_path / name, model=tiny_model, data=tmp_path, world_size=world, micro_batch_size=micro,
-            gradient_accumulation_steps=accumulated, max_steps=3 * -(-records // 8), eval_samples=0,
+            gradient_accumulation_steps=accumulated, max_steps=3 * -(-records // 8), eval_samples=0, text_only=True,
         )  # fmt: skip
         assert set(ended.codes) == {0}, ended.output
         keys = ("loss", "grad_norm", "mean_token_accuracy", "tokens_seen")
@@ -77,7 +77,7 @@ def test_a_run_that_goes_on_within_an_epoch_leaves_out_the_repeats_too_and_count
     write_unlike(tmp_path, 10)
     options = {
         "model": tiny_model, "data": tmp_path, "world_size": 2, "micro_batch_size": 2, "max_steps": 9, "save_steps": 1,
-        "eval_samples": 0, "keep_checkpoints": 9,
+        "eval_samples": 0, "keep_checkpoints": 9, "text_only": True,
     }  # fmt: skip
     assert set(train_forked(tmp_path / "straight", **options).codes) == {0}
     begun = tmp_path / "begun"

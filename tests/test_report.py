@@ -139,7 +139,7 @@ def test_headline_numbers_equal_the_metrics(tmp_path: Path) -> None:
     text = Page(build_report(_write_run(tmp_path))).text
     assert "acme/tiny-vl , fine-tuned with QLoRA on 4-bit (NF4) weights, rank 64: 1,500 steps of 32 records on " in text
     assert (
-        "Action accuracy 30.0% → 85.0% After training 17 of 20 held-out records are right, 45.0 points above "
+        "Action accuracy 30.0% → 85.0% After training 17 of 20 held-out answers are right, 45.0 points above "
         'always answering "up" (40.0%). base model, zero-shot 30.0% always "up" 40.0% after training 85.0% '
         "Macro F1 0.15 → 0.88 Readable answers 100.0% → 95.0% Loss 3 → 1.25 "
         "Training time 1 min 52 s Adapter of step 3 of 1,500 Records a second 0.5 Tokens a second 330 "
@@ -190,7 +190,7 @@ def test_scored_and_written_out_stand_side_by_side(tmp_path: Path) -> None:
     ) in text
     assert "Readable answers 0.0% → 90.0%" in text
     assert "truth up model a a 50%, left 30%, up 20%" in text
-    table = text[text.rindex("Action Records Precision") : text.rindex("Held-out records")]
+    table = text[text.rindex("Action Answers Precision") : text.rindex("Held-out answers")]
     assert table.split()[8:] == [
         *["up", "8", "100.0%", "100.0%", "0.00", "1.00"],
         *["a", "2", "100.0%", "50.0%", "0.00", "0.67"],
@@ -200,9 +200,9 @@ def test_scored_and_written_out_stand_side_by_side(tmp_path: Path) -> None:
 def test_action_table_equals_the_metrics(tmp_path: Path) -> None:
     """Precision, recall and F1 of every action, most frequent first."""
     text = Page(build_report(_write_run(tmp_path))).text
-    table = text[text.index("Action Records Precision") : text.index("Held-out records", text.index("F1 after"))]
+    table = text[text.index("Action Answers Precision") : text.index("Held-out answers", text.index("F1 after"))]
     assert table.split() == [
-        *["Action", "Records", "Precision", "Recall", "F1", "before", "F1", "after"],
+        *["Action", "Answers", "Precision", "Recall", "F1", "before", "F1", "after"],
         *["up", "8", "88.9%", "100.0%", "0.00", "0.94"],
         *["a", "6", "100.0%", "83.3%", "0.46", "0.91"],
         *["left", "6", "100.0%", "66.7%", "0.00", "0.80"],
@@ -214,7 +214,7 @@ def test_matrix_has_every_answer_in_one_cell_and_row_totals(tmp_path: Path) -> N
     text = Page(build_report(_write_run(tmp_path))).text
     assert (
         "After training truth ↓ answer → up a left any other (unreadable) all "
-        "up 8 0 0 0 0 8 a 0 5 0 0 1 6 left 1 0 4 1 0 6 Action Records Precision"
+        "up 8 0 0 0 0 8 a 0 5 0 0 1 6 left 1 0 4 1 0 6 Action Answers Precision"
     ) in text
 
 
@@ -224,7 +224,7 @@ def test_matrix_of_very_many_actions_folds_the_rare_ones(tmp_path: Path) -> None
     run_dir = _write_run(tmp_path, before=None, after=dataclasses.asdict(action_metrics(truths, truths)))
     text = Page(build_report(run_dir)).text
     _, drawn, rest = text.partition("After training, the 12 most frequent of 100 actions truth ↓ answer → t000")
-    matrix, _, table = rest.partition("Action Records Precision")
+    matrix, _, table = rest.partition("Action Answers Precision")
     assert drawn and "t011 any other all" in matrix and "t012" not in matrix
     assert "t039" in table and "t040" not in table and "60 rarer actions are not shown." in table
 
@@ -281,7 +281,7 @@ def test_whatever_the_data_calls_an_action_is_shown_as_text(tmp_path: Path) -> N
     html.encode("utf-8")
     shown = '"><script>\N{REPLACEMENT CHARACTER}</script>?'
     assert "script" not in page.tags and f"Trainyard run {shown} {shown} , fine-tuned" in page.text
-    table = page.text[page.text.index("Action Records Precision") :]
+    table = page.text[page.text.index("Action Answers Precision") :]
     assert re.findall(r"(\S+) 1 100.0% 100.0% (\S+) 1.00", table)[:2] == [("items", "-"), ("get", "-")]
     assert f"{shown} 3 100.0% 33.3% - 0.50" in table and "(empty) 1 " in table and "{{ 7 * 7 }} 1 " in table
 

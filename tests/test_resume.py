@@ -268,11 +268,12 @@ def test_other_records_and_another_schedule_are_no_continuation(
     data = shutil.copytree(walks, tmp_path / "data")
     records = data / "train.jsonl"
     records.write_text(records.read_text().replace("up", "left"))
-    options = {**OPTIONS, "weight_decay": 0.9, "score_samples": 3}
+    options = {**OPTIONS, "weight_decay": 0.9, "score_samples": 3, "learn": "last"}
     ended = train_forked(tmp_path, model=tiny_model, data=data, **options)
     assert ended.codes == (78,)
     assert re.search(
-        r"saved with data \w{12}, not \w{12}, weight_decay 0\.01, not 0\.9, score_samples 10000000, not 3: its losses",
+        r"saved with data \w{12}, not \w{12}, weight_decay 0\.01, not 0\.9, score_samples 10000000, not 3, learn all, "
+        "not last: its losses",
         ended.output,
     )
 

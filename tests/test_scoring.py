@@ -164,7 +164,7 @@ def test_free_text_is_not_scored(processor: Any, records: tuple[Record, ...], an
             {"eval_samples": 0},
             [
                 "actions (a): up, down",
-                "3 of 4 held-out records have actions that cannot be chosen: back, side, (unreadable) "
+                "3 of 4 held-out answers have actions that cannot be chosen: back, side, (unreadable) "
                 "(see answer_field and actions)",
                 "eval_samples=0: nothing is evaluated on the way, so the last adapter is kept and nothing stops early",
             ],
@@ -174,7 +174,7 @@ def test_free_text_is_not_scored(processor: Any, records: tuple[Record, ...], an
             {"actions": "up,dwon"},
             [
                 "actions (a): up, dwon",
-                "1 of 1 held-out records have actions that cannot be chosen: down (see answer_field and actions)",
+                "1 of 1 held-out answers have actions that cannot be chosen: down (see answer_field and actions)",
             ],
         ),
         ([], {"eval_samples": 0}, []),

@@ -131,7 +131,8 @@ def test_pyxis_is_given_images_in_enroots_spelling(given: str, spelled: str) -> 
 
 def test_submit_needs_the_image_and_no_environment(checkout: Path, tmp_path: Path) -> None:
     (checkout / "sets").mkdir()
-    record = '{"image": null, "context": "", "question": "q", "output": "a"}\n'
+    (checkout / "sets" / "a.png").touch()
+    record = '{"image": "a.png", "context": "", "question": "q", "output": "a"}\n'
     (checkout / "sets" / "a.jsonl").write_text(record * 2)
     (tmp_path / "bin").mkdir()
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"

@@ -126,7 +126,7 @@ def test_the_held_out_loss_is_a_mean_over_answer_tokens_however_they_are_shared_
         folder = tmp_path / f"{micro}x{world}"
         ended = train_forked(
             folder, model=tiny_model, data=tmp_path, micro_batch_size=micro, world_size=world,
-            gradient_accumulation_steps=4 // micro // world, max_steps=1, learning_rate=1e-30,
+            gradient_accumulation_steps=4 // micro // world, max_steps=1, learning_rate=1e-30, text_only=True,
         )  # fmt: skip
         assert set(ended.codes) == {0}, ended.output
         found += [entry["eval_loss"] for entry in history(folder) if "eval_loss" in entry]

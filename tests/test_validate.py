@@ -117,7 +117,9 @@ def test_an_answer_too_deep_to_read_is_left_out(tmp_path: Path, tiny_model: Path
     rows = [row(None, "one"), row(None, "two"), row(None, "three", '{"a":' + "[" * 5000)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in rows))
     processor = AutoProcessor.from_pretrained(tiny_model)
-    inspection = inspect_dataset(load_dataset(str(tmp_path), eval_fraction=0), processor, max_length=200)
+    inspection = inspect_dataset(
+        load_dataset(str(tmp_path), eval_fraction=0, text_only=True), processor, max_length=200
+    )
     assert inspection.left_out() == [
         "1 of 3 train records left out: the answer is no JSON object, as most are (" + '{"a":' + "[" * 55 + ")"
     ]
@@ -130,7 +132,7 @@ def test_what_is_left_out_of_the_held_out_records_leaks_nothing(tmp_path: Path, 
     for name, rows in sides.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in rows))
     processor = AutoProcessor.from_pretrained(tiny_model)
-    inspection = inspect_dataset(load_dataset(str(tmp_path)), processor, max_length=200)
+    inspection = inspect_dataset(load_dataset(str(tmp_path), text_only=True), processor, max_length=200)
     assert inspection.left_out() == ["1 of 2 eval records left out: the answer is no JSON object, as most are (up)"]
 
 
@@ -161,7 +163,7 @@ def test_labels_are_counted_on_what_is_kept_with_the_majority(inspected: Inspect
         (
             "button",
             "down,upp",
-            ["2 of 2 held-out records have actions that cannot be chosen: up (see answer_field and actions)"],
+            ["2 of 2 held-out answers have actions that cannot be chosen: up (see answer_field and actions)"],
         ),
         ("why", "auto", ["actions cannot be scored: 0 different actions in the training answers, not 2 to 64"]),
     ],
@@ -237,10 +239,11 @@ def test_percentiles_are_values_that_occur() -> None:
 GEMMA = "google/gemma-3-4b-it"
 
 
-def keep_lengths(data: Path, longest: int, *, model: str = GEMMA) -> Lengths:
+def keep_lengths(data: Path, longest: int, *, model: str = GEMMA, learn: str = "all") -> Lengths:
     lengths = Lengths(
         model=model, data_sha256=data_digest(str(data)), records=2, tokens={"p100": longest},
-        supervised={"p100": 40}, pictures=2, trainyard=__version__, processor_sha256=None, picture_bytes={},
+        supervised={"p100": 40}, learn=learn, pictures=2, trainyard=__version__, processor_sha256=None,
+        picture_bytes={},
     )  # fmt: skip
     assert write_lengths(str(data), lengths) == lengths_path(str(data))
     return lengths
@@ -261,6 +264,19 @@ def test_the_plan_is_made_for_the_measured_lengths(
     keep_lengths(records, longest)
     spec = resolve({"DATA": str(records), **given}, project_dir=Path("/"), environ={}, run_suffix="x")
     assert (spec.max_length, spec.length_source, spec.supervised_tokens, spec.images_per_sample) == planned
+
+
+def test_lengths_of_the_last_answers_are_not_taken_for_all(tmp_path: Path, records: Path) -> None:
+    given, last = {"DATA": str(records), "CONFIG_FILE": "train.yaml"}, tmp_path / "train.yaml"
+    for learn, kept, source in (
+        ("all", "last", "MAX_LENGTH"),
+        ("last", "last", "measured"),
+        ("last", "all", "measured"),
+    ):
+        last.write_text(f"learn: {learn}\n")
+        keep_lengths(records, 905, learn=kept)
+        spec = resolve(given, project_dir=tmp_path, environ={}, run_suffix="x")
+        assert (spec.length_source, spec.supervised_tokens == 40) == (source, source == "measured")
 
 
 def test_lengths_of_other_data_or_another_model_are_not_taken(records: Path) -> None:
@@ -352,7 +368,7 @@ def test_only_the_first_rank_looks_at_the_records(faulty: Path) -> None:
     """Another rank takes what it is told, and needs no processor for it."""
     dataset = load_dataset(str(faulty))
     config = TrainConfig(model="-", data="-", output_dir="-", run_id="-")
-    told = ({"train": {0, 2}, "eval": set()}, ["2 of 11"])
+    told = ({"train": set(), "eval": set()}, {"train": {0, 2}, "eval": set()}, ["2 of 11"])
     other = SimpleNamespace(from_first=lambda work: told)
     said: list[str] = []
     kept = drop_unfit(None, dataset, config, other, said.append)

@@ -15,6 +15,7 @@ Device = Literal["cuda", "cpu"]
 Quantization = Literal["nf4", "none"]
 Vision = Literal["frozen", "lora"]
 Optimizer = Literal["adamw", "paged_adamw_8bit"]
+Learn = Literal["all", "last"]
 
 # r / alpha; the preset's name is what a user says.
 LORA_PRESETS: dict[str, tuple[int, int]] = {"high": (128, 256), "medium": (64, 128), "low": (32, 64)}
@@ -44,6 +45,12 @@ class TrainConfig:
     """Stable over attempts; also the W&B run id."""
     image_root: str | None = None
     """Folder to look in for images that are not where the records say."""
+    learn: Learn = "all"
+    """Which answers of a conversation: all but those that say `weight: 0` or `loss: false`, or the last alone, what
+    stands before it being shown."""
+    text_only: bool = False
+    """The records have no picture, and none is missing: without this a set without one is refused, and so are keys and
+    markers of pictures, videos, audio and boxes that are not read."""
     strict: bool = False
     """End before training when any record would be left out; otherwise it is left out, and said."""
     device: Device = "cuda"

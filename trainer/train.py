@@ -32,7 +32,7 @@ from trainer.training.checkpoint import CheckpointError
 LAYOUT = (
     "micro_batch_size", "gradient_accumulation_steps", "seed", "max_steps", "learning_rate", "warmup_fraction",
     "weight_decay", "max_grad_norm", "optimizer", "quantization", "vision", "lora_r", "lora_alpha", "lora_dropout",
-    "eval_samples", "score_samples", "answer_field", "actions",
+    "eval_samples", "score_samples", "answer_field", "actions", "learn", "text_only",
 )  # fmt: skip
 SHOWN_EXAMPLES = 3
 

@@ -22,7 +22,7 @@ from accelerate_configs.job import Estimate, JobSpec
 from accelerate_configs.memory.estimate import estimate
 from accelerate_configs.memory.shapes import resolve_shape
 from trainer.config import TrainConfig
-from trainer.data.records import Dataset, Record, load_dataset
+from trainer.data.records import Dataset, Record, dataset_of
 from trainer.files import write_whole
 from trainer.flags import answer_help, build
 from trainer.model.refusal import LACKING, UNFIT, refusing
@@ -133,7 +133,7 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
     state = join(config)
     shape = resolve_shape(config.model)
     processor = model.load_processor(config.model)
-    dataset = load_dataset(config.data, eval_fraction=0, seed=config.seed, image_root=config.image_root)
+    dataset = dataset_of(replace(config, eval_fraction=0))
     longest, tokens, supervised = longest_record(config, processor, dataset)
     one = replace(dataset, eval=(longest,))
     measured = replace(hold_out(processor, one, config, lambda text: None), room=Room(most=1))
@@ -182,20 +182,20 @@ def longest_record(config: TrainConfig, processor: Any, dataset: Dataset) -> tup
 
     Where LONGEST_ENV names a file, what is found is left in it, and taken from there the next time.
     """
-    from trainer.data.inspection import inspect_dataset
+    from trainer.data.inspection import inspect_dataset, take_apart
 
     note = Path(os.environ.get(LONGEST_ENV, ""))
     if note.is_file():
-        place, tokens, supervised = json.loads(note.read_text(encoding="utf-8"))
-        return dataset.train[place], tokens, supervised
+        place, apart, tokens, supervised = json.loads(note.read_text(encoding="utf-8"))
+        return take_apart(dataset, {"train": apart, "eval": ()}).train[place], tokens, supervised
     inspection = inspect_dataset(dataset, processor, max_length=config.max_length)
     inspection.kept()
-    pairs = enumerate(zip(dataset.train, inspection.checked["train"], strict=True))
+    pairs = enumerate(zip(inspection.dataset.train, inspection.checked["train"], strict=True))
     kept = [(c.tokens, c.supervised, len(r.pictures), place) for place, (r, c) in pairs if c.reason is None]
     tokens, supervised, _, place = max(kept)
     if LONGEST_ENV in os.environ:
-        write_whole(note, json.dumps([place, tokens, supervised]))
-    return dataset.train[place], tokens, supervised
+        write_whole(note, json.dumps([place, sorted(inspection.apart["train"]), tokens, supervised]))
+    return inspection.dataset.train[place], tokens, supervised
 
 
 def most_of_all(ranks: Sequence[Sequence[Stage]]) -> list[Stage]:

@@ -33,7 +33,7 @@ class Elsewhere:
     sources: dict[str, str]
     """In words, by variable name."""
     fields: dict[str, Any]
-    """Of JobSpec, without a variable."""
+    """Of JobSpec, without a variable; and `learn`, which the measured lengths depend on."""
 
 
 def given_elsewhere(given: Mapping[str, str], project_dir: Path, environ: Mapping[str, str]) -> Elsewhere:
@@ -61,7 +61,7 @@ def given_elsewhere(given: Mapping[str, str], project_dir: Path, environ: Mappin
     if config := env_file.get("ACCELERATE_CONFIG"):
         # accelerate's own spelling of the variable is a path.
         texts["CONFIG"], said["CONFIG"] = config.rpartition("/")[2].removesuffix(".yaml"), "ACCELERATE_CONFIG in .env"
-    fields = {"lora_dropout": values["lora_dropout"]} if "lora_dropout" in sources else {}
+    fields: dict[str, Any] = {name: values[name] for name in ("lora_dropout", "learn") if name in sources}
     fields["evaluates"] = _evaluates(
         values, project_dir / expand_home(given.get("DATA") or texts.get("DATA", ""), environ)
     )

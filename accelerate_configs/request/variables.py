@@ -238,7 +238,7 @@ def _complete(
     name = str(fields.setdefault("name", values.slug(model.rstrip("/").rsplit("/", 1)[-1], 40)))
     run_id = str(fields.pop("run_id", f"{name}-{run_suffix}" if run_suffix else ""))
 
-    fields.update(_measured(fields, project_dir))
+    fields.update(_measured(fields, project_dir, learn=fields.pop("learn", "all")))
     local = project_dir / model
     fields["model_is_folder"] = local.is_dir()
     job = {**read_env_file(project_dir / ".env"), **dict(fields.get("environment", ()))}
@@ -269,11 +269,11 @@ def _with_site(asked: dict[str, object], site: Site) -> tuple[dict[str, object],
     return merged, taken
 
 
-def _measured(fields: Mapping[str, object], project_dir: Path) -> dict[str, object]:
+def _measured(fields: Mapping[str, object], project_dir: Path, *, learn: str) -> dict[str, object]:
     """What `validate data` measured, where it did: memory is planned for the longest record, not for MAX_LENGTH."""
     from trainer.data.lengths import read_lengths
 
-    found = read_lengths(str(project_dir / str(fields["data"])), str(fields["model"]), project_dir)
+    found = read_lengths(str(project_dir / str(fields["data"])), str(fields["model"]), project_dir, learn=learn)
     if found is None:
         return {}
     asked = int(str(fields.get("max_length", JobSpec.__dataclass_fields__["max_length"].default)))

@@ -1,7 +1,7 @@
 """Records to tensors. One function renders and encodes a prompt, for training and for generation alike.
 
-Prompt and answer are tokenized apart and joined, as they meet at inference; the loss falls on the answer and
-its end-of-turn only.
+Prompts and answers are tokenized apart and joined, as they meet at inference; the loss falls on the answers and their
+ends of turn only. All answers of a record are learned in one forward pass: each stands behind the true turns before it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from trainer.data.endings import answer_end, render_answer
 from trainer.data.forms import Picture
 from trainer.data.grid import load_picture
-from trainer.data.records import Record
+from trainer.data.records import Record, each_answer
 from trainer.outcome import RecordError
 from trainer.text import shown
 
@@ -27,6 +28,11 @@ PAD_TO_MULTIPLE_OF = 8  # tensor-core friendly lengths
 CACHE_BYTES = 512 * 1024**2  # encoded examples kept in memory; a whole toy set, a fraction of a real one
 # So often in a row no one writes a special token; a picture has it 36 or 256 times.
 LONG_RUN = re.compile(r"(<[^<>]+>|\[[^\[\]]+\])\1{15,}")
+
+
+class Rewritten(RecordError):
+    """The chat template renders an earlier answer otherwise before a later one (as those that take thoughts out of
+    earlier turns do), or without its end: no one text teaches both."""
 
 
 def load_pictures(record: Record) -> list[Image.Image]:
@@ -42,12 +48,46 @@ def prompt_and_answer(processor: Any, record: Record) -> tuple[str, str]:
     return prompt, text + answer_end(processor).added
 
 
+def render(processor: Any, record: Record) -> tuple[list[str], list[str]]:
+    """(prompts, answers), by turns: what stands before each answer that is learned, and the answer with its end.
+
+    Raises ValueError as `prompt_and_answer` does, Rewritten where the answers cannot share one text.
+    """
+    prompts, answers, text = [], [], ""
+    for one in each_answer([record]):
+        prompt, answer = prompt_and_answer(processor, one)
+        if not prompt.startswith(text):
+            raise Rewritten("in later turns the chat template renders an earlier answer otherwise")
+        prompts.append(prompt[len(text) :])
+        answers.append(answer)
+        text = prompt + answer
+    return prompts, answers
+
+
+def join_prompts(processor: Any, prompts: Sequence[str]) -> tuple[str, int | None]:
+    """(the prompts as one text, the token that stands in it for each answer between them; None where there is one).
+
+    A special token is never merged with what is beside it, so each prompt is tokenized apart from the answers.
+    """
+    if len(prompts) == 1:
+        return prompts[0], None
+    known = {value for value in vars(processor).values() if isinstance(value, str)}  # its markers of pictures
+    special = processor.tokenizer.added_tokens_decoder.items()
+    plain = ((number, token.content) for number, token in special
+             if token.special and not (token.lstrip or token.rstrip or token.content in known))  # fmt: skip
+    number, mark = next(((n, mark) for n, mark in plain if not any(mark in prompt for prompt in prompts)), (None, ""))
+    if number is None:
+        raise Rewritten("the chat template uses every special token that the tokenizer has")
+    return mark.join(prompts), number
+
+
 def _content(part: str | Picture) -> dict[str, str]:
     return {"type": "image"} if isinstance(part, Picture) else {"type": "text", "text": part}
 
 
 def encode(processor: Any, record: Record, behind: Sequence[int] = ()) -> dict[str, Tensor]:
-    """The processor's tensors of a record's prompt and of the tokens `behind` it, which are text.
+    """The processor's tensors of what stands before a record's last answer and of the tokens `behind` it, which are
+    text.
 
     Those of the sequence have shape (1, length); the pictures' are as they come, and none where it shows none.
 
@@ -55,16 +95,52 @@ def encode(processor: Any, record: Record, behind: Sequence[int] = ()) -> dict[s
     """
     with _naming(record):
         prompt, _ = prompt_and_answer(processor, record)
+    return _with_answers(encode_text(processor, record, prompt), None, [behind])
+
+
+def encode_learned(processor: Any, record: Record) -> dict[str, Tensor]:
+    """The processor's tensors of a whole record, with `labels` (1, length): the answers that are learned, and their
+    ends. Raises RecordError naming the record, Rewritten where its answers cannot share one text."""
+    with _naming(record):
+        prompts, answers = render(processor, record)
+        text, mark = join_prompts(processor, prompts)
+        tokens = processor.tokenizer(answers, add_special_tokens=False)["input_ids"]
+        return _with_answers(encode_text(processor, record, text), mark, tokens, labels=True)
+
+
+def encode_text(processor: Any, record: Record, text: str) -> dict[str, Tensor]:
+    """The processor's tensors of a record's pictures and of what was rendered of it. Raises RecordError naming it."""
+    with _naming(record):
         images = [load_pictures(record)] if record.pictures else None
         # The template has put BOS there already.
-        example = dict(processor(text=[prompt], images=images, add_special_tokens=False, return_tensors="pt"))
-    length, tokens = example["input_ids"].shape[1], torch.tensor([behind], dtype=torch.long)
+        return dict(processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt"))
+
+
+def _with_answers(
+    example: dict[str, Tensor], mark: int | None, answers: Sequence[Sequence[int]], *, labels: bool = False
+) -> dict[str, Tensor]:
+    """The tensors of a text with each of its `mark` tokens replaced by the tokens of an answer, the last one behind
+    it all."""
+    ids = example["input_ids"][0]
+    places = (ids == mark).nonzero().flatten().tolist() if mark is not None else []
+    if len(places) != len(answers) - 1:
+        raise ValueError(f"{len(answers)} answers have {len(places) + 1} places in the text that the processor made")
+    spans = list(zip([0, *(place + 1 for place in places)], [*places, len(ids)], strict=True))
+
+    def fill(row: Tensor, values: Sequence[Sequence[int]]) -> Tensor:
+        pairs = zip(spans, values, strict=True)
+        return torch.cat([piece for (a, b), more in pairs for piece in (row[a:b], row.new_tensor(more))])[None]
+
+    ones, zeros = ([[value] * len(answer) for answer in answers] for value in (1, 0))
     # Attended to (1), and no image (0).
-    more = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-    for key, tensor in example.items():
-        if is_sequence(tensor, length):
-            example[key] = torch.cat((tensor, more.get(key, torch.zeros_like(tokens))), dim=1)
-    return example
+    more = {"input_ids": answers, "attention_mask": ones}
+    filled = {
+        key: fill(tensor[0], more.get(key, zeros)) if is_sequence(tensor, len(ids)) else tensor
+        for key, tensor in example.items()
+    }
+    if labels:
+        filled["labels"] = fill(torch.full_like(ids, IGNORED), answers)
+    return filled
 
 
 @contextmanager
@@ -107,12 +183,7 @@ class Encoder:
         """Sequence tensors of shape (1, length) with `labels`, and the picture's as the processor gives them."""
         if index in self._kept:
             return self._kept[index]
-        with _naming(self.records[index]):
-            _, text = prompt_and_answer(self.processor, self.records[index])
-            answer = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        example = encode(self.processor, self.records[index], answer)
-        example["labels"] = example["input_ids"].clone()
-        example["labels"][:, : -len(answer)] = IGNORED
+        example = encode_learned(self.processor, self.records[index])
         if self._room > 0:
             self._room -= sum(tensor.nbytes for tensor in example.values())
             self._kept[index] = example
@@ -166,12 +237,13 @@ def _join(tensors: Sequence[Tensor], shape: Sequence[int], fill: int = 0, side: 
 
 
 def describe_example(processor: Any, example: dict[str, Tensor]) -> str:
-    """What one sample is to the model: the masked part, then the trained part, decoded, image tokens counted."""
-    ids, learned = example["input_ids"][0], example["labels"][0] != IGNORED
+    """What one sample is to the model: masked and trained parts by turns, decoded, image tokens counted."""
+    ids, labels = example["input_ids"][0], example["labels"][0]
     lines = []
-    for name, tokens in (("masked", ids[~learned]), ("trained", ids[learned])):
+    for learned, run in groupby(range(len(ids)), key=lambda place: bool(labels[place] != IGNORED)):
+        tokens = ids[list(run)]
         text = LONG_RUN.sub(_counted, processor.tokenizer.decode(tokens))
-        lines.append(f"{name} ({len(tokens)} tokens): {text!r}")
+        lines.append(f"{'trained' if learned else 'masked'} ({len(tokens)} tokens): {text!r}")
     return "\n".join(lines)
 
 

@@ -7,27 +7,45 @@
 
 `system` beside any of them is a system turn in front.
 
-The loss falls on the last assistant turn alone; turns before it, earlier answers too, are what the model is shown.
+Every assistant turn is learned, but one that says `weight: 0` or `loss: false`, which is only shown. What a record
+holds beyond these keys comes back as `unread`: trainer/data/unread.py judges it.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 PLACEHOLDER = "<image>"
+# Other trainers' spellings of it. <img>path</img> is no place but a picture, and is not read.
+PLACES = re.compile(
+    r"(<image\s*/?>|<\|(?:image|img)\|>|<ImageHere>|\{\{\s*image\s*\}\}|<img>(?![^<]*</img>))", re.IGNORECASE
+)
 FORMAT_HINT = (
     'one object a line: {"image": "grid.png"} or {"frames": ["0.png", "1.png", "2.png", "3.png"]}, '
     'with "context", "question" and "output"; or {"messages": [...]}, or {"conversations": [...]}'
+)
+# Half of an escaped surrogate pair, as far as that can be seen without reading the escapes one by one.
+HALF = re.compile(
+    rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F])"
 )
 FLAT_KEYS = ("context", "question", "output")
 IMAGE_KEYS = ("image", "images", "frames")
 FRAMES = 4
 # The key of a conversation's turns: in each, the key of who speaks and that of what is said.
 CONVERSATIONS = {"messages": ("role", "content"), "conversations": ("from", "value")}
+# The keys that are read beside the turns, by the key of these (none: those of the flat form).
+READ: dict[str | None, frozenset[str]] = {
+    key: frozenset((*IMAGE_KEYS, "system", *((key,) if key else FLAT_KEYS))) for key in (None, *CONVERSATIONS)
+}
+# Whether an answer is learned, as OpenAI and ms-swift say it: what stands for no, and for yes.
+LEARNED_BY = {"weight": (0, 1), "loss": (False, True)}
+# The keys of a picture among a turn's parts; what is read of each type of part.
+IMAGE_PART_KEYS = ("image", "path", "url", "image_url")
+READ_OF_PART = {"text": ("type", "text"), **dict.fromkeys(("image", "image_url"), ("type", "text", *IMAGE_PART_KEYS))}
 
 Role = Literal["system", "user", "assistant"]
 # Spellings of TRL, LLaVA, LLaMA-Factory and of Gemma itself.
@@ -35,6 +53,9 @@ ROLES: dict[str, Role] = {
     "system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
     "model": "assistant",
 }  # fmt: skip
+
+
+Said = tuple[Role, Any, bool]  # who speaks, what is said, whether it is learned
 
 
 class FormError(Exception):
@@ -53,6 +74,33 @@ class Picture:
 class Turn:
     role: Role
     parts: tuple[str | Picture, ...]
+    learned: bool = False
+    """An answer that has a loss; any other turn is only shown."""
+
+    @property
+    def text(self) -> str:
+        return "".join([part for part in self.parts if isinstance(part, str)])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Form:
+    """What one record says."""
+
+    turns: tuple[Turn, ...]
+    """The last one is an answer."""
+    unread: tuple[tuple[str, Any], ...] = ()
+    """(key, value) of all that stands beside what was read."""
+    no_picture: bool = False
+    """A key of pictures is there, and says that there is none."""
+    marked: bool = True
+    """Whether there may be a marker in the text."""
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        return tuple(part for turn in self.turns for part in turn.parts if isinstance(part, Picture))
+
+
+Parts = list[str | Picture | None]  # None is the place of a picture that is named beside the text
 
 
 def read_line(line: bytes | str) -> dict[str, Any]:
@@ -60,7 +108,9 @@ def read_line(line: bytes | str) -> dict[str, Any]:
     try:
         # Bytes may come in, so that a file that is not UTF-8 is reported by line like any other mistake.
         entry = json.loads(line.rstrip())
-        json.dumps(entry, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        raw = line if isinstance(line, bytes) else line.encode(errors="surrogatepass")
+        if b"\xed" in raw or HALF.search(raw):
+            json.dumps(entry, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError) as error:
         said = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
         raise FormError(f" is not JSON ({said}): it takes {FORMAT_HINT}") from None
@@ -69,34 +119,36 @@ def read_line(line: bytes | str) -> dict[str, Any]:
     return entry
 
 
-def read_form(entry: dict[str, Any], place: Callable[[str], str] = str) -> tuple[tuple[Turn, ...], str]:
-    """(turns before the answer, the answer), the paths of images as `place` makes them of the record's own.
+def read_form(entry: dict[str, Any], place: Callable[[str], str] = str) -> Form:
+    """The record's turns, the paths of images as `place` makes them of the record's own, and what was not read.
 
     Raises:
         FormError: the record has none of the three forms, or one of them wrongly.
     """
-    pictures = _beside(entry, place)
+    beside = _beside(entry, place)
     key = next((key for key in CONVERSATIONS if key in entry), None)
-    said = _conversation(entry, key) if key else _flat(entry, bool(pictures))
-    turns = [(role, list(_parts(what, n, bool(pictures), place))) for n, (role, what) in enumerate(said, start=1)]
-    if (places := sum(part is None for _, parts in turns for part in parts)) == 0:
-        # Images without a place go in front of the first user turn, as in TRL.
-        next(parts for role, parts in turns if role == "user")[:0] = pictures
-    elif places != len(pictures):
-        raise FormError(f" has {len(pictures)} images, but {places} places for them ({PLACEHOLDER} or an image part)")
-    supply = iter(pictures)
-    filled = [Turn(role=r, parts=tuple(next(supply) if part is None else part for part in ps)) for r, ps in turns]
-    for number, turn in enumerate(filled, start=1):
-        if not turn.parts:
-            raise FormError(f": turn {number} is empty" if number < len(turns) else ": the answer is empty")
-        if turn.role != "user" and any(isinstance(part, Picture) for part in turn.parts):
+    unread = [item for item in entry.items() if item[0] not in READ[key]]
+    said_of_all = [(name, value) for name, value in unread if name in LEARNED_BY and _is_either(name, value)]
+    said = _conversation(entry, key, unread) if key else _flat(entry, bool(beside))
+    if said_of_all:
+        unread = [item for item in unread if item not in said_of_all]
+        learned = all(value for _, value in said_of_all)
+        said = [(role, what, learn and learned) for role, what, learn in said]
+    turns = [list(_parts(what, n, place, unread)) for n, (_, what, _) in enumerate(said, start=1)]
+    marked = any("<" in part or "{{" in part for parts in turns for part in parts if isinstance(part, str))
+    pictured, filled = _put_pictures(turns, [role for role, *_ in said], beside, marked), []
+    for number, ((role, _, learned), parts) in enumerate(zip(said, pictured, strict=True), start=1):
+        if not parts:
+            raise FormError(f": turn {number} is empty" if number < len(said) else ": the answer is empty")
+        if role != "user" and any(isinstance(part, Picture) for part in parts):
             raise FormError(": only user turns can hold images")
-    *before, last = filled
-    return tuple(before), "".join(part for part in last.parts if isinstance(part, str))
+        filled.append(Turn(role=role, parts=tuple(parts), learned=learned))
+    no_picture = not beside and any(name in entry for name in IMAGE_KEYS)
+    return Form(turns=tuple(filled), unread=tuple(unread), no_picture=no_picture, marked=marked)
 
 
-def _flat(entry: dict[str, Any], pictured: bool) -> list[tuple[Role, Any]]:
-    """(who speaks, what is said): the question, then the answer."""
+def _flat(entry: dict[str, Any], pictured: bool) -> list[Said]:
+    """The question, then the answer."""
     lacking = [key for key in FLAT_KEYS if key not in entry]
     if not any(key in entry for key in IMAGE_KEYS):
         lacking.insert(0, 'image or frames ("image": null where there is none)')
@@ -108,28 +160,33 @@ def _flat(entry: dict[str, Any], pictured: bool) -> list[tuple[Role, Any]]:
     text = "\n\n".join(part for part in (entry["context"], entry["question"]) if part)
     if not pictured and not text.strip():
         raise FormError(" has no image, and context and question are both empty")
-    # In lists, where a placeholder is a word like others.
-    said: list[tuple[Role, Any]] = [("user", [text]), ("assistant", [entry["output"]])]
-    return [("system", [entry["system"]]), *said] if entry.get("system") else said
+    said: list[Said] = [("user", text, False), ("assistant", entry["output"], True)]
+    return [("system", entry["system"], False), *said] if entry.get("system") else said
 
 
-def _conversation(entry: dict[str, Any], key: str) -> list[tuple[Role, Any]]:
-    """(who speaks, what is said) of each turn, the answer last."""
+def _conversation(entry: dict[str, Any], key: str, unread: list[tuple[str, Any]]) -> list[Said]:
+    """Each turn, the answer last; what turns hold besides is added to `unread`."""
     said, (role_key, text_key) = entry[key], CONVERSATIONS[key]
     if not isinstance(said, list) or not said:
         raise FormError(f": {key} takes a list of turns, got {_short(said)}")
-    if entry.get("system"):
-        said = [{role_key: "system", text_key: entry["system"]}, *said]
-    turns: list[tuple[Role, Any]] = []
-    for number, turn in enumerate(said, start=1):
+    turns: list[Said] = [("system", entry["system"], False)] if entry.get("system") else []
+    for number, turn in enumerate(said, start=len(turns) + 1):
         if not isinstance(turn, dict) or role_key not in turn or text_key not in turn:
             raise FormError(f": turn {number} of {key} takes {role_key} and {text_key}, got {_short(turn)}")
         if (role := ROLES.get(str(turn[role_key]))) is None:
             raise FormError(f": {role_key} {_short(turn[role_key])} of turn {number}: it takes {', '.join(ROLES)}")
-        if own := next((name for name in IMAGE_KEYS if turn.get(name)), None):
-            raise FormError(f": turn {number} has {own}: they go beside {key}, or into the turn's parts as type image")
-        turns.append((role, turn[text_key]))
-    roles = [role for role, _ in turns]
+        learned = role == "assistant"
+        for name in turn.keys() - {role_key, text_key} if len(turn) > 2 else ():
+            if name in LEARNED_BY:
+                learned = _is_learned(name, turn[name], number, role) and learned
+            elif name not in IMAGE_KEYS:
+                unread.append((name, turn[name]))
+            elif turn[name]:
+                raise FormError(
+                    f": turn {number} has {name}: they go beside {key}, or into the turn's parts as type image"
+                )
+        turns.append((role, turn[text_key], learned))
+    roles = [role for role, *_ in turns]
     alternating = roles[1:] if roles[0] == "system" else roles
     if not alternating or alternating != ["user", "assistant"] * (len(alternating) // 2):
         raise FormError(
@@ -139,26 +196,112 @@ def _conversation(entry: dict[str, Any], key: str) -> list[tuple[Role, Any]]:
     return turns
 
 
-def _parts(content: Any, number: int, pictured: bool, place: Callable[[str], str]) -> Iterator[str | Picture | None]:
+def _is_either(name: str, value: Any) -> bool:
+    """Whether a value beside the turns says that all or none are learned; a column may hold another weight or loss."""
+    no, yes = LEARNED_BY[name]
+    return isinstance(value, int | float) and isinstance(value, bool) == isinstance(no, bool) and value in (no, yes)
+
+
+def _is_learned(name: str, value: Any, number: int, role: Role) -> bool:
+    """What `weight` or `loss` of a turn says. Raises FormError for anything but yes and no, and for a yes of a turn
+    that is no answer."""
+    no, yes = (json.dumps(value) for value in LEARNED_BY[name])
+    if value is None:
+        return True
+    if not isinstance(value, int | float) or value not in LEARNED_BY[name]:
+        raise FormError(f": {name} {_short(value)} of turn {number}: it takes {yes} (learned) or {no} (only shown)")
+    if value and role != "assistant":
+        raise FormError(f": {name} {yes} of turn {number}, which is the {role}'s: only answers are learned")
+    return bool(value)
+
+
+def _parts(
+    content: Any, number: int, place: Callable[[str], str], unread: list[tuple[str, Any]]
+) -> Iterator[str | Picture | None]:
     """What turn `number` says and shows; None is the place of an image that has no path here."""
     if isinstance(content, str):
-        # A placeholder means an image only where the record brings images; elsewhere it is a word like others.
-        pieces = re.split(f"({PLACEHOLDER})", content) if pictured else [content]
-        content = [{"type": "image"} if pictured and piece == PLACEHOLDER else piece for piece in pieces]
+        content = [content]
     if not isinstance(content, list):
         raise FormError(f": turn {number} takes text or a list of parts, got {_short(content)}")
     for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
+        kind = str(part.get("type")) if isinstance(part, dict) else ""
         text = part.get("text") if kind == "text" else part
         if isinstance(text, str):
-            if text.strip():
-                yield text
+            yield text
         elif kind in ("image", "image_url"):
-            own = next((part[k] for k in ("image", "path", "url", "image_url") if part.get(k)), None)
+            own = next((part[k] for k in IMAGE_PART_KEYS if part.get(k)), None)
             own = own.get("url") if isinstance(own, dict) else own
             yield None if own is None else Picture(paths=_paths([own], place))
         else:
             raise FormError(f": a part of turn {number} takes type image or text, got {_short(part)}")
+        if isinstance(part, dict) and len(part) > 2:
+            unread.extend((k, v) for k, v in part.items() if k not in READ_OF_PART[kind])
+
+
+def _put_pictures(
+    turns: list[Parts], roles: list[Role], beside: list[Picture], marked: bool
+) -> list[list[str | Picture]]:
+    """The parts of each turn with every picture in its place: an image part, or a placeholder in what a user says,
+    where there are as many as pictures. Without any place they go in front of the first user turn, as in TRL.
+
+    Raises FormError when the counts disagree.
+    """
+    shown = [part for parts in turns for part in parts if not isinstance(part, str)]
+    # A placeholder means an image only where the record brings images; elsewhere it is a word like others.
+    count = len(shown) - shown.count(None) + len(beside)
+    marks: dict[str, int] = {}
+    for role, parts in zip(roles, turns, strict=True) if marked and count else ():
+        texts = [part for part in parts if isinstance(part, str)]
+        if role != "user" and any(PLACEHOLDER in text for text in texts):
+            raise FormError(": only user turns can hold images")
+        for text in texts if role == "user" else ():
+            for mark in PLACES.findall(text):
+                marks[mark.lower()] = marks.get(mark.lower(), 0) + 1
+    names, kept = _choose_places(marks, len(shown), count)
+    supply = iter(beside)
+    if not kept and shown:  # those of the parts stand in the placeholders' places
+        found = [next(supply, None) if part is None else part for part in shown]
+        supply = iter([*(picture for picture in found if picture), *supply])
+        turns = [[part for part in parts if isinstance(part, str)] for parts in turns]
+    filled = [list(_fill(parts, names, supply)) for parts in turns]
+    filled[roles.index("user")][:0] = supply
+    return filled
+
+
+def _choose_places(marks: Mapping[str, int], parts: int, count: int) -> tuple[Collection[str], bool]:
+    """(the placeholders that are places of pictures, whether the image parts are) of a record with `count` pictures,
+    whose text holds each of `marks` so often. Raises FormError where neither make as many."""
+    # All spellings, else a single one, the others being words; beside the image parts, else instead of them.
+    for names in (marks, *((mark,) for mark in marks)):
+        places = sum(marks[name] for name in names)
+        if places + parts == count or (places and places == count):
+            return names, places + parts == count
+    if marks or parts:
+        places = sum(marks.values()) + parts
+        raise FormError(f" has {count} images, but {places} places for them ({PLACEHOLDER} or an image part)")
+    return (), True
+
+
+def _fill(parts: Parts, names: Collection[str], supply: Iterator[Picture]) -> Iterator[str | Picture]:
+    """The parts of one turn, with a picture of the `supply` in each place and for each of the placeholders `names`."""
+    for part in parts:
+        if isinstance(part, str) and not names:
+            if part.strip():
+                yield part
+            continue
+        text = ""
+        for piece in PLACES.split(part) if isinstance(part, str) else [part]:
+            if isinstance(piece, Picture):
+                yield piece
+            elif piece is None or piece.lower() in names:
+                if text.strip():
+                    yield text
+                text = ""
+                yield next(supply)
+            else:
+                text += piece
+        if text.strip():
+            yield text
 
 
 def _beside(entry: dict[str, Any], place: Callable[[str], str]) -> list[Picture]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,9 +19,9 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from trainer.data.endings import markers
-from trainer.data.examples import encode, prompt_and_answer
+from trainer.data.examples import Rewritten, encode_text, join_prompts, render
 from trainer.data.grid import load_image
-from trainer.data.records import Dataset, Record
+from trainer.data.records import Dataset, Record, each_answer
 from trainer.evaluation.metrics import json_object
 from trainer.outcome import ConfigError, RecordError
 
@@ -48,11 +48,11 @@ class Checked:
     reason: str | None = None
     """Why it is left out; None when it is kept."""
     detail: str = ""
-    content: str = ""
-    """Hash of the pictures' bytes and of everything the model is shown."""
+    contents: tuple[str, ...] = ()
+    """For each answer that is learned, a hash of the pictures' bytes and of everything the model is shown before it."""
     tokens: int = 0
     supervised: int = 0
-    """Tokens of the answer with its end of turn."""
+    """Tokens of the answers that are learned, with their ends of turn."""
     picture_tokens: int = 0
     """Positions that the pictures add."""
 
@@ -60,11 +60,32 @@ class Checked:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inspection:
     dataset: Dataset
+    """With the records in `apart` taken apart."""
     max_length: int
     checked: dict[str, tuple[Checked, ...]]
     """By side, one for each record of the data set, in order."""
     picture_sizes: Counter[tuple[int, int]]
     """Files by (width, height)."""
+    apart: dict[str, set[int]]
+    """By side, the places in the data set as it was read of the records that are learned one answer at a time, as
+    the chat template rewrites earlier answers in later turns."""
+
+    def notes(self) -> list[str]:
+        """What else a reader of the data should know, one line each."""
+        lines = []
+        if count := sum(map(len, self.apart.values())):
+            lines.append(
+                f"{count} records are learned one answer at a time, each behind what was said before it: in later "
+                "turns the chat template renders earlier answers otherwise, or without their end"
+            )
+        asked = [content for checked in self.checked["eval"] if checked.reason is None for content in checked.contents]
+        taught = {c for checked in self.checked["train"] if checked.reason is None for c in checked.contents}
+        if shared := sum(content in taught for content in asked):
+            lines.append(
+                f"{shared} of {len(asked)} held-out answers follow the same pictures and words as training answers, as "
+                "where conversations begin alike"
+            )
+        return lines
 
     def unfit(self) -> dict[str, set[int]]:
         """By side, the places of the records that have a reason."""
@@ -85,7 +106,7 @@ class Inspection:
 
     def left_out(self) -> list[str]:
         """One line for each reason and side."""
-        lines = []
+        lines = list(self.dataset.left_out)
         for side in SIDES:
             found: dict[str, list[Checked]] = {}
             for checked in self.checked[side]:
@@ -103,7 +124,7 @@ class Inspection:
     def duplicates(self, side: str) -> tuple[int, int]:
         """(records that repeat an earlier one's pictures and prompt, how many of these have another answer)."""
         pairs = zip(self.checked[side], getattr(self.dataset, side), strict=True)
-        answers = [(checked.content, record.answer) for checked, record in pairs if checked.content]
+        answers = [(checked.contents[-1], record.answer) for checked, record in pairs if checked.contents]
         first = dict(reversed(answers))
         return len(answers) - len(first), sum(answer != first[content] for content, answer in answers)
 
@@ -112,6 +133,19 @@ def without(dataset: Dataset, places: Mapping[str, Collection[int]]) -> Dataset:
     """The data set without the records at `places`, by side."""
     sides: dict[str, Any] = {
         side: tuple(r for i, r in enumerate(getattr(dataset, side)) if i not in places[side]) for side in SIDES
+    }
+    return replace(dataset, **sides)
+
+
+def take_apart(dataset: Dataset, places: Mapping[str, Collection[int]]) -> Dataset:
+    """The data set with the records at `places`, by side, as one record for each answer."""
+    sides: dict[str, Any] = {
+        side: tuple(
+            one
+            for i, record in enumerate(getattr(dataset, side))
+            for one in (each_answer([record]) if i in places[side] else (record,))
+        )
+        for side in SIDES
     }
     return replace(dataset, **sides)
 
@@ -128,13 +162,27 @@ def inspect_dataset(dataset: Dataset, processor: Any, *, max_length: int) -> Ins
         _look, processor=processor, max_length=max_length, files=files, added={}, markers=markers(processor),
         mostly_json=2 * sum(json_object(record.answer) is not None for record in records) > len(records),
     )  # fmt: skip
-    held_out: set[str] = set()
+    asked, held_out = set[str](), set[str]()
+    apart: dict[str, set[int]] = {side: set() for side in SIDES}
     for side in reversed(SIDES):  # the held-out records first: what they show must not be trained on
         bar = tqdm(getattr(dataset, side), f"checking {side} records", leave=False, disable=None)
-        checked[side] = tuple(look(record, held_out=held_out) for record in bar)
-        held_out = {found.content for found in checked[side] if found.reason is None}
+        checked[side] = tuple(_look_at(bar, partial(look, asked=asked, held_out=held_out), apart[side]))
+        fit = [found.contents for found in checked[side] if found.reason is None]
+        asked, held_out = {content for contents in fit for content in contents}, {contents[-1] for contents in fit}
     sizes = Counter(file.size for file in files.values() if file.size)
-    return Inspection(dataset=dataset, max_length=max_length, checked=checked, picture_sizes=sizes)
+    return Inspection(
+        dataset=take_apart(dataset, apart), max_length=max_length, checked=checked, picture_sizes=sizes, apart=apart
+    )
+
+
+def _look_at(records: Iterable[Record], look: Callable[[Record], Checked], apart: set[int]) -> Iterator[Checked]:
+    """Each record, or each answer of it where they cannot share one text; the places of these go to `apart`."""
+    for place, record in enumerate(records):
+        try:
+            yield look(record)
+        except Rewritten:
+            apart.add(place)
+            yield from map(look, each_answer([record]))
 
 
 def _open(path: str) -> File:
@@ -153,9 +201,11 @@ def _look(
     added: dict[Hashable, int],
     markers: re.Pattern[str],
     mostly_json: bool,
-    held_out: Collection[str],
+    asked: Set[str],
+    held_out: Set[str],
 ) -> Checked:
-    """One record, with the first reason there is against it.
+    """One record, with the first reason there is against it. `asked` is what held-out answers follow, `held_out` the
+    last ones of each held-out record.
 
     Pictures are encoded only to learn what they add to the text: once for each arrangement of them, in `added`.
     """
@@ -167,33 +217,44 @@ def _look(
     if any(len({file.size for file in picture}) > 1 for picture in shown):
         return Checked(reason="frames of different sizes", detail=str(record.images[0]))
     try:
-        texts = prompt_and_answer(processor, record)
+        prompts, answers = render(processor, record)
+        text, _ = join_prompts(processor, prompts)
+    except Rewritten:
+        raise
     except Exception as error:  # whatever the model's template raises
         return Checked(reason="the chat template refuses it", detail=str(error))
-    prompt, answer = map(len, processor.tokenizer(list(texts), add_special_tokens=False)["input_ids"])
+    encoded = processor.tokenizer([text, *answers], add_special_tokens=False)["input_ids"]
+    joined, *lengths = map(len, encoded)
     key = _arrangement(record, files)
     if key not in added:
         try:
-            added[key] = encode(processor, record)["input_ids"].shape[1] - prompt
+            added[key] = encode_text(processor, record, text)["input_ids"].shape[1] - joined
         except RecordError as error:
             return Checked(reason="the processor refuses it", detail=error.args[0])
-    # Pictures by their bytes and text as it is: the same for two records that show the model the same.
-    parts = [
-        (turn.role, part if isinstance(part, str) else [files[path].digest for path in part.paths])
-        for turn in record.turns
-        for part in turn.parts
-    ]
     found = Checked(
-        content=hashlib.sha256(repr(parts).encode()).hexdigest(), tokens=prompt + answer + added[key],
-        supervised=answer, picture_tokens=added[key],
+        contents=_contents(record, files), tokens=joined - len(answers) + 1 + sum(lengths) + added[key],
+        supervised=sum(lengths), picture_tokens=added[key],
     )  # fmt: skip
     if mostly_json and json_object(record.answer) is None:
         return replace(found, reason="the answer is no JSON object, as most are", detail=record.answer[:60])
     if found.tokens > max_length:
         return replace(found, reason=TOO_LONG)
-    if found.content in held_out:
+    # The beginnings that two conversations share are no leak; one that is all there in the other is.
+    if found.contents[-1] in asked or not held_out.isdisjoint(found.contents):
         return replace(found, reason="also among the held-out records")
     return found
+
+
+def _contents(record: Record, files: Mapping[str, File]) -> tuple[str, ...]:
+    """Hashes of what is shown before each answer that is learned: pictures by their bytes and text as it is, the same
+    for two records that show the model the same."""
+    digest, found = hashlib.sha256(), []
+    for turn in record.turns:
+        if turn.learned:
+            found.append(digest.hexdigest())
+        parts = [part if isinstance(part, str) else [files[path].digest for path in part.paths] for part in turn.parts]
+        digest.update(repr((turn.role, parts)).encode())
+    return (*found, digest.hexdigest())
 
 
 def _arrangement(record: Record, files: Mapping[str, File]) -> Hashable:

@@ -39,7 +39,9 @@ class Lengths:
     tokens: dict[str, int]
     """Tokens a record, pictures and answer included: p50, p90, p95, p99 and p100, the longest."""
     supervised: dict[str, int]
-    """Tokens of the answer and its end of turn, likewise."""
+    """Tokens of the answers that are learned and their ends of turn, likewise."""
+    learn: str
+    """Which answers of a conversation that is: all or last."""
     pictures: int
     """The most that a record has."""
     trainyard: str
@@ -99,9 +101,10 @@ def write_measured(path: Path, measured: Any) -> Path:
     return path
 
 
-def read_lengths(data: str, model: str, project_dir: Path = Path()) -> Lengths | None:
+def read_lengths(data: str, model: str, project_dir: Path = Path(), *, learn: str = "all") -> Lengths | None:
     """What was measured for these bytes with this model; None when nothing was, or something else. A model's folder and
-    pictures that are not here, as where a job runs elsewhere, are not looked at."""
+    pictures that are not here, as where a job runs elsewhere, are not looked at. What was measured for all answers
+    holds for the last ones alone too."""
     try:
         found = Lengths(**json.loads(lengths_path(data).read_text(encoding="utf-8")))
         sizes = [found.tokens["p100"], found.supervised["p100"], found.pictures]
@@ -114,6 +117,7 @@ def read_lengths(data: str, model: str, project_dir: Path = Path()) -> Lengths |
     same = (
         found.model.rstrip("/") == model.rstrip("/")
         and found.trainyard == __version__
+        and found.learn in ("all", learn)
         and (processor is None or processor == found.processor_sha256)
         and here.items() <= found.picture_bytes.items()
     )

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from trainer.config import TrainConfig
-from trainer.data.forms import FORMAT_HINT, PLACEHOLDER, FormError, Picture, Turn, read_form, read_line
+from trainer.config import Learn, TrainConfig
+from trainer.data.forms import FORMAT_HINT, Form, FormError, Picture, Turn, read_form, read_line
+from trainer.data.unread import MAGIC, Unread
 from trainer.evaluation.metrics import json_object
 from trainer.outcome import ConfigError
 
@@ -26,11 +27,17 @@ SESSION_KEYS = ("session_id", "episode_id", "session", "episode")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     turns: tuple[Turn, ...]
-    """What the model is shown, in the order it is shown it; the paths in it exist."""
+    """What the model is shown before the last answer that it learns, in the order it is shown it; earlier answers that
+    it learns too say so. The paths in it exist."""
     answer: str
-    """What it learns to say next: the only part with a loss."""
+    """What it learns to say next: these parts alone have a loss."""
     session: str
     """Records of one session never fall on both sides of a split."""
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All that it learns to say."""
+        return (*(turn.text for turn in self.turns if turn.learned), self.answer)
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
@@ -55,16 +62,40 @@ class Dataset:
     """How the two were told apart, in words."""
     notes: tuple[str, ...] = ()
     """What a reader of the data should know, one line each."""
+    left_out: tuple[str, ...] = ()
+    """What the reader left out already, likewise."""
 
 
-def load_dataset(data: str, *, eval_fraction: float = 0.1, seed: int = 0, image_root: str | None = None) -> Dataset:
+def each_answer(records: Iterable[Record]) -> tuple[Record, ...]:
+    """One record for each answer that `records` learn, behind the true turns before it, as one asks for it."""
+    return tuple(one for record in records for one in _answers_of(record))
+
+
+def _answers_of(record: Record) -> Iterator[Record]:
+    shown = tuple(replace(turn, learned=False) if turn.learned else turn for turn in record.turns)
+    for place, turn in enumerate(record.turns):
+        if turn.learned:
+            yield Record(turns=shown[:place], answer=turn.text, session=record.session)
+    yield Record(turns=shown, answer=record.answer, session=record.session)
+
+
+def load_dataset(
+    data: str,
+    *,
+    eval_fraction: float = 0.1,
+    seed: int = 0,
+    image_root: str | None = None,
+    learn: Learn = "all",
+    text_only: bool = False,
+) -> Dataset:
     """Read and check every record at `data`: a JSONL file, or a folder with train.jsonl and maybe eval.jsonl.
 
     Without an eval.jsonl, whole sessions (`metadata.session_id` or `episode_id`) are held out, about
     `eval_fraction` of the records, chosen by `seed`; without them each record counts as a session of its own.
 
     Raises:
-        ConfigError: the data is missing, empty, malformed (naming the line), or its images are not there.
+        ConfigError: the data is missing, empty, malformed (naming the line), its images are not there, it holds what
+            is not read and would be missed, or no picture at all though it is not `text_only`.
     """
     paths = data_files(data)
     if image_root is not None and not Path(image_root).is_dir():
@@ -77,16 +108,23 @@ def load_dataset(data: str, *, eval_fraction: float = 0.1, seed: int = 0, image_
             found[name] = _find(name, folder, image_root)
         return str(found[name])
 
-    sides = [tuple(_read(path, place)) for path in paths]
-    if empty := next((path for path, records in zip(paths, sides, strict=True) if not records), None):
+    unread = Unread(lambda name: is_picture(_find(name, folder, image_root)), text_only=text_only)
+    read = [_read(path, place, unread, learn) for path in paths]
+    sides = [tuple(record for record in records if record) for records in read]
+    if empty := next((path for path, records in zip(paths, read, strict=True) if not records), None):
         raise ConfigError(f"{empty} holds no records: it takes {FORMAT_HINT}")
+    if idle := next((path for path, records in zip(paths, sides, strict=True) if not records), None):
+        raise ConfigError(f"{idle}: every record says weight 0 or loss false: there is no answer to learn")
+    if lost := unread.refusal():
+        raise ConfigError(f"{data}: {lost}")
+    _check_pictures(data, sides, text_only=text_only)
     if missing := sorted(str(folder / name) for name, where in found.items() if where is None):
         raise ConfigError(
             f"{data}: {len(missing)} of {len(found)} images are missing, for example {', '.join(missing[:3])}: "
             f"paths are relative to {folder}/"
             + (f" or {image_root}/" if image_root else "; image_root= names another folder to look in")
         )
-    notes: tuple[str, ...] = ()
+    notes = _notes(sides, unread, learn)
     if moved := sorted(name for name, where in found.items() if _absolute(name) and where != Path(name)):
         names = Counter(found.values())
         if shared_file := next((found[name] for name in moved if names[found[name]] > 1), None):
@@ -98,28 +136,58 @@ def load_dataset(data: str, *, eval_fraction: float = 0.1, seed: int = 0, image_
         notes += (
             f"{len(moved)} image paths of another machine were found by their last folders, for example {moved[0]}",
         )
-    if bare := sum(PLACEHOLDER in r.prompt and not r.pictures for side in sides for r in side):
-        # As it may be a word like others; but so it looks, too, when the key of the images is misspelled.
-        notes += (f"{bare} records say {PLACEHOLDER} and bring no image: image, images or frames hold the paths",)
-    if earlier := sum(turn.role == "assistant" for side in sides for r in side for turn in r.turns):
-        notes += (f"{earlier} answers are not the last of their record: shown to the model, and not trained on",)
-    sessions = Counter(bool(r.session) for side in sides for r in side)
-    if all(sessions[has] for has in (True, False)):
-        notes += (f"{sessions[False]} of {sessions.total()} records have no session id: each counts as a session",)
+    idle_records = sum(record is None for records in read for record in records)
+    out = (
+        (f"{idle_records} records left out: weight 0 or loss false leaves no answer to learn",) if idle_records else ()
+    )
     if len(sides) == 1:
-        return replace(_split(sides[0], eval_fraction=eval_fraction, seed=seed), notes=notes)
+        return replace(_split(sides[0], eval_fraction=eval_fraction, seed=seed), notes=notes, left_out=out)
     train, held_out = sides
     if shared := {r.session for r in train} & {r.session for r in held_out} - {""}:
         raise ConfigError(
             f"DATA={data} has {len(shared)} session(s) in train.jsonl and eval.jsonl alike, for example "
             f"{min(shared)!r}: move each session to one side"
         )
-    return Dataset(train=train, eval=held_out, split="eval.jsonl", notes=notes)
+    return Dataset(train=train, eval=held_out, split="eval.jsonl", notes=notes, left_out=out)
 
 
 def dataset_of(config: TrainConfig) -> Dataset:
     """The records of a run with these settings. Raises ConfigError, as `load_dataset`."""
-    return load_dataset(config.data, eval_fraction=config.eval_fraction, seed=config.seed, image_root=config.image_root)
+    return load_dataset(
+        config.data, eval_fraction=config.eval_fraction, seed=config.seed, image_root=config.image_root,
+        learn=config.learn, text_only=config.text_only,
+    )  # fmt: skip
+
+
+def _check_pictures(data: str, sides: Sequence[Sequence[Record]], *, text_only: bool) -> None:
+    """Raises ConfigError for a set that says other than `text_only` whether there are pictures in it."""
+    count, pictured = sum(map(len, sides)), sum(bool(record.pictures) for side in sides for record in side)
+    if text_only and pictured:
+        raise ConfigError(
+            f"text_only: {pictured} records of {data} have pictures: leave text_only out, to learn from them"
+        )
+    if not text_only and not pictured:
+        raise ConfigError(
+            f"{data}: none of {count} records has a picture: image, images or frames hold the paths; "
+            "text_only: true trains on text alone"
+        )
+
+
+def _notes(sides: Sequence[Sequence[Record]], unread: Unread, learn: Learn) -> tuple[str, ...]:
+    records = [record for side in sides for record in side]
+    notes = [note] if (note := unread.note()) else []
+    answers, shown = sum(len(record.answers) for record in records), 0
+    for record in records:
+        shown += sum(turn.role == "assistant" and not turn.learned for turn in record.turns)
+    if answers > len(records):
+        notes.append(f"{answers} answers of {len(records)} records are learned (learn: last takes the last ones alone)")
+    if shown:
+        why = "are not the last of their record" if learn == "last" else "say weight 0 or loss false"
+        notes.append(f"{shown} answers {why}: shown to the model, and not trained on")
+    sessions = Counter(bool(record.session) for record in records)
+    if all(sessions[has] for has in (True, False)):
+        notes.append(f"{sessions[False]} of {sessions.total()} records have no session id: each counts as a session")
+    return tuple(notes)
 
 
 def data_files(data: str) -> tuple[Path, ...]:
@@ -141,17 +209,42 @@ def data_files(data: str) -> tuple[Path, ...]:
     return found
 
 
-def _read(path: Path, place: Callable[[str], str]) -> Iterator[Record]:
+def _read(path: Path, place: Callable[[str], str], unread: Unread, learn: Learn) -> list[Record | None]:
+    """Its records; None for one without an answer to learn. Raises ConfigError with the first that cannot be read, and
+    how many more."""
+    found: list[Record | None] = []
+    faults: list[tuple[int, FormError]] = []
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
                 entry = read_line(line)
-                turns, answer = read_form(entry, place)
+                form = read_form(entry, place)
             except FormError as error:
-                raise ConfigError(f"{path} line {number}{error}") from None
-            yield Record(turns=turns, answer=answer, session=_session(entry))
+                faults.append((number, error))
+                continue
+            unread.add(form, f"{path.name} line {number}")
+            found.append(_record(form, _session(entry), learn))
+    if faults:
+        (number, fault), *more = faults
+        others = ", ".join(str(line) for line, _ in more[:3]) + (", ..." if len(more) > 3 else "")
+        also = f" ({len(more)} more cannot be read: line {others})" if more else ""
+        raise ConfigError(f"{path} line {number}{fault}{also}")
+    return found
+
+
+def _record(form: Form, session: str, learn: Learn) -> Record | None:
+    """Up to the last answer that is learned; None where none is. What stands behind it changes nothing."""
+    last = len(form.turns) - 1
+    while learn == "all" and last > 0 and not form.turns[last].learned:
+        last -= 1
+    if not form.turns[last].learned:
+        return None
+    turns = form.turns[:last]
+    if learn == "last":
+        turns = tuple(replace(turn, learned=False) if turn.learned else turn for turn in turns)
+    return Record(turns=turns, answer=form.turns[last].text, session=session)
 
 
 def _session(entry: dict[str, Any]) -> str:
@@ -178,6 +271,14 @@ def _find(name: str, folder: Path, image_root: str | None) -> Path | None:
     places = (base.joinpath(*tail) for tail in tails for base in bases)
     # Path.is_file would raise for a name that no file system takes.
     return next((place for place in places if os.path.isfile(place)), None)
+
+
+def is_picture(path: Path | None) -> bool:
+    """Whether it is a file that begins as those of pictures do."""
+    if path is None or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(8).startswith(MAGIC)
 
 
 def _split(records: Sequence[Record], *, eval_fraction: float, seed: int) -> Dataset:

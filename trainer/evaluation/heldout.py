@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trainer.config import TrainConfig
 from trainer.data.endings import AnswerEnd
-from trainer.data.records import Dataset, Record
+from trainer.data.records import Dataset, Record, each_answer
 from trainer.evaluation.generation import choose, generate_answers
-from trainer.evaluation.metrics import ActionMetrics, action_metrics, answer_field, read_action
+from trainer.evaluation.metrics import ActionMetrics, action_metrics, answer_field, json_object, read_action
 from trainer.evaluation.rows import Room
 from trainer.evaluation.scoring import Choices, beyond, find_choices, score_actions
 from trainer.text import shown
@@ -24,11 +25,14 @@ class Scores:
     """What one model did. None where it was not asked."""
 
     scored: ActionMetrics | None = None
-    """The likeliest allowed action of every record."""
+    """The likeliest allowed action for every answer."""
     generated: ActionMetrics | None = None
-    """Answers written out, on a part of the records."""
+    """Answers written out, a part of them."""
     predictions: Sequence[dict[str, Any]] = ()
-    """One entry a record: truth, prediction, images; `probabilities` of the actions, `answer` if written."""
+    """One entry a held-out answer: truth, prediction, images, of these the last_picture; `probabilities` of the
+    actions, `answer` if written."""
+    records: int = 0
+    """Held-out records that the answers are of."""
 
     @property
     def action(self) -> ActionMetrics | None:
@@ -45,6 +49,7 @@ class Scores:
 class HeldOut:
     processor: Any
     records: tuple[Record, ...]
+    """One for each answer that is asked, behind the true turns before it."""
     answered: tuple[int, ...]
     """Places in `records` of those that answers are written out for."""
     field: str | None
@@ -55,6 +60,8 @@ class HeldOut:
     """What the memory has held so far: what did not fit once is not tried again."""
     end: AnswerEnd | None = None
     """What stops an answer; None: what the processor's template ends it with."""
+    held_out: int = 0
+    """Held-out records that `records` are the answers of."""
 
     def score(self, model: Any, accelerator: Any, between: Callable[[], object]) -> Said:
         """The likeliest allowed action for every record; nothing where none can be scored. Collective; `between` is
@@ -108,17 +115,27 @@ class HeldOut:
         for place, record in enumerate(self.records):
             said = written.get(place, {}) | scored.get(place, {})
             images = [str(path.absolute()) for path in record.images]
-            predictions.append({"truth": self.truth(place), **said, "images": images})
-        return Scores(scored=self.metrics(scored), generated=self.metrics(written), predictions=predictions)
+            last = [str(Path(path).absolute()) for picture in record.pictures[-1:] for path in picture.paths]
+            predictions.append({"truth": self.truth(place), **said, "images": images, "last_picture": last})
+        return Scores(
+            scored=self.metrics(scored), generated=self.metrics(written), predictions=predictions, records=self.held_out
+        )
 
 
 def hold_out(processor: Any, dataset: Dataset, config: TrainConfig, say: Callable[..., object]) -> HeldOut:
     """What to measure on, and says so. Raises ConfigError for `actions` that are none."""
-    field = answer_field([r.answer for r in dataset.train], config.answer_field)
-    found = find_choices(processor, dataset.train, field, config.actions)
+    taught = each_answer(dataset.train)
+    field = answer_field([record.answer for record in taught], config.answer_field)
+    asked = [(number, one) for number, record in enumerate(dataset.eval) for one in _to_ask(record, field)]
+    if talk := sum(len(record.answers) for record in dataset.eval) - len(asked):
+        say(f"{talk} held-out answers on the way are no JSON objects: they are not scored, their loss counts")
+    found = find_choices(processor, taught, field, config.actions)
     choices = None if isinstance(found, str) else found
-    places = choose(dataset.eval, config.score_samples if choices else config.eval_samples)
-    records = tuple(dataset.eval[place] for place in places)
+    places = choose([one for _, one in asked], config.score_samples if choices else config.eval_samples)
+    records = tuple(asked[place][1] for place in places)
+    held_out = len({asked[place][0] for place in places})
+    if held_out < len(records):
+        say(f"held out to score: {len(records)} answers of {held_out} records")
     if choices is None:
         say(f"actions are not scored, answers are only written out: {found}")
     elif records:
@@ -128,7 +145,15 @@ def hold_out(processor: Any, dataset: Dataset, config: TrainConfig, say: Callabl
     if dataset.eval and not config.eval_samples:
         say("eval_samples=0: nothing is evaluated on the way, so the last adapter is kept and nothing stops early")
     answered = tuple(choose(records, config.eval_samples))
-    return HeldOut(processor=processor, records=records, answered=answered, field=field, choices=choices)
+    return HeldOut(
+        processor=processor, records=records, answered=answered, field=field, choices=choices, held_out=held_out
+    )
+
+
+def _to_ask(record: Record, field: str | None) -> list[Record]:
+    """Its answers that can hold an action, and the last one in any case: before it comes talk, too."""
+    *earlier, last = each_answer([record])
+    return [*(one for one in earlier if field is None or json_object(one.answer) is not None), last]
 
 
 def describe(when: str, scores: Scores) -> str:
@@ -136,8 +161,9 @@ def describe(when: str, scores: Scores) -> str:
     result = scores.action
     if result is None:
         return f"{when}: nothing held out to score"
+    answers = "answers" if scores.records < len(scores.predictions) else "records"
     text = (
-        f"{when}: action accuracy {result.accuracy:.1%} on {result.samples} held-out records "
+        f"{when}: action accuracy {result.accuracy:.1%} on {result.samples} held-out {answers} "
         f"(always {shown(result.majority)}: {result.majority_accuracy:.1%})"
     )
     if written := scores.generated:

@@ -124,6 +124,6 @@ def score_table(before: ActionMetrics | None, after: ActionMetrics | None) -> st
     more = len(scored.per_action) - TABLE_ACTIONS
     tables = (
         format_table([["", "accuracy", "macro F1"], *rows], rules_before=[1]),
-        format_table([["action", "records", "precision", "recall", "F1", "F1 before"], *actions], rules_before=[1]),
+        format_table([["action", "answers", "precision", "recall", "F1", "F1 before"], *actions], rules_before=[1]),
     )
     return "\n\n".join(tables) + (f"\nand {more} rarer actions, in the report" if more > 0 else "")

@@ -139,11 +139,11 @@ def _ways(
 
 
 def beyond(choices: Choices, records: Sequence[Record], field: str | None) -> list[str]:
-    """A line about those of the held-out `records` that can only be scored as wrong; none where all can be right."""
+    """A line about those of the held-out answers that can only be scored as wrong; none where all can be right."""
     truths = [read_action(record.answer, field) for record in records]
     wrong = [UNREADABLE if truth is None else truth for truth in truths if truth not in choices.actions]
     names = shorten(", ".join(dict.fromkeys(wrong)), 80, placeholder=" ...")
-    line = f"{len(wrong)} of {len(records)} held-out records have actions that cannot be chosen: {names}"
+    line = f"{len(wrong)} of {len(records)} held-out answers have actions that cannot be chosen: {names}"
     return [f"{line} (see answer_field and actions)"] if wrong else []
 
 

@@ -47,7 +47,8 @@ class RunRecord:
     """Everything logged on the way, each with its step: loss, learning_rate, mean_token_accuracy, the speeds of
     trainer/tracking/throughput.py; of evaluations eval_loss, eval_action_accuracy and eval_macro_f1."""
     data: dict[str, Any]
-    """sha256 of the JSONL, how it was split, records of train and eval that were used, frames a picture."""
+    """sha256 of the JSONL, how it was split, records of train and eval that were used, their answers, frames a
+    picture."""
     versions: dict[str, str]
     peak_memory: dict[str, Any]
     """bytes of the first process, evaluation included, and of what."""
@@ -59,6 +60,7 @@ def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     from trainer.tracking.peak import MEASURED, read_stage
 
     counts = {"train": len(dataset.train), "eval": len(dataset.eval), "frames": frames_of(dataset)}
+    counts |= {f"{side}_answers": sum(len(r.answers) for r in getattr(dataset, side)) for side in ("train", "eval")}
     return {
         "data": {"sha256": data_digest(config.data), "split": dataset.split, **counts},
         "versions": {"trainyard": __version__, **{name: metadata.version(name) for name in LIBRARIES}},

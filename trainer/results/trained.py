@@ -52,6 +52,8 @@ class Usage:
     """What every training record begins with, likewise; "" where that is nothing."""
     end: AnswerEnd | None = None
     """What answers were trained to end with; None in what an older Trainyard wrote."""
+    text_only: bool = False
+    """As the setting: what is asked has no picture, and its markers are words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,11 +67,13 @@ class Trained:
 def usage_of(config: TrainConfig, dataset: Dataset, measured: HeldOut) -> Usage:
     """From what a run was told, its records and what it measured with."""
     from trainer.data.endings import answer_end
+    from trainer.data.records import each_answer
     from trainer.evaluation.generation import answer_budget
 
+    answers = each_answer(dataset.train)
     return Usage(
         device=config.device, quantization=config.quantization, answer_field=measured.field, choices=measured.choices,
-        answer_tokens=answer_budget(measured.processor, dataset.train), frames=frames_of(dataset),
+        answer_tokens=answer_budget(measured.processor, answers), frames=frames_of(dataset), text_only=config.text_only,
         system=shared_system(dataset), end=answer_end(measured.processor), **shared_texts(config.data),
     )  # fmt: skip
 

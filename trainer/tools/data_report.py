@@ -13,14 +13,25 @@ from trainer.config import TrainConfig
 from trainer.data.endings import describe_end
 from trainer.data.inspection import SIDES, Inspection, inspect_dataset, without
 from trainer.data.lengths import Lengths, data_digest, percentiles, processor_digest, sample_pictures, write_lengths
-from trainer.data.records import dataset_of
+from trainer.data.records import dataset_of, each_answer
 from trainer.evaluation.metrics import UNREADABLE, answer_field, read_action
 from trainer.outcome import FINISHED, ConfigError
 from trainer.settings import say
 from trainer.text import format_table
 
-SETTINGS = ("model", "data", "image_root", "max_length", "eval_fraction", "seed", "strict")
-COUNTS = ("records", "kept", "sessions", "pictures", "text_only", "duplicates", "duplicates_with_another_answer")
+SETTINGS = (
+    "model", "data", "image_root", "learn", "text_only", "max_length", "eval_fraction", "seed", "strict",
+)  # fmt: skip
+COUNTS = (
+    "records",
+    "kept",
+    "answers",
+    "sessions",
+    "pictures",
+    "text_only",
+    "duplicates",
+    "duplicates_with_another_answer",
+)
 SIZES = {"tokens": "tokens", "supervised": "answer tokens", "picture_tokens": "image tokens"}
 PERCENTILES = {"p50": "median", "p95": "95 %", "p100": "longest"}
 MOST_LABELS = 20
@@ -52,8 +63,10 @@ def unscored(processor: Any, inspection: Inspection, field: str | None, asked: s
     kept = without(inspection.dataset, inspection.unfit())
     if not kept.train:
         return []
-    choices = find_choices(processor, kept.train, field, asked)
-    return [f"actions cannot be scored: {choices}"] if isinstance(choices, str) else beyond(choices, kept.eval, field)
+    choices = find_choices(processor, each_answer(kept.train), field, asked)
+    if isinstance(choices, str):
+        return [f"actions cannot be scored: {choices}"]
+    return beyond(choices, each_answer(kept.eval), field)
 
 
 def measured(config: TrainConfig, inspection: Inspection) -> Lengths:
@@ -71,6 +84,7 @@ def measured(config: TrainConfig, inspection: Inspection) -> Lengths:
         records=len(found),
         tokens=percentiles([c.tokens for c in found]),
         supervised=percentiles([c.supervised for c in found]),
+        learn=config.learn,
         pictures=max(len(record.pictures) for record in records),
     )
 
@@ -78,11 +92,12 @@ def measured(config: TrainConfig, inspection: Inspection) -> Lengths:
 def build_report(config: TrainConfig, inspection: Inspection) -> dict[str, Any]:
     """Everything that was found, as plain data."""
     dataset = inspection.dataset
-    field = answer_field([r.answer for r in (*dataset.train, *dataset.eval)], config.answer_field)
+    answers = [answer for r in (*dataset.train, *dataset.eval) for answer in r.answers]
+    field = answer_field(answers, config.answer_field)
     return {
         **{name: getattr(config, name) for name in SETTINGS},
         "split": dataset.split,
-        "notes": list(dataset.notes),
+        "notes": [*dataset.notes, *inspection.notes()],
         "answer_field": field,
         "left_out": inspection.left_out(),
         "picture_sizes": {f"{w}x{h}": n for (w, h), n in inspection.picture_sizes.most_common()},
@@ -95,15 +110,24 @@ def _side(inspection: Inspection, side: str, field: str | None) -> dict[str, Any
     records, checked = getattr(inspection.dataset, side), inspection.checked[side]
     kept = [r for r, c in zip(records, checked, strict=True) if c.reason is None]
     readable = [c for c in checked if c.tokens]
-    labels = Counter(UNREADABLE if (said := read_action(r.answer, field)) is None else said for r in kept)
+    answers = [answer for r in kept for answer in r.answers]
+    labels = Counter(UNREADABLE if (said := read_action(answer, field)) is None else said for answer in answers)
     sessions = {r.session for r in records if r.session}
     pictures = [len(r.pictures) for r in records]
-    counts = (len(records), len(kept), len(sessions), sum(pictures), pictures.count(0), *inspection.duplicates(side))
+    counts = (
+        len(records),
+        len(kept),
+        len(answers),
+        len(sessions),
+        sum(pictures),
+        pictures.count(0),
+        *inspection.duplicates(side),
+    )
     return {
         **dict(zip(COUNTS, counts, strict=True)),
         **{size: percentiles([getattr(c, size) for c in readable]) if readable else {} for size in SIZES},
         "labels": dict(labels.most_common()),
-        "majority_share": round(max(labels.values()) / len(kept), 4) if kept else None,
+        "majority_share": round(max(labels.values()) / len(answers), 4) if answers else None,
     }
 
 
@@ -136,7 +160,7 @@ def render(report: dict[str, Any]) -> str:
 
 def _share(side: dict[str, Any], labels: Sequence[str]) -> str:
     count = sum(side["labels"].get(label, 0) for label in labels)
-    return f"{count} ({count / side['kept']:.1%})" if side["kept"] else "-"
+    return f"{count} ({count / side['answers']:.1%})" if side["answers"] else "-"
 
 
 def _cut(label: str) -> str:

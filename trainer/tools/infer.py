@@ -13,14 +13,15 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.config import Device
 from trainer.data.forms import CONVERSATIONS, FRAMES, ROLES, FormError, read_form, read_line
-from trainer.data.records import Record
+from trainer.data.records import Record, is_picture
+from trainer.data.unread import Unread
 from trainer.flags import Text, parse
 from trainer.outcome import FAILED, FINISHED, ConfigError, RecordError
 
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> int:
             refused |= "error" in entry
         return FAILED if refused else FINISHED
     try:
-        record = as_record(entry_of(images, asked, usage), Path())
+        record = as_record(entry_of(images, asked, usage), Path(), text_only=usage.text_only)
         found = answer(load(), record, written=asked.answer)
     except FormError as error:
         raise ConfigError(f"the images cannot be used{error}") from None
@@ -110,12 +111,14 @@ def answer_lines(trained: Trained, lines: Iterable[bytes], folder: Path, *, writ
     for number, line in enumerate(lines, start=1):
         try:
             if line.strip():
-                yield answer(trained, as_record(read_line(line), folder), written=written)
+                yield answer(
+                    trained, as_record(read_line(line), folder, text_only=trained.usage.text_only), written=written
+                )
         except FormError as error:
             yield {"error": f"line {number}{error}"}
 
 
-def as_record(entry: dict[str, Any], folder: Path) -> Record:
+def as_record(entry: dict[str, Any], folder: Path, *, text_only: bool) -> Record:
     """A line of a data file, with or without its answer. Raises FormError."""
 
     def place(name: str) -> str:
@@ -123,8 +126,12 @@ def as_record(entry: dict[str, Any], folder: Path) -> Record:
             raise FormError(f": {folder / name} is {'no file' if os.path.exists(folder / name) else 'not there'}")
         return str(folder / name)
 
-    turns, _ = read_form(with_answer(entry), place)
-    return Record(turns=turns, answer=ANSWER, session="")
+    form = read_form(with_answer(entry), place)
+    unread = Unread(lambda name: is_picture(folder / name), text_only=text_only)
+    unread.add(form)
+    if lost := unread.refusal():
+        raise FormError(f": {lost}")
+    return Record(turns=tuple(replace(turn, learned=False) for turn in form.turns[:-1]), answer=ANSWER, session="")
 
 
 def with_answer(entry: dict[str, Any]) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def held_out(processor: Any, record: dict[str, Any]) -> Any:
 
 def score(trained: Any, measured: Any, what: str) -> tuple[list[str], Any]:
     """What is said to each record, the likeliest actions or, where none can be scored, answers; the ActionMetrics."""
-    say([f"scoring {len(measured.records)} held-out records: {what} ..."])
+    say([f"scoring {len(measured.records)} held-out answers: {what} ..."])
     asked = (trained.model, trained.accelerator, bool)
     found = measured.score(*asked) or measured.answer(*asked)
     return [entry.get("answer", entry["prediction"]) for entry in found.values()], measured.metrics(found)
@@ -147,7 +147,7 @@ def render(report: dict[str, Any]) -> str:
         ["action accuracy", *(f"{side['accuracy']:.2%}" for side in sides)],
         [majority, *(f"{side['majority_accuracy']:.2%}" for side in sides)],
         ["macro F1", *(f"{side['macro_f1']:.3f}" for side in sides)],
-        ["records", *(str(side["samples"]) for side in sides)],
+        ["answers", *(str(side["samples"]) for side in sides)],
         ["answered alike", "", str(report["same"])],
     ]
     where = [f"merged onto {report['onto']}", *([f"weights: {report['out']}"] if report["out"] else [])]

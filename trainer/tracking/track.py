@@ -52,7 +52,7 @@ class Tracker(TrainerCallback):
         readable = {} if share is None else {f"eval/{prefix}valid_json": share}
         self.log(named(scores.action) | named(scores.beside, "generated_") | readable, step)
         chosen = choose_samples(scores.predictions) if self._sinks else ()
-        samples = [{**entry, "picture": load_picture(entry["images"], SHEET_PX)} for entry in chosen]
+        samples = [{**entry, "picture": load_picture(entry["last_picture"], SHEET_PX)} for entry in chosen]
         for sink in self._sinks:
             sink.show(scores.action.confusion, samples, step)
 

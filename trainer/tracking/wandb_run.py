@@ -203,6 +203,6 @@ def _tables(confusion: Confusion, samples: Sequence[Entry]) -> dict[str, Any]:
         ),
     }
     for title, said in (("targets", truths), ("predictions", answers)):
-        counts = wandb.Table(columns=["action", "records"], data=[[n, said.count(i)] for i, n in enumerate(names)])
-        found[f"eval/{title}"] = wandb.plot.bar(counts, "action", "records", title=title)
+        counts = wandb.Table(columns=["action", "answers"], data=[[n, said.count(i)] for i, n in enumerate(names)])
+        found[f"eval/{title}"] = wandb.plot.bar(counts, "action", "answers", title=title)
     return found

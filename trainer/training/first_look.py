@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trainer.config import TrainConfig
-from trainer.data.inspection import inspect_dataset, without
+from trainer.data.inspection import inspect_dataset, take_apart, without
 from trainer.data.records import Dataset
 from trainer.outcome import ConfigError
 from trainer.training.ranks import Ranks
@@ -36,12 +36,12 @@ def drop_unfit(
         ConfigError: on every rank, when too few records are left, or `strict` and any is not.
     """
 
-    def look() -> tuple[dict[str, set[int]], list[str]]:
+    def look() -> tuple[dict[str, set[int]], dict[str, set[int]], list[str]]:
         inspection = inspect_dataset(dataset, processor, max_length=config.max_length)
         inspection.kept(strict=config.strict)
-        return inspection.unfit(), inspection.left_out()
+        return inspection.apart, inspection.unfit(), [*inspection.notes(), *inspection.left_out()]
 
-    unfit, lines = ranks.from_first(look)
+    apart, unfit, lines = ranks.from_first(look)
     for line in lines:
         say(f"data: {line}")
-    return without(dataset, unfit)
+    return without(take_apart(dataset, apart), unfit)

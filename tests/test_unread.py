@@ -1,0 +1,176 @@
+"""What a record holds and nobody reads: counted; refused where the model would be trained without it; and no false
+alarm about what is only words and numbers."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.data.records import load_dataset
+from trainer.outcome import ConfigError
+
+PNG = bytes.fromhex("89504e470d0a1a0a")
+TEXT = "text_only: true is for a set that is text alone, its markers words"
+PICTURES = (
+    "pictures go under image, images or frames, <image> being their place in the text: rename the key, or remove it"
+)
+OTHERS = "videos, audio and boxes cannot be learned: leave them out"
+
+
+def chat(said: Any, answer: Any = "up", **beside: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": said}, {"role": "assistant", "content": answer}], **beside}
+
+
+def flat(**changes: Any) -> dict[str, Any]:
+    return {"image": None, "context": "", "question": "which?", "output": "up", **changes}
+
+
+def write(folder: Path, *entries: Any) -> str:
+    for name in ("a.png", "b.png", "seen"):
+        (folder / name).write_bytes(PNG)
+    (folder / "d.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return str(folder / "d.jsonl")
+
+
+def refusal(path: str, **settings: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_dataset(path, **settings)
+    assert caught.value.exit_code == 78
+    return str(caught.value)
+
+
+SPELLINGS = (
+    "image_path", "image_paths", "img", "img_path", "image_file", "image_url", "file_name", "picture", "screenshot",
+    "Image", "imageFile", "photo_1", "screenshot-before", "obs",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+@pytest.mark.parametrize("form", ["messages", "flat", "turn", "part"])
+def test_pictures_under_another_key_are_never_trained_without(name: str, form: str, tmp_path: Path) -> None:
+    # The last one's value is a picture as its file shows; nothing in its name says so.
+    value: Any = "seen" if name == "obs" else ["a.png"] if name.endswith("s") else "a.png"
+    entry = chat("look")
+    if form == "messages":
+        entry = chat("look", **{name: value})
+    elif form == "flat":
+        entry = flat(**{name: value})
+    elif form == "turn":
+        entry["messages"][0][name] = value
+    else:
+        entry = chat([{"type": "text", "text": "look", name: value}])
+    path = write(tmp_path, flat(image="b.png"), entry, chat("look", image="b.png"), entry)
+    said = f"not read, so the model would be trained without it: {name!r} (pictures) in 2 records (d.jsonl line 2); "
+    assert refusal(path) == f"{path}: {said}{PICTURES}; {TEXT}"
+
+
+@pytest.mark.parametrize(
+    ("beside", "kind"),
+    [
+        ({"videos": ["a.mp4"]}, "videos"), ({"clip": "s/a.webm"}, "videos"), ({"audio": {"path": "a.wav"}}, "audio"),
+        ({"voice": "https://x.org/a.mp3"}, "audio"), ({"bbox": [12, 30, 80, 90]}, "boxes"),
+        ({"objects": {"ref": ["door"], "bbox": [[1, 2, 3, 4]]}}, "boxes"),
+        ({"target_box": "[12, 30, 80, 90]"}, "boxes"),
+        ({"content": "data:image/png;base64,iVBORw0KGgo"}, "pictures"),
+        ({"b64": base64.b64encode(PNG * 99).decode()}, "pictures"),
+        ({"pictures": [{"bytes": "x", "path": None}]}, "pictures"),
+        ({"extra": [None, {"thumb": "t/0.JPG"}]}, "pictures"),
+    ],
+)  # fmt: skip
+def test_videos_audio_boxes_and_pictures_as_data_are_known_by_name_or_value(
+    beside: dict[str, Any], kind: str, tmp_path: Path
+) -> None:
+    (name,) = beside
+    path = write(tmp_path, chat("look", images=["a.png"], **beside))
+    advice = PICTURES if kind == "pictures" else OTHERS
+    said = f"not read, so the model would be trained without it: {name!r} ({kind}) in 1 records (d.jsonl line 1); "
+    assert refusal(path) == f"{path}: {said}{advice}; {TEXT}"
+
+
+@pytest.mark.parametrize(
+    ("text", "marker", "pictured"),
+    [
+        ("<video>what is this?", "<video>", True), ("<audio>and this?", "<audio>", False),
+        ("<|video|> what?", "<|video|>", True), ("{{audio}} what?", "{{audio}}", False),
+        ("<img>s/0.png</img> what?", "<img>...</img>", True), ("<video> v/0.mp4 </video>", "<video>...</video>", True),
+        ("<ref>the door</ref><box>(12,30),(80,90)</box>", "<box>", True), ("<box>[[1, 2, 3, 4]]</box>", "<box>", False),
+        ("<|box_start|>(12,30),(80,90)<|box_end|>", "<|box_start|>", True), ("the <ref-object>", "<ref-object>", True),
+        ("<image>what?", "<image>", False), ("<|image|>what?", "<|image|>", False),
+        ("<img>what?", "<img>", False), ("{{image}} what?", "{{image}}", False),
+    ],
+)  # fmt: skip
+def test_a_marker_that_nothing_is_put_for_is_refused(text: str, marker: str, pictured: bool, tmp_path: Path) -> None:
+    picture = {"images": ["a.png"]} if pictured else {}
+    path = write(tmp_path, chat("look", images=["a.png"]), chat(text, **picture), chat(text, **picture))
+    is_picture = re.match(r"\W*(image|img)", marker)
+    said = f"not read, so the model would be trained without it: {marker!r} as text in 2 records (d.jsonl line 2); "
+    assert refusal(path) == f"{path}: {said}{PICTURES if is_picture else OTHERS}; {TEXT}"
+    # An answer is refused for what is in a marker alone.
+    path = write(tmp_path, chat("look", text, images=["a.png"]))
+    if "..." in marker or "box" in marker:
+        assert f"{marker!r} as text in 1 records" in refusal(path)
+    elif marker != "<image>":
+        load_dataset(path)
+
+
+def test_everything_that_is_lost_stands_in_one_message(tmp_path: Path) -> None:
+    path = write(tmp_path, chat("<video>?", video="0.mp4"), flat(img="0.png"), flat(img="1.png", question="<video>"))
+    assert refusal(path) == (
+        f"{path}: not read, so the model would be trained without it: 'video' (videos) in 1 records (d.jsonl line 1), "
+        f"'<video>' as text in 1 records (d.jsonl line 1), 'img' (pictures) in 2 records (d.jsonl line 2); "
+        f"{PICTURES}; {OTHERS}; {TEXT}"
+    )
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        chat("What does <box> do?", images=["a.png"]),
+        chat("HTML: <video controls src=x>, <img src='a.png'>", images=["a.png"]),
+        chat("<p><video><source src='a.mp4'></video></p>", images=["a.png"]),
+        chat("see <ref>note 1</ref>", images=["a.png"]),
+        flat(question="<video> is a word where image says that there is none"),
+        chat("the word <image>", images=[]), chat("{{ name }}", image="a.png"),
+        flat(image="a.png", image_id=7, image_width=240, num_images=1, boxes=3, frame=12),
+        flat(image="a.png", image_caption="a cat at home"),
+        flat(image="a.png", id="x.png", source="https://x.org/a.png", bbox=None, videos=[]),
+        flat(image="a.png", metadata={"image_path": "b.png"}),
+        flat(image="a.png", image_path="/home/ada/a.png", file_name="a.png"),  # the one that is read, named again
+        chat("look", image="a.png", tools=[{"properties": {"image": {"type": "string"}}}], picture="a cat on a mat"),
+    ],
+)  # fmt: skip
+def test_words_and_numbers_are_no_false_alarm(entry: Any, tmp_path: Path) -> None:
+    path = write(tmp_path, flat(image="a.png"), entry)
+    assert len(load_dataset(path, eval_fraction=0).train) == 2
+
+
+def test_what_is_not_read_is_counted_once_for_the_set(tmp_path: Path) -> None:
+    turns = chat("look", image="a.png", reward=0.5)
+    turns["messages"][0]["name"] = turns["messages"][1]["name"] = "ada"
+    entries = [turns, flat(image="a.png", reward=1, step=None), flat(image="a.png", session="s", image_id="7")]
+    dataset = load_dataset(write(tmp_path, *entries), eval_fraction=0)
+    assert dataset.notes[0] == "not read: reward in 2 records, name in 1 records"
+
+
+def test_a_set_without_a_picture_takes_the_setting_and_one_with_pictures_does_not(tmp_path: Path) -> None:
+    path = write(tmp_path, flat(), chat("look"))
+    assert refusal(path) == (
+        f"{path}: none of 2 records has a picture: image, images or frames hold the paths; "
+        "text_only: true trains on text alone"
+    )
+    assert len(load_dataset(path, eval_fraction=0, text_only=True).train) == 2
+    words = write(tmp_path, chat("<box>(1,2)</box> <video> <image>", img="a.png"))
+    dataset = load_dataset(words, eval_fraction=0, text_only=True)
+    assert (dataset.train[0].prompt, dataset.notes) == (
+        "<box>(1,2)</box> <video> <image>",
+        ("not read: img in 1 records",),
+    )
+    path = write(tmp_path, flat(), flat(image="a.png"))
+    assert refusal(path, text_only=True) == (
+        f"text_only: 1 records of {path} have pictures: leave text_only out, to learn from them"
+    )

@@ -1,0 +1,197 @@
+"""What records hold and nobody reads: counted for the whole set, and refused where the model would be trained without
+something that the record shows or points at: pictures, videos, audio, boxes.
+
+A key is judged by its name (`image_path`, `imgFile`, `bbox`) and by its value (`0001.png`, a `data:` address, the path
+of a picture that exists); a number is a column like others. A marker is judged by what is in it
+(`<img>0.png</img>`, `<box>(12,30),(80,90)</box>`) or, where it is a mere place (`<video>`), by whether the record
+brings something to put there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+from trainer.data.forms import PLACES, Form
+
+PICTURES, VIDEOS, AUDIO, BOXES = "pictures", "videos", "audio", "boxes"
+# What the last word of a key's name means, once words for a file are taken away.
+NAMED = {
+    word: kind
+    for kind, words in {
+        PICTURES: "image images img imgs picture pictures pic pics photo photos screenshot screenshots frame frames "
+        "jpg jpeg png webp",
+        VIDEOS: "video videos mp4",
+        AUDIO: "audio audios sound sounds speech wav mp3",
+        BOXES: "box boxes bbox bboxes",
+    }.items()
+    for word in words.split()
+}
+FILE_WORDS = {
+    "path", "paths", "file", "files", "filename", "filenames", "name", "names", "url", "urls", "uri", "uris",
+    "bytes", "base64", "b64", "data", "list", "dir", "folder",
+}  # fmt: skip
+# A name that ends with one of these says who, where from or how large: nothing that could be learned.
+QUIET = {
+    "id", "ids", "uid", "uuid", "idx", "index", "key", "metadata", "meta", "source", "sources", "dataset", "split",
+    "license", "session", "episode", "size", "sizes", "width", "height", "hash", "md5", "sha256", "timestamp",
+    "created",
+}  # fmt: skip
+SUFFIXES = {
+    suffix: kind
+    for kind, suffixes in {
+        PICTURES: ".png .jpg .jpeg .webp .gif .bmp .tif .tiff",
+        VIDEOS: ".mp4 .avi .mov .mkv .webm",
+        AUDIO: ".wav .mp3 .flac .ogg .m4a",
+    }.items()
+    for suffix in suffixes.split()
+}
+# How files of pictures begin, as bytes and in base64.
+MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
+BASE64_MAGIC = ("iVBORw0KGg", "/9j/", "R0lGOD", "UklGR")
+LONGEST_PATH = 300
+MOST_SHOWN = 8
+FILE_NAME = rf"[^<>\n]{{1,{LONGEST_PATH}}}(?:{'|'.join(map(re.escape, SUFFIXES))})"
+NUMBERS = r"[\s\[\]()<]*-?\d[\d.]*[\s,]+-?\d"
+FILLED = re.compile(
+    rf"<(img|image|picture|video|audio)>{FILE_NAME}\s*</\1>|<\|?(?:box|bbox)(?:_start)?\|?>{NUMBERS}", re.IGNORECASE
+)
+# Where the tag is closed it is HTML.
+BARE = re.compile(
+    r"<(video|audio)>(?![\s\S]*</\1>)|<\|(?:video|audio)\|>|\{\{\s*(?:video|audio)\s*\}\}|<bbox>|<ref-object>",
+    re.IGNORECASE,
+)
+MARKER = re.compile(r"<[^<>]*>|\{\{[^{}]*\}\}")
+EMPTY: tuple[Any, ...] = (None, "", [], {})
+
+
+class Unread:
+    """Of a set of records, told one by one."""
+
+    def __init__(self, is_picture: Callable[[str], bool], *, text_only: bool) -> None:
+        """`is_picture` says whether a path that a record names is a picture's; `text_only` that none is missing."""
+        self._is_picture = is_picture
+        self._text_only = text_only
+        self._keys: Counter[str] = Counter()
+        self._lost: dict[tuple[str, str], list[str]] = {}
+        """What the model would be trained without, in words, and its kind: where the records are that hold it."""
+
+    def add(self, form: Form, where: str = "") -> None:
+        """`where` names the record, which an error may show."""
+        held = [(name, value) for name, value in form.unread if not _is_quiet(name) and value not in EMPTY]
+        for name in dict.fromkeys(name for name, _ in held) if held else ():
+            self._keys[name] += 1
+        if not self._text_only and (held or form.marked):
+            for what in dict.fromkeys((*self._lost_keys(form, held), *_lost_markers(form))):
+                self._lost.setdefault(what, []).append(where)
+
+    def _lost_keys(self, form: Form, held: list[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
+        shown = {_basename(path) for picture in form.pictures for path in picture.paths} if held else set()
+        for name, value in held:
+            paths = value if isinstance(value, list) else [value]
+            # The picture that was read may be named twice.
+            twice = all(isinstance(path, str) and _basename(path) in shown for path in paths)
+            if not twice and (kind := self._kind(name, value)):
+                yield f"{name!r} ({kind})", kind
+
+    def _kind(self, name: str, value: Any, depth: int = 0) -> str:
+        """What kind of thing a key with this value holds; "" for words and numbers."""
+        named = kind_of_name(name)
+        if isinstance(value, str):
+            if kind := self._kind_of_text(value):
+                return kind
+            if named == BOXES:
+                return BOXES if len(re.findall(r"\d+", value)) >= 4 else ""
+            return named if re.fullmatch(r"\S*[./\\]\S*", value) else ""
+        if isinstance(value, list | tuple):
+            if named == BOXES and any(not isinstance(each, str) for each in value):
+                return BOXES
+            return next((kind for each in value[:8] if depth < 4 and (kind := self._kind(name, each, depth + 1))), "")
+        if isinstance(value, dict):
+            if named and any(value.get(key) not in EMPTY for key in ("bytes", "path", "url", "base64")):
+                return named
+            return next((kind for k, v in value.items() if depth < 4 and (kind := self._kind(k, v, depth + 1))), "")
+        return ""
+
+    def _kind_of_text(self, text: str) -> str:
+        if text.startswith("data:"):
+            return {"image": PICTURES, "video": VIDEOS, "audio": AUDIO}.get(text[5:10], "")
+        if text.startswith(BASE64_MAGIC) and len(text) > LONGEST_PATH:
+            return PICTURES
+        if len(text) > LONGEST_PATH or "\n" in text:
+            return ""
+        dot = text.rfind(".")
+        kind = SUFFIXES.get(text[dot:].lower(), "") if dot > 0 else ""
+        if kind and " " not in text:
+            return kind
+        return PICTURES if self._is_picture(text) else ""
+
+    def note(self) -> str | None:
+        """One line, where anything was not read."""
+        counted = [f"{name} in {count} records" for name, count in self._keys.most_common(MOST_SHOWN)]
+        more = [f"{len(self._keys) - MOST_SHOWN} other keys"] if len(self._keys) > MOST_SHOWN else []
+        return f"not read: {', '.join((*counted, *more))}" if counted else None
+
+    def refusal(self) -> str | None:
+        """One line about all that the model would be trained without."""
+        if not self._lost:
+            return None
+        found = [
+            f"{what} in {len(places)} records ({places[0]})" if places[0] else what
+            for (what, _), places in list(self._lost.items())[:MOST_SHOWN]
+        ]
+        if len(self._lost) > MOST_SHOWN:
+            found.append(f"{len(self._lost) - MOST_SHOWN} others")
+        kinds = {kind for _, kind in self._lost}
+        advice = [
+            *(["pictures go under image, images or frames, <image> being their place in the text: rename the key, or "
+               "remove it"] if PICTURES in kinds else []),
+            *(["videos, audio and boxes cannot be learned: leave them out"] if kinds - {PICTURES} else []),
+            "text_only: true is for a set that is text alone, its markers words",
+        ]  # fmt: skip
+        return f"not read, so the model would be trained without it: {', '.join(found)}; {'; '.join(advice)}"
+
+
+def _lost_markers(form: Form) -> Iterator[tuple[str, str]]:
+    for turn in form.turns if form.marked else ():
+        for part in turn.parts:
+            if not isinstance(part, str) or ("<" not in part and "{{" not in part):
+                continue
+            found = FILLED.search(part)
+            if not found and turn.role != "assistant" and not form.no_picture:
+                found = BARE.search(part) or (None if form.pictures else PLACES.search(part))
+            if not found:
+                continue
+            tag = (MARKER.match(found[0]) or found)[0]
+            marker = f"{tag}...</{found[1]}>" if found.re is FILLED and found[1] else tag
+            picture = re.match(r"\W*(?:img|image|picture)", marker, re.IGNORECASE)
+            yield f"{marker!r} as text", PICTURES if picture else ""
+
+
+@cache
+def kind_of_name(name: str) -> str:
+    """What a key's name means: image_path, imgFile and screenshots are pictures, image_caption and image_id are not."""
+    words = _words(name)
+    while words and words[-1] in FILE_WORDS:
+        words.pop()
+    return NAMED.get(words[-1], "") if words else ""
+
+
+@cache
+def _is_quiet(name: str) -> bool:
+    return (_words(name) or [""])[-1] in QUIET
+
+
+def _words(name: str) -> list[str]:
+    """Of snake_case, kebab-case and camelCase, without the numbers of image_0 and image1."""
+    words = re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
+    words = [word if word in FILE_WORDS | QUIET | NAMED.keys() else word.rstrip("0123456789") for word in words]
+    return [word for word in words if word]
+
+
+def _basename(path: str) -> str:
+    return PureWindowsPath(path).name if "\\" in path else PurePosixPath(path).name
