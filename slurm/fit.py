@@ -13,13 +13,13 @@ from dataclasses import replace
 from accelerate_configs.job import JobSpec, Plan
 from slurm.nodes import as_tracked, read_nodes, refuse_impossible
 from slurm.queue import SlurmError, slurm
-from slurm.runtime import is_unpacked
+from slurm.runtime import image_file, is_unpacked
 from trainer.outcome import ConfigError
 
 ASK_S = 5.0  # what a submit may wait for, before it leaves the judgement to sbatch
-# What these take for a job's processes, and signal, are all descendants of its first ones: also those that hold a
-# container's image mounted, as squashfuse_ll does for an apptainer without setuid (seen with apptainer 1.4.5).
-SIGNAL_ALL = ("proctrack/linuxproc", "proctrack/pgid")
+# It takes all descendants of a job's first process for the job's and signals them: also squashfuse_ll, which holds the
+# image mounted for an apptainer without setuid. Seen with apptainer 1.4.5 on Slurm 26.05; under pgid it was left alone.
+SIGNALS_ALL = "proctrack/linuxproc"
 
 
 def fit(plans: Sequence[Plan], environ: Mapping[str, str]) -> list[Plan]:
@@ -44,12 +44,13 @@ def fit(plans: Sequence[Plan], environ: Mapping[str, str]) -> list[Plan]:
 
 def refuse_lost_image(spec: JobSpec, environ: Mapping[str, str]) -> None:
     """Raises ConfigError where the signal to stop would reach the process that holds the container's image."""
-    if spec.runtime != "apptainer" or is_unpacked(spec) or (tracking := _tracking(environ)) not in SIGNAL_ALL:
+    if spec.runtime != "apptainer" or is_unpacked(spec) or _tracking(environ) != SIGNALS_ALL:
         return
+    source = spec.image if image_file(spec) else f"docker://{spec.image}"
     raise ConfigError(
-        f"RUNTIME=apptainer with IMAGE={spec.image}: this cluster (ProctrackType={tracking}) sends the signal to stop "
-        "to the process that holds the image mounted too, and the run would be lost instead of saved: unpack it "
-        "(apptainer build --sandbox FOLDER IMAGE) and say IMAGE=FOLDER by its path, or RUNTIME=none or pyxis"
+        f"RUNTIME=apptainer with IMAGE={spec.image}: this cluster (ProctrackType={SIGNALS_ALL}) sends the signal to "
+        "stop to the process that holds the image mounted too, and the run would be lost instead of saved: unpack it "
+        f"(apptainer build --sandbox FOLDER {source}) and say IMAGE= with the folder's path, or RUNTIME=none or pyxis"
     )
 
 

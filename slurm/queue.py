@@ -221,6 +221,7 @@ def _job(line: str) -> tuple[str, Job]:
         elapsed="" if state == "PENDING" else elapsed,
         limit=limit,
         exit_code=int(code[1]) if code else 0,
+        release=f"scontrol release {job_id}" if state not in ENDED and "held" in reason.lower() else "",
         name=name,
         script="".join(script),
     )

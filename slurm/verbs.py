@@ -153,7 +153,7 @@ def _stand(run: Run, environ: Mapping[str, str], *, first: bool) -> tuple[str, s
         if first:
             raise
         return "UNKNOWN", f"{error}; asking again", False
-    return job.state, f"job {job.text}", job.ended
+    return job.state, f"job {job.text}{f': {job.release} lets it start' if job.release else ''}", job.ended
 
 
 def _copy(log: Path, start: int) -> int:

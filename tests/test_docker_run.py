@@ -130,6 +130,11 @@ def request_words(records: Path, tmp_path: Path) -> list[str]:
             "pretend",
             "IMAGE=a.sif: pretend takes registry/name:tag, or leave IMAGE out",
         ),
+        (
+            ["--device", "cpu", "--image", "../unpacked"],
+            "pretend",
+            "IMAGE=../unpacked: pretend takes registry/name:tag, or leave IMAGE out",
+        ),
     ],
 )
 def test_what_is_missing_is_said_in_one_line_before_anything_is_written(

@@ -37,6 +37,8 @@ def cluster(checkout: Path, tmp_path: Path) -> Iterator[Cluster]:
 BAD = [
     ([], "no image: IMAGE=registry/trainyard:tag, or image: in k8s/site.yaml"),
     (["--image", "a.sif"], "IMAGE=a.sif: pods cannot run a file"),
+    (["--image", "./unpacked"], "IMAGE=./unpacked: pods cannot run a file"),
+    (["--image", "a/b:1", "--mem", "none"], "MEM=none: a pod asks for its memory: leave MEM out, or give it in GiB"),
     ([*IMAGE, "--data", "/scratch/x.jsonl"], "DATA=/scratch/x.jsonl: pods see data/ and models/ in the claim"),
     ([*IMAGE, "--data", "records.jsonl"], "DATA=records.jsonl: pods see data/"),
     ([*IMAGE, "--model", "/no/such/gemma-3-4b-it"], "MODEL=/no/such/gemma-3-4b-it: pods see data/ and models/ in"),

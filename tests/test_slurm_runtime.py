@@ -166,8 +166,9 @@ def test_submit_needs_the_image_and_no_environment(checkout: Path, tmp_path: Pat
     ("tracking", "image_", "code"),
     [
         ("proctrack/linuxproc", "a.sif", 78),
-        ("proctrack/pgid", REFERENCE, 78),  # apptainer makes a .sif of it
-        ("proctrack/pgid", "./unpacked", 0),
+        ("proctrack/linuxproc", REFERENCE, 78),  # apptainer makes a .sif of it
+        ("proctrack/linuxproc", "./unpacked", 0),
+        ("proctrack/pgid", "a.sif", 0),
         ("proctrack/cgroup", "a.sif", 0),
         ("", "a.sif", 0),  # Slurm does not say
     ],

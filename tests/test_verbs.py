@@ -572,6 +572,22 @@ def test_a_resumed_run_takes_another_time_and_partition_and_keeps_them(
 
 
 @pytest.mark.cluster
+def test_a_job_that_is_held_is_released_next(
+    cluster: Cluster, project: Path, start: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job_id = start("held")
+    until(lambda: log_has(project, "held", "step  2/20"))
+    (project / "go").write_text("1")  # its process is told to end as well
+    cluster.run("scontrol", "requeuehold", job_id)
+    until(lambda: cluster.job(job_id)["JobState"] in ("PENDING", "REQUEUE_HOLD"))
+    verbs.status({"RUN": "held"}, cluster.environ, project)
+    *_, last = capsys.readouterr().out.splitlines()
+    cluster.run("scancel", job_id)
+    held = "(it is held and does not start by itself; make cancel RUN=held ends it)"
+    assert last == f"next   scontrol release {job_id} {held}"
+
+
+@pytest.mark.cluster
 def test_a_resume_that_slurm_refuses_leaves_the_run_as_it_was(
     cluster: Cluster, project: Path, start: Callable[..., str]
 ) -> None:

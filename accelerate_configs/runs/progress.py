@@ -41,6 +41,8 @@ class Job:
     name: str = ""
     script: str = ""
     """What it was made of, where the scheduler says so."""
+    release: str = ""
+    """The command without which it never starts, where the scheduler holds it."""
 
     @property
     def text(self) -> str:
@@ -119,6 +121,8 @@ def status_text(seen: Seen, words: str) -> str:
 
 def _next_command(seen: Seen, words: str) -> str:
     unknown = any(job.state == UNKNOWN for job in seen.jobs)
+    if release := next((job.release for job in seen.jobs if job.release), ""):
+        return f"{release} (it is held and does not start by itself; make cancel {words} ends it)"
     if not unknown and any(not job.ended for job in seen.jobs):
         return f"make logs {words} (follows it; make cancel {words} ends it)"
     if seen.finished:
