@@ -97,6 +97,7 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     from trainer.tracking.progress import Progress
     from trainer.training.checkpoint import CheckpointStore
     from trainer.training.first_look import check_text_only, drop_unfit
+    from trainer.training.pickles import allow_own_classes, unsafe_pickle
     from trainer.training.ranks import Ranks
     from trainer.training.sft import VisionSFTTrainer
 
@@ -123,7 +124,10 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
         "data": data_digest(config.data)[:12],
         **{name: getattr(config, name) for name in LAYOUT},
     }
-    store = CheckpointStore(run_dir / "checkpoints", ranks, layout=layout, keep=config.keep_checkpoints, say=say)
+    allow_own_classes()
+    store = CheckpointStore(
+        run_dir / "checkpoints", ranks, layout=layout, keep=config.keep_checkpoints, say=say, look=unsafe_pickle
+    )
     start = store.take_over()
 
     torch.manual_seed(config.seed)  # the adapters' first values

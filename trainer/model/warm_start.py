@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from trainer.config import TrainConfig
 from trainer.outcome import ConfigError
+from trainer.training.pickles import refusal
 
 
 def adapter_folder(config: TrainConfig, project_dir: Path = Path()) -> Path:
@@ -55,7 +57,7 @@ def load(peft_model: Any, config: TrainConfig) -> Path:
         load_weights(peft_model, folder)
     except (OSError, ValueError) as error:
         raise ConfigError(f"init_adapter={config.init_adapter}: {error}") from None
-    except (RuntimeError, SafetensorError) as error:  # tensors of other shapes; a file cut off
+    except (RuntimeError, SafetensorError, UnpicklingError) as error:  # tensors of other shapes; a file cut off; code
         raise damaged(f"init_adapter={config.init_adapter} cannot be loaded", error) from None
     return folder
 
@@ -63,6 +65,8 @@ def load(peft_model: Any, config: TrainConfig) -> Path:
 def damaged(what: str, error: Exception) -> ConfigError:
     """The refusal of an adapter whose weights do not go where they should."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+    if isinstance(error, UnpicklingError):
+        reason = f"its pickle {refusal(error)}"
     return ConfigError(f"{what} ({reason}): is it whole, and made for this base?")
 
 

@@ -16,12 +16,15 @@ from trainer.config import TrainConfig
 from trainer.node.gpus import check_bf16
 from trainer.node.preflight import MEETING_TIMEOUT_S
 from trainer.outcome import FAILED, ConfigError, SickNode, node_name, write_outcome
+from trainer.training.pickles import load_only_weights
 
 _kept: list[Any] = []  # the first rank's store must live as long as the others look into it
 
 
 def prepare_libraries(config: TrainConfig) -> None:
-    """Keep what the libraries say to what a user can act on; call before they are imported."""
+    """Keep what the libraries say to what a user can act on, and what they load to numbers; call before they are
+    imported."""
+    load_only_weights()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports home when it is constructed
     if config.device == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for one and warn

@@ -11,6 +11,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, get_args
 
 from trainer.commands import CHECKOUT
@@ -138,7 +139,7 @@ def put_adapter(base: Any, folder: Path) -> Any:
 
     try:
         return PeftModel.from_pretrained(base, str(folder))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise damaged(f"the adapter in {folder} cannot be put on its base", error) from None
 
 

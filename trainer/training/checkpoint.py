@@ -35,6 +35,10 @@ class CheckpointError(Exception):
     exit_code = FAILED
 
 
+def nothing_wrong(_: Path) -> str:
+    return ""
+
+
 class CheckpointStore:
     """The checkpoints of one run, as one attempt sees them.
 
@@ -43,11 +47,19 @@ class CheckpointStore:
     """
 
     def __init__(
-        self, folder: Path, ranks: Ranks, *, layout: Mapping[str, float | str], keep: int, say: Callable[[str], object]
+        self,
+        folder: Path,
+        ranks: Ranks,
+        *,
+        layout: Mapping[str, float | str],
+        keep: int,
+        say: Callable[[str], object],
+        look: Callable[[Path], str] = nothing_wrong,
     ) -> None:
-        """`layout` is what must be the same to go on exactly (processes, batch, records, ...)."""
+        """`layout` is what must be the same to go on exactly (processes, batch, ...). `look` says what is wrong
+        with the contents of a checkpoint that is whole."""
         self.folder, self.ranks, self.layout = folder, ranks, dict(layout)
-        self.keep, self.say = max(1, keep), say
+        self.keep, self.say, self._look = max(1, keep), say, look
         self._token = ranks.from_first(partial(secrets.token_hex, 4))
 
     def path(self, step: int) -> Path:
@@ -75,7 +87,7 @@ class CheckpointStore:
             shutil.rmtree(left, ignore_errors=True)
         for step in reversed(self.steps()):
             path = self.path(step)
-            fault = check_manifest(path)
+            fault = self.fault(path)
             if not fault:
                 self._check_layout(path)
                 return step
@@ -83,6 +95,10 @@ class CheckpointStore:
             path.rename(aside)
             self.say(f"checkpoint {path} is broken ({fault}): set aside as {aside.name}")
         return 0
+
+    def fault(self, path: Path) -> str:
+        """What is wrong with the checkpoint at `path`, in words; nothing when it can be gone on from."""
+        return check_manifest(path) or self._look(path)
 
     def _check_layout(self, path: Path) -> None:
         saved = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["layout"]

@@ -29,7 +29,7 @@ from trainer.node.stop import Stop
 from trainer.results.export import save_weights
 from trainer.tracking.throughput import Meter
 from trainer.training.best import best_step, fruitless
-from trainer.training.checkpoint import CheckpointStore, check_manifest
+from trainer.training.checkpoint import CheckpointStore
 from trainer.training.repeats import OWN_ROWS, own_rows, without_repeats
 from trainer.training.schedule import schedule
 
@@ -175,7 +175,7 @@ class VisionSFTTrainer(SFTTrainer, TrainerCallback):
             window = torch.load(path, map_location="cpu", weights_only=True)
             self.meter.restore(window.pop("meter"))
             self._earlier_s = window.pop("seconds", 0.0)  # a checkpoint of 0.1.0 has none
-            vars(self).update(window)
+            vars(self).update({name: window[name] for name in WINDOW})
             self._tr_loss = self._tr_loss.to(args.device)
         control.should_training_stop = state.global_step >= state.max_steps
         if self._evaluation_owed:
@@ -276,7 +276,7 @@ class VisionSFTTrainer(SFTTrainer, TrainerCallback):
         if best in (None, step):
             return step
         path = self.store.path(best)
-        if fault := self.store.ranks.from_first(partial(check_manifest, path)):
+        if fault := self.store.ranks.from_first(partial(self.store.fault, path)):
             self.store.say(f"checkpoint {path} is broken ({fault}): step {step} is kept, not the best one")
             return step
         if self.is_deepspeed_enabled:

@@ -1,0 +1,63 @@
+"""Pickles of a checkpoint, which are programs: whoever may write into the run's folder could have written them, and the
+manifest's sums prove that a file is whole, not whose it is.
+
+Every load of this process builds numbers and the classes named here, and nothing else, whatever a library asks for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+SUFFIXES = (".pt", ".pth", ".bin", ".pkl", ".ckpt")
+ONLY_WEIGHTS, ANYTHING = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+
+def load_only_weights() -> None:
+    """Let no torch.load of this process run code, DeepSpeed's included, which asks for `weights_only=False`."""
+    os.environ.pop(ANYTHING, None)  # with both torch refuses to load at all
+    os.environ[ONLY_WEIGHTS] = "1"
+
+
+def allow_own_classes() -> None:
+    """What a checkpoint of ours holds besides numbers: the state of numpy's random numbers, and DeepSpeed's classes.
+
+    Read off real checkpoints: torch.serialization.get_unsafe_globals_in_checkpoint.
+    """
+    import numpy as np
+    import torch
+
+    allowed: list[Any] = [np._core.multiarray._reconstruct, np.ndarray, np.dtype, type(np.dtype(np.uint32))]
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        from deepspeed.runtime.fp16.loss_scaler import LossScaler
+        from deepspeed.runtime.zero.config import ZeroStageEnum
+        from deepspeed.utils.tensor_fragment import fragment_address
+
+        allowed += [ZeroStageEnum, LossScaler, fragment_address]
+    torch.serialization.add_safe_globals(allowed)
+
+
+def unsafe_pickle(folder: Path) -> str:
+    """Which pickle below `folder` cannot be loaded safely, and why; nothing where all can. Nothing in them is run."""
+    import torch
+
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES):
+        try:
+            # Mapped, where its form can be, so that no numbers are read.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        except Exception as error:  # the file decides which
+            return f"{path.relative_to(folder)} {refusal(error)}"
+    return ""
+
+
+def refusal(error: Exception) -> str:
+    """Why a pickle was not loaded. torch's own words advise to load it unsafely."""
+    if found := re.search(r"GLOBAL ([\w.]+) ", str(error)):
+        return f"holds {found[1]}, which could run anything: it was not loaded"
+    return f"cannot be loaded as numbers alone ({type(error).__name__})"
