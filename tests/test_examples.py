@@ -150,7 +150,10 @@ def test_a_picture_that_does_not_open_is_named(tmp_path: Path) -> None:
     Image.effect_noise((32, 32), 50).save(whole)
     cut.write_bytes(whole.read_bytes()[:200])
     text.write_text("hello")
-    for path, said in ((cut, f"{cut}: image file is truncated"), (text, f"{text} is no image, 5 bytes")):
+    for path, said in (
+        (cut, f"{cut}: image file is truncated"),
+        (text, f"{text} is no image (PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM or AVIF), 5 bytes"),
+    ):
         with pytest.raises(OSError) as caught:
             load_picture((str(whole), str(whole), str(path), str(whole)))
         assert str(caught.value) == said

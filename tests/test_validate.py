@@ -77,7 +77,8 @@ def test_every_fault_is_named_and_left_out(inspected: Inspection, faulty: Path) 
     cut = next(c.detail for c in inspected.checked["train"] if "cut.png" in c.detail)
     assert cut.startswith(f"{faulty}/cut.png")
     assert inspected.left_out() == [
-        f"2 of 14 train records left out: a picture does not open ({faulty}/empty.png is no image, 0 bytes)",
+        f"2 of 14 train records left out: a picture does not open ({faulty}/empty.png is no image "
+        "(PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM or AVIF), 0 bytes)",
         f"1 of 14 train records left out: frames of different sizes ({faulty}/a.png)",
         "4 of 14 train records left out: the text holds a marker of the model's own (<start_of_image>)",
         "1 of 14 train records left out: the answer is no JSON object, as most are (up)",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import warnings
 from collections.abc import Sequence
 
@@ -12,6 +14,12 @@ from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 BORDER_PX = 2
 BORDER_COLOR = (255, 255, 255)
 BACKGROUND = (255, 255, 255, 255)
+# Decoders that run in Pillow itself. Whatever a file is called, its bytes decide: EPS would go to Ghostscript.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+# The largest camera's 50 million pass; while one is decoded, each pixel takes about 12 bytes.
+MOST_PIXELS = 1 << 26
+LARGE_PIXELS = 1 << 24
+_one_large = threading.Lock()
 # Of large pictures, which are expected here; far larger ones do not open.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -30,15 +38,30 @@ def load_image(path: str) -> Image.Image:
     Raises OSError naming the file when it does not open.
     """
     try:
-        with Image.open(path) as image:
+        if not os.path.isfile(path) and os.path.exists(path):
+            raise ValueError("is no file")  # a device or a pipe would never end
+        with Image.open(path, formats=FORMATS) as image, _turn(image):
             if image.mode in ("I", "F"):
                 raise ValueError(f"pixels of 32 bits (mode {image.mode}), of a range that no one says")
             upright = ImageOps.exif_transpose(image)
             return _on_white(_in_8_bits(upright) if image.mode.startswith("I;16") else upright)
     except UnidentifiedImageError:
-        raise OSError(f"{path} is no image, {os.path.getsize(path)} bytes") from None
+        known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise OSError(f"{path} is no image ({known}), {os.path.getsize(path)} bytes") from None
     except Exception as error:  # Pillow's decoders raise nearly anything
         raise OSError(f"{path}: {error or type(error).__name__}") from error
+
+
+def _turn(image: Image.Image) -> contextlib.AbstractContextManager[object]:
+    """Several threads open pictures: of large ones one at a time is decoded. Raises ValueError for one too large.
+
+    What a file says of its size costs nothing; its pixels may take a thousand times the file's bytes.
+    """
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        most = f"{MOST_PIXELS / 1e6:.0f} million"
+        raise ValueError(f"{width} x {height} pixels, more than the {most} that are read: make it smaller")
+    return _one_large if width * height > LARGE_PIXELS else contextlib.nullcontext()
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:

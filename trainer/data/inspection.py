@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -187,7 +186,10 @@ def _look_at(records: Iterable[Record], look: Callable[[Record], Checked], apart
 
 def _open(path: str) -> File:
     try:
-        return File(digest=hashlib.sha256(Path(path).read_bytes()).hexdigest(), size=load_image(path).size)
+        size = load_image(path).size
+        with open(path, "rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[attr-defined]
+            return File(digest=digest, size=size)
     except OSError as error:
         return File(error=str(error))
 
