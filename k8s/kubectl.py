@@ -12,6 +12,7 @@ from typing import Any
 
 from k8s.manifest import INSTANCE, MANAGER
 from k8s.pod import CONTAINER
+from trainer.files import parse_json
 from trainer.outcome import ConfigError, SchedulerError
 from trainer.text import shown
 
@@ -137,7 +138,7 @@ def _cut(said: str) -> str:
 def _read(said: str, holding: str) -> Object:
     """What `kubectl get` says. Raises KubectlError when that is not the JSON asked for."""
     try:
-        found: Object = json.loads(said)
+        found: Object = parse_json(said)
         found[holding]
     except (ValueError, KeyError, TypeError):
         first = shown(said.partition("\n")[0])

@@ -5,7 +5,6 @@ A run's ConfigMap holds run.json and how its Jobs ended; no Job owns it, so it s
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from k8s.manifest import INSTANCE
 from k8s.pod import DEFAULT_CLAIM
 from k8s.site import find_site
 from k8s.submit import Given
-from trainer.files import RECORD_NAME
+from trainer.files import RECORD_NAME, parse_json
 from trainer.outcome import ConfigError
 from trainer.text import nearest, shown
 
@@ -49,7 +48,7 @@ def read_run(config_map: Object) -> Run:
     """Raises ConfigError, in one line, when its run.json or ends.json is not what the verbs wrote."""
     where = f"ConfigMap {name_of(config_map)}"
     try:
-        record = json.loads(config_map["data"][RECORD_NAME])
+        record = parse_json(config_map["data"][RECORD_NAME])
         first, *others = record["job_ids"]
         run = Run(
             spec=read_spec(record["spec"], project_dir=Path("/")),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_pickles import Poison, sums_anew
 from training import Ended, train_forked
 
 from accelerate_configs.runs.records import finished
@@ -301,6 +302,17 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_ends_with_one_clear_line(
         subprocess.run(["umount", str(disk)], check=True)
 
 
+def poison_newest(checkpoints: Path, marker: Path) -> Path:
+    """Whoever loads a shard of the newest checkpoint would make `marker`; its sums are computed anew."""
+    import torch
+
+    newest = max(checkpoints.glob("step-*"))
+    torch.save({"optimizer_state_dict": Poison(marker)}, next(newest.glob("global_step*/*optim_states.pt")))
+    sums_anew(newest)
+    assert check_manifest(newest) == ""
+    return newest
+
+
 @pytest.mark.slow
 def test_zero3_shards_are_stopped_and_continued_exactly(tmp_path: Path, tiny_model: Path, walks: Path) -> None:
     """The planned command, launched cold; tests/zero3_on_cpu makes accelerate pick gloo for it."""
@@ -338,7 +350,12 @@ def test_zero3_shards_are_stopped_and_continued_exactly(tmp_path: Path, tiny_mod
 
     assert run(tmp_path / "straight") == 0
     assert run(tmp_path / "stopped", stop_at=3) == 75
+    marker = tmp_path / "it ran"
+    poisoned = poison_newest(tmp_path / "stopped" / "run" / "checkpoints", marker)
     assert run(tmp_path / "stopped") == 0
+    said = (tmp_path / "stopped" / "log").read_text()
+    assert f"checkpoint {poisoned} is broken (global_step" in said and "holds posix.system" in said
+    assert "weights_only" not in said and not marker.exists()
     assert "going on from step" in (tmp_path / "stopped" / "log").read_text()
     assert history(tmp_path / "stopped") == history(tmp_path / "straight")
     losses = [entry["loss"] for entry in history(tmp_path / "straight") if "loss" in entry]

@@ -6,8 +6,10 @@ followed: what we write takes a link's place.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 RECORD_NAME = "run.json"
 METRICS_FILE = "metrics.json"
@@ -20,6 +22,30 @@ EXAMPLE_FILE = "example.jsonl"
 """One record of a run, to ask its adapter about."""
 RECORD_ENV = "TRAINYARD_RUN_RECORD"
 """Path of a ready run.json, where nobody but the supervisor can write into the run's folder."""
+
+
+# No file of ours nests deeper than 10; where json itself gives up, Python's stack is full for whatever comes after.
+MOST_DEPTH = 64
+
+
+def parse_json(text: str) -> Any:
+    """Raises ValueError for whatever cannot be used, what nests too deep too: one damaged record harms no other."""
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"it nests deeper than {MOST_DEPTH} levels") from None
+    level = [found]
+    for _ in range(MOST_DEPTH):
+        nested = [value for value in level if isinstance(value, (dict, list))]
+        level = [part for value in nested for part in (value.values() if isinstance(value, dict) else value)]
+    if level:
+        raise ValueError(f"it nests deeper than {MOST_DEPTH} levels")
+    return found
+
+
+def read_json(path: Path) -> Any:
+    """Raises OSError, ValueError."""
+    return parse_json(path.read_text(encoding="utf-8"))
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainer.files import write_whole
+from trainer.files import read_json, write_whole
 
 FINISHED = 0
 FAILED = 1
@@ -81,7 +81,7 @@ def write_outcome(code: int, message: str = "") -> None:
 def read_outcome(directory: Path, attempt_id: str) -> tuple[int, str] | None:
     """(exit code, message) that a rank left in `directory`, or None when none of this attempt's did."""
     try:
-        record = json.loads((directory / "outcome.json").read_text(encoding="utf-8"))
+        record = read_json(directory / "outcome.json")
         code, message = int(record["code"]), str(record["message"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -23,6 +23,7 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -31,12 +32,15 @@ from typing import Any, ClassVar
 import yaml
 
 from trainer.config import KNOBS, LORA_PRESETS, TrainConfig
+from trainer.files import MOST_DEPTH
 from trainer.flags import answer_help, build, convert, options, split_flags, word
 from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError
 from trainer.spellings import CONFIG_FILE, ENV_FILE, ENVIRONMENT, LORA, NEEDLESS, OURS, REWORDED
 from trainer.text import shown
 
 COMMAND_LINE = "command line"
+# Of a YAML file; ours have a hundredth of it.
+MOST_CHARACTERS, MOST_VALUES = 1 << 16, 5_000
 # What the plan decides.
 PLANNED = ("world_size", "micro_batch_size", "gradient_accumulation_steps", "activation_checkpointing", "optimizer")
 
@@ -172,13 +176,46 @@ def watched(environ: Mapping[str, str], before: str = "") -> str | None:
 
 
 class OnceLoader(yaml.SafeLoader):
-    """YAML lets a later key silently replace an earlier one; a setting said twice is a mistake."""
+    """YAML lets a later key silently replace an earlier one; a setting said twice is a mistake. And it lets 600 bytes
+    of aliases stand for a thousand million values, which no file of settings needs."""
+
+    _depth = 0
+
+    def compose_node(self, *where: Any) -> yaml.Node | None:
+        self._depth += 1
+        _refuse_deep(self._depth)
+        node = super().compose_node(*where)
+        self._depth -= 1
+        return node
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _written_out(node, {})[0] > MOST_VALUES:
+            raise yaml.YAMLError(f"it stands for more than {MOST_VALUES} values")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        if twice := next((key for key in keys if keys.count(key) > 1), None):
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := next((key for key, times in keys.items() if times > 1), None):
             raise yaml.YAMLError(f"{twice} was given twice")
         return super().construct_mapping(node, deep)
+
+
+def _written_out(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """(values, levels) of `node` when every alias is written out. Raises YAMLError."""
+    if id(node) not in known:
+        known[id(node)] = (1, MOST_DEPTH)  # until it is known; one that holds itself has no end
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in pairs for part in pair]
+        found = [_written_out(part, known) for part in parts]
+        known[id(node)] = (1 + sum(n for n, _ in found), 1 + max((levels for _, levels in found), default=0))
+        _refuse_deep(known[id(node)][1])
+    return known[id(node)]
+
+
+def _refuse_deep(levels: int) -> None:
+    if levels > MOST_DEPTH:
+        raise yaml.YAMLError(f"it nests deeper than {MOST_DEPTH} levels")
 
 
 class AsTyped(OnceLoader):
@@ -194,9 +231,19 @@ AsTyped.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("(~|null|Null
 def load_yaml(path: Path, source: str, loader: type[OnceLoader] = OnceLoader) -> Any:
     """What the file says; {} when it is empty. `source` is how messages name it. Raises ConfigError."""
     try:
-        entry = yaml.load(path.read_text(encoding="utf-8"), loader)
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST_CHARACTERS + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    return parse_yaml(text, source, loader)
+
+
+def parse_yaml(text: str, source: str, loader: type[OnceLoader] = OnceLoader) -> Any:
+    """What `text` says; {} when it is empty. `source` is how messages name it. Raises ConfigError."""
+    if len(text) > MOST_CHARACTERS:
+        raise ConfigError(f"{source} is longer than {MOST_CHARACTERS} characters, which is no file of settings")
+    try:
+        entry = yaml.load(text, loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # of a tag's own reader, of nesting
         raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
     return {} if entry is None else entry

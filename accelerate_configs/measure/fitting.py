@@ -5,13 +5,13 @@ It is taken only for the very bytes, model and request it was measured with.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate_configs.job import JobSpec
 from trainer.data.lengths import beside, data_digest, write_measured
+from trainer.files import read_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +44,7 @@ def write_batch(data: str, batch: Batch) -> Path:
 def read_batch(spec: JobSpec, data: str) -> Batch | None:
     """What fits this request with the records at `data`; None when nothing was measured, or for another one."""
     try:
-        found = Batch(**json.loads(batch_path(data).read_text(encoding="utf-8")))
+        found = Batch(**read_json(batch_path(data)))
         label, sizes = str(found.request["config"]), (found.micro_batch_size, found.peak_bytes)
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -23,7 +23,7 @@ from accelerate_configs.memory.estimate import estimate
 from accelerate_configs.memory.shapes import resolve_shape
 from trainer.config import TrainConfig
 from trainer.data.records import Dataset, Record, dataset_of
-from trainer.files import write_whole
+from trainer.files import read_json, write_whole
 from trainer.flags import answer_help, build
 from trainer.model.refusal import LACKING, UNFIT, refusing
 from trainer.node.start import join, prepare_libraries
@@ -186,7 +186,7 @@ def longest_record(config: TrainConfig, processor: Any, dataset: Dataset) -> tup
 
     note = Path(os.environ.get(LONGEST_ENV, ""))
     if note.is_file():
-        place, apart, tokens, supervised = json.loads(note.read_text(encoding="utf-8"))
+        place, apart, tokens, supervised = read_json(note)
         return take_apart(dataset, {"train": apart, "eval": ()}).train[place], tokens, supervised
     inspection = inspect_dataset(dataset, processor, max_length=config.max_length)
     inspection.kept()

@@ -5,7 +5,6 @@ Looked for in this order: a local folder, the Hugging Face cache, the built-in t
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import fields
@@ -15,6 +14,7 @@ from accelerate_configs.job import ModelShape
 from accelerate_configs.memory.families import PARSERS, Config
 from accelerate_configs.memory.hub import cached_config, is_hub_id
 from accelerate_configs.memory.known_models import KNOWN_MODELS
+from trainer.files import read_json
 from trainer.model.refusal import check_unquantized
 from trainer.outcome import ConfigError
 from trainer.text import nearest
@@ -78,7 +78,7 @@ def _names() -> str:
 
 def _from_file(model: str, path: Path) -> ModelShape:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except FileNotFoundError as error:
         raise ConfigError(f"MODEL={model}: the folder has no config.json: pass a model's folder") from error
     except (OSError, ValueError) as error:

@@ -54,12 +54,14 @@ class Job:
 
 
 def tail(log: Path) -> str:
-    """The end of a log, or nothing where there is none yet."""
+    """The end of a log, or nothing where there is none yet, or what is none."""
     try:
+        if not log.is_file():
+            return ""  # a pipe would be waited for
         with log.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
             return file.read().decode("utf-8", errors="replace")
-    except FileNotFoundError:
+    except OSError:
         return ""
 
 

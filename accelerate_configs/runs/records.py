@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate_configs.job import JobSpec, Plan
-from trainer.files import METRICS_FILE, RECORD_NAME, write_whole
+from trainer.files import METRICS_FILE, RECORD_NAME, read_json, write_whole
 from trainer.outcome import ConfigError
 from trainer.text import nearest, shown
 
@@ -46,7 +46,7 @@ def read_run(folder: Path) -> Run:
     path = folder / RECORD_NAME
     hint = f"put it right or remove {folder}"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except ValueError as error:

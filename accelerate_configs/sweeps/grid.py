@@ -23,7 +23,7 @@ from accelerate_configs.job import JobSpec, Plan
 from accelerate_configs.request.variables import BY_NAME, parse_given
 from accelerate_configs.runs.records import Run, read_run
 from accelerate_configs.sweeps.trial import read_trial
-from trainer.files import write_whole
+from trainer.files import read_json, write_whole
 from trainer.flags import word
 from trainer.outcome import ConfigError
 from trainer.text import format_table, gib, nearest, shown
@@ -237,7 +237,7 @@ def read_sweep(folder: Path) -> Recorded | None:
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         values = tuple({str(name): str(value) for name, value in own.items()} for own in record["values"])
         parallel = record["parallel"]
         if not values or len(values) > MAX_MEMBERS or type(parallel) is not int or parallel < 1:
@@ -251,7 +251,7 @@ def read_sweep(folder: Path) -> Recorded | None:
 def read_result(folder: Path) -> tuple[float | None, int] | None:
     """(action accuracy on the records held out, last step) of a run that has ended; None before that."""
     try:
-        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        found = read_json(folder / "metrics.json")
         accuracy = found["after"]["accuracy"] if found["after"] else None
         return (None if accuracy is None else float(accuracy)), int(found["history"][-1]["step"])
     except (OSError, ValueError, KeyError, TypeError, IndexError):

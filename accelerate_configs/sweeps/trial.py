@@ -22,7 +22,7 @@ from typing import Any
 
 from accelerate_configs.sweeps.wandb_service import ServiceError, heartbeat, register_agent
 from trainer.config import TrainConfig
-from trainer.files import write_whole
+from trainer.files import read_json, write_whole
 from trainer.flags import convert, word
 from trainer.node.processes import in_launcher, stop_signals_kept
 from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, SWEEP_ENV, ConfigError, node_rank
@@ -89,7 +89,7 @@ def read_trial(folder: Path) -> Trial | None:
     """The trial that was taken; None before one was. Raises ConfigError when its file was spoilt."""
     path = folder / TRIAL_NAME
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         trial = Trial(**record)
         if not re.fullmatch(r"[\w-]{1,64}", trial.run_id) or not isinstance(trial.values, dict):
             raise ValueError("no trial's id and values")

@@ -14,7 +14,9 @@ from typing import Any
 
 import yaml
 
+from trainer.files import parse_json
 from trainer.outcome import ConfigError
+from trainer.settings import parse_yaml
 
 KEY = "WANDB_API_KEY"
 PROJECT = "trainyard"
@@ -61,7 +63,7 @@ def find_sweep(path: str, environ: Mapping[str, str]) -> tuple[str, dict[str, An
     if (state := found["sweep"]["state"]) in ("FINISHED", "CANCELED", "CANCELLED"):
         raise ConfigError(f"SWEEP={path} is {state}: it gives no more trials, start another")
     full = f"{found['entity']['name']}/{found['name']}/{found['sweep']['name']}"
-    return full, dict(yaml.safe_load(found["sweep"]["config"]))
+    return full, dict(parse_yaml(found["sweep"]["config"], f"SWEEP={path}"))
 
 
 def register_agent(path: str, host: str, environ: Mapping[str, str]) -> str:
@@ -80,7 +82,7 @@ def heartbeat(agent: str, running: str | None, environ: Mapping[str, str]) -> li
     """
     states = json.dumps({running: True} if running else {})
     found = _ask(HEARTBEAT, {"id": agent, "metrics": "{}", "runState": states}, environ)["agentHeartbeat"]
-    return list(json.loads(found["commands"]) or [])
+    return list(parse_json(found["commands"]) or [])
 
 
 def _ask(query: str, variables: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def _ask(query: str, variables: Mapping[str, Any], environ: Mapping[str, str]) -
     )
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            found = json.load(answer)
+            found = parse_json(answer.read().decode())
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             raise ConfigError(f"{base} does not take {KEY} ({error.code}): look it up there again") from None

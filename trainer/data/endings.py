@@ -8,13 +8,19 @@ tokenizer's own end of sequence is learned behind it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from trainer.outcome import ConfigError
+
 # What no template writes itself. One that refuses a turn of text alone is asked with a picture.
 PROBE = "Trainyard-9f2c"
+TEMPLATE_S = 10.0  # a usual rendering takes a thousandth of a second
 QUESTIONS = ([{"type": "text", "text": "?"}], [{"type": "image"}, {"type": "text", "text": "?"}])
 
 
@@ -64,6 +70,8 @@ def _probe(processor: Any) -> str:
     for content in QUESTIONS:
         try:
             return render_answer(processor, [{"role": "user", "content": content}], PROBE)[1]
+        except ConfigError:
+            raise
         except Exception as error:  # whatever a template raises
             refused = refused or error
     raise refused or ValueError
@@ -76,11 +84,37 @@ def render_answer(processor: Any, shown: Sequence[Mapping[str, Any]], answer: st
     then differ from inference.
     """
     model = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
-    prompt = processor.apply_chat_template([*shown], tokenize=False, add_generation_prompt=True)
-    whole = processor.apply_chat_template([*shown, model], tokenize=False)
+    with _in_time():
+        prompt = processor.apply_chat_template([*shown], tokenize=False, add_generation_prompt=True)
+        whole = processor.apply_chat_template([*shown, model], tokenize=False)
     if not whole.startswith(prompt):
         raise ValueError("the chat template does not place answers right behind its generation prompt")
     return prompt, whole[len(prompt) :]
+
+
+@contextmanager
+def _in_time() -> Iterator[None]:
+    """A template is a program, and its loops may have no end. Raises ConfigError after TEMPLATE_S.
+
+    In the main thread alone, where signals arrive: every record is rendered there first.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        raise ConfigError(
+            f"the model's chat template took more than {TEMPLATE_S:g} s for one record, and may never end: look into "
+            "chat_template.jinja (or tokenizer_config.json) of MODEL, or take another model"
+        )
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, TEMPLATE_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
 
 
 def describe_end(processor: Any) -> str | None:
@@ -88,6 +122,8 @@ def describe_end(processor: Any) -> str | None:
     others."""
     try:
         end = answer_end(processor)
+    except ConfigError:
+        raise
     except Exception as error:  # whatever the template raises
         return f"the chat template refuses a plain question with its answer: {' '.join(str(error).split())}"
     if end.added:

@@ -20,7 +20,7 @@ from trainer.data.endings import answer_end, render_answer
 from trainer.data.forms import Picture
 from trainer.data.grid import load_picture
 from trainer.data.records import Record, each_answer
-from trainer.outcome import RecordError
+from trainer.outcome import ConfigError, RecordError
 from trainer.text import shown
 
 IGNORED = -100
@@ -148,7 +148,7 @@ def _naming(record: Record) -> Iterator[None]:
     """Turns whatever a template, a decoder or a processor raises into a RecordError of one line."""
     try:
         yield
-    except RecordError:
+    except (RecordError, ConfigError):
         raise
     except Exception as error:
         said = " ".join(str(error).split()) or type(error).__name__

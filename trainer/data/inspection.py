@@ -221,7 +221,7 @@ def _look(
     try:
         prompts, answers = render(processor, record)
         text, _ = join_prompts(processor, prompts)
-    except Rewritten:
+    except (ConfigError, Rewritten):
         raise
     except Exception as error:  # whatever the model's template raises
         return Checked(reason="the chat template refuses it", detail=str(error))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 from trainer.config import TrainConfig
+from trainer.files import read_json
 from trainer.outcome import ConfigError
 from trainer.training.pickles import refusal
 
@@ -27,7 +27,7 @@ def check_start(config: TrainConfig, project_dir: Path = Path()) -> None:
         return
     folder = adapter_folder(config, project_dir)
     try:
-        saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        saved = read_json(folder / "adapter_config.json")
         had = (saved["r"], saved["lora_alpha"], _name(saved["base_model_name_or_path"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from trainer.files import write_whole
+from trainer.files import read_json, write_whole
 from trainer.outcome import ATTEMPT_DIR_ENV, FAILED, RUN_AGAIN
 from trainer.training.ranks import Ranks
 
@@ -103,7 +103,7 @@ def count_attempt(run_dir: Path, step: int) -> int:
     """
     path = run_dir / ATTEMPTS_NAME
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         furthest, idle = int(record["step"]), int(record["without_new_step"])
     except (OSError, ValueError, KeyError, TypeError):
         furthest, idle = 0, 0

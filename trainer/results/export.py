@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trainer import __version__
 from trainer.config import TrainConfig
 from trainer.evaluation.metrics import ActionMetrics
-from trainer.files import ADAPTER, EXAMPLE_FILE, METRICS_FILE, without_links, write_whole
+from trainer.files import ADAPTER, EXAMPLE_FILE, METRICS_FILE, read_json, without_links, write_whole
 from trainer.results.card import model_card
 from trainer.results.trained import Usage, frames_of, write_usage
 
@@ -134,7 +134,7 @@ def load_zero_shot(run_dir: Path) -> Scores:
     from trainer.evaluation.heldout import Scores
 
     try:
-        entry = json.loads((run_dir / ZERO_SHOT_FILE).read_text(encoding="utf-8"))
+        entry = read_json(run_dir / ZERO_SHOT_FILE)
         scored, generated = (entry[name] and ActionMetrics(**entry[name]) for name in ("scored", "generated"))
         return Scores(scored=scored, generated=generated)
     except (OSError, ValueError, TypeError, KeyError):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from trainer.commands import CHECKOUT
 from trainer.config import Device, Quantization, TrainConfig
-from trainer.files import USAGE_FILE, write_whole
+from trainer.files import USAGE_FILE, read_json, write_whole
 from trainer.model.warm_start import damaged
 from trainer.node.start import join, prepare_libraries
 from trainer.outcome import ConfigError, SickNode
@@ -120,7 +120,7 @@ def find_trained(path: Path) -> tuple[Path, Usage]:
     from trainer.evaluation.scoring import Choices
 
     try:
-        entry = json.loads((folder / USAGE_FILE).read_text(encoding="utf-8"))
+        entry = read_json(folder / USAGE_FILE)
         choices = entry["choices"] and Choices(**entry["choices"])
         if strange := {entry["device"], entry["quantization"]} - {*get_args(Device), *get_args(Quantization)}:
             raise ValueError(f"{min(strange)!r} is no device or quantization")
@@ -153,7 +153,7 @@ def load_trained(path: Path, *, device: Device | None = None, base: str | None =
     folder, usage = find_trained(path)
     if base is None and (named := folder / ADAPTER_FILE).is_file():
         try:
-            said = Path(json.loads(named.read_text(encoding="utf-8"))["base_model_name_or_path"])
+            said = Path(read_json(named)["base_model_name_or_path"])
         except (ValueError, KeyError, TypeError) as error:
             raise damaged(f"{named} names no base", error) from None
         # Training's relative paths lead from the checkout: so they do from elsewhere too, whatever lies there.

@@ -24,7 +24,7 @@ from typing import Annotated, Any
 
 from trainer.config import Device, TrainConfig
 from trainer.data.endings import answer_end
-from trainer.files import ADAPTER, METRICS_FILE, write_whole
+from trainer.files import ADAPTER, METRICS_FILE, read_json, write_whole
 from trainer.flags import Range, build, parse
 from trainer.outcome import FAILED, FINISHED, ConfigError
 from trainer.results.card import model_card
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
 def read_metrics(run_dir: Path) -> dict[str, Any]:
     """metrics.json. Raises ConfigError unless it is that of a finished run."""
     try:
-        record = json.loads((run_dir / METRICS_FILE).read_text(encoding="utf-8"))
+        record = read_json(run_dir / METRICS_FILE)
         return {**record, "config": dict(record["config"]), "data": dict(record["data"])}
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(

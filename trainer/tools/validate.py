@@ -15,7 +15,6 @@ Everything a run needs, asked before it starts. Takes the settings of a run (pyt
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -34,6 +33,7 @@ from pathlib import Path
 from trainer.commands import command
 from trainer.config import KNOBS, TrainConfig
 from trainer.data.records import dataset_of
+from trainer.files import read_json
 from trainer.flags import answer_help, build, word
 from trainer.node.gpus import check_gpus
 from trainer.node.preflight import check_folder, check_model, check_tmpdir
@@ -190,7 +190,7 @@ def dry_run(config: TrainConfig) -> str:
         seconds = time.monotonic() - began
         if done.returncode != FINISHED:
             raise ConfigError(f"{last_words(done.stderr)} ({command('trainer', 'run')} shows all of it)")
-        record = json.loads(Path(folder, "metrics.json").read_text(encoding="utf-8"))
+        record = read_json(Path(folder, "metrics.json"))
     losses = [f"{entry['loss']:.4f}" for entry in record["history"] if "loss" in entry]
     return f"2 steps, losses {', '.join(losses)}, adapter saved; {seconds:.0f} s"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from transformers.integrations.integration_utils import rewrite_logs
 from trainer.config import TrainConfig
 from trainer.evaluation.heldout import Scores
 from trainer.evaluation.metrics import ActionMetrics
-from trainer.files import RECORD_NAME
+from trainer.files import RECORD_NAME, read_json
 from trainer.report.charts import Confusion, Entry
 from trainer.report.samples import SHEET_PX, choose_samples, load_picture, sheet
 from trainer.text import GIB
@@ -119,7 +118,7 @@ def run_facts(config: TrainConfig, model: Any, described: Mapping[str, Any]) -> 
         "versions": described["versions"],
     }
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # started without a plan
-        record = json.loads(Path(config.output_dir, RECORD_NAME).read_text(encoding="utf-8"))
+        record = read_json(Path(config.output_dir, RECORD_NAME))
         spec, chosen = record["spec"], record["plan"]["chosen"]
         facts["plan"] = {name: spec[name] for name in ("gpus", "nodes", "gpu_type", "vram_gib")} | {
             "accelerate_config": chosen["label"],

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from trainer.files import write_whole
+from trainer.files import read_json, write_whole
 from trainer.outcome import FAILED, ConfigError
 from trainer.training.ranks import Ranks
 
@@ -101,7 +101,7 @@ class CheckpointStore:
         return check_manifest(path) or self._look(path)
 
     def _check_layout(self, path: Path) -> None:
-        saved = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["layout"]
+        saved = read_json(path / MANIFEST)["layout"]
         other = [f"{name} {saved.get(name)}, not {now}" for name, now in self.layout.items() if saved.get(name) != now]
         if other:
             raise ConfigError(
@@ -171,7 +171,7 @@ class CheckpointStore:
 def check_manifest(path: Path) -> str:
     """What is wrong with the checkpoint at `path`, in words; nothing when its manifest holds."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(path / MANIFEST)
         manifest["layout"].items()
         for name, wanted in manifest["files"].items():
             size = (path / name).stat().st_size

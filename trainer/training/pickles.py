@@ -35,9 +35,8 @@ def allow_own_classes() -> None:
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         from deepspeed.runtime.fp16.loss_scaler import LossScaler
         from deepspeed.runtime.zero.config import ZeroStageEnum
-        from deepspeed.utils.tensor_fragment import fragment_address
 
-        allowed += [ZeroStageEnum, LossScaler, fragment_address]
+        allowed += [ZeroStageEnum, LossScaler]
     torch.serialization.add_safe_globals(allowed)
 
 

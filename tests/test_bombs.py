@@ -1,0 +1,151 @@
+"""Small files that stand for much: each is refused in one line, soon, and one damaged record harms no other."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from plans import make_plan
+
+from accelerate_configs.runs.progress import tail
+from accelerate_configs.runs.records import run_record, write_record
+from accelerate_configs.sweeps.grid import read_result, read_sweep
+from slurm import verbs
+from trainer.data import endings, examples
+from trainer.files import MOST_DEPTH, parse_json
+from trainer.node.stop import count_attempt
+from trainer.outcome import ConfigError
+from trainer.settings import AsTyped, OnceLoader, load_yaml
+from trainer.training.checkpoint import check_manifest
+
+LETTERS = "abcdefghij"
+DEEP = "[" * 200_000
+FAMILIES = {
+    "aliases": ("a: &a [x,x,x,x,x,x,x,x,x]\n", "{now}: &{now} [{nine}]\n", "stands for more than 5000 values"),
+    "mappings": ("a: &a {x: 1}\n", "{now}: &{now} {{<<: [{nine}]}}\n", "stands for more than 5000 values"),
+    "keys": ("a: &a {x: 1}\n", "{now}: &{now} {{k: *{before}, l: *{before}, m: *{before}}}\n", "more than 5000 values"),
+}
+BOMBS = {
+    name: (first + "".join(
+        more.format(now=now, before=before, nine=",".join([f"*{before}"] * 9))
+        for before, now in itertools.pairwise(LETTERS)
+    ), said)
+    for name, (first, more, said) in FAMILIES.items()
+} | {
+    "itself": ("a: &a [*a]\n", f"nests deeper than {MOST_DEPTH} levels"),
+    "chain": ("a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}]\n" for i in range(500)), "nests deeper"),
+    "deep": (f"a: {'[' * 30_000}", f"nests deeper than {MOST_DEPTH} levels"),
+    "long": (f"a: {'x' * 70_000}\n", "is longer than 65536 characters"),
+    "wide": (f"a: [{'x,' * 5_500}]\n", "stands for more than 5000 values"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("loader", [OnceLoader, AsTyped])
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_yaml_bomb_is_refused_at_once(name: str, loader: type[OnceLoader], tmp_path: Path) -> None:
+    text, said = BOMBS[name]
+    (tmp_path / "bomb.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=f"^bomb.yaml .*{said}"):
+        load_yaml(tmp_path / "bomb.yaml", "bomb.yaml", loader)
+
+
+def test_what_people_write_with_anchors_is_read(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text("a: &a {min: 1, max: 2}\nb: *a\nc: {<<: *a, max: 3}\nd: [[1, [2]], *a]\n")
+    one = {"min": 1, "max": 2}
+    found = load_yaml(tmp_path / "sweep.yaml", "sweep.yaml")
+    assert found == {"a": one, "b": one, "c": {"min": 1, "max": 3}, "d": [[1, [2]], one]}
+
+
+@pytest.mark.parametrize(
+    "words", [["--config-file", "bomb.yaml"], ["--site", "bomb.yaml"], ["--sweep", "bomb.yaml", "--trials", "2"]]
+)
+def test_wherever_a_yaml_file_is_named_a_bomb_is_one_line(words: list[str], checkout: Path) -> None:
+    (checkout / "bomb.yaml").write_text(BOMBS["aliases"][0])
+    words = [sys.executable, "-m", "slurm", "plan", *words]
+    environ = {**os.environ, "WANDB_API_KEY": "x" * 40}
+    done = subprocess.run(words, cwd=checkout, env=environ, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1), done.stderr
+    assert "bomb.yaml is not YAML: it stands for more than 5000 values" in done.stderr
+
+
+@pytest.mark.parametrize("text", [DEEP, '{"a":' * 100_000, f"{'[' * 900}{']' * 900}", "[[" * 50 + "]]" * 50])
+def test_json_that_nests_too_deep_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match=f"it nests deeper than {MOST_DEPTH} levels"):
+        parse_json(text)
+    deepest: Any = json.loads("[" * MOST_DEPTH + "]" * MOST_DEPTH)
+    assert parse_json(json.dumps(deepest)) == deepest
+
+
+@pytest.mark.parametrize("damage", ["deep", "900 deep", "pipe", "zero", "folder"])
+def test_one_damaged_run_does_not_hide_the_others(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run_id in ("good", "bad"):
+        folder = tmp_path / "runs" / run_id
+        (folder / "logs").mkdir(parents=True)
+        write_record(folder, run_record(make_plan(run_id=run_id)))
+    bad = tmp_path / "runs" / "bad"
+    if "deep" in damage:
+        text = DEEP if damage == "deep" else "[" * 900 + "]" * 900
+        record = json.loads((bad / "run.json").read_text())
+        (bad / "run.json").write_text(text if damage == "deep" else json.dumps(record)[:-1] + f', "more": {text}}}')
+        (bad / "metrics.json").write_text(text)
+    log = bad / "logs" / "slurm-none.log"
+    ways: dict[str, Any] = {"pipe": os.mkfifo, "zero": lambda path: path.symlink_to("/dev/zero"), "folder": os.mkdir}
+    ways.get(damage, Path.touch)(log)
+    verbs.list_runs({}, {}, tmp_path)
+    rows = {line.split()[0]: line.split()[2] for line in capsys.readouterr().out.splitlines()[1:]}
+    assert rows == {"good": "-", "bad": "BROKEN" if "deep" in damage else "-"}
+    verbs.status({"RUN": "good"}, {}, tmp_path)
+    assert capsys.readouterr().out.startswith("run    good\n")
+    assert tail(log) == ""
+    if "deep" in damage:
+        with pytest.raises(ConfigError, match=f"run.json is not JSON \\(it nests deeper than {MOST_DEPTH} levels\\)"):
+            verbs.status({"RUN": "bad"}, {}, tmp_path)
+
+
+def test_other_records_that_nest_too_deep_are_damaged_like_any(tmp_path: Path) -> None:
+    for name in ("metrics.json", "sweep.json", "attempts.json", "manifest.json"):
+        (tmp_path / name).write_text(DEEP)
+    assert read_result(tmp_path) is None
+    assert count_attempt(tmp_path, 1) == 0
+    assert check_manifest(tmp_path).startswith("manifest.json cannot be read: it nests deeper than")
+    with pytest.raises(ConfigError, match=r"is not what was written \(it nests deeper than"):
+        read_sweep(tmp_path)
+
+
+ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.slow
+def test_a_chat_template_without_an_end_is_named(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer.data.inspection import inspect_dataset
+    from trainer.data.records import Dataset, load_dataset
+    from trainer.model.base import load_processor
+
+    monkeypatch.setattr(endings, "TEMPLATE_S", 0.3)
+    processor = load_processor(str(tiny_model))
+    data = tiny_model.parent / "one.jsonl"
+    data.write_text('{"image": null, "context": "", "question": "?", "output": "up"}\n' * 2)
+    dataset: Dataset = load_dataset(str(data))
+    assert inspect_dataset(dataset, processor, max_length=512)
+    processor.chat_template = ENDLESS
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match=r"^the model's chat template took more than 0.3 s for one record, and may"):
+        inspect_dataset(dataset, processor, max_length=512)
+    with pytest.raises(ConfigError, match="chat template took more than"):
+        examples.encode(processor, dataset.train[0])
+    assert time.monotonic() - began < 20
+    slow = SimpleNamespace(apply_chat_template=lambda *_, **__: time.sleep(0.1) or "x")
+    for _ in range(3):  # each has its time anew
+        assert endings.render_answer(slow, [], "x") == ("x", "")
+    with pytest.raises(ConfigError, match="chat template took more than"):
+        endings.describe_end(processor)
