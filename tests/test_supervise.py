@@ -40,10 +40,28 @@ def test_the_outcome_decides_not_the_launchers_exit_code(code: int, worker_exit:
 
 def test_a_worker_without_a_word_has_failed(project: Path) -> None:
     said = (
-        "trainyard: the training failed: what stands above says why. If nothing does, a process of it was killed, most "
-        "often because the node's memory ran out (MEM=)\n"
+        "trainyard: the training failed: what stands above says why. If nothing does, no fatal error of Python either, "
+        "a process of it was killed from outside, most often because the node's memory ran out (MEM=)\n"
     )
     assert run(project, "raise SystemExit(0)") == (1, said)
+
+
+def test_a_crash_in_a_library_is_named_with_where_it_was_called(project: Path) -> None:
+    code, said = run(project, "from trainer.node.processes import in_rank; in_rank(); os.kill(os.getpid(), 11)")
+    assert code == 1
+    assert said.startswith("Fatal Python error: Segmentation fault\n") and "/worker.py" in said
+    assert said.endswith("most often because the node's memory ran out (MEM=)\n")
+
+
+@pytest.mark.parametrize(("mode", "text", "warned"), [
+    (0o644, "HF_TOKEN=hf_x\nWANDB_API_KEY=k\n", True), (0o640, "WANDB_API_KEY=k\nHF_TOKEN=x\n", True),
+    (0o600, "HF_TOKEN=hf_x\n", False), (0o644, "WANDB_PROJECT=games\n", False),
+])  # fmt: skip
+def test_secrets_that_others_can_read_are_said(mode: int, text: str, warned: bool, project: Path) -> None:
+    (project / ".env").write_text(text)
+    (project / ".env").chmod(mode)
+    said = ".env holds HF_TOKEN and WANDB_API_KEY, and others on this machine can read it: chmod 600 .env"
+    assert run(project, "write_outcome(0)") == (0, f"trainyard: {said}\n" if warned else "")
 
 
 def test_an_outcome_of_another_attempt_counts_for_nothing(project: Path) -> None:

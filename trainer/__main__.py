@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from pkgutil import resolve_name
 
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SickNode
-from trainer.text import known_are
+from trainer.text import known_are, printable
 
 # Each is a function that takes its own words. Imported when it is typed: some bring torch, none brings all.
 VERBS: dict[str, str] = {
@@ -60,7 +60,7 @@ def exit_code(act: Callable[[list[str]], int], argv: Sequence[str]) -> int:
     try:
         return act(list(argv))
     except (ConfigError, SickNode, OSError, KeyboardInterrupt) as error:
-        print(f"trainyard: {str(error) or 'interrupted'}", file=sys.stderr)
+        print(f"trainyard: {printable(str(error)) or 'interrupted'}", file=sys.stderr)
         return BAD_CONFIG if isinstance(error, ConfigError) else FAILED
 
 

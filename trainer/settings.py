@@ -35,8 +35,8 @@ from trainer.config import KNOBS, LORA_PRESETS, TrainConfig
 from trainer.files import MOST_DEPTH
 from trainer.flags import answer_help, build, convert, options, split_flags, word
 from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError
-from trainer.spellings import CONFIG_FILE, ENV_FILE, ENVIRONMENT, LORA, NEEDLESS, OURS, REWORDED
-from trainer.text import shown
+from trainer.spellings import CONFIG_FILE, ENV_FILE, ENVIRONMENT, LORA, NEEDLESS, OURS, REWORDED, SECRETS
+from trainer.text import printable, shown
 
 COMMAND_LINE = "command line"
 # Of a YAML file; ours have a hundredth of it.
@@ -175,6 +175,14 @@ def watched(environ: Mapping[str, str], before: str = "") -> str | None:
     return said if said in WATCHED else None
 
 
+def open_to_others(path: Path, values: Mapping[str, str]) -> list[str]:
+    """What to say of a file of secrets, with these `values`, that others can read; nothing where they cannot."""
+    secrets = [name for name in SECRETS if name in values]
+    if not secrets or not path.stat().st_mode & 0o077:
+        return []
+    return [f"{path} holds {' and '.join(secrets)}, and others on this machine can read it: chmod 600 {path}"]
+
+
 class OnceLoader(yaml.SafeLoader):
     """YAML lets a later key silently replace an earlier one; a setting said twice is a mistake. And it lets 600 bytes
     of aliases stand for a thousand million values, which no file of settings needs."""
@@ -310,10 +318,10 @@ def main(argv: Sequence[str]) -> int:
     else:
         for name in options(TrainConfig):
             value, source = settings.values.get(name, "-"), settings.sources.get(name, "required, given by nobody")
-            print(f"{name:<28} {word(value):<28} {source}")
+            print(printable(f"{name:<28} {word(value):<28} {source}"))
     return BAD_CONFIG if lacking else FINISHED
 
 
 def say(notices: Sequence[str]) -> None:
     for notice in notices:
-        print(f"trainyard: {notice}", file=sys.stderr)
+        print(f"trainyard: {printable(notice)}", file=sys.stderr)

@@ -11,6 +11,7 @@ ENVIRONMENT: dict[str, str] = {
     "MAX_STEPS": "max_steps", "BATCH_SIZE": "micro_batch_size", "GRAD_ACCUM": "gradient_accumulation_steps",
     "LEARNING_RATE": "learning_rate", "MAX_LENGTH": "max_length", "LORA": LORA,
 }  # fmt: skip
+SECRETS = ("HF_TOKEN", "HUGGINGFACE_TOKEN", "WANDB_API_KEY")
 # What .env may set, WANDB_* beside; anything else in it is refused, so that it cannot change how programs are found.
 ENV_FILE = (
     "HF_TOKEN", "HUGGINGFACE_TOKEN", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF",

@@ -26,7 +26,7 @@ from trainer.node import processes
 from trainer.node.preflight import MEETING_TIMEOUT_S, check_node, meeting_place
 from trainer.node.stop import DEADLINE_ENV, FLAG, LIMIT_ENV, stopped
 from trainer.outcome import ConfigError, SickNode, node_rank
-from trainer.settings import read_env_file, say, watched
+from trainer.settings import open_to_others, read_env_file, say, watched
 from trainer.terminal import give_back
 
 OVERTIME_S = 120  # beyond the time limit, for ranks that are still saving; then they count as hung
@@ -35,7 +35,9 @@ OVERTIME_S = 120  # beyond the time limit, for ranks that are still saving; then
 def main(argv: Sequence[str]) -> int:
     try:
         planned = argv[1:] if argv[:1] == ["--"] else argv
-        os.environ.update(complete_environment({**read_env_file(Path(".env")), **os.environ}, time.time()))
+        env_file = read_env_file(Path(".env"))
+        say(open_to_others(Path(".env"), env_file))
+        os.environ.update(complete_environment({**env_file, **os.environ}, time.time()))
         watched(os.environ)
         if outcome.SWEEP_ENV in os.environ:
             from accelerate_configs.sweeps import trial
@@ -74,8 +76,8 @@ def attempt(planned: Sequence[str]) -> int:
     ended = (
         outcome.FAILED,
         (
-            "the training failed: what stands above says why. If nothing does, a process of it was killed, most often "
-            "because the node's memory ran out (MEM=)"
+            "the training failed: what stands above says why. If nothing does, no fatal error of Python either, a "
+            "process of it was killed from outside, most often because the node's memory ran out (MEM=)"
         ),
     )
     with tempfile.TemporaryDirectory(prefix="trainyard-") as directory, processes.stop_signals_kept(stop) as came:

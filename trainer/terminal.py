@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from trainer.text import wrap
+from trainer.text import printable, wrap
 
 SAVE, RESTORE = "\x1b7", "\x1b8"  # the cursor's place
 WHOLE = f"{SAVE}\x1b[r{RESTORE}"  # the region is the whole screen again; by itself that would move the cursor
@@ -92,9 +92,10 @@ def give_back() -> None:
 
 
 def say(text: str) -> None:
-    """Print `text`, broken at spaces where a terminal is too narrow for it."""
+    """Print `text`, broken at spaces where a terminal is too narrow for it, and nothing in it that a terminal would act
+    on: it may be a record's."""
     found = size()
-    lines = text.split("\n")
+    lines = [printable(line) for line in text.split("\n")]
     if found:
         lines = [line if len(line) <= found[0] else _broken(line, found[0]) for line in lines]
     print("\n".join(lines), flush=True)

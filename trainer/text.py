@@ -26,6 +26,7 @@ def format_table(rows: Sequence[Sequence[str]], *, rules_before: Sequence[int] =
 
     A line of dashes goes before each row whose index is in `rules_before`. Rows must be equally long.
     """
+    rows = [tuple(map(printable, row)) for row in rows]  # a label or a folder's name may hold anything
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for index, (first, *others) in enumerate(rows):
@@ -44,6 +45,16 @@ def shown(text: str) -> str:
 def printable(text: str) -> str:
     """`text` with all that a terminal would act on written as an escape: ESC, BEL, newlines, marks that turn text."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """As printable, with the lines left as they are."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def markdown_cell(text: str) -> str:
+    """`text` in a table of Markdown, whatever is in it: one line, and no bar that would begin the next cell."""
+    return printable(text).replace("|", "\\|")
 
 
 def last_words(log: str) -> str:

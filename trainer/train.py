@@ -25,6 +25,7 @@ from trainer.node.start import join, leave_alone, prepare_libraries
 from trainer.node.stop import Stopped
 from trainer.outcome import ATTEMPT_DIR_ENV, FINISHED, ConfigError, SickNode, write_outcome
 from trainer.settings import resolve_settings, say, watched
+from trainer.text import printable
 from trainer.training.checkpoint import CheckpointError
 
 # What must be the same for a checkpoint to be continued exactly, and for its scores to be comparable: these, the base
@@ -67,7 +68,7 @@ def leave(code: int, message: str) -> int:
     write_outcome(code, message)
     if os.environ.get(ATTEMPT_DIR_ENV):
         return FINISHED
-    print(f"trainyard: {message}", file=sys.stderr)
+    print(f"trainyard: {printable(message)}", file=sys.stderr)
     return code
 
 

@@ -16,7 +16,7 @@ from accelerate_configs.job import Plan
 from accelerate_configs.request.secret import hide_secrets
 from accelerate_configs.request.variables import OF_SWEEPS, help_text, read_given
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SchedulerError
-from trainer.text import known_are, shown
+from trainer.text import known_are, printable, shown
 
 Verb = Callable[[dict[str, str], Mapping[str, str]], int]
 """Takes what was given, as text by variable name, and the environment; returns an exit code."""
@@ -148,7 +148,7 @@ def fresh_suffix() -> str:
 
 def say(text: str) -> None:
     """One line beside the answer."""
-    print(f"trainyard: {hide_secrets(text)}", file=sys.stderr, flush=True)
+    print(f"trainyard: {printable(hide_secrets(text))}", file=sys.stderr, flush=True)
 
 
 def _complain(message: str, code: int) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from accelerate_configs.runs.records import Run, finished
 from trainer.commands import training_command
 from trainer.outcome import BAD_CONFIG
-from trainer.text import format_table
+from trainer.text import format_table, printable
 
 # From the end of a log: room for hundreds of step lines, and a log of gigabytes is not read whole.
 TAIL_BYTES = 64 * 1024
@@ -67,7 +67,7 @@ def tail(log: Path) -> str:
 
 def _last(pattern: re.Pattern[str], text: str) -> str:
     lines = [found[0] for found in pattern.finditer(text)]
-    return "".join(c if c.isprintable() else "?" for c in lines[-1].strip()) if lines else ""
+    return lines[-1].strip() if lines else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +118,7 @@ def status_text(seen: Seen, words: str) -> str:
         ("files", ", ".join([seen.place, *(seen.made or ["no adapter yet"])])),
         ("next", _next_command(seen, words)),
     ]
-    return "\n".join(f"{name:<6} {value}" for name, value in rows if value)
+    return "\n".join(printable(f"{name:<6} {value}") for name, value in rows if value)
 
 
 def _next_command(seen: Seen, words: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
@@ -46,7 +47,12 @@ def in_launcher() -> None:
 
 
 def in_rank() -> None:
-    """First thing in a rank: killed with the launcher, and so is what it forks. Does nothing without a supervisor."""
+    """First thing in a rank: with a supervisor, it is killed with the launcher, and so is what it forks.
+
+    A library that crashes the process (SIGSEGV, SIGBUS, SIGABRT) is named, with where it was called.
+    """
+    with contextlib.suppress(ValueError, OSError):  # a stderr that is no file
+        faulthandler.enable()
     if supervisor := os.environ.get(SUPERVISOR_ENV):
         import psutil
 

@@ -16,6 +16,7 @@ from trainer.config import TrainConfig
 from trainer.node.gpus import check_bf16
 from trainer.node.preflight import MEETING_TIMEOUT_S
 from trainer.outcome import FAILED, ConfigError, SickNode, node_name, write_outcome
+from trainer.text import printable
 from trainer.training.pickles import load_only_weights
 
 _kept: list[Any] = []  # the first rank's store must live as long as the others look into it
@@ -138,7 +139,7 @@ def leave_alone(error: SickNode) -> int:
     """The exit code of a rank that cannot agree with the others; not 0, so that torchrun ends those who wait."""
     write_outcome(FAILED)
     if error.args[0]:
-        print(f"trainyard: {error}", file=sys.stderr, flush=True)
+        print(f"trainyard: {printable(str(error))}", file=sys.stderr, flush=True)
     return FAILED
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.data.endings import AnswerEnd
 from trainer.flags import word
-from trainer.text import gib
+from trainer.text import gib, markdown_cell, printable
 
 if TYPE_CHECKING:
     from trainer.results.trained import Usage
@@ -36,10 +36,10 @@ def model_card(
 
     config = run["config"]
     pages = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
-    pages.filters.update(gib=gib, cell=lambda text: text.replace("|", "\\|"), python=repr)
+    pages.filters.update(gib=gib, cell=markdown_cell, python=repr)
     return pages.from_string(Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")).render(
         run,
-        base=base_name(config["model"]),
+        base=printable(base_name(config["model"])),
         unquantized=list(unquantized),
         settings=[(name, base_name(word(value))) for name, value in config.items() if name not in LEFT_OUT],
         merged=merged,

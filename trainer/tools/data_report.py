@@ -17,7 +17,7 @@ from trainer.data.records import dataset_of, each_answer
 from trainer.evaluation.metrics import UNREADABLE, answer_field, read_action
 from trainer.outcome import FINISHED, ConfigError
 from trainer.settings import say
-from trainer.text import format_table
+from trainer.text import format_table, printable_lines
 
 SETTINGS = (
     "model", "data", "image_root", "learn", "text_only", "max_length", "eval_fraction", "seed", "strict",
@@ -50,7 +50,7 @@ def print_report(config: TrainConfig, *, as_json: bool) -> int:
         report["lengths_file"] = str(write_lengths(config.data, measured(config, inspection)))
     except OSError as error:
         say([f"the lengths were not kept ({error}): plans use MAX_LENGTH"])
-    print(json.dumps(report, indent=1) if as_json else render(report), flush=True)
+    print(json.dumps(report, indent=1) if as_json else printable_lines(render(report)), flush=True)
     inspection.kept(strict=config.strict)
     return FINISHED
 

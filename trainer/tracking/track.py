@@ -17,7 +17,7 @@ from trainer.evaluation.metrics import ActionMetrics
 from trainer.files import RECORD_NAME, read_json
 from trainer.report.charts import Confusion, Entry
 from trainer.report.samples import SHEET_PX, choose_samples, load_picture, sheet
-from trainer.text import GIB
+from trainer.text import GIB, markdown_cell
 from trainer.tracking.wandb_run import WandbRun
 
 
@@ -104,7 +104,7 @@ def confusion_table(confusion: Confusion) -> str:
     names = list(next(iter(confusion.values())))
     rows = [["truth \\ answer", *names], ["---"] * (len(names) + 1)]
     rows += [[truth, *(str(row[name]) for name in names)] for truth, row in confusion.items()]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+    return "\n".join("| " + " | ".join(map(markdown_cell, row)) + " |" for row in rows)
 
 
 def run_facts(config: TrainConfig, model: Any, described: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,8 @@ def allow_own_classes() -> None:
     import numpy as np
     import torch
 
-    allowed: list[Any] = [np._core.multiarray._reconstruct, np.ndarray, np.dtype, type(np.dtype(np.uint32))]
+    state = np.empty(0, np.uint32)
+    allowed: list[Any] = [state.__reduce__()[0], np.ndarray, np.dtype, type(state.dtype)]
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         from deepspeed.runtime.fp16.loss_scaler import LossScaler
         from deepspeed.runtime.zero.config import ZeroStageEnum
