@@ -26,7 +26,12 @@ READ_S, WRITE_S = 10, 30
 SAID_CHARS = 600  # a refused patch comes with the whole pod on one line
 ASKS_WHO = "Please enter Username"
 REFUSAL = re.compile(r"^Error from server \((\w+)\)|^(The \S+ \S+ is invalid)", re.MULTILINE)
-UNANSWERED = re.compile(r"Timeout|timed out|deadline exceeded|connection reset|EOF")
+# The server may have done it and not said so. A webhook that does not answer the server is a refusal of the server's.
+UNANSWERED = re.compile(
+    r"^Error from server \((Server)?Timeout\)"
+    r'|^(?!Error from server).*(\b[A-Z][a-z]+ "https?://|Unable to connect|The connection to)',
+    re.MULTILINE,
+)
 
 
 class KubectlError(SchedulerError):
@@ -35,7 +40,7 @@ class KubectlError(SchedulerError):
     def __init__(self, message: str, *, said: str = "", printed: str = "") -> None:
         super().__init__(message)
         self.said = said
-        """Its stderr, whole."""
+        """Its stderr, whole, without what its libraries log."""
         self.printed = printed
         """Its stdout: what it did before it failed."""
 
@@ -75,11 +80,12 @@ class Kubectl:
             check=False,
         )
         if done.returncode:
-            said = " ".join(NOISE.sub("", done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
+            words = NOISE.sub("", done.stderr)
+            said = " ".join((words or done.stdout).split()) or f"exit code {done.returncode}"
             if done.stdout.startswith(ASKS_WHO):
                 said = "it has no credentials for this cluster and asks for a user name: log in first"
             message = f"kubectl {arguments[0]} failed: {_cut(said)}"
-            raise KubectlError(message, said=done.stderr, printed=done.stdout)
+            raise KubectlError(message, said=words, printed=done.stdout)
         return done.stdout
 
     def command(self, *arguments: str, endless: bool = False) -> list[str]:

@@ -155,7 +155,6 @@ def _check_queue(kubectl: Kubectl, queue: str) -> None:
     """Raises ConfigError when Kueue has no such queue here: without Kueue a job would start at once, past any bound."""
     try:
         found = kubectl.get(QUEUES, queue)
-        known = [] if found else [name_of(item) for item in kubectl.items(QUEUES)]
     except KubectlError as error:
         if NO_SUCH_KIND in error.said:
             raise ConfigError(
@@ -166,12 +165,21 @@ def _check_queue(kubectl: Kubectl, queue: str) -> None:
         cli.say(f"QUEUE={queue} could not be looked up, your role may not: if it is not there, the job waits for ever")
         return
     if found is None:
-        there = known_are(queue, known) if known else ": there is none; a LocalQueue of Kueue's is what it takes"
-        raise ConfigError(f"QUEUE={queue}: no such queue in the namespace{there}")
+        raise ConfigError(f"QUEUE={queue}: no such queue in the namespace{_queues_there(kubectl, queue)}")
     for condition in found.get("status", {}).get("conditions", []):
         if (condition["type"], condition["status"]) == ("Active", "False"):
             why = ": ".join(filter(None, (condition.get("reason"), condition.get("message"))))
             cli.say(f"QUEUE={queue} takes no jobs now ({why}): the job waits until it does")
+
+
+def _queues_there(kubectl: Kubectl, queue: str) -> str:
+    try:
+        known = [name_of(item) for item in kubectl.items(QUEUES)]
+    except KubectlError as error:
+        if error.reason != "Forbidden":
+            raise
+        return ", and your role may not list those there are"
+    return known_are(queue, known) if known else ": there is none; QUEUE takes the name of a LocalQueue of Kueue's"
 
 
 def follow_up(decided: Decided, given: Given, *, attempt: int = 1) -> str:

@@ -21,7 +21,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,10 @@ class Refused(Exception):
         }
 
 
+class HungUp(Exception):
+    """The connection is closed without an answer."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What kubectl asked for."""
@@ -101,7 +105,8 @@ class Request:
 
     def __str__(self) -> str:
         name = f" {self.name}" if self.name else ""
-        return f"{self.method} {self.resource.plural}{name}{' (dry run)' * self.dry_run}"
+        method = "LIST" if self.method == "GET" and not self.name else self.method
+        return f"{method} {self.resource.plural}{name}{' (dry run)' * self.dry_run}"
 
 
 @dataclass
@@ -113,7 +118,7 @@ class ApiServer:
     logs: dict[tuple[str, str], str] = field(default_factory=dict)
     """What a pod's container has said, by namespace and name; none: it has not started."""
     refusals: dict[str, Refused] = field(default_factory=dict)
-    """By `str(request)`, with the name or without: `POST jobs (dry run)`, `GET configmaps`."""
+    """By `str(request)`, with the name or without: `POST jobs (dry run)`, `PUT configmaps`, `LIST jobs`."""
     hooks: dict[str, Callable[[], object]] = field(default_factory=dict)
     """By `str(request)`: called before it is answered."""
     requests: list[Request] = field(default_factory=list)
@@ -166,15 +171,19 @@ class ApiServer:
         with self.lock:
             return {key[2]: found for key, found in self.objects.items() if key[:2] == (plural, namespace)}
 
+    def hang_up(self) -> None:
+        """A hook."""
+        raise HungUp
+
     def answer(self, request: Request) -> Object:
         """Raises Refused."""
         if hook := self.hooks.get(str(request)):
             hook()
         with self.lock:
             self.requests.append(request)
-            for asked in (request, replace(request, name="")):
-                if refused := self.refusals.get(str(asked)):
-                    raise refused
+            whole = f"{request.method} {request.resource.plural}{' (dry run)' * request.dry_run}"
+            if refused := self.refusals.get(str(request)) or self.refusals.get(whole):
+                raise refused
             return copy.deepcopy(getattr(self, f"_{request.method.lower()}")(request))
 
     def _get(self, request: Request) -> Object:
@@ -406,6 +415,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send_log(request)
             else:
                 self._send(201 if request.method == "POST" else 200, self.server_state.answer(request))
+        except HungUp:
+            self.close_connection = True
         except Refused as refused:
             self._send(refused.status["code"], refused.status)
 

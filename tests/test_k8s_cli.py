@@ -418,6 +418,7 @@ def test_a_finished_run_is_not_resumed(cluster: Cluster) -> None:
     assert "run mine is finished (claim trainyard, runs/mine): make submit TO=k8s starts another" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_unknown_run_is_said_with_those_there_are(cluster: Cluster) -> None:
     done = cluster.k8s("status", "--run", "x")
     assert done.stderr.startswith("trainyard: no run in this namespace: make submit TO=k8s starts one")

@@ -139,8 +139,9 @@ def test_two_sweeps_of_a_name_at_once_make_one_whole_sweep(cluster: Cluster) -> 
         assert sorted(cluster.objects(kind)) == ["gemma-3-4b-it-first-0", "gemma-3-4b-it-first-1"]
 
 
-@pytest.mark.parametrize("when", [pytest.param("before", marks=SLOW), "after the rehearsal"])
-@pytest.mark.parametrize("kind", ["jobs", *(pytest.param(k, marks=SLOW) for k in ("services", "configmaps"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "after the rehearsal"])
+@pytest.mark.parametrize("kind", ["jobs", "services", "configmaps"])
 def test_what_somebody_else_has_under_the_name_stays_as_it_was(kind: str, when: str, cluster: Cluster) -> None:
     def appear() -> None:
         cluster.put(kind, JOB, {"metadata": {"labels": {"owner": "ada"}}, "spec": {"template": {}}})
@@ -159,13 +160,28 @@ def test_what_somebody_else_has_under_the_name_stays_as_it_was(kind: str, when: 
 
 
 @pytest.mark.slow
-def test_a_server_that_does_not_answer_in_the_middle_leaves_the_run_where_the_verbs_find_it(cluster: Cluster) -> None:
+@pytest.mark.parametrize("how", ["times out", "hangs up"])
+def test_a_server_that_does_not_answer_in_the_middle_leaves_the_run_where_the_verbs_find_it(
+    how: str, cluster: Cluster
+) -> None:
     """The Job may have been made: without its ConfigMap nobody would know it."""
-    cluster.server.refusals["POST jobs"] = Refused(504, "Timeout", "the request did not complete in time")
+    if how == "times out":
+        cluster.server.refusals["POST jobs"] = Refused(504, "Timeout", "the request did not complete in time")
+    else:
+        cluster.server.hooks["POST jobs"] = cluster.server.hang_up
     done = cluster.k8s("submit", *IMAGE, "--run", "mine")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.endswith("how much of run mine is there, make status and make cancel say\n")
     assert list(cluster.objects("configmaps")) == [JOB]
+
+
+@pytest.mark.slow
+def test_a_webhook_that_does_not_answer_is_a_refusal_and_leaves_nothing(cluster: Cluster) -> None:
+    said = 'failed calling webhook "mjob.kb.io": Post "https://kueue.svc/mutate": context deadline exceeded'
+    cluster.server.refusals["POST jobs"] = Refused(500, "InternalError", f"Internal error occurred: {said}")
+    done = cluster.k8s("submit", *IMAGE, "--run", "mine")
+    assert (done.returncode, done.stdout, cluster.objects("configmaps")) == (1, "", {})
+    assert done.stderr.endswith(f"{said}\n")
 
 
 @pytest.mark.slow
@@ -275,6 +291,7 @@ def test_a_wrong_request_is_told_from_the_peers_that_were_stopped_for_it(cluster
     assert lines[-1].endswith("(the request is wrong: it says how), then make submit with another")
 
 
+@pytest.mark.slow
 def test_a_run_whose_end_nobody_saw_is_said_to_be_that(cluster: Cluster) -> None:
     submitted(cluster)
     cluster.forget(JOB)
@@ -353,11 +370,21 @@ def test_a_queue_is_looked_up_before_anything_is_made(verb: str, cluster: Cluste
 
 def test_a_queue_that_one_may_not_look_up_is_no_obstacle_and_said(cluster: Cluster) -> None:
     with_queues(cluster)
-    cluster.server.refusals["GET localqueues"] = forbidden("get", "localqueues")
+    cluster.server.refusals["GET localqueues team-a"] = forbidden("get", "localqueues")
     done = cluster.k8s("submit", *IMAGE, "--queue", "team-a", "--run", "mine")
     assert done.returncode == 0
     said = "QUEUE=team-a could not be looked up, your role may not: if it is not there, the job waits for ever\n"
     assert f"trainyard: {said}" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_role_that_may_not_list_queues_is_told_of_the_wrong_one(cluster: Cluster) -> None:
+    with_queues(cluster, night={})
+    cluster.server.refusals["LIST localqueues"] = forbidden("list", "localqueues")
+    done = cluster.k8s("check", *IMAGE, "--queue", "day")
+    assert done.returncode == 78
+    said = "QUEUE=day: no such queue in the namespace, and your role may not list those there are\n"
+    assert done.stderr == f"trainyard: {said}"
 
 
 @pytest.mark.slow
@@ -442,7 +469,7 @@ def test_a_kubectl_without_credentials_is_said_to_be_that(cluster: Cluster) -> N
 @pytest.mark.slow
 def test_a_server_that_hangs_is_not_waited_for(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     submitted(cluster)
-    cluster.server.hooks["GET configmaps"] = lambda: time.sleep(3)
+    cluster.server.hooks["LIST configmaps"] = lambda: time.sleep(3)
     monkeypatch.setattr("k8s.kubectl.READ_S", 1)
     began = time.monotonic()
     done = cluster.k8s("list")

