@@ -22,9 +22,9 @@ JOB_ID = ('job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 # what else begins with SLURM_ are options of srun.
 OF_THE_JOB = (
     (*(f"{name}*" for name in OF_THE_CLUSTER), "SLURM_CLUSTER_NAME", "SLURM_WORKING_CLUSTER", "SLURM_SPANK_*"),
-    ("SLURM_JOB*", "SLURM_ARRAY_*", "SLURM_SUBMIT_*", "SLURM_RESTART_COUNT", "SLURM_TOPOLOGY_*"),
+    ("SLURM_JOB*", "SLURM_ARRAY_*", "SLURM_SUBMIT_*", "SLURM_RESTART_COUNT", "SLURM_TOPOLOGY_*", "SLURM_STEPMGR"),
     ("SLURM_NODE*", "SLURM_NNODES", "SLURM_NPROCS", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_TASKS_PER_NODE"),
-    ("SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK", "SLURM_GPUS_ON_NODE"),
+    ("SLURM_*_ON_NODE", "SLURM_CPUS_PER_TASK"),
 )
 
 # After the tasks have ended. srun's own code says too little: 0 was seen after a node had been set down.
@@ -62,6 +62,7 @@ def login_lines(spec: JobSpec) -> list[str]:
     return [
         "# Login files are written for a person's shell. Here they would steer Python and what this script asks Slurm.",
         'unset "${!PYTHON@}" "${!SQUEUE_@}" "${!SCONTROL_@}" "${!SRUN_@}" SLURMD_DEBUG',
+        "unset -f squeue scontrol srun",
         'for name in "${!SLURM_@}"; do',
         "  case $name in",
         *(f"    {' | '.join(names)}) ;;" for names in (*OF_THE_JOB, asked) if names),

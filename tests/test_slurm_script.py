@@ -214,12 +214,14 @@ OF_LOGIN_FILES = {
 OF_SLURMD = {
     "SLURM_JOB_NUM_NODES": "1", "SLURM_CONF": "/x.conf", "SLURM_CLUSTER_NAME": "c", "SLURM_SUBMIT_DIR": "/x",
     "SLURM_TASKS_PER_NODE": "1", "SLURM_CPUS_PER_TASK": "4", "SLURM_GPUS_ON_NODE": "1", "SLURM_MEM_PER_NODE": "32768",
-    "SLURM_RESTART_COUNT": "2", "SLURM_SPANK_X": "1",
+    "SLURM_RESTART_COUNT": "2", "SLURM_SPANK_X": "1", "SLURM_STEPMGR": "n1", "SLURM_SHARDS_ON_NODE": "2",
 }  # fmt: skip
 
 
 def test_what_login_files_say_to_slurm_and_python_does_not_reach_the_tasks(tmp_path: Path) -> None:
-    _, environ = run_with_stubs(make_plan(), tmp_path, **OF_LOGIN_FILES, **OF_SLURMD, TMPDIR="/no/such", KEPT="1")
+    function = {"BASH_FUNC_squeue%%": "() { echo 1; }"}  # of export -f
+    given = {**OF_LOGIN_FILES, **OF_SLURMD, **function, "TMPDIR": "/no/such", "KEPT": "1", "POSIXLY_CORRECT": "1"}
+    _, environ = run_with_stubs(make_plan(), tmp_path, **given)
     assert {name: environ.get(name) for name in OF_SLURMD} == OF_SLURMD
     assert [name for name in (*OF_LOGIN_FILES, "TMPDIR") if name in environ] == []
     assert (environ["KEPT"], environ["PYTHONUNBUFFERED"], environ["TRAINYARD_DEADLINE"]) == ("1", "1", "4000000000")
