@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from training import run_forked, train_forked
 
+from trainer.__main__ import main
 from trainer.data.examples import Encoder, encode
 from trainer.data.inspection import inspect_dataset
 from trainer.data.records import Dataset, Record, load_dataset
@@ -107,6 +109,44 @@ def test_lengths_are_those_of_the_encoded_records_whatever_came_before(family: s
         checked = inspect_dataset(Dataset(train=records, eval=(), split=""), processor, max_length=9999).checked
         counted = [found.tokens for found in checked["train"]]
         assert counted == [encoder(n)["input_ids"].shape[1] for n in range(len(rows))]
+
+
+@pytest.mark.slow
+def test_a_run_leaves_out_what_is_refused_and_infer_says_so(folder: Path, tiny_qwen: Path) -> None:
+    rows = [flat(f"q{n}", image="a.png", output=json.dumps({"button": ("up", "down")[n % 2]})) for n in range(12)]
+    thin, good = flat("q", image=f"{folder}/thin.png"), flat("q", image=f"{folder}/a.png")
+    records_of(folder, *rows, thin)
+    ended = train_forked(folder, model=tiny_qwen, data=folder / "d.jsonl", eval_fraction=0.2, max_steps=2)
+    assert ended.codes == (0,), ended.output
+    assert f"records left out: the processor refuses it ({folder}/thin.png: absolute aspect ratio" in ended.output
+    (folder / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (good, thin, good)))
+    words = ["infer", "--run", str(folder / "run")]
+    ended = run_forked(folder / "lines", main, [*words, "--records", str(folder / "asked.jsonl")])
+    one, refused, other = (json.loads(line) for line in ended.output.splitlines() if line.startswith("{"))
+    assert ended.codes == (1,) and one == other and one["action"] in ("up", "down")
+    assert refused["error"].startswith(f"line 2: {folder}/thin.png: absolute aspect ratio must be smaller than 200")
+    ended = run_forked(folder / "one", main, [*words, "--context=c", "--question=q", str(folder / "thin.png")])
+    assert ended.codes == (78,) and "Traceback" not in ended.output
+    assert ended.output.splitlines()[-1].startswith(
+        f"trainyard: the images cannot be used: {folder}/thin.png: absolute aspect ratio must be smaller than 200"
+    )
+
+
+@pytest.mark.slow
+def test_a_picture_that_goes_away_in_the_middle_of_a_run_is_one_line_and_1(folder: Path, tiny_qwen: Path) -> None:
+    rows = [flat(f"q{n}", image="a.png", output=json.dumps({"button": ("up", "down")[n % 2]})) for n in range(12)]
+    records_of(folder, *rows)
+
+    def take_away(said: str) -> bool:
+        if "actions (button)" in said:  # they have all been looked at
+            (folder / "a.png").unlink(missing_ok=True)
+        return False
+
+    ended = train_forked(
+        folder, model=tiny_qwen, data=folder / "d.jsonl", eval_fraction=0.2, max_steps=2, kill_when=take_away
+    )
+    assert ended.codes == (1,) and "Traceback" not in ended.output, ended.output
+    assert ended.output.splitlines()[-1].startswith(f"trainyard: {node_name()}: {folder}/a.png: [Errno 2] No such file")
 
 
 def joined_newlines(processor: Any) -> None:
