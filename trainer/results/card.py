@@ -3,8 +3,10 @@ load them with plain transformers and peft. From what metrics.json says; nothing
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +38,8 @@ def model_card(
 
     config = run["config"]
     pages = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
-    pages.filters.update(gib=gib, cell=markdown_cell, python=repr)
+    quoted = partial(json.dumps, ensure_ascii=False)
+    pages.filters.update(gib=gib, cell=markdown_cell, quoted=quoted)
     return pages.from_string(Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")).render(
         run,
         base=printable(base_name(config["model"])),
