@@ -14,12 +14,15 @@ from dataclasses import asdict, dataclass, fields
 
 from accelerate_configs.runs.progress import GONE, Job
 from k8s.kubectl import Object
+from k8s.manifest import QUEUE_LABEL
 
 ENDS_KEY = "ends.json"  # in the ConfigMap, beside run.json
 COMPLETED, FAILED, CANCELLED = "COMPLETED", "FAILED", "CANCELLED"
 EXIT_CODE = re.compile(r"exit code ([0-9]+)")  # as a podFailurePolicy's condition says it
 PLAIN_REASONS = ("", "Error", "Completed")  # of a container: they say no more than its exit code
 INDEX = "batch.kubernetes.io/job-completion-index"
+JOB_UID = "kueue.x-k8s.io/job-uid"
+REASON_CHARS = 120
 UNSEEN = "deleted, and nobody saw how it ended"
 
 
@@ -99,18 +102,25 @@ def pods_of(job_id: str, pods: Sequence[Object]) -> list[Object]:
 
 
 def see_job(
-    job_id: str, job: Object | None, pods: Sequence[Object], *, limit_min: int, now: float, kept: End | None = None
+    job_id: str,
+    job: Object | None,
+    pods: Sequence[Object],
+    *,
+    limit_min: int,
+    now: float,
+    kept: End | None = None,
+    workloads: Sequence[Object] = (),
 ) -> Job:
     """A Job and its pods in the words that Slurm has for jobs; `job` is None when the cluster has forgotten it.
 
-    Then `kept` is what is known of its end.
+    Then `kept` is what is known of its end. `workloads` are Kueue's, which say why a job is not started.
     """
     if job is None:
         return kept.remembered(job_id) if kept else Job(job_id=job_id, state=GONE, ended=True, reason=UNSEEN)
     if end := see_end(job, pods):
         return Job(job_id=job_id, state=end.state, ended=True, reason=end.reason, exit_code=end.exit_code)
     if job["spec"].get("suspend"):
-        return Job(job_id=job_id, state="QUEUED", ended=False, reason="suspended")
+        return Job(job_id=job_id, state="QUEUED", ended=False, reason=_why_queued(job, workloads) or "suspended")
     live = [pod for pod in pods if is_live(pod)]
     running = [pod for pod in live if pod["status"]["phase"] == "Running"]
     if not live or len(running) < len(live):
@@ -126,6 +136,20 @@ def see_job(
     )
 
 
+def waits_for_kueue(job: Object) -> bool:
+    return bool(job["spec"].get("suspend")) and QUEUE_LABEL in job["metadata"].get("labels", {})
+
+
+def _why_queued(job: Object, workloads: Sequence[Object]) -> str:
+    """Why Kueue does not start it yet, in its words."""
+    for workload in workloads:
+        if workload["metadata"].get("labels", {}).get(JOB_UID) == job["metadata"].get("uid", ""):
+            for condition in workload.get("status", {}).get("conditions", []):
+                if (condition["type"], condition["status"]) == ("QuotaReserved", "False"):
+                    return str(condition.get("message", ""))[:REASON_CHARS]
+    return ""
+
+
 def _why(pending: Sequence[Object]) -> str:
     """Why a pod does not run yet, in the cluster's words."""
     for pod in pending:
@@ -134,7 +158,7 @@ def _why(pending: Sequence[Object]) -> str:
                 return str(reason)
         for condition in pod["status"].get("conditions", []):
             if condition["type"] == "PodScheduled" and condition["status"] == "False":
-                return f"{condition.get('reason', '')}: {condition.get('message', '')}"[:120]
+                return f"{condition.get('reason', '')}: {condition.get('message', '')}"[:REASON_CHARS]
     return ""
 
 

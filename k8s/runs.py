@@ -15,7 +15,18 @@ from accelerate_configs.request.variables import parse_given
 from accelerate_configs.runs import cli
 from accelerate_configs.runs.progress import GONE, OUTCOMES, Job, Seen
 from accelerate_configs.runs.recorded import read_spec
-from k8s.jobs import COMPLETED, ENDS_KEY, End, ends_text, first_pods, pods_of, read_ends, see_end, see_job
+from k8s.jobs import (
+    COMPLETED,
+    ENDS_KEY,
+    End,
+    ends_text,
+    first_pods,
+    pods_of,
+    read_ends,
+    see_end,
+    see_job,
+    waits_for_kueue,
+)
 from k8s.kubectl import Kubectl, KubectlError, Object, name_of
 from k8s.manifest import INSTANCE
 from k8s.pod import DEFAULT_CLAIM
@@ -27,6 +38,7 @@ from trainer.text import nearest, shown
 
 TAKES = ("RUN", "NAMESPACE", "SITE")
 TAIL_LINES = 400
+WORKLOADS = "workloads.kueue.x-k8s.io"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +84,8 @@ class Objects:
 
     jobs: Sequence[Object]
     pods: Sequence[Object]
+    workloads: Sequence[Object] = ()
+    """Kueue's, when a Job waits for it."""
 
     def jobs_of(self, run: Run) -> list[Job]:
         """Oldest first. Another run's Job is none of this one's, whatever its ConfigMap says."""
@@ -82,6 +96,7 @@ class Objects:
                 limit_min=run.spec.time_limit_min,
                 now=now,
                 kept=run.ends.get(i),
+                workloads=self.workloads,
             )
             for i in run.job_ids
         ]
@@ -100,7 +115,16 @@ def look_for(kubectl: Kubectl, runs: Sequence[Run | str]) -> Objects:
     only = runs[0].run_id if len(runs) == 1 and isinstance(runs[0], Run) else None
     jobs = kubectl.find("jobs", only)
     # Asked after the Jobs: what began before one ended is among them.
-    return Objects(jobs=jobs, pods=kubectl.find("pods", only))
+    pods = kubectl.find("pods", only)
+    return Objects(jobs=jobs, pods=pods, workloads=_workloads(kubectl) if any(map(waits_for_kueue, jobs)) else ())
+
+
+def _workloads(kubectl: Kubectl) -> Sequence[Object]:
+    """None where there is no Kueue, or one may not look: the job's own state is said then."""
+    try:
+        return kubectl.items(WORKLOADS)
+    except KubectlError:
+        return ()
 
 
 def keep_ends(kubectl: Kubectl, runs: Sequence[Run], ends: Sequence[Mapping[str, End]]) -> None:

@@ -62,7 +62,10 @@ RESOURCES = (
     Resource(kind="Service", plural="services"),
     Resource(kind="Job", plural="jobs", group_version="batch/v1"),
 )
-KUEUE = (Resource(kind="LocalQueue", plural="localqueues", group_version="kueue.x-k8s.io/v1beta1"),)
+KUEUE = tuple(
+    Resource(kind=kind, plural=f"{kind.lower()}s", group_version="kueue.x-k8s.io/v1beta1")
+    for kind in ("LocalQueue", "Workload")
+)
 VERBS = ["create", "delete", "deletecollection", "get", "list", "patch", "update"]
 PATH = re.compile(
     r"/(?:api|apis/(?P<group>[^/]+))/(?P<version>[^/]+)(?:/namespaces/(?P<namespace>[^/]+)(?=/))?"

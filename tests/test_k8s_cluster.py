@@ -398,6 +398,24 @@ def test_a_queue_that_takes_no_jobs_is_said(cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
+def test_why_a_job_waits_in_its_queue_is_said(cluster: Cluster) -> None:
+    with_queues(cluster, night={})
+    submitted(cluster, "--queue", "night")
+    cluster.objects("jobs")[JOB]["spec"]["suspend"] = True  # as Kueue's webhook does
+    assert f"job    {JOB} QUEUED (suspended)\n" in cluster.k8s("status").stdout
+    why = "couldn't assign flavors to pod set main: insufficient unused quota for nvidia.com/gpu in flavor a100, 2 more"
+    waits = {"type": "QuotaReserved", "status": "False", "reason": "Pending", "message": why}
+    uids = {"other": "of another job", "mine": cluster.objects("jobs")[JOB]["metadata"]["uid"]}
+    for name, uid in uids.items():
+        said = {"conditions": [{**waits, "message": why if name == "mine" else "not ours"}]}
+        labels = {"kueue.x-k8s.io/job-uid": uid}
+        cluster.put("workloads", f"job-{name}", {"metadata": {"labels": labels}, "status": said})
+    assert f"job    {JOB} QUEUED ({why})\n" in cluster.k8s("status").stdout
+    cluster.server.refusals["LIST workloads"] = forbidden("list", "workloads")
+    assert f"job    {JOB} QUEUED (suspended)\n" in cluster.k8s("status").stdout
+
+
+@pytest.mark.slow
 def test_a_resumed_run_is_not_sent_to_a_queue_that_is_not_there(cluster: Cluster) -> None:
     submitted(cluster)
     cluster.k8s("cancel")
