@@ -93,6 +93,8 @@ def resume(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> 
         text = render_array(sweep.sweep_id, plans, parallel=sweep.parallel)
         again = {f"_{index}": (run, plans[index]) for index, run in left.items()}
         job_id = submit_again(sweep.folder, text, environ, again, changes)
+    for note in dict.fromkeys(note for plan in plans.values() for note in plan.notes):
+        print(f"note    {note}")
     print(f"job {job_id} takes up {', '.join(run.run_id for run in left.values())}")
     print(f"status  make status {command_words(given, sweep.sweep_id)}")
     return FINISHED

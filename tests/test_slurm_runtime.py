@@ -178,7 +178,10 @@ def test_an_image_that_the_stop_signal_would_take_away_is_refused_before_anythin
 ) -> None:
     """Seen with apptainer 1.4.5 without setuid: under linuxproc squashfuse_ll gets USR1 too, and the image is gone."""
     (checkout / "sets").mkdir()
-    (checkout / "sets" / "a.jsonl").write_text('{"image": null, "context": "", "question": "q", "output": "a"}\n' * 2)
+    (checkout / "sets" / "a.jsonl").write_text(
+        '{"image": "a.png", "context": "", "question": "q", "output": "a"}\n' * 2
+    )
+    (checkout / "sets" / "a.png").touch()
     (checkout / "a.sif").touch()
     (checkout / "unpacked").mkdir()
     (tmp_path / "bin").mkdir()

@@ -59,6 +59,17 @@ def test_what_the_cluster_does_not_track_is_left_out_and_said(
     done = slurm("check", *argv[:-1], "--partition=high", "--gpu-flag=none", cwd=checkout, **untracked.environ)
     assert (done.returncode, done.stderr) == (0, "")
 
+    # A sweep that is taken up again with another MEM says it as well.
+    done = slurm("sweep", *argv[:-1], "--run=s", "--grid=SEED=1,2", cwd=checkout, **untracked.environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    slurm("cancel", "--run=s", cwd=checkout, **untracked.environ)
+    for member in ("s-0", "s-1"):
+        untracked.wait(json.loads((checkout / "runs" / member / "run.json").read_text())["job_ids"][0])
+    done = slurm("resume", "--run=s", "--mem=4", cwd=checkout, **untracked.environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line for line in done.stdout.splitlines() if "Slurm knows" in line] == [f"note    {memory}"]
+    assert "--mem" not in (checkout / "runs" / "s" / "job.sbatch").read_text()
+
     lines = slurm("site", cwd=checkout, **untracked.environ).stdout.splitlines()
     assert "mem: none  # Slurm knows of no memory on its nodes" in lines
     assert "# gpu_flag: none  # if nodes have GPUs all the same: jobs then take whole nodes" in lines
