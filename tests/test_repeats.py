@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from training import train_forked
 
+ROOT = Path(__file__).resolve().parent.parent
 LAYOUTS = {"1x8x1": (1, 8, 1), "2x1x4": (2, 1, 4), "2x2x2": (2, 2, 2), "2x4x1": (2, 4, 1)}
 
 
@@ -106,3 +110,37 @@ def test_a_run_that_goes_on_within_an_epoch_leaves_out_the_repeats_too_and_count
     # Started once more it trains no further, and its few milliseconds are added.
     assert set(train_forked(begun, **options).codes) == {0}
     assert once["train_runtime"] <= totals()["train_runtime"] < once["train_runtime"] + 5
+
+
+@pytest.mark.slow
+def test_a_rank_with_nothing_to_learn_keeps_in_step_under_zero3(tmp_path: Path, tiny_model: Path) -> None:
+    """Shards of the head are gathered by all ranks together, also where one has more positions than the head takes at
+    once and another none. Gradients are watched as they pass."""
+    write_unlike(tmp_path, 9)
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"image": None, "context": "", "question": "long?", "output": "go on " * 300}) + "\n")
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT / "tests" / "zero3_on_cpu"), "DS_ACCELERATOR": "cpu",
+        "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions"), "WANDB_MODE": "offline", "WANDB_WATCH": "all",
+        "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    found, said = [], []
+    for micro, accumulated in ((1, 2), (2, 1)):
+        options = {
+            "model": tiny_model, "data": tmp_path, "output_dir": tmp_path / str(micro) / "run", "run_id": "zero3",
+            "device": "cpu", "world_size": 2, "micro_batch_size": micro, "gradient_accumulation_steps": accumulated,
+            "learning_rate": 2e-3, "lora_r": 8, "lora_dropout": 0.0, "max_steps": 6, "logging_steps": 1,
+            "eval_samples": 0, "score_samples": 0, "text_only": "true", "collective_timeout_s": 60,
+        }  # fmt: skip
+        words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+        launched = subprocess.run(
+            [sys.executable, "-m", "trainer.supervise", "--", "accelerate", "launch", "--config_file",
+             "accelerate_configs/deepspeed_zero3.yaml", "--num_processes", "2", "--num_machines", "1",
+             "-m", "trainer.train", *words],
+            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900,
+        )  # fmt: skip
+        assert launched.returncode == 0, (launched.stdout + launched.stderr)[-3000:]
+        found.append([(entry["loss"], entry["tokens_seen"]) for entry in logged(tmp_path / str(micro))])
+        said.append(launched.stdout)
+    assert found[0] == [(pytest.approx(loss, rel=2e-2), tokens) for loss, tokens in found[1]]  # bf16
+    assert all("WANDB_WATCH=all logs no parameters under ZeRO-3" in text for text in said)

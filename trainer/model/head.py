@@ -39,6 +39,17 @@ def _logits(head: nn.Module, softcap: float | None, states: Tensor) -> Tensor:
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
+def _chunks(head: nn.Module, targets: Tensor) -> int:
+    """How often the head runs. All ranks gather its shards together, so under ZeRO-3 as often as on the rank with most;
+    a run without positions gives zeros."""
+    count = -(-len(targets) // CHUNK_POSITIONS)
+    if any(hasattr(parameter, "ds_tensor") for parameter in head.parameters()):
+        most = torch.tensor(count, device=targets.device)
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+        count = int(most)
+    return count
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -49,8 +60,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         gradient = torch.empty_like(hidden) if wants_gradient else None
         loss = hidden.new_zeros((), dtype=torch.float32)
         correct = hidden.new_zeros((), dtype=torch.int64)
-        for start in range(0, max(1, len(targets)), CHUNK_POSITIONS):  # without any, the head runs as others' do
-            piece = slice(start, start + CHUNK_POSITIONS)
+        for number in range(_chunks(head, targets)):
+            piece = slice(number * CHUNK_POSITIONS, (number + 1) * CHUNK_POSITIONS)
             with torch.set_grad_enabled(wants_gradient):
                 states = hidden[piece].detach().requires_grad_(wants_gradient)
                 logits = _logits(head, softcap, states)
