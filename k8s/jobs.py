@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from accelerate_configs.runs.progress import GONE, Job
 from k8s.kubectl import Object
 from k8s.manifest import QUEUE_LABEL
+from trainer.files import parse_json
 
 ENDS_KEY = "ends.json"  # in the ConfigMap, beside run.json
 COMPLETED, FAILED, CANCELLED = "COMPLETED", "FAILED", "CANCELLED"
@@ -74,7 +75,7 @@ def _last_failure(pods: Sequence[Object]) -> tuple[int, str]:
 
 def read_ends(text: str) -> dict[str, End]:
     """By job. Raises ValueError or TypeError when it is not what `ends_text` wrote."""
-    kept = json.loads(text)
+    kept = parse_json(text)
     if not isinstance(kept, dict) or not all(isinstance(end, dict) for end in kept.values()):
         raise TypeError("an end takes an object for every job")
     kinds = {field.name: {"int": int, "str": str}[str(field.type)] for field in fields(End)}

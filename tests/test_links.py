@@ -46,7 +46,8 @@ def test_a_run_whose_lock_is_a_link_is_refused_by_its_name(
     target: str, theirs: Path, tmp_path: Path, tiny_model: Path
 ) -> None:
     data = tmp_path / "records.jsonl"
-    data.write_text('{"image": null, "context": "", "question": "?", "output": "up"}\n')
+    (tmp_path / "a.png").touch()
+    data.write_text('{"image": "a.png", "context": "", "question": "?", "output": "up"}\n')
     plan = prepare([f"--model={tiny_model}", f"--data={data}", f"--output={tmp_path}/runs", "--device=cpu", "--run=r"])
     lock = tmp_path / "runs" / "r" / ".running"
     lock.parent.mkdir(parents=True)
