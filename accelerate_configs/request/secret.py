@@ -12,18 +12,18 @@ import re
 from trainer.outcome import ConfigError
 
 WORDS = re.compile(
-    r"TOKENS?|KEYS?|PATS?|PASS|PWD|PASSW(OR)?DS?|PASSPHRASES?|PASSCODES?|SECRETS?|CREDENTIALS?|CREDS?|AUTH|BEARER|JWT"
-    r"|COOKIES?|SIGNATURE|SIG|DSN"
+    r"TOKENS?|KEYS?|PATS?|PASS|PW|PWD|PASSW(OR)?DS?|PASSPHRASES?|PASSCODES?|SECRETS?|CREDENTIALS?|CREDS?|AUTH|BEARER|JWT"
+    r"|COOKIES?|SIGNATURE|SIG|SAS|DSN"
     # Written without a line between.
     r"|\w+(TOKENS?|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|CREDENTIALS?)"
-    r"|(API|ACCESS|AUTH|DEPLOY|ENCRYPTION|LICENSE|MASTER|PRIVATE|SECRET|SIGNING|SSH)KEYS?"
+    r"|(DB|PG|SSH|SQL|USER)PASS|(API|ACCESS|AUTH|DEPLOY|ENCRYPTION|LICENSE|MASTER|PRIVATE|SECRET|SIGNING|SSH)KEYS?"
 )
 # A name that ends so says where something is or how much of it, not what it is.
 ABOUT = re.compile("COUNT|DIR|FILE|HOME|LENGTH|LIMIT|NAME|PATH|ROOT|SIZE|SOCK|TIMEOUT|TTL|TYPE")
 COUNTED = re.compile(r"TOKENS?|KEYS?")
 SWITCH = re.compile(r"|0|1|true|false|yes|no|on|off|none", re.IGNORECASE)
 
-ADDRESS = re.compile(r"://[^/@\s]*@|(?<![^\s/=,;\"'])[^\s/:@=,;\"']+:[^\s/@]+@(?!sha(?:256|512):)[\w\[]")
+ADDRESS = re.compile(r"://[^/@\s]*@|(?<![^\s=,;\"'])[^\s/:@=,;\"']+:[^\s/@]+@(?!sha(?:256|512):)[\w\[]")
 TOKEN = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     r"hf_(?:(?=[a-z0-9]*[A-Z])[A-Za-z0-9]{16,}|[a-z0-9]{30,})|gh[oprsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|(?:AKIA|ASIA)[A-Z0-9]{12,}"
