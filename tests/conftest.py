@@ -12,7 +12,7 @@ from pathlib import Path
 import cluster as test_cluster
 import pytest
 from image import image  # noqa: F401 - a fixture
-from tiny_families import tiny_idefics, tiny_qwen  # noqa: F401 - fixtures
+from tiny_families import tiny_idefics, tiny_qwen, tiny_smolvlm  # noqa: F401 - fixtures
 from training import tiny_model, walks  # noqa: F401 - fixtures
 from wandb_server import service  # noqa: F401 - a fixture
 

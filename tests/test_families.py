@@ -1,4 +1,4 @@
-"""Other families, Qwen2.5-VL and Idefics3, through the same code: what was made for Gemma 3 alone would fail here."""
+"""Other families through the same code: what was made for Gemma 3 alone would fail here."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from trainer.data.examples import Encoder
 from trainer.data.records import load_dataset
 from trainer.model import base as models
 from trainer.model.contract import check_contract
+from trainer.model.head import supervised_loss
 from trainer.outcome import ConfigError
 
 TEXT = 2 * 7  # layers x linears
@@ -23,7 +24,8 @@ TOWER = 2 * 5 + 2  # blocks x (qkv, proj, gate, up, down), and the merger's two
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "vision", "layers"),
-    [("tiny_qwen", "frozen", TEXT), ("tiny_qwen", "lora", TEXT + TOWER), ("tiny_idefics", "frozen", TEXT)],
+    [("tiny_qwen", "frozen", TEXT), ("tiny_qwen", "lora", TEXT + TOWER), ("tiny_idefics", "frozen", TEXT),
+     ("tiny_smolvlm", "frozen", TEXT)],
 )
 def test_it_trains_in_4_bits_and_its_adapter_loads_with_plain_peft(
     request: pytest.FixtureRequest, walks: Path, tmp_path: Path, family: str, vision: str, layers: int
@@ -49,6 +51,38 @@ def test_it_trains_in_4_bits_and_its_adapter_loads_with_plain_peft(
     assert json.loads((tmp_path / "out.json").read_text()) == {
         "same": True, "tensors": 2 * layers, "moved": layers, "dtypes": ["torch.float32"],
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_smolvlm_learns_what_plain_transformers_would_have_it_learn(
+    tiny_smolvlm: Path, walks: Path, tmp_path: Path
+) -> None:
+    """Its processor must have a part for videos, which is not there; the loss, the picture and the adapter are."""
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    config = TrainConfig(model=str(tiny_smolvlm), data="-", output_dir="-", run_id="-", quantization="none")
+    anatomy = models.find_anatomy(models.load_model_config(config.model))
+    model = models.add_lora(models.load_base(config, anatomy, dtype=torch.float32, device_map=None), config, anatomy)
+    encoder = Encoder(models.load_processor(config.model), load_dataset(str(walks)).train)
+    batch = encoder.collate([{"index": 0}, {"index": 1}])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    model.save_pretrained(tmp_path / "adapter")
+    plain = AutoModelForImageTextToText.from_pretrained(config.model)
+    tuned = PeftModel.from_pretrained(plain, str(tmp_path / "adapter")).eval()
+    asked = {name: tensor for name, tensor in batch.items() if not name.startswith("loss_")}
+    dark = {**asked, "pixel_values": -asked["pixel_values"]}
+    with torch.no_grad():
+        theirs, unseen, logits = tuned(**asked), tuned(**dark), model.eval()(**asked).logits
+        ours = supervised_loss(model.get_base_model(), **{k: v for k, v in batch.items() if k != "labels"})
+    assert torch.allclose(logits, theirs.logits, atol=1e-5)
+    assert (ours["loss_sum"] / len(batch["loss_targets"])).item() == pytest.approx(theirs.loss.item(), rel=1e-5)
+    assert abs(theirs.loss - unseen.loss) > 1e-3
+    promised = dict(check_contract(model, config, anatomy, encoder.collate([{"index": 0}])))
+    assert promised["vision features"] == "without gradient" and promised["token types"] == "present"
 
 
 def test_a_batch_without_its_token_types_is_refused(tiny_qwen: Path, walks: Path) -> None:
