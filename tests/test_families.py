@@ -24,8 +24,12 @@ TOWER = 2 * 5 + 2  # blocks x (qkv, proj, gate, up, down), and the merger's two
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "vision", "layers"),
-    [("tiny_qwen", "frozen", TEXT), ("tiny_qwen", "lora", TEXT + TOWER), ("tiny_idefics", "frozen", TEXT),
-     ("tiny_smolvlm", "frozen", TEXT)],
+    [
+        ("tiny_qwen", "frozen", TEXT),
+        ("tiny_qwen", "lora", TEXT + TOWER),
+        ("tiny_idefics", "frozen", TEXT),
+        ("tiny_smolvlm", "frozen", TEXT),
+    ],
 )
 def test_it_trains_in_4_bits_and_its_adapter_loads_with_plain_peft(
     request: pytest.FixtureRequest, walks: Path, tmp_path: Path, family: str, vision: str, layers: int
