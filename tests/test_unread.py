@@ -19,7 +19,7 @@ TEXT = "text_only: true is for a set that is text alone, its markers words"
 PICTURES = (
     "pictures go under image, images or frames, <image> being their place in the text: rename the key, or remove it"
 )
-OTHERS = "videos, audio and boxes cannot be learned: leave them out"
+OTHERS = "videos, audio and boxes are not shown: leave them out, or write a box as words"
 
 
 def chat(said: Any, answer: Any = "up", **beside: Any) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def test_pictures_under_another_key_are_never_trained_without(name: str, form: s
     else:
         entry = chat([{"type": "text", "text": "look", name: value}])
     path = write(tmp_path, flat(image="b.png"), entry, chat("look", image="b.png"), entry)
-    said = f"not read, so the model would be trained without it: {name!r} (pictures) in 2 records (d.jsonl line 2); "
+    said = f"not read, so the model would not see it: {name!r} (pictures) in 2 records (d.jsonl line 2); "
     assert refusal(path) == f"{path}: {said}{PICTURES}; {TEXT}"
 
 
@@ -88,7 +88,7 @@ def test_videos_audio_boxes_and_pictures_as_data_are_known_by_name_or_value(
     (name,) = beside
     path = write(tmp_path, chat("look", images=["a.png"], **beside))
     advice = PICTURES if kind == "pictures" else OTHERS
-    said = f"not read, so the model would be trained without it: {name!r} ({kind}) in 1 records (d.jsonl line 1); "
+    said = f"not read, so the model would not see it: {name!r} ({kind}) in 1 records (d.jsonl line 1); "
     assert refusal(path) == f"{path}: {said}{advice}; {TEXT}"
 
 
@@ -108,7 +108,7 @@ def test_a_marker_that_nothing_is_put_for_is_refused(text: str, marker: str, pic
     picture = {"images": ["a.png"]} if pictured else {}
     path = write(tmp_path, chat("look", images=["a.png"]), chat(text, **picture), chat(text, **picture))
     is_picture = re.match(r"\W*(image|img)", marker)
-    said = f"not read, so the model would be trained without it: {marker!r} as text in 2 records (d.jsonl line 2); "
+    said = f"not read, so the model would not see it: {marker!r} as text in 2 records (d.jsonl line 2); "
     assert refusal(path) == f"{path}: {said}{PICTURES if is_picture else OTHERS}; {TEXT}"
     # An answer is refused for what is in a marker alone.
     path = write(tmp_path, chat("look", text, images=["a.png"]))
@@ -121,7 +121,7 @@ def test_a_marker_that_nothing_is_put_for_is_refused(text: str, marker: str, pic
 def test_everything_that_is_lost_stands_in_one_message(tmp_path: Path) -> None:
     path = write(tmp_path, chat("<video>?", video="0.mp4"), flat(img="0.png"), flat(img="1.png", question="<video>"))
     assert refusal(path) == (
-        f"{path}: not read, so the model would be trained without it: 'video' (videos) in 1 records (d.jsonl line 1), "
+        f"{path}: not read, so the model would not see it: 'video' (videos) in 1 records (d.jsonl line 1), "
         f"'<video>' as text in 1 records (d.jsonl line 1), 'img' (pictures) in 2 records (d.jsonl line 2); "
         f"{PICTURES}; {OTHERS}; {TEXT}"
     )

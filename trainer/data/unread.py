@@ -150,10 +150,11 @@ class Unread:
         advice = [
             *(["pictures go under image, images or frames, <image> being their place in the text: rename the key, or "
                "remove it"] if PICTURES in kinds else []),
-            *(["videos, audio and boxes cannot be learned: leave them out"] if kinds - {PICTURES} else []),
+            *(["videos, audio and boxes are not shown: leave them out, or write a box as words"]
+              if kinds - {PICTURES} else []),
             "text_only: true is for a set that is text alone, its markers words",
         ]  # fmt: skip
-        return f"not read, so the model would be trained without it: {', '.join(found)}; {'; '.join(advice)}"
+        return f"not read, so the model would not see it: {', '.join(found)}; {'; '.join(advice)}"
 
 
 def _lost_markers(form: Form) -> Iterator[tuple[str, str]]:
