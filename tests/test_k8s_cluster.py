@@ -113,6 +113,7 @@ def test_a_cancel_that_the_server_refuses_says_what_it_did_cancel(cluster: Clust
     assert list(cluster.objects("jobs")) == ["gemma-3-4b-it-first-1"]
 
 
+@pytest.mark.slow
 def test_two_submits_of_a_name_at_once_make_one_run_and_the_other_does_no_harm(cluster: Cluster) -> None:
     """Both have asked for the rehearsal before either creates anything."""
     cluster.server.hooks["POST jobs (dry run)"] = threading.Barrier(2, timeout=60).wait
@@ -347,7 +348,8 @@ def with_queues(cluster: Cluster, **queues: dict[str, Any]) -> None:
         cluster.put("localqueues", name, content)
 
 
-@pytest.mark.parametrize("verb", ["check", pytest.param("submit", marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["check", "submit"])
 def test_a_queue_is_looked_up_before_anything_is_made(verb: str, cluster: Cluster) -> None:
     def refused(*argv: str) -> str:
         done = cluster.k8s(verb, *IMAGE, *argv)
