@@ -104,6 +104,7 @@ class WandbRun:
                 run: Any = wandb.init(
                     id=name, name=name, dir=folder, config=dict(self._facts), resume="allow", mode=attempt
                 )
+                run.define_metric("*", step_metric=STEP)  # which asks the client's service, too
             except Exception as error:
                 then = "without it" if attempt == "offline" else "offline"
                 _say(f"W&B {attempt} failed ({words(error)}): going on {then}")
@@ -111,7 +112,6 @@ class WandbRun:
                 continue
             # After the client's own, so that it runs before that: a dead server must not hold the process.
             atexit.register(self._leave)
-            run.define_metric("*", step_metric=STEP)
             _say(f"W&B is offline; {_upload(run)}" if run.offline else f"W&B: {run.url}")
             return run
         return None
