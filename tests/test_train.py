@@ -234,7 +234,7 @@ def test_bad_data_ends_a_supervised_job_with_78_and_one_line(tmp_path: Path) -> 
 def test_zero3_shards_trains_and_saves_whole_fp32_adapters(tmp_path: Path, tiny_model: Path, walks: Path) -> None:
     """The planned command, launched cold; tests/zero3_on_cpu makes accelerate pick gloo for it.
 
-    The second rank has memory for two sequences of an evaluation (tests/short_of_memory.py): all ranks go down to two.
+    The second rank has memory for two sequences of an evaluation (tests/short_of_memory.py): all ranks go down.
     Steps so small change nothing that is measured: the first evaluation stays the best, and its adapter is kept.
     """
     options = {
@@ -257,8 +257,11 @@ def test_zero3_shards_trains_and_saves_whole_fp32_adapters(tmp_path: Path, tiny_
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    halved = [line.partition(" with ")[2] for line in done.stderr.splitlines() if "memory ran out" in line]
-    assert len(halved) > 1 and halved == sorted(set(halved), reverse=True) and halved[-1].endswith(" 2 from now on")
+    # Two of an action's candidates behind one prompt take no more than the prompt itself did, and neither do four.
+    halved = [line for line in done.stderr.splitlines() if "memory ran out" in line]
+    assert halved == [
+        f"trainyard: scoring: memory ran out with {n} sequences at once, {n // 2} from now on" for n in (32, 16, 8)
+    ]
     import torch
     from safetensors.torch import load_file
 
