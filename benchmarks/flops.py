@@ -1,4 +1,4 @@
-"""FLOPs of one training sample at Gemma 3 4B's true shape: this trainer beside the recipes that people start from.
+"""FLOPs of one training sample at Gemma 3 4B's true shape: this trainer beside the TRL that it is built on.
 
     .venv/cpu/bin/python -W ignore -m benchmarks.flops
 
@@ -9,13 +9,15 @@ on every machine. LoRA r=64. Unpacking 4-bit weights is not counted, for any of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, Gemma3Config
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE, _ChunkedLogProbFunction, add_fused_lm_head
 
 from trainer.config import TrainConfig
 from trainer.model.base import add_lora, find_anatomy
@@ -30,37 +32,42 @@ VISION = {
     "num_attention_heads": 16, "image_size": 896, "patch_size": 14,
 }  # fmt: skip
 SHAPE = Gemma3Config(text_config=TEXT, vision_config=VISION, mm_tokens_per_image=256)
+TRL_OUTPUTS = ("log_probs", "entropy", "is_top1")  # what SFTTrainer asks its head for
 LENGTHS = ((330, 16), (900, 80))  # tokens a sample, of which are scored
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     name: str
-    ours: bool
-    checkpointing: bool
-    targets: str | list[str] = ""
-    """What PEFT is told, where it is not the trainer that decides."""
+    head: Literal["ours", "TRL's"] = "ours"
+    checkpointing: bool = False
+    targets: str = ""
+    """What PEFT is told, with checkpointing as the libraries have it; left out, both are as in the trainer."""
+    all_scored: bool = False
+    """The head runs on every position, not on the answer's alone."""
     seen_before: bool = False
     """The picture's features are kept from an earlier epoch."""
+    timed: tuple[str, ...] = ("cpu", "cuda")
+    """Devices on which train_speed.py runs it."""
+    counted: bool = True
 
 
 RECIPES = (
-    Recipe(name="Trainyard", ours=True, checkpointing=False),
-    Recipe(name="Trainyard, from the second epoch on", ours=True, checkpointing=False, seen_before=True),
-    Recipe(name="Trainyard, activation checkpointing", ours=True, checkpointing=True),
+    Recipe(name="Trainyard, first epoch"),
+    Recipe(name="Trainyard, from the second epoch on", seen_before=True),
+    Recipe(name="Trainyard, first epoch, activation checkpointing", checkpointing=True),
+    # Prompt and completion apart, the same LoRA, the frozen tower neither trained nor recomputed.
+    Recipe(name="TRL 1.16, a careful user", head="TRL's"),
+    Recipe(name="TRL 1.16, a careful user, checkpointing on the language model only", head="TRL's", checkpointing=True),
     Recipe(
-        name="LoRA on `all-linear`, activation checkpointing as the libraries switch it on",
-        ours=False,
-        checkpointing=True,
-        targets="all-linear",
+        name="TRL 1.16, a careful user, its head as it runs on a CPU: at every position",
+        head="TRL's", all_scored=True, timed=("cpu",), counted=False,
     ),
     Recipe(
-        name="LoRA on the list q_proj, ..., down_proj, checkpointing likewise",
-        ours=False,
-        checkpointing=True,
-        targets=[f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")],
+        name="TRL 1.16 as it comes: `messages`, LoRA on `all-linear`, checkpointing",
+        head="TRL's", checkpointing=True, targets="all-linear", all_scored=True,
     ),
-)
+)  # fmt: skip
 
 
 def build(recipe: Recipe) -> Any:
@@ -77,20 +84,23 @@ def build(recipe: Recipe) -> Any:
 
 
 def adapt(base: Any, recipe: Recipe, *, quantization: str) -> Any:
-    """The base model with the recipe's adapters."""
-    if recipe.ours:
+    """The base model with the recipe's adapters and head."""
+    if recipe.targets:
+        lora = LoraConfig(r=64, lora_alpha=128, lora_dropout=0.05, target_modules=recipe.targets, task_type="CAUSAL_LM")
+        model = get_peft_model(base, lora)
+        # What transformers, PEFT and TRL do for gradient_checkpointing=True on a PEFT model.
+        base.enable_input_require_grads()
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    else:
         config = TrainConfig(
             model="-", data="-", output_dir="-", run_id="-", quantization=quantization,
             activation_checkpointing=recipe.checkpointing,
         )  # fmt: skip
         model = add_lora(base, config, find_anatomy(base.config))
+    if recipe.head == "ours":
         install_supervised_head(base)
-        return model
-    lora = LoraConfig(r=64, lora_alpha=128, lora_dropout=0.05, target_modules=recipe.targets, task_type="CAUSAL_LM")
-    model = get_peft_model(base, lora)
-    # What transformers and PEFT do for gradient_checkpointing=True on a PEFT model.
-    base.enable_input_require_grads()
-    base.gradient_checkpointing_enable({"use_reentrant": False})
+    else:
+        add_fused_lm_head(base, outputs=TRL_OUTPUTS)
     return model
 
 
@@ -103,17 +113,25 @@ def tflop(recipe: Recipe, model: Any, *, tokens: int, scored: int) -> float:
     batch = {name: zeros(1, tokens) for name in ("input_ids", "attention_mask", "token_type_ids")}
     batch["pixel_values"] = torch.zeros(1, 3, 896, 896, dtype=torch.bfloat16, device="meta")
     with FlopCounterMode(display=False) as counter:
-        if recipe.ours:
+        if recipe.head == "ours":
             model(**batch, loss_positions=zeros(scored), loss_targets=zeros(scored))["loss_sum"].backward()
         else:
-            model(**batch, labels=zeros(1, tokens)).loss.backward()
+            # What TRL's forward does with the states, which it picks by a mask that has no values here.
+            base = model.get_base_model()
+            states = base.base_model(**batch, use_cache=False).last_hidden_state
+            picked = states[0, : tokens - 1 if recipe.all_scored else scored]
+            weight = base.get_output_embeddings().weight
+            tiles = (1.0, _CHUNKED_LOGPROB_CHUNK_SIZE, None, 1.0, TRL_OUTPUTS)
+            with patch.object(torch, "is_autocast_enabled", lambda *_: False):  # which does not know meta tensors
+                per_token = _ChunkedLogProbFunction.apply(picked, weight, None, zeros(len(picked)), *tiles)
+            per_token[0].sum().backward()
     return counter.get_total_flops() / 1e12
 
 
 def count() -> dict[str, list[float]]:
     """TFLOP a sample at each of LENGTHS, by recipe."""
     found = {}
-    for recipe in RECIPES:
+    for recipe in (recipe for recipe in RECIPES if recipe.counted):
         model = build(recipe)
         found[recipe.name] = [tflop(recipe, model, tokens=t, scored=s) for t, s in LENGTHS]
     return found

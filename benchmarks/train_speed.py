@@ -1,20 +1,23 @@
 """Seconds and memory of an optimizer step: this trainer beside the recipes of benchmarks/flops.py, as they really run.
 
-    .venv/cpu/bin/python -W ignore -m benchmarks.train_speed                  # an eighth of Gemma 3 4B, on the CPU
+    .venv/cpu/bin/python -W ignore -m benchmarks.train_speed                  # a slice of Gemma 3 4B, on the CPU
     .venv/cuda/bin/python -W ignore -m benchmarks.train_speed --device cuda   # all of it
 
-Random weights in 4 bits, one picture and 330 tokens a sample, of which 16 are scored. Each recipe has a process of its
-own, and they take turns, so that a busy machine slows all alike; a process's first step warms up and is not counted.
+Random weights in 4 bits, one picture and 330 tokens a sample, the last 16 of them the answer. Each recipe has a process
+of its own, and they take turns, so that a busy machine slows all alike; on the CPU it is the process's own seconds, of
+one thread, that count. On a GPU the first step warms up and is not counted, nor is the one that fills the cache.
+
+On a GPU TRL's head chooses the positions with a label, on a CPU it runs on all of them: unless a recipe says otherwise,
+it chooses them on both here. All adapters are fp32; SFTTrainer would cast them to bf16.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
+import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,12 +27,12 @@ from typing import Any
 from trainer.text import GIB
 
 TOKENS, SCORED = 330, 16
-EIGHTH = {"num_hidden_layers": 4, "vocab_size": 32776}  # of 34 and 262,208
-EIGHTH_TOWER = {"num_hidden_layers": 3}  # of 27
+SLICE = {"num_hidden_layers": 1, "vocab_size": 8192}  # of 34 and 262,208
+SLICE_TOWER = {"num_hidden_layers": 1}  # of 27
 
 
 def write_model(folder: Path, device: str) -> None:
-    """Gemma 3 4B's shape in bf16 with random weights; for the CPU an eighth of its layers, tower and vocabulary."""
+    """Gemma 3 4B's shape in bf16 with random weights; for the CPU a slice of its layers, tower and vocabulary."""
     import torch
     from transformers import AutoModelForImageTextToText
 
@@ -37,18 +40,20 @@ def write_model(folder: Path, device: str) -> None:
 
     shape = copy.deepcopy(SHAPE)
     if device == "cpu":
-        for part, sizes in ((shape.text_config, EIGHTH), (shape.vision_config, EIGHTH_TOWER)):
+        for part, sizes in ((shape.text_config, SLICE), (shape.vision_config, SLICE_TOWER)):
             for name, size in sizes.items():
                 setattr(part, name, size)
-        shape.text_config.layer_types = shape.text_config.layer_types[: EIGHTH["num_hidden_layers"]]
+        shape.text_config.layer_types = shape.text_config.layer_types[: SLICE["num_hidden_layers"]]
         shape.image_token_id = shape.image_token_index = 4
     torch.set_default_dtype(torch.bfloat16)
     AutoModelForImageTextToText.from_config(shape).save_pretrained(folder)
 
 
 def steps(model: str, device: str, recipe_index: int, count: int, batch_size: int, run_dir: str) -> dict[str, Any]:
-    """Make `count` optimizer steps and one to warm up: their seconds, and the most memory that the process had."""
+    """Make `count` optimizer steps, behind one that warms up where there is anything to: their seconds, and the most
+    memory that the process had."""
     import torch
+    import trl.trainer.utils
 
     from benchmarks.flops import RECIPES, adapt
     from trainer.config import TrainConfig
@@ -58,12 +63,19 @@ def steps(model: str, device: str, recipe_index: int, count: int, batch_size: in
 
     config = TrainConfig(model=model, data="-", output_dir=run_dir, run_id="-", device=device)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    if device == "cpu":
+        torch.set_num_threads(1)
     shape = load_model_config(model)
     base = load_base(config, find_anatomy(shape), dtype=dtype, device_map={"": device if device == "cpu" else 0})
     recipe = RECIPES[recipe_index]
+    torch.manual_seed(0)
     adapted = adapt(base, recipe, quantization="nf4").train()
     if recipe.seen_before:  # by the step that warms up
         keep_features(base, config, 0)
+    if not recipe.all_scored:
+        trl.trainer.utils._use_triton = lambda device: (
+            True
+        )  # read by TRL's forward to choose positions, by its head not
     optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=2e-4, fused=True)
     ids = torch.randint(10, 1000, (batch_size, TOKENS), device=device)
     ids[:, 8 : 8 + shape.mm_tokens_per_image] = shape.image_token_id
@@ -73,25 +85,28 @@ def steps(model: str, device: str, recipe_index: int, count: int, batch_size: in
         "token_type_ids": (ids == shape.image_token_id).long(),
         "pixel_values": torch.rand(batch_size, 3, 896, 896, device=device, dtype=dtype),
     }
-    scored = torch.zeros_like(ids, dtype=torch.bool)
-    scored[:, -SCORED - 1 : -1] = True
-    if recipe.ours:
-        batch |= {"loss_positions": scored.flatten().nonzero().flatten(), "loss_targets": ids.roll(-1)[scored]}
-    else:
-        batch["labels"] = torch.where(scored.roll(1, dims=1), ids, -100)
+    answer = torch.zeros_like(ids, dtype=torch.bool)
+    answer[:, -SCORED:] = True
+    if recipe.head == "ours":
+        positions = answer.roll(-1, dims=1).flatten().nonzero().flatten()
+        batch |= {"loss_positions": positions, "loss_targets": ids[answer]}
+    else:  # of `messages` everything is learned
+        batch |= {"labels": ids if recipe.targets else torch.where(answer, ids, -100), "fused_lm_head": True}
+    clock = time.process_time if device == "cpu" else time.perf_counter
     taken = []
-    for _ in range(count + 1):
-        start = time.perf_counter()
+    warm_up = int(recipe.seen_before or device == "cuda")
+    for _ in range(warm_up + count):
+        start = clock()
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             found = adapted(**batch)
-            loss = found["loss_sum"] / batch["loss_targets"].numel() if recipe.ours else found.loss
+            loss = found["loss_sum"] / SCORED if recipe.head == "ours" else found.loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         if device == "cuda":
             torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start)
-    return {"seconds": taken[1:], "peak_bytes": read_stage("peak", config).peak_bytes}
+        taken.append(clock() - start)
+    return {"seconds": taken[warm_up:], "peak_bytes": read_stage("peak", config).peak_bytes}
 
 
 def main() -> None:
@@ -101,13 +116,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="counted steps of a process (3)")
     parser.add_argument("--rounds", type=int, default=2, help="processes of each recipe (2)")
     parser.add_argument("--batch-size", type=int, default=1, help="samples a step (1)")
-    parser.add_argument("--recipe", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.recipe is not None:
-        with tempfile.TemporaryDirectory(prefix="trainyard-speed-") as run_dir:
-            given = (options.model, options.device, options.recipe, options.steps, options.batch_size)
-            print(json.dumps(steps(*given, run_dir)))
-        return
+    os.environ |= {"TQDM_DISABLE": "1", "DS_ACCELERATOR": options.device}
     with tempfile.TemporaryDirectory(prefix="trainyard-speed-") as folder:
         model = options.model or folder
         if not options.model:
@@ -118,36 +128,38 @@ def main() -> None:
 def compare(options: argparse.Namespace, model: str) -> None:
     from benchmarks.flops import RECIPES
 
-    runs: list[list[dict[str, Any]]] = [[] for _ in RECIPES]
-    same = ["--device", options.device, "--steps", str(options.steps), "--batch-size", str(options.batch_size)]
+    runs: dict[int, list[dict[str, Any]]] = {i: [] for i, r in enumerate(RECIPES) if options.device in r.timed}
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["benchmarks.flops", "trainer.model.features", "bitsandbytes"])
     for turn in range(options.rounds):
-        for index, recipe in enumerate(RECIPES):
-            print(f"round {turn + 1} of {options.rounds}: {recipe.name}", file=sys.stderr, flush=True)
-            command = [sys.executable, "-W", "ignore", "-m", "benchmarks.train_speed", "--model", model, *same]
-            quiet = {**os.environ, "TQDM_DISABLE": "1", "DS_ACCELERATOR": options.device}
-            done = subprocess.run(
-                [*command, "--recipe", str(index)], stdout=subprocess.PIPE, text=True, check=True, env=quiet
-            )
-            runs[index].append(json.loads(done.stdout.splitlines()[-1]))
-    medians = [statistics.median([s for run in of_one for s in run["seconds"]]) for of_one in runs]
+        for index, found in runs.items():
+            print(f"round {turn + 1} of {options.rounds}: {RECIPES[index].name}", file=sys.stderr, flush=True)
+            with tempfile.TemporaryDirectory(prefix="trainyard-speed-") as run_dir, forks.Pool(1) as process:
+                given = (model, options.device, index, options.steps, options.batch_size, run_dir)
+                found.append(process.apply(steps, given))
+    seconds = {index: [s for run in of_one for s in run["seconds"]] for index, of_one in runs.items()}
+    ours = statistics.median(seconds[0])
     print(
         f"{options.rounds} process(es) of each, {options.steps} counted steps of {options.batch_size} sample(s); "
         f"{_machine(options)}.\n"
     )
-    print("| QLoRA, r=64 | median s a step | fastest | slowest | times ours | peak GiB |\n|---|---|---|---|---|---|")
-    for recipe, of_one, median in zip(RECIPES, runs, medians, strict=True):
-        seconds = [s for run in of_one for s in run["seconds"]]
-        peak = max(run["peak_bytes"] for run in of_one) / GIB
+    unit = "CPU s" if options.device == "cpu" else "s"
+    print(f"| QLoRA, r=64 | median {unit} a step | least | most | times ours (least to most) | peak GiB |")
+    print("|---|---|---|---|---|---|")
+    for index, taken in seconds.items():
+        times = " to ".join(f"{s / ours:.2f}" for s in (min(taken), max(taken)))
+        median, peak = statistics.median(taken), max(run["peak_bytes"] for run in runs[index]) / GIB
         print(
-            f"| {recipe.name} | {median:.2f} | {min(seconds):.2f} | {max(seconds):.2f} | {median / medians[0]:.1f} "
-            f"| {peak:.1f} |"
+            f"| {RECIPES[index].name} | {median:.2f} | {min(taken):.2f} | {max(taken):.2f} "
+            f"| {median / ours:.2f} ({times}) | {peak:.1f} |"
         )
 
 
 def _machine(options: argparse.Namespace) -> str:
     import torch
 
-    where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, {os.cpu_count()} cores"
+    load = f"load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
+    where = torch.cuda.get_device_name() if options.device == "cuda" else f"CPU, one thread, {load}"
     return f"torch {torch.__version__}, {where}"
 
 

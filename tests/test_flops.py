@@ -26,9 +26,9 @@ def test_the_published_table_is_what_the_program_counts(counted: dict[str, list[
 @pytest.mark.parametrize(
     ("name", "tokens", "scored", "most"),
     [
-        ("Trainyard, activation checkpointing", 330, 16, 12.5),
-        ("Trainyard", 330, 16, 10.3),
-        ("Trainyard", 900, 80, 18.6),
+        ("Trainyard, first epoch, activation checkpointing", 330, 16, 12.5),
+        ("Trainyard, first epoch", 330, 16, 10.3),
+        ("Trainyard, first epoch", 900, 80, 18.6),
         ("Trainyard, from the second epoch on", 330, 16, 4.7),
         ("Trainyard, from the second epoch on", 900, 80, 13.2),
     ],
