@@ -39,7 +39,7 @@ def test_stages_are_measured_on_the_longest_record(tmp_path: Path, tiny_model: P
     assert predicted[-1] == sum(report["predicted_items"].values())
     # Found once for those who try several times: place, records taken apart, tokens, those of the answers.
     assert json.loads(note.read_text())[:3] == [3, [], report["max_length"]]
-    note.write_text("[0, 50, 9]")
+    note.write_text("[0, [], 50, 9]")
     again = run_forked(tmp_path / "again", main, argv, environment={LONGEST_ENV: str(note)})
     assert json.loads(again.output[again.output.index("{\n") :])["max_length"] == 50
     argv[4] = str(walks)
