@@ -19,7 +19,7 @@ SHOWN = re.compile(r"<!-- after make demo -->\n```\n\$ ([^\n]*)\n(.*?)```\n", re
 
 def words(text: str) -> str:
     """Without what differs from one processor to another: every number, and the columns' widths."""
-    return re.sub(r"-{3,}", "-", re.sub(r" +", " ", re.sub(r"\d[\d.,]*(e-?\d+)?", "0", text)))
+    return re.sub(r"-{3,}", "-", re.sub(r" +", " ", re.sub(r"\d[\d.,]*(e-?\d+,?)?", "0", text)))
 
 
 def lacking(shown: str, output: str) -> list[str]:
