@@ -357,7 +357,7 @@ def test_on_this_machine_a_sweep_stops_in_order_goes_on_and_ends_in_a_table(
     assert re.search(r"trainyard: stopped at step \d+", output)
     rows = [line.split() for line in output[output.index("sweep  tries\n") :].splitlines()[3:5]]
     assert rows == [["tries-0", "2e-3", "stopped", "-", "-"], ["tries-1", "1e-6", "-", "-", "-"]]
-    assert output.endswith("next   the same command with RUN=tries (those that are unfinished)\n")
+    assert output.endswith("next   the same command with RUN=tries, or --run tries (those that are unfinished)\n")
     assert not (checkout / "runs" / "tries-1").exists()
 
     output, _ = (second := local(checkout, *words)).communicate(timeout=300)

@@ -174,3 +174,61 @@ def test_a_set_without_a_picture_takes_the_setting_and_one_with_pictures_does_no
     assert refusal(path, text_only=True) == (
         f"text_only: 1 records of {path} have pictures: leave text_only out, to learn from them"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("left <|image_1|> right <|image_2|>", ["left ", "a.png", " right ", "b.png"]),
+        ("left <image1> right <image2>", ["left ", "a.png", " right ", "b.png"]),
+        ("<|vision_start|><|image_pad|><|vision_end|>and <|image_pad|>", ["a.png", "and ", "b.png"]),
+        ("[IMG] and [IMG]", ["a.png", " and ", "b.png"]),
+    ],
+)
+def test_numbered_and_native_places_are_the_pictures(text: str, said: list[str], tmp_path: Path) -> None:
+    path = write(tmp_path, chat(text, images=["a.png", "b.png"]))
+    (record,) = load_dataset(path).train
+    parts = [part if isinstance(part, str) else Path(part.paths[0]).name for part in record.turns[0].parts]
+    assert parts == said
+
+
+def test_places_numbered_in_another_order_than_the_images_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path, chat("<image_2> before <image_1>", images=["a.png", "b.png"]))
+    assert "numbered places stand in another order than the images" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "what"),
+    [
+        (flat(question="look ![x](a.png)"), "'![x](a.png)' as text"),
+        (chat("<|audio_1|> hear"), "'<|audio_1|>' as text"),
+        (chat("<|video_pad|> see"), "'<|video_pad|>' as text"),
+        (chat("go", bbox_2d=[1, 2, 3, 4]), "'bbox_2d' (boxes)"),
+        (flat(source="a.png"), "'source' (pictures)"),
+        (flat(image_key="b.png"), "'image_key' (pictures)"),
+    ],
+)
+def test_what_hides_behind_quiet_names_and_native_markers_is_refused(entry: Any, what: str, tmp_path: Path) -> None:
+    path = write(tmp_path, flat(image="a.png"), entry)
+    assert refusal(path).startswith(f"{path}: not read, so the model would not see it: {what} in 1 records")
+
+
+def test_a_place_in_a_record_that_says_it_has_no_image_is_said(tmp_path: Path) -> None:
+    path = write(tmp_path, flat(image="a.png"), flat(question="<image> which?"), flat(question="which?"))
+    (note,) = load_dataset(path).notes
+    assert note == "1 records say that they have no image and hold a place for one, which the model is shown as a word"
+
+
+def test_a_part_may_name_its_picture_by_a_path_in_a_mapping(tmp_path: Path) -> None:
+    part = {"type": "image", "image": {"path": "a.png"}}
+    path = write(tmp_path, chat([part, {"type": "text", "text": "look"}]))
+    assert [p.name for p in load_dataset(path).train[0].images] == ["a.png"]
+    wrong = chat([{"type": "image", "image": {"what": "a.png"}}, {"type": "text", "text": "look"}])
+    assert "image takes a path" in refusal(write(tmp_path, wrong))
+
+
+@pytest.mark.parametrize("beside", [{"weight": False}, {"loss": 0}, {"weight": 0}, {"loss": False}, {"weight": 0.0}])
+def test_a_record_that_is_not_to_be_learned_is_left_out(beside: dict[str, Any], tmp_path: Path) -> None:
+    dataset = load_dataset(write(tmp_path, flat(image="a.png"), flat(image="b.png", **beside)))
+    assert [record.images[0].name for record in (*dataset.train, *dataset.eval)] == ["a.png"]
+    assert dataset.left_out == ("1 records left out: weight 0 or loss false leaves no answer to learn",)

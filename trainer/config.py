@@ -29,6 +29,7 @@ ZERO3_SETTINGS: dict[str, int] = {
     "stage3_prefetch_bucket_size": 50_000_000, "reduce_bucket_size": 50_000_000,
 }  # fmt: skip
 
+MOST_TOKENS = 1 << 20
 # Any whole number from 1 that a schedule can have.
 Steps = Annotated[int, Range(1, 10_000_000)]
 
@@ -78,7 +79,7 @@ class TrainConfig:
     """Costs more than a quarter of the activations' memory; 0 on large data."""
     init_adapter: str | None = None
     """Folder of an earlier run (or its adapter) to start from: the same model, rank, alpha and layers."""
-    max_length: Annotated[int, Range(16, 1 << 20)] = 1024
+    max_length: Annotated[int, Range(16, MOST_TOKENS)] = 1024
     """Tokens a sample, image tokens included; longer records are left out, and said."""
     max_steps: Steps = 1500
     """Optimizer steps."""

@@ -95,6 +95,8 @@ def attempt(planned: Sequence[str]) -> int:
                 if not node_rank(os.environ):
                     print("loading libraries ...", flush=True)  # for half a minute, without another word
                 process = subprocess.Popen(command, start_new_session=True, preexec_fn=processes.in_launcher)
+                if early:  # it came while the launcher was being started
+                    process.kill()
                 deadline = os.environ.get(DEADLINE_ENV)
                 process.wait(float(deadline) + OVERTIME_S - time.time() if deadline else None)
             ended = outcome.read_outcome(Path(directory), attempt_id) or ended

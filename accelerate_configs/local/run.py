@@ -164,7 +164,8 @@ def carry_out(plan: Plan, attempt: Callable[[], int]) -> int:
             pass
         code = attempt()
     if code == RUN_AGAIN:
-        print(f"to go on: the same command with RUN={plan.spec.sweep or plan.spec.run_id}", flush=True)
+        run_id = plan.spec.sweep or plan.spec.run_id
+        print(f"to go on: the same command with RUN={run_id} (or --run {run_id})", flush=True)
     elif code == FAILED:
         print(f"what went wrong stands above; what there is lies in {folder}", flush=True)
     return code

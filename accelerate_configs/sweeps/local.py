@@ -85,7 +85,7 @@ def run(argv: Sequence[str]) -> int:
         states.append((WORDS.get(codes.get(index, -1), "-"), step))
     recorded = read_sweep(sweep.folder)
     assert recorded
-    todo = f"the same command with RUN={sweep.sweep_id} (those that are unfinished)"
+    todo = f"the same command with RUN={sweep.sweep_id}, or --run {sweep.sweep_id} (those that are unfinished)"
     if all(codes.get(index) == FINISHED for index in range(len(sweep.plans))):
         todo = ""
     print(f"\n{results_table(recorded, states, todo)}", flush=True)

@@ -22,8 +22,12 @@ from typing import Any, Literal
 PLACEHOLDER = "<image>"
 # Other trainers' spellings of it. <img>path</img> is no place but a picture, and is not read.
 PLACES = re.compile(
-    r"(<image\s*/?>|<\|(?:image|img)\|>|<ImageHere>|\{\{\s*image\s*\}\}|<img>(?![^<]*</img>))", re.IGNORECASE
+    r"(<(?:image|picture)(?:_?\d+)?\s*/?>|(?:<\|vision_start\|>)?<\|(?:image|img)(?:_?\d+|_pad)?\|>(?:<\|vision_end\|>)?"
+    r"|<ImageHere>|\[IMG\]|\{\{\s*image\s*\}\}|<img>(?![^<]*</img>))",
+    re.IGNORECASE,
 )
+# Without one of these a text holds no marker.
+SIGNS = ("<", "{{", "[IMG]", "](")
 FORMAT_HINT = (
     'one object a line: {"image": "grid.png"} or {"frames": ["0.png", "1.png", "2.png", "3.png"]}, '
     'with "context", "question" and "output"; or {"messages": [...]}, or {"conversations": [...]}'
@@ -135,7 +139,7 @@ def read_form(entry: dict[str, Any], place: Callable[[str], str] = str) -> Form:
         learned = all(value for _, value in said_of_all)
         said = [(role, what, learn and learned) for role, what, learn in said]
     turns = [list(_parts(what, n, place, unread)) for n, (_, what, _) in enumerate(said, start=1)]
-    marked = any("<" in part or "{{" in part for parts in turns for part in parts if isinstance(part, str))
+    marked = any(sign in part for parts in turns for part in parts if isinstance(part, str) for sign in SIGNS)
     pictured, filled = _put_pictures(turns, [role for role, *_ in said], beside, marked), []
     for number, ((role, _, learned), parts) in enumerate(zip(said, pictured, strict=True), start=1):
         if not parts:
@@ -156,7 +160,8 @@ def _flat(entry: dict[str, Any], pictured: bool) -> list[Said]:
         raise FormError(f" lacks {', '.join(lacking)}: it takes {FORMAT_HINT}")
     for key in FLAT_KEYS:
         if not isinstance(entry[key], str):
-            raise FormError(f': {key} takes a string (JSON goes in as text, nothing as ""), got {_short(entry[key])}')
+            how = "JSON goes in as text" if key == "output" else 'nothing goes in as ""'
+            raise FormError(f": {key} takes a string ({how}), got {_short(entry[key])}")
     text = "\n\n".join(part for part in (entry["context"], entry["question"]) if part)
     if not pictured and not text.strip():
         raise FormError(" has no image, and context and question are both empty")
@@ -198,8 +203,8 @@ def _conversation(entry: dict[str, Any], key: str, unread: list[tuple[str, Any]]
 
 def _is_either(name: str, value: Any) -> bool:
     """Whether a value beside the turns says that all or none are learned; a column may hold another weight or loss."""
-    no, yes = LEARNED_BY[name]
-    return isinstance(value, int | float) and isinstance(value, bool) == isinstance(no, bool) and value in (no, yes)
+    number = int if name == "loss" else int | float  # a column of losses may hold 0.0
+    return isinstance(value, number) and value in LEARNED_BY[name]
 
 
 def _is_learned(name: str, value: Any, number: int, role: Role) -> bool:
@@ -230,7 +235,7 @@ def _parts(
             yield text
         elif kind in ("image", "image_url"):
             own = next((part[k] for k in IMAGE_PART_KEYS if part.get(k)), None)
-            own = own.get("url") if isinstance(own, dict) else own
+            own = (own.get("url") or own.get("path") or own) if isinstance(own, dict) else own
             yield None if own is None else Picture(paths=_paths([own], place))
         else:
             raise FormError(f": a part of turn {number} takes type image or text, got {_short(part)}")
@@ -257,6 +262,9 @@ def _put_pictures(
         for text in texts if role == "user" else ():
             for mark in PLACES.findall(text):
                 marks[mark.lower()] = marks.get(mark.lower(), 0) + 1
+    numbers = [int(number) for mark in marks for number in re.findall(r"\d+", mark)]
+    if numbers != sorted(numbers):
+        raise FormError(": numbered places stand in another order than the images: put the images into theirs")
     names, kept = _choose_places(marks, len(shown), count)
     supply = iter(beside)
     if not kept and shown:  # those of the parts stand in the placeholders' places

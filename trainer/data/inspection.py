@@ -17,6 +17,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from trainer.config import MOST_TOKENS
 from trainer.data.endings import markers
 from trainer.data.examples import Rewritten, encode_text, join_prompts, render
 from trainer.data.grid import load_image
@@ -115,7 +116,10 @@ class Inspection:
                 example = some[0].detail
                 if reason == TOO_LONG:
                     longest = max(checked.tokens for checked in some)
-                    example = f"{self.max_length} tokens; MAX_LENGTH={longest} keeps them"
+                    keeps = f"MAX_LENGTH={longest} keeps them"
+                    if longest > MOST_TOKENS:
+                        keeps = f"the longest has {longest}, and MAX_LENGTH goes to {MOST_TOKENS}"
+                    example = f"{self.max_length} tokens; {keeps}"
                 said = f"{len(some)} of {len(self.checked[side])} {side} records left out: {reason}"
                 lines.append(said + (f" ({example})" if example else ""))
         return lines

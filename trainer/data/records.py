@@ -175,7 +175,7 @@ def _check_pictures(data: str, sides: Sequence[Sequence[Record]], *, text_only: 
 
 def _notes(sides: Sequence[Sequence[Record]], unread: Unread, learn: Learn) -> tuple[str, ...]:
     records = [record for side in sides for record in side]
-    notes = [note] if (note := unread.note()) else []
+    notes = [note for note in (unread.note(), unread.idle_note()) if note]
     answers, shown = sum(len(record.answers) for record in records), 0
     for record in records:
         shown += sum(turn.role == "assistant" and not turn.learned for turn in record.turns)

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from trainer.data.forms import PLACES, Form
+from trainer.data.forms import PLACES, SIGNS, Form
 
 PICTURES, VIDEOS, AUDIO, BOXES = "pictures", "videos", "audio", "boxes"
 # What the last word of a key's name means, once words for a file are taken away.
@@ -33,7 +33,7 @@ NAMED = {
 }
 FILE_WORDS = {
     "path", "paths", "file", "files", "filename", "filenames", "name", "names", "url", "urls", "uri", "uris",
-    "bytes", "base64", "b64", "data", "list", "dir", "folder",
+    "bytes", "base64", "b64", "data", "list", "dir", "folder", "2d", "3d",
 }  # fmt: skip
 # A name that ends with one of these says who, where from or how large: nothing that could be learned.
 QUIET = {
@@ -58,11 +58,13 @@ MOST_SHOWN = 8
 FILE_NAME = rf"[^<>\n]{{1,{LONGEST_PATH}}}(?:{'|'.join(map(re.escape, SUFFIXES))})"
 NUMBERS = r"[\s\[\]()<]*-?\d[\d.]*[\s,]+-?\d"
 FILLED = re.compile(
-    rf"<(img|image|picture|video|audio)>{FILE_NAME}\s*</\1>|<\|?(?:box|bbox)(?:_start)?\|?>{NUMBERS}", re.IGNORECASE
+    rf"<(img|image|picture|video|audio)>{FILE_NAME}\s*</\1>|<\|?(?:box|bbox)(?:_start)?\|?>{NUMBERS}"
+    rf"|!\[[^\]\n]*\]\({FILE_NAME}\)",
+    re.IGNORECASE,
 )
 # Where the tag is closed it is HTML.
 BARE = re.compile(
-    r"<(video|audio)>(?![\s\S]*</\1>)|<\|(?:video|audio)\|>|\{\{\s*(?:video|audio)\s*\}\}|<bbox>|<ref-object>",
+    r"<(video|audio)(?:_?\d+)?>(?![\s\S]*</\1>)|<\|(?:video|audio)(?:_?\d+|_pad)?\|>|\{\{\s*(?:video|audio)\s*\}\}|<bbox>|<ref-object>",
     re.IGNORECASE,
 )
 MARKER = re.compile(r"<[^<>]*>|\{\{[^{}]*\}\}")
@@ -77,12 +79,19 @@ class Unread:
         self._is_picture = is_picture
         self._text_only = text_only
         self._keys: Counter[str] = Counter()
+        self._idle = 0
+        """Records that say that they have no picture and hold a place for one."""
         self._lost: dict[tuple[str, str], list[str]] = {}
         """What the model would be trained without, in words, and its kind: where the records are that hold it."""
 
     def add(self, form: Form, where: str = "") -> None:
         """`where` names the record, which an error may show."""
-        held = [(name, value) for name, value in form.unread if not _is_quiet(name) and value not in EMPTY]
+        held = [
+            (name, value)
+            for name, value in form.unread
+            if value not in EMPTY and not (_is_quiet(name) and (form.pictures or not self._is_file(value)))
+        ]
+        self._idle += form.no_picture and form.marked and not self._text_only and _has_place(form)
         for name in dict.fromkeys(name for name, _ in held) if held else ():
             self._keys[name] += 1
         if not self._text_only and (held or form.marked):
@@ -130,6 +139,15 @@ class Unread:
             return kind
         return PICTURES if self._is_picture(text) else ""
 
+    def _is_file(self, value: Any) -> bool:
+        """Whether it is the path of a picture that is there, whatever its key is called."""
+        return isinstance(value, str) and value[value.rfind(".") :].lower() in SUFFIXES and self._is_picture(value)
+
+    def idle_note(self) -> str | None:
+        """One line, where a place of a picture was taken for a word."""
+        what = "say that they have no image and hold a place for one, which the model is shown as a word"
+        return f"{self._idle} records {what}" if self._idle else None
+
     def note(self) -> str | None:
         """One line, where anything was not read."""
         counted = [f"{name} in {count} records" for name, count in self._keys.most_common(MOST_SHOWN)]
@@ -160,7 +178,7 @@ class Unread:
 def _lost_markers(form: Form) -> Iterator[tuple[str, str]]:
     for turn in form.turns if form.marked else ():
         for part in turn.parts:
-            if not isinstance(part, str) or ("<" not in part and "{{" not in part):
+            if not isinstance(part, str) or not any(sign in part for sign in SIGNS):
                 continue
             found = FILLED.search(part)
             if not found and turn.role != "assistant" and not form.no_picture:
@@ -169,8 +187,13 @@ def _lost_markers(form: Form) -> Iterator[tuple[str, str]]:
                 continue
             tag = (MARKER.match(found[0]) or found)[0]
             marker = f"{tag}...</{found[1]}>" if found.re is FILLED and found[1] else tag
-            picture = re.match(r"\W*(?:img|image|picture)", marker, re.IGNORECASE)
+            picture = re.match(r"!\[|\W*(?:img|image|picture|vision)", marker, re.IGNORECASE)
             yield f"{marker!r} as text", PICTURES if picture else ""
+
+
+def _has_place(form: Form) -> bool:
+    texts = (part for turn in form.turns if turn.role == "user" for part in turn.parts if isinstance(part, str))
+    return any(PLACES.search(text) for text in texts)
 
 
 @cache
