@@ -56,8 +56,8 @@ def test_an_empty_context_leaves_the_question_alone(tmp_path: Path) -> None:
         (['{"image": "a.png"}'], "{path} line 1 lacks context, question, output: it takes {hint}"),
         (['{"context": "", "question": "", "output": ""}'], '{path} line 1 lacks image or frames '
          '("image": null where there is none): it takes {hint}'),
-        ([entry(output={"button": "up"})], "{path} line 1: output takes a string (JSON goes in as text, "
-         "nothing as \"\"), got {{'button': 'up'}}"),
+        ([entry(output={"button": "up"})], "{path} line 1: output takes a string (JSON goes in as text), "
+         "got {{'button': 'up'}}"),
         ([entry(), '{"image": null, "context": "\\ud83d", "question": "", "output": "up"}'],
          "{path} line 2 is not JSON ('utf-8' codec can't encode character '\\ud83d' in position 28: surrogates not "
          "allowed): it takes {hint}"),
