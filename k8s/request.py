@@ -23,6 +23,7 @@ from accelerate_configs.request.variables import parse_given, resolve
 from k8s import manifest
 from k8s.pod import DEFAULT_CLAIM, GPU, least_mem_gib, mounted, places_to_write, shm_gib, writable
 from k8s.site import Cluster, find_site, read_cluster, refuse_unknown_gpus
+from trainer.files import regular
 from trainer.outcome import ConfigError
 from trainer.settings import read_env_file, say
 
@@ -172,7 +173,7 @@ def _read_settings(spec: JobSpec, project_dir: Path) -> str:
     if ":" in place:
         raise ConfigError(f"CONFIG_FILE={spec.config_file}: pods mount no name with a colon: call it otherwise")
     try:
-        text = (project_dir / spec.config_file).read_text(encoding="utf-8")
+        text = regular(project_dir / spec.config_file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"CONFIG_FILE={spec.config_file}: {getattr(error, 'strerror', None) or error}") from error
     for number, line in enumerate(text.splitlines(), start=1):

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate_configs.job import JobSpec
-from accelerate_configs.request.secret import is_secret
 from accelerate_configs.request.site import Site, read_site
 from accelerate_configs.request.values import expand_home
 from accelerate_configs.request.variables import parse_given
@@ -150,8 +149,6 @@ def _pairs(values: re.Pattern[str] | None) -> Callable[[object], dict[str, str]]
         for key, value in content.items():
             if not isinstance(key, str) or not LABEL_KEY.fullmatch(key):
                 raise _Wrong(f"{shown(str(key))} is no label: example.org/name")
-            if is_secret(re.split("[/._-]", key)[-1], str(value)):
-                raise _Wrong(f"{key} holds a secret, which manifests show to all: put it into a Secret")
             if not isinstance(value, str) or not (values.fullmatch(value) if values else value.isprintable()):
                 raise _Wrong(f"{key} takes at most 63 letters, digits and -_." if values else f"{key} takes one line")
         return dict(content)

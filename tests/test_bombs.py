@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,10 @@ from accelerate_configs.runs.records import run_record, write_record
 from accelerate_configs.sweeps.grid import read_result, read_sweep
 from slurm import verbs
 from trainer.data import endings, examples
-from trainer.files import MOST_DEPTH, parse_json
+from trainer.data.forms import FormError, read_line
+from trainer.data.records import data_files, load_dataset
+from trainer.files import MIB, MOST_DEPTH, MOST_MIB, bounded_lines, parse_json, read_json
+from trainer.node.preflight import check_model
 from trainer.node.stop import count_attempt
 from trainer.outcome import ConfigError
 from trainer.settings import AsTyped, OnceLoader, load_yaml
@@ -76,6 +80,58 @@ def test_wherever_a_yaml_file_is_named_a_bomb_is_one_line(words: list[str], chec
     assert "bomb.yaml is not YAML: it stands for more than 5000 values" in done.stderr
 
 
+@pytest.mark.parametrize("made", [os.mkfifo, lambda path: Path(path).symlink_to("/dev/zero")])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--config-file", "odd"], "CONFIG_FILE=odd cannot be read (a pipe or a device, and no file)"),
+        (["--site", "odd"], "SITE=odd cannot be read (a pipe or a device, and no file)"),
+        (["--model", "./model"], "model/config.json cannot be read as JSON ("),
+    ],
+)
+def test_what_is_no_file_is_not_waited_for(
+    words: list[str], said: str, made: Callable[[Path], None], checkout: Path
+) -> None:
+    (checkout / "model").mkdir()
+    made(checkout / ("model/config.json" if "--model" in words else "odd"))
+    words = [sys.executable, "-m", "slurm", "plan", *words]
+    environ = {**os.environ, "WANDB_API_KEY": "x" * 40}
+    done = subprocess.run(words, cwd=checkout, env=environ, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1), done.stderr
+    assert said in done.stderr
+
+
+def test_data_is_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    held = os.open(tmp_path / "pipe", os.O_RDWR)
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ConfigError, match=f"^DATA={path} cannot be read \\(a pipe or a device, and no file\\)"):
+            data_files(str(path))
+    os.close(held)
+
+
+def test_a_model_folder_with_a_pipe_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "tokenizer.json")
+    with pytest.raises(ConfigError, match=r"tokenizer\.json is no file"):
+        check_model(str(tmp_path))
+
+
+def test_a_line_without_an_end_is_named_by_its_number(tmp_path: Path) -> None:
+    with (tmp_path / "d.jsonl").open("wb") as file:
+        file.write(b'{"messages": []}\n')
+        file.truncate(3 * MOST_MIB * MIB)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\n[]\n")
+    said = r"d.jsonl line 1.* \(2 more cannot be read: line 2, 3\)"
+    with pytest.raises(ConfigError, match=said):
+        load_dataset(str(tmp_path / "d.jsonl"))
+    with (tmp_path / "d.jsonl").open("rb") as file:
+        first, second, third = map(len, bounded_lines(file))
+    assert (first, second, third) == (17, MOST_MIB * MIB + 1, 3)
+    with pytest.raises(FormError, match=f"^ is longer than {MOST_MIB} MiB"):
+        read_line(bytes(MOST_MIB * MIB + 1))
+
+
 @pytest.mark.parametrize("text", [DEEP, '{"a":' * 100_000, f"{'[' * 900}{']' * 900}", "[[" * 50 + "]]" * 50])
 def test_json_that_nests_too_deep_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=f"it nests deeper than {MOST_DEPTH} levels"):
@@ -84,7 +140,7 @@ def test_json_that_nests_too_deep_is_a_value_error(text: str) -> None:
     assert parse_json(json.dumps(deepest)) == deepest
 
 
-@pytest.mark.parametrize("damage", ["deep", "900 deep", "pipe", "zero", "folder"])
+@pytest.mark.parametrize("damage", ["deep", "900 deep", "long", "pipe", "zero", "folder"])
 def test_one_damaged_run_does_not_hide_the_others(
     damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,18 +154,31 @@ def test_one_damaged_run_does_not_hide_the_others(
         record = json.loads((bad / "run.json").read_text())
         (bad / "run.json").write_text(text if damage == "deep" else json.dumps(record)[:-1] + f', "more": {text}}}')
         (bad / "metrics.json").write_text(text)
+    if damage == "long":
+        for name in ("run.json", "metrics.json"):
+            with (bad / name).open("ab") as file:
+                file.truncate(3 * 1024 * MIB)
     log = bad / "logs" / "slurm-none.log"
     ways: dict[str, Any] = {"pipe": os.mkfifo, "zero": lambda path: path.symlink_to("/dev/zero"), "folder": os.mkdir}
     ways.get(damage, Path.touch)(log)
     verbs.list_runs({}, {}, tmp_path)
     rows = {line.split()[0]: line.split()[2] for line in capsys.readouterr().out.splitlines()[1:]}
-    assert rows == {"good": "-", "bad": "BROKEN" if "deep" in damage else "-"}
+    assert rows == {"good": "-", "bad": "BROKEN" if damage in ("deep", "900 deep", "long") else "-"}
     verbs.status({"RUN": "good"}, {}, tmp_path)
     assert capsys.readouterr().out.startswith("run    good\n")
     assert tail(log) == ""
     if "deep" in damage:
         with pytest.raises(ConfigError, match=f"run.json is not JSON \\(it nests deeper than {MOST_DEPTH} levels\\)"):
             verbs.status({"RUN": "bad"}, {}, tmp_path)
+
+
+def test_the_longest_record_is_64_mib(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_bytes(b"[" + b" " * (MOST_MIB * MIB - 2) + b"]")
+    assert read_json(tmp_path / "metrics.json") == []
+    (tmp_path / "metrics.json").write_bytes(b"[" + b" " * (MOST_MIB * MIB - 1) + b"]")
+    with pytest.raises(ValueError, match=f"^it is longer than {MOST_MIB} MiB$"):
+        read_json(tmp_path / "metrics.json")
+    assert read_result(tmp_path) is None
 
 
 def test_other_records_that_nest_too_deep_are_damaged_like_any(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import string
 import subprocess
 import sys
 from pathlib import Path
@@ -33,12 +35,28 @@ SECRETS = [
     f"X=ghp_{CANARY}{CANARY}", f"X=AKIA{CANARY.upper()}", f"NCCL_DEBUG=INFO WANDB_API_KEY={CANARY}",
     f"X=Bearer {CANARY}", f"X=https://h/x?token={CANARY}", f"X={CANARY}{CANARY}{CANARY}", f"{CANARY}", f"{CANARY}==",
     f"hf_{CANARY}=", f"A=1,hf_{CANARY}",
+    *(f"{name}={CANARY}" for name in (
+        "HFKEY", "WANDBKEY", "OPENAIKEY", "USERPWD", "PASS_FILE", "HF_TOKEN_FILE", "KEY_PATH", "ACCESS_KEY_COLUMN_KEY",
+    )),
+    f"ARGS=--token {CANARY}", f"ARGS=-v --password {CANARY}", f"ARGS=--api-key={CANARY}", f"X=Authorization: {CANARY}",
+    f"X=api_key: {CANARY}", f"X=--hf-token  {CANARY} --x", f"X=proxy-authorization:{CANARY}",
+    f"CLIENT_SECRET=/{CANARY}/{CANARY}",
+]  # fmt: skip
+SHAPES = [
+    f"gsk_{CANARY}", f"nvapi-{CANARY}", f"dckr_pat_{CANARY}", f"glsa_{CANARY}_1a2b", f"SG.{CANARY}.{CANARY}",
+    f"dop_v1_{'0a1b' * 16}", f"r8_{CANARY}{CANARY}", f"ya29.{CANARY}", f"tskey-auth-{CANARY}", f"wandb_v1_{CANARY}",
+    f"https://hooks.slack.com/services/T0/B0/{CANARY}", f"https://discord.com/api/webhooks/123/{CANARY}",
+    f"sk_live_{CANARY}", f"hvs.{CANARY}",
 ]  # fmt: skip
 HARMLESS = (
     "TOKENIZERS_PARALLELISM=true,MAX_TOKENS=512,KEYBOARD=us,HF_TOKEN_PATH=/me/token,HF_HUB_DISABLE_IMPLICIT_TOKEN=1,"
     "NCCL_IB_PKEY=0x7fff,NCCL_SOCKET_IFNAME=^lo,docker0,http_proxy=http://proxy:8080,CUBLAS_WORKSPACE_CONFIG=:4096:8,"
     "SSH_AUTH_SOCK=/tmp/agent,GIT_COMMIT=0123456789abcdef0123456789abcdef01234567,COMPASS=north,NUM_KEYS=12,BYPASS=x,"
-    "NCCL_TOPO_FILE=/a/b:c@d"
+    "NCCL_TOPO_FILE=/a/b:c@d,GOOGLE_APPLICATION_CREDENTIALS=/home/me/gcp.json,SSL_KEY=~/tls/key.pem,PASS_FILE=pass.txt,"
+    f"CODE_VERSION={'0123456789' * 4},KEY_COLUMN=answer,ACTION_KEY=button,SORT_KEY=name,PAD_TOKEN=<pad>,EOS_TOKEN=</s>,"
+    "TOKEN_BUDGET=512k,PASS=2,SIG=USR1,TAG=GemmaLoraHighRankLongContextRun2026November29,"
+    "TRACE_ID=4b2f3c1e-1b2a-3c4d-5e6f-7a8b9c0d1e2f,CARD=GPU-4b2f3c1e-1b2a-3c4d-5e6f-7a8b9c0d1e2f,"
+    "CARDS=MIG-4b2f3c1e-1b2a-3c4d-5e6f-7a8b9c0d1e2f,MASK_TOKEN=[MASK],ARGS=--key-column answer --max-tokens 512 --keys"
 )
 
 
@@ -94,6 +112,31 @@ def test_a_secret_in_any_other_variable_is_refused_by_the_variables_name(
     assert ".env" in said
 
 
+def test_a_gpu_by_its_uuid_is_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    card = "GPU-4b2f3c1e-1b2a-3c4d-5e6f-7a8b9c0d1e2f"
+    code, said = told(capsys, "slurm", "render", "--environment", f"CUDA_VISIBLE_DEVICES={card}")
+    assert (code, "is not to be set here" in said, "secret" in said) == (78, True, False), said
+
+
+def test_a_refusal_says_what_to_do_with_what_is_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    _, said = told(capsys, "slurm", "render", "--environment", "GREETING_KEY=hello")
+    assert said.endswith("; if it is no secret, name it otherwise or put it into a file\n")
+
+
+@pytest.mark.parametrize("text", SHAPES)
+def test_a_token_is_known_by_its_shape_and_hidden(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = told(capsys, "slurm", "render", "--environment", f"X={text}")
+    assert (code, CANARY in said, text in said) == (78, False, False), said
+    assert CANARY not in (hidden := hide_secrets(f"said {text} there")) and text not in hidden
+
+
+def test_what_is_drawn_by_chance_is_known() -> None:
+    drawn = random.Random(1)
+    for letters in (string.ascii_letters + string.digits, "0123456789abcdef"):
+        values = ["".join(drawn.choices(letters, k=40)) for _ in range(2000)]
+        assert sum(is_secret("X", value) for value in values) > 1980
+
+
 @pytest.mark.parametrize("words", [["render", f"{KEY}"], ["render", f"--{KEY}", "1"], [KEY], ["render", f"--{KEY}"]])
 def test_a_stray_token_is_not_said_back(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     code, said = told(capsys, "slurm", *words)
@@ -117,11 +160,31 @@ def test_a_secret_in_the_site_file_is_refused(module: str, tmp_path: Path, capsy
     lines = [f"environment: {{MY_PAT: {CANARY}}}", f"environment: {{X: {KEY}}}", f"image: u:{CANARY}@h.org/x:1"]
     if module == "k8s":
         lines += [f"annotations: {{example.org/my-pat: {CANARY}}}", f"annotations: {{example.org/note: {KEY}}}"]
+        lines += [
+            f"tolerations: [{{key: k, value: {KEY}}}]",
+            f"tolerations: [{{key: {KEY}, operator: Exists}}]",
+            f"volumes: [{{claim: a, mount: /{KEY}}}]",
+            f"priority_class: gsk_{CANARY}",
+            f"gpu_selectors: {{a100: {{my-token: {CANARY}}}}}",
+            f"image_pull_secrets: [a, {KEY}]",
+            f"secret: {KEY}",
+        ]
+    lines += [f"gpu_types: {{{KEY}: 80}}", f"{KEY}: 1"]
     for line in lines:
         (tmp_path / "site.yaml").write_text(f"{line}\n")
         code, said = told(capsys, module, "render", "--site", str(tmp_path / "site.yaml"))
         assert (code, CANARY in said) == (78, False), said
         assert "site.yaml" in said
+
+
+def test_what_a_site_file_names_is_no_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "site.yaml").write_text(
+        "secret: my-secret\nimage_pull_secrets: [team-token]\npvc: a\nvolumes: {claim: keys, mount: /keys}\n"
+        "tolerations: [{key: auth.example.org/key, value: some-team}]\n"
+        f"annotations: {{example.org/commit: {'0123456789' * 4}, note: 'a b: c'}}\n"
+    )
+    code, said = told(capsys, "k8s", "render", "--site", str(tmp_path / "site.yaml"))
+    assert code == 0, said
 
 
 def test_the_settings_file_that_a_manifest_carries_holds_none(checkout: Path) -> None:

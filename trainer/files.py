@@ -6,10 +6,13 @@ followed: what we write takes a link's place.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 RECORD_NAME = "run.json"
 METRICS_FILE = "metrics.json"
@@ -26,6 +29,9 @@ RECORD_ENV = "TRAINYARD_RUN_RECORD"
 
 # No file of ours nests deeper than 10; where json itself gives up, Python's stack is full for whatever comes after.
 MOST_DEPTH = 64
+MIB = 1024**2
+# No record of a run and no line of a data file is as long; what is would take all memory.
+MOST_MIB = 64
 
 
 def parse_json(text: str) -> Any:
@@ -45,7 +51,28 @@ def parse_json(text: str) -> Any:
 
 def read_json(path: Path) -> Any:
     """Raises OSError, ValueError."""
-    return parse_json(path.read_text(encoding="utf-8"))
+    with regular(path).open("rb") as file:
+        content = file.read(MOST_MIB * MIB + 1)
+    if len(content) > MOST_MIB * MIB:
+        raise ValueError(f"it is longer than {MOST_MIB} MiB")
+    return parse_json(content.decode())
+
+
+def regular(path: Path) -> Path:
+    """`path`, which is a file: a pipe would be waited for, and a device may have no end. Raises OSError."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "a pipe or a device, and no file", str(path))
+    return path
+
+
+def bounded_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Its lines; one that is longer than MOST_MIB is cut one byte behind that, for whoever reads it to refuse."""
+    most = MOST_MIB * MIB + 1
+    while line := file.readline(most):
+        yield line
+        while len(line) == most and not line.endswith(b"\n"):
+            line = file.readline(most)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

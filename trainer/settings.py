@@ -32,7 +32,7 @@ from typing import Any, ClassVar
 import yaml
 
 from trainer.config import KNOBS, LORA_PRESETS, TrainConfig
-from trainer.files import MOST_DEPTH
+from trainer.files import MOST_DEPTH, regular
 from trainer.flags import answer_help, build, convert, options, split_flags, word
 from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError
 from trainer.spellings import CONFIG_FILE, ENV_FILE, ENVIRONMENT, LORA, NEEDLESS, OURS, REWORDED, SECRETS
@@ -239,7 +239,7 @@ AsTyped.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("(~|null|Null
 def load_yaml(path: Path, source: str, loader: type[OnceLoader] = OnceLoader) -> Any:
     """What the file says; {} when it is empty. `source` is how messages name it. Raises ConfigError."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with regular(path).open(encoding="utf-8") as file:
             text = file.read(MOST_CHARACTERS + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source} cannot be read ({getattr(error, 'strerror', None) or error})") from None

@@ -14,6 +14,7 @@ from typing import Any
 from accelerate_configs.job import Plan
 from accelerate_configs.request.values import expand_home
 from trainer.config import LORA_PRESETS
+from trainer.files import regular
 from trainer.flags import word
 from trainer.outcome import ConfigError
 from trainer.settings import Settings, read_env_file, resolve_settings
@@ -44,6 +45,7 @@ def given_elsewhere(given: Mapping[str, str], project_dir: Path, environ: Mappin
     """
     env_file = read_env_file(project_dir / ".env")
     path = expand_home(given.get(CONFIG_FILE) or env_file.get(CONFIG_FILE) or "", environ)
+    _refuse_pipe(path, project_dir)
     settings = resolve_settings(["--config", path] if path else [], {}, env_file, folder=project_dir)
     values, sources = settings.values, {k: v for k, v in settings.sources.items() if v != "default"}
     texts = {name.upper(): word(values[name]) for name in SETTINGS if name in sources}
@@ -66,6 +68,15 @@ def given_elsewhere(given: Mapping[str, str], project_dir: Path, environ: Mappin
         values, project_dir / expand_home(given.get("DATA") or texts.get("DATA", ""), environ)
     )
     return Elsewhere(texts=texts, sources={name: said[name] for name in texts if name in said}, fields=fields)
+
+
+def _refuse_pipe(path: str, project_dir: Path) -> None:
+    try:
+        regular(project_dir / path)
+    except FileNotFoundError:
+        pass  # whoever reads it says so
+    except OSError as error:
+        raise ConfigError(f"CONFIG_FILE={path} cannot be read ({error.strerror})") from None
 
 
 def _evaluates(values: Mapping[str, Any], data: Path) -> bool:

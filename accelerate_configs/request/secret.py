@@ -2,7 +2,7 @@
 
 Scripts, manifests, run.json and logs are read by many, so a request that holds a secret is refused, and nothing that
 may be one is said back. It is a matter of words: MY_PAT and HF_TOKENS are refused, TOKENIZERS_PARALLELISM, KEYBOARD,
-MAX_TOKENS=512 and HF_TOKEN_PATH=/x are not.
+MAX_TOKENS=512 and HF_TOKEN_PATH=/x are not. Words err: the refusal says what to do with what is no secret.
 """
 
 from __future__ import annotations
@@ -11,35 +11,61 @@ import re
 
 from trainer.outcome import ConfigError
 
+# A name that has such a word holds a secret,
 WORDS = re.compile(
     r"TOKENS?|KEYS?|PATS?|PASS|PW|PWD|PASSW(OR)?DS?|PASSPHRASES?|PASSCODES?|SECRETS?|CREDENTIALS?|CREDS?|AUTH|BEARER|JWT"
-    r"|COOKIES?|SIGNATURE|SIG|SAS|DSN"
-    # Written without a line between.
-    r"|\w+(TOKENS?|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|CREDENTIALS?)"
-    r"|(DB|PG|SSH|SQL|USER)PASS|(API|ACCESS|AUTH|DEPLOY|ENCRYPTION|LICENSE|MASTER|PRIVATE|SECRET|SIGNING|SSH)KEYS?"
+    r"|AUTHORIZATION|COOKIES?|SIGNATURE|SIG|SAS|DSN"
+    # also where words are written without a line between:
+    r"|\w+(TOKENS?|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|CREDENTIALS?)|(DB|PG|SSH|SQL|USER)(PASS|PWD)"
+    r"|(API|ACCESS|AUTH|DEPLOY|ENCRYPTION|LICENSE|MASTER|PRIVATE|SECRET|SIGNING|SSH)KEYS?"
+    r"|(ANTHROPIC|AWS|AZURE|GCP|GEMINI|GOOGLE|GROQ|HF|MISTRAL|NGC|NVIDIA|OPENAI|WANDB)KEYS?"
 )
-# A name that ends so says where something is or how much of it, not what it is.
-ABOUT = re.compile("COUNT|DIR|FILE|HOME|LENGTH|LIMIT|NAME|PATH|ROOT|SIZE|SOCK|TIMEOUT|TTL|TYPE")
+# but not one that such a word ends (how much of it, or what it is called), a key or token of the data,
+ABOUT = re.compile("BUDGET|COLUMN|COUNT|FIELD|LENGTH|LIMIT|NAME|SIZE|TIMEOUT|TTL|TYPE")
+OF_DATA = re.compile(
+    "ACTION|ANSWER|BOS|CLS|END|EOS|FOREIGN|GROUP|HOT|IMAGE|INDEX|JOIN|LABEL|MASK|METRIC|PAD|PARTITION|PRIMARY|QUESTION"
+    "|SEP|SORT|SPECIAL|START|STOP|TEXT|UNK"
+)
 COUNTED = re.compile(r"TOKENS?|KEYS?")
-SWITCH = re.compile(r"|0|1|true|false|yes|no|on|off|none", re.IGNORECASE)
+# nor one with a value that is a switch, a small number, a signal or a token of a tokenizer's: <pad>.
+PLAIN = re.compile(
+    r"|[0-9]{1,2}|true|false|yes|no|on|off|none|(SIG)?(USR[12]|TERM|INT|HUP|QUIT|CONT|STOP)|<\|?[a-z_/]+\|?>|\[[A-Z]{2,8}\]",
+    re.IGNORECASE,
+)
+# What says where a secret is holds a path; so may the name of a secret itself, when the path is absolute.
+WHERE = re.compile("DIR|FILE|HOME|PATH|ROOT|SOCK")
+PLACE = re.compile(r".*/.*|[\w-]*(\.\w+)+")
+ABSOLUTE = re.compile(r"~?(/[\w.-]+){2,}/?")
 
 ADDRESS = re.compile(r"://[^/@\s]*@|(?<![^\s=,;\"'])[^\s/:@=,;\"']+:[^\s/@]+@(?!sha(?:256|512):)[\w\[]")
+# Tokens that their makers gave a shape.
 TOKEN = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     r"hf_(?:(?=[a-z0-9]*[A-Z])[A-Za-z0-9]{16,}|[a-z0-9]{30,})|gh[oprsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|(?:AKIA|ASIA)[A-Z0-9]{12,}"
     r"|sk-[\w-]{20,}|xox[abeoprs]-[\w-]{10,}|AIza[\w-]{30,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}|local-[0-9a-f]{40}"
+    r"|(?:gsk|r8|[rs]k_live|[rs]k_test)_[A-Za-z0-9]{16,}|(?:nvapi|tskey|xai|pplx)-[\w-]{16,}|do[opr]_v1_[0-9a-f]{16,}"
+    r"|(?:dckr_pat|glsa|wandb_v1)_[\w-]{16,}|SG\.[\w-]{8,}\.[\w-]{8,}|ya29\.[\w-]{8,}|hvs\.[\w-]{16,}"
+    r"|hooks\.slack\.com/(?:services|workflows)/\w[\w/-]+|discord(?:app)?\.com/api/webhooks/\w[\w/-]+"
     r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}|-----BEGIN [A-Z ]*PRIVATE KEY)"
 )
 BEARER = re.compile(r"\b(?:bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
 # As a whole value: W&B's key, or a long one that mixes small letters, capitals and digits as no word does.
 MIXED = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9+_-][A-Za-z0-9+/_-]{15,}")
-DRAWN = re.compile(rf"[0-9a-f]{{40}}|(?=.{{32}}){MIXED.pattern}={{0,2}}")
-PUBLIC = re.compile("COMMIT|DIGEST|HASH|REF|REVISION|SHA")
-PAIR = re.compile(r"(?<![\w-])([A-Za-z_][\w-]*)\s*=(?=\s*([^\s,;&]*))")
+HEX = re.compile("[0-9a-f]{40}")
+DRAWN = re.compile(rf"(?=.{{32}}){MIXED.pattern}={{0,2}}")
+UUID = re.compile(r"([A-Z]+-)*[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+RUNS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
+PUBLIC = re.compile("CHECKSUM|COMMIT|DIGEST|HASH|REF|REV|REVISION|SHA|VERSION")
+# Where a text says a name and a value: A=x, --a x, a_b: x.
+PAIRS = (
+    re.compile(r"(?<![\w-])([A-Za-z_][\w-]*)\s*=(?=\s*([^\s,;&]*))"),
+    re.compile(r"(?<![\w-])--?([A-Za-z][\w-]*)(?:\s*=|\s)\s*(?=([^\s,;&-][^\s,;&]*))"),
+    re.compile(r"(?<![\w./-])((?:proxy-)?authorization|[A-Za-z]\w*[_-][\w-]+)['\"]?:(?=\s*([^\s,;&]+))", re.IGNORECASE),
+)
 
 ADVICE = (
     "which scripts show to all: HF_TOKEN and WANDB_API_KEY belong into .env (on Kubernetes into the Secret made from "
-    "it), any other into a file that only you can read"
+    "it), any other into a file that only you can read; if it is no secret, name it otherwise or put it into a file"
 )
 
 
@@ -48,18 +74,20 @@ def is_secret(name: str, value: str) -> bool:
     words = _words(name)
     if value.startswith("hf_") or TOKEN.search(value) or ADDRESS.search(value) or BEARER.search(value):
         return True
-    if DRAWN.fullmatch(value) and not any(map(PUBLIC.fullmatch, words)):
+    if _is_drawn(value) and not any(map(PUBLIC.fullmatch, words)):
         return True
-    found = [word for word in words if WORDS.fullmatch(word)]
-    if not found or ABOUT.fullmatch(words[-1]) or SWITCH.fullmatch(value):
+    found = [words[i] for i in range(len(words)) if WORDS.fullmatch(words[i]) and not _of_data(words[:i], words[i])]
+    if not found or ABOUT.fullmatch(words[-1]) or PLAIN.fullmatch(value):
         return False
+    if (PLACE if WHERE.fullmatch(words[-1]) else ABSOLUTE).fullmatch(value):
+        return any(MIXED.fullmatch(part) and _is_random(part) for part in value.split("/"))
     # A number is how many there are, or which one; a password may be one.
     return not (re.fullmatch(r"[0-9]{1,9}", value) and all(COUNTED.fullmatch(word) for word in found))
 
 
 def find_secret(text: str) -> str:
     """What in `text` looks like a secret, in words that do not tell it; nothing where nothing does."""
-    for name, value in PAIR.findall(text):
+    for name, value in (pair for shape in PAIRS for pair in shape.findall(text)):
         if value in ("", "=") and MIXED.fullmatch(name):
             return "it holds a token"  # in base64, which ends so
         if is_secret(name, value):
@@ -75,11 +103,39 @@ def refuse_secret(where: str, text: str) -> None:
         raise ConfigError(f"{where}: {found}, {ADVICE}")
 
 
+def refuse_secrets(where: str, content: object, name: str = "") -> None:
+    """The same for each text in mappings and lists. A mapping names its texts; `key` is the field of a taint."""
+    if isinstance(content, dict):
+        for key, part in content.items():
+            refuse_secret(where, str(key))
+            refuse_secrets(where, part, "" if key == "key" else str(key))
+    elif isinstance(content, list):
+        for part in content:
+            refuse_secrets(where, part, name)
+    else:
+        refuse_secret(where, f"{name}={content}" if name else str(content))
+
+
 def hide_secrets(text: str) -> str:
     """`text` to be shown, without what looks like a secret by its shape."""
     for shape in (ADDRESS, TOKEN, BEARER):
         text = shape.sub("***", text)
     return text
+
+
+def _is_drawn(value: str) -> bool:
+    drawn = DRAWN.fullmatch(value) and not UUID.fullmatch(value) and _is_random(value)
+    return bool(drawn or HEX.fullmatch(value))
+
+
+def _is_random(value: str) -> bool:
+    """Whether letters and digits change as those of words and dates do not: GemmaLora2026 has few runs."""
+    runs = RUNS.findall(value)
+    return sum(map(len, runs)) < 3 * len(runs)
+
+
+def _of_data(before: list[str], word: str) -> bool:
+    return bool(before and COUNTED.fullmatch(word) and OF_DATA.fullmatch(before[-1]))
 
 
 def _words(name: str) -> list[str]:

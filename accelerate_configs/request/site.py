@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from accelerate_configs.request.secret import refuse_secret, refuse_secrets
 from accelerate_configs.request.values import GPU_GIB, NO_BF16, gib
+from trainer.files import regular
 from trainer.outcome import ConfigError
 from trainer.settings import AsTyped, load_yaml, without_nulls
 from trainer.text import known_are, shown
@@ -49,16 +51,25 @@ def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested
     Raises:
         ConfigError: it cannot be read, is no flat YAML mapping, or has a key that is not known.
     """
-    if not path.exists():
-        raise ConfigError(f"SITE={source}: No such file or directory: make site drafts one, SITE=none does without")
+    try:
+        regular(path)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"SITE={source}: No such file or directory: make site drafts one, SITE=none does without"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"SITE={source} cannot be read ({error.strerror})") from None
     known = (*keys, GPU_TYPES, *nested)
     content = load_yaml(path, source, Plain)
     if not isinstance(content, dict):
         raise ConfigError(f"{source}: takes lines of `key: value`, keys are {', '.join(known)}")
     for key in content:
+        refuse_secret(source, str(key))
         if key not in known:
             raise ConfigError(f"{source}: unknown {shown(str(key))}{known_are(str(key), known)}")
     content = without_nulls(content)
+    for key in (GPU_TYPES, *nested):  # the others are variables, which are looked at where they are parsed
+        refuse_secrets(f"{source}: {key}", content.get(key))
     gpu_gib = _gpu_types(source, content.pop(GPU_TYPES, {}))
     apart = {key: content.pop(key) for key in nested if key in content}
     texts = {key.upper(): _text(source, key, value) for key, value in content.items() if value not in ({}, [])}

@@ -19,6 +19,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from trainer.files import MIB, MOST_MIB
+
 PLACEHOLDER = "<image>"
 # Other trainers' spellings of it. <img>path</img> is no place but a picture, and is not read.
 PLACES = re.compile(
@@ -109,6 +111,8 @@ Parts = list[str | Picture | None]  # None is the place of a picture that is nam
 
 def read_line(line: bytes | str) -> dict[str, Any]:
     """The object that a line of a data file holds. Raises FormError."""
+    if len(line) > MOST_MIB * MIB:
+        raise FormError(f" is longer than {MOST_MIB} MiB: it takes {FORMAT_HINT}")
     try:
         # Bytes may come in, so that a file that is not UTF-8 is reported by line like any other mistake.
         entry = json.loads(line.rstrip())

@@ -18,6 +18,7 @@ from trainer.config import Learn, TrainConfig
 from trainer.data.forms import FORMAT_HINT, Form, FormError, Picture, Turn, read_form, read_line
 from trainer.data.unread import MAGIC, Unread
 from trainer.evaluation.metrics import json_object
+from trainer.files import bounded_lines, regular
 from trainer.outcome import ConfigError
 
 # Where a record says what it must not be separated from, in its metadata or beside it.
@@ -199,7 +200,7 @@ def data_files(data: str) -> tuple[Path, ...]:
             raise ConfigError(f"DATA={data} is a folder without train.jsonl: give a JSONL file or add it")
         found = tuple(file for file in files if file == path or file.is_file())
         for file in found:
-            file.open("rb").close()
+            regular(file).open("rb").close()
     except FileNotFoundError:
         raise ConfigError(f"DATA={data} does not exist: give a JSONL file or a folder with train.jsonl") from None
     except OSError as error:
@@ -215,7 +216,7 @@ def _read(path: Path, place: Callable[[str], str], unread: Unread, learn: Learn)
     found: list[Record | None] = []
     faults: list[tuple[int, FormError]] = []
     with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(bounded_lines(lines), start=1):
             if not line.strip():
                 continue
             try:

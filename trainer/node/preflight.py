@@ -107,6 +107,9 @@ def check_model(model: str, *, weights: bool = True) -> str:
     """A folder, or a hub id that can be had or is in the cache, its `weights` too; in words."""
     found = f"{model} is here or can be had"
     if Path(model).is_dir():
+        for path in Path(model).glob("*.json"):
+            if path.exists() and not path.is_file():
+                raise ConfigError(f"MODEL={model}: {path.name} is no file: download it again")  # a pipe is waited for
         return found
     from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError

@@ -22,6 +22,7 @@ from trainer.config import Device
 from trainer.data.forms import CONVERSATIONS, FRAMES, ROLES, FormError, read_form, read_line
 from trainer.data.records import Record, is_picture
 from trainer.data.unread import Unread
+from trainer.files import bounded_lines
 from trainer.flags import Text, parse
 from trainer.outcome import FAILED, FINISHED, ConfigError, RecordError
 
@@ -99,9 +100,9 @@ def entry_of(images: list[str], asked: Question, usage: Usage) -> dict[str, Any]
 def open_records(name: str) -> tuple[Path, Iterable[bytes]]:
     """(the folder that image paths are relative to, the lines). Raises ConfigError."""
     if name == "-":
-        return Path(), sys.stdin.buffer
+        return Path(), bounded_lines(sys.stdin.buffer)
     try:
-        return Path(name).parent, Path(name).open("rb")
+        return Path(name).parent, bounded_lines(Path(name).open("rb"))
     except OSError as error:
         raise ConfigError(f"records {name} cannot be read ({error.strerror})") from None
 
