@@ -56,7 +56,8 @@ HARMLESS = (
     f"CODE_VERSION={'0123456789' * 4},KEY_COLUMN=answer,ACTION_KEY=button,SORT_KEY=name,PAD_TOKEN=<pad>,EOS_TOKEN=</s>,"
     "TOKEN_BUDGET=512k,PASS=2,SIG=USR1,TAG=GemmaLoraHighRankLongContextRun2026November29,"
     "TRACE_ID=4b2f3c1e-1b2a-3c4d-5e6f-7a8b9c0d1e2f,CARD=GPU-4b2f3c1e-1b2a-3c4d-5e6f-7a8b9c0d1e2f,"
-    "CARDS=MIG-4b2f3c1e-1b2a-3c4d-5e6f-7a8b9c0d1e2f,MASK_TOKEN=[MASK],ARGS=--key-column answer --max-tokens 512 --keys"
+    "CARDS=MIG-4b2f3c1e-1b2a-3c4d-5e6f-7a8b9c0d1e2f,MASK_TOKEN=[MASK],MIG=MIG-GPU-4b2f3c1e-1b2a-3c4d-5e6f-7a8b9c0d1e2f/1/0,"
+    "LABEL=qwen25VL-7B-Instruct-LoRA-r64-bs16-lr2e4,MAX_TOKENS=4k,ARGS=--key-column answer --max-tokens 512 --keys"
 )
 
 

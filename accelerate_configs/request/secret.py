@@ -23,8 +23,8 @@ WORDS = re.compile(
 # but not one that such a word ends (how much of it, or what it is called), a key or token of the data,
 ABOUT = re.compile("BUDGET|COLUMN|COUNT|FIELD|LENGTH|LIMIT|NAME|SIZE|TIMEOUT|TTL|TYPE")
 OF_DATA = re.compile(
-    "ACTION|ANSWER|BOS|CLS|END|EOS|FOREIGN|GROUP|HOT|IMAGE|INDEX|JOIN|LABEL|MASK|METRIC|PAD|PARTITION|PRIMARY|QUESTION"
-    "|SEP|SORT|SPECIAL|START|STOP|TEXT|UNK"
+    "ACTION|ANSWER|BOS|CLS|END|EOS|FOREIGN|GROUP|HOT|IMAGE|INDEX|JOIN|LABEL|MASK|MAX|METRIC|MIN|NEW|NUM|PAD|PARTITION"
+    "|PRIMARY|QUESTION|SEP|SORT|SPECIAL|START|STOP|TEXT|UNK"
 )
 COUNTED = re.compile(r"TOKENS?|KEYS?")
 # nor one with a value that is a switch, a small number, a signal or a token of a tokenizer's: <pad>.
@@ -53,7 +53,7 @@ BEARER = re.compile(r"\b(?:bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
 MIXED = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9+_-][A-Za-z0-9+/_-]{15,}")
 HEX = re.compile("[0-9a-f]{40}")
 DRAWN = re.compile(rf"(?=.{{32}}){MIXED.pattern}={{0,2}}")
-UUID = re.compile(r"([A-Z]+-)*[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+UUID = re.compile(r"([A-Z]+-)*[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(/[0-9]+)*", re.IGNORECASE)
 RUNS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 PUBLIC = re.compile("CHECKSUM|COMMIT|DIGEST|HASH|REF|REV|REVISION|SHA|VERSION")
 # Where a text says a name and a value: A=x, --a x, a_b: x.
@@ -129,9 +129,10 @@ def _is_drawn(value: str) -> bool:
 
 
 def _is_random(value: str) -> bool:
-    """Whether letters and digits change as those of words and dates do not: GemmaLora2026 has few runs."""
+    """Whether letters and digits change as those of words and dates do not: GemmaLora2026 has few runs, and a label
+    as qwen25VL-7B-LoRA-r64-lr2e4 short parts."""
     runs = RUNS.findall(value)
-    return sum(map(len, runs)) < 3 * len(runs)
+    return sum(map(len, runs)) < 3 * len(runs) and max(map(len, re.split("[-_]", value))) > 10
 
 
 def _of_data(before: list[str], word: str) -> bool:
