@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from accelerate_configs.job import JobSpec, Plan
 from slurm.runtime import Wrapping, wrapping
-from slurm.shell import RETRY, login_lines, module_lines, task_lines
+from slurm.shell import login_lines, module_lines, retry_lines, task_lines
 from trainer.node.stop import stop_lead_s
 from trainer.outcome import BAD_CONFIG
 
@@ -116,7 +116,7 @@ def _write(spec: JobSpec, setup: list[str], command: str, *, log_id: str, name: 
             # To the tasks, not to this shell: before the time limit, and at once with preempt_send_user_signal.
             "signal": f"USR1@{stop_lead_s(spec.time_limit_min)}",
         },
-        teardown=RETRY,
+        teardown=retry_lines(spec),
         **{name: value for name, value in flags.items() if value},
     )
     kept = [line for line in text.split("\n") if not line.startswith(UNWANTED_LINES)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 
 from accelerate_configs.job import JobSpec
+from accelerate_configs.request.variables import DEFAULT_OUTPUT
 from slurm.queue import OF_THE_CLUSTER
 from trainer.node.stop import DEADLINE_ENV, LEAD_ENV, stop_lead_s
 from trainer.outcome import BAD_CONFIG, RUN_AGAIN, STATUS_FILE_ENV
@@ -27,30 +28,8 @@ OF_THE_JOB = (
     ("SLURM_*_ON_NODE", "SLURM_CPUS_PER_TASK"),
 )
 
-# After the tasks have ended. srun's own code says too little: 0 was seen after a node had been set down.
-RETRY = [
-    "status=",
-    'read -r status <"$status_file" || true',
-    'rm -f "$status_file"',
-    "# Found by another node than the first, whose task srun then told to stop.",
-    f'if [ "${{ended:-0}}" = {BAD_CONFIG} ]; then status={BAD_CONFIG}; fi',
-    f'if [ "$status" = {RUN_AGAIN} ]; then',
-    "  # Not when Slurm requeues the job itself, nor when it was cancelled: that would bring it back. A job that a",
-    "  # preemption has ended, and no scancel, has both times alike. No answer decides nothing: Slurm is asked again.",
-    "  for pause in 5 15 40 0; do",
-    '    answer=$(squeue --noheader --jobs="$job" --states=all '
-    "--Format='State:|,Reason:|,PreemptTime:|,EndTime:|') || true",
-    "    IFS='|' read -r state reason preempted over _ <<<\"$answer\"",
-    '    if [[ $state/$preempted == COMPLETING/[0-9]* && $preempted == "$over" ]]; then state=PREEMPTED; fi',
-    "    case $state/$reason in",
-    '      RUNNING/* | PREEMPTED/* | */TimeLimit) if scontrol requeue "$job"; then break; fi ;;',
-    "      ?*/*) break ;;",
-    "    esac",
-    '    sleep "$pause"',
-    "  done",
-    "fi",
-    'exit "${status:-1}"',
-]
+# What the script calls, and a login file may have put a function in the place of.
+PROGRAMS = ("squeue", "scontrol", "srun", "date", "mktemp", "read", "rm", "sleep", "head")
 
 
 def login_lines(spec: JobSpec) -> list[str]:
@@ -62,7 +41,7 @@ def login_lines(spec: JobSpec) -> list[str]:
     return [
         "# Login files are written for a person's shell. Here they would steer Python and what this script asks Slurm.",
         'unset "${!PYTHON@}" "${!SQUEUE_@}" "${!SCONTROL_@}" "${!SRUN_@}" SLURMD_DEBUG',
-        "unset -f squeue scontrol srun",
+        f"unset -f {' '.join(PROGRAMS)}",
         'for name in "${!SLURM_@}"; do',
         "  case $name in",
         *(f"    {' | '.join(names)}) ;;" for names in (*OF_THE_JOB, asked) if names),
@@ -122,4 +101,39 @@ def module_lines(spec: JobSpec) -> list[str]:
         f'  echo "trainyard: module load {names} failed: see module avail, and MODULES or the site file" >&2',
         f"  exit {BAD_CONFIG}",
         "fi",
+    ]
+
+
+def retry_lines(spec: JobSpec) -> list[str]:
+    """After the tasks have ended. srun's own code says too little: 0 was seen after a node had been set down."""
+    # An array's members are resumed together, by the sweep's id.
+    words = [f"RUN={spec.run_id.removesuffix('-%a')}"]
+    words += [shlex.quote(f"OUTPUT={spec.output}")] * (spec.output != DEFAULT_OUTPUT)
+    resume = shlex.quote(f": make resume {' '.join(words)}")
+    return [
+        "status=",
+        'read -r status <"$status_file" || true',
+        'rm -f "$status_file"',
+        "# Found by another node than the first, whose task srun then told to stop.",
+        f'if [ "${{ended:-0}}" = {BAD_CONFIG} ]; then status={BAD_CONFIG}; fi',
+        f'if [ "$status" = {RUN_AGAIN} ]; then',
+        "  # Not when Slurm requeues the job itself, nor when it was cancelled: that would bring it back. A job that a",
+        "  # preemption has ended, and no scancel, has both times alike. No answer decides nothing: Slurm is asked again.",
+        "  for pause in 5 15 40 0; do",
+        '    answer=$(squeue --noheader --jobs="$job" --states=all '
+        "--Format='State:|,Reason:|,PreemptTime:|,EndTime:|') || true",
+        "    IFS='|' read -r state reason preempted over _ <<<\"$answer\"",
+        '    if [[ $state/$preempted == COMPLETING/[0-9]* && $preempted == "$over" ]]; then state=PREEMPTED; fi',
+        '    why="squeue does not answer"',
+        "    case $state/$reason in",
+        "      RUNNING/* | PREEMPTED/* | */TimeLimit)",
+        '        if scontrol requeue "$job"; then break; fi',
+        '        why="scontrol does not requeue the job" ;;',
+        "      ?*/*) break ;;",
+        "    esac",
+        f'    if [ "$pause" = 0 ]; then echo "trainyard: $why"{resume} >&2; fi',
+        '    sleep "$pause"',
+        "  done",
+        "fi",
+        'exit "${status:-1}"',
     ]

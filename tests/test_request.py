@@ -286,6 +286,17 @@ def test_unknown_names_are_refused_with_the_nearest_and_all_known() -> None:
         ("ENVIRONMENT", "P=http://u:x@h", "ENVIRONMENT: P holds a secret"),
         ("ENVIRONMENT", "LD_PRELOAD=x", "ENVIRONMENT: LD_PRELOAD is not to be set here"),
         ("ENVIRONMENT", "SLURM_X=x", "ENVIRONMENT: SLURM_X is not to be set here"),
+        *(
+            (
+                "ENVIRONMENT",
+                f"{name}=high,A=1",
+                f"ENVIRONMENT: {name} is not to be set here: it would change how the job",
+            )
+            for name in (
+                *("SQUEUE_PARTITION", "SQUEUE_STATES", "SCONTROL_ALL", "SRUN_EXPORT_ENV", "SINFO_FORMAT"),
+                *("SBATCH_QOS", "SLURMD_DEBUG", "SACCT_FORMAT"),
+            )
+        ),
         ("ENVIRONMENT", "UID=1", "ENVIRONMENT: UID is not to be set here: bash lets nobody set it"),
         ("ENVIRONMENT", "BASHOPTS=x", "ENVIRONMENT: BASHOPTS is not to be set here: bash lets nobody set it"),
         (

@@ -219,9 +219,12 @@ OF_SLURMD = {
 
 
 def test_what_login_files_say_to_slurm_and_python_does_not_reach_the_tasks(tmp_path: Path) -> None:
-    function = {"BASH_FUNC_squeue%%": "() { echo 1; }"}  # of export -f
-    given = {**OF_LOGIN_FILES, **OF_SLURMD, **function, "TMPDIR": "/no/such", "KEPT": "1", "POSIXLY_CORRECT": "1"}
-    _, environ = run_with_stubs(make_plan(), tmp_path, **given)
+    # Of export -f.
+    ours = ("squeue", "scontrol", "srun", "date", "mktemp", "read", "rm", "sleep", "head")
+    functions = {f"BASH_FUNC_{name}%%": "() { echo 1; }" for name in ours}
+    given = {**OF_LOGIN_FILES, **OF_SLURMD, **functions, "TMPDIR": "/no/such", "KEPT": "1", "POSIXLY_CORRECT": "1"}
+    _, environ = run_with_stubs(make_plan(nodes=2), tmp_path, **given)
+    assert environ["MASTER_ADDR"] == "first" and Path(environ["TRAINYARD_STATUS_FILE"]).is_absolute()
     assert {name: environ.get(name) for name in OF_SLURMD} == OF_SLURMD
     assert [name for name in (*OF_LOGIN_FILES, "TMPDIR") if name in environ] == []
     assert (environ["KEPT"], environ["PYTHONUNBUFFERED"], environ["TRAINYARD_DEADLINE"]) == ("1", "1", "4000000000")
@@ -290,10 +293,16 @@ def test_a_requeue_is_asked_for_until_slurm_has_answered(
     for name, text in programs.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    (tmp_path / "job.sbatch").write_text(render(make_plan()), encoding="utf-8")
+    (tmp_path / "job.sbatch").write_text(render(make_plan(output="my runs")), encoding="utf-8")
     environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
-    done = subprocess.run(["bash", "job.sbatch"], env=environ, cwd=tmp_path, check=False)
+    done = subprocess.run(
+        ["bash", "job.sbatch"], env=environ, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, (tmp_path / "asked").read_text().splitlines()) == (75, asked)
+    gave_up = len(asked) >= 4 and answers[-1] == ("", 1)
+    why = "scontrol does not requeue the job" if REQUEUE in asked else "squeue does not answer"
+    said = f"trainyard: {why}: make resume RUN=gemma-0123abcd 'OUTPUT=my runs'\n"
+    assert done.stderr == (said if gave_up else "")
 
 
 PATHS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=20) | st.text(

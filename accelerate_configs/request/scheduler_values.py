@@ -25,7 +25,7 @@ SBATCH_FLAGS = {
 # Names that are not the request's to set, and whose they are.
 OURS: tuple[tuple[str, str], ...] = (
     (
-        r"(SLURM|SBATCH|SRUN|TRAINYARD|ACCELERATE|BASH|LD_PRELOAD|LD_AUDIT|PYTHONHOME|PYTHONPATH)(_.*)?"
+        r"(SLURMD?|SBATCH|SRUN|SQUEUE|SCONTROL|SINFO|SACCT|TRAINYARD|ACCELERATE|BASH|LD_PRELOAD|LD_AUDIT|PYTHONHOME|PYTHONPATH)(_.*)?"
         r"|PATH|HOME|PWD|SHELL|ENV|IFS|CDPATH|GLOBIGNORE|POSIXLY_CORRECT",
         "it would change how the job starts",
     ),
