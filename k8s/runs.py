@@ -58,18 +58,20 @@ class Run:
 
 def read_run(config_map: Object) -> Run:
     """Raises ConfigError, in one line, when its run.json or ends.json is not what the verbs wrote."""
-    where = f"ConfigMap {name_of(config_map)}"
+    where, data = f"ConfigMap {name_of(config_map)}", config_map.get("data") or {}
+    if RECORD_NAME not in data:
+        raise ConfigError(f"{where} lacks {RECORD_NAME}")
     try:
-        record = parse_json(config_map["data"][RECORD_NAME])
+        record = parse_json(data[RECORD_NAME])
         first, *others = record["job_ids"]
         run = Run(
             spec=read_spec(record["spec"], project_dir=Path("/")),
             job_ids=(str(first), *map(str, others)),
-            ends=read_ends(config_map["data"].get(ENDS_KEY, "{}")),
+            ends=read_ends(data.get(ENDS_KEY, "{}")),
             config_map=config_map,
         )
     except (KeyError, ValueError, TypeError) as error:
-        names = f"{RECORD_NAME} or {ENDS_KEY}" if ENDS_KEY in config_map.get("data", {}) else RECORD_NAME
+        names = f"{RECORD_NAME} or {ENDS_KEY}" if ENDS_KEY in data else RECORD_NAME
         raise ConfigError(f"{where}: {names} is not what submit wrote ({error})") from error
     except ConfigError as error:
         raise ConfigError(f"{where}: spec: {error}") from error
@@ -189,7 +191,12 @@ def find(
     if run_id := given.get("RUN"):
         parse_given({"RUN": run_id})
         if found := kubectl.find("configmaps", run_id):
-            return kubectl, [read_run(found[-1])]
+            try:
+                return kubectl, [read_run(found[-1])]
+            except ConfigError as error:
+                where = f" --namespace {kubectl.namespace}" if kubectl.namespace else ""
+                ends = f"kubectl{where} delete job --selector {INSTANCE}={run_id}"
+                raise ConfigError(f"{error}; {ends} ends its job") from error
     runs = [run for found in records_of(kubectl) if (run := readable(found))]
     if run_id and (members := [run for run in runs if run.spec.sweep == run_id]):
         return kubectl, members
@@ -207,7 +214,7 @@ def find(
 
 def records_of(kubectl: Kubectl) -> list[Object]:
     """The ConfigMaps of all runs in the namespace, oldest first."""
-    return [found for found in kubectl.find("configmaps") if RECORD_NAME in found.get("data", {})]
+    return kubectl.find("configmaps")
 
 
 def readable(config_map: Object) -> Run | None:
@@ -223,8 +230,7 @@ def label(item: Object) -> str:
 
 
 def kubectl_of(given: Given, environ: Given, project_dir: Path, takes: Sequence[str] = TAKES) -> Kubectl:
-    if odd := [name for name in given if name not in takes]:
-        raise ConfigError(f"{odd[0]}={given[odd[0]]}: only {', '.join(takes)} count here, leave it out")
+    cli.refuse_others(given, takes)
     by_site = find_site(given, project_dir, environ).texts.get("NAMESPACE")
     asked = parse_given({k: v for k, v in {"NAMESPACE": given.get("NAMESPACE", by_site)}.items() if v})
     return Kubectl(environ=environ, namespace=str(asked["NAMESPACE"]) if asked else None)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate_configs.job import JobSpec
+from accelerate_configs.request.scheduler_values import NULLS
 from accelerate_configs.request.site import Site, read_site
 from accelerate_configs.request.values import expand_home
 from accelerate_configs.request.variables import parse_given
@@ -117,6 +118,8 @@ class _Wrong(Exception):
 
 
 def _name(content: object) -> str:
+    if isinstance(content, str) and content.lower() in NULLS:
+        raise _Wrong(f"{shown(content)} is no name: give one, or remove the line")
     if isinstance(content, str) and NAME.fullmatch(content):
         return content
     # Not said back: a token may have been put where the name of its Secret belongs.

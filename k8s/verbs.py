@@ -52,7 +52,7 @@ def list_runs(given: Given, environ: Given, project_dir: Path) -> int:
     if not records:
         print("no run in this namespace")
         return FINISHED
-    _print_rows(kubectl, [readable(found) or label(found) for found in records[:LISTED]])
+    _print_rows(kubectl, [readable(found) or label(found) or name_of(found) for found in records[:LISTED]])
     if len(records) > LISTED:
         print(f"and {len(records) - LISTED} older")
     return FINISHED

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from accelerate_configs.runs.cli import command_words, say
 from accelerate_configs.runs.progress import STEP_LINE, Job, tail
-from accelerate_configs.runs.records import Run, finished
+from accelerate_configs.runs.records import SPOILT, Run, finished, refuse_spoilt, spoilt
 from accelerate_configs.sweeps.grid import Recorded, check_files, read_sweep, results_table
 from accelerate_configs.sweeps.trial import read_trial
 from slurm import verbs
@@ -40,6 +40,8 @@ def status(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> 
         todo = ""
     elif any(not job.ended for job in jobs.values()):
         todo = f"make logs {words} (follows one; make cancel {words} ends all)"
+    elif bad := [run.folder for run in members if spoilt(run.folder)]:
+        todo = f"{bad[0]}/{SPOILT}, then make resume {words}"
     print(results_table(sweep, [_state(run, jobs) for run in members], todo))
     return FINISHED
 
@@ -79,6 +81,8 @@ def resume(sweep: Recorded, given: Words, environ: Words, project_dir: Path) -> 
         stack.enter_context(alone(sweep.folder))
         members = dict(enumerate(surely_settled(sweep.members(), environ)))
         jobs = _jobs(list(members.values()), environ)
+        for run in members.values():
+            refuse_spoilt(run.folder, f"make resume {command_words(given, sweep.sweep_id)}")
         left = {i: run for i, run in members.items() if not _finished(run) and _last(run, jobs).ended}
         if not left:
             raise ConfigError(f"sweep {sweep.sweep_id} has no member that is unfinished and out of the queue")

@@ -101,11 +101,13 @@ def _problem(spec: JobSpec, name: str, groups: Sequence[NodeGroup]) -> str:
     if limit is not None and spec.time_limit_min > limit and not spec.qos:
         return f"TIME={spec.time_limit_min}m: {where} ends jobs after {limit} minutes: try TIME={limit}m"
     fitting = list(groups)
-    if spec.gpus and spec.gpu_flag != "none":
-        most = max(group.gpu_count(kind) for group in groups)
-        kinds = sorted({gpu for group in groups for gpu, _ in group.gpus if gpu})
-        if not most and kind and max(group.gpu_count(None) for group in groups):
-            return f"GPU_TYPE={kind}: {where} has {', '.join(kinds) or 'GPUs without a type: leave it out'}"
+    most = max(group.gpu_count(kind) for group in groups)
+    kinds = sorted({gpu for group in groups for gpu, _ in group.gpus if gpu})
+    asks = spec.gpu_flag != "none"
+    # Whole nodes bring the GPUs that they have, of a type that Slurm may know.
+    if spec.gpus and not most and kind and (max(group.gpu_count(None) for group in groups) if asks else kinds):
+        return f"GPU_TYPE={kind}: {where} has {', '.join(kinds) or 'GPUs without a type: leave it out'}"
+    if spec.gpus and asks:
         if not most:
             untracked = "GPU_FLAG=none takes whole nodes with GPUs that Slurm does not know"
             return f"GPUS={spec.gpus}: {where} has no GPUs: name another with PARTITION=; {untracked}"

@@ -17,7 +17,7 @@ from accelerate_configs.choose import choose
 from accelerate_configs.job import Plan
 from accelerate_configs.request.planned import check_planned
 from accelerate_configs.runs.recorded import read_spec
-from accelerate_configs.runs.records import Run, finished, read_run, run_record, write_record
+from accelerate_configs.runs.records import Run, finished, read_run, refuse_spoilt, run_record, write_record
 from slurm.fit import fit
 from slurm.queue import ASKED, SCRIPT_NAME, find_jobs, jobs_of, surely_settled
 from slurm.runtime import check_runtime
@@ -43,6 +43,7 @@ def resume(
     """
     if not run.job_ids and ASKED not in run.record:
         raise ConfigError(f"run {run.run_id} was started without Slurm: start it there again")
+    refuse_spoilt(run.folder, f"make resume RUN={run.run_id}")
     if finished(run.folder):
         raise ConfigError(f"run {run.run_id} is finished ({run.folder / 'adapter'}): make submit starts another")
     with alone(run.folder):

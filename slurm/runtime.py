@@ -74,6 +74,8 @@ def check_runtime(spec: JobSpec, typed: Iterable[str] = ()) -> None:
     takes += f" or a {FILES[spec.runtime]} file"
     if spec.image is None:
         raise ConfigError(f"RUNTIME={spec.runtime} needs IMAGE=, {takes}")
+    if spec.runtime == "apptainer" and not on_disk(spec.image) and Path(spec.project_dir, spec.image).is_dir():
+        raise ConfigError(f"IMAGE={spec.image}: a folder {spec.image} is here: write IMAGE=./{spec.image}")
     if on_disk(spec.image) and not spec.image.endswith(FILES[spec.runtime]) and not is_unpacked(spec):
         raise ConfigError(f"IMAGE={spec.image}: {spec.runtime} takes {takes}")
     check_mounts(spec)

@@ -118,7 +118,8 @@ def retry_lines(spec: JobSpec) -> list[str]:
         f'if [ "${{ended:-0}}" = {BAD_CONFIG} ]; then status={BAD_CONFIG}; fi',
         f'if [ "$status" = {RUN_AGAIN} ]; then',
         "  # Not when Slurm requeues the job itself, nor when it was cancelled: that would bring it back. A job that a",
-        "  # preemption has ended, and no scancel, has both times alike. No answer decides nothing: Slurm is asked again.",
+        "  # preemption has ended, and no scancel, has both times alike. No answer decides nothing: "
+        "Slurm is asked again.",
         "  for pause in 5 15 40 0; do",
         '    answer=$(squeue --noheader --jobs="$job" --states=all '
         "--Format='State:|,Reason:|,PreemptTime:|,EndTime:|') || true",

@@ -14,7 +14,7 @@ from typing import Any
 
 from accelerate_configs.request.values import expand_home
 from accelerate_configs.request.variables import DEFAULT_OUTPUT, job_fields, parse_given
-from accelerate_configs.runs.cli import command_words, say
+from accelerate_configs.runs.cli import command_words, refuse_others, say
 from accelerate_configs.runs.progress import UNKNOWN, Job, Seen, list_text, look_at, status_text
 from accelerate_configs.runs.records import Run, find_run, read_run, run_folders
 from slurm.queue import ASKED, SlurmError, ask_jobs, find_jobs, jobs_of, settled, slurm, with_exit_code, words
@@ -189,8 +189,7 @@ def output_folder(
     given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path, takes: Sequence[str] = TAKES
 ) -> Path:
     """The folder of runs. Raises ConfigError for variables that say nothing to these verbs."""
-    if odd := [name for name in given if name not in takes]:
-        raise ConfigError(f"{odd[0]}={given[odd[0]]}: only {', '.join(takes)} count here, leave it out")
+    refuse_others(given, takes)
     by_site = {k: v for k, v in find_site(given, project_dir, environ).texts.items() if k == "OUTPUT"}
     output = parse_given({**by_site, **given}).get("OUTPUT", DEFAULT_OUTPUT)
     return project_dir / expand_home(str(output), environ)

@@ -116,6 +116,11 @@ SITES = [
     ("volumes: [{claim: a, mount: /workspace/x}]", [], "volumes: mount /workspace/x would hide"),
     ("volumes: [{claim: a}]", [], "volumes: takes a list of mappings with claim, mount"),
     ("volumes: [{claim: a, mount: /x}, {claim: b, mount: /x}]", [], "volumes: two of them have the same mount"),
+    ("namespace: 'null'", [], "mine.yaml: NAMESPACE='null': give a name, or leave NAMESPACE out"),
+    ("pvc: 'Nil'", [], "mine.yaml: PVC='Nil': give a name, or leave PVC out"),
+    ("secret: 'null'", [], "mine.yaml: secret: 'null' is no name: give one, or remove the line"),
+    ("priority_class: 'NULL'", [], "mine.yaml: priority_class: 'NULL' is no name"),
+    ("image_pull_secrets: [a, '~']", [], "mine.yaml: image_pull_secrets: '~' is no name"),
     ("queue: [a\n", [], "mine.yaml is not YAML"),
 ]
 
@@ -453,8 +458,22 @@ def test_a_config_map_that_names_another_runs_job_ends_nothing(cluster: Cluster)
     maps[seeds]["data"] = maps[theirs]["data"]
     done = cluster.k8s("cancel", "--run", "seeds-0")
     assert (done.returncode, done.stdout) == (78, "")
-    assert done.stderr == f"trainyard: ConfigMap {seeds}: run_id is 'theirs', its label says 'seeds-0'\n"
+    ends = "kubectl delete job --selector app.kubernetes.io/instance=seeds-0 ends its job"
+    assert done.stderr == f"trainyard: ConfigMap {seeds}: run_id is 'theirs', its label says 'seeds-0'; {ends}\n"
     assert "gemma-3-4b-it-theirs" in cluster.objects("jobs")
+
+
+@pytest.mark.slow
+def test_a_config_map_without_its_run_json_is_listed_and_its_job_can_be_ended(cluster: Cluster) -> None:
+    cluster.k8s("submit", *IMAGE, "--run", "mine")
+    ((name, content),) = cluster.objects("configmaps").items()
+    del content["data"]["run.json"]
+    done = cluster.k8s("cancel", "--run", "mine")
+    ends = "kubectl delete job --selector app.kubernetes.io/instance=mine"
+    assert (done.returncode, done.stderr) == (78, f"trainyard: ConfigMap {name} lacks run.json; {ends} ends its job\n")
+    assert cluster.k8s("list").stdout.splitlines()[1].split() == ["mine", "-", "BROKEN", "-", "-"]
+    assert cluster.kubectl(*ends.split()[1:]).returncode == 0
+    assert cluster.objects("jobs") == {}
 
 
 @pytest.mark.slow

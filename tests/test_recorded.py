@@ -140,6 +140,9 @@ def test_a_run_here_is_finished_by_its_metrics_and_goes_on_with_an_adapter_alone
     (tmp_path / "runs" / "r" / "adapter").mkdir()
     assert prepare(words) == plan
     (tmp_path / "runs" / "r" / "metrics.json").touch()
+    with pytest.raises(ConfigError, match=r"metrics.json is not what training wrote: remove it, then the same command"):
+        prepare(words)
+    (tmp_path / "runs" / "r" / "metrics.json").write_text('{"history": []}')
     with pytest.raises(ConfigError, match=r"^RUN=r is finished: give another RUN, or none for a new one, or remove"):
         prepare(words)
 

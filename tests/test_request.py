@@ -369,6 +369,11 @@ def test_whatever_is_typed_is_taken_or_refused_in_one_printable_line(name: str, 
         assert str(value).isprintable()
 
 
+def test_help_says_where_none_is_a_value() -> None:
+    lines = {line.split()[1]: line for line in help_text("").splitlines() if line.startswith("  --")}
+    assert [name for name in ("MEM", "GPU_FLAG", "RUNTIME", "SITE", "QUANTIZATION") if "none" not in lines[name]] == []
+
+
 def test_help_lists_every_variable_in_both_spellings() -> None:
     text = help_text("usage")
     assert [v for v in VARIABLES if f"  {v.flag} " not in text or f" {v.name} " not in text] == []

@@ -197,6 +197,15 @@ def test_the_sites_spelling_of_a_gpu_is_what_slurm_is_asked_for(tmp_path: Path) 
     assert request(tmp_path, "gpu_types: {NVIDIA-A100: 40}", GPU_TYPE="nvidia-a100").gpu_type == "NVIDIA-A100"
 
 
+def test_an_exact_spelling_of_a_gpu_wins_and_one_that_could_be_two_is_refused(tmp_path: Path) -> None:
+    for text in ("gpu_types: {a100: 80, A100: 40}", "gpu_types: {A100: 40, a100: 80}"):
+        for kind, size in (("a100", 80.0), ("A100", 40.0)):
+            asked = request(tmp_path, text, GPU_TYPE=kind)
+            assert (asked.gpu_type, asked.vram_gib) == (kind, size)
+    said = "GPU_TYPE=l40s: site.yaml has L40S and L40s: write one of them"
+    assert refusal(tmp_path, "gpu_types: {L40S: 48, L40s: 24}", GPU_TYPE="l40s") == said
+
+
 def test_values_are_read_as_typed_and_not_as_yaml_would_have_them(tmp_path: Path) -> None:
     """YAML's own reading of 12:00:00 is 43200, of 010 is 8, of no is False."""
     spec = request(tmp_path, "time: 12:00:00\naccount: 010\npartition: no")
@@ -259,7 +268,14 @@ def test_none_takes_back_what_the_site_says_however_it_is_spelled(none: str, tmp
         ("partition: ''", "site.yaml: partition is empty: give a value, or remove the line"),
         ("partition: 'null'", "site.yaml: PARTITION='null': write none, or leave PARTITION out"),
         ("modules: ['~']", "site.yaml: MODULES='~': write none, or leave MODULES out"),
-        ("modules: [a, null]", "site.yaml: modules: takes one value, or a list or mapping of values"),
+        ("modules: [a, null]", "site.yaml: modules: the list holds an empty value: remove it"),
+        ("partition: [null]", "site.yaml: partition: the list holds an empty value: remove it"),
+        ("partition: [~, gpu]", "site.yaml: partition: the list holds an empty value: remove it"),
+        ("partition: [none]", "site.yaml: partition: the list holds none, which stands alone: partition: none takes a"),
+        ("modules: [cuda, NONE]", "site.yaml: modules: the list holds none, which stands alone: modules: none takes a"),
+        ("environment: [A=1, B]", "site.yaml: environment: item 2 begins with no NAME=: each takes NAME=value"),
+        ("environment: [hf_x]", "site.yaml: environment: item 1 begins with no NAME=: each takes NAME=value"),
+        ("environment: ['A=1,B=2']", "site.yaml: environment: item 1 holds `,name=`, which reads as the next: reword"),
         ("partion:", "site.yaml: unknown 'partion', did you mean partition?"),
         ("partition: [[x]]", "site.yaml: partition: takes one value, or a list or mapping of values"),
         ("modules: [a, '']", "site.yaml: modules: holds an empty value: remove it"),

@@ -126,6 +126,10 @@ IMPOSSIBLE = [
         f"GPUS=1: partition cpu has no GPUs: name another with PARTITION={UNTRACKED}; "
         "CPUS=64: such a node of partition gpu has at most 32: try CPUS=32",
     ),
+    (
+        {"PARTITION": "gpu", "GPU_TYPE": "h100", "GPU_FLAG": "none"},
+        "GPU_TYPE=h100: partition gpu has A100, h1000, l40s, v100",
+    ),
     ({"PARTITION": "gpu", "MEM": "126"}, "MEM=126: such a node of partition gpu has at most 125 GiB: try MEM=125"),
 ]
 
@@ -163,6 +167,8 @@ def test_gpus_are_asked_for_where_slurm_knows_some_elsewhere_or_shares_nodes(kno
         {"DEVICE": "cpu"},
         {"PARTITION": "gpu", "MEM": "none", "TIME": "1h"},
         {"GPU_FLAG": "none", "GPUS": "4"},
+        {"GPU_FLAG": "none", "GPU_TYPE": "h100"},
+        {"PARTITION": "gpu", "GPU_FLAG": "none", "GPU_TYPE": "A100", "TIME": "1h"},
     ],
 )
 def test_what_one_partition_can_run_is_let_through(given: dict[str, str]) -> None:

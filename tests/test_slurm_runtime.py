@@ -104,6 +104,15 @@ def test_what_a_runtime_cannot_do_is_refused_in_one_line(request_: dict[str, Any
         render(make_plan(**{"runtime": "apptainer", "image": REFERENCE, **request_}))
 
 
+def test_a_folder_that_is_named_like_an_image_is_written_with_a_dot(tmp_path: Path) -> None:
+    (tmp_path / "sb").mkdir()
+    asked = {"runtime": "apptainer", "image": "sb", "project_dir": str(tmp_path)}
+    with pytest.raises(ConfigError, match=r"^IMAGE=sb: a folder sb is here: write IMAGE=\./sb$"):
+        render(make_plan(**asked))
+    assert str(tmp_path / "sb") in render(make_plan(**{**asked, "image": "./sb"}))
+    assert "docker://other" in render(make_plan(**{**asked, "image": "other"}))
+
+
 def test_an_image_in_the_site_file_waits_for_a_runtime_and_a_typed_one_wants_it() -> None:
     plain = replace(spec(), runtime="none")
     check_runtime(plain)

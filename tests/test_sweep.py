@@ -20,13 +20,22 @@ from plans import ENV, make_plan
 from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
 
 from accelerate_configs.runs.records import read_run
-from accelerate_configs.sweeps.grid import MAX_MEMBERS, Recorded, Sweep, read_grid, read_result, read_sweep
+from accelerate_configs.sweeps.grid import (
+    MAX_MEMBERS,
+    Recorded,
+    Sweep,
+    read_grid,
+    read_result,
+    read_sweep,
+    results_table,
+)
 from accelerate_configs.sweeps.trials import plan_sweep
 from slurm import members
 from slurm.__main__ import main
 from slurm.queue import find_jobs
 from slurm.submit import SubmitError
 from slurm.sweep import submit
+from trainer.commands import training_command
 from trainer.outcome import ConfigError
 
 GRID = "LEARNING_RATE=1e-4,2e-4 LORA=low,high"
@@ -136,6 +145,34 @@ def test_plan_takes_the_words_of_a_sweep_without_a_grid(flag: str, capsys: pytes
     assert capsys.readouterr().out.splitlines()[0] == heading
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "step"),
+    [
+        *((accuracy, "1") for accuracy in ("7.5", "-0.1", "true", "NaN", "Infinity", "9" * 400, '"0.9"', "[1]")),
+        *(("0.9", step) for step in ("1e400", "-1", "1.5", "NaN", "true", '"3"', "null", "9" * 400)),
+    ],
+)
+def test_a_score_that_is_none_ranks_nobody_best(accuracy: str, step: str, tmp_path: Path) -> None:
+    """Edited by hand, or by another program: JSON holds more than a training writes."""
+    for index, (score, last) in enumerate([(accuracy, step), ("0.25", "3.0"), ("1", "4")]):
+        folder = tmp_path / f"toys-{index}"
+        folder.mkdir()
+        text = f'{{"after": {{"accuracy": {score}}}, "history": [{{"step": {last}}}]}}'
+        (folder / "metrics.json").write_text(text)
+    assert [read_result(tmp_path / f"toys-{index}") for index in range(3)] == [None, (0.25, 3), (1.0, 4)]
+    values = tuple({"SEED": str(index)} for index in range(3))
+    sweep = Recorded(folder=tmp_path / "toys", parallel=1, values=values, wandb=None)
+    lines = results_table(sweep, [("GONE", "-")] * 3, "").splitlines()
+    assert [line.split()[0::4] for line in lines[3:6]] == [["toys-2", "100.0%"], ["toys-1", "25.0%"], ["toys-0", "-"]]
+    report = training_command("trainer", "report", tmp_path / "toys-2")
+    assert lines[-1] == f"best   {report} (it has no report yet)"
+    (tmp_path / "toys-2" / "report.html").touch()
+    assert (
+        results_table(sweep, [("GONE", "-")] * 3, "").splitlines()[-1]
+        == f"best   look at {tmp_path}/toys-2/report.html"
+    )
+
+
 def test_a_spoilt_record_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     for text in ("[", "[]", '{"values": [], "parallel": 1}', '{"values": [{}], "parallel": "x; touch y"}'):
@@ -217,6 +254,7 @@ while not (folder / "go").exists():
     time.sleep(0.05)
 code = (folder / "go").read_text()
 if code == "0":
+    (folder / "report.html").touch()
     (folder / "metrics.json").write_text('{"after": {"accuracy": 0.%s5}, "history": [{"step": 1}]}' % folder.name[-1])
 pathlib.Path(os.environ["TRAINYARD_STATUS_FILE"]).write_text(code)
 sys.exit(int(code))

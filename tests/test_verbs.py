@@ -20,7 +20,7 @@ from conftest import PROJECT_DIR
 from plans import make_plan
 
 from accelerate_configs.runs.progress import Job
-from accelerate_configs.runs.records import find_run, read_run, run_record, write_record
+from accelerate_configs.runs.records import find_run, finished, read_run, run_record, write_record
 from slurm import verbs
 from slurm.__main__ import main
 from slurm.queue import SlurmError, find_jobs, jobs_of
@@ -81,6 +81,10 @@ def log_has(project: Path, run_id: str, text: str) -> bool:
     return any(text in log.read_text() for log in (project / "runs" / run_id / "logs").glob("*.log"))
 
 
+METRICS = '{"history": []}'
+"""Of a finished run, the least of it."""
+
+
 def write_run(output: Path, run_id: str, *job_ids: str) -> Path:
     folder = output / run_id
     folder.mkdir(parents=True)
@@ -132,8 +136,8 @@ def test_a_finished_run_is_known_by_its_files_when_slurm_has_forgotten_it(
     """No accounting here, as on many small clusters: sacct fails, and the files speak."""
     folder = write_run(project / "runs", "old", "999999")
     (folder / "adapter").mkdir()
-    for name in ("metrics.json", "report.html"):
-        (folder / name).touch()
+    (folder / "metrics.json").write_text(METRICS)
+    (folder / "report.html").touch()
     verbs.status({"RUN": "old"}, cluster.environ, project)
     assert capsys.readouterr().out.splitlines() == [
         "run    old",
@@ -377,7 +381,8 @@ def test_a_controller_that_is_down_is_one_line_and_hides_nothing_on_the_disk(
         "next   make status RUN=r again; if no job of it is there, make resume RUN=r",
     ]
     done = write_run(tmp_path / "runs", "done", "2")
-    for name in ("adapter", "metrics.json", "report.html"):
+    (done / "metrics.json").write_text(METRICS)
+    for name in ("adapter", "report.html"):
         (done / name).touch()
     os.utime(done / "run.json", (1, 1))
     verbs.status({"RUN": "done"}, environ, tmp_path)
@@ -389,6 +394,40 @@ def test_a_controller_that_is_down_is_one_line_and_hides_nothing_on_the_disk(
         ["r", "1", "UNKNOWN", "2/20", "no"],
         ["done", "2", "FINISHED", "-", "yes"],
     ]
+
+
+def away(tmp_path: Path) -> dict[str, str]:
+    """An environment where Slurm's programs are and none answers."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("squeue", "sacct"):
+        (tools / name).write_text("#!/bin/sh\necho away >&2\nexit 1\n")
+        (tools / name).chmod(0o755)
+    return {"PATH": f"{tools}:/usr/bin:/bin"}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", "null", '{"history": 1}', '{\n "format": 1,\n "config": {', "folder"]
+)
+def test_a_metrics_file_that_training_did_not_write_finishes_nothing(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environ = away(tmp_path)
+    folder = write_run(tmp_path / "runs", "r", "1")
+    (folder / "metrics.json").mkdir() if text == "folder" else (folder / "metrics.json").write_text(text)
+    verbs.status({"RUN": "r"}, environ, tmp_path)
+    said = "metrics.json is not what training wrote: remove it, then make resume RUN=r"
+    assert capsys.readouterr().out.splitlines()[-1] == f"next   {said}"
+    verbs.list_runs({}, environ, tmp_path)
+    assert capsys.readouterr().out.splitlines()[1].split() == ["r", "1", "BROKEN", "-", "no"]
+    assert refusal(verbs.resume, {"RUN": "r"}, environ, tmp_path) == f"{folder}/{said}"
+
+
+def test_a_metrics_file_that_may_not_be_read_is_left_alone(tmp_path: Path) -> None:
+    """Somebody else's, on a shared disk: nobody is told to remove it."""
+    (tmp_path / "metrics.json").write_text("")
+    (tmp_path / "metrics.json").chmod(0)
+    assert finished(tmp_path) != os.access(tmp_path / "metrics.json", os.R_OK)
 
 
 def test_without_run_status_takes_the_newest_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -432,6 +471,16 @@ def test_variables_that_say_nothing_here_are_refused(tmp_path: Path) -> None:
     assert refusal(verbs.status, {"GPUS": "2"}, {}, tmp_path) == (
         "GPUS=2: only RUN, OUTPUT, SITE count here, leave it out"
     )
+
+
+def test_what_a_resumed_run_keeps_is_told_with_what_to_do_instead(tmp_path: Path) -> None:
+    for name, text in (("GPUS", "2"), ("LEARNING_RATE", "1e-4"), ("MODEL", "x/y")):
+        said = refusal(verbs.resume, {"RUN": "r", name: text}, {}, tmp_path)
+        assert said.startswith(
+            f"{name}={text}: a resumed run keeps what its plan computed, and takes RUN, OUTPUT, SITE, TIME,"
+        )
+        instead = "leave it out, or make submit with another RUN (init_adapter starts from this run's adapter)"
+        assert said.endswith(instead)
 
 
 def test_what_only_resume_takes_is_not_offered_to_others(capsys: pytest.CaptureFixture[str]) -> None:
@@ -518,7 +567,7 @@ def test_resume_submits_an_ended_run_again_as_a_new_job_of_the_same_run(
     verbs.status(given, cluster.environ, project)
     said = "next   make logs RUN=again (what happened), then make resume RUN=again"
     assert capsys.readouterr().out.splitlines()[-1] == said
-    (folder / "metrics.json").touch()
+    (folder / "metrics.json").write_text(METRICS)
     verbs.status(given, cluster.environ, project)
     look = f"next   {training_command('trainer', 'report', folder)} (it has no report yet)"
     assert capsys.readouterr().out.splitlines()[-1] == look

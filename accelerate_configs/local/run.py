@@ -102,13 +102,14 @@ def as_begun(spec: JobSpec) -> JobSpec:
 
 def check_folder(plan: Plan) -> None:
     """Raises ConfigError unless the run is new, or the same request was interrupted before its end."""
-    from accelerate_configs.runs.records import finished, read_run, run_record
+    from accelerate_configs.runs.records import finished, read_run, refuse_spoilt, run_record
     from trainer.files import RECORD_NAME
 
     folder = PROJECT_DIR / plan.spec.run_dir
     if not os.path.lexists(folder):
         return
     another = f"give another RUN, or none for a new one, or remove {folder}"
+    refuse_spoilt(folder, "the same command")
     if finished(folder):
         raise ConfigError(f"RUN={plan.spec.run_id} is finished: {another}")
     if not (folder / RECORD_NAME).is_file():

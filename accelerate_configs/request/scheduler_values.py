@@ -36,10 +36,13 @@ OURS: tuple[tuple[str, str], ...] = (
     (r"CONFIG_FILE", "say CONFIG_FILE= itself, so that the plan is made from it too"),
 )  # fmt: skip
 
+# Words for nothing, which a template may have left.
+NULLS = ("null", "nil", "~")
+
 
 def is_none(name: str, text: str) -> bool:
     """Whether it is `none`. Raises ConfigError for null and the like, which a template may have left."""
-    if text.lower() in ("null", "nil", "~"):
+    if text.lower() in NULLS:
         raise refuse(name, text, f"write none, or leave {name} out")
     return text.lower() == "none"
 
@@ -49,6 +52,17 @@ def or_none(parser: Parser) -> Parser:
 
     def parse(name: str, text: str) -> object:
         return None if is_none(name, text) else parser(name, text)
+
+    return parse
+
+
+def named(parser: Parser) -> Parser:
+    """What a name must be that `none` does not take back. null and the like are no names here either."""
+
+    def parse(name: str, text: str) -> object:
+        if text.lower() in NULLS:
+            raise refuse(name, text, f"give a name, or leave {name} out")
+        return parser(name, text)
 
     return parse
 

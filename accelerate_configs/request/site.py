@@ -84,7 +84,10 @@ def vram(fields: dict[str, object], site: Site) -> tuple[float, str]:
     """(GiB a GPU, where that comes from). A GPU_TYPE that the site knows gets the site's spelling."""
     sizes, kind = site.gpu_gib, str(fields.get("gpu_type", ""))
     spelled = {name.lower(): name for name in sizes}
-    if kind.lower() in spelled:
+    if kind not in sizes and kind.lower() in spelled:
+        alike = [name for name in sizes if name.lower() == kind.lower()]
+        if len({sizes[name] for name in alike}) > 1:
+            raise ConfigError(f"GPU_TYPE={kind}: {site.source} has {' and '.join(alike)}: write one of them")
         kind = fields["gpu_type"] = spelled[kind.lower()]
     if "vram_gib" in fields:
         return float(str(fields["vram_gib"])), "given"
@@ -121,6 +124,12 @@ def _text(source: str, key: str, value: object) -> str:
     if isinstance(value, str):
         parts = [value]
     elif isinstance(value, list):
+        if None in value:
+            raise ConfigError(f"{source}: {key}: the list holds an empty value: remove it")
+        if any(isinstance(part, str) and part.lower() == "none" for part in value):
+            raise ConfigError(
+                f"{source}: {key}: the list holds none, which stands alone: {key}: none takes a value back"
+            )
         parts = [part for part in value if isinstance(part, str)]
     elif isinstance(value, dict):
         parts = [f"{name}={part}" for name, part in value.items() if isinstance(part, str)]
@@ -130,6 +139,13 @@ def _text(source: str, key: str, value: object) -> str:
         raise ConfigError(f"{source}: {key}: a value holds `,name=`, which reads as the next: reword it")
     if not isinstance(value, str) and any(not part or part.endswith("=") for part in parts):
         raise ConfigError(f"{source}: {key}: holds an empty value: remove it")
+    if isinstance(value, list) and key == "environment":
+        for number, part in enumerate(parts, start=1):
+            if not re.match(r"[A-Za-z_][A-Za-z0-9_]*=", part):
+                # Not said back: it may be a token.
+                raise ConfigError(f"{source}: {key}: item {number} begins with no NAME=: each takes NAME=value")
+            if re.search(r",[A-Za-z_][A-Za-z0-9_]*=", part):
+                raise ConfigError(f"{source}: {key}: item {number} holds `,name=`, which reads as the next: reword it")
     if not parts[0]:
         raise ConfigError(f"{source}: {key} is empty: give a value, or remove the line")
     return ",".join(parts)

@@ -19,7 +19,7 @@ from accelerate_configs.choose import CONFIGS, check_request
 from accelerate_configs.job import JobSpec
 from accelerate_configs.request import scheduler_values, values
 from accelerate_configs.request.elsewhere import given_elsewhere
-from accelerate_configs.request.scheduler_values import or_none
+from accelerate_configs.request.scheduler_values import named, or_none
 from accelerate_configs.request.secret import refuse_secret
 from accelerate_configs.request.site import Site, vram
 from trainer.config import LORA_PRESETS, Device, Quantization, Vision
@@ -79,13 +79,20 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("RESERVATION", "reservation", or_none(values.scheduler_name), "reservation to run in"),
     Variable("MAIL_USER", "mail_user", or_none(scheduler_values.mail_user), "who gets Slurm's mail"),
     Variable("MAIL_TYPE", "mail_type", or_none(scheduler_values.mail_type), "when: END,FAIL, ..."),
-    Variable("GPU_FLAG", "gpu_flag", values.one_of("gres", "gpus-per-node", "none"), "how GPUs are asked for (gres)"),
+    Variable(
+        "GPU_FLAG",
+        "gpu_flag",
+        values.one_of("gres", "gpus-per-node", "none"),
+        "how GPUs are asked for: gres, gpus-per-node, none (gres)",
+    ),
     Variable("EXTRA_FLAGS", "extra_flags", scheduler_values.extra_flags, "more for sbatch: --nice=100 --licenses=x:1"),
     Variable("MODULES", "modules", scheduler_values.modules, "modules to load: cuda/12.4,python/3.11"),
     Variable("ENVIRONMENT", "environment", scheduler_values.environment, "for the job: NCCL_DEBUG=INFO,HF_HOME=/x"),
-    Variable("NAMESPACE", "namespace", values.identifier(63), "Kubernetes namespace (that of kubectl's context)"),
+    Variable(
+        "NAMESPACE", "namespace", named(values.identifier(63)), "Kubernetes namespace (that of kubectl's context)"
+    ),
     Variable("QUEUE", "queue", or_none(values.identifier(63)), "Kueue's queue (none: starts at once)"),
-    Variable("PVC", "pvc", values.identifier(63), "claim that holds runs, data and models (trainyard)"),
+    Variable("PVC", "pvc", named(values.identifier(63)), "claim that holds runs, data and models (trainyard)"),
     Variable("SIZE", None, scheduler_values.quantity, "claim: its size, 200Gi"),
     Variable("SITE", None, values.path(), "file of the cluster's defaults (site.yaml in slurm/ or k8s/), or none"),
     Variable("CPUS", "cpus", values.whole(1, 1024), "CPU cores a node (4 a GPU)"),
@@ -93,7 +100,7 @@ VARIABLES: tuple[Variable, ...] = (
         "MEM",
         "mem_gib",
         or_none(values.whole(1, 65536, " GiB or none")),
-        "host memory a node in GiB (16 a GPU, at least 32)",
+        "host memory a node in GiB, or none (16 a GPU, at least 32)",
     ),
     Variable("MAX_STEPS", "max_steps", values.setting("max_steps"), "optimizer steps (1500)"),
     Variable("LEARNING_RATE", "learning_rate", values.setting("learning_rate"), "peak learning rate (2e-4)"),

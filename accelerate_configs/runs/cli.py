@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from accelerate_configs.job import Plan
 from accelerate_configs.request.secret import hide_secrets
-from accelerate_configs.request.variables import OF_SWEEPS, help_text, read_given
+from accelerate_configs.request.variables import BY_NAME, OF_SWEEPS, help_text, read_given
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SchedulerError
 from trainer.text import known_are, printable, shown
 
@@ -93,6 +93,18 @@ def _run(backend: Backend, argv: Sequence[str], environ: Mapping[str, str]) -> i
         if other != backend.name and (odd := [name for name in names if name in given]):
             raise ConfigError(f"{odd[0]}={shown(given[odd[0]])}: is for TO={other} only, leave it out")
     return backend.verbs[verb](given, environ)
+
+
+def refuse_others(given: Mapping[str, str], takes: Sequence[str]) -> None:
+    """Raises ConfigError for a variable that says nothing to a verb that `takes` these."""
+    odd = next((name for name in given if name not in takes), None)
+    if odd and "TIME" in takes and BY_NAME[odd].field:
+        raise ConfigError(
+            f"{odd}={given[odd]}: a resumed run keeps what its plan computed, and takes {', '.join(takes)}: leave it "
+            "out, or make submit with another RUN (init_adapter starts from this run's adapter)"
+        )
+    if odd:
+        raise ConfigError(f"{odd}={given[odd]}: only {', '.join(takes)} count here, leave it out")
 
 
 def usage(backend: Backend) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate_configs.runs.records import Run, finished
+from accelerate_configs.runs.records import SPOILT, Run, finished, spoilt
 from trainer.commands import training_command
 from trainer.outcome import BAD_CONFIG
 from trainer.text import format_table, printable
@@ -86,6 +86,8 @@ class Seen:
     finished: bool
     look: str
     """What to type to look at the report."""
+    spoilt: bool = False
+    """Its metrics.json is not what training wrote: nobody knows whether it is finished."""
 
 
 def look_at(run: Run, jobs: Sequence[Job], log: Path) -> Seen:
@@ -97,11 +99,13 @@ def look_at(run: Run, jobs: Sequence[Job], log: Path) -> Seen:
         place=str(run.folder),
         made=[name for name in OUTCOMES if (run.folder / name).exists()],
         finished=finished(run.folder),
-        look=_look(run.folder),
+        look=how_to_look(run.folder),
+        spoilt=spoilt(run.folder),
     )
 
 
-def _look(folder: Path) -> str:
+def how_to_look(folder: Path) -> str:
+    """What to type to look at a finished run's report."""
     if (folder / "report.html").exists():
         return f"look at {folder / 'report.html'}"
     return f"{training_command('trainer', 'report', folder)} (it has no report yet)"
@@ -127,6 +131,8 @@ def _next_command(seen: Seen, words: str) -> str:
         return f"{release} (it is held and does not start by itself; make cancel {words} ends it)"
     if not unknown and any(not job.ended for job in seen.jobs):
         return f"make logs {words} (follows it; make cancel {words} ends it)"
+    if seen.spoilt:
+        return f"{SPOILT}, then {f'make resume {words}' if seen.jobs else f'the command that began it, with {words}'}"
     if seen.finished:
         return seen.look
     if unknown:
@@ -139,7 +145,8 @@ def _next_command(seen: Seen, words: str) -> str:
 
 
 def list_text(runs: Sequence[Seen | str]) -> str:
-    """Runs under a heading; the mere name of one stands for a run.json that cannot be read: `make status` says why."""
+    """Runs under a heading; the mere name of one stands for a run.json that cannot be read. Why a run is BROKEN, `make
+    status` says."""
     return format_table([("run", "job", "state", "step", "adapter"), *map(_row, runs)])
 
 
@@ -147,7 +154,9 @@ def _row(run: Seen | str) -> tuple[str, ...]:
     if isinstance(run, str):
         return (run, "-", "BROKEN", "-", "-")
     job_id, state = (run.jobs[-1].job_id, run.jobs[-1].state) if run.jobs else ("-", "-")
-    if run.finished and state in (GONE, UNKNOWN):
+    if run.spoilt and (state == UNKNOWN or all(job.ended for job in run.jobs)):
+        state = "BROKEN"
+    elif run.finished and state in (GONE, UNKNOWN):
         state = "FINISHED"  # its files say more than its scheduler
     steps = STEP_LINE.findall(run.said) or ["-"]
     return (run.run_id, job_id, state, steps[-1], "yes" if "adapter" in run.made else "no")

@@ -6,6 +6,7 @@ Read back by the verbs that come after submit, on every backend; people edit fil
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ from trainer.outcome import ConfigError
 from trainer.text import nearest, shown
 
 KNOWN_SHOWN = 5
+METRICS_BEGIN, METRICS_END = b'{\n "format": ', b"}\n"
+SPOILT = f"{METRICS_FILE} is not what training wrote: remove it"
 JOB_ID = re.compile(r"[0-9]{1,12}(_[0-9]{1,9})?|[a-z0-9][a-z0-9-]{0,62}")
 """Slurm's numbers, those of an array's members too, and the names of Kubernetes."""
 
@@ -68,7 +71,42 @@ def read_run(folder: Path) -> Run:
 
 def finished(folder: Path) -> bool:
     """Whether the run in `folder` came to its end. An adapter alone says less: what is known of it comes after it."""
-    return (folder / METRICS_FILE).exists()
+    return _written(folder / METRICS_FILE) is True
+
+
+def spoilt(folder: Path) -> bool:
+    """Whether the run's metrics.json is there and not what training wrote."""
+    return _written(folder / METRICS_FILE) is False
+
+
+def refuse_spoilt(folder: Path, then: str) -> None:
+    """Raises ConfigError for a spoilt metrics.json, with what to type `then`."""
+    if spoilt(folder):
+        raise ConfigError(f"{folder}/{SPOILT}, then {then}")
+
+
+def _written(path: Path) -> bool | None:
+    """Whether training wrote this metrics.json; None where there is none. One as it is written is known by its first
+    and last bytes, so that a list of runs reads little; any other is read whole."""
+    try:
+        if not path.is_file():
+            return False if path.exists() else None  # a pipe would be waited for
+        with path.open("rb") as file:
+            begins = file.read(len(METRICS_BEGIN)) == METRICS_BEGIN
+            file.seek(-2, os.SEEK_END)
+            if begins and file.read() == METRICS_END:
+                return True
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        return True  # somebody else's: nothing more is known than that it is there
+    except OSError:
+        return False  # shorter than its end
+    try:
+        record = read_json(path)
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and isinstance(record.get("history"), list)
 
 
 def run_folders(output: Path) -> list[Path]:

@@ -21,15 +21,17 @@ from typing import Any
 
 from accelerate_configs.job import JobSpec, Plan
 from accelerate_configs.request.variables import BY_NAME, parse_given
+from accelerate_configs.runs.progress import how_to_look
 from accelerate_configs.runs.records import Run, read_run
 from accelerate_configs.sweeps.trial import read_trial
-from trainer.files import read_json, write_whole
+from trainer.files import METRICS_FILE, read_json, write_whole
 from trainer.flags import word
 from trainer.outcome import ConfigError
 from trainer.text import format_table, gib, nearest, shown
 
 SWEEP_RECORD = "sweep.json"
 MAX_MEMBERS = 256
+MOST_STEPS = 2**53
 PARALLEL = 4
 ID_LIMIT = 63 - len(f"-{MAX_MEMBERS}")
 # What decides on the training alone. Members of an array share everything that a scheduler is asked for.
@@ -249,13 +251,24 @@ def read_sweep(folder: Path) -> Recorded | None:
 
 
 def read_result(folder: Path) -> tuple[float | None, int] | None:
-    """(action accuracy on the records held out, last step) of a run that has ended; None before that."""
+    """(action accuracy on the records held out, last step) of a run that has ended; None before that, and where its
+    file says what cannot be."""
     try:
-        found = read_json(folder / "metrics.json")
+        found = read_json(folder / METRICS_FILE)
         accuracy = found["after"]["accuracy"] if found["after"] else None
-        return (None if accuracy is None else float(accuracy)), int(found["history"][-1]["step"])
+        step = _number(found["history"][-1]["step"], most=MOST_STEPS)
+        if step != int(step):
+            raise ValueError("a part of a step")
+        return (None if accuracy is None else float(_number(accuracy, most=1))), int(step)
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
+
+
+def _number(value: object, *, most: int) -> float:
+    """From 0 to `most`. Raises ValueError for what else JSON may hold: true, text, NaN, 1e400, hundreds of digits."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+        raise ValueError(f"no number from 0 to {most}")
+    return value
 
 
 def results_table(sweep: Recorded, states: Sequence[tuple[str, str]], todo: str) -> str:
@@ -270,7 +283,7 @@ def results_table(sweep: Recorded, states: Sequence[tuple[str, str]], todo: str)
         own = (values[index].get(name, "-") for name in names)
         shown_score = "-" if score is None else f"{score:.1%}"
         rows.append((sweep.member_folder(index).name, *own, *states[index], shown_score))
-    best = sweep.member_folder(scored[0][1]) / "report.html"
-    found = [] if scored[0][0] is None else [f"best   look at {best}"]
+    best = sweep.member_folder(scored[0][1])
+    found = [] if scored[0][0] is None else [f"best   {how_to_look(best)}"]
     found += [f"next   {todo}"] if todo else []
     return "\n".join([f"sweep  {sweep.sweep_id}", "", format_table(rows), "", *found]).rstrip()
