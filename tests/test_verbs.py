@@ -488,7 +488,8 @@ def test_what_only_resume_takes_is_not_offered_to_others(capsys: pytest.CaptureF
     said = "trainyard: TIME=1h: only RUN, OUTPUT, SITE count here, leave it out\n"
     assert capsys.readouterr().err == said
     assert main(["resume", "--gpus", "2"], {}) == 78
-    assert "GPUS=2: only RUN, OUTPUT, SITE, TIME, PARTITION, " in capsys.readouterr().err
+    said = "GPUS=2: a resumed run keeps what its plan computed, and takes RUN, OUTPUT, SITE, TIME, PARTITION, "
+    assert said in capsys.readouterr().err
 
 
 def test_a_run_that_no_scheduler_began_goes_on_by_its_own_command(
