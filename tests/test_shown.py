@@ -93,6 +93,7 @@ def test_names_are_strings_and_comments_in_the_cards_code_and_nothing_else(name:
         ({"folder": f"runs/{name}/adapter"}, {}),
     ):
         text = card(entry, **changes)
+        assert [line for line in text.splitlines() if acts(line)] == []
         assert text.count("\n```") == 2 and not acts(text)
         assert calls(text) == calls(card(entry, **plain))
 

@@ -269,7 +269,7 @@ def make_program(path: str, name: str, text: str) -> None:
 def test_what_the_cluster_can_never_run_is_refused_before_it_is_queued(
     verb: str, argv: list[str], said: str, checkout: Path, records: Path, fake_sbatch: str
 ) -> None:
-    make_program(fake_sbatch, "sinfo", "echo 'low*|1-00:00:00|2|64|256000|gpu:a100:8|(null)'")
+    make_program(fake_sbatch, "sinfo", "echo 'low*|1-00:00:00|2|64|256000|gpu:a100:8|(null)|NO'")
     before = files(checkout)
     done = slurm(verb, "--config=multi_gpu", "--gpus=2", *argv, "--data", str(records), cwd=checkout, PATH=fake_sbatch)
     assert (done.returncode, done.stdout, done.stderr) == (78, "", f"trainyard: {said}\n")

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +37,7 @@ def model_card(
 
     config = run["config"]
     pages = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
-    quoted = partial(json.dumps, ensure_ascii=False)
-    pages.filters.update(gib=gib, cell=markdown_cell, quoted=quoted)
+    pages.filters.update(gib=gib, cell=markdown_cell, quoted=_quoted)
     return pages.from_string(Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")).render(
         run,
         base=printable(base_name(config["model"])),
@@ -52,6 +50,11 @@ def model_card(
         # Seen from where Trainyard runs; of a place elsewhere the last part.
         folder=folder.name if folder.is_absolute() else str(folder),
     )
+
+
+def _quoted(text: str) -> str:
+    """A string as Python writes it, with nothing in it that a terminal would act on."""
+    return printable(json.dumps(text, ensure_ascii=False))
 
 
 def base_name(model: str) -> str:
