@@ -108,7 +108,7 @@ def test_a_picture_that_may_not_be_read_is_left_out(tiny_model: Path) -> None:
         finally:
             os.seteuid(0)
     assert inspection.left_out() == [
-        f"1 of 3 train records left out: a picture does not open ([Errno 13] Permission denied: '{closed}')"
+        f"1 of 3 train records left out: a picture does not open ({closed}: Permission denied)"
     ]
 
 

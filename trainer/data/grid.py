@@ -49,7 +49,8 @@ def load_image(path: str) -> Image.Image:
         known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise OSError(f"{path} is no image ({known}), {os.path.getsize(path)} bytes") from None
     except Exception as error:  # Pillow's decoders raise nearly anything
-        raise OSError(f"{path}: {error or type(error).__name__}") from error
+        said = getattr(error, "strerror", None) or error or type(error).__name__  # str() names the file once more
+        raise OSError(f"{path}: {said}") from error
 
 
 def _turn(image: Image.Image) -> contextlib.AbstractContextManager[object]:
