@@ -159,7 +159,9 @@ def test_two_processes_and_wandb_leave_every_line_whole_above_one_bar(
     for what in ("scoring", "answering", "held-out loss"):
         assert any(row.startswith(f"{what} ━") for row in terminal.last_rows), what
         assert not any(line.startswith(f"{what} ") for line in said)
-    assert max(map(len, terminal.last_rows)) < 80
+    # Before the row is taken, and after it is given back, a printed line may end in it.
+    bars = [row for row in terminal.last_rows if re.search("[━─]", row)]
+    assert max(map(len, bars)) < 80, max(bars, key=len)
     assert terminal.screen.margins is None
     # Beside the examples, whose texts are the model's, and the paths, all is made for the width.
     ours = re.compile(r"step |before|after|data:|actions|  ")
