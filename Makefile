@@ -110,10 +110,11 @@ env: ## make the environment that jobs use (DEVICE=cuda or cpu; left out: what t
 	@sh make-env.sh train
 
 test: ## run all tests; with Slurm installed, real jobs on a test cluster of its own
-	@python=$$(sh make-env.sh train) && exec "$$python" -m pytest
+	@python=$$(sh make-env.sh train) && exec "$$python" -m pytest --numprocesses 2 --dist loadfile
 
 test-fast: ## run the tests that need neither a cluster nor minutes
-	@python=$$(sh make-env.sh train) && exec "$$python" -m pytest -m "not slow and not cluster"
+	@python=$$(sh make-env.sh train) && exec "$$python" -m pytest --numprocesses 2 --dist loadfile \
+	  -m "not slow and not cluster"
 
 lint: ## check style and types
 	@python=$$(sh make-env.sh train) && "$$python" -m ruff check . && "$$python" -m ruff format --check . \

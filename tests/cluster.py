@@ -30,6 +30,7 @@ SLURM_CONF = """\
 ClusterName=trainyard
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ctld_port}
+FirstJobId={ctld_port}
 AuthType=auth/munge
 AuthInfo=socket={dir}/munge/socket
 SlurmUser=root
@@ -117,6 +118,13 @@ class Cluster:
             time.sleep(0.2)
         self.run("scancel", job_id, check=False)
         raise TimeoutError(f"job {job_id} after {timeout_s} s: {job}")
+
+    def wait_for_all(self, *, timeout_s: float = 120) -> None:
+        """Until nothing waits or runs."""
+        deadline = time.monotonic() + timeout_s
+        while queue := self.run("squeue", "--noheader").stdout:
+            assert time.monotonic() < deadline, queue
+            time.sleep(0.2)
 
     def start_again(self, job_id: str, *, ended: bool = False, timeout_s: float = STARTED_S) -> dict[str, str]:
         """A requeued job when it is running (when it has `ended`), without the two minutes that Slurm lets it wait.

@@ -28,7 +28,7 @@ def store(folder: Path) -> CheckpointStore:
     return CheckpointStore(folder, Ranks(1), layout={"processes": 1}, keep=1, say=print)
 
 
-@pytest.mark.parametrize("name", ["run.json", f".run.json.{os.getpid()}"])
+@pytest.mark.parametrize("name", ["run.json", f".run.json.{os.getpid()}"], ids=["file", "half-written file"])
 @pytest.mark.parametrize("content", ["new", b"new"])
 def test_a_file_written_whole_takes_a_links_place(
     name: str, content: str | bytes, theirs: Path, tmp_path: Path

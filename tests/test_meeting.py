@@ -134,4 +134,5 @@ def test_a_stopped_rank_ends_the_attempt_with_1(tmp_path: Path, tiny_model: Path
     finally:
         supervisor.kill()
     assert not Path(f"/proc/{rank_1}").exists()
-    assert "Timed out waiting" in log.read_text()
+    # In gloo's words, which depend on whether the other rank stopped before or within an exchange.
+    assert re.search("Timed out waiting|[Tt]imeout", log.read_text()), log.read_text()

@@ -42,6 +42,7 @@ def marker(tmp_path: Path) -> Iterator[Path]:
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (ONLY_WEIGHTS, ANYTHING):
         monkeypatch.setenv(name, "0")
+    allow_own_classes()
 
 
 def filled(folder: Path) -> Path:
@@ -66,7 +67,6 @@ def sums_anew(checkpoint: Path) -> None:
 
 
 def test_what_the_trainer_leaves_is_safe(tmp_path: Path) -> None:
-    allow_own_classes()
     assert unsafe_pickle(filled(tmp_path)) == ""
 
 
