@@ -1,12 +1,12 @@
 # One command a target. Variables count only when given on the command line (make plan GPUS=2), never from the
-# environment; they are listed by `make help`, read and checked in accelerate_configs/request/variables.py.
+# environment; they are listed by `make help`, read and checked in planner/request/variables.py.
 
 .DEFAULT_GOAL := help
 # Whatever make itself works with is `override`: nobody's command line changes what a recipe runs.
 override SHELL := /bin/sh
 override given := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v)))
 
-# For the job. A test keeps this list equal to the table in accelerate_configs/request/variables.py.
+# For the job. A test keeps this list equal to the table in planner/request/variables.py.
 override VARIABLES := GPUS NODES VRAM GPU_TYPE TIME MODEL DATA OUTPUT NAME RUN CONFIG CONFIG_FILE DEVICE RUNTIME IMAGE BINDS ACCOUNT PARTITION \
   QOS CONSTRAINT EXCLUDE RESERVATION MAIL_USER MAIL_TYPE GPU_FLAG EXTRA_FLAGS MODULES ENVIRONMENT SITE \
   NAMESPACE QUEUE PVC SIZE \
@@ -49,10 +49,10 @@ help: ## list these commands
 	@echo '  Also: TORCH=cpu|cuda (which torch demo, run, test and image use), PYTHON=/path/to/python3.11, DOCKER=docker|podman'
 
 demo: ## train on this machine without GPU, cluster, network or token: about two minutes
-	@python=$$(sh make-env.sh train) && exec "$$python" -m benchmarks.demo
+	@python=$$(sh make-env.sh train) && exec "$$python" -m examples.demo
 
 run: .venv/launch/.made ## train on this machine, with the same variables as submit
-	@.venv/launch/bin/python -m trainer ready && python=$$(sh make-env.sh train) && exec "$$python" -m trainer run
+	@.venv/launch/bin/python -m local ready && python=$$(sh make-env.sh train) && exec "$$python" -m local run
 
 plan: .venv/launch/.made ## explain which configuration fits and why (FORMAT=json for programs)
 	@$(LAUNCH) plan
@@ -70,7 +70,7 @@ sweep: .venv/launch/.made ## a run for every combination (GRID=), or W&B's trial
 	@if [ $(BACKEND) != slurm ] || command -v sbatch >/dev/null; then \
 	  needed=$$($(LAUNCH) sweep-ready) && sh make-env.sh "$$needed" >/dev/null && $(LAUNCH) sweep; \
 	else \
-	  .venv/launch/bin/python -m trainer sweep-ready && python=$$(sh make-env.sh train) && exec "$$python" -m trainer sweep; \
+	  .venv/launch/bin/python -m local sweep-ready && python=$$(sh make-env.sh train) && exec "$$python" -m local sweep; \
 	fi
 
 status: .venv/launch/.made ## where a run is and what to type next (RUN=; left out: the newest)
@@ -104,7 +104,7 @@ lock: ## write the image's exact dependencies again, from pyproject.toml
 	@python=$$(sh make-env.sh train) && exec "$$python" docker/lock.py
 
 docker-run: .venv/launch/.made ## what run does, in the image (IMAGE=; DOCKER=podman)
-	@.venv/launch/bin/python -m trainer docker-run
+	@.venv/launch/bin/python -m local docker-run
 
 env: ## make the environment that jobs use (DEVICE=cuda or cpu; left out: what this machine has)
 	@sh make-env.sh train

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from accelerate_configs.runs import cli
+from launcher import cli
 from trainer.outcome import FINISHED
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent

@@ -9,11 +9,11 @@ import itertools
 import re
 from collections.abc import Sequence
 
-from accelerate_configs.request.values import GPU_GIB, NO_BF16
 from k8s.kubectl import Kubectl, KubectlError, Object, name_of
 from k8s.pod import DEFAULT_CLAIM, GPU
 from k8s.request import WIDE
 from k8s.submit import QUEUES
+from planner.values import GPU_GIB, NO_BF16
 from trainer.text import format_table
 
 PART_OF_A_CARD = re.compile(r"-MIG-|-SHARED$")  # a slice, or one that others compute on at the same time

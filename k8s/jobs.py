@@ -12,9 +12,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
-from accelerate_configs.runs.progress import GONE, Job
 from k8s.kubectl import Object
 from k8s.manifest import QUEUE_LABEL
+from launcher.progress import GONE, Job
 from trainer.files import parse_json
 
 ENDS_KEY = "ends.json"  # in the ConfigMap, beside run.json

@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 from yaml.representer import SafeRepresenter
 
-from accelerate_configs.job import JobSpec, Plan
-from accelerate_configs.runs.records import planned_record
 from k8s.pod import MASTER_PORT, SETTINGS_KEY, Names, pod_spec
 from k8s.site import Cluster
+from launcher.records import planned_record
+from planner.job import JobSpec, Plan
 from trainer import __version__
 from trainer.files import RECORD_NAME
 from trainer.outcome import BAD_CONFIG, RUN_AGAIN

@@ -10,10 +10,10 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from accelerate_configs.job import Plan
-from accelerate_configs.local.image import CACHE_DIR, DATA_DIR, RUNS_DIR, SUPERVISE, TMP_DIR, UID, WORK_DIR
-from accelerate_configs.memory.estimate import processes_gib
 from k8s.site import Cluster
+from launcher.image import CACHE_DIR, DATA_DIR, RUNS_DIR, SUPERVISE, TMP_DIR, UID, WORK_DIR
+from planner.job import Plan
+from planner.memory.estimate import processes_gib
 from trainer.files import RECORD_ENV, RECORD_NAME
 from trainer.node.stop import LEAD_ENV, LIMIT_ENV, stop_lead_s
 from trainer.text import GIB

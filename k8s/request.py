@@ -12,17 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from accelerate_configs.choose import choose
-from accelerate_configs.job import JobSpec, Plan
-from accelerate_configs.local.image import CACHE_DIR, ENVIRONMENT, WORK_DIR
-from accelerate_configs.memory.hub import is_hub_id
-from accelerate_configs.request.elsewhere import told_by
-from accelerate_configs.request.secret import is_secret, refuse_secret
-from accelerate_configs.request.values import GPU_GIB, on_disk
-from accelerate_configs.request.variables import parse_given, resolve
 from k8s import manifest
 from k8s.pod import DEFAULT_CLAIM, GPU, least_mem_gib, mounted, places_to_write, shm_gib, writable
 from k8s.site import Cluster, find_site, read_cluster, refuse_unknown_gpus
+from launcher.image import CACHE_DIR, ENVIRONMENT, WORK_DIR
+from planner.choose import choose
+from planner.job import JobSpec, Plan
+from planner.request.elsewhere import told_by
+from planner.request.secret import is_secret, refuse_secret
+from planner.request.variables import parse_given, resolve
+from planner.values import GPU_GIB, on_disk
+from trainer.architecture.hub import is_hub_id
 from trainer.files import regular
 from trainer.outcome import ConfigError
 from trainer.settings import read_env_file, say

@@ -14,9 +14,6 @@ from pathlib import Path
 
 import yaml
 
-from accelerate_configs.request.variables import job_fields, parse_given
-from accelerate_configs.runs import cli
-from accelerate_configs.runs.progress import GONE
 from k8s.jobs import COMPLETED, ENDS_KEY, ends_text, is_live
 from k8s.kubectl import Kubectl, KubectlError, Object, name_of, stream
 from k8s.manifest import INSTANCE
@@ -25,6 +22,9 @@ from k8s.request import Decided, complete
 from k8s.runs import TAKES, Objects, Run, called, find, keep_ends, label, look_for, place_of, with_data
 from k8s.site import find_site, read_cluster
 from k8s.submit import Given, create, follow_up, rehearse, words
+from launcher import cli
+from launcher.progress import GONE
+from planner.request.variables import job_fields, parse_given
 from trainer.outcome import FINISHED, ConfigError
 
 # What a resumed run may be given anew: where and how long it runs, never what it computes.

@@ -10,11 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate_configs.job import JobSpec
-from accelerate_configs.request.variables import parse_given
-from accelerate_configs.runs import cli
-from accelerate_configs.runs.progress import GONE, OUTCOMES, Job, Seen
-from accelerate_configs.runs.recorded import read_spec
 from k8s.jobs import (
     COMPLETED,
     ENDS_KEY,
@@ -32,6 +27,11 @@ from k8s.manifest import INSTANCE
 from k8s.pod import DEFAULT_CLAIM
 from k8s.site import find_site
 from k8s.submit import Given
+from launcher import cli
+from launcher.progress import GONE, OUTCOMES, Job, Seen
+from launcher.recorded import read_spec
+from planner.job import JobSpec
+from planner.request.variables import parse_given
 from trainer.files import RECORD_NAME, parse_json
 from trainer.outcome import ConfigError
 from trainer.text import nearest, shown

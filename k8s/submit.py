@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from accelerate_configs.job import JobSpec
-from accelerate_configs.runs import cli
 from k8s.kubectl import Kubectl, KubectlError, name_of
 from k8s.manifest import object_names
 from k8s.pod import DEFAULT_CLAIM
 from k8s.request import WIDE, Decided, decide, make_claim, refuse_narrow_claim
+from launcher import cli
+from planner.job import JobSpec
 from trainer.outcome import FINISHED, ConfigError
 from trainer.text import known_are
 

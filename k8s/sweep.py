@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from accelerate_configs.runs import cli
-from accelerate_configs.sweeps.grid import EXAMPLE, Sweep, plan_table
-from accelerate_configs.sweeps.trials import plan_sweep
 from k8s.kubectl import Kubectl
 from k8s.request import Decided, complete
 from k8s.site import find_site, read_cluster, refuse_unknown_gpus
 from k8s.submit import start, words
+from launcher import cli
+from launcher.grid import EXAMPLE, Sweep, plan_table
+from launcher.trials import plan_sweep
 from trainer.outcome import FINISHED, ConfigError
 
 Given = Mapping[str, str]

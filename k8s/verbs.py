@@ -10,13 +10,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from accelerate_configs.runs import cli
-from accelerate_configs.runs.progress import list_text, status_text
 from k8s.jobs import CANCELLED, COMPLETED, End, first_pods
 from k8s.kubectl import Kubectl, KubectlError, Object, name_of
 from k8s.pod import CONTAINER
 from k8s.runs import Run, called, find, keep_ends, kubectl_of, label, look, look_for, readable, records_of
 from k8s.submit import Given, words
+from launcher import cli
+from launcher.progress import list_text, status_text
 from trainer.outcome import FINISHED, ConfigError
 
 LISTED = 30

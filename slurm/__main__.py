@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from accelerate_configs.job import Plan
-from accelerate_configs.request.variables import OF_SWEEPS, resolve
-from accelerate_configs.runs import cli
+from launcher import cli
+from planner.job import Plan
+from planner.request.variables import OF_SWEEPS, resolve
 from slurm.site import find_site, with_gpu_type
 from trainer.outcome import FINISHED, ConfigError
 
@@ -24,8 +24,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _plan(given: dict[str, str], environ: Mapping[str, str], *, run_suffix: str | None = None) -> Plan:
-    from accelerate_configs.choose import choose
-    from accelerate_configs.request.elsewhere import told_by
+    from planner.choose import choose
+    from planner.request.elsewhere import told_by
     from slurm.runtime import check_runtime
 
     site = find_site(given, PROJECT_DIR, environ)
@@ -53,7 +53,7 @@ def render(given: dict[str, str], environ: Mapping[str, str]) -> int:
 
 def _checked_plan(given: dict[str, str], environ: Mapping[str, str]) -> Plan:
     """The plan of a new run, after everything that can be refused before it is queued."""
-    from accelerate_configs.request.planned import check_planned
+    from launcher.planned import check_planned
     from slurm.fit import fit
     from slurm.submit import check
 
@@ -71,7 +71,7 @@ def ready(given: dict[str, str], environ: Mapping[str, str]) -> int:
 
 
 def check(given: dict[str, str], environ: Mapping[str, str]) -> int:
-    from accelerate_configs.request.planned import check_planned
+    from launcher.planned import check_planned
     from slurm.fit import refuse_lost_image
     from slurm.nodes import as_tracked, read_nodes, refuse_impossible
     from slurm.submit import check, check_environment, rehearse

@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 
-from accelerate_configs.request.values import GPU_GIB, NO_BF16
+from planner.values import GPU_GIB, NO_BF16
 from slurm.nodes import NodeGroup, read_nodes
 from slurm.queue import slurm
 from trainer.text import format_table

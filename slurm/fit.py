@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from accelerate_configs.job import JobSpec, Plan
+from planner.job import JobSpec, Plan
 from slurm.nodes import as_tracked, read_nodes, refuse_impossible
 from slurm.queue import SlurmError, slurm
 from slurm.runtime import image_file, is_unpacked

@@ -9,14 +9,14 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from accelerate_configs.runs.cli import command_words, say
-from accelerate_configs.runs.progress import STEP_LINE, Job, tail
-from accelerate_configs.runs.records import SPOILT, Run, finished, refuse_spoilt, spoilt
-from accelerate_configs.sweeps.grid import Recorded, check_files, read_sweep, results_table
-from accelerate_configs.sweeps.trial import read_trial
+from launcher.cli import command_words, say
+from launcher.grid import Recorded, check_files, read_sweep, results_table
+from launcher.progress import STEP_LINE, Job, tail
+from launcher.records import SPOILT, Run, finished, refuse_spoilt, spoilt
 from slurm import verbs
 from slurm.queue import SlurmError, ask_jobs, find_jobs, jobs_of, settled, surely_settled
 from trainer.outcome import FINISHED, ConfigError
+from trainer.sweep.trial import read_trial
 
 Words = Mapping[str, str]
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from accelerate_configs.job import JobSpec
+from planner.job import JobSpec
 from slurm.queue import SlurmError, slurm, words
 from trainer.outcome import ConfigError
 from trainer.text import known_are

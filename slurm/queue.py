@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from accelerate_configs.runs.progress import GONE, UNKNOWN, Job
-from accelerate_configs.runs.records import Run, read_run, write_record
+from launcher.progress import GONE, UNKNOWN, Job
+from launcher.records import Run, read_run, write_record
 from trainer.outcome import ConfigError, SchedulerError
 from trainer.text import printable
 

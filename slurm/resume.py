@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from accelerate_configs.choose import choose
-from accelerate_configs.job import Plan
-from accelerate_configs.request.planned import check_planned
-from accelerate_configs.runs.recorded import read_spec
-from accelerate_configs.runs.records import Run, finished, read_run, refuse_spoilt, run_record, write_record
+from launcher.planned import check_planned
+from launcher.recorded import read_spec
+from launcher.records import Run, finished, read_run, refuse_spoilt, run_record, write_record
+from planner.choose import choose
+from planner.job import Plan
 from slurm.fit import fit
 from slurm.queue import ASKED, SCRIPT_NAME, find_jobs, jobs_of, surely_settled
 from slurm.runtime import check_runtime

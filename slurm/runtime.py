@@ -15,10 +15,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate_configs.job import JobSpec, Plan
-from accelerate_configs.local import image
-from accelerate_configs.local.mounts import Mount, cache_folder, check_mounts, env_file, hub_home, mounts, placed
-from accelerate_configs.request.values import on_disk
+from launcher import image
+from launcher.mounts import Mount, cache_folder, check_mounts, env_file, hub_home, mounts, placed
+from planner.job import JobSpec, Plan
+from planner.values import on_disk
 from trainer.outcome import BAD_CONFIG, ConfigError
 
 # Set in the batch shell for every task.

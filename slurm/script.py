@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from accelerate_configs.job import JobSpec, Plan
+from planner.job import JobSpec, Plan
 from slurm.runtime import Wrapping, wrapping
 from slurm.shell import login_lines, module_lines, retry_lines, task_lines
 from trainer.node.stop import stop_lead_s

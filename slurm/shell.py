@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import shlex
 
-from accelerate_configs.job import JobSpec
-from accelerate_configs.request.variables import DEFAULT_OUTPUT
+from planner.job import JobSpec
+from planner.request.variables import DEFAULT_OUTPUT
 from slurm.queue import OF_THE_CLUSTER
 from trainer.node.stop import DEADLINE_ENV, LEAD_ENV, stop_lead_s
 from trainer.outcome import BAD_CONFIG, RUN_AGAIN, STATUS_FILE_ENV

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from accelerate_configs.job import JobSpec
-from accelerate_configs.request.site import Site, read_site
-from accelerate_configs.request.values import expand_home
-from accelerate_configs.request.variables import parse_given
+from planner.job import JobSpec
+from planner.request.site import Site, read_site
+from planner.request.variables import parse_given
+from planner.values import expand_home
 from trainer.outcome import ConfigError
 from trainer.text import known_are
 

@@ -17,10 +17,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate_configs.job import JobSpec, Plan
-from accelerate_configs.request.variables import DEFAULT_OUTPUT
-from accelerate_configs.runs import cli
-from accelerate_configs.runs.records import run_record, write_record
+from launcher import cli
+from launcher.records import run_record, write_record
+from planner.job import JobSpec, Plan
+from planner.request.variables import DEFAULT_OUTPUT
 from slurm.queue import ASKED, SCRIPT_NAME, SlurmError, find_submitted, slurm, words
 from slurm.runtime import image_file, is_unpacked, job_python
 from slurm.script import job_name, log_dir, log_path, render, run_dir

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from accelerate_configs.request.elsewhere import told_by
-from accelerate_configs.request.variables import DEFAULT_OUTPUT
-from accelerate_configs.runs import cli
-from accelerate_configs.runs.records import run_record, write_record
-from accelerate_configs.sweeps.grid import Sweep, check_members, plan_table, write_sweep
-from accelerate_configs.sweeps.trials import begin, check_key, plan_sweep
+from launcher import cli
+from launcher.grid import Sweep, check_members, plan_table, write_sweep
+from launcher.records import run_record, write_record
+from launcher.trials import begin, check_key, plan_sweep
+from planner.request.elsewhere import told_by
+from planner.request.variables import DEFAULT_OUTPUT
 from slurm.fit import fit
 from slurm.queue import ASKED, SCRIPT_NAME
 from slurm.runtime import check_runtime, needed_environment

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate_configs.request.values import expand_home
-from accelerate_configs.request.variables import DEFAULT_OUTPUT, job_fields, parse_given
-from accelerate_configs.runs.cli import command_words, refuse_others, say
-from accelerate_configs.runs.progress import UNKNOWN, Job, Seen, list_text, look_at, status_text
-from accelerate_configs.runs.records import Run, find_run, read_run, run_folders
+from launcher.cli import command_words, refuse_others, say
+from launcher.progress import UNKNOWN, Job, Seen, list_text, look_at, status_text
+from launcher.records import Run, find_run, read_run, run_folders
+from planner.request.variables import DEFAULT_OUTPUT, job_fields, parse_given
+from planner.values import expand_home
 from slurm.queue import ASKED, SlurmError, ask_jobs, find_jobs, jobs_of, settled, slurm, with_exit_code, words
 from slurm.site import find_site
 from trainer.outcome import FINISHED, ConfigError

@@ -21,11 +21,14 @@ LAUNCH_SIDE = (
     "Makefile",
     "make-env.sh",
     "pyproject.toml",
-    "k8s",
-    "slurm",
-    "trainer",
     "accelerate_configs",
-    "benchmarks",
+    "trainer",
+    "planner",
+    "launcher",
+    "slurm",
+    "k8s",
+    "local",
+    "examples",
 )
 
 # `make test` hands its own variables down, and a scheduler's would be read by the programs under test.

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("trainer", "accelerate_configs", "slurm", "k8s")
+ROOMS = ("trainer", "planner", "launcher", "slurm", "k8s", "local")
 FAST = "not slow and not cluster"
 # An edit can make a loop endless.
 FAST_LIMIT_S, SLOW_LIMIT_S = 600, 1200

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from accelerate_configs.job import Candidate, Estimate, JobSpec, ModelShape, Plan
+from planner.job import Candidate, Estimate, JobSpec, Plan
+from trainer.architecture.shape import ModelShape
 from trainer.text import GIB
 
 SHAPE = ModelShape(

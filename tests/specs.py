@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from accelerate_configs.job import JobSpec, ModelShape
-from accelerate_configs.memory.known_models import KNOWN_MODELS
-from accelerate_configs.memory.shapes import shape_from_config
+from planner.job import JobSpec
+from trainer.architecture.known_models import KNOWN_MODELS
+from trainer.architecture.shape import ModelShape
+from trainer.architecture.shapes import shape_from_config
 
 GEMMA_4B = "google/gemma-3-4b-it"
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from specs import make_spec
 
-from accelerate_configs.choose import CONFIGS, choose
+from planner.choose import CONFIGS, choose
 
 FOLDER = Path(__file__).resolve().parent.parent / "accelerate_configs"
 REQUESTS: dict[str, dict[str, Any]] = {

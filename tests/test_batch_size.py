@@ -14,12 +14,12 @@ from specs import make_spec
 from test_request import request
 from training import run_forked
 
-from accelerate_configs.choose import choose
-from accelerate_configs.measure.batch_size import largest, own_words
-from accelerate_configs.measure.fitting import Batch, batch_path, read_batch, write_batch
-from accelerate_configs.measure.memory_profile import LIMIT_ENV, OUT_OF_MEMORY
-from accelerate_configs.table import plan_table
-from trainer.__main__ import main
+from local.__main__ import main
+from local.batch_size import largest, own_words
+from local.memory_profile import LIMIT_ENV, OUT_OF_MEMORY
+from planner.choose import choose
+from planner.fitting import Batch, batch_path, read_batch, write_batch
+from planner.table import plan_table
 from trainer.data.lengths import data_digest
 from trainer.outcome import ConfigError
 from trainer.text import GIB, last_words

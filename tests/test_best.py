@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.training.best import best_step, fruitless
+from trainer.evaluation.best import best_step, fruitless
 
 
 def evaluated(*scores: tuple[float | None, float]) -> list[dict[str, Any]]:

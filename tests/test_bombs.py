@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from plans import make_plan
 
-from accelerate_configs.runs.progress import tail
-from accelerate_configs.runs.records import run_record, write_record
-from accelerate_configs.sweeps.grid import read_result, read_sweep
+from launcher.grid import read_result, read_sweep
+from launcher.progress import tail
+from launcher.records import run_record, write_record
 from slurm import verbs
 from trainer.data import endings, examples
 from trainer.data.forms import FormError, read_line

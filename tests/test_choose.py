@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from specs import make_spec
 
-from accelerate_configs.choose import CONFIGS, choose
-from accelerate_configs.job import JobSpec, Plan
-from accelerate_configs.request.values import GPU_GIB
-from accelerate_configs.table import plan_summary, plan_table
+from planner.choose import CONFIGS, choose
+from planner.job import JobSpec, Plan
+from planner.table import plan_summary, plan_table
+from planner.values import GPU_GIB
 from trainer.outcome import ConfigError
 from trainer.text import GIB
 

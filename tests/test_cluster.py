@@ -12,7 +12,7 @@ import pytest
 from cluster import Cluster
 from plans import make_plan
 
-from accelerate_configs.job import Plan
+from planner.job import Plan
 from slurm.runtime import job_python
 from slurm.script import log_path, run_dir
 from slurm.submit import SubmitError, submit

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from specs import make_spec
 
-from accelerate_configs.choose import choose
-from accelerate_configs.request.elsewhere import SETTINGS
-from accelerate_configs.request.planned import check_planned
-from accelerate_configs.request.site import Site
-from accelerate_configs.request.variables import BY_NAME, resolve
+from launcher.planned import check_planned
+from planner.choose import choose
+from planner.request.elsewhere import SETTINGS
+from planner.request.site import Site
+from planner.request.variables import BY_NAME, resolve
 from trainer.__main__ import main
 from trainer.config import KNOBS, LORA_PRESETS, TrainConfig
 from trainer.flags import convert, field_help, help_table, options, word

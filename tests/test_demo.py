@@ -30,7 +30,7 @@ def lacking(shown: str, output: str) -> list[str]:
 @pytest.mark.slow
 def test_the_demo_learns_from_the_pictures_and_leaves_a_report(checkout: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.demo"], cwd=checkout, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "examples.demo"], cwd=checkout, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     run = checkout / "demo" / "runs" / "demo"
@@ -75,11 +75,11 @@ def test_the_demo_learns_from_the_pictures_and_leaves_a_report(checkout: Path) -
 
 def test_the_demo_takes_no_options(checkout: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.demo", "--gpus", "2"],
+        [sys.executable, "-m", "examples.demo", "--gpus", "2"],
         cwd=checkout, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (
         78,
-        "trainyard: demo takes no options, got '--gpus': `python -m trainer run` takes them all\n",
+        "trainyard: demo takes no options, got '--gpus': `python -m local run` takes them all\n",
     )
     assert not (checkout / "demo").exists()

@@ -10,8 +10,8 @@ import pytest
 
 Image = pytest.importorskip("PIL.Image")
 
-from benchmarks.demo.frames import BUTTONS, FRAME_PX, STEPS, VIEW_TILES, DatasetSummary, write_dataset  # noqa: E402
-from benchmarks.demo.sprites import SAND, TILE_PX  # noqa: E402
+from examples.demo.frames import BUTTONS, FRAME_PX, STEPS, VIEW_TILES, DatasetSummary, write_dataset  # noqa: E402
+from examples.demo.sprites import SAND, TILE_PX  # noqa: E402
 
 UNICODE = 'naïve 🎮 ┌─┬─┐ → 漢字 \t\r\n  two  spaces\x00 {"button": "up"} ▁ \u202e é'
 
@@ -102,7 +102,7 @@ def test_no_episodes_is_refused(tmp_path: Path) -> None:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from benchmarks.demo.tiny import write_tiny_model
+    from examples.demo.tiny import write_tiny_model
 
     folder = tmp_path_factory.mktemp("tiny")
     write_tiny_model(folder, seed=1)
@@ -126,7 +126,7 @@ def test_the_tiny_model_is_the_same_bytes_for_the_same_seed(tiny: Path, tmp_path
     """Weights, tokenizer, template and configurations are all decided by the seed, and torch's own seed is kept."""
     import torch
 
-    from benchmarks.demo.tiny import write_tiny_model
+    from examples.demo.tiny import write_tiny_model
 
     torch.manual_seed(0)
     before = torch.get_rng_state()
@@ -173,7 +173,7 @@ def test_a_template_renders_like_gemma_3_with_one_bos(processor: Any) -> None:
 
 def test_the_processor_expands_an_image_to_the_models_tokens(processor: Any, prompt: str) -> None:
     """One image is IMAGE_TOKENS soft tokens, and token_type_ids mark exactly those."""
-    from benchmarks.demo.tiny import IMAGE_PX, IMAGE_TOKENS
+    from examples.demo.tiny import IMAGE_PX, IMAGE_TOKENS
 
     picture = Image.new("RGB", (480, 320), (200, 40, 40))
     batch = processor(images=[picture], text=[prompt], add_special_tokens=False, return_tensors="pt")

@@ -16,7 +16,7 @@ import pytest
 from image import Image
 from plans import make_plan
 
-from accelerate_configs.local.docker import docker_command
+from local.docker import docker_command
 from trainer.outcome import ConfigError
 from trainer.training.checkpoint import check_manifest
 
@@ -104,7 +104,7 @@ def docker_run(*words: str, folder: Path, path: str, program: str | None = None)
     """In a pretend home, so that no cache of this user's is made."""
     environ = {"PATH": path, "HOME": str(folder), **({"TRAINYARD_DOCKER": program} if program else {})}
     return subprocess.Popen(
-        [sys.executable, "-m", "trainer", "docker-run", *words],
+        [sys.executable, "-m", "local", "docker-run", *words],
         cwd=PROJECT_DIR, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 

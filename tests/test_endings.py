@@ -32,7 +32,7 @@ THINKING = "{% if message['role'] == 'assistant' %}{{ '<think>\\n<unk>\\n</think
 
 @pytest.fixture(scope="module")
 def gemma() -> Any:
-    from benchmarks.demo.tiny import build_processor
+    from examples.demo.tiny import build_processor
 
     return build_processor()
 
@@ -111,7 +111,7 @@ def test_an_end_that_the_template_lacks_is_learned_counted_and_said(
 
 
 def test_a_model_that_cannot_learn_to_stop_is_said() -> None:
-    from benchmarks.demo.tiny import build_processor
+    from examples.demo.tiny import build_processor
 
     processor = build_processor()
     processor.chat_template = processor.chat_template.replace(END, "")

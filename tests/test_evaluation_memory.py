@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from specs import known_shape, make_spec
 
-from accelerate_configs.choose import choose
-from accelerate_configs.job import Estimate, JobSpec
-from accelerate_configs.memory.estimate import estimate
-from accelerate_configs.memory.evaluation import sizes
-from accelerate_configs.memory.known_models import KNOWN_MODELS
-from accelerate_configs.request.variables import resolve
-from accelerate_configs.table import plan_table
+from planner.choose import choose
+from planner.job import Estimate, JobSpec
+from planner.memory.estimate import estimate
+from planner.memory.evaluation import sizes
+from planner.request.variables import resolve
+from planner.table import plan_table
+from trainer.architecture.known_models import KNOWN_MODELS
 from trainer.evaluation.rows import Asked, needed_bytes, rows_that_fit
 from trainer.outcome import ConfigError
 from trainer.text import GIB

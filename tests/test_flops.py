@@ -42,7 +42,7 @@ def test_a_step_computes_no_more_than_it_must(
     assert 0.9 * most < found <= most
     (recipe,) = [recipe for recipe in RECIPES if recipe.name == name]
     if not recipe.checkpointing:  # what MFU counts is what is counted here
-        from accelerate_configs.memory.shapes import resolve_shape
+        from trainer.architecture.shapes import resolve_shape
         from trainer.tracking.throughput import model_flops
 
         shape = resolve_shape("google/gemma-3-4b-it")

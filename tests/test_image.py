@@ -16,7 +16,7 @@ import tomllib
 from image import Image
 
 import trainer
-from accelerate_configs.local import image as places
+from launcher import image as places
 from trainer.training.checkpoint import check_manifest
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent

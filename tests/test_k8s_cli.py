@@ -17,13 +17,13 @@ from api_server import KUEUE, RESOURCES, Refused
 from kube import IMAGE, Cluster, k8s
 from test_makefile import make
 
-from accelerate_configs.memory.known_models import KNOWN_MODELS
-from accelerate_configs.request.scheduler_values import quantity
-from accelerate_configs.request.variables import BY_NAME
-from accelerate_configs.runs.progress import Job
 from k8s.jobs import UNSEEN, see_job
 from k8s.pod import GPU, SECRET_ENV
 from k8s.site import CLUSTER_KEYS, SITE_KEYS
+from launcher.progress import Job
+from planner.request.scheduler_values import quantity
+from planner.request.variables import BY_NAME
+from trainer.architecture.known_models import KNOWN_MODELS
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 

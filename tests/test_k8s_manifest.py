@@ -23,14 +23,14 @@ from plans import ENV, make_plan
 from pods import expanded
 from specs import make_spec
 
-from accelerate_configs.choose import choose
-from accelerate_configs.job import Plan
-from accelerate_configs.local.image import WORK_DIR
-from accelerate_configs.request.variables import VARIABLES, parse_given, resolve
 from k8s.manifest import RESUMED, _Dumper, _string, claim, object_names, render
 from k8s.pod import DEFAULT_CLAIM, least_mem_gib, mounted, shm_gib, writable
 from k8s.request import complete
 from k8s.site import Cluster, Volume, find_site, read_cluster
+from launcher.image import WORK_DIR
+from planner.choose import choose
+from planner.job import Plan
+from planner.request.variables import VARIABLES, parse_given, resolve
 from trainer.outcome import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent

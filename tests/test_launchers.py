@@ -12,11 +12,11 @@ from specs import make_spec
 from test_k8s_manifest import IMAGE
 from test_slurm_script import run_with_stubs
 
-from accelerate_configs.choose import choose
-from accelerate_configs.job import Plan
-from accelerate_configs.local.docker import docker_command
 from k8s.request import complete
 from k8s.site import Cluster
+from local.docker import docker_command
+from planner.choose import choose
+from planner.job import Plan
 
 SPECS: dict[str, dict[str, Any]] = {
     "one_gpu": {"gpus": 1},

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from accelerate_configs.local.run import carry_out, prepare
+from local.run import carry_out, prepare
 from slurm import resume
 from slurm.queue import SCRIPT_NAME
 from slurm.submit import SubmitError
 from trainer.files import without_links, write_whole
+from trainer.node.ranks import Ranks
 from trainer.outcome import ConfigError
 from trainer.training.checkpoint import CheckpointStore
-from trainer.training.ranks import Ranks
 
 
 @pytest.fixture

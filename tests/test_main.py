@@ -1,4 +1,4 @@
-"""`python -m trainer`: one table of verbs."""
+"""`python -m trainer` and `python -m local`: a table of verbs each."""
 
 from __future__ import annotations
 
@@ -8,34 +8,37 @@ import sys
 
 import pytest
 
-from trainer.__main__ import VERBS, exit_code, main
+import local.__main__
+import trainer.__main__
 from trainer.outcome import ConfigError, SickNode, node_name
+from trainer.verbs import exit_code
 
+ROOMS = {"trainer": trainer.__main__, "local": local.__main__}
+VERBS = [(room, verb) for room, module in ROOMS.items() for verb in module.VERBS]
 TAKE_VARIABLES = ("run", "ready", "docker-run", "sweep", "sweep-ready", "find-batch-size")
 
 
-def test_help_lists_every_verb_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
+@pytest.mark.parametrize("room", ROOMS)
+def test_help_lists_every_verb_with_one_line(room: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ROOMS[room].main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines if line.startswith("  ")] == list(VERBS)
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == list(ROOMS[room].VERBS)
     assert max(map(len, lines)) <= 110
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_explains_itself(verb: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "trainer", verb, "--help"], capture_output=True, text=True, check=False
-    )
+@pytest.mark.parametrize(("room", "verb"), VERBS)
+def test_every_verb_explains_itself(room: str, verb: str) -> None:
+    done = subprocess.run([sys.executable, "-m", room, verb, "--help"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("usage: python -m trainer ")
+    assert done.stdout.startswith(f"usage: python -m {room} ")
     assert re.search(rf"[ |]{verb}\b", done.stdout.splitlines()[0])
 
 
-@pytest.mark.parametrize("verb", sorted(VERBS.keys() - {"report", "demo"}))
-def test_every_verb_refuses_an_unknown_option_with_the_nearest(verb: str) -> None:
+@pytest.mark.parametrize(("room", "verb"), sorted(pair for pair in VERBS if pair[1] != "report"))
+def test_every_verb_refuses_an_unknown_option_with_the_nearest(room: str, verb: str) -> None:
     option = "--gpsu" if verb in TAKE_VARIABLES else "--jsn"
     words = [verb, *(["all"] if verb == "validate" else []), option, "1"]
-    done = subprocess.run([sys.executable, "-m", "trainer", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", room, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 78
     line = done.stderr.splitlines()[-1]
     assert line.startswith("trainyard: unknown ") and "known are " in line
@@ -53,9 +56,12 @@ def test_what_a_user_can_act_on_is_one_line_and_a_code(capsys: pytest.CaptureFix
     assert said == [f"trainyard: {line}" for line in ("wrong", f"{node_name()}: hangs", "full", "interrupted")]
 
 
-def test_an_unknown_verb_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["mrege"]) == 78
+@pytest.mark.parametrize(("room", "typed", "meant"), [("trainer", "mrege", "merge"), ("local", "rnu", "run")])
+def test_an_unknown_verb_is_refused_with_the_nearest(
+    room: str, typed: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ROOMS[room].main([typed]) == 78
     assert capsys.readouterr().err == (
-        f"trainyard: unknown verb 'mrege', did you mean merge? known are {', '.join(VERBS)}\n"
+        f"trainyard: unknown verb '{typed}', did you mean {meant}? known are {', '.join(ROOMS[room].VERBS)}\n"
     )
-    assert main([]) == 78
+    assert ROOMS[room].main([]) == 78

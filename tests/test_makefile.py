@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from accelerate_configs.request.variables import VARIABLES
+from planner.request.variables import VARIABLES
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 Done = subprocess.CompletedProcess[str]

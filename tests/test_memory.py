@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from specs import known_shape, make_spec
 
-from accelerate_configs.job import Estimate, JobSpec
-from accelerate_configs.memory.activations import layer_bytes, tower_layer_bytes
-from accelerate_configs.memory.estimate import HEAD_BYTES_PER_LOGIT, HEAD_CHUNK_POSITIONS, estimate
+from planner.job import Estimate, JobSpec
+from planner.memory.activations import layer_bytes, tower_layer_bytes
+from planner.memory.estimate import HEAD_BYTES_PER_LOGIT, HEAD_CHUNK_POSITIONS, estimate
 
 GB = 10**9
 LORA = 119_209_984  # r=64 on the seven linears of 34 layers

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from training import run_forked
 
-from accelerate_configs.measure.memory_profile import LONGEST_ENV, render
-from trainer.__main__ import main
+from local.__main__ import main
+from local.memory_profile import LONGEST_ENV, render
 from trainer.text import GIB
 
 pytestmark = pytest.mark.slow

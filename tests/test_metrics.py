@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from trainer.data.answers import UNREADABLE, answer_field, read_action
 from trainer.evaluation.heldout import Scores, describe
-from trainer.evaluation.metrics import UNREADABLE, action_metrics, answer_field, read_action, score_table
+from trainer.evaluation.metrics import action_metrics, score_table
 from trainer.outcome import ConfigError
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from trainer.model.warm_start import damaged
+from trainer.node.pickles import ANYTHING, ONLY_WEIGHTS, allow_own_classes, load_only_weights, unsafe_pickle
+from trainer.node.ranks import Ranks
 from trainer.node.start import prepare_libraries
 from trainer.training.checkpoint import CheckpointStore
-from trainer.training.pickles import ANYTHING, ONLY_WEIGHTS, allow_own_classes, load_only_weights, unsafe_pickle
-from trainer.training.ranks import Ranks
 
 torch = pytest.importorskip("torch")
 

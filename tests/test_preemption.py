@@ -22,7 +22,7 @@ from plans import ENV, make_plan
 from toy_project import PROJECT, make_toy_project, read_losses, toy_argv, toy_losses
 from training import train_forked
 
-from accelerate_configs.job import Plan
+from planner.job import Plan
 from slurm.script import log_path, run_dir
 from slurm.submit import submit
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import tomllib
 
-from accelerate_configs.measure.batch_size import own_words
-from accelerate_configs.request.variables import BY_NAME, parse_given, read_given
-from trainer.__main__ import VERBS
+import local.__main__
+import trainer.__main__
+from local.batch_size import own_words
+from planner.request.variables import BY_NAME, parse_given, read_given
 from trainer.config import TrainConfig
 from trainer.flags import parse
 from trainer.settings import resolve_settings
@@ -93,9 +94,10 @@ def test_every_make_target_the_readme_names_exists() -> None:
 
 
 DOCUMENTS = ("README.md", "CHANGELOG.md", "docker/README.md", "benchmarks/README.md")
-COMMAND = re.compile(r"(?:^\$ |^|`)(make|python -m trainer)(?: (.*?))?(?:`|$)", re.M)
+COMMAND = re.compile(r"(?:^\$ |^|`)(make|python -m trainer|python -m local)(?: (.*?))?(?:`|$)", re.M)
 PLANNED = ("run", "ready", "docker-run", "sweep", "sweep-ready", "find-batch-size")
 SETTINGS = ("config", "validate", "profile-memory")
+VERBS = {"python -m trainer": trainer.__main__.VERBS, "python -m local": local.__main__.VERBS}
 OPTIONS = {"infer": infer.Question, "merge": merge.Request, "setup-wandb": setup_wandb.Request}
 
 
@@ -119,7 +121,7 @@ def test_a_command_that_is_shown_is_understood(program: str, typed: tuple[str, .
         parse_given({name: value for name, value in given.items() if value and name in BY_NAME})
         return
     verb, *words = typed or ("--help",)
-    assert verb in VERBS or verb == "--help"
+    assert verb in (*VERBS[program], "--help")
     if verb in PLANNED:
         parse_given(read_given(own_words(words)[0], {}))
     elif verb in SETTINGS and words != ["--help"]:

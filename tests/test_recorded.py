@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from test_request import request
 
-from accelerate_configs.local.run import carry_out, given_here, prepare
-from accelerate_configs.measure.fitting import Batch, write_batch
-from accelerate_configs.runs.recorded import read_spec
-from accelerate_configs.runs.records import run_record, write_record
+from launcher.recorded import read_spec
+from launcher.records import run_record, write_record
+from local.run import carry_out, given_here, prepare
+from planner.fitting import Batch, write_batch
 from trainer import __version__
 from trainer.data.lengths import Lengths, data_digest, lengths_path, processor_digest, write_lengths
 from trainer.outcome import ConfigError

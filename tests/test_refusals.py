@@ -16,8 +16,8 @@ from specs import GEMMA_4B
 from tiny_families import write_tiny_mllama
 from training import run_forked
 
-from accelerate_configs.memory.known_models import KNOWN_MODELS
-from accelerate_configs.memory.shapes import resolve_shape
+from trainer.architecture.known_models import KNOWN_MODELS
+from trainer.architecture.shapes import resolve_shape
 from trainer.model.refusal import LONGEST, TRACEBACK_ENV, refusing
 from trainer.outcome import ConfigError, SickNode
 
@@ -168,6 +168,7 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
 
 def ask_all(cases: dict[str, str], data: str, out: str) -> None:
     """Every verb of every model, in this process: {case: {verb: [code, what was printed]}} into `out`."""
+    from local.__main__ import main as local
     from trainer.__main__ import main
     from trainer.train import main as train
 
@@ -184,7 +185,7 @@ def ask_all(cases: dict[str, str], data: str, out: str) -> None:
             "data": lambda model=model: main(["validate", "data", "--model", model, *settings, *steps]),
             "model": lambda model=model: main(["validate", "model", "--model", model, *settings, *steps]),
             "layers": lambda model=model: main(["layers", "--model", model]),
-            "profile-memory": lambda model=model: main(["profile-memory", "--model", model, *settings, *steps]),
+            "profile-memory": lambda model=model: local(["profile-memory", "--model", model, *settings, *steps]),
             "infer": lambda model=model: main(["infer", "--run", model, picture]),
             "merge": lambda run=run: main(["merge", "--run", str(run)]),
         }

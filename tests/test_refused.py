@@ -25,7 +25,7 @@ FRAMES = ["a.png", "b.png", "a.png", "b.png"]
 def load_processor(name: str) -> Any:
     """Processor and tokenizer of a family, without a model: nothing here computes."""
     if name == "gemma":
-        from benchmarks.demo.tiny import build_processor
+        from examples.demo.tiny import build_processor
 
         return build_processor()
     from tiny_families import qwen_processor

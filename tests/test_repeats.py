@@ -39,7 +39,7 @@ def test_every_record_is_some_ranks_own_once_an_epoch(records: int, rows: int, r
     from accelerate.data_loader import BatchSamplerShard
     from torch.utils.data import BatchSampler, SequentialSampler
 
-    from trainer.training.repeats import own_rows
+    from trainer.data.repeats import own_rows
 
     counted = []
     for rank in range(ranks):

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
 
-from accelerate_configs.job import JobSpec
-from accelerate_configs.memory.shapes import resolve_shape
-from accelerate_configs.request.site import Site
-from accelerate_configs.request.variables import BY_NAME, VARIABLES, help_text, parse_given, read_given, resolve
+from planner.job import JobSpec
+from planner.request.site import Site
+from planner.request.variables import BY_NAME, VARIABLES, help_text, parse_given, read_given, resolve
+from trainer.architecture.shapes import resolve_shape
 from trainer.outcome import ConfigError
 
 ROOT = Path("/home/ada/trainyard")

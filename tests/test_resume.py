@@ -18,7 +18,7 @@ import pytest
 from test_pickles import Poison, sums_anew
 from training import Ended, train_forked
 
-from accelerate_configs.runs.records import finished
+from launcher.records import finished
 from trainer.node.stop import FLAG
 from trainer.outcome import ATTEMPT_DIR_ENV, ATTEMPT_ID_ENV, read_outcome
 from trainer.training.checkpoint import check_manifest

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from trainer.config import TrainConfig
+from trainer.data.answers import answer_field, read_action
 from trainer.data.examples import IGNORED, Encoder, encode, pad_and_stack
 from trainer.data.records import Dataset, Record, load_dataset
 from trainer.evaluation.generation import answer_budget, ask
 from trainer.evaluation.heldout import hold_out
-from trainer.evaluation.metrics import answer_field, read_action
 from trainer.evaluation.rows import Room
 from trainer.evaluation.scoring import Choices, find_choices, score_actions
 from trainer.outcome import ConfigError

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import k8s.__main__
 import slurm.__main__
-from accelerate_configs.request.secret import find_secret, hide_secrets, is_secret
+from planner.request.secret import find_secret, hide_secrets, is_secret
 from trainer.outcome import ConfigError
 from trainer.settings import read_env_file
 

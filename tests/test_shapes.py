@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from specs import GEMMA_4B, known_shape
 
-from accelerate_configs.memory.families import PARSERS
-from accelerate_configs.memory.hub import is_hub_id
-from accelerate_configs.memory.known_models import KNOWN_MODELS
-from accelerate_configs.memory.shapes import resolve_shape, shape_from_config
+from trainer.architecture.families import PARSERS
+from trainer.architecture.hub import is_hub_id
+from trainer.architecture.known_models import KNOWN_MODELS
+from trainer.architecture.shapes import resolve_shape, shape_from_config
 from trainer.outcome import ConfigError
 
 # Totals that the hub states for the published weights (tied weights once).
@@ -273,8 +273,8 @@ def test_a_folder_without_config_json_is_refused(tmp_path: Path, hub: Path) -> N
 
 def test_planning_imports_neither_torch_nor_anything_else_that_is_heavy() -> None:
     code = (
-        "import sys, accelerate_configs.choose, accelerate_configs.table\n"
-        "import accelerate_configs.memory.shapes, accelerate_configs.memory.estimate\n"
+        "import sys, planner.choose, planner.table\n"
+        "import trainer.architecture.shapes, planner.memory.estimate\n"
         "heavy = {'torch', 'transformers', 'accelerate', 'huggingface_hub', 'numpy', 'yaml', 'asyncio'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from test_report import _write_run
 
-from accelerate_configs.runs import cli
-from accelerate_configs.runs.progress import list_text, look_at, status_text
-from accelerate_configs.runs.records import Run
-from trainer.__main__ import exit_code
+from launcher import cli
+from launcher.progress import list_text, look_at, status_text
+from launcher.records import Run
 from trainer.outcome import ConfigError
 from trainer.results.card import model_card
 from trainer.results.trained import Usage
 from trainer.settings import say
 from trainer.text import format_table, markdown_cell, printable, printable_lines
 from trainer.tracking.track import confusion_table
+from trainer.verbs import exit_code
 
 # Sets the title, rings, clears, turns what follows around.
 HOSTILE = "a\x1b]0;owned\x07\x1b[2J\u202egnp.b\r\x9b31m"

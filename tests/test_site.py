@@ -18,11 +18,11 @@ from test_cluster import seen_by, toy_plan
 from test_slurm_cli import slurm
 from test_slurm_script import run_with_stubs
 
-from accelerate_configs.choose import choose
-from accelerate_configs.job import JobSpec
-from accelerate_configs.request.variables import BY_NAME, resolve
-from accelerate_configs.runs.recorded import read_spec
 from k8s import site as k8s_site
+from launcher.recorded import read_spec
+from planner.choose import choose
+from planner.job import JobSpec
+from planner.request.variables import BY_NAME, resolve
 from slurm.script import log_path, render
 from slurm.site import SITE_KEYS, find_site, with_gpu_type
 from slurm.submit import submit

@@ -16,7 +16,7 @@ from test_cluster import toy_plan
 from test_verbs import unreachable, until
 
 import slurm.submit
-from accelerate_configs.runs import cli
+from launcher import cli
 from slurm import verbs
 from slurm.script import log_path, run_dir
 from slurm.submit import SubmitError, UnansweredError, submit

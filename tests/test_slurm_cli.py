@@ -356,7 +356,7 @@ def test_the_launch_side_never_imports_torch() -> None:
     """Nor anything else of the train set: a login node has pyyaml and submitit."""
     code = (
         "import sys; from slurm.__main__ import main\n"
-        "import accelerate_configs.table, slurm.submit, trainer.data.records, trainer.supervise\n"
+        "import planner.table, slurm.submit, trainer.data.records, trainer.supervise\n"
         "assert main(['render', '--gpus', '2'], {}) == 0\n"
         "heavy = {'torch', 'transformers', 'peft', 'trl', 'accelerate', 'datasets', 'numpy', 'PIL'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"

@@ -19,9 +19,9 @@ from test_preemption import Job, read
 from test_slurm_cli import make_program, slurm
 from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
 
-from accelerate_configs.job import JobSpec
-from accelerate_configs.local import image
-from accelerate_configs.local.mounts import Mount, mounts
+from launcher import image
+from launcher.mounts import Mount, mounts
+from planner.job import JobSpec
 from slurm import submit as submitting
 from slurm.runtime import check_runtime, wrapping
 from slurm.script import render, run_dir

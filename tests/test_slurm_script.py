@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plans import ENV, make_plan
 
-from accelerate_configs.job import Plan
-from accelerate_configs.request.site import read_site
-from accelerate_configs.request.variables import parse_given, resolve
+from planner.job import Plan
+from planner.request.site import read_site
+from planner.request.variables import parse_given, resolve
 from slurm.runtime import mounts
 from slurm.script import job_name, render, render_array
 from slurm.site import SITE_KEYS

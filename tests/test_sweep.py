@@ -19,17 +19,9 @@ from cluster import Cluster
 from plans import ENV, make_plan
 from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
 
-from accelerate_configs.runs.records import read_run
-from accelerate_configs.sweeps.grid import (
-    MAX_MEMBERS,
-    Recorded,
-    Sweep,
-    read_grid,
-    read_result,
-    read_sweep,
-    results_table,
-)
-from accelerate_configs.sweeps.trials import plan_sweep
+from launcher.grid import MAX_MEMBERS, Recorded, Sweep, read_grid, read_result, read_sweep, results_table
+from launcher.records import read_run
+from launcher.trials import plan_sweep
 from slurm import members
 from slurm.__main__ import main
 from slurm.queue import find_jobs
@@ -372,7 +364,7 @@ def test_without_slurm_a_sweep_writes_nothing(checkout: Path, records: Path) -> 
 def local(checkout: Path, *argv: str) -> subprocess.Popen[str]:
     environ = {"WANDB_MODE": "offline", **os.environ, "HOME": str(checkout), "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "trainer", "sweep", "--device", "cpu", *argv],
+        [sys.executable, "-m", "local", "sweep", "--device", "cpu", *argv],
         cwd=checkout, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 

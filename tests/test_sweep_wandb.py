@@ -26,12 +26,12 @@ from test_sweep import local, until
 from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
 from wandb_server import KEY, Handler
 
-from accelerate_configs.sweeps.grid import Sweep
-from accelerate_configs.sweeps.trial import Trial, read_trial, with_values
-from accelerate_configs.sweeps.trials import check_config, plan_sweep
-from accelerate_configs.sweeps.wandb_service import ServiceError, create_sweep, find_sweep
+from launcher.grid import Sweep
+from launcher.trials import check_config, plan_sweep
 from slurm.sweep import submit
 from trainer.outcome import SWEEP_ENV, ConfigError
+from trainer.sweep.trial import Trial, read_trial, with_values
+from trainer.sweep.wandb_service import ServiceError, create_sweep, find_sweep
 
 SWEEP_PATH = "ada/trainyard/abc123"
 VALUES = {
@@ -221,9 +221,9 @@ def toy(tmp_path: Path) -> Path:
     train = project / "trainer" / "train.py"
     said = "print('W&B run', *(os.environ.get(f'WANDB_{n}') for n in ('RUN_ID', 'SWEEP_ID', 'PROJECT', 'ENTITY')))"
     train.write_text(train.read_text().replace("def train():\n", f"def train():\n    {said}\n"))
-    (project / "accelerate_configs").unlink()
-    shutil.copytree(PROJECT_DIR / "accelerate_configs", project / "accelerate_configs")
-    source = project / "accelerate_configs" / "sweeps" / "trial.py"
+    (project / "trainer" / "sweep").unlink()
+    shutil.copytree(PROJECT_DIR / "trainer" / "sweep", project / "trainer" / "sweep")
+    source = project / "trainer" / "sweep" / "trial.py"
     text = source.read_text()
     source.write_text(text.replace("TELL_EVERY_S = 30.0", "TELL_EVERY_S = 0.3"))
     return project

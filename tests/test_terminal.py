@@ -176,7 +176,7 @@ def test_a_run_on_this_machine_shows_its_bar_through_supervisor_and_launcher(
     (checkout / "train.yaml").write_text("logging_steps: 5\neval_steps: 6\neval_samples: 4\nscore_samples: 8\n")
     terminal = Terminal()
     process = subprocess.Popen(
-        [sys.executable, "-m", "trainer", "run", *words.split(), "--config-file", "train.yaml"], cwd=checkout,
+        [sys.executable, "-m", "local", "run", *words.split(), "--config-file", "train.yaml"], cwd=checkout,
         env={**os.environ, "TERM": "xterm-256color", "WANDB_MODE": "disabled"},
         stdin=terminal.slave, stdout=terminal.slave, stderr=terminal.slave,
     )  # fmt: skip

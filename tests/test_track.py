@@ -21,8 +21,8 @@ from safetensors import safe_open
 from training import train_forked
 from wandb_server import KEY, Service
 
-from accelerate_configs.memory.shapes import resolve_shape
-from accelerate_configs.runs.records import run_record, write_record
+from launcher.records import run_record, write_record
+from trainer.architecture.shapes import resolve_shape
 
 pytestmark = pytest.mark.slow
 

@@ -261,7 +261,7 @@ def test_the_head_scores_answers_only_and_equals_the_full_head(
 
 
 def test_the_memory_model_and_the_head_agree_on_the_chunk() -> None:
-    from accelerate_configs.memory.estimate import HEAD_CHUNK_POSITIONS
+    from planner.memory.estimate import HEAD_CHUNK_POSITIONS
     from trainer.model.head import CHUNK_POSITIONS
 
     assert CHUNK_POSITIONS == HEAD_CHUNK_POSITIONS

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from training import run_forked, train_forked
 
-from accelerate_configs.request.variables import resolve
+from planner.request.variables import resolve
 from trainer import __version__
 from trainer.__main__ import main
 from trainer.config import TrainConfig
@@ -333,8 +333,8 @@ def test_measured_lengths_count_the_too_long_records_as_well(inspected: Inspecti
 
 
 def test_the_plan_says_when_its_length_was_measured(records: Path) -> None:
-    from accelerate_configs.choose import choose
-    from accelerate_configs.table import plan_table
+    from planner.choose import choose
+    from planner.table import plan_table
 
     def first_line() -> str:
         plan = choose(resolve({"DATA": str(records)}, project_dir=Path("/"), environ={}, run_suffix="x"))

@@ -19,8 +19,8 @@ from cluster import Cluster
 from conftest import PROJECT_DIR
 from plans import make_plan
 
-from accelerate_configs.runs.progress import Job
-from accelerate_configs.runs.records import find_run, finished, read_run, run_record, write_record
+from launcher.progress import Job
+from launcher.records import find_run, finished, read_run, run_record, write_record
 from slurm import verbs
 from slurm.__main__ import main
 from slurm.queue import SlurmError, find_jobs, jobs_of

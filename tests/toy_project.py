@@ -52,7 +52,7 @@ from trainer.node.processes import in_rank
 in_rank()
 from trainer.training.checkpoint import CheckpointStore
 from trainer.outcome import ConfigError, write_outcome
-from trainer.training.ranks import Ranks
+from trainer.node.ranks import Ranks
 from trainer.node.stop import Stop, Stopped
 
 words = dict(zip(sys.argv[1::2], sys.argv[2::2]))

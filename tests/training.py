@@ -153,7 +153,7 @@ def reload_adapter(base: str, run: str, out: str, processor: bool = True) -> Non
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the demo's tiny Gemma 3, built in a forked process so that the test process stays light."""
-    from benchmarks.demo.tiny import write_tiny_model
+    from examples.demo.tiny import write_tiny_model
 
     folder = tmp_path_factory.mktemp("tiny")
     ended = run_forked(folder / "log", write_tiny_model, folder / "model")
@@ -164,7 +164,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def walks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set of the demo's game: train.jsonl, eval.jsonl and frames/."""
-    from benchmarks.demo.frames import write_dataset
+    from examples.demo.frames import write_dataset
 
     folder = tmp_path_factory.mktemp("walks")
     write_dataset(folder, episodes=4, eval_episodes=2)

@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         os.environ.update(complete_environment({**env_file, **os.environ}, time.time()))
         watched(os.environ)
         if outcome.SWEEP_ENV in os.environ:
-            from accelerate_configs.sweeps import trial
+            from trainer.sweep import trial
 
             code = trial.attempt(planned, os.environ, attempt)
         else:

@@ -90,6 +90,8 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     from trainer.model import features, warm_start
     from trainer.model.contract import check_contract
     from trainer.model.refusal import UNFIT, refusing
+    from trainer.node.pickles import allow_own_classes, unsafe_pickle
+    from trainer.node.ranks import Ranks
     from trainer.node.stop import Stop
     from trainer.report.page import report_line
     from trainer.results import export, trained
@@ -98,8 +100,6 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     from trainer.tracking.progress import Progress
     from trainer.training.checkpoint import CheckpointStore
     from trainer.training.first_look import check_text_only, drop_unfit
-    from trainer.training.pickles import allow_own_classes, unsafe_pickle
-    from trainer.training.ranks import Ranks
     from trainer.training.sft import VisionSFTTrainer
 
     state = join(config)

@@ -18,11 +18,11 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from trainer.config import MOST_TOKENS
+from trainer.data.answers import json_object
 from trainer.data.endings import markers
 from trainer.data.examples import Rewritten, encode_text, join_prompts, render
 from trainer.data.grid import load_image
 from trainer.data.records import Dataset, Record, each_answer
-from trainer.evaluation.metrics import json_object
 from trainer.outcome import ConfigError, RecordError
 
 SIDES = ("train", "eval")

@@ -15,9 +15,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from trainer.config import Learn, TrainConfig
+from trainer.data.answers import json_object
 from trainer.data.forms import FORMAT_HINT, Form, FormError, Picture, Turn, read_form, read_line
 from trainer.data.unread import MAGIC, Unread
-from trainer.evaluation.metrics import json_object
 from trainer.files import bounded_lines, regular
 from trainer.outcome import ConfigError
 

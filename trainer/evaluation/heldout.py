@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import TrainConfig
+from trainer.data.answers import answer_field, json_object, read_action
 from trainer.data.endings import AnswerEnd
 from trainer.data.records import Dataset, Record, each_answer
 from trainer.evaluation.generation import choose, generate_answers
-from trainer.evaluation.metrics import ActionMetrics, action_metrics, answer_field, json_object, read_action
+from trainer.evaluation.metrics import ActionMetrics, action_metrics
 from trainer.evaluation.rows import Room
 from trainer.evaluation.scoring import Choices, beyond, find_choices, score_actions
 from trainer.text import shown

@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from trainer.data.answers import UNREADABLE, json_object, read_action
 from trainer.data.examples import IGNORED, prompt_and_answer
 from trainer.data.records import Record
 from trainer.evaluation.generation import ask
-from trainer.evaluation.metrics import UNREADABLE, json_object, read_action
 from trainer.evaluation.rows import SCORED_POSITIONS, Room, candidates_at_once
 from trainer.model.head import log_probabilities
 from trainer.model.traits import next_positions

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainer.architecture.quantized import check_unquantized
 from trainer.config import TrainConfig
-from trainer.model.refusal import UNFIT, check_unquantized, refusing
+from trainer.model.refusal import UNFIT, refusing
 from trainer.model.traits import UNUSED
 from trainer.node.preflight import check_model
 from trainer.node.start import device_map

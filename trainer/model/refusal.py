@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 import re
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from trainer.node.preflight import OF_THIS_NODE
 from trainer.outcome import ConfigError
@@ -23,8 +22,6 @@ BROKEN_MACHINE = (
     r"|Connection|[Cc]ouldn't connect|can't start new thread"
 )
 NETWORK = ("httpx", "httpcore", "requests", "urllib3")
-QUANTIZED = ("quantization_config", "compression_config", "quantization")
-"""Keys of a config.json whose weights are quantized: transformers' own, an earlier one, MLX's."""
 UNFIT = "it is not built as the trainer needs it, take another model"
 """What to do where a library stumbles over a model whose files are whole."""
 LONGEST = 200  # characters of what a library said
@@ -42,7 +39,7 @@ def refusing(model: str, doing: str, advice: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if type(error).__module__.partition(".")[0] in ("trainer", "accelerate_configs") or is_of_machine(error):
+        if type(error).__module__.partition(".")[0] == "trainer" or is_of_machine(error):
             raise
         if os.environ.get(TRACEBACK_ENV):
             traceback.print_exc()
@@ -72,14 +69,3 @@ def is_of_machine(error: BaseException | None) -> bool:
         or any(int(number) in OF_THIS_NODE for number in re.findall(r"os error (\d+)", said))  # as Rust says it
     )
     return found or is_of_machine(error.__cause__ or error.__context__)
-
-
-def check_unquantized(model: str, config: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a config.json of weights that are quantized already: no base for training in 4 bits."""
-    for part in (config, *(section for section in config.values() if isinstance(section, Mapping))):
-        for how in (part[key] for key in QUANTIZED if part.get(key)):
-            method = how.get("quant_method") if isinstance(how, Mapping) else None
-            raise ConfigError(
-                f"MODEL={model}: its weights are quantized already ({method or 'says its config.json'}): give the "
-                "16-bit model that they were made from; QUANTIZATION=nf4 makes 4 bits of it as it loads"
-            )

@@ -8,8 +8,8 @@ from typing import Any
 
 from trainer.config import TrainConfig
 from trainer.files import read_json
+from trainer.node.pickles import refusal
 from trainer.outcome import ConfigError
-from trainer.training.pickles import refusal
 
 
 def adapter_folder(config: TrainConfig, project_dir: Path = Path()) -> Path:

@@ -14,10 +14,10 @@ from typing import Any
 
 from trainer.config import TrainConfig
 from trainer.node.gpus import check_bf16
+from trainer.node.pickles import load_only_weights
 from trainer.node.preflight import MEETING_TIMEOUT_S
 from trainer.outcome import FAILED, ConfigError, SickNode, node_name, write_outcome
 from trainer.text import printable
-from trainer.training.pickles import load_only_weights
 
 _kept: list[Any] = []  # the first rank's store must live as long as the others look into it
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from trainer.files import read_json, write_whole
+from trainer.node.ranks import Ranks
 from trainer.outcome import ATTEMPT_DIR_ENV, FAILED, RUN_AGAIN
-from trainer.training.ranks import Ranks
 
 FLAG = "stop"
 DEADLINE_ENV = "TRAINYARD_DEADLINE"  # unix seconds at which the scheduler ends this attempt

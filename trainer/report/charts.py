@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from trainer.evaluation.metrics import UNREADABLE
+from trainer.data.answers import UNREADABLE
 
 MATRIX_ACTIONS = 12  # more columns than this nobody reads
 SMOOTH_FROM = 60  # logged values; fewer are readable as they are

@@ -15,7 +15,7 @@ from statistics import median
 from jinja2 import Environment, FileSystemLoader
 
 from trainer.commands import command, command_from_anywhere
-from trainer.evaluation.metrics import json_object
+from trainer.data.answers import json_object
 from trainer.files import ADAPTER, EXAMPLE_FILE, USAGE_FILE, write_whole
 from trainer.flags import answer_help, word
 from trainer.outcome import FINISHED, ConfigError

@@ -85,7 +85,7 @@ def _config(model: str) -> Any:
     from transformers import AutoConfig
 
     # A gated model's layers are no secret: the sizes that the planner knows are all it takes.
-    from accelerate_configs.memory.known_models import KNOWN_MODELS
+    from trainer.architecture.known_models import KNOWN_MODELS
 
     return AutoConfig.for_model(**KNOWN_MODELS[model]) if model in KNOWN_MODELS else load_model_config(model)
 

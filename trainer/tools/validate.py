@@ -136,7 +136,7 @@ def records(config: TrainConfig) -> Answer:
 
 
 def family(config: TrainConfig) -> str:
-    from accelerate_configs.memory.shapes import resolve_shape
+    from trainer.architecture.shapes import resolve_shape
 
     return resolve_shape(config.model).family
 
@@ -160,7 +160,7 @@ def lora(config: TrainConfig) -> str:
 
 
 def space(config: TrainConfig) -> str:
-    from accelerate_configs.memory.shapes import resolve_shape
+    from trainer.architecture.shapes import resolve_shape
 
     weights = resolve_shape(config.model).lora_params(config.lora_r, config.vision)
     # The newest few, the best, one being written, and the adapter.

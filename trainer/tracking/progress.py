@@ -9,8 +9,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from trainer.evaluation.best import best_step
 from trainer.terminal import LAST_ROW, say
-from trainer.training.best import best_step
 
 
 class Progress(TrainerCallback):

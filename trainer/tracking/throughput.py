@@ -22,12 +22,12 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from trainer.config import TrainConfig
+from trainer.data.repeats import OWN_ROWS
 from trainer.outcome import ConfigError
 from trainer.text import GIB
-from trainer.training.repeats import OWN_ROWS
 
 if TYPE_CHECKING:
-    from accelerate_configs.job import ModelShape
+    from trainer.architecture.shape import ModelShape
     from trainer.model.features import FeatureCache
 
 # Dense bf16 with fp32 accumulation, TFLOP/s, from the vendors' data sheets; the first name that is found counts.
@@ -44,7 +44,7 @@ def peak_flops(device_name: str) -> float | None:
 
 def known_shape(model: str) -> ModelShape | None:
     """The model's sizes; None for a family that no plan can be made for."""
-    from accelerate_configs.memory.shapes import resolve_shape
+    from trainer.architecture.shapes import resolve_shape
 
     with contextlib.suppress(ConfigError):
         return resolve_shape(model)

@@ -20,8 +20,8 @@ from functools import partial
 from pathlib import Path
 
 from trainer.files import read_json, write_whole
+from trainer.node.ranks import Ranks
 from trainer.outcome import FAILED, ConfigError
-from trainer.training.ranks import Ranks
 
 MANIFEST = "manifest.json"
 OWNER = "owner"

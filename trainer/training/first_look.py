@@ -9,8 +9,8 @@ from typing import Any
 from trainer.config import TrainConfig
 from trainer.data.inspection import inspect_dataset, take_apart, without
 from trainer.data.records import Dataset
+from trainer.node.ranks import Ranks
 from trainer.outcome import ConfigError
-from trainer.training.ranks import Ranks
 
 
 def check_text_only(config: TrainConfig, dataset: Dataset) -> None:

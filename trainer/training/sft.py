@@ -21,6 +21,8 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from trainer.config import ZERO3_SETTINGS, TrainConfig
+from trainer.data.repeats import OWN_ROWS, own_rows, without_repeats
+from trainer.evaluation.best import best_step, fruitless
 from trainer.evaluation.heldout import HeldOut, Scores
 from trainer.model.features import FeatureCache
 from trainer.model.head import install_supervised_head
@@ -28,9 +30,7 @@ from trainer.model.warm_start import load_weights
 from trainer.node.stop import Stop
 from trainer.results.export import save_weights
 from trainer.tracking.throughput import Meter
-from trainer.training.best import best_step, fruitless
 from trainer.training.checkpoint import CheckpointStore
-from trainer.training.repeats import OWN_ROWS, own_rows, without_repeats
 from trainer.training.schedule import schedule
 
 TRAINER_STATE = "trainer_state.json"  # the name under which the Trainer looks for it

@@ -1,0 +1,1 @@
+"""What every scheduler shares: run records, sweeps, mounts, the words of their commands."""

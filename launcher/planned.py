@@ -1,0 +1,56 @@
+"""A planned job looked at as its ranks will see it, before anything is submitted or started."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from launcher import image
+from launcher.mounts import mounts
+from planner.job import JobSpec, Plan
+from planner.request.elsewhere import told_by
+from trainer.data.records import load_dataset
+from trainer.model.warm_start import check_start
+from trainer.outcome import ConfigError
+from trainer.settings import read_env_file, say
+
+
+def check_planned(plan: Plan) -> None:
+    """Raises ConfigError for a model without weights, settings that contradict the plan, an adapter that it cannot
+    start from, unusable data, records of which none would be left, runs that would lie in a file, and places that a
+    container would not see."""
+    project_dir = Path(plan.spec.project_dir)
+    output = project_dir / plan.spec.output
+    if file := next((path for path in (output, *output.parents) if path.is_file()), None):
+        raise ConfigError(f"OUTPUT={plan.spec.output}: {file} is a file: give a folder")
+    model = project_dir / plan.spec.model
+    if model.is_dir() and not any(model.glob("*.safetensors")):
+        raise ConfigError(f"MODEL={plan.spec.model}: the folder has no *.safetensors: pass one with the weights")
+    settings = told_by(plan, project_dir)
+    say(settings.notices)
+    image_root = settings.values["image_root"]
+    if plan.spec.runtime != "none":
+        _check_seen(plan.spec, image_root)
+    else:
+        check_start(settings.config(), project_dir)
+    dataset = load_dataset(
+        str(project_dir / plan.spec.data), image_root=str(project_dir / image_root) if image_root else None,
+        learn=settings.values["learn"], text_only=settings.values["text_only"],
+    )  # fmt: skip
+    if plan.spec.too_short_for_pictures and all(record.pictures for record in dataset.train):
+        raise ConfigError(plan.spec.too_short_for_pictures)
+
+
+def _check_seen(spec: JobSpec, image_root: str | None) -> None:
+    """What only a file names is mounted by nobody."""
+    env_file = read_env_file(Path(spec.project_dir, ".env"))
+    if "HF_HOME" in env_file and "HF_HOME" not in dict(spec.environment):
+        raise ConfigError(
+            f".env says HF_HOME={env_file['HF_HOME']}, which a container would not see: "
+            f"say ENVIRONMENT=HF_HOME={env_file['HF_HOME']}, or environment: in the site file"
+        )
+    root = image_root or env_file.get("IMAGE_ROOT", "")
+    inside = os.path.normpath(os.path.join(image.WORK_DIR, root))
+    if root and not any(Path(inside).is_relative_to(mount.target) for mount in mounts(spec)):
+        bind = root if os.path.isabs(root) else f"{os.path.join(spec.project_dir, root)}:{inside}"
+        raise ConfigError(f"image_root={root} would not be seen in the container: add BINDS={bind}")

@@ -1,0 +1,163 @@
+"""run.json: what a run was asked for, what was decided, and with which code. Written where a run begins.
+
+Read back by the verbs that come after submit, on every backend; people edit files, so nothing in it is believed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planner.job import JobSpec, Plan
+from trainer.files import METRICS_FILE, RECORD_NAME, read_json, write_whole
+from trainer.outcome import ConfigError
+from trainer.text import nearest, shown
+
+KNOWN_SHOWN = 5
+METRICS_BEGIN, METRICS_END = b'{\n "format": ', b"}\n"
+SPOILT = f"{METRICS_FILE} is not what training wrote: remove it"
+JOB_ID = re.compile(r"[0-9]{1,12}(_[0-9]{1,9})?|[a-z0-9][a-z0-9-]{0,62}")
+"""Slurm's numbers, those of an array's members too, and the names of Kubernetes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """A run that lies on disk."""
+
+    folder: Path
+    record: Mapping[str, Any]
+    """run.json, with `spec`, `plan` and `job_ids` of the right kinds."""
+
+    @property
+    def run_id(self) -> str:
+        return self.folder.name
+
+    @property
+    def job_ids(self) -> tuple[str, ...]:
+        """Oldest first; empty for a run without a scheduler."""
+        return tuple(self.record["job_ids"])
+
+
+def read_run(folder: Path) -> Run:
+    """Raises ConfigError, in one line, when run.json is not what submit wrote."""
+    path = folder / RECORD_NAME
+    hint = f"put it right or remove {folder}"
+    try:
+        record = read_json(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON ({error}): {hint}") from error
+    if not isinstance(record, dict):
+        raise ConfigError(f"{path} is not a JSON object: {hint}")
+    for key, kind, name in (("spec", dict, "an object"), ("plan", dict, "an object"), ("job_ids", list, "a list")):
+        if not isinstance(record.get(key), kind):
+            raise ConfigError(f"{path}: {key} is {f'not {name}' if key in record else 'missing'}: {hint}")
+    for job_id in record["job_ids"]:
+        # They become arguments of the scheduler's programs.
+        if not isinstance(job_id, str) or not JOB_ID.fullmatch(job_id):
+            raise ConfigError(f"{path}: {shown(str(job_id))} in job_ids is not a job's number or name: {hint}")
+    if record["spec"].get("run_id") != folder.name:
+        said = shown(str(record["spec"].get("run_id")))
+        raise ConfigError(f"{path}: run_id is {said}, the folder is called {folder.name}: {hint}")
+    return Run(folder=folder, record=record)
+
+
+def finished(folder: Path) -> bool:
+    """Whether the run in `folder` came to its end. An adapter alone says less: what is known of it comes after it."""
+    return _written(folder / METRICS_FILE) is True
+
+
+def spoilt(folder: Path) -> bool:
+    """Whether the run's metrics.json is there and not what training wrote."""
+    return _written(folder / METRICS_FILE) is False
+
+
+def refuse_spoilt(folder: Path, then: str) -> None:
+    """Raises ConfigError for a spoilt metrics.json, with what to type `then`."""
+    if spoilt(folder):
+        raise ConfigError(f"{folder}/{SPOILT}, then {then}")
+
+
+def _written(path: Path) -> bool | None:
+    """Whether training wrote this metrics.json; None where there is none. One as it is written is known by its first
+    and last bytes, so that a list of runs reads little; any other is read whole."""
+    try:
+        if not path.is_file():
+            return False if path.exists() else None  # a pipe would be waited for
+        with path.open("rb") as file:
+            begins = file.read(len(METRICS_BEGIN)) == METRICS_BEGIN
+            file.seek(-2, os.SEEK_END)
+            if begins and file.read() == METRICS_END:
+                return True
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        return True  # somebody else's: nothing more is known than that it is there
+    except OSError:
+        return False  # shorter than its end
+    try:
+        record = read_json(path)
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and isinstance(record.get("history"), list)
+
+
+def run_folders(output: Path) -> list[Path]:
+    """Folders below `output` that hold a run.json, the one last submitted first."""
+    records = [path for path in output.glob(f"*/{RECORD_NAME}") if path.is_file()]
+    records.sort(key=lambda path: (path.stat().st_mtime_ns, path.parent.name), reverse=True)
+    return [path.parent for path in records]
+
+
+def find_run(run_id: str | None, output: Path, *, only: bool = False) -> Run:
+    """The run of that id; without an id the newest, or with `only` the only one.
+
+    Raises:
+        ConfigError: there is no such run, or no one run to take.
+    """
+    if run_id and (output / run_id / RECORD_NAME).is_file():
+        return read_run(output / run_id)
+    known = [folder.name for folder in run_folders(output)]
+    if not known:
+        raise ConfigError(f"no run in {output}: make submit starts one, OUTPUT= looks in another folder")
+    names = ", ".join(known[:KNOWN_SHOWN]) + (", ..." if len(known) > KNOWN_SHOWN else "")
+    if run_id:
+        raise ConfigError(f"RUN={run_id}: no such run in {output}{nearest(run_id, known) or ':'} known are {names}")
+    if only and len(known) > 1:
+        raise ConfigError(f"which of {len(known)} runs? say RUN= one of {names}")
+    return read_run(output / known[0])
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    write_whole(folder / RECORD_NAME, json.dumps(record, indent=2) + "\n")
+
+
+def run_record(plan: Plan) -> dict[str, Any]:
+    """What run.json says: the request, the plan, the code they were made with, the jobs that worked on it."""
+    return {**planned_record(plan), "git": _git(plan.spec)}
+
+
+def planned_record(plan: Plan) -> dict[str, Any]:
+    """The part of it that depends on the plan alone."""
+    decided = plan.to_dict()
+    return {"spec": decided.pop("spec"), "plan": decided, "git": None, "job_ids": []}
+
+
+def _git(spec: JobSpec) -> dict[str, Any] | None:
+    """Commit of the checkout and whether it has changes; None where there is no git or no repository."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", spec.project_dir, *words]
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None

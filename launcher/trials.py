@@ -1,0 +1,170 @@
+"""A W&B sweep on the launch side: its YAML read and checked, and one plan that is right for every trial.
+
+W&B chooses a trial's values when a member of the array asks for them, so memory is planned for the largest rank, and
+the micro-batch is fixed: a trial's batch is that times its accumulation times the GPUs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from launcher.grid import Sweep, plan_grid, plan_members
+from planner.job import JobSpec, Plan
+from planner.request.site import Site
+from planner.request.variables import NO_SITE, OF_SWEEPS, parse_given, resolve
+from trainer.config import LORA_PRESETS, TrainConfig
+from trainer.flags import convert
+from trainer.outcome import ConfigError
+from trainer.settings import OnceLoader, read_env_file, read_yaml, without_nulls
+from trainer.sweep.trial import ACCUMULATION, PARAMETERS, RANK
+from trainer.sweep.wandb_service import KEY, create_sweep, find_sweep
+from trainer.text import format_table, nearest, shown
+
+DEFAULT_SWEEP = "wandb_sweep.yaml"
+TRIALS = 12
+# Settings that make's variables say, too.
+SAID_BY = {"LORA": ("lora_r", "lora_alpha"), "LEARNING_RATE": ("learning_rate",), "SEED": ("seed",)}
+
+
+def plan_sweep(
+    given: Mapping[str, str],
+    *,
+    project_dir: Path,
+    environ: Mapping[str, str],
+    run_suffix: str | None = None,
+    site: Site = NO_SITE,
+) -> Sweep:
+    """The members of GRID; without one, TRIALS members for the sweep of SWEEP, a file or the id of one that W&B has.
+
+    Raises:
+        ConfigError: the sweep asks for what cannot be planned, or no plan fits a member.
+    """
+    from planner.choose import choose
+
+    spec_of = partial(resolve, project_dir=project_dir, environ=environ, site=site)
+    if "GRID" in given:
+        return plan_grid(given, spec_of, run_suffix)
+    asked = parse_given({name: given[name] for name in ("SWEEP", "TRIALS") if name in given})
+    source = str(asked.get("SWEEP", DEFAULT_SWEEP))
+    path, config = None, {}
+    if (project_dir / source).is_file():
+        config = without_nulls(read_yaml(project_dir / source, OnceLoader))
+    elif re.fullmatch(r"([\w.-]+/){0,2}[\w-]+", source):
+        path, config = find_sweep(source, service_environ(project_dir, environ))
+    else:
+        raise ConfigError(f"SWEEP={shown(source)}: no such file, and no id of a sweep as entity/project/id")
+    parameters = check_config(config, source)
+    for name, settings in SAID_BY.items():
+        if both := [setting for setting in settings if name in given and setting in parameters]:
+            raise ConfigError(f"{name} is given, and {source} chooses {both[0]}: say it once")
+    common = {name: text for name, text in given.items() if name not in (*OF_SWEEPS, "RUN")}
+    spec = spec_of({**common, **_for_all(spec_of(common), parameters)})
+    plan = choose(replace(spec, wandb_sweep=path))
+    _check_micro_batch(plan, parameters)
+    count = int(str(asked.get("TRIALS", TRIALS)))
+    of_wandb = {"config": config, "chooses": _parameters_table(config, source)}
+    return plan_members(given, [plan.spec] * count, [{}] * count, run_suffix, f"{spec.run_id} {config}", **of_wandb)
+
+
+def begin(sweep: Sweep, environ: Mapping[str, str], *, path: str | None = None) -> Sweep:
+    """The sweep as its jobs need it: that of `path`, else made at W&B where it is a file's.
+
+    Raises:
+        ConfigError: there is no key, or it is not taken.
+        ServiceError: W&B could not be asked.
+    """
+    from planner.choose import choose
+
+    specs = [plan.spec for plan in sweep.plans]
+    if sweep.config is None or specs[0].wandb_sweep:
+        return sweep
+    path = path or create_sweep(sweep.config, service_environ(Path(specs[0].project_dir), environ))
+    return replace(sweep, plans=tuple(choose(replace(spec, wandb_sweep=path)) for spec in specs))
+
+
+def check_key(sweep: Sweep, environ: Mapping[str, str]) -> None:
+    """Raises ConfigError when the members are to ask W&B, and .env and `environ` hold no key."""
+    if sweep.config and not service_environ(Path(sweep.plans[0].spec.project_dir), environ).get(KEY):
+        raise ConfigError(f"a W&B sweep needs {KEY}= in .env, where its jobs read it; GRID=... needs none")
+
+
+def service_environ(project_dir: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    return {**read_env_file(project_dir / ".env"), **environ}
+
+
+def check_config(config: Mapping[str, Any], source: str) -> dict[str, dict[str, Any]]:
+    """The sweep's parameters, each a mapping. Raises ConfigError for what a trial could not be planned or told."""
+    for key in ("method", "metric", "parameters"):
+        if not isinstance(config.get(key), str if key == "method" else dict):
+            raise ConfigError(f"{source}: {key} is missing, or not as in {DEFAULT_SWEEP}")
+    parameters: dict[str, dict[str, Any]] = config["parameters"]
+    for name, listed in parameters.items():
+        if name not in PARAMETERS:
+            near = nearest(str(name), PARAMETERS) or ":"
+            raise ConfigError(f"{source}: {shown(str(name))} is not for sweeps{near} they take {', '.join(PARAMETERS)}")
+        found = _limits(listed)
+        if not found:
+            raise ConfigError(f"{source}: {name} takes `values: [...]`, or min and max")
+        if name in (RANK, ACCUMULATION) and ("min" in listed or any(type(value) is not int for value in found)):
+            raise ConfigError(f"{source}: {name} takes `values: [...]`, of whole numbers: the largest is planned for")
+        for value in found:
+            convert(TrainConfig, name, value, shown_as=f"{source}: {name}")
+    return parameters
+
+
+def _limits(listed: object) -> list[Any]:
+    if not isinstance(listed, dict):
+        return []
+    if isinstance(listed.get("values"), list):
+        return list(listed["values"])
+    return [listed["value"]] if "value" in listed else [listed[k] for k in ("min", "max") if k in listed]
+
+
+def _for_all(spec: JobSpec, parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Variables whose plan every trial's memory fits: the largest rank, and a batch without its accumulation."""
+    found = {}
+    if RANK in parameters:
+        largest = max(_limits(parameters[RANK]))
+        presets = sorted(LORA_PRESETS, key=lambda name: LORA_PRESETS[name][0])
+        fitting = [name for name in presets if LORA_PRESETS[name][0] >= largest]
+        if not fitting:
+            limit = LORA_PRESETS[presets[-1]][0]
+            raise ConfigError(f"{RANK} {largest}: jobs are planned for at most {limit}")
+        found["LORA"] = fitting[0]
+    if ACCUMULATION in parameters:
+        steps = max(_limits(parameters[ACCUMULATION]))
+        batch = spec.effective_batch_size or steps * spec.num_processes
+        if batch % (steps * spec.num_processes):
+            near = max(1, batch // (steps * spec.num_processes)) * steps * spec.num_processes
+            raise ConfigError(
+                f"EFFECTIVE_BATCH={batch}: is of the largest accumulation, {steps} on {spec.num_processes} "
+                f"processes: try {near}"
+            )
+        found["EFFECTIVE_BATCH"] = str(batch // steps)
+    return found
+
+
+def _check_micro_batch(plan: Plan, parameters: Mapping[str, Any]) -> None:
+    """Raises ConfigError when a trial's accumulation could not be just what the sweep says."""
+    if ACCUMULATION in parameters and plan.chosen.gradient_accumulation_steps > 1:
+        at_once = plan.effective_batch_size // plan.num_processes
+        fits = plan.chosen.micro_batch_size * plan.num_processes * max(_limits(parameters[ACCUMULATION]))
+        raise ConfigError(
+            f"EFFECTIVE_BATCH= makes {at_once} samples at once for each GPU, of which "
+            f"{plan.chosen.micro_batch_size} fit: try EFFECTIVE_BATCH={fits}"
+        )
+
+
+def _parameters_table(config: Mapping[str, Any], source: str) -> str:
+    """What W&B chooses from, and by what it judges."""
+    rows = [(source, "")]
+    for name, listed in config["parameters"].items():
+        spread = f"{listed.get('min')} to {listed.get('max')}{' (log)' * ('log' in str(listed.get('distribution')))}"
+        rows.append((name, ", ".join(map(str, _limits(listed))) if "values" in listed else spread))
+    rows.append((str(config["metric"].get("goal", "minimize")), str(config["metric"].get("name"))))
+    return format_table(rows)

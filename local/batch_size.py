@@ -1,0 +1,153 @@
+"""`python -m local find-batch-size`: the largest micro-batch that really fits, by trying; the next plan takes it.
+
+Each try is a job of its own, launched as the run would be: two optimizer steps on the longest record, on every rank.
+One that runs out of memory on any rank does not count, and cannot spoil the next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from local.memory_profile import LIMIT_ENV, LONGEST_ENV, OUT_OF_MEMORY
+from local.run import PROJECT_DIR, request_here
+from planner.choose import MICRO_BATCH_SIZES, choose
+from planner.fitting import Batch, write_batch
+from planner.job import JobSpec, Plan
+from planner.launch import launch_argv
+from planner.request.variables import help_text
+from trainer.data.lengths import data_digest
+from trainer.flags import answer_help
+from trainer.outcome import FAILED, FINISHED, ConfigError
+from trainer.settings import read_env_file, say
+from trainer.supervise import complete_command
+from trainer.text import format_table, gib, last_words
+
+USAGE = """usage: python -m local find-batch-size [--gpus 2 ...] [--limit-gib X] [--json]
+
+Makes two real steps on the longest record for micro-batches that keep the effective batch, in the configuration that
+the plan chooses, each in a job of its own, halving the range until the largest that fits is known. What is found is
+kept beside the data; the next plan for the same request takes it, and says so. --limit-gib pretends that a process has
+only so much memory. Takes the options of run:"""
+KILLED = r"SIGKILL|SIGABRT|std::bad_alloc"  # how a process ends whose host has no more memory
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    micro_batch_size: int
+    fits: bool
+    peak_bytes: int | None
+    """The most that any rank needed; None where it did not fit."""
+    seconds: float
+
+
+def main(argv: Sequence[str]) -> int:
+    """Raises ConfigError for a request that cannot work here, or steps that fail for another reason than memory."""
+    answer_help(argv, help_text(USAGE))
+    words, limit, as_json = own_words(argv)
+    spec = replace(request_here(words), measured_batch=0, measured_with=None)
+    plan = choose(spec, here=True)
+    share = plan.effective_batch_size // plan.num_processes
+    probes: list[Probe] = []
+
+    with tempfile.TemporaryDirectory(prefix="trainyard-batch-size-") as folder:
+        environment = {**read_env_file(PROJECT_DIR / ".env"), **os.environ, **dict(plan.env)}
+        environment[LONGEST_ENV] = f"{folder}/longest.json"
+        if limit is not None:
+            environment[LIMIT_ENV] = str(limit)
+
+        def fits(micro: int) -> bool:
+            say([f"micro-batch {micro} ..."])
+            probes.append(probe(plan, micro, share, environment))
+            return probes[-1].fits
+
+        found = largest(sorted(m for m in MICRO_BATCH_SIZES if share % m == 0), fits)
+    probes.sort(key=lambda p: p.micro_batch_size)
+    report: dict[str, Any] = {
+        "config": plan.chosen.label, "processes": plan.num_processes, "max_length": spec.max_length,
+        "effective_batch_size": plan.effective_batch_size, "limit_gib": limit, "micro_batch_size": found,
+        "gradient_accumulation_steps": share // found if found else None, "tried": [asdict(p) for p in probes],
+        "kept": keep(spec, plan, next(p for p in probes if p.micro_batch_size == found)) if found else None,
+    }  # fmt: skip
+    print(json.dumps(report, indent=1) if as_json else render(report))
+    return FINISHED if found else FAILED
+
+
+def own_words(argv: Sequence[str]) -> tuple[list[str], float | None, bool]:
+    """(the options of run, --limit-gib, --json). Raises ConfigError."""
+    words, limit = [word for word in argv if word != "--json"], None
+    joined = [word.partition("=") for word in words]
+    for place, (flag, equals, text) in enumerate(joined):
+        if flag.replace("_", "-") == "--limit-gib":
+            text = text if equals else next(iter(words[place + 1 : place + 2]), "")
+            if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) or not float(text):
+                raise ConfigError(f"--limit-gib takes a number of GiB, got {text!r}")
+            limit = float(text)
+            del words[place : place + (1 if equals else 2)]
+            break
+    return words, limit, len(argv) > len([word for word in argv if word != "--json"])
+
+
+def largest(sizes: Sequence[int], fits: Callable[[int], bool]) -> int | None:
+    """The largest of the ascending `sizes` that fits, if what is larger than one that does not fit does not either."""
+    low, high = 0, len(sizes)  # sizes[:low] fit, sizes[high:] do not
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if fits(sizes[middle]) else (low, middle)
+    return sizes[low - 1] if low else None
+
+
+def probe(plan: Plan, micro: int, share: int, environment: dict[str, str]) -> Probe:
+    """Two steps with that micro-batch. Raises ConfigError when they fail for another reason than memory."""
+    candidate = replace(plan.chosen, micro_batch_size=micro, gradient_accumulation_steps=share // micro)
+    argv = list(launch_argv(plan.spec, candidate))
+    argv[argv.index("trainer.train")] = "local.memory_profile"
+    began = time.monotonic()
+    done = subprocess.run(
+        [*complete_command(argv, environment), "--json"],
+        cwd=PROJECT_DIR, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    seconds = round(time.monotonic() - began, 1)
+    if done.returncode == 0:
+        peak = json.loads(done.stdout[done.stdout.index("{\n") :])["process_bytes"]
+        return Probe(micro_batch_size=micro, fits=True, peak_bytes=peak, seconds=seconds)
+    if OUT_OF_MEMORY in done.stderr or re.search(KILLED, done.stderr):
+        return Probe(micro_batch_size=micro, fits=False, peak_bytes=None, seconds=seconds)
+    raise ConfigError(f"micro-batch {micro} cannot be tried: {last_words(done.stderr)}")
+
+
+def keep(spec: JobSpec, plan: Plan, best: Probe) -> str | None:
+    """Where the result is kept for the next plan; None, and said, where it cannot be written."""
+    found = Batch(
+        request=Batch.depends_on(spec, plan.chosen.label), data_sha256=data_digest(spec.data),
+        micro_batch_size=best.micro_batch_size, peak_bytes=best.peak_bytes or 0,
+    )  # fmt: skip
+    try:
+        return str(write_batch(spec.data, found))
+    except OSError as error:
+        say([f"the result was not kept ({error})"])
+        return None
+
+
+def render(report: dict[str, Any]) -> str:
+    rows = [["micro-batch", "fits", "peak, GiB", "seconds"]]
+    for tried in report["tried"]:
+        peak = gib(tried["peak_bytes"]) if tried["fits"] else "out of memory"
+        rows.append([str(tried["micro_batch_size"]), "yes" if tried["fits"] else "no", peak, str(tried["seconds"])])
+    many = "es" if report["processes"] > 1 else ""
+    first = (
+        f"{report['config']} on {report['processes']} process{many}, {report['max_length']} tokens a sample at most, "
+        f"{report['effective_batch_size']} samples a step"
+    )
+    micro, accumulation = report["micro_batch_size"], report["gradient_accumulation_steps"]
+    last = [f"largest  micro-batch {micro} x accumulation {accumulation}"] if micro else ["largest  none fits"]
+    if report["kept"]:
+        last.append(f"kept     {report['kept']}: the next plan for this request takes it")
+    return "\n\n".join([first, format_table(rows, rules_before=(1,)), "\n".join(last)])

@@ -1,0 +1,137 @@
+"""`make docker-run`: what `make run` would do, in the image, by docker or podman (DOCKER=podman).
+
+Nothing of the machine is seen inside but what mounts.py names and the GPUs that were planned for; the rest is
+as on a cluster: no capabilities, a read-only root, the caller's user. Secrets go in as `.env`, a file.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from launcher import image
+from launcher.mounts import Mount, cache_folder, check_mounts, env_file, mounts
+from planner.job import Plan
+from planner.request.variables import help_text
+from planner.values import on_disk
+from trainer.architecture.hub import hub_cache
+from trainer.flags import answer_help
+from trainer.node.processes import stop_signals_kept
+from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, RUN_AGAIN, ConfigError
+
+PROGRAM_ENV = "TRAINYARD_DOCKER"
+HUB_DIR = f"{image.ENVIRONMENT['HF_HOME']}/hub"
+STOP_TIMEOUT_S = 120  # for `docker stop`: a step, a save, and the tracker's end
+USAGE = """usage: python -m local docker-run [--gpus 1 | --gpus=1 ...], or make docker-run GPUS=1 ...
+
+Plans for this machine and trains on it in the image (make image). Which GPUs: CUDA_VISIBLE_DEVICES, as usual."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Plan for this machine and train on it in a container; returns the supervisor's exit code."""
+    from local.run import PROJECT_DIR, carry_out, prepare
+    from trainer.settings import read_env_file
+
+    answer_help(argv, help_text(USAGE))
+    program = os.environ.get(PROGRAM_ENV) or "docker"
+    if not shutil.which(program):
+        raise ConfigError(f"no {program} on PATH: install it, say DOCKER=podman, or make run, which needs neither")
+    plan = prepare(argv)
+    environ = {**read_env_file(PROJECT_DIR / ".env"), **os.environ}
+    command = docker_command(plan, program=program, environ=environ)
+    _check_image(plan, program)
+    # Docker would make what is missing, as root.
+    for folder in (Path(cache_folder(plan.spec), "huggingface", "hub"), hub_cache(environ)):
+        folder.mkdir(parents=True, exist_ok=True)
+    return carry_out(plan, lambda: _attempt(command))
+
+
+def docker_command(plan: Plan, *, program: str, environ: Mapping[str, str]) -> list[str]:
+    """`docker run` of the planned command. `environ`: the caller's and that of `.env`, for GPUs and the hub's cache.
+
+    Raises:
+        ConfigError: something cannot be mounted, or there are fewer GPUs to choose from than planned.
+    """
+    spec = plan.spec
+    check_mounts(spec)
+    podman = "podman" in Path(program).name
+    seen = [*mounts(spec), Mount(source=str(hub_cache(environ)), target=HUB_DIR)]
+    if Path(env_file(spec).source).is_file():
+        seen.append(env_file(spec))
+    devices, inside = _gpus(spec.gpus, environ.get("CUDA_VISIBLE_DEVICES"), podman=podman)
+    return [
+        *(program, "run", "--rm", "--name", f"trainyard-{spec.run_id}"),
+        *("--user", f"{os.getuid()}:{os.getgid()}"),
+        # To rootless podman the caller is root inside; this keeps the numbers, and so the files' owner.
+        *(("--userns", "keep-id") if podman and os.getuid() else ()),
+        *("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+        *("--security-opt", "label=disable"),  # SELinux would keep the container from folders of the user
+        *("--tmpfs", image.TMP_DIR, "--shm-size", f"{max(1, spec.mem_gib // 2)}g"),
+        *("--stop-timeout", str(STOP_TIMEOUT_S)),
+        *devices,
+        *(word for mount in seen for word in ("--mount", _mount(mount))),
+        *(word for name, value in (*plan.env, *inside) for word in ("--env", f"{name}={value}")),
+        spec.image or image.local_name(spec.device),
+        *plan.launch_argv,
+    ]
+
+
+def _gpus(count: int, visible: str | None, *, podman: bool) -> tuple[list[str], list[tuple[str, str]]]:
+    """(options for `count` GPUs, what replaces a CUDA_VISIBLE_DEVICES that counts GPUs outside)."""
+    if not count:
+        return [], []
+    chosen = [word.strip() for word in (visible or "").split(",") if word.strip()][:count]
+    if visible is not None and len(chosen) < count:
+        raise ConfigError(
+            f"{count} GPUs are asked for, CUDA_VISIBLE_DEVICES={visible} leaves {len(chosen)}: "
+            f"GPUS={max(1, len(chosen))}"
+        )
+    if podman:
+        names = chosen or [str(index) for index in range(count)]
+        options = [word for name in names for word in ("--device", f"nvidia.com/gpu={name}")]
+    elif chosen:
+        # Docker reads this option as CSV.
+        options = ["--gpus", f'"device={",".join(chosen)}"' if count > 1 else f"device={chosen[0]}"]
+    else:
+        options = ["--gpus", str(count)]
+    renumbered = ",".join(str(index) for index in range(count))
+    return options, [("CUDA_VISIBLE_DEVICES", renumbered)] if chosen else []
+
+
+def _mount(mount: Mount) -> str:
+    if odd := [path for path in (mount.source, mount.target) if "," in path or '"' in path]:
+        raise ConfigError(f"{odd[0]}: no container can see a path with a comma or a quote: rename it")
+    return f"type=bind,source={mount.source},target={mount.target}{',readonly' if mount.read_only else ''}"
+
+
+def _check_image(plan: Plan, program: str) -> None:
+    """Raises ConfigError when the image is one that only `make image` can bring, or no container image."""
+    asked, device = plan.spec.image, plan.spec.device
+    if asked and on_disk(asked):
+        raise ConfigError(f"IMAGE={asked}: {Path(program).name} takes registry/name:tag, or leave IMAGE out")
+    name = image.local_name(device)
+    if asked:
+        return
+    found = subprocess.run([program, "image", "inspect", name], capture_output=True, text=True)
+    if found.returncode:
+        says = (found.stderr.strip().splitlines() or ["nothing"])[-1]
+        build = f"make image{' TORCH=cpu' if device == 'cpu' else ''}"
+        raise ConfigError(f"no image {name} ({Path(program).name} says: {says}): {build}, or IMAGE=registry/name:tag")
+
+
+def _attempt(command: Sequence[str]) -> int:
+    """Run the container to its end. Each signal to stop is passed on, once, and docker takes it to the supervisor."""
+    process: subprocess.Popen[bytes] | None = None
+
+    def pass_on(came: list[int]) -> None:
+        if process is not None:
+            process.send_signal(came[-1])
+
+    with stop_signals_kept(pass_on):
+        # A session of its own: the terminal's Ctrl-C would reach it twice, and the second one kills.
+        process = subprocess.Popen(command, start_new_session=True)
+        code = process.wait()
+    return code if code in (FINISHED, RUN_AGAIN, BAD_CONFIG) else FAILED

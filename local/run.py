@@ -1,0 +1,190 @@
+"""`make run`: a job on this machine, planned and supervised like any scheduler's, without one.
+
+An interrupted run (exit code 75) goes on when the same command is given again with its RUN.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+from launcher.cli import fresh_suffix
+from planner.job import JobSpec, Plan
+from planner.request.variables import OF_SWEEPS, VARIABLES, help_text, parse_given, read_given, resolve
+from trainer.flags import answer_help, word
+from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, ConfigError
+from trainer.text import GIB
+
+# What `validate data` changes in a request, and what find-batch-size does.
+OF_LENGTHS = ("length_source", "max_length", "supervised_tokens", "images_per_sample")
+OF_BATCH = ("measured_with", "measured_batch", "measured_peak_gib")
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+USAGE = """usage: python -m local run | ready [--gpus 2 | --gpus=2 ...], or make run GPUS=2 ...
+
+Plans for this machine and trains on it, supervised as on a cluster; ready only checks that it could. Settings that are
+not here: --config-file, documented by python -m trainer config --help."""
+
+
+def prepare(argv: Sequence[str]) -> Plan:
+    """The plan for this machine, with everything checked that can be before a file is written.
+
+    Raises:
+        ConfigError: the request cannot work here.
+    """
+    from launcher.planned import check_planned
+    from planner.choose import choose
+
+    plan = choose(as_begun(request_here(argv)), here=True)
+    check_folder(plan)
+    check_planned(plan)
+    return plan
+
+
+def request_here(argv: Sequence[str]) -> JobSpec:
+    """What is asked of this machine. Raises ConfigError for what it cannot do."""
+    given = given_here(argv)
+    if odd := [name for name in OF_SWEEPS if name in given]:
+        raise ConfigError(f"{odd[0]}={given[odd[0]]}: only make sweep takes it, leave it out for run")
+    spec = resolve(given, project_dir=PROJECT_DIR, environ=os.environ, run_suffix=fresh_suffix())
+    check_machine(spec)
+    return spec
+
+
+def given_here(argv: Sequence[str]) -> dict[str, str]:
+    """What was asked for, with this machine's cores and memory where nothing was said of them. Raises ConfigError for
+    more memory than there is."""
+    given = read_given(argv, os.environ)
+    given.setdefault("CPUS", str(os.cpu_count()))  # more threads than cores would only wait for each other
+    memory = max(1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // GIB)
+    given.setdefault("MEM", str(memory))
+    if int(str(parse_given({"MEM": given["MEM"]})["MEM"])) > memory:
+        raise ConfigError(f"MEM={given['MEM']}: this machine has {memory} GiB: leave it out")
+    return given
+
+
+def check_machine(spec: JobSpec) -> None:
+    """Raises ConfigError when the request is for what this machine has not."""
+    if spec.nodes > 1:
+        raise ConfigError(f"NODES={spec.nodes}: run uses this machine only; make submit takes several")
+    if spec.runtime != "none":
+        raise ConfigError(f"RUNTIME={spec.runtime} is for clusters: run uses this checkout's environment, leave it out")
+    if spec.device == "cuda" and not shutil.which("nvidia-smi"):
+        raise ConfigError("DEVICE=cuda, and this machine has no NVIDIA driver: say DEVICE=cpu, or submit")
+
+
+def as_begun(spec: JobSpec) -> JobSpec:
+    """`spec` with the measured micro-batch that its run was begun with, and the lengths where they keep the same
+    records: measured only now, or no longer, the run goes on as it was planned.
+
+    Raises:
+        ConfigError: the run's record cannot be read.
+    """
+    from launcher.recorded import read_spec
+    from launcher.records import read_run
+    from trainer.files import RECORD_NAME
+
+    folder = PROJECT_DIR / spec.run_dir
+    if not (folder / RECORD_NAME).is_file():
+        return spec
+    begun = read_spec(read_run(folder).record["spec"], project_dir=PROJECT_DIR)
+    longest = {begun.length_source: begun.max_length, spec.length_source: spec.max_length}
+    same = begun.max_length == spec.max_length or longest.get("measured", math.inf) <= longest.get("MAX_LENGTH", 0)
+    return replace(spec, **{name: getattr(begun, name) for name in (*OF_BATCH, *(OF_LENGTHS if same else ()))})
+
+
+def check_folder(plan: Plan) -> None:
+    """Raises ConfigError unless the run is new, or the same request was interrupted before its end."""
+    from launcher.records import finished, read_run, refuse_spoilt, run_record
+    from trainer.files import RECORD_NAME
+
+    folder = PROJECT_DIR / plan.spec.run_dir
+    if not os.path.lexists(folder):
+        return
+    another = f"give another RUN, or none for a new one, or remove {folder}"
+    refuse_spoilt(folder, "the same command")
+    if finished(folder):
+        raise ConfigError(f"RUN={plan.spec.run_id} is finished: {another}")
+    if not (folder / RECORD_NAME).is_file():
+        raise ConfigError(f"RUN={plan.spec.run_id}: {folder} exists and is no run: {another}")
+    asked = json.loads(json.dumps(run_record(plan)["spec"]))
+    recorded = read_run(folder).record["spec"]
+    if changed := [key for key in asked if asked[key] != recorded.get(key)]:
+        names = {variable.field: variable.name for variable in VARIABLES}
+        told = [f"{names[key]}={word(recorded.get(key))}, not {word(asked[key])}" for key in changed if key in names]
+        raise ConfigError(
+            f"RUN={plan.spec.run_id} was begun with {'; '.join(told) or f'another {changed[0]}'}: ask for the same, or "
+            f"{another}"
+        )
+
+
+def run(argv: Sequence[str]) -> int:
+    """Plan for this machine and train on it; returns the supervisor's exit code."""
+    answer_help(argv, help_text(USAGE))
+    plan = prepare(argv)
+    return carry_out(plan, lambda: train(plan))
+
+
+def train(plan: Plan) -> int:
+    """One attempt, in this process's place: its signals and environment become the supervisor's."""
+    from trainer import supervise
+
+    os.chdir(PROJECT_DIR)
+    os.environ.update(plan.env)
+    return supervise.main(["--", *plan.launch_argv])
+
+
+def carry_out(plan: Plan, attempt: Callable[[], int]) -> int:
+    """Say what was planned, record it, and try; returns the attempt's exit code, having said what to do next.
+
+    Raises:
+        ConfigError: another process of this machine is at this run.
+    """
+    from launcher.records import run_record, write_record
+    from planner.table import plan_summary
+
+    folder = PROJECT_DIR / plan.spec.run_dir
+    print(f"{plan_summary(plan)}\nrun    {plan.spec.run_id}\n", flush=True)
+    write_record(folder, run_record(plan))
+    with _lock_file(folder / ".running") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"RUN={plan.spec.run_id} is running on this machine: wait for it, stop it with Ctrl-C where it was "
+                "started, or give another RUN"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        code = attempt()
+    if code == RUN_AGAIN:
+        run_id = plan.spec.sweep or plan.spec.run_id
+        print(f"to go on: the same command with RUN={run_id} (or --run {run_id})", flush=True)
+    elif code == FAILED:
+        print(f"what went wrong stands above; what there is lies in {folder}", flush=True)
+    return code
+
+
+def _lock_file(path: Path) -> IO[bytes]:
+    """Opened, and nothing in it changed. Raises ConfigError for what is no file of the run's own."""
+    try:
+        return os.fdopen(
+            os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+b", buffering=0
+        )
+    except OSError as error:
+        why = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be opened ({error.strerror})"
+        raise ConfigError(f"{path} {why}: a run locks a file of its own, remove this one") from error
+
+
+def ready(argv: Sequence[str]) -> int:
+    """Check what `run` would, for make: it builds an environment only for a request that can work."""
+    answer_help(argv, help_text(USAGE))
+    prepare(argv)
+    return FINISHED

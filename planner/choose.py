@@ -1,0 +1,213 @@
+"""JobSpec -> Plan: the fastest way to run the job that fits the memory of one GPU.
+
+    plan = choose(spec)
+
+Pure: the same JobSpec gives the same Plan, byte for byte. The ways are data (WAYS), in order of expected
+speed; the first that fits is taken. DDP replicates, so one GPU's memory decides, never the sum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from planner.job import Candidate, JobSpec, Plan
+from planner.launch import launch_argv, launch_env
+from planner.memory.estimate import estimate, processes_gib
+from planner.refuse import nothing_fits
+from trainer.config import Optimizer
+from trainer.outcome import ConfigError
+from trainer.text import GIB, gib
+
+DEFAULT_BATCH_SIZE = 8
+MICRO_BATCH_SIZES = (32, 16, 8, 4, 2, 1)
+# Kept free of a card's name-plate size. An L4 or A10 sold as 24 GB reports 22.5 GiB (ECC and firmware, 6 %);
+# the rest is for the error of the prediction.
+HEADROOM_SHARE = 0.08
+LITTLE = 0.1  # of the usable memory: a plan calls smaller savings little
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """One row of the search: a configuration and what travels beside it as trainer arguments."""
+
+    config: str
+    checkpointing: bool = False
+    offload: bool = False
+    optimizer: Optimizer = "adamw"
+
+
+ONE_GPU = (Way(config="single_gpu"), Way(config="single_gpu_low_mem", checkpointing=True, optimizer="paged_adamw_8bit"))
+MORE_GPUS = (
+    Way(config="multi_gpu"),
+    Way(config="multi_gpu", checkpointing=True),
+    Way(config="multi_gpu", checkpointing=True, optimizer="paged_adamw_8bit"),
+    Way(config="deepspeed_zero3", checkpointing=True),
+    Way(config="deepspeed_zero3", checkpointing=True, offload=True),
+)
+NO_GPU = (Way(config="cpu_mps"),)
+CONFIGS = tuple(dict.fromkeys(way.config for way in (*ONE_GPU, *MORE_GPUS, *NO_GPU)))
+
+
+def choose(spec: JobSpec, *, here: bool = False) -> Plan:
+    """The Plan for `spec`; `here`: for this machine, to which no memory can be added.
+
+    Raises ConfigError when nothing fits or what was asked for contradicts itself.
+    """
+    check_request(spec)
+    ways = _ways(spec)
+    batch, notes = _effective_batch(spec)
+    tried = tuple(_try(spec, way, batch) for way in ways)
+    taken = _take(spec, tried, here=here)
+    candidates = tuple(replace(c, reason=_reason(c, taken=i == taken, after=i > taken)) for i, c in enumerate(tried))
+    chosen = candidates[taken]
+    return Plan(
+        spec=spec,
+        chosen=chosen,
+        candidates=candidates,
+        effective_batch_size=batch,
+        launch_argv=launch_argv(spec, chosen),
+        env=launch_env(spec, chosen),
+        notes=(*notes, *_notes(spec, chosen)),
+    )
+
+
+def check_request(spec: JobSpec) -> None:
+    """Raises ConfigError when what was asked for contradicts itself, whatever the model and its cards."""
+    _ways(spec)
+    _effective_batch(spec)
+    if spec.gpus and spec.mem_gib < (least := processes_gib(spec)):
+        raise ConfigError(
+            f"MEM={spec.mem_gib}: the processes of a node alone take {least} GiB: MEM={least} is the least"
+        )
+
+
+def _ways(spec: JobSpec) -> tuple[Way, ...]:
+    """The ways that this many GPUs allow. Raises ConfigError for a CONFIG that is not among them."""
+    ways = NO_GPU if spec.gpus == 0 else ONE_GPU if spec.num_processes == 1 else MORE_GPUS
+    if spec.gpus == 0 and spec.nodes > 1:
+        raise ConfigError(f"NODES={spec.nodes} without GPUs: cpu_mps is one process; try NODES=1")
+    asked = spec.accelerate_config
+    possible = list(dict.fromkeys(way.config for way in ways))
+    if asked != "auto" and asked not in possible:
+        gpus = spec.gpus * spec.nodes
+        offered = f"{gpus} GPU{'s' * (gpus != 1)}" if gpus else "no GPU"
+        raise ConfigError(f"CONFIG={asked} is not for {offered}: try CONFIG={' or CONFIG='.join(possible)}")
+    return ways
+
+
+def _effective_batch(spec: JobSpec) -> tuple[int, list[str]]:
+    """(samples an optimizer step, notes). Raises ConfigError when the GPUs cannot share the asked number
+    evenly."""
+    world, asked = spec.num_processes, spec.effective_batch_size
+    batch = -(-(asked or DEFAULT_BATCH_SIZE) // world) * world
+    if asked is None:
+        rounded = f"The effective batch is {batch}, not {DEFAULT_BATCH_SIZE}: a multiple of the {world} GPUs."
+        return batch, [rounded] if batch != DEFAULT_BATCH_SIZE else []
+    if batch != asked:
+        near = " or ".join(str(b) for b in (batch - world, batch) if b)
+        raise ConfigError(f"EFFECTIVE_BATCH={asked} cannot be shared evenly by {world} GPUs: try {near}")
+    return batch, []
+
+
+def _try(spec: JobSpec, way: Way, batch: int) -> Candidate:
+    """`way` at its largest micro-batch that fits, or at 1."""
+    share = batch // spec.num_processes
+    sizes = [micro for micro in MICRO_BATCH_SIZES if share % micro == 0]
+    tried = (_candidate(spec, way, share, micro) for micro in sizes)
+    return next((candidate for candidate in tried if candidate.fits), _candidate(spec, way, share, 1))
+
+
+def _candidate(spec: JobSpec, way: Way, share: int, micro: int) -> Candidate:
+    """`way` at that micro-batch; whether it fits is predicted, unless it was measured."""
+    offered = spec.mem_gib if way.config == "cpu_mps" else spec.vram_gib
+    usable = int(offered * GIB * (1 - HEADROOM_SHARE))
+    predicted = estimate(
+        spec,
+        config=way.config,
+        checkpointing=way.checkpointing,
+        offload=way.offload,
+        optimizer=way.optimizer,
+        micro_batch_size=micro,
+    )
+    candidate = Candidate(
+        config=way.config,
+        checkpointing=way.checkpointing,
+        offload=way.offload,
+        optimizer=way.optimizer,
+        micro_batch_size=micro,
+        gradient_accumulation_steps=share // micro,
+        estimate=predicted,
+        usable_bytes=usable,
+        fits=predicted.peak_bytes <= usable,
+        reason="",
+    )
+    measured = candidate.label == spec.measured_with
+    return replace(candidate, fits=micro <= spec.measured_batch) if measured else candidate
+
+
+def _take(spec: JobSpec, tried: tuple[Candidate, ...], *, here: bool) -> int:
+    """Index of the candidate to run: the first that fits, of CONFIG's only if it was asked for.
+
+    A CONFIG that was asked for and does not fit is still taken, at its smallest. Raises ConfigError
+    otherwise.
+    """
+    wanted = [i for i, c in enumerate(tried) if spec.accelerate_config in ("auto", c.config)]
+    for i in wanted:
+        if tried[i].fits:
+            return i
+    if spec.accelerate_config == "auto":
+        raise ConfigError(nothing_fits(spec, tried, fits=_would_fit, here=here))
+    return min(wanted, key=lambda i: tried[i].estimate.peak_bytes)
+
+
+def _would_fit(spec: JobSpec) -> bool:
+    """Whether this request, a variation on one that was refused, fits."""
+    if (spec.effective_batch_size or 0) % spec.num_processes:
+        return False
+    batch, _ = _effective_batch(spec)
+    return any(_try(spec, way, batch).fits for way in _ways(spec))
+
+
+def _reason(candidate: Candidate, *, taken: bool, after: bool) -> str:
+    over = f"{gib(candidate.estimate.peak_bytes - candidate.usable_bytes)} GiB over"
+    if taken:
+        return "chosen" if candidate.fits else f"asked, {over}"
+    if candidate.fits:
+        return "fits, slower" if after else "fits"
+    return over
+
+
+def _notes(spec: JobSpec, chosen: Candidate) -> list[str]:
+    notes = []
+    if chosen.label == spec.measured_with:
+        notes.append(
+            f"Micro-batch {spec.measured_batch} was measured to fit, with {spec.measured_peak_gib:.2f} GiB at its peak "
+            "(find-batch-size, beside the data); what stands below is predicted."
+        )
+    if not chosen.fits:
+        over = gib(chosen.estimate.peak_bytes - chosen.usable_bytes)
+        notes.append(f"CONFIG={spec.accelerate_config} was asked for; it is predicted to overflow by {over} GiB.")
+    if spec.too_short_for_pictures:
+        notes.append(f"{spec.too_short_for_pictures}, unless the records are text alone.")
+    if spec.device == "cpu" and spec.gpus:
+        notes.append("DEVICE=cpu: planned as for GPUs, but it will run on the CPU (for test beds with pretend GPUs).")
+    if spec.num_processes > 1 and spec.quantization == "nf4":
+        notes.append(_zero3_note(spec, chosen.usable_bytes))
+    return notes
+
+
+def _zero3_note(spec: JobSpec, usable_bytes: int) -> str:
+    """What sharding saves over DDP, all else equal: little where 4-bit weights are small beside the card."""
+    ddp, zero = (
+        estimate(
+            spec, config=config, checkpointing=True, offload=False, optimizer="adamw", micro_batch_size=1
+        ).peak_bytes
+        for config in ("multi_gpu", "deepspeed_zero3")
+    )
+    saved = ddp - zero
+    gain = "gains nothing" if saved <= 0 else "gains little" if saved < LITTLE * usable_bytes else "helps"
+    return (
+        f"ZeRO-3 {gain} here: {gib(zero)} GiB a GPU where DDP takes {gib(ddp)} (micro-batch 1, "
+        "checkpointing). What is sharded is gathered again to be used, and loading puts the whole 4-bit "
+        "model on every GPU first."
+    )

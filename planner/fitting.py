@@ -1,0 +1,54 @@
+"""The micro-batch that really fits, as `find-batch-size` found it, kept beside the data for the plan.
+
+It is taken only for the very bytes, model and request it was measured with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planner.job import JobSpec
+from trainer.data.lengths import beside, data_digest, write_measured
+from trainer.files import read_json
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """The largest micro-batch that really fits."""
+
+    request: dict[str, Any]
+    """What it depends on, see `depends_on`."""
+    data_sha256: str
+    micro_batch_size: int
+    peak_bytes: int
+    """The most that any process needed with it."""
+
+    @staticmethod
+    def depends_on(spec: JobSpec, label: str) -> dict[str, Any]:
+        """`label` is that of the plan's Candidate. How many processes there are matters where they share weights."""
+        names = ("model", "device", "vram_gib", "quantization", "lora", "lora_dropout", "vision", "max_length")
+        shards = {"processes": spec.num_processes} if label.startswith("deepspeed") else {}
+        return {"config": label, **{name: getattr(spec, name) for name in names}, **shards}
+
+
+def batch_path(data: str) -> Path:
+    return beside(data, "batch_size.json")
+
+
+def write_batch(data: str, batch: Batch) -> Path:
+    return write_measured(batch_path(data), batch)
+
+
+def read_batch(spec: JobSpec, data: str) -> Batch | None:
+    """What fits this request with the records at `data`; None when nothing was measured, or for another one."""
+    try:
+        found = Batch(**read_json(batch_path(data)))
+        label, sizes = str(found.request["config"]), (found.micro_batch_size, found.peak_bytes)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    if not all(type(size) is int and size > 0 for size in sizes):
+        return None
+    same = found.request == Batch.depends_on(spec, label)
+    return found if same and found.data_sha256 == data_digest(data) else None

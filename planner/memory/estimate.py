@@ -1,0 +1,176 @@
+"""How much memory one GPU needs for a job: an itemised prediction in bytes, from sizes alone.
+
+Nothing is measured here and no torch is imported, so a login node can ask. Weights and training state are
+counts times widths. The peak is the largest of three: loading, a step, an evaluation. Saving is never: it adds to
+what stays between two steps no more than one weight of the adapter. Of the moments of an optimizer step three compete
+for the same memory (the tower's forward, the head, the first backward of a layer); the largest is the step's peak, and
+what is not alive then is listed as 0.
+
+The trainer's side of the bargain: sdpa attention, AdamW without temporaries (fused, or
+bitsandbytes'), the chunked head, ZERO3_SETTINGS under DeepSpeed.
+"""
+
+from __future__ import annotations
+
+from planner.job import Estimate, JobSpec
+from planner.memory.activations import layer_bytes, layer_workspace_bytes, once_bytes, tower_bytes, tower_layer_bytes
+from planner.memory.evaluation import evaluation_items
+from trainer.config import ZERO3_SETTINGS, Optimizer
+from trainer.text import GIB
+
+MIB = 1024**2
+BF16_BYTES = 2
+FP32_BYTES = 4
+
+# NF4 with double quantization: QLoRA, arXiv:2305.14314, section 3, with bitsandbytes' block sizes.
+NF4_BYTES_PER_PARAM = 0.5
+ABSMAX_BLOCK = 64  # weights that share an int8 absmax
+NESTED_BLOCK = 256  # absmax values that share an fp32 constant
+
+# AdamW keeps two fp32 moments; bitsandbytes' 8-bit one two bytes, and two fp32 constants a block of 256. Its
+# pages can move to the host under pressure; they are counted as if they never did.
+ADAMW_BYTES_PER_PARAM = 8.0
+ADAMW_8BIT_BYTES_PER_PARAM = 2 + 2 * FP32_BYTES / 256
+
+# trainer/model/head.py: positions scored at once, and bytes a logit while a chunk's loss and gradient are
+# computed: logits, log-softmax and the gradient of each, in fp32. Allocations of that function traced on
+# CPU: 16.0.
+HEAD_CHUNK_POSITIONS = 512
+HEAD_BYTES_PER_LOGIT = 16
+
+# On the card before and beside torch's tensors. Usual figures, not measured by us.
+CUDA_CONTEXT_BYTES = 500 * MIB
+CUBLAS_WORKSPACE_BYTES = 64 * MIB  # 32 MiB on Hopper, less before; one for the forward, one for the backward thread
+NCCL_BYTES = 400 * MIB  # the channels' buffers of one communicator
+HOST_PROCESS_BYTES = 1536 * MIB  # Python with torch, transformers and trl: runs on the CPU only
+ROUNDING_SHARE = 0.03  # blocks of 512 bytes and 2 MiB, and holes between them
+
+
+def estimate(
+    spec: JobSpec, *, config: str, checkpointing: bool, offload: bool, optimizer: Optimizer, micro_batch_size: int
+) -> Estimate:
+    """Predicted bytes on one GPU (in host memory for cpu_mps), every item of every configuration, in one
+    order."""
+    on_cpu, sharded = config == "cpu_mps", config == "deepspeed_zero3"
+    width = FP32_BYTES if on_cpu else BF16_BYTES
+    whole = _weights(spec, width=width)
+    state = _training_state(spec, optimizer, sharded=sharded, offload=offload)
+    fixed = _process(spec, on_cpu=on_cpu)
+    tensors = {
+        **(_shard(spec, whole) if sharded else {**whole, "gathered weights": 0}),
+        **state,
+        "communication buckets": _buckets(spec, config),
+        **_transient(spec, micro_batch_size, width=width, checkpointing=checkpointing, sharded=sharded),
+    }
+    evaluation = evaluation_items(spec, tensors, width=width, sharded=sharded)
+    for items in filter(None, (tensors, evaluation)):
+        items["allocator rounding"] = _ceil(sum(items.values()) * ROUNDING_SHARE)
+    # ZeRO-3 does not help here: the whole model is on each GPU before anything is sharded, put there by bitsandbytes,
+    # or without 4 bits by DeepSpeed's engine: zero3_init_flag is false, so no weight is sharded as it is loaded.
+    one_layer = spec.shape.linear_params // spec.shape.layers * width if spec.quantization == "nf4" else 0
+    loading = _ceil((sum(whole.values()) + one_layer) * (1 + ROUNDING_SHARE)) + sum(fixed.values())
+    return Estimate(
+        items=tuple({**tensors, **fixed}.items()),
+        load_peak_bytes=loading,
+        evaluation=tuple({**evaluation, **fixed}.items()) if evaluation else (),
+    )
+
+
+def processes_gib(spec: JobSpec) -> int:
+    """GiB of host memory that a node's processes take as they are, with nothing loaded."""
+    return _ceil(max(1, spec.gpus) * HOST_PROCESS_BYTES / GIB)
+
+
+def _ceil(size: float) -> int:
+    return int(-(-size // 1))
+
+
+def _weights(spec: JobSpec, *, width: int) -> dict[str, int]:
+    """The frozen model, whole."""
+    shape, n = spec.shape, spec.shape.linear_params
+    linears, constants = n * width, 0
+    if spec.quantization == "nf4":
+        linears = _ceil(n * NF4_BYTES_PER_PARAM)
+        constants = _ceil(n / ABSMAX_BLOCK) + _ceil(n / (ABSMAX_BLOCK * NESTED_BLOCK)) * FP32_BYTES
+    return {
+        "language model": linears,
+        "quantization constants": constants,
+        "embedding and head": (shape.embedding_params + shape.head_params + shape.text_extra_params) * width,
+        "image tower": (shape.vision_params + shape.projector_params) * width,
+    }
+
+
+def _shard(spec: JobSpec, whole: dict[str, int]) -> dict[str, int]:
+    """The frozen model under ZeRO-3: this rank's share, and what is gathered at the peak.
+
+    The constants belong to bitsandbytes' quantization state, which DeepSpeed does not see. A parameter is
+    gathered whole: a tied embedding, or the head, is the largest.
+    """
+    world, shape = spec.num_processes, spec.shape
+    shares = {name: _ceil(size / world) for name, size in whole.items()}
+    shares["quantization constants"] = whole["quantization constants"]
+    live = ZERO3_SETTINGS["stage3_max_live_parameters"] + ZERO3_SETTINGS["stage3_prefetch_bucket_size"]
+    gathered = min(live * BF16_BYTES, whole["language model"]) + shape.embedding_params * BF16_BYTES
+    return {**shares, "gathered weights": gathered}
+
+
+def _training_state(spec: JobSpec, optimizer: Optimizer, *, sharded: bool, offload: bool) -> dict[str, int]:
+    """fp32 adapters; under DeepSpeed's bf16 engine bf16 adapters and gradients with fp32 masters, all in
+    shards."""
+    lora = spec.lora_params
+    per_param = ADAMW_BYTES_PER_PARAM if optimizer == "adamw" else ADAMW_8BIT_BYTES_PER_PARAM
+    if not sharded:
+        fp32 = lora * FP32_BYTES
+        return {"LoRA weights": fp32, "gradients": fp32, "optimizer": _ceil(lora * per_param)}
+    share = -(-lora // spec.num_processes)
+    masters, moments = (0, 0) if offload else (share * FP32_BYTES, _ceil(share * per_param))
+    return {"LoRA weights": share * BF16_BYTES + masters, "gradients": share * BF16_BYTES, "optimizer": moments}
+
+
+def _buckets(spec: JobSpec, config: str) -> int:
+    """DDP copies every gradient into flat fp32 buckets; DeepSpeed reduces through one of a fixed size."""
+    if config == "multi_gpu":
+        return spec.lora_params * FP32_BYTES
+    return ZERO3_SETTINGS["reduce_bucket_size"] * BF16_BYTES if config == "deepspeed_zero3" else 0
+
+
+def _transient(spec: JobSpec, micro: int, *, width: int, checkpointing: bool, sharded: bool) -> dict[str, int]:
+    """What lives for a part of a step, at the moment when it adds up to most."""
+    shape, tokens = spec.shape, micro * spec.max_length
+    layer = layer_bytes(spec, width=width)
+    if checkpointing:  # each layer's input, and one layer computed again
+        activations = tokens * (shape.layers * shape.hidden * width + once_bytes(shape, width=width))
+        recomputed = tokens * layer
+    else:
+        activations = tokens * (shape.layers * layer + once_bytes(shape, width=width))
+        recomputed = 0
+    patches = micro * spec.images_per_sample * shape.vision_patches if spec.vision == "lora" else 0
+    tower_layer = patches * tower_layer_bytes(spec, width=width)
+    stream = patches * shape.vision_hidden * width
+    tower = shape.vision_layers * (stream if checkpointing else tower_layer)
+    activations += tower
+    # Autocast keeps a bf16 copy of each fp32 adapter until the backward has used it.
+    copies = 0 if sharded or width == FP32_BYTES else spec.lora_params * BF16_BYTES
+    scored = micro * spec.supervised_tokens
+    head = min(scored, HEAD_CHUNK_POSITIONS) * shape.vocab * HEAD_BYTES_PER_LOGIT
+    head += 2 * scored * shape.hidden * width
+    dequantized = max(i * o for i, o in shape.linear_shapes) * width if spec.quantization == "nf4" else 0
+    backward = recomputed + tokens * layer_workspace_bytes(shape, width=width) + dequantized
+    forward = {"autocast copies": copies, "activations": activations}
+    moments: tuple[dict[str, int], ...] = (
+        {**forward, "head": head},
+        {**forward, "backward of a layer": backward},
+        # The last thing of a step, with vision=lora; by then nothing is kept of the language model.
+        {"autocast copies": copies, "activations": tower, "backward of a layer": tower_layer},
+        {"image tower forward": micro * spec.images_per_sample * tower_bytes(shape, width=width)},
+    )
+    peak = max(moments, key=lambda moment: sum(moment.values()))
+    return {name: peak.get(name, 0) for moment in moments for name in moment}
+
+
+def _process(spec: JobSpec, *, on_cpu: bool) -> dict[str, int]:
+    return {
+        "NCCL": NCCL_BYTES if spec.num_processes > 1 and not on_cpu else 0,
+        "CUDA context": 0 if on_cpu else CUDA_CONTEXT_BYTES + CUBLAS_WORKSPACE_BYTES,
+        "Python process": HOST_PROCESS_BYTES if on_cpu else 0,
+    }

@@ -1,0 +1,55 @@
+"""What an evaluation takes: the state that training keeps, and one sequence, which it can always go down to.
+
+The arithmetic is the trainer's own (trainer/evaluation/rows.py), by which it decides how many sequences run at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from planner.job import JobSpec
+from trainer.architecture.shape import ModelShape
+from trainer.evaluation.rows import Asked, Sizes, parts
+
+# Items of a step that are there between two steps too.
+HELD = (
+    "language model", "quantization constants", "embedding and head", "image tower", "gathered weights", "LoRA weights",
+    "optimizer", "communication buckets",
+)  # fmt: skip
+BF16_BYTES = 2
+ANSWER_MARGIN = 4  # tokens that an answer may be longer than the longest true one
+
+
+def evaluation_items(spec: JobSpec, step: Mapping[str, int], *, width: int, sharded: bool) -> dict[str, int]:
+    """Everything alive at the peak of an evaluation of one sequence at a time, of a job whose step holds `step`; empty
+    for a job without evaluations."""
+    if not spec.evaluates:
+        return {}
+    longest = Asked(tokens=spec.max_length, patches=spec.images_per_sample * spec.shape.vision_patches)
+    ways = (
+        replace(longest, written=spec.supervised_tokens + ANSWER_MARGIN),
+        replace(longest, candidates=(spec.supervised_tokens,)),
+    )
+    most = max(
+        (parts(sizes(spec.shape, width=width), asked, 1) for asked in ways), key=lambda items: sum(items.values())
+    )
+    # Autocast keeps its bf16 copies of the adapters as long as a batch is worked on.
+    copies = 0 if sharded or width > BF16_BYTES else spec.lora_params * BF16_BYTES
+    # The Trainer sets gradients to None after each step; DeepSpeed's partitions keep theirs.
+    held = {name: step[name] for name in (*HELD, *(("gradients",) if sharded else ()))}
+    return {**held, "autocast copies": copies, **most, "written out of 4 bits": sizes(spec.shape, width=width).fixed}
+
+
+def sizes(shape: ModelShape, *, width: int) -> Sizes:
+    return Sizes(
+        layers=shape.layers,
+        hidden=shape.hidden,
+        mlp=shape.mlp,
+        q_width=shape.q_width,
+        kv_width=shape.kv_width,
+        vocab=shape.vocab,
+        vision_hidden=shape.vision_hidden,
+        vision_mlp=shape.vision_mlp,
+        width=width,
+    )

@@ -1,0 +1,140 @@
+"""Strict parsers, like those of values.py, for what is handed to a scheduler and into the job's shell."""
+
+from __future__ import annotations
+
+import re
+
+from planner.request.secret import refuse_secret
+from planner.values import Parser, matching, refuse
+from trainer.outcome import ConfigError
+from trainer.text import known_are, shown
+
+MAIL_TYPES = (
+    *("NONE", "BEGIN", "END", "FAIL", "REQUEUE", "ALL", "INVALID_DEPEND", "STAGE_OUT"),
+    *("TIME_LIMIT", "TIME_LIMIT_90", "TIME_LIMIT_80", "TIME_LIMIT_50", "ARRAY_TASKS"),
+)
+# What sbatch takes beside the flags that are variables here, and whether with a value. Nothing that moves the job's
+# folder, log, environment, requeueing or tasks, which the script relies on.
+SBATCH_FLAGS = {
+    **dict.fromkeys(("--begin", "--comment", "--core-spec", "--cpu-freq", "--deadline", "--dependency"), True),
+    **dict.fromkeys(("--gpu-bind", "--gpu-freq", "--hint", "--licenses", "--mem-bind", "--network"), True),
+    **dict.fromkeys(("--nice", "--nodelist", "--prefer", "--priority", "--switches"), True),
+    **dict.fromkeys(("--threads-per-core", "--tmp"), True),
+    **dict.fromkeys(("--contiguous", "--exclusive", "--spread-job", "--use-min-nodes"), False),
+}
+# Names that are not the request's to set, and whose they are.
+OURS: tuple[tuple[str, str], ...] = (
+    (
+        r"(SLURMD?|SBATCH|SRUN|SQUEUE|SCONTROL|SINFO|SACCT|TRAINYARD|ACCELERATE|BASH|LD_PRELOAD|LD_AUDIT|PYTHONHOME|PYTHONPATH)(_.*)?"
+        r"|PATH|HOME|PWD|SHELL|ENV|IFS|CDPATH|GLOBIGNORE|POSIXLY_CORRECT",
+        "it would change how the job starts",
+    ),
+    (r"UID|EUID|PPID|BASHOPTS|SHELLOPTS", "bash lets nobody set it"),
+    (r"(MASTER|PET|TORCHELASTIC)(_.*)?|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|JOB_COMPLETION_INDEX",
+     "the launcher sets it, from GPUS and NODES"),
+    (r"(CUDA|NVIDIA)_VISIBLE_DEVICES", "the scheduler says which GPUs a job has; for make run export it"),
+    (r"CONFIG_FILE", "say CONFIG_FILE= itself, so that the plan is made from it too"),
+)  # fmt: skip
+
+# Words for nothing, which a template may have left.
+NULLS = ("null", "nil", "~")
+
+
+def is_none(name: str, text: str) -> bool:
+    """Whether it is `none`. Raises ConfigError for null and the like, which a template may have left."""
+    if text.lower() in NULLS:
+        raise refuse(name, text, f"write none, or leave {name} out")
+    return text.lower() == "none"
+
+
+def or_none(parser: Parser) -> Parser:
+    """`none` takes back what a site file says; everything else is the parser's."""
+
+    def parse(name: str, text: str) -> object:
+        return None if is_none(name, text) else parser(name, text)
+
+    return parse
+
+
+def named(parser: Parser) -> Parser:
+    """What a name must be that `none` does not take back. null and the like are no names here either."""
+
+    def parse(name: str, text: str) -> object:
+        if text.lower() in NULLS:
+            raise refuse(name, text, f"give a name, or leave {name} out")
+        return parser(name, text)
+
+    return parse
+
+
+constraint = matching(r"[A-Za-z0-9_\[(][A-Za-z0-9_.,&|*()\[\]:+-]*", "features, joined by & or |: a100&ib")
+hosts = matching(r"[A-Za-z0-9][A-Za-z0-9_.,\[\]-]*", "node names: n1,n[3-5]")
+mail_user = matching(r"[A-Za-z0-9_][A-Za-z0-9_.+%-]*(@[A-Za-z0-9][A-Za-z0-9.-]*)?", "an address or a user's name")
+
+
+def quantity(name: str, text: str) -> str:
+    """A size as Kubernetes writes it. 200G and 200GB are 200Gi too: a little more than asked for hurts nobody."""
+    if found := re.fullmatch(r"([1-9][0-9]{0,6}[MGT])(i|i?B)?", text):
+        return f"{found[1]}i"
+    raise refuse(name, text, "takes a size in Mi, Gi or Ti: 200Gi")
+
+
+def mail_type(name: str, text: str) -> str:
+    for part in text.split(","):
+        if part not in MAIL_TYPES:
+            raise refuse(name, text, f"{shown(part)} is unknown{known_are(part, MAIL_TYPES)}")
+    return text
+
+
+def modules(name: str, text: str) -> tuple[str, ...]:
+    """Modules to load, in order; `none` for none."""
+    found = () if is_none(name, text) else tuple(text.split(","))
+    for part in found:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]{0,127}", part):
+            raise refuse(name, text, "takes modules with commas between: cuda/12.4,python/3.11; or none")
+    return found
+
+
+def extra_flags(name: str, text: str) -> tuple[str, ...]:
+    """Flags of sbatch as typed, each `--name` or `--name=value`; `none` for none."""
+    found = () if is_none(name, text) else tuple(re.split(r"[ ,]+(?=--)", text))
+    for part in found:
+        flag, equals, value = part.partition("=")
+        if flag not in SBATCH_FLAGS:
+            raise refuse(name, text, f"{shown(flag)} is not passed on{known_are(flag, SBATCH_FLAGS)}")
+        if SBATCH_FLAGS[flag] and not re.fullmatch(r"[A-Za-z0-9_.,:/@%+=*&|()\[\]-]{1,255}", value):
+            raise refuse(name, text, f"takes {flag}=value, of letters, digits and _.,:/@%+=*&|()[]-")
+        if equals and not SBATCH_FLAGS[flag]:
+            raise refuse(name, text, f"takes {flag} without a value")
+    flags = [part.partition("=")[0] for part in found]
+    if twice := [flag for flag in flags if flags.count(flag) > 1]:
+        raise refuse(name, text, f"says {twice[0]} twice")
+    return found
+
+
+def binds(name: str, text: str) -> tuple[str, ...]:
+    """SOURCE, SOURCE:TARGET or either with :ro, as typed; `none` for none."""
+    found = () if is_none(name, text) else tuple(text.split(","))
+    for part in found:
+        if not part.isprintable() or not re.fullmatch(r"/[^:]*(:/[^:]*)?(:r[ow])?", part):
+            allowed = "absolute paths with commas between: /scratch,/big/sets:/sets:ro; or none"
+            raise refuse(name, text, f"takes {allowed}")
+    return found
+
+
+def environment(name: str, text: str) -> tuple[tuple[str, str], ...]:
+    """(name, value) of what the job's processes get, sorted. A comma begins a new one only where NAME= follows."""
+    found = {}
+    for number, part in enumerate(re.split(r",(?=[A-Za-z_][A-Za-z0-9_]*=)", text), start=1):
+        key, equals, value = part.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", key):
+            # Not said back: it may be a token.
+            allowed = "takes NAME=value with commas between: NCCL_DEBUG=INFO,HF_HOME=/scratch/hf"
+            raise ConfigError(f"{name}: part {number} begins with no NAME=: it {allowed}")
+        refuse_secret(name, part)
+        if reason := next((reason for names, reason in OURS if re.fullmatch(names, key)), None):
+            raise ConfigError(f"{name}: {key} is not to be set here: {reason}")
+        if not value.isprintable() or len(value) > 1024:
+            raise ConfigError(f"{name}: {key} takes at most 1024 printable characters on one line")
+        found[key] = value
+    return tuple(sorted(found.items()))

@@ -1,0 +1,151 @@
+"""A site file: what a cluster's admin or first user says once, so that nobody types it again.
+
+Every key is a variable of the request in small letters, and its text goes through that variable's own check: the
+file only moves defaults. What is typed wins over it. One key more, `gpu_types`, says what the cluster's GPUs hold.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from planner.request.secret import refuse_secret, refuse_secrets
+from planner.values import GPU_GIB, NO_BF16, gib
+from trainer.files import regular
+from trainer.outcome import ConfigError
+from trainer.settings import AsTyped, load_yaml, without_nulls
+from trainer.text import known_are, shown
+
+GPU_TYPES = "gpu_types"
+ASSUMED_VRAM_GIB = 24.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Site:
+    """Defaults of one cluster; without a file, none."""
+
+    source: str = ""
+    """The file, as a person would name it."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Text by variable name, not checked yet."""
+    gpu_gib: Mapping[str, float] = field(default_factory=dict)
+    """GiB of one GPU by the type's name on this cluster."""
+    nested: Mapping[str, object] = field(default_factory=dict)
+    """What is no variable, by key, as YAML without types; its backend checks it."""
+
+
+class Plain(AsTyped):
+    """Knows no tags but null."""
+
+    yaml_constructors: ClassVar = {"tag:yaml.org,2002:null": AsTyped.construct_yaml_null}
+
+
+def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested: Sequence[str] = ()) -> Site:
+    """The site file at `path`, which may say `keys`, gpu_types and `nested`. `source` is how messages name it.
+
+    `{user}` in a value becomes `user`, since one file serves many: /scratch/{user}/hf.
+
+    Raises:
+        ConfigError: it cannot be read, is no flat YAML mapping, or has a key that is not known.
+    """
+    try:
+        regular(path)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"SITE={source}: No such file or directory: make site drafts one, SITE=none does without"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"SITE={source} cannot be read ({error.strerror})") from None
+    known = (*keys, GPU_TYPES, *nested)
+    content = load_yaml(path, source, Plain)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{source}: takes lines of `key: value`, keys are {', '.join(known)}")
+    for key in content:
+        refuse_secret(source, str(key))
+        if key not in known:
+            raise ConfigError(f"{source}: unknown {shown(str(key))}{known_are(str(key), known)}")
+    content = without_nulls(content)
+    for key in (GPU_TYPES, *nested):  # the others are variables, which are looked at where they are parsed
+        refuse_secrets(f"{source}: {key}", content.get(key))
+    gpu_gib = _gpu_types(source, content.pop(GPU_TYPES, {}))
+    apart = {key: content.pop(key) for key in nested if key in content}
+    texts = {key.upper(): _text(source, key, value) for key, value in content.items() if value not in ({}, [])}
+    for name, text in texts.items():
+        if "{user}" in text and not user:
+            raise ConfigError(f"{source}: {name.lower()} holds {{user}}, and USER is no name: set it")
+        texts[name] = text.replace("{user}", user)
+    return Site(source=source, texts=texts, gpu_gib=gpu_gib, nested=apart)
+
+
+def vram(fields: dict[str, object], site: Site) -> tuple[float, str]:
+    """(GiB a GPU, where that comes from). A GPU_TYPE that the site knows gets the site's spelling."""
+    sizes, kind = site.gpu_gib, str(fields.get("gpu_type", ""))
+    spelled = {name.lower(): name for name in sizes}
+    if kind not in sizes and kind.lower() in spelled:
+        alike = [name for name in sizes if name.lower() == kind.lower()]
+        if len({sizes[name] for name in alike}) > 1:
+            raise ConfigError(f"GPU_TYPE={kind}: {site.source} has {' and '.join(alike)}: write one of them")
+        kind = fields["gpu_type"] = spelled[kind.lower()]
+    if "vram_gib" in fields:
+        return float(str(fields["vram_gib"])), "given"
+    if not kind:
+        # Any of the site's GPUs may come: a plan for the smallest runs on all.
+        least = min(sizes, key=lambda name: (sizes[name], name), default=None)
+        if least is None:
+            return ASSUMED_VRAM_GIB, "assumed"
+        return sizes[least], f"{least} of {site.source}{', the smallest there' if len(sizes) > 1 else ''}"
+    if kind in sizes:
+        return sizes[kind], f"GPU_TYPE={kind} of {site.source}"
+    known = (*sizes, *(name for name in GPU_GIB if name not in spelled))
+    if kind.lower() not in GPU_GIB:
+        raise ConfigError(f"GPU_TYPE={kind}: not known{known_are(kind, known)}; for others add VRAM=<GiB>")
+    return GPU_GIB[kind.lower()], f"GPU_TYPE={kind}"
+
+
+def _gpu_types(source: str, content: object) -> dict[str, float]:
+    if not isinstance(content, dict):
+        raise ConfigError(f"{source}: gpu_types takes lines of `name: GiB of one GPU`")
+    sizes: dict[str, float] = {}
+    for name, size in content.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
+            raise ConfigError(f"{source}: gpu_types: {shown(str(name))} takes letters, digits and ._-")
+        if name.lower() in NO_BF16:
+            raise ConfigError(f"{source}: gpu_types: {name} has no bfloat16, which training needs: remove it")
+        sizes[name] = gib(f"{source}: gpu_types: {name}", str(size))
+    return sizes
+
+
+def _text(source: str, key: str, value: object) -> str:
+    """As one would type it: a,b for a list, A=1,B=2 for a mapping."""
+    parts: list[str] = []
+    if isinstance(value, str):
+        parts = [value]
+    elif isinstance(value, list):
+        if None in value:
+            raise ConfigError(f"{source}: {key}: the list holds an empty value: remove it")
+        if any(isinstance(part, str) and part.lower() == "none" for part in value):
+            raise ConfigError(
+                f"{source}: {key}: the list holds none, which stands alone: {key}: none takes a value back"
+            )
+        parts = [part for part in value if isinstance(part, str)]
+    elif isinstance(value, dict):
+        parts = [f"{name}={part}" for name, part in value.items() if isinstance(part, str)]
+    if not parts or (not isinstance(value, str) and len(parts) != len(value)):  # type: ignore[arg-type]
+        raise ConfigError(f"{source}: {key}: takes one value, or a list or mapping of values")
+    if isinstance(value, dict) and any(re.search(r",[A-Za-z_][A-Za-z0-9_]*=", part) for part in parts):
+        raise ConfigError(f"{source}: {key}: a value holds `,name=`, which reads as the next: reword it")
+    if not isinstance(value, str) and any(not part or part.endswith("=") for part in parts):
+        raise ConfigError(f"{source}: {key}: holds an empty value: remove it")
+    if isinstance(value, list) and key == "environment":
+        for number, part in enumerate(parts, start=1):
+            if not re.match(r"[A-Za-z_][A-Za-z0-9_]*=", part):
+                # Not said back: it may be a token.
+                raise ConfigError(f"{source}: {key}: item {number} begins with no NAME=: each takes NAME=value")
+            if re.search(r",[A-Za-z_][A-Za-z0-9_]*=", part):
+                raise ConfigError(f"{source}: {key}: item {number} holds `,name=`, which reads as the next: reword it")
+    if not parts[0]:
+        raise ConfigError(f"{source}: {key} is empty: give a value, or remove the line")
+    return ",".join(parts)

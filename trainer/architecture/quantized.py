@@ -1,0 +1,22 @@
+"""Weights that are quantized already, by what a config.json says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainer.outcome import ConfigError
+
+QUANTIZED = ("quantization_config", "compression_config", "quantization")
+"""Keys of a config.json whose weights are quantized: transformers' own, an earlier one, MLX's."""
+
+
+def check_unquantized(model: str, config: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a config.json of weights that are quantized already: no base for training in 4 bits."""
+    for part in (config, *(section for section in config.values() if isinstance(section, Mapping))):
+        for how in (part[key] for key in QUANTIZED if part.get(key)):
+            method = how.get("quant_method") if isinstance(how, Mapping) else None
+            raise ConfigError(
+                f"MODEL={model}: its weights are quantized already ({method or 'says its config.json'}): give the "
+                "16-bit model that they were made from; QUANTIZATION=nf4 makes 4 bits of it as it loads"
+            )

@@ -1,0 +1,52 @@
+"""What an answer says: JSON with the action under one key, or plain text."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from trainer.outcome import ConfigError
+from trainer.text import nearest, shown
+
+UNREADABLE = "(unreadable)"
+
+
+def answer_field(answers: Sequence[str], asked: str = "auto") -> str | None:
+    """The key that holds the action: `asked`, or what most JSON answers have first; None for plain text.
+
+    Raises:
+        ConfigError: no answer has the key `asked`.
+    """
+    entries = [entry for answer in answers if (entry := json_object(answer))]
+    if asked != "auto":
+        keys = tuple(dict.fromkeys(key for entry in entries for key in entry))
+        if asked not in keys:
+            known = f"the answers have {', '.join(keys[:8])}{nearest(asked, keys)}"
+            plain = "no answer is a JSON object with keys: leave it out"
+            raise ConfigError(f"answer_field={shown(asked)}: {known if keys else plain}")
+        return asked
+    first = Counter(next(iter(entry)) for entry in entries).most_common(1)
+    return first[0][0] if first else None
+
+
+def read_action(answer: str, field: str | None) -> str | None:
+    """The action in an answer: a string as it is, anything else as JSON writes it, so that 1 and "1" are one action;
+    the whole stripped text when the answers are no JSON; None when unreadable."""
+    if field is None:
+        return answer.strip()
+    entry = json_object(answer)
+    if not entry or field not in entry:
+        return None
+    value = entry[field]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that `text` is; None for anything else."""
+    try:
+        entry = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None

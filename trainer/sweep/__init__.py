@@ -1,0 +1,1 @@
+"""A W&B sweep's member in its job."""

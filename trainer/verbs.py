@@ -1,0 +1,38 @@
+"""Commands of the form `python -m ROOM VERB ...`: one table of verbs, and what becomes of an error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pkgutil import resolve_name
+
+from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SickNode
+from trainer.text import known_are, printable
+
+
+def dispatch(usage: str, verbs: Mapping[str, str], argv: Sequence[str]) -> int:
+    """Run the verb that `argv` begins with; returns its exit code.
+
+    `verbs` holds module:function by name. Each function takes the words that follow, and is imported when it is asked
+    for: some bring torch, none brings all.
+    """
+
+    def act(argv: list[str]) -> int:
+        verb, *rest = argv or [""]
+        if verb in ("", "-h", "--help"):
+            print(usage.strip())
+            return FINISHED if verb else BAD_CONFIG
+        if verb not in verbs:
+            raise ConfigError(f"unknown verb {verb!r}{known_are(verb, verbs)}")
+        return int(resolve_name(verbs[verb])(rest))
+
+    return exit_code(act, argv)
+
+
+def exit_code(act: Callable[[list[str]], int], argv: Sequence[str]) -> int:
+    """What `act` returns; where it raises what a user can act on, one line and the code that goes with it."""
+    try:
+        return act(list(argv))
+    except (ConfigError, SickNode, OSError, KeyboardInterrupt) as error:
+        print(f"trainyard: {printable(str(error)) or 'interrupted'}", file=sys.stderr)
+        return BAD_CONFIG if isinstance(error, ConfigError) else FAILED
