@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 SHOWN = re.compile(r"<!-- after make demo -->\n```\n\$ ([^\n]*)\n(.*?)```\n", re.S)
 
 
@@ -23,7 +24,7 @@ def words(text: str) -> str:
 
 
 def lacking(shown: str, output: str) -> list[str]:
-    """What the README shows and was not printed; a line of three dots stands for what it leaves out."""
+    """What a page shows and was not printed; a line of three dots stands for what it leaves out."""
     return [part for part in re.split(r"^\.\.\.\n", words(shown), flags=re.M) if part not in words(output)]
 
 
@@ -60,8 +61,8 @@ def test_the_demo_learns_from_the_pictures_and_leaves_a_report(checkout: Path) -
     assert (run / "adapter" / "adapter_model.safetensors").is_file()
     assert json.loads((run / "run.json").read_text())["spec"]["run_id"] == "demo"
 
-    # The README's commands work after it as they stand there, and print what is shown but for the numbers.
-    shown = dict(SHOWN.findall(README.read_text(encoding="utf-8")))
+    # The pages' commands work after it as they stand there, and print what is shown but for the numbers.
+    shown = dict(found for page in PAGES for found in SHOWN.findall(page.read_text(encoding="utf-8")))
     assert lacking(shown.pop("make demo"), done.stdout) == []
     path = f"{checkout / '.venv/cpu/bin'}:{os.environ['PATH']}"
     environ = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "WANDB_API_KEY")}
@@ -70,7 +71,7 @@ def test_the_demo_learns_from_the_pictures_and_leaves_a_report(checkout: Path) -
             ["bash", "-c", command], cwd=checkout, env={**environ, "PATH": path}, capture_output=True, text=True
         )
         assert (done.returncode, lacking(excerpt, done.stdout)) == (0, []), (command, done.stdout, done.stderr[-2000:])
-    assert [shlex.split(command)[3] for command in shown] == ["profile-memory", "validate", "infer", "merge"]
+    assert {shlex.split(command)[3] for command in shown} == {"profile-memory", "validate", "infer", "merge"}
 
 
 def test_the_demo_takes_no_options(checkout: Path) -> None:
