@@ -19,10 +19,11 @@ from planner.request.site import Site
 from planner.request.variables import BY_NAME, resolve
 from trainer.__main__ import main
 from trainer.config import KNOBS, LORA_PRESETS, TrainConfig
+from trainer.config import SETTINGS as TABLE
 from trainer.flags import convert, field_help, help_table, options, word
 from trainer.outcome import ConfigError
 from trainer.settings import PLANNED, Settings, resolve_settings, usage
-from trainer.spellings import ENVIRONMENT, NEEDLESS, OURS, RENAMED, REWORDED
+from trainer.spellings import ENVIRONMENT, NEEDLESS, OURS
 
 NEEDED = ("--model", "m", "--data", "d", "--output_dir", "o", "--run_id", "r")
 
@@ -231,8 +232,10 @@ def test_old_spellings_are_translated_and_said(tmp_path: Path) -> None:
 
 def test_every_name_in_the_tables_is_a_setting_or_a_variable() -> None:
     fields = {field.name for field in dataclasses.fields(TrainConfig)}
-    assert set(RENAMED) | set(REWORDED) | set(SETTINGS) <= fields
-    assert set(ENVIRONMENT.values()) - {"lora"} <= fields
+    assert set(SETTINGS) <= fields
+    # No name is another setting's too.
+    names = [other for setting in TABLE.values() for other in (setting.env, *setting.also.split()) if other]
+    assert len(set(names)) == len(names) == len(OURS) - len(["LORA"])
     assert not (set(OURS) | set(NEEDLESS)) & fields
     assert all(name in usage() for name in (*OURS, *NEEDLESS, *PLANNED))
     assert {name for name, *_ in KNOBS} - {"effective batch"} <= fields

@@ -273,8 +273,8 @@ def test_other_records_and_another_schedule_are_no_continuation(
     ended = train_forked(tmp_path, model=tiny_model, data=data, **options)
     assert ended.codes == (78,)
     assert re.search(
-        r"saved with data \w{12}, not \w{12}, weight_decay 0\.01, not 0\.9, score_samples 10000000, not 3, learn all, "
-        "not last: its losses",
+        r"saved with data \w{12}, not \w{12}, learn all, not last, weight_decay 0\.01, not 0\.9, score_samples "
+        "10000000, not 3: its losses",
         ended.output,
     )
 

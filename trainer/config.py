@@ -1,15 +1,16 @@
-"""Everything one training run can be told: typed, ranged and documented here, once.
+"""Every setting of a training run, once: its type, range, default and help, and what else is true of it (Setting).
 
-Where a value comes from (command line, environment, YAML, these defaults) is trainer/settings.py's; the
-docstrings are what `python -m trainer config --help` prints.
+trainer/settings.py decides where a value comes from: command line, environment, YAML file, or the default below. The
+docstrings are what `python -m trainer config --help` prints and what docs/settings.md says.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from trainer.flags import Range
+from trainer.flags import Range, options
 
 Device = Literal["cuda", "cpu"]
 Quantization = Literal["nf4", "none"]
@@ -31,20 +32,47 @@ ZERO3_SETTINGS: dict[str, int] = {
 
 MOST_TOKENS = 1 << 20
 # Any whole number from 1 that a schedule can have.
-Steps = Annotated[int, Range(1, 10_000_000)]
+STEPS = Range(1, 10_000_000)
+OPTIMIZER_WORDS = {
+    **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_hf"), "adamw"),
+    **dict.fromkeys(("paged_adamw", "adamw_8bit", "adamw_bnb_8bit"), "paged_adamw_8bit"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """What is true of a setting beside its type. A field of TrainConfig that carries none has these defaults."""
+
+    continues: bool = False
+    """A checkpoint is continued although this has changed: the losses and scores do not depend on it, or only by the
+    records that remain, which are counted and compared. A setting that does not say so is compared, so that nobody can
+    forget a new one."""
+    planned: bool = False
+    """The plan decides it: a YAML file that says something else is refused."""
+    swept: bool = False
+    """A W&B sweep may choose it."""
+    env: str = ""
+    """Its name in the environment and in .env."""
+    also: str = ""
+    """Its names in other trainers, in tutorials and in older versions, with spaces between."""
+    words: Mapping[str, str] = field(default_factory=dict)
+    """Other words for its values."""
+
+
+CONTINUES = Setting(continues=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    model: str
+    model: Annotated[str, Setting(env="MODEL_NAME", also="model_name model_name_or_path")]
     """Folder or hub id of an image-text-to-text model."""
-    data: str
+    data: Annotated[str, Setting(env="GRID_DATASET_PATH", also="dataset dataset_path data_path")]
     """A JSONL file, or a folder holding train.jsonl and, if there is one, eval.jsonl."""
-    output_dir: str
+    output_dir: Annotated[str, Setting(continues=True, planned=True, env="OUTPUT_DIR")]
     """The run's folder: adapter, metrics, TensorBoard and W&B files go here."""
-    run_id: str
+    run_id: Annotated[str, Setting(continues=True, planned=True)]
     """Stable over attempts; also the W&B run id."""
-    image_root: str | None = None
+    image_root: Annotated[str | None, Setting(continues=True, env="IMAGE_ROOT", also="image_folder")] = None
     """Folder to look in for images that are not where the records say."""
     learn: Learn = "all"
     """Which answers of a conversation: all but those that say `weight: 0` or `loss: false`, or the last alone, what
@@ -52,69 +80,81 @@ class TrainConfig:
     text_only: bool = False
     """The records have no picture, and none is missing: without this a set without one is refused, and so are keys and
     markers of pictures, videos, audio and boxes that are not read."""
-    strict: bool = False
+    strict: Annotated[bool, CONTINUES] = False
     """End before training when any record would be left out; otherwise it is left out, and said."""
-    device: Device = "cuda"
+    device: Annotated[Device, CONTINUES] = "cuda"
     """Asked for, never fallen back to."""
-    world_size: Annotated[int, Range(1, 65536)] = 1
+    world_size: Annotated[int, Range(1, 65536), Setting(planned=True)] = 1
     """Processes that must be there, or the run stops before it starts."""
-    micro_batch_size: Annotated[int, Range(1, 4096)] = 1
+    micro_batch_size: Annotated[
+        int, Range(1, 4096),
+        Setting(planned=True, env="BATCH_SIZE", also="batch_size per_device_train_batch_size train_batch_size"),
+    ] = 1  # fmt: skip
     """Samples a process and forward pass: memory grows with it, the result does not depend on it."""
-    gradient_accumulation_steps: Annotated[int, Range(1, 65536)] = 8
+    gradient_accumulation_steps: Annotated[
+        int, Range(1, 65536), Setting(planned=True, swept=True, env="GRAD_ACCUM", also="grad_accum")
+    ] = 8
     """Forward passes an optimizer step. Effective batch: this x micro_batch_size x world_size, 8 by default."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: Annotated[
+        bool, Setting(continues=True, planned=True, also="gradient_checkpointing"),
+    ] = False  # fmt: skip
     """Recompute the language model's activations in the backward pass instead of keeping them."""
-    optimizer: Optimizer = "adamw"
+    optimizer: Annotated[Optimizer, Setting(planned=True, also="optim", words=OPTIMIZER_WORDS)] = "adamw"
     """paged_adamw_8bit keeps its state in a quarter of the memory."""
-    quantization: Quantization = "nf4"
+    quantization: Annotated[
+        Quantization, Setting(also="load_in_4bit", words={"true": "nf4", "false": "none", "4bit": "nf4"})
+    ] = "nf4"
     """Precision of the frozen language model: 4 bits, or as it was published."""
     vision: Vision = "frozen"
     """lora: adapters on the linears of image tower and projector too, for pictures unlike any photograph; each step
     then goes back through the tower."""
-    lora_r: Annotated[int, Range(1, 1024)] = 64
+    lora_r: Annotated[int, Range(1, 1024), Setting(swept=True, also="lora_rank rank")] = 64
     """Rank of the adapters. `lora: high | medium | low` sets rank and alpha: 128/256, 64/128, 32/64."""
-    lora_alpha: Annotated[int, Range(1, 4096)] = 128
+    lora_alpha: Annotated[int, Range(1, 4096), Setting(swept=True)] = 128
     """The adapters' output is scaled by alpha / rank; given neither this nor `lora`, it is twice the rank."""
     lora_dropout: Annotated[float, Range(0, 0.9)] = 0.05
     """Costs more than a quarter of the activations' memory; 0 on large data."""
-    init_adapter: str | None = None
+    init_adapter: Annotated[str | None, CONTINUES] = None
     """Folder of an earlier run (or its adapter) to start from: the same model, rank, alpha and layers."""
-    max_length: Annotated[int, Range(16, MOST_TOKENS)] = 1024
+    max_length: Annotated[
+        int, Range(16, MOST_TOKENS),
+        Setting(continues=True, env="MAX_LENGTH", also="max_seq_length max_seq_len model_max_length cutoff_len"),
+    ] = 1024  # fmt: skip
     """Tokens a sample, image tokens included; longer records are left out, and said."""
-    max_steps: Steps = 1500
+    max_steps: Annotated[int, STEPS, Setting(env="MAX_STEPS")] = 1500
     """Optimizer steps."""
-    learning_rate: Annotated[float, Range(1e-30, 1)] = 2e-4
+    learning_rate: Annotated[float, Range(1e-30, 1), Setting(swept=True, env="LEARNING_RATE", also="lr")] = 2e-4
     """Peak; cosine decay to zero after the warm-up."""
-    warmup_fraction: Annotated[float, Range(0, 1)] = 0.1
+    warmup_fraction: Annotated[float, Range(0, 1), Setting(swept=True, also="warmup_ratio")] = 0.1
     """Share of the steps in which the learning rate rises from zero."""
-    weight_decay: Annotated[float, Range(0, 1)] = 0.01
+    weight_decay: Annotated[float, Range(0, 1), Setting(swept=True)] = 0.01
     """Pull of the adapters' weights towards zero."""
-    max_grad_norm: Annotated[float, Range(0, 1000)] = 1.0
+    max_grad_norm: Annotated[float, Range(0, 1000), Setting(swept=True, also="max_norm")] = 1.0
     """Longer gradients are cut to this; 0: none are."""
-    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
+    seed: Annotated[int, Range(0, 2**32 - 1), Setting(swept=True, also="random_seed")] = 0
     """Of everything drawn: adapters, order of the records, which sessions are held out."""
-    logging_steps: Steps = 10
+    logging_steps: Annotated[int, STEPS, CONTINUES] = 10
     """Optimizer steps between two lines of the log."""
-    eval_steps: Steps = 250
+    eval_steps: Annotated[int, STEPS, CONTINUES] = 250
     """Optimizer steps between two evaluations: held-out loss and action accuracy. The last step has one too, and the
     adapter of the best is the one that is kept."""
-    early_stopping_patience: Annotated[int, Range(0, 1000)] = 0
+    early_stopping_patience: Annotated[int, Range(0, 1000), CONTINUES] = 0
     """Evaluations in a row without a better one that end the run; 0: none do."""
-    save_steps: Steps = 250
+    save_steps: Annotated[int, STEPS, CONTINUES] = 250
     """Optimizer steps between checkpoints; the last step is always saved."""
-    keep_checkpoints: Annotated[int, Range(1, 1000)] = 3
+    keep_checkpoints: Annotated[int, Range(1, 1000), CONTINUES] = 3
     """The newest so many stay, and the best by held-out action accuracy."""
-    eval_fraction: Annotated[float, Range(0, 0.9)] = 0.1
+    eval_fraction: Annotated[float, Range(0, 0.9), CONTINUES] = 0.1
     """Share of the records held out, by session, when the data brings no eval.jsonl."""
     eval_samples: Annotated[int, Range(0, 1_000_000)] = 256
     """Held-out records for the held-out loss, and that answers are written out for, before and after training. 0: no
     evaluation on the way, so the last adapter is the one that is kept, and nothing ends early."""
     score_samples: Annotated[int, Range(0, 10_000_000)] = 10_000_000
     """Held-out records whose allowed actions are scored: all, unless there are more than this."""
-    feature_cache_gib: Annotated[int, Range(0, 100_000)] = 8
+    feature_cache_gib: Annotated[int, Range(0, 100_000), CONTINUES] = 8
     """Most disk for what the frozen tower makes of each picture, kept until the run ends so that none goes through it
     twice; never more than a quarter of what is free. 0: it sees every picture every time."""
-    collective_timeout_s: Annotated[int, Range(5, 86_400)] = 1800
+    collective_timeout_s: Annotated[int, Range(5, 86_400), CONTINUES] = 1800
     """A process that does not answer the others for so many seconds ends the attempt with 1. Reading the whole data
     set, which the others wait for, must fit."""
     answer_field: str = "auto"
@@ -122,6 +162,12 @@ class TrainConfig:
     actions: str = "auto"
     """The allowed actions, for example up,down; auto: those of the training answers."""
 
+
+# By name, in the order above.
+SETTINGS: dict[str, Setting] = {
+    name: next((mark for mark in option.marks if isinstance(mark, Setting)), Setting())
+    for name, option in options(TrainConfig).items()
+}
 
 # (setting, how much it matters, where to look, why), the most telling first; printed with --help.
 KNOBS: tuple[tuple[str, str, str, str], ...] = (

@@ -8,8 +8,11 @@ reads `--max_steps 200` and `--max-steps=200`, refuses 0, and prints its own lin
 
 from __future__ import annotations
 
+import ast
 import inspect
+import itertools
 import re
+import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import MISSING, fields
 from functools import cache
@@ -56,6 +59,8 @@ class Option(NamedTuple):
     span: Range | None
     default: Any
     """MISSING, if it must be given."""
+    marks: tuple[Any, ...] = ()
+    """What else its Annotated type holds."""
 
     def read(self, text: str) -> Any:
         """The value that `text` stands for; None, if the field does not take it."""
@@ -68,7 +73,8 @@ class Option(NamedTuple):
 
 def option_of(hint: Any, default: Any = MISSING) -> Option:
     """What a field of this type takes. `X | None` is read as X: leave the option out for None."""
-    kind, span = get_args(hint) if get_origin(hint) is Annotated else (hint, None)
+    kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    span = next((mark for mark in marks if isinstance(mark, Range)), None)
     if type(None) in get_args(kind):
         kind = get_args(kind)[0]
     if get_origin(kind) is Literal:
@@ -77,7 +83,7 @@ def option_of(hint: Any, default: Any = MISSING) -> Option:
         allowed, pattern = TEXTS[kind]
     if span:
         allowed += f" from {span.low:.12g} to {span.high:.12g}"
-    return Option(kind=kind, pattern=pattern, allowed=allowed, span=span, default=default)
+    return Option(kind=kind, pattern=pattern, allowed=allowed, span=span, default=default, marks=tuple(marks))
 
 
 @cache
@@ -161,8 +167,13 @@ def convert(cls: type, name: str, value: object, *, shown_as: str, also: Sequenc
 
 def field_help(cls: type) -> dict[str, str]:
     """The docstring below each field, on one line."""
-    found = re.findall(r'^ +(\w+): .*\n +"""((?:.|\n)*?)"""', inspect.getsource(cls), re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in found}
+    lines = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(lines, ast.ClassDef)
+    found = {}
+    for line, below in itertools.pairwise(lines.body):
+        if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            found[ast.unparse(line.target)] = " ".join(str(below.value.value).split())
+    return found
 
 
 def help_table(cls: type) -> str:

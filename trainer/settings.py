@@ -2,19 +2,10 @@
 
 Prints what a run would be told, and where each value comes from. The first that says something wins:
   1. the command line: --name value; in a job these are the plan's decisions
-  2. the environment, then the file .env: MODEL_NAME, GRID_DATASET_PATH, OUTPUT_DIR, IMAGE_ROOT, MAX_STEPS, BATCH_SIZE,
-     GRAD_ACCUM, LEARNING_RATE, MAX_LENGTH, LORA
+  2. the environment, then the file .env, by the names below
   3. the YAML file of --config, or of CONFIG_FILE in the environment: `name: value` on each line
   4. the default, in parentheses below
-`lora: high | medium | low` stands for rank and alpha; a rank alone brings twice itself as alpha. A YAML file that
-contradicts what the plan decides (world_size, micro_batch_size, gradient_accumulation_steps, activation_checkpointing,
-optimizer, and output_dir and run_id, which OUTPUT= and RUN= say) is refused. Other trainers' names are translated,
-dropped, or refused with what to say instead: model_name, model_name_or_path, dataset, dataset_path, data_path,
-max_seq_length, max_seq_len, model_max_length, cutoff_len, batch_size, per_device_train_batch_size, train_batch_size,
-grad_accum, gradient_checkpointing, lora_rank, rank, image_folder, warmup_ratio, optim, load_in_4bit, lr, max_norm,
-random_seed, torch_dtype, dtype, bf16, fp16, evaluation_strategy, eval_strategy, lr_scheduler_type,
-attn_implementation, bnb_4bit_quant_type, load_in_8bit, packing, remove_unused_columns, report_to, num_train_epochs,
-epochs, warmup_steps, tokenizer, processing_class.
+`lora: high | medium | low` stands for rank and alpha; a rank alone brings twice itself as alpha.
 """
 
 from __future__ import annotations
@@ -31,19 +22,17 @@ from typing import Any, ClassVar
 
 import yaml
 
-from trainer.config import KNOBS, LORA_PRESETS, TrainConfig
+from trainer.config import KNOBS, LORA_PRESETS, SETTINGS, TrainConfig
 from trainer.files import MOST_DEPTH, regular
 from trainer.flags import answer_help, build, convert, options, split_flags, word
 from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError
-from trainer.spellings import CONFIG_FILE, ENV_FILE, ENVIRONMENT, LORA, NEEDLESS, OURS, REWORDED, SECRETS
-from trainer.text import printable, shown
+from trainer.spellings import CONFIG_FILE, ENV_FILE, ENVIRONMENT, LORA, NEEDLESS, OURS, SECRETS
+from trainer.text import printable, shown, wrap
 
 COMMAND_LINE = "command line"
 # Of a YAML file; ours have a hundredth of it.
 MOST_CHARACTERS, MOST_VALUES = 1 << 16, 5_000
-# What the plan decides.
-PLANNED = ("world_size", "micro_batch_size", "gradient_accumulation_steps", "activation_checkpointing", "optimizer")
-
+PLANNED = tuple(name for name, setting in SETTINGS.items() if setting.planned)
 WATCHED = ("gradients", "parameters", "all")
 
 
@@ -92,7 +81,7 @@ def resolve_settings(
         sources |= dict.fromkeys(said, source)
     if sources["lora_alpha"] == "default" != sources["lora_r"]:
         values["lora_alpha"], sources["lora_alpha"] = 2 * values["lora_r"], "twice lora_r"
-    for name in (*PLANNED, "output_dir", "run_id") if planned else ():
+    for name in PLANNED if planned else ():
         if given[path].get(name, values[name]) != values[name]:
             raise ConfigError(
                 f"{path} says {name}: {word(given[path][name])}, but the plan decides {word(values[name])}: take "
@@ -121,7 +110,7 @@ def read_layer(source: str, given: Mapping[str, object], notices: list[str]) -> 
             notices.append(f"{source}: {name} is not needed: {reason}")
             continue
         ours = OURS.get(name, name)
-        meant = REWORDED.get(ours, {}).get(text, value)
+        meant = SETTINGS[ours].words.get(text, value) if ours in SETTINGS else value
         if ours == "actions" and isinstance(value, list):
             value = meant = ",".join(map(str, value))
         if ours in names:
@@ -286,7 +275,16 @@ def read_yaml(path: Path, loader: type[OnceLoader] = AsTyped) -> dict[str, objec
 def usage() -> str:
     """What --help prints above the settings."""
     knobs = [f"  {name:<17}{weight:<10}{usual:<17}{why}" for name, weight, usual, why in KNOBS]
-    return "\n".join((f"{__doc__}", "What matters, where to look, why:\n", *knobs, "\nSettings:"))
+    names = (
+        ("In the environment and .env", ENVIRONMENT),
+        ("A YAML file that contradicts the plan is refused (OUTPUT= and RUN= say the first two)", PLANNED),
+        (
+            "Other trainers' names, translated, dropped, or refused with what to say instead",
+            [name for name in (*OURS, *NEEDLESS) if name not in ENVIRONMENT],
+        ),
+    )
+    lists = [wrap(f"{what}: {', '.join(listed)}.", width=118) for what, listed in names]
+    return "\n".join((f"{__doc__}", *lists, "\nWhat matters, where to look, why:\n", *knobs, "\nSettings:"))
 
 
 def settings_here(argv: Sequence[str]) -> Settings:

@@ -1,40 +1,21 @@
-"""Names for our settings: those of the environment, and what other trainers, older versions and tutorials say."""
+"""Other names: of our settings, as trainer/config.py has them, and what is no setting here."""
 
 from __future__ import annotations
+
+from trainer.config import SETTINGS
 
 CONFIG_FILE = "CONFIG_FILE"
 LORA = "lora"
 
-# Names of the environment and of .env.
-ENVIRONMENT: dict[str, str] = {
-    "MODEL_NAME": "model", "GRID_DATASET_PATH": "data", "OUTPUT_DIR": "output_dir", "IMAGE_ROOT": "image_root",
-    "MAX_STEPS": "max_steps", "BATCH_SIZE": "micro_batch_size", "GRAD_ACCUM": "gradient_accumulation_steps",
-    "LEARNING_RATE": "learning_rate", "MAX_LENGTH": "max_length", "LORA": LORA,
-}  # fmt: skip
+# Settings by their names in the environment and in .env, and by their names in other trainers.
+ENVIRONMENT: dict[str, str] = {setting.env: name for name, setting in SETTINGS.items() if setting.env} | {"LORA": LORA}
+OURS = {other: name for name, setting in SETTINGS.items() for other in setting.also.split()} | ENVIRONMENT
 SECRETS = ("HF_TOKEN", "HUGGINGFACE_TOKEN", "WANDB_API_KEY")
 # What .env may set, WANDB_* beside; anything else in it is refused, so that it cannot change how programs are found.
 ENV_FILE = (
     "HF_TOKEN", "HUGGINGFACE_TOKEN", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF",
     "TOKENIZERS_PARALLELISM", "ACCELERATE_CONFIG", CONFIG_FILE, *ENVIRONMENT,
 )  # fmt: skip
-
-# Other names by ours.
-RENAMED: dict[str, str] = {
-    "model": "model_name model_name_or_path", "data": "dataset dataset_path data_path",
-    "max_length": "max_seq_length max_seq_len model_max_length cutoff_len",
-    "micro_batch_size": "batch_size per_device_train_batch_size train_batch_size",
-    "gradient_accumulation_steps": "grad_accum", "activation_checkpointing": "gradient_checkpointing",
-    "lora_r": "lora_rank rank", "image_root": "image_folder", "warmup_fraction": "warmup_ratio", "optimizer": "optim",
-    "quantization": "load_in_4bit", "learning_rate": "lr", "max_grad_norm": "max_norm", "seed": "random_seed",
-}  # fmt: skip
-OURS = {other: name for name, others in RENAMED.items() for other in others.split()} | ENVIRONMENT
-
-# Other words for a value, by our name of the setting.
-REWORDED: dict[str, dict[str, str]] = {
-    "quantization": {"true": "nf4", "false": "none", "4bit": "nf4"},
-    "optimizer": dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_hf"), "adamw")
-    | dict.fromkeys(("paged_adamw", "adamw_8bit", "adamw_bnb_8bit"), "paged_adamw_8bit"),
-}
 
 # No settings here: (the values that say what every run has, which are dropped with a notice; why others are refused).
 BF16 = "GPUs compute in bf16, adapters are kept in fp32"

@@ -28,13 +28,6 @@ from trainer.settings import resolve_settings, say, watched
 from trainer.text import printable
 from trainer.training.checkpoint import CheckpointError
 
-# What must be the same for a checkpoint to be continued exactly, and for its scores to be comparable: these, the base
-# by its name, the processes and the records.
-LAYOUT = (
-    "micro_batch_size", "gradient_accumulation_steps", "seed", "max_steps", "learning_rate", "warmup_fraction",
-    "weight_decay", "max_grad_norm", "optimizer", "quantization", "vision", "lora_r", "lora_alpha", "lora_dropout",
-    "eval_samples", "score_samples", "answer_field", "actions", "learn", "text_only",
-)  # fmt: skip
 SHOWN_EXAMPLES = 3
 
 
@@ -100,6 +93,7 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     from trainer.tracking.progress import Progress
     from trainer.training.checkpoint import CheckpointStore
     from trainer.training.first_look import check_text_only, drop_unfit
+    from trainer.training.layout import defaults, layout_of
     from trainer.training.sft import VisionSFTTrainer
 
     state = join(config)
@@ -118,17 +112,12 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     if line := describe_end(processor):
         say(f"data: {line}")
     stop.check()
-    layout = {
-        "model": base_name(config.model).rpartition("/")[2],
-        "processes": config.world_size,
-        "training records": len(dataset.train),
-        "data": data_digest(config.data)[:12],
-        **{name: getattr(config, name) for name in LAYOUT},
-    }
+    layout = layout_of(config, model=base_name(config.model), data=data_digest(config.data), records=len(dataset.train))
     allow_own_classes()
     store = CheckpointStore(
-        run_dir / "checkpoints", ranks, layout=layout, keep=config.keep_checkpoints, say=say, look=unsafe_pickle
-    )
+        run_dir / "checkpoints", ranks, layout=layout, unsaid=defaults(), keep=config.keep_checkpoints, say=say,
+        look=unsafe_pickle,
+    )  # fmt: skip
     start = store.take_over()
 
     torch.manual_seed(config.seed)  # the adapters' first values

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainer.config import TrainConfig
+from trainer.config import SETTINGS, TrainConfig
 from trainer.files import read_json, write_whole
 from trainer.flags import convert, word
 from trainer.node.processes import in_launcher, stop_signals_kept
@@ -28,12 +28,9 @@ from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, SWEEP_ENV, ConfigError,
 from trainer.sweep.wandb_service import ServiceError, heartbeat, register_agent
 
 TRIAL_NAME = "trial.json"
-# What a trial may choose. Memory depends on the second and third, for which the plan was made.
+# What a trial may choose, and what of it memory depends on: the plan is made for the largest.
+PARAMETERS = tuple(name for name, setting in SETTINGS.items() if setting.swept)
 RANK, ACCUMULATION = "lora_r", "gradient_accumulation_steps"
-PARAMETERS = (
-    *("learning_rate", RANK, ACCUMULATION, "lora_alpha", "weight_decay", "warmup_fraction", "max_grad_norm"),
-    "seed",
-)
 ASK_EVERY_S = 5.0  # as wandb's own agent
 TELL_EVERY_S = 30.0
 TRIES = 6

@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from trainer.files import read_json, write_whole
 from trainer.node.ranks import Ranks
@@ -52,13 +53,14 @@ class CheckpointStore:
         ranks: Ranks,
         *,
         layout: Mapping[str, float | str],
+        unsaid: Mapping[str, float | str] = MappingProxyType({}),
         keep: int,
         say: Callable[[str], object],
         look: Callable[[Path], str] = nothing_wrong,
     ) -> None:
-        """`layout` is what must be the same to go on exactly (processes, batch, ...). `look` says what is wrong
-        with the contents of a checkpoint that is whole."""
-        self.folder, self.ranks, self.layout = folder, ranks, dict(layout)
+        """`layout` is what must be the same to go on exactly (processes, batch, ...); `unsaid` what it was where a
+        manifest does not say it. `look` says what is wrong with the contents of a checkpoint that is whole."""
+        self.folder, self.ranks, self.layout, self._unsaid = folder, ranks, dict(layout), unsaid
         self.keep, self.say, self._look = max(1, keep), say, look
         self._token = ranks.from_first(partial(secrets.token_hex, 4))
 
@@ -101,7 +103,7 @@ class CheckpointStore:
         return check_manifest(path) or self._look(path)
 
     def _check_layout(self, path: Path) -> None:
-        saved = read_json(path / MANIFEST)["layout"]
+        saved = {**self._unsaid, **read_json(path / MANIFEST)["layout"]}
         other = [f"{name} {saved.get(name)}, not {now}" for name, now in self.layout.items() if saved.get(name) != now]
         if other:
             raise ConfigError(

@@ -1,0 +1,27 @@
+"""What a checkpoint is compared by: the settings that losses and scores depend on, the base model, the records."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING
+
+from trainer.config import SETTINGS, TrainConfig
+from trainer.flags import options
+
+Layout = dict[str, float | str]
+COMPARED = tuple(name for name, setting in SETTINGS.items() if not setting.continues)
+
+
+def layout_of(config: TrainConfig, *, model: str, data: str, records: int) -> Layout:
+    """What must be the same for a checkpoint to be continued exactly, and for its scores to be comparable.
+
+    `model` is the base by its name, of which a mirror's owner does not count; `data` the digest of the files.
+    """
+    told: Layout = {name: getattr(config, name) for name in COMPARED}
+    shown = {"model": model.rpartition("/")[2], "data": data[:12], "processes": told.pop("world_size")}
+    return {**told, **shown, "training records": records}
+
+
+def defaults() -> Layout:
+    """What a checkpoint was made with whose manifest does not name a setting: an older version had only that."""
+    found = {name: options(TrainConfig)[name].default for name in COMPARED}
+    return {name: default for name, default in found.items() if default is not MISSING}
