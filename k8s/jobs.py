@@ -73,6 +73,12 @@ def _last_failure(pods: Sequence[Object]) -> tuple[int, str]:
     return code, "" if reason in PLAIN_REASONS else reason
 
 
+def left_behind(pod: Object) -> str:
+    """What its first container wrote to its termination log before it ended; nothing where it did not."""
+    states = [status.get("state", {}) for status in pod["status"].get("containerStatuses", [])[:1]]
+    return str(states[0].get("terminated", {}).get("message", "")) if states else ""
+
+
 def read_ends(text: str) -> dict[str, End]:
     """By job. Raises ValueError or TypeError when it is not what `ends_text` wrote."""
     kept = parse_json(text)

@@ -22,8 +22,10 @@ OURS = f"app.kubernetes.io/managed-by={MANAGER}"
 NOISE = re.compile(r"^[EWI][0-9]{4} .*\n?(\t.*\n?)*( >\n?)?", re.MULTILINE)
 # A request: kubectl asks a server that hangs five times which kinds it has; one that is asked to make something may
 # ask others first, half a minute each at most.
-READ_S, WRITE_S = 10, 30
+READ_S, WRITE_S, EXEC_S = 10, 30, 15
+READING = ("get", "logs", "exec")
 SAID_CHARS = 600  # a refused patch comes with the whole pod on one line
+NO_FILE = "No such file or directory"
 ASKS_WHO = "Please enter Username"
 REFUSAL = re.compile(r"^Error from server \((\w+)\)|^(The \S+ \S+ is invalid)", re.MULTILINE)
 # The server may have done it and not said so. A webhook that does not answer the server is a refusal of the server's.
@@ -78,6 +80,7 @@ class Kubectl:
             text=True,
             errors="replace",
             check=False,
+            timeout=EXEC_S if arguments[0] == "exec" else None,  # which --request-timeout does not end
         )
         if done.returncode:
             words = NOISE.sub("", done.stderr)
@@ -93,7 +96,7 @@ class Kubectl:
         if not shutil.which("kubectl", path=self.environ.get("PATH")):
             raise ConfigError("no kubectl on PATH: make render TO=k8s prints the manifest without it")
         where = ["--namespace", self.namespace] if self.namespace else []
-        timeout_s = 0 if endless else READ_S if arguments[0] in ("get", "logs") else WRITE_S
+        timeout_s = 0 if endless else READ_S if arguments[0] in READING else WRITE_S
         return ["kubectl", *where, f"--request-timeout={timeout_s}s", *arguments]
 
     def find(self, kind: str, run_id: str | None = None) -> list[Object]:
@@ -128,6 +131,19 @@ class Kubectl:
             return self.run("logs", name_of(pod), "--container", CONTAINER, f"--tail={lines}")
         except KubectlError as error:
             return f"trainyard: {error}\n" if error.reason == "Forbidden" else ""
+
+    def read_file(self, pod: Object, path: str, most_bytes: int) -> str:
+        """The beginning of a file that a running pod sees; nothing where there is no such file. Needs the right to
+        create pods/exec. Raises KubectlError."""
+        words = ("exec", name_of(pod), "--container", CONTAINER, "--", "head", "-c", str(most_bytes), "--", path)
+        try:
+            return self.run(*words)
+        except subprocess.TimeoutExpired:
+            raise KubectlError(f"kubectl exec did not answer in {EXEC_S} s") from None
+        except KubectlError as error:
+            if NO_FILE in error.said:
+                return ""
+            raise
 
 
 def stream(objects: Sequence[Object]) -> str:

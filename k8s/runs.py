@@ -16,6 +16,7 @@ from k8s.jobs import (
     End,
     ends_text,
     first_pods,
+    left_behind,
     pods_of,
     read_ends,
     see_end,
@@ -34,10 +35,10 @@ from planner.job import JobSpec
 from planner.request.variables import parse_given
 from trainer.files import RECORD_NAME, parse_json
 from trainer.outcome import ConfigError
+from trainer.progress_file import MOST_BYTES, PROGRESS_FILE, Progress, parse_progress
 from trainer.text import nearest, shown
 
 TAKES = ("RUN", "NAMESPACE", "SITE")
-TAIL_LINES = 400
 WORKLOADS = "workloads.kueue.x-k8s.io"
 
 
@@ -151,15 +152,35 @@ def look(kubectl: Kubectl, run: Run, objects: Objects) -> Seen:
     talking = [
         pod for i in run.job_ids for pod in first_pods(pods_of(i, pods)) if pod["status"].get("phase") != "Pending"
     ]
+    progress, unknown_step = _progress(kubectl, run, talking[-1] if talking else None, ended=seen[-1].ended)
     return Seen(
         run_id=run.run_id,
         jobs=seen,
-        said=kubectl.log(talking[-1], TAIL_LINES) if talking else "",
+        progress=progress,
+        unknown_step=unknown_step,
         place=place_of(run),
         made=_made(seen[-1]),
         finished=seen[-1].state == COMPLETED,
         look=f"mount the claim and open {run.spec.run_dir}/report.html",
     )
+
+
+def _progress(kubectl: Kubectl, run: Run, pod: Object | None, *, ended: bool) -> tuple[Progress | None, str]:
+    """(how far the run is, why nobody can say). `pod` is the newest of its first node that has started.
+
+    progress.json lies in the claim. A pod that runs is asked for it; one that has ended left it in its status, unless
+    it was killed.
+    """
+    if pod is not None and pod["status"].get("phase") == "Running":
+        try:
+            return parse_progress(kubectl.read_file(pod, f"{run.spec.run_dir}/{PROGRESS_FILE}", MOST_BYTES)), ""
+        except KubectlError as error:
+            # kubectl gives no reason for it: two ways of asking were refused.
+            forbidden = "reading it from the pod takes the right to create pods/exec, which you lack here"
+            return None, f"not known: {forbidden if 'pods/exec' in error.said else error}"
+    progress = parse_progress(left_behind(pod)) if pod is not None else None
+    known = progress is not None or (pod is None and not ended)
+    return progress, "" if known else f"not known: it stands in {PROGRESS_FILE} in the claim"
 
 
 def _made(job: Job) -> Sequence[str]:

@@ -1,27 +1,27 @@
 """How far a run has come, for a terminal: pure text from what lies in its folder and what its scheduler says.
 
-Every backend's `status` and `list` print these; a backend brings only its jobs.
+Every backend's `status` and `list` print these; a backend brings only its jobs. How far it is stands in progress.json
+(trainer/progress_file.py): a log's text is never read.
 """
 
 from __future__ import annotations
 
-import os
-import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.records import SPOILT, Run, finished, spoilt
 from trainer.commands import training_command
+from trainer.files import CHECKPOINT_NAME
 from trainer.outcome import BAD_CONFIG
+from trainer.progress_file import PROGRESS_FILE, Progress, read_progress
 from trainer.text import format_table, printable
 
-# From the end of a log: room for hundreds of step lines, and a log of gigabytes is not read whole.
-TAIL_BYTES = 64 * 1024
-STEP_LINE = re.compile(r"^step +([0-9]+/[0-9]+)\b.*$", re.MULTILINE)
-COMPLAINT = re.compile(r"^trainyard: .*$", re.MULTILINE)
 OUTCOMES = ("adapter", "report.html")
-GONE, UNKNOWN = "GONE", "UNKNOWN"
+GONE, UNKNOWN, RUNNING = "GONE", "UNKNOWN", "RUNNING"
+CLOCKS_DIFFER_S = 60
+"""A step that is further in the future than two machines' clocks differ is not believed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,23 +53,6 @@ class Job:
         return f"{self.job_id} {self.state}{why}{where}{time}"
 
 
-def tail(log: Path) -> str:
-    """The end of a log, or nothing where there is none yet, or what is none."""
-    try:
-        if not log.is_file():
-            return ""  # a pipe would be waited for
-        with log.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
-            return file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _last(pattern: re.Pattern[str], text: str) -> str:
-    lines = [found[0] for found in pattern.finditer(text)]
-    return lines[-1].strip() if lines else ""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
     """A run as its backend can see it now."""
@@ -77,8 +60,8 @@ class Seen:
     run_id: str
     jobs: Sequence[Job]
     """Oldest first."""
-    said: str
-    """The end of the newest job's log."""
+    progress: Progress | None
+    """What its progress.json says: `read_progress` of a folder here, `parse_progress` of a text from elsewhere."""
     place: str
     """Where its files lie, for a person."""
     made: Sequence[str]
@@ -88,14 +71,19 @@ class Seen:
     """What to type to look at the report."""
     spoilt: bool = False
     """Its metrics.json is not what training wrote: nobody knows whether it is finished."""
+    saved_step: int = 0
+    """That of its newest checkpoint, which is all that a run of an earlier version tells; 0: none is seen."""
+    unknown_step: str = ""
+    """Why nobody can say how far it is, where that is the case."""
 
 
-def look_at(run: Run, jobs: Sequence[Job], log: Path) -> Seen:
+def look_at(run: Run, jobs: Sequence[Job]) -> Seen:
     """A run whose folder lies on this machine."""
     return Seen(
         run_id=run.run_id,
         jobs=jobs,
-        said=tail(log),
+        progress=read_progress(run.folder),
+        saved_step=_newest_checkpoint(run.folder),
         place=str(run.folder),
         made=[name for name in OUTCOMES if (run.folder / name).exists()],
         finished=finished(run.folder),
@@ -111,18 +99,74 @@ def how_to_look(folder: Path) -> str:
     return f"{training_command('trainer', 'report', folder)} (it has no report yet)"
 
 
-def status_text(seen: Seen, words: str) -> str:
-    """The run as a small table. `words` are what its commands take: `RUN=x`, and OUTPUT where it needs saying."""
-    no_step = "not known" if seen.finished else "none yet"  # the log of a finished run may be elsewhere
+def _newest_checkpoint(folder: Path) -> int:
+    names = (CHECKPOINT_NAME.fullmatch(path.name) for path in (folder / "checkpoints").glob("step-*"))
+    return max((int(found[1]) for found in names if found), default=0)
+
+
+def status_text(seen: Seen, words: str, now: float | None = None) -> str:
+    """The run as a small table. `words` are what its commands take: `RUN=x`, and OUTPUT where it needs saying. `now`
+    is the time, in unix seconds; left out: that of the clock."""
+    now = time.time() if now is None else now
+    running = any(job.state == RUNNING for job in seen.jobs)
     rows = [
         ("run", seen.run_id),
         *(("job", job.text) for job in seen.jobs),
-        ("step", _last(STEP_LINE, seen.said).removeprefix("step").strip() or no_step),
-        ("said", _last(COMPLAINT, seen.said)),
+        ("step", _step_text(seen, now, running=running)),
+        ("phase", _phase_text(seen.progress) if seen.progress and running else ""),
+        ("said", seen.progress.said if seen.progress and not running else ""),
         ("files", ", ".join([seen.place, *(seen.made or ["no adapter yet"])])),
         ("next", _next_command(seen, words)),
     ]
     return "\n".join(printable(f"{name:<6} {value}") for name, value in rows if value)
+
+
+def _step_text(seen: Seen, now: float, *, running: bool) -> str:
+    """`120 of 1500, 8 s ago, about 1 h 20 min left`: as much of it as is known."""
+    progress = seen.progress
+    if progress is None:
+        if seen.saved_step:
+            return f"{seen.saved_step} (that of its newest checkpoint: it wrote no {PROGRESS_FILE})"
+        return seen.unknown_step or ("not known" if seen.finished else "none yet")
+    words = [f"{progress.step} of {progress.of}" if progress.of else str(progress.step)]
+    if progress.step_at is not None and now >= progress.step_at - CLOCKS_DIFFER_S:
+        ago_s = max(0.0, now - progress.step_at)
+        words.append(f"{duration(ago_s)} ago")
+        left_s = (progress.seconds_per_step or 0.0) * (progress.of - progress.step) - ago_s
+        if running and progress.of and left_s > 0:  # what should be over by now ends nobody knows when
+            words.append(f"about {duration(left_s)} left")
+    return ", ".join(words)
+
+
+def _phase_text(progress: Progress) -> str:
+    numbers = (
+        ("loss", progress.loss, ".4f"),
+        ("token accuracy", progress.token_accuracy, ".1%"),
+        ("action accuracy", progress.action_accuracy, ".1%"),
+        ("lr", progress.learning_rate, ".2e"),
+        ("seconds a step", progress.seconds_per_step, ".3g"),
+    )
+    return ", ".join(
+        [progress.phase, *(f"{name} {value:{form}}" for name, value, form in numbers if value is not None)]
+    )
+
+
+def duration(seconds: float) -> str:
+    """The two largest units: 8 s, 2 min, 1 h 20 min, 3 d 4 h."""
+    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
+    if days:
+        return f"{days} d {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min" if minutes else f"{int(seconds)} s"
+
+
+def step_cell(seen: Seen) -> str:
+    """How far it is, for a table: 120/1500."""
+    if seen.progress and seen.progress.of:
+        return f"{seen.progress.step}/{seen.progress.of}"
+    step = seen.progress.step if seen.progress else seen.saved_step
+    return str(step) if step else "-"
 
 
 def _next_command(seen: Seen, words: str) -> str:
@@ -158,5 +202,4 @@ def _row(run: Seen | str) -> tuple[str, ...]:
         state = "BROKEN"
     elif run.finished and state in (GONE, UNKNOWN):
         state = "FINISHED"  # its files say more than its scheduler
-    steps = STEP_LINE.findall(run.said) or ["-"]
-    return (run.run_id, job_id, state, steps[-1], "yes" if "adapter" in run.made else "no")
+    return (run.run_id, job_id, state, step_cell(run), "yes" if "adapter" in run.made else "no")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from launcher.cli import command_words, say
 from launcher.grid import Recorded, check_files, read_sweep, results_table
-from launcher.progress import STEP_LINE, Job, tail
+from launcher.progress import Job, look_at, step_cell
 from launcher.records import SPOILT, Run, finished, refuse_spoilt, spoilt
 from slurm import verbs
 from slurm.queue import SlurmError, ask_jobs, find_jobs, jobs_of, settled, surely_settled
@@ -125,8 +125,8 @@ def _last(run: Run, jobs: Mapping[str, Job]) -> Job:
 
 
 def _state(run: Run, jobs: Mapping[str, Job]) -> tuple[str, str]:
-    steps = STEP_LINE.findall(tail(verbs.log_path(run)))
-    return _last(run, jobs).state, steps[-1] if steps else "-"
+    last = _last(run, jobs)
+    return last.state, step_cell(look_at(run, [last]))
 
 
 def _finished(run: Run) -> bool:

@@ -42,7 +42,7 @@ def status(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Pa
         say(str(error))
     jobs = jobs_of(run, ask_jobs(run.job_ids, environ))
     jobs[-1:] = [with_exit_code(job, environ) for job in jobs[-1:]]
-    print(status_text(look_at(run, [*jobs, *_untold(run)], log_path(run)), command_words(given, run.run_id)))
+    print(status_text(look_at(run, [*jobs, *_untold(run)]), command_words(given, run.run_id)))
     return FINISHED
 
 
@@ -196,7 +196,7 @@ def output_folder(
 
 
 def _look(run: Run, jobs: Mapping[str, Job]) -> Seen:
-    return look_at(run, [*jobs_of(run, jobs)[-1:], *_untold(run)], log_path(run))
+    return look_at(run, [*jobs_of(run, jobs)[-1:], *_untold(run)])
 
 
 def _untold(run: Run) -> list[Job]:

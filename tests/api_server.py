@@ -5,7 +5,8 @@
         server.objects["jobs", "default", "mine"]["status"] = {"conditions": [...]}
 
 It keeps objects, answers discovery, and does to them what kubectl asks: create, get, list, patch, replace, delete, dry
-runs, and logs of pods with follow. Its errors are the Status objects of the real one, so kubectl's own words appear.
+runs, logs of pods with follow, and files that `head` reads in a pod. Its errors are the Status objects of the real one,
+so kubectl's own words appear.
 What it is not: no controller makes pods or ends Jobs (tests write those themselves), and of admission and validation it
 has only what the tests need: existing names, immutable pod templates, conflicts, quantities as text, namespaces, and
 refusals that a test asks for.
@@ -26,6 +27,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from pod_exec import send_exec
 
 Object = dict[str, Any]
 Key = tuple[str, str, str]
@@ -120,6 +123,8 @@ class ApiServer:
     objects: dict[Key, Object] = field(default_factory=dict)
     logs: dict[tuple[str, str], str] = field(default_factory=dict)
     """What a pod's container has said, by namespace and name; none: it has not started."""
+    files: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    """What a running pod's container sees, by namespace and name, then by path."""
     refusals: dict[str, Refused] = field(default_factory=dict)
     """By `str(request)`, with the name or without: `POST jobs (dry run)`, `PUT configmaps`, `LIST jobs`."""
     hooks: dict[str, Callable[[], object]] = field(default_factory=dict)
@@ -416,6 +421,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(200, self.server_state.discovery(address.path, aggregated))
             elif request.part == "log":
                 self._send_log(request)
+            elif request.part == "exec":
+                self._send_exec(request)
             else:
                 self._send(201 if request.method == "POST" else 200, self.server_state.answer(request))
         except HungUp:
@@ -452,6 +459,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def _send_exec(self, request: Request) -> None:
+        with self.server_state.lock:
+            self.server_state.requests.append(request)
+            if refused := self.server_state.refusals.get("POST pods/exec"):
+                raise refused
+            files = self.server_state.files.get((request.namespace, request.name), {})
+        send_exec(self, files)
 
     def _send_log(self, request: Request) -> None:
         """To its present end; a follower gets more of it until the pod has ended."""

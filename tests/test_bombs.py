@@ -17,7 +17,6 @@ import pytest
 from plans import make_plan
 
 from launcher.grid import read_result, read_sweep
-from launcher.progress import tail
 from launcher.records import run_record, write_record
 from slurm import verbs
 from trainer.data import endings, examples
@@ -27,6 +26,7 @@ from trainer.files import MIB, MOST_DEPTH, MOST_MIB, bounded_lines, parse_json, 
 from trainer.node.preflight import check_model
 from trainer.node.stop import count_attempt
 from trainer.outcome import ConfigError
+from trainer.progress_file import read_progress
 from trainer.settings import AsTyped, OnceLoader, load_yaml
 from trainer.training.checkpoint import check_manifest
 
@@ -158,15 +158,15 @@ def test_one_damaged_run_does_not_hide_the_others(
         for name in ("run.json", "metrics.json"):
             with (bad / name).open("ab") as file:
                 file.truncate(3 * 1024 * MIB)
-    log = bad / "logs" / "slurm-none.log"
+    progress = bad / "progress.json"
     ways: dict[str, Any] = {"pipe": os.mkfifo, "zero": lambda path: path.symlink_to("/dev/zero"), "folder": os.mkdir}
-    ways.get(damage, Path.touch)(log)
+    ways.get(damage, Path.touch)(progress)
     verbs.list_runs({}, {}, tmp_path)
     rows = {line.split()[0]: line.split()[2] for line in capsys.readouterr().out.splitlines()[1:]}
     assert rows == {"good": "-", "bad": "BROKEN" if damage in ("deep", "900 deep", "long") else "-"}
     verbs.status({"RUN": "good"}, {}, tmp_path)
     assert capsys.readouterr().out.startswith("run    good\n")
-    assert tail(log) == ""
+    assert read_progress(bad) is None
     if "deep" in damage:
         with pytest.raises(ConfigError, match=f"run.json is not JSON \\(it nests deeper than {MOST_DEPTH} levels\\)"):
             verbs.status({"RUN": "bad"}, {}, tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from launcher.progress import Job
 from planner.request.scheduler_values import quantity
 from planner.request.variables import BY_NAME
 from trainer.architecture.known_models import KNOWN_MODELS
+from trainer.progress_file import Progress
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
@@ -330,20 +332,28 @@ def test_status_follows_a_run_to_its_end(cluster: Cluster) -> None:
     waiting = {"state": {"waiting": {"reason": "ImagePullBackOff"}}}
     cluster.pod(name, "p0", None, phase="Pending", containerStatuses=[waiting])
     assert f"job    {name} PENDING (ImagePullBackOff)" in cluster.k8s("status", "--run", "mine").stdout
-    cluster.pod(name, "p0", "step  1/20  loss 1.5\nstep  2/20  loss 0.5\n")
+    cluster.pod(name, "p0", "step  9/20  loss 1.5\n")  # nothing is read from it
+    assert "step   none yet" in cluster.k8s("status").stdout.splitlines()
+    now = time.time()
+    progress = Progress(
+        phase="training", step=2, of=20, loss=0.5, step_at=now - 130, seconds_per_step=600, written_at=now
+    )
+    cluster.pod(name, "p0", "step  9/20  loss 1.5\n", progress=progress)
     lines = re.sub(r", [0-9:]+ of", ", 0:05 of", cluster.k8s("status").stdout).splitlines()
     assert lines == [
         "run    mine",
         f"job    {name} RUNNING on gpu-7, 0:05 of 12:00:00",
-        "step   2/20  loss 0.5",
+        "step   2 of 20, 2 min ago, about 2 h 57 min left",
+        "phase  training, loss 0.5000, seconds a step 600",
         "files  claim trainyard, runs/mine, no adapter yet",
         "next   make logs TO=k8s RUN=mine (follows it; make cancel TO=k8s RUN=mine ends it)",
     ]
-    cluster.pod(name, "p0", "step 20/20  loss 0.1\n", phase="Succeeded")
+    ended = replace(progress, phase="finished", step=20, step_at=now - 3 * 86400)
+    cluster.pod(name, "p0", "", phase="Succeeded", progress=ended)
     cluster.end(name, "Complete")
     assert cluster.k8s("status", "--run", "mine").stdout.splitlines()[1:] == [
         f"job    {name} COMPLETED",
-        "step   20/20  loss 0.1",
+        "step   20 of 20, 3 d 0 h ago",
         "files  claim trainyard, runs/mine, adapter, report.html",
         "next   mount the claim and open runs/mine/report.html",
     ]

@@ -17,6 +17,7 @@ from api_server import KUEUE, RESOURCES, Refused, forbidden
 from kube import IMAGE, Cluster, Done
 
 from k8s.kubectl import Kubectl
+from trainer.progress_file import Progress
 
 JOB = "gemma-3-4b-it-mine"
 MAKE = "TO=k8s RUN=mine"
@@ -436,12 +437,19 @@ def test_a_namespace_that_is_not_there_is_said_to_be_that(cluster: Cluster) -> N
 
 
 @pytest.mark.slow
-def test_a_log_that_one_may_not_read_is_said(cluster: Cluster) -> None:
+def test_where_nobody_may_look_into_a_pod_status_says_so(cluster: Cluster) -> None:
     submitted(cluster)
-    cluster.pod(JOB, "p", "step  2/20  loss 0.5\n")
-    cluster.server.refusals["GET pods/log"] = forbidden("get", "pods/log")
-    said = 'said   trainyard: kubectl logs failed: Error from server (Forbidden): pods/log is forbidden: User "ada"'
-    assert said in cluster.k8s("status", "--run", "mine").stdout
+    cluster.pod(JOB, "p", "step  2/20  loss 0.5\n", progress=Progress(phase="training", step=2, of=20, written_at=1))
+    assert "step   2 of 20" in cluster.k8s("status", "--run", "mine").stdout.splitlines()
+    cluster.server.refusals["POST pods/exec"] = forbidden("create", "pods/exec")
+    said = "step   not known: reading it from the pod takes the right to create pods/exec, which you lack here"
+    assert said in cluster.k8s("status", "--run", "mine").stdout.splitlines()
+    assert cluster.k8s("list").stdout.splitlines()[-1].split() == ["mine", JOB, "RUNNING", "-", "no"]
+    # A pod that was killed left nothing behind.
+    cluster.pod(JOB, "p", "step  2/20  loss 0.5\n", phase="Failed")
+    cluster.end(JOB, "Failed")
+    said = "step   not known: it stands in progress.json in the claim"
+    assert said in cluster.k8s("status", "--run", "mine").stdout.splitlines()
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from launcher import cli
 from launcher.progress import list_text, look_at, status_text
 from launcher.records import Run
 from trainer.outcome import ConfigError
+from trainer.progress_file import Progress, write_progress
 from trainer.results.card import model_card
 from trainer.results.trained import Usage
 from trainer.settings import say
@@ -44,15 +45,15 @@ def test_tables_stay_aligned_and_quiet() -> None:
     )
 
 
-def test_status_list_and_complaints_show_names_and_logs_escaped(
+def test_status_list_and_complaints_show_names_and_last_words_escaped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / HOSTILE.replace("/", "")
     folder.mkdir()
-    log = folder / "log"
-    log.write_text(f"step  1/20  loss {HOSTILE}\ntrainyard: {HOSTILE}\n")
+    write_progress(folder, Progress(phase="failed", written_at=1, said=HOSTILE))
     run = Run(folder=folder, record={"job_ids": []})
-    seen = look_at(run, [], log)
+    seen = look_at(run, [])
+    assert f"said   {ESCAPED}" in status_text(seen, "RUN=x").splitlines()
     for text in (status_text(seen, "RUN=x"), list_text([seen, HOSTILE])):
         assert not acts(text) and ESCAPED.split("\\r")[0] in text
     say([HOSTILE])

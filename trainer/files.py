@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any, BinaryIO
 RECORD_NAME = "run.json"
 METRICS_FILE = "metrics.json"
 """Written when all else of a run is there but the report."""
+CHECKPOINT_NAME = re.compile(r"step-([0-9]{6,12})")
+"""The folder of a checkpoint, in `checkpoints` of a run's: step-000250."""
 ADAPTER = "adapter"
 """The folder of the weights in a run's."""
 USAGE_FILE = "trainyard.json"
@@ -75,17 +78,18 @@ def bounded_lines(file: BinaryIO) -> Iterator[bytes]:
             line = file.readline(most)
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_whole(path: Path, content: str | bytes, *, sync: bool = True) -> None:
     """Write `content` beside `path`, then rename: a reader finds all of it, or what was there before. Makes the folder,
-    and takes the place of a link."""
+    and takes the place of a link. Without `sync` a machine that loses its power may lose it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.unlink(missing_ok=True)
     try:
         with beside.open("xb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         beside.replace(path)
     except OSError:
         beside.unlink(missing_ok=True)

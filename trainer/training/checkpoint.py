@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
@@ -20,14 +19,13 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from trainer.files import read_json, write_whole
+from trainer.files import CHECKPOINT_NAME, read_json, write_whole
 from trainer.node.ranks import Ranks
 from trainer.outcome import FAILED, ConfigError
 
 MANIFEST = "manifest.json"
 OWNER = "owner"
 UNFINISHED = ("writing", "removing")
-STEP_NAME = re.compile(r"step-([0-9]{6,})")
 
 
 class CheckpointError(Exception):
@@ -69,7 +67,7 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Committed steps, ascending, whether or not their manifests hold."""
-        names = (STEP_NAME.fullmatch(path.name) for path in self.folder.glob("step-*"))
+        names = (CHECKPOINT_NAME.fullmatch(path.name) for path in self.folder.glob("step-*"))
         return sorted(int(match[1]) for match in names if match)
 
     def take_over(self) -> int:

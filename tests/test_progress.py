@@ -1,0 +1,167 @@
+"""progress.json: what is written, what of it is believed, and what `status` and `list` make of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.progress import Job, Seen, duration, list_text, look_at, status_text
+from launcher.records import Run
+from trainer.progress_file import (
+    MOST_BYTES,
+    Progress,
+    parse_progress,
+    progress_text,
+    read_progress,
+    write_end,
+    write_progress,
+)
+
+NOW = 1_800_000_000.0
+WHOLE = Progress(
+    phase="training", written_at=NOW - 7, step=120, of=1500, epoch=0.75, loss=0.3126, learning_rate=1.9e-3,
+    token_accuracy=0.899, action_accuracy=0.5, step_at=NOW - 8, seconds_per_step=3.5,
+)  # fmt: skip
+RUNNING = Job(job_id="7", state="RUNNING", ended=False)
+FAILED = Job(job_id="7", state="FAILED", ended=True)
+
+
+def seen(folder: Path, job: Job = RUNNING) -> Seen:
+    folder.mkdir(exist_ok=True)
+    return look_at(Run(folder=folder, record={"job_ids": ["7"]}), [job])
+
+
+def rows(folder: Path, job: Job = RUNNING, now: float = NOW) -> dict[str, str]:
+    lines = status_text(seen(folder, job), "RUN=r", now).splitlines()
+    return {name: value for name, _, value in (line.partition(" ") for line in lines) for value in [value.strip()]}
+
+
+def test_what_is_written_is_read_back_whole(tmp_path: Path) -> None:
+    write_progress(tmp_path, WHOLE)
+    assert read_progress(tmp_path) == WHOLE
+    assert os.listdir(tmp_path) == ["progress.json"]
+    nan = replace(WHOLE, loss=float("nan"), said="x" * 5000)
+    assert parse_progress(progress_text(nan)) == replace(WHOLE, loss=None, said="x" * 1000)
+    # A character of six bytes as JSON, 1000 times, does not fit: the numbers are worth more.
+    assert parse_progress(progress_text(replace(WHOLE, said="\x01" * 1000))) == WHOLE
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "[]", "null", "7", '"training"', "{}", '{"phase": "training"}', "[" * 100_000,
+        *(
+            json.dumps({"phase": "training", "written_at": 1, **change})
+            for change in (
+                {"phase": "dancing"}, {"phase": ["training"]}, {"written_at": None}, {"written_at": "1"},
+                {"written_at": True}, {"written_at": -1}, {"written_at": 1e300}, {"step": -1}, {"step": 1.5},
+                {"step": True}, {"step": None}, {"step": "3"}, {"step": 4, "of": 3}, {"of": 10**13}, {"step_at": ""},
+                {"step_at": 10**400}, {"loss": ""}, {"loss": False}, {"loss": [1]}, {"loss": float("inf")},
+                {"loss": float("nan")}, {"token_accuracy": 1.1}, {"action_accuracy": -0.1}, {"seconds_per_step": -1},
+                {"seconds_per_step": 1e12}, {"learning_rate": {}}, {"epoch": "1"}, {"said": 3}, {"said": None},
+                {"said": "x" * 1001},
+            )
+        ),
+        '{"phase": "training", "written_at": 1, "loss": ' + "9" * 3000 + "}",
+    ],
+)  # fmt: skip
+def test_what_training_did_not_write_is_not_believed(text: str, tmp_path: Path) -> None:
+    assert parse_progress(text) is None
+    (tmp_path / "progress.json").write_text(text)
+    assert rows(tmp_path)["step"] == "none yet" and "phase" not in rows(tmp_path)
+    assert list_text([seen(tmp_path)]).splitlines()[1].split() == [tmp_path.name, "7", "RUNNING", "-", "no"]
+
+
+def test_what_is_no_small_file_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "progress.json"
+    path.write_text(progress_text(WHOLE) + " " * MOST_BYTES)
+    assert read_progress(tmp_path) is None
+    for make in (os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path), lambda path: os.symlink("no", path)):
+        path.unlink()
+        make(path)
+        assert read_progress(tmp_path) is None
+        if path.is_dir():
+            path.rmdir()
+            path.touch()
+    path.unlink()
+    path.write_bytes(b"\xff" + progress_text(WHOLE).encode())
+    assert read_progress(tmp_path) is None
+
+
+def test_a_link_in_its_place_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("kept")
+    (tmp_path / "progress.json").symlink_to(tmp_path / "theirs")
+    write_progress(tmp_path, WHOLE)
+    assert (tmp_path / "theirs").read_text() == "kept" and read_progress(tmp_path) == WHOLE
+
+
+def test_status_says_when_the_last_step_was_and_when_the_run_will_end(tmp_path: Path) -> None:
+    write_progress(tmp_path, WHOLE)
+    # 1380 steps of 3.5 s, 8 s of which have gone by.
+    assert rows(tmp_path)["step"] == "120 of 1500, 8 s ago, about 1 h 20 min left"
+    assert rows(tmp_path)["phase"] == (
+        "training, loss 0.3126, token accuracy 89.9%, action accuracy 50.0%, lr 1.90e-03, seconds a step 3.5"
+    )
+    assert list_text([seen(tmp_path)]).splitlines()[1].split() == [tmp_path.name, "7", "RUNNING", "120/1500", "no"]
+    # The last step is long ago: it should be over, and nobody knows.
+    assert rows(tmp_path, now=NOW + 5000)["step"] == "120 of 1500, 1 h 23 min ago"
+    # Another machine's clock: a little ahead, and out of order.
+    assert rows(tmp_path, now=NOW - 30)["step"] == "120 of 1500, 0 s ago, about 1 h 20 min left"
+    assert rows(tmp_path, now=NOW - 3600)["step"] == "120 of 1500"
+
+
+def test_a_run_that_does_not_run_has_no_end_in_sight_but_its_last_words(tmp_path: Path) -> None:
+    write_progress(tmp_path, WHOLE)
+    write_end(tmp_path, 75, "stopped at step 120", NOW)
+    stopped = replace(WHOLE, phase="stopped", said="stopped at step 120", written_at=NOW)
+    assert read_progress(tmp_path) == stopped
+    waiting = Job(job_id="8", state="PENDING", ended=False)
+    for job in (FAILED, waiting):
+        found = rows(tmp_path, job)
+        assert (found["step"], found["said"]) == ("120 of 1500, 8 s ago", "stopped at step 120")
+        assert "phase" not in found
+    # The next attempt loads: where it is known, its phase counts, and what ended the one before is no news.
+    write_progress(tmp_path, replace(stopped, phase="loading"))
+    assert "said" not in rows(tmp_path) and rows(tmp_path)["phase"].startswith("loading, ")
+
+
+@pytest.mark.parametrize(("code", "phase"), [(0, "finished"), (75, "stopped"), (78, "failed"), (1, "failed")])
+def test_how_an_attempt_ended_is_written_where_there_is_a_folder(code: int, phase: str, tmp_path: Path) -> None:
+    expected = Progress(phase=phase, written_at=NOW, said="why")
+    assert write_end(tmp_path, code, "why", NOW) == expected == read_progress(tmp_path)
+    assert write_end(tmp_path / "none", code, "why", NOW) == expected
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_run_of_an_earlier_version_is_known_by_its_newest_checkpoint(tmp_path: Path) -> None:
+    for name in (
+        "step-000250",
+        "step-000500",
+        "step-9",
+        "broken-step-000900-ab",
+        ".writing-000900-ab",
+        "step-" + "9" * 50,
+    ):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert rows(tmp_path)["step"] == "500 (that of its newest checkpoint: it wrote no progress.json)"
+    assert list_text([seen(tmp_path)]).splitlines()[1].split()[3] == "500"
+
+
+def test_durations_have_two_units_at_most() -> None:
+    assert [duration(s) for s in (0, 59.9, 60, 3599, 3600, 4800, 86399, 86400, 270_000)] == [
+        "0 s", "59 s", "1 min", "59 min", "1 h 0 min", "1 h 20 min", "23 h 59 min", "1 d 0 h", "3 d 3 h",
+    ]  # fmt: skip
+
+
+def test_nothing_torch_comes_with_the_reader() -> None:
+    import subprocess
+    import sys
+
+    words = "import sys, trainer.progress_file, launcher.progress; print({'torch', 'logging'} & set(sys.modules))"
+    done: Any = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

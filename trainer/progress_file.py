@@ -1,0 +1,125 @@
+"""progress.json in a run's folder: how far the run is. Rank 0 writes it, the supervisor adds how the attempt ended, and
+`status` and `list` read it. Torch-free.
+
+Nothing read back is believed before it is checked: whoever may write into a folder of runs can leave anything there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from trainer.files import parse_json, regular, write_whole
+from trainer.outcome import FINISHED, RUN_AGAIN
+
+PROGRESS_FILE = "progress.json"
+LOADING, TRAINING, EVALUATING, SAVING = "loading", "training", "evaluating", "saving"
+PHASES = (LOADING, TRAINING, EVALUATING, SAVING, "finished", "stopped", "failed")
+ENDS = {FINISHED: "finished", RUN_AGAIN: "stopped"}
+"""The phase that an exit code of the supervisor stands for; every other code is "failed"."""
+MOST_BYTES = 4096
+"""Kubernetes keeps as much of what a pod leaves behind."""
+MOST_STEPS, LAST_TIME = 10**12, 10**11
+SAID_CHARS = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a run is. None, and 0 for `of`: not known yet. Times are unix seconds."""
+
+    phase: str
+    written_at: float
+    step: int = 0
+    """Optimizer steps done."""
+    of: int = 0
+    """Steps of the whole training."""
+    epoch: float | None = None
+    loss: float | None = None
+    learning_rate: float | None = None
+    token_accuracy: float | None = None
+    """Of the training records, since the log before: a share of 1."""
+    action_accuracy: float | None = None
+    """Of the last evaluation: a share of 1."""
+    step_at: float | None = None
+    """When `step` was done."""
+    seconds_per_step: float | None = None
+    """In this attempt, evaluations and saving included."""
+    said: str = ""
+    """Why the attempt ended, in the supervisor's words."""
+
+
+def parse_progress(text: str) -> Progress | None:
+    """What progress.json says; None for a text that training did not write."""
+    try:
+        found = parse_json(text)
+        known = {field.name: found[field.name] for field in fields(Progress) if field.name in found}
+        progress = Progress(**known)
+        return progress if _plausible(progress) else None
+    except (ValueError, TypeError, ArithmeticError):  # the last: a whole number of a thousand digits
+        return None
+
+
+def _plausible(progress: Progress) -> bool:
+    counts = (progress.step, progress.of)
+    times = _given(progress.written_at, progress.step_at, progress.seconds_per_step)
+    shares = _given(progress.token_accuracy, progress.action_accuracy)
+    numbers = [*times, *shares, *_given(progress.epoch, progress.loss, progress.learning_rate)]
+    return (
+        progress.phase in PHASES
+        and progress.written_at is not None
+        and all(type(count) is int and 0 <= count <= MOST_STEPS for count in counts)
+        and (progress.of == 0 or progress.step <= progress.of)
+        and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+        and all(0 <= time <= LAST_TIME for time in times)
+        and all(0 <= share <= 1 for share in shares)
+        and isinstance(progress.said, str)
+        and len(progress.said) <= SAID_CHARS
+    )
+
+
+def _given(*values: float | None) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def read_progress(folder: Path) -> Progress | None:
+    """How far the run in `folder` is; None where it has no progress.json, or one that training did not write.
+
+    A scheduler whose runs lie on this machine calls this with the run's folder. Where they do not, hand the file's text
+    to `parse_progress`.
+    """
+    try:
+        with regular(folder / PROGRESS_FILE).open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        return parse_progress(content.decode()) if len(content) <= MOST_BYTES else None
+    except (OSError, ValueError):
+        return None
+
+
+def progress_text(progress: Progress) -> str:
+    """As JSON, at most MOST_BYTES of it; a number that is none (a loss of NaN) is null."""
+    values = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in asdict(progress).items()
+    }
+    values["said"] = progress.said[:SAID_CHARS]
+    text = json.dumps(values, indent=1) + "\n"
+    return text if len(text) <= MOST_BYTES else json.dumps({**values, "said": ""}, indent=1) + "\n"
+
+
+def write_progress(folder: Path, progress: Progress) -> None:
+    """Whole and at once, without waiting for the disk: the next one comes soon. Raises OSError."""
+    write_whole(folder / PROGRESS_FILE, progress_text(progress), sync=False)
+
+
+def write_end(folder: Path, code: int, said: str, now: float) -> Progress:
+    """Write down that the attempt ended with `code`, and why; what is known of its steps stays. Returns what is known,
+    also where the folder cannot be written to."""
+    known = read_progress(folder) or Progress(phase="failed", written_at=now)
+    ended = replace(known, phase=ENDS.get(code, "failed"), said=said[:SAID_CHARS], written_at=now)
+    if folder.is_dir():  # a request that is refused makes none
+        with contextlib.suppress(OSError):  # a full disk: how the attempt ended stands in the log, too
+            write_progress(folder, ended)
+    return ended
