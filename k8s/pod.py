@@ -82,7 +82,7 @@ def pod_spec(plan: Plan, cluster: Cluster, names: Names) -> dict[str, Any]:
                 "imagePullPolicy": "IfNotPresent" if "@" in (spec.image or "") else "Always",
                 "workingDir": WORK_DIR,
                 "command": list(SUPERVISE),
-                "args": [unexpanded(word) for word in plan.launch_argv],
+                "args": [unexpanded(word) for word in plan.launch.words()],
                 "env": _environment(plan, cluster, names),
                 "resources": {"requests": resources, "limits": resources},
                 "securityContext": {

@@ -21,7 +21,7 @@ from local.run import PROJECT_DIR, request_here
 from planner.choose import MICRO_BATCH_SIZES, choose
 from planner.fitting import Batch, write_batch
 from planner.job import JobSpec, Plan
-from planner.launch import launch_argv
+from planner.launch import launch_of
 from planner.request.variables import help_text
 from trainer.data.lengths import data_digest
 from trainer.flags import answer_help
@@ -107,11 +107,11 @@ def largest(sizes: Sequence[int], fits: Callable[[int], bool]) -> int | None:
 def probe(plan: Plan, micro: int, share: int, environment: dict[str, str]) -> Probe:
     """Two steps with that micro-batch. Raises ConfigError when they fail for another reason than memory."""
     candidate = replace(plan.chosen, micro_batch_size=micro, gradient_accumulation_steps=share // micro)
-    argv = list(launch_argv(plan.spec, candidate))
-    argv[argv.index("trainer.train")] = "local.memory_profile"
+    run = launch_of(plan.spec, candidate)
+    launch = replace(run, module="local.memory_profile", settings={**run.settings, "json": "true"})
     began = time.monotonic()
     done = subprocess.run(
-        [*complete_command(argv, environment), "--json"],
+        complete_command(launch, environment),
         cwd=PROJECT_DIR, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     seconds = round(time.monotonic() - began, 1)

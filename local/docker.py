@@ -75,7 +75,7 @@ def docker_command(plan: Plan, *, program: str, environ: Mapping[str, str]) -> l
         *(word for mount in seen for word in ("--mount", _mount(mount))),
         *(word for name, value in (*plan.env, *inside) for word in ("--env", f"{name}={value}")),
         spec.image or image.local_name(spec.device),
-        *plan.launch_argv,
+        *plan.launch.words(),
     ]
 
 

@@ -138,7 +138,7 @@ def train(plan: Plan) -> int:
 
     os.chdir(PROJECT_DIR)
     os.environ.update(plan.env)
-    return supervise.main(["--", *plan.launch_argv])
+    return supervise.main(["--", *plan.launch.words()])
 
 
 def carry_out(plan: Plan, attempt: Callable[[], int]) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from planner.job import Candidate, JobSpec, Plan
-from planner.launch import launch_argv, launch_env
+from planner.launch import launch_env, launch_of
 from planner.memory.estimate import estimate, processes_gib
 from planner.refuse import nothing_fits
 from trainer.config import Optimizer
@@ -65,7 +65,7 @@ def choose(spec: JobSpec, *, here: bool = False) -> Plan:
         chosen=chosen,
         candidates=candidates,
         effective_batch_size=batch,
-        launch_argv=launch_argv(spec, chosen),
+        launch=launch_of(spec, chosen),
         env=launch_env(spec, chosen),
         notes=(*notes, *_notes(spec, chosen)),
     )

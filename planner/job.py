@@ -11,6 +11,7 @@ from typing import Any
 
 from trainer.architecture.shape import ModelShape
 from trainer.config import LORA_PRESETS, Device, Optimizer, Quantization, Vision
+from trainer.launch import Launch
 
 # Families that scale every picture to one size, so that it takes the same number of tokens; and what even the shortest
 # record has beside it: the marks around picture and turns, a word to answer.
@@ -213,8 +214,8 @@ class Plan:
     candidates: tuple[Candidate, ...]
     """All of them in the order tried, the chosen one included."""
     effective_batch_size: int
-    launch_argv: tuple[str, ...]
-    """The job's command, without what only a node knows (its rank, the first node's address)."""
+    launch: Launch
+    """The job's command."""
     env: tuple[tuple[str, str], ...]
     """Environment of every process of the job, sorted; never a secret."""
     notes: tuple[str, ...] = field(default=())
@@ -237,5 +238,7 @@ class Plan:
             entry["estimate"]["evaluation_bytes"] = candidate.estimate.evaluation_bytes
             entry["estimate"]["step_bytes"] = candidate.estimate.step_bytes
             entry["estimate"]["peak_bytes"] = candidate.estimate.peak_bytes
+        record["launch_argv"] = self.launch.words()
+        del record["launch"]
         record["env"] = dict(self.env)
         return record

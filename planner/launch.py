@@ -1,29 +1,24 @@
-"""The command line and environment of a job. The only module that knows `accelerate launch`."""
+"""The command and environment of a job, from what was asked for and the candidate that was chosen."""
 
 from __future__ import annotations
 
 from planner.job import Candidate, JobSpec
 from trainer.flags import word
+from trainer.launch import Launch, shipped
 from trainer.node.gpus import PEAK_ENV, VRAM_ENV
 from trainer.outcome import SWEEP_ENV
 from trainer.text import GIB
 
 
-def launch_argv(spec: JobSpec, candidate: Candidate) -> tuple[str, ...]:
-    """The job's command, run in the checkout, without what only a node knows (rank, first node's address)."""
-    return (
-        "accelerate",
-        "launch",
-        "--config_file",
-        f"accelerate_configs/{candidate.config}.yaml",
-        "--num_processes",
-        str(spec.num_processes),
-        "--num_machines",
-        str(spec.nodes),
-        *_overrides(spec, candidate),
-        "-m",
-        "trainer.train",
-        *_trainer_arguments(spec, candidate),
+def launch_of(spec: JobSpec, candidate: Candidate) -> Launch:
+    """The job's command, run in the checkout."""
+    return Launch(
+        configuration=shipped(candidate.config),
+        processes=spec.num_processes,
+        machines=spec.nodes,
+        overrides=_overrides(spec, candidate),
+        module="trainer.train",
+        settings=_settings(spec, candidate),
     )
 
 
@@ -36,7 +31,7 @@ def _overrides(spec: JobSpec, candidate: Candidate) -> tuple[str, ...]:
     return (*offload, *cpu)
 
 
-def _trainer_arguments(spec: JobSpec, candidate: Candidate) -> tuple[str, ...]:
+def _settings(spec: JobSpec, candidate: Candidate) -> dict[str, str]:
     values: dict[str, str | int | float | bool] = {
         "model": spec.model,
         "data": spec.data,
@@ -61,7 +56,7 @@ def _trainer_arguments(spec: JobSpec, candidate: Candidate) -> tuple[str, ...]:
     if spec.config_file is not None:
         # So marked, a file that contradicts what was decided here is refused instead of overridden.
         values |= {"config": spec.config_file, "planned": True}
-    return tuple(part for name, value in values.items() for part in (f"--{name}", word(value)))
+    return {name: word(value) for name, value in values.items()}
 
 
 def launch_env(spec: JobSpec, candidate: Candidate) -> tuple[tuple[str, str], ...]:

@@ -28,7 +28,7 @@ def render(plan: Plan) -> str:
     """The whole script, ending in a newline."""
     spec, wrapped = plan.spec, wrapping([plan])
     setup = [*_heading(spec), *_exports(plan.env), *task_lines(spec, wrapped.status_file), *wrapped.setup]
-    return _write(spec, setup, _command(spec, wrapped, _argv_lines(plan.launch_argv)), log_id="%j")
+    return _write(spec, setup, _command(spec, wrapped, _argv_lines(plan.launch.words())), log_id="%j")
 
 
 def render_array(sweep_id: str, members: Mapping[int, Plan], *, parallel: int) -> str:
@@ -40,10 +40,9 @@ def render_array(sweep_id: str, members: Mapping[int, Plan], *, parallel: int) -
     plans = list(members.values())
     spec, wrapped = replace(plans[0].spec, run_id=f"{sweep_id}-%a"), wrapping(plans)
     env = [pair for pair in plans[0].env if all(pair in plan.env for plan in plans)]
-    commands = [_argv_lines(plan.launch_argv) for plan in plans]
-    heads = [lines[: lines.index("-m trainer.train") + 1] for lines in commands]
+    commands = [_argv_lines(plan.launch.words()) for plan in plans]
     # Options count wherever they stand, but the launcher's before the module.
-    same = heads.count(heads[0]) == len(heads)
+    same = len({plan.launch.launcher_words() for plan in plans}) == 1
     shared = [line for line in commands[0] if same and all(line in lines for lines in commands)]
     chosen = ["# What this member has for itself.", 'case "$SLURM_ARRAY_TASK_ID" in']
     for (index, plan), lines in zip(members.items(), commands, strict=True):

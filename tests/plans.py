@@ -6,6 +6,7 @@ from typing import Any
 
 from planner.job import Candidate, Estimate, JobSpec, Plan
 from trainer.architecture.shape import ModelShape
+from trainer.launch import Launch, shipped
 from trainer.text import GIB
 
 SHAPE = ModelShape(
@@ -33,7 +34,7 @@ ENV = (("HF_HUB_DISABLE_TELEMETRY", "1"), ("OMP_NUM_THREADS", "4"))
 
 
 def make_plan(*, argv: tuple[str, ...] | None = None, env: tuple[tuple[str, str], ...] = ENV, **request: Any) -> Plan:
-    """A Plan for the request; `argv` is the job's command, else a short one in accelerate's manner."""
+    """A Plan for the request; `argv` is the job's command, else a short one."""
     defaults: dict[str, Any] = {
         "model": "google/gemma-3-4b-it",
         "shape": SHAPE,
@@ -55,11 +56,18 @@ def make_plan(*, argv: tuple[str, ...] | None = None, env: tuple[tuple[str, str]
         fits=True,
         reason="chosen",
     )
-    command = argv or (
-        *("accelerate", "launch", "--config_file", f"accelerate_configs/{candidate.config}.yaml"),
-        *("--num_processes", str(spec.num_processes), "--num_machines", str(spec.nodes)),
-        *("-m", "trainer.train", "--model", spec.model, "--data", spec.data, "--output_dir", spec.run_dir),
+    planned = Launch(
+        configuration=shipped(candidate.config),
+        processes=spec.num_processes,
+        machines=spec.nodes,
+        module="trainer.train",
+        settings={"model": spec.model, "data": spec.data, "output_dir": spec.run_dir},
     )
     return Plan(
-        spec=spec, chosen=candidate, candidates=(candidate,), effective_batch_size=8, launch_argv=command, env=env
+        spec=spec,
+        chosen=candidate,
+        candidates=(candidate,),
+        effective_batch_size=8,
+        launch=Launch.from_words(argv) if argv else planned,
+        env=env,
     )

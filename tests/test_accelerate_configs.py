@@ -49,7 +49,7 @@ def launch_arguments(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureF
         plan = choose(make_spec(accelerate_config=name, **{**REQUESTS[name], **request}))
         for variable, value in plan.env:
             monkeypatch.setenv(variable, value)
-        args = launch_command_parser().parse_args(list(plan.launch_argv[2:]))
+        args = launch_command_parser().parse_args(list(plan.launch.words()[2:]))
         args, defaults, _ = _validate_launch_command(args)
         assert caplog.text == ""  # no "values were not passed and had defaults used instead"
         return plan, args, defaults

@@ -211,7 +211,7 @@ def test_the_nearest_card_is_named_and_on_this_machine_no_other_memory() -> None
 
 
 def test_the_command_is_complete_and_in_the_agreed_words() -> None:
-    assert choose(make_spec(gpus=2, nodes=2, vram_gib=80.0)).launch_argv == (
+    assert choose(make_spec(gpus=2, nodes=2, vram_gib=80.0)).launch.words() == (
         *("accelerate", "launch", "--config_file", "accelerate_configs/multi_gpu.yaml"),
         *("--num_processes", "4", "--num_machines", "2", "-m", "trainer.train"),
         *("--model", "google/gemma-3-4b-it", "--data", "data", "--output_dir", "runs/gemma-0123abcd"),
@@ -234,13 +234,13 @@ def test_the_command_is_complete_and_in_the_agreed_words() -> None:
 
 
 def test_numbers_in_the_command_read_back_as_the_same_numbers() -> None:
-    argv = choose(make_spec(learning_rate=1 / 3e5, lora_dropout=0.1)).launch_argv
+    argv = choose(make_spec(learning_rate=1 / 3e5, lora_dropout=0.1)).launch.words()
     values = dict(zip(argv[argv.index("--model") :: 2], argv[argv.index("--model") + 1 :: 2], strict=True))
     assert (float(values["--learning_rate"]), float(values["--lora_dropout"])) == (1 / 3e5, 0.1)
 
 
 def test_low_memory_travels_as_trainer_arguments() -> None:
-    argv = choose(make_spec(vram_gib=8.0)).launch_argv
+    argv = choose(make_spec(vram_gib=8.0)).launch.words()
     assert argv[argv.index("--activation_checkpointing") + 1] == "true"
     assert argv[argv.index("--optimizer") + 1] == "paged_adamw_8bit"
 

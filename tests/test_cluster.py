@@ -65,7 +65,7 @@ def project(tmp_path: Path) -> Path:
 def test_each_node_gets_one_supervisor_with_the_planned_command(
     nodes: int, cluster: Cluster, project: Path, records: Path
 ) -> None:
-    argv = ("accelerate", "launch", "--data", "$(touch x) `y` it's", "--rank", "$SLURM_PROCID")
+    argv = ("accelerate", "launch", "-m", "toy", "--data", "$(touch x) `y` it's", "--rank", "$SLURM_PROCID")
     env = (("TOY_VALUE", "two words; $HOME"),)
     plan = toy_plan(project, records, gpus=2, nodes=nodes, gpu_type="a100", argv=argv, env=env)
     secret = "hf_" + "x" * 34
@@ -80,7 +80,7 @@ def test_each_node_gets_one_supervisor_with_the_planned_command(
     assert [task["environ"]["SLURMD_NODENAME"] for task in seen] == ["n1", "n2"][:nodes]
     for task in seen:
         environ = task["environ"]
-        assert task["argv"] == ["--", *argv]
+        assert task["argv"] == ["--", *plan.launch.words()]
         assert task["cwd"] == str(project)
         assert environ["TOY_VALUE"] == "two words; $HOME"
         assert environ["PYTHONUNBUFFERED"] == "1"
@@ -105,7 +105,7 @@ def test_the_job_ends_with_the_supervisors_exit_code(code: int, cluster: Cluster
 
 def test_a_node_that_fails_takes_the_other_along(cluster: Cluster, project: Path, records: Path) -> None:
     """Node 0 would sleep for 100 s; node 1 ends with 1 at once."""
-    plan = toy_plan(project, records, nodes=2, env=(("TOY_EXIT", "1"),), argv=("accelerate", "sleep"))
+    plan = toy_plan(project, records, nodes=2, env=(("TOY_EXIT", "1"),), argv=("accelerate", "launch", "-m", "sleep"))
     ended = cluster.wait(submit(plan, cluster.environ).job_id, timeout_s=60)
     assert ended["JobState"] == "FAILED"
 

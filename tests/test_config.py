@@ -344,8 +344,8 @@ def test_what_no_run_takes_is_refused_in_env_file_before_anything_is_planned(tmp
 
 
 def test_the_ranks_get_the_file_and_are_told_that_it_was_planned(tmp_path: Path) -> None:
-    assert "--config" not in plan_for(tmp_path).launch_argv
-    argv = choose(make_spec(config_file="train.yaml")).launch_argv
+    assert "--config" not in plan_for(tmp_path).launch.words()
+    argv = choose(make_spec(config_file="train.yaml")).launch.words()
     assert argv[-4:] == ("--config", "train.yaml", "--planned", "true")
 
 

@@ -45,7 +45,7 @@ def test_docker_gets_the_plans_own_words_and_nothing_of_the_machine_but_what_it_
         *("--mount", "type=bind,source=/big/hf/hub,target=/cache/huggingface/hub"),
         *("--env", "HF_HUB_DISABLE_TELEMETRY=1", "--env", "OMP_NUM_THREADS=4"),
         "trainyard:0.1.0",
-        *plan.launch_argv,
+        *plan.launch.words(),
     ]  # fmt: skip
 
 

@@ -282,7 +282,8 @@ def test_words_arrive_as_they_were_typed() -> None:
     one = container(manifests.load(text_of("awkward_words")))
     values = {variable["name"]: variable.get("value", "") for variable in one["env"]}
     assert (
-        tuple(expanded(word, {**values, "touch x": "ran", "HOME": "ran"}) for word in one["args"]) == plan.launch_argv
+        tuple(expanded(word, {**values, "touch x": "ran", "HOME": "ran"}) for word in one["args"])
+        == plan.launch.words()
     )
     assert expanded(values["A"], {"HOME": "ran"}) == "$(HOME) $$"
 

@@ -51,7 +51,7 @@ def in_docker(plan: Plan) -> tuple[list[str], dict[str, str]]:
 def test_three_launchers_start_the_same_training(name: str, tmp_path: Path) -> None:
     plan = choose(make_spec(image=IMAGE, run_id="mine", project_dir=str(tmp_path / "project"), **SPECS[name]))
     slurm, pod, docker = in_slurm(plan, tmp_path), in_pod(plan), in_docker(plan)
-    assert slurm[0] == pod[0] == docker[0] == list(plan.launch_argv)
+    assert slurm[0] == pod[0] == docker[0] == list(plan.launch.words())
     assert pod[0][pod[0].index("--run_id") + 1] == "mine"
     assert {key: slurm[1][key] for key, _ in plan.env} == dict(plan.env)
     assert docker[1] == dict(plan.env)

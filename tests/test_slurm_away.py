@@ -132,7 +132,8 @@ def test_a_run_that_stops_while_the_controller_is_away_is_requeued_all_the_same(
 ) -> None:
     project, good = tmp_path / "a project", (cluster.dir / "slurm.conf").read_text()
     conf = tmp_path / "job.conf"
-    plan = toy_plan(project, records, run_id="toy-2", argv=("train", str(conf)), env=(("SLURM_CONF", str(conf)),))
+    argv = ("accelerate", "launch", "-m", "toy", "--conf", str(conf))
+    plan = toy_plan(project, records, run_id="toy-2", argv=argv, env=(("SLURM_CONF", str(conf)),))
     (project / "trainer" / "supervise.py").write_text(STOPPED_WHILE_IT_IS_AWAY)
     conf.write_text(good)
     (project / "away.conf").write_text(unreachable(good))

@@ -24,6 +24,7 @@ from planner.request.variables import parse_given, resolve
 from slurm.runtime import mounts
 from slurm.script import job_name, render, render_array
 from slurm.site import SITE_KEYS
+from trainer.launch import shipped
 from trainer.outcome import ConfigError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -78,10 +79,10 @@ PLANS: dict[str, Plan] = {
 
 def sweep_plan(index: int, config: str = "single_gpu", **request: Any) -> Plan:
     plan = make_plan(run_id=f"sweep-{index}", sweep="sweep", **request)
-    own = ("--run_id", plan.spec.run_id, "--learning_rate", f"{index + 1}e-4", "--seed", "0")
-    argv = [word.replace("single_gpu", config) for word in plan.launch_argv]
+    own = {"run_id": plan.spec.run_id, "learning_rate": f"{index + 1}e-4", "seed": "0"}
+    launch = replace(plan.launch, configuration=shipped(config), settings={**plan.launch.settings, **own})
     env = (*ENV, ("TRAINYARD_PEAK_GIB", f"{14 + index // 2}"), ("WANDB_RUN_GROUP", "sweep"))
-    return replace(plan, launch_argv=(*argv, *own), env=env)
+    return replace(plan, launch=launch, env=env)
 
 
 SCRIPTS: dict[str, str] = {
@@ -322,7 +323,7 @@ def test_paths_are_refused_or_arrive_literally(tmp_path: Path, data: str, output
     plan = make_plan(data=data, output=output, model=value, env=(("VALUE", value),))
     argv, environ = run_with_stubs(plan, tmp_path)
     task = argv[argv.index("--unbuffered") + 1 :]
-    assert task == ["/home/ada/trainyard/.venv/cuda/bin/python", "-m", "trainer.supervise", "--", *plan.launch_argv]
+    assert task == ["/home/ada/trainyard/.venv/cuda/bin/python", "-m", "trainer.supervise", "--", *plan.launch.words()]
     assert environ["VALUE"] == value
 
 
@@ -353,7 +354,7 @@ def test_a_whole_request_is_refused_in_one_line_or_said_literally(
         assert str(refused).isprintable()
         return
     argv, environ = run_with_stubs(plan, tmp_path)
-    assert argv[argv.index("trainer.supervise") + 2 :] == list(plan.launch_argv)
+    assert argv[argv.index("trainer.supervise") + 2 :] == list(plan.launch.words())
     assert {**environ, **dict(spec.environment)} == environ
     header = [line for line in text.splitlines() if line.startswith("#SBATCH")]
     flags = [shlex.split(line.removeprefix("#SBATCH ")) for line in header]

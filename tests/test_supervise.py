@@ -6,17 +6,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from toy_project import make_toy_project, toy_argv
 
+from trainer.launch import Launch
 from trainer.outcome import ConfigError
 from trainer.settings import read_env_file, watched
 from trainer.supervise import complete_command, complete_environment
 
 ROOT = Path(__file__).resolve().parent.parent
-PLANNED = ["accelerate", "launch", "--config_file", "c.yaml", "--num_machines", "1", "-m", "trainer.train"]
+PLANNED = Launch(configuration="c.yaml", module="trainer.train", settings={"output_dir": "runs/r"})
 
 
 @pytest.fixture
@@ -78,17 +80,17 @@ def test_a_configuration_error_is_repeated_on_one_line(project: Path) -> None:
 
 def test_one_node_runs_the_planned_command_with_this_python() -> None:
     assert complete_command(PLANNED, {}) == [
-        sys.executable, "-m", "accelerate.commands.launch", "--quiet", *PLANNED[2:]
+        sys.executable, "-m", "accelerate.commands.launch", "--quiet", *PLANNED.words()[2:]
     ]  # fmt: skip
 
 
 def test_several_processes_on_one_node_meet_at_a_port_that_is_free() -> None:
-    planned = [*PLANNED[:2], "--num_processes", "2", *PLANNED[2:]]
-    assert complete_command(planned, {})[3:7] == ["--quiet", "--main_process_port", "0", "--num_processes"]
+    planned = replace(PLANNED, processes=2)
+    assert complete_command(planned, {})[3:7] == ["--quiet", "--main_process_port", "0", "--config_file"]
 
 
 def test_each_of_several_nodes_learns_its_rank_and_the_first_nodes_address() -> None:
-    planned = [word if word != "1" else "2" for word in PLANNED]
+    planned = replace(PLANNED, processes=2, machines=2)
     slurm = {"SLURM_PROCID": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
     assert complete_command(planned, slurm)[3:12] == [
         "--quiet", "--machine_rank", "1", "--main_process_ip", "127.0.0.1", "--main_process_port", "29511",

@@ -181,7 +181,7 @@ def test_a_trial_sets_what_was_planned_for_and_nothing_else() -> None:
     plan = planned(RUN="s").plans[0]
 
     def command(**values: Any) -> list[str]:
-        return with_values(plan.launch_argv, Trial(run_id="t", agent="a", values=values))
+        return list(with_values(plan.launch, Trial(run_id="t", agent="a", values=values)).words())
 
     words = command(**VALUES)
     found = dict(itertools.pairwise(words))

@@ -32,6 +32,8 @@ from trainer.text import printable, shown, wrap
 COMMAND_LINE = "command line"
 # Of a YAML file; ours have a hundredth of it.
 MOST_CHARACTERS, MOST_VALUES = 1 << 16, 5_000
+# Options that may be given without a value.
+STAND_ALONE = ("json", "planned", "strict")
 PLANNED = tuple(name for name, setting in SETTINGS.items() if setting.planned)
 WATCHED = ("gradients", "parameters", "all")
 
@@ -60,7 +62,7 @@ def resolve_settings(
     Raises:
         ConfigError: an unknown or repeated name, a value that its field does not take, a contradicted plan.
     """
-    flags, env_file = split_flags(argv, ("json", "planned", "strict")), env_file or {}
+    flags, env_file = split_flags(argv, STAND_ALONE), env_file or {}
     as_json, planned = flags.pop("json", "false") == "true", flags.pop("planned", "false") == "true"
     named = flags.pop("config", environ.get(CONFIG_FILE) or env_file.get(CONFIG_FILE))
     if named == "":

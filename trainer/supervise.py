@@ -9,7 +9,6 @@ Signals that mean "stop" end here: they raise a flag that the ranks agree on, an
 
 from __future__ import annotations
 
-import itertools
 import os
 import secrets
 import signal
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from trainer import outcome
 from trainer.files import RECORD_ENV, RECORD_NAME, write_whole
+from trainer.launch import Launch
 from trainer.node import processes
 from trainer.node.preflight import MEETING_TIMEOUT_S, check_node, meeting_place
 from trainer.node.stop import DEADLINE_ENV, FLAG, LIMIT_ENV, stopped
@@ -29,22 +29,23 @@ from trainer.outcome import ConfigError, SickNode, node_rank
 from trainer.settings import open_to_others, read_env_file, say, watched
 from trainer.terminal import give_back
 
+LAUNCHER = "accelerate.commands.launch"  # accelerate launch, of this very Python
 OVERTIME_S = 120  # beyond the time limit, for ranks that are still saving; then they count as hung
 
 
 def main(argv: Sequence[str]) -> int:
     try:
-        planned = argv[1:] if argv[:1] == ["--"] else argv
         env_file = read_env_file(Path(".env"))
         say(open_to_others(Path(".env"), env_file))
         os.environ.update(complete_environment({**env_file, **os.environ}, time.time()))
         watched(os.environ)
+        launch = Launch.from_words(argv[1:] if argv[:1] == ["--"] else argv)
         if outcome.SWEEP_ENV in os.environ:
             from trainer.sweep import trial
 
-            code = trial.attempt(planned, os.environ, attempt)
+            code = trial.attempt(launch, os.environ, attempt)
         else:
-            code = attempt(planned)
+            code = attempt(launch)
     except (ConfigError, SickNode) as error:
         say([str(error)])
         code = error.exit_code
@@ -55,13 +56,12 @@ def main(argv: Sequence[str]) -> int:
     return outcome.FINISHED if status_file and code == outcome.RUN_AGAIN else code
 
 
-def attempt(planned: Sequence[str]) -> int:
+def attempt(launch: Launch) -> int:
     """Run the planned command on this node to its end; returns the ranks' outcome, or FAILED when they left none.
 
     Raises:
         ConfigError, SickNode: found before anything was started.
     """
-    options = options_of(planned)
     process: subprocess.Popen[bytes] | None = None
     early = False
 
@@ -87,10 +87,10 @@ def attempt(planned: Sequence[str]) -> int:
         os.environ |= {processes.SUPERVISOR_ENV: str(os.getpid()), "PET_SIGNALS_TO_HANDLE": "SIGQUIT"}
         processes.become_subreaper()
         try:
-            check_node(options)
-            command = complete_command(planned, os.environ)
+            check_node(launch)
+            command = complete_command(launch, os.environ)
             if (record := os.environ.get(RECORD_ENV)) and not node_rank(os.environ):  # submit could not write it
-                write_whole(Path(options["--output_dir"], RECORD_NAME), Path(record).read_text(encoding="utf-8"))
+                write_whole(Path(launch.settings["output_dir"], RECORD_NAME), Path(record).read_text(encoding="utf-8"))
             if not came:
                 if not node_rank(os.environ):
                     print("loading libraries ...", flush=True)  # for half a minute, without another word
@@ -109,7 +109,7 @@ def attempt(planned: Sequence[str]) -> int:
         say([f"asked to stop by {signal.Signals(came[0]).name}"])
     if early:
         is_first = not node_rank(os.environ)  # who counts
-        ended = stopped(Path(options["--output_dir"]), None) if is_first else (outcome.RUN_AGAIN, "")
+        ended = stopped(Path(launch.settings["output_dir"]), None) if is_first else (outcome.RUN_AGAIN, "")
     code, message = ended
     if code != outcome.FINISHED and message:
         say([message])
@@ -128,31 +128,22 @@ def complete_environment(environ: Mapping[str, str], now: float) -> dict[str, st
     return found
 
 
-def complete_command(planned: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """The planned `accelerate launch ...` as this node must run it.
+def complete_command(launch: Launch, environment: Mapping[str, str]) -> list[str]:
+    """The planned command as this node must run it.
 
     Raises:
-        ConfigError: it is no accelerate launch, or several nodes were planned and their environment is missing.
+        ConfigError: several nodes were planned and their environment is missing.
         SickNode: the nodes cannot meet.
     """
-    options = options_of(planned)
-    # Quiet: when training fails, its own traceback is the one to read, not the launcher's as well.
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
-    if int(options.get("--num_machines", "1")) > 1:
+    own = ["--quiet"]  # when training fails, its own traceback is the one to read, not the launcher's as well
+    if launch.machines > 1:
         rank, address, port = meeting_place(environment)
-        command += ["--machine_rank", str(rank), "--main_process_ip", address, "--main_process_port", port]
-        command += ["--rdzv_conf", f"timeout={MEETING_TIMEOUT_S}"]  # torchrun waits for the other nodes' torchruns
-    elif int(options.get("--num_processes", "1")) > 1:
+        own += ["--machine_rank", str(rank), "--main_process_ip", address, "--main_process_port", port]
+        own += ["--rdzv_conf", f"timeout={MEETING_TIMEOUT_S}"]  # torchrun waits for the other nodes' torchruns
+    elif launch.processes > 1:
         # A free one: accelerate's own, 29500, is every other job's too, and two that start at once both find it free.
-        command += ["--main_process_port", "0"]
-    return [*command, *planned[2:]]
-
-
-def options_of(planned: Sequence[str]) -> dict[str, str]:
-    """The values of a planned command's `--name value`. Raises ConfigError for what is no accelerate launch."""
-    if list(planned[:2]) != ["accelerate", "launch"]:
-        raise ConfigError("supervise takes the plan's command: -- accelerate launch ... -m trainer.train ...")
-    return {name: value for name, value in itertools.pairwise(planned) if name.startswith("--")}
+        own += ["--main_process_port", "0"]
+    return [sys.executable, "-m", LAUNCHER, *own, *launch.launcher_words(), *launch.setting_words()]
 
 
 if __name__ == "__main__":

@@ -93,8 +93,7 @@ def _said(name: str, source: str) -> str:
 
 def told_by(plan: Plan, project_dir: Path) -> Settings:
     """What the ranks of a planned job will be told, found out before anything is submitted. Raises ConfigError."""
-    words = plan.launch_argv[plan.launch_argv.index("trainer.train") + 1 :]
-    settings = resolve_settings(words, {}, folder=project_dir)
+    settings = resolve_settings(plan.launch.setting_words(), {}, folder=project_dir)
     settings.config()
     return settings
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from trainer.launch import Launch
 from trainer.node.gpus import check_gpus
 from trainer.node.stop import asked_to_stop
 from trainer.outcome import ConfigError, SickNode, node_name, node_rank
@@ -28,8 +29,8 @@ WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")  # wh
 MEETING_TIMEOUT_S = 300  # for the first node to have a name, for every node, and then for every process to come
 
 
-def check_node(options: Mapping[str, str]) -> None:
-    """Look at this node against the options of the planned `accelerate launch ...`.
+def check_node(launch: Launch) -> None:
+    """Look at this node against the planned command.
 
     Raises:
         ConfigError: no node could run this.
@@ -38,11 +39,11 @@ def check_node(options: Mapping[str, str]) -> None:
     mode = os.environ.get("WANDB_MODE") or "offline"
     if mode not in WANDB_MODES:
         raise ConfigError(f"WANDB_MODE={mode}: takes {', '.join(WANDB_MODES)}{nearest(mode, WANDB_MODES)}")
-    check_folder("output", options.get("--output_dir", "."))
+    check_folder("output", launch.settings.get("output_dir", "."))
     check_tmpdir()
-    if options.get("--device") == "cuda":
-        check_gpus(int(options.get("--num_processes", "1")) // int(options.get("--num_machines", "1")))
-    if model := options.get("--model"):
+    if launch.settings.get("device") == "cuda":
+        check_gpus(launch.processes // launch.machines)
+    if model := launch.settings.get("model"):
         check_model(model)
 
 

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 from trainer.config import SETTINGS, TrainConfig
 from trainer.files import read_json, write_whole
 from trainer.flags import convert, word
+from trainer.launch import Launch
 from trainer.node.processes import in_launcher, stop_signals_kept
 from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, SWEEP_ENV, ConfigError, node_rank
 from trainer.sweep.wandb_service import ServiceError, heartbeat, register_agent
@@ -48,14 +49,14 @@ class Trial:
     """The sweep has seen enough of it."""
 
 
-def attempt(planned: Sequence[str], environment: Mapping[str, str], run: Callable[[Sequence[str]], int]) -> int:
+def attempt(launch: Launch, environment: Mapping[str, str], run: Callable[[Launch], int]) -> int:
     """`run` the planned command with the trial's values; returns its exit code, 0 when the sweep wants no more.
 
     Raises:
         ConfigError: the trial's values are not what was planned for, or the key is not taken.
     """
     path = environment[SWEEP_ENV]
-    folder = Path(planned[list(planned).index("--output_dir") + 1])
+    folder = Path(launch.settings["output_dir"])
     with stop_signals_kept() as asked:  # a trial that was given must be stored
         try:
             trial = read_trial(folder) or _take(path, folder, environment, asked)
@@ -68,7 +69,7 @@ def attempt(planned: Sequence[str], environment: Mapping[str, str], run: Callabl
         why = f"stopped trial {trial.run_id}" if trial else "gives no more trials"
         print(f"trainyard: the sweep {why}: nothing is left to do", file=sys.stderr)
         return FINISHED
-    command = with_values(planned, trial)
+    chosen = with_values(launch, trial)
     said = " ".join(f"{name}={value}" for name, value in trial.values.items())
     print(f"trial {trial.run_id} of {path}: {said}", flush=True)
     entity, project, sweep_id = path.split("/")
@@ -77,7 +78,7 @@ def attempt(planned: Sequence[str], environment: Mapping[str, str], run: Callabl
     os.environ |= {"WANDB_PROJECT": project, "WANDB_ENTITY": entity}
     if not node_rank(environment):
         _tell(trial, folder, environment)
-    code = run(command)
+    code = run(chosen)
     ended = read_trial(folder)
     return FINISHED if code == RUN_AGAIN and ended and ended.stopped else code
 
@@ -97,23 +98,17 @@ def read_trial(folder: Path) -> Trial | None:
         raise ConfigError(f"{path} is not what was written ({error}): remove {folder}") from None
 
 
-def with_values(planned: Sequence[str], trial: Trial) -> list[str]:
+def with_values(launch: Launch, trial: Trial) -> Launch:
     """The planned command with the trial's values. Raises ConfigError for what was not planned for."""
-    words = list(planned)
-    start = words.index("trainer.train")
+    settings = dict(launch.settings)
     for name, value in trial.values.items():
-        flag = f"--{name}"
         if name not in PARAMETERS:
             raise ConfigError(f"trial {trial.run_id} sets {name}, which is not for sweeps: {', '.join(PARAMETERS)}")
         text = word(convert(TrainConfig, name, value, shown_as=f"trial {trial.run_id}: {name}"))
-        if flag not in words[start:]:
-            words += [flag, text]
-            continue
-        place = words.index(flag, start) + 1
-        if name == RANK and int(text) > int(words[place]):
-            raise ConfigError(f"trial {trial.run_id} sets {name} {text}, memory was planned for {words[place]}")
-        words[place] = text
-    return words
+        if name == RANK and int(text) > int(planned := settings.get(name, text)):
+            raise ConfigError(f"trial {trial.run_id} sets {name} {text}, memory was planned for {planned}")
+        settings[name] = text
+    return replace(launch, settings=settings)
 
 
 def _take(path: str, folder: Path, environment: Mapping[str, str], asked: list[int]) -> Trial | None:

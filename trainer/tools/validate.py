@@ -35,6 +35,7 @@ from trainer.config import KNOBS, TrainConfig
 from trainer.data.records import dataset_of
 from trainer.files import read_json
 from trainer.flags import answer_help, build, word
+from trainer.launch import Launch, shipped
 from trainer.node.gpus import check_gpus
 from trainer.node.preflight import check_folder, check_model, check_tmpdir
 from trainer.outcome import FINISHED, ConfigError
@@ -177,14 +178,16 @@ def space(config: TrainConfig) -> str:
 
 def dry_run(config: TrainConfig) -> str:
     """Two optimizer steps of the real trainer on the real records, in a folder that goes away again."""
-    preset = "cpu_mps" if config.device == "cpu" else "single_gpu"
     with tempfile.TemporaryDirectory(prefix="trainyard-dry-run-") as folder:
         values = {**asdict(config), **DRY_RUN, "output_dir": folder}
+        launch = Launch(
+            configuration=shipped("cpu_mps" if config.device == "cpu" else "single_gpu"),
+            module="trainer.train",
+            settings={name: word(value) for name, value in values.items() if value is not None},
+        )
         began = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-m", "trainer.supervise", "--", "accelerate", "launch", "--config_file",
-             f"accelerate_configs/{preset}.yaml", "--num_processes", "1", "--num_machines", "1", "-m", "trainer.train",
-             *(f"--{name}={word(value)}" for name, value in values.items() if value is not None)],
+            [sys.executable, "-m", "trainer.supervise", "--", *launch.words()],
             cwd=PROJECT_DIR, env={**os.environ, "WANDB_MODE": "disabled"}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         seconds = time.monotonic() - began

@@ -1,0 +1,79 @@
+"""The command of a job as a value; words are its last step. The only module that spells `accelerate launch`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from trainer.flags import Range, option_of, split_flags
+from trainer.outcome import ConfigError
+from trainer.settings import STAND_ALONE
+from trainer.text import shown
+
+COUNT = option_of(Annotated[int, Range(1, 1_000_000)])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launch:
+    """Without what only a node knows: its rank, the first node's address."""
+
+    configuration: str = ""
+    """Path of accelerate's YAML file, seen from the checkout; empty for accelerate's own default."""
+    processes: int = 1
+    """On all machines together."""
+    machines: int = 1
+    overrides: tuple[str, ...] = ()
+    """Further words for `accelerate launch`, which lets the command line win over its file."""
+    module: str
+    """What each process runs."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Of that module, by name, as one types them."""
+
+    def words(self) -> tuple[str, ...]:
+        return ("accelerate", "launch", *self.launcher_words(), *self.setting_words())
+
+    def launcher_words(self) -> tuple[str, ...]:
+        """What stands behind `accelerate launch`, up to the module."""
+        configuration = ("--config_file", self.configuration) if self.configuration else ()
+        counts = ("--num_processes", str(self.processes), "--num_machines", str(self.machines))
+        return (*configuration, *counts, *self.overrides, "-m", self.module)
+
+    def setting_words(self) -> tuple[str, ...]:
+        """What the module itself is told."""
+        return tuple(word for name, text in self.settings.items() for word in (f"--{name}", text))
+
+    @classmethod
+    def from_words(cls, words: Sequence[str]) -> Launch:
+        """The inverse of `words`. Raises ConfigError for what is no command of a plan."""
+        if list(words[:2]) != ["accelerate", "launch"] or "-m" not in words[2:-1]:
+            raise ConfigError("supervise takes the plan's command: -- accelerate launch ... -m trainer.train ...")
+        place = words.index("-m", 2)
+        own = {"--config_file": "", "--num_processes": "1", "--num_machines": "1"}
+        overrides: list[str] = []
+        launcher = iter(words[2:place])
+        for word in launcher:
+            flag, equals, text = word.partition("=")
+            if flag in own:
+                own[flag] = text if equals else next(launcher, "")
+            else:
+                overrides.append(word)
+        return cls(
+            configuration=own["--config_file"],
+            processes=_count("--num_processes", own),
+            machines=_count("--num_machines", own),
+            overrides=tuple(overrides),
+            module=words[place + 1],
+            settings=split_flags(words[place + 2 :], STAND_ALONE),
+        )
+
+
+def _count(flag: str, texts: Mapping[str, str]) -> int:
+    if (count := COUNT.read(texts[flag])) is None:
+        raise ConfigError(f"{flag} takes {COUNT.allowed}, got {shown(texts[flag])}")
+    return int(count)
+
+
+def shipped(name: str) -> str:
+    """The path of one of the configurations that this project ships."""
+    return f"accelerate_configs/{name}.yaml"
