@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import tomllib
+import yaml
 
 import local.__main__
 import trainer.__main__
@@ -41,6 +43,7 @@ TABLE = re.compile(r"<!-- made by the planner -->\n(.*?)\n\n", re.S)
 PROVOKED = re.compile(r"<!-- provoked in: (.*?) -->\n```\ntrainyard: (?:n\d: )?(.*)\n```\n")
 ELSEWHERE = "/home/you/trainyard"
 README_LINES = 200
+ROOMS = ("trainer", "planner", "launcher", "slurm", "k8s", "local")
 
 
 def name_of(page: Path) -> str:
@@ -228,8 +231,48 @@ def test_an_error_that_is_shown_is_provoked_by_a_test() -> None:
         assert re.sub(r"\d+", "0", line) in re.sub(r"\d+", "0", (ROOT / test).read_text(encoding="utf-8"))
 
 
+def constants() -> list[str]:
+    """Every text in the code of the rooms, three dots for what is put into it."""
+    texts = []
+    for path in sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "..." for part in node.values]
+                texts.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return texts
+
+
+def test_every_message_that_is_explained_is_printed_by_the_code() -> None:
+    page = text_of(ROOT / "docs" / "troubleshooting.md")
+    messages = re.findall(r"^\| `([^`]+)`", page, re.M)
+    code = constants()
+
+    def is_said(message: str) -> bool:
+        chunks = [re.escape(chunk.strip()) for chunk in message.split("...") if chunk.strip(" ,:()")]
+        return any(re.search(".*".join(chunks), text, re.S) for text in code)
+
+    assert [message for message in messages if not is_said(message)] == []
+    assert len(messages) > 40
+
+
 def test_the_pages_count_settings_and_pins_as_they_are() -> None:
     page = text_of(ROOT / "docs" / "evaluation.md")
     said = re.search(r"(\d+) libraries as pinned\nsettings +pass  (\d+) settings", page)
     pinned = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["train"]
     assert said and (int(said[1]), int(said[2])) == (len(pinned), len(fields(TrainConfig)))
+
+
+def test_the_workflow_runs_what_is_there() -> None:
+    """On every Python that pyproject.toml promises for the launch side, from its least one on."""
+    text = text_of(ROOT / ".github" / "workflows" / "tests.yml")
+    targets = set(re.findall(r"^([a-z-]+):.*## ", text_of(ROOT / "Makefile"), re.M))
+    assert set(re.findall(r"run: make ([a-z-]+)", text)) <= targets
+    assert [name for name in re.findall(r"tests/\w+\.py", text) if not (ROOT / name).is_file()] == []
+    project = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
+    (pythons,) = re.findall(r"python: \[(.*)\]", text)
+    assert project["requires-python"] == f">={yaml.safe_load(f'[{pythons}]')[0]}"
+    assert {f"pytest=={version}" for version in re.findall(r"pytest==([\d.]+)", text)} <= {
+        *project["optional-dependencies"]["dev"]
+    }
