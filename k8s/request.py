@@ -23,9 +23,10 @@ from planner.request.secret import is_secret, refuse_secret
 from planner.request.variables import parse_given, resolve
 from planner.values import GPU_GIB, on_disk
 from trainer.architecture.hub import is_hub_id
+from trainer.env_file import read_env_file
 from trainer.files import regular
 from trainer.outcome import ConfigError
-from trainer.settings import read_env_file, say
+from trainer.settings import say
 
 WIDE = "ReadWriteMany"
 # Of .env, what is true on this machine only, or is said in the plan's own words.

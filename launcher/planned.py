@@ -10,9 +10,10 @@ from launcher.mounts import mounts
 from planner.job import JobSpec, Plan
 from planner.request.elsewhere import told_by
 from trainer.data.records import load_dataset
+from trainer.env_file import read_env_file
 from trainer.model.warm_start import check_start
 from trainer.outcome import ConfigError
-from trainer.settings import read_env_file, say
+from trainer.settings import say
 
 
 def check_planned(plan: Plan) -> None:

@@ -18,15 +18,17 @@ from planner.job import JobSpec, Plan
 from planner.request.site import Site
 from planner.request.variables import NO_SITE, OF_SWEEPS, parse_given, resolve
 from trainer.config import LORA_PRESETS, TrainConfig
+from trainer.env_file import read_env_file
 from trainer.flags import convert
 from trainer.outcome import ConfigError
-from trainer.settings import OnceLoader, read_env_file, read_yaml, without_nulls
 from trainer.sweep.trial import ACCUMULATION, PARAMETERS, RANK
 from trainer.sweep.wandb_service import KEY, create_sweep, find_sweep
 from trainer.text import format_table, nearest, shown
+from trainer.yaml_file import read_yaml
 
 DEFAULT_SWEEP = "wandb_sweep.yaml"
 TRIALS = 12
+TAKES = f"what W&B takes for a sweep, as in {DEFAULT_SWEEP}"
 # Settings that make's variables say, too.
 SAID_BY = {"LORA": ("lora_r", "lora_alpha"), "LEARNING_RATE": ("learning_rate",), "SEED": ("seed",)}
 
@@ -53,7 +55,7 @@ def plan_sweep(
     source = str(asked.get("SWEEP", DEFAULT_SWEEP))
     path, config = None, {}
     if (project_dir / source).is_file():
-        config = without_nulls(read_yaml(project_dir / source, OnceLoader))
+        config = read_yaml(project_dir / source, source, takes=TAKES, typed=True)
     elif re.fullmatch(r"([\w.-]+/){0,2}[\w-]+", source):
         path, config = find_sweep(source, service_environ(project_dir, environ))
     else:

@@ -24,9 +24,10 @@ from planner.job import JobSpec, Plan
 from planner.launch import launch_of
 from planner.request.variables import help_text
 from trainer.data.lengths import data_digest
+from trainer.env_file import read_env_file
 from trainer.flags import answer_help
 from trainer.outcome import FAILED, FINISHED, ConfigError
-from trainer.settings import read_env_file, say
+from trainer.settings import say
 from trainer.supervise import complete_command
 from trainer.text import format_table, gib, last_words
 

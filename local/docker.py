@@ -33,7 +33,7 @@ Plans for this machine and trains on it in the image (make image). Which GPUs: C
 def run(argv: Sequence[str]) -> int:
     """Plan for this machine and train on it in a container; returns the supervisor's exit code."""
     from local.run import PROJECT_DIR, carry_out, prepare
-    from trainer.settings import read_env_file
+    from trainer.env_file import read_env_file
 
     answer_help(argv, help_text(USAGE))
     program = os.environ.get(PROGRAM_ENV) or "docker"

@@ -27,8 +27,8 @@ from trainer.node.preflight import check_model
 from trainer.node.stop import count_attempt
 from trainer.outcome import ConfigError
 from trainer.progress_file import read_progress
-from trainer.settings import AsTyped, OnceLoader, load_yaml
 from trainer.training.checkpoint import check_manifest
+from trainer.yaml_file import read_yaml
 
 LETTERS = "abcdefghij"
 DEEP = "[" * 200_000
@@ -52,19 +52,19 @@ BOMBS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("loader", [OnceLoader, AsTyped])
+@pytest.mark.parametrize("typed", [True, False])
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_yaml_bomb_is_refused_at_once(name: str, loader: type[OnceLoader], tmp_path: Path) -> None:
+def test_a_yaml_bomb_is_refused_at_once(name: str, typed: bool, tmp_path: Path) -> None:
     text, said = BOMBS[name]
     (tmp_path / "bomb.yaml").write_text(text)
     with pytest.raises(ConfigError, match=f"^bomb.yaml .*{said}"):
-        load_yaml(tmp_path / "bomb.yaml", "bomb.yaml", loader)
+        read_yaml(tmp_path / "bomb.yaml", "bomb.yaml", takes="x", typed=typed)
 
 
 def test_what_people_write_with_anchors_is_read(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text("a: &a {min: 1, max: 2}\nb: *a\nc: {<<: *a, max: 3}\nd: [[1, [2]], *a]\n")
     one = {"min": 1, "max": 2}
-    found = load_yaml(tmp_path / "sweep.yaml", "sweep.yaml")
+    found = read_yaml(tmp_path / "sweep.yaml", "sweep.yaml", takes="x", typed=True)
     assert found == {"a": one, "b": one, "c": {"min": 1, "max": 3}, "d": [[1, [2]], one]}
 
 

@@ -188,15 +188,20 @@ def test_a_wrong_flag_is_refused_in_one_line(argv: list[str], message: str) -> N
         ("max_steps: [1]", "{path}: max_steps takes a whole number from 1 to 10000000, got \"['1']\""),
         ("seed: 2024-13-41", "{path}: seed takes a whole number from 0 to 4294967295, got '2024-13-41'"),
         ("seed: 1_000", "{path}: seed takes a whole number from 0 to 4294967295, got '1_000'"),
-        ("seed: !!timestamp 2024-13-41", "{path} is not YAML: month must be in 1..12"),
+        ("seed: !!timestamp 2024-13-41", "{path}: seed: line 1 has a tag, '!!timestamp': write the value alone"),
         ("seed: " + 500 * "[", "{path} is not YAML: it nests deeper than 64 levels"),
         ("max_step:", f"{{path}}: unknown 'max_step', did you mean max_steps? known are {KNOWN}"),
         ("max_steps: ''", "{path}: max_steps takes a whole number from 1 to 10000000, got ''"),
         ("max_steps: 'null'", "{path}: max_steps takes a whole number from 1 to 10000000, got 'null'"),
-        ("seed: 1\nseed: 2", "{path} is not YAML: seed was given twice"),
+        ("seed: 1\nseed: 2", "{path}: seed was given twice, in line 1 and 2"),
         ("- seed", "{path} takes `name: value` on each line; see python -m trainer config --help"),
-        ("seed: [", "{path} is not YAML: while parsing a flow node expected the node content, but found "
-                    "'<stream end>' in \"<unicode string>\", line 1, column 8: seed: [ ^"),
+        ("seed: [", "{path} is not YAML: line 1, column 8: while parsing a flow node: expected the node "
+                    "content, but found '<stream end>'"),
+        ("actions: [up, null]", "{path}: actions: the list holds an empty value: remove it"),
+        ("max_steps: 0\nseed: x\nmax_step: 1", 
+         f"{{path}}: unknown 'max_step', did you mean max_steps? known are {KNOWN}"),
+        ("max_steps: 0\nseed: x", "{path}: max_steps takes a whole number from 1 to 10000000, got '0'; seed takes a "
+                                  "whole number from 0 to 4294967295, got 'x'"),
         ("num_train_epochs: 3", "{path}: num_train_epochs is not a setting here, leave '3' out: runs are counted "
                                 "in optimizer steps: give max_steps"),
     ],

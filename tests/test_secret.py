@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 import k8s.__main__
 import slurm.__main__
 from planner.request.secret import find_secret, hide_secrets, is_secret
+from trainer.env_file import read_env_file
 from trainer.outcome import ConfigError
-from trainer.settings import read_env_file
 
 CANARY = "cAnary7fJ2kQ9xZ1"
 KEY = f"hf_{CANARY}{CANARY}"

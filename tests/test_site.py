@@ -259,8 +259,8 @@ def test_none_takes_back_what_the_site_says_however_it_is_spelled(none: str, tmp
     [
         ("partion: x", "site.yaml: unknown 'partion', did you mean partition? known are partition, account,"),
         ("PARTITION: x", "site.yaml: unknown 'PARTITION', did you mean partition?"),
-        ("time: 1h\ntime: 2h", "site.yaml is not YAML: time was given twice"),
-        ("gpu_types: {a100: 40, a100: 80}", "site.yaml is not YAML: a100 was given twice"),
+        ("time: 1h\ntime: 2h", "site.yaml: time was given twice, in line 1 and 2"),
+        ("gpu_types: {a100: 40, a100: 80}", "site.yaml: a100 was given twice, in line 1 and 1"),
         ("partition: &a [*a]", "site.yaml is not YAML: it nests deeper than 64 levels"),
         ("vram: 3", "site.yaml: unknown 'vram'"),
         ("setup: rm -rf /", "site.yaml: unknown 'setup'"),
@@ -286,10 +286,10 @@ def test_none_takes_back_what_the_site_says_however_it_is_spelled(none: str, tmp
         ("gpu_types: {a100: lots}", "site.yaml: gpu_types: a100='lots': takes a number of GiB above 0"),
         ("gpu_types: {v100: 32}", "site.yaml: gpu_types: v100 has no bfloat16"),
         ("gpu_types: {'a b': 32}", "site.yaml: gpu_types: 'a b' takes letters, digits and ._-"),
-        ("- a", "site.yaml: takes lines of `key: value`, keys are partition,"),
-        ("a: b: c", "site.yaml is not YAML: mapping values are not allowed here"),
+        ("- a", "site.yaml takes lines of `key: value`, keys are partition,"),
+        ("a: b: c", "site.yaml is not YAML: line 1, column 5: mapping values are not allowed here"),
         ("a: \x00", "site.yaml is not YAML: "),
-        ("!!python/object/apply:os.system [touch ran]", "site.yaml: takes lines of `key: value`"),
+        ("!!python/object/apply:os.system [touch ran]", "site.yaml takes lines of `key: value`"),
     ],
 )
 def test_a_mistake_in_the_site_is_one_line_that_names_the_file(text: str, said: str, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from toy_project import make_toy_project, toy_argv
 
+from trainer.env_file import read_env_file, watched
 from trainer.launch import Launch
 from trainer.outcome import ConfigError
-from trainer.settings import read_env_file, watched
 from trainer.supervise import complete_command, complete_environment
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,8 +18,8 @@ from dataclasses import MISSING, fields
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
-from trainer.outcome import FINISHED, ConfigError
-from trainer.text import known_are, shown, wrap
+from trainer.outcome import FINISHED, ConfigError, unknown
+from trainer.text import shown, wrap
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -155,13 +155,12 @@ def convert(cls: type, name: str, value: object, *, shown_as: str, also: Sequenc
         ConfigError: it does not take that; there is no such field, but others, and `also` beside them.
     """
     if name not in options(cls):
-        place, colon, said = shown_as.rpartition(": ")
-        raise ConfigError(f"{place}{colon}unknown {said!r}{known_are(name, (*options(cls), *also))}")
+        raise unknown(shown_as, (*options(cls), *also), meant=name)
     field = options(cls)[name]
     result = field.read(word(value)) if isinstance(value, (str, int, float)) else None
     if result is None:
         given = "nothing" if value is None else shown(word(value))
-        raise ConfigError(f"{shown_as} takes {field.allowed}, got {given}")
+        raise ConfigError(f"{shown_as} takes {field.allowed}, got {given}", name=name)
     return result
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainer.files import read_json, write_whole
+from trainer.text import nearest, shown
 
 FINISHED = 0
 FAILED = 1
@@ -29,9 +30,63 @@ SWEEP_ENV = "TRAINYARD_WANDB_SWEEP"
 
 
 class ConfigError(Exception):
-    """A mistake in what was asked for. The message is one line: what was given, what is allowed, what to do."""
+    """A mistake in what was asked for. Its text is one line, made of these fields; code reads the fields, never the
+    text."""
 
     exit_code = BAD_CONFIG
+
+    def __init__(
+        self,
+        problem: str = "",
+        *,
+        name: str = "",
+        given: str | None = None,
+        allowed: str = "",
+        advice: str = "",
+        source: str = "",
+    ) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        """What is wrong, as a sentence; empty where the other fields say it all."""
+        self.name = name
+        """The variable or setting that it is about."""
+        self.given = given
+        """Its value as it was given; the text then begins with name=given."""
+        self.allowed = allowed
+        """What it takes."""
+        self.advice = advice
+        """What to do."""
+        self.source = source
+        """The file that says it; the text then begins with that."""
+
+    def __str__(self) -> str:
+        value = f"{self.name}={shown(self.given)}" if self.given is not None else ""
+        text = ": ".join(filter(None, (self.source, value, self.problem)))
+        if self.allowed:
+            text += f"{' ' if text.endswith('?') else ': ' * bool(text)}{self.allowed}"
+        return f"{text}; {self.advice}" if self.advice else text
+
+    def but(self, **fields: str) -> ConfigError:
+        """The same mistake, with other `fields`."""
+        return type(self)(**{**vars(self), **fields})
+
+    @classmethod
+    def of(cls, errors: Sequence[ConfigError], *, source: str = "") -> ConfigError:
+        """All of `errors`, none of them empty, as one; what several take or advise is said once."""
+        if len(errors) == 1:
+            return errors[0].but(source=source or errors[0].source)
+        problems = [str(error.but(allowed="", advice="")) for error in errors]
+        allowed, advice = (
+            "; ".join(dict.fromkeys(filter(None, (getattr(error, field) for error in errors))))
+            for field in ("allowed", "advice")
+        )
+        return cls("; ".join(problems), allowed=allowed, advice=advice, source=source)
+
+
+def unknown(word: str, known: Sequence[str], *, meant: str | None = None) -> ConfigError:
+    """For a `word`, by which `meant` is meant if something else, that is not among the `known`."""
+    near = nearest(word if meant is None else meant, known)
+    return ConfigError(f"unknown {shown(word)}{near}", name=word, allowed=f"known are {', '.join(known)}")
 
 
 class SchedulerError(Exception):

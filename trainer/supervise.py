@@ -20,13 +20,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainer import outcome
+from trainer.env_file import open_to_others, read_env_file, watched
 from trainer.files import RECORD_ENV, RECORD_NAME, write_whole
 from trainer.launch import Launch
 from trainer.node import processes
 from trainer.node.preflight import MEETING_TIMEOUT_S, check_node, meeting_place
 from trainer.node.stop import DEADLINE_ENV, FLAG, LIMIT_ENV, stopped
 from trainer.outcome import ConfigError, SickNode, node_rank
-from trainer.settings import open_to_others, read_env_file, say, watched
+from trainer.settings import say
 from trainer.terminal import give_back
 
 LAUNCHER = "accelerate.commands.launch"  # accelerate launch, of this very Python

@@ -19,12 +19,13 @@ from pathlib import Path
 from trainer import terminal
 from trainer.config import TrainConfig
 from trainer.data.records import Dataset, dataset_of
+from trainer.env_file import watched
 from trainer.model.warm_start import check_start
 from trainer.node.processes import in_rank
 from trainer.node.start import join, leave_alone, prepare_libraries
 from trainer.node.stop import Stopped
 from trainer.outcome import ATTEMPT_DIR_ENV, FINISHED, ConfigError, SickNode, write_outcome
-from trainer.settings import resolve_settings, say, watched
+from trainer.settings import resolve_settings, say
 from trainer.text import printable
 from trainer.training.checkpoint import CheckpointError
 

@@ -14,10 +14,11 @@ from typing import Any
 from planner.job import Plan
 from planner.values import expand_home
 from trainer.config import LORA_PRESETS
+from trainer.env_file import read_env_file
 from trainer.files import regular
 from trainer.flags import word
 from trainer.outcome import ConfigError
-from trainer.settings import Settings, read_env_file, resolve_settings
+from trainer.settings import Settings, resolve_settings
 from trainer.spellings import CONFIG_FILE, ENVIRONMENT
 
 # Settings that the planner has variables for, of the same name in capitals; the others reach the ranks by the file

@@ -10,14 +10,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 from planner.request.secret import refuse_secret, refuse_secrets
 from planner.values import GPU_GIB, NO_BF16, gib
 from trainer.files import regular
-from trainer.outcome import ConfigError
-from trainer.settings import AsTyped, load_yaml, without_nulls
+from trainer.outcome import ConfigError, unknown
 from trainer.text import known_are, shown
+from trainer.yaml_file import read_yaml
 
 GPU_TYPES = "gpu_types"
 ASSUMED_VRAM_GIB = 24.0
@@ -37,19 +36,13 @@ class Site:
     """What is no variable, by key, as YAML without types; its backend checks it."""
 
 
-class Plain(AsTyped):
-    """Knows no tags but null."""
-
-    yaml_constructors: ClassVar = {"tag:yaml.org,2002:null": AsTyped.construct_yaml_null}
-
-
 def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested: Sequence[str] = ()) -> Site:
     """The site file at `path`, which may say `keys`, gpu_types and `nested`. `source` is how messages name it.
 
     `{user}` in a value becomes `user`, since one file serves many: /scratch/{user}/hf.
 
     Raises:
-        ConfigError: it cannot be read, is no flat YAML mapping, or has a key that is not known.
+        ConfigError: it cannot be read, is no YAML mapping, or holds what is not taken: all that is wrong.
     """
     try:
         regular(path)
@@ -60,23 +53,29 @@ def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested
     except OSError as error:
         raise ConfigError(f"SITE={source} cannot be read ({error.strerror})") from None
     known = (*keys, GPU_TYPES, *nested)
-    content = load_yaml(path, source, Plain)
-    if not isinstance(content, dict):
-        raise ConfigError(f"{source}: takes lines of `key: value`, keys are {', '.join(known)}")
-    for key in content:
-        refuse_secret(source, str(key))
+
+    def check_key(key: str) -> None:
+        refuse_secret(source, key)
         if key not in known:
-            raise ConfigError(f"{source}: unknown {shown(str(key))}{known_are(str(key), known)}")
-    content = without_nulls(content)
-    for key in (GPU_TYPES, *nested):  # the others are variables, which are looked at where they are parsed
-        refuse_secrets(f"{source}: {key}", content.get(key))
-    gpu_gib = _gpu_types(source, content.pop(GPU_TYPES, {}))
-    apart = {key: content.pop(key) for key in nested if key in content}
-    texts = {key.upper(): _text(source, key, value) for key, value in content.items() if value not in ({}, [])}
-    for name, text in texts.items():
-        if "{user}" in text and not user:
-            raise ConfigError(f"{source}: {name.lower()} holds {{user}}, and USER is no name: set it")
-        texts[name] = text.replace("{user}", user)
+            raise unknown(key, known)
+
+    content = read_yaml(path, source, takes=f"lines of `key: value`, keys are {', '.join(known)}", check_key=check_key)
+    gpu_gib: dict[str, float] = {}
+    texts: dict[str, str] = {}
+    problems: list[ConfigError] = []
+    for key, value in content.items():
+        try:
+            if key == GPU_TYPES or key in nested:  # the others are variables, which are looked at where they are parsed
+                refuse_secrets(key, value)
+            if key == GPU_TYPES:
+                gpu_gib = _gpu_types(value)
+            elif key not in nested and value not in ({}, []):
+                texts[key.upper()] = _text(key, value, user)
+        except ConfigError as error:
+            problems.append(error)
+    if problems:
+        raise ConfigError.of(problems, source=source)
+    apart = {key: content[key] for key in nested if key in content}
     return Site(source=source, texts=texts, gpu_gib=gpu_gib, nested=apart)
 
 
@@ -105,47 +104,46 @@ def vram(fields: dict[str, object], site: Site) -> tuple[float, str]:
     return GPU_GIB[kind.lower()], f"GPU_TYPE={kind}"
 
 
-def _gpu_types(source: str, content: object) -> dict[str, float]:
+def _gpu_types(content: object) -> dict[str, float]:
     if not isinstance(content, dict):
-        raise ConfigError(f"{source}: gpu_types takes lines of `name: GiB of one GPU`")
+        raise ConfigError("gpu_types takes lines of `name: GiB of one GPU`")
     sizes: dict[str, float] = {}
     for name, size in content.items():
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
-            raise ConfigError(f"{source}: gpu_types: {shown(str(name))} takes letters, digits and ._-")
+            raise ConfigError(f"gpu_types: {shown(str(name))} takes letters, digits and ._-")
         if name.lower() in NO_BF16:
-            raise ConfigError(f"{source}: gpu_types: {name} has no bfloat16, which training needs: remove it")
-        sizes[name] = gib(f"{source}: gpu_types: {name}", str(size))
+            raise ConfigError(f"gpu_types: {name} has no bfloat16, which training needs: remove it")
+        sizes[name] = gib(f"gpu_types: {name}", str(size))
     return sizes
 
 
-def _text(source: str, key: str, value: object) -> str:
-    """As one would type it: a,b for a list, A=1,B=2 for a mapping."""
+def _text(key: str, value: object, user: str) -> str:
+    """As `user` would type it: a,b for a list, A=1,B=2 for a mapping."""
     parts: list[str] = []
     if isinstance(value, str):
         parts = [value]
     elif isinstance(value, list):
-        if None in value:
-            raise ConfigError(f"{source}: {key}: the list holds an empty value: remove it")
         if any(isinstance(part, str) and part.lower() == "none" for part in value):
-            raise ConfigError(
-                f"{source}: {key}: the list holds none, which stands alone: {key}: none takes a value back"
-            )
+            raise ConfigError(f"{key}: the list holds none, which stands alone: {key}: none takes a value back")
         parts = [part for part in value if isinstance(part, str)]
     elif isinstance(value, dict):
         parts = [f"{name}={part}" for name, part in value.items() if isinstance(part, str)]
     if not parts or (not isinstance(value, str) and len(parts) != len(value)):  # type: ignore[arg-type]
-        raise ConfigError(f"{source}: {key}: takes one value, or a list or mapping of values")
+        raise ConfigError(f"{key}: takes one value, or a list or mapping of values")
     if isinstance(value, dict) and any(re.search(r",[A-Za-z_][A-Za-z0-9_]*=", part) for part in parts):
-        raise ConfigError(f"{source}: {key}: a value holds `,name=`, which reads as the next: reword it")
+        raise ConfigError(f"{key}: a value holds `,name=`, which reads as the next: reword it")
     if not isinstance(value, str) and any(not part or part.endswith("=") for part in parts):
-        raise ConfigError(f"{source}: {key}: holds an empty value: remove it")
+        raise ConfigError(f"{key}: holds an empty value: remove it")
     if isinstance(value, list) and key == "environment":
         for number, part in enumerate(parts, start=1):
             if not re.match(r"[A-Za-z_][A-Za-z0-9_]*=", part):
                 # Not said back: it may be a token.
-                raise ConfigError(f"{source}: {key}: item {number} begins with no NAME=: each takes NAME=value")
+                raise ConfigError(f"{key}: item {number} begins with no NAME=: each takes NAME=value")
             if re.search(r",[A-Za-z_][A-Za-z0-9_]*=", part):
-                raise ConfigError(f"{source}: {key}: item {number} holds `,name=`, which reads as the next: reword it")
+                raise ConfigError(f"{key}: item {number} holds `,name=`, which reads as the next: reword it")
     if not parts[0]:
-        raise ConfigError(f"{source}: {key} is empty: give a value, or remove the line")
-    return ",".join(parts)
+        raise ConfigError(f"{key} is empty: give a value, or remove the line")
+    text = ",".join(parts)
+    if "{user}" in text and not user:
+        raise ConfigError(f"{key} holds {{user}}, and USER is no name: set it")
+    return text.replace("{user}", user)

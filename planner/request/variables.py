@@ -24,8 +24,8 @@ from planner.request.scheduler_values import named, or_none
 from planner.request.secret import refuse_secret
 from planner.request.site import Site, vram
 from trainer.config import LORA_PRESETS, Device, Quantization, Vision
+from trainer.env_file import read_env_file
 from trainer.outcome import ConfigError
-from trainer.settings import read_env_file
 from trainer.text import GIB, known_are, shown
 
 PREFIX = "TRAINYARD_"

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from trainer.commands import CHECKOUT
 from trainer.config import Device, Quantization, TrainConfig
+from trainer.env_file import take_env_file
 from trainer.files import USAGE_FILE, read_json, write_whole
 from trainer.model.warm_start import damaged
 from trainer.node.start import join, prepare_libraries
 from trainer.outcome import ConfigError, SickNode
-from trainer.settings import take_env_file
 
 if TYPE_CHECKING:
     from trainer.data.endings import AnswerEnd

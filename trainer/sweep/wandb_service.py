@@ -16,7 +16,7 @@ import yaml
 
 from trainer.files import parse_json
 from trainer.outcome import ConfigError
-from trainer.settings import parse_yaml
+from trainer.yaml_file import parse_yaml
 
 KEY = "WANDB_API_KEY"
 PROJECT = "trainyard"
@@ -63,7 +63,7 @@ def find_sweep(path: str, environ: Mapping[str, str]) -> tuple[str, dict[str, An
     if (state := found["sweep"]["state"]) in ("FINISHED", "CANCELED", "CANCELLED"):
         raise ConfigError(f"SWEEP={path} is {state}: it gives no more trials, start another")
     full = f"{found['entity']['name']}/{found['name']}/{found['sweep']['name']}"
-    return full, dict(parse_yaml(found["sweep"]["config"], f"SWEEP={path}"))
+    return full, parse_yaml(found["sweep"]["config"], f"SWEEP={path}", takes="a sweep", typed=True)
 
 
 def register_agent(path: str, host: str, environ: Mapping[str, str]) -> str:

@@ -16,10 +16,10 @@ from typing import Annotated, Any
 from torch import nn
 
 from trainer.config import LORA_PRESETS
+from trainer.env_file import take_env_file
 from trainer.flags import Range, parse
 from trainer.model.base import load_model_config, take_apart, target_pattern
 from trainer.outcome import FINISHED
-from trainer.settings import take_env_file
 from trainer.text import format_table
 
 # The list that tutorials give as target_modules; in Gemma 3 it hits the tower's q, k and v by accident.

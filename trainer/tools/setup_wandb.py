@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.commands import command
+from trainer.env_file import take_env_file
 from trainer.flags import parse
 from trainer.outcome import ConfigError
-from trainer.settings import take_env_file
 from trainer.tools.checks import Answer, ask, conclude
 from trainer.tracking.wandb_run import prepare_client, words
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from trainer.commands import command
+from trainer.env_file import watched
 from trainer.node.processes import kill_descendants
 from trainer.outcome import RUN_AGAIN
 from trainer.report.charts import Confusion, Entry
 from trainer.report.samples import sheet
-from trainer.settings import watched
 
 CLIENT = {
     "WANDB_PROJECT": "trainyard", "WANDB_INIT_TIMEOUT": "20", "WANDB_FINISH_TIMEOUT": "30", "WANDB_SILENT": "true",

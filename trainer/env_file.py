@@ -1,0 +1,96 @@
+"""The file `.env` of a checkout: secrets and settings, one NAME=value on each line, and the one reader of it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from trainer.files import MOST_CHARACTERS, regular
+from trainer.outcome import ConfigError
+from trainer.spellings import ENV_FILE, SECRETS
+from trainer.text import shown
+
+WATCHED = ("gradients", "parameters", "all")
+
+
+# NAME=value: the value in quotes, or up to the comment that a space and # begin.
+ASSIGNMENT = re.compile(r"""(?:export )?([^=]*)=\s*(?:'([^']*)'|"([^"]*)"|([^'"\s#].*?)?)(?:\s+#.*)?""")
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """What the file says by name, read inside the job and by the planner, never passed on; {} when there is none. A
+    name without a value is not given.
+
+    Raises:
+        ConfigError: a line that is no assignment, a name that is not one of ours or is given twice: all that is wrong.
+    """
+    try:
+        with regular(path).open(encoding="utf-8-sig", errors="replace") as file:
+            text = file.read(MOST_CHARACTERS + 1)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror})") from None
+    if len(text) > MOST_CHARACTERS:
+        raise ConfigError(f"{path} is longer than {MOST_CHARACTERS} characters: it takes NAME=value on each line")
+    values: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    problems: list[ConfigError] = []
+    for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
+        if not line or line.startswith("#"):
+            continue
+        try:
+            name, value = _assignment(line)
+            if name in lines:
+                raise ConfigError(f"{name} is given in line {lines[name]} too: leave one out", name=name)
+        except ConfigError as error:
+            problems.append(error.but(source=f"{path} line {number}"))
+        else:
+            values[name], lines[name] = value, number
+    try:
+        watched(values)
+    except ConfigError as error:
+        problems.append(error.but(source=str(path)))
+    if problems:
+        raise ConfigError.of(problems)
+    return {name: value for name, value in values.items() if value}
+
+
+def _assignment(line: str) -> tuple[str, str]:
+    """(name, value). Raises ConfigError, which does not say the line back: it may be a bare token."""
+    if not (found := ASSIGNMENT.fullmatch(line)) or "\N{REPLACEMENT CHARACTER}" in line:
+        raise ConfigError("takes NAME=value in UTF-8, the value whole in quotes or without")
+    name = found[1].strip()
+    if name not in ENV_FILE and not re.fullmatch("WANDB_[A-Z_]+", name):
+        # A token with = at its end reads like a name: only what is written like ours is said back.
+        said = repr(name) if re.fullmatch("[A-Z_]{1,40}", name) else "this name"
+        raise ConfigError(f"{said} is not one of {', '.join((*ENV_FILE, 'WANDB_*'))}")
+    return name, found[2] or found[3] or found[4] or ""
+
+
+def watched(environ: Mapping[str, str]) -> str | None:
+    """What W&B is to log histograms of: gradients, parameters, all, or None. Raises ConfigError for another word."""
+    said = environ.get("WANDB_WATCH", "").strip().lower()
+    if said not in (*WATCHED, "false", ""):
+        raise ConfigError(f"WANDB_WATCH takes {', '.join(WATCHED)} or false, got {shown(said)}")
+    return said if said in WATCHED else None
+
+
+def open_to_others(path: Path, values: Mapping[str, str]) -> list[str]:
+    """What to say of a file of secrets, with these `values`, that others can read; nothing where they cannot."""
+    secrets = [name for name in SECRETS if name in values]
+    if not secrets or not path.stat().st_mode & 0o077:
+        return []
+    return [f"{path} holds {' and '.join(secrets)}, and others on this machine can read it: chmod 600 {path}"]
+
+
+def take_env_file() -> dict[str, str]:
+    """What `.env` says. It goes into the environment, where the libraries look for tokens and caches once they are
+    imported. Raises ConfigError."""
+    env_file = read_env_file(Path(".env"))
+    os.environ.update(env_file | os.environ)
+    if token := os.environ.get("HUGGINGFACE_TOKEN"):
+        os.environ.setdefault("HF_TOKEN", token)
+    return env_file

@@ -1,0 +1,204 @@
+"""The one reader of YAML: settings files, site files and sweeps are read the same way.
+
+A key whose value is null counts as not given. A key that is given twice, a tag and an empty entry of a list are
+refused, each with its line and all in one message: YAML would drop or change something without a word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from trainer.files import MOST_CHARACTERS, MOST_DEPTH, regular
+from trainer.outcome import ConfigError
+from trainer.text import shown
+
+# Our own files have a hundredth of it.
+MOST_VALUES = 5_000
+TAG = "tag:yaml.org,2002:"
+# Which plain values are no text. YAML 1.1 would also make no a false, 010 an 8, 12:30 a 750 and a folder called
+# 2024-01-01 a date.
+PATTERNS = {
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?(0|[1-9][0-9]*)",
+    "float": r"[-+]?((\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)",
+    "merge": "<<",
+}
+TYPES: dict[str, Callable[[str], object]] = {"bool": lambda text: text.lower() == "true", "int": int, "float": float}
+Check = Callable[[str], None]
+
+
+def any_key(key: str) -> None:
+    """For files that may have keys which are not ours."""
+
+
+def read_yaml(
+    path: Path, source: str, *, takes: str, check_key: Check = any_key, typed: bool = False
+) -> dict[str, Any]:
+    """What the file says by key, without the keys whose value is null, at any depth; {} when it is empty.
+
+    Values are text as it was typed; with `typed`, numbers, true and false are what they mean. Messages name the file
+    `source` and say what it `takes`. `check_key` raises ConfigError for a key that does not belong into it.
+
+    Raises:
+        ConfigError: it cannot be read, is no YAML mapping, or holds what would be dropped: all that is wrong.
+    """
+    try:
+        with regular(path).open(encoding="utf-8-sig") as file:
+            text = file.read(MOST_CHARACTERS + 1)
+    except OSError as error:
+        raise ConfigError(f"{source} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{source} cannot be read (it is not UTF-8)") from None
+    return parse_yaml(text, source, takes=takes, check_key=check_key, typed=typed)
+
+
+def parse_yaml(
+    text: str, source: str, *, takes: str, check_key: Check = any_key, typed: bool = False
+) -> dict[str, Any]:
+    """As `read_yaml`, of a file's text."""
+    if len(text) > MOST_CHARACTERS:
+        raise ConfigError(f"{source} is longer than {MOST_CHARACTERS} characters: it takes {takes}")
+    try:
+        node = yaml.compose(text, _Composer)
+        if node is not None and _written_out(node, {})[0] > MOST_VALUES:
+            raise yaml.YAMLError(f"it stands for more than {MOST_VALUES} values")
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(f"{source} is not YAML: {_said(error)}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
+    if node is None or node.tag == f"{TAG}null":
+        return {}
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{source} takes {takes}")
+    problems = [*_wrong_keys(node, check_key), *_wrong(node, "")]
+    if problems:
+        raise ConfigError.of(problems, source=source)
+    found: dict[str, Any] = _value(node, typed)
+    return found
+
+
+class _Composer(yaml.SafeLoader):
+    """From text to nodes, the tree of what was typed."""
+
+    yaml_implicit_resolvers: ClassVar = {}  # type: ignore[misc]
+    _depth = 0
+
+    def compose_node(self, *where: Any) -> yaml.Node | None:
+        self._depth += 1
+        _refuse_deep(self._depth)
+        node = super().compose_node(*where)
+        self._depth -= 1
+        return node
+
+
+for _kind, _pattern in PATTERNS.items():
+    _Composer.add_implicit_resolver(f"{TAG}{_kind}", re.compile(f"({_pattern})$"), None)
+
+
+def _said(error: yaml.MarkedYAMLError) -> str:
+    """The parser's words and where they are about, without what stands there: it may be a secret."""
+    mark = error.problem_mark or error.context_mark
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return where + " ".join(": ".join(filter(None, (error.context, error.problem))).split())
+
+
+def _written_out(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """(values, levels) of `node` when every alias is written out. Raises YAMLError."""
+    if id(node) not in known:
+        known[id(node)] = (1, MOST_DEPTH)  # until it is known; one that holds itself has no end
+        found = [_written_out(part, known) for part in _parts(node)]
+        known[id(node)] = (1 + sum(n for n, _ in found), 1 + max((levels for _, levels in found), default=0))
+        _refuse_deep(known[id(node)][1])
+    return known[id(node)]
+
+
+def _parts(node: yaml.Node) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        for pair in node.value:
+            yield from pair
+    elif isinstance(node, yaml.SequenceNode):
+        yield from node.value
+
+
+def _refuse_deep(levels: int) -> None:
+    if levels > MOST_DEPTH:
+        raise yaml.YAMLError(f"it nests deeper than {MOST_DEPTH} levels")
+
+
+def _wrong_keys(node: yaml.MappingNode, check_key: Check) -> Iterator[ConfigError]:
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and not _is(key, "merge"):
+            try:
+                check_key(key.value)
+            except ConfigError as error:
+                yield error
+
+
+def _wrong(node: yaml.Node, place: str) -> Iterator[ConfigError]:
+    """What cannot be taken as it stands; `place` is the key above it."""
+    about = f"{place}: " if place else ""
+    if not _is_plain(node):
+        yield ConfigError(
+            f"{about}line {_line(node)} has a tag, {shown(node.tag.replace(TAG, '!!'))}: write the value alone"
+        )
+    if isinstance(node, yaml.SequenceNode):
+        if any(_is(part, "null") for part in node.value):
+            yield ConfigError(f"{about}the list holds an empty value: remove it")
+        for part in node.value:
+            yield from _wrong(part, place)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                yield ConfigError(f"{about}line {_line(key)} has a list or a mapping where a key belongs")
+                continue
+            name = key.value if re.fullmatch(r"[\w./-]{1,80}", key.value) else shown(key.value)
+            if key.value in lines:
+                yield ConfigError(f"{name} was given twice, in line {lines[key.value]} and {_line(key)}")
+            lines.setdefault(key.value, _line(key))
+            if _is(key, "merge") and not all(isinstance(part, yaml.MappingNode) for part in _merged(value)):
+                yield ConfigError(f"{about}line {_line(key)}: << takes the anchor of a mapping, or a list of them")
+            yield from _wrong(value, place or name)
+
+
+def _value(node: yaml.Node, typed: bool) -> Any:
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(part, typed) for part in node.value]
+    if not isinstance(node, yaml.MappingNode):
+        kind = node.tag.removeprefix(TAG)
+        return TYPES[kind](node.value) if typed and kind in TYPES else node.value
+    merged: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    for key, value in node.value:
+        if _is(key, "merge"):
+            for part in _merged(value):
+                merged = {**_value(part, typed), **merged}  # the first that says something wins
+        else:
+            own[key.value] = None if _is(value, "null") else _value(value, typed)
+    return {key: value for key, value in {**merged, **own}.items() if value is not None}
+
+
+def _merged(node: yaml.Node) -> list[yaml.Node]:
+    return node.value if isinstance(node, yaml.SequenceNode) else [node]
+
+
+def _is_plain(node: yaml.Node) -> bool:
+    """Whether the node is of a kind that is read here, and no tag makes it one that its text is not."""
+    kind = node.tag.removeprefix(TAG)
+    if kind in TYPES:
+        return re.fullmatch(PATTERNS[kind], node.value) is not None
+    return kind in ("null", "merge", "str", "map", "seq")
+
+
+def _is(node: yaml.Node, kind: str) -> bool:
+    return bool(node.tag == f"{TAG}{kind}")
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
