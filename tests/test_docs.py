@@ -35,7 +35,8 @@ DOCS = (README, *sorted((ROOT / "docs").glob("*.md")))
 PAGES = (
     *DOCS,
     *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
-    *(ROOT / room / "README.md" for room in ("accelerate_configs", "benchmarks", "docker")),
+    *(ROOT / folder / "README.md" for folder in ("accelerate_configs", "benchmarks", "docker")),
+    *(ROOT / folder / "README.md" for folder in ("examples", "examples/records")),
 )
 BLOCK = re.compile(r"<!-- (output|error) of: (.*?) -->\n```\n(\$ [^\n]*)\n(.*?)```\n", re.S)
 PART = re.compile(r"<!-- part of: (.*?) -->\n```\n(\$ [^\n]*)\n(.*?)```\n", re.S)
