@@ -1,16 +1,13 @@
 # One command a target. Variables count only when given on the command line (make plan GPUS=2), never from the
-# environment; they are listed by `make help`, read and checked in planner/request/variables.py.
+# environment; they are listed by `make help`, read and checked by planner/request/variables.py.
 
 .DEFAULT_GOAL := help
 # Whatever make itself works with is `override`: nobody's command line changes what a recipe runs.
 override SHELL := /bin/sh
 override given := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v)))
 
-# For the job. A test keeps this list equal to the table in planner/request/variables.py.
-override VARIABLES := GPUS NODES VRAM GPU_TYPE TIME MODEL DATA OUTPUT NAME RUN CONFIG CONFIG_FILE DEVICE RUNTIME IMAGE BINDS ACCOUNT PARTITION \
-  QOS CONSTRAINT EXCLUDE RESERVATION MAIL_USER MAIL_TYPE GPU_FLAG EXTRA_FLAGS MODULES ENVIRONMENT SITE \
-  NAMESPACE QUEUE PVC SIZE \
-  CPUS MEM MAX_STEPS LEARNING_RATE LORA VISION QUANTIZATION EFFECTIVE_BATCH MAX_LENGTH SEED GRID SWEEP TRIALS PARALLEL FORMAT
+# For the job, as the table of variables has them: one a line, its name first.
+override VARIABLES := $(shell sed -n 's/^    Variable."\([A-Z_]*\)",.*/\1/p' planner/request/variables.py)
 # For make itself: the scheduler, the flavour of torch that demo, run, test and image use, the Python to build with,
 # the program that works with images.
 override OWN := TO TORCH PYTHON DOCKER

@@ -19,8 +19,9 @@ from launcher.image import CACHE_DIR, ENVIRONMENT, WORK_DIR
 from planner.choose import choose
 from planner.job import JobSpec, Plan
 from planner.request.elsewhere import told_by
+from planner.request.resolve import resolve
 from planner.request.secret import is_secret, refuse_secret
-from planner.request.variables import parse_given, resolve
+from planner.request.variables import parse_given
 from planner.values import GPU_GIB, on_disk
 from trainer.architecture.hub import is_hub_id
 from trainer.env_file import read_env_file

@@ -15,14 +15,14 @@ from typing import Any
 from planner.job import JobSpec
 from planner.request.scheduler_values import NULLS
 from planner.request.site import Site, read_site
-from planner.request.variables import parse_given
+from planner.request.variables import parse_given, site_keys
 from planner.values import expand_home
 from trainer.outcome import ConfigError
 from trainer.text import known_are, shown
 
 DEFAULT_SITE = "k8s/site.yaml"
 DEFAULT_SECRET = "trainyard"
-SITE_KEYS = ("namespace", "queue", "pvc", "image", "time", "gpu_type", "cpus", "mem", "environment")
+SITE_KEYS = site_keys("k8s")
 CLUSTER_KEYS = (
     *("pvc_access", "secret", "priority_class", "gpu_feature_discovery", "gpu_selectors", "node_selector"),
     *("tolerations", "image_pull_secrets", "annotations", "volumes"),

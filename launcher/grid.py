@@ -22,7 +22,7 @@ from typing import Any
 from launcher.progress import how_to_look
 from launcher.records import Run, read_run
 from planner.job import JobSpec, Plan
-from planner.request.variables import BY_NAME, parse_given
+from planner.request.variables import BY_NAME, VARIABLES, parse_given
 from trainer.files import METRICS_FILE, read_json, write_whole
 from trainer.flags import word
 from trainer.outcome import ConfigError
@@ -34,11 +34,7 @@ MAX_MEMBERS = 256
 MOST_STEPS = 2**53
 PARALLEL = 4
 ID_LIMIT = 63 - len(f"-{MAX_MEMBERS}")
-# What decides on the training alone. Members of an array share everything that a scheduler is asked for.
-GRID_NAMES = (
-    *("LEARNING_RATE", "LORA", "EFFECTIVE_BATCH", "MAX_STEPS", "MAX_LENGTH", "SEED", "QUANTIZATION"),
-    *("VISION", "CONFIG_FILE", "CONFIG", "MODEL", "DATA"),
-)
+GRID_NAMES = tuple(variable.name for variable in VARIABLES if variable.grid)
 EXAMPLE = 'GRID="LEARNING_RATE=1e-4,2e-4 LORA=low,medium"'
 Values = Mapping[str, str]
 

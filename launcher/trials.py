@@ -15,8 +15,9 @@ from typing import Any
 
 from launcher.grid import Sweep, plan_grid, plan_members
 from planner.job import JobSpec, Plan
+from planner.request.resolve import NO_SITE, resolve
 from planner.request.site import Site
-from planner.request.variables import NO_SITE, OF_SWEEPS, parse_given, resolve
+from planner.request.variables import BY_NAME, OF_SWEEPS, parse_given
 from trainer.config import LORA_PRESETS, TrainConfig
 from trainer.env_file import read_env_file
 from trainer.flags import convert
@@ -29,8 +30,6 @@ from trainer.yaml_file import read_yaml
 DEFAULT_SWEEP = "wandb_sweep.yaml"
 TRIALS = 12
 TAKES = f"what W&B takes for a sweep, as in {DEFAULT_SWEEP}"
-# Settings that make's variables say, too.
-SAID_BY = {"LORA": ("lora_r", "lora_alpha"), "LEARNING_RATE": ("learning_rate",), "SEED": ("seed",)}
 
 
 def plan_sweep(
@@ -61,8 +60,8 @@ def plan_sweep(
     else:
         raise ConfigError(f"SWEEP={shown(source)}: no such file, and no id of a sweep as entity/project/id")
     parameters = check_config(config, source)
-    for name, settings in SAID_BY.items():
-        if both := [setting for setting in settings if name in given and setting in parameters]:
+    for name in given:
+        if both := [setting for setting in BY_NAME[name].settings if setting in parameters]:
             raise ConfigError(f"{name} is given, and {source} chooses {both[0]}: say it once")
     common = {name: text for name, text in given.items() if name not in (*OF_SWEEPS, "RUN")}
     spec = spec_of({**common, **_for_all(spec_of(common), parameters)})

@@ -18,7 +18,8 @@ from typing import IO
 
 from launcher.cli import fresh_suffix
 from planner.job import JobSpec, Plan
-from planner.request.variables import OF_SWEEPS, VARIABLES, help_text, parse_given, read_given, resolve
+from planner.request.resolve import resolve
+from planner.request.variables import OF_SWEEPS, VARIABLES, help_text, parse_given, read_given
 from trainer.flags import answer_help, word
 from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, ConfigError
 from trainer.text import GIB

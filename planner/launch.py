@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from planner.job import Candidate, JobSpec
+from trainer.config import SETTINGS
 from trainer.flags import word
 from trainer.launch import Launch, shipped
 from trainer.node.gpus import PEAK_ENV, VRAM_ENV
@@ -32,27 +35,17 @@ def _overrides(spec: JobSpec, candidate: Candidate) -> tuple[str, ...]:
 
 
 def _settings(spec: JobSpec, candidate: Candidate) -> dict[str, str]:
-    values: dict[str, str | int | float | bool] = {
-        "model": spec.model,
-        "data": spec.data,
+    """Every setting that the request or the plan has, which is each that is a field of theirs by its own name."""
+    decided = {
         "output_dir": spec.run_dir,
-        "run_id": spec.run_id,
-        "device": spec.device,
         "world_size": spec.num_processes,
-        "micro_batch_size": candidate.micro_batch_size,
-        "gradient_accumulation_steps": candidate.gradient_accumulation_steps,
         "activation_checkpointing": candidate.checkpointing,
-        "optimizer": candidate.optimizer,
-        "quantization": spec.quantization,
-        "vision": spec.vision,
-        "lora_r": spec.lora_r,
-        "lora_alpha": spec.lora_alpha,
-        "lora_dropout": spec.lora_dropout,
-        "max_length": spec.max_length,
-        "max_steps": spec.max_steps,
-        "learning_rate": spec.learning_rate,
-        "seed": spec.seed,
     }
+    values: dict[str, Any] = {}
+    for name in SETTINGS:
+        found = decided.get(name, getattr(candidate, name, getattr(spec, name, None)))
+        if found is not None:
+            values[name] = found
     if spec.config_file is not None:
         # So marked, a file that contradicts what was decided here is refused instead of overridden.
         values |= {"config": spec.config_file, "planned": True}

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from launcher import cli
 from planner.job import Plan
-from planner.request.variables import OF_SWEEPS, resolve
+from planner.request.resolve import resolve
+from planner.request.variables import OF_SWEEPS
 from slurm.site import find_site, with_gpu_type
 from trainer.outcome import FINISHED, ConfigError
 

@@ -12,27 +12,14 @@ from pathlib import Path
 
 from planner.job import JobSpec
 from planner.request.site import Site, read_site
-from planner.request.variables import parse_given
+from planner.request.variables import parse_given, site_keys
 from planner.values import expand_home
 from trainer.outcome import ConfigError
 from trainer.text import known_are
 
 DEFAULT_SITE = "slurm/site.yaml"
 # Not vram: what a GPU holds depends on its type, and gpu_types says it.
-SITE_KEYS = (
-    *("partition", "account", "qos", "time", "gpu_type", "gpu_flag", "cpus", "mem", "output", "runtime", "image"),
-    *(
-        "constraint",
-        "exclude",
-        "reservation",
-        "mail_user",
-        "mail_type",
-        "modules",
-        "environment",
-        "binds",
-        "extra_flags",
-    ),
-)
+SITE_KEYS = site_keys("slurm")
 
 
 def find_site(given: Mapping[str, str], project_dir: Path, environ: Mapping[str, str]) -> Site:

@@ -14,12 +14,12 @@ from specs import make_spec
 
 from launcher.planned import check_planned
 from planner.choose import choose
-from planner.request.elsewhere import SETTINGS
+from planner.request.elsewhere import ASKED
+from planner.request.resolve import resolve
 from planner.request.site import Site
-from planner.request.variables import BY_NAME, resolve
+from planner.request.variables import BY_NAME
 from trainer.__main__ import main
-from trainer.config import KNOBS, LORA_PRESETS, TrainConfig
-from trainer.config import SETTINGS as TABLE
+from trainer.config import KNOBS, LORA_PRESETS, SETTINGS, TrainConfig
 from trainer.flags import convert, field_help, help_table, options, word
 from trainer.outcome import ConfigError
 from trainer.settings import PLANNED, Settings, resolve_settings, usage
@@ -237,14 +237,13 @@ def test_old_spellings_are_translated_and_said(tmp_path: Path) -> None:
 
 def test_every_name_in_the_tables_is_a_setting_or_a_variable() -> None:
     fields = {field.name for field in dataclasses.fields(TrainConfig)}
-    assert set(SETTINGS) <= fields
     # No name is another setting's too.
-    names = [other for setting in TABLE.values() for other in (setting.env, *setting.also.split()) if other]
+    names = [other for setting in SETTINGS.values() for other in (setting.env, *setting.also.split()) if other]
     assert len(set(names)) == len(names) == len(OURS) - len(["LORA"])
     assert not (set(OURS) | set(NEEDLESS)) & fields
     assert all(name in usage() for name in (*OURS, *NEEDLESS, *PLANNED))
     assert {name for name, *_ in KNOBS} - {"effective batch"} <= fields
-    assert {name.upper() for name in SETTINGS} <= set(BY_NAME)
+    assert {name.upper() for name in ASKED} <= set(BY_NAME)
 
 
 def test_config_prints_values_and_sources_and_says_what_is_lacking(

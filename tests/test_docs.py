@@ -19,7 +19,8 @@ import local.__main__
 import trainer.__main__
 from local.batch_size import own_words
 from planner.choose import choose
-from planner.request.variables import BY_NAME, parse_given, read_given, resolve
+from planner.request.resolve import resolve
+from planner.request.variables import BY_NAME, parse_given, read_given
 from planner.values import GPU_GIB
 from trainer.config import TrainConfig
 from trainer.flags import parse

@@ -14,7 +14,7 @@ from planner.choose import choose
 from planner.job import Estimate, JobSpec
 from planner.memory.estimate import estimate
 from planner.memory.evaluation import sizes
-from planner.request.variables import resolve
+from planner.request.resolve import resolve
 from planner.table import plan_table
 from trainer.architecture.known_models import KNOWN_MODELS
 from trainer.evaluation.rows import Asked, needed_bytes, rows_that_fit

@@ -30,7 +30,8 @@ from k8s.site import Cluster, Volume, find_site, read_cluster
 from launcher.image import WORK_DIR
 from planner.choose import choose
 from planner.job import Plan
-from planner.request.variables import VARIABLES, parse_given, resolve
+from planner.request.resolve import resolve
+from planner.request.variables import VARIABLES, parse_given
 from trainer.outcome import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,8 +12,9 @@ from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
 
 from planner.job import JobSpec
+from planner.request.resolve import resolve
 from planner.request.site import Site
-from planner.request.variables import BY_NAME, VARIABLES, help_text, parse_given, read_given, resolve
+from planner.request.variables import BY_NAME, VARIABLES, help_text, parse_given, read_given
 from trainer.architecture.shapes import resolve_shape
 from trainer.outcome import ConfigError
 

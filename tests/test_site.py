@@ -22,7 +22,8 @@ from k8s import site as k8s_site
 from launcher.recorded import read_spec
 from planner.choose import choose
 from planner.job import JobSpec
-from planner.request.variables import BY_NAME, resolve
+from planner.request.resolve import resolve
+from planner.request.variables import BY_NAME
 from slurm.script import log_path, render
 from slurm.site import SITE_KEYS, find_site, with_gpu_type
 from slurm.submit import submit
@@ -257,7 +258,7 @@ def test_none_takes_back_what_the_site_says_however_it_is_spelled(none: str, tmp
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("partion: x", "site.yaml: unknown 'partion', did you mean partition? known are partition, account,"),
+        ("partion: x", "site.yaml: unknown 'partion', did you mean partition? known are gpu_type, time,"),
         ("PARTITION: x", "site.yaml: unknown 'PARTITION', did you mean partition?"),
         ("time: 1h\ntime: 2h", "site.yaml: time was given twice, in line 1 and 2"),
         ("gpu_types: {a100: 40, a100: 80}", "site.yaml: a100 was given twice, in line 1 and 1"),
@@ -286,7 +287,7 @@ def test_none_takes_back_what_the_site_says_however_it_is_spelled(none: str, tmp
         ("gpu_types: {a100: lots}", "site.yaml: gpu_types: a100='lots': takes a number of GiB above 0"),
         ("gpu_types: {v100: 32}", "site.yaml: gpu_types: v100 has no bfloat16"),
         ("gpu_types: {'a b': 32}", "site.yaml: gpu_types: 'a b' takes letters, digits and ._-"),
-        ("- a", "site.yaml takes lines of `key: value`, keys are partition,"),
+        ("- a", "site.yaml takes lines of `key: value`, keys are gpu_type,"),
         ("a: b: c", "site.yaml is not YAML: line 1, column 5: mapping values are not allowed here"),
         ("a: \x00", "site.yaml is not YAML: "),
         ("!!python/object/apply:os.system [touch ran]", "site.yaml takes lines of `key: value`"),

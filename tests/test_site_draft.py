@@ -14,8 +14,8 @@ from conftest import PROJECT_DIR
 from test_slurm_cli import files, slurm
 from test_verbs import refusal
 
+from planner.request.resolve import resolve
 from planner.request.site import read_site
-from planner.request.variables import resolve
 from slurm.draft import draft
 from slurm.nodes import NodeGroup, as_tracked, read_nodes, refuse_impossible
 from slurm.site import SITE_KEYS

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from plans import ENV, make_plan
 
 from planner.job import Plan
+from planner.request.resolve import resolve
 from planner.request.site import read_site
-from planner.request.variables import parse_given, resolve
+from planner.request.variables import parse_given
 from slurm.runtime import mounts
 from slurm.script import job_name, render, render_array
 from slurm.site import SITE_KEYS

@@ -49,7 +49,7 @@ MISTAKES = [
     ("LORA", "GRID: 'LORA' has no value where one is due: write LORA=value,value,..."),
     ("LORA=", "GRID: 'LORA=' has no value where one is due"),
     ("LORA=low,,high", "GRID: 'LORA=low,,high' has no value where one is due"),
-    ("LORRA=low", "GRID: 'LORRA' is unknown, did you mean LORA? a grid takes LEARNING_RATE, LORA,"),
+    ("LORRA=low", "GRID: 'LORRA' is unknown, did you mean LORA? a grid takes MODEL, DATA,"),
     ("GPUS=1,2", "GRID: 'GPUS' is the same for all members, say it beside GRID: a grid takes"),
     ("$(touch ran)=1", "GRID: '$(touch' is unknown: a grid takes"),
     ("LORA=low,low", "GRID: LORA lists 'low' twice, which would be the same run twice"),

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from training import run_forked, train_forked
 
-from planner.request.variables import resolve
+from planner.request.resolve import resolve
 from trainer import __version__
 from trainer.__main__ import main
 from trainer.config import TrainConfig

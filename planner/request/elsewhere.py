@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.job import Plan
+from planner.job import JobSpec, Plan
+from planner.request.variables import VARIABLES
 from planner.values import expand_home
-from trainer.config import LORA_PRESETS
+from trainer.config import LORA_PRESETS, SETTINGS
 from trainer.env_file import read_env_file
 from trainer.files import regular
 from trainer.flags import word
@@ -21,9 +22,16 @@ from trainer.outcome import ConfigError
 from trainer.settings import Settings, resolve_settings
 from trainer.spellings import CONFIG_FILE, ENVIRONMENT
 
-# Settings that the planner has variables for, of the same name in capitals; the others reach the ranks by the file
-# itself.
-SETTINGS = ("model", "data", "device", "quantization", "vision", "max_length", "max_steps", "learning_rate", "seed")
+# Settings that are a variable of the request, or a field of JobSpec without one; the others reach the ranks by the file
+# itself. What the plan decides is none of the file's.
+ASKED = tuple(
+    variable.field
+    for variable in VARIABLES
+    if variable.field and variable.settings == (variable.field,) and not SETTINGS[variable.field].planned
+)
+FIELDS = tuple(
+    name for name in SETTINGS if name in JobSpec.__dataclass_fields__ and name not in {v.field for v in VARIABLES}
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +57,7 @@ def given_elsewhere(given: Mapping[str, str], project_dir: Path, environ: Mappin
     _refuse_pipe(path, project_dir)
     settings = resolve_settings(["--config", path] if path else [], {}, env_file, folder=project_dir)
     values, sources = settings.values, {k: v for k, v in settings.sources.items() if v != "default"}
-    texts = {name.upper(): word(values[name]) for name in SETTINGS if name in sources}
+    texts = {name.upper(): word(values[name]) for name in ASKED if name in sources}
     said = {name.upper(): _said(name, source) for name, source in sources.items()}
     if path:
         texts[CONFIG_FILE], said[CONFIG_FILE] = path, ".env"
@@ -64,7 +72,7 @@ def given_elsewhere(given: Mapping[str, str], project_dir: Path, environ: Mappin
     if config := env_file.get("ACCELERATE_CONFIG"):
         # accelerate's own spelling of the variable is a path.
         texts["CONFIG"], said["CONFIG"] = config.rpartition("/")[2].removesuffix(".yaml"), "ACCELERATE_CONFIG in .env"
-    fields: dict[str, Any] = {name: values[name] for name in ("lora_dropout", "learn") if name in sources}
+    fields: dict[str, Any] = {name: values[name] for name in (*FIELDS, "learn") if name in sources}
     fields["evaluates"] = _evaluates(
         values, project_dir / expand_home(given.get("DATA") or texts.get("DATA", ""), environ)
     )
