@@ -119,7 +119,7 @@ lint: ## check style and types
 
 golden: ## rewrite the recorded scripts in tests/golden and the output in README.md and docs/
 	@python=$$(sh make-env.sh train) && TRAINYARD_REWRITE_GOLDEN=1 "$$python" -m pytest -q tests/test_slurm_script.py tests/test_k8s_manifest.py \
-	  tests/test_docs.py
+	  tests/test_docs.py tests/test_settings_page.py
 
 .venv/launch/.made: pyproject.toml make-env.sh
 	@sh make-env.sh launch >/dev/null

@@ -33,7 +33,7 @@ DURATIONS = "minutes (90), 90m, 12h, 2d, HH:MM:SS or D-HH:MM:SS"
 
 
 def refuse(name: str, text: str, allowed: str) -> ConfigError:
-    return ConfigError(f"{name}={shown(text)}: {allowed}")
+    return ConfigError(name=name, given=text, allowed=allowed)
 
 
 def taking(option: Option, hint: str = "") -> Parser:
