@@ -8,14 +8,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from launcher import cli
+from k8s.scheduler import SCHEDULER
+from launcher import cli, command
 from trainer.outcome import FINISHED
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    return cli.main(BACKEND, argv, environ)
+    return command.main(BACKEND, argv, environ)
 
 
 def plan(given: dict[str, str], environ: Mapping[str, str]) -> int:
@@ -46,7 +47,7 @@ def claim(given: dict[str, str], environ: Mapping[str, str]) -> int:
     return FINISHED
 
 
-def _acts(module: str, name: str) -> cli.Verb:
+def _acts(module: str, name: str) -> command.Verb:
     """A verb of another module, imported when it is used."""
 
     def verb(given: dict[str, str], environ: Mapping[str, str]) -> int:
@@ -56,18 +57,18 @@ def _acts(module: str, name: str) -> cli.Verb:
     return verb
 
 
-VERBS: dict[str, cli.Verb] = {
+VERBS: dict[str, command.Verb] = {
     "plan": plan,
     "render": render,
     "claim": claim,
     **{name: _acts("submit", name) for name in ("submit", "check", "ready")},
     "sweep": _acts("sweep", "sweep"),
     "sweep-ready": _acts("sweep", "ready"),
-    **{name: _acts("verbs", name) for name in ("site", "status", "logs", "cancel")},
+    "site": _acts("draft", "site"),
     "resume": _acts("resume", "resume"),
-    "list": _acts("verbs", "list_runs"),
+    **command.verbs_after(SCHEDULER, PROJECT_DIR),
 }
-BACKEND = cli.Backend(name="k8s", verbs=VERBS)
+BACKEND = command.Backend(name="k8s", verbs=VERBS)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], os.environ))

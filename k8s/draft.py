@@ -8,16 +8,27 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from k8s.kubectl import Kubectl, KubectlError, Object, name_of
 from k8s.pod import DEFAULT_CLAIM, GPU
 from k8s.request import WIDE
+from k8s.runs import place
 from k8s.submit import QUEUES
+from launcher.scheduler import Words
 from planner.values import GPU_GIB, NO_BF16
+from trainer.outcome import FINISHED, ConfigError
 from trainer.text import format_table
 
 PART_OF_A_CARD = re.compile(r"-MIG-|-SHARED$")  # a slice, or one that others compute on at the same time
 PRODUCT, MEMORY = f"{GPU}.product", f"{GPU}.memory"
+
+
+def site(given: Words, environ: Words, project_dir: Path) -> int:
+    if odd := [name for name in given if name != "NAMESPACE"]:
+        raise ConfigError(f"{odd[0]}: site takes NAMESPACE only: make site TO=k8s > k8s/site.yaml")
+    print(ask(place({**given, "SITE": "none"}, environ, project_dir).kubectl), end="")
+    return FINISHED
 
 
 def ask(kubectl: Kubectl) -> str:

@@ -19,10 +19,11 @@ from k8s.kubectl import Kubectl, KubectlError, Object, name_of, stream
 from k8s.manifest import INSTANCE
 from k8s.pod import DEFAULT_CLAIM
 from k8s.request import Decided, complete
-from k8s.runs import TAKES, Objects, Run, called, find, keep_ends, label, look_for, place_of, with_data
+from k8s.runs import Objects, Run, keep_ends, label, look_for, place_of, with_data
+from k8s.scheduler import SCHEDULER
 from k8s.site import find_site, read_cluster
 from k8s.submit import Given, create, follow_up, rehearse, words
-from launcher import cli
+from launcher import cli, verbs
 from launcher.progress import GONE
 from planner.request.variables import job_fields, parse_given
 from trainer.outcome import FINISHED, ConfigError
@@ -36,15 +37,15 @@ STARTING_S = 30
 
 
 def resume(given: Given, environ: Given, project_dir: Path) -> int:
-    kubectl, runs = find(given, environ, project_dir, only=True, takes=(*TAKES, *CHANGES))
+    place, found = verbs.find(SCHEDULER, given, environ, project_dir, only=True, takes=CHANGES)
+    kubectl, runs = place.kubectl, found.runs
     there = look_for(kubectl, runs)
     refused = [_needs_no_job(run, there, given) for run in runs]
     left = [run for run, said in zip(runs, refused, strict=True) if not said]
-    name, which, _ = called(given, runs)
     if not left:
         keep_ends(kubectl, runs, [there.ends_of(run) for run in runs])
         raise ConfigError(
-            refused[0] if len(runs) == 1 else f"{which} has no member that is unfinished and without a job"
+            refused[0] if len(runs) == 1 else f"{found.text} has no member that is unfinished and without a job"
         )
     for run in left:
         _refuse_if_busy(kubectl, run, there)
@@ -53,7 +54,7 @@ def resume(given: Given, environ: Given, project_dir: Path) -> int:
     if len(runs) == 1:
         print(follow_up(again[0], given, attempt=len(left[0].job_ids) + 1))
     else:
-        print(f"new jobs for {', '.join(run.run_id for run in left)}\nstatus  make status {words(given, name)}")
+        print(f"new jobs for {', '.join(run.run_id for run in left)}\nstatus  make status {words(given, found.name)}")
     return FINISHED
 
 

@@ -5,12 +5,14 @@ A run's ConfigMap holds run.json and how its Jobs ended; no Job owns it, so it s
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from k8s.jobs import (
+    CANCELLED,
     COMPLETED,
     ENDS_KEY,
     End,
@@ -25,20 +27,22 @@ from k8s.jobs import (
 )
 from k8s.kubectl import Kubectl, KubectlError, Object, name_of
 from k8s.manifest import INSTANCE
-from k8s.pod import DEFAULT_CLAIM
+from k8s.pod import CONTAINER, DEFAULT_CLAIM
 from k8s.site import find_site
 from k8s.submit import Given
 from launcher import cli
 from launcher.progress import GONE, OUTCOMES, Job, Seen
 from launcher.recorded import read_spec
+from launcher.scheduler import Cancelled, Found
 from planner.job import JobSpec
 from planner.request.variables import parse_given
 from trainer.files import RECORD_NAME, parse_json
 from trainer.outcome import ConfigError
 from trainer.progress_file import MOST_BYTES, PROGRESS_FILE, Progress, parse_progress
-from trainer.text import nearest, shown
+from trainer.text import shown
 
-TAKES = ("RUN", "NAMESPACE", "SITE")
+FAILED_LINES = 20
+ASK_S = 2.0
 WORKLOADS = "workloads.kueue.x-k8s.io"
 
 
@@ -113,9 +117,9 @@ class Objects:
         return {name_of(job): job for job in self.jobs if label(job) == run.run_id}
 
 
-def look_for(kubectl: Kubectl, runs: Sequence[Run | str]) -> Objects:
+def look_for(kubectl: Kubectl, runs: Sequence[Run]) -> Objects:
     """Those of one run, or of all when there are several."""
-    only = runs[0].run_id if len(runs) == 1 and isinstance(runs[0], Run) else None
+    only = runs[0].run_id if len(runs) == 1 else None
     jobs = kubectl.find("jobs", only)
     # Asked after the Jobs: what began before one ended is among them.
     pods = kubectl.find("pods", only)
@@ -161,6 +165,7 @@ def look(kubectl: Kubectl, run: Run, objects: Objects) -> Seen:
         place=place_of(run),
         made=_made(seen[-1]),
         finished=seen[-1].state == COMPLETED,
+        done=seen[-1].state == COMPLETED,
         look=f"mount the claim and open {run.spec.run_dir}/report.html",
     )
 
@@ -194,48 +199,90 @@ def place_of(run: Run) -> str:
     return f"claim {run.spec.pvc or DEFAULT_CLAIM}, {run.spec.run_dir}"
 
 
-def called(given: Given, runs: Sequence[Run]) -> tuple[str, str, str]:
-    """(what RUN takes, what a person calls it, and then)."""
-    if len(runs) == 1:
-        return runs[0].run_id, f"run {runs[0].run_id}", "it"
-    return given["RUN"], f"sweep {given['RUN']}", "them"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runs:
+    """A launcher.scheduler.Place: a namespace. What its methods see of a Job's end, they keep with the run."""
 
+    kubectl: Kubectl
+    where: str = "this namespace"
+    elsewhere: str = "NAMESPACE= looks in another"
 
-def find(
-    given: Given, environ: Given, project_dir: Path, *, only: bool = False, takes: Sequence[str] = TAKES
-) -> tuple[Kubectl, list[Run]]:
-    """The run of RUN, or the members of the sweep that it names; without RUN the newest, or with `only` the only one.
-
-    Raises ConfigError when there is none.
-    """
-    kubectl = kubectl_of(given, environ, project_dir, takes)
-    if run_id := given.get("RUN"):
+    def named(self, run_id: str) -> Found[Run] | None:
         parse_given({"RUN": run_id})
-        if found := kubectl.find("configmaps", run_id):
+        if found := self.kubectl.find("configmaps", run_id):
             try:
-                return kubectl, [read_run(found[-1])]
+                return Found(name=run_id, runs=[read_run(found[-1])])
             except ConfigError as error:
-                where = f" --namespace {kubectl.namespace}" if kubectl.namespace else ""
+                where = f" --namespace {self.kubectl.namespace}" if self.kubectl.namespace else ""
                 ends = f"kubectl{where} delete job --selector {INSTANCE}={run_id}"
                 raise ConfigError(f"{error}; {ends} ends its job") from error
-    runs = [run for found in records_of(kubectl) if (run := readable(found))]
-    if run_id and (members := [run for run in runs if run.spec.sweep == run_id]):
-        return kubectl, members
-    known = [run.run_id for run in runs[::-1]]
-    if not known:
-        raise ConfigError("no run in this namespace: make submit TO=k8s starts one, NAMESPACE= looks in another")
-    if run_id:
-        near = nearest(run_id, known) or ":"
-        raise ConfigError(f"RUN={run_id}: no such run{near} known are {', '.join(known[:5])}")
-    if only and len(known) > 1:
-        raise ConfigError(f"which of {len(known)} runs? say RUN= one of {', '.join(known[:5])}")
-    cli.say(f"RUN is left out: {known[0]}, the newest")
-    return kubectl, runs[-1:]
+        members = [run for run in self._readable() if run.spec.sweep == run_id]
+        if len(members) == 1:
+            return Found(name=members[0].run_id, runs=members)
+        return Found(name=run_id, runs=members) if members else None
 
+    def known(self) -> Sequence[str]:
+        return [run.run_id for run in self._readable()[::-1]]
 
-def records_of(kubectl: Kubectl) -> list[Object]:
-    """The ConfigMaps of all runs in the namespace, oldest first."""
-    return kubectl.find("configmaps")
+    def newest(self, most: int) -> tuple[Sequence[Run | str], int]:
+        records = self.kubectl.find("configmaps")[::-1]
+        return [readable(found) or label(found) or name_of(found) for found in records[:most]], len(records)
+
+    def look(self, runs: Sequence[Run]) -> Sequence[Seen]:
+        there = look_for(self.kubectl, runs)
+        keep_ends(self.kubectl, runs, [there.ends_of(run) for run in runs])
+        return [look(self.kubectl, run, there) for run in runs]
+
+    def cancel(self, runs: Sequence[Run]) -> Cancelled:
+        there = look_for(self.kubectl, runs)
+        live = [job.job_id for run in runs for job in there.jobs_of(run) if not job.ended]
+        failure: KubectlError | None = None
+        try:
+            printed = self.kubectl.delete([f"job.batch/{job_id}" for job_id in live])
+        except KubectlError as error:
+            printed, failure = error.printed.split(), error
+        deleted = [job_id for job_id in live if f"job.batch/{job_id}" in printed]
+        cancelled = End(state=CANCELLED, at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        mine = [{job_id: cancelled for job_id in deleted if job_id in run.job_ids} for run in runs]
+        keep_ends(self.kubectl, runs, [{**there.ends_of(run), **ends} for run, ends in zip(runs, mine, strict=True)])
+        if not failure and (left := [job_id for job_id in live if job_id not in deleted]):
+            said = f"kubectl delete did not say that it deleted job {', '.join(left)}: make status shows what is there"
+            failure = KubectlError(said)
+        return Cancelled(job_ids=deleted, failure=failure)
+
+    def follow(self, run: Run) -> None:
+        """The first node's pods one after the other, the last one followed until the Job has ended."""
+        printed: set[str] = set()
+        last = ""
+        while True:
+            there = look_for(self.kubectl, [run])
+            job, pods = there.jobs_of(run)[-1], there.pods
+            for pod in first_pods(pods):
+                if name_of(pod) not in printed and pod["status"].get("phase") != "Pending":
+                    printed.add(name_of(pod))
+                    words = ("logs", "--follow", name_of(pod), "--container", CONTAINER)
+                    command = self.kubectl.command(*words, endless=True)
+                    subprocess.run(command, env=self.kubectl.environment, check=False)
+            if job.text != last and job.state != "RUNNING":
+                cli.say(f"job {job.text}")
+            last = job.text
+            if job.ended:
+                self._print_others([pod for pod in pods if name_of(pod) not in printed])
+                # Read anew: others have looked at the run since, and kept what they saw.
+                if found := self.named(run.run_id):
+                    keep_ends(self.kubectl, found.runs, [there.ends_of(one) for one in found.runs])
+                return
+            time.sleep(ASK_S)
+
+    def _print_others(self, pods: Sequence[Object]) -> None:
+        """The end of what other nodes' pods said before they failed: the reason may stand there alone."""
+        for pod in pods:
+            if pod["status"].get("phase") == "Failed":
+                print(f"-- {name_of(pod)}\n{self.kubectl.log(pod, FAILED_LINES)}", end="")
+
+    def _readable(self) -> list[Run]:
+        """Oldest first."""
+        return [run for found in self.kubectl.find("configmaps") if (run := readable(found))]
 
 
 def readable(config_map: Object) -> Run | None:
@@ -250,8 +297,8 @@ def label(item: Object) -> str:
     return str(item["metadata"].get("labels", {}).get(INSTANCE, ""))
 
 
-def kubectl_of(given: Given, environ: Given, project_dir: Path, takes: Sequence[str] = TAKES) -> Kubectl:
-    cli.refuse_others(given, takes)
+def place(given: Given, environ: Given, project_dir: Path) -> Runs:
+    """Raises ConfigError for a wrong NAMESPACE or site file."""
     by_site = find_site(given, project_dir, environ).texts.get("NAMESPACE")
     asked = parse_given({k: v for k, v in {"NAMESPACE": given.get("NAMESPACE", by_site)}.items() if v})
-    return Kubectl(environ=environ, namespace=str(asked["NAMESPACE"]) if asked else None)
+    return Runs(kubectl=Kubectl(environ=environ, namespace=str(asked["NAMESPACE"]) if asked else None))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.records import SPOILT, Run, finished, spoilt
+from launcher.records import SPOILT, Run, done, finished, spoilt
 from trainer.commands import training_command
 from trainer.files import CHECKPOINT_NAME
 from trainer.outcome import BAD_CONFIG
@@ -75,6 +75,8 @@ class Seen:
     """That of its newest checkpoint, which is all that a run of an earlier version tells; 0: none is seen."""
     unknown_step: str = ""
     """Why nobody can say how far it is, where that is the case."""
+    done: bool = False
+    """Nothing is left to do: it is finished, or the W&B sweep that it is a trial of has stopped it."""
 
 
 def look_at(run: Run, jobs: Sequence[Job]) -> Seen:
@@ -89,6 +91,7 @@ def look_at(run: Run, jobs: Sequence[Job]) -> Seen:
         finished=finished(run.folder),
         look=how_to_look(run.folder),
         spoilt=spoilt(run.folder),
+        done=done(run.folder),
     )
 
 
@@ -197,9 +200,15 @@ def list_text(runs: Sequence[Seen | str]) -> str:
 def _row(run: Seen | str) -> tuple[str, ...]:
     if isinstance(run, str):
         return (run, "-", "BROKEN", "-", "-")
-    job_id, state = (run.jobs[-1].job_id, run.jobs[-1].state) if run.jobs else ("-", "-")
+    job_id = run.jobs[-1].job_id if run.jobs else "-"
+    return (run.run_id, job_id, state_of(run), step_cell(run), "yes" if "adapter" in run.made else "no")
+
+
+def state_of(run: Seen) -> str:
+    """One word for a table."""
+    state = run.jobs[-1].state if run.jobs else "-"
     if run.spoilt and (state == UNKNOWN or all(job.ended for job in run.jobs)):
-        state = "BROKEN"
-    elif run.finished and state in (GONE, UNKNOWN):
-        state = "FINISHED"  # its files say more than its scheduler
-    return (run.run_id, job_id, state, step_cell(run), "yes" if "adapter" in run.made else "no")
+        return "BROKEN"
+    if run.finished and state in (GONE, UNKNOWN):
+        return "FINISHED"  # its files say more than its scheduler
+    return state

@@ -5,6 +5,7 @@ Read back by the verbs that come after submit, on every backend; people edit fil
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -17,9 +18,8 @@ from typing import Any
 from planner.job import JobSpec, Plan
 from trainer.files import METRICS_FILE, RECORD_NAME, read_json, write_whole
 from trainer.outcome import ConfigError
-from trainer.text import nearest, shown
+from trainer.text import shown
 
-KNOWN_SHOWN = 5
 METRICS_BEGIN, METRICS_END = b'{\n "format": ', b"}\n"
 SPOILT = f"{METRICS_FILE} is not what training wrote: remove it"
 JOB_ID = re.compile(r"[0-9]{1,12}(_[0-9]{1,9})?|[a-z0-9][a-z0-9-]{0,62}")
@@ -74,6 +74,17 @@ def finished(folder: Path) -> bool:
     return _written(folder / METRICS_FILE) is True
 
 
+def done(folder: Path) -> bool:
+    """Whether nothing is left to do: it came to its end, or W&B has seen enough of the trial. A trial's record that was
+    spoilt says nothing."""
+    from trainer.sweep.trial import read_trial
+
+    with contextlib.suppress(ConfigError):
+        trial = read_trial(folder)
+        return finished(folder) or bool(trial and trial.stopped)
+    return finished(folder)
+
+
 def spoilt(folder: Path) -> bool:
     """Whether the run's metrics.json is there and not what training wrote."""
     return _written(folder / METRICS_FILE) is False
@@ -114,25 +125,6 @@ def run_folders(output: Path) -> list[Path]:
     records = [path for path in output.glob(f"*/{RECORD_NAME}") if path.is_file()]
     records.sort(key=lambda path: (path.stat().st_mtime_ns, path.parent.name), reverse=True)
     return [path.parent for path in records]
-
-
-def find_run(run_id: str | None, output: Path, *, only: bool = False) -> Run:
-    """The run of that id; without an id the newest, or with `only` the only one.
-
-    Raises:
-        ConfigError: there is no such run, or no one run to take.
-    """
-    if run_id and (output / run_id / RECORD_NAME).is_file():
-        return read_run(output / run_id)
-    known = [folder.name for folder in run_folders(output)]
-    if not known:
-        raise ConfigError(f"no run in {output}: make submit starts one, OUTPUT= looks in another folder")
-    names = ", ".join(known[:KNOWN_SHOWN]) + (", ..." if len(known) > KNOWN_SHOWN else "")
-    if run_id:
-        raise ConfigError(f"RUN={run_id}: no such run in {output}{nearest(run_id, known) or ':'} known are {names}")
-    if only and len(known) > 1:
-        raise ConfigError(f"which of {len(known)} runs? say RUN= one of {names}")
-    return read_run(output / known[0])
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

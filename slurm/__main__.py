@@ -9,19 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from launcher import cli
+from launcher import cli, command
 from planner.job import Plan
 from planner.request.resolve import resolve
 from planner.request.variables import OF_SWEEPS
+from slurm.scheduler import SCHEDULER
 from slurm.site import find_site, with_gpu_type
 from trainer.outcome import FINISHED, ConfigError
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
-OF_SWEEPS_TOO = ("status", "logs", "cancel", "resume")
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    return cli.main(BACKEND, argv, environ)
+    return command.main(BACKEND, argv, environ)
 
 
 def _plan(given: dict[str, str], environ: Mapping[str, str], *, run_suffix: str | None = None) -> Plan:
@@ -39,7 +39,7 @@ def _plan(given: dict[str, str], environ: Mapping[str, str], *, run_suffix: str 
 
 def plan(given: dict[str, str], environ: Mapping[str, str]) -> int:
     if any(name in given for name in OF_SWEEPS):
-        return _sweep("plan")(given, environ)
+        return _acts("sweep", "plan")(given, environ)
     return cli.print_plan(_plan(given, environ), given.get("FORMAT"))
 
 
@@ -47,7 +47,7 @@ def render(given: dict[str, str], environ: Mapping[str, str]) -> int:
     from slurm.script import render
 
     if any(name in given for name in OF_SWEEPS):
-        return _sweep("render")(given, environ)
+        return _acts("sweep", "render")(given, environ)
     print(render(_plan(given, environ)), end="")
     return FINISHED
 
@@ -111,47 +111,29 @@ def submit(given: dict[str, str], environ: Mapping[str, str]) -> int:
     return cli.print_submitted(decided, follow_up(submit(decided, environ)))
 
 
-def _after(name: str) -> cli.Verb:
-    """A verb of slurm.verbs, imported when it is used: plan and render answer sooner without it."""
+def _acts(module: str, name: str) -> command.Verb:
+    """A verb of another module, imported when it is used."""
 
     def verb(given: dict[str, str], environ: Mapping[str, str]) -> int:
-        verbs = importlib.import_module("slurm.verbs")
-        if name in OF_SWEEPS_TOO:
-            members = importlib.import_module("slurm.members")
-            takes = (*verbs.TAKES, *verbs.CHANGES) if name == "resume" else verbs.TAKES
-            if sweep := members.find(given, environ, PROJECT_DIR, takes):
-                return int(getattr(members, name)(sweep, given, environ, PROJECT_DIR))
-        return int(getattr(verbs, name)(given, environ, PROJECT_DIR))
-
-    return verb
-
-
-def _sweep(name: str) -> cli.Verb:
-    """A verb of slurm.sweep."""
-
-    def verb(given: dict[str, str], environ: Mapping[str, str]) -> int:
-        act = getattr(importlib.import_module("slurm.sweep"), name)
+        act = getattr(importlib.import_module(f"slurm.{module}"), name)
         return int(act(given, environ, PROJECT_DIR))
 
     return verb
 
 
-VERBS: dict[str, cli.Verb] = {
+VERBS: dict[str, command.Verb] = {
     "plan": plan,
     "render": render,
     "check": check,
     "submit": submit,
     "site": site,
     "ready": ready,
-    "sweep": _sweep("sweep"),
-    "sweep-ready": _sweep("ready"),
-    "status": _after("status"),
-    "logs": _after("logs"),
-    "cancel": _after("cancel"),
-    "resume": _after("resume"),
-    "list": _after("list_runs"),
+    "sweep": _acts("sweep", "sweep"),
+    "sweep-ready": _acts("sweep", "ready"),
+    "resume": _acts("resume", "resume"),
+    **command.verbs_after(SCHEDULER, PROJECT_DIR),
 }
-BACKEND = cli.Backend(name="slurm", verbs=VERBS)
+BACKEND = command.Backend(name="slurm", verbs=VERBS)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], os.environ))

@@ -1,4 +1,5 @@
-"""`resume`: an ended run goes back into the queue, under the same run id, in the same folder, as a new job.
+"""`resume`: an ended run goes back into the queue, under the same run id, in the same folder, as a new job. The
+unfinished members of a sweep go back as one array.
 
 The request is the one in run.json; the script is rendered anew, so that a repaired checkout counts. The trainer
 goes on from the newest checkpoint in the folder.
@@ -13,25 +14,58 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from launcher import verbs
+from launcher.grid import Recorded, check_files
 from launcher.planned import check_planned
+from launcher.progress import Job
 from launcher.recorded import read_spec
-from launcher.records import Run, finished, read_run, refuse_spoilt, run_record, write_record
+from launcher.records import Run, done, finished, read_run, refuse_spoilt, run_record, write_record
+from launcher.scheduler import Words
 from planner.choose import choose
 from planner.job import Plan
+from planner.request.variables import job_fields, parse_given
+from planner.values import expand_home
 from slurm.fit import fit
 from slurm.queue import ASKED, SCRIPT_NAME, find_jobs, jobs_of, surely_settled
+from slurm.runs import job_ids, jobs_by_id
 from slurm.runtime import check_runtime
-from slurm.script import render, run_dir
-from slurm.submit import SubmitError, Submitted, UnansweredError, check, check_environment, overrides, sbatch
+from slurm.scheduler import SCHEDULER
+from slurm.script import render, render_array, run_dir
+from slurm.submit import SubmitError, Submitted, UnansweredError, check, check_environment, follow_up, overrides, sbatch
 from trainer.files import RECORD_NAME, write_whole
-from trainer.outcome import ConfigError
+from trainer.outcome import FINISHED, ConfigError
 
 LOCK_NAME = ".resuming"
 # What a run that goes on must share with its beginning.
 CHOSEN = ("label", "micro_batch_size", "gradient_accumulation_steps")
+# What a resumed run may be given anew: where and how long it runs, never what it computes.
+CHANGES = (
+    *("TIME", "PARTITION", "ACCOUNT", "QOS", "CONSTRAINT", "EXCLUDE", "RESERVATION"),
+    *("MAIL_USER", "MAIL_TYPE", "CPUS", "MEM", "GPU_FLAG", "EXTRA_FLAGS", "MODULES"),
+    *("RUNTIME", "IMAGE", "BINDS", "ENVIRONMENT"),
+)
 
 
-def resume(
+def resume(given: Words, environ: Words, project_dir: Path) -> int:
+    _, found = verbs.find(SCHEDULER, given, environ, project_dir, only=True, takes=CHANGES)
+    changes = changes_of(given, environ)
+    if found.sweep:
+        print("\n".join(resume_members(found.sweep, environ, project_dir, changes, given)))
+    else:
+        submitted, notes = resume_run(found.runs[0], environ, project_dir, changes)
+        print("\n".join([*(f"note    {note}" for note in notes), follow_up(submitted)]))
+    return FINISHED
+
+
+def changes_of(given: Words, environ: Words) -> dict[str, Any]:
+    """JobSpec fields that a resumed run is given anew. Raises ConfigError for a value that is not allowed."""
+    fields = job_fields(parse_given({name: text for name, text in given.items() if name in CHANGES}))
+    if fields.get("image"):
+        fields["image"] = expand_home(fields["image"], environ)
+    return fields
+
+
+def resume_run(
     run: Run, environ: Mapping[str, str], project_dir: Path, changes: Mapping[str, Any]
 ) -> tuple[Submitted, list[str]]:
     """(the new job, what a person should know about it). `changes` are JobSpec fields that it is given anew.
@@ -61,6 +95,43 @@ def resume(
     notes = [*plan.notes, *_changed(run.record["plan"], plan)]
     submitted = Submitted(plan=plan, job_id=job_id, ignored=tuple(sorted(overrides(environ))))
     return submitted, notes
+
+
+def resume_members(
+    sweep: Recorded, environ: Words, project_dir: Path, changes: Mapping[str, Any], given: Words
+) -> list[str]:
+    """All members that are neither finished nor in the queue, as one array again; each keeps its index. Returns what
+    a person should know. Raises as `resume_run`."""
+    words = verbs.words_of(SCHEDULER, given, sweep.sweep_id)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(alone(sweep.folder))
+        members = dict(enumerate(surely_settled(sweep.members(), environ)))
+        jobs = jobs_by_id(list(members.values()), find_jobs(job_ids(list(members.values())), environ))
+        for run in members.values():
+            refuse_spoilt(run.folder, f"make resume {words}")
+        left = {i: run for i, run in members.items() if not done(run.folder) and _ended(run, jobs)}
+        if not left:
+            raise ConfigError(f"sweep {sweep.sweep_id} has no member that is unfinished and out of the queue")
+        for run in left.values():
+            stack.enter_context(alone(run.folder))
+        plans = {i: plan_again(run, project_dir, changes) for i, run in left.items()}
+        first = next(iter(plans.values()))
+        check(first, environ, again=True)
+        check_files(list(plans.values()))
+        check_environment(first.spec)
+        plans = dict(zip(plans, fit(list(plans.values()), environ), strict=True))
+        text = render_array(sweep.sweep_id, plans, parallel=sweep.parallel)
+        again = {f"_{index}": (run, plans[index]) for index, run in left.items()}
+        job_id = submit_again(sweep.folder, text, environ, again, changes)
+    return [
+        *(f"note    {note}" for note in dict.fromkeys(note for plan in plans.values() for note in plan.notes)),
+        f"job {job_id} takes up {', '.join(run.run_id for run in left.values())}",
+        f"status  make status {words}",
+    ]
+
+
+def _ended(run: Run, jobs: Mapping[str, Job]) -> bool:
+    return not run.job_ids or jobs[run.job_ids[-1]].ended
 
 
 def plan_again(run: Run, project_dir: Path, changes: Mapping[str, Any]) -> Plan:

@@ -1,5 +1,5 @@
-"""`make sweep` on Slurm: a grid as one job array, in which every member is a run of its own. What comes after is
-slurm/members.py's."""
+"""`make sweep` on Slurm: a grid as one job array, in which every member is a run of its own. The verbs that come after it
+are those of every run."""
 
 from __future__ import annotations
 

@@ -14,11 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import slurm_verbs as verbs
 from plans import make_plan
 
 from launcher.grid import read_result, read_sweep
 from launcher.records import run_record, write_record
-from slurm import verbs
 from trainer.data import endings, examples
 from trainer.data.forms import FormError, read_line
 from trainer.data.records import data_files, load_dataset

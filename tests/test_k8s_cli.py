@@ -726,7 +726,7 @@ def test_a_sweeps_log_is_that_of_the_member_that_runs(cluster: Cluster) -> None:
         cluster.end(f"gemma-3-4b-it-first-{index}", kind)
     done = cluster.k8s("logs", "--run", "first")
     assert done.stdout == "member 1\n"
-    assert done.stderr.startswith("trainyard: sweep first: this is first-1, RUN= shows another\n")
+    assert done.stderr.startswith("trainyard: RUN=first is a sweep: this is first-1, RUN= shows another\n")
 
 
 @pytest.mark.slow

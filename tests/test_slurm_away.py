@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import slurm_verbs as verbs
 from cluster import Cluster
 from test_cluster import toy_plan
 from test_verbs import unreachable, until
 
 import slurm.submit
 from launcher import cli
-from slurm import verbs
 from slurm.script import log_path, run_dir
 from slurm.submit import SubmitError, UnansweredError, submit
 from trainer.outcome import ConfigError

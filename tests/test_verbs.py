@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import slurm_verbs as verbs
 from cluster import Cluster
 from conftest import PROJECT_DIR
 from plans import make_plan
 
 from launcher.progress import Job
-from launcher.records import find_run, finished, read_run, run_record, write_record
-from slurm import verbs
+from launcher.records import finished, read_run, run_record, write_record
 from slurm.__main__ import main
 from slurm.queue import SlurmError, find_jobs, jobs_of
 from slurm.submit import submit
@@ -294,8 +294,8 @@ def follow(project: Path, cluster: Cluster, run_id: str, **environ: str) -> subp
     code = (
         # As in a terminal: a background shell starts its children with SIGINT ignored.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "import os, sys; from pathlib import Path; from slurm import verbs\n"
-        f"sys.exit(verbs.logs({{'RUN': {run_id!r}}}, os.environ, Path({str(project)!r})))"
+        "import os, sys; from pathlib import Path; from launcher import verbs; from slurm.scheduler import SCHEDULER\n"
+        f"sys.exit(verbs.logs(SCHEDULER, {{'RUN': {run_id!r}}}, os.environ, Path({str(project)!r})))"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code],
@@ -313,7 +313,7 @@ def test_logs_follow_a_job_over_a_requeue_until_it_has_ended(
 ) -> None:
     job_id = start("twice")
     write_record(
-        project / "runs" / "twice", {**find_run("twice", project / "runs").record, "job_ids": ["999998", job_id]}
+        project / "runs" / "twice", {**read_run(project / "runs" / "twice").record, "job_ids": ["999998", job_id]}
     )
     (project / "runs" / "twice" / "logs" / "slurm-999998.log").write_text("an earlier job\n")
     until(lambda: log_has(project, "twice", "step  2/20  loss 0.5\n"))

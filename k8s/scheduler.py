@@ -1,0 +1,26 @@
+"""Kubernetes as a scheduler: what it takes, and where its verbs are, each imported when it is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launcher.scheduler import Scheduler, Words
+
+if TYPE_CHECKING:
+    from k8s.runs import Runs
+
+
+class Kubernetes:
+    """A launcher.scheduler.Scheduler."""
+
+    name = "k8s"
+    takes = ("RUN", "NAMESPACE", "SITE")
+
+    def place(self, given: Words, environ: Words, project_dir: Path) -> Runs:
+        from k8s.runs import place
+
+        return place(given, environ, project_dir)
+
+
+SCHEDULER: Scheduler[Runs] = Kubernetes()

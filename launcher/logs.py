@@ -1,0 +1,68 @@
+"""A log that is a file on this machine, printed while it grows."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from launcher.cli import say
+from launcher.progress import UNKNOWN, Job
+from trainer.outcome import SchedulerError
+
+READ_EVERY_S = 0.3
+# A scheduler is asked seldom and ever more seldom: a controller serves many who wait.
+ASK_FIRST_S, ASK_LAST_S = 1.0, 15.0
+
+
+def follow(log: Path, ask: Callable[[], Job], *, before: Sequence[Path] = ()) -> None:
+    """Print what is in `before`, then `log` until its job has ended; `ask` says how the job stands. A job that is
+    started again appends to the same file.
+
+    Raises:
+        SchedulerError: the scheduler does not answer the first time. Later it may be away for a while.
+    """
+    for earlier in before:
+        _copy(earlier, 0)
+    at, pause, ask_at, last = 0, ASK_FIRST_S, 0.0, ""
+    while True:
+        ended = False
+        if time.monotonic() >= ask_at:
+            state, text, ended = _stand(ask, first=not last)
+            if state != last and state != "RUNNING":
+                say(text)
+            last = state
+            ask_at = time.monotonic() + pause
+            pause = min(pause * 1.5, ASK_LAST_S)
+        # After the question: what a job wrote before it ended is in the file by now.
+        at = _copy(log, at)
+        if ended:
+            return
+        time.sleep(READ_EVERY_S)
+
+
+def _stand(ask: Callable[[], Job], *, first: bool) -> tuple[str, str, bool]:
+    """(state, what to say of it, whether it has ended). A controller that restarts meanwhile ends nothing."""
+    try:
+        job = ask()
+    except SchedulerError as error:
+        if first:
+            raise
+        return UNKNOWN, f"{error}; asking again", False
+    return job.state, f"job {job.text}{f': {job.release} lets it start' if job.release else ''}", job.ended
+
+
+def _copy(log: Path, start: int) -> int:
+    """Everything in `log` from byte `start` on, to stdout; returns where the next copy begins."""
+    try:
+        # Opened anew each time, which makes NFS ask the server.
+        with log.open("rb") as file:
+            file.seek(start)
+            while block := file.read(1 << 16):
+                sys.stdout.buffer.write(block)
+                start += len(block)
+    except FileNotFoundError:
+        pass
+    sys.stdout.buffer.flush()
+    return start

@@ -1,0 +1,163 @@
+"""status, logs, list and cancel, for every scheduler: `make status RUN=x TO=k8s`.
+
+RUN names a run, or a sweep: then all its members are meant. `make status` without RUN takes the newest and says so;
+cancel wants RUN as soon as there is more than one run. resume finds its run in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from launcher.cli import command_words, refuse_others, say
+from launcher.grid import results_table
+from launcher.progress import RUNNING, UNKNOWN, Seen, list_text, state_of, status_text, step_cell
+from launcher.records import SPOILT
+from launcher.scheduler import Found, P_co, Place, R, Scheduler, Words
+from trainer.outcome import FINISHED, ConfigError
+from trainer.text import nearest
+
+LISTED = 30
+NAMED = 5
+DEFAULT_SCHEDULER = "slurm"
+"""That TO= names when it is left out, as the Makefile has it."""
+
+
+def status(scheduler: Scheduler[Any], given: Words, environ: Words, project_dir: Path) -> int:
+    place, found = find(scheduler, given, environ, project_dir)
+    seen = place.look(found.runs)
+    words = words_of(scheduler, given, found.name)
+    if found.is_sweep:
+        _say_unknown(seen)
+    if found.sweep:
+        states = [(state_of(run), step_cell(run)) for run in seen]
+        print(results_table(found.sweep, states, _next_of_sweep(seen, words)))
+    elif found.is_sweep:
+        print(list_text(seen))
+    else:
+        print(status_text(seen[0], words))
+    return FINISHED
+
+
+def list_runs(scheduler: Scheduler[Any], given: Words, environ: Words, project_dir: Path) -> int:
+    if "RUN" in given:
+        raise ConfigError(f"RUN={given['RUN']}: list shows all; make status RUN=... shows one")
+    place = _place(scheduler, given, environ, project_dir)
+    runs, count = place.newest(LISTED)
+    if not runs:
+        print(f"no run in {place.where}")
+        return FINISHED
+    seen = place.look([run for run in runs if not isinstance(run, str)])
+    _say_unknown(seen)
+    rows = iter(seen)
+    print(list_text([run if isinstance(run, str) else next(rows) for run in runs]))
+    if count > len(runs):
+        print(f"and {count - len(runs)} older in {place.where}")
+    return FINISHED
+
+
+def logs(scheduler: Scheduler[Any], given: Words, environ: Words, project_dir: Path) -> int:
+    """The run's log, followed until its job has ended. Ctrl-C is how one leaves: no error.
+
+    Of a sweep that of the first member that is running, else of the first that is not finished, else of the first.
+    """
+    try:
+        place, found = find(scheduler, given, environ, project_dir)
+        run = found.runs[0]
+        if found.is_sweep:
+            seen = list(zip(place.look(found.runs), found.runs, strict=True))
+            running = [run for state, run in seen if state_of(state) == RUNNING]
+            run = (running or [run for state, run in seen if not state.done] or [run])[0]
+            say(f"RUN={found.name} is a sweep: this is {run.run_id}, RUN= shows another")
+        place.follow(run)
+    except KeyboardInterrupt:
+        pass
+    return FINISHED
+
+
+def cancel(scheduler: Scheduler[Any], given: Words, environ: Words, project_dir: Path) -> int:
+    place, found = find(scheduler, given, environ, project_dir, only=True)
+    done = place.cancel(found.runs)
+    count, words = len(done.job_ids), words_of(scheduler, given, found.name)
+    if count:
+        what = f"{count} job{'s' * (count > 1)}" if found.is_sweep else f"job {', '.join(done.job_ids)}"
+        again = f"make resume {words} starts {'them' if found.is_sweep else 'it'} again"
+        print(f"cancelled {what} of {found.text}; {again}", flush=True)
+    elif not done.failure:
+        print(f"{found.text} has no job that is pending or running")
+    if done.failure:
+        raise done.failure
+    return FINISHED
+
+
+def find(
+    scheduler: Scheduler[P_co],
+    given: Words,
+    environ: Words,
+    project_dir: Path,
+    *,
+    only: bool = False,
+    takes: Sequence[str] = (),
+) -> tuple[P_co, Found[Any]]:
+    """What RUN names, and where; without RUN the newest run, or with `only` the only one. `takes` are variables that
+    the verb takes besides those that say which run is meant.
+
+    Raises:
+        ConfigError: there is no such run, or no one run to take.
+    """
+    place = _place(scheduler, given, environ, project_dir, takes)
+    return place, _found(scheduler, place, given.get("RUN"), only=only)
+
+
+def _found(scheduler: Scheduler[Any], place: Place[R], run_id: str | None, *, only: bool) -> Found[R]:
+    if run_id and (found := place.named(run_id)):
+        return found
+    known = place.known()
+    if not known:
+        begin = " ".join(["make submit", *_to(scheduler)])
+        raise ConfigError(f"no run in {place.where}: {begin} starts one, {place.elsewhere}")
+    names = ", ".join(known[:NAMED]) + (", ..." if len(known) > NAMED else "")
+    if run_id:
+        near = nearest(run_id, known) or ":"
+        raise ConfigError(f"RUN={run_id}: no such run in {place.where}{near} known are {names}")
+    if only and len(known) > 1:
+        raise ConfigError(f"which of {len(known)} runs? say RUN= one of {names}")
+    newest = place.named(known[0])
+    if newest is None:
+        raise ConfigError(f"run {known[0]} has just been removed: the same command again")
+    say(f"RUN is left out: {known[0]}, the newest in {place.where}")
+    return newest
+
+
+def _place(
+    scheduler: Scheduler[P_co], given: Words, environ: Words, project_dir: Path, takes: Sequence[str] = ()
+) -> P_co:
+    refuse_others(given, (*scheduler.takes, *takes))
+    return scheduler.place(given, environ, project_dir)
+
+
+def words_of(scheduler: Scheduler[Any], given: Words, name: str) -> str:
+    """What make needs to find the run or sweep again: `TO=k8s RUN=x NAMESPACE=y`."""
+    return " ".join([*_to(scheduler), command_words(given, name, scheduler.takes[1:])])
+
+
+def _to(scheduler: Scheduler[Any]) -> list[str]:
+    return [f"TO={scheduler.name}"] if scheduler.name != DEFAULT_SCHEDULER else []
+
+
+def _next_of_sweep(seen: Sequence[Seen], words: str) -> str:
+    if all(run.done for run in seen):
+        return ""
+    jobs = [job for run in seen for job in run.jobs]
+    if any(not job.ended for job in jobs):
+        return f"make logs {words} (follows one; make cancel {words} ends all)"
+    if bad := next((run for run in seen if run.spoilt), None):
+        return f"{bad.place}/{SPOILT}, then make resume {words}"
+    return f"make resume {words} (those that are unfinished)"
+
+
+def _say_unknown(seen: Sequence[Seen]) -> None:
+    """Once, why the scheduler says nothing of jobs: a table has no room for it."""
+    for reason in dict.fromkeys(job.reason for run in seen for job in run.jobs if job.state == UNKNOWN):
+        say(reason)

@@ -1,0 +1,106 @@
+"""The runs in a folder, and how Slurm says that their jobs stand: read from run.json, and asked of squeue and sacct."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher import folder
+from launcher.cli import say
+from launcher.logs import follow
+from launcher.progress import UNKNOWN, Job, Seen, look_at
+from launcher.records import Run
+from launcher.scheduler import Cancelled, Found, Words
+from slurm.queue import ASKED, SlurmError, ask_jobs, find_jobs, jobs_of, settled, slurm, with_exit_code, words
+from slurm.site import find_site
+from trainer.outcome import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runs:
+    """A launcher.scheduler.Place: the folder that OUTPUT names."""
+
+    output: Path
+    environ: Words
+    elsewhere: str = folder.ELSEWHERE
+
+    @property
+    def where(self) -> str:
+        return str(self.output)
+
+    def named(self, run_id: str) -> Found[Run] | None:
+        return folder.named(self.output, run_id)
+
+    def known(self) -> Sequence[str]:
+        return folder.known(self.output)
+
+    def newest(self, most: int) -> tuple[Sequence[Run | str], int]:
+        return folder.newest(self.output, most)
+
+    def look(self, runs: Sequence[Run]) -> Sequence[Seen]:
+        """A job of which sbatch has not told is looked for first."""
+        runs = self._settled(runs)
+        found = ask_jobs(job_ids(runs), self.environ)
+        jobs = [jobs_of(run, found) for run in runs]
+        if len(runs) == 1:
+            jobs[0][-1:] = [with_exit_code(job, self.environ) for job in jobs[0][-1:]]
+        return [look_at(run, [*own, *_untold(run)]) for run, own in zip(runs, jobs, strict=True)]
+
+    def _settled(self, runs: Sequence[Run]) -> list[Run]:
+        found = list(runs)
+        try:
+            for index, run in enumerate(runs):
+                found[index] = settled(run, self.environ)
+        except SlurmError as error:
+            say(str(error))
+        return found
+
+    def cancel(self, runs: Sequence[Run]) -> Cancelled:
+        runs = [settled(run, self.environ) for run in runs]
+        jobs = jobs_by_id(runs, find_jobs(job_ids(runs), self.environ))
+        live = [job_id for job_id, job in jobs.items() if not job.ended]
+        if live:
+            done = slurm("scancel", *live, environ=self.environ)
+            if done.returncode:
+                raise SlurmError(f"scancel failed: {words(done)}")
+        elif len(runs) == 1:
+            for job in list(jobs.values())[-1:]:
+                say(f"job {job.text}")
+        return Cancelled(job_ids=live)
+
+    def follow(self, run: Run) -> None:
+        run = settled(run, self.environ)
+        if ASKED in run.record and not run.job_ids:
+            raise ConfigError(f"run {run.run_id} has no job that is known: make status RUN={run.run_id} looks for it")
+        if not run.job_ids:
+            raise ConfigError(f"run {run.run_id} was started without Slurm: make logs TO=local RUN={run.run_id}")
+        *earlier, last = run.job_ids
+        before = [log_path(run, job_id) for job_id in earlier]
+        follow(log_path(run), lambda: jobs_of(run, find_jobs([last], self.environ))[-1], before=before)
+
+
+def place(given: Words, environ: Words, project_dir: Path) -> Runs:
+    """Raises ConfigError for a wrong OUTPUT or site file."""
+    by_site = {k: v for k, v in find_site(given, project_dir, environ).texts.items() if k == "OUTPUT"}
+    return Runs(output=folder.output_folder({**by_site, **given}, environ, project_dir), environ=environ)
+
+
+def job_ids(runs: Sequence[Run]) -> list[str]:
+    return [job_id for run in runs for job_id in run.job_ids]
+
+
+def jobs_by_id(runs: Sequence[Run], found: Mapping[str, Job]) -> dict[str, Job]:
+    """The runs' own of those that were found."""
+    return {job.job_id: job for run in runs for job in jobs_of(run, found)}
+
+
+def log_path(run: Run, job_id: str = "") -> Path:
+    last = run.job_ids[-1] if run.job_ids else "none"
+    return run.folder / "logs" / f"slurm-{job_id or last}.log"
+
+
+def _untold(run: Run) -> list[Job]:
+    """The job that sbatch was asked for and has not told of."""
+    said = "sbatch did not answer, squeue shows none"
+    return [Job(job_id="-", state=UNKNOWN, ended=False, reason=said)] if ASKED in run.record else []
