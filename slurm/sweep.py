@@ -1,5 +1,4 @@
-"""`make sweep` on Slurm: a grid as one job array, in which every member is a run of its own. The verbs that come after it
-are those of every run."""
+"""`make sweep` on Slurm: a grid as one job array, in which every member is a run of its own."""
 
 from __future__ import annotations
 
