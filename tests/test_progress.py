@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from training import train_forked
 
 from launcher.progress import Job, Seen, duration, list_text, look_at, status_text
 from launcher.records import Run
+from trainer import supervise
+from trainer.launch import Launch
 from trainer.progress_file import (
     MOST_BYTES,
     Progress,
+    ProgressWriter,
     parse_progress,
     progress_text,
     read_progress,
@@ -117,7 +121,7 @@ def test_status_says_when_the_last_step_was_and_when_the_run_will_end(tmp_path: 
 
 def test_a_run_that_does_not_run_has_no_end_in_sight_but_its_last_words(tmp_path: Path) -> None:
     write_progress(tmp_path, WHOLE)
-    write_end(tmp_path, 75, "stopped at step 120", NOW)
+    write_end(tmp_path, 75, "stopped at step 120", NOW, began=NOW - 60)
     stopped = replace(WHOLE, phase="stopped", said="stopped at step 120", written_at=NOW)
     assert read_progress(tmp_path) == stopped
     waiting = Job(job_id="8", state="PENDING", ended=False)
@@ -133,9 +137,57 @@ def test_a_run_that_does_not_run_has_no_end_in_sight_but_its_last_words(tmp_path
 @pytest.mark.parametrize(("code", "phase"), [(0, "finished"), (75, "stopped"), (78, "failed"), (1, "failed")])
 def test_how_an_attempt_ended_is_written_where_there_is_a_folder(code: int, phase: str, tmp_path: Path) -> None:
     expected = Progress(phase=phase, written_at=NOW, said="why")
-    assert write_end(tmp_path, code, "why", NOW) == expected == read_progress(tmp_path)
-    assert write_end(tmp_path / "none", code, "why", NOW) == expected
+    assert write_end(tmp_path, code, "why", NOW, began=NOW - 1) == expected == read_progress(tmp_path)
+    assert write_end(tmp_path / "none", code, "why", NOW, began=NOW - 1) == expected
     assert not (tmp_path / "none").exists()
+
+
+def test_what_another_node_found_wrong_is_kept_for_as_long_as_the_attempt_lasts(tmp_path: Path) -> None:
+    found = write_end(tmp_path, 1, "n2: no room", NOW + 5, began=NOW)
+    assert write_end(tmp_path, 1, "the training failed", NOW + 6, began=NOW - 1) == found == read_progress(tmp_path)
+    assert write_end(tmp_path, 1, "the training failed", NOW + 9, began=NOW + 8).said == "the training failed"
+
+
+def test_a_writer_writes_phases_at_once_and_the_rest_once_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of the attempt before gives way bit by bit."""
+    now = [NOW]
+    monkeypatch.setattr("time.time", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    said: list[str] = []
+    write_progress(tmp_path, replace(WHOLE, phase="stopped", said="stopped at step 120"))
+    writer = ProgressWriter(tmp_path, said.append)
+    writer.phase("loading")
+    assert read_progress(tmp_path) == replace(WHOLE, phase="loading", written_at=NOW)
+    writer.phase("training", step=100)
+    trained = replace(WHOLE, phase="training", written_at=NOW, step=100)
+    assert read_progress(tmp_path) == trained
+    for second, step in ((0.5, 101), (0.999, 102)):
+        now[0] = NOW + second
+        writer.note(step=step, step_at=now[0])
+        writer.log(loss=0.25)
+        assert read_progress(tmp_path) == trained
+    now[0] = NOW + 1
+    writer.log(token_accuracy=0.75)
+    later = replace(trained, step=102, step_at=NOW + 0.999, loss=0.25, token_accuracy=0.75, written_at=NOW + 1)
+    assert read_progress(tmp_path) == later
+    writer.phase("training", action_accuracy=0.125)  # no new phase
+    assert read_progress(tmp_path) == later
+    writer.phase("saving")
+    assert read_progress(tmp_path) == replace(later, phase="saving", action_accuracy=0.125)
+    assert said == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    (tmp_path / "file").touch()
+    writer = ProgressWriter(tmp_path / "file", said.append)
+    writer.phase("loading")
+    writer.phase("training")
+    assert said == [f"{tmp_path}/file/progress.json cannot be written (File exists): status knows no step"]
+    ProgressWriter(None, said.append).phase("loading")
+    assert len(said) == 1
 
 
 def test_a_run_of_an_earlier_version_is_known_by_its_newest_checkpoint(tmp_path: Path) -> None:
@@ -165,3 +217,61 @@ def test_nothing_torch_comes_with_the_reader() -> None:
     words = "import sys, trainer.progress_file, launcher.progress; print({'torch', 'logging'} & set(sys.modules))"
     done: Any = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.slow
+def test_a_training_says_how_far_it_is_while_it_runs_and_goes_on_saying_so_when_it_is_resumed(
+    tmp_path: Path, tiny_model: Path, walks: Path
+) -> None:
+    run = tmp_path / "run"
+    found: list[Progress] = []
+
+    def look(output: str) -> bool:
+        progress = read_progress(run)
+        assert progress or not (run / "progress.json").exists()  # never half of it
+        if progress and progress not in found:
+            found.append(progress)
+        return bool(found) and found[-1].step >= 6
+
+    options = {"model": tiny_model, "data": walks, "max_steps": 12, "eval_steps": 4, "save_steps": 2}
+    train_forked(tmp_path, kill_when=look, **options)
+    phases = [progress.phase for progress in found]
+    assert phases[:3] == ["loading", "evaluating", "training"] and "saving" in phases
+    assert [progress.step for progress in found] == sorted(progress.step for progress in found)
+    killed = found[-1]
+    assert (killed.of, killed.said) == (12, "")
+    assert killed.seconds_per_step and killed.step_at and 0 < killed.seconds_per_step < 60
+    assert 0 <= killed.written_at - killed.step_at < 120
+    for share in (killed.token_accuracy, killed.action_accuracy):
+        assert share is not None and 0 <= share <= 1
+
+    found.clear()
+    train_forked(tmp_path, kill_when=lambda output: look(output) and False, **options)
+    assert found[0] == replace(killed, phase="loading", written_at=found[0].written_at)
+    assert (begun := next(p for p in found if p.phase == "training")).step in (2, 4, 6) and begun.of == 12
+    metrics = json.loads((run / "metrics.json").read_text())
+    logged = [entry for entry in metrics["history"] if "loss" in entry][-1]
+    ended = read_progress(run)
+    assert ended == found[-1]
+    assert ended and (ended.phase, ended.step, ended.of) == ("finished", 12, 12)
+    assert (ended.loss, ended.learning_rate) == (logged["loss"], logged["learning_rate"])
+    assert (ended.token_accuracy, ended.action_accuracy) == (
+        logged["mean_token_accuracy"],
+        metrics["after"]["accuracy"],
+    )
+
+
+def test_the_supervisor_writes_how_an_attempt_ended_and_what_a_pod_leaves_behind(tmp_path: Path) -> None:
+    write_progress(tmp_path, WHOLE)
+    launch = Launch(module="worker", settings={"output_dir": str(tmp_path)})
+    left = tmp_path / "termination-log"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(supervise, "TERMINATION_LOG", left)
+        supervise.leave_word(launch, 75, "stopped at step 120", began=NOW)
+        assert not left.exists()  # no pod
+        patch.setenv("TRAINYARD_RUN_RECORD", "/etc/trainyard/run.json")
+        supervise.leave_word(launch, 78, "no such model", began=NOW + 10**9)
+    ended = read_progress(tmp_path)
+    assert ended == replace(WHOLE, phase="failed", said="no such model", written_at=ended.written_at if ended else 0)
+    assert parse_progress(left.read_text()) == ended
+    assert len(left.read_bytes()) <= MOST_BYTES

@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from trainer.files import parse_json, regular, write_whole
 from trainer.outcome import FINISHED, RUN_AGAIN
@@ -24,6 +27,7 @@ MOST_BYTES = 4096
 """Kubernetes keeps as much of what a pod leaves behind."""
 MOST_STEPS, LAST_TIME = 10**12, 10**11
 SAID_CHARS = 1000
+LEAST_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,12 +118,56 @@ def write_progress(folder: Path, progress: Progress) -> None:
     write_whole(folder / PROGRESS_FILE, progress_text(progress), sync=False)
 
 
-def write_end(folder: Path, code: int, said: str, now: float) -> Progress:
-    """Write down that the attempt ended with `code`, and why; what is known of its steps stays. Returns what is known,
-    also where the folder cannot be written to."""
-    known = read_progress(folder) or Progress(phase="failed", written_at=now)
+def write_end(folder: Path, code: int, said: str, now: float, *, began: float) -> Progress:
+    """Write down that the attempt which `began` then ended with `code`, and why; what is known of its steps stays, and
+    so does what another node has said since. Returns what is known, also where the folder cannot be written to."""
+    known = read_progress(folder) or Progress(phase="failed", written_at=0.0)
+    if code != FINISHED and known.phase == "failed" and known.said and known.written_at >= began:
+        return known
     ended = replace(known, phase=ENDS.get(code, "failed"), said=said[:SAID_CHARS], written_at=now)
     if folder.is_dir():  # a request that is refused makes none
         with contextlib.suppress(OSError):  # a full disk: how the attempt ended stands in the log, too
             write_progress(folder, ended)
     return ended
+
+
+class ProgressWriter:
+    """Writes progress.json of a run: at every new phase, and of what goes on within one at most once in LEAST_S.
+
+    What is known from an attempt before stays until it is known anew. A folder that cannot be written to is said once
+    and stops no training.
+    """
+
+    def __init__(self, folder: Path | None, complain: Callable[[str], object]) -> None:
+        """Without a folder nothing is written: one process of a run writes."""
+        self._folder, self._complain = folder, complain
+        known = read_progress(folder) if folder else None
+        self._known = replace(known or Progress(phase=LOADING, written_at=0.0), written_at=0.0, said="")
+        self._written = float("-inf")
+
+    def phase(self, phase: str, **known: Any) -> None:
+        """A phase begins; `known` are fields of Progress."""
+        begins = phase != self._known.phase or not self._known.written_at
+        self.note(phase=phase, **known)
+        if begins:
+            self._write()
+
+    def note(self, **known: Any) -> None:
+        """Fields of Progress, for the next time that it is written."""
+        self._known = replace(self._known, **known)
+
+    def log(self, **known: Any) -> None:
+        self.note(**known)
+        if time.monotonic() - self._written >= LEAST_S:
+            self._write()
+
+    def _write(self) -> None:
+        if self._folder is None:
+            return
+        self._known = replace(self._known, written_at=time.time())
+        try:
+            write_progress(self._folder, self._known)
+        except OSError as error:
+            self._complain(f"{self._folder / PROGRESS_FILE} cannot be written ({error.strerror}): status knows no step")
+            self._folder = None
+        self._written = time.monotonic()

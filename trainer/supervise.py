@@ -9,6 +9,7 @@ Signals that mean "stop" end here: they raise a flag that the ranks agree on, an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
@@ -27,10 +28,12 @@ from trainer.node import processes
 from trainer.node.preflight import MEETING_TIMEOUT_S, check_node, meeting_place
 from trainer.node.stop import DEADLINE_ENV, FLAG, LIMIT_ENV, stopped
 from trainer.outcome import ConfigError, SickNode, node_rank
+from trainer.progress_file import progress_text, write_end
 from trainer.settings import say
 from trainer.terminal import give_back
 
 LAUNCHER = "accelerate.commands.launch"  # accelerate launch, of this very Python
+TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes' own place, where the pod says no other
 OVERTIME_S = 120  # beyond the time limit, for ranks that are still saving; then they count as hung
 
 
@@ -63,6 +66,7 @@ def attempt(launch: Launch) -> int:
     Raises:
         ConfigError, SickNode: found before anything was started.
     """
+    began = time.time()
     process: subprocess.Popen[bytes] | None = None
     early = False
 
@@ -101,6 +105,9 @@ def attempt(launch: Launch) -> int:
                 deadline = os.environ.get(DEADLINE_ENV)
                 process.wait(float(deadline) + OVERTIME_S - time.time() if deadline else None)
             ended = outcome.read_outcome(Path(directory), attempt_id) or ended
+        except (ConfigError, SickNode) as error:
+            leave_word(launch, error.exit_code, str(error), began)
+            raise
         except subprocess.TimeoutExpired:
             ended = outcome.FAILED, "the time limit has come, and the training did not stop when it was told to"
         finally:
@@ -114,7 +121,19 @@ def attempt(launch: Launch) -> int:
     code, message = ended
     if code != outcome.FINISHED and message:
         say([message])
+    if not node_rank(os.environ):
+        leave_word(launch, code, message, began)
     return code
+
+
+def leave_word(launch: Launch, code: int, message: str, began: float) -> None:
+    """For `status`, how this attempt ended: in the run's folder, and in a pod as its termination message, which is all
+    that can be asked of it afterwards."""
+    if folder := launch.settings.get("output_dir"):
+        ended = write_end(Path(folder), code, message, time.time(), began=began)
+        if RECORD_ENV in os.environ:
+            with contextlib.suppress(OSError):  # where there is none
+                TERMINATION_LOG.write_text(progress_text(ended), encoding="utf-8")
 
 
 def complete_environment(environ: Mapping[str, str], now: float) -> dict[str, str]:

@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from trainer import terminal
@@ -25,6 +26,7 @@ from trainer.node.processes import in_rank
 from trainer.node.start import join, leave_alone, prepare_libraries
 from trainer.node.stop import Stopped
 from trainer.outcome import ATTEMPT_DIR_ENV, FINISHED, ConfigError, SickNode, write_outcome
+from trainer.progress_file import EVALUATING, LOADING, SAVING, ProgressWriter
 from trainer.settings import resolve_settings, say
 from trainer.text import printable
 from trainer.training.checkpoint import CheckpointError
@@ -115,11 +117,13 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
     stop.check()
     layout = layout_of(config, model=base_name(config.model), data=data_digest(config.data), records=len(dataset.train))
     allow_own_classes()
+    progress = ProgressWriter(run_dir if ranks.first else None, say)
     store = CheckpointStore(
         run_dir / "checkpoints", ranks, layout=layout, unsaid=defaults(), keep=config.keep_checkpoints, say=say,
-        look=unsafe_pickle,
+        look=unsafe_pickle, before_save=partial(progress.phase, SAVING),
     )  # fmt: skip
     start = store.take_over()
+    progress.phase(LOADING)
 
     torch.manual_seed(config.seed)  # the adapters' first values
     say("loading the model ...")
@@ -144,10 +148,11 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
         tracker.start(config, peft_model, export.describe_run(config, dataset), step=start)
     trainer = VisionSFTTrainer(
         config, peft_model, processor, encoder.collate, (len(dataset.train), len(evaluated)),
-        store=store, stop=stop, callbacks=[Progress(), tracker], held_out=held_out, features=pictures,
+        store=store, stop=stop, callbacks=[Progress(progress), tracker], held_out=held_out, features=pictures,
     )  # fmt: skip
 
     def measure(when: str, step: int) -> heldout.Scores:
+        progress.phase(EVALUATING)
         scores = trainer.scores(step)
         say(heldout.describe(when, scores))
         tracker.scores(scores, step)
@@ -172,6 +177,7 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
 
     if pictures:
         pictures.close()
+    progress.phase(SAVING)
     export.save_adapter(run_dir, trainer, processor)
     if ranks.first:
         record = export.RunRecord(
@@ -182,6 +188,7 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
         usage = trained.usage_of(config, dataset, held_out)
         example = (dataset.eval or dataset.train)[0]
         export.save_record(record, after.predictions, usage, anatomy.unquantized, example)
+    progress.phase("finished", action_accuracy=after.action and after.action.accuracy)
     write_outcome(FINISHED)  # the adapter is on disk; what follows may be slow or fail without spoiling that
     if ranks.first:
         say(f"\n{score_table(zero_shot.action, after.action)}\n")

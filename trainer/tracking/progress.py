@@ -1,5 +1,5 @@
-"""What a person who watches a training sees: a line that stays for every log and every evaluation, and at a terminal a
-bar in its last row."""
+"""What a person who watches a training sees: a line that stays for every log and every evaluation, at a terminal a bar
+in its last row, and progress.json, which `status` reads from elsewhere."""
 
 from __future__ import annotations
 
@@ -10,25 +10,34 @@ from typing import Any
 from transformers import TrainerCallback
 
 from trainer.evaluation.best import best_step
+from trainer.progress_file import EVALUATING, TRAINING, ProgressWriter
 from trainer.terminal import LAST_ROW, say
 
 
 class Progress(TrainerCallback):
     """Says nothing on ranks other than the first."""
 
+    def __init__(self, written: ProgressWriter) -> None:
+        self._written = written
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._started, self._first_step = time.monotonic(), state.global_step
+        self._written.phase(TRAINING, step=state.global_step, of=state.max_steps)
         self._measured = ""
         self._batch = 0
         self._draw(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._written.note(
+            step=state.global_step, epoch=state.epoch, step_at=time.time(), seconds_per_step=self._step_s(state)
+        )
         self._draw(state)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if not state.is_world_process_zero or "loss" not in logs:
             return
         loss, accuracy = logs["loss"], logs["mean_token_accuracy"]
+        self._written.log(loss=loss, learning_rate=logs["learning_rate"], token_accuracy=accuracy)
         self._measured = f"loss {loss:.3f}  token accuracy {accuracy:4.0%}"
         say(
             f"{_step(state)}  loss {loss:.4f}  token accuracy {accuracy:6.1%}"
@@ -38,6 +47,7 @@ class Progress(TrainerCallback):
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any) -> None:
         if state.is_world_process_zero:
+            self._written.phase(EVALUATING)
             self._batch += 1
             count = len(eval_dataloader)
             LAST_ROW.show("held-out loss", self._batch / count, f"{self._batch}/{count}")
@@ -49,12 +59,16 @@ class Progress(TrainerCallback):
         if state.is_world_process_zero and metrics:
             best = best_step(state.log_history)
             accuracy = metrics.get("eval_action_accuracy")
+            self._written.phase(TRAINING, action_accuracy=accuracy)
             say(
                 f"{_step(state)}  held-out loss {metrics['eval_loss']:.4f}"
                 f"{'' if accuracy is None else f'  accuracy {accuracy:.1%}'}"
                 f"  {'best so far' if best == state.global_step else f'best: step {best}'}"
             )
             self._draw(state)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._written.phase(TRAINING)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         LAST_ROW.clear()
@@ -67,9 +81,12 @@ class Progress(TrainerCallback):
 
     def _left(self, state: Any) -> str:
         """The time that the steps ahead take, at the pace of this attempt."""
-        done = max(1, state.global_step - self._first_step)
-        minutes = (time.monotonic() - self._started) / done * (state.max_steps - state.global_step) / 60
+        minutes = self._step_s(state) * (state.max_steps - state.global_step) / 60
         return f"{minutes:.1f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+
+    def _step_s(self, state: Any) -> float:
+        """Seconds a step of this attempt, evaluations and saving included."""
+        return (time.monotonic() - self._started) / max(1, state.global_step - self._first_step)
 
 
 def _step(state: Any) -> str:

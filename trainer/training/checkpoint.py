@@ -55,11 +55,13 @@ class CheckpointStore:
         keep: int,
         say: Callable[[str], object],
         look: Callable[[Path], str] = nothing_wrong,
+        before_save: Callable[[], object] = lambda: None,
     ) -> None:
         """`layout` is what must be the same to go on exactly (processes, batch, ...); `unsaid` what it was where a
         manifest does not say it. `look` says what is wrong with the contents of a checkpoint that is whole."""
         self.folder, self.ranks, self.layout, self._unsaid = folder, ranks, dict(layout), unsaid
         self.keep, self.say, self._look = max(1, keep), say, look
+        self._before_save = before_save
         self._token = ranks.from_first(partial(secrets.token_hex, 4))
 
     def path(self, step: int) -> Path:
@@ -119,6 +121,7 @@ class CheckpointStore:
         """
         if self.ranks.from_first(self.path(step).exists):
             return
+        self._before_save()
         beside = self.folder / f".writing-{step:06d}-{self._token}"
         stages = (
             (self.ranks.first, beside.mkdir),
