@@ -24,6 +24,7 @@ def validate(folder: Path, target: str, *argv: object, **environ: str) -> tuple[
     return ended.codes[0], {check["name"]: check for check in report["checks"]}
 
 
+@pytest.mark.slow
 def test_the_environment_is_as_pinned_and_tokens_are_seen_but_not_said(tmp_path: Path) -> None:
     argv = ("--model", "m", "--data", "d", "--output_dir", tmp_path / "runs")
     code, found = validate(tmp_path, "environment", *argv, HF_TOKEN="hf_canary", WANDB_API_KEY="")
@@ -49,6 +50,7 @@ def test_a_model_is_looked_at_without_its_weights(tmp_path: Path, tiny_model: Pa
     assert re.fullmatch(r"checkpoints and adapter take 0.00 of the [\d.]+ GiB free", found["space"]["found"])
 
 
+@pytest.mark.slow
 def test_settings_that_nobody_uses_are_said_with_what_is_usual(tmp_path: Path) -> None:
     argv = (
         "--model",

@@ -92,6 +92,7 @@ def test_the_learned_tokens_are_the_answers_and_their_ends(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_forward_learns_what_one_forward_an_answer_would(
     request: pytest.FixtureRequest, family: str, records: tuple[Record, ...]

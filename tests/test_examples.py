@@ -134,6 +134,7 @@ def test_text_alone_beside_pictures_is_refused_where_ranks_would_wait_for_the_to
     check_text_only(config, Dataset(train=mixed[:1], eval=mixed[2:], split=""))
 
 
+@pytest.mark.slow
 def test_records_of_every_kind_train_and_are_answered(tmp_path: Path, tiny_model: Path, mixed_data: Path) -> None:
     """One sample a batch, so some batches have no picture at all; half the records are held out and answered."""
     ended = train_forked(

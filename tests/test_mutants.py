@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import pytest
 from mutants import ROOT, draw, edits_of, own_tests
 
 SOURCE = '''
@@ -45,6 +46,7 @@ def test_an_edited_module_is_still_python() -> None:
         ast.parse(edit.applied((ROOT / edit.module).read_bytes()))
 
 
+@pytest.mark.slow
 def test_a_seed_draws_the_same_edits_again_and_another_seed_others() -> None:
     assert draw(seed=1, count=20) == draw(seed=1, count=20) != draw(seed=2, count=20)
 

@@ -177,6 +177,7 @@ def hub() -> Iterator[tuple[str, dict[str, int], list[str]]]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_a_model_is_here_cached_or_asked_for_at_the_hub(node: Node, hub: tuple[str, dict[str, int], list[str]]) -> None:
     address, answers, tokens = hub
     answers |= {"open": 200, "moved": 307, "gated": 403, "none": 404, "busy": 503}

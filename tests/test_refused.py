@@ -91,6 +91,7 @@ def test_a_loaders_process_hands_on_the_record_it_failed_at(folder: Path, qwen: 
     assert "\n" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen", "gemma"])
 def test_lengths_are_those_of_the_encoded_records_whatever_came_before(family: str, folder: Path) -> None:
     """Four frames are twice as wide and high as one; what a processor puts around a picture may join its neighbours."""

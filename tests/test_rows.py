@@ -133,6 +133,7 @@ class Watched:
             hook.remove()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "sequences"), [(32, [8, 32, 1, 4]), (9, [2, 8] * 4 + [1, 4]), (3, [1, 3, 1] * 9)])
 def test_candidates_share_the_rows_and_only_their_own_tokens_have_logits(
     rows: int, sequences: list[int], model: Any, processor: Any, records: Sequence[Record], choices: Choices
@@ -145,6 +146,7 @@ def test_candidates_share_the_rows_and_only_their_own_tokens_have_logits(
     assert max(seen.positions) <= SCORED_POSITIONS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("free", "sequences"), [(10**12, 9), (1, 1)])
 def test_the_rows_are_those_that_are_free_where_the_model_is(
     free: int, sequences: int, model: Any, processor: Any, records: Sequence[Record], monkeypatch: pytest.MonkeyPatch
@@ -193,6 +195,7 @@ def out_of_memory(model: Any, most: int, monkeypatch: pytest.MonkeyPatch) -> lis
     return tries
 
 
+@pytest.mark.slow
 def test_scores_are_the_same_when_memory_runs_out_on_the_way(
     model: Any, processor: Any, records: Sequence[Record], choices: Choices, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -211,6 +214,7 @@ def test_scores_are_the_same_when_memory_runs_out_on_the_way(
     assert max(tries) == 4 and capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_answers_are_the_same_when_memory_runs_out_on_the_way(
     model: Any, processor: Any, records: Sequence[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +224,7 @@ def test_answers_are_the_same_when_memory_runs_out_on_the_way(
     assert tries[:3] == [9, 4, 2]
 
 
+@pytest.mark.slow
 def test_one_sequence_that_does_not_fit_is_one_line(
     model: Any, processor: Any, records: Sequence[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:

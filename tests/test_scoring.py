@@ -211,6 +211,7 @@ def test_actions_that_no_training_answer_has_are_refused(processor: Any, records
     assert str(caught.value) == "actions=fly,swim: no training answer has any of them; they have up, a"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["tiny_model", "tiny_qwen"])
 def test_scores_are_those_of_whole_sequences_one_at_a_time(
     family: str, records: tuple[Record, ...], request: pytest.FixtureRequest

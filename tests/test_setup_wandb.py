@@ -21,6 +21,7 @@ def setup(folder: Path, *argv: str, **environ: str) -> tuple[int, dict[str, Any]
     return ended.codes[0], {check["name"]: check for check in report["checks"]}, ended.output
 
 
+@pytest.mark.slow
 def test_a_test_run_reaches_the_service_and_the_key_is_not_said(tmp_path: Path, service: Service) -> None:
     code, found, output = setup(tmp_path, "--test-run", WANDB_BASE_URL=service.address, WANDB_API_KEY=KEY)
     assert code == 0, output
@@ -41,6 +42,7 @@ def test_a_refused_key_is_78_and_what_to_do(tmp_path: Path, service: Service) ->
     assert KEY not in output
 
 
+@pytest.mark.slow
 def test_without_a_key_the_test_run_is_kept_with_its_upload_command(tmp_path: Path) -> None:
     code, found, _ = setup(tmp_path, "--test-run", WANDB_API_KEY="", WANDB_BASE_URL="http://127.0.0.1:9")
     assert (code, found["key"]["status"]) == (0, "warn")

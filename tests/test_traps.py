@@ -78,6 +78,7 @@ def test_the_anatomy_is_read_off_the_architecture(tiny_model: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_loaded_model_keeps_the_contract(tiny_model: Path, batch: dict[str, torch.Tensor]) -> None:
     config = make_config(tiny_model)
     peft_model, anatomy = load(config)
@@ -102,6 +103,7 @@ def test_a_loaded_model_keeps_the_contract(tiny_model: Path, batch: dict[str, to
     ]
 
 
+@pytest.mark.slow
 def test_a_head_that_is_not_the_models_own_is_refused(tiny_model: Path, batch: dict[str, torch.Tensor]) -> None:
     """Some families scale their logits in code, which no configuration tells."""
     config = make_config(tiny_model)
@@ -122,6 +124,7 @@ def test_a_head_that_is_not_the_models_own_is_refused(tiny_model: Path, batch: d
         check_contract(peft_model, config, anatomy, batch)
 
 
+@pytest.mark.slow
 def test_trap_1_a_skip_list_that_matches_nothing_is_noticed(tiny_model: Path, batch: dict[str, torch.Tensor]) -> None:
     config = make_config(tiny_model)
     peft_model, anatomy = load(config, unquantized=("vision_tower", "multi_modal_projector", "lm_head"))
@@ -129,6 +132,7 @@ def test_trap_1_a_skip_list_that_matches_nothing_is_noticed(tiny_model: Path, ba
         check_contract(peft_model, config, anatomy, batch)
 
 
+@pytest.mark.slow
 def test_trap_2_the_frozen_tower_gets_no_gradient_with_checkpointing(
     tiny_model: Path, batch: dict[str, torch.Tensor]
 ) -> None:
@@ -144,6 +148,7 @@ def test_trap_2_the_frozen_tower_gets_no_gradient_with_checkpointing(
     assert all(layer.gradient_checkpointing for layer in base.model.language_model.layers)
 
 
+@pytest.mark.slow
 def test_trap_3_token_types_are_in_the_batch_and_missing_ones_are_refused(
     tiny_model: Path, batch: dict[str, torch.Tensor]
 ) -> None:
@@ -159,6 +164,7 @@ def test_trap_3_token_types_are_in_the_batch_and_missing_ones_are_refused(
     assert torch.equal(batch["token_type_ids"] == 1, batch["input_ids"] == image)
 
 
+@pytest.mark.slow
 def test_trap_4_sdpa_gives_the_logits_of_eager(tiny_model: Path, batch: dict[str, torch.Tensor]) -> None:
     config = make_config(tiny_model)
     peft_model, anatomy = load(config)
@@ -184,6 +190,7 @@ def test_trap_6_fewer_processes_than_planned_are_refused(tiny_model: Path) -> No
         check_machine(make_config(tiny_model, world_size=2), SimpleNamespace(num_processes=1))
 
 
+@pytest.mark.slow
 def test_trap_7_a_score_before_training_leaves_the_gradients_right(
     tiny_model: Path, batch: dict[str, torch.Tensor]
 ) -> None:
@@ -231,6 +238,7 @@ def test_trap_20_no_telemetry_and_no_card_without_bf16(tiny_model: Path, monkeyp
         check_machine(config, SimpleNamespace(num_processes=1))
 
 
+@pytest.mark.slow
 def test_the_head_scores_answers_only_and_equals_the_full_head(
     tiny_model: Path, batch: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -345,6 +345,7 @@ def test_the_plan_says_when_its_length_was_measured(records: Path) -> None:
     assert "912 tokens a sample (measured), on 1 GPU" in first_line()
 
 
+@pytest.mark.slow
 def test_the_trainer_leaves_out_the_same_records_and_shows_three_examples(
     tmp_path: Path, faulty: Path, tiny_model: Path, inspected: Inspection
 ) -> None:

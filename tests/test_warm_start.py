@@ -40,6 +40,7 @@ def test_it_goes_on_from_the_weights_and_still_scores_the_bare_base_first(
     assert now["after"] == then["after"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -57,6 +58,7 @@ def test_another_shape_or_base_is_refused_before_anything_is_loaded(
     assert message in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("broken", "reason"), [("narrow", "size mismatch for "), ("cut", "Error while deserializing header")]
 )
@@ -78,6 +80,7 @@ def test_other_shapes_and_a_damaged_file_are_refused_with_78(
     assert said.endswith("): is it whole, and made for this base?")
 
 
+@pytest.mark.slow
 def test_other_layers_are_refused_with_78(tmp_path: Path, first: Path, tiny_model: Path, walks: Path) -> None:
     shutil.copytree(first / "run" / "adapter", tmp_path / "adapter")
     ended = train_forked(
