@@ -19,6 +19,7 @@ from wandb_server import service  # noqa: F401 - a fixture
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 LAUNCH_SIDE = (
     "Makefile",
+    "trainyard",
     "make-env.sh",
     "pyproject.toml",
     "accelerate_configs",
