@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from off_default import off_default
 
 from trainer.config import SETTINGS, TrainConfig
 from trainer.flags import options
@@ -26,16 +27,6 @@ AS = {
 }
 
 
-def other(name: str) -> Any:
-    """A value of the setting that is not its default."""
-    option, value = options(TrainConfig)[name], getattr(CONFIG, name)
-    if option.kind is bool:
-        return not value
-    if option.kind is str:
-        return next(word for word in ("another", *option.pattern.split("|")) if option.read(word) not in (None, value))
-    return value + 1 if option.kind is int and option.read(str(value + 1)) else value / 2 if value else 1
-
-
 def store(folder: Path, config: TrainConfig, *, model: str = "o/base", **records: Any) -> CheckpointStore:
     layout = layout_of(config, model=model, **{**RECORDS, **records})
     return CheckpointStore(folder, Ranks(1), layout=layout, unsaid=defaults(), keep=1, say=print)
@@ -51,7 +42,7 @@ def saved(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_changed_setting_is_refused_unless_it_says_that_a_checkpoint_continues(saved: Path, name: str) -> None:
-    changed = replace(CONFIG, **{name: other(name)})
+    changed = replace(CONFIG, **{name: off_default(name)})
     given = {"model": {"model": "o/other"}, "data": {"data": "fedcba9876543210"}}.get(name, {})
     again = store(saved, changed, **given)
     if SETTINGS[name].continues:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import replace
+from dataclasses import MISSING, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
+from off_default import off_default
 
+from planner.choose import choose
 from planner.job import JobSpec
 from planner.request.resolve import resolve
 from planner.request.site import Site
-from planner.request.variables import BY_NAME, VARIABLES, help_text, parse_given, read_given
+from planner.request.variables import BY_NAME, VARIABLES, Variable, help_text, parse_given, read_given
 from trainer.architecture.shapes import resolve_shape
+from trainer.config import TrainConfig
+from trainer.flags import options, word
 from trainer.outcome import ConfigError
+from trainer.settings import resolve_settings
 
 ROOT = Path("/home/ada/trainyard")
 
@@ -31,6 +36,13 @@ def error(call: Any, *args: Any, **kwargs: Any) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+# Variables that are a setting of the same name, with a default.
+OF_SETTINGS = [
+    variable for variable in VARIABLES
+    if variable.settings == (variable.field,) and options(TrainConfig)[variable.settings[0]].default is not MISSING
+]  # fmt: skip
 
 
 def test_nothing_given_is_one_assumed_24_gib_gpu() -> None:
@@ -98,7 +110,7 @@ def test_every_variable_reaches_its_field(tmp_path: Path) -> None:
         "MAX_LENGTH": "512",
         "SEED": "0",
     }
-    assert set(given) == {variable.name for variable in VARIABLES if variable.field}
+    assert {variable.name for variable in VARIABLES if variable.field} - set(given) <= {v.name for v in OF_SETTINGS}
     assert request(**given) == JobSpec(
         model="Qwen/Qwen2.5-VL-3B-Instruct",
         shape=resolve_shape("Qwen/Qwen2.5-VL-3B-Instruct"),
@@ -145,6 +157,18 @@ def test_every_variable_reaches_its_field(tmp_path: Path) -> None:
         learning_rate=1e-3,
         seed=0,
     )
+
+
+@pytest.mark.parametrize("variable", OF_SETTINGS, ids=lambda variable: variable.name)
+def test_a_variable_of_a_setting_is_what_the_trainer_is_told(variable: Variable, tmp_path: Path) -> None:
+    (name,) = variable.settings
+    value = off_default(name)
+    plan = choose(request(**{variable.name: word(value)}))
+    told = resolve_settings(plan.launch.setting_words(), {}).values
+    assert (getattr(plan.spec, name), told[name]) == (value, value)
+    # From the YAML file too, and not beside what is typed.
+    (tmp_path / "train.yaml").write_text(f"{name}: {word(value)}\n")
+    assert getattr(request(CONFIG_FILE=str(tmp_path / "train.yaml")), name) == value
 
 
 def test_gpu_type_gives_the_memory_and_vram_wins_over_it() -> None:
