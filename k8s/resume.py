@@ -9,7 +9,6 @@ from __future__ import annotations
 import calendar
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -24,12 +23,11 @@ from k8s.scheduler import SCHEDULER
 from k8s.site import find_site, read_cluster
 from k8s.submit import Given, create, follow_up, rehearse, words
 from launcher import cli, verbs
+from launcher.changes import changed, changes_of
 from launcher.progress import GONE
-from planner.request.variables import job_fields, parse_given
+from planner.request.variables import resumable
 from trainer.outcome import FINISHED, ConfigError
 
-# What a resumed run may be given anew: where and how long it runs, never what it computes.
-CHANGES = ("TIME", "QUEUE", "CPUS", "MEM", "IMAGE")
 RESUMED_KEY = "resumed"  # in the ConfigMap: when the last job was asked for
 STAMP = "%Y-%m-%dT%H:%M:%SZ"
 STARTING_S = 30
@@ -37,7 +35,7 @@ STARTING_S = 30
 
 
 def resume(given: Given, environ: Given, project_dir: Path) -> int:
-    place, found = verbs.find(SCHEDULER, given, environ, project_dir, only=True, takes=CHANGES)
+    place, found = verbs.find(SCHEDULER, given, environ, project_dir, only=True, takes=resumable(SCHEDULER.name))
     kubectl, runs = place.kubectl, found.runs
     there = look_for(kubectl, runs)
     refused = [_needs_no_job(run, there, given) for run in runs]
@@ -98,13 +96,12 @@ def _seconds_since(stamp: str) -> float:
 
 
 def _plan_again(left: Sequence[Run], given: Given, environ: Given, project_dir: Path) -> list[Decided]:
-    anew = parse_given({name: text for name, text in given.items() if name in CHANGES})
-    changes = job_fields(anew)
+    changes = changes_of(SCHEDULER.name, given, environ)
     site = find_site(given, project_dir, environ)
     again = []
     for run in left:
         cluster = read_cluster(site, {"PVC": run.spec.pvc or DEFAULT_CLAIM})
-        again.append(complete(replace(run.spec, **changes), cluster, project_dir))
+        again.append(complete(changed(run.spec, changes), cluster, project_dir))
     return again
 
 

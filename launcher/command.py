@@ -15,7 +15,7 @@ from typing import Any
 
 from launcher.cli import say
 from launcher.scheduler import Scheduler
-from planner.request.variables import OF_SWEEPS, help_text, read_given
+from planner.request.variables import BY_NAME, OF_SWEEPS, help_text, read_given
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SchedulerError
 from trainer.text import known_are, shown
 
@@ -39,16 +39,6 @@ VERBS: dict[str, str] = {
     "resume": "submit an ended run again, into the same folder",
     "list": "all runs",
 }
-# Variables that are one scheduler's alone: the other refuses them rather than act as if it had listened.
-ONLY: dict[str, tuple[str, ...]] = {
-    "slurm": (
-        *("RUNTIME", "ACCOUNT", "PARTITION", "QOS", "CONSTRAINT", "EXCLUDE", "RESERVATION"),
-        *("MAIL_USER", "MAIL_TYPE", "GPU_FLAG", "EXTRA_FLAGS", "MODULES", "BINDS", "SWEEP", "TRIALS", "PARALLEL"),
-    ),
-    "k8s": ("NAMESPACE", "QUEUE", "PVC", "SIZE"),
-}
-
-
 # Written once, in launcher/verbs.py.
 AFTER_SUBMIT = {"status": "status", "logs": "logs", "list": "list_runs", "cancel": "cancel"}
 
@@ -94,9 +84,9 @@ def _run(backend: Backend, argv: Sequence[str], environ: Mapping[str, str]) -> i
     sweeping = ("sweep", "sweep-ready", "plan", "render") if "sweep" in backend.verbs else ()
     if odd := [name for name in OF_SWEEPS if name in given and verb not in sweeping]:
         raise ConfigError(f"{odd[0]}={given[odd[0]]}: only make sweep takes it, leave it out for {verb}")
-    for other, names in ONLY.items():
-        if other != backend.name and (odd := [name for name in names if name in given]):
-            raise ConfigError(f"{odd[0]}={shown(given[odd[0]])}: is for TO={other} only, leave it out")
+    for name, text in given.items():
+        if backend.name not in (takes := BY_NAME[name].takes):
+            raise ConfigError(f"{name}={shown(text)}: is for TO={takes[0]} only, leave it out")
     return backend.verbs[verb](given, environ)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher import verbs
+from launcher.changes import changed, changes_of
 from launcher.grid import Recorded, check_files
 from launcher.planned import check_planned
 from launcher.progress import Job
@@ -23,8 +24,7 @@ from launcher.records import Run, done, finished, read_run, refuse_spoilt, run_r
 from launcher.scheduler import Words
 from planner.choose import choose
 from planner.job import Plan
-from planner.request.variables import job_fields, parse_given
-from planner.values import expand_home
+from planner.request.variables import resumable
 from slurm.fit import fit
 from slurm.queue import ASKED, SCRIPT_NAME, find_jobs, jobs_of, surely_settled
 from slurm.runs import job_ids, jobs_by_id
@@ -38,31 +38,17 @@ from trainer.outcome import FINISHED, ConfigError
 LOCK_NAME = ".resuming"
 # What a run that goes on must share with its beginning.
 CHOSEN = ("label", "micro_batch_size", "gradient_accumulation_steps")
-# What a resumed run may be given anew: where and how long it runs, never what it computes.
-CHANGES = (
-    *("TIME", "PARTITION", "ACCOUNT", "QOS", "CONSTRAINT", "EXCLUDE", "RESERVATION"),
-    *("MAIL_USER", "MAIL_TYPE", "CPUS", "MEM", "GPU_FLAG", "EXTRA_FLAGS", "MODULES"),
-    *("RUNTIME", "IMAGE", "BINDS", "ENVIRONMENT"),
-)
 
 
 def resume(given: Words, environ: Words, project_dir: Path) -> int:
-    _, found = verbs.find(SCHEDULER, given, environ, project_dir, only=True, takes=CHANGES)
-    changes = changes_of(given, environ)
+    _, found = verbs.find(SCHEDULER, given, environ, project_dir, only=True, takes=resumable(SCHEDULER.name))
+    changes = changes_of(SCHEDULER.name, given, environ)
     if found.sweep:
         print("\n".join(resume_members(found.sweep, environ, project_dir, changes, given)))
     else:
         submitted, notes = resume_run(found.runs[0], environ, project_dir, changes)
         print("\n".join([*(f"note    {note}" for note in notes), follow_up(submitted)]))
     return FINISHED
-
-
-def changes_of(given: Words, environ: Words) -> dict[str, Any]:
-    """JobSpec fields that a resumed run is given anew. Raises ConfigError for a value that is not allowed."""
-    fields = job_fields(parse_given({name: text for name, text in given.items() if name in CHANGES}))
-    if fields.get("image"):
-        fields["image"] = expand_home(fields["image"], environ)
-    return fields
 
 
 def resume_run(
@@ -146,10 +132,7 @@ def plan_again(run: Run, project_dir: Path, changes: Mapping[str, Any]) -> Plan:
         raise ConfigError(f"{run.folder / RECORD_NAME}: spec: {error}") from error
     if Path(run_dir(spec)).resolve() != run.folder.resolve():
         spec = replace(spec, output=str(run.folder.parent))  # the folder of runs was moved
-    if "environment" in changes:
-        merged = {**dict(spec.environment), **dict(changes["environment"])}
-        changes = {**changes, "environment": tuple(sorted(merged.items()))}
-    spec = replace(spec, **changes)
+    spec = changed(spec, changes)
     check_runtime(spec, typed=[name.upper() for name in changes])
     return choose(spec)
 

@@ -374,7 +374,7 @@ def test_logs_are_all_attempts_of_the_first_node_and_the_others_last_words(clust
 
 @pytest.mark.slow
 def test_a_cancelled_run_is_resumed_as_a_new_job_of_the_same_run(cluster: Cluster) -> None:
-    cluster.k8s("submit", *IMAGE, "--run", "mine")
+    cluster.k8s("submit", *IMAGE, "--run", "mine", "--environment", "NCCL_DEBUG=INFO,A=1")
     refused = cluster.k8s("resume", "--run", "mine")
     assert (refused.returncode, refused.stdout) == (78, "")
     assert "job gemma-3-4b-it-mine of run mine is PENDING: make cancel TO=k8s RUN=mine ends it" in refused.stderr
@@ -386,13 +386,16 @@ def test_a_cancelled_run_is_resumed_as_a_new_job_of_the_same_run(cluster: Cluste
     assert "gemma-3-4b-it-mine CANCELLED (at 20" in cluster.k8s("status", "--run", "mine").stdout
     cluster.server.resources = (*RESOURCES, *KUEUE)
     cluster.put("localqueues", "night", {})
-    done = cluster.k8s("resume", "--run", "mine", "--time", "2h", "--queue", "night")
+    done = cluster.k8s("resume", "--run", "mine", "--time", "2h", "--queue", "night", "--environment", "A=2")
     assert done.returncode == 0, done.stderr
     (job,) = cluster.objects("jobs").values()
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert job["metadata"]["name"] == "gemma-3-4b-it-mine--2"
     assert job["metadata"]["labels"][manifests.QUEUE] == "night"
     assert {"name": "TRAINYARD_TIME_LIMIT_S", "value": "7200"} in container["env"]
+    # What is given anew adds to the run's own.
+    assert {"name": "A", "value": "2"} in container["env"]
+    assert {"name": "NCCL_DEBUG", "value": "INFO"} in container["env"]
     assert container["args"][container["args"].index("--run_id") + 1] == "mine"
     (config_map,) = cluster.objects("configmaps").values()
     assert json.loads(config_map["data"]["run.json"])["job_ids"] == ["gemma-3-4b-it-mine", "gemma-3-4b-it-mine--2"]

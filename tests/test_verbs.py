@@ -501,7 +501,7 @@ def test_what_only_resume_takes_is_not_offered_to_others(capsys: pytest.CaptureF
     said = "trainyard: TIME=1h: only RUN, OUTPUT, SITE count here, leave it out\n"
     assert capsys.readouterr().err == said
     assert main(["resume", "--gpus", "2"], {}) == 78
-    said = "GPUS=2: a resumed run keeps what its plan computed, and takes RUN, OUTPUT, SITE, TIME, PARTITION, "
+    said = "GPUS=2: a resumed run keeps what its plan computed, and takes RUN, OUTPUT, SITE, TIME, RUNTIME, "
     assert said in capsys.readouterr().err
 
 

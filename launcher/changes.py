@@ -1,0 +1,26 @@
+"""What `resume` changes of a run's request: what the table of variables says, on every scheduler in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from planner.job import JobSpec
+from planner.request.variables import job_fields, parse_given, resumable
+from planner.values import expand_home
+
+
+def changes_of(scheduler: str, given: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, Any]:
+    """JobSpec fields that a resumed run is given anew. Raises ConfigError for a value that is not allowed."""
+    names = resumable(scheduler)
+    fields = job_fields(parse_given({name: text for name, text in given.items() if name in names}))
+    if fields.get("image"):
+        fields["image"] = expand_home(fields["image"], environ)
+    return fields
+
+
+def changed(spec: JobSpec, changes: Mapping[str, Any]) -> JobSpec:
+    """`spec` with `changes`, of which the environment adds to the run's own."""
+    added = {**dict(spec.environment), **dict(changes.get("environment", ()))}
+    return replace(spec, **{**changes, "environment": tuple(sorted(added.items()))})
