@@ -71,26 +71,26 @@ class TrainConfig:
     output_dir: Annotated[str, Setting(continues=True, planned=True, env="OUTPUT_DIR")]
     """The run's folder: adapter, metrics, TensorBoard and W&B files go here."""
     run_id: Annotated[str, Setting(continues=True, planned=True)]
-    """Stable over attempts; also the W&B run id."""
+    """The run's name, the same in every attempt; also the W&B run id."""
     image_root: Annotated[str | None, Setting(continues=True, env="IMAGE_ROOT", also="image_folder")] = None
-    """Folder to look in for images that are not where the records say."""
+    """Folder in which images are looked for that are not at the records' own paths."""
     learn: Learn = "all"
-    """Which answers of a conversation: all but those that say `weight: 0` or `loss: false`, or the last alone, what
-    stands before it being shown."""
+    """Which answers of a conversation are learned. all: every answer but those with `weight: 0` or `loss: false`; last:
+    the last answer alone. The others are only shown."""
     text_only: bool = False
-    """The records have no picture, and none is missing: without this a set without one is refused, and so are keys and
-    markers of pictures, videos, audio and boxes that are not read."""
+    """The records are text alone. Without this a set without a picture is refused, and so are keys and markers of
+    pictures, videos, audio and boxes that are not read."""
     strict: Annotated[bool, CONTINUES] = False
-    """End before training when any record would be left out; otherwise it is left out, and said."""
+    """true: a run is refused when any record would be left out. false: it is left out and counted in the log."""
     device: Annotated[Device, CONTINUES] = "cuda"
-    """Asked for, never fallen back to."""
+    """Where training runs. Never changed silently: without a GPU, cuda is refused."""
     world_size: Annotated[int, Range(1, 65536), Setting(planned=True)] = 1
-    """Processes that must be there, or the run stops before it starts."""
+    """How many processes train; with another number the run is refused."""
     micro_batch_size: Annotated[
         int, Range(1, 4096),
         Setting(planned=True, env="BATCH_SIZE", also="batch_size per_device_train_batch_size train_batch_size"),
     ] = 1  # fmt: skip
-    """Samples a process and forward pass: memory grows with it, the result does not depend on it."""
+    """Samples a process and forward pass. Memory grows with it; the result does not depend on it."""
     gradient_accumulation_steps: Annotated[
         int, Range(1, 65536), Setting(planned=True, swept=True, env="GRAD_ACCUM", also="grad_accum")
     ] = 8
@@ -100,65 +100,65 @@ class TrainConfig:
     ] = False  # fmt: skip
     """Recompute the language model's activations in the backward pass instead of keeping them."""
     optimizer: Annotated[Optimizer, Setting(planned=True, also="optim", words=OPTIMIZER_WORDS)] = "adamw"
-    """paged_adamw_8bit keeps its state in a quarter of the memory."""
+    """AdamW. paged_adamw_8bit keeps its state in a quarter of the memory."""
     quantization: Annotated[
         Quantization, Setting(also="load_in_4bit", words={"true": "nf4", "false": "none", "4bit": "nf4"})
     ] = "nf4"
-    """Precision of the frozen language model: 4 bits, or as it was published."""
+    """Precision of the frozen language model. nf4: 4 bits; none: as it was published."""
     vision: Vision = "frozen"
-    """lora: adapters on the linears of image tower and projector too, for pictures unlike any photograph; each step
-    then goes back through the tower."""
+    """frozen: adapters on the language model alone. lora: adapters on image tower and projector too, for pictures
+    unlike any photograph; each step then goes back through the tower."""
     lora_r: Annotated[int, Range(1, 1024), Setting(swept=True, also="lora_rank rank")] = 64
     """Rank of the adapters. `lora: high | medium | low` sets rank and alpha: 128/256, 64/128, 32/64."""
     lora_alpha: Annotated[int, Range(1, 4096), Setting(swept=True)] = 128
-    """The adapters' output is scaled by alpha / rank; given neither this nor `lora`, it is twice the rank."""
+    """The adapters' output is scaled by alpha / rank. Without this and `lora` it is twice the rank."""
     lora_dropout: Annotated[float, Range(0, 0.9)] = 0.05
-    """Costs more than a quarter of the activations' memory; 0 on large data."""
+    """Dropout in front of the adapters. It costs over a quarter of the activations' memory: take 0 on large data."""
     init_adapter: Annotated[str | None, CONTINUES] = None
-    """Folder of an earlier run (or its adapter) to start from: the same model, rank, alpha and layers."""
+    """Folder of an earlier run, or its adapter, to start from. Model, rank, alpha and layers must be the same."""
     max_length: Annotated[
         int, Range(16, MOST_TOKENS),
         Setting(continues=True, env="MAX_LENGTH", also="max_seq_length max_seq_len model_max_length cutoff_len"),
     ] = 1024  # fmt: skip
-    """Tokens a sample, image tokens included; longer records are left out, and said."""
+    """Tokens a sample, image tokens included. Longer records are left out and counted in the log."""
     max_steps: Annotated[int, STEPS, Setting(env="MAX_STEPS")] = 1500
-    """Optimizer steps."""
+    """How many optimizer steps the run has."""
     learning_rate: Annotated[float, Range(1e-30, 1), Setting(swept=True, env="LEARNING_RATE", also="lr")] = 2e-4
-    """Peak; cosine decay to zero after the warm-up."""
+    """The peak; after the warm-up it falls to zero as a cosine."""
     warmup_fraction: Annotated[float, Range(0, 1), Setting(swept=True, also="warmup_ratio")] = 0.1
-    """Share of the steps in which the learning rate rises from zero."""
+    """Share of the steps in which the learning rate rises to its peak."""
     weight_decay: Annotated[float, Range(0, 1), Setting(swept=True)] = 0.01
     """Pull of the adapters' weights towards zero."""
     max_grad_norm: Annotated[float, Range(0, 1000), Setting(swept=True, also="max_norm")] = 1.0
-    """Longer gradients are cut to this; 0: none are."""
+    """Gradients longer than this are scaled down to it; 0: none are."""
     seed: Annotated[int, Range(0, 2**32 - 1), Setting(swept=True, also="random_seed")] = 0
-    """Of everything drawn: adapters, order of the records, which sessions are held out."""
+    """Decides everything that is drawn: the adapters, the order of the records, which sessions are held out."""
     logging_steps: Annotated[int, STEPS, CONTINUES] = 10
     """Optimizer steps between two lines of the log."""
     eval_steps: Annotated[int, STEPS, CONTINUES] = 250
-    """Optimizer steps between two evaluations: held-out loss and action accuracy. The last step has one too, and the
-    adapter of the best is the one that is kept."""
+    """Optimizer steps between two evaluations: held-out loss and action accuracy. There is one at the last step too.
+    The adapter of the best evaluation is kept."""
     early_stopping_patience: Annotated[int, Range(0, 1000), CONTINUES] = 0
-    """Evaluations in a row without a better one that end the run; 0: none do."""
+    """The run ends after so many evaluations in a row without a better one; 0: it never ends early."""
     save_steps: Annotated[int, STEPS, CONTINUES] = 250
     """Optimizer steps between checkpoints; the last step is always saved."""
     keep_checkpoints: Annotated[int, Range(1, 1000), CONTINUES] = 3
-    """The newest so many stay, and the best by held-out action accuracy."""
+    """How many of the newest checkpoints stay; the best by held-out action accuracy stays too."""
     eval_fraction: Annotated[float, Range(0, 0.9), CONTINUES] = 0.1
-    """Share of the records held out, by session, when the data brings no eval.jsonl."""
+    """Share of the records that is held out, by whole sessions, when there is no eval.jsonl."""
     eval_samples: Annotated[int, Range(0, 1_000_000)] = 256
-    """Held-out records for the held-out loss, and that answers are written out for, before and after training. 0: no
-    evaluation on the way, so the last adapter is the one that is kept, and nothing ends early."""
+    """How many held-out records the held-out loss is computed on; before and after training their answers are written
+    out too. 0: no evaluation on the way, so the last adapter is kept and the run never ends early."""
     score_samples: Annotated[int, Range(0, 10_000_000)] = 10_000_000
-    """Held-out records whose allowed actions are scored: all, unless there are more than this."""
+    """At most so many held-out records have their allowed actions scored."""
     feature_cache_gib: Annotated[int, Range(0, 100_000), CONTINUES] = 8
-    """Most disk for what the frozen tower makes of each picture, kept until the run ends so that none goes through it
-    twice; never more than a quarter of what is free. 0: it sees every picture every time."""
+    """Disk for the frozen tower's output, kept until the run ends so that no picture goes through the tower twice.
+    Never more than a quarter of the free space is used. 0: nothing is kept."""
     collective_timeout_s: Annotated[int, Range(5, 86_400), CONTINUES] = 1800
-    """A process that does not answer the others for so many seconds ends the attempt with 1. Reading the whole data
-    set, which the others wait for, must fit."""
+    """A process that does not answer the others for so many seconds ends the attempt with 1. The others wait while one
+    reads the whole data set, so this must be longer."""
     answer_field: str = "auto"
-    """Key of the JSON answer that is the action; auto: the first key of the answers."""
+    """Key of the JSON answer that holds the action; auto: the first key of the answers."""
     actions: str = "auto"
     """The allowed actions, for example up,down; auto: those of the training answers."""
 
