@@ -61,11 +61,11 @@ check: .venv/launch/.made ## ask the cluster whether it would take the job; queu
 	@$(LAUNCH) check
 
 submit: .venv/launch/.made ## plan, render and submit; makes the job's environment if it is missing
-	@needed=$$($(LAUNCH) ready) && sh make-env.sh "$$needed" >/dev/null && $(LAUNCH) submit
+	@$(LAUNCH) submit
 
 sweep: .venv/launch/.made ## a run for every combination (GRID=), or W&B's trials; without Slurm here, one after another
 	@if [ $(BACKEND) != slurm ] || command -v sbatch >/dev/null; then \
-	  needed=$$($(LAUNCH) sweep-ready) && sh make-env.sh "$$needed" >/dev/null && $(LAUNCH) sweep; \
+	  $(LAUNCH) sweep; \
 	else \
 	  .venv/launch/bin/python -m local sweep-ready && python=$$(sh make-env.sh train) && exec "$$python" -m local sweep; \
 	fi

@@ -25,7 +25,7 @@ from planner.request.variables import parse_given
 from planner.values import GPU_GIB, on_disk
 from trainer.architecture.hub import is_hub_id
 from trainer.env_file import read_env_file
-from trainer.files import regular
+from trainer.files import once, read_typed
 from trainer.outcome import ConfigError
 from trainer.settings import say
 
@@ -175,7 +175,7 @@ def _read_settings(spec: JobSpec, project_dir: Path) -> str:
     if ":" in place:
         raise ConfigError(f"CONFIG_FILE={spec.config_file}: pods mount no name with a colon: call it otherwise")
     try:
-        text = regular(project_dir / spec.config_file).read_text(encoding="utf-8")
+        text = once(read_typed, project_dir / spec.config_file).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"CONFIG_FILE={spec.config_file}: {getattr(error, 'strerror', None) or error}") from error
     for number, line in enumerate(text.splitlines(), start=1):

@@ -16,6 +16,7 @@ from typing import Any
 from launcher.cli import say
 from launcher.scheduler import Scheduler
 from planner.request.variables import BY_NAME, OF_SWEEPS, help_text, read_given
+from trainer.files import each_file_once
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SchedulerError
 from trainer.text import known_are, shown
 
@@ -87,7 +88,8 @@ def _run(backend: Backend, argv: Sequence[str], environ: Mapping[str, str]) -> i
     for name, text in given.items():
         if backend.name not in (takes := BY_NAME[name].takes):
             raise ConfigError(f"{name}={shown(text)}: is for TO={takes[0]} only, leave it out")
-    return backend.verbs[verb](given, environ)
+    with each_file_once():
+        return backend.verbs[verb](given, environ)
 
 
 def verbs_after(scheduler: Scheduler[Any], project_dir: Path) -> dict[str, Verb]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from planner.job import JobSpec
 from trainer.data.lengths import beside, data_digest, write_measured
-from trainer.files import read_json
+from trainer.files import once, read_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,11 +44,11 @@ def write_batch(data: str, batch: Batch) -> Path:
 def read_batch(spec: JobSpec, data: str) -> Batch | None:
     """What fits this request with the records at `data`; None when nothing was measured, or for another one."""
     try:
-        found = Batch(**read_json(batch_path(data)))
+        found = Batch(**once(read_json, batch_path(data)))
         label, sizes = str(found.request["config"]), (found.micro_batch_size, found.peak_bytes)
     except (OSError, ValueError, TypeError, KeyError):
         return None
     if not all(type(size) is int and size > 0 for size in sizes):
         return None
     same = found.request == Batch.depends_on(spec, label)
-    return found if same and found.data_sha256 == data_digest(data) else None
+    return found if same and found.data_sha256 == once(data_digest, data) else None

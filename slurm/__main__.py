@@ -105,9 +105,10 @@ def site(given: dict[str, str], environ: Mapping[str, str]) -> int:
 
 
 def submit(given: dict[str, str], environ: Mapping[str, str]) -> int:
-    from slurm.submit import follow_up, submit
+    from slurm.submit import follow_up, make_environment, submit
 
     decided = _checked_plan(given, environ)
+    make_environment(decided.spec, environ)
     return cli.print_submitted(decided, follow_up(submit(decided, environ)))
 
 

@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -69,6 +70,16 @@ def check(plan: Plan, environ: Mapping[str, str], *, again: bool = False) -> Non
     if (file := image_file(spec)) and not (file.is_dir() if is_unpacked(spec) else file.is_file()):
         lacking = "is no folder with an unpacked image" if file.exists() else "is not there"
         raise ConfigError(f"IMAGE={spec.image}: {file} {lacking}: the nodes could not run it")
+
+
+def make_environment(spec: JobSpec, environ: Mapping[str, str]) -> None:
+    """Makes the environment that the job's script names where it is missing or its pins have changed, which takes
+    minutes. Raises ConfigError when it cannot be made; make-env.sh has said why on stderr."""
+    if spec.runtime != "none":
+        return  # the image brings it
+    command = ["sh", "make-env.sh", spec.device]
+    if subprocess.run(command, cwd=spec.project_dir, env=dict(environ), stdout=subprocess.DEVNULL).returncode:
+        raise ConfigError(f"the job's environment could not be made: make env DEVICE={spec.device} tries again")
 
 
 def check_environment(spec: JobSpec) -> None:

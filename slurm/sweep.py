@@ -18,7 +18,7 @@ from slurm.queue import ASKED, SCRIPT_NAME
 from slurm.runtime import check_runtime, needed_environment
 from slurm.script import log_dir, render_array
 from slurm.site import find_site, with_gpu_type
-from slurm.submit import SubmitError, check, check_environment, new_folders, note_runtime, sbatch
+from slurm.submit import SubmitError, check, check_environment, make_environment, new_folders, note_runtime, sbatch
 from trainer.outcome import FINISHED, ConfigError
 
 Words = Mapping[str, str]
@@ -48,7 +48,7 @@ def ready(given: Words, environ: Words, project_dir: Path) -> int:
 
 def sweep(given: Words, environ: Words, project_dir: Path) -> int:
     checked = _checked(given, environ, project_dir)
-    check_environment(checked.plans[0].spec)
+    make_environment(checked.plans[0].spec, environ)
     planned = begin(checked, environ)
     path = planned.plans[0].spec.wandb_sweep
     try:

@@ -237,12 +237,18 @@ def test_without_sbatch_submit_says_where_to_go(checkout: Path, records: Path, t
 def test_without_the_jobs_environment_submit_says_how_to_make_it(
     checkout: Path, records: Path, fake_sbatch: str
 ) -> None:
-    done = slurm("submit", "--data", str(records), cwd=checkout, PATH=fake_sbatch)
-    python = checkout / ".venv/cuda/bin/python"
-    assert (done.returncode, done.stderr) == (
-        78,
-        f"trainyard: no finished environment for the job ({python}): make env DEVICE=cuda\n",
-    )
+    """Where make-env.sh cannot make it, and where it says that it did and did not."""
+    for text, said in (
+        ("exit 1", "the job's environment could not be made: make env DEVICE=cuda tries again"),
+        (
+            "echo .venv/cuda/bin/python",
+            "no finished environment for the job (CHECKOUT/.venv/cuda/bin/python): make env",
+        ),
+    ):
+        (checkout / "make-env.sh").write_text(f"{text}\n")
+        done = slurm("submit", "--data", str(records), cwd=checkout, PATH=fake_sbatch)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
+        assert done.stderr.startswith(f"trainyard: {said.replace('CHECKOUT', str(checkout))}")
     assert not (checkout / "runs").exists()
 
 

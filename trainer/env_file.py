@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainer.files import MOST_CHARACTERS, regular
+from trainer.files import MOST_CHARACTERS, once, read_typed
 from trainer.outcome import ConfigError
 from trainer.spellings import ENV_FILE, SECRETS
 from trainer.text import shown
@@ -27,8 +27,7 @@ def read_env_file(path: Path) -> dict[str, str]:
         ConfigError: a line that is no assignment, a name that is not one of ours or is given twice: all that is wrong.
     """
     try:
-        with regular(path).open(encoding="utf-8-sig", errors="replace") as file:
-            text = file.read(MOST_CHARACTERS + 1)
+        text = once(read_typed, path).decode("utf-8-sig", errors="replace")
     except FileNotFoundError:
         return {}
     except OSError as error:

@@ -6,14 +6,16 @@ followed: what we write takes a link's place.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 RECORD_NAME = "run.json"
 METRICS_FILE = "metrics.json"
@@ -29,6 +31,9 @@ EXAMPLE_FILE = "example.jsonl"
 RECORD_ENV = "TRAINYARD_RUN_RECORD"
 """Path of a ready run.json, where nobody but the supervisor can write into the run's folder."""
 
+
+What = TypeVar("What")
+Found = TypeVar("Found")
 
 # No file of ours nests deeper than 10; where json itself gives up, Python's stack is full for whatever comes after.
 MOST_DEPTH = 64
@@ -69,6 +74,37 @@ def regular(path: Path) -> Path:
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise OSError(errno.EINVAL, "a pipe or a device, and no file", str(path))
     return path
+
+
+_SEEN: ContextVar[dict[tuple[object, object], Any] | None] = ContextVar("_SEEN", default=None)
+
+
+@contextlib.contextmanager
+def each_file_once() -> Iterator[None]:
+    """In this block what is read by `once` is read from the disk once, so that all parts of a request are made from the
+    same files."""
+    token = _SEEN.set({})
+    try:
+        yield
+    finally:
+        _SEEN.reset(token)
+
+
+def once(read: Callable[[What], Found], what: What) -> Found:
+    """`read(what)`; in a block of `each_file_once` what that gave before. Nobody changes the result."""
+    seen = _SEEN.get()
+    if seen is None:
+        return read(what)
+    if (read, what) not in seen:
+        seen[read, what] = read(what)
+    found: Found = seen[read, what]
+    return found
+
+
+def read_typed(path: Path) -> bytes:
+    """What a person typed into a file; of a longer one enough to see that it is too long. Raises OSError."""
+    with regular(path).open("rb") as file:
+        return file.read(4 * MOST_CHARACTERS + 1)
 
 
 def bounded_lines(file: BinaryIO) -> Iterator[bytes]:

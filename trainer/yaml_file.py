@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from trainer.files import MOST_CHARACTERS, MOST_DEPTH, regular
+from trainer.files import MOST_CHARACTERS, MOST_DEPTH, once, read_typed
 from trainer.outcome import ConfigError
 from trainer.text import shown
 
@@ -49,8 +49,7 @@ def read_yaml(
         ConfigError: it cannot be read, is no YAML mapping, or holds what would be dropped: all that is wrong.
     """
     try:
-        with regular(path).open(encoding="utf-8-sig") as file:
-            text = file.read(MOST_CHARACTERS + 1)
+        text = once(read_typed, path).decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{source} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from trainer.files import once
+
 HUB_ID = re.compile(r"(?!.*(--|\.\.))(\b[\w.-]{1,96}\b/)?\b[\w.-]{1,96}\b(?<!\.git)", re.ASCII)
 
 
@@ -24,9 +26,13 @@ def hub_cache(environ: Mapping[str, str]) -> Path:
 def cached_config(model: str, environ: Mapping[str, str]) -> Path | None:
     """config.json of the revision that `main` names in the hub cache, laid out as huggingface_hub does."""
     repo = hub_cache(environ) / ("models--" + model.replace("/", "--"))
+    revision = once(_revision, repo / "refs" / "main")
+    config = repo / "snapshots" / (revision or "") / "config.json"
+    return config if revision and config.is_file() else None
+
+
+def _revision(path: Path) -> str | None:
     try:
-        revision = (repo / "refs" / "main").read_text(encoding="utf-8").strip()
+        return path.read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         return None
-    config = repo / "snapshots" / revision / "config.json"
-    return config if config.is_file() else None

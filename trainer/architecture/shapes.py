@@ -15,7 +15,7 @@ from trainer.architecture.hub import cached_config, is_hub_id
 from trainer.architecture.known_models import KNOWN_MODELS
 from trainer.architecture.quantized import check_unquantized
 from trainer.architecture.shape import ModelShape
-from trainer.files import read_json
+from trainer.files import once, read_json
 from trainer.outcome import ConfigError
 from trainer.text import nearest
 
@@ -78,7 +78,7 @@ def _names() -> str:
 
 def _from_file(model: str, path: Path) -> ModelShape:
     try:
-        config = read_json(path)
+        config = once(read_json, path)
     except FileNotFoundError as error:
         raise ConfigError(f"MODEL={model}: the folder has no config.json: pass a model's folder") from error
     except (OSError, ValueError) as error:

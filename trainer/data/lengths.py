@@ -19,7 +19,7 @@ from typing import Any
 
 from trainer import __version__
 from trainer.data.records import data_files
-from trainer.files import read_json, write_whole
+from trainer.files import once, read_json, write_whole
 
 # In a model's folder: how large pictures become, what stands around them and around turns, how text is cut.
 PROCESSOR_FILES = (
@@ -106,7 +106,7 @@ def read_lengths(data: str, model: str, project_dir: Path = Path(), *, learn: st
     pictures that are not here, as where a job runs elsewhere, are not looked at. What was measured for all answers
     holds for the last ones alone too."""
     try:
-        found = Lengths(**read_json(lengths_path(data)))
+        found = Lengths(**once(read_json, lengths_path(data)))
         sizes = [found.tokens["p100"], found.supervised["p100"], found.pictures]
         here = {path: os.path.getsize(path) for path in found.picture_bytes if os.path.isfile(path)}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -121,4 +121,4 @@ def read_lengths(data: str, model: str, project_dir: Path = Path(), *, learn: st
         and (processor is None or processor == found.processor_sha256)
         and here.items() <= found.picture_bytes.items()
     )
-    return found if same and found.data_sha256 == data_digest(data) else None
+    return found if same and found.data_sha256 == once(data_digest, data) else None

@@ -110,7 +110,10 @@ def load_dataset(
         return str(found[name])
 
     unread = Unread(lambda name: is_picture(_find(name, folder, image_root)), text_only=text_only)
-    read = [_read(path, place, unread, learn) for path in paths]
+    try:
+        read = [_read(path, place, unread, learn) for path in paths]
+    except OSError as error:
+        raise _closed(data, error) from None
     sides = [tuple(record for record in records if record) for records in read]
     if empty := next((path for path, records in zip(paths, read, strict=True) if not records), None):
         raise ConfigError(f"{empty} holds no records: it takes {FORMAT_HINT}")
@@ -192,7 +195,7 @@ def _notes(sides: Sequence[Sequence[Record]], unread: Unread, learn: Learn) -> t
 
 
 def data_files(data: str) -> tuple[Path, ...]:
-    """The JSONL file(s) of `data`: training, and held-out records if there is a file of them. All can be opened."""
+    """The JSONL file(s) of `data`: training, and held-out records if there is a file of them. Raises ConfigError."""
     path = Path(data)
     try:
         files = [path / name for name in ("train.jsonl", "eval.jsonl")] if path.is_dir() else [path]
@@ -200,14 +203,17 @@ def data_files(data: str) -> tuple[Path, ...]:
             raise ConfigError(f"DATA={data} is a folder without train.jsonl: give a JSONL file or add it")
         found = tuple(file for file in files if file == path or file.is_file())
         for file in found:
-            regular(file).open("rb").close()
+            regular(file)
     except FileNotFoundError:
         raise ConfigError(f"DATA={data} does not exist: give a JSONL file or a folder with train.jsonl") from None
     except OSError as error:
-        raise ConfigError(
-            f"DATA={data} cannot be read ({error.strerror}): make it readable for whoever runs the job"
-        ) from None
+        raise _closed(data, error) from None
     return found
+
+
+def _closed(data: str, error: OSError) -> ConfigError:
+    said = f"DATA={data} cannot be read ({error.strerror}): make it readable for whoever runs the job"
+    return ConfigError(said, name="DATA")
 
 
 def _read(path: Path, place: Callable[[str], str], unread: Unread, learn: Learn) -> list[Record | None]:
