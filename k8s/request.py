@@ -24,6 +24,7 @@ from planner.request.secret import is_secret, refuse_secret
 from planner.request.variables import parse_given
 from planner.values import GPU_GIB, on_disk
 from trainer.architecture.hub import is_hub_id
+from trainer.config import SETTINGS
 from trainer.env_file import read_env_file
 from trainer.files import once, read_typed
 from trainer.outcome import ConfigError
@@ -156,7 +157,8 @@ def _refuse_unseen_settings(told: Mapping[str, object], cluster: Cluster) -> Non
     """Raises ConfigError for a folder that the settings file, `.env` or ENVIRONMENT names and no pod has."""
     if "TMPDIR" in told:
         raise ConfigError("ENVIRONMENT: TMPDIR is not to be set here: the pod has a writable /tmp and nothing else")
-    for name in ("image_root", "IMAGE_ROOT", "init_adapter", *ENVIRONMENT):
+    folders = [spelled for name, setting in SETTINGS.items() if setting.folder for spelled in (name, setting.env)]
+    for name in (*folders, *ENVIRONMENT):
         path = str(told.get(name) or "")
         if path and not mounted(path, cluster) and not path.startswith(f"{CACHE_DIR}/"):
             raise ConfigError(f"{name}={path}: pods see {_places(cluster)}: give a folder there")

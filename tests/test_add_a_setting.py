@@ -13,25 +13,26 @@ from pathlib import Path
 import pytest
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
-FIELD = '''
+FIELD = '''\
     label_smoothing: Annotated[float, Range(0, 0.5), Setting(swept=True, env="SMOOTHING", also="smoothing")] = 0.0
     """Share of each target that is spread over all other tokens; 0: none."""
 '''
-USE = """
-
+USE = """\
 def smoothing(config: TrainConfig) -> float:
     return config.label_smoothing
+
+
 """
-# File -> (the line behind which it is put, what is put).
+# File -> (the line before which it is put, what is put).
 SETTING = {
-    "trainer/config.py": ('"""Share of the steps in which the learning rate rises from zero."""\n', FIELD),
-    "trainer/training/layout.py": ("    return {**told, **shown, \"training records\": records}\n", USE),
+    "trainer/config.py": ("    logging_steps: ", FIELD),
+    "trainer/training/layout.py": ("def defaults(", USE),
 }  # fmt: skip
 VARIABLE = {
     **SETTING,
-    "planner/job.py": ("    seed: int = 0\n", "    label_smoothing: float = 0.0\n"),
+    "planner/job.py": ("    seed: int", "    label_smoothing: float = 0.0\n"),
     "planner/request/variables.py": (
-        '"seed of everything drawn (0)",\n             grid=True),\n',
+        '    Variable("SEED",',
         '    Variable("LABEL_SMOOTHING", "label_smoothing", values.setting("label_smoothing"), "smoothing (0)",\n'
         "             grid=True),\n",
     ),
@@ -60,7 +61,7 @@ def edit(checkout: Path, edits: dict[str, tuple[str, str]]) -> None:
     for name, (place, more) in edits.items():
         text = (checkout / name).read_text()
         assert text.count(place) == 1, f"{name} no longer has {place!r}"
-        (checkout / name).write_text(text.replace(place, place + more))
+        (checkout / name).write_text(text.replace(place, more + place))
 
 
 def ran(checkout: Path, *command: str, **environ: str) -> str:

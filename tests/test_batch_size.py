@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from off_default import off_default
 from specs import make_spec
 from test_request import request
 from training import run_forked
@@ -20,6 +21,7 @@ from local.memory_profile import LIMIT_ENV, OUT_OF_MEMORY
 from planner.choose import choose
 from planner.fitting import Batch, batch_path, read_batch, write_batch
 from planner.table import plan_table
+from trainer.config import SETTINGS
 from trainer.data.lengths import data_digest
 from trainer.outcome import ConfigError
 from trainer.text import GIB, last_words
@@ -92,6 +94,16 @@ def test_a_result_that_was_changed_by_hand_is_no_result(records: Path, change: d
     batch = keep(records)
     batch_path(str(records)).write_text(json.dumps({**asdict(batch), **change}))
     assert read_batch(request(DATA=str(records)), str(records)) is None
+
+
+def test_every_setting_of_the_request_counts_unless_no_memory_depends_on_it() -> None:
+    spec = make_spec()
+    asked = [field.name for field in fields(spec) if field.name in SETTINGS and field.name not in ("model", "data")]
+    changed = {name: replace(spec, **{name: "x" if name == "run_id" else off_default(name)}) for name in asked}
+    measured = Batch.depends_on(spec, "single_gpu")
+    free = {name for name, other in changed.items() if Batch.depends_on(other, "single_gpu") == measured}
+    assert free == {"run_id", "max_steps", "learning_rate", "seed"}
+    assert measured != Batch.depends_on(replace(spec, model="x"), "single_gpu")
 
 
 def test_shards_count_processes_and_replicas_do_not() -> None:

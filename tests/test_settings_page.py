@@ -33,6 +33,7 @@ MEANS = """
 - **sweep**: a W&B sweep may choose it.
 - **continues**: a checkpoint is continued although it has changed. Every other setting is compared: with another value
   the run is refused, since its losses or scores would mean something else.
+- **folder**: it names a folder that the job must see.
 """
 
 
@@ -69,7 +70,7 @@ def setting_row(name: str) -> Sequence[str]:
     default = {MISSING: "required", None: ""}.get(option.default, f"`{word(option.default)}`")
     variable = [f"{variable.name}=" for variable in VARIABLES if name in variable.settings]
     also = code([*variable, *setting.env.split(), *setting.also.split()])
-    more = {"plan": setting.planned, "sweep": setting.swept, "continues": setting.continues}
+    more = {"plan": setting.planned, "sweep": setting.swept, "continues": setting.continues, "folder": setting.folder}
     return f"`{name}`", field_help(TrainConfig)[name], option.allowed, default, also, marked(more)
 
 

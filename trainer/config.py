@@ -51,6 +51,8 @@ class Setting:
     """The plan decides it: a YAML file that says something else is refused."""
     swept: bool = False
     """A W&B sweep may choose it."""
+    folder: bool = False
+    """It names a folder that the job must see: in a pod, one that is mounted."""
     env: str = ""
     """Its name in the environment and in .env."""
     also: str = ""
@@ -72,7 +74,9 @@ class TrainConfig:
     """The run's folder: adapter, metrics, TensorBoard and W&B files go here."""
     run_id: Annotated[str, Setting(continues=True, planned=True)]
     """The run's name, the same in every attempt; also the W&B run id."""
-    image_root: Annotated[str | None, Setting(continues=True, env="IMAGE_ROOT", also="image_folder")] = None
+    image_root: Annotated[
+        str | None, Setting(continues=True, folder=True, env="IMAGE_ROOT", also="image_folder"),
+    ] = None  # fmt: skip
     """Folder in which images are looked for that are not at the records' own paths."""
     learn: Learn = "all"
     """Which answers of a conversation are learned. all: every answer but those with `weight: 0` or `loss: false`; last:
@@ -114,7 +118,7 @@ class TrainConfig:
     """The adapters' output is scaled by alpha / rank. Without this and `lora` it is twice the rank."""
     lora_dropout: Annotated[float, Range(0, 0.9)] = 0.05
     """Dropout in front of the adapters. It costs over a quarter of the activations' memory: take 0 on large data."""
-    init_adapter: Annotated[str | None, CONTINUES] = None
+    init_adapter: Annotated[str | None, Setting(continues=True, folder=True)] = None
     """Folder of an earlier run, or its adapter, to start from. Model, rank, alpha and layers must be the same."""
     max_length: Annotated[
         int, Range(16, MOST_TOKENS),
