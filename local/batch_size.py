@@ -26,10 +26,11 @@ from planner.request.variables import help_text
 from trainer.data.lengths import data_digest
 from trainer.env_file import read_env_file
 from trainer.flags import answer_help
+from trainer.log import last_words
 from trainer.outcome import FAILED, FINISHED, ConfigError
 from trainer.settings import say
 from trainer.supervise import complete_command
-from trainer.text import format_table, gib, last_words
+from trainer.text import format_table, gib
 
 USAGE = """usage: python -m local find-batch-size [--gpus 2 ...] [--limit-gib X] [--json]
 

@@ -23,8 +23,9 @@ from planner.fitting import Batch, batch_path, read_batch, write_batch
 from planner.table import plan_table
 from trainer.config import SETTINGS
 from trainer.data.lengths import data_digest
+from trainer.log import last_words
 from trainer.outcome import ConfigError
-from trainer.text import GIB, last_words
+from trainer.text import GIB
 
 SIZES = [1, 2, 4, 8, 16, 32]
 MEASURED = {"measured_with": "single_gpu", "measured_batch": 8, "measured_peak_gib": 21.5}

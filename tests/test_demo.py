@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from trainer.log import bare
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 SHOWN = re.compile(r"<!-- after make demo -->\n```\n\$ ([^\n]*)\n(.*?)```\n", re.S)
@@ -63,7 +65,7 @@ def test_the_demo_learns_from_the_pictures_and_leaves_a_report(checkout: Path) -
 
     # The pages' commands work after it as they stand there, and print what is shown but for the numbers.
     shown = dict(found for page in PAGES for found in SHOWN.findall(page.read_text(encoding="utf-8")))
-    assert lacking(shown.pop("make demo"), done.stdout) == []
+    assert lacking(shown.pop("make demo"), bare(done.stdout)) == []
     path = f"{checkout / '.venv/cpu/bin'}:{os.environ['PATH']}"
     environ = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "WANDB_API_KEY")}
     for command, excerpt in shown.items():

@@ -15,6 +15,7 @@ import pytest
 from process_tree import descendants
 from training import run_forked
 
+from trainer.log import bare
 from trainer.node.start import leave_alone, meet
 from trainer.outcome import SickNode
 
@@ -80,6 +81,7 @@ def test_a_node_that_stays_away_ends_the_attempt_within_the_bound(tmp_path: Path
     """No rank is started before the other node's launcher is there."""
     with first_of_two_nodes(tmp_path, meeting_timeout_s=3) as supervisor:
         _, said = supervisor.communicate(timeout=120)
+        said = bare(said)
     assert supervisor.returncode == 1
     assert "1/2 clients joined" in said
 
@@ -94,7 +96,7 @@ def test_a_stop_does_not_wait_for_a_node_that_stays_away(tmp_path: Path) -> None
                 assert supervisor.poll() is None and time.monotonic() < deadline
                 time.sleep(0.1)
             supervisor.terminate()
-            said.append((supervisor.communicate(timeout=15)[1], supervisor.returncode))
+            said.append((bare(supervisor.communicate(timeout=15)[1]), supervisor.returncode))
     asked = "trainyard: asked to stop by SIGTERM\n"
     again = f"{asked}trainyard: stopped before training began: run again to go on from there\n", 75
     assert said[:2] == [again, again]

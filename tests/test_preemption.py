@@ -25,6 +25,7 @@ from training import train_forked
 from planner.job import Plan
 from slurm.script import log_path, run_dir
 from slurm.submit import submit
+from trainer.log import bare
 
 pytestmark = pytest.mark.cluster
 
@@ -39,7 +40,7 @@ class Job:
 
     @property
     def log(self) -> str:
-        return self.log_path.read_text() if self.log_path.exists() else ""
+        return bare(self.log_path.read_text()) if self.log_path.exists() else ""
 
     @property
     def state(self) -> dict[str, str]:

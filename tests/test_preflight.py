@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from toy_project import make_toy_project, toy_argv
 
+from trainer.log import bare
+
 HOST = socket.gethostname()
 A100 = "GPU-{n}, NVIDIA A100-PCIE-40GB, 40960, {free}, {cap}"
 
@@ -57,7 +59,7 @@ class Node:
             [sys.executable, "-m", "trainer.supervise", "--", *argv],
             cwd=self.project, env=self.environ, capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
-        return done.returncode, done.stderr.strip()
+        return done.returncode, bare(done.stderr).strip()
 
 
 @pytest.fixture
@@ -243,7 +245,7 @@ def test_a_stop_while_the_first_pod_has_no_name_yet_is_75(node: Node) -> None:
     assert process.poll() is None
     process.terminate()
     _, said = process.communicate(timeout=20)
-    assert (process.returncode, said) == (75, "trainyard: asked to stop by SIGTERM\n")  # the first node says more
+    assert (process.returncode, bare(said)) == (75, "trainyard: asked to stop by SIGTERM\n")  # the first node says more
 
 
 @pytest.mark.slow
@@ -259,7 +261,7 @@ def test_a_stop_during_the_look_is_75(node: Node) -> None:
     node.smi(gpu())
     process.terminate()
     _, said = process.communicate()
-    assert (process.returncode, said) == (
+    assert (process.returncode, bare(said)) == (
         75,
         "trainyard: asked to stop by SIGTERM\n"
         "trainyard: stopped before training began: run again to go on from there\n",

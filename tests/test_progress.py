@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from launcher.progress import Job, Seen, duration, list_text, look_at, status_te
 from launcher.records import Run
 from trainer import supervise
 from trainer.launch import Launch
+from trainer.outcome import node_name
 from trainer.progress_file import (
     MOST_BYTES,
     Progress,
@@ -247,7 +249,9 @@ def test_a_training_says_how_far_it_is_while_it_runs_and_goes_on_saying_so_when_
         assert share is not None and 0 <= share <= 1
 
     found.clear()
-    train_forked(tmp_path, kill_when=lambda output: look(output) and False, **options)
+    done = train_forked(tmp_path, kill_when=lambda output: look(output) and False, **options)
+    steps = [line for line in done.log.splitlines() if re.search(r"\bstep +\d+/12  loss ", line)]
+    assert steps and all(re.match(rf"\S+ \S+ {re.escape(node_name())} rank 0: step ", line) for line in steps)
     loading = next(progress for progress in found if progress.phase == "loading")
     assert loading == replace(killed, phase="loading", written_at=loading.written_at)
     assert (begun := next(p for p in found if p.written_at > loading.written_at)).step in (2, 4, 6) and begun.of == 12

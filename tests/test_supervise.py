@@ -14,6 +14,7 @@ from toy_project import make_toy_project, toy_argv
 
 from trainer.env_file import read_env_file, watched
 from trainer.launch import Launch
+from trainer.log import bare
 from trainer.outcome import ConfigError
 from trainer.supervise import complete_command, complete_environment
 
@@ -32,7 +33,7 @@ def run(project: Path, worker: str, processes: int = 1) -> tuple[int, str]:
     planned = ("accelerate", "launch", "--num_processes", str(processes), "-m", "worker")
     words = [sys.executable, "-m", "trainer.supervise", "--", *planned]
     done = subprocess.run(words, cwd=project, capture_output=True, text=True, check=False)
-    return done.returncode, done.stderr
+    return done.returncode, bare(done.stderr)
 
 
 @pytest.mark.parametrize(("code", "worker_exit"), [(0, 0), (0, 1), (75, 0), (78, 0), (78, 1)])
@@ -107,7 +108,7 @@ def test_something_else_than_the_plans_command_is_refused() -> None:
         [sys.executable, "-m", "trainer.supervise", "--", "rm", "-rf"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (
+    assert (done.returncode, bare(done.stderr)) == (
         78,
         "trainyard: supervise takes the plan's command: -- accelerate launch ... -m trainer.train ...\n",
     )
@@ -163,7 +164,7 @@ def test_a_wandb_watch_that_there_is_not_is_refused_where_it_stands(tmp_path: Pa
         [sys.executable, "-m", "trainer.supervise", "--", "accelerate", "launch"], capture_output=True, text=True,
         env={**os.environ, "WANDB_WATCH": "weights"}, cwd=project,
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (78, f"trainyard: {expected}\n")
+    assert (done.returncode, bare(done.stderr)) == (78, f"trainyard: {expected}\n")
 
 
 def test_a_time_limit_counts_from_the_start_unless_a_scheduler_says_when_it_ends() -> None:
@@ -221,6 +222,6 @@ def test_ranks_that_hang_are_ended_after_the_time_limit(tmp_path: Path) -> None:
         cwd=project, env={**os.environ, "TRAINYARD_TIME_LIMIT_S": "4", "TRAINYARD_STOP_LEAD_S": "1"},
         stderr=subprocess.PIPE, text=True, check=False, timeout=60,
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (
+    assert (done.returncode, bare(done.stderr)) == (
         1, "trainyard: the time limit has come, and the training did not stop when it was told to\n"
     )  # fmt: skip

@@ -29,6 +29,7 @@ from wandb_server import KEY, Handler
 from launcher.grid import Sweep
 from launcher.trials import check_config, plan_sweep
 from slurm.sweep import submit
+from trainer.log import bare
 from trainer.outcome import SWEEP_ENV, ConfigError
 from trainer.sweep.trial import Trial, read_trial, with_values
 from trainer.sweep.wandb_service import ServiceError, create_sweep, find_sweep
@@ -276,7 +277,8 @@ def test_a_trial_that_the_sweep_stops_ends_in_order_and_is_not_taken_up_again(to
     trial = read_trial(toy / "runs" / "s-0")
     assert trial and trial.stopped
     output, _ = (process := member(toy, service)).communicate(timeout=60)
-    assert (process.returncode, output) == (0, "trainyard: the sweep stopped trial trial1: nothing is left to do\n")
+    said = "trainyard: the sweep stopped trial trial1: nothing is left to do\n"
+    assert (process.returncode, bare(output)) == (0, said)
 
 
 def test_a_sweep_that_gives_no_more_ends_the_member_and_an_unreachable_one_fails_it(
@@ -284,7 +286,8 @@ def test_a_sweep_that_gives_no_more_ends_the_member_and_an_unreachable_one_fails
 ) -> None:
     service.trials = []
     output, _ = (process := member(toy, service)).communicate(timeout=60)
-    assert (process.returncode, output) == (0, "trainyard: the sweep gives no more trials: nothing is left to do\n")
+    said = "trainyard: the sweep gives no more trials: nothing is left to do\n"
+    assert (process.returncode, bare(output)) == (0, said)
     service.handler.status = 401
     output, _ = (process := member(toy, service)).communicate(timeout=60)
     assert process.returncode == 78 and "does not take WANDB_API_KEY" in output and KEY not in output

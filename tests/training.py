@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from trainer.log import bare
+
 PRELOADED = [
     "trainer.training.sft", "trainer.tracking.track", "trainer.model.base", "bitsandbytes", "peft", "datasets", "wandb",
 ]  # fmt: skip
@@ -37,7 +39,9 @@ class Ended:
     codes: tuple[int, ...]
     """Exit code of each rank."""
     output: str
-    """What the first rank printed, stdout and stderr."""
+    """What the first rank printed, stdout and stderr, without the time, host and rank of its log lines."""
+    log: str
+    """The same as it stands in a file."""
 
 
 def _child(stdio: str, environment: dict[str, str], target: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -92,7 +96,7 @@ def run_forked(
     for process in processes:
         process.start()
     while kill_when and all(process.is_alive() for process in processes):
-        if kill_when(logs[0].read_text()):
+        if kill_when(bare(logs[0].read_text())):
             for process in processes:
                 process.kill()
         time.sleep(0.01)
@@ -102,7 +106,8 @@ def run_forked(
             for other in processes:
                 other.kill()
             pytest.fail(f"training did not end in {TIMEOUT_S} s:\n{logs[0].read_text()[-2000:]}")
-    return Ended(codes=tuple(p.exitcode or 0 for p in processes), output=logs[0].read_text())
+    log_text = logs[0].read_text()
+    return Ended(codes=tuple(p.exitcode or 0 for p in processes), output=bare(log_text), log=log_text)
 
 
 def train_forked(

@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trainer import outcome
+from trainer import log, outcome
 from trainer.env_file import open_to_others, read_env_file, watched
 from trainer.files import RECORD_ENV, RECORD_NAME, write_whole
 from trainer.launch import Launch
@@ -29,7 +29,6 @@ from trainer.node.preflight import MEETING_TIMEOUT_S, check_node, meeting_place
 from trainer.node.stop import DEADLINE_ENV, FLAG, LIMIT_ENV, stopped
 from trainer.outcome import ConfigError, SickNode, node_rank
 from trainer.progress_file import progress_text, write_end
-from trainer.settings import say
 from trainer.terminal import give_back
 
 LAUNCHER = "accelerate.commands.launch"  # accelerate launch, of this very Python
@@ -38,9 +37,11 @@ OVERTIME_S = 120  # beyond the time limit, for ranks that are still saving; then
 
 
 def main(argv: Sequence[str]) -> int:
+    log.begin("supervisor")
     try:
         env_file = read_env_file(Path(".env"))
-        say(open_to_others(Path(".env"), env_file))
+        for notice in open_to_others(Path(".env"), env_file):
+            log.complain(notice)
         os.environ.update(complete_environment({**env_file, **os.environ}, time.time()))
         watched(os.environ)
         launch = Launch.from_words(argv[1:] if argv[:1] == ["--"] else argv)
@@ -51,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         else:
             code = attempt(launch)
     except (ConfigError, SickNode) as error:
-        say([str(error)])
+        log.complain(str(error))
         code = error.exit_code
     status_file = os.environ.get(outcome.STATUS_FILE_ENV)
     if status_file and not node_rank(os.environ):
@@ -98,7 +99,7 @@ def attempt(launch: Launch) -> int:
                 write_whole(Path(launch.settings["output_dir"], RECORD_NAME), Path(record).read_text(encoding="utf-8"))
             if not came:
                 if not node_rank(os.environ):
-                    print("loading libraries ...", flush=True)  # for half a minute, without another word
+                    log.say("loading libraries ...")  # for half a minute, without another word
                 process = subprocess.Popen(command, start_new_session=True, preexec_fn=processes.in_launcher)
                 if early:  # it came while the launcher was being started
                     process.kill()
@@ -114,13 +115,13 @@ def attempt(launch: Launch) -> int:
             processes.kill_descendants()
             give_back()
     if came:
-        say([f"asked to stop by {signal.Signals(came[0]).name}"])
+        log.complain(f"asked to stop by {signal.Signals(came[0]).name}")
     if early:
         is_first = not node_rank(os.environ)  # who counts
         ended = stopped(Path(launch.settings["output_dir"]), None) if is_first else (outcome.RUN_AGAIN, "")
     code, message = ended
     if code != outcome.FINISHED and message:
-        say([message])
+        log.complain(message)
     if not node_rank(os.environ):
         leave_word(launch, code, message, began)
     return code

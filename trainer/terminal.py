@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from trainer import log
 from trainer.text import printable, wrap
 
 SAVE, RESTORE = "\x1b7", "\x1b8"  # the cursor's place
@@ -92,13 +93,13 @@ def give_back() -> None:
 
 
 def say(text: str) -> None:
-    """Print `text`, broken at spaces where a terminal is too narrow for it, and nothing in it that a terminal would act
+    """Log `text`, broken at spaces where a terminal is too narrow for it, and nothing in it that a terminal would act
     on: it may be a record's."""
     found = size()
     lines = [printable(line) for line in text.split("\n")]
     if found:
         lines = [line if len(line) <= found[0] else _broken(line, found[0]) for line in lines]
-    print("\n".join(lines), flush=True)
+    log.say("\n".join(lines))
 
 
 def _broken(line: str, columns: int) -> str:

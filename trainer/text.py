@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Iterable, Sequence
 
@@ -55,15 +54,6 @@ def printable_lines(text: str) -> str:
 def markdown_cell(text: str) -> str:
     """`text` in a table of Markdown, whatever is in it: one line, and no bar that would begin the next cell."""
     return printable(text).replace("|", "\\|")
-
-
-def last_words(log: str) -> str:
-    """Why a job failed, of all that it printed: its error, else what it said as ours, else its last line."""
-    lines = [re.sub(r"^\[rank\d+\]: ", "", line) for line in log.splitlines() if line.strip()]
-    own = [line.removeprefix("trainyard: ") for line in lines if line.startswith("trainyard: ")]
-    # The launcher's own error says nothing but that there was one.
-    errors = [line for line in lines if re.match(r"(?!.*ChildFailedError)\w+(\.\w+)*(Error|Exception)\b", line)]
-    return (errors or own or lines or ["it said nothing"])[-1]
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-from trainer import terminal
+from trainer import log, terminal
 from trainer.config import TrainConfig
 from trainer.data.records import Dataset, dataset_of
 from trainer.env_file import watched
@@ -27,8 +27,7 @@ from trainer.node.start import join, leave_alone, prepare_libraries
 from trainer.node.stop import Stopped
 from trainer.outcome import ATTEMPT_DIR_ENV, FINISHED, ConfigError, SickNode, write_outcome
 from trainer.progress_file import EVALUATING, LOADING, SAVING, ProgressWriter
-from trainer.settings import resolve_settings, say
-from trainer.text import printable
+from trainer.settings import resolve_settings
 from trainer.training.checkpoint import CheckpointError
 
 SHOWN_EXAMPLES = 3
@@ -36,11 +35,13 @@ SHOWN_EXAMPLES = 3
 
 def main(argv: Sequence[str]) -> int:
     in_rank()
+    log.begin(f"rank {os.environ.get('RANK', '0')}")
     try:
         settings = resolve_settings(argv, os.environ)
         config = settings.config()
         if os.environ.get("RANK", "0") == "0":
-            say(settings.notices)
+            for notice in settings.notices:
+                log.complain(notice)
         watched(os.environ)
         check_start(config)
         dataset = dataset_of(config)
@@ -64,7 +65,7 @@ def leave(code: int, message: str) -> int:
     write_outcome(code, message)
     if os.environ.get(ATTEMPT_DIR_ENV):
         return FINISHED
-    print(f"trainyard: {printable(message)}", file=sys.stderr)
+    log.complain(message)
     return code
 
 

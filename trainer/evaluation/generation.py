@@ -17,8 +17,8 @@ from trainer.data.examples import encode, pad_and_stack
 from trainer.data.records import Record
 from trainer.evaluation.memory import cost_of, free_bytes, tried
 from trainer.evaluation.rows import Room, needed_bytes, records_at_once, rows_that_fit
+from trainer.log import complain
 from trainer.outcome import SickNode
-from trainer.settings import say
 from trainer.terminal import LAST_ROW
 
 READERS = 4  # threads: preparing a picture of Gemma 3 takes longer than scoring it on a large GPU
@@ -140,7 +140,7 @@ def _half(rows: int, what: str, lacking: str, accelerator: Any) -> int:
     if rows == 1:
         raise SickNode(_too_little(what, lacking) if accelerator.is_main_process else "") from MemoryError(lacking)
     if accelerator.is_main_process:
-        say([f"{what}: memory ran out with {rows} sequences at once, {rows // 2} from now on"])
+        complain(f"{what}: memory ran out with {rows} sequences at once, {rows // 2} from now on")
     return rows // 2
 
 

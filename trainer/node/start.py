@@ -12,12 +12,12 @@ import warnings
 from datetime import timedelta
 from typing import Any
 
+from trainer import log
 from trainer.config import TrainConfig
 from trainer.node.gpus import check_bf16
 from trainer.node.pickles import load_only_weights
 from trainer.node.preflight import MEETING_TIMEOUT_S
 from trainer.outcome import FAILED, ConfigError, SickNode, node_name, write_outcome
-from trainer.text import printable
 
 _kept: list[Any] = []  # the first rank's store must live as long as the others look into it
 
@@ -139,7 +139,7 @@ def leave_alone(error: SickNode) -> int:
     """The exit code of a rank that cannot agree with the others; not 0, so that torchrun ends those who wait."""
     write_outcome(FAILED)
     if error.args[0]:
-        print(f"trainyard: {printable(str(error))}", file=sys.stderr, flush=True)
+        log.complain(str(error))
     return FAILED
 
 

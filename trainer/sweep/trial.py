@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trainer import log
 from trainer.config import SETTINGS, TrainConfig
 from trainer.files import read_json, write_whole
 from trainer.flags import convert, word
@@ -61,17 +62,17 @@ def attempt(launch: Launch, environment: Mapping[str, str], run: Callable[[Launc
         try:
             trial = read_trial(folder) or _take(path, folder, environment, asked)
         except ServiceError as error:
-            print(f"trainyard: no trial: {error}", file=sys.stderr)
+            log.complain(f"no trial: {error}")
             return FAILED
     if trial is None and asked:
         return RUN_AGAIN
     if trial is None or trial.stopped:
         why = f"stopped trial {trial.run_id}" if trial else "gives no more trials"
-        print(f"trainyard: the sweep {why}: nothing is left to do", file=sys.stderr)
+        log.complain(f"the sweep {why}: nothing is left to do")
         return FINISHED
     chosen = with_values(launch, trial)
     said = " ".join(f"{name}={value}" for name, value in trial.values.items())
-    print(f"trial {trial.run_id} of {path}: {said}", flush=True)
+    log.say(f"trial {trial.run_id} of {path}: {said}")
     entity, project, sweep_id = path.split("/")
     # In a sweep the client takes these from its environment alone.
     os.environ |= {"WANDB_SWEEP_ID": sweep_id, "WANDB_RUN_ID": trial.run_id}

@@ -36,11 +36,12 @@ from trainer.data.records import dataset_of
 from trainer.files import read_json
 from trainer.flags import answer_help, build, word
 from trainer.launch import Launch, shipped
+from trainer.log import last_words
 from trainer.node.gpus import check_gpus
 from trainer.node.preflight import check_folder, check_model, check_tmpdir
 from trainer.outcome import FINISHED, ConfigError
 from trainer.settings import say, settings_here
-from trainer.text import gib, last_words
+from trainer.text import gib
 from trainer.tools.checks import Answer, Check, ask, conclude
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent.parent

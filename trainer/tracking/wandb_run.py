@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from trainer import log
 from trainer.commands import command
 from trainer.env_file import watched
 from trainer.node.processes import kill_descendants
@@ -92,7 +93,7 @@ class WandbRun:
             except Exception as error:  # whatever the client, its service or the network raise
                 self._failed = True
                 if self._run is not None:
-                    _say(f"W&B: something was not logged ({words(error)})")
+                    log.say(f"W&B: something was not logged ({words(error)})")
 
     def _open(self) -> Any:
         mode: Any = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
@@ -107,12 +108,12 @@ class WandbRun:
                 run.define_metric("*", step_metric=STEP)  # which asks the client's service, too
             except Exception as error:
                 then = "without it" if attempt == "offline" else "offline"
-                _say(f"W&B {attempt} failed ({words(error)}): going on {then}")
+                log.say(f"W&B {attempt} failed ({words(error)}): going on {then}")
                 _end_client()  # it would hold on to the run's id
                 continue
             # After the client's own, so that it runs before that: a dead server must not hold the process.
             atexit.register(self._leave)
-            _say(f"W&B is offline; {_upload(run)}" if run.offline else f"W&B: {run.url}")
+            log.say(f"W&B is offline; {_upload(run)}" if run.offline else f"W&B: {run.url}")
             return run
         return None
 
@@ -136,14 +137,14 @@ class WandbRun:
         if stuck or self._failed:  # a scheduler's SIGTERM reaches the service, too
             _end_client()
         if run is not None and (stuck or (not run.offline and (self._failed or _has_errors(run)))):
-            _say(f"W&B may lack a part of this run; {_upload(run)}")
+            log.say(f"W&B may lack a part of this run; {_upload(run)}")
 
 
 def _what_to_watch() -> str | None:
     watch = watched(os.environ)
     if watch in (None, "gradients") or os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true":
         return watch
-    _say(f"W&B: WANDB_WATCH={watch} logs no parameters under ZeRO-3, where no process has them whole")
+    log.say(f"W&B: WANDB_WATCH={watch} logs no parameters under ZeRO-3, where no process has them whole")
     return "gradients" if watch == "all" else None
 
 
@@ -156,11 +157,6 @@ def prepare_client(**more: str) -> None:
     """Set CLIENT, and `more`, in the environment; call before the client reads it."""
     for name, value in {**CLIENT, **more}.items():
         os.environ[name] = os.environ.get(name) or value
-
-
-def _say(text: str) -> None:
-    """In one write: the training prints too."""
-    print(f"{text}\n", end="", flush=True)
 
 
 def _upload(run: Any) -> str:

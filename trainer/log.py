@@ -1,0 +1,76 @@
+"""A run's log lines, by the standard library's logging. `begin` sets it up: once, first thing in a process of a run.
+
+In a file or a pipe each line begins with the time, the host and who speaks:
+
+    2026-11-29 20:20:53+0000 n1 rank 0: step  20/200  loss 0.3126  token accuracy  89.9%  lr 1.90e-03  left 0.9 min
+    2026-11-29 20:21:10+0000 n1 supervisor: trainyard: asked to stop by SIGTERM
+
+At a terminal nothing stands before a line: who watches knows time and machine, and lines that are made for the width of
+a terminal stay in it. Processes that are no run's (`trainer infer`, `make plan`) do not begin a log, and print plainly.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+
+from trainer.outcome import node_name
+from trainer.text import printable
+
+LOGGER = logging.getLogger("trainyard")
+PREFIX = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d{4} \S+ (?:rank \d+|supervisor): ?", re.MULTILINE)
+
+
+class _Lines(logging.Handler):
+    """What is under way goes to standard output, complaints to standard error: whatever these are at the time."""
+
+    who = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        try:
+            lines = record.getMessage().split("\n")
+            if self.who and not stream.isatty():
+                stamp = time.strftime("%Y-%m-%d %H:%M:%S%z", time.localtime(record.created))
+                lines = [f"{stamp} {node_name()} {self.who}: {line}".rstrip() for line in lines]
+            stream.write("\n".join([*lines, ""]))  # at once: other processes write there, too
+            stream.flush()
+        except (OSError, ValueError):
+            self.handleError(record)
+
+
+_LINES = _Lines()
+LOGGER.addHandler(_LINES)
+LOGGER.setLevel(logging.INFO)
+LOGGER.propagate = False
+
+
+def begin(who: str) -> None:
+    """From now on lines say that they are those of `who`: `rank 0`, or `supervisor`."""
+    _LINES.who = who
+
+
+def say(text: str) -> None:
+    """What is under way. The text is printed as it is: trainer.terminal.say takes out what a terminal would act on."""
+    LOGGER.info("%s", text)
+
+
+def complain(text: str) -> None:
+    """What a user should know or act on, on one line."""
+    LOGGER.warning("%s", f"trainyard: {printable(text)}")
+
+
+def bare(text: str) -> str:
+    """Lines of a log without what `begin` lets them begin with."""
+    return PREFIX.sub("", text)
+
+
+def last_words(log: str) -> str:
+    """Why a job failed, of all that it printed: its error, else what it said as ours, else its last line."""
+    lines = [re.sub(r"^\[rank\d+\]: ", "", line) for line in bare(log).splitlines() if line.strip()]
+    own = [line.removeprefix("trainyard: ") for line in lines if line.startswith("trainyard: ")]
+    # The launcher's own error says nothing but that there was one.
+    errors = [line for line in lines if re.match(r"(?!.*ChildFailedError)\w+(\.\w+)*(Error|Exception)\b", line)]
+    return (errors or own or lines or ["it said nothing"])[-1]
