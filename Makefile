@@ -20,14 +20,17 @@ unexport $(given)
 $(foreach v,$(filter $(VARIABLES) $(OWN),$(given)),$(eval export TRAINYARD_$v := $$(value $v)))
 override export TRAINYARD_GIVEN := $(filter-out $(OWN),$(given))
 
+# A scheduler is a folder of that name: docs/add-a-scheduler.md.
+override SCHEDULERS := slurm k8s local
 override asked := $(if $(filter TO,$(given)),$(value TO),slurm)
 # One of our own words, whatever was typed.
-override BACKEND := $(if $(filter 1,$(words $(asked))),$(filter slurm k8s,$(asked)))
+override BACKEND := $(if $(filter 1,$(words $(asked))),$(filter $(SCHEDULERS),$(asked)))
 ifeq ($(BACKEND),)
-$(error TO=$(value TO): takes slurm or k8s)
+$(error TO=$(value TO): takes one of $(SCHEDULERS))
 endif
 override LAUNCH_VERBS := plan render check submit sweep status logs cancel resume list site claim
 override LAUNCH := .venv/launch/bin/python -m $(BACKEND)
+override RUN_HERE := .venv/launch/bin/python -m local ready && python=$$(sh make-env.sh train) && exec "$$python" -m local run
 
 ifneq ($(unknown),)
 ifeq ($(filter $(LAUNCH_VERBS),$(MAKECMDGOALS)),)
@@ -49,7 +52,7 @@ demo: ## train on this machine without GPU, cluster, network or token: about two
 	@python=$$(sh make-env.sh train) && exec "$$python" -m examples.demo
 
 run: .venv/launch/.made ## train on this machine, with the same variables as submit
-	@.venv/launch/bin/python -m local ready && python=$$(sh make-env.sh train) && exec "$$python" -m local run
+	@$(RUN_HERE)
 
 plan: .venv/launch/.made ## explain which configuration fits and why (FORMAT=json for programs)
 	@$(LAUNCH) plan
@@ -61,10 +64,10 @@ check: .venv/launch/.made ## ask the cluster whether it would take the job; queu
 	@$(LAUNCH) check
 
 submit: .venv/launch/.made ## plan, render and submit; makes the job's environment if it is missing
-	@$(LAUNCH) submit
+	@$(if $(filter local,$(BACKEND)),$(RUN_HERE),$(LAUNCH) submit)
 
 sweep: .venv/launch/.made ## a run for every combination (GRID=), or W&B's trials; without Slurm here, one after another
-	@if [ $(BACKEND) != slurm ] || command -v sbatch >/dev/null; then \
+	@if [ $(BACKEND) != local ] && { [ $(BACKEND) != slurm ] || command -v sbatch >/dev/null; }; then \
 	  $(LAUNCH) sweep; \
 	else \
 	  .venv/launch/bin/python -m local sweep-ready && python=$$(sh make-env.sh train) && exec "$$python" -m local sweep; \
@@ -80,7 +83,7 @@ cancel: .venv/launch/.made ## cancel a run's job (RUN=)
 	@$(LAUNCH) cancel
 
 resume: .venv/launch/.made ## submit an ended run again, into the same folder (RUN=)
-	@$(LAUNCH) resume
+	@$(if $(filter local,$(BACKEND)),python=$$(sh make-env.sh train) && exec "$$python" -m local resume,$(LAUNCH) resume)
 
 list: .venv/launch/.made ## all runs
 	@$(LAUNCH) list

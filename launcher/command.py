@@ -15,7 +15,7 @@ from typing import Any
 
 from launcher.cli import say
 from launcher.scheduler import Scheduler
-from planner.request.variables import BY_NAME, OF_SWEEPS, help_text, read_given
+from planner.request.variables import BY_NAME, EVERY, OF_SWEEPS, help_text, read_given
 from trainer.files import each_file_once
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SchedulerError
 from trainer.text import known_are, shown
@@ -86,8 +86,9 @@ def _run(backend: Backend, argv: Sequence[str], environ: Mapping[str, str]) -> i
     if odd := [name for name in OF_SWEEPS if name in given and verb not in sweeping]:
         raise ConfigError(f"{odd[0]}={given[odd[0]]}: only make sweep takes it, leave it out for {verb}")
     for name, text in given.items():
-        if backend.name not in (takes := BY_NAME[name].takes):
-            raise ConfigError(f"{name}={shown(text)}: is for TO={takes[0]} only, leave it out")
+        takes = BY_NAME[name].takes
+        if takes != EVERY and backend.name not in takes:
+            raise ConfigError(f"{name}={shown(text)}: is for TO={' or '.join(takes)} only, leave it out")
     with each_file_once():
         return backend.verbs[verb](given, environ)
 

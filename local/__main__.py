@@ -1,11 +1,14 @@
 """usage: python -m local VERB ...
 
-  run             plan, then train on this machine, without a scheduler
+  run, submit     plan, then train on this machine, without a scheduler
+  plan, render    explain what run would do; print the command that it would start
   ready           check all that run would, and start nothing
   docker-run      what run does, in the image, by docker or podman
   sweep           several runs one after another: every combination of a grid, or W&B's trials
   sweep-ready     check all that sweep would, and start nothing
   profile-memory  two real steps, measured stage by stage beside the prediction
+  status, logs, list, cancel  a run of this machine (--run; status and logs without it: the newest)
+  resume          go on with a run of this machine that was stopped (--run)
   find-batch-size the largest micro-batch that really fits, by trying; the plan takes it
 
 python -m local VERB --help says what each takes.
@@ -14,19 +17,38 @@ Exit codes: 0 done, 78 the request is wrong (nothing was written), 75 a run that
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from launcher import command
+from local.scheduler import SCHEDULER
 from trainer.verbs import dispatch
 
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+
 VERBS = {
-    "run": "local.run:run", "ready": "local.run:ready", "docker-run": "local.docker:run",
+    "run": "local.run:run", "submit": "local.run:run", "ready": "local.run:ready",
+    "plan": "local.run:plan", "render": "local.run:render", "docker-run": "local.docker:run",
     "sweep": "local.sweep:run", "sweep-ready": "local.sweep:ready",
     "profile-memory": "local.memory_profile:main", "find-batch-size": "local.batch_size:main",
 }  # fmt: skip
 
 
+def resume(given: dict[str, str], environ: Mapping[str, str]) -> int:
+    from local.run import resume
+
+    return resume(given, environ)
+
+
+AFTER = {**command.verbs_after(SCHEDULER, PROJECT_DIR), "resume": resume}
+BACKEND = command.Backend(name="local", verbs=AFTER)
+
+
 def main(argv: Sequence[str]) -> int:
+    if argv and argv[0] in AFTER:
+        return command.main(BACKEND, argv, os.environ)
     return dispatch(str(__doc__), VERBS, argv)
 
 

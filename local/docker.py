@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
     # Docker would make what is missing, as root.
     for folder in (Path(cache_folder(plan.spec), "huggingface", "hub"), hub_cache(environ)):
         folder.mkdir(parents=True, exist_ok=True)
-    return carry_out(plan, lambda: _attempt(command))
+    return carry_out(plan, lambda: _attempt(command), verb="docker-run")
 
 
 def docker_command(plan: Plan, *, program: str, environ: Mapping[str, str]) -> list[str]:

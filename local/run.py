@@ -5,21 +5,20 @@ An interrupted run (exit code 75) goes on when the same command is given again w
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import math
 import os
+import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
-from launcher.cli import fresh_suffix
+from launcher.cli import fresh_suffix, print_plan
 from planner.job import JobSpec, Plan
 from planner.request.resolve import resolve
 from planner.request.variables import OF_SWEEPS, VARIABLES, help_text, parse_given, read_given
+from trainer.commands import training_command
 from trainer.flags import answer_help, word
 from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, ConfigError
 from trainer.text import GIB
@@ -41,9 +40,8 @@ def prepare(argv: Sequence[str]) -> Plan:
         ConfigError: the request cannot work here.
     """
     from launcher.planned import check_planned
-    from planner.choose import choose
 
-    plan = choose(as_begun(request_here(argv)), here=True)
+    plan = _planned(argv)
     check_folder(plan)
     check_planned(plan)
     return plan
@@ -142,29 +140,21 @@ def train(plan: Plan) -> int:
     return supervise.main(["--", *plan.launch.words()])
 
 
-def carry_out(plan: Plan, attempt: Callable[[], int]) -> int:
-    """Say what was planned, record it, and try; returns the attempt's exit code, having said what to do next.
+def carry_out(plan: Plan, act: Callable[[], int], verb: str = "run") -> int:
+    """Say what was planned, record it, and try; returns the exit code of `act`, having said what to do next. `verb`
+    begins such runs.
 
     Raises:
         ConfigError: another process of this machine is at this run.
     """
     from launcher.records import run_record, write_record
+    from local import attempt
     from planner.table import plan_summary
 
     folder = PROJECT_DIR / plan.spec.run_dir
     print(f"{plan_summary(plan)}\nrun    {plan.spec.run_id}\n", flush=True)
     write_record(folder, run_record(plan))
-    with _lock_file(folder / ".running") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"RUN={plan.spec.run_id} is running on this machine: wait for it, stop it with Ctrl-C where it was "
-                "started, or give another RUN"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-        code = attempt()
+    code = attempt.carry_out(folder, plan.spec.run_id, verb, act)
     if code == RUN_AGAIN:
         run_id = plan.spec.sweep or plan.spec.run_id
         print(f"to go on: the same command with RUN={run_id} (or --run {run_id})", flush=True)
@@ -173,15 +163,51 @@ def carry_out(plan: Plan, attempt: Callable[[], int]) -> int:
     return code
 
 
-def _lock_file(path: Path) -> IO[bytes]:
-    """Opened, and nothing in it changed. Raises ConfigError for what is no file of the run's own."""
-    try:
-        return os.fdopen(
-            os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+b", buffering=0
+def resume(given: dict[str, str], environ: Mapping[str, str]) -> int:
+    """Go on with the run that RUN names, from the request in its run.json."""
+    from launcher import verbs
+    from launcher.planned import check_planned
+    from launcher.recorded import read_spec
+    from local.attempt import read_attempt
+    from local.scheduler import SCHEDULER
+    from planner.choose import choose
+
+    _, found = verbs.find(SCHEDULER, given, environ, PROJECT_DIR, only=True)
+    run = found.runs[0]
+    begun = read_attempt(run.folder)
+    if found.is_sweep or begun is None or begun.verb != "run":
+        command = "make sweep" if found.is_sweep else f"make {begun.verb}" if begun else "make resume"
+        raise ConfigError(
+            f"{found.text} was not begun by make run: the command that began it ({command}), with RUN={found.name}, "
+            "goes on with it"
         )
-    except OSError as error:
-        why = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be opened ({error.strerror})"
-        raise ConfigError(f"{path} {why}: a run locks a file of its own, remove this one") from error
+    spec = replace(read_spec(run.record["spec"], project_dir=PROJECT_DIR), output=str(run.folder.parent))
+    check_machine(spec)
+    plan = choose(spec, here=True)
+    check_folder(plan)
+    check_planned(plan)
+    return carry_out(plan, lambda: train(plan))
+
+
+def plan(argv: Sequence[str]) -> int:
+    """Explain what `run` would do."""
+    answer_help(argv, help_text(USAGE))
+    return print_plan(_planned(argv), read_given(argv, os.environ).get("FORMAT"))
+
+
+def render(argv: Sequence[str]) -> int:
+    """Print the command that `run` would start, for a shell in the checkout."""
+    answer_help(argv, help_text(USAGE))
+    planned = _planned(argv)
+    settings = [f"{name}={value}" for name, value in planned.env]
+    print(shlex.join(["env", *settings]), training_command("trainer.supervise", "--", *planned.launch.words()))
+    return FINISHED
+
+
+def _planned(argv: Sequence[str]) -> Plan:
+    from planner.choose import choose
+
+    return choose(as_begun(request_here(argv)), here=True)
 
 
 def ready(argv: Sequence[str]) -> int:

@@ -6,9 +6,8 @@ The same command with the sweep's RUN goes on where it was interrupted; members 
 from __future__ import annotations
 
 import os
-import signal
-import sys
 from collections.abc import Sequence
+from functools import partial
 
 from launcher.cli import fresh_suffix
 from launcher.grid import Sweep, check_files, plan_table, read_result, read_sweep, results_table, said, write_sweep
@@ -18,7 +17,6 @@ from local.run import PROJECT_DIR, carry_out, check_folder, check_machine, given
 from planner.job import Plan
 from planner.request.variables import help_text
 from trainer.flags import answer_help
-from trainer.node.processes import die_with_parent, stop_signals_kept
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, RUN_AGAIN, ConfigError
 
 USAGE = """usage: python -m local sweep | sweep-ready --grid "LEARNING_RATE=1e-4,2e-4 LORA=low,medium" [--gpus 1 ...]
@@ -66,7 +64,7 @@ def run(argv: Sequence[str]) -> int:
             codes[index] = FINISHED
             continue
         print(f"\nmember {index} of {len(sweep.plans)} {said(sweep.values[index])}\n", flush=True)
-        codes[index] = _in_child(plan)
+        codes[index] = carry_out(plan, partial(train, plan))
         if codes[index] in (RUN_AGAIN, BAD_CONFIG):
             break
     states = []
@@ -92,24 +90,3 @@ def ready(argv: Sequence[str]) -> int:
 
 def _finished(sweep: Sweep, plan: Plan) -> bool:
     return finished(sweep.folder.with_name(plan.spec.run_id))
-
-
-def _in_child(plan: Plan) -> int:
-    """Train in a process of its own, which a supervisor wants: its signals, its descendants. Returns its exit code."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        code = FAILED
-        try:
-            die_with_parent()
-            code = carry_out(plan, lambda: train(plan))
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
-
-    def pass_on(_: list[int]) -> None:
-        os.kill(child, signal.SIGTERM)  # Ctrl-C reached the child already; another of these changes nothing
-
-    with stop_signals_kept(pass_on):
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return code if code >= 0 else FAILED

@@ -95,10 +95,10 @@ def test_a_value_arrives_as_it_was_typed_and_is_never_run(text: str, checkout: P
         ("FOO=$(shell touch ran)", "trainyard: unknown 'FOO': known are GPUS,"),
         ("GPU=2", "trainyard: unknown 'GPU', did you mean GPUS?"),
         ("GPUS=", "trainyard: GPUS= is empty"),
-        ("TO=", "TO=: takes slurm or k8s"),
-        ("TO=slurm k8s", "TO=slurm k8s: takes slurm or k8s"),
-        ("TO=nomad", "TO=nomad: takes slurm or k8s"),
-        ("TO=$(shell touch ran)", "TO=$(shell touch ran): takes slurm or k8s"),
+        ("TO=", "TO=: takes one of slurm k8s local"),
+        ("TO=slurm k8s", "TO=slurm k8s: takes one of slurm k8s local"),
+        ("TO=nomad", "TO=nomad: takes one of slurm k8s local"),
+        ("TO=$(shell touch ran)", "TO=$(shell touch ran): takes one of slurm k8s local"),
     ],
 )
 @pytest.mark.parametrize("target", ["plan", "render", "submit"])

@@ -1,0 +1,261 @@
+"""One attempt at a run on this machine: a process that holds the run's lock, a record of it, and its log.
+
+The lock says whether there is an attempt; attempt.json says which process it is, by what no later process has: its
+number and when the kernel started it. Its output goes to the terminal, bar included, and into logs/local-N.log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import select
+import signal
+import socket
+import struct
+import sys
+import termios
+import time
+import traceback
+import tty
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO
+
+from trainer.files import read_json, write_whole
+from trainer.node.processes import die_with_parent, stop_signals_kept
+from trainer.outcome import FAILED, ConfigError
+
+LOCK_NAME, RECORD_NAME = ".running", "attempt.json"
+TRIES, PAUSE_S = 3, 0.1  # somebody who asks whether the lock is held holds it for a moment
+# What draws the last row of a terminal (trainer/terminal.py): a log has no rows.
+DRAWN = re.compile(rb"\x1b7.*?\x1b8|\x1b\[[0-9;]*[A-Za-z]|\x1b[DM]", re.DOTALL)
+ASK_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """What attempt.json says."""
+
+    number: int
+    pid: int
+    started: str
+    """When the kernel started the process, in its own words; empty where it does not tell."""
+    host: str
+    began: float
+    """Unix seconds."""
+    code: int | None = None
+    """Its exit code; None until it has ended."""
+    verb: str = "run"
+
+    @property
+    def job_id(self) -> str:
+        return f"local-{self.number}"
+
+
+def read_attempt(folder: Path) -> Attempt | None:
+    """The run's newest attempt; None where there is none, or its record is not what was written."""
+    try:
+        found = read_json(folder / RECORD_NAME)
+        attempt = Attempt(**found)
+        numbers = [type(value) for value in (attempt.number, attempt.pid, 0 if attempt.code is None else attempt.code)]
+        texts = [type(value) for value in (attempt.started, attempt.host, attempt.verb)]
+        right = numbers == [int] * 3 and texts == [str] * 3 and type(attempt.began) in (int, float)
+        return attempt if right and attempt.pid > 0 else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def log_path(folder: Path, number: int) -> Path:
+    return folder / "logs" / f"local-{number}.log"
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the run's lock."""
+    try:
+        with _open_lock(folder / LOCK_NAME, os.O_RDWR) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (OSError, ConfigError):
+        pass
+    return False
+
+
+def is_running(folder: Path, attempt: Attempt) -> bool:
+    """Whether that very process is there and at this run."""
+    return is_locked(folder) and (attempt.host != socket.gethostname() or _started(attempt.pid) == attempt.started)
+
+
+def stop(folder: Path, attempt: Attempt) -> bool:
+    """Send the signal to stop, which the supervisor answers with a checkpoint; False when the process is gone."""
+    handle = None
+    try:
+        handle = os.pidfd_open(attempt.pid) if hasattr(os, "pidfd_open") else None
+        # Held from here on: a number that is given to another process meanwhile is not this handle's.
+        if not is_running(folder, attempt):
+            return False
+        if handle is None:
+            os.kill(attempt.pid, signal.SIGTERM)
+        else:
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
+    except ProcessLookupError:
+        return False
+    finally:
+        if handle is not None:
+            os.close(handle)
+    return True
+
+
+def carry_out(folder: Path, run_id: str, verb: str, act: Callable[[], int]) -> int:
+    """One attempt; returns the exit code of `act`, which runs in a process of its own.
+
+    Raises:
+        ConfigError: another process is at this run.
+    """
+    with _lock(folder, run_id):
+        before = read_attempt(folder)
+        logs = folder / "logs"
+        logs.mkdir(exist_ok=True)
+        number = (before.number if before else 0) + 1
+        while os.path.lexists(log_path(folder, number)):  # a record that was removed
+            number += 1
+        attempt = Attempt(
+            number=number, pid=1, started="", host=socket.gethostname(), began=time.time(), verb=verb,
+        )  # fmt: skip
+
+        def begun(pid: int) -> None:
+            nonlocal attempt
+            attempt = replace(attempt, pid=pid, started=_started(pid))
+            _write(folder, attempt)
+
+        code = _logged(log_path(folder, number), act, begun)
+        _write(folder, replace(attempt, code=code))
+    return code
+
+
+def _write(folder: Path, attempt: Attempt) -> None:
+    write_whole(folder / RECORD_NAME, json.dumps(asdict(attempt)) + "\n")
+
+
+@contextlib.contextmanager
+def _lock(folder: Path, run_id: str) -> Iterator[None]:
+    with _open_lock(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT) as lock:
+        for left in reversed(range(TRIES)):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not left:
+                    raise ConfigError(
+                        f"RUN={run_id} is running on this machine: wait for it, stop it with Ctrl-C where it was "
+                        f"started or with make cancel TO=local RUN={run_id}, or give another RUN"
+                    ) from None
+                time.sleep(PAUSE_S)
+            except OSError:  # a file system without locks
+                break
+        yield
+
+
+def _open_lock(path: Path, how: int) -> IO[bytes]:
+    """Opened, and nothing in it changed. Raises ConfigError for what is no file of the run's own."""
+    try:
+        return os.fdopen(os.open(path, how | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+b", buffering=0)
+    except OSError as error:
+        why = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be opened ({error.strerror})"
+        raise ConfigError(f"{path} {why}: a run locks a file of its own, remove this one") from error
+
+
+def _started(pid: int) -> str:
+    """When the kernel started that process, in ticks since the machine's start; empty when there is none."""
+    try:
+        # The name of the program, in parentheses, may hold anything.
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _logged(log: Path, act: Callable[[], int], begun: Callable[[int], None]) -> int:
+    """The exit code of `act`, whose output is copied to where this process's goes, and into `log`. `begun` is told the
+    number of its process before `act` begins. Signals to stop are passed on, each once."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    channels = [_channel(number) for number in (1, 2)]
+    ready, go = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = FAILED
+        try:
+            die_with_parent()
+            os.setpgid(0, 0)  # the terminal's Ctrl-C would reach it twice, and the second one kills
+            os.close(go)
+            os.read(ready, 1)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # not in the foreground any more
+            for number, (_, end) in enumerate(channels, start=1):
+                os.dup2(end, number)
+            code = act()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    for _, end in channels:
+        os.close(end)
+    with stop_signals_kept(lambda came: os.kill(child, came[-1])):
+        try:
+            begun(child)
+        finally:
+            os.close(go)
+            os.close(ready)
+        with log.open("xb") as file:
+            _copy({mine: number for number, (mine, _) in enumerate(channels, start=1)}, file)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code if code >= 0 else FAILED
+
+
+def _channel(number: int) -> tuple[int, int]:
+    """(where this process reads, where the attempt writes) in place of a standard stream: a terminal for a terminal."""
+    if not os.isatty(number):
+        return os.pipe()
+    mine, theirs = os.openpty()
+    tty.setraw(theirs)
+    return mine, theirs
+
+
+def _copy(channels: dict[int, int], log: IO[bytes]) -> None:
+    """From each channel to the stream of that number and into `log`, until nobody writes any more."""
+    pending = dict.fromkeys(channels, b"")
+    sizes: dict[int, bytes] = {}
+    while pending:
+        for mine, number in channels.items():
+            if os.isatty(number):
+                with contextlib.suppress(OSError):
+                    size = fcntl.ioctl(number, termios.TIOCGWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
+                    if sizes.get(mine) != size:
+                        sizes[mine] = fcntl.ioctl(mine, termios.TIOCSWINSZ, size)
+        for mine in select.select(list(pending), [], [], ASK_S)[0]:
+            try:
+                block = os.read(mine, 1 << 16)
+            except OSError:  # a terminal's other end is closed
+                block = b""
+            if block:
+                with contextlib.suppress(OSError):  # the terminal is gone, the log is not
+                    _write_all(channels[mine], block)
+            whole, newline, rest = DRAWN.sub(b"", pending[mine] + block).rpartition(b"\n")
+            log.write(whole + newline if block else whole + newline + rest)
+            log.flush()
+            if block:
+                pending[mine] = rest
+            else:
+                del pending[mine]
+                os.close(mine)
+
+
+def _write_all(number: int, block: bytes) -> None:
+    while block:
+        block = block[os.write(number, block) :]

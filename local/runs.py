@@ -1,0 +1,85 @@
+"""The runs in a folder, and how their processes on this machine stand."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher import folder
+from launcher.logs import follow
+from launcher.progress import GONE, RUNNING, Job, Seen, look_at
+from launcher.records import Run
+from launcher.scheduler import Cancelled, Found, Words
+from local.attempt import Attempt, is_running, log_path, read_attempt, stop
+from trainer.outcome import FINISHED, RUN_AGAIN, ConfigError, SchedulerError
+
+STATES = {FINISHED: "COMPLETED", RUN_AGAIN: "STOPPED"}
+
+
+class LocalError(SchedulerError):
+    """This machine's own words."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runs:
+    """A launcher.scheduler.Place: the folder that OUTPUT names."""
+
+    output: Path
+    elsewhere: str = folder.ELSEWHERE
+
+    @property
+    def where(self) -> str:
+        return str(self.output)
+
+    def named(self, run_id: str) -> Found[Run] | None:
+        return folder.named(self.output, run_id)
+
+    def known(self) -> Sequence[str]:
+        return folder.known(self.output)
+
+    def newest(self, most: int) -> tuple[Sequence[Run | str], int]:
+        return folder.newest(self.output, most)
+
+    def look(self, runs: Sequence[Run]) -> Sequence[Seen]:
+        return [look_at(run, jobs_of(run)) for run in runs]
+
+    def cancel(self, runs: Sequence[Run]) -> Cancelled:
+        found = [(run, read_attempt(run.folder)) for run in runs]
+        live = [(run, attempt) for run, attempt in found if attempt and not job_of(run, attempt).ended]
+        away = next((attempt for _, attempt in live if attempt.host != socket.gethostname()), None)
+        if away:
+            raise LocalError(f"job {away.job_id} runs on {away.host}: make cancel TO=local there ends it")
+        return Cancelled(job_ids=[attempt.job_id for run, attempt in live if stop(run.folder, attempt)])
+
+    def follow(self, run: Run) -> None:
+        attempt = read_attempt(run.folder)
+        if attempt is None:
+            raise ConfigError(f"run {run.run_id} has no log of this machine: make run keeps one")
+        before = [log_path(run.folder, number) for number in range(1, attempt.number)]
+        follow(log_path(run.folder, attempt.number), lambda: jobs_of(run)[-1], before=before)
+
+
+def place(given: Words, environ: Words, project_dir: Path) -> Runs:
+    """Raises ConfigError for a wrong OUTPUT."""
+    return Runs(output=folder.output_folder(given, environ, project_dir))
+
+
+def jobs_of(run: Run) -> list[Job]:
+    attempt = read_attempt(run.folder)
+    return [job_of(run, attempt)] if attempt else []
+
+
+def job_of(run: Run, attempt: Attempt) -> Job:
+    job_id, nodes = attempt.job_id, attempt.host
+    if attempt.code is not None:
+        code = attempt.code if attempt.code not in STATES else 0
+        state = STATES.get(attempt.code, "FAILED")
+        return Job(job_id=job_id, state=state, ended=True, nodes=nodes, exit_code=code)
+    if is_running(run.folder, attempt):
+        hours, seconds = divmod(max(0, int(time.time() - attempt.began)), 3600)
+        elapsed = f"{hours}:{seconds // 60:02}:{seconds % 60:02}"
+        return Job(job_id=job_id, state=RUNNING, ended=False, nodes=nodes, elapsed=elapsed)
+    return Job(job_id=job_id, state=GONE, ended=True, nodes=nodes, reason="its process ended without an exit code")

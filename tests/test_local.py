@@ -1,0 +1,160 @@
+"""This machine as a scheduler: a run's process, its log and its end, seen by the verbs of every scheduler."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT_DIR
+from plans import make_plan
+
+from launcher import verbs
+from launcher.records import run_record, write_record
+from local.attempt import is_locked, log_path, read_attempt
+from local.scheduler import SCHEDULER
+from trainer.outcome import ConfigError
+
+status, logs, cancel, list_runs = (
+    partial(verb, SCHEDULER) for verb in (verbs.status, verbs.logs, verbs.cancel, verbs.list_runs)
+)
+# In the supervisor's place: speaks on both streams, waits, and ends with 75 when it is told to stop.
+ATTEMPT = """
+import os, signal, sys, time
+from pathlib import Path
+from local.attempt import carry_out
+def act():
+    signal.signal(signal.SIGTERM, lambda *_: (print("stopped in order", flush=True), os._exit(75)))
+    signal.signal(signal.SIGINT, lambda *_: (print("by Ctrl-C", flush=True), os._exit(75)))
+    print("a line", sys.stdout.isatty(), flush=True)
+    os.write(2, b"\\x1b7\\x1b[24;1Hdrawn\\x1b8")
+    print("an error", file=sys.stderr, flush=True)
+    time.sleep(60)
+sys.exit(carry_out(Path(sys.argv[1]), "r", "run", act))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs" / "r"
+    folder.mkdir(parents=True)
+    write_record(folder, run_record(make_plan(run_id="r")))
+    return folder
+
+
+def start(folder: Path, **streams: int) -> subprocess.Popen[bytes]:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    return subprocess.Popen([sys.executable, "-c", ATTEMPT, str(folder)], cwd=PROJECT_DIR, **pipes)  # type: ignore[call-overload,no-any-return]
+
+
+def until_logged(folder: Path, text: str, number: int = 1) -> None:
+    deadline = time.monotonic() + 30
+    log = log_path(folder, number)
+    while not (log.exists() and text in log.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_the_verbs_see_cancel_and_read_a_run_of_this_machine(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    process = start(folder)
+    until_logged(folder, "an error")
+    given, host = {"RUN": "r"}, os.uname().nodename
+    status(given, {}, tmp_path)
+    assert re.sub(r"0:00:\d\d", "0:00:00", capfd.readouterr().out).splitlines() == [
+        "run    r",
+        f"job    local-1 RUNNING on {host}, 0:00:00",
+        "step   none yet",
+        f"files  {folder}, no adapter yet",
+        "next   make logs TO=local RUN=r (follows it; make cancel TO=local RUN=r ends it)",
+    ]
+    assert cancel(given, {}, tmp_path) == 0
+    said = "cancelled job local-1 of run r; make resume TO=local RUN=r starts it again\n"
+    assert capfd.readouterr().out == said
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (75, b"a line False\nstopped in order\n")
+    assert err == b"\x1b7\x1b[24;1Hdrawn\x1b8an error\n"
+    assert cancel(given, {}, tmp_path) == 0
+    assert capfd.readouterr().out == "run r has no job that is pending or running\n"
+    logs(given, {}, tmp_path)
+    shown = capfd.readouterr()
+    assert sorted(shown.out.splitlines()) == ["a line False", "an error", "stopped in order"]
+    assert shown.err == f"trainyard: job local-1 STOPPED on {host}\n"
+    list_runs({}, {}, tmp_path)
+    assert capfd.readouterr().out.splitlines()[1].split() == ["r", "local-1", "STOPPED", "-", "no"]
+
+
+def test_a_process_that_was_killed_is_gone_and_its_number_is_not_signalled(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    process = start(folder)
+    until_logged(folder, "an error")
+    process.kill()
+    process.wait()
+    attempt = read_attempt(folder)
+    assert attempt
+    deadline = time.monotonic() + 30
+    while is_locked(folder):  # the kernel kills its child next
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    status({"RUN": "r"}, {}, tmp_path)
+    gone = f"job    local-1 GONE (its process ended without an exit code) on {attempt.host}"
+    assert capfd.readouterr().out.splitlines()[1] == gone
+    # The number belongs to somebody else by now, who is at another run, or even at this one.
+    record = json.loads((folder / "attempt.json").read_text())
+    (folder / "attempt.json").write_text(json.dumps({**record, "pid": os.getpid()}))
+    cancel({"RUN": "r"}, {}, tmp_path)
+    assert capfd.readouterr().out == "run r has no job that is pending or running\n"
+    again = start(folder)
+    until_logged(folder, "an error", number=2)
+    newest = json.loads((folder / "attempt.json").read_text())
+    (folder / "attempt.json").write_text(json.dumps({**newest, "pid": os.getpid()}))
+    cancel({"RUN": "r"}, {}, tmp_path)
+    assert capfd.readouterr().out == "run r has no job that is pending or running\n"
+    again.send_signal(signal.SIGTERM)
+    assert again.wait(timeout=30) == 75
+
+
+def test_a_damaged_record_of_the_attempt_is_none(folder: Path) -> None:
+    for text in ("", "[]", "{}", '{"number": 1, "pid": -1, "started": "", "host": "h", "began": 0}'):
+        (folder / "attempt.json").write_text(text)
+        assert read_attempt(folder) is None
+
+
+def test_in_a_terminal_it_still_sees_one_and_ctrl_c_reaches_it_once(folder: Path) -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(PROJECT_DIR)
+        os.execv(sys.executable, [sys.executable, "-c", ATTEMPT, str(folder)])
+    until_logged(folder, "an error")
+    os.write(terminal, b"\x03")
+    shown = b""
+    while select.select([terminal], [], [], 20)[0]:
+        try:
+            shown += os.read(terminal, 4096)
+        except OSError:
+            break
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 75
+    assert b"a line True\r\n" in shown and b"\x1b7\x1b[24;1Hdrawn\x1b8" in shown and b"by Ctrl-C" in shown
+    assert log_path(folder, 1).read_text().splitlines() == ["a line True", "an error", "by Ctrl-C"]
+
+
+def test_a_second_attempt_at_a_running_run_is_refused(folder: Path) -> None:
+    from local.attempt import carry_out
+
+    process = start(folder)
+    until_logged(folder, "an error")
+    with pytest.raises(ConfigError, match=r"^RUN=r is running on this machine: .* make cancel TO=local RUN=r"):
+        carry_out(folder, "r", "run", lambda: pytest.fail("it has begun"))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 75
