@@ -740,7 +740,7 @@ def test_a_grid_is_rendered_the_same_twice_and_refused_as_a_run_is(checkout: Pat
     for argv, said in (
         ([*IMAGE, "--grid", "LORA=low,x"], "LORA='x': takes one of"),
         ([*IMAGE, "--grid", "LORA=low", "--parallel", "2"], "PARALLEL='2': is for TO=slurm only"),
-        ([*IMAGE, "--trials", "2"], "TRIALS='2': is for TO=slurm only"),
+        ([*IMAGE, "--trials", "2"], "TRIALS='2': is for TO=slurm or local only"),
         (["--grid", "LORA=low"], "no image"),
         ([*IMAGE, "--grid", "DATA=data/a,b"], "DATA=b: pods see data/"),
     ):

@@ -45,8 +45,8 @@ def test_to_names_the_scheduler_wherever_it_stands(words: list[str], checkout: P
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["plan", "--to", "nomad"], "trainyard: --to nomad: takes slurm, k8s or local\n"),
-        (["plan", "--to"], "trainyard: --to needs a value: slurm, k8s or local\n"),
+        (["plan", "--to", "nomad"], "trainyard: --to nomad: takes one of slurm k8s local\n"),
+        (["plan", "--to"], "trainyard: --to needs a value: one of slurm k8s local\n"),
         (["plan", "--name", "a b; touch ran"], "trainyard: NAME='a b; touch ran': takes at most 40"),
     ],
 )
