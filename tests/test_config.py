@@ -20,6 +20,7 @@ from planner.request.site import Site
 from planner.request.variables import BY_NAME
 from trainer.__main__ import main
 from trainer.config import KNOBS, LORA_PRESETS, SETTINGS, TrainConfig
+from trainer.env_file import read_env_file
 from trainer.flags import convert, field_help, help_table, options, word
 from trainer.outcome import ConfigError
 from trainer.settings import PLANNED, Settings, resolve_settings, usage
@@ -452,3 +453,12 @@ def test_a_setting_whose_value_is_null_is_not_given(nothing: str, tmp_path: Path
     file = written(tmp_path, "".join(f"{name}: {nothing}\n" for name in names))
     found, plain = resolve_settings(["--config", file], {}), resolve_settings([], {})
     assert (found.values, found.sources, found.notices) == (plain.values, plain.sources, ())
+
+
+def test_the_example_of_an_env_file_is_one_once_uncommented(tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parent.parent / ".env.example").read_text()
+    (tmp_path / ".env").write_text(re.sub(r"^# (?=[A-Z_]+=)", "", text, flags=re.MULTILINE))
+    (tmp_path / "train.yaml").touch()  # which CONFIG_FILE names
+    settings = resolve_settings(NEEDED, {}, read_env_file(tmp_path / ".env"), folder=tmp_path).config()
+    assert (settings.max_steps, settings.learning_rate, settings.max_length) == (1500, 2e-4, 1024)
+    assert settings.image_root == "/scratch/you/frames"

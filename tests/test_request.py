@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from dataclasses import MISSING, replace
 from pathlib import Path
@@ -169,6 +170,14 @@ def test_a_variable_of_a_setting_is_what_the_trainer_is_told(variable: Variable,
     # From the YAML file too, and not beside what is typed.
     (tmp_path / "train.yaml").write_text(f"{name}: {word(value)}\n")
     assert getattr(request(CONFIG_FILE=str(tmp_path / "train.yaml")), name) == value
+
+
+@pytest.mark.parametrize("variable", OF_SETTINGS, ids=lambda variable: variable.name)
+def test_a_variables_default_is_the_settings_in_the_request_and_in_the_help(variable: Variable) -> None:
+    default = options(TrainConfig)[variable.settings[0]].default
+    assert JobSpec.__dataclass_fields__[str(variable.field)].default == default
+    said = re.search(r"\((\S+)\)$", variable.help)
+    assert said and variable.parse(variable.name, said[1]) == default
 
 
 def test_gpu_type_gives_the_memory_and_vram_wins_over_it() -> None:
