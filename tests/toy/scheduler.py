@@ -1,0 +1,22 @@
+"""What the toy takes, and where its runs are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from launcher import folder
+from launcher.scheduler import Scheduler, Words
+from toy.runs import Runs
+
+
+class Toy:
+    """A launcher.scheduler.Scheduler."""
+
+    name = "toy"
+    takes = ("RUN", "OUTPUT")
+
+    def place(self, given: Words, environ: Words, project_dir: Path) -> Runs:
+        return Runs(output=folder.output_folder(given, environ, project_dir))
+
+
+SCHEDULER: Scheduler[Runs] = Toy()
