@@ -77,7 +77,7 @@ def check_request(spec: JobSpec) -> None:
     _effective_batch(spec)
     if spec.gpus and spec.mem_gib < (least := processes_gib(spec)):
         raise ConfigError(
-            f"MEM={spec.mem_gib}: the processes of a node alone take {least} GiB: MEM={least} is the least"
+            f"MEM={spec.mem_gib}: the processes of a node alone take {least} GiB: MEM={least} is the least", name="MEM"
         )
 
 
@@ -85,13 +85,15 @@ def _ways(spec: JobSpec) -> tuple[Way, ...]:
     """The ways that this many GPUs allow. Raises ConfigError for a CONFIG that is not among them."""
     ways = NO_GPU if spec.gpus == 0 else ONE_GPU if spec.num_processes == 1 else MORE_GPUS
     if spec.gpus == 0 and spec.nodes > 1:
-        raise ConfigError(f"NODES={spec.nodes} without GPUs: cpu_mps is one process; try NODES=1")
+        raise ConfigError(f"NODES={spec.nodes} without GPUs: cpu_mps is one process; try NODES=1", name="NODES")
     asked = spec.accelerate_config
     possible = list(dict.fromkeys(way.config for way in ways))
     if asked != "auto" and asked not in possible:
         gpus = spec.gpus * spec.nodes
         offered = f"{gpus} GPU{'s' * (gpus != 1)}" if gpus else "no GPU"
-        raise ConfigError(f"CONFIG={asked} is not for {offered}: try CONFIG={' or CONFIG='.join(possible)}")
+        raise ConfigError(
+            f"CONFIG={asked} is not for {offered}: try CONFIG={' or CONFIG='.join(possible)}", name="CONFIG"
+        )
     return ways
 
 
@@ -105,7 +107,9 @@ def _effective_batch(spec: JobSpec) -> tuple[int, list[str]]:
         return batch, [rounded] if batch != DEFAULT_BATCH_SIZE else []
     if batch != asked:
         near = " or ".join(str(b) for b in (batch - world, batch) if b)
-        raise ConfigError(f"EFFECTIVE_BATCH={asked} cannot be shared evenly by {world} GPUs: try {near}")
+        raise ConfigError(
+            f"EFFECTIVE_BATCH={asked} cannot be shared evenly by {world} GPUs: try {near}", name="EFFECTIVE_BATCH"
+        )
     return batch, []
 
 

@@ -161,7 +161,9 @@ def path(extra_refused: str = "") -> Parser:
 def model(name: str, text: str) -> str:
     """A path or hub id. An address is not said back: it may hold a token."""
     if re.match(r"[^/]*(://|@)", text):
-        raise ConfigError(f"{name} is an address: give the hub id alone, owner/name, or a folder, as ./x@y if it has @")
+        raise ConfigError(
+            f"{name} is an address: give the hub id alone, owner/name, or a folder, as ./x@y if it has @", name=name
+        )
     return str(path()(name, text))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -66,21 +67,24 @@ class ConfigError(Exception):
             text += f"{' ' if text.endswith('?') else ': ' * bool(text)}{self.allowed}"
         return f"{text}; {self.advice}" if self.advice else text
 
+    @property
+    def words(self) -> str:
+        """The whole text; a node's name is no part of it."""
+        return str(self)
+
     def but(self, **fields: str) -> ConfigError:
         """The same mistake, with other `fields`."""
         return type(self)(**{**vars(self), **fields})
 
     @classmethod
     def of(cls, errors: Sequence[ConfigError], *, source: str = "") -> ConfigError:
-        """All of `errors`, none of them empty, as one; what several take or advise is said once."""
+        """All of `errors` as one; what several of them take is said once, at the end."""
         if len(errors) == 1:
             return errors[0].but(source=source or errors[0].source)
-        problems = [str(error.but(allowed="", advice="")) for error in errors]
-        allowed, advice = (
-            "; ".join(dict.fromkeys(filter(None, (getattr(error, field) for error in errors))))
-            for field in ("allowed", "advice")
-        )
-        return cls("; ".join(problems), allowed=allowed, advice=advice, source=source)
+        taken = Counter(error.allowed for error in errors if error.allowed)
+        shared = [allowed for allowed, times in taken.items() if times > 1]
+        problems = [str(error.but(allowed="") if error.allowed in shared else error) for error in errors]
+        return cls("; ".join(problems), allowed="; ".join(shared), source=source)
 
 
 def unknown(word: str, known: Sequence[str], *, meant: str | None = None) -> ConfigError:
@@ -98,15 +102,20 @@ class SickNode(Exception):
 
     exit_code = FAILED
 
+    def __init__(self, words: str) -> None:
+        super().__init__(words)
+        self.words = words
+        """The text without the node's name."""
+
     def __str__(self) -> str:
-        return f"{node_name()}: {self.args[0]}"
+        return f"{node_name()}: {self.words}"
 
 
 class RecordError(SickNode):
     """A record cannot be put before the model, here and now: all of them could when the data was looked at."""
 
     def __init__(self, message: str) -> None:
-        # A loader's process hands on what it raised with its own traceback in front, which ends in these words.
+        # torch makes an error of a loader's process anew, from the text of its traceback, which ends in these words.
         words = message.rpartition(f"{type(self).__name__}: ")[2].strip()
         super().__init__(words.removeprefix(f"{node_name()}: "))
 

@@ -85,7 +85,7 @@ def _refuse_pipe(path: str, project_dir: Path) -> None:
     except FileNotFoundError:
         pass  # whoever reads it says so
     except OSError as error:
-        raise ConfigError(f"CONFIG_FILE={path} cannot be read ({error.strerror})") from None
+        raise ConfigError(f"CONFIG_FILE={path} cannot be read ({error.strerror})", name="CONFIG_FILE") from None
 
 
 def _evaluates(values: Mapping[str, Any], data: Path) -> bool:

@@ -15,7 +15,7 @@ from planner.choose import check_request
 from planner.job import JobSpec
 from planner.request.elsewhere import given_elsewhere
 from planner.request.site import Site, vram
-from planner.request.variables import DEFAULT_DATA, DEFAULT_MODEL, DEFAULT_OUTPUT, job_fields, parse_given
+from planner.request.variables import BY_NAME, DEFAULT_DATA, DEFAULT_MODEL, DEFAULT_OUTPUT, job_fields, parse_given
 from trainer.env_file import read_env_file
 from trainer.outcome import ConfigError
 from trainer.text import GIB, shown
@@ -49,7 +49,9 @@ def resolve(
     with _naming({**dict.fromkeys(site.texts, site.source), **elsewhere.sources}, given):
         asked, taken = _with_site(parse_given({**below, **given}), site)
         if "GPU_TYPE" in given and "GPUS" not in asked and asked.get("DEVICE") == "cpu":
-            raise ConfigError(f"GPU_TYPE={given['GPU_TYPE']}: DEVICE=cpu uses no GPU: leave one of them out")
+            raise ConfigError(
+                f"GPU_TYPE={given['GPU_TYPE']}: DEVICE=cpu uses no GPU: leave one of them out", name="GPU_TYPE"
+            )
         spec = _complete(
             asked, taken, elsewhere.fields, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site,
             paths_elsewhere=paths_elsewhere,
@@ -60,14 +62,13 @@ def resolve(
 
 @contextlib.contextmanager
 def _naming(sources: Mapping[str, str], given: Mapping[str, str]) -> Iterator[None]:
-    """Errors that begin with a variable which nobody typed say where its value comes from."""
+    """Errors about a variable that nobody typed say where its value comes from."""
     try:
         yield
     except ConfigError as error:
-        name = str(error).replace("=", " ").replace(":", " ").split()[0]
-        if name not in sources or name in given:
+        if error.source or error.name not in sources or error.name in given:
             raise
-        raise ConfigError(f"{error} ({name} is from {sources[name]})") from error
+        raise ConfigError(f"{error} ({error.name} is from {sources[error.name]})", name=error.name) from error
 
 
 def _complete(
@@ -117,10 +118,16 @@ def _complete(
 
 def _with_site(asked: dict[str, object], site: Site) -> tuple[dict[str, object], list[str]]:
     """(values by variable name, names of those that the site decided). ENVIRONMENT is merged."""
-    try:
-        defaults = parse_given(site.texts)
-    except ConfigError as error:
-        raise ConfigError(f"{site.source}: {error}") from error
+    defaults: dict[str, object] = {}
+    problems: list[ConfigError] = []
+    for name in BY_NAME:
+        if name in site.texts:
+            try:
+                defaults |= parse_given({name: site.texts[name]})
+            except ConfigError as error:
+                problems.append(error)
+    if problems:
+        raise ConfigError.of(problems, source=site.source)
     taken = [name for name in defaults if name not in asked or name == "ENVIRONMENT"]
     merged = {**defaults, **asked}
     if "ENVIRONMENT" in defaults and "ENVIRONMENT" in asked:

@@ -130,11 +130,11 @@ def environment(name: str, text: str) -> tuple[tuple[str, str], ...]:
         if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", key):
             # Not said back: it may be a token.
             allowed = "takes NAME=value with commas between: NCCL_DEBUG=INFO,HF_HOME=/scratch/hf"
-            raise ConfigError(f"{name}: part {number} begins with no NAME=", allowed=f"it {allowed}")
+            raise ConfigError(f"{name}: part {number} begins with no NAME=", allowed=f"it {allowed}", name=name)
         refuse_secret(name, part)
         if reason := next((reason for names, reason in OURS if re.fullmatch(names, key)), None):
-            raise ConfigError(f"{name}: {key} is not to be set here: {reason}")
+            raise ConfigError(f"{name}: {key} is not to be set here: {reason}", name=name)
         if not value.isprintable() or len(value) > 1024:
-            raise ConfigError(f"{name}: {key} takes at most 1024 printable characters on one line")
+            raise ConfigError(f"{name}: {key} takes at most 1024 printable characters on one line", name=name)
         found[key] = value
     return tuple(sorted(found.items()))

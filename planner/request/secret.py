@@ -100,7 +100,7 @@ def find_secret(text: str) -> str:
 def refuse_secret(where: str, text: str) -> None:
     """Raises ConfigError, which names `where` and not the text, when `text` holds what looks like a secret."""
     if found := find_secret(text):
-        raise ConfigError(f"{where}: {found}, {ADVICE}")
+        raise ConfigError(f"{where}: {found}, {ADVICE}", name=where)
 
 
 def refuse_secrets(where: str, content: object, name: str = "") -> None:

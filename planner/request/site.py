@@ -48,10 +48,10 @@ def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested
         regular(path)
     except FileNotFoundError:
         raise ConfigError(
-            f"SITE={source}: No such file or directory: make site drafts one, SITE=none does without"
+            f"SITE={source}: No such file or directory: make site drafts one, SITE=none does without", name="SITE"
         ) from None
     except OSError as error:
-        raise ConfigError(f"SITE={source} cannot be read ({error.strerror})") from None
+        raise ConfigError(f"SITE={source} cannot be read ({error.strerror})", name="SITE") from None
     known = (*keys, GPU_TYPES, *nested)
 
     def check_key(key: str) -> None:
@@ -86,7 +86,9 @@ def vram(fields: dict[str, object], site: Site) -> tuple[float, str]:
     if kind not in sizes and kind.lower() in spelled:
         alike = [name for name in sizes if name.lower() == kind.lower()]
         if len({sizes[name] for name in alike}) > 1:
-            raise ConfigError(f"GPU_TYPE={kind}: {site.source} has {' and '.join(alike)}: write one of them")
+            raise ConfigError(
+                f"GPU_TYPE={kind}: {site.source} has {' and '.join(alike)}: write one of them", name="GPU_TYPE"
+            )
         kind = fields["gpu_type"] = spelled[kind.lower()]
     if "vram_gib" in fields:
         return float(str(fields["vram_gib"])), "given"
@@ -100,7 +102,9 @@ def vram(fields: dict[str, object], site: Site) -> tuple[float, str]:
         return sizes[kind], f"GPU_TYPE={kind} of {site.source}"
     known = (*sizes, *(name for name in GPU_GIB if name not in spelled))
     if kind.lower() not in GPU_GIB:
-        raise ConfigError(f"GPU_TYPE={kind}: not known{known_are(kind, known)}; for others add VRAM=<GiB>")
+        raise ConfigError(
+            f"GPU_TYPE={kind}: not known{known_are(kind, known)}; for others add VRAM=<GiB>", name="GPU_TYPE"
+        )
     return GPU_GIB[kind.lower()], f"GPU_TYPE={kind}"
 
 

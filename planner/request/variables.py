@@ -194,7 +194,7 @@ def parse_given(given: Mapping[str, str]) -> dict[str, object]:
     """Checked values by variable name, in the table's order."""
     for name, text in given.items():
         if not text:
-            raise ConfigError(f"{name}= is empty: give a value, or leave {name} out")
+            raise ConfigError(f"{name}= is empty: give a value, or leave {name} out", name=name)
         refuse_secret(name, text)
     return {name: BY_NAME[name].parse(name, given[name]) for name in BY_NAME if name in given}
 

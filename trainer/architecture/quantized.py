@@ -18,5 +18,6 @@ def check_unquantized(model: str, config: Mapping[str, Any]) -> None:
             method = how.get("quant_method") if isinstance(how, Mapping) else None
             raise ConfigError(
                 f"MODEL={model}: its weights are quantized already ({method or 'says its config.json'}): give the "
-                "16-bit model that they were made from; QUANTIZATION=nf4 makes 4 bits of it as it loads"
+                "16-bit model that they were made from; QUANTIZATION=nf4 makes 4 bits of it as it loads",
+                name="MODEL",
             )

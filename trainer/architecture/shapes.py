@@ -37,7 +37,8 @@ def resolve_shape(model: str, *, job: Mapping[str, str] | None = None, elsewhere
     if not on_hub and not elsewhere:
         raise ConfigError(
             f"MODEL={model}: no folder here and no hub id: give a folder, or owner/name as in "
-            f"{next(iter(KNOWN_MODELS))}"
+            f"{next(iter(KNOWN_MODELS))}",
+            name="MODEL",
         )
     for environ in (job or {}, os.environ) if on_hub else ():
         if cached := cached_config(model, environ):
@@ -49,7 +50,8 @@ def resolve_shape(model: str, *, job: Mapping[str, str] | None = None, elsewhere
         raise ConfigError(
             f"MODEL={model}: not a folder, not in the Hugging Face cache, not built in"
             f"{nearest(model, tuple(KNOWN_MODELS)) or ':'} built in are {_names()}; for any other model "
-            "download its config.json and pass the folder"
+            "download its config.json and pass the folder",
+            name="MODEL",
         )
     return shape_from_config(config, model=model)
 
@@ -60,7 +62,9 @@ def shape_from_config(config: Config, *, model: str) -> ModelShape:
     family = config.get("model_type")
     parse = PARSERS.get(family) if isinstance(family, str) else None
     if parse is None:
-        raise ConfigError(f"MODEL={model}: config.json has model_type {family!r}; known families: {', '.join(PARSERS)}")
+        raise ConfigError(
+            f"MODEL={model}: config.json has model_type {family!r}; known families: {', '.join(PARSERS)}", name="MODEL"
+        )
     try:
         shape = parse(config)
         sizes = {field.name: getattr(shape, field.name) for field in fields(shape) if field.type == "int"}
@@ -68,7 +72,9 @@ def shape_from_config(config: Config, *, model: str) -> ModelShape:
             raise ValueError(f"{wrong[0]} comes to {sizes[wrong[0]]!r}, no whole number above 0")
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         detail = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"MODEL={model}: config.json is not a {family} configuration ({detail})") from error
+        raise ConfigError(
+            f"MODEL={model}: config.json is not a {family} configuration ({detail})", name="MODEL"
+        ) from error
     return shape
 
 
@@ -80,9 +86,13 @@ def _from_file(model: str, path: Path) -> ModelShape:
     try:
         config = once(read_json, path)
     except FileNotFoundError as error:
-        raise ConfigError(f"MODEL={model}: the folder has no config.json: pass a model's folder") from error
+        raise ConfigError(
+            f"MODEL={model}: the folder has no config.json: pass a model's folder", name="MODEL"
+        ) from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"MODEL={model}: {path} cannot be read as JSON ({error}): download it again") from error
+        raise ConfigError(
+            f"MODEL={model}: {path} cannot be read as JSON ({error}): download it again", name="MODEL"
+        ) from error
     if not isinstance(config, dict):
-        raise ConfigError(f"MODEL={model}: {path} holds {type(config).__name__}, not a JSON object")
+        raise ConfigError(f"MODEL={model}: {path} holds {type(config).__name__}, not a JSON object", name="MODEL")
     return shape_from_config(config, model=model)

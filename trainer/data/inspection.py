@@ -236,7 +236,7 @@ def _look(
         try:
             added[key] = encode_text(processor, record, text)["input_ids"].shape[1] - joined
         except RecordError as error:
-            return Checked(reason="the processor refuses it", detail=error.args[0])
+            return Checked(reason="the processor refuses it", detail=error.words)
     found = Checked(
         contents=_contents(record, files), tokens=joined - len(answers) + 1 + sum(lengths) + added[key],
         supervised=sum(lengths), picture_tokens=added[key],

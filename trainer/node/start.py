@@ -138,7 +138,7 @@ def device_map(state: Any) -> dict[str, str | int] | None:
 def leave_alone(error: SickNode) -> int:
     """The exit code of a rank that cannot agree with the others; not 0, so that torchrun ends those who wait."""
     write_outcome(FAILED)
-    if error.args[0]:
+    if error.words:
         log.complain(str(error))
     return FAILED
 

@@ -173,7 +173,7 @@ def load_trained(path: Path, *, device: Device | None = None, base: str | None =
     try:
         model, _ = models.load_here(config, state)
     except (ConfigError, SickNode) as error:
-        raise type(error)(f"{error.args[0]}; --base says where the adapter's base is") from None
+        raise type(error)(f"{error.words}; --base says where the adapter's base is") from None
     if base:
         model = put_adapter(model, folder)
     return Trained(model=model.eval(), processor=processor, usage=usage, accelerator=Accelerator(cpu=device == "cpu"))

@@ -28,7 +28,7 @@ def ask(name: str, question: Callable[..., Answer], *about: Any) -> Check:
     try:
         answer = question(*about)
     except (ConfigError, SickNode) as error:
-        return Check(name=name, status="fail", found=error.args[0])  # of a sick node without its name
+        return Check(name=name, status="fail", found=error.words)
     found, do = (answer, "") if isinstance(answer, str) else answer
     return Check(name=name, status="warn" if do else "pass", found=found, do=do)
 

@@ -156,5 +156,5 @@ def answer(trained: Trained, record: Record, *, written: bool) -> dict[str, Any]
     try:
         (said,) = asked.measure(trained.model, trained.accelerator, bool).predictions
     except RecordError as error:
-        raise FormError(f": {error.args[0]}") from None
+        raise FormError(f": {error.words}") from None
     return {"action": said["prediction"], **{name: said[name] for name in ("probabilities", "answer") if name in said}}
