@@ -24,7 +24,6 @@ from trainer.flags import answer_help, build, convert, options, split_flags, wor
 from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError, unknown
 from trainer.spellings import CONFIG_FILE, ENVIRONMENT, LORA, NEEDLESS, OURS
 from trainer.text import printable, shown, wrap
-from trainer.yaml_file import read_yaml
 
 COMMAND_LINE = "command line"
 # Sources whose names an error needs no file for.
@@ -66,7 +65,7 @@ def resolve_settings(
         raise ConfigError("--config takes a YAML file, got ''")
     path = str(folder / named) if named else ""
     layers: dict[str, Mapping[str, object]] = {
-        path: read_yaml(Path(path), path, takes=TAKES, check_key=_check_name) if path else {},
+        path: _read_file(path) if path else {},
         ".env": {name: env_file[name] for name in ENVIRONMENT if env_file.get(name)},
         "environment": {name: environ[name] for name in ENVIRONMENT if environ.get(name)},
         COMMAND_LINE: flags,
@@ -138,6 +137,12 @@ def _read_value(name: str, value: object, *, shown_as: str, also: Sequence[str])
     if str(meant) not in LORA_PRESETS:
         raise ConfigError(f"{shown_as} takes {' or '.join(LORA_PRESETS)}, got {shown(str(meant))}", name=LORA)
     return dict(zip(("lora_r", "lora_alpha"), LORA_PRESETS[str(meant)], strict=True)), notice
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    from trainer.yaml_file import read_yaml  # most requests have no such file, and a plan is to be fast
+
+    return read_yaml(Path(path), path, takes=TAKES, check_key=_check_name)
 
 
 def _check_name(name: str) -> None:

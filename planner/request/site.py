@@ -16,7 +16,6 @@ from planner.values import GPU_GIB, NO_BF16, gib
 from trainer.files import regular
 from trainer.outcome import ConfigError, unknown
 from trainer.text import known_are, shown
-from trainer.yaml_file import read_yaml
 
 GPU_TYPES = "gpu_types"
 ASSUMED_VRAM_GIB = 24.0
@@ -44,6 +43,8 @@ def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested
     Raises:
         ConfigError: it cannot be read, is no YAML mapping, or holds what is not taken: all that is wrong.
     """
+    from trainer.yaml_file import read_yaml  # where there is no site file, nothing reads YAML
+
     try:
         regular(path)
     except FileNotFoundError:
