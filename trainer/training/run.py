@@ -1,0 +1,220 @@
+"""One run in three acts: prepare what it needs, learn, leave behind what was learned. Imports torch and all above it:
+trainer/train.py comes here once the request and the environment are known to be good.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer import terminal
+from trainer.config import TrainConfig
+from trainer.data.endings import describe_end
+from trainer.data.examples import Encoder, describe_example
+from trainer.data.lengths import data_digest
+from trainer.data.records import Dataset
+from trainer.evaluation import heldout
+from trainer.evaluation.generation import choose
+from trainer.evaluation.metrics import score_table
+from trainer.model import base as model
+from trainer.model import features, warm_start
+from trainer.model.contract import check_contract
+from trainer.model.refusal import UNFIT, refusing
+from trainer.node.pickles import allow_own_classes, unsafe_pickle
+from trainer.node.ranks import Ranks
+from trainer.node.start import join
+from trainer.node.stop import Stop
+from trainer.outcome import FINISHED, write_outcome
+from trainer.progress_file import EVALUATING, LOADING, SAVING, ProgressWriter
+from trainer.report.page import report_line
+from trainer.results import export, trained
+from trainer.results.card import base_name
+from trainer.tracking import track
+from trainer.tracking.progress import Progress
+from trainer.training.checkpoint import CheckpointStore
+from trainer.training.first_look import check_text_only, drop_unfit
+from trainer.training.layout import defaults, layout_of
+from trainer.training.sft import VisionSFTTrainer
+
+SHOWN_EXAMPLES = 3
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What is there before the first step."""
+
+    config: TrainConfig
+    dataset: Dataset
+    """What is trained on and held out; records that are unfit are gone."""
+    first: bool
+    """Whether this is the first process, the one that writes."""
+    say: Say
+    """Prints, on the first process alone."""
+    stop: Stop
+    store: CheckpointStore
+    start: int
+    """The step to go on from; 0 for a new run."""
+    adapted: Any
+    """The base model with the adapter that is trained, a PeftModel."""
+    unquantized: Any
+    """Names of the model's parts that stay in 16 bits."""
+    held_out: heldout.HeldOut
+    pictures: features.FeatureCache | None
+    tracker: track.Tracker
+    progress: ProgressWriter
+    trainer: VisionSFTTrainer
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.config.output_dir)
+
+    def measure(self, when: str, step: int) -> heldout.Scores:
+        """The scores of the model as it is now, which is that of `step`; said and tracked. Collective."""
+        self.progress.phase(EVALUATING)
+        scores = self.trainer.scores(step)
+        self.say(heldout.describe(when, scores))
+        self.tracker.scores(scores, step)
+        return scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    before: heldout.Scores
+    """The base model's."""
+    after: heldout.Scores
+    step: int
+    """Of the adapter that is kept."""
+    totals: dict[str, float]
+
+
+def train(config: TrainConfig, dataset: Dataset) -> None:
+    """Run everything, and say how it ended.
+
+    Raises:
+        ConfigError: this machine or this model cannot run the configuration.
+        Stopped: the ranks were asked to stop, and have left a checkpoint if there was a step.
+    """
+    prepared = prepare(config, dataset)
+    leave_behind(prepared, learn(prepared))
+
+
+def prepare(config: TrainConfig, dataset: Dataset) -> Prepared:
+    state = join(config)
+    ranks = Ranks(state.num_processes, config.collective_timeout_s)
+    stop = Stop(ranks, Path(config.output_dir))
+    stop.check()
+    say: Say = state.on_main_process(terminal.say)
+    processor, dataset = _look_at_data(config, dataset, ranks, say)
+    stop.check()
+    progress = ProgressWriter(Path(config.output_dir) if ranks.first else None, say)
+    store = _open_store(config, dataset, ranks, say, progress)
+    start = store.take_over()
+    progress.phase(LOADING)
+
+    torch.manual_seed(config.seed)  # the adapters' first values
+    say("loading the model ...")
+    base, anatomy = model.load_here(config, state)
+    peft_model = model.add_lora(base, config, anatomy)
+    if config.init_adapter and not start:
+        say(f"adapter: starts from {warm_start.load(peft_model, config)}")
+    held_out = heldout.hold_out(processor, dataset, config, say)
+    evaluated = [dataset.eval[place] for place in choose(dataset.eval, config.eval_samples)]
+    encoder = Encoder(processor, [*dataset.train, *evaluated])
+    for what, found in check_contract(peft_model, config, anatomy, encoder.collate([{"index": 0}])):
+        say(f"  {what:<38} {found}")
+    pictures = features.keep_features(base, config, len(dataset.train), say)
+    say(f"  {'a picture goes through the tower':<38} {'once' if pictures else 'every time'}")
+    for index in range(min(SHOWN_EXAMPLES, len(encoder.records))) if ranks.first else ():
+        say(f"example {index + 1}\n{describe_example(processor, encoder(index))}")
+    stop.check()
+
+    tracker = track.Tracker()
+    if ranks.first:
+        Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+        tracker.start(config, peft_model, export.describe_run(config, dataset), step=start)
+    trainer = VisionSFTTrainer(
+        config, peft_model, processor, encoder.collate, (len(dataset.train), len(evaluated)),
+        store=store, stop=stop, callbacks=[Progress(progress), tracker], held_out=held_out, features=pictures,
+    )  # fmt: skip
+    return Prepared(
+        config=config, dataset=dataset, first=ranks.first, say=say, stop=stop, store=store, start=start,
+        adapted=peft_model, unquantized=anatomy.unquantized, held_out=held_out, pictures=pictures, tracker=tracker,
+        progress=progress, trainer=trainer,
+    )  # fmt: skip
+
+
+def _look_at_data(config: TrainConfig, dataset: Dataset, ranks: Ranks, say: Say) -> tuple[Any, Dataset]:
+    """The model's processor, and the records that are fit to train on, after a word about both."""
+    say(f"data: {len(dataset.train)} records to train on, {len(dataset.eval)} held out ({dataset.split})")
+    for note in dataset.notes:
+        say(f"data: {note}")
+    check_text_only(config, dataset)
+    processor = model.load_processor(config.model)
+    dataset = drop_unfit(processor, dataset, config, ranks, say)
+    if line := describe_end(processor):
+        say(f"data: {line}")
+    return processor, dataset
+
+
+def _open_store(
+    config: TrainConfig, dataset: Dataset, ranks: Ranks, say: Say, progress: ProgressWriter
+) -> CheckpointStore:
+    layout = layout_of(config, model=base_name(config.model), data=data_digest(config.data), records=len(dataset.train))
+    allow_own_classes()
+    return CheckpointStore(
+        Path(config.output_dir, "checkpoints"), ranks, layout=layout, unsaid=defaults(), keep=config.keep_checkpoints,
+        say=say, look=unsafe_pickle, before_save=partial(progress.phase, SAVING),
+    )  # fmt: skip
+
+
+def learn(run: Prepared) -> Learned:
+    """Score the base model, train from `run.start`, go back to the best adapter, and score that."""
+    run.stop.step = run.start
+    if run.start:
+        run.say(f"going on from step {run.start} ({run.store.path(run.start)})")
+        before = export.load_zero_shot(run.run_dir)
+    else:
+        # The base model's own, also where the adapter knows something already.
+        untrained = run.adapted.disable_adapter() if run.config.init_adapter else nullcontext()
+        with untrained, refusing(run.config.model, "asked for its answers", UNFIT):
+            before = run.measure("before training", 0)
+        if run.first:
+            export.save_zero_shot(run.run_dir, before)
+    totals = run.trainer.train_from(run.start).metrics
+    kept = run.trainer.load_best()
+    if kept != run.trainer.state.global_step:
+        run.say(f"the adapter of step {kept} is kept: its evaluation was the best")
+    return Learned(before=before, after=run.measure("after training", kept), step=kept, totals=totals)
+
+
+def leave_behind(run: Prepared, learned: Learned) -> None:
+    """Write the adapter and the record, then the outcome, and only then what may be slow or fail."""
+    before, after = learned.before, learned.after
+    if run.pictures:
+        run.pictures.close()
+    run.progress.phase(SAVING)
+    export.save_adapter(run.run_dir, run.trainer, run.held_out.processor)
+    if run.first:
+        record = export.RunRecord(
+            config=run.config, answer_field=run.held_out.field, step=learned.step, before=before.action,
+            after=after.action, generated_before=before.beside, generated_after=after.beside, train=learned.totals,
+            history=run.trainer.state.log_history, **export.describe_run(run.config, run.dataset),
+        )  # fmt: skip
+        usage = trained.usage_of(run.config, run.dataset, run.held_out)
+        example = (run.dataset.eval or run.dataset.train)[0]
+        export.save_record(record, after.predictions, usage, run.unquantized, example)
+    run.progress.phase("finished", action_accuracy=after.action and after.action.accuracy)
+    write_outcome(FINISHED)
+    if run.first:
+        run.say(f"\n{score_table(before.action, after.action)}\n")
+        run.say(f"adapter: {run.run_dir}/adapter\n{report_line(run.run_dir)}")
+        run.tracker.finish(after.action)
+        shutil.rmtree(features.features_dir(run.config), ignore_errors=True)
