@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -25,6 +25,13 @@ from trainer.model.traits import UNUSED
 from trainer.node.preflight import check_model
 from trainer.node.start import device_map
 from trainer.outcome import ConfigError, SickNode
+
+
+@runtime_checkable
+class Repacking(Protocol):
+    """What bitsandbytes' 4-bit layers have."""
+
+    support_avx512bf16_for_cpu: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +124,7 @@ def load_base(config: TrainConfig, anatomy: Anatomy, *, dtype: torch.dtype, devi
         trust_remote_code=False,
     )
     for module in base.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
+        if isinstance(module, Repacking):
             # On CPUs with AVX512-BF16 the first forward in eval mode would repack the weights for an
             # inference kernel without a gradient, and training would go on with wrong ones.
             module.support_avx512bf16_for_cpu = False

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import types
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 part = nn.functional.cross_entropy(logits, targets[piece], reduction="sum")
                 if gradient is not None:
                     part.backward()  # the head is frozen: ends at the states
-                    gradient[piece] = states.grad
+                    gradient[piece] = cast(Tensor, states.grad)
             loss += part.detach()
             correct += (logits.detach().argmax(-1) == targets[piece]).sum()
         if gradient is not None:

@@ -45,3 +45,13 @@ def drop_unfit(
     for line in lines:
         say(f"data: {line}")
     return without(take_apart(dataset, apart), unfit)
+
+
+def check_shards(model: Any, world_size: int, say: Callable[[str], object]) -> None:
+    """Raises RuntimeError where ZeRO-3 quietly partitions nothing: at toy size, or with DeepSpeed's own thresholds."""
+    adapters = [p for p in model.parameters() if p.requires_grad and hasattr(p, "ds_tensor")]
+    if adapters:
+        parts = round(min(p.ds_numel / p.ds_tensor.numel() for p in adapters))
+        if parts != world_size:
+            raise RuntimeError(f"ZeRO-3 keeps 1 of {parts} of an adapter here, not 1 of {world_size}")
+        say(f"  {'largest share of an adapter here':<38} 1 of {parts}")

@@ -1,26 +1,22 @@
 """TRL's SFTTrainer with fp32 adapters, the supervised head and no sync a step, that can be stopped at any step and
 goes on as if it had not been.
 
-The Trainer restores optimizer, schedule, random numbers and the samplers' position itself. Added here: commits
-that are whole, the open logging window, the time that earlier attempts took, an evaluation that a stop cut off, a last
-step that is not repeated, and the end for lack of progress, which comes when it would have come.
+attempt.py has what lies in a checkpoint. Added here: an evaluation that a stop cut off, a last step that is not
+repeated, and the end for lack of progress, which comes when it would have come.
 """
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset as Table
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 
-from trainer.config import ZERO3_SETTINGS, TrainConfig
+from trainer.config import TrainConfig
 from trainer.data.repeats import OWN_ROWS, own_rows, without_repeats
 from trainer.evaluation.best import best_step, fruitless
 from trainer.evaluation.heldout import HeldOut, Scores
@@ -28,27 +24,25 @@ from trainer.model.features import FeatureCache
 from trainer.model.head import install_supervised_head
 from trainer.model.warm_start import load_weights
 from trainer.node.stop import Stop
-from trainer.results.export import save_weights
 from trainer.tracking.throughput import Meter
+from trainer.training.arguments import sft_arguments
+from trainer.training.attempt import Attempt
+from trainer.training.callbacks import Steps
 from trainer.training.checkpoint import CheckpointStore
+from trainer.training.first_look import check_shards
 from trainer.training.schedule import schedule
-
-TRAINER_STATE = "trainer_state.json"  # the name under which the Trainer looks for it
-# What the Trainer is told under the name that it has here.
-SAME_NAMES = (
-    "output_dir", "gradient_accumulation_steps", "max_steps", "learning_rate", "weight_decay", "max_grad_norm", "seed",
-    "logging_steps", "eval_steps", "save_steps",
-)  # fmt: skip
-# Of the Trainer, what has been gathered on this rank since the last log, and what a stop left undone.
-WINDOW = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_evaluation_owed")
 
 
 class StopAsked(Exception):
     """In the middle of an evaluation."""
 
 
-class VisionSFTTrainer(SFTTrainer, TrainerCallback):
-    """Takes a ready PeftModel and a collator that adds `loss_positions` and `loss_targets`; is its own callback."""
+class VisionSFTTrainer(SFTTrainer):
+    """Takes a ready PeftModel and a collator that adds `loss_positions` and `loss_targets`."""
+
+    # The library allows for neither being there.
+    model: Any
+    train_dataset: Any
 
     def __init__(
         self,
@@ -71,7 +65,7 @@ class VisionSFTTrainer(SFTTrainer, TrainerCallback):
         adapters = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
         super().__init__(
             model=model,
-            args=_arguments(config, evaluated=sizes[1] > 0),
+            args=sft_arguments(config, evaluated=sizes[1] > 0),
             data_collator=collator,
             train_dataset=Table.from_dict({"index": range(sizes[0])}),
             eval_dataset=Table.from_dict({"index": range(sizes[0], sum(sizes))}) if sizes[1] else None,
@@ -84,24 +78,24 @@ class VisionSFTTrainer(SFTTrainer, TrainerCallback):
         install_supervised_head(model.get_base_model())
         # compute_loss divides by the tokens of the whole step itself.
         self.model_accepts_loss_kwargs = True
-        self.store, self.stop, self.held_out = store, stop, held_out
+        self.stop = stop
+        # Without one nothing is scored beside the loss.
+        self.held_out = held_out or HeldOut(processor=processor, records=(), answered=(), field=None, choices=None)
         self.patience, self.warmup_fraction = config.early_stopping_patience, config.warmup_fraction
         self.meter = Meter(config, self.args.device, features)
-        self._checkpoint: Path | None = None
+        self.attempt = Attempt(store, stop, self.meter)
         self._evaluation_owed = False
-        self._earlier_s = 0.0
-        """What earlier attempts took, up to the checkpoint that this one goes on from."""
         self._scored: dict[int, Any] = {}
         """What the latest evaluation found, by its step: the adapter that is kept may be its."""
         for standard in (PrinterCallback, ProgressCallback):
             self.remove_callback(standard)
-        for callback in (self.meter, self):
+        for callback in (self.meter, Steps(stop, self._begin)):
             self.add_callback(callback)
 
     def train_from(self, step: int) -> Any:
         """`train`, from the store's checkpoint or from the start (0). Raises Stopped when the ranks were stopped."""
-        self._checkpoint = self.store.path(step) if step else None
-        trained = self.train(resume_from_checkpoint=str(self._checkpoint) if self._checkpoint else None)
+        self.attempt.checkpoint = path = self.attempt.store.path(step) if step else None
+        trained = self.train(resume_from_checkpoint=str(path) if path else None)
         self.stop.check()
         return trained
 
@@ -152,7 +146,7 @@ class VisionSFTTrainer(SFTTrainer, TrainerCallback):
 
     def _totals(self) -> dict[str, float]:
         """The totals of all attempts; the Trainer counts this one alone."""
-        steps, seconds, records = self.state.global_step, self._seconds(), len(self.train_dataset)
+        steps, seconds, records = self.state.global_step, self.attempt.seconds(), len(self.train_dataset)
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         epochs, rest = divmod(steps, -(-records // batch))
         return {
@@ -162,36 +156,15 @@ class VisionSFTTrainer(SFTTrainer, TrainerCallback):
             "train_loss": self._total_loss_scalar / max(1, steps),
         }
 
-    def _seconds(self) -> float:
-        return self._earlier_s + time.monotonic() - self._began
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The Trainer has loaded its part of the checkpoint, and cleared the window."""
-        self._began = time.monotonic()
-        self._check_shards()
-        self.stop.step = state.global_step
-        if self._checkpoint:
-            path = _window_file(self._checkpoint, args.process_index)
-            window = torch.load(path, map_location="cpu", weights_only=True)
-            self.meter.restore(window.pop("meter"))
-            self._earlier_s = window.pop("seconds", 0.0)  # a checkpoint of 0.1.0 has none
-            vars(self).update({name: window[name] for name in WINDOW})
-            self._tr_loss = self._tr_loss.to(args.device)
-        control.should_training_stop = state.global_step >= state.max_steps
+    def _begin(self) -> None:
+        check_shards(self.model, self.args.world_size, self.attempt.store.say)
+        self.stop.step = self.state.global_step
+        self.attempt.begin(self)
+        self.control.should_training_stop = self.state.global_step >= self.state.max_steps
         if self._evaluation_owed:
             self._evaluate(None, None)
         else:
             self._look_at_progress()
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.stop.step_began()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.stop.step_ended(state.global_step)
-        if state.global_step >= state.max_steps:  # whatever the interval: a curve should end where the training did
-            control.should_log = True
-        if self.stop.wanted():
-            control.should_save = control.should_training_stop = True
 
     def _run_epoch(self, **kwargs: Any) -> None:  # type: ignore[override]
         if not self.control.should_training_stop:  # the Trainer asks after a step only, and would take one more
@@ -218,7 +191,7 @@ class VisionSFTTrainer(SFTTrainer, TrainerCallback):
         since = fruitless(self.state.log_history)
         if 0 < self.patience <= since and self.state.global_step < self.state.max_steps:
             best = best_step(self.state.log_history)
-            self.store.say(f"stopped early: {since} evaluations without a better one than that of step {best}")
+            self.attempt.store.say(f"stopped early: {since} evaluations without a better one than that of step {best}")
             self.control.should_save = self.control.should_training_stop = True
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
@@ -226,12 +199,12 @@ class VisionSFTTrainer(SFTTrainer, TrainerCallback):
         output = super().evaluation_loop(*args, **kwargs)
         # The Trainer's own is a mean over batches, whatever the length of their answers.
         lost, tokens = self.accelerator.reduce(self._lost.to(self.args.device)).tolist()
-        output.metrics["eval_loss"] = lost / tokens
+        metrics = {**(output.metrics or {}), "eval_loss": lost / tokens}
         said = self.held_out.score(self.model, self.accelerator, self._pause)
         self._scored = {self.state.global_step: said}
         if found := self.held_out.metrics(said):
-            output.metrics.update(eval_action_accuracy=found.accuracy, eval_macro_f1=found.macro_f1)
-        return output
+            metrics |= {"eval_action_accuracy": found.accuracy, "eval_macro_f1": found.macro_f1}
+        return output._replace(metrics=metrics)
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         self._pause()
@@ -245,87 +218,12 @@ class VisionSFTTrainer(SFTTrainer, TrainerCallback):
         """How good the model is as it is now, which is that of `step`. Collective; raises Stopped."""
         return self.held_out.measure(self.model, self.accelerator, self.stop.check, self._scored.get(step))
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self.store_flos()
-        began = time.monotonic()
-        self.store.save(self.state.global_step, self._fill, protect=self._best())
-        self.stop.saved(time.monotonic() - began)
+    def load_best(self) -> int:
+        """Go back to the adapter of the best evaluated step, after training. Returns the step of the one now loaded."""
+        return self.attempt.load_best(self)
 
-    def _fill(self, folder: Path) -> None:
-        save_weights(folder, self)
-        self._save_optimizer_and_scheduler(str(folder))
-        self._save_rng_state(str(folder))
-        window = {name: getattr(self, name) for name in WINDOW} | {
-            "meter": self.meter.state(), "seconds": self._seconds(),
-        }  # fmt: skip
-        torch.save(window, _window_file(folder, self.args.process_index))
-        if self.args.should_save:
-            self.state.save_to_json(str(folder / TRAINER_STATE))
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.attempt.save(self)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(self.model, Path(resume_from_checkpoint))
-
-    def _best(self) -> int | None:
-        """The best evaluated step of those whose adapters are there: in the store, or in memory."""
-        return best_step(self.state.log_history, {*self.store.steps(), self.state.global_step})
-
-    def load_best(self) -> int:
-        """Go back to the adapter of the best evaluated step, after training. Returns the step of the one now loaded."""
-        step = self.state.global_step
-        best = self.store.ranks.from_first(self._best)
-        if best in (None, step):
-            return step
-        path = self.store.path(best)
-        if fault := self.store.ranks.from_first(partial(self.store.fault, path)):
-            self.store.say(f"checkpoint {path} is broken ({fault}): step {step} is kept, not the best one")
-            return step
-        if self.is_deepspeed_enabled:
-            from transformers.integrations.deepspeed import deepspeed_load_checkpoint
-
-            deepspeed_load_checkpoint(self.model_wrapped, str(path), load_module_strict=False)
-        else:
-            load_weights(self.model, path)
-        return best
-
-    def _check_shards(self) -> None:
-        """At toy size, or with DeepSpeed's own thresholds, ZeRO-3 quietly partitions nothing."""
-        adapters = [p for p in self.model.parameters() if p.requires_grad and hasattr(p, "ds_tensor")]
-        if adapters:
-            parts = round(min(p.ds_numel / p.ds_tensor.numel() for p in adapters))
-            if parts != self.args.world_size:
-                raise RuntimeError(f"ZeRO-3 keeps 1 of {parts} of an adapter here, not 1 of {self.args.world_size}")
-            self.store.say(f"  {'largest share of an adapter here':<38} 1 of {parts}")
-
-
-def _window_file(folder: Path, rank: int) -> Path:
-    return folder / f"window_{rank}.pt"
-
-
-def _arguments(config: TrainConfig, *, evaluated: bool) -> SFTConfig:
-    on_cpu = config.device == "cpu"
-    arguments = SFTConfig(
-        **{name: getattr(config, name) for name in SAME_NAMES},
-        per_device_train_batch_size=config.micro_batch_size,
-        per_device_eval_batch_size=config.micro_batch_size,
-        optim={"adamw": "adamw_torch_fused"}.get(config.optimizer, config.optimizer),
-        bf16=os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16",
-        use_cpu=on_cpu,
-        data_seed=config.seed,
-        logging_first_step=True,
-        eval_strategy="steps" if evaluated else "no",
-        # On the CPU the forward pass has all cores; on a GPU workers decode pictures meanwhile.
-        dataloader_num_workers=0 if on_cpu else 4,
-        dataloader_persistent_workers=not on_cpu,
-        dataloader_pin_memory=not on_cpu,
-        remove_unused_columns=False,
-        gradient_checkpointing=False,  # trainer.model has it on the language model alone
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        ddp_find_unused_parameters=False,
-        ddp_timeout=config.collective_timeout_s,
-    )
-    if arguments.deepspeed_plugin is not None:
-        # accelerate's YAML refuses these keys, and the plan's memory estimate counts on them.
-        arguments.deepspeed_plugin.deepspeed_config["zero_optimization"].update(ZERO3_SETTINGS)
-        arguments.deepspeed_plugin.deepspeed_config["zero_force_ds_cpu_optimizer"] = False
-    return arguments

@@ -1,0 +1,46 @@
+"""A run's settings as TRL's SFTTrainer takes them."""
+
+from __future__ import annotations
+
+import os
+
+from trl import SFTConfig
+
+from trainer.config import ZERO3_SETTINGS, TrainConfig
+
+# What the Trainer is told under the name that it has here.
+SAME_NAMES = (
+    "output_dir", "gradient_accumulation_steps", "max_steps", "learning_rate", "weight_decay", "max_grad_norm", "seed",
+    "logging_steps", "eval_steps", "save_steps",
+)  # fmt: skip
+
+
+def sft_arguments(config: TrainConfig, *, evaluated: bool) -> SFTConfig:
+    """What the Trainer is told; `evaluated` is whether there are records to evaluate on the way."""
+    on_cpu = config.device == "cpu"
+    arguments = SFTConfig(
+        **{name: getattr(config, name) for name in SAME_NAMES},
+        per_device_train_batch_size=config.micro_batch_size,
+        per_device_eval_batch_size=config.micro_batch_size,
+        optim={"adamw": "adamw_torch_fused"}.get(config.optimizer, config.optimizer),
+        bf16=os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16",
+        use_cpu=on_cpu,
+        data_seed=config.seed,
+        logging_first_step=True,
+        eval_strategy="steps" if evaluated else "no",
+        # On the CPU the forward pass has all cores; on a GPU workers decode pictures meanwhile.
+        dataloader_num_workers=0 if on_cpu else 4,
+        dataloader_persistent_workers=not on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        remove_unused_columns=False,
+        gradient_checkpointing=False,  # trainer.model has it on the language model alone
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        ddp_find_unused_parameters=False,
+        ddp_timeout=config.collective_timeout_s,
+    )
+    if arguments.deepspeed_plugin is not None:
+        # accelerate's YAML refuses these keys, and the plan's memory estimate counts on them.
+        arguments.deepspeed_plugin.deepspeed_config["zero_optimization"].update(ZERO3_SETTINGS)
+        arguments.deepspeed_plugin.deepspeed_config["zero_force_ds_cpu_optimizer"] = False
+    return arguments
