@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from trainer.evaluation import generation
+from trainer.evaluation import batches
 from trainer.evaluation.rows import needed_bytes
 
 
 def room_for_two() -> None:
     two: list[int] = []
-    reserve = generation._reserve
+    reserve = batches._reserve
 
     def needed(sizes: Any, asked: Any, rows: int) -> int:
         two[:] = [needed_bytes(sizes, asked, 2)]
@@ -28,8 +28,8 @@ def room_for_two() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return reserve(size, device)
 
-    generation.needed_bytes = needed
-    generation._reserve = short
+    batches.needed_bytes = needed
+    batches._reserve = short
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from test_scoring import ALONE, found
 from training import run_forked
 
 from trainer.data.records import Record, load_dataset
-from trainer.evaluation import generation, memory
+from trainer.evaluation import batches, memory
 from trainer.evaluation.generation import generate_answers
 from trainer.evaluation.rows import (
     FP32_BYTES,
@@ -151,7 +151,7 @@ def test_candidates_share_the_rows_and_only_their_own_tokens_have_logits(
 def test_the_rows_are_those_that_are_free_where_the_model_is(
     free: int, sequences: int, model: Any, processor: Any, records: Sequence[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation, "free_bytes", lambda device: free)
+    monkeypatch.setattr(batches, "free_bytes", lambda device: free)
     with Watched(model) as seen:
         answers = generate_answers(model, processor, records, accelerator=ALONE, budget=2)
     assert max(seen.sequences) == sequences and len(answers) == len(records)
@@ -167,7 +167,7 @@ def test_what_a_record_costs_is_read_off_its_tensors_and_the_model(
 
     folder = request.getfixturevalue(family)
     model = AutoModelForImageTextToText.from_pretrained(folder)
-    example = generation.encode(load_processor(str(folder)), records[0], [70, 71])
+    example = batches.encode(load_processor(str(folder)), records[0], [70, 71])
     sizes, asked = memory.cost_of(model, example, 7, [2, 3])
     worked_on: list[int] = []
     tower = next(module for name, module in model.named_modules() if name.endswith(("vision_tower", "visual")))
@@ -287,7 +287,7 @@ def shared_out(folder: str, data: str, log: str, together: bool) -> int:
     with pytest.MonkeyPatch.context() as patched:
         tries = out_of_memory(model, 2 if accelerator.process_index and not together else 99, patched)
         if together:  # as under ZeRO-3, where a process that falls out of a pass would leave the others waiting
-            patched.setattr(generation, "in_step", lambda accelerator: True)
+            patched.setattr(batches, "must_run_in_lockstep", lambda accelerator: True)
             room_for_two()
         with Watched(model) as seen:
             scores = score_actions(model, processor, train[:7], choices, accelerator=accelerator)

@@ -16,7 +16,8 @@ from trainer.config import TrainConfig
 from trainer.data.answers import answer_field, read_action
 from trainer.data.examples import IGNORED, Encoder, encode, pad_and_stack
 from trainer.data.records import Dataset, Record, load_dataset
-from trainer.evaluation.generation import answer_budget, ask
+from trainer.evaluation.batches import map_batches
+from trainer.evaluation.generation import answer_budget
 from trainer.evaluation.heldout import hold_out
 from trainer.evaluation.rows import Room
 from trainer.evaluation.scoring import Choices, find_choices, score_actions
@@ -294,6 +295,6 @@ def test_the_next_records_are_read_while_the_model_works(
     seen: list[int] = []
     monkeypatch.setattr("trainer.evaluation.generation.encode", reading)
     model, some = torch.nn.Linear(1, 1), records[:3]
-    answers = ask(work, model, processor, some, accelerator=ALONE, what="reading", room=Room(most=1))
+    answers = map_batches(work, model, processor, some, accelerator=ALONE, what="reading", room=Room(most=1))
     assert seen == [2, 3, 3]
     assert [answers[some.index(record)] for record in begun] == [1, 2, 3]

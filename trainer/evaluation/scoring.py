@@ -30,7 +30,7 @@ from torch.nn.utils.rnn import pad_sequence
 from trainer.data.answers import UNREADABLE, json_object, read_action
 from trainer.data.examples import IGNORED, prompt_and_answer
 from trainer.data.records import Record
-from trainer.evaluation.generation import ask
+from trainer.evaluation.batches import map_batches
 from trainer.evaluation.rows import SCORED_POSITIONS, Room, candidates_at_once
 from trainer.model.head import log_probabilities
 from trainer.model.traits import next_positions
@@ -168,7 +168,7 @@ def score_actions(
     between: Callable[[], object] = bool,
     room: Room | None = None,
 ) -> list[list[float]]:
-    """Log-probability (nats) of each of `choices` behind each record's prompt. Collective, as `ask` is.
+    """Log-probability (nats) of each of `choices` behind each record's prompt. Collective, as `map_batches` is.
 
     The part that all share counts for nothing, being the same for all.
     """
@@ -177,7 +177,7 @@ def score_actions(
     def score(batch: dict[str, Tensor], rows: int) -> list[list[float]]:
         return _score_batch(model, batch, choices.rest, candidates_at_once(rows, len(lengths))).tolist()
 
-    return ask(
+    return map_batches(
         score, model, processor, records, accelerator=accelerator, what="scoring", between=between,
         behind=choices.shared, candidates=lengths, room=room,
     )  # fmt: skip
