@@ -20,8 +20,9 @@ from plans import make_plan
 from launcher.grid import read_result, read_sweep
 from launcher.records import run_record, write_record
 from trainer.data import endings, examples
-from trainer.data.forms import FormError, read_line
+from trainer.data.forms import read_line
 from trainer.data.records import data_files, load_dataset
+from trainer.data.turns import FormError
 from trainer.files import MIB, MOST_DEPTH, MOST_MIB, bounded_lines, parse_json, read_json
 from trainer.node.preflight import check_model
 from trainer.node.stop import count_attempt

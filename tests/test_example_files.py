@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.forms import Turn
 from trainer.data.records import load_dataset
+from trainer.data.turns import Turn
 from trainer.settings import resolve_settings
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from trainer.data.forms import FormError, Picture, Turn, read_form
+from trainer.data.forms import read_form
 from trainer.data.records import each_answer, load_dataset
+from trainer.data.turns import FormError, Picture, Turn
 from trainer.outcome import ConfigError
 
 A, B = Picture(paths=("a.png",)), Picture(paths=("b.png",))

@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from trainer.data.endings import answer_end, render_answer
-from trainer.data.forms import Picture
 from trainer.data.grid import load_picture
 from trainer.data.records import Record, each_answer
+from trainer.data.turns import Picture
 from trainer.outcome import ConfigError, RecordError
 from trainer.text import shown
 

@@ -15,21 +15,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Any
 
+from trainer.data.places import SIGNS, put_pictures
+from trainer.data.turns import Form, FormError, Picture, Role, Turn
 from trainer.files import MIB, MOST_MIB
 
-PLACEHOLDER = "<image>"
-# Other trainers' spellings of it. <img>path</img> is no place but a picture, and is not read.
-PLACES = re.compile(
-    r"(<(?:image|picture)(?:_?\d+)?\s*/?>|(?:<\|vision_start\|>)?<\|(?:image|img)(?:_?\d+|_pad)?\|>(?:<\|vision_end\|>)?"
-    r"|<ImageHere>|\[IMG\]|\{\{\s*image\s*\}\}|<img>(?![^<]*</img>))",
-    re.IGNORECASE,
-)
-# Without one of these a text holds no marker.
-SIGNS = ("<", "{{", "[IMG]", "](")
 FORMAT_HINT = (
     'one object a line: {"image": "grid.png"} or {"frames": ["0.png", "1.png", "2.png", "3.png"]}, '
     'with "context", "question" and "output"; or {"messages": [...]}, or {"conversations": [...]}'
@@ -53,60 +45,13 @@ LEARNED_BY = {"weight": (0, 1), "loss": (False, True)}
 IMAGE_PART_KEYS = ("image", "path", "url", "image_url")
 READ_OF_PART = {"text": ("type", "text"), **dict.fromkeys(("image", "image_url"), ("type", "text", *IMAGE_PART_KEYS))}
 
-Role = Literal["system", "user", "assistant"]
 # Spellings of TRL, LLaVA, LLaMA-Factory and of Gemma itself.
 ROLES: dict[str, Role] = {
     "system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
     "model": "assistant",
 }  # fmt: skip
 
-
 Said = tuple[Role, Any, bool]  # who speaks, what is said, whether it is learned
-
-
-class FormError(Exception):
-    """What is wrong with one record, in words that follow the place where it stands."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Picture:
-    """One picture as the model sees it."""
-
-    paths: tuple[str, ...]
-    """The file of a ready picture, or the four frames of a grid."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Turn:
-    role: Role
-    parts: tuple[str | Picture, ...]
-    learned: bool = False
-    """An answer that has a loss; any other turn is only shown."""
-
-    @property
-    def text(self) -> str:
-        return "".join([part for part in self.parts if isinstance(part, str)])
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Form:
-    """What one record says."""
-
-    turns: tuple[Turn, ...]
-    """The last one is an answer."""
-    unread: tuple[tuple[str, Any], ...] = ()
-    """(key, value) of all that stands beside what was read."""
-    no_picture: bool = False
-    """A key of pictures is there, and says that there is none."""
-    marked: bool = True
-    """Whether there may be a marker in the text."""
-
-    @property
-    def pictures(self) -> tuple[Picture, ...]:
-        return tuple(part for turn in self.turns for part in turn.parts if isinstance(part, Picture))
-
-
-Parts = list[str | Picture | None]  # None is the place of a picture that is named beside the text
 
 
 def read_line(line: bytes | str) -> dict[str, Any]:
@@ -144,7 +89,7 @@ def read_form(entry: dict[str, Any], place: Callable[[str], str] = str) -> Form:
         said = [(role, what, learn and learned) for role, what, learn in said]
     turns = [list(_parts(what, n, place, unread)) for n, (_, what, _) in enumerate(said, start=1)]
     marked = any(sign in part for parts in turns for part in parts if isinstance(part, str) for sign in SIGNS)
-    pictured, filled = _put_pictures(turns, [role for role, *_ in said], beside, marked), []
+    pictured, filled = put_pictures(turns, [role for role, *_ in said], beside, marked), []
     for number, ((role, _, learned), parts) in enumerate(zip(said, pictured, strict=True), start=1):
         if not parts:
             raise FormError(f": turn {number} is empty" if number < len(said) else ": the answer is empty")
@@ -245,75 +190,6 @@ def _parts(
             raise FormError(f": a part of turn {number} takes type image or text, got {_short(part)}")
         if isinstance(part, dict) and len(part) > 2:
             unread.extend((k, v) for k, v in part.items() if k not in READ_OF_PART[kind])
-
-
-def _put_pictures(
-    turns: list[Parts], roles: list[Role], beside: list[Picture], marked: bool
-) -> list[list[str | Picture]]:
-    """The parts of each turn with every picture in its place: an image part, or a placeholder in what a user says,
-    where there are as many as pictures. Without any place they go in front of the first user turn, as in TRL.
-
-    Raises FormError when the counts disagree.
-    """
-    shown = [part for parts in turns for part in parts if not isinstance(part, str)]
-    # A placeholder means an image only where the record brings images; elsewhere it is a word like others.
-    count = len(shown) - shown.count(None) + len(beside)
-    marks: dict[str, int] = {}
-    for role, parts in zip(roles, turns, strict=True) if marked and count else ():
-        texts = [part for part in parts if isinstance(part, str)]
-        if role != "user" and any(PLACEHOLDER in text for text in texts):
-            raise FormError(": only user turns can hold images")
-        for text in texts if role == "user" else ():
-            for mark in PLACES.findall(text):
-                marks[mark.lower()] = marks.get(mark.lower(), 0) + 1
-    numbers = [int(number) for mark in marks for number in re.findall(r"\d+", mark)]
-    if numbers != sorted(numbers):
-        raise FormError(": numbered places stand in another order than the images: put the images into theirs")
-    names, kept = _choose_places(marks, len(shown), count)
-    supply = iter(beside)
-    if not kept and shown:  # those of the parts stand in the placeholders' places
-        found = [next(supply, None) if part is None else part for part in shown]
-        supply = iter([*(picture for picture in found if picture), *supply])
-        turns = [[part for part in parts if isinstance(part, str)] for parts in turns]
-    filled = [list(_fill(parts, names, supply)) for parts in turns]
-    filled[roles.index("user")][:0] = supply
-    return filled
-
-
-def _choose_places(marks: Mapping[str, int], parts: int, count: int) -> tuple[Collection[str], bool]:
-    """(the placeholders that are places of pictures, whether the image parts are) of a record with `count` pictures,
-    whose text holds each of `marks` so often. Raises FormError where neither make as many."""
-    # All spellings, else a single one, the others being words; beside the image parts, else instead of them.
-    for names in (marks, *((mark,) for mark in marks)):
-        places = sum(marks[name] for name in names)
-        if places + parts == count or (places and places == count):
-            return names, places + parts == count
-    if marks or parts:
-        places = sum(marks.values()) + parts
-        raise FormError(f" has {count} images, but {places} places for them ({PLACEHOLDER} or an image part)")
-    return (), True
-
-
-def _fill(parts: Parts, names: Collection[str], supply: Iterator[Picture]) -> Iterator[str | Picture]:
-    """The parts of one turn, with a picture of the `supply` in each place and for each of the placeholders `names`."""
-    for part in parts:
-        if isinstance(part, str) and not names:
-            if part.strip():
-                yield part
-            continue
-        text = ""
-        for piece in PLACES.split(part) if isinstance(part, str) else [part]:
-            if isinstance(piece, Picture):
-                yield piece
-            elif piece is None or piece.lower() in names:
-                if text.strip():
-                    yield text
-                text = ""
-                yield next(supply)
-            else:
-                text += piece
-        if text.strip():
-            yield text
 
 
 def _beside(entry: dict[str, Any], place: Callable[[str], str]) -> list[Picture]:

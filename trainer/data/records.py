@@ -16,7 +16,8 @@ from typing import Any
 
 from trainer.config import Learn, TrainConfig
 from trainer.data.answers import json_object
-from trainer.data.forms import FORMAT_HINT, Form, FormError, Picture, Turn, read_form, read_line
+from trainer.data.forms import FORMAT_HINT, read_form, read_line
+from trainer.data.turns import Form, FormError, Picture, Turn
 from trainer.data.unread import MAGIC, Unread
 from trainer.files import bounded_lines, regular
 from trainer.outcome import ConfigError

@@ -16,7 +16,8 @@ from functools import cache
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from trainer.data.forms import PLACES, SIGNS, Form
+from trainer.data.places import PLACES, SIGNS
+from trainer.data.turns import Form
 
 PICTURES, VIDEOS, AUDIO, BOXES = "pictures", "videos", "audio", "boxes"
 # What the last word of a key's name means, once words for a file are taken away.

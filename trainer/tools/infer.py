@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.config import Device
-from trainer.data.forms import CONVERSATIONS, FRAMES, ROLES, FormError, read_form, read_line
+from trainer.data.forms import CONVERSATIONS, FRAMES, ROLES, read_form, read_line
 from trainer.data.records import Record, is_picture
+from trainer.data.turns import FormError
 from trainer.data.unread import Unread
 from trainer.files import bounded_lines
 from trainer.flags import Text, parse

@@ -1,0 +1,89 @@
+"""Where the pictures of a record stand in its turns: at an image part, at a placeholder in the text, else in front."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+
+from trainer.data.turns import FormError, Picture, Role
+
+PLACEHOLDER = "<image>"
+# Other trainers' spellings of it. <img>path</img> is no place but a picture, and is not read.
+PLACES = re.compile(
+    r"(<(?:image|picture)(?:_?\d+)?\s*/?>|(?:<\|vision_start\|>)?<\|(?:image|img)(?:_?\d+|_pad)?\|>(?:<\|vision_end\|>)?"
+    r"|<ImageHere>|\[IMG\]|\{\{\s*image\s*\}\}|<img>(?![^<]*</img>))",
+    re.IGNORECASE,
+)
+# Without one of these a text holds no marker.
+SIGNS = ("<", "{{", "[IMG]", "](")
+
+Parts = list[str | Picture | None]  # None is the place of a picture that is named beside the text
+
+
+def put_pictures(
+    turns: list[Parts], roles: list[Role], beside: list[Picture], marked: bool
+) -> list[list[str | Picture]]:
+    """The parts of each turn with every picture in its place: an image part, or a placeholder in what a user says,
+    where there are as many as pictures. Without any place they go in front of the first user turn, as in TRL.
+
+    Raises FormError when the counts disagree.
+    """
+    shown = [part for parts in turns for part in parts if not isinstance(part, str)]
+    # A placeholder means an image only where the record brings images; elsewhere it is a word like others.
+    count = len(shown) - shown.count(None) + len(beside)
+    marks: dict[str, int] = {}
+    for role, parts in zip(roles, turns, strict=True) if marked and count else ():
+        texts = [part for part in parts if isinstance(part, str)]
+        if role != "user" and any(PLACEHOLDER in text for text in texts):
+            raise FormError(": only user turns can hold images")
+        for text in texts if role == "user" else ():
+            for mark in PLACES.findall(text):
+                marks[mark.lower()] = marks.get(mark.lower(), 0) + 1
+    numbers = [int(number) for mark in marks for number in re.findall(r"\d+", mark)]
+    if numbers != sorted(numbers):
+        raise FormError(": numbered places stand in another order than the images: put the images into theirs")
+    names, kept = _choose_places(marks, len(shown), count)
+    supply = iter(beside)
+    if not kept and shown:  # those of the parts stand in the placeholders' places
+        found = [next(supply, None) if part is None else part for part in shown]
+        supply = iter([*(picture for picture in found if picture), *supply])
+        turns = [[part for part in parts if isinstance(part, str)] for parts in turns]
+    filled = [list(_fill(parts, names, supply)) for parts in turns]
+    filled[roles.index("user")][:0] = supply
+    return filled
+
+
+def _choose_places(marks: Mapping[str, int], parts: int, count: int) -> tuple[Collection[str], bool]:
+    """(the placeholders that are places of pictures, whether the image parts are) of a record with `count` pictures,
+    whose text holds each of `marks` so often. Raises FormError where neither make as many."""
+    # All spellings, else a single one, the others being words; beside the image parts, else instead of them.
+    for names in (marks, *((mark,) for mark in marks)):
+        places = sum(marks[name] for name in names)
+        if places + parts == count or (places and places == count):
+            return names, places + parts == count
+    if marks or parts:
+        places = sum(marks.values()) + parts
+        raise FormError(f" has {count} images, but {places} places for them ({PLACEHOLDER} or an image part)")
+    return (), True
+
+
+def _fill(parts: Parts, names: Collection[str], supply: Iterator[Picture]) -> Iterator[str | Picture]:
+    """The parts of one turn, with a picture of the `supply` in each place and for each of the placeholders `names`."""
+    for part in parts:
+        if isinstance(part, str) and not names:
+            if part.strip():
+                yield part
+            continue
+        text = ""
+        for piece in PLACES.split(part) if isinstance(part, str) else [part]:
+            if isinstance(piece, Picture):
+                yield piece
+            elif piece is None or piece.lower() in names:
+                if text.strip():
+                    yield text
+                text = ""
+                yield next(supply)
+            else:
+                text += piece
+        if text.strip():
+            yield text
