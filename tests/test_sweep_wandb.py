@@ -270,9 +270,13 @@ def test_a_member_stores_its_trial_and_comes_back_to_it(toy: Path, service: Swee
 
 
 def test_a_trial_that_the_sweep_stops_ends_in_order_and_is_not_taken_up_again(toy: Path, service: SweepService) -> None:
-    service.stop.add("trial1")
-    output, _ = (process := member(toy, service, steps=2000)).communicate(timeout=60)
-    assert process.returncode == 0, output
+    process, output = member(toy, service, steps=2000), ""
+    assert process.stdout
+    for printed in process.stdout:
+        output += printed
+        if printed == "step 5\n":
+            service.stop.add("trial1")
+    assert process.wait(60) == 0, output
     assert re.search(r"stopped at step \d+", output)
     trial = read_trial(toy / "runs" / "s-0")
     assert trial and trial.stopped
