@@ -7,18 +7,18 @@ machine that wrote the file knows is looked for by its last folders, beside the 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from trainer.config import Learn, TrainConfig
 from trainer.data.answers import json_object
 from trainer.data.forms import FORMAT_HINT, read_form, read_line
+from trainer.data.images import find_image, is_absolute, is_picture
 from trainer.data.turns import Form, FormError, Picture, Turn
-from trainer.data.unread import MAGIC, Unread
+from trainer.data.unread import Unread
 from trainer.files import bounded_lines, regular
 from trainer.outcome import ConfigError
 
@@ -107,10 +107,10 @@ def load_dataset(
 
     def place(name: str) -> str:
         if name not in found:
-            found[name] = _find(name, folder, image_root)
+            found[name] = find_image(name, folder, image_root)
         return str(found[name])
 
-    unread = Unread(lambda name: is_picture(_find(name, folder, image_root)), text_only=text_only)
+    unread = Unread(lambda name: is_picture(find_image(name, folder, image_root)), text_only=text_only)
     try:
         read = [_read(path, place, unread, learn) for path in paths]
     except OSError as error:
@@ -130,7 +130,7 @@ def load_dataset(
             + (f" or {image_root}/" if image_root else "; image_root= names another folder to look in")
         )
     notes = _notes(sides, unread, learn)
-    if moved := sorted(name for name, where in found.items() if _absolute(name) and where != Path(name)):
+    if moved := sorted(name for name, where in found.items() if is_absolute(name) and where != Path(name)):
         names = Counter(found.values())
         if shared_file := next((found[name] for name in moved if names[found[name]] > 1), None):
             one, other, *_ = (name for name, where in found.items() if where == shared_file)
@@ -262,31 +262,6 @@ def _session(entry: dict[str, Any]) -> str:
             if isinstance(where.get(key), (str, int, float)):
                 return str(where[key])
     return ""
-
-
-def _absolute(name: str) -> bool:
-    return PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute()
-
-
-def _find(name: str, folder: Path, image_root: str | None) -> Path | None:
-    """Where the image `name` is: as it says, else by as many of its last folders as there are."""
-    bases = [folder, *([Path(image_root)] if image_root else [])]
-    tails: list[tuple[str, ...]] = [(name,)]  # beside `folder` or, absolute, the same place from everywhere
-    if _absolute(name):
-        parts = (PureWindowsPath(name) if PureWindowsPath(name).is_absolute() else PurePosixPath(name)).parts
-        # The longest tail first: frames/0.png of one session must not become that of another.
-        tails += [parts[start:] for start in range(1, len(parts))]
-    places = (base.joinpath(*tail) for tail in tails for base in bases)
-    # Path.is_file would raise for a name that no file system takes.
-    return next((place for place in places if os.path.isfile(place)), None)
-
-
-def is_picture(path: Path | None) -> bool:
-    """Whether it is a file that begins as those of pictures do."""
-    if path is None or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(8).startswith(MAGIC)
 
 
 def _split(records: Sequence[Record], *, eval_fraction: float, seed: int) -> Dataset:

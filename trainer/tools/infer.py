@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.config import Device
 from trainer.data.forms import CONVERSATIONS, FRAMES, ROLES, read_form, read_line
-from trainer.data.records import Record, is_picture
+from trainer.data.images import is_picture
+from trainer.data.records import Record
 from trainer.data.turns import FormError
 from trainer.data.unread import Unread
 from trainer.files import bounded_lines
