@@ -16,7 +16,7 @@ WATCHED = ("gradients", "parameters", "all")
 
 
 # NAME=value: the value in quotes, or up to the comment that a space and # begin.
-ASSIGNMENT = re.compile(r"""(?:export )?([^=]*)=\s*(?:'([^']*)'|"([^"]*)"|([^'"\s#].*?)?)(?:\s+#.*)?""")
+ASSIGNMENT = r"""(?:export )?([^=]*)=\s*(?:'([^']*)'|"([^"]*)"|([^'"\s#].*?)?)(?:\s+#.*)?"""
 
 
 def read_env_file(path: Path) -> dict[str, str]:
@@ -59,7 +59,7 @@ def read_env_file(path: Path) -> dict[str, str]:
 
 def _assignment(line: str) -> tuple[str, str]:
     """(name, value). Raises ConfigError, which does not say the line back: it may be a bare token."""
-    if not (found := ASSIGNMENT.fullmatch(line)) or "\N{REPLACEMENT CHARACTER}" in line:
+    if not (found := re.fullmatch(ASSIGNMENT, line)) or "\N{REPLACEMENT CHARACTER}" in line:
         raise ConfigError("takes NAME=value in UTF-8, the value whole in quotes or without")
     name = found[1].strip()
     if name not in ENV_FILE and not re.fullmatch("WANDB_[A-Z_]+", name):
