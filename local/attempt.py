@@ -184,7 +184,8 @@ def _logged(log: Path, act: Callable[[], int], begun: Callable[[int], None]) -> 
     number of its process before `act` begins. Signals to stop are passed on, each once."""
     sys.stdout.flush()
     sys.stderr.flush()
-    channels = [_channel(number) for number in (1, 2)]
+    out = _channel(1)
+    channels = [out, out if os.path.sameopenfile(1, 2) else _channel(2)]  # in one place lines keep their order
     ready, go = os.pipe()
     child = os.fork()
     if child == 0:
@@ -204,7 +205,7 @@ def _logged(log: Path, act: Callable[[], int], begun: Callable[[int], None]) -> 
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-    for _, end in channels:
+    for end in {end for _, end in channels}:
         os.close(end)
     with stop_signals_kept(lambda came: os.kill(child, came[-1])):
         try:
@@ -213,7 +214,7 @@ def _logged(log: Path, act: Callable[[], int], begun: Callable[[int], None]) -> 
             os.close(go)
             os.close(ready)
         with log.open("xb") as file:
-            _copy({mine: number for number, (mine, _) in enumerate(channels, start=1)}, file)
+            _copy({mine: number for number, (mine, _) in reversed([*enumerate(channels, start=1)])}, file)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return code if code >= 0 else FAILED
 
