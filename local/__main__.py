@@ -1,14 +1,19 @@
 """usage: python -m local VERB ...
 
-  run, submit     plan, then train on this machine, without a scheduler
-  plan, render    explain what run would do; print the command that it would start
+  run             plan, then train on this machine, without a scheduler
+  submit          the same
+  plan            explain what run would do
+  render          print the command that run would start
   ready           check all that run would, and start nothing
   docker-run      what run does, in the image, by docker or podman
   sweep           several runs one after another: every combination of a grid, or W&B's trials
   sweep-ready     check all that sweep would, and start nothing
   profile-memory  two real steps, measured stage by stage beside the prediction
-  status, logs, list, cancel  a run of this machine (--run; status and logs without it: the newest)
-  resume          go on with a run of this machine that was stopped (--run)
+  status          where a run of this machine is and what to type next (--run; left out: the newest)
+  logs            print a run's log and follow it until its process has ended
+  list            all runs
+  cancel          send a run the signal to stop: it saves a checkpoint and ends
+  resume          go on with a run that was stopped, from the request in its run.json
   find-batch-size the largest micro-batch that really fits, by trying; the plan takes it
 
 python -m local VERB --help says what each takes.

@@ -181,7 +181,9 @@ def resume(given: dict[str, str], environ: Mapping[str, str]) -> int:
             f"{found.text} was not begun by make run: the command that began it ({command}), with RUN={found.name}, "
             "goes on with it"
         )
-    spec = replace(read_spec(run.record["spec"], project_dir=PROJECT_DIR), output=str(run.folder.parent))
+    spec = read_spec(run.record["spec"], project_dir=PROJECT_DIR)
+    if (PROJECT_DIR / spec.run_dir).resolve() != run.folder.resolve():
+        raise ConfigError(f"run {run.run_id} was begun in {spec.run_dir}, and lies in {run.folder}: move it back")
     check_machine(spec)
     plan = choose(spec, here=True)
     check_folder(plan)

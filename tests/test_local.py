@@ -158,3 +158,38 @@ def test_a_second_attempt_at_a_running_run_is_refused(folder: Path) -> None:
         carry_out(folder, "r", "run", lambda: pytest.fail("it has begun"))
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 75
+
+
+SUPERVISE = """
+import os, signal, time
+def main(argv):
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
+    print("begun", *argv[:3], flush=True)
+    time.sleep(60)
+"""
+
+
+def test_resume_goes_on_with_a_stopped_run_from_its_record(checkout: Path, records: Path) -> None:
+    (checkout / "trainer" / "supervise.py").write_text(SUPERVISE)
+
+    def local(*words: str) -> subprocess.Popen[str]:
+        environ = {"PATH": os.environ["PATH"], "HOME": str(checkout)}
+        return subprocess.Popen(
+            [sys.executable, "-m", "local", *words], cwd=checkout, env=environ, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    folder = checkout / "runs" / "r"
+    quantity = ("--device", "cpu", "--model", "HuggingFaceTB/SmolVLM-256M-Instruct", "--max-length", "256")
+    first = local("run", "--run", "r", "--data", str(records), *quantity)
+    until_logged(folder, "begun -- accelerate launch")
+    _, refused = local("resume", "--run", "r").communicate(timeout=60)
+    assert "RUN=r is running on this machine" in refused
+    assert local("cancel", "--run", "r").wait(60) == 0
+    assert first.wait(60) == 75
+    before = (folder / "run.json").read_text()
+    second = local("resume", "--run", "r")
+    until_logged(folder, "begun -- accelerate launch", number=2)
+    assert local("cancel", "--run", "r").wait(60) == 0
+    assert second.wait(60) == 75
+    assert json.loads((folder / "run.json").read_text())["spec"] == json.loads(before)["spec"]
