@@ -31,10 +31,14 @@ from trainer.node.processes import die_with_parent, stop_signals_kept
 from trainer.outcome import FAILED, ConfigError
 
 LOCK_NAME, RECORD_NAME = ".running", "attempt.json"
+LOG_NAME = re.compile(r"local-([1-9][0-9]{0,8})\.log")
+MOST_NUMBER, MOST_PID, MOST_SECONDS, MOST_CODE = 10**9 - 1, 2**31 - 1, 1e11, 255
+TEXT_LIMIT = 256
 TRIES, PAUSE_S = 3, 0.1  # somebody who asks whether the lock is held holds it for a moment
 # What draws the last row of a terminal (trainer/terminal.py): a log has no rows.
 DRAWN = re.compile(rb"\x1b7.*?\x1b8|\x1b\[[0-9;]*[A-Za-z]|\x1b[DM]", re.DOTALL)
 ASK_S = 1.0
+OWN_STAT = Path("/proc/self/stat")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,18 +64,33 @@ class Attempt:
 def read_attempt(folder: Path) -> Attempt | None:
     """The run's newest attempt; None where there is none, or its record is not what was written."""
     try:
-        found = read_json(folder / RECORD_NAME)
-        attempt = Attempt(**found)
-        numbers = [type(value) for value in (attempt.number, attempt.pid, 0 if attempt.code is None else attempt.code)]
-        texts = [type(value) for value in (attempt.started, attempt.host, attempt.verb)]
-        right = numbers == [int] * 3 and texts == [str] * 3 and type(attempt.began) in (int, float)
-        return attempt if right and attempt.pid > 0 else None
+        attempt = Attempt(**read_json(folder / RECORD_NAME))
     except (OSError, ValueError, TypeError):
         return None
+    texts = (attempt.started, attempt.host, attempt.verb)
+    right = (
+        _is_whole(attempt.number, 1, MOST_NUMBER)
+        and _is_whole(attempt.pid, 1, MOST_PID)
+        and (attempt.code is None or _is_whole(attempt.code, 0, MOST_CODE))
+        and type(attempt.began) in (int, float)
+        and 0 <= attempt.began <= MOST_SECONDS  # NaN is not
+        and all(type(text) is str and len(text) <= TEXT_LIMIT and text.isprintable() for text in texts)
+    )
+    return attempt if right else None
+
+
+def _is_whole(value: object, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
 
 
 def log_path(folder: Path, number: int) -> Path:
     return folder / "logs" / f"local-{number}.log"
+
+
+def logged(folder: Path) -> list[int]:
+    """Numbers of the attempts whose logs are there, ascending."""
+    found = (LOG_NAME.fullmatch(path.name) for path in (folder / "logs").glob("local-*.log"))
+    return sorted(int(name[1]) for name in found if name)
 
 
 def is_locked(folder: Path) -> bool:
@@ -88,7 +107,11 @@ def is_locked(folder: Path) -> bool:
 
 def is_running(folder: Path, attempt: Attempt) -> bool:
     """Whether that very process is there and at this run."""
-    return is_locked(folder) and (attempt.host != socket.gethostname() or _started(attempt.pid) == attempt.started)
+    if not is_locked(folder):
+        return False
+    started = _started(attempt.pid)
+    told = bool(started) or not OWN_STAT.exists()  # without /proc nobody knows when a process was started
+    return attempt.host != socket.gethostname() or (told and started == attempt.started)
 
 
 def stop(folder: Path, attempt: Attempt) -> bool:
@@ -111,30 +134,22 @@ def stop(folder: Path, attempt: Attempt) -> bool:
     return True
 
 
-def carry_out(folder: Path, run_id: str, verb: str, act: Callable[[], int]) -> int:
-    """One attempt; returns the exit code of `act`, which runs in a process of its own.
+def carry_out(folder: Path, verb: str, act: Callable[[], int]) -> int:
+    """One attempt, by whoever holds the lock; returns the exit code of `act`, which runs in a process of its own."""
+    before = read_attempt(folder)
+    (folder / "logs").mkdir(exist_ok=True)
+    number = max([before.number if before else 0, *logged(folder)]) + 1
+    attempt = Attempt(
+        number=number, pid=1, started="", host=socket.gethostname(), began=time.time(), verb=verb,
+    )  # fmt: skip
 
-    Raises:
-        ConfigError: another process is at this run.
-    """
-    with _lock(folder, run_id):
-        before = read_attempt(folder)
-        logs = folder / "logs"
-        logs.mkdir(exist_ok=True)
-        number = (before.number if before else 0) + 1
-        while os.path.lexists(log_path(folder, number)):  # a record that was removed
-            number += 1
-        attempt = Attempt(
-            number=number, pid=1, started="", host=socket.gethostname(), began=time.time(), verb=verb,
-        )  # fmt: skip
+    def begun(pid: int) -> None:
+        nonlocal attempt
+        attempt = replace(attempt, pid=pid, started=_started(pid))
+        _write(folder, attempt)
 
-        def begun(pid: int) -> None:
-            nonlocal attempt
-            attempt = replace(attempt, pid=pid, started=_started(pid))
-            _write(folder, attempt)
-
-        code = _logged(log_path(folder, number), act, begun)
-        _write(folder, replace(attempt, code=code))
+    code = _logged(log_path(folder, number), act, begun)
+    _write(folder, replace(attempt, code=code))
     return code
 
 
@@ -143,11 +158,16 @@ def _write(folder: Path, attempt: Attempt) -> None:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path, run_id: str) -> Iterator[None]:
-    with _open_lock(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT) as lock:
+def lock(folder: Path, run_id: str) -> Iterator[None]:
+    """Holds the run's lock, so that nobody else changes what is in `folder`.
+
+    Raises:
+        ConfigError: another process is at this run.
+    """
+    with _open_lock(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT) as file:
         for left in reversed(range(TRIES)):
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if not left:

@@ -58,15 +58,15 @@ def request_here(argv: Sequence[str]) -> JobSpec:
 
 
 def given_here(argv: Sequence[str]) -> dict[str, str]:
-    """What was asked for, with this machine's cores and memory where nothing was said of them. Raises ConfigError for
-    more memory than there is."""
+    """What was asked for, with this machine's cores and memory where nothing was said of them, or MEM=none. Raises
+    ConfigError for more memory than there is."""
     given = read_given(argv, os.environ)
     given.setdefault("CPUS", str(os.cpu_count()))  # more threads than cores would only wait for each other
     memory = max(1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // GIB)
-    given.setdefault("MEM", str(memory))
-    if int(str(parse_given({"MEM": given["MEM"]})["MEM"])) > memory:
+    asked = parse_given({"MEM": given["MEM"]})["MEM"] if "MEM" in given else None
+    if asked is not None and int(str(asked)) > memory:
         raise ConfigError(f"MEM={given['MEM']}: this machine has {memory} GiB: leave it out")
-    return given
+    return {**given, "MEM": str(memory if asked is None else asked)}
 
 
 def check_machine(spec: JobSpec) -> None:
@@ -152,9 +152,11 @@ def carry_out(plan: Plan, act: Callable[[], int], verb: str = "run") -> int:
     from planner.table import plan_summary
 
     folder = PROJECT_DIR / plan.spec.run_dir
-    print(f"{plan_summary(plan)}\nrun    {plan.spec.run_id}\n", flush=True)
-    write_record(folder, run_record(plan))
-    code = attempt.carry_out(folder, plan.spec.run_id, verb, act)
+    folder.mkdir(parents=True, exist_ok=True)
+    with attempt.lock(folder, plan.spec.run_id):
+        print(f"{plan_summary(plan)}\nrun    {plan.spec.run_id}\n", flush=True)
+        write_record(folder, run_record(plan))
+        code = attempt.carry_out(folder, verb, act)
     if code == RUN_AGAIN:
         run_id = plan.spec.sweep or plan.spec.run_id
         print(f"to go on: the same command with RUN={run_id} (or --run {run_id})", flush=True)

@@ -6,14 +6,15 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from launcher import folder
 from launcher.logs import follow
-from launcher.progress import GONE, RUNNING, Job, Seen, look_at
+from launcher.progress import GONE, RUNNING, UNKNOWN, Job, Seen, look_at
 from launcher.records import Run
 from launcher.scheduler import Cancelled, Found, Words
-from local.attempt import Attempt, is_running, log_path, read_attempt, stop
+from local.attempt import RECORD_NAME, Attempt, is_locked, is_running, log_path, logged, read_attempt, stop
 from trainer.outcome import FINISHED, RUN_AGAIN, ConfigError, SchedulerError
 
 STATES = {FINISHED: "COMPLETED", RUN_AGAIN: "STOPPED"}
@@ -58,8 +59,14 @@ class Runs:
         attempt = read_attempt(run.folder)
         if attempt is None:
             raise ConfigError(f"run {run.run_id} has no log of this machine: make run keeps one")
-        before = [log_path(run.folder, number) for number in range(1, attempt.number)]
-        follow(log_path(run.folder, attempt.number), lambda: jobs_of(run)[-1], before=before)
+        done = 0
+        while attempt:
+            number = attempt.number
+            before = [log_path(run.folder, one) for one in logged(run.folder) if done < one < number]
+            follow(log_path(run.folder, number), partial(_job_numbered, run, number), before=before)
+            done, attempt = number, read_attempt(run.folder)
+            if attempt and attempt.number <= done:
+                return
 
 
 def place(given: Words, environ: Words, project_dir: Path) -> Runs:
@@ -70,6 +77,19 @@ def place(given: Words, environ: Words, project_dir: Path) -> Runs:
 def jobs_of(run: Run) -> list[Job]:
     attempt = read_attempt(run.folder)
     return [job_of(run, attempt)] if attempt else []
+
+
+def _job_numbered(run: Run, number: int) -> Job:
+    """The attempt of that number, of which attempt.json says nothing more once a later one has begun."""
+    newest = read_attempt(run.folder)
+    if newest and newest.number == number:
+        return job_of(run, newest)
+    job_id = f"local-{number}"
+    if newest and newest.number > number:
+        return Job(job_id=job_id, state=GONE, ended=True, reason=f"{newest.job_id} goes on with the run")
+    reason = f"{RECORD_NAME} was removed or changed"
+    running = is_locked(run.folder)
+    return Job(job_id=job_id, state=UNKNOWN if running else GONE, ended=not running, reason=reason)
 
 
 def job_of(run: Run, attempt: Attempt) -> Job:

@@ -20,7 +20,7 @@ from plans import make_plan
 
 from launcher import verbs
 from launcher.records import run_record, write_record
-from local.attempt import is_locked, log_path, read_attempt
+from local.attempt import is_locked, is_running, log_path, read_attempt, stop
 from local.scheduler import SCHEDULER
 from trainer.outcome import ConfigError
 
@@ -31,7 +31,7 @@ status, logs, cancel, list_runs = (
 ATTEMPT = """
 import os, signal, sys, time
 from pathlib import Path
-from local.attempt import carry_out
+from local.attempt import carry_out, lock
 def act():
     signal.signal(signal.SIGTERM, lambda *_: (print("stopped in order", flush=True), os._exit(75)))
     signal.signal(signal.SIGINT, lambda *_: (print("by Ctrl-C", flush=True), os._exit(75)))
@@ -39,7 +39,9 @@ def act():
     os.write(2, b"\\x1b7\\x1b[24;1Hdrawn\\x1b8")
     print("an error", file=sys.stderr, flush=True)
     time.sleep(60)
-sys.exit(carry_out(Path(sys.argv[1]), "r", "run", act))
+with lock(Path(sys.argv[1]), "r"):
+    code = carry_out(Path(sys.argv[1]), "run", act)
+sys.exit(code)
 """
 
 
@@ -125,10 +127,90 @@ def test_a_process_that_was_killed_is_gone_and_its_number_is_not_signalled(
     assert again.wait(timeout=30) == 75
 
 
-def test_a_damaged_record_of_the_attempt_is_none(folder: Path) -> None:
-    for text in ("", "[]", "{}", '{"number": 1, "pid": -1, "started": "", "host": "h", "began": 0}'):
+GOOD = {"number": 1, "pid": 4000000, "started": "7", "host": "h", "began": 0.5, "code": None, "verb": "run"}
+DAMAGED = (
+    {"pid": -1}, {"pid": 10**30}, {"pid": True}, {"number": 0}, {"number": -3}, {"number": 10**12}, {"code": -1},
+    {"code": 10**400}, {"began": float("inf")}, {"began": float("nan")}, {"began": 1e300}, {"began": -1},
+    {"began": "now"}, {"host": "h\x1b[2J"}, {"verb": "x" * 300}, {"started": 7}, {"more": 1},
+)  # fmt: skip
+
+
+def test_a_damaged_record_of_the_attempt_is_none(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "attempt.json").write_text(json.dumps(GOOD))
+    assert read_attempt(folder)
+    texts = [json.dumps({**GOOD, **damage}) for damage in DAMAGED]
+    for text in ("", "[]", "{}", *texts):
         (folder / "attempt.json").write_text(text)
-        assert read_attempt(folder) is None
+        assert read_attempt(folder) is None, text
+        list_runs({}, {}, tmp_path)
+        assert capfd.readouterr().out.splitlines()[1].split() == ["r", "-", "-", "-", "no"]
+
+
+def test_an_attempt_that_does_not_say_when_it_was_started_is_not_running(folder: Path) -> None:
+    process = start(folder)
+    until_logged(folder, "an error")
+    host = os.uname().nodename
+    for pid in (2**31 - 1, 2**22 + 1):
+        (folder / "attempt.json").write_text(json.dumps({**GOOD, "pid": pid, "started": "", "host": host}))
+        attempt = read_attempt(folder)
+        assert attempt and not is_running(folder, attempt) and not stop(folder, attempt)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 75
+
+
+def test_logs_prints_the_logs_that_are_there_however_many_there_should_be(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "logs").mkdir()
+    for number, text in ((2, "b\n"), (10, "c\n"), (1, "a\n")):
+        log_path(folder, number).write_text(text)
+    (folder / "logs" / "local-x.log").write_text("not one\n")
+    (folder / "attempt.json").write_text(json.dumps({**GOOD, "number": 10**9 - 1, "code": 1}))
+    logs({"RUN": "r"}, {}, tmp_path)
+    assert capfd.readouterr().out == "a\nb\nc\n"
+
+
+def follow_in_the_background(folder: Path) -> subprocess.Popen[str]:
+    words = ["logs", "--run", "r", "--output", str(folder.parent)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "local", *words], cwd=PROJECT_DIR, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def test_logs_follows_into_the_next_attempt(folder: Path) -> None:
+    first = start(folder)
+    until_logged(folder, "an error")
+    following = follow_in_the_background(folder)
+    assert following.stdout and following.stdout.readline() in ("a line False\n", "an error\n")
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(timeout=30) == 75
+    second = start(folder)
+    until_logged(folder, "an error", number=2)
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(timeout=30) == 75
+    out, err = following.communicate(timeout=60)
+    assert following.returncode == 0 and "Traceback" not in err
+    assert out.count("stopped in order") == 2
+
+
+@pytest.mark.parametrize("damage", ["", None])
+def test_logs_goes_on_when_the_record_of_the_attempt_disappears(folder: Path, damage: str | None) -> None:
+    process = start(folder)
+    until_logged(folder, "an error")
+    following = follow_in_the_background(folder)
+    assert following.stdout and following.stdout.readline() in ("a line False\n", "an error\n")
+    (folder / "attempt.json").unlink()
+    if damage is not None:
+        (folder / "attempt.json").write_text(damage)
+    time.sleep(2)
+    assert following.poll() is None  # somebody is at the run
+    process.kill()  # it would write its record again
+    _, err = following.communicate(timeout=60)
+    assert (following.returncode, "Traceback" in err) == (0, False)
+    assert "trainyard: job local-1 GONE (attempt.json was removed or changed)" in err
 
 
 def test_in_a_terminal_it_still_sees_one_and_ctrl_c_reaches_it_once(folder: Path) -> None:
@@ -149,15 +231,31 @@ def test_in_a_terminal_it_still_sees_one_and_ctrl_c_reaches_it_once(folder: Path
     assert log_path(folder, 1).read_text().splitlines() == ["a line True", "an error", "by Ctrl-C"]
 
 
-def test_a_second_attempt_at_a_running_run_is_refused(folder: Path) -> None:
-    from local.attempt import carry_out
+def test_a_second_attempt_at_a_running_run_is_refused_and_changes_nothing(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from local.run import carry_out
 
     process = start(folder)
     until_logged(folder, "an error")
+    before = (folder / "run.json").read_bytes()
+    plan = make_plan(run_id="r", output=str(folder.parent), seed=7)
     with pytest.raises(ConfigError, match=r"^RUN=r is running on this machine: .* make cancel TO=local RUN=r"):
-        carry_out(folder, "r", "run", lambda: pytest.fail("it has begun"))
+        carry_out(plan, lambda: pytest.fail("it has begun"))
+    assert ((folder / "run.json").read_bytes(), capfd.readouterr().out) == (before, "")
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 75
+
+
+def test_memory_of_which_nothing_is_said_is_this_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    from local.run import given_here
+
+    monkeypatch.delenv("TRAINYARD_GIVEN", raising=False)
+    everything = given_here([])["MEM"]
+    assert given_here(["--mem", "none"])["MEM"] == everything
+    assert given_here(["--mem", "1"])["MEM"] == "1"
+    with pytest.raises(ConfigError, match=rf"^MEM=65536: this machine has {everything} GiB: leave it out"):
+        given_here(["--mem", "65536"])
 
 
 SUPERVISE = """
