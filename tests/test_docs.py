@@ -17,6 +17,7 @@ import yaml
 
 import local.__main__
 import trainer.__main__
+from launcher.progress import RUNNING, Job, Seen, status_text
 from local.batch_size import own_words
 from planner.choose import choose
 from planner.request.resolve import resolve
@@ -25,6 +26,7 @@ from planner.values import GPU_GIB
 from trainer.config import TrainConfig
 from trainer.flags import parse
 from trainer.outcome import ConfigError
+from trainer.progress_file import Progress
 from trainer.settings import resolve_settings
 from trainer.text import GIB
 from trainer.tools import infer, merge, setup_wandb
@@ -43,6 +45,7 @@ BLOCK = re.compile(r"<!-- (output|error) of: (.*?) -->\n```\n(\$ [^\n]*)\n(.*?)`
 PART = re.compile(r"<!-- part of: (.*?) -->\n```\n(\$ [^\n]*)\n(.*?)```\n", re.S)
 TABLE = re.compile(r"<!-- made by the planner -->\n(.*?)\n\n", re.S)
 PROVOKED = re.compile(r"<!-- provoked in: (.*?) -->\n```\ntrainyard: (?:n\d: )?(.*)\n```\n")
+STATUS = re.compile(r"<!-- what status prints -->\n```\n\$ make status RUN=first\n(.*?)```\n", re.S)
 ELSEWHERE = "/home/you/trainyard"
 README_LINES = 200
 ROOMS = ("trainer", "planner", "launcher", "slurm", "k8s", "local")
@@ -107,6 +110,20 @@ def test_what_a_page_shows_a_part_of_is_printed() -> None:
         text = printed("output", words)
         assert [chunk for chunk in re.split(r"^\.\.\.\n", shown, flags=re.M) if chunk not in text] == []
     assert parts()
+
+
+def test_the_status_that_is_shown_is_that_of_a_run_that_trains() -> None:
+    page, now = ROOT / "docs" / "watching.md", 1_800_000_000.0
+    progress = Progress(
+        phase="training", written_at=now - 8, step=500, of=1500, loss=0.3126, learning_rate=1.69e-4,
+        token_accuracy=0.899, action_accuracy=0.914, step_at=now - 8, seconds_per_step=4.2,
+    )  # fmt: skip
+    job = Job(job_id="4711", state=RUNNING, ended=False, nodes="n1", elapsed="40:12", limit="12:00:00")
+    place = f"{ELSEWHERE}/runs/first"
+    run = Seen(run_id="first", jobs=[job], progress=progress, place=place, made=[], finished=False, look="")
+    command = "$ make status RUN=first\n"
+    (shown,) = STATUS.findall(text_of(page))
+    compare(page, f"{command}{shown}```", f"{command}{status_text(run, 'RUN=first', now)}\n```")
 
 
 def test_the_command_shown_is_the_one_that_was_run() -> None:
