@@ -22,17 +22,20 @@ Written by `make golden` from [trainer/config.py](../trainer/config.py) and
 A **variable** is asked for with make, `make submit GPUS=2 TIME=12h`, or as a flag, `--gpus 2 --time 12h`. A **setting**
 is told to the trainer: by its variable, by `.env`, or as `name: value` in the YAML file of `CONFIG_FILE=train.yaml`.
 `python -m trainer config` prints every setting of a run and where its value comes from.
+
+With make, only the variables on its command line count: an exported `TIME` or `NAME` changes nothing.
 """
 COLUMNS = """
 - **for**: the schedulers that take it (`TO=`; `local` is `make run`); the others refuse it. Empty: all take it.
 - **site**: the site file may hold its default, in small letters. **grid**: members of `GRID=` may differ in it.
-  **resume**: a resumed run may be given another value. **sweep**: only a sweep takes it.
+  **resume**: `make resume` may give it another value on Slurm and Kubernetes; on this machine a run is resumed as
+  it was asked for. **sweep**: only a sweep takes it.
 """
 MEANS = """
 - **plan**: the plan decides it; a YAML file that says something else is refused.
 - **sweep**: a W&B sweep may choose it.
-- **continues**: a checkpoint is continued although it has changed. Every other setting is compared: with another value
-  the run is refused, since its losses or scores would mean something else.
+- **continues**: a run may go on from its checkpoint after you changed this setting. Every other setting is compared:
+  with another value the run is refused, since its losses or scores would mean something else.
 - **folder**: it names a folder that the job must see.
 """
 

@@ -113,9 +113,11 @@ class TrainConfig:
     """frozen: adapters on the language model alone. lora: adapters on image tower and projector too, for pictures
     unlike any photograph; each step then goes back through the tower."""
     lora_r: Annotated[int, Range(1, 1024), Setting(swept=True, also="lora_rank rank")] = 64
-    """Rank of the adapters. `lora: high | medium | low` sets rank and alpha: 128/256, 64/128, 32/64."""
+    """Rank of the adapters. `lora: high | medium | low` sets rank and alpha: 128/256, 64/128, 32/64. A planned job
+    takes these three pairs alone; the trials of a W&B sweep take any rank up to 128."""
     lora_alpha: Annotated[int, Range(1, 4096), Setting(swept=True)] = 128
-    """The adapters' output is scaled by alpha / rank. Without this and `lora` it is twice the rank."""
+    """The adapters' output is scaled by alpha / rank. Without this and `lora` it is twice the rank, which is all that a
+    planned job takes; the trials of a W&B sweep take any."""
     lora_dropout: Annotated[float, Range(0, 0.9)] = 0.05
     """Dropout in front of the adapters. It costs over a quarter of the activations' memory: take 0 on large data."""
     init_adapter: Annotated[str | None, Setting(continues=True, folder=True)] = None

@@ -50,7 +50,7 @@ class Variable(NamedTuple):
     grid: bool = False
     """Members of a grid may differ in it. It decides on the training alone; what a scheduler is asked for is shared."""
     resume: bool = False
-    """`resume` may change it: it says where and how long a run runs, never what the run computes."""
+    """`resume` on a cluster may change it: it says where and how long a run runs, never what the run computes."""
     sweeps: bool = False
     """Only `sweep` takes it, and `plan` and `render` of one."""
     becomes: tuple[str, ...] = ()
