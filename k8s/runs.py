@@ -70,7 +70,7 @@ def read_run(config_map: Object) -> Run:
         record = parse_json(data[RECORD_NAME])
         first, *others = record["job_ids"]
         run = Run(
-            spec=read_spec(record["spec"], project_dir=Path("/")),
+            spec=read_spec(record["spec"], project_dir=Path("/"), source=f"{where}: {RECORD_NAME}"),
             job_ids=(str(first), *map(str, others)),
             ends=read_ends(data.get(ENDS_KEY, "{}")),
             config_map=config_map,
@@ -78,8 +78,6 @@ def read_run(config_map: Object) -> Run:
     except (KeyError, ValueError, TypeError) as error:
         names = f"{RECORD_NAME} or {ENDS_KEY}" if ENDS_KEY in data else RECORD_NAME
         raise ConfigError(f"{where}: {names} is not what submit wrote ({error})") from error
-    except ConfigError as error:
-        raise ConfigError(f"{where}: spec: {error}") from error
     if run.run_id != label(config_map):
         raise ConfigError(f"{where}: run_id is {shown(run.run_id)}, its label says {shown(label(config_map))}")
     return run

@@ -6,20 +6,45 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
+from planner import values as takes
 from planner.job import JobSpec
 from planner.request.variables import VARIABLES
 from trainer.architecture.shape import ModelShape
+from trainer.config import SETTINGS
+from trainer.files import RECORD_NAME
+from trainer.flags import Range, option_of
 from trainer.outcome import ConfigError
 from trainer.text import nearest, shown
 
+MOST = 10**13
+"""No model has as many weights, and no record as many tokens."""
+BY_FIELD = {variable.field: variable for variable in VARIABLES}
+# Fields without a variable that have rules of their own; the others are settings, words for the plan, or true or false.
+OTHERS: dict[str, takes.Parser] = {
+    "sweep": takes.identifier(63),
+    "wandb_sweep": takes.matching(r"[^/]+(/[^/]+){2}", "entity/project/id"),
+    "supervised_tokens": takes.whole(0, MOST),
+    "images_per_sample": takes.whole(0, MOST),
+    "measured_batch": takes.whole(0, MOST),
+    "measured_peak_gib": takes.taking(option_of(Annotated[float, Range(0, MOST)])),
+}
 
-def read_spec(recorded: Mapping[str, object], *, project_dir: Path) -> JobSpec:
+
+def read_spec(recorded: Mapping[str, object], *, project_dir: Path, source: str = RECORD_NAME) -> JobSpec:
     """The request, to be run from `project_dir`; fields that an older version did not know have their default.
 
     Raises:
-        ConfigError: a field is unknown, missing, or not what its variable takes.
+        ConfigError: a field is unknown, missing, or not what its variable takes. It begins with `source`.
     """
+    try:
+        return _read(recorded, project_dir)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: spec: {error}") from error
+
+
+def _read(recorded: Mapping[str, object], project_dir: Path) -> JobSpec:
     fields = {field.name: field for field in dataclasses.fields(JobSpec)}
     if odd := [name for name in recorded if name not in fields]:
         raise ConfigError(f"unknown {shown(odd[0])}{nearest(odd[0], tuple(fields))}")
@@ -29,18 +54,30 @@ def read_spec(recorded: Mapping[str, object], *, project_dir: Path) -> JobSpec:
     values = {name: _as_tuple(value) for name, value in recorded.items()}
     values["shape"] = _shape(recorded["shape"])
     values["project_dir"] = str(project_dir)
-    by_field = {variable.field: variable for variable in VARIABLES}
     for name, value in values.items():
         default = fields[name].default
-        if name in ("shape", "project_dir") or (value == default and type(value) is type(default)):
-            continue
-        if variable := by_field.get(name):
-            # 0 GPUs is said by leaving GPUS out.
-            if (name, value) != ("gpus", 0) and variable.parse(variable.name, _as_text(value)) != value:
-                raise ConfigError(f"{name} is {shown(str(value))}, of another kind than {variable.name} takes")
-        elif not isinstance(value, (str, int, float)) or (default is not None and type(value) is not type(default)):
-            raise ConfigError(f"{name} is {shown(str(value))}, of another kind than {default!r}")
+        is_default = value == default and type(value) is type(default)
+        if name not in ("shape", "project_dir") and not is_default:
+            _check(name, value, default)
     return JobSpec(**values)  # type: ignore[arg-type]
+
+
+def _check(name: str, value: object, default: object) -> None:
+    """Raises ConfigError unless `value`, which is not the `default`, is what the field takes."""
+    if variable := BY_FIELD.get(name):
+        # 0 GPUs is said by leaving GPUS out.
+        if name == "gpus" and type(value) is int and value == 0:
+            return
+        if variable.parse(variable.name, _as_text(value)) != value or value is None:
+            raise ConfigError(f"{name} is {shown(str(value))}, of another kind than {variable.name} takes")
+        return
+    kind = str if default is None or default is dataclasses.MISSING else type(default)
+    if type(value) is not kind:
+        raise ConfigError(f"{name} is {shown(str(value))}, of another kind than {default!r}")
+    if kind is not bool:
+        takes.text(name, str(value))
+        if parser := OTHERS.get(name) or (takes.setting(name) if name in SETTINGS else None):
+            parser(name, str(value))
 
 
 def _shape(recorded: object) -> ModelShape:
@@ -48,9 +85,14 @@ def _shape(recorded: object) -> ModelShape:
     if not isinstance(recorded, Mapping) or set(recorded) != set(kinds):
         raise ConfigError(f"shape takes {', '.join(kinds)}")
     for name, kind in kinds.items():
-        value = recorded[name]
-        if type(value).__name__ != kind or (isinstance(value, int) and value < 0):
-            raise ConfigError(f"{name} of shape is {shown(str(value))}, no {kind}")
+        value, about = recorded[name], f"{name} of shape"
+        if type(value).__name__ != kind:
+            raise ConfigError(f"{about} is {shown(str(value))}, no {kind}")
+        if isinstance(value, str):
+            takes.text(about, value)
+        elif not isinstance(value, bool):
+            # A part may have no weights, but none is without layers, width or tokens: others are divided by them.
+            takes.whole(0 if name.endswith("_params") else 1, MOST)(about, str(value))
     return ModelShape(**recorded)
 
 

@@ -53,9 +53,10 @@ def plan_sweep(
     asked = parse_given({name: given[name] for name in ("SWEEP", "TRIALS") if name in given})
     source = str(asked.get("SWEEP", DEFAULT_SWEEP))
     path, config = None, {}
-    if (project_dir / source).is_file():
-        config = read_yaml(project_dir / source, source, takes=TAKES, typed=True)
-    elif re.fullmatch(r"([\w.-]+/){0,2}[\w-]+", source):
+    file, is_id = project_dir / source, re.fullmatch(r"([\w.-]+/){0,2}[\w-]+", source)
+    if file.is_file() or (file.exists() and not is_id):
+        config = read_yaml(file, source, takes=TAKES, typed=True)
+    elif is_id:
         path, config = find_sweep(source, service_environ(project_dir, environ))
     else:
         raise ConfigError(f"SWEEP={shown(source)}: no such file, and no id of a sweep as entity/project/id")

@@ -93,7 +93,7 @@ def as_begun(spec: JobSpec) -> JobSpec:
     folder = PROJECT_DIR / spec.run_dir
     if not (folder / RECORD_NAME).is_file():
         return spec
-    begun = read_spec(read_run(folder).record["spec"], project_dir=PROJECT_DIR)
+    begun = read_spec(read_run(folder).record["spec"], project_dir=PROJECT_DIR, source=str(folder / RECORD_NAME))
     longest = {begun.length_source: begun.max_length, spec.length_source: spec.max_length}
     same = begun.max_length == spec.max_length or longest.get("measured", math.inf) <= longest.get("MAX_LENGTH", 0)
     return replace(spec, **{name: getattr(begun, name) for name in (*OF_BATCH, *(OF_LENGTHS if same else ()))})
@@ -173,6 +173,7 @@ def resume(given: dict[str, str], environ: Mapping[str, str]) -> int:
     from local.attempt import read_attempt
     from local.scheduler import SCHEDULER
     from planner.choose import choose
+    from trainer.files import RECORD_NAME
 
     _, found = verbs.find(SCHEDULER, given, environ, PROJECT_DIR, only=True)
     run = found.runs[0]
@@ -183,7 +184,7 @@ def resume(given: dict[str, str], environ: Mapping[str, str]) -> int:
             f"{found.text} was not begun by make run: the command that began it ({command}), with RUN={found.name}, "
             "goes on with it"
         )
-    spec = read_spec(run.record["spec"], project_dir=PROJECT_DIR)
+    spec = read_spec(run.record["spec"], project_dir=PROJECT_DIR, source=str(run.folder / RECORD_NAME))
     if (PROJECT_DIR / spec.run_dir).resolve() != run.folder.resolve():
         raise ConfigError(f"run {run.run_id} was begun in {spec.run_dir}, and lies in {run.folder}: move it back")
     check_machine(spec)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import zip_longest
 
 from planner.job import Candidate, JobSpec, Plan
-from trainer.text import GIB, format_table, gib, wrap
+from trainer.text import GIB, format_table, gib, printable, wrap
 
 WIDTH = 110
 
@@ -21,7 +21,7 @@ def plan_summary(plan: Plan) -> str:
 
 
 def _notes(plan: Plan) -> str:
-    return "\n".join(wrap(note, width=WIDTH, prefix="note   ") for note in plan.notes)
+    return "\n".join(wrap(printable(note), width=WIDTH, prefix="note   ") for note in plan.notes)
 
 
 def _choice(plan: Plan) -> str:
@@ -34,7 +34,7 @@ def _choice(plan: Plan) -> str:
         _count(plan.num_processes, "process", "es") if spec.gpus == 0 else _count(plan.num_processes, "GPU"),
     )
     return "\n".join(
-        wrap(text, width=WIDTH, prefix=f"{name:<7}")
+        wrap(printable(text), width=WIDTH, prefix=f"{name:<7}")
         for name, text in (
             ("job", _request(spec)),
             ("memory", _offer(spec, chosen)),

@@ -58,9 +58,9 @@ def whole(low: int, high: int, hint: str = "") -> Parser:
 def gib(name: str, text: str) -> float:
     """`24`, `24G` and `24GiB` are all fine."""
     found = re.fullmatch(rf"({TEXTS[float][1]})\s*(G|GB|GiB)?", text)
-    if found and 0 < float(found[1]) <= 1024:
+    if found and 1 <= float(found[1]) <= 1024:
         return float(found[1])
-    raise refuse(name, text, "takes a number of GiB above 0 and at most 1024")
+    raise refuse(name, text, "takes a number of GiB from 1 to 1024")
 
 
 def matching(pattern: str, allowed: str) -> Parser:

@@ -126,10 +126,7 @@ def plan_again(run: Run, project_dir: Path, changes: Mapping[str, Any]) -> Plan:
     Raises:
         ConfigError: it cannot be used.
     """
-    try:
-        spec = read_spec(run.record["spec"], project_dir=project_dir)
-    except ConfigError as error:
-        raise ConfigError(f"{run.folder / RECORD_NAME}: spec: {error}") from error
+    spec = read_spec(run.record["spec"], project_dir=project_dir, source=str(run.folder / RECORD_NAME))
     if Path(run_dir(spec)).resolve() != run.folder.resolve():
         spec = replace(spec, output=str(run.folder.parent))  # the folder of runs was moved
     spec = changed(spec, changes)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from specs import make_spec
 from test_request import request
 
 from launcher.recorded import read_spec
 from launcher.records import run_record, write_record
 from local.run import carry_out, given_here, prepare
+from planner.choose import choose
 from planner.fitting import Batch, write_batch
+from planner.table import plan_table
 from trainer import __version__
+from trainer.architecture.known_models import KNOWN_MODELS
 from trainer.data.lengths import Lengths, data_digest, lengths_path, processor_digest, write_lengths
 from trainer.outcome import ConfigError
 from trainer.text import GIB
@@ -62,23 +67,65 @@ def test_a_field_of_a_later_version_has_its_default_in_an_older_record() -> None
         ({"lora_dropout": "0"}, "lora_dropout is '0', of another kind than 0.05"),
         ({"shape": {}}, "shape takes family, hidden,"),
         ({"time_limit_min": None}, "TIME='None': takes a time"),
+        ({"mem_gib": None}, "mem_gib is 'None', of another kind than MEM takes"),
+        ({"gpus": False}, "GPUS='False': takes a whole number from 1 to 64"),
+        ({"site": "\x1b[2J"}, r"site='\x1b[2J': takes at most 4096 printable characters"),
+        ({"vram_source": "a\nb"}, r"vram_source='a\nb': takes at most"),
+        ({"length_source": "x" * 5000}, "length_source='xxx"),
+        ({"sweep": "../../etc\x1b"}, "sweep='"),
+        ({"sweep": "../../etc"}, "sweep='../../etc': takes at most 63 of a-z"),
+        ({"wandb_sweep": "a/b/c\nd"}, "wandb_sweep='"),
+        ({"wandb_sweep": "a/b"}, "wandb_sweep='a/b': takes entity/project/id"),
+        ({"supervised_tokens": -5}, "supervised_tokens='-5': takes a whole number from 0 to"),
+        ({"supervised_tokens": 10**400}, "supervised_tokens='1000"),
+        ({"images_per_sample": -1000000}, "images_per_sample='-1000000': takes a whole number from 0 to"),
+        ({"lora_dropout": float("nan")}, "lora_dropout='nan': takes a number from 0 to"),
+        ({"measured_peak_gib": float("inf")}, "measured_peak_gib='inf': takes a number from 0 to"),
+        ({"evaluates": "yes"}, "evaluates is 'yes', of another kind than True"),
     ],
 )
 def test_a_changed_record_is_refused_in_one_line(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_spec({**recorded({}), **change}, project_dir=ROOT)
-    assert str(caught.value).startswith(said) and str(caught.value).isprintable()
+    assert str(caught.value).startswith(f"run.json: spec: {said}") and str(caught.value).isprintable()
 
 
 def test_a_missing_field_and_a_shape_of_words_are_refused() -> None:
     lacking = recorded({})
     del lacking["data"]
-    with pytest.raises(ConfigError, match=r"^data is missing$"):
-        read_spec(lacking, project_dir=ROOT)
+    with pytest.raises(ConfigError, match=r"^runs/r/run.json: spec: data is missing$"):
+        read_spec(lacking, project_dir=ROOT, source="runs/r/run.json")
     wordy = recorded({})
     wordy["shape"]["layers"] = "many"
-    with pytest.raises(ConfigError, match=r"^layers of shape is 'many', no int$"):
+    with pytest.raises(ConfigError, match=r"^run.json: spec: layers of shape is 'many', no int$"):
         read_spec(wordy, project_dir=ROOT)
+
+
+ODD_VALUES = [0, -5, 10**12, 10**400, 1.5, float("nan"), True, None, "x\x1b[2J", "x" * 9999, [[]]]
+
+
+@pytest.mark.parametrize("vision", ["frozen", "lora"])
+def test_whatever_a_record_says_is_a_plan_or_one_line(vision: str) -> None:
+    good = recorded({"VISION": vision, "VRAM": "80"})
+    places = [("spec", name) for name in good] + [("shape", name) for name in good["shape"]]
+    outcomes = set()
+    for (part, name), value in itertools.product(places, ODD_VALUES):
+        changed = {**good, name: value} if part == "spec" else {**good, "shape": {**good["shape"], name: value}}
+        try:
+            text = plan_table(choose(read_spec(changed, project_dir=ROOT)))
+            outcomes.add("a plan")
+        except ConfigError as error:
+            text = str(error)
+            outcomes.add("one line")
+            assert "\n" not in text
+        assert text.replace("\n", "").isprintable(), (name, value)
+    assert outcomes == {"a plan", "one line"}
+
+
+@pytest.mark.parametrize("model", KNOWN_MODELS)
+def test_every_known_model_is_read_back(model: str) -> None:
+    spec = make_spec(model)
+    assert read_spec(json.loads(json.dumps(asdict(spec))), project_dir=Path(spec.project_dir)) == spec
 
 
 def test_a_run_here_goes_on_though_its_lengths_were_measured_since(tmp_path: Path, tiny_model: Path) -> None:

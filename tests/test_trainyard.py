@@ -42,10 +42,18 @@ def test_to_names_the_scheduler_wherever_it_stands(words: list[str], checkout: P
     assert "kind: Job\n" in done.stdout
 
 
+@pytest.mark.parametrize("data", ["to:1.0", ",--to:1", "to,x"])
+def test_a_value_that_looks_like_to_is_a_value(data: str, checkout: Path) -> None:
+    done = trainyard(checkout, "plan", "--to", "slurm", "--data", data)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("job ")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["plan", "--to", "nomad"], "trainyard: --to nomad: takes one of slurm k8s local\n"),
+        (["plan", "--to", "to:slurm"], "trainyard: --to to:slurm: takes one of slurm k8s local\n"),
         (["plan", "--to"], "trainyard: --to needs a value: one of slurm k8s local\n"),
         (["plan", "--name", "a b; touch ran"], "trainyard: NAME='a b; touch ran': takes at most 40"),
     ],

@@ -83,6 +83,13 @@ def test_what_is_no_text_of_a_persons_length_is_one_line(kind: str, content: byt
     assert str(caught.value).isprintable()
 
 
+def test_a_folder_given_for_a_sweep_is_named_however_long_its_path(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 90)
+    folder.mkdir()
+    with pytest.raises(ConfigError, match=rf"^{folder} cannot be read \(Is a directory\)$"):
+        _sweep(folder)
+
+
 @pytest.mark.parametrize("nothing", ["", "~", "null", "Null", "NULL", "!!null ''", "&x null"])
 @pytest.mark.parametrize("typed", [True, False])
 def test_a_key_whose_value_is_null_is_not_there(nothing: str, typed: bool, tmp_path: Path) -> None:
