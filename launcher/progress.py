@@ -77,9 +77,11 @@ class Seen:
     """Why nobody can say how far it is, where that is the case."""
     done: bool = False
     """Nothing is left to do: it is finished, or the W&B sweep that it is a trial of has stopped it."""
+    elsewhere: str = ""
+    """The scheduler that has its jobs, as TO= names it, where it is not the one that was asked."""
 
 
-def look_at(run: Run, jobs: Sequence[Job]) -> Seen:
+def look_at(run: Run, jobs: Sequence[Job], *, elsewhere: str = "") -> Seen:
     """A run whose folder lies on this machine."""
     return Seen(
         run_id=run.run_id,
@@ -92,6 +94,7 @@ def look_at(run: Run, jobs: Sequence[Job]) -> Seen:
         look=how_to_look(run.folder),
         spoilt=spoilt(run.folder),
         done=done(run.folder),
+        elsewhere="" if jobs else elsewhere,
     )
 
 
@@ -107,9 +110,9 @@ def _newest_checkpoint(folder: Path) -> int:
     return max((int(found[1]) for found in names if found), default=0)
 
 
-def status_text(seen: Seen, words: str, now: float | None = None) -> str:
+def status_text(seen: Seen, words: str, now: float | None = None, *, again: str = "") -> str:
     """The run as a small table. `words` are what its commands take: `RUN=x`, and OUTPUT where it needs saying. `now`
-    is the time, in unix seconds; left out: that of the clock."""
+    is the time, in unix seconds; left out: that of the clock. `again` goes on with it; left out: make resume."""
     now = time.time() if now is None else now
     running = any(job.state == RUNNING for job in seen.jobs)
     rows = [
@@ -119,7 +122,7 @@ def status_text(seen: Seen, words: str, now: float | None = None) -> str:
         ("phase", _phase_text(seen.progress) if seen.progress and running else ""),
         ("said", seen.progress.said if seen.progress and not running else ""),
         ("files", ", ".join([seen.place, *(seen.made or ["no adapter yet"])])),
-        ("next", _next_command(seen, words)),
+        ("next", _next_command(seen, words, again or f"make resume {words}")),
     ]
     return "\n".join(printable(f"{name:<6} {value}") for name, value in rows if value)
 
@@ -172,22 +175,25 @@ def step_cell(seen: Seen) -> str:
     return str(step) if step else "-"
 
 
-def _next_command(seen: Seen, words: str) -> str:
+def _next_command(seen: Seen, words: str, again: str) -> str:
     unknown = any(job.state == UNKNOWN for job in seen.jobs)
     if release := next((job.release for job in seen.jobs if job.release), ""):
         return f"{release} (it is held and does not start by itself; make cancel {words} ends it)"
     if not unknown and any(not job.ended for job in seen.jobs):
         return f"make logs {words} (follows it; make cancel {words} ends it)"
     if seen.spoilt:
-        return f"{SPOILT}, then {f'make resume {words}' if seen.jobs else f'the command that began it, with {words}'}"
+        return f"{SPOILT}, then {again if seen.jobs else f'the command that began it, with {words}'}"
     if seen.finished:
         return seen.look
     if unknown:
-        return f"make status {words} again; if no job of it is there, make resume {words}"
+        return f"make status {words} again; if no job of it is there, {again}"
     if seen.jobs and seen.jobs[-1].exit_code == BAD_CONFIG:
         return f"make logs {words} (the request is wrong: it says how), then make submit with another"
     if seen.jobs:
-        return f"make logs {words} (what happened), then make resume {words}"
+        return f"make logs {words} (what happened), then {again}"
+    if seen.elsewhere:
+        there = " ".join([f"TO={seen.elsewhere}", *(word for word in words.split(" ") if not word.startswith("TO="))])
+        return f"make status {there} (its job is there)"
     return f"the command that began it, with {words}: it was started without a scheduler"
 
 
@@ -200,7 +206,8 @@ def list_text(runs: Sequence[Seen | str]) -> str:
 def _row(run: Seen | str) -> tuple[str, ...]:
     if isinstance(run, str):
         return (run, "-", "BROKEN", "-", "-")
-    job_id = run.jobs[-1].job_id if run.jobs else "-"
+    there = f"TO={run.elsewhere}" if run.elsewhere else "-"
+    job_id = run.jobs[-1].job_id if run.jobs else there
     return (run.run_id, job_id, state_of(run), step_cell(run), "yes" if "adapter" in run.made else "no")
 
 

@@ -21,6 +21,8 @@ from trainer.outcome import ConfigError
 from trainer.text import shown
 
 METRICS_BEGIN, METRICS_END = b'{\n "format": ', b"}\n"
+ATTEMPT_NAME = "attempt.json"
+"""What this machine keeps of a run that it trains itself."""
 SPOILT = f"{METRICS_FILE} is not what training wrote: remove it"
 JOB_ID = re.compile(r"[0-9]{1,12}(_[0-9]{1,9})?|[a-z0-9][a-z0-9-]{0,62}")
 """Slurm's numbers, those of an array's members too, and the names of Kubernetes."""

@@ -39,6 +39,8 @@ class Found(Generic[R]):
     """The run, or the members of the sweep."""
     sweep: Recorded | None = None
     """sweep.json, where the sweep's folder lies on this machine."""
+    again: str = ""
+    """What goes on with it, in words; empty where make resume does."""
 
     @property
     def is_sweep(self) -> bool:

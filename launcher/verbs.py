@@ -32,11 +32,11 @@ def status(scheduler: Scheduler[Any], given: Words, environ: Words, project_dir:
         _say_unknown(seen)
     if found.sweep:
         states = [(state_of(run), step_cell(run)) for run in seen]
-        print(results_table(found.sweep, states, _next_of_sweep(seen, words)))
+        print(results_table(found.sweep, states, _next_of_sweep(seen, words, _again(found, words))))
     elif found.is_sweep:
         print(list_text(seen))
     else:
-        print(status_text(seen[0], words))
+        print(status_text(seen[0], words, again=_again(found, words)))
     return FINISHED
 
 
@@ -82,7 +82,7 @@ def cancel(scheduler: Scheduler[Any], given: Words, environ: Words, project_dir:
     count, words = len(done.job_ids), words_of(scheduler, given, found.name)
     if count:
         what = f"{count} job{'s' * (count > 1)}" if found.is_sweep else f"job {', '.join(done.job_ids)}"
-        again = f"make resume {words} starts {'them' if found.is_sweep else 'it'} again"
+        again = f"{_again(found, words)} starts {'them' if found.is_sweep else 'it'} again"
         print(f"cancelled {what} of {found.text}; {again}", flush=True)
     elif not done.failure:
         print(f"{found.text} has no job that is pending or running")
@@ -146,15 +146,19 @@ def _to(scheduler: Scheduler[Any]) -> list[str]:
     return [f"TO={scheduler.name}"] if scheduler.name != DEFAULT_SCHEDULER else []
 
 
-def _next_of_sweep(seen: Sequence[Seen], words: str) -> str:
+def _again(found: Found[Any], words: str) -> str:
+    return found.again or f"make resume {words}"
+
+
+def _next_of_sweep(seen: Sequence[Seen], words: str, again: str) -> str:
     if all(run.done for run in seen):
         return ""
     jobs = [job for run in seen for job in run.jobs]
     if any(not job.ended for job in jobs):
         return f"make logs {words} (follows one; make cancel {words} ends all)"
     if bad := next((run for run in seen if run.spoilt), None):
-        return f"{bad.place}/{SPOILT}, then make resume {words}"
-    return f"make resume {words} (those that are unfinished)"
+        return f"{bad.place}/{SPOILT}, then {again}"
+    return f"{again} (those that are unfinished)"
 
 
 def _say_unknown(seen: Sequence[Seen]) -> None:

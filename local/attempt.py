@@ -26,11 +26,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from launcher.records import ATTEMPT_NAME
 from trainer.files import read_json, write_whole
 from trainer.node.processes import die_with_parent, stop_signals_kept
 from trainer.outcome import FAILED, ConfigError
 
-LOCK_NAME, RECORD_NAME = ".running", "attempt.json"
+LOCK_NAME = ".running"
 LOG_NAME = re.compile(r"local-([1-9][0-9]{0,8})\.log")
 MOST_NUMBER, MOST_PID, MOST_SECONDS, MOST_CODE = 10**9 - 1, 2**31 - 1, 1e11, 255
 TEXT_LIMIT = 256
@@ -64,7 +65,7 @@ class Attempt:
 def read_attempt(folder: Path) -> Attempt | None:
     """The run's newest attempt; None where there is none, or its record is not what was written."""
     try:
-        attempt = Attempt(**read_json(folder / RECORD_NAME))
+        attempt = Attempt(**read_json(folder / ATTEMPT_NAME))
     except (OSError, ValueError, TypeError):
         return None
     texts = (attempt.started, attempt.host, attempt.verb)
@@ -154,7 +155,7 @@ def carry_out(folder: Path, verb: str, act: Callable[[], int]) -> int:
 
 
 def _write(folder: Path, attempt: Attempt) -> None:
-    write_whole(folder / RECORD_NAME, json.dumps(asdict(attempt)) + "\n")
+    write_whole(folder / ATTEMPT_NAME, json.dumps(asdict(attempt)) + "\n")
 
 
 @contextlib.contextmanager

@@ -170,20 +170,14 @@ def resume(given: dict[str, str], environ: Mapping[str, str]) -> int:
     from launcher import verbs
     from launcher.planned import check_planned
     from launcher.recorded import read_spec
-    from local.attempt import read_attempt
     from local.scheduler import SCHEDULER
     from planner.choose import choose
     from trainer.files import RECORD_NAME
 
     _, found = verbs.find(SCHEDULER, given, environ, PROJECT_DIR, only=True)
     run = found.runs[0]
-    begun = read_attempt(run.folder)
-    if found.is_sweep or begun is None or begun.verb != "run":
-        command = "make sweep" if found.is_sweep else f"make {begun.verb}" if begun else "make resume"
-        raise ConfigError(
-            f"{found.text} was not begun by make run: the command that began it ({command}), with RUN={found.name}, "
-            "goes on with it"
-        )
+    if found.again:
+        raise ConfigError(f"{found.text} was not begun by make run: {found.again} goes on with it")
     spec = read_spec(run.record["spec"], project_dir=PROJECT_DIR, source=str(run.folder / RECORD_NAME))
     if (PROJECT_DIR / spec.run_dir).resolve() != run.folder.resolve():
         raise ConfigError(f"run {run.run_id} was begun in {spec.run_dir}, and lies in {run.folder}: move it back")

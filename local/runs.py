@@ -5,16 +5,16 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from launcher import folder
 from launcher.logs import follow
 from launcher.progress import GONE, RUNNING, UNKNOWN, Job, Seen, look_at
-from launcher.records import Run
+from launcher.records import ATTEMPT_NAME, Run
 from launcher.scheduler import Cancelled, Found, Words
-from local.attempt import RECORD_NAME, Attempt, is_locked, is_running, log_path, logged, read_attempt, stop
+from local.attempt import Attempt, is_locked, is_running, log_path, logged, read_attempt, stop
 from trainer.outcome import FINISHED, RUN_AGAIN, ConfigError, SchedulerError
 
 STATES = {FINISHED: "COMPLETED", RUN_AGAIN: "STOPPED"}
@@ -36,7 +36,8 @@ class Runs:
         return str(self.output)
 
     def named(self, run_id: str) -> Found[Run] | None:
-        return folder.named(self.output, run_id)
+        found = folder.named(self.output, run_id)
+        return found and replace(found, again=_again(found))
 
     def known(self) -> Sequence[str]:
         return folder.known(self.output)
@@ -45,10 +46,12 @@ class Runs:
         return folder.newest(self.output, most)
 
     def look(self, runs: Sequence[Run]) -> Sequence[Seen]:
-        return [look_at(run, jobs_of(run)) for run in runs]
+        return [look_at(run, jobs_of(run), elsewhere="slurm" if run.job_ids else "") for run in runs]
 
     def cancel(self, runs: Sequence[Run]) -> Cancelled:
         found = [(run, read_attempt(run.folder)) for run in runs]
+        if len(runs) == 1 and found[0][1] is None and runs[0].job_ids:
+            raise ConfigError(f"run {runs[0].run_id} was begun by Slurm: make cancel RUN={runs[0].run_id}")
         live = [(run, attempt) for run, attempt in found if attempt and not job_of(run, attempt).ended]
         away = next((attempt for _, attempt in live if attempt.host != socket.gethostname()), None)
         if away:
@@ -57,6 +60,8 @@ class Runs:
 
     def follow(self, run: Run) -> None:
         attempt = read_attempt(run.folder)
+        if attempt is None and run.job_ids:
+            raise ConfigError(f"run {run.run_id} was begun by Slurm: make logs RUN={run.run_id}")
         if attempt is None:
             raise ConfigError(f"run {run.run_id} has no log of this machine: make run keeps one")
         done = 0
@@ -67,6 +72,19 @@ class Runs:
             done, attempt = number, read_attempt(run.folder)
             if attempt and attempt.number <= done:
                 return
+
+
+def _again(found: Found[Run]) -> str:
+    """What goes on with it, in words; empty where make resume does: it takes what make run began alone."""
+    if found.is_sweep:
+        return f"the command that began it (make sweep) with RUN={found.name}"
+    run = found.runs[0]
+    attempt = read_attempt(run.folder)
+    if attempt and attempt.verb != "run":
+        return f"the command that began it (make {attempt.verb}) with RUN={found.name}"
+    if attempt is None:
+        return f"make resume RUN={found.name}" if run.job_ids else f"the command that began it with RUN={found.name}"
+    return ""
 
 
 def place(given: Words, environ: Words, project_dir: Path) -> Runs:
@@ -87,7 +105,7 @@ def _job_numbered(run: Run, number: int) -> Job:
     job_id = f"local-{number}"
     if newest and newest.number > number:
         return Job(job_id=job_id, state=GONE, ended=True, reason=f"{newest.job_id} goes on with the run")
-    reason = f"{RECORD_NAME} was removed or changed"
+    reason = f"{ATTEMPT_NAME} was removed or changed"
     running = is_locked(run.folder)
     return Job(job_id=job_id, state=UNKNOWN if running else GONE, ended=not running, reason=reason)
 

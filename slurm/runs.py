@@ -10,7 +10,7 @@ from launcher import folder
 from launcher.cli import say
 from launcher.logs import follow
 from launcher.progress import UNKNOWN, Job, Seen, look_at
-from launcher.records import Run
+from launcher.records import ATTEMPT_NAME, Run
 from launcher.scheduler import Cancelled, Found, Words
 from slurm.queue import ASKED, SlurmError, ask_jobs, find_jobs, jobs_of, settled, slurm, with_exit_code, words
 from slurm.site import find_site
@@ -45,7 +45,10 @@ class Runs:
         jobs = [jobs_of(run, found) for run in runs]
         if len(runs) == 1:
             jobs[0][-1:] = [with_exit_code(job, self.environ) for job in jobs[0][-1:]]
-        return [look_at(run, [*own, *_untold(run)]) for run, own in zip(runs, jobs, strict=True)]
+        return [
+            look_at(run, [*own, *_untold(run)], elsewhere="local" if _is_local(run) else "")
+            for run, own in zip(runs, jobs, strict=True)
+        ]
 
     def _settled(self, runs: Sequence[Run]) -> list[Run]:
         found = list(runs)
@@ -58,6 +61,9 @@ class Runs:
 
     def cancel(self, runs: Sequence[Run]) -> Cancelled:
         runs = [settled(run, self.environ) for run in runs]
+        if len(runs) == 1 and _is_local(runs[0]):
+            run_id = runs[0].run_id
+            raise ConfigError(f"run {run_id} was started without Slurm: make cancel TO=local RUN={run_id}")
         jobs = jobs_by_id(runs, find_jobs(job_ids(runs), self.environ))
         live = [job_id for job_id, job in jobs.items() if not job.ended]
         if live:
@@ -78,6 +84,11 @@ class Runs:
         *earlier, last = run.job_ids
         before = [log_path(run, job_id) for job_id in earlier]
         follow(log_path(run), lambda: jobs_of(run, find_jobs([last], self.environ))[-1], before=before)
+
+
+def _is_local(run: Run) -> bool:
+    """Whether this machine trains it, and not Slurm."""
+    return not run.job_ids and ASKED not in run.record and (run.folder / ATTEMPT_NAME).exists()
 
 
 def place(given: Words, environ: Words, project_dir: Path) -> Runs:

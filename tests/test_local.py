@@ -247,6 +247,72 @@ def test_a_second_attempt_at_a_running_run_is_refused_and_changes_nothing(
     assert process.wait(timeout=30) == 75
 
 
+def write_attempt(folder: Path, **changed: object) -> None:
+    host = os.uname().nodename
+    (folder / "attempt.json").write_text(json.dumps({**GOOD, "host": host, "code": 75, **changed}))
+
+
+def test_what_is_to_be_typed_next_is_what_works(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from local.run import resume
+
+    def next_of(run: str) -> str:
+        status({"RUN": run}, {}, tmp_path)
+        return capfd.readouterr().out.splitlines()[-1]
+
+    def refused(run: str, monkeypatch: pytest.MonkeyPatch) -> str:
+        monkeypatch.setattr("local.run.PROJECT_DIR", tmp_path)
+        with pytest.raises(ConfigError) as caught:
+            resume({"RUN": run}, {})
+        return str(caught.value)
+
+    write_attempt(folder)
+    happened = "next   make logs TO=local RUN=r (what happened), then "
+    assert next_of("r") == f"{happened}make resume TO=local RUN=r"
+    write_attempt(folder, verb="docker-run")
+    command = "the command that began it (make docker-run) with RUN=r"
+    assert next_of("r") == f"{happened}{command}"
+    with pytest.MonkeyPatch.context() as patch:
+        assert refused("r", patch) == f"run r was not begun by make run: {command} goes on with it"
+        (folder / "attempt.json").unlink()
+        said = "run r was not begun by make run: the command that began it with RUN=r goes on with it"
+        assert refused("r", patch) == said
+        member = folder.with_name("s-0")
+        member.mkdir()
+        write_record(member, run_record(make_plan(run_id="s-0", sweep="s")))
+        write_attempt(member)
+        folder.with_name("s").mkdir()
+        sweep = {"parallel": 1, "values": [{"SEED": "1"}], "wandb": None}
+        (folder.with_name("s") / "sweep.json").write_text(json.dumps(sweep))
+        command = "the command that began it (make sweep) with RUN=s"
+        assert next_of("s") == f"next   {command} (those that are unfinished)"
+        assert refused("s", patch) == f"sweep s was not begun by make run: {command} goes on with it"
+
+
+def test_a_run_of_another_scheduler_says_whose_it_is(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from slurm.scheduler import SCHEDULER as SLURM
+
+    environ = {"PATH": ""}
+    write_attempt(folder)
+    verbs.status(SLURM, {"RUN": "r", "OUTPUT": "runs"}, environ, tmp_path)
+    there = "next   make status TO=local RUN=r OUTPUT=runs (its job is there)"
+    assert capfd.readouterr().out.splitlines()[-1] == there
+    verbs.list_runs(SLURM, {}, environ, tmp_path)
+    assert capfd.readouterr().out.splitlines()[1].split() == ["r", "TO=local", "-", "-", "no"]
+    with pytest.raises(ConfigError, match=r"^run r was started without Slurm: make cancel TO=local RUN=r$"):
+        verbs.cancel(SLURM, {"RUN": "r"}, environ, tmp_path)
+    (folder / "attempt.json").unlink()
+    write_record(folder, {**run_record(make_plan(run_id="r")), "job_ids": ["17"]})
+    status({"RUN": "r"}, {}, tmp_path)
+    assert capfd.readouterr().out.splitlines()[-1] == "next   make status TO=slurm RUN=r (its job is there)"
+    for verb, name in ((cancel, "cancel"), (logs, "logs")):
+        with pytest.raises(ConfigError, match=rf"^run r was begun by Slurm: make {name} RUN=r$"):
+            verb({"RUN": "r"}, {}, tmp_path)
+
+
 def test_memory_of_which_nothing_is_said_is_this_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     from local.run import given_here
 
