@@ -16,6 +16,7 @@ from k8s.kubectl import Object
 from k8s.manifest import QUEUE_LABEL
 from launcher.progress import GONE, Job
 from trainer.files import parse_json
+from trainer.text import shown
 
 ENDS_KEY = "ends.json"  # in the ConfigMap, beside run.json
 COMPLETED, FAILED, CANCELLED = "COMPLETED", "FAILED", "CANCELLED"
@@ -87,7 +88,9 @@ def read_ends(text: str) -> dict[str, End]:
     kinds = {field.name: {"int": int, "str": str}[str(field.type)] for field in fields(End)}
     for end in kept.values():
         if odd := [name for name, value in end.items() if type(value) is not kinds.get(name)]:
-            raise TypeError(f"{odd[0]} of an end is {end[odd[0]]!r}")
+            raise TypeError(f"{odd[0]} of an end is {shown(str(end[odd[0]]))}")
+        if not 0 <= end.get("exit_code", 0) < 1 << 31:
+            raise ValueError(f"exit_code of an end is {shown(str(end['exit_code']))}")
     return {str(job_id): End(**end) for job_id, end in kept.items()}
 
 

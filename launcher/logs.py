@@ -9,7 +9,8 @@ from pathlib import Path
 
 from launcher.cli import say
 from launcher.progress import UNKNOWN, Job
-from trainer.outcome import SchedulerError
+from trainer.files import regular
+from trainer.outcome import ConfigError, SchedulerError
 
 READ_EVERY_S = 0.3
 # A scheduler is asked seldom and ever more seldom: a controller serves many who wait.
@@ -22,6 +23,7 @@ def follow(log: Path, ask: Callable[[], Job], *, before: Sequence[Path] = ()) ->
 
     Raises:
         SchedulerError: the scheduler does not answer the first time. Later it may be away for a while.
+        ConfigError: what lies there is no file.
     """
     for earlier in before:
         _copy(earlier, 0)
@@ -57,12 +59,15 @@ def _copy(log: Path, start: int) -> int:
     """Everything in `log` from byte `start` on, to stdout; returns where the next copy begins."""
     try:
         # Opened anew each time, which makes NFS ask the server.
-        with log.open("rb") as file:
-            file.seek(start)
-            while block := file.read(1 << 16):
-                sys.stdout.buffer.write(block)
-                start += len(block)
+        file = regular(log).open("rb")
     except FileNotFoundError:
-        pass
+        return start
+    except OSError as error:
+        raise ConfigError(f"{log} cannot be read ({error.strerror})") from error
+    with file:
+        file.seek(start)
+        while block := file.read(1 << 16):
+            sys.stdout.buffer.write(block)
+            start += len(block)
     sys.stdout.buffer.flush()
     return start

@@ -20,6 +20,8 @@ from trainer.text import format_table, printable
 
 OUTCOMES = ("adapter", "report.html")
 GONE, UNKNOWN, RUNNING = "GONE", "UNKNOWN", "RUNNING"
+LONGEST_S = 10 * 365 * 86400
+"""No training takes longer: what would is not said."""
 CLOCKS_DIFFER_S = 60
 """A step that is further in the future than two machines' clocks differ is not believed."""
 
@@ -139,7 +141,7 @@ def _step_text(seen: Seen, now: float, *, running: bool) -> str:
         ago_s = max(0.0, now - progress.step_at)
         words.append(f"{duration(ago_s)} ago")
         left_s = (progress.seconds_per_step or 0.0) * (progress.of - progress.step) - ago_s
-        if running and progress.of and left_s > 0:  # what should be over by now ends nobody knows when
+        if running and progress.of and 0 < left_s <= LONGEST_S:  # what should be over by now ends nobody knows when
             words.append(f"about {duration(left_s)} left")
     return ", ".join(words)
 

@@ -31,6 +31,7 @@ from trainer.progress_file import read_progress
 from trainer.training.checkpoint import check_manifest
 from trainer.yaml_file import read_yaml
 
+ROOT = Path(__file__).resolve().parent.parent
 LETTERS = "abcdefghij"
 DEEP = "[" * 200_000
 FAMILIES = {
@@ -100,6 +101,21 @@ def test_what_is_no_file_is_not_waited_for(
     done = subprocess.run(words, cwd=checkout, env=environ, capture_output=True, text=True, check=False, timeout=30)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1), done.stderr
     assert said in done.stderr
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_a_log_that_is_no_file_is_not_waited_for(make: Callable[[Path], None], earlier: bool, tmp_path: Path) -> None:
+    odd = tmp_path / "odd.log"
+    make(odd)
+    program = (
+        "import sys; from pathlib import Path; from launcher.logs import follow; from launcher.progress import Job\n"
+        "odd, other = map(Path, sys.argv[1:3]); job = Job(job_id='7', state='RUNNING', ended=False)\n"
+        "follow(other, lambda: job, before=[odd]) if sys.argv[3] == 'True' else follow(odd, lambda: job)"
+    )
+    words = [sys.executable, "-c", program, str(odd), str(tmp_path / "other.log"), str(earlier)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=20)
+    assert done.stdout == "" and f"ConfigError: {odd} cannot be read (" in done.stderr
 
 
 def test_data_is_a_file(tmp_path: Path) -> None:

@@ -53,8 +53,26 @@ def test_what_is_written_is_read_back_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["progress.json"]
     nan = replace(WHOLE, loss=float("nan"), said="x" * 5000)
     assert parse_progress(progress_text(nan)) == replace(WHOLE, loss=None, said="x" * 1000)
-    # A character of six bytes as JSON, 1000 times, does not fit: the numbers are worth more.
-    assert parse_progress(progress_text(replace(WHOLE, said="\x01" * 1000))) == WHOLE
+    huge = replace(WHOLE, loss=1e300, learning_rate=float("inf"))
+    assert parse_progress(progress_text(huge)) == replace(WHOLE, loss=None, learning_rate=None)
+
+
+@pytest.mark.parametrize(
+    "said", ["\x01" * 1000, "\u6728" * 1000, "\U0001f600" * 1000, "abc " + "\u00fc" * 996, "x" * 9999]
+)
+def test_words_that_do_not_fit_are_cut_and_never_dropped(said: str) -> None:
+    text = progress_text(replace(WHOLE, said=said))
+    known = parse_progress(text)
+    assert known and known == replace(WHOLE, said=known.said) and said.startswith(known.said)
+    assert len(text) <= MOST_BYTES and (len(known.said) == 1000 or len(text) > MOST_BYTES - 40)
+
+
+def test_numbers_of_a_record_that_lies_stay_on_a_line(tmp_path: Path) -> None:
+    known = replace(WHOLE, of=10**12, loss=-1e11, learning_rate=1e11, seconds_per_step=1e11, epoch=1e11)
+    write_progress(tmp_path, known)
+    assert read_progress(tmp_path) == known
+    assert rows(tmp_path)["step"] == "120 of 1000000000000, 8 s ago"
+    assert max(map(len, status_text(seen(tmp_path, RUNNING), "RUN=r", NOW).splitlines())) < 200
 
 
 @pytest.mark.parametrize(
@@ -69,7 +87,8 @@ def test_what_is_written_is_read_back_whole(tmp_path: Path) -> None:
                 {"step": True}, {"step": None}, {"step": "3"}, {"step": 4, "of": 3}, {"of": 10**13}, {"step_at": ""},
                 {"step_at": 10**400}, {"loss": ""}, {"loss": False}, {"loss": [1]}, {"loss": float("inf")},
                 {"loss": float("nan")}, {"token_accuracy": 1.1}, {"action_accuracy": -0.1}, {"seconds_per_step": -1},
-                {"seconds_per_step": 1e12}, {"learning_rate": {}}, {"epoch": "1"}, {"said": 3}, {"said": None},
+                {"seconds_per_step": 1e12}, {"loss": 1e300},
+                {"loss": -1e12}, {"epoch": 1e12}, {"learning_rate": {}}, {"epoch": "1"}, {"said": 3}, {"said": None},
                 {"said": "x" * 1001},
             )
         ),

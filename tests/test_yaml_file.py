@@ -122,6 +122,16 @@ def test_words_stay_words_and_typed_numbers_are_numbers(tmp_path: Path) -> None:
     assert [type(value) for value in typed[11:]] == [int, float, float, float, bool, bool]
 
 
+def test_a_number_without_an_end_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    for number in ("9" * 5000, "-" + "9" * 5000, "1" + "0" * 18, "1e999", "9" * 5000 + ".5"):
+        parameters = f"{{gradient_accumulation_steps: {{values: [{number}]}}}}"
+        path.write_text(f"method: grid\nmetric: {{name: loss}}\nparameters: {parameters}\n")
+        with pytest.raises(ConfigError, match=r"gradient_accumulation_steps takes `values: ") as caught:
+            _sweep(path)
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
+
+
 def test_every_key_that_is_not_known_is_named_and_what_is_known_once(tmp_path: Path) -> None:
     path = tmp_path / "file.yaml"
     path.write_text("acount: a\nzzz:\npartition: [[x]]\n")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -25,7 +24,8 @@ ENDS = {FINISHED: "finished", RUN_AGAIN: "stopped"}
 """The phase that an exit code of the supervisor stands for; every other code is "failed"."""
 MOST_BYTES = 4096
 """Kubernetes keeps as much of what a pod leaves behind."""
-MOST_STEPS, LAST_TIME = 10**12, 10**11
+MOST_STEPS, LARGEST = 10**12, 10**11
+"""LARGEST: of any other number; a terminal shows it on a line. As a time, it is far from now."""
 SAID_CHARS = 1000
 LEAST_S = 1.0
 
@@ -76,8 +76,8 @@ def _plausible(progress: Progress) -> bool:
         and progress.written_at is not None
         and all(type(count) is int and 0 <= count <= MOST_STEPS for count in counts)
         and (progress.of == 0 or progress.step <= progress.of)
-        and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
-        and all(0 <= time <= LAST_TIME for time in times)
+        and all(type(number) in (int, float) and abs(number) <= LARGEST for number in numbers)  # NaN is not
+        and all(time >= 0 for time in times)
         and all(0 <= share <= 1 for share in shares)
         and isinstance(progress.said, str)
         and len(progress.said) <= SAID_CHARS
@@ -103,14 +103,19 @@ def read_progress(folder: Path) -> Progress | None:
 
 
 def progress_text(progress: Progress) -> str:
-    """As JSON, at most MOST_BYTES of it; a number that is none (a loss of NaN) is null."""
+    """As JSON, at most MOST_BYTES of it: `said` is cut to fit. A number that would not be believed is null, for example
+    a loss of NaN."""
     values = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        name: None if isinstance(value, float) and not abs(value) <= LARGEST else value
         for name, value in asdict(progress).items()
     }
-    values["said"] = progress.said[:SAID_CHARS]
-    text = json.dumps(values, indent=1) + "\n"
-    return text if len(text) <= MOST_BYTES else json.dumps({**values, "said": ""}, indent=1) + "\n"
+    said = progress.said[:SAID_CHARS]
+    while True:
+        text = json.dumps({**values, "said": said}, indent=1) + "\n"
+        if not said or len(text) <= MOST_BYTES:
+            return text
+        # None takes more than 12 bytes, so that no more is cut than must be, but for a few.
+        said = said[: -1 - (len(text) - MOST_BYTES) // 12]
 
 
 def write_progress(folder: Path, progress: Progress) -> None:

@@ -21,11 +21,11 @@ from trainer.text import shown
 MOST_VALUES = 5_000
 TAG = "tag:yaml.org,2002:"
 # Which plain values are no text. YAML 1.1 would also make no a false, 010 an 8, 12:30 a 750 and a folder called
-# 2024-01-01 a date.
+# 2024-01-01 a date. No setting takes a number of more than 18 digits: what is longer stays text.
 PATTERNS = {
     "null": r"~|null|Null|NULL|",
     "bool": r"true|True|TRUE|false|False|FALSE",
-    "int": r"[-+]?(0|[1-9][0-9]*)",
+    "int": r"[-+]?(0|[1-9][0-9]{0,17})",
     "float": r"[-+]?((\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)",
     "merge": "<<",
 }
