@@ -29,6 +29,7 @@ from trainer.yaml_file import read_yaml
 
 DEFAULT_SWEEP = "wandb_sweep.yaml"
 TRIALS = 12
+METHODS, GOALS = ("bayes", "grid", "random"), ("minimize", "maximize")
 TAKES = f"what W&B takes for a sweep, as in {DEFAULT_SWEEP}"
 
 
@@ -100,31 +101,60 @@ def service_environ(project_dir: Path, environ: Mapping[str, str]) -> dict[str, 
 
 
 def check_config(config: Mapping[str, Any], source: str) -> dict[str, dict[str, Any]]:
-    """The sweep's parameters, each a mapping. Raises ConfigError for what a trial could not be planned or told."""
-    for key in ("method", "metric", "parameters"):
-        if not isinstance(config.get(key), str if key == "method" else dict):
-            raise ConfigError(f"{source}: {key} is missing, or not as in {DEFAULT_SWEEP}")
+    """The sweep's parameters, each a mapping. Raises ConfigError with all that a trial could not be planned or told, or
+    that W&B would not run."""
+    problems = [
+        ConfigError(f"{key} is missing, or not as in {DEFAULT_SWEEP}")
+        for key in ("method", "metric", "parameters")
+        if not config.get(key) or not isinstance(config[key], str if key == "method" else dict)
+    ]
+    problems += [] if problems else _odd_words(config)
+    for name, listed in (config["parameters"] if isinstance(config.get("parameters"), dict) else {}).items():
+        try:
+            _check_parameter(str(name), listed)
+        except ConfigError as error:
+            problems.append(error)
+    if problems:
+        raise ConfigError.of(problems, source=source)
     parameters: dict[str, dict[str, Any]] = config["parameters"]
-    for name, listed in parameters.items():
-        if name not in PARAMETERS:
-            near = nearest(str(name), PARAMETERS) or ":"
-            raise ConfigError(f"{source}: {shown(str(name))} is not for sweeps{near} they take {', '.join(PARAMETERS)}")
-        found = _limits(listed)
-        if not found:
-            raise ConfigError(f"{source}: {name} takes `values: [...]`, or min and max")
-        if name in (RANK, ACCUMULATION) and ("min" in listed or any(type(value) is not int for value in found)):
-            raise ConfigError(f"{source}: {name} takes `values: [...]`, of whole numbers: the largest is planned for")
-        for value in found:
-            convert(TrainConfig, name, value, shown_as=f"{source}: {name}")
     return parameters
 
 
+def _odd_words(config: Mapping[str, Any]) -> list[ConfigError]:
+    """Of the method and the metric."""
+    metric = config["metric"]
+    asked = (
+        (config["method"] in METHODS, f"method takes {' or '.join(METHODS)}, got {shown(config['method'])}"),
+        (isinstance(metric.get("name"), str), "metric takes a name, one of those that a run logs"),
+        (metric.get("goal", GOALS[0]) in GOALS, f"goal of metric takes {' or '.join(GOALS)}"),
+    )
+    return [ConfigError(problem) for right, problem in asked if not right]
+
+
+def _check_parameter(name: str, listed: object) -> None:
+    if name not in PARAMETERS:
+        said = f"{shown(name)} is not for sweeps{nearest(name, PARAMETERS)}"
+        raise ConfigError(said, allowed=f"they take {', '.join(PARAMETERS)}")
+    found = _limits(listed)
+    if not found:
+        raise ConfigError(f"{name} takes `values: [...]`, or min and max")
+    spread = isinstance(listed, dict) and "values" not in listed and "value" not in listed
+    if name in (RANK, ACCUMULATION) and (spread or any(type(value) is not int for value in found)):
+        raise ConfigError(f"{name} takes `values: [...]`, of whole numbers: the largest is planned for")
+    taken = [convert(TrainConfig, name, value, shown_as=name) for value in found]
+    if spread and taken[0] > taken[1]:
+        raise ConfigError(f"{name}: min {taken[0]} is above max {taken[1]}")
+
+
 def _limits(listed: object) -> list[Any]:
+    """Its values, or its min and max; empty where it says neither."""
     if not isinstance(listed, dict):
         return []
-    if isinstance(listed.get("values"), list):
-        return list(listed["values"])
-    return [listed["value"]] if "value" in listed else [listed[k] for k in ("min", "max") if k in listed]
+    if "values" in listed:
+        return list(listed["values"]) if isinstance(listed["values"], list) else []
+    if "value" in listed:
+        return [listed["value"]]
+    return [listed["min"], listed["max"]] if "min" in listed and "max" in listed else []
 
 
 def _for_all(spec: JobSpec, parameters: Mapping[str, Any]) -> dict[str, str]:

@@ -168,6 +168,23 @@ GOOD = yaml.safe_load((PROJECT_DIR / "wandb_sweep.yaml").read_text())
         ({"parameters": {"lora_r": {"values": [0]}}}, "s: lora_r"),
         ({"parameters": {"lora_r": {"min": 8, "max": 64}}}, "s: lora_r takes `values: [...]`, of whole numbers"),
         ({"parameters": {"learning_rate": 3}}, "s: learning_rate takes `values: [...]`, or min and max"),
+        ({"parameters": {"learning_rate": {"min": 1e-5}}}, "s: learning_rate takes `values: [...]`, or min and max"),
+        (
+            {"parameters": {"learning_rate": {"min": 1e-3, "max": 1e-5}}},
+            "s: learning_rate: min 0.001 is above max 1e-05",
+        ),
+        ({"parameters": {"learning_rate": {"values": []}}}, "s: learning_rate takes `values: [...]`, or min and max"),
+        ({"parameters": {"learning_rate": {"min": "low", "max": 1}}}, "s: learning_rate takes a number"),
+        ({"parameters": {}}, "s: parameters is missing, or not as in wandb_sweep.yaml"),
+        ({"metric": {}}, "s: metric is missing, or not as in wandb_sweep.yaml"),
+        ({"metric": {"name": [1]}}, "s: metric takes a name"),
+        ({"metric": {"name": "loss", "goal": "less"}}, "s: goal of metric takes minimize or maximize"),
+        ({"method": "bayse"}, "s: method takes bayes or grid or random, got 'bayse'"),
+        (
+            {"method": "x", "parameters": {"foo": 1, "bar": 2, "learning_rate": {"min": 1}}},
+            "s: method takes bayes or grid or random, got 'x'; 'foo' is not for sweeps; 'bar' is not for sweeps; "
+            "learning_rate takes `values: [...]`, or min and max: they take ",
+        ),
         ({"metric": None}, "s: metric is missing, or not as in wandb_sweep.yaml"),
         ({"method": ["bayes"]}, "s: method is missing, or not as in wandb_sweep.yaml"),
     ],
