@@ -28,6 +28,13 @@ override BACKEND := $(if $(filter 1,$(words $(asked))),$(filter $(SCHEDULERS),$(
 ifeq ($(BACKEND),)
 $(error TO=$(value TO): takes one of $(SCHEDULERS))
 endif
+override says_to = $(and $(filter TO,$(given)),$(filter $(1),$(MAKECMDGOALS)),$(filter-out $(2),$(BACKEND)))
+ifneq ($(call says_to,run docker-run,local),)
+$(error TO=$(BACKEND): make run and docker-run train on this machine: leave TO out, or make submit TO=$(BACKEND))
+endif
+ifneq ($(call says_to,claim,k8s),)
+$(error TO=$(BACKEND): a claim is for TO=k8s: leave TO out)
+endif
 override LAUNCH_VERBS := plan render check submit sweep status logs cancel resume list site claim
 override LAUNCH := .venv/launch/bin/python -m $(BACKEND)
 override RUN_HERE := .venv/launch/bin/python -m local ready && python=$$(sh make-env.sh train) && exec "$$python" -m local run

@@ -54,7 +54,7 @@ BACKEND = command.Backend(name="local", verbs=AFTER)
 def main(argv: Sequence[str]) -> int:
     if argv and argv[0] in AFTER:
         return command.main(BACKEND, argv, os.environ)
-    return dispatch(str(__doc__), VERBS, argv)
+    return dispatch(str(__doc__), {**VERBS, **dict.fromkeys(AFTER, "")}, argv)  # all are known, these come above
 
 
 if __name__ == "__main__":

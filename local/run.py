@@ -191,13 +191,13 @@ def resume(given: dict[str, str], environ: Mapping[str, str]) -> int:
 def plan(argv: Sequence[str]) -> int:
     """Explain what `run` would do."""
     answer_help(argv, help_text(USAGE))
-    return print_plan(_planned(argv), read_given(argv, os.environ).get("FORMAT"))
+    return print_plan(_told(argv), read_given(argv, os.environ).get("FORMAT"))
 
 
 def render(argv: Sequence[str]) -> int:
     """Print the command that `run` would start, for a shell in the checkout."""
     answer_help(argv, help_text(USAGE))
-    planned = _planned(argv)
+    planned = _told(argv)
     settings = [f"{name}={value}" for name, value in planned.env]
     print(shlex.join(["env", *settings]), training_command("trainer.supervise", "--", *planned.launch.words()))
     return FINISHED
@@ -207,6 +207,15 @@ def _planned(argv: Sequence[str]) -> Plan:
     from planner.choose import choose
 
     return choose(as_begun(request_here(argv)), here=True)
+
+
+def _told(argv: Sequence[str]) -> Plan:
+    """A settings file that contradicts the plan is no plan. Raises ConfigError."""
+    from planner.request.elsewhere import told_by
+
+    plan = _planned(argv)
+    told_by(plan, PROJECT_DIR)
+    return plan
 
 
 def ready(argv: Sequence[str]) -> int:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from launcher.cli import fresh_suffix
 from launcher.grid import Sweep, check_files, plan_table, read_result, read_sweep, results_table, said, write_sweep
 from launcher.records import finished
 from launcher.trials import begin, check_key, plan_sweep
-from local.run import PROJECT_DIR, carry_out, check_folder, check_machine, given_here, train
+from local.run import PROJECT_DIR, as_begun, carry_out, check_folder, check_machine, given_here, train
+from planner.choose import choose
 from planner.job import Plan
 from planner.request.variables import help_text
 from trainer.flags import answer_help
@@ -42,6 +44,8 @@ def prepare(argv: Sequence[str]) -> Sweep:
         sweep = begin(sweep, os.environ, path=begun.wandb)
     if os.path.lexists(sweep.folder) and not (begun and begun.values == sweep.values):
         raise ConfigError(f"RUN={sweep.sweep_id}: {sweep.folder} is not of this sweep: give another RUN")
+    if begun:
+        sweep = replace(sweep, plans=tuple(_as_begun(sweep, plan) for plan in sweep.plans))
     for plan in sweep.plans:
         if not _finished(sweep, plan):
             check_machine(plan.spec)
@@ -86,6 +90,12 @@ def ready(argv: Sequence[str]) -> int:
     answer_help(argv, help_text(USAGE))
     prepare(argv)
     return FINISHED
+
+
+def _as_begun(sweep: Sweep, plan: Plan) -> Plan:
+    """An unfinished member goes on as it was planned, whatever was measured since. Raises ConfigError."""
+    spec = plan.spec if _finished(sweep, plan) else as_begun(plan.spec)
+    return plan if spec == plan.spec else choose(spec)
 
 
 def _finished(sweep: Sweep, plan: Plan) -> bool:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from launcher import verbs
 from launcher.records import run_record, write_record
 from local.attempt import is_locked, is_running, log_path, read_attempt, stop
 from local.scheduler import SCHEDULER
+from planner.choose import choose
 from trainer.outcome import ConfigError
 
 status, logs, cancel, list_runs = (
@@ -311,6 +313,45 @@ def test_a_run_of_another_scheduler_says_whose_it_is(
     for verb, name in ((cancel, "cancel"), (logs, "logs")):
         with pytest.raises(ConfigError, match=rf"^run r was begun by Slurm: make {name} RUN=r$"):
             verb({"RUN": "r"}, {}, tmp_path)
+
+
+def test_an_unknown_verb_is_told_all_the_others() -> None:
+    done = subprocess.run([sys.executable, "-m", "local", "statu"], cwd=PROJECT_DIR, capture_output=True, text=True)
+    assert done.returncode == 78
+    assert done.stderr.startswith("trainyard: unknown verb 'statu', did you mean status? known are run, submit, ")
+    assert {"status", "logs", "list", "cancel", "resume"} <= {*done.stderr.strip().split(", ")}
+
+
+@pytest.mark.parametrize("verb", ["plan", "render"])
+def test_a_settings_file_that_contradicts_the_plan_is_no_plan(verb: str, records: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text("micro_batch_size: 3\n")
+    words = ["--device", "cpu", "--data", str(records), "--config-file", str(tmp_path / "train.yaml")]
+    words += ["--max-length", "512", "--model", "HuggingFaceTB/SmolVLM-256M-Instruct"]
+    done = subprocess.run(
+        [sys.executable, "-m", "local", verb, *words], cwd=PROJECT_DIR, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "train.yaml says micro_batch_size: 3" in done.stderr
+
+
+def test_an_unfinished_member_of_a_sweep_goes_on_as_it_was_planned(
+    records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was measured since it was begun, or is measured no longer."""
+    from launcher.grid import write_sweep
+    from local.sweep import prepare
+
+    monkeypatch.delenv("TRAINYARD_GIVEN", raising=False)
+    words = ["--device", "cpu", "--data", str(records), "--output", str(tmp_path / "runs"), "--run", "s"]
+    words += ["--max-length", "512", "--model", "HuggingFaceTB/SmolVLM-256M-Instruct", "--grid", "SEED=1,2"]
+    sweep = prepare(words)
+    sweep.folder.mkdir(parents=True)
+    write_sweep(sweep)
+    measured = {"measured_with": sweep.plans[0].chosen.label, "measured_batch": 2, "measured_peak_gib": 3.0}
+    begun = choose(replace(sweep.plans[0].spec, **measured))
+    sweep.folder.with_name("s-0").mkdir()
+    write_record(sweep.folder.with_name("s-0"), run_record(begun))
+    assert prepare(words).plans == (begun, sweep.plans[1])
 
 
 def test_memory_of_which_nothing_is_said_is_this_machines(monkeypatch: pytest.MonkeyPatch) -> None:

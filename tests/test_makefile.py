@@ -110,6 +110,25 @@ def test_a_bad_variable_is_refused_and_changes_nothing(target: str, word: str, s
     assert entries(checkout) == before
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("run", "TO=k8s"),
+            "TO=k8s: make run and docker-run train on this machine: leave TO out, or make submit TO=k8s",
+        ),
+        (("docker-run", "TO=k8s"), "TO=k8s: make run and docker-run train on this machine"),
+        (("run", "TO=slurm"), "TO=slurm: make run and docker-run train on this machine"),
+        (("claim", "TO=local", "SIZE=200Gi"), "TO=local: a claim is for TO=k8s: leave TO out"),
+    ],
+)
+def test_a_scheduler_that_the_verb_is_not_for_is_refused(words: tuple[str, ...], said: str, checkout: Path) -> None:
+    done = make(checkout, *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert make(checkout, "claim", "TO=k8s", "SIZE=200Gi").returncode == 0
+
+
 @pytest.mark.parametrize("target", ["help", "env", "test", "demo"])
 def test_other_targets_refuse_unknown_variables_too(target: str, checkout: Path) -> None:
     done = make(checkout, target, "FOO=$(shell touch ran)")

@@ -54,6 +54,7 @@ def test_a_value_that_looks_like_to_is_a_value(data: str, checkout: Path) -> Non
     [
         (["plan", "--to", "nomad"], "trainyard: --to nomad: takes one of slurm k8s local\n"),
         (["plan", "--to", "to:slurm"], "trainyard: --to to:slurm: takes one of slurm k8s local\n"),
+        (["run", "--to", "k8s"], "trainyard: --to k8s: run is for this machine, leave --to out or say submit\n"),
         (["plan", "--to"], "trainyard: --to needs a value: one of slurm k8s local\n"),
         (["plan", "--name", "a b; touch ran"], "trainyard: NAME='a b; touch ran': takes at most 40"),
     ],
