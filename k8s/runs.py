@@ -244,8 +244,8 @@ class Runs:
         mine = [{job_id: cancelled for job_id in deleted if job_id in run.job_ids} for run in runs]
         keep_ends(self.kubectl, runs, [{**there.ends_of(run), **ends} for run, ends in zip(runs, mine, strict=True)])
         if not failure and (left := [job_id for job_id in live if job_id not in deleted]):
-            said = f"kubectl delete did not say that it deleted job {', '.join(left)}: make status shows what is there"
-            failure = KubectlError(said)
+            failure = KubectlError(f"kubectl delete did not say that it deleted job {', '.join(left)}")
+            return Cancelled(job_ids=deleted, failure=failure, unsure=True)
         return Cancelled(job_ids=deleted, failure=failure)
 
     def follow(self, run: Run) -> None:

@@ -60,6 +60,8 @@ class Cancelled:
     """Jobs that are told to end now; none when there was no job that is pending or running."""
     failure: SchedulerError | None = None
     """Why others could not be cancelled."""
+    unsure: bool = False
+    """Whether those others may have been cancelled all the same."""
 
 
 class Place(Protocol[R]):

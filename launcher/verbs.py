@@ -15,7 +15,7 @@ from launcher.grid import results_table
 from launcher.progress import RUNNING, UNKNOWN, Seen, list_text, state_of, status_text, step_cell
 from launcher.records import SPOILT
 from launcher.scheduler import Found, P_co, Place, R, Scheduler, Words
-from trainer.outcome import FINISHED, ConfigError
+from trainer.outcome import FINISHED, ConfigError, SchedulerError
 from trainer.text import nearest
 
 LISTED = 30
@@ -86,6 +86,8 @@ def cancel(scheduler: Scheduler[Any], given: Words, environ: Words, project_dir:
         print(f"cancelled {what} of {found.text}; {again}", flush=True)
     elif not done.failure:
         print(f"{found.text} has no job that is pending or running")
+    if done.failure and done.unsure:
+        raise SchedulerError(f"{done.failure}: make status {words} shows what is there")
     if done.failure:
         raise done.failure
     return FINISHED

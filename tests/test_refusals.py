@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -229,6 +230,7 @@ def test_every_verb_refuses_it_in_one_line(tiny_qwen: Path, walks: Path, tmp_pat
             assert code == (78 if verb in refused else 0), (case, verb, printed)
             last = printed.strip().splitlines()[-1] if code else ""
             if code and verb != "model":  # whose answer is a table
-                assert last.startswith("trainyard: ") and said in last, (case, verb, printed)
+                # A rank's line begins with its time and place.
+                assert re.match(r"(\S+ \S+ \S+ rank 0: )?trainyard: ", last) and said in last, (case, verb, printed)
             elif code:
                 assert said in printed and models[case] in printed, (case, verb, printed)

@@ -293,7 +293,7 @@ def test_the_next_records_are_read_while_the_model_works(
         return [len(seen)]
 
     seen: list[int] = []
-    monkeypatch.setattr("trainer.evaluation.generation.encode", reading)
+    monkeypatch.setattr("trainer.evaluation.batches.encode", reading)
     model, some = torch.nn.Linear(1, 1), records[:3]
     answers = map_batches(work, model, processor, some, accelerator=ALONE, what="reading", room=Room(most=1))
     assert seen == [2, 3, 3]
