@@ -15,10 +15,10 @@ from typing import Any
 
 from launcher.cli import say
 from launcher.scheduler import Scheduler
-from planner.request.variables import BY_NAME, EVERY, OF_SWEEPS, help_text, read_given
+from planner.request.variables import OF_SWEEPS, help_text, read_given, refuse_untaken
 from trainer.files import each_file_once
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SchedulerError
-from trainer.text import known_are, shown
+from trainer.text import known_are
 
 Verb = Callable[[dict[str, str], Mapping[str, str]], int]
 """Takes what was given, as text by variable name, and the environment; returns an exit code."""
@@ -85,10 +85,7 @@ def _run(backend: Backend, argv: Sequence[str], environ: Mapping[str, str]) -> i
     sweeping = ("sweep", "sweep-ready", "plan", "render") if "sweep" in backend.verbs else ()
     if odd := [name for name in OF_SWEEPS if name in given and verb not in sweeping]:
         raise ConfigError(f"{odd[0]}={given[odd[0]]}: only make sweep takes it, leave it out for {verb}")
-    for name, text in given.items():
-        takes = BY_NAME[name].takes
-        if takes != EVERY and backend.name not in takes:
-            raise ConfigError(f"{name}={shown(text)}: is for TO={' or '.join(takes)} only, leave it out")
+    refuse_untaken(given, backend.name)
     with each_file_once():
         return backend.verbs[verb](given, environ)
 

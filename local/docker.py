@@ -39,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
     program = os.environ.get(PROGRAM_ENV) or "docker"
     if not shutil.which(program):
         raise ConfigError(f"no {program} on PATH: install it, say DOCKER=podman, or make run, which needs neither")
-    plan = prepare(argv)
+    plan = prepare(argv, "docker-run")
     environ = {**read_env_file(PROJECT_DIR / ".env"), **os.environ}
     command = docker_command(plan, program=program, environ=environ)
     _check_image(plan, program)

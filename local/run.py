@@ -15,17 +15,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from launcher.cli import fresh_suffix, print_plan
+from local.scheduler import SCHEDULER
 from planner.job import JobSpec, Plan
 from planner.request.resolve import resolve
-from planner.request.variables import OF_SWEEPS, VARIABLES, help_text, parse_given, read_given
+from planner.request.variables import OF_SWEEPS, VARIABLES, help_text, parse_given, read_given, refuse_untaken
 from trainer.commands import training_command
 from trainer.flags import answer_help, word
 from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, ConfigError
-from trainer.text import GIB
+from trainer.text import GIB, shown
 
 # What `validate data` changes in a request, and what find-batch-size does.
 OF_LENGTHS = ("length_source", "max_length", "supervised_tokens", "images_per_sample")
 OF_BATCH = ("measured_with", "measured_batch", "measured_peak_gib")
+# What a single verb takes here.
+ONLY = {"IMAGE": "docker-run", "BINDS": "docker-run", "FORMAT": "plan"}
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 USAGE = """usage: python -m local run | ready [--gpus 2 | --gpus=2 ...], or make run GPUS=2 ...
 
@@ -33,7 +36,7 @@ Plans for this machine and trains on it, supervised as on a cluster; ready only 
 not here: --config-file, documented by python -m trainer config --help."""
 
 
-def prepare(argv: Sequence[str]) -> Plan:
+def prepare(argv: Sequence[str], verb: str = "run") -> Plan:
     """The plan for this machine, with everything checked that can be before a file is written.
 
     Raises:
@@ -41,15 +44,15 @@ def prepare(argv: Sequence[str]) -> Plan:
     """
     from launcher.planned import check_planned
 
-    plan = _planned(argv)
+    plan = _planned(argv, verb)
     check_folder(plan)
     check_planned(plan)
     return plan
 
 
-def request_here(argv: Sequence[str]) -> JobSpec:
+def request_here(argv: Sequence[str], verb: str = "run") -> JobSpec:
     """What is asked of this machine. Raises ConfigError for what it cannot do."""
-    given = given_here(argv)
+    given = given_here(argv, verb)
     if odd := [name for name in OF_SWEEPS if name in given]:
         raise ConfigError(f"{odd[0]}={given[odd[0]]}: only make sweep takes it, leave it out for run")
     spec = resolve(given, project_dir=PROJECT_DIR, environ=os.environ, run_suffix=fresh_suffix())
@@ -57,10 +60,14 @@ def request_here(argv: Sequence[str]) -> JobSpec:
     return spec
 
 
-def given_here(argv: Sequence[str]) -> dict[str, str]:
+def given_here(argv: Sequence[str], verb: str = "run") -> dict[str, str]:
     """What was asked for, with this machine's cores and memory where nothing was said of them, or MEM=none. Raises
-    ConfigError for more memory than there is."""
+    ConfigError for what says nothing to `verb` on this machine, and for more memory than there is."""
     given = read_given(argv, os.environ)
+    refuse_untaken({name: text for name, text in given.items() if name not in OF_SWEEPS}, SCHEDULER.name)
+    if odd := [name for name in given if ONLY.get(name, verb) != verb]:
+        said = f"{odd[0]}={shown(given[odd[0]])}"
+        raise ConfigError(f"{said}: on this machine only {ONLY[odd[0]]} takes it, leave it out for {verb}")
     given.setdefault("CPUS", str(os.cpu_count()))  # more threads than cores would only wait for each other
     memory = max(1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // GIB)
     asked = parse_given({"MEM": given["MEM"]})["MEM"] if "MEM" in given else None
@@ -170,7 +177,6 @@ def resume(given: dict[str, str], environ: Mapping[str, str]) -> int:
     from launcher import verbs
     from launcher.planned import check_planned
     from launcher.recorded import read_spec
-    from local.scheduler import SCHEDULER
     from planner.choose import choose
     from trainer.files import RECORD_NAME
 
@@ -191,29 +197,29 @@ def resume(given: dict[str, str], environ: Mapping[str, str]) -> int:
 def plan(argv: Sequence[str]) -> int:
     """Explain what `run` would do."""
     answer_help(argv, help_text(USAGE))
-    return print_plan(_told(argv), read_given(argv, os.environ).get("FORMAT"))
+    return print_plan(_told(argv, "plan"), read_given(argv, os.environ).get("FORMAT"))
 
 
 def render(argv: Sequence[str]) -> int:
     """Print the command that `run` would start, for a shell in the checkout."""
     answer_help(argv, help_text(USAGE))
-    planned = _told(argv)
+    planned = _told(argv, "render")
     settings = [f"{name}={value}" for name, value in planned.env]
     print(shlex.join(["env", *settings]), training_command("trainer.supervise", "--", *planned.launch.words()))
     return FINISHED
 
 
-def _planned(argv: Sequence[str]) -> Plan:
+def _planned(argv: Sequence[str], verb: str) -> Plan:
     from planner.choose import choose
 
-    return choose(as_begun(request_here(argv)), here=True)
+    return choose(as_begun(request_here(argv, verb)), here=True)
 
 
-def _told(argv: Sequence[str]) -> Plan:
+def _told(argv: Sequence[str], verb: str) -> Plan:
     """A settings file that contradicts the plan is no plan. Raises ConfigError."""
     from planner.request.elsewhere import told_by
 
-    plan = _planned(argv)
+    plan = _planned(argv, verb)
     told_by(plan, PROJECT_DIR)
     return plan
 

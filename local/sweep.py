@@ -34,7 +34,7 @@ def prepare(argv: Sequence[str]) -> Sweep:
     Raises:
         ConfigError: the request cannot work here.
     """
-    given = given_here(argv)
+    given = given_here(argv, "sweep")
     if "PARALLEL" in given:
         raise ConfigError(f"PARALLEL={given['PARALLEL']}: on this machine members run one after another, leave it out")
     given["PARALLEL"] = "1"

@@ -354,6 +354,31 @@ def test_an_unfinished_member_of_a_sweep_goes_on_as_it_was_planned(
     assert prepare(words).plans == (begun, sweep.plans[1])
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", "--time", "1h"), "TIME='1h': is for TO=slurm or k8s only, leave it out"),
+        (("ready", "--partition", "x"), "PARTITION='x': is for TO=slurm only, leave it out"),
+        (("plan", "--site", "none"), "SITE='none': is for TO=slurm or k8s only, leave it out"),
+        (("render", "--queue", "x"), "QUEUE='x': is for TO=k8s only, leave it out"),
+        (("run", "--runtime", "none"), "RUNTIME='none': is for TO=slurm only, leave it out"),
+        (("docker-run", "--size", "1Gi"), "SIZE='1Gi': is for TO=k8s only, leave it out"),
+        (("run", "--image", "x"), "IMAGE='x': on this machine only docker-run takes it, leave it out for run"),
+        (("plan", "--binds", "/x"), "BINDS='/x': on this machine only docker-run takes it, leave it out for plan"),
+        (("sweep", "--format", "json"), "FORMAT='json': on this machine only plan takes it, leave it out for sweep"),
+    ],
+)
+def test_what_says_nothing_to_this_machine_is_refused(
+    words: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from local.__main__ import main
+
+    monkeypatch.delenv("TRAINYARD_GIVEN", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name, *_, **__: f"/usr/bin/{name}")
+    assert main(words) == 78
+    assert capsys.readouterr().err == f"trainyard: {said}\n"
+
+
 def test_memory_of_which_nothing_is_said_is_this_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     from local.run import given_here
 

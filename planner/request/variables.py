@@ -74,7 +74,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("GPU_TYPE", "gpu_type", values.gpu_type, "kind of GPU, as the cluster calls it: a100, l40s, ...",
              site=CLUSTERS),
     Variable("TIME", "time_limit_min", values.minutes, f"time limit: {values.DURATIONS} (12h)",
-             site=CLUSTERS, resume=True),
+             takes=CLUSTERS, site=CLUSTERS, resume=True),
     Variable("MODEL", "model", values.model, f"folder or hub id ({DEFAULT_MODEL})",
              grid=True),
     Variable("DATA", "data", values.path(), f"JSONL file, or folder with train.jsonl ({DEFAULT_DATA})",
@@ -90,7 +90,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("DEVICE", "device", values.one_of(*get_args(Device)), "cuda or cpu (cuda)"),
     Variable("RUNTIME", "runtime", values.runtime,
              "none (the checkout's environment), or apptainer or pyxis with IMAGE",
-             takes=(*SLURM, *LOCAL), site=SLURM, resume=True),
+             takes=SLURM, site=SLURM, resume=True),
     Variable("IMAGE", "image", or_none(values.image), "container image: a reference, a .sif or .sqsh file, a folder",
              site=CLUSTERS, resume=True),
     Variable("BINDS", "binds", scheduler_values.binds, "what containers also see: /scratch,/sets:/data/sets:ro",
@@ -128,7 +128,8 @@ VARIABLES: tuple[Variable, ...] = (
              takes=K8S, site=K8S),
     Variable("SIZE", None, scheduler_values.quantity, "claim: its size, 200Gi",
              takes=K8S),
-    Variable("SITE", None, values.path(), "file of the cluster's defaults (site.yaml in slurm/ or k8s/), or none"),
+    Variable("SITE", None, values.path(), "file of the cluster's defaults (site.yaml in slurm/ or k8s/), or none",
+             takes=CLUSTERS),
     Variable("CPUS", "cpus", values.whole(1, 1024), "CPU cores a node (4 a GPU)",
              site=CLUSTERS, resume=True),
     Variable("MEM", "mem_gib", or_none(values.whole(1, 65536, " GiB or none")),
@@ -188,6 +189,14 @@ def read_given(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, str
         if name == "ENVIRONMENT" and text:
             BY_NAME[name].parse(name, text)  # at once: a verb that has no use for it would say it back
     return given
+
+
+def refuse_untaken(given: Mapping[str, str], scheduler: str) -> None:
+    """Raises ConfigError for a variable that says nothing to that scheduler."""
+    for name, text in given.items():
+        takes = BY_NAME[name].takes
+        if takes != EVERY and scheduler not in takes:
+            raise ConfigError(f"{name}={shown(text)}: is for TO={' or '.join(takes)} only, leave it out", name=name)
 
 
 def parse_given(given: Mapping[str, str]) -> dict[str, object]:
