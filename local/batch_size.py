@@ -37,7 +37,7 @@ USAGE = """usage: python -m local find-batch-size [--gpus 2 ...] [--limit-gib X]
 Makes two real steps on the longest record for micro-batches that keep the effective batch, in the configuration that
 the plan chooses, each in a job of its own, halving the range until the largest that fits is known. What is found is
 kept beside the data; the next plan for the same request takes it, and says so. --limit-gib pretends that a process has
-only so much memory. Takes the options of run:"""
+only so much memory; what is found with it is not kept. Takes the options of run:"""
 KILLED = r"SIGKILL|SIGABRT|std::bad_alloc"  # how a process ends whose host has no more memory
 
 
@@ -72,11 +72,13 @@ def main(argv: Sequence[str]) -> int:
 
         found = largest(sorted(m for m in MICRO_BATCH_SIZES if share % m == 0), fits)
     probes.sort(key=lambda p: p.micro_batch_size)
+    best = next((p for p in probes if p.micro_batch_size == found), None)
     report: dict[str, Any] = {
         "config": plan.chosen.label, "processes": plan.num_processes, "max_length": spec.max_length,
         "effective_batch_size": plan.effective_batch_size, "limit_gib": limit, "micro_batch_size": found,
         "gradient_accumulation_steps": share // found if found else None, "tried": [asdict(p) for p in probes],
-        "kept": keep(spec, plan, next(p for p in probes if p.micro_batch_size == found)) if found else None,
+        # What was found with less memory than there is says nothing of the next run.
+        "kept": keep(spec, plan, best) if best and limit is None else None,
     }  # fmt: skip
     print(json.dumps(report, indent=1) if as_json else render(report))
     return FINISHED if found else FAILED
@@ -150,6 +152,8 @@ def render(report: dict[str, Any]) -> str:
     )
     micro, accumulation = report["micro_batch_size"], report["gradient_accumulation_steps"]
     last = [f"largest  micro-batch {micro} x accumulation {accumulation}"] if micro else ["largest  none fits"]
+    if micro and report["limit_gib"] is not None:
+        last.append(f"kept     no: {report['limit_gib']:g} GiB were pretended, and a run has what there is")
     if report["kept"]:
         last.append(f"kept     {report['kept']}: the next plan for this request takes it")
     return "\n\n".join([first, format_table(rows, rules_before=(1,)), "\n".join(last)])

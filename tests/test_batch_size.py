@@ -15,11 +15,13 @@ from specs import make_spec
 from test_request import request
 from training import run_forked
 
+from local import batch_size
 from local.__main__ import main
-from local.batch_size import largest, own_words
+from local.batch_size import Probe, largest, own_words
 from local.memory_profile import LIMIT_ENV, OUT_OF_MEMORY
 from planner.choose import choose
 from planner.fitting import Batch, batch_path, read_batch, write_batch
+from planner.job import Plan
 from planner.table import plan_table
 from trainer.config import SETTINGS
 from trainer.data.lengths import data_digest
@@ -179,6 +181,26 @@ def test_a_rank_with_too_little_ends_the_try_for_all_and_the_neediest_rank_count
     assert "{\n" not in (tmp_path / "both" / "rank1.log").read_text()
 
 
+@pytest.mark.parametrize(("limit", "kept"), [([], True), (["--limit-gib", "8"], False)])
+def test_what_was_found_with_pretended_memory_is_not_kept(
+    limit: list[str], kept: bool, records: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def tried(plan: Plan, micro: int, share: int, environment: dict[str, str]) -> Probe:
+        return Probe(micro_batch_size=micro, fits=True, peak_bytes=GIB, seconds=1.0)
+
+    monkeypatch.setattr(batch_size, "probe", tried)
+    words = ["--device", "cpu", "--model", str(tiny_model), "--data", str(records), "--effective-batch", "4", *limit]
+    assert batch_size.main(words) == 0
+    assert batch_path(str(records)).exists() is kept
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == (
+        f"kept     {batch_path(str(records))}: the next plan for this request takes it"
+        if kept
+        else "kept     no: 8 GiB were pretended, and a run has what there is"
+    )
+
+
 @pytest.mark.slow
 def test_found_in_real_jobs_and_taken_by_the_next_plan(tmp_path: Path, tiny_model: Path, walks: Path) -> None:
     records = tmp_path / "data"
@@ -186,7 +208,7 @@ def test_found_in_real_jobs_and_taken_by_the_next_plan(tmp_path: Path, tiny_mode
     (records / "frames").symlink_to(walks / "frames")
     (records / "train.jsonl").write_bytes((walks / "train.jsonl").read_bytes())
     argv = ["find-batch-size", "--device", "cpu", "--model", str(tiny_model), "--data", str(records), "--json",
-            "--effective-batch", "4", "--limit-gib", "8"]  # fmt: skip
+            "--effective-batch", "4"]  # fmt: skip
     ended = run_forked(tmp_path, main, argv)
     assert ended.codes == (0,), ended.output
     report = json.loads(ended.output[ended.output.index("{\n") :])

@@ -214,7 +214,9 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, message:
 
 def test_a_file_that_is_not_there_and_a_wrong_variable_are_named() -> None:
     assert refusal("--config", "/no/where.yaml") == "/no/where.yaml cannot be read (No such file or directory)"
-    assert refusal(environ={"BATCH_SIZE": "0"}) == "BATCH_SIZE takes a whole number from 1 to 4096, got '0'"
+    assert refusal(environ={"BATCH_SIZE": "0"}) == (
+        "environment: BATCH_SIZE takes a whole number from 1 to 4096, got '0'"
+    )
 
 
 def test_old_spellings_are_translated_and_said(tmp_path: Path) -> None:
@@ -344,7 +346,10 @@ def test_a_kind_of_gpu_for_the_cpu_is_refused_unless_the_site_says_it(tmp_path: 
 
 def test_what_no_run_takes_is_refused_in_env_file_before_anything_is_planned(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("MAX_STEPS=0\n")
-    with pytest.raises(ConfigError, match="MAX_STEPS takes a whole number from 1 to 10000000, got '0'"):
+    with pytest.raises(ConfigError, match=r"^\.env: MAX_STEPS takes a whole number from 1 to 10000000, got '0'$"):
+        plan_for(tmp_path)
+    (tmp_path / ".env").write_text("MAX_STEPS=0\nLEARNING_RATE=abc\n")
+    with pytest.raises(ConfigError, match=r"^\.env: MAX_STEPS takes .*; LEARNING_RATE takes a number.*, got 'abc'$"):
         plan_for(tmp_path)
 
 
@@ -416,6 +421,13 @@ def test_a_file_that_contradicts_the_plan_is_refused_before_submitting(tmp_path:
         f"{plan.chosen.gradient_accumulation_steps}: take gradient_accumulation_steps out of the file; CONFIG=, "
         "EFFECTIVE_BATCH=, OUTPUT=, RUN= and the GPUs asked for decide it"
     )
+    path = written(tmp_path, "batch_size: 999\nrun_id: mine\n")
+    with pytest.raises(ConfigError) as caught:
+        check_planned(plan)
+    assert str(caught.value).startswith(f"{path} says run_id: mine, but the plan decides {plan.spec.run_id}, and ")
+    micro = plan.chosen.micro_batch_size
+    said = f", and batch_size: 999, but the plan decides {micro}: take run_id and batch_size out of the file"
+    assert said in str(caught.value)
     for name in ("output_dir", "run_id"):
         path = written(tmp_path, f"{name}: elsewhere\n")
         with pytest.raises(ConfigError, match=f"^{path} says {name}: elsewhere, but the plan decides "):

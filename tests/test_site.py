@@ -284,7 +284,12 @@ def test_none_takes_back_what_the_site_says_however_it_is_spelled(none: str, tmp
         ("environment: {HF_TOKEN: x}", "site.yaml: ENVIRONMENT: HF_TOKEN holds a secret"),
         ("environment: {A: 'x,B=y'}", "site.yaml: environment: a value holds `,name=`"),
         ("gpu_types: a100", "site.yaml: gpu_types takes lines of `name: GiB of one GPU`"),
-        ("gpu_types: {a100: lots}", "site.yaml: gpu_types: a100='lots': takes a number of GiB above 0"),
+        ("gpu_types: {a100: lots}", "site.yaml: gpu_types: a100='lots': takes a number of GiB from 1 to 1024"),
+        (
+            "gpu_types: {a b: 1, v100: 3, x: y}",
+            "site.yaml: gpu_types: 'a b' takes letters, digits and ._-; gpu_types: v100 has no bfloat16, which "
+            "training needs: remove it; gpu_types: x='y': takes a number of GiB from 1",
+        ),
         ("gpu_types: {v100: 32}", "site.yaml: gpu_types: v100 has no bfloat16"),
         ("gpu_types: {'a b': 32}", "site.yaml: gpu_types: 'a b' takes letters, digits and ._-"),
         ("- a", "site.yaml takes lines of `key: value`, keys are gpu_type,"),

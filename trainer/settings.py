@@ -26,8 +26,6 @@ from trainer.spellings import CONFIG_FILE, ENVIRONMENT, LORA, NEEDLESS, OURS
 from trainer.text import printable, shown, wrap
 
 COMMAND_LINE = "command line"
-# Sources whose names an error needs no file for.
-NO_FILES = (COMMAND_LINE, ".env", "environment")
 TAKES = "`name: value` on each line; see python -m trainer config --help"
 # Options that may be given without a value.
 STAND_ALONE = ("json", "planned", "strict")
@@ -79,14 +77,15 @@ def resolve_settings(
         sources |= dict.fromkeys(said, source)
     if sources["lora_alpha"] == "default" != sources["lora_r"]:
         values["lora_alpha"], sources["lora_alpha"] = 2 * values["lora_r"], "twice lora_r"
-    for name in PLANNED if planned else ():
-        if given[path].get(name, values[name]) != values[name]:
-            raise ConfigError(
-                f"{path} says {name}: {word(given[path][name])}, but the plan decides {word(values[name])}: take "
-                f"{name} out of the file",
-                name=name,
-                advice="CONFIG=, EFFECTIVE_BATCH=, OUTPUT=, RUN= and the GPUs asked for decide it",
-            )
+    said = given[path]
+    if against := [name for name in PLANNED if planned and said.get(name, values[name]) != values[name]]:
+        spelled = {OURS.get(key, key): key for key in layers[path]}
+        told = [f"{spelled[n]}: {word(said[n])}, but the plan decides {word(values[n])}" for n in against]
+        raise ConfigError(
+            f"{path} says {', and '.join(told)}: take {' and '.join(spelled[n] for n in against)} out of the file",
+            name=against[0],
+            advice="CONFIG=, EFFECTIVE_BATCH=, OUTPUT=, RUN= and the GPUs asked for decide it",
+        )
     return Settings(values=values, sources=sources, notices=tuple(notices), as_json=as_json)
 
 
@@ -105,7 +104,7 @@ def read_layer(source: str, given: Mapping[str, object], notices: list[str]) -> 
         try:
             if ours in names:
                 both = f"{names[ours]} and {name} are both {ours} here: leave one out"
-                raise ConfigError(f"{source}: {both}" if source in NO_FILES else both, name=ours)
+                raise ConfigError(f"{source}: {both}" if source == COMMAND_LINE else both, name=ours)
             names[ours] = name
             said, notice = _read_value(name, value, shown_as=f"{dash}{name}", also=also)
             (preset if ours == LORA else values).update(said)
@@ -113,7 +112,7 @@ def read_layer(source: str, given: Mapping[str, object], notices: list[str]) -> 
         except ConfigError as error:
             problems.append(error)
     if problems:
-        raise ConfigError.of(problems, source="" if source in NO_FILES else source)
+        raise ConfigError.of(problems, source="" if source == COMMAND_LINE else source)
     return preset | values
 
 

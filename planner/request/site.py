@@ -113,13 +113,23 @@ def _gpu_types(content: object) -> dict[str, float]:
     if not isinstance(content, dict):
         raise ConfigError("gpu_types takes lines of `name: GiB of one GPU`")
     sizes: dict[str, float] = {}
+    problems: list[ConfigError] = []
     for name, size in content.items():
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
-            raise ConfigError(f"gpu_types: {shown(str(name))} takes letters, digits and ._-")
-        if name.lower() in NO_BF16:
-            raise ConfigError(f"gpu_types: {name} has no bfloat16, which training needs: remove it")
-        sizes[name] = gib(f"gpu_types: {name}", str(size))
+        try:
+            sizes[name] = _gpu_gib(name, size)
+        except ConfigError as error:
+            problems.append(error)
+    if problems:
+        raise ConfigError.of(problems)
     return sizes
+
+
+def _gpu_gib(name: object, size: object) -> float:
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
+        raise ConfigError(f"gpu_types: {shown(str(name))} takes letters, digits and ._-")
+    if name.lower() in NO_BF16:
+        raise ConfigError(f"gpu_types: {name} has no bfloat16, which training needs: remove it")
+    return gib(f"gpu_types: {name}", str(size))
 
 
 def _text(key: str, value: object, user: str) -> str:
