@@ -157,8 +157,8 @@ def test_under_accelerate_and_torchrun_ranks_and_data_workers_are_deaf_and_die_w
         supervisor = subprocess.Popen(
             [sys.executable, "-m", "trainer.supervise", "--", "accelerate", "launch", "--config_file",
              "accelerate_configs/multi_gpu.yaml", "--num_processes", "2", "--num_machines", "1",
-             str(tmp_path / "ranks.py")],
-            cwd=root, env={**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root)},
+             "-m", "ranks"],
+            cwd=root, env={**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": f"{root}:{tmp_path}"},
             stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
     try:
