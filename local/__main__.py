@@ -2,19 +2,19 @@
 
   run             plan, then train on this machine, without a scheduler
   submit          the same
+  ready           check all that run would, and start nothing
   plan            explain what run would do
   render          print the command that run would start
-  ready           check all that run would, and start nothing
   docker-run      what run does, in the image, by docker or podman
   sweep           several runs one after another: every combination of a grid, or W&B's trials
   sweep-ready     check all that sweep would, and start nothing
   profile-memory  two real steps, measured stage by stage beside the prediction
+  find-batch-size the largest micro-batch that really fits, by trying; the plan takes it
   status          where a run of this machine is and what to type next (--run; left out: the newest)
   logs            print a run's log and follow it until its process has ended
   list            all runs
   cancel          send a run the signal to stop: it saves a checkpoint and ends
   resume          go on with a run that was stopped, from the request in its run.json
-  find-batch-size the largest micro-batch that really fits, by trying; the plan takes it
 
 python -m local VERB --help says what each takes.
 Exit codes: 0 done, 78 the request is wrong (nothing was written), 75 a run that was stopped, 1 anything else.

@@ -30,10 +30,11 @@ OF_BATCH = ("measured_with", "measured_batch", "measured_peak_gib")
 # What a single verb takes here.
 ONLY = {"IMAGE": "docker-run", "BINDS": "docker-run", "FORMAT": "plan"}
 PROJECT_DIR = Path(__file__).resolve().parent.parent
-USAGE = """usage: python -m local run | ready [--gpus 2 | --gpus=2 ...], or make run GPUS=2 ...
+USAGE = """usage: python -m local run | submit | ready | plan | render [--gpus 2 | --gpus=2 ...], or make run GPUS=2 ...
 
-Plans for this machine and trains on it, supervised as on a cluster; ready only checks that it could. Settings that are
-not here: --config-file, documented by python -m trainer config --help."""
+Plans for this machine and trains on it, supervised as on a cluster; submit is the same. ready only checks that it
+could, plan explains the choice, render prints the command. Settings that are not here: --config-file, documented by
+python -m trainer config --help."""
 
 
 def prepare(argv: Sequence[str], verb: str = "run") -> Plan:

@@ -15,14 +15,20 @@ from trainer.verbs import exit_code
 
 ROOMS = {"trainer": trainer.__main__, "local": local.__main__}
 VERBS = [(room, verb) for room, module in ROOMS.items() for verb in module.VERBS]
+# As every scheduler has them: their help is shared, and of all verbs.
+SHARED = {"trainer": (), "local": tuple(local.__main__.AFTER)}
 TAKE_VARIABLES = ("run", "ready", "docker-run", "sweep", "sweep-ready", "find-batch-size")
+
+
+def known(room: str) -> list[str]:
+    return [*ROOMS[room].VERBS, *SHARED[room]]
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_help_lists_every_verb_with_one_line(room: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert ROOMS[room].main(["--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines if line.startswith("  ")] == list(ROOMS[room].VERBS)
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == known(room)
     assert max(map(len, lines)) <= 110
 
 
@@ -62,6 +68,6 @@ def test_an_unknown_verb_is_refused_with_the_nearest(
 ) -> None:
     assert ROOMS[room].main([typed]) == 78
     assert capsys.readouterr().err == (
-        f"trainyard: unknown verb '{typed}', did you mean {meant}? known are {', '.join(ROOMS[room].VERBS)}\n"
+        f"trainyard: unknown verb '{typed}', did you mean {meant}? known are {', '.join(known(room))}\n"
     )
     assert ROOMS[room].main([]) == 78
