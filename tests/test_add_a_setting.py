@@ -48,7 +48,7 @@ from trainer.training.layout import COMPARED, smoothing
 needed = ["--model", "m", "--data", "d", "--output_dir", "o", "--run_id", "r"]
 said = resolve_settings([*needed, "--config", "train.yaml"], {})
 listed = {"label_smoothing": {"values": [0.1]}}
-swept = check_config({"method": "grid", "metric": {}, "parameters": listed}, "s.yaml") == listed
+swept = check_config({"method": "grid", "metric": {"name": "loss"}, "parameters": listed}, "s.yaml") == listed
 print(json.dumps({
     "used": smoothing(said.config()), "from": said.sources["label_smoothing"], "notices": said.notices,
     "environment": resolve_settings(needed, {"SMOOTHING": "0.2"}).values["label_smoothing"],
@@ -106,7 +106,7 @@ def test_the_page_the_comparison_of_checkpoints_and_the_tests_have_it_too(checko
     for name in ("test_settings_page.py", "test_layout.py", "test_request.py", "off_default.py"):
         shutil.copy(PROJECT_DIR / "tests" / name, checkout / "tests")
     asked = ("-q", "--noconftest", "-k", "tables_say or label_smoothing or every_variable_reaches", "tests")
-    assert "4 passed" in ran(checkout, sys.executable, "-m", "pytest", *asked, TRAINYARD_REWRITE_GOLDEN="1")
+    assert "5 passed" in ran(checkout, sys.executable, "-m", "pytest", *asked, TRAINYARD_REWRITE_GOLDEN="1")
     page = (checkout / "docs" / "settings.md").read_text()
     assert (
         "| `label_smoothing` | Share of each target that is spread over all other tokens; 0: none. "
