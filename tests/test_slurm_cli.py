@@ -34,7 +34,7 @@ def files(folder: Path) -> set[str]:
 BAD = [
     (["--gpus", "0"], "GPUS='0': takes a whole number from 1 to 64"),
     (["--gpus", "two"], "GPUS='two': takes a whole number from 1 to 64"),
-    (["--vram=-1"], "VRAM='-1': takes a number of GiB above 0"),
+    (["--vram=-1"], "VRAM='-1': takes a number of GiB from 1 to 1024"),
     (["--name", "a\nb"], r"NAME='a\nb': takes at most 40"),
     (["--name", "it's"], 'NAME="it\'s": takes at most 40'),
     (["--config", "zero4"], "CONFIG='zero4': takes one of auto, single_gpu,"),
