@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.grid import read_sweep
@@ -13,8 +14,6 @@ from planner.values import expand_home
 from trainer.files import RECORD_NAME
 from trainer.outcome import ConfigError
 
-ELSEWHERE = "OUTPUT= looks in another folder"
-
 
 def output_folder(given: Words, environ: Words, project_dir: Path) -> Path:
     """The folder of runs that OUTPUT names, or the usual one."""
@@ -22,22 +21,29 @@ def output_folder(given: Words, environ: Words, project_dir: Path) -> Path:
     return project_dir / expand_home(str(output), environ)
 
 
-def named(output: Path, run_id: str) -> Found[Run] | None:
-    """The run or the sweep of that id. Raises ConfigError for a record that is not what submit wrote."""
-    folder = output / run_id
-    if sweep := read_sweep(folder):
-        return Found(name=run_id, runs=sweep.members(), sweep=sweep)
-    return Found(name=run_id, runs=[read_run(folder)]) if (folder / RECORD_NAME).is_file() else None
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderOfRuns:
+    """The half of a Place that finds runs: the folder that OUTPUT names."""
 
+    output: Path
+    elsewhere: str = "OUTPUT= looks in another folder"
 
-def known(output: Path) -> list[str]:
-    """Ids of runs, the newest first."""
-    return [folder.name for folder in run_folders(output)]
+    @property
+    def where(self) -> str:
+        return str(self.output)
 
+    def named(self, run_id: str) -> Found[Run] | None:
+        folder = self.output / run_id
+        if sweep := read_sweep(folder):
+            return Found(name=run_id, runs=sweep.members(), sweep=sweep)
+        return Found(name=run_id, runs=[read_run(folder)]) if (folder / RECORD_NAME).is_file() else None
 
-def newest(output: Path, most: int) -> tuple[Sequence[Run | str], int]:
-    folders = run_folders(output)
-    return [_readable(folder) or folder.name for folder in folders[:most]], len(folders)
+    def known(self) -> Sequence[str]:
+        return [folder.name for folder in run_folders(self.output)]
+
+    def newest(self, most: int) -> tuple[Sequence[Run | str], int]:
+        folders = run_folders(self.output)
+        return [_readable(folder) or folder.name for folder in folders[:most]], len(folders)
 
 
 def _readable(folder: Path) -> Run | None:

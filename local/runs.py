@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from launcher import folder
+from launcher.folder import FolderOfRuns, output_folder
 from launcher.logs import follow
 from launcher.progress import GONE, RUNNING, UNKNOWN, Job, Seen, look_at
 from launcher.records import ATTEMPT_NAME, Run
@@ -25,25 +25,12 @@ class LocalError(SchedulerError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Runs:
-    """A launcher.scheduler.Place: the folder that OUTPUT names."""
-
-    output: Path
-    elsewhere: str = folder.ELSEWHERE
-
-    @property
-    def where(self) -> str:
-        return str(self.output)
+class Runs(FolderOfRuns):
+    """A launcher.scheduler.Place."""
 
     def named(self, run_id: str) -> Found[Run] | None:
-        found = folder.named(self.output, run_id)
+        found = FolderOfRuns.named(self, run_id)
         return found and replace(found, again=_again(found))
-
-    def known(self) -> Sequence[str]:
-        return folder.known(self.output)
-
-    def newest(self, most: int) -> tuple[Sequence[Run | str], int]:
-        return folder.newest(self.output, most)
 
     def look(self, runs: Sequence[Run]) -> Sequence[Seen]:
         return [look_at(run, jobs_of(run), elsewhere="slurm" if run.job_ids else "") for run in runs]
@@ -89,7 +76,7 @@ def _again(found: Found[Run]) -> str:
 
 def place(given: Words, environ: Words, project_dir: Path) -> Runs:
     """Raises ConfigError for a wrong OUTPUT."""
-    return Runs(output=folder.output_folder(given, environ, project_dir))
+    return Runs(output=output_folder(given, environ, project_dir))
 
 
 def jobs_of(run: Run) -> list[Job]:

@@ -6,37 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher import folder
 from launcher.cli import say
+from launcher.folder import FolderOfRuns, output_folder
 from launcher.logs import follow
 from launcher.progress import UNKNOWN, Job, Seen, look_at
 from launcher.records import ATTEMPT_NAME, Run
-from launcher.scheduler import Cancelled, Found, Words
+from launcher.scheduler import Cancelled, Words
 from slurm.queue import ASKED, SlurmError, ask_jobs, find_jobs, jobs_of, settled, slurm, with_exit_code, words
 from slurm.site import find_site
 from trainer.outcome import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Runs:
-    """A launcher.scheduler.Place: the folder that OUTPUT names."""
+class Runs(FolderOfRuns):
+    """A launcher.scheduler.Place."""
 
-    output: Path
     environ: Words
-    elsewhere: str = folder.ELSEWHERE
-
-    @property
-    def where(self) -> str:
-        return str(self.output)
-
-    def named(self, run_id: str) -> Found[Run] | None:
-        return folder.named(self.output, run_id)
-
-    def known(self) -> Sequence[str]:
-        return folder.known(self.output)
-
-    def newest(self, most: int) -> tuple[Sequence[Run | str], int]:
-        return folder.newest(self.output, most)
 
     def look(self, runs: Sequence[Run]) -> Sequence[Seen]:
         """A job of which sbatch has not told is looked for first."""
@@ -94,7 +79,7 @@ def _is_local(run: Run) -> bool:
 def place(given: Words, environ: Words, project_dir: Path) -> Runs:
     """Raises ConfigError for a wrong OUTPUT or site file."""
     by_site = {k: v for k, v in find_site(given, project_dir, environ).texts.items() if k == "OUTPUT"}
-    return Runs(output=folder.output_folder({**by_site, **given}, environ, project_dir), environ=environ)
+    return Runs(output=output_folder({**by_site, **given}, environ, project_dir), environ=environ)
 
 
 def job_ids(runs: Sequence[Run]) -> list[str]:

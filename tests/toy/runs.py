@@ -9,32 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher import folder
+from launcher.folder import FolderOfRuns
 from launcher.logs import follow
 from launcher.progress import GONE, RUNNING, Job, Seen, look_at
 from launcher.records import Run
-from launcher.scheduler import Cancelled, Found
+from launcher.scheduler import Cancelled
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Runs:
-    """A launcher.scheduler.Place: a folder of runs."""
-
-    output: Path
-    elsewhere: str = folder.ELSEWHERE
-
-    @property
-    def where(self) -> str:
-        return str(self.output)
-
-    def named(self, run_id: str) -> Found[Run] | None:
-        return folder.named(self.output, run_id)
-
-    def known(self) -> Sequence[str]:
-        return folder.known(self.output)
-
-    def newest(self, most: int) -> tuple[Sequence[Run | str], int]:
-        return folder.newest(self.output, most)
+class Runs(FolderOfRuns):
+    """A launcher.scheduler.Place."""
 
     def look(self, runs: Sequence[Run]) -> Sequence[Seen]:
         return [look_at(run, jobs_of(run)) for run in runs]

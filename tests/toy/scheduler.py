@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from launcher import folder
+from launcher.folder import output_folder
 from launcher.scheduler import Scheduler, Words
 from toy.runs import Runs
 
@@ -16,7 +16,7 @@ class Toy:
     takes = ("RUN", "OUTPUT")
 
     def place(self, given: Words, environ: Words, project_dir: Path) -> Runs:
-        return Runs(output=folder.output_folder(given, environ, project_dir))
+        return Runs(output=output_folder(given, environ, project_dir))
 
 
 SCHEDULER: Scheduler[Runs] = Toy()
