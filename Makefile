@@ -128,8 +128,8 @@ lint: ## check style and types
 	  && "$$python" -m mypy
 
 golden: ## rewrite the recorded scripts in tests/golden and the output in README.md and docs/
-	@python=$$(sh make-env.sh train) && TRAINYARD_REWRITE_GOLDEN=1 "$$python" -m pytest -q tests/test_slurm_script.py tests/test_k8s_manifest.py \
-	  tests/test_docs.py tests/test_settings_page.py
+	@python=$$(sh make-env.sh train) && TRAINYARD_REWRITE_GOLDEN=1 "$$python" -m pytest -q tests/golden/test_slurm_script.py tests/golden/test_k8s_manifest.py \
+	  tests/golden/test_docs.py tests/golden/test_settings_page.py
 
 .venv/launch/.made: pyproject.toml make-env.sh
 	@sh make-env.sh launch >/dev/null

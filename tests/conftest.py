@@ -12,11 +12,11 @@ from pathlib import Path
 import cluster as test_cluster
 import pytest
 from image import image  # noqa: F401 - a fixture
+from paths import ROOT
 from tiny_families import tiny_idefics, tiny_qwen, tiny_smolvlm  # noqa: F401 - fixtures
 from training import tiny_model, walks  # noqa: F401 - fixtures
 from wandb_server import service  # noqa: F401 - a fixture
 
-PROJECT_DIR = Path(__file__).resolve().parent.parent
 LAUNCH_SIDE = (
     "Makefile",
     "trainyard",
@@ -55,7 +55,7 @@ def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "check out's"
     folder.mkdir()
     for name in LAUNCH_SIDE:
-        source = PROJECT_DIR / name
+        source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "site.yaml"))
         else:

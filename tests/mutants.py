@@ -25,7 +25,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from paths import ROOT
+
 ROOMS = ("trainer", "planner", "launcher", "slurm", "k8s", "local")
 FAST = "not slow and not cluster"
 # An edit can make a loop endless.

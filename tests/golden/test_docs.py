@@ -1,0 +1,297 @@
+"""README and docs show what the commands really print. `make golden` rewrites them."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import tomllib
+import yaml
+from paths import ROOT
+
+import local.__main__
+import trainer.__main__
+from launcher.progress import RUNNING, Job, Seen, status_text
+from local.batch_size import own_words
+from planner.choose import choose
+from planner.request.resolve import resolve
+from planner.request.variables import BY_NAME, parse_given, read_given
+from planner.values import GPU_GIB
+from trainer.config import TrainConfig
+from trainer.flags import parse
+from trainer.outcome import ConfigError
+from trainer.progress_file import Progress
+from trainer.settings import resolve_settings
+from trainer.text import GIB
+from trainer.tools import infer, merge, setup_wandb
+
+README = ROOT / "README.md"
+DOCS = (README, *sorted((ROOT / "docs").glob("*.md")))
+# Also what people read who change the project: no output is shown there, but commands and links are.
+PAGES = (
+    *DOCS,
+    *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *(ROOT / folder / "README.md" for folder in ("accelerate_configs", "benchmarks", "docker")),
+    *(ROOT / folder / "README.md" for folder in ("examples", "examples/records")),
+)
+BLOCK = re.compile(r"<!-- (output|error) of: (.*?) -->\n```\n(\$ [^\n]*)\n(.*?)```\n", re.S)
+PART = re.compile(r"<!-- part of: (.*?) -->\n```\n(\$ [^\n]*)\n(.*?)```\n", re.S)
+TABLE = re.compile(r"<!-- made by the planner -->\n(.*?)\n\n", re.S)
+PROVOKED = re.compile(r"<!-- provoked in: (.*?) -->\n```\ntrainyard: (?:n\d: )?(.*)\n```\n")
+STATUS = re.compile(r"<!-- what status prints -->\n```\n\$ make status RUN=first\n(.*?)```\n", re.S)
+ELSEWHERE = "/home/you/trainyard"
+README_LINES = 200
+ROOMS = ("trainer", "planner", "launcher", "slurm", "k8s", "local")
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def compare(page: Path, shown: str, made: str) -> None:
+    """That a page shows what was made just now; `make golden` writes it into the page instead."""
+    if os.environ.get("TRAINYARD_REWRITE_GOLDEN"):
+        assert text_of(page).count(shown) == 1
+        page.write_text(text_of(page).replace(shown, made), encoding="utf-8")
+        return
+    assert shown == made
+
+
+def printed(kind: str, words: str) -> str:
+    backend = "k8s" if " --to k8s" in words else "slurm"
+    done = subprocess.run(
+        [sys.executable, "-m", backend, *shlex.split(words.replace(" --to k8s", ""))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == (78 if kind == "error" else 0)
+    text = done.stderr if kind == "error" else done.stdout
+    return text.replace(str(ROOT), ELSEWHERE)
+
+
+def blocks() -> list[tuple[Path, str, str, str, str]]:
+    return [(page, *block) for page in DOCS for block in BLOCK.findall(text_of(page))]
+
+
+def test_there_are_blocks_to_check() -> None:
+    assert sorted((name_of(page), words.split()[0]) for page, _, words, _, _ in blocks()) == [
+        ("docs/plan.md", "plan"),
+        ("docs/plan.md", "plan"),
+        ("docs/slurm.md", "render"),
+        ("docs/sweeps.md", "plan"),
+    ]
+
+
+@pytest.mark.parametrize(("page", "kind", "words", "command", "shown"), blocks(), ids=lambda part: str(part)[:40])
+def test_a_page_shows_what_is_printed(page: Path, kind: str, words: str, command: str, shown: str) -> None:
+    compare(page, f"{command}\n{shown}```", f"{command}\n{printed(kind, words)}```")
+
+
+def parts() -> list[tuple[str, str, str]]:
+    return [part for page in DOCS for part in PART.findall(text_of(page))]
+
+
+def test_what_a_page_shows_a_part_of_is_printed() -> None:
+    """A line of three dots stands for what is left out."""
+    for words, _, shown in parts():
+        text = printed("output", words)
+        assert [chunk for chunk in re.split(r"^\.\.\.\n", shown, flags=re.M) if chunk not in text] == []
+    assert parts()
+
+
+def test_the_status_that_is_shown_is_that_of_a_run_that_trains() -> None:
+    page, now = ROOT / "docs" / "watching.md", 1_800_000_000.0
+    progress = Progress(
+        phase="training", written_at=now - 8, step=500, of=1500, loss=0.3126, learning_rate=1.69e-4,
+        token_accuracy=0.899, action_accuracy=0.914, step_at=now - 8, seconds_per_step=4.2,
+    )  # fmt: skip
+    job = Job(job_id="4711", state=RUNNING, ended=False, nodes="n1", elapsed="40:12", limit="12:00:00")
+    place = f"{ELSEWHERE}/runs/first"
+    run = Seen(run_id="first", jobs=[job], progress=progress, place=place, made=[], finished=False, look="")
+    command = "$ make status RUN=first\n"
+    (shown,) = STATUS.findall(text_of(page))
+    compare(page, f"{command}{shown}```", f"{command}{status_text(run, 'RUN=first', now)}\n```")
+
+
+def test_the_command_shown_is_the_one_that_was_run() -> None:
+    for words, command in [(block[2], block[3]) for block in blocks()] + [part[:2] for part in parts()]:
+        verb, *flags = shlex.split(words)
+        pairs = zip(flags[::2], flags[1::2], strict=True)
+        asked = [f"{flag.removeprefix('--').upper().replace('-', '_')}={value}" for flag, value in pairs]
+        shown = shlex.split(command.removeprefix("$ make "))
+        assert (shown[0], sorted(shown[1:])) == (verb, sorted(asked))
+
+
+def test_a_page_is_linked_to_pages_and_headings_that_are_there() -> None:
+    missing = []
+    for page in PAGES:
+        prose = re.sub(r"`[^`]*`", "", text_of(page))
+        for link in re.findall(r"\]\((?!https?:)([^)]+)\)", prose):
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            if not target.exists() or (anchor and anchor not in anchors(target)):
+                missing.append((name_of(page), link))
+    assert missing == []
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", text_of(page), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    linked = {(ROOT / link).resolve() for link in re.findall(r"\]\((docs/[^)#]+)\)", text_of(README))}
+    assert set(DOCS[1:]) - linked == set()
+
+
+def test_the_readme_is_short() -> None:
+    assert len(text_of(README).splitlines()) <= README_LINES
+
+
+def test_every_make_target_a_page_names_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.M))
+    named = {word for page in DOCS for word in re.findall(r"(?:`|\$ |^)make ([a-z-]+)", text_of(page), re.M)}
+    assert named - targets == set()
+
+
+# A card by its name in GPU_TYPE, and how many of them.
+CARDS = (
+    ("rtx3070", 1), ("rtx4070", 1), ("rtx4080", 1), ("rtx4090", 1), ("rtx4090", 2), ("l40s", 1), ("a100", 1),
+    ("a100", 4), ("a100-80", 1), ("h100", 1),
+)  # fmt: skip
+CARD_MODELS = ("google/gemma-3-4b-it", "google/gemma-3-27b-it")
+
+
+def card_table(folder: Path) -> str:
+    """What the planner chooses for usual cards, or what it says instead."""
+    head = ["card", "GPUs", "GiB a GPU", *(model.rpartition("/")[2] for model in CARD_MODELS)]
+    rows = [
+        [card, str(gpus), f"{GPU_GIB[card]:g}", *(chosen(card, gpus, m, folder) for m in CARD_MODELS)]
+        for card, gpus in CARDS
+    ]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def chosen(card: str, gpus: int, model: str, folder: Path) -> str:
+    given = {"GPU_TYPE": card, "GPUS": str(gpus), "MODEL": model}
+    spec = resolve(given, project_dir=folder, environ={}, run_suffix="x")
+    try:
+        candidate = choose(spec).chosen
+    except ConfigError as error:
+        return f"refused: {str(error).rpartition(': ')[2]}"
+    batch = f"{candidate.micro_batch_size} x {candidate.gradient_accumulation_steps}"
+    return f"`{candidate.label}`, {batch}, {candidate.estimate.peak_bytes / GIB:.1f} GiB"
+
+
+def test_the_table_of_cards_is_what_the_planner_chooses(tmp_path: Path) -> None:
+    (shown,) = TABLE.findall(text_of(README))
+    compare(README, shown, card_table(tmp_path))
+
+
+COMMAND = re.compile(r"(?:^\$ |^|`)(make|python -m trainer|python -m local)(?: (.*?))?(?:`|$)", re.M)
+PLANNED = ("run", "ready", "docker-run", "sweep", "sweep-ready", "find-batch-size")
+SETTINGS = ("config", "validate", "profile-memory")
+VERBS = {"python -m trainer": trainer.__main__.VERBS, "python -m local": local.__main__.VERBS}
+OPTIONS = {"infer": infer.Question, "merge": merge.Request, "setup-wandb": setup_wandb.Request}
+
+
+def commands() -> list[tuple[str, tuple[str, ...]]]:
+    """Every command of make and the trainer that a document names, up to where the shell or three dots take over."""
+    found = set()
+    for page in PAGES:
+        text = re.sub(r" \\\n +", " ", text_of(page))
+        for program, rest in COMMAND.findall(text):
+            typed = re.split(r" (?:\.\.\.|[|>]|&&)", rest)[0]
+            found.add((program, tuple(word for word in shlex.split(typed, comments=True) if not word.endswith("..."))))
+    return sorted(found)
+
+
+@pytest.mark.parametrize(("program", "typed"), commands(), ids=lambda part: " ".join(part) if part else "")
+def test_a_command_that_is_shown_is_understood(program: str, typed: tuple[str, ...]) -> None:
+    if program == "make":
+        given = dict(word.split("=", 1) for word in typed if "=" in word)
+        own = re.search(r"^override OWN := (.*)$", (ROOT / "Makefile").read_text(), re.M)
+        assert own and set(given) <= {*BY_NAME, *own[1].split()}
+        parse_given({name: value for name, value in given.items() if value and name in BY_NAME})
+        return
+    verb, *words = typed or ("--help",)
+    assert verb in (*VERBS[program], "--help")
+    if verb in PLANNED:
+        parse_given(read_given(own_words(words)[0], {}))
+    elif verb in SETTINGS and words != ["--help"]:
+        resolve_settings(words[1:] if verb == "validate" else words, {})
+    elif verb in OPTIONS and words:
+        parse(words, OPTIONS[verb], "", words=[])
+
+
+def test_commands_are_found() -> None:
+    assert len(commands()) > 40
+
+
+def test_an_error_that_is_shown_is_provoked_by_a_test() -> None:
+    """In these words, but for the numbers and the node."""
+    shown = [found for page in DOCS for found in PROVOKED.findall(text_of(page))]
+    assert len(shown) == 3
+    for test, line in shown:
+        assert re.sub(r"\d+", "0", line) in re.sub(r"\d+", "0", (ROOT / test).read_text(encoding="utf-8"))
+
+
+def constants() -> list[str]:
+    """Every text in the code of the rooms, three dots for what is put into it."""
+    texts = []
+    for path in sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "..." for part in node.values]
+                texts.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return texts
+
+
+def test_every_message_that_is_explained_is_printed_by_the_code() -> None:
+    page = text_of(ROOT / "docs" / "troubleshooting.md")
+    messages = re.findall(r"^\| `([^`]+)`", page, re.M)
+    code = constants()
+
+    def is_said(message: str) -> bool:
+        chunks = [re.escape(chunk.strip()) for chunk in message.split("...") if chunk.strip(" ,:()")]
+        return any(re.search(".*".join(chunks), text, re.S) for text in code)
+
+    assert [message for message in messages if not is_said(message)] == []
+    assert len(messages) > 40
+
+
+def test_the_pages_count_settings_and_pins_as_they_are() -> None:
+    page = text_of(ROOT / "docs" / "evaluation.md")
+    said = re.search(r"(\d+) libraries as pinned\nsettings +pass  (\d+) settings", page)
+    pinned = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["train"]
+    assert said and (int(said[1]), int(said[2])) == (len(pinned), len(fields(TrainConfig)))
+
+
+def test_the_workflow_runs_what_is_there() -> None:
+    """On every Python that pyproject.toml promises for the launch side, from its least one on."""
+    text = text_of(ROOT / ".github" / "workflows" / "tests.yml")
+    targets = set(re.findall(r"^([a-z-]+):.*## ", text_of(ROOT / "Makefile"), re.M))
+    assert set(re.findall(r"run: make ([a-z-]+)", text)) <= targets
+    assert [name for name in re.findall(r"tests/[\w/]+\.py", text) if not (ROOT / name).is_file()] == []
+    project = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
+    (pythons,) = re.findall(r"python: \[(.*)\]", text)
+    assert project["requires-python"] == f">={yaml.safe_load(f'[{pythons}]')[0]}"
+    assert {f"pytest=={version}" for version in re.findall(r"pytest==([\d.]+)", text)} <= {
+        *project["optional-dependencies"]["dev"]
+    }

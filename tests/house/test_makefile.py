@@ -1,0 +1,197 @@
+"""`make` as a person uses it: variables arrive as they were typed, from the command line only, and nothing in
+them is ever run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+from programs import make
+
+from planner.request.variables import VARIABLES
+
+Done = subprocess.CompletedProcess[str]
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+
+
+def entries(checkout: Path) -> set[Path]:
+    return {path for path in checkout.rglob("*") if "__pycache__" not in path.parts}
+
+
+def test_the_makefile_knows_the_variables_of_the_table() -> None:
+    done = make(ROOT, "--print-data-base", "--question", "help")
+    found = re.search(r"^VARIABLES := (.*)$", done.stdout, re.MULTILINE)
+    assert found
+    assert found[1].split() == [variable.name for variable in VARIABLES]
+
+
+def test_plan_takes_variables_from_the_command_line(checkout: Path) -> None:
+    done = make(checkout, "plan", "GPUS=2", "VRAM=40", "FORMAT=json")
+    assert (done.returncode, done.stderr) == (0, "")
+    spec = json.loads(done.stdout)["spec"]
+    assert (spec["gpus"], spec["vram_gib"], spec["vram_source"]) == (2, 40.0, "given")
+
+
+def test_the_environment_is_not_listened_to(checkout: Path) -> None:
+    plain = make(checkout, "render")
+    leaky = make(checkout, "render", TIME="1", NAME="x", GPUS="0", TRAINYARD_GPUS="0", PYTHON="/none", TO="k8s")
+    assert (leaky.returncode, leaky.stdout) == (0, plain.stdout)
+
+
+def test_render_prints_the_script_alone(checkout: Path) -> None:
+    done = make(checkout, "render", "GPUS=2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("#!/bin/bash\n")
+
+
+AWKWARD = [
+    "$(shell touch ran)",
+    "$$(touch ran)",
+    "`touch ran`",
+    "$(touch ran)",
+    "'; touch ran; '",
+    '"; touch ran; "',
+    "${HOME}",
+    "a  b",
+    "#a",
+    "a\\b",
+    "%",
+    "*",
+    "é",
+]
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+def test_a_value_arrives_as_it_was_typed_and_is_never_run(text: str, checkout: Path) -> None:
+    before = entries(checkout)
+    done = make(checkout, "plan", f"DATA={text}", "FORMAT=json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["spec"]["data"] == text
+    assert entries(checkout) == before
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("NAME=$(shell touch ran)", "trainyard: NAME='$(shell touch ran)': takes at most 40"),
+        ("NAME=a\nb", r"trainyard: NAME='a\nb': takes at most 40"),
+        ("FOO=$(shell touch ran)", "trainyard: unknown 'FOO': known are GPUS,"),
+        ("GPU=2", "trainyard: unknown 'GPU', did you mean GPUS?"),
+        ("GPUS=", "trainyard: GPUS= is empty"),
+        ("TO=", "TO=: takes one of slurm k8s local"),
+        ("TO=slurm k8s", "TO=slurm k8s: takes one of slurm k8s local"),
+        ("TO=nomad", "TO=nomad: takes one of slurm k8s local"),
+        ("TO=$(shell touch ran)", "TO=$(shell touch ran): takes one of slurm k8s local"),
+    ],
+)
+@pytest.mark.parametrize("target", ["plan", "render", "submit"])
+def test_a_bad_variable_is_refused_and_changes_nothing(target: str, word: str, said: str, checkout: Path) -> None:
+    before = entries(checkout)
+    done = make(checkout, target, word)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert entries(checkout) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("run", "TO=k8s"),
+            "TO=k8s: make run and docker-run train on this machine: leave TO out, or make submit TO=k8s",
+        ),
+        (("docker-run", "TO=k8s"), "TO=k8s: make run and docker-run train on this machine"),
+        (("run", "TO=slurm"), "TO=slurm: make run and docker-run train on this machine"),
+        (("claim", "TO=local", "SIZE=200Gi"), "TO=local: a claim is for TO=k8s: leave TO out"),
+    ],
+)
+def test_a_scheduler_that_the_verb_is_not_for_is_refused(words: tuple[str, ...], said: str, checkout: Path) -> None:
+    done = make(checkout, *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert make(checkout, "claim", "TO=k8s", "SIZE=200Gi").returncode == 0
+
+
+@pytest.mark.parametrize("target", ["help", "env", "test", "demo"])
+def test_other_targets_refuse_unknown_variables_too(target: str, checkout: Path) -> None:
+    done = make(checkout, target, "FOO=$(shell touch ran)")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "unknown FOO: known are GPUS NODES" in done.stderr
+    assert not (checkout / "ran").exists()
+
+
+def test_a_bad_submit_does_not_build_the_jobs_environment(checkout: Path) -> None:
+    shutil.rmtree(checkout / ".venv" / "cpu")
+    done = make(checkout, "submit", "GPUS=0", "DEVICE=cpu")
+    assert done.returncode == 2
+    assert not (checkout / ".venv" / "cpu").exists()
+
+
+def test_help_lists_every_target(checkout: Path) -> None:
+    shutil.rmtree(checkout / ".venv")
+    done = make(checkout)
+    text = (checkout / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(re.findall(r"^  make (\S+) ", done.stdout, re.MULTILINE)) == set(phony.split())
+
+
+def test_a_python_that_will_not_do_is_refused_by_name(checkout: Path) -> None:
+    shutil.rmtree(checkout / ".venv")
+    done = make(checkout, "plan", "PYTHON=/nowhere/python3")
+    assert done.returncode == 2
+    assert "trainyard: PYTHON=/nowhere/python3 does not run, is older than Python 3.10" in done.stderr
+
+
+def test_without_any_python_the_message_says_what_to_load(checkout: Path, tmp_path: Path) -> None:
+    """A python3 that is found but fails, like a pyenv shim without a version, counts as none."""
+    shutil.rmtree(checkout / ".venv")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sh", "dirname", "sed", "cat", "awk"):
+        (tools / name).symlink_to(str(shutil.which(name)))
+    (tools / "python3").write_text("#!/bin/sh\nexit 127\n")
+    (tools / "python3").chmod(0o755)
+    done = subprocess.run(
+        [str(shutil.which("make")), "plan"],
+        cwd=checkout,
+        env={"PATH": str(tools)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "trainyard: no Python 3.10 or newer that can make environments on PATH: module load" in done.stderr
+
+
+def test_plan_answers_within_half_a_second(checkout: Path) -> None:
+    """0.4 s is the promise, which benchmarks/launch_speed.py measures; best of five, on a busy machine."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        assert make(checkout, "plan", "GPUS=2", "VRAM=24").returncode == 0
+        return time.perf_counter() - start
+
+    assert min(once() for _ in range(5)) < 0.5
+
+
+@pytest.mark.parametrize("name", ["LAUNCH", "BACKEND", "given", "unknown", "VARIABLES"])
+def test_what_make_works_with_itself_is_no_ones_to_set(name: str, checkout: Path) -> None:
+    done = make(checkout, "plan", f"{name}=touch {checkout}/executed;")
+    assert done.returncode == 2
+    assert f"unknown '{name}'" in done.stderr
+    assert not (checkout / "executed").exists()
+
+
+def test_run_looks_at_the_request_before_it_makes_an_environment(checkout: Path) -> None:
+    shutil.rmtree(checkout / ".venv" / "cpu")
+    done = make(checkout, "run", "GPUS=0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("trainyard: GPUS='0': takes a whole number")
+    assert not (checkout / ".venv" / "cpu").exists()

@@ -1,0 +1,94 @@
+"""The program beside the Makefile: the same verbs with flags, and their own exit codes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from planner.request.variables import VARIABLES
+
+Done = subprocess.CompletedProcess[str]
+pytestmark = pytest.mark.skipif(not shutil.which("readlink"), reason="readlink is not installed")
+NO_DRIVER = "trainyard: DEVICE=cuda, and this machine has no NVIDIA driver: say DEVICE=cpu, or submit\n"
+
+
+def trainyard(checkout: Path, *words: str, program: str = "./trainyard", **environ: str) -> Done:
+    return subprocess.run(
+        [program, *words],
+        cwd=checkout,
+        env={"PATH": os.environ["PATH"], "HOME": str(checkout), **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_verb_prints_what_make_prints(checkout: Path) -> None:
+    made = subprocess.run(["make", "render", "GPUS=2"], cwd=checkout, capture_output=True, text=True, check=True)
+    done = trainyard(checkout, "render", "--gpus", "2", TRAINYARD_GIVEN="NODES", TRAINYARD_NODES="3")
+    assert (done.returncode, done.stdout, done.stderr) == (0, made.stdout, "")
+
+
+@pytest.mark.parametrize("words", [["--to", "k8s", "render"], ["render", "--to=k8s"], ["render", "--to", "k8s"]])
+def test_to_names_the_scheduler_wherever_it_stands(words: list[str], checkout: Path) -> None:
+    done = trainyard(checkout, *words, "--image", "r.example.org/t:1", "--run", "two")
+    assert done.returncode == 0
+    assert "kind: Job\n" in done.stdout
+
+
+@pytest.mark.parametrize("data", ["to:1.0", ",--to:1", "to,x"])
+def test_a_value_that_looks_like_to_is_a_value(data: str, checkout: Path) -> None:
+    done = trainyard(checkout, "plan", "--to", "slurm", "--data", data)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("job ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["plan", "--to", "nomad"], "trainyard: --to nomad: takes one of slurm k8s local\n"),
+        (["plan", "--to", "to:slurm"], "trainyard: --to to:slurm: takes one of slurm k8s local\n"),
+        (["run", "--to", "k8s"], "trainyard: --to k8s: run is for this machine, leave --to out or say submit\n"),
+        (["plan", "--to"], "trainyard: --to needs a value: one of slurm k8s local\n"),
+        (["plan", "--name", "a b; touch ran"], "trainyard: NAME='a b; touch ran': takes at most 40"),
+    ],
+)
+def test_a_wrong_request_ends_with_78(words: list[str], said: str, checkout: Path) -> None:
+    done = trainyard(checkout, *words)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith(said)
+    assert not (checkout / "ran").exists()
+
+
+@pytest.mark.skipif(bool(shutil.which("nvidia-smi")), reason="this machine has a GPU")
+@pytest.mark.parametrize(
+    "words", [["run"], ["submit", "--to", "local"], ["sweep", "--to", "local", "--grid", "SEED=1,2"]]
+)
+def test_what_this_machine_cannot_run_is_refused_once_and_before_an_environment_is_made(
+    words: list[str], checkout: Path
+) -> None:
+    shutil.rmtree(checkout / ".venv" / "cpu")
+    done = trainyard(checkout, *words)
+    assert (done.returncode, done.stderr) == (78, NO_DRIVER)
+    assert not (checkout / ".venv" / "cpu").exists()
+
+
+def test_it_is_found_through_a_link(checkout: Path, tmp_path: Path) -> None:
+    link = tmp_path / "trainyard"
+    link.symlink_to(checkout / "trainyard")
+    done = trainyard(tmp_path, "plan", "--gpus", "2", program=str(link))
+    assert (done.returncode, done.stdout[:4]) == (0, "job ")
+
+
+def test_completion_offers_every_flag_and_the_verbs(checkout: Path) -> None:
+    done = trainyard(checkout, "completion")
+    (words,) = re.findall(r'^complete -o default -W "(.*)" trainyard \./trainyard$', done.stdout, re.M)
+    verbs = {word for word in words.split() if not word.startswith("--")}
+    assert {word for word in words.split() if word.startswith("--")} == {*(v.flag for v in VARIABLES), "--to"}
+    assert {"plan", "render", "submit", "status", "logs", "cancel", "resume", "list", "run", "claim"} <= verbs
+    assert not verbs & {"ready", "sweep-ready", "flag"}

@@ -1,0 +1,103 @@
+"""A pickle in a checkpoint could run anything: such a checkpoint is set aside by name, and nothing in it is run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from poison import Poison, sums_anew
+
+from trainer.model.warm_start import damaged
+from trainer.node.pickles import ANYTHING, ONLY_WEIGHTS, allow_own_classes, load_only_weights, unsafe_pickle
+from trainer.node.ranks import Ranks
+from trainer.node.start import prepare_libraries
+from trainer.training.checkpoint import CheckpointStore
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "it ran"
+    assert not (tmp_path / "it ran").exists()
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (ONLY_WEIGHTS, ANYTHING):
+        monkeypatch.setenv(name, "0")
+    allow_own_classes()
+
+
+def filled(folder: Path) -> Path:
+    """With what the Trainer leaves."""
+    import numpy
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({"state": {0: {"exp_avg": torch.ones(3), "step": torch.tensor(1.0)}}}, folder / "optimizer.pt")
+    state = {"python": random.getstate(), "numpy": numpy.random.get_state(), "cpu": torch.random.get_rng_state()}
+    torch.save(state, folder / "rng_state_0.pth")
+    return folder
+
+
+def test_what_the_trainer_leaves_is_safe(tmp_path: Path) -> None:
+    assert unsafe_pickle(filled(tmp_path)) == ""
+
+
+@pytest.mark.parametrize("form", ["torch", "legacy", "protocol 2", "protocol 5"])
+@pytest.mark.parametrize("name", ["optimizer.pt", "rng_state_0.pth", "adapter_model.bin", "global_step3/x.pt", "s.pkl"])
+def test_a_poisoned_file_is_named_and_not_run(form: str, name: str, tmp_path: Path, marker: Path) -> None:
+    path = filled(tmp_path / "step") / name
+    path.parent.mkdir(exist_ok=True)
+    content = {"state": Poison(marker)}
+    if form.startswith("protocol"):
+        path.write_bytes(pickle.dumps(content, protocol=int(form[-1])))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "torch")
+    said = unsafe_pickle(tmp_path / "step")
+    why = "holds posix.system, which could run anything: it was not loaded"
+    # Of younger protocols torch reads too little to find the name.
+    assert said == f"{name} {why if form != 'protocol 5' else 'cannot be loaded as numbers alone (UnpicklingError)'}"
+
+
+def test_a_poisoned_checkpoint_whose_sums_hold_is_set_aside(
+    tmp_path: Path, marker: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def store() -> CheckpointStore:
+        return CheckpointStore(tmp_path / "run", Ranks(1), layout={}, keep=3, say=print, look=unsafe_pickle)
+
+    first = store()
+    first.take_over()
+    for step in (1, 2):
+        first.save(step, lambda folder: filled(folder) and None)
+    torch.save({"state": Poison(marker)}, tmp_path / "run" / "step-000002" / "optimizer.pt")
+    sums_anew(tmp_path / "run" / "step-000002")
+    assert first.fault(first.path(2)).startswith("optimizer.pt holds posix.system")
+    assert store().take_over() == 1
+    said = capsys.readouterr().out
+    assert (
+        "step-000002 is broken (optimizer.pt holds posix.system, which could run anything: it was not loaded): set"
+        in said
+    )
+    assert "weights_only" not in said and said.count("\n") == 1
+
+
+def test_no_library_of_a_training_can_load_code(tmp_path: Path, marker: Path) -> None:
+    """DeepSpeed asks for weights_only=False; a person may have allowed everything for all programs."""
+    from trainer.config import TrainConfig
+
+    os.environ[ANYTHING] = "1"
+    prepare_libraries(TrainConfig(model="m", data="d", output_dir="o", run_id="r", device="cpu"))
+    torch.save({"state": Poison(marker)}, tmp_path / "x.pt")
+    with pytest.raises(pickle.UnpicklingError) as caught:
+        torch.load(tmp_path / "x.pt", weights_only=False)
+    load_only_weights()
+    assert (os.environ[ONLY_WEIGHTS], ANYTHING in os.environ) == ("1", False)
+    said = str(damaged("the adapter in a", caught.value))
+    assert said.startswith(
+        "the adapter in a (its pickle holds posix.system, which could run anything: it was not loaded)"
+    )

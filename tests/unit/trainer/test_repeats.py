@@ -1,0 +1,147 @@
+"""What accelerate repeats to fill up an epoch's last batches is not trained on: the micro-batch changes no result."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paths import ROOT
+from training import train_forked
+
+LAYOUTS = {"1x8x1": (1, 8, 1), "2x1x4": (2, 1, 4), "2x2x2": (2, 2, 2), "2x4x1": (2, 4, 1)}
+
+
+def write_unlike(folder: Path, records: int, held_out: int = 2) -> None:
+    """Records whose answers, and so their losses and token counts, are all different."""
+    for side, count in (("train", records), ("eval", held_out)):
+        rows = [
+            {"image": None, "context": "", "question": f"{side} {n}", "output": "go " * (1 + n % 5) + f"{n}"}
+            for n in range(count)
+        ]
+        (folder / f"{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    history = json.loads((folder / "run" / "metrics.json").read_text())["history"]
+    return [entry for entry in history if "loss" in entry]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+@pytest.mark.parametrize("rows", [1, 2, 4, 7])
+@pytest.mark.parametrize("records", [1, 2, 9, 10, 28, 29])
+def test_every_record_is_some_ranks_own_once_an_epoch(records: int, rows: int, ranks: int) -> None:
+    """By accelerate's own samplers."""
+    from accelerate.data_loader import BatchSamplerShard
+    from torch.utils.data import BatchSampler, SequentialSampler
+
+    from trainer.data.repeats import own_rows
+
+    counted = []
+    for rank in range(ranks):
+        sampler: Any = BatchSampler(SequentialSampler(range(records)), rows, drop_last=False)
+        batches = list(BatchSamplerShard(sampler, ranks, rank) if ranks > 1 else sampler)
+        *full, last = batches
+        counted += [index for batch in full for index in batch]
+        counted += last[: own_rows(len(last), records, rank=rank, ranks=ranks)]
+    assert sorted(counted) == list(range(records))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("records", [10, 5, 17])
+def test_results_do_not_depend_on_the_micro_batch_at_the_end_of_an_epoch(
+    tmp_path: Path, tiny_model: Path, records: int
+) -> None:
+    """Losses, gradients, and what is counted: over three epochs of `records` with an effective batch of 8."""
+    write_unlike(tmp_path, records)
+    found = {}
+    for name, (world, micro, accumulated) in LAYOUTS.items():
+        ended = train_forked(
+            tmp_path / name, model=tiny_model, data=tmp_path, world_size=world, micro_batch_size=micro,
+            gradient_accumulation_steps=accumulated, max_steps=3 * -(-records // 8), eval_samples=0, text_only=True,
+        )  # fmt: skip
+        assert set(ended.codes) == {0}, ended.output
+        keys = ("loss", "grad_norm", "mean_token_accuracy", "tokens_seen")
+        found[name] = [[entry[key] for key in keys] for entry in logged(tmp_path / name)]
+    assert found["1x8x1"][-1][0] < found["1x8x1"][0][0]
+    for name, steps in found.items():
+        for step, (here, alone) in enumerate(zip(steps, found["1x8x1"], strict=True), start=1):
+            assert here == pytest.approx(alone, rel=2e-4), (name, step)
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_within_an_epoch_leaves_out_the_repeats_too_and_counts_the_time_of_both_attempts(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    """Three steps an epoch, the third with repeats; killed in the fifth or sixth, ended, and started once more."""
+    write_unlike(tmp_path, 10)
+    options = {
+        "model": tiny_model, "data": tmp_path, "world_size": 2, "micro_batch_size": 2, "max_steps": 9, "save_steps": 1,
+        "eval_samples": 0, "keep_checkpoints": 9, "text_only": True,
+    }  # fmt: skip
+    assert set(train_forked(tmp_path / "straight", **options).codes) == {0}
+    begun = tmp_path / "begun"
+    train_forked(begun, kill_when=lambda said: "step 5/9" in said, **options)
+    saved = {int(path.name[5:]): path.stat().st_mtime for path in (begun / "run" / "checkpoints").glob("step-*")}
+    assert max(saved) in (4, 5)
+    earlier_s = saved[max(saved)] - saved[1]
+    ended = train_forked(begun, **options)
+    assert set(ended.codes) == {0}, ended.output
+    keys = ("step", "loss", "grad_norm", "learning_rate", "mean_token_accuracy", "tokens_seen")
+    straight, gone_on = ([[e[key] for key in keys] for e in logged(tmp_path / name)] for name in ("straight", "begun"))
+    assert gone_on == straight
+
+    def totals() -> dict[str, float]:
+        """By the names under which the Trainer has them, and the last entry of the history must have the same."""
+        metrics = json.loads((begun / "run" / "metrics.json").read_text())
+        assert {name: metrics["history"][-1][name] for name in metrics["train"]} == metrics["train"]
+        found: dict[str, float] = metrics["train"]
+        return found
+
+    once = totals()
+    first, last = (begun / "run" / "checkpoints" / f"step-{step:06d}" for step in (max(saved) + 1, 9))
+    at_least_s = earlier_s + last.stat().st_mtime - first.stat().st_mtime
+    assert once["train_runtime"] > at_least_s
+    assert once["train_steps_per_second"] == pytest.approx(9 / once["train_runtime"], abs=1e-3)
+    assert once["train_samples_per_second"] == pytest.approx(3 * 10 / once["train_runtime"], abs=1e-3)
+    # Started once more it trains no further: its few milliseconds are added to what the last checkpoint knows.
+    assert set(train_forked(begun, **options).codes) == {0}
+    assert at_least_s < totals()["train_runtime"] < once["train_runtime"] + 5
+
+
+@pytest.mark.slow
+def test_a_rank_with_nothing_to_learn_keeps_in_step_under_zero3(tmp_path: Path, tiny_model: Path) -> None:
+    """Shards of the head are gathered by all ranks together, also where one has more positions than the head takes at
+    once and another none. Gradients are watched as they pass."""
+    write_unlike(tmp_path, 9)
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"image": None, "context": "", "question": "long?", "output": "go on " * 300}) + "\n")
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT / "tests" / "zero3_on_cpu"), "DS_ACCELERATOR": "cpu",
+        "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions"), "WANDB_MODE": "offline", "WANDB_WATCH": "all",
+        "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    found, said = [], []
+    for micro, accumulated in ((1, 2), (2, 1)):
+        options = {
+            "model": tiny_model, "data": tmp_path, "output_dir": tmp_path / str(micro) / "run", "run_id": "zero3",
+            "device": "cpu", "world_size": 2, "micro_batch_size": micro, "gradient_accumulation_steps": accumulated,
+            "learning_rate": 2e-3, "lora_r": 8, "lora_dropout": 0.0, "max_steps": 6, "logging_steps": 1,
+            "eval_samples": 0, "score_samples": 0, "text_only": "true", "collective_timeout_s": 60,
+        }  # fmt: skip
+        words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+        launched = subprocess.run(
+            [sys.executable, "-m", "trainer.supervise", "--", "accelerate", "launch", "--config_file",
+             "accelerate_configs/deepspeed_zero3.yaml", "--num_processes", "2", "--num_machines", "1",
+             "-m", "trainer.train", *words],
+            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900,
+        )  # fmt: skip
+        assert launched.returncode == 0, (launched.stdout + launched.stderr)[-3000:]
+        found.append([(entry["loss"], entry["tokens_seen"]) for entry in logged(tmp_path / str(micro))])
+        said.append(launched.stdout)
+    assert found[0] == [(pytest.approx(loss, rel=2e-2), tokens) for loss, tokens in found[1]]  # bf16
+    assert all("WANDB_WATCH=all logs no parameters under ZeRO-3" in text for text in said)

@@ -1,0 +1,432 @@
+"""The report page: what it shows is what the run left, whatever that is."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+import math
+import re
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finished_run import ANSWERS, TRUTHS, history, write_run
+
+pytest.importorskip("PIL")
+
+from PIL import Image
+
+from trainer.commands import CHECKOUT
+from trainer.config import TrainConfig
+from trainer.data.grid import compose_grid
+from trainer.evaluation.metrics import action_metrics
+from trainer.outcome import ConfigError
+from trainer.report.charts import draw, nice_ticks, short, smooth
+from trainer.report.page import build_report, main, report_line
+from trainer.report.samples import PICTURE_BYTES, SAMPLES, choose_samples, picture_uri
+from trainer.results.card import model_card
+from trainer.results.trained import Usage
+
+VOID = {"meta", "link", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced and keeps the text, the pictures and the attributes."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.texts: list[str] = []
+        self.references: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        assert not [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style",):
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(f"{text} " for text in self.texts).split())
+
+
+def _frames(folder: Path, count: int = 4) -> list[str]:
+    paths = []
+    for index in range(count):
+        path = folder / f"{index}.png"
+        Image.new("RGB", (20, 12), (60 * index, 90, 200)).save(path)
+        paths.append(str(path))
+    return paths
+
+
+def test_what_other_programs_read_keeps_its_names(tmp_path: Path) -> None:
+    record = json.loads((write_run(tmp_path) / "metrics.json").read_text())
+    assert list(record) == [
+        "format", "config", "answer_field", "step", "before", "after", "generated_before", "generated_after", "train",
+        "history", "data", "versions", "peak_memory",
+    ]  # fmt: skip
+    assert list(record["after"]) == [
+        "samples", "accuracy", "valid_json", "macro_f1", "majority", "majority_accuracy", "per_action", "confusion",
+    ]  # fmt: skip
+    assert list(record["after"]["per_action"]["up"]) == ["precision", "recall", "f1", "count"]
+    assert record["format"] == 1
+
+
+def _change_answer(run_dir: Path, **changes: Any) -> None:
+    path = run_dir / "predictions.jsonl"
+    first, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps({**json.loads(first), **changes}), *rest]))
+
+
+def test_headline_numbers_equal_the_metrics(tmp_path: Path) -> None:
+    """Accuracy before and after, the baseline, F1, loss, time: as recorded, in words and numbers."""
+    text = Page(build_report(write_run(tmp_path))).text
+    assert "acme/tiny-vl , fine-tuned with QLoRA on 4-bit (NF4) weights, rank 64: 1,500 steps of 32 records on " in text
+    assert (
+        "Action accuracy 30.0% → 85.0% After training 17 of 20 held-out answers are right, 45.0 points above "
+        'always answering "up" (40.0%). base model, zero-shot 30.0% always "up" 40.0% after training 85.0% '
+        "Macro F1 0.15 → 0.88 Readable answers 100.0% → 95.0% Loss 3 → 1.25 "
+        "Training time 1 min 52 s Adapter of step 3 of 1,500 Records a second 0.5 Tokens a second 330 "
+        "Peak memory (RSS) 1.50 GiB"
+    ) in text
+    assert "Data set sha256 abc123 Versions torch 2.13.0" in text
+    assert "Held-out loss" not in text and "MFU" not in text
+
+
+def test_neither_page_nor_card_calls_plain_text_valid_json(tmp_path: Path) -> None:
+    scores = dataclasses.asdict(action_metrics(TRUTHS, ANSWERS, in_json=False))
+    data = {"sha256": "abc123", "split": "eval.jsonl", "train": 9, "eval": 20, "frames": 1}
+    memory = {"bytes": 1, "of": "resident memory"}
+    run = write_run(tmp_path, before=scores, after=scores, answer_field=None, data=data, peak_memory=memory)
+    assert "Readable answers" not in Page(build_report(run)).text
+    usage = Usage(
+        device="cpu", quantization="nf4", answer_field=None, choices=None, answer_tokens=9, frames=1, context="",
+        question=None,
+    )  # fmt: skip
+    card = model_card(json.loads((run / "metrics.json").read_text()), Path("runs/r1/adapter"), usage)
+    assert f"| 85.0% | 85.0% | {scores['macro_f1']:.3f} | - |" in card
+
+
+def test_evaluations_on_the_way_are_curves_that_begin_at_the_base_model(tmp_path: Path) -> None:
+    evaluations = [
+        {"step": step, "eval_loss": loss, "eval_action_accuracy": accuracy}
+        for step, loss, accuracy in ((5, 2.0, 0.5), (10, 1.5, 0.75))
+    ]
+    page = build_report(write_run(tmp_path, history=[*history([3.0, 2.0]), *evaluations]))
+    assert 'aria-label="Action accuracy, from 30% to 75%"' in page
+    assert 'aria-label="Held-out loss, from 2 to 1.5"' in page
+
+
+def test_scored_and_written_out_stand_side_by_side(tmp_path: Path) -> None:
+    """The zero-shot score is the first row; valid answers are counted where they were written; both have tables."""
+    generated = {
+        "generated_before": dataclasses.asdict(action_metrics(TRUTHS[:10], [None] * 10)),
+        "generated_after": dataclasses.asdict(action_metrics(TRUTHS[:10], [*TRUTHS[:9], None])),
+    }
+    run_dir = write_run(tmp_path, **generated)
+    path = run_dir / "predictions.jsonl"
+    entry = {"truth": "up", "prediction": "a", "probabilities": {"up": 0.2, "a": 0.5, "left": 0.3}}
+    path.write_text(json.dumps(entry) + "\n")
+    text = Page(build_report(run_dir)).text
+    assert (
+        "Of 10 answers written out, 90.0% have the right one. base model, zero-shot 30.0% "
+        'always "up" 40.0% after training 85.0% zero-shot, written out 0.0% after training, written out 90.0%'
+    ) in text
+    assert "Readable answers 0.0% → 90.0%" in text
+    assert "truth up model a a 50%, left 30%, up 20%" in text
+    table = text[text.rindex("Action Answers Precision") : text.rindex("Held-out answers")]
+    assert table.split()[8:] == [
+        *["up", "8", "100.0%", "100.0%", "0.00", "1.00"],
+        *["a", "2", "100.0%", "50.0%", "0.00", "0.67"],
+    ]
+
+
+def test_action_table_equals_the_metrics(tmp_path: Path) -> None:
+    """Precision, recall and F1 of every action, most frequent first."""
+    text = Page(build_report(write_run(tmp_path))).text
+    table = text[text.index("Action Answers Precision") : text.index("Held-out answers", text.index("F1 after"))]
+    assert table.split() == [
+        *["Action", "Answers", "Precision", "Recall", "F1", "before", "F1", "after"],
+        *["up", "8", "88.9%", "100.0%", "0.00", "0.94"],
+        *["a", "6", "100.0%", "83.3%", "0.46", "0.91"],
+        *["left", "6", "100.0%", "66.7%", "0.00", "0.80"],
+    ]
+
+
+def test_matrix_has_every_answer_in_one_cell_and_row_totals(tmp_path: Path) -> None:
+    """Known actions, then answers that are no known action, then unreadable ones, then the total."""
+    text = Page(build_report(write_run(tmp_path))).text
+    assert (
+        "After training truth ↓ answer → up a left any other (unreadable) all "
+        "up 8 0 0 0 0 8 a 0 5 0 0 1 6 left 1 0 4 1 0 6 Action Answers Precision"
+    ) in text
+
+
+def test_matrix_of_very_many_actions_folds_the_rare_ones(tmp_path: Path) -> None:
+    """Plain-text answers can make every record its own action; the page stays readable."""
+    truths = [f"t{i:03}" for i in range(100)]
+    run_dir = write_run(tmp_path, before=None, after=dataclasses.asdict(action_metrics(truths, truths)))
+    text = Page(build_report(run_dir)).text
+    _, drawn, rest = text.partition("After training, the 12 most frequent of 100 actions truth ↓ answer → t000")
+    matrix, _, table = rest.partition("Action Answers Precision")
+    assert drawn and "t011 any other all" in matrix and "t012" not in matrix
+    assert "t039" in table and "t040" not in table and "60 rarer actions are not shown." in table
+
+
+def test_page_is_well_formed_and_reaches_for_nothing(tmp_path: Path) -> None:
+    """Balanced tags, no script, and no reference that is not a data URI."""
+    html = build_report(write_run(tmp_path, images=_frames(tmp_path)))
+    page = Page(html)
+    assert "script" not in page.tags
+    assert all(reference.startswith("data:") for reference in page.references)
+    assert not re.search(r"url\(|@import|https?:", html)
+
+
+def test_same_files_give_the_same_bytes(tmp_path: Path) -> None:
+    """Nothing of the clock or of a hash order is in the page."""
+    run_dir = write_run(tmp_path, images=_frames(tmp_path))
+    assert build_report(run_dir) == build_report(run_dir)
+
+
+def test_a_report_that_cannot_be_written_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path)
+    (run_dir / "report.html").mkdir()  # cannot be replaced by a file, as a full disk takes none
+    said = report_line(run_dir)
+    assert said.startswith("report:  not written (")
+    found = re.search(rf"\); (\S*python -m trainer report {run_dir}) tries again$", said)
+    assert found and not list(run_dir.glob(".report*"))
+    (run_dir / "report.html").rmdir()
+    done = subprocess.run(found[1], shell=True, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == (f"{run_dir}/report.html\n", 0), done.stderr
+    (run_dir / "report.html").unlink()
+    assert report_line(run_dir) == f"report:  {run_dir}/report.html"
+
+
+def test_answers_are_escaped(tmp_path: Path) -> None:
+    """An answer is shown as the text it is, even markup, control characters and half a surrogate pair."""
+    hostile = "</pre><script>alert(1)</script>\x00\ud800\"'&"
+    run_dir = write_run(tmp_path)
+    _change_answer(run_dir, truth=hostile, prediction=hostile + "!", answer=hostile, images=[hostile])
+    html = build_report(run_dir)
+    page = Page(html)
+    html.encode("utf-8")
+    assert "script" not in page.tags
+    assert "</pre><script>alert(1)</script>\N{REPLACEMENT CHARACTER}?\"'&!" in page.text
+
+
+def test_whatever_the_data_calls_an_action_is_shown_as_text(tmp_path: Path) -> None:
+    """In the headline, the bars, the matrix and the table; in names and settings; names of Python's own included."""
+    hostile = '"><script>\x07</script>\ud800'
+    truths = [hostile] * 3 + ["items", "get", "", "{{ 7 * 7 }}"]
+    scores = dataclasses.asdict(action_metrics(truths, [None] * 2 + truths[2:]))
+    config = {**dataclasses.asdict(TrainConfig(model=hostile, data=hostile, output_dir="", run_id=hostile))}
+    html = build_report(write_run(tmp_path, before=None, after=scores, generated_before=scores, config=config))
+    page = Page(html)
+    html.encode("utf-8")
+    shown = '"><script>\N{REPLACEMENT CHARACTER}</script>?'
+    assert "script" not in page.tags and f"Trainyard run {shown} {shown} , fine-tuned" in page.text
+    table = page.text[page.text.index("Action Answers Precision") :]
+    assert re.findall(r"(\S+) 1 100.0% 100.0% (\S+) 1.00", table)[:2] == [("items", "-"), ("get", "-")]
+    assert f"{shown} 3 100.0% 33.3% - 0.50" in table and "(empty) 1 " in table and "{{ 7 * 7 }} 1 " in table
+
+
+def test_samples_are_half_wrong_and_half_right_with_actions_by_turns() -> None:
+    """Wrong ones come first; when one kind is scarce the other fills the page."""
+    right = [{"truth": t, "prediction": t, "n": n} for n, t in enumerate("aaaaaaaab")]
+    wrong = [{"truth": t, "prediction": None, "n": n} for n, t in enumerate("ccccccccd")]
+    assert [(p["truth"], p["n"]) for p in choose_samples([*right, *wrong])] == [
+        *[("c", 0), ("d", 8), ("c", 1), ("c", 2), ("c", 3), ("c", 4)],
+        *[("a", 0), ("b", 8), ("a", 1), ("a", 2), ("a", 3), ("a", 4)],
+    ]
+    assert [p["prediction"] for p in choose_samples([*right, *wrong[:1]])] == [None, "a", "b", *"aaaaaaa"]
+    assert choose_samples([*wrong, *wrong]) == choose_samples([*wrong, *wrong, *right][:18])
+
+
+def test_four_frames_are_shown_as_the_grid_the_model_saw(tmp_path: Path) -> None:
+    """The embedded PNG is trainer.grid's picture, enlarged by whole pixels."""
+    paths = _frames(tmp_path)
+    page = Page(build_report(write_run(tmp_path, images=paths)))
+    pictures = [r for r in page.references if r.startswith("data:image/png;base64,")]
+    assert len(pictures) == SAMPLES
+    grid = compose_grid([Image.open(path) for path in paths])
+    expected = grid.resize((480, 288), Image.Resampling.NEAREST)
+    shown = Image.open(io.BytesIO(base64.b64decode(pictures[0].partition(",")[2])))
+    assert (shown.format, shown.size) == ("PNG", (480, 288))
+    assert shown.convert("RGB").tobytes() == expected.tobytes()
+
+
+def test_pictures_that_compress_badly_are_made_smaller(tmp_path: Path) -> None:
+    """Twelve photographs must not make a page that cannot be mailed."""
+    path = tmp_path / "noise.png"
+    Image.effect_noise((900, 600), 80).convert("RGB").save(path)
+    uri = picture_uri([str(path)])
+    assert uri is not None and len(uri) < PICTURE_BYTES * 4 / 3 + 100
+
+
+@pytest.mark.parametrize("images", [[], ["/nowhere.png"], ["short"], ["text"], ["text"] * 3])
+def test_a_picture_that_cannot_be_shown_is_said_to_be_missing(tmp_path: Path, images: list[str]) -> None:
+    """Gone, truncated, no picture at all, or neither one nor four: a placeholder in its card."""
+    whole = Path(_frames(tmp_path)[0]).read_bytes()
+    (tmp_path / "short").write_bytes(whole[:40])
+    (tmp_path / "text").write_text("no picture")
+    page = Page(build_report(write_run(tmp_path, images=[str(tmp_path / name) for name in images])))
+    assert page.text.count("picture not found") == SAMPLES
+
+
+def test_an_empty_folder_gives_a_page_that_says_what_is_missing(tmp_path: Path) -> None:
+    """No metrics and no predictions: every section says so."""
+    (tmp_path / "x").mkdir()
+    text = Page(build_report(tmp_path / "x")).text
+    for said in (
+        "Trainyard run x What was trained is not known",
+        "Result Not scored",
+        "Training No training steps were logged.",
+        "Which actions No confusion matrix",
+        "No answers to show",
+        "This run has no adapter folder yet.",
+        "Configuration The configuration was not recorded.",
+    ):
+        assert said in text
+
+
+def test_files_cut_off_in_the_middle_are_read_as_far_as_they_go(tmp_path: Path) -> None:
+    """Half a line of predictions costs that line; half a metrics.json costs the metrics."""
+    run_dir = write_run(tmp_path)
+    with (run_dir / "predictions.jsonl").open("ab") as file:
+        file.write(b'{"truth": "\xff", "prediction": "up"}\n{"truth": "up", "prediction": "up", "images": ["')
+    text = Page(build_report(run_dir)).text
+    assert "12 of 21 answers, of which 4 are wrong" in text and "truth \N{REPLACEMENT CHARACTER} model up" in text
+    run_dir = write_run(tmp_path)
+    for name in ("metrics.json", "predictions.jsonl"):
+        path = run_dir / name
+        path.write_text(path.read_text()[:-20])
+    text = Page(build_report(run_dir)).text
+    assert "12 of 19 answers, of which 2 are wrong" in text and "Not scored" in text
+
+
+def test_a_good_report_is_not_replaced_by_that_of_a_damaged_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = write_run(tmp_path)
+    assert main([str(run_dir)]) == 0
+    page = run_dir / "report.html"
+    assert capsys.readouterr().out == f"{page}\n"
+    before, metrics = page.read_bytes(), run_dir / "metrics.json"
+    metrics.write_text(metrics.read_text()[:-20])
+    with pytest.raises(
+        ConfigError, match=r"^report takes the folder of a finished run, with a whole metrics.json: for"
+    ):
+        main([str(run_dir)])
+    assert page.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("metrics.json", '{"config": "x"}'),
+        ("metrics.json", '{"history": [{"step": 1, "loss": "low"}]}'),
+        ("metrics.json", '{"after": {"accuracy": 0.5, "samples": 2}}'),
+        ("predictions.jsonl", '{"truth": "up", "prediction": "up", "images": 3}'),
+    ],
+)
+def test_files_that_no_run_wrote_are_one_line(file: str, text: str, tmp_path: Path) -> None:
+    (run_dir := tmp_path / "x").mkdir()
+    write_run(run_dir)
+    (run_dir / file).write_text(text)
+    said = f"{run_dir}: metrics.json or predictions.jsonl is not what a run wrote ("
+    with pytest.raises(ConfigError) as caught:
+        main([str(run_dir)])
+    assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
+    assert report_line(run_dir).startswith(f"report:  not written ({said}")
+    assert not (run_dir / "report.html").exists()
+
+
+def test_a_run_without_held_out_records_has_the_rest(tmp_path: Path) -> None:
+    """before and after are null: no score, but the loss and the configuration."""
+    run_dir = write_run(tmp_path, before=None, after=None)
+    text = Page(build_report(run_dir)).text
+    assert "Not scored: no held-out records were answered. Loss 3 → 1.25" in text and "lora_r 64" in text
+
+
+def test_losses_that_are_not_numbers_leave_a_gap_and_are_told(tmp_path: Path) -> None:
+    """NaN is the news of such a run, so it is neither drawn nor kept quiet."""
+    run_dir = write_run(tmp_path, history=history([3.0, math.nan, math.inf, 1.0]))
+    html = build_report(run_dir)
+    assert "2 of 4 logged values are not finite numbers, first at step 10." in Page(html).text
+    assert not re.search(r'd="[^"]*(nan|inf)', html)
+    assert "of 1 logged values" in build_report(write_run(tmp_path, history=history([math.nan])))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "most", "ticks"),
+    [
+        (0, 3.08, 5, [0, 1, 2, 3, 4]),
+        (0, 1.0, 4, [0, 0.25, 0.5, 0.75, 1]),
+        (0, 2e-4, 4, [0, 5e-5, 1e-4, 1.5e-4, 2e-4]),
+        (-1, 1, 4, [-1, -0.5, 0, 0.5, 1]),
+    ],
+)
+def test_ticks_are_round_numbers_around_the_values(low: float, high: float, most: int, ticks: list[float]) -> None:
+    """Axes end at or beyond their values, on numbers a person would choose."""
+    assert nice_ticks(low, high, most) == ticks
+
+
+@pytest.mark.parametrize(
+    ("last", "ticks"),
+    [
+        (1, ["0", "1"]),
+        (3, ["0", "1", "2", "3"]),
+        (14, ["0", "5", "10"]),
+        (1600, ["0", "500", "1,000", "1,500"]),
+    ],
+)  # fmt: skip
+def test_steps_are_whole_and_no_tick_lies_beyond_the_last_one(last: int, ticks: list[str]) -> None:
+    assert [label for _, label in draw([(0, 1.0), (last, 2.0)])["x_ticks"]] == ticks
+
+
+def test_a_curve_fills_its_square_and_is_broken_where_a_value_is_missing() -> None:
+    """y runs down: 100 is the axis."""
+    drawn = draw([(0, 4.0), (5, 2.0), (10, math.nan), (20, 1.0)])
+    assert drawn["lines"] == ["M0 0h0L25 50M100 75h0"]
+    assert drawn["dots"] == [(0, 0, "step 0: 4"), (25, 50, "step 5: 2"), (100, 75, "step 20: 1")]
+    assert drawn["broken"] == [10]
+
+
+def test_smoothing_moves_nothing_sideways() -> None:
+    """A straight line stays itself; a running mean of the past would lag behind it."""
+    line = [3.0 * i for i in range(90)]
+    assert smooth(line) == pytest.approx(line)
+
+
+def test_numbers_are_short() -> None:
+    """Three digits, an exponent only where it helps, and never a crash on NaN."""
+    values = (0, 0.0002, 0.037, 3.08123, 1234.5, 1e9, math.nan)
+    assert [short(v) for v in values] == ["0", "2e-4", "0.037", "3.08", "1,234", "1e9", "nan"]
+
+
+def test_what_is_typed_to_use_the_adapter_stands_there_quoted(tmp_path: Path) -> None:
+    run_dir = tmp_path / "a b"
+    (run_dir / "adapter").mkdir(parents=True)
+    text = Page(build_report(write_run(run_dir, images=["x y.png"]))).text
+    assert f"python -m trainer infer --run '{run_dir}' \\ 'x y.png' Answers with JSON" in text
+    assert re.search(rf"Use the adapter cd {CHECKOUT} && \S*python -m trainer infer", text)
+    assert f'adapter = "{run_dir}/adapter" base = AutoModelForImageTextToText.from_pretrained("acme/tiny-vl",' in text

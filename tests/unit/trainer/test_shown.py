@@ -1,0 +1,114 @@
+"""Text of records, folders and files at a terminal and in a card: nothing in it acts."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finished_run import write_run
+
+from launcher import cli
+from launcher.progress import list_text, look_at, status_text
+from launcher.records import Run
+from trainer.outcome import ConfigError
+from trainer.progress_file import Progress, write_progress
+from trainer.results.card import model_card
+from trainer.results.trained import Usage
+from trainer.settings import say
+from trainer.text import format_table, markdown_cell, printable, printable_lines
+from trainer.tracking.track import confusion_table
+from trainer.verbs import exit_code
+
+# Sets the title, rings, clears, turns what follows around.
+HOSTILE = "a\x1b]0;owned\x07\x1b[2J\u202egnp.b\r\x9b31m"
+ESCAPED = "a\\x1b]0;owned\\x07\\x1b[2J\\u202egnp.b\\r\\x9b31m"
+
+
+def acts(text: str) -> bool:
+    return any(not c.isprintable() for c in text if c != "\n")
+
+
+def test_what_a_terminal_would_act_on_is_written_as_an_escape() -> None:
+    assert printable(HOSTILE) == ESCAPED
+    assert printable("Füße 日本 🎮 a\\b") == "Füße 日本 🎮 a\\b"
+    assert printable_lines(f"one\n{HOSTILE}\n\ttwo") == f"one\n{ESCAPED}\n\\ttwo"
+    assert printable("\udc80") == "\\udc80"
+
+
+def test_tables_stay_aligned_and_quiet() -> None:
+    assert format_table([("label", "n"), ("up\nx", "1"), (HOSTILE, "2")]) == "\n".join(
+        ["label".ljust(len(ESCAPED)) + "  n", "up\\nx".ljust(len(ESCAPED)) + "  1", f"{ESCAPED}  2"]
+    )
+
+
+def test_status_list_and_complaints_show_names_and_last_words_escaped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / HOSTILE.replace("/", "")
+    folder.mkdir()
+    write_progress(folder, Progress(phase="failed", written_at=1, said=HOSTILE))
+    run = Run(folder=folder, record={"job_ids": []})
+    seen = look_at(run, [])
+    assert f"said   {ESCAPED}" in status_text(seen, "RUN=x").splitlines()
+    for text in (status_text(seen, "RUN=x"), list_text([seen, HOSTILE])):
+        assert not acts(text) and ESCAPED.split("\\r")[0] in text
+    say([HOSTILE])
+    cli.say(HOSTILE)
+
+    def fails(_: list[str]) -> int:
+        raise ConfigError(f"{HOSTILE}/empty.png is no image")
+
+    assert exit_code(fails, []) == 78
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count(ESCAPED) == 3 and not acts(said.err)
+
+
+@pytest.fixture
+def entry(tmp_path: Path) -> dict[str, Any]:
+    """metrics.json of a run."""
+    data = {"sha256": "abc123", "split": "eval.jsonl", "train": 9, "eval": 20, "frames": 1}
+    run = write_run(tmp_path, data=data, peak_memory={"bytes": 1, "of": "resident memory"})
+    return json.loads((run / "metrics.json").read_text())  # type: ignore[no-any-return]
+
+
+HOSTILE_NAMES = ['x"); __import__("os").system("touch /tmp/owned"); ("', "x\n```\n# run me", "x'\\", HOSTILE, "日本"]
+
+
+def card(entry: dict[str, Any], folder: str = "runs/r/adapter", **changes: Any) -> str:
+    usage = Usage(
+        device="cpu", quantization="nf4", answer_field=None, choices=None, answer_tokens=9, frames=1, context="",
+        question=None,
+    )  # fmt: skip
+    return model_card({**entry, **changes}, Path(folder), usage)
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_names_are_strings_and_comments_in_the_cards_code_and_nothing_else(name: str, entry: dict[str, Any]) -> None:
+    """The model's folder stands in a comment, the card's own in a string."""
+    for changes, plain in (
+        ({"config": {**entry["config"], "model": f"/models/{name}"}}, {"config": {**entry["config"], "model": "/a/b"}}),
+        ({"folder": f"runs/{name}/adapter"}, {}),
+    ):
+        text = card(entry, **changes)
+        assert [line for line in text.splitlines() if acts(line)] == []
+        assert text.count("\n```") == 2 and not acts(text)
+        assert calls(text) == calls(card(entry, **plain))
+
+
+def calls(text: str) -> list[str]:
+    """What the card's code calls, in order."""
+    code = re.search(r"```python\n(.*?)\n```", text, re.DOTALL)
+    assert code
+    return [ast.unparse(node.func) for node in ast.walk(ast.parse(code[1])) if isinstance(node, ast.Call)]
+
+
+def test_labels_stay_in_their_cells(entry: dict[str, Any]) -> None:
+    label = "up |\n\n# heading\n"
+    text = card(entry, after={**entry["after"], "majority": label})
+    assert "(up \\|\\n\\n# heading\\n) |" in text and "\n# heading" not in text
+    rows = confusion_table({label: {label: 3}}).splitlines()
+    assert rows == [f"| truth \\ answer | {markdown_cell(label)} |", "| --- | --- |", f"| {markdown_cell(label)} | 3 |"]
