@@ -190,7 +190,7 @@ def _from_env_file(project_dir: Path) -> dict[str, str]:
     found = read_env_file(project_dir / ".env")
     for name, value in found.items():
         if not value.isprintable():
-            raise ConfigError(f".env: {name} takes printable characters on one line")
+            raise ConfigError(f".env line {found.lines[name]}: {name} takes printable characters on one line")
     return {name: value for name, value in found.items() if name not in NOT_HANDED_ON and not is_secret(name, value)}
 
 

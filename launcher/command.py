@@ -6,7 +6,6 @@ stderr. Exit codes: 0 done, 78 the request is wrong (nothing was written), 1 any
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from planner.request.variables import OF_SWEEPS, help_text, read_given, refuse_u
 from trainer.files import each_file_once
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SchedulerError
 from trainer.text import known_are
+from trainer.verbs import nobody_reads
 
 Verb = Callable[[dict[str, str], Mapping[str, str]], int]
 """Takes what was given, as text by variable name, and the environment; returns an exit code."""
@@ -61,11 +61,9 @@ def main(backend: Backend, argv: Sequence[str], environ: Mapping[str, str]) -> i
         return code
     except ConfigError as error:
         return _complain(str(error), BAD_CONFIG)
-    except BrokenPipeError:
-        # `... | head` has read enough. Python would complain again when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     except (SchedulerError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and nobody_reads():
+            return FAILED
         return _complain(str(error), FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted", FAILED)

@@ -19,7 +19,18 @@ WATCHED = ("gradients", "parameters", "all")
 ASSIGNMENT = r"""(?:export )?([^=]*)=\s*(?:'([^']*)'|"([^"]*)"|([^'"\s#].*?)?)(?:\s+#.*)?"""
 
 
-def read_env_file(path: Path) -> dict[str, str]:
+class EnvFile(dict[str, str]):
+    """What the file says by name."""
+
+    lines: Mapping[str, int]
+    """Where it says it, by name."""
+
+    def __init__(self, values: Mapping[str, str], lines: Mapping[str, int]) -> None:
+        super().__init__(values)
+        self.lines = lines
+
+
+def read_env_file(path: Path) -> EnvFile:
     """What the file says by name, read inside the job and by the planner, never passed on; {} when there is none. A
     name without a value is not given.
 
@@ -29,7 +40,7 @@ def read_env_file(path: Path) -> dict[str, str]:
     try:
         text = once(read_typed, path).decode("utf-8-sig", errors="replace")
     except FileNotFoundError:
-        return {}
+        return EnvFile({}, {})
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror})") from None
     if len(text) > MOST_CHARACTERS:
@@ -51,10 +62,10 @@ def read_env_file(path: Path) -> dict[str, str]:
     try:
         watched(values)
     except ConfigError as error:
-        problems.append(error.but(source=str(path)))
+        problems.append(error.but(source=f"{path} line {lines['WANDB_WATCH']}"))
     if problems:
         raise ConfigError.of(problems)
-    return {name: value for name, value in values.items() if value}
+    return EnvFile({name: value for name, value in values.items() if value}, lines)
 
 
 def _assignment(line: str) -> tuple[str, str]:
@@ -85,7 +96,7 @@ def open_to_others(path: Path, values: Mapping[str, str]) -> list[str]:
     return [f"{path} holds {' and '.join(secrets)}, and others on this machine can read it: chmod 600 {path}"]
 
 
-def take_env_file() -> dict[str, str]:
+def take_env_file() -> EnvFile:
     """What `.env` says. It goes into the environment, where the libraries look for tokens and caches once they are
     imported. Raises ConfigError."""
     env_file = read_env_file(Path(".env"))

@@ -44,7 +44,7 @@ MOST_CHARACTERS = 1 << 16
 MOST_MIB = 64
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str | bytes) -> Any:
     """Raises ValueError for whatever cannot be used, what nests too deep too: one damaged record harms no other."""
     try:
         found = json.loads(text)

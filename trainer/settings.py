@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import KNOBS, LORA_PRESETS, SETTINGS, TrainConfig
-from trainer.env_file import take_env_file
+from trainer.env_file import EnvFile, take_env_file
 from trainer.flags import answer_help, build, convert, options, split_flags, word
 from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError, unknown
 from trainer.spellings import CONFIG_FILE, ENVIRONMENT, LORA, NEEDLESS, OURS
@@ -69,7 +69,8 @@ def resolve_settings(
         COMMAND_LINE: flags,
     }
     notices: list[str] = []
-    given = {source: read_layer(source, layer, notices) for source, layer in layers.items()}
+    lines = {".env": env_file.lines} if isinstance(env_file, EnvFile) else {}
+    given = {source: read_layer(source, layer, notices, lines.get(source)) for source, layer in layers.items()}
     values = {name: option.default for name, option in options(TrainConfig).items() if option.default is not MISSING}
     sources = dict.fromkeys(values, "default")
     for source, said in given.items():
@@ -89,8 +90,11 @@ def resolve_settings(
     return Settings(values=values, sources=sources, notices=tuple(notices), as_json=as_json)
 
 
-def read_layer(source: str, given: Mapping[str, object], notices: list[str]) -> dict[str, Any]:
-    """What one source says: checked values by setting, a preset's rank and alpha below what says them outright.
+def read_layer(
+    source: str, given: Mapping[str, object], notices: list[str], lines: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """What one source says: checked values by setting, a preset's rank and alpha below what says them outright. `lines`
+    are those of the source in which its names stand, where they are known.
 
     Other names and words are translated, and `notices` told. Raises ConfigError with all that is wrong.
     """
@@ -110,9 +114,9 @@ def read_layer(source: str, given: Mapping[str, object], notices: list[str]) -> 
             (preset if ours == LORA else values).update(said)
             notices += [f"{source}: {notice}"] if notice else []
         except ConfigError as error:
-            problems.append(error)
+            problems.append(error.but(source=f"{source} line {lines[name]}") if lines else error)
     if problems:
-        raise ConfigError.of(problems, source="" if source == COMMAND_LINE else source)
+        raise ConfigError.of(problems, source="" if source == COMMAND_LINE or lines else source)
     return preset | values
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pkgutil import resolve_name
@@ -32,7 +34,23 @@ def dispatch(usage: str, verbs: Mapping[str, str], argv: Sequence[str]) -> int:
 def exit_code(act: Callable[[list[str]], int], argv: Sequence[str]) -> int:
     """What `act` returns; where it raises what a user can act on, one line and the code that goes with it."""
     try:
-        return act(list(argv))
+        try:
+            return act(list(argv))
+        finally:
+            sys.stdout.flush()
     except (ConfigError, SickNode, OSError, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError) and nobody_reads():
+            return FAILED
         print(f"trainyard: {printable(str(error)) or 'interrupted'}", file=sys.stderr)
         return BAD_CONFIG if isinstance(error, ConfigError) else FAILED
+
+
+def nobody_reads() -> bool:
+    """Whether the program that read our stdout has ended: `... | head` has read enough. What is not written yet is then
+    dropped, since Python would complain about it when it closes stdout."""
+    stdout = sys.stdout.fileno()
+    asked = select.poll()
+    asked.register(stdout, 0)  # a pipe without a reader is an error of the pipe
+    if gone := bool(asked.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
+    return gone

@@ -183,7 +183,7 @@ def test_where_there_is_accounting_sacct_says_how_a_forgotten_job_ended(cluster:
 def test_a_pending_job_says_what_it_waits_for_and_cancel_ends_it_once(
     cluster: Cluster, project: Path, start: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    blocker = cluster.run("sbatch", "--parsable", "--exclusive", "--nodes=2", "--wrap=sleep 60").stdout.strip()
+    blocker = cluster.run("sbatch", "--parsable", "--exclusive", "--nodes=2", "--output=/dev/null", "--wrap=sleep 60").stdout.strip()
     job_id = start("waiting")
     until(lambda: find_jobs([job_id], cluster.environ)[job_id].reason not in ("", "None"))
     verbs.status({"RUN": "waiting"}, cluster.environ, project)
@@ -228,7 +228,9 @@ def test_a_run_json_that_names_another_job_neither_cancels_it_nor_shows_it_as_th
 ) -> None:
     """By whatever name the other job goes: the script that it was made of decides."""
     other = start("theirs", name="toy")
-    wrapped = cluster.run("sbatch", "--parsable", "--job-name=toy-mine", "--wrap=sleep 60").stdout.strip()
+    wrapped = cluster.run(
+        "sbatch", "--parsable", "--job-name=toy-mine", "--output=/dev/null", "--wrap=sleep 60"
+    ).stdout.strip()
     for job_id, which in ((other, f"{project}/runs/theirs/job.sbatch"), (wrapped, "(null)")):
         folder = write_run(tmp_path / job_id, "mine", job_id)
         (folder / "job.sbatch").touch()

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from trainer.files import parse_json
 from trainer.outcome import ConfigError
 from trainer.text import nearest, shown
 
@@ -46,7 +47,7 @@ def read_action(answer: str, field: str | None) -> str | None:
 def json_object(text: str) -> dict[str, Any] | None:
     """The JSON object that `text` is; None for anything else."""
     try:
-        entry = json.loads(text)
-    except (ValueError, RecursionError):
+        entry = parse_json(text)
+    except ValueError:
         return None
     return entry if isinstance(entry, dict) else None

@@ -20,7 +20,7 @@ from typing import Any
 
 from trainer.data.places import SIGNS, put_pictures
 from trainer.data.turns import Form, FormError, Picture, Role, Turn
-from trainer.files import MIB, MOST_MIB
+from trainer.files import MIB, MOST_MIB, parse_json
 
 FORMAT_HINT = (
     'one object a line: {"image": "grid.png"} or {"frames": ["0.png", "1.png", "2.png", "3.png"]}, '
@@ -60,11 +60,11 @@ def read_line(line: bytes | str) -> dict[str, Any]:
         raise FormError(f" is longer than {MOST_MIB} MiB: it takes {FORMAT_HINT}")
     try:
         # Bytes may come in, so that a file that is not UTF-8 is reported by line like any other mistake.
-        entry = json.loads(line.rstrip())
+        entry = parse_json(line.rstrip())
         raw = line if isinstance(line, bytes) else line.encode(errors="surrogatepass")
         if b"\xed" in raw or HALF.search(raw):
             json.dumps(entry, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         said = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
         raise FormError(f" is not JSON ({said}): it takes {FORMAT_HINT}") from None
     if not isinstance(entry, dict):

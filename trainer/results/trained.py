@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from trainer.commands import CHECKOUT
 from trainer.config import Device, Quantization, TrainConfig
 from trainer.env_file import take_env_file
-from trainer.files import USAGE_FILE, read_json, write_whole
+from trainer.files import USAGE_FILE, parse_json, read_json, write_whole
 from trainer.model.warm_start import damaged
 from trainer.node.start import join, prepare_libraries
 from trainer.outcome import ConfigError, SickNode
@@ -96,7 +96,7 @@ def shared_texts(data: str) -> dict[str, str | None]:
     said: dict[str, set[str | None]] = {"context": set(), "question": set()}
     for path in data_files(data):
         with path.open("rb") as lines:
-            for entry in (json.loads(line) for line in lines if line.strip()):
+            for entry in (parse_json(line) for line in lines if line.strip()):
                 for key, texts in said.items():
                     texts.add(entry[key] if isinstance(entry.get(key), str) else None)
     if said["context"] == {None}:
