@@ -71,3 +71,9 @@ def test_an_unknown_verb_is_refused_with_the_nearest(
         f"trainyard: unknown verb '{typed}', did you mean {meant}? known are {', '.join(known(room))}\n"
     )
     assert ROOMS[room].main([]) == 78
+
+
+def test_a_reader_that_has_read_enough_ends_a_command_without_a_word() -> None:
+    line = f"{sys.executable} -m trainer config --help | head -1"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("usage: python -m trainer config") and done.stderr == ""
