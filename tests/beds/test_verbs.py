@@ -183,7 +183,7 @@ def test_where_there_is_accounting_sacct_says_how_a_forgotten_job_ended(cluster:
 def test_a_pending_job_says_what_it_waits_for_and_cancel_ends_it_once(
     cluster: Cluster, project: Path, start: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    blocker = cluster.run("sbatch", "--parsable", "--exclusive", "--nodes=2", "--output=/dev/null", "--wrap=sleep 60").stdout.strip()
+    blocker = cluster.run("sbatch", "--parsable", "--exclusive", "-N2", "-o/dev/null", "--wrap=sleep 60").stdout.strip()
     job_id = start("waiting")
     until(lambda: find_jobs([job_id], cluster.environ)[job_id].reason not in ("", "None"))
     verbs.status({"RUN": "waiting"}, cluster.environ, project)

@@ -347,7 +347,7 @@ def test_a_kind_of_gpu_for_the_cpu_is_refused_unless_the_site_says_it(tmp_path: 
 
 def test_what_no_run_takes_is_refused_in_env_file_before_anything_is_planned(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("MAX_STEPS=0\n")
-    with pytest.raises(ConfigError, match=r"^\.env line 1: MAX_STEPS takes a whole number from 1 to 10000000, got '0'$"):
+    with pytest.raises(ConfigError, match=r"^\.env line 1: MAX_STEPS takes a whole number from 1 to .*, got '0'$"):
         plan_for(tmp_path)
     (tmp_path / ".env").write_text("MAX_STEPS=0\nLEARNING_RATE=abc\n")
     with pytest.raises(ConfigError, match=r"^\.env line 1: MAX_STEPS .*; \.env line 2: LEARNING_RATE .*, got 'abc'$"):
