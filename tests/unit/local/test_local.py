@@ -187,10 +187,13 @@ def test_logs_follows_into_the_next_attempt(folder: Path) -> None:
     until_logged(folder, "an error")
     following = follow_in_the_background(folder)
     assert following.stdout and following.stdout.readline() in ("a line False\n", "an error\n")
+    # It must not look while no attempt runs: then there is nothing to follow, and it ends.
+    following.send_signal(signal.SIGSTOP)
     first.send_signal(signal.SIGTERM)
     assert first.wait(timeout=30) == 75
     second = start(folder)
     until_logged(folder, "an error", number=2)
+    following.send_signal(signal.SIGCONT)
     second.send_signal(signal.SIGTERM)
     assert second.wait(timeout=30) == 75
     out, err = following.communicate(timeout=60)
