@@ -20,6 +20,7 @@ from trainer.text import shown
 
 ENDS_KEY = "ends.json"  # in the ConfigMap, beside run.json
 COMPLETED, FAILED, CANCELLED = "COMPLETED", "FAILED", "CANCELLED"
+ENDING = "COMPLETING"  # as Slurm calls a job whose processes have ended and which has not
 EXIT_CODE = re.compile(r"exit code ([0-9]+)")  # as a podFailurePolicy's condition says it
 PLAIN_REASONS = ("", "Error", "Completed")  # of a container: they say no more than its exit code
 INDEX = "batch.kubernetes.io/job-completion-index"
@@ -133,6 +134,8 @@ def see_job(
         return Job(job_id=job_id, state="QUEUED", ended=False, reason=_why_queued(job, workloads) or "suspended")
     live = [pod for pod in pods if is_live(pod)]
     running = [pod for pod in live if pod["status"]["phase"] == "Running"]
+    if not live and any(pod["status"].get("phase") == "Succeeded" for pod in pods):
+        return Job(job_id=job_id, state=ENDING, ended=False)  # the Job's own word comes a moment later
     if not live or len(running) < len(live):
         return Job(job_id=job_id, state="PENDING", ended=False, reason=_why([p for p in live if p not in running]))
     began = max(_seconds(pod["status"]["startTime"]) for pod in running)

@@ -14,6 +14,7 @@ from pathlib import Path
 from k8s.jobs import (
     CANCELLED,
     COMPLETED,
+    ENDING,
     ENDS_KEY,
     End,
     ends_text,
@@ -261,7 +262,7 @@ class Runs:
                     words = ("logs", "--follow", name_of(pod), "--container", CONTAINER)
                     command = self.kubectl.command(*words, endless=True)
                     subprocess.run(command, env=self.kubectl.environment, check=False)
-            if job.text != last and job.state != "RUNNING":
+            if job.text != last and job.state not in ("RUNNING", ENDING):
                 cli.say(f"job {job.text}")
             last = job.text
             if job.ended:

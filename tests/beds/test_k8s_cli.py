@@ -522,6 +522,8 @@ def test_a_job_and_its_pods_are_one_line() -> None:
         (started, [], pending),
         (started, [running, waiting], unschedulable),
         (started, [running, running], going),
+        (started, [{"status": {"phase": "Succeeded"}, "spec": {}}], replace(pending, state="COMPLETING")),
+        (started, [{"status": {"phase": "Failed"}, "spec": {}}], pending),
     ]
     for job, pods, seen in cases:
         assert see_job("j", job, pods, limit_min=30, now=now) == seen
