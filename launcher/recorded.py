@@ -12,7 +12,7 @@ from planner import values as takes
 from planner.job import JobSpec
 from planner.request.variables import VARIABLES
 from trainer.architecture.shape import ModelShape
-from trainer.config import SETTINGS
+from trainer.config import LORA_PRESETS, SETTINGS
 from trainer.files import RECORD_NAME
 from trainer.flags import Range, option_of
 from trainer.outcome import ConfigError
@@ -46,6 +46,9 @@ def read_spec(recorded: Mapping[str, object], *, project_dir: Path, source: str 
 
 def _read(recorded: Mapping[str, object], project_dir: Path) -> JobSpec:
     fields = {field.name: field for field in dataclasses.fields(JobSpec)}
+    if preset := LORA_PRESETS.get(str(recorded.get("lora"))):  # an older version knew the three names alone
+        rest = {name: value for name, value in recorded.items() if name != "lora"}
+        recorded = {**rest, "lora_r": preset, "lora_alpha": 2 * preset}
     if odd := [name for name in recorded if name not in fields]:
         raise ConfigError(f"unknown {shown(odd[0])}{nearest(odd[0], tuple(fields))}")
     needed = [name for name, field in fields.items() if field.default is field.default_factory]

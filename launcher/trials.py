@@ -18,7 +18,7 @@ from planner.job import JobSpec, Plan
 from planner.request.resolve import NO_SITE, resolve
 from planner.request.site import Site
 from planner.request.variables import BY_NAME, OF_SWEEPS, parse_given
-from trainer.config import LORA_PRESETS, TrainConfig
+from trainer.config import TrainConfig
 from trainer.env_file import read_env_file
 from trainer.flags import convert
 from trainer.outcome import ConfigError
@@ -63,8 +63,8 @@ def plan_sweep(
         raise ConfigError(f"SWEEP={shown(source)}: no such file, and no id of a sweep as entity/project/id")
     parameters = check_config(config, source)
     for name in given:
-        if both := [setting for setting in BY_NAME[name].settings if setting in parameters]:
-            raise ConfigError(f"{name} is given, and {source} chooses {both[0]}: say it once")
+        if (setting := BY_NAME[name].setting) in parameters:
+            raise ConfigError(f"{name} is given, and {source} chooses {setting}: say it once")
     common = {name: text for name, text in given.items() if name not in (*OF_SWEEPS, "RUN")}
     spec = spec_of({**common, **_for_all(spec_of(common), parameters)})
     plan = choose(replace(spec, wandb_sweep=path))
@@ -161,13 +161,9 @@ def _for_all(spec: JobSpec, parameters: Mapping[str, Any]) -> dict[str, str]:
     """Variables whose plan every trial's memory fits: the largest rank, and a batch without its accumulation."""
     found = {}
     if RANK in parameters:
-        largest = max(_limits(parameters[RANK]))
-        presets = sorted(LORA_PRESETS, key=lambda name: LORA_PRESETS[name][0])
-        fitting = [name for name in presets if LORA_PRESETS[name][0] >= largest]
-        if not fitting:
-            limit = LORA_PRESETS[presets[-1]][0]
-            raise ConfigError(f"{RANK} {largest}: jobs are planned for at most {limit}")
-        found["LORA"] = fitting[0]
+        found["LORA"] = str(max(_limits(parameters[RANK])))
+        if spec.lora_alpha != 2 * spec.lora_r:
+            found["LORA_ALPHA"] = str(spec.lora_alpha)
     if ACCUMULATION in parameters:
         steps = max(_limits(parameters[ACCUMULATION]))
         batch = spec.effective_batch_size or steps * spec.num_processes

@@ -14,7 +14,7 @@ import resource
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +47,6 @@ APPEARS = {
     "model loaded": ("language model", "quantization constants", "embedding and head", "image tower"),
     "LoRA": ("LoRA weights",),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorstCase(JobSpec):
-    """A request for the very rank that was asked for, not a preset's."""
-
-    rank: int
-
-    @property
-    def lora_r(self) -> int:
-        return self.rank
 
 
 def main(argv: Sequence[str]) -> int:
@@ -113,7 +102,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return lacking(error, LACKING + more)
 
 
-def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
+def measure(config: TrainConfig) -> tuple[list[Stage], JobSpec]:
     """Make the steps. Raises ConfigError for a model, data or machine that cannot be used."""
     from accelerate.utils import gather_object
     from transformers import TrainerCallback
@@ -168,9 +157,9 @@ def measure(config: TrainConfig) -> tuple[list[Stage], WorstCase]:
         measured.measure(trainer.model, trainer.accelerator, stop.check)
     stages += [read_stage(name, config) for name in ("evaluation", "peak")]
     stages = most_of_all(gather_object([stages]))
-    spec = WorstCase(
+    spec = JobSpec(
         model=config.model, shape=shape, data=config.data, project_dir=".", name="profile",
-        run_id="profile", gpus=int(config.device == "cuda"), device=config.device, rank=config.lora_r,
+        run_id="profile", gpus=int(config.device == "cuda"), device=config.device, lora_r=config.lora_r,
         quantization=config.quantization, lora_dropout=config.lora_dropout, max_length=tokens,
         supervised_tokens=supervised, images_per_sample=len(longest.pictures),
     )  # fmt: skip
@@ -209,7 +198,7 @@ def most_of_all(ranks: Sequence[Sequence[Stage]]) -> list[Stage]:
     ]
 
 
-def predict(spec: WorstCase, config: TrainConfig) -> Estimate:
+def predict(spec: JobSpec, config: TrainConfig) -> Estimate:
     return estimate(
         spec,
         config="cpu_mps" if config.device == "cpu" else "single_gpu",

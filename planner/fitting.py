@@ -15,7 +15,7 @@ from trainer.data.lengths import beside, data_digest, write_measured
 from trainer.files import once, read_json
 
 # Settings of a request that no memory depends on, but for the data, which are compared by their bytes.
-FREE = ("data", "run_id", "max_steps", "learning_rate", "seed")
+FREE = ("data", "run_id", "lora_alpha", "max_steps", "learning_rate", "seed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +32,7 @@ class Batch:
     @staticmethod
     def depends_on(spec: JobSpec, label: str) -> dict[str, Any]:
         """`label` is that of the plan's Candidate. How many processes there are matters where they share weights."""
-        names = ("vram_gib", "lora", *(f.name for f in fields(spec) if f.name in SETTINGS and f.name not in FREE))
+        names = ("vram_gib", *(f.name for f in fields(spec) if f.name in SETTINGS and f.name not in FREE))
         shards = {"processes": spec.num_processes} if label.startswith("deepspeed") else {}
         return {"config": label, **{name: getattr(spec, name) for name in names}, **shards}
 

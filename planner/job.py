@@ -89,7 +89,8 @@ class JobSpec:
     """False: Slurm is not asked for it, where it does not track memory."""
 
     quantization: Quantization = "nf4"
-    lora: str = "medium"
+    lora_r: int = LORA_PRESETS["medium"]
+    lora_alpha: int = 2 * LORA_PRESETS["medium"]
     lora_dropout: float = 0.05
     vision: Vision = "frozen"
     """lora: adapters on the image tower and projector too."""
@@ -119,14 +120,6 @@ class JobSpec:
     @property
     def num_processes(self) -> int:
         return max(1, self.gpus) * self.nodes
-
-    @property
-    def lora_r(self) -> int:
-        return LORA_PRESETS[self.lora][0]
-
-    @property
-    def lora_alpha(self) -> int:
-        return LORA_PRESETS[self.lora][1]
 
     @property
     def lora_params(self) -> int:

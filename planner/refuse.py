@@ -13,7 +13,7 @@ from trainer.text import gib
 CARD_SIZES_GIB = tuple(sorted(set(GPU_GIB.values())))
 GPU_COUNTS = (2, 4, 8)
 LENGTH_STEP = 128
-LORA_LEVELS = ("medium", "low")
+RANKS = (64, 32, 16, 8)
 
 
 def nothing_fits(
@@ -55,11 +55,10 @@ def _trials(spec: JobSpec, on_host: bool) -> tuple[Trial, ...]:
     room = spec.images_per_sample * spec.shape.tokens_per_image + spec.supervised_tokens
     lengths = range((spec.max_length - 1) // LENGTH_STEP * LENGTH_STEP, room, -LENGTH_STEP)
     counts = () if on_host else tuple(n for n in GPU_COUNTS if n > spec.gpus)
-    loras = LORA_LEVELS[LORA_LEVELS.index(spec.lora) + 1 :] if spec.lora in LORA_LEVELS else LORA_LEVELS
     return (
         ((f"GPUS={n}", replace(spec, gpus=n)) for n in counts),
         ((f"MAX_LENGTH={n}", replace(spec, max_length=n)) for n in lengths),
-        ((f"LORA={level}", replace(spec, lora=level)) for level in loras),
+        ((f"LORA={rank}", replace(spec, lora_r=rank)) for rank in RANKS if rank < spec.lora_r),
         (("VISION=frozen", replace(spec, vision="frozen")) for _ in range(spec.vision == "lora")),
         () if spec.quantization == "nf4" else _in_4_bits(spec, on_host),
     )

@@ -53,8 +53,9 @@ def _request(spec: JobSpec) -> str:
     measured = "" if spec.length_source == "MAX_LENGTH" else f" ({spec.length_source})"
     nodes = f" on each of {spec.nodes} nodes" if spec.nodes > 1 else ""
     tower = ", tower too" if spec.vision == "lora" else ""
+    alpha = f" alpha={spec.lora_alpha}" if spec.lora_alpha != 2 * spec.lora_r else ""
     return (
-        f"{spec.model} ({total}, {weights}), LoRA r={spec.lora_r} ({trained} trained{tower}), "
+        f"{spec.model} ({total}, {weights}), LoRA r={spec.lora_r}{alpha} ({trained} trained{tower}), "
         f"{spec.max_length} tokens a sample{measured}, on {where}{nodes}"
     )
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated
 
-from trainer.config import TrainConfig
+from trainer.config import LORA_PRESETS, RANKS, TrainConfig, read_rank
 from trainer.flags import TEXTS, Option, Range, option_of, options
 from trainer.outcome import ConfigError
 from trainer.text import nearest, shown
@@ -49,6 +49,13 @@ def taking(option: Option, hint: str = "") -> Parser:
 
 def setting(name: str) -> Parser:
     return taking(options(TrainConfig)[name])
+
+
+def rank(name: str, text: str) -> int:
+    """Of adapters: a number, or a preset's name."""
+    if (found := read_rank(text)) is None:
+        raise refuse(name, text, f"takes {RANKS}{nearest(text, tuple(LORA_PRESETS))}")
+    return found
 
 
 def whole(low: int, high: int, hint: str = "") -> Parser:

@@ -18,8 +18,8 @@ Vision = Literal["frozen", "lora"]
 Optimizer = Literal["adamw", "paged_adamw_8bit"]
 Learn = Literal["all", "last"]
 
-# r / alpha; the preset's name is what a user says.
-LORA_PRESETS: dict[str, tuple[int, int]] = {"high": (128, 256), "medium": (64, 128), "low": (32, 64)}
+# Ranks by the names that LORA takes beside numbers; alpha is twice the rank unless something else is said.
+LORA_PRESETS: dict[str, int] = {"high": 128, "medium": 64, "low": 32}
 
 # Under the accelerate YAML's zero_optimization, merged in by the trainer (accelerate's file refuses these
 # keys). DeepSpeed's defaults would leave 1e9 gathered elements and a 5e8 bucket alive: more than sharding a
@@ -113,11 +113,10 @@ class TrainConfig:
     """frozen: adapters on the language model alone. lora: adapters on image tower and projector too, for pictures
     unlike any photograph; each step then goes back through the tower."""
     lora_r: Annotated[int, Range(1, 1024), Setting(swept=True, also="lora_rank rank")] = 64
-    """Rank of the adapters. `lora: high | medium | low` sets rank and alpha: 128/256, 64/128, 32/64. A planned job
-    takes these three pairs alone; the trials of a W&B sweep take any rank up to 128."""
+    """Rank of the adapters. `lora: 16` sets rank and alpha, 16/32; `lora: high`, `medium` and `low` are the ranks 128,
+    64 and 32."""
     lora_alpha: Annotated[int, Range(1, 4096), Setting(swept=True)] = 128
-    """The adapters' output is scaled by alpha / rank. Without this and `lora` it is twice the rank, which is all that a
-    planned job takes; the trials of a W&B sweep take any."""
+    """The adapters' output is scaled by alpha / rank. Twice the rank where nothing else is said."""
     lora_dropout: Annotated[float, Range(0, 0.9)] = 0.05
     """Dropout in front of the adapters. It costs over a quarter of the activations' memory: take 0 on large data."""
     init_adapter: Annotated[str | None, Setting(continues=True, folder=True)] = None
@@ -175,13 +174,22 @@ SETTINGS: dict[str, Setting] = {
     for name, option in options(TrainConfig).items()
 }
 
+# What LORA takes, in words.
+RANKS = f"{', '.join(LORA_PRESETS)} or a rank, {options(TrainConfig)['lora_r'].allowed}"
+
 # (setting, how much it matters, where to look, why), the most telling first; printed with --help.
 KNOBS: tuple[tuple[str, str, str, str], ...] = (
     ("learning_rate", "critical", "1e-5 to 1e-3", "too high diverges, too low learns nothing in the given steps"),
-    ("lora_r", "high", "32, 64, 128", "what the adapters can hold; memory grows with it"),
+    ("lora_r", "high", "8 to 128", "what the adapters can hold; memory grows with it"),
     ("lora_alpha", "high", "1 to 2 x lora_r", "scales the adapters like a second learning rate: change one at a time"),
     ("effective batch", "medium", "8 to 32", "steadier steps; change the learning rate with it"),
     ("max_steps", "medium", "2 to 5 epochs", "fewer underfit, more repeat the training sessions by heart"),
     ("weight_decay", "low", "0.001 to 0.1", "matters on small data, late in the run"),
     ("warmup_fraction", "low", "0.03 to 0.1", "only its absence is felt"),
 )  # fmt: skip
+
+
+def read_rank(text: str) -> int | None:
+    """The rank that `text` stands for, a number or a preset's name; None for what is neither."""
+    found: int | None = LORA_PRESETS.get(text) or options(TrainConfig)["lora_r"].read(text)
+    return found

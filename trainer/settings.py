@@ -5,7 +5,7 @@ Prints what a run would be told, and where each value comes from. The first that
   2. the environment, then the file .env, by the names below
   3. the YAML file of --config, or of CONFIG_FILE in the environment: `name: value` on each line
   4. the default, in parentheses below
-`lora: high | medium | low` stands for rank and alpha; a rank alone brings twice itself as alpha.
+`lora` takes a rank or high, medium, low, and stands for rank and alpha; lora_r alone brings twice itself as alpha too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.config import KNOBS, LORA_PRESETS, SETTINGS, TrainConfig
+from trainer.config import KNOBS, RANKS, SETTINGS, TrainConfig, read_rank
 from trainer.env_file import EnvFile, take_env_file
 from trainer.flags import answer_help, build, convert, options, split_flags, word
 from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError, unknown
@@ -137,9 +137,9 @@ def _read_value(name: str, value: object, *, shown_as: str, also: Sequence[str])
     notice = "" if same else f"{name}={value} is {ours}={meant} here"
     if ours != LORA:
         return {ours: convert(TrainConfig, ours, meant, shown_as=shown_as, also=also)}, notice
-    if str(meant) not in LORA_PRESETS:
-        raise ConfigError(f"{shown_as} takes {' or '.join(LORA_PRESETS)}, got {shown(str(meant))}", name=LORA)
-    return dict(zip(("lora_r", "lora_alpha"), LORA_PRESETS[str(meant)], strict=True)), notice
+    if (rank := read_rank(str(meant))) is None:
+        raise ConfigError(f"{shown_as} takes {RANKS}, got {shown(str(meant))}", name=LORA)
+    return {"lora_r": rank, "lora_alpha": 2 * rank}, notice
 
 
 def _read_file(path: str) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.job import JobSpec, Plan
+from planner.job import Plan
 from planner.request.variables import VARIABLES
 from planner.values import expand_home
-from trainer.config import LORA_PRESETS, SETTINGS
+from trainer.config import SETTINGS
 from trainer.env_file import read_env_file
 from trainer.files import regular
 from trainer.flags import word
@@ -22,16 +22,9 @@ from trainer.outcome import ConfigError
 from trainer.settings import Settings, resolve_settings
 from trainer.spellings import CONFIG_FILE, ENVIRONMENT
 
-# Settings that are a variable of the request, or a field of JobSpec without one; the others reach the ranks by the file
-# itself. What the plan decides is none of the file's.
-ASKED = tuple(
-    variable.field
-    for variable in VARIABLES
-    if variable.field and variable.settings == (variable.field,) and not SETTINGS[variable.field].planned
-)
-FIELDS = tuple(
-    name for name in SETTINGS if name in JobSpec.__dataclass_fields__ and name not in {v.field for v in VARIABLES}
-)
+# Variables that are a setting; all other settings reach the ranks by the file itself. What the plan decides is none of
+# the file's.
+ASKED = tuple(variable for variable in VARIABLES if variable.setting and not SETTINGS[variable.setting].planned)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,22 +50,21 @@ def given_elsewhere(given: Mapping[str, str], project_dir: Path, environ: Mappin
     _refuse_pipe(path, project_dir)
     settings = resolve_settings(["--config", path] if path else [], {}, env_file, folder=project_dir)
     values, sources = settings.values, {k: v for k, v in settings.sources.items() if v != "default"}
-    texts = {name.upper(): word(values[name]) for name in ASKED if name in sources}
-    said = {name.upper(): _said(name, source) for name, source in sources.items()}
+    asked = {variable.name: variable.setting for variable in ASKED if variable.setting in sources}
+    texts = {name: word(values[setting]) for name, setting in asked.items()}
+    said = {name: _said(setting, sources[setting]) for name, setting in asked.items()}
     if path:
         texts[CONFIG_FILE], said[CONFIG_FILE] = path, ".env"
-    if "lora_r" in sources or "lora_alpha" in sources:
-        texts["LORA"] = _preset(path, settings)
     # Of the YAML file these are a run's own: its folder, and what the plan decides.
     if sources.get("output_dir") == ".env":
-        texts["OUTPUT"], said["OUTPUT"] = values["output_dir"], said["OUTPUT_DIR"]
+        texts["OUTPUT"], said["OUTPUT"] = values["output_dir"], _said("output_dir", ".env")
     if ".env" in (sources.get("micro_batch_size"), sources.get("gradient_accumulation_steps")):
         texts["EFFECTIVE_BATCH"] = str(values["micro_batch_size"] * values["gradient_accumulation_steps"])
         said["EFFECTIVE_BATCH"] = "BATCH_SIZE x GRAD_ACCUM in .env"
     if config := env_file.get("ACCELERATE_CONFIG"):
         # accelerate's own spelling of the variable is a path.
         texts["CONFIG"], said["CONFIG"] = config.rpartition("/")[2].removesuffix(".yaml"), "ACCELERATE_CONFIG in .env"
-    fields: dict[str, Any] = {name: values[name] for name in (*FIELDS, "learn") if name in sources}
+    fields: dict[str, Any] = {"learn": values["learn"]} if "learn" in sources else {}
     fields["evaluates"] = _evaluates(
         values, project_dir / expand_home(given.get("DATA") or texts.get("DATA", ""), environ)
     )
@@ -105,13 +97,3 @@ def told_by(plan: Plan, project_dir: Path) -> Settings:
     settings = resolve_settings(plan.launch.setting_words(), {}, folder=project_dir)
     settings.config()
     return settings
-
-
-def _preset(path: str | None, settings: Settings) -> str:
-    """The name of the rank and alpha asked for. Raises ConfigError when memory cannot be planned for them."""
-    asked = (settings.values["lora_r"], settings.values["lora_alpha"])
-    for name, sizes in LORA_PRESETS.items():
-        if sizes == asked:
-            return name
-    known = ", ".join(f"{r}/{alpha} ({name})" for name, (r, alpha) in LORA_PRESETS.items())
-    raise ConfigError(f"{path}: lora_r/lora_alpha {asked[0]}/{asked[1]}: jobs are planned for {known}")

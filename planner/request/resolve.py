@@ -16,6 +16,7 @@ from planner.job import JobSpec
 from planner.request.elsewhere import given_elsewhere
 from planner.request.site import Site, vram
 from planner.request.variables import BY_NAME, DEFAULT_DATA, DEFAULT_MODEL, DEFAULT_OUTPUT, job_fields, parse_given
+from trainer.config import LORA_PRESETS
 from trainer.env_file import read_env_file
 from trainer.outcome import ConfigError
 from trainer.text import GIB, shown
@@ -45,7 +46,9 @@ def resolve(
         ConfigError: a value that is not allowed, a model whose shape cannot be found.
     """
     elsewhere = given_elsewhere(given, project_dir, environ)
-    below = {name: text for name, text in elsewhere.texts.items() if name not in given}
+    # A rank that is typed brings its own alpha, whatever alpha another rank had in a file.
+    typed = {*given, *(("LORA_ALPHA",) if "LORA" in given else ())}
+    below = {name: text for name, text in elsewhere.texts.items() if name not in typed}
     with _naming({**dict.fromkeys(site.texts, site.source), **elsewhere.sources}, given):
         asked, taken = _with_site(parse_given({**below, **given}), site)
         if "GPU_TYPE" in given and "GPUS" not in asked and asked.get("DEVICE") == "cpu":
@@ -94,6 +97,7 @@ def _complete(
         raise ConfigError(f"the checkout lies in {shown(root)}, which Slurm cannot log to: move it")
 
     gpus = int(str(fields.setdefault("gpus", 0 if fields.get("device") == "cpu" else 1)))
+    fields.setdefault("lora_alpha", 2 * int(fields.setdefault("lora_r", LORA_PRESETS["medium"])))
     fields.setdefault("cpus", 4 * max(1, gpus))
     fields.setdefault("mem_gib", max(32, 16 * gpus))
     fields["vram_gib"], fields["vram_source"] = vram(fields, site)

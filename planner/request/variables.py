@@ -15,7 +15,7 @@ from planner.choose import CONFIGS
 from planner.request import scheduler_values
 from planner.request.scheduler_values import named, or_none
 from planner.request.secret import refuse_secret
-from trainer.config import LORA_PRESETS, SETTINGS, Device, Quantization, Vision
+from trainer.config import SETTINGS, Device, Quantization, Vision
 from trainer.outcome import ConfigError
 from trainer.text import known_are, shown
 
@@ -53,13 +53,11 @@ class Variable(NamedTuple):
     """`resume` on a cluster may change it: it says where and how long a run runs, never what the run computes."""
     sweeps: bool = False
     """Only `sweep` takes it, and `plan` and `render` of one."""
-    becomes: tuple[str, ...] = ()
-    """The settings that it becomes, where it is not one of the field's name."""
 
     @property
-    def settings(self) -> tuple[str, ...]:
-        """The trainer's settings that it becomes."""
-        return self.becomes or ((self.field,) if self.field in SETTINGS else ())
+    def setting(self) -> str | None:
+        """The trainer's setting that it becomes."""
+        return self.field if self.field in SETTINGS else None
 
     @property
     def flag(self) -> str:
@@ -139,8 +137,12 @@ VARIABLES: tuple[Variable, ...] = (
              grid=True),
     Variable("LEARNING_RATE", "learning_rate", values.setting("learning_rate"), "peak learning rate (2e-4)",
              grid=True),
-    Variable("LORA", "lora", values.one_of(*LORA_PRESETS), "LoRA preset: high, medium, low (medium)",
-             grid=True, becomes=("lora_r", "lora_alpha")),
+    Variable("LORA", "lora_r", values.rank, "LoRA rank, or high, medium, low: 128, 64, 32 (medium)",
+             grid=True),
+    Variable("LORA_ALPHA", "lora_alpha", values.setting("lora_alpha"), "LoRA alpha (twice the rank)",
+             grid=True),
+    Variable("LORA_DROPOUT", "lora_dropout", values.setting("lora_dropout"), "LoRA dropout; 0 takes less memory (0.05)",
+             grid=True),
     Variable("VISION", "vision", values.one_of(*get_args(Vision)), "image tower: frozen or lora (frozen)",
              grid=True),
     Variable("QUANTIZATION", "quantization", values.one_of(*get_args(Quantization)), "nf4 or none (nf4)",

@@ -32,7 +32,7 @@ from trainer.sweep.wandb_service import ServiceError, heartbeat, register_agent
 TRIAL_NAME = "trial.json"
 # What a trial may choose, and what of it memory depends on: the plan is made for the largest.
 PARAMETERS = tuple(name for name, setting in SETTINGS.items() if setting.swept)
-RANK, ACCUMULATION = "lora_r", "gradient_accumulation_steps"
+RANK, ALPHA, ACCUMULATION = "lora_r", "lora_alpha", "gradient_accumulation_steps"
 ASK_EVERY_S = 5.0  # as wandb's own agent
 TELL_EVERY_S = 30.0
 TRIES = 6
@@ -100,8 +100,13 @@ def read_trial(folder: Path) -> Trial | None:
 
 
 def with_values(launch: Launch, trial: Trial) -> Launch:
-    """The planned command with the trial's values. Raises ConfigError for what was not planned for."""
+    """The planned command with the trial's values; an alpha that was twice the rank stays so.
+
+    Raises:
+        ConfigError: what was not planned for.
+    """
     settings = dict(launch.settings)
+    follows = ALPHA not in trial.values and settings.get(ALPHA) == str(2 * int(settings.get(RANK, 0)))
     for name, value in trial.values.items():
         if name not in PARAMETERS:
             raise ConfigError(f"trial {trial.run_id} sets {name}, which is not for sweeps: {', '.join(PARAMETERS)}")
@@ -109,6 +114,8 @@ def with_values(launch: Launch, trial: Trial) -> Launch:
         if name == RANK and int(text) > int(planned := settings.get(name, text)):
             raise ConfigError(f"trial {trial.run_id} sets {name} {text}, memory was planned for {planned}")
         settings[name] = text
+        if name == RANK and follows:
+            settings[ALPHA] = str(2 * int(text))
     return replace(launch, settings=settings)
 
 

@@ -63,7 +63,7 @@ def describe(model: str, lora_r: int) -> dict[str, Any]:
         "names ending in q_proj ... down_proj": [m for path, m in linears.items() if path.endswith(SUFFIXES)],
         "all-linear, the tower included": [m for m in linears.values() if m is not head],
     }
-    ranks = {f"r={lora_r}": lora_r, **{name: r for name, (r, _) in LORA_PRESETS.items()}}
+    ranks = {f"r={lora_r}": lora_r, **LORA_PRESETS}
     widths = {name: sum(m.in_features + m.out_features for m in some) for name, some in picked.items()}
     return {
         "model": model,
