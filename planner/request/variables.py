@@ -139,7 +139,7 @@ VARIABLES: tuple[Variable, ...] = (
              grid=True),
     Variable("LORA", "lora_r", values.rank, "LoRA rank, or high, medium, low: 128, 64, 32 (medium)",
              grid=True),
-    Variable("LORA_ALPHA", "lora_alpha", values.setting("lora_alpha"), "LoRA alpha (twice the rank)",
+    Variable("LORA_ALPHA", "lora_alpha", values.setting("lora_alpha"), "LoRA alpha, twice the rank (128)",
              grid=True),
     Variable("LORA_DROPOUT", "lora_dropout", values.setting("lora_dropout"), "LoRA dropout; 0 takes less memory (0.05)",
              grid=True),

@@ -52,10 +52,11 @@ MISTAKES = [
     ("GPUS=1,2", "GRID: 'GPUS' is the same for all members, say it beside GRID: a grid takes"),
     ("$(touch ran)=1", "GRID: '$(touch' is unknown: a grid takes"),
     ("LORA=low,low", "GRID: LORA lists 'low' twice, which would be the same run twice"),
+    ("LORA=8,low,32", "GRID: LORA lists 'low' twice, which would be the same run twice"),
     ("LEARNING_RATE=1e-4,0.0001", "GRID: LEARNING_RATE lists '1e-4' twice, which would be the same run twice"),
     ("LORA=low LORA=high", "LORA is given twice in GRID: say it once"),
     ("SEED=1,2", "SEED is given in GRID and beside it: say it once"),
-    ("LORA=low,hi", "LORA='hi': takes one of high, medium, low"),
+    ("LORA=low,hi", "LORA='hi': takes high, medium, low or a rank, a whole number from 1 to 1024, did you mean high?"),
     ("LORA='low", 'GRID="LORA=\'low": No closing quotation: write GRID='),
     (
         f"MAX_STEPS={','.join(map(str, range(1, MAX_MEMBERS + 2)))}",
@@ -97,7 +98,7 @@ def test_a_member_that_fits_nowhere_is_named_with_the_way_out() -> None:
     with pytest.raises(ConfigError) as caught:
         planned(GRID="LORA=low,high", VRAM="7")
     assert str(caught.value).startswith("member 1 (LORA=high): google/gemma-3-4b-it needs ")
-    assert "LORA=medium" in str(caught.value) or "VRAM=16" in str(caught.value)
+    assert "LORA=64" in str(caught.value) or "VRAM=16" in str(caught.value)
 
 
 def test_an_id_that_leaves_no_room_for_the_members_is_refused() -> None:

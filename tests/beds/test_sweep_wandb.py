@@ -207,6 +207,10 @@ def test_a_trial_sets_what_was_planned_for_and_nothing_else() -> None:
     assert found["--micro_batch_size"] == "1"
     with pytest.raises(ConfigError, match="trial t sets lora_r 256, memory was planned for 128"):
         command(lora_r=256)
+    # A rank alone keeps alpha at twice itself, as it was planned; one that was said otherwise stays.
+    found = dict(itertools.pairwise(command(lora_r=8)))
+    assert (found["--lora_r"], found["--lora_alpha"]) == ("8", "16")
+    assert dict(itertools.pairwise(command(lora_r=8, lora_alpha=9)))["--lora_alpha"] == "9"
     with pytest.raises(ConfigError, match="trial t sets max_length, which is not for sweeps"):
         command(max_length=4096)
     with pytest.raises(ConfigError, match="trial t: learning_rate"):

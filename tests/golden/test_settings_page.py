@@ -72,7 +72,7 @@ def variable_row(variable: Variable) -> Sequence[str]:
 def setting_row(name: str) -> Sequence[str]:
     option, setting = options(TrainConfig)[name], SETTINGS[name]
     default = {MISSING: "required", None: ""}.get(option.default, f"`{word(option.default)}`")
-    variable = [f"{variable.name}=" for variable in VARIABLES if name in variable.settings]
+    variable = [f"{variable.name}=" for variable in VARIABLES if name == variable.setting]
     also = code([*variable, *setting.env.split(), *setting.also.split()])
     more = {"plan": setting.planned, "sweep": setting.swept, "continues": setting.continues, "folder": setting.folder}
     return f"`{name}`", field_help(TrainConfig)[name], option.allowed, default, also, marked(more)

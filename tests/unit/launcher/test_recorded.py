@@ -41,6 +41,14 @@ def test_a_spec_read_back_is_the_spec_that_was_written(given: dict[str, str]) ->
     assert read_spec(recorded(given), project_dir=CHECKOUT) == request(**given)
 
 
+def test_a_preset_of_an_older_record_is_its_rank_and_alpha() -> None:
+    older = recorded({"LORA": "high"})
+    del older["lora_r"], older["lora_alpha"]
+    assert read_spec({**older, "lora": "high"}, project_dir=ROOT) == request(LORA="128")
+    with pytest.raises(ConfigError, match=r"^run.json: spec: unknown 'lora'"):
+        read_spec({**older, "lora": "huge"}, project_dir=ROOT)
+
+
 def test_a_run_goes_on_from_the_checkout_that_resumes_it() -> None:
     assert read_spec(recorded({}), project_dir=Path("/new")).project_dir == "/new"
 
@@ -62,7 +70,7 @@ def test_a_field_of_a_later_version_has_its_default_in_an_older_record() -> None
         ({"partition": "x\n#SBATCH --uid=0"}, r"PARTITION='x\n#SBATCH --uid=0': takes letters"),
         ({"partition": ["x"]}, "partition is "),
         ({"run_id": "../x"}, "RUN='../x': takes at most 63"),
-        ({"lora_dropout": "0"}, "lora_dropout is '0', of another kind than 0.05"),
+        ({"lora_dropout": "0"}, "lora_dropout is '0', of another kind than LORA_DROPOUT takes"),
         ({"shape": {}}, "shape takes family, hidden,"),
         ({"time_limit_min": None}, "TIME='None': takes a time"),
         ({"mem_gib": None}, "mem_gib is 'None', of another kind than MEM takes"),
@@ -77,7 +85,7 @@ def test_a_field_of_a_later_version_has_its_default_in_an_older_record() -> None
         ({"supervised_tokens": -5}, "supervised_tokens='-5': takes a whole number from 0 to"),
         ({"supervised_tokens": 10**400}, "supervised_tokens='1000"),
         ({"images_per_sample": -1000000}, "images_per_sample='-1000000': takes a whole number from 0 to"),
-        ({"lora_dropout": float("nan")}, "lora_dropout='nan': takes a number from 0 to"),
+        ({"lora_dropout": float("nan")}, "LORA_DROPOUT='nan': takes a number from 0 to"),
         ({"measured_peak_gib": float("inf")}, "measured_peak_gib='inf': takes a number from 0 to"),
         ({"evaluates": "yes"}, "evaluates is 'yes', of another kind than True"),
     ],

@@ -165,13 +165,13 @@ def test_what_a_refusal_proposes_fits_and_what_is_a_step_smaller_does_not(reques
         "MEM": "mem_gib",
         "GPUS": "gpus",
         "MAX_LENGTH": "max_length",
-        "LORA": "lora",
+        "LORA": "lora_r",
         "VISION": "vision",
         "QUANTIZATION": "quantization",
     }
     assert proposed
     for name, _, value in (change.partition("=") for change in proposed):
-        parsed: Any = value if name in ("LORA", "VISION", "QUANTIZATION") else int(value)
+        parsed: Any = value if name in ("VISION", "QUANTIZATION") else int(value)
         assert choose(replace(spec, **{field[name]: parsed})).chosen.fits
         if name == "MAX_LENGTH":
             refusal(replace(spec, max_length=parsed + 128))
@@ -186,7 +186,7 @@ def test_a_refusal_says_what_was_needed_offered_and_would_fit() -> None:
     message = refusal(make_spec(GEMMA_27B))
     assert message.startswith(f"{GEMMA_27B} needs 23.")
     assert "GiB a GPU even with single_gpu_low_mem at micro-batch 1, usable are 22.1 of 24 GiB a GPU: " in message
-    assert message.endswith("try VRAM=32 or GPUS=2 or LORA=low")
+    assert message.endswith("try VRAM=32 or GPUS=2 or LORA=32")
 
 
 def test_a_model_for_which_no_card_is_large_enough_is_said_to_be_too_large() -> None:

@@ -94,7 +94,7 @@ def test_gemma_3_is_refused_on_the_next_smaller_card(model: str, vram: float) ->
 def test_a_job_fits_only_if_its_evaluation_does() -> None:
     """SmolVLM has as many key heads as query heads: at 4,096 tokens two copies of their keys and values are more than
     a step with recomputed activations takes."""
-    spec = make_spec(SMOL, max_length=4096, lora="low", lora_dropout=0.0, vram_gib=4.8)
+    spec = make_spec(SMOL, max_length=4096, lora_r=32, lora_dropout=0.0, vram_gib=4.8)
     found = low_mem(spec)
     assert found.step_bytes < int(4.8 * GIB * 0.92) < found.evaluation_bytes == found.peak_bytes
     with pytest.raises(ConfigError, match=r"SmolVLM-Instruct needs 4\.58 GiB a GPU .* usable are 4\.42 of 4\.8 GiB"):
@@ -116,7 +116,7 @@ def test_longer_records_larger_adapters_and_more_pictures_never_take_less(config
 
     for series in (
         [peak(max_length=n) for n in (512, 1024, 2048, 8192)],
-        [peak(lora=level) for level in ("low", "medium", "high")],
+        [peak(lora_r=rank) for rank in (8, 16, 32, 64, 128)],
         [peak(supervised_tokens=n) for n in (2, 16, 64, 512)],
         [peak(images_per_sample=n) for n in (4, 8, 16)],
     ):

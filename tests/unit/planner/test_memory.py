@@ -112,7 +112,7 @@ def test_more_work_never_needs_less_memory(model: str, config: str, checkpointin
 
     by_batch = [peak(spec, micro) for micro in (1, 2, 4, 8)]
     by_length = [peak(replace(spec, max_length=n)) for n in (512, 1024, 2048, 8192)]
-    by_rank = [peak(replace(spec, lora=level)) for level in ("low", "medium", "high")]
+    by_rank = [peak(replace(spec, lora_r=rank)) for rank in (1, 8, 16, 32, 64, 128)]
     for series in (by_batch, by_length, by_rank):
         assert series == sorted(set(series))
 

@@ -34,10 +34,10 @@ def error(call: Any, *args: Any, **kwargs: Any) -> str:
     return message
 
 
-# Variables that are a setting of the same name, with a default.
+# Variables that are a setting, with a default.
 OF_SETTINGS = [
     variable for variable in VARIABLES
-    if variable.settings == (variable.field,) and options(TrainConfig)[variable.settings[0]].default is not MISSING
+    if variable.setting and options(TrainConfig)[variable.setting].default is not MISSING
 ]  # fmt: skip
 
 
@@ -99,7 +99,9 @@ def test_every_variable_reaches_its_field(tmp_path: Path) -> None:
         "MEM": "100",
         "MAX_STEPS": "7",
         "LEARNING_RATE": "1e-3",
-        "LORA": "low",
+        "LORA": "16",
+        "LORA_ALPHA": "24",
+        "LORA_DROPOUT": "0",
         "VISION": "lora",
         "QUANTIZATION": "none",
         "EFFECTIVE_BATCH": "16",
@@ -146,7 +148,9 @@ def test_every_variable_reaches_its_field(tmp_path: Path) -> None:
         mem_gib=100,
         vision="lora",
         quantization="none",
-        lora="low",
+        lora_r=16,
+        lora_alpha=24,
+        lora_dropout=0.0,
         effective_batch_size=16,
         max_length=512,
         max_steps=7,
@@ -157,7 +161,7 @@ def test_every_variable_reaches_its_field(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("variable", OF_SETTINGS, ids=lambda variable: variable.name)
 def test_a_variable_of_a_setting_is_what_the_trainer_is_told(variable: Variable, tmp_path: Path) -> None:
-    (name,) = variable.settings
+    name = str(variable.setting)
     value = off_default(name)
     plan = choose(request(**{variable.name: word(value)}))
     told = resolve_settings(plan.launch.setting_words(), {}).values
@@ -169,7 +173,7 @@ def test_a_variable_of_a_setting_is_what_the_trainer_is_told(variable: Variable,
 
 @pytest.mark.parametrize("variable", OF_SETTINGS, ids=lambda variable: variable.name)
 def test_a_variables_default_is_the_settings_in_the_request_and_in_the_help(variable: Variable) -> None:
-    default = options(TrainConfig)[variable.settings[0]].default
+    default = options(TrainConfig)[str(variable.setting)].default
     assert JobSpec.__dataclass_fields__[str(variable.field)].default == default
     said = re.search(r"\((\S+)\)$", variable.help)
     assert said and variable.parse(variable.name, said[1]) == default

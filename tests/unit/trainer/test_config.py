@@ -18,7 +18,6 @@ from planner.choose import choose
 from planner.request.elsewhere import ASKED
 from planner.request.resolve import resolve
 from planner.request.site import Site
-from planner.request.variables import BY_NAME
 from trainer.__main__ import main
 from trainer.config import KNOBS, LORA_PRESETS, SETTINGS, TrainConfig
 from trainer.env_file import read_env_file
@@ -121,11 +120,11 @@ def test_every_setting_is_documented_and_its_default_is_allowed(name: str) -> No
     assert f"  --{name}  " in help_table(TrainConfig)
 
 
-@pytest.mark.parametrize("preset", LORA_PRESETS)
-def test_lora_presets_set_rank_and_alpha_under_what_says_them_outright(preset: str) -> None:
-    rank, alpha = LORA_PRESETS[preset]
+@pytest.mark.parametrize("preset", [*LORA_PRESETS, "16", "1"])
+def test_lora_sets_rank_and_alpha_under_what_says_them_outright(preset: str) -> None:
+    rank = {"high": 128, "medium": 64, "low": 32, "16": 16, "1": 1}[preset]
     values = resolve_settings([], {"LORA": preset}).values
-    assert (values["lora_r"], values["lora_alpha"]) == (rank, alpha)
+    assert (values["lora_r"], values["lora_alpha"]) == (rank, 2 * rank)
     values = resolve_settings(["--lora", preset, "--lora_alpha", "7"], {}).values
     assert (values["lora_r"], values["lora_alpha"]) == (rank, 7)
 
@@ -140,7 +139,10 @@ def test_a_rank_alone_brings_twice_itself_as_alpha(argv: list[str], tmp_path: Pa
 
 def test_a_preset_that_is_a_list_is_refused_like_any_other(tmp_path: Path) -> None:
     path = written(tmp_path, "lora: [high]\n")
-    assert refusal("--config", path) == f"{path}: lora takes high or medium or low, got \"['high']\""
+    assert (
+        refusal("--config", path)
+        == f"{path}: lora takes high, medium, low or a rank, a whole number from 1 to 1024, got \"['high']\""
+    )
 
 
 KNOWN = ", ".join([*(f.name for f in dataclasses.fields(TrainConfig)), "lora"])
@@ -167,7 +169,7 @@ KNOWN = ", ".join([*(f.name for f in dataclasses.fields(TrainConfig)), "lora"])
         (["--max_length", "8"], "--max_length takes a whole number from 16 to 1048576, got '8'"),
         (["--device", "tpu"], "--device takes cuda or cpu, got 'tpu'"),
         (["--activation_checkpointing", "maybe"], "--activation_checkpointing takes true or false, got 'maybe'"),
-        (["--lora", "huge"], "--lora takes high or medium or low, got 'huge'"),
+        (["--lora", "huge"], "--lora takes high, medium, low or a rank, a whole number from 1 to 1024, got 'huge'"),
         (["--answer_field", "a\nb"], "--answer_field takes text on one line, got 'a\\nb'"),
         ([], "lacking --model, --data, --output_dir, --run_id"),
         (["--epochs", "3"], "--epochs is not a setting here, leave '3' out: runs are counted in optimizer steps: "
@@ -247,7 +249,7 @@ def test_every_name_in_the_tables_is_a_setting_or_a_variable() -> None:
     assert not (set(OURS) | set(NEEDLESS)) & fields
     assert all(name in usage() for name in (*OURS, *NEEDLESS, *PLANNED))
     assert {name for name, *_ in KNOBS} - {"effective batch"} <= fields
-    assert {name.upper() for name in ASKED} <= set(BY_NAME)
+    assert {"LORA", "LORA_ALPHA", "LORA_DROPOUT"} <= {variable.name for variable in ASKED}
 
 
 def test_config_prints_values_and_sources_and_says_what_is_lacking(
@@ -284,7 +286,7 @@ def test_the_planner_reads_the_same_files_and_the_command_line_wins(tmp_path: Pa
         "ACCELERATE_CONFIG=accelerate_configs/single_gpu.yaml\nWANDB_API_KEY=secret\nOUTPUT_DIR=out\n"
     )
     spec = plan_for(tmp_path, LEARNING_RATE="3e-4").spec
-    assert (spec.lora, spec.max_length, spec.lora_dropout, spec.seed) == ("low", 512, 0.0, 3)
+    assert (spec.lora_r, spec.lora_alpha, spec.max_length, spec.lora_dropout, spec.seed) == (32, 64, 512, 0.0, 3)
     assert (spec.effective_batch_size, spec.max_steps, spec.learning_rate) == (16, 6, 3e-4)
     assert (spec.accelerate_config, spec.output, spec.config_file) == ("single_gpu", "out", "train.yaml")
 
@@ -435,17 +437,26 @@ def test_a_file_that_contradicts_the_plan_is_refused_before_submitting(tmp_path:
             check_planned(plan)
 
 
-def test_a_rank_alone_in_the_file_is_planned_as_the_preset_of_that_rank(tmp_path: Path) -> None:
-    assert plan_for(tmp_path, CONFIG_FILE=written(tmp_path, "lora_r: 128\n")).spec.lora == "high"
-
-
-def test_a_rank_and_alpha_that_memory_cannot_be_planned_for_are_refused(tmp_path: Path) -> None:
-    path = written(tmp_path, "lora_r: 48\n")
-    with pytest.raises(ConfigError) as caught:
-        plan_for(tmp_path, CONFIG_FILE=path)
-    assert str(caught.value) == (
-        f"{path}: lora_r/lora_alpha 48/96: jobs are planned for 128/256 (high), 64/128 (medium), 32/64 (low)"
-    )
+@pytest.mark.parametrize(
+    ("text", "typed", "rank", "alpha"),
+    [
+        ("lora_r: 128", {}, 128, 256),
+        ("lora: 48", {}, 48, 96),
+        ("lora_r: 8\nlora_alpha: 16", {}, 8, 16),
+        ("lora_alpha: 16", {}, 64, 16),
+        ("lora_r: 8\nlora_alpha: 8", {"LORA_ALPHA": "32"}, 8, 32),
+        ("lora_alpha: 7", {"LORA": "16"}, 16, 32),  # a rank that is typed brings its own alpha
+        ("lora_r: 8", {"LORA": "low", "LORA_ALPHA": "32"}, 32, 32),
+    ],
+)
+def test_rank_and_alpha_are_planned_as_the_file_says_below_what_is_typed(
+    text: str, typed: dict[str, str], rank: int, alpha: int, tmp_path: Path
+) -> None:
+    plan = plan_for(tmp_path, CONFIG_FILE=written(tmp_path, f"{text}\n"), **typed)
+    told = resolve_settings(plan.launch.setting_words(), {}).values
+    assert (told["lora_r"], told["lora_alpha"]) == (plan.spec.lora_r, plan.spec.lora_alpha) == (rank, alpha)
+    trained = dict(plan.chosen.estimate.items)["LoRA weights"]
+    assert trained == 4 * rank * 119_209_984 // 64
 
 
 @pytest.mark.slow
