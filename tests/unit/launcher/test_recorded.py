@@ -44,9 +44,9 @@ def test_a_spec_read_back_is_the_spec_that_was_written(given: dict[str, str]) ->
 def test_a_preset_of_an_older_record_is_its_rank_and_alpha() -> None:
     older = recorded({"LORA": "high"})
     del older["lora_r"], older["lora_alpha"]
-    assert read_spec({**older, "lora": "high"}, project_dir=ROOT) == request(LORA="128")
+    assert read_spec({**older, "lora": "high"}, project_dir=CHECKOUT) == request(LORA="128")
     with pytest.raises(ConfigError, match=r"^run.json: spec: unknown 'lora'"):
-        read_spec({**older, "lora": "huge"}, project_dir=ROOT)
+        read_spec({**older, "lora": "huge"}, project_dir=CHECKOUT)
 
 
 def test_a_run_goes_on_from_the_checkout_that_resumes_it() -> None:
