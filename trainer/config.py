@@ -66,19 +66,21 @@ CONTINUES = Setting(continues=True)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    model: Annotated[str, Setting(env="MODEL_NAME", also="model_name model_name_or_path")]
+    model: Annotated[
+        str, Setting(env="MODEL_NAME", also="model_name model_name_or_path base_model base_model_name_or_path")
+    ]
     """Folder or hub id of an image-text-to-text model."""
-    data: Annotated[str, Setting(env="GRID_DATASET_PATH", also="dataset dataset_path data_path")]
+    data: Annotated[str, Setting(env="GRID_DATASET_PATH", also="dataset dataset_path data_path dataset_name")]
     """A JSONL file, or a folder holding train.jsonl and, if there is one, eval.jsonl."""
     output_dir: Annotated[str, Setting(continues=True, planned=True, env="OUTPUT_DIR")]
     """The run's folder: adapter, metrics, TensorBoard and W&B files go here."""
-    run_id: Annotated[str, Setting(continues=True, planned=True)]
+    run_id: Annotated[str, Setting(continues=True, planned=True, also="run_name")]
     """The run's name, the same in every attempt; also the W&B run id."""
     image_root: Annotated[
-        str | None, Setting(continues=True, folder=True, env="IMAGE_ROOT", also="image_folder"),
+        str | None, Setting(continues=True, folder=True, env="IMAGE_ROOT", also="image_folder media_dir"),
     ] = None  # fmt: skip
     """Folder in which images are looked for that are not at the records' own paths."""
-    learn: Learn = "all"
+    learn: Annotated[Learn, Setting(also="mask_history", words={"true": "last", "false": "all"})] = "all"
     """Which answers of a conversation are learned. all: every answer but those with `weight: 0` or `loss: false`; last:
     the last answer alone. The others are only shown."""
     text_only: bool = False
@@ -86,7 +88,9 @@ class TrainConfig:
     pictures, videos, audio and boxes that are not read."""
     strict: Annotated[bool, CONTINUES] = False
     """true: a run is refused when any record would be left out. false: it is left out and counted in the log."""
-    device: Annotated[Device, CONTINUES] = "cuda"
+    device: Annotated[
+        Device, Setting(continues=True, also="use_cpu no_cuda", words={"true": "cpu", "false": "cuda"})
+    ] = "cuda"
     """Where training runs. Never changed silently: without a GPU, cuda is refused."""
     world_size: Annotated[int, Range(1, 65536), Setting(planned=True)] = 1
     """How many processes train; with another number the run is refused."""
@@ -106,24 +110,33 @@ class TrainConfig:
     optimizer: Annotated[Optimizer, Setting(planned=True, also="optim", words=OPTIMIZER_WORDS)] = "adamw"
     """AdamW. paged_adamw_8bit keeps its state in a quarter of the memory."""
     quantization: Annotated[
-        Quantization, Setting(also="load_in_4bit", words={"true": "nf4", "false": "none", "4bit": "nf4"})
+        Quantization,
+        Setting(
+            also="load_in_4bit use_4bit quantization_bit",
+            words={"true": "nf4", "false": "none", "4bit": "nf4", "4": "nf4"},
+        ),
     ] = "nf4"
     """Precision of the frozen language model. nf4: 4 bits; none: as it was published."""
-    vision: Vision = "frozen"
+    vision: Annotated[Vision, Setting(also="freeze_vision_tower", words={"true": "frozen", "false": "lora"})] = "frozen"
     """frozen: adapters on the language model alone. lora: adapters on image tower and projector too, for pictures
     unlike any photograph; each step then goes back through the tower."""
-    lora_r: Annotated[int, Range(1, 1024), Setting(swept=True, also="lora_rank rank")] = 64
+    lora_r: Annotated[int, Range(1, 1024), Setting(swept=True, also="lora_rank rank r")] = 64
     """Rank of the adapters. `lora: 16` sets rank and alpha, 16/32; `lora: high`, `medium` and `low` are the ranks 128,
     64 and 32."""
     lora_alpha: Annotated[int, Range(1, 4096), Setting(swept=True)] = 128
     """The adapters' output is scaled by alpha / rank. Twice the rank where nothing else is said."""
     lora_dropout: Annotated[float, Range(0, 0.9)] = 0.05
     """Dropout in front of the adapters. It costs over a quarter of the activations' memory: take 0 on large data."""
-    init_adapter: Annotated[str | None, Setting(continues=True, folder=True)] = None
+    init_adapter: Annotated[
+        str | None, Setting(continues=True, folder=True, also="adapter_name_or_path lora_model_dir")
+    ] = None
     """Folder of an earlier run, or its adapter, to start from. Model, rank, alpha and layers must be the same."""
     max_length: Annotated[
         int, Range(16, MOST_TOKENS),
-        Setting(continues=True, env="MAX_LENGTH", also="max_seq_length max_seq_len model_max_length cutoff_len"),
+        Setting(
+            continues=True, env="MAX_LENGTH",
+            also="max_seq_length max_seq_len model_max_length cutoff_len sequence_len",
+        ),
     ] = 1024  # fmt: skip
     """Tokens a sample, image tokens included. Longer records are left out and counted in the log."""
     max_steps: Annotated[int, STEPS, Setting(env="MAX_STEPS")] = 1500
@@ -147,9 +160,9 @@ class TrainConfig:
     """The run ends after so many evaluations in a row without a better one; 0: it never ends early."""
     save_steps: Annotated[int, STEPS, CONTINUES] = 250
     """Optimizer steps between checkpoints; the last step is always saved."""
-    keep_checkpoints: Annotated[int, Range(1, 1000), CONTINUES] = 3
+    keep_checkpoints: Annotated[int, Range(1, 1000), Setting(continues=True, also="save_total_limit")] = 3
     """How many of the newest checkpoints stay; the best by held-out action accuracy stays too."""
-    eval_fraction: Annotated[float, Range(0, 0.9), CONTINUES] = 0.1
+    eval_fraction: Annotated[float, Range(0, 0.9), Setting(continues=True, also="val_size val_set_size")] = 0.1
     """Share of the records that is held out, by whole sessions, when there is no eval.jsonl."""
     eval_samples: Annotated[int, Range(0, 1_000_000)] = 256
     """How many held-out records the held-out loss is computed on; before and after training their answers are written
@@ -159,7 +172,7 @@ class TrainConfig:
     feature_cache_gib: Annotated[int, Range(0, 100_000), CONTINUES] = 8
     """Disk for the frozen tower's output, kept until the run ends so that no picture goes through the tower twice.
     Never more than a quarter of the free space is used. 0: nothing is kept."""
-    collective_timeout_s: Annotated[int, Range(5, 86_400), CONTINUES] = 1800
+    collective_timeout_s: Annotated[int, Range(5, 86_400), Setting(continues=True, also="ddp_timeout")] = 1800
     """A process that does not answer the others for so many seconds ends the attempt with 1. The others wait while one
     reads the whole data set, so this must be longer."""
     answer_field: str = "auto"

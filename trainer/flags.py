@@ -148,14 +148,14 @@ def build(cls: type[Options], values: dict[str, Any]) -> Options:
     return cls(**values)
 
 
-def convert(cls: type, name: str, value: object, *, shown_as: str, also: Sequence[str] = ()) -> Any:
+def convert(cls: type, name: str, value: object, *, shown_as: str) -> Any:
     """`value`, text or a plain YAML value, as field `name` takes it, called `shown_as` in messages.
 
     Raises:
-        ConfigError: it does not take that; there is no such field, but others, and `also` beside them.
+        ConfigError: it does not take that, or there is no such field.
     """
     if name not in options(cls):
-        raise unknown(shown_as, (*options(cls), *also), meant=name)
+        raise unknown(shown_as, tuple(options(cls)), meant=name)
     field = options(cls)[name]
     result = field.read(word(value)) if isinstance(value, (str, int, float)) else None
     if result is None:

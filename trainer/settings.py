@@ -10,8 +10,10 @@ Prints what a run would be told, and where each value comes from. The first that
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
@@ -21,14 +23,18 @@ from typing import Any
 from trainer.config import KNOBS, RANKS, SETTINGS, TrainConfig, read_rank
 from trainer.env_file import EnvFile, take_env_file
 from trainer.flags import answer_help, build, convert, options, split_flags, word
-from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError, unknown
-from trainer.spellings import CONFIG_FILE, ENVIRONMENT, LORA, NEEDLESS, OURS
-from trainer.text import printable, shown, wrap
+from trainer.other_trainers import ANY, NEEDLESS
+from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError
+from trainer.spellings import CONFIG_FILE, ENVIRONMENT, LORA, OURS, SHARES
+from trainer.text import nearest, printable, shown, wrap
 
 COMMAND_LINE = "command line"
 TAKES = "`name: value` on each line; see python -m trainer config --help"
+LISTED = "python -m trainer config --help lists all"
 # Options that may be given without a value.
 STAND_ALONE = ("json", "planned", "strict")
+# Options that are no settings.
+OPTIONS = ("config", "json")
 PLANNED = tuple(name for name, setting in SETTINGS.items() if setting.planned)
 
 
@@ -70,7 +76,15 @@ def resolve_settings(
     }
     notices: list[str] = []
     lines = {".env": env_file.lines} if isinstance(env_file, EnvFile) else {}
-    given = {source: read_layer(source, layer, notices, lines.get(source)) for source, layer in layers.items()}
+    given: dict[str, dict[str, Any]] = {}
+    problems: list[ConfigError] = []
+    for source, layer in layers.items():
+        try:
+            given[source] = read_layer(source, layer, notices, lines.get(source))
+        except ConfigError as error:
+            problems.append(error)
+    if problems:
+        raise ConfigError.of(problems)
     values = {name: option.default for name, option in options(TrainConfig).items() if option.default is not MISSING}
     sources = dict.fromkeys(values, "default")
     for source, said in given.items():
@@ -98,61 +112,91 @@ def read_layer(
 
     Other names and words are translated, and `notices` told. Raises ConfigError with all that is wrong.
     """
-    dash, also = ("--", (LORA, "config", "json")) if source == COMMAND_LINE else ("", (LORA,))
+    dash = "--" if source == COMMAND_LINE else ""
     values: dict[str, Any] = {}
     preset: dict[str, Any] = {}
     names: dict[str, str] = {}
     problems: list[ConfigError] = []
     for name, value in given.items():
-        ours = OURS.get(name, name)
+        ours = _ours(name, value)
         try:
             if ours in names:
                 both = f"{names[ours]} and {name} are both {ours} here: leave one out"
-                raise ConfigError(f"{source}: {both}" if source == COMMAND_LINE else both, name=ours)
+                raise ConfigError(f"{source}: {both}" if dash else both, name=ours)
             names[ours] = name
-            said, notice = _read_value(name, value, shown_as=f"{dash}{name}", also=also)
-            (preset if ours == LORA else values).update(said)
-            notices += [f"{source}: {notice}"] if notice else []
+            if ours in (*SETTINGS, LORA):
+                said, notice = _read_value(name, value, shown_as=f"{dash}{name}")
+                (preset if ours == LORA else values).update(said)
+                notices += [f"{source}: {notice}"] if notice else []
         except ConfigError as error:
             problems.append(error.but(source=f"{source} line {lines[name]}") if lines else error)
-    if problems:
-        raise ConfigError.of(problems, source="" if source == COMMAND_LINE or lines else source)
+    dropped, refused = _no_settings(given, dash)
+    notices += [f"{source}: {said}" for said in dropped]
+    if problems := [*problems, *refused]:
+        raise ConfigError.of(problems, source="" if dash or lines else source)
     return preset | values
 
 
-def _read_value(name: str, value: object, *, shown_as: str, also: Sequence[str]) -> tuple[dict[str, Any], str]:
+def _no_settings(given: Mapping[str, object], dash: str) -> tuple[list[str], list[ConfigError]]:
+    """(what to say of names that are dropped, what is refused), by why they are no settings; unknown names last."""
+    dropped: dict[str, list[str]] = {}
+    refused: dict[str, list[str]] = {}
+    problems: list[ConfigError] = []
+    for name, value in given.items():
+        ours = _ours(name, value)
+        if ours in NEEDLESS:
+            harmless, reason = NEEDLESS[ours]
+            needless = harmless == (ANY,) or "".join(_text(value).split()) in harmless
+            (dropped if needless else refused).setdefault(reason, []).append(f"{dash}{name}")
+        elif ours not in (*SETTINGS, LORA):
+            theirs = (other for other in (*OURS, *NEEDLESS) if other not in ENVIRONMENT)
+            near = nearest(name, (*SETTINGS, LORA, *OPTIONS, *theirs))
+            problems.append(ConfigError(f"unknown {shown(f'{dash}{name}')}{near}", name=name, allowed=LISTED))
+    answers = [
+        ConfigError(f"{_listed(names, 'is not a setting', 'are no settings')} here", name=names[0], allowed=why)
+        for why, names in refused.items()
+    ]
+    return [f"{_listed(names, 'is', 'are')} not needed: {why}" for why, names in dropped.items()], answers + problems
+
+
+def _read_value(name: str, value: object, *, shown_as: str) -> tuple[dict[str, Any], str]:
     """(checked values by setting, what to say of another spelling). Raises ConfigError."""
-    text = str(value).lower()
-    text = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(text, text)
-    if name in NEEDLESS:
-        needless, reason = NEEDLESS[name]
-        if text in needless.split():
-            return {}, f"{name} is not needed: {reason}"
-        raise ConfigError(f"{shown_as} is not a setting here, leave {shown(text)} out", name=name, allowed=reason)
-    ours = OURS.get(name, name)
+    ours, text = _ours(name, value), _text(value)
     if ours == "actions" and isinstance(value, list):
         value = ",".join(map(str, value))
     meant = SETTINGS[ours].words.get(text, value) if ours in SETTINGS else value
     same = (ours, meant) == (name, value) or name in ENVIRONMENT
     notice = "" if same else f"{name}={value} is {ours}={meant} here"
     if ours != LORA:
-        return {ours: convert(TrainConfig, ours, meant, shown_as=shown_as, also=also)}, notice
+        return {ours: convert(TrainConfig, ours, meant, shown_as=shown_as)}, notice
     if (rank := read_rank(str(meant))) is None:
         raise ConfigError(f"{shown_as} takes {RANKS}, got {shown(str(meant))}", name=LORA)
     return {"lora_r": rank, "lora_alpha": 2 * rank}, notice
 
 
-def _read_file(path: str) -> dict[str, Any]:
+def _ours(name: str, value: object) -> str:
+    """The setting that is meant, or the name as it is."""
+    return SHARES[name] if name in SHARES and re.fullmatch(r"0?\.[0-9]+|0", str(value)) else OURS.get(name, name)
+
+
+def _text(value: object) -> str:
+    """To be compared with other words for values."""
+    text = str(value).lower()
+    return {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(text, text)
+
+
+def _listed(names: Sequence[str], one: str, several: str) -> str:
+    return f"{', '.join(names)} {several if len(names) > 1 else one}"
+
+
+def _read_file(path: str) -> dict[str, object]:
+    """By key; a key that is no setting is there even where its value is null."""
     from trainer.yaml_file import read_yaml  # most requests have no such file, and a plan is to be fast
 
-    return read_yaml(Path(path), path, takes=TAKES, check_key=_check_name)
-
-
-def _check_name(name: str) -> None:
-    """Raises ConfigError for what is no setting, by our name or by another."""
-    known = (*options(TrainConfig), LORA)
-    if OURS.get(name, name) not in known and name not in NEEDLESS:
-        raise unknown(name, known)
+    keys: list[str] = []
+    found = read_yaml(Path(path), path, takes=TAKES, check_key=keys.append)
+    known = (*SETTINGS, LORA, *OURS, *NEEDLESS)
+    return {**{key: None for key in keys if key not in known}, **found}
 
 
 def usage() -> str:
@@ -161,9 +205,10 @@ def usage() -> str:
     names = (
         ("In the environment and .env", ENVIRONMENT),
         ("A YAML file that contradicts the plan is refused (OUTPUT= and RUN= say the first two)", PLANNED),
+        ("Other trainers' names, translated", [name for name in OURS if name not in ENVIRONMENT]),
         (
-            "Other trainers' names, translated, dropped, or refused with what to say instead",
-            [name for name in (*OURS, *NEEDLESS) if name not in ENVIRONMENT],
+            f"What {len(NEEDLESS)} more names of theirs are here, such as",
+            [*itertools.islice(NEEDLESS, 0, None, len(NEEDLESS) // 6), "stands in docs/settings.md"],
         ),
     )
     lists = [wrap(f"{what}: {', '.join(listed)}.", width=118) for what, listed in names]

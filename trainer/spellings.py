@@ -1,4 +1,4 @@
-"""Other names: of our settings, as trainer/config.py has them, and what is no setting here."""
+"""Other names of our settings, as trainer/config.py has them, and what `.env` may hold."""
 
 from __future__ import annotations
 
@@ -17,20 +17,5 @@ ENV_FILE = (
     "TOKENIZERS_PARALLELISM", "ACCELERATE_CONFIG", CONFIG_FILE, *ENVIRONMENT,
 )  # fmt: skip
 
-# No settings here: (the values that say what every run has, which are dropped with a notice; why others are refused).
-BF16 = "GPUs compute in bf16, adapters are kept in fp32"
-EVERY = "the held-out loss is computed every eval_steps"
-EPOCHS = "runs are counted in optimizer steps: give max_steps"
-PROCESSOR = "the model's own processor is used"
-NEEDLESS: dict[str, tuple[str, str]] = {
-    "torch_dtype": ("auto bfloat16 bf16", BF16), "dtype": ("auto bfloat16 bf16", BF16),
-    "bf16": ("true", BF16), "fp16": ("false", BF16), "lr_scheduler_type": ("cosine", "the schedule is cosine"),
-    "evaluation_strategy": ("steps", EVERY), "eval_strategy": ("steps", EVERY),
-    "attn_implementation": ("sdpa", "attention is sdpa: others ignore the image mask or need far more memory"),
-    "bnb_4bit_quant_type": ("nf4", "4-bit means NF4"), "load_in_8bit": ("false", "quantization takes nf4 or none"),
-    "packing": ("false", "samples are not packed"), "remove_unused_columns": ("false", "nothing is removed"),
-    "report_to": ("wandb tensorboard all", "W&B and TensorBoard are always written, W&B offline if need be"),
-    "num_train_epochs": ("", EPOCHS), "epochs": ("", EPOCHS),
-    "warmup_steps": ("", "give warmup_fraction, the share of max_steps"),
-    "tokenizer": ("", PROCESSOR), "processing_class": ("", PROCESSOR),
-}  # fmt: skip
+# Below 1 it is a share of the steps, as transformers 5 takes it.
+SHARES = {"warmup_steps": "warmup_fraction"}

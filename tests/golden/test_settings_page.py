@@ -11,8 +11,8 @@ from paths import ROOT
 from planner.request.variables import CLUSTERS, EVERY, VARIABLES, Variable
 from trainer.config import SETTINGS, TrainConfig
 from trainer.flags import field_help, options, word
+from trainer.other_trainers import ANY, NEEDLESS
 from trainer.outcome import ConfigError
-from trainer.spellings import NEEDLESS
 
 PAGE = ROOT / "docs" / "settings.md"
 HEAD = """# Settings and variables
@@ -31,6 +31,11 @@ COLUMNS = """
 - **site**: the site file may hold its default, in small letters. **grid**: members of `GRID=` may differ in it.
   **resume**: `make resume` may give it another value on Slurm and Kubernetes; on this machine a run is resumed as
   it was asked for. **sweep**: only a sweep takes it.
+"""
+OTHERS = """
+Every field of TrainingArguments, SFTConfig, LoraConfig and BitsAndBytesConfig, and the commonest keys of LLaMA-Factory
+and Axolotl, are a setting above (in "also said as") or stand here. A value in parentheses is what every run has: it is
+dropped, and a notice says why. All other values are refused, all problems of a file in one message.
 """
 MEANS = """
 - **plan**: the plan decides it; a YAML file that says something else is refused.
@@ -78,6 +83,15 @@ def setting_row(name: str) -> Sequence[str]:
     return f"`{name}`", field_help(TrainConfig)[name], option.allowed, default, also, marked(more)
 
 
+def reason_row(reason: str) -> Sequence[str]:
+    listed = [(name, dropped) for name, (dropped, why) in NEEDLESS.items() if why == reason]
+    return "; ".join(f"`{name}`{answer(dropped)}" for name, dropped in listed), reason
+
+
+def answer(dropped: Sequence[str]) -> str:
+    return " (any)" if dropped == (ANY,) else f" ({code(dropped)})" if dropped else ""
+
+
 def marked(columns: Mapping[str, bool]) -> str:
     return ", ".join(column for column, holds in columns.items() if holds)
 
@@ -85,14 +99,12 @@ def marked(columns: Mapping[str, bool]) -> str:
 def page() -> str:
     variables = table(("variable", "what it is (default)", "takes", "for", "more"), map(variable_row, VARIABLES))
     settings = table(("setting", "what it is", "takes", "default", "also said as", "more"), map(setting_row, SETTINGS))
-    needless = table(
-        ("name", "dropped with a notice where it says", "why it is no setting"),
-        ((f"`{name}`", code(dropped.split()), reason) for name, (dropped, reason) in NEEDLESS.items()),
-    )
+    reasons = dict.fromkeys(reason for _, reason in NEEDLESS.values())
+    needless = table(("names, and the values that are dropped", "why they are no settings"), map(reason_row, reasons))
     return "\n".join(
         [
             *(HEAD, "## Variables", COLUMNS, variables, "", "## Settings", MEANS, settings, ""),
-            *("## Names of other trainers that are no settings", "", needless, ""),
+            *("## Names of other trainers that are no settings", OTHERS, needless, ""),
         ]
     )
 

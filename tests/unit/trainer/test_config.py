@@ -22,9 +22,10 @@ from trainer.__main__ import main
 from trainer.config import KNOBS, LORA_PRESETS, SETTINGS, TrainConfig
 from trainer.env_file import read_env_file
 from trainer.flags import convert, field_help, help_table, options, word
+from trainer.other_trainers import NEEDLESS
 from trainer.outcome import ConfigError
 from trainer.settings import PLANNED, Settings, resolve_settings, usage
-from trainer.spellings import ENVIRONMENT, NEEDLESS, OURS
+from trainer.spellings import ENVIRONMENT, OURS
 
 NEEDED = ("--model", "m", "--data", "d", "--output_dir", "o", "--run_id", "r")
 
@@ -145,16 +146,16 @@ def test_a_preset_that_is_a_list_is_refused_like_any_other(tmp_path: Path) -> No
     )
 
 
-KNOWN = ", ".join([*(f.name for f in dataclasses.fields(TrainConfig)), "lora"])
+LISTED = "python -m trainer config --help lists all"
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--learning_rte", "1"], f"unknown '--learning_rte', did you mean learning_rate? known are {KNOWN}, "
-                                   "config, json"),
-        (["--zzz"], f"unknown '--zzz': known are {KNOWN}, config, json"),
-        (["--jsn"], f"unknown '--jsn', did you mean json? known are {KNOWN}, config, json"),
+        (["--learning_rte", "1"], f"unknown '--learning_rte', did you mean learning_rate? {LISTED}"),
+        (["--zzz"], f"unknown '--zzz': {LISTED}"),
+        (["--jsn"], f"unknown '--jsn', did you mean json? {LISTED}"),
+        (["--data_sed", "1"], f"unknown '--data_sed', did you mean data_seed? {LISTED}"),
         (["seed", "1"], "unexpected 'seed': options are written --name value or --name=value"),
         (["--seed"], "--seed takes a whole number from 0 to 4294967295, got ''"),
         (["--seed", "1", "--seed=2"], "--seed was given twice"),
@@ -172,9 +173,9 @@ KNOWN = ", ".join([*(f.name for f in dataclasses.fields(TrainConfig)), "lora"])
         (["--lora", "huge"], "--lora takes high, medium, low or a rank, a whole number from 1 to 1024, got 'huge'"),
         (["--answer_field", "a\nb"], "--answer_field takes text on one line, got 'a\\nb'"),
         ([], "lacking --model, --data, --output_dir, --run_id"),
-        (["--epochs", "3"], "--epochs is not a setting here, leave '3' out: runs are counted in optimizer steps: "
+        (["--epochs", "3"], "--epochs is not a setting here: runs are counted in optimizer steps: "
                             "give max_steps"),
-        (["--torch_dtype", "float16"], "--torch_dtype is not a setting here, leave 'float16' out: GPUs compute in "
+        (["--torch_dtype", "float16"], "--torch_dtype is not a setting here: GPUs compute in "
                                        "bf16, adapters are kept in fp32"),
         (["--max_seq_length", "64", "--max_length", "64"],
          "command line: max_seq_length and max_length are both max_length here: leave one out"),
@@ -187,14 +188,14 @@ def test_a_wrong_flag_is_refused_in_one_line(argv: list[str], message: str) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("max_step: 3", f"{{path}}: unknown 'max_step', did you mean max_steps? known are {KNOWN}"),
+        ("max_step: 3", f"{{path}}: unknown 'max_step', did you mean max_steps? {LISTED}"),
         ("max_steps: lots", "{path}: max_steps takes a whole number from 1 to 10000000, got 'lots'"),
         ("max_steps: [1]", "{path}: max_steps takes a whole number from 1 to 10000000, got \"['1']\""),
         ("seed: 2024-13-41", "{path}: seed takes a whole number from 0 to 4294967295, got '2024-13-41'"),
         ("seed: 1_000", "{path}: seed takes a whole number from 0 to 4294967295, got '1_000'"),
         ("seed: !!timestamp 2024-13-41", "{path}: seed: line 1 has a tag, '!!timestamp': write the value alone"),
         ("seed: " + 500 * "[", "{path} is not YAML: it nests deeper than 64 levels"),
-        ("max_step:", f"{{path}}: unknown 'max_step', did you mean max_steps? known are {KNOWN}"),
+        ("max_step:", f"{{path}}: unknown 'max_step', did you mean max_steps? {LISTED}"),
         ("max_steps: ''", "{path}: max_steps takes a whole number from 1 to 10000000, got ''"),
         ("max_steps: 'null'", "{path}: max_steps takes a whole number from 1 to 10000000, got 'null'"),
         ("seed: 1\nseed: 2", "{path}: seed was given twice, in line 1 and 2"),
@@ -203,10 +204,11 @@ def test_a_wrong_flag_is_refused_in_one_line(argv: list[str], message: str) -> N
                     "content, but found '<stream end>'"),
         ("actions: [up, null]", "{path}: actions: the list holds an empty value: remove it"),
         ("max_steps: 0\nseed: x\nmax_step: 1", 
-         f"{{path}}: unknown 'max_step', did you mean max_steps? known are {KNOWN}"),
+         "{path}: max_steps takes a whole number from 1 to 10000000, got '0'; seed takes a whole number from 0 to "
+         f"4294967295, got 'x'; unknown 'max_step', did you mean max_steps? {LISTED}"),
         ("max_steps: 0\nseed: x", "{path}: max_steps takes a whole number from 1 to 10000000, got '0'; seed takes a "
                                   "whole number from 0 to 4294967295, got 'x'"),
-        ("num_train_epochs: 3", "{path}: num_train_epochs is not a setting here, leave '3' out: runs are counted "
+        ("num_train_epochs: 3", "{path}: num_train_epochs is not a setting here: runs are counted "
                                 "in optimizer steps: give max_steps"),
     ],
 )  # fmt: skip
@@ -233,11 +235,11 @@ def test_old_spellings_are_translated_and_said(tmp_path: Path) -> None:
     assert settings.notices == (
         f"{path}: warmup_ratio=0.2 is warmup_fraction=0.2 here",
         f"{path}: max_seq_length=64 is max_length=64 here",
-        f"{path}: torch_dtype is not needed: GPUs compute in bf16, adapters are kept in fp32",
         f"{path}: optim=adamw_torch is optimizer=adamw here",
         f"{path}: lora_rank=32 is lora_r=32 here",
-        f"{path}: evaluation_strategy is not needed: the held-out loss is computed every eval_steps",
         f"{path}: load_in_4bit=false is quantization=none here",
+        f"{path}: torch_dtype is not needed: GPUs compute in bf16, adapters are kept in fp32",
+        f"{path}: evaluation_strategy is not needed: there is an evaluation every eval_steps and at the last step",
     )
 
 
@@ -247,7 +249,7 @@ def test_every_name_in_the_tables_is_a_setting_or_a_variable() -> None:
     names = [other for setting in SETTINGS.values() for other in (setting.env, *setting.also.split()) if other]
     assert len(set(names)) == len(names) == len(OURS) - len(["LORA"])
     assert not (set(OURS) | set(NEEDLESS)) & fields
-    assert all(name in usage() for name in (*OURS, *NEEDLESS, *PLANNED))
+    assert all(name in usage() for name in (*OURS, *PLANNED))
     assert {name for name, *_ in KNOBS} - {"effective batch"} <= fields
     assert {"LORA", "LORA_ALPHA", "LORA_DROPOUT"} <= {variable.name for variable in ASKED}
 

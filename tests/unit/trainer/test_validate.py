@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -219,8 +219,7 @@ def test_the_command_ends_with_0_or_strictly_with_78(faulty: Path, tiny_model: P
         (["modell"], "validate 'modell': known are environment, data, model, pipeline, all"),
         (["data", "--data", "x"], "lacking --model"),
         (["data", "--modell", "x"],
-         f"unknown '--modell', did you mean model? known are {', '.join(f.name for f in fields(TrainConfig))}, lora, "
-         "config, json"),
+         "unknown '--modell', did you mean model? python -m trainer config --help lists all"),
         (["data", "model"], "unexpected 'model': options are written --name value or --name=value"),
         (["data", "--max_length", "0"], "--max_length takes a whole number from 16 to 1048576, got '0'"),
         (["data", "--model", "m", "--data", "/no/where"],

@@ -1,0 +1,204 @@
+"""The words of others: each is a setting, or is answered with why it is none."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from trainer.config import SETTINGS
+from trainer.other_trainers import NEEDLESS, REASONS
+from trainer.outcome import ConfigError
+from trainer.settings import Settings, resolve_settings
+from trainer.spellings import LORA, OURS
+
+ANSWERED = {*SETTINGS, LORA, *OURS, *NEEDLESS}
+TUTORIAL = """
+learning_rate: 2e-4
+max_steps: 1500
+per_device_train_batch_size: 2
+gradient_accumulation_steps: 4
+gradient_checkpointing: true
+dataloader_num_workers: 0
+bf16: true
+weight_decay: 0.01
+max_grad_norm: 1.0
+warmup_ratio: 0.1
+lr_scheduler_type: cosine
+optim: adamw_torch
+logging_steps: 10
+save_steps: 250
+eval_steps: 250
+save_total_limit: 3
+r: 64
+lora_alpha: 128
+target_modules: all-linear
+lora_dropout: 0.05
+bias: none
+task_type: CAUSAL_LM
+load_in_4bit: true
+bnb_4bit_quant_type: nf4
+bnb_4bit_compute_dtype: bfloat16
+bnb_4bit_use_double_quant: true
+torch_dtype: torch.bfloat16
+attn_implementation: eager
+"""
+LLAMA_FACTORY = """
+model_name_or_path: google/gemma-3-4b-it
+trust_remote_code: false
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_rank: 8
+lora_target: all
+template: gemma3
+cutoff_len: 2048
+overwrite_cache: true
+preprocessing_num_workers: 16
+dataloader_num_workers: 4
+logging_steps: 10
+save_steps: 500
+plot_loss: true
+save_only_model: false
+report_to: tensorboard
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+learning_rate: 1.0e-4
+max_steps: 100
+lr_scheduler_type: cosine
+warmup_ratio: 0.1
+bf16: true
+val_size: 0.1
+per_device_eval_batch_size: 1
+eval_strategy: steps
+eval_steps: 500
+quantization_bit: 4
+freeze_vision_tower: true
+"""
+AXOLOTL = """
+base_model: google/gemma-3-4b-it
+processor_type: AutoProcessor
+skip_prepare_dataset: true
+remove_unused_columns: false
+sample_packing: false
+chat_template: tokenizer_default
+val_set_size: 0.01
+adapter: qlora
+load_in_4bit: true
+sequence_len: 2048
+pad_to_sequence_len: false
+lora_r: 32
+lora_alpha: 16
+lora_dropout: 0.05
+lora_target_linear: true
+gradient_accumulation_steps: 4
+micro_batch_size: 1
+optimizer: adamw_bnb_8bit
+lr_scheduler: cosine
+learning_rate: 0.0002
+bf16: true
+fp16:
+tf32: true
+gradient_checkpointing: true
+gradient_checkpointing_kwargs:
+  use_reentrant: false
+logging_steps: 1
+sdp_attention: true
+warmup_ratio: 0.1
+weight_decay: 0.0
+"""
+
+
+def read(folder: Path, text: str) -> Settings:
+    (folder / "theirs.yaml").write_text(text)
+    return resolve_settings(["--config", "theirs.yaml"], {}, folder=folder)
+
+
+def refusal(folder: Path, text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read(folder, text)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).replace(str(folder), ".")
+
+
+@pytest.mark.slow
+def test_every_field_of_the_installed_libraries_is_answered() -> None:
+    from peft import LoraConfig
+    from transformers import BitsAndBytesConfig, TrainingArguments
+    from trl import ModelConfig, SFTConfig
+
+    found = {field.name for kind in (TrainingArguments, SFTConfig, LoraConfig, ModelConfig) for field in fields(kind)}
+    found |= set(inspect.signature(BitsAndBytesConfig).parameters) - {"kwargs"}
+    assert len(found) > 150
+    assert sorted(found - ANSWERED) == []
+
+
+def test_each_name_is_answered_once() -> None:
+    names = [entry.partition("=")[0] for listed in REASONS.values() for entry in listed.split()]
+    assert len(names) == len(set(names)) == len(NEEDLESS)
+    assert not set(names) & {*SETTINGS, LORA, *OURS}
+
+
+@pytest.mark.parametrize("text", [TUTORIAL, LLAMA_FACTORY, AXOLOTL], ids=["tutorial", "LLaMA-Factory", "Axolotl"])
+def test_a_file_of_the_tutorial_or_of_another_trainer_is_taken_whole(text: str, tmp_path: Path) -> None:
+    settings = read(tmp_path, text)
+    rank = {TUTORIAL: (64, 128), LLAMA_FACTORY: (8, 16), AXOLOTL: (32, 16)}[text]
+    assert (settings.values["lora_r"], settings.values["lora_alpha"]) == rank
+    assert (settings.values["quantization"], settings.values["vision"]) == ("nf4", "frozen")
+    # Each line is one of our settings by our own name and words, or a notice has its name.
+    told = " ".join(settings.notices)
+    for line in text.strip().splitlines():
+        name = line.partition(":")[0].strip()
+        silent = name in SETTINGS or line.endswith(":") or name == "use_reentrant"
+        assert silent or f" {name}" in told, name
+
+
+def test_names_that_are_dropped_for_one_reason_share_a_notice(tmp_path: Path) -> None:
+    assert read(tmp_path, "bf16: true\nuse_peft: true\ntorch_dtype: auto\n").notices == (
+        f"{tmp_path}/theirs.yaml: bf16, torch_dtype are not needed: GPUs compute in bf16, adapters are kept in fp32",
+        f"{tmp_path}/theirs.yaml: use_peft is not needed: runs train LoRA adapters",
+    )
+
+
+def test_all_that_is_wrong_with_a_file_is_one_message_that_says_back_no_token(tmp_path: Path) -> None:
+    text = "max_steps: 0\nfsdp: full_shard\nhub_token: hf_Secret\ndeepspeed: z3.json\nbf16: true\nmax_step:\n"
+    assert refusal(tmp_path, text) == (
+        "./theirs.yaml: max_steps takes a whole number from 1 to 10000000, got '0'; "
+        "fsdp, deepspeed are no settings here: the plan takes one of the files in accelerate_configs/: CONFIG= names "
+        "another; hub_token is not a setting here: nothing is uploaded while training: the adapter lies in the run's "
+        "folder; unknown 'max_step', did you mean max_steps? python -m trainer config --help lists all"
+    )
+
+
+def test_what_several_sources_say_wrong_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "theirs.yaml").write_text("seed: x\n")
+    with pytest.raises(ConfigError) as caught:
+        resolve_settings(["--config", "theirs.yaml", "--lora", "0"], {"BATCH_SIZE": "0"}, folder=tmp_path)
+    assert str(caught.value).replace(str(tmp_path), ".") == (
+        "./theirs.yaml: seed takes a whole number from 0 to 4294967295, got 'x'; environment: BATCH_SIZE takes a whole "
+        "number from 1 to 4096, got '0'; --lora takes high, medium, low or a rank, a whole number from 1 to 1024, got "
+        "'0'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("warmup_steps: 0.03", "warmup_fraction", 0.03), ("warmup_steps: 0", "warmup_fraction", 0.0),
+        ("use_cpu: true", "device", "cpu"), ("mask_history: true", "learn", "last"),
+        ("freeze_vision_tower: false", "vision", "lora"), ("run_name: mine", "run_id", "mine"),
+        ("adapter_name_or_path: runs/a", "init_adapter", "runs/a"), ("quantization_bit: 4", "quantization", "nf4"),
+    ],
+)  # fmt: skip
+def test_another_name_with_another_word_is_translated(line: str, name: str, value: object, tmp_path: Path) -> None:
+    settings = read(tmp_path, line)
+    assert settings.values[name] == value
+    assert len(settings.notices) == 1 and f" is {name}=" in settings.notices[0]
+
+
+def test_warmup_in_steps_is_refused_with_what_to_give(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "warmup_steps: 100") == (
+        "./theirs.yaml: warmup_steps is not a setting here: give warmup_fraction, the share of max_steps"
+    )
