@@ -15,7 +15,7 @@ from planner.launch import launch_env, launch_of
 from planner.memory.estimate import estimate, processes_gib
 from planner.refuse import nothing_fits
 from trainer.config import Optimizer
-from trainer.outcome import ConfigError
+from trainer.outcome import ConfigError, Problems
 from trainer.text import GIB, gib
 
 DEFAULT_BATCH_SIZE = 8
@@ -53,7 +53,7 @@ def choose(spec: JobSpec, *, here: bool = False) -> Plan:
 
     Raises ConfigError when nothing fits or what was asked for contradicts itself.
     """
-    check_request(spec)
+    contradictions(spec).refuse()
     ways = _ways(spec)
     batch, notes = _effective_batch(spec)
     tried = tuple(_try(spec, way, batch) for way in ways)
@@ -71,14 +71,17 @@ def choose(spec: JobSpec, *, here: bool = False) -> Plan:
     )
 
 
-def check_request(spec: JobSpec) -> None:
-    """Raises ConfigError when what was asked for contradicts itself, whatever the model and its cards."""
-    _ways(spec)
-    _effective_batch(spec)
+def contradictions(spec: JobSpec) -> Problems:
+    """What contradicts itself in what was asked for, whatever the model and its cards."""
+    problems = Problems()
+    with problems.kept():
+        _ways(spec)
+    with problems.kept():
+        _effective_batch(spec)
     if spec.gpus and spec.mem_gib < (least := processes_gib(spec)):
-        raise ConfigError(
-            f"MEM={spec.mem_gib}: the processes of a node alone take {least} GiB: MEM={least} is the least", name="MEM"
-        )
+        text = f"MEM={spec.mem_gib}: the processes of a node alone take {least} GiB: MEM={least} is the least"
+        problems.append(ConfigError(text, name="MEM"))
+    return problems
 
 
 def _ways(spec: JobSpec) -> tuple[Way, ...]:

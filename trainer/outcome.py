@@ -7,11 +7,11 @@ alone, and the supervisor, not torchrun, decides the exit code.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from trainer.files import read_json, write_whole
@@ -78,13 +78,36 @@ class ConfigError(Exception):
 
     @classmethod
     def of(cls, errors: Sequence[ConfigError], *, source: str = "") -> ConfigError:
-        """All of `errors` as one; what several of them take is said once, at the end."""
+        """All of `errors` as one; those that take the same stand together at the end, and it is said once."""
         if len(errors) == 1:
             return errors[0].but(source=source or errors[0].source)
-        taken = Counter(error.allowed for error in errors if error.allowed)
-        shared = [allowed for allowed, times in taken.items() if times > 1]
-        problems = [str(error.but(allowed="") if error.allowed in shared else error) for error in errors]
-        return cls("; ".join(problems), allowed="; ".join(shared), source=source)
+        alike: dict[str, list[ConfigError]] = {}
+        for error in errors:
+            alike.setdefault(error.allowed, []).append(error)
+        alone = [str(error) for error in errors if not error.allowed or len(alike[error.allowed]) == 1]
+        together = [
+            str(cls("; ".join(str(error.but(allowed="")) for error in some), allowed=allowed))
+            for allowed, some in alike.items()
+            if allowed and len(some) > 1
+        ]
+        return cls("; ".join([*alone, *together]), source=source)
+
+
+class Problems(list[ConfigError]):
+    """All that is wrong with one request, to be refused at once."""
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """A ConfigError of this block is kept for `refuse`; what follows the block still runs."""
+        try:
+            yield
+        except ConfigError as error:
+            self.append(error)
+
+    def refuse(self, *, source: str = "") -> None:
+        """Raises ConfigError with all that was kept, if anything was."""
+        if self:
+            raise ConfigError.of(self, source=source)
 
 
 def unknown(word: str, known: Sequence[str], *, meant: str | None = None) -> ConfigError:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from planner import values
-from planner.choose import check_request
+from planner.choose import contradictions
 from planner.job import JobSpec
-from planner.request.elsewhere import given_elsewhere
+from planner.request.elsewhere import Elsewhere, given_elsewhere
 from planner.request.site import Site, vram
 from planner.request.variables import BY_NAME, DEFAULT_DATA, DEFAULT_MODEL, DEFAULT_OUTPUT, job_fields, parse_given
 from trainer.config import LORA_PRESETS
 from trainer.env_file import read_env_file
-from trainer.outcome import ConfigError
+from trainer.outcome import ConfigError, Problems
 from trainer.text import GIB, shown
 
 NO_SITE = Site()
@@ -45,12 +45,22 @@ def resolve(
     Raises:
         ConfigError: a value that is not allowed, a model whose shape cannot be found.
     """
-    elsewhere = given_elsewhere(given, project_dir, environ)
+    problems = Problems()
+    elsewhere = Elsewhere(texts={}, sources={}, fields={})
+    with problems.kept():
+        elsewhere = given_elsewhere(given, project_dir, environ)
     # A rank that is typed brings its own alpha, whatever alpha another rank had in a file.
     typed = {*given, *(("LORA_ALPHA",) if "LORA" in given else ())}
     below = {name: text for name, text in elsewhere.texts.items() if name not in typed}
-    with _naming({**dict.fromkeys(site.texts, site.source), **elsewhere.sources}, given):
-        asked, taken = _with_site(parse_given({**below, **given}), site)
+    sources = {**dict.fromkeys(site.texts, site.source), **elsewhere.sources}
+    found: dict[str, object] = {}
+    for name, text in {**below, **given}.items():
+        with problems.kept(), _naming(sources, given):
+            found |= parse_given({name: text})
+    with problems.kept():
+        asked, taken = _with_site({name: found[name] for name in BY_NAME if name in found}, site)
+    problems.refuse()
+    with _naming(sources, given):
         if "GPU_TYPE" in given and "GPUS" not in asked and asked.get("DEVICE") == "cpu":
             raise ConfigError(
                 f"GPU_TYPE={given['GPU_TYPE']}: DEVICE=cpu uses no GPU: leave one of them out", name="GPU_TYPE"
@@ -59,7 +69,10 @@ def resolve(
             asked, taken, elsewhere.fields, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site,
             paths_elsewhere=paths_elsewhere,
         )  # fmt: skip
-        check_request(spec)
+    for error in contradictions(spec):
+        with problems.kept(), _naming(sources, given):
+            raise error
+    problems.refuse()
     return spec
 
 
@@ -100,7 +113,9 @@ def _complete(
     fields.setdefault("lora_alpha", 2 * int(fields.setdefault("lora_r", LORA_PRESETS["medium"])))
     fields.setdefault("cpus", 4 * max(1, gpus))
     fields.setdefault("mem_gib", max(32, 16 * gpus))
-    fields["vram_gib"], fields["vram_source"] = vram(fields, site)
+    problems = Problems()
+    with problems.kept():
+        fields["vram_gib"], fields["vram_source"] = vram(fields, site)
     if taken or site.gpu_gib:
         fields["site"] = f"{site.source}{': ' if taken else ''}{', '.join(taken)}"
     model = str(fields.setdefault("model", DEFAULT_MODEL))
@@ -114,7 +129,9 @@ def _complete(
     fields["model_is_folder"] = local.is_dir()
     job = {**read_env_file(project_dir / ".env"), **dict(fields.get("environment", ()))}
     place = str(local) if fields["model_is_folder"] else model
-    shape = resolve_shape(place, job=job, elsewhere=paths_elsewhere)
+    with problems.kept():
+        shape = resolve_shape(place, job=job, elsewhere=paths_elsewhere)
+    problems.refuse()
     spec = JobSpec(shape=shape, project_dir=root, run_id=run_id, **fields)
     spec = _with_batch(spec, project_dir)
     return spec if run_id else replace(spec, run_id=f"{name}-{_digest(spec)}")
@@ -122,16 +139,10 @@ def _complete(
 
 def _with_site(asked: dict[str, object], site: Site) -> tuple[dict[str, object], list[str]]:
     """(values by variable name, names of those that the site decided). ENVIRONMENT is merged."""
-    defaults: dict[str, object] = {}
-    problems: list[ConfigError] = []
-    for name in BY_NAME:
-        if name in site.texts:
-            try:
-                defaults |= parse_given({name: site.texts[name]})
-            except ConfigError as error:
-                problems.append(error)
-    if problems:
-        raise ConfigError.of(problems, source=site.source)
+    try:
+        defaults = parse_given({name: text for name, text in site.texts.items() if name in BY_NAME})
+    except ConfigError as error:
+        raise error.but(source=site.source) from None
     taken = [name for name in defaults if name not in asked or name == "ENVIRONMENT"]
     merged = {**defaults, **asked}
     if "ENVIRONMENT" in defaults and "ENVIRONMENT" in asked:

@@ -10,11 +10,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from planner.request.secret import refuse_secret, refuse_secrets
+from planner.request.variables import parse_given
 from planner.values import GPU_GIB, NO_BF16, gib
 from trainer.files import regular
-from trainer.outcome import ConfigError, unknown
+from trainer.outcome import ConfigError, Problems, unknown
 from trainer.text import known_are, shown
 
 GPU_TYPES = "gpu_types"
@@ -28,7 +30,7 @@ class Site:
     source: str = ""
     """The file, as a person would name it."""
     texts: Mapping[str, str] = field(default_factory=dict)
-    """Text by variable name, not checked yet."""
+    """Text by variable name."""
     gpu_gib: Mapping[str, float] = field(default_factory=dict)
     """GiB of one GPU by the type's name on this cluster."""
     nested: Mapping[str, object] = field(default_factory=dict)
@@ -55,27 +57,34 @@ def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested
         raise ConfigError(f"SITE={source} cannot be read ({error.strerror})", name="SITE") from None
     known = (*keys, GPU_TYPES, *nested)
 
-    def check_key(key: str) -> None:
-        refuse_secret(source, key)
-        if key not in known:
-            raise unknown(key, known)
+    problems = Problems()
 
-    content = read_yaml(path, source, takes=f"lines of `key: value`, keys are {', '.join(known)}", check_key=check_key)
+    def check_key(key: str) -> None:
+        with problems.kept():
+            refuse_secret(source, key)
+            if key not in known:
+                raise unknown(key, known)
+
+    content: dict[str, Any] = {}
+    takes = f"lines of `key: value`, keys are {', '.join(known)}"
+    try:
+        content = read_yaml(path, source, takes=takes, check_key=check_key)
+    except ConfigError as error:
+        if not error.source:  # the file as a whole is wrong
+            raise
+        problems.append(error.but(source=""))
     gpu_gib: dict[str, float] = {}
     texts: dict[str, str] = {}
-    problems: list[ConfigError] = []
     for key, value in content.items():
-        try:
-            if key == GPU_TYPES or key in nested:  # the others are variables, which are looked at where they are parsed
+        with problems.kept():
+            if key == GPU_TYPES or key in nested:  # the others are variables, which look for secrets themselves
                 refuse_secrets(key, value)
             if key == GPU_TYPES:
                 gpu_gib = _gpu_types(value)
-            elif key not in nested and value not in ({}, []):
-                texts[key.upper()] = _text(key, value, user)
-        except ConfigError as error:
-            problems.append(error)
-    if problems:
-        raise ConfigError.of(problems, source=source)
+            elif key in keys and value not in ({}, []):
+                texts[key.upper()] = text = _text(key, value, user)
+                parse_given({key.upper(): text})
+    problems.refuse(source=source)
     apart = {key: content[key] for key in nested if key in content}
     return Site(source=source, texts=texts, gpu_gib=gpu_gib, nested=apart)
 

@@ -16,8 +16,8 @@ from planner.request import scheduler_values
 from planner.request.scheduler_values import named, or_none
 from planner.request.secret import refuse_secret
 from trainer.config import SETTINGS, Device, Quantization, Vision
-from trainer.outcome import ConfigError
-from trainer.text import known_are, shown
+from trainer.outcome import ConfigError, Problems
+from trainer.text import nearest, shown
 
 PREFIX = "TRAINYARD_"
 GIVEN_ENV = "TRAINYARD_GIVEN"
@@ -170,44 +170,66 @@ BY_FLAG = {variable.flag: variable for variable in VARIABLES}
 
 
 def read_given(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
-    """Text by variable name, from flags and from make's environment; flags win. Raises ConfigError."""
+    """Text by variable name, from flags and from make's environment; flags win. `--gpu-type` may be `--gpu_type`.
+
+    Raises:
+        ConfigError: unknown names, flags without a value, secrets: all that is wrong.
+    """
     given: dict[str, str] = {}
+    problems = Problems()
     for name in environ.get(GIVEN_ENV, "").split():
-        if name not in BY_NAME:
-            raise ConfigError(f"unknown {shown(name)}{known_are(name.upper(), BY_NAME)}")
-        given[name] = environ.get(PREFIX + name, "")
+        if name in BY_NAME:
+            given[name] = environ.get(PREFIX + name, "")
+        else:
+            near = nearest(name, tuple(BY_NAME))
+            problems.append(ConfigError(f"unknown {shown(name)}{near}", name=name, allowed="make help lists all"))
     words = list(argv)
     while words:
         flag, equals, text = words.pop(0).partition("=")
-        if not flag.startswith("--"):
-            raise ConfigError(f"unexpected {shown(flag)}: options are written --gpus 2 or --gpus=2; see --help")
-        if flag not in BY_FLAG:
-            raise ConfigError(f"unknown {shown(flag)}{known_are(flag.lower(), BY_FLAG)}")
-        if not equals and not words:
-            raise ConfigError(f"{flag} needs a value: {BY_FLAG[flag].help}")
-        given[BY_FLAG[flag].name] = text if equals else words.pop(0)
+        variable = BY_FLAG.get(flag.replace("_", "-"))
+        with problems.kept():
+            if not flag.startswith("--"):
+                raise ConfigError(f"unexpected {shown(flag)}: options are written --gpus 2 or --gpus=2; see --help")
+            if variable is None:
+                del words[: not equals and words[:1] != [] and not words[0].startswith("--")]  # its value
+                near = nearest(flag, tuple(BY_FLAG))
+                raise ConfigError(f"unknown {shown(flag)}{near}", name=flag, allowed="--help lists all")
+            if not equals and not words:
+                raise ConfigError(f"{flag} needs a value: {variable.help}", name=variable.name)
+            given[variable.name] = text if equals else words.pop(0)
     for name, text in given.items():
-        refuse_secret(name, text)
-        if name == "ENVIRONMENT" and text:
-            BY_NAME[name].parse(name, text)  # at once: a verb that has no use for it would say it back
+        with problems.kept():
+            refuse_secret(name, text)
+            if name == "ENVIRONMENT" and text:
+                BY_NAME[name].parse(name, text)  # at once: a verb that has no use for it would say it back
+    problems.refuse()
     return given
 
 
 def refuse_untaken(given: Mapping[str, str], scheduler: str) -> None:
-    """Raises ConfigError for a variable that says nothing to that scheduler."""
+    """Raises ConfigError for variables that say nothing to that scheduler."""
+    problems = Problems()
     for name, text in given.items():
         takes = BY_NAME[name].takes
         if takes != EVERY and scheduler not in takes:
-            raise ConfigError(f"{name}={shown(text)}: is for TO={' or '.join(takes)} only, leave it out", name=name)
+            said = f"{name}={shown(text)}: is for TO={' or '.join(takes)} only, leave it out"
+            problems.append(ConfigError(said, name=name))
+    problems.refuse()
 
 
 def parse_given(given: Mapping[str, str]) -> dict[str, object]:
-    """Checked values by variable name, in the table's order."""
-    for name, text in given.items():
-        if not text:
-            raise ConfigError(f"{name}= is empty: give a value, or leave {name} out", name=name)
-        refuse_secret(name, text)
-    return {name: BY_NAME[name].parse(name, given[name]) for name in BY_NAME if name in given}
+    """Checked values by variable name, in the table's order. Raises ConfigError with all that is wrong."""
+    found: dict[str, object] = {}
+    problems = Problems()
+    for name in BY_NAME:
+        if name in given:
+            with problems.kept():
+                if not given[name]:
+                    raise ConfigError(f"{name}= is empty: give a value, or leave {name} out", name=name)
+                refuse_secret(name, given[name])
+                found[name] = BY_NAME[name].parse(name, given[name])
+    problems.refuse()
+    return found
 
 
 def job_fields(values: Mapping[str, object]) -> dict[str, Any]:

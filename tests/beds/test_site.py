@@ -253,6 +253,14 @@ def test_none_takes_back_what_the_site_says_however_it_is_spelled(none: str, tmp
     assert (asked.account, asked.modules, asked.mail_type, asked.extra_flags) == (None, (), None, ())
 
 
+def test_all_that_is_wrong_with_the_site_is_one_message(tmp_path: Path) -> None:
+    said = refusal(tmp_path, "time: never\npartion: x\nqos: '-x'\ngpu_types: {v100: 32}\nmem: [[1]]\n")
+    for part in ("TIME='never': takes a time", "unknown 'partion', did you mean partition?", "QOS='-x': takes letters"):
+        assert said.count(part) == 1
+    assert "gpu_types: v100 has no bfloat16" in said and "mem: takes one value" in said
+    assert said.startswith("site.yaml: ") and said.count("site.yaml") == 1
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

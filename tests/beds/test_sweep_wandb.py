@@ -182,8 +182,8 @@ GOOD = yaml.safe_load((ROOT / "wandb_sweep.yaml").read_text())
         ({"method": "bayse"}, "s: method takes bayes or grid or random, got 'bayse'"),
         (
             {"method": "x", "parameters": {"foo": 1, "bar": 2, "learning_rate": {"min": 1}}},
-            "s: method takes bayes or grid or random, got 'x'; 'foo' is not for sweeps; 'bar' is not for sweeps; "
-            "learning_rate takes `values: [...]`, or min and max: they take ",
+            "s: method takes bayes or grid or random, got 'x'; learning_rate takes `values: [...]`, or min and max; "
+            "'foo' is not for sweeps; 'bar' is not for sweeps: they take ",
         ),
         ({"metric": None}, "s: metric is missing, or not as in wandb_sweep.yaml"),
         ({"method": ["bayes"]}, "s: method is missing, or not as in wandb_sweep.yaml"),

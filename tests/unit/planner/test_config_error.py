@@ -38,7 +38,7 @@ def test_several_are_one_line_and_what_is_known_is_said_once() -> None:
     known = ("account", "qos")
     errors = [unknown("a", known), ConfigError("x is wrong", advice="leave it out"), unknown("qs", known)]
     assert str(ConfigError.of(errors, source="s.yaml")) == (
-        "s.yaml: unknown 'a'; x is wrong; leave it out; unknown 'qs', did you mean qos? known are account, qos"
+        "s.yaml: x is wrong; leave it out; unknown 'a'; unknown 'qs', did you mean qos? known are account, qos"
     )
     assert str(ConfigError.of(errors[1:2], source="s.yaml")) == "s.yaml: x is wrong; leave it out"
 

@@ -248,10 +248,48 @@ def test_the_environment_counts_only_for_names_that_make_lists() -> None:
     assert read_given([], {"TRAINYARD_GPUS": "4", "GPUS": "5", "TRAINYARD_GIVEN": ""}) == {}
 
 
-def test_unknown_names_are_refused_with_the_nearest_and_all_known() -> None:
-    assert error(read_given, ["--gpu", "2"], {}).startswith("unknown '--gpu', did you mean --gpus? known are --gpus,")
-    assert error(read_given, [], {"TRAINYARD_GIVEN": "GPU"}).startswith("unknown 'GPU', did you mean GPUS? known are")
-    assert error(read_given, ["--wxyz=1"], {}).startswith("unknown '--wxyz': known are --gpus,")
+def test_unknown_names_are_refused_with_the_nearest_and_who_lists_all() -> None:
+    assert error(read_given, ["--gpu", "2"], {}).startswith("unknown '--gpu', did you mean --gpus? --help lists all")
+    assert error(read_given, [], {"TRAINYARD_GIVEN": "GPU"}).startswith(
+        "unknown 'GPU', did you mean GPUS? make help lists"
+    )
+    assert error(read_given, ["--wxyz=1"], {}).startswith("unknown '--wxyz': --help lists all")
+
+
+def test_dashes_and_underscores_in_flags_are_the_same() -> None:
+    words = ["--gpu_type", "a100", "--effective-batch=8", "--config_file=x.yaml", "--extra_flags", "--nice=1"]
+    assert read_given(words, {}) == read_given([w.replace("_", "-") for w in words], {})
+
+
+def test_all_that_is_wrong_with_what_was_typed_is_one_message(tmp_path: Path) -> None:
+    assert error(read_given, ["--gpu", "2", "--tme=3", "x", "--vram"], {"TRAINYARD_GIVEN": "WXYZ"}) == (
+        "unknown 'WXYZ': make help lists all; unexpected 'x': options are written --gpus 2 or --gpus=2; see --help; "
+        "--vram needs a value: memory of one GPU in GiB (GPU_TYPE's, else 24); unknown '--gpu', did you mean --gpus?; "
+        "unknown '--tme', did you mean --time? --help lists all"
+    )
+    assert error(request, VRAM="abc", GPUS="0", SEED="").startswith(
+        "VRAM='abc': takes a number of GiB from 1 to 1024; "
+    )
+    for name in ("GPUS='0': takes", "SEED= is empty"):
+        assert name in error(request, VRAM="abc", GPUS="0", SEED="")
+    # The files' mistakes beside those on the command line, each with where it is from.
+    (tmp_path / ".env").write_text("MAX_STEPS=0\n")
+    (tmp_path / "train.yaml").write_text("fsdp: full\nseed: x\n")
+    given = {"CONFIG_FILE": "train.yaml", "GPUS": "none"}
+    said = error(resolve, given, project_dir=tmp_path, environ={}).replace(str(tmp_path), ".")
+    assert said.startswith(
+        "./train.yaml: seed takes a whole number from 0 to 4294967295, got 'x'; fsdp is not a setting"
+    )
+    assert "; .env line 1: MAX_STEPS takes a whole number" in said and "; GPUS='none': takes a whole number" in said
+
+
+def test_all_contradictions_of_a_request_are_one_message(tmp_path: Path) -> None:
+    assert error(request, GPUS="3", EFFECTIVE_BATCH="8", MEM="1", CONFIG="single_gpu") == (
+        "CONFIG=single_gpu is not for 3 GPUs: try CONFIG=multi_gpu or CONFIG=deepspeed_zero3; EFFECTIVE_BATCH=8 cannot "
+        "be shared evenly by 3 GPUs: try 6 or 9; MEM=1: the processes of a node alone take 5 GiB: MEM=5 is the least"
+    )
+    said = error(request, MODEL="no/where", GPU_TYPE="h10")
+    assert said.startswith("GPU_TYPE=h10: not known, did you mean h100?") and "; MODEL=no/where: not a folder, " in said
 
 
 @pytest.mark.parametrize(

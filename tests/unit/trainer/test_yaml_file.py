@@ -137,5 +137,7 @@ def test_every_key_that_is_not_known_is_named_and_what_is_known_once(tmp_path: P
     path.write_text("acount: a\nzzz:\npartition: [[x]]\n")
     with pytest.raises(ConfigError) as caught:
         slurm_site.find_site({"SITE": "file.yaml"}, tmp_path, {})
-    assert str(caught.value).startswith("file.yaml: unknown 'acount', did you mean account?; unknown 'zzz': known are ")
+    said = str(caught.value)
+    assert said.startswith("file.yaml: partition: takes one value, or a list or mapping of values; unknown 'acount', ")
+    assert "unknown 'acount', did you mean account?; unknown 'zzz': known are " in said
     assert str(caught.value).count("known are") == 1
