@@ -36,7 +36,8 @@ def check_planned(plan: Plan) -> None:
         check_start(settings.config(), project_dir)
     dataset = load_dataset(
         str(project_dir / plan.spec.data), image_root=str(project_dir / image_root) if image_root else None,
-        learn=settings.values["learn"], text_only=settings.values["text_only"],
+        write=False,
+        **{name: settings.values[name] for name in ("learn", "text_only", "columns", "session_key", "strict")},
     )  # fmt: skip
     if plan.spec.too_short_for_pictures and all(record.pictures for record in dataset.train):
         raise ConfigError(plan.spec.too_short_for_pictures)

@@ -22,7 +22,8 @@ from planner.job import Estimate, JobSpec
 from planner.memory.estimate import estimate
 from trainer.architecture.shapes import resolve_shape
 from trainer.config import TrainConfig
-from trainer.data.records import Dataset, Record, dataset_of
+from trainer.data.records import Dataset, dataset_of
+from trainer.data.turns import Record
 from trainer.files import read_json, write_whole
 from trainer.flags import answer_help, build
 from trainer.model.refusal import LACKING, UNFIT, refusing

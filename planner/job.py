@@ -29,7 +29,7 @@ class JobSpec:
     """As found when the request was read."""
     shape: ModelShape
     data: str
-    """A JSONL file, or a folder holding train.jsonl and, if there is one, eval.jsonl."""
+    """Files of JSON records, or folders of them, with commas between: trainer/data/sources.py says which are read."""
     output: str = "runs"
     """Folder that holds one folder a run."""
     project_dir: str

@@ -71,7 +71,8 @@ class TrainConfig:
     ]
     """Folder or hub id of an image-text-to-text model."""
     data: Annotated[str, Setting(env="GRID_DATASET_PATH", also="dataset dataset_path data_path dataset_name")]
-    """A JSONL file, or a folder holding train.jsonl and, if there is one, eval.jsonl."""
+    """A file of JSON records, or a folder holding train.jsonl and, if there is one, eval.jsonl (or validation, val,
+    dev); several with commas between."""
     output_dir: Annotated[str, Setting(continues=True, planned=True, env="OUTPUT_DIR")]
     """The run's folder: adapter, metrics, TensorBoard and W&B files go here."""
     run_id: Annotated[str, Setting(continues=True, planned=True, also="run_name")]
@@ -86,6 +87,13 @@ class TrainConfig:
     text_only: bool = False
     """The records are text alone. Without this a set without a picture is refused, and so are keys and markers of
     pictures, videos, audio and boxes that are not read."""
+    columns: str = "auto"
+    """The keys of your records; auto: those of the forms that are known. Others: `question=ask,answer=label,image=pic`,
+    or a mapping in a YAML file. Columns are context, question, answer, system, image, images, frames, split, messages,
+    and role and content of a turn."""
+    session_key: str = "auto"
+    """Key, in the records or their metadata, of what is never divided between training and held-out records; auto:
+    session_id, episode_id, session or episode."""
     strict: Annotated[bool, CONTINUES] = False
     """true: a run is refused when any record would be left out. false: it is left out and counted in the log."""
     device: Annotated[

@@ -47,9 +47,13 @@ MOST_MIB = 64
 def parse_json(text: str | bytes) -> Any:
     """Raises ValueError for whatever cannot be used, what nests too deep too: one damaged record harms no other."""
     try:
-        found = json.loads(text)
+        return check_depth(json.loads(text))
     except RecursionError:
         raise ValueError(f"it nests deeper than {MOST_DEPTH} levels") from None
+
+
+def check_depth(found: Any) -> Any:
+    """`found`. Raises ValueError where it nests too deep."""
     level = [found]
     for _ in range(MOST_DEPTH):
         nested = [value for value in level if isinstance(value, (dict, list))]

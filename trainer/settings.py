@@ -164,6 +164,8 @@ def _read_value(name: str, value: object, *, shown_as: str) -> tuple[dict[str, A
     ours, text = _ours(name, value), _text(value)
     if ours == "actions" and isinstance(value, list):
         value = ",".join(map(str, value))
+    if ours == "columns" and isinstance(value, dict):
+        value = ",".join(f"{column}={key}" for column, key in value.items())
     meant = SETTINGS[ours].words.get(text, value) if ours in SETTINGS else value
     same = (ours, meant) == (name, value) or name in ENVIRONMENT
     notice = "" if same else f"{name}={value} is {ours}={meant} here"

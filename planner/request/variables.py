@@ -75,7 +75,7 @@ VARIABLES: tuple[Variable, ...] = (
              takes=CLUSTERS, site=CLUSTERS, resume=True),
     Variable("MODEL", "model", values.model, f"folder or hub id ({DEFAULT_MODEL})",
              grid=True),
-    Variable("DATA", "data", values.path(), f"JSONL file, or folder with train.jsonl ({DEFAULT_DATA})",
+    Variable("DATA", "data", values.path(), f"file of JSON records, or folder with train.jsonl ({DEFAULT_DATA})",
              grid=True),
     Variable("OUTPUT", "output", values.path("%\\"), "folder that holds one folder a run (runs)",
              site=SLURM),

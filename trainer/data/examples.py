@@ -18,8 +18,8 @@ from torch import Tensor
 
 from trainer.data.endings import answer_end, render_answer
 from trainer.data.grid import load_picture
-from trainer.data.records import Record, each_answer
-from trainer.data.turns import Picture
+from trainer.data.records import each_answer
+from trainer.data.turns import Picture, Record
 from trainer.outcome import ConfigError, RecordError
 from trainer.text import shown
 

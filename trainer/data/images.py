@@ -1,11 +1,54 @@
-"""Where the pictures that a record names are: as it says, or by their last folders on another machine."""
+"""Where the pictures that records name are: as they say, or by their last folders on another machine."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from trainer.data.unread import MAGIC
+from trainer.data.faults import MISSING
+from trainer.data.inline import DATA, MAGIC, unpack
+from trainer.data.turns import FormError
+from trainer.outcome import ConfigError
+
+
+class Pictures:
+    """The files of the pictures that the records of one folder name."""
+
+    def __init__(self, folder: Path, image_root: str | None, *, write: bool = True) -> None:
+        """`write`: pictures that a record itself holds become files."""
+        self._folder = folder
+        self._image_root = image_root
+        self._write = write
+        self._found: dict[str, Path | None] = {}
+
+    def __call__(self, name: str) -> str:
+        """The path of a picture. Raises FormError where it is not there, or is none."""
+        if name.startswith(DATA):
+            return unpack(name, write=self._write)
+        if name not in self._found:
+            self._found[name] = find_image(name, self._folder, self._image_root)
+        if (found := self._found[name]) is None:
+            raise FormError(f": {self._folder / name} is not there", MISSING, cure="missing")
+        return str(found)
+
+    def is_picture(self, name: str) -> bool:
+        return is_picture(find_image(name, self._folder, self._image_root))
+
+    def note(self, data: str) -> str | None:
+        """A line about paths of another machine. Raises ConfigError where two of them find one file."""
+        found = {name: where for name, where in self._found.items() if where is not None}
+        moved = sorted(name for name, where in found.items() if is_absolute(name) and where != Path(name))
+        if not moved:
+            return None
+        names = Counter(found.values())
+        if shared := next((found[name] for name in moved if names[found[name]] > 1), None):
+            one, other, *_ = (name for name, where in found.items() if where == shared)
+            raise ConfigError(
+                f"{data}: {one} and {other} would both be {shared}: bring the images with the folders "
+                f"that tell them apart, or make their paths relative to {self._folder}/"
+            )
+        return f"{len(moved)} image paths of another machine were found by their last folders, for example {moved[0]}"
 
 
 def is_absolute(name: str) -> bool:

@@ -21,13 +21,14 @@ from trainer.config import MOST_TOKENS
 from trainer.data.answers import json_object
 from trainer.data.endings import markers
 from trainer.data.examples import Rewritten, encode_text, join_prompts, render
+from trainer.data.faults import LEAST_KEPT
 from trainer.data.grid import load_image
-from trainer.data.records import Dataset, Record, each_answer
+from trainer.data.records import Dataset, each_answer
+from trainer.data.turns import Record
 from trainer.outcome import ConfigError, RecordError
 
 SIDES = ("train", "eval")
 TOO_LONG = "longer than max_length"
-LEAST_KEPT = 0.1  # of the training records; with fewer the settings are wrong, not the records
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,8 +98,8 @@ class Inspection:
         if strict and lines:
             raise ConfigError(f"strict: {lines}")
         for side, least in (("train", LEAST_KEPT), ("eval", 0.0)):
-            before = len(self.checked[side])
-            after = before - len(self.unfit()[side])
+            before = len(self.checked[side]) + (self.dataset.unusable if side == "train" else 0)
+            after = len(self.checked[side]) - len(self.unfit()[side])
             if before and after <= least * before:
                 # A run on the few records that fit would look like success.
                 raise ConfigError(f"{after} of {before} {side} records would be left: {lines}")

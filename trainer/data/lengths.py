@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import __version__
-from trainer.data.records import data_files
+from trainer.data.sources import data_files, data_parts
 from trainer.files import once, read_json, write_whole
 
 # In a model's folder: how large pictures become, what stands around them and around turns, how text is cut.
@@ -57,7 +57,9 @@ def lengths_path(data: str) -> Path:
 
 
 def beside(data: str, name: str) -> Path:
-    path = Path(data)
+    """In the folder `data`, or beside the file; where it is several, beside the first."""
+    first, *others = data_parts(data)
+    path, name = Path(first), f"and-{len(others)}-more.{name}" if others else name
     return path / name if path.is_dir() else path.with_name(f"{path.name}.{name}")
 
 

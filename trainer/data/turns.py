@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
@@ -10,6 +11,13 @@ Role = Literal["system", "user", "assistant"]
 
 class FormError(Exception):
     """What is wrong with one record, in words that follow the place where it stands."""
+
+    def __init__(self, said: str, kind: str = "", *, cure: str = "") -> None:
+        super().__init__(said)
+        self.kind = kind or said.removeprefix(":").strip()
+        """The same words for all records that have this fault."""
+        self.cure = cure
+        """What helps, by its name in trainer/data/faults.py."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,3 +56,35 @@ class Form:
     @property
     def pictures(self) -> tuple[Picture, ...]:
         return tuple(part for turn in self.turns for part in turn.parts if isinstance(part, Picture))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """A record that can be learned from."""
+
+    turns: tuple[Turn, ...]
+    """What the model is shown before the last answer that it learns, in the order it is shown it; earlier answers that
+    it learns too say so. The paths in it exist."""
+    answer: str
+    """What it learns to say next: these parts alone have a loss."""
+    session: str
+    """Records of one session never fall on both sides of a split."""
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All that it learns to say."""
+        return (*(turn.text for turn in self.turns if turn.learned), self.answer)
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        return tuple(part for turn in self.turns for part in turn.parts if isinstance(part, Picture))
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """Every file of every picture."""
+        return tuple(Path(path) for picture in self.pictures for path in picture.paths)
+
+    @property
+    def prompt(self) -> str:
+        """The text that the model is shown."""
+        return "\n\n".join(part for turn in self.turns for part in turn.parts if isinstance(part, str))

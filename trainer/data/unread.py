@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
+from trainer.data.inline import BASE64_MAGIC
 from trainer.data.places import PLACES, SIGNS
 from trainer.data.turns import Form
 
@@ -51,9 +52,6 @@ SUFFIXES = {
     }.items()
     for suffix in suffixes.split()
 }
-# How files of pictures begin, as bytes and in base64.
-MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
-BASE64_MAGIC = ("iVBORw0KGg", "/9j/", "R0lGOD", "UklGR")
 LONGEST_PATH = 300
 MOST_SHOWN = 8
 FILE_NAME = rf"[^<>\n]{{1,{LONGEST_PATH}}}(?:{'|'.join(map(re.escape, SUFFIXES))})"
@@ -75,9 +73,9 @@ EMPTY: tuple[Any, ...] = (None, "", [], {})
 class Unread:
     """Of a set of records, told one by one."""
 
-    def __init__(self, is_picture: Callable[[str], bool], *, text_only: bool) -> None:
-        """`is_picture` says whether a path that a record names is a picture's; `text_only` that none is missing."""
-        self._is_picture = is_picture
+    def __init__(self, *, text_only: bool) -> None:
+        """`text_only` says that no picture is missing."""
+        self._is_picture: Callable[[str], bool] = lambda _: False
         self._text_only = text_only
         self._keys: Counter[str] = Counter()
         self._idle = 0
@@ -85,8 +83,10 @@ class Unread:
         self._lost: dict[tuple[str, str], list[str]] = {}
         """What the model would be trained without, in words, and its kind: where the records are that hold it."""
 
-    def add(self, form: Form, where: str = "") -> None:
-        """`where` names the record, which an error may show."""
+    def add(self, form: Form, where: str, is_picture: Callable[[str], bool]) -> None:
+        """`where` names the record, which an error may show; `is_picture` says whether a path that it names is a
+        picture's."""
+        self._is_picture = is_picture
         held = [
             (name, value)
             for name, value in form.unread
@@ -167,8 +167,8 @@ class Unread:
             found.append(f"{len(self._lost) - MOST_SHOWN} others")
         kinds = {kind for _, kind in self._lost}
         advice = [
-            *(["pictures go under image, images or frames, <image> being their place in the text: rename the key, or "
-               "remove it"] if PICTURES in kinds else []),
+            *(["pictures go under image, images or frames, <image> being their place in the text: rename the key "
+               "(columns: image=KEY does), or remove it"] if PICTURES in kinds else []),
             *(["videos, audio and boxes are not shown: leave them out, or write a box as words"]
               if kinds - {PICTURES} else []),
             "text_only: true is for a set that is text alone, its markers words",

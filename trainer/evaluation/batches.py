@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.examples import encode, pad_and_stack
-from trainer.data.records import Record
+from trainer.data.turns import Record
 from trainer.evaluation.memory import cost_of, free_bytes, tried
 from trainer.evaluation.rows import Room, needed_bytes, records_at_once, rows_that_fit
 from trainer.log import complain

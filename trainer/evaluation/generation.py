@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from trainer.data.endings import AnswerEnd, answer_end
-from trainer.data.records import Record
+from trainer.data.turns import Record
 from trainer.evaluation.batches import map_batches, must_run_in_lockstep
 from trainer.evaluation.rows import Room
 

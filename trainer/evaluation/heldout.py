@@ -11,7 +11,8 @@ from typing import Any
 from trainer.config import TrainConfig
 from trainer.data.answers import answer_field, json_object, read_action
 from trainer.data.endings import AnswerEnd
-from trainer.data.records import Dataset, Record, each_answer
+from trainer.data.records import Dataset, each_answer
+from trainer.data.turns import Record
 from trainer.evaluation.generation import choose, generate_answers
 from trainer.evaluation.metrics import ActionMetrics, action_metrics
 from trainer.evaluation.rows import Room

@@ -29,7 +29,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from trainer.data.answers import UNREADABLE, json_object, read_action
 from trainer.data.examples import IGNORED, prompt_and_answer
-from trainer.data.records import Record
+from trainer.data.turns import Record
 from trainer.evaluation.batches import map_batches
 from trainer.evaluation.rows import SCORED_POSITIONS, Room, candidates_at_once
 from trainer.model.head import log_probabilities

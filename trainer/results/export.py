@@ -17,8 +17,8 @@ from trainer.results.card import model_card
 from trainer.results.trained import Usage, frames_of, write_usage
 
 if TYPE_CHECKING:
-    from trainer.data.records import Dataset, Record
-    from trainer.data.turns import Picture
+    from trainer.data.records import Dataset
+    from trainer.data.turns import Picture, Record
     from trainer.evaluation.heldout import Scores
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from trainer.commands import CHECKOUT
 from trainer.config import Device, Quantization, TrainConfig
 from trainer.env_file import take_env_file
-from trainer.files import USAGE_FILE, parse_json, read_json, write_whole
+from trainer.files import USAGE_FILE, read_json, write_whole
 from trainer.model.warm_start import damaged
 from trainer.node.start import join, prepare_libraries
 from trainer.outcome import ConfigError, SickNode
@@ -75,7 +75,7 @@ def usage_of(config: TrainConfig, dataset: Dataset, measured: HeldOut) -> Usage:
     return Usage(
         device=config.device, quantization=config.quantization, answer_field=measured.field, choices=measured.choices,
         answer_tokens=answer_budget(measured.processor, answers), frames=frames_of(dataset), text_only=config.text_only,
-        system=shared_system(dataset), end=answer_end(measured.processor), **shared_texts(config.data),
+        system=shared_system(dataset), end=answer_end(measured.processor), **shared_texts(config.data, config.columns),
     )  # fmt: skip
 
 
@@ -89,16 +89,22 @@ def shared_system(dataset: Dataset) -> str | None:
     return "".join(str(part) for parts in said.pop() for part in parts) if len(said) == 1 else None
 
 
-def shared_texts(data: str) -> dict[str, str | None]:
+def shared_texts(data: str, columns: str = "auto") -> dict[str, str | None]:
     """`context` and `question` where every record says the same, else None."""
-    from trainer.data.records import data_files
+    from trainer.data.columns import as_known, parse_columns, rename
+    from trainer.data.json_text import read_objects
+    from trainer.data.sources import data_files
+    from trainer.data.turns import FormError
 
     said: dict[str, set[str | None]] = {"context": set(), "question": set()}
     for path in data_files(data):
-        with path.open("rb") as lines:
-            for entry in (parse_json(line) for line in lines if line.strip()):
-                for key, texts in said.items():
-                    texts.add(entry[key] if isinstance(entry.get(key), str) else None)
+        for _, found in read_objects(path):
+            try:
+                entry = {} if isinstance(found, FormError) else as_known(rename(found, parse_columns(columns)))
+            except FormError:
+                continue  # left out
+            for key, texts in said.items() if entry else ():
+                texts.add(entry[key] if isinstance(entry.get(key), str) else None)
     if said["context"] == {None}:
         said["context"] = {""}  # messages and conversations have none: then nothing stands before the question
     return {key: texts.pop() if len(texts) == 1 else None for key, texts in said.items()}

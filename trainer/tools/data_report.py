@@ -20,7 +20,8 @@ from trainer.settings import say
 from trainer.text import format_table, printable_lines
 
 SETTINGS = (
-    "model", "data", "image_root", "learn", "text_only", "max_length", "eval_fraction", "seed", "strict",
+    "model", "data", "image_root", "learn", "text_only", "columns", "session_key", "max_length",
+    "eval_fraction", "seed", "strict",
 )  # fmt: skip
 COUNTS = (
     "records",

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.config import Device
-from trainer.data.forms import CONVERSATIONS, FRAMES, ROLES, read_form, read_line
+from trainer.data.columns import ANSWERS, CONVERSATIONS
+from trainer.data.forms import FRAMES, ROLES, TURN_KEYS, read_form
 from trainer.data.images import is_picture
-from trainer.data.records import Record
-from trainer.data.turns import FormError
+from trainer.data.inline import DATA, unpack
+from trainer.data.json_text import read_line
+from trainer.data.turns import FormError, Record
 from trainer.data.unread import Unread
 from trainer.files import bounded_lines
 from trainer.flags import Text, parse
@@ -125,13 +127,15 @@ def as_record(entry: dict[str, Any], folder: Path, *, text_only: bool) -> Record
     """A line of a data file, with or without its answer. Raises FormError."""
 
     def place(name: str) -> str:
+        if name.startswith(DATA):
+            return unpack(name, write=True)
         if not os.path.isfile(folder / name):
             raise FormError(f": {folder / name} is {'no file' if os.path.exists(folder / name) else 'not there'}")
         return str(folder / name)
 
     form = read_form(with_answer(entry), place)
-    unread = Unread(lambda name: is_picture(folder / name), text_only=text_only)
-    unread.add(form)
+    unread = Unread(text_only=text_only)
+    unread.add(form, "", lambda name: is_picture(folder / name))
     if lost := unread.refusal():
         raise FormError(f": {lost}")
     return Record(turns=tuple(replace(turn, learned=False) for turn in form.turns[:-1]), answer=ANSWER, session="")
@@ -139,11 +143,12 @@ def as_record(entry: dict[str, Any], folder: Path, *, text_only: bool) -> Record
 
 def with_answer(entry: dict[str, Any]) -> dict[str, Any]:
     """The forms end with an answer; here it is what is asked for."""
-    for key, (role, text) in CONVERSATIONS.items():
-        if isinstance(said := entry.get(key), list) and said:
-            answered = isinstance(said[-1], dict) and said[-1].get(role) in ASSISTANTS
+    for key in CONVERSATIONS:
+        if isinstance(said := entry.get(key), list) and said and isinstance(said[-1], dict):
+            role, text = next(((role, text) for role, text in TURN_KEYS if role in said[-1]), TURN_KEYS[0])
+            answered = said[-1].get(role) in ASSISTANTS
             return entry if answered else {**entry, key: [*said, {role: "assistant", text: ANSWER}]}
-    return {"output": ANSWER, **entry}
+    return entry if any(name in entry for name in ANSWERS) else {**entry, "output": ANSWER}
 
 
 def answer(trained: Trained, record: Record, *, written: bool) -> dict[str, Any]:

@@ -50,11 +50,11 @@ def test_a_bad_request_is_one_line_and_78_and_writes_nothing(
 DATA_MISTAKES = [
     (None, "does not exist"),
     ("", "holds no records"),
-    ('{"image": "x.png", "context": "", "question": "", "output": "a"}\nnot json\n', "line 2 is not JSON"),
-    ('{"image": "x.png", "question": "", "output": "a"}\n', "line 1 lacks context"),
+    ("not json\n", "0 of 1 records would be left: 1 of 1 records left out: is not JSON (mine.jsonl line 1"),
+    ('{"image": null, "question": ""}\n', "lacks output (mine.jsonl line 1"),
     (
         "".join(f'{{"image": "{n}.png", "context": "", "question": "", "output": "a"}}\n' for n in range(5)),
-        "5 of 5 images are missing, for example",
+        "5 of 5 records left out: a picture is not there (mine.jsonl line 1, 2, 3 and 2 more",
     ),
 ]
 

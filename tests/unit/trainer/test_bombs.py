@@ -21,8 +21,9 @@ from plans import make_plan
 from launcher.grid import read_result, read_sweep
 from launcher.records import run_record, write_record
 from trainer.data import endings, examples
-from trainer.data.forms import read_line
-from trainer.data.records import data_files, load_dataset
+from trainer.data.json_text import read_line
+from trainer.data.records import load_dataset
+from trainer.data.sources import data_files
 from trainer.data.turns import FormError
 from trainer.files import MIB, MOST_DEPTH, MOST_MIB, bounded_lines, parse_json, read_json
 from trainer.node.preflight import check_model
@@ -139,7 +140,7 @@ def test_a_line_without_an_end_is_named_by_its_number(tmp_path: Path) -> None:
         file.truncate(3 * MOST_MIB * MIB)
         file.seek(0, os.SEEK_END)
         file.write(b"\n[]\n")
-    said = r"d.jsonl line 1.* \(2 more cannot be read: line 2, 3\)"
+    said = r"0 of 3 records would be left: .* of turns \(d.jsonl line 1;.* is longer than 64 MiB \(d.jsonl line 2\)"
     with pytest.raises(ConfigError, match=said):
         load_dataset(str(tmp_path / "d.jsonl"))
     with (tmp_path / "d.jsonl").open("rb") as file:

@@ -14,6 +14,10 @@ from trainer.data.turns import FormError, Picture, Turn
 from trainer.outcome import ConfigError
 
 A, B = Picture(paths=("a.png",)), Picture(paths=("b.png",))
+ALTERNATE = (
+    "messages takes turns that alternate user, assistant, behind system turns at most, and end with the assistant's "
+    "answer"
+)
 LOOK = {"context": "", "question": "look", "output": "up"}
 
 
@@ -91,23 +95,23 @@ def test_every_form_is_read_as_turns_that_end_with_an_answer(entry: Any, turns: 
         ({**LOOK, "image": "a.png", "frames": ["0"] * 4}, ": image and frames do not go together: give one of them"),
         ({**LOOK, "image": ""}, ": image takes a path, images and frames a list of paths"),
         ({**LOOK, "image": "https://x.org/a.png"},
-         ": 'https://x.org/a.png' is no file: download the images and give their paths"),
+         ": 'https://x.org/a.png' is an address and no file"),
         ({**LOOK, "image": None, "output": " "}, ": the answer is empty"),
         ({**LOOK, "image": None, "question": ""}, " has no image, and context and question are both empty"),
         (messages(), ": messages takes a list of turns, got []"),
-        ({"messages": ["hello"]}, ": turn 1 of messages takes role and content, got 'hello'"),
+        ({"messages": ["hello"]}, ": turn 1 of messages takes role and content (or from and value), got 'hello'"),
         ({"messages": [{"role": "tool", "content": "x"}]},
-         ": role 'tool' of turn 1: it takes system, user, human, assistant, gpt, model"),
-        (messages("look"), ": messages takes turns that alternate user, assistant, behind one system turn at most, "
+         ": role 'tool' of turn 1: it takes system, developer, user, human, assistant, gpt, model"),
+        (messages("look"), ": messages takes turns that alternate user, assistant, behind system turns at most, "
                            "and end with the assistant's answer; got user"),
         ({"messages": [{"role": "system", "content": "x"}]},
-         ": messages takes turns that alternate user, assistant, behind one system turn at most, and end with the "
+         ": messages takes turns that alternate user, assistant, behind system turns at most, and end with the "
          "assistant's answer; got system"),
         ({**LOOK, "image": "a.png", "system": " "}, ": turn 1 is empty"),
         (messages("", "up"), ": turn 1 is empty"),
         (messages("look", " "), ": the answer is empty"),
         ({"messages": [{"role": ["user"], "content": "x"}]},
-         ": role ['user'] of turn 1: it takes system, user, human, assistant, gpt, model"),
+         ": role ['user'] of turn 1: it takes system, developer, user, human, assistant, gpt, model"),
         (messages(7, "up"), ": turn 1 takes text or a list of parts, got 7"),
         (messages([{"type": "video"}], "up"), ": a part of turn 1 takes type image or text, got {'type': 'video'}"),
         (messages([{"type": "image"}], "up"), " has 0 images, but 1 places for them (<image> or an image part)"),
@@ -142,8 +146,9 @@ def touch(*paths: Path) -> None:
 
 def test_a_wrong_form_names_file_and_line(tmp_path: Path) -> None:
     path = write(tmp_path, {**LOOK, "image": None}, messages("look"))
-    with pytest.raises(ConfigError, match=rf"^{path} line 2: messages takes turns that alternate"):
-        load_dataset(path)
+    assert load_dataset(path, text_only=True).left_out == (
+        f"1 of 2 records left out: {ALTERNATE} (d.jsonl line 2; the first: {ALTERNATE}; got user)",
+    )
 
 
 def test_paths_of_another_machine_are_found_by_their_longest_tail(tmp_path: Path) -> None:
@@ -244,14 +249,16 @@ def test_a_record_without_an_answer_to_learn_is_left_out(tmp_path: Path) -> None
     idle = [weighted(weight_1=0, loss_2=False, weight_3=0), {**weighted(), "loss": False}, {**weighted(), "weight": 0}]
     dataset = load_dataset(write(tmp_path, weighted(weight_1=0), *idle), eval_fraction=0, text_only=True)
     assert [record.answers for record in dataset.train] == [("down", "left")]
-    assert dataset.left_out == ("3 records left out: weight 0 or loss false leaves no answer to learn",)
+    assert dataset.left_out == (
+        "3 of 4 records left out: weight 0 or loss false leaves no answer to learn (d.jsonl line 2, 3, 4)",
+    )
     assert dataset.notes == (
         "2 answers of 1 records are learned (learn: last takes the last ones alone)",
         "1 answers say weight 0 or loss false: shown to the model, and not trained on",
     )
     last = load_dataset(write(tmp_path, weighted(weight_1=0), weighted(loss_3=False)), text_only=True, learn="last")
     assert [record.answers for record in last.train] == [("left",)]
-    with pytest.raises(ConfigError, match=r"d.jsonl: every record says weight 0 or loss false: there is no answer to"):
+    with pytest.raises(ConfigError, match=r"d.jsonl: 0 of 3 records would be left: 3 of 3 records left out: weight 0"):
         load_dataset(write(tmp_path, *idle), text_only=True)
 
 
@@ -280,7 +287,22 @@ def test_what_a_user_says_cannot_be_learned() -> None:
 
 def test_all_records_that_cannot_be_read_are_counted_at_once(tmp_path: Path) -> None:
     good, wrong = {**LOOK, "image": None}, messages("look")
+    path = write(tmp_path, good, wrong, {"a": 1}, good, wrong, {**LOOK, "image": 3}, *[{**good, "output": ""}] * 5)
+    dataset = load_dataset(path, text_only=True)
+    assert (dataset.unusable, len(dataset.train) + len(dataset.eval)) == (9, 2)
+    said = [line.partition(" records left out: ") for line in dataset.left_out]
+    assert [(count, what) for count, _, what in said] == [
+        ("5 of 11", "the answer is empty (d.jsonl line 7, 8, 9 and 2 more)"),
+        ("2 of 11", f"{ALTERNATE} (d.jsonl line 2, 5; the first: {ALTERNATE}; got user)"),
+        ("1 of 11", "lacks question and output (d.jsonl line 3; the first: lacks question and output (it has 'a'))"),
+        ("1 of 11", "image takes a path, images and frames a list of paths (d.jsonl line 6)"),
+    ]
     with pytest.raises(
-        ConfigError, match=r"d.jsonl line 2: messages takes turns .* \(3 more cannot be read: line 3, 5, 6\)$"
+        ConfigError, match=r"^strict: .*d.jsonl: 5 of 11 records left out: the answer is empty .*; 2 of"
     ):
-        load_dataset(write(tmp_path, good, wrong, {"a": 1}, good, wrong, {**LOOK, "image": 3}), text_only=True)
+        load_dataset(path, text_only=True, strict=True)
+    few = write(tmp_path, good, *[wrong] * 9)
+    with pytest.raises(ConfigError, match=r"d.jsonl: 1 of 10 records would be left: 9 of 10 records left out"):
+        load_dataset(few, text_only=True)
+    many = write(tmp_path, good, good, *[wrong] * 9)
+    assert load_dataset(many, text_only=True).unusable == 9

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from trainer.data.forms import FORMAT_HINT
+from trainer.commands import training_command
+from trainer.data.faults import FORMAT_HINT
 from trainer.data.records import load_dataset
 from trainer.outcome import ConfigError
 
@@ -45,55 +46,75 @@ def test_an_empty_context_leaves_the_question_alone(tmp_path: Path) -> None:
     assert load_dataset(str(write(tmp_path, entry(context="")))).train[0].prompt == "which?"
 
 
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ([], "{path} holds no records: it takes {hint}"),
-        (["", "  "], "{path} holds no records: it takes {hint}"),
-        ([entry(), "{"], "{path} line 2 is not JSON (Expecting property name enclosed in double quotes at column 2): "
-                         "it takes {hint}"),
-        ([entry(), "[1]"], "{path} line 2 is not an object: it takes {hint}"),
-        (['{"image": "a.png"}'], "{path} line 1 lacks context, question, output: it takes {hint}"),
-        (['{"context": "", "question": "", "output": ""}'], '{path} line 1 lacks image or frames '
-         '("image": null where there is none): it takes {hint}'),
-        ([entry(output={"button": "up"})], "{path} line 1: output takes a string (JSON goes in as text), "
-         "got {{'button': 'up'}}"),
-        ([entry(), '{"image": null, "context": "\\ud83d", "question": "", "output": "up"}'],
-         "{path} line 2 is not JSON ('utf-8' codec can't encode character '\\ud83d' in position 28: surrogates not "
-         "allowed): it takes {hint}"),
-        ([entry(), '{"image": ' + "[" * 5000], "{path} line 2 is not JSON (maximum recursion depth exceeded while "
-         "decoding a JSON array from a unicode string): it takes {hint}"),
-        ([entry(image="a" * 300)], "{path}: 1 of 1 images are missing, for example {path.parent}/" + "a" * 300 +
-         ": paths are relative to {path.parent}/; image_root= names another folder to look in"),
-        ([entry(image=3)], "{path} line 1: image takes a path, images and frames a list of paths"),
-    ],
-)  # fmt: skip
-def test_a_malformed_file_is_refused_by_line(tmp_path: Path, lines: list[Any], message: str) -> None:
+HALF = '{"image": null, "context": "\\ud83d", "question": "", "output": "up"}'
+
+
+@pytest.mark.parametrize("lines", [[], ["", "  "]])
+def test_a_file_without_records_is_refused(tmp_path: Path, lines: list[str]) -> None:
     path = write(tmp_path, *lines)
     with pytest.raises(ConfigError) as caught:
         load_dataset(str(path))
-    assert str(caught.value) == message.format(path=path, hint=FORMAT_HINT)
+    assert str(caught.value) == f"{path} holds no records: {FORMAT_HINT}"
 
 
-def test_three_frames_are_not_a_grid(tmp_path: Path) -> None:
-    frames = {k: v for k, v in entry(frames=["a.png"] * 3).items() if k != "image"}
-    with pytest.raises(ConfigError, match="line 1 has 3 frames: a grid takes four"):
-        load_dataset(str(write(tmp_path, frames)))
-
-
-def test_missing_images_are_counted_and_three_are_shown(tmp_path: Path) -> None:
-    path = write(tmp_path, entry(), *(entry(image=f"gone{i}.png") for i in range(5)))
+@pytest.mark.parametrize(
+    ("line", "what", "cure"),
+    [
+        ("{", "is not JSON (line 2; the first: is not JSON (Expecting property name enclosed in double quotes at "
+         "column 2))", None),
+        ("[1]", "is not an object (line 2)", None),
+        ('{"image": "a.png"}', "lacks question and output (line 2; the first: lacks question and output (it has "
+         "'image'))", FORMAT_HINT),
+        ('{"context": "", "question": "", "output": ""}', "has no image, and context and question are both empty "
+         "(line 2)", ""),
+        (entry(output={"button": "up"}), "output takes a string (JSON goes in as text) (line 2; the first: output "
+         "takes a string (JSON goes in as text), got {'button': 'up'})", ""),
+        (HALF, "is not JSON (line 2; the first: is not JSON ('utf-8' codec can't encode character '\\ud83d' in "
+         "position 28: surrogates not allowed))", ""),
+        ('{"image": ' + "[" * 5000, "is not JSON (line 2; the first: is not JSON (it nests deeper than 64 "
+         "levels))", None),
+        (entry(image="a" * 300), "a picture is not there (line 2; the first: {folder}/" + "a" * 300 + " is not there)",
+         "paths are relative to {folder}/; image_root= names another folder to look in"),
+        (entry(image=3), "image takes a path, images and frames a list of paths (line 2)", ""),
+        (entry(image="https://x.org/a.png"), "a picture at an address (line 2; the first: 'https://x.org/a.png' is an "
+         "address and no file)", "{convert} {folder}/train.jsonl train-records makes records and pictures that can be "
+         "read"),
+        ({k: v for k, v in entry(frames=["a.png"] * 3).items() if k != "image"}, "frames that are not four: a grid "
+         "takes four (line 2; the first: has 3 frames: a grid takes four)", ""),
+        ({"data": [entry()]}, "holds its records under 'data': put that list into a file of its own (line 2)",
+         FORMAT_HINT),
+    ],
+)  # fmt: skip
+def test_a_record_that_cannot_be_used_is_left_out_and_alone_it_is_refused(
+    tmp_path: Path, line: Any, what: str, cure: str | None
+) -> None:
+    path = write(tmp_path, entry(), line)
+    names = {"{folder}": str(tmp_path), "{convert}": training_command("trainer", "convert")}
+    for name, text in names.items():
+        what, cure = what.replace(name, text), cure and cure.replace(name, text)
+    what = what.replace("(line 2", "(train.jsonl line 2")
+    dataset = load_dataset(str(path), eval_fraction=0)
+    assert (len(dataset.train), dataset.unusable) == (1, 1)
+    assert dataset.left_out == (f"1 of 2 records left out: {what}",)
+    if cure is None:
+        return  # a file that begins so is no file of lines
+    path = write(tmp_path, *[line] * 2)
     with pytest.raises(ConfigError) as caught:
         load_dataset(str(path))
-    shown = ", ".join(f"{tmp_path}/gone{i}.png" for i in range(3))
-    assert str(caught.value) == (
-        f"{path}: 5 of 6 images are missing, for example {shown}: paths are relative to {tmp_path}/; "
-        "image_root= names another folder to look in"
+    assert str(caught.value).startswith(f"{path}: 0 of 2 records would be left: 2 of 2 records left out: ")
+    assert str(caught.value).endswith(f"; {cure}" if cure else ")")
+
+
+def test_missing_images_are_counted(tmp_path: Path) -> None:
+    path = write(tmp_path, entry(), *(entry(image=f"gone{i}.png") for i in range(5)))
+    assert load_dataset(str(path)).left_out == (
+        "5 of 6 records left out: a picture is not there (train.jsonl line 2, 3, 4 and 2 more; the first: "
+        f"{tmp_path}/gone0.png is not there)",
     )
 
 
 def test_data_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="does not exist: give a JSONL file or a folder with"):
+    with pytest.raises(ConfigError, match=r"does not exist: give a file of JSON records, or a folder with"):
         load_dataset(str(tmp_path / "nothing"))
     with pytest.raises(ConfigError, match=r"is a folder without train\.jsonl"):
         load_dataset(str(tmp_path))

@@ -17,7 +17,8 @@ from trainer.outcome import ConfigError
 PNG = bytes.fromhex("89504e470d0a1a0a")
 TEXT = "text_only: true is for a set that is text alone, its markers words"
 PICTURES = (
-    "pictures go under image, images or frames, <image> being their place in the text: rename the key, or remove it"
+    "pictures go under image, images or frames, <image> being their place in the text: rename the key (columns: "
+    "image=KEY does), or remove it"
 )
 OTHERS = "videos, audio and boxes are not shown: leave them out, or write a box as words"
 
@@ -231,4 +232,6 @@ def test_a_part_may_name_its_picture_by_a_path_in_a_mapping(tmp_path: Path) -> N
 def test_a_record_that_is_not_to_be_learned_is_left_out(beside: dict[str, Any], tmp_path: Path) -> None:
     dataset = load_dataset(write(tmp_path, flat(image="a.png"), flat(image="b.png", **beside)))
     assert [record.images[0].name for record in (*dataset.train, *dataset.eval)] == ["a.png"]
-    assert dataset.left_out == ("1 records left out: weight 0 or loss false leaves no answer to learn",)
+    assert dataset.left_out == (
+        "1 of 2 records left out: weight 0 or loss false leaves no answer to learn (d.jsonl line 2)",
+    )

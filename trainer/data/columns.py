@@ -1,0 +1,106 @@
+"""The names that other trainers give the columns of a record, and the `columns` setting for all other names.
+
+A record in one of their flat forms comes out in ours: context, question and output, or messages where it holds turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from trainer.data.turns import FormError
+from trainer.outcome import ConfigError
+from trainer.text import nearest, shown
+
+AUTO = "auto"
+QUESTION, ANSWER, CONTEXT, HISTORY = "question", "output", "context", "history"
+CONVERSATIONS = ("messages", "conversations")
+TURN_KEYS = ("role", "content")
+# Alpaca and LLaMA-Factory, ms-swift, TRL, PaliGemma, visual question answering.
+QUESTIONS = ("question", "query", "instruction", "prompt", "prefix")
+ANSWERS = ("output", "response", "completion", "suffix", "answer")
+CONTEXTS = ("context", "input")
+# What a `columns` setting may name, and the key that each is read as.
+TARGETS = {
+    **{name: name for name in ("context", "question", "output", "system", "image", "images", "frames", "split")},
+    "answer": ANSWER, "messages": "messages", "role": "role", "content": "content",
+}  # fmt: skip
+
+
+@cache
+def parse_columns(text: str) -> Mapping[str, str]:
+    """The key of ours by that of the records, of `image=photo,answer=label`. Raises ConfigError."""
+    found: dict[str, str] = {}
+    if text == AUTO:
+        return found
+    for pair in filter(None, (pair.strip() for pair in text.split(","))):
+        target, equals, name = (part.strip() for part in pair.partition("="))
+        if not equals or not name or target not in TARGETS:
+            raise ConfigError(
+                f"columns: {shown(pair)}: write COLUMN=KEY OF YOUR RECORDS, with commas between: the columns are "
+                f"{', '.join(TARGETS)}{nearest(target, tuple(TARGETS))}"
+            )
+        if name in found or TARGETS[target] in found.values():
+            raise ConfigError(f"columns: {shown(pair)}: each column and each key stands in it once")
+        found[name] = TARGETS[target]
+    return found
+
+
+def rename(entry: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """The record with the keys of `columns` under the names that they are read by; what they push aside stays, as
+    unread. Raises FormError where a record has none of them."""
+    if not columns:
+        return entry
+    inside = {name: key for name, key in columns.items() if key in TURN_KEYS}
+    outer = {name: key for name, key in columns.items() if key not in TURN_KEYS}
+    if outer and not any(name in entry for name in outer):
+        raise FormError(f" lacks {', '.join(outer)}, which columns names")
+    renamed = {f"{name} (beside columns)" if name in outer.values() and name not in outer else outer.get(name, name):
+               value for name, value in entry.items()}  # fmt: skip
+    for key in CONVERSATIONS if inside else ():
+        if isinstance(said := renamed.get(key), list):
+            renamed[key] = [{inside.get(k, k): v for k, v in turn.items()} if isinstance(turn, dict) else turn
+                            for turn in said]  # fmt: skip
+    return renamed
+
+
+def as_known(entry: dict[str, Any]) -> dict[str, Any]:
+    """The record with context, question and output, or with messages. Raises FormError where names are ambiguous."""
+    if any(key in entry for key in CONVERSATIONS):
+        return entry
+    if QUESTION in entry and ANSWER in entry:
+        known = entry
+    else:
+        names = {CONTEXT: _one(entry, CONTEXTS), QUESTION: _one(entry, QUESTIONS), ANSWER: _one(entry, ANSWERS)}
+        if names[CONTEXT] == "input" and names[QUESTION] in (None, "instruction"):
+            # Alpaca: the task, then what it is about.
+            names[CONTEXT], names[QUESTION] = names[QUESTION], "input"
+        known = {name: value for name, value in entry.items() if name not in names.values()}
+        known |= {ours: entry[name] for ours, name in names.items() if name}
+    question, answer, history = known.get(QUESTION), known.get(ANSWER), known.get(HISTORY)
+    if isinstance(question, list) and isinstance(answer, list):  # TRL writes both as turns
+        turns = [*question, *answer]
+    elif isinstance(history, list) and history and all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        asked = "\n\n".join(str(text) for text in (known.get(CONTEXT), question) if text)
+        turns = [
+            dict(zip(TURN_KEYS, turn, strict=True))
+            for pair in (*history, [asked, answer])
+            for turn in zip(("user", "assistant"), pair, strict=True)
+        ]
+    else:
+        return known
+    read = (CONTEXT, QUESTION, ANSWER, HISTORY) if history else (QUESTION, ANSWER)
+    return {**{name: value for name, value in known.items() if name not in read}, "messages": turns}
+
+
+def _one(entry: dict[str, Any], names: tuple[str, ...]) -> str | None:
+    """Which of `names` the record has. Raises FormError where several say something."""
+    there = [name for name in names if name in entry]
+    full = [name for name in there if entry[name] not in (None, "")]
+    if len(full) > 1:
+        column = next(key for key, known in (("question", QUESTIONS), ("answer", ANSWERS), ("context", CONTEXTS))
+                      if names is known)  # fmt: skip
+        said = f": {', '.join(full[:-1])} and {full[-1]} may each be the {column}"
+        raise FormError(f"{said}: columns: {column}={full[0]} says which one is")
+    return next(iter((*full, *there)), None)

@@ -1,0 +1,84 @@
+"""The records of a set that cannot be learned from, counted by what is wrong with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from trainer.data.sources import convert_command
+from trainer.data.turns import FormError
+from trainer.outcome import ConfigError
+
+FORMAT_HINT = (
+    'a record is {"image": "grid.png"} or {"frames": ["0.png", "1.png", "2.png", "3.png"]} with "question" and '
+    '"output"; or {"messages": [...]}, or {"conversations": [...]}; columns: names other keys'
+)
+LEAST_KEPT = 0.1  # of the training records; with fewer the settings are wrong, not the records
+SHOWN_PLACES = 3
+MISSING = "a picture is not there"
+
+
+class Place(NamedTuple):
+    file: str
+    where: str
+
+
+@dataclass(kw_only=True, slots=True)
+class Kind:
+    """All faults of one kind."""
+
+    sample: str
+    """What was said of the first."""
+    cure: str
+    count: int = 0
+    places: list[Place] = field(default_factory=list)
+    """The first ones."""
+
+
+class Faults:
+    def __init__(self) -> None:
+        self._kinds: dict[str, Kind] = {}
+        self.count = 0
+
+    def add(self, file: str, where: str, error: FormError) -> None:
+        kind = self._kinds.setdefault(error.kind, Kind(sample=str(error).removeprefix(":").strip(), cure=error.cure))
+        kind.count += 1
+        self.count += 1
+        if len(kind.places) < SHOWN_PLACES:
+            kind.places.append(Place(file, where))
+
+    def lines(self, total: int) -> tuple[str, ...]:
+        """One for each kind, the most frequent first: how many of `total` records, what, where."""
+        kinds = sorted(self._kinds.items(), key=lambda item: -item[1].count)
+        return tuple(f"{kind.count} of {total} records left out: {_describe(name, kind)}" for name, kind in kinds)
+
+    def cures(self, data: str, folder: str, image_root: str | None) -> str:
+        """What helps, for the end of a refusal; empty where the lines say it."""
+        known = {
+            "form": FORMAT_HINT,
+            "convert": f"{convert_command(data)} makes records and pictures that can be read",
+            "missing": f"paths are relative to {folder}/"
+            + (f" or {image_root}/" if image_root else "; image_root= names another folder to look in"),
+        }
+        return "; ".join(text for name, text in known.items() if any(k.cure == name for k in self._kinds.values()))
+
+
+def _describe(name: str, kind: Kind) -> str:
+    first = kind.places[0]
+    places = f"{first.file} {first.where}"
+    for place in kind.places[1:]:
+        where = place.where.split()[-1] if place.where.split()[0] == first.where.split()[0] else place.where
+        places += f", {where if place.file == first.file else f'{place.file} {place.where}'}"
+    more = f" and {kind.count - len(kind.places)} more" if kind.count > len(kind.places) else ""
+    sample = f"; the first: {kind.sample}" if kind.sample != name else ""
+    return f"{name} ({places}{more}{sample})"
+
+
+def check_kept(data: str, faults: Faults, kept: int, *, strict: bool, cures: str) -> None:
+    """Raises ConfigError where too few records are left of those that were read, with `strict` any less."""
+    total = kept + faults.count
+    lines = "; ".join(faults.lines(total))
+    if strict and lines:
+        raise ConfigError(f"strict: {data}: {lines}", advice=cures)
+    if kept <= LEAST_KEPT * total:
+        raise ConfigError(f"{data}: {kept} of {total} records would be left: {lines}", advice=cures)

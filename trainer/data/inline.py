@@ -1,0 +1,64 @@
+"""Pictures that a record holds itself, as a data: address or as bare base64. They become files for as long as this
+machine keeps its temporary ones, stored once by their content."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from trainer.data.turns import FormError
+from trainer.files import write_whole
+from trainer.outcome import ConfigError
+
+DATA = "data:"
+# How files of pictures begin, as bytes and in base64.
+MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
+BASE64_MAGIC = ("iVBORw0KGg", "/9j/", "R0lGOD", "UklGR")
+SHORTEST = 64
+"""Characters of base64 that could be a picture; a path may begin as one does."""
+
+
+def as_data(name: str) -> str:
+    """`name`, bare base64 as the data: address of it."""
+    bare = name.startswith(BASE64_MAGIC) and len(name) >= SHORTEST and "." not in name[:SHORTEST]
+    return f"{DATA};base64,{name}" if bare else name
+
+
+def unpack(address: str, *, write: bool) -> str:
+    """The file of a picture at a data: address; without `write` only its name. Raises FormError, ConfigError."""
+    header, comma, text = address.partition(",")
+    try:
+        content = base64.b64decode("".join(text.split()), validate=True) if comma else b""
+    except (binascii.Error, ValueError):
+        content = b""
+    if not header.endswith(";base64") or not content.startswith(MAGIC):
+        raise FormError(f": {address[:32]}... is no picture in base64", "a data: address that is no picture in base64")
+    path = picture_folder() / f"{hashlib.sha256(content).hexdigest()}.picture"
+    if write and not path.is_file():
+        try:
+            write_whole(path, content, sync=False)
+        except OSError as error:
+            raise ConfigError(
+                f"a picture out of the records cannot be written to {path.parent} ({error.strerror}): "
+                "TMPDIR names another folder"
+            ) from None
+    return str(path)
+
+
+@cache
+def picture_folder() -> Path:
+    """A folder for temporary files that is this user's alone."""
+    folder = Path(tempfile.gettempdir(), f"trainyard-pictures-{os.getuid()}")
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if folder.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o022:
+            folder = Path(tempfile.mkdtemp(prefix="trainyard-pictures-"))
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="trainyard-pictures-"))
+    return folder

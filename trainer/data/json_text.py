@@ -1,0 +1,187 @@
+"""The objects in a file of JSON, whichever way it was written: one a line, an array, pretty-printed or one behind the
+other, also packed by gzip. One object is in memory at a time.
+
+In a file of lines a line that is wrong is a fault of its own; in the others nothing behind what is no JSON can be read.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from trainer.data.turns import FormError
+from trainer.files import MIB, MOST_MIB, bounded_lines, check_depth, parse_json
+from trainer.outcome import ConfigError
+
+# Half of an escaped surrogate pair, as far as that can be seen without reading the escapes one by one.
+HALF = re.compile(
+    rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F])"
+)
+HEAD_BYTES = MIB
+CHUNK_CHARACTERS = 1 << 18
+MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "a zip archive"}
+SPACE = re.compile(r"[\s\ufeff]*")
+BETWEEN = re.compile(r"[\s,]*")  # of the elements of an array
+NOT_JSON = "is not JSON"
+
+Found = tuple[str, dict[str, Any] | FormError]
+
+
+def read_objects(path: Path) -> Iterator[Found]:
+    """(where in the file, the object or what is wrong there). Raises ConfigError for what is no text, OSError."""
+    with _opened(path) as file:
+        head = file.peek(HEAD_BYTES)[:HEAD_BYTES]
+        yield from _lines(file) if _is_lines(head) else _values(file, path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedReader]:
+    with path.open("rb") as raw:
+        magic = raw.read(6)
+        raw.seek(0)
+        if kind := next((kind for start, kind in MAGIC.items() if magic.startswith(start)), None):
+            raise ConfigError(f"{path} is {kind}, and no JSON")
+        if magic.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ConfigError(f"{path} is UTF-16: save it as UTF-8")
+        try:
+            packed: Any = gzip.GzipFile(fileobj=raw) if magic.startswith(b"\x1f\x8b") else raw
+            yield io.BufferedReader(packed, HEAD_BYTES)
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise ConfigError(f"{path} is a damaged gzip file ({error}): pack it again") from None
+
+
+def _is_lines(head: bytes) -> bool:
+    """Whether a file that begins so has one object a line."""
+    lines = [line for line in head.removeprefix(codecs.BOM_UTF8).split(b"\n") if line.strip()]
+    first = lines[0].strip() if lines else b""
+    if not first.startswith((b"{", b"[")):
+        return True
+    if first.startswith(b"["):
+        return False
+    if _is_object(first):
+        return True
+    # One wrong line, or the beginning of an object that goes on: a pretty one indents what lies in it.
+    return (len(lines) == 1 and len(head) >= HEAD_BYTES) or any(map(_is_object, lines[1:]))
+
+
+def _is_object(line: bytes) -> bool:
+    if not line.startswith(b"{"):
+        return False
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _lines(file: BinaryIO) -> Iterator[Found]:
+    for number, line in enumerate(bounded_lines(file), start=1):
+        if line.strip():
+            try:
+                yield f"line {number}", read_line(line)
+            except FormError as error:
+                yield f"line {number}", error
+
+
+def read_line(line: bytes | str) -> dict[str, Any]:
+    """The object that a line of a data file holds. Raises FormError."""
+    if len(line) > MOST_MIB * MIB:
+        raise FormError(f" is longer than {MOST_MIB} MiB")
+    try:
+        # Bytes may come in, so that a file that is not UTF-8 is reported by line like any other mistake.
+        entry = parse_json(line.rstrip())
+        return _checked(entry, line if isinstance(line, bytes) else line.encode(errors="surrogatepass"))
+    except ValueError as error:
+        said = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+        raise FormError(f" {NOT_JSON} ({said})", NOT_JSON) from None
+
+
+def _checked(entry: Any, raw: bytes) -> dict[str, Any]:
+    """`entry`, which `raw` was read as. Raises FormError for what is no object, ValueError for text that is none."""
+    if b"\xed" in raw or HALF.search(raw):
+        json.dumps(entry, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    if not isinstance(entry, dict):
+        raise FormError(" is not an object")
+    return entry
+
+
+def _values(file: BinaryIO, path: Path) -> Iterator[Found]:
+    """Of arrays, or of objects behind one another. Raises ConfigError where it cannot be read on."""
+    text, number, in_array = _Text(file), 0, False
+    while text.skip(BETWEEN if in_array else SPACE):
+        if text.starts("]" if in_array else "["):
+            text.place += 1
+            in_array = not in_array
+            continue
+        number += 1
+        try:
+            entry, raw = text.value()
+        except (ValueError, RecursionError) as error:
+            said = str(error)
+            if isinstance(error, json.JSONDecodeError):
+                said = f"{error.msg} in line {text.line + error.lineno - 1}"
+            raise ConfigError(f"{path} record {number} {NOT_JSON} ({said}): nothing behind it can be read") from None
+        try:
+            yield f"record {number}", _checked(check_depth(entry), raw.encode())
+        except FormError as error:
+            yield f"record {number}", error
+        except ValueError as error:
+            yield f"record {number}", FormError(f" {NOT_JSON} ({error})", NOT_JSON)
+    if in_array:
+        raise ConfigError(f"{path} ends within its array, behind record {number}: it may have been cut off")
+
+
+class _Text:
+    """A file's text, from `place` on, read as far as it is needed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._decode = codecs.getincrementaldecoder("utf-8")()
+        self._text = ""
+        self._ended = False
+        self.place = 0
+        self.line = 1
+        """Of the beginning of what is held."""
+
+    def skip(self, signs: re.Pattern[str]) -> bool:
+        """Go behind `signs`; whether anything follows."""
+        while True:
+            self.place = signs.match(self._text, self.place).end()  # type: ignore[union-attr]
+            if self.place < len(self._text) or not self._more():
+                return self.place < len(self._text)
+
+    def starts(self, sign: str) -> bool:
+        return self._text.startswith(sign, self.place)
+
+    def value(self) -> tuple[Any, str]:
+        """(what stands here, its text). Raises ValueError, RecursionError."""
+        while True:
+            try:
+                value, end = json.JSONDecoder().raw_decode(self._text, self.place)
+            except json.JSONDecodeError as error:
+                # What is cut fails at its end, or at the beginning of the string that is cut.
+                cut = error.pos >= len(self._text) - 16 or error.msg.startswith("Unterminated string")
+                if cut and len(self._text) - self.place <= MOST_MIB * MIB and self._more():
+                    continue
+                raise
+            text = self._text[self.place : end]
+            self.place = end
+            return value, text
+
+    def _more(self) -> bool:
+        """Twice as much as is held; False at the end of the file."""
+        if self._ended:
+            return False
+        held = len(self._text) - self.place
+        chunk = self._decode.decode(read := self._file.read(max(CHUNK_CHARACTERS, held)), final=not read)
+        self._ended = not read
+        if read:
+            self.line += self._text.count("\n", 0, self.place)
+            self._text, self.place = self._text[self.place :] + chunk, 0
+        return not self._ended

@@ -1,0 +1,91 @@
+"""One file of records after the other, read and checked one record at a time: what is wrong is counted by kind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trainer.config import Learn
+from trainer.data.columns import rename
+from trainer.data.faults import Faults
+from trainer.data.forms import read_form
+from trainer.data.images import Pictures
+from trainer.data.json_text import read_objects
+from trainer.data.sessions import Sessions
+from trainer.data.sources import SIDE_OF
+from trainer.data.turns import Form, FormError, Record
+from trainer.data.unread import Unread
+
+IDLE = "weight 0 or loss false leaves no answer to learn"
+
+
+class Row(NamedTuple):
+    record: Record
+    side: str
+    """What its `split` says: train, eval or test; empty where it says nothing that is known."""
+
+
+class Reader:
+    """What is found in all files of a set stands in its fields afterwards."""
+
+    def __init__(
+        self,
+        *,
+        learn: Learn,
+        columns: Mapping[str, str],
+        session_key: str,
+        image_root: str | None,
+        text_only: bool,
+        write: bool,
+    ) -> None:
+        self._learn = learn
+        self._columns = columns
+        self._image_root = image_root
+        self._write = write
+        self.faults = Faults()
+        self.sessions = Sessions(session_key)
+        self.pictures: dict[Path, Pictures] = {}
+        """By the folder of the files."""
+        self.unread = Unread(text_only=text_only)
+        self.counts: Counter[Path] = Counter()
+        """Records in each file, whether they can be read or not."""
+
+    def read(self, path: Path) -> list[Row]:
+        """Raises ConfigError for a file that is no text of JSON, OSError."""
+        place = self.pictures.setdefault(
+            path.parent, Pictures(path.parent, self._image_root, write=self._write)
+        )  # fmt: skip
+        found: list[Row] = []
+        for where, entry in read_objects(path):
+            self.counts[path] += 1
+            try:
+                if isinstance(entry, FormError):
+                    raise entry
+                found.append(self._row(rename(entry, self._columns), place, f"{path.name} {where}"))
+            except FormError as error:
+                self.faults.add(path.name, where, error)
+        return found
+
+    def _row(self, entry: dict[str, Any], place: Pictures, where: str) -> Row:
+        form = read_form(entry, place)
+        self.unread.add(form, where, place.is_picture)
+        record = _record(form, self.sessions.of(entry), self._learn)
+        split = entry.get("split")
+        return Row(record, SIDE_OF.get(split.lower(), "") if isinstance(split, str) else "")
+
+
+def _record(form: Form, session: str, learn: Learn) -> Record:
+    """Up to the last answer that is learned; what stands behind it changes nothing. Raises FormError where there is
+    none."""
+    last = len(form.turns) - 1
+    while learn == "all" and last > 0 and not form.turns[last].learned:
+        last -= 1
+    if not form.turns[last].learned:
+        raise FormError(f": {IDLE}")
+    turns = form.turns[:last]
+    if learn == "last":
+        turns = tuple(replace(turn, learned=False) if turn.learned else turn for turn in turns)
+    return Record(turns=turns, answer=form.turns[last].text, session=session)

@@ -1,0 +1,164 @@
+"""The files that DATA names, and which of them are held out. What is not read as JSON is named with the command that
+converts it."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.commands import training_command
+from trainer.files import regular
+from trainer.outcome import ConfigError
+
+JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
+# The names that people give the sides of a data set.
+SIDE_NAMES = {
+    "train": ("train", "training"),
+    "eval": ("eval", "evaluation", "validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
+SIDE_OF = {name: side for side, names in SIDE_NAMES.items() for name in names}
+# train.jsonl, train-00000-of-00004.jsonl, train_2.json.gz
+SHARD = re.compile(r"([a-z]+)(?:[-_.]\d+)?(?:-of-\d+)?", re.IGNORECASE)
+# Ours, and those that other trainers lay beside their records.
+NO_RECORDS = re.compile(r".*\.lengths\.json|lengths\.json|batch\.json|.*\.batch\.json|dataset_infos?\.json|\..*")
+CONVERTIBLE = (
+    ".parquet", ".arrow", ".csv", ".tsv", ".tar", ".feather", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tiff",
+    ".zst",
+)  # fmt: skip
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+ADDRESS = re.compile(r"[a-z][a-z0-9+]{1,9}://", re.IGNORECASE)
+TAKES = "give a file of JSON records, or a folder with train.jsonl"
+MOST_NAMED = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sources:
+    train: tuple[Path, ...]
+    eval: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What lies there and is not read, one line each."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (*self.train, *self.eval)
+
+
+def convert_command(data: str) -> str:
+    """The command that makes records of what `data` is, its arguments filled in."""
+    name = re.split(r"[/\\]", data.rstrip("/\\"))[-1].partition(".")[0]
+    return training_command("trainer", "convert", data, f"{name or 'data'}-records")
+
+
+def data_parts(data: str) -> tuple[str, ...]:
+    """The files and folders that DATA names, several with commas between; a path may hold a comma itself."""
+    parts = tuple(part.strip() for part in data.split(",") if part.strip())
+    return parts if len(parts) > 1 and not os.path.exists(data) else (data,)
+
+
+def data_files(data: str) -> tuple[Path, ...]:
+    """Every file that is read for `data`, those of the held-out records last. Raises ConfigError."""
+    return find_sources(data).files
+
+
+def find_sources(data: str) -> Sources:
+    """Raises ConfigError for what is not there, cannot be read or holds no JSON."""
+    parts = data_parts(data)
+    found: dict[str, list[Path]] = {side: [] for side in SIDE_NAMES}
+    notes: list[str] = []
+    for part in parts:
+        path = Path(part)
+        try:
+            if path.is_dir():
+                for side, files in _in_folder(path, part).items():
+                    found[side] += files
+            else:
+                regular(path)
+                # A name decides only where several are given: of one file sessions are held out.
+                found[(side_of(path) or "train") if len(parts) > 1 else "train"].append(path)
+                notes += _beside(path) if len(parts) == 1 else []
+        except FileNotFoundError:
+            raise ConfigError(_not_there(part)) from None
+        except OSError as error:
+            said = f"DATA={part} cannot be read ({error.strerror}): make it readable for whoever runs the job"
+            raise ConfigError(said, name="DATA") from None
+    for file in (*found["train"], *found["eval"]):
+        regular(file)
+        if file.suffix.lower() in CONVERTIBLE:
+            raise ConfigError(_not_json(file, str(file)))
+    if not found["train"]:
+        raise ConfigError(f"DATA={data} names held-out records alone: {TAKES}")
+    if found["test"]:
+        notes.append(f"not used: {', '.join(path.name for path in found['test'])} (test records are kept for you)")
+    return Sources(train=tuple(found["train"]), eval=tuple(found["eval"]), notes=tuple(notes))
+
+
+def side_of(path: Path) -> str | None:
+    """The side that a file's or a folder's name says: train, eval or test."""
+    shard = SHARD.fullmatch(_stem(path))
+    return SIDE_OF.get(shard[1].lower()) if shard else None
+
+
+def _stem(path: Path) -> str:
+    name = path.name.removesuffix(".gz")
+    return next((name.removesuffix(suffix) for suffix in JSON_SUFFIXES if name.endswith(suffix)), name)
+
+
+def _is_json(path: Path) -> bool:
+    name = path.name.lower().removesuffix(".gz")
+    return name.endswith(JSON_SUFFIXES) and not NO_RECORDS.fullmatch(path.name) and path.is_file()
+
+
+def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
+    """By side, the files of records in a folder, and in folders of it that are called as a side is."""
+    here = sorted(folder.iterdir())
+    found: dict[str, list[Path]] = {side: [] for side in SIDE_NAMES}
+    files = [path for path in here if _is_json(path)]
+    for path in files:
+        if side := side_of(path):
+            found[side].append(path)
+    for path in here:
+        if path.is_dir() and (side := SIDE_OF.get(path.name.lower())) and not found[side]:
+            found[side] = [inside for inside in sorted(path.iterdir()) if _is_json(inside)]
+    others = [path for path in files if side_of(path) is None]
+    if not found["train"] and len(others) == 1:
+        found["train"] = others
+    if not found["train"]:
+        if len(others) > 1:
+            several = ",".join(str(path) for path in others[:MOST_NAMED])
+            raise ConfigError(
+                f"DATA={part} is a folder with {len(others)} files of records and no train.jsonl: name the one to "
+                f"learn from, or several: DATA={several}"
+            )
+        if known := next((p for p in sorted(folder.rglob("*")) if p.suffix.lower() in CONVERTIBLE), None):
+            raise ConfigError(_not_json(known, part))
+        raise ConfigError(f"DATA={part} is a folder without train.jsonl: {TAKES}")
+    return found
+
+
+def _beside(path: Path) -> list[str]:
+    """A line about held-out records that lie beside the one file that was named."""
+    if side_of(path) != "train":
+        return []
+    others = [other for other in path.parent.iterdir() if _is_json(other) and side_of(other) == "eval"]
+    names = ", ".join(sorted(other.name for other in others))
+    return [f"not used: {names} beside {path.name} (DATA={path.parent} takes it as held-out records)"] if names else []
+
+
+def _not_json(found: Path, data: str) -> str:
+    if found.suffix == ".zst":
+        return f"DATA={data}: {found.name} is packed by zstd: unpack it (zstd -d {found.name}), or pack it by gzip"
+    return f"DATA={data} holds {found.suffix[1:]} files ({found.name}) and no JSON: {convert_command(data)}"
+
+
+def _not_there(data: str) -> str:
+    if ADDRESS.match(data):
+        scheme = data.partition("://")[0]
+        if scheme in ("hf", "http", "https"):
+            return f"DATA={data} is an address, which is not read: {convert_command(data)}"
+        return f"DATA={data} is an address, which is not read: copy it to a folder with {scheme}'s own tool"
+    if HUB_ID.fullmatch(data):
+        return f"DATA={data} does not exist: {TAKES}; a data set of the hub is fetched by {convert_command(data)}"
+    return f"DATA={data} does not exist: {TAKES}"
