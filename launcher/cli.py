@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import locale
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from planner.job import Plan
 from planner.request.secret import hide_secrets
 from planner.request.variables import BY_NAME
 from trainer.outcome import FINISHED, ConfigError
 from trainer.text import printable
+
+if TYPE_CHECKING:
+    from planner.table import Screen
+
+LEAST_COLUMNS = 60
 
 
 def refuse_others(given: Mapping[str, str], takes: Sequence[str]) -> None:
@@ -34,7 +42,7 @@ def print_plan(plan: Plan, form: str | None) -> int:
     else:
         from planner.table import plan_table
 
-        print(plan_table(plan))
+        print(plan_table(plan, screen()))
     return FINISHED
 
 
@@ -42,8 +50,21 @@ def print_submitted(plan: Plan, follow_up: str) -> int:
     """What was chosen, what a person should know about it, and what to type next."""
     from planner.table import plan_summary
 
-    print(f"{plan_summary(plan)}\n\n{follow_up}")
+    print(f"{plan_summary(plan, screen())}\n\n{follow_up}")
     return FINISHED
+
+
+def screen() -> Screen:
+    """What standard output is: a terminal, else paper."""
+    from planner.table import PAPER, Screen
+
+    if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        return PAPER
+    return Screen(
+        width=max(LEAST_COLUMNS, os.get_terminal_size(sys.stdout.fileno()).columns or PAPER.width),
+        colour="NO_COLOR" not in os.environ,
+        blocks=locale.getpreferredencoding(False).lower().replace("-", "") == "utf8",
+    )
 
 
 def command_words(given: Mapping[str, str], run_id: str, names: Sequence[str] = ("OUTPUT", "SITE")) -> str:

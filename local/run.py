@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from launcher.cli import fresh_suffix, print_plan
+from launcher.cli import fresh_suffix, print_plan, screen
 from local.scheduler import SCHEDULER
 from planner.job import JobSpec, Plan
 from planner.request.resolve import resolve
@@ -162,7 +162,7 @@ def carry_out(plan: Plan, act: Callable[[], int], verb: str = "run") -> int:
     folder = PROJECT_DIR / plan.spec.run_dir
     folder.mkdir(parents=True, exist_ok=True)
     with attempt.lock(folder, plan.spec.run_id):
-        print(f"{plan_summary(plan)}\nrun    {plan.spec.run_id}\n", flush=True)
+        print(f"{plan_summary(plan, screen())}\nrun    {plan.spec.run_id}\n", flush=True)
         write_record(folder, run_record(plan))
         code = attempt.carry_out(folder, verb, act)
     if code == RUN_AGAIN:

@@ -1,30 +1,60 @@
-"""A Plan as text for a terminal: five lines of explanation, every candidate item by item, the notes."""
+"""A Plan as text: what was asked for, every candidate item by item, the notes, and last what was chosen and why."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 
 from planner.job import Candidate, JobSpec, Plan
 from trainer.text import GIB, format_table, gib, printable, wrap
 
-WIDTH = 110
+BAR_CELLS = 40
+# What makes a candidate slower than one in front of it.
+SLOWER: dict[str, Callable[[Candidate], bool]] = {
+    "recompute activations": lambda candidate: candidate.checkpointing,
+    "use an 8-bit optimizer": lambda candidate: candidate.optimizer == "paged_adamw_8bit",
+    "gather shards": lambda candidate: candidate.config == "deepspeed_zero3",
+    "update on the host": lambda candidate: candidate.offload,
+}
 
 
-def plan_table(plan: Plan) -> str:
-    """`plan` explained: at most 110 columns wide, no colours, no newline at the end."""
-    return "\n\n".join(part for part in (_choice(plan), _candidates(plan), _notes(plan)) if part)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Screen:
+    """What the text is for."""
+
+    width: int = 110
+    colour: bool = False
+    blocks: bool = False
+    """Whether its encoding has block characters."""
 
 
-def plan_summary(plan: Plan) -> str:
-    """What was chosen and what a person should know about it, without the candidates."""
-    return "\n".join(part for part in (_choice(plan), _notes(plan)) if part)
+PAPER = Screen()
+"""A file, a pipe, a page: the same bytes everywhere."""
 
 
-def _notes(plan: Plan) -> str:
-    return "\n".join(wrap(printable(note), width=WIDTH, prefix="note   ") for note in plan.notes)
+def plan_table(plan: Plan, screen: Screen = PAPER) -> str:
+    """`plan` explained, no wider than the screen where that is possible; no newline at the end."""
+    parts = (_asked(plan, screen), _candidates(plan, screen), _notes(plan, screen), _decision(plan, screen))
+    return "\n\n".join(filter(None, parts))
 
 
-def _choice(plan: Plan) -> str:
+def plan_summary(plan: Plan, screen: Screen = PAPER) -> str:
+    """What was asked for and chosen, and what a person should know about it, without the candidates."""
+    return "\n".join(filter(None, (_asked(plan, screen), _notes(plan, screen), _decision(plan, screen))))
+
+
+def _notes(plan: Plan, screen: Screen) -> str:
+    return "\n".join(wrap(printable(note), width=screen.width, prefix="note   ") for note in plan.notes)
+
+
+def _asked(plan: Plan, screen: Screen) -> str:
+    spec = plan.spec
+    site = [("site", spec.site)] if spec.site else []
+    return _lines([("job", _request(spec)), ("memory", _offer(spec, plan.chosen)), *site], screen)
+
+
+def _decision(plan: Plan, screen: Screen) -> str:
     spec, chosen = plan.spec, plan.chosen
     peak, usable = chosen.estimate.peak_bytes, chosen.usable_bytes
     where = "of host memory" if chosen.config == "cpu_mps" else "a GPU"
@@ -33,17 +63,49 @@ def _choice(plan: Plan) -> str:
         f"accumulation {chosen.gradient_accumulation_steps}",
         _count(plan.num_processes, "process", "es") if spec.gpus == 0 else _count(plan.num_processes, "GPU"),
     )
-    return "\n".join(
-        wrap(printable(text), width=WIDTH, prefix=f"{name:<7}")
-        for name, text in (
-            ("job", _request(spec)),
-            ("memory", _offer(spec, chosen)),
-            ("chosen", f"{chosen.config}, {_how(chosen)}"),
-            ("batch", f"{' x '.join(shares)} = {plan.effective_batch_size} samples an optimizer step"),
-            ("peak", f"{gib(peak)} of {gib(usable)} GiB {where} predicted ({peak / usable:.0%})"),
-            *([("site", spec.site)] if spec.site else []),
-        )
+    first, *rest = (
+        ("chosen", f"{chosen.config}, {_how(chosen)}"),
+        *([("why", why)] if (why := _why(plan)) else []),
+        ("batch", f"{' x '.join(shares)} = {plan.effective_batch_size} samples an optimizer step"),
+        ("peak", f"{gib(peak)} of {gib(usable)} GiB {where} predicted ({peak / usable:.0%})"),
     )
+    bold, plain = ("\x1b[1m", "\x1b[0m") if screen.colour else ("", "")
+    return f"{bold}{_lines([first], screen)}{plain}\n{_lines(rest, screen)}\n{_bar(plan, screen)}"
+
+
+def _lines(rows: Sequence[tuple[str, str]], screen: Screen) -> str:
+    return "\n".join(wrap(printable(text), width=screen.width, prefix=f"{name:<7}") for name, text in rows)
+
+
+def _why(plan: Plan) -> str:
+    """Why the chosen candidate is taken and not its neighbours, which are in the order of expected speed."""
+    chosen, candidates = plan.chosen, plan.candidates
+    place = candidates.index(chosen)
+    faster, slower = candidates[:place], candidates[place + 1 :]
+    if plan.spec.accelerate_config != "auto":
+        told = "CONFIG= asks for it"
+        fitting = next((c.label for c in faster if c.fits), "")
+        return f"{told}; {fitting} fits too and is likely faster" if fitting else told
+    more = [does for does, of in SLOWER.items() if any(map(of, slower)) and not of(chosen)]
+    others = f"others {', '.join(more)}" if more else ""
+    if not faster:
+        return f"likely fastest: {others}" if others else ""
+    over = f"{faster[-1].label} is {gib(faster[-1].estimate.peak_bytes - faster[-1].usable_bytes)} GiB over"
+    return "; ".join(filter(None, (f"likely fastest that fits: {over}", others)))
+
+
+def _bar(plan: Plan, screen: Screen) -> str:
+    """The predicted peak against the whole card, of which the last part is kept free."""
+    used, free, kept = "\u2588\u2591\u00b7" if screen.blocks else "#-."
+    chosen, offered = plan.chosen, _offered(plan.spec, plan.chosen)
+    cells = min(BAR_CELLS, screen.width - 20)
+    peak = min(cells, round(chosen.estimate.peak_bytes / (offered * GIB) * cells))
+    usable = max(peak, round(chosen.usable_bytes / (offered * GIB) * cells))
+    return f"       [{used * peak}{free * (usable - peak)}{kept * (cells - usable)}] {offered:g} GiB"
+
+
+def _offered(spec: JobSpec, chosen: Candidate) -> float:
+    return spec.mem_gib if chosen.config == "cpu_mps" else spec.vram_gib
 
 
 def _request(spec: JobSpec) -> str:
@@ -61,7 +123,7 @@ def _request(spec: JobSpec) -> str:
 
 
 def _offer(spec: JobSpec, chosen: Candidate) -> str:
-    offered = spec.mem_gib if chosen.config == "cpu_mps" else spec.vram_gib
+    offered = _offered(spec, chosen)
     kept = 1 - chosen.usable_bytes / (offered * GIB)
     usable = f"{gib(chosen.usable_bytes)} usable ({kept:.0%} is kept free)"
     if chosen.config == "cpu_mps":
@@ -80,24 +142,40 @@ def _how(chosen: Candidate) -> str:
     return f"with {said}" if said else "without activation checkpointing"
 
 
-def _candidates(plan: Plan) -> str:
-    """One column a candidate, one row an item; items that no candidate has are left out."""
-    columns = [dict(c.estimate.items) for c in plan.candidates]
+def _candidates(plan: Plan, screen: Screen) -> str:
+    """One column a candidate: the chosen one and as many others, in order, as the screen has room for."""
+    shown = (plan.chosen,)
+    for candidate in plan.candidates:
+        more = tuple(c for c in plan.candidates if c in (*shown, candidate))
+        if _width(_table(plan, more)) <= screen.width:
+            shown = more
+    left_out = [f"{c.label} ({c.reason})" for c in plan.candidates if c not in shown]
+    also = [wrap(", ".join(left_out), width=screen.width, prefix="also   ")] if left_out else []
+    return "\n".join([_table(plan, shown), *also])
+
+
+def _width(text: str) -> int:
+    return max(map(len, text.splitlines()))
+
+
+def _table(plan: Plan, shown: Sequence[Candidate]) -> str:
+    """One row an item; items that none of the candidates `shown` has are left out."""
+    columns = [dict(c.estimate.items) for c in shown]
     items = [name for name in columns[0] if any(column[name] for column in columns)]
     unit = "GiB" if plan.chosen.config == "cpu_mps" else "GiB a GPU"
     # Labels over several rows: multi_gpu, below it + checkpointing.
-    labels = [c.label.replace(" + ", "\n+ ").split("\n") for c in plan.candidates]
+    labels = [c.label.replace(" + ", "\n+ ").split("\n") for c in shown]
     head = [list(row) for row in zip_longest([unit], *labels, fillvalue="")]
-    batches = [f"{c.micro_batch_size} x {c.gradient_accumulation_steps}" for c in plan.candidates]
-    evaluation = [c.estimate.evaluation_bytes for c in plan.candidates]
+    batches = [f"{c.micro_batch_size} x {c.gradient_accumulation_steps}" for c in shown]
+    evaluation = [c.estimate.evaluation_bytes for c in shown]
     rows = [
         *head,
         ["micro-batch x accumulation", *batches],
         *([name, *(gib(column[name]) if column[name] else "-" for column in columns)] for name in items),
-        ["peak of a step", *(gib(c.estimate.step_bytes) for c in plan.candidates)],
-        ["peak while loading", *(gib(c.estimate.load_peak_bytes) for c in plan.candidates)],
+        ["peak of a step", *(gib(c.estimate.step_bytes) for c in shown)],
+        ["peak while loading", *(gib(c.estimate.load_peak_bytes) for c in shown)],
         *([["peak of an evaluation", *(gib(size) for size in evaluation)]] if any(evaluation) else []),
-        ["verdict", *(c.reason for c in plan.candidates)],
+        ["verdict", *(c.reason for c in shown)],
     ]
     first = len(head)
     return format_table(rows, rules_before=(first, first + 1, first + 1 + len(items)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from specs import make_spec
 
 from planner.choose import CONFIGS, choose
 from planner.job import JobSpec, Plan
-from planner.table import plan_summary, plan_table
+from planner.table import Screen, plan_summary, plan_table
 from planner.values import GPU_GIB
 from trainer.outcome import ConfigError
 from trainer.text import GIB
@@ -293,8 +294,10 @@ def test_the_table_shows_every_item_of_every_candidate_within_110_columns(reques
     text = plan_table(plan)
     lines = text.splitlines()
     assert max(map(len, lines)) <= 110 and not text.endswith("\n")
-    assert [line.split()[0] for line in lines[:5]] == ["job", "memory", "chosen", "batch", "peak"]
-    assert lines[5] == ""
+    assert [line.split()[0] for line in lines[:2]] == ["job", "memory"] and lines[2] == ""
+    decided = [line.split()[0] for line in text.rpartition("\n\n")[2].splitlines() if not line.startswith(" ")]
+    assert decided == ["chosen", *(["why"] if len(plan.candidates) > 1 else []), "batch", "peak"]
+    assert text.isascii()
     for name, _ in (item for c in plan.candidates for item in c.estimate.items if item[1]):
         assert any(line.startswith(f"{name}  ") for line in lines)
     verdicts = next(line for line in lines if line.startswith("verdict"))
@@ -303,18 +306,73 @@ def test_the_table_shows_every_item_of_every_candidate_within_110_columns(reques
 
 def test_the_table_begins_with_the_request_and_where_its_memory_comes_from() -> None:
     spec = make_spec(gpus=2, vram_source="GPU_TYPE=a10", vram_gib=24.0)
-    assert plan_table(choose(spec)).splitlines()[:4] == [
+    lines = plan_table(choose(spec)).splitlines()
+    assert [*lines[:2], *lines[-5:]] == [
         "job    google/gemma-3-4b-it (4.3 B, 4-bit NF4), LoRA r=64 (119 M trained), 1024 tokens a sample, on 2 GPUs",
         "memory 24 GiB a GPU (GPU_TYPE=a10), 22.1 usable (8% is kept free)",
         "chosen multi_gpu, without activation checkpointing",
+        "why    likely fastest: others recompute activations, use an 8-bit optimizer, gather shards, update on the "
+        "host",
         "batch  micro-batch 1 x accumulation 4 x 2 GPUs = 8 samples an optimizer step",
+        "peak   14.7 of 22.1 GiB a GPU predicted (66%)",
+        "       [########################-------------...] 24 GiB",
     ]
+
+
+@pytest.mark.parametrize(
+    ("request_", "why"),
+    [
+        ({}, "likely fastest: others recompute activations, use an 8-bit optimizer"),
+        ({"vram_gib": 8.0}, "likely fastest that fits: single_gpu is 6.46 GiB over"),
+        (
+            {"gpus": 2, "vram_gib": 12.0},
+            "likely fastest that fits: multi_gpu is 3.63 GiB over; others use an 8-bit optimizer, gather shards, "
+            "update on the host",
+        ),
+        (
+            {"gpus": 2, "vram_gib": 8.0},
+            "likely fastest that fits: multi_gpu + checkpointing is 0.49 GiB over; others gather shards, update on the "
+            "host",
+        ),
+        (
+            {"gpus": 2, "accelerate_config": "deepspeed_zero3"},
+            "CONFIG= asks for it; multi_gpu fits too and is likely faster",
+        ),
+        ({"gpus": 2, "accelerate_config": "multi_gpu"}, "CONFIG= asks for it"),
+        ({"gpus": 0, "device": "cpu"}, ""),
+    ],
+)
+def test_one_line_says_why_the_chosen_one(request_: dict[str, Any], why: str) -> None:
+    lines = plan_table(choose(make_spec(**request_)), Screen(width=160)).splitlines()
+    assert [line.removeprefix("why    ") for line in lines if line.startswith("why ")] == ([why] if why else [])
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+@pytest.mark.parametrize("request_", [{"gpus": 2}, {"gpus": 2, "accelerate_config": "deepspeed_zero3"}, {}])
+def test_a_terminal_gets_the_candidates_that_it_has_room_for_the_chosen_one_always(
+    request_: dict[str, Any], width: int
+) -> None:
+    plan = choose(make_spec(**request_))
+    lines = plan_table(plan, Screen(width=width)).splitlines()
+    assert max(map(len, lines)) <= width
+    verdicts = next(line for line in lines if line.startswith("verdict"))
+    also = lines[lines.index(verdicts) + 1 : lines.index("", lines.index(verdicts))]
+    assert "chosen" in verdicts
+    columns = len(re.split("  +", verdicts)) - 1
+    assert columns + " ".join(also).count("(") == len(plan.candidates)
+    assert bool(also) == (columns < len(plan.candidates)) and (columns == len(plan.candidates) or width < 120)
+
+
+def test_only_a_terminal_gets_colour_and_blocks() -> None:
+    text = plan_table(choose(make_spec()), Screen(width=80, colour=True, blocks=True))
+    assert "\n\n\x1b[1mchosen single_gpu, without activation checkpointing\x1b[0m\nwhy " in text
+    assert text.endswith(f"\n       [{36 * chr(0x2588)}{chr(0x2591)}{3 * chr(0xB7)}] 24 GiB")
 
 
 def test_the_summary_is_the_table_without_its_candidates() -> None:
     plan = choose(make_spec(gpus=4))
-    choice, _, notes = plan_table(plan).split("\n\n")
-    assert plan_summary(plan) == f"{choice}\n{notes}"
+    asked, _, notes, decision = plan_table(plan).split("\n\n")
+    assert plan_summary(plan) == f"{asked}\n{notes}\n{decision}"
 
 
 def test_a_plan_is_json() -> None:
