@@ -144,7 +144,7 @@ def _how(chosen: Candidate) -> str:
 
 def _candidates(plan: Plan, screen: Screen) -> str:
     """One column a candidate: the chosen one and as many others, in order, as the screen has room for."""
-    shown = (plan.chosen,)
+    shown: tuple[Candidate, ...] = (plan.chosen,)
     for candidate in plan.candidates:
         more = tuple(c for c in plan.candidates if c in (*shown, candidate))
         if _width(_table(plan, more)) <= screen.width:
