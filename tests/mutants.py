@@ -4,7 +4,8 @@
     .venv/cpu/bin/python tests/mutants.py --seed 1 --count 20 --list     the edits alone
 
 An edit flips a comparison, changes a number, turns a condition round, swaps two arguments, or takes out a statement.
-Messages are left alone: no test should hold their every word. An edit that no test notices is a hole in the tests,
+Messages are left alone: no test should hold their every word. So is what guards against mistakes in the code itself:
+`strict=True` of zip, `frozen=True` and the like of a dataclass. An edit that no test notices is a hole in the tests,
 unless it changes nothing that could be seen; a person has to look at each of these.
 
 For each edit: first the fast tests of the files that import the edited module, then the whole fast suite, then those
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import os
 import random
 import shutil
@@ -25,8 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from paths import ROOT
-
+ROOT = Path(__file__).resolve().parent.parent  # run as a program, without the helpers
 ROOMS = ("trainer", "planner", "launcher", "slurm", "k8s", "local")
 FAST = "not slow and not cluster"
 # An edit can make a loop endless.
@@ -41,6 +42,8 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
 # Calls that only speak.
 SPEAKING = ("print", "say", "debug", "info", "warning", "error")
 SPEAKING_ERRORS = ("Error", "Exception", "SickNode")
+# Of zip and dataclass: without them the same happens, as long as the code is right.
+GUARDS = ("strict", "frozen", "kw_only", "slots")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +88,7 @@ def edits_of(module: Path, source: bytes) -> list[Edit]:
 
 def _edits(node: ast.AST, edit: Callable[[ast.AST, str], Edit]) -> Iterator[Edit]:
     for child in ast.iter_child_nodes(node):
-        if _speaks(child) or _is_annotation(node, child):
+        if _speaks(child) or _is_annotation(node, child) or _guards(child):
             continue
         yield from _edits_at(child, edit)
         yield from _edits(child, edit)
@@ -99,6 +102,10 @@ def _speaks(node: ast.AST) -> bool:
         return False
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     return name in SPEAKING or name.endswith(SPEAKING_ERRORS)
+
+
+def _guards(node: ast.AST) -> bool:
+    return isinstance(node, ast.keyword) and node.arg in GUARDS and isinstance(node.value, ast.Constant)
 
 
 def _is_annotation(parent: ast.AST, child: ast.AST) -> bool:
@@ -139,27 +146,60 @@ def _is_text(*nodes: ast.AST) -> bool:
 def draw(seed: int, count: int, modules: Sequence[str] = ()) -> list[Edit]:
     """`count` edits of the rooms, or of `modules` (paths in the checkout): a module by chance, then one of its edits,
     so that long modules do not crowd out short ones."""
-    paths = [Path(name) for name in modules] or sorted(
-        path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py")
-    )
-    known = {path: edits for path in paths if (edits := edits_of(path, (ROOT / path).read_bytes()))}
+    left = [Path(name) for name in modules] or list(_modules())
     chance = random.Random(seed)
     drawn: dict[Edit, None] = {}
-    while len(drawn) < min(count, sum(map(len, known.values()))):
-        drawn[chance.choice(known[chance.choice(list(known))])] = None
+    while left and len(drawn) < count:
+        module = chance.choice(left)
+        if fresh := [edit for edit in _edits_of(module) if edit not in drawn]:
+            drawn[chance.choice(fresh)] = None
+        else:
+            left.remove(module)
     return list(drawn)
 
 
+@functools.cache
+def _edits_of(module: Path) -> list[Edit]:
+    return edits_of(module, (ROOT / module).read_bytes())
+
+
 def own_tests(module: Path) -> list[str]:
-    """The test files that name the module: by an import, or as the module behind `python -m`."""
+    """The test files that name the module, or are named after it. Where there are none, those of what imports it, and
+    of the helpers that name that."""
+    found, seen, asked = _tests_of(module), {module}, [module]
+    while asked and not found:
+        asked = [path for path in _modules() if path not in seen and any(_names(path, one) for one in asked)]
+        seen.update(asked)
+        found = {test for one in asked for test in _tests_of(one, helped=True)}
+    return sorted(found)
+
+
+def _tests_of(module: Path, *, helped: bool = False) -> set[str]:
+    tests = [path.relative_to(ROOT) for path in (ROOT / "tests").rglob("test_*.py")]
+    helpers = [path for path in (ROOT / "tests" / "helpers").glob("*.py") if helped and _names(path, module)]
+    uses = [f"from {path.stem} import" for path in helpers]
+    return {
+        str(path) for path in tests
+        if path.name == f"test_{module.stem}.py" or _names(path, module) or any(use in _text(path) for use in uses)
+    }  # fmt: skip
+
+
+def _names(path: Path, module: Path) -> bool:
+    """Whether the file imports the module, starts it by `python -m`, or names it in a string."""
     name = ".".join(module.with_suffix("").parts).removesuffix(".__main__").removesuffix(".__init__")
     parent, _, last = name.rpartition(".")
-    found = []
-    for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        text = path.read_text(encoding="utf-8")
-        if name in text or (parent and f"from {parent} import" in text and last in text):
-            found.append(str(path.relative_to(ROOT)))
-    return found
+    text = _text(path)
+    return name in text or bool(parent and f"from {parent} import" in text and last in text)
+
+
+@functools.cache
+def _text(path: Path) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _modules() -> tuple[Path, ...]:
+    return tuple(sorted(path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py")))
 
 
 def noticed_by(edit: Edit, folder: Path) -> str | None:

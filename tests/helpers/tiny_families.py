@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from training import run_forked
+from training import built
 
 HIDDEN = 64
 PATCH_PX = 14
@@ -207,12 +206,6 @@ def write_tiny_mllama(folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         MllamaForConditionalGeneration(config).save_pretrained(folder)
-
-
-def built(folder: Path, write: Callable[[Path], None]) -> Path:
-    ended = run_forked(folder / "log", write, folder / "model")
-    assert ended.codes == (0,), ended.output
-    return folder / "model"
 
 
 @pytest.fixture(scope="session")

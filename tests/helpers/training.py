@@ -155,15 +155,23 @@ def reload_adapter(base: str, run: str, out: str, processor: bool = True) -> Non
     Path(out).write_text(json.dumps({"same": same, "tensors": len(stored), "moved": moved, "dtypes": dtypes}))
 
 
+def built(folder: Path, write: Callable[[Path], None]) -> Path:
+    """The folder of a model that `write` makes: in this process where it has torch, else in a forked one, so that a
+    process that only starts others stays light."""
+    if "torch" in sys.modules:
+        write(folder / "model")
+    else:
+        ended = run_forked(folder / "log", write, folder / "model")
+        assert ended.codes == (0,), ended.output
+    return folder / "model"
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the demo's tiny Gemma 3, built in a forked process so that the test process stays light."""
+    """Folder of the demo's tiny Gemma 3."""
     from examples.demo.tiny import write_tiny_model
 
-    folder = tmp_path_factory.mktemp("tiny")
-    ended = run_forked(folder / "log", write_tiny_model, folder / "model")
-    assert ended.codes == (0,), ended.output
-    return folder / "model"
+    return built(tmp_path_factory.mktemp("tiny"), write_tiny_model)
 
 
 @pytest.fixture(scope="session")

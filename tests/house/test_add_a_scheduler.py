@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from paths import ROOT
+from paths import ROOT, TESTS
 from programs import until
 
-TOY = Path(__file__).resolve().parent / "toy"
+TOY = TESTS / "toy"
 MOST_MODULES = 6
 LISTED = "override SCHEDULERS := slurm k8s local"
 # In the supervisor's place.
@@ -50,6 +50,7 @@ def make(checkout: Path, records: Path) -> Callable[..., subprocess.CompletedPro
     return called
 
 
+@pytest.mark.slow
 def test_every_verb_works_for_a_scheduler_of_one_folder_and_one_line(
     make: Callable[..., subprocess.CompletedProcess[str]], checkout: Path, records: Path
 ) -> None:

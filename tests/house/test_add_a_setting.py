@@ -85,6 +85,7 @@ def test_a_setting_costs_two_files_and_its_test(checkout: Path) -> None:
     assert "  --label_smoothing  a number from 0 to 0.5 (0.0)\n      Share of each target" in text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 def test_one_with_a_make_variable_costs_four_files_and_its_test(checkout: Path) -> None:
     assert len(VARIABLE) + len(["its test"]) <= 5

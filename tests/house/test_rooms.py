@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import re
 import shutil
@@ -35,6 +36,7 @@ def name_of(path: Path) -> str:
 MODULES = {name_of(path): path for room in USES for path in sorted((ROOT / room).rglob("*.py"))}
 
 
+@functools.cache
 def used(module: Path) -> set[str]:
     """Every module of ours that `module` names: in an import, also one inside a function, or whole in a string, as
     `python -m` and lazy imports take it."""
@@ -91,6 +93,7 @@ def test_the_configurations_are_yaml_alone() -> None:
     assert {Path(line).suffix for line in found.stdout.splitlines()} <= {".yaml", ".md"}
 
 
+@pytest.mark.slow
 def test_the_trainer_works_alone(tmp_path: Path) -> None:
     """As in the image, where nothing that plans or launches is."""
     shutil.copytree(ROOT / "trainer", tmp_path / "trainer", ignore=shutil.ignore_patterns("__pycache__"))

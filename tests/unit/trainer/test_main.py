@@ -33,20 +33,35 @@ def test_help_lists_every_verb_with_one_line(room: str, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(("room", "verb"), VERBS)
-def test_every_verb_explains_itself(room: str, verb: str) -> None:
+def test_every_verb_explains_itself(room: str, verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = ROOMS[room].main([verb, "--help"])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert said.out.startswith(f"usage: python -m {room} ")
+    assert re.search(rf"[ |]{verb}\b", said.out.splitlines()[0])
+
+
+@pytest.mark.parametrize(("room", "verb"), [("trainer", "config"), ("local", "run")])
+def test_a_room_is_started_as_a_program(room: str, verb: str) -> None:
     done = subprocess.run([sys.executable, "-m", room, verb, "--help"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"usage: python -m {room} ")
-    assert re.search(rf"[ |]{verb}\b", done.stdout.splitlines()[0])
+    done = subprocess.run([sys.executable, "-m", room, "vreb"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (78, "")
 
 
 @pytest.mark.parametrize(("room", "verb"), sorted(pair for pair in VERBS if pair[1] != "report"))
-def test_every_verb_refuses_an_unknown_option_with_the_nearest(room: str, verb: str) -> None:
+def test_every_verb_refuses_an_unknown_option_with_the_nearest(
+    room: str, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     option = "--gpsu" if verb in TAKE_VARIABLES else "--jsn"
     words = [verb, *(["all"] if verb == "validate" else []), option, "1"]
-    done = subprocess.run([sys.executable, "-m", room, *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 78
-    line = done.stderr.splitlines()[-1]
+    assert ROOMS[room].main(words) == 78
+    line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("trainyard: unknown ") and ("known are " in line or "lists all" in line)
     assert "did you mean" in line
 

@@ -20,7 +20,6 @@ from trainer.results.card import model_card
 from trainer.results.trained import Usage
 from trainer.settings import say
 from trainer.text import format_table, markdown_cell, printable, printable_lines
-from trainer.tracking.track import confusion_table
 from trainer.verbs import exit_code
 
 # Sets the title, rings, clears, turns what follows around.
@@ -107,6 +106,8 @@ def calls(text: str) -> list[str]:
 
 
 def test_labels_stay_in_their_cells(entry: dict[str, Any]) -> None:
+    from trainer.tracking.track import confusion_table  # above transformers and PEFT
+
     label = "up |\n\n# heading\n"
     text = card(entry, after={**entry["after"], "majority": label})
     assert "(up \\|\\n\\n# heading\\n) |" in text and "\n# heading" not in text
