@@ -135,6 +135,20 @@ def leave_word(launch: Launch, code: int, message: str, began: float) -> None:
         if RECORD_ENV in os.environ:
             with contextlib.suppress(OSError):  # where there is none
                 TERMINATION_LOG.write_text(progress_text(ended), encoding="utf-8")
+        if code != outcome.RUN_AGAIN:  # then there is no time, and the run goes on
+            show_among_runs(Path(folder), code)
+
+
+def show_among_runs(folder: Path, code: int) -> None:
+    """Write the page of all runs again, for a run that came to an end. No page makes a run fail."""
+    try:
+        from trainer.report.runs import pages_line
+
+        line = pages_line(folder)
+    except Exception as error:
+        line = f"all runs: no page was written ({error!r})"
+    if code == outcome.FINISHED and line:
+        log.say(line)
 
 
 def complete_environment(environ: Mapping[str, str], now: float) -> dict[str, str]:

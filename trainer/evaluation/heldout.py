@@ -19,6 +19,7 @@ from trainer.evaluation.rows import Room
 from trainer.evaluation.scoring import Choices, beyond, find_choices, score_actions
 from trainer.text import shown
 
+PROMPT_CHARS = 4000  # of a prompt, kept for the report; whole ones stand in the data
 Said = dict[int, dict[str, Any]]  # by place in HeldOut.records: the `prediction`, and what it was read from
 
 
@@ -31,8 +32,8 @@ class Scores:
     generated: ActionMetrics | None = None
     """Answers written out, a part of them."""
     predictions: Sequence[dict[str, Any]] = ()
-    """One entry a held-out answer: truth, prediction, images, of these the last_picture; `probabilities` of the
-    actions, `answer` if written."""
+    """One entry a held-out answer: truth, prediction, the prompt's text, images, of these the last_picture;
+    `probabilities` of the actions, `answer` if written."""
     records: int = 0
     """Held-out records that the answers are of."""
 
@@ -118,7 +119,8 @@ class HeldOut:
             said = written.get(place, {}) | scored.get(place, {})
             images = [str(path.absolute()) for path in record.images]
             last = [str(Path(path).absolute()) for picture in record.pictures[-1:] for path in picture.paths]
-            predictions.append({"truth": self.truth(place), **said, "images": images, "last_picture": last})
+            asked = {"prompt": record.prompt[:PROMPT_CHARS], "images": images, "last_picture": last}
+            predictions.append({"truth": self.truth(place), **said, **asked})
         return Scores(
             scored=self.metrics(scored), generated=self.metrics(written), predictions=predictions, records=self.held_out
         )

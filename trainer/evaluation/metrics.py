@@ -5,6 +5,7 @@ An answer is JSON with the action under one key; an answer that cannot be read c
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from trainer.data.answers import UNREADABLE
 from trainer.text import format_table
 
 TABLE_ACTIONS = 12
+Z_95 = 1.959964  # of the standard normal distribution, two-sided
+FEW_ANSWERS = 100  # from here on a 95 % interval reaches at most 10 points to either side
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +34,29 @@ class ActionMetrics:
     """precision, recall, f1 and count of each true action, most frequent first."""
     confusion: dict[str, dict[str, int]]
     """confusion[truth][prediction]; predictions beyond the known actions and unreadable ones have a column too."""
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a `share` that was seen in `count` independent tries: Wilson's score interval,
+    without continuity correction.
+
+    It stays within 0 and 1 and is right for small counts and for shares near 0 and 1. Source: E. B. Wilson, Probable
+    inference, the law of succession, and statistical inference, Journal of the American Statistical Association 22
+    (1927), 209-212; recommended for small counts by Brown, Cai and DasGupta, Interval estimation for a binomial
+    proportion, Statistical Science 16 (2001), 101-133. Without tries nothing is known: (0, 1).
+    """
+    if count < 1:
+        return 0.0, 1.0
+    z2 = Z_95**2 / count
+    middle = (share + z2 / 2) / (1 + z2)
+    reach = Z_95 * math.sqrt(share * (1 - share) / count + z2 / (4 * count)) / (1 + z2)
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def interval(share: float, count: int) -> str:
+    """Its 95 % interval as words: `98.0 to 100.0%`."""
+    low, high = wilson(share, count)
+    return f"{100 * low:.1f} to {high:.1%}"
 
 
 def action_metrics(truths: Sequence[str], predictions: Sequence[str | None], *, in_json: bool = True) -> ActionMetrics:

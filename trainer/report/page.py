@@ -1,59 +1,42 @@
-"""usage: python -m trainer report runs/RUN
+"""usage: python -m trainer report runs/RUN | runs
 
-Builds report.html of a finished run again, from its metrics.json and predictions.jsonl, and prints where it is.
+Builds report.html of a finished run again, from its metrics.json and predictions.jsonl, and prints where it is. For a
+folder of runs: index.html, which compares them, and sweep.html of each sweep.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
-
-from jinja2 import Environment, FileSystemLoader
 
 from trainer.commands import command, command_from_anywhere
 from trainer.data.answers import json_object
-from trainer.files import ADAPTER, EXAMPLE_FILE, USAGE_FILE, write_whole
-from trainer.flags import answer_help, word
+from trainer.evaluation.metrics import FEW_ANSWERS
+from trainer.files import ADAPTER, EXAMPLE_FILE, RECORD_NAME, USAGE_FILE, write_whole
+from trainer.flags import answer_help
 from trainer.outcome import FINISHED, ConfigError
-from trainer.report.charts import Entry, line_charts, logged, matrix, percent, short
-from trainer.report.samples import choose_samples, is_right, picture_uri
-from trainer.text import gib
+from trainer.report.charts import Entry, line_charts
+from trainer.report.circumstances import again, facts
+from trainer.report.runs import write_pages
+from trainer.report.samples import choose_samples, is_right
+from trainer.report.templates import render
 
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-# Here is what the page says as plain data; report.html.j2 beside it says how. The same files give the same bytes. A
-# piece that is missing is said to be missing; the page is made anyway.
-FILTERS: dict[str, Callable[..., object]] = {
-    "duration": duration,
-    "gib": lambda size: f"{gib(size)} GiB",
-    "logged": logged,
-    "matrix": matrix,
-    "median": median,
-    "percent": percent,
-    "picture": picture_uri,
-    "quoted": lambda text: json.dumps(text, ensure_ascii=False),
-    "short": short,
-    "two_digits": "{:.2f}".format,
-    "word": word,
-}
-# What HTML cannot hold. Answers are a model's output and hold anything, half a surrogate pair included.
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# The page as plain data; report.html.j2 says how it looks. The same files give the same bytes. A piece that is missing
+# is said to be missing; the page is made anyway.
 
 
 def main(argv: Sequence[str]) -> int:
     """`python -m trainer report`. Raises ConfigError."""
     answer_help(argv, f"{__doc__}")
+    if len(argv) == 1 and any(Path(argv[0]).glob(f"*/{RECORD_NAME}")):
+        print(*write_pages(Path(argv[0])), sep="\n")
+        return FINISHED
     if len(argv) != 1 or not json_object(_text(Path(argv[0], "metrics.json"))):
-        raise ConfigError("report takes the folder of a finished run, with a whole metrics.json: for example runs/RUN")
+        raise ConfigError(
+            "report takes the folder of a finished run, with a whole metrics.json: for example runs/RUN; or a folder "
+            "of runs, for the page that compares them: runs"
+        )
     print(save_report(Path(argv[0])))
     return FINISHED
 
@@ -79,33 +62,39 @@ def save_report(run_dir: Path) -> Path:
 
 
 def build_report(run_dir: Path) -> str:
-    """The report on the run in `run_dir`, one HTML page without scripts or outside references."""
+    """The report on the run in `run_dir`, one HTML page that reaches for nothing outside it."""
     record = json_object(_text(run_dir / "metrics.json")) or {}
     lines = _text(run_dir / "predictions.jsonl").split("\n")
     # A line cut off by a full disk is left out.
     predictions = [entry for line in lines if (entry := json_object(line)) and "truth" in entry]
+    begun = json_object(_text(run_dir / RECORD_NAME)) or {}
+    usage = json_object(_text(run_dir / ADAPTER / USAGE_FILE)) or {}
     model = str((record.get("config") or {}).get("model") or "the base model")
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    templates.filters |= FILTERS
-    page = templates.get_template("report.html.j2").render(
+    prompts = {entry.get("prompt") for entry in predictions}
+    scored = record.get("after") or record.get("before") or {}
+    return render(
+        "report.html.j2",
         record=record,
         run_dir=run_dir.absolute(),
         base=str(Path(model).absolute()) if Path(model).is_dir() else model,
         has_adapter=(run_dir / "adapter").is_dir(),
-        infer=_infer(run_dir.absolute(), predictions),
+        has_record=bool(begun),
+        facts=facts(record),
+        infer=_infer(run_dir.absolute(), usage, predictions),
+        again=again(run_dir, begun),
         charts=line_charts(record),
+        order=list(scored.get("per_action") or {}),
+        allowed=(usage.get("choices") or {}).get("actions"),
         predictions=predictions,
+        shared_prompt=prompts.pop() if len(prompts) == 1 else None,
         wrong=sum(not is_right(entry) for entry in predictions),
         samples=choose_samples(predictions),
+        few_answers=FEW_ANSWERS,
     )
-    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", page.encode("utf-8", "replace").decode("utf-8"))
 
 
-def _infer(run_dir: Path, predictions: Sequence[Entry]) -> str:
+def _infer(run_dir: Path, usage: Entry, predictions: Sequence[Entry]) -> str:
     """The command that asks the adapter about a held-out record, as it runs from anywhere."""
-    usage = json_object(_text(run_dir / ADAPTER / USAGE_FILE)) or {}
     words = ["trainer", "infer", "--run", run_dir]
     # A picture says all where the words around it are the same in every record.
     alike = None not in (usage.get(name, "") for name in ("context", "question", "system"))

@@ -15,6 +15,7 @@ from trainer.report.charts import Entry
 SAMPLES = 12
 PICTURE_PX = 480  # twice what a card shows, for sharp screens
 PICTURE_BYTES = 80_000  # twelve of them, in base64, keep the page under 1.5 MB
+THUMBNAIL_PX = 64  # a row's; a few hundred of them keep the page under 1 MB
 SHEET_PX = 192  # of a picture; small: a dozen of them travel with every evaluation that is shown
 SHEET_COLUMNS = 4
 CAPTION_PX = 38
@@ -51,6 +52,16 @@ def picture_uri(paths: Sequence[str]) -> str | None:
         if file.tell() <= PICTURE_BYTES:
             break
     return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def thumbnail_uri(paths: Sequence[str]) -> str | None:
+    """The record's picture for a row of a table, as a data URI; None when unreadable."""
+    picture = load_picture(paths, THUMBNAIL_PX)
+    if picture is None:
+        return None
+    file = io.BytesIO()
+    picture.convert("RGB").save(file, "jpeg", quality=70)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def load_picture(paths: Sequence[str], most_px: int) -> Image.Image | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from trainer import __version__
 from trainer.config import TrainConfig
 from trainer.evaluation.metrics import ActionMetrics
-from trainer.files import ADAPTER, EXAMPLE_FILE, METRICS_FILE, read_json, without_links, write_whole
+from trainer.files import ADAPTER, EXAMPLE_FILE, METRICS_FILE, RECORD_NAME, read_json, without_links, write_whole
+from trainer.outcome import node_name
 from trainer.results.card import model_card
 from trainer.results.trained import Usage, frames_of, write_usage
 
@@ -52,6 +56,9 @@ class RunRecord:
     versions: dict[str, str]
     peak_memory: dict[str, Any]
     """bytes of the first process, evaluation included, and of what."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """ended (UTC), host and hardware of the first process, git (commit, dirty) and wandb, the run's page; each where it
+    is known."""
 
 
 def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
@@ -66,6 +73,28 @@ def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
         "versions": {"trainyard": __version__, **{name: metadata.version(name) for name in LIBRARIES}},
         "peak_memory": {"bytes": read_stage("peak", config).peak_bytes, "of": MEASURED[config.device]},
     }
+
+
+def provenance(config: TrainConfig, link: str | None) -> dict[str, Any]:
+    """When, where and with which code this process has trained; `link` is the run's W&B page."""
+    known: dict[str, Any] = {
+        "ended": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
+        "host": node_name(),
+        "hardware": _hardware(config),
+        "wandb": link,
+    }
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # started without a plan
+        known["git"] = read_json(Path(config.output_dir, RECORD_NAME))["git"]
+    return known
+
+
+def _hardware(config: TrainConfig) -> str:
+    processes = f"{config.world_size} x " if config.world_size > 1 else ""
+    if config.device == "cuda":
+        import torch
+
+        return f"{processes}{torch.cuda.get_device_name()}"
+    return f"{processes}CPU process{'es' * bool(processes)}, {os.cpu_count()} cores"
 
 
 def save_record(

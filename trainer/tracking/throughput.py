@@ -5,6 +5,8 @@
   mfu                 FLOPs that the model needs for them (nothing recomputed, nothing unpacked) a second, as a share
                       of what the GPUs do at most in bf16; only on GPUs whose peak is known
   tokens_seen         tokens of all windows, earlier attempts included
+  resident_gib        on the CPU: memory that the first process holds when the window ends; on a GPU
+                      gpu_peak_allocated_gib and gpu_peak_reserved_gib, the most so far, of torch's allocator
 
 The seconds are the wall clock's, data loading included, evaluation and saving left out.
 """
@@ -17,6 +19,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
@@ -146,6 +149,8 @@ class Meter(TrainerCallback):
         if self._device.type == "cuda":
             found["gpu_peak_allocated_gib"] = torch.cuda.max_memory_allocated(self._device) / GIB
             found["gpu_peak_reserved_gib"] = torch.cuda.max_memory_reserved(self._device) / GIB
+        else:
+            found["resident_gib"] = psutil.Process().memory_info().rss / GIB
         self._earlier = {"correct": 0, "scored": 0, "tokens_seen": here["tokens_seen"]}
         self._begin()
         return found

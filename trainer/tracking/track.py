@@ -30,7 +30,16 @@ class Tracker(TrainerCallback):
 
     def start(self, config: TrainConfig, model: Any, described: Mapping[str, Any], *, step: int) -> None:
         """Open W&B and TensorBoard for a run with these data and versions (`described`), starting at `step`."""
-        self._sinks = (TensorBoard(config, step=step), WandbRun(run_facts(config, model, described), model))
+        facts = run_facts(config, model, described)
+        self._sinks = (TensorBoard(config, step=step), WandbRun(facts, model))
+        total, trainable = facts["parameters"]["total"], facts["parameters"]["trainable"]
+        counts = {"total_params": total, "trainable_params": trainable, "trainable_percent": 100 * trainable / total}
+        self.log({f"model/{name}": value for name, value in counts.items()}, step)
+
+    @property
+    def link(self) -> str | None:
+        """The run's page at W&B, once there is one."""
+        return next((sink.link for sink in self._sinks if isinstance(sink, WandbRun)), None)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         self.log(rewrite_logs(logs), state.global_step)
@@ -87,6 +96,10 @@ class TensorBoard:
 
         self._writer.add_image("eval/samples", np.asarray(sheet(samples)), step, dataformats="HWC")
         self._writer.add_text("eval/confusion", confusion_table(confusion), step)
+        # An action is the number of its column in that table, from 0.
+        for title, said in zip(("targets", "predictions"), said_actions(confusion), strict=True):
+            edges = np.arange(len(next(iter(confusion.values()))) + 1) - 0.5
+            self._writer.add_histogram(f"eval/{title}", np.asarray(said), step, bins=edges)
         self._writer.flush()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -97,6 +110,13 @@ class TensorBoard:
         for event in hparams(settings, dict(summary)):
             self._writer.file_writer.add_summary(event)
         self._writer.close()
+
+
+def said_actions(confusion: Confusion) -> tuple[list[int], list[int]]:
+    """(true, predicted) action of every answer, each as its place among the columns of `confusion`."""
+    names = list(next(iter(confusion.values())))
+    pairs = [(truth, said) for truth, row in confusion.items() for said, count in row.items() for _ in range(count)]
+    return [names.index(truth) for truth, _ in pairs], [names.index(said) for _, said in pairs]
 
 
 def confusion_table(confusion: Confusion) -> str:

@@ -61,6 +61,11 @@ class WandbRun:
             self._tasks.put(partial(_watch, trained_parameters(model), watch, facts))
         self._thread.start()
 
+    @property
+    def link(self) -> str | None:
+        run = self._run
+        return None if run is None or run.offline else str(run.url)
+
     def log(self, values: Mapping[str, Any], step: int) -> None:
         self._tasks.put(lambda run: run.log({**values, STEP: step}))
 
@@ -185,15 +190,15 @@ def _tables(confusion: Confusion, samples: Sequence[Entry]) -> dict[str, Any]:
     import wandb
 
     rows = [
-        [s["picture"] and wandb.Image(s["picture"]), s["truth"], s["prediction"], s["truth"] == s["prediction"],
-         s.get("answer", "")]
+        [s["picture"] and wandb.Image(s["picture"]), s.get("prompt", ""), s["truth"], s["prediction"],
+         s["truth"] == s["prediction"], s.get("answer", "")]
         for s in samples
     ]  # fmt: skip
     names = list(next(iter(confusion.values())))
     pairs = [(truth, said) for truth, row in confusion.items() for said, count in row.items() for _ in range(count)]
     truths, answers = ([names.index(pair[side]) for pair in pairs] for side in (0, 1))
     found: dict[str, Any] = {
-        "eval/samples": wandb.Table(columns=["picture", "truth", "prediction", "right", "answer"], data=rows),
+        "eval/samples": wandb.Table(columns=["picture", "prompt", "truth", "prediction", "right", "answer"], data=rows),
         "eval/confusion": wandb.plot.confusion_matrix(
             y_true=truths, preds=answers, class_names=names, title="truth and prediction"
         ),

@@ -206,7 +206,8 @@ def leave_behind(run: Prepared, learned: Learned) -> None:
         record = export.RunRecord(
             config=run.config, answer_field=run.held_out.field, step=learned.step, before=before.action,
             after=after.action, generated_before=before.beside, generated_after=after.beside, train=learned.totals,
-            history=run.trainer.state.log_history, **export.describe_run(run.config, run.dataset),
+            history=run.trainer.state.log_history, provenance=export.provenance(run.config, run.tracker.link),
+            **export.describe_run(run.config, run.dataset),
         )  # fmt: skip
         usage = trained.usage_of(run.config, run.dataset, run.held_out)
         example = (run.dataset.eval or run.dataset.train)[0]

@@ -1,0 +1,49 @@
+"""When, where and from what a run was trained, and the command that trains it again: from metrics.json and run.json."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.commands import command_from_anywhere
+from trainer.report.charts import Entry
+
+COMMIT_CHARS = 12
+
+
+Fact = tuple[str, str, str | None]
+"""What it is, its words, and the address behind them."""
+
+
+def facts(record: Entry) -> list[Fact]:
+    """What metrics.json says of a run's circumstances; what it does not say is left out."""
+    found = record.get("provenance") or {}
+    git, link = found.get("git") or {}, found.get("wandb")
+    commit = str(git.get("commit") or "")[:COMMIT_CHARS]
+    changed = ", with changes that are not committed" if git.get("dirty") else ""
+    said = (
+        ("ended", found.get("ended"), None),
+        ("on", ", ".join(filter(None, (found.get("host"), found.get("hardware")))), None),
+        ("code", commit and f"commit {commit}{changed}", None),
+        ("W&B", link, link if str(link).startswith(("https://", "http://")) else None),
+    )
+    return [(label, str(text), address) for label, text, address in said if text]
+
+
+def again(run_dir: Path, begun: Mapping[str, Any]) -> str | None:
+    """The command that trains with the same settings into a folder beside `run_dir`, by run.json (`begun`): as its user
+    would type it, else the job's own. None where neither is recorded."""
+    if isinstance(typed := begun.get("command"), list) and typed and all(isinstance(word, str) for word in typed):
+        return shlex.join(typed)
+    plan = begun.get("plan")
+    words, env = (plan.get("launch_argv"), plan.get("env")) if isinstance(plan, dict) else (None, None)
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or not isinstance(env, dict):
+        return None
+    other = {"--output_dir": f"{run_dir}-again", "--run_id": f"{run_dir.name}-again"}
+    changed = [other.get(before, word) for before, word in zip(["", *words], words, strict=False)]
+    job = command_from_anywhere("trainer.supervise", "--", *changed)
+    there, _, supervised = job.rpartition(" && ")
+    line = shlex.join(["env", *(f"{name}={value}" for name, value in env.items())]) + " " + supervised
+    return f"{there} && \\\n{line}" if there else line

@@ -1,0 +1,237 @@
+"""The page of all runs in a folder, runs/index.html, and one for each sweep among them: a row a run, the best first.
+
+A run is a folder with a run.json. Whatever lies in such a folder is somebody's to change: what is not what a run wrote
+makes its own row say BROKEN, and no other. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from trainer.commands import command
+from trainer.config import SETTINGS
+from trainer.evaluation.metrics import FEW_ANSWERS
+from trainer.files import METRICS_FILE, RECORD_NAME, read_json, write_whole
+from trainer.flags import word
+from trainer.outcome import ConfigError
+from trainer.progress_file import Progress, read_progress
+from trainer.report.charts import Entry, draw, logged
+from trainer.report.templates import render
+
+INDEX, SWEEP_PAGE = "index.html", "sweep.html"
+MARK = '<meta name="generator" content="Trainyard">'
+"""In the head of every page of ours: another page of that name stays."""
+MARK_WITHIN = 2000
+MOST_RUNS = 300
+"""The newest; each costs a few small files to be read."""
+BROKEN = "BROKEN"
+SWEEP_ID = re.compile(r"[A-Za-z0-9][\w-]{0,62}")
+"""It becomes a folder's name."""
+# What says where or under which name a run trains, not how.
+NOT_COMPARED = {"output_dir", "run_id", "planned", "config"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """A run as the page shows it; None where that is not known."""
+
+    run_id: str
+    state: str
+    note: str = ""
+    """Why it is in that state."""
+    sweep: str | None = None
+    step: int = 0
+    of: int = 0
+    accuracy: float | None = None
+    """Of a run that has not come to its end that of its last evaluation."""
+    before: float | None = None
+    answers: int = 0
+    """That the accuracy is of; 0 where only the accuracy is known."""
+    loss: float | None = None
+    """On the held-out records, of the step that was kept."""
+    seconds: float | None = None
+    ended: str = ""
+    settings: Mapping[str, str]
+    data: str = ""
+    """Digest of the records."""
+    curves: Mapping[str, Entry]
+    link: str = ""
+    """The report, relative to the folder of runs."""
+
+
+def write_pages(output: Path) -> list[Path]:
+    """Write the page of the runs in `output` and one into the folder of each sweep; returns where they are.
+
+    Raises:
+        ConfigError: another page stands in that place.
+        OSError: it cannot be written.
+    """
+    rows, count = read_rows(output)
+    pages = [_write(output / INDEX, rows, title=output.absolute().name or str(output), more=count - len(rows))]
+    for sweep in dict.fromkeys(row.sweep for row in rows if row.sweep):
+        members = [row for row in rows if row.sweep == sweep]
+        pages.append(_write(output / sweep / SWEEP_PAGE, members, title=sweep, above="../"))
+    return pages
+
+
+def pages_line(run_dir: Path) -> str:
+    """Where the page of this run and its neighbours is, once it is written; empty for a run that nobody planned, whose
+    neighbours are unknown."""
+    if not (run_dir / RECORD_NAME).is_file():
+        return ""
+    try:
+        return f"all runs: {write_pages(run_dir.parent)[0]}"
+    except (ConfigError, OSError, ValueError) as error:
+        again = command("trainer", "report", run_dir.parent)
+        return f"all runs: no page was written ({error}); {again} tries again"
+
+
+def read_rows(output: Path) -> tuple[list[Row], int]:
+    """The newest runs in `output`, the best first and those without a score behind them; and how many there are."""
+    records = [path for path in output.glob(f"*/{RECORD_NAME}") if path.is_file()]
+    records.sort(key=lambda path: (-_changed(path), path.parent.name))
+    rows = [read_row(path.parent) for path in records[:MOST_RUNS]]
+    rows.sort(key=lambda row: (row.accuracy is None, -(row.accuracy or 0.0), row.loss is None, row.loss or 0.0))
+    return rows, len(records)
+
+
+def _changed(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def read_row(folder: Path) -> Row:
+    """The run in `folder`, as far as its files say."""
+    try:
+        begun = read_json(folder / RECORD_NAME)
+        sweep, planned = begun["spec"].get("sweep"), _planned(begun["plan"].get("launch_argv") or [])
+        if begun["spec"].get("run_id") != folder.name:
+            raise ValueError(f"{RECORD_NAME} is of another run")
+        if sweep is not None and not (SWEEP_ID.fullmatch(sweep) and folder.name.startswith(f"{sweep}-")):
+            raise ValueError(f"sweep in {RECORD_NAME} is not this run's")
+        progress = read_progress(folder)
+        if (folder / METRICS_FILE).exists():
+            return _finished(folder, sweep, progress)
+        return _unfinished(folder, sweep, planned, progress)
+    except Exception as error:  # whatever a file that anybody can write makes of the code that reads it
+        return Row(run_id=folder.name, state=BROKEN, note=f"{type(error).__name__}: {error}", settings={}, curves={})
+
+
+def _finished(folder: Path, sweep: str | None, progress: Progress | None) -> Row:
+    record = read_json(folder / METRICS_FILE)
+    after, before, step = record["after"] or {}, record["before"] or {}, _whole(record["step"])
+    losses = dict(logged(record, "eval_loss"))
+    return Row(
+        run_id=folder.name,
+        state="finished",
+        sweep=sweep,
+        step=progress.step if progress else step,
+        of=_whole(record["config"]["max_steps"]),
+        accuracy=_share(after.get("accuracy")),
+        before=_share(before.get("accuracy")),
+        answers=_whole(after.get("samples") or 0),
+        loss=_finite(losses.get(step)),
+        seconds=_finite((record.get("train") or {}).get("train_runtime")),
+        ended=str((record.get("provenance") or {}).get("ended") or ""),
+        settings={name: word(value) for name, value in record["config"].items() if name not in NOT_COMPARED},
+        data=str((record.get("data") or {}).get("sha256") or ""),
+        curves=_curves(record),
+        link=_link(folder),
+    )
+
+
+def _unfinished(folder: Path, sweep: str | None, planned: Mapping[str, str], progress: Progress | None) -> Row:
+    """Queued, under way, stopped or failed: what progress.json says."""
+    if progress is None:
+        return Row(run_id=folder.name, state="not begun", sweep=sweep, settings=planned, curves={})
+    return Row(
+        run_id=folder.name, state=progress.phase, note=progress.said, sweep=sweep, step=progress.step, of=progress.of,
+        accuracy=progress.action_accuracy, settings=planned, curves={},
+    )  # fmt: skip
+
+
+def _planned(words: Sequence[Any]) -> dict[str, str]:
+    """The settings in the words of the job's command."""
+    pairs = pairwise(words)
+    named = {str(name).removeprefix("--"): str(value) for name, value in pairs if str(name).startswith("--")}
+    return {name: value for name, value in named.items() if name in SETTINGS and name not in NOT_COMPARED}
+
+
+def _curves(record: Entry) -> dict[str, Entry]:
+    """Small ones: the loss in training with that on held-out records, and the accuracy."""
+    curves = {}
+    losses = [(name, logged(record, key), False) for name, key in (("training", "loss"), ("held out", "eval_loss"))]
+    if losses := [curve for curve in losses if len(curve[1]) > 1]:
+        curves["loss"] = draw(losses, log=True)
+    accuracy = logged(record, "eval_action_accuracy")
+    if accuracy and record["before"]:
+        accuracy = [(0, record["before"]["accuracy"]), *accuracy]
+    if len(accuracy) > 1:
+        curves["accuracy"] = draw([("held out", accuracy, False)], top=1)
+    return curves
+
+
+def _link(folder: Path) -> str:
+    return f"{quote(folder.name)}/report.html" if (folder / "report.html").is_file() else ""
+
+
+def _write(page: Path, rows: Sequence[Row], *, title: str, above: str = "", more: int = 0) -> Path:
+    if page.parent.is_symlink() and above:
+        raise ConfigError(f"{page.parent} is a symbolic link: remove it")
+    if page.exists() and not _is_ours(page):
+        raise ConfigError(f"{page} is another page: move it away")
+    text = render(
+        "runs.html.j2", rows=rows, title=title, above=above, more=more, differing=differing(rows),
+        data_sets=len({row.data for row in rows if row.data}), few_answers=FEW_ANSWERS,
+        sweeps=() if above else list(dict.fromkeys(row.sweep for row in rows if row.sweep)), sweep_page=SWEEP_PAGE,
+    )  # fmt: skip
+    write_whole(page, text)
+    return page
+
+
+def _is_ours(page: Path) -> bool:
+    try:
+        with page.open(encoding="utf-8", errors="replace") as file:
+            return MARK in file.read(MARK_WITHIN)
+    except OSError:
+        return False
+
+
+def differing(rows: Sequence[Row]) -> list[str]:
+    """The settings that are not the same in all of `rows`, in the order of the settings; those that a row does not
+    know, since it never came to its end, do not count there."""
+    known: dict[str, set[str]] = {}
+    for row in rows:
+        for name, value in row.settings.items():
+            known.setdefault(name, set()).add(value)
+    return [name for name in SETTINGS if len(known.get(name, ())) > 1]
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= 10**12:
+        raise ValueError(f"{str(value)[:40]!r} is no count")
+    return value
+
+
+def _share(value: object) -> float | None:
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not 0 <= value <= 1:  # type: ignore[operator]
+        raise ValueError(f"{str(value)[:40]!r} is no share of 1")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _finite(value: object) -> float | None:
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not abs(value) <= 1e11:  # type: ignore[arg-type]
+        return None
+    return float(value)  # type: ignore[arg-type]

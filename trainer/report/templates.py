@@ -1,0 +1,61 @@
+"""What the pages share: how values are written, the style, and the one script that their policy allows."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from jinja2 import Environment, FileSystemLoader
+
+from trainer.evaluation.metrics import interval, wilson
+from trainer.flags import word
+from trainer.report.charts import logged, matrix, ordered, percent, short, whole_percent
+from trainer.report.samples import is_right, picture_uri, thumbnail_uri
+from trainer.text import gib
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+FILTERS: dict[str, Callable[..., object]] = {
+    "duration": duration,
+    "gib": lambda size: f"{gib(size)} GiB",
+    "interval": interval,
+    "is_right": is_right,
+    "logged": logged,
+    "matrix": matrix,
+    "median": median,
+    "ordered": ordered,
+    "percent": percent,
+    "picture": picture_uri,
+    "quoted": lambda text: json.dumps(text, ensure_ascii=False),
+    "short": short,
+    "thumbnail": thumbnail_uri,
+    "two_digits": "{:.2f}".format,
+    "whole_percent": whole_percent,
+    "wilson": wilson,
+    "word": word,
+}
+# What HTML cannot hold. Answers are a model's output and hold anything, half a surrogate pair included.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def render(template: str, **values: object) -> str:
+    """A page of this folder with the style and the one script that its policy allows."""
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    templates.filters |= FILTERS
+    script = f"\n{Path(__file__).with_name('script.js').read_text(encoding='utf-8')}"
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    page = templates.get_template(template).render(script=script, policy=policy, **values)
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", page.encode("utf-8", "replace").decode("utf-8"))
