@@ -6,7 +6,7 @@
   setup-wandb     whether runs will reach W&B; --test-run logs a small one
   infer           ask a trained model: pictures in, JSON out
   merge           put a run's adapter into 16-bit weights, and measure that it still answers as well
-  report          build a run's report.html again
+  report          build a run's report.html again, or the page that compares all runs of a folder
 
 python -m trainer VERB --help says what each takes. To plan and train on this machine: python -m local.
 Exit codes: 0 done, 78 the request is wrong (nothing was written), 75 a run that was stopped, 1 anything else.

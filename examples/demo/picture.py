@@ -67,7 +67,7 @@ def _chart(chart: dict[str, Any], *, x: int, y: int, width: int = 300, height: i
     """A curve of the report, which draws in a square of 100 units."""
     scale = f'transform="translate({x} {y}) scale({width / 100} {height / 100})"'
     lines = [f'<path class="grid" d="M0 {at}H100"/>' for at, _ in chart["y_ticks"]]
-    lines.append(f'<path class="curve" d="{chart["lines"][-1]}"/>')
+    lines.append(f'<path class="curve" d="{chart["lines"][-1][2]}"/>')
     return "\n".join(
         [
             _text(x, y - 18, chart["title"], "head"),
@@ -83,7 +83,7 @@ def _matrix(confusion: dict[str, dict[str, int]], title: str, *, x: int, y: int)
     """Truths in rows, answers in columns; the shade is the share of the row."""
     table, wide, high = matrix(confusion), 50, 26
     parts = [_text(x, y, title, "head"), _text(x + 110, y, "rows: truth, columns: answer", "faint")]
-    parts += [_text(x + wide * n + 25, y + 26, name, "faint mid") for n, name in enumerate(table["columns"])]
+    parts += [_text(x + wide * n + 25, y + 26, name, "faint mid") for n, (name, _) in enumerate(table["columns"])]
     for row, (truth, cells, total) in enumerate(table["rows"]):
         top = y + 34 + high * row
         parts.append(_text(x - 8, top + 17, truth, "faint end"))

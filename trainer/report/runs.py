@@ -21,7 +21,7 @@ from trainer.files import METRICS_FILE, RECORD_NAME, read_json, write_whole
 from trainer.flags import word
 from trainer.outcome import ConfigError
 from trainer.progress_file import Progress, read_progress
-from trainer.report.charts import Entry, draw, logged
+from trainer.report.charts import Entry, draw, logged, whole_percent
 from trainer.report.templates import render
 
 INDEX, SWEEP_PAGE = "index.html", "sweep.html"
@@ -175,7 +175,7 @@ def _curves(record: Entry) -> dict[str, Entry]:
     if accuracy and record["before"]:
         accuracy = [(0, record["before"]["accuracy"]), *accuracy]
     if len(accuracy) > 1:
-        curves["accuracy"] = draw([("held out", accuracy, False)], top=1)
+        curves["accuracy"] = draw([("held out", accuracy, False)], form=whole_percent, top=1)
     return curves
 
 

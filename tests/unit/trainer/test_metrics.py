@@ -6,7 +6,7 @@ import pytest
 
 from trainer.data.answers import UNREADABLE, answer_field, read_action
 from trainer.evaluation.heldout import Scores, describe
-from trainer.evaluation.metrics import action_metrics, score_table
+from trainer.evaluation.metrics import FEW_ANSWERS, action_metrics, interval, score_table, wilson
 from trainer.outcome import ConfigError
 
 
@@ -117,3 +117,26 @@ def test_always_giving_the_majority_scores_what_is_said() -> None:
     truths = ["up"] * 3 + ["down"]
     always = action_metrics(truths, ["up"] * 4)
     assert f"always 'up'               75.0%      {always.macro_f1:.2f}" in score_table(always, always)
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "low", "high"),
+    [
+        (0, 10, 0.0, 0.2775),
+        (5, 10, 0.2366, 0.7634),
+        (10, 10, 0.7225, 1.0),
+        (1, 1, 0.2065, 1.0),
+        (81, 263, 0.2553, 0.3662),
+    ],
+)
+def test_an_interval_is_wilsons(right: int, count: int, low: float, high: float) -> None:
+    """The last one is a published example: Newcombe, Statistics in Medicine 17 (1998), 857-872, table I."""
+    assert wilson(right / count, count) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_an_interval_holds_the_share_and_says_nothing_without_tries() -> None:
+    assert wilson(0.0, 0) == (0.0, 1.0)
+    assert all(low <= n / 40 <= high for n in range(41) for low, high in [wilson(n / 40, 40)])
+    low, high = wilson(0.5, FEW_ANSWERS)
+    assert high - low < 0.2  # what the page says of as many answers
+    assert interval(0.98, 500) == "96.4 to 98.9%"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import io
 import json
 import math
 import re
+import shlex
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -25,13 +27,13 @@ from trainer.config import TrainConfig
 from trainer.data.grid import compose_grid
 from trainer.evaluation.metrics import action_metrics
 from trainer.outcome import ConfigError
-from trainer.report.charts import draw, nice_ticks, short, smooth
+from trainer.report.charts import draw, matrix, nice_ticks, short, smooth
 from trainer.report.page import build_report, main, report_line
 from trainer.report.samples import PICTURE_BYTES, SAMPLES, choose_samples, picture_uri
 from trainer.results.card import model_card
 from trainer.results.trained import Usage
 
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "br", "input"}
 
 
 class Page(HTMLParser):
@@ -61,7 +63,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in ("style",):
+        if self.open and self.open[-1] not in ("style", "script"):
             self.texts.append(data)
 
     @property
@@ -82,7 +84,7 @@ def test_what_other_programs_read_keeps_its_names(tmp_path: Path) -> None:
     record = json.loads((write_run(tmp_path) / "metrics.json").read_text())
     assert list(record) == [
         "format", "config", "answer_field", "step", "before", "after", "generated_before", "generated_after", "train",
-        "history", "data", "versions", "peak_memory",
+        "history", "data", "versions", "peak_memory", "provenance",
     ]  # fmt: skip
     assert list(record["after"]) == [
         "samples", "accuracy", "valid_json", "macro_f1", "majority", "majority_accuracy", "per_action", "confusion",
@@ -102,14 +104,18 @@ def test_headline_numbers_equal_the_metrics(tmp_path: Path) -> None:
     text = Page(build_report(write_run(tmp_path))).text
     assert "acme/tiny-vl , fine-tuned with QLoRA on 4-bit (NF4) weights, rank 64: 1,500 steps of 32 records on " in text
     assert (
-        "Action accuracy 30.0% → 85.0% After training 17 of 20 held-out answers are right, 45.0 points above "
-        'always answering "up" (40.0%). base model, zero-shot 30.0% always "up" 40.0% after training 85.0% '
+        "Action accuracy 30.0% → 85.0% After training 17 of 20 held-out answers are right (95 % interval: 64.0 to "
+        '94.8%), 45.0 points above always answering "up" (40.0%). '
+        'base model, zero-shot 30.0% 14.5 to 51.9% always "up" 40.0% after training 85.0% 64.0 to 94.8% '
+        "Few records were held out. With 20 answers the accuracy is known to within 64.0 to 94.8% only; smaller "
+        "differences between runs mean nothing. With 100 answers it is known to 10 points or better. Hold out more "
+        "records (an eval.jsonl beside train.jsonl , or more sessions). "
         "Macro F1 0.15 → 0.88 Readable answers 100.0% → 95.0% Loss 3 → 1.25 "
         "Training time 1 min 52 s Adapter of step 3 of 1,500 Records a second 0.5 Tokens a second 330 "
         "Peak memory (RSS) 1.50 GiB"
     ) in text
     assert "Data set sha256 abc123 Versions torch 2.13.0" in text
-    assert "Held-out loss" not in text and "MFU" not in text
+    assert "held out 2" not in text and "MFU" not in text
 
 
 def test_neither_page_nor_card_calls_plain_text_valid_json(tmp_path: Path) -> None:
@@ -132,8 +138,10 @@ def test_evaluations_on_the_way_are_curves_that_begin_at_the_base_model(tmp_path
         for step, loss, accuracy in ((5, 2.0, 0.5), (10, 1.5, 0.75))
     ]
     page = build_report(write_run(tmp_path, history=[*history([3.0, 2.0]), *evaluations]))
-    assert 'aria-label="Action accuracy, from 30% to 75%"' in page
-    assert 'aria-label="Held-out loss, from 2 to 1.5"' in page
+    assert 'aria-label="Action accuracy, held out from 30% to 75%"' in page
+    assert 'aria-label="Loss, training from 3 to 2, held out from 2 to 1.5"' in page
+    assert "step 3 is kept" in page  # on the loss and the accuracy, which it was chosen by
+    assert page.count('class="mark"') == 2 and page.count('class="band"') == 1
 
 
 def test_scored_and_written_out_stand_side_by_side(tmp_path: Path) -> None:
@@ -148,8 +156,9 @@ def test_scored_and_written_out_stand_side_by_side(tmp_path: Path) -> None:
     path.write_text(json.dumps(entry) + "\n")
     text = Page(build_report(run_dir)).text
     assert (
-        "Of 10 answers written out, 90.0% have the right one. base model, zero-shot 30.0% "
-        'always "up" 40.0% after training 85.0% zero-shot, written out 0.0% after training, written out 90.0%'
+        "Of 10 answers written out, 90.0% have the right one. base model, zero-shot 30.0% 14.5 to 51.9% "
+        'always "up" 40.0% after training 85.0% 64.0 to 94.8% The 10 answers that were written out '
+        "zero-shot, written out 0.0% 0.0 to 27.8% after training, written out 90.0% 59.6 to 98.2%"
     ) in text
     assert "Readable answers 0.0% → 90.0%" in text
     assert "truth up model a a 50%, left 30%, up 20%" in text
@@ -173,10 +182,10 @@ def test_action_table_equals_the_metrics(tmp_path: Path) -> None:
 
 
 def test_matrix_has_every_answer_in_one_cell_and_row_totals(tmp_path: Path) -> None:
-    """Known actions, then answers that are no known action, then unreadable ones, then the total."""
+    """The true actions, then answers that are none of them, then unreadable ones, then the total."""
     text = Page(build_report(write_run(tmp_path))).text
     assert (
-        "After training truth ↓ answer → up a left any other (unreadable) all "
+        "After training truth ↓ answer → up a left b (unreadable) all "
         "up 8 0 0 0 0 8 a 0 5 0 0 1 6 left 1 0 4 1 0 6 Action Answers Precision"
     ) in text
 
@@ -193,10 +202,15 @@ def test_matrix_of_very_many_actions_folds_the_rare_ones(tmp_path: Path) -> None
 
 
 def test_page_is_well_formed_and_reaches_for_nothing(tmp_path: Path) -> None:
-    """Balanced tags, no script, and no reference that is not a data URI."""
+    """Balanced tags, one script, which the policy names by its digest, and no reference that is not a data URI."""
     html = build_report(write_run(tmp_path, images=_frames(tmp_path)))
     page = Page(html)
-    assert "script" not in page.tags
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.S)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert (
+        f"script-src &#39;sha256-{digest}&#39;" in html
+        and "unsafe-inline" not in re.findall('script-src[^;"]*', html)[0]
+    )
     assert all(reference.startswith("data:") for reference in page.references)
     assert not re.search(r"url\(|@import|https?:", html)
 
@@ -229,7 +243,7 @@ def test_answers_are_escaped(tmp_path: Path) -> None:
     html = build_report(run_dir)
     page = Page(html)
     html.encode("utf-8")
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 1
     assert "</pre><script>alert(1)</script>\N{REPLACEMENT CHARACTER}?\"'&!" in page.text
 
 
@@ -243,7 +257,7 @@ def test_whatever_the_data_calls_an_action_is_shown_as_text(tmp_path: Path) -> N
     page = Page(html)
     html.encode("utf-8")
     shown = '"><script>\N{REPLACEMENT CHARACTER}</script>?'
-    assert "script" not in page.tags and f"Trainyard run {shown} {shown} , fine-tuned" in page.text
+    assert page.tags.count("script") == 1 and f"Trainyard run {shown} {shown} , fine-tuned" in page.text
     table = page.text[page.text.index("Action Answers Precision") :]
     assert re.findall(r"(\S+) 1 100.0% 100.0% (\S+) 1.00", table)[:2] == [("items", "-"), ("get", "-")]
     assert f"{shown} 3 100.0% 33.3% - 0.50" in table and "(empty) 1 " in table and "{{ 7 * 7 }} 1 " in table
@@ -289,7 +303,7 @@ def test_a_picture_that_cannot_be_shown_is_said_to_be_missing(tmp_path: Path, im
     (tmp_path / "short").write_bytes(whole[:40])
     (tmp_path / "text").write_text("no picture")
     page = Page(build_report(write_run(tmp_path, images=[str(tmp_path / name) for name in images])))
-    assert page.text.count("picture not found") == SAMPLES
+    assert page.text.count("picture not found") == SAMPLES and "data:image" not in str(page.references)
 
 
 def test_an_empty_folder_gives_a_page_that_says_what_is_missing(tmp_path: Path) -> None:
@@ -400,15 +414,52 @@ def test_ticks_are_round_numbers_around_the_values(low: float, high: float, most
     ],
 )  # fmt: skip
 def test_steps_are_whole_and_no_tick_lies_beyond_the_last_one(last: int, ticks: list[str]) -> None:
-    assert [label for _, label in draw([(0, 1.0), (last, 2.0)])["x_ticks"]] == ticks
+    assert [label for _, label in drawn([(0, 1.0), (last, 2.0)])["x_ticks"]] == ticks
 
 
 def test_a_curve_fills_its_square_and_is_broken_where_a_value_is_missing() -> None:
     """y runs down: 100 is the axis."""
-    drawn = draw([(0, 4.0), (5, 2.0), (10, math.nan), (20, 1.0)])
-    assert drawn["lines"] == ["M0 0h0L25 50M100 75h0"]
-    assert drawn["dots"] == [(0, 0, "step 0: 4"), (25, 50, "step 5: 2"), (100, 75, "step 20: 1")]
-    assert drawn["broken"] == [10]
+    chart = drawn([(0, 4.0), (5, 2.0), (10, math.nan), (20, 1.0)])
+    assert chart["lines"] == [("curve", 0, "M0 0h0L25 50M100 75h0")]
+    assert chart["dots"] == [(0, 0, 0, "step 0: 4"), (0, 25, 50, "step 5: 2"), (0, 100, 75, "step 20: 1")]
+    assert (chart["broken"], chart["mark"], chart["log"]) == ([10], None, False)
+
+
+def test_two_curves_share_their_axes_and_the_kept_step_is_marked() -> None:
+    chart = draw([("training", [(1, 8.0), (2, 4.0)], False), ("held out", [(2, 2.0), (4, 6.0)], False)], mark=2)
+    assert chart["lines"] == [("curve", 0, "M25 0h0L50 50"), ("curve", 1, "M50 75h0L100 25")]
+    assert chart["ends"] == [("training", "8", "4"), ("held out", "2", "6")]
+    assert chart["mark"] == (50, "step 2 is kept")
+    assert [label for _, _, _, label in chart["dots"]][-1] == "held out, step 4: 6"
+
+
+@pytest.mark.parametrize(("kept", "marked"), [(0, True), (4, True), (5, False), (None, False), (True, False)])
+def test_a_step_that_is_not_on_the_axis_is_not_marked(kept: int | None, marked: bool) -> None:
+    assert bool(draw([("x", [(0, 1.0), (4, 2.0)], False)], mark=kept)["mark"]) is marked
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ([10.0, 0.1], ["0.1", "1", "10"]),
+        ([13.1, 0.003], ["1e-3", "0.01", "0.1", "1", "10", "100"]),
+        ([1e8, 1e-8], ["1e-8", "1e-4", "1", "10,000", "1e8"]),
+        ([10.0, 0.6], ["0", "2", "4", "6", "8", "10"]),  # not far apart
+        ([10.0, 0.0], ["0", "2", "4", "6", "8", "10"]),  # has no logarithm
+        ([math.nan], ["0", "1"]),
+    ],
+)
+def test_an_axis_is_logarithmic_where_values_are_far_apart(values: list[float], ticks: list[str]) -> None:
+    chart = draw([("loss", list(enumerate(values)), True)], log=True)
+    assert [label for _, label in chart["y_ticks"]] == ticks
+    heights = [y for y, _ in chart["y_ticks"]]
+    assert heights == pytest.approx([100 - 100 * n / (len(ticks) - 1) for n in range(len(ticks))], abs=0.01)
+
+
+def test_a_share_has_its_interval_as_a_band() -> None:
+    """0 of 10 is 0 to 27.8 %, 10 of 10 is 72.2 to 100 %."""
+    band = draw([("held out", [(0, 0.0), (1, 1.0)], False)], top=1, answers=10)["band"]
+    assert band == "M0 72.25L100 0L100 27.75L0 100Z"
 
 
 def test_smoothing_moves_nothing_sideways() -> None:
@@ -421,6 +472,93 @@ def test_numbers_are_short() -> None:
     """Three digits, an exponent only where it helps, and never a crash on NaN."""
     values = (0, 0.0002, 0.037, 3.08123, 1234.5, 1e9, math.nan)
     assert [short(v) for v in values] == ["0", "2e-4", "0.037", "3.08", "1,234", "1e9", "nan"]
+
+
+def drawn(points: list[tuple[int, float]]) -> Any:
+    return draw([("loss", points, False)])
+
+
+def test_answers_beyond_the_allowed_have_columns_that_say_so(tmp_path: Path) -> None:
+    """`b` was allowed and `jump` was not; neither is ever the truth."""
+    confusion = {"up": {"up": 1, "a": 0, "b": 2, "jump": 1}, "a": {"up": 0, "a": 3, "b": 0, "jump": 0}}
+    table = matrix(confusion, ["a", "up"], allowed=["up", "a", "b"])
+    assert table["columns"] == [("a", True), ("up", True), ("b", True), ("jump", False)]
+    assert table["rows"] == [
+        ("a", [(3, True), (0, False), (0, False), (0, False)], 3),
+        ("up", [(0, False), (1, True), (2, False), (1, False)], 4),
+    ]
+
+
+def test_actions_stand_in_one_order_everywhere(tmp_path: Path) -> None:
+    """That of the scores which count, also where answers were written out for a part of the records."""
+    written = dataclasses.asdict(action_metrics(["left", "left", "a", "up"], ["left", "left", "a", "up"]))
+    text = Page(build_report(write_run(tmp_path, generated_after=written))).text
+    part = text[text.index("Which actions, written out") :]
+    assert "answer → up a left all" in part and re.search(r"up 1 .* a 1 .* left 2 ", part[part.index("F1 after") :])
+
+
+def test_the_question_stands_once_where_all_records_ask_the_same(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path)
+    path = run_dir / "predictions.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**line, "prompt": "Which <b>?"}) + "\n" for line in lines))
+    text = Page(build_report(run_dir)).text
+    assert "Every record asks: Which <b>?" in text and text.count("Which <b>?") == 1
+    path.write_text("".join(json.dumps({**line, "prompt": f"Door {n}?"}) + "\n" for n, line in enumerate(lines)))
+    page = Page(build_report(run_dir))
+    assert "Every record asks" not in page.text and page.text.count("Door 13?") == 2  # its card, its row
+    assert [page.text.count(f"Door {n}?") >= 1 for n in range(20)] == [True] * 20
+
+
+def test_every_held_out_answer_is_a_row_and_filters_need_no_script(tmp_path: Path) -> None:
+    html = build_report(write_run(tmp_path))
+    rows = re.findall(r'<tr class="(right|wrong)"><td>(\d+)</td>', html)
+    assert [int(number) for _, number in rows] == list(range(1, 21))
+    assert [kind for kind, _ in rows].count("wrong") == 3
+    assert re.findall(r'<label for="show-(\w+)">([^<]*)</label>', html) == [
+        ("all", "All (20)"), ("wrong", "Wrong (3)"), ("right", "Right (17)"),
+    ]  # fmt: skip
+
+
+def test_the_report_says_when_where_and_from_what_and_how_to_train_again(tmp_path: Path) -> None:
+    run_dir = tmp_path / "it's r1"
+    run_dir.mkdir()
+    provenance = {
+        "ended": "2026-11-29 23:26 UTC", "host": "n1", "hardware": "2 x NVIDIA A100",
+        "git": {"commit": "0123456789abcdef", "dirty": True}, "wandb": "https://wandb.ai/team/p/runs/r1",
+    }  # fmt: skip
+    write_run(run_dir, provenance=provenance)
+    plan = {
+        "launch_argv": ["accelerate", "launch", "--output_dir", "o", "--run_id", "r1", "--seed", "0"],
+        "env": {"A": "b c"},
+    }
+    (run_dir / "run.json").write_text(json.dumps({"plan": plan}))
+    page = Page(build_report(run_dir))
+    assert (
+        "ended 2026-11-29 23:26 UTC on n1, 2 x NVIDIA A100 "
+        "code commit 0123456789ab, with changes that are not committed "
+        "W&B https://wandb.ai/team/p/runs/r1"
+    ) in page.text
+    assert {"https://wandb.ai/team/p/runs/r1", "../index.html"} <= set(page.references)
+    again = page.text[page.text.index("Train it again") :]
+    assert f"cd {CHECKOUT} && \\ env 'A=b c' " in again
+    assert "-m trainer.supervise -- accelerate launch --output_dir" in again and "--seed 0 The same settings" in again
+    words = shlex.split(again[again.index("accelerate") : again.index(" The same settings")])
+    assert words[2:6] == ["--output_dir", f"{run_dir}-again", "--run_id", "it's r1-again"]
+
+
+@pytest.mark.parametrize("link", ["javascript:alert(1)", "data:text/html,x", 7])
+def test_what_is_no_web_address_is_no_link(tmp_path: Path, link: object) -> None:
+    page = Page(build_report(write_run(tmp_path, provenance={"wandb": link})))
+    assert f"W&B {link}" in page.text and str(link) not in page.references
+
+
+@pytest.mark.parametrize(
+    "plan", [None, [], {}, {"launch_argv": "x"}, {"launch_argv": [1], "env": {}}, {"launch_argv": []}]
+)
+def test_a_record_that_does_not_say_how_it_was_launched_offers_no_command(tmp_path: Path, plan: object) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"plan": plan}))
+    assert "Train it again" not in build_report(write_run(tmp_path))
 
 
 def test_what_is_typed_to_use_the_adapter_stands_there_quoted(tmp_path: Path) -> None:

@@ -156,6 +156,12 @@ def test_tensorboard_goes_on_after_a_resume_without_a_step_twice_and_ties_settin
     assert text.tensor_proto.string_val[0].decode() == (
         "| truth \\ answer | up | a\\|b |\n| --- | --- | --- |\n| up | 2 | 1 |"
     )
+    found = {title: events.Histograms(f"eval/{title}") for title in ("targets", "predictions")}
+    counts = {title: (event.step, event.histogram_value.bucket) for title, (event,) in found.items()}
+    # Numbered as the columns: all 3 truths are the first, 2 predictions too, 1 is the second.
+    assert {title: (step, [n for n in bucket if n]) for title, (step, bucket) in counts.items()} == {
+        "targets": (6, [3.0]), "predictions": (6, [2.0, 1.0]),
+    }  # fmt: skip
     assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(events.summary_metadata)
     started = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert b"lora_r" in started
@@ -181,6 +187,12 @@ def test_a_run_reaches_the_service_whole_with_its_plan_and_versions_and_the_trai
     assert config["plan"]["predicted_peak_gib"] == round(plan.chosen.estimate.peak_bytes / 2**30, 2)
     assert (config["effective_batch_size"], config["git"]) == (4, run_record(plan)["git"])
     assert config["parameters"]["trainable"] == resolve_shape(str(tiny_model)).lora_params(8)
+    total, trainable = config["parameters"]["total"], config["parameters"]["trainable"]
+    (counted,) = [row for row in seen["history"] if "model/total_params" in row]
+    assert {name: counted[name] for name in counted if name.startswith("model/")} == {
+        "model/total_params": total, "model/trainable_params": trainable,
+        "model/trainable_percent": pytest.approx(100 * trainable / total),
+    }  # fmt: skip
     assert config["versions"]["torch"].startswith("2.") and len(config["dataset"]["sha256"]) == 64
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     for key, name in (("train/loss", "loss"), ("eval/loss", "eval_loss"), ("train/tokens_seen", "tokens_seen")):

@@ -1,0 +1,202 @@
+"""The pages in a real Chromium: they fit every width, are read without a script, run none of a record's, and can be
+used by keyboard."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finished_run import history, write_run
+from plans import make_plan
+
+from examples.demo.browser import Browser, find_chromium
+from launcher.records import run_record, write_record
+from trainer.evaluation.metrics import action_metrics
+from trainer.report.page import save_report
+from trainer.report.runs import write_pages
+
+pytestmark = pytest.mark.slow
+
+WIDTHS = (390, 800, 1280)
+HOSTILE = '"><img src=x onerror="document.title=1"><script>document.title=1</script>'
+LONG = "a_very_long_name_of_an_action_that_nobody_would_type_" * 3
+# What a person reads, each with its colour and that of the nearest thing behind it which has one, as [r, g, b, a].
+COLOURS = """
+(() => {
+  const rgba = text => { const n = text.match(/[\\d.]+/g).map(Number); return [n[0], n[1], n[2], n[3] ?? 1]; };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node; (node = walker.nextNode());) {
+    const element = node.parentElement, text = node.textContent.trim();
+    if (!text || !element.checkVisibility() || ["SCRIPT", "STYLE", "TITLE"].includes(element.tagName)) continue;
+    const style = getComputedStyle(element), behind = [];
+    for (let at = element; at; at = at.parentElement) behind.push(rgba(getComputedStyle(at).backgroundColor));
+    const large = parseFloat(style.fontSize) >= 24 || (parseFloat(style.fontSize) >= 18.66 && style.fontWeight >= 700);
+    found.push({text: text.slice(0, 40), ink: rgba(style.color), behind, large});
+  }
+  return found;
+})()
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if find_chromium() is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("CI=true, but there is no Chromium", pytrace=False)
+        pytest.skip("there is no Chromium: apt install chromium")
+    with Browser() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs with names, answers and settings that break pages; one folder that is no run."""
+    output = tmp_path_factory.mktemp("browser") / "runs"
+    truths = ["up"] * 5 + [HOSTILE] * 4 + [LONG] * 3
+    answers = [*truths[:8], None, "jump", LONG, "up"]
+    scores = [action_metrics(truths, said) for said in (["up"] * 12, answers)]
+    before, after = ({**vars_of(found)} for found in scores)
+    for run_id in ("first", LONG[:60]):
+        folder = output / run_id
+        folder.mkdir(parents=True)
+        write_record(folder, run_record(make_plan(run_id=run_id)))
+        evaluations = [{"step": step, "eval_loss": 2 / step, "eval_action_accuracy": step / 20} for step in (5, 10)]
+        write_run(
+            folder, before=before, after=after, generated_before=before, generated_after=after, step=10,
+            history=[*history([13.0, 0.5, 0.01]), *evaluations], data={"sha256": HOSTILE, "frames": 4},
+            provenance={"ended": HOSTILE, "host": LONG, "wandb": "https://wandb.ai/a/b/runs/c"},
+        )  # fmt: skip
+        lines = [
+            {"truth": t, "prediction": p, "answer": f"{HOSTILE} {n}", "prompt": f"{HOSTILE} {LONG} {n}", "images": []}
+            for n, (t, p) in enumerate(zip(truths, answers, strict=True))
+        ]
+        (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        save_report(folder)
+    (output / "second").mkdir()
+    (output / "second" / "run.json").write_text("{")
+    write_pages(output)
+    return output
+
+
+def vars_of(scores: Any) -> dict[str, Any]:
+    return {name: getattr(scores, name) for name in scores.__slots__}
+
+
+PAGES = ("first/report.html", "index.html")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_as_wide_as_its_window_and_runs_nothing_of_a_records(browser: Browser, runs: Path, page: str) -> None:
+    for width, dark in product(WIDTHS, (False, True)):
+        browser.open(runs / page, width=width, dark=dark)
+        # Whatever can be opened is open.
+        browser.ask("document.querySelectorAll('details').forEach(part => part.open = true)")
+        assert browser.ask("document.documentElement.scrollWidth") == width, (page, width, dark)
+        assert browser.ask("document.title").endswith("· Trainyard")
+        assert browser.ask("getComputedStyle(document.body).colorScheme") == "light dark"
+        complaints = [
+            event for event in browser.events if event["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")
+        ]
+        assert complaints == []
+        asked = [e["params"]["request"]["url"] for e in browser.events if e["method"] == "Network.requestWillBeSent"]
+        assert [url for url in asked if not url.startswith("data:")] == [(runs / page).as_uri()]
+
+
+def test_should_escaping_fail_the_policy_still_stops_a_script(browser: Browser, runs: Path, tmp_path: Path) -> None:
+    page = tmp_path / "escaped.html"
+    text = (runs / PAGES[0]).read_text(encoding="utf-8")
+    page.write_text(text.replace("</h1>", f"</h1>{HOSTILE}", 1), encoding="utf-8")
+    browser.open(page)
+    assert browser.ask("document.title").endswith("· Trainyard")
+    assert [e for e in browser.events if e["method"] == "Log.entryAdded"]  # it was tried
+
+
+def ratio(ink: list[float], behind: list[list[float]]) -> float:
+    """WCAG 2.2's contrast ratio, of a colour on those behind it, the nearest first: 1 to 21."""
+    ground = [255.0, 255.0, 255.0]
+    for *colour, alpha in reversed(behind):
+        ground = [alpha * c + (1 - alpha) * g for c, g in zip(colour, ground, strict=True)]
+    *colour, alpha = ink
+    text = [alpha * c + (1 - alpha) * g for c, g in zip(colour, ground, strict=True)]
+
+    def luminance(rgb: list[float]) -> float:
+        linear = [c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(text), luminance(ground)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_ratio_is_wcags() -> None:
+    assert ratio([0, 0, 0, 1], [[255, 255, 255, 1]]) == pytest.approx(21)
+    assert ratio([118, 118, 118, 1], [[0, 0, 0, 0], [255, 255, 255, 1]]) == pytest.approx(4.54, abs=0.01)
+
+
+@pytest.mark.parametrize(("page", "dark"), [*product(PAGES, (False, True))])
+def test_everything_can_be_read_against_what_is_behind_it(browser: Browser, runs: Path, page: str, dark: bool) -> None:
+    """4.5 to 1, for large text 3 to 1: WCAG 2.2, level AA."""
+    browser.open(runs / page, dark=dark)
+    browser.ask("document.querySelectorAll('details').forEach(part => part.open = true)")
+    texts = browser.ask(COLOURS)
+    assert len(texts) > 30
+    faint = {
+        entry["text"]: round(found, 2)
+        for entry in texts
+        if (found := ratio(entry["ink"], entry["behind"])) < (3 if entry["large"] else 4.5)
+    }
+    assert faint == {}
+
+
+CARDS = "[...document.querySelectorAll('.cards .card')].filter(card => card.checkVisibility())"
+SHOWN = f"{CARDS}.map(card => card.classList[1])"
+EVERY = "[...document.querySelectorAll('.every tbody tr')].filter(row => row.checkVisibility()).length"
+ROWS = "[...document.querySelectorAll('tbody tr')].filter(row => row.checkVisibility()).length"
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_filters_are_reached_by_keyboard_and_work_without_a_script(browser: Browser, runs: Path, script: bool) -> None:
+    browser.open(runs / PAGES[0], script=script)
+    focus = "document.activeElement.id"
+    for _ in range(40):
+        browser.press("Tab")
+        if browser.ask(focus) == "show-all":
+            break
+    assert browser.ask(focus) == "show-all"
+    outline = "getComputedStyle(document.querySelector('#' + document.activeElement.id + '+label')).outlineStyle"
+    assert browser.ask(outline) == "solid"
+    kinds = browser.ask(SHOWN)
+    assert set(kinds) == {"right", "wrong"}
+    browser.press("ArrowRight")
+    assert browser.ask(focus) == "show-wrong" and set(browser.ask(SHOWN)) == {"wrong"}
+    browser.ask("document.querySelector('.every').open = true")
+    assert browser.ask(EVERY) == kinds.count("wrong")
+    browser.press("ArrowRight")
+    assert browser.ask(focus) == "show-right" and set(browser.ask(SHOWN)) == {"right"}
+
+
+def column(number: int) -> str:
+    return f"[...document.querySelectorAll('tbody tr')].map(row => row.cells[{number}].textContent.trim())"
+
+
+def test_a_table_is_sorted_by_its_headings_and_searched(browser: Browser, runs: Path) -> None:
+    browser.open(runs / "index.html")
+    names = browser.ask(column(0))
+    assert [re.split(r"\W", name)[0] for name in sorted(names)] == [LONG[:60], "first", "second"]
+    browser.ask("document.querySelectorAll('thead th button')[0].focus()")
+    browser.press("Enter")
+    assert browser.ask(column(0)) == sorted(names, reverse=True)
+    assert browser.ask("document.querySelector('thead th').getAttribute('aria-sort')") == "descending"
+    browser.press("Enter")
+    assert browser.ask(column(0)) == sorted(names)
+    browser.ask("document.querySelectorAll('thead th button')[2].click()")  # accuracy: what has none comes last
+    assert browser.ask(column(2))[-1] == "-"
+    search = "const box = document.querySelector('input[type=search]'); box.value = 'BROKEN';"
+    browser.ask(f"{search} box.dispatchEvent(new Event('input'))")
+    assert browser.ask(ROWS) == 1
