@@ -90,7 +90,7 @@ def line_charts(record: Entry) -> list[Entry]:
         answers = ((record.get("after") or record.get("before") or {}).get("samples") or 0) if accuracy else 0
         kept = record.get("step") if chart.marked else None
         drawn = draw(curves, form=chart.form, top=chart.top, log=chart.log, mark=kept, answers=answers)
-        charts.append({"title": chart.title, "unit": chart.unit, **drawn})
+        charts.append({"title": chart.title, "unit": chart.unit, "rises": chart.top > 0, **drawn})
     return charts
 
 

@@ -159,7 +159,7 @@ def test_a_wandb_watch_that_there_is_not_is_refused_where_it_stands(tmp_path: Pa
     with pytest.raises(ConfigError) as caught:
         read_env_file(path)
     expected = "WANDB_WATCH takes gradients, parameters, all or false, got 'weights'"
-    assert str(caught.value) == f"{path}: {expected}"
+    assert str(caught.value) == f"{path} line 2: {expected}"
     done = subprocess.run(
         [sys.executable, "-m", "trainer.supervise", "--", "accelerate", "launch"], capture_output=True, text=True,
         env={**os.environ, "WANDB_WATCH": "weights"}, cwd=project,
