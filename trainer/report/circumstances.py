@@ -1,9 +1,10 @@
-"""When, where and from what a run was trained, and the command that trains it again: from metrics.json and run.json."""
+"""When, where and from what a run was trained, and the command that trains it again."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,17 @@ def facts(record: Entry) -> list[Fact]:
 
 
 def again(run_dir: Path, begun: Mapping[str, Any]) -> str | None:
-    """The command that trains with the same settings into a folder beside `run_dir`, by run.json (`begun`): as its user
-    would type it, else the job's own. None where neither is recorded."""
-    if isinstance(typed := begun.get("command"), list) and typed and all(isinstance(word, str) for word in typed):
-        return shlex.join(typed)
+    """The command that trains on this machine with the same settings into a folder beside `run_dir`: that of the plan in
+    run.json (`begun`). None where none is recorded, or it needs several machines."""
     plan = begun.get("plan")
     words, env = (plan.get("launch_argv"), plan.get("env")) if isinstance(plan, dict) else (None, None)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or not isinstance(env, dict):
         return None
+    if words[:2] != ["accelerate", "launch"] or ("--num_machines", "1") not in pairwise(words):
+        return None  # several nodes need what only their scheduler tells them
     other = {"--output_dir": f"{run_dir}-again", "--run_id": f"{run_dir.name}-again"}
     changed = [other.get(before, word) for before, word in zip(["", *words], words, strict=False)]
-    job = command_from_anywhere("trainer.supervise", "--", *changed)
-    there, _, supervised = job.rpartition(" && ")
-    line = shlex.join(["env", *(f"{name}={value}" for name, value in env.items())]) + " " + supervised
+    job = command_from_anywhere("accelerate.commands.launch", *changed[2:])
+    there, _, launched = job.rpartition(" && ")
+    line = shlex.join(["env", *(f"{name}={value}" for name, value in env.items())]) + " " + launched
     return f"{there} && \\\n{line}" if there else line

@@ -529,7 +529,7 @@ def test_the_report_says_when_where_and_from_what_and_how_to_train_again(tmp_pat
     }  # fmt: skip
     write_run(run_dir, provenance=provenance)
     plan = {
-        "launch_argv": ["accelerate", "launch", "--output_dir", "o", "--run_id", "r1", "--seed", "0"],
+        "launch_argv": "accelerate launch --num_machines 1 --output_dir o --run_id r1 --seed 0".split(),
         "env": {"A": "b c"},
     }
     (run_dir / "run.json").write_text(json.dumps({"plan": plan}))
@@ -542,9 +542,11 @@ def test_the_report_says_when_where_and_from_what_and_how_to_train_again(tmp_pat
     assert {"https://wandb.ai/team/p/runs/r1", "../index.html"} <= set(page.references)
     again = page.text[page.text.index("Train it again") :]
     assert f"cd {CHECKOUT} && \\ env 'A=b c' " in again
-    assert "-m trainer.supervise -- accelerate launch --output_dir" in again and "--seed 0 The same settings" in again
-    words = shlex.split(again[again.index("accelerate") : again.index(" The same settings")])
-    assert words[2:6] == ["--output_dir", f"{run_dir}-again", "--run_id", "it's r1-again"]
+    assert (
+        "-m accelerate.commands.launch --num_machines 1 --output_dir" in again and "--seed 0 The same settings" in again
+    )
+    words = shlex.split(again[again.index("accelerate.commands") : again.index(" The same settings")])
+    assert words[3:7] == ["--output_dir", f"{run_dir}-again", "--run_id", "it's r1-again"]
 
 
 @pytest.mark.parametrize("link", ["javascript:alert(1)", "data:text/html,x", 7])
