@@ -34,8 +34,8 @@ def facts(record: Entry) -> list[Fact]:
 
 
 def again(run_dir: Path, begun: Mapping[str, Any]) -> str | None:
-    """The command that trains on this machine with the same settings into a folder beside `run_dir`: that of the plan in
-    run.json (`begun`). None where none is recorded, or it needs several machines."""
+    """The command that trains with the same settings on this machine, into a folder beside `run_dir`: that of the plan
+    in run.json (`begun`). None where none is recorded, or it needs several machines."""
     plan = begun.get("plan")
     words, env = (plan.get("launch_argv"), plan.get("env")) if isinstance(plan, dict) else (None, None)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or not isinstance(env, dict):

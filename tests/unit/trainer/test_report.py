@@ -529,7 +529,7 @@ def test_the_report_says_when_where_and_from_what_and_how_to_train_again(tmp_pat
     }  # fmt: skip
     write_run(run_dir, provenance=provenance)
     plan = {
-        "launch_argv": "accelerate launch --num_machines 1 --output_dir o --run_id r1 --seed 0".split(),
+        "launch_argv": shlex.split("accelerate launch --num_machines 1 --output_dir o --run_id r1 --seed 0"),
         "env": {"A": "b c"},
     }
     (run_dir / "run.json").write_text(json.dumps({"plan": plan}))
