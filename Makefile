@@ -9,8 +9,8 @@ override given := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(first
 # For the job, as the table of variables has them: one a line, its name first.
 override VARIABLES := $(shell sed -n 's/^    Variable."\([A-Z_]*\)",.*/\1/p' planner/request/variables.py)
 # For make itself: the scheduler, the flavour of torch that demo, run, test and image use, the Python to build with,
-# the program that works with images.
-override OWN := TO TORCH PYTHON DOCKER
+# the program that works with images, what infer is asked.
+override OWN := TO TORCH PYTHON DOCKER PICTURES QUESTION CONTEXT RECORDS
 
 override unknown := $(filter-out $(VARIABLES) $(OWN),$(given))
 
@@ -45,7 +45,24 @@ $(error unknown $(unknown): known are $(VARIABLES) $(OWN))
 endif
 endif
 
-.PHONY: help demo test test-fast lint env plan render check submit sweep status logs cancel resume list site claim run image sif lock docker-run golden
+# What looks at data and at runs takes these and no others.
+override TAKES_validate := MODEL DATA DEVICE MAX_LENGTH CONFIG_FILE
+override TAKES_infer := RUN OUTPUT PICTURES QUESTION CONTEXT RECORDS
+override TAKES_merge := RUN OUTPUT
+override TAKES_report := RUN OUTPUT
+override TAKES_tensorboard := RUN OUTPUT
+override tool := $(firstword $(filter validate infer merge report tensorboard,$(MAKECMDGOALS)))
+ifneq ($(and $(tool),$(filter-out $(TAKES_$(tool)) TORCH PYTHON,$(given))),)
+$(error $(filter-out $(TAKES_$(tool)) TORCH PYTHON,$(given)): make $(tool) takes $(TAKES_$(tool)): leave it out)
+endif
+ifneq ($(and $(filter PICTURES QUESTION CONTEXT RECORDS,$(given)),$(filter-out infer,$(MAKECMDGOALS) $(if $(MAKECMDGOALS),,help))),)
+$(error $(filter PICTURES QUESTION CONTEXT RECORDS,$(given)): only make infer takes it: leave it out)
+endif
+# The run's folder as one word of the shell, and the Python that has what training needs.
+override OF_RUN := [ -n "$$TRAINYARD_RUN" ] || { echo 'trainyard: RUN= is left out: make list shows the runs' >&2; exit 78; }; \
+  run="$${TRAINYARD_OUTPUT:-runs}/$$TRAINYARD_RUN" && python=$$(sh make-env.sh train)
+
+.PHONY: help demo test test-fast lint env plan render check submit sweep status logs cancel resume list site claim run image sif lock docker-run golden validate infer merge report tensorboard
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -100,6 +117,26 @@ site: .venv/launch/.made ## draft the cluster's defaults: make site > slurm/site
 
 claim: .venv/launch/.made ## print the Kubernetes claim that runs live in: make claim TO=k8s SIZE=200Gi
 	@.venv/launch/bin/python -m k8s claim
+
+validate: ## look at the data, the model and this machine before a run does (MODEL= DATA= CONFIG_FILE=)
+	@python=$$(sh make-env.sh train) && exec "$$python" -m trainer validate all \
+	  $${TRAINYARD_MODEL:+--model "$$TRAINYARD_MODEL"} $${TRAINYARD_DATA:+--data "$$TRAINYARD_DATA"} \
+	  $${TRAINYARD_DEVICE:+--device "$$TRAINYARD_DEVICE"} $${TRAINYARD_MAX_LENGTH:+--max_length "$$TRAINYARD_MAX_LENGTH"} \
+	  $${TRAINYARD_CONFIG_FILE:+--config "$$TRAINYARD_CONFIG_FILE"}
+
+infer: ## ask a trained model: make infer RUN=x PICTURES=a.png,b.png QUESTION="..." (or RECORDS=file.jsonl)
+	@$(OF_RUN) && set -f && IFS=, && set -- $$TRAINYARD_PICTURES && unset IFS && exec "$$python" -m trainer infer --run "$$run" \
+	  $${TRAINYARD_QUESTION:+--question "$$TRAINYARD_QUESTION"} $${TRAINYARD_CONTEXT:+--context "$$TRAINYARD_CONTEXT"} \
+	  $${TRAINYARD_RECORDS:+--records "$$TRAINYARD_RECORDS"} "$$@"
+
+merge: ## put a run's adapter into 16-bit weights, and measure that it still answers as well (RUN=)
+	@$(OF_RUN) && exec "$$python" -m trainer merge --run "$$run"
+
+report: ## build a run's report.html again (RUN=)
+	@$(OF_RUN) && exec "$$python" -m trainer report "$$run"
+
+tensorboard: ## show a run's curves on a page of this machine (RUN=)
+	@$(OF_RUN) && exec "$$python" -m tensorboard.main --logdir "$$run/tensorboard"
 
 image: ## build the image (TORCH=cpu for one without CUDA; DOCKER=podman or buildah)
 	@sh docker/build.sh

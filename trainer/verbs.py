@@ -26,9 +26,25 @@ def dispatch(usage: str, verbs: Mapping[str, str], argv: Sequence[str]) -> int:
             return FINISHED if verb else BAD_CONFIG
         if verb not in verbs:
             raise ConfigError(f"unknown verb {verb!r}{known_are(verb, verbs)}")
-        return int(resolve_name(verbs[verb])(rest))
+        try:
+            return int(resolve_name(verbs[verb])(rest))
+        except ModuleNotFoundError as error:
+            raise _elsewhere(error, usage.split()[3], argv) from error
 
     return exit_code(act, argv)
+
+
+def _elsewhere(error: ModuleNotFoundError, room: str, argv: Sequence[str]) -> Exception:
+    """What to do where this Python lacks a library; `error` itself where something of ours is missing."""
+    from trainer.commands import CHECKOUT, python, training_command
+
+    lacking = (error.name or "").partition(".")[0]
+    if not lacking or (CHECKOUT / lacking).is_dir():
+        return error
+    there = training_command(room, *argv)
+    same = there.split()[0] == python().split()[0]
+    advice = "make env makes an environment that has it" if same else there
+    return ConfigError(f"{argv[0]} needs {lacking}, which this Python ({sys.executable}) does not have: {advice}")
 
 
 def exit_code(act: Callable[[list[str]], int], argv: Sequence[str]) -> int:

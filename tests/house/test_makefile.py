@@ -81,7 +81,7 @@ def test_a_value_arrives_as_it_was_typed_and_is_never_run(text: str, checkout: P
     [
         ("NAME=$(shell touch ran)", "trainyard: NAME='$(shell touch ran)': takes at most 40"),
         ("NAME=a\nb", r"trainyard: NAME='a\nb': takes at most 40"),
-        ("FOO=$(shell touch ran)", "trainyard: unknown 'FOO': known are GPUS,"),
+        ("FOO=$(shell touch ran)", "trainyard: unknown 'FOO': make help lists all"),
         ("GPU=2", "trainyard: unknown 'GPU', did you mean GPUS?"),
         ("GPUS=", "trainyard: GPUS= is empty"),
         ("TO=", "TO=: takes one of slurm k8s local"),
@@ -195,3 +195,53 @@ def test_run_looks_at_the_request_before_it_makes_an_environment(checkout: Path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("trainyard: GPUS='0': takes a whole number")
     assert not (checkout / ".venv" / "cpu").exists()
+
+
+def told(checkout: Path, *words: str) -> list[str]:
+    """The words that the environment for training is started with, by `make` with these."""
+    python = checkout / ".venv" / "cpu" / "bin" / "python"
+    python.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    done = make(checkout, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("words", "started"),
+    [
+        (["report", "RUN=one"], ["trainer", "report", "runs/one"]),
+        (["merge", "RUN=one", "OUTPUT=my runs"], ["trainer", "merge", "--run", "my runs/one"]),
+        (["tensorboard", "RUN=one"], ["tensorboard.main", "--logdir", "runs/one/tensorboard"]),
+        (
+            ["infer", "RUN=one", "PICTURES=a b.png,*.png", "QUESTION=it's $(touch ran) `touch ran`?", "CONTEXT=-x"],
+            ["trainer", "infer", "--run", "runs/one", "--question", "it's $(touch ran) `touch ran`?", "--context", "-x",
+             "a b.png", "*.png"],
+        ),
+        (["infer", "RUN=one", "RECORDS=a.jsonl"], ["trainer", "infer", "--run", "runs/one", "--records", "a.jsonl"]),
+        (["validate"], ["trainer", "validate", "all"]),
+        (
+            ["validate", "MODEL=m y", "DATA=d", "DEVICE=cpu", "MAX_LENGTH=64", "CONFIG_FILE=t.yaml"],
+            ["trainer", "validate", "all", "--model", "m y", "--data", "d", "--device", "cpu", "--max_length", "64",
+             "--config", "t.yaml"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_looks_at_data_and_runs_finds_its_python_and_takes_its_words_as_typed(
+    words: list[str], started: list[str], checkout: Path
+) -> None:
+    assert told(checkout, *words) == ["-m", *started]
+    assert not (checkout / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["report"], "trainyard: RUN= is left out: make list shows the runs\n"),
+        (["report", "RUN=one", "GPUS=2"], "GPUS: make report takes RUN OUTPUT: leave it out"),
+        (["validate", "RUN=one"], "RUN: make validate takes MODEL DATA DEVICE MAX_LENGTH CONFIG_FILE: leave it out"),
+        (["plan", "QUESTION=x"], "QUESTION: only make infer takes it: leave it out"),
+    ],
+)
+def test_what_they_have_no_use_for_is_refused(words: list[str], said: str, checkout: Path) -> None:
+    done = make(checkout, *words)
+    assert (done.returncode, done.stdout) == (2, "") and said in done.stderr
