@@ -57,7 +57,7 @@ def checkout(tmp_path: Path) -> Path:
     for name in LAUNCH_SIDE:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "site.yaml"))
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("site.yaml"))
         else:
             shutil.copy2(source, folder / name)
     for flavour in ("launch", "cpu"):

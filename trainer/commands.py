@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -18,9 +19,12 @@ def command(*words: object) -> str:
 
 def training_command(*words: object) -> str:
     """As `command`, where this Python may be that of the launch side: by the checkout's environment for training."""
+    if find_spec("torch"):
+        return command(*words)
     made = (f".venv/{flavour}/bin/python" for flavour in ("cuda", "cpu"))
-    ready = next((path for path in made if (CHECKOUT / path).is_file()), None)
-    return command(*words) if find_spec("torch") or not ready else _by(ready, words)
+    # A path that may not be looked at is none: Path.is_file would raise PermissionError.
+    ready = next((path for path in made if os.path.isfile(CHECKOUT / path)), None)
+    return _by(ready, words) if ready else command(*words)
 
 
 def command_from_anywhere(*words: object) -> str:

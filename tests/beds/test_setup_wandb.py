@@ -33,6 +33,7 @@ def test_a_test_run_reaches_the_service_and_the_key_is_not_said(tmp_path: Path, 
     assert KEY not in output
 
 
+@pytest.mark.slow
 def test_a_refused_key_is_78_and_what_to_do(tmp_path: Path, service: Service) -> None:
     service.answer_with(401)
     argv = {"WANDB_BASE_URL": service.address, "WANDB_API_KEY": KEY, "WANDB_ENTITY": "ada"}

@@ -140,6 +140,10 @@ def test_what_no_partition_can_run_is_refused_with_what_could(given: dict[str, s
     assert refusal(refuse_impossible, spec, GROUPS) == said
 
 
+def test_one_mib_is_what_slurm_says_of_nodes_whose_memory_it_does_not_know() -> None:
+    assert [group(mem_mib=size).tracks_memory for size in (1, 2)] == [False, True]
+
+
 def test_memory_that_slurm_knows_on_some_nodes_is_asked_for_and_a_little_of_it_is_not_enough() -> None:
     groups = (group(default=True, mem_mib=1), group(default=True, mem_mib=500))
     spec = resolve({"DEVICE": "cpu"}, project_dir=ROOT, environ={})

@@ -38,6 +38,11 @@ def test_what_a_person_types_is_the_same_command() -> None:
     assert Launch.from_words(typed.split()) == expected
 
 
+def test_without_a_count_it_is_one_process_on_one_machine() -> None:
+    found = Launch.from_words(["accelerate", "launch", "-m", "trainer.train"])
+    assert (found.configuration, found.processes, found.machines, found.overrides) == ("", 1, 1, ())
+
+
 @pytest.mark.parametrize("words", ["", "rm -rf", "accelerate launch", "accelerate launch -m", "accelerate test -m x"])
 def test_what_is_no_plans_command_is_refused(words: str) -> None:
     with pytest.raises(ConfigError, match=r"supervise takes the plan's command: -- accelerate launch \.\.\. -m "):

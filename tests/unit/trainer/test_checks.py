@@ -38,6 +38,7 @@ def test_the_environment_is_as_pinned_and_tokens_are_seen_but_not_said(tmp_path:
     assert "canary" not in (tmp_path / "rank0.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_model_is_looked_at_without_its_weights(tmp_path: Path, tiny_model: Path) -> None:
     layers = json.loads((tiny_model / "config.json").read_text())["text_config"]["num_hidden_layers"]
     code, found = validate(tmp_path, "model", "--model", tiny_model, "--data", "d", "--lora_r=8")
@@ -73,6 +74,7 @@ def test_settings_that_nobody_uses_are_said_with_what_is_usual(tmp_path: Path) -
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
+@pytest.mark.slow
 def test_a_disk_too_small_for_the_checkpoints_fails_with_what_they_take(tmp_path: Path, tiny_model: Path) -> None:
     folder = tmp_path / "small"
     folder.mkdir()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from specs import GEMMA_4B
 from tiny_families import write_tiny_mllama
@@ -52,6 +53,8 @@ def test_the_plan_refuses_weights_that_are_quantized_already(tmp_path: Path, mor
         (RuntimeError(), "RuntimeError"),
         (ValueError("\n\n  Unrecognized model. It should have a key."), "Unrecognized model"),
         (TypeError("x" * 500), f"TypeError: {'x' * (LONGEST - 3)}..."),
+        (ValueError("x" * LONGEST), "x" * LONGEST),
+        (ValueError("x" * (LONGEST + 1)), f"{'x' * (LONGEST - 3)}..."),
     ],
 )
 def test_what_a_library_raises_is_one_line(error: Exception, said: str) -> None:
@@ -89,7 +92,8 @@ class OutOfMemoryError(RuntimeError):
         RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), OSError(28, "No space left on device"),
         OSError(5, "Input/output error"), OSError("We couldn't connect to 'https://huggingface.co'"),
         RuntimeError("I/O error: Input/output error (os error 5)"), ConnectionResetError("reset by peer"),
-        caused(TimeoutError("read timed out")), ConfigError("as it was"), SickNode("as it was"),
+        caused(TimeoutError("read timed out")), httpx.ReadError("cut off"), caused(httpx.ReadError("cut off")),
+        ConfigError("as it was"), SickNode("as it was"),
     ],
     ids=lambda error: repr(error)[:40],
 )  # fmt: skip

@@ -184,8 +184,9 @@ def test_long_records_are_left_out_and_said(tmp_path: Path, tiny_model: Path, wa
     lines.append(json.dumps({**entry, "question": "why? " * 400}))
     (tmp_path / "train.jsonl").write_text("\n".join(lines))
     (tmp_path / "eval.jsonl").write_text((walks / "eval.jsonl").read_text())
-    ended = train_forked(tmp_path, model=tiny_model, data=tmp_path, max_length=200, max_steps=1)
+    ended = train_forked(tmp_path, model=tiny_model, data=tmp_path, max_seq_length=200, max_steps=1)
     assert ended.codes == (0,), ended.output
+    assert "command line: max_seq_length=200 is max_length=200 here\n" in ended.output
     assert f"data: 1 of {len(lines)} train records left out: longer than max_length (200 tokens;" in ended.output
 
 

@@ -201,6 +201,7 @@ def validate(tmp_path: Path, *argv: str) -> tuple[int, str]:
     return ended.codes[0], ended.output
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_0_or_strictly_with_78(faulty: Path, tiny_model: Path, tmp_path: Path) -> None:
     argv = ("--model", str(tiny_model), "--data", str(faulty), "--max_length=200")
     code, output = validate(tmp_path / "a", *argv, "--json")
@@ -229,6 +230,14 @@ def test_the_command_ends_with_0_or_strictly_with_78(faulty: Path, tiny_model: P
 def test_a_wrong_request_is_one_line_and_78(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", *argv]) == 78
     assert capsys.readouterr().err == f"trainyard: {message}\n"
+
+
+def test_five_sizes_of_pictures_are_listed_and_the_others_counted(inspected: Inspection, faulty: Path) -> None:
+    report = build_report(settings(faulty), inspected)
+    for count, more in ((5, ""), (6, " and 1 other sizes"), (9, " and 4 other sizes")):
+        sizes = {f"{n}x{n}": 2 for n in range(count)}
+        listed = "0x0 (2), 1x1 (2), 2x2 (2), 3x3 (2), 4x4 (2)"
+        assert render({**report, "picture_sizes": sizes}).splitlines()[1] == f"images  {listed}{more}"
 
 
 def test_percentiles_are_values_that_occur() -> None:
@@ -277,6 +286,15 @@ def test_lengths_of_the_last_answers_are_not_taken_for_all(tmp_path: Path, recor
         keep_lengths(records, 905, learn=kept)
         spec = resolve(given, project_dir=tmp_path, environ={}, run_suffix="x")
         assert (spec.length_source, spec.supervised_tokens == 40) == (source, source == "measured")
+
+
+def test_lengths_of_records_without_pictures_are_taken(records: Path) -> None:
+    data = str(records / "train.jsonl")
+    text = replace(keep_lengths(records / "train.jsonl", 905), pictures=0)
+    write_lengths(data, text)
+    assert read_lengths(data, GEMMA) == text
+    write_lengths(data, replace(text, pictures=-1))
+    assert read_lengths(data, GEMMA) is None
 
 
 def test_lengths_of_other_data_or_another_model_are_not_taken(records: Path) -> None:
@@ -357,6 +375,7 @@ def test_the_trainer_leaves_out_the_same_records_and_shows_three_examples(
     assert lines[shown + 1].startswith("masked (") and lines[shown + 2].startswith("trained (")
 
 
+@pytest.mark.slow
 def test_a_strict_run_ends_with_78_on_every_rank(tmp_path: Path, faulty: Path, tiny_model: Path) -> None:
     ended = train_forked(tmp_path, model=tiny_model, data=faulty, max_length=200, strict=True, world_size=2)
     assert ended.codes == (78, 78), ended.output
