@@ -163,7 +163,7 @@ def _take(spec: JobSpec, tried: tuple[Candidate, ...], *, here: bool) -> int:
         if tried[i].fits:
             return i
     if spec.accelerate_config == "auto":
-        raise ConfigError(nothing_fits(spec, tried, fits=_would_fit, here=here))
+        raise ConfigError(nothing_fits(spec, tried, fits=_would_fit, here=here), name="MODEL")
     return min(wanted, key=lambda i: tried[i].estimate.peak_bytes)
 
 

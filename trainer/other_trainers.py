@@ -10,6 +10,9 @@ from __future__ import annotations
 # Each name with the values, separated by |, that are dropped with a notice; `*`: whatever it says. All other values are
 # refused for the reason above them.
 ANY = "*"
+# The linears of a layer by the names that most families give them.
+NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+SEVEN = f"all-linear|all|{','.join(NAMES)}|[{','.join(map(repr, NAMES))}]"
 REASONS: dict[str, str] = {
     "GPUs compute in bf16, adapters are kept in fp32": """
         torch_dtype=auto|bfloat16|bf16|torch.bfloat16 dtype=auto|bfloat16|bf16|torch.bfloat16 bf16=true|auto fp16=false
@@ -104,7 +107,7 @@ REASONS: dict[str, str] = {
         use_peft=true adapter=lora|qlora finetuning_type=lora stage=sft rl peft_type=lora task_type=causal_lm
         lora_task_type=causal_lm inference_mode=false auto_mapping peft_version=*""",
     "adapters are on every linear of the language model; vision: lora adds those of the image tower": """
-        target_modules=all-linear|all lora_target_modules=all-linear|all lora_target=all|all-linear
+        target_modules=SEVEN lora_target_modules=SEVEN lora_target=SEVEN
         lora_target_linear=true exclude_modules target_parameters lora_target_parameters layers_to_transform
         layers_pattern layer_replication lora_mlp_kernel=* lora_qkv_kernel=* lora_o_kernel=*""",
     "every adapter has the same rank and alpha, and their output is scaled by alpha / rank": """
@@ -136,6 +139,7 @@ def _by_name() -> dict[str, tuple[tuple[str, ...], str]]:
     for reason, names in REASONS.items():
         for entry in names.split():
             name, _, values = entry.partition("=")
+            values = SEVEN if values == "SEVEN" else values
             found[name] = (tuple(values.split("|")) if values else (), reason)
     return found
 

@@ -97,12 +97,13 @@ class Problems(list[ConfigError]):
     """All that is wrong with one request, to be refused at once."""
 
     @contextlib.contextmanager
-    def kept(self) -> Iterator[None]:
-        """A ConfigError of this block is kept for `refuse`; what follows the block still runs."""
+    def kept(self, name: str = "") -> Iterator[None]:
+        """A ConfigError of this block is kept for `refuse`, about `name` where it says no other; what follows the block
+        still runs."""
         try:
             yield
         except ConfigError as error:
-            self.append(error)
+            self.append(error.but(name=error.name or name))
 
     def refuse(self, *, source: str = "") -> None:
         """Raises ConfigError with all that was kept, if anything was."""

@@ -76,7 +76,7 @@ def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested
     gpu_gib: dict[str, float] = {}
     texts: dict[str, str] = {}
     for key, value in content.items():
-        with problems.kept():
+        with problems.kept(name=key):
             if key == GPU_TYPES or key in nested:  # the others are variables, which look for secrets themselves
                 refuse_secrets(key, value)
             if key == GPU_TYPES:

@@ -198,6 +198,20 @@ def test_another_name_with_another_word_is_translated(line: str, name: str, valu
     assert len(settings.notices) == 1 and f" is {name}=" in settings.notices[0]
 
 
+@pytest.mark.parametrize(
+    "targets", ["all-linear", "[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]", "[q_proj, v_proj]"]
+)
+def test_targets_that_are_every_linear_of_the_language_model_are_dropped_and_fewer_refused(
+    targets: str, tmp_path: Path
+) -> None:
+    reason = "adapters are on every linear of the language model; vision: lora adds those of the image tower"
+    text = f"target_modules: {targets}\n"
+    if targets == "[q_proj, v_proj]":
+        assert refusal(tmp_path, text) == f"./theirs.yaml: target_modules is not a setting here: {reason}"
+    else:
+        assert read(tmp_path, text).notices == (f"{tmp_path}/theirs.yaml: target_modules is not needed: {reason}",)
+
+
 def test_warmup_in_steps_is_refused_with_what_to_give(tmp_path: Path) -> None:
     assert refusal(tmp_path, "warmup_steps: 100") == (
         "./theirs.yaml: warmup_steps is not a setting here: give warmup_fraction, the share of max_steps"
