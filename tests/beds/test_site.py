@@ -341,7 +341,7 @@ def test_plan_says_what_the_site_decided(checkout: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[1].startswith("memory 48 GiB a GPU (l40s of slurm/site.yaml), ")
-    assert lines[5] == "site   slurm/site.yaml: PARTITION"
+    assert lines[2] == "site   slurm/site.yaml: PARTITION"
     assert "#SBATCH --partition=gpu\n" in slurm("render", "--gpus=2", cwd=checkout).stdout
 
 
