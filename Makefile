@@ -9,8 +9,8 @@ override given := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(first
 # For the job, as the table of variables has them: one a line, its name first.
 override VARIABLES := $(shell sed -n 's/^    Variable."\([A-Z_]*\)",.*/\1/p' planner/request/variables.py)
 # For make itself: the scheduler, the flavour of torch that demo, run, test and image use, the Python to build with,
-# the program that works with images, what infer is asked.
-override OWN := TO TORCH PYTHON DOCKER PICTURES QUESTION CONTEXT RECORDS
+# the program that works with images, what infer is asked, the folder that convert writes.
+override OWN := TO TORCH PYTHON DOCKER PICTURES QUESTION CONTEXT RECORDS OUT
 
 override unknown := $(filter-out $(VARIABLES) $(OWN),$(given))
 
@@ -35,6 +35,9 @@ endif
 ifneq ($(call says_to,claim,k8s),)
 $(error TO=$(BACKEND): a claim is for TO=k8s: leave TO out)
 endif
+ifneq ($(and $(filter OUT,$(given)),$(filter-out convert,$(MAKECMDGOALS))),)
+$(error OUT=$(value OUT): only make convert takes it: leave OUT out)
+endif
 override LAUNCH_VERBS := plan render check submit sweep status logs cancel resume list site claim
 override LAUNCH := .venv/launch/bin/python -m $(BACKEND)
 override RUN_HERE := .venv/launch/bin/python -m local ready && python=$$(sh make-env.sh train) && exec "$$python" -m local run
@@ -47,11 +50,12 @@ endif
 
 # What looks at data and at runs takes these and no others.
 override TAKES_validate := MODEL DATA DEVICE MAX_LENGTH CONFIG_FILE
+override TAKES_convert := DATA OUT
 override TAKES_infer := RUN OUTPUT PICTURES QUESTION CONTEXT RECORDS
 override TAKES_merge := RUN OUTPUT
 override TAKES_report := RUN OUTPUT
 override TAKES_tensorboard := RUN OUTPUT
-override tool := $(firstword $(filter validate infer merge report tensorboard,$(MAKECMDGOALS)))
+override tool := $(firstword $(filter validate convert infer merge report tensorboard,$(MAKECMDGOALS)))
 ifneq ($(and $(tool),$(filter-out $(TAKES_$(tool)) TORCH PYTHON,$(given))),)
 $(error $(filter-out $(TAKES_$(tool)) TORCH PYTHON,$(given)): make $(tool) takes $(TAKES_$(tool)): leave it out)
 endif
@@ -62,7 +66,7 @@ endif
 override OF_RUN := [ -n "$$TRAINYARD_RUN" ] || { echo 'trainyard: RUN= is left out: make list shows the runs' >&2; exit 78; }; \
   run="$${TRAINYARD_OUTPUT:-runs}/$$TRAINYARD_RUN" && python=$$(sh make-env.sh train)
 
-.PHONY: help demo test test-fast lint env plan render check submit sweep status logs cancel resume list site claim run image sif lock docker-run golden validate infer merge report tensorboard
+.PHONY: help demo test test-fast lint env plan render check submit sweep status logs cancel resume list site claim run image sif lock docker-run golden validate convert infer merge report tensorboard
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -70,7 +74,7 @@ help: ## list these commands
 	@echo '  Variables, for example make plan GPUS=2 VRAM=24:'
 	@printf '  %s\n' '$(VARIABLES)' | fold -s -w 100
 	@echo '  What each means: .venv/launch/bin/python -m slurm (or k8s) --help'
-	@echo '  Also: TORCH=cpu|cuda (which torch demo, run, test and image use), PYTHON=/path/to/python3.11, DOCKER=docker|podman'
+	@echo '  Also: TORCH=cpu|cuda (which torch demo, run, test and image use), PYTHON=/path/to/python3.11, DOCKER=docker|podman, OUT=folder (convert)'
 
 demo: ## train on this machine without GPU, cluster, network or token: about two minutes
 	@python=$$(sh make-env.sh train) && exec "$$python" -m examples.demo
@@ -123,6 +127,9 @@ validate: ## look at the data, the model and this machine before a run does (MOD
 	  $${TRAINYARD_MODEL:+--model "$$TRAINYARD_MODEL"} $${TRAINYARD_DATA:+--data "$$TRAINYARD_DATA"} \
 	  $${TRAINYARD_DEVICE:+--device "$$TRAINYARD_DEVICE"} $${TRAINYARD_MAX_LENGTH:+--max_length "$$TRAINYARD_MAX_LENGTH"} \
 	  $${TRAINYARD_CONFIG_FILE:+--config "$$TRAINYARD_CONFIG_FILE"}
+
+convert: ## make records and pictures of a hub data set, parquet, csv, a picture folder (DATA=owner/name OUT=folder)
+	@python=$$(sh make-env.sh train) && exec "$$python" -m trainer convert "$$TRAINYARD_DATA" "$$TRAINYARD_OUT"
 
 infer: ## ask a trained model: make infer RUN=x PICTURES=a.png,b.png QUESTION="..." (or RECORDS=file.jsonl)
 	@$(OF_RUN) && set -f && IFS=, && set -- $$TRAINYARD_PICTURES && unset IFS && exec "$$python" -m trainer infer --run "$$run" \

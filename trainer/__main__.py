@@ -2,6 +2,7 @@
 
   config          every setting of a run, documented, with its value and who says so
   validate        look at the data, the model and the machine before a run does
+  convert         make records and pictures of a hub data set, parquet, a picture folder, webdataset, csv or addresses
   layers          a model's linear layers, and what each choice of LoRA would train
   setup-wandb     whether runs will reach W&B; --test-run logs a small one
   infer           ask a trained model: pictures in, JSON out
@@ -20,7 +21,8 @@ from collections.abc import Sequence
 from trainer.verbs import dispatch
 
 VERBS = {
-    "config": "trainer.settings:main", "validate": "trainer.tools.validate:main", "layers": "trainer.tools.layers:main",
+    "config": "trainer.settings:main", "validate": "trainer.tools.validate:main",
+    "convert": "trainer.convert.command:main", "layers": "trainer.tools.layers:main",
     "setup-wandb": "trainer.tools.setup_wandb:main", "infer": "trainer.tools.infer:main",
     "merge": "trainer.tools.merge:main", "report": "trainer.report.page:main",
 }  # fmt: skip

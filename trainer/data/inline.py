@@ -29,8 +29,8 @@ def as_data(name: str) -> str:
     return f"{DATA};base64,{name}" if bare else name
 
 
-def unpack(address: str, *, write: bool) -> str:
-    """The file of a picture at a data: address; without `write` only its name. Raises FormError, ConfigError."""
+def unpack_bytes(address: str) -> bytes:
+    """The file that a data: address holds. Raises FormError."""
     header, comma, text = address.partition(",")
     try:
         content = base64.b64decode("".join(text.split()), validate=True) if comma else b""
@@ -38,6 +38,12 @@ def unpack(address: str, *, write: bool) -> str:
         content = b""
     if not header.endswith(";base64") or not content.startswith(MAGIC):
         raise FormError(f": {address[:32]}... is no picture in base64", "a data: address that is no picture in base64")
+    return content
+
+
+def unpack(address: str, *, write: bool) -> str:
+    """The path of the picture at a data: address; without `write` it is not made. Raises FormError, ConfigError."""
+    content = unpack_bytes(address)
     path = picture_folder() / f"{hashlib.sha256(content).hexdigest()}.picture"
     if write and not path.is_file():
         try:

@@ -1,0 +1,185 @@
+"""`convert`: what is no JSON, or names pictures by address, becomes records that training reads."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import http.server
+import io
+import json
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from trainer.__main__ import main
+from trainer.data.grid import load_image
+from trainer.data.records import Dataset, load_dataset
+from trainer.outcome import ConfigError
+
+pytestmark = pytest.mark.slow  # the datasets library takes seconds to begin
+COLORS = ("red", "blue", "red")
+
+
+def picture(color: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (20, 10), color).save(file, "PNG")
+    return file.getvalue()
+
+
+def rows() -> list[dict[str, Any]]:
+    return [{"image": {"bytes": picture(color), "path": None}, "question": "which?", "answer": color}
+            for color in COLORS]  # fmt: skip
+
+
+def parquet(path: Path, columns: list[dict[str, Any]]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(columns), path)
+
+
+def convert(data: object, out: Path, *more: str) -> int:
+    return main(["convert", str(data), str(out), *more])
+
+
+def seen(dataset: Dataset) -> list[tuple[str, str]]:
+    """(what the picture of each record shows, the answer)"""
+    names = {(255, 0, 0): "red", (0, 0, 255): "blue"}
+    found = []
+    for record in dataset.train:
+        (path,) = record.images
+        found.append((names[load_image(str(path)).getpixel((0, 0))], record.answer))  # type: ignore[index]
+    return found
+
+
+WANTED = [(color, color) for color in COLORS]
+
+
+def test_a_hub_snapshot_of_parquet_becomes_records_with_each_picture_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parquet(tmp_path / "set/data/train-00000-of-00001.parquet", rows())
+    parquet(tmp_path / "set/data/validation-00000-of-00001.parquet", rows()[:1])
+    (tmp_path / "set/README.md").write_text("# pictures\n")
+    out = tmp_path / "out"
+    assert convert(tmp_path / "set", out) == 0
+    dataset = load_dataset(str(out))
+    assert (seen(dataset), len(dataset.eval), dataset.left_out) == (WANTED, 1, ())
+    assert len(list((out / "pictures").rglob("*.png"))) == 2
+    assert "train.jsonl: 3 records, 2 new pictures" in capsys.readouterr().out
+    # The same again changes nothing; something else is refused.
+    assert convert(tmp_path / "set", out) == 0
+    assert "train.jsonl: 3 records, 0 new pictures" in capsys.readouterr().out
+    assert convert(tmp_path / "set/data/train-00000-of-00001.parquet", out) == 78
+
+
+def test_a_stopped_conversion_goes_on_behind_its_last_whole_record(tmp_path: Path) -> None:
+    parquet(tmp_path / "train.parquet", rows())
+    out = tmp_path / "out"
+    convert(tmp_path / "train.parquet", out)
+    whole = (out / "train.jsonl").read_bytes()
+    first = whole.index(b"\n") + 1
+    (out / "train.jsonl").unlink()
+    (out / "train.jsonl.part").write_bytes(b'{"kept": 1}\n' + whole[first : first + 9])
+    assert convert(tmp_path / "train.parquet", out) == 0
+    assert (out / "train.jsonl").read_bytes() == b'{"kept": 1}\n' + whole[first:]
+
+
+def test_a_picture_folder_is_read_by_its_metadata_or_its_folders(tmp_path: Path) -> None:
+    for name, color in (("0.png", "red"), ("1.png", "blue")):
+        for folder in ("meta", f"plain/{color}"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / name).write_bytes(picture(color))
+    lines = [{"file_name": f"{n}.png", "question": "which?", "answer": c} for n, c in enumerate(("red", "blue"))]
+    (tmp_path / "meta/metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert convert(tmp_path / "meta", tmp_path / "a") == 0
+    assert sorted(seen(load_dataset(str(tmp_path / "a"), eval_fraction=0))) == [("blue", "blue"), ("red", "red")]
+    assert convert(tmp_path / "plain", tmp_path / "b", "--question", "which colour?") == 0
+    dataset = load_dataset(str(tmp_path / "b"), eval_fraction=0, columns="answer=label")
+    assert sorted(seen(dataset)) == [("blue", "blue"), ("red", "red")]
+
+
+def test_webdataset_csv_and_several_picture_columns(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for n, color in enumerate(COLORS):
+            said = json.dumps({"question": "which?", "answer": color}).encode()
+            for suffix, content in (("png", picture(color)), ("json", said)):
+                member = tarfile.TarInfo(f"{n:03}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    assert convert(tmp_path / "s.tar", tmp_path / "a") == 0
+    assert seen(load_dataset(str(tmp_path / "a"), eval_fraction=0)) == WANTED
+    (tmp_path / "p.png").write_bytes(picture("red"))
+    (tmp_path / "t.csv").write_text("image,question,answer\np.png,which?,red\n")
+    assert convert(tmp_path / "t.csv", tmp_path / "b") == 0
+    assert seen(load_dataset(str(tmp_path / "b"), eval_fraction=0)) == [("red", "red")]
+    two = [{"left": row["image"], "right": rows()[1]["image"], "question": "?", "answer": "x"} for row in rows()]
+    parquet(tmp_path / "two.parquet", two)
+    assert convert(tmp_path / "two.parquet", tmp_path / "c") == 0
+    record = load_dataset(str(tmp_path / "c"), eval_fraction=0).train[0]
+    assert [load_image(str(path)).getpixel((0, 0)) for path in record.images] == [(255, 0, 0), (0, 0, 255)]
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+    """The address of a server of tmp_path/web, and what was asked of it."""
+    asked: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            asked.append(self.path)
+
+    (tmp_path / "web").mkdir()
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=str(tmp_path / "web"))
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+
+
+def test_addresses_are_fetched_once_and_pictures_in_json_are_stored(
+    web: tuple[str, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address, asked = web
+    (tmp_path / "web/red.png").write_bytes(picture("red"))
+    (tmp_path / "web/page.png").write_bytes(b"<html>")
+    blue = "data:image/png;base64," + base64.b64encode(picture("blue")).decode()
+    parts = [{"type": "image_url", "image_url": {"url": f"{address}/red.png"}}, {"type": "text", "text": "which?"}]
+    talk = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "red"}]}
+    lines = [
+        talk, {"image": f"{address}/red.png", "question": "?", "answer": "red"},
+        {"image": blue, "question": "?", "answer": "blue"},
+        {"image": f"{address}/gone.png", "question": "?", "answer": "x"},
+        {"image": f"{address}/page.png", "question": "?", "answer": "x"},
+    ]  # fmt: skip
+    data = tmp_path / "d.json"
+    data.write_text(json.dumps(lines))
+    with pytest.raises(ConfigError, match=r"a picture at an address .* makes records and pictures that can be read$"):
+        load_dataset(str(data), strict=True)
+    assert convert(data, tmp_path / "out") == 0
+    assert asked.count("/red.png") == 1
+    said = capsys.readouterr()
+    assert "2 pictures could not be stored, the first: " in said.err and "HTTP Error 404" in said.err
+    dataset = load_dataset(str(tmp_path / "out"), eval_fraction=0)
+    assert (seen(dataset), dataset.unusable) == ([("red", "red"), ("red", "red"), ("blue", "blue")], 2)
+
+
+def test_what_cannot_be_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/x").touch()
+    for data, out, said in (
+        (tmp_path / "bad.parquet", tmp_path / "a", "bad.parquet cannot be read: "),
+        (tmp_path / "nowhere", tmp_path / "b", "does not exist: give a file, a folder, or the id of a data set"),
+        (tmp_path / "bad.parquet", tmp_path / "full", "full is not empty: give a new folder"),
+    ):
+        assert convert(data, out) == 78
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1 and "Traceback" not in error

@@ -1,0 +1,113 @@
+"""usage: python -m trainer convert DATA OUT [--subset NAME] [--question TEXT]
+
+DATA is the id of a data set of the hub (owner/name), a folder (a hub snapshot, parquet, arrow or csv files, pictures
+with metadata.jsonl, webdataset), one such file, or JSON whose pictures are addresses or base64. OUT becomes a folder
+with train.jsonl, eval.jsonl and pictures/, each picture stored once by its content: DATA=OUT trains on it.
+
+Stopped or failed, the same command goes on where it was. Addresses of pictures are fetched, each once.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from trainer.commands import command
+from trainer.convert.pictures import PictureStore
+from trainer.convert.rows import Split, find_splits
+from trainer.data.columns import CONVERSATIONS, QUESTIONS
+from trainer.env_file import take_env_file
+from trainer.files import read_json, write_whole
+from trainer.flags import Text, parse
+from trainer.outcome import FINISHED, ConfigError
+from trainer.settings import say
+
+MADE_OF = "convert.json"
+PART = ".part"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    subset: str | None = None
+    """Which configuration of a data set that has several."""
+    question: Text | None = None
+    """What is asked in records that hold no question, such as pictures with labels."""
+
+
+def main(argv: list[str]) -> int:
+    """Raises ConfigError."""
+    words: list[str] = []
+    options = parse(argv, Options, str(__doc__), words=words)
+    if len(words) != 2 or not all(words):
+        raise ConfigError(f"convert takes DATA and OUT, got {words}: python -m trainer convert owner/name data")
+    data, out = words[0], Path(words[1])
+    take_env_file()
+    _begin(out, {"data": data, "subset": options.subset, "question": options.question})
+    lost, first_lost = 0, ""
+    for split in find_splits(data, options.subset):
+        store = PictureStore(out, split.folder)
+        count = _write(split, out, store, options.question)
+        print(f"{out / f'{split.name}.jsonl'}: {count} records, {store.count} new pictures", flush=True)
+        lost += store.lost.total()
+        first_lost = first_lost or store.first_lost
+    if lost:
+        left_out = "records without their picture are left out of training"
+        say([f"{lost} pictures could not be stored, the first: {first_lost}; {left_out}"])
+    print(f"next: {command('trainer', 'validate', 'data', '--model', 'MODEL', '--data', out)}")
+    return FINISHED
+
+
+def _begin(out: Path, asked: dict[str, Any]) -> None:
+    """Note in OUT what it is made of. Raises ConfigError where it holds something else."""
+    note = out / MADE_OF
+    if out.is_file():
+        raise ConfigError(f"{out} is a file: give a folder")
+    if note.is_file():
+        try:
+            before = read_json(note)
+        except (OSError, ValueError):
+            before = None
+        if before != asked and any(out.glob("*.jsonl*")):
+            raise ConfigError(f"{out} holds a conversion of something else ({before}): give another folder")
+    elif out.is_dir() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty: give a new folder")
+    write_whole(note, json.dumps(asked) + "\n")
+
+
+def _write(split: Split, out: Path, store: PictureStore, question: str | None) -> int:
+    """How many records OUT then has of a split. Goes on behind the last whole line of an earlier attempt."""
+    path, part = out / f"{split.name}.jsonl", out / f"{split.name}.jsonl{PART}"
+    if path.is_file():
+        with path.open("rb") as lines:
+            return sum(1 for _ in lines)
+    done = _cut(part)
+    with part.open("ab") as file:
+        bar = tqdm(split.begin_at(done), split.name, split.total, initial=done, unit=" records", disable=None)
+        for row in bar:
+            record = store.take(row)
+            if question is not None and not any(record.get(name) for name in (*QUESTIONS, *CONVERSATIONS)):
+                record["question"] = question
+            file.write(json.dumps(record, ensure_ascii=False, default=str).encode(errors="replace") + b"\n")
+            done += 1
+    if not done:
+        part.unlink()
+        raise ConfigError(f"{split.name} has no rows")
+    part.replace(path)
+    return done
+
+
+def _cut(part: Path) -> int:
+    """How many whole lines there are; a last one that was not written to its end is taken away."""
+    if not part.is_file():
+        return 0
+    with part.open("rb+") as file:
+        count, end = 0, 0
+        for line in file:
+            if line.endswith(b"\n"):
+                count, end = count + 1, end + len(line)
+        file.truncate(end)
+    return count

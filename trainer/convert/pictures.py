@@ -1,0 +1,133 @@
+"""Pictures wherever a record has them: stored once by their content, and named by their new path."""
+
+from __future__ import annotations
+
+import hashlib
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from trainer.data.forms import IMAGE_KEYS, IMAGE_PART_KEYS
+from trainer.data.images import find_image
+from trainer.data.inline import DATA, MAGIC, as_data, unpack_bytes
+from trainer.data.turns import FormError
+from trainer.data.unread import LONGEST_PATH, PICTURES, kind_of_name
+from trainer.files import MIB, MOST_MIB, write_whole
+
+FOLDER = "pictures"
+SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
+FETCH_S = 30.0
+WEB = ("http://", "https://")
+
+
+class PictureStore:
+    """The folder of pictures of one conversion."""
+
+    def __init__(self, out: Path, source: Path) -> None:
+        """`source` is the folder that relative paths lead from."""
+        self._out = out
+        self._source = source
+        self._stored: dict[str, str] = {}
+        """The new path by the old one, or by the address."""
+        self.count = 0
+        self.lost: Counter[str] = Counter()
+        """Why pictures could not be stored, and how many."""
+        self.first_lost = ""
+
+    def take(self, record: dict[str, Any]) -> dict[str, Any]:
+        """The record with each picture as a path in the folder; one that cannot be had stays as it was."""
+        taken = {key: self._value(key, value) for key, value in record.items()}
+        return _named(taken, [key for key, value in record.items() if _holds_bytes(value) and key not in IMAGE_KEYS])
+
+    def _value(self, key: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self._value(key, each) for each in value]
+        if isinstance(value, dict):
+            if _is_picture(value):
+                return self._store_dict(value)
+            return {name: self._value(name, each) for name, each in value.items()}
+        if isinstance(value, bytes):
+            return self._put(value) if value.startswith(MAGIC) else f"{len(value)} bytes"
+        if isinstance(value, str) and (kind_of_name(key) == PICTURES or key in (*IMAGE_KEYS, *IMAGE_PART_KEYS)):
+            return self._text(value)
+        return self._text(value) if isinstance(value, str) and value.startswith("data:image/") else value
+
+    def _store_dict(self, value: dict[str, Any]) -> Any:
+        if value.get("bytes"):
+            content = value["bytes"]
+            return self._put(content) if isinstance(content, bytes) else self._text(content)
+        return self._text(str(value.get("path") or value.get("url")))
+
+    def _text(self, name: str) -> str:
+        """What a text in the place of a picture stands for: a picture itself, an address or a path."""
+        inline = as_data(name)
+        if name in self._stored:
+            return self._stored[name]
+        try:
+            if inline.startswith(DATA):
+                return self._put(unpack_bytes(inline))
+            if len(name) > 8 * LONGEST_PATH or "\n" in name:
+                return name
+            content = self._content(name)
+        except (FormError, OSError, ValueError) as error:
+            self.lost[f"{type(error).__name__}"] += 1
+            self.first_lost = self.first_lost or f"{name[:100]}: {' '.join(str(error).split())}"
+            return name
+        if content is None:
+            return name  # words
+        self._stored[name] = self._put(content)
+        return self._stored[name]
+
+    def _content(self, name: str) -> bytes | None:
+        """Raises OSError, ValueError. None for what is neither an address nor a file."""
+        if name.startswith(WEB):
+            with urllib.request.urlopen(name, timeout=FETCH_S) as answer:
+                return _checked(answer.read(MOST_MIB * MIB + 1))
+        if "://" in name:
+            import fsspec  # type: ignore[import-untyped]
+
+            with fsspec.open(name, "rb") as file:
+                return _checked(file.read(MOST_MIB * MIB + 1))
+        found = find_image(name.removeprefix("file://"), self._source, None)
+        if found is None:
+            if "." in name and " " not in name:
+                raise OSError("is not there")
+            return None
+        with found.open("rb") as file:
+            return _checked(file.read(MOST_MIB * MIB + 1))
+
+    def _put(self, content: bytes) -> str:
+        name = hashlib.sha256(_checked(content)).hexdigest()
+        suffix = next((suffix for magic, suffix in SUFFIXES.items() if content.startswith(magic)), ".tiff")
+        path = f"{FOLDER}/{name[:2]}/{name}{suffix}"
+        if not (self._out / path).is_file():
+            write_whole(self._out / path, content, sync=False)
+            self.count += 1
+        return path
+
+
+def _checked(content: bytes) -> bytes:
+    if len(content) > MOST_MIB * MIB:
+        raise ValueError(f"is longer than {MOST_MIB} MiB")
+    if not content.startswith(MAGIC):
+        raise ValueError("is no picture")
+    return content
+
+
+def _is_picture(value: dict[str, Any]) -> bool:
+    return value.keys() <= {"bytes", "path"} and bool(value.get("bytes") or value.get("path"))
+
+
+def _holds_bytes(value: Any) -> bool:
+    first = value[0] if isinstance(value, list) and value else value
+    return (isinstance(first, bytes) and first.startswith(MAGIC)) or (isinstance(first, dict) and _is_picture(first))
+
+
+def _named(record: dict[str, Any], columns: list[str]) -> dict[str, Any]:
+    """With the pictures of columns of other names under `image` or `images`, in the order of the columns."""
+    if not columns or any(record.get(key) for key in IMAGE_KEYS):
+        return record
+    found = [path for key in columns for path in (record[key] if isinstance(record[key], list) else [record[key]])]
+    rest = {key: value for key, value in record.items() if key not in columns}
+    return {"image": found[0], **rest} if len(found) == 1 else {"images": found, **rest}

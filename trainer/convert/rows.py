@@ -1,0 +1,156 @@
+"""The rows of a data set by split, one at a time: JSON by our own reader, everything else by the datasets library."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from trainer.data.json_text import read_objects
+from trainer.data.sources import ADDRESS, HUB_ID, SIDE_OF, data_parts, find_sources
+from trainer.data.turns import FormError
+from trainer.outcome import ConfigError
+
+# What the datasets library calls the readers of single files.
+READERS = {
+    ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow", ".csv": "csv", ".tsv": "csv", ".tar": "webdataset",
+    ".jsonl": "json", ".json": "json", ".ndjson": "json",
+}  # fmt: skip
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+HUB = "hf://datasets/"
+# Of webdataset: where a sample is from.
+INNER = ("__key__", "__url__", "__index_level_0__")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Split:
+    name: str
+    """train, eval or test, else as the data set calls it."""
+    rows: Any
+    total: int | None = None
+    folder: Path = Path()
+    """Relative paths of pictures lead from there."""
+
+    def begin_at(self, done: int) -> Iterator[dict[str, Any]]:
+        """Without the first `done` rows. Raises ConfigError where a row cannot be read."""
+        skipped = self.rows.skip(done) if hasattr(self.rows, "skip") else islice(self.rows, done, None)
+        try:
+            for row in skipped:
+                yield _flattened(row)
+        except (ConfigError, KeyboardInterrupt):
+            raise
+        except Exception as error:  # whatever a reader raises of a damaged file
+            raise ConfigError(f"{self.name}: a row cannot be read: {_one_line(error)}") from None
+
+
+def find_splits(data: str, subset: str | None) -> list[Split]:
+    """Raises ConfigError for what is not there or of no known form."""
+    if _is_json(data):
+        sources = find_sources(data)
+        sides = {"train": sources.train, "eval": sources.eval}
+        return [
+            Split(name=name if number == 0 else f"{name}-{number}", rows=_Objects(path), folder=path.parent)
+            for name, files in sides.items()
+            for number, path in enumerate(files)
+        ]
+    try:
+        return _by_library(data, subset)
+    except (ConfigError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # the hub, the network, any file
+        raise ConfigError(f"{data} cannot be read: {_one_line(error)}") from None
+
+
+def _is_json(data: str) -> bool:
+    """Whether our own reader takes it; a picture folder's metadata is the library's."""
+    parts = data_parts(data)
+    if not all(os.path.exists(part) for part in parts) or any(
+        os.path.isdir(part) and any((Path(part) / name).is_file() for name in METADATA) for part in parts
+    ):
+        return False
+    try:
+        return bool(find_sources(data))
+    except ConfigError:
+        return False
+
+
+class _Objects:
+    """The objects of a file of JSON, from the first one each time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for where, found in read_objects(self._path):
+            if isinstance(found, FormError):
+                raise ConfigError(f"{self._path.name} {where}{found}")
+            yield found
+
+
+def _by_library(data: str, subset: str | None) -> list[Split]:
+    from datasets import disable_progress_bars, load_dataset
+    from datasets.utils.logging import CRITICAL, set_verbosity
+
+    disable_progress_bars()
+    set_verbosity(CRITICAL)  # what it says is raised too
+    path, folder = Path(data), Path(data)
+    if path.is_file():
+        if (reader := READERS.get(path.suffix.lower())) is None:
+            raise ConfigError(f"{data}: it takes a folder, a hub id, or a file of {', '.join(READERS)}")
+        more = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
+        found = load_dataset(reader, data_files={"train": str(path)}, streaming=True, **more)
+        folder = path.parent
+    elif path.is_dir():
+        found = load_dataset(str(path), name=subset, streaming=True)
+    else:
+        name = data.removeprefix(HUB)
+        if not HUB_ID.fullmatch(name) or ADDRESS.match(name):
+            raise ConfigError(f"{data} does not exist: give a file, a folder, or the id of a data set of the hub")
+        found = load_dataset(name, name=subset, streaming=True)
+    return [
+        Split(name=SIDE_OF.get(str(name).lower(), str(name)), rows=_named_labels(rows), total=_total(rows, str(name)),
+              folder=folder)
+        for name, rows in found.items()
+    ]  # fmt: skip
+
+
+def _named_labels(rows: Any) -> Any:
+    """The rows with pictures as their bytes, and numbers of classes as their names."""
+    from datasets import ClassLabel, Value
+
+    if rows.features is None:  # text alone, such as csv
+        return rows
+    rows = rows.decode(False)
+    for name, feature in rows.features.items():
+        if isinstance(feature, ClassLabel):
+            names = feature.names
+            features = rows.features.copy()
+            features[name] = Value("string")
+
+            def say(row: dict[str, Any], name: str = name, names: list[str] = names) -> dict[str, Any]:
+                return {name: names[row[name]] if isinstance(row[name], int) and row[name] >= 0 else row[name]}
+
+            rows = rows.map(say, features=features)
+    return rows
+
+
+def _total(rows: Any, name: str) -> int | None:
+    splits = getattr(rows.info, "splits", None) or {}
+    return splits[name].num_examples or None if name in splits else None
+
+
+def _flattened(row: dict[str, Any]) -> dict[str, Any]:
+    """A sample of webdataset has its record under `json`."""
+    row = {name: value for name, value in row.items() if name not in INNER}
+    inner = row.get("json")
+    if isinstance(inner, dict):
+        return {**{name: value for name, value in row.items() if name != "json"}, **inner}
+    return row
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 400 else f"{text[:400]}..."
