@@ -11,6 +11,7 @@ from trainer.files import parse_json
 from trainer.outcome import ConfigError
 from trainer.text import nearest, shown
 
+LEAST_ANSWERS = 8  # with fewer nothing repeats
 UNREADABLE = "(unreadable)"
 
 
@@ -30,6 +31,24 @@ def answer_field(answers: Sequence[str], asked: str = "auto") -> str | None:
         return asked
     first = Counter(next(iter(entry)) for entry in entries).most_common(1)
     return first[0][0] if first else None
+
+
+def likelier_field(answers: Sequence[str]) -> str | None:
+    """A line about the key that says few things over and over, where the first key, which counts as the action, says
+    nearly always something else; None for other answers."""
+    entries = [entry for answer in answers if (entry := json_object(answer))]
+    first = answer_field(answers)
+    if first is None or len(entries) < LEAST_ANSWERS:
+        return None
+    values: dict[str, set[str]] = {}
+    for entry in entries:
+        for name, value in entry.items():
+            values.setdefault(name, set()).add(json.dumps(value, sort_keys=True))
+    few = min(values, key=lambda name: len(values[name]))
+    said = {name: f"{name} has {len(values[name])} values in {len(entries)} answers" for name in (first, few)}
+    if 2 * len(values[first]) > len(entries) and 1 < len(values[few]) <= len(entries) / 4:
+        return f"{said[first]}, and is scored as the first key; {said[few]}: answer_field: {few} scores it instead"
+    return None
 
 
 def read_action(answer: str, field: str | None) -> str | None:

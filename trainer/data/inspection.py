@@ -6,7 +6,6 @@ Every picture is opened, every record rendered and tokenized. What cannot be tra
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Set
@@ -18,28 +17,18 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from trainer.config import MOST_TOKENS
-from trainer.data.answers import json_object
+from trainer.data.answers import json_object, likelier_field
 from trainer.data.endings import markers
 from trainer.data.examples import Rewritten, encode_text, join_prompts, render
 from trainer.data.faults import LEAST_KEPT
-from trainer.data.grid import load_image
+from trainer.data.fingerprints import File, arrangement, contents, open_file
 from trainer.data.records import Dataset, each_answer
 from trainer.data.turns import Record
 from trainer.outcome import ConfigError, RecordError
 
 SIDES = ("train", "eval")
 TOO_LONG = "longer than max_length"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class File:
-    """One file of a picture, looked at."""
-
-    digest: str = ""
-    """Of its bytes, where it opens."""
-    size: tuple[int, int] | None = None
-    """(width, height); None when it does not open."""
-    error: str = ""
+MOST_CHARACTERS_A_TOKEN = 64  # of a whole text: five is usual, and a token of so many spaces is the longest there is
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +39,10 @@ class Checked:
     """Why it is left out; None when it is kept."""
     detail: str = ""
     contents: tuple[str, ...] = ()
-    """For each answer that is learned, a hash of the pictures' bytes and of everything the model is shown before it."""
+    """For each answer that is learned, a hash of the pictures' pixels and of everything the model is shown before
+    it."""
+    pictures: tuple[tuple[str, ...], ...] = ()
+    """The digests of each picture's files."""
     tokens: int = 0
     supervised: int = 0
     """Tokens of the answers that are learned, with their ends of turn."""
@@ -71,8 +63,8 @@ class Inspection:
     """By side, the places in the data set as it was read of the records that are learned one answer at a time, as
     the chat template rewrites earlier answers in later turns."""
 
-    def notes(self) -> list[str]:
-        """What else a reader of the data should know, one line each."""
+    def notes(self, answer_field: str = "auto") -> list[str]:
+        """What else a reader of the data should know, one line each. `answer_field` is the setting."""
         lines = []
         if count := sum(map(len, self.apart.values())):
             lines.append(
@@ -86,6 +78,17 @@ class Inspection:
                 f"{shared} of {len(asked)} held-out answers follow the same pictures and words as training answers, as "
                 "where conversations begin alike"
             )
+        kept = {side: [c for c in self.checked[side] if c.reason is None] for side in SIDES}
+        trained = {picture for checked in kept["train"] for picture in checked.pictures}
+        held_out = [picture for checked in kept["eval"] for picture in checked.pictures]
+        if seen := sum(picture in trained for picture in held_out):
+            lines.append(
+                f"{seen} of {len(held_out)} held-out pictures are shown in training too, pixel for pixel: scores say "
+                "less about pictures that are new"
+            )
+        answers = (answer for record in self.dataset.train for answer in record.answers)
+        if answer_field == "auto" and (likelier := likelier_field([*answers])):
+            lines.append(likelier)
         return lines
 
     def unfit(self) -> dict[str, set[int]]:
@@ -159,7 +162,7 @@ def inspect_dataset(dataset: Dataset, processor: Any, *, max_length: int) -> Ins
     records = (*dataset.train, *dataset.eval)
     paths = sorted({path for record in records for picture in record.pictures for path in picture.paths})
     with ThreadPoolExecutor(max_workers=8) as pool:
-        opened = tqdm(pool.map(_open, paths), "checking pictures", len(paths), leave=False, disable=None)
+        opened = tqdm(pool.map(open_file, paths), "checking pictures", len(paths), leave=False, disable=None)
         files = dict(zip(paths, opened, strict=True))
     checked: dict[str, tuple[Checked, ...]] = dict.fromkeys(SIDES, ())
     look = partial(
@@ -189,16 +192,6 @@ def _look_at(records: Iterable[Record], look: Callable[[Record], Checked], apart
             yield from map(look, each_answer([record]))
 
 
-def _open(path: str) -> File:
-    try:
-        size = load_image(path).size
-        with open(path, "rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[attr-defined]
-            return File(digest=digest, size=size)
-    except OSError as error:
-        return File(error=str(error))
-
-
 def _look(
     record: Record,
     *,
@@ -223,6 +216,9 @@ def _look(
         return Checked(reason="the text holds a marker of the model's own", detail=marker[0])
     if any(len({file.size for file in picture}) > 1 for picture in shown):
         return Checked(reason="frames of different sizes", detail=str(record.images[0]))
+    if (characters := len(record.prompt) + sum(map(len, record.answers))) > MOST_CHARACTERS_A_TOKEN * max_length:
+        # Tokenizing megabytes takes minutes, to find what is known.
+        return Checked(reason="more text than max_length tokens can hold", detail=f"{characters} characters")
     try:
         prompts, answers = render(processor, record)
         text, _ = join_prompts(processor, prompts)
@@ -232,15 +228,16 @@ def _look(
         return Checked(reason="the chat template refuses it", detail=str(error))
     encoded = processor.tokenizer([text, *answers], add_special_tokens=False)["input_ids"]
     joined, *lengths = map(len, encoded)
-    key = _arrangement(record, files)
+    key = arrangement(record, files)
     if key not in added:
         try:
             added[key] = encode_text(processor, record, text)["input_ids"].shape[1] - joined
         except RecordError as error:
             return Checked(reason="the processor refuses it", detail=error.words)
     found = Checked(
-        contents=_contents(record, files), tokens=joined - len(answers) + 1 + sum(lengths) + added[key],
+        contents=contents(record, files), tokens=joined - len(answers) + 1 + sum(lengths) + added[key],
         supervised=sum(lengths), picture_tokens=added[key],
+        pictures=tuple(tuple(file.digest for file in picture) for picture in shown),
     )  # fmt: skip
     if mostly_json and json_object(record.answer) is None:
         return replace(found, reason="the answer is no JSON object, as most are", detail=record.answer[:60])
@@ -250,33 +247,3 @@ def _look(
     if found.contents[-1] in asked or not held_out.isdisjoint(found.contents):
         return replace(found, reason="also among the held-out records")
     return found
-
-
-def _contents(record: Record, files: Mapping[str, File]) -> tuple[str, ...]:
-    """Hashes of what is shown before each answer that is learned: pictures by their bytes and text as it is, the same
-    for two records that show the model the same."""
-    digest, found = hashlib.sha256(), []
-    for turn in record.turns:
-        if turn.learned:
-            found.append(digest.hexdigest())
-        parts = [part if isinstance(part, str) else [files[path].digest for path in part.paths] for part in turn.parts]
-        digest.update(repr((turn.role, parts)).encode())
-    return (*found, digest.hexdigest())
-
-
-def _arrangement(record: Record, files: Mapping[str, File]) -> Hashable:
-    """All that the number of tokens which pictures add depends on: how many files make each and how large these are,
-    their order, and the edges of the texts, which a tokenizer may join with what the processor puts around a picture
-    (spaces, newlines, and signs in front of them)."""
-    turns = []
-    for turn in record.turns if record.pictures else ():
-        parts = [_edges(p) if isinstance(p, str) else tuple(files[path].size for path in p.paths) for p in turn.parts]
-        turns.append((turn.role, *parts))
-    return tuple(turns)
-
-
-def _edges(text: str) -> tuple[str, str]:
-    """What of a text goes from either end to its first letter or digit, that included."""
-    start = next((place for place, sign in enumerate(text) if sign.isalnum()), len(text) - 1)
-    end = next((place for place in reversed(range(len(text))) if text[place].isalnum()), 0)
-    return text[: start + 1], text[end:]

@@ -98,7 +98,7 @@ def build_report(config: TrainConfig, inspection: Inspection) -> dict[str, Any]:
     return {
         **{name: getattr(config, name) for name in SETTINGS},
         "split": dataset.split,
-        "notes": [*dataset.notes, *inspection.notes()],
+        "notes": [*dataset.notes, *inspection.notes(config.answer_field)],
         "answer_field": field,
         "left_out": inspection.left_out(),
         "picture_sizes": {f"{w}x{h}": n for (w, h), n in inspection.picture_sizes.most_common()},

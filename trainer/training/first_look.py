@@ -39,7 +39,7 @@ def drop_unfit(
     def look() -> tuple[dict[str, set[int]], dict[str, set[int]], list[str]]:
         inspection = inspect_dataset(dataset, processor, max_length=config.max_length)
         inspection.kept(strict=config.strict)
-        return inspection.apart, inspection.unfit(), [*inspection.notes(), *inspection.left_out()]
+        return inspection.apart, inspection.unfit(), [*inspection.notes(config.answer_field), *inspection.left_out()]
 
     apart, unfit, lines = ranks.from_first(look)
     for line in lines:

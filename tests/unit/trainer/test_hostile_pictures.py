@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from trainer.data.fingerprints import open_file
 from trainer.data.grid import FORMATS, MOST_PIXELS, load_image
-from trainer.data.inspection import _open
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(x) run showpage\n%%EOF\n"
 
@@ -69,7 +69,7 @@ def test_a_small_file_of_too_many_pixels_is_named_before_one_is_decoded(tmp_path
     path.write_bytes(png(13_000, 13_000))
     assert path.stat().st_size < 100_000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = _open(str(path))
+    found = open_file(str(path))
     assert found.error == f"{path}: 13000 x 13000 pixels, more than the 67 million that are read: make it smaller"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
 
@@ -79,11 +79,11 @@ def test_the_pictures_of_large_cameras_open(tmp_path: Path) -> None:
     path = tmp_path / "wide.png"
     path.write_bytes(png(70_000, 300))  # more than LARGE_PIXELS
     assert load_image(str(path)).size == (70_000, 300)
-    assert _open(str(path)).size == (70_000, 300)
+    assert open_file(str(path)).size == (70_000, 300)
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path), os.mkdir])
 def test_what_is_no_file_is_named_and_not_waited_for(make: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     make(path)
-    assert _open(str(path)).error == f"{path}: is no file"
+    assert open_file(str(path)).error == f"{path}: is no file"
