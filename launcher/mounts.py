@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 
 from launcher import image
 from planner.job import JobSpec
+from trainer.data.sources import record_folders
 from trainer.outcome import ConfigError
 
 CACHE_NAME = ".cache"
@@ -31,8 +32,11 @@ class Mount:
 def mounts(spec: JobSpec) -> tuple[Mount, ...]:
     """What is seen inside besides .env and TMPDIR; parents before what lies in them."""
     # Pictures lie beside a file of records.
-    data = os.path.dirname(spec.data) if spec.data.endswith((".jsonl", ".json")) else spec.data
-    to_read = [data, *([spec.model] if spec.model_is_folder else []), *filter(None, [spec.config_file])]
+    to_read = [
+        *record_folders(spec.data),
+        *([spec.model] if spec.model_is_folder else []),
+        *filter(None, [spec.config_file]),
+    ]
     found = [placed(spec, path, read_only=True) for path in to_read]
     found += [placed(spec, path) for path in (spec.output, *hub_home(spec))]
     found.append(Mount(source=cache_folder(spec), target=image.CACHE_DIR))

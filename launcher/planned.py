@@ -9,11 +9,15 @@ from launcher import image
 from launcher.mounts import mounts
 from planner.job import JobSpec, Plan
 from planner.request.elsewhere import told_by
-from trainer.data.records import load_dataset
+from trainer.data.inline import UNPACKED
+from trainer.data.records import Dataset, load_dataset
+from trainer.data.sources import from_folder
 from trainer.env_file import read_env_file
 from trainer.model.warm_start import check_start
 from trainer.outcome import ConfigError
 from trainer.settings import say
+
+MOST_NAMED = 3
 
 
 def check_planned(plan: Plan) -> None:
@@ -35,10 +39,12 @@ def check_planned(plan: Plan) -> None:
     else:
         check_start(settings.config(), project_dir)
     dataset = load_dataset(
-        str(project_dir / plan.spec.data), image_root=str(project_dir / image_root) if image_root else None,
+        from_folder(project_dir, plan.spec.data), image_root=str(project_dir / image_root) if image_root else None,
         write=False,
         **{name: settings.values[name] for name in ("learn", "text_only", "columns", "session_key", "strict")},
     )  # fmt: skip
+    if plan.spec.runtime != "none":
+        _check_data_seen(plan.spec, dataset)
     if plan.spec.too_short_for_pictures and all(record.pictures for record in dataset.train):
         raise ConfigError(plan.spec.too_short_for_pictures)
 
@@ -56,3 +62,27 @@ def _check_seen(spec: JobSpec, image_root: str | None) -> None:
     if root and not any(Path(inside).is_relative_to(mount.target) for mount in mounts(spec)):
         bind = root if os.path.isabs(root) else f"{os.path.join(spec.project_dir, root)}:{inside}"
         raise ConfigError(f"image_root={root} would not be seen in the container: add BINDS={bind}")
+
+
+def _check_data_seen(spec: JobSpec, dataset: Dataset) -> None:
+    """Raises ConfigError for records and pictures that lie in no folder that a container sees, where links lead too."""
+    folders: dict[str, str] = {}
+    """One file of each folder."""
+    for path in (*dataset.files, *(path for r in (*dataset.train, *dataset.eval) for path in r.images)):
+        if not path.name.endswith(UNPACKED):
+            place = os.path.realpath(path) if path.is_symlink() else str(path.absolute())
+            folders.setdefault(os.path.dirname(place), place)
+    sources = [os.path.realpath(mount.source) for mount in mounts(spec)]
+    hidden = {
+        folder: file
+        for folder in folders
+        if not any(Path(os.path.realpath(folder)).is_relative_to(source) for source in sources)
+        for file in [folders[folder]]
+    }
+    if hidden:
+        shown = sorted(os.path.realpath(folder) for folder in hidden)
+        more = f" and {len(shown) - MOST_NAMED} more folders" if len(shown) > MOST_NAMED else ""
+        raise ConfigError(
+            f"{next(iter(hidden.values()))} would not be seen in the container: "
+            f"add BINDS={','.join(shown[:MOST_NAMED])}{more}, or copy what lies there beside DATA"
+        )

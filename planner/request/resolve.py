@@ -154,8 +154,9 @@ def _with_site(asked: dict[str, object], site: Site) -> tuple[dict[str, object],
 def _measured(fields: Mapping[str, object], project_dir: Path, *, learn: str) -> dict[str, object]:
     """What `validate data` measured, where it did: memory is planned for the longest record, not for MAX_LENGTH."""
     from trainer.data.lengths import read_lengths
+    from trainer.data.sources import from_folder
 
-    found = read_lengths(str(project_dir / str(fields["data"])), str(fields["model"]), project_dir, learn=learn)
+    found = read_lengths(from_folder(project_dir, str(fields["data"])), str(fields["model"]), project_dir, learn=learn)
     if found is None:
         return {}
     asked = int(str(fields.get("max_length", JobSpec.__dataclass_fields__["max_length"].default)))
@@ -172,8 +173,9 @@ def _measured(fields: Mapping[str, object], project_dir: Path, *, learn: str) ->
 def _with_batch(spec: JobSpec, project_dir: Path) -> JobSpec:
     """With what `find-batch-size` measured for this very request, if it did."""
     from planner.fitting import read_batch
+    from trainer.data.sources import from_folder
 
-    found = read_batch(spec, str(project_dir / spec.data))
+    found = read_batch(spec, from_folder(project_dir, spec.data))
     if found is None:
         return spec
     peak = round(found.peak_bytes / GIB, 2)

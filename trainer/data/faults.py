@@ -54,13 +54,14 @@ class Faults:
 
     def cures(self, data: str, folder: str, image_root: str | None) -> str:
         """What helps, for the end of a refusal; empty where the lines say it."""
-        known = {
-            "form": FORMAT_HINT,
-            "convert": f"{convert_command(data)} makes records and pictures that can be read",
-            "missing": f"paths are relative to {folder}/"
-            + (f" or {image_root}/" if image_root else "; image_root= names another folder to look in"),
-        }
-        return "; ".join(text for name, text in known.items() if any(k.cure == name for k in self._kinds.values()))
+        cures = {kind.cure for kind in self._kinds.values()}
+        said = [FORMAT_HINT] if "form" in cures else []
+        if "convert" in cures:
+            said.append(f"{convert_command(data)} makes records and pictures that can be read")
+        if "missing" in cures:
+            more = f" or {image_root}/" if image_root else "; image_root= names another folder to look in"
+            said.append(f"paths are relative to {folder}/{more}")
+        return "; ".join(said)
 
 
 def _describe(name: str, kind: Kind) -> str:

@@ -16,6 +16,7 @@ from trainer.files import write_whole
 from trainer.outcome import ConfigError
 
 DATA = "data:"
+UNPACKED = ".picture"
 # How files of pictures begin, as bytes and in base64.
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
 BASE64_MAGIC = ("iVBORw0KGg", "/9j/", "R0lGOD", "UklGR")
@@ -44,7 +45,7 @@ def unpack_bytes(address: str) -> bytes:
 def unpack(address: str, *, write: bool) -> str:
     """The path of the picture at a data: address; without `write` it is not made. Raises FormError, ConfigError."""
     content = unpack_bytes(address)
-    path = picture_folder() / f"{hashlib.sha256(content).hexdigest()}.picture"
+    path = picture_folder() / f"{hashlib.sha256(content).hexdigest()}{UNPACKED}"
     if write and not path.is_file():
         try:
             write_whole(path, content, sync=False)

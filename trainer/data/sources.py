@@ -30,6 +30,7 @@ CONVERTIBLE = (
 )  # fmt: skip
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 ADDRESS = re.compile(r"[a-z][a-z0-9+]{1,9}://", re.IGNORECASE)
+METADATA = "metadata.jsonl"  # of the datasets library's imagefolder
 TAKES = "give a file of JSON records, or a folder with train.jsonl"
 MOST_NAMED = 5
 
@@ -56,6 +57,23 @@ def data_parts(data: str) -> tuple[str, ...]:
     """The files and folders that DATA names, several with commas between; a path may hold a comma itself."""
     parts = tuple(part.strip() for part in data.split(",") if part.strip())
     return parts if len(parts) > 1 and not os.path.exists(data) else (data,)
+
+
+def from_folder(folder: Path, data: str) -> str:
+    """`data` with each of its relative paths led from `folder`."""
+    if os.path.exists(folder / data):
+        return str(folder / data)
+    return ",".join(str(folder / part) for part in data_parts(data))
+
+
+def record_folders(data: str) -> tuple[str, ...]:
+    """The folders in which the files that DATA names lie, by their names alone: nothing is looked at."""
+    parts = [part.strip() for part in data.split(",") if part.strip()]
+    return tuple(dict.fromkeys(os.path.dirname(p) if _is_named_json(p) else p for p in parts))
+
+
+def _is_named_json(name: str) -> bool:
+    return name.lower().removesuffix(".gz").endswith(JSON_SUFFIXES)
 
 
 def data_files(data: str) -> tuple[Path, ...]:
@@ -107,8 +125,7 @@ def _stem(path: Path) -> str:
 
 
 def _is_json(path: Path) -> bool:
-    name = path.name.lower().removesuffix(".gz")
-    return name.endswith(JSON_SUFFIXES) and not NO_RECORDS.fullmatch(path.name) and path.is_file()
+    return _is_named_json(path.name) and not NO_RECORDS.fullmatch(path.name) and path.is_file()
 
 
 def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
@@ -123,6 +140,8 @@ def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
         if path.is_dir() and (side := SIDE_OF.get(path.name.lower())) and not found[side]:
             found[side] = [inside for inside in sorted(path.iterdir()) if _is_json(inside)]
     others = [path for path in files if side_of(path) is None]
+    if not found["train"] and (folder / METADATA).is_file():
+        raise ConfigError(f"DATA={part} is a folder of pictures with {METADATA}: {convert_command(part)}")
     if not found["train"] and len(others) == 1:
         found["train"] = others
     if not found["train"]:

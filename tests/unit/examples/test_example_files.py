@@ -39,6 +39,8 @@ def test_a_record_without_a_picture_is_text() -> None:
 
 def test_the_page_names_every_file() -> None:
     named = re.findall(r"\]\(([\w-]+\.jsonl)\)", (RECORDS / "README.md").read_text())
+    table = (RECORDS.parent.parent / "docs" / "your-data.md").read_text()
+    named += re.findall(r"\]\(\.\./examples/records/([\w-]+\.jsonl)\)", table)
     assert sorted(named) == sorted(path.name for path in RECORDS.glob("*.jsonl"))
 
 
