@@ -40,7 +40,6 @@ $(error OUT=$(value OUT): only make convert takes it: leave OUT out)
 endif
 override LAUNCH_VERBS := plan render check submit sweep status logs cancel resume list site claim
 override LAUNCH := .venv/launch/bin/python -m $(BACKEND)
-override RUN_HERE := .venv/launch/bin/python -m local ready && python=$$(sh make-env.sh train) && exec "$$python" -m local run
 
 ifneq ($(unknown),)
 ifeq ($(filter $(LAUNCH_VERBS),$(MAKECMDGOALS)),)
@@ -80,7 +79,7 @@ demo: ## train on this machine without GPU, cluster, network or token: about two
 	@python=$$(sh make-env.sh train) && exec "$$python" -m examples.demo
 
 run: .venv/launch/.made ## train on this machine, with the same variables as submit
-	@$(RUN_HERE)
+	@.venv/launch/bin/python -m local run
 
 plan: .venv/launch/.made ## explain which configuration fits and why (FORMAT=json for programs)
 	@$(LAUNCH) plan
@@ -92,14 +91,11 @@ check: .venv/launch/.made ## ask the cluster whether it would take the job; queu
 	@$(LAUNCH) check
 
 submit: .venv/launch/.made ## plan, render and submit; makes the job's environment if it is missing
-	@$(if $(filter local,$(BACKEND)),$(RUN_HERE),$(LAUNCH) submit)
+	@$(LAUNCH) submit
 
 sweep: .venv/launch/.made ## a run for every combination (GRID=), or W&B's trials; without Slurm here, one after another
-	@if [ $(BACKEND) != local ] && { [ $(BACKEND) != slurm ] || command -v sbatch >/dev/null; }; then \
-	  $(LAUNCH) sweep; \
-	else \
-	  .venv/launch/bin/python -m local sweep-ready && python=$$(sh make-env.sh train) && exec "$$python" -m local sweep; \
-	fi
+	@if [ $(BACKEND) != slurm ] || command -v sbatch >/dev/null; then $(LAUNCH) sweep; \
+	else .venv/launch/bin/python -m local sweep; fi
 
 status: .venv/launch/.made ## where a run is and what to type next (RUN=; left out: the newest)
 	@$(LAUNCH) status
@@ -111,7 +107,7 @@ cancel: .venv/launch/.made ## cancel a run's job (RUN=)
 	@$(LAUNCH) cancel
 
 resume: .venv/launch/.made ## submit an ended run again, into the same folder (RUN=)
-	@$(if $(filter local,$(BACKEND)),python=$$(sh make-env.sh train) && exec "$$python" -m local resume,$(LAUNCH) resume)
+	@$(LAUNCH) resume
 
 list: .venv/launch/.made ## all runs
 	@$(LAUNCH) list

@@ -1,153 +1,35 @@
-"""The runs in a namespace, found by their labels, and how their Jobs and pods stand.
-
-A run's ConfigMap holds run.json and how its Jobs ended; no Job owns it, so it stays when they are gone.
-"""
+"""The runs in a namespace, found by their labels: how they stand, their logs, and which can go on."""
 
 from __future__ import annotations
 
+import calendar
+import contextlib
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from k8s.jobs import (
-    CANCELLED,
-    COMPLETED,
-    ENDING,
-    ENDS_KEY,
-    End,
-    ends_text,
-    first_pods,
-    left_behind,
-    pods_of,
-    read_ends,
-    see_end,
-    see_job,
-    waits_for_kueue,
-)
-from k8s.kubectl import Kubectl, KubectlError, Object, name_of
-from k8s.manifest import INSTANCE
-from k8s.pod import CONTAINER, DEFAULT_CLAIM
-from k8s.site import find_site
-from k8s.submit import Given
+from k8s.cluster.jobs import CANCELLED, COMPLETED, ENDING, End, first_pods, is_live, left_behind, pods_of
+from k8s.cluster.kubectl import Kubectl, KubectlError, Object, name_of
+from k8s.cluster.seen import Objects, Run, keep_ends, label, look_for, read_run, readable
+from k8s.manifest.objects import INSTANCE
+from k8s.manifest.pod import CONTAINER, DEFAULT_CLAIM
+from k8s.manifest.site import find_site
 from launcher import cli
 from launcher.progress import GONE, OUTCOMES, Job, Seen
-from launcher.recorded import read_spec
-from launcher.scheduler import Cancelled, Found
+from launcher.scheduler import Cancelled, Found, Words, WordsOf
 from planner.job import JobSpec
 from planner.request.variables import parse_given
-from trainer.files import RECORD_NAME, parse_json
 from trainer.outcome import ConfigError
 from trainer.progress_file import MOST_BYTES, PROGRESS_FILE, Progress, parse_progress
-from trainer.text import shown
 
 FAILED_LINES = 20
 ASK_S = 2.0
-WORKLOADS = "workloads.kueue.x-k8s.io"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
-    """A run as its ConfigMap has it."""
-
-    spec: JobSpec
-    job_ids: tuple[str, ...]
-    ends: Mapping[str, End]
-    """How Jobs ended, by name, as far as a verb has seen it."""
-    config_map: Object
-
-    @property
-    def run_id(self) -> str:
-        return self.spec.run_id
-
-
-def read_run(config_map: Object) -> Run:
-    """Raises ConfigError, in one line, when its run.json or ends.json is not what the verbs wrote."""
-    where, data = f"ConfigMap {name_of(config_map)}", config_map.get("data") or {}
-    if RECORD_NAME not in data:
-        raise ConfigError(f"{where} lacks {RECORD_NAME}")
-    try:
-        record = parse_json(data[RECORD_NAME])
-        first, *others = record["job_ids"]
-        run = Run(
-            spec=read_spec(record["spec"], project_dir=Path("/"), source=f"{where}: {RECORD_NAME}"),
-            job_ids=(str(first), *map(str, others)),
-            ends=read_ends(data.get(ENDS_KEY, "{}")),
-            config_map=config_map,
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        names = f"{RECORD_NAME} or {ENDS_KEY}" if ENDS_KEY in data else RECORD_NAME
-        raise ConfigError(f"{where}: {names} is not what submit wrote ({error})") from error
-    if run.run_id != label(config_map):
-        raise ConfigError(f"{where}: run_id is {shown(run.run_id)}, its label says {shown(label(config_map))}")
-    return run
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Objects:
-    """What the cluster has of some runs now."""
-
-    jobs: Sequence[Object]
-    pods: Sequence[Object]
-    workloads: Sequence[Object] = ()
-    """Kueue's, when a Job waits for it."""
-
-    def jobs_of(self, run: Run) -> list[Job]:
-        """Oldest first. Another run's Job is none of this one's, whatever its ConfigMap says."""
-        there, now = self._jobs_there(run), time.time()
-        return [
-            see_job(
-                *(i, there.get(i), pods_of(i, self.pods)),
-                limit_min=run.spec.time_limit_min,
-                now=now,
-                kept=run.ends.get(i),
-                workloads=self.workloads,
-            )
-            for i in run.job_ids
-        ]
-
-    def ends_of(self, run: Run) -> dict[str, End]:
-        """What the run's ConfigMap keeps, and what is seen now."""
-        seen = {i: see_end(job, pods_of(i, self.pods)) for i, job in self._jobs_there(run).items() if i in run.job_ids}
-        return {**{job_id: end for job_id, end in seen.items() if end}, **run.ends}
-
-    def _jobs_there(self, run: Run) -> dict[str, Object]:
-        return {name_of(job): job for job in self.jobs if label(job) == run.run_id}
-
-
-def look_for(kubectl: Kubectl, runs: Sequence[Run]) -> Objects:
-    """Those of one run, or of all when there are several."""
-    only = runs[0].run_id if len(runs) == 1 else None
-    jobs = kubectl.find("jobs", only)
-    # Asked after the Jobs: what began before one ended is among them.
-    pods = kubectl.find("pods", only)
-    return Objects(jobs=jobs, pods=pods, workloads=_workloads(kubectl) if any(map(waits_for_kueue, jobs)) else ())
-
-
-def _workloads(kubectl: Kubectl) -> Sequence[Object]:
-    """None where there is no Kueue, or one may not look: the job's own state is said then."""
-    try:
-        return kubectl.items(WORKLOADS)
-    except KubectlError:
-        return ()
-
-
-def keep_ends(kubectl: Kubectl, runs: Sequence[Run], ends: Sequence[Mapping[str, End]]) -> None:
-    """Write into each run's ConfigMap how its Jobs ended, where that is news. What cannot be kept is said."""
-    pairs = zip(runs, ends, strict=True)
-    news = [with_data(run, {ENDS_KEY: ends_text(known)}) for run, known in pairs if known != run.ends]
-    if not news:
-        return
-    try:
-        kubectl.replace(news)
-    except KubectlError as error:
-        cli.say(f"how a run ended could not be kept, so it is known only until its Job is removed: {error}")
-
-
-def with_data(run: Run, data: Mapping[str, str]) -> Object:
-    """The run's ConfigMap with `data` in it: as it was read, so that kubectl refuses to write over a newer one."""
-    return {**run.config_map, "data": {**run.config_map["data"], **data}}
+STAMP = "%Y-%m-%dT%H:%M:%SZ"
+RESUMED_KEY = "resumed"  # in the ConfigMap: when the last job was asked for
+STARTING_S = 30
+"""How long a job that was asked for and is not there may be somebody's that is just being made."""
 
 
 def look(kubectl: Kubectl, run: Run, objects: Objects) -> Seen:
@@ -273,6 +155,24 @@ class Runs:
                 return
             time.sleep(ASK_S)
 
+    @contextlib.contextmanager
+    def held(self, found: Found[Run], words: WordsOf) -> Iterator[Sequence[Run]]:
+        """When two resume a run at once, one is refused: the ConfigMap takes one new job id at a time."""
+        there = look_for(self.kubectl, found.runs)
+        refused = [_needs_no_job(run, there, words) for run in found.runs]
+        left = [run for run, said in zip(found.runs, refused, strict=True) if not said]
+        if not left:
+            keep_ends(self.kubectl, found.runs, [there.ends_of(run) for run in found.runs])
+            raise ConfigError(
+                refused[0] if len(refused) == 1 else f"{found.text} has no member that is unfinished and without a job"
+            )
+        for run in left:
+            _refuse_if_busy(self.kubectl, run, there)
+        yield left
+
+    def spec_of(self, run: Run) -> JobSpec:
+        return run.spec
+
     def _print_others(self, pods: Sequence[Object]) -> None:
         """The end of what other nodes' pods said before they failed: the reason may stand there alone."""
         for pod in pods:
@@ -284,20 +184,47 @@ class Runs:
         return [run for found in self.kubectl.find("configmaps") if (run := readable(found))]
 
 
-def readable(config_map: Object) -> Run | None:
-    try:
-        return read_run(config_map)
-    except ConfigError:
-        return None
-
-
-def label(item: Object) -> str:
-    """The id of the run that an object belongs to, as its label has it."""
-    return str(item["metadata"].get("labels", {}).get(INSTANCE, ""))
-
-
-def place(given: Given, environ: Given, project_dir: Path) -> Runs:
+def place(given: Words, environ: Words, project_dir: Path) -> Runs:
     """Raises ConfigError for a wrong NAMESPACE or site file."""
     by_site = find_site(given, project_dir, environ).texts.get("NAMESPACE")
     asked = parse_given({k: v for k, v in {"NAMESPACE": given.get("NAMESPACE", by_site)}.items() if v})
     return Runs(kubectl=Kubectl(environ=environ, namespace=str(asked["NAMESPACE"]) if asked else None))
+
+
+def _needs_no_job(run: Run, there: Objects, words: WordsOf) -> str:
+    """Why not; nothing where it may be resumed."""
+    jobs = there.jobs_of(run)
+    for job in jobs:
+        if not job.ended:
+            said = f"job {job.job_id} of run {run.run_id} is {job.state}"
+            return f"{said}: make cancel {words(run.run_id)} ends it, then resume"
+    finished = any(job.state == COMPLETED for job in jobs)
+    return f"run {run.run_id} is finished ({place_of(run)}): make submit TO=k8s starts another" if finished else ""
+
+
+def _refuse_if_busy(kubectl: Kubectl, run: Run, there: Objects) -> None:
+    """Raises ConfigError when a pod of the run still saves, or somebody may be starting its job now."""
+    # A cancelled Job is gone at once, and its pods when they have saved.
+    if saving := [pod for pod in there.pods if is_live(pod) and label(pod) == run.run_id]:
+        where = f" --namespace {kubectl.namespace}" if kubectl.namespace else ""
+        raise ConfigError(
+            f"pod {name_of(saving[0])} of run {run.run_id} still writes its checkpoints: try again when it has "
+            f"gone (kubectl{where} get pods --watch --selector {INSTANCE}={run.run_id})"
+        )
+    last = there.jobs_of(run)[-1]
+    if last.state != GONE:
+        return
+    began = run.config_map["data"].get(RESUMED_KEY) or run.config_map["metadata"].get("creationTimestamp", "")
+    if 0 <= _seconds_since(began) < STARTING_S:
+        raise ConfigError(
+            f"job {last.job_id} of run {run.run_id} was asked for at {began} and is not there: somebody may be "
+            f"starting it now; if not, try again in {STARTING_S} seconds"
+        )
+    cli.say(f"job {last.job_id} of run {run.run_id} is {GONE} ({last.reason}): if it had finished, it finishes again")
+
+
+def _seconds_since(stamp: str) -> float:
+    try:
+        return time.time() - calendar.timegm(time.strptime(stamp, STAMP))
+    except ValueError:
+        return float("inf")

@@ -1,4 +1,4 @@
-"""Kubernetes as a scheduler: what it takes, and where its verbs are, each imported when it is used."""
+"""Kubernetes as a scheduler: what it takes, and where its two parts are, each imported when it is used."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from launcher.scheduler import Scheduler, Words
 
 if TYPE_CHECKING:
     from k8s.runs import Runs
+    from k8s.target import Kubernetes
 
 
-class Kubernetes:
+class KubernetesScheduler:
     """A launcher.scheduler.Scheduler."""
 
     name = "k8s"
@@ -22,5 +23,10 @@ class Kubernetes:
 
         return place(given, environ, project_dir)
 
+    def target(self, given: Words, environ: Words, project_dir: Path) -> Kubernetes:
+        from k8s.target import target
 
-SCHEDULER: Scheduler[Runs] = Kubernetes()
+        return target(given, environ, project_dir)
+
+
+SCHEDULER: Scheduler[Runs, Kubernetes] = KubernetesScheduler()

@@ -1,50 +1,48 @@
-"""Plan -> objects in the cluster. The order is the promise: what can be refused is refused before anything is created,
+"""Plans -> objects in the cluster. The order is the promise: what can be refused is refused before anything is created,
 the API server's own judgement included (a dry run), and when it refuses all the same nothing of ours stays.
 """
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from k8s.kubectl import Kubectl, KubectlError, name_of
-from k8s.manifest import object_names
-from k8s.pod import DEFAULT_CLAIM
-from k8s.request import WIDE, Decided, decide, make_claim, refuse_narrow_claim
+import yaml
+
+from k8s.cluster.jobs import ENDS_KEY, ends_text
+from k8s.cluster.kubectl import QUEUES, Kubectl, KubectlError, Object, name_of, stream
+from k8s.cluster.seen import Run, look_for, with_data
+from k8s.manifest.claim import WIDE, make_claim, refuse_narrow_claim
+from k8s.manifest.objects import object_names
+from k8s.manifest.pod import DEFAULT_CLAIM
+from k8s.runs import RESUMED_KEY, STAMP
 from launcher import cli
+from launcher.scheduler import Batch, Found, WordsOf
 from planner.job import JobSpec
 from trainer.outcome import FINISHED, ConfigError
 from trainer.text import known_are
 
-Given = Mapping[str, str]
-QUEUES = "localqueues.kueue.x-k8s.io"
 NO_SUCH_KIND = "the server doesn't have a resource type"
 
 
-def submit(given: Given, environ: Given, project_dir: Path) -> int:
-    decided = decide(given, environ, project_dir, run_suffix=cli.fresh_suffix())
-    kubectl = Kubectl(environ=environ, namespace=decided.plan.spec.namespace)
-    start(kubectl, [decided], decided.render())
-    return cli.print_submitted(decided.plan, follow_up(decided, given))
-
-
-def start(kubectl: Kubectl, runs: Sequence[Decided], text: str) -> None:
-    """Create `text`, the manifest of new runs that share a claim: all of it or nothing.
+def submit(kubectl: Kubectl, batch: Batch, text: str, notes: Sequence[str], words: WordsOf) -> int:
+    """A Target's `submit`: all of `text`, the manifests of the batch, or nothing.
 
     Raises:
         ConfigError: a run is there already, or the claim or the queue will not do.
         KubectlError: the cluster refused.
     """
-    rehearse(kubectl, *runs, text=text)
+    rehearse(kubectl, batch, text, notes)
     # The first run's ConfigMap alone, then the rest: who creates it has the name, so two that begin at once never
     # make half of a run each.
     first, _, rest = text.partition("\n---\n")
-    create(kubectl, runs, [first, rest])
+    create(kubectl, batch, [first, rest])
+    return cli.print_submitted(batch, _follow_up(batch, words))
 
 
-def create(kubectl: Kubectl, runs: Sequence[Decided], texts: Sequence[str]) -> None:
+def create(kubectl: Kubectl, batch: Batch, texts: Sequence[str]) -> None:
     """Make what `texts` say, one after the other. When the cluster refuses a part, what this made is deleted, and
     nothing else: an object that was there is somebody's run.
 
@@ -58,11 +56,11 @@ def create(kubectl: Kubectl, runs: Sequence[Decided], texts: Sequence[str]) -> N
             made += kubectl.create(text)
     except KubectlError as error:
         if not error.refused:
-            known = ", ".join(run.plan.spec.run_id for run in runs)
+            known = ", ".join(plan.spec.run_id for plan in batch.plans)
             raise KubectlError(f"{error}; how much of run {known} is there, make status and make cancel say") from None
         made += error.printed.split()
         _delete(kubectl, made)
-        _refuse_if_taken(error, runs)
+        _refuse_if_taken(error, batch)
         raise
 
 
@@ -73,38 +71,24 @@ def _delete(kubectl: Kubectl, made: Sequence[str]) -> None:
         cli.say(f"this is left behind: {', '.join(made)} ({error})")
 
 
-def _refuse_if_taken(error: KubectlError, runs: Sequence[Decided]) -> None:
+def _refuse_if_taken(error: KubectlError, batch: Batch) -> None:
     """Raises ConfigError when a run's objects were there already."""
     taken = set(re.findall(r'"([^"]+)" already exists', error.said))
-    for spec in (run.plan.spec for run in runs):
+    for spec in (plan.spec for plan in batch.plans):
         if object_names(spec).run in taken:
             raise ConfigError(
                 f"RUN={spec.run_id} exists in this namespace: give another RUN, or none for a new one"
             ) from None
 
 
-def check(given: Given, environ: Given, project_dir: Path) -> int:
-    decided = decide(given, environ, project_dir, run_suffix=cli.fresh_suffix())
-    said = rehearse(Kubectl(environ=environ), decided, text=decided.render())
-    print("\n".join(f"kubectl  {line}" for line in said.splitlines()))
-    return FINISHED
-
-
-def ready(given: Given, environ: Given, project_dir: Path) -> int:
-    """Pods bring their own environment; what launches is enough here."""
-    decide(given, environ, project_dir, run_suffix=cli.fresh_suffix()).render()
-    print("launch")
-    return FINISHED
-
-
-def rehearse(kubectl: Kubectl, decided: Decided, *others: Decided, text: str) -> str:
-    """What the API server would do with `text`, the manifest of a run, or of several that share its claim.
+def rehearse(kubectl: Kubectl, batch: Batch, text: str, notes: Sequence[str]) -> str:
+    """What the API server would do with `text`, the manifests of the batch.
 
     Raises:
         ConfigError: the namespace, the claim or the queue will not do, or a run is there already.
         KubectlError: the cluster would refuse.
     """
-    spec = decided.plan.spec
+    spec = batch.spec
     kubectl = replace(kubectl, namespace=spec.namespace or kubectl.namespace)
     access = _access(kubectl, spec)
     try:
@@ -114,14 +98,14 @@ def rehearse(kubectl: Kubectl, decided: Decided, *others: Decided, text: str) ->
             raise ConfigError(
                 f"NAMESPACE={missing[1]}: the cluster has no such namespace: kubectl get namespaces lists them"
             ) from None
-        _refuse_if_taken(error, (decided, *others))
+        _refuse_if_taken(error, batch)
         raise
     _check_claim(spec, access)
     if spec.queue:
         _check_queue(kubectl, spec.queue)
-    for note in decided.notes:
+    for note in notes:
         cli.say(note)
-    if others and access and WIDE not in access:
+    if len(batch.plans) > 1 and access and WIDE not in access:
         cli.say(
             f"claim {spec.pvc or DEFAULT_CLAIM} is {', '.join(access)}: only what is on one node can run at once; "
             f"a {WIDE} one serves all"
@@ -182,20 +166,94 @@ def _queues_there(kubectl: Kubectl, queue: str) -> str:
     return known_are(queue, known) if known else ": there is none; QUEUE takes the name of a LocalQueue of Kueue's"
 
 
-def follow_up(decided: Decided, given: Given, *, attempt: int = 1) -> str:
-    spec = decided.plan.spec
+def resubmit(
+    kubectl: Kubectl,
+    found: Found[Run],
+    runs: Sequence[Run],
+    batch: Batch,
+    texts: Sequence[str],
+    notes: Sequence[str],
+    words: WordsOf,
+) -> int:
+    """A Target's `resubmit`: new Jobs, and their names in the runs' ConfigMaps, all of it or nothing. `texts` are the
+    manifests of the runs.
+
+    Raises:
+        ConfigError: the claim or the queue will not do.
+        KubectlError: the cluster refused, or somebody else changed a run meanwhile.
+    """
+    records: list[Object] = []
+    others: list[Object] = []
+    there, services = look_for(kubectl, runs), _services(kubectl, runs)
+    now = time.strftime(STAMP, time.gmtime())
+    for manifests, run in zip(texts, runs, strict=True):
+        for content in yaml.safe_load_all(manifests):
+            if content["kind"] == "ConfigMap":
+                ends = ends_text(there.ends_of(run))
+                records.append(with_data(run, {**content["data"], ENDS_KEY: ends, RESUMED_KEY: now}))
+            elif content["kind"] != "Service" or name_of(content) not in services:
+                others.append(content)
+    text = stream(others)
+    rehearse(kubectl, batch, text, notes)
+    _replace(kubectl, records, runs)
+    try:
+        create(kubectl, batch, [text])
+    except (ConfigError, KubectlError) as error:
+        if isinstance(error, ConfigError) or error.refused:
+            kubectl.replace([_unversioned(run.config_map) for run in runs])
+        raise
+    if len(found.runs) == 1:
+        print("\n".join(_follow_up(batch, words, attempt=len(runs[0].job_ids) + 1)))
+    else:
+        print(f"new jobs for {', '.join(run.run_id for run in runs)}\nstatus  make status {words(found.name)}")
+    return FINISHED
+
+
+def _replace(kubectl: Kubectl, records: Sequence[Object], left: Sequence[Run]) -> None:
+    try:
+        kubectl.replace(records)
+    except KubectlError as error:
+        # Those that were replaced before the one that was refused.
+        written = [run for run in left if f"/{name_of(run.config_map)} replaced" in error.printed]
+        if written:
+            kubectl.replace([_unversioned(run.config_map) for run in written])
+        if error.reason == "Conflict":
+            known = ", ".join(run.run_id for run in left)
+            raise KubectlError(f"somebody else changes run {known} at this moment, nothing is resumed") from None
+        raise
+
+
+def _services(kubectl: Kubectl, left: Sequence[Run]) -> set[str]:
+    """Names of the Services that the runs have already: one serves all attempts."""
+    if all(run.spec.nodes == 1 for run in left):
+        return set()
+    return {name_of(service) for service in kubectl.find("services", left[0].run_id if len(left) == 1 else None)}
+
+
+def _unversioned(config_map: Object) -> Mapping[str, object]:
+    """To be written whatever is there."""
+    metadata = {key: value for key, value in config_map["metadata"].items() if key != "resourceVersion"}
+    return {**config_map, "metadata": metadata}
+
+
+def _follow_up(batch: Batch, words: WordsOf, *, attempt: int = 1) -> list[str]:
+    spec = batch.spec
+    one, all_of_them = words(spec.run_id), words(batch.name)
+    if batch.sweep:
+        return [
+            f"runs    {spec.run_id} and so on",
+            "",
+            f"status  make status {all_of_them}    (or one: make status {one})",
+            f"follow  make logs {one}    (and so on)",
+            f"cancel  make cancel {all_of_them}",
+            f"resume  make resume {all_of_them}    (those that have ended unfinished)",
+        ]
     job_id = object_names(spec, attempt=attempt).job
     where, there = (f" in {spec.namespace}", f" -n {spec.namespace}") if spec.namespace else ("", "")
-    return "\n".join(
-        [
-            f"job id  {job_id}{where}",
-            f"run id  {spec.run_id}",
-            f"result  {spec.run_dir}/adapter in claim {spec.pvc or DEFAULT_CLAIM} when it is done",
-            "",
-            *cli.follow_up(words(given, spec.run_id), cancel=f"kubectl{there} delete job {job_id}"),
-        ]
-    )
-
-
-def words(given: Given, run_id: str) -> str:
-    return f"TO=k8s {cli.command_words(given, run_id, ('NAMESPACE', 'SITE'))}"
+    return [
+        f"job id  {job_id}{where}",
+        f"run id  {spec.run_id}",
+        f"result  {spec.run_dir}/adapter in claim {spec.pvc or DEFAULT_CLAIM} when it is done",
+        "",
+        *cli.follow_up(one, cancel=f"kubectl{there} delete job {job_id}"),
+    ]

@@ -7,17 +7,20 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from planner.job import Plan
+from planner.job import JobSpec, Plan
 from planner.request.secret import hide_secrets
 from planner.request.variables import BY_NAME
 from trainer.outcome import FINISHED, ConfigError
 from trainer.text import printable
 
 if TYPE_CHECKING:
+    from launcher.scheduler import Batch, Scheduler, Words
     from planner.table import Screen
 
+DEFAULT_SCHEDULER = "slurm"
+"""That TO= names when it is left out, as the Makefile has it."""
 LEAST_COLUMNS = 60
 
 
@@ -46,12 +49,31 @@ def print_plan(plan: Plan, form: str | None) -> int:
     return FINISHED
 
 
-def print_submitted(plan: Plan, follow_up: str) -> int:
-    """What was chosen, what a person should know about it, and what to type next."""
+def print_submitted(batch: Batch, lines: Sequence[str]) -> int:
+    """What was chosen, what a person should know about it, and `lines`, which say what to type next."""
+    print("\n".join([batch_text(batch), "", *lines]))
+    return FINISHED
+
+
+def batch_text(batch: Batch) -> str:
+    """What was chosen, for a terminal."""
+    if batch.sweep:
+        from launcher.grid import plan_table
+
+        return plan_table(batch.sweep)
     from planner.table import plan_summary
 
-    print(f"{plan_summary(plan, screen())}\n\n{follow_up}")
-    return FINISHED
+    return plan_summary(batch.plans[0], screen())
+
+
+def make_environment(spec: JobSpec, environ: Mapping[str, str]) -> None:
+    """Makes the environment of the checkout that a job runs in where it is missing or its pins have changed, which
+    takes minutes. Raises ConfigError when it cannot be made; make-env.sh has said why on stderr."""
+    import subprocess
+
+    command = ["sh", "make-env.sh", spec.device]
+    if subprocess.run(command, cwd=spec.project_dir, env=dict(environ), stdout=subprocess.DEVNULL).returncode:
+        raise ConfigError(f"the job's environment could not be made: make env DEVICE={spec.device} tries again")
 
 
 def screen() -> Screen:
@@ -71,6 +93,15 @@ def command_words(given: Mapping[str, str], run_id: str, names: Sequence[str] = 
     """What make needs to find the run again: `RUN=x`, with those of `names` that were given."""
     found = (shlex.quote(f"{name}={given[name]}") for name in names if name in given)
     return " ".join([f"RUN={run_id}", *found])
+
+
+def words_of(scheduler: Scheduler[Any, Any], given: Words, name: str) -> str:
+    """What make needs to find the run or sweep again: `TO=k8s RUN=x NAMESPACE=y`."""
+    return " ".join([*to_words(scheduler), command_words(given, name, scheduler.takes[1:])])
+
+
+def to_words(scheduler: Scheduler[Any, Any]) -> list[str]:
+    return [f"TO={scheduler.name}"] if scheduler.name != DEFAULT_SCHEDULER else []
 
 
 def follow_up(words: str, *, cancel: str) -> list[str]:

@@ -1,15 +1,17 @@
 """`python -m slurm VERB [options]`, for every scheduler: verbs by name, variables, one line for an error, exit codes.
 
-A backend hands in its table of verbs. stdout carries the answer and nothing else; what went wrong is one line on
-stderr. Exit codes: 0 done, 78 the request is wrong (nothing was written), 1 anything else.
+VERBS are written once, for every scheduler; a scheduler adds OWN ones. stdout carries the answer and nothing else; what
+went wrong is one line on stderr. Exit codes: 0 done, 78 the request is wrong (nothing was written), 75 a run of this
+machine that was stopped, 1 anything else.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from launcher.cli import say
@@ -20,43 +22,53 @@ from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, Scheduler
 from trainer.text import known_are
 from trainer.verbs import nobody_reads
 
-Verb = Callable[[dict[str, str], Mapping[str, str]], int]
-"""Takes what was given, as text by variable name, and the environment; returns an exit code."""
-
-# In the order in which they are typed. A backend has those that it brings.
-VERBS: dict[str, str] = {
-    "plan": "explain which configuration fits and why",
-    "render": "print the job's script or manifest",
-    "submit": "plan, render and submit",
-    "claim": "print the claim that runs live in, as a file of its own (--size 200Gi)",
-    "check": "ask the cluster whether it would take the job; queues nothing",
-    "site": "draft the site file from what the cluster says",
-    "sweep": "submit a grid of runs (--grid), on Slurm also W&B's trials (--sweep); plan and render take them too",
-    "sweep-ready": "what ready does, for a grid",
-    "ready": "check all that submit would and print the device whose environment it needs",
-    "status": "where a run is and what to type next (--run; left out: the newest)",
-    "logs": "print a run's log and follow it until its job has ended",
-    "cancel": "cancel a run's job",
-    "resume": "submit an ended run again, into the same folder",
-    "list": "all runs",
-}
-# Written once, in launcher/verbs.py.
-AFTER_SUBMIT = {"status": "status", "logs": "logs", "list": "list_runs", "cancel": "cancel"}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Backend:
-    """One scheduler's command line."""
+class Verb:
+    """What a command line may begin with."""
 
-    name: str
-    """Of the package: `python -m name`."""
-    verbs: Mapping[str, Verb]
+    help: str
+    act: str
+    """module:function, imported when it is used. It takes the scheduler, what was given, as text by variable name, the
+    environment and the checkout, and returns an exit code."""
+    sweeps: bool = False
+    """Whether it takes GRID and the other variables of a sweep."""
+    alone: bool = False
+    """Whether it reads the words of its command line itself, and takes nothing else."""
 
 
-def main(backend: Backend, argv: Sequence[str], environ: Mapping[str, str]) -> int:
+# In the order in which they are typed.
+VERBS: Mapping[str, Verb] = {
+    "plan": Verb(help="explain which configuration fits and why", act="launcher.starting:plan", sweeps=True),
+    "render": Verb(help="print the job's script, manifest or command", act="launcher.starting:render", sweeps=True),
+    "submit": Verb(help="plan, render and submit", act="launcher.starting:submit"),
+    "sweep": Verb(
+        help="submit a grid of runs (--grid), or W&B's trials (--sweep); plan and render take both too",
+        act="launcher.starting:sweep",
+        sweeps=True,
+    ),
+    "status": Verb(
+        help="where a run is and what to type next (--run; left out: the newest)", act="launcher.verbs:status"
+    ),
+    "logs": Verb(help="print a run's log and follow it until its job has ended", act="launcher.verbs:logs"),
+    "cancel": Verb(help="cancel a run's job", act="launcher.verbs:cancel"),
+    "resume": Verb(help="submit an ended run again, into the same folder", act="launcher.resuming:resume"),
+    "list": Verb(help="all runs", act="launcher.verbs:list_runs"),
+}
+NO_MORE: Mapping[str, Verb] = {}
+
+
+def main(
+    scheduler: Scheduler[Any, Any],
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    project_dir: Path,
+    own: Mapping[str, Verb] = NO_MORE,
+) -> int:
+    """The command line of `python -m` with the scheduler's name, which has `own` verbs beside VERBS."""
     sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # a script's bytes whatever the locale
     try:
-        code = _run(backend, argv, environ)
+        code = _run(scheduler, {**VERBS, **own}, argv, environ, project_dir)
         sys.stdout.flush()
         return code
     except ConfigError as error:
@@ -69,42 +81,36 @@ def main(backend: Backend, argv: Sequence[str], environ: Mapping[str, str]) -> i
         return _complain("interrupted", FAILED)
 
 
-def _run(backend: Backend, argv: Sequence[str], environ: Mapping[str, str]) -> int:
+def _run(
+    scheduler: Scheduler[Any, Any],
+    verbs: Mapping[str, Verb],
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    project_dir: Path,
+) -> int:
+    name = argv[0] if argv else ""
+    verb = verbs.get(name)
+    if verb and verb.alone:
+        return int(resolve_name(verb.act)(argv[1:]))
     if any(word in ("-h", "--help") for word in argv):
-        print(help_text(usage(backend)), end="")
+        print(help_text(usage(scheduler.name, verbs)), end="")
         return FINISHED
-    verb = argv[0] if argv else ""
-    known = tuple(name for name in VERBS if name in backend.verbs)
-    if verb not in known:
-        raise ConfigError(f"unknown verb {verb!r}{known_are(verb, known)}")
+    if verb is None:
+        raise ConfigError(f"unknown verb {name!r}{known_are(name, tuple(verbs))}")
     given = read_given(argv[1:], environ)
-    if "FORMAT" in given and verb != "plan":
-        raise ConfigError(f"FORMAT={given['FORMAT']}: only plan has formats, leave it out for {verb}")
-    sweeping = ("sweep", "sweep-ready", "plan", "render") if "sweep" in backend.verbs else ()
-    if odd := [name for name in OF_SWEEPS if name in given and verb not in sweeping]:
-        raise ConfigError(f"{odd[0]}={given[odd[0]]}: only make sweep takes it, leave it out for {verb}")
-    refuse_untaken(given, backend.name)
+    if "FORMAT" in given and name != "plan":
+        raise ConfigError(f"FORMAT={given['FORMAT']}: only plan has formats, leave it out for {name}")
+    if not verb.sweeps and (odd := [variable for variable in OF_SWEEPS if variable in given]):
+        raise ConfigError(f"{odd[0]}={given[odd[0]]}: only make sweep takes it, leave it out for {name}")
+    refuse_untaken(given, scheduler.name)
     with each_file_once():
-        return backend.verbs[verb](given, environ)
+        return int(resolve_name(verb.act)(scheduler, given, environ, project_dir))
 
 
-def verbs_after(scheduler: Scheduler[Any], project_dir: Path) -> dict[str, Verb]:
-    """The verbs that come after submit, imported when they are used: plan and render answer sooner without them."""
-
-    def late(function: str) -> Verb:
-        def verb(given: dict[str, str], environ: Mapping[str, str]) -> int:
-            from launcher import verbs
-
-            return int(getattr(verbs, function)(scheduler, given, environ, project_dir))
-
-        return verb
-
-    return {name: late(function) for name, function in AFTER_SUBMIT.items()}
-
-
-def usage(backend: Backend) -> str:
-    rows = [f"  {name:<11} {text}" for name, text in VERBS.items() if name in backend.verbs]
-    heading = f"usage: python -m {backend.name} VERB [--gpus 2 | --gpus=2 ...], or make VERB GPUS=2 ..."
+def usage(name: str, verbs: Mapping[str, Verb]) -> str:
+    width = max(map(len, verbs)) + 1
+    rows = [f"  {verb:<{width}} {about.help}" for verb, about in verbs.items()]
+    heading = f"usage: python -m {name} VERB [--gpus 2 | --gpus=2 ...], or make VERB GPUS=2 ..."
     return "\n".join([heading, "", *rows])
 
 

@@ -1,18 +1,27 @@
-"""Runs that lie in a folder of this machine, for schedulers that share a disk with their jobs: a Place's records."""
+"""Runs that lie in a folder of this machine, for schedulers that share a disk with their jobs: the half of a Place that
+reads them and keeps two from resuming one, and how the folder of a new run is made."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launcher.grid import read_sweep
-from launcher.records import Run, read_run, run_folders
-from launcher.scheduler import Found, Words
+from launcher.progress import Job
+from launcher.recorded import read_spec
+from launcher.records import Run, done, finished, read_run, refuse_spoilt, run_folders
+from launcher.scheduler import Batch, Found, Words, WordsOf
+from planner.job import JobSpec
 from planner.request.variables import DEFAULT_OUTPUT, parse_given
 from planner.values import expand_home
 from trainer.files import RECORD_NAME
-from trainer.outcome import ConfigError
+from trainer.outcome import ConfigError, SchedulerError
+
+LOCK_NAME = ".resuming"
 
 
 def output_folder(given: Words, environ: Words, project_dir: Path) -> Path:
@@ -26,6 +35,7 @@ class FolderOfRuns:
     """The half of a Place that finds runs: the folder that OUTPUT names."""
 
     output: Path
+    project_dir: Path
     elsewhere: str = "OUTPUT= looks in another folder"
 
     @property
@@ -44,6 +54,113 @@ class FolderOfRuns:
     def newest(self, most: int) -> tuple[Sequence[Run | str], int]:
         folders = run_folders(self.output)
         return [_readable(folder) or folder.name for folder in folders[:most]], len(folders)
+
+    def settled(self, runs: Sequence[Run]) -> Sequence[Run]:
+        """Those runs as their records now are. Raises SchedulerError where the scheduler has to be asked, and does not
+        answer."""
+        return [read_run(run.folder) for run in runs]
+
+    def jobs(self, runs: Sequence[Run]) -> Sequence[Sequence[Job]]:
+        """Their jobs, oldest first. Raises SchedulerError where the scheduler does not answer."""
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def held(self, found: Found[Run], words: WordsOf) -> Iterator[Sequence[Run]]:
+        """The runs of it that can go on: a Place's `held`."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(resume_lock(found.sweep.folder if found.sweep else found.runs[0].folder))
+            runs = self.settled(found.runs)
+            left: list[Run] = []
+            for run, jobs in zip(runs, self.jobs(runs), strict=True):
+                refuse_spoilt(run.folder, f"make resume {words(found.name)}")
+                live = next((job for job in jobs if not job.ended), None)
+                if not found.sweep and finished(run.folder):
+                    said = f"run {run.run_id} is finished ({run.folder / 'adapter'})"
+                    raise ConfigError(f"{said}: make submit starts another")
+                if not found.sweep and live:
+                    said = f"job {live.job_id} of run {run.run_id} is {live.state}"
+                    raise ConfigError(f"{said}: make cancel {words(run.run_id)} ends it, then resume")
+                if not live and not done(run.folder):
+                    left.append(run)
+            if not left:
+                raise ConfigError(f"{found.text} has no member that is unfinished and out of the queue")
+            for run in left if found.sweep else ():
+                stack.enter_context(resume_lock(run.folder))
+            yield left
+
+    def spec_of(self, run: Run) -> JobSpec:
+        """The request in its run.json, to be run where the folder lies now. Raises ConfigError."""
+        spec = read_spec(run.record["spec"], project_dir=self.project_dir, source=str(run.folder / RECORD_NAME))
+        if (self.project_dir / spec.run_dir).resolve() != run.folder.resolve():
+            return replace(spec, output=str(run.folder.parent))  # the folder of runs was moved
+        return spec
+
+
+@contextlib.contextmanager
+def resume_lock(folder: Path) -> Iterator[None]:
+    """Of two that resume a run at once, one is refused: two jobs in one folder would spoil it."""
+    lock = folder / LOCK_NAME
+    try:
+        os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+    except FileExistsError as error:
+        raise ConfigError(f"{lock} is there, someone is resuming this run: if not, remove it") from error
+    except OSError as error:
+        raise SchedulerError(f"cannot write into {folder}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def folders_of(batch: Batch) -> list[Path]:
+    """The folders that a new batch will make: that of a sweep first, then those of the runs."""
+    runs = [Path(plan.spec.project_dir, plan.spec.run_dir) for plan in batch.plans]
+    return [batch.sweep.folder, *runs] if batch.sweep else runs
+
+
+def refuse_taken(batch: Batch) -> None:
+    """Raises ConfigError where one of the folders is there."""
+    for folder in folders_of(batch):
+        if os.path.lexists(folder):
+            raise _taken(batch.name, folder)
+
+
+@contextlib.contextmanager
+def new_folders(batch: Batch, keep: type[Exception] | tuple[()] = ()) -> Iterator[list[Path]]:
+    """The folders of a new batch, made for the block, and removed again, with what is in them, when it fails with
+    another error than `keep`.
+
+    Raises:
+        ConfigError: another submit with this RUN was faster.
+        SchedulerError: the disk refused.
+    """
+    folders = folders_of(batch)
+    above = [path for path in folders[0].parents if not path.exists()]  # nearest first
+    made: list[Path] = []
+    try:
+        folders[0].parent.mkdir(parents=True, exist_ok=True)
+        for folder in folders:
+            try:
+                folder.mkdir()
+            except FileExistsError as error:
+                raise _taken(batch.name, folder) from error
+            made.append(folder)
+        yield folders
+    except keep:
+        raise
+    except BaseException as error:
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in above:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # not one that another submit uses by now
+        if isinstance(error, OSError):
+            raise SchedulerError(f"cannot write {error.filename or folders[0]}: {error.strerror}") from error
+        raise
+
+
+def _taken(run_id: str, folder: Path) -> ConfigError:
+    return ConfigError(f"RUN={run_id}: {folder} exists: give another RUN, or none for a new one")
 
 
 def _readable(folder: Path) -> Run | None:

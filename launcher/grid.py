@@ -12,7 +12,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +36,8 @@ ID_LIMIT = 63 - len(f"-{MAX_MEMBERS}")
 GRID_NAMES = tuple(variable.name for variable in VARIABLES if variable.grid)
 EXAMPLE = 'GRID="LEARNING_RATE=1e-4,2e-4 LORA=low,medium"'
 Values = Mapping[str, str]
+SpecOf = Callable[[Values], JobSpec]
+PlanOf = Callable[[JobSpec], Plan]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +95,9 @@ def read_grid(text: str, given: Mapping[str, str]) -> tuple[Values, ...]:
     return tuple(dict(zip(axes, combined, strict=True)) for combined in itertools.product(*axes.values()))
 
 
-def plan_grid(given: Mapping[str, str], spec_of: Callable[[Values], JobSpec], run_suffix: str | None) -> Sweep:
+def plan_grid(
+    given: Mapping[str, str], spec_of: SpecOf, plan_of: PlanOf, run_suffix: str | None, parallel: int | None
+) -> Sweep:
     """The members of GRID, each planned on its own.
 
     Raises:
@@ -105,25 +108,28 @@ def plan_grid(given: Mapping[str, str], spec_of: Callable[[Values], JobSpec], ru
         raise ConfigError(f"{odd[0]}={common[odd[0]]} is for W&B's choice, GRID for every combination: say one")
     values = read_grid(given["GRID"], common)
     specs = [spec_of({**common, **own}) for own in values]
-    return plan_members(given, specs, values, run_suffix, " ".join(spec.run_id for spec in specs))
+    asked = " ".join(spec.run_id for spec in specs)
+    return plan_members(given, specs, values, plan_of, run_suffix, asked, parallel=parallel)
 
 
 def plan_members(
     given: Mapping[str, str],
     specs: Sequence[JobSpec],
     values: Sequence[Values],
+    plan_of: PlanOf,
     run_suffix: str | None,
     asked: str,
+    *,
+    parallel: int | None,
     **of_wandb: Any,
 ) -> Sweep:
     """A sweep of `specs`, which differ in `values`. Its id is RUN if given, else made as a run's is: from the suffix of
-    a new run, or from what was `asked`, so that the same words give the same id.
+    a new run, or from what was `asked`, so that the same words give the same id. `parallel` run at once; None: PARALLEL
+    says how many.
 
     Raises:
         ConfigError: RUN is too long for a sweep, or a member, which is named, cannot be planned.
     """
-    from planner.choose import choose
-
     said_here = parse_given({name: given[name] for name in ("RUN", "PARALLEL") if name in given})
     made = f"{specs[0].name}-{run_suffix or hashlib.sha256(asked.encode()).hexdigest()[:8]}"
     sweep_id = str(said_here.get("RUN", made))
@@ -132,19 +138,11 @@ def plan_members(
     plans = []
     for index, (spec, own) in enumerate(zip(specs, values, strict=True)):
         try:
-            plans.append(choose(replace(spec, run_id=f"{sweep_id}-{index}", sweep=sweep_id)))
+            plans.append(plan_of(replace(spec, run_id=f"{sweep_id}-{index}", sweep=sweep_id)))
         except ConfigError as error:
             raise ConfigError(f"member {index} ({said(own)}): {error}") from None
-    parallel = int(str(said_here.get("PARALLEL", PARALLEL)))
+    parallel = parallel or int(str(said_here.get("PARALLEL", PARALLEL)))
     return Sweep(sweep_id=sweep_id, values=tuple(values), plans=tuple(plans), parallel=parallel, **of_wandb)
-
-
-def check_members(sweep: Sweep) -> None:
-    """Everything that can be found wrong with new members before a file is written. Raises ConfigError."""
-    for folder in (sweep.folder, *(sweep.folder.with_name(plan.spec.run_id) for plan in sweep.plans)):
-        if os.path.lexists(folder):
-            raise ConfigError(f"RUN={sweep.sweep_id}: {folder} exists: give another RUN, or none for a new one")
-    check_files(sweep.plans)
 
 
 def check_files(plans: Sequence[Plan]) -> None:

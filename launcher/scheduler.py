@@ -1,22 +1,29 @@
-"""What a scheduler is. The verbs are written once above this, in verbs.py; slurm/, k8s/ and local/ implement it.
+"""What a scheduler is. The verbs are written once above this: plan, render, submit and sweep in starting.py, resume in
+resuming.py, status, logs, list and cancel in verbs.py. slurm/, k8s/ and local/ implement it.
 
-A scheduler is a folder whose scheduler.py holds its `Scheduler`, and one name in the Makefile's list.
+A scheduler is a folder whose scheduler.py holds its `Scheduler`, and one name in the Makefile's list. It has two parts:
+the `Target` that runs are planned for and handed to, and the `Place` where they are found again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from launcher.grid import Recorded
+    from launcher.grid import Recorded, Sweep
     from launcher.progress import Seen
+    from planner.job import JobSpec, Plan
+    from planner.request.site import Site
     from trainer.outcome import SchedulerError
 
 Words = Mapping[str, str]
 """What was given, as text by variable name; or an environment."""
+WordsOf = Callable[[str], str]
+"""What make needs to find the run or sweep of that id again: `TO=k8s RUN=x NAMESPACE=y`."""
 
 
 class AnyRun(Protocol):
@@ -64,6 +71,75 @@ class Cancelled:
     """Whether those others may have been cancelled all the same."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """What is submitted at once: one run, or the members of a sweep."""
+
+    plans: tuple[Plan, ...]
+    sweep: Sweep | None = None
+    """What the members of a new sweep differ in; its plans are these."""
+
+    @property
+    def spec(self) -> JobSpec:
+        """That of the first one: members share resources, image and folders."""
+        return self.plans[0].spec
+
+    @property
+    def name(self) -> str:
+        """What RUN takes."""
+        return self.sweep.sweep_id if self.sweep else self.spec.run_id
+
+    def planned(self, plans: Sequence[Plan]) -> Batch:
+        """The same with other plans."""
+        return Batch(plans=tuple(plans), sweep=self.sweep and replace(self.sweep, plans=tuple(plans)))
+
+
+class Target(Protocol[R]):
+    """What runs are planned for and handed to: a scheduler, with the site file that a request names. Every verb makes
+    one anew. `complete`, `plan` and `render` read files and ask nobody, so they work without a cluster."""
+
+    @property
+    def given(self) -> Words:
+        """What was given, with what this target says of itself, such as the cores of this machine."""
+
+    @property
+    def site(self) -> Site:
+        """Defaults of a request."""
+
+    @property
+    def paths_elsewhere(self) -> bool:
+        """Whether jobs see other folders than this machine does."""
+
+    @property
+    def parallel(self) -> int | None:
+        """How many members of a sweep run at once; None: PARALLEL says it."""
+
+    def complete(self, spec: JobSpec, *, is_new: bool, is_named: bool) -> JobSpec:
+        """The request as this target runs it. A run that goes on is not new: what was decided for it stays. Not
+        `is_named`: its id is made from the request, and may be made from more. Raises ConfigError for a request that
+        could never run here."""
+
+    def plan(self, spec: JobSpec) -> Plan:
+        """The choice. Raises ConfigError where nothing fits, or the settings file says otherwise."""
+
+    def render(self, batch: Batch) -> str:
+        """The script, the manifest or the command."""
+
+    def ready(self, batch: Batch, *, again: bool = False) -> Batch:
+        """The batch as it is submitted, after everything that can be refused before a file is written. `again`: its
+        runs are there. Raises ConfigError."""
+
+    def submit(self, batch: Batch, words: WordsOf) -> int:
+        """Start new runs, and print what to type next; returns the exit code. Raises SchedulerError, and leaves nothing
+        behind, where the scheduler refuses."""
+
+    def resubmit(
+        self, found: Found[R], runs: Sequence[R], batch: Batch, changes: Mapping[str, Any], words: WordsOf
+    ) -> int:
+        """Start `runs` of `found` again, as `batch` plans them; otherwise as `submit`. `changes` are fields of the
+        request that are new, to be recorded."""
+
+
 class Place(Protocol[R]):
     """Where one scheduler's runs are: a folder, a namespace. It is asked anew by every verb."""
 
@@ -93,11 +169,19 @@ class Place(Protocol[R]):
     def follow(self, run: R) -> None:
         """Print the run's whole log to stdout, and what is written to it until its job has ended."""
 
+    def held(self, found: Found[R], words: WordsOf) -> AbstractContextManager[Sequence[R]]:
+        """Those of its runs that can go on; in the block nobody else makes them go on. Raises ConfigError, which
+        says why, where there is none."""
+
+    def spec_of(self, run: R) -> JobSpec:
+        """The recorded request. Raises ConfigError where it cannot be used."""
+
 
 P_co = TypeVar("P_co", bound=Place[Any], covariant=True)
+T_co = TypeVar("T_co", bound=Target[Any], covariant=True)
 
 
-class Scheduler(Protocol[P_co]):
+class Scheduler(Protocol[P_co, T_co]):
     """One scheduler."""
 
     @property
@@ -110,3 +194,6 @@ class Scheduler(Protocol[P_co]):
 
     def place(self, given: Words, environ: Words, project_dir: Path) -> P_co:
         """Where the runs are that are meant. Raises ConfigError for a wrong value."""
+
+    def target(self, given: Words, environ: Words, project_dir: Path) -> T_co:
+        """What `given` is planned for. Raises ConfigError for a wrong site file, or what says nothing to it."""

@@ -9,14 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from launcher.grid import Sweep, plan_grid, plan_members
+from launcher.grid import PlanOf, SpecOf, Sweep, plan_grid, plan_members
 from planner.job import JobSpec, Plan
-from planner.request.resolve import NO_SITE, resolve
-from planner.request.site import Site
 from planner.request.variables import BY_NAME, OF_SWEEPS, parse_given
 from trainer.config import TrainConfig
 from trainer.env_file import read_env_file
@@ -39,18 +36,18 @@ def plan_sweep(
     project_dir: Path,
     environ: Mapping[str, str],
     run_suffix: str | None = None,
-    site: Site = NO_SITE,
+    spec_of: SpecOf,
+    plan_of: PlanOf,
+    parallel: int | None = None,
 ) -> Sweep:
     """The members of GRID; without one, TRIALS members for the sweep of SWEEP, a file or the id of one that W&B has.
+    `spec_of` makes a request of what is given, `plan_of` a plan of a request.
 
     Raises:
         ConfigError: the sweep asks for what cannot be planned, or no plan fits a member.
     """
-    from planner.choose import choose
-
-    spec_of = partial(resolve, project_dir=project_dir, environ=environ, site=site)
     if "GRID" in given:
-        return plan_grid(given, spec_of, run_suffix)
+        return plan_grid(given, spec_of, plan_of, run_suffix, parallel)
     asked = parse_given({name: given[name] for name in ("SWEEP", "TRIALS") if name in given})
     source = str(asked.get("SWEEP", DEFAULT_SWEEP))
     path, config = None, {}
@@ -67,27 +64,27 @@ def plan_sweep(
             raise ConfigError(f"{name} is given, and {source} chooses {setting}: say it once")
     common = {name: text for name, text in given.items() if name not in (*OF_SWEEPS, "RUN")}
     spec = spec_of({**common, **_for_all(spec_of(common), parameters)})
-    plan = choose(replace(spec, wandb_sweep=path))
+    plan = plan_of(replace(spec, wandb_sweep=path))
     _check_micro_batch(plan, parameters)
     count = int(str(asked.get("TRIALS", TRIALS)))
-    of_wandb = {"config": config, "chooses": _parameters_table(config, source)}
-    return plan_members(given, [plan.spec] * count, [{}] * count, run_suffix, f"{spec.run_id} {config}", **of_wandb)
+    return plan_members(
+        given, [plan.spec] * count, [{}] * count, plan_of, run_suffix, f"{spec.run_id} {config}",
+        parallel=parallel, config=config, chooses=_parameters_table(config, source),
+    )  # fmt: skip
 
 
-def begin(sweep: Sweep, environ: Mapping[str, str], *, path: str | None = None) -> Sweep:
-    """The sweep as its jobs need it: that of `path`, else made at W&B where it is a file's.
+def begin(sweep: Sweep, environ: Mapping[str, str], plan_of: PlanOf, *, path: str | None = None) -> Sweep:
+    """The sweep as its jobs need it: that of `path`, else made at W&B where it is a file's. `plan_of` plans a member.
 
     Raises:
         ConfigError: there is no key, or it is not taken.
         ServiceError: W&B could not be asked.
     """
-    from planner.choose import choose
-
     specs = [plan.spec for plan in sweep.plans]
     if sweep.config is None or specs[0].wandb_sweep:
         return sweep
     path = path or create_sweep(sweep.config, service_environ(Path(specs[0].project_dir), environ))
-    return replace(sweep, plans=tuple(choose(replace(spec, wandb_sweep=path)) for spec in specs))
+    return replace(sweep, plans=tuple(plan_of(replace(spec, wandb_sweep=path)) for spec in specs))
 
 
 def check_key(sweep: Sweep, environ: Mapping[str, str]) -> None:

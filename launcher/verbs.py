@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher.cli import command_words, refuse_others, say
+from launcher.cli import refuse_others, say, to_words, words_of
 from launcher.grid import results_table
 from launcher.progress import RUNNING, UNKNOWN, Seen, list_text, state_of, status_text, step_cell
 from launcher.records import SPOILT
@@ -20,11 +20,9 @@ from trainer.text import nearest
 
 LISTED = 30
 NAMED = 5
-DEFAULT_SCHEDULER = "slurm"
-"""That TO= names when it is left out, as the Makefile has it."""
 
 
-def status(scheduler: Scheduler[Any], given: Words, environ: Words, project_dir: Path) -> int:
+def status(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
     place, found = find(scheduler, given, environ, project_dir)
     seen = place.look(found.runs)
     words = words_of(scheduler, given, found.name)
@@ -40,7 +38,7 @@ def status(scheduler: Scheduler[Any], given: Words, environ: Words, project_dir:
     return FINISHED
 
 
-def list_runs(scheduler: Scheduler[Any], given: Words, environ: Words, project_dir: Path) -> int:
+def list_runs(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
     if "RUN" in given:
         raise ConfigError(f"RUN={given['RUN']}: list shows all; make status RUN=... shows one")
     place = _place(scheduler, given, environ, project_dir)
@@ -57,7 +55,7 @@ def list_runs(scheduler: Scheduler[Any], given: Words, environ: Words, project_d
     return FINISHED
 
 
-def logs(scheduler: Scheduler[Any], given: Words, environ: Words, project_dir: Path) -> int:
+def logs(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
     """The run's log, followed until its job has ended. Ctrl-C is how one leaves: no error.
 
     Of a sweep that of the first member that is running, else of the first that is not finished, else of the first.
@@ -76,7 +74,7 @@ def logs(scheduler: Scheduler[Any], given: Words, environ: Words, project_dir: P
     return FINISHED
 
 
-def cancel(scheduler: Scheduler[Any], given: Words, environ: Words, project_dir: Path) -> int:
+def cancel(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
     place, found = find(scheduler, given, environ, project_dir, only=True)
     done = place.cancel(found.runs)
     count, words = len(done.job_ids), words_of(scheduler, given, found.name)
@@ -94,7 +92,7 @@ def cancel(scheduler: Scheduler[Any], given: Words, environ: Words, project_dir:
 
 
 def find(
-    scheduler: Scheduler[P_co],
+    scheduler: Scheduler[P_co, Any],
     given: Words,
     environ: Words,
     project_dir: Path,
@@ -112,12 +110,12 @@ def find(
     return place, _found(scheduler, place, given.get("RUN"), only=only)
 
 
-def _found(scheduler: Scheduler[Any], place: Place[R], run_id: str | None, *, only: bool) -> Found[R]:
+def _found(scheduler: Scheduler[Any, Any], place: Place[R], run_id: str | None, *, only: bool) -> Found[R]:
     if run_id and (found := place.named(run_id)):
         return found
     known = place.known()
     if not known:
-        begin = " ".join(["make submit", *_to(scheduler)])
+        begin = " ".join(["make submit", *to_words(scheduler)])
         raise ConfigError(f"no run in {place.where}: {begin} starts one, {place.elsewhere}")
     names = ", ".join(known[:NAMED]) + (", ..." if len(known) > NAMED else "")
     if run_id:
@@ -133,19 +131,10 @@ def _found(scheduler: Scheduler[Any], place: Place[R], run_id: str | None, *, on
 
 
 def _place(
-    scheduler: Scheduler[P_co], given: Words, environ: Words, project_dir: Path, takes: Sequence[str] = ()
+    scheduler: Scheduler[P_co, Any], given: Words, environ: Words, project_dir: Path, takes: Sequence[str] = ()
 ) -> P_co:
     refuse_others(given, (*scheduler.takes, *takes))
     return scheduler.place(given, environ, project_dir)
-
-
-def words_of(scheduler: Scheduler[Any], given: Words, name: str) -> str:
-    """What make needs to find the run or sweep again: `TO=k8s RUN=x NAMESPACE=y`."""
-    return " ".join([*_to(scheduler), command_words(given, name, scheduler.takes[1:])])
-
-
-def _to(scheduler: Scheduler[Any]) -> list[str]:
-    return [f"TO={scheduler.name}"] if scheduler.name != DEFAULT_SCHEDULER else []
 
 
 def _again(found: Found[Any], words: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,12 @@ from pathlib import Path
 from launcher.folder import FolderOfRuns, output_folder
 from launcher.logs import follow
 from launcher.progress import GONE, RUNNING, UNKNOWN, Job, Seen, look_at
+from launcher.recorded import read_spec
 from launcher.records import ATTEMPT_NAME, Run
-from launcher.scheduler import Cancelled, Found, Words
-from local.attempt import Attempt, is_locked, is_running, log_path, logged, read_attempt, stop
+from launcher.scheduler import Cancelled, Found, Words, WordsOf
+from local.machine.attempt import Attempt, is_locked, is_running, log_path, logged, read_attempt, stop
+from planner.job import JobSpec
+from trainer.files import RECORD_NAME
 from trainer.outcome import FINISHED, RUN_AGAIN, ConfigError, SchedulerError
 
 STATES = {FINISHED: "COMPLETED", RUN_AGAIN: "STOPPED"}
@@ -60,6 +64,19 @@ class Runs(FolderOfRuns):
             if attempt and attempt.number <= done:
                 return
 
+    @contextlib.contextmanager
+    def held(self, found: Found[Run], words: WordsOf) -> Iterator[Sequence[Run]]:
+        """What make run began; each attempt holds the run's lock."""
+        if found.again:
+            raise ConfigError(f"{found.text} was not begun by make run: {found.again} goes on with it")
+        yield found.runs
+
+    def spec_of(self, run: Run) -> JobSpec:
+        spec = read_spec(run.record["spec"], project_dir=self.project_dir, source=str(run.folder / RECORD_NAME))
+        if (self.project_dir / spec.run_dir).resolve() != run.folder.resolve():
+            raise ConfigError(f"run {run.run_id} was begun in {spec.run_dir}, and lies in {run.folder}: move it back")
+        return spec
+
 
 def _again(found: Found[Run]) -> str:
     """What goes on with it, in words; empty where make resume does: it takes what make run began alone."""
@@ -76,7 +93,7 @@ def _again(found: Found[Run]) -> str:
 
 def place(given: Words, environ: Words, project_dir: Path) -> Runs:
     """Raises ConfigError for a wrong OUTPUT."""
-    return Runs(output=output_folder(given, environ, project_dir))
+    return Runs(output=output_folder(given, environ, project_dir), project_dir=project_dir)
 
 
 def jobs_of(run: Run) -> list[Job]:

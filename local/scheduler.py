@@ -1,7 +1,8 @@
-"""This machine as a scheduler: what it takes, and where its verbs are, each imported when it is used."""
+"""This machine as a scheduler: what it takes, and where its two parts are, each imported when it is used."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,18 +10,27 @@ from launcher.scheduler import Scheduler, Words
 
 if TYPE_CHECKING:
     from local.runs import Runs
+    from local.target import Machine
 
 
-class Local:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalScheduler:
     """A launcher.scheduler.Scheduler."""
 
-    name = "local"
-    takes = ("RUN", "OUTPUT")
+    name: str = "local"
+    takes: tuple[str, ...] = ("RUN", "OUTPUT")
+    in_image: bool = False
+    """Whether its runs are containers."""
 
     def place(self, given: Words, environ: Words, project_dir: Path) -> Runs:
         from local.runs import place
 
         return place(given, environ, project_dir)
 
+    def target(self, given: Words, environ: Words, project_dir: Path) -> Machine:
+        from local.target import target
 
-SCHEDULER: Scheduler[Runs] = Local()
+        return target(given, environ, project_dir, in_image=self.in_image)
+
+
+SCHEDULER: Scheduler[Runs, Machine] = LocalScheduler()

@@ -10,10 +10,21 @@ from launcher.cli import say
 from launcher.folder import FolderOfRuns, output_folder
 from launcher.logs import follow
 from launcher.progress import UNKNOWN, Job, Seen, look_at
-from launcher.records import ATTEMPT_NAME, Run
+from launcher.records import ATTEMPT_NAME, Run, read_run
 from launcher.scheduler import Cancelled, Words
-from slurm.queue import ASKED, SlurmError, ask_jobs, find_jobs, jobs_of, settled, slurm, with_exit_code, words
-from slurm.site import find_site
+from slurm.cluster.queue import (
+    ASKED,
+    SlurmError,
+    ask_jobs,
+    find_jobs,
+    jobs_of,
+    settled,
+    slurm,
+    surely_settled,
+    with_exit_code,
+    words,
+)  # fmt: skip
+from slurm.cluster.site import find_site
 from trainer.outcome import ConfigError
 
 
@@ -25,7 +36,7 @@ class Runs(FolderOfRuns):
 
     def look(self, runs: Sequence[Run]) -> Sequence[Seen]:
         """A job of which sbatch has not told is looked for first."""
-        runs = self._settled(runs)
+        runs = self._as_told(runs)
         found = ask_jobs(job_ids(runs), self.environ)
         jobs = [jobs_of(run, found) for run in runs]
         if len(runs) == 1:
@@ -35,7 +46,7 @@ class Runs(FolderOfRuns):
             for run, own in zip(runs, jobs, strict=True)
         ]
 
-    def _settled(self, runs: Sequence[Run]) -> list[Run]:
+    def _as_told(self, runs: Sequence[Run]) -> list[Run]:
         found = list(runs)
         try:
             for index, run in enumerate(runs):
@@ -70,6 +81,15 @@ class Runs(FolderOfRuns):
         before = [log_path(run, job_id) for job_id in earlier]
         follow(log_path(run), lambda: jobs_of(run, find_jobs([last], self.environ))[-1], before=before)
 
+    def settled(self, runs: Sequence[Run]) -> Sequence[Run]:
+        if len(runs) == 1 and not runs[0].job_ids and ASKED not in runs[0].record:
+            raise ConfigError(f"run {runs[0].run_id} was started without Slurm: start it there again")
+        return surely_settled([read_run(run.folder) for run in runs], self.environ)
+
+    def jobs(self, runs: Sequence[Run]) -> Sequence[Sequence[Job]]:
+        found = find_jobs(job_ids(runs), self.environ)
+        return [jobs_of(run, found) for run in runs]
+
 
 def _is_local(run: Run) -> bool:
     """Whether this machine trains it, and not Slurm."""
@@ -79,7 +99,8 @@ def _is_local(run: Run) -> bool:
 def place(given: Words, environ: Words, project_dir: Path) -> Runs:
     """Raises ConfigError for a wrong OUTPUT or site file."""
     by_site = {k: v for k, v in find_site(given, project_dir, environ).texts.items() if k == "OUTPUT"}
-    return Runs(output=output_folder({**by_site, **given}, environ, project_dir), environ=environ)
+    output = output_folder({**by_site, **given}, environ, project_dir)
+    return Runs(output=output, project_dir=project_dir, environ=environ)
 
 
 def job_ids(runs: Sequence[Run]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Slurm as a scheduler: what it takes, and where its verbs are, each imported when it is used."""
+"""Slurm as a scheduler: what it takes, and where its two parts are, each imported when it is used."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from launcher.scheduler import Scheduler, Words
 
 if TYPE_CHECKING:
     from slurm.runs import Runs
+    from slurm.target import Slurm
 
 
-class Slurm:
+class SlurmScheduler:
     """A launcher.scheduler.Scheduler."""
 
     name = "slurm"
@@ -22,5 +23,10 @@ class Slurm:
 
         return place(given, environ, project_dir)
 
+    def target(self, given: Words, environ: Words, project_dir: Path) -> Slurm:
+        from slurm.target import target
 
-SCHEDULER: Scheduler[Runs] = Slurm()
+        return target(given, environ, project_dir)
+
+
+SCHEDULER: Scheduler[Runs, Slurm] = SlurmScheduler()

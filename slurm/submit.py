@@ -1,4 +1,4 @@
-"""Plan -> a job in the queue. The only part of the launch side that acts.
+"""Plans -> a job in the queue, or an array of them. The only part of Slurm's side that acts.
 
 The order is the promise: everything that can be refused is refused before the first file is written, and when
 sbatch itself refuses, what was written is removed again. When sbatch cannot tell, everything stays: run.json says
@@ -9,80 +9,61 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
-import subprocess
-import tempfile
-import time
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from launcher import cli
-from launcher.records import run_record, write_record
+from launcher import cli, starting
+from launcher.folder import folders_of, new_folders, refuse_taken
+from launcher.grid import check_files, write_sweep
+from launcher.records import Run, run_record, write_record
+from launcher.scheduler import Batch, Found, Scheduler, Words
+from launcher.trials import check_key
 from planner.job import JobSpec, Plan
 from planner.request.variables import DEFAULT_OUTPUT
-from slurm.queue import ASKED, SCRIPT_NAME, SlurmError, find_submitted, slurm, words
-from slurm.runtime import image_file, is_unpacked, job_python
-from slurm.script import job_name, log_dir, log_path, render, run_dir
-from trainer.outcome import ConfigError
+from slurm.cluster.fit import fit, refuse_lost_image
+from slurm.cluster.nodes import as_tracked, read_nodes, refuse_impossible
+from slurm.cluster.queue import ASKED, SCRIPT_NAME, SlurmError, slurm
+from slurm.cluster.sbatch import SubmitError, UnansweredError, overrides, rehearse, sbatch
+from slurm.render import job_name, log_path, render, render_array, render_batch, run_dir
+from slurm.script.runtime import image_file, is_unpacked, job_python
+from trainer.files import write_whole
+from trainer.outcome import FINISHED, ConfigError
 
-# What sbatch says when the controller may have read the request and has not answered. A connect failure is none.
-UNANSWERED = re.compile(
-    r"timed out|(send|receive|shutdown) failure|zero bytes|reset by peer|broken pipe", re.IGNORECASE
-)
-ASK_AFTER_S = (1.0, 2.0, 4.0, 8.0)
-
-
-class SubmitError(SlurmError):
-    """Nothing is wrong that we can see, but sbatch or the disk refused. One line; exit code 1.
-
-    sbatch has one exit code for "no such partition" and for "the controller is down", so it is never 78.
-    """
+# What a run that goes on must share with its beginning.
+CHOSEN = ("label", "micro_batch_size", "gradient_accumulation_steps")
 
 
-class UnansweredError(SlurmError):
-    """Whether the job is queued is not known, so what was written for it stays."""
+def ready(batch: Batch, environ: Words, *, again: bool) -> Batch:
+    """A Target's `ready`: a new batch has its environment then. Raises ConfigError."""
+    _check_here(batch.spec, environ)
+    if not again:
+        refuse_taken(batch)
+    check_files(batch.plans)
+    if batch.sweep:
+        check_key(batch.sweep, {})  # the job reads it from .env
+    if again:
+        _check_environment(batch.spec)
+    batch = batch.planned(fit(batch.plans, environ))
+    if not again and batch.spec.runtime == "none":
+        cli.make_environment(batch.spec, environ)
+    return batch
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Submitted:
-    """A job that Slurm has taken."""
-
-    plan: Plan
-    job_id: str
-    ignored: tuple[str, ...]
-    """Names of environment variables that were kept from sbatch."""
-
-
-def check(plan: Plan, environ: Mapping[str, str], *, again: bool = False) -> None:
-    """Raises ConfigError when there is no sbatch or no image here, or the run exists (unless it runs `again`).
-
-    What the job itself would refuse, data and settings, is trainer.planned's to find.
-    """
-    spec = plan.spec
+def _check_here(spec: JobSpec, environ: Words) -> None:
+    """Raises ConfigError when there is no sbatch or no image here."""
     if not shutil.which("sbatch", path=environ.get("PATH")):
         raise ConfigError(
             "no sbatch on PATH: submit where Slurm is installed; `make render` prints the script without it"
         )
-    if not again and os.path.lexists(folder := Path(run_dir(spec))):
-        raise _taken(spec.run_id, folder)
     if (file := image_file(spec)) and not (file.is_dir() if is_unpacked(spec) else file.is_file()):
         lacking = "is no folder with an unpacked image" if file.exists() else "is not there"
         raise ConfigError(f"IMAGE={spec.image}: {file} {lacking}: the nodes could not run it")
 
 
-def make_environment(spec: JobSpec, environ: Mapping[str, str]) -> None:
-    """Makes the environment that the job's script names where it is missing or its pins have changed, which takes
-    minutes. Raises ConfigError when it cannot be made; make-env.sh has said why on stderr."""
-    if spec.runtime != "none":
-        return  # the image brings it
-    command = ["sh", "make-env.sh", spec.device]
-    if subprocess.run(command, cwd=spec.project_dir, env=dict(environ), stdout=subprocess.DEVNULL).returncode:
-        raise ConfigError(f"the job's environment could not be made: make env DEVICE={spec.device} tries again")
-
-
-def check_environment(spec: JobSpec) -> None:
+def _check_environment(spec: JobSpec) -> None:
     """Raises ConfigError when the environment that the job's script names has not been made."""
     if spec.runtime != "none":
         return  # the image brings it
@@ -92,7 +73,149 @@ def check_environment(spec: JobSpec) -> None:
         raise ConfigError(f"no finished environment for the job ({python}): make env DEVICE={spec.device}")
 
 
-def note_runtime(spec: JobSpec, environ: Mapping[str, str]) -> None:
+def check(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
+    """The verb: what the cluster says to the request; queues nothing."""
+    _, batch = starting.planned(scheduler, given, environ, project_dir, run_suffix=cli.fresh_suffix())
+    _check_here(batch.spec, environ)
+    refuse_taken(batch)
+    check_files(batch.plans)
+    refuse_lost_image(batch.spec, environ)
+    groups = read_nodes(environ)
+    spec, notes = as_tracked(batch.spec, groups)
+    refuse_impossible(spec, groups)
+    for note in notes:
+        print(f"note    {note}")
+    print(f"sbatch  {rehearse(render(replace(batch.plans[0], spec=spec)), environ)}")
+    try:
+        _check_environment(spec)
+    except ConfigError as error:
+        print(f"note    {error}, or let make submit do it")
+    return FINISHED
+
+
+def submit(batch: Batch, environ: Words) -> str:
+    """Write the folders of the runs and hand the script to sbatch; returns the job's id.
+
+    Raises:
+        ConfigError: a run is there already, or the job's environment has not been made.
+        SchedulerError: a folder could not be written, or sbatch refused; nothing is left behind.
+        UnansweredError: sbatch did not tell; the folders are left.
+    """
+    _check_environment(batch.spec)
+    _note_runtime(batch.spec, environ)
+    script = folders_of(batch)[0] / SCRIPT_NAME
+    records = {Path(run_dir(plan.spec)): run_record(plan) for plan in batch.plans}
+    with new_folders(batch, keep=UnansweredError):
+        for folder, record in records.items():
+            (folder / "logs").mkdir()
+            write_record(folder, {**record, ASKED: str(script)})
+        if batch.sweep:
+            write_sweep(batch.sweep)
+        script.write_text(render_batch(batch), encoding="utf-8")
+        job_id = sbatch(script, environ)
+    for index, (folder, record) in enumerate(records.items()):
+        write_record(folder, {**record, "job_ids": [f"{job_id}_{index}" if batch.sweep else job_id]})
+    return job_id
+
+
+def resubmit(
+    found: Found[Run], runs: Sequence[Run], batch: Batch, changes: Mapping[str, Any], words: str, environ: Words
+) -> int:
+    """A Target's `resubmit`: a run as a new job, unfinished members of a sweep as one array, each with its index."""
+    notes = dict.fromkeys(note for plan in batch.plans for note in plan.notes)
+    if found.sweep is None:
+        (run,), (plan,) = runs, batch.plans
+        (run.folder / "logs").mkdir(exist_ok=True)
+        job_id = _submit_again(run.folder, render(plan), environ, {"": (run, plan)}, changes)
+        notes.update(dict.fromkeys(_changed(run.record["plan"], plan)))
+        lines = _follow_up(batch, job_id, environ)
+    else:
+        indices = [int(run.run_id.rpartition("-")[2]) for run in runs]
+        plans = dict(zip(indices, batch.plans, strict=True))
+        text = render_array(found.name, plans, parallel=found.sweep.parallel)
+        again = {f"_{index}": (run, plans[index]) for index, run in zip(indices, runs, strict=True)}
+        job_id = _submit_again(found.sweep.folder, text, environ, again, changes)
+        lines = [f"job {job_id} takes up {', '.join(run.run_id for run in runs)}", f"status  make status {words}"]
+    print("\n".join([*(f"note    {note}" for note in notes), *lines]))
+    return FINISHED
+
+
+def _submit_again(
+    folder: Path, text: str, environ: Words, runs: Mapping[str, tuple[Run, Plan]], changes: Mapping[str, Any]
+) -> str:
+    """The id of the job that the new script in `folder` makes; when sbatch refuses it, the old one is put back.
+
+    `runs` are those that go on in it, by what the job's id is followed by in theirs: `_3` for an array's member.
+    Their run.json says the new job and how it was planned.
+    """
+    script = folder / SCRIPT_NAME
+    try:
+        before = script.read_bytes() if script.exists() else None
+        write_whole(script, text)
+    except OSError as error:
+        raise SubmitError(f"cannot write {script}: {error.strerror}") from error
+    known = {job_id.partition("_")[0] for run, _ in runs.values() for job_id in run.job_ids}
+
+    def record(run: Run, plan: Plan, **job: Any) -> None:
+        before = {key: value for key, value in run.record.items() if key != ASKED}
+        anew = {name: getattr(plan.spec, name) for name in changes}
+        kept = {"spec": {**run.record["spec"], **anew}, "job_ids": list(run.job_ids)}
+        write_record(run.folder, {**before, **run_record(plan), **kept, **job})
+
+    try:
+        job_id = sbatch(script, environ, known)
+    except UnansweredError:
+        for run, plan in runs.values():
+            record(run, plan, **{ASKED: str(script)})
+        raise
+    except BaseException:
+        script.unlink() if before is None else write_whole(script, before)
+        raise
+    for member, (run, plan) in runs.items():
+        record(run, plan, job_ids=[*run.job_ids, job_id + member])
+    return job_id
+
+
+def _changed(before: Mapping[str, Any], plan: Plan) -> list[str]:
+    """A note when this code decides otherwise than the run began."""
+    now = plan.to_dict()["chosen"]
+    then = before.get("chosen")
+    if not isinstance(then, dict) or all(then.get(key) == now[key] for key in CHOSEN):
+        return []
+    texts = [", ".join(f"{key} {chosen.get(key)}" for key in CHOSEN) for chosen in (then, now)]
+    return [f"the plan is another one than the run began with: {texts[0]}; now {texts[1]}"]
+
+
+def print_submitted(batch: Batch, job_id: str, environ: Words) -> int:
+    """What was chosen and submitted, and how to follow it."""
+    return cli.print_submitted(batch, _follow_up(batch, job_id, environ))
+
+
+def _follow_up(batch: Batch, job_id: str, environ: Words) -> list[str]:
+    spec = batch.spec
+    elsewhere = {"OUTPUT": spec.output} if spec.output != DEFAULT_OUTPUT else {}
+    words = cli.command_words(elsewhere, batch.name)
+    last = []
+    if batch.sweep:
+        begins = [
+            f"job id  {job_id} (an array: member 0 is {job_id}_0)",
+            f"runs    {batch.sweep.folder}-0 and so on",
+            *([f"W&B     {spec.wandb_sweep}"] if spec.wandb_sweep else []),
+        ]
+        last = [f"one     make status {cli.command_words(elsewhere, spec.run_id)}    (and so on)"]
+    else:
+        begins = [
+            f"job id  {job_id} ({job_name(spec)})",
+            f"run id  {spec.run_id}",
+            f"log     {log_path(spec, job_id=job_id)}",
+            f"result  {os.path.join(run_dir(spec), 'adapter')} when it is done",
+        ]
+    ignored = overrides(environ)
+    notes = [f"note    not passed to sbatch, say it in the request: {', '.join(ignored)}"] if ignored else []
+    return [*begins, "", *cli.follow_up(words, cancel=f"scancel {job_id}"), *last, *([""] if notes else []), *notes]
+
+
+def _note_runtime(spec: JobSpec, environ: Words) -> None:
     """Says where srun knows no containers. No refusal: only the nodes' own need know them."""
     if spec.runtime != "pyxis" or not shutil.which("srun", path=environ.get("PATH")):
         return
@@ -102,136 +225,3 @@ def note_runtime(spec: JobSpec, environ: Mapping[str, str]) -> None:
             cli.say(
                 "srun here knows no --container-image: where the nodes' does not either, RUNTIME=pyxis ends with 78"
             )
-
-
-def submit(plan: Plan, environ: Mapping[str, str]) -> Submitted:
-    """Write the run's folder and hand the script to sbatch.
-
-    Raises:
-        ConfigError: as `check`, or the job's environment has not been made.
-        SubmitError: the folder could not be written, or sbatch refused; nothing is left behind.
-        UnansweredError: sbatch did not tell; the folder is left.
-    """
-    check(plan, environ)
-    spec = plan.spec
-    check_environment(spec)
-    note_runtime(spec, environ)
-    folder = Path(run_dir(spec))
-    record = run_record(plan)
-    with new_folders(spec.run_id, folder):
-        Path(log_dir(spec)).mkdir()
-        (folder / SCRIPT_NAME).write_text(render(plan), encoding="utf-8")
-        write_record(folder, {**record, ASKED: str(folder / SCRIPT_NAME)})
-        job_id = sbatch(folder / SCRIPT_NAME, environ)
-    write_record(folder, {**record, "job_ids": [job_id]})
-    return Submitted(plan=plan, job_id=job_id, ignored=tuple(sorted(overrides(environ))))
-
-
-@contextlib.contextmanager
-def new_folders(run_id: str, *folders: Path) -> Iterator[None]:
-    """Folders side by side that are made for the block, and removed again, with what is in them, when it fails.
-
-    Raises:
-        ConfigError: another submit with this RUN was faster.
-        SubmitError: the disk refused.
-    """
-    above = [path for path in folders[0].parents if not path.exists()]  # nearest first
-    made: list[Path] = []
-    try:
-        folders[0].parent.mkdir(parents=True, exist_ok=True)
-        for folder in folders:
-            try:
-                folder.mkdir()
-            except FileExistsError as error:
-                raise _taken(run_id, folder) from error
-            made.append(folder)
-        yield
-    except UnansweredError:
-        raise
-    except BaseException as error:
-        for folder in made:
-            shutil.rmtree(folder, ignore_errors=True)
-        for folder in above:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # not one that another submit uses by now
-        if isinstance(error, OSError):
-            raise SubmitError(f"cannot write {error.filename or folders[0]}: {error.strerror}") from error
-        raise
-
-
-def _taken(run_id: str, folder: Path) -> ConfigError:
-    return ConfigError(f"RUN={run_id}: {folder} exists: give another RUN, or none for a new one")
-
-
-def rehearse(plan: Plan, environ: Mapping[str, str]) -> str:
-    """What sbatch would do with the script, in its words; nothing is queued, and nothing is left on the disk.
-
-    Raises:
-        SubmitError: sbatch would refuse the job.
-    """
-    with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
-        script = Path(folder) / SCRIPT_NAME
-        script.write_text(render(plan), encoding="utf-8")
-        done = slurm("sbatch", "--test-only", str(script), environ=environ)
-    if done.returncode:
-        raise _refused(f"sbatch would refuse the job: {words(done)}", environ)
-    return re.sub(r"^sbatch: Job [0-9]+ to start", "could start", words(done))
-
-
-def follow_up(submitted: Submitted) -> str:
-    """What was submitted and how to follow it, for a terminal."""
-    spec, job_id = submitted.plan.spec, submitted.job_id
-    elsewhere = {"OUTPUT": spec.output} if spec.output != DEFAULT_OUTPUT else {}
-    lines = [
-        f"job id  {job_id} ({job_name(spec)})",
-        f"run id  {spec.run_id}",
-        f"log     {log_path(spec, job_id=job_id)}",
-        f"result  {os.path.join(run_dir(spec), 'adapter')} when it is done",
-        "",
-        *cli.follow_up(cli.command_words(elsewhere, spec.run_id), cancel=f"scancel {job_id}"),
-    ]
-    if submitted.ignored:
-        lines += ["", f"note    not passed to sbatch, say it in the request: {', '.join(submitted.ignored)}"]
-    return "\n".join(lines)
-
-
-def overrides(environ: Mapping[str, str]) -> set[str]:
-    """Variables that sbatch reads options from, and that it is not given: they win over the script's own."""
-    return {name for name in environ if name.startswith("SBATCH_") or name == "SLURM_CLUSTERS"}
-
-
-def _refused(said: str, environ: Mapping[str, str]) -> SubmitError:
-    """What sbatch said, and what it was not given of this shell's options: a site may set an account there."""
-    if kept := ", ".join(sorted(overrides(environ))):
-        said = f"{said} (not passed to sbatch, say it in the request or the site file: {kept})"
-    return SubmitError(said)
-
-
-def sbatch(script: Path, environ: Mapping[str, str], known: Collection[str] = ()) -> str:
-    """The id of the job that Slurm made of `script`; `known` are those of earlier ones.
-
-    Raises:
-        SubmitError: sbatch refused it; with its own words.
-        UnansweredError: neither sbatch nor squeue says whether the job is there, or one did not wait for them.
-    """
-    try:
-        done = slurm("sbatch", "--parsable", str(script), environ=environ)
-        said = words(done)
-        found = re.match(r"([0-9]+)(?:;|\s|$)", done.stdout)  # "id" or, with several clusters, "id;cluster"
-        if done.returncode == 0 and found:
-            return found[1]
-        if done.returncode > 0 and not UNANSWERED.search(said):
-            raise _refused(f"sbatch refused the job: {said}", environ)
-        cli.say(f"sbatch did not answer ({said}): asking squeue for the job")
-        for pause_s in ASK_AFTER_S:
-            time.sleep(pause_s)
-            with contextlib.suppress(SlurmError, ConfigError):
-                if new := [job_id for job_id in find_submitted(script, environ) if job_id not in known]:
-                    return new[-1]
-    except KeyboardInterrupt:
-        said = "interrupted"
-    run_id = script.parent.name
-    raise UnansweredError(
-        f"it is not known whether the job is queued, so {script.parent} stays ({said}): make status RUN={run_id} asks "
-        f"again, as does squeue --me; make resume RUN={run_id} submits it if it is not there"
-    )

@@ -72,7 +72,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("GPU_TYPE", "gpu_type", values.gpu_type, "kind of GPU, as the cluster calls it: a100, l40s, ...",
              site=CLUSTERS),
     Variable("TIME", "time_limit_min", values.minutes, f"time limit: {values.DURATIONS} (12h)",
-             takes=CLUSTERS, site=CLUSTERS, resume=True),
+             site=CLUSTERS, resume=True),
     Variable("MODEL", "model", values.model, f"folder or hub id ({DEFAULT_MODEL})",
              grid=True),
     Variable("DATA", "data", values.path(), f"file of JSON records, or folder with train.jsonl ({DEFAULT_DATA})",

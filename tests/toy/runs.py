@@ -20,6 +20,9 @@ from launcher.scheduler import Cancelled
 class Runs(FolderOfRuns):
     """A launcher.scheduler.Place."""
 
+    def jobs(self, runs: Sequence[Run]) -> Sequence[Sequence[Job]]:
+        return [jobs_of(run) for run in runs]
+
     def look(self, runs: Sequence[Run]) -> Sequence[Seen]:
         return [look_at(run, jobs_of(run)) for run in runs]
 

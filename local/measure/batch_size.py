@@ -14,15 +14,17 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from local.memory_profile import LIMIT_ENV, LONGEST_ENV, OUT_OF_MEMORY
-from local.run import PROJECT_DIR, request_here
+from launcher import cli, starting
+from local.measure.memory_profile import LIMIT_ENV, LONGEST_ENV, OUT_OF_MEMORY
+from local.target import target
 from planner.choose import MICRO_BATCH_SIZES, choose
 from planner.fitting import Batch, write_batch
 from planner.job import JobSpec, Plan
 from planner.launch import launch_of
-from planner.request.variables import help_text
+from planner.request.variables import OF_SWEEPS, help_text, read_given, refuse_untaken
 from trainer.data.lengths import data_digest
 from trainer.env_file import read_env_file
 from trainer.flags import answer_help
@@ -32,6 +34,7 @@ from trainer.settings import say
 from trainer.supervise import complete_command
 from trainer.text import format_table, gib
 
+PROJECT_DIR = Path(__file__).resolve().parents[2]
 USAGE = """usage: python -m local find-batch-size [--gpus 2 ...] [--limit-gib X] [--json]
 
 Makes two real steps on the longest record for micro-batches that keep the effective batch, in the configuration that
@@ -84,6 +87,16 @@ def main(argv: Sequence[str]) -> int:
     return FINISHED if found else FAILED
 
 
+def request_here(words: Sequence[str]) -> JobSpec:
+    """What is asked of this machine. Raises ConfigError for what it cannot do."""
+    given = read_given(words, os.environ)
+    if odd := [name for name in OF_SWEEPS if name in given]:
+        raise ConfigError(f"{odd[0]}={given[odd[0]]}: only make sweep takes it, leave it out for find-batch-size")
+    refuse_untaken(given, "local")
+    here = target(given, os.environ, PROJECT_DIR)
+    return starting.request(here, here.given, os.environ, PROJECT_DIR, run_suffix=cli.fresh_suffix(), is_named=True)
+
+
 def own_words(argv: Sequence[str]) -> tuple[list[str], float | None, bool]:
     """(the options of run, --limit-gib, --json). Raises ConfigError."""
     words, limit = [word for word in argv if word != "--json"], None
@@ -112,7 +125,7 @@ def probe(plan: Plan, micro: int, share: int, environment: dict[str, str]) -> Pr
     """Two steps with that micro-batch. Raises ConfigError when they fail for another reason than memory."""
     candidate = replace(plan.chosen, micro_batch_size=micro, gradient_accumulation_steps=share // micro)
     run = launch_of(plan.spec, candidate)
-    launch = replace(run, module="local.memory_profile", settings={**run.settings, "json": "true"})
+    launch = replace(run, module="local.measure.memory_profile", settings={**run.settings, "json": "true"})
     began = time.monotonic()
     done = subprocess.run(
         complete_command(launch, environment),

@@ -8,13 +8,25 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from launcher.scheduler import Scheduler, Words
 from planner.values import GPU_GIB, NO_BF16
-from slurm.nodes import NodeGroup, read_nodes
-from slurm.queue import slurm
+from slurm.cluster.nodes import NodeGroup, read_nodes
+from slurm.cluster.queue import slurm
+from trainer.outcome import FINISHED, ConfigError
 from trainer.text import format_table
 
 DEFAULT_LIMIT_MIN = 720
+
+
+def site(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
+    """The verb."""
+    if given:
+        raise ConfigError(f"{next(iter(given))}: site takes no variables: make site > slurm/site.yaml")
+    print(ask(environ), end="")
+    return FINISHED
 
 
 def ask(environ: Mapping[str, str]) -> str:

@@ -9,7 +9,6 @@ import shlex
 
 from planner.job import JobSpec
 from planner.request.variables import DEFAULT_OUTPUT
-from slurm.queue import OF_THE_CLUSTER
 from trainer.node.stop import DEADLINE_ENV, LEAD_ENV, stop_lead_s
 from trainer.outcome import BAD_CONFIG, RUN_AGAIN, STATUS_FILE_ENV
 
@@ -18,6 +17,9 @@ PORT_BASE, PORT_COUNT = 10_000, 20_000
 
 # An array's member by both its numbers: requeued by its plain id, every other member would come back too.
 JOB_ID = ('job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"', 'job="${job:-$SLURM_JOB_ID}"')
+
+OF_THE_CLUSTER = ("SLURM_CONF", "SLURM_JWT", "SLURM_SACK_")
+"""Beginnings of the variables that say where the cluster is and who asks; all others of Slurm's are options."""
 
 # Those of Slurm's variables that say where the cluster is, and those that slurmd gives to every job: by name, because
 # what else begins with SLURM_ are options of srun.

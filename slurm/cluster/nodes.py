@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from planner.job import JobSpec
-from slurm.queue import SlurmError, slurm, words
+from slurm.cluster.queue import SlurmError, slurm, words
 from trainer.outcome import ConfigError
 from trainer.text import known_are
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from launcher.progress import GONE, UNKNOWN, Job
 from launcher.records import Run, read_run, write_record
+from slurm.script.shell import OF_THE_CLUSTER
 from trainer.outcome import ConfigError, SchedulerError
 from trainer.text import printable
 
@@ -27,8 +28,6 @@ SCRIPT_NAME = "job.sbatch"
 """In the folder of a run, or of a sweep."""
 ASKED = "asked_for"
 """In run.json: the script that sbatch was given, until it has told the job's number."""
-OF_THE_CLUSTER = ("SLURM_CONF", "SLURM_JWT", "SLURM_SACK_")
-"""Beginnings of the variables that say where the cluster is and who asks; all others of Slurm's are options."""
 ASK_S = 15.0
 SURE_AFTER_S = 5.0
 COLUMNS = 6  # separators in a line of sacct's; squeue has one more column, the script, which may hold any character

@@ -9,44 +9,50 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from launcher import image
+from launcher import image, starting
 from launcher.mounts import Mount, cache_folder, check_mounts, env_file, mounts
+from launcher.scheduler import Batch, Words
+from local.render import environment
 from planner.job import Plan
-from planner.request.variables import help_text
 from planner.values import on_disk
 from trainer.architecture.hub import hub_cache
-from trainer.flags import answer_help
+from trainer.env_file import read_env_file
 from trainer.node.processes import stop_signals_kept
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, RUN_AGAIN, ConfigError
 
 PROGRAM_ENV = "TRAINYARD_DOCKER"
 HUB_DIR = f"{image.ENVIRONMENT['HF_HOME']}/hub"
 STOP_TIMEOUT_S = 120  # for `docker stop`: a step, a save, and the tracker's end
-USAGE = """usage: python -m local docker-run [--gpus 1 | --gpus=1 ...], or make docker-run GPUS=1 ...
-
-Plans for this machine and trains on it in the image (make image). Which GPUs: CUDA_VISIBLE_DEVICES, as usual."""
 
 
-def run(argv: Sequence[str]) -> int:
-    """Plan for this machine and train on it in a container; returns the supervisor's exit code."""
-    from local.run import PROJECT_DIR, carry_out, prepare
-    from trainer.env_file import read_env_file
-
-    answer_help(argv, help_text(USAGE))
-    program = os.environ.get(PROGRAM_ENV) or "docker"
+def run(scheduler: Any, given: Words, environ: Words, project_dir: Path) -> int:
+    """The verb: plan for this machine and train on it in a container; returns the supervisor's exit code."""
+    program = _program(environ)
     if not shutil.which(program):
         raise ConfigError(f"no {program} on PATH: install it, say DOCKER=podman, or make run, which needs neither")
-    plan = prepare(argv, "docker-run")
-    environ = {**read_env_file(PROJECT_DIR / ".env"), **os.environ}
-    command = docker_command(plan, program=program, environ=environ)
-    _check_image(plan, program)
+    return starting.submit(replace(scheduler, in_image=True), given, environ, project_dir)
+
+
+def attempts(batch: Batch, environ: Words, project_dir: Path) -> Callable[[Plan], int]:
+    """How the runs of the batch are tried: each in a container. Raises ConfigError where there is no image, or a
+    container could not see what it needs."""
+    program = _program(environ)
+    environ = {**read_env_file(project_dir / ".env"), **environ}
+    commands = {plan.spec.run_id: docker_command(plan, program=program, environ=environ) for plan in batch.plans}
+    _check_image(batch.plans[0], program)
     # Docker would make what is missing, as root.
-    for folder in (Path(cache_folder(plan.spec), "huggingface", "hub"), hub_cache(environ)):
+    for folder in (Path(cache_folder(batch.spec), "huggingface", "hub"), hub_cache(environ)):
         folder.mkdir(parents=True, exist_ok=True)
-    return carry_out(plan, lambda: _attempt(command), verb="docker-run")
+    return lambda plan: _attempt(commands[plan.spec.run_id])
+
+
+def _program(environ: Words) -> str:
+    return environ.get(PROGRAM_ENV) or "docker"
 
 
 def docker_command(plan: Plan, *, program: str, environ: Mapping[str, str]) -> list[str]:
@@ -73,7 +79,7 @@ def docker_command(plan: Plan, *, program: str, environ: Mapping[str, str]) -> l
         *("--stop-timeout", str(STOP_TIMEOUT_S)),
         *devices,
         *(word for mount in seen for word in ("--mount", _mount(mount))),
-        *(word for name, value in (*plan.env, *inside) for word in ("--env", f"{name}={value}")),
+        *(word for name, value in (*environment(plan).items(), *inside) for word in ("--env", f"{name}={value}")),
         spec.image or image.local_name(spec.device),
         *plan.launch.words(),
     ]

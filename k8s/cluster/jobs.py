@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
-from k8s.kubectl import Object
-from k8s.manifest import QUEUE_LABEL
+from k8s.cluster.kubectl import Object
+from k8s.manifest.objects import QUEUE_LABEL
 from launcher.progress import GONE, Job
 from trainer.files import parse_json
 from trainer.text import shown

@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 from yaml.representer import SafeRepresenter
 
-from k8s.pod import MASTER_PORT, SETTINGS_KEY, Names, pod_spec
-from k8s.site import Cluster
+from k8s.manifest.pod import MASTER_PORT, SETTINGS_KEY, Names, pod_spec
+from k8s.manifest.site import Cluster
 from launcher.records import planned_record
 from planner.job import JobSpec, Plan
 from trainer import __version__

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from planner.job import JobSpec, Plan
-from slurm.nodes import as_tracked, read_nodes, refuse_impossible
-from slurm.queue import SlurmError, slurm
-from slurm.runtime import image_file, is_unpacked
+from slurm.cluster.nodes import as_tracked, read_nodes, refuse_impossible
+from slurm.cluster.queue import SlurmError, slurm
+from slurm.script.runtime import image_file, is_unpacked
 from trainer.outcome import ConfigError
 
 ASK_S = 5.0  # what a submit may wait for, before it leaves the judgement to sbatch

@@ -11,9 +11,10 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from launcher.scheduler import Batch
 from planner.job import JobSpec, Plan
-from slurm.runtime import Wrapping, wrapping
-from slurm.shell import login_lines, module_lines, retry_lines, task_lines
+from slurm.script.runtime import Wrapping, wrapping
+from slurm.script.shell import login_lines, module_lines, retry_lines, task_lines
 from trainer.node.stop import stop_lead_s
 from trainer.outcome import BAD_CONFIG
 
@@ -67,6 +68,13 @@ def render_array(sweep_id: str, members: Mapping[int, Plan], *, parallel: int) -
         name=job_name(replace(spec, run_id=sweep_id)),
         array=f"{_indices(list(members))}%{parallel}",
     )
+
+
+def render_batch(batch: Batch) -> str:
+    """The script of one run, or of a new sweep's members."""
+    if batch.sweep is None:
+        return render(batch.plans[0])
+    return render_array(batch.name, dict(enumerate(batch.plans)), parallel=batch.sweep.parallel)
 
 
 def _indices(numbers: Sequence[int]) -> str:

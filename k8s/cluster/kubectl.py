@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from k8s.manifest import INSTANCE, MANAGER
-from k8s.pod import CONTAINER
+from k8s.manifest.objects import INSTANCE, MANAGER
+from k8s.manifest.pod import CONTAINER
 from trainer.files import parse_json
 from trainer.outcome import ConfigError, SchedulerError
 from trainer.text import shown
+
+QUEUES = "localqueues.kueue.x-k8s.io"
 
 Object = Mapping[str, Any]
 OURS = f"app.kubernetes.io/managed-by={MANAGER}"

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from k8s.site import Cluster
+from k8s.manifest.site import Cluster
 from launcher.image import CACHE_DIR, DATA_DIR, RUNS_DIR, SUPERVISE, TMP_DIR, UID, WORK_DIR
 from planner.job import Plan
 from planner.memory.estimate import processes_gib

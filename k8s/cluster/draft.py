@@ -9,13 +9,13 @@ import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from k8s.kubectl import Kubectl, KubectlError, Object, name_of
-from k8s.pod import DEFAULT_CLAIM, GPU
-from k8s.request import WIDE
-from k8s.runs import place
-from k8s.submit import QUEUES
-from launcher.scheduler import Words
+from k8s.cluster.kubectl import QUEUES, Kubectl, KubectlError, Object, name_of
+from k8s.manifest.claim import WIDE
+from k8s.manifest.pod import DEFAULT_CLAIM, GPU
+from launcher.scheduler import Scheduler, Words
+from planner.request.variables import parse_given
 from planner.values import GPU_GIB, NO_BF16
 from trainer.outcome import FINISHED, ConfigError
 from trainer.text import format_table
@@ -24,10 +24,12 @@ PART_OF_A_CARD = re.compile(r"-MIG-|-SHARED$")  # a slice, or one that others co
 PRODUCT, MEMORY = f"{GPU}.product", f"{GPU}.memory"
 
 
-def site(given: Words, environ: Words, project_dir: Path) -> int:
+def site(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
+    """The verb."""
     if odd := [name for name in given if name != "NAMESPACE"]:
         raise ConfigError(f"{odd[0]}: site takes NAMESPACE only: make site TO=k8s > k8s/site.yaml")
-    print(ask(place({**given, "SITE": "none"}, environ, project_dir).kubectl), end="")
+    namespace = parse_given(given).get("NAMESPACE")
+    print(ask(Kubectl(environ=environ, namespace=str(namespace) if namespace else None)), end="")
     return FINISHED
 
 

@@ -1,6 +1,6 @@
-"""From what was given to a plan for Kubernetes, with everything refused that its pods could not see or get.
+"""Plan -> the text of the manifests, with everything refused that the pods could not see or get.
 
-Pure but for the files it reads: the site file, the settings file, `.env` and the model's shape.
+Pure but for the files it reads: the settings file and `.env`.
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from k8s import manifest
-from k8s.pod import DEFAULT_CLAIM, GPU, least_mem_gib, mounted, places_to_write, shm_gib, writable
-from k8s.site import Cluster, find_site, read_cluster, refuse_unknown_gpus
+from k8s.manifest import objects
+from k8s.manifest.claim import WIDE, refuse_narrow_claim
+from k8s.manifest.pod import DEFAULT_CLAIM, GPU, least_mem_gib, mounted, places_to_write, shm_gib, writable
+from k8s.manifest.site import Cluster
 from launcher.image import CACHE_DIR, ENVIRONMENT, WORK_DIR
 from planner.choose import choose
 from planner.job import JobSpec, Plan
 from planner.request.elsewhere import told_by
-from planner.request.resolve import resolve
 from planner.request.secret import is_secret, refuse_secret
-from planner.request.variables import parse_given
 from planner.values import GPU_GIB, on_disk
 from trainer.architecture.hub import is_hub_id
 from trainer.config import SETTINGS
@@ -30,109 +29,58 @@ from trainer.files import once, read_typed
 from trainer.outcome import ConfigError
 from trainer.settings import say
 
-WIDE = "ReadWriteMany"
 # Of .env, what is true on this machine only, or is said in the plan's own words.
 NOT_HANDED_ON = ("HF_HOME", "CUDA_VISIBLE_DEVICES", "ACCELERATE_CONFIG", "CONFIG_FILE")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Decided:
-    """A request that can be rendered."""
-
-    plan: Plan
-    cluster: Cluster
-    settings: str
-    """CONFIG_FILE's text."""
-    notes: tuple[str, ...]
-    """What a person should know about the manifest."""
-
-    def render(self, job_ids: Sequence[str] = ()) -> str:
-        """The manifest. Raises ConfigError without an image, which a plan does not need."""
-        image = self.plan.spec.image
-        if not image or on_disk(image):
-            said = f"IMAGE={image}: pods cannot run a file" if image else "no image"
-            raise ConfigError(
-                f"{said}: IMAGE=registry/trainyard:tag, or image: in k8s/site.yaml; make image builds one"
-            )
-        return manifest.render(self.plan, self.cluster, settings=self.settings, job_ids=job_ids)
-
-
-def decide(
-    given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path, *, run_suffix: str | None = None
-) -> Decided:
-    """The plan and what the pod is told. Without RUN and suffix the run's id is a hash of all that is rendered.
-
-    Raises:
-        ConfigError: the request is wrong, or no pod could run it.
-    """
-    if "SIZE" in given:
-        raise ConfigError(f"SIZE={given['SIZE']}: is for make claim, leave it out")
-    site = find_site(given, project_dir, environ)
-    cluster = read_cluster(site, given)
-    spec = resolve(
-        given, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site, paths_elsewhere=True
-    )
-    refuse_unknown_gpus(spec, site, cluster)
-    return complete(spec, cluster, project_dir, hashed=run_suffix is None and "RUN" not in given)
-
-
-def complete(spec: JobSpec, cluster: Cluster, project_dir: Path, *, hashed: bool = False) -> Decided:
-    """`decide` from a request that is resolved already; `hashed` makes its run id from all that is rendered."""
+def complete(spec: JobSpec, cluster: Cluster, project_dir: Path, *, hashed: bool) -> JobSpec:
+    """The request as a pod is told it; `hashed` makes its run id from all that is rendered. Raises ConfigError when no
+    pod could see what it names."""
     _refuse_unseen(spec, cluster, project_dir)
     settings = _read_settings(spec, project_dir)
     # In the image the checkout is elsewhere. Who renders, and where, changes nothing.
-    handed_on = {**_from_env_file(project_dir), **dict(spec.environment)}
-    spec = replace(spec, project_dir=WORK_DIR, environment=tuple(sorted(handed_on.items())))
-    if hashed:
-        text = json.dumps([{**asdict(spec), "run_id": ""}, asdict(cluster), settings], sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        spec = replace(spec, run_id=f"{spec.name}-{digest}")
-    plan = choose(spec)
+    spec = replace(spec, project_dir=WORK_DIR, environment=tuple(sorted(_handed_on(spec, project_dir).items())))
+    if not hashed:
+        return spec
+    text = json.dumps([{**asdict(spec), "run_id": ""}, asdict(cluster), settings], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return replace(spec, run_id=f"{spec.name}-{digest}")
+
+
+def plan(spec: JobSpec, cluster: Cluster, project_dir: Path) -> Plan:
+    """The choice for a request that is complete. Raises ConfigError when no pod could run it."""
+    planned = choose(spec)
     if not spec.ask_mem:
         raise ConfigError("MEM=none: a pod asks for its memory: leave MEM out, or give it in GiB")
-    if spec.mem_gib < (least := least_mem_gib(plan)):
-        shared = f"{shm_gib(plan)} GiB of /dev/shm count into it"
+    if spec.mem_gib < (least := least_mem_gib(planned)):
+        shared = f"{shm_gib(planned)} GiB of /dev/shm count into it"
         raise ConfigError(f"MEM={spec.mem_gib}: a pod of this run needs {least} GiB ({shared}): try MEM={least}")
-    told = told_by(plan, project_dir)
-    _refuse_unseen_settings({**told.values, **handed_on}, cluster)
+    told = told_by(planned, project_dir)
+    _refuse_unseen_settings({**told.values, **_handed_on(spec, project_dir)}, cluster)
     say(told.notices)
-    return Decided(plan=plan, cluster=cluster, settings=settings, notes=tuple(_notes(spec, cluster)))
+    return planned
 
 
-def claim_text(given: Mapping[str, str], environ: Mapping[str, str], project_dir: Path) -> str:
-    """The manifest of the claim. Raises ConfigError without SIZE, or for a variable that says nothing to it."""
-    takes = ("SIZE", "PVC", "NODES", "NAMESPACE", "SITE")
-    if odd := [name for name in given if name not in takes]:
-        raise ConfigError(f"{odd[0]}={given[odd[0]]}: only {', '.join(takes)} count here, leave it out")
-    if "SIZE" not in given:
-        raise ConfigError("claim: how large? make claim SIZE=200Gi")
-    site = find_site(given, project_dir, environ)
-    asked = parse_given({**{k: v for k, v in site.texts.items() if k in takes}, **given})
-    access = WIDE if asked.get("NODES", 1) != 1 else read_cluster(site, given).pvc_access or "ReadWriteOnce"
-    namespace = asked.get("NAMESPACE")
-    return manifest.claim(
-        str(asked.get("PVC", DEFAULT_CLAIM)),
-        size=str(asked["SIZE"]),
-        access=access,
-        namespace=str(namespace) if namespace else None,
-    )
+def render(planned: Plan, cluster: Cluster, project_dir: Path, job_ids: Sequence[str] = ()) -> str:
+    """The manifest; `job_ids` are the run's Jobs so far. Raises ConfigError without an image, which a plan does not
+    need."""
+    image = planned.spec.image
+    if not image or on_disk(image):
+        said = f"IMAGE={image}: pods cannot run a file" if image else "no image"
+        raise ConfigError(f"{said}: IMAGE=registry/trainyard:tag, or image: in k8s/site.yaml; make image builds one")
+    return objects.render(planned, cluster, settings=_read_settings(planned.spec, project_dir), job_ids=job_ids)
 
 
-def refuse_narrow_claim(spec: JobSpec, access: Sequence[str], where: str) -> None:
-    """Raises ConfigError when several nodes are to share a claim that only one can mount."""
-    if spec.nodes > 1 and WIDE not in access:
-        name = spec.pvc or DEFAULT_CLAIM
-        raise ConfigError(
-            f"NODES={spec.nodes}: claim {name} is {', '.join(access)} ({where}), which one node "
-            f"can mount: PVC= another that is {WIDE} ({make_claim(spec, f'{name}-wide')}), or NODES=1"
-        )
+def notes(spec: JobSpec, cluster: Cluster) -> list[str]:
+    """What a person should know about the manifest."""
+    found = _gpu_notes(spec, cluster) if spec.device == "cuda" else []
+    if spec.nodes > 1 and not cluster.pvc_access:
+        found.append(f"claim {spec.pvc or DEFAULT_CLAIM} must be {WIDE} for {spec.nodes} nodes")
+    return found
 
 
-def make_claim(spec: JobSpec, name: str) -> str:
-    """The command that prints a claim for this request."""
-    wide = f" NODES={spec.nodes}" if spec.nodes > 1 else ""
-    where = f" NAMESPACE={spec.namespace}" if spec.namespace else ""
-    return f"make claim TO=k8s{where} PVC={name}{wide} SIZE=200Gi"
+def _handed_on(spec: JobSpec, project_dir: Path) -> dict[str, str]:
+    return {**_from_env_file(project_dir), **dict(spec.environment)}
 
 
 def _refuse_unseen(spec: JobSpec, cluster: Cluster, project_dir: Path) -> None:
@@ -218,11 +166,4 @@ def _gpu_notes(spec: JobSpec, cluster: Cluster) -> list[str]:
             f"gpu_selectors: {{{kind}: {{{GPU}.product: ...}}}} in k8s/site.yaml, with the product that "
             f"kubectl get nodes -L {GPU}.product shows"
         )
-    return notes
-
-
-def _notes(spec: JobSpec, cluster: Cluster) -> list[str]:
-    notes = _gpu_notes(spec, cluster) if spec.device == "cuda" else []
-    if spec.nodes > 1 and not cluster.pvc_access:
-        notes.append(f"claim {spec.pvc or DEFAULT_CLAIM} must be {WIDE} for {spec.nodes} nodes")
     return notes

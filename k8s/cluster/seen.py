@@ -1,0 +1,139 @@
+"""What a namespace has of runs: their ConfigMaps, with run.json and how their Jobs ended, their Jobs and their pods.
+
+No Job owns a run's ConfigMap, so it stays when they are gone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from k8s.cluster.jobs import ENDS_KEY, End, ends_text, pods_of, read_ends, see_end, see_job, waits_for_kueue
+from k8s.cluster.kubectl import Kubectl, KubectlError, Object, name_of
+from k8s.manifest.objects import INSTANCE
+from launcher import cli
+from launcher.progress import Job
+from launcher.recorded import read_spec
+from planner.job import JobSpec
+from trainer.files import RECORD_NAME, parse_json
+from trainer.outcome import ConfigError
+from trainer.text import shown
+
+WORKLOADS = "workloads.kueue.x-k8s.io"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """A run as its ConfigMap has it."""
+
+    spec: JobSpec
+    job_ids: tuple[str, ...]
+    ends: Mapping[str, End]
+    """How Jobs ended, by name, as far as a verb has seen it."""
+    config_map: Object
+
+    @property
+    def run_id(self) -> str:
+        return self.spec.run_id
+
+
+def read_run(config_map: Object) -> Run:
+    """Raises ConfigError, in one line, when its run.json or ends.json is not what the verbs wrote."""
+    where, data = f"ConfigMap {name_of(config_map)}", config_map.get("data") or {}
+    if RECORD_NAME not in data:
+        raise ConfigError(f"{where} lacks {RECORD_NAME}")
+    try:
+        record = parse_json(data[RECORD_NAME])
+        first, *others = record["job_ids"]
+        run = Run(
+            spec=read_spec(record["spec"], project_dir=Path("/"), source=f"{where}: {RECORD_NAME}"),
+            job_ids=(str(first), *map(str, others)),
+            ends=read_ends(data.get(ENDS_KEY, "{}")),
+            config_map=config_map,
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        names = f"{RECORD_NAME} or {ENDS_KEY}" if ENDS_KEY in data else RECORD_NAME
+        raise ConfigError(f"{where}: {names} is not what submit wrote ({error})") from error
+    if run.run_id != label(config_map):
+        raise ConfigError(f"{where}: run_id is {shown(run.run_id)}, its label says {shown(label(config_map))}")
+    return run
+
+
+def readable(config_map: Object) -> Run | None:
+    try:
+        return read_run(config_map)
+    except ConfigError:
+        return None
+
+
+def label(item: Object) -> str:
+    """The id of the run that an object belongs to, as its label has it."""
+    return str(item["metadata"].get("labels", {}).get(INSTANCE, ""))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Objects:
+    """What the cluster has of some runs now."""
+
+    jobs: Sequence[Object]
+    pods: Sequence[Object]
+    workloads: Sequence[Object] = ()
+    """Kueue's, when a Job waits for it."""
+
+    def jobs_of(self, run: Run) -> list[Job]:
+        """Oldest first. Another run's Job is none of this one's, whatever its ConfigMap says."""
+        there, now = self._jobs_there(run), time.time()
+        return [
+            see_job(
+                *(i, there.get(i), pods_of(i, self.pods)),
+                limit_min=run.spec.time_limit_min,
+                now=now,
+                kept=run.ends.get(i),
+                workloads=self.workloads,
+            )
+            for i in run.job_ids
+        ]
+
+    def ends_of(self, run: Run) -> dict[str, End]:
+        """What the run's ConfigMap keeps, and what is seen now."""
+        seen = {i: see_end(job, pods_of(i, self.pods)) for i, job in self._jobs_there(run).items() if i in run.job_ids}
+        return {**{job_id: end for job_id, end in seen.items() if end}, **run.ends}
+
+    def _jobs_there(self, run: Run) -> dict[str, Object]:
+        return {name_of(job): job for job in self.jobs if label(job) == run.run_id}
+
+
+def look_for(kubectl: Kubectl, runs: Sequence[Run]) -> Objects:
+    """Those of one run, or of all when there are several."""
+    only = runs[0].run_id if len(runs) == 1 else None
+    jobs = kubectl.find("jobs", only)
+    # Asked after the Jobs: what began before one ended is among them.
+    pods = kubectl.find("pods", only)
+    return Objects(jobs=jobs, pods=pods, workloads=_workloads(kubectl) if any(map(waits_for_kueue, jobs)) else ())
+
+
+def _workloads(kubectl: Kubectl) -> Sequence[Object]:
+    """None where there is no Kueue, or one may not look: the job's own state is said then."""
+    try:
+        return kubectl.items(WORKLOADS)
+    except KubectlError:
+        return ()
+
+
+def keep_ends(kubectl: Kubectl, runs: Sequence[Run], ends: Sequence[Mapping[str, End]]) -> None:
+    """Write into each run's ConfigMap how its Jobs ended, where that is news. What cannot be kept is said."""
+    pairs = zip(runs, ends, strict=True)
+    news = [with_data(run, {ENDS_KEY: ends_text(known)}) for run, known in pairs if known != run.ends]
+    if not news:
+        return
+    try:
+        kubectl.replace(news)
+    except KubectlError as error:
+        cli.say(f"how a run ended could not be kept, so it is known only until its Job is removed: {error}")
+
+
+def with_data(run: Run, data: Mapping[str, str]) -> Object:
+    """The run's ConfigMap with `data` in it: as it was read, so that kubectl refuses to write over a newer one."""
+    return {**run.config_map, "data": {**run.config_map["data"], **data}}

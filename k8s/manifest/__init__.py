@@ -1,0 +1,1 @@
+"""What is applied to the cluster: the ConfigMap, the Job and its pod, the claim, and the site file about them."""

@@ -1,0 +1,59 @@
+"""The claim that runs live in: its manifest, and what is said of one that will not do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from k8s.manifest import objects
+from k8s.manifest.pod import DEFAULT_CLAIM
+from k8s.manifest.site import find_site, read_cluster
+from launcher.scheduler import Scheduler, Words
+from planner.job import JobSpec
+from planner.request.variables import parse_given
+from trainer.outcome import FINISHED, ConfigError
+
+WIDE = "ReadWriteMany"
+
+
+def claim(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
+    """The verb."""
+    print(claim_text(given, environ, project_dir), end="")
+    return FINISHED
+
+
+def claim_text(given: Words, environ: Words, project_dir: Path) -> str:
+    """The manifest of the claim. Raises ConfigError without SIZE, or for a variable that says nothing to it."""
+    takes = ("SIZE", "PVC", "NODES", "NAMESPACE", "SITE")
+    if odd := [name for name in given if name not in takes]:
+        raise ConfigError(f"{odd[0]}={given[odd[0]]}: only {', '.join(takes)} count here, leave it out")
+    if "SIZE" not in given:
+        raise ConfigError("claim: how large? make claim SIZE=200Gi")
+    site = find_site(given, project_dir, environ)
+    asked = parse_given({**{k: v for k, v in site.texts.items() if k in takes}, **given})
+    access = WIDE if asked.get("NODES", 1) != 1 else read_cluster(site, given).pvc_access or "ReadWriteOnce"
+    namespace = asked.get("NAMESPACE")
+    return objects.claim(
+        str(asked.get("PVC", DEFAULT_CLAIM)),
+        size=str(asked["SIZE"]),
+        access=access,
+        namespace=str(namespace) if namespace else None,
+    )
+
+
+def refuse_narrow_claim(spec: JobSpec, access: Sequence[str], where: str) -> None:
+    """Raises ConfigError when several nodes are to share a claim that only one can mount."""
+    if spec.nodes > 1 and WIDE not in access:
+        name = spec.pvc or DEFAULT_CLAIM
+        raise ConfigError(
+            f"NODES={spec.nodes}: claim {name} is {', '.join(access)} ({where}), which one node "
+            f"can mount: PVC= another that is {WIDE} ({make_claim(spec, f'{name}-wide')}), or NODES=1"
+        )
+
+
+def make_claim(spec: JobSpec, name: str) -> str:
+    """The command that prints a claim for this request."""
+    wide = f" NODES={spec.nodes}" if spec.nodes > 1 else ""
+    where = f" NAMESPACE={spec.namespace}" if spec.namespace else ""
+    return f"make claim TO=k8s{where} PVC={name}{wide} SIZE=200Gi"

@@ -1,0 +1,104 @@
+"""What runs are planned for on Kubernetes: the cluster as the site file has it, and what its pods can see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from k8s import render
+from k8s.manifest.pod import DEFAULT_CLAIM
+from k8s.manifest.site import Cluster, find_site, read_cluster, refuse_unknown_gpus
+from launcher import cli, starting
+from launcher.scheduler import Batch, Found, Scheduler, Words, WordsOf
+from planner.job import JobSpec, Plan
+from planner.request.site import Site
+from trainer.outcome import FINISHED, ConfigError
+
+if TYPE_CHECKING:
+    from k8s.cluster.seen import Run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kubernetes:
+    """A launcher.scheduler.Target. A sweep's members run at once, as far as the cluster or its QUEUE has room."""
+
+    given: Words
+    site: Site
+    environ: Words
+    project_dir: Path
+    paths_elsewhere: ClassVar[bool] = True
+    parallel: ClassVar[int | None] = 10**9
+
+    def complete(self, spec: JobSpec, *, is_new: bool, is_named: bool) -> JobSpec:
+        cluster = self.cluster(spec)
+        if is_new:
+            refuse_unknown_gpus(spec, self.site, cluster)
+        return render.complete(spec, cluster, self.project_dir, hashed=not is_named)
+
+    def plan(self, spec: JobSpec) -> Plan:
+        return render.plan(spec, self.cluster(spec), self.project_dir)
+
+    def cluster(self, spec: JobSpec) -> Cluster:
+        """What the site file says about the pods of a run, and of its claim."""
+        claim = {"PVC": spec.pvc or DEFAULT_CLAIM} if spec.pvc or "PVC" in self.site.texts else {}
+        return read_cluster(self.site, claim)
+
+    def manifests(self, batch: Batch) -> str:
+        members = (render.render(plan, self.cluster(plan.spec), self.project_dir) for plan in batch.plans)
+        return "---\n".join(members)
+
+    def notes(self, batch: Batch) -> list[str]:
+        return render.notes(batch.spec, self.cluster(batch.spec))
+
+    def render(self, batch: Batch) -> str:
+        text = self.manifests(batch)
+        for note in self.notes(batch):
+            cli.say(note)
+        return text
+
+    def ready(self, batch: Batch, *, again: bool = False) -> Batch:
+        """All that this machine can say is said by then; the cluster is asked by submit, before anything is made."""
+        return batch
+
+    def submit(self, batch: Batch, words: WordsOf) -> int:
+        from k8s.cluster.kubectl import Kubectl
+        from k8s.submit import submit
+
+        kubectl = Kubectl(environ=self.environ, namespace=batch.spec.namespace)
+        return submit(kubectl, batch, self.manifests(batch), self.notes(batch), words)
+
+    def resubmit(
+        self, found: Found[Run], runs: Sequence[Run], batch: Batch, changes: Mapping[str, Any], words: WordsOf
+    ) -> int:
+        from k8s.runs import place
+        from k8s.submit import resubmit
+
+        texts = [
+            render.render(plan, self.cluster(plan.spec), self.project_dir, run.job_ids)
+            for plan, run in zip(batch.plans, runs, strict=True)
+        ]
+        kubectl = place(self.given, self.environ, self.project_dir).kubectl
+        return resubmit(kubectl, found, runs, batch, texts, self.notes(batch), words)
+
+
+def check(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
+    """The verb: what the cluster says to the request; creates nothing."""
+    from k8s.cluster.kubectl import Kubectl
+    from k8s.submit import rehearse
+
+    asked, batch = starting.planned(scheduler, given, environ, project_dir, run_suffix=cli.fresh_suffix())
+    assert isinstance(asked, Kubernetes)
+    said = rehearse(Kubectl(environ=environ), batch, asked.manifests(batch), asked.notes(batch))
+    print("\n".join(f"kubectl  {line}" for line in said.splitlines()))
+    return FINISHED
+
+
+def target(given: Words, environ: Words, project_dir: Path) -> Kubernetes:
+    """Raises ConfigError for a wrong site file."""
+    if "SIZE" in given:
+        raise ConfigError(f"SIZE={given['SIZE']}: is for make claim, leave it out")
+    return Kubernetes(
+        given=given, site=find_site(given, project_dir, environ), environ=environ, project_dir=project_dir
+    )

@@ -1,0 +1,118 @@
+"""plan, render, submit and sweep, for every scheduler: from what was given to a job.
+
+The order is the promise: everything that can be refused is refused before the first file is written.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from launcher import cli
+from launcher.cli import words_of
+from launcher.scheduler import Batch, Scheduler, Target, Words, WordsOf
+from planner.job import JobSpec
+from planner.request.resolve import resolve
+from planner.request.variables import BY_NAME, OF_SWEEPS
+from trainer.outcome import FINISHED, ConfigError, SchedulerError
+
+
+def plan(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
+    _, batch = planned(scheduler, given, environ, project_dir)
+    if batch.sweep is None:
+        return cli.print_plan(batch.plans[0], given.get("FORMAT"))
+    if given.get("FORMAT") == "json":
+        print(json.dumps([member.to_dict() for member in batch.plans], indent=2))
+    else:
+        from launcher.grid import plan_table
+
+        print(plan_table(batch.sweep))
+    return FINISHED
+
+
+def render(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
+    target, batch = planned(scheduler, given, environ, project_dir)
+    if batch.sweep and batch.sweep.config and not batch.spec.wandb_sweep:
+        raise ConfigError("SWEEP= is a file, whose sweep is made at submit: render takes entity/project/id")
+    print(target.render(batch), end="")
+    return FINISHED
+
+
+def submit(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
+    target, batch = _new(scheduler, given, environ, project_dir)
+    return _submit(target, batch, environ, partial(words_of, scheduler, given))
+
+
+def sweep(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
+    target, batch = _new(scheduler, given, environ, project_dir, sweeps=True)
+    return _submit(target, batch, environ, partial(words_of, scheduler, given))
+
+
+def planned(
+    scheduler: Scheduler[Any, Any],
+    given: Words,
+    environ: Words,
+    project_dir: Path,
+    *,
+    run_suffix: str | None = None,
+    sweeps: bool = False,
+) -> tuple[Target[Any], Batch]:
+    """What is to be run, and what it is planned for. Without RUN and `run_suffix` ids are hashes of the request.
+
+    Raises:
+        ConfigError: the request is wrong, or the scheduler could not run it.
+    """
+    target: Target[Any] = scheduler.target(given, environ, project_dir)
+    is_named = run_suffix is not None or "RUN" in given
+
+    def spec_of(asked: Words) -> JobSpec:
+        return request(target, asked, environ, project_dir, run_suffix=run_suffix, is_named=is_named)
+
+    if not sweeps and not any(name in given for name in OF_SWEEPS):
+        return target, Batch(plans=(target.plan(spec_of(target.given)),))
+    from launcher.grid import EXAMPLE
+    from launcher.trials import plan_sweep
+
+    if "GRID" not in given and scheduler.name not in BY_NAME["SWEEP"].takes:
+        raise ConfigError(f"what shall the members differ in? say {EXAMPLE}")
+    members = plan_sweep(
+        target.given, project_dir=project_dir, environ=environ, run_suffix=run_suffix,
+        spec_of=spec_of, plan_of=target.plan, parallel=target.parallel,
+    )  # fmt: skip
+    return target, Batch(plans=members.plans, sweep=members)
+
+
+def request(
+    target: Target[Any], asked: Words, environ: Words, project_dir: Path, *, run_suffix: str | None, is_named: bool
+) -> JobSpec:
+    """What is `asked`, complete for `target`. Raises ConfigError."""
+    spec = resolve(
+        asked, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=target.site,
+        paths_elsewhere=target.paths_elsewhere,
+    )  # fmt: skip
+    return target.complete(spec, is_new=True, is_named=is_named)
+
+
+def _new(
+    scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path, *, sweeps: bool = False
+) -> tuple[Target[Any], Batch]:
+    """What is planned, after everything that can be refused before a file is written."""
+    suffix = cli.fresh_suffix()
+    target, batch = planned(scheduler, given, environ, project_dir, run_suffix=suffix, sweeps=sweeps)
+    return target, target.ready(batch)
+
+
+def _submit(target: Target[Any], batch: Batch, environ: Words, words: WordsOf) -> int:
+    if batch.sweep is None:
+        return target.submit(batch, words)
+    from launcher.trials import begin
+
+    begun = begin(batch.sweep, environ, target.plan)
+    try:
+        return target.submit(Batch(plans=begun.plans, sweep=begun), words)
+    except SchedulerError as error:
+        if path := begun.plans[0].spec.wandb_sweep:
+            raise type(error)(f"{error}; SWEEP={path} is there at W&B, to be taken again") from error
+        raise

@@ -1,0 +1,33 @@
+"""Plan -> the command of a run on this machine, for a shell in the checkout."""
+
+from __future__ import annotations
+
+import shlex
+
+from launcher.scheduler import Batch
+from planner.job import JobSpec, Plan
+from trainer.commands import training_command
+from trainer.node.stop import LEAD_ENV, LIMIT_ENV, stop_lead_s
+
+NO_LIMIT_MIN = 366 * 24 * 60
+"""What TIME takes at most: nothing but a person ends a run of this machine, where it is left out."""
+
+
+def render(batch: Batch) -> str:
+    return "".join(f"{_command(plan)}\n" for plan in batch.plans)
+
+
+def environment(plan: Plan) -> dict[str, str]:
+    """Of the supervisor, which keeps TIME here."""
+    return {**dict(plan.env), **_limit(plan.spec)}
+
+
+def _command(plan: Plan) -> str:
+    settings = shlex.join(["env", *(f"{name}={value}" for name, value in environment(plan).items())])
+    return f"{settings} {training_command('trainer.supervise', '--', *plan.launch.words())}"
+
+
+def _limit(spec: JobSpec) -> dict[str, str]:
+    if spec.time_limit_min == NO_LIMIT_MIN:
+        return {}
+    return {LIMIT_ENV: str(spec.time_limit_min * 60), LEAD_ENV: str(stop_lead_s(spec.time_limit_min))}

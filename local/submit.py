@@ -1,0 +1,162 @@
+"""Plans -> runs on this machine, one after another, each a process that is recorded, locked and logged.
+
+An interrupted run or sweep (exit code 75) goes on when the same command is given again with its RUN.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from launcher.cli import batch_text
+from launcher.grid import PlanOf, Sweep, check_files, read_result, read_sweep, results_table, said, write_sweep
+from launcher.records import finished, read_run, refuse_spoilt, run_record, write_record
+from launcher.scheduler import Batch, Words
+from launcher.trials import begin, check_key
+from local.machine import attempt
+from local.render import environment
+from planner.job import Plan
+from planner.request.variables import VARIABLES
+from trainer.files import RECORD_NAME
+from trainer.flags import word
+from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, RUN_AGAIN, ConfigError
+
+WORDS = {FINISHED: "finished", FAILED: "failed", RUN_AGAIN: "stopped", BAD_CONFIG: "refused"}
+Act = Callable[[Plan], int]
+"""One attempt at a run, in a process of its own; returns its exit code."""
+
+
+def ready(batch: Batch, environ: Words, plan_of: PlanOf, *, again: bool) -> Batch:
+    """A Target's `ready`. What was begun with the same request goes on, so its folders may be there. Raises
+    ConfigError."""
+    if batch.sweep:
+        batch = _sweep_as_begun(batch, batch.sweep, environ, plan_of)
+        check_key(batch.sweep or Sweep(sweep_id="", values=(), plans=(), parallel=1), environ)
+    for plan in batch.plans:
+        if not (batch.sweep and finished(folder_of(plan))):
+            check_folder(plan, again=again)
+    check_files(batch.plans)
+    return batch
+
+
+def _sweep_as_begun(batch: Batch, sweep: Sweep, environ: Words, plan_of: PlanOf) -> Batch:
+    """Raises ConfigError where the folder holds something else."""
+    begun = read_sweep(sweep.folder)
+    if begun and begun.wandb:
+        sweep = begin(sweep, environ, plan_of, path=begun.wandb)
+    if os.path.lexists(sweep.folder) and not (begun and begun.values == sweep.values):
+        raise ConfigError(f"RUN={sweep.sweep_id}: {sweep.folder} is not of this sweep: give another RUN")
+    return Batch(plans=sweep.plans, sweep=sweep)
+
+
+def folder_of(plan: Plan) -> Path:
+    return Path(plan.spec.project_dir, plan.spec.run_dir)
+
+
+def check_folder(plan: Plan, *, again: bool = False) -> None:
+    """Raises ConfigError unless the run is new, or the same request was interrupted before its end. `again`: it goes on
+    with the request of its record, and what was changed of that."""
+    folder = folder_of(plan)
+    if not os.path.lexists(folder):
+        return
+    another = f"give another RUN, or none for a new one, or remove {folder}"
+    refuse_spoilt(folder, "the same command")
+    if finished(folder):
+        raise ConfigError(f"RUN={plan.spec.run_id} is finished: {another}")
+    if not (folder / RECORD_NAME).is_file():
+        raise ConfigError(f"RUN={plan.spec.run_id}: {folder} exists and is no run: {another}")
+    if again:
+        return
+    asked = json.loads(json.dumps(run_record(plan)["spec"]))
+    recorded = read_run(folder).record["spec"]
+    if changed := [key for key in asked if asked[key] != recorded.get(key)]:
+        names = {variable.field: variable.name for variable in VARIABLES}
+        told = [f"{names[key]}={word(recorded.get(key))}, not {word(asked[key])}" for key in changed if key in names]
+        raise ConfigError(
+            f"RUN={plan.spec.run_id} was begun with {'; '.join(told) or f'another {changed[0]}'}: ask for the same, or "
+            f"{another}"
+        )
+
+
+def submit(batch: Batch, act: Act, verb: str = "run") -> int:
+    """Run what is not finished yet; returns 0 when all are, 75 when it was interrupted, else the worst code."""
+    if batch.sweep is None:
+        return carry_out(batch.plans[0], act, verb)
+    sweep = batch.sweep
+    print(batch_text(batch), flush=True)
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    write_sweep(sweep)
+    codes: dict[int, int] = {}
+    for index, plan in enumerate(batch.plans):
+        if finished(folder_of(plan)):
+            codes[index] = FINISHED
+            continue
+        print(f"\nmember {index} of {len(batch.plans)} {said(sweep.values[index])}\n", flush=True)
+        codes[index] = carry_out(plan, act, verb)
+        if codes[index] in (RUN_AGAIN, BAD_CONFIG):
+            break
+    print(f"\n{_results(sweep, codes)}", flush=True)
+    return RUN_AGAIN if RUN_AGAIN in codes.values() else max(codes.values())
+
+
+def _results(sweep: Sweep, codes: Mapping[int, int]) -> str:
+    states = []
+    for index, plan in enumerate(sweep.plans):
+        result = read_result(folder_of(plan))
+        step = f"{result[1]}/{plan.spec.max_steps}" if result else "-"
+        states.append((WORDS.get(codes.get(index, -1), "-"), step))
+    recorded = read_sweep(sweep.folder)
+    assert recorded
+    todo = f"the same command with RUN={sweep.sweep_id}, or --run {sweep.sweep_id} (those that are unfinished)"
+    if all(codes.get(index) == FINISHED for index in range(len(sweep.plans))):
+        todo = ""
+    return results_table(recorded, states, todo)
+
+
+def carry_out(plan: Plan, act: Act, verb: str = "run") -> int:
+    """Say what was planned, record it, and try; returns the exit code of `act`, having said what to do next. `verb`
+    begins such runs.
+
+    Raises:
+        ConfigError: another process of this machine is at this run.
+    """
+    folder = folder_of(plan)
+    folder.mkdir(parents=True, exist_ok=True)
+    with attempt.lock(folder, plan.spec.run_id):
+        print(f"{batch_text(Batch(plans=(plan,)))}\nrun    {plan.spec.run_id}\n", flush=True)
+        write_record(folder, run_record(plan))
+        code = attempt.carry_out(folder, verb, lambda: act(plan))
+    if code == RUN_AGAIN:
+        run_id = plan.spec.sweep or plan.spec.run_id
+        print(f"to go on: the same command with RUN={run_id} (or --run {run_id})", flush=True)
+    elif code == FAILED:
+        print(f"what went wrong stands above; what there is lies in {folder}", flush=True)
+    return code
+
+
+def supervised(batch: Batch, environ: Words, project_dir: Path) -> Act:
+    """An attempt by the supervisor, in the environment that trains, which is made where it is missing."""
+    python = _training_python(batch, environ, project_dir)
+
+    def act(plan: Plan) -> int:
+        os.chdir(project_dir)
+        words = [python, "-m", "trainer.supervise", "--", *plan.launch.words()]
+        os.execve(python, words, {**environ, **environment(plan)})
+
+    return act
+
+
+def _training_python(batch: Batch, environ: Words, project_dir: Path) -> str:
+    """This very Python where it has torch. Raises ConfigError when no environment could be made."""
+    if importlib.util.find_spec("torch"):
+        return sys.executable
+    told = {"TRAINYARD_DEVICE": batch.spec.device, **environ}
+    made = subprocess.run(["sh", "make-env.sh", "train"], cwd=project_dir, env=told, stdout=subprocess.PIPE, text=True)
+    if made.returncode:
+        raise ConfigError(f"the job's environment could not be made: make env DEVICE={batch.spec.device} tries again")
+    return str(project_dir / made.stdout.strip())

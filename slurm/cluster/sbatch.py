@@ -1,0 +1,88 @@
+"""sbatch, asked to take a script or to say what it would do with it, and what it may mean when it does not answer."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from launcher import cli
+from slurm.cluster.queue import SCRIPT_NAME, SlurmError, find_submitted, slurm, words
+from trainer.outcome import ConfigError
+
+# What sbatch says when the controller may have read the request and has not answered. A connect failure is none.
+UNANSWERED = re.compile(
+    r"timed out|(send|receive|shutdown) failure|zero bytes|reset by peer|broken pipe", re.IGNORECASE
+)
+ASK_AFTER_S = (1.0, 2.0, 4.0, 8.0)
+
+
+class SubmitError(SlurmError):
+    """Nothing is wrong that we can see, but sbatch refused. One line; exit code 1.
+
+    sbatch has one exit code for "no such partition" and for "the controller is down", so it is never 78.
+    """
+
+
+class UnansweredError(SlurmError):
+    """Whether the job is queued is not known, so what was written for it stays."""
+
+
+def sbatch(script: Path, environ: Mapping[str, str], known: Collection[str] = ()) -> str:
+    """The id of the job that Slurm made of `script`; `known` are those of earlier ones.
+
+    Raises:
+        SubmitError: sbatch refused it; with its own words.
+        UnansweredError: neither sbatch nor squeue says whether the job is there, or one did not wait for them.
+    """
+    try:
+        done = slurm("sbatch", "--parsable", str(script), environ=environ)
+        said = words(done)
+        found = re.match(r"([0-9]+)(?:;|\s|$)", done.stdout)  # "id" or, with several clusters, "id;cluster"
+        if done.returncode == 0 and found:
+            return found[1]
+        if done.returncode > 0 and not UNANSWERED.search(said):
+            raise _refused(f"sbatch refused the job: {said}", environ)
+        cli.say(f"sbatch did not answer ({said}): asking squeue for the job")
+        for pause_s in ASK_AFTER_S:
+            time.sleep(pause_s)
+            with contextlib.suppress(SlurmError, ConfigError):
+                if new := [job_id for job_id in find_submitted(script, environ) if job_id not in known]:
+                    return new[-1]
+    except KeyboardInterrupt:
+        said = "interrupted"
+    run_id = script.parent.name
+    raise UnansweredError(
+        f"it is not known whether the job is queued, so {script.parent} stays ({said}): make status RUN={run_id} asks "
+        f"again, as does squeue --me; make resume RUN={run_id} submits it if it is not there"
+    )
+
+
+def rehearse(text: str, environ: Mapping[str, str]) -> str:
+    """What sbatch would do with the script `text`, in its words; nothing is queued, and nothing is left on the disk.
+
+    Raises:
+        SubmitError: sbatch would refuse the job.
+    """
+    with tempfile.TemporaryDirectory(prefix="trainyard-") as folder:
+        script = Path(folder) / SCRIPT_NAME
+        script.write_text(text, encoding="utf-8")
+        done = slurm("sbatch", "--test-only", str(script), environ=environ)
+    if done.returncode:
+        raise _refused(f"sbatch would refuse the job: {words(done)}", environ)
+    return re.sub(r"^sbatch: Job [0-9]+ to start", "could start", words(done))
+
+
+def overrides(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of variables that sbatch reads options from, and that it is not given: they win over the script's own."""
+    return tuple(sorted(name for name in environ if name.startswith("SBATCH_") or name == "SLURM_CLUSTERS"))
+
+
+def _refused(said: str, environ: Mapping[str, str]) -> SubmitError:
+    """What sbatch said, and what it was not given of this shell's options: a site may set an account there."""
+    if kept := ", ".join(overrides(environ)):
+        said = f"{said} (not passed to sbatch, say it in the request or the site file: {kept})"
+    return SubmitError(said)

@@ -1,0 +1,65 @@
+"""What runs are planned for on Slurm: the cluster as the site file has it, and the runtime that a job is to have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from launcher.records import Run
+from launcher.scheduler import Batch, Found, Words, WordsOf
+from planner.choose import choose
+from planner.job import JobSpec, Plan
+from planner.request.elsewhere import told_by
+from planner.request.site import Site
+from slurm.cluster.site import find_site, with_gpu_type
+from slurm.script.runtime import check_runtime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slurm:
+    """A launcher.scheduler.Target."""
+
+    given: Words
+    site: Site
+    environ: Words
+    project_dir: Path
+    paths_elsewhere: ClassVar[bool] = False
+    parallel: ClassVar[int | None] = None
+
+    def complete(self, spec: JobSpec, *, is_new: bool, is_named: bool) -> JobSpec:
+        check_runtime(spec, typed=self.given)
+        return with_gpu_type(spec, self.site) if is_new else spec
+
+    def plan(self, spec: JobSpec) -> Plan:
+        decided = choose(spec)
+        told_by(decided, self.project_dir)
+        return decided
+
+    def render(self, batch: Batch) -> str:
+        from slurm.render import render_batch
+
+        return render_batch(batch)
+
+    def ready(self, batch: Batch, *, again: bool = False) -> Batch:
+        from slurm.submit import ready
+
+        return ready(batch, self.environ, again=again)
+
+    def submit(self, batch: Batch, words: WordsOf) -> int:
+        from slurm.submit import print_submitted, submit
+
+        return print_submitted(batch, submit(batch, self.environ), self.environ)
+
+    def resubmit(
+        self, found: Found[Run], runs: Sequence[Run], batch: Batch, changes: Mapping[str, Any], words: WordsOf
+    ) -> int:
+        from slurm.submit import resubmit
+
+        return resubmit(found, runs, batch, changes, words(found.name), self.environ)
+
+
+def target(given: Words, environ: Words, project_dir: Path) -> Slurm:
+    """Raises ConfigError for a wrong site file."""
+    return Slurm(given=given, site=find_site(given, project_dir, environ), environ=environ, project_dir=project_dir)
