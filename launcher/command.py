@@ -93,7 +93,7 @@ def _run(
     if verb and verb.alone:
         return int(resolve_name(verb.act)(argv[1:]))
     if any(word in ("-h", "--help") for word in argv):
-        print(help_text(usage(scheduler.name, verbs)), end="")
+        print(help_text(usage(scheduler.name, verbs, name)), end="")
         return FINISHED
     if verb is None:
         raise ConfigError(f"unknown verb {name!r}{known_are(name, tuple(verbs))}")
@@ -107,10 +107,13 @@ def _run(
         return int(resolve_name(verb.act)(scheduler, given, environ, project_dir))
 
 
-def usage(name: str, verbs: Mapping[str, Verb]) -> str:
-    width = max(map(len, verbs)) + 1
-    rows = [f"  {verb:<{width}} {about.help}" for verb, about in verbs.items()]
-    heading = f"usage: python -m {name} VERB [--gpus 2 | --gpus=2 ...], or make VERB GPUS=2 ..."
+def usage(room: str, verbs: Mapping[str, Verb], verb: str = "") -> str:
+    """Of one verb, or of all."""
+    listed = {verb: verbs[verb]} if verb in verbs else verbs
+    said = verb if verb in verbs else "VERB"
+    width = max(map(len, listed)) + 1
+    rows = [f"  {name:<{width}} {about.help}" for name, about in listed.items()]
+    heading = f"usage: python -m {room} {said} [--gpus 2 | --gpus=2 ...], or make {said} GPUS=2 ..."
     return "\n".join([heading, "", *rows])
 
 

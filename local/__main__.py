@@ -28,7 +28,7 @@ OWN = {
 }
 
 
-def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     return command.main(SCHEDULER, argv, environ, PROJECT_DIR, OWN)
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from cluster import Cluster
 from plans import make_plan
+from slurm_verbs import submit
 from toy_job import TOY, seen_by, toy_plan
 
-from slurm.runtime import job_python
-from slurm.script import log_path, run_dir
-from slurm.submit import SubmitError, submit
+from slurm.cluster.sbatch import SubmitError
+from slurm.render import log_path, run_dir
+from slurm.script.runtime import job_python
 
 pytestmark = pytest.mark.cluster
 

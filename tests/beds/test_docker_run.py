@@ -17,7 +17,7 @@ from image import Image
 from paths import ROOT
 from plans import make_plan
 
-from local.docker import docker_command
+from local.machine.docker import docker_command
 from trainer.outcome import ConfigError
 from trainer.training.checkpoint import check_manifest
 

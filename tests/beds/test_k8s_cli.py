@@ -19,9 +19,9 @@ from kube import IMAGE, Cluster, k8s
 from paths import ROOT
 from programs import make
 
-from k8s.jobs import UNSEEN, see_job
-from k8s.pod import GPU, SECRET_ENV
-from k8s.site import CLUSTER_KEYS, SITE_KEYS
+from k8s.cluster.jobs import UNSEEN, see_job
+from k8s.manifest.pod import GPU, SECRET_ENV
+from k8s.manifest.site import CLUSTER_KEYS, SITE_KEYS
 from launcher.progress import Job
 from planner.request.scheduler_values import quantity
 from planner.request.variables import BY_NAME

@@ -16,7 +16,7 @@ import pytest
 from api_server import KUEUE, RESOURCES, Refused, forbidden
 from kube import IMAGE, Cluster, Done
 
-from k8s.kubectl import Kubectl
+from k8s.cluster.kubectl import Kubectl
 from trainer.progress_file import Progress
 
 JOB = "gemma-3-4b-it-mine"
@@ -498,7 +498,7 @@ def test_a_kubectl_without_credentials_is_said_to_be_that(cluster: Cluster) -> N
 def test_a_server_that_hangs_is_not_waited_for(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     submitted(cluster)
     cluster.server.hooks["LIST configmaps"] = lambda: time.sleep(3)
-    monkeypatch.setattr("k8s.kubectl.READ_S", 1)
+    monkeypatch.setattr("k8s.cluster.kubectl.READ_S", 1)
     began = time.monotonic()
     done = cluster.k8s("list")
     assert time.monotonic() - began < 2.5

@@ -25,7 +25,7 @@ from programs import until
 from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
 from training import train_forked
 
-from slurm.script import run_dir
+from slurm.render import run_dir
 
 pytestmark = pytest.mark.cluster
 

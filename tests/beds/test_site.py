@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 from paths import GOLDEN, ROOT
 from plans import make_plan
 from programs import slurm
+from slurm_verbs import submit
 from specs import CHECKOUT
 from stubbed import run_with_stubs
 from toy_job import seen_by, toy_plan
 
-from k8s import site as k8s_site
+from k8s.manifest import site as k8s_site
 from launcher.recorded import read_spec
 from planner.choose import choose
 from planner.job import JobSpec
 from planner.request.resolve import resolve
 from planner.request.variables import BY_NAME
-from slurm.script import log_path, render
-from slurm.site import SITE_KEYS, find_site, with_gpu_type
-from slurm.submit import submit
+from slurm.cluster.site import SITE_KEYS, find_site, with_gpu_type
+from slurm.render import log_path, render
 from trainer.outcome import ConfigError
 
 

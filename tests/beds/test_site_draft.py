@@ -16,9 +16,9 @@ from refusal import refusal
 
 from planner.request.resolve import resolve
 from planner.request.site import read_site
-from slurm.draft import draft
-from slurm.nodes import NodeGroup, as_tracked, read_nodes, refuse_impossible
-from slurm.site import SITE_KEYS
+from slurm.cluster.draft import draft
+from slurm.cluster.nodes import NodeGroup, as_tracked, read_nodes, refuse_impossible
+from slurm.cluster.site import SITE_KEYS
 
 CONFIG = """\
 AccountingStorageEnforce = associations,limits

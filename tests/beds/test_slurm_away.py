@@ -16,10 +16,10 @@ from cluster import Cluster, unreachable
 from programs import until
 from toy_job import toy_plan
 
-import slurm.submit
+import slurm.cluster.sbatch
 from launcher import cli
-from slurm.script import log_path, run_dir
-from slurm.submit import SubmitError, UnansweredError, submit
+from slurm.cluster.sbatch import SubmitError, UnansweredError
+from slurm.render import log_path, run_dir
 from trainer.outcome import ConfigError
 
 pytestmark = pytest.mark.cluster
@@ -60,7 +60,7 @@ def test_a_job_that_sbatch_does_not_tell_of_is_found_by_its_script(
     monkeypatch.setattr(cli, "say", lambda text: (said.append(text), away.comes_back()))
     plan = toy_plan(tmp_path / "a project", records, name="toy", run_id="late")
     away.goes()
-    job_id = submit(plan, away.environ).job_id
+    job_id = verbs.submit(plan, away.environ).job_id
     assert re.fullmatch(r"sbatch did not answer \(.*Socket timed out.*\): asking squeue for the job", said[0])
     record = record_of(Path(run_dir(plan.spec)))
     assert (record["job_ids"], record.get("asked_for")) == ([job_id], None)
@@ -75,17 +75,17 @@ def test_while_it_is_not_known_whether_a_job_is_queued_its_run_stays_and_status_
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(slurm.submit, "ASK_AFTER_S", (0.0,))
+    monkeypatch.setattr(slurm.cluster.sbatch, "ASK_AFTER_S", (0.0,))
     project = tmp_path / "a project"
     plan = toy_plan(project, records, name="toy", run_id="unsure", mem_gib=4)
     folder = Path(run_dir(plan.spec))
     away.goes()
     with pytest.raises(UnansweredError, match=r"not known whether the job is queued, so .*/unsure stays \(.*timed out"):
-        submit(plan, away.environ)
+        verbs.submit(plan, away.environ)
     away.comes_back()
     assert record_of(folder)["job_ids"] == []
     with pytest.raises(ConfigError, match=r"RUN=unsure: .* exists"):
-        submit(plan, away.environ)
+        verbs.submit(plan, away.environ)
     until(lambda: verbs.status({"RUN": "unsure"}, cluster.environ, project) or record_of(folder)["job_ids"])
     (job_id,) = record_of(folder)["job_ids"]
     assert capsys.readouterr().out.splitlines()[-4].startswith(f"job    {job_id} ")
@@ -94,7 +94,7 @@ def test_while_it_is_not_known_whether_a_job_is_queued_its_run_stays_and_status_
     assert found == [job_id]
 
     # The same of a run that goes on: the controller leaves after it has answered what resume asks first.
-    monkeypatch.setattr("slurm.resume.fit", lambda plans, environ: (away.goes(), plans)[1])
+    monkeypatch.setattr("slurm.submit.fit", lambda plans, environ: (away.goes(), plans)[1])
     with pytest.raises(UnansweredError):
         verbs.resume({"RUN": "unsure"}, away.environ, project)
     away.comes_back()
@@ -112,7 +112,7 @@ def test_a_controller_that_was_not_reached_has_taken_nothing(cluster: Cluster, t
     (tmp_path / "slurm.conf").write_text(unreachable((cluster.dir / "slurm.conf").read_text()))
     plan = toy_plan(tmp_path / "a project", records)
     with pytest.raises(SubmitError, match=r"^sbatch refused the job: .*connect failure"):
-        submit(plan, {**cluster.environ, "SLURM_CONF": str(tmp_path / "slurm.conf")})
+        verbs.submit(plan, {**cluster.environ, "SLURM_CONF": str(tmp_path / "slurm.conf")})
     assert not Path(run_dir(plan.spec)).exists()
 
 
@@ -137,7 +137,7 @@ def test_a_run_that_stops_while_the_controller_is_away_is_requeued_all_the_same(
     (project / "trainer" / "supervise.py").write_text(STOPPED_WHILE_IT_IS_AWAY)
     conf.write_text(good)
     (project / "away.conf").write_text(unreachable(good))
-    job_id = submit(plan, cluster.environ).job_id
+    job_id = verbs.submit(plan, cluster.environ).job_id
     log = Path(log_path(plan.spec, job_id=job_id))
     until(lambda: log.exists() and "slurm_load_jobs error" in log.read_text(), timeout_s=60)
     conf.write_text(good)

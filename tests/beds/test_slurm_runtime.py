@@ -23,8 +23,8 @@ from launcher import image
 from launcher.mounts import Mount, mounts
 from planner.job import JobSpec
 from slurm import submit as submitting
-from slurm.runtime import check_runtime, wrapping
-from slurm.script import render, run_dir
+from slurm.render import render, run_dir
+from slurm.script.runtime import check_runtime, wrapping
 from trainer.outcome import ConfigError
 
 REFERENCE = "registry.example.org/team/trainyard:0.1.0"
@@ -148,12 +148,10 @@ def test_submit_needs_the_image_and_no_environment(checkout: Path, tmp_path: Pat
     make_program(path, "sbatch", "echo 7")
     make_program(path, "sinfo", "exit 1")
     argv = ("--data=sets/a.jsonl", "--runtime=apptainer", "--image=a.sif", "--run=r")
-    done = slurm("ready", *argv, cwd=checkout, PATH=path)
+    done = slurm("submit", *argv, cwd=checkout, PATH=path)
     said = f"trainyard: IMAGE=a.sif: {checkout / 'a.sif'} is not there: the nodes could not run it\n"
     assert (done.returncode, done.stdout, done.stderr) == (78, "", said)
     (checkout / "a.sif").touch()
-    done = slurm("ready", *argv, cwd=checkout, PATH=path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "launch\n", "")
     for file, text, said in (
         (".env", "HF_HOME=/big/hf\n", ".env says HF_HOME=/big/hf, which a container would not see: say ENVIRONMENT="),
         (".env", "IMAGE_ROOT=/pictures\n", "image_root=/pictures would not be seen in the container: add BINDS=/pict"),
@@ -162,7 +160,7 @@ def test_submit_needs_the_image_and_no_environment(checkout: Path, tmp_path: Pat
     ):  # fmt: skip
         (checkout / "a.yaml").write_text("image_root: pics\n")
         (checkout / file).write_text(text)
-        done = slurm("ready", *argv, cwd=checkout, PATH=path)
+        done = slurm("submit", *argv, cwd=checkout, PATH=path)
         assert (done.returncode, done.stdout) == (78, "")
         assert done.stderr.startswith(f"trainyard: {said}"), done.stderr
     (checkout / ".env").unlink()
@@ -199,7 +197,7 @@ def test_an_image_that_the_stop_signal_would_take_away_is_refused_before_anythin
         make_program(path, name, answer)
     make_program(path, "scontrol", f"echo 'ProctrackType           = {tracking}'" if tracking else "exit 1")
     argv = ("--data=sets/a.jsonl", "--runtime=apptainer", f"--image={image_}")
-    done = slurm("ready", *argv, cwd=checkout, PATH=path)
+    done = slurm("submit", *argv, cwd=checkout, PATH=path)
     assert (done.returncode, done.stdout) == (code, "" if code else "launch\n")
     assert f"(ProctrackType={tracking}) sends the signal to stop to the process that holds" in done.stderr or not code
 
@@ -214,10 +212,12 @@ def start(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     tools, stand_in = tmp_path / "tools", Path(__file__).with_name("containers.py")
     tools.mkdir()
 
-    def rendered(plan: Any) -> str:
-        return render(plan).replace("set -eu\n", f"set -eu\nPATH={tools}:$PATH\nexport HF_TOKEN=of-the-shell\n")
+    def rendered(batch: Any) -> str:
+        return render(batch.plans[0]).replace(
+            "set -eu\n", f"set -eu\nPATH={tools}:$PATH\nexport HF_TOKEN=of-the-shell\n"
+        )
 
-    monkeypatch.setattr(submitting, "render", rendered)
+    monkeypatch.setattr(submitting, "render_batch", rendered)
 
     def run(runtime: str, folder: str, **request: Any) -> tuple[Job, Path]:
         name = "apptainer" if runtime == "apptainer" else "srun"

@@ -15,18 +15,16 @@ from typing import Any
 import pytest
 import slurm_verbs as verbs
 from cluster import Cluster
-from paths import ROOT
+from here import sweep_of
 from plans import ENV, make_plan
 from programs import local, until
 from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
 
 from launcher.grid import MAX_MEMBERS, Recorded, Sweep, read_grid, read_result, read_sweep, results_table
 from launcher.records import read_run
-from launcher.trials import plan_sweep
 from slurm.__main__ import main
-from slurm.queue import find_jobs
-from slurm.submit import SubmitError
-from slurm.sweep import submit
+from slurm.cluster.queue import find_jobs
+from slurm.cluster.sbatch import SubmitError
 from trainer.commands import training_command
 from trainer.outcome import ConfigError
 
@@ -74,7 +72,7 @@ def test_a_bad_grid_is_one_line(grid: str, said: str) -> None:
 
 
 def planned(**given: str) -> Sweep:
-    return plan_sweep({"GRID": GRID, **given}, project_dir=ROOT, environ={})
+    return sweep_of({"GRID": GRID, **given})
 
 
 def test_every_member_is_planned_on_its_own() -> None:
@@ -195,7 +193,7 @@ def test_a_member_is_requeued_alone_and_no_more_run_at_once_than_said(
 ) -> None:
     project = make_toy_project(tmp_path / "it's a toy")
     sweep = toy_sweep(project, records, count=3, parallel=2)
-    array = submit(sweep, cluster.environ)
+    array = verbs.submit_sweep(sweep, cluster.environ)
     folders = [project / "runs" / f"toys-{index}" for index in range(3)]
     assert [read_run(folder).job_ids for folder in folders] == [(f"{array}_{index}",) for index in range(3)]
 
@@ -253,7 +251,7 @@ def test_the_verbs_see_cancel_and_resume_a_whole_sweep(
     project = make_toy_project(tmp_path / "toy")
     (project / "trainer" / "supervise.py").unlink()
     (project / "trainer" / "supervise.py").write_text(WAITING)
-    array = submit(toy_sweep(project, records, count=3, parallel=3), cluster.environ)
+    array = verbs.submit_sweep(toy_sweep(project, records, count=3, parallel=3), cluster.environ)
     given, output = {"RUN": "toys"}, project / "runs"
 
     def act(name: str) -> str:
@@ -295,7 +293,7 @@ def test_the_verbs_see_cancel_and_resume_a_whole_sweep(
 def test_a_sweep_that_sbatch_refuses_leaves_nothing_behind(cluster: Cluster, tmp_path: Path, records: Path) -> None:
     project = make_toy_project(tmp_path / "toy")
     with pytest.raises(SubmitError, match="sbatch refused the job"):
-        submit(toy_sweep(project, records, count=2, parallel=1, partition="none"), cluster.environ)
+        verbs.submit_sweep(toy_sweep(project, records, count=2, parallel=1, partition="none"), cluster.environ)
     assert not (project / "runs").exists()
 
 
@@ -306,7 +304,7 @@ def test_of_two_sweeps_with_one_name_the_slower_is_told_to_take_another(
     project = make_toy_project(tmp_path / "toy")
     (project / "runs" / "toys-1").mkdir(parents=True)  # since it was checked
     with pytest.raises(ConfigError, match=r"^RUN=toys: .*/runs/toys-1 exists: give another RUN"):
-        submit(toy_sweep(project, records, count=2, parallel=1), cluster.environ)
+        verbs.submit_sweep(toy_sweep(project, records, count=2, parallel=1), cluster.environ)
     assert [path.name for path in (project / "runs").iterdir()] == ["toys-1"]
 
 

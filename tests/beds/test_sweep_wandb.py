@@ -20,15 +20,16 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 from cluster import Cluster
+from here import sweep_of
 from paths import ROOT
 from plans import ENV, make_plan
 from programs import local, until
+from slurm_verbs import submit_sweep
 from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
 from wandb_server import KEY, Handler
 
 from launcher.grid import Sweep
-from launcher.trials import check_config, plan_sweep
-from slurm.sweep import submit
+from launcher.trials import check_config
 from trainer.log import bare
 from trainer.outcome import SWEEP_ENV, ConfigError
 from trainer.sweep.trial import Trial, read_trial, with_values
@@ -112,7 +113,7 @@ def environ(service: SweepService) -> dict[str, str]:
 
 
 def planned(**given: str) -> Sweep:
-    return plan_sweep({"VRAM": "24", "SITE": "none", **given}, project_dir=ROOT, environ={})
+    return sweep_of({"VRAM": "24", **given})
 
 
 def test_the_shipped_sweep_is_planned_for_its_largest_rank_and_fits_every_trial() -> None:
@@ -333,7 +334,7 @@ def test_members_of_an_array_take_a_trial_each_and_keep_it_over_a_requeue(
     for run_id in ("s-0", "s-1"):
         argv = toy_argv(make_plan(run_id=run_id, **given).spec.run_dir, max_steps=60, step_s=0.1)
         plans.append(make_plan(run_id=run_id, argv=argv, env=env, **given))
-    array = submit(Sweep(sweep_id="s", values=({}, {}), plans=tuple(plans), parallel=2), cluster.environ)
+    array = submit_sweep(Sweep(sweep_id="s", values=({}, {}), plans=tuple(plans), parallel=2), cluster.environ)
     logs = [toy / "runs" / f"s-{i}" / "logs" / f"slurm-{array}_{i}.log" for i in range(2)]
 
     def said(index: int) -> str:

@@ -24,8 +24,7 @@ from refusal import refusal
 from launcher.progress import Job
 from launcher.records import finished, read_run, run_record, write_record
 from slurm.__main__ import main
-from slurm.queue import SlurmError, find_jobs, jobs_of
-from slurm.submit import submit
+from slurm.cluster.queue import SlurmError, find_jobs, jobs_of
 from trainer.commands import training_command
 from trainer.progress_file import Progress, write_progress
 
@@ -73,7 +72,7 @@ def start(cluster: Cluster, project: Path, records: Path) -> Callable[..., str]:
     def submitted(run_id: str, **options: Any) -> str:
         request = {"device": "cpu", "gpus": 0, "cpus": 1, "mem_gib": 32, "time_limit_min": 10, "name": "toy"}
         plan = make_plan(project_dir=str(project), data=str(records), run_id=run_id, **{**request, **options})
-        return submit(plan, cluster.environ).job_id
+        return verbs.submit(plan, cluster.environ).job_id
 
     return submitted
 

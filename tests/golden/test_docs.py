@@ -18,8 +18,9 @@ from paths import ROOT
 
 import local.__main__
 import trainer.__main__
+from launcher.command import VERBS as VERBS_OF_ALL
 from launcher.progress import RUNNING, Job, Seen, status_text
-from local.batch_size import own_words
+from local.measure.batch_size import own_words
 from planner.choose import choose
 from planner.request.resolve import resolve
 from planner.request.variables import BY_NAME, parse_given, read_given
@@ -203,9 +204,9 @@ def test_the_table_of_cards_is_what_the_planner_chooses(tmp_path: Path) -> None:
 
 
 COMMAND = re.compile(r"(?:^\$ |^|`)(make|python -m trainer|python -m local)(?: (.*?))?(?:`|$)", re.M)
-PLANNED = ("run", "ready", "docker-run", "sweep", "sweep-ready", "find-batch-size")
+PLANNED = ("run", "docker-run", "sweep", "find-batch-size")
 SETTINGS = ("config", "validate", "profile-memory")
-VERBS = {"python -m trainer": trainer.__main__.VERBS, "python -m local": local.__main__.VERBS}
+VERBS = {"python -m trainer": trainer.__main__.VERBS, "python -m local": {**VERBS_OF_ALL, **local.__main__.OWN}}
 OPTIONS = {"infer": infer.Question, "merge": merge.Request, "setup-wandb": setup_wandb.Request}
 
 

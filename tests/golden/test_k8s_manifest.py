@@ -25,10 +25,10 @@ from plans import ENV, make_plan
 from pods import expanded
 from specs import make_spec
 
-from k8s.manifest import RESUMED, _Dumper, _string, claim, object_names, render
-from k8s.pod import DEFAULT_CLAIM, least_mem_gib, mounted, shm_gib, writable
-from k8s.request import complete
-from k8s.site import Cluster, Volume, find_site, read_cluster
+from k8s import render as rendering
+from k8s.manifest.objects import RESUMED, _Dumper, _string, claim, object_names, render
+from k8s.manifest.pod import DEFAULT_CLAIM, least_mem_gib, mounted, shm_gib, writable
+from k8s.manifest.site import Cluster, Volume, find_site, read_cluster
 from launcher.image import WORK_DIR
 from planner.choose import choose
 from planner.job import Plan
@@ -429,7 +429,9 @@ def rendered(asked: dict[str, str], cluster: Cluster = NO_SITE) -> str:
     """Through the request's own checks, in a checkout without files; raises ConfigError and nothing else."""
     parse_given(asked)
     spec = resolve({"IMAGE": IMAGE, **asked}, project_dir=Path("/nowhere"), environ={})
-    return complete(spec, cluster, Path("/nowhere"), hashed="RUN" not in asked).render()
+    here = Path("/nowhere")
+    planned = rendering.plan(rendering.complete(spec, cluster, here, hashed="RUN" not in asked), cluster, here)
+    return rendering.render(planned, cluster, here)
 
 
 @pytest.mark.slow

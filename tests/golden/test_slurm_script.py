@@ -23,9 +23,9 @@ from planner.job import Plan
 from planner.request.resolve import resolve
 from planner.request.site import read_site
 from planner.request.variables import parse_given
-from slurm.runtime import mounts
-from slurm.script import job_name, render, render_array
-from slurm.site import SITE_KEYS
+from slurm.cluster.site import SITE_KEYS
+from slurm.render import job_name, render, render_array
+from slurm.script.runtime import mounts
 from trainer.launch import shipped
 from trainer.outcome import ConfigError
 
@@ -125,7 +125,7 @@ def test_shellcheck_has_nothing_to_say(name: str, tmp_path: Path) -> None:
 
 def test_the_environment_does_not_change_a_byte() -> None:
     """submitit reads SUBMITIT_PREEMPT_SIGNAL when it is imported, and hash seeds differ between processes."""
-    code = "from plans import make_plan as m; from slurm.script import render; print(render(m(gpus=2)), end='')"
+    code = "from plans import make_plan as m; from slurm.render import render; print(render(m(gpus=2)), end='')"
     path = os.pathsep.join([str(ROOT / "tests" / "helpers"), str(ROOT)])
     others = [{"HOME": "/x", "PYTHONHASHSEED": "1"}, {"SUBMITIT_PREEMPT_SIGNAL": "USR1", "TZ": "Asia/Tokyo"}]
     texts = {

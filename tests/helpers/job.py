@@ -7,11 +7,10 @@ from pathlib import Path
 
 from cluster import STARTED_S, Cluster
 from programs import until
+from slurm_verbs import submit
 
-from local.attempt import log_path
 from planner.job import Plan
-from slurm.script import run_dir
-from slurm.sweep import submit
+from slurm.render import log_path, run_dir
 from trainer.log import bare
 
 

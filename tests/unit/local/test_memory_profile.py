@@ -9,7 +9,7 @@ import pytest
 from training import run_forked
 
 from local.__main__ import main
-from local.memory_profile import LONGEST_ENV, render
+from local.measure.memory_profile import LONGEST_ENV, render
 from trainer.text import GIB
 
 pytestmark = pytest.mark.slow

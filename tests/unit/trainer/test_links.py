@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from here import prepare
 
-from local.run import carry_out, prepare
-from slurm import resume
-from slurm.queue import SCRIPT_NAME
-from slurm.submit import SubmitError
+from local.submit import carry_out
+from slurm import submit as submitting
+from slurm.cluster.queue import SCRIPT_NAME
+from slurm.cluster.sbatch import SubmitError
 from trainer.files import without_links, write_whole
 from trainer.node.ranks import Ranks
 from trainer.outcome import ConfigError
@@ -53,12 +54,12 @@ def test_a_run_whose_lock_is_a_link_is_refused_by_its_name(
     lock.parent.mkdir(parents=True)
     lock.symlink_to(tmp_path / target)
     with pytest.raises(ConfigError) as caught:
-        carry_out(plan, lambda: pytest.fail("it has begun"))
+        carry_out(plan, lambda _: pytest.fail("it has begun"))
     assert str(caught.value) == f"{lock} is a symbolic link: a run locks a file of its own, remove this one"
     assert theirs.read_text() == "precious" and not (tmp_path / "nothing").exists()
     lock.unlink()
     os.link(theirs, lock)  # a second name of another file is no link; locked, it keeps its contents too
-    assert carry_out(plan, lambda: 0) == 0
+    assert carry_out(plan, lambda _: 0) == 0
     assert theirs.read_text() == "precious"
 
 
@@ -107,7 +108,7 @@ def test_a_resumed_runs_script_takes_a_links_place_and_so_does_the_old_one(
         assert script.read_text() == "new" and not script.is_symlink()
         raise SubmitError("no")
 
-    monkeypatch.setattr(resume, "sbatch", refusing)
+    monkeypatch.setattr(submitting, "sbatch", refusing)
     with pytest.raises(SubmitError):
-        resume.submit_again(tmp_path, "new", {}, {}, {})
+        submitting._submit_again(tmp_path, "new", {}, {}, {})
     assert theirs.read_text() == "precious"

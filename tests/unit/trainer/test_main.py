@@ -10,18 +10,19 @@ import pytest
 
 import local.__main__
 import trainer.__main__
+from launcher.command import VERBS as VERBS_OF_ALL
 from trainer.outcome import ConfigError, SickNode, node_name
 from trainer.verbs import exit_code
 
 ROOMS = {"trainer": trainer.__main__, "local": local.__main__}
-VERBS = [(room, verb) for room, module in ROOMS.items() for verb in module.VERBS]
-# As every scheduler has them: their help is shared, and of all verbs.
-SHARED = {"trainer": (), "local": tuple(local.__main__.AFTER)}
-TAKE_VARIABLES = ("run", "ready", "docker-run", "sweep", "sweep-ready", "find-batch-size")
+# What every scheduler has, and what this machine has beside it.
+OF = {"trainer": trainer.__main__.VERBS, "local": {**VERBS_OF_ALL, **local.__main__.OWN}}
+VERBS = [("trainer", verb) for verb in OF["trainer"]] + [("local", verb) for verb in local.__main__.OWN]
+TAKE_VARIABLES = ("run", "docker-run", "find-batch-size")
 
 
 def known(room: str) -> list[str]:
-    return [*ROOMS[room].VERBS, *SHARED[room]]
+    return list(OF[room])
 
 
 @pytest.mark.parametrize("room", ROOMS)

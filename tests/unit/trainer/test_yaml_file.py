@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paths import ROOT
+from here import sweep_of
 
-from k8s import site as k8s_site
-from launcher.trials import plan_sweep
-from slurm import site as slurm_site
+from k8s.manifest import site as k8s_site
+from slurm.cluster import site as slurm_site
 from trainer.outcome import ConfigError
 from trainer.settings import resolve_settings
 from trainer.yaml_file import read_yaml
@@ -22,7 +21,7 @@ def _settings(path: Path) -> Any:
 
 
 def _sweep(path: Path) -> Any:
-    return plan_sweep({"SWEEP": str(path)}, project_dir=ROOT, environ={})
+    return sweep_of({"SWEEP": str(path)})
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
