@@ -10,7 +10,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,12 @@ def read_run(folder: Path) -> Run:
         said = shown(str(record["spec"].get("run_id")))
         raise ConfigError(f"{path}: run_id is {said}, the folder is called {folder.name}: {hint}")
     return Run(folder=folder, record=record)
+
+
+def name_of(runs: Sequence[Run]) -> tuple[str, str]:
+    """(what RUN takes, as a person calls it) for a run, or for all members of a sweep."""
+    sweep = runs[0].record["spec"].get("sweep") if len(runs) > 1 else None
+    return (str(sweep), f"sweep {sweep}") if sweep else (runs[0].run_id, f"run {runs[0].run_id}")
 
 
 def finished(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from launcher.folder import FolderOfRuns, output_folder
 from launcher.logs import follow
 from launcher.progress import GONE, RUNNING, UNKNOWN, Job, Seen, look_at
 from launcher.recorded import read_spec
-from launcher.records import ATTEMPT_NAME, Run
+from launcher.records import ATTEMPT_NAME, Run, name_of
 from launcher.scheduler import Cancelled, Found, Words, WordsOf
 from local.machine.attempt import Attempt, is_locked, is_running, log_path, logged, read_attempt, stop
 from planner.job import JobSpec
@@ -41,8 +41,9 @@ class Runs(FolderOfRuns):
 
     def cancel(self, runs: Sequence[Run]) -> Cancelled:
         found = [(run, read_attempt(run.folder)) for run in runs]
-        if len(runs) == 1 and found[0][1] is None and runs[0].job_ids:
-            raise ConfigError(f"run {runs[0].run_id} was begun by Slurm: make cancel RUN={runs[0].run_id}")
+        if all(attempt is None and run.job_ids for run, attempt in found):
+            name, text = name_of(runs)
+            raise ConfigError(f"{text} was begun by Slurm: make cancel RUN={name}")
         live = [(run, attempt) for run, attempt in found if attempt and not job_of(run, attempt).ended]
         away = next((attempt for _, attempt in live if attempt.host != socket.gethostname()), None)
         if away:

@@ -10,7 +10,7 @@ from launcher.cli import say
 from launcher.folder import FolderOfRuns, output_folder
 from launcher.logs import follow
 from launcher.progress import UNKNOWN, Job, Seen, look_at
-from launcher.records import ATTEMPT_NAME, Run, read_run
+from launcher.records import ATTEMPT_NAME, Run, name_of, read_run
 from launcher.scheduler import Cancelled, Words
 from slurm.cluster.queue import (
     ASKED,
@@ -57,9 +57,9 @@ class Runs(FolderOfRuns):
 
     def cancel(self, runs: Sequence[Run]) -> Cancelled:
         runs = [settled(run, self.environ) for run in runs]
-        if len(runs) == 1 and _is_local(runs[0]):
-            run_id = runs[0].run_id
-            raise ConfigError(f"run {run_id} was started without Slurm: make cancel TO=local RUN={run_id}")
+        if all(_is_local(run) for run in runs):
+            name, text = name_of(runs)
+            raise ConfigError(f"{text} was started without Slurm: make cancel TO=local RUN={name}")
         jobs = jobs_by_id(runs, find_jobs(job_ids(runs), self.environ))
         live = [job_id for job_id, job in jobs.items() if not job.ended]
         if live:

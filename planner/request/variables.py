@@ -71,7 +71,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("VRAM", "vram_gib", values.gib, "memory of one GPU in GiB (GPU_TYPE's, else 24)"),
     Variable("GPU_TYPE", "gpu_type", values.gpu_type, "kind of GPU, as the cluster calls it: a100, l40s, ...",
              site=CLUSTERS),
-    Variable("TIME", "time_limit_min", values.minutes, f"time limit: {values.DURATIONS} (12h)",
+    Variable("TIME", "time_limit_min", values.minutes, f"time limit: {values.DURATIONS} (12h; TO=local: none)",
              site=CLUSTERS, resume=True),
     Variable("MODEL", "model", values.model, f"folder or hub id ({DEFAULT_MODEL})",
              grid=True),

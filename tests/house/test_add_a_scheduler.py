@@ -14,7 +14,7 @@ from paths import ROOT, TESTS
 from programs import until
 
 TOY = TESTS / "toy"
-MOST_MODULES = 6
+MODULES = {"__main__.py", "scheduler.py", "target.py", "render.py", "submit.py", "runs.py"}
 LISTED = "override SCHEDULERS := slurm k8s local"
 # In the supervisor's place.
 SUPERVISE = """
@@ -71,7 +71,8 @@ def test_every_verb_works_for_a_scheduler_of_one_folder_and_one_line(
     assert make("logs").stdout == "a step\nstopped in order\n"
     assert make("list").stdout.splitlines()[1].split() == ["r", "1", "FAILED", "-", "no"]
     assert make("resume", "RUN=r").stdout == "status  make status TO=toy RUN=r\n"
-    assert "is finished or has a job that runs" in make("resume", "RUN=r").stderr
+    runs = "trainyard: job 2 of run r is RUNNING: make cancel TO=toy RUN=r ends it, then resume"
+    assert make("resume", "RUN=r").stderr.startswith(runs)
     until(lambda: "a step\n" in log.with_name("toy-2.log").read_text())
     make("cancel")
     assert make("logs").stdout == "a step\nstopped in order\n" * 2
@@ -79,8 +80,32 @@ def test_every_verb_works_for_a_scheduler_of_one_folder_and_one_line(
     assert "did you mean r?" in make("cancel", "RUN=q").stderr or "known are r" in make("cancel", "RUN=q").stderr
 
 
-def test_the_toy_is_small_and_the_page_names_each_of_its_modules() -> None:
-    modules = {path.name for path in TOY.glob("*.py")}
-    assert len(modules) <= MOST_MODULES
+def test_a_sweep_needs_nothing_of_a_scheduler(
+    make: Callable[..., subprocess.CompletedProcess[str]], checkout: Path, records: Path
+) -> None:
+    done = make("sweep", f"DATA={records}", "DEVICE=cpu", "RUN=s", "GRID=SEED=1,2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("sweep  s: 2 members") and "status  make status TO=toy RUN=s\n" in done.stdout
+    log = checkout / "runs" / "s-1" / "logs" / "toy-1.log"
+    until(lambda: log.exists() and log.read_text() == "a step\n")
+    assert make("cancel", "RUN=s").stdout.startswith("cancelled 2 jobs of sweep s; make resume TO=toy RUN=s ")
+    (checkout / "runs" / "s-0" / "metrics.json").write_text('{"history": []}')  # as if it had come to its end
+    until(lambda: make("resume", "RUN=s").stdout == "status  make status TO=toy RUN=s\n")
+    assert not (checkout / "runs" / "s-0" / "logs" / "toy-2.log").exists()
+    until(log.with_name("toy-2.log").exists)
+    make("cancel", "RUN=s")
+    assert "what shall the members differ in?" in make("sweep").stderr
+
+
+def test_the_toy_has_six_modules_and_the_page_names_each() -> None:
     page = (ROOT / "docs" / "add-a-scheduler.md").read_text()
-    assert modules - {"__init__.py"} <= set(re.findall(r"tests/toy/(\w+\.py)\)", page))
+    assert modules_of(TOY) == MODULES == set(re.findall(r"tests/toy/(\w+\.py)\)", page))
+
+
+@pytest.mark.parametrize("room", ["slurm", "k8s", "local"])
+def test_every_scheduler_has_the_same_modules(room: str) -> None:
+    assert modules_of(ROOT / room) == MODULES
+
+
+def modules_of(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("*.py")} - {"__init__.py"}

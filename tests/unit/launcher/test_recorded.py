@@ -207,7 +207,7 @@ def test_a_run_is_not_started_beside_itself(tmp_path: Path, tiny_model: Path) ->
     data.write_text('{"image": "a.png", "context": "", "question": "?", "output": "up"}\n')
     plan = prepare([f"--model={tiny_model}", f"--data={data}", f"--output={tmp_path}/runs", "--device=cpu", "--run=r"])
 
-    def first(_: Plan) -> int:
+    def first(_: object) -> int:
         with pytest.raises(ConfigError, match=r"^RUN=r is running on this machine: wait for it, stop it with Ctrl-C"):
             carry_out(plan, lambda _: pytest.fail("a second attempt has begun"))
         return 75
