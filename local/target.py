@@ -8,9 +8,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from launcher.records import Run
 from launcher.scheduler import Batch, Found, Words, WordsOf
 from local.render import NO_LIMIT_MIN, render
 from planner.choose import choose
@@ -21,6 +20,9 @@ from planner.request.variables import parse_given
 from trainer.files import RECORD_NAME
 from trainer.outcome import ConfigError
 from trainer.text import GIB, shown
+
+if TYPE_CHECKING:
+    from launcher.records import Run
 
 # What `validate data` changes in a request, and what find-batch-size does.
 OF_LENGTHS = ("length_source", "max_length", "supervised_tokens", "images_per_sample")

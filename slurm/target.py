@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from launcher.records import Run
 from launcher.scheduler import Batch, Found, Words, WordsOf
 from planner.choose import choose
 from planner.job import JobSpec, Plan
@@ -15,6 +14,9 @@ from planner.request.elsewhere import told_by
 from planner.request.site import Site
 from slurm.cluster.site import find_site, with_gpu_type
 from slurm.script.runtime import check_runtime
+
+if TYPE_CHECKING:
+    from launcher.records import Run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
