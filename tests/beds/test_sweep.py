@@ -104,7 +104,7 @@ def test_an_id_that_leaves_no_room_for_the_members_is_refused() -> None:
         planned(RUN="x" * 60)
 
 
-@pytest.mark.parametrize("verb", ["submit", "check", "status", "ready"])
+@pytest.mark.parametrize("verb", ["submit", "check", "status"])
 def test_other_verbs_refuse_a_grid(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--grid", "LORA=low"], {"PATH": os.environ["PATH"]}) == 78
     assert "GRID=LORA=low: only make sweep takes it" in capsys.readouterr().err

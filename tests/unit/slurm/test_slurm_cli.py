@@ -237,12 +237,7 @@ def test_without_the_jobs_environment_submit_says_how_to_make_it(
     assert not (checkout / "runs").exists()
 
 
-def test_ready_names_the_environment_a_job_needs(checkout: Path, records: Path, fake_sbatch: str) -> None:
-    done = slurm("ready", "--device=cpu", "--data", str(records), cwd=checkout, PATH=fake_sbatch)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "cpu\n", "")
-
-
-@pytest.mark.parametrize("verb", ["submit", "ready"])
+@pytest.mark.parametrize("verb", ["submit", "check"])
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
