@@ -307,6 +307,15 @@ def test_a_run_of_another_scheduler_says_whose_it_is(
     assert capfd.readouterr().out.splitlines()[1].split() == ["r", "TO=local", "-", "-", "no"]
     with pytest.raises(ConfigError, match=r"^run r was started without Slurm: make cancel TO=local RUN=r$"):
         verbs.cancel(SLURM, {"RUN": "r"}, environ, tmp_path)
+    for member in (folder.with_name("s-0"), folder.with_name("s-1")):
+        member.mkdir()
+        write_record(member, run_record(make_plan(run_id=member.name, sweep="s")))
+        write_attempt(member)
+    folder.with_name("s").mkdir()
+    sweep = {"parallel": 1, "values": [{"SEED": "1"}, {"SEED": "2"}], "wandb": None}
+    (folder.with_name("s") / "sweep.json").write_text(json.dumps(sweep))
+    with pytest.raises(ConfigError, match=r"^sweep s was started without Slurm: make cancel TO=local RUN=s$"):
+        verbs.cancel(SLURM, {"RUN": "s"}, environ, tmp_path)
     (folder / "attempt.json").unlink()
     write_record(folder, {**run_record(make_plan(run_id="r")), "job_ids": ["17"]})
     status({"RUN": "r"}, {}, tmp_path)
