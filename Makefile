@@ -157,7 +157,7 @@ env: ## make the environment that jobs use (DEVICE=cuda or cpu; left out: what t
 	@sh make-env.sh train
 
 test: ## run all tests; with Slurm installed, real jobs on a test cluster of its own
-	@python=$$(sh make-env.sh train) && exec "$$python" -m pytest --numprocesses 2 --dist loadfile
+	@python=$$(sh make-env.sh train) && exec "$$python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: ## run the tests that need neither a cluster nor minutes
 	@python=$$(sh make-env.sh train) && exec "$$python" -m pytest --numprocesses 2 --dist loadfile \

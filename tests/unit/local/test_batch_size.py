@@ -63,6 +63,7 @@ def test_a_smaller_step_takes_what_divides_it_and_another_way_its_own_prediction
     assert choose(make_spec(effective_batch_size=32, **MEASURED)).chosen.micro_batch_size == 8
     forced = choose(make_spec(accelerate_config="single_gpu_low_mem", **MEASURED))
     assert forced.chosen == choose(make_spec(accelerate_config="single_gpu_low_mem")).chosen
+    assert dict(forced.env)["TRAINYARD_PEAK_GIB"] == f"{forced.chosen.estimate.peak_bytes / GIB:.2f}" != "21.50"
     small = {**MEASURED, "measured_batch": 1}
     assert choose(make_spec(vram_gib=80.0, **small)).chosen.micro_batch_size == 1
 

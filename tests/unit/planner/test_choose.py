@@ -146,6 +146,20 @@ def test_a_forced_config_that_overflows_runs_and_says_so() -> None:
     assert plan.notes[0].startswith("CONFIG=single_gpu was asked for; it is predicted to overflow by ")
 
 
+def test_a_forced_config_that_overflows_runs_in_the_way_that_takes_the_least() -> None:
+    plan = choose(make_spec(accelerate_config="multi_gpu", gpus=2, vram_gib=4.0))
+    asked = [c for c in plan.candidates if c.config == "multi_gpu"]
+    assert len(asked) > 1 and not any(c.fits for c in asked) and not asked[0].checkpointing
+    assert plan.chosen == min(asked, key=lambda c: c.estimate.peak_bytes) and plan.chosen.checkpointing
+
+
+def test_what_a_request_gives_the_job_wins_over_what_it_is_given_otherwise() -> None:
+    ours = dict(choose(make_spec()).env)
+    assert ours["OMP_NUM_THREADS"] != "3" and ours["TOKENIZERS_PARALLELISM"] == "false"
+    given = (("OMP_NUM_THREADS", "3"), ("TOKENIZERS_PARALLELISM", "true"))
+    assert dict(choose(make_spec(environment=given)).env) == {**ours, **dict(given)}
+
+
 @pytest.mark.parametrize(
     "request_",
     [

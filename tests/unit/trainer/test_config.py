@@ -20,7 +20,7 @@ from planner.request.resolve import resolve
 from planner.request.site import Site
 from trainer.__main__ import main
 from trainer.config import KNOBS, LORA_PRESETS, SETTINGS, TrainConfig
-from trainer.env_file import read_env_file
+from trainer.env_file import read_env_file, take_env_file
 from trainer.flags import convert, field_help, help_table, options, word
 from trainer.other_trainers import NEEDLESS
 from trainer.outcome import ConfigError
@@ -128,6 +128,22 @@ def test_lora_sets_rank_and_alpha_under_what_says_them_outright(preset: str) -> 
     assert (values["lora_r"], values["lora_alpha"]) == (rank, 2 * rank)
     values = resolve_settings(["--lora", preset, "--lora_alpha", "7"], {}).values
     assert (values["lora_r"], values["lora_alpha"]) == (rank, 7)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--lora_r", "16", "--lora", "high"], ["--lora", "high", "--lora_r", "16"], ["--lora", "high", "--rank=16"]],
+)
+def test_a_rank_that_is_said_outright_wins_over_a_preset_wherever_it_stands(argv: list[str]) -> None:
+    assert resolve_settings(argv, {}).values["lora_r"] == 16
+
+
+def test_what_is_exported_wins_over_the_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", {"HF_TOKEN": "hf_exported"})
+    (tmp_path / ".env").write_text("HF_TOKEN=hf_file\nHUGGINGFACE_TOKEN=hf_other\nHF_HOME=/hf\n")
+    take_env_file()
+    assert os.environ == {"HF_TOKEN": "hf_exported", "HUGGINGFACE_TOKEN": "hf_other", "HF_HOME": "/hf"}
 
 
 @pytest.mark.parametrize("argv", [["--lora_r", "32"], ["--rank", "32"]])

@@ -80,6 +80,17 @@ def test_the_trainer_is_told_each_setting_under_its_own_name() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("said", "bf16"), [("bf16", True), ("no", False), (None, False)])
+def test_the_launchers_precision_is_the_trainers(said: str | None, bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer.training.arguments import sft_arguments
+
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if said:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", said)
+    assert sft_arguments(CONFIG, evaluated=False).bf16 == bf16
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_device_decides_where_the_trainer_computes_and_who_decodes_pictures(device: Any) -> None:
     from trainer.training.arguments import sft_arguments
