@@ -359,6 +359,7 @@ def test_status_follows_a_run_to_its_end(cluster: Cluster) -> None:
     assert cluster.k8s("list").stdout.splitlines()[-1].split() == ["mine", name, "COMPLETED", "20/20", "yes"]
 
 
+@pytest.mark.slow
 def test_logs_are_all_attempts_of_the_first_node_and_the_others_last_words(cluster: Cluster) -> None:
     cluster.k8s("submit", *IMAGE, "--run", "mine")
     name = "gemma-3-4b-it-mine"

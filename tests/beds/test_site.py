@@ -183,6 +183,7 @@ def test_a_gpu_that_the_site_has_not_is_refused_on_slurm(given: dict[str, str], 
         with_gpu_type(spec, find_site({"SITE": "site.yaml"}, tmp_path, {}))
 
 
+@pytest.mark.slow
 def test_plan_render_and_sweep_ask_for_the_type_that_has_the_vram(checkout: Path) -> None:
     (checkout / "slurm" / "site.yaml").write_text(SEVERAL)
     assert "80 GiB a GPU (given: a100 of slurm/site.yaml has it)" in slurm("plan", "--vram=80", cwd=checkout).stdout

@@ -138,6 +138,7 @@ def test_pyxis_is_given_images_in_enroots_spelling(given: str, spelled: str) -> 
     assert re.search(r"--container-image=([^ ']*)", text)[1] == spelled  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_submit_needs_the_image_and_no_environment(checkout: Path, tmp_path: Path) -> None:
     (checkout / "sets").mkdir()
     (checkout / "sets" / "a.png").touch()

@@ -13,6 +13,8 @@ import pytest
 from paths import ROOT
 from programs import files, make_program, slurm
 
+from slurm.__main__ import main
+
 Done = subprocess.CompletedProcess[str]
 
 
@@ -33,13 +35,22 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("verb", ["plan", "render", "submit"])
+@pytest.mark.parametrize("verb", ["plan", "render"])
 @pytest.mark.parametrize(("argv", "said"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
-def test_a_bad_request_is_one_line_and_78_and_writes_nothing(
-    verb: str, argv: list[str], said: str, checkout: Path
+def test_a_bad_request_is_one_line_and_78(
+    verb: str, argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main([verb, *argv], {"HOME": "/nonexistent"}) == 78
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert shown.err.startswith(f"trainyard: {said}") or said == "needs "
+    assert said in shown.err
+
+
+@pytest.mark.parametrize(("argv", "said"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_a_bad_request_to_submit_writes_nothing(argv: list[str], said: str, checkout: Path) -> None:
     before = files(checkout)
-    done = slurm(verb, *argv, cwd=checkout)
+    done = slurm("submit", *argv, cwd=checkout)
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr.startswith(f"trainyard: {said}") or said == "needs "
     assert said in done.stderr
