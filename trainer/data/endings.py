@@ -20,6 +20,7 @@ from trainer.outcome import ConfigError
 
 # What no template writes itself. One that refuses a turn of text alone is asked with a picture.
 PROBE = "Trainyard-9f2c"
+QUOTED = f"{PROBE}\n\"'\\"  # which Python would write otherwise
 TEMPLATE_S = 10.0  # a usual rendering takes a thousandth of a second
 QUESTIONS = ([{"type": "text", "text": "?"}], [{"type": "image"}, {"type": "text", "text": "?"}])
 
@@ -85,11 +86,44 @@ def render_answer(processor: Any, shown: Sequence[Mapping[str, Any]], answer: st
     """
     model = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
     with _in_time():
-        prompt = processor.apply_chat_template([*shown], tokenize=False, add_generation_prompt=True)
-        whole = processor.apply_chat_template([*shown, model], tokenize=False)
+        asked = [_as_taken(processor, turn) for turn in shown]
+        prompt = processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        whole = processor.apply_chat_template([*asked, _as_taken(processor, model)], tokenize=False)
     if not whole.startswith(prompt):
         raise ValueError("the chat template does not place answers right behind its generation prompt")
     return prompt, whole[len(prompt) :]
+
+
+def _as_taken(processor: Any, turn: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A turn as the template takes it: as parts or, where it would print these as Python does or lose them, as text.
+
+    Some templates do so with the system turn, those of language models with every turn.
+    """
+    parts = turn["content"]
+    plain = all(part["type"] == "text" for part in parts)
+    if not plain or turn["role"] not in _plain_roles(processor, str(getattr(processor, "chat_template", None))):
+        return turn
+    return {**turn, "content": "".join(part["text"] for part in parts)}
+
+
+@lru_cache(maxsize=4)
+def _plain_roles(processor: Any, _: str) -> frozenset[str]:
+    """The roles whose text the template shows where it is a string, and not where it is parts."""
+
+    def shows(role: str, content: Any) -> bool:
+        turns = {"system": ("system", "user"), "user": ("user",), "assistant": ("user", "assistant")}[role]
+        spoken = [{"role": one, "content": content if one == role else other} for one in turns]
+        try:
+            return QUOTED in processor.apply_chat_template(spoken, tokenize=False)
+        except Exception:  # whatever a template raises
+            return False
+
+    found = set()
+    for role in ("user", "assistant", "system"):
+        other = "?" if "user" in found else [{"type": "text", "text": "?"}]
+        if not shows(role, [{"type": "text", "text": QUOTED}]) and shows(role, QUOTED):
+            found.add(role)
+    return frozenset(found)
 
 
 @contextmanager

@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from trainer.config import TrainConfig
 from trainer.data.answers import answer_field, json_object, read_action
 from trainer.data.endings import AnswerEnd
+from trainer.data.examples import encode, pad_and_stack
 from trainer.data.records import Dataset, each_answer
 from trainer.data.turns import Record
 from trainer.evaluation.generation import choose, generate_answers
 from trainer.evaluation.metrics import ActionMetrics, action_metrics
 from trainer.evaluation.rows import Room
-from trainer.evaluation.scoring import Choices, beyond, find_choices, score_actions
+from trainer.evaluation.scoring import Choices, agree, beyond, find_choices, score_actions
+from trainer.model.behaviour import asked
 from trainer.text import shown
 
 PROMPT_CHARS = 4000  # of a prompt, kept for the report; whole ones stand in the data
@@ -152,6 +156,21 @@ def hold_out(processor: Any, dataset: Dataset, config: TrainConfig, say: Callabl
     return HeldOut(
         processor=processor, records=records, answered=answered, field=field, choices=choices, held_out=held_out
     )
+
+
+def settle_scoring(held_out: HeldOut, model: Any, say: Callable[..., object]) -> HeldOut:
+    """The same; where candidates cannot share what the model keeps of a prompt, each gets its own, and that is said."""
+    if not held_out.choices or not held_out.records:
+        return held_out
+    choices, processor = held_out.choices, held_out.processor
+    example = encode(processor, held_out.records[0], behind=choices.shared)
+    batch = pad_and_stack([example], pad_id=processor.tokenizer.pad_token_id, side="left")
+    with torch.inference_mode(), asked(model):
+        why = agree(model, {name: tensor.to(model.device) for name, tensor in batch.items()}, choices.rest)
+    if not why:
+        return held_out
+    say(f"actions are scored behind a prompt each, which takes longer: what the model keeps of one does not do ({why})")
+    return dataclasses.replace(held_out, choices=dataclasses.replace(choices, apart=True))
 
 
 def _to_ask(record: Record, field: str | None) -> list[Record]:

@@ -33,10 +33,13 @@ from trainer.data.turns import Record
 from trainer.evaluation.batches import map_batches
 from trainer.evaluation.rows import SCORED_POSITIONS, Room, candidates_at_once
 from trainer.model.head import log_probabilities
+from trainer.model.refusal import first_words, is_of_machine
 from trainer.model.traits import next_positions
 from trainer.outcome import ConfigError
 
 AUTO = "auto"
+COMPARED = 3  # candidates of one record, scored both ways
+SAME_SCORE = 0.05  # nats, or of the score itself where it is larger; the same sums in bf16 differ by less
 MAX_ACTIONS = 64  # more are no choice among actions but free text
 REACH = 16  # characters behind a value that a token which ends it may take in
 RARE = 0.1  # ways to write an action in fewer of its answers are no candidates
@@ -54,6 +57,8 @@ class Choices:
     """What every candidate begins with."""
     rest: tuple[Tokens, ...]
     """What follows it, by candidate; at least one token, and no one is the beginning of another."""
+    apart: bool = False
+    """Each candidate runs behind its own prompt: a copy of the keys and values does not do for this model."""
 
     def probabilities(self, logprobs: Sequence[float]) -> dict[str, float]:
         """Of each action, given that it is one of them: from what `score_actions` finds of one record."""
@@ -175,7 +180,8 @@ def score_actions(
     lengths = [len(tokens) for tokens in choices.rest]
 
     def score(batch: dict[str, Tensor], rows: int) -> list[list[float]]:
-        return _score_batch(model, batch, choices.rest, candidates_at_once(rows, len(lengths))).tolist()
+        at_once = candidates_at_once(rows, len(lengths))
+        return (_score_apart if choices.apart else _score_batch)(model, batch, choices.rest, at_once).tolist()
 
     return map_batches(
         score, model, processor, records, accelerator=accelerator, what="scoring", between=between,
@@ -215,18 +221,56 @@ def _behind(
     if not inputs.shape[1]:
         return scores.sum(1).view(count, -1)
     rows = torch.arange(count, device=device).repeat_interleave(len(rest))
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    counted = targets != IGNORED
     # The logits of whole sequences are the largest tensor here, and hardly any of them counts.
-    states = base.base_model(
+    scores[counted] = log_probabilities(
+        model.get_base_model() if hasattr(model, "get_base_model") else model,
+        counted.flatten().nonzero().squeeze(1),
+        targets[counted],
+        SCORED_POSITIONS,
         input_ids=inputs,
         position_ids=None if positions is None else positions[rows, : inputs.shape[1]],
         attention_mask=torch.cat((batch["attention_mask"][rows], torch.ones_like(inputs)), dim=1),
         past_key_values=_copied(cache, rows),
         use_cache=True,
-    ).last_hidden_state
-    counted = targets != IGNORED
-    scores[counted] = log_probabilities(base, states[counted], targets[counted], SCORED_POSITIONS)
+    )
     return scores.sum(1).view(count, -1)
+
+
+def _score_apart(model: Any, batch: dict[str, Tensor], rest: Sequence[Tokens], _: int) -> Tensor:
+    """The same as `_score_batch`, of which it takes nothing for granted: every candidate behind its prompt, one at a
+    time, in one pass."""
+    length, found = batch["input_ids"].shape[1], []
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for tokens in rest:
+        ids = batch["input_ids"].new_tensor(tokens).expand(len(batch["input_ids"]), -1)
+        # Attended to (1), and no image (0).
+        more = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        whole = {
+            name: torch.cat((tensor, more.get(name, torch.zeros_like(ids)).to(tensor.dtype)), dim=1)
+            if tensor.shape == batch["input_ids"].shape
+            else tensor
+            for name, tensor in batch.items()
+        }
+        places = torch.arange(len(ids), device=ids.device)[:, None] * (length + len(tokens)) + length - 1
+        places = (places + torch.arange(len(tokens), device=ids.device)).flatten()
+        scores = log_probabilities(base, places, ids.flatten(), SCORED_POSITIONS, use_cache=False, **whole)
+        found.append(scores.view(ids.shape).sum(1))
+    return torch.stack(found, dim=1)
+
+
+def agree(model: Any, batch: dict[str, Tensor], rest: Sequence[Tokens]) -> str:
+    """Why the first of the candidates `rest` cannot be scored on copies of what the model keeps of their prompts; ""
+    where that gives what whole sequences give."""
+    few = rest[:COMPARED]
+    try:
+        fast, plain = _score_batch(model, batch, few, len(few)), _score_apart(model, batch, few, 1)
+    except Exception as error:
+        if is_of_machine(error):
+            raise
+        return first_words(error)
+    off = (fast - plain).abs().max().item()
+    return f"off by {off:.3f} nats" if off > SAME_SCORE * max(1.0, plain.abs().max().item()) else ""
 
 
 def _copied(cache: Any, rows: Tensor) -> Any:

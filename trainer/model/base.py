@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
 
 from trainer.architecture.quantized import check_unquantized
 from trainer.config import TrainConfig
+from trainer.model.anatomy import Anatomy, anatomy_of, target_pattern
 from trainer.model.refusal import UNFIT, refusing
-from trainer.model.traits import UNUSED
 from trainer.node.preflight import check_model
 from trainer.node.start import device_map
 from trainer.outcome import ConfigError, SickNode
@@ -34,51 +31,10 @@ class Repacking(Protocol):
     support_avx512bf16_for_cpu: bool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Anatomy:
-    """Where things are in a vision-language model, as module names."""
-
-    decoder: str
-    """The language model, for example model.language_model."""
-    unquantized: tuple[str, ...]
-    """Tower, projector and head: everything beside the decoder."""
-    linears: tuple[str, ...]
-    """The decoder's, as expressions for whole paths: any layer's number is \\d+."""
-    vision_linears: tuple[str, ...]
-    """The tower's and the projector's. Gemma 3's projection is a bare matrix and none of them."""
-
-
 def build_skeleton(model_config: Any) -> Any:
     """The architecture without memory (meta tensors)."""
-    from transformers import AutoModelForImageTextToText
-
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(model_config)
-
-
-def anatomy_of(skeleton: Any) -> Anatomy:
-    decoder = skeleton.get_decoder()
-    decoder_name = next(name for name, module in skeleton.named_modules() if module is decoder)
-    backbone_name, _, _ = decoder_name.rpartition(".")
-    backbone = skeleton.get_submodule(backbone_name)
-    beside = [f"{backbone_name}.{name}" for name, child in backbone.named_children() if child is not decoder]
-    heads = [name for name, child in skeleton.named_children() if name != backbone_name]
-    return Anatomy(
-        decoder=decoder_name,
-        unquantized=(*beside, *heads),
-        linears=_linears(skeleton, [decoder_name]),
-        vision_linears=_linears(skeleton, beside),
-    )
-
-
-def _linears(skeleton: Any, parts: Sequence[str]) -> tuple[str, ...]:
-    paths = [
-        re.escape(name)
-        for name, module in skeleton.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith(tuple(f"{part}." for part in parts))
-        if not UNUSED.search(name)
-    ]
-    return tuple(dict.fromkeys(re.sub(r"(?<=\\\.)\d+(?=\\\.)", r"\\d+", path) for path in paths))
+        return auto_class(model_config).from_config(model_config)
 
 
 def find_anatomy(model_config: Any) -> Anatomy:
@@ -93,14 +49,9 @@ def take_apart(model: str, model_config: Any) -> tuple[Any, Anatomy]:
         return skeleton, anatomy_of(skeleton)
 
 
-def target_pattern(anatomy: Anatomy, vision: str = "frozen") -> str:
-    """Of the linears that get an adapter, whole paths: a list of suffixes would hit the tower by accident."""
-    return "|".join((*anatomy.linears, *(anatomy.vision_linears if vision == "lora" else ())))
-
-
 def load_base(config: TrainConfig, anatomy: Anatomy, *, dtype: torch.dtype, device_map: Any) -> Any:
     """The base model, its decoder's linears in NF4 (unless quantization is none), everything else in `dtype`."""
-    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+    from transformers import AutoConfig, BitsAndBytesConfig
 
     quantization = None
     if config.quantization == "nf4":
@@ -112,15 +63,18 @@ def load_base(config: TrainConfig, anatomy: Anatomy, *, dtype: torch.dtype, devi
             # Packed into the compute dtype, ZeRO-3 can shard the quantized weights like any other.
             bnb_4bit_quant_storage=dtype if device_map is None else torch.uint8,
             # Whole paths: a bare "vision_tower" matches nothing, and any list drops the default for the head.
-            llm_int8_skip_modules=list(anatomy.unquantized),
+            llm_int8_skip_modules=list(anatomy.in_16_bits),
         )
-    base = AutoModelForImageTextToText.from_pretrained(
+    model_config = AutoConfig.from_pretrained(config.model, trust_remote_code=False)
+    # FlashAttention ignores the bidirectional mask over image tokens; eager needs 537 MB a tower layer of Gemma 3's.
+    # Without a word a part that has no sdpa gets eager, where "sdpa" would be refused.
+    model_config._attn_implementation = None
+    base = auto_class(model_config).from_pretrained(
         config.model,
+        config=model_config,
         quantization_config=quantization,
         dtype=dtype,
         device_map=device_map,
-        # FlashAttention ignores the bidirectional mask over image tokens; eager needs 537 MB a tower layer.
-        attn_implementation="sdpa",
         trust_remote_code=False,
     )
     for module in base.modules():
@@ -172,29 +126,62 @@ def add_lora(base: Any, config: TrainConfig, anatomy: Anatomy) -> Any:
 
 
 def load_processor(model: str) -> Any:
-    """The processor of a model, or of a folder that training wrote. Raises ConfigError or SickNode."""
+    """The processor of a model, or of a folder that training wrote. Raises ConfigError, also for one without a chat
+    template, or SickNode."""
     from trainer.model.processor import processor_of
 
     folder = Path(model)
     if not folder.is_dir() or (folder / "config.json").is_file():  # an adapter's folder has none
         load_model_config(model)
     with _loading(model):
-        return processor_of(model)
+        processor = processor_of(model)
+    if not getattr(processor, "chat_template", None):
+        raise ConfigError(
+            f"MODEL={model} has no chat template, which says how questions and answers are written: take a model that "
+            "was tuned to answer (often named -it, -instruct or -chat)"
+        )
+    return processor
 
 
 def load_model_config(model: str) -> Any:
-    """The model's configuration. Raises ConfigError, also for a model that takes no pictures or is quantized already,
-    or SickNode."""
-    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
+    """The model's configuration.
+
+    Raises:
+        ConfigError: for a model that is neither of pictures and text nor of text, reads its prompt in an encoder, or is
+            quantized already.
+        SickNode: this machine cannot load it.
+    """
+    from transformers import AutoConfig
 
     with _loading(model):
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+    if auto_class(config) is None:
         raise ConfigError(
-            f"MODEL={model}: {config.model_type} is no model of pictures and text: give one, as google/gemma-3-4b-it is"
+            f"MODEL={model}: {config.model_type} is no model that reads text and writes it: give one, as "
+            "google/gemma-3-4b-it is"
+        )
+    if config.is_encoder_decoder:
+        raise ConfigError(
+            f"MODEL={model}: {config.model_type} reads in an encoder and answers in a decoder, and Trainyard trains "
+            "models that do both in one: give another, as google/gemma-3-4b-it is"
         )
     check_unquantized(model, config.to_dict())
     return config
+
+
+def auto_class(model_config: Any) -> Any:
+    """transformers' loader of models that such a configuration is for, with pictures where there are any; None where
+    they do not write text."""
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
+
+    if type(model_config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM if type(model_config) in MODEL_FOR_CAUSAL_LM_MAPPING else None
 
 
 @contextmanager

@@ -1,110 +1,166 @@
-"""What training relies on, looked at in the loaded model and one batch at every start; if broken, most is silent."""
+"""What training relies on, looked at in the loaded model and one batch at every start; if broken, most is silent.
+
+What another way of working mends is mended, and said: the model's own head, adapters left out. The rest is a refusal.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from inspect import signature
-from math import isclose
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainer.config import TrainConfig
-from trainer.model.base import Anatomy, target_pattern
-from trainer.model.head import CHUNK_POSITIONS, supervised_loss
+from trainer.model.anatomy import Anatomy, target_pattern
+from trainer.model.base import add_lora
+from trainer.model.behaviour import (
+    LEAKED,
+    compare_heads,
+    leaked,
+    picture_counts,
+    share_left_alone,
+    token_losses,
+    without_gradient,
+)
 from trainer.model.refusal import UNFIT, refusing
 from trainer.model.traits import lacking_token_types, picture_features
 from trainer.outcome import ConfigError
 
-SAME_LOSS = 0.01  # nats, or of the loss itself where it is larger; the same sums in another order differ by 1e-6
+MOST_KINDS = 3  # of linears that are named
+Promise = tuple[str, object, object]
+"""(what, how it is, how it should be)."""
+
+
+def adapt(
+    base: Any, config: TrainConfig, anatomy: Anatomy, batch: dict[str, Tensor], say: Callable[[str], object]
+) -> tuple[Any, Anatomy, str | None]:
+    """`base` with its adapters, without those that no loss depends on; where they are; and what its head gives.
+
+    Raises:
+        ConfigError: the model cannot be asked, or nothing in it can be trained.
+    """
+    model = add_lora(base, config, anatomy)
+    if under_deepspeed():  # whose shards are gathered only later
+        return model, anatomy, None
+    with refusing(config.model, "trained", UNFIT):
+        head = compare_heads(model, batch)
+        unused = without_gradient(model, batch)
+    if not unused:
+        return model, anatomy, head
+    kinds = list(dict.fromkeys(re.sub(r"\.\d+(?=\.)", ".N", path) for path in unused))
+    more = f" and {len(kinds) - MOST_KINDS} more kinds" if len(kinds) > MOST_KINDS else ""
+    say(f"{len(unused)} linears get no adapter, as no loss depends on them: {', '.join(kinds[:MOST_KINDS])}{more}")
+    torch.manual_seed(config.seed)  # as if they had never had one
+    anatomy = anatomy.without(unused)
+    return add_lora(model.unload(), config, anatomy), anatomy, head
 
 
 def check_contract(
-    model: Any, config: TrainConfig, anatomy: Anatomy, batch: dict[str, Tensor]
+    model: Any,
+    config: TrainConfig,
+    anatomy: Anatomy,
+    batch: dict[str, Tensor],
+    *,
+    ends: Collection[int] = (),
+    head: str | None = None,
 ) -> list[tuple[str, str]]:
     """(what, how it is) for every promise that training relies on, about the model and what it makes of a `batch`.
+
+    `ends` are the tokens that end an answer, where they are known; `head` is what `adapt` has found of it.
 
     Raises:
         ConfigError: a promise is broken, naming all that are; or the model cannot be asked.
     """
     with refusing(config.model, "trained", UNFIT):
-        promises = _promises(model, config, anatomy, batch)
+        promises = [*_built(model, config, anatomy, batch)]
+        if not under_deepspeed():
+            # What `adapt` has looked at is not looked at again, unless it has changed something.
+            known, head = head is not None and not anatomy.unused, head or compare_heads(model, batch)
+            promises += _behaves(model, batch, ends, head, 0 if known else len(without_gradient(model, batch)))
     if broken := [f"{what}: {found}, not {should}" for what, found, should in promises if found != should]:
         raise ConfigError(f"MODEL={config.model} is not what it should be: {'; '.join(broken)}")
     return [(what, str(found)) for what, found, _ in promises]
 
 
-def _promises(
-    model: Any, config: TrainConfig, anatomy: Anatomy, batch: dict[str, Tensor]
-) -> tuple[tuple[str, object, object], ...]:
-    """(what, how it is, how it should be)."""
+def under_deepspeed() -> bool:
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+
+
+def _built(model: Any, config: TrainConfig, anatomy: Anatomy, batch: dict[str, Tensor]) -> tuple[Promise, ...]:
+    """What the modules are."""
     from bitsandbytes.nn import Linear4bit
 
     base = model.get_base_model()
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    text = matching(base, target_pattern(anatomy))
-    tuned = matching(base, target_pattern(anatomy, config.vision))
+    text, tuned = (_matching(base, target_pattern(anatomy, vision)) for vision in ("frozen", config.vision))
     # A ZeRO-3 shard knows its whole size.
     counted = sum(getattr(p, "ds_numel", p.numel()) for p in trainable.values())
-    expected = sum(config.lora_r * (m.in_features + m.out_features) for m in tuned)
-    outside = [name for name in trainable if f".{anatomy.decoder}." not in f".{name}"]
+    expected = sum(config.lora_r * (m.in_features + m.out_features) for m in tuned.values())
+    outside = [name for name in trainable if name.removeprefix("base_model.model.").partition(".lora_")[0] not in text]
     precision = ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in trainable.values()}))
-    under_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
-    halved = under_deepspeed and os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16"
+    halved = under_deepspeed() and os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16"
     masters = " masters of bfloat16 adapters (DeepSpeed)" if halved else ""
-    four_bit = sum(isinstance(m, Linear4bit) for m in text)
+    inside = _matching(base, "|".join(anatomy.linears))
+    four_bit = sum(isinstance(m, Linear4bit) for m in inside.values())
     strays = sum(isinstance(m, Linear4bit) for m in base.modules()) - four_bit
-    shared = base.get_output_embeddings().weight is base.get_input_embeddings().weight
-    attention = {getattr(m.config, "_attn_implementation", "") for m in (base, base.get_submodule(anatomy.decoder))}
+    shared = getattr(base.get_output_embeddings(), "weight", None) is base.get_input_embeddings().weight
+    part = base.get_submodule(anatomy.decoder)
+    attention = {getattr(m.config, "_attn_implementation", "") for m in (base, part)}
+    offered = {"sdpa" if m._supports_sdpa else "eager" for m in (base, part)}
     lacking = lacking_token_types(base, batch)
-    features = picture_features(base, batch)
-    asked = "with gradient" if config.vision == "lora" else "without gradient"
-    if features is None:
-        seen = asked = "none: the first record has no picture"
-    else:
-        seen = "with gradient" if features.requires_grad else "without gradient"
+    left = share_left_alone(base, [*text.values()], anatomy.decoder)
     return (
         ("trainable parameters", f"{counted:,}", f"{expected:,}"),
         ("trained outside the language model", len(outside), 2 * (len(tuned) - len(text))),
         ("adapter precision", precision + masters, f"float32{masters}"),
-        ("4-bit linears in the language model", four_bit, len(text) if config.quantization == "nf4" else 0),
+        ("4-bit linears in the language model", four_bit, len(inside) if config.quantization == "nf4" else 0),
         ("4-bit linears elsewhere", strays, 0),
+        ("neither in 4 bits nor adapted", *(f"{left:.1%} of the language model",) * 2),
         ("head tied to the embedding", shared, bool(getattr(base.config, "tie_word_embeddings", False))),
-        ("attention", ", ".join(sorted(attention)), "sdpa"),
+        ("attention", ", ".join(sorted(attention)), ", ".join(sorted(offered))),
         # Without them the model would take image tokens for text.
         ("token types", f"no {' or '.join(lacking)}" if lacking else "present", "present"),
-        ("vision features", seen, asked),
-        ("loss of our head", *(_compared(model, batch) if not under_deepspeed else ("not compared: ZeRO-3",) * 2)),
+        ("vision features", *_features(base, config, batch)),
     )
 
 
-@torch.no_grad()
-def _compared(model: Any, batch: dict[str, Tensor]) -> tuple[str, str]:
-    """The loss that training would take from the states, and how it should be: as from the model's own logits.
-
-    A family may scale them, or mask them; nothing in its configuration need say so. Only what is supervised is
-    computed, and no more of it than one chunk.
-    """
-    base, was_training = model.get_base_model(), model.training
-    given = {name: tensor.to(base.device) for name, tensor in batch.items() if name != "labels"}
-    positions, targets = (given.pop(name)[:CHUNK_POSITIONS] for name in ("loss_positions", "loss_targets"))
-    columns, place = (positions % given["input_ids"].shape[1]).unique(return_inverse=True)
-    model.eval()
-    with torch.autocast(base.device.type, torch.bfloat16, os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16"):
-        ours = supervised_loss(base, **given, loss_positions=positions, loss_targets=targets)["loss_sum"]
-        own = f"{ours / len(targets):.4f}"
-        if "logits_to_keep" not in signature(type(base).forward).parameters:
-            return (f"{own}, not compared: the model gives logits of all positions only",) * 2
-        logits = base(**given, logits_to_keep=columns, use_cache=False).logits
-    model.train(was_training)
-    chosen = logits[positions // given["input_ids"].shape[1], place].float()
-    theirs = torch.nn.functional.cross_entropy(chosen, targets)
-    same = isclose(ours / len(targets), theirs, rel_tol=SAME_LOSS, abs_tol=SAME_LOSS)
-    return own, own if same else f"{theirs:.4f} as by the model's own logits"
+def _features(base: Any, config: TrainConfig, batch: dict[str, Tensor]) -> tuple[str, str]:
+    try:
+        features = picture_features(base, batch)
+    except (TypeError, AttributeError, ValueError):  # asked by names that are not this family's
+        return ("not asked: the family has its own way to them",) * 2
+    if features is None:
+        return ("none: the first record has no picture",) * 2
+    asked = "with gradient" if config.vision == "lora" else "without gradient"
+    return "with gradient" if features.requires_grad else "without gradient", asked
 
 
-def matching(base: Any, pattern: str) -> list[Any]:
+def _behaves(model: Any, batch: dict[str, Tensor], ends: Collection[int], head: str, idle: int) -> tuple[Promise, ...]:
+    """What the model does with the batch."""
+    losses = token_losses(model, batch)
+    moved = leaked(model, batch, losses)
+    learned = not ends or not {*batch["loss_targets"].tolist()}.isdisjoint(ends)
+    pictured = any(tensor.is_floating_point() and tensor.ndim > 2 for tensor in batch.values())
+    counts = "another loss" if not pictured or picture_counts(model, batch, losses) else "the same loss"
+    return (
+        ("loss of our head", head, head),
+        ("adapters without a gradient", idle, 0),
+        ("another picture", counts if pictured else "none: the first record has no picture",
+         "another loss" if pictured else "none: the first record has no picture"),
+        ("later words of an answer", _moves(moved), _moves(moved if moved <= LEAKED else 0.0)),
+        ("the end of an answer", "learned" if learned else "not among the trained tokens", "learned"),
+    )  # fmt: skip
+
+
+def _moves(nats: float) -> str:
+    return f"move an earlier loss by {nats:.2f} nats" if nats > LEAKED else "move no earlier loss"
+
+
+def _matching(base: Any, pattern: str) -> dict[str, Any]:
     """The linears at the paths that `pattern` means, below their adapters."""
-    return [getattr(m, "base_layer", m) for name, m in base.named_modules() if re.fullmatch(pattern, name)]
+    return {
+        name: getattr(m, "base_layer", m) for name, m in base.named_modules() if pattern and re.fullmatch(pattern, name)
+    }

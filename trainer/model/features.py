@@ -26,8 +26,11 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from trainer.config import TrainConfig
+from trainer.model.behaviour import token_losses
+from trainer.model.refusal import first_words, is_of_machine
 from trainer.text import GIB
 
+SAME_FEATURES = 0.01  # nats by which a loss may differ; in fp32 it differs by 1e-6
 FREE_SHARE = 4  # no more than one part in so many of what is free on the disk
 WIDTH, MOST_ROWS = 1 << 12, 1 << 16  # of the table that a tensor's numbers are laid out in to be hashed
 
@@ -45,17 +48,17 @@ class FeatureCache:
         self._folder.mkdir(parents=True, exist_ok=True)
         free_bytes = shutil.disk_usage(self._folder).free / FREE_SHARE
         self._room_bytes = min(config.feature_cache_gib * GIB, free_bytes) / config.world_size
-        made_by = f"{config.model} {compute.__self__.dtype}"
-        self._prefix = hashlib.blake2b(made_by.encode(), digest_size=4).hexdigest()
+        self._made_by = f"{config.model} {compute.__self__.dtype}"
         self._writer = ThreadPoolExecutor(1, "features")
         self._computed = 0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         bound = self.__signature__.bind(*args, **kwargs).arguments
         options = bound.pop("kwargs", {})
-        given = {name: value for name, value in bound.items() if value is not None}
-        if not self._unlike and not all(isinstance(value, Tensor) for value in given.values()):
-            self._give_up(f"asked with {', '.join(n for n, v in given.items() if not isinstance(v, Tensor))}")
+        given = {name: value for name, value in bound.items() if isinstance(value, Tensor)}
+        options |= {name: value for name, value in bound.items() if name not in given}
+        if not self._unlike and GRID not in given and len(set(map(len, given.values()))) != 1:
+            self._give_up(f"{', '.join(given)} are not of one row a picture")
         if self._unlike:
             return self._compute(*args, **kwargs)
         pictures = list(_one_by_one(given))
@@ -71,9 +74,10 @@ class FeatureCache:
         self, picture: Mapping[str, Tensor], key: list[int], options: Mapping[str, Any]
     ) -> Tensor | tuple[Tensor, ...]:
         name = "".join(f"-{part & (1 << 64) - 1:016x}" for part in key)
-        path = self._folder / f"{self._prefix}{name}.safetensors"
+        asked = hashlib.blake2b(f"{self._made_by} {sorted(map(repr, options.items()))}".encode(), digest_size=4)
+        path = self._folder / f"{asked.hexdigest()}{name}.safetensors"
         with contextlib.suppress(OSError, SafetensorError):  # not there, or cut off
-            kept = load_file(path, device=str(picture["pixel_values"].device))
+            kept = load_file(path, device=str(next(iter(picture.values())).device))
             return kept[WHOLE] if WHOLE in kept else tuple(kept[str(i)] for i in range(len(kept)))
         found = self._compute(**picture, **options).pooler_output
         tensors = {WHOLE: found} if isinstance(found, Tensor) else {str(i): part for i, part in enumerate(found)}
@@ -114,6 +118,10 @@ class FeatureCache:
         taken, self._computed = self._computed, 0
         return taken
 
+    def settle(self) -> None:
+        """End when all that was computed so far is written."""
+        self._writer.submit(bool).result()
+
     def close(self) -> None:
         """End when all is written."""
         self._writer.shutdown()
@@ -150,10 +158,40 @@ def keep_features(
     return backbone.get_image_features
 
 
+def check_features(
+    cache: FeatureCache | None, model: Any, batch: Mapping[str, Tensor], say: Callable[[str], object]
+) -> FeatureCache | None:
+    """The cache, if the losses of `batch` are with its features, computed and read again, what they are without it;
+    else None, the model as it was, and a word about it."""
+    if cache is None or not any(tensor.is_floating_point() for tensor in batch.values()):
+        return cache
+    backbone = model.get_base_model().base_model
+    try:
+        computed = token_losses(model, dict(batch))
+        cache.settle()
+        kept = [computed, token_losses(model, dict(batch))]
+    except Exception as error:
+        if is_of_machine(error):
+            raise
+        kept, why = [], first_words(error)
+    del backbone.get_image_features  # what the class has
+    plain = token_losses(model, dict(batch))
+    if kept:
+        off = max((losses - plain).abs().max().item() for losses in kept)
+        if off <= SAME_FEATURES:
+            backbone.get_image_features = cache
+            return cache
+        why = f"a loss differs by {off:.3f} nats"
+    say(f"the features of pictures are not kept, as the model would be trained otherwise ({why})")
+    cache.close()
+    return None
+
+
 def _one_by_one(given: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """The arguments for each picture; for each record, where a record's pictures lie in one row."""
     if GRID not in given:
-        yield from ({name: t[i : i + 1] for name, t in given.items()} for i in range(len(given["pixel_values"])))
+        count = len(next(iter(given.values())))
+        yield from ({name: t[i : i + 1] for name, t in given.items()} for i in range(count))
         return
     grid = given[GRID]
     for i, patches in enumerate(given["pixel_values"].split(grid.prod(-1).tolist())):

@@ -5,27 +5,59 @@ scores them all; at Gemma 3's vocabulary of 262,208 that is the largest tensor o
 hidden states are gathered at the supervised positions first (flat indices that come with the batch), and the
 gradient with respect to them is computed at once, so no more than one chunk of logits is ever alive and
 nothing is computed twice.
+
+A family may do more to its logits than its head and a soft cap: scale them, mask them, add to them. The contract finds
+out, and then the model's own forward gives them, at these positions alone where it can.
 """
 
 from __future__ import annotations
 
 import functools
 import types
+from inspect import signature
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 CHUNK_POSITIONS = 512  # the memory model's HEAD_CHUNK_POSITIONS; a test holds the two together
+OWN_HEAD = "trainyard_own_head"
+KEEP = "logits_to_keep"
 
 
-def log_probabilities(base: Any, states: Tensor, targets: Tensor, chunk: int) -> Tensor:
-    """(n) log-probabilities (nats) that `base` gives to the tokens `targets` (n) after the states (n, h), with the
-    logits of `chunk` positions at once."""
+def use_own_head(base: Any) -> None:
+    """From now on the logits of `base` are those of its own forward."""
+    setattr(base, OWN_HEAD, True)
+
+
+def uses_own_head(base: Any) -> bool:
+    return getattr(base, OWN_HEAD, False)
+
+
+def log_probabilities(base: Any, positions: Tensor, targets: Tensor, chunk: int, **inputs: Any) -> Tensor:
+    """(n) log-probabilities (nats) that `base` gives to the tokens `targets` (n) at the flat `positions` (n) of its
+    `inputs` (batch x length), with the logits of `chunk` positions at once."""
+    if uses_own_head(base):
+        return -nn.functional.cross_entropy(own_logits(base, positions, **inputs), targets, reduction="none")
+    states = base.base_model(**inputs).last_hidden_state.flatten(0, 1)[positions]
     head, softcap = base.get_output_embeddings(), softcap_of(base)
     parts = zip(states.split(chunk), targets.split(chunk), strict=True)
     found = [-nn.functional.cross_entropy(_logits(head, softcap, s), t, reduction="none") for s, t in parts]
     return torch.cat(found)
+
+
+def own_logits(base: Any, positions: Tensor, **inputs: Any) -> Tensor:
+    """(n, vocabulary) logits in fp32 of the model's own forward at flat `positions` (n) of its inputs; where it can,
+    computed at their columns alone."""
+    length = inputs["input_ids"].shape[1]
+    columns, place = (positions % length).unique(return_inverse=True)
+    if KEEP in signature(type(base).forward).parameters:
+        logits = base(**inputs, **{KEEP: columns}).logits
+        if logits.shape[1] == len(columns):
+            return logits[positions // length, place].float()
+    else:
+        logits = base(**inputs).logits
+    return logits[positions // length, positions % length].float()
 
 
 def softcap_of(base: Any) -> float | None:
@@ -84,6 +116,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 def supervised_loss(model: Any, *args: Any, loss_positions: Tensor, loss_targets: Tensor, **kwargs: Any) -> Any:
     """{"loss_sum", "correct"} of `model`'s head at flat `loss_positions` alone, the rest of its inputs as usual."""
+    if uses_own_head(model):
+        logits = own_logits(model, loss_positions, use_cache=False, **kwargs)
+        correct = (logits.detach().argmax(-1) == loss_targets).sum()
+        return {"loss_sum": nn.functional.cross_entropy(logits, loss_targets, reduction="sum"), "correct": correct}
     states = model.base_model(*args, use_cache=False, **kwargs).last_hidden_state
     loss_sum, correct = _ChunkedCrossEntropy.apply(
         states.flatten(0, 1)[loss_positions], loss_targets, model.get_output_embeddings(), softcap_of(model)
@@ -101,7 +137,7 @@ def install_supervised_head(model: Any) -> None:
         ValueError: the head is trainable; its own gradient is not computed here.
     """
     head = model.get_output_embeddings()
-    if any(parameter.requires_grad for parameter in head.parameters()):
+    if head is not None and any(parameter.requires_grad for parameter in head.parameters()):
         raise ValueError("the language-model head must be frozen: its gradient is not computed")
     original = model.forward
 

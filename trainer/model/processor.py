@@ -1,11 +1,14 @@
-"""The processor of a model for text and pictures: no videos are shown, and the part for them needs torchvision."""
+"""What turns a model's text and pictures into tensors: its processor without the part for videos, which are never shown
+and need torchvision, or the tokenizer of a language model."""
 
 from __future__ import annotations
 
 import copy
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers import AutoConfig, ProcessorMixin
+from transformers import AutoConfig, AutoTokenizer, ProcessorMixin
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
 from transformers.video_processing_utils import VideoProcessorMixin
 
@@ -26,12 +29,39 @@ class VideoSettings(VideoProcessorMixin):
         return copy.deepcopy(self.settings)
 
 
+class TextProcessor:
+    """The tokenizer of a language model, asked like a processor."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    @property
+    def chat_template(self) -> Any:
+        return self.tokenizer.chat_template
+
+    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
+        return self.tokenizer.apply_chat_template(messages, **options)
+
+    def __call__(self, *, text: Sequence[str], images: Any = None, **options: Any) -> Any:
+        """Raises ValueError for pictures."""
+        if images:
+            raise ValueError("the model takes no pictures")
+        return self.tokenizer(text, **options)
+
+    def decode(self, tokens: Any, **options: Any) -> Any:
+        return self.tokenizer.decode(tokens, **options)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        self.tokenizer.save_pretrained(folder)
+
+
 def processor_of(model: str) -> Any:
     """The processor of `model`, or beside an adapter."""
     # Beside an adapter there is no configuration of the model; beside the model the class need not be named.
     named = ProcessorMixin.get_processor_dict(model)[0].get("processor_class")
-    config: Any = None if named else AutoConfig.from_pretrained(model, trust_remote_code=False)
-    whole: Any = processor_class_from_name(named) if named else PROCESSOR_MAPPING[type(config)]
+    whole: Any = processor_class_from_name(named) if named else _class_for(model)
+    if whole is None:
+        return TextProcessor(AutoTokenizer.from_pretrained(model, trust_remote_code=False))
     parts = whole.get_attributes()
     if VIDEO not in parts:
         return whole.from_pretrained(model, trust_remote_code=False)
@@ -49,3 +79,14 @@ def processor_of(model: str) -> Any:
     # Under its own name: it is saved beside the adapter.
     kind: Any = type(whole.__name__, (whole,), own)
     return kind.from_pretrained(model, trust_remote_code=False)
+
+
+def _class_for(model: str) -> Any:
+    """The processor class for the configuration in `model`; None for a language model's, or where there is none, as
+    beside the adapter of such a model."""
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    if os.path.isdir(model) and not os.path.isfile(os.path.join(model, "config.json")):
+        return None
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    return PROCESSOR_MAPPING[type(config)] if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else None

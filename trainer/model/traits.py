@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from inspect import signature
 from typing import Any
 
@@ -12,10 +11,6 @@ from torch import Tensor
 # Which tokens are a picture's. Without it Gemma 3 gets a causal mask over its image tokens, Qwen2.5-VL plain positions.
 TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
 
-# SigLIP's pooling head is built where the configuration does not say no, and read by none of these models: adapters
-# there would never get a gradient, which DDP waits for.
-UNUSED = re.compile(r"\.head\.")
-
 
 def lacking_token_types(base: Any, batch: dict[str, Tensor]) -> list[str]:
     """Names of the token types that the model takes and the batch does not bring."""
@@ -24,12 +19,16 @@ def lacking_token_types(base: Any, batch: dict[str, Tensor]) -> list[str]:
 
 
 def picture_features(base: Any, batch: dict[str, Tensor]) -> Tensor | None:
-    """What the tower and the projector make of a batch's pictures, as in training; None without pictures."""
-    takes = signature(type(base).get_image_features).parameters
-    inputs = {name: tensor.to(base.device) for name, tensor in batch.items() if name in takes}
-    if not inputs:
+    """What the tower and the projector make of a batch's pictures, as in training; None without pictures.
+
+    Raises AttributeError or TypeError where a family has no such method, or one that asks for more.
+    """
+    if not any(tensor.is_floating_point() for tensor in batch.values()):
         return None
-    found = base.get_image_features(**inputs, return_dict=True).pooler_output
+    owner = base if hasattr(base, "get_image_features") else base.base_model
+    takes = signature(type(owner).get_image_features).parameters
+    inputs = {name: tensor.to(base.device) for name, tensor in batch.items() if name in takes}
+    found = owner.get_image_features(**inputs, return_dict=True).pooler_output
     return found if isinstance(found, Tensor) else torch.cat(tuple(found))
 
 

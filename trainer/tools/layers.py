@@ -18,7 +18,8 @@ from torch import nn
 from trainer.config import LORA_PRESETS
 from trainer.env_file import take_env_file
 from trainer.flags import Range, parse
-from trainer.model.base import load_model_config, take_apart, target_pattern
+from trainer.model.anatomy import target_pattern
+from trainer.model.base import load_model_config, take_apart
 from trainer.outcome import FINISHED
 from trainer.text import format_table
 

@@ -16,7 +16,7 @@ import torch
 
 from trainer import terminal
 from trainer.config import TrainConfig
-from trainer.data.endings import describe_end
+from trainer.data.endings import answer_end, describe_end
 from trainer.data.examples import Encoder, describe_example
 from trainer.data.lengths import data_digest
 from trainer.data.records import Dataset
@@ -25,7 +25,7 @@ from trainer.evaluation.generation import choose
 from trainer.evaluation.metrics import score_table
 from trainer.model import base as model
 from trainer.model import features, warm_start
-from trainer.model.contract import check_contract
+from trainer.model.contract import adapt, check_contract, under_deepspeed
 from trainer.model.refusal import UNFIT, refusing
 from trainer.node.pickles import allow_own_classes, unsafe_pickle
 from trainer.node.ranks import Ranks
@@ -122,15 +122,22 @@ def prepare(config: TrainConfig, dataset: Dataset) -> Prepared:
     torch.manual_seed(config.seed)  # the adapters' first values
     say("loading the model ...")
     base, anatomy = model.load_here(config, state)
-    peft_model = model.add_lora(base, config, anatomy)
+    evaluated = [dataset.eval[place] for place in choose(dataset.eval, config.eval_samples)]
+    encoder = Encoder(processor, [*dataset.train, *evaluated])
+    pictured = next((place for place, record in enumerate(encoder.records) if record.pictures), 0)
+    batch = encoder.collate([{"index": pictured}])
+    peft_model, anatomy, head = adapt(base, config, anatomy, batch, say)
     if config.init_adapter and not start:
         say(f"adapter: starts from {warm_start.load(peft_model, config)}")
     held_out = heldout.hold_out(processor, dataset, config, say)
-    evaluated = [dataset.eval[place] for place in choose(dataset.eval, config.eval_samples)]
-    encoder = Encoder(processor, [*dataset.train, *evaluated])
-    for what, found in check_contract(peft_model, config, anatomy, encoder.collate([{"index": 0}])):
+    ends = answer_end(processor).stop
+    for what, found in check_contract(peft_model, config, anatomy, batch, ends=ends, head=head):
         say(f"  {what:<38} {found}")
     pictures = features.keep_features(base, config, len(dataset.train), say)
+    if not under_deepspeed():
+        with refusing(config.model, "trained", UNFIT):
+            pictures = features.check_features(pictures, peft_model, batch, say)
+            held_out = heldout.settle_scoring(held_out, peft_model, say)
     say(f"  {'a picture goes through the tower':<38} {'once' if pictures else 'every time'}")
     for index in range(min(SHOWN_EXAMPLES, len(encoder.records))) if ranks.first else ():
         say(f"example {index + 1}\n{describe_example(processor, encoder(index))}")
@@ -146,7 +153,7 @@ def prepare(config: TrainConfig, dataset: Dataset) -> Prepared:
     )  # fmt: skip
     return Prepared(
         config=config, dataset=dataset, first=ranks.first, say=say, stop=stop, store=store, start=start,
-        adapted=peft_model, unquantized=anatomy.unquantized, held_out=held_out, pictures=pictures, tracker=tracker,
+        adapted=peft_model, unquantized=anatomy.in_16_bits, held_out=held_out, pictures=pictures, tracker=tracker,
         progress=progress, trainer=trainer,
     )  # fmt: skip
 

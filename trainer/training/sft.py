@@ -22,6 +22,7 @@ from trainer.evaluation.best import best_step, fruitless
 from trainer.evaluation.heldout import HeldOut, Scores
 from trainer.model.features import FeatureCache
 from trainer.model.head import install_supervised_head
+from trainer.model.processor import TextProcessor
 from trainer.model.warm_start import load_weights
 from trainer.node.stop import Stop
 from trainer.tracking.throughput import Meter
@@ -69,7 +70,8 @@ class VisionSFTTrainer(SFTTrainer):
             data_collator=collator,
             train_dataset=Table.from_dict({"index": range(sizes[0])}),
             eval_dataset=Table.from_dict({"index": range(sizes[0], sum(sizes))}) if sizes[1] else None,
-            processing_class=processor,
+            # A library's own class; of a text model the tokenizer.
+            processing_class=processor.tokenizer if isinstance(processor, TextProcessor) else processor,
             callbacks=list(callbacks),
         )
         # TRL casts QLoRA adapters to bf16, too coarse for small updates at the end of a schedule.

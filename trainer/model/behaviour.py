@@ -1,0 +1,135 @@
+"""What a model does with one batch, asked before it is trained on thousands: wrong training raises no error.
+
+Each question is answered by a forward pass of one record, one of them with its backward pass. What is asked for is the
+same for every family; nothing is known of any.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import isclose
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.model.head import CHUNK_POSITIONS, log_probabilities, own_logits, supervised_loss, use_own_head
+from trainer.model.refusal import first_words, is_of_machine
+
+SAME_LOSS = 0.01  # nats, or of the loss itself where it is larger; the same sums in another order differ by 1e-6
+LEAKED = 0.02  # nats by which one token's loss may move; the same sums twice differ by none
+Batch = dict[str, Tensor]
+
+
+def batch_on(base: Any, batch: Batch) -> tuple[Batch, Tensor, Tensor]:
+    """(the model's inputs, positions, targets) of a training batch, where `base` computes; no more supervised
+    positions than one chunk."""
+    given = {name: tensor.to(base.device) for name, tensor in batch.items() if name != "labels"}
+    positions, targets = (given.pop(name)[:CHUNK_POSITIONS] for name in ("loss_positions", "loss_targets"))
+    return given, positions, targets
+
+
+@contextmanager
+def asked(model: Any, *, training: bool = False) -> Iterator[None]:
+    """In a launcher's precision; afterwards mode, random numbers and gradients are what they were."""
+    base, was_training = model.get_base_model(), model.training
+    devices = [base.device] if base.device.type == "cuda" else []
+    half = os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16"
+    model.train(training)
+    try:
+        with torch.random.fork_rng(devices), torch.autocast(base.device.type, torch.bfloat16, half):
+            yield
+    finally:
+        model.train(was_training)
+        model.zero_grad(set_to_none=True)
+
+
+def token_losses(model: Any, batch: Batch) -> Tensor:
+    """(n) nats, one for each token that is learned."""
+    given, positions, targets = batch_on(model.get_base_model(), batch)
+    with torch.no_grad(), asked(model):
+        found = log_probabilities(model.get_base_model(), positions, targets, CHUNK_POSITIONS, use_cache=False, **given)
+    return -found
+
+
+def compare_heads(model: Any, batch: Batch) -> str:
+    """The loss that training takes, in words; from now on from the model's own logits where ours are others.
+
+    A family may scale or mask them; nothing in its configuration need say so.
+    """
+    base = model.get_base_model()
+    given, positions, targets = batch_on(base, batch)
+    with torch.no_grad(), asked(model):
+        logits = own_logits(base, positions, use_cache=False, **given)
+        theirs = torch.nn.functional.cross_entropy(logits, targets).item()
+        try:
+            ours = supervised_loss(base, **given, loss_positions=positions, loss_targets=targets)["loss_sum"].item()
+            ours /= len(targets)
+            said = f"{ours:.4f}"
+            same = isclose(ours, theirs, rel_tol=SAME_LOSS, abs_tol=SAME_LOSS)
+        except Exception as error:
+            if is_of_machine(error):
+                raise
+            same, said = False, first_words(error)
+    if same:
+        return said
+    use_own_head(base)
+    return f"{theirs:.4f} by the model's own, which takes more memory (by ours: {said})"
+
+
+def without_gradient(model: Any, batch: Batch) -> list[str]:
+    """Paths of the linears whose adapters no loss depends on: a step would leave them as they are, and several
+    processes would wait for their gradients."""
+    given, positions, targets = batch_on(model.get_base_model(), batch)
+    with asked(model, training=True):
+        outputs = supervised_loss(model.get_base_model(), **given, loss_positions=positions, loss_targets=targets)
+        outputs["loss_sum"].backward()
+        lacking = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    prefix = "base_model.model."
+    return sorted({name.removeprefix(prefix).partition(".lora_")[0] for name in lacking})
+
+
+def picture_counts(model: Any, batch: Batch, losses: Tensor) -> bool:
+    """Whether another picture changes any of the `losses` of `batch`."""
+    shown = {name: tensor for name, tensor in batch.items() if tensor.is_floating_point() and tensor.ndim > 2}
+    other = {name: tensor.flip(-1) * -1 for name, tensor in shown.items()}
+    return not torch.equal(token_losses(model, {**batch, **other}), losses)
+
+
+def leaked(model: Any, batch: Batch, losses: Tensor) -> float:
+    """The most, in nats, by which other later tokens of an answer move the losses before them."""
+    ids, targets = batch["input_ids"].clone(), batch["loss_targets"][:CHUNK_POSITIONS]
+    half = len(targets) // 2
+    places = batch["loss_positions"][: len(targets)][half:] + 1  # where the tokens stand that are told later
+    words = targets.unique()
+    if len(words) < 2 or not len(places):
+        return 0.0
+    flat = ids.flatten()
+    following = (torch.searchsorted(words, targets[half:]) + 1) % len(words)
+    flat[places] = words[following]
+    moved = token_losses(model, {**batch, "input_ids": flat.view(ids.shape)}) - losses
+    return moved[: half + 1].abs().max().item()
+
+
+def share_left_alone(base: Any, adapted: Sequence[Any], decoder: str) -> float:
+    """The share of the decoder's weights, embeddings left out, that are neither in 4 bits nor have an adapter."""
+    from bitsandbytes.nn import Linear4bit
+
+    inside = base.get_submodule(decoder)
+    tables = {module.weight for module in inside.modules() if isinstance(module, torch.nn.Embedding)}
+    reached = {module.weight for module in adapted}
+    reached |= {module.weight for module in inside.modules() if isinstance(module, Linear4bit)}
+    sizes = {
+        p: getattr(p, "ds_numel", None) or _numbers(p)
+        for name, p in inside.named_parameters()
+        if ".lora_" not in name and p not in tables
+    }
+    return sum(size for p, size in sizes.items() if p not in reached) / max(1, sum(sizes.values()))
+
+
+def _numbers(parameter: Tensor) -> int:
+    """How many weights it holds, also where several are packed into each of its own numbers."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else int(torch.Size(state.shape).numel())
