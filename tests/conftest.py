@@ -13,7 +13,7 @@ import cluster as test_cluster
 import pytest
 from image import image  # noqa: F401 - a fixture
 from paths import ROOT
-from tiny_families import tiny_idefics, tiny_qwen, tiny_smolvlm  # noqa: F401 - fixtures
+from tiny_families import tiny_idefics, tiny_llama, tiny_qwen, tiny_smolvlm  # noqa: F401 - fixtures
 from training import tiny_model, walks  # noqa: F401 - fixtures
 from wandb_server import service  # noqa: F401 - a fixture
 

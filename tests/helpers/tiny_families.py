@@ -221,3 +221,32 @@ def tiny_smolvlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built(tmp_path_factory.mktemp("qwen"), write_tiny_qwen)
+
+
+TEXT_TEMPLATE = """{%- for message in messages -%}
+    {{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}
+{%- endfor -%}
+{{ '<|im_start|>assistant\\n' if add_generation_prompt else '' }}"""
+
+
+def write_tiny_llama(folder: Path) -> None:
+    """A language model without pictures; its template takes every turn as text, as most such templates do."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = _letters(SPECIAL_TOKENS, eos="<|im_end|>")
+    tokenizer.chat_template = TEXT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=HIDDEN, intermediate_size=2 * HIDDEN, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, initializer_range=0.1, bos_token_id=None, pad_token_id=0,
+        eos_token_id=SPECIAL_TOKENS.index("<|im_end|>"), tie_word_embeddings=True,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("llama"), write_tiny_llama)

@@ -55,10 +55,14 @@ class Usage:
     """What answers were trained to end with; None in what an older Trainyard wrote."""
     text_only: bool = False
     """As the setting: what is asked has no picture, and its markers are words."""
+    language_model: bool = False
+    """The base takes no pictures: a tokenizer is all its processor."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
+    base: str
+    """The model, as it was given or as the adapter names it."""
     model: Any
     processor: Any
     usage: Usage
@@ -70,12 +74,14 @@ def usage_of(config: TrainConfig, dataset: Dataset, measured: HeldOut) -> Usage:
     from trainer.data.endings import answer_end
     from trainer.data.records import each_answer
     from trainer.evaluation.generation import answer_budget
+    from trainer.model.processor import TextProcessor
 
     answers = each_answer(dataset.train)
     return Usage(
         device=config.device, quantization=config.quantization, answer_field=measured.field, choices=measured.choices,
         answer_tokens=answer_budget(measured.processor, answers), frames=frames_of(dataset), text_only=config.text_only,
-        system=shared_system(dataset), end=answer_end(measured.processor), **shared_texts(config.data, config.columns),
+        system=shared_system(dataset), end=answer_end(measured.processor),
+        language_model=isinstance(measured.processor, TextProcessor), **shared_texts(config.data, config.columns),
     )  # fmt: skip
 
 
@@ -182,4 +188,10 @@ def load_trained(path: Path, *, device: Device | None = None, base: str | None =
         raise type(error)(f"{error.words}; --base says where the adapter's base is") from None
     if base:
         model = put_adapter(model, folder)
-    return Trained(model=model.eval(), processor=processor, usage=usage, accelerator=Accelerator(cpu=device == "cpu"))
+    return Trained(
+        base=config.model,
+        model=model.eval(),
+        processor=processor,
+        usage=usage,
+        accelerator=Accelerator(cpu=device == "cpu"),
+    )

@@ -154,6 +154,7 @@ def with_answer(entry: dict[str, Any]) -> dict[str, Any]:
 def answer(trained: Trained, record: Record, *, written: bool) -> dict[str, Any]:
     """`action` and `probabilities`; `answer` when it is written out. Raises FormError for its pictures."""
     from trainer.evaluation.heldout import HeldOut
+    from trainer.model.refusal import UNFIT, refusing
 
     usage = trained.usage
     asked = HeldOut(
@@ -161,7 +162,8 @@ def answer(trained: Trained, record: Record, *, written: bool) -> dict[str, Any]
         field=usage.answer_field, choices=usage.choices, budget=usage.answer_tokens, end=usage.end,
     )  # fmt: skip
     try:
-        (said,) = asked.measure(trained.model, trained.accelerator, bool).predictions
+        with refusing(trained.base, "asked", UNFIT):
+            (said,) = asked.measure(trained.model, trained.accelerator, bool).predictions
     except RecordError as error:
         raise FormError(f": {error.words}") from None
     return {"action": said["prediction"], **{name: said[name] for name in ("probabilities", "answer") if name in said}}

@@ -26,9 +26,10 @@ from trainer.config import Device, TrainConfig
 from trainer.data.endings import answer_end
 from trainer.files import ADAPTER, METRICS_FILE, read_json, write_whole
 from trainer.flags import Range, build, parse
+from trainer.model.refusal import UNFIT, refusing
 from trainer.outcome import FAILED, FINISHED, ConfigError
 from trainer.results.card import model_card
-from trainer.results.trained import Usage, load_trained, put_adapter, write_usage
+from trainer.results.trained import Trained, Usage, load_trained, put_adapter, write_usage
 from trainer.settings import say
 from trainer.text import format_table
 
@@ -93,16 +94,17 @@ def merge(adapter: Path, out: Path, record: dict[str, Any], asked: Request) -> t
     trained = load_trained(adapter, device=asked.device, base=asked.base)
     measured = held_out(trained.processor, record)
     answers, before = score(trained, measured, "the adapter on its base")
-    trained.processor.save_pretrained(out)
     say(["merging ..."])
-    base, onto = trained.model.unload(), "its weights as they were published"
-    if trained.usage.quantization == "nf4":
-        base, onto = base.dequantize(), "the 4-bit weights that it was trained on, written out"
-    whole = put_adapter(base, adapter).merge_and_unload()
     usage = replace(trained.usage, quantization="none", end=trained.usage.end or answer_end(trained.processor))
-    if usage.end and usage.end.stop:  # that of the base may not be what the adapter learned to say
-        whole.generation_config.eos_token_id = list(usage.end.stop)
-    whole.save_pretrained(out)
+    with refusing(trained.base, "merged", UNFIT):
+        trained.processor.save_pretrained(out)
+        base, onto = trained.model.unload(), "its weights as they were published"
+        if trained.usage.quantization == "nf4":
+            base, onto = base.dequantize(), "the 4-bit weights that it was trained on, written out"
+        whole = put_adapter(base, adapter).merge_and_unload()
+        if usage.end and usage.end.stop:  # that of the base may not be what the adapter learned to say
+            whole.generation_config.eos_token_id = list(usage.end.stop)
+        whole.save_pretrained(out)
     write_usage(out, usage)
     del trained, base, whole
     same, after = score(load_trained(out, device=asked.device), measured, "the merged weights, as written")
@@ -131,11 +133,12 @@ def held_out(processor: Any, record: dict[str, Any]) -> Any:
     return measured
 
 
-def score(trained: Any, measured: Any, what: str) -> tuple[list[str], Any]:
+def score(trained: Trained, measured: Any, what: str) -> tuple[list[str], Any]:
     """What is said to each record, the likeliest actions or, where none can be scored, answers; the ActionMetrics."""
     say([f"scoring {len(measured.records)} held-out answers: {what} ..."])
     asked = (trained.model, trained.accelerator, bool)
-    found = measured.score(*asked) or measured.answer(*asked)
+    with refusing(trained.base, "asked", UNFIT):
+        found = measured.score(*asked) or measured.answer(*asked)
     return [entry.get("answer", entry["prediction"]) for entry in found.values()], measured.metrics(found)
 
 

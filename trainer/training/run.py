@@ -138,7 +138,8 @@ def prepare(config: TrainConfig, dataset: Dataset) -> Prepared:
         with refusing(config.model, "trained", UNFIT):
             pictures = features.check_features(pictures, peft_model, batch, say)
             held_out = heldout.settle_scoring(held_out, peft_model, say)
-    say(f"  {'a picture goes through the tower':<38} {'once' if pictures else 'every time'}")
+    if encoder.records[pictured].pictures:
+        say(f"  {'a picture goes through the tower':<38} {'once' if pictures else 'every time'}")
     for index in range(min(SHOWN_EXAMPLES, len(encoder.records))) if ranks.first else ():
         say(f"example {index + 1}\n{describe_example(processor, encoder(index))}")
     stop.check()

@@ -120,12 +120,20 @@ def quantized(folder: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": BNB}))
 
 
-def text_only(folder: Path) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
+def of_encoder_and_decoder(folder: Path) -> None:
+    from transformers import BartConfig
 
-    shutil.rmtree(folder)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=300, **sizes)).save_pretrained(folder)
+    BartConfig().save_pretrained(folder)
+
+
+def without_text(folder: Path) -> None:
+    from transformers import ViTConfig
+
+    ViTConfig().save_pretrained(folder)
+
+
+def without_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
 
 
 def of_another_processor(name: str) -> Callable[[Path], None]:
@@ -158,7 +166,9 @@ WEIGHTS = ("train", "profile-memory", "infer", "merge")
 # What each is refused by, the others end with 0.
 CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
     "quantized": (quantized, ALL, "its weights are quantized already (bitsandbytes)"),
-    "text only": (text_only, ALL, "llama"),
+    "encoder": (of_encoder_and_decoder, ALL, "bart"),
+    "no text": (without_text, ALL, "vit"),
+    "no template": (without_template, tuple({*ALL} - {"layers"}), "has no chat template"),
     "no torchvision": (
         of_another_processor("PixtralProcessor"),
         tuple({*ALL} - {"layers"}),
