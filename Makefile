@@ -65,7 +65,7 @@ endif
 override OF_RUN := [ -n "$$TRAINYARD_RUN" ] || { echo 'trainyard: RUN= is left out: make list shows the runs' >&2; exit 78; }; \
   run="$${TRAINYARD_OUTPUT:-runs}/$$TRAINYARD_RUN" && python=$$(sh make-env.sh train)
 
-.PHONY: help demo test test-fast lint env plan render check submit sweep status logs cancel resume list site claim run image sif lock docker-run golden validate convert infer merge report tensorboard
+.PHONY: help demo test test-fast lint env plan render check submit sweep status logs cancel resume list site claim run image sif lock docker-run pictures golden validate convert infer merge report tensorboard
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -75,7 +75,7 @@ help: ## list these commands
 	@echo '  What each means: .venv/launch/bin/python -m slurm (or k8s) --help'
 	@echo '  Also: TORCH=cpu|cuda (which torch demo, run, test and image use), PYTHON=/path/to/python3.11, DOCKER=docker|podman, OUT=folder (convert)'
 
-demo: ## train on this machine without GPU, cluster, network or token: about two minutes
+demo: ## train on this machine without GPU, cluster, network or token: a few minutes
 	@python=$$(sh make-env.sh train) && exec "$$python" -m examples.demo
 
 run: .venv/launch/.made ## train on this machine, with the same variables as submit
@@ -166,6 +166,9 @@ test-fast: ## run the tests that need neither a cluster nor minutes
 lint: ## check style and types
 	@python=$$(sh make-env.sh train) && "$$python" -m ruff check . && "$$python" -m ruff format --check . \
 	  && "$$python" -m mypy
+
+pictures: ## draw docs/pictures again: the terminal of a demo, and the pages in Chromium
+	@python=$$(sh make-env.sh train) && exec "$$python" -m examples.demo.pictures
 
 golden: ## rewrite the recorded scripts in tests/golden and the output in README.md and docs/
 	@python=$$(sh make-env.sh train) && TRAINYARD_REWRITE_GOLDEN=1 "$$python" -m pytest -q tests/golden/test_slurm_script.py tests/golden/test_k8s_manifest.py \

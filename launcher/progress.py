@@ -122,6 +122,7 @@ def status_text(seen: Seen, words: str, now: float | None = None, *, again: str 
         *(("job", job.text) for job in seen.jobs),
         ("step", _step_text(seen, now, running=running)),
         ("phase", _phase_text(seen.progress) if seen.progress and running else ""),
+        ("score", _score_text(seen.progress) if seen.progress and not running else ""),
         ("said", seen.progress.said if seen.progress and not running else ""),
         ("files", ", ".join([seen.place, *(seen.made or ["no adapter yet"])])),
         ("next", _next_command(seen, words, again or f"make resume {words}")),
@@ -157,6 +158,11 @@ def _phase_text(progress: Progress) -> str:
     return ", ".join(
         [progress.phase, *(f"{name} {value:{form}}" for name, value, form in numbers if value is not None)]
     )
+
+
+def _score_text(progress: Progress) -> str:
+    """Of a run that does not train now: of a finished one, what metrics.json says of the adapter that was kept."""
+    return "" if progress.action_accuracy is None else f"action accuracy {progress.action_accuracy:.1%}"
 
 
 def duration(seconds: float) -> str:
@@ -218,6 +224,6 @@ def state_of(run: Seen) -> str:
     state = run.jobs[-1].state if run.jobs else "-"
     if run.spoilt and (state == UNKNOWN or all(job.ended for job in run.jobs)):
         return "BROKEN"
-    if run.finished and state in (GONE, UNKNOWN):
+    if run.finished and state in (GONE, UNKNOWN, "-"):
         return "FINISHED"  # its files say more than its scheduler
     return state

@@ -1,26 +1,35 @@
-"""`make demo`: the whole product in two minutes on a laptop, with nothing but this checkout.
+"""`make demo`: the whole product in a few minutes on a laptop, with nothing but this checkout, on a terminal's page.
 
-Draws a game, builds a tiny Gemma 3, shows the plan and the script for a cluster, then trains for real in 4 bits
-and leaves a report to look at. Every step is the command a user would type.
+Draws a game, builds a tiny Gemma 3, shows the plan and the script for a cluster, then trains for real in 4 bits and
+leaves a report to look at. Every step is the command a user would type; what it prints is shown in part, and kept.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+import webbrowser
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trainer.commands import command
 from trainer.flags import answer_help
+from trainer.log import bare
 from trainer.outcome import FINISHED, ConfigError
+from trainer.progress_file import LOADING, TRAINING, read_progress
+from trainer.terminal import LAST_ROW, say
 
-EPISODES, EVAL_EPISODES = 60, 12
+EPISODES, EVAL_EPISODES = 60, 6
 RUN = "demo"
 # Found by trying on two cores: enough steps for the pictures to be read, few enough to be watched.
-TRAINING = {
+TRAINING_FLAGS = {
     "--device": "cpu",
     "--model": "demo/model",
     "--data": "demo/data",
@@ -30,70 +39,142 @@ TRAINING = {
     "--effective-batch": "32",
     "--max-steps": "200",
     "--learning-rate": "2e-3",
+    "--config-file": "examples/demo/settings.yaml",
 }
-
-
+PLAN_LINES = 5
+SHOWN = ("data: ", "before training", "after training", "base model", "always ", "adapter: ", "report: ", "all runs: ")
+"""How the training's lines begin that are shown, with those of its evaluations; its log has all."""
+SHOWN_OF_SCRIPT = ("#SBATCH --gres", "#SBATCH --mem", "#SBATCH --time")
+NO_BROWSER = "none"
 PROJECT_DIR = Path(__file__).resolve().parent.parent.parent
+FOLDER = PROJECT_DIR / "demo"
 USAGE = f"""usage: python -m examples.demo
 
-Draws a game, builds a tiny model, shows plan and script for a cluster, then trains here on the CPU: about two minutes,
-in {PROJECT_DIR / "demo"}. It takes no options; `python -m local run` takes them all."""
+Draws a game, builds a tiny model, shows plan and script for a cluster, then trains here on the CPU: a few minutes,
+in {FOLDER}. At a terminal of a desktop the report is opened in the browser; with BROWSER={NO_BROWSER} in the
+environment it is not. It takes no options; `python -m local run` takes them all."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the demo in the checkout; returns the exit code of the first step that fails, else 0. Raises ConfigError."""
-    import shutil
-
     answer_help(argv, USAGE)
     if argv:
         raise ConfigError(f"demo takes no options, got {argv[0]!r}: `python -m local run` takes them all")
-    started, project_dir = time.monotonic(), PROJECT_DIR
-    _heading("1. A game, drawn now: follow the road, press `a` at what stands in the way")
-    folder = project_dir / "demo"
-    _draw(folder)
-    _heading("2. What Gemma 3 4B would need on two 24 GiB cards")
-    steps = [
-        ["slurm", "plan", "--gpus", "2", "--vram", "24"],
-        ["slurm", "render", "--gpus", "2", "--vram", "24", "--name", "demo"],
-        ["local", "run", *(word for pair in TRAINING.items() for word in pair)],
-    ]
-    headings = (
-        None,
-        "3. The script that `make submit GPUS=2` would hand to Slurm",
-        "4. The same training, tiny and on this machine's CPU",
-    )
-    shutil.rmtree(folder / "runs" / RUN, ignore_errors=True)
-    for words, heading in zip(steps, headings, strict=True):
-        if heading:
-            _heading(heading)
-        print(f"$ python -m {shlex.join(words)}\n", flush=True)
-        code = subprocess.run([sys.executable, "-m", *words], cwd=project_dir, check=False).returncode
-        if code != FINISHED:
+    started = time.monotonic()
+    shutil.rmtree(FOLDER / "runs" / RUN, ignore_errors=True)
+    for step in (_draw, _plan, _render, _train):
+        if code := step():
             return code
+    report = FOLDER / "runs" / RUN / "report.html"
     _heading(f"Done in {time.monotonic() - started:.0f} s")
     print(
-        f"Look at   {folder / 'runs' / RUN / 'report.html'}\n"
-        f"Curves    {command('tensorboard.main', '--logdir', folder / 'runs')}\n"
+        f"Look at   {report}{_opened(report)}\n"
+        f"Curves    {command('tensorboard.main', '--logdir', FOLDER / 'runs')}\n"
         "Next      make plan GPUS=2 VRAM=24, then make submit GPUS=2 DATA=your.jsonl"
     )
     return FINISHED
 
 
-def _draw(folder: Path) -> None:
-    import os
-
+def _draw() -> int:
+    _heading("1. A game, drawn now: follow the road, press `a` at what stands in the way")
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for one and warn
     os.environ.setdefault("TQDM_DISABLE", "1")  # a bar for one small file
     from examples.demo.frames import write_dataset
     from examples.demo.tiny import write_tiny_model
 
-    summary = write_dataset(folder / "data", episodes=EPISODES, eval_episodes=EVAL_EPISODES)
+    summary = write_dataset(FOLDER / "data", episodes=EPISODES, eval_episodes=EVAL_EPISODES)
     train, held_out = sum(summary.train_answers.values()), sum(summary.eval_answers.values())
     print(f"{train} records of {EPISODES} walks to learn from, {held_out} of {EVAL_EPISODES} others to test on")
-    print(f"frames in {folder / 'data' / 'frames'}", flush=True)
-    write_tiny_model(folder / "model")
-    print(f"a Gemma 3 of two layers with random weights in {folder / 'model'}", flush=True)
+    write_tiny_model(FOLDER / "model")
+    print("a Gemma 3 of two layers with random weights in demo/model", flush=True)
+    return FINISHED
+
+
+def _plan() -> int:
+    _heading("2. What Gemma 3 4B would need on two 24 GiB cards: make plan GPUS=2 VRAM=24")
+    code, text = _printed("slurm", "plan", "--gpus", "2", "--vram", "24")
+    print("\n".join(text.splitlines()[:PLAN_LINES] if code == FINISHED else [text]), flush=True)
+    return code
+
+
+def _render() -> int:
+    _heading("3. The script that `make submit GPUS=2 VRAM=24` would hand to Slurm")
+    code, text = _printed("slurm", "render", "--gpus", "2", "--vram", "24", "--name", "demo")
+    script = FOLDER / "job.sh"
+    script.write_text(text, encoding="utf-8")
+    asked = [line for line in text.splitlines() if line.startswith(SHOWN_OF_SCRIPT)]
+    print("\n".join([*asked, f"... all {len(text.splitlines())} lines: demo/job.sh"] if code == FINISHED else [text]))
+    sys.stdout.flush()
+    return code
+
+
+def _printed(*words: str) -> tuple[int, str]:
+    """(exit code, what it printed) of one of the checkout's commands."""
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=PROJECT_DIR, stdout=subprocess.PIPE, text=True, check=False
+    )
+    return done.returncode, done.stdout
+
+
+def _train() -> int:
+    """The training's own lines in part; at a terminal with a bar for how far it is. Ctrl-C stops it in order."""
+    _heading("4. The same training, tiny and on this machine's CPU")
+    words = ["local", "run", *(word for pair in TRAINING_FLAGS.items() for word in pair)]
+    say(f"$ python -m {shlex.join(words)}")
+    with (
+        _passed_on(signal.SIGINT),
+        subprocess.Popen(
+            [sys.executable, "-m", *words], cwd=PROJECT_DIR, stdout=subprocess.PIPE, text=True, errors="replace"
+        ) as training,
+    ):
+        assert training.stdout is not None
+        ended = threading.Event()
+        watcher = threading.Thread(target=_watch, args=(ended,), daemon=True)
+        watcher.start()
+        kept = []
+        for line in map(bare, training.stdout):
+            kept.append(line.rstrip())
+            if line.startswith(SHOWN) or "held-out loss" in line:
+                say(line.rstrip())
+        ended.set()
+        watcher.join()
+    if training.returncode != FINISHED:
+        print("\n".join(kept))
+    return training.returncode
+
+
+@contextlib.contextmanager
+def _passed_on(signum: signal.Signals) -> Iterator[None]:
+    """The terminal sends it to the training, too, which knows what to do."""
+    before = signal.signal(signum, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signum, before)
+
+
+def _watch(ended: threading.Event) -> None:
+    """Shows in the terminal's last row how far the training is, until it has ended."""
+    while not ended.wait(0.5):
+        known = read_progress(FOLDER / "runs" / RUN)
+        if known is None or known.phase == LOADING:
+            LAST_ROW.show("loading libraries, model and pictures: half a minute")
+        elif known.of:
+            loss = "" if known.loss is None else f"loss {known.loss:.3f}"
+            what = "training" if known.phase == TRAINING else known.phase
+            LAST_ROW.show(f"{what}  step {known.step}/{known.of}", known.step / known.of, loss)
+    LAST_ROW.clear()
+
+
+def _opened(report: Path) -> str:
+    """Opens the page where somebody sits before a desktop; returns words to put behind its path."""
+    desktop = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    away = os.environ.get("BROWSER") == NO_BROWSER or "SSH_CONNECTION" in os.environ
+    if not (sys.stdin.isatty() and sys.stdout.isatty() and desktop) or away:
+        return ""
+    opened = webbrowser.open(report.as_uri())
+    return f"  (opened in your browser; not with BROWSER={NO_BROWSER})" if opened else ""
 
 
 def _heading(text: str) -> None:
-    print(f"\n{text}\n{'-' * len(text)}", flush=True)
+    print(f"\n{text}", flush=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.data.endings import AnswerEnd
+from trainer.evaluation.metrics import interval
 from trainer.flags import word
 from trainer.text import gib, markdown_cell, printable
 
@@ -37,7 +38,7 @@ def model_card(
 
     config = run["config"]
     pages = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
-    pages.filters.update(gib=gib, cell=markdown_cell, quoted=_quoted)
+    pages.filters.update(gib=gib, accuracy=_accuracy, cell=markdown_cell, quoted=_quoted)
     return pages.from_string(Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")).render(
         run,
         base=printable(base_name(config["model"])),
@@ -50,6 +51,11 @@ def model_card(
         # Seen from where Trainyard runs; of a place elsewhere the last part.
         folder=folder.name if folder.is_absolute() else str(folder),
     )
+
+
+def _accuracy(scores: Mapping[str, Any]) -> str:
+    """With its confidence interval."""
+    return f"{scores['accuracy']:.1%} ({interval(scores['accuracy'], scores['samples'])})"
 
 
 def _quoted(text: str) -> str:

@@ -129,7 +129,7 @@ def test_neither_page_nor_card_calls_plain_text_valid_json(tmp_path: Path) -> No
         question=None,
     )  # fmt: skip
     card = model_card(json.loads((run / "metrics.json").read_text()), Path("runs/r1/adapter"), usage)
-    assert f"| 85.0% | 85.0% | {scores['macro_f1']:.3f} | - |" in card
+    assert f"| 85.0% (64.0 to 94.8%) | 85.0% (64.0 to 94.8%) | {scores['macro_f1']:.3f} | - |" in card
 
 
 def test_evaluations_on_the_way_are_curves_that_begin_at_the_base_model(tmp_path: Path) -> None:

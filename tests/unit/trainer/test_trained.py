@@ -176,7 +176,7 @@ def test_answers_stop_where_training_ended_them(run: Path, merged: tuple[Path, E
 def infer_command(run: Path) -> str:
     """As the report prints it."""
     page = html.unescape((run / "report.html").read_text())
-    (found,) = re.findall(r"<pre>(cd .*? -m trainer infer .*?)</pre>", page, re.S)
+    (found,) = re.findall(r"<pre class=\"wrap\">(cd .*? -m trainer infer .*?)</pre>", page, re.S)
     return str(found)
 
 
