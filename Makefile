@@ -135,8 +135,9 @@ infer: ## ask a trained model: make infer RUN=x PICTURES=a.png,b.png QUESTION=".
 merge: ## put a run's adapter into 16-bit weights, and measure that it still answers as well (RUN=)
 	@$(OF_RUN) && exec "$$python" -m trainer merge --run "$$run"
 
-report: ## build a run's report.html again (RUN=)
-	@$(OF_RUN) && exec "$$python" -m trainer report "$$run"
+report: ## build a run's report.html again (RUN=); left out: the page that compares all runs
+	@python=$$(sh make-env.sh train) && \
+	  exec "$$python" -m trainer report "$${TRAINYARD_OUTPUT:-runs}$${TRAINYARD_RUN:+/$$TRAINYARD_RUN}"
 
 tensorboard: ## show a run's curves on a page of this machine (RUN=)
 	@$(OF_RUN) && exec "$$python" -m tensorboard.main --logdir "$$run/tensorboard"

@@ -218,6 +218,8 @@ def told(checkout: Path, *words: str) -> list[str]:
              "a b.png", "*.png"],
         ),
         (["infer", "RUN=one", "RECORDS=a.jsonl"], ["trainer", "infer", "--run", "runs/one", "--records", "a.jsonl"]),
+        (["report"], ["trainer", "report", "runs"]),
+        (["report", "OUTPUT=my runs", "RUN=one"], ["trainer", "report", "my runs/one"]),
         (["validate"], ["trainer", "validate", "all"]),
         (
             ["validate", "MODEL=m y", "DATA=d", "DEVICE=cpu", "MAX_LENGTH=64", "CONFIG_FILE=t.yaml"],
@@ -236,7 +238,7 @@ def test_what_looks_at_data_and_runs_finds_its_python_and_takes_its_words_as_typ
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["report"], "trainyard: RUN= is left out: make list shows the runs\n"),
+        (["merge"], "trainyard: RUN= is left out: make list shows the runs\n"),
         (["report", "RUN=one", "GPUS=2"], "GPUS: make report takes RUN OUTPUT: leave it out"),
         (["validate", "RUN=one"], "RUN: make validate takes MODEL DATA DEVICE MAX_LENGTH CONFIG_FILE: leave it out"),
         (["plan", "QUESTION=x"], "QUESTION: only make infer takes it: leave it out"),
