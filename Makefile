@@ -50,11 +50,12 @@ endif
 # What looks at data and at runs takes these and no others.
 override TAKES_validate := MODEL DATA DEVICE MAX_LENGTH CONFIG_FILE
 override TAKES_convert := DATA OUT
+override TAKES_shape := MODEL
 override TAKES_infer := RUN OUTPUT PICTURES QUESTION CONTEXT RECORDS
 override TAKES_merge := RUN OUTPUT
 override TAKES_report := RUN OUTPUT
 override TAKES_tensorboard := RUN OUTPUT
-override tool := $(firstword $(filter validate convert infer merge report tensorboard,$(MAKECMDGOALS)))
+override tool := $(firstword $(filter validate convert shape infer merge report tensorboard,$(MAKECMDGOALS)))
 ifneq ($(and $(tool),$(filter-out $(TAKES_$(tool)) TORCH PYTHON,$(given))),)
 $(error $(filter-out $(TAKES_$(tool)) TORCH PYTHON,$(given)): make $(tool) takes $(TAKES_$(tool)): leave it out)
 endif
@@ -65,7 +66,7 @@ endif
 override OF_RUN := [ -n "$$TRAINYARD_RUN" ] || { echo 'trainyard: RUN= is left out: make list shows the runs' >&2; exit 78; }; \
   run="$${TRAINYARD_OUTPUT:-runs}/$$TRAINYARD_RUN" && python=$$(sh make-env.sh train)
 
-.PHONY: help demo test test-fast lint env plan render check submit sweep status logs cancel resume list site claim run image sif lock docker-run pictures golden validate convert infer merge report tensorboard
+.PHONY: help demo test test-fast lint env plan render check submit sweep status logs cancel resume list site claim run shape image sif lock docker-run pictures golden validate convert infer merge report tensorboard
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -142,6 +143,9 @@ report: ## build a run's report.html again (RUN=); left out: the page that compa
 tensorboard: ## show a run's curves on a page of this machine (RUN=)
 	@$(OF_RUN) && exec "$$python" -m tensorboard.main --logdir "$$run/tensorboard"
 
+shape: ## measure a model that no plan knows yet (MODEL=); then a login node without torch can plan it
+	@python=$$(sh make-env.sh train) && exec "$$python" -m trainer shape $${TRAINYARD_MODEL:+--model "$$TRAINYARD_MODEL"}
+
 image: ## build the image (TORCH=cpu for one without CUDA; DOCKER=podman or buildah)
 	@sh docker/build.sh
 
@@ -173,7 +177,7 @@ pictures: ## draw docs/pictures again: the terminal of a demo, and the pages in 
 
 golden: ## rewrite the recorded scripts in tests/golden and the output in README.md and docs/
 	@python=$$(sh make-env.sh train) && TRAINYARD_REWRITE_GOLDEN=1 "$$python" -m pytest -q tests/golden/test_slurm_script.py tests/golden/test_k8s_manifest.py \
-	  tests/golden/test_docs.py tests/golden/test_settings_page.py
+	  tests/golden/test_docs.py tests/golden/test_settings_page.py tests/golden/test_models_page.py
 
 .venv/launch/.made: pyproject.toml make-env.sh
 	@sh make-env.sh launch >/dev/null

@@ -11,7 +11,7 @@ from typing import Annotated
 from planner import values as takes
 from planner.job import JobSpec
 from planner.request.variables import VARIABLES
-from trainer.architecture.shape import ModelShape
+from trainer.architecture.shape_file import read_shape
 from trainer.config import LORA_PRESETS, SETTINGS
 from trainer.files import RECORD_NAME
 from trainer.flags import Range, option_of
@@ -55,7 +55,7 @@ def _read(recorded: Mapping[str, object], project_dir: Path) -> JobSpec:
     if lacking := [name for name in needed if name not in recorded]:
         raise ConfigError(f"{lacking[0]} is missing")
     values = {name: _as_tuple(value) for name, value in recorded.items()}
-    values["shape"] = _shape(recorded["shape"])
+    values["shape"] = read_shape(recorded["shape"])
     values["project_dir"] = str(project_dir)
     for name, value in values.items():
         default = fields[name].default
@@ -81,22 +81,6 @@ def _check(name: str, value: object, default: object) -> None:
         takes.text(name, str(value))
         if parser := OTHERS.get(name) or (takes.setting(name) if name in SETTINGS else None):
             parser(name, str(value))
-
-
-def _shape(recorded: object) -> ModelShape:
-    kinds = {field.name: field.type for field in dataclasses.fields(ModelShape)}
-    if not isinstance(recorded, Mapping) or set(recorded) != set(kinds):
-        raise ConfigError(f"shape takes {', '.join(kinds)}")
-    for name, kind in kinds.items():
-        value, about = recorded[name], f"{name} of shape"
-        if type(value).__name__ != kind:
-            raise ConfigError(f"{about} is {shown(str(value))}, no {kind}")
-        if isinstance(value, str):
-            takes.text(about, value)
-        elif not isinstance(value, bool):
-            # A part may have no weights, but none is without layers, width or tokens: others are divided by them.
-            takes.whole(0 if name.endswith("_params") else 1, MOST)(about, str(value))
-    return ModelShape(**recorded)
 
 
 def _as_tuple(value: object) -> object:

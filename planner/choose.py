@@ -194,6 +194,8 @@ def _notes(spec: JobSpec, chosen: Candidate) -> list[str]:
     if not chosen.fits:
         over = gib(chosen.estimate.peak_bytes - chosen.usable_bytes)
         notes.append(f"CONFIG={spec.accelerate_config} was asked for; it is predicted to overflow by {over} GiB.")
+    if spec.shape.expert_params:
+        notes.append(_experts_note(spec))
     if spec.too_short_for_pictures:
         notes.append(f"{spec.too_short_for_pictures}, unless the records are text alone.")
     if spec.device == "cpu" and spec.gpus:
@@ -201,6 +203,17 @@ def _notes(spec: JobSpec, chosen: Candidate) -> list[str]:
     if spec.num_processes > 1 and spec.quantization == "nf4":
         notes.append(_zero3_note(spec, chosen.usable_bytes))
     return notes
+
+
+def _experts_note(spec: JobSpec) -> str:
+    """A mixture of experts in 4 bits is mostly none: said with what it would be otherwise."""
+    experts = spec.shape.expert_params
+    share = experts / spec.shape.total_params
+    packed = "" if spec.quantization == "none" else f"; in 4 bits they would take {gib(experts // 2)}"
+    return (
+        f"{share:.0%} of the weights are fused experts, which bitsandbytes does not pack and LoRA does not adapt: they "
+        f"stay at 16 bits, {gib(2 * experts)} GiB{packed}. Only what is beside them is trained."
+    )
 
 
 def _zero3_note(spec: JobSpec, usable_bytes: int) -> str:

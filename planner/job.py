@@ -13,9 +13,7 @@ from trainer.architecture.shape import ModelShape
 from trainer.config import LORA_PRESETS, Device, Optimizer, Quantization, Vision
 from trainer.launch import Launch
 
-# Families that scale every picture to one size, so that it takes the same number of tokens; and what even the shortest
-# record has beside it: the marks around picture and turns, a word to answer.
-FIXED_PICTURES = ("gemma3",)
+# What even the shortest record has beside its picture: the marks around picture and turns, a word to answer.
 FEW_WORDS = 8
 
 
@@ -130,7 +128,7 @@ class JobSpec:
     def too_short_for_pictures(self) -> str:
         """That no record with a picture can be kept, in words; empty where one might be."""
         least = self.shape.tokens_per_image + FEW_WORDS
-        if self.shape.family not in FIXED_PICTURES or self.length_source != "MAX_LENGTH" or self.max_length >= least:
+        if not self.shape.fixed_pictures or self.length_source != "MAX_LENGTH" or self.max_length >= least:
             return ""
         return (
             f"MAX_LENGTH={self.max_length} leaves out every record with a picture, which alone takes "

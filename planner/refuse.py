@@ -27,6 +27,8 @@ def nothing_fits(
     sizes = (() if here else _hosts(spec, best)) if on_host else _cards(spec)
     changes = [name for trial in (sizes, *_trials(spec, on_host)) for name in _first_that_fits(trial, fits)]
     needed = f"{gib(best.estimate.peak_bytes)} GiB{'' if on_host else ' a GPU'}"
+    if spec.shape.expert_params:
+        needed += f" ({gib(2 * spec.shape.expert_params)} of it fused experts, which stay at 16 bits)"
     too_large = (
         "take a smaller model" if on_host else f"not even {CARD_SIZES_GIB[-1]:g} GiB would do, take a smaller model"
     )

@@ -4,6 +4,7 @@
   validate        look at the data, the model and the machine before a run does
   convert         make records and pictures of a hub data set, parquet, a picture folder, webdataset, csv or addresses
   layers          a model's linear layers, and what each choice of LoRA would train
+  shape           measure a model's shape, from which a login node then plans without torch
   setup-wandb     whether runs will reach W&B; --test-run logs a small one
   infer           ask a trained model: pictures in, JSON out
   merge           put a run's adapter into 16-bit weights, and measure that it still answers as well
@@ -23,6 +24,7 @@ from trainer.verbs import dispatch
 VERBS = {
     "config": "trainer.settings:main", "validate": "trainer.tools.validate:main",
     "convert": "trainer.convert.command:main", "layers": "trainer.tools.layers:main",
+    "shape": "trainer.tools.shape:main",
     "setup-wandb": "trainer.tools.setup_wandb:main", "infer": "trainer.tools.infer:main",
     "merge": "trainer.tools.merge:main", "report": "trainer.report.page:main",
 }  # fmt: skip

@@ -187,6 +187,8 @@ def write_tiny_model(folder: Path, *, seed: int = 0) -> None:
     import torch
     from transformers import Gemma3ForConditionalGeneration, GenerationConfig
 
+    from trainer.measure.keep import measure_and_keep
+
     processor = build_processor()
     config = build_config(processor.tokenizer)
     with torch.random.fork_rng(devices=[]):
@@ -208,3 +210,4 @@ def write_tiny_model(folder: Path, *, seed: int = 0) -> None:
     )
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    measure_and_keep(str(folder))  # for the plan, whose Python has no torch

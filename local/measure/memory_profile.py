@@ -20,7 +20,6 @@ from typing import Any
 
 from planner.job import Estimate, JobSpec
 from planner.memory.estimate import estimate
-from trainer.architecture.shapes import resolve_shape
 from trainer.config import TrainConfig
 from trainer.data.records import Dataset, dataset_of
 from trainer.data.turns import Record
@@ -111,6 +110,7 @@ def measure(config: TrainConfig) -> tuple[list[Stage], JobSpec]:
     from trainer.data.examples import Encoder
     from trainer.evaluation.heldout import hold_out
     from trainer.evaluation.rows import Room
+    from trainer.measure.keep import known_or_measured
     from trainer.model import base as model
     from trainer.model.contract import check_contract
     from trainer.node.ranks import Ranks
@@ -121,7 +121,7 @@ def measure(config: TrainConfig) -> tuple[list[Stage], JobSpec]:
     if config.device == "cuda":
         os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "bf16")
     state = join(config)
-    shape = resolve_shape(config.model)
+    shape = known_or_measured(config.model)
     processor = model.load_processor(config.model)
     dataset = dataset_of(replace(config, eval_fraction=0))
     longest, tokens, supervised = longest_record(config, processor, dataset)

@@ -13,7 +13,14 @@ bitsandbytes'), the chunked head, ZERO3_SETTINGS under DeepSpeed.
 from __future__ import annotations
 
 from planner.job import Estimate, JobSpec
-from planner.memory.activations import layer_bytes, layer_workspace_bytes, once_bytes, tower_bytes, tower_layer_bytes
+from planner.memory.activations import (
+    layer_bytes,
+    layer_workspace_bytes,
+    layers_bytes,
+    once_bytes,
+    tower_bytes,
+    tower_layer_bytes,
+)
 from planner.memory.evaluation import evaluation_items
 from trainer.config import ZERO3_SETTINGS, Optimizer
 from trainer.text import GIB
@@ -67,13 +74,20 @@ def estimate(
         items["allocator rounding"] = _ceil(sum(items.values()) * ROUNDING_SHARE)
     # ZeRO-3 does not help here: the whole model is on each GPU before anything is sharded, put there by bitsandbytes,
     # or without 4 bits by DeepSpeed's engine: zero3_init_flag is false, so no weight is sharded as it is loaded.
-    one_layer = spec.shape.linear_params // spec.shape.layers * width if spec.quantization == "nf4" else 0
+    one_layer = _largest_layer(spec) * width
     loading = _ceil((sum(whole.values()) + one_layer) * (1 + ROUNDING_SHARE)) + sum(fixed.values())
     return Estimate(
         items=tuple({**tensors, **fixed}.items()),
         load_peak_bytes=loading,
         evaluation=tuple({**evaluation, **fixed}.items()) if evaluation else (),
     )
+
+
+def _largest_layer(spec: JobSpec) -> int:
+    """Weights that are on the GPU twice while the model loads: a layer's linears until they are packed, and its
+    experts, which come one by one and are put together."""
+    packed = spec.quantization == "nf4"
+    return max((layer.linear_params if packed else 0) + layer.expert_params for layer in spec.shape.layers)
 
 
 def processes_gib(spec: JobSpec) -> int:
@@ -95,6 +109,7 @@ def _weights(spec: JobSpec, *, width: int) -> dict[str, int]:
     return {
         "language model": linears,
         "quantization constants": constants,
+        "experts in 16 bits": shape.expert_params * width,
         "embedding and head": (shape.embedding_params + shape.head_params + shape.text_extra_params) * width,
         "image tower": (shape.vision_params + shape.projector_params) * width,
     }
@@ -110,7 +125,8 @@ def _shard(spec: JobSpec, whole: dict[str, int]) -> dict[str, int]:
     shares = {name: _ceil(size / world) for name, size in whole.items()}
     shares["quantization constants"] = whole["quantization constants"]
     live = ZERO3_SETTINGS["stage3_max_live_parameters"] + ZERO3_SETTINGS["stage3_prefetch_bucket_size"]
-    gathered = min(live * BF16_BYTES, whole["language model"]) + shape.embedding_params * BF16_BYTES
+    layers = whole["language model"] + whole["experts in 16 bits"]
+    gathered = min(live * BF16_BYTES, layers) + shape.embedding_params * BF16_BYTES
     return {**shares, "gathered weights": gathered}
 
 
@@ -137,13 +153,10 @@ def _buckets(spec: JobSpec, config: str) -> int:
 def _transient(spec: JobSpec, micro: int, *, width: int, checkpointing: bool, sharded: bool) -> dict[str, int]:
     """What lives for a part of a step, at the moment when it adds up to most."""
     shape, tokens = spec.shape, micro * spec.max_length
-    layer = layer_bytes(spec, width=width)
     if checkpointing:  # each layer's input, and one layer computed again
-        activations = tokens * (shape.layers * shape.hidden * width + once_bytes(shape, width=width))
-        recomputed = tokens * layer
+        activations = tokens * (shape.depth * shape.hidden * width + once_bytes(shape, width=width))
     else:
-        activations = tokens * (shape.layers * layer + once_bytes(shape, width=width))
-        recomputed = 0
+        activations = tokens * (layers_bytes(spec, width=width) + once_bytes(shape, width=width))
     patches = micro * spec.images_per_sample * shape.vision_patches if spec.vision == "lora" else 0
     tower_layer = patches * tower_layer_bytes(spec, width=width)
     stream = patches * shape.vision_hidden * width
@@ -154,8 +167,12 @@ def _transient(spec: JobSpec, micro: int, *, width: int, checkpointing: bool, sh
     scored = micro * spec.supervised_tokens
     head = min(scored, HEAD_CHUNK_POSITIONS) * shape.vocab * HEAD_BYTES_PER_LOGIT
     head += 2 * scored * shape.hidden * width
-    dequantized = max(i * o for i, o in shape.linear_shapes) * width if spec.quantization == "nf4" else 0
-    backward = recomputed + tokens * layer_workspace_bytes(shape, width=width) + dequantized
+    dequantized = shape.largest_linear * width if spec.quantization == "nf4" else 0
+    backward = dequantized + tokens * max(
+        (layer_bytes(spec, layer, width=width) if checkpointing else 0)
+        + layer_workspace_bytes(shape, layer, width=width)
+        for layer in shape.layers
+    )
     forward = {"autocast copies": copies, "activations": activations}
     moments: tuple[dict[str, int], ...] = (
         {**forward, "head": head},

@@ -14,8 +14,8 @@ from trainer.evaluation.rows import Asked, Sizes, parts
 
 # Items of a step that are there between two steps too.
 HELD = (
-    "language model", "quantization constants", "embedding and head", "image tower", "gathered weights", "LoRA weights",
-    "optimizer", "communication buckets",
+    "language model", "quantization constants", "experts in 16 bits", "embedding and head", "image tower",
+    "gathered weights", "LoRA weights", "optimizer", "communication buckets",
 )  # fmt: skip
 BF16_BYTES = 2
 ANSWER_MARGIN = 4  # tokens that an answer may be longer than the longest true one
@@ -42,12 +42,14 @@ def evaluation_items(spec: JobSpec, step: Mapping[str, int], *, width: int, shar
 
 
 def sizes(shape: ModelShape, *, width: int) -> Sizes:
+    """What an evaluation depends on: as if every layer that keeps keys kept those of the widest."""
+    widest = {name: max(getattr(layer, name) for layer in shape.layers) for name in ("widest", "q_width", "kv_width")}
     return Sizes(
-        layers=shape.layers,
+        layers=sum(layer.count for layer in shape.layers if layer.kv_width),
         hidden=shape.hidden,
-        mlp=shape.mlp,
-        q_width=shape.q_width,
-        kv_width=shape.kv_width,
+        mlp=widest["widest"],
+        q_width=widest["q_width"],
+        kv_width=widest["kv_width"],
         vocab=shape.vocab,
         vision_hidden=shape.vision_hidden,
         vision_mlp=shape.vision_mlp,

@@ -18,6 +18,7 @@ from api_server import KUEUE, RESOURCES, Refused
 from kube import IMAGE, Cluster, k8s
 from paths import ROOT
 from programs import make
+from specs import write_measured
 
 from k8s.cluster.jobs import UNSEEN, see_job
 from k8s.manifest.pod import GPU, SECRET_ENV
@@ -25,7 +26,6 @@ from k8s.manifest.site import CLUSTER_KEYS, SITE_KEYS
 from launcher.progress import Job
 from planner.request.scheduler_values import quantity
 from planner.request.variables import BY_NAME
-from trainer.architecture.known_models import KNOWN_MODELS
 from trainer.progress_file import Progress
 
 
@@ -77,8 +77,7 @@ def test_a_bad_request_is_one_line_and_78_and_the_cluster_is_not_asked(
 
 def test_a_model_folder_of_this_machine_is_refused_unless_the_claim_has_it_too(checkout: Path) -> None:
     for name in ("mine", "models/mine"):
-        (checkout / name).mkdir(parents=True)
-        (checkout / name / "config.json").write_text(json.dumps(KNOWN_MODELS["google/gemma-3-4b-it"]))
+        write_measured(checkout / name, {"model_type": "gemma3"})
     done = k8s("render", *IMAGE, "--model", "mine", cwd=checkout)
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr.startswith("trainyard: MODEL=mine: a folder of this machine; pods see data/ and models/ in")

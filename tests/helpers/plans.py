@@ -5,20 +5,37 @@ from __future__ import annotations
 from typing import Any
 
 from planner.job import Candidate, Estimate, JobSpec, Plan
-from trainer.architecture.shape import ModelShape
+from trainer.architecture.shape import Layer, ModelShape
 from trainer.launch import Launch, shipped
 from trainer.text import GIB
 
 SHAPE = ModelShape(
     family="gemma3",
     hidden=2560,
-    layers=34,
-    mlp=10240,
-    q_width=2048,
-    kv_width=1024,
     vocab=262_208,
-    tied_embedding=True,
-    text_extra_params=366_080,
+    layers=(
+        Layer(
+            count=34,
+            linear_params=94_371_840,
+            expert_params=0,
+            active_expert_params=0,
+            other_params=10_752,
+            adapters=7,
+            adapter_inputs=25_088,
+            adapter_outputs=29_696,
+            kept_inputs=15_360,
+            values=38_912,
+            fp32_values=13_312,
+            pair_values=1,
+            q_width=2048,
+            kv_width=1024,
+            widest=10_240,
+        ),
+    ),
+    embedding_params=671_252_480,
+    head_params=0,
+    other_params=2560,
+    largest_linear=26_214_400,
     vision_params=416_866_032,
     vision_hidden=1152,
     vision_mlp=4304,
@@ -27,8 +44,10 @@ SHAPE = ModelShape(
     vision_linears=162,
     vision_linears_in=27 * (5 * 1152 + 4304),
     vision_linears_out=27 * (5 * 1152 + 4304),
+    vision_values=21_280,
     projector_params=2_950_272,
     tokens_per_image=256,
+    fixed_pictures=True,
 )
 ENV = (("HF_HUB_DISABLE_TELEMETRY", "1"), ("OMP_NUM_THREADS", "4"))
 

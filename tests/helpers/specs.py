@@ -1,15 +1,17 @@
-"""JobSpecs for tests, from the built-in table: no file, cache or network is read."""
+"""JobSpecs for tests, from the shipped shapes: no cache or network is read."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from planner.job import JobSpec
 from planner.request.resolve import resolve
-from trainer.architecture.known_models import KNOWN_MODELS
 from trainer.architecture.shape import ModelShape
-from trainer.architecture.shapes import shape_from_config
+from trainer.architecture.shape_file import SHAPE_FILE, text_of
+from trainer.architecture.shapes import shipped_shape
 
 CHECKOUT = Path("/home/ada/trainyard")
 """A checkout that is not there: nothing of it can be read."""
@@ -17,7 +19,18 @@ GEMMA_4B = "google/gemma-3-4b-it"
 
 
 def known_shape(model: str) -> ModelShape:
-    return shape_from_config(KNOWN_MODELS[model], model=model)
+    """The shape that is shipped for a hub id."""
+    found = shipped_shape(model)
+    assert found, f"no shape is shipped for {model}"
+    return found
+
+
+def write_measured(folder: Path, config: dict[str, Any], **changes: Any) -> Path:
+    """A model's folder with that config.json, measured as Gemma 3 4B is but for `changes`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / SHAPE_FILE).write_text(text_of(replace(known_shape(GEMMA_4B), **changes), config))
+    return folder
 
 
 def make_spec(model: str = GEMMA_4B, **request: Any) -> JobSpec:

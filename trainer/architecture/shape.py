@@ -1,4 +1,4 @@
-"""The sizes that memory and FLOPs depend on."""
+"""The sizes that memory and FLOPs depend on, as they were measured on a model's own skeleton."""
 
 from __future__ import annotations
 
@@ -6,65 +6,111 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Layer:
+    """One sort of layer of the language model. What autograd keeps is counted in values a token; `trainer.measure`
+    says how."""
+
+    count: int
+    """How many layers of the model are of this sort."""
+    linear_params: int
+    """Weights of its linears, which NF4 packs into 4 bits."""
+    expert_params: int
+    """Weights of experts in tensors of three dimensions: bitsandbytes packs linears alone, so these stay at 16 bits."""
+    active_expert_params: int
+    """Weights of the experts that one token is sent through."""
+    other_params: int
+    """Norms, biases, convolutions, routers that are no linears."""
+    adapters: int
+    """Linears that get an adapter."""
+    adapter_inputs: int
+    """Sum of the widths that those linears read; times a rank, the weights of the adapters' first halves."""
+    adapter_outputs: int
+    kept_inputs: int
+    """Values that those linears read and that nothing else keeps: two that read the same are counted once."""
+    values: int
+    """Values that autograd keeps in the width of the computation."""
+    fp32_values: int
+    """Values that autograd keeps in fp32, whatever the width of the computation: what norms read."""
+    pair_values: int
+    """Values that are kept for each pair of tokens: 1 for the mask's row, more where attention is not fused."""
+    q_width: int
+    """Query heads x head size; 0 without attention."""
+    kv_width: int
+    """Key heads x head size, what one token leaves in the cache as keys, and again as values."""
+    widest: int
+    """The largest value of one token inside the layer, for example the MLP's inner width."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelShape:
-    """The sizes that memory depends on, as in the model's config.json."""
+    """What a model measures. The sizes of a tower are 0 for a language model alone."""
 
     family: str
-    """`model_type`, for example gemma3."""
+    """`model_type`, for example gemma3: to be shown, never to decide by."""
     hidden: int
-    layers: int
-    mlp: int
-    q_width: int
-    """Query heads x head size; also the width that the output projection reads."""
-    kv_width: int
-    """Key (and value) heads x head size."""
     vocab: int
-    tied_embedding: bool
-    """The head shares the embedding's weights."""
-    text_extra_params: int
-    """Everything in the language model that is neither a layer's linear nor embedding or head: norms,
-    biases."""
+    layers: tuple[Layer, ...]
+    """Sorts of layers, in the model's order. Linears outside the layers are a sort of their own."""
+    embedding_params: int
+    """Embeddings of the language model, those of each layer included."""
+    head_params: int
+    """0 where the head shares the embedding's weights."""
+    other_params: int
+    """What is neither in a layer nor in embedding or head: the last norm."""
+    largest_linear: int
+    """Weights of the largest linear of a layer, which is written out of its 4 bits to be used."""
     vision_params: int
     """The image tower."""
     vision_hidden: int
     vision_mlp: int
     vision_patches: int
-    """Patches (rows that the tower works on) for one image."""
+    """Rows that the tower works on for one picture."""
     vision_layers: int
     vision_linears: int
     """How many linears tower and projector have."""
     vision_linears_in: int
     """Sum of what they read; times a rank, the weights of their adapters' first halves."""
     vision_linears_out: int
+    vision_values: int
+    """Values that autograd keeps of one patch in one layer of a tower with adapters, in the width of the
+    computation."""
     projector_params: int
+    """Whatever else is beside the language model: the projector, a tower for sound."""
     tokens_per_image: int
-    """Positions that one image takes in the language model."""
+    """Positions that one picture takes in the language model, at the size that is planned for."""
+    fixed_pictures: bool
+    """Every picture takes that many positions, whatever its size."""
+
+    def total(self, name: str) -> int:
+        """Sum over all layers of one of a layer's sizes."""
+        return sum(layer.count * int(getattr(layer, name)) for layer in self.layers)
 
     @property
-    def linear_shapes(self) -> tuple[tuple[int, int], ...]:
-        """(in, out) of the seven linears of one layer: q, k, v, o, gate, up, down."""
-        h, f, q, kv = self.hidden, self.mlp, self.q_width, self.kv_width
-        return ((h, q), (h, kv), (h, kv), (q, h), (h, f), (h, f), (f, h))
+    def depth(self) -> int:
+        """How many layers the language model has."""
+        return sum(layer.count for layer in self.layers)
 
     @property
     def linear_params(self) -> int:
-        """Weights in the language model's layers that NF4 quantizes."""
-        return self.layers * sum(i * o for i, o in self.linear_shapes)
+        """Weights of the language model that NF4 packs."""
+        return self.total("linear_params")
 
     @property
-    def embedding_params(self) -> int:
-        return self.vocab * self.hidden
+    def expert_params(self) -> int:
+        """Weights of fused experts, which stay at 16 bits."""
+        return self.total("expert_params")
 
     @property
-    def head_params(self) -> int:
-        return 0 if self.tied_embedding else self.vocab * self.hidden
+    def text_extra_params(self) -> int:
+        """Everything in the language model that is neither a linear nor an expert, embedding or head."""
+        return self.total("other_params") + self.other_params
 
     @property
     def total_params(self) -> int:
-        text = self.linear_params + self.embedding_params + self.head_params + self.text_extra_params
-        return text + self.vision_params + self.projector_params
+        text = self.linear_params + self.expert_params + self.embedding_params + self.head_params
+        return text + self.text_extra_params + self.vision_params + self.projector_params
 
     def lora_params(self, r: int, vision: str = "frozen") -> int:
         """Trainable weights with LoRA of rank `r` on the language model's linears; vision=lora: the tower's too."""
         tower = self.vision_linears_in + self.vision_linears_out if vision == "lora" else 0
-        return r * (self.layers * sum(i + o for i, o in self.linear_shapes) + tower)
+        return r * (self.total("adapter_inputs") + self.total("adapter_outputs") + tower)

@@ -1,88 +1,166 @@
-"""What a model measures: its config.json found and read, without transformers and without network.
+"""What a model measures, without torch and without network: the shape that was measured once, found again.
 
-Looked for in this order: a local folder, the Hugging Face cache, the built-in table (known_models).
+For a folder it lies beside config.json or in the user's cache, and is taken only for that very configuration. For a
+hub id the user's cache is looked into, then what is shipped for the models that people ask for most. A model that
+nobody has measured yet is measured by the environment for training, where there is one (`trainer shape`).
 """
 
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from trainer.architecture.families import PARSERS, Config
 from trainer.architecture.hub import cached_config, is_hub_id
-from trainer.architecture.known_models import KNOWN_MODELS
 from trainer.architecture.quantized import check_unquantized
 from trainer.architecture.shape import ModelShape
+from trainer.architecture.shape_file import SHAPE_FILE, digest, file_name, kept_shape, user_folder
+from trainer.commands import CHECKOUT, training_command
 from trainer.files import once, read_json
-from trainer.outcome import ConfigError
-from trainer.text import nearest
+from trainer.outcome import BAD_CONFIG, ConfigError
+from trainer.text import nearest, printable
+
+SHIPPED = Path(__file__).parent / "shipped"
 
 
-def resolve_shape(model: str, *, job: Mapping[str, str] | None = None, elsewhere: bool = False) -> ModelShape:
+class Unmeasured(ConfigError):
+    """The model's shape is not known here; it can be measured where torch is."""
+
+
+def resolve_shape(
+    model: str, *, job: Mapping[str, str] | None = None, elsewhere: bool = False, measure: bool = True
+) -> ModelShape:
     """The shape of `model`, a folder holding config.json or a hub id.
 
     `job` is the environment that the job is told: its cache is looked into first, then this process's, which sizes
-    the same model. `elsewhere`: paths are not of this machine, and one that ends in a known model's name is taken
-    for it.
+    the same model. `elsewhere`: paths are not of this machine, and one that ends in a shipped model's name is taken
+    for it. `measure`: what is not known is measured by the environment for training, if there is one.
 
-    Raises ConfigError when the folder has no readable config.json, when its family is not known, when it is neither a
-    folder nor a hub id, or a hub id that is neither in a cache nor in the built-in table.
+    Raises:
+        Unmeasured: nobody has measured the model, and here it cannot be.
+        ConfigError: the folder has no readable config.json, its weights are quantized already, or it is neither a
+            folder nor a hub id.
     """
+    try:
+        return _find(model, job or {}, elsewhere=elsewhere)
+    except Unmeasured:
+        # A hub id whose config.json is not here may be a slip of the hand: the message names the nearest.
+        if not measure or not _config_is_here(model, job or {}) or not _measured_there(model, job or {}):
+            raise
+        return _find(model, job or {}, elsewhere=elsewhere)
+
+
+def shipped_models() -> dict[str, str]:
+    """Name of the shipped file by hub id, in the order in which they are shown."""
+    found: dict[str, str] = once(read_json, SHIPPED / "index.json")["models"]
+    return found
+
+
+def _find(model: str, job: Mapping[str, str], *, elsewhere: bool) -> ModelShape:
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return _from_file(model, folder / "config.json")
+        return _of_config(model, _config(model, folder / "config.json"), beside=folder)
     on_hub = is_hub_id(model)
     if not on_hub and not elsewhere:
         raise ConfigError(
             f"MODEL={model}: no folder here and no hub id: give a folder, or owner/name as in "
-            f"{next(iter(KNOWN_MODELS))}",
+            f"{next(iter(shipped_models()))}",
             name="MODEL",
         )
-    for environ in (job or {}, os.environ) if on_hub else ():
+    for environ in (job, os.environ) if on_hub else ():
         if cached := cached_config(model, environ):
-            return _from_file(model, cached)
-    by_name = {name.rpartition("/")[2].lower(): config for name, config in KNOWN_MODELS.items()}
-    organisation, _, name = model.rstrip("/").rpartition("/")
-    config = by_name.get(name.lower()) if organisation else None  # a mirror keeps the name: unsloth/gemma-3-4b-it
-    if config is None:
-        raise ConfigError(
-            f"MODEL={model}: not a folder, not in the Hugging Face cache, not built in"
-            f"{nearest(model, tuple(KNOWN_MODELS)) or ':'} built in are {_names()}; for any other model "
-            "download its config.json and pass the folder",
-            name="MODEL",
-        )
-    return shape_from_config(config, model=model)
+            return _of_config(model, _config(model, cached))
+    if on_hub and (found := _kept(user_folder(os.environ) / file_name(model), None)):
+        return found
+    if shipped := shipped_shape(model):
+        return shipped
+    raise Unmeasured(
+        f"MODEL={model}: not a folder, not in the Hugging Face cache, not among the shipped shapes"
+        f"{nearest(model, tuple(shipped_models()))}; {_how_to_measure(model)}",
+        name="MODEL",
+    )
 
 
-def shape_from_config(config: Config, *, model: str) -> ModelShape:
-    """The shape that a config.json, already read, describes; `model` names it in errors (ConfigError)."""
+def _config_is_here(model: str, job: Mapping[str, str]) -> bool:
+    cached = (cached_config(model, environ) for environ in (job, os.environ)) if is_hub_id(model) else ()
+    return Path(model).expanduser().is_dir() or any(cached)
+
+
+def _of_config(model: str, config: Mapping[str, Any], *, beside: Path | None = None) -> ModelShape:
     check_unquantized(model, config)
-    family = config.get("model_type")
-    parse = PARSERS.get(family) if isinstance(family, str) else None
-    if parse is None:
-        raise ConfigError(
-            f"MODEL={model}: config.json has model_type {family!r}; known families: {', '.join(PARSERS)}", name="MODEL"
-        )
+    kept = [folder / name for folder, name in ((beside, SHAPE_FILE), *_places(model, config)) if folder]
+    if found := next((shape for path in kept if (shape := _kept(path, config))), None):
+        return found
+    if slug := once(read_json, SHIPPED / "index.json")["configurations"].get(digest(config)):
+        return _read_shipped(slug)
+    if beside is None and (found := shipped_shape(model)):
+        return found
+    raise Unmeasured(f"MODEL={model}: its shape has not been measured yet: {_how_to_measure(model)}", name="MODEL")
+
+
+def _places(model: str, config: Mapping[str, Any]) -> tuple[tuple[Path, str], ...]:
+    folder = user_folder(os.environ)
+    return ((folder, f"{digest(config)}.json"), (folder, file_name(model)))
+
+
+def _kept(path: Path, config: Mapping[str, Any] | None) -> ModelShape | None:
     try:
-        shape = parse(config)
-        sizes = {field.name: getattr(shape, field.name) for field in fields(shape) if field.type == "int"}
-        if wrong := [name for name, size in sizes.items() if type(size) is not int or size <= 0]:
-            raise ValueError(f"{wrong[0]} comes to {sizes[wrong[0]]!r}, no whole number above 0")
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        detail = f"{type(error).__name__}: {error}"
-        raise ConfigError(
-            f"MODEL={model}: config.json is not a {family} configuration ({detail})", name="MODEL"
-        ) from error
-    return shape
+        return kept_shape(read_json(path), config)  # not `once`: it may be written meanwhile
+    except (OSError, ValueError):
+        return None
 
 
-def _names() -> str:
-    return ", ".join(KNOWN_MODELS)
+def shipped_shape(model: str) -> ModelShape | None:
+    """By the id, or by the name behind another owner: a mirror keeps it, as unsloth/gemma-3-4b-it does."""
+    models = shipped_models()
+    by_name = {name.rpartition("/")[2].lower(): slug for name, slug in models.items()}
+    owner, _, name = model.rstrip("/").rpartition("/")
+    slug = models.get(model) or (by_name.get(name.lower()) if owner else None)
+    return _read_shipped(slug) if slug else None
 
 
-def _from_file(model: str, path: Path) -> ModelShape:
+def _read_shipped(slug: str) -> ModelShape:
+    found = kept_shape(once(read_json, SHIPPED / f"{slug}.json"), None)
+    if found is None:
+        raise ConfigError(f"{SHIPPED / slug}.json is damaged: check Trainyard out again")
+    return found
+
+
+def _how_to_measure(model: str) -> str:
+    return f"where torch is installed, type make shape MODEL={shlex.quote(model)}"
+
+
+def _measured_there(model: str, job: Mapping[str, str]) -> bool:
+    """Whether the environment for training, if there is one, could measure the model and has. Raises ConfigError for
+    what it refuses."""
+    import subprocess
+
+    if not training_environment():
+        return False
+    words = shlex.split(training_command("trainer", "shape", "--model", model))
+    print(f"trainyard: measuring {printable(model)}, once ...", file=sys.stderr, flush=True)
+    caches = {name: job[name] for name in ("HF_HOME", "HF_HUB_CACHE", "HF_TOKEN") if name in job}
+    done = subprocess.run(
+        words, cwd=CHECKOUT, env={**os.environ, **caches}, capture_output=True, text=True, check=False
+    )
+    if done.returncode == BAD_CONFIG and done.stderr.strip():
+        raise ConfigError(done.stderr.strip().splitlines()[-1].removeprefix("trainyard: "), name="MODEL")
+    return done.returncode == 0
+
+
+def training_environment() -> bool:
+    """Whether torch is here, or in an environment of this checkout."""
+    from importlib.util import find_spec
+
+    return bool(find_spec("torch")) or any(
+        (CHECKOUT / f".venv/{flavour}/bin/python").is_file() for flavour in ("cuda", "cpu")
+    )
+
+
+def _config(model: str, path: Path) -> dict[str, Any]:
     try:
         config = once(read_json, path)
     except FileNotFoundError as error:
@@ -95,4 +173,4 @@ def _from_file(model: str, path: Path) -> ModelShape:
         ) from error
     if not isinstance(config, dict):
         raise ConfigError(f"MODEL={model}: {path} holds {type(config).__name__}, not a JSON object", name="MODEL")
-    return shape_from_config(config, model=model)
+    return config

@@ -18,6 +18,7 @@ from torch import nn
 from trainer.config import LORA_PRESETS
 from trainer.env_file import take_env_file
 from trainer.flags import Range, parse
+from trainer.measure.ship import published_config
 from trainer.model.anatomy import target_pattern
 from trainer.model.base import load_model_config, take_apart
 from trainer.outcome import FINISHED
@@ -83,12 +84,8 @@ def describe(model: str, lora_r: int) -> dict[str, Any]:
 
 
 def _config(model: str) -> Any:
-    from transformers import AutoConfig
-
-    # A gated model's layers are no secret: the sizes that the planner knows are all it takes.
-    from trainer.architecture.known_models import KNOWN_MODELS
-
-    return AutoConfig.for_model(**KNOWN_MODELS[model]) if model in KNOWN_MODELS else load_model_config(model)
+    # A gated model's layers are no secret: the published sizes are all it takes.
+    return published_config(model) or load_model_config(model)
 
 
 def render(report: dict[str, Any]) -> str:

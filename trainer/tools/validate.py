@@ -138,9 +138,9 @@ def records(config: TrainConfig) -> Answer:
 
 
 def family(config: TrainConfig) -> str:
-    from trainer.architecture.shapes import resolve_shape
+    from trainer.measure.keep import known_or_measured
 
-    return resolve_shape(config.model).family
+    return known_or_measured(config.model).family
 
 
 def processor(config: TrainConfig) -> str:
@@ -162,9 +162,9 @@ def lora(config: TrainConfig) -> str:
 
 
 def space(config: TrainConfig) -> str:
-    from trainer.architecture.shapes import resolve_shape
+    from trainer.measure.keep import known_or_measured
 
-    weights = resolve_shape(config.model).lora_params(config.lora_r, config.vision)
+    weights = known_or_measured(config.model).lora_params(config.lora_r, config.vision)
     # The newest few, the best, one being written, and the adapter.
     needed = (config.keep_checkpoints + 3) * weights * CHECKPOINT_BYTES
     folder = Path(config.output_dir).absolute()

@@ -46,11 +46,11 @@ def peak_flops(device_name: str) -> float | None:
 
 
 def known_shape(model: str) -> ModelShape | None:
-    """The model's sizes; None for a family that no plan can be made for."""
+    """The model's sizes; None for a model that was never measured."""
     from trainer.architecture.shapes import resolve_shape
 
     with contextlib.suppress(ConfigError):
-        return resolve_shape(model)
+        return resolve_shape(model, measure=False)
     return None
 
 
@@ -63,13 +63,14 @@ def model_flops(
     A frozen weight costs 2 a token forwards and 2 backwards (no gradient of its own), an adapter's 6; attention
     12 x width a pair of tokens, as if none were masked; the head runs on scored tokens only, the frozen tower forwards.
     """
-    linears = 4 * shape.linear_params + 6 * shape.lora_params(lora_r)
-    attention = 12 * shape.layers * shape.q_width * tokens / max(1, samples)
+    frozen = shape.linear_params + shape.total("active_expert_params")
+    linears = 4 * frozen + 6 * shape.lora_params(lora_r)
+    attention = 12 * shape.total("q_width") * tokens / max(1, samples)
     hidden, patches = shape.vision_hidden, shape.vision_patches
     tower = 2 * patches * shape.vision_params + 4 * patches**2 * hidden * shape.vision_layers
     return (
         tokens * (linears + attention)
-        + scored * 4 * shape.embedding_params
+        + scored * 4 * shape.vocab * shape.hidden
         + images * tower * (2 if tower_trained else 1)
     )
 

@@ -19,7 +19,7 @@ from planner.choose import choose
 from planner.fitting import Batch, write_batch
 from planner.table import plan_table
 from trainer import __version__
-from trainer.architecture.known_models import KNOWN_MODELS
+from trainer.architecture.shapes import shipped_models
 from trainer.data.lengths import Lengths, data_digest, lengths_path, processor_digest, write_lengths
 from trainer.outcome import ConfigError
 from trainer.text import GIB
@@ -103,8 +103,8 @@ def test_a_missing_field_and_a_shape_of_words_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"^runs/r/run.json: spec: data is missing$"):
         read_spec(lacking, project_dir=CHECKOUT, source="runs/r/run.json")
     wordy = recorded({})
-    wordy["shape"]["layers"] = "many"
-    with pytest.raises(ConfigError, match=r"^run.json: spec: layers of shape is 'many', no int$"):
+    wordy["shape"]["hidden"] = "many"
+    with pytest.raises(ConfigError, match=r"^run.json: spec: hidden of shape is 'many', no int$"):
         read_spec(wordy, project_dir=CHECKOUT)
 
 
@@ -114,10 +114,14 @@ ODD_VALUES = [0, -5, 10**12, 10**400, 1.5, float("nan"), True, None, "x\x1b[2J",
 @pytest.mark.parametrize("vision", ["frozen", "lora"])
 def test_whatever_a_record_says_is_a_plan_or_one_line(vision: str) -> None:
     good = recorded({"VISION": vision, "VRAM": "80"})
-    places = [("spec", name) for name in good] + [("shape", name) for name in good["shape"]]
+    (layer,) = good["shape"]["layers"]
+    places = [
+        (part, name) for part, kind in (("spec", good), ("shape", good["shape"]), ("layer", layer)) for name in kind
+    ]
     outcomes = set()
     for (part, name), value in itertools.product(places, ODD_VALUES):
-        changed = {**good, name: value} if part == "spec" else {**good, "shape": {**good["shape"], name: value}}
+        shape = {"shape": {name: value}, "layer": {"layers": [{**layer, name: value}]}}.get(part, {})
+        changed = {**good, name: value} if part == "spec" else {**good, "shape": {**good["shape"], **shape}}
         try:
             text = plan_table(choose(read_spec(changed, project_dir=CHECKOUT)))
             outcomes.add("a plan")
@@ -129,7 +133,7 @@ def test_whatever_a_record_says_is_a_plan_or_one_line(vision: str) -> None:
     assert outcomes == {"a plan", "one line"}
 
 
-@pytest.mark.parametrize("model", KNOWN_MODELS)
+@pytest.mark.parametrize("model", shipped_models())
 def test_every_known_model_is_read_back(model: str) -> None:
     spec = make_spec(model)
     assert read_spec(json.loads(json.dumps(asdict(spec))), project_dir=Path(spec.project_dir)) == spec

@@ -212,7 +212,8 @@ def test_a_model_for_which_no_card_is_large_enough_is_said_to_be_too_large() -> 
     assert refusal(spec).endswith("try VRAM=180 or QUANTIZATION=nf4 with VRAM=80")
     longer = replace(spec, max_length=8192)
     assert refusal(longer).endswith("GiB a GPU: try QUANTIZATION=nf4 with VRAM=80")
-    deep = replace(spec, shape=replace(spec.shape, layers=4000), quantization="nf4")
+    layers = tuple(replace(layer, count=4000) for layer in spec.shape.layers)
+    deep = replace(spec, shape=replace(spec.shape, layers=layers), quantization="nf4")
     assert refusal(deep).endswith("GiB a GPU: not even 180 GiB would do, take a smaller model")
 
 

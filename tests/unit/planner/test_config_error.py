@@ -55,7 +55,7 @@ def test_several_are_one_line_and_what_is_known_is_said_once() -> None:
         ),
         ({"GPU_TYPE": "zx"}, {}, "(GPU_TYPE is from s.yaml)"),
         ({"EFFECTIVE_BATCH": "9"}, {"GPUS": "2"}, "try 8 or 10 (EFFECTIVE_BATCH is from s.yaml)"),
-        ({"MODEL": "nobody/none"}, {}, "pass the folder (MODEL is from s.yaml)"),
+        ({"MODEL": "nobody/none"}, {}, "make shape MODEL=nobody/none (MODEL is from s.yaml)"),
         # What is wrong in the file itself: all of it, behind its name.
         ({"TIME": "soon", "PARTITION": "a b"}, {}, "s.yaml: TIME='soon': takes "),
         ({"TIME": "soon", "PARTITION": "a b"}, {}, "; PARTITION='a b': takes "),

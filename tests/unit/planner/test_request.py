@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
 from off_default import off_default
-from specs import CHECKOUT, request
+from specs import CHECKOUT, request, write_measured
 
 from planner.choose import choose
 from planner.job import JobSpec
@@ -219,7 +219,7 @@ def _cache(home: Path) -> Path:
     """A hub cache below `home` with foo/bar, whose model is 48 wide."""
     snapshot = home / "hub" / "models--foo--bar" / "snapshots" / "f00d"
     snapshot.mkdir(parents=True)
-    (snapshot / "config.json").write_text('{"model_type": "gemma3", "text_config": {"hidden_size": 48}}')
+    write_measured(snapshot, {"model_type": "gemma3", "text_config": {"hidden_size": 48}}, hidden=48)
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("f00d")
     return home

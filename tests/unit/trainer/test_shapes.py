@@ -1,205 +1,260 @@
-"""Model shapes: exact counts, where configurations are looked for, and what is said when there is none."""
+"""Shapes: shipped ones against published counts, where a shape is looked for, and what is said when there is none."""
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-from specs import GEMMA_4B, known_shape
+from specs import GEMMA_4B, known_shape, make_spec, write_measured
+from training import run_forked
 
-from trainer.architecture.families import PARSERS
+from planner.choose import choose
+from trainer.architecture import shapes
 from trainer.architecture.hub import is_hub_id
-from trainer.architecture.known_models import KNOWN_MODELS
-from trainer.architecture.shapes import resolve_shape, shape_from_config
+from trainer.architecture.shape_file import SHAPE_FILE, digest, file_name, kept_shape, text_of, user_folder
+from trainer.architecture.shapes import SHIPPED, Unmeasured, resolve_shape, shipped_models
 from trainer.outcome import ConfigError
 
-# Totals that the hub states for the published weights (tied weights once).
-PUBLISHED = {
-    "google/gemma-3-4b-it": 4_300_079_472,
-    "google/gemma-3-4b-pt": 4_300_079_472,
-    "google/gemma-3-12b-it": 12_187_325_040,
-    "google/gemma-3-12b-pt": 12_187_325_040,
-    "google/gemma-3-27b-it": 27_432_406_640,
-    "google/gemma-3-27b-pt": 27_432_406_640,
-    "Qwen/Qwen2.5-VL-3B-Instruct": 3_754_622_976,
-    "Qwen/Qwen2.5-VL-7B-Instruct": 8_292_166_656,
-    "Qwen/Qwen2.5-VL-32B-Instruct": 33_452_718_336,
-    "Qwen/Qwen2.5-VL-72B-Instruct": 73_410_777_344,
-    "Qwen/Qwen2-VL-2B-Instruct": 2_208_985_600,
-    "Qwen/Qwen2-VL-7B-Instruct": 8_291_375_616,
-    "HuggingFaceTB/SmolVLM-256M-Instruct": 256_484_928,
-    "HuggingFaceTB/SmolVLM-500M-Instruct": 507_482_304,
-    "HuggingFaceTB/SmolVLM-Instruct": 2_246_272_880,
-}
-
-# Sizes that differ from each other and from every default, so that no two can be mixed up unnoticed.
-TEXT = {
-    "vocab_size": 320,
-    "hidden_size": 48,
-    "intermediate_size": 80,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
-SIGLIP = {
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 56,
-    "patch_size": 14,
-}
-QWEN_ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 2, 2]}
-TINY: dict[str, dict[str, Any]] = {
-    "gemma3": {
-        "text_config": {**TEXT, "head_dim": 16, "attention_bias": True},
-        "vision_config": SIGLIP,  # with the pooling head that Gemma's own configurations leave out
-        "mm_tokens_per_image": 4,
-    },
-    "qwen2_5_vl": {
-        "text_config": {**TEXT, "rope_parameters": QWEN_ROPE},
-        "vision_config": {
-            "depth": 2,
-            "hidden_size": 32,
-            "intermediate_size": 56,
-            "num_heads": 2,
-            "out_hidden_size": 48,
-        },
-    },
-    "qwen2_vl": {
-        "text_config": {**TEXT, "rope_parameters": QWEN_ROPE},
-        "vision_config": {"depth": 2, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 3, "hidden_size": 48},
-        "tie_word_embeddings": True,
-    },
-    "idefics3": {"text_config": {**TEXT, "mlp_bias": True}, "vision_config": SIGLIP, "scale_factor": 2},
-    "smolvlm": {"text_config": {**TEXT, "head_dim": 20}, "vision_config": SIGLIP, "scale_factor": 2},
-}
+CONFIG = {"model_type": "gemma3", "text_config": {"hidden_size": 48}}
+FILES = sorted(path for path in SHIPPED.glob("*.json") if path.name != "index.json")
+TOLERANCE = 0.005
 
 
-@pytest.mark.parametrize("model", KNOWN_MODELS)
-def test_the_built_in_table_gives_the_published_parameter_counts(model: str) -> None:
-    assert known_shape(model).total_params == PUBLISHED[model]
+def published(record: dict[str, Any]) -> float:
+    """The count that was published: to the digit, or as ~8.7 B."""
+    given = str(record["parameters"])
+    return float(given.strip("~ B")) * (1e9 if given.startswith("~") else 1)
 
 
-def test_gemma_3_4b_is_read_to_its_true_sizes() -> None:
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_shipped_shape_has_the_published_number_of_parameters(path: Path) -> None:
+    """Exact where the count was published to the digit and the values were read."""
+    record = json.loads(path.read_text())
+    shape = known_shape(record["models"][0])
+    counted = shape.total_params + record.get("unloaded", 0)
+    assert abs(counted / published(record) - 1) < TOLERANCE
+    if record["sure"] == "confirmed" or shape.family in ("gemma3", "qwen2_5_vl", "qwen3_vl", "qwen3_5"):
+        assert counted == published(record)
+
+
+def test_at_least_55_hub_ids_are_planned_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
+    answered = []
+    for model in shipped_models():
+        try:
+            plan = choose(make_spec(model, vram_gib=180, mem_gib=64))
+            assert plan.spec.shape == resolve_shape(model, measure=False)
+            assert plan.chosen.fits
+        except ConfigError as error:
+            assert "not even 180 GiB would do" in str(error) or "try " in str(error)
+        answered.append(model)
+    assert len(answered) >= 55
+
+
+def test_the_index_knows_every_shipped_file_and_every_file_its_configuration() -> None:
+    yaml = pytest.importorskip("yaml")
+    entries = yaml.safe_load((SHIPPED.parents[1] / "measure" / "published.yaml").read_text())
+    index = json.loads((SHIPPED / "index.json").read_text())
+    assert {model for entry in entries for model in (*entry["ids"], *entry.get("same", ()))} == set(index["models"])
+    assert set(index["models"].values()) == {path.stem for path in FILES}
+    for entry in entries:
+        record = json.loads((SHIPPED / f"{index['models'][entry['ids'][0]]}.json").read_text())
+        assert record["config_sha256"] == digest(entry["config"])
+        assert kept_shape(record, entry["config"])
+        assert {name: record.get(name) for name in ("parameters", "sure", "source")} == {
+            name: entry[name] for name in ("parameters", "sure", "source")
+        }
+
+
+def test_gemma_3_4b_is_measured_to_its_true_sizes() -> None:
     shape = known_shape(GEMMA_4B)
     text = shape.total_params - shape.vision_params - shape.projector_params
     assert (text, shape.vision_params, shape.projector_params) == (3_880_263_168, 416_866_032, 2_950_272)
-    assert (shape.layers, shape.q_width, shape.kv_width, shape.vocab) == (34, 2048, 1024, 262_208)
-    assert (shape.vision_patches, shape.tokens_per_image, shape.tied_embedding) == (4096, 256, True)
+    (layer,) = shape.layers
+    assert (layer.count, layer.q_width, layer.kv_width, shape.vocab) == (34, 2048, 1024, 262_208)
+    assert (shape.vision_patches, shape.tokens_per_image, shape.head_params) == (4096, 256, 0)
     assert (shape.lora_params(64), shape.lora_params(64, "lora")) == (119_209_984, 153_991_168)
 
 
+def test_a_traced_layer_of_gemma_3_keeps_what_its_parts_do() -> None:
+    """4q in attention and 3f in the MLP, in the computation's width; 4h + q + k in fp32, what its norms read."""
+    h, f, q, k = 2560, 10_240, 2048, 1024
+    (layer,) = known_shape(GEMMA_4B).layers
+    assert (layer.values, layer.fp32_values, layer.kept_inputs) == (4 * q + 3 * f, 4 * h + q + k, 2 * h + f)
+
+
+def test_experts_are_counted_at_16_bits_and_the_plan_says_it() -> None:
+    model = "Qwen/Qwen3-VL-30B-A3B-Instruct"
+    shape = known_shape(model)
+    assert 28e9 < shape.expert_params < 30e9
+    with pytest.raises(ConfigError) as refused:
+        choose(make_spec(model))
+    assert "GiB a GPU (54.0 of it fused experts, which stay at 16 bits)" in str(refused.value)
+    plan = choose(make_spec(model, vram_gib=80))
+    assert dict(plan.chosen.estimate.items)["experts in 16 bits"] == 2 * shape.expert_params
+    (note,) = [note for note in plan.notes if "fused experts" in note]
+    assert "of the weights are fused experts, which bitsandbytes does not pack" in note
+
+
+def test_a_language_model_alone_has_no_tower() -> None:
+    items = dict(choose(make_spec("Qwen/Qwen3-8B")).chosen.estimate.items)
+    assert (items["image tower"], items["image tower forward"]) == (0, 0)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("family", PARSERS)
-def test_counts_and_widths_are_those_of_the_transformers_class(family: str) -> None:
-    """Built without memory, saved as transformers saves, in full and without defaults, and read back."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+@pytest.mark.parametrize("model", [GEMMA_4B, "Qwen/Qwen3-VL-2B-Instruct", "HuggingFaceTB/SmolVLM-256M-Instruct"])
+def test_what_is_shipped_is_what_is_measured(model: str, tmp_path: Path) -> None:
+    def check() -> int:
+        from trainer.measure.shape import measure
+        from trainer.measure.ship import published_config
 
-    from trainer.model.base import anatomy_of, target_pattern
-
-    config = transformers.AutoConfig.for_model(family, **TINY[family])
-    with torch.device("meta"):
-        model = transformers.AutoModelForImageTextToText.from_config(config)
-    decoder = model.get_decoder()
-    linears = [m for name, m in decoder.layers.named_modules() if name.endswith("_proj")]
-    tower = getattr(
-        model.model, "vision_tower", getattr(model.model, "vision_model", getattr(model.model, "visual", None))
-    )
-    merger = getattr(tower, "merger", None)
-    aside = sum(p.numel() for p in merger.parameters()) if merger is not None else 0
-    layer = [(m.in_features, m.out_features) for m in linears[:7]]
-    inside = set(map(id, decoder.modules()))
-    for saved in (config.to_dict(), json.loads(config.to_json_string(use_diff=True))):
-        shape = shape_from_config(saved, model="tiny")
-        assert shape.total_params == sum(p.numel() for p in model.parameters())
-        assert shape.vision_params == sum(p.numel() for p in tower.parameters()) - aside
-        assert shape.linear_params == sum(m.in_features * m.out_features for m in linears)
-        assert sorted(shape.linear_shapes) == sorted(layer)
-        assert shape.embedding_params == model.get_input_embeddings().weight.numel()
-        pattern = target_pattern(anatomy_of(model), "lora")
-        beside = [m for n, m in model.named_modules() if re.fullmatch(pattern, n) and id(m) not in inside]
-        assert (shape.vision_linears, shape.vision_linears_in, shape.vision_linears_out) == (
-            len(beside), sum(m.in_features for m in beside), sum(m.out_features for m in beside)
+        shipped = known_shape(model)
+        found = measure(
+            model, published_config(model), tokens_per_image=shipped.tokens_per_image,
+            patches=shipped.vision_patches, fixed=shipped.fixed_pictures,
         )  # fmt: skip
-        assert shape.tied_embedding == (model.lm_head.weight is model.get_input_embeddings().weight)
-        if family == "gemma3":
-            assert shape.tokens_per_image == config.mm_tokens_per_image
+        assert found == shipped, (asdict(found), asdict(shipped))
+        return 0
+
+    ended = run_forked(tmp_path / "log", check)
+    assert ended.codes == (0,), ended.output
+
+
+def made_up_family(folder: Path) -> int:
+    """A family that nobody has heard of, as a folder that AutoModel loads; measured."""
+    from transformers import AutoConfig, AutoModelForImageTextToText, LlavaConfig, LlavaForConditionalGeneration
+
+    from trainer.measure.keep import measure_and_keep
+
+    class HouseConfig(LlavaConfig):
+        model_type = "house_vl"
+
+    class HouseModel(LlavaForConditionalGeneration):
+        config_class = HouseConfig
+
+    AutoConfig.register("house_vl", HouseConfig)
+    AutoModelForImageTextToText.register(HouseConfig, HouseModel)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
+    config = HouseConfig(
+        text_config={"model_type": "llama", **sizes, "num_key_value_heads": 2, "vocab_size": 320},
+        vision_config={"model_type": "clip_vision_model", **sizes, "image_size": 56, "patch_size": 14},
+        image_seq_length=16,
+    )
+    config.save_pretrained(folder)
+    shape, path = measure_and_keep(str(folder))
+    assert path == folder / SHAPE_FILE
+    model = HouseModel(config)
+    assert shape.total_params == sum(p.numel() for p in model.parameters())
+    assert shape.linear_params == sum(
+        m.weight.numel() for n, m in model.model.language_model.named_modules() if n.endswith("_proj")
+    )
+    return 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", PARSERS)
-def test_values_that_a_configuration_leaves_out_are_the_class_defaults(family: str) -> None:
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-
-    layers = {"text_config": {"num_hidden_layers": 1}}
-    if family == "qwen2_vl":  # its own defaults of text and vision do not fit each other
-        layers["vision_config"] = {"hidden_size": 8192}
-    if family == "qwen2_5_vl":
-        layers["vision_config"] = {"out_hidden_size": 8192}
-    config = transformers.AutoConfig.for_model(family, **layers)
-    with torch.device("meta"):
-        model = transformers.AutoModelForImageTextToText.from_config(config)
-    shape = shape_from_config({"model_type": family, **layers}, model="bare")
-    assert shape.total_params == sum(p.numel() for p in model.parameters())
-
-
-def test_a_flat_qwen_configuration_reads_like_a_nested_one() -> None:
-    """The hub's files keep the text values at the top level, transformers 5 nests them."""
-    nested = {"model_type": "qwen2_5_vl", **TINY["qwen2_5_vl"]}
-    flat = {**nested, **nested["text_config"]}
-    del flat["text_config"]
-    assert shape_from_config(flat, model="flat") == shape_from_config(nested, model="nested")
+def test_a_family_that_nobody_has_heard_of_needs_no_code(tmp_path: Path) -> None:
+    """A subclass under a new model_type is measured, and then planned by a Python that knows nothing of it."""
+    pytest.importorskip("transformers")
+    folder = tmp_path / "house"
+    ended = run_forked(tmp_path / "log", made_up_family, folder)
+    assert ended.codes == (0,), ended.output
+    shape = resolve_shape(str(folder), measure=False)
+    (layer,) = shape.layers
+    assert (shape.family, layer.count, layer.kv_width, layer.adapters) == ("house_vl", 3, 32, 7)
+    assert (shape.tokens_per_image, shape.vision_patches, shape.vision_layers) == (16, 16, 3)
+    assert choose(make_spec(shape=shape)).chosen.label == "single_gpu"
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty hub cache; nothing of the real one is seen."""
+    """An empty hub cache and an empty cache of ours; nothing of the real ones is seen, and nothing is measured."""
     cache = tmp_path / "hub"
     cache.mkdir()
     monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(shapes, "training_environment", lambda: False)
     return cache
 
 
-def _save(folder: Path, family: str = "gemma3") -> Path:
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": family, **TINY[family]}))
-    return folder
+def snapshot(hub: Path, model: str, *, revision: str = "f00d", config: dict[str, Any] = CONFIG) -> None:
+    """config.json of that revision in the hub's cache, which main names."""
+    repo = hub / f"models--{model.replace('/', '--')}"
+    (repo / "snapshots" / revision).mkdir(parents=True)
+    (repo / "snapshots" / revision / "config.json").write_text(json.dumps(config))
+    (repo / "refs").mkdir(exist_ok=True)
+    (repo / "refs" / "main").write_text(f"{revision}\n")
+
+
+def keep(tmp_path: Path, name: str, config: dict[str, Any] = CONFIG) -> None:
+    """The shape of `config` in the user's folder."""
+    write_measured(tmp_path / "kept", config, hidden=48)
+    folder = user_folder({"XDG_CACHE_HOME": str(tmp_path / "cache")})
+    folder.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "kept" / SHAPE_FILE).replace(folder / name)
 
 
 def test_a_local_folder_comes_before_everything_else(tmp_path: Path, hub: Path) -> None:
-    assert resolve_shape(str(_save(tmp_path / "mine"))).hidden == 48
+    assert resolve_shape(str(write_measured(tmp_path / "mine", CONFIG, hidden=48))).hidden == 48
 
 
-def test_the_hub_cache_comes_before_the_built_in_table(hub: Path) -> None:
+def test_a_folder_that_cannot_be_written_to_is_known_by_its_configuration(tmp_path: Path, hub: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text(json.dumps(CONFIG, indent=4))
+    keep(tmp_path, f"{digest(CONFIG)}.json")
+    assert resolve_shape(str(tmp_path / "mine")).hidden == 48
+
+
+@pytest.mark.parametrize("change", ["configuration", "version", "sizes"])
+def test_a_kept_shape_is_taken_for_the_very_configuration_alone(tmp_path: Path, hub: Path, change: str) -> None:
+    folder = write_measured(tmp_path / "mine", CONFIG, hidden=48)
+    record = json.loads((folder / SHAPE_FILE).read_text())
+    if change == "configuration":
+        (folder / "config.json").write_text(json.dumps({**CONFIG, "tie_word_embeddings": False}))
+    elif change == "version":
+        (folder / SHAPE_FILE).write_text(json.dumps({**record, "version": 0}))
+    else:
+        (folder / SHAPE_FILE).write_text(json.dumps({**record, "shape": {**record["shape"], "hidden": -1}}))
+    with pytest.raises(Unmeasured) as refusal:
+        resolve_shape(str(folder))
+    assert str(refusal.value) == (
+        f"MODEL={folder}: its shape has not been measured yet: where torch is installed, type make shape MODEL={folder}"
+    )
+
+
+def test_the_hub_cache_comes_before_what_is_shipped(tmp_path: Path, hub: Path) -> None:
     """The revision is the one that main names, not whichever snapshot comes first."""
-    repo = hub / "models--google--gemma-3-4b-it"
-    _save(repo / "snapshots" / "a-stale-one", "smolvlm")
-    _save(repo / "snapshots" / "f00d")
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text("f00d\n")
-    assert (resolve_shape(GEMMA_4B).family, resolve_shape(GEMMA_4B).hidden) == ("gemma3", 48)
+    snapshot(hub, GEMMA_4B, revision="a-stale-one", config={"model_type": "smolvlm"})
+    snapshot(hub, GEMMA_4B)
+    keep(tmp_path, file_name(GEMMA_4B))
+    assert resolve_shape(GEMMA_4B).hidden == 48
 
 
-def test_the_cache_is_also_found_below_hf_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    repo = tmp_path / "hub" / "models--me--mine"
-    _save(repo / "snapshots" / "f00d")
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text("f00d")
+def test_a_shipped_model_needs_no_measuring_when_its_files_are_there(hub: Path) -> None:
+    """The hub's own config.json says more than the values that were measured."""
+    snapshot(hub, GEMMA_4B)
+    assert resolve_shape(GEMMA_4B) == known_shape(GEMMA_4B)
+
+
+def test_a_measured_hub_id_is_known_without_its_files(tmp_path: Path, hub: Path) -> None:
+    keep(tmp_path, file_name("me/mine"))
     assert resolve_shape("me/mine").hidden == 48
 
 
-def test_a_mirror_of_a_known_model_is_known(hub: Path) -> None:
+def test_the_cache_is_also_found_below_hf_home(tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    snapshot(hub, "me/mine")
+    keep(tmp_path, f"{digest(CONFIG)}.json")
+    assert resolve_shape("me/mine").hidden == 48
+
+
+def test_a_mirror_of_a_shipped_model_is_known(hub: Path) -> None:
     assert resolve_shape("unsloth/gemma-3-4b-it") == known_shape(GEMMA_4B)
 
 
@@ -230,32 +285,44 @@ def test_hub_ids_are_what_the_hub_takes() -> None:
             assert is_hub_id(name), name
 
 
-def test_an_unknown_model_is_refused_with_the_nearest_and_the_way_out(hub: Path) -> None:
-    with pytest.raises(ConfigError) as refusal:
+def test_an_unknown_model_is_told_with_the_nearest_and_the_one_command(hub: Path) -> None:
+    with pytest.raises(Unmeasured) as refusal:
         resolve_shape("google/gemma-3-4b-itt")
-    message = str(refusal.value)
-    assert "MODEL=google/gemma-3-4b-itt: not a folder, not in the Hugging Face cache, not built in" in message
-    assert "did you mean google/gemma-3-4b-it?" in message
-    assert message.endswith("download its config.json and pass the folder")
-    assert "\n" not in message
+    assert str(refusal.value) == (
+        "MODEL=google/gemma-3-4b-itt: not a folder, not in the Hugging Face cache, not among the shipped shapes, did "
+        "you mean google/gemma-3-4b-it?; where torch is installed, type make shape MODEL=google/gemma-3-4b-itt"
+    )
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("{", "cannot be read as JSON"),
-        ("[1]", "holds list, not a JSON object"),
-        ('{"model_type": "llava"}', "model_type 'llava'; known families: gemma3, qwen2_5_vl, qwen2_vl, idefics3"),
-        ("{}", "model_type None"),
-        ('{"model_type": "gemma3", "text_config": 3}', "not a gemma3 configuration"),
-        ('{"model_type": "gemma3", "text_config": {"hidden_size": "wide"}}', "not a gemma3 configuration"),
-        ('{"model_type": "gemma3", "text_config": {"num_hidden_layers": 0}}', "not a gemma3 configuration"),
-        ('{"model_type": "gemma3", "vision_config": {"num_hidden_layers": 0}}', "vision_layers comes to 0, no whole"),
-        ('{"model_type": "qwen2_vl", "vision_config": {"embed_dim": -1}}', "not a qwen2_vl configuration"),
-        ('{"model_type": "smolvlm", "vision_config": {"image_size": 8}}', "vision_patches comes to 0, no whole"),
-        ('{"model_type": "smolvlm", "scale_factor": 0}', "not a smolvlm configuration"),
-    ],
+    ("code", "wrote", "said"),
+    [(0, True, ""), (78, False, "MODEL=mine cannot be taken apart"), (1, False, "its shape has not been measured yet")],
 )
+def test_a_model_that_nobody_has_measured_is_measured_where_torch_is(
+    tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch, code: int, wrote: bool, said: str
+) -> None:
+    """By a program of its own, which the plan waits for; what that refuses the plan refuses."""
+    folder = write_measured(tmp_path / "mine", CONFIG, hidden=48)
+    text = (folder / SHAPE_FILE).read_text()
+    (folder / SHAPE_FILE).unlink()
+    writes = f"open({str(folder / SHAPE_FILE)!r}, 'w').write({text!r})" if wrote else "None"
+    program = (
+        f"import sys; {writes}; print('trainyard: MODEL=mine cannot be taken apart', file=sys.stderr); sys.exit({code})"
+    )
+    stub = tmp_path / "python"
+    stub.write_text(f"#!{sys.executable}\n{program}\n")
+    stub.chmod(0o755)
+    monkeypatch.setattr(shapes, "training_environment", lambda: True)
+    monkeypatch.setattr(shapes, "training_command", lambda *words: f"{stub} -m trainer shape --model x")
+    if wrote:
+        assert resolve_shape(str(folder)).hidden == 48
+        return
+    with pytest.raises(ConfigError) as refusal:
+        resolve_shape(str(folder))
+    assert said in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("text", "said"), [("{", "cannot be read as JSON"), ("[1]", "holds list, not a JSON object")])
 def test_a_config_json_that_says_nothing_useful_is_refused_in_one_line(
     tmp_path: Path, hub: Path, text: str, said: str
 ) -> None:
@@ -269,6 +336,11 @@ def test_a_config_json_that_says_nothing_useful_is_refused_in_one_line(
 def test_a_folder_without_config_json_is_refused(tmp_path: Path, hub: Path) -> None:
     with pytest.raises(ConfigError, match=r"the folder has no config\.json"):
         resolve_shape(str(tmp_path))
+
+
+def test_what_a_kept_file_says_is_read_back(tmp_path: Path) -> None:
+    shape = known_shape("Qwen/Qwen2.5-VL-7B-Instruct")
+    assert kept_shape(json.loads(text_of(shape, CONFIG)), CONFIG) == shape
 
 
 def test_planning_imports_neither_torch_nor_anything_else_that_is_heavy() -> None:

@@ -1,0 +1,90 @@
+"""Shapes as plain data: in the small JSON files that keep them, and in a run's record. Nothing read is believed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.architecture.shape import Layer, ModelShape
+from trainer.outcome import ConfigError
+from trainer.text import shown
+
+SHAPE_FILE = "trainyard-shape.json"
+"""Beside a model's config.json."""
+VERSION = 1
+"""Goes up when what is measured changes: older files are measured again."""
+MOST = 10**13
+"""No model has as many weights."""
+MOST_SORTS = 1000
+AT_LEAST_ONE = ("count", "hidden", "vocab")
+
+
+def plain(shape: ModelShape) -> dict[str, Any]:
+    """`shape` as JSON takes it."""
+    return dataclasses.asdict(shape)
+
+
+def read_shape(recorded: object) -> ModelShape:
+    """The shape that `plain` gave. Raises ConfigError for anything else."""
+    values = _fields(recorded, ModelShape, "shape")
+    layers = values["layers"]
+    if not isinstance(layers, (list, tuple)) or not 0 < len(layers) <= MOST_SORTS:
+        raise ConfigError("layers of shape is no list of layers")
+    values["layers"] = tuple(Layer(**_fields(layer, Layer, "a layer of shape")) for layer in layers)
+    return ModelShape(**values)
+
+
+def _fields(recorded: object, kind: type[ModelShape] | type[Layer], about: str) -> dict[str, Any]:
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    if not isinstance(recorded, Mapping) or set(recorded) != set(kinds):
+        raise ConfigError(f"{about} takes {', '.join(kinds)}")
+    for name, value in recorded.items():
+        wanted = kinds[name]
+        if not wanted.startswith("tuple") and type(value).__name__ != wanted:
+            raise ConfigError(f"{name} of {about.removeprefix('a ')} is {shown(str(value))}, no {wanted}")
+        if wanted == "int" and not (name in AT_LEAST_ONE) <= value <= MOST:
+            raise ConfigError(
+                f"{name} of {about.removeprefix('a ')} is {shown(str(value))}: takes a whole number from "
+                f"{int(name in AT_LEAST_ONE)} to {MOST}"
+            )
+        if wanted == "str" and not (value.isprintable() and len(value) <= 4096):
+            raise ConfigError(f"{name} of {about} is {shown(value)}: takes at most 4096 printable characters")
+    return dict(recorded)
+
+
+def digest(config: Mapping[str, Any]) -> str:
+    """By which a configuration is known again, however its file is laid out."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def text_of(shape: ModelShape, config: Mapping[str, Any], **more: Any) -> str:
+    """What a file says that keeps the `shape` of a configuration."""
+    record = {"version": VERSION, "config_sha256": digest(config), **more, "shape": plain(shape)}
+    return json.dumps(record, indent=1) + "\n"
+
+
+def kept_shape(record: object, config: Mapping[str, Any] | None) -> ModelShape | None:
+    """The shape in such a file; None for an older one, or one of another configuration (None: of any)."""
+    if not isinstance(record, Mapping) or record.get("version") != VERSION:
+        return None
+    if config is not None and record.get("config_sha256") != digest(config):
+        return None
+    try:
+        return read_shape(record.get("shape"))
+    except ConfigError:
+        return None
+
+
+def user_folder(environ: Mapping[str, str]) -> Path:
+    """Where shapes are kept that cannot be kept beside their model."""
+    return Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "trainyard" / "shapes"
+
+
+def file_name(model: str) -> str:
+    """Of the shape of a hub id, or of a folder, in the user's folder."""
+    return model.strip("/").replace("/", "--") + ".json"

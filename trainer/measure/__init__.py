@@ -1,0 +1,1 @@
+"""A model's shape, measured on its own skeleton: nothing is downloaded and no weights are made."""

@@ -1,0 +1,55 @@
+"""A model measured once, and its shape kept where the plan looks for it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from trainer.architecture.shape import ModelShape
+from trainer.architecture.shape_file import SHAPE_FILE, digest, file_name, text_of, user_folder
+from trainer.architecture.shapes import Unmeasured, resolve_shape
+from trainer.files import read_json, write_whole
+from trainer.measure.pictures import picture_of
+from trainer.measure.shape import measure
+from trainer.model.base import load_model_config
+
+
+def known_or_measured(model: str) -> ModelShape:
+    """The shape of `model`, measured in this process if nobody has yet. Raises ConfigError or SickNode."""
+    try:
+        return resolve_shape(model, measure=False)
+    except Unmeasured:
+        return measure_and_keep(model)[0]
+
+
+def measure_and_keep(model: str) -> tuple[ModelShape, Path]:
+    """(the shape of `model`, the file that keeps it from now on). Raises ConfigError or SickNode."""
+    config = load_model_config(model)
+    picture = picture_of(model, config)
+    shape = measure(model, config, tokens_per_image=picture.tokens, patches=picture.patches, fixed=picture.fixed)
+    return shape, keep(model, shape)
+
+
+def keep(model: str, shape: ModelShape) -> Path:
+    """Beside the model where that is a folder that can be written to, else in the user's own. Raises OSError."""
+    folder = Path(model).expanduser()
+    written = _written(model)
+    text = text_of(shape, written, model=model)
+    if folder.is_dir() and os.access(folder, os.W_OK):
+        path = folder / SHAPE_FILE
+    else:
+        name = f"{digest(written)}.json" if folder.is_dir() else file_name(model)
+        path = user_folder(os.environ) / name
+    write_whole(path, text)
+    return path
+
+
+def _written(model: str) -> dict[str, Any]:
+    """config.json as it lies there: by it the shape is found again."""
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return dict(read_json(folder / "config.json"))
+    from huggingface_hub import hf_hub_download
+
+    return dict(read_json(Path(hf_hub_download(model, "config.json"))))

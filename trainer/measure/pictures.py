@@ -1,0 +1,67 @@
+"""What one picture takes: positions in the language model by the model's processor, rows in its tower."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from trainer.evaluation.memory import patches_of
+from trainer.model.base import load_processor
+
+PLANNED_PX = 784  # the side of the picture that is planned for
+SMALL_PX = 448  # another one, to see whether every picture takes the same
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """A picture of PLANNED_PX x PLANNED_PX."""
+
+    tokens: int
+    patches: int
+    fixed: bool
+    """A small one takes as many."""
+
+
+def picture_of(model: str, config: Any) -> Picture:
+    """By the processor of `model`, or where there is none that can be asked by what the configuration says."""
+    with suppress(Exception):  # whatever a processor lacks, the shape of the model can be measured without it
+        processor = load_processor(model)
+        planned, small = (_shown(processor, config, side) for side in (PLANNED_PX, SMALL_PX))
+        if planned[0]:
+            return Picture(tokens=planned[0], patches=planned[1], fixed=planned == small)
+    return _by_configuration(config)
+
+
+def _shown(processor: Any, config: Any, side: int) -> tuple[int, int]:
+    """(positions, rows of the tower) of one grey picture of that side."""
+    from PIL import Image
+
+    content = [{"type": "image"}, {"type": "text", "text": "?"}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    picture = Image.new("RGB", (side, side), (128, 128, 128))
+    batch = processor(text=[text], images=[[picture]], return_tensors="pt")
+    mark = next(
+        found
+        for name in ("image_token_id", "image_token_index")
+        if isinstance(found := getattr(config, name, None), int)
+    )
+    pixels = next((tensor for name, tensor in batch.items() if name.startswith("pixel_values")), None)
+    return int((batch["input_ids"] == mark).sum()), patches_of(config, pixels)
+
+
+def _by_configuration(config: Any) -> Picture:
+    """One view of the tower's own size, and as many positions as a configuration names."""
+    vision = getattr(config, "vision_config", None)
+    side, patch = (_number(getattr(vision, name, None)) for name in ("image_size", "patch_size"))
+    patches = max(1, (side // patch) ** 2) if side and patch else PLANNED_PX
+    merged = _number(getattr(vision, "spatial_merge_size", None)) or 1
+    named = (_number(getattr(config, name, None)) for name in ("mm_tokens_per_image", "image_seq_length"))
+    return Picture(tokens=next(filter(None, named), patches // merged**2) or 1, patches=patches, fixed=False)
+
+
+def _number(value: Any) -> int:
+    first = value[0] if isinstance(value, (list, tuple)) and value else value
+    return first if isinstance(first, int) and not isinstance(first, torch.Tensor) else 0

@@ -1,0 +1,142 @@
+"""From a configuration to a ModelShape: the skeleton is built without memory, counted and traced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.architecture.shape import Layer, ModelShape
+from trainer.measure.parts import layers_of, matching, sorts_of, weights_of
+from trainer.measure.tower import tower_sizes
+from trainer.measure.trace import Kept, trace
+from trainer.model.anatomy import Anatomy, target_pattern
+from trainer.model.base import take_apart
+from trainer.model.refusal import UNFIT, is_of_machine, refusing
+
+
+def measure(model: str, config: Any, *, tokens_per_image: int = 0, patches: int = 0, fixed: bool = False) -> ModelShape:
+    """The shape of `config`, a transformers configuration; `model` names it in errors.
+
+    Raises ConfigError for a model that cannot be taken apart.
+    """
+    skeleton, anatomy = take_apart(model, config)
+    with refusing(model, "measured", UNFIT):
+        return _measure(skeleton, anatomy, config, tokens_per_image, patches, fixed)
+
+
+def _measure(
+    skeleton: Any, anatomy: Anatomy, config: Any, tokens_per_image: int, patches: int, fixed: bool
+) -> ModelShape:
+    skeleton.to(torch.bfloat16)  # as it is trained; nothing is moved on the meta device
+    decoder = skeleton.get_submodule(anatomy.decoder)
+    beside = _outermost([skeleton.get_submodule(name) for name in anatomy.unquantized])
+    head = skeleton.get_output_embeddings()
+    beside = [module for module in beside if module is not head]
+    targets = matching(skeleton, target_pattern(anatomy))
+    tower = [m for m in matching(skeleton, target_pattern(anatomy, "lora")) if m not in set(targets)]
+    embedding = skeleton.get_input_embeddings().weight
+    layers = layers_of(decoder)
+    if layers is None:
+        raise ValueError("its language model has no list of layers")
+    tied = head is None or head.weight is embedding
+    packed = frozenset[nn.Module](targets)
+    rest = weights_of(decoder, packed, without=(layers, *beside))
+    inside = set(layers.modules())
+    outside = [m for m in targets if m not in inside]
+    found = _layers(decoder, layers, packed, embedding.shape[1])
+    if outside:
+        found.append(_outside(outside))
+    return ModelShape(
+        family=config.model_type,
+        hidden=embedding.shape[1],
+        vocab=embedding.shape[0],
+        layers=tuple(found),
+        embedding_params=rest.embedding,
+        head_params=0 if tied else head.weight.numel(),
+        other_params=rest.other + rest.experts,
+        largest_linear=max((m.weight.numel() for m in targets), default=0),
+        tokens_per_image=tokens_per_image if beside else 0,
+        fixed_pictures=fixed,
+        vision_patches=patches if beside else 0,
+        **tower_sizes(beside, tower, getattr(config, "vision_config", None)),
+    )
+
+
+def _layers(decoder: Any, layers: nn.ModuleList, targets: frozenset[nn.Module], hidden: int) -> list[Layer]:
+    sorts = sorts_of(layers)
+    own = [
+        ([m for m in first.modules() if isinstance(m, nn.Linear) and m in targets], weights_of(first, targets))
+        for first, _ in sorts
+    ]
+    kept = _kept(decoder, layers, [first for first, _ in sorts], targets, hidden)
+    return [
+        Layer(
+            count=count,
+            linear_params=weights.linear,
+            expert_params=weights.experts,
+            other_params=weights.other + weights.embedding,
+            adapters=len(linears),
+            adapter_inputs=sum(m.in_features for m in linears),
+            adapter_outputs=sum(m.out_features for m in linears),
+            values=seen.values,
+            fp32_values=seen.fp32_values,
+            pair_values=seen.pair_values,
+            kept_inputs=seen.kept_inputs,
+            active_expert_params=seen.active_expert_params,
+            q_width=seen.q_width,
+            kv_width=seen.kv_width,
+            widest=seen.widest,
+        )
+        for (_, count), (linears, weights), seen in zip(sorts, own, kept, strict=True)
+    ]
+
+
+def _kept(
+    decoder: Any, layers: nn.ModuleList, firsts: Sequence[nn.Module], targets: frozenset[nn.Module], hidden: int
+) -> list[Kept]:
+    """What each sort keeps, traced on the shortest stack of layers that holds every sort."""
+    stack = list(layers)
+    places = [next(n for n, layer in enumerate(stack) if layer is first) for first in firsts]
+    del layers[max(places) + 1 :]
+    try:
+        kept = trace(decoder, layers, targets)
+    except Exception as error:  # whatever a forward does that tensors without values cannot: the sizes are known
+        if is_of_machine(error):
+            raise
+        kept = [Kept()] * len(layers)
+    found = [kept[place] for place in places]
+    # A layer that this forward did not run, such as one that attends to pictures alone, is counted from its linears.
+    return [seen if seen.values else counted(first, targets, hidden) for first, seen in zip(firsts, found, strict=True)]
+
+
+def _targeted(layer: nn.Module, targets: frozenset[nn.Module]) -> list[nn.Linear]:
+    return [m for m in layer.modules() if isinstance(m, nn.Linear) and m in targets]
+
+
+def counted(layer: nn.Module, targets: frozenset[nn.Module], hidden: int) -> Kept:
+    """What a layer keeps at most by its linears alone: what each gives, a gate's product, the inputs of four norms."""
+    linears = _targeted(layer, targets)
+    widest = max((m.in_features for m in linears), default=hidden)
+    gives = sum(m.out_features for m in linears)
+    return Kept(
+        values=gives + widest, fp32_values=4 * hidden, pair_values=1, kept_inputs=2 * hidden + widest,
+        q_width=hidden, kv_width=hidden, widest=widest,
+    )  # fmt: skip
+
+
+def _outside(linears: Sequence[nn.Linear]) -> Layer:
+    """Linears beside the layers, such as those of embeddings that each layer has for itself."""
+    reads, gives = sum(m.in_features for m in linears), sum(m.out_features for m in linears)
+    weights = sum(m.weight.numel() for m in linears)
+    empty = dict.fromkeys(Layer.__dataclass_fields__, 0)
+    counted = {"count": 1, "linear_params": weights, "adapters": len(linears), "values": gives, "kept_inputs": reads}
+    return Layer(**{**empty, **counted, "adapter_inputs": reads, "adapter_outputs": gives, "widest": max(
+        m.out_features for m in linears)})  # fmt: skip
+
+
+def _outermost(modules: Sequence[nn.Module]) -> list[nn.Module]:
+    inner = {part for module in modules for part in module.modules() if part is not module}
+    return [module for module in modules if module not in inner]
