@@ -43,6 +43,7 @@ def test_docker_gets_the_plans_own_words_and_nothing_of_the_machine_but_what_it_
         *("--mount", "type=bind,source=/nowhere/trainyard/runs,target=/workspace/runs"),
         *("--mount", "type=bind,source=/big/hf/hub,target=/cache/huggingface/hub"),
         *("--env", "HF_HUB_DISABLE_TELEMETRY=1", "--env", "OMP_NUM_THREADS=4"),
+        *("--env", "TRAINYARD_TIME_LIMIT_S=43200", "--env", "TRAINYARD_STOP_LEAD_S=120"),
         "trainyard:0.1.0",
         *plan.launch.words(),
     ]  # fmt: skip
@@ -91,7 +92,7 @@ def test_secrets_go_in_as_a_file(tmp_path: Path) -> None:
     [
         ({"data": "records.jsonl"}, "would be mounted on /workspace and hide"),
         ({"data": "/"}, "would be mounted on / and hide"),
-        ({"data": "/sets/a,b"}, "/sets/a,b: no container can see a path with a comma or a quote"),
+        ({"config_file": "/sets/a,b"}, "/sets/a,b: no container can see a path with a comma or a quote"),
     ],
 )
 def test_what_cannot_be_mounted_is_refused(request_: dict[str, object], said: str) -> None:
