@@ -105,7 +105,7 @@ def test_every_setting_of_the_request_counts_unless_no_memory_depends_on_it() ->
     changed = {name: replace(spec, **{name: "x" if name == "run_id" else off_default(name)}) for name in asked}
     measured = Batch.depends_on(spec, "single_gpu")
     free = {name for name, other in changed.items() if Batch.depends_on(other, "single_gpu") == measured}
-    assert free == {"run_id", "max_steps", "learning_rate", "seed"}
+    assert free == {"run_id", "max_steps", "learning_rate", "seed", "lora_alpha"}
     assert measured != Batch.depends_on(replace(spec, model="x"), "single_gpu")
 
 
