@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from cluster import Cluster
 from job import Job, read
+from paths import TESTS
 from plans import ENV, make_plan
 from programs import make_program, slurm
 from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
@@ -210,7 +211,7 @@ BAKED = {**image.ENVIRONMENT, "OMP_NUM_THREADS": "99", "OF_THE_IMAGE": "1"}
 @pytest.fixture
 def start(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Job, Path]]:
     """A job of the toy in the image; its checkout has no environment and no trainer that could be used instead."""
-    tools, stand_in = tmp_path / "tools", Path(__file__).with_name("containers.py")
+    tools, stand_in = tmp_path / "tools", TESTS / "helpers" / "containers.py"
     tools.mkdir()
 
     def rendered(batch: Any) -> str:
