@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -55,23 +56,41 @@ def test_the_locks_hold_the_projects_pins() -> None:
     assert f"{torch}+cpu \\" in locks["torch-cpu.lock"] and f"{torch} \\" in locks["torch-cuda.lock"]
 
 
-def test_a_sif_is_packed_from_the_image_that_was_built(tmp_path: Path) -> None:
-    """Stand-ins for docker and apptainer: neither is to be had here."""
+@pytest.mark.parametrize("docker", ["docker", "buildah"])
+def test_a_sif_is_packed_from_the_image_that_was_built(docker: str, tmp_path: Path) -> None:
+    """Stand-ins for both programs: the image would take minutes."""
+    tar = '"$3"' if docker == "docker" else '"$(echo "$4" | cut -d: -f2)"'
     for name, script in {
-        "docker": 'echo docker "$@" >>"$LOG"; [ "$1" = build ] || echo packed >"$3"',
+        docker: f'echo {docker} "$@" >>"$LOG"; [ "$1" = build ] || echo packed >{tar}',
         "apptainer": 'echo apptainer "$1" "$2" "$3" >>"$LOG"; cat "${4#docker-archive:}" >>"$LOG"',
     }.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
     log = tmp_path / "log"
     environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(log), "TRAINYARD_TORCH": "cpu"}
+    environ["TRAINYARD_DOCKER"] = docker
     done = subprocess.run(["sh", "docker/sif.sh"], cwd=ROOT, env=environ, capture_output=True, text=True)
-    name = f"trainyard-{trainer.__version__}-cpu.sif"
-    assert (done.stdout, done.returncode) == (f"{name}\n", 0), done.stderr
+    version = trainer.__version__
+    assert (done.stdout, done.returncode) == (f"trainyard-{version}-cpu.sif\n", 0), done.stderr
     build, save, *packed = log.read_text().splitlines()
-    assert build.startswith("docker build --file docker/Dockerfile --tag trainyard:0.1.0-cpu --build-arg TORCH=cpu ")
-    assert save.startswith("docker save --output ") and save.endswith("/image.tar trainyard:0.1.0-cpu")
-    assert packed == [f"apptainer build --force {name}", "packed"]
+    begun = f"{docker} build --file docker/Dockerfile --tag trainyard:{version}-cpu --build-arg TORCH=cpu "
+    assert build.startswith(begun)
+    image = f"trainyard:{version}-cpu"
+    saved = {
+        "docker": rf"docker save --output (\S+)/image\.tar {image}",
+        "buildah": rf"buildah push --quiet {image} docker-archive:(\S+)/image\.tar:{image}",
+    }
+    assert re.fullmatch(saved[docker], save)
+    assert packed == [f"apptainer build --force trainyard-{version}-cpu.sif", "packed"]
+
+
+def test_a_sif_asks_for_every_program_before_it_builds(tmp_path: Path) -> None:
+    for name in ("sh", "dirname"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    environ = {"PATH": str(tmp_path), "TRAINYARD_DOCKER": "buildah"}
+    done = subprocess.run(["sh", "docker/sif.sh"], cwd=ROOT, env=environ, capture_output=True, text=True)
+    said = "not on PATH: buildah apptainer: install or load what is missing (DOCKER= may be docker, podman or buildah)"
+    assert (done.stdout, done.stderr, done.returncode) == ("", f"trainyard: {said}\n", 78)
 
 
 @pytest.mark.parametrize(
