@@ -57,6 +57,7 @@ class JobSpec:
     binds: tuple[str, ...] = ()
     """What containers also see, each as SOURCE[:TARGET][:ro]."""
     account: str | None = None
+    wckey: str | None = None
     partition: str | None = None
     qos: str | None = None
     constraint: str | None = None

@@ -109,7 +109,7 @@ def _write(spec: JobSpec, setup: list[str], command: str, *, log_id: str, name: 
         setup=setup,
         stderr_to_stdout=True,  # one file to follow
         use_srun=False,  # the srun line is in the command: submitit's would log into a second file
-        wckey=None,  # refused by clusters that track workload characterization keys
+        wckey=spec.wckey,  # submitit's own would be refused by clusters that track them
         additional_parameters={
             **({"exclusive": True} if spec.gpus and spec.gpu_flag == "none" else {}),
             **dict(_extra(flag) for flag in spec.extra_flags),

@@ -23,8 +23,8 @@ from launcher.scheduler import Batch, Found, Scheduler, Words
 from launcher.trials import check_key
 from planner.job import JobSpec, Plan
 from planner.request.variables import DEFAULT_OUTPUT
-from slurm.cluster.fit import fit, refuse_lost_image
-from slurm.cluster.nodes import as_tracked, read_nodes, refuse_impossible
+from slurm.cluster.fit import fit, refuse_beyond_limits, refuse_long_array, refuse_lost_image
+from slurm.cluster.nodes import as_tracked, read_nodes
 from slurm.cluster.queue import ASKED, SCRIPT_NAME, SlurmError, slurm
 from slurm.cluster.sbatch import SubmitError, UnansweredError, overrides, rehearse, sbatch
 from slurm.render import job_name, log_path, render, render_array, render_batch, run_dir
@@ -44,6 +44,7 @@ def ready(batch: Batch, environ: Words, *, again: bool) -> Batch:
     check_files(batch.plans)
     if batch.sweep:
         check_key(batch.sweep, {})  # the job reads it from .env
+        refuse_long_array(len(batch.sweep.values), environ)
     if again:
         _check_environment(batch.spec)
     batch = batch.planned(fit(batch.plans, environ))
@@ -82,7 +83,7 @@ def check(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_
     refuse_lost_image(batch.spec, environ)
     groups = read_nodes(environ)
     spec, notes = as_tracked(batch.spec, groups)
-    refuse_impossible(spec, groups)
+    notes += refuse_beyond_limits(spec, groups, environ)
     for note in notes:
         print(f"note    {note}")
     print(f"sbatch  {rehearse(render(replace(batch.plans[0], spec=spec)), environ)}")

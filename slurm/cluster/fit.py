@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from planner.job import JobSpec, Plan
-from slurm.cluster.nodes import as_tracked, read_nodes, refuse_impossible
+from slurm.cluster.nodes import NodeGroup, as_tracked, read_nodes, refuse_impossible
 from slurm.cluster.queue import SlurmError, slurm
+from slurm.cluster.site import user_name
 from slurm.script.runtime import image_file, is_unpacked
 from trainer.outcome import ConfigError
 
@@ -36,15 +37,53 @@ def fit(plans: Sequence[Plan], environ: Mapping[str, str]) -> list[Plan]:
         except SlurmError:
             return list(plans)
         spec, notes = as_tracked(spec, groups)
-        refuse_impossible(spec, groups)
+        notes += refuse_beyond_limits(spec, groups, environ)
     changed = {"ask_mem": spec.ask_mem, "gpu_flag": spec.gpu_flag}
     first, *others = (replace(plan, spec=replace(plan.spec, **changed)) for plan in plans)  # type: ignore[arg-type]
     return [replace(first, notes=(*first.notes, *notes)), *others]
 
 
+def refuse_beyond_limits(spec: JobSpec, groups: Sequence[NodeGroup], environ: Mapping[str, str]) -> list[str]:
+    """As refuse_impossible, but for a time limit that the person's default QOS lifts, which is a note."""
+    try:
+        refuse_impossible(spec, groups)
+    except ConfigError as error:
+        qos = _lifting_qos(spec, environ)
+        if not qos:
+            raise
+        refuse_impossible(replace(spec, qos=qos), groups)
+        return [f"{error}; your default QOS, {qos}, lifts this limit"]
+    return []
+
+
+def _lifting_qos(spec: JobSpec, environ: Mapping[str, str]) -> str:
+    """The default QOS of whoever submits, for the job's account, where it lifts partitions' time limits; else nothing.
+
+    sbatch --test-only does not tell: unless told to enforce limits, Slurm takes the job and lets it wait for ever.
+    """
+    arguments = ("--noheader", "--parsable2", "show")
+    person = f"user={user_name(environ)}"
+    questions = (
+        ("user", person, "format=DefaultAccount"),
+        ("assoc", person, "format=Account,DefaultQOS"),
+        ("qos", "format=Name,Flags"),
+    )
+    try:
+        mine, accounts, qos = (
+            slurm("sacctmgr", *arguments, *asked, environ=environ, timeout_s=ASK_S).stdout.splitlines()
+            for asked in questions
+        )
+    except (ConfigError, SlurmError):
+        return ""
+    lifting = {name for name, _, flags in (line.partition("|") for line in qos) if "PartitionTimeLimit" in flags}
+    account = spec.account or "".join(mine[:1])
+    found = [name for of, _, name in (line.partition("|") for line in accounts) if of == account]
+    return next((name for name in found if name in lifting), "")
+
+
 def refuse_lost_image(spec: JobSpec, environ: Mapping[str, str]) -> None:
     """Raises ConfigError where the signal to stop would reach the process that holds the container's image."""
-    if spec.runtime != "apptainer" or is_unpacked(spec) or _tracking(environ) != SIGNALS_ALL:
+    if spec.runtime != "apptainer" or is_unpacked(spec) or _configured("ProctrackType", environ) != SIGNALS_ALL:
         return
     source = spec.image if image_file(spec) else f"docker://{spec.image}"
     raise ConfigError(
@@ -54,11 +93,21 @@ def refuse_lost_image(spec: JobSpec, environ: Mapping[str, str]) -> None:
     )
 
 
-def _tracking(environ: Mapping[str, str]) -> str:
-    """ProctrackType, or nothing where Slurm does not say."""
+def refuse_long_array(members: int, environ: Mapping[str, str]) -> None:
+    """Raises ConfigError where the cluster has no number for an array's last member."""
+    most = _configured("MaxArraySize", environ)
+    if most.isdigit() and members > int(most):
+        raise ConfigError(
+            f"{members} members: this cluster has job arrays of at most {most} (MaxArraySize): "
+            f"make several sweeps of at most {most}"
+        )
+
+
+def _configured(key: str, environ: Mapping[str, str]) -> str:
+    """Of slurm.conf, or nothing where Slurm does not say."""
     try:
         config = slurm("scontrol", "show", "config", environ=environ, timeout_s=ASK_S).stdout
     except (ConfigError, SlurmError):
         return ""
-    found = re.search(r"^ProctrackType\s*=\s*(\S+)", config, re.MULTILINE)
+    found = re.search(rf"^{key}\s*=\s*(\S+)", config, re.MULTILINE)
     return found[1] if found else ""

@@ -35,7 +35,7 @@ def find_site(given: Mapping[str, str], project_dir: Path, environ: Mapping[str,
     path = project_dir / expand_home(source, environ)
     if not asked and not path.exists():
         return Site()
-    return read_site(path, source=source, keys=SITE_KEYS, user=_user(environ))
+    return read_site(path, source=source, keys=SITE_KEYS, user=user_name(environ))
 
 
 def with_gpu_type(spec: JobSpec, site: Site) -> JobSpec:
@@ -62,7 +62,7 @@ def with_gpu_type(spec: JobSpec, site: Site) -> JobSpec:
     return replace(spec, gpu_type=fitting[0], vram_source=f"given: {fitting[0]} of {site.source} has it")
 
 
-def _user(environ: Mapping[str, str]) -> str:
+def user_name(environ: Mapping[str, str]) -> str:
     """Who submits; empty when that cannot be told or is no name for a folder. cron and containers set no USER."""
     name = environ.get("USER") or environ.get("LOGNAME")
     if not name:

@@ -277,6 +277,23 @@ def test_a_requeue_is_asked_for_until_slurm_has_answered(
     assert done.stderr == (said if gave_up else "")
 
 
+@pytest.mark.parametrize(
+    ("code", "asked"), [(0, ["update jobid=7 requeue=0"]), (78, ["update jobid=7 requeue=0"]), (1, [])]
+)
+def test_slurm_itself_does_not_requeue_what_has_nothing_left_to_do(code: int, asked: list[str], tmp_path: Path) -> None:
+    """Also where the controller does not answer: the code stays the outcome's."""
+    programs = {"squeue": "", "scontrol": f'echo "$*" >>"{tmp_path}/asked"; exit 1'}
+    programs["srun"] = f'echo {code} >"$TRAINYARD_STATUS_FILE"'
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "job.sbatch").write_text(render(make_plan()), encoding="utf-8")
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    done = subprocess.run(["bash", "job.sbatch"], env=environ, cwd=tmp_path, capture_output=True, check=False)
+    said = (tmp_path / "asked").read_text().splitlines() if asked else []
+    assert (done.returncode, said) == (code, asked)
+
+
 PATHS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=20) | st.text(
     "$()`'\"\\;&|<>*?!~#{}[] \n\tax", min_size=1, max_size=20
 )
