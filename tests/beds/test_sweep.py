@@ -10,15 +10,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import slurm_verbs as verbs
 from cluster import Cluster
 from here import sweep_of
-from plans import ENV, make_plan
 from programs import local, until
-from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
+from toy_project import make_toy_project, read_losses, toy_losses
+from toy_sweep import toy_sweep
 
 from launcher.grid import MAX_MEMBERS, Recorded, Sweep, read_grid, read_result, read_sweep, results_table
 from launcher.records import read_run
@@ -171,20 +170,6 @@ def test_a_spoilt_record_is_one_line(tmp_path: Path) -> None:
             read_sweep(tmp_path / "s")
         assert str(caught.value).endswith(f"remove {tmp_path / 's'}")
     assert read_sweep(tmp_path / "none") is None
-
-
-def toy_sweep(project: Path, records: Path, *, count: int, parallel: int, **request: Any) -> Sweep:
-    given: dict[str, Any] = {
-        "project_dir": str(project), "device": "cpu", "data": str(records), "name": "toy", "gpus": 0,
-        "cpus": 1, "mem_gib": 32, "time_limit_min": 10, "sweep": "toys", **request,
-    }  # fmt: skip
-    plans = []
-    for index in range(count):
-        spec = make_plan(run_id=f"toys-{index}", **given).spec
-        argv = toy_argv(spec.run_dir, max_steps=40 + index, step_s=0.1)
-        plans.append(make_plan(run_id=f"toys-{index}", argv=argv, env=ENV, **given))
-    values = tuple({"MAX_STEPS": str(40 + index)} for index in range(count))
-    return Sweep(sweep_id="toys", values=values, plans=tuple(plans), parallel=parallel)
 
 
 @pytest.mark.cluster

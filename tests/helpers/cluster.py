@@ -16,7 +16,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,18 +81,29 @@ class Cluster:
 
     dir: Path
     conf: str = SLURM_CONF
+    programs: Path | None = None
+    """A folder with the Slurm to be used, where it is not this machine's own."""
+    before: Callable[[Cluster], None] | None = None
+    """Called when munged is there and slurmctld is not."""
     daemons: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def environ(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "TRAINYARD_", "MAKE"))}
-        return {**kept, "PATH": _path(), "SLURM_CONF": str(self.dir / "slurm.conf")}
+        path = os.pathsep.join([*([str(self.programs)] if self.programs else []), _path()])
+        return {**kept, "PATH": path, "SLURM_CONF": str(self.dir / "slurm.conf")}
 
     @classmethod
     @contextlib.contextmanager
-    def started(cls, directory: Path, conf: str = SLURM_CONF) -> Iterator[Cluster]:
+    def started(
+        cls,
+        directory: Path,
+        conf: str = SLURM_CONF,
+        programs: Path | None = None,
+        before: Callable[[Cluster], None] | None = None,
+    ) -> Iterator[Cluster]:
         """A cluster in `directory`, which must not be writable by others (munge insists)."""
-        cluster = cls(dir=directory, conf=conf)
+        cluster = cls(dir=directory, conf=conf, programs=programs, before=before)
         try:
             cluster._start()
             yield cluster
@@ -165,8 +176,8 @@ class Cluster:
         daemon.wait()
 
     def start_slurmd(self, node: str) -> None:
-        self._daemon(*self._slurmd(node), log=f"slurmd-{node}")
-        self._until(lambda: self._state(node) == "idle", node)
+        self.daemon(*self._slurmd(node), log=f"slurmd-{node}")
+        self.until(lambda: self._state(node) == "idle", node)
 
     @contextlib.contextmanager
     def login_file(self, text: str) -> Iterator[None]:
@@ -189,7 +200,7 @@ class Cluster:
 
     def _start(self) -> None:
         self.dir.mkdir(parents=True, exist_ok=True)
-        ctld_port, node_port, node_port_2 = _free_ports()
+        ctld_port, node_port, node_port_2 = free_ports()
         names = {
             "dir": self.dir,
             "host": socket.gethostname().split(".")[0],
@@ -208,7 +219,7 @@ class Cluster:
         key.touch(mode=0o600)
         key.write_bytes(os.urandom(128))
         munge = self.dir / "munge"
-        self._daemon(
+        self.daemon(
             "munged",
             "--foreground",
             "--force",
@@ -218,8 +229,10 @@ class Cluster:
             f"--log-file={munge / 'log'}",
             f"--seed-file={munge / 'seed'}",
         )
-        self._until((munge / "socket").exists, "munged")
-        self._daemon("slurmctld", "-D", "-c")
+        self.until((munge / "socket").exists, "munged")
+        if self.before:
+            self.before(self)
+        self.daemon("slurmctld", "-D", "-c")
         for node in ("n1", "n2"):
             self.start_slurmd(node)
 
@@ -227,7 +240,7 @@ class Cluster:
         words = ("--noheader", "--Node", "--format=%T", "--partition=low", f"--nodes={node}")
         return self.run("sinfo", *words, check=False).stdout.strip()
 
-    def _daemon(self, *command: str, log: str = "") -> None:
+    def daemon(self, *command: str, log: str = "") -> None:
         with open(self.dir / f"{log or command[0]}.log", "wb") as output:
             self.daemons.append(
                 subprocess.Popen(
@@ -235,7 +248,7 @@ class Cluster:
                 )
             )
 
-    def _until(self, ready: object, what: str) -> None:
+    def until(self, ready: object, what: str) -> None:
         deadline = time.monotonic() + START_S
         while not ready():  # type: ignore[operator]
             dead = [daemon.args for daemon in self.daemons if daemon.poll() is not None]
@@ -269,9 +282,9 @@ def _path() -> str:
     return os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 
-def _free_ports() -> tuple[int, int, int]:
+def free_ports(skip: int = 0) -> tuple[int, int, int]:
     """One free port and two adjacent ones, below the range that Linux gives to outgoing connections."""
-    for base in range(20_000 + os.getpid() % 500 * 20, 32_000, 4):
+    for base in range(20_000 + os.getpid() % 500 * 20 + skip, 32_000, 4):
         with contextlib.ExitStack() as stack:
             try:
                 for port in (base, base + 1, base + 2):

@@ -112,7 +112,8 @@ except Exception as error:
 """
 
 
-def make_toy_project(folder: Path) -> Path:
+def make_toy_project(folder: Path, python_program: str = sys.executable) -> Path:
+    """`python_program` is what the jobs' environment has for a Python."""
     (folder / "trainer").mkdir(parents=True)
     (folder / "accelerate_configs").symlink_to(ROOT / "accelerate_configs")
     for source in (ROOT / "trainer").iterdir():
@@ -125,7 +126,7 @@ def make_toy_project(folder: Path) -> Path:
     (folder / "accelerate" / "commands" / "launch.py").write_text(LAUNCH)
     python = folder / ".venv" / "cpu" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.write_text(f'#!/bin/sh\nexec "{python_program}" "$@"\n')
     python.chmod(0o755)
     (folder / ".venv" / "cpu" / ".made").touch()
     return folder
