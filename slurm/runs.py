@@ -82,8 +82,12 @@ class Runs(FolderOfRuns):
         follow(log_path(run), lambda: jobs_of(run, find_jobs([last], self.environ))[-1], before=before)
 
     def settled(self, runs: Sequence[Run]) -> Sequence[Run]:
-        if len(runs) == 1 and not runs[0].job_ids and ASKED not in runs[0].record:
-            raise ConfigError(f"run {runs[0].run_id} was started without Slurm: start it there again")
+        if not any(run.job_ids or ASKED in run.record for run in runs):
+            name, text = name_of(runs)
+            there = f"make {'sweep' if len(runs) > 1 else 'resume'} TO=local RUN={name}"
+            raise ConfigError(
+                f"{text} was started without Slurm: {there if _is_local(runs[0]) else 'start it there again'}"
+            )
         return surely_settled([read_run(run.folder) for run in runs], self.environ)
 
     def jobs(self, runs: Sequence[Run]) -> Sequence[Sequence[Job]]:

@@ -316,6 +316,8 @@ def test_a_run_of_another_scheduler_says_whose_it_is(
     (folder.with_name("s") / "sweep.json").write_text(json.dumps(sweep))
     with pytest.raises(ConfigError, match=r"^sweep s was started without Slurm: make cancel TO=local RUN=s$"):
         verbs.cancel(SLURM, {"RUN": "s"}, environ, tmp_path)
+    with pytest.raises(ConfigError, match=r"^run r was started without Slurm: make resume TO=local RUN=r$"):
+        resume(SLURM, {"RUN": "r"}, environ, tmp_path)
     (folder / "attempt.json").unlink()
     write_record(folder, {**run_record(make_plan(run_id="r")), "job_ids": ["17"]})
     status({"RUN": "r"}, {}, tmp_path)
@@ -429,3 +431,25 @@ def test_resume_goes_on_with_a_stopped_run_from_its_record(checkout: Path, recor
     assert second.wait(60) == 75
     changed = {**json.loads(before)["spec"], "time_limit_min": 120}
     assert json.loads((folder / "run.json").read_text())["spec"] == changed
+
+
+def test_a_run_is_trained_by_the_environment_that_trains_and_makes_it_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What launches has no torch."""
+    from importlib import util
+
+    from launcher.scheduler import Batch
+    from local.submit import _training_python
+
+    batch = Batch(plans=(make_plan(device="cpu", gpus=0),))
+    assert _training_python(batch, {}, tmp_path) == sys.executable
+    monkeypatch.setattr(util, "find_spec", lambda name: None)
+    environ = {"PATH": os.environ["PATH"]}
+    (tmp_path / "make-env.sh").write_text('echo ".venv/$1/$TRAINYARD_DEVICE/python"\n')
+    assert _training_python(batch, environ, tmp_path) == f"{tmp_path}/.venv/train/cpu/python"
+    (tmp_path / "make-env.sh").write_text("exit 78\n")
+    with pytest.raises(
+        ConfigError, match=r"^the job's environment could not be made: make env DEVICE=cpu tries again$"
+    ):
+        _training_python(batch, environ, tmp_path)
