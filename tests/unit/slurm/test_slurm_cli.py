@@ -29,7 +29,7 @@ BAD = [
     (["--gpu", "2"], "unknown '--gpu', did you mean --gpus?"),
     (["--gpus"], "--gpus needs a value"),
     (["GPUS=2"], "unexpected 'GPUS'"),
-    (["--gpus", "2", "--vram", "2"], "needs "),
+    (["--gpus", "2", "--vram", "2"], "google/gemma-3-4b-it needs "),
     (["--model", "/no/such/gemma-3-4b-it"], "MODEL=/no/such/gemma-3-4b-it: no folder here and no hub id"),
     (["--model", "nobody/nothing"], "MODEL=nobody/nothing: not a folder"),
 ]
@@ -43,8 +43,7 @@ def test_a_bad_request_is_one_line_and_78(
     assert main([verb, *argv], {"HOME": "/nonexistent"}) == 78
     shown = capsys.readouterr()
     assert (shown.out, shown.err.count("\n")) == ("", 1)
-    assert shown.err.startswith(f"trainyard: {said}") or said == "needs "
-    assert said in shown.err
+    assert shown.err.startswith(f"trainyard: {said}")
 
 
 @pytest.mark.parametrize(("argv", "said"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
@@ -52,8 +51,7 @@ def test_a_bad_request_to_submit_writes_nothing(argv: list[str], said: str, chec
     before = files(checkout)
     done = slurm("submit", *argv, cwd=checkout)
     assert (done.returncode, done.stdout) == (78, "")
-    assert done.stderr.startswith(f"trainyard: {said}") or said == "needs "
-    assert said in done.stderr
+    assert done.stderr.startswith(f"trainyard: {said}")
     assert done.stderr.count("\n") == 1
     assert files(checkout) == before
 

@@ -19,7 +19,6 @@ from process_tree import descendants
 from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
 
 from trainer.node.processes import STOP_SIGNALS
-from trainer.node.stop import count_attempt, stop_lead_s
 
 pytestmark = pytest.mark.slow
 
@@ -178,23 +177,12 @@ def test_under_accelerate_and_torchrun_ranks_and_data_workers_are_deaf_and_die_w
     wait_for(lambda: not any(map(alive, below)))
 
 
-def test_a_deadline_is_a_stop_two_steps_and_a_save_before(start: Callable[..., Job]) -> None:
+def test_a_job_with_a_deadline_stops_before_it_after_the_steps_that_it_has_time_for(start: Callable[..., Job]) -> None:
     end = time.time() + 6
     job = start(step_s=1, env={"TRAINYARD_DEADLINE": str(end), "TRAINYARD_STOP_LEAD_S": "0.5"})
     assert job.end() == 75
     assert time.time() < end
     assert job.last_step >= 2
-
-
-def test_a_short_job_is_told_later_than_two_minutes_before_its_end() -> None:
-    assert [stop_lead_s(minutes) for minutes in (1, 4, 8, 720)] == [15, 60, 120, 120]
-
-
-def test_attempts_without_a_new_step_are_counted_in_a_row(tmp_path: Path) -> None:
-    counted = [count_attempt(tmp_path, step) for step in (0, 0, 5, 5, 9, 9, 9, 9)]
-    assert counted == [1, 2, 0, 1, 0, 1, 2, 3]
-    # The third ended the job; who starts it again by hand has three more.
-    assert [count_attempt(tmp_path, 9) for _ in range(3)] == [1, 2, 3]
 
 
 def test_the_third_attempt_in_a_row_without_a_step_has_failed(start: Callable[..., Job]) -> None:

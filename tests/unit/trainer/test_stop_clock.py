@@ -1,4 +1,4 @@
-"""When a run stops by itself: by a clock that the test moves."""
+"""When a run stops by itself, by a clock that the test moves, and what counts as an attempt without a new step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from trainer.node import stop as stopping
 from trainer.node.ranks import Ranks
-from trainer.node.stop import DEADLINE_ENV, LEAD_ENV, Stop
+from trainer.node.stop import DEADLINE_ENV, LEAD_ENV, Stop, count_attempt, stop_lead_s
 from trainer.outcome import ATTEMPT_DIR_ENV
 
 
@@ -93,3 +93,14 @@ def test_a_flag_is_seen_at_the_next_question_and_stays_when_it_is_taken_back(
     assert asked.wanted()
     (tmp_path / stopping.FLAG).unlink()
     assert asked.wanted()
+
+
+def test_a_short_job_is_told_later_than_two_minutes_before_its_end() -> None:
+    assert [stop_lead_s(minutes) for minutes in (1, 4, 8, 720)] == [15, 60, 120, 120]
+
+
+def test_attempts_without_a_new_step_are_counted_in_a_row(tmp_path: Path) -> None:
+    counted = [count_attempt(tmp_path, step) for step in (0, 0, 5, 5, 9, 9, 9, 9)]
+    assert counted == [1, 2, 0, 1, 0, 1, 2, 3]
+    # The third ended the job; who starts it again by hand has three more.
+    assert [count_attempt(tmp_path, 9) for _ in range(3)] == [1, 2, 3]
