@@ -57,6 +57,8 @@ def check_depth(found: Any) -> Any:
     level = [found]
     for _ in range(MOST_DEPTH):
         nested = [value for value in level if isinstance(value, (dict, list))]
+        if not nested:
+            return found
         level = [part for value in nested for part in (value.values() if isinstance(value, dict) else value)]
     if level:
         raise ValueError(f"it nests deeper than {MOST_DEPTH} levels")

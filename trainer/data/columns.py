@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from trainer.data.turns import FormError
+from trainer.files import parse_json
 from trainer.outcome import ConfigError
 from trainer.text import nearest, shown
 
@@ -67,8 +68,12 @@ def rename(entry: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
 
 def as_known(entry: dict[str, Any]) -> dict[str, Any]:
     """The record with context, question and output, or with messages. Raises FormError where names are ambiguous."""
-    if any(key in entry for key in CONVERSATIONS):
-        return entry
+    for key in CONVERSATIONS:
+        if isinstance(entry.get(key), str):  # as tables hold it
+            entry = {**entry, key: _parsed(entry[key])}
+        if entry.get(key) or (key in entry and not any(entry.get(name) for name in QUESTIONS)):
+            return entry
+    entry = {key: value for key, value in entry.items() if key not in CONVERSATIONS}
     if QUESTION in entry and ANSWER in entry:
         known = entry
     else:
@@ -92,6 +97,13 @@ def as_known(entry: dict[str, Any]) -> dict[str, Any]:
         return known
     read = (CONTEXT, QUESTION, ANSWER, HISTORY) if history else (QUESTION, ANSWER)
     return {**{name: value for name, value in known.items() if name not in read}, "messages": turns}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError:
+        return text
 
 
 def _one(entry: dict[str, Any], names: tuple[str, ...]) -> str | None:

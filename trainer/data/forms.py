@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 from trainer.data.columns import ANSWER, CONTEXT, CONVERSATIONS, QUESTION, as_known
 from trainer.data.inline import DATA, as_data
-from trainer.data.places import SIGNS, Parts, put_pictures
+from trainer.data.places import PLACES, SIGNS, Parts, put_pictures
 from trainer.data.turns import Form, FormError, Picture, Role, Turn
 
 FLAT_KEYS = (CONTEXT, QUESTION, ANSWER)
@@ -35,7 +36,12 @@ READ: dict[str | None, frozenset[str]] = {
 LEARNED_BY = {"weight": (0, 1), "loss": (False, True)}
 # The keys of a picture among a turn's parts; what is read of each type of part.
 IMAGE_PART_KEYS = ("image", "path", "url", "image_url", "base64")
-READ_OF_PART = {"text": ("type", "text"), **dict.fromkeys(("image", "image_url"), ("type", "text", *IMAGE_PART_KEYS))}
+READ_OF_PART = {"text": ("type", "text"), "image": ("type", "text", *IMAGE_PART_KEYS)}
+# Of OpenAI's two interfaces, Axolotl and Qwen, which leaves the type out.
+PART_TYPES = {
+    **dict.fromkeys(("text", "input_text", "output_text"), "text"),
+    **dict.fromkeys(("image", "image_url", "input_image"), "image"),
+}
 
 # Spellings of TRL, LLaVA, LLaMA-Factory, OpenAI and of Gemma itself.
 ROLES: dict[str, Role] = {
@@ -78,6 +84,8 @@ def read_form(entry: dict[str, Any], place: Callable[[str], str] = str) -> Form:
 
 def _joined(said: list[Said], turns: list[Parts]) -> tuple[list[Said], list[Parts]]:
     """With what a user, or the system, says in several turns as one turn."""
+    if all(one[0] != other[0] for one, other in pairwise(said)):
+        return said, turns
     speakers: list[Said] = []
     joined: list[Parts] = []
     for one, parts in zip(said, turns, strict=True):
@@ -124,7 +132,7 @@ def _conversation(entry: dict[str, Any], key: str, unread: list[tuple[str, Any]]
             takes = "role and content (or from and value)"
             raise FormError(f": turn {number} of {key} takes {takes}, got {_short(turn)}", f"a turn takes {takes}")
         role_key, text_key = keys
-        if (role := ROLES.get(str(turn[role_key]))) is None:
+        if (role := ROLES.get(str(turn[role_key]).lower())) is None:
             kind = f"{role_key} {_short(turn[role_key])}"
             raise FormError(f": {kind} of turn {number}: it takes {', '.join(ROLES)}", f"{kind} of a turn")
         learned = role == "assistant"
@@ -181,18 +189,24 @@ def _parts(
         takes = "takes text or a list of parts"
         raise FormError(f": turn {number} {takes}, got {_short(content)}", f"a turn {takes}")
     for part in content:
-        kind = str(part.get("type")) if isinstance(part, dict) else ""
+        kind = _part_type(part) if isinstance(part, dict) else ""
         text = part.get("text") if kind == "text" else part
         if isinstance(text, str):
             yield text
-        elif kind in ("image", "image_url"):
+        elif kind == "image":
             own = next((part[k] for k in IMAGE_PART_KEYS if part.get(k)), None)
             yield None if own is None else Picture(paths=_paths([own], place))
         else:
             takes = "takes type image or text"
             raise FormError(f": a part of turn {number} {takes}, got {_short(part)}", f"a part of a turn {takes}")
-        if isinstance(part, dict) and len(part) > 2:
+        if isinstance(part, dict) and len(part) > ("type" in part) + 1:
             unread.extend((k, v) for k, v in part.items() if k not in READ_OF_PART[kind])
+
+
+def _part_type(part: dict[str, Any]) -> str:
+    """text, image, or what else it says."""
+    said = str(part["type"]) if "type" in part else next((key for key in ("text", "image") if key in part), "")
+    return PART_TYPES.get(said, said)
 
 
 def _beside(entry: dict[str, Any], place: Callable[[str], str]) -> list[Picture]:
@@ -203,6 +217,8 @@ def _beside(entry: dict[str, Any], place: Callable[[str], str]) -> list[Picture]
     if len(given) > 1:
         raise FormError(f": {' and '.join(given)} do not go together: give one of them")
     named = entry[given[0]]
+    if isinstance(named, dict) and all(PLACES.fullmatch(place) for place in named):
+        named = list(named.values())  # MiniCPM-V: by their places
     paths = _paths(named if isinstance(named, list) else [named], place)
     if given[0] != "frames":
         return [Picture(paths=(path,)) for path in paths]

@@ -27,8 +27,7 @@ HALF = re.compile(
 HEAD_BYTES = MIB
 CHUNK_CHARACTERS = 1 << 18
 MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "a zip archive"}
-SPACE = re.compile(r"[\s\ufeff]*")
-BETWEEN = re.compile(r"[\s,]*")  # of the elements of an array
+BETWEEN = re.compile(r"[\s,\ufeff]*")  # of elements; commas stand behind lines too
 NOT_JSON = "is not JSON"
 
 Found = tuple[str, dict[str, Any] | FormError]
@@ -114,7 +113,7 @@ def _checked(entry: Any, raw: bytes) -> dict[str, Any]:
 def _values(file: BinaryIO, path: Path) -> Iterator[Found]:
     """Of arrays, or of objects behind one another. Raises ConfigError where it cannot be read on."""
     text, number, in_array = _Text(file), 0, False
-    while text.skip(BETWEEN if in_array else SPACE):
+    while text.skip(BETWEEN):
         if text.starts("]" if in_array else "["):
             text.place += 1
             in_array = not in_array

@@ -110,7 +110,8 @@ def find_sources(data: str) -> Sources:
         raise ConfigError(f"DATA={data} names held-out records alone: {TAKES}")
     if found["test"]:
         notes.append(f"not used: {', '.join(path.name for path in found['test'])} (test records are kept for you)")
-    return Sources(train=tuple(found["train"]), eval=tuple(found["eval"]), notes=tuple(notes))
+    train, held_out = (tuple(dict.fromkeys(found[side])) for side in ("train", "eval"))
+    return Sources(train=train, eval=held_out, notes=tuple(notes))
 
 
 def side_of(path: Path) -> str | None:
@@ -151,9 +152,13 @@ def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
                 f"DATA={part} is a folder with {len(others)} files of records and no train.jsonl: name the one to "
                 f"learn from, or several: DATA={several}"
             )
-        if known := next((p for p in sorted(folder.rglob("*")) if p.suffix.lower() in CONVERTIBLE), None):
+        inner = next((path for path in here if path.is_dir() and any(map(_is_json, path.iterdir()))), None)
+        if inner is None and (
+            known := next((p for p in sorted(folder.rglob("*")) if p.suffix.lower() in CONVERTIBLE), None)
+        ):
             raise ConfigError(_not_json(known, part))
-        raise ConfigError(f"DATA={part} is a folder without train.jsonl: {TAKES}")
+        instead = f"did you mean DATA={inner}?" if inner else TAKES
+        raise ConfigError(f"DATA={part} is a folder without train.jsonl: {instead}")
     return found
 
 

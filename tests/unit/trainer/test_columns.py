@@ -53,6 +53,15 @@ def turn(role: str, content: Any) -> dict[str, Any]:
                        turn("assistant", "up")]}, (user("What is this?", A),)),
         ({"conversations": [turn("user", "<image>q"), turn("assistant", "up")], "image": "a.png"}, (user(A, "q"),)),
         ({"messages": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "up"}]}, (user("q"),)),
+        ({"messages": json.dumps([turn("USER", "q"), turn("Assistant", "up")])}, (user("q"),)),
+        ({"messages": None, "question": "q", "output": "up"}, (user("q"),)),
+        ({"messages": [turn("user", [{"type": "input_image", "image_url": "a.png"},
+                                     {"type": "input_text", "text": "q"}]),
+                       turn("assistant", [{"type": "output_text", "text": "up"}])]}, (user(A, "q"),)),
+        ({"messages": [turn("user", [{"image": "a.png"}, {"text": "q"}]), turn("assistant", "up")]}, (user(A, "q"),)),
+        ({"image": {"<image_00>": "a.png", "<image_01>": "b.png"},
+          "conversations": [turn("user", "<image_00>then<image_01>"), turn("assistant", "up")]},
+         (user(A, "then", Picture(paths=("b.png",))),)),
     ],
 )  # fmt: skip
 def test_the_columns_of_other_trainers_are_known(entry: Any, turns: tuple[Turn, ...]) -> None:

@@ -27,6 +27,7 @@ WAYS: dict[str, Callable[[list[Any]], str]] = {
     "pretty objects": lambda rows: "\n".join(json.dumps(row, indent=2) for row in rows),
     "concatenated": lambda rows: "".join(map(json.dumps, rows)),
     "arrays behind one another": lambda rows: json.dumps(rows[:2]) + "\n" + json.dumps(rows[2:], indent=1),
+    "lines with commas": lambda rows: ",\n".join(map(json.dumps, rows)) + ",\n",
     "with a byte order mark": lambda rows: "\ufeff" + json.dumps(rows),
     "Windows lines": lambda rows: "\r\n".join(map(json.dumps, rows)) + "\r\n",
 }
@@ -134,6 +135,12 @@ def test_several_files_and_folders_are_one_set(tmp_path: Path) -> None:
     assert (questions(dataset.train), questions(dataset.eval)) == (["q0 ü", "q2 ü", "q3 ü"], ["q1 ü"])
     # Each file's pictures are beside it.
     assert [record.images[0].parent.name for record in dataset.train] == ["more", where.name, where.name]
+    assert len(data_files(f"{where}/b.json,{where}/b.json")) == 1
+    with pytest.raises(ConfigError, match=rf"is a folder without train.jsonl: did you mean DATA={where}/outer/more\?$"):
+        (where / "outer").mkdir()
+        (where / "outer" / "more").mkdir()
+        (where / "outer" / "more" / "train.jsonl").touch()
+        data_files(str(where / "outer"))
     (where / "x,y.jsonl").write_text(json.dumps(ROWS[0]))
     assert data_files(f"{where}/x,y.jsonl") == (where / "x,y.jsonl",)
     for name in ("train.jsonl", "val.jsonl"):
