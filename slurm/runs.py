@@ -84,10 +84,9 @@ class Runs(FolderOfRuns):
     def settled(self, runs: Sequence[Run]) -> Sequence[Run]:
         if not any(run.job_ids or ASKED in run.record for run in runs):
             name, text = name_of(runs)
-            there = f"make {'sweep' if len(runs) > 1 else 'resume'} TO=local RUN={name}"
-            raise ConfigError(
-                f"{text} was started without Slurm: {there if _is_local(runs[0]) else 'start it there again'}"
-            )
+            begun = f"the command that began it, with RUN={name}, goes on with it"
+            again = f"make resume TO=local RUN={name}" if len(runs) == 1 and _is_local(runs[0]) else begun
+            raise ConfigError(f"{text} was started without Slurm: {again}")
         return surely_settled([read_run(run.folder) for run in runs], self.environ)
 
     def jobs(self, runs: Sequence[Run]) -> Sequence[Sequence[Job]]:
