@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomllib
 from finished_run import ANSWERS, TRUTHS, history, write_run
 
 pytest.importorskip("PIL")
 
+from paths import ROOT
 from PIL import Image
 
 from trainer.commands import CHECKOUT
@@ -570,3 +572,12 @@ def test_what_is_typed_to_use_the_adapter_stands_there_quoted(tmp_path: Path) ->
     assert f"python -m trainer infer --run '{run_dir}' \\ 'x y.png' Answers with JSON" in text
     assert re.search(rf"Use the adapter cd {CHECKOUT} && \S*python -m trainer infer", text)
     assert f'adapter = "{run_dir}/adapter" base = AutoModelForImageTextToText.from_pretrained("acme/tiny-vl",' in text
+
+
+def test_what_a_page_is_made_of_is_installed_with_the_package() -> None:
+    """The image has the package as pip installs it: a file that is not named stays away."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        named = tomllib.load(file)["tool"]["setuptools"]["package-data"]["trainer.report"]
+    folder = ROOT / "trainer" / "report"
+    shipped = {path.name for pattern in named for path in folder.glob(pattern)}
+    assert {path.name for path in folder.iterdir() if path.is_file() and path.suffix != ".py"} == shipped
