@@ -188,7 +188,7 @@ def place(given: Words, environ: Words, project_dir: Path) -> Runs:
     """Raises ConfigError for a wrong NAMESPACE or site file."""
     by_site = find_site(given, project_dir, environ).texts.get("NAMESPACE")
     asked = parse_given({k: v for k, v in {"NAMESPACE": given.get("NAMESPACE", by_site)}.items() if v})
-    return Runs(kubectl=Kubectl(environ=environ, namespace=str(asked["NAMESPACE"]) if asked else None))
+    return Runs(kubectl=Kubectl(environ=environ, namespace=asked.namespace))
 
 
 def _needs_no_job(run: Run, there: Objects, words: WordsOf) -> str:

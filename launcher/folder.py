@@ -26,8 +26,7 @@ LOCK_NAME = ".resuming"
 
 def output_folder(given: Words, environ: Words, project_dir: Path) -> Path:
     """The folder of runs that OUTPUT names, or the usual one."""
-    output = parse_given(given).get("OUTPUT", DEFAULT_OUTPUT)
-    return project_dir / expand_home(str(output), environ)
+    return project_dir / expand_home(parse_given(given).output or DEFAULT_OUTPUT, environ)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

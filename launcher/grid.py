@@ -84,7 +84,7 @@ def read_grid(text: str, given: Mapping[str, str]) -> tuple[Values, ...]:
         if name in axes or name in given:
             where = "twice in GRID" if name in axes else "in GRID and beside it"
             raise ConfigError(f"{name} is given {where}: say it once")
-        meant = [parse_given({name: value})[name] for value in found]
+        meant = [parse_given({name: value}) for value in found]
         if twice := next((value for value, one in zip(found, meant, strict=True) if meant.count(one) > 1), None):
             raise ConfigError(f"GRID: {name} lists {shown(twice)} twice, which would be the same run twice")
         axes[name] = found
@@ -130,18 +130,18 @@ def plan_members(
     Raises:
         ConfigError: RUN is too long for a sweep, or a member, which is named, cannot be planned.
     """
-    said_here = parse_given({name: given[name] for name in ("RUN", "PARALLEL") if name in given})
+    own = parse_given({name: given[name] for name in ("RUN", "PARALLEL") if name in given})
     made = f"{specs[0].name}-{run_suffix or hashlib.sha256(asked.encode()).hexdigest()[:8]}"
-    sweep_id = str(said_here.get("RUN", made))
+    sweep_id = own.run or made
     if len(sweep_id) > ID_LIMIT:
         raise ConfigError(f"RUN={shown(sweep_id)}: takes at most {ID_LIMIT} characters for a sweep")
     plans = []
-    for index, (spec, own) in enumerate(zip(specs, values, strict=True)):
+    for index, (spec, differs) in enumerate(zip(specs, values, strict=True)):
         try:
             plans.append(plan_of(replace(spec, run_id=f"{sweep_id}-{index}", sweep=sweep_id)))
         except ConfigError as error:
-            raise ConfigError(f"member {index} ({said(own)}): {error}") from None
-    parallel = parallel or int(str(said_here.get("PARALLEL", PARALLEL)))
+            raise ConfigError(f"member {index} ({said(differs)}): {error}") from None
+    parallel = parallel or own.parallel or PARALLEL
     return Sweep(sweep_id=sweep_id, values=tuple(values), plans=tuple(plans), parallel=parallel, **of_wandb)
 
 

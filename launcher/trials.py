@@ -49,7 +49,7 @@ def plan_sweep(
     if "GRID" in given:
         return plan_grid(given, spec_of, plan_of, run_suffix, parallel)
     asked = parse_given({name: given[name] for name in ("SWEEP", "TRIALS") if name in given})
-    source = str(asked.get("SWEEP", DEFAULT_SWEEP))
+    source = asked.sweep or DEFAULT_SWEEP
     path, config = None, {}
     file, is_id = project_dir / source, re.fullmatch(r"([\w.-]+/){0,2}[\w-]+", source)
     if file.is_file() or (file.exists() and not is_id):
@@ -66,7 +66,7 @@ def plan_sweep(
     spec = spec_of({**common, **_for_all(spec_of(common), parameters)})
     plan = plan_of(replace(spec, wandb_sweep=path))
     _check_micro_batch(plan, parameters)
-    count = int(str(asked.get("TRIALS", TRIALS)))
+    count = asked.trials or TRIALS
     return plan_members(
         given, [plan.spec] * count, [{}] * count, plan_of, run_suffix, f"{spec.run_id} {config}",
         parallel=parallel, config=config, chooses=_parameters_table(config, source),

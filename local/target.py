@@ -114,8 +114,8 @@ def target(given: Words, environ: Words, project_dir: Path, *, in_image: bool = 
             f"{odd[0]}={shown(given[odd[0]])}: on this machine only docker-run takes it, leave it out", name=odd[0]
         )
     memory = max(1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // GIB)
-    asked = parse_given({"MEM": given["MEM"]})["MEM"] if "MEM" in given else None
-    if asked is not None and int(str(asked)) > memory:
+    asked = parse_given({name: text for name, text in given.items() if name == "MEM"}).mem
+    if asked is not None and asked > memory:
         raise ConfigError(f"MEM={given['MEM']}: this machine has {memory} GiB: leave it out")
     # More threads than cores would only wait for each other.
     mine = {"CPUS": str(os.cpu_count()), **given, "MEM": str(memory if asked is None else asked)}

@@ -18,8 +18,66 @@ FEW_WORDS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What a person asked for, checked: a field a variable. None: nothing was said of it, or `none` was."""
+
+    said: frozenset[str] = frozenset()
+    """The names of those that something was said of."""
+    gpus: int | None = None
+    nodes: int | None = None
+    vram: float | None = None
+    gpu_type: str | None = None
+    time: int | None = None
+    model: str | None = None
+    data: str | None = None
+    output: str | None = None
+    name: str | None = None
+    run: str | None = None
+    config: str | None = None
+    config_file: str | None = None
+    device: Device | None = None
+    runtime: str | None = None
+    image: str | None = None
+    binds: tuple[str, ...] | None = None
+    account: str | None = None
+    partition: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    exclude: str | None = None
+    reservation: str | None = None
+    mail_user: str | None = None
+    mail_type: str | None = None
+    gpu_flag: str | None = None
+    extra_flags: tuple[str, ...] | None = None
+    modules: tuple[str, ...] | None = None
+    environment: tuple[tuple[str, str], ...] | None = None
+    namespace: str | None = None
+    queue: str | None = None
+    pvc: str | None = None
+    size: str | None = None
+    site: str | None = None
+    cpus: int | None = None
+    mem: int | None = None
+    max_steps: int | None = None
+    learning_rate: float | None = None
+    lora: int | None = None
+    lora_alpha: int | None = None
+    lora_dropout: float | None = None
+    vision: Vision | None = None
+    quantization: Quantization | None = None
+    effective_batch: int | None = None
+    max_length: int | None = None
+    seed: int | None = None
+    grid: str | None = None
+    sweep: str | None = None
+    trials: int | None = None
+    parallel: int | None = None
+    format: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class JobSpec:
-    """One request, complete. `planner.request.variables` makes it from what a person typed."""
+    """One job, complete. `planner.request.resolve` makes it from a Request, the files and the model."""
 
     model: str
     """Folder or hub id."""

@@ -28,8 +28,7 @@ def site(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_d
     """The verb."""
     if odd := [name for name in given if name != "NAMESPACE"]:
         raise ConfigError(f"{odd[0]}: site takes NAMESPACE only: make site TO=k8s > k8s/site.yaml")
-    namespace = parse_given(given).get("NAMESPACE")
-    print(ask(Kubectl(environ=environ, namespace=str(namespace) if namespace else None)), end="")
+    print(ask(Kubectl(environ=environ, namespace=parse_given(given).namespace)), end="")
     return FINISHED
 
 

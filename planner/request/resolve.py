@@ -12,12 +12,13 @@ from typing import Any
 
 from planner import values
 from planner.choose import contradictions
-from planner.job import JobSpec
+from planner.job import JobSpec, Request
 from planner.request.elsewhere import Elsewhere, given_elsewhere
-from planner.request.site import Site, vram
+from planner.request.site import Site, spelled_as, vram
 from planner.request.variables import BY_NAME, DEFAULT_DATA, DEFAULT_MODEL, DEFAULT_OUTPUT, job_fields, parse_given
-from trainer.config import LORA_PRESETS
+from trainer.config import LORA_PRESETS, TrainConfig
 from trainer.env_file import read_env_file
+from trainer.flags import options
 from trainer.outcome import ConfigError, Problems
 from trainer.text import GIB, shown
 
@@ -53,15 +54,19 @@ def resolve(
     typed = {*given, *(("LORA_ALPHA",) if "LORA" in given else ())}
     below = {name: text for name, text in elsewhere.texts.items() if name not in typed}
     sources = {**dict.fromkeys(site.texts, site.source), **elsewhere.sources}
-    found: dict[str, object] = {}
-    for name, text in {**below, **given}.items():
+    texts = {**below, **given}
+    for name, text in texts.items():
         with problems.kept(), _naming(sources, given):
-            found |= parse_given({name: text})
-    with problems.kept():
-        asked, taken = _with_site({name: found[name] for name in BY_NAME if name in found}, site)
+            parse_given({name: text})
+    defaults = Request()
+    try:
+        defaults = parse_given({name: text for name, text in site.texts.items() if name in BY_NAME})
+    except ConfigError as error:
+        problems.append(error.but(source=site.source))
     problems.refuse()
+    asked, taken = _with_site(parse_given(texts), defaults)
     with _naming(sources, given):
-        if "GPU_TYPE" in given and "GPUS" not in asked and asked.get("DEVICE") == "cpu":
+        if "GPU_TYPE" in given and asked.gpus is None and asked.device == "cpu":
             raise ConfigError(
                 f"GPU_TYPE={given['GPU_TYPE']}: DEVICE=cpu uses no GPU: leave one of them out", name="GPU_TYPE"
             )
@@ -69,9 +74,9 @@ def resolve(
             asked, taken, elsewhere.fields, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site,
             paths_elsewhere=paths_elsewhere,
         )  # fmt: skip
-    for error in contradictions(spec):
+    for contradiction in contradictions(spec):
         with problems.kept(), _naming(sources, given):
-            raise error
+            raise contradiction
     problems.refuse()
     return spec
 
@@ -88,7 +93,7 @@ def _naming(sources: Mapping[str, str], given: Mapping[str, str]) -> Iterator[No
 
 
 def _complete(
-    asked: dict[str, object],
+    asked: Request,
     taken: list[str],
     more: Mapping[str, Any],
     *,
@@ -98,7 +103,7 @@ def _complete(
     site: Site,
     paths_elsewhere: bool,
 ) -> JobSpec:
-    """The request of the values `asked`, `taken` of them from the site, with `more` fields."""
+    """The job that was `asked` for, `taken` of that being the site's, with `more` fields."""
     from trainer.architecture.shapes import resolve_shape
 
     fields: dict[str, Any] = {**more, **job_fields(asked)}
@@ -109,22 +114,25 @@ def _complete(
     if not root.isprintable() or "%" in root or "\\" in root:
         raise ConfigError(f"the checkout lies in {shown(root)}, which Slurm cannot log to: move it")
 
-    gpus = int(str(fields.setdefault("gpus", 0 if fields.get("device") == "cpu" else 1)))
-    fields.setdefault("lora_alpha", 2 * int(fields.setdefault("lora_r", LORA_PRESETS["medium"])))
+    gpus = fields["gpus"] = (0 if asked.device == "cpu" else 1) if asked.gpus is None else asked.gpus
+    fields.setdefault("lora_alpha", 2 * (asked.lora or LORA_PRESETS["medium"]))
     fields.setdefault("cpus", 4 * max(1, gpus))
     fields.setdefault("mem_gib", max(32, 16 * gpus))
     problems = Problems()
     with problems.kept():
-        fields["vram_gib"], fields["vram_source"] = vram(fields, site)
+        fields["gpu_type"] = kind = spelled_as(asked, site)
+        fields["vram_gib"], fields["vram_source"] = vram(asked, kind, site)
     if taken or site.gpu_gib:
         fields["site"] = f"{site.source}{': ' if taken else ''}{', '.join(taken)}"
-    model = str(fields.setdefault("model", DEFAULT_MODEL))
+    model: str = fields.setdefault("model", DEFAULT_MODEL)
     fields.setdefault("data", DEFAULT_DATA)
     fields.setdefault("output", DEFAULT_OUTPUT)
-    name = str(fields.setdefault("name", values.slug(model.rstrip("/").rsplit("/", 1)[-1], 40)))
-    run_id = str(fields.pop("run_id", f"{name}-{run_suffix}" if run_suffix else ""))
+    name: str = fields.setdefault("name", values.slug(model.rstrip("/").rsplit("/", 1)[-1], 40))
+    run_id: str = fields.pop("run_id", f"{name}-{run_suffix}" if run_suffix else "")
 
-    fields.update(_measured(fields, project_dir, learn=fields.pop("learn", "all")))
+    most: int = asked.max_length or options(TrainConfig)["max_length"].default
+    learn = fields.pop("learn", "all")
+    fields |= _measured(fields["data"], model, project_dir, most=most, learn=learn)
     local = project_dir / model
     fields["model_is_folder"] = local.is_dir()
     job = {**read_env_file(project_dir / ".env"), **dict(fields.get("environment", ()))}
@@ -137,34 +145,31 @@ def _complete(
     return spec if run_id else replace(spec, run_id=f"{name}-{_digest(spec)}")
 
 
-def _with_site(asked: dict[str, object], site: Site) -> tuple[dict[str, object], list[str]]:
-    """(values by variable name, names of those that the site decided). ENVIRONMENT is merged."""
-    try:
-        defaults = parse_given({name: text for name, text in site.texts.items() if name in BY_NAME})
-    except ConfigError as error:
-        raise error.but(source=site.source) from None
-    taken = [name for name in defaults if name not in asked or name == "ENVIRONMENT"]
-    merged = {**defaults, **asked}
-    if "ENVIRONMENT" in defaults and "ENVIRONMENT" in asked:
-        pairs = {**dict(defaults["ENVIRONMENT"]), **dict(asked["ENVIRONMENT"])}  # type: ignore[call-overload]
-        merged["ENVIRONMENT"] = tuple(sorted(pairs.items()))
-    return merged, taken
+def _with_site(asked: Request, defaults: Request) -> tuple[Request, list[str]]:
+    """(what was asked, with the site's `defaults` below it; names of those that the site decided). ENVIRONMENT is
+    merged."""
+    merged = {"ENVIRONMENT"} & defaults.said
+    taken = [name for name in BY_NAME if name in (defaults.said - asked.said) | merged]
+    below: dict[str, Any] = {name.lower(): getattr(defaults, name.lower()) for name in taken}
+    if pairs := {**dict(defaults.environment or ()), **dict(asked.environment or ())}:
+        below["environment"] = tuple(sorted(pairs.items()))
+    return replace(asked, said=asked.said | defaults.said, **below), taken
 
 
-def _measured(fields: Mapping[str, object], project_dir: Path, *, learn: str) -> dict[str, object]:
-    """What `validate data` measured, where it did: memory is planned for the longest record, not for MAX_LENGTH."""
+def _measured(data: str, model: str, project_dir: Path, *, most: int, learn: str) -> dict[str, Any]:
+    """What `validate data` measured, where it did: memory is planned for the longest record, not for MAX_LENGTH, which
+    allows `most` tokens."""
     from trainer.data.lengths import read_lengths
     from trainer.data.sources import from_folder
 
-    found = read_lengths(from_folder(project_dir, str(fields["data"])), str(fields["model"]), project_dir, learn=learn)
+    found = read_lengths(from_folder(project_dir, data), model, project_dir, learn=learn)
     if found is None:
         return {}
-    asked = int(str(fields.get("max_length", JobSpec.__dataclass_fields__["max_length"].default)))
     longest = -(-found.tokens["p100"] // PAD_TO) * PAD_TO
-    length = min(asked, longest)
+    length = min(most, longest)
     return {
         "max_length": length,
-        "length_source": "measured" if longest <= asked else "MAX_LENGTH",
+        "length_source": "measured" if longest <= most else "MAX_LENGTH",
         "supervised_tokens": min(found.supervised["p100"], length),
         "images_per_sample": max(1, found.pictures),
     }

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from planner.job import Request
 from planner.request.secret import refuse_secret, refuse_secrets
 from planner.request.variables import parse_given
 from planner.values import GPU_GIB, NO_BF16, gib
@@ -89,19 +90,25 @@ def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested
     return Site(source=source, texts=texts, gpu_gib=gpu_gib, nested=apart)
 
 
-def vram(fields: dict[str, object], site: Site) -> tuple[float, str]:
-    """(GiB a GPU, where that comes from). A GPU_TYPE that the site knows gets the site's spelling."""
-    sizes, kind = site.gpu_gib, str(fields.get("gpu_type", ""))
+def spelled_as(asked: Request, site: Site) -> str | None:
+    """The GPU_TYPE that was asked for, in the site's spelling where the site knows it."""
+    sizes, kind = site.gpu_gib, asked.gpu_type
+    alike = [name for name in sizes if kind and name.lower() == kind.lower()]
+    if not alike or kind in sizes:
+        return kind
+    if len({sizes[name] for name in alike}) > 1:
+        raise ConfigError(
+            f"GPU_TYPE={kind}: {site.source} has {' and '.join(alike)}: write one of them", name="GPU_TYPE"
+        )
+    return alike[-1]
+
+
+def vram(asked: Request, kind: str | None, site: Site) -> tuple[float, str]:
+    """(GiB a GPU of that `kind`, where that comes from)."""
+    sizes = site.gpu_gib
     spelled = {name.lower(): name for name in sizes}
-    if kind not in sizes and kind.lower() in spelled:
-        alike = [name for name in sizes if name.lower() == kind.lower()]
-        if len({sizes[name] for name in alike}) > 1:
-            raise ConfigError(
-                f"GPU_TYPE={kind}: {site.source} has {' and '.join(alike)}: write one of them", name="GPU_TYPE"
-            )
-        kind = fields["gpu_type"] = spelled[kind.lower()]
-    if "vram_gib" in fields:
-        return float(str(fields["vram_gib"])), "given"
+    if asked.vram is not None:
+        return asked.vram, "given"
     if not kind:
         # Any of the site's GPUs may come: a plan for the smallest runs on all.
         least = min(sizes, key=lambda name: (sizes[name], name), default=None)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, get_args
 
 from planner import values
 from planner.choose import CONFIGS
+from planner.job import Request
 from planner.request import scheduler_values
 from planner.request.scheduler_values import named, or_none
 from planner.request.secret import refuse_secret
@@ -219,9 +220,9 @@ def refuse_untaken(given: Mapping[str, str], scheduler: str) -> None:
     problems.refuse()
 
 
-def parse_given(given: Mapping[str, str]) -> dict[str, object]:
-    """Checked values by variable name, in the table's order. Raises ConfigError with all that is wrong."""
-    found: dict[str, object] = {}
+def parse_given(given: Mapping[str, str]) -> Request:
+    """What was given, checked. Raises ConfigError with all that is wrong, in the table's order."""
+    found: dict[str, Any] = {}
     problems = Problems()
     for name in BY_NAME:
         if name in given:
@@ -229,17 +230,17 @@ def parse_given(given: Mapping[str, str]) -> dict[str, object]:
                 if not given[name]:
                     raise ConfigError(f"{name}= is empty: give a value, or leave {name} out", name=name)
                 refuse_secret(name, given[name])
-                found[name] = BY_NAME[name].parse(name, given[name])
+                found[name.lower()] = BY_NAME[name].parse(name, given[name])
     problems.refuse()
-    return found
+    return Request(said=frozenset(given) & set(BY_NAME), **found)
 
 
-def job_fields(values: Mapping[str, object]) -> dict[str, Any]:
-    """JobSpec's fields from checked values by variable name. MEM=none is planned with the default and not asked for."""
-    fields: dict[str, Any] = {field: value for name, value in values.items() if (field := BY_NAME[name].field)}
-    if "mem_gib" in fields:
-        fields["ask_mem"] = fields["mem_gib"] is not None
-        if not fields["ask_mem"]:
+def job_fields(asked: Request) -> dict[str, Any]:
+    """JobSpec's fields that were asked for. MEM=none is planned with the default and not asked for."""
+    fields = {v.field: getattr(asked, v.name.lower()) for v in VARIABLES if v.field and v.name in asked.said}
+    if "MEM" in asked.said:
+        fields["ask_mem"] = asked.mem is not None
+        if asked.mem is None:
             del fields["mem_gib"]
     return fields
 

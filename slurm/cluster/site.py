@@ -28,7 +28,7 @@ def find_site(given: Mapping[str, str], project_dir: Path, environ: Mapping[str,
     Raises:
         ConfigError: SITE names a file that is not there, or the file is wrong.
     """
-    asked = str(parse_given({"SITE": given["SITE"]})["SITE"]) if "SITE" in given else ""
+    asked = parse_given({name: text for name, text in given.items() if name == "SITE"}).site
     if asked == "none":
         return Site()
     source = asked or DEFAULT_SITE

@@ -307,7 +307,7 @@ def test_paths_are_refused_or_arrive_literally(tmp_path: Path, data: str, output
         parsed = parse_given({"DATA": data, "OUTPUT": output, "MODEL": value})
     except ConfigError:
         return
-    assert list(parsed.values()) == [value, data, output]
+    assert (parsed.model, parsed.data, parsed.output) == (value, data, output)
     plan = make_plan(data=data, output=output, model=value, env=(("VALUE", value),))
     argv, environ = run_with_stubs(plan, tmp_path)
     task = argv[argv.index("--unbuffered") + 1 :]

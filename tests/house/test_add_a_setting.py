@@ -23,18 +23,24 @@ def smoothing(config: TrainConfig) -> float:
 
 
 """
-# File -> (the line before which it is put, what is put).
-SETTING = {
-    "trainer/config.py": ("    logging_steps: ", FIELD),
-    "trainer/training/layout.py": ("def defaults(", USE),
-}  # fmt: skip
-VARIABLE = {
+# File -> pairs of (the line before which it is put, what is put).
+Edits = dict[str, tuple[tuple[str, str], ...]]
+SETTING: Edits = {
+    "trainer/config.py": (("    logging_steps: ", FIELD),),
+    "trainer/training/layout.py": (("def defaults(", USE),),
+}
+VARIABLE: Edits = {
     **SETTING,
-    "planner/job.py": ("    seed: int", "    label_smoothing: float = 0.0\n"),
+    "planner/job.py": (
+        ("    seed: int |", "    label_smoothing: float | None = None\n"),
+        ("    seed: int =", "    label_smoothing: float = 0.0\n"),
+    ),
     "planner/request/variables.py": (
-        '    Variable("SEED",',
-        '    Variable("LABEL_SMOOTHING", "label_smoothing", values.setting("label_smoothing"), "smoothing (0)",\n'
-        "             grid=True),\n",
+        (
+            '    Variable("SEED",',
+            '    Variable("LABEL_SMOOTHING", "label_smoothing", values.setting("label_smoothing"), "smoothing (0)",\n'
+            "             grid=True),\n",
+        ),
     ),
 }
 # What a run, a sweep and a person learn of the setting; prints JSON.
@@ -57,11 +63,12 @@ print(json.dumps({
 """
 
 
-def edit(checkout: Path, edits: dict[str, tuple[str, str]]) -> None:
-    for name, (place, more) in edits.items():
-        text = (checkout / name).read_text()
-        assert text.count(place) == 1, f"{name} no longer has {place!r}"
-        (checkout / name).write_text(text.replace(place, more + place))
+def edit(checkout: Path, edits: Edits) -> None:
+    for name, pairs in edits.items():
+        for place, more in pairs:
+            text = (checkout / name).read_text()
+            assert text.count(place) == 1, f"{name} no longer has {place!r}"
+            (checkout / name).write_text(text.replace(place, more + place))
 
 
 def ran(checkout: Path, *command: str, **environ: str) -> str:

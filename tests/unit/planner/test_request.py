@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from dataclasses import MISSING, replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from off_default import off_default
 from specs import CHECKOUT, request, write_measured
 
 from planner.choose import choose
-from planner.job import JobSpec
+from planner.job import JobSpec, Request
 from planner.request.resolve import resolve
 from planner.request.site import Site
 from planner.request.variables import BY_NAME, VARIABLES, Variable, help_text, parse_given, read_given
@@ -256,6 +256,13 @@ def test_unknown_names_are_refused_with_the_nearest_and_who_lists_all() -> None:
     assert error(read_given, ["--wxyz=1"], {}).startswith("unknown '--wxyz': --help lists all")
 
 
+def test_the_request_has_a_field_for_each_variable_in_the_tables_order() -> None:
+    assert [field.name for field in fields(Request)] == ["said", *(variable.name.lower() for variable in VARIABLES)]
+    assert Request() == parse_given({})
+    none = parse_given({"IMAGE": "none", "MEM": "none"})
+    assert none == Request(said=frozenset({"IMAGE", "MEM"})) != Request()
+
+
 def test_dashes_and_underscores_in_flags_are_the_same() -> None:
     words = ["--gpu_type", "a100", "--effective-batch=8", "--config_file=x.yaml", "--extra_flags", "--nice=1"]
     assert read_given(words, {}) == read_given([w.replace("_", "-") for w in words], {})
@@ -428,13 +435,13 @@ def test_an_unknown_gpu_type_needs_its_memory() -> None:
     [("90", 90), ("90m", 90), ("12h", 720), ("2d", 2880), ("00:00:01", 1), ("10:00:00", 600), ("2-00:00:00", 2880)],
 )
 def test_times_become_whole_minutes(text: str, minutes: int) -> None:
-    assert parse_given({"TIME": text}) == {"TIME": minutes}
+    assert parse_given({"TIME": text}) == Request(said=frozenset({"TIME"}), time=minutes)
 
 
 @hypothesis_given(st.sampled_from(sorted(BY_NAME)), st.text(max_size=30))
 def test_whatever_is_typed_is_taken_or_refused_in_one_printable_line(name: str, text: str) -> None:
     try:
-        (value,) = parse_given({name: text}).values()
+        value = getattr(parse_given({name: text}), name.lower())
     except ConfigError as refused:
         assert str(refused).isprintable()
     else:
