@@ -32,7 +32,7 @@ from trainer.outcome import ConfigError
 # What one full site file, beside the scripts, turns into. The rest of a plan is not its business.
 FROM_SITE = (
     *("account", "constraint", "cpus", "environment", "exclude", "extra_flags", "gpu_flag", "gpu_type", "mail_type"),
-    *("mail_user", "mem_gib", "modules", "output", "partition", "qos", "reservation", "time_limit_min"),
+    *("mail_user", "mem_gib", "modules", "output", "partition", "qos", "reservation", "time_limit_min", "wckey"),
 )
 
 
