@@ -62,4 +62,5 @@ def test_a_modules_own_tests_are_those_that_name_it() -> None:
     assert "tests/unit/trainer/test_metrics.py" not in own_tests(Path("trainer/evaluation/scoring.py"))
     # Nobody imports it but the Trainer's subclass, which runs in the processes of tests/helpers/training.py.
     assert "tests/unit/trainer/test_train.py" in own_tests(Path("trainer/training/callbacks.py"))
-    assert own_tests(Path("trainer/data/unread.py")) == ["tests/unit/trainer/test_unread.py"]
+    # Named after it.
+    assert "tests/unit/trainer/test_unread.py" in own_tests(Path("trainer/data/unread.py"))
