@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,10 @@ MOST_LABELS = 20
 def print_report(config: TrainConfig, *, as_json: bool) -> int:
     """Look, keep the lengths for the plan, and print. Raises ConfigError when there should be no run on the data."""
     from trainer.model.base import load_processor
+    from trainer.report.data_page import save_data_page
 
-    dataset, processor = dataset_of(config), load_processor(config.model)
+    # What the reader leaves out is in the report too, before `strict` refuses it.
+    dataset, processor = dataset_of(replace(config, strict=False)), load_processor(config.model)
     inspection = inspect_dataset(dataset, processor, max_length=config.max_length)
     report = build_report(config, inspection)
     report["notes"] += filter(None, [describe_end(processor)])
@@ -51,6 +54,10 @@ def print_report(config: TrainConfig, *, as_json: bool) -> int:
         report["lengths_file"] = str(write_lengths(config.data, measured(config, inspection)))
     except OSError as error:
         say([f"the lengths were not kept ({error}): plans use MAX_LENGTH"])
+    try:
+        report["page"] = str(save_data_page(config.data, report, inspection, processor))
+    except OSError as error:
+        say([f"the page was not written ({error})"])
     print(json.dumps(report, indent=1) if as_json else printable_lines(render(report)), flush=True)
     inspection.kept(strict=config.strict)
     return FINISHED
@@ -104,6 +111,7 @@ def build_report(config: TrainConfig, inspection: Inspection) -> dict[str, Any]:
         "picture_sizes": {f"{w}x{h}": n for (w, h), n in inspection.picture_sizes.most_common()},
         "sides": {side: _side(inspection, side, field) for side in SIDES},
         "lengths_file": None,
+        "page": None,
     }
 
 
@@ -143,6 +151,8 @@ def render(report: dict[str, Any]) -> str:
     if report["lengths_file"]:
         lines.append(f"kept    {report['lengths_file']}: the memory plan reads these lengths")
 
+    if report["page"]:
+        lines.append(f"page    {report['page']}: the same, and records as the model sees them")
     names = [name for name, side in report["sides"].items() if side["records"]]
     sides = [report["sides"][name] for name in names]
     rows = [["", *names], *([key.replace("_", " "), *(str(side[key]) for side in sides)] for key in COUNTS)]

@@ -222,8 +222,8 @@ def test_bad_data_ends_a_supervised_job_with_78_and_one_line(tmp_path: Path) -> 
     assert done.returncode == 78
     said = [line.partition(" supervisor: ")[2] for line in done.stderr.splitlines() if "trainyard:" in line]
     assert said == [
-        f"trainyard: {tmp_path}: 0 of 1 records would be left: 1 of 1 records left out: is not JSON (train.jsonl line "
-        "1; the first: is not JSON (Expecting property name enclosed in double quotes at column 2))"
+        f"trainyard: {tmp_path}/train.jsonl record 1 is not JSON (Expecting property name enclosed in double quotes in "
+        "line 1): nothing behind it can be read"
     ]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()

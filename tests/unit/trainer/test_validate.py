@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import tempfile
@@ -209,6 +210,11 @@ def test_the_command_ends_with_0_or_strictly_with_78(faulty: Path, tiny_model: P
     assert code == 0
     assert report["lengths_file"] == str(faulty / "lengths.json")
     assert len(report["left_out"]) == 6
+    page = (faulty / "data.html").read_text()
+    assert report["page"] == str(faulty / "data.html")
+    assert all(html.escape(line, quote=False)[:60] in page for line in report["left_out"])
+    assert (page.count("<article>"), page.count('src="data:image/')) == (6, 5)
+    assert "trained (" in page and "masked (" in page
     code, output = validate(tmp_path / "b", *argv, "--strict")
     assert code == 78
     assert output.splitlines()[-1].startswith("trainyard: strict: 2 of 14 train records left out: a picture")

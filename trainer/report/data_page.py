@@ -1,0 +1,51 @@
+"""The page of `validate data`: what is left out and why, lengths, answers, and records as the model sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.data.examples import Rewritten, describe_example, encode_learned
+from trainer.data.inspection import SIDES, Inspection, without
+from trainer.data.lengths import beside
+from trainer.data.records import each_answer
+from trainer.data.turns import Record
+from trainer.files import write_whole
+from trainer.outcome import RecordError
+from trainer.report.templates import render
+
+SHOWN = 12
+NAME = "data.html"
+
+
+def save_data_page(data: str, report: Mapping[str, Any], inspection: Inspection, processor: Any) -> Path:
+    """Where the page is, beside the data. Raises OSError."""
+    path = beside(data, NAME)
+    write_whole(path, data_page(report, inspection, processor))
+    return path
+
+
+def data_page(report: Mapping[str, Any], inspection: Inspection, processor: Any) -> str:
+    kept = without(inspection.dataset, inspection.unfit())
+    samples = [
+        {"side": side, "pictures": [picture.paths for picture in record.pictures], "text": _seen(processor, record)}
+        for side, most in zip(SIDES, (SHOWN - SHOWN // 4, SHOWN // 4), strict=True)
+        for record in _spread(getattr(kept, side), most)
+    ]
+    return render("data.html.j2", title="Data", report=report, samples=samples)
+
+
+def _spread(records: Sequence[Record], most: int) -> Sequence[Record]:
+    """At most so many, from all over the set."""
+    return records[:: -(-len(records) // most) or 1]
+
+
+def _seen(processor: Any, record: Record) -> str:
+    """Its tokens as text, those that are trained apart from those that are only shown."""
+    try:
+        return describe_example(processor, encode_learned(processor, record))
+    except Rewritten:
+        return "\n\n".join(describe_example(processor, encode_learned(processor, one)) for one in each_answer([record]))
+    except RecordError as error:
+        return error.words
