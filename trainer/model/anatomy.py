@@ -130,6 +130,8 @@ def _is_gate(skeleton: Any, name: str, linear: nn.Linear) -> bool:
 
 def _experts(module: nn.Module) -> set[int]:
     """How many experts a module holds: as one tensor of three dimensions, or as modules in a row."""
+    if isinstance(module, nn.modules.conv._ConvNd):  # three dimensions too, and its first is a width
+        return set()
     counts = {parameter.shape[0] for parameter in module.parameters(recurse=False) if parameter.ndim == 3}
     if isinstance(module, nn.ModuleList) and len({type(inner) for inner in module}) == 1:
         counts.add(len(module))

@@ -101,6 +101,13 @@ def test_experts_are_counted_at_16_bits_and_the_plan_says_it() -> None:
     assert "of the weights are fused experts, which bitsandbytes does not pack" in note
 
 
+def test_a_layer_of_linear_attention_has_adapters_but_not_on_its_gates() -> None:
+    """Two of its eight linears have 16 outputs; the one beside a convolution of as many channels is no gate."""
+    linear, full = known_shape("Qwen/Qwen3.5-0.8B").layers
+    assert (linear.count, linear.adapters, linear.adapter_outputs) == (18, 6, 6144 + 2048 + 1024 + 2 * 3584 + 1024)
+    assert (full.count, full.adapters, full.kv_width) == (6, 7, 512)
+
+
 def test_a_language_model_alone_has_no_tower() -> None:
     items = dict(choose(make_spec("Qwen/Qwen3-8B")).chosen.estimate.items)
     assert (items["image tower"], items["image tower forward"]) == (0, 0)
