@@ -2,7 +2,7 @@
 
   config          every setting of a run, documented, with its value and who says so
   validate        look at the data, the model and the machine before a run does
-  convert         make records and pictures of hub data sets, parquet, csv, picture folders, webdataset, addresses
+  convert         make records and pictures of hub data sets, parquet, csv, picture folders, webdataset
   layers          a model's linear layers, and what each choice of LoRA would train
   shape           measure a model's shape, from which a login node then plans without torch
   setup-wandb     whether runs will reach W&B; --test-run logs a small one
