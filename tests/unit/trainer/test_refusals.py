@@ -175,7 +175,7 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
     "no such processor": (of_another_processor("Gemma3nProcessor"), tuple({*ALL} - {"layers"}), "cannot be loaded ("),
     "cut off": (cut_off, WEIGHTS, "cannot be loaded (SafetensorError: "),
     "another shape": (of_another_shape, WEIGHTS, "MODEL="),
-    "mllama": (mllama, ("train", "model", "profile-memory", "merge"), ""),  # its run held nothing out to merge on
+    "mllama": (mllama, ("train", "profile-memory", "merge"), ""),  # its run held nothing out to merge on
 }
 
 
@@ -204,14 +204,15 @@ def ask_all(cases: dict[str, str], data: str, out: str) -> None:
         }
         found[case] = {}
         for verb, ask in verbs.items():
-            printed = io.StringIO()
+            printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)  # as a terminal is one
             with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
                 try:
                     code = ask()
                 except BaseException as error:
                     code = -1
                     print(f"Traceback: {type(error).__name__}: {error}")
-            found[case][verb] = [code, printed.getvalue()]
+            printed.seek(0)
+            found[case][verb] = [code, printed.read()]
             print(case, verb, code, file=sys.stderr, flush=True)
     Path(out).write_text(json.dumps(found))
 
