@@ -113,22 +113,23 @@ def test_a_language_model_alone_has_no_tower() -> None:
     assert (items["image tower"], items["image tower forward"]) == (0, 0)
 
 
+def measured_is_shipped(model: str) -> int:
+    from trainer.measure.shape import measure
+    from trainer.measure.ship import published_config
+
+    shipped = known_shape(model)
+    found = measure(
+        model, published_config(model), tokens_per_image=shipped.tokens_per_image,
+        patches=shipped.vision_patches, fixed=shipped.fixed_pictures,
+    )  # fmt: skip
+    assert found == shipped, (asdict(found), asdict(shipped))
+    return 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [GEMMA_4B, "Qwen/Qwen3-VL-2B-Instruct", "HuggingFaceTB/SmolVLM-256M-Instruct"])
 def test_what_is_shipped_is_what_is_measured(model: str, tmp_path: Path) -> None:
-    def check() -> int:
-        from trainer.measure.shape import measure
-        from trainer.measure.ship import published_config
-
-        shipped = known_shape(model)
-        found = measure(
-            model, published_config(model), tokens_per_image=shipped.tokens_per_image,
-            patches=shipped.vision_patches, fixed=shipped.fixed_pictures,
-        )  # fmt: skip
-        assert found == shipped, (asdict(found), asdict(shipped))
-        return 0
-
-    ended = run_forked(tmp_path / "log", check)
+    ended = run_forked(tmp_path / "log", measured_is_shipped, model)
     assert ended.codes == (0,), ended.output
 
 
