@@ -70,8 +70,9 @@ class FolderOfRuns:
             stack.enter_context(resume_lock(found.sweep.folder if found.sweep else found.runs[0].folder))
             runs = self.settled(found.runs)
             left: list[Run] = []
-            for run, jobs in zip(runs, self.jobs(runs), strict=True):
+            for run in runs:
                 refuse_spoilt(run.folder, f"make resume {words(found.name)}")
+            for run, jobs in zip(runs, self.jobs(runs), strict=True):
                 live = next((job for job in jobs if not job.ended), None)
                 if not found.sweep and finished(run.folder):
                     said = f"run {run.run_id} is finished ({run.folder / 'adapter'})"

@@ -40,6 +40,7 @@ class Request:
     image: str | None = None
     binds: tuple[str, ...] | None = None
     account: str | None = None
+    wckey: str | None = None
     partition: str | None = None
     qos: str | None = None
     constraint: str | None = None

@@ -68,7 +68,9 @@ def requested(checkout: Path, *words: str) -> Counter[str]:
 
 # Where the hub's cache would have the model.
 REFERENCE = ".cache/huggingface/hub/models--google--gemma-3-4b-it/refs/main"
-PLAN = {"a python": 1, REFERENCE: 1, ".env": 1, "train.yaml": 1, "slurm/site.yaml": 1}
+SHAPE = {f"trainer/architecture/shipped/{name}.json": 1 for name in ("index", "gemma-3-4b-it")}
+OF_A_PLAN = {"a python": 1, REFERENCE: 1, **SHAPE, ".env": 1, "train.yaml": 1}
+PLAN = {**OF_A_PLAN, "slurm/site.yaml": 1}
 LOOKED = {**PLAN, "data/train.jsonl": 1, "data/eval.jsonl": 1, "run sinfo": 1, "run sbatch": 1}
 
 
@@ -82,10 +84,7 @@ LOOKED = {**PLAN, "data/train.jsonl": 1, "data/eval.jsonl": 1, "run sinfo": 1, "
         # git says which code a run was made with: commit, and whether it has changes.
         (("submit",), {**LOOKED, "run sh": 1, "run git": 1}),
         (("sweep", "GRID=LORA=low,high"), {**LOOKED, "run sh": 1, "run git": 2}),
-        (
-            ("render", "TO=k8s", "IMAGE=r/i:1"),
-            {"a python": 1, REFERENCE: 1, ".env": 1, "train.yaml": 1, "k8s/site.yaml": 1},
-        ),
+        (("render", "TO=k8s", "IMAGE=r/i:1"), {**OF_A_PLAN, "k8s/site.yaml": 1}),
     ],
 )
 def test_a_request_is_one_process_that_reads_each_file_once(

@@ -81,6 +81,7 @@ def test_every_variable_reaches_its_field(tmp_path: Path) -> None:
         "IMAGE": "registry.example.org:5000/team/trainyard:0.1.0",
         "BINDS": "/big,/some where:/data:ro",
         "ACCOUNT": "acc_1",
+        "WCKEY": "vision",
         "PARTITION": "gpu,big",
         "QOS": "high",
         "CONSTRAINT": "a100&ib",
@@ -133,6 +134,7 @@ def test_every_variable_reaches_its_field(tmp_path: Path) -> None:
         image="registry.example.org:5000/team/trainyard:0.1.0",
         binds=("/big", "/some where:/data:ro"),
         account="acc_1",
+        wckey="vision",
         partition="gpu,big",
         qos="high",
         constraint="a100&ib",
@@ -253,7 +255,7 @@ def test_unknown_names_are_refused_with_the_nearest_and_who_lists_all() -> None:
     assert error(read_given, [], {"TRAINYARD_GIVEN": "GPU"}).startswith(
         "unknown 'GPU', did you mean GPUS? make help lists"
     )
-    assert error(read_given, ["--wxyz=1"], {}).startswith("unknown '--wxyz': --help lists all")
+    assert error(read_given, ["--zzzzz=1"], {}).startswith("unknown '--zzzzz': --help lists all")
 
 
 def test_the_request_has_a_field_for_each_variable_in_the_tables_order() -> None:
