@@ -83,7 +83,8 @@ LOOKED = {**PLAN, "data/train.jsonl": 1, "data/eval.jsonl": 1, "run sinfo": 1, "
         (("check",), LOOKED),
         # git says which code a run was made with: commit, and whether it has changes.
         (("submit",), {**LOOKED, "run sh": 1, "run git": 1}),
-        (("sweep", "GRID=LORA=low,high"), {**LOOKED, "run sh": 1, "run git": 2}),
+        # scontrol says how many members an array may have.
+        (("sweep", "GRID=LORA=low,high"), {**LOOKED, "run scontrol": 1, "run sh": 1, "run git": 2}),
         (("render", "TO=k8s", "IMAGE=r/i:1"), {**OF_A_PLAN, "k8s/site.yaml": 1}),
     ],
 )

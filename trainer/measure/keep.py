@@ -35,13 +35,12 @@ def keep(model: str, shape: ModelShape) -> Path:
     """Beside the model where that is a folder that can be written to, else in the user's own. Raises OSError."""
     folder = Path(model).expanduser()
     written = _written(model)
-    text = text_of(shape, written, model=model)
     if folder.is_dir() and os.access(folder, os.W_OK):
-        path = folder / SHAPE_FILE
+        path, named = folder / SHAPE_FILE, {}  # a folder that is copied or moved keeps its shape
     else:
         name = f"{digest(written)}.json" if folder.is_dir() else file_name(model)
-        path = user_folder(os.environ) / name
-    write_whole(path, text)
+        path, named = user_folder(os.environ) / name, {"model": model}
+    write_whole(path, text_of(shape, written, **named))
     return path
 
 

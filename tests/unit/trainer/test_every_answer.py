@@ -193,5 +193,7 @@ def test_lengths_and_leaks_are_those_of_all_answers(tiny_qwen: Path, records: tu
     notes = inspect_dataset(Dataset(train=(long,), eval=(other,), split=""), processor, max_length=2000).notes()
     assert notes == [
         "1 of 3 held-out answers follow the same pictures and words as training answers, as where conversations begin "
-        "alike"
+        "alike",
+        "3 of 3 held-out pictures are shown in training too, pixel for pixel: scores say less about pictures that are "
+        "new",
     ]

@@ -42,7 +42,7 @@ def test_gemma_3_4b_has_these_linears_and_trains_only_the_text_ones(capsys: pyte
 def test_another_family_is_read_the_same_way(capsys: pytest.CaptureFixture[str]) -> None:
     model = "Qwen/Qwen2.5-VL-3B-Instruct"
     first = listed(capsys, model)["choices"][0]
-    assert first["layers"] == 7 * known_shape(model).layers
+    assert first["layers"] == 7 * sum(layer.count for layer in known_shape(model).layers)
     assert first["trained"]["medium"] == known_shape(model).lora_params(64)
 
 

@@ -59,7 +59,7 @@ def test_a_room_is_started_as_a_program(room: str, verb: str) -> None:
 def test_every_verb_refuses_an_unknown_option_with_the_nearest(
     room: str, verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    option = "--gpsu" if verb in TAKE_VARIABLES else "--jsn"
+    option = "--gpsu" if verb in TAKE_VARIABLES else "--subst" if verb == "convert" else "--jsn"
     words = [verb, *(["all"] if verb == "validate" else []), option, "1"]
     assert ROOMS[room].main(words) == 78
     line = capsys.readouterr().err.splitlines()[-1]

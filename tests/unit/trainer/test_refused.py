@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -76,9 +75,15 @@ def test_one_record_that_cannot_be_encoded_is_named_on_one_line(folder: Path, qw
     (folder / "b.png").unlink()
     with pytest.raises(RecordError, match=rf"^{node_name()}: {folder}/b.png: No such file"):
         Encoder(qwen, [gone])(0)
-    broken = SimpleNamespace(tokenizer=qwen.tokenizer, apply_chat_template=lambda *_, **__: 1 / 0)
+
+    class Broken:
+        tokenizer = qwen.tokenizer
+
+        def apply_chat_template(self, *_: Any, **__: Any) -> Any:
+            return 1 / 0
+
     with pytest.raises(RecordError, match=rf"^{node_name()}: 'c\\n\\nsaid': division by zero"):
-        Encoder(broken, [textual])(0)
+        Encoder(Broken(), [textual])(0)
 
 
 def test_a_loaders_process_hands_on_the_record_it_failed_at(folder: Path, qwen: Any) -> None:
