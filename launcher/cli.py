@@ -115,7 +115,7 @@ def follow_up(words: str, *, cancel: str) -> list[str]:
 
 
 def fresh_suffix() -> str:
-    """Of a new run's id: the day, and what no other run of the day has."""
+    """The end of a new run's id: the day, and characters that no other run of the day has."""
     import secrets
     import time
 

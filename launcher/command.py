@@ -108,7 +108,7 @@ def _run(
 
 
 def usage(room: str, verbs: Mapping[str, Verb], verb: str = "") -> str:
-    """Of one verb, or of all."""
+    """The usage of one verb, or of all verbs."""
     listed = {verb: verbs[verb]} if verb in verbs else verbs
     said = verb if verb in verbs else "VERB"
     width = max(map(len, listed)) + 1

@@ -98,7 +98,7 @@ class FolderOfRuns:
 
 @contextlib.contextmanager
 def resume_lock(folder: Path) -> Iterator[None]:
-    """Of two that resume a run at once, one is refused: two jobs in one folder would spoil it."""
+    """Refuses a second process that resumes the same run at the same time: two jobs in one folder would spoil it."""
     lock = folder / LOCK_NAME
     try:
         os.close(os.open(lock, os.O_CREAT | os.O_EXCL))

@@ -51,7 +51,7 @@ class Sweep:
     parallel: int
     """Members that run at once, at most."""
     config: Mapping[str, Any] | None = None
-    """Of the W&B sweep whose trials the members are to take."""
+    """Configuration of the W&B sweep whose trials the members take."""
     chooses: str = ""
     """What W&B chooses from, for a terminal."""
 

@@ -16,7 +16,7 @@ from trainer.data.sources import record_folders
 from trainer.outcome import ConfigError
 
 CACHE_NAME = ".cache"
-# Of the image; a mount above one of these would hide it.
+# Places of the image; a mount above one of these would hide it.
 PLACES = (image.PYTHON, f"{image.WORK_DIR}/accelerate_configs", "/usr/bin/env", "/etc/passwd", "/proc/self")
 
 

@@ -161,7 +161,7 @@ def _phase_text(progress: Progress) -> str:
 
 
 def _score_text(progress: Progress) -> str:
-    """Of a run that does not train now: of a finished one, what metrics.json says of the adapter that was kept."""
+    """The score of a run that does not train now; for a finished run, what metrics.json says of the kept adapter."""
     return "" if progress.action_accuracy is None else f"action accuracy {progress.action_accuracy:.1%}"
 
 

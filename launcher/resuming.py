@@ -1,7 +1,7 @@
 """resume, for every scheduler: an ended run goes on under the same id, where it lies, as a new job.
 
 The request is the one that was recorded when the run began; it is planned anew, so that a repaired checkout counts.
-Of a sweep all unfinished members go on.
+For a sweep, all unfinished members go on.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def check_config(config: Mapping[str, Any], source: str) -> dict[str, dict[str, 
 
 
 def _odd_words(config: Mapping[str, Any]) -> list[ConfigError]:
-    """Of the method and the metric."""
+    """What is wrong with the method and the metric."""
     metric = config["metric"]
     asked = (
         (config["method"] in METHODS, f"method takes {' or '.join(METHODS)}, got {shown(config['method'])}"),

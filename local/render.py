@@ -18,7 +18,7 @@ def render(batch: Batch) -> str:
 
 
 def environment(plan: Plan) -> dict[str, str]:
-    """Of the supervisor, which keeps TIME here."""
+    """The supervisor's environment. On this machine the supervisor keeps TIME."""
     return {**dict(plan.env), **_limit(plan.spec)}
 
 

@@ -132,7 +132,7 @@ class JobSpec:
     pvc: str | None = None
     """Name of the claim that holds runs, data and models on Kubernetes."""
     extra_flags: tuple[str, ...] = ()
-    """Of sbatch, each as --name or --name=value."""
+    """Further options of sbatch, each as --name or --name=value."""
     modules: tuple[str, ...] = ()
     """Loaded in the job's shell, in this order."""
     environment: tuple[tuple[str, str], ...] = ()

@@ -52,7 +52,7 @@ def setting(name: str) -> Parser:
 
 
 def rank(name: str, text: str) -> int:
-    """Of adapters: a number, or a preset's name."""
+    """The rank of adapters: a number, or a preset's name."""
     if (found := read_rank(text)) is None:
         raise refuse(name, text, f"takes {RANKS}{nearest(text, tuple(LORA_PRESETS))}")
     return found

@@ -164,7 +164,7 @@ def log_path(spec: JobSpec, *, job_id: str) -> str:
 
 
 def _heading(*specs: JobSpec) -> list[str]:
-    """What comes before the job's environment. Of an array all `specs`, each with a folder of its own."""
+    """What comes before the job's environment. An array has several `specs`, each with a folder of its own."""
     return [
         "# Slurm does not make the log's folder, and a job without it ends without a word. Before sbatch:",
         *(f"#   mkdir -p {shlex.quote(log_dir(spec))}" for spec in specs),

@@ -38,7 +38,7 @@ Found = TypeVar("Found")
 # No file of ours nests deeper than 10; where json itself gives up, Python's stack is full for whatever comes after.
 MOST_DEPTH = 64
 MIB = 1024**2
-# Of a file that a person writes; ours have a hundredth of it.
+# The most that a file written by a person may have; files in use have a hundredth of it.
 MOST_CHARACTERS = 1 << 16
 # No record of a run and no line of a data file is as long; what is would take all memory.
 MOST_MIB = 64

@@ -53,7 +53,7 @@ class Option(NamedTuple):
 
     kind: type
     pattern: str
-    """Of all of the text."""
+    """The whole text must match it."""
     allowed: str
     """In words."""
     span: Range | None

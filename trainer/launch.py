@@ -28,7 +28,7 @@ class Launch:
     module: str
     """What each process runs."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Of that module, by name, as one types them."""
+    """The module's settings by name, as they are typed."""
 
     def words(self) -> tuple[str, ...]:
         return ("accelerate", "launch", *self.launcher_words(), *self.setting_words())

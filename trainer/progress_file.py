@@ -44,9 +44,9 @@ class Progress:
     loss: float | None = None
     learning_rate: float | None = None
     token_accuracy: float | None = None
-    """Of the training records, since the log before: a share of 1."""
+    """Share of the training tokens predicted right since the log before, from 0 to 1."""
     action_accuracy: float | None = None
-    """Of the last evaluation: a share of 1."""
+    """Share of the actions right in the last evaluation, from 0 to 1."""
     step_at: float | None = None
     """When `step` was done."""
     seconds_per_step: float | None = None

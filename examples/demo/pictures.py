@@ -25,7 +25,7 @@ PICTURES = PROJECT_DIR / "docs" / "pictures"
 COLUMNS, ROWS = 108, 34
 ELSEWHERE = "/home/you/trainyard"
 SEEN = "step 120/200  held-out"
-"""Of the line after which the terminal is drawn."""
+"""The line after which the terminal is drawn."""
 # (file, page below demo/runs, width, dark, selector of the element that the picture begins with, height)
 SHOTS = (
     ("report.png", f"{RUN}/report.html", 1280, False, "header", 1000),

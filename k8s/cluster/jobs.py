@@ -38,7 +38,7 @@ class End:
     """As Kubernetes writes a time: 2026-11-25T02:00:00Z."""
     reason: str = ""
     exit_code: int = 0
-    """Of the container that failed last; 0 also where nothing says it."""
+    """Exit code of the container that failed last; 0 also where nothing says it."""
 
     def remembered(self, job_id: str) -> Job:
         """The job, when the cluster has forgotten it."""

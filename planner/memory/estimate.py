@@ -2,7 +2,7 @@
 
 Nothing is measured here and no torch is imported, so a login node can ask. Weights and training state are
 counts times widths. The peak is the largest of three: loading, a step, an evaluation. Saving is never: it adds to
-what stays between two steps no more than one weight of the adapter. Of the moments of an optimizer step three compete
+what stays between two steps no more than one weight of the adapter. Three moments of an optimizer step compete
 for the same memory (the tower's forward, the head, the first backward of a layer); the largest is the step's peak, and
 what is not alive then is listed as 0.
 

@@ -55,7 +55,7 @@ def given_elsewhere(given: Mapping[str, str], project_dir: Path, environ: Mappin
     said = {name: _said(setting, sources[setting]) for name, setting in asked.items()}
     if path:
         texts[CONFIG_FILE], said[CONFIG_FILE] = path, ".env"
-    # Of the YAML file these are a run's own: its folder, and what the plan decides.
+    # In the YAML file these are a run's own: its folder, and what the plan decides.
     if sources.get("output_dir") == ".env":
         texts["OUTPUT"], said["OUTPUT"] = values["output_dir"], _said("output_dir", ".env")
     if ".env" in (sources.get("micro_batch_size"), sources.get("gradient_accumulation_steps")):

@@ -104,7 +104,7 @@ def refuse_long_array(members: int, environ: Mapping[str, str]) -> None:
 
 
 def _configured(key: str, environ: Mapping[str, str]) -> str:
-    """Of slurm.conf, or nothing where Slurm does not say."""
+    """The value of a key of slurm.conf, or nothing where Slurm does not say it."""
     try:
         config = slurm("scontrol", "show", "config", environ=environ, timeout_s=ASK_S).stdout
     except (ConfigError, SlurmError):

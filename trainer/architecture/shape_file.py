@@ -86,5 +86,5 @@ def user_folder(environ: Mapping[str, str]) -> Path:
 
 
 def file_name(model: str) -> str:
-    """Of the shape of a hub id, or of a folder, in the user's folder."""
+    """Name of the file that keeps a model's shape in the user's folder."""
     return model.strip("/").replace("/", "--") + ".json"

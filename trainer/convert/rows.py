@@ -21,7 +21,7 @@ READERS = {
 }  # fmt: skip
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 HUB = "hf://datasets/"
-# Of webdataset: where a sample is from.
+# Columns of webdataset that say where a sample is from.
 INNER = ("__key__", "__url__", "__index_level_0__")
 
 

@@ -152,7 +152,7 @@ def _naming(record: Record) -> Iterator[None]:
         raise
     except Exception as error:
         said = " ".join(str(error).split()) or type(error).__name__
-        # Of a file that does not open the name is there already.
+        # The error of a file that does not open has its name already.
         named = isinstance(error, OSError) and any(str(path) in said for path in record.images)
         raise RecordError(said if named else f"{name_record(record)}: {said}") from error
 

@@ -15,7 +15,7 @@ class File:
     """One file of a picture, looked at."""
 
     digest: str = ""
-    """Of its pixels as the model sees them, where it opens."""
+    """Digest of its pixels as the model sees them; empty when it does not open."""
     size: tuple[int, int] | None = None
     """(width, height); None when it does not open."""
     error: str = ""

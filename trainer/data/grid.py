@@ -20,7 +20,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 MOST_PIXELS = 1 << 26
 LARGE_PIXELS = 1 << 24
 _one_large = threading.Lock()
-# Of large pictures, which are expected here; far larger ones do not open.
+# It warns of large pictures, which are expected; far larger ones do not open.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
@@ -73,7 +73,7 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """In RGB. Of transparent pixels convert alone would show what colours lie hidden under them."""
+    """The picture in RGB. `convert` alone would show the colours that lie hidden under transparent pixels."""
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image)

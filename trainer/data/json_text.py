@@ -111,7 +111,7 @@ def _checked(entry: Any, raw: bytes) -> dict[str, Any]:
 
 
 def _values(file: BinaryIO, path: Path) -> Iterator[Found]:
-    """Of arrays, or of objects behind one another. Raises ConfigError where it cannot be read on."""
+    """The values of arrays, or of objects that follow one another. Raises ConfigError where it cannot be read on."""
     text, number, in_array = _Text(file), 0, False
     while text.skip(BETWEEN):
         if text.starts("]" if in_array else "["):
@@ -146,7 +146,7 @@ class _Text:
         self._ended = False
         self.place = 0
         self.line = 1
-        """Of the beginning of what is held."""
+        """The line at which the text that is held begins."""
 
     def skip(self, signs: re.Pattern[str]) -> bool:
         """Go behind `signs`; whether anything follows."""

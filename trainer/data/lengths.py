@@ -47,7 +47,7 @@ class Lengths:
     trainyard: str
     """Version, which pins the libraries that make tokens of pictures and text."""
     processor_sha256: str | None
-    """Of the files that say how, where `model` is a folder."""
+    """Digest of the files that configure the processor, where `model` is a folder."""
     picture_bytes: dict[str, int]
     """Sizes of at most SAMPLED picture files, by their paths: a login node shall not look at them all."""
 

@@ -71,7 +71,7 @@ EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
 class Unread:
-    """Of a set of records, told one by one."""
+    """Keys and markers that nobody reads, counted over a set of records that are told one by one."""
 
     def __init__(self, *, text_only: bool) -> None:
         """`text_only` says that no picture is missing."""
@@ -212,7 +212,7 @@ def _is_quiet(name: str) -> bool:
 
 
 def _words(name: str) -> list[str]:
-    """Of snake_case, kebab-case and camelCase, without the numbers of image_0 and image1."""
+    """The words of a name in snake_case, kebab-case or camelCase, without the numbers of image_0 and image1."""
     words = re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
     words = [word if word in FILE_WORDS | QUIET | NAMED.keys() else word.rstrip("0123456789") for word in words]
     return [word for word in words if word]

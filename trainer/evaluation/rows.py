@@ -61,9 +61,9 @@ class Asked:
     """What is asked of one record: where evaluation takes most memory, the longest."""
 
     tokens: int
-    """Of its prompt."""
+    """Length of its prompt."""
     patches: int = 0
-    """Of its pictures: rows that the tower works on."""
+    """Rows that the tower works on for its pictures."""
     written: int = 0
     """Tokens of an answer, at most."""
     candidates: Sequence[int] = ()

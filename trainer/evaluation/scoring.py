@@ -52,7 +52,7 @@ class Choices:
     """The allowed actions as tokens behind a prompt."""
 
     actions: tuple[str, ...]
-    """Of each candidate; one that training answers write in several ways stands here as often."""
+    """The action of each candidate. An action that training answers write in several ways has several candidates."""
     shared: Tokens
     """What every candidate begins with."""
     rest: tuple[Tokens, ...]
@@ -61,7 +61,8 @@ class Choices:
     """Each candidate runs behind its own prompt: a copy of the keys and values does not do for this model."""
 
     def probabilities(self, logprobs: Sequence[float]) -> dict[str, float]:
-        """Of each action, given that it is one of them: from what `score_actions` finds of one record."""
+        """The probability of each action, given that the answer is one of them. `logprobs` is what `score_actions` finds for
+        one record."""
         shares = dict.fromkeys(self.actions, 0.0)
         for action, share in zip(self.actions, torch.tensor(logprobs).softmax(-1).tolist(), strict=True):
             shares[action] += share

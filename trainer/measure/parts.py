@@ -15,7 +15,7 @@ MEAT = 0.5  # share of a module's weights that its list of layers holds at least
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weights:
-    """Of a module: how many parameters of each kind."""
+    """How many parameters of each kind a module has."""
 
     linear: int
     experts: int

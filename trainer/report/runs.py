@@ -49,7 +49,7 @@ class Row:
     step: int = 0
     of: int = 0
     accuracy: float | None = None
-    """Of a run that has not come to its end that of its last evaluation."""
+    """The accuracy at the end; for a run that has not ended, that of its last evaluation."""
     before: float | None = None
     answers: int = 0
     """That the accuracy is of; 0 where only the accuracy is known."""

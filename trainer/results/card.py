@@ -17,7 +17,7 @@ from trainer.text import gib, markdown_cell, printable
 if TYPE_CHECKING:
     from trainer.results.trained import Usage
 
-# Of the machine, of one attempt, or about measuring: nothing that the weights depend on.
+# Settings of the machine, of one attempt or of measuring: the weights do not depend on them.
 LEFT_OUT = (
     "model", "data", "output_dir", "run_id", "image_root", "device", "logging_steps", "eval_steps", "save_steps",
     "keep_checkpoints", "collective_timeout_s",

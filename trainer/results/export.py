@@ -38,12 +38,12 @@ class RunRecord:
     config: TrainConfig
     answer_field: str | None
     step: int
-    """Of the adapter, the best evaluated one."""
+    """The step of the adapter, which is the best evaluated one."""
     before: ActionMetrics | None
     """The base model's zero-shot score: of the likeliest allowed action, or of the answers where none is scored."""
     after: ActionMetrics | None
     generated_before: ActionMetrics | None = None
-    """Of the answers that were written out, where actions were scored too."""
+    """The score of the answers that were written out, where actions were scored too."""
     generated_after: ActionMetrics | None = None
     train: dict[str, float]
     """Totals of the training: train_runtime (s), train_samples_per_second, train_loss, ..."""
@@ -62,7 +62,7 @@ class RunRecord:
 
 
 def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
-    """Of a RunRecord: on what it was trained, with which versions, in how much memory."""
+    """Three fields of a RunRecord: the data it was trained on, the versions, the memory."""
     from trainer.data.lengths import data_digest
     from trainer.tracking.peak import MEASURED, read_stage
 

@@ -38,7 +38,7 @@ class Usage:
     device: Device
     """As it was trained."""
     quantization: Quantization
-    """Of the base it was trained and measured on."""
+    """Precision of the base model that it was trained and measured on."""
     answer_field: str | None
     choices: Choices | None
     """The allowed actions; None where they cannot be scored."""

@@ -91,7 +91,7 @@ class Learned:
     """The base model's."""
     after: heldout.Scores
     step: int
-    """Of the adapter that is kept."""
+    """The step of the adapter that is kept."""
     totals: dict[str, float]
 
 
