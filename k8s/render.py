@@ -19,7 +19,7 @@ from k8s.manifest.site import Cluster
 from launcher.image import CACHE_DIR, ENVIRONMENT, WORK_DIR
 from planner.choose import choose
 from planner.job import JobSpec, Plan
-from planner.request.elsewhere import told_by
+from planner.request.file_settings import check_trainer_accepts
 from planner.request.secret import is_secret, refuse_secret
 from planner.values import GPU_GIB, on_disk
 from trainer.architecture.hub import is_hub_id
@@ -55,7 +55,7 @@ def plan(spec: JobSpec, cluster: Cluster, project_dir: Path) -> Plan:
     if spec.mem_gib < (least := least_mem_gib(planned)):
         shared = f"{shm_gib(planned)} GiB of /dev/shm count into it"
         raise ConfigError(f"MEM={spec.mem_gib}: a pod of this run needs {least} GiB ({shared}): try MEM={least}")
-    told = told_by(planned, project_dir)
+    told = check_trainer_accepts(planned, project_dir)
     _refuse_unseen_settings({**told.values, **_handed_on(spec, project_dir)}, cluster)
     say(told.notices)
     return planned

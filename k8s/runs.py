@@ -17,7 +17,7 @@ from k8s.manifest.objects import INSTANCE
 from k8s.manifest.pod import CONTAINER, DEFAULT_CLAIM
 from k8s.manifest.site import find_site
 from launcher import cli
-from launcher.progress import GONE, OUTCOMES, Job, Seen
+from launcher.progress import GONE, OUTCOMES, Job, RunStatus
 from launcher.scheduler import Cancelled, Found, Words, WordsOf
 from planner.job import JobSpec
 from planner.request.variables import parse_given
@@ -32,13 +32,13 @@ STARTING_S = 30
 """How long a job that was asked for and is not there may be somebody's that is just being made."""
 
 
-def look(kubectl: Kubectl, run: Run, objects: Objects) -> Seen:
+def look(kubectl: Kubectl, run: Run, objects: Objects) -> RunStatus:
     seen, pods = objects.jobs_of(run), objects.pods
     talking = [
         pod for i in run.job_ids for pod in first_pods(pods_of(i, pods)) if pod["status"].get("phase") != "Pending"
     ]
     progress, unknown_step = _progress(kubectl, run, talking[-1] if talking else None, ended=seen[-1].ended)
-    return Seen(
+    return RunStatus(
         run_id=run.run_id,
         jobs=seen,
         progress=progress,
@@ -109,7 +109,7 @@ class Runs:
         records = self.kubectl.find("configmaps")[::-1]
         return [readable(found) or label(found) or name_of(found) for found in records[:most]], len(records)
 
-    def look(self, runs: Sequence[Run]) -> Sequence[Seen]:
+    def look(self, runs: Sequence[Run]) -> Sequence[RunStatus]:
         there = look_for(self.kubectl, runs)
         keep_ends(self.kubectl, runs, [there.ends_of(run) for run in runs])
         return [look(self.kubectl, run, there) for run in runs]

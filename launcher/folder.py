@@ -12,8 +12,8 @@ from pathlib import Path
 
 from launcher.grid import read_sweep
 from launcher.progress import Job
-from launcher.recorded import read_spec
 from launcher.records import Run, done, finished, read_run, refuse_spoilt, run_folders
+from launcher.restore_spec import read_spec
 from launcher.scheduler import Batch, Found, Words, WordsOf
 from planner.job import JobSpec
 from planner.request.variables import DEFAULT_OUTPUT, parse_given

@@ -151,7 +151,7 @@ def check_files(plans: Sequence[Plan]) -> None:
     Raises:
         ConfigError: a model without weights, settings that contradict a plan, unusable data.
     """
-    from launcher.planned import check_planned
+    from launcher.preconditions import check_planned
 
     unlike: dict[object, Plan] = {}
     for plan in plans:

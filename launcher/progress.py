@@ -56,7 +56,7 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Seen:
+class RunStatus:
     """A run as its backend can see it now."""
 
     run_id: str
@@ -83,9 +83,9 @@ class Seen:
     """The scheduler that has its jobs, as TO= names it, where it is not the one that was asked."""
 
 
-def look_at(run: Run, jobs: Sequence[Job], *, elsewhere: str = "") -> Seen:
+def run_status(run: Run, jobs: Sequence[Job], *, elsewhere: str = "") -> RunStatus:
     """A run whose folder lies on this machine."""
-    return Seen(
+    return RunStatus(
         run_id=run.run_id,
         jobs=jobs,
         progress=read_progress(run.folder),
@@ -112,7 +112,7 @@ def _newest_checkpoint(folder: Path) -> int:
     return max((int(found[1]) for found in names if found), default=0)
 
 
-def status_text(seen: Seen, words: str, now: float | None = None, *, again: str = "") -> str:
+def status_text(seen: RunStatus, words: str, now: float | None = None, *, again: str = "") -> str:
     """The run as a small table. `words` are what its commands take: `RUN=x`, and OUTPUT where it needs saying. `now`
     is the time, in unix seconds; left out: that of the clock. `again` goes on with it; left out: make resume."""
     now = time.time() if now is None else now
@@ -130,7 +130,7 @@ def status_text(seen: Seen, words: str, now: float | None = None, *, again: str 
     return "\n".join(printable(f"{name:<6} {value}") for name, value in rows if value)
 
 
-def _step_text(seen: Seen, now: float, *, running: bool) -> str:
+def _step_text(seen: RunStatus, now: float, *, running: bool) -> str:
     """`120 of 1500, 8 s ago, about 1 h 20 min left`: as much of it as is known."""
     progress = seen.progress
     if progress is None:
@@ -175,7 +175,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes else f"{int(seconds)} s"
 
 
-def step_cell(seen: Seen) -> str:
+def step_cell(seen: RunStatus) -> str:
     """How far it is, for a table: 120/1500."""
     if seen.progress and seen.progress.of:
         return f"{seen.progress.step}/{seen.progress.of}"
@@ -183,7 +183,7 @@ def step_cell(seen: Seen) -> str:
     return str(step) if step else "-"
 
 
-def _next_command(seen: Seen, words: str, again: str) -> str:
+def _next_command(seen: RunStatus, words: str, again: str) -> str:
     unknown = any(job.state == UNKNOWN for job in seen.jobs)
     if release := next((job.release for job in seen.jobs if job.release), ""):
         return f"{release} (it is held and does not start by itself; make cancel {words} ends it)"
@@ -205,13 +205,13 @@ def _next_command(seen: Seen, words: str, again: str) -> str:
     return f"the command that began it, with {words}: it was started without a scheduler"
 
 
-def list_text(runs: Sequence[Seen | str]) -> str:
+def list_text(runs: Sequence[RunStatus | str]) -> str:
     """Runs under a heading; the mere name of one stands for a run.json that cannot be read. Why a run is BROKEN, `make
     status` says."""
     return format_table([("run", "job", "state", "step", "adapter"), *map(_row, runs)])
 
 
-def _row(run: Seen | str) -> tuple[str, ...]:
+def _row(run: RunStatus | str) -> tuple[str, ...]:
     if isinstance(run, str):
         return (run, "-", "BROKEN", "-", "-")
     there = f"TO={run.elsewhere}" if run.elsewhere else "-"
@@ -219,7 +219,7 @@ def _row(run: Seen | str) -> tuple[str, ...]:
     return (run.run_id, job_id, state_of(run), step_cell(run), "yes" if "adapter" in run.made else "no")
 
 
-def state_of(run: Seen) -> str:
+def state_of(run: RunStatus) -> str:
     """One word for a table."""
     state = run.jobs[-1].state if run.jobs else "-"
     if run.spoilt and (state == UNKNOWN or all(job.ended for job in run.jobs)):

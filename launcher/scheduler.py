@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from launcher.grid import Recorded, Sweep
-    from launcher.progress import Seen
+    from launcher.progress import RunStatus
     from planner.job import JobSpec, Plan
     from planner.request.site import Site
     from trainer.outcome import SchedulerError
@@ -160,7 +160,7 @@ class Place(Protocol[R]):
     def newest(self, most: int) -> tuple[Sequence[R | str], int]:
         """(the newest runs, at most so many; how many there are). One that cannot be read is its id alone."""
 
-    def look(self, runs: Sequence[R]) -> Sequence[Seen]:
+    def look(self, runs: Sequence[R]) -> Sequence[RunStatus]:
         """How they stand. A job of which the scheduler does not tell is UNKNOWN."""
 
     def cancel(self, runs: Sequence[R]) -> Cancelled:

@@ -12,7 +12,7 @@ from typing import Any
 
 from launcher.cli import refuse_others, say, to_words, words_of
 from launcher.grid import results_table
-from launcher.progress import RUNNING, UNKNOWN, Seen, list_text, state_of, status_text, step_cell
+from launcher.progress import RUNNING, UNKNOWN, RunStatus, list_text, state_of, status_text, step_cell
 from launcher.records import SPOILT
 from launcher.scheduler import Found, P_co, Place, R, Scheduler, Words
 from trainer.outcome import FINISHED, ConfigError, SchedulerError
@@ -141,7 +141,7 @@ def _again(found: Found[Any], words: str) -> str:
     return found.again or f"make resume {words}"
 
 
-def _next_of_sweep(seen: Sequence[Seen], words: str, again: str) -> str:
+def _next_of_sweep(seen: Sequence[RunStatus], words: str, again: str) -> str:
     if all(run.done for run in seen):
         return ""
     jobs = [job for run in seen for job in run.jobs]
@@ -152,7 +152,7 @@ def _next_of_sweep(seen: Sequence[Seen], words: str, again: str) -> str:
     return f"{again} (those that are unfinished)"
 
 
-def _say_unknown(seen: Sequence[Seen]) -> None:
+def _say_unknown(seen: Sequence[RunStatus]) -> None:
     """Once, why the scheduler says nothing of jobs: a table has no room for it."""
     for reason in dict.fromkeys(job.reason for run in seen for job in run.jobs if job.state == UNKNOWN):
         say(reason)

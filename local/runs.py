@@ -12,9 +12,9 @@ from pathlib import Path
 
 from launcher.folder import FolderOfRuns, output_folder
 from launcher.logs import follow
-from launcher.progress import GONE, RUNNING, UNKNOWN, Job, Seen, look_at
-from launcher.recorded import read_spec
+from launcher.progress import GONE, RUNNING, UNKNOWN, Job, RunStatus, run_status
 from launcher.records import ATTEMPT_NAME, Run, name_of
+from launcher.restore_spec import read_spec
 from launcher.scheduler import Cancelled, Found, Words, WordsOf
 from local.machine.attempt import Attempt, is_locked, is_running, log_path, logged, read_attempt, stop
 from planner.job import JobSpec
@@ -36,8 +36,8 @@ class Runs(FolderOfRuns):
         found = FolderOfRuns.named(self, run_id)
         return found and replace(found, again=_again(found))
 
-    def look(self, runs: Sequence[Run]) -> Sequence[Seen]:
-        return [look_at(run, jobs_of(run), elsewhere="slurm" if run.job_ids else "") for run in runs]
+    def look(self, runs: Sequence[Run]) -> Sequence[RunStatus]:
+        return [run_status(run, jobs_of(run), elsewhere="slurm" if run.job_ids else "") for run in runs]
 
     def cancel(self, runs: Sequence[Run]) -> Cancelled:
         found = [(run, read_attempt(run.folder)) for run in runs]

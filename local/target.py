@@ -14,7 +14,7 @@ from launcher.scheduler import Batch, Found, Words, WordsOf
 from local.render import NO_LIMIT_MIN, render
 from planner.choose import choose
 from planner.job import JobSpec, Plan
-from planner.request.elsewhere import told_by
+from planner.request.file_settings import check_trainer_accepts
 from planner.request.site import Site
 from planner.request.variables import parse_given
 from trainer.files import RECORD_NAME
@@ -55,7 +55,7 @@ class Machine:
 
     def plan(self, spec: JobSpec) -> Plan:
         decided = choose(self._as_begun(spec), here=True)
-        told_by(decided, self.project_dir)
+        check_trainer_accepts(decided, self.project_dir)
         return decided
 
     def _as_begun(self, spec: JobSpec) -> JobSpec:
@@ -65,8 +65,8 @@ class Machine:
         Raises:
             ConfigError: the run's record cannot be read.
         """
-        from launcher.recorded import read_spec
         from launcher.records import read_run
+        from launcher.restore_spec import read_spec
 
         folder = self.project_dir / spec.run_dir
         if not (folder / RECORD_NAME).is_file():

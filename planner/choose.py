@@ -1,8 +1,8 @@
-"""JobSpec -> Plan: the fastest way to run the job that fits the memory of one GPU.
+"""JobSpec -> Plan: the fastest strategy to run the job that fits the memory of one GPU.
 
     plan = choose(spec)
 
-Pure: the same JobSpec gives the same Plan, byte for byte. The ways are data (WAYS), in order of expected
+Pure: the same JobSpec gives the same Plan, byte for byte. The strategies are data, in order of expected
 speed; the first that fits is taken. DDP replicates, so one GPU's memory decides, never the sum.
 """
 
@@ -27,7 +27,7 @@ LITTLE = 0.1  # of the usable memory: a plan calls smaller savings little
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Way:
+class Strategy:
     """One row of the search: a configuration and what travels beside it as trainer arguments."""
 
     config: str
@@ -36,16 +36,19 @@ class Way:
     optimizer: Optimizer = "adamw"
 
 
-ONE_GPU = (Way(config="single_gpu"), Way(config="single_gpu_low_mem", checkpointing=True, optimizer="paged_adamw_8bit"))
-MORE_GPUS = (
-    Way(config="multi_gpu"),
-    Way(config="multi_gpu", checkpointing=True),
-    Way(config="multi_gpu", checkpointing=True, optimizer="paged_adamw_8bit"),
-    Way(config="deepspeed_zero3", checkpointing=True),
-    Way(config="deepspeed_zero3", checkpointing=True, offload=True),
+ONE_GPU = (
+    Strategy(config="single_gpu"),
+    Strategy(config="single_gpu_low_mem", checkpointing=True, optimizer="paged_adamw_8bit"),
 )
-NO_GPU = (Way(config="cpu_mps"),)
-CONFIGS = tuple(dict.fromkeys(way.config for way in (*ONE_GPU, *MORE_GPUS, *NO_GPU)))
+MORE_GPUS = (
+    Strategy(config="multi_gpu"),
+    Strategy(config="multi_gpu", checkpointing=True),
+    Strategy(config="multi_gpu", checkpointing=True, optimizer="paged_adamw_8bit"),
+    Strategy(config="deepspeed_zero3", checkpointing=True),
+    Strategy(config="deepspeed_zero3", checkpointing=True, offload=True),
+)
+NO_GPU = (Strategy(config="cpu_mps"),)
+CONFIGS = tuple(dict.fromkeys(strategy.config for strategy in (*ONE_GPU, *MORE_GPUS, *NO_GPU)))
 
 
 def choose(spec: JobSpec, *, here: bool = False) -> Plan:
@@ -54,9 +57,9 @@ def choose(spec: JobSpec, *, here: bool = False) -> Plan:
     Raises ConfigError when nothing fits or what was asked for contradicts itself.
     """
     contradictions(spec).refuse()
-    ways = _ways(spec)
+    strategies = _strategies(spec)
     batch, notes = _effective_batch(spec)
-    tried = tuple(_try(spec, way, batch) for way in ways)
+    tried = tuple(_try(spec, strategy, batch) for strategy in strategies)
     taken = _take(spec, tried, here=here)
     candidates = tuple(replace(c, reason=_reason(c, taken=i == taken, after=i > taken)) for i, c in enumerate(tried))
     chosen = candidates[taken]
@@ -75,7 +78,7 @@ def contradictions(spec: JobSpec) -> Problems:
     """What contradicts itself in what was asked for, whatever the model and its cards."""
     problems = Problems()
     with problems.kept():
-        _ways(spec)
+        _strategies(spec)
     with problems.kept():
         _effective_batch(spec)
     if spec.gpus and spec.mem_gib < (least := processes_gib(spec)):
@@ -84,20 +87,20 @@ def contradictions(spec: JobSpec) -> Problems:
     return problems
 
 
-def _ways(spec: JobSpec) -> tuple[Way, ...]:
-    """The ways that this many GPUs allow. Raises ConfigError for a CONFIG that is not among them."""
-    ways = NO_GPU if spec.gpus == 0 else ONE_GPU if spec.num_processes == 1 else MORE_GPUS
+def _strategies(spec: JobSpec) -> tuple[Strategy, ...]:
+    """The strategies that this many GPUs allow. Raises ConfigError for a CONFIG that is not among them."""
+    strategies = NO_GPU if spec.gpus == 0 else ONE_GPU if spec.num_processes == 1 else MORE_GPUS
     if spec.gpus == 0 and spec.nodes > 1:
         raise ConfigError(f"NODES={spec.nodes} without GPUs: cpu_mps is one process; try NODES=1", name="NODES")
     asked = spec.accelerate_config
-    possible = list(dict.fromkeys(way.config for way in ways))
+    possible = list(dict.fromkeys(strategy.config for strategy in strategies))
     if asked != "auto" and asked not in possible:
         gpus = spec.gpus * spec.nodes
         offered = f"{gpus} GPU{'s' * (gpus != 1)}" if gpus else "no GPU"
         raise ConfigError(
             f"CONFIG={asked} is not for {offered}: try CONFIG={' or CONFIG='.join(possible)}", name="CONFIG"
         )
-    return ways
+    return strategies
 
 
 def _effective_batch(spec: JobSpec) -> tuple[int, list[str]]:
@@ -116,31 +119,31 @@ def _effective_batch(spec: JobSpec) -> tuple[int, list[str]]:
     return batch, []
 
 
-def _try(spec: JobSpec, way: Way, batch: int) -> Candidate:
-    """`way` at its largest micro-batch that fits, or at 1."""
+def _try(spec: JobSpec, strategy: Strategy, batch: int) -> Candidate:
+    """`strategy` at its largest micro-batch that fits, or at 1."""
     share = batch // spec.num_processes
     sizes = [micro for micro in MICRO_BATCH_SIZES if share % micro == 0]
-    tried = (_candidate(spec, way, share, micro) for micro in sizes)
-    return next((candidate for candidate in tried if candidate.fits), _candidate(spec, way, share, 1))
+    tried = (_candidate(spec, strategy, share, micro) for micro in sizes)
+    return next((candidate for candidate in tried if candidate.fits), _candidate(spec, strategy, share, 1))
 
 
-def _candidate(spec: JobSpec, way: Way, share: int, micro: int) -> Candidate:
-    """`way` at that micro-batch; whether it fits is predicted, unless it was measured."""
-    offered = spec.mem_gib if way.config == "cpu_mps" else spec.vram_gib
+def _candidate(spec: JobSpec, strategy: Strategy, share: int, micro: int) -> Candidate:
+    """`strategy` at that micro-batch; whether it fits is predicted, unless it was measured."""
+    offered = spec.mem_gib if strategy.config == "cpu_mps" else spec.vram_gib
     usable = int(offered * GIB * (1 - HEADROOM_SHARE))
     predicted = estimate(
         spec,
-        config=way.config,
-        checkpointing=way.checkpointing,
-        offload=way.offload,
-        optimizer=way.optimizer,
+        config=strategy.config,
+        checkpointing=strategy.checkpointing,
+        offload=strategy.offload,
+        optimizer=strategy.optimizer,
         micro_batch_size=micro,
     )
     candidate = Candidate(
-        config=way.config,
-        checkpointing=way.checkpointing,
-        offload=way.offload,
-        optimizer=way.optimizer,
+        config=strategy.config,
+        checkpointing=strategy.checkpointing,
+        offload=strategy.offload,
+        optimizer=strategy.optimizer,
         micro_batch_size=micro,
         gradient_accumulation_steps=share // micro,
         estimate=predicted,
@@ -172,7 +175,7 @@ def _would_fit(spec: JobSpec) -> bool:
     if (spec.effective_batch_size or 0) % spec.num_processes:
         return False
     batch, _ = _effective_batch(spec)
-    return any(_try(spec, way, batch).fits for way in _ways(spec))
+    return any(_try(spec, strategy, batch).fits for strategy in _strategies(spec))
 
 
 def _reason(candidate: Candidate, *, taken: bool, after: bool) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 from launcher.cli import say
 from launcher.folder import FolderOfRuns, output_folder
 from launcher.logs import follow
-from launcher.progress import UNKNOWN, Job, Seen, look_at
+from launcher.progress import UNKNOWN, Job, RunStatus, run_status
 from launcher.records import ATTEMPT_NAME, Run, name_of, read_run
 from launcher.scheduler import Cancelled, Words
 from slurm.cluster.queue import (
-    ASKED,
+    SUBMITTING,
     SlurmError,
     ask_jobs,
     find_jobs,
@@ -34,7 +34,7 @@ class Runs(FolderOfRuns):
 
     environ: Words
 
-    def look(self, runs: Sequence[Run]) -> Sequence[Seen]:
+    def look(self, runs: Sequence[Run]) -> Sequence[RunStatus]:
         """A job of which sbatch has not told is looked for first."""
         runs = self._as_told(runs)
         found = ask_jobs(job_ids(runs), self.environ)
@@ -42,7 +42,7 @@ class Runs(FolderOfRuns):
         if len(runs) == 1:
             jobs[0][-1:] = [with_exit_code(job, self.environ) for job in jobs[0][-1:]]
         return [
-            look_at(run, [*own, *_untold(run)], elsewhere="local" if _is_local(run) else "")
+            run_status(run, [*own, *_untold(run)], elsewhere="local" if _is_local(run) else "")
             for run, own in zip(runs, jobs, strict=True)
         ]
 
@@ -73,7 +73,7 @@ class Runs(FolderOfRuns):
 
     def follow(self, run: Run) -> None:
         run = settled(run, self.environ)
-        if ASKED in run.record and not run.job_ids:
+        if SUBMITTING in run.record and not run.job_ids:
             raise ConfigError(f"run {run.run_id} has no job that is known: make status RUN={run.run_id} looks for it")
         if not run.job_ids:
             raise ConfigError(f"run {run.run_id} was started without Slurm: make logs TO=local RUN={run.run_id}")
@@ -82,7 +82,7 @@ class Runs(FolderOfRuns):
         follow(log_path(run), lambda: jobs_of(run, find_jobs([last], self.environ))[-1], before=before)
 
     def settled(self, runs: Sequence[Run]) -> Sequence[Run]:
-        if not any(run.job_ids or ASKED in run.record for run in runs):
+        if not any(run.job_ids or SUBMITTING in run.record for run in runs):
             name, text = name_of(runs)
             begun = f"the command that began it, with RUN={name}, goes on with it"
             again = f"make resume TO=local RUN={name}" if len(runs) == 1 and _is_local(runs[0]) else begun
@@ -96,7 +96,7 @@ class Runs(FolderOfRuns):
 
 def _is_local(run: Run) -> bool:
     """Whether this machine trains it, and not Slurm."""
-    return not run.job_ids and ASKED not in run.record and (run.folder / ATTEMPT_NAME).exists()
+    return not run.job_ids and SUBMITTING not in run.record and (run.folder / ATTEMPT_NAME).exists()
 
 
 def place(given: Words, environ: Words, project_dir: Path) -> Runs:
@@ -123,4 +123,4 @@ def log_path(run: Run, job_id: str = "") -> Path:
 def _untold(run: Run) -> list[Job]:
     """The job that sbatch was asked for and has not told of."""
     said = "sbatch did not answer, squeue shows none"
-    return [Job(job_id="-", state=UNKNOWN, ended=False, reason=said)] if ASKED in run.record else []
+    return [Job(job_id="-", state=UNKNOWN, ended=False, reason=said)] if SUBMITTING in run.record else []

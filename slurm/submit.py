@@ -25,7 +25,7 @@ from planner.job import JobSpec, Plan
 from planner.request.variables import DEFAULT_OUTPUT
 from slurm.cluster.fit import fit, refuse_beyond_limits, refuse_long_array, refuse_lost_image
 from slurm.cluster.nodes import as_tracked, read_nodes
-from slurm.cluster.queue import ASKED, SCRIPT_NAME, SlurmError, slurm
+from slurm.cluster.queue import SCRIPT_NAME, SUBMITTING, SlurmError, slurm
 from slurm.cluster.sbatch import SubmitError, UnansweredError, overrides, rehearse, sbatch
 from slurm.render import job_name, log_path, render, render_array, render_batch, run_dir
 from slurm.script.runtime import image_file, is_unpacked, job_python
@@ -109,7 +109,7 @@ def submit(batch: Batch, environ: Words) -> str:
     with new_folders(batch, keep=UnansweredError):
         for folder, record in records.items():
             (folder / "logs").mkdir()
-            write_record(folder, {**record, ASKED: str(script)})
+            write_record(folder, {**record, SUBMITTING: str(script)})
         if batch.sweep:
             write_sweep(batch.sweep)
         script.write_text(render_batch(batch), encoding="utf-8")
@@ -158,7 +158,7 @@ def _submit_again(
     known = {job_id.partition("_")[0] for run, _ in runs.values() for job_id in run.job_ids}
 
     def record(run: Run, plan: Plan, **job: Any) -> None:
-        before = {key: value for key, value in run.record.items() if key != ASKED}
+        before = {key: value for key, value in run.record.items() if key != SUBMITTING}
         anew = {name: getattr(plan.spec, name) for name in changes}
         kept = {"spec": {**run.record["spec"], **anew}, "job_ids": list(run.job_ids)}
         write_record(run.folder, {**before, **run_record(plan), **kept, **job})
@@ -167,7 +167,7 @@ def _submit_again(
         job_id = sbatch(script, environ, known)
     except UnansweredError:
         for run, plan in runs.values():
-            record(run, plan, **{ASKED: str(script)})
+            record(run, plan, **{SUBMITTING: str(script)})
         raise
     except BaseException:
         script.unlink() if before is None else write_whole(script, before)

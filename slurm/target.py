@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from launcher.scheduler import Batch, Found, Words, WordsOf
 from planner.choose import choose
 from planner.job import JobSpec, Plan
-from planner.request.elsewhere import told_by
+from planner.request.file_settings import check_trainer_accepts
 from planner.request.site import Site
 from slurm.cluster.site import find_site, with_gpu_type
 from slurm.script.runtime import check_runtime
@@ -36,7 +36,7 @@ class Slurm:
 
     def plan(self, spec: JobSpec) -> Plan:
         decided = choose(spec)
-        told_by(decided, self.project_dir)
+        check_trainer_accepts(decided, self.project_dir)
         return decided
 
     def render(self, batch: Batch) -> str:

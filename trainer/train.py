@@ -18,7 +18,7 @@ from trainer.data.records import dataset_of
 from trainer.env_file import watched
 from trainer.model.warm_start import check_start
 from trainer.node.processes import in_rank
-from trainer.node.start import leave_alone, prepare_libraries
+from trainer.node.start import exit_unagreed, prepare_libraries
 from trainer.node.stop import Stopped
 from trainer.outcome import ATTEMPT_DIR_ENV, FINISHED, ConfigError, SickNode, write_outcome
 from trainer.settings import resolve_settings
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
 
         train(config, dataset)
     except SickNode as error:
-        return leave_alone(error)
+        return exit_unagreed(error)
     except (ConfigError, CheckpointError) as error:
         return leave(error.exit_code, str(error))
     except Stopped as stopped:

@@ -15,7 +15,7 @@ from k8s.cluster.kubectl import Kubectl, KubectlError, Object, name_of
 from k8s.manifest.objects import INSTANCE
 from launcher import cli
 from launcher.progress import Job
-from launcher.recorded import read_spec
+from launcher.restore_spec import read_spec
 from planner.job import JobSpec
 from trainer.files import RECORD_NAME, parse_json
 from trainer.outcome import ConfigError

@@ -26,7 +26,7 @@ from trainer.data.turns import Record
 from trainer.files import read_json, write_whole
 from trainer.flags import answer_help, build
 from trainer.model.refusal import LACKING, UNFIT, refusing
-from trainer.node.start import join, prepare_libraries
+from trainer.node.start import init_distributed, prepare_libraries
 from trainer.outcome import FAILED, FINISHED
 from trainer.settings import settings_here
 from trainer.text import GIB, format_table, gib
@@ -108,7 +108,7 @@ def measure(config: TrainConfig) -> tuple[list[Stage], JobSpec]:
     from transformers import TrainerCallback
 
     from trainer.data.examples import Encoder
-    from trainer.evaluation.heldout import hold_out
+    from trainer.evaluation.heldout import build_heldout
     from trainer.evaluation.rows import Room
     from trainer.measure.keep import known_or_measured
     from trainer.model import base as model
@@ -120,13 +120,13 @@ def measure(config: TrainConfig) -> tuple[list[Stage], JobSpec]:
 
     if config.device == "cuda":
         os.environ.setdefault("ACCELERATE_MIXED_PRECISION", "bf16")
-    state = join(config)
+    state = init_distributed(config)
     shape = known_or_measured(config.model)
     processor = model.load_processor(config.model)
     dataset = dataset_of(replace(config, eval_fraction=0))
     longest, tokens, supervised = longest_record(config, processor, dataset)
     one = replace(dataset, eval=(longest,))
-    measured = replace(hold_out(processor, one, config, lambda text: None), room=Room(most=1))
+    measured = replace(build_heldout(processor, one, config, lambda text: None), room=Room(most=1))
     stages = [read_stage("baseline", config)]
     base, anatomy = model.load_here(config, state)
     stages.append(read_stage("model loaded", config))
@@ -142,7 +142,7 @@ def measure(config: TrainConfig) -> tuple[list[Stage], JobSpec]:
                 stages.append(read_stage("first step", config))
 
     ranks = Ranks(state.num_processes)
-    run_dir = Path(ranks.from_first(lambda: config.output_dir))
+    run_dir = Path(ranks.rank0_only(lambda: config.output_dir))
     steps = {"max_steps": STEPS, "gradient_accumulation_steps": 1, "logging_steps": STEPS}
     asked = build(TrainConfig, {**asdict(config), **steps})
     store = CheckpointStore(run_dir / "checkpoints", ranks, layout={}, keep=1, say=lambda text: None)

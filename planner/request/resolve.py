@@ -13,7 +13,7 @@ from typing import Any
 from planner import values
 from planner.choose import contradictions
 from planner.job import JobSpec, Request
-from planner.request.elsewhere import Elsewhere, given_elsewhere
+from planner.request.file_settings import FileSettings, read_settings_files
 from planner.request.site import Site, spelled_as, vram
 from planner.request.variables import BY_NAME, DEFAULT_DATA, DEFAULT_MODEL, DEFAULT_OUTPUT, job_fields, parse_given
 from trainer.config import LORA_PRESETS, TrainConfig
@@ -47,13 +47,13 @@ def resolve(
         ConfigError: a value that is not allowed, a model whose shape cannot be found.
     """
     problems = Problems()
-    elsewhere = Elsewhere(texts={}, sources={}, fields={})
+    in_files = FileSettings(texts={}, sources={}, fields={})
     with problems.kept():
-        elsewhere = given_elsewhere(given, project_dir, environ)
+        in_files = read_settings_files(given, project_dir, environ)
     # A rank that is typed brings its own alpha, whatever alpha another rank had in a file.
     typed = {*given, *(("LORA_ALPHA",) if "LORA" in given else ())}
-    below = {name: text for name, text in elsewhere.texts.items() if name not in typed}
-    sources = {**dict.fromkeys(site.texts, site.source), **elsewhere.sources}
+    below = {name: text for name, text in in_files.texts.items() if name not in typed}
+    sources = {**dict.fromkeys(site.texts, site.source), **in_files.sources}
     texts = {**below, **given}
     for name, text in texts.items():
         with problems.kept(), _naming(sources, given):
@@ -71,7 +71,7 @@ def resolve(
                 f"GPU_TYPE={given['GPU_TYPE']}: DEVICE=cpu uses no GPU: leave one of them out", name="GPU_TYPE"
             )
         spec = _complete(
-            asked, taken, elsewhere.fields, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site,
+            asked, taken, in_files.fields, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site,
             paths_elsewhere=paths_elsewhere,
         )  # fmt: skip
     for contradiction in contradictions(spec):

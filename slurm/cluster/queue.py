@@ -26,7 +26,7 @@ ENDED = (
 )
 SCRIPT_NAME = "job.sbatch"
 """In the folder of a run, or of a sweep."""
-ASKED = "asked_for"
+SUBMITTING = "asked_for"
 """In run.json: the script that sbatch was given, until it has told the job's number."""
 ASK_S = 15.0
 SURE_AFTER_S = 5.0
@@ -153,7 +153,7 @@ def find_submitted(script: Path, environ: Mapping[str, str]) -> list[str]:
 
 def settled(run: Run, environ: Mapping[str, str]) -> Run:
     """The run, with the job that sbatch did not tell of where squeue shows it by now. Raises as find_jobs."""
-    if not (script := Path(str(run.record.get(ASKED, "")))).name:
+    if not (script := Path(str(run.record.get(SUBMITTING, "")))).name:
         return run
     known = set(map(_array, run.job_ids))
     found = [job_id for job_id in find_submitted(script, environ) if job_id not in known]
@@ -161,7 +161,7 @@ def settled(run: Run, environ: Mapping[str, str]) -> Run:
         return run
     # The script of a sweep lies in the sweep's folder, and a member's index ends its name.
     member = "" if script.parent == run.folder else "_" + run.run_id.rpartition("-")[2]
-    kept = {key: value for key, value in run.record.items() if key != ASKED}
+    kept = {key: value for key, value in run.record.items() if key != SUBMITTING}
     write_record(run.folder, {**kept, "job_ids": [*run.job_ids, found[-1] + member]})
     return read_run(run.folder)
 
@@ -169,7 +169,7 @@ def settled(run: Run, environ: Mapping[str, str]) -> Run:
 def surely_settled(runs: Sequence[Run], environ: Mapping[str, str]) -> list[Run]:
     """Each `settled`, asked twice: a controller that is back shows its queue before it has taken what waited for it."""
     found = [settled(run, environ) for run in runs]
-    if any(ASKED in run.record for run in found):
+    if any(SUBMITTING in run.record for run in found):
         time.sleep(SURE_AFTER_S)
         found = [settled(run, environ) for run in found]
     return found

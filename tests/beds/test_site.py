@@ -21,7 +21,7 @@ from stubbed import run_with_stubs
 from toy_job import seen_by, toy_plan
 
 from k8s.manifest import site as k8s_site
-from launcher.recorded import read_spec
+from launcher.restore_spec import read_spec
 from planner.choose import choose
 from planner.job import JobSpec
 from planner.request.resolve import resolve

@@ -19,7 +19,7 @@ from paths import ROOT
 import local.__main__
 import trainer.__main__
 from launcher.command import VERBS as VERBS_OF_ALL
-from launcher.progress import RUNNING, Job, Seen, status_text
+from launcher.progress import RUNNING, Job, RunStatus, status_text
 from local.measure.batch_size import own_words
 from planner.choose import choose
 from planner.request.resolve import resolve
@@ -121,7 +121,7 @@ def test_the_status_that_is_shown_is_that_of_a_run_that_trains() -> None:
     )  # fmt: skip
     job = Job(job_id="4711", state=RUNNING, ended=False, nodes="n1", elapsed="40:12", limit="12:00:00")
     place = f"{ELSEWHERE}/runs/first"
-    run = Seen(run_id="first", jobs=[job], progress=progress, place=place, made=[], finished=False, look="")
+    run = RunStatus(run_id="first", jobs=[job], progress=progress, place=place, made=[], finished=False, look="")
     command = "$ make status RUN=first\n"
     (shown,) = STATUS.findall(text_of(page))
     compare(page, f"{command}{shown}```", f"{command}{status_text(run, 'RUN=first', now)}\n```")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from launcher.folder import FolderOfRuns
 from launcher.logs import follow
-from launcher.progress import GONE, RUNNING, Job, Seen, look_at
+from launcher.progress import GONE, RUNNING, Job, RunStatus, run_status
 from launcher.records import Run
 from launcher.scheduler import Cancelled
 
@@ -23,8 +23,8 @@ class Runs(FolderOfRuns):
     def jobs(self, runs: Sequence[Run]) -> Sequence[Sequence[Job]]:
         return [jobs_of(run) for run in runs]
 
-    def look(self, runs: Sequence[Run]) -> Sequence[Seen]:
-        return [look_at(run, jobs_of(run)) for run in runs]
+    def look(self, runs: Sequence[Run]) -> Sequence[RunStatus]:
+        return [run_status(run, jobs_of(run)) for run in runs]
 
     def cancel(self, runs: Sequence[Run]) -> Cancelled:
         live = [(run, job.job_id) for run in runs for job in jobs_of(run) if not job.ended]

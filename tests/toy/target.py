@@ -14,7 +14,7 @@ from launcher.records import Run
 from launcher.scheduler import Batch, Found, Words, WordsOf
 from planner.choose import choose
 from planner.job import JobSpec, Plan
-from planner.request.elsewhere import told_by
+from planner.request.file_settings import check_trainer_accepts
 from planner.request.site import Site
 from toy.render import render
 from toy.submit import restart, start
@@ -37,7 +37,7 @@ class Processes:
 
     def plan(self, spec: JobSpec) -> Plan:
         decided = choose(spec)
-        told_by(decided, self.project_dir)
+        check_trainer_accepts(decided, self.project_dir)
         return decided
 
     def render(self, batch: Batch) -> str:

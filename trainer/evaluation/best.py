@@ -19,7 +19,7 @@ def best_step(history: Sequence[Entry], among: Collection[int] | None = None) ->
     return int(min(found, key=_worse)["step"]) if found else None
 
 
-def fruitless(history: Sequence[Entry]) -> int:
+def evaluations_since_best(history: Sequence[Entry]) -> int:
     """Evaluations since the best one."""
     best = best_step(history)
     return sum(best is not None and "eval_loss" in entry and entry["step"] > best for entry in history)

@@ -14,7 +14,7 @@ from trainer.evaluation.batches import map_batches, must_run_in_lockstep
 from trainer.evaluation.rows import Room
 
 
-def choose(records: Sequence[Record], count: int) -> list[int]:
+def sample_places(records: Sequence[Record], count: int) -> list[int]:
     """Places of at most `count` records, the same ones whenever they are asked for, spread over the sessions."""
 
     def key(place: int) -> bytes:

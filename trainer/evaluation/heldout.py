@@ -16,7 +16,7 @@ from trainer.data.endings import AnswerEnd
 from trainer.data.examples import encode, pad_and_stack
 from trainer.data.records import Dataset, each_answer
 from trainer.data.turns import Record
-from trainer.evaluation.generation import choose, generate_answers
+from trainer.evaluation.generation import generate_answers, sample_places
 from trainer.evaluation.metrics import ActionMetrics, action_metrics
 from trainer.evaluation.rows import Room
 from trainer.evaluation.scoring import Choices, agree, beyond, find_choices, score_actions
@@ -130,7 +130,7 @@ class HeldOut:
         )
 
 
-def hold_out(processor: Any, dataset: Dataset, config: TrainConfig, say: Callable[..., object]) -> HeldOut:
+def build_heldout(processor: Any, dataset: Dataset, config: TrainConfig, say: Callable[..., object]) -> HeldOut:
     """What to measure on, and says so. Raises ConfigError for `actions` that are none."""
     taught = each_answer(dataset.train)
     field = answer_field([record.answer for record in taught], config.answer_field)
@@ -139,7 +139,7 @@ def hold_out(processor: Any, dataset: Dataset, config: TrainConfig, say: Callabl
         say(f"{talk} held-out answers on the way are no JSON objects: they are not scored, their loss counts")
     found = find_choices(processor, taught, field, config.actions)
     choices = None if isinstance(found, str) else found
-    places = choose([one for _, one in asked], config.score_samples if choices else config.eval_samples)
+    places = sample_places([one for _, one in asked], config.score_samples if choices else config.eval_samples)
     records = tuple(asked[place][1] for place in places)
     held_out = len({asked[place][0] for place in places})
     if held_out < len(records):
@@ -152,7 +152,7 @@ def hold_out(processor: Any, dataset: Dataset, config: TrainConfig, say: Callabl
             say(line)
     if dataset.eval and not config.eval_samples:
         say("eval_samples=0: nothing is evaluated on the way, so the last adapter is kept and nothing stops early")
-    answered = tuple(choose(records, config.eval_samples))
+    answered = tuple(sample_places(records, config.eval_samples))
     return HeldOut(
         processor=processor, records=records, answered=answered, field=field, choices=choices, held_out=held_out
     )

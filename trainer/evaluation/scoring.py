@@ -61,8 +61,8 @@ class Choices:
     """Each candidate runs behind its own prompt: a copy of the keys and values does not do for this model."""
 
     def probabilities(self, logprobs: Sequence[float]) -> dict[str, float]:
-        """The probability of each action, given that the answer is one of them. `logprobs` is what `score_actions` finds for
-        one record."""
+        """The probability of each action, given that the answer is one of them. `logprobs` is what `score_actions`
+        finds for one record."""
         shares = dict.fromkeys(self.actions, 0.0)
         for action, share in zip(self.actions, torch.tensor(logprobs).softmax(-1).tolist(), strict=True):
             shares[action] += share

@@ -37,7 +37,7 @@ class Ranks:
         dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
         return bool(flag.item())
 
-    def from_first(self, work: Callable[[], T]) -> T:
+    def rank0_only(self, work: Callable[[], T]) -> T:
         """What `work` returns, or the ConfigError that it raises, on every rank; the first alone does it."""
         box: list[Any] = [None, None]
         if self.first:

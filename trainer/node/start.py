@@ -38,7 +38,7 @@ def prepare_libraries(config: TrainConfig) -> None:
         os.environ.setdefault("TQDM_DISABLE", "1")
 
 
-def join(config: TrainConfig) -> Any:
+def init_distributed(config: TrainConfig) -> Any:
     """The processes of this run together, on a machine that is what was planned; accelerate's PartialState.
 
     Raises:
@@ -47,7 +47,7 @@ def join(config: TrainConfig) -> Any:
     """
     from accelerate import PartialState
 
-    meet()
+    rendezvous()
     # An accelerate that is told about the CPU leaves DeepSpeed out.
     cpu = config.device == "cpu" and os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true"
     state = PartialState(cpu=cpu, timeout=timedelta(seconds=config.collective_timeout_s))
@@ -56,7 +56,7 @@ def join(config: TrainConfig) -> Any:
     return state
 
 
-def meet(timeout_s: float = MEETING_TIMEOUT_S) -> None:
+def rendezvous(timeout_s: float = MEETING_TIMEOUT_S) -> None:
     """Wait until every rank of torchrun's environment is here; nothing to wait for without one.
 
     Raises:
@@ -135,7 +135,7 @@ def device_map(state: Any) -> dict[str, str | int] | None:
     return {"": "cpu" if state.device.type == "cpu" else state.local_process_index}
 
 
-def leave_alone(error: SickNode) -> int:
+def exit_unagreed(error: SickNode) -> int:
     """The exit code of a rank that cannot agree with the others; not 0, so that torchrun ends those who wait."""
     write_outcome(FAILED)
     if error.words:

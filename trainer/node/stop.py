@@ -80,7 +80,7 @@ class Stop:
 
     def leave(self) -> NoReturn:
         """Collective. Raises Stopped."""
-        raise Stopped(*self.ranks.from_first(partial(stopped, self.run_dir, self.step)))
+        raise Stopped(*self.ranks.rank0_only(partial(stopped, self.run_dir, self.step)))
 
 
 def stopped(run_dir: Path, step: int | None) -> tuple[int, str]:

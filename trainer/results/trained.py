@@ -19,7 +19,7 @@ from trainer.config import Device, Quantization, TrainConfig
 from trainer.env_file import take_env_file
 from trainer.files import USAGE_FILE, read_json, write_whole
 from trainer.model.warm_start import damaged
-from trainer.node.start import join, prepare_libraries
+from trainer.node.start import init_distributed, prepare_libraries
 from trainer.outcome import ConfigError, SickNode
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def load_trained(path: Path, *, device: Device | None = None, base: str | None =
     from trainer.model import base as models
 
     processor = models.load_processor(str(folder))
-    state = join(config)
+    state = init_distributed(config)
     os.environ["ACCELERATE_MIXED_PRECISION"] = "no" if device == "cpu" else "bf16"  # as a launcher would say
     try:
         model, _ = models.load_here(config, state)

@@ -89,11 +89,11 @@ class Attempt:
     def load_best(self, trainer: Trained) -> int:
         """Go back to the adapter of the best evaluated step, after training. Returns the step of the one now loaded."""
         step = trainer.state.global_step
-        best = self.store.ranks.from_first(partial(self._best, trainer))
+        best = self.store.ranks.rank0_only(partial(self._best, trainer))
         if best is None or best == step:
             return step
         path = self.store.path(best)
-        if fault := self.store.ranks.from_first(partial(self.store.fault, path)):
+        if fault := self.store.ranks.rank0_only(partial(self.store.fault, path)):
             self.store.say(f"checkpoint {path} is broken ({fault}): step {step} is kept, not the best one")
             return step
         if trainer.is_deepspeed_enabled:

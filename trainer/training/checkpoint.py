@@ -62,7 +62,7 @@ class CheckpointStore:
         self.folder, self.ranks, self.layout, self._unsaid = folder, ranks, dict(layout), unsaid
         self.keep, self.say, self._look = max(1, keep), say, look
         self._before_save = before_save
-        self._token = ranks.from_first(partial(secrets.token_hex, 4))
+        self._token = ranks.rank0_only(partial(secrets.token_hex, 4))
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:06d}"
@@ -78,7 +78,7 @@ class CheckpointStore:
         Raises:
             ConfigError: it cannot be gone on from exactly, because the layout is another one.
         """
-        return self.ranks.from_first(self._take_over)
+        return self.ranks.rank0_only(self._take_over)
 
     def _take_over(self) -> int:
         if self.folder.is_symlink():  # what is renamed and removed below would be another folder's
@@ -119,7 +119,7 @@ class CheckpointStore:
         Raises:
             CheckpointError: on every rank, when it failed on any.
         """
-        if self.ranks.from_first(self.path(step).exists):
+        if self.ranks.rank0_only(self.path(step).exists):
             return
         self._before_save()
         beside = self.folder / f".writing-{step:06d}-{self._token}"
@@ -139,7 +139,7 @@ class CheckpointStore:
                 if self.ranks.first:
                     shutil.rmtree(beside, ignore_errors=True)
                 why = " ".join(str(fault).split()) if fault else "another process could not write its part"
-                kept = self.ranks.from_first(self.steps)
+                kept = self.ranks.rank0_only(self.steps)
                 last = f"step {kept[-1]} is the newest there is" if kept else "there is none yet"
                 raise CheckpointError(
                     f"the checkpoint of step {step} could not be written to {self.folder} ({why}): {last}"

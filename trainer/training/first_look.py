@@ -41,7 +41,7 @@ def drop_unfit(
         inspection.kept(strict=config.strict)
         return inspection.apart, inspection.unfit(), [*inspection.notes(config.answer_field), *inspection.left_out()]
 
-    apart, unfit, lines = ranks.from_first(look)
+    apart, unfit, lines = ranks.rank0_only(look)
     for line in lines:
         say(f"data: {line}")
     return without(take_apart(dataset, apart), unfit)

@@ -21,7 +21,7 @@ from trainer.data.examples import Encoder, describe_example
 from trainer.data.lengths import data_digest
 from trainer.data.records import Dataset
 from trainer.evaluation import heldout
-from trainer.evaluation.generation import choose
+from trainer.evaluation.generation import sample_places
 from trainer.evaluation.metrics import score_table
 from trainer.model import base as model
 from trainer.model import features, warm_start
@@ -29,7 +29,7 @@ from trainer.model.contract import adapt, check_contract, under_deepspeed
 from trainer.model.refusal import UNFIT, refusing
 from trainer.node.pickles import allow_own_classes, unsafe_pickle
 from trainer.node.ranks import Ranks
-from trainer.node.start import join
+from trainer.node.start import init_distributed
 from trainer.node.stop import Stop
 from trainer.outcome import FINISHED, write_outcome
 from trainer.progress_file import EVALUATING, LOADING, SAVING, ProgressWriter
@@ -107,7 +107,7 @@ def train(config: TrainConfig, dataset: Dataset) -> None:
 
 
 def prepare(config: TrainConfig, dataset: Dataset) -> Prepared:
-    state = join(config)
+    state = init_distributed(config)
     ranks = Ranks(state.num_processes, config.collective_timeout_s)
     stop = Stop(ranks, Path(config.output_dir))
     stop.check()
@@ -122,14 +122,14 @@ def prepare(config: TrainConfig, dataset: Dataset) -> Prepared:
     torch.manual_seed(config.seed)  # the adapters' first values
     say("loading the model ...")
     base, anatomy = model.load_here(config, state)
-    evaluated = [dataset.eval[place] for place in choose(dataset.eval, config.eval_samples)]
+    evaluated = [dataset.eval[place] for place in sample_places(dataset.eval, config.eval_samples)]
     encoder = Encoder(processor, [*dataset.train, *evaluated])
     pictured = next((place for place, record in enumerate(encoder.records) if record.pictures), 0)
     batch = encoder.collate([{"index": pictured}])
     peft_model, anatomy, head = adapt(base, config, anatomy, batch, say)
     if config.init_adapter and not start:
         say(f"adapter: starts from {warm_start.load(peft_model, config)}")
-    held_out = heldout.hold_out(processor, dataset, config, say)
+    held_out = heldout.build_heldout(processor, dataset, config, say)
     ends = answer_end(processor).stop
     for what, found in check_contract(peft_model, config, anatomy, batch, ends=ends, head=head):
         say(f"  {what:<38} {found}")

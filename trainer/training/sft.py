@@ -18,7 +18,7 @@ from trl import SFTTrainer
 
 from trainer.config import TrainConfig
 from trainer.data.repeats import OWN_ROWS, own_rows, without_repeats
-from trainer.evaluation.best import best_step, fruitless
+from trainer.evaluation.best import best_step, evaluations_since_best
 from trainer.evaluation.heldout import HeldOut, Scores
 from trainer.model.features import FeatureCache
 from trainer.model.head import install_supervised_head
@@ -190,7 +190,7 @@ class VisionSFTTrainer(SFTTrainer):
 
     def _look_at_progress(self) -> None:
         """End the training when there was none for as many evaluations as there is patience for."""
-        since = fruitless(self.state.log_history)
+        since = evaluations_since_best(self.state.log_history)
         if 0 < self.patience <= since and self.state.global_step < self.state.max_steps:
             best = best_step(self.state.log_history)
             self.attempt.store.say(f"stopped early: {since} evaluations without a better one than that of step {best}")

@@ -9,7 +9,7 @@ import pytest
 from plans import make_plan
 
 from launcher.mounts import mounts
-from launcher.planned import _check_data_seen
+from launcher.preconditions import _check_data_seen
 from planner.job import JobSpec
 from trainer.data.records import load_dataset
 from trainer.data.sources import from_folder

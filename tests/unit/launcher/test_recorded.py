@@ -12,8 +12,8 @@ import pytest
 from here import given_here, prepare
 from specs import CHECKOUT, make_spec, request
 
-from launcher.recorded import read_spec
 from launcher.records import run_record, write_record
+from launcher.restore_spec import read_spec
 from local.submit import carry_out
 from planner.choose import choose
 from planner.fitting import Batch, write_batch

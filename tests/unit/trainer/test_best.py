@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.evaluation.best import best_step, fruitless
+from trainer.evaluation.best import best_step, evaluations_since_best
 
 
 def evaluated(*scores: tuple[float | None, float]) -> list[dict[str, Any]]:
@@ -19,7 +19,7 @@ def evaluated(*scores: tuple[float | None, float]) -> list[dict[str, Any]]:
 
 def test_accuracy_decides_then_loss_then_the_earlier_step() -> None:
     history = evaluated((0.5, 1.0), (0.6, 3.0), (0.6, 2.0), (0.6, 2.0), (0.5, 0.1))
-    assert (best_step(history), fruitless(history)) == (3, 2)
+    assert (best_step(history), evaluations_since_best(history)) == (3, 2)
     assert best_step(history, among={1, 5}) == 5
 
 
@@ -28,5 +28,5 @@ def test_without_accuracies_the_loss_decides_and_one_that_is_no_number_never_doe
 
 
 def test_nothing_evaluated_has_no_best() -> None:
-    assert (best_step([{"step": 1, "loss": 1.0}]), fruitless([])) == (None, 0)
+    assert (best_step([{"step": 1, "loss": 1.0}]), evaluations_since_best([])) == (None, 0)
     assert best_step(evaluated((0.5, 1.0)), among=()) is None

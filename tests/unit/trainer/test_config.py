@@ -13,9 +13,9 @@ import pytest
 from paths import ROOT
 from specs import make_spec
 
-from launcher.planned import check_planned
+from launcher.preconditions import check_planned
 from planner.choose import choose
-from planner.request.elsewhere import ASKED
+from planner.request.file_settings import SETTING_VARIABLES
 from planner.request.resolve import resolve
 from planner.request.site import Site
 from trainer.__main__ import main
@@ -267,7 +267,7 @@ def test_every_name_in_the_tables_is_a_setting_or_a_variable() -> None:
     assert not (set(OURS) | set(NEEDLESS)) & fields
     assert all(name in usage() for name in (*OURS, *PLANNED))
     assert {name for name, *_ in KNOBS} - {"effective batch"} <= fields
-    assert {"LORA", "LORA_ALPHA", "LORA_DROPOUT"} <= {variable.name for variable in ASKED}
+    assert {"LORA", "LORA_ALPHA", "LORA_DROPOUT"} <= {variable.name for variable in SETTING_VARIABLES}
 
 
 def test_config_prints_values_and_sources_and_says_what_is_lacking(

@@ -16,7 +16,7 @@ from trainer.config import TrainConfig
 from trainer.data.examples import IGNORED, Encoder, Rewritten, describe_example, load_pictures, render
 from trainer.data.inspection import inspect_dataset
 from trainer.data.records import Dataset, Record, each_answer, load_dataset
-from trainer.evaluation.heldout import hold_out
+from trainer.evaluation.heldout import build_heldout
 from trainer.model import base as models
 
 FAMILIES = {
@@ -162,7 +162,7 @@ def test_every_held_out_answer_is_asked_behind_the_true_turns_before_it(
 ) -> None:
     processor, lines = models.load_processor(str(tiny_qwen)), list[str]()
     dataset = Dataset(train=records, eval=records, split="")
-    held_out = hold_out(processor, dataset, replace(CONFIG, eval_samples=3), lines.append)
+    held_out = build_heldout(processor, dataset, replace(CONFIG, eval_samples=3), lines.append)
     assert lines[0] == "held out to score: 4 answers of 2 records"
     assert [record.answer for record in held_out.records] == [ANSWERS[0], ANSWERS[2], ANSWERS[3], ANSWERS[0]]
     assert [len(record.turns) for record in held_out.records] == [1, 5, 7, 1]

@@ -17,7 +17,7 @@ from process_tree import descendants
 from training import run_forked
 
 from trainer.log import bare
-from trainer.node.start import leave_alone, meet
+from trainer.node.start import exit_unagreed, rendezvous
 from trainer.outcome import SickNode
 
 pytestmark = pytest.mark.slow
@@ -29,9 +29,9 @@ def come(late_rank: str) -> int:
         time.sleep(6)
         return 0
     try:
-        meet(timeout_s=3)
+        rendezvous(timeout_s=3)
     except SickNode as error:
-        return leave_alone(error)
+        return exit_unagreed(error)
     print("met", flush=True)
     time.sleep(1)  # a first rank that trains does not take the store away from those who still look into it
     return 0

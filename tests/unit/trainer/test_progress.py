@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from training import train_forked
 
-from launcher.progress import Job, Seen, duration, list_text, look_at, status_text
+from launcher.progress import Job, RunStatus, duration, list_text, run_status, status_text
 from launcher.records import Run
 from trainer import supervise
 from trainer.launch import Launch
@@ -37,9 +37,9 @@ RUNNING = Job(job_id="7", state="RUNNING", ended=False)
 FAILED = Job(job_id="7", state="FAILED", ended=True)
 
 
-def seen(folder: Path, job: Job = RUNNING) -> Seen:
+def seen(folder: Path, job: Job = RUNNING) -> RunStatus:
     folder.mkdir(exist_ok=True)
-    return look_at(Run(folder=folder, record={"job_ids": ["7"]}), [job])
+    return run_status(Run(folder=folder, record={"job_ids": ["7"]}), [job])
 
 
 def rows(folder: Path, job: Job = RUNNING, now: float = NOW) -> dict[str, str]:

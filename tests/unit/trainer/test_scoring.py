@@ -18,7 +18,7 @@ from trainer.data.examples import IGNORED, Encoder, encode, pad_and_stack
 from trainer.data.records import Dataset, Record, load_dataset
 from trainer.evaluation.batches import map_batches
 from trainer.evaluation.generation import answer_budget
-from trainer.evaluation.heldout import hold_out
+from trainer.evaluation.heldout import build_heldout
 from trainer.evaluation.rows import Room
 from trainer.evaluation.scoring import find_choices, score_actions
 from trainer.outcome import ConfigError
@@ -173,7 +173,7 @@ def test_what_cannot_be_right_or_will_not_be_measured_is_said_at_the_start(
     data = Dataset(train=(*answered(records, UP, DOWN, UP),), eval=(*answered(records, *held_out),), split="")
     config = TrainConfig(model="-", data="-", output_dir="-", run_id="-", **settings)
     said: list[str] = []
-    measured = hold_out(processor, data, config, said.append)
+    measured = build_heldout(processor, data, config, said.append)
     assert sorted(said) == sorted(lines)
     assert len(measured.records) == len(held_out)
 

@@ -246,7 +246,7 @@ def test_columns_and_session_key_name_the_keys_of_the_records(tmp_path: Path) ->
 def test_answer_field_actions_eval_samples_and_score_samples_decide_what_is_measured(tiny_model: Path) -> None:
     from trainer.data.records import Dataset, Record
     from trainer.data.turns import Turn
-    from trainer.evaluation.heldout import hold_out
+    from trainer.evaluation.heldout import build_heldout
     from trainer.model.base import load_processor
 
     processor = load_processor(str(tiny_model))
@@ -256,7 +256,7 @@ def test_answer_field_actions_eval_samples_and_score_samples_decide_what_is_meas
     data = Dataset(train=records, eval=records, split="")
 
     def held_out(**changes: Any) -> tuple[object, ...]:
-        found = hold_out(processor, data, replace(CONFIG, **changes), lambda line: None)
+        found = build_heldout(processor, data, replace(CONFIG, **changes), lambda line: None)
         actions = tuple(dict.fromkeys(found.choices.actions)) if found.choices else None
         return found.field, actions, len(found.records), len(found.answered)
 

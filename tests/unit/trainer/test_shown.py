@@ -12,7 +12,7 @@ import pytest
 from finished_run import write_run
 
 from launcher import cli
-from launcher.progress import list_text, look_at, status_text
+from launcher.progress import list_text, run_status, status_text
 from launcher.records import Run
 from trainer.outcome import ConfigError
 from trainer.progress_file import Progress, write_progress
@@ -51,7 +51,7 @@ def test_status_list_and_complaints_show_names_and_last_words_escaped(
     folder.mkdir()
     write_progress(folder, Progress(phase="failed", written_at=1, said=HOSTILE))
     run = Run(folder=folder, record={"job_ids": []})
-    seen = look_at(run, [])
+    seen = run_status(run, [])
     assert f"said   {ESCAPED}" in status_text(seen, "RUN=x").splitlines()
     for text in (status_text(seen, "RUN=x"), list_text([seen, HOSTILE])):
         assert not acts(text) and ESCAPED.split("\\r")[0] in text

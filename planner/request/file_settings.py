@@ -24,11 +24,13 @@ from trainer.spellings import CONFIG_FILE, ENVIRONMENT
 
 # Variables that are a setting; all other settings reach the ranks by the file itself. What the plan decides is none of
 # the file's.
-ASKED = tuple(variable for variable in VARIABLES if variable.setting and not SETTINGS[variable.setting].planned)
+SETTING_VARIABLES = tuple(
+    variable for variable in VARIABLES if variable.setting and not SETTINGS[variable.setting].planned
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Elsewhere:
+class FileSettings:
     """What the two files ask for."""
 
     texts: dict[str, str]
@@ -39,7 +41,7 @@ class Elsewhere:
     """Of JobSpec, without a variable; and `learn`, which the measured lengths depend on."""
 
 
-def given_elsewhere(given: Mapping[str, str], project_dir: Path, environ: Mapping[str, str]) -> Elsewhere:
+def read_settings_files(given: Mapping[str, str], project_dir: Path, environ: Mapping[str, str]) -> FileSettings:
     """What `.env` and the YAML file say; `environ` has the home of CONFIG_FILE=~/x.
 
     Raises:
@@ -50,7 +52,7 @@ def given_elsewhere(given: Mapping[str, str], project_dir: Path, environ: Mappin
     _refuse_pipe(path, project_dir)
     settings = resolve_settings(["--config", path] if path else [], {}, env_file, folder=project_dir)
     values, sources = settings.values, {k: v for k, v in settings.sources.items() if v != "default"}
-    asked = {variable.name: variable.setting for variable in ASKED if variable.setting in sources}
+    asked = {variable.name: variable.setting for variable in SETTING_VARIABLES if variable.setting in sources}
     texts = {name: word(values[setting]) for name, setting in asked.items()}
     said = {name: _said(setting, sources[setting]) for name, setting in asked.items()}
     if path:
@@ -68,7 +70,7 @@ def given_elsewhere(given: Mapping[str, str], project_dir: Path, environ: Mappin
     fields["evaluates"] = _evaluates(
         values, project_dir / expand_home(given.get("DATA") or texts.get("DATA", ""), environ)
     )
-    return Elsewhere(texts=texts, sources={name: said[name] for name in texts if name in said}, fields=fields)
+    return FileSettings(texts=texts, sources={name: said[name] for name in texts if name in said}, fields=fields)
 
 
 def _refuse_pipe(path: str, project_dir: Path) -> None:
@@ -92,7 +94,7 @@ def _said(name: str, source: str) -> str:
     return f"{in_env if source == '.env' else name} in {source}"
 
 
-def told_by(plan: Plan, project_dir: Path) -> Settings:
+def check_trainer_accepts(plan: Plan, project_dir: Path) -> Settings:
     """What the ranks of a planned job will be told, found out before anything is submitted. Raises ConfigError."""
     settings = resolve_settings(plan.launch.setting_words(), {}, folder=project_dir)
     settings.config()

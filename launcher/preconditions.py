@@ -8,7 +8,7 @@ from pathlib import Path
 from launcher import image
 from launcher.mounts import mounts
 from planner.job import JobSpec, Plan
-from planner.request.elsewhere import told_by
+from planner.request.file_settings import check_trainer_accepts
 from trainer.data.inline import UNPACKED
 from trainer.data.records import Dataset, load_dataset
 from trainer.data.sources import from_folder
@@ -31,7 +31,7 @@ def check_planned(plan: Plan) -> None:
     model = project_dir / plan.spec.model
     if model.is_dir() and not any(model.glob("*.safetensors")):
         raise ConfigError(f"MODEL={plan.spec.model}: the folder has no *.safetensors: pass one with the weights")
-    settings = told_by(plan, project_dir)
+    settings = check_trainer_accepts(plan, project_dir)
     say(settings.notices)
     image_root = settings.values["image_root"]
     if plan.spec.runtime != "none":
