@@ -739,7 +739,7 @@ def test_a_grid_is_rendered_the_same_twice_and_refused_as_a_run_is(checkout: Pat
     (text,) = texts
     assert len(manifests.load(text)) == 8
     for argv, said in (
-        ([*IMAGE, "--grid", "LORA=low,x"], "LORA='x': takes one of"),
+        ([*IMAGE, "--grid", "LORA=low,x"], "LORA='x': takes high, medium, low or a rank"),
         ([*IMAGE, "--grid", "LORA=low", "--parallel", "2"], "PARALLEL='2': is for TO=slurm only"),
         ([*IMAGE, "--trials", "2"], "TRIALS='2': is for TO=slurm or local only"),
         (["--grid", "LORA=low"], "no image"),
