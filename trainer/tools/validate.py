@@ -193,7 +193,9 @@ def dry_run(config: TrainConfig) -> str:
         )  # fmt: skip
         seconds = time.monotonic() - began
         if done.returncode != FINISHED:
-            raise ConfigError(f"{last_words(done.stderr)} ({command('trainer', 'run')} shows all of it)")
+            with tempfile.NamedTemporaryFile("w", prefix="trainyard-dry-run-", suffix=".log", delete=False) as log:
+                log.write(done.stdout + done.stderr)
+            raise ConfigError(f"{last_words(done.stderr)} (all of it: {log.name})")
         record = read_json(Path(folder, "metrics.json"))
     losses = [f"{entry['loss']:.4f}" for entry in record["history"] if "loss" in entry]
     return f"2 steps, losses {', '.join(losses)}, adapter saved; {seconds:.0f} s"

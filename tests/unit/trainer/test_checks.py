@@ -119,7 +119,10 @@ def test_a_pipeline_that_breaks_says_why(tmp_path: Path, tiny_model: Path) -> No
     (tmp_path / "train.jsonl").write_text("{not json}\n")
     code, found = validate(tmp_path / "log", "pipeline", "--model", tiny_model, "--data", tmp_path)
     assert (code, found["pipeline"]["status"]) == (78, "fail")
-    assert found["pipeline"]["found"].startswith(f"{tmp_path}/train.jsonl line 1 is not JSON")
+    said, _, log = found["pipeline"]["found"].removesuffix(")").partition(" (all of it: ")
+    assert said.startswith(f"{tmp_path}/train.jsonl record 1 is not JSON")
+    assert said in Path(log).read_text()
+    Path(log).unlink()
 
 
 def test_people_get_a_table_and_what_to_do() -> None:
