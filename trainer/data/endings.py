@@ -85,7 +85,7 @@ def render_answer(processor: Any, shown: Sequence[Mapping[str, Any]], answer: st
     then differ from inference.
     """
     model = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
-    with _in_time():
+    with in_time():
         asked = [_as_taken(processor, turn) for turn in shown]
         prompt = processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
         whole = processor.apply_chat_template([*asked, _as_taken(processor, model)], tokenize=False)
@@ -115,6 +115,8 @@ def _plain_roles(processor: Any, _: str) -> frozenset[str]:
         spoken = [{"role": one, "content": content if one == role else other} for one in turns]
         try:
             return QUOTED in processor.apply_chat_template(spoken, tokenize=False)
+        except ConfigError:  # its time is over
+            raise
         except Exception:  # whatever a template raises
             return False
 
@@ -127,7 +129,7 @@ def _plain_roles(processor: Any, _: str) -> frozenset[str]:
 
 
 @contextmanager
-def _in_time() -> Iterator[None]:
+def in_time() -> Iterator[None]:
     """A template is a program, and its loops may have no end. Raises ConfigError after TEMPLATE_S.
 
     In the main thread alone, where signals arrive: every record is rendered there first.

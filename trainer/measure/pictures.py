@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from trainer.data.endings import in_time
 from trainer.evaluation.memory import patches_of
 from trainer.model.base import load_processor
 
@@ -40,7 +41,8 @@ def _shown(processor: Any, config: Any, side: int) -> tuple[int, int]:
     from PIL import Image
 
     content = [{"type": "image"}, {"type": "text", "text": "?"}]
-    text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    with in_time():
+        text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
     picture = Image.new("RGB", (side, side), (128, 128, 128))
     batch = processor(text=[text], images=[[picture]], return_tensors="pt")
     mark = next(

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -231,8 +230,13 @@ def test_a_chat_template_without_an_end_is_named(tiny_model: Path, monkeypatch: 
     with pytest.raises(ConfigError, match="chat template took more than"):
         examples.encode(processor, dataset.train[0])
     assert time.monotonic() - began < 20
-    slow = SimpleNamespace(apply_chat_template=lambda *_, **__: time.sleep(0.1) or "x")
-    for _ in range(3):  # each has its time anew
+
+    class Slow:
+        def apply_chat_template(self, *_: object, **__: object) -> str:
+            time.sleep(0.03)
+            return "x"
+
+    for slow in (Slow(), Slow(), Slow()):  # each has its time anew
         assert endings.render_answer(slow, [], "x") == ("x", "")
     with pytest.raises(ConfigError, match="chat template took more than"):
         endings.describe_end(processor)

@@ -168,6 +168,8 @@ def test_a_run_ends_the_same_to_the_last_bit_with_and_without_it(
         assert set(ended.codes) == {0}, ended.output
         assert f"  {'a picture goes through the tower':<38} {'once' if gib else 'every time'}\n" in ended.output
         history = json.loads((folder / "run" / "metrics.json").read_text())["history"]
-        told.append([{k: v for k, v in e.items() if not k.endswith(("runtime", "per_second", "_gib"))} for e in history])
+        told.append(
+            [{k: v for k, v in e.items() if not k.endswith(("runtime", "per_second", "_gib"))} for e in history]
+        )
         assert not (folder / "run" / "features").exists()
     assert len(told[0]) > 30 // 10 and told[0] == told[1]
