@@ -17,6 +17,7 @@ from paths import ROOT
 from training import run_forked, train_forked
 
 from trainer.__main__ import main
+from trainer.evaluation.metrics import interval
 from trainer.results.card import base_name
 from trainer.results.trained import shared_texts
 
@@ -87,7 +88,8 @@ def test_the_card_says_what_was_trained_on_what_and_how_good_it_is(run: Path, wa
     records = len((walks / "eval.jsonl").read_text().splitlines())
     assert (
         f"| likeliest allowed action | {records} | {after['majority_accuracy']:.1%} ({after['majority']}) | "
-        f"{before['accuracy']:.1%} | {after['accuracy']:.1%} | {after['macro_f1']:.3f} | - |"
+        f"{before['accuracy']:.1%} ({interval(before['accuracy'], records)}) | "
+        f"{after['accuracy']:.1%} ({interval(after['accuracy'], records)}) | {after['macro_f1']:.3f} | - |"
     ) in card
     written = metrics["generated_after"]
     assert f"| {written['macro_f1']:.3f} | {written['valid_json']:.1%} |" in card and written["valid_json"] > 0.9
