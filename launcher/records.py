@@ -24,8 +24,8 @@ METRICS_BEGIN, METRICS_END = b'{\n "format": ', b"}\n"
 ATTEMPT_NAME = "attempt.json"
 """What this machine keeps of a run that it trains itself."""
 SPOILT = f"{METRICS_FILE} is not what training wrote: remove it"
-JOB_ID = re.compile(r"[0-9]{1,12}(_[0-9]{1,9})?|[a-z0-9][a-z0-9-]{0,62}")
-"""Slurm's numbers, those of an array's members too, and the names of Kubernetes."""
+JOB_ID = re.compile(r"[0-9]{1,12}(_[0-9]{1,9})?(;[A-Za-z0-9][A-Za-z0-9_.-]{0,63})?|[a-z0-9][a-z0-9-]{0,62}")
+"""Slurm's numbers, those of an array's members too, with the cluster where it is another; names of Kubernetes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -41,6 +41,7 @@ class Request:
     binds: tuple[str, ...] | None = None
     account: str | None = None
     wckey: str | None = None
+    cluster: str | None = None
     partition: str | None = None
     qos: str | None = None
     constraint: str | None = None
@@ -117,6 +118,7 @@ class JobSpec:
     """What containers also see, each as SOURCE[:TARGET][:ro]."""
     account: str | None = None
     wckey: str | None = None
+    cluster: str | None = None
     partition: str | None = None
     qos: str | None = None
     constraint: str | None = None

@@ -119,6 +119,7 @@ def _write(spec: JobSpec, setup: list[str], command: str, *, log_id: str, name: 
             "export": "NONE",
             "output": log_path(spec, job_id=log_id),
             **({"reservation": spec.reservation} if spec.reservation else {}),
+            **({"clusters": spec.cluster} if spec.cluster else {}),
             "requeue": True,  # by Slurm itself, after preemption or the loss of a node
             # To the tasks, not to this shell: before the time limit, and at once with preempt_send_user_signal.
             "signal": f"USR1@{stop_lead_s(spec.time_limit_min)}",

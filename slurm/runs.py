@@ -12,6 +12,7 @@ from launcher.logs import follow
 from launcher.progress import UNKNOWN, Job, RunStatus, run_status
 from launcher.records import ATTEMPT_NAME, Run, name_of, read_run
 from launcher.scheduler import Cancelled, Words
+from slurm.cluster.job_id import by_cluster, split
 from slurm.cluster.queue import (
     SUBMITTING,
     SlurmError,
@@ -62,11 +63,11 @@ class Runs(FolderOfRuns):
             raise ConfigError(f"{text} was started without Slurm: make cancel TO=local RUN={name}")
         jobs = jobs_by_id(runs, find_jobs(job_ids(runs), self.environ))
         live = [job_id for job_id, job in jobs.items() if not job.ended]
-        if live:
-            done = slurm("scancel", *live, environ=self.environ)
+        for cluster, numbers in by_cluster(live).items():
+            done = slurm("scancel", *numbers, environ=self.environ, cluster=cluster)
             if done.returncode:
                 raise SlurmError(f"scancel failed: {words(done)}")
-        elif len(runs) == 1:
+        if not live and len(runs) == 1:
             for job in list(jobs.values())[-1:]:
                 say(f"job {job.text}")
         return Cancelled(job_ids=live)
@@ -117,7 +118,7 @@ def jobs_by_id(runs: Sequence[Run], found: Mapping[str, Job]) -> dict[str, Job]:
 
 def log_path(run: Run, job_id: str = "") -> Path:
     last = run.job_ids[-1] if run.job_ids else "none"
-    return run.folder / "logs" / f"slurm-{job_id or last}.log"
+    return run.folder / "logs" / f"slurm-{split(job_id or last)[0]}.log"
 
 
 def _untold(run: Run) -> list[Job]:

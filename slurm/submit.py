@@ -24,6 +24,7 @@ from launcher.trials import check_key
 from planner.job import JobSpec, Plan
 from planner.request.variables import DEFAULT_OUTPUT
 from slurm.cluster.fit import fit, refuse_beyond_limits, refuse_long_array, refuse_lost_image
+from slurm.cluster.job_id import array_of, command, joined, member_of, split
 from slurm.cluster.nodes import as_tracked, read_nodes
 from slurm.cluster.queue import SCRIPT_NAME, SUBMITTING, SlurmError, slurm
 from slurm.cluster.sbatch import SubmitError, UnansweredError, overrides, rehearse, sbatch
@@ -44,7 +45,7 @@ def ready(batch: Batch, environ: Words, *, again: bool) -> Batch:
     check_files(batch.plans)
     if batch.sweep:
         check_key(batch.sweep, {})  # the job reads it from .env
-        refuse_long_array(len(batch.sweep.values), environ)
+        refuse_long_array(len(batch.sweep.values), batch.spec, environ)
     if again:
         _check_environment(batch.spec)
     batch = batch.planned(fit(batch.plans, environ))
@@ -81,7 +82,7 @@ def check(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_
     refuse_taken(batch)
     check_files(batch.plans)
     refuse_lost_image(batch.spec, environ)
-    groups = read_nodes(environ)
+    groups = read_nodes(environ, cluster=batch.spec.cluster or "")
     spec, notes = as_tracked(batch.spec, groups)
     notes += refuse_beyond_limits(spec, groups, environ)
     for note in notes:
@@ -113,9 +114,9 @@ def submit(batch: Batch, environ: Words) -> str:
         if batch.sweep:
             write_sweep(batch.sweep)
         script.write_text(render_batch(batch), encoding="utf-8")
-        job_id = sbatch(script, environ)
+        job_id = sbatch(script, environ, cluster=batch.spec.cluster or "")
     for index, (folder, record) in enumerate(records.items()):
-        write_record(folder, {**record, "job_ids": [f"{job_id}_{index}" if batch.sweep else job_id]})
+        write_record(folder, {**record, "job_ids": [member_of(job_id, f"_{index}" if batch.sweep else "")]})
     return job_id
 
 
@@ -155,7 +156,8 @@ def _submit_again(
         write_whole(script, text)
     except OSError as error:
         raise SubmitError(f"cannot write {script}: {error.strerror}") from error
-    known = {job_id.partition("_")[0] for run, _ in runs.values() for job_id in run.job_ids}
+    (first, *_) = (plan.spec for _, plan in runs.values())
+    known = {joined(array_of(i), split(i)[1]) for run, _ in runs.values() for i in run.job_ids}
 
     def record(run: Run, plan: Plan, **job: Any) -> None:
         before = {key: value for key, value in run.record.items() if key != SUBMITTING}
@@ -164,7 +166,7 @@ def _submit_again(
         write_record(run.folder, {**before, **run_record(plan), **kept, **job})
 
     try:
-        job_id = sbatch(script, environ, known)
+        job_id = sbatch(script, environ, known, first.cluster or "")
     except UnansweredError:
         for run, plan in runs.values():
             record(run, plan, **{SUBMITTING: str(script)})
@@ -173,7 +175,7 @@ def _submit_again(
         script.unlink() if before is None else write_whole(script, before)
         raise
     for member, (run, plan) in runs.items():
-        record(run, plan, job_ids=[*run.job_ids, job_id + member])
+        record(run, plan, job_ids=[*run.job_ids, member_of(job_id, member)])
     return job_id
 
 
@@ -199,7 +201,7 @@ def _follow_up(batch: Batch, job_id: str, environ: Words) -> list[str]:
     last = []
     if batch.sweep:
         begins = [
-            f"job id  {job_id} (an array: member 0 is {job_id}_0)",
+            f"job id  {job_id} (an array: member 0 is {member_of(job_id, '_0')})",
             f"runs    {batch.sweep.folder}-0 and so on",
             *([f"W&B     {spec.wandb_sweep}"] if spec.wandb_sweep else []),
         ]
@@ -208,12 +210,13 @@ def _follow_up(batch: Batch, job_id: str, environ: Words) -> list[str]:
         begins = [
             f"job id  {job_id} ({job_name(spec)})",
             f"run id  {spec.run_id}",
-            f"log     {log_path(spec, job_id=job_id)}",
+            f"log     {log_path(spec, job_id=split(job_id)[0])}",
             f"result  {os.path.join(run_dir(spec), 'adapter')} when it is done",
         ]
     ignored = overrides(environ)
     notes = [f"note    not passed to sbatch, say it in the request: {', '.join(ignored)}"] if ignored else []
-    return [*begins, "", *cli.follow_up(words, cancel=f"scancel {job_id}"), *last, *([""] if notes else []), *notes]
+    follow = cli.follow_up(words, cancel=command("scancel", job_id))
+    return [*begins, "", *follow, *last, *([""] if notes else []), *notes]
 
 
 def _note_runtime(spec: JobSpec, environ: Words) -> None:

@@ -14,6 +14,7 @@ from planner.request.file_settings import check_trainer_accepts
 from planner.request.site import Site
 from slurm.cluster.site import find_site, with_gpu_type
 from slurm.script.runtime import check_runtime
+from trainer.outcome import ConfigError
 
 if TYPE_CHECKING:
     from launcher.records import Run
@@ -32,6 +33,7 @@ class Slurm:
 
     def complete(self, spec: JobSpec, *, is_new: bool, is_named: bool) -> JobSpec:
         check_runtime(spec, typed=self.given)
+        _check_whole_nodes(spec)
         return with_gpu_type(spec, self.site) if is_new else spec
 
     def plan(self, spec: JobSpec) -> Plan:
@@ -60,6 +62,15 @@ class Slurm:
         from slurm.submit import resubmit
 
         return resubmit(found, runs, batch, changes, words(found.name), self.environ)
+
+
+def _check_whole_nodes(spec: JobSpec) -> None:
+    """Raises ConfigError for a job that takes nodes whole and would share them."""
+    shared = [flag for flag in spec.extra_flags if flag.startswith(("--exclusive=", "--oversubscribe"))]
+    if shared and spec.gpus and spec.gpu_flag == "none":
+        raise ConfigError(
+            f"EXTRA_FLAGS={shared[0]}: GPU_FLAG=none takes whole nodes, and others would share their GPUs: leave it out"
+        )
 
 
 def target(given: Words, environ: Words, project_dir: Path) -> Slurm:

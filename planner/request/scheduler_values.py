@@ -13,14 +13,21 @@ MAIL_TYPES = (
     *("NONE", "BEGIN", "END", "FAIL", "REQUEUE", "ALL", "INVALID_DEPEND", "STAGE_OUT"),
     *("TIME_LIMIT", "TIME_LIMIT_90", "TIME_LIMIT_80", "TIME_LIMIT_50", "ARRAY_TASKS"),
 )
-# What sbatch takes beside the flags that are variables here, and whether with a value. Nothing that moves the job's
-# folder, log, environment, requeueing or tasks, which the script relies on.
+# What sbatch takes beside the flags that are variables here, and the values that it takes: none, any, or those that
+# match. Nothing that moves the job's folder, log, environment, requeueing or tasks, which the script relies on.
+_NO_VALUE, _VALUE = "", r"[A-Za-z0-9_.,:/@%+=*&|()\[\]-]{1,255}"
 SBATCH_FLAGS = {
-    **dict.fromkeys(("--begin", "--comment", "--core-spec", "--cpu-freq", "--deadline", "--dependency"), True),
-    **dict.fromkeys(("--gpu-bind", "--gpu-freq", "--hint", "--licenses", "--mem-bind", "--network"), True),
-    **dict.fromkeys(("--nice", "--nodelist", "--prefer", "--priority", "--switches"), True),
-    **dict.fromkeys(("--threads-per-core", "--tmp"), True),
-    **dict.fromkeys(("--contiguous", "--exclusive", "--spread-job", "--use-min-nodes"), False),
+    **dict.fromkeys(("--acctg-freq", "--batch", "--bb", "--begin", "--cluster-constraint", "--comment"), _VALUE),
+    **dict.fromkeys(("--core-spec", "--cpu-freq", "--deadline", "--delay-boot", "--dependency", "--extra"), _VALUE),
+    **dict.fromkeys(("--gpu-bind", "--gpu-freq", "--hint", "--licenses", "--mcs-label", "--mem-bind"), _VALUE),
+    **dict.fromkeys(("--mincpus", "--network", "--nice", "--nodelist", "--prefer", "--priority", "--profile"), _VALUE),
+    **dict.fromkeys(("--propagate", "--segment", "--switches", "--thread-spec", "--threads-per-core"), _VALUE),
+    **dict.fromkeys(("--time-min", "--tmp", "--tres-bind"), _VALUE),
+    **dict.fromkeys(("--contiguous", "--hold", "--oversubscribe", "--reboot", "--spread-job"), _NO_VALUE),
+    "--use-min-nodes": _NO_VALUE,
+    "--exclusive": "(user|mcs|topo)?",
+    "--kill-on-invalid-dep": "yes|no",
+    "--wait-all-nodes": "[01]",
 }
 # Names that are not the request's to set, and whose they are.
 OURS: tuple[tuple[str, str], ...] = (
@@ -68,6 +75,7 @@ def named(parser: Parser) -> Parser:
 
 
 constraint = matching(r"[A-Za-z0-9_\[(][A-Za-z0-9_.,&|*()\[\]:+-]*", "features, joined by & or |: a100&ib")
+cluster = matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", "one cluster's name: sacctmgr show cluster lists them")
 hosts = matching(r"[A-Za-z0-9][A-Za-z0-9_.,\[\]-]*", "node names: n1,n[3-5]")
 mail_user = matching(r"[A-Za-z0-9_][A-Za-z0-9_.+%-]*(@[A-Za-z0-9][A-Za-z0-9.-]*)?", "an address or a user's name")
 
@@ -102,10 +110,12 @@ def extra_flags(name: str, text: str) -> tuple[str, ...]:
         flag, equals, value = part.partition("=")
         if flag not in SBATCH_FLAGS:
             raise refuse(name, text, f"{shown(flag)} is not passed on{known_are(flag, SBATCH_FLAGS)}")
-        if SBATCH_FLAGS[flag] and not re.fullmatch(r"[A-Za-z0-9_.,:/@%+=*&|()\[\]-]{1,255}", value):
-            raise refuse(name, text, f"takes {flag}=value, of letters, digits and _.,:/@%+=*&|()[]-")
-        if equals and not SBATCH_FLAGS[flag]:
+        takes = SBATCH_FLAGS[flag]
+        if equals and takes == _NO_VALUE:
             raise refuse(name, text, f"takes {flag} without a value")
+        if not re.fullmatch(takes, value) or (equals and not value):
+            allowed = "value, of letters, digits and _.,:/@%+=*&|()[]-" if takes == _VALUE else takes.strip("()?")
+            raise refuse(name, text, f"takes {flag}={allowed}{', or nothing' if takes.endswith('?') else ''}")
     flags = [part.partition("=")[0] for part in found]
     if twice := [flag for flag in flags if flags.count(flag) > 1]:
         raise refuse(name, text, f"says {twice[0]} twice")

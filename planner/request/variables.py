@@ -98,6 +98,8 @@ VARIABLES: tuple[Variable, ...] = (
              takes=SLURM, site=SLURM, resume=True),
     Variable("WCKEY", "wckey", or_none(values.scheduler_name), "workload characterization key, where Slurm wants one",
              takes=SLURM, site=SLURM, resume=True),
+    Variable("CLUSTER", "cluster", or_none(scheduler_values.cluster), "which of several Slurm clusters (this one)",
+             takes=SLURM, site=SLURM, resume=True),
     Variable("PARTITION", "partition", or_none(values.scheduler_name), "partition (the cluster's default)",
              takes=SLURM, site=SLURM, resume=True),
     Variable("QOS", "qos", or_none(values.scheduler_name), "quality of service (the cluster's default)",

@@ -33,7 +33,7 @@ def fit(plans: Sequence[Plan], environ: Mapping[str, str]) -> list[Plan]:
     refuse_lost_image(spec, environ)
     if shutil.which("sinfo", path=environ.get("PATH")):
         try:
-            groups = read_nodes(environ, timeout_s=ASK_S)
+            groups = read_nodes(environ, timeout_s=ASK_S, cluster=spec.cluster or "")
         except SlurmError:
             return list(plans)
         spec, notes = as_tracked(spec, groups)
@@ -83,7 +83,7 @@ def _lifting_qos(spec: JobSpec, environ: Mapping[str, str]) -> str:
 
 def refuse_lost_image(spec: JobSpec, environ: Mapping[str, str]) -> None:
     """Raises ConfigError where the signal to stop would reach the process that holds the container's image."""
-    if spec.runtime != "apptainer" or is_unpacked(spec) or _configured("ProctrackType", environ) != SIGNALS_ALL:
+    if spec.runtime != "apptainer" or is_unpacked(spec) or _configured("ProctrackType", spec, environ) != SIGNALS_ALL:
         return
     source = spec.image if image_file(spec) else f"docker://{spec.image}"
     raise ConfigError(
@@ -93,9 +93,9 @@ def refuse_lost_image(spec: JobSpec, environ: Mapping[str, str]) -> None:
     )
 
 
-def refuse_long_array(members: int, environ: Mapping[str, str]) -> None:
+def refuse_long_array(members: int, spec: JobSpec, environ: Mapping[str, str]) -> None:
     """Raises ConfigError where the cluster has no number for an array's last member."""
-    most = _configured("MaxArraySize", environ)
+    most = _configured("MaxArraySize", spec, environ)
     if most.isdigit() and members > int(most):
         raise ConfigError(
             f"{members} members: this cluster has job arrays of at most {most} (MaxArraySize): "
@@ -103,10 +103,12 @@ def refuse_long_array(members: int, environ: Mapping[str, str]) -> None:
         )
 
 
-def _configured(key: str, environ: Mapping[str, str]) -> str:
-    """The value of a key of slurm.conf, or nothing where Slurm does not say it."""
+def _configured(key: str, spec: JobSpec, environ: Mapping[str, str]) -> str:
+    """The value of a key of the job's cluster's slurm.conf, or nothing where Slurm does not say it."""
     try:
-        config = slurm("scontrol", "show", "config", environ=environ, timeout_s=ASK_S).stdout
+        config = slurm(
+            "scontrol", "show", "config", environ=environ, timeout_s=ASK_S, cluster=spec.cluster or ""
+        ).stdout
     except (ConfigError, SlurmError):
         return ""
     found = re.search(rf"^{key}\s*=\s*(\S+)", config, re.MULTILINE)

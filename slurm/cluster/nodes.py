@@ -42,7 +42,9 @@ class NodeGroup:
         return sum(count for name, count in self.gpus if kind in (None, name))
 
 
-def read_nodes(environ: Mapping[str, str], *, timeout_s: float | None = None) -> tuple[NodeGroup, ...]:
+def read_nodes(
+    environ: Mapping[str, str], *, timeout_s: float | None = None, cluster: str = ""
+) -> tuple[NodeGroup, ...]:
     """All partitions' nodes. Raises ConfigError without sinfo, SlurmError when it fails."""
     # --exact: groups of nodes that differ would else come as one, with its least and a +.
     done = slurm(
@@ -53,6 +55,7 @@ def read_nodes(environ: Mapping[str, str], *, timeout_s: float | None = None) ->
         "--format=%P|%l|%D|%c|%m|%G|%f|%h",
         environ=environ,
         timeout_s=timeout_s,
+        cluster=cluster,
     )
     if done.returncode:
         raise SlurmError(f"sinfo failed: {words(done)}")

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from launcher.progress import GONE, UNKNOWN, Job
 from launcher.records import Run, read_run, write_record
+from planner.request import scheduler_values
+from slurm.cluster.job_id import array_of, by_cluster, command, joined, member_of, split
 from slurm.script.shell import OF_THE_CLUSTER
 from trainer.outcome import ConfigError, SchedulerError
 from trainer.text import printable
@@ -38,9 +40,9 @@ class SlurmError(SchedulerError):
 
 
 def slurm(
-    program: str, *arguments: str, environ: Mapping[str, str], timeout_s: float | None = None
+    program: str, *arguments: str, environ: Mapping[str, str], timeout_s: float | None = None, cluster: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """One of Slurm's programs, run to its end.
+    """One of Slurm's programs, run to its end; it asks `cluster`, where that is not the one it asks by default.
 
     Raises:
         ConfigError: it is not on PATH.
@@ -54,7 +56,7 @@ def slurm(
     kept = {k: v for k, v in environ.items() if not k.startswith(dropped) or k.startswith(OF_THE_CLUSTER)}
     try:
         return subprocess.run(
-            [program, *arguments],
+            [program, *([f"--clusters={cluster}"] if cluster else []), *arguments],
             env=kept,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -77,17 +79,26 @@ def find_jobs(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, J
 
     Raises ConfigError without squeue, SlurmError when it fails.
     """
-    if not job_ids:
-        return {}
-    found = _squeue(job_ids, environ)
-    missing = [job_id for job_id in job_ids if job_id not in found]
-    if missing:
-        found |= _sacct(missing, environ)
-    for job_id in missing:
-        # What never started of an array is one job without an index, once it was cancelled.
-        if job_id not in found and (rest := found.get(_array(job_id))):
-            found[job_id] = replace(rest, job_id=job_id)
+    found: dict[str, Job] = {}
+    for cluster, numbers in by_cluster(job_ids).items():
+        found |= _find_in(cluster, numbers, environ)
     return {i: found.get(i, Job(job_id=i, state=GONE, ended=True, reason="not in squeue")) for i in job_ids}
+
+
+def _find_in(cluster: str, numbers: Sequence[str], environ: Mapping[str, str]) -> dict[str, Job]:
+    found = _squeue(numbers, environ, cluster)
+    missing = [number for number in numbers if number not in found]
+    if missing:
+        found |= _sacct(missing, environ, cluster)
+    for number in missing:
+        # What never started of an array is one job without an index, once it was cancelled.
+        if number not in found and (rest := found.get(array_of(number))):
+            found[number] = rest
+    return {joined(n, cluster): _job_called(joined(n, cluster), found[n]) for n in numbers if n in found}
+
+
+def _job_called(job_id: str, job: Job) -> Job:
+    return replace(job, job_id=job_id, release=command("scontrol", job_id, "release") if job.release else "")
 
 
 def ask_jobs(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Job]:
@@ -113,7 +124,7 @@ def _held_against(run: Run, job: Job) -> Job:
 
 def _folder_of(run: Run, job_id: str) -> Path:
     """Whose script the job was made of: an array's lies in the sweep's folder, beside its members'."""
-    return run.folder.with_name(run.run_id.rpartition("-")[0]) if "_" in job_id else run.folder
+    return run.folder.with_name(run.run_id.rpartition("-")[0]) if "_" in split(job_id)[0] else run.folder
 
 
 def _made_of(folder: Path, job: Job) -> bool:
@@ -136,34 +147,45 @@ def with_exit_code(job: Job, environ: Mapping[str, str]) -> Job:
     """`job` with its exit code where it failed by one, which squeue does not tell."""
     if job.reason != "NonZeroExitCode":
         return job
-    done = slurm("scontrol", "--oneliner", "show", "job", job.job_id, environ=environ)
+    number, cluster = split(job.job_id)
+    done = slurm("scontrol", "--oneliner", "show", "job", number, environ=environ, cluster=cluster)
     found = re.search(r" ExitCode=([0-9]+):", done.stdout)
     return replace(job, reason="", exit_code=int(found[1])) if found else job
 
 
-def find_submitted(script: Path, environ: Mapping[str, str]) -> list[str]:
+def find_submitted(script: Path, environ: Mapping[str, str], cluster: str = "") -> list[str]:
     """The ids of one's own jobs that were made of that script, oldest first. Raises as find_jobs."""
     arguments = ("--noheader", "--me", "--all", "--states=all", "--format=%F|%o")
-    done = slurm("squeue", *arguments, environ=environ, timeout_s=ASK_S)
+    done = slurm("squeue", *arguments, environ=environ, timeout_s=ASK_S, cluster=cluster)
     if done.returncode:
         raise SlurmError(f"squeue failed: {words(done)}")
     jobs = (line.strip().partition("|") for line in done.stdout.splitlines())
-    return sorted({job_id for job_id, _, command in jobs if command == str(script)}, key=int)
+    numbers = sorted({number for number, _, made_of in jobs if made_of == str(script)}, key=int)
+    return [joined(number, cluster) for number in numbers]
 
 
 def settled(run: Run, environ: Mapping[str, str]) -> Run:
     """The run, with the job that sbatch did not tell of where squeue shows it by now. Raises as find_jobs."""
     if not (script := Path(str(run.record.get(SUBMITTING, "")))).name:
         return run
-    known = set(map(_array, run.job_ids))
-    found = [job_id for job_id in find_submitted(script, environ) if job_id not in known]
+    found = [job_id for job_id in find_submitted(script, environ, _cluster_of(run)) if job_id not in _arrays_of(run)]
     if not found:
         return run
     # The script of a sweep lies in the sweep's folder, and a member's index ends its name.
     member = "" if script.parent == run.folder else "_" + run.run_id.rpartition("-")[2]
     kept = {key: value for key, value in run.record.items() if key != SUBMITTING}
-    write_record(run.folder, {**kept, "job_ids": [*run.job_ids, found[-1] + member]})
+    write_record(run.folder, {**kept, "job_ids": [*run.job_ids, member_of(found[-1], member)]})
     return read_run(run.folder)
+
+
+def _cluster_of(run: Run) -> str:
+    """The cluster that its newest job was submitted to, where the record names one. Raises ConfigError for no name."""
+    name = run.record["spec"].get("cluster")
+    return str(scheduler_values.cluster("CLUSTER", str(name))) if name else ""
+
+
+def _arrays_of(run: Run) -> set[str]:
+    return {joined(array_of(job_id), split(job_id)[1]) for job_id in run.job_ids}
 
 
 def surely_settled(runs: Sequence[Run], environ: Mapping[str, str]) -> list[Run]:
@@ -175,10 +197,10 @@ def surely_settled(runs: Sequence[Run], environ: Mapping[str, str]) -> list[Run]
     return found
 
 
-def _squeue(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Job]:
+def _squeue(job_ids: Sequence[str], environ: Mapping[str, str], cluster: str) -> dict[str, Job]:
     arguments = ("--noheader", "--all", "--array", "--states=all", "--format=%i|%T|%r|%N|%M|%l|%j|%o")
-    jobs = dict.fromkeys(map(_array, job_ids))
-    done = slurm("squeue", *arguments, f"--jobs={','.join(jobs)}", environ=environ)
+    jobs = dict.fromkeys(map(array_of, job_ids))
+    done = slurm("squeue", *arguments, f"--jobs={','.join(jobs)}", environ=environ, cluster=cluster)
     if done.returncode:
         if "invalid job id" in done.stderr.lower():
             return {}
@@ -186,22 +208,17 @@ def _squeue(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Job
     return dict(_job(line) for line in done.stdout.splitlines() if line.count("|") >= COLUMNS)
 
 
-def _sacct(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Job]:
+def _sacct(job_ids: Sequence[str], environ: Mapping[str, str], cluster: str) -> dict[str, Job]:
     """Nothing where there is no accounting, which sacct tells by failing."""
     if not shutil.which("sacct", path=environ.get("PATH")):
         return {}
     arguments = ("--noheader", "--parsable2", "--allocations")
     columns = "--format=JobID,State,ExitCode,NodeList,Elapsed,Timelimit,JobName"
-    done = slurm("sacct", *arguments, columns, f"--jobs={','.join(job_ids)}", environ=environ)
+    done = slurm("sacct", *arguments, columns, f"--jobs={','.join(job_ids)}", environ=environ, cluster=cluster)
     if done.returncode:
         return {}
     found = dict(_job(line) for line in done.stdout.splitlines() if line.count("|") == COLUMNS)
     return {job_id: job for job_id, job in found.items() if job_id in job_ids}
-
-
-def _array(job_id: str) -> str:
-    """The array that a member belongs to; any other job itself."""
-    return job_id.partition("_")[0]
 
 
 def _job(line: str) -> tuple[str, Job]:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from launcher import cli
+from slurm.cluster.job_id import joined
 from slurm.cluster.queue import SCRIPT_NAME, SlurmError, find_submitted, slurm, words
 from trainer.outcome import ConfigError
 
@@ -31,8 +32,8 @@ class UnansweredError(SlurmError):
     """Whether the job is queued is not known, so what was written for it stays."""
 
 
-def sbatch(script: Path, environ: Mapping[str, str], known: Collection[str] = ()) -> str:
-    """The id of the job that Slurm made of `script`; `known` are those of earlier ones.
+def sbatch(script: Path, environ: Mapping[str, str], known: Collection[str] = (), cluster: str = "") -> str:
+    """The id of the job that Slurm made of `script`, which names `cluster`; `known` are those of earlier ones.
 
     Raises:
         SubmitError: sbatch refused it; with its own words.
@@ -41,16 +42,16 @@ def sbatch(script: Path, environ: Mapping[str, str], known: Collection[str] = ()
     try:
         done = slurm("sbatch", "--parsable", str(script), environ=environ)
         said = words(done)
-        found = re.match(r"([0-9]+)(?:;|\s|$)", done.stdout)  # "id" or, with several clusters, "id;cluster"
+        found = re.match(r"([0-9]+)(?:;(\S+))?\s*$", done.stdout)  # "id" or, of a cluster that was named, "id;cluster"
         if done.returncode == 0 and found:
-            return found[1]
+            return joined(found[1], found[2] or "")
         if done.returncode > 0 and not UNANSWERED.search(said):
             raise _refused(f"sbatch refused the job: {said}", environ)
         cli.say(f"sbatch did not answer ({said}): asking squeue for the job")
         for pause_s in ASK_AFTER_S:
             time.sleep(pause_s)
             with contextlib.suppress(SlurmError, ConfigError):
-                if new := [job_id for job_id in find_submitted(script, environ) if job_id not in known]:
+                if new := [job_id for job_id in find_submitted(script, environ, cluster) if job_id not in known]:
                     return new[-1]
     except KeyboardInterrupt:
         said = "interrupted"

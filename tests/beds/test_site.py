@@ -53,6 +53,7 @@ def test_a_full_site_is_a_full_request(tmp_path: Path) -> None:
         partition="gpu,gpu-long",
         account="vision",
         wckey="vision-2026",
+        cluster="fast",
         qos="normal",
         image="/scratch/ada/trainyard.sif",
         time_limit_min=1440,
@@ -76,8 +77,9 @@ def test_a_full_site_is_a_full_request(tmp_path: Path) -> None:
         ),
         binds=("/scratch/ada", "/sets:/data/sets:ro"),
         extra_flags=("--licenses=a:1,b:2", "--exclusive"),
-        site="site.yaml: GPU_TYPE, TIME, OUTPUT, RUNTIME, IMAGE, BINDS, ACCOUNT, WCKEY, PARTITION, QOS, CONSTRAINT, "
-        "EXCLUDE, RESERVATION, MAIL_USER, MAIL_TYPE, GPU_FLAG, EXTRA_FLAGS, MODULES, ENVIRONMENT, CPUS, MEM",
+        site="site.yaml: GPU_TYPE, TIME, OUTPUT, RUNTIME, IMAGE, BINDS, ACCOUNT, WCKEY, CLUSTER, PARTITION, QOS, "
+        "CONSTRAINT, EXCLUDE, RESERVATION, MAIL_USER, MAIL_TYPE, GPU_FLAG, EXTRA_FLAGS, MODULES, ENVIRONMENT, CPUS, "
+        "MEM",
     )
     recorded = json.loads(json.dumps(asdict(spec)))
     assert read_spec(recorded, project_dir=CHECKOUT) == spec
@@ -95,6 +97,7 @@ def test_everything_in_the_site_can_be_typed_over(tmp_path: Path) -> None:
         "PARTITION": "p",
         "ACCOUNT": "none",
         "WCKEY": "none",
+        "CLUSTER": "none",
         "QOS": "none",
         "TIME": "5",
         "GPU_TYPE": "l4",

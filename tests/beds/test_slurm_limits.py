@@ -13,7 +13,7 @@ from typing import Any
 import accounting
 import pytest
 from cluster import Cluster
-from programs import Done, slurm
+from programs import Done, slurm, until
 from slurm_room import Room, require
 from slurm_roots import USER, USER_ID
 from toy_job import TOY
@@ -23,11 +23,19 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 PARTITIONS = "PartitionName=short Nodes=n[1-2] PriorityTier=1 MaxTime=5\n"
 
 
+# Of a second cluster of the same accounting: its name, its munge, which is the first one's, and who may use it.
+BESIDE = "ClusterName=fast\nAuthInfo=socket={first}/munge/socket\n"
+IN_BOTH = ("add cluster fast", "add account lab cluster=fast", f"add user {USER} account=lab cluster=fast")
+
+
 @pytest.fixture(scope="module")
-def limited() -> Iterator[Cluster]:
-    """Its sbatch is an ordinary user's: root is above most limits."""
+def services() -> accounting.Accounting:
     require("trixie")
-    services = accounting.Accounting()
+    return accounting.Accounting()
+
+
+@pytest.fixture(scope="module")
+def room(services: accounting.Accounting) -> Iterator[Room]:
     with tempfile.TemporaryDirectory(prefix="trainyard-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -35,9 +43,25 @@ def limited() -> Iterator[Cluster]:
             for program in accounting.PROGRAMS:
                 room.program(program)
             room.program("sbatch", user=True)
-            more = PARTITIONS + services.conf()
-            with room.cluster(folder / "slurm", more=more, before=services.start) as running:
-                yield running
+            yield room
+
+
+@pytest.fixture(scope="module")
+def limited(room: Room, services: accounting.Accounting) -> Iterator[Cluster]:
+    """Its sbatch is an ordinary user's: root is above most limits."""
+    more = PARTITIONS + services.conf()
+    with room.cluster(room.programs.parents[1] / "slurm", more=more, before=services.start) as running:
+        yield running
+
+
+@pytest.fixture
+def fast(room: Room, limited: Cluster, services: accounting.Accounting) -> Iterator[Cluster]:
+    """A second cluster, called so."""
+    services.add(limited, IN_BOTH)
+    more = services.conf().replace("{dir}", str(limited.dir)) + BESIDE.format(first=limited.dir)
+    with room.cluster(room.programs.parents[1] / "fast", more=more) as running:
+        until(lambda: limited.run("sinfo", "--clusters=fast", check=False).returncode == 0)
+        yield running
 
 
 @pytest.fixture
@@ -102,3 +126,36 @@ def test_a_job_that_squeue_has_forgotten_is_known_from_accounting(limited: Clust
     limited.until(lambda: limited.run("scontrol", "show", "job", job_id, check=False).returncode, "forgetting")
     done = ask(limited, project, "status", "--run=old")
     assert done.stdout.splitlines()[1].startswith(f"job    {job_id} COMPLETED on n1")
+
+
+def test_the_verbs_follow_a_job_to_another_cluster(limited: Cluster, fast: Cluster, project: Path) -> None:
+    words = ("--device=cpu", "--data=data", "--cluster=fast")
+
+    def submitted(*more: str) -> str:
+        done = ask(limited, project, "submit", *words, *more)
+        assert (done.returncode, done.stderr) == (0, "")
+        run = more[0].removeprefix("--run=")
+        (job_id,) = json.loads((project / "runs" / run / "run.json").read_text())["job_ids"]
+        number, _, cluster = job_id.partition(";")
+        assert (cluster, f"scancel --clusters=fast {number}" in done.stdout) == ("fast", True)
+        return number
+
+    assert ask(limited, project, "check", *words).stdout.startswith("sbatch  could start at ")
+    number = submitted("--run=there")
+    assert fast.wait(number)["JobState"] == "COMPLETED"
+    done = ask(limited, project, "status", "--run=there")
+    assert done.stdout.splitlines()[1].startswith(f"job    {number};fast COMPLETED on n1, ")
+    assert "toy 0 speaks" in ask(limited, project, "logs", "--run=there").stdout
+
+    held = submitted("--run=held", "--extra-flags=--hold --time-min=1")
+    done = ask(limited, project, "status", "--run=held")
+    assert f"scontrol --clusters=fast release {held} " in done.stdout.splitlines()[-1]
+    done = ask(limited, project, "cancel", "--run=held")
+    assert done.stdout.startswith(f"cancelled job {held};fast of run held; make resume RUN=held starts it again")
+    assert fast.job(held)["JobState"] == "CANCELLED"
+    done = ask(limited, project, "resume", "--run=held", "--cluster=none", "--extra-flags=none")
+    assert (done.returncode, done.stderr) == (0, "")
+    ids = json.loads((project / "runs" / "held" / "run.json").read_text())["job_ids"]
+    assert ids[0] == f"{held};fast" and limited.wait(ids[1])["JobState"] == "COMPLETED"
+    done = ask(limited, project, "check", *words[:-1], "--cluster=nosuch")
+    assert (done.returncode, "nosuch" in done.stderr, done.stderr.count("\n")) == (1, True, 1)

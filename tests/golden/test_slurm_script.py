@@ -33,6 +33,7 @@ from trainer.outcome import ConfigError
 FROM_SITE = (
     *("account", "constraint", "cpus", "environment", "exclude", "extra_flags", "gpu_flag", "gpu_type", "mail_type"),
     *("mail_user", "mem_gib", "modules", "output", "partition", "qos", "reservation", "time_limit_min", "wckey"),
+    "cluster",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterable
 
 from cluster import Cluster, free_ports
 from slurm_roots import USER
@@ -75,7 +76,10 @@ class Accounting:
         conf.write_text(SLURMDBD_CONF.format(**names))
         cluster.daemon("slurmdbd", "-D")
         cluster.until(lambda: _listed(cluster), "slurmdbd")
-        for words in ASSOCIATIONS:
+        self.add(cluster, ASSOCIATIONS)
+
+    def add(self, cluster: Cluster, associations: Iterable[str]) -> None:
+        for words in associations:
             cluster.run("sacctmgr", "--immediate", *words.split())
 
 

@@ -109,7 +109,7 @@ def test_a_submitted_run_has_its_script_record_and_log_folder(
     run = checkout / "runs" / "mine"
     assert files(run) == {"job.sbatch", "run.json", "logs"}
     record = json.loads((run / "run.json").read_text())
-    assert (record["job_ids"], record["git"], record["spec"]["run_id"]) == (["7"], None, "mine")
+    assert (record["job_ids"], record["git"], record["spec"]["run_id"]) == (["7;cluster"], None, "mine")
     rendered = slurm("render", *argv[1:], cwd=checkout)
     assert (run / "job.sbatch").read_text() == rendered.stdout
     seen = (tmp_path / "sbatch-environment").read_text()
@@ -118,14 +118,14 @@ def test_a_submitted_run_has_its_script_record_and_log_folder(
     lines = done.stdout.splitlines()
     assert lines[-12:] == [
         "",
-        "job id  7 (gemma-3-4b-it-mine)",
+        "job id  7;cluster (gemma-3-4b-it-mine)",
         "run id  mine",
         f"log     {run}/logs/slurm-7.log",
         f"result  {run}/adapter when it is done",
         "",
         "status  make status RUN=mine",
         "follow  make logs RUN=mine",
-        "cancel  make cancel RUN=mine    (or scancel 7)",
+        "cancel  make cancel RUN=mine    (or scancel --clusters=cluster 7)",
         "resume  make resume RUN=mine    (once it has ended unfinished)",
         "",
         "note    not passed to sbatch, say it in the request: SBATCH_PARTITION",
