@@ -177,7 +177,7 @@ pictures: ## draw docs/pictures again: the terminal of a demo, and the pages in 
 
 golden: ## rewrite the recorded scripts in tests/golden and the output in README.md and docs/
 	@python=$$(sh make-env.sh train) && TRAINYARD_REWRITE_GOLDEN=1 "$$python" -m pytest -q tests/golden/test_slurm_script.py tests/golden/test_k8s_manifest.py \
-	  tests/golden/test_docs.py tests/golden/test_settings_page.py tests/golden/test_models_page.py
+	  tests/golden/test_docs.py tests/golden/test_settings_page.py tests/golden/test_models_page.py tests/golden/test_exit_codes_page.py
 
 .venv/launch/.made: pyproject.toml make-env.sh
 	@sh make-env.sh launch >/dev/null

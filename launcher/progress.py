@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.records import SPOILT, Run, done, finished, spoilt
+from launcher.states import next_step
 from trainer.commands import training_command
 from trainer.files import CHECKPOINT_NAME
-from trainer.outcome import BAD_CONFIG
 from trainer.progress_file import PROGRESS_FILE, Progress, read_progress
 from trainer.text import format_table, printable
 
@@ -45,6 +45,8 @@ class Job:
     """What it was made of, where the scheduler says so."""
     release: str = ""
     """The command without which it never starts, where the scheduler holds it."""
+    advice: str = ""
+    """What to type, and why, where the next step of its state (launcher/states.py) would not help."""
 
     @property
     def text(self) -> str:
@@ -187,18 +189,18 @@ def _next_command(seen: RunStatus, words: str, again: str) -> str:
     unknown = any(job.state == UNKNOWN for job in seen.jobs)
     if release := next((job.release for job in seen.jobs if job.release), ""):
         return f"{release} (it is held and does not start by itself; make cancel {words} ends it)"
-    if not unknown and any(not job.ended for job in seen.jobs):
-        return f"make logs {words} (follows it; make cancel {words} ends it)"
+    live = next((job for job in seen.jobs if not job.ended and job.state != UNKNOWN), None)
+    if live and not unknown:
+        return live.advice or next_step(live.state, 0, ended=False, words=words, again=again)
     if seen.spoilt:
         return f"{SPOILT}, then {again if seen.jobs else f'the command that began it, with {words}'}"
     if seen.finished:
         return seen.look
     if unknown:
-        return f"make status {words} again; if no job of it is there, {again}"
-    if seen.jobs and seen.jobs[-1].exit_code == BAD_CONFIG:
-        return f"make logs {words} (the request is wrong: it says how), then make submit with another"
+        return next_step(UNKNOWN, 0, ended=False, words=words, again=again)
     if seen.jobs:
-        return f"make logs {words} (what happened), then {again}"
+        last = seen.jobs[-1]
+        return last.advice or next_step(last.state, last.exit_code, ended=True, words=words, again=again)
     if seen.elsewhere:
         there = " ".join([f"TO={seen.elsewhere}", *(word for word in words.split(" ") if not word.startswith("TO="))])
         return f"make status {there} (its job is there)"

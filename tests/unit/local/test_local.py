@@ -272,11 +272,11 @@ def test_what_is_to_be_typed_next_is_what_works(
         return str(caught.value)
 
     write_attempt(folder)
-    happened = "next   make logs TO=local RUN=r (what happened), then "
-    assert next_of("r") == f"{happened}make resume TO=local RUN=r"
+    goes_on = "(goes on from its newest checkpoint)"
+    assert next_of("r") == f"next   make resume TO=local RUN=r {goes_on}"
     write_attempt(folder, verb="docker-run")
     command = "the command that began it (make docker-run) with RUN=r"
-    assert next_of("r") == f"{happened}{command}"
+    assert next_of("r") == f"next   {command} {goes_on}"
     assert refused("r") == f"run r was not begun by make run: {command} goes on with it"
     (folder / "attempt.json").unlink()
     said = "run r was not begun by make run: the command that began it with RUN=r goes on with it"
