@@ -45,7 +45,7 @@ class FolderOfRuns:
         folder = self.output / run_id
         if sweep := read_sweep(folder):
             return Found(name=run_id, runs=sweep.members(), sweep=sweep)
-        return Found(name=run_id, runs=[read_run(folder)]) if (folder / RECORD_NAME).is_file() else None
+        return Found(name=run_id, runs=[read_run(folder)]) if os.path.lexists(folder / RECORD_NAME) else None
 
     def known(self) -> Sequence[str]:
         return [folder.name for folder in run_folders(self.output)]

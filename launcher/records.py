@@ -130,8 +130,8 @@ def _written(path: Path) -> bool | None:
 
 def run_folders(output: Path) -> list[Path]:
     """Folders below `output` that hold a run.json, the one last submitted first."""
-    records = [path for path in output.glob(f"*/{RECORD_NAME}") if path.is_file()]
-    records.sort(key=lambda path: (path.stat().st_mtime_ns, path.parent.name), reverse=True)
+    records = list(output.glob(f"*/{RECORD_NAME}"))  # whatever they are: read_run says what is wrong with one
+    records.sort(key=lambda path: (path.lstat().st_mtime_ns, path.parent.name), reverse=True)
     return [path.parent for path in records]
 
 

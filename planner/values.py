@@ -5,7 +5,6 @@ A parser takes the variable's name and its text and returns the value or raises 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated
@@ -199,9 +198,20 @@ def image(name: str, text: str) -> str:
 
 
 def expand_home(text: str, environ: Mapping[str, str]) -> str:
-    """`~/x` in the home that `environ` names; everything else as it is."""
+    """`~` and `~/x` in the home that `environ` names, `~ada/x` in ada's; everything else as it is. Raises ConfigError
+    for a person whom this machine does not know."""
+    whose = text.partition("/")[0]
+    if not text.startswith("~"):
+        return text
+    if whose != "~":
+        import pwd
+
+        try:
+            return pwd.getpwnam(whose[1:]).pw_dir + text[len(whose) :]
+        except (KeyError, ValueError):
+            raise ConfigError(f"{shown(text)}: this machine knows no {shown(whose[1:])}: write the path out") from None
     home = environ.get("HOME", "")
-    return os.path.join(home, text[2:]) if text.startswith("~/") and home.startswith("/") else text
+    return home.rstrip("/") + text[len(whose) :] if home.startswith("/") else text
 
 
 def slug(text: str, limit: int) -> str:

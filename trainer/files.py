@@ -126,8 +126,8 @@ def write_whole(path: Path, content: str | bytes, *, sync: bool = True) -> None:
     """Write `content` beside `path`, then rename: a reader finds all of it, or what was there before. Makes the folder,
     and takes the place of a link. Without `sync` a machine that loses its power may lose it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.unlink(missing_ok=True)
+    # A name that nobody guesses: a file or a link that waited under it would stop the writing.
+    beside = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     try:
         with beside.open("xb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -140,12 +140,17 @@ def write_whole(path: Path, content: str | bytes, *, sync: bool = True) -> None:
         raise
 
 
-def without_links(folder: Path) -> Path:
-    """`folder`, made, and neither a link nor with one in it: for libraries that write whatever files they like."""
+def own_folder(folder: Path) -> Path:
+    """`folder`, made where it is not there, in the place of a link."""
     if folder.is_symlink():
         folder.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.iterdir():
+    return folder
+
+
+def without_links(folder: Path) -> Path:
+    """`folder`, made, and neither a link nor with one in it: for libraries that write whatever files they like."""
+    for path in own_folder(folder).iterdir():
         if path.is_symlink():
             path.unlink()
     return folder

@@ -8,20 +8,17 @@ tokenizer's own end of sequence is learned behind it.
 from __future__ import annotations
 
 import re
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from trainer.data.template import bounded
 from trainer.outcome import ConfigError
 
 # What no template writes itself. One that refuses a turn of text alone is asked with a picture.
 PROBE = "Trainyard-9f2c"
 QUOTED = f"{PROBE}\n\"'\\"  # which Python would write otherwise
-TEMPLATE_S = 10.0  # a usual rendering takes a thousandth of a second
 QUESTIONS = ([{"type": "text", "text": "?"}], [{"type": "image"}, {"type": "text", "text": "?"}])
 
 
@@ -85,7 +82,7 @@ def render_answer(processor: Any, shown: Sequence[Mapping[str, Any]], answer: st
     then differ from inference.
     """
     model = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
-    with in_time():
+    with bounded():
         asked = [_as_taken(processor, turn) for turn in shown]
         prompt = processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
         whole = processor.apply_chat_template([*asked, _as_taken(processor, model)], tokenize=False)
@@ -126,31 +123,6 @@ def _plain_roles(processor: Any, _: str) -> frozenset[str]:
         if not shows(role, [{"type": "text", "text": QUOTED}]) and shows(role, QUOTED):
             found.add(role)
     return frozenset(found)
-
-
-@contextmanager
-def in_time() -> Iterator[None]:
-    """A template is a program, and its loops may have no end. Raises ConfigError after TEMPLATE_S.
-
-    In the main thread alone, where signals arrive: every record is rendered there first.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ring(*_: object) -> None:
-        raise ConfigError(
-            f"the model's chat template took more than {TEMPLATE_S:g} s for one record, and may never end: look into "
-            "chat_template.jinja (or tokenizer_config.json) of MODEL, or take another model"
-        )
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, TEMPLATE_S)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
 
 
 def describe_end(processor: Any) -> str | None:

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
+from trainer.data.bounds import BOUNDS
+
 BORDER_PX = 2
 BORDER_COLOR = (255, 255, 255)
 BACKGROUND = (255, 255, 255, 255)
 # Decoders that run in Pillow itself. Whatever a file is called, its bytes decide: EPS would go to Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-# The largest camera's 50 million pass; while one is decoded, each pixel takes about 12 bytes.
-MOST_PIXELS = 1 << 26
 LARGE_PIXELS = 1 << 24
 _one_large = threading.Lock()
 # It warns of large pictures, which are expected; far larger ones do not open.
@@ -40,6 +40,7 @@ def load_image(path: str) -> Image.Image:
     try:
         if not os.path.isfile(path) and os.path.exists(path):
             raise ValueError("is no file")  # a device or a pipe would never end
+        BOUNDS.check_bytes(os.path.getsize(path))
         with Image.open(path, formats=FORMATS) as image, _turn(image):
             if image.mode in ("I", "F"):
                 raise ValueError(f"pixels of 32 bits (mode {image.mode}), of a range that no one says")
@@ -54,14 +55,9 @@ def load_image(path: str) -> Image.Image:
 
 
 def _turn(image: Image.Image) -> contextlib.AbstractContextManager[object]:
-    """Several threads open pictures: of large ones one at a time is decoded. Raises ValueError for one too large.
-
-    What a file says of its size costs nothing; its pixels may take a thousand times the file's bytes.
-    """
+    """Several threads open pictures: of large ones one at a time is decoded. Raises ValueError for one too large."""
     width, height = image.size
-    if width * height > MOST_PIXELS:
-        most = f"{MOST_PIXELS / 1e6:.0f} million"
-        raise ValueError(f"{width} x {height} pixels, more than the {most} that are read: make it smaller")
+    BOUNDS.check_pixels(width, height)
     return _one_large if width * height > LARGE_PIXELS else contextlib.nullcontext()
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainer.config import Learn, TrainConfig
+from trainer.data.bounds import BOUNDS
 from trainer.data.columns import AUTO, parse_columns
 from trainer.data.faults import FORMAT_HINT, check_kept
 from trainer.data.reading import Reader, Row
@@ -115,6 +116,7 @@ def load_dataset(
 
 def dataset_of(config: TrainConfig) -> Dataset:
     """The records of a run with these settings. Raises ConfigError, as `load_dataset`."""
+    BOUNDS.megapixels = config.max_image_megapixels
     return load_dataset(
         config.data, eval_fraction=config.eval_fraction, seed=config.seed, image_root=config.image_root,
         learn=config.learn, text_only=config.text_only, columns=config.columns, session_key=config.session_key,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from trainer.data.endings import in_time
+from trainer.data.template import bounded
 from trainer.evaluation.memory import patches_of
 from trainer.model.base import load_processor
 
@@ -41,7 +41,7 @@ def _shown(processor: Any, config: Any, side: int) -> tuple[int, int]:
     from PIL import Image
 
     content = [{"type": "image"}, {"type": "text", "text": "?"}]
-    with in_time():
+    with bounded():
         text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
     picture = Image.new("RGB", (side, side), (128, 128, 128))
     batch = processor(text=[text], images=[[picture]], return_tensors="pt")

@@ -176,6 +176,8 @@ def check_manifest(path: Path) -> str:
     try:
         manifest = read_json(path / MANIFEST)
         manifest["layout"].items()
+        if fault := _other_files(path, set(manifest["files"])):
+            return fault
         for name, wanted in manifest["files"].items():
             size = (path / name).stat().st_size
             if size != wanted["bytes"]:
@@ -186,6 +188,23 @@ def check_manifest(path: Path) -> str:
         return f"{Path(error.filename).relative_to(path)} is missing"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST} cannot be read: {error}"
+    return ""
+
+
+def _other_files(path: Path, named: set[str]) -> str:
+    """What is there that the manifest does not name, and what it names that is not there. A pipe would be waited for, a
+    device has no end, and a link leads to what is another's."""
+    there = {MANIFEST}
+    for found in path.rglob("*"):
+        name = str(found.relative_to(path))
+        if found.is_symlink() or not (found.is_dir() or found.is_file()):
+            return f"{name} is a link, a pipe or a device"
+        if found.is_file():
+            there.add(name)
+    if lacking := sorted(named - there):
+        return f"{lacking[0]} is missing"
+    if more := sorted(there - named - {MANIFEST}):
+        return f"{more[0]} is not in its manifest"
     return ""
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from off_default import off_default
 from specs import CHECKOUT, request, write_measured
 
+from planner import values
 from planner.choose import choose
 from planner.job import JobSpec, Request
 from planner.request.resolve import resolve
@@ -464,3 +465,12 @@ def test_help_says_where_none_is_a_value() -> None:
 def test_help_lists_every_variable_in_both_spellings() -> None:
     text = help_text("usage")
     assert [v for v in VARIABLES if f"  {v.flag} " not in text or f" {v.name} " not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("~", "/home/ada"), ("~/x", "/home/ada/x"), ("~root/x", "/root/x"), ("a~/x", "a~/x"), ("", "")]
+)
+def test_a_tilde_is_a_home_as_in_a_shell(text: str, found: str) -> None:
+    assert values.expand_home(text, {"HOME": "/home/ada"}) == found
+    with pytest.raises(ConfigError, match=r"^'~nobody-here/x': this machine knows no 'nobody-here': write the path"):
+        values.expand_home("~nobody-here/x", {})

@@ -19,7 +19,7 @@ from plans import make_plan
 
 from launcher.grid import read_result, read_sweep
 from launcher.records import run_record, write_record
-from trainer.data import endings, examples
+from trainer.data import endings, examples, template
 from trainer.data.json_text import read_line
 from trainer.data.records import load_dataset
 from trainer.data.sources import data_files
@@ -157,7 +157,7 @@ def test_json_that_nests_too_deep_is_a_value_error(text: str) -> None:
     assert parse_json(json.dumps(deepest)) == deepest
 
 
-@pytest.mark.parametrize("damage", ["deep", "900 deep", "long", "pipe", "zero", "folder"])
+@pytest.mark.parametrize("damage", ["deep", "900 deep", "long", "pipe", "zero", "folder", "record pipe", "record zero"])
 def test_one_damaged_run_does_not_hide_the_others(
     damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,12 +175,18 @@ def test_one_damaged_run_does_not_hide_the_others(
         for name in ("run.json", "metrics.json"):
             with (bad / name).open("ab") as file:
                 file.truncate(3 * 1024 * MIB)
-    progress = bad / "progress.json"
+    if damage.startswith("record"):
+        (bad / "run.json").unlink()
+    progress = bad / ("run.json" if damage.startswith("record") else "progress.json")
+    damage = damage.removeprefix("record ")
     ways: dict[str, Any] = {"pipe": os.mkfifo, "zero": lambda path: path.symlink_to("/dev/zero"), "folder": os.mkdir}
     ways.get(damage, Path.touch)(progress)
     verbs.list_runs({}, {}, tmp_path)
     rows = {line.split()[0]: line.split()[2] for line in capsys.readouterr().out.splitlines()[1:]}
-    assert rows == {"good": "-", "bad": "BROKEN" if damage in ("deep", "900 deep", "long") else "-"}
+    assert rows == {
+        "good": "-",
+        "bad": "BROKEN" if damage in ("deep", "900 deep", "long") or progress.name == "run.json" else "-",
+    }
     verbs.status({"RUN": "good"}, {}, tmp_path)
     assert capsys.readouterr().out.startswith("run    good\n")
     assert read_progress(bad) is None
@@ -208,6 +214,22 @@ def test_other_records_that_nest_too_deep_are_damaged_like_any(tmp_path: Path) -
         read_sweep(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "text", ["{{ 'x' * 4000000000 }}", "{{ 'x' | center(3000000000) }}", "{{ '%3000000000d' % 1 }}"]
+)
+def test_a_template_that_wants_all_memory_is_named(text: str) -> None:
+    import resource
+
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, resource.getrlimit(resource.RLIMIT_AS)
+    said = r"^the model's chat template wants more than 2 GiB for one record: look into"
+    with pytest.raises(ConfigError, match=said), template.bounded():
+        ImmutableSandboxedEnvironment().from_string(text).render()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before[0] < 200_000  # KiB
+    assert resource.getrlimit(resource.RLIMIT_AS) == before[1]
+
+
 ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 
 
@@ -217,7 +239,7 @@ def test_a_chat_template_without_an_end_is_named(tiny_model: Path, monkeypatch: 
     from trainer.data.records import Dataset, load_dataset
     from trainer.model.base import load_processor
 
-    monkeypatch.setattr(endings, "TEMPLATE_S", 0.3)
+    monkeypatch.setattr(template, "TEMPLATE_S", 0.3)
     processor = load_processor(str(tiny_model))
     data = tiny_model.parent / "one.jsonl"
     data.write_text('{"image": null, "context": "", "question": "?", "output": "up"}\n' * 2)

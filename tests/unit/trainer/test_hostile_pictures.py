@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from trainer.data.bounds import BOUNDS, MEGA
 from trainer.data.fingerprints import open_file
-from trainer.data.grid import FORMATS, MOST_PIXELS, load_image
+from trainer.data.grid import FORMATS, load_image
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(x) run showpage\n%%EOF\n"
 
@@ -70,12 +71,13 @@ def test_a_small_file_of_too_many_pixels_is_named_before_one_is_decoded(tmp_path
     assert path.stat().st_size < 100_000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = open_file(str(path))
-    assert found.error == f"{path}: 13000 x 13000 pixels, more than the 67 million that are read: make it smaller"
+    said = "13000 x 13000 pixels, more than the 67 million that are read: make it smaller, or max_image_megapixels: 169"
+    assert found.error == f"{path}: {said}"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
 
 
 def test_the_pictures_of_large_cameras_open(tmp_path: Path) -> None:
-    assert MOST_PIXELS > 8160 * 6120  # 50 million, as telephones take them
+    assert BOUNDS.megapixels * MEGA > 8160 * 6120  # 50 million, as telephones take them
     path = tmp_path / "wide.png"
     path.write_bytes(png(70_000, 300))  # more than LARGE_PIXELS
     assert load_image(str(path)).size == (70_000, 300)
@@ -87,3 +89,24 @@ def test_what_is_no_file_is_named_and_not_waited_for(make: Callable[[Path], None
     path = tmp_path / "picture.png"
     make(path)
     assert open_file(str(path)).error == f"{path}: is no file"
+
+
+HEADS = {
+    "WEBP": b"RIFF\xff\xff\xff\x7fWEBPVP8 ",
+    "AVIF": b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf",
+    "GIF": b"GIF89a\x10\0\x10\0\0\0\0!\xfe\xff",
+    "PPM": b"P6\n#",
+    "PNG": b"\x89PNG\r\n\x1a\n\x7f\xff\xff\xfftEXt",
+    "JPEG": b"\xff\xd8\xff\xe0\x00\x10JFIF\0",
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_file_that_is_longer_than_any_picture_is_not_read(kind: str, tmp_path: Path) -> None:
+    """Of some kinds Pillow first reads a file whole, in others it looks for an end."""
+    path = tmp_path / "long.png"
+    with path.open("wb") as file:
+        file.write(HEADS[kind])
+        file.truncate(6 << 30)
+    said = "a file of 6.0 GiB, more than the 0.5 of a picture of 67 million pixels: make it smaller, or "
+    assert open_file(str(path)).error == f"{path}: {said}max_image_megapixels: 806"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +19,7 @@ from slurm.cluster.sbatch import SubmitError
 from trainer.files import without_links, write_whole
 from trainer.node.ranks import Ranks
 from trainer.outcome import ConfigError
-from trainer.training.checkpoint import CheckpointStore
+from trainer.training.checkpoint import CheckpointStore, check_manifest
 
 
 @pytest.fixture
@@ -29,14 +33,11 @@ def store(folder: Path) -> CheckpointStore:
     return CheckpointStore(folder, Ranks(1), layout={"processes": 1}, keep=1, say=print)
 
 
-@pytest.mark.parametrize("name", ["run.json", f".run.json.{os.getpid()}"], ids=["file", "half-written file"])
 @pytest.mark.parametrize("content", ["new", b"new"])
-def test_a_file_written_whole_takes_a_links_place(
-    name: str, content: str | bytes, theirs: Path, tmp_path: Path
-) -> None:
+def test_a_file_written_whole_takes_a_links_place(content: str | bytes, theirs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    (run / name).symlink_to(theirs)
+    (run / "run.json").symlink_to(theirs)
     write_whole(run / "run.json", content)
     assert theirs.read_text() == "precious"
     assert [(path.name, path.is_symlink(), path.read_text()) for path in run.iterdir()] == [("run.json", False, "new")]
@@ -112,3 +113,46 @@ def test_a_resumed_runs_script_takes_a_links_place_and_so_does_the_old_one(
     with pytest.raises(SubmitError):
         submitting._submit_again(tmp_path, "new", {}, {}, {})
     assert theirs.read_text() == "precious"
+
+
+def test_the_name_of_a_half_written_file_is_new_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = set()
+    replace = Path.replace
+
+    def note(self: Path, target: Path) -> Path:
+        names.add(self.name)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", note)
+    for _ in range(5):
+        write_whole(tmp_path / "run.json", "new")
+    assert len(names) == 5 and all(re.fullmatch(r"\.run\.json\.[0-9a-f]{16}", name) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (os.mkfifo, "optimizer.pt is a link, a pipe or a device"),
+        (lambda path: path.symlink_to("/dev/zero"), "optimizer.pt is a link, a pipe or a device"),
+        (lambda path: path.symlink_to("/etc/hostname"), "optimizer.pt is a link, a pipe or a device"),
+        (lambda path: path.with_name("more.pt").touch(), "optimizer.pt is missing"),
+        (lambda path: (path.touch(), path.with_name("more.pt").touch()), "more.pt is not in its manifest"),
+    ],
+)
+def test_a_checkpoint_is_of_its_own_files_and_none_is_waited_for(
+    make: Callable[[Path], object], said: str, tmp_path: Path
+) -> None:
+    empty = {"bytes": 0, "sha256": hashlib.sha256().hexdigest()}
+    (tmp_path / "manifest.json").write_text(json.dumps({"layout": {}, "files": {"optimizer.pt": empty}}))
+    make(tmp_path / "optimizer.pt")
+    assert check_manifest(tmp_path) == said
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "../outside", "a\0b", "x" * 5000])
+def test_a_manifest_names_nothing_outside_its_folder(name: str, tmp_path: Path) -> None:
+    (tmp_path / "outside").touch()
+    step = tmp_path / "step"
+    step.mkdir()
+    empty = {"bytes": 0, "sha256": hashlib.sha256().hexdigest()}
+    (step / "manifest.json").write_text(json.dumps({"layout": {}, "files": {name: empty}}))
+    assert check_manifest(step) == f"{name} is missing"

@@ -33,7 +33,7 @@ ADAPTER = {"r": "lora_r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_drop
 NAMED = (
     "vision", "quantization", "activation_checkpointing", "device", "world_size", "data", "image_root", "learn",
     "text_only", "columns", "session_key", "eval_fraction", "answer_field", "actions", "eval_samples", "score_samples",
-    "max_length", "strict",
+    "max_length", "strict", "max_image_megapixels",
 )  # fmt: skip
 # What only a run shows.
 ELSEWHERE = {
@@ -214,6 +214,22 @@ def test_data_image_root_learn_eval_fraction_and_seed_decide_the_records(talks: 
     sides = {tuple(r.session for r in dataset_of(replace(config, eval_fraction=0.5, seed=n)).eval) for n in range(4)}
     assert len(sides) > 1
     assert {len(record.answers) for record in dataset_of(replace(config, learn="last")).train} == {1}
+
+
+def test_max_image_megapixels_is_the_largest_picture_that_is_decoded(talks: Path, monkeypatch: Any) -> None:
+    from trainer.data.bounds import BOUNDS
+    from trainer.data.grid import load_image
+    from trainer.data.records import dataset_of
+
+    monkeypatch.setattr(BOUNDS, "megapixels", BOUNDS.megapixels)
+    large = str(talks / "large.png")
+    Image.new("L", (1500, 1000)).save(large)
+    config = replace(CONFIG, data=str(talks / "talks.jsonl"), image_root=str(talks / "pictures"))
+    dataset_of(config)
+    assert load_image(large).size == (1500, 1000)
+    dataset_of(replace(config, max_image_megapixels=1))
+    with pytest.raises(OSError, match=r"more than the 1 million that are read: .* or max_image_megapixels: 2$"):
+        load_image(large)
 
 
 def test_text_only_is_refused_with_pictures_and_wanted_without(talks: Path) -> None:

@@ -1,0 +1,45 @@
+"""How large a picture may be: one bound for all threads and loaders of a process, set where a run's records are read.
+
+What a file says of its size costs nothing; its pixels may take a thousand times its bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainer.config import TrainConfig
+from trainer.flags import options
+from trainer.text import GIB
+
+SETTING = "max_image_megapixels"
+MEGA = 10**6
+BYTES_A_PIXEL = 8
+"""No format that is read needs more, packed or not: a longer file holds what is no picture."""
+
+
+@dataclass(slots=True)
+class Bounds:
+    megapixels: int = options(TrainConfig)[SETTING].default
+
+    def check_bytes(self, size_bytes: int) -> None:
+        """Before it is opened: some decoders first read a file whole. Raises ValueError."""
+        most_bytes = self.megapixels * MEGA * BYTES_A_PIXEL
+        if size_bytes > most_bytes:
+            raise ValueError(
+                f"a file of {size_bytes / GIB:.1f} GiB, more than the {most_bytes / GIB:.1f} of a picture of "
+                f"{self.megapixels} million pixels: make it smaller, or {self._advice(size_bytes / BYTES_A_PIXEL)}"
+            )
+
+    def check_pixels(self, width: int, height: int) -> None:
+        """Before one is decoded. Raises ValueError."""
+        if width * height > self.megapixels * MEGA:
+            raise ValueError(
+                f"{width} x {height} pixels, more than the {self.megapixels} million that are read: make it smaller, "
+                f"or {self._advice(width * height)}"
+            )
+
+    def _advice(self, pixels: float) -> str:
+        return f"{SETTING}: {int(-(-pixels // MEGA))}"
+
+
+BOUNDS = Bounds()
