@@ -9,16 +9,17 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from k8s.manifest import objects
 from k8s.manifest.claim import WIDE, refuse_narrow_claim
-from k8s.manifest.pod import DEFAULT_CLAIM, GPU, least_mem_gib, mounted, places_to_write, shm_gib, writable
+from k8s.manifest.pod import GPU, claim_name, least_mem_gib, mounted, places_to_write, shm_gib, writable
 from k8s.manifest.site import Cluster
 from launcher.image import CACHE_DIR, ENVIRONMENT, WORK_DIR
 from planner.choose import choose
-from planner.job import JobSpec, Plan
+from planner.job import JobSpec
+from planner.plan import Plan
 from planner.request.file_settings import check_trainer_accepts
 from planner.request.secret import is_secret, refuse_secret
 from planner.values import GPU_GIB, on_disk
@@ -39,22 +40,24 @@ def complete(spec: JobSpec, cluster: Cluster, project_dir: Path, *, hashed: bool
     _refuse_unseen(spec, cluster, project_dir)
     settings = _read_settings(spec, project_dir)
     # In the image the checkout is elsewhere. Who renders, and where, changes nothing.
-    spec = replace(spec, project_dir=WORK_DIR, environment=tuple(sorted(_handed_on(spec, project_dir).items())))
+    spec = spec.but(project_dir=WORK_DIR, environment=tuple(sorted(_handed_on(spec, project_dir).items())))
     if not hashed:
         return spec
-    text = json.dumps([{**asdict(spec), "run_id": ""}, asdict(cluster), settings], sort_keys=True)
+    text = json.dumps([{**spec.to_dict(), "run_id": ""}, asdict(cluster), settings], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return replace(spec, run_id=f"{spec.name}-{digest}")
+    return spec.but(run_id=f"{spec.name}-{digest}")
 
 
 def plan(spec: JobSpec, cluster: Cluster, project_dir: Path) -> Plan:
     """The choice for a request that is complete. Raises ConfigError when no pod could run it."""
     planned = choose(spec)
-    if not spec.ask_mem:
+    if not spec.resources.ask_mem:
         raise ConfigError("MEM=none: a pod asks for its memory: leave MEM out, or give it in GiB")
-    if spec.mem_gib < (least := least_mem_gib(planned)):
+    if spec.resources.mem_gib < (least := least_mem_gib(planned)):
         shared = f"{shm_gib(planned)} GiB of /dev/shm count into it"
-        raise ConfigError(f"MEM={spec.mem_gib}: a pod of this run needs {least} GiB ({shared}): try MEM={least}")
+        raise ConfigError(
+            f"MEM={spec.resources.mem_gib}: a pod of this run needs {least} GiB ({shared}): try MEM={least}"
+        )
     told = check_trainer_accepts(planned, project_dir)
     _refuse_unseen_settings({**told.values, **_handed_on(spec, project_dir)}, cluster)
     say(told.notices)
@@ -64,7 +67,7 @@ def plan(spec: JobSpec, cluster: Cluster, project_dir: Path) -> Plan:
 def render(planned: Plan, cluster: Cluster, project_dir: Path, job_ids: Sequence[str] = ()) -> str:
     """The manifest; `job_ids` are the run's Jobs so far. Raises ConfigError without an image, which a plan does not
     need."""
-    image = planned.spec.image
+    image = planned.spec.container.image
     if not image or on_disk(image):
         said = f"IMAGE={image}: pods cannot run a file" if image else "no image"
         raise ConfigError(f"{said}: IMAGE=registry/trainyard:tag, or image: in k8s/site.yaml; make image builds one")
@@ -73,9 +76,9 @@ def render(planned: Plan, cluster: Cluster, project_dir: Path, job_ids: Sequence
 
 def notes(spec: JobSpec, cluster: Cluster) -> list[str]:
     """What a person should know about the manifest."""
-    found = _gpu_notes(spec, cluster) if spec.device == "cuda" else []
-    if spec.nodes > 1 and not cluster.pvc_access:
-        found.append(f"claim {spec.pvc or DEFAULT_CLAIM} must be {WIDE} for {spec.nodes} nodes")
+    found = _gpu_notes(spec, cluster) if spec.resources.device == "cuda" else []
+    if spec.resources.nodes > 1 and not cluster.pvc_access:
+        found.append(f"claim {claim_name(spec)} must be {WIDE} for {spec.resources.nodes} nodes")
     return found
 
 
@@ -117,19 +120,20 @@ def _places(cluster: Cluster) -> str:
 
 
 def _read_settings(spec: JobSpec, project_dir: Path) -> str:
-    if not spec.config_file:
+    config_file = spec.training.config_file
+    if not config_file:
         return ""
-    place = os.path.normpath(os.path.join(WORK_DIR, spec.config_file))
+    place = os.path.normpath(os.path.join(WORK_DIR, config_file))
     if os.path.dirname(place) != WORK_DIR:
-        raise ConfigError(f"CONFIG_FILE={spec.config_file}: takes a file in the checkout's own folder: copy it there")
+        raise ConfigError(f"CONFIG_FILE={config_file}: takes a file in the checkout's own folder: copy it there")
     if ":" in place:
-        raise ConfigError(f"CONFIG_FILE={spec.config_file}: pods mount no name with a colon: call it otherwise")
+        raise ConfigError(f"CONFIG_FILE={config_file}: pods mount no name with a colon: call it otherwise")
     try:
-        text = once(read_typed, project_dir / spec.config_file).decode()
+        text = once(read_typed, project_dir / config_file).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"CONFIG_FILE={spec.config_file}: {getattr(error, 'strerror', None) or error}") from error
+        raise ConfigError(f"CONFIG_FILE={config_file}: {getattr(error, 'strerror', None) or error}") from error
     for number, line in enumerate(text.splitlines(), start=1):
-        refuse_secret(f"CONFIG_FILE={spec.config_file} line {number}", line)
+        refuse_secret(f"CONFIG_FILE={config_file} line {number}", line)
     return text
 
 
@@ -144,19 +148,20 @@ def _from_env_file(project_dir: Path) -> dict[str, str]:
 
 def _gpu_notes(spec: JobSpec, cluster: Cluster) -> list[str]:
     """Where the scheduler may give other GPUs than were asked for, or look for some that no one sells."""
+    resources = spec.resources
     notes = []
-    kind = spec.gpu_type
+    kind = resources.gpu_type
     sold = [size for name, size in GPU_GIB.items() if kind and f"{name}-".startswith(f"{kind.lower()}-")]
-    if spec.vram_source == "given" and kind not in cluster.gpu_gib and sold and spec.vram_gib > max(sold):
+    if spec.sources.vram_source == "given" and kind not in cluster.gpu_gib and sold and resources.vram_gib > max(sold):
         notes.append(
-            f"VRAM={spec.vram_gib:g}: {kind} is known with {max(sold):g} GiB: leave VRAM out, or if yours have more, "
-            f"say gpu_types: {{{kind}: {spec.vram_gib:g}}} in k8s/site.yaml"
+            f"VRAM={resources.vram_gib:g}: {kind} is known with {max(sold):g} GiB: leave VRAM out, or if yours have "
+            f"more, say gpu_types: {{{kind}: {resources.vram_gib:g}}} in k8s/site.yaml"
         )
     if cluster.gpu_selectors.get(kind or ""):
         return notes
     if not cluster.gpu_feature_discovery:
         notes.append(
-            f"nothing in the manifest asks for {kind or f'GPUs of {spec.vram_gib:g} GiB'}: the scheduler "
+            f"nothing in the manifest asks for {kind or f'GPUs of {resources.vram_gib:g} GiB'}: the scheduler "
             "may take any; say gpu_feature_discovery: true or gpu_selectors: in k8s/site.yaml"
         )
     elif kind:

@@ -14,7 +14,7 @@ from k8s.cluster.jobs import CANCELLED, COMPLETED, ENDING, End, first_pods, is_l
 from k8s.cluster.kubectl import Kubectl, KubectlError, Object, name_of
 from k8s.cluster.seen import Objects, Run, keep_ends, label, look_for, read_run, readable
 from k8s.manifest.objects import INSTANCE
-from k8s.manifest.pod import CONTAINER, DEFAULT_CLAIM
+from k8s.manifest.pod import CONTAINER, claim_name
 from k8s.manifest.site import find_site
 from launcher import cli
 from launcher.progress import GONE, OUTCOMES, Job, RunStatus
@@ -77,7 +77,7 @@ def _made(job: Job) -> Sequence[str]:
 
 
 def place_of(run: Run) -> str:
-    return f"claim {run.spec.pvc or DEFAULT_CLAIM}, {run.spec.run_dir}"
+    return f"claim {claim_name(run.spec)}, {run.spec.run_dir}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ from k8s.cluster.kubectl import QUEUES, Kubectl, KubectlError, Object, name_of, 
 from k8s.cluster.seen import Run, look_for, with_data
 from k8s.manifest.claim import WIDE, make_claim, refuse_narrow_claim
 from k8s.manifest.objects import object_names
-from k8s.manifest.pod import DEFAULT_CLAIM
+from k8s.manifest.pod import claim_name
 from k8s.runs import RESUMED_KEY, STAMP
 from launcher import cli
 from launcher.scheduler import Batch, Found, WordsOf
@@ -89,7 +89,7 @@ def rehearse(kubectl: Kubectl, batch: Batch, text: str, notes: Sequence[str]) ->
         KubectlError: the cluster would refuse.
     """
     spec = batch.spec
-    kubectl = replace(kubectl, namespace=spec.namespace or kubectl.namespace)
+    kubectl = replace(kubectl, namespace=spec.kubernetes.namespace or kubectl.namespace)
     access = _access(kubectl, spec)
     try:
         said = kubectl.run("create", "--dry-run=server", "--filename", "-", text=text)
@@ -101,13 +101,13 @@ def rehearse(kubectl: Kubectl, batch: Batch, text: str, notes: Sequence[str]) ->
         _refuse_if_taken(error, batch)
         raise
     _check_claim(spec, access)
-    if spec.queue:
-        _check_queue(kubectl, spec.queue)
+    if spec.kubernetes.queue:
+        _check_queue(kubectl, spec.kubernetes.queue)
     for note in notes:
         cli.say(note)
     if len(batch.plans) > 1 and access and WIDE not in access:
         cli.say(
-            f"claim {spec.pvc or DEFAULT_CLAIM} is {', '.join(access)}: only what is on one node can run at once; "
+            f"claim {claim_name(spec)} is {', '.join(access)}: only what is on one node can run at once; "
             f"a {WIDE} one serves all"
         )
     return said
@@ -116,7 +116,7 @@ def rehearse(kubectl: Kubectl, batch: Batch, text: str, notes: Sequence[str]) ->
 def _access(kubectl: Kubectl, spec: JobSpec) -> Sequence[str] | None:
     """The claim's access modes, none where one may not look; None: there is no such claim."""
     try:
-        found = kubectl.get("persistentvolumeclaim", spec.pvc or DEFAULT_CLAIM)
+        found = kubectl.get("persistentvolumeclaim", claim_name(spec))
     except KubectlError as error:
         if error.reason != "Forbidden":
             raise
@@ -126,7 +126,7 @@ def _access(kubectl: Kubectl, spec: JobSpec) -> Sequence[str] | None:
 
 def _check_claim(spec: JobSpec, access: Sequence[str] | None) -> None:
     """Raises ConfigError when it will not do."""
-    name = spec.pvc or DEFAULT_CLAIM
+    name = claim_name(spec)
     if access is None:
         raise ConfigError(
             f"PVC={name}: no such claim in the namespace: {make_claim(spec, name)} prints one for kubectl apply -f -"
@@ -225,7 +225,7 @@ def _replace(kubectl: Kubectl, records: Sequence[Object], left: Sequence[Run]) -
 
 def _services(kubectl: Kubectl, left: Sequence[Run]) -> set[str]:
     """Names of the Services that the runs have already: one serves all attempts."""
-    if all(run.spec.nodes == 1 for run in left):
+    if all(run.spec.resources.nodes == 1 for run in left):
         return set()
     return {name_of(service) for service in kubectl.find("services", left[0].run_id if len(left) == 1 else None)}
 
@@ -249,11 +249,15 @@ def _follow_up(batch: Batch, words: WordsOf, *, attempt: int = 1) -> list[str]:
             f"resume  make resume {all_of_them}    (those that have ended unfinished)",
         ]
     job_id = object_names(spec, attempt=attempt).job
-    where, there = (f" in {spec.namespace}", f" -n {spec.namespace}") if spec.namespace else ("", "")
+    where, there = (
+        (f" in {spec.kubernetes.namespace}", f" -n {spec.kubernetes.namespace}")
+        if spec.kubernetes.namespace
+        else ("", "")
+    )
     return [
         f"job id  {job_id}{where}",
         f"run id  {spec.run_id}",
-        f"result  {spec.run_dir}/adapter in claim {spec.pvc or DEFAULT_CLAIM} when it is done",
+        f"result  {spec.run_dir}/adapter in claim {claim_name(spec)} when it is done",
         "",
         *cli.follow_up(one, cancel=f"kubectl{there} delete job {job_id}"),
     ]

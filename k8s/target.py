@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from k8s import render
-from k8s.manifest.pod import DEFAULT_CLAIM
+from k8s.manifest.pod import claim_name
 from k8s.manifest.site import Cluster, find_site, read_cluster, refuse_unknown_gpus
 from launcher import cli, starting
 from launcher.scheduler import Batch, Found, Scheduler, Words, WordsOf
-from planner.job import JobSpec, Plan
+from planner.job import JobSpec
+from planner.plan import Plan
 from planner.request.site import Site
 from trainer.outcome import FINISHED, ConfigError
 
@@ -42,7 +43,7 @@ class Kubernetes:
 
     def cluster(self, spec: JobSpec) -> Cluster:
         """What the site file says about the pods of a run, and of its claim."""
-        claim = {"PVC": spec.pvc or DEFAULT_CLAIM} if spec.pvc or "PVC" in self.site.texts else {}
+        claim = {"PVC": claim_name(spec)} if spec.kubernetes.pvc or "PVC" in self.site.texts else {}
         return read_cluster(self.site, claim)
 
     def manifests(self, batch: Batch) -> str:
@@ -66,7 +67,7 @@ class Kubernetes:
         from k8s.cluster.kubectl import Kubectl
         from k8s.submit import submit
 
-        kubectl = Kubectl(environ=self.environ, namespace=batch.spec.namespace)
+        kubectl = Kubectl(environ=self.environ, namespace=batch.spec.kubernetes.namespace)
         return submit(kubectl, batch, self.manifests(batch), self.notes(batch), words)
 
     def resubmit(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from planner.job import JobSpec
@@ -23,4 +22,4 @@ def changes_of(scheduler: str, given: Mapping[str, str], environ: Mapping[str, s
 def changed(spec: JobSpec, changes: Mapping[str, Any]) -> JobSpec:
     """`spec` with `changes`, of which the environment adds to the run's own."""
     added = {**dict(spec.environment), **dict(changes.get("environment", ()))}
-    return replace(spec, **{**changes, "environment": tuple(sorted(added.items()))})
+    return spec.but(**{**changes, "environment": tuple(sorted(added.items()))})

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from planner.job import JobSpec, Plan
+from planner.job import JobSpec
+from planner.plan import Plan
 from planner.request.secret import hide_secrets
 from planner.request.variables import BY_NAME
 from trainer.outcome import FINISHED, ConfigError
@@ -71,9 +72,11 @@ def make_environment(spec: JobSpec, environ: Mapping[str, str]) -> None:
     takes minutes. Raises ConfigError when it cannot be made; make-env.sh has said why on stderr."""
     import subprocess
 
-    command = ["sh", "make-env.sh", spec.device]
+    command = ["sh", "make-env.sh", spec.resources.device]
     if subprocess.run(command, cwd=spec.project_dir, env=dict(environ), stdout=subprocess.DEVNULL).returncode:
-        raise ConfigError(f"the job's environment could not be made: make env DEVICE={spec.device} tries again")
+        raise ConfigError(
+            f"the job's environment could not be made: make env DEVICE={spec.resources.device} tries again"
+        )
 
 
 def screen() -> Screen:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.grid import read_sweep
@@ -92,7 +92,7 @@ class FolderOfRuns:
         """The request in its run.json, to be run where the folder lies now. Raises ConfigError."""
         spec = read_spec(run.record["spec"], project_dir=self.project_dir, source=str(run.folder / RECORD_NAME))
         if (self.project_dir / spec.run_dir).resolve() != run.folder.resolve():
-            return replace(spec, output=str(run.folder.parent))  # the folder of runs was moved
+            return spec.but(output=str(run.folder.parent))  # the folder of runs was moved
         return spec
 
 

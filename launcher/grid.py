@@ -14,13 +14,14 @@ import json
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from launcher.progress import how_to_look
 from launcher.records import Run, read_run
-from planner.job import JobSpec, Plan
+from planner.job import JobSpec
+from planner.plan import Plan
 from planner.request.variables import BY_NAME, VARIABLES, parse_given
 from trainer.files import METRICS_FILE, read_json, write_whole
 from trainer.flags import word
@@ -138,7 +139,7 @@ def plan_members(
     plans = []
     for index, (spec, differs) in enumerate(zip(specs, values, strict=True)):
         try:
-            plans.append(plan_of(replace(spec, run_id=f"{sweep_id}-{index}", sweep=sweep_id)))
+            plans.append(plan_of(spec.but(run_id=f"{sweep_id}-{index}", sweep=sweep_id)))
         except ConfigError as error:
             raise ConfigError(f"member {index} ({said(differs)}): {error}") from None
     parallel = parallel or own.parallel or PARALLEL
@@ -157,7 +158,7 @@ def check_files(plans: Sequence[Plan]) -> None:
     for plan in plans:
         spec, chosen = plan.spec, plan.chosen
         shares = (chosen.label, chosen.micro_batch_size, chosen.gradient_accumulation_steps)
-        unlike.setdefault((spec.model, spec.data, spec.config_file, *shares), plan)
+        unlike.setdefault((spec.model, spec.data, spec.training.config_file, *shares), plan)
     for plan in unlike.values():
         check_planned(plan)
 

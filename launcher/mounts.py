@@ -35,12 +35,12 @@ def mounts(spec: JobSpec) -> tuple[Mount, ...]:
     to_read = [
         *record_folders(spec.data),
         *([spec.model] if spec.model_is_folder else []),
-        *filter(None, [spec.config_file]),
+        *filter(None, [spec.training.config_file]),
     ]
     found = [placed(spec, path, read_only=True) for path in to_read]
     found += [placed(spec, path) for path in (spec.output, *hub_home(spec))]
     found.append(Mount(source=cache_folder(spec), target=image.CACHE_DIR))
-    for bind in spec.binds:
+    for bind in spec.container.binds:
         source, target, mode = (*bind.split(":"), "", "")[:3]
         if target in ("ro", "rw"):
             target, mode = "", target

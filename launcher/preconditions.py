@@ -7,7 +7,8 @@ from pathlib import Path
 
 from launcher import image
 from launcher.mounts import mounts
-from planner.job import JobSpec, Plan
+from planner.job import JobSpec
+from planner.plan import Plan
 from planner.request.file_settings import check_trainer_accepts
 from trainer.data.inline import UNPACKED
 from trainer.data.records import Dataset, load_dataset
@@ -34,7 +35,7 @@ def check_planned(plan: Plan) -> None:
     settings = check_trainer_accepts(plan, project_dir)
     say(settings.notices)
     image_root = settings.values["image_root"]
-    if plan.spec.runtime != "none":
+    if plan.spec.slurm.runtime != "none":
         _check_seen(plan.spec, image_root)
     else:
         check_start(settings.config(), project_dir)
@@ -43,7 +44,7 @@ def check_planned(plan: Plan) -> None:
         write=False,
         **{name: settings.values[name] for name in ("learn", "text_only", "columns", "session_key", "strict")},
     )  # fmt: skip
-    if plan.spec.runtime != "none":
+    if plan.spec.slurm.runtime != "none":
         _check_data_seen(plan.spec, dataset)
     if plan.spec.too_short_for_pictures and all(record.pictures for record in dataset.train):
         raise ConfigError(plan.spec.too_short_for_pictures)

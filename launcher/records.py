@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.job import JobSpec, Plan
+from planner.job import JobSpec
+from planner.plan import Plan
 from trainer.files import METRICS_FILE, RECORD_NAME, read_json, write_whole
 from trainer.outcome import ConfigError
 from trainer.text import shown

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from planner import values as takes
-from planner.job import JobSpec
+from planner.job import FIELDS, JobSpec
 from planner.request.variables import VARIABLES
 from trainer.architecture.shape_file import read_shape
 from trainer.config import LORA_PRESETS, SETTINGS
@@ -45,7 +45,7 @@ def read_spec(recorded: Mapping[str, object], *, project_dir: Path, source: str 
 
 
 def _read(recorded: Mapping[str, object], project_dir: Path) -> JobSpec:
-    fields = {field.name: field for field in dataclasses.fields(JobSpec)}
+    fields = FIELDS
     if preset := LORA_PRESETS.get(str(recorded.get("lora"))):  # an older version knew the three names alone
         rest = {name: value for name, value in recorded.items() if name != "lora"}
         recorded = {**rest, "lora_r": preset, "lora_alpha": 2 * preset}
@@ -62,7 +62,7 @@ def _read(recorded: Mapping[str, object], project_dir: Path) -> JobSpec:
         is_default = value == default and type(value) is type(default)
         if name not in ("shape", "project_dir") and not is_default:
             _check(name, value, default)
-    return JobSpec(**values)  # type: ignore[arg-type]
+    return JobSpec.of(**values)
 
 
 def _check(name: str, value: object, default: object) -> None:

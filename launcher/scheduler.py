@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 if TYPE_CHECKING:
     from launcher.grid import Recorded, Sweep
     from launcher.progress import RunStatus
-    from planner.job import JobSpec, Plan
+    from planner.job import JobSpec
+    from planner.plan import Plan
     from planner.request.site import Site
     from trainer.outcome import SchedulerError
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from launcher.grid import PlanOf, SpecOf, Sweep, plan_grid, plan_members
-from planner.job import JobSpec, Plan
+from planner.job import JobSpec
+from planner.plan import Plan
 from planner.request.variables import BY_NAME, OF_SWEEPS, parse_given
 from trainer.config import TrainConfig
 from trainer.env_file import read_env_file
@@ -64,7 +65,7 @@ def plan_sweep(
             raise ConfigError(f"{name} is given, and {source} chooses {setting}: say it once")
     common = {name: text for name, text in given.items() if name not in (*OF_SWEEPS, "RUN")}
     spec = spec_of({**common, **_for_all(spec_of(common), parameters)})
-    plan = plan_of(replace(spec, wandb_sweep=path))
+    plan = plan_of(spec.but(wandb_sweep=path))
     _check_micro_batch(plan, parameters)
     count = asked.trials or TRIALS
     return plan_members(
@@ -84,7 +85,7 @@ def begin(sweep: Sweep, environ: Mapping[str, str], plan_of: PlanOf, *, path: st
     if sweep.config is None or specs[0].wandb_sweep:
         return sweep
     path = path or create_sweep(sweep.config, service_environ(Path(specs[0].project_dir), environ))
-    return replace(sweep, plans=tuple(plan_of(replace(spec, wandb_sweep=path)) for spec in specs))
+    return replace(sweep, plans=tuple(plan_of(spec.but(wandb_sweep=path)) for spec in specs))
 
 
 def check_key(sweep: Sweep, environ: Mapping[str, str]) -> None:
@@ -159,11 +160,11 @@ def _for_all(spec: JobSpec, parameters: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     if RANK in parameters:
         found["LORA"] = str(max(_limits(parameters[RANK])))
-        if spec.lora_alpha != 2 * spec.lora_r:
-            found["LORA_ALPHA"] = str(spec.lora_alpha)
+        if spec.training.lora_alpha != 2 * spec.training.lora_r:
+            found["LORA_ALPHA"] = str(spec.training.lora_alpha)
     if ACCUMULATION in parameters:
         steps = max(_limits(parameters[ACCUMULATION]))
-        batch = spec.effective_batch_size or steps * spec.num_processes
+        batch = spec.training.effective_batch_size or steps * spec.num_processes
         if batch % (steps * spec.num_processes):
             near = max(1, batch // (steps * spec.num_processes)) * steps * spec.num_processes
             raise ConfigError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 
 from launcher.scheduler import Batch
-from planner.job import JobSpec, Plan
+from planner.job import JobSpec
+from planner.plan import Plan
 from trainer.commands import training_command
 from trainer.node.stop import LEAD_ENV, LIMIT_ENV, stop_lead_s
 
@@ -28,6 +29,9 @@ def _command(plan: Plan) -> str:
 
 
 def _limit(spec: JobSpec) -> dict[str, str]:
-    if spec.time_limit_min == NO_LIMIT_MIN:
+    if spec.resources.time_limit_min == NO_LIMIT_MIN:
         return {}
-    return {LIMIT_ENV: str(spec.time_limit_min * 60), LEAD_ENV: str(stop_lead_s(spec.time_limit_min))}
+    return {
+        LIMIT_ENV: str(spec.resources.time_limit_min * 60),
+        LEAD_ENV: str(stop_lead_s(spec.resources.time_limit_min)),
+    }

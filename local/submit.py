@@ -20,7 +20,7 @@ from launcher.scheduler import Batch, Words
 from launcher.trials import begin, check_key
 from local.machine import attempt
 from local.render import environment
-from planner.job import Plan
+from planner.plan import Plan
 from planner.request.variables import VARIABLES
 from trainer.files import RECORD_NAME
 from trainer.flags import word
@@ -108,7 +108,7 @@ def _results(sweep: Sweep, codes: Mapping[int, int]) -> str:
     states = []
     for index, plan in enumerate(sweep.plans):
         result = read_result(folder_of(plan))
-        step = f"{result[1]}/{plan.spec.max_steps}" if result else "-"
+        step = f"{result[1]}/{plan.spec.training.max_steps}" if result else "-"
         states.append((WORDS.get(codes.get(index, -1), "-"), step))
     recorded = read_sweep(sweep.folder)
     assert recorded
@@ -155,8 +155,10 @@ def _training_python(batch: Batch, environ: Words, project_dir: Path) -> str:
     """This very Python where it has torch. Raises ConfigError when no environment could be made."""
     if importlib.util.find_spec("torch"):
         return sys.executable
-    told = {"TRAINYARD_DEVICE": batch.spec.device, **environ}
+    told = {"TRAINYARD_DEVICE": batch.spec.resources.device, **environ}
     made = subprocess.run(["sh", "make-env.sh", "train"], cwd=project_dir, env=told, stdout=subprocess.PIPE, text=True)
     if made.returncode:
-        raise ConfigError(f"the job's environment could not be made: make env DEVICE={batch.spec.device} tries again")
+        raise ConfigError(
+            f"the job's environment could not be made: make env DEVICE={batch.spec.resources.device} tries again"
+        )
     return str(project_dir / made.stdout.strip())

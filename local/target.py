@@ -6,14 +6,15 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from launcher.scheduler import Batch, Found, Words, WordsOf
 from local.render import NO_LIMIT_MIN, render
 from planner.choose import choose
-from planner.job import JobSpec, Plan
+from planner.job import JobSpec
+from planner.plan import Plan
 from planner.request.file_settings import check_trainer_accepts
 from planner.request.site import Site
 from planner.request.variables import parse_given
@@ -43,15 +44,15 @@ class Machine:
     parallel: ClassVar[int | None] = 1
 
     def complete(self, spec: JobSpec, *, is_new: bool, is_named: bool) -> JobSpec:
-        if spec.nodes > 1:
-            raise ConfigError(f"NODES={spec.nodes}: run uses this machine only; make submit takes several")
-        if spec.runtime != "none":
+        if spec.resources.nodes > 1:
+            raise ConfigError(f"NODES={spec.resources.nodes}: run uses this machine only; make submit takes several")
+        if spec.slurm.runtime != "none":
             raise ConfigError(
-                f"RUNTIME={spec.runtime} is for clusters: run uses this checkout's environment, leave it out"
+                f"RUNTIME={spec.slurm.runtime} is for clusters: run uses this checkout's environment, leave it out"
             )
-        if spec.device == "cuda" and not shutil.which("nvidia-smi"):
+        if spec.resources.device == "cuda" and not shutil.which("nvidia-smi"):
             raise ConfigError("DEVICE=cuda, and this machine has no NVIDIA driver: say DEVICE=cpu, or submit")
-        return replace(spec, time_limit_min=NO_LIMIT_MIN) if is_new and "TIME" not in self.given else spec
+        return spec.but(time_limit_min=NO_LIMIT_MIN) if is_new and "TIME" not in self.given else spec
 
     def plan(self, spec: JobSpec) -> Plan:
         decided = choose(self._as_begun(spec), here=True)
@@ -73,10 +74,11 @@ class Machine:
             return spec
         source = str(folder / RECORD_NAME)
         begun = read_spec(read_run(folder).record["spec"], project_dir=self.project_dir, source=source)
-        longest = {begun.length_source: begun.max_length, spec.length_source: spec.max_length}
-        same = begun.max_length == spec.max_length or longest.get("measured", math.inf) <= longest.get("MAX_LENGTH", 0)
+        before, now = begun.training.max_length, spec.training.max_length
+        longest = {begun.sources.length_source: before, spec.sources.length_source: now}
+        same = before == now or longest.get("measured", math.inf) <= longest.get("MAX_LENGTH", 0)
         kept = [*OF_BATCH, *(OF_LENGTHS if same else ()), *(() if "TIME" in self.given else ("time_limit_min",))]
-        return replace(spec, **{name: getattr(begun, name) for name in kept})
+        return spec.but(**{name: begun.value(name) for name in kept})
 
     def render(self, batch: Batch) -> str:
         return render(batch)

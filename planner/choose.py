@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from planner.job import Candidate, JobSpec, Plan
+from planner.job import JobSpec
 from planner.launch import launch_env, launch_of
 from planner.memory.estimate import estimate, processes_gib
+from planner.plan import Candidate, Plan
 from planner.refuse import nothing_fits
 from trainer.config import Optimizer
 from trainer.outcome import ConfigError, Problems
@@ -81,21 +82,23 @@ def contradictions(spec: JobSpec) -> Problems:
         _strategies(spec)
     with problems.kept():
         _effective_batch(spec)
-    if spec.gpus and spec.mem_gib < (least := processes_gib(spec)):
-        text = f"MEM={spec.mem_gib}: the processes of a node alone take {least} GiB: MEM={least} is the least"
+    if spec.resources.gpus and spec.resources.mem_gib < (least := processes_gib(spec)):
+        text = f"MEM={spec.resources.mem_gib}: the processes of a node alone take {least} GiB: MEM={least} is the least"
         problems.append(ConfigError(text, name="MEM"))
     return problems
 
 
 def _strategies(spec: JobSpec) -> tuple[Strategy, ...]:
     """The strategies that this many GPUs allow. Raises ConfigError for a CONFIG that is not among them."""
-    strategies = NO_GPU if spec.gpus == 0 else ONE_GPU if spec.num_processes == 1 else MORE_GPUS
-    if spec.gpus == 0 and spec.nodes > 1:
-        raise ConfigError(f"NODES={spec.nodes} without GPUs: cpu_mps is one process; try NODES=1", name="NODES")
-    asked = spec.accelerate_config
+    strategies = NO_GPU if spec.resources.gpus == 0 else ONE_GPU if spec.num_processes == 1 else MORE_GPUS
+    if spec.resources.gpus == 0 and spec.resources.nodes > 1:
+        raise ConfigError(
+            f"NODES={spec.resources.nodes} without GPUs: cpu_mps is one process; try NODES=1", name="NODES"
+        )
+    asked = spec.training.accelerate_config
     possible = list(dict.fromkeys(strategy.config for strategy in strategies))
     if asked != "auto" and asked not in possible:
-        gpus = spec.gpus * spec.nodes
+        gpus = spec.resources.gpus * spec.resources.nodes
         offered = f"{gpus} GPU{'s' * (gpus != 1)}" if gpus else "no GPU"
         raise ConfigError(
             f"CONFIG={asked} is not for {offered}: try CONFIG={' or CONFIG='.join(possible)}", name="CONFIG"
@@ -106,7 +109,7 @@ def _strategies(spec: JobSpec) -> tuple[Strategy, ...]:
 def _effective_batch(spec: JobSpec) -> tuple[int, list[str]]:
     """(samples an optimizer step, notes). Raises ConfigError when the GPUs cannot share the asked number
     evenly."""
-    world, asked = spec.num_processes, spec.effective_batch_size
+    world, asked = spec.num_processes, spec.training.effective_batch_size
     batch = -(-(asked or DEFAULT_BATCH_SIZE) // world) * world
     if asked is None:
         rounded = f"The effective batch is {batch}, not {DEFAULT_BATCH_SIZE}: a multiple of the {world} GPUs."
@@ -129,7 +132,7 @@ def _try(spec: JobSpec, strategy: Strategy, batch: int) -> Candidate:
 
 def _candidate(spec: JobSpec, strategy: Strategy, share: int, micro: int) -> Candidate:
     """`strategy` at that micro-batch; whether it fits is predicted, unless it was measured."""
-    offered = spec.mem_gib if strategy.config == "cpu_mps" else spec.vram_gib
+    offered = spec.resources.mem_gib if strategy.config == "cpu_mps" else spec.resources.vram_gib
     usable = int(offered * GIB * (1 - HEADROOM_SHARE))
     predicted = estimate(
         spec,
@@ -151,8 +154,8 @@ def _candidate(spec: JobSpec, strategy: Strategy, share: int, micro: int) -> Can
         fits=predicted.peak_bytes <= usable,
         reason="",
     )
-    measured = candidate.label == spec.measured_with
-    return replace(candidate, fits=micro <= spec.measured_batch) if measured else candidate
+    measured = candidate.label == spec.records.measured_with
+    return replace(candidate, fits=micro <= spec.records.measured_batch) if measured else candidate
 
 
 def _take(spec: JobSpec, tried: tuple[Candidate, ...], *, here: bool) -> int:
@@ -161,18 +164,18 @@ def _take(spec: JobSpec, tried: tuple[Candidate, ...], *, here: bool) -> int:
     A CONFIG that was asked for and does not fit is still taken, at its smallest. Raises ConfigError
     otherwise.
     """
-    wanted = [i for i, c in enumerate(tried) if spec.accelerate_config in ("auto", c.config)]
+    wanted = [i for i, c in enumerate(tried) if spec.training.accelerate_config in ("auto", c.config)]
     for i in wanted:
         if tried[i].fits:
             return i
-    if spec.accelerate_config == "auto":
+    if spec.training.accelerate_config == "auto":
         raise ConfigError(nothing_fits(spec, tried, fits=_would_fit, here=here), name="MODEL")
     return min(wanted, key=lambda i: tried[i].estimate.peak_bytes)
 
 
 def _would_fit(spec: JobSpec) -> bool:
     """Whether this request, a variation on one that was refused, fits."""
-    if (spec.effective_batch_size or 0) % spec.num_processes:
+    if (spec.training.effective_batch_size or 0) % spec.num_processes:
         return False
     batch, _ = _effective_batch(spec)
     return any(_try(spec, strategy, batch).fits for strategy in _strategies(spec))
@@ -188,22 +191,23 @@ def _reason(candidate: Candidate, *, taken: bool, after: bool) -> str:
 
 
 def _notes(spec: JobSpec, chosen: Candidate) -> list[str]:
+    training, records = spec.training, spec.records
     notes = []
-    if chosen.label == spec.measured_with:
+    if chosen.label == records.measured_with:
         notes.append(
-            f"Micro-batch {spec.measured_batch} was measured to fit, with {spec.measured_peak_gib:.2f} GiB at its peak "
-            "(find-batch-size, beside the data); what stands below is predicted."
+            f"Micro-batch {records.measured_batch} was measured to fit, with {records.measured_peak_gib:.2f} GiB at "
+            "its peak (find-batch-size, beside the data); what stands below is predicted."
         )
     if not chosen.fits:
         over = gib(chosen.estimate.peak_bytes - chosen.usable_bytes)
-        notes.append(f"CONFIG={spec.accelerate_config} was asked for; it is predicted to overflow by {over} GiB.")
+        notes.append(f"CONFIG={training.accelerate_config} was asked for; it is predicted to overflow by {over} GiB.")
     if spec.shape.expert_params:
         notes.append(_experts_note(spec))
     if spec.too_short_for_pictures:
         notes.append(f"{spec.too_short_for_pictures}, unless the records are text alone.")
-    if spec.device == "cpu" and spec.gpus:
+    if spec.resources.device == "cpu" and spec.resources.gpus:
         notes.append("DEVICE=cpu: planned as for GPUs, but it will run on the CPU (for test beds with pretend GPUs).")
-    if spec.num_processes > 1 and spec.quantization == "nf4":
+    if spec.num_processes > 1 and training.quantization == "nf4":
         notes.append(_zero3_note(spec, chosen.usable_bytes))
     return notes
 
@@ -212,7 +216,7 @@ def _experts_note(spec: JobSpec) -> str:
     """A mixture of experts in 4 bits is mostly none: said with what it would be otherwise."""
     experts = spec.shape.expert_params
     share = experts / spec.shape.total_params
-    packed = "" if spec.quantization == "none" else f"; in 4 bits they would take {gib(experts // 2)}"
+    packed = "" if spec.training.quantization == "none" else f"; in 4 bits they would take {gib(experts // 2)}"
     return (
         f"{share:.0%} of the weights are fused experts, which bitsandbytes does not pack and LoRA does not adapt: they "
         f"stay at 16 bits, {gib(2 * experts)} GiB{packed}. Only what is beside them is trained."

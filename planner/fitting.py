@@ -5,11 +5,11 @@ It is taken only for the very bytes, model and request it was measured with.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.job import JobSpec
+from planner.job import FIELDS, JobSpec
 from trainer.config import SETTINGS
 from trainer.data.lengths import beside, data_digest, write_measured
 from trainer.files import once, read_json
@@ -32,9 +32,9 @@ class Batch:
     @staticmethod
     def depends_on(spec: JobSpec, label: str) -> dict[str, Any]:
         """`label` is that of the plan's Candidate. How many processes there are matters where they share weights."""
-        names = ("vram_gib", *(f.name for f in fields(spec) if f.name in SETTINGS and f.name not in FREE))
+        names = ("vram_gib", *(name for name in FIELDS if name in SETTINGS and name not in FREE))
         shards = {"processes": spec.num_processes} if label.startswith("deepspeed") else {}
-        return {"config": label, **{name: getattr(spec, name) for name in names}, **shards}
+        return {"config": label, **{name: spec.value(name) for name in names}, **shards}
 
 
 def batch_path(data: str) -> Path:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from planner.job import Candidate, JobSpec
+from planner.job import JobSpec
+from planner.plan import Candidate
 from trainer.config import SETTINGS
 from trainer.flags import word
 from trainer.launch import Launch, shipped
@@ -18,7 +17,7 @@ def launch_of(spec: JobSpec, candidate: Candidate) -> Launch:
     return Launch(
         configuration=shipped(candidate.config),
         processes=spec.num_processes,
-        machines=spec.nodes,
+        machines=spec.resources.nodes,
         overrides=_overrides(spec, candidate),
         module="trainer.train",
         settings=_settings(spec, candidate),
@@ -30,7 +29,7 @@ def _overrides(spec: JobSpec, candidate: Candidate) -> tuple[str, ...]:
     offload = ("--offload_optimizer_device", "cpu") if candidate.offload else ()
     # A single process gets ACCELERATE_USE_CPU from this flag, whatever the environment says; with several
     # processes the flag would make accelerate start one only, and the environment decides.
-    cpu = ("--cpu",) if spec.device == "cpu" and spec.num_processes == 1 else ()
+    cpu = ("--cpu",) if spec.resources.device == "cpu" and spec.num_processes == 1 else ()
     return (*offload, *cpu)
 
 
@@ -41,14 +40,12 @@ def _settings(spec: JobSpec, candidate: Candidate) -> dict[str, str]:
         "world_size": spec.num_processes,
         "activation_checkpointing": candidate.checkpointing,
     }
-    values: dict[str, Any] = {}
-    for name in SETTINGS:
-        found = decided.get(name, getattr(candidate, name, getattr(spec, name, None)))
-        if found is not None:
-            values[name] = found
-    if spec.config_file is not None:
+    asked = spec.values()
+    found = {name: decided.get(name, getattr(candidate, name, asked.get(name))) for name in SETTINGS}
+    values = {name: value for name, value in found.items() if value is not None}
+    if spec.training.config_file is not None:
         # So marked, a file that contradicts what was decided here is refused instead of overridden.
-        values |= {"config": spec.config_file, "planned": True}
+        values |= {"config": spec.training.config_file, "planned": True}
     return {name: word(value) for name, value in values.items()}
 
 
@@ -57,23 +54,23 @@ def launch_env(spec: JobSpec, candidate: Candidate) -> tuple[tuple[str, str], ..
     env = {
         "HF_HUB_DISABLE_TELEMETRY": "1",
         # accelerate sets 1 thread a process when it finds nothing.
-        "OMP_NUM_THREADS": str(max(1, spec.cpus // max(1, spec.gpus))),
+        "OMP_NUM_THREADS": str(max(1, spec.resources.cpus // max(1, spec.resources.gpus))),
         "TOKENIZERS_PARALLELISM": "false",
     }
     if spec.sweep:
         env["WANDB_RUN_GROUP"] = spec.sweep
     if spec.wandb_sweep:
         env[SWEEP_ENV] = spec.wandb_sweep
-    if spec.device == "cpu":
+    if spec.resources.device == "cpu":
         # Threads that spin while they wait take the cores from whatever shares them.
         env["OMP_WAIT_POLICY"] = "passive"
-    if spec.device == "cuda":
+    if spec.resources.device == "cuda":
         # Sequence lengths vary from batch to batch; fixed segments would fragment. (PYTORCH_CUDA_ALLOC_CONF
         # before 2.9.)
         env["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
         # For the look at the node's GPUs before the launcher starts.
-        env[VRAM_ENV] = f"{spec.vram_gib:g}"
-        measured = spec.measured_peak_gib if candidate.label == spec.measured_with else 0
+        env[VRAM_ENV] = f"{spec.resources.vram_gib:g}"
+        measured = spec.records.measured_peak_gib if candidate.label == spec.records.measured_with else 0
         env[PEAK_ENV] = f"{measured or candidate.estimate.peak_bytes / GIB:.2f}"
     elif candidate.config == "deepspeed_zero3":
         env["DS_ACCELERATOR"] = "cpu"  # with ACCELERATE_USE_CPU accelerate would leave DeepSpeed out

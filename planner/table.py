@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from planner.job import Candidate, JobSpec, Plan
+from planner.job import JobSpec
+from planner.plan import Candidate, Plan
 from trainer.text import GIB, format_table, gib, printable, wrap
 
 BAR_CELLS = 40
@@ -50,7 +51,7 @@ def _notes(plan: Plan, screen: Screen) -> str:
 
 def _asked(plan: Plan, screen: Screen) -> str:
     spec = plan.spec
-    site = [("site", spec.site)] if spec.site else []
+    site = [("site", spec.sources.site)] if spec.sources.site else []
     return _lines([("job", _request(spec)), ("memory", _offer(spec, plan.chosen)), *site], screen)
 
 
@@ -59,9 +60,9 @@ def _decision(plan: Plan, screen: Screen) -> str:
     peak, usable = chosen.estimate.peak_bytes, chosen.usable_bytes
     where = "of host memory" if chosen.config == "cpu_mps" else "a GPU"
     shares = (
-        f"micro-batch {chosen.micro_batch_size}{' (measured)' if chosen.label == spec.measured_with else ''}",
+        f"micro-batch {chosen.micro_batch_size}{' (measured)' if chosen.label == spec.records.measured_with else ''}",
         f"accumulation {chosen.gradient_accumulation_steps}",
-        _count(plan.num_processes, "process", "es") if spec.gpus == 0 else _count(plan.num_processes, "GPU"),
+        _count(plan.num_processes, "process", "es") if spec.resources.gpus == 0 else _count(plan.num_processes, "GPU"),
     )
     first, *rest = (
         ("chosen", f"{chosen.config}, {_how(chosen)}"),
@@ -82,7 +83,7 @@ def _why(plan: Plan) -> str:
     chosen, candidates = plan.chosen, plan.candidates
     place = candidates.index(chosen)
     faster, slower = candidates[:place], candidates[place + 1 :]
-    if plan.spec.accelerate_config != "auto":
+    if plan.spec.training.accelerate_config != "auto":
         told = "CONFIG= asks for it"
         fitting = next((c.label for c in faster if c.fits), "")
         return f"{told}; {fitting} fits too and is likely faster" if fitting else told
@@ -105,20 +106,21 @@ def _bar(plan: Plan, screen: Screen) -> str:
 
 
 def _offered(spec: JobSpec, chosen: Candidate) -> float:
-    return spec.mem_gib if chosen.config == "cpu_mps" else spec.vram_gib
+    return spec.resources.mem_gib if chosen.config == "cpu_mps" else spec.resources.vram_gib
 
 
 def _request(spec: JobSpec) -> str:
-    weights = "4-bit NF4" if spec.quantization == "nf4" else "bf16"
+    resources, training, sources = spec.resources, spec.training, spec.sources
+    weights = "4-bit NF4" if training.quantization == "nf4" else "bf16"
     total, trained = _short(spec.shape.total_params), _short(spec.lora_params)
-    where = f"{_count(spec.gpus, 'GPU')}" if spec.gpus else "the CPU"
-    measured = "" if spec.length_source == "MAX_LENGTH" else f" ({spec.length_source})"
-    nodes = f" on each of {spec.nodes} nodes" if spec.nodes > 1 else ""
-    tower = ", tower too" if spec.vision == "lora" else ""
-    alpha = f" alpha={spec.lora_alpha}" if spec.lora_alpha != 2 * spec.lora_r else ""
+    where = f"{_count(resources.gpus, 'GPU')}" if resources.gpus else "the CPU"
+    measured = "" if sources.length_source == "MAX_LENGTH" else f" ({sources.length_source})"
+    nodes = f" on each of {resources.nodes} nodes" if resources.nodes > 1 else ""
+    tower = ", tower too" if training.vision == "lora" else ""
+    alpha = f" alpha={training.lora_alpha}" if training.lora_alpha != 2 * training.lora_r else ""
     return (
-        f"{spec.model} ({total}, {weights}), LoRA r={spec.lora_r}{alpha} ({trained} trained{tower}), "
-        f"{spec.max_length} tokens a sample{measured}, on {where}{nodes}"
+        f"{spec.model} ({total}, {weights}), LoRA r={training.lora_r}{alpha} ({trained} trained{tower}), "
+        f"{training.max_length} tokens a sample{measured}, on {where}{nodes}"
     )
 
 
@@ -127,9 +129,9 @@ def _offer(spec: JobSpec, chosen: Candidate) -> str:
     kept = 1 - chosen.usable_bytes / (offered * GIB)
     usable = f"{gib(chosen.usable_bytes)} usable ({kept:.0%} is kept free)"
     if chosen.config == "cpu_mps":
-        return f"{spec.mem_gib} GiB on the host, {usable}"
-    unsaid = ", say VRAM= or GPU_TYPE= for another" if spec.vram_source == "assumed" else ""
-    return f"{spec.vram_gib:g} GiB a GPU ({spec.vram_source}{unsaid}), {usable}"
+        return f"{spec.resources.mem_gib} GiB on the host, {usable}"
+    unsaid = ", say VRAM= or GPU_TYPE= for another" if spec.sources.vram_source == "assumed" else ""
+    return f"{spec.resources.vram_gib:g} GiB a GPU ({spec.sources.vram_source}{unsaid}), {usable}"
 
 
 def _how(chosen: Candidate) -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from launcher.scheduler import Batch
-from planner.job import JobSpec, Plan
+from planner.job import JobSpec
+from planner.plan import Plan
 from slurm.script.runtime import Wrapping, wrapping
 from slurm.script.shell import login_lines, module_lines, retry_lines, task_lines
 from trainer.node.stop import stop_lead_s
@@ -39,7 +39,7 @@ def render_array(sweep_id: str, members: Mapping[int, Plan], *, parallel: int) -
     resources, are the first one's. Members are called `<sweep id>-<index>`.
     """
     plans = list(members.values())
-    spec, wrapped = replace(plans[0].spec, run_id=f"{sweep_id}-%a"), wrapping(plans)
+    spec, wrapped = plans[0].spec.but(run_id=f"{sweep_id}-%a"), wrapping(plans)
     env = [pair for pair in plans[0].env if all(pair in plan.env for plan in plans)]
     commands = [_argv_lines(plan.launch.words()) for plan in plans]
     # Options count wherever they stand, but the launcher's before the module.
@@ -65,7 +65,7 @@ def render_array(sweep_id: str, members: Mapping[int, Plan], *, parallel: int) -
         setup,
         _command(spec, wrapped, [*shared, '"$@"']),
         log_id="%A_%a",
-        name=job_name(replace(spec, run_id=sweep_id)),
+        name=job_name(spec.but(run_id=sweep_id)),
         array=f"{_indices(list(members))}%{parallel}",
     )
 
@@ -89,19 +89,19 @@ def _write(spec: JobSpec, setup: list[str], command: str, *, log_id: str, name: 
     write: Callable[..., str] = _make_sbatch_string
     flags = {
         "job_name": name or job_name(spec),
-        "account": spec.account,
-        "partition": spec.partition,
-        "qos": spec.qos,
-        "nodes": spec.nodes,
+        "account": spec.slurm.account,
+        "partition": spec.slurm.partition,
+        "qos": spec.slurm.qos,
+        "nodes": spec.resources.nodes,
         "ntasks_per_node": 1,
-        "cpus_per_task": spec.cpus,
-        "mem": f"{spec.mem_gib}G" if spec.ask_mem else None,
-        "time": spec.time_limit_min,
+        "cpus_per_task": spec.resources.cpus,
+        "mem": f"{spec.resources.mem_gib}G" if spec.resources.ask_mem else None,
+        "time": spec.resources.time_limit_min,
         **gpu_flags(spec),
-        "constraint": spec.constraint,
-        "exclude": spec.exclude,
-        "mail_user": spec.mail_user,
-        "mail_type": spec.mail_type,
+        "constraint": spec.slurm.constraint,
+        "exclude": spec.slurm.exclude,
+        "mail_user": spec.slurm.mail_user,
+        "mail_type": spec.slurm.mail_type,
     }
     text = write(
         command=command,
@@ -109,20 +109,20 @@ def _write(spec: JobSpec, setup: list[str], command: str, *, log_id: str, name: 
         setup=setup,
         stderr_to_stdout=True,  # one file to follow
         use_srun=False,  # the srun line is in the command: submitit's would log into a second file
-        wckey=spec.wckey,  # submitit's own would be refused by clusters that track them
+        wckey=spec.slurm.wckey,  # submitit's own would be refused by clusters that track them
         additional_parameters={
-            **({"exclusive": True} if spec.gpus and spec.gpu_flag == "none" else {}),
-            **dict(_extra(flag) for flag in spec.extra_flags),
+            **({"exclusive": True} if spec.resources.gpus and spec.slurm.gpu_flag == "none" else {}),
+            **dict(_extra(flag) for flag in spec.slurm.extra_flags),
             **({"array": array} if array else {}),
             "chdir": spec.project_dir,
             # Nothing of the submitting shell, secrets least of all, goes into the job.
             "export": "NONE",
             "output": log_path(spec, job_id=log_id),
-            **({"reservation": spec.reservation} if spec.reservation else {}),
-            **({"clusters": spec.cluster} if spec.cluster else {}),
+            **({"reservation": spec.slurm.reservation} if spec.slurm.reservation else {}),
+            **({"clusters": spec.slurm.cluster} if spec.slurm.cluster else {}),
             "requeue": True,  # by Slurm itself, after preemption or the loss of a node
             # To the tasks, not to this shell: before the time limit, and at once with preempt_send_user_signal.
-            "signal": f"USR1@{stop_lead_s(spec.time_limit_min)}",
+            "signal": f"USR1@{stop_lead_s(spec.resources.time_limit_min)}",
         },
         teardown=retry_lines(spec),
         **{name: value for name, value in flags.items() if value},
@@ -138,12 +138,13 @@ def job_name(spec: JobSpec) -> str:
 
 def gpu_flags(spec: JobSpec) -> dict[str, str]:
     """The flag that asks for GPUs on each node, in the way that the site prefers; none where whole nodes bring them."""
-    kind = f"{spec.gpu_type}:" if spec.gpu_type else ""
-    if not spec.gpus or spec.gpu_flag == "none":
+    resources = spec.resources
+    kind = f"{resources.gpu_type}:" if resources.gpu_type else ""
+    if not resources.gpus or spec.slurm.gpu_flag == "none":
         return {}
-    if spec.gpu_flag == "gpus-per-node":
-        return {"gpus_per_node": f"{kind}{spec.gpus}"}
-    return {"gres": f"gpu:{kind}{spec.gpus}"}
+    if spec.slurm.gpu_flag == "gpus-per-node":
+        return {"gpus_per_node": f"{kind}{resources.gpus}"}
+    return {"gres": f"gpu:{kind}{resources.gpus}"}
 
 
 def _extra(flag: str) -> tuple[str, str | bool]:
@@ -184,11 +185,11 @@ def _command(spec: JobSpec, wrapped: Wrapping, argv_lines: Sequence[str]) -> str
     """srun with one task a node: the supervisor itself, which reads the node's rank where it runs."""
     srun = [
         "srun",
-        f"--nodes={spec.nodes}",
-        f"--ntasks={spec.nodes}",
+        f"--nodes={spec.resources.nodes}",
+        f"--ntasks={spec.resources.nodes}",
         "--ntasks-per-node=1",
         # From 22.05 on srun no longer takes sbatch's --cpus-per-task.
-        f"--cpus-per-task={spec.cpus}",
+        f"--cpus-per-task={spec.resources.cpus}",
         # sbatch --export=NONE leaves SLURM_EXPORT_ENV=NONE behind: without this the tasks would get no PATH.
         "--export=ALL",
         "--kill-on-bad-exit=1",

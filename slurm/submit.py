@@ -21,7 +21,8 @@ from launcher.grid import check_files, write_sweep
 from launcher.records import Run, run_record, write_record
 from launcher.scheduler import Batch, Found, Scheduler, Words
 from launcher.trials import check_key
-from planner.job import JobSpec, Plan
+from planner.job import JobSpec
+from planner.plan import Plan
 from planner.request.variables import DEFAULT_OUTPUT
 from slurm.cluster.fit import fit, refuse_beyond_limits, refuse_long_array, refuse_lost_image
 from slurm.cluster.job_id import array_of, command, joined, member_of, split
@@ -49,7 +50,7 @@ def ready(batch: Batch, environ: Words, *, again: bool) -> Batch:
     if again:
         _check_environment(batch.spec)
     batch = batch.planned(fit(batch.plans, environ))
-    if not again and batch.spec.runtime == "none":
+    if not again and batch.spec.slurm.runtime == "none":
         cli.make_environment(batch.spec, environ)
     return batch
 
@@ -62,17 +63,17 @@ def _check_here(spec: JobSpec, environ: Words) -> None:
         )
     if (file := image_file(spec)) and not (file.is_dir() if is_unpacked(spec) else file.is_file()):
         lacking = "is no folder with an unpacked image" if file.exists() else "is not there"
-        raise ConfigError(f"IMAGE={spec.image}: {file} {lacking}: the nodes could not run it")
+        raise ConfigError(f"IMAGE={spec.container.image}: {file} {lacking}: the nodes could not run it")
 
 
 def _check_environment(spec: JobSpec) -> None:
     """Raises ConfigError when the environment that the job's script names has not been made."""
-    if spec.runtime != "none":
+    if spec.slurm.runtime != "none":
         return  # the image brings it
     python = Path(job_python(spec))
     # make-env.sh writes .made last: an environment without it was interrupted.
     if not os.access(python, os.X_OK) or not (python.parents[1] / ".made").exists():
-        raise ConfigError(f"no finished environment for the job ({python}): make env DEVICE={spec.device}")
+        raise ConfigError(f"no finished environment for the job ({python}): make env DEVICE={spec.resources.device}")
 
 
 def check(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
@@ -82,7 +83,7 @@ def check(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_
     refuse_taken(batch)
     check_files(batch.plans)
     refuse_lost_image(batch.spec, environ)
-    groups = read_nodes(environ, cluster=batch.spec.cluster or "")
+    groups = read_nodes(environ, cluster=batch.spec.slurm.cluster or "")
     spec, notes = as_tracked(batch.spec, groups)
     notes += refuse_beyond_limits(spec, groups, environ)
     for note in notes:
@@ -114,7 +115,7 @@ def submit(batch: Batch, environ: Words) -> str:
         if batch.sweep:
             write_sweep(batch.sweep)
         script.write_text(render_batch(batch), encoding="utf-8")
-        job_id = sbatch(script, environ, cluster=batch.spec.cluster or "")
+        job_id = sbatch(script, environ, cluster=batch.spec.slurm.cluster or "")
     for index, (folder, record) in enumerate(records.items()):
         write_record(folder, {**record, "job_ids": [member_of(job_id, f"_{index}" if batch.sweep else "")]})
     return job_id
@@ -161,12 +162,12 @@ def _submit_again(
 
     def record(run: Run, plan: Plan, **job: Any) -> None:
         before = {key: value for key, value in run.record.items() if key != SUBMITTING}
-        anew = {name: getattr(plan.spec, name) for name in changes}
+        anew = {name: plan.spec.value(name) for name in changes}
         kept = {"spec": {**run.record["spec"], **anew}, "job_ids": list(run.job_ids)}
         write_record(run.folder, {**before, **run_record(plan), **kept, **job})
 
     try:
-        job_id = sbatch(script, environ, known, first.cluster or "")
+        job_id = sbatch(script, environ, known, first.slurm.cluster or "")
     except UnansweredError:
         for run, plan in runs.values():
             record(run, plan, **{SUBMITTING: str(script)})
@@ -221,7 +222,7 @@ def _follow_up(batch: Batch, job_id: str, environ: Words) -> list[str]:
 
 def _note_runtime(spec: JobSpec, environ: Words) -> None:
     """Says where srun knows no containers. No refusal: only the nodes' own need know them."""
-    if spec.runtime != "pyxis" or not shutil.which("srun", path=environ.get("PATH")):
+    if spec.slurm.runtime != "pyxis" or not shutil.which("srun", path=environ.get("PATH")):
         return
     with contextlib.suppress(SlurmError):
         helped = slurm("srun", "--help", environ=environ, timeout_s=5.0)

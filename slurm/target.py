@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from launcher.scheduler import Batch, Found, Words, WordsOf
 from planner.choose import choose
-from planner.job import JobSpec, Plan
+from planner.job import JobSpec
+from planner.plan import Plan
 from planner.request.file_settings import check_trainer_accepts
 from planner.request.site import Site
 from slurm.cluster.site import find_site, with_gpu_type
@@ -66,8 +67,8 @@ class Slurm:
 
 def _check_whole_nodes(spec: JobSpec) -> None:
     """Raises ConfigError for a job that takes nodes whole and would share them."""
-    shared = [flag for flag in spec.extra_flags if flag.startswith(("--exclusive=", "--oversubscribe"))]
-    if shared and spec.gpus and spec.gpu_flag == "none":
+    shared = [flag for flag in spec.slurm.extra_flags if flag.startswith(("--exclusive=", "--oversubscribe"))]
+    if shared and spec.resources.gpus and spec.slurm.gpu_flag == "none":
         raise ConfigError(
             f"EXTRA_FLAGS={shared[0]}: GPU_FLAG=none takes whole nodes, and others would share their GPUs: leave it out"
         )

@@ -88,7 +88,7 @@ class Objects:
         return [
             see_job(
                 *(i, there.get(i), pods_of(i, self.pods)),
-                limit_min=run.spec.time_limit_min,
+                limit_min=run.spec.resources.time_limit_min,
                 now=now,
                 kept=run.ends.get(i),
                 workloads=self.workloads,

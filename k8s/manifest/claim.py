@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from k8s.manifest import objects
-from k8s.manifest.pod import DEFAULT_CLAIM
+from k8s.manifest.pod import DEFAULT_CLAIM, claim_name
 from k8s.manifest.site import find_site, read_cluster
 from launcher.scheduler import Scheduler, Words
 from planner.job import JobSpec
@@ -38,16 +38,16 @@ def claim_text(given: Words, environ: Words, project_dir: Path) -> str:
 
 def refuse_narrow_claim(spec: JobSpec, access: Sequence[str], where: str) -> None:
     """Raises ConfigError when several nodes are to share a claim that only one can mount."""
-    if spec.nodes > 1 and WIDE not in access:
-        name = spec.pvc or DEFAULT_CLAIM
+    if spec.resources.nodes > 1 and WIDE not in access:
+        name = claim_name(spec)
         raise ConfigError(
-            f"NODES={spec.nodes}: claim {name} is {', '.join(access)} ({where}), which one node "
+            f"NODES={spec.resources.nodes}: claim {name} is {', '.join(access)} ({where}), which one node "
             f"can mount: PVC= another that is {WIDE} ({make_claim(spec, f'{name}-wide')}), or NODES=1"
         )
 
 
 def make_claim(spec: JobSpec, name: str) -> str:
     """The command that prints a claim for this request."""
-    wide = f" NODES={spec.nodes}" if spec.nodes > 1 else ""
-    where = f" NAMESPACE={spec.namespace}" if spec.namespace else ""
+    wide = f" NODES={spec.resources.nodes}" if spec.resources.nodes > 1 else ""
+    where = f" NAMESPACE={spec.kubernetes.namespace}" if spec.kubernetes.namespace else ""
     return f"make claim TO=k8s{where} PVC={name}{wide} SIZE=200Gi"

@@ -17,7 +17,8 @@ from yaml.representer import SafeRepresenter
 from k8s.manifest.pod import MASTER_PORT, SETTINGS_KEY, Names, pod_spec
 from k8s.manifest.site import Cluster
 from launcher.records import planned_record
-from planner.job import JobSpec, Plan
+from planner.job import JobSpec
+from planner.plan import Plan
 from trainer import __version__
 from trainer.files import RECORD_NAME
 from trainer.outcome import BAD_CONFIG, RUN_AGAIN
@@ -43,7 +44,7 @@ def render(plan: Plan, cluster: Cluster, *, settings: str = "", job_ids: Sequenc
     names = object_names(plan.spec, attempt=len(job_ids) + 1)
     objects = [
         config_map(plan, names, settings=settings, job_ids=(*job_ids, names.job)),
-        *([_service(plan.spec, names)] if plan.spec.nodes > 1 else []),
+        *([_service(plan.spec, names)] if plan.spec.resources.nodes > 1 else []),
         _job(plan, cluster, names),
     ]
     return "---\n".join(_text(content) for content in objects)
@@ -90,7 +91,7 @@ def config_map(plan: Plan, names: Names, *, settings: str, job_ids: Sequence[str
     record = {**planned_record(plan), "job_ids": list(job_ids)}
     rows = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items()]
     data = {RECORD_NAME: "{" + ",\n ".join(rows) + "}\n"}
-    if plan.spec.config_file:
+    if plan.spec.training.config_file:
         data[SETTINGS_KEY] = settings
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(plan.spec, names.run), "data": data}
 
@@ -116,15 +117,15 @@ SELECTED = ("app.kubernetes.io/name", INSTANCE, "app.kubernetes.io/component")
 def _job(plan: Plan, cluster: Cluster, names: Names) -> dict[str, Any]:
     spec = plan.spec
     # Kueue suspends the Job itself, and starts it when there is room.
-    queue = {QUEUE_LABEL: spec.queue} if spec.queue else {}
-    indexed = {"completions": spec.nodes, "parallelism": spec.nodes, "completionMode": "Indexed"}
+    queue = {QUEUE_LABEL: spec.kubernetes.queue} if spec.kubernetes.queue else {}
+    indexed = {"completions": spec.resources.nodes, "parallelism": spec.resources.nodes, "completionMode": "Indexed"}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": _metadata(spec, names.job, more=queue, annotations=cluster.annotations),
         "spec": {
-            **(indexed if spec.nodes > 1 else {}),
-            "backoffLimit": RETRIES * spec.nodes,
+            **(indexed if spec.resources.nodes > 1 else {}),
+            "backoffLimit": RETRIES * spec.resources.nodes,
             "podReplacementPolicy": "Failed",  # never two pods at one run's checkpoints
             "ttlSecondsAfterFinished": KEPT_S,
             "podFailurePolicy": {
@@ -155,7 +156,7 @@ def _metadata(
 ) -> dict[str, Any]:
     return {
         "name": name,
-        **({"namespace": spec.namespace} if spec.namespace else {}),
+        **({"namespace": spec.kubernetes.namespace} if spec.kubernetes.namespace else {}),
         "labels": {**labels(spec), **(more or {})},
         **({"annotations": dict(annotations)} if annotations else {}),
     }

@@ -12,8 +12,9 @@ from typing import Any
 
 from k8s.manifest.site import Cluster
 from launcher.image import CACHE_DIR, DATA_DIR, RUNS_DIR, SUPERVISE, TMP_DIR, UID, WORK_DIR
-from planner.job import Plan
+from planner.job import JobSpec
 from planner.memory.estimate import processes_gib
+from planner.plan import Plan
 from trainer.files import RECORD_ENV, RECORD_NAME
 from trainer.node.stop import LEAD_ENV, LIMIT_ENV, stop_lead_s
 from trainer.text import GIB
@@ -57,12 +58,12 @@ def pod_spec(plan: Plan, cluster: Cluster, names: Names) -> dict[str, Any]:
     resources = _resources(plan)
     content: dict[str, Any] = {
         "restartPolicy": "Never",  # a failed pod stays to be looked at, and podFailurePolicy wants it
-        "terminationGracePeriodSeconds": max(LEAST_GRACE_S, stop_lead_s(spec.time_limit_min)),
+        "terminationGracePeriodSeconds": max(LEAST_GRACE_S, stop_lead_s(spec.resources.time_limit_min)),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "priorityClassName": cluster.priority_class,
         "imagePullSecrets": [{"name": secret} for secret in cluster.image_pull_secrets],
-        "subdomain": names.run if spec.nodes > 1 else None,
+        "subdomain": names.run if spec.resources.nodes > 1 else None,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": UID,
@@ -71,15 +72,15 @@ def pod_spec(plan: Plan, cluster: Cluster, names: Names) -> dict[str, Any]:
             "fsGroupChangePolicy": "OnRootMismatch",  # not every checkpoint, at every start
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "nodeSelector": {**cluster.node_selector, **cluster.gpu_selectors.get(spec.gpu_type or "", {})},
+        "nodeSelector": {**cluster.node_selector, **cluster.gpu_selectors.get(spec.resources.gpu_type or "", {})},
         "affinity": _affinity(plan, cluster),
         "tolerations": [*_gpu_toleration(plan), *cluster.tolerations],
         "containers": [
             {
                 "name": CONTAINER,
-                "image": spec.image,
+                "image": spec.container.image,
                 # A digest is what it is; a tag may have been moved since the node pulled it.
-                "imagePullPolicy": "IfNotPresent" if "@" in (spec.image or "") else "Always",
+                "imagePullPolicy": "IfNotPresent" if "@" in (spec.container.image or "") else "Always",
                 "workingDir": WORK_DIR,
                 "command": list(SUPERVISE),
                 "args": [unexpanded(word) for word in plan.launch.words()],
@@ -134,8 +135,13 @@ def shm_gib(plan: Plan) -> int:
     """GiB of shared memory: batches between loaders and ranks, and NCCL's buffers, for every GPU of the node."""
     spec = plan.spec
     picture = spec.shape.vision_patches * PATCH_BYTES
-    batch = plan.chosen.micro_batch_size * spec.images_per_sample * picture
-    return -(-max(1, spec.gpus) * (LOADED_BATCHES * batch + NCCL_BYTES) // GIB)
+    batch = plan.chosen.micro_batch_size * spec.records.images_per_sample * picture
+    return -(-max(1, spec.resources.gpus) * (LOADED_BATCHES * batch + NCCL_BYTES) // GIB)
+
+
+def claim_name(spec: JobSpec) -> str:
+    """The claim that holds runs, data and models."""
+    return spec.kubernetes.pvc or DEFAULT_CLAIM
 
 
 def least_mem_gib(plan: Plan) -> int:
@@ -149,18 +155,18 @@ def _resources(plan: Plan) -> dict[str, str]:
     All are text, as the server keeps them: kubectl would take a number for a change at every repeated apply.
     """
     spec = plan.spec
-    gpus = {GPU: str(spec.gpus)} if spec.device == "cuda" else {}
-    return {"cpu": str(spec.cpus), "memory": f"{spec.mem_gib}Gi", **gpus}
+    gpus = {GPU: str(spec.resources.gpus)} if spec.resources.device == "cuda" else {}
+    return {"cpu": str(spec.resources.cpus), "memory": f"{spec.resources.mem_gib}Gi", **gpus}
 
 
 def _gpu_toleration(plan: Plan) -> list[dict[str, str]]:
     toleration = {"key": GPU, "operator": "Exists", "effect": "NoSchedule"}
-    return [toleration] if plan.spec.device == "cuda" else []
+    return [toleration] if plan.spec.resources.device == "cuda" else []
 
 
 def _affinity(plan: Plan, cluster: Cluster) -> dict[str, Any]:
     """Nodes whose GPUs hold what was planned: usable memory, since a card of 40 GiB says 39538 MiB."""
-    if not cluster.gpu_feature_discovery or plan.spec.device != "cuda":
+    if not cluster.gpu_feature_discovery or plan.spec.resources.device != "cuda":
         return {}
     least = plan.chosen.usable_bytes // 1024**2 - 1
     term = {"key": f"{GPU}.memory", "operator": "Gt", "values": [str(least)]}
@@ -175,12 +181,12 @@ def _environment(plan: Plan, cluster: Cluster, names: Names) -> list[dict[str, A
     spec = plan.spec
     values = {
         "PYTHONUNBUFFERED": "1",
-        LIMIT_ENV: str(spec.time_limit_min * 60),
-        LEAD_ENV: str(stop_lead_s(spec.time_limit_min)),
+        LIMIT_ENV: str(spec.resources.time_limit_min * 60),
+        LEAD_ENV: str(stop_lead_s(spec.resources.time_limit_min)),
         RECORD_ENV: f"{CONFIG_DIR}/{RECORD_NAME}",
         **dict(plan.env),
     }
-    if spec.nodes > 1:
+    if spec.resources.nodes > 1:
         # The first pod's name in the Service, which knows it before it is ready.
         values |= {"MASTER_ADDR": f"{names.job}-0.{names.run}", "MASTER_PORT": str(MASTER_PORT)}
     secrets = [
@@ -191,7 +197,7 @@ def _environment(plan: Plan, cluster: Cluster, names: Names) -> list[dict[str, A
 
 
 def _mounts(plan: Plan, cluster: Cluster) -> list[dict[str, Any]]:
-    config_file = plan.spec.config_file
+    config_file = plan.spec.training.config_file
     claim = [
         {"name": "claim", "mountPath": path, "subPath": folder, **({"readOnly": True} if read_only else {})}
         for path, (folder, read_only) in CLAIM_MOUNTS.items()
@@ -223,7 +229,7 @@ def _volumes(plan: Plan, cluster: Cluster, names: Names) -> list[dict[str, Any]]
         return {"name": volume, "persistentVolumeClaim": source}
 
     return [
-        claim("claim", plan.spec.pvc or DEFAULT_CLAIM),
+        claim("claim", claim_name(plan.spec)),
         {"name": "cache", "emptyDir": {}},
         {"name": "tmp", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shm_gib(plan)}Gi"}},

@@ -100,15 +100,16 @@ def read_cluster(site: Site, given: Mapping[str, str]) -> Cluster:
 
 def refuse_unknown_gpus(spec: JobSpec, site: Site, cluster: Cluster) -> None:
     """Raises ConfigError for a GPU that no node of the site file has. Says nothing where the file says nothing."""
+    resources = spec.resources
     known = tuple(dict.fromkeys([*site.gpu_gib, *cluster.gpu_selectors]))
-    if spec.gpu_type and known and spec.gpu_type not in known:
-        raise ConfigError(f"GPU_TYPE={spec.gpu_type}: not in {site.source}{known_are(spec.gpu_type, known)}")
+    if resources.gpu_type and known and resources.gpu_type not in known:
+        raise ConfigError(f"GPU_TYPE={resources.gpu_type}: not in {site.source}{known_are(resources.gpu_type, known)}")
     largest = max(site.gpu_gib, key=lambda name: site.gpu_gib[name], default="")
-    asked = spec.gpu_type if spec.gpu_type in site.gpu_gib else largest
-    if spec.device == "cuda" and asked and spec.vram_gib > site.gpu_gib[asked]:
-        which = asked if asked == spec.gpu_type else f"the largest GPU, {asked},"
+    asked = resources.gpu_type if resources.gpu_type in site.gpu_gib else largest
+    if resources.device == "cuda" and asked and resources.vram_gib > site.gpu_gib[asked]:
+        which = asked if asked == resources.gpu_type else f"the largest GPU, {asked},"
         raise ConfigError(
-            f"VRAM={spec.vram_gib:g}: {which} has {site.gpu_gib[asked]:g} GiB in {site.source}: "
+            f"VRAM={resources.vram_gib:g}: {which} has {site.gpu_gib[asked]:g} GiB in {site.source}: "
             "ask for at most that, or for more of them with GPUS="
         )
 

@@ -18,7 +18,7 @@ from launcher import image, starting
 from launcher.mounts import Mount, cache_folder, check_mounts, env_file, mounts
 from launcher.scheduler import Batch, Words
 from local.render import environment
-from planner.job import Plan
+from planner.plan import Plan
 from planner.values import on_disk
 from trainer.architecture.hub import hub_cache
 from trainer.env_file import read_env_file
@@ -67,7 +67,7 @@ def docker_command(plan: Plan, *, program: str, environ: Mapping[str, str]) -> l
     seen = [*mounts(spec), Mount(source=str(hub_cache(environ)), target=HUB_DIR)]
     if Path(env_file(spec).source).is_file():
         seen.append(env_file(spec))
-    devices, inside = _gpus(spec.gpus, environ.get("CUDA_VISIBLE_DEVICES"), podman=podman)
+    devices, inside = _gpus(spec.resources.gpus, environ.get("CUDA_VISIBLE_DEVICES"), podman=podman)
     return [
         *(program, "run", "--rm", "--name", f"trainyard-{spec.run_id}"),
         *("--user", f"{os.getuid()}:{os.getgid()}"),
@@ -75,12 +75,12 @@ def docker_command(plan: Plan, *, program: str, environ: Mapping[str, str]) -> l
         *(("--userns", "keep-id") if podman and os.getuid() else ()),
         *("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
         *("--security-opt", "label=disable"),  # SELinux would keep the container from folders of the user
-        *("--tmpfs", image.TMP_DIR, "--shm-size", f"{max(1, spec.mem_gib // 2)}g"),
+        *("--tmpfs", image.TMP_DIR, "--shm-size", f"{max(1, spec.resources.mem_gib // 2)}g"),
         *("--stop-timeout", str(STOP_TIMEOUT_S)),
         *devices,
         *(word for mount in seen for word in ("--mount", _mount(mount))),
         *(word for name, value in (*environment(plan).items(), *inside) for word in ("--env", f"{name}={value}")),
-        spec.image or image.local_name(spec.device),
+        spec.container.image or image.local_name(spec.resources.device),
         *plan.launch.words(),
     ]
 
@@ -115,7 +115,7 @@ def _mount(mount: Mount) -> str:
 
 def _check_image(plan: Plan, program: str) -> None:
     """Raises ConfigError when the image is one that only `make image` can bring, or no container image."""
-    asked, device = plan.spec.image, plan.spec.device
+    asked, device = plan.spec.container.image, plan.spec.resources.device
     if asked and on_disk(asked):
         raise ConfigError(f"IMAGE={asked}: {Path(program).name} takes registry/name:tag, or leave IMAGE out")
     name = image.local_name(device)

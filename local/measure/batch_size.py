@@ -22,8 +22,9 @@ from local.measure.memory_profile import LIMIT_ENV, LONGEST_ENV, OUT_OF_MEMORY
 from local.target import target
 from planner.choose import MICRO_BATCH_SIZES, choose
 from planner.fitting import Batch, write_batch
-from planner.job import JobSpec, Plan
+from planner.job import JobSpec
 from planner.launch import launch_of
+from planner.plan import Plan
 from planner.request.variables import OF_SWEEPS, help_text, read_given, refuse_untaken
 from trainer.data.lengths import data_digest
 from trainer.env_file import read_env_file
@@ -57,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     """Raises ConfigError for a request that cannot work here, or steps that fail for another reason than memory."""
     answer_help(argv, help_text(USAGE))
     words, limit, as_json = own_words(argv)
-    spec = replace(request_here(words), measured_batch=0, measured_with=None)
+    spec = request_here(words).but(measured_batch=0, measured_with=None)
     plan = choose(spec, here=True)
     share = plan.effective_batch_size // plan.num_processes
     probes: list[Probe] = []
@@ -77,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     probes.sort(key=lambda p: p.micro_batch_size)
     best = next((p for p in probes if p.micro_batch_size == found), None)
     report: dict[str, Any] = {
-        "config": plan.chosen.label, "processes": plan.num_processes, "max_length": spec.max_length,
+        "config": plan.chosen.label, "processes": plan.num_processes, "max_length": spec.training.max_length,
         "effective_batch_size": plan.effective_batch_size, "limit_gib": limit, "micro_batch_size": found,
         "gradient_accumulation_steps": share // found if found else None, "tried": [asdict(p) for p in probes],
         # What was found with less memory than there is says nothing of the next run.

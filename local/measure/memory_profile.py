@@ -18,8 +18,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from planner.job import Estimate, JobSpec
+from planner.job import JobSpec
 from planner.memory.estimate import estimate
+from planner.plan import Estimate
 from trainer.config import TrainConfig
 from trainer.data.records import Dataset, dataset_of
 from trainer.data.turns import Record
@@ -72,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     predicted = predict(spec, config)
     report = {
         "measured": MEASURED[config.device],
-        "max_length": spec.max_length, "micro_batch_size": config.micro_batch_size,
+        "max_length": spec.training.max_length, "micro_batch_size": config.micro_batch_size,
         "process_bytes": stages[-1].process_bytes,
         "stages": [{**asdict(s), "predicted_bytes": predicted_at(predicted, s.name)} for s in stages],
         "predicted_items": dict(predicted.items),
@@ -158,7 +159,7 @@ def measure(config: TrainConfig) -> tuple[list[Stage], JobSpec]:
         measured.measure(trainer.model, trainer.accelerator, stop.check)
     stages += [read_stage(name, config) for name in ("evaluation", "peak")]
     stages = most_of_all(gather_object([stages]))
-    spec = JobSpec(
+    spec = JobSpec.of(
         model=config.model, shape=shape, data=config.data, project_dir=".", name="profile",
         run_id="profile", gpus=int(config.device == "cuda"), device=config.device, lora_r=config.lora_r,
         quantization=config.quantization, lora_dropout=config.lora_dropout, max_length=tokens,

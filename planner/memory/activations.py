@@ -18,8 +18,10 @@ ROW_STATISTICS_BYTES = 64  # log-sum-exp of each head, reciprocal roots of the n
 def layer_bytes(spec: JobSpec, layer: Layer, *, width: int) -> int:
     """Kept by one decoder layer of that sort for one token."""
     kept = FP32_BYTES * layer.fp32_values + width * layer.values
-    masks = width * layer.pair_values * spec.max_length  # this token's row of the mask, converted in every layer
-    lora = width * layer.adapters * spec.lora_r
+    masks = (
+        width * layer.pair_values * spec.training.max_length
+    )  # this token's row of the mask, converted in every layer
+    lora = width * layer.adapters * spec.training.lora_r
     return kept + masks + lora + _lora_inputs(spec, layer, width=width) + ROW_STATISTICS_BYTES
 
 
@@ -31,9 +33,9 @@ def layers_bytes(spec: JobSpec, *, width: int) -> int:
 def _lora_inputs(spec: JobSpec, layer: Layer, *, width: int) -> int:
     """What the adapters read. Dropout gives each its own copy and mask; without it copies are shared, except that
     PEFT's adapter on an unquantized linear goes through fp32 and back."""
-    if spec.lora_dropout:
+    if spec.training.lora_dropout:
         return layer.adapter_inputs * (width + (MASK_BYTES if width == 2 else width))
-    return width * (layer.kept_inputs if spec.quantization == "nf4" else layer.adapter_inputs)
+    return width * (layer.kept_inputs if spec.training.quantization == "nf4" else layer.adapter_inputs)
 
 
 def once_bytes(shape: ModelShape, *, width: int) -> int:
@@ -65,7 +67,9 @@ def tower_layer_bytes(spec: JobSpec, *, width: int) -> int:
     s = spec.shape
     layers = max(1, s.vision_layers)
     dropped = (
-        s.vision_linears_in // layers * (width + (MASK_BYTES if width == 2 else width)) if spec.lora_dropout else 0
+        s.vision_linears_in // layers * (width + (MASK_BYTES if width == 2 else width))
+        if spec.training.lora_dropout
+        else 0
     )
     adapters = s.vision_linears // layers
-    return width * s.vision_values + dropped + width * adapters * spec.lora_r + ROW_STATISTICS_BYTES
+    return width * s.vision_values + dropped + width * adapters * spec.training.lora_r + ROW_STATISTICS_BYTES

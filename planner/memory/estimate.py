@@ -12,7 +12,7 @@ bitsandbytes'), the chunked head, ZERO3_SETTINGS under DeepSpeed.
 
 from __future__ import annotations
 
-from planner.job import Estimate, JobSpec
+from planner.job import JobSpec
 from planner.memory.activations import (
     layer_bytes,
     layer_workspace_bytes,
@@ -22,6 +22,7 @@ from planner.memory.activations import (
     tower_layer_bytes,
 )
 from planner.memory.evaluation import evaluation_items
+from planner.plan import Estimate
 from trainer.config import ZERO3_SETTINGS, Optimizer
 from trainer.text import GIB
 
@@ -86,13 +87,13 @@ def estimate(
 def _largest_layer(spec: JobSpec) -> int:
     """Weights that are on the GPU twice while the model loads: a layer's linears until they are packed, and its
     experts, which come one by one and are put together."""
-    packed = spec.quantization == "nf4"
+    packed = spec.training.quantization == "nf4"
     return max((layer.linear_params if packed else 0) + layer.expert_params for layer in spec.shape.layers)
 
 
 def processes_gib(spec: JobSpec) -> int:
     """GiB of host memory that a node's processes take as they are, with nothing loaded."""
-    return _ceil(max(1, spec.gpus) * HOST_PROCESS_BYTES / GIB)
+    return _ceil(max(1, spec.resources.gpus) * HOST_PROCESS_BYTES / GIB)
 
 
 def _ceil(size: float) -> int:
@@ -103,7 +104,7 @@ def _weights(spec: JobSpec, *, width: int) -> dict[str, int]:
     """The frozen model, whole."""
     shape, n = spec.shape, spec.shape.linear_params
     linears, constants = n * width, 0
-    if spec.quantization == "nf4":
+    if spec.training.quantization == "nf4":
         linears = _ceil(n * NF4_BYTES_PER_PARAM)
         constants = _ceil(n / ABSMAX_BLOCK) + _ceil(n / (ABSMAX_BLOCK * NESTED_BLOCK)) * FP32_BYTES
     return {
@@ -152,22 +153,22 @@ def _buckets(spec: JobSpec, config: str) -> int:
 
 def _transient(spec: JobSpec, micro: int, *, width: int, checkpointing: bool, sharded: bool) -> dict[str, int]:
     """What lives for a part of a step, at the moment when it adds up to most."""
-    shape, tokens = spec.shape, micro * spec.max_length
+    shape, tokens = spec.shape, micro * spec.training.max_length
     if checkpointing:  # each layer's input, and one layer computed again
         activations = tokens * (shape.depth * shape.hidden * width + once_bytes(shape, width=width))
     else:
         activations = tokens * (layers_bytes(spec, width=width) + once_bytes(shape, width=width))
-    patches = micro * spec.images_per_sample * shape.vision_patches if spec.vision == "lora" else 0
+    patches = micro * spec.records.images_per_sample * shape.vision_patches if spec.training.vision == "lora" else 0
     tower_layer = patches * tower_layer_bytes(spec, width=width)
     stream = patches * shape.vision_hidden * width
     tower = shape.vision_layers * (stream if checkpointing else tower_layer)
     activations += tower
     # Autocast keeps a bf16 copy of each fp32 adapter until the backward has used it.
     copies = 0 if sharded or width == FP32_BYTES else spec.lora_params * BF16_BYTES
-    scored = micro * spec.supervised_tokens
+    scored = micro * spec.records.supervised_tokens
     head = min(scored, HEAD_CHUNK_POSITIONS) * shape.vocab * HEAD_BYTES_PER_LOGIT
     head += 2 * scored * shape.hidden * width
-    dequantized = shape.largest_linear * width if spec.quantization == "nf4" else 0
+    dequantized = shape.largest_linear * width if spec.training.quantization == "nf4" else 0
     backward = dequantized + tokens * max(
         (layer_bytes(spec, layer, width=width) if checkpointing else 0)
         + layer_workspace_bytes(shape, layer, width=width)
@@ -179,7 +180,7 @@ def _transient(spec: JobSpec, micro: int, *, width: int, checkpointing: bool, sh
         {**forward, "backward of a layer": backward},
         # The last thing of a step, with vision=lora; by then nothing is kept of the language model.
         {"autocast copies": copies, "activations": tower, "backward of a layer": tower_layer},
-        {"image tower forward": micro * spec.images_per_sample * tower_bytes(shape, width=width)},
+        {"image tower forward": micro * spec.records.images_per_sample * tower_bytes(shape, width=width)},
     )
     peak = max(moments, key=lambda moment: sum(moment.values()))
     return {name: peak.get(name, 0) for moment in moments for name in moment}

@@ -24,12 +24,12 @@ ANSWER_MARGIN = 4  # tokens that an answer may be longer than the longest true o
 def evaluation_items(spec: JobSpec, step: Mapping[str, int], *, width: int, sharded: bool) -> dict[str, int]:
     """Everything alive at the peak of an evaluation of one sequence at a time, of a job whose step holds `step`; empty
     for a job without evaluations."""
-    if not spec.evaluates:
+    if not spec.records.evaluates:
         return {}
-    longest = Asked(tokens=spec.max_length, patches=spec.images_per_sample * spec.shape.vision_patches)
+    longest = Asked(tokens=spec.training.max_length, patches=spec.records.images_per_sample * spec.shape.vision_patches)
     ways = (
-        replace(longest, written=spec.supervised_tokens + ANSWER_MARGIN),
-        replace(longest, candidates=(spec.supervised_tokens,)),
+        replace(longest, written=spec.records.supervised_tokens + ANSWER_MARGIN),
+        replace(longest, candidates=(spec.records.supervised_tokens,)),
     )
     most = max(
         (parts(sizes(spec.shape, width=width), asked, 1) for asked in ways), key=lambda items: sum(items.values())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.job import Plan
+from planner.plan import Plan
 from planner.request.variables import VARIABLES
 from planner.values import expand_home
 from trainer.config import SETTINGS

@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from planner import values
 from planner.choose import contradictions
-from planner.job import JobSpec, Request
+from planner.job import JobSpec
+from planner.request.asked import Request
 from planner.request.file_settings import FileSettings, read_settings_files
 from planner.request.site import Site, spelled_as, vram
 from planner.request.variables import BY_NAME, DEFAULT_DATA, DEFAULT_MODEL, DEFAULT_OUTPUT, job_fields, parse_given
@@ -140,20 +140,20 @@ def _complete(
     with problems.kept():
         shape = resolve_shape(place, job=job, elsewhere=paths_elsewhere)
     problems.refuse()
-    spec = JobSpec(shape=shape, project_dir=root, run_id=run_id, **fields)
+    spec = JobSpec.of(shape=shape, project_dir=root, run_id=run_id, **fields)
     spec = _with_batch(spec, project_dir)
-    return spec if run_id else replace(spec, run_id=f"{name}-{_digest(spec)}")
+    return spec if run_id else spec.but(run_id=f"{name}-{_digest(spec)}")
 
 
 def _with_site(asked: Request, defaults: Request) -> tuple[Request, list[str]]:
     """(what was asked, with the site's `defaults` below it; names of those that the site decided). ENVIRONMENT is
     merged."""
-    merged = {"ENVIRONMENT"} & defaults.said
-    taken = [name for name in BY_NAME if name in (defaults.said - asked.said) | merged]
-    below: dict[str, Any] = {name.lower(): getattr(defaults, name.lower()) for name in taken}
+    own = set(asked.values) - {"ENVIRONMENT"}
+    taken = [name for name in BY_NAME if name in defaults.values and name not in own]
+    both = {**defaults.values, **asked.values}
     if pairs := {**dict(defaults.environment or ()), **dict(asked.environment or ())}:
-        below["environment"] = tuple(sorted(pairs.items()))
-    return replace(asked, said=asked.said | defaults.said, **below), taken
+        both["ENVIRONMENT"] = tuple(sorted(pairs.items()))
+    return Request(values=both), taken
 
 
 def _measured(data: str, model: str, project_dir: Path, *, most: int, learn: str) -> dict[str, Any]:
@@ -184,11 +184,11 @@ def _with_batch(spec: JobSpec, project_dir: Path) -> JobSpec:
     if found is None:
         return spec
     peak = round(found.peak_bytes / GIB, 2)
-    return replace(
-        spec, measured_with=str(found.request["config"]), measured_batch=found.micro_batch_size, measured_peak_gib=peak
+    return spec.but(
+        measured_with=str(found.request["config"]), measured_batch=found.micro_batch_size, measured_peak_gib=peak
     )
 
 
 def _digest(spec: JobSpec) -> str:
-    text = json.dumps(asdict(spec), sort_keys=True)
+    text = json.dumps(spec.to_dict(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from planner.job import Request
+from planner.request.asked import Request
 from planner.request.secret import refuse_secret, refuse_secrets
 from planner.request.variables import parse_given
 from planner.values import GPU_GIB, NO_BF16, gib

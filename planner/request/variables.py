@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, get_args
 
 from planner import values
 from planner.choose import CONFIGS
-from planner.job import Request
 from planner.request import scheduler_values
+from planner.request.asked import Request
 from planner.request.scheduler_values import named, or_none
 from planner.request.secret import refuse_secret
 from trainer.config import SETTINGS, Device, Quantization, Vision
@@ -232,15 +232,15 @@ def parse_given(given: Mapping[str, str]) -> Request:
                 if not given[name]:
                     raise ConfigError(f"{name}= is empty: give a value, or leave {name} out", name=name)
                 refuse_secret(name, given[name])
-                found[name.lower()] = BY_NAME[name].parse(name, given[name])
+                found[name] = BY_NAME[name].parse(name, given[name])
     problems.refuse()
-    return Request(said=frozenset(given) & set(BY_NAME), **found)
+    return Request(values=found)
 
 
 def job_fields(asked: Request) -> dict[str, Any]:
     """JobSpec's fields that were asked for. MEM=none is planned with the default and not asked for."""
-    fields = {v.field: getattr(asked, v.name.lower()) for v in VARIABLES if v.field and v.name in asked.said}
-    if "MEM" in asked.said:
+    fields = {v.field: asked.values[v.name] for v in VARIABLES if v.field and v.name in asked.values}
+    if "MEM" in asked.values:
         fields["ask_mem"] = asked.mem is not None
         if asked.mem is None:
             del fields["mem_gib"]

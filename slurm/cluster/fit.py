@@ -10,7 +10,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from planner.job import JobSpec, Plan
+from planner.job import JobSpec
+from planner.plan import Plan
 from slurm.cluster.nodes import NodeGroup, as_tracked, read_nodes, refuse_impossible
 from slurm.cluster.queue import SlurmError, slurm
 from slurm.cluster.site import user_name
@@ -33,13 +34,13 @@ def fit(plans: Sequence[Plan], environ: Mapping[str, str]) -> list[Plan]:
     refuse_lost_image(spec, environ)
     if shutil.which("sinfo", path=environ.get("PATH")):
         try:
-            groups = read_nodes(environ, timeout_s=ASK_S, cluster=spec.cluster or "")
+            groups = read_nodes(environ, timeout_s=ASK_S, cluster=spec.slurm.cluster or "")
         except SlurmError:
             return list(plans)
         spec, notes = as_tracked(spec, groups)
         notes += refuse_beyond_limits(spec, groups, environ)
-    changed = {"ask_mem": spec.ask_mem, "gpu_flag": spec.gpu_flag}
-    first, *others = (replace(plan, spec=replace(plan.spec, **changed)) for plan in plans)  # type: ignore[arg-type]
+    changed = {"ask_mem": spec.resources.ask_mem, "gpu_flag": spec.slurm.gpu_flag}
+    first, *others = (replace(plan, spec=plan.spec.but(**changed)) for plan in plans)
     return [replace(first, notes=(*first.notes, *notes)), *others]
 
 
@@ -51,7 +52,7 @@ def refuse_beyond_limits(spec: JobSpec, groups: Sequence[NodeGroup], environ: Ma
         qos = _lifting_qos(spec, environ)
         if not qos:
             raise
-        refuse_impossible(replace(spec, qos=qos), groups)
+        refuse_impossible(spec.but(qos=qos), groups)
         return [f"{error}; your default QOS, {qos}, lifts this limit"]
     return []
 
@@ -76,18 +77,19 @@ def _lifting_qos(spec: JobSpec, environ: Mapping[str, str]) -> str:
     except (ConfigError, SlurmError):
         return ""
     lifting = {name for name, _, flags in (line.partition("|") for line in qos) if "PartitionTimeLimit" in flags}
-    account = spec.account or "".join(mine[:1])
+    account = spec.slurm.account or "".join(mine[:1])
     found = [name for of, _, name in (line.partition("|") for line in accounts) if of == account]
     return next((name for name in found if name in lifting), "")
 
 
 def refuse_lost_image(spec: JobSpec, environ: Mapping[str, str]) -> None:
     """Raises ConfigError where the signal to stop would reach the process that holds the container's image."""
-    if spec.runtime != "apptainer" or is_unpacked(spec) or _configured("ProctrackType", spec, environ) != SIGNALS_ALL:
+    image, runtime = spec.container.image, spec.slurm.runtime
+    if runtime != "apptainer" or is_unpacked(spec) or _configured("ProctrackType", spec, environ) != SIGNALS_ALL:
         return
-    source = spec.image if image_file(spec) else f"docker://{spec.image}"
+    source = image if image_file(spec) else f"docker://{image}"
     raise ConfigError(
-        f"RUNTIME=apptainer with IMAGE={spec.image}: this cluster (ProctrackType={SIGNALS_ALL}) sends the signal to "
+        f"RUNTIME=apptainer with IMAGE={image}: this cluster (ProctrackType={SIGNALS_ALL}) sends the signal to "
         "stop to the process that holds the image mounted too, and the run would be lost instead of saved: unpack it "
         f"(apptainer build --sandbox FOLDER {source}) and say IMAGE= with the folder's path, or RUNTIME=none or pyxis"
     )
@@ -107,7 +109,7 @@ def _configured(key: str, spec: JobSpec, environ: Mapping[str, str]) -> str:
     """The value of a key of the job's cluster's slurm.conf, or nothing where Slurm does not say it."""
     try:
         config = slurm(
-            "scontrol", "show", "config", environ=environ, timeout_s=ASK_S, cluster=spec.cluster or ""
+            "scontrol", "show", "config", environ=environ, timeout_s=ASK_S, cluster=spec.slurm.cluster or ""
         ).stdout
     except (ConfigError, SlurmError):
         return ""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from planner.job import JobSpec
 from slurm.cluster.queue import SlurmError, slurm, words
@@ -66,13 +66,13 @@ def as_tracked(spec: JobSpec, groups: Sequence[NodeGroup]) -> tuple[JobSpec, lis
     """(the request without what the cluster does not track and so cannot give, what a person should know of it)."""
     asked = [group for group in groups if group.partition in partitions(spec, groups)]
     where, notes = ",".join(partitions(spec, groups)), []
-    if spec.ask_mem and asked and not any(group.tracks_memory for group in asked):
-        spec = replace(spec, ask_mem=False)
+    if spec.resources.ask_mem and asked and not any(group.tracks_memory for group in asked):
+        spec = spec.but(ask_mem=False)
         notes.append(f"Slurm knows of no memory on the nodes of {where}: the job does not ask for any (MEM=none)")
     # Where Slurm knows of GPUs elsewhere, it knows that these nodes have none.
     untracked = asked and not any(group.gpus for group in groups)
-    if spec.gpus and spec.gpu_flag != "none" and untracked and all(group.whole for group in asked):
-        spec = replace(spec, gpu_flag="none")
+    if spec.resources.gpus and spec.slurm.gpu_flag != "none" and untracked and all(group.whole for group in asked):
+        spec = spec.but(gpu_flag="none")
         notes.append(
             f"Slurm knows of no GPUs here, and {where} gives whole nodes: the job takes theirs (GPU_FLAG=none)"
         )
@@ -81,7 +81,8 @@ def as_tracked(spec: JobSpec, groups: Sequence[NodeGroup]) -> tuple[JobSpec, lis
 
 def partitions(spec: JobSpec, groups: Sequence[NodeGroup]) -> list[str]:
     """Those that the job may go to; none where the cluster has no default."""
-    return spec.partition.split(",") if spec.partition else list({g.partition: 0 for g in groups if g.default})
+    named = spec.slurm.partition
+    return named.split(",") if named else list({g.partition: 0 for g in groups if g.default})
 
 
 def refuse_impossible(spec: JobSpec, groups: Sequence[NodeGroup]) -> None:
@@ -99,36 +100,37 @@ def refuse_impossible(spec: JobSpec, groups: Sequence[NodeGroup]) -> None:
 
 def _problem(spec: JobSpec, name: str, groups: Sequence[NodeGroup]) -> str:
     """Why the partition can never run it, or nothing."""
-    where, limit, kind = f"partition {name}", groups[0].limit_min, spec.gpu_type
+    resources = spec.resources
+    where, limit, kind = f"partition {name}", groups[0].limit_min, resources.gpu_type
     # A QOS may lift a partition's limit.
-    if limit is not None and spec.time_limit_min > limit and not spec.qos:
-        return f"TIME={spec.time_limit_min}m: {where} ends jobs after {limit} minutes: try TIME={limit}m"
+    if limit is not None and resources.time_limit_min > limit and not spec.slurm.qos:
+        return f"TIME={resources.time_limit_min}m: {where} ends jobs after {limit} minutes: try TIME={limit}m"
     fitting = list(groups)
     most = max(group.gpu_count(kind) for group in groups)
     kinds = sorted({gpu for group in groups for gpu, _ in group.gpus if gpu})
-    asks = spec.gpu_flag != "none"
+    asks = spec.slurm.gpu_flag != "none"
     # Whole nodes bring the GPUs that they have, of a type that Slurm may know.
-    if spec.gpus and not most and kind and (max(group.gpu_count(None) for group in groups) if asks else kinds):
+    if resources.gpus and not most and kind and (max(group.gpu_count(None) for group in groups) if asks else kinds):
         return f"GPU_TYPE={kind}: {where} has {', '.join(kinds) or 'GPUs without a type: leave it out'}"
-    if spec.gpus and asks:
+    if resources.gpus and asks:
         if not most:
             untracked = "GPU_FLAG=none takes whole nodes with GPUs that Slurm does not know"
-            return f"GPUS={spec.gpus}: {where} has no GPUs: name another with PARTITION=; {untracked}"
-        if spec.gpus > most:
-            other = _spread(spec.gpus * spec.nodes, [g for g in groups if g.gpu_count(kind)], kind)
-            return f"GPUS={spec.gpus}: a node of {where} has at most {most}: try {other or f'GPUS={most}'}"
-        fitting = [group for group in fitting if group.gpu_count(kind) >= spec.gpus]
+            return f"GPUS={resources.gpus}: {where} has no GPUs: name another with PARTITION=; {untracked}"
+        if resources.gpus > most:
+            other = _spread(resources.gpus * resources.nodes, [g for g in groups if g.gpu_count(kind)], kind)
+            return f"GPUS={resources.gpus}: a node of {where} has at most {most}: try {other or f'GPUS={most}'}"
+        fitting = [group for group in fitting if group.gpu_count(kind) >= resources.gpus]
     most = max(group.cpus for group in fitting)
-    if spec.cpus > most:
-        return f"CPUS={spec.cpus}: such a node of {where} has at most {most}: try CPUS={most}"
-    most, needed = max(group.mem_mib for group in fitting) // 1024, spec.mem_gib if spec.ask_mem else 0
+    if resources.cpus > most:
+        return f"CPUS={resources.cpus}: such a node of {where} has at most {most}: try CPUS={most}"
+    most, needed = max(group.mem_mib for group in fitting) // 1024, resources.mem_gib if resources.ask_mem else 0
     if needed > most:
         instead = f"MEM={most}" if most else "MEM=none, which asks for none"
         return f"MEM={needed}: such a node of {where} has at most {most} GiB: try {instead}"
-    fitting = [g for g in fitting if g.cpus >= spec.cpus and g.mem_mib >= needed * 1024]
+    fitting = [g for g in fitting if g.cpus >= resources.cpus and g.mem_mib >= needed * 1024]
     count = sum(group.nodes for group in fitting)
-    if spec.nodes > count:
-        return f"NODES={spec.nodes}: {where} has {count} such nodes"
+    if resources.nodes > count:
+        return f"NODES={resources.nodes}: {where} has {count} such nodes"
     return ""
 
 

@@ -7,7 +7,6 @@ import os
 import pwd
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from planner.job import JobSpec
@@ -45,8 +44,9 @@ def with_gpu_type(spec: JobSpec, site: Site) -> JobSpec:
     Raises:
         ConfigError: the site has no such type, or none that holds as much.
     """
-    sizes, kind, needed = site.gpu_gib, spec.gpu_type, spec.vram_gib
-    if not sizes or not spec.gpus or spec.device != "cuda":
+    resources = spec.resources
+    sizes, kind, needed = site.gpu_gib, resources.gpu_type, resources.vram_gib
+    if not sizes or not resources.gpus or resources.device != "cuda":
         return spec
     if kind and kind not in sizes:
         known = known_are(kind, tuple(sizes))
@@ -59,7 +59,7 @@ def with_gpu_type(spec: JobSpec, site: Site) -> JobSpec:
         raise ConfigError(f"VRAM={needed:g}: {said} has {sizes[which]:g} GiB in {site.source}: try {instead}")
     if kind or len(fitting) == len(sizes):
         return spec
-    return replace(spec, gpu_type=fitting[0], vram_source=f"given: {fitting[0]} of {site.source} has it")
+    return spec.but(gpu_type=fitting[0], vram_source=f"given: {fitting[0]} of {site.source} has it")
 
 
 def user_name(environ: Mapping[str, str]) -> str:

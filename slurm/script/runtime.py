@@ -17,7 +17,8 @@ from pathlib import Path
 
 from launcher import image
 from launcher.mounts import Mount, cache_folder, check_mounts, env_file, hub_home, mounts, placed
-from planner.job import JobSpec, Plan
+from planner.job import JobSpec
+from planner.plan import Plan
 from planner.values import on_disk
 from trainer.outcome import BAD_CONFIG, ConfigError
 
@@ -55,7 +56,7 @@ def wrapping(plans: Sequence[Plan]) -> Wrapping:
     # The node's TMPDIR is mounted where the image's own says.
     names = sorted({*OURS, *(name for plan in plans for name, _ in plan.env)} - {"TMPDIR"})
     places = {mount.target: mount for plan in plans for mount in mounts(plan.spec)}
-    way = {"none": _none, "apptainer": _apptainer, "pyxis": _pyxis}[plans[0].spec.runtime]
+    way = {"none": _none, "apptainer": _apptainer, "pyxis": _pyxis}[plans[0].spec.slurm.runtime]
     return way(plans[0].spec, names, [places[target] for target in sorted(places)])
 
 
@@ -64,24 +65,27 @@ def check_runtime(spec: JobSpec, typed: Iterable[str] = ()) -> None:
 
     An image in the site file waits for those who ask for a runtime; one that was typed is meant to be used.
     """
-    if spec.runtime == "none":
-        if odd := [name for name, said in (("IMAGE", spec.image), ("BINDS", spec.binds)) if said and name in typed]:
+    runtime, image = spec.slurm.runtime, spec.container.image
+    if runtime == "none":
+        if odd := [
+            name for name, said in (("IMAGE", image), ("BINDS", spec.container.binds)) if said and name in typed
+        ]:
             raise ConfigError(
                 f"{odd[0]}= without a container: add RUNTIME=apptainer or RUNTIME=pyxis, whichever the cluster has"
             )
         return
-    takes = f"a registry's name:tag{', the folder of an unpacked image' * (spec.runtime == 'apptainer')}"
-    takes += f" or a {FILES[spec.runtime]} file"
-    if spec.image is None:
-        raise ConfigError(f"RUNTIME={spec.runtime} needs IMAGE=, {takes}")
-    if spec.runtime == "apptainer" and not on_disk(spec.image) and Path(spec.project_dir, spec.image).is_dir():
-        raise ConfigError(f"IMAGE={spec.image}: a folder {spec.image} is here: write IMAGE=./{spec.image}")
-    if on_disk(spec.image) and not spec.image.endswith(FILES[spec.runtime]) and not is_unpacked(spec):
-        raise ConfigError(f"IMAGE={spec.image}: {spec.runtime} takes {takes}")
+    takes = f"a registry's name:tag{', the folder of an unpacked image' * (runtime == 'apptainer')}"
+    takes += f" or a {FILES[runtime]} file"
+    if image is None:
+        raise ConfigError(f"RUNTIME={runtime} needs IMAGE=, {takes}")
+    if runtime == "apptainer" and not on_disk(image) and Path(spec.project_dir, image).is_dir():
+        raise ConfigError(f"IMAGE={image}: a folder {image} is here: write IMAGE=./{image}")
+    if on_disk(image) and not image.endswith(FILES[runtime]) and not is_unpacked(spec):
+        raise ConfigError(f"IMAGE={image}: {runtime} takes {takes}")
     check_mounts(spec)
     for mount in mounts(spec):
         odd = [path for path in (mount.source, mount.target) if not re.fullmatch(r"[\w./@%+=~-]+", path)]
-        if odd and spec.runtime == "pyxis":
+        if odd and runtime == "pyxis":
             raise ConfigError(f"{odd[0]}: pyxis mounts paths of letters, digits and ._/@%+=~- only: use another folder")
 
 
@@ -91,15 +95,16 @@ FILES = {"apptainer": ".sif", "pyxis": ".sqsh"}
 
 def image_file(spec: JobSpec) -> Path | None:
     """Where a container's image lies on disk; None without a container, or when it comes from a registry."""
-    if spec.runtime == "none" or spec.image is None or not on_disk(spec.image):
+    image = spec.container.image
+    if spec.slurm.runtime == "none" or image is None or not on_disk(image):
         return None
-    return Path(spec.project_dir, spec.image)
+    return Path(spec.project_dir, image)
 
 
 def is_unpacked(spec: JobSpec) -> bool:
     """Whether the image is a folder, which apptainer runs from as it is: no process has to hold it mounted."""
-    image = spec.image or ""
-    return spec.runtime == "apptainer" and on_disk(image) and not image.endswith((".sif", ".sqsh"))
+    image = spec.container.image or ""
+    return spec.slurm.runtime == "apptainer" and on_disk(image) and not image.endswith((".sif", ".sqsh"))
 
 
 def _supervise(python: str) -> str:
@@ -108,12 +113,12 @@ def _supervise(python: str) -> str:
 
 def needed_environment(spec: JobSpec) -> str:
     """What make-env.sh is to make before a submit: an image brings all but what submit itself runs in."""
-    return spec.device if spec.runtime == "none" else "launch"
+    return spec.resources.device if spec.slurm.runtime == "none" else "launch"
 
 
 def job_python(spec: JobSpec) -> str:
     """The Python of the checkout's environment for the job's device, by absolute path: PATH is the site's."""
-    return os.path.join(spec.project_dir, ".venv", spec.device, "bin", "python")
+    return os.path.join(spec.project_dir, ".venv", spec.resources.device, "bin", "python")
 
 
 def _none(spec: JobSpec, names: list[str], places: list[Mount]) -> Wrapping:
@@ -123,10 +128,10 @@ def _none(spec: JobSpec, names: list[str], places: list[Mount]) -> Wrapping:
 def _apptainer(spec: JobSpec, names: list[str], places: list[Mount]) -> Wrapping:
     """Without --contain and --pid on purpose: a minimal /dev would lack InfiniBand, and the supervisor itself
     sees to it that nobody is left."""
-    reference = str(image_file(spec) or f"docker://{spec.image}")
+    reference = str(image_file(spec) or f"docker://{spec.container.image}")
     options = [
         *("--cleanenv", "--no-eval", "--no-home", "--no-mount", "cwd,tmp"),
-        *(["--nv"] if spec.device == "cuda" else []),
+        *(["--nv"] if spec.resources.device == "cuda" else []),
     ]
     return Wrapping(
         setup=(
@@ -166,13 +171,13 @@ def _pyxis(spec: JobSpec, names: list[str], places: list[Mount]) -> Wrapping:
                 "srun --help | grep -e --container-image",
                 "this cluster's srun knows no containers (pyxis): say RUNTIME=apptainer or RUNTIME=none",
             ),
-            *(gpus if spec.device == "cuda" else ()),
+            *(gpus if spec.resources.device == "cuda" else ()),
             f'mounts={shlex.quote(",".join(always))}",${{TMPDIR:-/tmp}}:{image.TMP_DIR}"',
             f"if [ -f .env ]; then mounts+={shlex.quote(',' + secrets)}; fi",
         ),
         status_file=_status_inside(),
         srun=(
-            shlex.quote(f"--container-image={image_file(spec) or _enroot(str(spec.image))}"),
+            shlex.quote(f"--container-image={image_file(spec) or _enroot(str(spec.container.image))}"),
             '--container-mounts="$mounts"',
             f"--container-workdir={image.WORK_DIR}",
             "--no-container-mount-home",

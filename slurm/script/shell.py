@@ -37,8 +37,8 @@ PROGRAMS = ("squeue", "scontrol", "srun", "date", "mktemp", "read", "rm", "sleep
 def login_lines(spec: JobSpec) -> list[str]:
     """Take back what login files say to Slurm's programs and to Python, and a TMPDIR that only the login node has."""
     # What sbatch was asked for reaches srun as such a variable, and wins over the login files'.
-    flags = [flag.removeprefix("--").partition("=")[0] for flag in spec.extra_flags]
-    flags += ["mem-per-node"] * spec.ask_mem + ["gpus-per-node"] * (spec.gpu_flag == "gpus-per-node")
+    flags = [flag.removeprefix("--").partition("=")[0] for flag in spec.slurm.extra_flags]
+    flags += ["mem-per-node"] * spec.resources.ask_mem + ["gpus-per-node"] * (spec.slurm.gpu_flag == "gpus-per-node")
     asked = tuple(f"SLURM_{flag.upper().replace('-', '_')}*" for flag in flags)
     return [
         "# Login files are written for a person's shell. Here they would steer Python and what this script asks Slurm.",
@@ -71,10 +71,10 @@ def task_lines(spec: JobSpec, status_file: str) -> list[str]:
         "case $end in '' | *[!0-9]*) end=0 ;; esac",
         'if [ "$end" -le "$(date +%s)" ]; then end=; fi',
         f"{DEADLINE_ENV}=$end",
-        f"{LEAD_ENV}={stop_lead_s(spec.time_limit_min)}",
+        f"{LEAD_ENV}={stop_lead_s(spec.resources.time_limit_min)}",
         f"export {STATUS_FILE_ENV} {DEADLINE_ENV} {LEAD_ENV}",
     ]
-    if spec.nodes > 1:
+    if spec.resources.nodes > 1:
         lines += [
             "# Where the nodes meet: on the first one, at a port that two jobs seldom share.",
             'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
@@ -86,9 +86,9 @@ def task_lines(spec: JobSpec, status_file: str) -> list[str]:
 
 def module_lines(spec: JobSpec) -> list[str]:
     """Load the modules, or end with 78."""
-    if not spec.modules:
+    if not spec.slurm.modules:
         return []
-    names = shlex.join(spec.modules)
+    names = shlex.join(spec.slurm.modules)
     return [
         "# Before set -eu, which modules' own code is not written for. module is a shell function: a batch shell",
         "# that was not a login shell may have to read it first.",

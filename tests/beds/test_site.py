@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,8 +48,7 @@ def refusal(folder: Path, text: str, **given: str) -> str:
 def test_a_full_site_is_a_full_request(tmp_path: Path) -> None:
     plain = resolve({"GPUS": "2", "RUN": "r"}, project_dir=CHECKOUT, environ={})
     spec = request(tmp_path, (GOLDEN / "full_site.yaml").read_text(), GPUS="2", RUN="r")
-    assert spec == replace(
-        plain,
+    assert spec == plain.but(
         partition="gpu,gpu-long",
         account="vision",
         wckey="vision-2026",
@@ -81,7 +80,7 @@ def test_a_full_site_is_a_full_request(tmp_path: Path) -> None:
         "CONSTRAINT, EXCLUDE, RESERVATION, MAIL_USER, MAIL_TYPE, GPU_FLAG, EXTRA_FLAGS, MODULES, ENVIRONMENT, CPUS, "
         "MEM",
     )
-    recorded = json.loads(json.dumps(asdict(spec)))
+    recorded = json.loads(json.dumps(spec.to_dict()))
     assert read_spec(recorded, project_dir=CHECKOUT) == spec
     assert dict(choose(spec).env)["NCCL_IB_HCA"] == "mlx5_0,mlx5_1"
 
@@ -121,7 +120,7 @@ def test_everything_in_the_site_can_be_typed_over(tmp_path: Path) -> None:
     }
     spec = request(tmp_path, (GOLDEN / "full_site.yaml").read_text(), **typed)
     bare = resolve(typed, project_dir=CHECKOUT, environ={})
-    assert replace(spec, site="", vram_source="") == replace(bare, site="", vram_source="")
+    assert spec.but(site="", vram_source="") == bare.but(site="", vram_source="")
 
 
 def test_the_environment_is_merged_name_by_name(tmp_path: Path) -> None:
@@ -143,7 +142,7 @@ def test_what_is_typed_wins_over_the_site_and_the_site_over_our_table(
     given: dict[str, str], vram: float, source: str, tmp_path: Path
 ) -> None:
     spec = request(tmp_path, "gpu_types: {a100: 80, L4: 24GiB}", **given)
-    assert (spec.vram_gib, spec.vram_source, spec.site) == (vram, source, "site.yaml")
+    assert (spec.resources.vram_gib, spec.sources.vram_source, spec.sources.site) == (vram, source, "site.yaml")
 
 
 SEVERAL = "gpu_types: {h100: 80, a100: 80, l4: 24}"
@@ -168,7 +167,7 @@ def test_vram_asks_slurm_for_the_smallest_type_that_has_it(
 ) -> None:
     asked = request(tmp_path, text, **given)
     spec = with_gpu_type(asked, find_site({"SITE": "site.yaml"}, tmp_path, {}))
-    assert spec == replace(asked, gpu_type=kind, vram_source=source)
+    assert spec == asked.but(gpu_type=kind, vram_source=source)
 
 
 @pytest.mark.parametrize(
@@ -199,14 +198,14 @@ def test_plan_render_and_sweep_ask_for_the_type_that_has_the_vram(checkout: Path
 
 
 def test_the_sites_spelling_of_a_gpu_is_what_slurm_is_asked_for(tmp_path: Path) -> None:
-    assert request(tmp_path, "gpu_types: {NVIDIA-A100: 40}", GPU_TYPE="nvidia-a100").gpu_type == "NVIDIA-A100"
+    assert request(tmp_path, "gpu_types: {NVIDIA-A100: 40}", GPU_TYPE="nvidia-a100").resources.gpu_type == "NVIDIA-A100"
 
 
 def test_an_exact_spelling_of_a_gpu_wins_and_one_that_could_be_two_is_refused(tmp_path: Path) -> None:
     for text in ("gpu_types: {a100: 80, A100: 40}", "gpu_types: {A100: 40, a100: 80}"):
         for kind, size in (("a100", 80.0), ("A100", 40.0)):
             asked = request(tmp_path, text, GPU_TYPE=kind)
-            assert (asked.gpu_type, asked.vram_gib) == (kind, size)
+            assert (asked.resources.gpu_type, asked.resources.vram_gib) == (kind, size)
     said = "GPU_TYPE=l40s: site.yaml has L40S and L40s: write one of them"
     assert refusal(tmp_path, "gpu_types: {L40S: 48, L40s: 24}", GPU_TYPE="l40s") == said
 
@@ -214,7 +213,7 @@ def test_an_exact_spelling_of_a_gpu_wins_and_one_that_could_be_two_is_refused(tm
 def test_values_are_read_as_typed_and_not_as_yaml_would_have_them(tmp_path: Path) -> None:
     """YAML's own reading of 12:00:00 is 43200, of 010 is 8, of no is False."""
     spec = request(tmp_path, "time: 12:00:00\naccount: 010\npartition: no")
-    assert (spec.time_limit_min, spec.account, spec.partition) == (720, "010", "no")
+    assert (spec.resources.time_limit_min, spec.slurm.account, spec.slurm.partition) == (720, "010", "no")
 
 
 def test_the_run_id_depends_on_the_site(tmp_path: Path) -> None:
@@ -234,8 +233,8 @@ def test_a_key_whose_value_is_null_says_nothing(nothing: str, tmp_path: Path) ->
     text += f"environment:\n  HF_HOME: {nothing}\n  NCCL_DEBUG: INFO\nmem: 40\n"
     asked = request(tmp_path, text)
     plain = resolve({"MEM": "40", "ENVIRONMENT": "NCCL_DEBUG=INFO"}, project_dir=CHECKOUT, environ={})
-    assert replace(asked, site="", run_id="") == replace(plain, run_id="")
-    assert asked.site == "site.yaml: ENVIRONMENT, MEM"
+    assert asked.but(site="", run_id="") == replace(plain, run_id="")
+    assert asked.sources.site == "site.yaml: ENVIRONMENT, MEM"
     assert request(tmp_path, f"environment:\n  HF_HOME: {nothing}\n") == resolve({}, project_dir=CHECKOUT, environ={})
 
 
@@ -256,7 +255,12 @@ def test_a_null_says_nothing_on_kubernetes_either(nothing: str, tmp_path: Path) 
 def test_none_takes_back_what_the_site_says_however_it_is_spelled(none: str, tmp_path: Path) -> None:
     text = "account: a\nmodules: [m]\nmail_type: END\nextra_flags: [--nice=1]\n"
     asked = request(tmp_path, text, ACCOUNT=none, MODULES=none, MAIL_TYPE=none, EXTRA_FLAGS=none)
-    assert (asked.account, asked.modules, asked.mail_type, asked.extra_flags) == (None, (), None, ())
+    assert (asked.slurm.account, asked.slurm.modules, asked.slurm.mail_type, asked.slurm.extra_flags) == (
+        None,
+        (),
+        None,
+        (),
+    )
 
 
 def test_all_that_is_wrong_with_the_site_is_one_message(tmp_path: Path) -> None:
@@ -375,7 +379,7 @@ def test_what_a_site_says_is_refused_or_arrives_literally(tmp_path: Path, name: 
     except ConfigError as refused:
         assert str(refused).isprintable()
         return
-    said = getattr(spec, name.lower())
+    said = spec.value(name.lower())
     plan = make_plan(**{name.lower(): said}, env=spec.environment)
     _, environ = run_with_stubs(plan, tmp_path)
     assert {**environ, **dict(spec.environment)} == environ

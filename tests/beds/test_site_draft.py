@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,7 +102,7 @@ def test_a_draft_is_a_site_file(groups: tuple[NodeGroup, ...], tmp_path: Path) -
     (tmp_path / "site.yaml").write_text(text)
     site = read_site(tmp_path / "site.yaml", source="s", keys=SITE_KEYS, user="ada")
     spec = resolve({}, project_dir=tmp_path, environ={}, site=site)
-    assert (spec.partition, spec.vram_gib) == (("gpu", 40.0) if groups is GROUPS else (None, 24.0))
+    assert (spec.slurm.partition, spec.resources.vram_gib) == (("gpu", 40.0) if groups is GROUPS else (None, 24.0))
 
 
 UNTRACKED = "; GPU_FLAG=none takes whole nodes with GPUs that Slurm does not know"
@@ -151,14 +150,14 @@ def test_memory_that_slurm_knows_on_some_nodes_is_asked_for_and_a_little_of_it_i
     said = "MEM=32: such a node of partition cpu has at most 0 GiB: try MEM=none, which asks for none"
     assert refusal(refuse_impossible, spec, groups) == said
     untracked, notes = as_tracked(spec, groups[:1])
-    assert (untracked, len(notes)) == (replace(spec, ask_mem=False), 1)
+    assert (untracked, len(notes)) == (spec.but(ask_mem=False), 1)
 
 
 @pytest.mark.parametrize("known", [group(gpus=(("a100", 8),)), group(default=True)])
 def test_gpus_are_asked_for_where_slurm_knows_some_elsewhere_or_shares_nodes(known: NodeGroup) -> None:
     spec = resolve({}, project_dir=ROOT, environ={})
     whole = group(default=True, whole=True)
-    assert as_tracked(spec, (whole,))[0] == replace(spec, gpu_flag="none")
+    assert as_tracked(spec, (whole,))[0] == spec.but(gpu_flag="none")
     assert as_tracked(spec, (whole, known)) == (spec, [])
 
 

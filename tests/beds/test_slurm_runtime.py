@@ -8,7 +8,6 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +114,11 @@ def test_a_folder_that_is_named_like_an_image_is_written_with_a_dot(tmp_path: Pa
 
 
 def test_an_image_in_the_site_file_waits_for_a_runtime_and_a_typed_one_wants_it() -> None:
-    plain = replace(spec(), runtime="none")
+    plain = spec().but(runtime="none")
     check_runtime(plain)
     with pytest.raises(ConfigError, match=r"^IMAGE= without a container: add RUNTIME=apptainer or RUNTIME=pyxis"):
         check_runtime(plain, typed={"IMAGE": REFERENCE, "GPUS": "1"})
-    check_runtime(replace(plain, image=None), typed={"IMAGE": "none", "BINDS": "none"})
+    check_runtime(plain.but(image=None), typed={"IMAGE": "none", "BINDS": "none"})
     done = slurm("plan", "--image", REFERENCE)
     assert (done.returncode, done.stdout) == (78, "")
 

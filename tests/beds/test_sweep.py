@@ -77,7 +77,7 @@ def planned(**given: str) -> Sweep:
 def test_every_member_is_planned_on_its_own() -> None:
     sweep = planned(RUN="try", VRAM="24")
     assert [plan.spec.run_id for plan in sweep.plans] == ["try-0", "try-1", "try-2", "try-3"]
-    assert [(plan.spec.learning_rate, plan.spec.lora_r) for plan in sweep.plans] == [
+    assert [(plan.spec.training.learning_rate, plan.spec.training.lora_r) for plan in sweep.plans] == [
         (1e-4, 32), (1e-4, 128), (2e-4, 32), (2e-4, 128),
     ]  # fmt: skip
     low, high = (plan.chosen for plan in sweep.plans[:2])

@@ -121,7 +121,7 @@ def test_the_shipped_sweep_is_planned_for_its_largest_rank_and_fits_every_trial(
     assert [plan.spec.run_id for plan in sweep.plans] == ["s-0", "s-1", "s-2"]
     chosen, spec = sweep.plans[0].chosen, sweep.plans[0].spec
     # The largest accumulation, 8, times one sample at once, is the batch that was asked for.
-    assert (spec.lora_r, chosen.micro_batch_size, chosen.gradient_accumulation_steps) == (128, 1, 1)
+    assert (spec.training.lora_r, chosen.micro_batch_size, chosen.gradient_accumulation_steps) == (128, 1, 1)
     assert sweep.config and sweep.config["metric"] == {"name": "eval/action_accuracy", "goal": "maximize"}
     assert planned(VRAM="80", EFFECTIVE_BATCH="32").plans[0].chosen.micro_batch_size == 4
     assert planned(GPUS="2").plans[0].effective_batch_size == 2  # one sample a GPU: 4, 8 or 16 a step

@@ -31,7 +31,7 @@ from k8s.manifest.pod import DEFAULT_CLAIM, least_mem_gib, mounted, shm_gib, wri
 from k8s.manifest.site import Cluster, Volume, find_site, read_cluster
 from launcher.image import WORK_DIR
 from planner.choose import choose
-from planner.job import Plan
+from planner.plan import Plan
 from planner.request.resolve import resolve
 from planner.request.variables import VARIABLES, parse_given
 from trainer.outcome import ConfigError
@@ -50,7 +50,7 @@ def full_site() -> tuple[Plan, Cluster]:
     asked = {"SITE": str(RECORDED / "full_site.site.yaml")}
     site = find_site(asked, Path("/"), {})
     spec = resolve({"GPUS": "4", "NODES": "2"}, project_dir=Path("/"), environ={}, site=site)
-    request = {name: getattr(spec, name) for name in FROM_SITE}
+    request = {name: spec.value(name) for name in FROM_SITE}
     plan = k8s_plan(gpus=4, nodes=2, data="/datasets/games", env=(*ENV, *spec.environment), **request)
     return plan, read_cluster(site, asked)
 

@@ -19,7 +19,7 @@ from paths import GOLDEN, ROOT
 from plans import ENV, make_plan
 from stubbed import run_with_stubs
 
-from planner.job import Plan
+from planner.plan import Plan
 from planner.request.resolve import resolve
 from planner.request.site import read_site
 from planner.request.variables import parse_given
@@ -40,7 +40,7 @@ FROM_SITE = (
 def site_plan() -> Plan:
     site = read_site(GOLDEN / "full_site.yaml", source="site.yaml", keys=SITE_KEYS, user="ada")
     spec = resolve({"GPUS": "2"}, project_dir=Path("/"), environ={}, site=site)
-    request = {name: getattr(spec, name) for name in FROM_SITE}
+    request = {name: spec.value(name) for name in FROM_SITE}
     return make_plan(gpus=2, env=(*ENV, *spec.environment), **request)
 
 
@@ -308,7 +308,7 @@ def test_paths_are_refused_or_arrive_literally(tmp_path: Path, data: str, output
         parsed = parse_given({"DATA": data, "OUTPUT": output, "MODEL": value})
     except ConfigError:
         return
-    assert (parsed.model, parsed.data, parsed.output) == (value, data, output)
+    assert [parsed.values[name] for name in ("MODEL", "DATA", "OUTPUT")] == [value, data, output]
     plan = make_plan(data=data, output=output, model=value, env=(("VALUE", value),))
     argv, environ = run_with_stubs(plan, tmp_path)
     task = argv[argv.index("--unbuffered") + 1 :]
@@ -337,7 +337,7 @@ def test_a_whole_request_is_refused_in_one_line_or_said_literally(
     texts = {**GOOD, **{name: GOOD[name].join(around) for name, around in poisoned.items()}}
     try:
         spec = resolve({**texts, "RUNTIME": runtime}, project_dir=tmp_path / "it's $(here)", environ={})
-        plan = make_plan(**{field: getattr(spec, field) for field in spec.__dataclass_fields__}, env=spec.environment)
+        plan = make_plan(**spec.values(), env=spec.environment)
         text = render(plan)
     except ConfigError as refused:
         assert str(refused).isprintable()
@@ -348,7 +348,7 @@ def test_a_whole_request_is_refused_in_one_line_or_said_literally(
     header = [line for line in text.splitlines() if line.startswith("#SBATCH")]
     flags = [shlex.split(line.removeprefix("#SBATCH ")) for line in header]
     assert all(len(words) == 1 for words in flags)
-    assert [[flag] for flag in spec.extra_flags if [flag] not in flags] == []
+    assert [[flag] for flag in spec.slurm.extra_flags if [flag] not in flags] == []
     if runtime == "apptainer":
         given = [next(csv.reader([word], strict=True)) for word in argv if word.startswith(("type=bind", '"type='))]
         expected = [

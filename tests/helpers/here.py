@@ -14,7 +14,7 @@ from launcher.scheduler import Batch
 from launcher.trials import plan_sweep
 from local.scheduler import SCHEDULER
 from planner.choose import choose
-from planner.job import Plan
+from planner.plan import Plan
 from planner.request.resolve import resolve
 from planner.request.variables import read_given
 

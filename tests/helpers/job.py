@@ -9,7 +9,7 @@ from cluster import STARTED_S, Cluster
 from programs import until
 from slurm_verbs import submit
 
-from planner.job import Plan
+from planner.plan import Plan
 from slurm.render import log_path, run_dir
 from trainer.log import bare
 

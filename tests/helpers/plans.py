@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from planner.job import Candidate, Estimate, JobSpec, Plan
+from planner.job import JobSpec
+from planner.plan import Candidate, Estimate, Plan
 from trainer.architecture.shape import Layer, ModelShape
 from trainer.launch import Launch, shipped
 from trainer.text import GIB
@@ -62,7 +63,7 @@ def make_plan(*, argv: tuple[str, ...] | None = None, env: tuple[tuple[str, str]
         "name": "gemma",
         "run_id": "gemma-0123abcd",
     }
-    spec = JobSpec(**{**defaults, **request})
+    spec = JobSpec.of(**{**defaults, **request})
     candidate = Candidate(
         config="multi_gpu" if spec.num_processes > 1 else "single_gpu",
         checkpointing=False,
@@ -78,7 +79,7 @@ def make_plan(*, argv: tuple[str, ...] | None = None, env: tuple[tuple[str, str]
     planned = Launch(
         configuration=shipped(candidate.config),
         processes=spec.num_processes,
-        machines=spec.nodes,
+        machines=spec.resources.nodes,
         module="trainer.train",
         settings={"model": spec.model, "data": spec.data, "output_dir": spec.run_dir},
     )

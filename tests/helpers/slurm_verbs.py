@@ -9,7 +9,7 @@ from functools import partial
 from launcher import resuming, verbs
 from launcher.grid import Sweep
 from launcher.scheduler import Batch
-from planner.job import Plan
+from planner.plan import Plan
 from slurm import submit as submitting
 from slurm.cluster.sbatch import overrides
 from slurm.scheduler import SCHEDULER

@@ -42,7 +42,7 @@ def make_spec(model: str = GEMMA_4B, **request: Any) -> JobSpec:
         "name": "gemma",
         "run_id": "gemma-0123abcd",
     }
-    return JobSpec(model=model, **{**base, **request})
+    return JobSpec.of(model=model, **{**base, **request})
 
 
 def request(**given: str) -> JobSpec:

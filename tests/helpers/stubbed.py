@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from planner.job import Plan
+from planner.plan import Plan
 from slurm.render import render
 
 # srun as a program that writes down its arguments and what it was given in the environment.

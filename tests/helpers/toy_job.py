@@ -9,7 +9,7 @@ from typing import Any
 
 from plans import make_plan
 
-from planner.job import Plan
+from planner.plan import Plan
 
 # Stands where the supervisor stands: writes down what it was given, and ends as it is told.
 TOY = """

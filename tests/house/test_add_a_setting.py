@@ -31,10 +31,7 @@ SETTING: Edits = {
 }
 VARIABLE: Edits = {
     **SETTING,
-    "planner/job.py": (
-        ("    seed: int |", "    label_smoothing: float | None = None\n"),
-        ("    seed: int =", "    label_smoothing: float = 0.0\n"),
-    ),
+    "planner/job.py": (("    seed: int =", "    label_smoothing: float = 0.0\n"),),
     "planner/request/variables.py": (
         (
             '    Variable("SEED",',

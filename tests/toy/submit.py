@@ -11,7 +11,7 @@ from launcher.folder import new_folders
 from launcher.grid import write_sweep
 from launcher.records import Run, run_record, write_record
 from launcher.scheduler import Batch
-from planner.job import Plan
+from planner.plan import Plan
 from toy.render import render
 from toy.runs import job_file
 

@@ -13,7 +13,8 @@ from launcher.grid import check_files
 from launcher.records import Run
 from launcher.scheduler import Batch, Found, Words, WordsOf
 from planner.choose import choose
-from planner.job import JobSpec, Plan
+from planner.job import JobSpec
+from planner.plan import Plan
 from planner.request.file_settings import check_trainer_accepts
 from planner.request.site import Site
 from toy.render import render

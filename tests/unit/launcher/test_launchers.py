@@ -16,7 +16,7 @@ from k8s import render
 from k8s.manifest.site import Cluster
 from local.machine.docker import docker_command
 from planner.choose import choose
-from planner.job import Plan
+from planner.plan import Plan
 
 SPECS: dict[str, dict[str, Any]] = {
     "one_gpu": {"gpus": 1},

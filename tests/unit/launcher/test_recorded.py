@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ REQUESTS: list[dict[str, str]] = [
 
 
 def recorded(given: dict[str, str]) -> dict[str, Any]:
-    spec: dict[str, Any] = json.loads(json.dumps(asdict(request(**given))))
+    spec: dict[str, Any] = json.loads(json.dumps(request(**given).to_dict()))
     return spec
 
 
@@ -136,7 +135,7 @@ def test_whatever_a_record_says_is_a_plan_or_one_line(vision: str) -> None:
 @pytest.mark.parametrize("model", shipped_models())
 def test_every_known_model_is_read_back(model: str) -> None:
     spec = make_spec(model)
-    assert read_spec(json.loads(json.dumps(asdict(spec))), project_dir=Path(spec.project_dir)) == spec
+    assert read_spec(json.loads(json.dumps(spec.to_dict())), project_dir=Path(spec.project_dir)) == spec
 
 
 def test_a_run_here_goes_on_though_its_lengths_were_measured_since(tmp_path: Path, tiny_model: Path) -> None:
@@ -156,14 +155,14 @@ def test_a_run_here_goes_on_though_its_lengths_were_measured_since(tmp_path: Pat
 
     begin()
     write_lengths(str(data), measured)
-    assert prepare(words).spec.max_length == 1024
+    assert prepare(words).spec.training.max_length == 1024
     with pytest.raises(ConfigError, match=r"^RUN=r was begun with MAX_LENGTH=1024, not 128: ask for the same, or"):
         prepare([*words, "--max-length=128"])  # fewer records than before
     (tmp_path / "runs" / "r" / "run.json").unlink()
     (tmp_path / "runs" / "r").rmdir()
     begin()
     lengths_path(str(data)).unlink()
-    assert prepare(words).spec.max_length < 1024
+    assert prepare(words).spec.training.max_length < 1024
     with pytest.raises(ConfigError, match=r"^RUN=r was begun with MAX_LENGTH=\d+, not 128: ask for the same, or"):
         prepare([*words, "--max-length=128"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from local.measure.batch_size import Probe, largest, own_words
 from local.measure.memory_profile import LIMIT_ENV, OUT_OF_MEMORY
 from planner.choose import choose
 from planner.fitting import Batch, batch_path, read_batch, write_batch
-from planner.job import Plan
+from planner.job import FIELDS
+from planner.plan import Plan
 from planner.table import plan_table
 from trainer.config import SETTINGS
 from trainer.data.lengths import data_digest
@@ -81,13 +82,17 @@ def keep(records: Path, **given: str) -> Batch:
 def test_the_result_is_taken_for_the_very_request_and_the_very_data(records: Path) -> None:
     keep(records, VRAM="24")
     spec = request(DATA=str(records), VRAM="24")
-    assert (spec.measured_with, spec.measured_batch, spec.measured_peak_gib) == ("single_gpu", 4, 20.0)
-    assert request(DATA=str(records), VRAM="24", SEED="3", EFFECTIVE_BATCH="16").measured_batch == 4
+    assert (spec.records.measured_with, spec.records.measured_batch, spec.records.measured_peak_gib) == (
+        "single_gpu",
+        4,
+        20.0,
+    )
+    assert request(DATA=str(records), VRAM="24", SEED="3", EFFECTIVE_BATCH="16").records.measured_batch == 4
     for other in ({"VRAM": "40"}, {"LORA": "high"}, {"MAX_LENGTH": "512"}, {"QUANTIZATION": "none"}):
-        assert request(DATA=str(records), **{"VRAM": "24", **other}).measured_with is None
+        assert request(DATA=str(records), **{"VRAM": "24", **other}).records.measured_with is None
     with (records / "train.jsonl" if records.is_dir() else records).open("a") as file:
         file.write("\n")
-    assert request(DATA=str(records), VRAM="24").measured_with is None
+    assert request(DATA=str(records), VRAM="24").records.measured_with is None
 
 
 @pytest.mark.parametrize(
@@ -101,12 +106,12 @@ def test_a_result_that_was_changed_by_hand_is_no_result(records: Path, change: d
 
 def test_every_setting_of_the_request_counts_unless_no_memory_depends_on_it() -> None:
     spec = make_spec()
-    asked = [field.name for field in fields(spec) if field.name in SETTINGS and field.name not in ("model", "data")]
-    changed = {name: replace(spec, **{name: "x" if name == "run_id" else off_default(name)}) for name in asked}
+    asked = [name for name in FIELDS if name in SETTINGS and name not in ("model", "data")]
+    changed = {name: spec.but(**{name: "x" if name == "run_id" else off_default(name)}) for name in asked}
     measured = Batch.depends_on(spec, "single_gpu")
     free = {name for name, other in changed.items() if Batch.depends_on(other, "single_gpu") == measured}
     assert free == {"run_id", "max_steps", "learning_rate", "seed", "lora_alpha"}
-    assert measured != Batch.depends_on(replace(spec, model="x"), "single_gpu")
+    assert measured != Batch.depends_on(spec.but(model="x"), "single_gpu")
 
 
 def test_shards_count_processes_and_replicas_do_not() -> None:
@@ -215,5 +220,5 @@ def test_found_in_real_jobs_and_taken_by_the_next_plan(tmp_path: Path, tiny_mode
     assert (report["micro_batch_size"], report["gradient_accumulation_steps"], report["config"]) == (4, 1, "cpu_mps")
     assert [(p["micro_batch_size"], p["fits"]) for p in report["tried"]] == [(2, True), (4, True)]
     spec = request(DEVICE="cpu", MODEL=str(tiny_model), DATA=str(records))
-    assert (spec.measured_with, spec.measured_batch) == ("cpu_mps", 4)
-    assert choose(replace(spec, effective_batch_size=4)).chosen.micro_batch_size == 4
+    assert (spec.records.measured_with, spec.records.measured_batch) == ("cpu_mps", 4)
+    assert choose(spec.but(effective_batch_size=4)).chosen.micro_batch_size == 4

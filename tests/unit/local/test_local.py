@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -359,7 +358,7 @@ def test_an_unfinished_member_of_a_sweep_goes_on_as_it_was_planned(
     sweep.folder.mkdir(parents=True)
     write_sweep(sweep)
     measured = {"measured_with": sweep.plans[0].chosen.label, "measured_batch": 2, "measured_peak_gib": 3.0}
-    begun = choose(replace(sweep.plans[0].spec, **measured))
+    begun = choose(sweep.plans[0].spec.but(**measured))
     sweep.folder.with_name("s-0").mkdir()
     write_record(sweep.folder.with_name("s-0"), run_record(begun))
     assert prepare_batch(words).plans == (begun, sweep.plans[1])

@@ -64,7 +64,7 @@ def test_accelerate_accepts_each_file_and_reads_what_the_plan_says(name: str, la
     found = (defaults.distributed_type.value, defaults.mixed_precision, defaults.num_processes, defaults.use_cpu)
     assert found == EXPECTED[name]
     assert args.mixed_precision == EXPECTED[name][1]
-    assert (args.num_processes, args.num_machines) == (plan.num_processes, plan.spec.nodes)
+    assert (args.num_processes, args.num_machines) == (plan.num_processes, plan.spec.resources.nodes)
     assert (args.multi_gpu, args.use_deepspeed) == (name == "multi_gpu", name == "deepspeed_zero3")
     assert (args.module, args.training_script, args.training_script_args[:1]) == (True, "trainer.train", ["--model"])
 

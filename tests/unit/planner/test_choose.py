@@ -11,7 +11,8 @@ import pytest
 from specs import make_spec
 
 from planner.choose import CONFIGS, choose
-from planner.job import JobSpec, Plan
+from planner.job import JobSpec
+from planner.plan import Plan
 from planner.table import Screen, plan_summary, plan_table
 from planner.values import GPU_GIB
 from trainer.outcome import ConfigError
@@ -131,7 +132,7 @@ def test_combinations_that_make_no_sense_are_refused(request_: dict[str, Any], e
 def test_host_memory_holds_the_processes_of_a_node_at_least() -> None:
     said = "MEM=11: the processes of a node alone take 12 GiB: MEM=12 is the least"
     assert refusal(make_spec(gpus=8, mem_gib=11)) == said
-    assert choose(make_spec(gpus=8, mem_gib=12)).spec.mem_gib == 12
+    assert choose(make_spec(gpus=8, mem_gib=12)).spec.resources.mem_gib == 12
 
 
 def test_a_forced_config_is_taken_though_a_faster_one_fits() -> None:
@@ -187,14 +188,14 @@ def test_what_a_refusal_proposes_fits_and_what_is_a_step_smaller_does_not(reques
     assert proposed
     for name, _, value in (change.partition("=") for change in proposed):
         parsed: Any = value if name in ("VISION", "QUANTIZATION") else int(value)
-        assert choose(replace(spec, **{field[name]: parsed})).chosen.fits
+        assert choose(spec.but(**{field[name]: parsed})).chosen.fits
         if name == "MAX_LENGTH":
-            refusal(replace(spec, max_length=parsed + 128))
+            refusal(spec.but(max_length=parsed + 128))
         if name == "VRAM":
-            for size in [size for size in GPU_GIB.values() if spec.vram_gib <= size < parsed]:
-                refusal(replace(spec, vram_gib=float(size)))
+            for size in [size for size in GPU_GIB.values() if spec.resources.vram_gib <= size < parsed]:
+                refusal(spec.but(vram_gib=float(size)))
         if name == "MEM":
-            refusal(replace(spec, mem_gib=parsed - 1))
+            refusal(spec.but(mem_gib=parsed - 1))
 
 
 def test_a_refusal_says_what_was_needed_offered_and_would_fit() -> None:
@@ -206,14 +207,14 @@ def test_a_refusal_says_what_was_needed_offered_and_would_fit() -> None:
 
 def test_a_model_for_which_no_card_is_large_enough_is_said_to_be_too_large() -> None:
     spec = make_spec("Qwen/Qwen2.5-VL-72B-Instruct", quantization="none", vram_gib=80.0, max_length=912)
-    assert refusal(replace(spec, quantization="nf4", vram_gib=16.0)).count("try") == 1
+    assert refusal(spec.but(quantization="nf4", vram_gib=16.0)).count("try") == 1
     assert refusal(spec).endswith("try VRAM=180 or QUANTIZATION=nf4")
-    spec = replace(spec, vram_gib=40.0)
+    spec = spec.but(vram_gib=40.0)
     assert refusal(spec).endswith("try VRAM=180 or QUANTIZATION=nf4 with VRAM=80")
-    longer = replace(spec, max_length=8192)
+    longer = spec.but(max_length=8192)
     assert refusal(longer).endswith("GiB a GPU: try QUANTIZATION=nf4 with VRAM=80")
     layers = tuple(replace(layer, count=4000) for layer in spec.shape.layers)
-    deep = replace(spec, shape=replace(spec.shape, layers=layers), quantization="nf4")
+    deep = spec.but(shape=replace(spec.shape, layers=layers), quantization="nf4")
     assert refusal(deep).endswith("GiB a GPU: not even 180 GiB would do, take a smaller model")
 
 

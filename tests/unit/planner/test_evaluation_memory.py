@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ import pytest
 from specs import known_shape, make_spec
 
 from planner.choose import choose
-from planner.job import Estimate, JobSpec
+from planner.job import JobSpec
 from planner.memory.estimate import estimate
 from planner.memory.evaluation import sizes
+from planner.plan import Estimate
 from planner.request.resolve import resolve
 from planner.table import plan_table
 from trainer.evaluation.rows import Asked, needed_bytes, rows_that_fit
@@ -98,7 +98,7 @@ def test_a_job_fits_only_if_its_evaluation_does() -> None:
     assert found.step_bytes < int(4.8 * GIB * 0.92) < found.evaluation_bytes == found.peak_bytes
     with pytest.raises(ConfigError, match=r"SmolVLM-Instruct needs 4\.58 GiB a GPU .* usable are 4\.42 of 4\.8 GiB"):
         choose(spec)
-    without = choose(replace(spec, evaluates=False))
+    without = choose(spec.but(evaluates=False))
     assert without.chosen.fits and without.chosen.estimate.evaluation == ()
     assert "evaluation" not in plan_table(without)
 
@@ -109,7 +109,7 @@ def test_longer_records_larger_adapters_and_more_pictures_never_take_less(config
 
     def peak(**changed: Any) -> int:
         return estimate(
-            replace(spec, **changed), config=config, checkpointing=True, offload=False, optimizer="adamw",
+            spec.but(**changed), config=config, checkpointing=True, offload=False, optimizer="adamw",
             micro_batch_size=1,
         ).evaluation_bytes  # fmt: skip
 
@@ -152,7 +152,7 @@ def test_an_evaluation_is_planned_where_one_takes_place(
         (tmp_path / "set").mkdir(exist_ok=True)
         (tmp_path / "set" / name).write_text("")
     given = {"CONFIG_FILE": str(tmp_path / "train.yaml"), "DATA": "set", "MODEL": "google/gemma-3-4b-it"}
-    assert resolve(given, project_dir=tmp_path, environ={}).evaluates is evaluates
+    assert resolve(given, project_dir=tmp_path, environ={}).records.evaluates is evaluates
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from specs import CHECKOUT, request, write_measured
 
 from planner import values
 from planner.choose import choose
-from planner.job import JobSpec, Request
+from planner.job import FIELDS, JobSpec
+from planner.request.asked import Request, Value
 from planner.request.resolve import resolve
 from planner.request.site import Site
 from planner.request.variables import BY_NAME, VARIABLES, Variable, help_text, parse_given, read_given
@@ -44,7 +45,7 @@ OF_SETTINGS = [
 
 def test_nothing_given_is_one_assumed_24_gib_gpu() -> None:
     spec = request()
-    assert spec == JobSpec(
+    assert spec == JobSpec.of(
         model="google/gemma-3-4b-it",
         shape=resolve_shape("google/gemma-3-4b-it"),
         data="data",
@@ -112,7 +113,7 @@ def test_every_variable_reaches_its_field(tmp_path: Path) -> None:
         "SEED": "0",
     }
     assert {variable.name for variable in VARIABLES if variable.field} - set(given) <= {v.name for v in OF_SETTINGS}
-    assert request(**given) == JobSpec(
+    assert request(**given) == JobSpec.of(
         model="Qwen/Qwen2.5-VL-3B-Instruct",
         shape=resolve_shape("Qwen/Qwen2.5-VL-3B-Instruct"),
         data="/some where/it's.jsonl",
@@ -170,28 +171,31 @@ def test_a_variable_of_a_setting_is_what_the_trainer_is_told(variable: Variable,
     value = off_default(name)
     plan = choose(request(**{variable.name: word(value)}))
     told = resolve_settings(plan.launch.setting_words(), {}).values
-    assert (getattr(plan.spec, name), told[name]) == (value, value)
+    assert (plan.spec.value(name), told[name]) == (value, value)
     # From the YAML file too, and not beside what is typed.
     (tmp_path / "train.yaml").write_text(f"{name}: {word(value)}\n")
-    assert getattr(request(CONFIG_FILE=str(tmp_path / "train.yaml")), name) == value
+    assert request(CONFIG_FILE=str(tmp_path / "train.yaml")).value(name) == value
 
 
 @pytest.mark.parametrize("variable", OF_SETTINGS, ids=lambda variable: variable.name)
 def test_a_variables_default_is_the_settings_in_the_request_and_in_the_help(variable: Variable) -> None:
     default = options(TrainConfig)[str(variable.setting)].default
-    assert JobSpec.__dataclass_fields__[str(variable.field)].default == default
+    assert FIELDS[str(variable.field)].default == default
     said = re.search(r"\((\S+)\)$", variable.help)
     assert said and variable.parse(variable.name, said[1]) == default
 
 
 def test_gpu_type_gives_the_memory_and_vram_wins_over_it() -> None:
-    assert (request(GPU_TYPE="H100").vram_gib, request(GPU_TYPE="H100").vram_source) == (80, "GPU_TYPE=H100")
-    assert request(GPU_TYPE="a100").vram_gib == 40
-    assert request(GPU_TYPE="a100", VRAM="80").vram_gib == 80
+    assert (request(GPU_TYPE="H100").resources.vram_gib, request(GPU_TYPE="H100").sources.vram_source) == (
+        80,
+        "GPU_TYPE=H100",
+    )
+    assert request(GPU_TYPE="a100").resources.vram_gib == 40
+    assert request(GPU_TYPE="a100", VRAM="80").resources.vram_gib == 80
 
 
 def test_cpus_and_memory_follow_the_gpus_of_a_node() -> None:
-    assert [(s.gpus, s.cpus, s.mem_gib) for s in (request(GPUS=g) for g in ("1", "2", "8"))] == [
+    assert [(s.gpus, s.cpus, s.mem_gib) for s in (request(GPUS=g).resources for g in ("1", "2", "8"))] == [
         (1, 4, 32),
         (2, 8, 32),
         (8, 32, 128),
@@ -199,15 +203,15 @@ def test_cpus_and_memory_follow_the_gpus_of_a_node() -> None:
 
 
 def test_device_cpu_has_no_gpu_unless_one_is_asked_for() -> None:
-    assert request(DEVICE="cpu").gpus == 0
-    assert request(DEVICE="cpu", GPUS="2").gpus == 2
+    assert request(DEVICE="cpu").resources.gpus == 0
+    assert request(DEVICE="cpu", GPUS="2").resources.gpus == 2
 
 
 def test_the_same_request_has_the_same_run_id_and_any_other_another() -> None:
     one, again, other = request(SEED="1"), request(SEED="1"), request(SEED="2")
     assert one == again
     assert one.run_id != other.run_id
-    assert replace(one, run_id="", seed=2) == replace(other, run_id="")
+    assert one.but(run_id="", seed=2) == other.but(run_id="")
 
 
 def test_a_suffix_names_the_run_and_run_wins_over_it() -> None:
@@ -261,11 +265,13 @@ def test_unknown_names_are_refused_with_the_nearest_and_who_lists_all() -> None:
     assert error(read_given, ["--zzzzz=1"], {}).startswith("unknown '--zzzzz': --help lists all")
 
 
-def test_the_request_has_a_field_for_each_variable_in_the_tables_order() -> None:
-    assert [field.name for field in fields(Request)] == ["said", *(variable.name.lower() for variable in VARIABLES)]
+def test_what_is_read_of_a_request_by_name_is_a_variable() -> None:
+    read = [name.upper() for name, found in vars(Request).items() if isinstance(found, Value)]
+    assert read == [name for name in BY_NAME if name in read] and "GPUS" in read
+    assert (parse_given({"GPUS": "2"}).gpus, parse_given({"MEM": "none"}).mem, Request().gpus) == (2, None, None)
     assert Request() == parse_given({})
     none = parse_given({"IMAGE": "none", "MEM": "none"})
-    assert none == Request(said=frozenset({"IMAGE", "MEM"})) != Request()
+    assert none == Request(values={"IMAGE": None, "MEM": None}) != Request()
 
 
 def test_dashes_and_underscores_in_flags_are_the_same() -> None:
@@ -431,7 +437,7 @@ def test_bash_can_set_whatever_the_environment_may_hold() -> None:
 
 @pytest.mark.parametrize("image", ["foo/bar:1", "localhost/a", "Host:5000/a/b", "Example.org/a@sha256:" + "0" * 64])
 def test_an_image_may_have_a_host(image: str) -> None:
-    assert request(IMAGE=image, RUNTIME="apptainer").image == image
+    assert request(IMAGE=image, RUNTIME="apptainer").container.image == image
 
 
 def test_an_unknown_gpu_type_needs_its_memory() -> None:
@@ -444,13 +450,13 @@ def test_an_unknown_gpu_type_needs_its_memory() -> None:
     [("90", 90), ("90m", 90), ("12h", 720), ("2d", 2880), ("00:00:01", 1), ("10:00:00", 600), ("2-00:00:00", 2880)],
 )
 def test_times_become_whole_minutes(text: str, minutes: int) -> None:
-    assert parse_given({"TIME": text}) == Request(said=frozenset({"TIME"}), time=minutes)
+    assert parse_given({"TIME": text}) == Request(values={"TIME": minutes})
 
 
 @hypothesis_given(st.sampled_from(sorted(BY_NAME)), st.text(max_size=30))
 def test_whatever_is_typed_is_taken_or_refused_in_one_printable_line(name: str, text: str) -> None:
     try:
-        value = getattr(parse_given({name: text}), name.lower())
+        value = parse_given({name: text}).values[name]
     except ConfigError as refused:
         assert str(refused).isprintable()
     else:

@@ -304,17 +304,27 @@ def test_the_planner_reads_the_same_files_and_the_command_line_wins(tmp_path: Pa
         "ACCELERATE_CONFIG=accelerate_configs/single_gpu.yaml\nWANDB_API_KEY=secret\nOUTPUT_DIR=out\n"
     )
     spec = plan_for(tmp_path, LEARNING_RATE="3e-4").spec
-    assert (spec.lora_r, spec.lora_alpha, spec.max_length, spec.lora_dropout, spec.seed) == (32, 64, 512, 0.0, 3)
-    assert (spec.effective_batch_size, spec.max_steps, spec.learning_rate) == (16, 6, 3e-4)
-    assert (spec.accelerate_config, spec.output, spec.config_file) == ("single_gpu", "out", "train.yaml")
+    assert (
+        spec.training.lora_r,
+        spec.training.lora_alpha,
+        spec.training.max_length,
+        spec.training.lora_dropout,
+        spec.training.seed,
+    ) == (32, 64, 512, 0.0, 3)
+    assert (spec.training.effective_batch_size, spec.training.max_steps, spec.training.learning_rate) == (16, 6, 3e-4)
+    assert (spec.training.accelerate_config, spec.output, spec.training.config_file) == (
+        "single_gpu",
+        "out",
+        "train.yaml",
+    )
 
 
 def test_batch_size_and_accumulation_may_come_from_either_file_and_mean_their_product(tmp_path: Path) -> None:
     written(tmp_path, "gradient_accumulation_steps: 4\noutput_dir: elsewhere\n")
-    assert plan_for(tmp_path, CONFIG_FILE="train.yaml").spec.effective_batch_size is None
+    assert plan_for(tmp_path, CONFIG_FILE="train.yaml").spec.training.effective_batch_size is None
     (tmp_path / ".env").write_text("CONFIG_FILE=train.yaml\nBATCH_SIZE=3\n")
     spec = plan_for(tmp_path).spec
-    assert (spec.effective_batch_size, spec.output) == (12, "runs")
+    assert (spec.training.effective_batch_size, spec.output) == (12, "runs")
 
 
 @pytest.mark.parametrize(
@@ -354,15 +364,19 @@ def test_home_folders_of_settings_and_images_are_expanded(tmp_path: Path) -> Non
     written(tmp_path, "max_steps: 7\n")
     given = {"CONFIG_FILE": "~/train.yaml", "IMAGE": "~/a.sif", "RUNTIME": "apptainer"}
     spec = resolve(given, project_dir=Path("/nowhere"), environ={"HOME": str(tmp_path)})
-    assert (spec.config_file, spec.image, spec.max_steps) == (f"{tmp_path}/train.yaml", f"{tmp_path}/a.sif", 7)
+    assert (spec.training.config_file, spec.container.image, spec.training.max_steps) == (
+        f"{tmp_path}/train.yaml",
+        f"{tmp_path}/a.sif",
+        7,
+    )
 
 
 def test_a_kind_of_gpu_for_the_cpu_is_refused_unless_the_site_says_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^GPU_TYPE=a100: DEVICE=cpu uses no GPU: leave one of them out$"):
         plan_for(tmp_path, DEVICE="cpu", GPU_TYPE="a100")
-    assert plan_for(tmp_path, DEVICE="cpu", GPU_TYPE="a100", GPUS="1").spec.gpu_type == "a100"
+    assert plan_for(tmp_path, DEVICE="cpu", GPU_TYPE="a100", GPUS="1").spec.resources.gpu_type == "a100"
     site = Site(source="mine.yaml", texts={"GPU_TYPE": "a100"})
-    assert resolve({"DEVICE": "cpu"}, project_dir=tmp_path, environ={}, site=site).gpus == 0
+    assert resolve({"DEVICE": "cpu"}, project_dir=tmp_path, environ={}, site=site).resources.gpus == 0
 
 
 def test_what_no_run_takes_is_refused_in_env_file_before_anything_is_planned(tmp_path: Path) -> None:
@@ -472,7 +486,11 @@ def test_rank_and_alpha_are_planned_as_the_file_says_below_what_is_typed(
 ) -> None:
     plan = plan_for(tmp_path, CONFIG_FILE=written(tmp_path, f"{text}\n"), **typed)
     told = resolve_settings(plan.launch.setting_words(), {}).values
-    assert (told["lora_r"], told["lora_alpha"]) == (plan.spec.lora_r, plan.spec.lora_alpha) == (rank, alpha)
+    assert (
+        (told["lora_r"], told["lora_alpha"])
+        == (plan.spec.training.lora_r, plan.spec.training.lora_alpha)
+        == (rank, alpha)
+    )
     trained = dict(plan.chosen.estimate.items)["LoRA weights"]
     assert trained == 4 * rank * 119_209_984 // 64
 

@@ -278,7 +278,12 @@ def test_the_plan_is_made_for_the_measured_lengths(
 ) -> None:
     keep_lengths(records, longest)
     spec = resolve({"DATA": str(records), **given}, project_dir=Path("/"), environ={}, run_suffix="x")
-    assert (spec.max_length, spec.length_source, spec.supervised_tokens, spec.images_per_sample) == planned
+    assert (
+        spec.training.max_length,
+        spec.sources.length_source,
+        spec.records.supervised_tokens,
+        spec.records.images_per_sample,
+    ) == planned
 
 
 def test_lengths_of_the_last_answers_are_not_taken_for_all(tmp_path: Path, records: Path) -> None:
@@ -291,7 +296,7 @@ def test_lengths_of_the_last_answers_are_not_taken_for_all(tmp_path: Path, recor
         last.write_text(f"learn: {learn}\n")
         keep_lengths(records, 905, learn=kept)
         spec = resolve(given, project_dir=tmp_path, environ={}, run_suffix="x")
-        assert (spec.length_source, spec.supervised_tokens == 40) == (source, source == "measured")
+        assert (spec.sources.length_source, spec.records.supervised_tokens == 40) == (source, source == "measured")
 
 
 def test_lengths_of_records_without_pictures_are_taken(records: Path) -> None:
