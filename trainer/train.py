@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from trainer import log
-from trainer.data.records import dataset_of
+from trainer.data.shared import node_dataset
 from trainer.env_file import watched
 from trainer.model.warm_start import check_start
 from trainer.node.processes import in_rank
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
                 log.complain(notice)
         watched(os.environ)
         check_start(config)
-        dataset = dataset_of(config)
+        dataset = node_dataset(config, os.environ)
         prepare_libraries(config)
         from trainer.training.run import train  # what it imports reads the environment that was just prepared
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from trainer.data.columns import ANSWER, CONTEXT, CONVERSATIONS, QUESTION, as_known
 from trainer.data.inline import DATA, as_data
-from trainer.data.places import PLACES, SIGNS, Parts, put_pictures
+from trainer.data.places import PLACES, Parts, may_hold_marker, put_pictures
 from trainer.data.turns import Form, FormError, Picture, Role, Turn
 
 FLAT_KEYS = (CONTEXT, QUESTION, ANSWER)
@@ -69,7 +69,7 @@ def read_form(entry: dict[str, Any], place: Callable[[str], str] = str) -> Form:
         learned = all(value for _, value in said_of_all)
         said = [(role, what, learn and learned) for role, what, learn in said]
     said, turns = _joined(said, [list(_parts(what, n, place, unread)) for n, (_, what, _) in enumerate(said, start=1)])
-    marked = any(sign in part for parts in turns for part in parts if isinstance(part, str) for sign in SIGNS)
+    marked = any([may_hold_marker(part) for parts in turns for part in parts if isinstance(part, str)])
     pictured, filled = put_pictures(turns, [role for role, *_ in said], beside, marked), []
     for number, ((role, _, learned), parts) in enumerate(zip(said, pictured, strict=True), start=1):
         if not parts:

@@ -20,25 +20,26 @@ class Pictures:
         self._folder = folder
         self._image_root = image_root
         self._write = write
-        self._found: dict[str, Path | None] = {}
+        self._found: dict[str, str] = {}
+        """Empty where there is none. The same string for all records that show one picture, which saves memory."""
 
     def __call__(self, name: str) -> str:
         """The path of a picture. Raises FormError where it is not there, or is none."""
         if name.startswith(DATA):
             return unpack(name, write=self._write)
         if name not in self._found:
-            self._found[name] = find_image(name, self._folder, self._image_root)
-        if (found := self._found[name]) is None:
+            self._found[name] = str(find_image(name, self._folder, self._image_root) or "")
+        if not (found := self._found[name]):
             raise FormError(f": {self._folder / name} is not there", MISSING, cure="missing")
-        return str(found)
+        return found
 
     def is_picture(self, name: str) -> bool:
         return is_picture(find_image(name, self._folder, self._image_root))
 
     def note(self, data: str) -> str | None:
         """A line about paths of another machine. Raises ConfigError where two of them find one file."""
-        found = {name: where for name, where in self._found.items() if where is not None}
-        moved = sorted(name for name, where in found.items() if is_absolute(name) and where != Path(name))
+        found = {name: where for name, where in self._found.items() if where}
+        moved = sorted(name for name, where in found.items() if is_absolute(name) and where != str(Path(name)))
         if not moved:
             return None
         names = Counter(found.values())

@@ -19,7 +19,7 @@ from typing import Any
 
 from trainer import __version__
 from trainer.data.sources import data_files, data_parts
-from trainer.files import once, read_json, write_whole
+from trainer.files import MIB, once, read_json, write_whole
 
 # In a model's folder: how large pictures become, what stands around them and around turns, how text is cut.
 PROCESSOR_FILES = (
@@ -64,10 +64,14 @@ def beside(data: str, name: str) -> Path:
 
 
 def data_digest(data: str) -> str:
-    """SHA-256 over the JSONL file(s); pictures are left out, a login node shall not read them all."""
+    """SHA-256 over the files of records; a login node shall not read all pictures."""
     digest = hashlib.sha256()
     for path in data_files(data):
-        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+        content = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(MIB):
+                content.update(chunk)
+        digest.update(path.name.encode() + b"\0" + content.digest())
     return digest.hexdigest()
 
 

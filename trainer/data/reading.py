@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,6 +20,8 @@ from trainer.data.sources import SIDE_OF
 from trainer.data.turns import Form, FormError, Record
 from trainer.data.unread import Unread
 
+LONGEST_SHARED = 200
+"""Characters of an answer that may be an action."""
 IDLE = "weight 0 or loss false leaves no answer to learn"
 
 
@@ -88,4 +91,8 @@ def _record(form: Form, session: str, learn: Learn) -> Record:
     turns = form.turns[:last]
     if learn == "last":
         turns = tuple(replace(turn, learned=False) if turn.learned else turn for turn in turns)
-    return Record(turns=turns, answer=form.turns[last].text, session=session)
+    answer = form.turns[last].text
+    # Records share the texts that they repeat: actions, and the names of sessions.
+    if len(answer) <= LONGEST_SHARED:
+        answer = sys.intern(answer)
+    return Record(turns=turns, answer=answer, session=sys.intern(session))

@@ -16,6 +16,7 @@ from trainer.config import Learn, TrainConfig
 from trainer.data.bounds import BOUNDS
 from trainer.data.columns import AUTO, parse_columns
 from trainer.data.faults import FORMAT_HINT, check_kept
+from trainer.data.lengths import data_digest
 from trainer.data.reading import Reader, Row
 from trainer.data.sessions import choose_held_out
 from trainer.data.sources import Sources, find_sources
@@ -37,6 +38,8 @@ class Dataset:
     """How many records that is."""
     files: tuple[Path, ...] = ()
     """What was read."""
+    sha256: str = ""
+    """`data_digest` of these files, where the data is that of a run."""
 
 
 def each_answer(records: Iterable[Record]) -> tuple[Record, ...]:
@@ -117,11 +120,12 @@ def load_dataset(
 def dataset_of(config: TrainConfig) -> Dataset:
     """The records of a run with these settings. Raises ConfigError, as `load_dataset`."""
     BOUNDS.megapixels = config.max_image_megapixels
-    return load_dataset(
+    found = load_dataset(
         config.data, eval_fraction=config.eval_fraction, seed=config.seed, image_root=config.image_root,
         learn=config.learn, text_only=config.text_only, columns=config.columns, session_key=config.session_key,
         strict=config.strict,
     )  # fmt: skip
+    return replace(found, sha256=data_digest(config.data))
 
 
 def _divide(data: str, sources: Sources, sides: Sequence[Sequence[Row]], *, eval_fraction: float, seed: int) -> Dataset:
@@ -170,7 +174,7 @@ def _check_pictures(data: str, records: Sequence[Record], *, text_only: bool) ->
 
 def _notes(records: Sequence[Record], reader: Reader, learn: Learn) -> tuple[str, ...]:
     notes = [note for note in (reader.unread.note(), reader.unread.idle_note()) if note]
-    answers, shown = sum(len(record.answers) for record in records), 0
+    answers, shown = sum(record.count for record in records), 0
     for record in records:
         shown += sum(turn.role == "assistant" and not turn.learned for turn in record.turns)
     if answers > len(records):

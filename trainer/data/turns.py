@@ -71,6 +71,11 @@ class Record:
     """Records of one session never fall on both sides of a split."""
 
     @property
+    def count(self) -> int:
+        """How many answers it learns to say."""
+        return sum([turn.learned for turn in self.turns]) + 1
+
+    @property
     def answers(self) -> tuple[str, ...]:
         """All that it learns to say."""
         return (*(turn.text for turn in self.turns if turn.learned), self.answer)

@@ -17,7 +17,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from trainer.data.inline import BASE64_MAGIC
-from trainer.data.places import PLACES, SIGNS
+from trainer.data.places import PLACES, may_hold_marker
 from trainer.data.turns import Form
 
 PICTURES, VIDEOS, AUDIO, BOXES = "pictures", "videos", "audio", "boxes"
@@ -179,7 +179,7 @@ class Unread:
 def _lost_markers(form: Form) -> Iterator[tuple[str, str]]:
     for turn in form.turns if form.marked else ():
         for part in turn.parts:
-            if not isinstance(part, str) or not any(sign in part for sign in SIGNS):
+            if not isinstance(part, str) or not may_hold_marker(part):
                 continue
             found = FILLED.search(part)
             if not found and turn.role != "assistant" and not form.no_picture:

@@ -63,13 +63,12 @@ class RunRecord:
 
 def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     """Three fields of a RunRecord: the data it was trained on, the versions, the memory."""
-    from trainer.data.lengths import data_digest
     from trainer.tracking.peak import MEASURED, read_stage
 
     counts = {"train": len(dataset.train), "eval": len(dataset.eval), "frames": frames_of(dataset)}
     counts |= {f"{side}_answers": sum(len(r.answers) for r in getattr(dataset, side)) for side in ("train", "eval")}
     return {
-        "data": {"sha256": data_digest(config.data), "split": dataset.split, **counts},
+        "data": {"sha256": dataset.sha256, "split": dataset.split, **counts},
         "versions": {"trainyard": __version__, **{name: metadata.version(name) for name in LIBRARIES}},
         "peak_memory": {"bytes": read_stage("peak", config).peak_bytes, "of": MEASURED[config.device]},
     }

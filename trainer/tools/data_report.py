@@ -14,7 +14,7 @@ from trainer.config import TrainConfig
 from trainer.data.answers import UNREADABLE, answer_field, read_action
 from trainer.data.endings import describe_end
 from trainer.data.inspection import SIDES, Inspection, inspect_dataset, without
-from trainer.data.lengths import Lengths, data_digest, percentiles, processor_digest, sample_pictures, write_lengths
+from trainer.data.lengths import Lengths, percentiles, processor_digest, sample_pictures, write_lengths
 from trainer.data.records import dataset_of, each_answer
 from trainer.outcome import FINISHED, ConfigError
 from trainer.settings import say
@@ -88,7 +88,7 @@ def measured(config: TrainConfig, inspection: Inspection) -> Lengths:
         trainyard=__version__,
         processor_sha256=processor_digest(Path(config.model)),
         picture_bytes=sample_pictures(path for record in records for path in record.images),
-        data_sha256=data_digest(config.data),
+        data_sha256=inspection.dataset.sha256,
         records=len(found),
         tokens=percentiles([c.tokens for c in found]),
         supervised=percentiles([c.supervised for c in found]),

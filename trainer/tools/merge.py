@@ -118,15 +118,15 @@ def merge(adapter: Path, out: Path, record: dict[str, Any], asked: Request) -> t
 def held_out(processor: Any, record: dict[str, Any]) -> Any:
     """The records that the run was measured on, or, said, what they have become. Raises ConfigError for none."""
     from trainer.data.inspection import inspect_dataset
-    from trainer.data.lengths import data_digest
     from trainer.data.records import dataset_of
     from trainer.evaluation.heldout import build_heldout
 
     known = {field.name for field in fields(TrainConfig)}
     config = build(TrainConfig, {name: value for name, value in record["config"].items() if name in known})
-    if data_digest(config.data) != record["data"].get("sha256"):
+    dataset = dataset_of(config)
+    if dataset.sha256 != record["data"].get("sha256"):
         say([f"{config.data} has changed since the run: the scores are those of other records than it was measured on"])
-    kept = inspect_dataset(dataset_of(config), processor, max_length=config.max_length).kept()
+    kept = inspect_dataset(dataset, processor, max_length=config.max_length).kept()
     measured = build_heldout(processor, kept, config, partial(print, file=sys.stderr))
     if not measured.records:
         raise ConfigError("the run held no records out: there is nothing to measure a merged model on")

@@ -18,7 +18,6 @@ from trainer import terminal
 from trainer.config import TrainConfig
 from trainer.data.endings import answer_end, describe_end
 from trainer.data.examples import Encoder, describe_example
-from trainer.data.lengths import data_digest
 from trainer.data.records import Dataset
 from trainer.evaluation import heldout
 from trainer.evaluation.generation import sample_places
@@ -175,7 +174,7 @@ def _look_at_data(config: TrainConfig, dataset: Dataset, ranks: Ranks, say: Say)
 def _open_store(
     config: TrainConfig, dataset: Dataset, ranks: Ranks, say: Say, progress: ProgressWriter
 ) -> CheckpointStore:
-    layout = layout_of(config, model=base_name(config.model), data=data_digest(config.data), records=len(dataset.train))
+    layout = layout_of(config, model=base_name(config.model), data=dataset.sha256, records=len(dataset.train))
     allow_own_classes()
     return CheckpointStore(
         Path(config.output_dir, "checkpoints"), ranks, layout=layout, unsaid=defaults(), keep=config.keep_checkpoints,

@@ -1,0 +1,95 @@
+"""The ranks of a node read its records once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+from trainer.config import TrainConfig
+from trainer.data.records import dataset_of
+from trainer.data.shared import INDEX, LOCK, PART, node_dataset
+from trainer.outcome import ATTEMPT_DIR_ENV, ConfigError
+
+PNG = bytes.fromhex("89504e470d0a1a0a")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    (tmp_path / "node").mkdir()
+    (tmp_path / "a.png").write_bytes(PNG)
+    talk = [
+        {"role": "system", "content": "play"}, {"role": "user", "content": "<image> é ☃ \u2028"},
+        {"role": "assistant", "content": "left"}, {"role": "user", "content": "and?"},
+        {"role": "assistant", "content": "up", "weight": 0}, {"role": "user", "content": "now?"},
+        {"role": "assistant", "content": "right"},
+    ]  # fmt: skip
+    flat = {"frames": ["a.png"] * 4, "question": "?", "output": '{"button": "up"}'}
+    rows = [{"messages": talk, "images": ["a.png"], "metadata": {"session_id": "w"}}, flat, {**flat, "hint": 3}, {}]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return TrainConfig(
+        model="m", data=str(tmp_path / "d.jsonl"), output_dir=str(tmp_path / "runs"), run_id="r", device="cpu"
+    )
+
+
+def of_node(config: TrainConfig, ranks: int = 2) -> dict[str, str]:
+    return {ATTEMPT_DIR_ENV: str(Path(config.data).parent / "node"), "LOCAL_WORLD_SIZE": str(ranks)}
+
+
+def test_the_second_rank_has_what_the_first_one_read_without_a_look_at_the_data(config: TrainConfig) -> None:
+    alone = dataset_of(config)
+    assert node_dataset(config, of_node(config)) == alone
+    Path(config.data).unlink()
+    assert node_dataset(config, of_node(config)) == alone
+    assert (len(alone.train) + len(alone.eval), alone.unusable, len(alone.sha256)) == (3, 1, 64)
+
+
+def test_a_refusal_is_found_once_too(config: TrainConfig) -> None:
+    strict = replace(config, strict=True)
+    with pytest.raises(ConfigError) as first:
+        node_dataset(strict, of_node(config))
+    Path(config.data).unlink()
+    with pytest.raises(ConfigError) as second:
+        node_dataset(strict, of_node(config))
+    assert vars(second.value) == vars(first.value)
+    assert "strict" in str(second.value)
+
+
+def test_one_rank_alone_writes_nothing(config: TrainConfig) -> None:
+    assert node_dataset(config, of_node(config, ranks=1)) == node_dataset(config, {}) == dataset_of(config)
+    assert os.listdir(of_node(config)[ATTEMPT_DIR_ENV]) == []
+
+
+def test_where_the_index_cannot_be_written_each_rank_reads(config: TrainConfig) -> None:
+    Path(of_node(config)[ATTEMPT_DIR_ENV], INDEX + PART).mkdir()
+    assert node_dataset(config, of_node(config)) == node_dataset(config, of_node(config)) == dataset_of(config)
+
+
+def test_a_rank_that_is_killed_while_it_reads_leaves_the_work_to_the_next(config: TrainConfig) -> None:
+    folder = Path(of_node(config)[ATTEMPT_DIR_ENV])
+    holds = (
+        "import fcntl, pathlib, sys, time; f = open(sys.argv[1] + '/" + LOCK + "', 'w'); fcntl.flock(f, fcntl.LOCK_EX);"
+        "pathlib.Path(sys.argv[1], '" + INDEX + PART + "').write_text('{half'); print('held', flush=True);"
+        "time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", holds, str(folder)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as rank:
+        assert rank.stdout is not None
+        assert rank.stdout.readline() == "held\n"
+        pid = os.fork()
+        if pid == 0:  # the next rank, which waits for the lock
+            try:
+                os._exit(0 if node_dataset(config, of_node(config)) == dataset_of(config) else 1)
+            finally:
+                os._exit(2)
+        rank.send_signal(signal.SIGKILL)
+        assert os.waitpid(pid, 0)[1] == 0
+    assert sorted(os.listdir(folder)) == sorted([INDEX, LOCK])

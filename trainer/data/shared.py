@@ -1,0 +1,113 @@
+"""The records of a run, read once a node: of its ranks the one that comes first reads the files and leaves an index,
+which the others read in a tenth of the time.
+
+The index lies in the folder that the supervisor made for this attempt on this node alone. A lock guards it that the
+kernel lifts when its holder ends, however it ends: then the next rank does the work.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from trainer.config import TrainConfig
+from trainer.data.bounds import BOUNDS
+from trainer.data.records import Dataset, dataset_of
+from trainer.data.turns import Picture, Record, Turn
+from trainer.outcome import ATTEMPT_DIR_ENV, ConfigError
+
+INDEX, LOCK, PART = "records.jsonl", "records.lock", ".part"
+
+
+def node_dataset(config: TrainConfig, environ: Mapping[str, str]) -> Dataset:
+    """As `dataset_of`, read by one of the ranks of this node. Raises the same ConfigError on each of them."""
+    folder = environ.get(ATTEMPT_DIR_ENV)
+    if not folder or environ.get("LOCAL_WORLD_SIZE", "1") == "1":
+        return dataset_of(config)
+    BOUNDS.megapixels = config.max_image_megapixels
+    path = Path(folder, INDEX)
+    with Path(folder, LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.is_file():
+            return _read_first(config, path)
+    return read_index(path)
+
+
+def _read_first(config: TrainConfig, path: Path) -> Dataset:
+    """What `dataset_of` finds, left at `path`, or a refusal."""
+    try:
+        dataset = dataset_of(config)
+    except ConfigError as error:
+        _write(path, iter([{"refused": vars(error)}]))
+        raise
+    _write(path, _index(dataset))
+    return dataset
+
+
+def _write(path: Path, lines: Iterator[Any]) -> None:
+    """Whole or not at all: where there is no room each rank reads the files itself."""
+    part = path.with_name(path.name + PART)
+    try:
+        with part.open("w") as file:
+            for line in lines:
+                file.write(json.dumps(line, separators=(",", ":")) + "\n")
+        part.replace(path)
+    except OSError:
+        with suppress(OSError):
+            part.unlink()
+
+
+def _index(dataset: Dataset) -> Iterator[Any]:
+    """The data set without its records, the paths of all pictures, then a line a record, where numbers are paths."""
+    records = (*dataset.train, *dataset.eval)
+    paths: dict[str, int] = {}
+    for record in records:
+        for picture in record.pictures:
+            for path in picture.paths:
+                paths.setdefault(path, len(paths))
+    yield {
+        "split": dataset.split, "notes": dataset.notes, "left_out": dataset.left_out, "unusable": dataset.unusable,
+        "files": [str(path) for path in dataset.files], "sha256": dataset.sha256, "train": len(dataset.train),
+    }  # fmt: skip
+    yield list(paths)
+    for record in records:
+        turns = [
+            (turn.role, turn.learned, [p if isinstance(p, str) else [paths[x] for x in p.paths] for p in turn.parts])
+            for turn in record.turns
+        ]
+        yield turns, record.answer, record.session
+
+
+def read_index(path: Path) -> Dataset:
+    """The data set that an index holds. Raises the ConfigError that it holds."""
+    with path.open() as file:
+        about = json.loads(file.readline())
+        if "refused" in about:
+            raise ConfigError(**about["refused"])
+        records = list(_records(file))
+    count = about.pop("train")
+    texts: dict[str, Any] = {name: tuple(about.pop(name)) for name in ("notes", "left_out")}
+    files = tuple(map(Path, about.pop("files")))
+    return Dataset(train=tuple(records[:count]), eval=tuple(records[count:]), files=files, **texts, **about)
+
+
+def _records(file: IO[str]) -> Iterator[Record]:
+    paths = json.loads(file.readline())
+    for line in file:
+        turns, answer, session = json.loads(line)
+        yield Record(
+            turns=tuple(
+                Turn(
+                    role=role,
+                    parts=tuple(p if isinstance(p, str) else Picture(paths=tuple(paths[n] for n in p)) for p in parts),
+                    learned=learned,
+                )
+                for role, learned, parts in turns
+            ),
+            answer=sys.intern(answer), session=sys.intern(session),
+        )  # fmt: skip
