@@ -46,7 +46,8 @@ class Job:
     release: str = ""
     """The command without which it never starts, where the scheduler holds it."""
     advice: str = ""
-    """What to type, and why, where the next step of its state (launcher/states.py) would not help."""
+    """What to type, and why, where the next step of its state (launcher/states.py) would not help. {words} and {again}
+    in it are what they are there."""
 
     @property
     def text(self) -> str:
@@ -187,11 +188,9 @@ def step_cell(seen: RunStatus) -> str:
 
 def _next_command(seen: RunStatus, words: str, again: str) -> str:
     unknown = any(job.state == UNKNOWN for job in seen.jobs)
-    if release := next((job.release for job in seen.jobs if job.release), ""):
-        return f"{release} (it is held and does not start by itself; make cancel {words} ends it)"
     live = next((job for job in seen.jobs if not job.ended and job.state != UNKNOWN), None)
     if live and not unknown:
-        return live.advice or next_step(live.state, 0, ended=False, words=words, again=again)
+        return _advised(live, words, again) or next_step(live.state, 0, ended=False, words=words, again=again)
     if seen.spoilt:
         return f"{SPOILT}, then {again if seen.jobs else f'the command that began it, with {words}'}"
     if seen.finished:
@@ -200,11 +199,17 @@ def _next_command(seen: RunStatus, words: str, again: str) -> str:
         return next_step(UNKNOWN, 0, ended=False, words=words, again=again)
     if seen.jobs:
         last = seen.jobs[-1]
-        return last.advice or next_step(last.state, last.exit_code, ended=True, words=words, again=again)
+        return _advised(last, words, again) or next_step(
+            last.state, last.exit_code, ended=True, words=words, again=again
+        )
     if seen.elsewhere:
         there = " ".join([f"TO={seen.elsewhere}", *(word for word in words.split(" ") if not word.startswith("TO="))])
         return f"make status {there} (its job is there)"
     return f"the command that began it, with {words}: it was started without a scheduler"
+
+
+def _advised(job: Job, words: str, again: str) -> str:
+    return job.advice.replace("{words}", words).replace("{again}", again)
 
 
 def list_text(runs: Sequence[RunStatus | str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launcher.cli import say
@@ -39,7 +39,7 @@ class Runs(FolderOfRuns):
         """A job of which sbatch has not told is looked for first."""
         runs = self._as_told(runs)
         found = ask_jobs(job_ids(runs), self.environ)
-        jobs = [jobs_of(run, found) for run in runs]
+        jobs = [[_with_memory(run, job) for job in jobs_of(run, found)] for run in runs]
         if len(runs) == 1:
             jobs[0][-1:] = [with_exit_code(job, self.environ) for job in jobs[0][-1:]]
         return [
@@ -98,6 +98,14 @@ class Runs(FolderOfRuns):
 def _is_local(run: Run) -> bool:
     """Whether this machine trains it, and not Slurm."""
     return not run.job_ids and SUBMITTING not in run.record and (run.folder / ATTEMPT_NAME).exists()
+
+
+def _with_memory(run: Run, job: Job) -> Job:
+    """One that used more memory than it had is told how much that was."""
+    had = run.record["spec"].get("mem_gib")
+    if job.state != "OUT_OF_MEMORY" or type(had) is not int:
+        return job
+    return replace(job, advice=f"{{again}} MEM={2 * had} (it had MEM={had}, GiB a node)")
 
 
 def place(given: Words, environ: Words, project_dir: Path) -> Runs:

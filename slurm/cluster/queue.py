@@ -18,6 +18,7 @@ from launcher.progress import GONE, UNKNOWN, Job
 from launcher.records import Run, read_run, write_record
 from planner.request import scheduler_values
 from slurm.cluster.job_id import array_of, by_cluster, command, joined, member_of, split
+from slurm.cluster.reasons import advice, explained
 from slurm.script.shell import OF_THE_CLUSTER
 from trainer.outcome import ConfigError, SchedulerError
 from trainer.text import printable
@@ -94,11 +95,7 @@ def _find_in(cluster: str, numbers: Sequence[str], environ: Mapping[str, str]) -
         # What never started of an array is one job without an index, once it was cancelled.
         if number not in found and (rest := found.get(array_of(number))):
             found[number] = rest
-    return {joined(n, cluster): _job_called(joined(n, cluster), found[n]) for n in numbers if n in found}
-
-
-def _job_called(job_id: str, job: Job) -> Job:
-    return replace(job, job_id=job_id, release=command("scontrol", job_id, "release") if job.release else "")
+    return {joined(n, cluster): replace(found[n], job_id=joined(n, cluster)) for n in numbers if n in found}
 
 
 def ask_jobs(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Job]:
@@ -205,7 +202,7 @@ def _squeue(job_ids: Sequence[str], environ: Mapping[str, str], cluster: str) ->
         if "invalid job id" in done.stderr.lower():
             return {}
         raise SlurmError(f"squeue failed: {words(done)}")
-    return dict(_job(line) for line in done.stdout.splitlines() if line.count("|") >= COLUMNS)
+    return dict(_job(line, cluster) for line in done.stdout.splitlines() if line.count("|") >= COLUMNS)
 
 
 def _sacct(job_ids: Sequence[str], environ: Mapping[str, str], cluster: str) -> dict[str, Job]:
@@ -217,28 +214,31 @@ def _sacct(job_ids: Sequence[str], environ: Mapping[str, str], cluster: str) -> 
     done = slurm("sacct", *arguments, columns, f"--jobs={','.join(job_ids)}", environ=environ, cluster=cluster)
     if done.returncode:
         return {}
-    found = dict(_job(line) for line in done.stdout.splitlines() if line.count("|") == COLUMNS)
+    found = dict(_job(line, cluster) for line in done.stdout.splitlines() if line.count("|") == COLUMNS)
     return {job_id: job for job_id, job in found.items() if job_id in job_ids}
 
 
-def _job(line: str) -> tuple[str, Job]:
-    job_id, state, reason, nodes, elapsed, limit, name, *script = (part.strip() for part in line.split("|", 7))
+def _job(line: str, cluster: str) -> tuple[str, Job]:
+    """(its number, the job)."""
+    number, state, reason, nodes, elapsed, limit, name, *script = (part.strip() for part in line.split("|", 7))
     state = (state.split() or [GONE])[0]  # sacct: "CANCELLED by 1000"
     # squeue has None for no reason, sacct an exit code and a signal, where 0:0 is no news.
     code = re.fullmatch(r"([0-9]+):0", reason)
     reason = "" if reason == "None" or code else reason
     nodes = "" if nodes in ("", "(null)", "None assigned") else nodes
+    ended, job_id = state in ENDED, joined(number, cluster)
     job = Job(
         job_id=job_id,
         state=state,
-        ended=state in ENDED,
-        reason=reason,
+        ended=ended,
+        reason=reason if ended else explained(reason),
         nodes=nodes,
         elapsed="" if state == "PENDING" else elapsed,
         limit=limit,
         exit_code=int(code[1]) if code else 0,
-        release=f"scontrol release {job_id}" if state not in ENDED and "held" in reason.lower() else "",
+        release=command("scontrol", job_id, "release") if not ended and "held" in reason.lower() else "",
+        advice="" if ended else advice(reason, job_id),
         name=name,
         script="".join(script),
     )
-    return job_id, job
+    return number, job

@@ -187,7 +187,8 @@ def test_a_pending_job_says_what_it_waits_for_and_cancel_ends_it_once(
     until(lambda: find_jobs([job_id], cluster.environ)[job_id].reason not in ("", "None"))
     verbs.status({"RUN": "waiting"}, cluster.environ, project)
     line = capsys.readouterr().out.splitlines()[1]
-    assert re.fullmatch(rf"job    {job_id} PENDING \((Resources|Priority)\)", line)
+    why = "(Resources: waits until enough nodes are free|Priority: other jobs come before it)"
+    assert re.fullmatch(rf"job    {job_id} PENDING \({why}\)", line)
     verbs.cancel({"RUN": "waiting"}, cluster.environ, project)
     said = f"cancelled job {job_id} of run waiting; make resume RUN=waiting starts it again\n"
     assert capsys.readouterr().out == said

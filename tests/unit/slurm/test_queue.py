@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import slurm_verbs as verbs
 from plans import make_plan
 from programs import make_program
 
@@ -48,8 +49,9 @@ def test_a_line_of_squeues_is_read_to_its_last_column_whatever_the_script_is_cal
     )
     assert find_jobs(["7", "8"], environ) == {
         "7": Job(
-            job_id="7", state="PENDING", ended=False, reason="JobHeldUser", limit="30:00", name="gemma-r",
+            job_id="7", state="PENDING", ended=False, reason="JobHeldUser: held by you", limit="30:00", name="gemma-r",
             release="scontrol release 7", script="/a|b/job.sbatch",
+            advice="scontrol release 7 (it is held and does not start by itself; make cancel {words} ends it)",
         ),
         "8": Job(job_id="8", state="GONE", ended=True, reason="not in squeue"),
     }  # fmt: skip
@@ -81,3 +83,39 @@ def test_a_runs_jobs_come_oldest_first(tmp_path: Path) -> None:
             for i in ("7", "9", "8")}  # fmt: skip
     run = Run(folder=folder, record={"job_ids": ["8", "7", "9"]})
     assert [job.job_id for job in jobs_of(run, jobs)] == ["8", "7", "9"]
+
+
+# Ends that take a machine of their own, or minutes, to provoke: as squeue (sacct where squeue has forgotten) tells them.
+MORE = "make resume RUN=gemma-r MEM=64 (it had MEM=32, GiB a node)"
+GO_ON = "make resume RUN=gemma-r (goes on from its newest checkpoint)"
+FOLLOW = "make logs RUN=gemma-r (follows it; make cancel RUN=gemma-r ends it)"
+
+
+@pytest.mark.parametrize(
+    ("squeue", "sacct", "said", "then"),
+    [
+        ("OUT_OF_MEMORY|OutOfMemory|n1|1:00", "", "OUT_OF_MEMORY (OutOfMemory) on n1, 1:00 of 30:00", MORE),
+        ("", "OUT_OF_MEMORY|0:125|n1|00:01:00", "OUT_OF_MEMORY (0:125) on n1, 00:01:00 of 30:00", MORE),
+        ("TIMEOUT|TimeLimit|n1|30:12", "", "TIMEOUT (TimeLimit) on n1, 30:12 of 30:00", GO_ON),
+        ("", "PREEMPTED|0:0|n1|00:01:00", "PREEMPTED on n1, 00:01:00 of 30:00", GO_ON),
+        ("PENDING|QOSNotAllowed|(null)|0:00", "", "PENDING (QOSNotAllowed: the QOS may not be used there)",
+         "make cancel RUN=gemma-r, then make resume RUN=gemma-r QOS=... (as it is, it never starts)"),
+        ("PENDING|JobArrayTaskLimit|(null)|0:00", "",
+         "PENDING (JobArrayTaskLimit: as many members of the sweep run as PARALLEL says)", FOLLOW),
+        ("PENDING|SomethingNew|(null)|0:00", "", "PENDING (SomethingNew)", FOLLOW),
+    ],
+)  # fmt: skip
+def test_an_end_or_a_wait_is_one_line_and_one_command(
+    squeue: str, sacct: str, said: str, then: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / "gemma-r"
+    folder.mkdir(parents=True)
+    write_record(folder, {**run_record(make_plan(run_id="gemma-r", mem_gib=32)), "job_ids": ["7"]})
+    environ = answers(
+        tmp_path,
+        squeue=lines(f"7|{squeue}|30:00|gemma-r|{folder}/job.sbatch") if squeue else "exit 0",
+        sacct=lines(f"7|{sacct}|30:00|gemma-r") if sacct else "exit 1",
+    )
+    assert verbs.status({"RUN": "gemma-r"}, environ, tmp_path) == 0
+    _, job, *_, last = capsys.readouterr().out.splitlines()
+    assert (job, last) == (f"job    7 {said}", f"next   {then}")
