@@ -10,7 +10,7 @@ import shlex
 from planner.job import JobSpec
 from planner.request.variables import DEFAULT_OUTPUT
 from trainer.node.stop import DEADLINE_ENV, LEAD_ENV, stop_lead_s
-from trainer.outcome import BAD_CONFIG, FINISHED, RUN_AGAIN, STATUS_FILE_ENV
+from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, RUN_AGAIN, STATUS_FILE_ENV
 
 # Below the range that Linux hands out by itself (32768 and up), above Slurm's own ports.
 PORT_BASE, PORT_COUNT = 10_000, 20_000
@@ -139,7 +139,7 @@ def retry_lines(spec: JobSpec) -> list[str]:
         "  done",
         "fi",
         "# Slurm 24.11 requeues a job that was told of a preemption, in this attempt or an earlier one, when it ends",
-        "# by itself, also one that has nothing left to do.",
-        f'case $status in {FINISHED} | {BAD_CONFIG}) scontrol update jobid="$job" requeue=0 || true ;; esac',
+        "# by itself, also one that has nothing left to do or would fail for ever. A killed one has said nothing.",
+        f'case $status in {FINISHED} | {FAILED} | {BAD_CONFIG}) scontrol update jobid="$job" requeue=0 || true ;; esac',
         'exit "${status:-1}"',
     ]

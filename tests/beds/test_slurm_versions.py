@@ -134,3 +134,46 @@ def test_cancelled_it_is_not_put_back_and_of_an_array_one_member_is_requeued_alo
     assert [read_losses(folder) for folder in folders[:2]] == [toy_losses(40), toy_losses(41)]
     assert "going on from step" in log(1) and "going on" not in log(0) + log(2)
     assert (job.run_dir / "checkpoints" / f"step-{job.steps[-1]:06d}" / "manifest.json").is_file()
+
+
+# In the supervisor's place: is told of the preemption, and ends by itself all the same, with the code that it is given.
+ENDS = """
+import os, pathlib, signal, sys, time
+told = []
+for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGCONT):
+    signal.signal(name, lambda *_: told.append(1))
+print("step 1", flush=True)
+while not told:
+    time.sleep(0.1)
+code = os.environ["TOY_EXIT"]
+pathlib.Path(os.environ["TRAINYARD_STATUS_FILE"]).write_text(code)
+sys.exit(int(code))
+"""
+
+
+def test_a_job_that_ends_by_itself_while_it_is_preempted_has_ended(
+    newer: Cluster, project: Path, records: Path
+) -> None:
+    """24.11 would requeue it: one that is done would train again, one that is wrong or crashes would do so for ever."""
+    supervise = project / "trainer" / "supervise.py"
+    supervise.unlink()
+    supervise.write_text(ENDS)
+    jobs = {
+        code: Job(
+            newer,
+            make_plan(
+                project_dir=str(project), device="cpu", data=str(records), name="toy", run_id=f"ends-{code}",
+                gpus=1, cpus=2, mem_gib=1, env=(("TOY_EXIT", code),),
+            ),
+        )
+        for code in ("0", "1", "78")
+    }  # fmt: skip
+    for job in jobs.values():
+        job.until("step 1\n")
+    newer.run("sbatch", "-p", "high", "-N2", "-c64", "-o", "/dev/null", "--wrap", "sleep 2")
+    ended = {code: newer.wait(job.id, timeout_s=60) for code, job in jobs.items()}
+    for code, job in ended.items():
+        # 24.11 calls it preempted then, with an exit code of 0; what it said stands in its log and progress.json.
+        own = ("COMPLETED" if code == "0" else "FAILED", f"{code}:0")
+        assert (job["JobState"], job["ExitCode"]) in (own, ("PREEMPTED", "0:0"))
+        assert job["Restarts"] == "0"

@@ -85,7 +85,7 @@ def test_a_runs_jobs_come_oldest_first(tmp_path: Path) -> None:
     assert [job.job_id for job in jobs_of(run, jobs)] == ["8", "7", "9"]
 
 
-# Ends that take a machine of their own, or minutes, to provoke: as squeue (sacct where squeue has forgotten) tells them.
+# Ends that take minutes or a machine of their own to provoke, as squeue tells them, or sacct when squeue has forgotten.
 MORE = "make resume RUN=gemma-r MEM=64 (it had MEM=32, GiB a node)"
 GO_ON = "make resume RUN=gemma-r (goes on from its newest checkpoint)"
 FOLLOW = "make logs RUN=gemma-r (follows it; make cancel RUN=gemma-r ends it)"
