@@ -51,6 +51,17 @@ def likelier_field(answers: Sequence[str]) -> str | None:
     return None
 
 
+def answer_text(value: Any) -> str | None:
+    """The JSON text of an answer that stands in a record as an object, a number, true or false; None for anything
+    else, and for what JSON has no text for."""
+    if not isinstance(value, dict | int | float):
+        return None
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return None
+
+
 def read_action(answer: str, field: str | None) -> str | None:
     """The action in an answer: a string as it is, anything else as JSON writes it, so that 1 and "1" are one action;
     the whole stripped text when the answers are no JSON; None when unreadable."""

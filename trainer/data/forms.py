@@ -5,7 +5,8 @@
     {"messages": [{"role": "user", "content": "... or a list of parts"}, ...], "images": [...]}
     {"conversations": [{"from": "human", "value": "<image> ..."}, ...], "image": "..."}
 
-`system` beside any of them is a system turn in front. Turns of the same user behind each other are one.
+`system` beside any of them is a system turn in front. Turns of the same user behind each other are one. An answer that
+is an object, a number, true or false is learned as its JSON text. A user's turn behind the last answer is not shown.
 
 Every assistant turn is learned, but one that says `weight: 0` or `loss: false`, which is only shown. What a record
 holds beyond these keys comes back as `unread`: trainer/data/unread.py judges it.
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
+from trainer.data.answers import answer_text
 from trainer.data.columns import ANSWER, CONTEXT, CONVERSATIONS, QUESTION, as_known
 from trainer.data.inline import DATA, as_data
 from trainer.data.places import PLACES, Parts, may_hold_marker, put_pictures
@@ -68,18 +70,33 @@ def read_form(entry: dict[str, Any], place: Callable[[str], str] = str) -> Form:
         unread = [item for item in unread if item not in said_of_all]
         learned = all(value for _, value in said_of_all)
         said = [(role, what, learn and learned) for role, what, learn in said]
+    said, as_json = _answers_as_text(said)
     said, turns = _joined(said, [list(_parts(what, n, place, unread)) for n, (_, what, _) in enumerate(said, start=1)])
     marked = any([may_hold_marker(part) for parts in turns for part in parts if isinstance(part, str)])
     pictured, filled = put_pictures(turns, [role for role, *_ in said], beside, marked), []
     for number, ((role, _, learned), parts) in enumerate(zip(said, pictured, strict=True), start=1):
         if not parts:
-            raise FormError(*((f": turn {number} is empty", "a turn is empty") if number < len(said)
-                              else (": the answer is empty",)))  # fmt: skip
+            raise FormError(*((": the answer is empty",) if role == "assistant" and number >= len(said) - 1
+                              else (f": turn {number} is empty", "a turn is empty")))  # fmt: skip
         if role != "user" and any(isinstance(part, Picture) for part in parts):
             raise FormError(": only user turns can hold images")
         filled.append(Turn(role=role, parts=tuple(parts), learned=learned))
     no_picture = not beside and any(name in entry for name in IMAGE_KEYS)
-    return Form(turns=tuple(filled), unread=tuple(unread), no_picture=no_picture, marked=marked)
+    return Form(
+        turns=tuple(filled), as_json=as_json, unread=tuple(unread), no_picture=no_picture, marked=marked
+    )  # fmt: skip
+
+
+def _answers_as_text(said: list[Said]) -> tuple[list[Said], int]:
+    """With the answers that are JSON values as their text; how many that are."""
+    texts = {
+        number: text
+        for number, (role, what, _) in enumerate(said)
+        if role == "assistant" and not isinstance(what, str) and (text := answer_text(what)) is not None
+    }
+    if not texts:
+        return said, 0
+    return [(role, texts.get(n, what), learned) for n, (role, what, learned) in enumerate(said)], len(texts)
 
 
 def _joined(said: list[Said], turns: list[Parts]) -> tuple[list[Said], list[Parts]]:
@@ -110,8 +127,8 @@ def _flat(entry: dict[str, Any], pictured: bool) -> list[Said]:
         raise FormError(said, f"lacks {' and '.join(lacking)}", cure="form")
     texts = [entry.get(key) or "" if key == CONTEXT else entry[key] for key in FLAT_KEYS]
     for key, text in zip(FLAT_KEYS, texts, strict=True):
-        if not isinstance(text, str):
-            how = "JSON goes in as text" if key == ANSWER else 'nothing goes in as ""'
+        if not isinstance(text, str) and (key != ANSWER or answer_text(text) is None):
+            how = "a list goes in as its JSON text" if key == ANSWER else 'nothing goes in as ""'
             raise FormError(f": {key} takes a string ({how}), got {_short(text)}", f"{key} takes a string ({how})")
     text = "\n\n".join(part for part in texts[:2] if part)
     if not pictured and not text.strip():
@@ -121,7 +138,7 @@ def _flat(entry: dict[str, Any], pictured: bool) -> list[Said]:
 
 
 def _conversation(entry: dict[str, Any], key: str, unread: list[tuple[str, Any]]) -> list[Said]:
-    """Each turn, the answer last; what turns hold besides is added to `unread`."""
+    """Each turn; what turns hold besides is added to `unread`."""
     said = entry[key]
     if not isinstance(said, list) or not said:
         raise FormError(f": {key} takes a list of turns, got {_short(said)}", f"{key} takes a list of turns")
@@ -149,11 +166,9 @@ def _conversation(entry: dict[str, Any], key: str, unread: list[tuple[str, Any]]
         turns.append((role, turn[text_key], learned))
     roles = [role for n, (role, *_) in enumerate(turns) if role == "assistant" or not n or role != turns[n - 1][0]]
     alternating = roles[1:] if roles[0] == "system" else roles
-    if not alternating or alternating != ["user", "assistant"] * (len(alternating) // 2):
-        wanted = (
-            f"{key} takes turns that alternate user, assistant, behind system turns at most, and end with "
-            "the assistant's answer"
-        )
+    answered = alternating[:-1] if alternating[-1:] == ["user"] else alternating
+    if not answered or answered != ["user", "assistant"] * (len(answered) // 2):
+        wanted = f"{key} takes turns that alternate user, assistant, behind system turns at most, with an answer"
         raise FormError(f": {wanted}; got {', '.join(roles)}", wanted)
     return turns
 

@@ -30,7 +30,8 @@ class Pictures:
         if name not in self._found:
             self._found[name] = str(find_image(name, self._folder, self._image_root) or "")
         if not (found := self._found[name]):
-            raise FormError(f": {self._folder / name} is not there", MISSING, cure="missing")
+            what = "no file" if os.path.exists(self._folder / name) else "not there"
+            raise FormError(f": {self._folder / name} is {what}", MISSING, cure="missing")
         return found
 
     def is_picture(self, name: str) -> bool:

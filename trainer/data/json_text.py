@@ -40,6 +40,13 @@ def read_objects(path: Path) -> Iterator[Found]:
         yield from _lines(file) if _is_lines(head) else _values(file, path)
 
 
+def read_stream(file: io.BufferedReader) -> Iterator[Found]:
+    """As `read_objects`, each line as soon as it is there. Raises ConfigError."""
+    head = file.peek(HEAD_BYTES)[:HEAD_BYTES]
+    begun = b"\n" not in head and not head.lstrip().startswith(b"[")  # a line that is not all there yet
+    yield from _lines(file) if begun or _is_lines(head) else _values(file, Path("-"))
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[io.BufferedReader]:
     with path.open("rb") as raw:

@@ -53,6 +53,10 @@ class Reader:
         self.pictures: dict[Path, Pictures] = {}
         """By the folder of the files."""
         self.unread = Unread(text_only=text_only)
+        self.unanswered = 0
+        """Records that end with a user's turn."""
+        self.as_json: Counter[str] = Counter()
+        """Answers that stand in the records as JSON values; the first one's text is the first key."""
         self.counts: Counter[Path] = Counter()
         """Records in each file, whether they can be read or not."""
 
@@ -75,6 +79,9 @@ class Reader:
     def _row(self, entry: dict[str, Any], place: Pictures, where: str) -> Row:
         form = read_form(entry, place)
         self.unread.add(form, where, place.is_picture)
+        self.unanswered += form.turns[-1].role == "user"
+        if form.as_json:
+            self.as_json[next(turn.text for turn in form.turns if turn.role == "assistant")] += form.as_json
         record = _record(form, self.sessions.of(entry), self._learn)
         split = entry.get("split")
         return Row(record, SIDE_OF.get(split.lower(), "") if isinstance(split, str) else "")
@@ -83,7 +90,7 @@ class Reader:
 def _record(form: Form, session: str, learn: Learn) -> Record:
     """Up to the last answer that is learned; what stands behind it changes nothing. Raises FormError where there is
     none."""
-    last = len(form.turns) - 1
+    last = len(form.turns) - 1 - (form.turns[-1].role == "user")
     while learn == "all" and last > 0 and not form.turns[last].learned:
         last -= 1
     if not form.turns[last].learned:

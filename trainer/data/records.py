@@ -22,6 +22,7 @@ from trainer.data.sessions import choose_held_out
 from trainer.data.sources import Sources, find_sources
 from trainer.data.turns import Record
 from trainer.outcome import ConfigError
+from trainer.text import shown as shown_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,6 +183,11 @@ def _notes(records: Sequence[Record], reader: Reader, learn: Learn) -> tuple[str
     if shown:
         why = "are not the last of their record" if learn == "last" else "say weight 0 or loss false"
         notes.append(f"{shown} answers {why}: shown to the model, and not trained on")
+    if reader.as_json:
+        first = shown_text(next(iter(reader.as_json)))
+        notes.append(f"{reader.as_json.total()} answers are JSON values, learned as their text, for example {first}")
+    if reader.unanswered:
+        notes.append(f"{reader.unanswered} records end with a user's turn: the answers before it are learned")
     sessions = Counter(bool(record.session) for record in records)
     if all(sessions[has] for has in (True, False)):
         notes.append(f"{sessions[False]} of {sessions.total()} records have no session id: each counts as a session")

@@ -45,7 +45,9 @@ class Form:
     """What one record says."""
 
     turns: tuple[Turn, ...]
-    """The last one is an answer."""
+    """The last one is an answer, or a user's turn behind it that nobody answers."""
+    as_json: int = 0
+    """Answers that stand in the record as JSON values, and are learned as their text."""
     unread: tuple[tuple[str, Any], ...] = ()
     """(key, value) of all that stands beside what was read."""
     no_picture: bool = False

@@ -55,6 +55,8 @@ class Usage:
     """What answers were trained to end with; None in what an older Trainyard wrote."""
     text_only: bool = False
     """As the setting: what is asked has no picture, and its markers are words."""
+    columns: str = "auto"
+    """As the setting: how the records that are asked name their columns."""
     language_model: bool = False
     """The base takes no pictures: a tokenizer is all its processor."""
 
@@ -80,7 +82,7 @@ def usage_of(config: TrainConfig, dataset: Dataset, measured: HeldOut) -> Usage:
     return Usage(
         device=config.device, quantization=config.quantization, answer_field=measured.field, choices=measured.choices,
         answer_tokens=answer_budget(measured.processor, answers), frames=frames_of(dataset), text_only=config.text_only,
-        system=shared_system(dataset), end=answer_end(measured.processor),
+        system=shared_system(dataset), end=answer_end(measured.processor), columns=config.columns,
         language_model=isinstance(measured.processor, TextProcessor), **shared_texts(config.data, config.columns),
     )  # fmt: skip
 

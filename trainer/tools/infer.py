@@ -2,31 +2,30 @@
        python -m trainer infer --run runs/x --records FILE
 
 Answers with one JSON object: the likeliest allowed action and the probability of each, by the prompt and the scoring
-that training measured with. Where training used grids of four frames, four images make one. --records takes one record
-a line, in any form that training takes, the answer left out; `-` reads stdin. Every line is answered as it comes, by
-one line on stdout; {"error": ...} answers one that cannot be read, and the exit code is 1 in the end.
+that training measured with. Where training used grids of four frames, four images make one. --records takes a file that
+training would take, its columns called as there, the answers left out; `-` reads stdin. Every record is answered as it
+comes, by one line on stdout; {"error": ...} answers one that cannot be read, and the exit code is 1 in the end.
 """
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from trainer.config import Device
-from trainer.data.columns import ANSWERS, CONVERSATIONS
+from trainer.data.columns import ANSWERS, CONVERSATIONS, parse_columns, rename
 from trainer.data.forms import FRAMES, ROLES, TURN_KEYS, read_form
-from trainer.data.images import is_picture
-from trainer.data.inline import DATA, unpack
-from trainer.data.json_text import read_line
+from trainer.data.images import Pictures
+from trainer.data.json_text import Found, read_objects, read_stream
 from trainer.data.turns import FormError, Record
 from trainer.data.unread import Unread
-from trainer.files import bounded_lines
+from trainer.files import regular
 from trainer.flags import Text, parse
 from trainer.outcome import FAILED, FINISHED, ConfigError, RecordError
 
@@ -48,7 +47,7 @@ class Question:
     system: Text | None = None
     """What the system turn says; left out: what that of every training record says."""
     records: str | None = None
-    """JSONL file of records, or - for stdin; image paths are relative to the file."""
+    """File of records, or - for stdin; image paths are relative to the file."""
     base: str | None = None
     """Folder or hub id of the base model, where it is not what the adapter says."""
     device: Device | None = None
@@ -74,8 +73,8 @@ def main(argv: list[str]) -> int:
     load = partial(load_trained, folder, device=asked.device, base=asked.base)
     if asked.records:
         refused = False
-        where, lines = open_records(asked.records)
-        for entry in answer_lines(load(), lines, where, written=asked.answer):
+        folder_of_records, records = open_records(asked.records)
+        for entry in answer_records(load(), records, folder_of_records, written=asked.answer):
             print(json.dumps(entry), flush=True)
             refused |= "error" in entry
         return FAILED if refused else FINISHED
@@ -101,41 +100,40 @@ def entry_of(images: list[str], asked: Question, usage: Usage) -> dict[str, Any]
     return {"frames" if usage.frames == len(images) == FRAMES else "images": images, **texts}
 
 
-def open_records(name: str) -> tuple[Path, Iterable[bytes]]:
-    """(the folder that image paths are relative to, the lines). Raises ConfigError."""
+def open_records(name: str) -> tuple[Path, Iterator[Found]]:
+    """(the folder that image paths are relative to, the records and where each stands). Raises ConfigError."""
     if name == "-":
-        return Path(), bounded_lines(sys.stdin.buffer)
+        return Path(), read_stream(cast(io.BufferedReader, sys.stdin.buffer))
+    path = Path(name)
     try:
-        return Path(name).parent, bounded_lines(Path(name).open("rb"))
+        with regular(path).open("rb"):
+            return path.parent, read_objects(path)
     except OSError as error:
         raise ConfigError(f"records {name} cannot be read ({error.strerror})") from None
 
 
-def answer_lines(trained: Trained, lines: Iterable[bytes], folder: Path, *, written: bool) -> Iterator[dict[str, Any]]:
-    """One answer a line, in order; {"error": ...} for a line that cannot be answered."""
-    for number, line in enumerate(lines, start=1):
+def answer_records(
+    trained: Trained, records: Iterable[Found], folder: Path, *, written: bool
+) -> Iterator[dict[str, Any]]:
+    """One answer a record, in order; {"error": ...} for one that cannot be answered."""
+    usage = trained.usage
+    columns = parse_columns(usage.columns)
+    for where, found in records:
         try:
-            if line.strip():
-                yield answer(
-                    trained, as_record(read_line(line), folder, text_only=trained.usage.text_only), written=written
-                )
+            if isinstance(found, FormError):
+                raise found
+            record = as_record(rename(found, columns), folder, text_only=usage.text_only)
+            yield answer(trained, record, written=written)
         except FormError as error:
-            yield {"error": f"line {number}{error}"}
+            yield {"error": f"{where}{error}"}
 
 
 def as_record(entry: dict[str, Any], folder: Path, *, text_only: bool) -> Record:
-    """A line of a data file, with or without its answer. Raises FormError."""
-
-    def place(name: str) -> str:
-        if name.startswith(DATA):
-            return unpack(name, write=True)
-        if not os.path.isfile(folder / name):
-            raise FormError(f": {folder / name} is {'no file' if os.path.exists(folder / name) else 'not there'}")
-        return str(folder / name)
-
-    form = read_form(with_answer(entry), place)
+    """A record of a data file, with or without its answer. Raises FormError."""
+    pictures = Pictures(folder, None)
+    form = read_form(with_answer(entry), pictures)
     unread = Unread(text_only=text_only)
-    unread.add(form, "", lambda name: is_picture(folder / name))
+    unread.add(form, "", pictures.is_picture)
     if lost := unread.refusal():
         raise FormError(f": {lost}")
     return Record(turns=tuple(replace(turn, learned=False) for turn in form.turns[:-1]), answer=ANSWER, session="")

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from trainer.data.columns import parse_columns, rename
 from trainer.data.forms import read_form
 from trainer.data.records import each_answer, load_dataset
 from trainer.data.turns import FormError, Picture, Turn
 from trainer.outcome import ConfigError
+from trainer.tools.infer import as_record, open_records
 
 A, B = Picture(paths=("a.png",)), Picture(paths=("b.png",))
-ALTERNATE = (
-    "messages takes turns that alternate user, assistant, behind system turns at most, and end with the assistant's "
-    "answer"
-)
+ALTERNATE = "messages takes turns that alternate user, assistant, behind system turns at most, with an answer"
 LOOK = {"context": "", "question": "look", "output": "up"}
 
 
@@ -103,10 +103,10 @@ def test_every_form_is_read_as_turns_that_end_with_an_answer(entry: Any, turns: 
         ({"messages": [{"role": "tool", "content": "x"}]},
          ": role 'tool' of turn 1: it takes system, developer, user, human, assistant, gpt, model"),
         (messages("look"), ": messages takes turns that alternate user, assistant, behind system turns at most, "
-                           "and end with the assistant's answer; got user"),
+                           "with an answer; got user"),
         ({"messages": [{"role": "system", "content": "x"}]},
-         ": messages takes turns that alternate user, assistant, behind system turns at most, and end with the "
-         "assistant's answer; got system"),
+         ": messages takes turns that alternate user, assistant, behind system turns at most, with an "
+         "answer; got system"),
         ({**LOOK, "image": "a.png", "system": " "}, ": turn 1 is empty"),
         (messages("", "up"), ": turn 1 is empty"),
         (messages("look", " "), ": the answer is empty"),
@@ -306,3 +306,54 @@ def test_all_records_that_cannot_be_read_are_counted_at_once(tmp_path: Path) -> 
         load_dataset(few, text_only=True)
     many = write(tmp_path, good, good, *[wrong] * 9)
     assert load_dataset(many, text_only=True).unusable == 9
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"button": "é", "n": [1]}, '{"button": "é", "n": [1]}'),
+        (3, "3"),
+        (1.5, "1.5"),
+        (True, "true"),
+        (False, "false"),
+    ],
+)
+@pytest.mark.parametrize("make", [lambda value: {**LOOK, "image": None, "output": value}, lambda v: messages("a", v)])
+def test_an_answer_that_is_a_json_value_is_learned_as_its_text(make: Any, value: Any, text: str) -> None:
+    form = read_form(make(value))
+    assert (form.turns[-1].text, form.turns[-1].learned, form.as_json) == (text, True, 1)
+
+
+@pytest.mark.parametrize("value", [["up"], None, float("nan"), {"x": float("inf")}])
+def test_an_answer_that_has_no_json_text_is_refused(value: Any) -> None:
+    with pytest.raises(FormError, match="output takes a string"):
+        read_form({**LOOK, "image": None, "output": value})
+
+
+def test_json_answers_are_counted_with_an_example(tmp_path: Path) -> None:
+    rows = [{**LOOK, "output": {"button": "up"}}, messages("a", 3), messages("a", "up")]
+    dataset = load_dataset(write(tmp_path, *rows), text_only=True, eval_fraction=0)
+    assert [record.answer for record in dataset.train] == ['{"button": "up"}', "3", "up"]
+    assert dataset.notes == ('2 answers are JSON values, learned as their text, for example \'{"button": "up"}\'',)
+
+
+@pytest.mark.parametrize("learn", ["all", "last"])
+def test_a_user_turn_that_nobody_answers_is_counted_and_not_shown(learn: Any, tmp_path: Path) -> None:
+    rows = [messages("look", "up", "and?", "down", "now?"), messages("look", "up")]
+    dataset = load_dataset(write(tmp_path, *rows), text_only=True, eval_fraction=0, learn=learn)
+    first = dataset.train[0]
+    assert (first.answers, first.prompt) == (("up", "down") if learn == "all" else ("down",), "look\n\nup\n\nand?")
+    assert "1 records end with a user's turn: the answers before it are learned" in dataset.notes
+
+
+def test_what_is_asked_is_read_as_training_reads_it(tmp_path: Path) -> None:
+    rows = [{"ask": "which?", "photo": "a.png"}, {"ask": "and?", "photo": "a.png", "label": "up"}]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG")
+    (tmp_path / "asked.json.gz").write_bytes(gzip.compress(json.dumps(rows, indent=1).encode()))
+    folder, found = open_records(str(tmp_path / "asked.json.gz"))
+    columns = parse_columns("question=ask,image=photo,answer=label")
+    asked = [as_record(rename(entry, columns), folder, text_only=False) for _, entry in found]  # type: ignore[arg-type]
+    assert [(record.prompt, record.answer, len(record.pictures)) for record in asked] == [
+        ("which?", "?", 1),
+        ("and?", "?", 1),
+    ]

@@ -67,8 +67,8 @@ def test_a_file_without_records_is_refused(tmp_path: Path, lines: list[str]) -> 
          "'image'))", FORMAT_HINT),
         ('{"context": "", "question": "", "output": ""}', "has no image, and context and question are both empty "
          "(line 2)", ""),
-        (entry(output={"button": "up"}), "output takes a string (JSON goes in as text) (line 2; the first: output "
-         "takes a string (JSON goes in as text), got {'button': 'up'})", ""),
+        (entry(output=["up"]), "output takes a string (a list goes in as its JSON text) (line 2; the first: output "
+         "takes a string (a list goes in as its JSON text), got ['up'])", ""),
         (HALF, "is not JSON (line 2; the first: is not JSON ('utf-8' codec can't encode character '\\ud83d' in "
          "position 28: surrogates not allowed))", ""),
         ('{"image": ' + "[" * 5000, "is not JSON (line 2; the first: is not JSON (it nests deeper than 64 "
