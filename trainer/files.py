@@ -44,10 +44,10 @@ MOST_CHARACTERS = 1 << 16
 MOST_MIB = 64
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, loads: Callable[[str | bytes], Any] = json.loads) -> Any:
     """Raises ValueError for whatever cannot be used, what nests too deep too: one damaged record harms no other."""
     try:
-        found = json.loads(text)
+        found = loads(text)
     except RecursionError:
         raise ValueError(f"it nests deeper than {MOST_DEPTH} levels") from None
     return found if _opens(text) <= MOST_DEPTH else check_depth(found)

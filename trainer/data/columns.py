@@ -84,8 +84,8 @@ def as_known(entry: dict[str, Any]) -> dict[str, Any]:
         known = {name: value for name, value in entry.items() if name not in names.values()}
         known |= {ours: entry[name] for ours, name in names.items() if name}
     question, answer, history = known.get(QUESTION), known.get(ANSWER), known.get(HISTORY)
-    if isinstance(question, list) and isinstance(answer, list):  # TRL writes both as turns
-        turns = [*question, *answer]
+    if _is_turns(question) and _is_turns(answer):  # TRL writes both as turns
+        turns = [*question, *answer]  # type: ignore[misc]
     elif isinstance(history, list) and history and all(isinstance(pair, list) and len(pair) == 2 for pair in history):
         asked = "\n\n".join(str(text) for text in (known.get(CONTEXT), question) if text)
         turns = [
@@ -97,6 +97,16 @@ def as_known(entry: dict[str, Any]) -> dict[str, Any]:
         return known
     read = (CONTEXT, QUESTION, ANSWER, HISTORY) if history else (QUESTION, ANSWER)
     return {**{name: value for name, value in known.items() if name not in read}, "messages": turns}
+
+
+def _is_turns(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(turn, dict) for turn in value)
+
+
+def as_list(text: str) -> Any:
+    """The list that `text` is in JSON, else `text`."""
+    found = _parsed(text)
+    return found if isinstance(found, list) else text
 
 
 def _parsed(text: str) -> Any:

@@ -18,9 +18,10 @@ import json
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
+from urllib.parse import unquote
 
 from trainer.data.answers import answer_text
-from trainer.data.columns import ANSWER, CONTEXT, CONVERSATIONS, QUESTION, as_known
+from trainer.data.columns import ANSWER, CONTEXT, CONVERSATIONS, QUESTION, as_known, as_list
 from trainer.data.inline import DATA, as_data
 from trainer.data.places import PLACES, Parts, may_hold_marker, put_pictures
 from trainer.data.turns import Form, FormError, Picture, Role, Turn
@@ -36,6 +37,10 @@ READ: dict[str | None, frozenset[str]] = {
 }
 # Whether an answer is learned, as OpenAI and ms-swift say it: what stands for no, and for yes.
 LEARNED_BY = {"weight": (0, 1), "loss": (False, True)}
+# In a turn also as Axolotl does.
+TURN_LEARNED_BY = {**LEARNED_BY, "train": (False, True), "training": (False, True)}
+# What an answer does beside its text; learned without them it would be another answer.
+CALLS = ("tool_calls", "function_call")
 # The keys of a picture among a turn's parts; what is read of each type of part.
 IMAGE_PART_KEYS = ("image", "path", "url", "image_url", "base64")
 READ_OF_PART = {"text": ("type", "text"), "image": ("type", "text", *IMAGE_PART_KEYS)}
@@ -149,13 +154,16 @@ def _conversation(entry: dict[str, Any], key: str, unread: list[tuple[str, Any]]
             takes = "role and content (or from and value)"
             raise FormError(f": turn {number} of {key} takes {takes}, got {_short(turn)}", f"a turn takes {takes}")
         role_key, text_key = keys
-        if (role := ROLES.get(str(turn[role_key]).lower())) is None:
+        if (role := ROLES.get(str(turn[role_key]).strip().lower())) is None:
             kind = f"{role_key} {_short(turn[role_key])}"
             raise FormError(f": {kind} of turn {number}: it takes {', '.join(ROLES)}", f"{kind} of a turn")
         learned = role == "assistant"
         for name in turn.keys() - {role_key, text_key} if len(turn) > 2 else ():
-            if name in LEARNED_BY:
+            if name in TURN_LEARNED_BY:
                 learned = _is_learned(name, turn[name], number, role) and learned
+            elif name in CALLS and turn[name]:
+                said = f"a turn has {name}: write a call into the text of the answer"
+                raise FormError(f": turn {number} has {name}: write the call into its text", said)
             elif name not in IMAGE_KEYS:
                 unread.append((name, turn[name]))
             elif turn[name]:
@@ -182,10 +190,10 @@ def _is_either(name: str, value: Any) -> bool:
 def _is_learned(name: str, value: Any, number: int, role: Role) -> bool:
     """What `weight` or `loss` of a turn says. Raises FormError for anything but yes and no, and for a yes of a turn
     that is no answer."""
-    no, yes = (json.dumps(value) for value in LEARNED_BY[name])
+    no, yes = (json.dumps(value) for value in TURN_LEARNED_BY[name])
     if value is None:
         return True
-    if not isinstance(value, int | float) or value not in LEARNED_BY[name]:
+    if not isinstance(value, int | float) or value not in TURN_LEARNED_BY[name]:
         takes = f"it takes {yes} (learned) or {no} (only shown)"
         raise FormError(f": {name} {_short(value)} of turn {number}: {takes}", f"{name} of a turn: {takes}")
     if value and role != "assistant":
@@ -232,6 +240,8 @@ def _beside(entry: dict[str, Any], place: Callable[[str], str]) -> list[Picture]
     if len(given) > 1:
         raise FormError(f": {' and '.join(given)} do not go together: give one of them")
     named = entry[given[0]]
+    if isinstance(named, str) and named.startswith("["):  # as tables hold a list
+        named = as_list(named)
     if isinstance(named, dict) and all(PLACES.fullmatch(place) for place in named):
         named = list(named.values())  # MiniCPM-V: by their places
     paths = _paths(named if isinstance(named, list) else [named], place)
@@ -255,7 +265,9 @@ def _path(name: Any) -> str:
     name = as_data(name)
     if "://" in name[:12] and not name.startswith((DATA, "file://")):
         raise FormError(f": {_short(name)} is an address and no file", "a picture at an address", cure="convert")
-    return name.removeprefix("file://")
+    if not name.startswith("file://"):
+        return name
+    return unquote(name.removeprefix("file://").removeprefix("localhost"))
 
 
 def _short(value: Any) -> str:

@@ -11,6 +11,9 @@ from trainer.data.inline import DATA, MAGIC, unpack
 from trainer.data.turns import FormError
 from trainer.outcome import ConfigError
 
+LONGEST_SHOWN = 400
+"""Characters of a path in a message; what is longer is no path."""
+
 
 class Pictures:
     """The files of the pictures that the records of one folder name."""
@@ -31,7 +34,9 @@ class Pictures:
             self._found[name] = str(find_image(name, self._folder, self._image_root) or "")
         if not (found := self._found[name]):
             what = "no file" if os.path.exists(self._folder / name) else "not there"
-            raise FormError(f": {self._folder / name} is {what}", MISSING, cure="missing")
+            place = str(self._folder / name)
+            place = place if len(place) <= LONGEST_SHOWN else f"{place[:LONGEST_SHOWN]}..."
+            raise FormError(f": {place} is {what}", MISSING, cure="missing")
         return found
 
     def is_picture(self, name: str) -> bool:

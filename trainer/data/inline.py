@@ -16,6 +16,7 @@ from trainer.files import write_whole
 from trainer.outcome import ConfigError
 
 DATA = "data:"
+URL_SAFE = str.maketrans("-_", "+/")
 UNPACKED = ".picture"
 # How files of pictures begin, as bytes and in base64.
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
@@ -26,6 +27,8 @@ SHORTEST = 64
 
 def as_data(name: str) -> str:
     """`name`, bare base64 as the data: address of it."""
+    if name[: len(DATA)].lower() == DATA:
+        return DATA + name[len(DATA) :]
     bare = name.startswith(BASE64_MAGIC) and len(name) >= SHORTEST and "." not in name[:SHORTEST]
     return f"{DATA};base64,{name}" if bare else name
 
@@ -34,7 +37,7 @@ def unpack_bytes(address: str) -> bytes:
     """The file that a data: address holds. Raises FormError."""
     header, comma, text = address.partition(",")
     try:
-        content = base64.b64decode("".join(text.split()), validate=True) if comma else b""
+        content = base64.b64decode("".join(text.split()).translate(URL_SAFE), validate=True) if comma else b""
     except (binascii.Error, ValueError):
         content = b""
     if not header.endswith(";base64") or not content.startswith(MAGIC):

@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,8 @@ HALF = re.compile(
 HEAD_BYTES = MIB
 CHUNK_CHARACTERS = 1 << 18
 MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "a zip archive"}
+MAGIC |= dict.fromkeys((b"<!DOCTYPE", b"<!doctype", b"<html"), "a web page")
+POINTER = b"version https://git-lfs"
 BETWEEN = re.compile(r"[\s,\ufeff]*")  # of elements; commas stand behind lines too
 NOT_JSON = "is not JSON"
 
@@ -37,7 +40,10 @@ def read_objects(path: Path) -> Iterator[Found]:
     """(where in the file, the object or what is wrong there). Raises ConfigError for what is no text, OSError."""
     with _opened(path) as file:
         head = file.peek(HEAD_BYTES)[:HEAD_BYTES]
-        yield from _lines(file) if _is_lines(head) else _values(file, path)
+        try:
+            yield from _lines(file) if _is_lines(head) else _values(file, path)
+        except UnicodeDecodeError as error:  # lines say it themselves
+            raise ConfigError(f"{path} is not UTF-8 ({error.reason}): save it as UTF-8") from None
 
 
 def read_stream(file: io.BufferedReader) -> Iterator[Found]:
@@ -50,16 +56,18 @@ def read_stream(file: io.BufferedReader) -> Iterator[Found]:
 @contextmanager
 def _opened(path: Path) -> Iterator[io.BufferedReader]:
     with path.open("rb") as raw:
-        magic = raw.read(6)
+        magic = raw.read(len(POINTER))
         raw.seek(0)
         if kind := next((kind for start, kind in MAGIC.items() if magic.startswith(start)), None):
             raise ConfigError(f"{path} is {kind}, and no JSON")
+        if magic == POINTER:
+            raise ConfigError(f"{path} is a pointer of Git LFS, and no JSON: git lfs pull fetches the file")
         if magic.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise ConfigError(f"{path} is UTF-16: save it as UTF-8")
         try:
             packed: Any = gzip.GzipFile(fileobj=raw) if magic.startswith(b"\x1f\x8b") else raw
             yield io.BufferedReader(packed, HEAD_BYTES)
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ConfigError(f"{path} is a damaged gzip file ({error}): pack it again") from None
 
 
@@ -101,11 +109,28 @@ def read_line(line: bytes | str) -> dict[str, Any]:
         raise FormError(f" is longer than {MOST_MIB} MiB")
     try:
         # Bytes may come in, so that a file that is not UTF-8 is reported by line like any other mistake.
-        entry = parse_json(line.rstrip())
+        entry = parse_json(line.rstrip(), _parsed)
         return _checked(entry, line if isinstance(line, bytes) else line.encode(errors="surrogatepass"))
     except ValueError as error:
         said = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
         raise FormError(f" {NOT_JSON} ({said})", NOT_JSON) from None
+
+
+def _parsed(line: bytes | str) -> Any:
+    """As json.loads, but for a key that an object holds twice, of which that would drop one."""
+    return DECODER.decode(line if isinstance(line, str) else line.decode(json.detect_encoding(line), "surrogatepass"))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises ValueError."""
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands in an object twice")
+    return entry
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def _checked(entry: Any, raw: bytes) -> dict[str, Any]:
@@ -169,7 +194,7 @@ class _Text:
         """(what stands here, its text). Raises ValueError, RecursionError."""
         while True:
             try:
-                value, end = json.JSONDecoder().raw_decode(self._text, self.place)
+                value, end = DECODER.raw_decode(self._text, self.place)
             except json.JSONDecodeError as error:
                 # What is cut fails at its end, or at the beginning of the string that is cut.
                 cut = error.pos >= len(self._text) - 16 or error.msg.startswith("Unterminated string")

@@ -21,6 +21,12 @@ from trainer.data.places import PLACES, may_hold_marker
 from trainer.data.turns import Form
 
 PICTURES, VIDEOS, AUDIO, BOXES = "pictures", "videos", "audio", "boxes"
+SWITCHES = "what is learned"
+# Keys that say how much of a record or an answer is learned, for other trainers; 1 and true change nothing.
+SWITCHED_BY = {
+    "loss_weight", "loss_weights", "loss_mask", "loss_scale", "label_mask", "train_mask", "train_detail", "trainable",
+    "sample_weight",
+}  # fmt: skip
 # What the last word of a key's name means, once words for a file are taken away.
 NAMED = {
     word: kind
@@ -95,9 +101,11 @@ class Unread:
         self._idle += form.no_picture and form.marked and not self._text_only and _has_place(form)
         for name in dict.fromkeys(name for name, _ in held) if held else ():
             self._keys[name] += 1
+        lost = [(f"{name!r} ({SWITCHES})", SWITCHES) for name, value in held if _switches(name, value)]
         if not self._text_only and (held or form.marked):
-            for what in dict.fromkeys((*self._lost_keys(form, held), *_lost_markers(form))):
-                self._lost.setdefault(what, []).append(where)
+            lost += (*self._lost_keys(form, held), *_lost_markers(form))
+        for what in dict.fromkeys(lost):
+            self._lost.setdefault(what, []).append(where)
 
     def _lost_keys(self, form: Form, held: list[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
         shown = {_basename(path) for picture in form.pictures for path in picture.paths} if held else set()
@@ -170,10 +178,13 @@ class Unread:
             *(["pictures go under image, images or frames, <image> being their place in the text: rename the key "
                "(columns: image=KEY does), or remove it"] if PICTURES in kinds else []),
             *(["videos, audio and boxes are not shown: leave them out, or write a box as words"]
-              if kinds - {PICTURES} else []),
-            "text_only: true is for a set that is text alone, its markers words",
+              if kinds - {PICTURES, SWITCHES} else []),
+            *(["weight 0 or loss false only shows an answer, and nothing weighs it: write these, or remove the key"]
+              if SWITCHES in kinds else []),
+            *(["text_only: true is for a set that is text alone, its markers words"] if kinds - {SWITCHES} else []),
         ]  # fmt: skip
-        return f"not read, so the model would not see it: {', '.join(found)}; {'; '.join(advice)}"
+        means = "so the model would not see it" if kinds - {SWITCHES} else "and it says what to learn"
+        return f"not read, {means}: {', '.join(found)}; {'; '.join(advice)}"
 
 
 def _lost_markers(form: Form) -> Iterator[tuple[str, str]]:
@@ -195,6 +206,13 @@ def _lost_markers(form: Form) -> Iterator[tuple[str, str]]:
 def _has_place(form: Form) -> bool:
     texts = (part for turn in form.turns if turn.role == "user" for part in turn.parts if isinstance(part, str))
     return any(PLACES.search(text) for text in texts)
+
+
+def _switches(name: str, value: Any) -> bool:
+    """Whether a key would have a record, or a part of it, learned less than the others."""
+    if name.lower() in SWITCHED_BY:
+        return any(each != 1 for each in (value if isinstance(value, list) else [value]))
+    return name.lower() == "weight" and isinstance(value, float) and 0 < value < 1
 
 
 @cache

@@ -229,7 +229,7 @@ def weighted(**beside: Any) -> dict[str, Any]:
         (weighted(loss_3=False, weight_2=1), ["up", "down"]),
         (weighted(loss_1=True, weight_1=0, loss_3=0), ["down"]),
         ({**weighted(), "weight": 1, "loss": True}, ["up", "down", "left"]),
-        ({**weighted(), "weight": 0.25, "loss": 0.0}, ["up", "down", "left"]),  # columns of something else
+        ({**weighted(), "weight": 70.25, "loss": 0.0}, ["up", "down", "left"]),  # columns of something else
     ],
 )
 def test_an_answer_that_says_so_is_only_shown(entry: Any, learned: list[str], tmp_path: Path) -> None:

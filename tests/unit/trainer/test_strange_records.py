@@ -1,0 +1,131 @@
+"""Inputs that people bring and no format lists: each is read as it means, left out and counted, or refused."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from trainer.data.records import load_dataset
+from trainer.outcome import ConfigError
+
+GOOD = {"image": "a.png", "question": "which?", "output": "up"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.png", "b b.png"):
+        Image.new("RGB", (2, 2)).save(tmp_path / name)
+    return tmp_path
+
+
+def talk(*answers: dict[str, Any], question: Any = "<image>which?", role: str = "user") -> dict[str, Any]:
+    turns: list[dict[str, Any]] = []
+    for answer in answers:
+        turns += [{"role": role, "content": "and?" if turns else question}, {"role": "assistant", **answer}]
+    return {"messages": turns, "images": ["a.png"]}
+
+
+def line(**more: Any) -> str:
+    return json.dumps({**GOOD, **more})
+
+
+def read(folder: Path, content: str | bytes, name: str = "d.jsonl") -> Any:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return load_dataset(str(path), eval_fraction=0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        line() + "\r\n", line() + "\r", "\ufeff" + line(), f"\ufeff[{line()}]", f"[{line()},]", line() + ",\n",
+        line(output=3), line(image=["a.png"]), line(image='["a.png"]'), line(image="file://localhost{folder}/a.png"),
+        line(image="file://{folder}/b%20b.png"), line(image={"bytes": None, "path": "a.png"}), line(video=None),
+        line(weight=1.0), line(sample_weight=1), line(loss_mask=[1, 1]), line(weight=70.5), line(score=float("nan")),
+        json.dumps(talk({"content": "up"}, role="User ")), json.dumps(talk({"content": "up", "tool_calls": None})),
+        json.dumps(talk({"content": [{"type": "text", "text": "up"}]})),
+        json.dumps(talk({"content": "<|image|> is up"}, question="<|image|>which?")),
+    ],
+)  # fmt: skip
+def test_what_means_a_record_is_read(content: str, folder: Path) -> None:
+    dataset = read(folder, content.replace("{folder}", str(folder)))
+    assert (len(dataset.train), dataset.left_out) == (1, ())
+    assert len(dataset.train[0].pictures) == 1
+
+
+@pytest.mark.parametrize("make", [
+    lambda text: f"data:;base64,{text}", lambda text: f"DATA:image/png;base64,{text}",
+    lambda text: f"data:image/png;charset=utf-8;base64,{text.replace('+', '-').replace('/', '_')}", lambda text: text,
+])  # fmt: skip
+def test_a_picture_in_base64_is_read_however_it_is_called(make: Any, folder: Path) -> None:
+    text = base64.b64encode((folder / "a.png").read_bytes()).decode()
+    assert len(read(folder, line(image=make(text))).train) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"image":"a.png","question":"?","output":"up","output":"down"}', "'output' stands in an object twice"),
+        ('{"image":"a.png","image":"b b.png","question":"?","output":"up"}', "'image' stands in an object twice"),
+        ('{"image":"a.png","question":"?","output":NaN}', "got nan"),
+        (line(output=["up"]), "a list goes in as its JSON text"),
+        (line(image="b%20b.png"), "b%20b.png is not there"),
+        (line(image="x" * 100_000), "x... is not there"),
+        (line(weight=0), "weight 0 or loss false leaves no answer to learn"),
+        (line(image=True), "image takes a path"),
+        (json.dumps(talk({"content": None})), "turn 2 takes text or a list of parts, got None"),
+        (json.dumps(talk({"content": "up", "tool_calls": [{"function": {"name": "press"}}]})), "turn 2 has tool_calls"),
+        (json.dumps(talk({"content": "up", "function_call": {"name": "press"}})), "turn 2 has function_call"),
+        (json.dumps(talk({"content": "up", "training": False})), "leaves no answer to learn"),
+        (json.dumps(talk({"content": "up", "weight": "0"})), "weight '0' of turn 2"),
+        (json.dumps({"question": ["?"], "output": ["up"], "image": ["a.png"]}), "question takes a string"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_left_out_and_said(content: str, said: str, folder: Path) -> None:
+    dataset = read(folder, content + "\n" + line() + "\n")
+    assert (len(dataset.train), dataset.unusable) == (1, 1)
+    assert said in dataset.left_out[0]
+    assert len(dataset.left_out[0]) < 700
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "said"),
+    [
+        (f'[{line()}, {{"question": "é"}}]'.encode("latin-1"), "d.json", "is not UTF-8"),
+        (line().encode("utf-16"), "d.jsonl", "is UTF-16: save it as UTF-8"),
+        (gzip.compress(line().encode() * 50)[:-9], "d.jsonl.gz", "is a damaged gzip file"),
+        (gzip.compress(bytes(range(256)) * 9)[:40] + bytes(range(99)), "d.jsonl.gz", "is a damaged gzip file"),
+        ("version https://git-lfs.github.com/spec/v1\n", "d.jsonl", "is a pointer of Git LFS"),
+        ("<!DOCTYPE html><html></html>", "d.jsonl", "is a web page"),
+        (line(loss_weight=0), "d.jsonl", "'loss_weight' (what is learned) in 1 records (d.jsonl line 1)"),
+        (line(weight=0.5), "d.jsonl", "'weight' (what is learned)"),
+        (line(sample_weight=[0]), "d.jsonl", "'sample_weight' (what is learned)"),
+        (json.dumps(talk({"content": "up", "loss_scale": 0.1})), "d.jsonl", "'loss_scale' (what is learned)"),
+        ("null\n", "d.jsonl", "is not an object"), ("\n\n", "d.jsonl", "holds no records"),
+        (json.dumps({"train": [GOOD]}), "d.json", "holds its records under 'train'"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_meant_is_refused_in_one_line(
+    content: str | bytes, name: str, said: str, folder: Path
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        read(folder, content, name)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_switch_is_refused_in_a_set_of_text_alone_too(folder: Path) -> None:
+    (folder / "d.jsonl").write_text(json.dumps({"question": "?", "output": "up", "loss_weight": 0.1}))
+    with pytest.raises(ConfigError, match="not read, and it says what to learn"):
+        load_dataset(str(folder / "d.jsonl"), text_only=True)
+
+
+def test_training_false_of_a_turn_only_shows_the_answer(folder: Path) -> None:
+    (record,) = read(folder, json.dumps(talk({"content": "up", "training": False}, {"content": "down"}))).train
+    assert (record.answers, [turn.learned for turn in record.turns]) == (("down",), [False, False, False])
