@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import contextlib
+import io
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from k8s.manifest.objects import INSTANCE
 from k8s.manifest.pod import CONTAINER, claim_name
 from k8s.manifest.site import find_site
 from launcher import cli
+from launcher.logs import pass_on
 from launcher.progress import GONE, OUTCOMES, Job, RunStatus
 from launcher.scheduler import Cancelled, Found, Words, WordsOf
 from planner.job import JobSpec
@@ -143,7 +145,9 @@ class Runs:
                     printed.add(name_of(pod))
                     words = ("logs", "--follow", name_of(pod), "--container", CONTAINER)
                     command = self.kubectl.command(*words, endless=True)
-                    subprocess.run(command, env=self.kubectl.environment, check=False)
+                    with subprocess.Popen(command, env=self.kubectl.environment, stdout=subprocess.PIPE) as process:
+                        assert process.stdout
+                        pass_on(process.stdout)
             if job.text != last and job.state not in ("RUNNING", ENDING):
                 cli.say(f"job {job.text}")
             last = job.text
@@ -177,7 +181,8 @@ class Runs:
         """The end of what other nodes' pods said before they failed: the reason may stand there alone."""
         for pod in pods:
             if pod["status"].get("phase") == "Failed":
-                print(f"-- {name_of(pod)}\n{self.kubectl.log(pod, FAILED_LINES)}", end="")
+                print(f"-- {name_of(pod)}")
+            pass_on(io.BytesIO(self.kubectl.log(pod, FAILED_LINES).encode()))
 
     def _readable(self) -> list[Run]:
         """Oldest first."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import locale
 import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.job import JobSpec
 from planner.plan import Plan
-from planner.request.secret import hide_secrets
 from planner.request.variables import BY_NAME
+from trainer.env_file import open_to_others, read_env_file
 from trainer.outcome import FINISHED, ConfigError
-from trainer.text import printable
+from trainer.secret_shapes import told
 
 if TYPE_CHECKING:
     from launcher.scheduler import Batch, Scheduler, Words
@@ -125,6 +127,14 @@ def fresh_suffix() -> str:
     return f"{time.strftime('%Y%m%d')}-{secrets.token_hex(3)}"
 
 
+def say_open(project_dir: Path) -> None:
+    """Whether others can read the secrets in `.env`, for verbs that read it."""
+    path = project_dir / ".env"
+    with contextlib.suppress(ConfigError):  # whoever needs it says what is wrong with it
+        for notice in open_to_others(path, read_env_file(path)):
+            say(notice)
+
+
 def say(text: str) -> None:
     """One line beside the answer."""
-    print(f"trainyard: {printable(hide_secrets(text))}", file=sys.stderr, flush=True)
+    print(f"trainyard: {told(text)}", file=sys.stderr, flush=True)

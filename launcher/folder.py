@@ -12,7 +12,7 @@ from pathlib import Path
 
 from launcher.grid import read_sweep
 from launcher.progress import Job
-from launcher.records import Run, done, finished, read_run, refuse_spoilt, run_folders
+from launcher.records import Run, done, finished, read_run, refuse_anothers, refuse_spoilt, run_folders
 from launcher.restore_spec import read_spec
 from launcher.scheduler import Batch, Found, Words, WordsOf
 from planner.job import JobSpec
@@ -90,6 +90,7 @@ class FolderOfRuns:
 
     def spec_of(self, run: Run) -> JobSpec:
         """The request in its run.json, to be run where the folder lies now. Raises ConfigError."""
+        refuse_anothers(run.folder / RECORD_NAME)
         spec = read_spec(run.record["spec"], project_dir=self.project_dir, source=str(run.folder / RECORD_NAME))
         if (self.project_dir / spec.run_dir).resolve() != run.folder.resolve():
             return spec.but(output=str(run.folder.parent))  # the folder of runs was moved

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 from launcher.cli import say
 from launcher.progress import UNKNOWN, Job
 from trainer.files import regular
 from trainer.outcome import ConfigError, SchedulerError
+from trainer.text import printable
 
 READ_EVERY_S = 0.3
+COLOUR, NEW_LINE = re.compile(r"\x1b\[[0-9;]*m"), re.compile(r"\r*\n|\r")
 # A scheduler is asked seldom and ever more seldom: a controller serves many who wait.
 ASK_FIRST_S, ASK_LAST_S = 1.0, 15.0
 
@@ -66,8 +71,23 @@ def _copy(log: Path, start: int) -> int:
         raise ConfigError(f"{log} cannot be read ({error.strerror})") from error
     with file:
         file.seek(start)
-        while block := file.read(1 << 16):
-            sys.stdout.buffer.write(block)
-            start += len(block)
-    sys.stdout.buffer.flush()
-    return start
+        return start + pass_on(file)
+
+
+def pass_on(stream: IO[bytes]) -> int:
+    """A log to stdout, with what a terminal would act on written as escapes: libraries and records speak there, too.
+    Returns how many bytes that were. Colours are left out, and what was drawn over stands in lines of its own."""
+    decoder, count = codecs.getincrementaldecoder("utf-8")("backslashreplace"), 0
+    # read1: what there is, without waiting for more.
+    while block := stream.read1(1 << 16):  # type: ignore[attr-defined]
+        count += len(block)
+        sys.stdout.write(_shown(decoder.decode(block)))
+        sys.stdout.flush()
+    sys.stdout.write(_shown(decoder.decode(b"", final=True)))
+    sys.stdout.flush()
+    return count
+
+
+def _shown(text: str) -> str:
+    lines = NEW_LINE.sub("\n", COLOUR.sub("", text)).split("\n")
+    return "\n".join(line if line.isprintable() else "\t".join(map(printable, line.split("\t"))) for line in lines)

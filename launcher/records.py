@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -103,6 +104,17 @@ def refuse_spoilt(folder: Path, then: str) -> None:
     """Raises ConfigError for a spoilt metrics.json, with what to type `then`."""
     if spoilt(folder):
         raise ConfigError(f"{folder}/{SPOILT}, then {then}")
+
+
+def refuse_anothers(record: Path) -> None:
+    """Raises ConfigError for a run.json that somebody else has written: what it asks for (MODEL, IMAGE, ENVIRONMENT)
+    would run as the person who resumes."""
+    owner = record.stat().st_uid
+    if owner != os.getuid():
+        raise ConfigError(
+            f"{record} is another user's (uid {owner}), and resume would run as you what it asks for: look into it; "
+            f"cp {shlex.quote(str(record))} mine && mv mine {shlex.quote(str(record))} makes it yours"
+        )
 
 
 def _written(path: Path) -> bool | None:

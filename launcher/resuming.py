@@ -12,13 +12,14 @@ from typing import Any
 
 from launcher import verbs
 from launcher.changes import changed, changes_of
-from launcher.cli import words_of
+from launcher.cli import say_open, words_of
 from launcher.scheduler import Batch, Scheduler, Target, Words
 from planner.request.variables import resumable
 
 
 def resume(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
     place, found = verbs.find(scheduler, given, environ, project_dir, only=True, takes=resumable(scheduler.name))
+    say_open(project_dir)
     changes = changes_of(scheduler.name, given, environ)
     target: Target[Any] = scheduler.target(given, environ, project_dir)
     words = partial(words_of, scheduler, given)

@@ -64,6 +64,7 @@ def planned(
     Raises:
         ConfigError: the request is wrong, or the scheduler could not run it.
     """
+    cli.say_open(project_dir)
     target: Target[Any] = scheduler.target(given, environ, project_dir)
     is_named = run_suffix is not None or "RUN" in given
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from launcher.folder import FolderOfRuns, output_folder
 from launcher.logs import follow
 from launcher.progress import GONE, RUNNING, UNKNOWN, Job, RunStatus, run_status
-from launcher.records import ATTEMPT_NAME, Run, name_of
+from launcher.records import ATTEMPT_NAME, Run, name_of, refuse_anothers
 from launcher.restore_spec import read_spec
 from launcher.scheduler import Cancelled, Found, Words, WordsOf
 from local.machine.attempt import Attempt, is_locked, is_running, log_path, logged, read_attempt, stop
@@ -73,6 +73,7 @@ class Runs(FolderOfRuns):
         yield found.runs
 
     def spec_of(self, run: Run) -> JobSpec:
+        refuse_anothers(run.folder / RECORD_NAME)
         spec = read_spec(run.record["spec"], project_dir=self.project_dir, source=str(run.folder / RECORD_NAME))
         if (self.project_dir / spec.run_dir).resolve() != run.folder.resolve():
             raise ConfigError(f"run {run.run_id} was begun in {spec.run_dir}, and lies in {run.folder}: move it back")

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trainer.files import MOST_CHARACTERS, once, read_typed
-from trainer.outcome import ConfigError
+from trainer.log import complain
+from trainer.outcome import ATTEMPT_DIR_ENV, ConfigError
 from trainer.spellings import ENV_FILE, SECRETS
 from trainer.text import shown
 
@@ -99,7 +100,9 @@ def open_to_others(path: Path, values: Mapping[str, str]) -> list[str]:
 def take_env_file() -> EnvFile:
     """What `.env` says. It goes into the environment, where the libraries look for tokens and caches once they are
     imported. Raises ConfigError."""
-    env_file = read_env_file(Path(".env"))
+    env_file = read_env_file(path := Path(".env"))
+    for notice in [] if ATTEMPT_DIR_ENV in os.environ else open_to_others(path, env_file):  # the supervisor has said it
+        complain(notice)
     os.environ.update(env_file | os.environ)
     if token := os.environ.get("HUGGINGFACE_TOKEN"):
         os.environ.setdefault("HF_TOKEN", token)

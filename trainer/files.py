@@ -146,10 +146,15 @@ def write_whole(path: Path, content: str | bytes, *, sync: bool = True) -> None:
         raise
 
 
+def without_link(path: Path) -> None:
+    """Take a link away; what it leads to stays."""
+    if path.is_symlink():
+        path.unlink()
+
+
 def own_folder(folder: Path) -> Path:
     """`folder`, made where it is not there, in the place of a link."""
-    if folder.is_symlink():
-        folder.unlink()
+    without_link(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -157,6 +162,5 @@ def own_folder(folder: Path) -> Path:
 def without_links(folder: Path) -> Path:
     """`folder`, made, and neither a link nor with one in it: for libraries that write whatever files they like."""
     for path in own_folder(folder).iterdir():
-        if path.is_symlink():
-            path.unlink()
+        without_link(path)
     return folder

@@ -17,7 +17,7 @@ import sys
 import time
 
 from trainer.outcome import node_name
-from trainer.text import printable
+from trainer.secret_shapes import told
 
 LOGGER = logging.getLogger("trainyard")
 PREFIX = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d{4} \S+ (?:rank \d+|supervisor): ?", re.MULTILINE)
@@ -53,13 +53,13 @@ def begin(who: str) -> None:
 
 
 def say(text: str) -> None:
-    """What is under way. The text is printed as it is: trainer.terminal.say takes out what a terminal would act on."""
-    LOGGER.info("%s", text)
+    """What is under way, with nothing in it that a terminal would act on: it may be a record's."""
+    LOGGER.info("%s", "\n".join(map(told, text.split("\n"))))
 
 
 def complain(text: str) -> None:
     """What a user should know or act on, on one line."""
-    LOGGER.warning("%s", f"trainyard: {printable(text)}")
+    LOGGER.warning("%s", f"trainyard: {told(text)}")
 
 
 def bare(text: str) -> str:

@@ -25,6 +25,7 @@ from trainer.env_file import EnvFile, take_env_file
 from trainer.flags import answer_help, build, convert, options, split_flags, word
 from trainer.other_trainers import ANY, NEEDLESS
 from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError
+from trainer.secret_shapes import told
 from trainer.spellings import CONFIG_FILE, ENVIRONMENT, LORA, OURS, SHARES
 from trainer.text import nearest, printable, shown, wrap
 
@@ -242,4 +243,4 @@ def main(argv: Sequence[str]) -> int:
 
 def say(notices: Sequence[str]) -> None:
     for notice in notices:
-        print(f"trainyard: {printable(notice)}", file=sys.stderr)
+        print(f"trainyard: {told(notice)}", file=sys.stderr)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pkgutil import resolve_name
 
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SickNode
-from trainer.text import known_are, printable
+from trainer.secret_shapes import told
+from trainer.text import known_are
 
 
 def dispatch(usage: str, verbs: Mapping[str, str], argv: Sequence[str]) -> int:
@@ -57,7 +58,7 @@ def exit_code(act: Callable[[list[str]], int], argv: Sequence[str]) -> int:
     except (ConfigError, SickNode, OSError, KeyboardInterrupt) as error:
         if isinstance(error, BrokenPipeError) and nobody_reads():
             return FAILED
-        print(f"trainyard: {printable(str(error)) or 'interrupted'}", file=sys.stderr)
+        print(f"trainyard: {told(str(error)) or 'interrupted'}", file=sys.stderr)
         return BAD_CONFIG if isinstance(error, ConfigError) else FAILED
 
 

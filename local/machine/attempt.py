@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO
 
 from launcher.records import ATTEMPT_NAME
-from trainer.files import read_json, write_whole
+from trainer.files import own_folder, read_json, write_whole
 from trainer.node.processes import die_with_parent, stop_signals_kept
 from trainer.outcome import FAILED, ConfigError
 
@@ -138,7 +138,7 @@ def stop(folder: Path, attempt: Attempt) -> bool:
 def carry_out(folder: Path, verb: str, act: Callable[[], int]) -> int:
     """One attempt, by whoever holds the lock; returns the exit code of `act`, which runs in a process of its own."""
     before = read_attempt(folder)
-    (folder / "logs").mkdir(exist_ok=True)
+    own_folder(folder / "logs")
     number = max([before.number if before else 0, *logged(folder)]) + 1
     attempt = Attempt(
         number=number, pid=1, started="", host=socket.gethostname(), began=time.time(), verb=verb,

@@ -13,12 +13,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from paths import ROOT
+from plans import make_plan
 
 import k8s.__main__
 import slurm.__main__
-from planner.request.secret import find_secret, hide_secrets, is_secret
-from trainer.env_file import read_env_file
+from launcher import cli
+from launcher.records import run_record, write_record
+from planner.request.secret import find_secret, is_secret
+from trainer import log
+from trainer.env_file import read_env_file, take_env_file
 from trainer.outcome import ConfigError
+from trainer.secret_shapes import hide_secrets
+from trainer.tracking.wandb_run import words as wandb_words
+from trainer.verbs import exit_code
 
 CANARY = "cAnary7fJ2kQ9xZ1"
 KEY = f"hf_{CANARY}{CANARY}"
@@ -243,3 +250,48 @@ def test_any_name_and_value_is_judged_without_an_error(name: str, value: str) ->
     is_secret(name, value)
     find_secret(f"{name}={value}")
     assert CANARY not in hide_secrets(f"{value} https://u:{CANARY}@h")
+
+
+def test_what_a_library_says_of_a_token_is_hidden(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(_: object) -> int:
+        raise OSError(f"401 for https://u:{CANARY}@h/x with {KEY}, Authorization: Bearer {CANARY}{CANARY}")
+
+    assert exit_code(fails, []) == 1
+    cli.say(f"git said {KEY}")
+    log.say(f"one\nhub said {KEY}")
+    log.complain(f"hub said {KEY}")
+    assert wandb_words(RuntimeError(f"https://{CANARY}@api.wandb.ai: {KEY}")) == "https***api.wandb.ai: ***"
+    said = capsys.readouterr()
+    assert CANARY not in said.out + said.err
+    assert said.err.splitlines()[0] == "trainyard: 401 for https***h/x with ***, Authorization: ***"
+    assert said.out == "one\nhub said ***\n"
+
+
+@pytest.mark.parametrize("verb", ["plan", "resume"])
+def test_each_verb_says_that_others_can_read_env(verb: str, checkout: Path) -> None:
+    (checkout / ".env").write_text("HF_TOKEN=hf_x\n")
+    (checkout / ".env").chmod(0o644)
+    words = [sys.executable, "-m", "slurm", verb]
+    (checkout / "runs" / "r").mkdir(parents=True)
+    write_record(checkout / "runs" / "r", run_record(make_plan(run_id="r", project_dir=str(checkout))))
+    done = subprocess.run(words, cwd=checkout, capture_output=True, text=True, check=False)
+    said = f"trainyard: {checkout}/.env holds HF_TOKEN, and others on this machine can read it: chmod 600 "
+    assert done.stderr.count(said) == 1, done.stderr
+    (checkout / ".env").chmod(0o600)
+    assert said not in subprocess.run(words, cwd=checkout, capture_output=True, text=True, check=False).stderr
+
+
+def test_a_tool_of_the_trainer_says_it_once_and_a_rank_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TRAINYARD_ATTEMPT_DIR", raising=False)
+    monkeypatch.setenv("HF_TOKEN", "x")
+    (tmp_path / ".env").write_text("HF_TOKEN=hf_x\n")
+    (tmp_path / ".env").chmod(0o644)
+    take_env_file()
+    said = capsys.readouterr().err
+    assert said == "trainyard: .env holds HF_TOKEN, and others on this machine can read it: chmod 600 .env\n"
+    monkeypatch.setenv("TRAINYARD_ATTEMPT_DIR", str(tmp_path))
+    take_env_file()
+    assert capsys.readouterr().err == ""

@@ -76,6 +76,7 @@ def load_base(config: TrainConfig, anatomy: Anatomy, *, dtype: torch.dtype, devi
         dtype=dtype,
         device_map=device_map,
         trust_remote_code=False,
+        use_safetensors=True,  # pickles are programs
     )
     for module in base.modules():
         if isinstance(module, Repacking):
@@ -93,7 +94,11 @@ def load_here(config: TrainConfig, state: Any) -> tuple[Any, Anatomy]:
     """
     _, anatomy = take_apart(config.model, load_model_config(config.model))
     dtype = torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
-    with refusing(config.model, "loaded", "are its weights whole, and those of its config.json?"):
+    with refusing(
+        config.model,
+        "loaded",
+        "are its weights whole, those of its config.json, and *.safetensors? Pickles are not loaded",
+    ):
         return load_base(config, anatomy, dtype=dtype, device_map=device_map(state)), anatomy
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from trainer.config import TrainConfig
+from trainer.files import own_folder
 from trainer.model.behaviour import token_losses
 from trainer.model.refusal import first_words, is_of_machine
 from trainer.text import GIB
@@ -44,8 +45,7 @@ class FeatureCache:
         self._unlike = False
         """The family gives its features, or is asked for them, in another form than can be kept."""
         self.__signature__ = signature(compute)  # generate() looks there for what it may hand over
-        self._folder = features_dir(config)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder = own_folder(features_dir(config))
         free_bytes = shutil.disk_usage(self._folder).free / FREE_SHARE
         self._room_bytes = min(config.feature_cache_gib * GIB, free_bytes) / config.world_size
         self._made_by = f"{config.model} {compute.__self__.dtype}"

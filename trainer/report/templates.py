@@ -44,8 +44,9 @@ FILTERS: dict[str, Callable[..., object]] = {
     "wilson": wilson,
     "word": word,
 }
-# What HTML cannot hold. Answers are a model's output and hold anything, half a surrogate pair included.
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# What HTML cannot hold, and marks that turn the text behind them around. Answers are a model's output and hold
+# anything, half a surrogate pair included.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def render(template: str, **values: object) -> str:

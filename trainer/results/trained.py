@@ -21,14 +21,13 @@ from trainer.files import USAGE_FILE, read_json, write_whole
 from trainer.model.warm_start import damaged
 from trainer.node.start import init_distributed, prepare_libraries
 from trainer.outcome import ConfigError, SickNode
+from trainer.results.adapter_file import ADAPTER_FILE, check_adapter
 
 if TYPE_CHECKING:
     from trainer.data.endings import AnswerEnd
     from trainer.data.records import Dataset
     from trainer.evaluation.heldout import HeldOut
     from trainer.evaluation.scoring import Choices
-
-ADAPTER_FILE = "adapter_config.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,6 +150,7 @@ def put_adapter(base: Any, folder: Path) -> Any:
     from peft import PeftModel
     from safetensors import SafetensorError
 
+    check_adapter(folder)
     try:
         return PeftModel.from_pretrained(base, str(folder))
     except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:

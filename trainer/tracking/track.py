@@ -14,7 +14,7 @@ from transformers.integrations.integration_utils import rewrite_logs
 from trainer.config import TrainConfig
 from trainer.evaluation.heldout import Scores
 from trainer.evaluation.metrics import ActionMetrics
-from trainer.files import RECORD_NAME, read_json
+from trainer.files import RECORD_NAME, read_json, without_links
 from trainer.report.charts import Confusion, Entry
 from trainer.report.samples import SHEET_PX, choose_samples, load_picture, sheet
 from trainer.text import GIB, markdown_cell
@@ -83,7 +83,9 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self._config = config
-        self._writer: Any = SummaryWriter(f"{config.output_dir}/tensorboard", purge_step=step + 1 if step else 0)
+        self._writer: Any = SummaryWriter(
+            str(without_links(Path(config.output_dir, "tensorboard"))), purge_step=step + 1 if step else 0
+        )
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
         for name, value in values.items():

@@ -21,10 +21,13 @@ from typing import Any
 from trainer import log
 from trainer.commands import command
 from trainer.env_file import watched
+from trainer.files import without_link
 from trainer.node.processes import kill_descendants
 from trainer.outcome import RUN_AGAIN
 from trainer.report.charts import Confusion, Entry
 from trainer.report.samples import sheet
+from trainer.secret_shapes import told
+from trainer.text import printable
 
 CLIENT = {
     "WANDB_PROJECT": "trainyard", "WANDB_INIT_TIMEOUT": "20", "WANDB_FINISH_TIMEOUT": "30", "WANDB_SILENT": "true",
@@ -36,6 +39,8 @@ QUEUE_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 10
 """All that a run is given that was stopped and will go on, or that failed."""
 STEP = "train/global_step"
+LABEL_CHARS = 80
+"""Of an action's name in a chart's legend."""
 
 
 class WandbRun:
@@ -50,7 +55,8 @@ class WandbRun:
         """`facts` is what W&B's table of runs says about this one, a TrainConfig's fields among it."""
         self._facts = facts
         # Pictures of tables wait here for their upload: with the run, not in a home that may be read-only.
-        prepare_client(WANDB_DATA_DIR=f"{facts['output_dir']}/wandb")
+        without_link(folder := Path(facts["output_dir"], "wandb"))
+        prepare_client(WANDB_DATA_DIR=str(folder))
         self._run: Any = None
         self._failed = False
         self._tasks: queue.SimpleQueue[Callable[[Any], object] | None] = queue.SimpleQueue()
@@ -183,7 +189,7 @@ def _has_errors(run: Any) -> bool:
 def words(error: Exception) -> str:
     """What the client says on one line, the key left out."""
     said = " ".join(str(error).split())
-    return said.replace(os.environ.get("WANDB_API_KEY") or "\0", "(key)")[:200]
+    return told(said.replace(os.environ.get("WANDB_API_KEY") or "\0", "(key)"))[:200]
 
 
 def _tables(confusion: Confusion, samples: Sequence[Entry]) -> dict[str, Any]:
@@ -195,15 +201,16 @@ def _tables(confusion: Confusion, samples: Sequence[Entry]) -> dict[str, Any]:
         for s in samples
     ]  # fmt: skip
     names = list(next(iter(confusion.values())))
+    labels = [printable(name)[:LABEL_CHARS] for name in names]
     pairs = [(truth, said) for truth, row in confusion.items() for said, count in row.items() for _ in range(count)]
     truths, answers = ([names.index(pair[side]) for pair in pairs] for side in (0, 1))
     found: dict[str, Any] = {
         "eval/samples": wandb.Table(columns=["picture", "prompt", "truth", "prediction", "right", "answer"], data=rows),
         "eval/confusion": wandb.plot.confusion_matrix(
-            y_true=truths, preds=answers, class_names=names, title="truth and prediction"
+            y_true=truths, preds=answers, class_names=labels, title="truth and prediction"
         ),
     }
     for title, said in (("targets", truths), ("predictions", answers)):
-        counts = wandb.Table(columns=["action", "answers"], data=[[n, said.count(i)] for i, n in enumerate(names)])
+        counts = wandb.Table(columns=["action", "answers"], data=[[n, said.count(i)] for i, n in enumerate(labels)])
         found[f"eval/{title}"] = wandb.plot.bar(counts, "action", "answers", title=title)
     return found

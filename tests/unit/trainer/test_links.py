@@ -8,15 +8,20 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from here import prepare
+from plans import make_plan
 
+from launcher.records import read_run, run_record, write_record
+from local.runs import place as local_place
 from local.submit import carry_out
 from slurm import submit as submitting
 from slurm.cluster.queue import SCRIPT_NAME
 from slurm.cluster.sbatch import SubmitError
-from trainer.files import without_links, write_whole
+from slurm.runs import place as slurm_place
+from trainer.files import own_folder, without_links, write_whole
 from trainer.node.ranks import Ranks
 from trainer.outcome import ConfigError
 from trainer.training.checkpoint import CheckpointStore, check_manifest
@@ -156,3 +161,27 @@ def test_a_manifest_names_nothing_outside_its_folder(name: str, tmp_path: Path) 
     empty = {"bytes": 0, "sha256": hashlib.sha256().hexdigest()}
     (step / "manifest.json").write_text(json.dumps({"layout": {}, "files": {name: empty}}))
     assert check_manifest(step) == f"{name} is missing"
+
+
+def test_a_folder_that_is_a_link_is_replaced(theirs: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "logs").symlink_to(elsewhere)
+    own = own_folder(tmp_path / "logs")
+    (own / "local-1.log").touch()
+    assert (own.is_symlink(), list(elsewhere.iterdir())) == (False, [])
+    assert list(own_folder(own).iterdir()) == [own / "local-1.log"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives a file to another user")
+@pytest.mark.parametrize("to", ["slurm", "local"])
+def test_a_record_that_another_user_wrote_is_not_resumed(to: str, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "r"
+    folder.mkdir(parents=True)
+    write_record(folder, run_record(make_plan(run_id="r")))
+    place: Any = {"slurm": slurm_place, "local": local_place}[to]({}, {}, tmp_path)
+    run = read_run(folder)
+    assert place.spec_of(run).run_id == "r"
+    os.chown(folder / "run.json", 4711, 4711)
+    with pytest.raises(ConfigError, match=r"run\.json is another user's \(uid 4711\), and resume would run as you"):
+        place.spec_of(run)

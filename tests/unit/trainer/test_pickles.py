@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from poison import Poison, sums_anew
@@ -101,3 +105,55 @@ def test_no_library_of_a_training_can_load_code(tmp_path: Path, marker: Path) ->
     assert said.startswith(
         "the adapter in a (its pickle holds posix.system, which could run anything: it was not loaded)"
     )
+
+
+@pytest.mark.slow  # imports PEFT
+def test_an_adapter_is_lora_as_training_writes_it_and_nothing_more(tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    from trainer.model.anatomy import target_pattern
+    from trainer.outcome import ConfigError
+    from trainer.results.adapter_file import check_adapter
+
+    paths = (r"model\.language_model\.layers\.\d+\.q_proj", r"lm\-head")
+    anatomy: Any = SimpleNamespace(linears=paths, vision_linears=(r"tower\.x",), unused=("a.b-c",))
+    for vision in ("frozen", "lora"):
+        made = LoraConfig(r=8, lora_dropout=0.05, target_modules=target_pattern(anatomy, vision), task_type="CAUSAL_LM")
+        made.save_pretrained(tmp_path)
+        check_adapter(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    usual = json.loads(path.read_text())
+    for name, value in {
+        "megatron_config": {"a": 1}, "megatron_core": "os", "modules_to_save": ["lm_head"],
+        "rank_pattern": {".*": 10**9},
+        "r": 10**9, "lora_alpha": [], "target_modules": "(a+)+$", "lora_dropout": "x", "peft_type": "PREFIX_TUNING",
+        "use_dora": True, "init_lora_weights": "olora", "trainable_token_indices": [1], "layers_pattern": "(x*)*",
+        "exclude_modules": "(x*)*", "task_type": [], "bias": "all", "auto_mapping": {"parent_library": "os"},
+        "target_parameters": ["x"], "revision": {}, "layer_replication": [[0, 10**9]], "new": 1,
+    }.items():  # fmt: skip
+        path.write_text(json.dumps({**usual, name: value}))
+        with pytest.raises(ConfigError, match=rf"adapter_config\.json says '?{name}'? is .*: Trainyard reads LoRA"):
+            check_adapter(tmp_path)
+    for text in ("[]", "{", "1", '"x"', "null", "[" * 99999):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=r"adapter_config\.json cannot be read"):
+            check_adapter(tmp_path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="a pipe or a device"):
+        check_adapter(tmp_path)
+
+
+def test_a_models_weights_are_read_from_safetensors_alone(tiny_model: Path, tmp_path: Path, marker: Path) -> None:
+    from trainer.config import TrainConfig
+    from trainer.model import base as models
+
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    weights = next(model.glob("*.safetensors"))
+    weights.unlink()
+    torch.save({"x": Poison(marker)}, model / "pytorch_model.bin")
+    config = TrainConfig(model=str(model), data="d", output_dir="o", run_id="r", device="cpu", quantization="none")
+    anatomy = models.find_anatomy(models.load_model_config(config.model))
+    with pytest.raises(OSError, match="safetensors"):
+        models.load_base(config, anatomy, dtype=torch.float32, device_map={"": "cpu"})

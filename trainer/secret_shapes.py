@@ -1,0 +1,35 @@
+"""Tokens and addresses that are secret by their shape, whatever they are called, and how text is shown without them.
+
+Errors of libraries, of services and of other programs may say a token back: what they say passes through `told`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from trainer.text import printable
+
+ADDRESS = re.compile(r"://[^/@\s]*@|(?<![^\s=,;\"'])[^\s/:@=,;\"']+:[^\s/@]+@(?!sha(?:256|512):)[\w\[]")
+# Tokens that their makers gave a shape.
+TOKEN = re.compile(
+    r"(?<![A-Za-z0-9])(?:"
+    r"hf_(?:(?=[a-z0-9]*[A-Z])[A-Za-z0-9]{16,}|[a-z0-9]{30,})|gh[oprsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|(?:AKIA|ASIA)[A-Z0-9]{12,}"
+    r"|sk-[\w-]{20,}|xox[abeoprs]-[\w-]{10,}|AIza[\w-]{30,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}|local-[0-9a-f]{40}"
+    r"|(?:gsk|r8|[rs]k_live|[rs]k_test)_[A-Za-z0-9]{16,}|(?:nvapi|tskey|xai|pplx)-[\w-]{16,}|do[opr]_v1_[0-9a-f]{16,}"
+    r"|(?:dckr_pat|glsa|wandb_v1)_[\w-]{16,}|SG\.[\w-]{8,}\.[\w-]{8,}|ya29\.[\w-]{8,}|hvs\.[\w-]{16,}"
+    r"|hooks\.slack\.com/(?:services|workflows)/\w[\w/-]+|discord(?:app)?\.com/api/webhooks/\w[\w/-]+"
+    r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}|-----BEGIN [A-Z ]*PRIVATE KEY)"
+)
+BEARER = re.compile(r"\b(?:bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
+
+
+def hide_secrets(text: str) -> str:
+    """`text` to be shown, without what looks like a secret by its shape."""
+    for shape in (ADDRESS, TOKEN, BEARER):
+        text = shape.sub("***", text)
+    return text
+
+
+def told(text: str) -> str:
+    """`text` of others on one line: nothing in it acts on a terminal, and no secret stands in it."""
+    return printable(hide_secrets(text))
