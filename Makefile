@@ -66,7 +66,7 @@ endif
 override OF_RUN := [ -n "$$TRAINYARD_RUN" ] || { echo 'trainyard: RUN= is left out: make list shows the runs' >&2; exit 78; }; \
   run="$${TRAINYARD_OUTPUT:-runs}/$$TRAINYARD_RUN" && python=$$(sh make-env.sh train)
 
-.PHONY: help demo test test-fast lint env plan render check submit sweep status logs cancel resume list site claim run shape image sif lock docker-run pictures golden validate convert infer merge report tensorboard
+.PHONY: help demo test test-fast lint env plan render check submit sweep status logs cancel resume list site claim run shape image sif lock sbom docker-run pictures golden validate convert infer merge report tensorboard
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -152,8 +152,11 @@ image: ## build the image (TORCH=cpu for one without CUDA; DOCKER=podman or buil
 sif: ## build the image and pack it for Apptainer (RUNTIME=apptainer IMAGE=trainyard-....sif)
 	@sh docker/sif.sh
 
-lock: ## write the image's exact dependencies again, from pyproject.toml
+lock: ## write the exact dependencies of image and login nodes again, from pyproject.toml
 	@python=$$(sh make-env.sh train) && exec "$$python" docker/lock.py
+
+sbom: ## write what is in the image as CycloneDX, from its locks (TORCH=cpu)
+	@python=$$(sh make-env.sh train) && exec "$$python" docker/sbom.py
 
 docker-run: .venv/launch/.made ## what run does, in the image (IMAGE=; DOCKER=podman)
 	@.venv/launch/bin/python -m local docker-run
@@ -170,7 +173,7 @@ test-fast: ## run the tests that need neither a cluster nor minutes
 
 lint: ## check style and types
 	@python=$$(sh make-env.sh train) && "$$python" -m ruff check . && "$$python" -m ruff format --check . \
-	  && "$$python" -m mypy
+	  && "$$python" -m mypy && "$$python" docker/lock.py --check
 
 pictures: ## draw docs/pictures again: the terminal of a demo, and the pages in Chromium
 	@python=$$(sh make-env.sh train) && exec "$$python" -m examples.demo.pictures
@@ -179,5 +182,5 @@ golden: ## rewrite the recorded scripts in tests/golden and the output in README
 	@python=$$(sh make-env.sh train) && TRAINYARD_REWRITE_GOLDEN=1 "$$python" -m pytest -q tests/golden/test_slurm_script.py tests/golden/test_k8s_manifest.py \
 	  tests/golden/test_docs.py tests/golden/test_settings_page.py tests/golden/test_models_page.py tests/golden/test_exit_codes_page.py
 
-.venv/launch/.made: pyproject.toml make-env.sh
+.venv/launch/.made: docker/launch.lock make-env.sh
 	@sh make-env.sh launch >/dev/null

@@ -83,8 +83,7 @@ installed_torch() { "$python" -c 'from importlib.metadata import version; print(
 
 make_launch() {
   say "installing pyyaml and submitit into $folder: seconds"
-  requirements >"$folder/requirements.txt"
-  pip -r "$folder/requirements.txt"
+  pip --require-hashes --no-deps -r docker/launch.lock
 }
 
 make_checkov() {
@@ -96,6 +95,10 @@ make_checkov() {
 make_train() {
   install_torch
   printf 'torch==%s\n' "$(installed_torch)" >"$folder/constraints.txt"
+  # The image's versions of everything, where these are known: its locks are for Linux.
+  if [ "$(uname -s)" = Linux ]; then
+    sed -n 's/^\([A-Za-z0-9._-]*==[^ ;]*\).*/\1/p' docker/libraries.lock docker/deepspeed.lock >>"$folder/constraints.txt"
+  fi
   requirements train dev >"$folder/requirements.txt"
   say "installing transformers, trl, deepspeed and the rest: about 1 GB unpacked, some minutes"
   # deepspeed compiles its kernels when they are first needed, not now.
@@ -121,8 +124,9 @@ esac
 folder=.venv/$flavour
 python=$folder/bin/python
 stamp=$folder/.made
-# What the environment depends on: the project's table and its extras, not the linter's settings.
-pins=$(sed -n '/^\[project/,/^\[tool/p' pyproject.toml)
+# What the environment depends on: the project's table and its extras, not the linter's settings; a login node's on
+# its lock alone.
+if [ "$flavour" = launch ]; then pins=$(cat docker/launch.lock); else pins=$(sed -n '/^\[project/,/^\[tool/p' pyproject.toml); fi
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$pins" ]; then
   if ! "$python" -c 'import pip' >/dev/null 2>&1; then
     # shellcheck disable=SC2086  # names are words

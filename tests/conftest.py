@@ -22,6 +22,7 @@ LAUNCH_SIDE = (
     "trainyard",
     "make-env.sh",
     "pyproject.toml",
+    "docker",
     "accelerate_configs",
     "trainer",
     "planner",
@@ -31,6 +32,8 @@ LAUNCH_SIDE = (
     "local",
     "examples",
 )
+
+TABLE = r"/^\[project/,/^\[tool/p"
 
 # `make test` hands its own variables down, and a scheduler's would be read by the programs under test.
 for _name in list(os.environ):
@@ -71,9 +74,8 @@ def prepare_environment(folder: Path, flavour: str) -> None:
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
-    pins = subprocess.run(
-        ["sed", "-n", r"/^\[project/,/^\[tool/p", "pyproject.toml"], cwd=folder, capture_output=True, check=True
-    )
+    words = ["cat", "docker/launch.lock"] if flavour == "launch" else ["sed", "-n", TABLE, "pyproject.toml"]
+    pins = subprocess.run(words, cwd=folder, capture_output=True, check=True)
     (folder / ".venv" / flavour / ".made").write_bytes(pins.stdout)
 
 

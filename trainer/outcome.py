@@ -171,6 +171,6 @@ def read_outcome(directory: Path, attempt_id: str) -> tuple[int, str] | None:
     try:
         record = read_json(directory / "outcome.json")
         code, message = int(record["code"]), str(record["message"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
     return (code, message) if record.get("attempt") == attempt_id else None

@@ -119,6 +119,8 @@ def read_lengths(data: str, model: str, project_dir: Path = Path(), *, learn: st
         return None
     if not all(isinstance(size, int) and size >= 0 for size in sizes):
         return None
+    if not isinstance(found.model, str) or not isinstance(found.picture_bytes, dict):
+        return None
     processor = processor_digest(project_dir / model)
     same = (
         found.model.rstrip("/") == model.rstrip("/")

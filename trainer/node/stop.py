@@ -105,7 +105,7 @@ def count_attempt(run_dir: Path, step: int) -> int:
     try:
         record = read_json(path)
         furthest, idle = int(record["step"]), int(record["without_new_step"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         furthest, idle = 0, 0
     idle = 0 if step > furthest else idle % MAX_ATTEMPTS_WITHOUT_STEP + 1
     write_whole(path, json.dumps({"step": max(step, furthest), "without_new_step": idle}) + "\n")

@@ -14,7 +14,7 @@ import pytest
 from here import prepare
 from plans import make_plan
 
-from launcher.records import read_run, run_record, write_record
+from launcher.records import Run, read_run, run_record, write_record
 from local.runs import place as local_place
 from local.submit import carry_out
 from slurm import submit as submitting
@@ -116,7 +116,9 @@ def test_a_resumed_runs_script_takes_a_links_place_and_so_does_the_old_one(
 
     monkeypatch.setattr(submitting, "sbatch", refusing)
     with pytest.raises(SubmitError):
-        submitting._submit_again(tmp_path, "new", {}, {}, {})
+        submitting._submit_again(
+            tmp_path, "new", {}, {"": (Run(folder=tmp_path, record={"job_ids": []}), make_plan())}, {}
+        )
     assert theirs.read_text() == "precious"
 
 

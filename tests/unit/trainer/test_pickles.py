@@ -128,8 +128,8 @@ def test_an_adapter_is_lora_as_training_writes_it_and_nothing_more(tmp_path: Pat
         "rank_pattern": {".*": 10**9},
         "r": 10**9, "lora_alpha": [], "target_modules": "(a+)+$", "lora_dropout": "x", "peft_type": "PREFIX_TUNING",
         "use_dora": True, "init_lora_weights": "olora", "trainable_token_indices": [1], "layers_pattern": "(x*)*",
-        "exclude_modules": "(x*)*", "task_type": [], "bias": "all", "auto_mapping": {"parent_library": "os"},
-        "target_parameters": ["x"], "revision": {}, "layer_replication": [[0, 10**9]], "new": 1,
+        "exclude_modules": "(x*)*", "task_type": [1], "bias": "all", "auto_mapping": {"parent_library": "os"},
+        "target_parameters": ["x"], "revision": {"a": 1}, "layer_replication": [[0, 10**9]], "new": 1,
     }.items():  # fmt: skip
         path.write_text(json.dumps({**usual, name: value}))
         with pytest.raises(ConfigError, match=rf"adapter_config\.json says '?{name}'? is .*: Trainyard reads LoRA"):
