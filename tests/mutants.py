@@ -2,36 +2,39 @@
 
     .venv/cpu/bin/python tests/mutants.py --seed 1 --count 20            the edits, and whether a test noticed each
     .venv/cpu/bin/python tests/mutants.py --seed 1 --count 20 --list     the edits alone
+    .venv/cpu/bin/python tests/mutants.py --seed 1 --count 20 --summary  what is known so far; runs nothing
 
 An edit flips a comparison, changes a number, turns a condition round, swaps two arguments, or takes out a statement.
 Messages are left alone: no test should hold their every word. So is what guards against mistakes in the code itself:
 `strict=True` of zip, `frozen=True` and the like of a dataclass. An edit that no test notices is a hole in the tests,
 unless it changes nothing that could be seen; a person has to look at each of these.
 
-For each edit: first the fast tests of the files that import the edited module, then the whole fast suite, then those
-files' slow tests. About a minute an edit, so 100 edits are a night on two cores.
+For each edit: first the fast tests of the files that name the edited module, then those files' slow tests, and with
+--whole the whole fast suite last. Each result is appended to a file at once (.mutants/seed-1.jsonl), so the same command
+goes on where an earlier one was stopped. At the end the missed edits stand as diffs.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import difflib
 import functools
+import json
 import os
 import random
-import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edited_copy import EditedCopy, warm_up
+
 ROOT = Path(__file__).resolve().parent.parent  # run as a program, without the helpers
 ROOMS = ("trainer", "planner", "launcher", "slurm", "k8s", "local")
-FAST = "not slow and not cluster"
-# An edit can make a loop endless.
-FAST_LIMIT_S, SLOW_LIMIT_S = 600, 1200
+NICENESS = 19
 FLIPPED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -163,82 +166,52 @@ def _edits_of(module: Path) -> list[Edit]:
     return edits_of(module, (ROOT / module).read_bytes())
 
 
-def own_tests(module: Path) -> list[str]:
-    """The test files that name the module, or are named after it. Where there are none, those of what imports it, and
-    of the helpers that name that."""
-    found, seen, asked = _tests_of(module), {module}, [module]
-    while asked and not found:
-        asked = [path for path in _modules() if path not in seen and any(_names(path, one) for one in asked)]
-        seen.update(asked)
-        found = {test for one in asked for test in _tests_of(one, helped=True)}
-    return sorted(found)
-
-
-def _tests_of(module: Path, *, helped: bool = False) -> set[str]:
-    tests = [path.relative_to(ROOT) for path in (ROOT / "tests").rglob("test_*.py")]
-    helpers = [path for path in (ROOT / "tests" / "helpers").glob("*.py") if helped and _names(path, module)]
-    uses = [f"from {path.stem} import" for path in helpers]
-    return {
-        str(path) for path in tests
-        if path.name == f"test_{module.stem}.py" or _names(path, module) or any(use in _text(path) for use in uses)
-    }  # fmt: skip
-
-
-def _names(path: Path, module: Path) -> bool:
-    """Whether the file imports the module, starts it by `python -m`, or names it in a string."""
-    name = ".".join(module.with_suffix("").parts).removesuffix(".__main__").removesuffix(".__init__")
-    parent, _, last = name.rpartition(".")
-    text = _text(path)
-    return name in text or bool(parent and f"from {parent} import" in text and last in text)
-
-
-@functools.cache
-def _text(path: Path) -> str:
-    return (ROOT / path).read_text(encoding="utf-8")
-
-
 @functools.cache
 def _modules() -> tuple[Path, ...]:
     return tuple(sorted(path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py")))
 
 
-def noticed_by(edit: Edit, folder: Path) -> str | None:
-    """The first test that fails with `edit` applied in `folder`, a copy of the checkout; None when none does."""
-    target = folder / edit.module
-    original = target.read_bytes()
-    target.write_bytes(edit.applied(original))
-    own = own_tests(edit.module)
-    rounds = [(own, FAST, FAST_LIMIT_S), ([], FAST, FAST_LIMIT_S), (own, "slow or cluster", SLOW_LIMIT_S)]
-    try:
-        for files, marks, limit_s in rounds if own else rounds[1:2]:
-            if failed := _first_failure(folder, [*files, "-m", marks], limit_s):
-                return failed
-    finally:
-        target.write_bytes(original)
-    return None
+def diff_of(edit: Edit) -> str:
+    source = (ROOT / edit.module).read_bytes()
+    before, after = (text.decode().splitlines(keepends=True) for text in (source, edit.applied(source)))
+    name = str(edit.module)
+    return "".join(difflib.unified_diff(before, after, f"a/{name}", f"b/{name}", n=2))
 
 
-def _first_failure(folder: Path, words: Sequence[str], limit_s: int) -> str | None:
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *words]
-    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        return f"tests that took more than {limit_s} s"
-    if ended.returncode in (0, 5):  # 5: no test has these marks
-        return None
-    lines = [line for line in ended.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return lines[0].split(" - ")[0] if lines else f"pytest, which ended with {ended.returncode}"
+def read_results(path: Path, edits: Sequence[Edit]) -> dict[Edit, str | None]:
+    """The test that noticed each edit, or None; those of `edits` that were run. An edit of code that has changed since
+    is another one."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    known = {entry["diff"]: entry["noticed_by"] for entry in map(json.loads, lines)}
+    return {edit: known[text] for edit in edits if (text := diff_of(edit)) in known}
 
 
-def copy_of_checkout(folder: Path) -> Path:
-    """The files that git knows, and the environment, which is shared."""
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
-    for name in filter(None, names.split("\0")):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, folder / name)
-    (folder / ".venv").symlink_to((ROOT / ".venv").resolve())
-    return folder
+def run(edits: Sequence[Edit], path: Path, *, whole: bool) -> None:
+    """Runs the tests of every edit that has no result yet, and appends each result to the file."""
+    done = read_results(path, edits)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.nice(NICENESS - os.nice(0))
+    warm_up()
+    with tempfile.TemporaryDirectory(prefix="mutants-") as name:
+        copy = EditedCopy(ROOT, Path(name), tuple(_modules()))
+        for edit in edits:
+            if edit in done:
+                continue
+            start = time.monotonic()
+            found = copy.noticed_by(edit.module, edit.applied((ROOT / edit.module).read_bytes()), whole=whole)
+            done[edit] = found
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"diff": diff_of(edit), "noticed_by": found}) + "\n")
+            missed = sum(test is None for test in done.values())
+            print(f"{len(done)}/{len(edits)}  {missed} missed  {time.monotonic() - start:4.0f} s  {edit}", flush=True)
+            print(f"          {found or 'MISSED: no test failed'}", flush=True)
+
+
+def summary(edits: Sequence[Edit], results: Mapping[Edit, str | None]) -> str:
+    missed = [edit for edit, noticed in results.items() if noticed is None]
+    left = f"; {len(edits) - len(results)} were not run yet" if len(results) < len(edits) else ""
+    lines = [f"{len(results) - len(missed)} of {len(results)} edits were noticed{left}"]
+    return "\n".join([*lines, *("\n" + diff_of(edit) for edit in missed)])
 
 
 def main() -> int:
@@ -246,22 +219,20 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--list", action="store_true", help="print the edits and run nothing")
+    parser.add_argument("--summary", action="store_true", help="print what earlier runs found and run nothing")
+    parser.add_argument("--whole", action="store_true", help="give an edit that its own tests miss the fast suite")
     parser.add_argument("modules", nargs="*", help="only these, such as trainer/model/head.py")
     asked = parser.parse_args()
     edits = draw(asked.seed, asked.count, asked.modules)
     if asked.list:
         print(*edits, sep="\n")
         return 0
-    missed = []
-    with tempfile.TemporaryDirectory(prefix="mutants-") as name:
-        folder = copy_of_checkout(Path(name))
-        for number, edit in enumerate(edits, start=1):
-            failed = noticed_by(edit, folder)
-            print(f"{number}/{len(edits)}  {'noticed' if failed else 'MISSED '}  {edit}", flush=True)
-            print(f"          {failed or 'no test failed'}", flush=True)
-            missed += [] if failed else [edit]
-    print(f"\n{len(edits) - len(missed)} of {len(edits)} edits were noticed")
-    return bool(missed)
+    path = ROOT / ".mutants" / f"seed-{asked.seed}.jsonl"
+    if not asked.summary:
+        run(edits, path, whole=asked.whole)
+    results = read_results(path, edits)
+    print(f"\n{summary(edits, results)}")
+    return None in results.values()
 
 
 if __name__ == "__main__":

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-from mutants import draw, edits_of, own_tests
+import pytest
+from edited_copy import OwnTests
+from mutants import Edit, diff_of, draw, edits_of, read_results, summary
 from paths import ROOT
 
 SOURCE = '''
@@ -58,9 +64,66 @@ def test_a_seed_draws_the_same_edits_again_and_another_seed_others() -> None:
 
 
 def test_a_modules_own_tests_are_those_that_name_it() -> None:
-    assert "tests/unit/trainer/test_scoring.py" in own_tests(Path("trainer/evaluation/scoring.py"))
-    assert "tests/unit/trainer/test_metrics.py" not in own_tests(Path("trainer/evaluation/scoring.py"))
+    modules = [path.relative_to(ROOT) for path in (ROOT / "trainer").rglob("*.py")]
+    own = OwnTests(ROOT, modules).of
+    scoring = own(Path("trainer/evaluation/scoring.py"))
+    assert scoring[0] == "tests/unit/trainer/test_scoring.py"
+    assert "tests/unit/trainer/test_metrics.py" not in scoring
     # Nobody imports it but the Trainer's subclass, which runs in the processes of tests/helpers/training.py.
-    assert "tests/unit/trainer/test_train.py" in own_tests(Path("trainer/training/callbacks.py"))
+    assert "tests/unit/trainer/test_train.py" in own(Path("trainer/training/callbacks.py"))
     # Named after it.
-    assert "tests/unit/trainer/test_unread.py" in own_tests(Path("trainer/data/unread.py"))
+    assert own(Path("trainer/data/unread.py"))[0] == "tests/unit/trainer/test_unread.py"
+
+
+@pytest.fixture
+def edits() -> list[Edit]:
+    return draw(seed=1, count=3)
+
+
+def test_the_summary_counts_and_shows_what_was_missed_as_a_diff(edits: list[Edit]) -> None:
+    text = summary(edits, {edits[0]: "tests/test_x.py::test_y", edits[1]: None})
+    assert text == f"1 of 2 edits were noticed; 1 were not run yet\n\n{diff_of(edits[1])}"
+    assert diff_of(edits[1]).startswith(f"--- a/{edits[1].module}\n+++ b/{edits[1].module}\n@@ ")
+
+
+def test_a_result_counts_for_the_same_edit_of_the_same_code(edits: list[Edit], tmp_path: Path) -> None:
+    path = tmp_path / "seed-1.jsonl"
+    assert read_results(path, edits) == {}
+    lines = [{"diff": diff_of(edits[2]), "noticed_by": None}, {"diff": "of code that was", "noticed_by": "a test"}]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert read_results(path, edits) == {edits[2]: None}
+
+
+TEST = """
+import pytest
+from room.module import ANSWER
+def test_other(): assert ANSWER > 0
+def test_broken_anyway(): assert False
+@pytest.mark.slow
+def test_answer(): assert ANSWER == 42
+"""
+
+
+@pytest.mark.slow
+def test_an_edit_is_noticed_by_what_fails_with_it_alone(tmp_path: Path) -> None:
+    root = tmp_path / "checkout"
+    texts = {
+        "room/module.py": "ANSWER = 42\n",
+        "tests/test_module.py": TEST,
+        "pyproject.toml": '[tool.pytest.ini_options]\npythonpath = ["."]\nmarkers = ["slow: x", "cluster: x"]\n',
+    }
+    for name, text in texts.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    subprocess.run(["git", "add", "."], cwd=root, check=True)
+    program = """
+import sys; from pathlib import Path; from edited_copy import EditedCopy
+module = Path("room/module.py"); copy = EditedCopy(Path(sys.argv[1]), Path(sys.argv[2]), [module])
+for answer in (41, -4, 42, 43): print(copy.noticed_by(module, f"ANSWER = {answer}\\n".encode()))
+"""
+    words = [sys.executable, "-c", program, str(root), str(tmp_path / "copy")]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run(words, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+    slow = "tests/test_module.py::test_answer"
+    assert done.stdout.splitlines() == [slow, "tests/test_module.py::test_other", "None", slow], done.stderr
