@@ -11,7 +11,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 from launcher.cli import say
@@ -20,7 +19,7 @@ from planner.request.variables import OF_SWEEPS, help_text, read_given, refuse_u
 from trainer.files import each_file_once
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SchedulerError
 from trainer.text import known_are
-from trainer.verbs import nobody_reads
+from trainer.verbs import load, nobody_reads
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +90,7 @@ def _run(
     name = argv[0] if argv else ""
     verb = verbs.get(name)
     if verb and verb.alone:
-        return int(resolve_name(verb.act)(argv[1:]))
+        return int(load(verb.act)(argv[1:]))
     if any(word in ("-h", "--help") for word in argv):
         print(help_text(usage(scheduler.name, verbs, name)), end="")
         return FINISHED
@@ -104,7 +103,7 @@ def _run(
         raise ConfigError(f"{odd[0]}={given[odd[0]]}: only make sweep takes it, leave it out for {name}")
     refuse_untaken(given, scheduler.name)
     with each_file_once():
-        return int(resolve_name(verb.act)(scheduler, given, environ, project_dir))
+        return int(load(verb.act)(scheduler, given, environ, project_dir))
 
 
 def usage(room: str, verbs: Mapping[str, Verb], verb: str = "") -> str:

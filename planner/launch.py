@@ -6,8 +6,7 @@ from planner.job import JobSpec
 from planner.plan import Candidate
 from trainer.config import SETTINGS
 from trainer.flags import word
-from trainer.launch import Launch, shipped
-from trainer.node.gpus import PEAK_ENV, VRAM_ENV
+from trainer.launch import PEAK_ENV, VRAM_ENV, Launch, shipped
 from trainer.outcome import SWEEP_ENV
 from trainer.text import GIB
 

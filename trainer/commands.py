@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +35,8 @@ def command_from_anywhere(*words: object) -> str:
 def python(folder: Path | None = None) -> str:
     """How to start this Python from `folder` (left out: where this process stands)."""
     own, folder = Path(sys.executable), folder or Path.cwd()
+    import shutil
+
     named = shutil.which("python")
     # The folder decides: a virtual environment's Python is a link to the one that it was made with.
     if named and Path(named).parent.resolve() == own.parent.resolve():

@@ -11,6 +11,8 @@ from trainer.outcome import ConfigError
 from trainer.settings import STAND_ALONE
 from trainer.text import shown
 
+# The plan's figures in a job's environment: what a GPU is sold with, and what a process is predicted to need.
+VRAM_ENV, PEAK_ENV = "TRAINYARD_VRAM_GIB", "TRAINYARD_PEAK_GIB"
 COUNT = option_of(Annotated[int, Range(1, 1_000_000)])
 
 

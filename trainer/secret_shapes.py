@@ -9,9 +9,10 @@ import re
 
 from trainer.text import printable
 
-ADDRESS = re.compile(r"://[^/@\s]*@|(?<![^\s=,;\"'])[^\s/:@=,;\"']+:[^\s/@]+@(?!sha(?:256|512):)[\w\[]")
+# Text, not compiled: most programs say nothing that has to be looked through.
+ADDRESS = r"://[^/@\s]*@|(?<![^\s=,;\"'])[^\s/:@=,;\"']+:[^\s/@]+@(?!sha(?:256|512):)[\w\[]"
 # Tokens that their makers gave a shape.
-TOKEN = re.compile(
+TOKEN = (
     r"(?<![A-Za-z0-9])(?:"
     r"hf_(?:(?=[a-z0-9]*[A-Z])[A-Za-z0-9]{16,}|[a-z0-9]{30,})|gh[oprsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|(?:AKIA|ASIA)[A-Z0-9]{12,}"
     r"|sk-[\w-]{20,}|xox[abeoprs]-[\w-]{10,}|AIza[\w-]{30,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}|local-[0-9a-f]{40}"
@@ -20,13 +21,13 @@ TOKEN = re.compile(
     r"|hooks\.slack\.com/(?:services|workflows)/\w[\w/-]+|discord(?:app)?\.com/api/webhooks/\w[\w/-]+"
     r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}|-----BEGIN [A-Z ]*PRIVATE KEY)"
 )
-BEARER = re.compile(r"\b(?:bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
+BEARER = r"(?i:\b(?:bearer|basic)\s+[\w.~+/=-]{8,})"
 
 
 def hide_secrets(text: str) -> str:
     """`text` to be shown, without what looks like a secret by its shape."""
     for shape in (ADDRESS, TOKEN, BEARER):
-        text = shape.sub("***", text)
+        text = re.sub(shape, "***", text)
     return text
 
 

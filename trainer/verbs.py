@@ -6,7 +6,8 @@ import os
 import select
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pkgutil import resolve_name
+from importlib import import_module
+from typing import Any
 
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SickNode
 from trainer.secret_shapes import told
@@ -28,11 +29,17 @@ def dispatch(usage: str, verbs: Mapping[str, str], argv: Sequence[str]) -> int:
         if verb not in verbs:
             raise ConfigError(f"unknown verb {verb!r}{known_are(verb, verbs)}")
         try:
-            return int(resolve_name(verbs[verb])(rest))
+            return int(load(verbs[verb])(rest))
         except ModuleNotFoundError as error:
             raise _elsewhere(error, usage.split()[3], argv) from error
 
     return exit_code(act, argv)
+
+
+def load(act: str) -> Callable[..., Any]:
+    """The function that `module:function` names; its module is imported now."""
+    module, _, name = act.partition(":")
+    return getattr(import_module(module), name)  # type: ignore[no-any-return]
 
 
 def _elsewhere(error: ModuleNotFoundError, room: str, argv: Sequence[str]) -> Exception:

@@ -12,8 +12,9 @@ import re
 from trainer.outcome import ConfigError
 from trainer.secret_shapes import ADDRESS, BEARER, TOKEN
 
+# Patterns stand as text: most requests need few of them, and compiling all would be a tenth of a `plan`.
 # A name that has such a word holds a secret,
-WORDS = re.compile(
+WORDS = (
     r"TOKENS?|KEYS?|PATS?|PASS|PW|PWD|PASSW(OR)?DS?|PASSPHRASES?|PASSCODES?|SECRETS?|CREDENTIALS?|CREDS?|AUTH|BEARER|JWT"
     r"|AUTHORIZATION|COOKIES?|SIGNATURE|SIG|SAS|DSN"
     # also where words are written without a line between:
@@ -22,34 +23,34 @@ WORDS = re.compile(
     r"|(ANTHROPIC|AWS|AZURE|GCP|GEMINI|GOOGLE|GROQ|HF|MISTRAL|NGC|NVIDIA|OPENAI|WANDB)KEYS?"
 )
 # but not one that such a word ends (how much of it, or what it is called), a key or token of the data,
-ABOUT = re.compile("BUDGET|COLUMN|COUNT|FIELD|LENGTH|LIMIT|NAME|SIZE|TIMEOUT|TTL|TYPE")
-OF_DATA = re.compile(
+ABOUT = "BUDGET|COLUMN|COUNT|FIELD|LENGTH|LIMIT|NAME|SIZE|TIMEOUT|TTL|TYPE"
+OF_DATA = (
     "ACTION|ANSWER|BOS|CLS|END|EOS|FOREIGN|GROUP|HOT|IMAGE|INDEX|JOIN|LABEL|MASK|MAX|METRIC|MIN|NEW|NUM|PAD|PARTITION"
     "|PRIMARY|QUESTION|SEP|SORT|SPECIAL|START|STOP|TEXT|UNK"
 )
-COUNTED = re.compile(r"TOKENS?|KEYS?")
+COUNTED = r"TOKENS?|KEYS?"
 # nor one with a value that is a switch, a small number, a signal or a token of a tokenizer's: <pad>.
-PLAIN = re.compile(
-    r"|[0-9]{1,2}|true|false|yes|no|on|off|none|(SIG)?(USR[12]|TERM|INT|HUP|QUIT|CONT|STOP)|<\|?[a-z_/]+\|?>|\[[A-Z]{2,8}\]",
-    re.IGNORECASE,
+PLAIN = (
+    r"(?i:|[0-9]{1,2}|true|false|yes|no|on|off|none|(SIG)?(USR[12]|TERM|INT|HUP|QUIT|CONT|STOP)|<\|?[a-z_/]+\|?>"
+    r"|\[[A-Z]{2,8}\])"
 )
 # What says where a secret is holds a path; so may the name of a secret itself, when the path is absolute.
-WHERE = re.compile("DIR|FILE|HOME|PATH|ROOT|SOCK")
-PLACE = re.compile(r".*/.*|[\w-]*(\.\w+)+")
-ABSOLUTE = re.compile(r"~?(/[\w.-]+){2,}/?")
+WHERE = "DIR|FILE|HOME|PATH|ROOT|SOCK"
+PLACE = r".*/.*|[\w-]*(\.\w+)+"
+ABSOLUTE = r"~?(/[\w.-]+){2,}/?"
 
 # As a whole value: W&B's key, or a long one that mixes small letters, capitals and digits as no word does.
-MIXED = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9+_-][A-Za-z0-9+/_-]{15,}")
-HEX = re.compile("[0-9a-f]{40}")
-DRAWN = re.compile(rf"(?=.{{32}}){MIXED.pattern}={{0,2}}")
-UUID = re.compile(r"([A-Z]+-)*[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(/[0-9]+)*", re.IGNORECASE)
-RUNS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
-PUBLIC = re.compile("CHECKSUM|COMMIT|DIGEST|HASH|REF|REV|REVISION|SHA|VERSION")
+MIXED = r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9+_-][A-Za-z0-9+/_-]{15,}"
+HEX = "[0-9a-f]{40}"
+DRAWN = rf"(?=.{{32}}){MIXED}={{0,2}}"
+UUID = r"(?i:([A-Z]+-)*[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(/[0-9]+)*)"
+RUNS = r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+"
+PUBLIC = "CHECKSUM|COMMIT|DIGEST|HASH|REF|REV|REVISION|SHA|VERSION"
 # Where a text says a name and a value: A=x, --a x, a_b: x.
 PAIRS = (
-    re.compile(r"(?<![\w-])([A-Za-z_][\w-]*)\s*=(?=\s*([^\s,;&]*))"),
-    re.compile(r"(?<![\w-])--?([A-Za-z][\w-]*)(?:\s*=|\s)\s*(?=([^\s,;&-][^\s,;&]*))"),
-    re.compile(r"(?<![\w./-])((?:proxy-)?authorization|[A-Za-z]\w*[_-][\w-]+)['\"]?:(?=\s*([^\s,;&]+))", re.IGNORECASE),
+    r"(?<![\w-])([A-Za-z_][\w-]*)\s*=(?=\s*([^\s,;&]*))",
+    r"(?<![\w-])--?([A-Za-z][\w-]*)(?:\s*=|\s)\s*(?=([^\s,;&-][^\s,;&]*))",
+    r"(?i:(?<![\w./-])((?:proxy-)?authorization|[A-Za-z]\w*[_-][\w-]+)['\"]?:(?=\s*([^\s,;&]+)))",
 )
 
 ADVICE = (
@@ -61,27 +62,27 @@ ADVICE = (
 def is_secret(name: str, value: str) -> bool:
     """Whether a variable of that name, with that value, is to be shown to nobody."""
     words = _words(name)
-    if value.startswith("hf_") or TOKEN.search(value) or ADDRESS.search(value) or BEARER.search(value):
+    if value.startswith("hf_") or any(re.search(shape, value) for shape in (TOKEN, ADDRESS, BEARER)):
         return True
-    if _is_drawn(value) and not any(map(PUBLIC.fullmatch, words)):
+    if _is_drawn(value) and not any(re.fullmatch(PUBLIC, word) for word in words):
         return True
-    found = [words[i] for i in range(len(words)) if WORDS.fullmatch(words[i]) and not _of_data(words[:i], words[i])]
-    if not found or ABOUT.fullmatch(words[-1]) or PLAIN.fullmatch(value):
+    found = [word for i, word in enumerate(words) if re.fullmatch(WORDS, word) and not _of_data(words[:i], word)]
+    if not found or re.fullmatch(ABOUT, words[-1]) or re.fullmatch(PLAIN, value):
         return False
-    if (PLACE if WHERE.fullmatch(words[-1]) else ABSOLUTE).fullmatch(value):
-        return any(MIXED.fullmatch(part) and _is_random(part) for part in value.split("/"))
+    if re.fullmatch(PLACE if re.fullmatch(WHERE, words[-1]) else ABSOLUTE, value):
+        return any(re.fullmatch(MIXED, part) and _is_random(part) for part in value.split("/"))
     # A number is how many there are, or which one; a password may be one.
-    return not (re.fullmatch(r"[0-9]{1,9}", value) and all(COUNTED.fullmatch(word) for word in found))
+    return not (re.fullmatch(r"[0-9]{1,9}", value) and all(re.fullmatch(COUNTED, word) for word in found))
 
 
 def find_secret(text: str) -> str:
     """What in `text` looks like a secret, in words that do not tell it; nothing where nothing does."""
-    for name, value in (pair for shape in PAIRS for pair in shape.findall(text)):
-        if value in ("", "=") and MIXED.fullmatch(name):
+    for name, value in (pair for shape in PAIRS for pair in re.findall(shape, text)):
+        if value in ("", "=") and re.fullmatch(MIXED, name):
             return "it holds a token"  # in base64, which ends so
         if is_secret(name, value):
             return "a name in it is a token" if is_secret("", name) else f"{name} holds a secret"
-    if ADDRESS.search(text):
+    if re.search(ADDRESS, text):
         return "an address in it holds a user or a password"
     return "it holds a token" if is_secret("", text) else ""
 
@@ -106,19 +107,19 @@ def refuse_secrets(where: str, content: object, name: str = "") -> None:
 
 
 def _is_drawn(value: str) -> bool:
-    drawn = DRAWN.fullmatch(value) and not UUID.fullmatch(value) and _is_random(value)
-    return bool(drawn or HEX.fullmatch(value))
+    drawn = re.fullmatch(DRAWN, value) and not re.fullmatch(UUID, value) and _is_random(value)
+    return bool(drawn or re.fullmatch(HEX, value))
 
 
 def _is_random(value: str) -> bool:
     """Whether letters and digits change as those of words and dates do not: GemmaLora2026 has few runs, and a label
     as qwen25VL-7B-LoRA-r64-lr2e4 short parts."""
-    runs = RUNS.findall(value)
+    runs = re.findall(RUNS, value)
     return sum(map(len, runs)) < 3 * len(runs) and max(map(len, re.split("[-_]", value))) > 10
 
 
 def _of_data(before: list[str], word: str) -> bool:
-    return bool(before and COUNTED.fullmatch(word) and OF_DATA.fullmatch(before[-1]))
+    return bool(before and re.fullmatch(COUNTED, word) and re.fullmatch(OF_DATA, before[-1]))
 
 
 def _words(name: str) -> list[str]:

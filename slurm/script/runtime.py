@@ -6,7 +6,6 @@ keeps out everything else and pyxis lets the image's own values win.
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 import re
@@ -208,6 +207,8 @@ def _status_inside() -> str:
 
 def _csv(mount: Mount) -> str:
     """For apptainer's --mount, which reads a line of CSV: any path can be said. Quoted, in any case."""
+    import csv
+
     line = io.StringIO()
     flag = ["ro"] if mount.read_only else []
     fields = ["type=bind", f"source={mount.source}", f"destination={mount.target}", *flag]

@@ -6,13 +6,12 @@ import ast
 import os
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import tomllib
+import warm
 import yaml
 from paths import ROOT
 
@@ -71,13 +70,8 @@ def compare(page: Path, shown: str, made: str) -> None:
 
 def printed(kind: str, words: str) -> str:
     backend = "k8s" if " --to k8s" in words else "slurm"
-    done = subprocess.run(
-        [sys.executable, "-m", backend, *shlex.split(words.replace(" --to k8s", ""))],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environ = {name: text for name, text in os.environ.items() if not name.startswith(warm.OF_PYTHON)}
+    done = warm.run(backend, *shlex.split(words.replace(" --to k8s", "")), cwd=ROOT, environ=environ)
     assert done.returncode == (78 if kind == "error" else 0)
     text = done.stderr if kind == "error" else done.stdout
     return text.replace(str(ROOT), ELSEWHERE)

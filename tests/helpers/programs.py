@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import warm
 from paths import ROOT
 
 
@@ -31,14 +32,7 @@ def local(checkout: Path, *argv: str) -> subprocess.Popen[str]:
 
 
 def slurm(*argv: str, cwd: Path = ROOT, **environ: str) -> Done:
-    return subprocess.run(
-        [sys.executable, "-m", "slurm", *argv],
-        cwd=cwd,
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **environ},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return warm.run("slurm", *argv, cwd=cwd, environ={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **environ})
 
 
 def files(folder: Path) -> set[str]:

@@ -120,6 +120,11 @@ def make_toy_project(folder: Path, python_program: str = sys.executable) -> Path
         if source.name not in ("train.py", "__pycache__"):
             (folder / "trainer" / source.name).symlink_to(source)
     (folder / "trainer" / "train.py").write_text(TRAIN)
+    # Compiled already; what Python writes takes a link's place.
+    (folder / "trainer" / "__pycache__").mkdir()
+    for source in (ROOT / "trainer" / "__pycache__").glob("*.pyc"):
+        if not source.name.startswith("train."):
+            (folder / "trainer" / "__pycache__" / source.name).symlink_to(source)
     (folder / "accelerate" / "commands").mkdir(parents=True)
     for package in ("accelerate", "accelerate/commands"):
         (folder / package / "__init__.py").touch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -107,7 +108,7 @@ def _by_library(data: str, subset: str | None) -> list[Split]:
         found = load_dataset(str(path), name=subset, streaming=True)
     else:
         name = data.removeprefix(HUB)
-        if not HUB_ID.fullmatch(name) or ADDRESS.match(name):
+        if not re.fullmatch(HUB_ID, name) or re.match(ADDRESS, name):
             raise ConfigError(f"{data} does not exist: give a file, a folder, or the id of a data set of the hub")
         found = load_dataset(name, name=subset, streaming=True)
     return [

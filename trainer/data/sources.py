@@ -21,15 +21,15 @@ SIDE_NAMES = {
 }
 SIDE_OF = {name: side for side, names in SIDE_NAMES.items() for name in names}
 # train.jsonl, train-00000-of-00004.jsonl, train_2.json.gz
-SHARD = re.compile(r"([a-z]+)(?:[-_.]\d+)?(?:-of-\d+)?", re.IGNORECASE)
+SHARD = r"(?i:([a-z]+)(?:[-_.]\d+)?(?:-of-\d+)?)"
 # Ours, and those that other trainers lay beside their records.
-NO_RECORDS = re.compile(r".*\.lengths\.json|lengths\.json|batch\.json|.*\.batch\.json|dataset_infos?\.json|\..*")
+NO_RECORDS = r".*\.lengths\.json|lengths\.json|batch\.json|.*\.batch\.json|dataset_infos?\.json|\..*"
 CONVERTIBLE = (
     ".parquet", ".arrow", ".csv", ".tsv", ".tar", ".feather", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tiff",
     ".zst",
 )  # fmt: skip
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-ADDRESS = re.compile(r"[a-z][a-z0-9+]{1,9}://", re.IGNORECASE)
+HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
+ADDRESS = r"(?i:[a-z][a-z0-9+]{1,9}://)"
 METADATA = "metadata.jsonl"  # of the datasets library's imagefolder
 TAKES = "give a file of JSON records, or a folder with train.jsonl"
 MOST_NAMED = 5
@@ -116,7 +116,7 @@ def find_sources(data: str) -> Sources:
 
 def side_of(path: Path) -> str | None:
     """The side that a file's or a folder's name says: train, eval or test."""
-    shard = SHARD.fullmatch(_stem(path))
+    shard = re.fullmatch(SHARD, _stem(path))
     return SIDE_OF.get(shard[1].lower()) if shard else None
 
 
@@ -126,7 +126,7 @@ def _stem(path: Path) -> str:
 
 
 def _is_json(path: Path) -> bool:
-    return _is_named_json(path.name) and not NO_RECORDS.fullmatch(path.name) and path.is_file()
+    return _is_named_json(path.name) and not re.fullmatch(NO_RECORDS, path.name) and path.is_file()
 
 
 def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
@@ -178,11 +178,11 @@ def _not_json(found: Path, data: str) -> str:
 
 
 def _not_there(data: str) -> str:
-    if ADDRESS.match(data):
+    if re.match(ADDRESS, data):
         scheme = data.partition("://")[0]
         if scheme in ("hf", "http", "https"):
             return f"DATA={data} is an address, which is not read: {convert_command(data)}"
         return f"DATA={data} is an address, which is not read: copy it to a folder with {scheme}'s own tool"
-    if HUB_ID.fullmatch(data):
+    if re.fullmatch(HUB_ID, data):
         return f"DATA={data} does not exist: {TAKES}; a data set of the hub is fetched by {convert_command(data)}"
     return f"DATA={data} does not exist: {TAKES}"

@@ -12,11 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from trainer.launch import PEAK_ENV, VRAM_ENV
 from trainer.outcome import ConfigError, SickNode, node_name
-
-# The plan's figures in a job's environment: what a GPU is sold with, and what a process is predicted to need.
-VRAM_ENV, PEAK_ENV = "TRAINYARD_VRAM_GIB", "TRAINYARD_PEAK_GIB"
-
 
 # A card reports less than it is sold with: an L4 or A10 of 24 GB 22.5 GiB (ECC and firmware).
 NAME_PLATE_SHARE = 0.92

@@ -16,6 +16,7 @@ import pytest
 import slurm_verbs as verbs
 from paths import ROOT
 from plans import make_plan
+from programs import slurm
 
 from launcher.grid import read_result, read_sweep
 from launcher.records import run_record, write_record
@@ -75,9 +76,7 @@ def test_what_people_write_with_anchors_is_read(tmp_path: Path) -> None:
 )
 def test_wherever_a_yaml_file_is_named_a_bomb_is_one_line(words: list[str], checkout: Path) -> None:
     (checkout / "bomb.yaml").write_text(BOMBS["aliases"][0])
-    words = [sys.executable, "-m", "slurm", "plan", *words]
-    environ = {**os.environ, "WANDB_API_KEY": "x" * 40}
-    done = subprocess.run(words, cwd=checkout, env=environ, capture_output=True, text=True, check=False, timeout=30)
+    done = slurm("plan", *words, cwd=checkout, WANDB_API_KEY="x" * 40)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1), done.stderr
     assert "bomb.yaml is not YAML: it stands for more than 5000 values" in done.stderr
 
@@ -96,9 +95,7 @@ def test_what_is_no_file_is_not_waited_for(
 ) -> None:
     (checkout / "model").mkdir()
     made(checkout / ("model/config.json" if "--model" in words else "odd"))
-    words = [sys.executable, "-m", "slurm", "plan", *words]
-    environ = {**os.environ, "WANDB_API_KEY": "x" * 40}
-    done = subprocess.run(words, cwd=checkout, env=environ, capture_output=True, text=True, check=False, timeout=30)
+    done = slurm("plan", *words, cwd=checkout, WANDB_API_KEY="x" * 40)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1), done.stderr
     assert said in done.stderr
 
