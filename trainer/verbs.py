@@ -39,7 +39,7 @@ def dispatch(usage: str, verbs: Mapping[str, str], argv: Sequence[str]) -> int:
 def load(act: str) -> Callable[..., Any]:
     """The function that `module:function` names; its module is imported now."""
     module, _, name = act.partition(":")
-    return getattr(import_module(module), name)  # type: ignore[no-any-return]
+    return getattr(import_module(module), name)
 
 
 def _elsewhere(error: ModuleNotFoundError, room: str, argv: Sequence[str]) -> Exception:

@@ -13,14 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from torch import nn
-
 from trainer.config import LORA_PRESETS
 from trainer.env_file import take_env_file
 from trainer.flags import Range, parse
-from trainer.measure.ship import published_config
-from trainer.model.anatomy import target_pattern
-from trainer.model.base import load_model_config, take_apart
 from trainer.outcome import FINISHED
 from trainer.text import format_table
 
@@ -49,6 +44,12 @@ def main(argv: Sequence[str]) -> int:
 
 def describe(model: str, lora_r: int) -> dict[str, Any]:
     """The linears in the model's order, one entry for each part, name and shape; what the ways to choose pick."""
+    # torch and transformers, which help and a wrong option do not wait for.
+    from torch import nn
+
+    from trainer.model.anatomy import target_pattern
+    from trainer.model.base import take_apart
+
     skeleton, anatomy = take_apart(model, _config(model))
     head = skeleton.get_output_embeddings()
     linears = {path: module for path, module in skeleton.named_modules() if isinstance(module, nn.Linear)}
@@ -85,6 +86,9 @@ def describe(model: str, lora_r: int) -> dict[str, Any]:
 
 def _config(model: str) -> Any:
     # A gated model's layers are no secret: the published sizes are all it takes.
+    from trainer.measure.ship import published_config
+    from trainer.model.base import load_model_config
+
     return published_config(model) or load_model_config(model)
 
 

@@ -16,7 +16,6 @@ from trainer.architecture.shape import ModelShape
 from trainer.architecture.shape_file import plain
 from trainer.env_file import take_env_file
 from trainer.flags import parse
-from trainer.measure.keep import measure_and_keep
 from trainer.outcome import FINISHED
 from trainer.text import format_table
 
@@ -33,6 +32,8 @@ def main(argv: Sequence[str]) -> int:
     """Raises ConfigError for a wrong option, or a model that cannot be found or taken apart."""
     asked = parse(argv, Question, __doc__)
     take_env_file()
+    from trainer.measure.keep import measure_and_keep  # torch, which help and a wrong option do not wait for
+
     shape, path = measure_and_keep(asked.model)
     print(json.dumps({"kept": str(path), "shape": plain(shape)}, indent=1) if asked.json else render(shape, path))
     return FINISHED

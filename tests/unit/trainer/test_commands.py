@@ -62,15 +62,19 @@ def test_curves_are_shown_and_uploaded_by_what_is_printed(words: tuple[str, ...]
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("verb", "lacking"), [("report", "jinja2"), ("setup-wandb", "PIL"), ("layers", "torch")])
-def test_a_python_without_the_libraries_says_which_one_has_them(verb: str, lacking: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "lacking"),
+    [("report --help", "jinja2"), ("setup-wandb --help", "PIL"), ("layers --model google/gemma-3-4b-it", "torch")],
+)
+def test_a_python_without_the_libraries_says_which_one_has_them(words: str, lacking: str) -> None:
+    verb = words.split()[0]
     machine = Path(sys.base_prefix, "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}")
-    bare = [machine, "-S", "-m", "trainer", verb, "--help"]
+    bare = [machine, "-S", "-m", "trainer", *words.split()]
     done = subprocess.run(bare, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     said, _, advice = done.stderr.strip().partition(" does not have: ")
     assert (done.returncode, said) == (78, f"trainyard: {verb} needs {lacking}, which this Python ({machine})")
     ready = [path for path in (".venv/cuda/bin/python", ".venv/cpu/bin/python") if (CHECKOUT / path).is_file()]
-    expected = f"{ready[0]} -m trainer {verb} --help" if ready else "make env makes an environment that has it"
+    expected = f"{ready[0]} -m trainer {words}" if ready else "make env makes an environment that has it"
     assert advice == expected
     if ready and verb == "report":
         assert run(advice, CHECKOUT).stdout.startswith("usage: python -m trainer report ")

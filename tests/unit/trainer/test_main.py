@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from paths import ROOT
 
 import local.__main__
 import trainer.__main__
@@ -44,6 +45,18 @@ def test_every_verb_explains_itself(room: str, verb: str, capsys: pytest.Capture
     assert said.err == ""
     assert said.out.startswith(f"usage: python -m {room} ")
     assert re.search(rf"[ |]{verb}\b", said.out.splitlines()[0])
+
+
+def test_help_of_no_verb_waits_for_torch() -> None:
+    program = """
+import sys; from trainer.__main__ import VERBS, main
+for verb in VERBS:
+    try: main([verb, "--help"])
+    except SystemExit: pass
+    assert "torch" not in sys.modules, verb
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(("room", "verb"), [("trainer", "config"), ("local", "run")])
