@@ -71,8 +71,8 @@ def test_a_file_without_records_is_refused(tmp_path: Path, lines: list[str]) -> 
          "takes a string (a list goes in as its JSON text), got ['up'])", ""),
         (HALF, "is not JSON (line 2; the first: is not JSON ('utf-8' codec can't encode character '\\ud83d' in "
          "position 28: surrogates not allowed))", ""),
-        ('{"image": ' + "[" * 5000 + "]" * 5000 + "}", "is not JSON (line 2; the first: is not JSON (it nests deeper than 64 "
-         "levels))", None),
+        ('{"image": ' + "[" * 5000 + "]" * 5000 + "}", "is not JSON (line 2; the first: is not JSON (it nests "
+         "deeper than 64 levels))", None),
         (entry(image="a" * 300), "a picture is not there (line 2; the first: {folder}/" + "a" * 300 + " is not there)",
          "paths are relative to {folder}/; image_root= names another folder to look in"),
         (entry(image=3), "image takes a path, images and frames a list of paths (line 2)", ""),
