@@ -10,7 +10,7 @@ override given := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(first
 override VARIABLES := $(shell sed -n 's/^    Variable."\([A-Z_]*\)",.*/\1/p' planner/request/variables.py)
 # For make itself: the scheduler, the flavour of torch that demo, run, test and image use, the Python to build with,
 # the program that works with images, what infer is asked, the folder that convert writes.
-override OWN := TO TORCH PYTHON DOCKER PICTURES QUESTION CONTEXT RECORDS OUT
+override OWN := TO TORCH PYTHON DOCKER PICTURES QUESTION CONTEXT RECORDS OUT MINUTES
 
 override unknown := $(filter-out $(VARIABLES) $(OWN),$(given))
 
@@ -37,6 +37,9 @@ $(error TO=$(BACKEND): a claim is for TO=k8s: leave TO out)
 endif
 ifneq ($(and $(filter OUT,$(given)),$(filter-out convert,$(MAKECMDGOALS))),)
 $(error OUT=$(value OUT): only make convert takes it: leave OUT out)
+endif
+ifneq ($(and $(filter MINUTES,$(given)),$(filter-out soak,$(MAKECMDGOALS))),)
+$(error MINUTES=$(value MINUTES): only make soak takes it: leave MINUTES out)
 endif
 override LAUNCH_VERBS := plan render check submit sweep status logs cancel resume list site claim
 override LAUNCH := .venv/launch/bin/python -m $(BACKEND)
@@ -66,7 +69,7 @@ endif
 override OF_RUN := [ -n "$$TRAINYARD_RUN" ] || { echo 'trainyard: RUN= is left out: make list shows the runs' >&2; exit 78; }; \
   run="$${TRAINYARD_OUTPUT:-runs}/$$TRAINYARD_RUN" && python=$$(sh make-env.sh train)
 
-.PHONY: help demo test test-fast lint env plan render check submit sweep status logs cancel resume list site claim run shape image sif lock sbom docker-run pictures golden validate convert infer merge report tensorboard
+.PHONY: help demo test test-fast soak lint env plan render check submit sweep status logs cancel resume list site claim run shape image sif lock sbom docker-run pictures golden validate convert infer merge report tensorboard
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -170,6 +173,10 @@ test: ## run all tests; with Slurm installed, real jobs on a test cluster of its
 test-fast: ## run the tests that need neither a cluster nor minutes
 	@python=$$(sh make-env.sh train) && exec "$$python" -m pytest --numprocesses 2 --dist loadfile \
 	  -m "not slow and not cluster"
+
+soak: ## a run to which faults of every kind happen at random moments, on a Slurm of its own (MINUTES=30 SEED=0; root)
+	@python=$$(sh make-env.sh train) && exec "$$python" tests/soak.py --write $${TRAINYARD_MINUTES:+--minutes "$$TRAINYARD_MINUTES"} \
+	  $${TRAINYARD_SEED:+--seed "$$TRAINYARD_SEED"}
 
 lint: ## check style and types
 	@python=$$(sh make-env.sh train) && "$$python" -m ruff check . && "$$python" -m ruff format --check . \

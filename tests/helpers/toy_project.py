@@ -56,7 +56,8 @@ from trainer.node.ranks import Ranks
 from trainer.node.stop import Stop, Stopped
 
 words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-run_dir, steps, step_s = Path(words["--output_dir"]), int(words["--max_steps"]), float(words["--step_s"])
+run_dir, steps = Path(words["--output_dir"]), int(words["--max_steps"])
+step_s = float(words.get("--step_s") or os.environ["TOY_STEP_S"])
 world, patience_s = int(os.environ["WORLD_SIZE"]), int(words.get("--collective_timeout_s", 60))
 
 def train():
@@ -74,6 +75,10 @@ def train():
     store = CheckpointStore(run_dir / "checkpoints", ranks, layout={"processes": world}, keep=3,
                             say=lambda text: print(text, flush=True))
     start = store.take_over()
+    board = None
+    if ranks.first and os.environ.get("WANDB_BASE_URL"):
+        from trainer.tracking.wandb_run import WandbRun
+        board = WandbRun({"run_id": words["--run_id"], "output_dir": str(run_dir)}, None)
     state = {"step": 0, "value": 1, "losses": []}
     if start:
         state = json.loads((store.path(start) / "state.json").read_text())
@@ -92,10 +97,14 @@ def train():
         stop.step_ended(state["step"])
         if ranks.first:
             print("step", state["step"], flush=True)
+        if board and state["step"] % 20 == 0:
+            board.log({"value": state["step"]}, state["step"])
         if state["step"] % 20 == 0 or stop.wanted() or state["step"] == steps:
             store.save(state["step"], fill)
         if stop.agreed:
             stop.leave()
+    if board:
+        board.finish({})
     if ranks.first:
         (run_dir / "losses.json").write_text(json.dumps(state["losses"]))
 
