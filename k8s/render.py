@@ -64,14 +64,15 @@ def plan(spec: JobSpec, cluster: Cluster, project_dir: Path) -> Plan:
     return planned
 
 
-def render(planned: Plan, cluster: Cluster, project_dir: Path, job_ids: Sequence[str] = ()) -> str:
-    """The manifest; `job_ids` are the run's Jobs so far. Raises ConfigError without an image, which a plan does not
-    need."""
+def render(planned: Plan, cluster: Cluster, project_dir: Path, job_ids: Sequence[str] = (), *, slot: str = "") -> str:
+    """The manifest; `job_ids` are the run's Jobs so far, `slot` that of a sweep's member. Raises ConfigError without an
+    image, which a plan does not need."""
     image = planned.spec.container.image
     if not image or on_disk(image):
         said = f"IMAGE={image}: pods cannot run a file" if image else "no image"
         raise ConfigError(f"{said}: IMAGE=registry/trainyard:tag, or image: in k8s/site.yaml; make image builds one")
-    return objects.render(planned, cluster, settings=_read_settings(planned.spec, project_dir), job_ids=job_ids)
+    settings = _read_settings(planned.spec, project_dir)
+    return objects.render(planned, cluster, settings=settings, job_ids=job_ids, slot=slot)
 
 
 def notes(spec: JobSpec, cluster: Cluster) -> list[str]:

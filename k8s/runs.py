@@ -5,21 +5,23 @@ from __future__ import annotations
 import calendar
 import contextlib
 import io
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from k8s.cluster.jobs import CANCELLED, COMPLETED, ENDING, End, first_pods, is_live, left_behind, pods_of
+from k8s.cluster import pod_log
+from k8s.cluster.ends import CANCELLED, COMPLETED, End, left_behind
+from k8s.cluster.jobs import ENDING, first_pods, is_live, lost_pod, pods_of, way_out
 from k8s.cluster.kubectl import Kubectl, KubectlError, Object, name_of
 from k8s.cluster.seen import Objects, Run, keep_ends, label, look_for, read_run, readable
 from k8s.manifest.objects import INSTANCE
-from k8s.manifest.pod import CONTAINER, claim_name
+from k8s.manifest.pod import claim_name
 from k8s.manifest.site import find_site
 from launcher import cli
 from launcher.logs import pass_on
-from launcher.progress import GONE, OUTCOMES, Job, RunStatus
+from launcher.progress import GONE, OUTCOMES, RUNNING, Job, RunStatus
 from launcher.scheduler import Cancelled, Found, Words, WordsOf
 from planner.job import JobSpec
 from planner.request.variables import parse_given
@@ -27,6 +29,8 @@ from trainer.outcome import ConfigError
 from trainer.progress_file import MOST_BYTES, PROGRESS_FILE, Progress, parse_progress
 
 FAILED_LINES = 20
+FEW = 4  # Jobs that are deleted one by one, which says each and needs no right to delete collections
+ASKED_AT_ONCE = 8
 ASK_S = 2.0
 STAMP = "%Y-%m-%dT%H:%M:%SZ"
 RESUMED_KEY = "resumed"  # in the ConfigMap: when the last job was asked for
@@ -114,16 +118,25 @@ class Runs:
     def look(self, runs: Sequence[Run]) -> Sequence[RunStatus]:
         there = look_for(self.kubectl, runs)
         keep_ends(self.kubectl, runs, [there.ends_of(run) for run in runs])
-        return [look(self.kubectl, run, there) for run in runs]
+        with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:  # each running pod is asked how far it is
+            return list(pool.map(lambda run: look(self.kubectl, run, there), runs))
 
     def cancel(self, runs: Sequence[Run]) -> Cancelled:
         there = look_for(self.kubectl, runs)
-        live = [job.job_id for run in runs for job in there.jobs_of(run) if not job.ended]
+        jobs = {run.run_id: there.jobs_of(run) for run in runs}
+        live = [job.job_id for run in runs for job in jobs[run.run_id] if not job.ended]
+        # An ended Job is kept with its logs, so a run that has one besides is cancelled by its Job's name.
+        whole = [run for run in runs if {job.ended for job in jobs[run.run_id] if job.state != GONE} == {False}]
+        at_once = whole if len(whole) > FEW else []
+        singly = [job.job_id for run in runs if run not in at_once for job in jobs[run.run_id] if not job.ended]
         failure: KubectlError | None = None
+        printed: list[str] = []
         try:
-            printed = self.kubectl.delete([f"job.batch/{job_id}" for job_id in live])
+            if at_once:
+                printed = self._delete_at_once(at_once)
+            printed += self.kubectl.delete([f"job.batch/{job_id}" for job_id in singly])
         except KubectlError as error:
-            printed, failure = error.printed.split(), error
+            printed, failure = [*printed, *error.printed.split()], error
         deleted = [job_id for job_id in live if f"job.batch/{job_id}" in printed]
         cancelled = End(state=CANCELLED, at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
         mine = [{job_id: cancelled for job_id in deleted if job_id in run.job_ids} for run in runs]
@@ -133,22 +146,25 @@ class Runs:
             return Cancelled(job_ids=deleted, failure=failure, unsure=True)
         return Cancelled(job_ids=deleted, failure=failure)
 
+    def _delete_at_once(self, runs: Sequence[Run]) -> list[str]:
+        """As Kubectl.delete says it: those that are gone or going now. Raises KubectlError."""
+        namespace = str(runs[0].config_map["metadata"]["namespace"])
+        self.kubectl.delete_jobs([run.run_id for run in runs], namespace)
+        left = {name_of(job) for job in self.kubectl.find("jobs") if "deletionTimestamp" not in job["metadata"]}
+        return [f"job.batch/{job_id}" for run in runs for job_id in run.job_ids if job_id not in left]
+
     def follow(self, run: Run) -> None:
         """The first node's pods one after the other, the last one followed until the Job has ended."""
         printed: set[str] = set()
         last = ""
+        there = look_for(self.kubectl, [run])
         while True:
-            there = look_for(self.kubectl, [run])
             job, pods = there.jobs_of(run)[-1], there.pods
             for pod in first_pods(pods):
                 if name_of(pod) not in printed and pod["status"].get("phase") != "Pending":
                     printed.add(name_of(pod))
-                    words = ("logs", "--follow", name_of(pod), "--container", CONTAINER)
-                    command = self.kubectl.command(*words, endless=True)
-                    with subprocess.Popen(command, env=self.kubectl.environment, stdout=subprocess.PIPE) as process:
-                        assert process.stdout
-                        pass_on(process.stdout)
-            if job.text != last and job.state not in ("RUNNING", ENDING):
+                    pod_log.follow(self.kubectl, pod)
+            if job.text != last and job.state not in (RUNNING, ENDING):
                 cli.say(f"job {job.text}")
             last = job.text
             if job.ended:
@@ -158,6 +174,15 @@ class Runs:
                     keep_ends(self.kubectl, found.runs, [there.ends_of(one) for one in found.runs])
                 return
             time.sleep(ASK_S)
+            there = self._look_again(run) or there
+
+    def _look_again(self, run: Run) -> Objects | None:
+        """None when the server does not answer: it may be away for a while."""
+        try:
+            return look_for(self.kubectl, [run])
+        except KubectlError as error:
+            cli.say(f"{error}; asking again")
+            return None
 
     @contextlib.contextmanager
     def held(self, found: Found[Run], words: WordsOf) -> Iterator[Sequence[Run]]:
@@ -210,7 +235,13 @@ def _needs_no_job(run: Run, there: Objects, words: WordsOf) -> str:
 def _refuse_if_busy(kubectl: Kubectl, run: Run, there: Objects) -> None:
     """Raises ConfigError when a pod of the run still saves, or somebody may be starting its job now."""
     # A cancelled Job is gone at once, and its pods when they have saved.
-    if saving := [pod for pod in there.pods if is_live(pod) and label(pod) == run.run_id]:
+    saving = [pod for pod in there.pods if is_live(pod) and label(pod) == run.run_id]
+    if lost := lost_pod(saving, there.around.nodes, time.time()):
+        raise ConfigError(
+            f"pod {name_of(lost)} of run {run.run_id} may still write its checkpoints, and its node does not answer: "
+            f"{way_out(lost)}; then resume"
+        )
+    if saving:
         where = f" --namespace {kubectl.namespace}" if kubectl.namespace else ""
         raise ConfigError(
             f"pod {name_of(saving[0])} of run {run.run_id} still writes its checkpoints: try again when it has "

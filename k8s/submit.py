@@ -4,27 +4,21 @@ the API server's own judgement included (a dry run), and when it refuses all the
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import yaml
 
-from k8s.cluster.jobs import ENDS_KEY, ends_text
-from k8s.cluster.kubectl import QUEUES, Kubectl, KubectlError, Object, name_of, stream
+from k8s.cluster.ends import ENDS_KEY, ends_text
+from k8s.cluster.kubectl import Kubectl, KubectlError, Object, name_of, stream
+from k8s.cluster.rehearsal import refuse_if_taken, rehearse
 from k8s.cluster.seen import Run, look_for, with_data
-from k8s.manifest.claim import WIDE, make_claim, refuse_narrow_claim
 from k8s.manifest.objects import object_names
 from k8s.manifest.pod import claim_name
 from k8s.runs import RESUMED_KEY, STAMP
 from launcher import cli
 from launcher.scheduler import Batch, Found, WordsOf
-from planner.job import JobSpec
 from trainer.outcome import FINISHED, ConfigError
-from trainer.text import known_are
-
-NO_SUCH_KIND = "the server doesn't have a resource type"
 
 
 def submit(kubectl: Kubectl, batch: Batch, text: str, notes: Sequence[str], words: WordsOf) -> int:
@@ -60,7 +54,7 @@ def create(kubectl: Kubectl, batch: Batch, texts: Sequence[str]) -> None:
             raise KubectlError(f"{error}; how much of run {known} is there, make status and make cancel say") from None
         made += error.printed.split()
         _delete(kubectl, made)
-        _refuse_if_taken(error, batch)
+        refuse_if_taken(error, batch)
         raise
 
 
@@ -69,101 +63,6 @@ def _delete(kubectl: Kubectl, made: Sequence[str]) -> None:
         kubectl.delete(made)
     except KubectlError as error:
         cli.say(f"this is left behind: {', '.join(made)} ({error})")
-
-
-def _refuse_if_taken(error: KubectlError, batch: Batch) -> None:
-    """Raises ConfigError when a run's objects were there already."""
-    taken = set(re.findall(r'"([^"]+)" already exists', error.said))
-    for spec in (plan.spec for plan in batch.plans):
-        if object_names(spec).run in taken:
-            raise ConfigError(
-                f"RUN={spec.run_id} exists in this namespace: give another RUN, or none for a new one"
-            ) from None
-
-
-def rehearse(kubectl: Kubectl, batch: Batch, text: str, notes: Sequence[str]) -> str:
-    """What the API server would do with `text`, the manifests of the batch.
-
-    Raises:
-        ConfigError: the namespace, the claim or the queue will not do, or a run is there already.
-        KubectlError: the cluster would refuse.
-    """
-    spec = batch.spec
-    kubectl = replace(kubectl, namespace=spec.kubernetes.namespace or kubectl.namespace)
-    access = _access(kubectl, spec)
-    try:
-        said = kubectl.run("create", "--dry-run=server", "--filename", "-", text=text)
-    except KubectlError as error:
-        if missing := re.search(r'namespaces "([^"]+)" not found', error.said):
-            raise ConfigError(
-                f"NAMESPACE={missing[1]}: the cluster has no such namespace: kubectl get namespaces lists them"
-            ) from None
-        _refuse_if_taken(error, batch)
-        raise
-    _check_claim(spec, access)
-    if spec.kubernetes.queue:
-        _check_queue(kubectl, spec.kubernetes.queue)
-    for note in notes:
-        cli.say(note)
-    if len(batch.plans) > 1 and access and WIDE not in access:
-        cli.say(
-            f"claim {claim_name(spec)} is {', '.join(access)}: only what is on one node can run at once; "
-            f"a {WIDE} one serves all"
-        )
-    return said
-
-
-def _access(kubectl: Kubectl, spec: JobSpec) -> Sequence[str] | None:
-    """The claim's access modes, none where one may not look; None: there is no such claim."""
-    try:
-        found = kubectl.get("persistentvolumeclaim", claim_name(spec))
-    except KubectlError as error:
-        if error.reason != "Forbidden":
-            raise
-        return ()  # the pod will tell
-    return [str(mode) for mode in found["spec"]["accessModes"]] if found else None
-
-
-def _check_claim(spec: JobSpec, access: Sequence[str] | None) -> None:
-    """Raises ConfigError when it will not do."""
-    name = claim_name(spec)
-    if access is None:
-        raise ConfigError(
-            f"PVC={name}: no such claim in the namespace: {make_claim(spec, name)} prints one for kubectl apply -f -"
-        )
-    if access:
-        refuse_narrow_claim(spec, access, "as the cluster says")
-
-
-def _check_queue(kubectl: Kubectl, queue: str) -> None:
-    """Raises ConfigError when Kueue has no such queue here: without Kueue a job would start at once, past any bound."""
-    try:
-        found = kubectl.get(QUEUES, queue)
-    except KubectlError as error:
-        if NO_SUCH_KIND in error.said:
-            raise ConfigError(
-                f"QUEUE={queue}: this cluster has no Kueue ({QUEUES}), so nothing would queue the job: leave QUEUE out"
-            ) from None
-        if error.reason != "Forbidden":
-            raise
-        cli.say(f"QUEUE={queue} could not be looked up, your role may not: if it is not there, the job waits for ever")
-        return
-    if found is None:
-        raise ConfigError(f"QUEUE={queue}: no such queue in the namespace{_queues_there(kubectl, queue)}")
-    for condition in found.get("status", {}).get("conditions", []):
-        if (condition["type"], condition["status"]) == ("Active", "False"):
-            why = ": ".join(filter(None, (condition.get("reason"), condition.get("message"))))
-            cli.say(f"QUEUE={queue} takes no jobs now ({why}): the job waits until it does")
-
-
-def _queues_there(kubectl: Kubectl, queue: str) -> str:
-    try:
-        known = [name_of(item) for item in kubectl.items(QUEUES)]
-    except KubectlError as error:
-        if error.reason != "Forbidden":
-            raise
-        return ", and your role may not list those there are"
-    return known_are(queue, known) if known else ": there is none; QUEUE takes the name of a LocalQueue of Kueue's"
 
 
 def resubmit(

@@ -15,22 +15,35 @@ from launcher.scheduler import Batch, Found, Scheduler, Words, WordsOf
 from planner.job import JobSpec
 from planner.plan import Plan
 from planner.request.site import Site
+from planner.request.variables import parse_given
 from trainer.outcome import FINISHED, ConfigError
 
 if TYPE_CHECKING:
     from k8s.cluster.seen import Run
 
 
+UNBOUNDED = 10**9
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kubernetes:
-    """A launcher.scheduler.Target. A sweep's members run at once, as far as the cluster or its QUEUE has room."""
+    """A launcher.scheduler.Target. PARALLEL members of a sweep run at once, or as many as QUEUE has room for."""
 
     given: Words
     site: Site
     environ: Words
     project_dir: Path
     paths_elsewhere: ClassVar[bool] = True
-    parallel: ClassVar[int | None] = 10**9
+
+    @property
+    def parallel(self) -> int | None:
+        """Raises ConfigError for both PARALLEL and QUEUE, which says itself how many run at once."""
+        texts = {**self.site.texts, **self.given}
+        queue = parse_given({"QUEUE": texts["QUEUE"]}).queue if "QUEUE" in texts else None
+        if queue and "PARALLEL" in self.given:
+            said = f"QUEUE={queue} bounds how many run at once: leave PARALLEL out, or say QUEUE=none"
+            raise ConfigError(said, name="PARALLEL", given=self.given["PARALLEL"])
+        return UNBOUNDED if queue else None
 
     def complete(self, spec: JobSpec, *, is_new: bool, is_named: bool) -> JobSpec:
         cluster = self.cluster(spec)
@@ -47,8 +60,12 @@ class Kubernetes:
         return read_cluster(self.site, claim)
 
     def manifests(self, batch: Batch) -> str:
-        members = (render.render(plan, self.cluster(plan.spec), self.project_dir) for plan in batch.plans)
-        return "---\n".join(members)
+        most = batch.sweep.parallel if batch.sweep else UNBOUNDED
+        slots = (str(index % most) if most < len(batch.plans) else "" for index in range(len(batch.plans)))
+        return "---\n".join(
+            render.render(plan, self.cluster(plan.spec), self.project_dir, slot=slot)
+            for plan, slot in zip(batch.plans, slots, strict=True)
+        )
 
     def notes(self, batch: Batch) -> list[str]:
         return render.notes(batch.spec, self.cluster(batch.spec))
@@ -77,7 +94,7 @@ class Kubernetes:
         from k8s.submit import resubmit
 
         texts = [
-            render.render(plan, self.cluster(plan.spec), self.project_dir, run.job_ids)
+            render.render(plan, self.cluster(plan.spec), self.project_dir, run.job_ids, slot=run.slot)
             for plan, run in zip(batch.plans, runs, strict=True)
         ]
         kubectl = place(self.given, self.environ, self.project_dir).kubectl
@@ -87,7 +104,7 @@ class Kubernetes:
 def check(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
     """The verb: what the cluster says to the request; creates nothing."""
     from k8s.cluster.kubectl import Kubectl
-    from k8s.submit import rehearse
+    from k8s.cluster.rehearsal import rehearse
 
     asked, batch = starting.planned(scheduler, given, environ, project_dir, run_suffix=cli.fresh_suffix())
     assert isinstance(asked, Kubernetes)

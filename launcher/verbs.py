@@ -6,6 +6,7 @@ cancel wants RUN as soon as there is more than one run. resume finds its run in 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ def status(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project
         states = [(state_of(run), step_cell(run)) for run in seen]
         print(results_table(found.sweep, states, _next_of_sweep(seen, words, _again(found, words))))
     elif found.is_sweep:
-        print(list_text(seen))
+        print(f"{_summary(found, seen)}\n\n{list_text(seen)}")
+        if after := _next_of_sweep(seen, words, _again(found, words)):
+            print(f"\nnext   {after}")
     else:
         print(status_text(seen[0], words, again=_again(found, words)))
     return FINISHED
@@ -139,6 +142,14 @@ def _place(
 
 def _again(found: Found[Any], words: str) -> str:
     return found.again or f"make resume {words}"
+
+
+def _summary(found: Found[Any], seen: Sequence[RunStatus]) -> str:
+    """sweep first: 256 members: 4 RUNNING, 200 PENDING, 52 COMPLETED"""
+    counts = Counter(state_of(run) for run in seen)
+    return (
+        f"{found.text}: {len(seen)} members: {', '.join(f'{count} {state}' for state, count in counts.most_common())}"
+    )
 
 
 def _next_of_sweep(seen: Sequence[RunStatus], words: str, again: str) -> str:

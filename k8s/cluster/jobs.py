@@ -1,102 +1,97 @@
-"""A Job and its pods as a line of status; and how it ended, which the run's ConfigMap keeps when the Job is gone.
-
-A Job is removed a week after its end, or by hand; a finished run stays finished all the same.
-"""
+"""A Job and its pods as a line of status, in the words that Slurm has for jobs (launcher/states.py)."""
 
 from __future__ import annotations
 
 import calendar
-import json
-import re
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from k8s.cluster.kubectl import Object
-from k8s.manifest.objects import QUEUE_LABEL
-from launcher.progress import GONE, Job
-from trainer.files import parse_json
-from trainer.text import shown
+from k8s.cluster.ends import MESSAGE_CHARS, OOM_KILLED, OUT_OF_MEMORY, End, Failure, last_failure, see_end
+from k8s.cluster.kubectl import Object, name_of
+from k8s.manifest.objects import QUEUE_LABEL, SLOT_LABEL
+from launcher.progress import GONE, RUNNING, Job
 
-ENDS_KEY = "ends.json"  # in the ConfigMap, beside run.json
-COMPLETED, FAILED, CANCELLED = "COMPLETED", "FAILED", "CANCELLED"
-ENDING = "COMPLETING"  # as Slurm calls a job whose processes have ended and which has not
-EXIT_CODE = re.compile(r"exit code ([0-9]+)")  # as a podFailurePolicy's condition says it
-PLAIN_REASONS = ("", "Error", "Completed")  # of a container: they say no more than its exit code
+PENDING, SUSPENDED, NODE_FAIL = "PENDING", "SUSPENDED", "NODE_FAIL"
+ENDING = "COMPLETING"  # as Slurm calls a job whose processes end or have ended
 INDEX = "batch.kubernetes.io/job-completion-index"
 JOB_UID = "kueue.x-k8s.io/job-uid"
-REASON_CHARS = 120
 UNSEEN = "deleted, and nobody saw how it ended"
+STARTING = ("ContainerCreating", "PodInitializing")  # what every pod says while it starts
+IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ErrImageInspect")
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
+# The Job controller waits before it replaces a pod, for failures that do not count too.
+BACK_OFF_S, MOST_BACK_OFF_S = 10, 600
+OVERDUE_S = 30
+"""How long after the end of its grace period a pod that is not gone shows that its node does not answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class End:
-    """How a Job ended."""
+class Around:
+    """What the cluster says beside Jobs and pods; each empty where it was not asked, or one may not look."""
 
-    state: str
-    at: str
-    """As Kubernetes writes a time: 2026-11-25T02:00:00Z."""
-    reason: str = ""
-    exit_code: int = 0
-    """Exit code of the container that failed last; 0 also where nothing says it."""
-
-    def remembered(self, job_id: str) -> Job:
-        """The job, when the cluster has forgotten it."""
-        said = [self.reason, f"at {self.at}, its Job is gone"]
-        reason = ", ".join(filter(None, said))
-        return Job(job_id=job_id, state=self.state, ended=True, reason=reason, exit_code=self.exit_code)
+    workloads: Sequence[Object] = ()
+    """Kueue's, which say why a Job is not started."""
+    events: Sequence[Object] = ()
+    """Warnings."""
+    nodes: Sequence[Object] = ()
 
 
-def see_end(job: Object, pods: Sequence[Object]) -> End | None:
-    """None while it has not ended. `pods` are its own."""
-    conditions = job.get("status", {}).get("conditions", [])
-    held = {condition["type"]: condition for condition in conditions if condition["status"] == "True"}
-    if done := held.get("Complete"):
-        return End(state=COMPLETED, at=done.get("lastTransitionTime", ""))
-    if failed := held.get("Failed"):
-        code, why = _last_failure(pods)
-        if told := EXIT_CODE.search(failed.get("message", "")):
-            code = int(told[1])  # of the pod that decided: its peers were stopped after it
-        reason = ", ".join(filter(None, (failed.get("reason", ""), why)))
-        return End(state=FAILED, at=failed.get("lastTransitionTime", ""), reason=reason, exit_code=code)
-    return None
+NOTHING = Around()
 
 
-def _last_failure(pods: Sequence[Object]) -> tuple[int, str]:
-    """(exit code, reason beyond it) of the pod that failed last: OOMKilled, Evicted, ..."""
-    found = [(0, "", "")]
-    for pod in (pod for pod in pods if pod["status"].get("phase") == "Failed"):
-        whole = str(pod["status"].get("reason", ""))
-        states = [status.get("state", {}).get("terminated") for status in pod["status"].get("containerStatuses", [])]
-        for ended in filter(None, states or [{}]):
-            reason = whole or str(ended.get("reason", ""))
-            found.append((int(ended.get("exitCode", 0)), reason, str(ended.get("finishedAt", ""))))
-    code, reason, _ = max(found, key=lambda failure: failure[2])
-    return code, "" if reason in PLAIN_REASONS else reason
-
-
-def left_behind(pod: Object) -> str:
-    """What its first container wrote to its termination log before it ended; nothing where it did not."""
-    states = [status.get("state", {}) for status in pod["status"].get("containerStatuses", [])[:1]]
-    return str(states[0].get("terminated", {}).get("message", "")) if states else ""
-
-
-def read_ends(text: str) -> dict[str, End]:
-    """By job. Raises ValueError or TypeError when it is not what `ends_text` wrote."""
-    kept = parse_json(text)
-    if not isinstance(kept, dict) or not all(isinstance(end, dict) for end in kept.values()):
-        raise TypeError("an end takes an object for every job")
-    kinds = {field.name: {"int": int, "str": str}[str(field.type)] for field in fields(End)}
-    for end in kept.values():
-        if odd := [name for name, value in end.items() if type(value) is not kinds.get(name)]:
-            raise TypeError(f"{odd[0]} of an end is {shown(str(end[odd[0]]))}")
-        if not 0 <= end.get("exit_code", 0) < 1 << 31:
-            raise ValueError(f"exit_code of an end is {shown(str(end['exit_code']))}")
-    return {str(job_id): End(**end) for job_id, end in kept.items()}
-
-
-def ends_text(ends: Mapping[str, End]) -> str:
-    return json.dumps({job_id: asdict(end) for job_id, end in ends.items()}, indent=1) + "\n"
+def see_job(
+    job_id: str,
+    job: Object | None,
+    pods: Sequence[Object],
+    *,
+    limit_min: int,
+    mem_gib: int,
+    now: float,
+    kept: End | None = None,
+    around: Around = NOTHING,
+) -> Job:
+    """How the Job stands; `job` is None when the cluster has forgotten it. Then `kept` is what is known of its end."""
+    memory = "{again} " + f"MEM={-(-mem_gib * 3 // 2)} (more than the {mem_gib} GiB of every pod that was killed)"
+    if job is None:
+        if not kept:
+            return Job(job_id=job_id, state=GONE, ended=True, reason=UNSEEN)
+        seen = kept.remembered(job_id)
+        return replace(seen, advice=memory) if kept.state == OUT_OF_MEMORY else seen
+    if end := see_end(job, pods):
+        advice = memory if end.state == OUT_OF_MEMORY else ""
+        state, reason = end.state, end.reason
+        return Job(job_id=job_id, state=state, ended=True, reason=reason, exit_code=end.exit_code, advice=advice)
+    waits = Job(job_id=job_id, state=PENDING, ended=False)
+    live = [pod for pod in pods if is_live(pod)]
+    if job["spec"].get("suspend") and not live:
+        return _suspended(waits, job, around)
+    if lost := next((pod for pod in live if _is_lost(pod, around.nodes, now)), None):
+        return _lost(waits, lost)
+    if live and all("deletionTimestamp" in pod["metadata"] for pod in live):
+        return replace(waits, state=ENDING, reason="it was told to end, and saves")
+    running = [pod for pod in live if pod["status"]["phase"] == "Running"]
+    failure = last_failure(pods)
+    if not live and any(pod["status"].get("phase") == "Succeeded" for pod in pods):
+        return replace(waits, state=ENDING)  # the Job's own word comes a moment later
+    if not live:
+        return _between(waits, job, pods, failure, around, memory)
+    if len(running) < len(live):
+        return _not_started(waits, next(pod for pod in live if pod not in running), around.events)
+    if len(live) < (expected := job["spec"].get("parallelism", 1)):
+        said = _news_of(job, around.events) or failure.text
+        reason = f"{len(live)} of {expected} pods run, and wait for the others{f': {said}' if said else ''}"
+        return replace(waits, reason=reason)
+    began = max(_seconds(pod["status"]["startTime"]) for pod in running)
+    return Job(
+        job_id=job_id,
+        state=RUNNING,
+        ended=False,
+        reason=f"again, after {failure.text}" if failure.text else "",
+        nodes=",".join(dict.fromkeys(pod["spec"].get("nodeName", "?") for pod in running)),
+        elapsed=_clock(now - began),
+        limit=_clock(limit_min * 60),
+    )
 
 
 def is_live(pod: Object) -> bool:
@@ -112,71 +107,129 @@ def pods_of(job_id: str, pods: Sequence[Object]) -> list[Object]:
     return [pod for pod in pods if pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-name") == job_id]
 
 
-def see_job(
-    job_id: str,
-    job: Object | None,
-    pods: Sequence[Object],
-    *,
-    limit_min: int,
-    now: float,
-    kept: End | None = None,
-    workloads: Sequence[Object] = (),
-) -> Job:
-    """A Job and its pods in the words that Slurm has for jobs; `job` is None when the cluster has forgotten it.
-
-    Then `kept` is what is known of its end. `workloads` are Kueue's, which say why a job is not started.
-    """
-    if job is None:
-        return kept.remembered(job_id) if kept else Job(job_id=job_id, state=GONE, ended=True, reason=UNSEEN)
-    if end := see_end(job, pods):
-        return Job(job_id=job_id, state=end.state, ended=True, reason=end.reason, exit_code=end.exit_code)
-    if job["spec"].get("suspend"):
-        return Job(job_id=job_id, state="QUEUED", ended=False, reason=_why_queued(job, workloads) or "suspended")
-    live = [pod for pod in pods if is_live(pod)]
-    running = [pod for pod in live if pod["status"]["phase"] == "Running"]
-    if not live and any(pod["status"].get("phase") == "Succeeded" for pod in pods):
-        return Job(job_id=job_id, state=ENDING, ended=False)  # the Job's own word comes a moment later
-    if not live or len(running) < len(live):
-        return Job(job_id=job_id, state="PENDING", ended=False, reason=_why([p for p in live if p not in running]))
-    began = max(_seconds(pod["status"]["startTime"]) for pod in running)
-    return Job(
-        job_id=job_id,
-        state="RUNNING",
-        ended=False,
-        nodes=",".join(dict.fromkeys(pod["spec"].get("nodeName", "?") for pod in running)),
-        elapsed=_clock(now - began),
-        limit=_clock(limit_min * 60),
-    )
-
-
 def waits_for_kueue(job: Object) -> bool:
     return bool(job["spec"].get("suspend")) and QUEUE_LABEL in job["metadata"].get("labels", {})
 
 
-def _why_queued(job: Object, workloads: Sequence[Object]) -> str:
-    """Why Kueue does not start it yet, in its words."""
-    for workload in workloads:
+def lost_pod(pods: Sequence[Object], nodes: Sequence[Object], now: float) -> Object | None:
+    """One whose node does not answer: its Job waits for it for ever."""
+    return next((pod for pod in pods if is_live(pod) and _is_lost(pod, nodes, now)), None)
+
+
+def way_out(pod: Object) -> str:
+    """What a person does about a pod whose node does not answer."""
+    node, namespace = pod["spec"].get("nodeName", "?"), pod["metadata"].get("namespace", "default")
+    forced = f"kubectl --namespace {namespace} delete pod {name_of(pod)} --force"
+    return (
+        f"once node {node} is surely off, {forced} (or an administrator: kubectl taint nodes {node} {OUT_OF_SERVICE})"
+    )
+
+
+def _is_lost(pod: Object, nodes: Sequence[Object], now: float) -> bool:
+    if until := pod["metadata"].get("deletionTimestamp"):  # with its grace period in it
+        return now > _seconds(until) + OVERDUE_S
+    if pod["status"].get("reason") == "NodeLost":
+        return True
+    mine = [node for node in nodes if name_of(node) == pod["spec"].get("nodeName")]
+    return any(
+        condition["type"] == "Ready" and condition["status"] != "True"
+        for node in mine
+        for condition in node.get("status", {}).get("conditions", [])
+    )
+
+
+def _lost(waits: Job, pod: Object) -> Job:
+    node = pod["spec"].get("nodeName", "?")
+    reason = f"node {node} does not answer, and pod {name_of(pod)} is not replaced before that is settled"
+    return replace(waits, state=NODE_FAIL, reason=reason, nodes=node, advice=_plain(way_out(pod)))
+
+
+def _suspended(waits: Job, job: Object, around: Around) -> Job:
+    if not waits_for_kueue(job):
+        namespace = job["metadata"].get("namespace", "default")
+        patch = """'{"spec":{"suspend":false}}'"""
+        command = f"kubectl --namespace {namespace} patch job {waits.job_id} --type merge --patch {patch}"
+        return replace(waits, state=SUSPENDED, reason="suspended", advice=_plain(f"{command} (starts it)"))
+    queue = job["metadata"]["labels"][QUEUE_LABEL]
+    for workload in around.workloads:
         if workload["metadata"].get("labels", {}).get(JOB_UID) == job["metadata"].get("uid", ""):
             for condition in workload.get("status", {}).get("conditions", []):
                 if (condition["type"], condition["status"]) == ("QuotaReserved", "False"):
-                    return str(condition.get("message", ""))[:REASON_CHARS]
-    return ""
+                    reason = f"queue {queue}: {condition.get('message', '')}"[:MESSAGE_CHARS]
+                    wrong = condition.get("reason") == "Inadmissible"
+                    other = "make cancel {words}, then {again} QUEUE=... (this queue does not take it)"
+                    return replace(waits, reason=reason, advice=other if wrong else "")
+    return replace(waits, reason=f"queue {queue} has not started it")
 
 
-def _why(pending: Sequence[Object]) -> str:
+def _between(waits: Job, job: Object, pods: Sequence[Object], failure: Failure, around: Around, memory: str) -> Job:
+    """No pod is there: the next attempt has not begun, or no pod can be made."""
+    news = _news_of(job, around.events, since=failure.at)
+    if news.startswith("FailedCreate"):
+        change = "make cancel {words}, then make submit with what is allowed (or wait, where others use it up now)"
+        return replace(waits, reason=news, advice=change)
+    failed = sum(pod["status"].get("phase") == "Failed" for pod in pods)
+    if not failed:
+        return replace(waits, reason=news)
+    reason = f"attempt {failed} ended: {failure.text or 'it failed'}"
+    if failure.at:
+        wait_s = min(BACK_OFF_S * 2 ** min(failed - 1, 10), MOST_BACK_OFF_S)
+        reason += f"; the next one comes at about {_time_of_day(_seconds(failure.at) + wait_s)} UTC"
+    advice = f"make cancel {{words}}, then {memory}" if failure.reason == OOM_KILLED else ""
+    return replace(waits, reason=reason, advice=advice)
+
+
+def _not_started(waits: Job, pod: Object, events: Sequence[Object]) -> Job:
     """Why a pod does not run yet, in the cluster's words."""
-    for pod in pending:
-        for status in pod["status"].get("containerStatuses", []):
-            if reason := status.get("state", {}).get("waiting", {}).get("reason"):
-                return str(reason)
-        for condition in pod["status"].get("conditions", []):
-            if condition["type"] == "PodScheduled" and condition["status"] == "False":
-                return f"{condition.get('reason', '')}: {condition.get('message', '')}"[:REASON_CHARS]
-    return ""
+    namespace = pod["metadata"].get("namespace", "default")
+    for status in pod["status"].get("containerStatuses", []):
+        waiting = status.get("state", {}).get("waiting", {})
+        if waiting.get("reason", STARTING[0]) not in STARTING:
+            said = ": ".join(filter(None, (str(waiting["reason"]), str(waiting.get("message", "")))))[:MESSAGE_CHARS]
+            image = "make cancel {words}, then make submit with an IMAGE= that the cluster can pull"
+            describe = f"kubectl --namespace {namespace} describe pod {name_of(pod)} (says it whole)"
+            pulls = waiting["reason"] in IMAGE_REASONS
+            return replace(waits, reason=said, advice=image if pulls else _plain(describe))
+    for condition in pod["status"].get("conditions", []):
+        if (condition["type"], condition["status"]) == ("PodScheduled", "False"):
+            said = f"{condition.get('reason', '')}: {condition.get('message', '')}"
+            if SLOT_LABEL in pod["metadata"].get("labels", {}) and "anti-affinity" in said:
+                return replace(waits, reason="waits until a member of its sweep has ended: PARALLEL run at once")
+            claims = (
+                f"kubectl --namespace {namespace} describe persistentvolumeclaims (says why the claim is not bound)"
+            )
+            unbound = "PersistentVolumeClaim" in said and "unbound" in said
+            return replace(waits, reason=said[:MESSAGE_CHARS], advice=_plain(claims) if unbound else "")
+    return replace(waits, reason=_news_of(pod, events))
+
+
+def _news_of(content: Object, events: Sequence[Object], *, since: str = "") -> str:
+    """The newest warning about an object: FailedCreate, FailedMount, FailedAttachVolume, ..."""
+    uid = content.get("metadata", {}).get("uid", "-")
+    about = [event for event in events if event.get("involvedObject", {}).get("uid") == uid and _time_of(event) > since]
+    if not about:
+        return ""
+    last = max(about, key=_time_of)
+    return f"{last.get('reason', '')}: {last.get('message', '')}"[: 2 * MESSAGE_CHARS]
+
+
+def _time_of(event: Object) -> str:
+    series = event.get("series") or {}
+    times = (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"))
+    return str(next(filter(None, times), ""))
+
+
+def _plain(text: str) -> str:
+    """A command without words to fill in."""
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _seconds(stamp: str) -> float:
     return calendar.timegm(time.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ"))
+
+
+def _time_of_day(seconds: float) -> str:
+    return time.strftime("%H:%M:%S", time.gmtime(seconds))
 
 
 def _clock(seconds: float) -> str:

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from k8s.manifest.objects import INSTANCE, MANAGER
 from k8s.manifest.pod import CONTAINER
@@ -27,6 +28,7 @@ NOISE = re.compile(r"^[EWI][0-9]{4} .*\n?(\t.*\n?)*( >\n?)?", re.MULTILINE)
 READ_S, WRITE_S, EXEC_S = 10, 30, 15
 READING = ("get", "logs", "exec")
 SAID_CHARS = 600  # a refused patch comes with the whole pod on one line
+RUNS_A_CALL = 64  # a longer address may be too long for a proxy before the server
 NO_FILE = "No such file or directory"
 ASKS_WHO = "Please enter Username"
 REFUSAL = re.compile(r"^Error from server \((\w+)\)|^(The \S+ \S+ is invalid)", re.MULTILINE)
@@ -110,6 +112,12 @@ class Kubectl:
     def items(self, kind: str, *options: str) -> list[Object]:
         return list(_read(self.run("get", kind, *options, "--output", "json"), "items")["items"])
 
+    def named(self, kind: str, names: Sequence[str]) -> list[Object]:
+        """Those of the names that are there."""
+        said = self.run("get", kind, *names, "--ignore-not-found", "--output", "json") if names else ""
+        found = _read(said, "kind") if said.strip() else {"items": []}
+        return list(found["items"]) if "items" in found else [found]
+
     def get(self, kind: str, name: str) -> Object | None:
         said = self.run("get", kind, name, "--ignore-not-found", "--output", "json")
         return _read(said, "metadata") if said.strip() else None
@@ -126,6 +134,14 @@ class Kubectl:
         """Those of KIND/NAME that kubectl says it deleted; their pods end on their own."""
         options = ("--ignore-not-found", "--wait=false", "--output", "name")
         return self.run("delete", *names, *options).split() if names else []
+
+    def delete_jobs(self, run_ids: Sequence[str], namespace: str) -> None:
+        """Every Job of these runs, in a call for each RUNS_A_CALL of them; their pods end on their own. kubectl delete
+        would ask the server once a Job, five times a second."""
+        for start in range(0, len(run_ids), RUNS_A_CALL):
+            selector = f"{OURS},{INSTANCE} in ({','.join(run_ids[start : start + RUNS_A_CALL])})"
+            asked = urlencode({"labelSelector": selector, "propagationPolicy": "Background"})
+            self.run("delete", "--raw", f"/apis/batch/v1/namespaces/{namespace}/jobs?{asked}")
 
     def log(self, pod: Object, lines: int) -> str:
         """The end of a pod's log; nothing where there is none yet, kubectl's words where one may not read it."""

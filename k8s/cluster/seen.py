@@ -6,13 +6,14 @@ No Job owns a run's ConfigMap, so it stays when they are gone.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from k8s.cluster.jobs import ENDS_KEY, End, ends_text, pods_of, read_ends, see_end, see_job, waits_for_kueue
+from k8s.cluster.ends import ENDS_KEY, End, ends_text, read_ends, see_end
+from k8s.cluster.jobs import Around, is_live, pods_of, see_job, waits_for_kueue
 from k8s.cluster.kubectl import Kubectl, KubectlError, Object, name_of
-from k8s.manifest.objects import INSTANCE
+from k8s.manifest.objects import INSTANCE, SLOT_LABEL
 from launcher import cli
 from launcher.progress import Job
 from launcher.restore_spec import read_spec
@@ -37,6 +38,11 @@ class Run:
     @property
     def run_id(self) -> str:
         return self.spec.run_id
+
+    @property
+    def slot(self) -> str:
+        """Among the members of its sweep; empty where all may run at once."""
+        return str(self.config_map["metadata"].get("labels", {}).get(SLOT_LABEL, ""))
 
 
 def read_run(config_map: Object) -> Run:
@@ -79,8 +85,7 @@ class Objects:
 
     jobs: Sequence[Object]
     pods: Sequence[Object]
-    workloads: Sequence[Object] = ()
-    """Kueue's, when a Job waits for it."""
+    around: Around = field(default_factory=Around)
 
     def jobs_of(self, run: Run) -> list[Job]:
         """Oldest first. Another run's Job is none of this one's, whatever its ConfigMap says."""
@@ -89,9 +94,10 @@ class Objects:
             see_job(
                 *(i, there.get(i), pods_of(i, self.pods)),
                 limit_min=run.spec.resources.time_limit_min,
+                mem_gib=run.spec.resources.mem_gib,
                 now=now,
                 kept=run.ends.get(i),
-                workloads=self.workloads,
+                around=self.around,
             )
             for i in run.job_ids
         ]
@@ -111,13 +117,32 @@ def look_for(kubectl: Kubectl, runs: Sequence[Run]) -> Objects:
     jobs = kubectl.find("jobs", only)
     # Asked after the Jobs: what began before one ended is among them.
     pods = kubectl.find("pods", only)
-    return Objects(jobs=jobs, pods=pods, workloads=_workloads(kubectl) if any(map(waits_for_kueue, jobs)) else ())
+    return Objects(jobs=jobs, pods=pods, around=_look_around(kubectl, jobs, pods))
 
 
-def _workloads(kubectl: Kubectl) -> Sequence[Object]:
-    """None where there is no Kueue, or one may not look: the job's own state is said then."""
+def _look_around(kubectl: Kubectl, jobs: Sequence[Object], pods: Sequence[Object]) -> Around:
+    """What is asked only where a Job has not ended and does not plainly run."""
+    live = [pod for pod in pods if is_live(pod)]
+    going = [job for job in jobs if not see_end(job, ())]
+    calm = all(_running(job, pods_of(name_of(job), live)) for job in going)
+    nodes = sorted({str(pod["spec"]["nodeName"]) for pod in live if "nodeName" in pod["spec"]})
+    return Around(
+        workloads=_maybe(lambda: kubectl.items(WORKLOADS)) if any(map(waits_for_kueue, jobs)) else (),
+        events=() if calm else _maybe(lambda: kubectl.items("events", "--field-selector", "type=Warning")),
+        nodes=_maybe(lambda: kubectl.named("nodes", nodes)) if going else (),
+    )
+
+
+def _running(job: Object, live: Sequence[Object]) -> bool:
+    """Whether every pod that it wants runs."""
+    wanted = 0 if job["spec"].get("suspend") else int(job["spec"].get("parallelism", 1))
+    return len([pod for pod in live if pod["status"]["phase"] == "Running"]) >= wanted
+
+
+def _maybe(ask: Callable[[], Sequence[Object]]) -> Sequence[Object]:
+    """None where the cluster has no such kind, or one may not look: status then says what it knows without them."""
     try:
-        return kubectl.items(WORKLOADS)
+        return ask()
     except KubectlError:
         return ()
 

@@ -32,8 +32,14 @@ def claim_text(given: Words, environ: Words, project_dir: Path) -> str:
         raise ConfigError("claim: how large? make claim SIZE=200Gi")
     site = find_site(given, project_dir, environ)
     asked = parse_given({**{k: v for k, v in site.texts.items() if k in takes}, **given})
-    access = WIDE if (asked.nodes or 1) > 1 else read_cluster(site, given).pvc_access or "ReadWriteOnce"
-    return objects.claim(asked.pvc or DEFAULT_CLAIM, size=str(asked.size), access=access, namespace=asked.namespace)
+    cluster = read_cluster(site, given)
+    return objects.claim(
+        asked.pvc or DEFAULT_CLAIM,
+        size=str(asked.size),
+        access=WIDE if (asked.nodes or 1) > 1 else cluster.pvc_access or "ReadWriteOnce",
+        namespace=asked.namespace,
+        storage_class=cluster.storage_class,
+    )
 
 
 def refuse_narrow_claim(spec: JobSpec, access: Sequence[str], where: str) -> None:

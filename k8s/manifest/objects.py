@@ -25,6 +25,8 @@ from trainer.outcome import BAD_CONFIG, RUN_AGAIN
 
 MANAGER = "trainyard"
 INSTANCE = "app.kubernetes.io/instance"
+PART_OF = "app.kubernetes.io/part-of"
+SLOT_LABEL = "trainyard-slot"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 # A pod that ends with 1: a lost node takes its peers with it, so each of them may be lost so many times.
 RETRIES = 3
@@ -39,18 +41,19 @@ PLAIN = re.compile(r"-{0,2}[A-Za-z/][A-Za-z0-9_./-]*")
 NOT_PLAIN = ("y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf")
 
 
-def render(plan: Plan, cluster: Cluster, *, settings: str = "", job_ids: Sequence[str] = ()) -> str:
-    """The whole manifest. `settings` is CONFIG_FILE's text, `job_ids` are the run's Jobs so far, oldest first."""
+def render(plan: Plan, cluster: Cluster, *, settings: str = "", job_ids: Sequence[str] = (), slot: str = "") -> str:
+    """The whole manifest. `settings` is CONFIG_FILE's text, `job_ids` are the run's Jobs so far, oldest first. A
+    sweep's members of the same `slot` run one after the other."""
     names = object_names(plan.spec, attempt=len(job_ids) + 1)
     objects = [
-        config_map(plan, names, settings=settings, job_ids=(*job_ids, names.job)),
+        config_map(plan, names, settings=settings, job_ids=(*job_ids, names.job), slot=slot),
         *([_service(plan.spec, names)] if plan.spec.resources.nodes > 1 else []),
-        _job(plan, cluster, names),
+        _job(plan, cluster, names, slot),
     ]
     return "---\n".join(_text(content) for content in objects)
 
 
-def claim(name: str, *, size: str, access: str, namespace: str | None) -> str:
+def claim(name: str, *, size: str, access: str, namespace: str | None, storage_class: str | None) -> str:
     """The claim that runs live in, as a file of its own: deleting a job does not delete its data."""
     metadata = {"name": name, "labels": {"app.kubernetes.io/name": MANAGER}}
     return _text(
@@ -58,7 +61,11 @@ def claim(name: str, *, size: str, access: str, namespace: str | None) -> str:
             "apiVersion": "v1",
             "kind": "PersistentVolumeClaim",
             "metadata": {**metadata, **({"namespace": namespace} if namespace else {})},
-            "spec": {"accessModes": [access], "resources": {"requests": {"storage": size}}},
+            "spec": {
+                "accessModes": [access],
+                **({"storageClassName": storage_class} if storage_class else {}),
+                "resources": {"requests": {"storage": size}},
+            },
         }
     )
 
@@ -82,18 +89,19 @@ def labels(spec: JobSpec) -> dict[str, str]:
         "app.kubernetes.io/component": "training",
         "app.kubernetes.io/managed-by": MANAGER,
         "app.kubernetes.io/version": __version__,
-        **({"app.kubernetes.io/part-of": spec.sweep} if spec.sweep else {}),
+        **({PART_OF: spec.sweep} if spec.sweep else {}),
     }
 
 
-def config_map(plan: Plan, names: Names, *, settings: str, job_ids: Sequence[str]) -> dict[str, Any]:
+def config_map(plan: Plan, names: Names, *, settings: str, job_ids: Sequence[str], slot: str = "") -> dict[str, Any]:
     """run.json, which stays when the Job is gone, and the file with settings."""
     record = {**planned_record(plan), "job_ids": list(job_ids)}
     rows = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items()]
     data = {RECORD_NAME: "{" + ",\n ".join(rows) + "}\n"}
     if plan.spec.training.config_file:
         data[SETTINGS_KEY] = settings
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(plan.spec, names.run), "data": data}
+    metadata = _metadata(plan.spec, names.run, more=_slot_label(slot))
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
 
 
 def _service(spec: JobSpec, names: Names) -> dict[str, Any]:
@@ -114,7 +122,11 @@ def _service(spec: JobSpec, names: Names) -> dict[str, Any]:
 SELECTED = ("app.kubernetes.io/name", INSTANCE, "app.kubernetes.io/component")
 
 
-def _job(plan: Plan, cluster: Cluster, names: Names) -> dict[str, Any]:
+def _slot_label(slot: str) -> dict[str, str]:
+    return {SLOT_LABEL: slot} if slot else {}
+
+
+def _job(plan: Plan, cluster: Cluster, names: Names, slot: str) -> dict[str, Any]:
     spec = plan.spec
     # Kueue suspends the Job itself, and starts it when there is room.
     queue = {QUEUE_LABEL: spec.kubernetes.queue} if spec.kubernetes.queue else {}
@@ -138,13 +150,24 @@ def _job(plan: Plan, cluster: Cluster, names: Names) -> dict[str, Any]:
             },
             "template": {
                 "metadata": {
-                    "labels": labels(spec),
+                    "labels": {**labels(spec), **cluster.labels, **_slot_label(slot)},
                     **({"annotations": dict(cluster.annotations)} if cluster.annotations else {}),
                 },
-                "spec": pod_spec(plan, cluster, names),
+                "spec": pod_spec(plan, cluster, names, apart=_apart(spec, slot)),
             },
         },
     }
+
+
+def _apart(spec: JobSpec, slot: str) -> dict[str, Any]:
+    """Keeps a pod waiting while another run of its slot has one. The domain is all nodes, whose kubelets all set that
+    label, so the scheduler itself lets the next member go: nothing of ours need run, or have a role, until then."""
+    if not slot:
+        return {}
+    same = {SLOT_LABEL: slot, PART_OF: str(spec.sweep)}
+    others = [{"key": INSTANCE, "operator": "NotIn", "values": [spec.run_id]}]  # its own peers are let in
+    term = {"topologyKey": "kubernetes.io/os", "labelSelector": {"matchLabels": same, "matchExpressions": others}}
+    return {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
 
 
 def _on_exit(action: str, code: int) -> dict[str, Any]:

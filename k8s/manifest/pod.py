@@ -7,6 +7,7 @@ lies in the claim: an emptyDir would lose the checkpoints.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,28 +53,29 @@ class Names:
     """A run that is resumed gets another Job."""
 
 
-def pod_spec(plan: Plan, cluster: Cluster, names: Names) -> dict[str, Any]:
-    """The pod of each node."""
+def pod_spec(plan: Plan, cluster: Cluster, names: Names, *, apart: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The pod of each node; `apart` is the affinity that keeps it from other pods."""
     spec = plan.spec
-    resources = _resources(plan)
+    resources = _resources(plan, cluster)
     content: dict[str, Any] = {
         "restartPolicy": "Never",  # a failed pod stays to be looked at, and podFailurePolicy wants it
         "terminationGracePeriodSeconds": max(LEAST_GRACE_S, stop_lead_s(spec.resources.time_limit_min)),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "priorityClassName": cluster.priority_class,
+        "runtimeClassName": cluster.runtime_class,
+        "schedulerName": cluster.scheduler_name,
+        "serviceAccountName": cluster.service_account,
         "imagePullSecrets": [{"name": secret} for secret in cluster.image_pull_secrets],
         "subdomain": names.run if spec.resources.nodes > 1 else None,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": UID,
-            "runAsGroup": UID,
-            "fsGroup": UID,
+            **_user(cluster),
             "fsGroupChangePolicy": "OnRootMismatch",  # not every checkpoint, at every start
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "nodeSelector": {**cluster.node_selector, **cluster.gpu_selectors.get(spec.resources.gpu_type or "", {})},
-        "affinity": _affinity(plan, cluster),
+        "affinity": {**_affinity(plan, cluster), **(apart or {})},
         "tolerations": [*_gpu_toleration(plan), *cluster.tolerations],
         "containers": [
             {
@@ -95,6 +97,7 @@ def pod_spec(plan: Plan, cluster: Cluster, names: Names) -> dict[str, Any]:
             }
         ],
         "volumes": _volumes(plan, cluster, names),
+        **cluster.pod,
     }
     return {key: value for key, value in content.items() if value not in (None, [], {})}
 
@@ -149,14 +152,24 @@ def least_mem_gib(plan: Plan) -> int:
     return shm_gib(plan) + processes_gib(plan.spec)
 
 
-def _resources(plan: Plan) -> dict[str, str]:
+def _user(cluster: Cluster) -> dict[str, int]:
+    """Who the processes are, and whom the claim's files belong to."""
+    if cluster.run_as_user == "none":
+        return {}  # OpenShift refuses a uid out of the namespace's range, and gives one of it
+    user = int(cluster.run_as_user or UID)
+    return {"runAsUser": user, "runAsGroup": user, "fsGroup": user}
+
+
+def _resources(plan: Plan, cluster: Cluster) -> dict[str, str]:
     """Requests that are the limits too: nothing is taken back from a pod that trains, and GPUs know nothing else.
 
     All are text, as the server keeps them: kubectl would take a number for a change at every repeated apply.
     """
     spec = plan.spec
     gpus = {GPU: str(spec.resources.gpus)} if spec.resources.device == "cuda" else {}
-    return {"cpu": str(spec.resources.cpus), "memory": f"{spec.resources.mem_gib}Gi", **gpus}
+    disk = {"ephemeral-storage": f"{cluster.ephemeral_storage}Gi"} if cluster.ephemeral_storage else {}
+    own = {"cpu": str(spec.resources.cpus), "memory": f"{spec.resources.mem_gib}Gi"}
+    return {**own, **gpus, **disk, **cluster.resources}
 
 
 def _gpu_toleration(plan: Plan) -> list[dict[str, str]]:
@@ -184,6 +197,7 @@ def _environment(plan: Plan, cluster: Cluster, names: Names) -> list[dict[str, A
         LIMIT_ENV: str(spec.resources.time_limit_min * 60),
         LEAD_ENV: str(stop_lead_s(spec.resources.time_limit_min)),
         RECORD_ENV: f"{CONFIG_DIR}/{RECORD_NAME}",
+        **({"USER": CONTAINER} if cluster.run_as_user else {}),  # the image's list of users has no name for that uid
         **dict(plan.env),
     }
     if spec.resources.nodes > 1:
@@ -228,10 +242,12 @@ def _volumes(plan: Plan, cluster: Cluster, names: Names) -> list[dict[str, Any]]
         source = {"claimName": claim, **({"readOnly": True} if read_only else {})}
         return {"name": volume, "persistentVolumeClaim": source}
 
+    disk = {"sizeLimit": f"{cluster.ephemeral_storage}Gi"} if cluster.ephemeral_storage else {}
     return [
         claim("claim", claim_name(plan.spec)),
-        {"name": "cache", "emptyDir": {}},
-        {"name": "tmp", "emptyDir": {}},
+        # With a limit a pod that fills the node's disk is evicted alone, and no other for it.
+        {"name": "cache", "emptyDir": disk},
+        {"name": "tmp", "emptyDir": disk},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shm_gib(plan)}Gi"}},
         {"name": "config", "configMap": {"name": names.run}},
         *(claim(f"extra-{i}", v.claim, v.read_only) for i, v in enumerate(cluster.volumes)),

@@ -39,6 +39,7 @@ class Request:
     device = Value[Device]()
     environment = Value[tuple[tuple[str, str], ...]]()
     namespace = Value[str]()
+    queue = Value[str]()
     pvc = Value[str]()
     size = Value[str]()
     site = Value[str]()

@@ -52,6 +52,7 @@ PAIRS = (
     r"(?<![\w-])--?([A-Za-z][\w-]*)(?:\s*=|\s)\s*(?=([^\s,;&-][^\s,;&]*))",
     r"(?i:(?<![\w./-])((?:proxy-)?authorization|[A-Za-z]\w*[_-][\w-]+)['\"]?:(?=\s*([^\s,;&]+)))",
 )
+LABEL_FIELDS = ("key", "topologyKey")  # of a taint, of a pod's spread
 
 ADVICE = (
     "which scripts show to all: HF_TOKEN and WANDB_API_KEY belong into .env (on Kubernetes into the Secret made from "
@@ -94,11 +95,11 @@ def refuse_secret(where: str, text: str) -> None:
 
 
 def refuse_secrets(where: str, content: object, name: str = "") -> None:
-    """The same for each text in mappings and lists. A mapping names its texts; `key` is the field of a taint."""
+    """The same for each text in mappings and lists. A mapping names its texts; LABEL_FIELDS hold a node's labels."""
     if isinstance(content, dict):
         for key, part in content.items():
             refuse_secret(where, str(key))
-            refuse_secrets(where, part, "" if key == "key" else str(key))
+            refuse_secrets(where, part, "" if key in LABEL_FIELDS else str(key))
     elif isinstance(content, list):
         for part in content:
             refuse_secrets(where, part, name)

@@ -165,7 +165,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("TRIALS", None, values.whole(1, 256), "sweep: trials to take from W&B (12)",
              takes=(*SLURM, *LOCAL), sweeps=True),
     Variable("PARALLEL", None, values.whole(1, 256), "sweep: members that run at once, at most (4)",
-             takes=SLURM, sweeps=True),
+             takes=(*SLURM, *K8S), sweeps=True),
     Variable("FORMAT", None, values.one_of("text", "json"), "plan: text or json (text)"),
 )
 # fmt: on

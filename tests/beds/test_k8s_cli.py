@@ -20,10 +20,8 @@ from paths import ROOT
 from programs import make
 from specs import write_measured
 
-from k8s.cluster.jobs import UNSEEN, see_job
 from k8s.manifest.pod import GPU, SECRET_ENV
 from k8s.manifest.site import CLUSTER_KEYS, SITE_KEYS
-from launcher.progress import Job
 from planner.request.scheduler_values import quantity
 from planner.request.variables import BY_NAME
 from trainer.progress_file import Progress
@@ -121,6 +119,19 @@ SITES = [
     ("secret: 'null'", [], "mine.yaml: secret: 'null' is no name: give one, or remove the line"),
     ("priority_class: 'NULL'", [], "mine.yaml: priority_class: 'NULL' is no name"),
     ("image_pull_secrets: [a, '~']", [], "mine.yaml: image_pull_secrets: '~' is no name"),
+    ("labels: {app.kubernetes.io/name: x}", [], "labels: app.kubernetes.io/name is set by trainyard or the cluster"),
+    ("runtime_class: 'null'", [], "runtime_class: 'null' is no name"),
+    ("scheduler_name: [a]", [], "scheduler_name: takes the name of an object"),
+    ("resources: {memory: 4}", [], "resources: memory is said by MEM"),
+    ("resources: {rdma: 1}", [], "resources: 'rdma' is no extended resource: example.org/name"),
+    ("resources: {rdma/hca: 1.5}", [], "resources: rdma/hca takes a whole number"),
+    ("ephemeral_storage: 50Gi", [], "ephemeral_storage: takes whole GiB, such as 50"),
+    ("run_as_user: 0", [], "run_as_user: takes a uid above 0, or none where the cluster gives one"),
+    ("pod: {nodeSelector: {a: b}}", [], "pod: nodeSelector is said by node_selector:"),
+    ("pod: {hostNetwork: true}", [], "pod: 'hostNetwork' is not taken, did you mean hostUsers? known are dnsConfig"),
+    ("pod: {dnsPolcy: None}", [], "pod: 'dnsPolcy' is not taken, did you mean dnsPolicy?"),
+    ("pod: {topologySpreadConstraints: [{maxSkew: x}]}", [], "pod: maxSkew takes a whole number"),
+    ("pod: {hostUsers: maybe}", [], "pod: takes one of true, false, got 'maybe'"),
     ("queue: [a\n", [], "mine.yaml is not YAML"),
 ]
 
@@ -507,28 +518,6 @@ def test_a_run_json_in_strange_hands_is_one_line(cluster: Cluster) -> None:
     ]
 
 
-def test_a_job_and_its_pods_are_one_line() -> None:
-    running = {"status": {"phase": "Running", "startTime": "2026-11-25T00:00:00Z"}, "spec": {"nodeName": "a"}}
-    why = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no GPUs"}
-    waiting = {"status": {"phase": "Pending", "conditions": [why]}, "spec": {}}
-    started: dict[str, Any] = {"spec": {}}
-    pending = Job(job_id="j", state="PENDING", ended=False)
-    unschedulable = replace(pending, reason="Unschedulable: no GPUs")
-    going = Job(job_id="j", state="RUNNING", ended=False, nodes="a", elapsed="1:02:03", limit="30:00")
-    now = 1795564800.0 + 3723
-    cases: list[tuple[dict[str, Any] | None, list[dict[str, Any]], Job]] = [
-        (None, [], Job(job_id="j", state="GONE", ended=True, reason=UNSEEN)),
-        ({"spec": {"suspend": True}}, [], Job(job_id="j", state="QUEUED", ended=False, reason="suspended")),
-        (started, [], pending),
-        (started, [running, waiting], unschedulable),
-        (started, [running, running], going),
-        (started, [{"status": {"phase": "Succeeded"}, "spec": {}}], replace(pending, state="COMPLETING")),
-        (started, [{"status": {"phase": "Failed"}, "spec": {}}], pending),
-    ]
-    for job, pods, seen in cases:
-        assert see_job("j", job, pods, limit_min=30, now=now) == seen
-
-
 def put_nodes(cluster: Cluster, nodes: list[dict[str, Any]]) -> None:
     for i, content in enumerate(nodes):
         cluster.put("nodes", f"n{i}", content)
@@ -683,7 +672,7 @@ def test_a_sweep_is_a_run_and_a_job_for_every_member(cluster: Cluster) -> None:
 def test_a_sweeps_members_are_looked_at_cancelled_and_resumed_together(cluster: Cluster) -> None:
     cluster.k8s("sweep", *IMAGE, *GRID)
     cluster.end("gemma-3-4b-it-first-0", "Complete")
-    rows = [line.split()[:3] for line in cluster.k8s("status", "--run", "first").stdout.splitlines()[1:]]
+    rows = [line.split()[:3] for line in cluster.k8s("status", "--run", "first").stdout.splitlines()[3:7]]
     states = ["COMPLETED", "PENDING", "PENDING", "PENDING"]
     assert rows == [[f"first-{i}", f"gemma-3-4b-it-first-{i}", state] for i, state in enumerate(states)]
     busy = cluster.k8s("resume", "--run", "first")
@@ -740,7 +729,6 @@ def test_a_grid_is_rendered_the_same_twice_and_refused_as_a_run_is(checkout: Pat
     assert len(manifests.load(text)) == 8
     for argv, said in (
         ([*IMAGE, "--grid", "LORA=low,x"], "LORA='x': takes high, medium, low or a rank"),
-        ([*IMAGE, "--grid", "LORA=low", "--parallel", "2"], "PARALLEL='2': is for TO=slurm only"),
         ([*IMAGE, "--trials", "2"], "TRIALS='2': is for TO=slurm or local only"),
         (["--grid", "LORA=low"], "no image"),
         ([*IMAGE, "--grid", "DATA=data/a,b"], "DATA=b: pods see data/"),

@@ -263,9 +263,9 @@ def test_how_a_run_failed_is_known_when_its_job_is_gone_and_it_can_be_resumed(cl
         cluster.pod(JOB, name, "", phase="Failed", containerStatuses=[{"state": {"terminated": ended}}])
     cluster.end(JOB, "Failed", "BackoffLimitExceeded")
     why = "BackoffLimitExceeded, OOMKilled"
-    assert f"job    {JOB} FAILED ({why}, exit code 137)\n" in cluster.k8s("status").stdout
+    assert f"job    {JOB} OUT_OF_MEMORY ({why}, exit code 137)\n" in cluster.k8s("status").stdout
     cluster.forget(JOB)
-    gone = f"job    {JOB} FAILED ({why}, at 2026-11-25T02:00:00Z, its Job is gone, exit code 137)"
+    gone = f"job    {JOB} OUT_OF_MEMORY ({why}, at 2026-11-25T02:00:00Z, its Job is gone, exit code 137)"
     assert cluster.k8s("status").stdout.splitlines()[1] == gone
     assert cluster.k8s("resume", "--run", "mine").returncode == 0
     cluster.end(f"{JOB}--2", "Complete")
@@ -405,7 +405,7 @@ def test_why_a_job_waits_in_its_queue_is_said(cluster: Cluster) -> None:
     with_queues(cluster, night={})
     submitted(cluster, "--queue", "night")
     cluster.objects("jobs")[JOB]["spec"]["suspend"] = True  # as Kueue's webhook does
-    assert f"job    {JOB} QUEUED (suspended)\n" in cluster.k8s("status").stdout
+    assert f"job    {JOB} PENDING (queue night has not started it)\n" in cluster.k8s("status").stdout
     why = "couldn't assign flavors to pod set main: insufficient unused quota for nvidia.com/gpu in flavor a100, 2 more"
     waits = {"type": "QuotaReserved", "status": "False", "reason": "Pending", "message": why}
     uids = {"other": "of another job", "mine": cluster.objects("jobs")[JOB]["metadata"]["uid"]}
@@ -413,9 +413,9 @@ def test_why_a_job_waits_in_its_queue_is_said(cluster: Cluster) -> None:
         said = {"conditions": [{**waits, "message": why if name == "mine" else "not ours"}]}
         labels = {"kueue.x-k8s.io/job-uid": uid}
         cluster.put("workloads", f"job-{name}", {"metadata": {"labels": labels}, "status": said})
-    assert f"job    {JOB} QUEUED ({why})\n" in cluster.k8s("status").stdout
+    assert f"job    {JOB} PENDING (queue night: {why[:107]}" in cluster.k8s("status").stdout
     cluster.server.refusals["LIST workloads"] = forbidden("list", "workloads")
-    assert f"job    {JOB} QUEUED (suspended)\n" in cluster.k8s("status").stdout
+    assert f"job    {JOB} PENDING (queue night has not started it)\n" in cluster.k8s("status").stdout
 
 
 @pytest.mark.slow
@@ -532,3 +532,147 @@ def test_a_log_is_followed_to_the_end_of_its_pod(cluster: Cluster) -> None:
     thread.join()
     assert done.stdout == "step  1/20\nstep 20/20\n"
     assert done.stderr == f"trainyard: job {JOB} COMPLETED\n"
+
+
+@pytest.mark.slow
+def test_a_log_whose_connection_breaks_goes_on_where_it_broke(cluster: Cluster) -> None:
+    """kubectl says nothing and ends with 0. Lines of the second in which it broke are sent again, and printed once."""
+    submitted(cluster)
+    lines = [f"step {number:>2}/40\n" for number in range(40)]
+    cluster.pod(JOB, "p", "".join(lines[:30]))
+    cluster.server.log_breaks["default", "p"] = 15
+
+    def go_on() -> None:
+        time.sleep(2)
+        del cluster.server.log_breaks["default", "p"]
+        cluster.server.logs["default", "p"] += "".join(lines[30:])
+        time.sleep(0.5)
+        cluster.objects("pods")["p"]["status"]["phase"] = "Succeeded"
+        cluster.end(JOB, "Complete")
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    done = cluster.k8s("logs", "--run", "mine")
+    thread.join()
+    assert done.stdout == "".join(lines)
+
+
+@pytest.mark.slow
+def test_a_log_that_one_may_not_read_is_said_once(cluster: Cluster) -> None:
+    submitted(cluster)
+    cluster.pod(JOB, "p", "step 1\n")
+    cluster.server.refusals["GET pods/log"] = forbidden("get", "pods/log")
+    cluster.end(JOB, "Failed")
+    done = cluster.k8s("logs", "--run", "mine")
+    assert (done.returncode, done.stdout, done.stderr.count("is forbidden")) == (0, "", 1)
+
+
+@pytest.mark.slow
+def test_a_sweep_is_cancelled_in_a_few_calls_whatever_its_size(cluster: Cluster) -> None:
+    seeds = ",".join(map(str, range(8)))
+    assert cluster.k8s("sweep", *IMAGE, "--grid", f"SEED={seeds}", "--run", "first").returncode == 0
+    cluster.put("jobs", "other", {"metadata": {"labels": {"team": "b"}}, "spec": {}})
+    cluster.server.requests.clear()
+    done = cluster.k8s("cancel", "--run", "first")
+    assert done.stdout == "cancelled 8 jobs of sweep first; make resume TO=k8s RUN=first starts them again\n"
+    assert list(cluster.objects("jobs")) == ["other"]
+    assert [str(one) for one in cluster.server.requests if one.method == "DELETE"] == ["DELETE jobs"]
+    said = cluster.k8s("status", "--run", "first").stdout
+    assert said.startswith("sweep first: 8 members: 8 CANCELLED\n\nrun ")
+    assert said.endswith("\n\nnext   make resume TO=k8s RUN=first (those that are unfinished)\n")
+
+
+@pytest.mark.slow
+def test_members_of_a_slot_wait_for_each_other_and_for_nobody_else(cluster: Cluster) -> None:
+    grid = ("--grid", "SEED=1,2,3", "--run", "first", "--parallel", "2")
+    assert cluster.k8s("sweep", *IMAGE, *grid).returncode == 0
+    jobs = [cluster.objects("jobs")[f"gemma-3-4b-it-first-{index}"] for index in range(3)]
+    templates = [job["spec"]["template"] for job in jobs]
+    assert [template["metadata"]["labels"]["trainyard-slot"] for template in templates] == ["0", "1", "0"]
+    (term,) = templates[2]["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    others = {"key": "app.kubernetes.io/instance", "operator": "NotIn", "values": ["first-2"]}
+    assert term == {
+        "topologyKey": "kubernetes.io/os",
+        "labelSelector": {
+            "matchLabels": {"trainyard-slot": "0", "app.kubernetes.io/part-of": "first"},
+            "matchExpressions": [others],
+        },
+    }
+    cluster.k8s("cancel", "--run", "first-2")
+    assert cluster.k8s("resume", "--run", "first-2").returncode == 0
+    again = cluster.objects("jobs")["gemma-3-4b-it-first-2--2"]["spec"]["template"]
+    assert again["spec"]["affinity"] == templates[2]["spec"]["affinity"]
+    done = cluster.k8s("sweep", *IMAGE, "--grid", "SEED=1,2", "--parallel", "1", "--queue", "night")
+    said = "trainyard: PARALLEL='1': QUEUE=night bounds how many run at once: leave PARALLEL out, or say QUEUE=none\n"
+    assert (done.returncode, done.stderr) == (78, said)
+
+
+def test_a_pod_that_the_cluster_would_refuse_is_found_before_anything_is_made(cluster: Cluster) -> None:
+    """A Job's dry run says nothing of it."""
+    quota = "exceeded quota: gpu, requested: requests.nvidia.com/gpu=4, used: requests.nvidia.com/gpu={}, limited: {}"
+    for used, limit, code in ((0, 2, 1), (3, 4, 0)):
+        said = f'pods "x" is forbidden: {quota.format(used, f"requests.nvidia.com/gpu={limit}")}'
+        cluster.server.refusals["POST pods (dry run)"] = Refused(403, "Forbidden", said)
+        done = cluster.k8s("check", *IMAGE, "--gpus", "4")
+        assert done.returncode == code, done.stderr
+        assert ("the cluster takes the Job and would refuse its pods: kubectl create" in done.stderr) is (code == 1)
+        assert ("there is no room in the quota now, so the job waits until others have" in done.stderr) is (code == 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "said",
+    [
+        'pods "x" is forbidden: no PriorityClass with name urgent was found',
+        'pods "x" is forbidden: [maximum memory usage per Container is 8Gi, but limit is 64Gi]',
+        'pods "x" is forbidden: violates PodSecurity "restricted:latest": hostUsers',
+    ],
+)
+def test_a_pod_that_could_never_be_made_is_refused_in_the_clusters_words(said: str, cluster: Cluster) -> None:
+    cluster.server.refusals["POST pods (dry run)"] = Refused(403, "Forbidden", said)
+    done = cluster.k8s("submit", *IMAGE, "--run", "mine")
+    assert (done.returncode, done.stdout, cluster.objects("configmaps")) == (1, "", {})
+    assert said in done.stderr
+
+
+@pytest.mark.slow
+def test_a_role_that_may_make_no_pods_submits_all_the_same(cluster: Cluster) -> None:
+    cluster.server.refusals["POST pods (dry run)"] = forbidden("create", "pods")
+    done = cluster.k8s("submit", *IMAGE, "--run", "mine")
+    assert done.returncode == 0
+    assert "whether the cluster takes the pods could not be asked: your role may create Jobs and no pods" in done.stderr
+
+
+@pytest.mark.slow
+def test_status_reads_warnings_and_nodes_where_it_may(cluster: Cluster) -> None:
+    submitted(cluster)
+    about = {"uid": cluster.objects("jobs")[JOB]["metadata"]["uid"]}
+    event = {"reason": "FailedCreate", "message": "exceeded quota: gpu", "lastTimestamp": "2026-11-25T00:00:00Z"}
+    cluster.put("events", "w", {**event, "type": "Warning", "involvedObject": about})
+    cluster.put("events", "n", {**event, "type": "Normal", "message": "no", "involvedObject": about})
+    lines = cluster.k8s("status", "--run", "mine").stdout.splitlines()
+    assert lines[1] == f"job    {JOB} PENDING (FailedCreate: exceeded quota: gpu)"
+    cluster.pod(JOB, "p", "step 1\n")
+    unready = {"conditions": [{"type": "Ready", "status": "Unknown"}]}
+    cluster.put("nodes", "gpu-7", {"status": unready})
+    lines = cluster.k8s("status", "--run", "mine").stdout.splitlines()
+    assert lines[1].startswith(f"job    {JOB} NODE_FAIL (node gpu-7 does not answer, and pod p is not replaced")
+    assert lines[-1].startswith(
+        "next   once node gpu-7 is surely off, kubectl --namespace default delete pod p --force"
+    )
+    for refused in ("GET nodes gpu-7", "LIST nodes", "LIST events"):
+        cluster.server.refusals[refused] = forbidden("get", "nodes")
+    assert f"job    {JOB} RUNNING on gpu-7" in cluster.k8s("status", "--run", "mine").stdout
+
+
+@pytest.mark.slow
+def test_a_run_whose_node_is_lost_is_not_resumed_and_the_way_out_is_named(cluster: Cluster) -> None:
+    submitted(cluster)
+    cluster.pod(JOB, "p", "step 1\n")
+    cluster.k8s("cancel", "--run", "mine")
+    cluster.objects("pods")["p"]["metadata"]["deletionTimestamp"] = "2026-11-25T00:00:00Z"
+    done = cluster.k8s("resume", "--run", "mine")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert (
+        "its node does not answer: once node gpu-7 is surely off, kubectl --namespace default delete pod" in done.stderr
+    )

@@ -28,7 +28,8 @@ from specs import make_spec
 from k8s import render as rendering
 from k8s.manifest.objects import RESUMED, _Dumper, _string, claim, object_names, render
 from k8s.manifest.pod import DEFAULT_CLAIM, least_mem_gib, mounted, shm_gib, writable
-from k8s.manifest.site import Cluster, Volume, find_site, read_cluster
+from k8s.manifest.site import Cluster, find_site, read_cluster
+from k8s.manifest.site_values import Volume
 from launcher.image import WORK_DIR
 from planner.choose import choose
 from planner.plan import Plan
@@ -420,6 +421,13 @@ SITE_FILES = st.fixed_dictionaries(
         "annotations": LABELS | ANYTHING,
         "volumes": st.lists(CLAIMS, max_size=3) | ANYTHING,
         "pvc_access": st.sampled_from(["ReadWriteOnce", "ReadWriteMany"]) | ANYTHING,
+        **{key: NAMES | ANYTHING for key in ("runtime_class", "scheduler_name", "service_account", "storage_class")},
+        "labels": LABELS | ANYTHING,
+        "resources": st.dictionaries(st.sampled_from(["rdma/hca", "cpu", "a"]), st.integers(0, 9)) | ANYTHING,
+        "ephemeral_storage": st.integers(0, 99) | ANYTHING,
+        "run_as_user": st.sampled_from(["none", 0, 1000]) | ANYTHING,
+        "pod": st.dictionaries(st.sampled_from(["dnsPolicy", "hostUsers", "volumes"]), WORDS | st.booleans())
+        | ANYTHING,
     },
 )
 VARIABLE_NAMES = [variable.name for variable in VARIABLES if variable.name != "SITE"]

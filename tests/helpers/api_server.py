@@ -123,6 +123,8 @@ class ApiServer:
     objects: dict[Key, Object] = field(default_factory=dict)
     logs: dict[tuple[str, str], str] = field(default_factory=dict)
     """What a pod's container has said, by namespace and name; none: it has not started."""
+    log_breaks: dict[tuple[str, str], int] = field(default_factory=dict)
+    """After so many lines every connection to that log is closed, without an error."""
     files: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     """What a running pod's container sees, by namespace and name, then by path."""
     refusals: dict[str, Refused] = field(default_factory=dict)
@@ -198,14 +200,16 @@ class ApiServer:
         return self._there(request) if request.name else self._list(request)
 
     def _list(self, request: Request) -> Object:
-        wanted = dict(part.split("=") for part in request.query.get("labelSelector", "").split(",") if part)
+        wanted = selector(request.query.get("labelSelector", ""))
+        fields = dict(part.split("=") for part in request.query.get("fieldSelector", "").split(",") if part)
         resource = request.resource
         items = [
             found
             for (plural, namespace, _), found in sorted(self.objects.items())
             if plural == resource.plural
             and (namespace == request.namespace or not request.namespace)
-            and wanted.items() <= found["metadata"].get("labels", {}).items()
+            and all(found["metadata"].get("labels", {}).get(name) in values for name, values in wanted.items())
+            and all(found.get(name) == value for name, value in fields.items())
         ]
         metadata = {"resourceVersion": str(self.changes)}
         head = {"apiVersion": resource.group_version, "kind": f"{resource.kind}List", "metadata": metadata}
@@ -238,7 +242,7 @@ class ApiServer:
             found = self._list(request)["items"]
             for item in found if not request.dry_run else ():
                 del self.objects[request.resource.plural, request.namespace, item["metadata"]["name"]]
-            return self._list(request)
+            return {**self._list(request), "items": found}
         there = self._there(request)
         if not request.dry_run:
             del self.objects[request.resource.plural, request.namespace, request.name]
@@ -351,6 +355,12 @@ class ApiServer:
             if r.group_version == group_version
         }
         return {"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": "v1.36.0"}, "paths": paths}
+
+
+def selector(text: str) -> dict[str, list[str]]:
+    """`a=b,c in (d,e)` as the values that each label may have."""
+    parts = re.findall(r"([^=,()\s]+)(?:=([^,]*)|\s+in\s+\(([^)]*)\))", text)
+    return {name: listed.split(",") if listed else [value] for name, value, listed in parts}
 
 
 def _not_found(kind: str, name: str) -> Refused:
@@ -484,21 +494,26 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         self.close_connection = True
-        lines = state.logs[where].splitlines(keepends=True)
+        most = state.log_breaks.get(where, len(state.logs[where]))
+        since = request.query.get("sinceTime", "")
+        stamped = request.query.get("timestamps") == "true"
+        first = 0
         if tail := request.query.get("tailLines"):
-            lines = lines[-int(tail) :]
-        stamp = "2026-11-25T00:00:00.000000000Z " if request.query.get("timestamps") == "true" else ""
-        sent = len(state.logs[where])
-        self.wfile.write("".join(stamp + line for line in lines).encode())
-        while request.query.get("follow") == "true":
+            first = max(0, len(state.logs[where].splitlines()) - int(tail))
+        while True:
+            lines = list(enumerate(state.logs[where].splitlines(keepends=True)))[first:][:most]
+            for number, line in lines:
+                # A tenth of a second a line; sinceTime counts in seconds, so lines of its second come again.
+                stamp = f"2026-11-25T00:{number // 600:02}:{number // 10 % 60:02}.{number % 10}Z"
+                if stamp[:19] >= since[:19]:
+                    self.wfile.write(((f"{stamp} " if stamped else "") + line).encode())
+            first += len(lines)
             self.wfile.flush()
             pod = state.objects.get(key)
-            if sent == len(state.logs[where]) and (pod is None or pod["status"]["phase"] != "Running"):
+            gone = pod is None or pod["status"]["phase"] != "Running"
+            if request.query.get("follow") != "true" or where in state.log_breaks or (gone and not lines):
                 return
             time.sleep(0.02)
-            more = state.logs[where][sent:]
-            sent += len(more)
-            self.wfile.write("".join(stamp + line for line in more.splitlines(keepends=True)).encode())
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: `requests` holds them."""

@@ -154,7 +154,7 @@ def _pod(pod: Object) -> Iterator[str]:
                 yield f"{name}: requests differ from limits"
             if not re.fullmatch("[1-9][0-9]*", str(limits.get(name))):
                 yield f"{name}: {limits.get(name)!r} is no whole number"
-            if name not in tolerated:
+            if name == GPU and name not in tolerated:
                 yield f"{name} without its toleration"
         if numbers := [name for name, amount in (*requests.items(), *limits.items()) if type(amount) is not str]:
             yield f"{', '.join(numbers)} as numbers: the server keeps text, and a repeated apply is a change"

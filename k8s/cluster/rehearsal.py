@@ -1,0 +1,168 @@
+"""What the cluster would do with manifests, asked before anything is made: dry runs of the objects and of a pod, the
+claim, the queue.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import yaml
+
+from k8s.cluster.kubectl import QUEUES, Kubectl, KubectlError, name_of, stream
+from k8s.manifest.claim import WIDE, make_claim, refuse_narrow_claim
+from k8s.manifest.objects import object_names
+from k8s.manifest.pod import claim_name
+from launcher import cli
+from launcher.scheduler import Batch
+from planner.job import JobSpec
+from trainer.outcome import ConfigError
+from trainer.text import known_are
+
+DRY_RUN = ("create", "--dry-run=server", "--filename", "-")
+NO_SUCH_KIND = "the server doesn't have a resource type"
+MAY_NOT = "cannot create resource"  # a role's refusal; quotas and policies are Forbidden too
+QUOTA = re.compile(r"exceeded quota: [^,]+, requested: (?P<asked>\S+), used: \S+, limited: (?P<limit>\S+)")
+UNITS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18} | {
+    f"{letter}i": 1024.0 ** (power + 1) for power, letter in enumerate("KMGTPE")
+}
+
+
+def rehearse(kubectl: Kubectl, batch: Batch, text: str, notes: Sequence[str]) -> str:
+    """What the API server would do with `text`, the manifests of the batch.
+
+    Raises:
+        ConfigError: the namespace, the claim or the queue will not do, or a run is there already.
+        KubectlError: the cluster would refuse.
+    """
+    spec = batch.spec
+    kubectl = replace(kubectl, namespace=spec.kubernetes.namespace or kubectl.namespace)
+    access = _access(kubectl, spec)
+    try:
+        said = kubectl.run(*DRY_RUN, text=text)
+    except KubectlError as error:
+        if missing := re.search(r'namespaces "([^"]+)" not found', error.said):
+            raise ConfigError(
+                f"NAMESPACE={missing[1]}: the cluster has no such namespace: kubectl get namespaces lists them"
+            ) from None
+        refuse_if_taken(error, batch)
+        raise
+    _check_claim(spec, access)
+    _rehearse_pod(kubectl, text)
+    if spec.kubernetes.queue:
+        _check_queue(kubectl, spec.kubernetes.queue)
+    for note in notes:
+        cli.say(note)
+    if len(batch.plans) > 1 and access and WIDE not in access:
+        cli.say(
+            f"claim {claim_name(spec)} is {', '.join(access)}: only what is on one node can run at once; "
+            f"a {WIDE} one serves all"
+        )
+    return said
+
+
+def _rehearse_pod(kubectl: Kubectl, text: str) -> None:
+    """A Job's dry run says nothing of its pods, which a quota, a limit range or a priority class may refuse for ever.
+
+    Raises KubectlError when no pod of the first Job could be made.
+    """
+    job = next(content for content in yaml.safe_load_all(text) if content["kind"] == "Job")
+    template, metadata = job["spec"]["template"], job["metadata"]
+    where = {"namespace": metadata["namespace"]} if "namespace" in metadata else {}
+    pod = {
+        **{"apiVersion": "v1", "kind": "Pod"},
+        "metadata": {"name": metadata["name"], **where, **template["metadata"]},
+        "spec": template["spec"],
+    }
+    try:
+        kubectl.run(*DRY_RUN, text=stream([pod]))
+    except KubectlError as error:
+        if MAY_NOT in error.said:
+            cli.say("whether the cluster takes the pods could not be asked: your role may create Jobs and no pods")
+        elif is_used_up(error.said):
+            cli.say(f"there is no room in the quota now, so the job waits until others have ended: {error}")
+        elif error.refused and error.reason != "AlreadyExists":
+            raise KubectlError(
+                f"the cluster takes the Job and would refuse its pods: {error}", said=error.said
+            ) from None
+        else:
+            raise
+
+
+def is_used_up(said: str) -> bool:
+    """Whether a quota refuses for what others use: alone, the request would be within its limits."""
+    found = QUOTA.search(said)
+    if not found:
+        return False
+    asked, limit = (dict(part.split("=", 1) for part in found[name].split(",")) for name in ("asked", "limit"))
+    return all(_amount(asked[name]) <= _amount(limit.get(name, "0")) for name in asked)
+
+
+def _amount(quantity: str) -> float:
+    """A quantity of Kubernetes: 500m, 64Gi, 1e3. What is none is more than everything."""
+    found = re.fullmatch(r"([0-9.]+(?:[eE][0-9]+)?)([A-Za-z]*)", quantity.strip())
+    return float(found[1]) * UNITS.get(found[2], float("inf")) if found else float("inf")
+
+
+def _access(kubectl: Kubectl, spec: JobSpec) -> Sequence[str] | None:
+    """The claim's access modes, none where one may not look; None: there is no such claim."""
+    try:
+        found = kubectl.get("persistentvolumeclaim", claim_name(spec))
+    except KubectlError as error:
+        if error.reason != "Forbidden":
+            raise
+        return ()  # the pod will tell
+    return [str(mode) for mode in found["spec"]["accessModes"]] if found else None
+
+
+def _check_claim(spec: JobSpec, access: Sequence[str] | None) -> None:
+    """Raises ConfigError when it will not do."""
+    name = claim_name(spec)
+    if access is None:
+        raise ConfigError(
+            f"PVC={name}: no such claim in the namespace: {make_claim(spec, name)} prints one for kubectl apply -f -"
+        )
+    if access:
+        refuse_narrow_claim(spec, access, "as the cluster says")
+
+
+def _check_queue(kubectl: Kubectl, queue: str) -> None:
+    """Raises ConfigError when Kueue has no such queue here: without Kueue a job would start at once, past any bound."""
+    try:
+        found = kubectl.get(QUEUES, queue)
+    except KubectlError as error:
+        if NO_SUCH_KIND in error.said:
+            raise ConfigError(
+                f"QUEUE={queue}: this cluster has no Kueue ({QUEUES}), so nothing would queue the job: leave QUEUE out"
+            ) from None
+        if error.reason != "Forbidden":
+            raise
+        cli.say(f"QUEUE={queue} could not be looked up, your role may not: if it is not there, the job waits for ever")
+        return
+    if found is None:
+        raise ConfigError(f"QUEUE={queue}: no such queue in the namespace{_queues_there(kubectl, queue)}")
+    for condition in found.get("status", {}).get("conditions", []):
+        if (condition["type"], condition["status"]) == ("Active", "False"):
+            why = ": ".join(filter(None, (condition.get("reason"), condition.get("message"))))
+            cli.say(f"QUEUE={queue} takes no jobs now ({why}): the job waits until it does")
+
+
+def _queues_there(kubectl: Kubectl, queue: str) -> str:
+    try:
+        known = [name_of(item) for item in kubectl.items(QUEUES)]
+    except KubectlError as error:
+        if error.reason != "Forbidden":
+            raise
+        return ", and your role may not list those there are"
+    return known_are(queue, known) if known else ": there is none; QUEUE takes the name of a LocalQueue of Kueue's"
+
+
+def refuse_if_taken(error: KubectlError, batch: Batch) -> None:
+    """Raises ConfigError when a run's objects were there already."""
+    taken = set(re.findall(r'"([^"]+)" already exists', error.said))
+    for spec in (plan.spec for plan in batch.plans):
+        if object_names(spec).run in taken:
+            raise ConfigError(
+                f"RUN={spec.run_id} exists in this namespace: give another RUN, or none for a new one"
+            ) from None

@@ -1,0 +1,218 @@
+"""What each key of the site file takes that only Kubernetes has: the API server never refuses a manifest for a slip in
+that file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from planner.request.scheduler_values import NULLS
+from trainer.text import known_are, shown
+
+ACCESS_MODES = ("ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod")
+SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+NAME = re.compile(rf"(?=.{{1,253}}$){SUBDOMAIN}")
+LABEL_KEY = re.compile(rf"((?=[^/]{{1,253}}/){SUBDOMAIN}/)?[A-Za-z0-9]([-_.A-Za-z0-9]{{0,61}}[A-Za-z0-9])?")
+LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?")
+MOUNT = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9._-]*)+")
+# First folders of a mount that would hide what the image or the run has there.
+RESERVED = (
+    *("bin", "cache", "dev", "etc", "lib", "lib64", "opt", "proc", "root", "run", "sbin", "sys", "tmp", "usr", "var"),
+    "workspace",
+)
+OUR_LABELS = ("app.kubernetes.io/", "batch.kubernetes.io/", "kueue.x-k8s.io/")
+SAID_OTHERWISE = {
+    **{"cpu": "CPUS", "memory": "MEM", "nvidia.com/gpu": "GPUS", "ephemeral-storage": "ephemeral_storage:"}
+}
+# Fields of a pod that `pod:` takes; what they hold is judged by the API server, in its dry run.
+POD_FIELDS = (
+    *("dnsConfig", "dnsPolicy", "hostAliases", "hostUsers", "os", "overhead", "preemptionPolicy", "readinessGates"),
+    *("schedulingGates", "setHostnameAsFQDN", "topologySpreadConstraints"),
+)
+WHOLE_FIELDS = ("maxSkew", "minDomains")
+YES_OR_NO_FIELDS = ("hostUsers", "setHostnameAsFQDN")
+SAID_BY_KEY = {
+    **{"nodeSelector": "node_selector:", "tolerations": "tolerations:", "imagePullSecrets": "image_pull_secrets:"},
+    **{"priorityClassName": "priority_class:", "runtimeClassName": "runtime_class:", "volumes": "volumes:"},
+    **{"schedulerName": "scheduler_name:", "serviceAccountName": "service_account:", "securityContext": "run_as_user:"},
+}
+EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Volume:
+    """A claim of the cluster's that is mounted besides."""
+
+    claim: str
+    mount: str
+    read_only: bool
+
+
+class Wrong(Exception):
+    """Its text is what a value takes."""
+
+
+def _name(content: object) -> str:
+    if isinstance(content, str) and content.lower() in NULLS:
+        raise Wrong(f"{shown(content)} is no name: give one, or remove the line")
+    if isinstance(content, str) and NAME.fullmatch(content):
+        return content
+    # Not said back: a token may have been put where the name of its Secret belongs.
+    raise Wrong("takes the name of an object in the cluster: a-z, 0-9, - and .")
+
+
+def _names(content: object) -> tuple[str, ...]:
+    return tuple(_name(part) for part in (content if isinstance(content, list) else [content]))
+
+
+def _choice(*allowed: str) -> Callable[[object], str]:
+    def check(content: object) -> str:
+        if isinstance(content, str) and content in allowed:
+            return content
+        raise Wrong(f"takes one of {', '.join(allowed)}, got {shown(str(content))}")
+
+    return check
+
+
+def _yes_or_no(content: object) -> bool:
+    return _choice("true", "false")(content) == "true"
+
+
+def _pairs(values: re.Pattern[str] | None) -> Callable[[object], dict[str, str]]:
+    """label: value; where `values` is None any printable text."""
+
+    def check(content: object) -> dict[str, str]:
+        if not isinstance(content, dict):
+            raise Wrong("takes lines of `label: value`")
+        for key, value in content.items():
+            if not isinstance(key, str) or not LABEL_KEY.fullmatch(key):
+                raise Wrong(f"{shown(str(key))} is no label: example.org/name")
+            if not isinstance(value, str) or not (values.fullmatch(value) if values else value.isprintable()):
+                raise Wrong(f"{key} takes at most 63 letters, digits and -_." if values else f"{key} takes one line")
+        return dict(content)
+
+    return check
+
+
+def _selectors(content: object) -> dict[str, dict[str, str]]:
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise Wrong("takes a mapping of labels for every GPU type")
+    return {str(key): _pairs(LABEL_VALUE)(labels) for key, labels in content.items()}
+
+
+def _tolerations(content: object) -> tuple[dict[str, str], ...]:
+    allowed = ("key", "operator", "value", "effect")
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        raise Wrong(f"takes a list of mappings with {', '.join(allowed)}")
+    for part in content:
+        if odd := [key for key in part if key not in allowed]:
+            raise Wrong(f"unknown {shown(str(odd[0]))}: known are {', '.join(allowed)}")
+        if not LABEL_KEY.fullmatch(str(part.get("key", ""))):
+            raise Wrong("each has the key of a taint")
+        _choice("Exists", "Equal")(part.get("operator", "Equal"))
+        _choice(*EFFECTS)(part.get("effect", "NoSchedule"))
+        if ("value" in part) == (part.get("operator") == "Exists"):
+            raise Wrong("a value goes with operator Equal, and none with Exists")
+        if not LABEL_VALUE.fullmatch(str(part.get("value", ""))):
+            raise Wrong("a value takes at most 63 letters, digits and -_.")
+    return tuple(content)
+
+
+def _volumes(content: object) -> tuple[Volume, ...]:
+    found = []
+    for part in content if isinstance(content, list) else [content]:
+        if not isinstance(part, dict) or not {"claim", "mount"} <= set(part) <= {"claim", "mount", "read_only"}:
+            raise Wrong("takes a list of mappings with claim, mount and, if you like, read_only: true")
+        if not isinstance(part["mount"], str) or not MOUNT.fullmatch(part["mount"]):
+            raise Wrong("mount takes an absolute path: /datasets")
+        if part["mount"].split("/")[1] in RESERVED:
+            raise Wrong(f"mount {part['mount']} would hide what the image or the run has there: take another")
+        read_only = _yes_or_no(part.get("read_only", "true"))
+        found.append(Volume(claim=_name(part["claim"]), mount=part["mount"], read_only=read_only))
+    if len({volume.mount for volume in found}) < len(found):
+        raise Wrong("two of them have the same mount")
+    return tuple(found)
+
+
+def _pod_labels(content: object) -> dict[str, str]:
+    labels = _pairs(LABEL_VALUE)(content)
+    if ours := [key for key in labels if key.startswith(OUR_LABELS)]:
+        raise Wrong(f"{ours[0]} is set by trainyard or the cluster: take another label")
+    return labels
+
+
+def _resources(content: object) -> dict[str, str]:
+    if not isinstance(content, dict):
+        raise Wrong("takes lines of `resource: number`, such as `rdma/hca: 1`")
+    for name, amount in content.items():
+        if name in SAID_OTHERWISE:
+            raise Wrong(f"{name} is said by {SAID_OTHERWISE[name]}")
+        if not isinstance(name, str) or "/" not in name or not LABEL_KEY.fullmatch(name):
+            raise Wrong(f"{shown(str(name))} is no extended resource: example.org/name")
+        if not isinstance(amount, str) or not re.fullmatch(r"[1-9][0-9]{0,5}", amount):
+            raise Wrong(f"{name} takes a whole number")
+    return dict(content)
+
+
+def _gib(content: object) -> int:
+    if isinstance(content, str) and re.fullmatch(r"[1-9][0-9]{0,4}", content):
+        return int(content)
+    raise Wrong("takes whole GiB, such as 50")
+
+
+def _user(content: object) -> int | str:
+    if content == "none" or (isinstance(content, str) and re.fullmatch(r"[1-9][0-9]{0,9}", content)):
+        return content if content == "none" else int(content)
+    raise Wrong("takes a uid above 0, or none where the cluster gives one, as OpenShift does")
+
+
+def _pod(content: object) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise Wrong("takes a mapping of a pod's fields")
+    for key in content:
+        if key in SAID_BY_KEY:
+            raise Wrong(f"{key} is said by {SAID_BY_KEY[key]}")
+        if key not in POD_FIELDS:
+            raise Wrong(f"{shown(str(key))} is not taken{known_are(str(key), POD_FIELDS)}")
+    return {key: _typed(key, part) for key, part in content.items()}
+
+
+def _typed(key: str, content: Any) -> Any:
+    """The file is read as text; the API server wants a number or true where its field is one."""
+    if isinstance(content, dict):
+        return {name: _typed(name, part) for name, part in content.items()}
+    if isinstance(content, list):
+        return [_typed(key, part) for part in content]
+    if not isinstance(content, str) or not content.isprintable():
+        raise Wrong(f"{key} takes one line")
+    if key in WHOLE_FIELDS:
+        if not re.fullmatch(r"[0-9]{1,9}", content):
+            raise Wrong(f"{key} takes a whole number")
+        return int(content)
+    return _yes_or_no(content) if key in YES_OR_NO_FIELDS else content
+
+
+CHECKS: dict[str, Callable[[object], object]] = {
+    "pvc_access": _choice(*ACCESS_MODES),
+    "secret": _name,
+    "priority_class": _name,
+    "gpu_feature_discovery": _yes_or_no,
+    "gpu_selectors": _selectors,
+    "node_selector": _pairs(LABEL_VALUE),
+    "tolerations": _tolerations,
+    "image_pull_secrets": _names,
+    "annotations": _pairs(None),
+    "volumes": _volumes,
+    "labels": _pod_labels,
+    "runtime_class": _name,
+    "scheduler_name": _name,
+    "service_account": _name,
+    "storage_class": _name,
+    "resources": _resources,
+    "ephemeral_storage": _gib,
+    "run_as_user": _user,
+    "pod": _pod,
+}
