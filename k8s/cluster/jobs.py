@@ -78,7 +78,8 @@ def see_job(
         return _between(waits, job, pods, failure, around, memory)
     if len(running) < len(live):
         return _not_started(waits, next(pod for pod in live if pod not in running), around.events)
-    if len(live) < (expected := job["spec"].get("parallelism", 1)):
+    done = sum(pod["status"].get("phase") == "Succeeded" for pod in pods)
+    if len(live) < (expected := job["spec"].get("parallelism", 1)) - done:
         said = _news_of(job, around.events) or failure.text
         reason = f"{len(live)} of {expected} pods run, and wait for the others{f': {said}' if said else ''}"
         return replace(waits, reason=reason)
@@ -141,7 +142,7 @@ def _is_lost(pod: Object, nodes: Sequence[Object], now: float) -> bool:
 def _lost(waits: Job, pod: Object) -> Job:
     node = pod["spec"].get("nodeName", "?")
     reason = f"node {node} does not answer, and pod {name_of(pod)} is not replaced before that is settled"
-    return replace(waits, state=NODE_FAIL, reason=reason, nodes=node, advice=_plain(way_out(pod)))
+    return replace(waits, state=NODE_FAIL, reason=reason, nodes=node, advice=way_out(pod))
 
 
 def _suspended(waits: Job, job: Object, around: Around) -> Job:
@@ -149,7 +150,7 @@ def _suspended(waits: Job, job: Object, around: Around) -> Job:
         namespace = job["metadata"].get("namespace", "default")
         patch = """'{"spec":{"suspend":false}}'"""
         command = f"kubectl --namespace {namespace} patch job {waits.job_id} --type merge --patch {patch}"
-        return replace(waits, state=SUSPENDED, reason="suspended", advice=_plain(f"{command} (starts it)"))
+        return replace(waits, state=SUSPENDED, reason="suspended", advice=f"{command} (starts it)")
     queue = job["metadata"]["labels"][QUEUE_LABEL]
     for workload in around.workloads:
         if workload["metadata"].get("labels", {}).get(JOB_UID) == job["metadata"].get("uid", ""):
@@ -189,7 +190,7 @@ def _not_started(waits: Job, pod: Object, events: Sequence[Object]) -> Job:
             image = "make cancel {words}, then make submit with an IMAGE= that the cluster can pull"
             describe = f"kubectl --namespace {namespace} describe pod {name_of(pod)} (says it whole)"
             pulls = waiting["reason"] in IMAGE_REASONS
-            return replace(waits, reason=said, advice=image if pulls else _plain(describe))
+            return replace(waits, reason=said, advice=image if pulls else describe)
     for condition in pod["status"].get("conditions", []):
         if (condition["type"], condition["status"]) == ("PodScheduled", "False"):
             said = f"{condition.get('reason', '')}: {condition.get('message', '')}"
@@ -199,7 +200,7 @@ def _not_started(waits: Job, pod: Object, events: Sequence[Object]) -> Job:
                 f"kubectl --namespace {namespace} describe persistentvolumeclaims (says why the claim is not bound)"
             )
             unbound = "PersistentVolumeClaim" in said and "unbound" in said
-            return replace(waits, reason=said[:MESSAGE_CHARS], advice=_plain(claims) if unbound else "")
+            return replace(waits, reason=said[:MESSAGE_CHARS], advice=claims if unbound else "")
     return replace(waits, reason=_news_of(pod, events))
 
 
@@ -217,11 +218,6 @@ def _time_of(event: Object) -> str:
     series = event.get("series") or {}
     times = (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"))
     return str(next(filter(None, times), ""))
-
-
-def _plain(text: str) -> str:
-    """A command without words to fill in."""
-    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _seconds(stamp: str) -> float:

@@ -53,7 +53,7 @@ def render(plan: Plan, cluster: Cluster, *, settings: str = "", job_ids: Sequenc
     return "---\n".join(_text(content) for content in objects)
 
 
-def claim(name: str, *, size: str, access: str, namespace: str | None, storage_class: str | None) -> str:
+def claim(name: str, *, size: str, access: str, namespace: str | None, storage_class: str | None = None) -> str:
     """The claim that runs live in, as a file of its own: deleting a job does not delete its data."""
     metadata = {"name": name, "labels": {"app.kubernetes.io/name": MANAGER}}
     return _text(

@@ -263,7 +263,7 @@ def test_submit_creates_what_render_prints_and_says_what_to_type_next(cluster: C
         "resume  make resume TO=k8s RUN=mine    (once it has ended unfinished)",
     ]
     asked = ["POST configmaps", "POST jobs"]
-    assert cluster.requests() == [*(f"{request} (dry run)" for request in asked), *asked]
+    assert cluster.requests() == [*(f"{request} (dry run)" for request in (*asked, "POST pods")), *asked]
 
 
 def test_a_run_in_another_namespace_is_told_of_with_it(cluster: Cluster) -> None:
