@@ -30,7 +30,7 @@ from trainer.files import once, read_typed
 from trainer.outcome import ConfigError
 from trainer.settings import say
 
-# Of .env, what is true on this machine only, or is said in the plan's own words.
+# Names in .env that are true on this machine only, or that the plan says in its own words.
 NOT_HANDED_ON = ("HF_HOME", "CUDA_VISIBLE_DEVICES", "ACCELERATE_CONFIG", "CONFIG_FILE")
 
 
@@ -52,11 +52,16 @@ def plan(spec: JobSpec, cluster: Cluster, project_dir: Path) -> Plan:
     """The choice for a request that is complete. Raises ConfigError when no pod could run it."""
     planned = choose(spec)
     if not spec.resources.ask_mem:
-        raise ConfigError("MEM=none: a pod asks for its memory: leave MEM out, or give it in GiB")
+        raise ConfigError(
+            "a pod asks for its memory", name="MEM", given="none", advice="leave MEM out, or give it in GiB"
+        )
     if spec.resources.mem_gib < (least := least_mem_gib(planned)):
         shared = f"{shm_gib(planned)} GiB of /dev/shm count into it"
         raise ConfigError(
-            f"MEM={spec.resources.mem_gib}: a pod of this run needs {least} GiB ({shared}): try MEM={least}"
+            f"a pod of this run needs {least} GiB ({shared})",
+            name="MEM",
+            given=spec.resources.mem_gib,
+            advice=f"try MEM={least}",
         )
     told = check_trainer_accepts(planned, project_dir)
     _refuse_unseen_settings({**told.values, **_handed_on(spec, project_dir)}, cluster)
@@ -76,7 +81,7 @@ def render(planned: Plan, cluster: Cluster, project_dir: Path, job_ids: Sequence
 
 
 def notes(spec: JobSpec, cluster: Cluster) -> list[str]:
-    """What a person should know about the manifest."""
+    """Sentences for a person about the manifest."""
     found = _gpu_notes(spec, cluster) if spec.resources.device == "cuda" else []
     if spec.resources.nodes > 1 and not cluster.pvc_access:
         found.append(f"claim {claim_name(spec)} must be {WIDE} for {spec.resources.nodes} nodes")
@@ -91,16 +96,24 @@ def _refuse_unseen(spec: JobSpec, cluster: Cluster, project_dir: Path) -> None:
     """Raises ConfigError for what is on this machine and not in the pod."""
     places = ", ".join(["data/ and models/ in the claim", *(volume.mount for volume in cluster.volumes)])
     if not mounted(spec.data, cluster):
-        raise ConfigError(f"DATA={spec.data}: pods see {places}: copy it there and say DATA=data/...")
+        raise ConfigError(
+            f"pods see {places}", name="DATA", given=spec.data, advice="copy it there and say DATA=data/..."
+        )
     # models/x is the claim's, like everything in a mounted place.
     if not mounted(spec.model, cluster) and not is_hub_id(spec.model):
-        raise ConfigError(f"MODEL={spec.model}: pods see {places}: copy it there, or give a hub id")
+        raise ConfigError(
+            f"pods see {places}", name="MODEL", given=spec.model, advice="copy it there, or give a hub id"
+        )
     if (project_dir / spec.model).is_dir() and not mounted(spec.model, cluster):
-        raise ConfigError(f"MODEL={spec.model}: a folder of this machine; pods see {places}: copy it there")
+        raise ConfigError(
+            f"a folder of this machine; pods see {places}", name="MODEL", given=spec.model, advice="copy it there"
+        )
     if not writable(spec.output, cluster):
         others = places_to_write(cluster)[1:]
         where = f" (or below {' or '.join(others)})" if others else ""
-        raise ConfigError(f"OUTPUT={spec.output}: runs live in the claim, in runs/{where}: leave it out")
+        raise ConfigError(
+            f"runs live in the claim, in runs/{where}", name="OUTPUT", given=spec.output, advice="leave it out"
+        )
     if cluster.pvc_access:
         refuse_narrow_claim(spec, [cluster.pvc_access], "pvc_access in the site file")
 
@@ -113,7 +126,7 @@ def _refuse_unseen_settings(told: Mapping[str, object], cluster: Cluster) -> Non
     for name in (*folders, *ENVIRONMENT):
         path = str(told.get(name) or "")
         if path and not mounted(path, cluster) and not path.startswith(f"{CACHE_DIR}/"):
-            raise ConfigError(f"{name}={path}: pods see {_places(cluster)}: give a folder there")
+            raise ConfigError(f"pods see {_places(cluster)}", name=name, given=path, advice="give a folder there")
 
 
 def _places(cluster: Cluster) -> str:
@@ -126,20 +139,27 @@ def _read_settings(spec: JobSpec, project_dir: Path) -> str:
         return ""
     place = os.path.normpath(os.path.join(WORK_DIR, config_file))
     if os.path.dirname(place) != WORK_DIR:
-        raise ConfigError(f"CONFIG_FILE={config_file}: takes a file in the checkout's own folder: copy it there")
+        raise ConfigError(
+            "takes a file in the checkout's own folder", name="CONFIG_FILE", given=config_file, advice="copy it there"
+        )
     if ":" in place:
-        raise ConfigError(f"CONFIG_FILE={config_file}: pods mount no name with a colon: call it otherwise")
+        raise ConfigError(
+            "pods mount no name with a colon", name="CONFIG_FILE", given=config_file, advice="call it otherwise"
+        )
     try:
         text = once(read_typed, project_dir / config_file).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"CONFIG_FILE={config_file}: {getattr(error, 'strerror', None) or error}") from error
+        raise ConfigError(
+            f"{getattr(error, 'strerror', None) or error}", name="CONFIG_FILE", given=config_file
+        ) from error
     for number, line in enumerate(text.splitlines(), start=1):
         refuse_secret(f"CONFIG_FILE={config_file} line {number}", line)
     return text
 
 
 def _from_env_file(project_dir: Path) -> dict[str, str]:
-    """What `.env` says and may be shown. Its secrets stay here: in the cluster they come from a Secret."""
+    """The values of `.env` that may be shown. Its secrets stay on this machine: in the cluster they come from a
+    Secret."""
     found = read_env_file(project_dir / ".env")
     for name, value in found.items():
         if not value.isprintable():

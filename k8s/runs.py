@@ -15,7 +15,7 @@ from k8s.cluster import pod_log
 from k8s.cluster.ends import CANCELLED, COMPLETED, End, left_behind
 from k8s.cluster.jobs import ENDING, first_pods, is_live, lost_pod, pods_of, way_out
 from k8s.cluster.kubectl import Kubectl, KubectlError, Object, name_of
-from k8s.cluster.seen import Objects, Run, keep_ends, label, look_for, read_run, readable
+from k8s.cluster.seen import Objects, Run, find_objects, keep_ends, label, read_run, readable
 from k8s.manifest.objects import INSTANCE
 from k8s.manifest.pod import claim_name
 from k8s.manifest.site import find_site
@@ -38,7 +38,7 @@ STARTING_S = 30
 """How long a job that was asked for and is not there may be somebody's that is just being made."""
 
 
-def look(kubectl: Kubectl, run: Run, objects: Objects) -> RunStatus:
+def status_of(kubectl: Kubectl, run: Run, objects: Objects) -> RunStatus:
     seen, pods = objects.jobs_of(run), objects.pods
     talking = [
         pod for i in run.job_ids for pod in first_pods(pods_of(i, pods)) if pod["status"].get("phase") != "Pending"
@@ -53,7 +53,7 @@ def look(kubectl: Kubectl, run: Run, objects: Objects) -> RunStatus:
         made=_made(seen[-1]),
         finished=seen[-1].state == COMPLETED,
         done=seen[-1].state == COMPLETED,
-        look=f"mount the claim and open {run.spec.run_dir}/report.html",
+        report_advice=f"mount the claim and open {run.spec.run_dir}/report.html",
     )
 
 
@@ -115,14 +115,14 @@ class Runs:
         records = self.kubectl.find("configmaps")[::-1]
         return [readable(found) or label(found) or name_of(found) for found in records[:most]], len(records)
 
-    def look(self, runs: Sequence[Run]) -> Sequence[RunStatus]:
-        there = look_for(self.kubectl, runs)
+    def statuses(self, runs: Sequence[Run]) -> Sequence[RunStatus]:
+        there = find_objects(self.kubectl, runs)
         keep_ends(self.kubectl, runs, [there.ends_of(run) for run in runs])
         with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:  # each running pod is asked how far it is
-            return list(pool.map(lambda run: look(self.kubectl, run, there), runs))
+            return list(pool.map(lambda run: status_of(self.kubectl, run, there), runs))
 
     def cancel(self, runs: Sequence[Run]) -> Cancelled:
-        there = look_for(self.kubectl, runs)
+        there = find_objects(self.kubectl, runs)
         jobs = {run.run_id: there.jobs_of(run) for run in runs}
         live = [job.job_id for run in runs for job in jobs[run.run_id] if not job.ended]
         # An ended Job is kept with its logs, so a run that has one besides is cancelled by its Job's name.
@@ -157,7 +157,7 @@ class Runs:
         """The first node's pods one after the other, the last one followed until the Job has ended."""
         printed: set[str] = set()
         last = ""
-        there = look_for(self.kubectl, [run])
+        there = find_objects(self.kubectl, [run])
         while True:
             job, pods = there.jobs_of(run)[-1], there.pods
             for pod in first_pods(pods):
@@ -179,7 +179,7 @@ class Runs:
     def _look_again(self, run: Run) -> Objects | None:
         """None when the server does not answer: it may be away for a while."""
         try:
-            return look_for(self.kubectl, [run])
+            return find_objects(self.kubectl, [run])
         except KubectlError as error:
             cli.say(f"{error}; asking again")
             return None
@@ -187,7 +187,7 @@ class Runs:
     @contextlib.contextmanager
     def held(self, found: Found[Run], words: WordsOf) -> Iterator[Sequence[Run]]:
         """When two resume a run at once, one is refused: the ConfigMap takes one new job id at a time."""
-        there = look_for(self.kubectl, found.runs)
+        there = find_objects(self.kubectl, found.runs)
         refused = [_needs_no_job(run, there, words) for run in found.runs]
         left = [run for run, said in zip(found.runs, refused, strict=True) if not said]
         if not left:

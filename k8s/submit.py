@@ -12,7 +12,7 @@ import yaml
 from k8s.cluster.ends import ENDS_KEY, ends_text
 from k8s.cluster.kubectl import Kubectl, KubectlError, Object, name_of, stream
 from k8s.cluster.rehearsal import refuse_if_taken, rehearse
-from k8s.cluster.seen import Run, look_for, with_data
+from k8s.cluster.seen import Run, find_objects, with_data
 from k8s.manifest.objects import object_names
 from k8s.manifest.pod import claim_name
 from k8s.runs import RESUMED_KEY, STAMP
@@ -83,7 +83,7 @@ def resubmit(
     """
     records: list[Object] = []
     others: list[Object] = []
-    there, services = look_for(kubectl, runs), _services(kubectl, runs)
+    there, services = find_objects(kubectl, runs), _services(kubectl, runs)
     now = time.strftime(STAMP, time.gmtime())
     for manifests, run in zip(texts, runs, strict=True):
         for content in yaml.safe_load_all(manifests):

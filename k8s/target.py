@@ -1,4 +1,4 @@
-"""What runs are planned for on Kubernetes: the cluster as the site file has it, and what its pods can see."""
+"""The target on Kubernetes: the cluster as the site file describes it, and the folders that its pods see."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Kubernetes:
         return render.plan(spec, self.cluster(spec), self.project_dir)
 
     def cluster(self, spec: JobSpec) -> Cluster:
-        """What the site file says about the pods of a run, and of its claim."""
+        """The site file's options for the pods of a run and for its claim."""
         claim = {"PVC": claim_name(spec)} if spec.kubernetes.pvc or "PVC" in self.site.texts else {}
         return read_cluster(self.site, claim)
 
@@ -116,7 +116,7 @@ def check(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_
 def target(given: Words, environ: Words, project_dir: Path) -> Kubernetes:
     """Raises ConfigError for a wrong site file."""
     if "SIZE" in given:
-        raise ConfigError(f"SIZE={given['SIZE']}: is for make claim, leave it out")
+        raise ConfigError("is for make claim, leave it out", name="SIZE", given=given["SIZE"])
     return Kubernetes(
         given=given, site=find_site(given, project_dir, environ), environ=environ, project_dir=project_dir
     )

@@ -1,1 +1,1 @@
-"""What every scheduler shares: run records, sweeps, mounts, the words of their commands."""
+"""Everything that schedulers share: verbs, run records, sweeps, mounts, the words of their commands."""

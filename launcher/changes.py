@@ -1,4 +1,4 @@
-"""What `resume` changes of a run's request: what the table of variables says, on every scheduler in the same way."""
+"""The changes that `resume` makes to a run's request: those in the table of variables, the same on every scheduler."""
 
 from __future__ import annotations
 

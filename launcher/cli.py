@@ -1,4 +1,4 @@
-"""What the verbs of every scheduler print beside their answer, and the words to type next."""
+"""The lines that the verbs of every scheduler print beside their answer, and the words to type next."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from planner.table import Screen
 
 DEFAULT_SCHEDULER = "slurm"
-"""That TO= names when it is left out, as the Makefile has it."""
+"""The scheduler when TO= is left out, as the Makefile has it."""
 LEAST_COLUMNS = 60
 
 
@@ -32,11 +32,13 @@ def refuse_others(given: Mapping[str, str], takes: Sequence[str]) -> None:
     odd = next((name for name in given if name not in takes), None)
     if odd and "TIME" in takes and BY_NAME[odd].field:
         raise ConfigError(
-            f"{odd}={given[odd]}: a resumed run keeps what its plan computed, and takes {', '.join(takes)}: leave it "
-            "out, or make submit with another RUN (init_adapter starts from this run's adapter)"
+            f"a resumed run keeps what its plan computed, and takes {', '.join(takes)}",
+            name=odd,
+            given=given[odd],
+            advice="leave it out, or make submit with another RUN (init_adapter starts from this run's adapter)",
         )
     if odd:
-        raise ConfigError(f"{odd}={given[odd]}: only {', '.join(takes)} count here, leave it out")
+        raise ConfigError(f"only {', '.join(takes)} count here, leave it out", name=odd, given=given[odd])
 
 
 def print_plan(plan: Plan, form: str | None) -> int:
@@ -53,13 +55,13 @@ def print_plan(plan: Plan, form: str | None) -> int:
 
 
 def print_submitted(batch: Batch, lines: Sequence[str]) -> int:
-    """What was chosen, what a person should know about it, and `lines`, which say what to type next."""
+    """Print the choice, its notes, and `lines`, which say what to type next."""
     print("\n".join([batch_text(batch), "", *lines]))
     return FINISHED
 
 
 def batch_text(batch: Batch) -> str:
-    """What was chosen, for a terminal."""
+    """The choice, for a terminal."""
     if batch.sweep:
         from launcher.grid import plan_table
 
@@ -82,7 +84,7 @@ def make_environment(spec: JobSpec, environ: Mapping[str, str]) -> None:
 
 
 def screen() -> Screen:
-    """What standard output is: a terminal, else paper."""
+    """Standard output as a screen: a terminal, else paper."""
     from planner.table import PAPER, Screen
 
     if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb":
@@ -95,13 +97,13 @@ def screen() -> Screen:
 
 
 def command_words(given: Mapping[str, str], run_id: str, names: Sequence[str] = ("OUTPUT", "SITE")) -> str:
-    """What make needs to find the run again: `RUN=x`, with those of `names` that were given."""
+    """The words by which make finds the run again: `RUN=x`, with those of `names` that were given."""
     found = (shlex.quote(f"{name}={given[name]}") for name in names if name in given)
     return " ".join([f"RUN={run_id}", *found])
 
 
 def words_of(scheduler: Scheduler[Any, Any], given: Words, name: str) -> str:
-    """What make needs to find the run or sweep again: `TO=k8s RUN=x NAMESPACE=y`."""
+    """The words by which make finds the run or sweep again: `TO=k8s RUN=x NAMESPACE=y`."""
     return " ".join([*to_words(scheduler), command_words(given, name, scheduler.takes[1:])])
 
 

@@ -24,7 +24,7 @@ from trainer.verbs import load, nobody_reads
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verb:
-    """What a command line may begin with."""
+    """A word that a command line may begin with."""
 
     help: str
     act: str
@@ -98,9 +98,9 @@ def _run(
         raise ConfigError(f"unknown verb {name!r}{known_are(name, tuple(verbs))}")
     given = read_given(argv[1:], environ)
     if "FORMAT" in given and name != "plan":
-        raise ConfigError(f"FORMAT={given['FORMAT']}: only plan has formats, leave it out for {name}")
+        raise ConfigError(f"only plan has formats, leave it out for {name}", name="FORMAT", given=given["FORMAT"])
     if not verb.sweeps and (odd := [variable for variable in OF_SWEEPS if variable in given]):
-        raise ConfigError(f"{odd[0]}={given[odd[0]]}: only make sweep takes it, leave it out for {name}")
+        raise ConfigError(f"only make sweep takes it, leave it out for {name}", name=odd[0], given=given[odd[0]])
     refuse_untaken(given, scheduler.name)
     with each_file_once():
         return int(load(verb.act)(scheduler, given, environ, project_dir))

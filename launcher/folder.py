@@ -54,7 +54,7 @@ class FolderOfRuns:
         folders = run_folders(self.output)
         return [_readable(folder) or folder.name for folder in folders[:most]], len(folders)
 
-    def settled(self, runs: Sequence[Run]) -> Sequence[Run]:
+    def refreshed(self, runs: Sequence[Run]) -> Sequence[Run]:
         """Those runs as their records now are. Raises SchedulerError where the scheduler has to be asked, and does not
         answer."""
         return [read_run(run.folder) for run in runs]
@@ -68,7 +68,7 @@ class FolderOfRuns:
         """The runs of it that can go on: a Place's `held`."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(resume_lock(found.sweep.folder if found.sweep else found.runs[0].folder))
-            runs = self.settled(found.runs)
+            runs = self.refreshed(found.runs)
             left: list[Run] = []
             for run in runs:
                 refuse_spoilt(run.folder, f"make resume {words(found.name)}")
@@ -161,7 +161,7 @@ def new_folders(batch: Batch, keep: type[Exception] | tuple[()] = ()) -> Iterato
 
 
 def _taken(run_id: str, folder: Path) -> ConfigError:
-    return ConfigError(f"RUN={run_id}: {folder} exists: give another RUN, or none for a new one")
+    return ConfigError(f"{folder} exists", name="RUN", given=run_id, advice="give another RUN, or none for a new one")
 
 
 def _readable(folder: Path) -> Run | None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher.progress import how_to_look
+from launcher.progress import how_to_open_report
 from launcher.records import Run, read_run
 from planner.job import JobSpec
 from planner.plan import Plan
@@ -47,14 +47,14 @@ class Sweep:
 
     sweep_id: str
     values: tuple[Values, ...]
-    """What each member has for itself, as text by variable name."""
+    """The values in which each member differs, as text by variable name."""
     plans: tuple[Plan, ...]
     parallel: int
     """Members that run at once, at most."""
     config: Mapping[str, Any] | None = None
     """Configuration of the W&B sweep whose trials the members take."""
     chooses: str = ""
-    """What W&B chooses from, for a terminal."""
+    """The parameters that W&B chooses from, for a terminal."""
 
     @property
     def folder(self) -> Path:
@@ -71,7 +71,7 @@ def read_grid(text: str, given: Mapping[str, str]) -> tuple[Values, ...]:
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise ConfigError(f"GRID={shown(text)}: {error}: write {EXAMPLE}") from None
+        raise ConfigError(f"{error}", name="GRID", given=text, advice=f"write {EXAMPLE}") from None
     axes: dict[str, list[str]] = {}
     for axis in words:
         name, equals, listed = axis.partition("=")
@@ -106,7 +106,9 @@ def plan_grid(
     """
     common = {name: text for name, text in given.items() if name not in ("GRID", "RUN", "PARALLEL")}
     if odd := [name for name in ("SWEEP", "TRIALS") if name in common]:
-        raise ConfigError(f"{odd[0]}={common[odd[0]]} is for W&B's choice, GRID for every combination: say one")
+        raise ConfigError(
+            "is for W&B's choice, GRID for every combination", name=odd[0], given=common[odd[0]], advice="say one"
+        )
     values = read_grid(given["GRID"], common)
     specs = [spec_of({**common, **own}) for own in values]
     asked = " ".join(spec.run_id for spec in specs)
@@ -135,7 +137,7 @@ def plan_members(
     made = f"{specs[0].name}-{run_suffix or hashlib.sha256(asked.encode()).hexdigest()[:8]}"
     sweep_id = own.run or made
     if len(sweep_id) > ID_LIMIT:
-        raise ConfigError(f"RUN={shown(sweep_id)}: takes at most {ID_LIMIT} characters for a sweep")
+        raise ConfigError(f"takes at most {ID_LIMIT} characters for a sweep", name="RUN", given=sweep_id)
     plans = []
     for index, (spec, differs) in enumerate(zip(specs, values, strict=True)):
         try:
@@ -214,7 +216,7 @@ class Recorded:
         return self.folder.with_name(f"{self.sweep_id}-{index}")
 
     def own(self, index: int) -> Values:
-        """What the member has for itself, once its trial has told it. Raises ConfigError for a spoilt file."""
+        """The values of one member, once its trial has told them. Raises ConfigError for a spoilt file."""
         trial = read_trial(self.member_folder(index)) if self.wandb else None
         return {k: word(v) for k, v in trial.values.items()} if trial else self.values[index]
 
@@ -279,6 +281,6 @@ def results_table(sweep: Recorded, states: Sequence[tuple[str, str]], todo: str)
         shown_score = "-" if score is None else f"{score:.1%}"
         rows.append((sweep.member_folder(index).name, *own, *states[index], shown_score))
     best = sweep.member_folder(scored[0][1])
-    found = [] if scored[0][0] is None else [f"best   {how_to_look(best)}"]
+    found = [] if scored[0][0] is None else [f"best   {how_to_open_report(best)}"]
     found += [f"next   {todo}"] if todo else []
     return "\n".join([f"sweep  {sweep.sweep_id}", "", format_table(rows), "", *found]).rstrip()

@@ -39,5 +39,5 @@ wins over a scheduler's environment."""
 
 
 def local_name(device: str) -> str:
-    """What `make image` calls the image for cuda or cpu."""
+    """The name that `make image` gives the image for cuda or cpu."""
     return f"trainyard:{__version__}{'-cpu' if device == 'cpu' else ''}"

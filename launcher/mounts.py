@@ -1,4 +1,4 @@
-"""What a container sees of its node, the same under docker, podman, apptainer and pyxis.
+"""The folders of its node that a container sees, the same under docker, podman, apptainer and pyxis.
 
 A relative path lies in the checkout outside and in the image's WORK_DIR inside, an absolute one is the same on both
 sides, so a plan's command is the same words too. No home is mounted.
@@ -30,7 +30,7 @@ class Mount:
 
 
 def mounts(spec: JobSpec) -> tuple[Mount, ...]:
-    """What is seen inside besides .env and TMPDIR; parents before what lies in them."""
+    """The folders seen inside besides .env and TMPDIR; parents before their children."""
     # Pictures lie beside a file of records.
     to_read = [
         *record_folders(spec.data),

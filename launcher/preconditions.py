@@ -28,10 +28,12 @@ def check_planned(plan: Plan) -> None:
     project_dir = Path(plan.spec.project_dir)
     output = project_dir / plan.spec.output
     if file := next((path for path in (output, *output.parents) if path.is_file()), None):
-        raise ConfigError(f"OUTPUT={plan.spec.output}: {file} is a file: give a folder")
+        raise ConfigError(f"{file} is a file", name="OUTPUT", given=plan.spec.output, advice="give a folder")
     model = project_dir / plan.spec.model
     if model.is_dir() and not any(model.glob("*.safetensors")):
-        raise ConfigError(f"MODEL={plan.spec.model}: the folder has no *.safetensors: pass one with the weights")
+        raise ConfigError(
+            "the folder has no *.safetensors", name="MODEL", given=plan.spec.model, advice="pass one with the weights"
+        )
     settings = check_trainer_accepts(plan, project_dir)
     say(settings.notices)
     image_root = settings.values["image_root"]
@@ -51,7 +53,8 @@ def check_planned(plan: Plan) -> None:
 
 
 def _check_seen(spec: JobSpec, image_root: str | None) -> None:
-    """What only a file names is mounted by nobody."""
+    """Raises ConfigError for folders that only .env or the YAML file mention: a container would not have them
+    mounted."""
     env_file = read_env_file(Path(spec.project_dir, ".env"))
     if "HF_HOME" in env_file and "HF_HOME" not in dict(spec.environment):
         raise ConfigError(

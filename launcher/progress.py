@@ -42,7 +42,7 @@ class Job:
     """0 also where the scheduler does not say it."""
     name: str = ""
     script: str = ""
-    """What it was made of, where the scheduler says so."""
+    """The script that it was made of, where the scheduler says so."""
     release: str = ""
     """The command without which it never starts, where the scheduler holds it."""
     advice: str = ""
@@ -66,18 +66,18 @@ class RunStatus:
     jobs: Sequence[Job]
     """Oldest first."""
     progress: Progress | None
-    """What its progress.json says: `read_progress` of a folder here, `parse_progress` of a text from elsewhere."""
+    """Its progress.json: from a folder by `read_progress`, from a pod's text by `parse_progress`."""
     place: str
     """Where its files lie, for a person."""
     made: Sequence[str]
     """Which of OUTCOMES are there; words for a person where that cannot be seen."""
     finished: bool
-    look: str
-    """What to type to look at the report."""
+    report_advice: str
+    """How to open its report."""
     spoilt: bool = False
     """Its metrics.json is not what training wrote: nobody knows whether it is finished."""
     saved_step: int = 0
-    """That of its newest checkpoint, which is all that a run of an earlier version tells; 0: none is seen."""
+    """The step of its newest checkpoint, which is all that a run of an earlier version tells; 0: none is seen."""
     unknown_step: str = ""
     """Why nobody can say how far it is, where that is the case."""
     done: bool = False
@@ -96,15 +96,15 @@ def run_status(run: Run, jobs: Sequence[Job], *, elsewhere: str = "") -> RunStat
         place=str(run.folder),
         made=[name for name in OUTCOMES if (run.folder / name).exists()],
         finished=finished(run.folder),
-        look=how_to_look(run.folder),
+        report_advice=how_to_open_report(run.folder),
         spoilt=spoilt(run.folder),
         done=done(run.folder),
         elsewhere="" if jobs else elsewhere,
     )
 
 
-def how_to_look(folder: Path) -> str:
-    """What to type to look at a finished run's report."""
+def how_to_open_report(folder: Path) -> str:
+    """The command that opens a finished run's report."""
     if (folder / "report.html").exists():
         return f"look at {folder / 'report.html'}"
     return f"{training_command('trainer', 'report', folder)} (it has no report yet)"
@@ -194,7 +194,7 @@ def _next_command(seen: RunStatus, words: str, again: str) -> str:
     if seen.spoilt:
         return f"{SPOILT}, then {again if seen.jobs else f'the command that began it, with {words}'}"
     if seen.finished:
-        return seen.look
+        return seen.report_advice
     if unknown:
         return next_step(UNKNOWN, 0, ended=False, words=words, again=again)
     if seen.jobs:

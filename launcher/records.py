@@ -24,7 +24,7 @@ from trainer.text import shown
 
 METRICS_BEGIN, METRICS_END = b'{\n "format": ', b"}\n"
 ATTEMPT_NAME = "attempt.json"
-"""What this machine keeps of a run that it trains itself."""
+"""The record that this machine keeps of a run that it trains itself."""
 SPOILT = f"{METRICS_FILE} is not what training wrote: remove it"
 JOB_ID = re.compile(r"[0-9]{1,12}(_[0-9]{1,9})?(;[A-Za-z0-9][A-Za-z0-9_.-]{0,63})?|[a-z0-9][a-z0-9-]{0,62}")
 """Slurm's numbers, those of an array's members too, with the cluster where it is another; names of Kubernetes."""
@@ -153,7 +153,7 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def run_record(plan: Plan) -> dict[str, Any]:
-    """What run.json says: the request, the plan, the code they were made with, the jobs that worked on it."""
+    """The content of run.json: the request, the plan, the code they were made with, the jobs that worked on it."""
     return {**planned_record(plan), "git": _git(plan.spec)}
 
 

@@ -1,5 +1,5 @@
-"""What a scheduler is. The verbs are written once above this: plan, render, submit and sweep in starting.py, resume in
-resuming.py, status, logs, list and cancel in verbs.py. slurm/, k8s/ and local/ implement it.
+"""The protocol of a scheduler. The verbs are written once above this: plan, render, submit and sweep in starting.py,
+resume in resuming.py, status, logs, list and cancel in verbs.py. slurm/, k8s/ and local/ implement it.
 
 A scheduler is a folder whose scheduler.py holds its `Scheduler`, and one name in the Makefile's list. It has two parts:
 the `Target` that runs are planned for and handed to, and the `Place` where they are found again.
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from trainer.outcome import SchedulerError
 
 Words = Mapping[str, str]
-"""What was given, as text by variable name; or an environment."""
+"""Given values, as text by variable name; or an environment."""
 WordsOf = Callable[[str], str]
-"""What make needs to find the run or sweep of that id again: `TO=k8s RUN=x NAMESPACE=y`."""
+"""The words by which make finds the run or sweep of that id again: `TO=k8s RUN=x NAMESPACE=y`."""
 
 
 class AnyRun(Protocol):
@@ -39,16 +39,16 @@ R = TypeVar("R", bound=AnyRun)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found(Generic[R]):
-    """What RUN names."""
+    """The run or the sweep that RUN names."""
 
     name: str
-    """What RUN takes."""
+    """The id for RUN=."""
     runs: Sequence[R]
     """The run, or the members of the sweep."""
     sweep: Recorded | None = None
     """sweep.json, where the sweep's folder lies on this machine."""
     again: str = ""
-    """What goes on with it, in words; empty where make resume does."""
+    """The command that goes on with it; empty where make resume does."""
 
     @property
     def is_sweep(self) -> bool:
@@ -62,7 +62,7 @@ class Found(Generic[R]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cancelled:
-    """What became of a wish to cancel."""
+    """The result of a cancel."""
 
     job_ids: Sequence[str]
     """Jobs that are told to end now; none when there was no job that is pending or running."""
@@ -74,15 +74,15 @@ class Cancelled:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """What is submitted at once: one run, or the members of a sweep."""
+    """The plans that are submitted at once: one run, or the members of a sweep."""
 
     plans: tuple[Plan, ...]
     sweep: Sweep | None = None
-    """What the members of a new sweep differ in; its plans are these."""
+    """The sweep of these plans, where they are members of a new one."""
 
     @property
     def spec(self) -> JobSpec:
-        """That of the first one: members share resources, image and folders."""
+        """The spec of the first plan: members share resources, image and folders."""
         return self.plans[0].spec
 
     @property
@@ -96,12 +96,12 @@ class Batch:
 
 
 class Target(Protocol[R]):
-    """What runs are planned for and handed to: a scheduler, with the site file that a request names. Every verb makes
+    """A scheduler with the site file that a request names: runs are planned for it and handed to it. Every verb makes
     one anew. `complete`, `plan` and `render` read files and ask nobody, so they work without a cluster."""
 
     @property
     def given(self) -> Words:
-        """What was given, with what this target says of itself, such as the cores of this machine."""
+        """The given values, and those that this target adds, such as the cores of this machine."""
 
     @property
     def site(self) -> Site:
@@ -161,7 +161,7 @@ class Place(Protocol[R]):
     def newest(self, most: int) -> tuple[Sequence[R | str], int]:
         """(the newest runs, at most so many; how many there are). One that cannot be read is its id alone."""
 
-    def look(self, runs: Sequence[R]) -> Sequence[RunStatus]:
+    def statuses(self, runs: Sequence[R]) -> Sequence[RunStatus]:
         """How they stand. A job of which the scheduler does not tell is UNKNOWN."""
 
     def cancel(self, runs: Sequence[R]) -> Cancelled:
@@ -197,4 +197,4 @@ class Scheduler(Protocol[P_co, T_co]):
         """Where the runs are that are meant. Raises ConfigError for a wrong value."""
 
     def target(self, given: Words, environ: Words, project_dir: Path) -> T_co:
-        """What `given` is planned for. Raises ConfigError for a wrong site file, or what says nothing to it."""
+        """The target for `given`. Raises ConfigError for a wrong site file, or a variable that it does not take."""

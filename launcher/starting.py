@@ -5,7 +5,9 @@ The order is the promise: everything that can be refused is refused before the f
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ from launcher import cli
 from launcher.cli import words_of
 from launcher.scheduler import Batch, Scheduler, Target, Words, WordsOf
 from planner.job import JobSpec
+from planner.plan import Plan
 from planner.request.resolve import resolve
 from planner.request.variables import BY_NAME, OF_SWEEPS
-from trainer.outcome import FINISHED, ConfigError, SchedulerError
+from planner.values import expand_home
+from trainer.outcome import FINISHED, ConfigError, Problems, SchedulerError
 
 
 def plan(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
@@ -59,7 +63,7 @@ def planned(
     run_suffix: str | None = None,
     sweeps: bool = False,
 ) -> tuple[Target[Any], Batch]:
-    """What is to be run, and what it is planned for. Without RUN and `run_suffix` ids are hashes of the request.
+    """The target, and the planned batch. Without RUN and `run_suffix` ids are hashes of the request.
 
     Raises:
         ConfigError: the request is wrong, or the scheduler could not run it.
@@ -69,10 +73,17 @@ def planned(
     is_named = run_suffix is not None or "RUN" in given
 
     def spec_of(asked: Words) -> JobSpec:
-        return request(target, asked, environ, project_dir, run_suffix=run_suffix, is_named=is_named)
+        with _lost_data_first("" if target.paths_elsewhere else asked.get("DATA", ""), project_dir, environ):
+            return request(target, asked, environ, project_dir, run_suffix=run_suffix, is_named=is_named)
+
+    def plan_of(spec: JobSpec) -> Plan:
+        # Only who begins a run has to have the data here: `plan` is also asked where it is not.
+        data = spec.data if run_suffix is not None else given.get("DATA", "")
+        with _lost_data_first("" if target.paths_elsewhere else data, project_dir, environ):
+            return target.plan(spec)
 
     if not sweeps and not any(name in given for name in OF_SWEEPS):
-        return target, Batch(plans=(target.plan(spec_of(target.given)),))
+        return target, Batch(plans=(plan_of(spec_of(target.given)),))
     from launcher.grid import EXAMPLE
     from launcher.trials import plan_sweep
 
@@ -80,15 +91,32 @@ def planned(
         raise ConfigError(f"what shall the members differ in? say {EXAMPLE}")
     members = plan_sweep(
         target.given, project_dir=project_dir, environ=environ, run_suffix=run_suffix,
-        spec_of=spec_of, plan_of=target.plan, parallel=target.parallel,
+        spec_of=spec_of, plan_of=plan_of, parallel=target.parallel,
     )  # fmt: skip
     return target, Batch(plans=members.plans, sweep=members)
+
+
+@contextlib.contextmanager
+def _lost_data_first(data: str, project_dir: Path, environ: Words) -> Iterator[None]:
+    """A refusal in the block begins with what is wrong with the place of `data`: no other card and no other number
+    helps a run without records."""
+    try:
+        yield
+    except ConfigError as error:
+        from trainer.data.sources import find_sources, from_folder
+
+        problems = Problems()
+        with problems.kept():
+            if data:
+                find_sources(from_folder(project_dir, expand_home(data, environ)))
+        problems.append(error)
+        problems.refuse()
 
 
 def request(
     target: Target[Any], asked: Words, environ: Words, project_dir: Path, *, run_suffix: str | None, is_named: bool
 ) -> JobSpec:
-    """What is `asked`, complete for `target`. Raises ConfigError."""
+    """The JobSpec that is `asked` for, complete for `target`. Raises ConfigError."""
     spec = resolve(
         asked, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=target.site,
         paths_elsewhere=target.paths_elsewhere,
@@ -99,7 +127,7 @@ def request(
 def _new(
     scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path, *, sweeps: bool = False
 ) -> tuple[Target[Any], Batch]:
-    """What is planned, after everything that can be refused before a file is written."""
+    """The planned batch, after everything that can be refused before a file is written."""
     suffix = cli.fresh_suffix()
     target, batch = planned(scheduler, given, environ, project_dir, run_suffix=suffix, sweeps=sweeps)
     return target, target.ready(batch)

@@ -28,7 +28,7 @@ class State:
     word: str
     means: str
     next: str
-    """What to type, with {words} and {again} in it."""
+    """The command to type next, with {words} and {again} in it."""
     ended: bool = True
     said_by: tuple[str, ...] = CLUSTERS
 
@@ -114,7 +114,7 @@ BY_WORD = {state.word: state for state in STATES}
 
 
 def next_step(word: str, exit_code: int, *, ended: bool, words: str, again: str) -> str:
-    """What to type about a job that stands so, and whose run is not finished."""
+    """The command to type for a job in that state, whose run is not finished."""
     state = BY_WORD.get(word)
     told = READ if ended else FOLLOW  # of a word that only one scheduler has, such as Slurm's CONFIGURING
     if exit_code == BAD_CONFIG:

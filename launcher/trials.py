@@ -58,7 +58,7 @@ def plan_sweep(
     elif is_id:
         path, config = find_sweep(source, service_environ(project_dir, environ))
     else:
-        raise ConfigError(f"SWEEP={shown(source)}: no such file, and no id of a sweep as entity/project/id")
+        raise ConfigError("no such file, and no id of a sweep as entity/project/id", name="SWEEP", given=source)
     parameters = check_config(config, source)
     for name in given:
         if (setting := BY_NAME[name].setting) in parameters:
@@ -109,7 +109,7 @@ def check_config(config: Mapping[str, Any], source: str) -> dict[str, dict[str, 
     problems += [] if problems else _odd_words(config)
     for name, listed in (config["parameters"] if isinstance(config.get("parameters"), dict) else {}).items():
         try:
-            _check_parameter(str(name), listed)
+            _check_parameter(str(name), listed, method=str(config.get("method")))
         except ConfigError as error:
             problems.append(error)
     if problems:
@@ -119,7 +119,7 @@ def check_config(config: Mapping[str, Any], source: str) -> dict[str, dict[str, 
 
 
 def _odd_words(config: Mapping[str, Any]) -> list[ConfigError]:
-    """What is wrong with the method and the metric."""
+    """The mistakes in the method and the metric."""
     metric = config["metric"]
     asked = (
         (config["method"] in METHODS, f"method takes {' or '.join(METHODS)}, got {shown(config['method'])}"),
@@ -129,7 +129,7 @@ def _odd_words(config: Mapping[str, Any]) -> list[ConfigError]:
     return [ConfigError(problem) for right, problem in asked if not right]
 
 
-def _check_parameter(name: str, listed: object) -> None:
+def _check_parameter(name: str, listed: object, *, method: str) -> None:
     if name not in PARAMETERS:
         said = f"{shown(name)} is not for sweeps{nearest(name, PARAMETERS)}"
         raise ConfigError(said, allowed=f"they take {', '.join(PARAMETERS)}")
@@ -142,6 +142,18 @@ def _check_parameter(name: str, listed: object) -> None:
     taken = [convert(TrainConfig, name, value, shown_as=name) for value in found]
     if spread and taken[0] > taken[1]:
         raise ConfigError(f"{name}: min {taken[0]} is above max {taken[1]}")
+    if spread and method == "grid" and not _is_countable(listed):
+        advice = "list them under `values:`, or take `method: random`"
+        raise ConfigError(f"{name}: a grid has no end between min {taken[0]} and max {taken[1]}", advice=advice)
+
+
+def _is_countable(listed: object) -> bool:
+    """Whether W&B finds a grid between min and max: whole numbers, or a distribution in steps of `q`."""
+    if not isinstance(listed, dict):
+        return False
+    kind = listed.get("distribution")
+    whole = all(type(listed[end]) is int for end in ("min", "max"))
+    return kind in ("int_uniform", "q_uniform") or (kind is None and whole)
 
 
 def _limits(listed: object) -> list[Any]:
@@ -168,8 +180,10 @@ def _for_all(spec: JobSpec, parameters: Mapping[str, Any]) -> dict[str, str]:
         if batch % (steps * spec.num_processes):
             near = max(1, batch // (steps * spec.num_processes)) * steps * spec.num_processes
             raise ConfigError(
-                f"EFFECTIVE_BATCH={batch}: is of the largest accumulation, {steps} on {spec.num_processes} "
-                f"processes: try {near}"
+                f"is of the largest accumulation, {steps} on {spec.num_processes} processes",
+                name="EFFECTIVE_BATCH",
+                given=batch,
+                advice=f"try {near}",
             )
         found["EFFECTIVE_BATCH"] = str(batch // steps)
     return found
@@ -187,7 +201,7 @@ def _check_micro_batch(plan: Plan, parameters: Mapping[str, Any]) -> None:
 
 
 def _parameters_table(config: Mapping[str, Any], source: str) -> str:
-    """What W&B chooses from, and by what it judges."""
+    """The parameters that W&B chooses from, and the metric that it judges by."""
     rows = [(source, "")]
     for name, listed in config["parameters"].items():
         spread = f"{listed.get('min')} to {listed.get('max')}{' (log)' * ('log' in str(listed.get('distribution')))}"

@@ -25,7 +25,7 @@ NAMED = 5
 
 def status(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
     place, found = find(scheduler, given, environ, project_dir)
-    seen = place.look(found.runs)
+    seen = place.statuses(found.runs)
     words = words_of(scheduler, given, found.name)
     if found.is_sweep:
         _say_unknown(seen)
@@ -43,13 +43,13 @@ def status(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project
 
 def list_runs(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
     if "RUN" in given:
-        raise ConfigError(f"RUN={given['RUN']}: list shows all; make status RUN=... shows one")
+        raise ConfigError("list shows all; make status RUN=... shows one", name="RUN", given=given["RUN"])
     place = _place(scheduler, given, environ, project_dir)
     runs, count = place.newest(LISTED)
     if not runs:
         print(f"no run in {place.where}")
         return FINISHED
-    seen = place.look([run for run in runs if not isinstance(run, str)])
+    seen = place.statuses([run for run in runs if not isinstance(run, str)])
     _say_unknown(seen)
     rows = iter(seen)
     print(list_text([run if isinstance(run, str) else next(rows) for run in runs]))
@@ -67,7 +67,7 @@ def logs(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_d
         place, found = find(scheduler, given, environ, project_dir)
         run = found.runs[0]
         if found.is_sweep:
-            seen = list(zip(place.look(found.runs), found.runs, strict=True))
+            seen = list(zip(place.statuses(found.runs), found.runs, strict=True))
             running = [run for state, run in seen if state_of(state) == RUNNING]
             run = (running or [run for state, run in seen if not state.done] or [run])[0]
             say(f"RUN={found.name} is a sweep: this is {run.run_id}, RUN= shows another")
@@ -103,8 +103,8 @@ def find(
     only: bool = False,
     takes: Sequence[str] = (),
 ) -> tuple[P_co, Found[Any]]:
-    """What RUN names, and where; without RUN the newest run, or with `only` the only one. `takes` are variables that
-    the verb takes besides those that say which run is meant.
+    """The run that RUN names, and its place; without RUN the newest run, or with `only` the only one. `takes` are
+    variables that the verb takes besides those that say which run is meant.
 
     Raises:
         ConfigError: there is no such run, or no one run to take.
@@ -123,7 +123,7 @@ def _found(scheduler: Scheduler[Any, Any], place: Place[R], run_id: str | None, 
     names = ", ".join(known[:NAMED]) + (", ..." if len(known) > NAMED else "")
     if run_id:
         near = nearest(run_id, known) or ":"
-        raise ConfigError(f"RUN={run_id}: no such run in {place.where}{near} known are {names}")
+        raise ConfigError(f"no such run in {place.where}{near} known are {names}", name="RUN", given=run_id)
     if only and len(known) > 1:
         raise ConfigError(f"which of {len(known)} runs? say RUN= one of {names}")
     newest = place.named(known[0])

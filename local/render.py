@@ -11,7 +11,7 @@ from trainer.commands import training_command
 from trainer.node.stop import LEAD_ENV, LIMIT_ENV, stop_lead_s
 
 NO_LIMIT_MIN = 366 * 24 * 60
-"""What TIME takes at most: nothing but a person ends a run of this machine, where it is left out."""
+"""The most that TIME takes: a run of this machine without TIME ends only when a person ends it."""
 
 
 def render(batch: Batch) -> str:

@@ -36,7 +36,7 @@ class Runs(FolderOfRuns):
         found = FolderOfRuns.named(self, run_id)
         return found and replace(found, again=_again(found))
 
-    def look(self, runs: Sequence[Run]) -> Sequence[RunStatus]:
+    def statuses(self, runs: Sequence[Run]) -> Sequence[RunStatus]:
         return [run_status(run, jobs_of(run), elsewhere="slurm" if run.job_ids else "") for run in runs]
 
     def cancel(self, runs: Sequence[Run]) -> Cancelled:
@@ -67,7 +67,7 @@ class Runs(FolderOfRuns):
 
     @contextlib.contextmanager
     def held(self, found: Found[Run], words: WordsOf) -> Iterator[Sequence[Run]]:
-        """What make run began; each attempt holds the run's lock."""
+        """The runs that make run began; each attempt holds the run's lock."""
         if found.again:
             raise ConfigError(f"{found.text} was not begun by make run: {found.again} goes on with it")
         yield found.runs
@@ -81,7 +81,7 @@ class Runs(FolderOfRuns):
 
 
 def _again(found: Found[Run]) -> str:
-    """What goes on with it, in words; empty where make resume does: it takes what make run began alone."""
+    """The command that goes on with it; empty where make resume does, which takes only runs that make run began."""
     if found.is_sweep:
         return f"the command that began it (make sweep) with RUN={found.name}"
     run = found.runs[0]

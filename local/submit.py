@@ -50,7 +50,9 @@ def _sweep_as_begun(batch: Batch, sweep: Sweep, environ: Words, plan_of: PlanOf)
     if begun and begun.wandb:
         sweep = begin(sweep, environ, plan_of, path=begun.wandb)
     if os.path.lexists(sweep.folder) and not (begun and begun.values == sweep.values):
-        raise ConfigError(f"RUN={sweep.sweep_id}: {sweep.folder} is not of this sweep: give another RUN")
+        raise ConfigError(
+            f"{sweep.folder} is not of this sweep", name="RUN", given=sweep.sweep_id, advice="give another RUN"
+        )
     return Batch(plans=sweep.plans, sweep=sweep)
 
 
@@ -67,9 +69,9 @@ def check_folder(plan: Plan, *, again: bool = False) -> None:
     another = f"give another RUN, or none for a new one, or remove {folder}"
     refuse_spoilt(folder, "the same command")
     if finished(folder):
-        raise ConfigError(f"RUN={plan.spec.run_id} is finished: {another}")
+        raise ConfigError(f"is finished: {another}", name="RUN", given=plan.spec.run_id)
     if not (folder / RECORD_NAME).is_file():
-        raise ConfigError(f"RUN={plan.spec.run_id}: {folder} exists and is no run: {another}")
+        raise ConfigError(f"{folder} exists and is no run: {another}", name="RUN", given=plan.spec.run_id)
     if again:
         return
     asked = json.loads(json.dumps(run_record(plan)["spec"]))
@@ -78,8 +80,10 @@ def check_folder(plan: Plan, *, again: bool = False) -> None:
         names = {variable.field: variable.name for variable in VARIABLES}
         told = [f"{names[key]}={word(recorded.get(key))}, not {word(asked[key])}" for key in changed if key in names]
         raise ConfigError(
-            f"RUN={plan.spec.run_id} was begun with {'; '.join(told) or f'another {changed[0]}'}: ask for the same, or "
-            f"{another}"
+            f"was begun with {'; '.join(told) or f'another {changed[0]}'}",
+            name="RUN",
+            given=plan.spec.run_id,
+            advice=f"ask for the same, or {another}",
         )
 
 

@@ -1,4 +1,4 @@
-"""What runs are planned for on this machine: its cores, its memory, its GPUs, and what was begun here before."""
+"""The target on this machine: its cores, its memory, its GPUs, and the runs that were begun on it before."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from planner.request.site import Site
 from planner.request.variables import parse_given
 from trainer.files import RECORD_NAME
 from trainer.outcome import ConfigError
-from trainer.text import GIB, shown
+from trainer.text import GIB
 
 if TYPE_CHECKING:
     from launcher.records import Run
 
-# What `validate data` changes in a request, and what find-batch-size does.
+# The fields that `validate data` changes in a request, those that find-batch-size changes.
 OF_LENGTHS = ("length_source", "max_length", "supervised_tokens", "images_per_sample")
 OF_BATCH = ("measured_with", "measured_batch", "measured_peak_gib")
 OF_IMAGE = ("IMAGE", "BINDS")
@@ -45,13 +45,20 @@ class Machine:
 
     def complete(self, spec: JobSpec, *, is_new: bool, is_named: bool) -> JobSpec:
         if spec.resources.nodes > 1:
-            raise ConfigError(f"NODES={spec.resources.nodes}: run uses this machine only; make submit takes several")
+            raise ConfigError(
+                "run uses this machine only; make submit takes several", name="NODES", given=spec.resources.nodes
+            )
         if spec.slurm.runtime != "none":
             raise ConfigError(
-                f"RUNTIME={spec.slurm.runtime} is for clusters: run uses this checkout's environment, leave it out"
+                "is for clusters",
+                name="RUNTIME",
+                given=spec.slurm.runtime,
+                advice="run uses this checkout's environment, leave it out",
             )
         if spec.resources.device == "cuda" and not shutil.which("nvidia-smi"):
-            raise ConfigError("DEVICE=cuda, and this machine has no NVIDIA driver: say DEVICE=cpu, or submit")
+            raise ConfigError(
+                "this machine has no NVIDIA driver", name="DEVICE", given="cuda", advice="say DEVICE=cpu, or submit"
+            )
         return spec.but(time_limit_min=NO_LIMIT_MIN) if is_new and "TIME" not in self.given else spec
 
     def plan(self, spec: JobSpec) -> Plan:
@@ -112,13 +119,11 @@ def target(given: Words, environ: Words, project_dir: Path, *, in_image: bool = 
         ConfigError: what says nothing to a process of this machine, and more memory than there is.
     """
     if not in_image and (odd := [name for name in given if name in OF_IMAGE]):
-        raise ConfigError(
-            f"{odd[0]}={shown(given[odd[0]])}: on this machine only docker-run takes it, leave it out", name=odd[0]
-        )
+        raise ConfigError("on this machine only docker-run takes it, leave it out", name=odd[0], given=given[odd[0]])
     memory = max(1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // GIB)
     asked = parse_given({name: text for name, text in given.items() if name == "MEM"}).mem
     if asked is not None and asked > memory:
-        raise ConfigError(f"MEM={given['MEM']}: this machine has {memory} GiB: leave it out")
+        raise ConfigError(f"this machine has {memory} GiB", name="MEM", given=given["MEM"], advice="leave it out")
     # More threads than cores would only wait for each other.
     mine = {"CPUS": str(os.cpu_count()), **given, "MEM": str(memory if asked is None else asked)}
     return Machine(given=mine, environ=environ, project_dir=project_dir, in_image=in_image)

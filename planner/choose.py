@@ -76,15 +76,15 @@ def choose(spec: JobSpec, *, here: bool = False) -> Plan:
 
 
 def contradictions(spec: JobSpec) -> Problems:
-    """What contradicts itself in what was asked for, whatever the model and its cards."""
+    """The contradictions in a request that no model and no card would resolve."""
     problems = Problems()
     with problems.kept():
         _strategies(spec)
     with problems.kept():
         _effective_batch(spec)
     if spec.resources.gpus and spec.resources.mem_gib < (least := processes_gib(spec)):
-        text = f"MEM={spec.resources.mem_gib}: the processes of a node alone take {least} GiB: MEM={least} is the least"
-        problems.append(ConfigError(text, name="MEM"))
+        text, mem = f"the processes of a node alone take {least} GiB", spec.resources.mem_gib
+        problems.append(ConfigError(text, name="MEM", given=mem, advice=f"MEM={least} is the least"))
     return problems
 
 
@@ -93,7 +93,7 @@ def _strategies(spec: JobSpec) -> tuple[Strategy, ...]:
     strategies = NO_GPU if spec.resources.gpus == 0 else ONE_GPU if spec.num_processes == 1 else MORE_GPUS
     if spec.resources.gpus == 0 and spec.resources.nodes > 1:
         raise ConfigError(
-            f"NODES={spec.resources.nodes} without GPUs: cpu_mps is one process; try NODES=1", name="NODES"
+            "without GPUs there is one process, cpu_mps", name="NODES", given=spec.resources.nodes, advice="try NODES=1"
         )
     asked = spec.training.accelerate_config
     possible = list(dict.fromkeys(strategy.config for strategy in strategies))
@@ -101,7 +101,7 @@ def _strategies(spec: JobSpec) -> tuple[Strategy, ...]:
         gpus = spec.resources.gpus * spec.resources.nodes
         offered = f"{gpus} GPU{'s' * (gpus != 1)}" if gpus else "no GPU"
         raise ConfigError(
-            f"CONFIG={asked} is not for {offered}: try CONFIG={' or CONFIG='.join(possible)}", name="CONFIG"
+            f"is not for {offered}", name="CONFIG", given=asked, advice=f"try CONFIG={' or CONFIG='.join(possible)}"
         )
     return strategies
 
@@ -117,7 +117,7 @@ def _effective_batch(spec: JobSpec) -> tuple[int, list[str]]:
     if batch != asked:
         near = " or ".join(str(b) for b in (batch - world, batch) if b)
         raise ConfigError(
-            f"EFFECTIVE_BATCH={asked} cannot be shared evenly by {world} GPUs: try {near}", name="EFFECTIVE_BATCH"
+            f"cannot be shared evenly by {world} GPUs", name="EFFECTIVE_BATCH", given=asked, advice=f"try {near}"
         )
     return batch, []
 
@@ -224,7 +224,7 @@ def _experts_note(spec: JobSpec) -> str:
 
 
 def _zero3_note(spec: JobSpec, usable_bytes: int) -> str:
-    """What sharding saves over DDP, all else equal: little where 4-bit weights are small beside the card."""
+    """How much memory sharding saves over DDP, all else equal: little where 4-bit weights are small beside the card."""
     ddp, zero = (
         estimate(
             spec, config=config, checkpointing=True, offload=False, optimizer="adamw", micro_batch_size=1

@@ -23,7 +23,7 @@ class Batch:
     """The largest micro-batch that really fits."""
 
     request: dict[str, Any]
-    """What it depends on, see `depends_on`."""
+    """The values that it depends on, see `depends_on`."""
     data_sha256: str
     micro_batch_size: int
     peak_bytes: int
@@ -46,7 +46,7 @@ def write_batch(data: str, batch: Batch) -> Path:
 
 
 def read_batch(spec: JobSpec, data: str) -> Batch | None:
-    """What fits this request with the records at `data`; None when nothing was measured, or for another one."""
+    """The micro-batch that fits this request with the records at `data`; None where this request was not measured."""
     try:
         found = Batch(**once(read_json, batch_path(data)))
         label, sizes = str(found.request["config"]), (found.micro_batch_size, found.peak_bytes)

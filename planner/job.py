@@ -22,7 +22,7 @@ FEW_WORDS = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """What the job gets of a machine, and for how long."""
+    """The share of a cluster that the job gets, and for how long."""
 
     gpus: int = 1
     """Per node; 0 only on device cpu."""
@@ -64,7 +64,7 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Records:
-    """What is known about the records of this dataset, and what was tried with them."""
+    """Facts about the records of this dataset, and the micro-batch that was tried with them."""
 
     supervised_tokens: int = 128
     """Tokens a sample that the loss is computed on."""
@@ -84,26 +84,26 @@ class Sources:
     """Where values come from, in words."""
 
     vram_source: str = "assumed"
-    """Of `vram_gib`."""
+    """The source of `vram_gib`."""
     length_source: str = "MAX_LENGTH"
-    """Of `max_length`."""
+    """The source of `max_length`."""
     site: str = ""
     """The site file and the names that were taken from it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Container:
-    """The image that the job runs in, and what it sees."""
+    """The image that the job runs in, and the folders that it sees."""
 
     image: str | None = None
     """A registry's reference, a .sif or .sqsh file, or the folder of an unpacked one."""
     binds: tuple[str, ...] = ()
-    """What containers also see, each as SOURCE[:TARGET][:ro]."""
+    """Further folders that containers see, each as SOURCE[:TARGET][:ro]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slurm:
-    """What only Slurm is told."""
+    """Options that only Slurm has."""
 
     runtime: str = "none"
     account: str | None = None
@@ -127,7 +127,7 @@ class Slurm:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kubernetes:
-    """What only Kubernetes is told."""
+    """Options that only Kubernetes has."""
 
     namespace: str | None = None
     queue: str | None = None
@@ -138,8 +138,8 @@ class Kubernetes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobSpec:
-    """What is trained, under which name, from where. `planner.request.resolve` makes it from a Request, the files and
-    the model."""
+    """One job: the model and the data, the run's name and folders, and the parts. `planner.request.resolve` makes it
+    from a Request, the files and the model."""
 
     model: str
     """Folder or hub id."""
@@ -204,7 +204,7 @@ class JobSpec:
 
     @property
     def too_short_for_pictures(self) -> str:
-        """That no record with a picture can be kept, in words; empty where one might be."""
+        """A sentence where no record with a picture can be kept; empty where one might be."""
         least, length = self.shape.tokens_per_image + FEW_WORDS, self.training.max_length
         if not self.shape.fixed_pictures or self.sources.length_source != "MAX_LENGTH" or length >= least:
             return ""

@@ -24,7 +24,7 @@ def launch_of(spec: JobSpec, candidate: Candidate) -> Launch:
 
 
 def _overrides(spec: JobSpec, candidate: Candidate) -> tuple[str, ...]:
-    """What one candidate changes in its YAML; `accelerate launch` lets the command line win."""
+    """The keys of its YAML that a candidate changes; `accelerate launch` lets the command line win."""
     offload = ("--offload_optimizer_device", "cpu") if candidate.offload else ()
     # A single process gets ACCELERATE_USE_CPU from this flag, whatever the environment says; with several
     # processes the flag would make accelerate start one only, and the environment decides.

@@ -1,4 +1,4 @@
-"""What is predicted (Estimate), what was tried (Candidate) and what was decided (Plan).
+"""A prediction (Estimate), a way that was tried (Candidate) and the decision (Plan).
 
 A Plan is data: every scheduler renders the same one, `plan` prints it, and run.json keeps it.
 """
@@ -71,7 +71,7 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What will run and why. Every backend renders the same Plan."""
+    """The job that will run, and why. Every scheduler renders the same Plan."""
 
     spec: JobSpec
     chosen: Candidate
@@ -83,7 +83,7 @@ class Plan:
     env: tuple[tuple[str, str], ...]
     """Environment of every process of the job, sorted; never a secret."""
     notes: tuple[str, ...] = field(default=())
-    """What a person should know: defaults rounded, a forced configuration that will not fit, ..."""
+    """Sentences for a person: a default was rounded, a forced configuration will not fit, ..."""
 
     @property
     def num_processes(self) -> int:

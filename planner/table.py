@@ -22,7 +22,7 @@ SLOWER: dict[str, Callable[[Candidate], bool]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Screen:
-    """What the text is for."""
+    """The screen or the file that the text is for."""
 
     width: int = 110
     colour: bool = False
@@ -41,7 +41,7 @@ def plan_table(plan: Plan, screen: Screen = PAPER) -> str:
 
 
 def plan_summary(plan: Plan, screen: Screen = PAPER) -> str:
-    """What was asked for and chosen, and what a person should know about it, without the candidates."""
+    """The request, the choice and the notes, without the candidates."""
     return "\n".join(filter(None, (_asked(plan, screen), _notes(plan, screen), _decision(plan, screen))))
 
 

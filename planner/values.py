@@ -1,4 +1,4 @@
-"""What a variable's text may be: strict parsers that say what was given, what is allowed and what to do.
+"""Strict parsers of variables: a refusal says what was given, what is allowed and what to do.
 
 A parser takes the variable's name and its text and returns the value or raises ConfigError with one line.
 """
@@ -36,7 +36,7 @@ def refuse(name: str, text: str, allowed: str) -> ConfigError:
 
 
 def taking(option: Option, hint: str = "") -> Parser:
-    """What a setting of that type takes, in the trainer's words."""
+    """A parser that takes what a setting of that type takes, in the trainer's words."""
 
     def parse(name: str, text: str) -> object:
         if (value := option.read(text)) is None:

@@ -132,7 +132,7 @@ def _write(spec: JobSpec, setup: list[str], command: str, *, log_id: str, name: 
 
 
 def job_name(spec: JobSpec) -> str:
-    """What squeue shows: the name, and the run's id after it."""
+    """The name that squeue shows: the job's name, then the run's id."""
     return spec.run_id if spec.run_id.startswith(spec.name) else f"{spec.name}-{spec.run_id}"
 
 
@@ -166,7 +166,8 @@ def log_path(spec: JobSpec, *, job_id: str) -> str:
 
 
 def _heading(*specs: JobSpec) -> list[str]:
-    """What comes before the job's environment. An array has several `specs`, each with a folder of its own."""
+    """The script's first lines, before the job's environment. An array has several `specs`, each with its own
+    folder."""
     return [
         "# Slurm does not make the log's folder, and a job without it ends without a word. Before sbatch:",
         *(f"#   mkdir -p {shlex.quote(log_dir(spec))}" for spec in specs),

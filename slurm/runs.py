@@ -16,12 +16,12 @@ from slurm.cluster.job_id import by_cluster, split
 from slurm.cluster.queue import (
     SUBMITTING,
     SlurmError,
+    adopt_submitted_job,
+    adopt_submitted_jobs,
     ask_jobs,
     find_jobs,
     jobs_of,
-    settled,
     slurm,
-    surely_settled,
     with_exit_code,
     words,
 )  # fmt: skip
@@ -35,7 +35,7 @@ class Runs(FolderOfRuns):
 
     environ: Words
 
-    def look(self, runs: Sequence[Run]) -> Sequence[RunStatus]:
+    def statuses(self, runs: Sequence[Run]) -> Sequence[RunStatus]:
         """A job of which sbatch has not told is looked for first."""
         runs = self._as_told(runs)
         found = ask_jobs(job_ids(runs), self.environ)
@@ -51,13 +51,13 @@ class Runs(FolderOfRuns):
         found = list(runs)
         try:
             for index, run in enumerate(runs):
-                found[index] = settled(run, self.environ)
+                found[index] = adopt_submitted_job(run, self.environ)
         except SlurmError as error:
             say(str(error))
         return found
 
     def cancel(self, runs: Sequence[Run]) -> Cancelled:
-        runs = [settled(run, self.environ) for run in runs]
+        runs = [adopt_submitted_job(run, self.environ) for run in runs]
         if all(_is_local(run) for run in runs):
             name, text = name_of(runs)
             raise ConfigError(f"{text} was started without Slurm: make cancel TO=local RUN={name}")
@@ -73,7 +73,7 @@ class Runs(FolderOfRuns):
         return Cancelled(job_ids=live)
 
     def follow(self, run: Run) -> None:
-        run = settled(run, self.environ)
+        run = adopt_submitted_job(run, self.environ)
         if SUBMITTING in run.record and not run.job_ids:
             raise ConfigError(f"run {run.run_id} has no job that is known: make status RUN={run.run_id} looks for it")
         if not run.job_ids:
@@ -82,13 +82,13 @@ class Runs(FolderOfRuns):
         before = [log_path(run, job_id) for job_id in earlier]
         follow(log_path(run), lambda: jobs_of(run, find_jobs([last], self.environ))[-1], before=before)
 
-    def settled(self, runs: Sequence[Run]) -> Sequence[Run]:
+    def refreshed(self, runs: Sequence[Run]) -> Sequence[Run]:
         if not any(run.job_ids or SUBMITTING in run.record for run in runs):
             name, text = name_of(runs)
             begun = f"the command that began it, with RUN={name}, goes on with it"
             again = f"make resume TO=local RUN={name}" if len(runs) == 1 and _is_local(runs[0]) else begun
             raise ConfigError(f"{text} was started without Slurm: {again}")
-        return surely_settled([read_run(run.folder) for run in runs], self.environ)
+        return adopt_submitted_jobs([read_run(run.folder) for run in runs], self.environ)
 
     def jobs(self, runs: Sequence[Run]) -> Sequence[Sequence[Job]]:
         found = find_jobs(job_ids(runs), self.environ)

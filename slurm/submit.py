@@ -2,7 +2,7 @@
 
 The order is the promise: everything that can be refused is refused before the first file is written, and when
 sbatch itself refuses, what was written is removed again. When sbatch cannot tell, everything stays: run.json says
-what was asked for, and whoever reads it next looks for the job (queue.settled).
+what was asked for, and whoever reads it next looks for the job (queue.adopt_submitted_job).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _check_here(spec: JobSpec, environ: Words) -> None:
         )
     if (file := image_file(spec)) and not (file.is_dir() if is_unpacked(spec) else file.is_file()):
         lacking = "is no folder with an unpacked image" if file.exists() else "is not there"
-        raise ConfigError(f"IMAGE={spec.container.image}: {file} {lacking}: the nodes could not run it")
+        raise ConfigError(f"{file} {lacking}: the nodes could not run it", name="IMAGE", given=spec.container.image)
 
 
 def _check_environment(spec: JobSpec) -> None:
@@ -191,7 +191,7 @@ def _changed(before: Mapping[str, Any], plan: Plan) -> list[str]:
 
 
 def print_submitted(batch: Batch, job_id: str, environ: Words) -> int:
-    """What was chosen and submitted, and how to follow it."""
+    """The lines after a submit: the choice, the job, and how to follow it."""
     return cli.print_submitted(batch, _follow_up(batch, job_id, environ))
 
 

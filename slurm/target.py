@@ -1,4 +1,4 @@
-"""What runs are planned for on Slurm: the cluster as the site file has it, and the runtime that a job is to have."""
+"""The target on Slurm: the cluster as the site file describes it, and the runtime of a job."""
 
 from __future__ import annotations
 
@@ -70,7 +70,10 @@ def _check_whole_nodes(spec: JobSpec) -> None:
     shared = [flag for flag in spec.slurm.extra_flags if flag.startswith(("--exclusive=", "--oversubscribe"))]
     if shared and spec.resources.gpus and spec.slurm.gpu_flag == "none":
         raise ConfigError(
-            f"EXTRA_FLAGS={shared[0]}: GPU_FLAG=none takes whole nodes, and others would share their GPUs: leave it out"
+            "GPU_FLAG=none takes whole nodes, and others would share their GPUs",
+            name="EXTRA_FLAGS",
+            given=shared[0],
+            advice="leave it out",
         )
 
 

@@ -99,9 +99,7 @@ class TrainConfig:
     session_id, episode_id, session or episode."""
     strict: Annotated[bool, CONTINUES] = False
     """true: a run is refused when any record would be left out. false: it is left out and counted in the log."""
-    device: Annotated[
-        Device, Setting(continues=True, also="use_cpu no_cuda", words={"true": "cpu", "false": "cuda"})
-    ] = "cuda"
+    device: Annotated[Device, Setting(also="use_cpu no_cuda", words={"true": "cpu", "false": "cuda"})] = "cuda"
     """Where training runs. Never changed silently: without a GPU, cuda is refused."""
     world_size: Annotated[int, Range(1, 65536), Setting(planned=True)] = 1
     """How many processes train; with another number the run is refused."""
@@ -138,9 +136,7 @@ class TrainConfig:
     """The adapters' output is scaled by alpha / rank. Twice the rank where nothing else is said."""
     lora_dropout: Annotated[float, Range(0, 0.9)] = 0.05
     """Dropout in front of the adapters. It costs over a quarter of the activations' memory: take 0 on large data."""
-    init_adapter: Annotated[
-        str | None, Setting(continues=True, folder=True, also="adapter_name_or_path lora_model_dir")
-    ] = None
+    init_adapter: Annotated[str | None, Setting(folder=True, also="adapter_name_or_path lora_model_dir")] = None
     """Folder of an earlier run, or its adapter, to start from. Model, rank, alpha and layers must be the same."""
     max_length: Annotated[
         int, Range(16, MOST_TOKENS),
@@ -164,6 +160,7 @@ class TrainConfig:
     """Decides everything that is drawn: the adapters, the order of the records, which sessions are held out."""
     logging_steps: Annotated[int, STEPS, CONTINUES] = 10
     """Optimizer steps between two lines of the log."""
+    # Decides which adapter is kept, not what any step or evaluation gives.
     eval_steps: Annotated[int, STEPS, CONTINUES] = 250
     """Optimizer steps between two evaluations: held-out loss and action accuracy. There is one at the last step too.
     The adapter of the best evaluation is kept."""

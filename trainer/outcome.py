@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from trainer.files import read_json, write_whole
-from trainer.text import nearest, shown
+from trainer.text import nearest, plain_or_shown, shown
 
 FINISHED = 0
 FAILED = 1
@@ -30,8 +30,8 @@ SWEEP_ENV = "TRAINYARD_WANDB_SWEEP"
 
 
 class ConfigError(Exception):
-    """A mistake in what was asked for. Its text is one line, made of these fields; code reads the fields, never the
-    text."""
+    """A mistake in what was asked for. Its text is one line, made of these fields by `__str__` alone; code reads the
+    fields, never the text."""
 
     exit_code = BAD_CONFIG
 
@@ -40,31 +40,36 @@ class ConfigError(Exception):
         problem: str = "",
         *,
         name: str = "",
-        given: str | None = None,
+        given: object = None,
         allowed: str = "",
         advice: str = "",
         source: str = "",
+        origin: str = "",
     ) -> None:
         super().__init__(problem)
         self.problem = problem
         """What is wrong, as a sentence; empty where the other fields say it all."""
         self.name = name
         """The variable or setting that it is about."""
-        self.given = given
+        self.given = None if given is None else str(given)
         """Its value as it was given; the text then begins with name=given."""
         self.allowed = allowed
         """What it takes."""
         self.advice = advice
         """What to do."""
         self.source = source
-        """The file that says it; the text then begins with that."""
+        """The file that is wrong; the text then begins with that."""
+        self.origin = origin
+        """Where the value comes from, which nobody typed; the text then ends with that."""
 
     def __str__(self) -> str:
-        value = f"{self.name}={shown(self.given)}" if self.given is not None else ""
+        value = f"{self.name}={plain_or_shown(self.given)}" if self.given is not None else ""
         text = ": ".join(filter(None, (self.source, value, self.problem)))
         if self.allowed:
             text += f"{' ' if text.endswith('?') else ': ' * bool(text)}{self.allowed}"
-        return f"{text}; {self.advice}" if self.advice else text
+        if self.advice:
+            text += f"{': ' if value and not self.allowed else '; '}{self.advice}"
+        return f"{text} ({self.name} is from {self.origin})" if self.origin else text
 
     @property
     def words(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 
@@ -39,6 +40,11 @@ def format_table(rows: Sequence[Sequence[str]], *, rules_before: Sequence[int] =
 def shown(text: str) -> str:
     """`text` on one line, escaped where it must be and cut where it is long."""
     return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+def plain_or_shown(text: str) -> str:
+    """`text` as it is where it is one plain word, a number or a path, else as `shown`."""
+    return text if re.fullmatch(r"[A-Za-z0-9_./:,@%+=~-]{1,255}", text) else shown(text)
 
 
 def printable(text: str) -> str:

@@ -65,7 +65,7 @@ def full_name(product: str) -> str:
 
 
 def sold_gib(reported_mib: int) -> float:
-    """What a card is sold with that reports this many MiB: 39538 -> 40."""
+    """The GiB that a card is sold with when it reports this many MiB: 39538 -> 40."""
     return min((size for size in set(GPU_GIB.values()) if size * 1024 >= reported_mib), default=reported_mib / 1024)
 
 

@@ -176,7 +176,7 @@ def _cut(said: str) -> str:
 
 
 def _read(said: str, holding: str) -> Object:
-    """What `kubectl get` says. Raises KubectlError when that is not the JSON asked for."""
+    """The answer of `kubectl get`. Raises KubectlError when that is not the JSON asked for."""
     try:
         found: Object = parse_json(said)
         found[holding]

@@ -44,7 +44,10 @@ def rehearse(kubectl: Kubectl, batch: Batch, text: str, notes: Sequence[str]) ->
     except KubectlError as error:
         if missing := re.search(r'namespaces "([^"]+)" not found', error.said):
             raise ConfigError(
-                f"NAMESPACE={missing[1]}: the cluster has no such namespace: kubectl get namespaces lists them"
+                "the cluster has no such namespace",
+                name="NAMESPACE",
+                given=missing[1],
+                advice="kubectl get namespaces lists them",
             ) from None
         refuse_if_taken(error, batch)
         raise
@@ -121,7 +124,9 @@ def _check_claim(spec: JobSpec, access: Sequence[str] | None) -> None:
     name = claim_name(spec)
     if access is None:
         raise ConfigError(
-            f"PVC={name}: no such claim in the namespace: {make_claim(spec, name)} prints one for kubectl apply -f -"
+            f"no such claim in the namespace: {make_claim(spec, name)} prints one for kubectl apply -f -",
+            name="PVC",
+            given=name,
         )
     if access:
         refuse_narrow_claim(spec, access, "as the cluster says")
@@ -134,14 +139,17 @@ def _check_queue(kubectl: Kubectl, queue: str) -> None:
     except KubectlError as error:
         if NO_SUCH_KIND in error.said:
             raise ConfigError(
-                f"QUEUE={queue}: this cluster has no Kueue ({QUEUES}), so nothing would queue the job: leave QUEUE out"
+                f"this cluster has no Kueue ({QUEUES}), so nothing would queue the job",
+                name="QUEUE",
+                given=queue,
+                advice="leave QUEUE out",
             ) from None
         if error.reason != "Forbidden":
             raise
         cli.say(f"QUEUE={queue} could not be looked up, your role may not: if it is not there, the job waits for ever")
         return
     if found is None:
-        raise ConfigError(f"QUEUE={queue}: no such queue in the namespace{_queues_there(kubectl, queue)}")
+        raise ConfigError(f"no such queue in the namespace{_queues_there(kubectl, queue)}", name="QUEUE", given=queue)
     for condition in found.get("status", {}).get("conditions", []):
         if (condition["type"], condition["status"]) == ("Active", "False"):
             why = ": ".join(filter(None, (condition.get("reason"), condition.get("message"))))
@@ -164,5 +172,8 @@ def refuse_if_taken(error: KubectlError, batch: Batch) -> None:
     for spec in (plan.spec for plan in batch.plans):
         if object_names(spec).run in taken:
             raise ConfigError(
-                f"RUN={spec.run_id} exists in this namespace: give another RUN, or none for a new one"
+                "exists in this namespace",
+                name="RUN",
+                given=spec.run_id,
+                advice="give another RUN, or none for a new one",
             ) from None

@@ -1,4 +1,4 @@
-"""What a namespace has of runs: their ConfigMaps, with run.json and how their Jobs ended, their Jobs and their pods.
+"""The runs in a namespace: their ConfigMaps, with run.json and how their Jobs ended, their Jobs and their pods.
 
 No Job owns a run's ConfigMap, so it stays when they are gone.
 """
@@ -81,7 +81,7 @@ def label(item: Object) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Objects:
-    """What the cluster has of some runs now."""
+    """The objects of some runs that the cluster has now."""
 
     jobs: Sequence[Object]
     pods: Sequence[Object]
@@ -103,7 +103,7 @@ class Objects:
         ]
 
     def ends_of(self, run: Run) -> dict[str, End]:
-        """What the run's ConfigMap keeps, and what is seen now."""
+        """The ends that the run's ConfigMap keeps, and those that are seen now."""
         seen = {i: see_end(job, pods_of(i, self.pods)) for i, job in self._jobs_there(run).items() if i in run.job_ids}
         return {**{job_id: end for job_id, end in seen.items() if end}, **run.ends}
 
@@ -111,7 +111,7 @@ class Objects:
         return {name_of(job): job for job in self.jobs if label(job) == run.run_id}
 
 
-def look_for(kubectl: Kubectl, runs: Sequence[Run]) -> Objects:
+def find_objects(kubectl: Kubectl, runs: Sequence[Run]) -> Objects:
     """Those of one run, or of all when there are several."""
     only = runs[0].run_id if len(runs) == 1 else None
     jobs = kubectl.find("jobs", only)

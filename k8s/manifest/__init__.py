@@ -1,1 +1,2 @@
-"""What is applied to the cluster: the ConfigMap, the Job and its pod, the claim, and the site file about them."""
+"""The objects that are applied to the cluster: the ConfigMap, the Job and its pod, the claim, and the site file about
+them."""

@@ -27,7 +27,7 @@ def claim_text(given: Words, environ: Words, project_dir: Path) -> str:
     """The manifest of the claim. Raises ConfigError without SIZE, or for a variable that says nothing to it."""
     takes = ("SIZE", "PVC", "NODES", "NAMESPACE", "SITE")
     if odd := [name for name in given if name not in takes]:
-        raise ConfigError(f"{odd[0]}={given[odd[0]]}: only {', '.join(takes)} count here, leave it out")
+        raise ConfigError(f"only {', '.join(takes)} count here, leave it out", name=odd[0], given=given[odd[0]])
     if "SIZE" not in given:
         raise ConfigError("claim: how large? make claim SIZE=200Gi")
     site = find_site(given, project_dir, environ)
@@ -47,8 +47,10 @@ def refuse_narrow_claim(spec: JobSpec, access: Sequence[str], where: str) -> Non
     if spec.resources.nodes > 1 and WIDE not in access:
         name = claim_name(spec)
         raise ConfigError(
-            f"NODES={spec.resources.nodes}: claim {name} is {', '.join(access)} ({where}), which one node "
-            f"can mount: PVC= another that is {WIDE} ({make_claim(spec, f'{name}-wide')}), or NODES=1"
+            f"claim {name} is {', '.join(access)} ({where}), which one node can mount",
+            name="NODES",
+            given=spec.resources.nodes,
+            advice=f"PVC= another that is {WIDE} ({make_claim(spec, f'{name}-wide')}), or NODES=1",
         )
 
 

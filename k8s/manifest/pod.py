@@ -45,7 +45,7 @@ PATCH_BYTES = 14 * 14 * 3 * 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Names:
-    """What the objects of a run are called."""
+    """The names of a run's objects."""
 
     run: str
     """The ConfigMap, and the Service where several nodes meet: one of each for all attempts."""

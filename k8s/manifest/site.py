@@ -31,7 +31,7 @@ CLUSTER_KEYS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cluster:
-    """What a pod is told beyond the request; without a site file, nothing."""
+    """The options of pods that are not in a request; without a site file, none."""
 
     pvc_access: str | None = None
     """Access mode of the claim `pvc` in the site file; None: not known."""
@@ -97,12 +97,16 @@ def refuse_unknown_gpus(spec: JobSpec, site: Site, cluster: Cluster) -> None:
     resources = spec.resources
     known = tuple(dict.fromkeys([*site.gpu_gib, *cluster.gpu_selectors]))
     if resources.gpu_type and known and resources.gpu_type not in known:
-        raise ConfigError(f"GPU_TYPE={resources.gpu_type}: not in {site.source}{known_are(resources.gpu_type, known)}")
+        raise ConfigError(
+            f"not in {site.source}{known_are(resources.gpu_type, known)}", name="GPU_TYPE", given=resources.gpu_type
+        )
     largest = max(site.gpu_gib, key=lambda name: site.gpu_gib[name], default="")
     asked = resources.gpu_type if resources.gpu_type in site.gpu_gib else largest
     if resources.device == "cuda" and asked and resources.vram_gib > site.gpu_gib[asked]:
         which = asked if asked == resources.gpu_type else f"the largest GPU, {asked},"
         raise ConfigError(
-            f"VRAM={resources.vram_gib:g}: {which} has {site.gpu_gib[asked]:g} GiB in {site.source}: "
-            "ask for at most that, or for more of them with GPUS="
+            f"{which} has {site.gpu_gib[asked]:g} GiB in {site.source}",
+            name="VRAM",
+            given=f"{resources.vram_gib:g}",
+            advice="ask for at most that, or for more of them with GPUS=",
         )

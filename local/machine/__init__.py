@@ -1,1 +1,1 @@
-"""What a run is on this machine: a process that holds its lock, or a container."""
+"""A run on this machine: a process that holds its lock, or a container."""

@@ -44,7 +44,7 @@ OWN_STAT = Path("/proc/self/stat")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
-    """What attempt.json says."""
+    """The content of attempt.json."""
 
     number: int
     pid: int
@@ -173,8 +173,11 @@ def lock(folder: Path, run_id: str) -> Iterator[None]:
             except BlockingIOError:
                 if not left:
                     raise ConfigError(
-                        f"RUN={run_id} is running on this machine: wait for it, stop it with Ctrl-C where it was "
-                        f"started or with make cancel TO=local RUN={run_id}, or give another RUN"
+                        "is running on this machine",
+                        name="RUN",
+                        given=run_id,
+                        advice=f"wait for it, stop it with Ctrl-C where it was started or with make cancel TO=local "
+                        f"RUN={run_id}, or give another RUN",
                     ) from None
                 time.sleep(PAUSE_S)
             except OSError:  # a file system without locks

@@ -117,7 +117,9 @@ def _check_image(plan: Plan, program: str) -> None:
     """Raises ConfigError when the image is one that only `make image` can bring, or no container image."""
     asked, device = plan.spec.container.image, plan.spec.resources.device
     if asked and on_disk(asked):
-        raise ConfigError(f"IMAGE={asked}: {Path(program).name} takes registry/name:tag, or leave IMAGE out")
+        raise ConfigError(
+            f"{Path(program).name} takes registry/name:tag, or leave IMAGE out", name="IMAGE", given=asked
+        )
     name = image.local_name(device)
     if asked:
         return

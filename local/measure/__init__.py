@@ -1,1 +1,1 @@
-"""What steps really take on this machine: the memory of each stage, the largest micro-batch that fits."""
+"""Measured memory on this machine: that of each stage, and the largest micro-batch that fits."""

@@ -89,10 +89,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def request_here(words: Sequence[str]) -> JobSpec:
-    """What is asked of this machine. Raises ConfigError for what it cannot do."""
+    """The request to this machine. Raises ConfigError for one that it cannot run."""
     given = read_given(words, os.environ)
     if odd := [name for name in OF_SWEEPS if name in given]:
-        raise ConfigError(f"{odd[0]}={given[odd[0]]}: only make sweep takes it, leave it out for find-batch-size")
+        raise ConfigError(
+            "only make sweep takes it, leave it out for find-batch-size", name=odd[0], given=given[odd[0]]
+        )
     refuse_untaken(given, "local")
     here = target(given, os.environ, PROJECT_DIR)
     return starting.request(here, here.given, os.environ, PROJECT_DIR, run_suffix=cli.fresh_suffix(), is_named=True)

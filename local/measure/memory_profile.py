@@ -1,5 +1,5 @@
-"""`python -m local profile-memory`: what two real steps and an evaluation take, stage by stage, beside what was
-predicted.
+"""`python -m local profile-memory`: the memory of two real steps and an evaluation, stage by stage, beside the
+prediction.
 
 The steps are the trainer's own, on the record with the most tokens, repeated to a micro-batch; then it is scored and
 answered as a run does it, one sequence at a time. On a GPU torch's
@@ -212,8 +212,8 @@ def predict(spec: JobSpec, config: TrainConfig) -> Estimate:
 
 
 def predicted_at(predicted: Estimate, stage: str) -> int:
-    """What should be held at the end of a stage; after a step, everything that lives in one, and after the evaluation
-    what either takes."""
+    """The bytes predicted for the end of a stage: after a step everything that lives in one, after the evaluation the
+    larger of both."""
     items = dict(predicted.items)
     if stage not in APPEARS:
         later = {"evaluation": max(predicted.step_bytes, predicted.evaluation_bytes), "peak": predicted.peak_bytes}

@@ -1,4 +1,4 @@
-"""What a forward pass keeps for the backward: bytes a token and layer, term by term.
+"""Activations that a forward pass keeps for the backward: bytes a token and layer, term by term.
 
 How many values a layer keeps was counted on the model's own layers (trainer/measure/trace.py), those that norms read in
 fp32. For Gemma 3 and Llama the sums agreed with the allocations that remained after the forward within 0.1 %. Attention
@@ -31,7 +31,7 @@ def layers_bytes(spec: JobSpec, *, width: int) -> int:
 
 
 def _lora_inputs(spec: JobSpec, layer: Layer, *, width: int) -> int:
-    """What the adapters read. Dropout gives each its own copy and mask; without it copies are shared, except that
+    """The inputs of the adapters. Dropout gives each its own copy and mask; without it copies are shared, except that
     PEFT's adapter on an unquantized linear goes through fp32 and back."""
     if spec.training.lora_dropout:
         return layer.adapter_inputs * (width + (MASK_BYTES if width == 2 else width))

@@ -152,7 +152,7 @@ def _buckets(spec: JobSpec, config: str) -> int:
 
 
 def _transient(spec: JobSpec, micro: int, *, width: int, checkpointing: bool, sharded: bool) -> dict[str, int]:
-    """What lives for a part of a step, at the moment when it adds up to most."""
+    """The bytes that live for a part of a step, at the moment when they add up to most."""
     shape, tokens = spec.shape, micro * spec.training.max_length
     if checkpointing:  # each layer's input, and one layer computed again
         activations = tokens * (shape.depth * shape.hidden * width + once_bytes(shape, width=width))

@@ -1,4 +1,4 @@
-"""What an evaluation takes: the state that training keeps, and one sequence, which it can always go down to.
+"""Memory of an evaluation: the state that training keeps, and one sequence, which it can always go down to.
 
 The arithmetic is the trainer's own (trainer/evaluation/rows.py), by which it decides how many sequences run at once.
 """
@@ -42,7 +42,7 @@ def evaluation_items(spec: JobSpec, step: Mapping[str, int], *, width: int, shar
 
 
 def sizes(shape: ModelShape, *, width: int) -> Sizes:
-    """What an evaluation depends on: as if every layer that keeps keys kept those of the widest."""
+    """The sizes that an evaluation depends on, as if every layer that keeps keys kept those of the widest."""
     widest = {name: max(getattr(layer, name) for layer in shape.layers) for name in ("widest", "q_width", "kv_width")}
     return Sizes(
         layers=sum(layer.count for layer in shape.layers if layer.kv_width),

@@ -1,1 +1,1 @@
-"""What was asked for: variables and site files, read strictly into a JobSpec."""
+"""A person's request: variables and site files, read strictly into a JobSpec."""

@@ -1,4 +1,4 @@
-"""Request: what a person gave, checked, before files and model are read."""
+"""Request: the variables that a person gave, checked, before files and model are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person asked for elsewhere than on the command line: the YAML file and `.env`, as make variables.
+"""The settings that the YAML file and `.env` ask for, as make variables.
 
 The planner reads the same two files as the ranks will, so that its memory estimate is made for the run that they
 describe. Exported variables are not read here: what a site sets for all its users is no request.
@@ -31,18 +31,18 @@ SETTING_VARIABLES = tuple(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileSettings:
-    """What the two files ask for."""
+    """The settings in the two files."""
 
     texts: dict[str, str]
     """By variable name, below what is given on the command line."""
     sources: dict[str, str]
     """In words, by variable name."""
     fields: dict[str, Any]
-    """Of JobSpec, without a variable; and `learn`, which the measured lengths depend on."""
+    """Fields of JobSpec that have no variable; and `learn`, which the measured lengths depend on."""
 
 
 def read_settings_files(given: Mapping[str, str], project_dir: Path, environ: Mapping[str, str]) -> FileSettings:
-    """What `.env` and the YAML file say; `environ` has the home of CONFIG_FILE=~/x.
+    """Read `.env` and the YAML file; `environ` has the home of CONFIG_FILE=~/x.
 
     Raises:
         ConfigError: a file that cannot be read, or holds what is not allowed.
@@ -79,7 +79,7 @@ def _refuse_pipe(path: str, project_dir: Path) -> None:
     except FileNotFoundError:
         pass  # whoever reads it says so
     except OSError as error:
-        raise ConfigError(f"CONFIG_FILE={path} cannot be read ({error.strerror})", name="CONFIG_FILE") from None
+        raise ConfigError(f"cannot be read ({error.strerror})", name="CONFIG_FILE", given=path) from None
 
 
 def _evaluates(values: Mapping[str, Any], data: Path) -> bool:
@@ -95,7 +95,8 @@ def _said(name: str, source: str) -> str:
 
 
 def check_trainer_accepts(plan: Plan, project_dir: Path) -> Settings:
-    """What the ranks of a planned job will be told, found out before anything is submitted. Raises ConfigError."""
+    """The settings that the ranks of a planned job will read, checked before anything is submitted. Raises
+    ConfigError."""
     settings = resolve_settings(plan.launch.setting_words(), {}, folder=project_dir)
     settings.config()
     return settings

@@ -68,7 +68,7 @@ def resolve(
     with _naming(sources, given):
         if "GPU_TYPE" in given and asked.gpus is None and asked.device == "cpu":
             raise ConfigError(
-                f"GPU_TYPE={given['GPU_TYPE']}: DEVICE=cpu uses no GPU: leave one of them out", name="GPU_TYPE"
+                "DEVICE=cpu uses no GPU", name="GPU_TYPE", given=given["GPU_TYPE"], advice="leave one of them out"
             )
         spec = _complete(
             asked, taken, in_files.fields, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site,
@@ -89,7 +89,7 @@ def _naming(sources: Mapping[str, str], given: Mapping[str, str]) -> Iterator[No
     except ConfigError as error:
         if error.source or error.name not in sources or error.name in given:
             raise
-        raise ConfigError(f"{error} ({error.name} is from {sources[error.name]})", name=error.name) from error
+        raise error.but(origin=sources[error.name]) from error
 
 
 def _complete(
@@ -157,8 +157,8 @@ def _with_site(asked: Request, defaults: Request) -> tuple[Request, list[str]]:
 
 
 def _measured(data: str, model: str, project_dir: Path, *, most: int, learn: str) -> dict[str, Any]:
-    """What `validate data` measured, where it did: memory is planned for the longest record, not for MAX_LENGTH, which
-    allows `most` tokens."""
+    """The lengths that `validate data` measured, if it was run: memory is planned for the longest record instead of
+    MAX_LENGTH, which allows `most` tokens."""
     from trainer.data.lengths import read_lengths
     from trainer.data.sources import from_folder
 

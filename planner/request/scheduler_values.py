@@ -64,7 +64,7 @@ def or_none(parser: Parser) -> Parser:
 
 
 def named(parser: Parser) -> Parser:
-    """What a name must be that `none` does not take back. null and the like are no names here either."""
+    """A parser for a name that `none` does not take back. null and the like are refused as names."""
 
     def parse(name: str, text: str) -> object:
         if text.lower() in NULLS:

@@ -1,4 +1,4 @@
-"""What looks like a secret: told by the words of a name and by the shape of a value, for everything that is rendered.
+"""Secrets are recognized by the words of a name and by the shape of a value, in everything that is rendered.
 
 Scripts, manifests, run.json and logs are read by many, so a request that holds a secret is refused, and nothing that
 may be one is said back. It is a matter of words: MY_PAT and HF_TOKENS are refused, TOKENIZERS_PARALLELISM, KEYBOARD,
@@ -77,7 +77,7 @@ def is_secret(name: str, value: str) -> bool:
 
 
 def find_secret(text: str) -> str:
-    """What in `text` looks like a secret, in words that do not tell it; nothing where nothing does."""
+    """The kind of secret that `text` seems to hold, in words that do not repeat it; empty without one."""
     for name, value in (pair for shape in PAIRS for pair in re.findall(shape, text)):
         if value in ("", "=") and re.fullmatch(MIXED, name):
             return "it holds a token"  # in base64, which ends so

@@ -35,7 +35,7 @@ class Site:
     gpu_gib: Mapping[str, float] = field(default_factory=dict)
     """GiB of one GPU by the type's name on this cluster."""
     nested: Mapping[str, object] = field(default_factory=dict)
-    """What is no variable, by key, as YAML without types; its backend checks it."""
+    """The keys that are no variables, as YAML without types; the scheduler checks them."""
 
 
 def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested: Sequence[str] = ()) -> Site:
@@ -52,10 +52,13 @@ def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested
         regular(path)
     except FileNotFoundError:
         raise ConfigError(
-            f"SITE={source}: No such file or directory: make site drafts one, SITE=none does without", name="SITE"
+            "No such file or directory",
+            name="SITE",
+            given=source,
+            advice="make site drafts one, SITE=none does without",
         ) from None
     except OSError as error:
-        raise ConfigError(f"SITE={source} cannot be read ({error.strerror})", name="SITE") from None
+        raise ConfigError(f"cannot be read ({error.strerror})", name="SITE", given=source) from None
     known = (*keys, GPU_TYPES, *nested)
 
     problems = Problems()
@@ -98,7 +101,7 @@ def spelled_as(asked: Request, site: Site) -> str | None:
         return kind
     if len({sizes[name] for name in alike}) > 1:
         raise ConfigError(
-            f"GPU_TYPE={kind}: {site.source} has {' and '.join(alike)}: write one of them", name="GPU_TYPE"
+            f"{site.source} has {' and '.join(alike)}", name="GPU_TYPE", given=kind, advice="write one of them"
         )
     return alike[-1]
 
@@ -119,9 +122,7 @@ def vram(asked: Request, kind: str | None, site: Site) -> tuple[float, str]:
         return sizes[kind], f"GPU_TYPE={kind} of {site.source}"
     known = (*sizes, *(name for name in GPU_GIB if name not in spelled))
     if kind.lower() not in GPU_GIB:
-        raise ConfigError(
-            f"GPU_TYPE={kind}: not known{known_are(kind, known)}; for others add VRAM=<GiB>", name="GPU_TYPE"
-        )
+        raise ConfigError(f"not known{known_are(kind, known)}; for others add VRAM=<GiB>", name="GPU_TYPE", given=kind)
     return GPU_GIB[kind.lower()], f"GPU_TYPE={kind}"
 
 

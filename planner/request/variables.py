@@ -217,13 +217,13 @@ def refuse_untaken(given: Mapping[str, str], scheduler: str) -> None:
     for name, text in given.items():
         takes = BY_NAME[name].takes
         if takes != EVERY and scheduler not in takes:
-            said = f"{name}={shown(text)}: is for TO={' or '.join(takes)} only, leave it out"
-            problems.append(ConfigError(said, name=name))
+            said = f"is for TO={' or '.join(takes)} only, leave it out"
+            problems.append(ConfigError(said, name=name, given=text))
     problems.refuse()
 
 
 def parse_given(given: Mapping[str, str]) -> Request:
-    """What was given, checked. Raises ConfigError with all that is wrong, in the table's order."""
+    """The given texts, checked. Raises ConfigError with everything that is wrong, in the table's order."""
     found: dict[str, Any] = {}
     problems = Problems()
     for name in BY_NAME:
@@ -254,10 +254,10 @@ def help_text(usage: str) -> str:
 
 
 def site_keys(scheduler: str) -> tuple[str, ...]:
-    """What a site file may hold of the request, as it is spelled there."""
+    """The variables that a site file may hold, as the file spells them."""
     return tuple(variable.name.lower() for variable in VARIABLES if scheduler in variable.site)
 
 
 def resumable(scheduler: str) -> tuple[str, ...]:
-    """What `resume` may change."""
+    """The variables that `resume` may change."""
     return tuple(variable.name for variable in VARIABLES if variable.resume and scheduler in variable.takes)

@@ -83,7 +83,7 @@ def _limits(groups: Sequence[NodeGroup]) -> list[str]:
 
 
 def _untracked(groups: Sequence[NodeGroup]) -> list[str]:
-    """What jobs must not ask for, since Slurm does not know that the nodes have it."""
+    """Resources that jobs must not ask for, since Slurm does not know that the nodes have them."""
     home = _home(groups)
     here = [group for group in groups if (group.partition == home.partition if home else group.default)] or groups
     lines = []

@@ -1,4 +1,5 @@
-"""What this cluster makes of a plan: what it does not track is not asked for, and what it can never do is refused.
+"""A plan is fitted to this cluster: resources that it does not track are not asked for, and a job that it can never
+run is refused.
 
 Both are found by asking Slurm. Where Slurm does not answer, the plan stays as it is, and sbatch is left to judge.
 """
@@ -89,9 +90,12 @@ def refuse_lost_image(spec: JobSpec, environ: Mapping[str, str]) -> None:
         return
     source = image if image_file(spec) else f"docker://{image}"
     raise ConfigError(
-        f"RUNTIME=apptainer with IMAGE={image}: this cluster (ProctrackType={SIGNALS_ALL}) sends the signal to "
-        "stop to the process that holds the image mounted too, and the run would be lost instead of saved: unpack it "
-        f"(apptainer build --sandbox FOLDER {source}) and say IMAGE= with the folder's path, or RUNTIME=none or pyxis"
+        f"this cluster (ProctrackType={SIGNALS_ALL}) sends the signal to stop to the process that holds the image "
+        "mounted too, and the run would be lost instead of saved",
+        name="IMAGE",
+        given=image,
+        advice=f"unpack it (apptainer build --sandbox FOLDER {source}) and say IMAGE= with the folder's path, or "
+        "RUNTIME=none or pyxis",
     )
 
 

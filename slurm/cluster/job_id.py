@@ -38,6 +38,6 @@ def by_cluster(job_ids: Sequence[str]) -> dict[str, list[str]]:
 
 
 def command(program: str, job_id: str, *verb: str) -> str:
-    """What a person types about the job: `scontrol --clusters=fast release 7`."""
+    """The command that a person types about the job: `scontrol --clusters=fast release 7`."""
     number, cluster = split(job_id)
     return " ".join([program, *([f"--clusters={cluster}"] if cluster else []), *verb, number])

@@ -1,4 +1,4 @@
-"""What the cluster's partitions and nodes can hold, from sinfo, and which requests they can never run.
+"""The cluster's partitions and nodes, from sinfo, and the requests that they can never run.
 
 Nodes that are down count: they may come back, and a job may wait for them.
 """
@@ -91,47 +91,69 @@ def refuse_impossible(spec: JobSpec, groups: Sequence[NodeGroup]) -> None:
     asked = partitions(spec, groups)
     for name in asked:
         if name not in names:
-            raise ConfigError(f"PARTITION={name}: no such partition{known_are(name, names)}")
+            raise ConfigError(f"no such partition{known_are(name, names)}", name="PARTITION", given=name)
     # Without a default partition sbatch has a word to say, and we have not.
     problems = [_problem(spec, name, [g for g in groups if g.partition == name]) for name in asked]
+    found = {str(problem): problem for problem in problems if problem}
     if problems and all(problems):
-        raise ConfigError("; ".join(dict.fromkeys(problems)))
+        raise ConfigError.of(list(found.values()))
 
 
-def _problem(spec: JobSpec, name: str, groups: Sequence[NodeGroup]) -> str:
-    """Why the partition can never run it, or nothing."""
+def _problem(spec: JobSpec, name: str, groups: Sequence[NodeGroup]) -> ConfigError | None:
+    """Why the partition can never run it, if it cannot."""
     resources = spec.resources
     where, limit, kind = f"partition {name}", groups[0].limit_min, resources.gpu_type
     # A QOS may lift a partition's limit.
     if limit is not None and resources.time_limit_min > limit and not spec.slurm.qos:
-        return f"TIME={resources.time_limit_min}m: {where} ends jobs after {limit} minutes: try TIME={limit}m"
+        return ConfigError(
+            f"{where} ends jobs after {limit} minutes",
+            name="TIME",
+            given=f"{resources.time_limit_min}m",
+            advice=f"try TIME={limit}m",
+        )
     fitting = list(groups)
     most = max(group.gpu_count(kind) for group in groups)
     kinds = sorted({gpu for group in groups for gpu, _ in group.gpus if gpu})
     asks = spec.slurm.gpu_flag != "none"
     # Whole nodes bring the GPUs that they have, of a type that Slurm may know.
     if resources.gpus and not most and kind and (max(group.gpu_count(None) for group in groups) if asks else kinds):
-        return f"GPU_TYPE={kind}: {where} has {', '.join(kinds) or 'GPUs without a type: leave it out'}"
+        return ConfigError(
+            f"{where} has {', '.join(kinds) or 'GPUs without a type: leave it out'}", name="GPU_TYPE", given=kind
+        )
     if resources.gpus and asks:
         if not most:
             untracked = "GPU_FLAG=none takes whole nodes with GPUs that Slurm does not know"
-            return f"GPUS={resources.gpus}: {where} has no GPUs: name another with PARTITION=; {untracked}"
+            return ConfigError(
+                f"{where} has no GPUs",
+                name="GPUS",
+                given=resources.gpus,
+                advice=f"name another with PARTITION=; {untracked}",
+            )
         if resources.gpus > most:
             other = _spread(resources.gpus * resources.nodes, [g for g in groups if g.gpu_count(kind)], kind)
-            return f"GPUS={resources.gpus}: a node of {where} has at most {most}: try {other or f'GPUS={most}'}"
+            return ConfigError(
+                f"a node of {where} has at most {most}",
+                name="GPUS",
+                given=resources.gpus,
+                advice=f"try {other or f'GPUS={most}'}",
+            )
         fitting = [group for group in fitting if group.gpu_count(kind) >= resources.gpus]
     most = max(group.cpus for group in fitting)
     if resources.cpus > most:
-        return f"CPUS={resources.cpus}: such a node of {where} has at most {most}: try CPUS={most}"
+        return ConfigError(
+            f"such a node of {where} has at most {most}", name="CPUS", given=resources.cpus, advice=f"try CPUS={most}"
+        )
     most, needed = max(group.mem_mib for group in fitting) // 1024, resources.mem_gib if resources.ask_mem else 0
     if needed > most:
         instead = f"MEM={most}" if most else "MEM=none, which asks for none"
-        return f"MEM={needed}: such a node of {where} has at most {most} GiB: try {instead}"
+        return ConfigError(
+            f"such a node of {where} has at most {most} GiB", name="MEM", given=needed, advice=f"try {instead}"
+        )
     fitting = [g for g in fitting if g.cpus >= resources.cpus and g.mem_mib >= needed * 1024]
     count = sum(group.nodes for group in fitting)
     if resources.nodes > count:
-        return f"NODES={resources.nodes}: {where} has {count} such nodes"
-    return ""
+        return ConfigError(f"{where} has {count} such nodes", name="NODES", given=resources.nodes)
+    return None
 
 
 def _spread(total: int, groups: Sequence[NodeGroup], kind: str | None) -> str:

@@ -1,4 +1,4 @@
-"""What Slurm says about jobs: squeue while it remembers them, then sacct where there is accounting.
+"""Jobs as Slurm knows them: squeue while it remembers them, then sacct where there is accounting.
 
 Only options that 22.05 has. squeue forgets a job some minutes after its end (MinJobAge), and says so as an error.
 """
@@ -71,7 +71,7 @@ def slurm(
 
 
 def words(done: subprocess.CompletedProcess[str]) -> str:
-    """What a program that failed said, on one line."""
+    """The words of a program that failed, on one line."""
     return " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
 
 
@@ -161,7 +161,7 @@ def find_submitted(script: Path, environ: Mapping[str, str], cluster: str = "") 
     return [joined(number, cluster) for number in numbers]
 
 
-def settled(run: Run, environ: Mapping[str, str]) -> Run:
+def adopt_submitted_job(run: Run, environ: Mapping[str, str]) -> Run:
     """The run, with the job that sbatch did not tell of where squeue shows it by now. Raises as find_jobs."""
     if not (script := Path(str(run.record.get(SUBMITTING, "")))).name:
         return run
@@ -185,12 +185,13 @@ def _arrays_of(run: Run) -> set[str]:
     return {joined(array_of(job_id), split(job_id)[1]) for job_id in run.job_ids}
 
 
-def surely_settled(runs: Sequence[Run], environ: Mapping[str, str]) -> list[Run]:
-    """Each `settled`, asked twice: a controller that is back shows its queue before it has taken what waited for it."""
-    found = [settled(run, environ) for run in runs]
+def adopt_submitted_jobs(runs: Sequence[Run], environ: Mapping[str, str]) -> list[Run]:
+    """adopt_submitted_job of each, asked twice: a controller that is back shows its queue before it has taken the jobs
+    that waited for it."""
+    found = [adopt_submitted_job(run, environ) for run in runs]
     if any(SUBMITTING in run.record for run in found):
         time.sleep(SURE_AFTER_S)
-        found = [settled(run, environ) for run in found]
+        found = [adopt_submitted_job(run, environ) for run in found]
     return found
 
 

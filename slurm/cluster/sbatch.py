@@ -63,7 +63,7 @@ def sbatch(script: Path, environ: Mapping[str, str], known: Collection[str] = ()
 
 
 def rehearse(text: str, environ: Mapping[str, str]) -> str:
-    """What sbatch would do with the script `text`, in its words; nothing is queued, and nothing is left on the disk.
+    """Ask sbatch what it would do with the script `text`; nothing is queued, and nothing is left on the disk.
 
     Raises:
         SubmitError: sbatch would refuse the job.
@@ -83,7 +83,7 @@ def overrides(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _refused(said: str, environ: Mapping[str, str]) -> SubmitError:
-    """What sbatch said, and what it was not given of this shell's options: a site may set an account there."""
+    """The words of sbatch, and the options of this shell that it was not given: a site may set an account there."""
     if kept := ", ".join(overrides(environ)):
         said = f"{said} (not passed to sbatch, say it in the request or the site file: {kept})"
     return SubmitError(said)

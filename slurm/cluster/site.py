@@ -50,13 +50,20 @@ def with_gpu_type(spec: JobSpec, site: Site) -> JobSpec:
         return spec
     if kind and kind not in sizes:
         known = known_are(kind, tuple(sizes))
-        raise ConfigError(f"GPU_TYPE={kind}: not in gpu_types of {site.source}{known}; add it there if it is new")
+        raise ConfigError(
+            f"not in gpu_types of {site.source}{known}; add it there if it is new", name="GPU_TYPE", given=kind
+        )
     fitting = [name for size, name in sorted((size, name) for name, size in sizes.items()) if size >= needed]
     if not fitting or (kind and kind not in fitting):
         which = kind or max(sizes, key=lambda name: sizes[name])
         instead = f"GPU_TYPE={fitting[0]}" if fitting else f"VRAM={max(sizes.values()):g}, or more of them with GPUS="
         said = which if kind else f"the largest GPU, {which},"
-        raise ConfigError(f"VRAM={needed:g}: {said} has {sizes[which]:g} GiB in {site.source}: try {instead}")
+        raise ConfigError(
+            f"{said} has {sizes[which]:g} GiB in {site.source}",
+            name="VRAM",
+            given=f"{needed:g}",
+            advice=f"try {instead}",
+        )
     if kind or len(fitting) == len(sizes):
         return spec
     return spec.but(gpu_type=fitting[0], vram_source=f"given: {fitting[0]} of {site.source} has it")

@@ -1,1 +1,1 @@
-"""What a job runs in, and the shell around it: the parts of the sbatch script."""
+"""The parts of the sbatch script: the runtime of a job, and the shell around it."""

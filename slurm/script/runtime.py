@@ -1,4 +1,4 @@
-"""What a task runs in: the checkout's environment, or the image of local/image.py under apptainer or pyxis.
+"""The runtime of a task: the checkout's environment, or the image of local/image.py under apptainer or pyxis.
 
 Both see what local/mounts.py says, and what a task needs of the environment is handed in by name, since apptainer
 keeps out everything else and pyxis lets the image's own values win.
@@ -35,7 +35,7 @@ HAND_IN = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wrapping:
-    """What a runtime adds to the script. Everything is shell text, quoted."""
+    """The parts that a runtime adds to the script, as quoted shell text."""
 
     setup: tuple[str, ...] = ()
     """Lines of the batch shell, in the checkout."""
@@ -76,11 +76,11 @@ def check_runtime(spec: JobSpec, typed: Iterable[str] = ()) -> None:
     takes = f"a registry's name:tag{', the folder of an unpacked image' * (runtime == 'apptainer')}"
     takes += f" or a {FILES[runtime]} file"
     if image is None:
-        raise ConfigError(f"RUNTIME={runtime} needs IMAGE=, {takes}")
+        raise ConfigError(f"needs IMAGE=, {takes}", name="RUNTIME", given=runtime)
     if runtime == "apptainer" and not on_disk(image) and Path(spec.project_dir, image).is_dir():
-        raise ConfigError(f"IMAGE={image}: a folder {image} is here: write IMAGE=./{image}")
+        raise ConfigError(f"a folder {image} is here", name="IMAGE", given=image, advice=f"write IMAGE=./{image}")
     if on_disk(image) and not image.endswith(FILES[runtime]) and not is_unpacked(spec):
-        raise ConfigError(f"IMAGE={image}: {runtime} takes {takes}")
+        raise ConfigError(f"{runtime} takes {takes}", name="IMAGE", given=image)
     check_mounts(spec)
     for mount in mounts(spec):
         odd = [path for path in (mount.source, mount.target) if not re.fullmatch(r"[\w./@%+=~-]+", path)]
@@ -111,7 +111,7 @@ def _supervise(python: str) -> str:
 
 
 def needed_environment(spec: JobSpec) -> str:
-    """What make-env.sh is to make before a submit: an image brings all but what submit itself runs in."""
+    """The environment that make-env.sh makes before a submit: with an image, only the one that submit runs in."""
     return spec.resources.device if spec.slurm.runtime == "none" else "launch"
 
 

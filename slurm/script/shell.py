@@ -58,7 +58,7 @@ def login_lines(spec: JobSpec) -> list[str]:
 
 
 def task_lines(spec: JobSpec, status_file: str) -> list[str]:
-    """What the tasks are told; `status_file` is shell text, as they see the file."""
+    """The lines that every task runs; `status_file` is shell text, as the tasks see the file."""
     lines = [
         "# This shell outlives a SIGTERM, to see how the tasks end. They are to have stopped before the job's end.",
         "trap : TERM",

@@ -45,14 +45,14 @@ BAD = [
     ([*IMAGE, "--output", "/scratch/runs"], "OUTPUT=/scratch/runs: runs live in the claim"),
     ([*IMAGE, "--output", "runs/../data"], "OUTPUT=runs/../data: runs live in the claim, in runs/: leave it out"),
     ([*IMAGE, "--config-file", "/etc/x.yaml"], "/etc/x.yaml"),
-    ([*IMAGE, "--partition", "gpu"], "PARTITION='gpu': is for TO=slurm only, leave it out"),
+    ([*IMAGE, "--partition", "gpu"], "PARTITION=gpu: is for TO=slurm only, leave it out"),
     ([*IMAGE, "--environment", "HF_HOME=/scratch/hf"], "HF_HOME=/scratch/hf: pods see data/, models/ and runs/"),
     ([*IMAGE, "--environment", "TMPDIR=/scratch"], "ENVIRONMENT: TMPDIR is not to be set here: the pod has a writable"),
     ([*IMAGE, "--environment", "TRITON_CACHE_DIR=/x"], "TRITON_CACHE_DIR=/x: pods see data/, models/ and runs/"),
     ([*IMAGE, "--gpus", "8", "--mem", "1"], "MEM=1: the processes of a node alone take 12 GiB: MEM=12 is the least"),
     ([*IMAGE, "--size", "2Gi"], "SIZE=2Gi: is for make claim"),
     ([*IMAGE, "--environment", "HF_TOKEN=hf_x"], "ENVIRONMENT: HF_TOKEN holds a secret"),
-    ([*IMAGE, "--namespace", "A_b"], "NAMESPACE='A_b': takes at most 63"),
+    ([*IMAGE, "--namespace", "A_b"], "NAMESPACE=A_b: takes at most 63"),
     ([*IMAGE, "--gpus", "2", "--vram", "2"], "needs "),
     (
         [*IMAGE, "--gpus", "8", "--mem", "14"],
@@ -114,8 +114,8 @@ SITES = [
     ("volumes: [{claim: a, mount: /workspace/x}]", [], "volumes: mount /workspace/x would hide"),
     ("volumes: [{claim: a}]", [], "volumes: takes a list of mappings with claim, mount"),
     ("volumes: [{claim: a, mount: /x}, {claim: b, mount: /x}]", [], "volumes: two of them have the same mount"),
-    ("namespace: 'null'", [], "mine.yaml: NAMESPACE='null': give a name, or leave NAMESPACE out"),
-    ("pvc: 'Nil'", [], "mine.yaml: PVC='Nil': give a name, or leave PVC out"),
+    ("namespace: 'null'", [], "mine.yaml: NAMESPACE=null: give a name, or leave NAMESPACE out"),
+    ("pvc: 'Nil'", [], "mine.yaml: PVC=Nil: give a name, or leave PVC out"),
     ("secret: 'null'", [], "mine.yaml: secret: 'null' is no name: give one, or remove the line"),
     ("priority_class: 'NULL'", [], "mine.yaml: priority_class: 'NULL' is no name"),
     ("image_pull_secrets: [a, '~']", [], "mine.yaml: image_pull_secrets: '~' is no name"),
@@ -243,7 +243,7 @@ def test_a_size_is_taken_as_people_write_it(text: str, size: str) -> None:
 
 def test_a_size_without_a_unit_is_refused(checkout: Path) -> None:
     done = k8s("claim", "--size", "200", cwd=checkout)
-    assert (done.returncode, done.stderr) == (78, "trainyard: SIZE='200': takes a size in Mi, Gi or Ti: 200Gi\n")
+    assert (done.returncode, done.stderr) == (78, "trainyard: SIZE=200: takes a size in Mi, Gi or Ti: 200Gi\n")
 
 
 def test_submit_creates_what_render_prints_and_says_what_to_type_next(cluster: Cluster) -> None:
@@ -286,7 +286,7 @@ def test_a_run_is_never_written_over(cluster: Cluster) -> None:
     assert cluster.k8s("submit", *IMAGE, "--run", "mine").returncode == 0
     done = cluster.k8s("submit", *IMAGE, "--run", "mine")
     assert (done.returncode, done.stdout) == (78, "")
-    assert done.stderr == "trainyard: RUN=mine exists in this namespace: give another RUN, or none for a new one\n"
+    assert done.stderr == "trainyard: RUN=mine: exists in this namespace: give another RUN, or none for a new one\n"
 
 
 def test_a_claim_that_is_missing_or_too_narrow_is_said_before_anything_is_applied(cluster: Cluster) -> None:
@@ -665,7 +665,7 @@ def test_a_sweep_is_a_run_and_a_job_for_every_member(cluster: Cluster) -> None:
     assert [c["spec"] for c in rendered if c["kind"] == "Job"] == [jobs[name]["spec"] for name in sorted(jobs)]
     again = cluster.k8s("sweep", *IMAGE, *GRID)
     assert (again.returncode, again.stdout) == (78, "")
-    assert "RUN=first-0 exists in this namespace" in again.stderr
+    assert "RUN=first-0: exists in this namespace" in again.stderr
 
 
 @pytest.mark.slow
@@ -728,8 +728,8 @@ def test_a_grid_is_rendered_the_same_twice_and_refused_as_a_run_is(checkout: Pat
     (text,) = texts
     assert len(manifests.load(text)) == 8
     for argv, said in (
-        ([*IMAGE, "--grid", "LORA=low,x"], "LORA='x': takes high, medium, low or a rank"),
-        ([*IMAGE, "--trials", "2"], "TRIALS='2': is for TO=slurm or local only"),
+        ([*IMAGE, "--grid", "LORA=low,x"], "LORA=x: takes high, medium, low or a rank"),
+        ([*IMAGE, "--trials", "2"], "TRIALS=2: is for TO=slurm or local only"),
         (["--grid", "LORA=low"], "no image"),
         ([*IMAGE, "--grid", "DATA=data/a,b"], "DATA=b: pods see data/"),
     ):

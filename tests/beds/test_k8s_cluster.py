@@ -123,7 +123,7 @@ def test_two_submits_of_a_name_at_once_make_one_run_and_the_other_does_no_harm(c
     assert sorted(one.returncode for one in done) == [0, 78], [one.stderr for one in done]
     (won,) = [limit for one, limit in zip(done, limits, strict=True) if one.returncode == 0]
     (lost,) = [one for one in done if one.returncode]
-    said = "RUN=mine exists in this namespace: give another RUN, or none for a new one"
+    said = "RUN=mine: exists in this namespace: give another RUN, or none for a new one"
     assert lost.stderr.splitlines()[-1] == f"trainyard: {said}"
     (job,), (config_map,) = cluster.objects("jobs").values(), cluster.objects("configmaps").values()
     (container,) = job["spec"]["template"]["spec"]["containers"]
@@ -155,7 +155,7 @@ def test_what_somebody_else_has_under_the_name_stays_as_it_was(kind: str, when: 
         cluster.server.hooks["POST configmaps"] = appear
     done = cluster.k8s("submit", *IMAGE, "--run", "mine", "--gpus", "1", "--nodes", "2")
     assert (done.returncode, done.stdout) == (78, "")
-    assert done.stderr.endswith("RUN=mine exists in this namespace: give another RUN, or none for a new one\n")
+    assert done.stderr.endswith("RUN=mine: exists in this namespace: give another RUN, or none for a new one\n")
     left = {k: list(cluster.objects(k)) for k in ("jobs", "services", "configmaps") if cluster.objects(k)}
     assert left == {kind: [JOB]}
     assert cluster.objects(kind)[JOB]["metadata"]["labels"] == {"owner": "ada"}
@@ -603,7 +603,7 @@ def test_members_of_a_slot_wait_for_each_other_and_for_nobody_else(cluster: Clus
     again = cluster.objects("jobs")["gemma-3-4b-it-first-2--2"]["spec"]["template"]
     assert again["spec"]["affinity"] == templates[2]["spec"]["affinity"]
     done = cluster.k8s("sweep", *IMAGE, "--grid", "SEED=1,2", "--parallel", "1", "--queue", "night")
-    said = "trainyard: PARALLEL='1': QUEUE=night bounds how many run at once: leave PARALLEL out, or say QUEUE=none\n"
+    said = "trainyard: PARALLEL=1: QUEUE=night bounds how many run at once: leave PARALLEL out, or say QUEUE=none\n"
     assert (done.returncode, done.stderr) == (78, said)
 
 

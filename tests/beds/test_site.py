@@ -265,7 +265,7 @@ def test_none_takes_back_what_the_site_says_however_it_is_spelled(none: str, tmp
 
 def test_all_that_is_wrong_with_the_site_is_one_message(tmp_path: Path) -> None:
     said = refusal(tmp_path, "time: never\npartion: x\nqos: '-x'\ngpu_types: {v100: 32}\nmem: [[1]]\n")
-    for part in ("TIME='never': takes a time", "unknown 'partion', did you mean partition?", "QOS='-x': takes letters"):
+    for part in ("TIME=never: takes a time", "unknown 'partion', did you mean partition?", "QOS=-x: takes letters"):
         assert said.count(part) == 1
     assert "gpu_types: v100 has no bfloat16" in said and "mem: takes one value" in said
     assert said.startswith("site.yaml: ") and said.count("site.yaml") == 1
@@ -283,8 +283,8 @@ def test_all_that_is_wrong_with_the_site_is_one_message(tmp_path: Path) -> None:
         ("setup: rm -rf /", "site.yaml: unknown 'setup'"),
         ("partition: x; reboot", "site.yaml: PARTITION='x; reboot': takes letters, digits and _.,-"),
         ("partition: ''", "site.yaml: partition is empty: give a value, or remove the line"),
-        ("partition: 'null'", "site.yaml: PARTITION='null': write none, or leave PARTITION out"),
-        ("modules: ['~']", "site.yaml: MODULES='~': write none, or leave MODULES out"),
+        ("partition: 'null'", "site.yaml: PARTITION=null: write none, or leave PARTITION out"),
+        ("modules: ['~']", "site.yaml: MODULES=~: write none, or leave MODULES out"),
         ("modules: [a, null]", "site.yaml: modules: the list holds an empty value: remove it"),
         ("partition: [null]", "site.yaml: partition: the list holds an empty value: remove it"),
         ("partition: [~, gpu]", "site.yaml: partition: the list holds an empty value: remove it"),
@@ -300,11 +300,11 @@ def test_all_that_is_wrong_with_the_site_is_one_message(tmp_path: Path) -> None:
         ("environment: {HF_TOKEN: x}", "site.yaml: ENVIRONMENT: HF_TOKEN holds a secret"),
         ("environment: {A: 'x,B=y'}", "site.yaml: environment: a value holds `,name=`"),
         ("gpu_types: a100", "site.yaml: gpu_types takes lines of `name: GiB of one GPU`"),
-        ("gpu_types: {a100: lots}", "site.yaml: gpu_types: a100='lots': takes a number of GiB from 1 to 1024"),
+        ("gpu_types: {a100: lots}", "site.yaml: gpu_types: a100=lots: takes a number of GiB from 1 to 1024"),
         (
             "gpu_types: {a b: 1, v100: 3, x: y}",
             "site.yaml: gpu_types: 'a b' takes letters, digits and ._-; gpu_types: v100 has no bfloat16, which "
-            "training needs: remove it; gpu_types: x='y': takes a number of GiB from 1",
+            "training needs: remove it; gpu_types: x=y: takes a number of GiB from 1",
         ),
         ("gpu_types: {v100: 32}", "site.yaml: gpu_types: v100 has no bfloat16"),
         ("gpu_types: {'a b': 32}", "site.yaml: gpu_types: 'a b' takes letters, digits and ._-"),

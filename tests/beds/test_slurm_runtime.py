@@ -85,7 +85,7 @@ def test_what_is_typed_wins_over_our_own_mounts() -> None:
     [
         (
             {"image": None},
-            "RUNTIME=apptainer needs IMAGE=, a registry's name:tag, the folder of an unpacked image or a",
+            "RUNTIME=apptainer: needs IMAGE=, a registry's name:tag, the folder of an unpacked image or a",
         ),
         ({"image": "/unpacked", "runtime": "pyxis"}, "IMAGE=/unpacked: pyxis takes a registry's name:tag or a .sqsh f"),
         ({"image": "x.sqsh"}, "IMAGE=x.sqsh: apptainer takes a registry's name:tag, the folder of"),

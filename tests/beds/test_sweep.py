@@ -53,7 +53,7 @@ MISTAKES = [
     ("LEARNING_RATE=1e-4,0.0001", "GRID: LEARNING_RATE lists '1e-4' twice, which would be the same run twice"),
     ("LORA=low LORA=high", "LORA is given twice in GRID: say it once"),
     ("SEED=1,2", "SEED is given in GRID and beside it: say it once"),
-    ("LORA=low,hi", "LORA='hi': takes high, medium, low or a rank, a whole number from 1 to 1024, did you mean high?"),
+    ("LORA=low,hi", "LORA=hi: takes high, medium, low or a rank, a whole number from 1 to 1024, did you mean high?"),
     ("LORA='low", 'GRID="LORA=\'low": No closing quotation: write GRID='),
     (
         f"MAX_STEPS={','.join(map(str, range(1, MAX_MEMBERS + 2)))}",
@@ -385,5 +385,5 @@ def test_make_sweep_without_slurm_runs_here(checkout: Path, records: Path, tmp_p
         [str(shutil.which("make")), "sweep", "GRID=SEED=1,2", "PARALLEL=2", "DEVICE=cpu", f"DATA={records}"],
         cwd=checkout, env={"PATH": str(tools)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.stderr.startswith("trainyard: PARALLEL='2': is for TO=slurm only, leave it out")
+    assert done.stderr.startswith("trainyard: PARALLEL=2: is for TO=slurm only, leave it out")
     assert not (checkout / "runs").exists()

@@ -174,6 +174,10 @@ GOOD = yaml.safe_load((ROOT / "wandb_sweep.yaml").read_text())
             {"parameters": {"learning_rate": {"min": 1e-3, "max": 1e-5}}},
             "s: learning_rate: min 0.001 is above max 1e-05",
         ),
+        (
+            {"method": "grid", "parameters": {"learning_rate": {"min": 1e-5, "max": 1e-3}}},
+            "s: learning_rate: a grid has no end between min 1e-05 and max 0.001; list them under `values:`",
+        ),
         ({"parameters": {"learning_rate": {"values": []}}}, "s: learning_rate takes `values: [...]`, or min and max"),
         ({"parameters": {"learning_rate": {"min": "low", "max": 1}}}, "s: learning_rate takes a number"),
         ({"parameters": {}}, "s: parameters is missing, or not as in wandb_sweep.yaml"),

@@ -608,7 +608,7 @@ def test_a_resumed_run_takes_another_time_and_partition_and_keeps_them(
     (project / "unpacked").mkdir()
     given = {"RUN": "moved", "RUNTIME": "apptainer", "IMAGE": "./unpacked", "ENVIRONMENT": "C=4", "MEM": "none"}
     said = refusal(verbs.resume, {**given, "IMAGE": "a.sif"}, cluster.environ, project)
-    assert said.startswith("RUNTIME=apptainer with IMAGE=a.sif: this cluster (ProctrackType=proctrack/linuxproc) sends")
+    assert said.startswith("IMAGE=a.sif: this cluster (ProctrackType=proctrack/linuxproc) sends")
     assert json.loads(path.read_text()) == after
     verbs.resume(given, cluster.environ, project)
     last = json.loads(path.read_text())

@@ -115,7 +115,9 @@ def test_the_status_that_is_shown_is_that_of_a_run_that_trains() -> None:
     )  # fmt: skip
     job = Job(job_id="4711", state=RUNNING, ended=False, nodes="n1", elapsed="40:12", limit="12:00:00")
     place = f"{ELSEWHERE}/runs/first"
-    run = RunStatus(run_id="first", jobs=[job], progress=progress, place=place, made=[], finished=False, look="")
+    run = RunStatus(
+        run_id="first", jobs=[job], progress=progress, place=place, made=[], finished=False, report_advice=""
+    )
     command = "$ make status RUN=first\n"
     (shown,) = STATUS.findall(text_of(page))
     compare(page, f"{command}{shown}```", f"{command}{status_text(run, 'RUN=first', now)}\n```")

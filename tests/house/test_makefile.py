@@ -193,7 +193,7 @@ def test_run_looks_at_the_request_before_it_makes_an_environment(checkout: Path)
     shutil.rmtree(checkout / ".venv" / "cpu")
     done = make(checkout, "run", "GPUS=0")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("trainyard: GPUS='0': takes a whole number")
+    assert done.stderr.startswith("trainyard: GPUS=0: takes a whole number")
     assert not (checkout / ".venv" / "cpu").exists()
 
 

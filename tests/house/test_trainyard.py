@@ -14,7 +14,7 @@ from planner.request.variables import VARIABLES
 
 Done = subprocess.CompletedProcess[str]
 pytestmark = pytest.mark.skipif(not shutil.which("readlink"), reason="readlink is not installed")
-NO_DRIVER = "trainyard: DEVICE=cuda, and this machine has no NVIDIA driver: say DEVICE=cpu, or submit\n"
+NO_DRIVER = "trainyard: DEVICE=cuda: this machine has no NVIDIA driver: say DEVICE=cpu, or submit\n"
 
 
 def trainyard(checkout: Path, *words: str, program: str = "./trainyard", **environ: str) -> Done:

@@ -23,7 +23,7 @@ class Runs(FolderOfRuns):
     def jobs(self, runs: Sequence[Run]) -> Sequence[Sequence[Job]]:
         return [jobs_of(run) for run in runs]
 
-    def look(self, runs: Sequence[Run]) -> Sequence[RunStatus]:
+    def statuses(self, runs: Sequence[Run]) -> Sequence[RunStatus]:
         return [run_status(run, jobs_of(run)) for run in runs]
 
     def cancel(self, runs: Sequence[Run]) -> Cancelled:

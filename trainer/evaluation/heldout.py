@@ -19,7 +19,7 @@ from trainer.data.turns import Record
 from trainer.evaluation.generation import generate_answers, sample_places
 from trainer.evaluation.metrics import ActionMetrics, action_metrics
 from trainer.evaluation.rows import Room
-from trainer.evaluation.scoring import Choices, agree, beyond, find_choices, score_actions
+from trainer.evaluation.scoring import Choices, agree, find_choices, score_actions, unscorable_actions
 from trainer.model.behaviour import asked
 from trainer.text import shown
 
@@ -148,7 +148,7 @@ def build_heldout(processor: Any, dataset: Dataset, config: TrainConfig, say: Ca
         say(f"actions are not scored, answers are only written out: {found}")
     elif records:
         say(f"actions ({field or 'the whole answer'}): {', '.join(dict.fromkeys(choices.actions))}")
-        for line in beyond(choices, records, field):
+        for line in unscorable_actions(choices, records, field):
             say(line)
     if dataset.eval and not config.eval_samples:
         say("eval_samples=0: nothing is evaluated on the way, so the last adapter is kept and nothing stops early")

@@ -144,7 +144,7 @@ def _ways(
     return {a: [tokens for tokens, n in found.most_common() if n >= RARE * found.total()] for a, found in ways.items()}
 
 
-def beyond(choices: Choices, records: Sequence[Record], field: str | None) -> list[str]:
+def unscorable_actions(choices: Choices, records: Sequence[Record], field: str | None) -> list[str]:
     """A line about those of the held-out answers that can only be scored as wrong; none where all can be right."""
     truths = [read_action(record.answer, field) for record in records]
     wrong = [UNREADABLE if truth is None else truth for truth in truths if truth not in choices.actions]

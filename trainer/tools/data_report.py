@@ -66,7 +66,7 @@ def print_report(config: TrainConfig, *, as_json: bool) -> int:
 def unscored(processor: Any, inspection: Inspection, field: str | None, asked: str) -> list[str]:
     """Why a run on what is kept would only write answers out, or score some as wrong whatever the model says; nothing
     when neither is so. Raises ConfigError for actions `asked` that are none."""
-    from trainer.evaluation.scoring import beyond, find_choices
+    from trainer.evaluation.scoring import find_choices, unscorable_actions
 
     kept = without(inspection.dataset, inspection.unfit())
     if not kept.train:
@@ -74,7 +74,7 @@ def unscored(processor: Any, inspection: Inspection, field: str | None, asked: s
     choices = find_choices(processor, each_answer(kept.train), field, asked)
     if isinstance(choices, str):
         return [f"actions cannot be scored: {choices}"]
-    return beyond(choices, each_answer(kept.eval), field)
+    return unscorable_actions(choices, each_answer(kept.eval), field)
 
 
 def measured(config: TrainConfig, inspection: Inspection) -> Lengths:

@@ -64,29 +64,29 @@ def test_a_field_of_a_later_version_has_its_default_in_an_older_record() -> None
     [
         ({"gpu": 2}, "unknown 'gpu', did you mean gpus?"),
         ({"gpus": "2"}, "gpus is '2', of another kind than GPUS takes"),
-        ({"gpus": 99}, "GPUS='99': takes a whole number from 1 to 64"),
-        ({"gpus": True}, "GPUS='True': takes a whole number"),
+        ({"gpus": 99}, "GPUS=99: takes a whole number from 1 to 64"),
+        ({"gpus": True}, "GPUS=True: takes a whole number"),
         ({"data": "a\nb"}, r"DATA='a\nb': takes a path"),
         ({"partition": "x\n#SBATCH --uid=0"}, r"PARTITION='x\n#SBATCH --uid=0': takes letters"),
         ({"partition": ["x"]}, "partition is "),
-        ({"run_id": "../x"}, "RUN='../x': takes at most 63"),
+        ({"run_id": "../x"}, "RUN=../x: takes at most 63"),
         ({"lora_dropout": "0"}, "lora_dropout is '0', of another kind than LORA_DROPOUT takes"),
         ({"shape": {}}, "shape takes family, hidden,"),
-        ({"time_limit_min": None}, "TIME='None': takes a time"),
+        ({"time_limit_min": None}, "TIME=None: takes a time"),
         ({"mem_gib": None}, "mem_gib is 'None', of another kind than MEM takes"),
-        ({"gpus": False}, "GPUS='False': takes a whole number from 1 to 64"),
+        ({"gpus": False}, "GPUS=False: takes a whole number from 1 to 64"),
         ({"site": "\x1b[2J"}, r"site='\x1b[2J': takes at most 4096 printable characters"),
         ({"vram_source": "a\nb"}, r"vram_source='a\nb': takes at most"),
         ({"length_source": "x" * 5000}, "length_source='xxx"),
         ({"sweep": "../../etc\x1b"}, "sweep='"),
-        ({"sweep": "../../etc"}, "sweep='../../etc': takes at most 63 of a-z"),
+        ({"sweep": "../../etc"}, "sweep=../../etc: takes at most 63 of a-z"),
         ({"wandb_sweep": "a/b/c\nd"}, "wandb_sweep='"),
-        ({"wandb_sweep": "a/b"}, "wandb_sweep='a/b': takes entity/project/id"),
-        ({"supervised_tokens": -5}, "supervised_tokens='-5': takes a whole number from 0 to"),
+        ({"wandb_sweep": "a/b"}, "wandb_sweep=a/b: takes entity/project/id"),
+        ({"supervised_tokens": -5}, "supervised_tokens=-5: takes a whole number from 0 to"),
         ({"supervised_tokens": 10**400}, "supervised_tokens='1000"),
-        ({"images_per_sample": -1000000}, "images_per_sample='-1000000': takes a whole number from 0 to"),
-        ({"lora_dropout": float("nan")}, "LORA_DROPOUT='nan': takes a number from 0 to"),
-        ({"measured_peak_gib": float("inf")}, "measured_peak_gib='inf': takes a number from 0 to"),
+        ({"images_per_sample": -1000000}, "images_per_sample=-1000000: takes a whole number from 0 to"),
+        ({"lora_dropout": float("nan")}, "LORA_DROPOUT=nan: takes a number from 0 to"),
+        ({"measured_peak_gib": float("inf")}, "measured_peak_gib=inf: takes a number from 0 to"),
         ({"evaluates": "yes"}, "evaluates is 'yes', of another kind than True"),
     ],
 )
@@ -156,14 +156,14 @@ def test_a_run_here_goes_on_though_its_lengths_were_measured_since(tmp_path: Pat
     begin()
     write_lengths(str(data), measured)
     assert prepare(words).spec.training.max_length == 1024
-    with pytest.raises(ConfigError, match=r"^RUN=r was begun with MAX_LENGTH=1024, not 128: ask for the same, or"):
+    with pytest.raises(ConfigError, match=r"^RUN=r: was begun with MAX_LENGTH=1024, not 128: ask for the same, or"):
         prepare([*words, "--max-length=128"])  # fewer records than before
     (tmp_path / "runs" / "r" / "run.json").unlink()
     (tmp_path / "runs" / "r").rmdir()
     begin()
     lengths_path(str(data)).unlink()
     assert prepare(words).spec.training.max_length < 1024
-    with pytest.raises(ConfigError, match=r"^RUN=r was begun with MAX_LENGTH=\d+, not 128: ask for the same, or"):
+    with pytest.raises(ConfigError, match=r"^RUN=r: was begun with MAX_LENGTH=\d+, not 128: ask for the same, or"):
         prepare([*words, "--max-length=128"])
 
 
@@ -181,7 +181,7 @@ def test_a_run_here_goes_on_though_its_micro_batch_was_measured_since(tmp_path: 
     write_batch(str(data), smaller)
     assert prepare([*words, "--run=another"]).chosen.micro_batch_size == 1 < begun.chosen.micro_batch_size
     assert prepare([*words, "--run=r"]) == begun
-    with pytest.raises(ConfigError, match=r"^RUN=r was begun with SEED=0, not 3: ask for the same, or "):
+    with pytest.raises(ConfigError, match=r"^RUN=r: was begun with SEED=0, not 3: ask for the same, or "):
         prepare([*words, "--run=r", "--seed=3"])
 
 
@@ -200,7 +200,7 @@ def test_a_run_here_is_finished_by_its_metrics_and_goes_on_with_an_adapter_alone
     with pytest.raises(ConfigError, match=r"metrics.json is not what training wrote: remove it, then the same command"):
         prepare(words)
     (tmp_path / "runs" / "r" / "metrics.json").write_text('{"history": []}')
-    with pytest.raises(ConfigError, match=r"^RUN=r is finished: give another RUN, or none for a new one, or remove"):
+    with pytest.raises(ConfigError, match=r"^RUN=r: is finished: give another RUN, or none for a new one, or remove"):
         prepare(words)
 
 
@@ -211,7 +211,7 @@ def test_a_run_is_not_started_beside_itself(tmp_path: Path, tiny_model: Path) ->
     plan = prepare([f"--model={tiny_model}", f"--data={data}", f"--output={tmp_path}/runs", "--device=cpu", "--run=r"])
 
     def first(_: object) -> int:
-        with pytest.raises(ConfigError, match=r"^RUN=r is running on this machine: wait for it, stop it with Ctrl-C"):
+        with pytest.raises(ConfigError, match=r"^RUN=r: is running on this machine: wait for it, stop it with Ctrl-C"):
             carry_out(plan, lambda _: pytest.fail("a second attempt has begun"))
         return 75
 

@@ -246,7 +246,7 @@ def test_a_second_attempt_at_a_running_run_is_refused_and_changes_nothing(
     until_logged(folder, "an error")
     before = (folder / "run.json").read_bytes()
     plan = make_plan(run_id="r", output=str(folder.parent), seed=7)
-    with pytest.raises(ConfigError, match=r"^RUN=r is running on this machine: .* make cancel TO=local RUN=r"):
+    with pytest.raises(ConfigError, match=r"^RUN=r: is running on this machine: .* make cancel TO=local RUN=r"):
         carry_out(plan, lambda _: pytest.fail("it has begun"))
     assert ((folder / "run.json").read_bytes(), capfd.readouterr().out) == (before, "")
     process.send_signal(signal.SIGTERM)
@@ -367,13 +367,13 @@ def test_an_unfinished_member_of_a_sweep_goes_on_as_it_was_planned(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("run", "--partition", "x"), "PARTITION='x': is for TO=slurm only, leave it out"),
-        (("plan", "--site", "none"), "SITE='none': is for TO=slurm or k8s only, leave it out"),
-        (("render", "--queue", "x"), "QUEUE='x': is for TO=k8s only, leave it out"),
-        (("run", "--runtime", "none"), "RUNTIME='none': is for TO=slurm only, leave it out"),
-        (("docker-run", "--size", "1Gi"), "SIZE='1Gi': is for TO=k8s only, leave it out"),
-        (("run", "--image", "x"), "IMAGE='x': on this machine only docker-run takes it, leave it out"),
-        (("plan", "--binds", "/x"), "BINDS='/x': on this machine only docker-run takes it, leave it out"),
+        (("run", "--partition", "x"), "PARTITION=x: is for TO=slurm only, leave it out"),
+        (("plan", "--site", "none"), "SITE=none: is for TO=slurm or k8s only, leave it out"),
+        (("render", "--queue", "x"), "QUEUE=x: is for TO=k8s only, leave it out"),
+        (("run", "--runtime", "none"), "RUNTIME=none: is for TO=slurm only, leave it out"),
+        (("docker-run", "--size", "1Gi"), "SIZE=1Gi: is for TO=k8s only, leave it out"),
+        (("run", "--image", "x"), "IMAGE=x: on this machine only docker-run takes it, leave it out"),
+        (("plan", "--binds", "/x"), "BINDS=/x: on this machine only docker-run takes it, leave it out"),
         (("sweep", "--format", "json"), "FORMAT=json: only plan has formats, leave it out for sweep"),
     ],
 )
@@ -420,7 +420,7 @@ def test_resume_goes_on_with_a_stopped_run_from_its_record(checkout: Path, recor
     first = local("run", "--run", "r", "--data", str(records), *quantity)
     until_logged(folder, "begun -- accelerate launch without limit")
     _, refused = local("resume", "--run", "r").communicate(timeout=60)
-    assert "RUN=r is running on this machine" in refused
+    assert "RUN=r: is running on this machine" in refused
     assert local("cancel", "--run", "r").wait(60) == 0
     assert first.wait(60) == 75
     before = (folder / "run.json").read_text()

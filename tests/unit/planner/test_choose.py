@@ -94,7 +94,7 @@ def test_a_default_batch_is_rounded_up_to_the_gpus_and_said() -> None:
 
 @pytest.mark.parametrize(("asked", "near"), [(10, "8 or 12"), (2, "4"), (17, "16 or 20")])
 def test_a_given_batch_that_the_gpus_cannot_share_is_refused_with_the_nearest_two(asked: int, near: str) -> None:
-    expected = f"EFFECTIVE_BATCH={asked} cannot be shared evenly by 4 GPUs: try {near}"
+    expected = f"EFFECTIVE_BATCH={asked}: cannot be shared evenly by 4 GPUs: try {near}"
     assert refusal(make_spec(gpus=4, effective_batch_size=asked)) == expected
 
 
@@ -108,21 +108,21 @@ def test_a_given_batch_is_kept() -> None:
     [
         (
             {"accelerate_config": "single_gpu", "gpus": 2},
-            "CONFIG=single_gpu is not for 2 GPUs: try CONFIG=multi_gpu or CONFIG=deepspeed_zero3",
+            "CONFIG=single_gpu: is not for 2 GPUs: try CONFIG=multi_gpu or CONFIG=deepspeed_zero3",
         ),
         (
             {"accelerate_config": "multi_gpu"},
-            "CONFIG=multi_gpu is not for 1 GPU: try CONFIG=single_gpu or CONFIG=single_gpu_low_mem",
+            "CONFIG=multi_gpu: is not for 1 GPU: try CONFIG=single_gpu or CONFIG=single_gpu_low_mem",
         ),
         (
             {"accelerate_config": "single_gpu", "gpus": 0, "device": "cpu"},
-            "CONFIG=single_gpu is not for no GPU: try CONFIG=cpu_mps",
+            "CONFIG=single_gpu: is not for no GPU: try CONFIG=cpu_mps",
         ),
         (
             {"accelerate_config": "cpu_mps"},
-            "CONFIG=cpu_mps is not for 1 GPU: try CONFIG=single_gpu or CONFIG=single_gpu_low_mem",
+            "CONFIG=cpu_mps: is not for 1 GPU: try CONFIG=single_gpu or CONFIG=single_gpu_low_mem",
         ),
-        ({"gpus": 0, "device": "cpu", "nodes": 2}, "NODES=2 without GPUs: cpu_mps is one process; try NODES=1"),
+        ({"gpus": 0, "device": "cpu", "nodes": 2}, "NODES=2: without GPUs there is one process, cpu_mps: try NODES=1"),
     ],
 )
 def test_combinations_that_make_no_sense_are_refused(request_: dict[str, Any], expected: str) -> None:

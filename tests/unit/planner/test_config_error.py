@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import pickle
+import re
 
 import pytest
 from paths import ROOT
@@ -22,7 +23,7 @@ ROOMS = ("trainer", "planner", "launcher", "slurm", "k8s", "local")
         (ConfigError("a is wrong"), "a is wrong"),
         (ConfigError("a is wrong", name="a"), "a is wrong"),
         (ConfigError(name="GPUS", given="9 9", allowed="takes 1 to 8"), "GPUS='9 9': takes 1 to 8"),
-        (ConfigError("too many", name="GPUS", given="9", advice="try 8"), "GPUS='9': too many; try 8"),
+        (ConfigError("too many", name="GPUS", given="9", advice="try 8"), "GPUS=9: too many: try 8"),
         (ConfigError("too many", source="site.yaml"), "site.yaml: too many"),
         (unknown("accout", ("account", "qos")), "unknown 'accout', did you mean account? known are account, qos"),
         (unknown("zzz", ("account", "qos")), "unknown 'zzz': known are account, qos"),
@@ -43,6 +44,19 @@ def test_several_are_one_line_and_what_is_known_is_said_once() -> None:
     assert str(ConfigError.of(errors[1:2], source="s.yaml")) == "s.yaml: x is wrong; leave it out"
 
 
+def test_an_error_about_a_value_has_it_in_its_fields() -> None:
+    """No text begins with NAME=value: the line is made of `name` and `given`, by one function."""
+    found = []
+    for path in sorted(path for room in ROOMS[1:] for path in (ROOT / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "ConfigError":
+                has_value = any(keyword.arg == "given" for keyword in node.keywords)
+                text = ast.unparse(node.args[0]) if node.args and not has_value else ""
+                if re.match(r"""f?['"]([A-Z_]+|\{[^}]+\})=\{?[^ ]""", text):
+                    found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {text}")
+    assert found == []
+
+
 @pytest.mark.parametrize(
     ("site", "given", "line"),
     [
@@ -50,14 +64,14 @@ def test_several_are_one_line_and_what_is_known_is_said_once() -> None:
         (
             {"CONFIG": "multi_gpu"},
             {},
-            "CONFIG=multi_gpu is not for 1 GPU: try CONFIG=single_gpu or CONFIG=single_gpu_low_mem "
+            "CONFIG=multi_gpu: is not for 1 GPU: try CONFIG=single_gpu or CONFIG=single_gpu_low_mem "
             "(CONFIG is from s.yaml)",
         ),
         ({"GPU_TYPE": "zx"}, {}, "(GPU_TYPE is from s.yaml)"),
         ({"EFFECTIVE_BATCH": "9"}, {"GPUS": "2"}, "try 8 or 10 (EFFECTIVE_BATCH is from s.yaml)"),
         ({"MODEL": "nobody/none"}, {}, "make shape MODEL=nobody/none (MODEL is from s.yaml)"),
         # What is wrong in the file itself: all of it, behind its name.
-        ({"TIME": "soon", "PARTITION": "a b"}, {}, "s.yaml: TIME='soon': takes "),
+        ({"TIME": "soon", "PARTITION": "a b"}, {}, "s.yaml: TIME=soon: takes "),
         ({"TIME": "soon", "PARTITION": "a b"}, {}, "; PARTITION='a b': takes "),
     ],
 )
@@ -72,9 +86,7 @@ def test_a_check_tells_the_whole_error_and_a_sick_nodes_without_its_name() -> No
     def fails(error: Exception) -> str:
         raise error
 
-    assert (
-        ask("a", fails, ConfigError(name="GPUS", given="9", allowed="takes 1 to 8")).found == "GPUS='9': takes 1 to 8"
-    )
+    assert ask("a", fails, ConfigError(name="GPUS", given="9", allowed="takes 1 to 8")).found == "GPUS=9: takes 1 to 8"
     assert ask("a", fails, SickNode("no GPU")).found == "no GPU"
 
 

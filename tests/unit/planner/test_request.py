@@ -285,10 +285,8 @@ def test_all_that_is_wrong_with_what_was_typed_is_one_message(tmp_path: Path) ->
         "--vram needs a value: memory of one GPU in GiB (GPU_TYPE's, else 24); unknown '--gpu', did you mean --gpus?; "
         "unknown '--tme', did you mean --time? --help lists all"
     )
-    assert error(request, VRAM="abc", GPUS="0", SEED="").startswith(
-        "VRAM='abc': takes a number of GiB from 1 to 1024; "
-    )
-    for name in ("GPUS='0': takes", "SEED= is empty"):
+    assert error(request, VRAM="abc", GPUS="0", SEED="").startswith("VRAM=abc: takes a number of GiB from 1 to 1024; ")
+    for name in ("GPUS=0: takes", "SEED= is empty"):
         assert name in error(request, VRAM="abc", GPUS="0", SEED="")
     # The files' mistakes beside those on the command line, each with where it is from.
     (tmp_path / ".env").write_text("MAX_STEPS=0\n")
@@ -298,13 +296,14 @@ def test_all_that_is_wrong_with_what_was_typed_is_one_message(tmp_path: Path) ->
     assert said.startswith(
         "./train.yaml: seed takes a whole number from 0 to 4294967295, got 'x'; fsdp is not a setting"
     )
-    assert "; .env line 1: MAX_STEPS takes a whole number" in said and "; GPUS='none': takes a whole number" in said
+    assert "; .env line 1: MAX_STEPS takes a whole number" in said and "; GPUS=none: takes a whole number" in said
 
 
 def test_all_contradictions_of_a_request_are_one_message(tmp_path: Path) -> None:
     assert error(request, GPUS="3", EFFECTIVE_BATCH="8", MEM="1", CONFIG="single_gpu") == (
-        "CONFIG=single_gpu is not for 3 GPUs: try CONFIG=multi_gpu or CONFIG=deepspeed_zero3; EFFECTIVE_BATCH=8 cannot "
-        "be shared evenly by 3 GPUs: try 6 or 9; MEM=1: the processes of a node alone take 5 GiB: MEM=5 is the least"
+        "CONFIG=single_gpu: is not for 3 GPUs: try CONFIG=multi_gpu or CONFIG=deepspeed_zero3; EFFECTIVE_BATCH=8: "
+        "cannot be shared evenly by 3 GPUs: try 6 or 9; MEM=1: the processes of a node alone take 5 GiB: MEM=5 is the "
+        "least"
     )
     said = error(request, MODEL="no/where", GPU_TYPE="h10")
     assert said.startswith("GPU_TYPE=h10: not known, did you mean h100?") and "; MODEL=no/where: not a folder, " in said
@@ -313,31 +312,31 @@ def test_all_contradictions_of_a_request_are_one_message(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("GPUS", "0", "GPUS='0': takes a whole number from 1 to 64; for a run without GPUs leave it out"),
-        ("GPUS", "two", "GPUS='two': takes a whole number from 1 to 64"),
+        ("GPUS", "0", "GPUS=0: takes a whole number from 1 to 64; for a run without GPUs leave it out"),
+        ("GPUS", "two", "GPUS=two: takes a whole number from 1 to 64"),
         ("GPUS", "\u0662", "GPUS='\u0662': takes a whole number"),
-        ("GPUS", "1_0", "GPUS='1_0': takes a whole number"),
-        ("GPUS", "65", "GPUS='65': takes a whole number"),
-        ("NODES", "-1", "NODES='-1': takes a whole number from 1 to 1024"),
-        ("VRAM", "1e-10", "VRAM='1e-10': takes a number of GiB from 1 to 1024"),
-        ("VRAM", "-1", "VRAM='-1': takes a number of GiB from 1 to 1024"),
-        ("VRAM", "nan", "VRAM='nan': takes a number of GiB"),
-        ("VRAM", "24T", "VRAM='24T': takes a number of GiB"),
-        ("VRAM", "1e999", "VRAM='1e999': takes a number of GiB"),
-        ("LEARNING_RATE", "0", "LEARNING_RATE='0': takes a number from 1e-30 to 1"),
-        ("TIME", "1:30", "TIME='1:30': takes a time of one minute to a year as minutes (90),"),
-        ("TIME", "0", "TIME='0': takes a time"),
+        ("GPUS", "1_0", "GPUS=1_0: takes a whole number"),
+        ("GPUS", "65", "GPUS=65: takes a whole number"),
+        ("NODES", "-1", "NODES=-1: takes a whole number from 1 to 1024"),
+        ("VRAM", "1e-10", "VRAM=1e-10: takes a number of GiB from 1 to 1024"),
+        ("VRAM", "-1", "VRAM=-1: takes a number of GiB from 1 to 1024"),
+        ("VRAM", "nan", "VRAM=nan: takes a number of GiB"),
+        ("VRAM", "24T", "VRAM=24T: takes a number of GiB"),
+        ("VRAM", "1e999", "VRAM=1e999: takes a number of GiB"),
+        ("LEARNING_RATE", "0", "LEARNING_RATE=0: takes a number from 1e-30 to 1"),
+        ("TIME", "1:30", "TIME=1:30: takes a time of one minute to a year as minutes (90),"),
+        ("TIME", "0", "TIME=0: takes a time"),
         ("NAME", "a\nb", r"NAME='a\nb': takes at most 40 of a-z, 0-9 and -"),
         ("NAME", "it's", 'NAME="it\'s": takes at most 40 of a-z, 0-9 and -'),
         ("NAME", "a" * 41, "takes at most 40 of a-z"),
-        ("RUN", "../x", "RUN='../x': takes at most 63 of a-z, 0-9 and -"),
-        ("CONFIG", "zero", "CONFIG='zero': takes one of auto, single_gpu, single_gpu_low_mem, multi_gpu,"),
+        ("RUN", "../x", "RUN=../x: takes at most 63 of a-z, 0-9 and -"),
+        ("CONFIG", "zero", "CONFIG=zero: takes one of auto, single_gpu, single_gpu_low_mem, multi_gpu,"),
         ("CONFIG", "multi_gpus", "deepspeed_zero3, cpu_mps, did you mean multi_gpu?"),
-        ("DEVICE", "mps", "DEVICE='mps': takes one of cuda, cpu"),
-        ("PARTITION", "-x", "PARTITION='-x': takes letters, digits and _.,-"),
+        ("DEVICE", "mps", "DEVICE=mps: takes one of cuda, cpu"),
+        ("PARTITION", "-x", "PARTITION=-x: takes letters, digits and _.,-"),
         ("ACCOUNT", "a b", "ACCOUNT='a b': takes letters"),
         ("DATA", "a\nb", r"DATA='a\nb': takes a path of at most 1024 printable characters on one line"),
-        ("DATA", "--x", "DATA='--x': begins with -"),
+        ("DATA", "--x", "DATA=--x: begins with -"),
         ("DATA", "a\u202eb", r"DATA='a\u202eb': takes a path"),
         ("DATA", "a\udc80", r"DATA='a\udc80': takes a path"),
         ("DATA", f"a/{'b' * 256}", "holds a name of more than 255 bytes, which no file system takes: shorten it"),
@@ -349,31 +348,31 @@ def test_all_contradictions_of_a_request_are_one_message(tmp_path: Path) -> None
         ),
         ("MODEL", "hf_x@hf.co/google/gemma-3-4b-it", "MODEL: it holds a token"),
         ("MODEL", "https://huggingface.co/google/gemma-3-4b-it", "MODEL is an address: give the hub id alone"),
-        ("OUTPUT", "runs/%j", "OUTPUT='runs/%j': holds %, which Slurm reads as a pattern"),
-        ("RUNTIME", "docker", "RUNTIME='docker': escapes the allocation"),
-        ("RUNTIME", "singularity", "RUNTIME='singularity': is apptainer's old name"),
-        ("RUNTIME", "pixis", "RUNTIME='pixis': takes one of none, apptainer, pyxis, did you mean pyxis?"),
-        ("EXTRA_FLAGS", "--output=/x", "EXTRA_FLAGS='--output=/x': '--output' is not passed on"),
-        ("EXTRA_FLAGS", "--wrap=x", "EXTRA_FLAGS='--wrap=x': '--wrap' is not passed on"),
+        ("OUTPUT", "runs/%j", "OUTPUT=runs/%j: holds %, which Slurm reads as a pattern"),
+        ("RUNTIME", "docker", "RUNTIME=docker: escapes the allocation"),
+        ("RUNTIME", "singularity", "RUNTIME=singularity: is apptainer's old name"),
+        ("RUNTIME", "pixis", "RUNTIME=pixis: takes one of none, apptainer, pyxis, did you mean pyxis?"),
+        ("EXTRA_FLAGS", "--output=/x", "EXTRA_FLAGS=--output=/x: '--output' is not passed on"),
+        ("EXTRA_FLAGS", "--wrap=x", "EXTRA_FLAGS=--wrap=x: '--wrap' is not passed on"),
         ("EXTRA_FLAGS", "-p x", "EXTRA_FLAGS='-p x': '-p x' is not passed on"),
-        ("EXTRA_FLAGS", "--hold=1", "EXTRA_FLAGS='--hold=1': takes --hold without a value"),
-        ("EXTRA_FLAGS", "--exclusive=no", "EXTRA_FLAGS='--exclusive=no': takes --exclusive=user|mcs|topo, or nothing"),
-        ("EXTRA_FLAGS", "--no-requeue", "EXTRA_FLAGS='--no-requeue': '--no-requeue' is not passed on"),
-        ("EXTRA_FLAGS", "--no-kill", "EXTRA_FLAGS='--no-kill': '--no-kill' is not passed on"),
-        ("CLUSTER", "a,b", "CLUSTER='a,b': takes one cluster's name: sacctmgr show cluster lists them"),
-        ("EXTRA_FLAGS", "--nice", "EXTRA_FLAGS='--nice': takes --nice=value"),
+        ("EXTRA_FLAGS", "--hold=1", "EXTRA_FLAGS=--hold=1: takes --hold without a value"),
+        ("EXTRA_FLAGS", "--exclusive=no", "EXTRA_FLAGS=--exclusive=no: takes --exclusive=user|mcs|topo, or nothing"),
+        ("EXTRA_FLAGS", "--no-requeue", "EXTRA_FLAGS=--no-requeue: '--no-requeue' is not passed on"),
+        ("EXTRA_FLAGS", "--no-kill", "EXTRA_FLAGS=--no-kill: '--no-kill' is not passed on"),
+        ("CLUSTER", "a,b", "CLUSTER=a,b: takes one cluster's name: sacctmgr show cluster lists them"),
+        ("EXTRA_FLAGS", "--nice", "EXTRA_FLAGS=--nice: takes --nice=value"),
         ("EXTRA_FLAGS", "--comment=$(x)", "EXTRA_FLAGS='--comment=$(x)': takes --comment=value"),
         ("EXTRA_FLAGS", "--nice=1 --nice=2", "EXTRA_FLAGS='--nice=1 --nice=2': says --nice twice"),
-        ("BINDS", "data", "BINDS='data': takes absolute paths with commas between: /scratch,"),
-        ("BINDS", "/a:/b:no", "BINDS='/a:/b:no': takes absolute paths"),
-        ("BINDS", "/a,", "BINDS='/a,': takes absolute paths"),
+        ("BINDS", "data", "BINDS=data: takes absolute paths with commas between: /scratch,"),
+        ("BINDS", "/a:/b:no", "BINDS=/a:/b:no: takes absolute paths"),
+        ("BINDS", "/a,", "BINDS=/a,: takes absolute paths"),
         ("CONSTRAINT", "a;b", "CONSTRAINT='a;b': takes features, joined by & or |"),
         ("EXCLUDE", "$(x)", "EXCLUDE='$(x)': takes node names"),
         ("MAIL_USER", "a b", "MAIL_USER='a b': takes an address or a user's name"),
-        ("MAIL_TYPE", "END,FALE", "MAIL_TYPE='END,FALE': 'FALE' is unknown, did you mean FAIL?"),
-        ("GPU_FLAG", "gpus", "GPU_FLAG='gpus': takes one of gres, gpus-per-node"),
+        ("MAIL_TYPE", "END,FALE", "MAIL_TYPE=END,FALE: 'FALE' is unknown, did you mean FAIL?"),
+        ("GPU_FLAG", "gpus", "GPU_FLAG=gpus: takes one of gres, gpus-per-node"),
         ("MODULES", "cuda;reboot", "MODULES='cuda;reboot': takes modules with commas between"),
-        ("MODULES", "-x", "MODULES='-x': takes modules"),
+        ("MODULES", "-x", "MODULES=-x: takes modules"),
         ("ENVIRONMENT", "x", "ENVIRONMENT: part 1 begins with no NAME=: it takes NAME=value with commas between"),
         ("ENVIRONMENT", "A B=1", "ENVIRONMENT: part 1 begins with no NAME=: it takes NAME=value"),
         ("ENVIRONMENT", "HF_TOKEN=hf_x", "ENVIRONMENT: HF_TOKEN holds a secret, which scripts show to all"),
@@ -410,10 +409,10 @@ def test_all_contradictions_of_a_request_are_one_message(tmp_path: Path) -> None
             "CUDA_VISIBLE_DEVICES is not to be set here: the scheduler says which",
         ),
         ("ENVIRONMENT", "CONFIG_FILE=x", "ENVIRONMENT: CONFIG_FILE is not to be set here: say CONFIG_FILE= itself"),
-        ("IMAGE", "Foo/bar:1", "IMAGE='Foo/bar:1': takes registry/name:tag, the name in small letters"),
+        ("IMAGE", "Foo/bar:1", "IMAGE=Foo/bar:1: takes registry/name:tag, the name in small letters"),
         ("IMAGE", "example.org/Foo/bar", "the name in small letters"),
         ("ENVIRONMENT", "A=x\ny", "ENVIRONMENT: A takes at most 1024 printable characters"),
-        ("GPU_TYPE", "v100", "GPU_TYPE='v100': has no bfloat16"),
+        ("GPU_TYPE", "v100", "GPU_TYPE=v100: has no bfloat16"),
         ("GPU_TYPE", "a100;x", "GPU_TYPE='a100;x': takes letters"),
         ("SEED", "", "SEED= is empty: give a value, or leave SEED out"),
     ],

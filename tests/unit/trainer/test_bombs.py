@@ -85,8 +85,8 @@ def test_wherever_a_yaml_file_is_named_a_bomb_is_one_line(words: list[str], chec
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--config-file", "odd"], "CONFIG_FILE=odd cannot be read (a pipe or a device, and no file)"),
-        (["--site", "odd"], "SITE=odd cannot be read (a pipe or a device, and no file)"),
+        (["--config-file", "odd"], "CONFIG_FILE=odd: cannot be read (a pipe or a device, and no file)"),
+        (["--site", "odd"], "SITE=odd: cannot be read (a pipe or a device, and no file)"),
         (["--model", "./model"], "model/config.json cannot be read as JSON ("),
     ],
 )

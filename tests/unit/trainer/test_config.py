@@ -330,9 +330,9 @@ def test_batch_size_and_accumulation_may_come_from_either_file_and_mean_their_pr
 @pytest.mark.parametrize(
     ("env_file", "given", "said"),
     [
-        ("BATCH_SIZE=3\nGRAD_ACCUM=2\n", {"GPUS": "4"}, "EFFECTIVE_BATCH=6 cannot be shared evenly by 4 GPUs: "
+        ("BATCH_SIZE=3\nGRAD_ACCUM=2\n", {"GPUS": "4"}, "EFFECTIVE_BATCH=6: cannot be shared evenly by 4 GPUs: "
          "try 4 or 8 (EFFECTIVE_BATCH is from BATCH_SIZE x GRAD_ACCUM in .env)"),
-        ("ACCELERATE_CONFIG=multi_gpu\n", {}, "CONFIG=multi_gpu is not for 1 GPU: try CONFIG=single_gpu or "
+        ("ACCELERATE_CONFIG=multi_gpu\n", {}, "CONFIG=multi_gpu: is not for 1 GPU: try CONFIG=single_gpu or "
          "CONFIG=single_gpu_low_mem (CONFIG is from ACCELERATE_CONFIG in .env)"),
         ("MODEL_NAME=no such/model\n", {}, "MODEL=no such/model: no folder here and no hub id: give a folder, or "
          "owner/name as in google/gemma-3-4b-it (MODEL is from MODEL_NAME in .env)"),
