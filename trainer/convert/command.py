@@ -47,6 +47,14 @@ def main(argv: list[str]) -> int:
     data, out = words[0], Path(words[1])
     take_env_file()
     _begin(out, {"data": data, "subset": options.subset, "question": options.question})
+    try:
+        return _convert(data, out, options)
+    except KeyboardInterrupt:
+        say(["stopped: the same command goes on where it is"])
+        raise
+
+
+def _convert(data: str, out: Path, options: Options) -> int:
     lost, first_lost = 0, ""
     for split in find_splits(data, options.subset):
         store = PictureStore(out, split.folder)

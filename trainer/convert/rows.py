@@ -21,6 +21,7 @@ READERS = {
     ".jsonl": "json", ".json": "json", ".ndjson": "json",
 }  # fmt: skip
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+SAVED = ("dataset_dict.json", "state.json")
 HUB = "hf://datasets/"
 # Columns of webdataset that say where a sample is from.
 INNER = ("__key__", "__url__", "__index_level_0__")
@@ -105,17 +106,46 @@ def _by_library(data: str, subset: str | None) -> list[Split]:
         found = load_dataset(reader, data_files={"train": str(path)}, streaming=True, **more)
         folder = path.parent
     elif path.is_dir():
-        found = load_dataset(str(path), name=subset, streaming=True)
+        found = _saved(path) or load_dataset(str(path), name=subset, streaming=True)
     else:
         name = data.removeprefix(HUB)
         if not re.fullmatch(HUB_ID, name) or re.match(ADDRESS, name):
             raise ConfigError(f"{data} does not exist: give a file, a folder, or the id of a data set of the hub")
-        found = load_dataset(name, name=subset, streaming=True)
+        try:
+            found = load_dataset(name, name=subset, streaming=True)
+        except ConnectionError as error:
+            if (cached := _cached(name)) is None:
+                raise ConfigError(
+                    f"{data} cannot be fetched, and no copy is in the cache: {_one_line(error)}"
+                ) from None
+            found = load_dataset(cached, name=subset, streaming=True)
     return [
         Split(name=SIDE_OF.get(str(name).lower(), str(name)), rows=_named_labels(rows), total=_total(rows, str(name)),
               folder=folder)
         for name, rows in found.items()
     ]  # fmt: skip
+
+
+def _saved(folder: Path) -> Any:
+    """The splits of a folder that `save_to_disk` wrote; None for any other."""
+    if not any((folder / name).is_file() for name in SAVED):
+        return None
+    from datasets import Dataset, load_from_disk
+
+    found = load_from_disk(str(folder))
+    splits = {"train": found} if isinstance(found, Dataset) else found
+    return {name: rows.to_iterable_dataset() for name, rows in splits.items()}
+
+
+def _cached(name: str) -> str | None:
+    """The folder of a data set of the hub in the hub's cache, where it is there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return str(snapshot_download(name, repo_type="dataset", local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
 
 
 def _named_labels(rows: Any) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from trainer.data.grid import load_image
+from trainer.data.looks import look
 from trainer.data.turns import Record
 
 
@@ -18,6 +19,8 @@ class File:
     """Digest of its pixels as the model sees them; empty when it does not open."""
     size: tuple[int, int] | None = None
     """(width, height); None when it does not open."""
+    look: bytes = b""
+    """What it looks like, whatever its exact pixels."""
     error: str = ""
 
 
@@ -25,7 +28,7 @@ def open_file(path: str) -> File:
     try:
         image = load_image(path)
         digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
-        return File(digest=digest, size=image.size)
+        return File(digest=digest, size=image.size, look=look(image))
     except OSError as error:
         return File(error=str(error))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,11 +22,13 @@ from trainer.data.endings import markers
 from trainer.data.examples import Rewritten, encode_text, join_prompts, render
 from trainer.data.faults import LEAST_KEPT
 from trainer.data.fingerprints import File, arrangement, contents, open_file
+from trainer.data.looks import count_alike
 from trainer.data.records import Dataset, each_answer
 from trainer.data.turns import Record
 from trainer.outcome import ConfigError, RecordError
 
 SIDES = ("train", "eval")
+Shown = tuple[str, ...]  # the digests of a picture's files
 TOO_LONG = "longer than max_length"
 MOST_CHARACTERS_A_TOKEN = 64  # of a whole text: five is usual, and a token of so many spaces is the longest there is
 
@@ -41,7 +43,7 @@ class Checked:
     contents: tuple[str, ...] = ()
     """For each answer that is learned, a hash of the pictures' pixels and of everything the model is shown before
     it."""
-    pictures: tuple[tuple[str, ...], ...] = ()
+    pictures: tuple[Shown, ...] = ()
     """The digests of each picture's files."""
     tokens: int = 0
     supervised: int = 0
@@ -59,6 +61,8 @@ class Inspection:
     """By side, one for each record of the data set, in order."""
     picture_sizes: Counter[tuple[int, int]]
     """Files by (width, height)."""
+    looks: Mapping[str, bytes]
+    """What each file looks like, by its digest."""
     apart: dict[str, set[int]]
     """By side, the places in the data set as it was read of the records that are learned one answer at a time, as
     the chat template rewrites earlier answers in later turns."""
@@ -86,10 +90,25 @@ class Inspection:
                 f"{seen} of {len(held_out)} held-out pictures are shown in training too, pixel for pixel: scores say "
                 "less about pictures that are new"
             )
+        if alike := self._alike([picture for picture in held_out if picture not in trained], trained):
+            lines.append(
+                f"{alike} of {len(held_out)} held-out pictures look like one that training shows, as where a picture "
+                "was encoded again or made smaller: if they are the same, scores say less about new ones"
+            )
         answers = (answer for record in self.dataset.train for answer in record.answers)
         if answer_field == "auto" and (likelier := likelier_field([*answers])):
             lines.append(likelier)
         return lines
+
+    def _alike(self, asked: Sequence[Shown], known: Collection[Shown]) -> int:
+        """How many of `asked` look like one of `known` with as many files."""
+        return sum(
+            count_alike(
+                [b"".join(self.looks[digest] for digest in picture) for picture in asked if len(picture) == files],
+                [b"".join(self.looks[digest] for digest in picture) for picture in known if len(picture) == files],
+            )
+            for files in {len(picture) for picture in asked}
+        )
 
     def unfit(self) -> dict[str, set[int]]:
         """By side, the places of the records that have a reason."""
@@ -177,8 +196,14 @@ def inspect_dataset(dataset: Dataset, processor: Any, *, max_length: int) -> Ins
         fit = [found.contents for found in checked[side] if found.reason is None]
         asked, held_out = {content for contents in fit for content in contents}, {contents[-1] for contents in fit}
     sizes = Counter(file.size for file in files.values() if file.size)
+    looks = {file.digest: file.look for file in files.values()}
     return Inspection(
-        dataset=take_apart(dataset, apart), max_length=max_length, checked=checked, picture_sizes=sizes, apart=apart
+        dataset=take_apart(dataset, apart),
+        max_length=max_length,
+        checked=checked,
+        picture_sizes=sizes,
+        looks=looks,
+        apart=apart,
     )
 
 

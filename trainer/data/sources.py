@@ -23,7 +23,9 @@ SIDE_OF = {name: side for side, names in SIDE_NAMES.items() for name in names}
 # train.jsonl, train-00000-of-00004.jsonl, train_2.json.gz
 SHARD = r"(?i:([a-z]+)(?:[-_.]\d+)?(?:-of-\d+)?)"
 # Ours, and those that other trainers lay beside their records.
-NO_RECORDS = r".*\.lengths\.json|lengths\.json|batch\.json|.*\.batch\.json|dataset_infos?\.json|\..*"
+NO_RECORDS = (
+    r".*\.lengths\.json|lengths\.json|batch\.json|.*\.batch\.json|dataset_(?:infos?|dict)\.json|state\.json|\..*"
+)
 CONVERTIBLE = (
     ".parquet", ".arrow", ".csv", ".tsv", ".tar", ".feather", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tiff",
     ".zst",

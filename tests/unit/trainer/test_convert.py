@@ -7,13 +7,19 @@ import functools
 import http.server
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import ROOT
 from PIL import Image
 
 from trainer.__main__ import main
@@ -89,6 +95,59 @@ def test_a_stopped_conversion_goes_on_behind_its_last_whole_record(tmp_path: Pat
     (out / "train.jsonl.part").write_bytes(b'{"kept": 1}\n' + whole[first : first + 9])
     assert convert(tmp_path / "train.parquet", out) == 0
     assert (out / "train.jsonl").read_bytes() == b'{"kept": 1}\n' + whole[first:]
+
+
+def test_an_interrupted_conversion_goes_on_and_stores_each_picture_once(tmp_path: Path) -> None:
+    parquet(tmp_path / "train.parquet", [{**rows()[n % 3], "answer": f"a{n}"} for n in range(4000)])
+    words = [sys.executable, "-m", "trainer", "convert", str(tmp_path / "train.parquet"), str(tmp_path / "out")]
+    part = tmp_path / "out/train.jsonl.part"
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as stopped:
+        while stopped.poll() is None and not (part.is_file() and part.stat().st_size):
+            time.sleep(0.02)
+        stopped.send_signal(signal.SIGINT)
+        _, error = stopped.communicate()
+    assert (stopped.returncode, "the same command goes on" in error, "Traceback" in error) == (1, True, False)
+    begun = part.read_bytes()
+    assert 0 < begun.count(b"\n") < 4000
+    assert convert(tmp_path / "train.parquet", tmp_path / "out") == 0
+    lines = (tmp_path / "out/train.jsonl").read_text().splitlines()
+    assert [json.loads(line)["answer"] for line in lines] == [f"a{n}" for n in range(4000)]
+    assert len(list((tmp_path / "out/pictures").rglob("*.png"))) == 2
+
+
+def test_what_save_to_disk_wrote_is_read_with_its_splits(tmp_path: Path) -> None:
+    from datasets import Dataset as Saved
+    from datasets import DatasetDict, Features, Image, Value
+
+    features = Features({"image": Image(), "question": Value("string"), "answer": Value("string")})
+    saved = Saved.from_list(rows(), features=features)
+    saved.save_to_disk(tmp_path / "one")
+    DatasetDict({"train": saved, "validation": saved.select([1])}).save_to_disk(tmp_path / "two")
+    for name in ("one", "two"):
+        with pytest.raises(ConfigError, match=r"holds arrow files .* and no JSON: .* convert"):
+            load_dataset(str(tmp_path / name))
+        assert convert(tmp_path / name, tmp_path / f"{name}-out") == 0
+    assert seen(load_dataset(str(tmp_path / "one-out"), eval_fraction=0)) == WANTED
+    both = load_dataset(str(tmp_path / "two-out"))
+    assert (seen(both), len(both.eval)) == (WANTED, 1)
+
+
+def test_without_a_network_a_hub_id_is_read_from_the_cache_or_refused_in_one_line(tmp_path: Path) -> None:
+    cache = tmp_path / "hub/datasets--me--cats"
+    parquet(cache / "snapshots/abc/data/train-00000-of-00001.parquet", rows())
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text("abc")
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    for name, code, said in (
+        ("me/cats", 0, ""),
+        ("me/dogs", 78, "me/dogs cannot be fetched, and no copy is in the cache"),
+    ):
+        words = [sys.executable, "-m", "trainer", "convert", name, str(tmp_path / f"{name[3:]}-out")]
+        ended = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert (ended.returncode, said in ended.stderr, ended.stderr.count("\n") <= 1) == (code, True, True), (
+            ended.stderr
+        )
+    assert seen(load_dataset(str(tmp_path / "cats-out"), eval_fraction=0)) == WANTED
 
 
 def test_a_picture_folder_is_read_by_its_metadata_or_its_folders(tmp_path: Path) -> None:

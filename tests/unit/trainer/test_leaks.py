@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from trainer.data.answers import likelier_field
 from trainer.data.inspection import inspect_dataset
+from trainer.data.looks import count_alike, look
 from trainer.data.records import load_dataset
 
 
@@ -38,6 +39,38 @@ def test_held_out_pictures_that_training_shows_too_are_counted_by_their_pixels(t
         "1 of 3 train records left out: also among the held-out records",
         "1 of 3 train records left out: more text than max_length tokens can hold (130002 characters)",
     ]
+
+
+def test_held_out_pictures_that_are_training_pictures_encoded_again_are_said_to_look_alike(tmp_path: Path) -> None:
+    from examples.demo.tiny import build_processor
+
+    def frame(x: int) -> Image.Image:
+        image = Image.new("RGB", (240, 160), (60, 160, 60))
+        ImageDraw.Draw(image).rectangle([x, 64, x + 15, 79], fill=(200, 30, 30))
+        return image
+
+    frame(16).save(tmp_path / "a.png")
+    frame(96).save(tmp_path / "b.png")
+    frame(16).resize((120, 80)).save(tmp_path / "again.jpg", quality=60)
+    frame(32).save(tmp_path / "moved.png")
+    for name, shown in (("train", ("a", "b")), ("eval", ("again", "moved", "b"))):
+        paths = [next(tmp_path.glob(f"{stem}.[pj]*")).name for stem in shown]
+        rows = [{"image": path, "question": f"{name} {n}", "output": "up"} for n, path in enumerate(paths)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    inspection = inspect_dataset(load_dataset(str(tmp_path)), build_processor(), max_length=999)
+    assert inspection.left_out() == []
+    assert inspection.notes() == [
+        "1 of 3 held-out pictures are shown in training too, pixel for pixel: scores say less about pictures that are "
+        "new",
+        "1 of 3 held-out pictures look like one that training shows, as where a picture was encoded again or made "
+        "smaller: if they are the same, scores say less about new ones",
+    ]
+
+
+def test_grids_look_alike_frame_by_frame() -> None:
+    one, other = (look(Image.new("RGB", (8, 8), color)) for color in ("red", "white"))
+    assert count_alike([one * 4, one * 3 + other], [one * 4]) == 1
+    assert count_alike([one], []) == count_alike([], [one]) == 0
 
 
 @pytest.mark.parametrize(
