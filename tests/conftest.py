@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import cluster as test_cluster
 import pytest
+from checkouts import is_put_back, make_checkout
 from image import image  # noqa: F401 - a fixture
-from paths import ROOT
 from tiny_families import tiny_idefics, tiny_llama, tiny_qwen, tiny_smolvlm  # noqa: F401 - fixtures
 from training import tiny_model, walks  # noqa: F401 - fixtures
 from wandb_server import service  # noqa: F401 - a fixture
-
-LAUNCH_SIDE = (
-    "Makefile",
-    "trainyard",
-    "make-env.sh",
-    "pyproject.toml",
-    "docker",
-    "accelerate_configs",
-    "trainer",
-    "planner",
-    "launcher",
-    "slurm",
-    "k8s",
-    "local",
-    "examples",
-)
-
-TABLE = r"/^\[project/,/^\[tool/p"
 
 # `make test` hands its own variables down, and a scheduler's would be read by the programs under test.
 for _name in list(os.environ):
@@ -53,30 +32,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[test_cluster.C
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+def checkout(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of what launches jobs, in a folder with an awkward name, its environments made already."""
-    folder = tmp_path / "check out's"
-    folder.mkdir()
-    for name in LAUNCH_SIDE:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("site.yaml"))
-        else:
-            shutil.copy2(source, folder / name)
-    for flavour in ("launch", "cpu"):
-        prepare_environment(folder, flavour)
-    return folder
-
-
-def prepare_environment(folder: Path, flavour: str) -> None:
-    """An environment that make takes for finished; its Python is the one that runs the tests."""
-    python = folder / ".venv" / flavour / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
-    words = ["cat", "docker/launch.lock"] if flavour == "launch" else ["sed", "-n", TABLE, "pyproject.toml"]
-    pins = subprocess.run(words, cwd=folder, capture_output=True, check=True)
-    (folder / ".venv" / flavour / ".made").write_bytes(pins.stdout)
+    folder, spare = tmp_path / "check out's", tmp_path_factory.getbasetemp() / "spare checkout"
+    if spare.exists():
+        spare.rename(folder)
+    else:
+        make_checkout(folder)
+    yield folder
+    if folder.exists() and not spare.exists() and is_put_back(folder):
+        folder.rename(spare)
 
 
 @pytest.fixture

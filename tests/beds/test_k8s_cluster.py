@@ -67,6 +67,7 @@ defaults:
 """
 
 
+@pytest.mark.slow
 def test_what_a_persons_kuberc_says_changes_nothing(cluster: Cluster) -> None:
     """With it kubectl would ask before it deletes, take no answer for no, and end with 0."""
     (cluster.home / ".kube").mkdir(exist_ok=True)
@@ -87,6 +88,7 @@ def test_what_a_persons_kuberc_says_changes_nothing(cluster: Cluster) -> None:
     assert cluster.objects("jobs") == {}
 
 
+@pytest.mark.slow
 def test_a_cancel_that_deletes_nothing_does_not_say_cancelled(cluster: Cluster) -> None:
     """Whatever stands in kubectl's place and declines with 0."""
     submitted(cluster)
@@ -235,6 +237,7 @@ SEEN_BY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argv", SEEN_BY)
 def test_a_finished_run_stays_finished_when_its_job_is_gone(argv: tuple[str, ...], cluster: Cluster) -> None:
     submitted(cluster)

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 
+import pytest
 from paths import ROOT
 from specs import make_spec
 
@@ -63,6 +64,7 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
+@pytest.mark.slow
 def test_the_page_says_what_is_shipped() -> None:
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)

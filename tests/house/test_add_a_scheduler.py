@@ -80,6 +80,7 @@ def test_every_verb_works_for_a_scheduler_of_one_folder_and_one_line(
     assert "did you mean r?" in make("cancel", "RUN=q").stderr or "known are r" in make("cancel", "RUN=q").stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_needs_nothing_of_a_scheduler(
     make: Callable[..., subprocess.CompletedProcess[str]], checkout: Path, records: Path
 ) -> None:

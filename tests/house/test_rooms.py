@@ -118,4 +118,5 @@ def code_lines(module: Path) -> int:
 
 
 def test_a_module_is_readable_in_one_sitting() -> None:
-    assert {name: lines for name, path in MODULES.items() if (lines := code_lines(path)) > MODULE_LINES} == {}
+    long = {name: path for name, path in MODULES.items() if path.read_text().count("\n") > MODULE_LINES}
+    assert {name: lines for name, path in long.items() if (lines := code_lines(path)) > MODULE_LINES} == {}

@@ -138,6 +138,7 @@ def test_every_known_model_is_read_back(model: str) -> None:
     assert read_spec(json.loads(json.dumps(spec.to_dict())), project_dir=Path(spec.project_dir)) == spec
 
 
+@pytest.mark.slow
 def test_a_run_here_goes_on_though_its_lengths_were_measured_since(tmp_path: Path, tiny_model: Path) -> None:
     data = tmp_path / "records.jsonl"
     (tmp_path / "a.png").touch()

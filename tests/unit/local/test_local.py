@@ -405,6 +405,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_resume_goes_on_with_a_stopped_run_from_its_record(checkout: Path, records: Path) -> None:
     (checkout / "trainer" / "supervise.py").write_text(SUPERVISE)
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from trainer.commands import training_command
+from trainer.data.images import is_picture
 from trainer.data.json_text import read_objects
 from trainer.data.records import load_dataset
 from trainer.data.sources import data_files
@@ -237,3 +238,12 @@ def test_pictures_inside_the_records_are_read(tmp_path: Path, monkeypatch: pytes
     colors = [load_image(str(path)).getpixel((0, 0)) for path in images[:5]]
     assert colors == [(255, 0, 0), (255, 0, 0), (0, 0, 255), (255, 0, 0), (0, 0, 255)]
     assert len(list((tmp_path / "kept").iterdir())) == 2  # each content once
+
+
+def test_a_picture_is_a_file_that_begins_as_one(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    (tmp_path / "text.png").write_text("a text")
+    (tmp_path / "folder.png").mkdir()
+    found = {name: is_picture(tmp_path / name) for name in ("a.png", "text.png", "folder.png", "none.png")}
+    assert found == {"a.png": True, "text.png": False, "folder.png": False, "none.png": False}
+    assert not is_picture(None)
