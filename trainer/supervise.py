@@ -25,6 +25,7 @@ from trainer.env_file import open_to_others, read_env_file, watched
 from trainer.files import RECORD_ENV, RECORD_NAME, write_whole
 from trainer.launch import Launch
 from trainer.node import processes
+from trainer.node.killed import begin_attempt, end_attempt
 from trainer.node.preflight import MEETING_TIMEOUT_S, check_node, meeting_place
 from trainer.node.stop import DEADLINE_ENV, FLAG, LIMIT_ENV, stopped
 from trainer.outcome import ConfigError, SickNode, node_rank
@@ -93,6 +94,8 @@ def attempt(launch: Launch) -> int:
         os.environ |= {processes.SUPERVISOR_ENV: str(os.getpid()), "PET_SIGNALS_TO_HANDLE": "SIGQUIT"}
         processes.become_subreaper()
         try:
+            if (folder := launch.settings.get("output_dir")) and not node_rank(os.environ):
+                begin_attempt(Path(folder))
             check_node(launch)
             command = complete_command(launch, os.environ)
             if (record := os.environ.get(RECORD_ENV)) and not node_rank(os.environ):  # submit could not write it
@@ -131,6 +134,7 @@ def leave_word(launch: Launch, code: int, message: str, began: float) -> None:
     """For `status`, how this attempt ended: in the run's folder, and in a pod as its termination message, which is all
     that can be asked of it afterwards."""
     if folder := launch.settings.get("output_dir"):
+        end_attempt(Path(folder))
         ended = write_end(Path(folder), code, message, time.time(), began=began)
         if RECORD_ENV in os.environ:
             with contextlib.suppress(OSError):  # where there is none

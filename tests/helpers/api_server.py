@@ -7,9 +7,10 @@
 It keeps objects, answers discovery, and does to them what kubectl asks: create, get, list, patch, replace, delete, dry
 runs, logs of pods with follow, and files that `head` reads in a pod. Its errors are the Status objects of the real one,
 so kubectl's own words appear.
-What it is not: no controller makes pods or ends Jobs (tests write those themselves), and of admission and validation it
-has only what the tests need: existing names, immutable pod templates, conflicts, quantities as text, namespaces, and
-refusals that a test asks for.
+No controller is in it: tests write pods and ends of Jobs themselves, or let job_controller.py do it. Of admission and
+validation it has what the tests need: existing names, immutable pod templates, conflicts, quantities as text,
+namespaces, and refusals that a test asks for. The words are those that kube-apiserver 1.36 was seen to use in trials by
+hand. No test compares them again: no API server can be installed where the tests run.
 """
 
 from __future__ import annotations

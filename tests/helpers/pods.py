@@ -1,5 +1,9 @@
 """In the place of a cluster: starts a manifest's containers with podman and applies the Job's own rules to their ends.
 
+A test, or a program that provokes faults at random, hands `run` a function that is called over and over. In it
+`disrupt` drains a pod as a node that is to be emptied does, `evict` ends it at once as a node without disk or memory
+does, and `kill` ends its processes as the kernel does; `pods` and `ends` say what runs and how each ended.
+
 No API server, scheduler or kubelet takes part. What the manifest says of command, arguments, environment, mounts,
 user, groups, capabilities, read-only root and grace period holds; podFailurePolicy and backoffLimit are applied as the
 documentation of Jobs says. All pods share this machine's network, so Service names are entries of /etc/hosts; limits of
@@ -9,7 +13,9 @@ name.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -22,6 +28,7 @@ from typing import Any
 import manifests
 
 PATIENCE_S = 300
+PLACE_ENV = "POD_PLACE"
 
 
 @dataclass
@@ -31,6 +38,8 @@ class Pod:
     index: int
     process: subprocess.Popen[bytes]
     log: Path
+    place: Path
+    """Its folder, which its processes have in their environment as PLACE_ENV."""
     disrupted: bool = False
 
     def said(self) -> str:
@@ -99,6 +108,19 @@ class JobRun:
         pod.disrupted = True
         pod.process.send_signal(signal.SIGTERM)  # podman hands it on to the container's first process
 
+    def evict(self, pod: Pod) -> None:
+        """As a kubelet does that is short of disk or memory: the pod gets its condition and SIGKILL."""
+        pod.disrupted = True
+        self.kill(pod)
+
+    def kill(self, pod: Pod) -> None:
+        """As the kernel does that is out of memory: nothing of the container sees a signal."""
+        marker = f"{PLACE_ENV}={pod.place}".encode()
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):  # gone by now
+                if marker in path.read_bytes().split(b"\0"):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+
     def _end(self, pod: Pod) -> None:
         pod.process.terminate()
         try:
@@ -124,7 +146,7 @@ class JobRun:
         log = place / "log"
         with log.open("wb") as file:
             process = subprocess.Popen(self._command(index, place), stdout=file, stderr=file, start_new_session=True)
-        self.pods.append(Pod(index=index, process=process, log=log))
+        self.pods.append(Pod(index=index, process=process, log=log, place=place))
         return self.pods[-1]
 
     def _command(self, index: int, place: Path) -> list[str]:
@@ -144,6 +166,7 @@ class JobRun:
             *(f"--add-host={host}:127.0.0.1" for host in known),
             *("--workdir", container["workingDir"], "--entrypoint", json.dumps(container["command"])),
             *(word for key, value in environment.items() for word in ("--env", f"{key}={value}")),
+            *("--env", f"{PLACE_ENV}={place}"),
             *self._mounts(container, place),
             self.image,
             *(expanded(word, environment) for word in container["args"]),

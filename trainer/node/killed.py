@@ -1,0 +1,49 @@
+"""Attempts that were killed before they could say a word: memory or disk of the node ran out, or the node was lost.
+
+Kubernetes starts an evicted pod again and does not count it, nor does Slurm count a job whose node was lost. So the run
+counts them itself, in its folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+from trainer.files import CHECKPOINT_NAME, read_json, write_whole
+from trainer.outcome import SickNode
+
+BEGUN_NAME = "begun.json"
+"""In the run's folder while an attempt goes on; it stays when the attempt is killed."""
+MAX_KILLED = 10
+
+
+def begin_attempt(run_dir: Path) -> None:
+    """Record that an attempt begins.
+
+    Raises SickNode when the last MAX_KILLED before it were killed, one after the other, and none left a new checkpoint.
+    """
+    saved, killed = _newest_step(run_dir), 0
+    try:
+        record = read_json(run_dir / BEGUN_NAME)
+        killed = int(record["killed"]) + 1 if int(record["saved"]) == saved else 0
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    if killed >= MAX_KILLED:
+        raise SickNode(
+            f"the last {killed} attempts were killed before they saved a new checkpoint, so this one is not begun: "
+            "most often the node's memory (MEM=) or disk is too small, or save_steps is too large for what time it has"
+        )
+    with contextlib.suppress(OSError):  # the preflight says what is wrong with the folder
+        write_whole(run_dir / BEGUN_NAME, json.dumps({"saved": saved, "killed": killed}) + "\n")
+
+
+def end_attempt(run_dir: Path) -> None:
+    """The attempt has said how it ended, so nothing killed it."""
+    with contextlib.suppress(OSError):
+        (run_dir / BEGUN_NAME).unlink(missing_ok=True)
+
+
+def _newest_step(run_dir: Path) -> int:
+    found = (CHECKPOINT_NAME.fullmatch(path.name) for path in (run_dir / "checkpoints").glob("step-*"))
+    return max((int(name[1]) for name in found if name), default=0)
