@@ -11,7 +11,9 @@ from typing import Annotated
 from planner import values as takes
 from planner.job import FIELDS, JobSpec
 from planner.request.variables import VARIABLES
-from trainer.architecture.shape_file import read_shape
+from trainer.architecture.shape import ModelShape
+from trainer.architecture.shape_file import of_another_version, read_shape
+from trainer.architecture.shapes import resolve_shape
 from trainer.config import LORA_PRESETS, SETTINGS
 from trainer.files import RECORD_NAME
 from trainer.flags import Range, option_of
@@ -55,7 +57,7 @@ def _read(recorded: Mapping[str, object], project_dir: Path) -> JobSpec:
     if lacking := [name for name in needed if name not in recorded]:
         raise ConfigError(f"{lacking[0]} is missing")
     values = {name: _as_tuple(value) for name, value in recorded.items()}
-    values["shape"] = read_shape(recorded["shape"])
+    values["shape"] = _shape(recorded["shape"], recorded["model"])
     values["project_dir"] = str(project_dir)
     for name, value in values.items():
         default = fields[name].default
@@ -63,6 +65,24 @@ def _read(recorded: Mapping[str, object], project_dir: Path) -> JobSpec:
         if name not in ("shape", "project_dir") and not is_default:
             _check(name, value, default)
     return JobSpec.of(**values)
+
+
+def _shape(recorded: object, model: object) -> ModelShape:
+    """The shape that the plan was made with, or, where another version wrote it, what is known of the model now.
+
+    Raises:
+        ConfigError: it is not what its fields take, or nothing is known of the model here.
+    """
+    try:
+        return read_shape(recorded)
+    except ConfigError:
+        if not isinstance(model, str) or not of_another_version(recorded):
+            raise
+        try:
+            # Not measured: status reads the records of many runs.
+            return resolve_shape(model, elsewhere=True, measure=False)
+        except ConfigError as unknown:
+            raise ConfigError(f"another version measured its model, and here {unknown.words}") from None
 
 
 def _check(name: str, value: object, default: object) -> None:

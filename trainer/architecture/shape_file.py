@@ -38,6 +38,18 @@ def read_shape(recorded: object) -> ModelShape:
     return ModelShape(**values)
 
 
+def of_another_version(recorded: object) -> bool:
+    """Whether it is a shape with layers, whose fields or whose layers' fields are not those that are measured now."""
+    layers = recorded.get("layers") if isinstance(recorded, Mapping) else None
+    if not isinstance(recorded, Mapping) or not layers or not isinstance(layers, (list, tuple)):
+        return False
+    parts = [(recorded, ModelShape), *((layer, Layer) for layer in layers)]
+    return not all(
+        isinstance(part, Mapping) and set(part) == {field.name for field in dataclasses.fields(kind)}
+        for part, kind in parts
+    )
+
+
 def _fields(recorded: object, kind: type[ModelShape] | type[Layer], about: str) -> dict[str, Any]:
     kinds = {field.name: str(field.type) for field in dataclasses.fields(kind)}
     if not isinstance(recorded, Mapping) or set(recorded) != set(kinds):

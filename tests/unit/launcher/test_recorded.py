@@ -107,6 +107,16 @@ def test_a_missing_field_and_a_shape_of_words_are_refused() -> None:
         read_spec(wordy, project_dir=CHECKOUT)
 
 
+@pytest.mark.parametrize("part", ["shape", "layer"])
+def test_a_shape_of_another_version_is_what_is_known_of_the_model_now(part: str) -> None:
+    older = recorded({})
+    changed = older["shape"] if part == "shape" else older["shape"]["layers"][0]
+    changed["of_old"] = changed.popitem()[1]
+    assert read_spec(older, project_dir=CHECKOUT) == request()
+    with pytest.raises(ConfigError, match=r"^run.json: spec: another version measured its model, and here MODEL=/gone"):
+        read_spec({**older, "model": "/gone"}, project_dir=CHECKOUT)
+
+
 ODD_VALUES = [0, -5, 10**12, 10**400, 1.5, float("nan"), True, None, "x\x1b[2J", "x" * 9999, [[]]]
 
 
