@@ -99,7 +99,9 @@ make_train() {
   if [ "$(uname -s)" = Linux ]; then
     sed -n 's/^\([A-Za-z0-9._-]*==[^ ;]*\).*/\1/p' docker/libraries.lock docker/deepspeed.lock >>"$folder/constraints.txt"
   fi
-  requirements train dev >"$folder/requirements.txt"
+  # PyPI's torchvision is made for the CUDA build.
+  case $flavour in cuda) extra=cuda ;; *) extra= ;; esac
+  requirements train dev $extra >"$folder/requirements.txt"
   say "installing transformers, trl, deepspeed and the rest: about 1 GB unpacked, some minutes"
   # deepspeed compiles its kernels when they are first needed, not now.
   DS_BUILD_OPS=0 pip -r "$folder/requirements.txt" -c "$folder/constraints.txt"

@@ -7,7 +7,7 @@ a minute.
 
     launch.lock           a login node's, for every Python and platform: make-env.sh installs it
     libraries.lock        everything that is the same for all flavours; what developers install has these versions, too
-    torch-<flavour>.lock  torch and what it alone brings: the CUDA libraries and Triton, or nothing
+    torch-<flavour>.lock  torch and what it alone brings: the CUDA libraries, Triton, torchvision and timm, or nothing
     deepspeed.lock        has no wheel: the image compiles it
 
 The image has three files, so that each is a layer of its own: a new trl does not make every node pull torch again.
@@ -30,24 +30,26 @@ CUDA, CPU = "cuda", "cpu"
 INDEX = {CUDA: (), CPU: ("--index", "https://download.pytorch.org/whl/cpu")}
 RESOLVER = "uv==0.13.9"
 BUILT_HERE = "deepspeed"
-WITH_TORCH = re.compile(r"torch$|triton$|cuda-|nvidia-")
+WITH_TORCH = re.compile(r"torch$|torchvision$|timm$|triton$|cuda-|nvidia-")
 # The oldest Python that the image may be built with. The hashes are those of all files of a release.
 PYTHON = "3.11"
 LAUNCH_PYTHON = "3.10"
 """The oldest of a login node."""
 
 
-def pinned() -> tuple[list[str], list[str]]:
-    """pyproject's pins, those of a login node and those of training."""
+def pinned() -> tuple[list[str], list[str], list[str]]:
+    """pyproject's pins: those of a login node, of training, and of training on GPUs beside them."""
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
-    return project["dependencies"], project["optional-dependencies"]["train"]
+    extras = project["optional-dependencies"]
+    return project["dependencies"], extras["train"], extras["cuda"]
 
 
 def requirements(flavour: str) -> str:
     """pyproject's pins, with the build of torch that the flavour's index calls by a local version."""
     local = "" if flavour == CUDA else f"+{flavour}"
-    launch, train = pinned()
-    return "\n".join(f"{pin}{local}" if pin.startswith("torch==") else pin for pin in (*launch, *train))
+    launch, train, cuda = pinned()
+    pins = (*launch, *train, *(cuda if flavour != CPU else ()))
+    return "\n".join(f"{pin}{local}" if re.match("torch(vision)?==", pin) else pin for pin in pins)
 
 
 def resolve(asked_for: str, options: Sequence[str]) -> dict[str, str]:
@@ -72,7 +74,7 @@ def blocks(text: str) -> dict[str, str]:
 
 def stale() -> list[str]:
     """What is wrong with the locks that lie here: pins of pyproject.toml that they lack, packages without hashes."""
-    launch, train = pinned()
+    launch, train, _ = pinned()
     read = {path.name: blocks(path.read_text(encoding="utf-8")) for path in sorted(HERE.glob("*.lock"))}
     image = {
         name: block for locked in read.values() if locked is not read["launch.lock"] for name, block in locked.items()
