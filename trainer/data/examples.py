@@ -111,9 +111,30 @@ def encode_learned(processor: Any, record: Record) -> dict[str, Tensor]:
 def encode_text(processor: Any, record: Record, text: str) -> dict[str, Tensor]:
     """The processor's tensors of a record's pictures and of what was rendered of it. Raises RecordError naming it."""
     with _naming(record):
-        images = [load_pictures(record)] if record.pictures else None
-        # The template has put BOS there already.
-        return dict(processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt"))
+        return processed(processor, text, load_pictures(record))
+
+
+def processed(processor: Any, text: str, pictures: list[Image.Image]) -> dict[str, Tensor]:
+    """The processor's tensors of one text and its pictures. Raises what the processor raises."""
+    tensors = _as_it_takes_them(processor, text, pictures)
+    # Llama 4's pictures come in bfloat16, whatever the model is in.
+    half = {name: t for name, t in tensors.items() if isinstance(t, Tensor) and t.is_floating_point()}
+    return {**tensors, **{name: t.float() for name, t in half.items()}}
+
+
+def _as_it_takes_them(processor: Any, text: str, pictures: list[Image.Image]) -> dict[str, Tensor]:
+    # The template has put BOS there already.
+    options: dict[str, Any] = {"text": [text], "add_special_tokens": False, "return_tensors": "pt"}
+    try:
+        return dict(processor(images=[pictures] if pictures else None, **options))
+    except ValueError:
+        if not pictures:
+            raise
+        try:  # GOT-OCR takes the pictures of all texts in one list, and there is one text
+            return dict(processor(images=pictures, **options))
+        except Exception:
+            pass
+        raise
 
 
 def _with_answers(

@@ -19,6 +19,7 @@ from trainer.architecture.quantized import check_unquantized
 from trainer.config import TrainConfig
 from trainer.model.anatomy import Anatomy, anatomy_of, target_pattern
 from trainer.model.refusal import UNFIT, refusing
+from trainer.model.targets import peft_targets
 from trainer.node.preflight import check_model
 from trainer.node.start import device_map
 from trainer.outcome import ConfigError, SickNode
@@ -69,7 +70,7 @@ def load_base(config: TrainConfig, anatomy: Anatomy, *, dtype: torch.dtype, devi
     # FlashAttention ignores the bidirectional mask over image tokens; eager needs 537 MB a tower layer of Gemma 3's.
     # Without a word a part that has no sdpa gets eager, where "sdpa" would be refused.
     model_config._attn_implementation = None
-    base = auto_class(model_config).from_pretrained(
+    base, found = auto_class(model_config).from_pretrained(
         config.model,
         config=model_config,
         quantization_config=quantization,
@@ -77,7 +78,15 @@ def load_base(config: TrainConfig, anatomy: Anatomy, *, dtype: torch.dtype, devi
         device_map=device_map,
         trust_remote_code=False,
         use_safetensors=True,  # pickles are programs
+        output_loading_info=True,
     )
+    # transformers draws them at random, and training would go on with that.
+    inside = f"{anatomy.decoder}." if anatomy.decoder else ""
+    if lacking := sorted(name for name in found["missing_keys"] if name.startswith(inside)):
+        raise ConfigError(
+            f"MODEL={config.model} lacks {len(lacking)} weights of its language model ({lacking[0]}, ...): give a "
+            "checkpoint that is whole and of this very type"
+        )
     for module in base.modules():
         if isinstance(module, Repacking):
             # On CPUs with AVX512-BF16 the first forward in eval mode would repack the weights for an
@@ -115,7 +124,7 @@ def add_lora(base: Any, config: TrainConfig, anatomy: Anatomy) -> Any:
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=target_pattern(anatomy, config.vision),
+        target_modules=peft_targets(base, target_pattern(anatomy, config.vision))[0],
         task_type="CAUSAL_LM",
     )
     with refusing(config.model, "given adapters", UNFIT):
@@ -130,16 +139,23 @@ def add_lora(base: Any, config: TrainConfig, anatomy: Anatomy) -> Any:
     return model
 
 
-def load_processor(model: str) -> Any:
-    """The processor of a model, or of a folder that training wrote. Raises ConfigError, also for one without a chat
-    template, or SickNode."""
+def load_processor(model: str, base: str | None = None) -> Any:
+    """The processor of a model, or of a folder that training wrote beside an adapter on `base`.
+
+    Raises:
+        ConfigError: it cannot be loaded, or has no chat template.
+        SickNode: this machine cannot load it.
+    """
     from trainer.model.processor import processor_of
+    from trainer.model.traits import ask_token_types
 
     folder = Path(model)
-    if not folder.is_dir() or (folder / "config.json").is_file():  # an adapter's folder has none
-        load_model_config(model)
+    with_config = not folder.is_dir() or (folder / "config.json").is_file()  # an adapter's folder has none
+    config = load_model_config(model if with_config else base) if with_config or base else None
     with _loading(model):
         processor = processor_of(model)
+        if config is not None:
+            ask_token_types(processor, auto_class(config)._model_mapping[type(config)])
     if not getattr(processor, "chat_template", None):
         raise ConfigError(
             f"MODEL={model} has no chat template, which says how questions and answers are written: take a model that "

@@ -26,6 +26,7 @@ from trainer.model.behaviour import (
     without_gradient,
 )
 from trainer.model.refusal import UNFIT, refusing
+from trainer.model.targets import peft_targets
 from trainer.model.traits import lacking_token_types, picture_features
 from trainer.outcome import ConfigError
 
@@ -42,6 +43,10 @@ def adapt(
     Raises:
         ConfigError: the model cannot be asked, or nothing in it can be trained.
     """
+    _, taken = peft_targets(base, target_pattern(anatomy, config.vision))
+    if taken:
+        say(f"{len(taken)} linears get no adapter, as PEFT takes their names for experts': {_kinds(taken)}")
+        anatomy = anatomy.without(taken)
     model = add_lora(base, config, anatomy)
     if under_deepspeed():  # whose shards are gathered only later
         return model, anatomy, None
@@ -50,12 +55,17 @@ def adapt(
         unused = without_gradient(model, batch)
     if not unused:
         return model, anatomy, head
-    kinds = list(dict.fromkeys(re.sub(r"\.\d+(?=\.)", ".N", path) for path in unused))
-    more = f" and {len(kinds) - MOST_KINDS} more kinds" if len(kinds) > MOST_KINDS else ""
-    say(f"{len(unused)} linears get no adapter, as no loss depends on them: {', '.join(kinds[:MOST_KINDS])}{more}")
+    say(f"{len(unused)} linears get no adapter, as no loss depends on them: {_kinds(unused)}")
     torch.manual_seed(config.seed)  # as if they had never had one
     anatomy = anatomy.without(unused)
     return add_lora(model.unload(), config, anatomy), anatomy, head
+
+
+def _kinds(paths: Collection[str]) -> str:
+    """The first of them, those of all layers as one."""
+    kinds = list(dict.fromkeys(re.sub(r"\.\d+(?=\.)", ".N", path) for path in paths))
+    more = f" and {len(kinds) - MOST_KINDS} more kinds" if len(kinds) > MOST_KINDS else ""
+    return f"{', '.join(kinds[:MOST_KINDS])}{more}"
 
 
 def check_contract(

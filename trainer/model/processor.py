@@ -25,6 +25,12 @@ class VideoSettings(VideoProcessorMixin):
         super().__init__(**settings)
         self.settings = settings
 
+    def __getattr__(self, name: str) -> Any:
+        """Some processors look their own settings up here, as MiniCPM-V's does."""
+        if name == "settings" or name not in self.settings:
+            raise AttributeError(f"the settings for videos have no {name}")
+        return self.settings[name]
+
     def to_dict(self) -> dict[str, Any]:
         return copy.deepcopy(self.settings)
 

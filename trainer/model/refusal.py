@@ -10,7 +10,9 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 
+from trainer.commands import CHECKOUT
 from trainer.node.preflight import OF_THIS_NODE
 from trainer.outcome import ConfigError
 
@@ -44,8 +46,30 @@ def refusing(model: str, doing: str, advice: str) -> Iterator[None]:
         if os.environ.get(TRACEBACK_ENV):
             traceback.print_exc()
         if isinstance(error, ImportError):
-            advice = "it needs a library that is not among Trainyard's, take another model"
+            advice = f"{what_to_install(error)}, or take another model"
         raise ConfigError(f"MODEL={model} cannot be {doing} ({first_words(error)}): {advice}") from None
+
+
+def what_to_install(error: ImportError) -> str:
+    """The package that a library misses, with the pin where Trainyard has one, as a command."""
+    found = re.search(r"requires the ([\w-]+) library|No module named '([\w-]+)", str(error))
+    if not found:
+        return "it needs a library that is not among Trainyard's"
+    name = (found[1] or found[2]).lower()
+    pins = [pin for pin in _pins() if re.match(rf"{re.escape(name)}==", pin, re.I)]
+    pin, *_ = [*pins, name]
+    build = metadata.version("torch").partition("+")[2]
+    if pins and name == "torchvision" and build:  # it is compiled against one build of torch
+        pin = f"{pin}+{build} --index-url https://download.pytorch.org/whl/{build}"
+    return f"it needs {name}: pip install {pin}"
+
+
+def _pins() -> list[str]:
+    """Exact pins of the checkout, or of the installed package, as in the image."""
+    path = CHECKOUT / "pyproject.toml"
+    if path.is_file():
+        return re.findall(r'"([\w-]+==[\w.]+)"', path.read_text(encoding="utf-8"))
+    return [line.partition(";")[0].strip() for line in metadata.requires("trainyard") or ()]
 
 
 def first_words(error: BaseException) -> str:

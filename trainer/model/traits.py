@@ -18,6 +18,12 @@ def lacking_token_types(base: Any, batch: dict[str, Tensor]) -> list[str]:
     return [name for name in TOKEN_TYPES if name in takes and name not in batch]
 
 
+def ask_token_types(processor: Any, model_class: Any) -> None:
+    """Let `processor` give the token types that its models take: some give them only when asked to."""
+    if "mm_token_type_ids" in signature(model_class.forward).parameters:
+        processor.return_mm_token_type_ids = True
+
+
 def picture_features(base: Any, batch: dict[str, Tensor]) -> Tensor | None:
     """What the tower and the projector make of a batch's pictures, as in training; None without pictures.
 

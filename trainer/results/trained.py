@@ -181,13 +181,13 @@ def load_trained(path: Path, *, device: Device | None = None, base: str | None =
 
     from trainer.model import base as models
 
-    processor = models.load_processor(str(folder))
     state = init_distributed(config)
     os.environ["ACCELERATE_MIXED_PRECISION"] = "no" if device == "cpu" else "bf16"  # as a launcher would say
     try:
         model, _ = models.load_here(config, state)
     except (ConfigError, SickNode) as error:
         raise type(error)(f"{error.words}; --base says where the adapter's base is") from None
+    processor = models.load_processor(str(folder), base)
     if base:
         model = put_adapter(model, folder)
     return Trained(

@@ -104,6 +104,7 @@ def merge(adapter: Path, out: Path, record: dict[str, Any], asked: Request) -> t
         whole = put_adapter(base, adapter).merge_and_unload()
         if usage.end and usage.end.stop:  # that of the base may not be what the adapter learned to say
             whole.generation_config.eos_token_id = list(usage.end.stop)
+        whole.generation_config.max_new_tokens = usage.answer_tokens
         whole.save_pretrained(out)
     write_usage(out, usage)
     del trained, base, whole

@@ -16,7 +16,7 @@ from PIL import Image
 from training import train_forked
 
 from trainer.config import Learn
-from trainer.data.examples import Encoder, describe_example, pad_and_stack
+from trainer.data.examples import Encoder, describe_example, pad_and_stack, processed
 from trainer.data.grid import load_picture
 from trainer.data.inspection import inspect_dataset
 from trainer.data.records import Dataset, Record, load_dataset
@@ -189,3 +189,24 @@ def test_a_large_picture_is_read_without_a_warning(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", read], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("(64, 64)\n", "")
+
+
+class OneList:
+    """Takes the pictures of all texts in one list, and gives them in half precision, as two families' processors do."""
+
+    def __call__(self, *, text: list[str], images: Any, **options: Any) -> dict[str, Any]:
+        if images and isinstance(images[0], list):
+            raise ValueError("Nested images are only supported with `multi_page` set to `True`.")
+        if images == ["broken"]:
+            raise KeyError("broken")
+        pixels = torch.ones(len(images or ()), 3, 2, 2, dtype=torch.bfloat16)
+        return {"input_ids": torch.ones(1, 4, dtype=torch.long), "pixel_values": pixels, "sizes": [(2, 2)]}
+
+
+def test_pictures_go_to_a_processor_as_it_takes_them_and_come_in_full_precision() -> None:
+    tensors = processed(OneList(), "what?", ["one", "two"])  # type: ignore[list-item]
+    assert tensors["pixel_values"].shape == (2, 3, 2, 2) and tensors["pixel_values"].dtype == torch.float32
+    assert tensors["input_ids"].dtype == torch.long and tensors["sizes"] == [(2, 2)]
+    assert len(processed(OneList(), "what?", [])["pixel_values"]) == 0
+    with pytest.raises(ValueError, match="Nested images"):  # what it said first
+        processed(OneList(), "what?", ["broken"])  # type: ignore[list-item]

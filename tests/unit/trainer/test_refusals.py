@@ -9,16 +9,18 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from paths import ROOT
 from tiny_families import write_tiny_mllama
 from training import run_forked
 
 from trainer.architecture.shapes import resolve_shape
-from trainer.model.refusal import LONGEST, TRACEBACK_ENV, refusing
+from trainer.model.refusal import LONGEST, TRACEBACK_ENV, refusing, what_to_install
 from trainer.outcome import ConfigError, SickNode
 
 BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}
@@ -62,12 +64,12 @@ def test_what_a_library_raises_is_one_line(error: Exception, said: str) -> None:
 
 
 def test_a_library_that_is_not_there_is_named() -> None:
-    text = "\nXProcessor requires the Torchvision library but it was not found. Check out the instructions on the\npage"
+    text = "\nXProcessor requires the Decord library but it was not found. Check out the instructions on the\npage"
     with pytest.raises(ConfigError) as refused, refusing("some/model", "loaded", "take another"):
         raise ImportError(text)
     assert str(refused.value) == (
-        "MODEL=some/model cannot be loaded (XProcessor requires the Torchvision library but it was not found): "
-        "it needs a library that is not among Trainyard's, take another model"
+        "MODEL=some/model cannot be loaded (XProcessor requires the Decord library but it was not found): "
+        "it needs decord: pip install decord, or take another model"
     )
 
 
@@ -159,6 +161,7 @@ def mllama(folder: Path) -> None:
     write_tiny_mllama(folder)
 
 
+(PIN,) = re.findall(r'"(torchvision==[\d.]+)"', (ROOT / "pyproject.toml").read_text())
 ALL = ("train", "data", "model", "layers", "profile-memory", "infer", "merge")
 WEIGHTS = ("train", "profile-memory", "infer", "merge")
 # What each is refused by, the others end with 0.
@@ -247,3 +250,21 @@ def test_every_verb_refuses_it_in_one_line(tiny_qwen: Path, walks: Path, tmp_pat
                 assert re.match(r"(\S+ \S+ \S+ rank 0: )?trainyard: ", last) and said in last, (case, verb, printed)
             elif code:
                 assert said in printed and models[case] in printed, (case, verb, printed)
+
+
+@pytest.mark.parametrize(
+    ("said", "build", "what"),
+    [
+        ("Llama4ImageProcessor requires the Torchvision library but it", "+cpu",
+         f"it needs torchvision: pip install {PIN}+cpu --index-url https://download.pytorch.org/whl/cpu"),
+        ("PixtralProcessor requires the Torchvision library but it", "", f"it needs torchvision: pip install {PIN}"),
+        ("No module named 'num2words'", "", "it needs num2words: pip install num2words=="),
+        ("No module named 'decord.bridge'", "", "it needs decord: pip install decord"),
+        ("cannot import name 'x'", "", "it needs a library that is not among Trainyard's"),
+    ],
+)  # fmt: skip
+def test_a_library_that_is_missing_is_named_with_its_pin(
+    said: str, build: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "version", lambda name: f"2.13.0{build}")
+    assert what_to_install(ImportError(said)).startswith(what)

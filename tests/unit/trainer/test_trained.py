@@ -173,6 +173,7 @@ def test_answers_stop_where_training_ended_them(run: Path, merged: tuple[Path, E
     usage = json.loads((run / "adapter" / "trainyard.json").read_text())
     settings = json.loads((merged[0] / "generation_config.json").read_text())
     assert settings["eos_token_id"] == usage["end"]["stop"] and len(usage["end"]["stop"]) == 2
+    assert settings["max_new_tokens"] == usage["answer_tokens"]
 
 
 def infer_command(run: Path) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -288,3 +289,19 @@ def test_the_memory_model_and_the_head_agree_on_the_chunk() -> None:
     from trainer.model.head import CHUNK_POSITIONS
 
     assert CHUNK_POSITIONS == HEAD_CHUNK_POSITIONS
+
+
+def test_a_checkpoint_that_lacks_a_weight_of_the_language_model_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    """transformers draws it at random, and training would go on with that."""
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    lost = next(name for name in sorted(weights) if "layers.1.self_attn.q_proj" in name)
+    del weights[lost]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    for quantization in ("none", "nf4"):
+        with pytest.raises(
+            ConfigError, match=r"lacks 1 weights of its language model \(model\.language_model\.layers\.1"
+        ):
+            load(make_config(folder, quantization=quantization))
