@@ -1,5 +1,5 @@
 """The configuration of any image-text-to-text type of transformers, its default made small: each number by what its key
-says. No type has lines of its own."""
+says, and what toy_families.py adds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from toy_families import FAMILIES, Family
+
 VOCAB = 512
 WIDTH, HEADS, HEAD_DIM, LAYERS = 64, 4, 16, 2
 SIDE_PATCHES = 4
@@ -15,7 +17,8 @@ LAYER_COUNT = r"(\w+_)?num_(\w+_)?layers|(encoder_|decoder_)?layers|(resampler_)
 SMALL: tuple[tuple[str, Any], ...] = (
     (r".*vocab_size.*|vocab_offset", VOCAB),
     (r"num_kv_shared_layers|mtp.*|num_nextn_predict_layers", 0),
-    (r"first_k_dense_replace", 1),
+    (r"n_groups", 2),
+    (r"first_k_dense_replace|n_group|topk_group", 1),
     (LAYER_COUNT, LAYERS),
     (r"(\w+_)?(num|n)_key_value_heads|num_kv_heads", 2),
     (r"linear_num_\w+|mamba_num_heads|(\w+_)?(num_|n_)?(attention_)?heads", HEADS),
@@ -27,13 +30,13 @@ SMALL: tuple[tuple[str, Any], ...] = (
     (r"hidden_size_per_layer_input", 16),
     (
         r"(\w+_)?hidden_size|d_model|embed_dim|projection_dim|\w*projector_\w*dim|output_dim|word_embed_proj_dim|"
-        r"image_token_embed_dim|projection_hidden_dim",
+        r"adapter_(in|out)_dim|adapter_input_size|image_token_embed_dim|projection_hidden_dim",
         WIDTH,
     ),
     (r"vision_output_dim", 2 * WIDTH),
     (r"num_experts|num_local_experts|n_routed_experts|moe_num_experts", 4),
     (r"\w*experts_per_tok|moe_topk|moe_k", 2),
-    (r"num_position_embeddings", SIDE_PATCHES**2),
+    (r"num_position_embeddings|num_patches", SIDE_PATCHES**2),
     (r"image_seq_length|mm_tokens_per_image|vision_soft_tokens_per_image|num_image_tokens", 4),
     (r"num_query_tokens|latent_query_num|resampler_n(um)?_latents", 4),
     (r"laurel_rank|hc_lowrank", 8),
@@ -43,6 +46,10 @@ SMALL: tuple[tuple[str, Any], ...] = (
 
 class NotBuildable(Exception):
     """Why no tiny model of a type can be made where this runs."""
+
+
+class NeedsTorchvision(NotBuildable):
+    """It can be made in a process that has torchvision."""
 
 
 def shrunk(value: Any, key: str = "", layers: int = 0) -> Any:
@@ -110,6 +117,13 @@ def toy_config(kind: str) -> Any:
                 part[name] = 2
     for name in ("architectures", "_name_or_path", "transformers_version", "dtype", "model_type"):
         small.pop(name, None)
+    for path, value in FAMILIES.get(kind, Family()).config.items():
+        *owners, key = path.split(".")
+        part = small
+        for owner in owners:
+            part[owner] = part.get(owner) or {}
+            part = part[owner]
+        part[key] = {**part[key], **value} if key.endswith("_config") and isinstance(part.get(key), dict) else value
     return cls.from_dict(small)
 
 

@@ -8,14 +8,20 @@ as it is used: what it asks for is given, and it is asked again.
 from __future__ import annotations
 
 import inspect
+import json
+import os
 import re
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toy_configs import SIDE_PATCHES, NotBuildable, pinpoints, toy_config
+from toy_configs import SIDE_PATCHES, NeedsTorchvision, NotBuildable, pinpoints, toy_config
+from toy_families import FAMILIES, Family
+from transformers.utils import is_timm_available, is_torchvision_available
 
+BACKENDS = {"torchvision": is_torchvision_available, "timm": is_timm_available}
 TEMPLATE = """{%- for message in messages -%}
 {{ '<|im_start|>' + message['role'] + '\\n' }}
 {%- if message['content'] is string -%}{{ message['content'] }}
@@ -27,6 +33,7 @@ TEMPLATE = """{%- for message in messages -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
 """
 BASIC = ("<|pad|>", "<|bos|>", "<|end|>", "<|unk|>", "<|im_start|>", "<|vision_start|>", "<|vision_end|>")
+MOST_WEIGHTS = 20e6
 SPARE = tuple(f"<|spare_{n}|>" for n in range(40))
 
 
@@ -40,6 +47,7 @@ class Parts:
     given: dict[str, Any]
     others: dict[str, Any]
     """The parts for sounds and videos."""
+    template: bool
 
     def build(self, mark: str = "") -> Any:
         takes = inspect.signature(self.kind.__init__).parameters
@@ -47,7 +55,7 @@ class Parts:
         parts = {"image_processor": self.pictures, "tokenizer": tokenizer}
         absent = {name: part for name, part in self.others.items() if name in takes}
         made = self.kind(**{k: v for k, v in parts.items() if k in takes}, **absent, **self.given)
-        made.chat_template = TEMPLATE.replace("MARK", mark)
+        made.chat_template = TEMPLATE.replace("MARK", mark) if self.template else None
         return made
 
 
@@ -72,12 +80,17 @@ def letters(special: list[str], extra: dict[str, str]) -> Any:
 def processor_class(kind: str) -> Any:
     from transformers.models.auto import processing_auto as auto
 
-    if kind not in auto.PROCESSOR_MAPPING_NAMES:
+    name = family(kind).processor or auto.PROCESSOR_MAPPING_NAMES.get(kind)
+    if name is None:
         raise NotBuildable("transformers names no processor for it")
-    cls: Any = auto.processor_class_from_name(auto.PROCESSOR_MAPPING_NAMES[kind])
-    if getattr(cls, "_backends", None):
-        raise NotBuildable(f"its processor needs {', '.join(cls._backends)}, which has no build for the CPU")
+    cls: Any = auto.processor_class_from_name(name)
+    if lacking := [name for name in getattr(cls, "_backends", ()) if not BACKENDS[name]()]:
+        raise NeedsTorchvision(f"its processor needs {', '.join(lacking)}")
     return cls
+
+
+def family(kind: str) -> Family:
+    return FAMILIES.get(kind, Family())
 
 
 def picture_part(kind: str, side: int, patch: int, merge: int) -> Any:
@@ -86,12 +99,14 @@ def picture_part(kind: str, side: int, patch: int, merge: int) -> Any:
 
     mapping = auto.IMAGE_PROCESSOR_MAPPING_NAMES
     # A type whose processor is another's has its pictures' part too.
-    alike = [kind, *(other for other, name in PROCESSORS.items() if name == PROCESSORS[kind])]
+    shared = (other for other, name in PROCESSORS.items() if name == PROCESSORS.get(kind))
+    alike = [family(kind).image_processor, kind, *shared]
     names: dict[str, Any] = next((n for one in alike if (n := mapping.get(one))), {})
-    found = names.get("pil") if isinstance(names, dict) else names
+    found = names.get("pil") or (names.get("torchvision") if is_torchvision_available() else None)
+    if not found and names:
+        raise NeedsTorchvision("its image processor needs torchvision")
     if not found:
-        why = "its image processor needs torchvision, which has no build for the CPU" if names else ""
-        raise NotBuildable(why or "transformers names no image processor for it")
+        raise NotBuildable("transformers names no image processor for it")
     cls: Any = auto.get_image_processor_class_from_name(found)
     given: dict[str, Any] = {}
     for name, value in cls().to_dict().items():
@@ -108,7 +123,7 @@ def picture_part(kind: str, side: int, patch: int, merge: int) -> Any:
             given[name] = pinpoints(side)
         elif name == "max_patches":
             given[name] = min(2, value) if isinstance(value, int) else value
-    return cls(**given)
+    return cls(**given | family(kind).pictures)
 
 
 def toy_parts(kind: str, config: Any) -> Parts:
@@ -122,8 +137,9 @@ def toy_parts(kind: str, config: Any) -> Parts:
     pictures = picture_part(kind, side, patch, 1)
     takes = inspect.signature(whole.__init__).parameters
     special = [
-        p.default for p in takes.values()
-        if isinstance(p.default, str) and re.match(r"[<\[].{1,30}$", p.default) and "{" not in p.default
+        *family(kind).tokens,
+        *(p.default for p in takes.values()
+        if isinstance(p.default, str) and re.match(r"[<\[].{1,30}$", p.default) and "{" not in p.default),
     ]  # fmt: skip
     given: dict[str, Any] = {}
     for name in takes:
@@ -149,14 +165,18 @@ def toy_parts(kind: str, config: Any) -> Parts:
 
     from trainer.model.processor import VideoSettings
 
-    others: dict[str, Any] = {"video_processor": VideoSettings()}
+    given |= family(kind).given
+    others: dict[str, Any] = {"video_processor": VideoSettings(**family(kind).videos)}
     sounds: dict[str, str] = {}
     if "feature_extractor" in takes:
         named = FEATURE_EXTRACTOR_MAPPING_NAMES.get(kind)
         sounds = {f"{name}_token": f"<|{name}|>" for name in ("audio", "boa", "eoa")}
-        others["feature_extractor"] = feature_extractor_class_from_name(named)() if named else None
+        others["feature_extractor"] = feature_extractor_class_from_name(named or "WhisperFeatureExtractor")()
+    if "qformer_tokenizer" in takes:
+        others["qformer_tokenizer"] = letters([], {})
     kind_of: Any = type(whole.__name__, (whole,), {"check_argument_for_proper_class": check})
-    parts = Parts(kind=kind_of, pictures=pictures, special=special, extra=sounds, given=given, others=others)
+    parts = Parts(kind=kind_of, pictures=pictures, special=special, extra=sounds, given=given, others=others,
+                  template=family(kind).template)  # fmt: skip
     if getattr(pictures, "image_seq_length", None) is None:
         pictures.image_seq_length = (side // patch) ** 2
     for _ in range(30):
@@ -167,15 +187,15 @@ def toy_parts(kind: str, config: Any) -> Parts:
             if not lacking:
                 return parts
             parts.special += lacking
-        except AttributeError as error:
-            found = re.search(r"has no attribute '?(\w+?)_token(_id)?'?", str(error))
+        except (AttributeError, ValueError) as error:
+            found = re.search(r"(?:has no|missing required) attribute '?(\w+?)_token(_id)?'?", str(error))
             if not found or f"{found[1]}_token" in parts.extra:
                 raise
             parts.extra[f"{found[1]}_token"] = f"<|{found[1]}|>"
     raise NotBuildable("its processor asks for ever more tokens")
 
 
-def name_tokens(config: Any, processor: Any) -> None:
+def name_tokens(kind: str, config: Any, processor: Any) -> None:
     """Let a configuration mean by its tokens what the processor means."""
     ids = processor.tokenizer.convert_tokens_to_ids
     image = getattr(processor, "image_token", None) or getattr(processor.tokenizer, "image_token", None) or "<image>"
@@ -195,6 +215,10 @@ def name_tokens(config: Any, processor: Any) -> None:
                 setattr(part, name, ids(word))
             elif found[1] != "bos":
                 setattr(part, name, ids(next(spare)))
+    for name, word in family(kind).ids.items():
+        setattr(config, name, ids(word))
+    if isinstance(codes := getattr(config, "vocabulary_map", None), dict):
+        codes["<image>"] = number
 
 
 def _configs(config: Any) -> Iterator[Any]:
@@ -220,41 +244,59 @@ def marks(config: Any, processor: Any, parts: Parts) -> Iterator[str]:
 
 
 def write_toy(kind: str, folder: Path) -> None:
-    """Model, tokenizer and processor as the hub has them. Raises NotBuildable, or whatever the library raises."""
+    """Model, tokenizer and processor as the hub has them; of an encoder-decoder its configuration alone.
+
+    Raises NotBuildable, or whatever the library raises.
+    """
     import torch
     from PIL import Image
     from transformers import AutoModelForImageTextToText
 
+    from trainer.data.examples import processed
+    from trainer.model.traits import ask_token_types
+
     config = toy_config(kind)
+    if config.is_encoder_decoder:  # refused before anything else is read
+        config.save_pretrained(folder)
+        return
     parts = toy_parts(kind, config)
     processor = parts.build()
-    name_tokens(config, processor)
+    name_tokens(kind, config, processor)
+    with torch.device("meta"):
+        size = sum(p.numel() for p in AutoModelForImageTextToText.from_config(config).parameters())
+    if size > MOST_WEIGHTS:
+        raise NotBuildable(f"{size / 1e6:.0f} million weights are left at its smallest")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(config)
         for parameter in model.parameters():  # what begins at nought is blind
             if parameter.ndim > 1 and not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.1)
-    if (size := sum(p.numel() for p in model.parameters())) > 20e6:
-        raise NotBuildable(f"{size / 1e6:.0f} million weights are left at its smallest")
+    if not family(kind).template:  # refused for want of it
+        processor.save_pretrained(folder)
+        model.save_pretrained(folder)
+        return
     picture = Image.effect_noise((64, 64), 90).convert("RGB")
     said: list[str] = []
     counted = [name for name in parts.given if re.search(r"image_seq_len|num_\w*image_tokens", name)]
     for length in (None, *((0, 1, 4, 16, 9, 64, 256) if counted else ())):
         parts.given |= {name: length for name in counted if length is not None}
-        for mark in dict.fromkeys(marks(config, processor, parts)):
+        for mark in dict.fromkeys([family(kind).mark] if family(kind).mark else marks(config, processor, parts)):
             try:
                 trial = parts.build(mark)
+                ask_token_types(trial, type(model))
                 messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "hi"}]}]
                 text = trial.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-                inputs = trial(text=[text], images=[[picture]], add_special_tokens=False, return_tensors="pt")
+                inputs = processed(trial, text, [picture])
                 with torch.no_grad():
                     model.eval()(**inputs)
             except Exception as error:
+                if os.environ.get("TOY_TRACEBACK"):
+                    traceback.print_exc()
                 said.append(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
                 continue
             trial.save_pretrained(folder)
-            (folder / "video_preprocessor_config.json").write_text("{}")
+            (folder / "video_preprocessor_config.json").write_text(json.dumps(family(kind).videos))
             model.save_pretrained(folder)
             return
     raise NotBuildable(f"its forward fails ({said[0] if said else 'no mark'})")
