@@ -101,6 +101,14 @@ FAMILIES: dict[str, Family] = {
     "glm4v_moe": Family(config={"text_config.rope_parameters.mrope_section": [1, 1, 2]}),
     "glm_ocr": Family(processor="Glm46VProcessor", image_processor="glm46v"),
     "glmga": Family(processor="Glm46VProcessor", image_processor="glm46v"),
+    "got_ocr2": Family(
+        # Its processor writes 256 tokens whatever the tower: 64 x 64 patches.
+        config={
+            "vision_config.patch_size": 4, "vision_config.image_size": 256, "vision_config.window_size": 8,
+            "vision_config.global_attn_indexes": [],
+        },
+        pictures={"size": {"height": 256, "width": 256}},
+    ),
     "granite4_vision": Family(
         config={
             "downsample_rate": "1/2", "deepstack_layer_map": [[-1, 0]], "vision_config.patch_size": 14,

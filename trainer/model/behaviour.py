@@ -93,9 +93,13 @@ def without_gradient(model: Any, batch: Batch) -> list[str]:
 
 def picture_counts(model: Any, batch: Batch, losses: Tensor) -> bool:
     """Whether another picture changes any of the `losses` of `batch`."""
-    shown = {name: tensor for name, tensor in batch.items() if tensor.is_floating_point() and tensor.ndim > 2}
-    other = {name: tensor.flip(-1) * -1 for name, tensor in shown.items()}
+    other = {name: tensor.flip(-1) * -1 for name, tensor in batch.items() if is_of_pictures(tensor)}
     return not torch.equal(token_losses(model, {**batch, **other}), losses)
+
+
+def is_of_pictures(tensor: Tensor) -> bool:
+    """Whether it holds pixels: as pictures, as tiles, or as a row for each patch."""
+    return tensor.is_floating_point() and tensor.ndim > 1
 
 
 def leaked(model: Any, batch: Batch, losses: Tensor) -> float:

@@ -19,6 +19,7 @@ from trainer.model.base import add_lora
 from trainer.model.behaviour import (
     LEAKED,
     compare_heads,
+    is_of_pictures,
     leaked,
     picture_counts,
     share_left_alone,
@@ -153,7 +154,7 @@ def _behaves(model: Any, batch: dict[str, Tensor], ends: Collection[int], head: 
     losses = token_losses(model, batch)
     moved = leaked(model, batch, losses)
     learned = not ends or not {*batch["loss_targets"].tolist()}.isdisjoint(ends)
-    pictured = any(tensor.is_floating_point() and tensor.ndim > 2 for tensor in batch.values())
+    pictured = any(map(is_of_pictures, batch.values()))
     counts = "another loss" if not pictured or picture_counts(model, batch, losses) else "the same loss"
     return (
         ("loss of our head", head, head),

@@ -49,6 +49,8 @@ def next_positions(model: Any, batch: dict[str, Tensor], count: int) -> Tensor |
         return None
     ids, mask = batch["input_ids"], batch["attention_mask"]
     if "image_grid_thw" in batch:
+        if backbone.rope_deltas is None:  # the attribute came with another family's class, and nothing is moved
+            return None
         start = mask.sum(-1, keepdim=True) + backbone.rope_deltas.to(mask.device)
     else:
         start = torch.full((len(ids), 1), ids.shape[1], device=ids.device)
