@@ -150,8 +150,9 @@ def load_processor(model: str, base: str | None = None) -> Any:
     from trainer.model.traits import ask_token_types
 
     folder = Path(model)
-    with_config = not folder.is_dir() or (folder / "config.json").is_file()  # an adapter's folder has none
-    config = load_model_config(model if with_config else base) if with_config or base else None
+    # An adapter's folder has no configuration of the model.
+    described = model if not folder.is_dir() or (folder / "config.json").is_file() else base
+    config = load_model_config(described) if described else None
     with _loading(model):
         processor = processor_of(model)
         if config is not None:
