@@ -74,7 +74,7 @@ def blocks(text: str) -> dict[str, str]:
 
 def stale() -> list[str]:
     """What is wrong with the locks that lie here: pins of pyproject.toml that they lack, packages without hashes."""
-    launch, train, _ = pinned()
+    launch, train, cuda = pinned()
     read = {path.name: blocks(path.read_text(encoding="utf-8")) for path in sorted(HERE.glob("*.lock"))}
     image = {
         name: block for locked in read.values() if locked is not read["launch.lock"] for name, block in locked.items()
@@ -83,7 +83,8 @@ def stale() -> list[str]:
         f"{name}: {package} has no hash" for name, locked in read.items() for package, block in locked.items()
         if not re.search(r"--hash=sha256:[0-9a-f]{64}", block)
     ]  # fmt: skip
-    for pins, locked, name in ((launch, read["launch.lock"], "launch.lock"), ([*launch, *train], image, "the image's")):
+    of_image = [*launch, *train, *cuda]
+    for pins, locked, name in ((launch, read["launch.lock"], "launch.lock"), (of_image, image, "the image's")):
         for pin in pins:
             package, version = pin.split("==")
             has = re.split(r"[ ;+]", locked.get(package, "==nothing").partition("==")[2])[0]
