@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +198,25 @@ def test_lengths_and_leaks_are_those_of_all_answers(tiny_qwen: Path, records: tu
         "3 of 3 held-out pictures are shown in training too, pixel for pixel: scores say less about pictures that are "
         "new",
     ]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_labels_of_an_episode_of_fifteen_turns_are_its_fifteen_answers_and_their_ends(
+    request: pytest.FixtureRequest, family: str, episode: Path, tmp_path: Path
+) -> None:
+    answers = [json.dumps({"button": "abxy"[n % 4], "step": n}) for n in range(15)]
+    turns = [
+        {"role": role, "content": text}
+        for n, answer in enumerate(answers)
+        for role, text in (("user", f"<image>step {n}: which?"), ("assistant", answer))
+    ]
+    entry = {"messages": turns, "images": [str(episode.parent / f"{'abc'[n % 3]}.png") for n in range(15)]}
+    (tmp_path / "d.jsonl").write_text(json.dumps(entry) + "\n")
+    records = load_dataset(str(tmp_path / "d.jsonl"), eval_fraction=0).train
+    processor = models.load_processor(str(request.getfixturevalue(family)))
+    example, (_, end) = Encoder(processor, records)(0), FAMILIES[family]
+    ids, labels = example["input_ids"][0].tolist(), example["labels"][0].tolist()
+    pairs = groupby(zip(ids, labels, strict=True), lambda pair: pair[1] != IGNORED)
+    runs = [[token for token, _ in run] for learned, run in pairs if learned]
+    assert runs == [processor.tokenizer(answer + end, add_special_tokens=False)["input_ids"] for answer in answers]
+    assert [token for token in labels if token != IGNORED] == [token for run in runs for token in run]
