@@ -212,11 +212,11 @@ def readers() -> dict[str, Reader]:
     from launcher.trials import check_config
     from local.machine.attempt import read_attempt
     from local.runs import jobs_of
-    from planner.fitting import read_batch
+    from planner.fitting import batch_path, read_batch
     from slurm.cluster.site import find_site
     from trainer.architecture.shape_file import kept_shape, text_of
     from trainer.config import TrainConfig
-    from trainer.data.lengths import read_lengths
+    from trainer.data.lengths import lengths_path, read_lengths
     from trainer.data.records import load_dataset
     from trainer.env_file import read_env_file
     from trainer.files import parse_json
@@ -296,8 +296,12 @@ def readers() -> dict[str, Reader]:
         Reader(name=MANIFEST, seeds=[json.dumps(sums).encode()], read=check_manifest),
         Reader(name="adapter_config.json", seeds=[json.dumps(adapter).encode()], read=start),
         Reader(
-            name="d.trainyard.json", seeds=[json.dumps(one).encode() for one in (lengths, fits)],
-            read=lambda f: (read_lengths(str(f / "d"), "m"), read_batch(plan.spec, str(f / "d"))),
+            name=lengths_path("d.jsonl").name, seeds=[json.dumps(lengths).encode()],
+            read=lambda f: read_lengths(str(f / "d.jsonl"), "m"),
+        ),
+        Reader(
+            name=batch_path("d.jsonl").name, seeds=[json.dumps(fits).encode()],
+            read=lambda f: read_batch(plan.spec, str(f / "d.jsonl")),
         ),
         Reader(
             name="shape.json", seeds=[text_of(plan.spec.shape, {}).encode()],

@@ -13,7 +13,7 @@ from pathlib import Path
 from trainer.commands import command, command_from_anywhere
 from trainer.data.answers import json_object
 from trainer.evaluation.metrics import FEW_ANSWERS
-from trainer.files import ADAPTER, EXAMPLE_FILE, RECORD_NAME, USAGE_FILE, write_whole
+from trainer.files import ADAPTER, EXAMPLE_FILE, MIB, MOST_MIB, RECORD_NAME, USAGE_FILE, regular, write_whole
 from trainer.flags import answer_help
 from trainer.outcome import FINISHED, ConfigError
 from trainer.report.charts import Entry, line_charts
@@ -24,6 +24,10 @@ from trainer.report.templates import render
 
 # The page as plain data; report.html.j2 says how it looks. The same files give the same bytes. A piece that is missing
 # is said to be missing; the page is made anyway.
+
+
+MOST_BYTES = 16 * MOST_MIB * MIB
+"""Of predictions, which are as many as records were held out."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -107,6 +111,7 @@ def _infer(run_dir: Path, usage: Entry, predictions: Sequence[Entry]) -> str:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        with regular(path).open("rb") as file:
+            return file.read(MOST_BYTES).decode("utf-8", "replace")
     except OSError:
         return ""

@@ -94,7 +94,7 @@ def pages_line(run_dir: Path) -> str:
 
 def read_rows(output: Path) -> tuple[list[Row], int]:
     """The newest runs in `output`, the best first and those without a score behind them; and how many there are."""
-    records = [path for path in output.glob(f"*/{RECORD_NAME}") if path.is_file()]
+    records = list(output.glob(f"*/{RECORD_NAME}"))  # whatever they are: a row says what is wrong with one
     records.sort(key=lambda path: (-_changed(path), path.parent.name))
     rows = [read_row(path.parent) for path in records[:MOST_RUNS]]
     rows.sort(key=lambda row: (row.accuracy is None, -(row.accuracy or 0.0), row.loss is None, row.loss or 0.0))

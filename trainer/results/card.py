@@ -37,7 +37,8 @@ def model_card(
     import jinja2
 
     config = run["config"]
-    pages = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
+    # Whatever stands in a value stays on its line, and acts on no terminal.
+    pages = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined, finalize=_plain)
     pages.filters.update(gib=gib, accuracy=_accuracy, cell=markdown_cell, quoted=_quoted)
     return pages.from_string(Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")).render(
         run,
@@ -56,6 +57,10 @@ def model_card(
 def _accuracy(scores: Mapping[str, Any]) -> str:
     """With its confidence interval."""
     return f"{scores['accuracy']:.1%} ({interval(scores['accuracy'], scores['samples'])})"
+
+
+def _plain(value: object) -> object:
+    return printable(value) if isinstance(value, str) else value
 
 
 def _quoted(text: str) -> str:

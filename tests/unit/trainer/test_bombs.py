@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import slurm_verbs as verbs
+from finished_run import write_run
 from paths import ROOT
 from plans import make_plan
 from programs import slurm
@@ -30,6 +31,8 @@ from trainer.node.preflight import check_model
 from trainer.node.stop import count_attempt
 from trainer.outcome import ConfigError
 from trainer.progress_file import read_progress
+from trainer.report.page import main as report
+from trainer.report.runs import read_rows
 from trainer.training.checkpoint import check_manifest
 from trainer.yaml_file import read_yaml
 
@@ -259,3 +262,18 @@ def test_a_chat_template_without_an_end_is_named(tiny_model: Path, monkeypatch: 
         assert endings.render_answer(slow, [], "x") == ("x", "")
     with pytest.raises(ConfigError, match="chat template took more than"):
         endings.describe_end(processor)
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "predictions.jsonl", "run.json"])
+def test_a_report_waits_for_no_pipe(name: str, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "r"
+    run.mkdir(parents=True)
+    write_run(run)
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    if name == "metrics.json":
+        with pytest.raises(ConfigError, match="report takes the folder of a finished run"):
+            report([str(run)])
+    else:
+        assert report([str(run)]) == 0
+    assert [row.state for row in read_rows(run.parent)[0]] == (["BROKEN"] if name == "run.json" else [])
