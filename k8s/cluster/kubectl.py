@@ -26,6 +26,8 @@ NOISE = re.compile(r"^[EWI][0-9]{4} .*\n?(\t.*\n?)*( >\n?)?", re.MULTILINE)
 # A request: kubectl asks a server that hangs five times which kinds it has; one that is asked to make something may
 # ask others first, half a minute each at most.
 READ_S, WRITE_S, EXEC_S = 10, 30, 15
+PROGRAM_S = 300
+"""kubectl itself may wait for a program that logs a person in; the objects of a large sweep take a minute."""
 READING = ("get", "logs", "exec")
 SAID_CHARS = 600  # a refused patch comes with the whole pod on one line
 RUNS_A_CALL = 64  # a longer address may be too long for a proxy before the server
@@ -76,16 +78,20 @@ class Kubectl:
 
     def run(self, *arguments: str, text: str | None = None) -> str:
         """Its stdout. Raises ConfigError without kubectl, KubectlError with its words when it fails."""
-        done = subprocess.run(
-            self.command(*arguments),
-            env=self.environment,
-            input=text or "",
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=EXEC_S if arguments[0] == "exec" else None,  # which --request-timeout does not end
-        )
+        limit_s = EXEC_S if arguments[0] == "exec" else PROGRAM_S  # neither is ended by --request-timeout
+        try:
+            done = subprocess.run(
+                self.command(*arguments),
+                env=self.environment,
+                input=text or "",
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                timeout=limit_s,
+            )
+        except subprocess.TimeoutExpired:
+            raise KubectlError(f"kubectl {arguments[0]} did not answer in {limit_s} s") from None
         if done.returncode:
             words = NOISE.sub("", done.stderr)
             said = " ".join((words or done.stdout).split()) or f"exit code {done.returncode}"
@@ -110,13 +116,13 @@ class Kubectl:
         return sorted(items, key=lambda item: (item["metadata"].get("creationTimestamp", ""), name_of(item)))
 
     def items(self, kind: str, *options: str) -> list[Object]:
-        return list(_read(self.run("get", kind, *options, "--output", "json"), "items")["items"])
+        return _objects(_read(self.run("get", kind, *options, "--output", "json"), "items")["items"])
 
     def named(self, kind: str, names: Sequence[str]) -> list[Object]:
         """Those of the names that are there."""
         said = self.run("get", kind, *names, "--ignore-not-found", "--output", "json") if names else ""
         found = _read(said, "kind") if said.strip() else {"items": []}
-        return list(found["items"]) if "items" in found else [found]
+        return _objects(found.get("items", [found]))
 
     def get(self, kind: str, name: str) -> Object | None:
         said = self.run("get", kind, name, "--ignore-not-found", "--output", "json")
@@ -156,8 +162,6 @@ class Kubectl:
         words = ("exec", name_of(pod), "--container", CONTAINER, "--", "head", "-c", str(most_bytes), "--", path)
         try:
             return self.run(*words)
-        except subprocess.TimeoutExpired:
-            raise KubectlError(f"kubectl exec did not answer in {EXEC_S} s") from None
         except KubectlError as error:
             if NO_FILE in error.said:
                 return ""
@@ -184,6 +188,16 @@ def _read(said: str, holding: str) -> Object:
         first = shown(said.partition("\n")[0])
         raise KubectlError(f"kubectl get said {first}, which is not the JSON asked for") from None
     return found
+
+
+def _objects(found: object) -> list[Object]:
+    """Raises KubectlError unless they are objects with names."""
+    if isinstance(found, list) and all(
+        isinstance(item, dict) and isinstance(item.get("metadata"), dict) and "name" in item["metadata"]
+        for item in found
+    ):
+        return found
+    raise KubectlError("kubectl get said something that is no list of objects: does a kubectl of another kind answer?")
 
 
 def name_of(item: Object) -> str:

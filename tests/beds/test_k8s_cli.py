@@ -611,6 +611,24 @@ def test_an_answer_of_kubectl_that_is_no_list_is_one_line(answer: str, cluster: 
         assert done.stderr == f"trainyard: kubectl get said {answer!r}, which is not the JSON asked for\n"
 
 
+def test_a_kubectl_that_hangs_or_lists_no_objects_is_one_line(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that logs a person in may wait for ever."""
+    monkeypatch.setattr("k8s.cluster.kubectl.PROGRAM_S", 1)
+    (cluster.bin / "kubectl").unlink()
+    for script, said in (
+        ("exec sleep 20", "kubectl get did not answer in 1 s"),
+        ("""echo '{"items": [1]}'""", "kubectl get said something that is no list of objects: does a kubectl of"),
+        ("""echo '{"items": 5}'""", "kubectl get said something that is no list of objects: does a kubectl of"),
+    ):
+        (cluster.bin / "kubectl").write_text(f"#!/bin/sh\n{script}\n")
+        (cluster.bin / "kubectl").chmod(0o755)
+        done = cluster.k8s("list")
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert done.stderr.startswith(f"trainyard: {said}")
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
