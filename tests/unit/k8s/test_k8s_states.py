@@ -187,9 +187,7 @@ STATES: dict[str, tuple[Object | None, Sequence[Object], Around, str, str]] = {
 def said(seen: Any) -> tuple[str, str]:
     """(the job's line without its name, the command to type next)."""
     done = seen.state == "COMPLETED"
-    run = RunStatus(
-        **{"run_id": "r", "jobs": [seen], "progress": None, "place": "claim", "made": ()}, finished=done, look=LOOK
-    )
+    run = RunStatus(run_id="r", jobs=[seen], progress=None, place="claim", made=(), finished=done, report_advice=LOOK)
     lines = dict(line.split(maxsplit=1) for line in status_text(run, "RUN=r", NOW).splitlines())
     return lines["job"].removeprefix("j "), lines["next"]
 
