@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -152,8 +153,11 @@ def put_adapter(base: Any, folder: Path) -> Any:
 
     check_adapter(folder)
     try:
-        return PeftModel.from_pretrained(base, str(folder))
-    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        with warnings.catch_warnings():
+            # transformers renames weights of some mixtures as they load, and PEFT only warns of what it then misses.
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            return PeftModel.from_pretrained(base, str(folder))
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError, UserWarning) as error:
         raise damaged(f"the adapter in {folder} cannot be put on its base", error) from None
 
 
