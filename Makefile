@@ -29,8 +29,8 @@ ifeq ($(BACKEND),)
 $(error TO=$(value TO): takes one of $(SCHEDULERS))
 endif
 override says_to = $(and $(filter TO,$(given)),$(filter $(1),$(MAKECMDGOALS)),$(filter-out $(2),$(BACKEND)))
-ifneq ($(call says_to,run docker-run,local),)
-$(error TO=$(BACKEND): make run and docker-run train on this machine: leave TO out, or make submit TO=$(BACKEND))
+ifneq ($(call says_to,run hardware docker-run,local),)
+$(error TO=$(BACKEND): run, hardware and docker-run are for this machine: leave TO out, or make submit TO=$(BACKEND))
 endif
 ifneq ($(call says_to,claim,k8s),)
 $(error TO=$(BACKEND): a claim is for TO=k8s: leave TO out)
@@ -69,7 +69,7 @@ endif
 override OF_RUN := [ -n "$$TRAINYARD_RUN" ] || { echo 'trainyard: RUN= is left out: make list shows the runs' >&2; exit 78; }; \
   run="$${TRAINYARD_OUTPUT:-runs}/$$TRAINYARD_RUN" && python=$$(sh make-env.sh train)
 
-.PHONY: help demo test test-fast soak lint env plan render check submit sweep status logs cancel resume list site claim run shape image sif lock sbom docker-run pictures golden validate convert infer merge report tensorboard
+.PHONY: help demo test test-fast soak lint env plan render check submit sweep status logs cancel resume list site claim run hardware shape image sif lock sbom docker-run pictures golden validate convert infer merge report tensorboard
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -160,6 +160,9 @@ lock: ## write the exact dependencies of image and login nodes again, from pypro
 
 sbom: ## write what is in the image as CycloneDX, from its locks (TORCH=cpu)
 	@python=$$(sh make-env.sh train) && exec "$$python" docker/sbom.py
+
+hardware: .venv/launch/.made ## what this machine has to train with, what a run gets of it, and the plan of each card
+	@.venv/launch/bin/python -m local hardware
 
 docker-run: .venv/launch/.made ## what run does, in the image (IMAGE=; DOCKER=podman)
 	@.venv/launch/bin/python -m local docker-run

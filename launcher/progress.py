@@ -186,6 +186,12 @@ def step_cell(seen: RunStatus) -> str:
     return str(step) if step else "-"
 
 
+def _accuracy_cell(seen: RunStatus) -> str:
+    """Of actions on held-out records: the last evaluation's, or that of a finished run."""
+    accuracy = seen.progress.action_accuracy if seen.progress else None
+    return "-" if accuracy is None else f"{accuracy:.1%}"
+
+
 def _next_command(seen: RunStatus, words: str, again: str) -> str:
     unknown = any(job.state == UNKNOWN for job in seen.jobs)
     live = next((job for job in seen.jobs if not job.ended and job.state != UNKNOWN), None)
@@ -215,15 +221,16 @@ def _advised(job: Job, words: str, again: str) -> str:
 def list_text(runs: Sequence[RunStatus | str]) -> str:
     """Runs under a heading; the mere name of one stands for a run.json that cannot be read. Why a run is BROKEN, `make
     status` says."""
-    return format_table([("run", "job", "state", "step", "adapter"), *map(_row, runs)])
+    return format_table([("run", "job", "state", "step", "accuracy", "adapter"), *map(_row, runs)])
 
 
 def _row(run: RunStatus | str) -> tuple[str, ...]:
     if isinstance(run, str):
-        return (run, "-", "BROKEN", "-", "-")
+        return (run, "-", "BROKEN", "-", "-", "-")
     there = f"TO={run.elsewhere}" if run.elsewhere else "-"
     job_id = run.jobs[-1].job_id if run.jobs else there
-    return (run.run_id, job_id, state_of(run), step_cell(run), "yes" if "adapter" in run.made else "no")
+    made = "yes" if "adapter" in run.made else "no"
+    return (run.run_id, job_id, state_of(run), step_cell(run), _accuracy_cell(run), made)
 
 
 def state_of(run: RunStatus) -> str:

@@ -13,9 +13,11 @@ import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from launcher.restore_spec import words_of
 from planner.job import JobSpec
 from planner.plan import Plan
 from trainer.files import METRICS_FILE, RECORD_NAME, read_json, write_whole
@@ -152,9 +154,11 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     write_whole(folder / RECORD_NAME, json.dumps(record, indent=2) + "\n")
 
 
-def run_record(plan: Plan) -> dict[str, Any]:
-    """The content of run.json: the request, the plan, the code they were made with, the jobs that worked on it."""
-    return {**planned_record(plan), "git": _git(plan.spec)}
+def run_record(plan: Plan, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The content of run.json: the request, the plan, the code they were made with, when the run began, the jobs that
+    worked on it. `before` is that of a run that goes on."""
+    began = (before or {}).get("began") or f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
+    return {**planned_record(plan), "asked": words_of(plan.spec), "git": _git(plan.spec), "began": began}
 
 
 def planned_record(plan: Plan) -> dict[str, Any]:

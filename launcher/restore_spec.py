@@ -103,6 +103,19 @@ def _check(name: str, value: object, default: object) -> None:
             parser(name, str(value))
 
 
+def words_of(spec: JobSpec) -> list[str]:
+    """What make takes to ask for this request again: `NAME=value` where a value is not the default, without RUN."""
+    words = []
+    for variable in VARIABLES:
+        if variable.field is None or variable.name == "RUN":
+            continue
+        value = spec.value(variable.field)
+        always = variable.name == "VRAM" and spec.resources.gpus
+        if (always or value != FIELDS[variable.field].default) and value is not None:
+            words.append(f"{variable.name}={_as_text(value)}")
+    return [word for word in words if word != "GPUS=0"]
+
+
 def _as_tuple(value: object) -> object:
     """JSON has no tuples."""
     return tuple(map(_as_tuple, value)) if isinstance(value, list) else value

@@ -15,6 +15,9 @@ PROJECT_DIR = Path(__file__).resolve().parent.parent
 OWN = {
     "run": Verb(help="plan, then train on this machine; submit is the same", act="launcher.starting:submit"),
     "docker-run": Verb(help="what run does, in the image, by docker or podman", act="local.machine.docker:run"),
+    "hardware": Verb(
+        help="the cards, cores and memory of this machine, and the plan for each", act="local.measure.hardware:show"
+    ),
     "profile-memory": Verb(
         help="two real steps, measured stage by stage beside the prediction",
         act="local.measure.memory_profile:main",

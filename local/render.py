@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from launcher.scheduler import Batch
+from launcher.scheduler import Batch, Words
 from planner.job import JobSpec
 from planner.plan import Plan
 from trainer.commands import training_command
@@ -14,8 +14,9 @@ NO_LIMIT_MIN = 366 * 24 * 60
 """The most that TIME takes: a run of this machine without TIME ends only when a person ends it."""
 
 
-def render(batch: Batch) -> str:
-    return "".join(f"{_command(plan)}\n" for plan in batch.plans)
+def render(batch: Batch, more: Words) -> str:
+    """`more` is of the environment, beside what the plans have."""
+    return "".join(f"{_command(plan, more)}\n" for plan in batch.plans)
 
 
 def environment(plan: Plan) -> dict[str, str]:
@@ -23,8 +24,8 @@ def environment(plan: Plan) -> dict[str, str]:
     return {**dict(plan.env), **_limit(plan.spec)}
 
 
-def _command(plan: Plan) -> str:
-    settings = shlex.join(["env", *(f"{name}={value}" for name, value in environment(plan).items())])
+def _command(plan: Plan, more: Words) -> str:
+    settings = shlex.join(["env", *(f"{name}={value}" for name, value in {**environment(plan), **more}.items())])
     return f"{settings} {training_command('trainer.supervise', '--', *plan.launch.words())}"
 
 

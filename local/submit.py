@@ -133,7 +133,8 @@ def carry_out(plan: Plan, act: Act, verb: str = "run") -> int:
     folder.mkdir(parents=True, exist_ok=True)
     with attempt.lock(folder, plan.spec.run_id):
         print(f"{batch_text(Batch(plans=(plan,)))}\nrun    {plan.spec.run_id}\n", flush=True)
-        write_record(folder, run_record(plan))
+        begun = read_run(folder).record if (folder / RECORD_NAME).is_file() else None
+        write_record(folder, run_record(plan, begun))
         code = attempt.carry_out(folder, verb, lambda: act(plan))
     if code == RUN_AGAIN:
         run_id = plan.spec.sweep or plan.spec.run_id

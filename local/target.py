@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from launcher.scheduler import Batch, Found, Words, WordsOf
 from local.render import NO_LIMIT_MIN, render
 from planner.choose import choose
-from planner.job import JobSpec
+from planner.job import THIS_MACHINE, JobSpec
 from planner.plan import Plan
 from planner.request.file_settings import check_trainer_accepts
 from planner.request.site import Site
 from planner.request.variables import parse_given
+from trainer.env_file import read_env_file
 from trainer.files import RECORD_NAME
+from trainer.node.machine import METAL_SHARE, Choice, read_machine
+from trainer.node.machine import Machine as Hardware
 from trainer.outcome import ConfigError
 from trainer.text import GIB
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 OF_LENGTHS = ("length_source", "max_length", "supervised_tokens", "images_per_sample")
 OF_BATCH = ("measured_with", "measured_batch", "measured_peak_gib")
 OF_IMAGE = ("IMAGE", "BINDS")
+# What is taken from the machine unless one of them is said, and what that decides.
+OF_MACHINE = ("GPUS", "VRAM", "GPU_TYPE", "DEVICE")
+OF_CARDS = ("gpus", "vram_gib", "vram_source", "site")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,10 +40,14 @@ class Machine:
     """A launcher.scheduler.Target: members of a sweep run one after another."""
 
     given: Words
+    asked: frozenset[str]
+    """The names of what a person gave."""
     environ: Words
     project_dir: Path
     in_image: bool = False
-    site: ClassVar[Site] = Site()
+    hardware: Hardware
+    choice: Choice
+    """What of it a run gets that does not say."""
     paths_elsewhere: ClassVar[bool] = False
     parallel: ClassVar[int | None] = 1
 
@@ -55,16 +63,67 @@ class Machine:
                 given=spec.slurm.runtime,
                 advice="run uses this checkout's environment, leave it out",
             )
-        if spec.resources.device == "cuda" and not shutil.which("nvidia-smi"):
+        gpus, cards = spec.resources.gpus, self.hardware.cards
+        if spec.resources.device == "cuda" and not cards and not self.hardware.driver_only:
+            hidden = "CUDA_VISIBLE_DEVICES hides every card" if self.hardware.hidden else ""
             raise ConfigError(
-                "this machine has no NVIDIA driver", name="DEVICE", given="cuda", advice="say DEVICE=cpu, or submit"
+                hidden or "this machine has no NVIDIA driver",
+                name="DEVICE",
+                given="cuda",
+                advice="say DEVICE=cpu, or submit",
             )
-        return spec.but(time_limit_min=NO_LIMIT_MIN) if is_new and "TIME" not in self.given else spec
+        if spec.resources.device == "cuda" and gpus > len(cards) > 0:
+            advice = f"GPUS={len(cards)}, or submit"
+            raise ConfigError(f"this machine shows {len(cards)}", name="GPUS", given=gpus, advice=advice)
+        if self.in_image and spec.resources.device == "mps":
+            raise ConfigError("a container cannot see Apple's GPU", name="DEVICE", given="mps", advice="make run")
+        if is_new and "TIME" not in self.given:
+            spec = spec.but(time_limit_min=NO_LIMIT_MIN)
+        return spec if spec.resources.gpus else self._on_the_host(spec)
+
+    def _on_the_host(self, spec: JobSpec) -> JobSpec:
+        """With this machine's memory, of which Metal lets Apple's GPU have a part."""
+        share = METAL_SHARE if spec.resources.device == "mps" and "MEM" not in self.asked else 1
+        return spec.but(mem_gib=max(1, int(spec.resources.mem_gib * share)), vram_source=THIS_MACHINE)
+
+    @property
+    def site(self) -> Site:
+        """What is here, below everything that is said."""
+        vram = self.choice.vram_gib
+        return Site(
+            source=THIS_MACHINE,
+            device=self.choice.device,
+            gpus=max(1, len(self.choice.cards)),
+            gpu_gib={self.choice.cards[0].name: vram} if vram else {},
+            apple=self.hardware.apple,
+        )
 
     def plan(self, spec: JobSpec) -> Plan:
-        decided = choose(self._as_begun(spec), here=True)
+        try:
+            decided = choose(self._as_begun(spec), here=True)
+        except ConfigError as error:
+            if error.name == "MODEL" and (why := self._why(spec)):
+                raise ConfigError(f"{why}, and on its CPU {error}; make submit trains on a cluster") from error
+            raise
         check_trainer_accepts(decided, self.project_dir)
-        return decided
+        return replace(decided, notes=(*decided.notes, *self._notes(decided)))
+
+    def _why(self, spec: JobSpec) -> str:
+        """Why a run that nobody meant for the CPU is for it; empty for others."""
+        said = spec.resources.device != "cpu" or self.choice.device != "cpu" or not self.asked.isdisjoint(OF_MACHINE)
+        return "" if said else self.choice.why
+
+    def _notes(self, plan: Plan) -> list[str]:
+        """What a person should know where this machine decided."""
+        found, notes = self.hardware, []
+        if why := self._why(plan.spec):
+            notes.append(f"{why[0].upper()}{why[1:]}, so this is for its CPU; make submit trains on a cluster.")
+        elif plan.spec.resources.device == "cuda" and (why := self.choice.why) and self.asked.isdisjoint(OF_MACHINE):
+            notes.append(f"{why[0].upper()}{why[1:]}: see make hardware.")
+        if plan.chosen.config == "cpu_mps" and plan.chosen.estimate.peak_bytes > found.free_gib * GIB:
+            free = f"{found.free_gib:.1f} of {found.memory_gib} GiB"
+            notes.append(f"Only {free} are free now: other programs hold the rest, and must end before this run fits.")
+        return notes
 
     def _as_begun(self, spec: JobSpec) -> JobSpec:
         """`spec` with the measured micro-batch and the time limit that its run was begun with, and the lengths where
@@ -85,10 +144,19 @@ class Machine:
         longest = {begun.sources.length_source: before, spec.sources.length_source: now}
         same = before == now or longest.get("measured", math.inf) <= longest.get("MAX_LENGTH", 0)
         kept = [*OF_BATCH, *(OF_LENGTHS if same else ()), *(() if "TIME" in self.given else ("time_limit_min",))]
+        if self.asked.isdisjoint(OF_MACHINE) and spec.resources.device == begun.resources.device:
+            kept += OF_CARDS  # which cards are free may have changed
         return spec.but(**{name: begun.value(name) for name in kept})
 
     def render(self, batch: Batch) -> str:
-        return render(batch)
+        return render(batch, self.shown)
+
+    @property
+    def shown(self) -> Words:
+        """CUDA_VISIBLE_DEVICES, where a run is to see fewer cards than there are."""
+        chosen = self.choice.cards
+        fewer = chosen and chosen != self.hardware.cards
+        return {"CUDA_VISIBLE_DEVICES": ",".join(card.uuid for card in chosen)} if fewer else {}
 
     def ready(self, batch: Batch, *, again: bool = False) -> Batch:
         from local.submit import ready
@@ -98,13 +166,14 @@ class Machine:
     def submit(self, batch: Batch, words: WordsOf) -> int:
         from local.submit import submit
 
+        environ = {**self.environ, **(self.shown if batch.spec.resources.device == "cuda" else {})}
         if self.in_image:
             from local.machine.docker import attempts
 
-            return submit(batch, attempts(batch, self.environ, self.project_dir), "docker-run")
+            return submit(batch, attempts(batch, environ, self.project_dir), "docker-run")
         from local.submit import supervised
 
-        return submit(batch, supervised(batch, self.environ, self.project_dir))
+        return submit(batch, supervised(batch, environ, self.project_dir))
 
     def resubmit(
         self, found: Found[Run], runs: Sequence[Run], batch: Batch, changes: Mapping[str, Any], words: WordsOf
@@ -120,10 +189,17 @@ def target(given: Words, environ: Words, project_dir: Path, *, in_image: bool = 
     """
     if not in_image and (odd := [name for name in given if name in OF_IMAGE]):
         raise ConfigError("on this machine only docker-run takes it, leave it out", name=odd[0], given=given[odd[0]])
-    memory = max(1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // GIB)
-    asked = parse_given({name: text for name, text in given.items() if name == "MEM"}).mem
-    if asked is not None and asked > memory:
-        raise ConfigError(f"this machine has {memory} GiB", name="MEM", given=given["MEM"], advice="leave it out")
+    values = parse_given({name: text for name, text in given.items() if name in ("MEM", "GPUS", "DEVICE")})
+    seen = {**read_env_file(project_dir / ".env"), **environ}
+    here = read_machine(seen, with_gpus=values.device in (None, "cuda"))
+    if values.mem is not None and values.mem > here.memory_gib:
+        limit = ", by its control group" if here.limited else ""
+        said = f"this machine has {here.memory_gib} GiB{limit}"
+        raise ConfigError(said, name="MEM", given=given["MEM"], advice="leave it out")
     # More threads than cores would only wait for each other.
-    mine = {"CPUS": str(os.cpu_count()), **given, "MEM": str(memory if asked is None else asked)}
-    return Machine(given=mine, environ=environ, project_dir=project_dir, in_image=in_image)
+    memory = here.memory_gib if values.mem is None else values.mem
+    mine = {"CPUS": str(here.cores), **given, "MEM": str(memory)}
+    return Machine(
+        given=mine, asked=frozenset(given), environ=environ, project_dir=project_dir, in_image=in_image, hardware=here,
+        choice=here.choice(values.gpus),
+    )  # fmt: skip

@@ -82,6 +82,12 @@ def contradictions(spec: JobSpec) -> Problems:
         _strategies(spec)
     with problems.kept():
         _effective_batch(spec)
+    if spec.resources.device == "mps" and spec.resources.gpus:
+        text = f"GPUS={spec.resources.gpus}: a Mac has one GPU, which DEVICE=mps takes: leave GPUS out"
+        problems.append(ConfigError(text, name="GPUS"))
+    if spec.resources.device == "mps" and spec.training.quantization == "nf4":
+        text = "QUANTIZATION=nf4: there are no 4-bit kernels for Apple's GPU: leave it out, or say none"
+        problems.append(ConfigError(text, name="QUANTIZATION"))
     if spec.resources.gpus and spec.resources.mem_gib < (least := processes_gib(spec)):
         text, mem = f"the processes of a node alone take {least} GiB", spec.resources.mem_gib
         problems.append(ConfigError(text, name="MEM", given=mem, advice=f"MEM={least} is the least"))
@@ -205,6 +211,11 @@ def _notes(spec: JobSpec, chosen: Candidate) -> list[str]:
         notes.append(_experts_note(spec))
     if spec.too_short_for_pictures:
         notes.append(f"{spec.too_short_for_pictures}, unless the records are text alone.")
+    if spec.resources.device == "mps":
+        notes.append(
+            "DEVICE=mps: nobody has run this on Apple's GPU yet. It trains without 4 bits, in fp32; what PyTorch "
+            "cannot do there, it does on the CPU."
+        )
     if spec.resources.device == "cpu" and spec.resources.gpus:
         notes.append("DEVICE=cpu: planned as for GPUs, but it will run on the CPU (for test beds with pretend GPUs).")
     if spec.num_processes > 1 and training.quantization == "nf4":

@@ -18,6 +18,8 @@ from trainer.config import LORA_PRESETS, Device, Quantization, Vision
 
 # What even the shortest record has beside its picture: the marks around picture and turns, a word to answer.
 FEW_WORDS = 8
+THIS_MACHINE = "this machine"
+"""The `vram_source` of a run on this machine without GPUs, and the `site` of all that take what it has."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +27,7 @@ class Resources:
     """The share of a cluster that the job gets, and for how long."""
 
     gpus: int = 1
-    """Per node; 0 only on device cpu."""
+    """Per node; 0 only on the devices cpu and mps."""
     nodes: int = 1
     vram_gib: float = 24.0
     """Per GPU, as sold: the chooser takes off context and headroom."""
@@ -84,7 +86,7 @@ class Sources:
     """Where values come from, in words."""
 
     vram_source: str = "assumed"
-    """The source of `vram_gib`."""
+    """The source of `vram_gib`; where no GPU is planned for, of `mem_gib`."""
     length_source: str = "MAX_LENGTH"
     """The source of `max_length`."""
     site: str = ""

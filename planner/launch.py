@@ -73,6 +73,8 @@ def launch_env(spec: JobSpec, candidate: Candidate) -> tuple[tuple[str, str], ..
         env[PEAK_ENV] = f"{measured or candidate.estimate.peak_bytes / GIB:.2f}"
     elif candidate.config == "deepspeed_zero3":
         env["DS_ACCELERATOR"] = "cpu"  # with ACCELERATE_USE_CPU accelerate would leave DeepSpeed out
+    elif spec.resources.device == "mps":
+        env["PYTORCH_ENABLE_MPS_FALLBACK"] = "1"  # what Apple's GPU cannot do is done on the CPU
     else:
         env["ACCELERATE_USE_CPU"] = "true"
     return tuple(sorted({**env, **dict(spec.environment)}.items()))

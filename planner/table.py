@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from planner.job import JobSpec
+from planner.job import THIS_MACHINE, JobSpec
 from planner.plan import Candidate, Plan
 from trainer.text import GIB, format_table, gib, printable, wrap
 
@@ -111,9 +111,10 @@ def _offered(spec: JobSpec, chosen: Candidate) -> float:
 
 def _request(spec: JobSpec) -> str:
     resources, training, sources = spec.resources, spec.training, spec.sources
-    weights = "4-bit NF4" if training.quantization == "nf4" else "bf16"
+    weights = "4-bit NF4" if training.quantization == "nf4" else "bf16" if resources.gpus else "fp32"
     total, trained = _short(spec.shape.total_params), _short(spec.lora_params)
-    where = f"{_count(resources.gpus, 'GPU')}" if resources.gpus else "the CPU"
+    without = "Apple's GPU" if resources.device == "mps" else "the CPU"
+    where = f"{_count(resources.gpus, 'GPU')}" if resources.gpus else without
     measured = "" if sources.length_source == "MAX_LENGTH" else f" ({sources.length_source})"
     nodes = f" on each of {resources.nodes} nodes" if resources.nodes > 1 else ""
     tower = ", tower too" if training.vision == "lora" else ""
@@ -129,9 +130,14 @@ def _offer(spec: JobSpec, chosen: Candidate) -> str:
     kept = 1 - chosen.usable_bytes / (offered * GIB)
     usable = f"{gib(chosen.usable_bytes)} usable ({kept:.0%} is kept free)"
     if chosen.config == "cpu_mps":
-        return f"{spec.resources.mem_gib} GiB on the host, {usable}"
+        return f"{spec.resources.mem_gib} GiB {_whose(spec.sources.vram_source)}, {usable}"
     unsaid = ", say VRAM= or GPU_TYPE= for another" if spec.sources.vram_source == "assumed" else ""
     return f"{spec.resources.vram_gib:g} GiB a GPU ({spec.sources.vram_source}{unsaid}), {usable}"
+
+
+def _whose(source: str) -> str:
+    """Whose host memory is planned for."""
+    return f"of {source}" if source == THIS_MACHINE else "on a node (MEM= says another, TO=local is this machine)"
 
 
 def _how(chosen: Candidate) -> str:

@@ -22,7 +22,8 @@ GPU_GIB: dict[str, float] = {
     "a10": 24, "a10g": 24, "a16": 16, "a30": 24, "a40": 48, "a100": 40, "a100-40": 40, "a100-80": 80,
     "a2": 16, "a4000": 16, "a5000": 24, "a6000": 48, "b200": 180, "gh200": 96, "h100": 80, "h200": 141,
     "l4": 24, "l40": 48, "l40s": 48, "rtx3060": 12, "rtx3070": 8, "rtx3080": 10, "rtx3090": 24,
-    "rtx4060": 8, "rtx4070": 12, "rtx4080": 16, "rtx4090": 24, "rtx5080": 16, "rtx5090": 32, "rtx6000ada": 48,
+    "rtx4060": 8, "rtx4070": 12, "rtx4070ti": 12, "rtx4080": 16, "rtx4090": 24, "rtx5070": 12, "rtx5080": 16,
+    "rtx5090": 32, "rtx6000ada": 48,
 }  # fmt: skip
 # Older than compute capability 8.0, so without bfloat16, which the training computes in.
 NO_BF16 = ("gtx1080ti", "k80", "m40", "p4", "p40", "p100", "rtx2080ti", "rtx6000", "rtx8000", "t4", "v100")

@@ -164,7 +164,7 @@ def _submit_again(
         before = {key: value for key, value in run.record.items() if key != SUBMITTING}
         anew = {name: plan.spec.value(name) for name in changes}
         kept = {"spec": {**run.record["spec"], **anew}, "job_ids": list(run.job_ids)}
-        write_record(run.folder, {**before, **run_record(plan), **kept, **job})
+        write_record(run.folder, {**before, **run_record(plan, before), **kept, **job})
 
     try:
         job_id = sbatch(script, environ, known, first.slurm.cluster or "")

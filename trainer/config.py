@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from trainer.flags import Range, options
 
-Device = Literal["cuda", "cpu"]
+Device = Literal["cuda", "cpu", "mps"]
 Quantization = Literal["nf4", "none"]
 Vision = Literal["frozen", "lora"]
 Optimizer = Literal["adamw", "paged_adamw_8bit"]
@@ -100,7 +100,8 @@ class TrainConfig:
     strict: Annotated[bool, CONTINUES] = False
     """true: a run is refused when any record would be left out. false: it is left out and counted in the log."""
     device: Annotated[Device, Setting(also="use_cpu no_cuda", words={"true": "cpu", "false": "cuda"})] = "cuda"
-    """Where training runs. Never changed silently: without a GPU, cuda is refused."""
+    """Where training runs. Never changed silently: without a GPU, cuda is refused. mps is Apple's GPU: without 4 bits,
+    and nobody has run it there yet."""
     world_size: Annotated[int, Range(1, 65536), Setting(planned=True)] = 1
     """How many processes train; with another number the run is refused."""
     micro_batch_size: Annotated[

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import re
 import sys
@@ -94,7 +95,10 @@ def resolve_settings(
     if sources["lora_alpha"] == "default" != sources["lora_r"]:
         values["lora_alpha"], sources["lora_alpha"] = 2 * values["lora_r"], "twice lora_r"
     said = given[path]
-    if against := [name for name in PLANNED if planned and said.get(name, values[name]) != values[name]]:
+    against = [name for name in PLANNED if planned and said.get(name, values[name]) != values[name]]
+    settled = _without_effect(said, values)
+    notices += [f"{path}: {settled[name]}" for name in against if settled.get(name)]
+    if against := [name for name in against if name not in settled]:
         spelled = {OURS.get(key, key): key for key in layers[path]}
         told = [f"{spelled[n]}: {word(said[n])}, but the plan decides {word(values[n])}" for n in against]
         raise ConfigError(
@@ -103,6 +107,22 @@ def resolve_settings(
             advice="CONFIG=, EFFECTIVE_BATCH=, OUTPUT=, RUN= and the GPUs asked for decide it",
         )
     return Settings(values=values, sources=sources, notices=tuple(notices), as_json=as_json)
+
+
+def _without_effect(said: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, str]:
+    """What a file says of the plan's settings that changes no result, with what to tell of it."""
+    settled = {}
+    if said.get("activation_checkpointing"):
+        settled["activation_checkpointing"] = (
+            "activation checkpointing is left out: the plan fits without it, and faster"
+        )
+    batch = ("micro_batch_size", "gradient_accumulation_steps")
+    asked = math.prod(said.get(name, 0) for name in batch)
+    if asked == math.prod(values[name] for name in batch) * values["world_size"]:
+        divided = " x ".join(str(values[name]) for name in (*batch, "world_size"))
+        settled |= dict.fromkeys(batch, "")
+        settled["micro_batch_size"] = f"the plan divides these {asked} samples a step into {divided} (processes)"
+    return settled
 
 
 def read_layer(

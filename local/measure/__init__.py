@@ -1,1 +1,1 @@
-"""Measured memory on this machine: that of each stage, and the largest micro-batch that fits."""
+"""This machine: its cards and memory, the memory of each stage, and the largest micro-batch that fits."""

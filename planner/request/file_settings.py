@@ -63,6 +63,9 @@ def read_settings_files(given: Mapping[str, str], project_dir: Path, environ: Ma
     if ".env" in (sources.get("micro_batch_size"), sources.get("gradient_accumulation_steps")):
         texts["EFFECTIVE_BATCH"] = str(values["micro_batch_size"] * values["gradient_accumulation_steps"])
         said["EFFECTIVE_BATCH"] = "BATCH_SIZE x GRAD_ACCUM in .env"
+    elif path and sources.get("micro_batch_size") == sources.get("gradient_accumulation_steps") is not None:
+        texts["EFFECTIVE_BATCH"] = str(values["micro_batch_size"] * values["gradient_accumulation_steps"])
+        said["EFFECTIVE_BATCH"] = f"micro_batch_size x gradient_accumulation_steps in {path}"
     if config := env_file.get("ACCELERATE_CONFIG"):
         # accelerate's own spelling of the variable is a path.
         texts["CONFIG"], said["CONFIG"] = config.rpartition("/")[2].removesuffix(".yaml"), "ACCELERATE_CONFIG in .env"

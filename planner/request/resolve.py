@@ -114,7 +114,13 @@ def _complete(
     if not root.isprintable() or "%" in root or "\\" in root:
         raise ConfigError(f"the checkout lies in {shown(root)}, which Slurm cannot log to: move it")
 
-    gpus = fields["gpus"] = (0 if asked.device == "cpu" else 1) if asked.gpus is None else asked.gpus
+    of_gpus = (asked.gpus, asked.vram, asked.gpu_type)
+    device = fields["device"] = asked.device or (site.device if of_gpus == (None, None, None) else "cuda")
+    gpus = fields["gpus"] = (site.gpus if device == "cuda" else 0) if asked.gpus is None else asked.gpus
+    if device == "mps":
+        fields.setdefault("quantization", "none")
+        if not site.apple:
+            raise ConfigError("DEVICE=mps is Apple's GPU: make run on a Mac takes it, and nothing else", name="DEVICE")
     fields.setdefault("lora_alpha", 2 * (asked.lora or LORA_PRESETS["medium"]))
     fields.setdefault("cpus", 4 * max(1, gpus))
     fields.setdefault("mem_gib", max(32, 16 * gpus))

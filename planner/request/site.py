@@ -16,6 +16,7 @@ from planner.request.asked import Request
 from planner.request.secret import refuse_secret, refuse_secrets
 from planner.request.variables import parse_given
 from planner.values import GPU_GIB, NO_BF16, gib
+from trainer.config import Device
 from trainer.files import regular
 from trainer.outcome import ConfigError, Problems, unknown
 from trainer.text import known_are, shown
@@ -34,6 +35,12 @@ class Site:
     """Text by variable name."""
     gpu_gib: Mapping[str, float] = field(default_factory=dict)
     """GiB of one GPU by the type's name on this cluster."""
+    device: Device = "cuda"
+    """Of a request that says neither DEVICE nor anything of GPUs."""
+    gpus: int = 1
+    """GPUs a node of a request on GPUs that says no number."""
+    apple: bool = False
+    """Whether DEVICE=mps can be had."""
     nested: Mapping[str, object] = field(default_factory=dict)
     """The keys that are no variables, as YAML without types; the scheduler checks them."""
 

@@ -67,7 +67,7 @@ class Variable(NamedTuple):
 
 # fmt: off
 VARIABLES: tuple[Variable, ...] = (
-    Variable("GPUS", "gpus", values.whole(1, 64, _NO_GPU_HINT), "GPUs a node (1; none with DEVICE=cpu)"),
+    Variable("GPUS", "gpus", values.whole(1, 64, _NO_GPU_HINT), "GPUs a node (1, TO=local: all; none on the CPU)"),
     Variable("NODES", "nodes", values.whole(1, 1024), "machines (1)"),
     Variable("VRAM", "vram_gib", values.gib, "memory of one GPU in GiB (GPU_TYPE's, else 24)"),
     Variable("GPU_TYPE", "gpu_type", values.gpu_type, "kind of GPU, as the cluster calls it: a100, l40s, ...",
@@ -86,7 +86,7 @@ VARIABLES: tuple[Variable, ...] = (
              grid=True),
     Variable("CONFIG_FILE", "config_file", values.path(), "YAML with settings (python -m trainer config --help)",
              grid=True),
-    Variable("DEVICE", "device", values.one_of(*get_args(Device)), "cuda or cpu (cuda)"),
+    Variable("DEVICE", "device", values.one_of(*get_args(Device)), "cuda, cpu or mps; TO=local: what is there (cuda)"),
     Variable("RUNTIME", "runtime", values.runtime,
              "none (the checkout's environment), or apptainer or pyxis with IMAGE",
              takes=SLURM, site=SLURM, resume=True),

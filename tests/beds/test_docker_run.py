@@ -118,7 +118,7 @@ def request_words(records: Path, tmp_path: Path) -> list[str]:
     ("words", "program", "said"),
     [
         ([], None, "no docker on PATH: install it, say DOCKER=podman, or make run, which needs neither"),
-        ([], "pretend", "DEVICE=cuda: this machine has no NVIDIA driver: say DEVICE=cpu, or submit"),
+        (["--device", "cuda"], "pretend", "DEVICE=cuda: this machine has no NVIDIA driver: say DEVICE=cpu, or submit"),
         (
             ["--device", "cpu"],
             "pretend",

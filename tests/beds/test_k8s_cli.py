@@ -366,7 +366,7 @@ def test_status_follows_a_run_to_its_end(cluster: Cluster) -> None:
         "files  claim trainyard, runs/mine, adapter, report.html",
         "next   mount the claim and open runs/mine/report.html",
     ]
-    assert cluster.k8s("list").stdout.splitlines()[-1].split() == ["mine", name, "COMPLETED", "20/20", "yes"]
+    assert cluster.k8s("list").stdout.splitlines()[-1].split() == ["mine", name, "COMPLETED", "20/20", "-", "yes"]
 
 
 @pytest.mark.slow
@@ -494,7 +494,7 @@ def test_a_config_map_without_its_run_json_is_listed_and_its_job_can_be_ended(cl
     done = cluster.k8s("cancel", "--run", "mine")
     ends = "kubectl delete job --selector app.kubernetes.io/instance=mine"
     assert (done.returncode, done.stderr) == (78, f"trainyard: ConfigMap {name} lacks run.json; {ends} ends its job\n")
-    assert cluster.k8s("list").stdout.splitlines()[1].split() == ["mine", "-", "BROKEN", "-", "-"]
+    assert cluster.k8s("list").stdout.splitlines()[1].split() == ["mine", "-", "BROKEN", "-", "-", "-"]
     assert cluster.kubectl(*ends.split()[1:]).returncode == 0
     assert cluster.objects("jobs") == {}
 

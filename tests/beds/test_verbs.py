@@ -213,11 +213,11 @@ def test_list_shows_every_run_the_newest_first_and_the_broken_too(
     verbs.list_runs({}, cluster.environ, project)
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert rows == [
-        ["run", "job", "state", "step", "adapter"],
-        ["real", job_id, "RUNNING", "2/20", "no"],
-        ["old", "999999", "GONE", "-", "no"],
-        ["local", "-", "-", "-", "no"],
-        ["torn", "-", "BROKEN", "-", "-"],
+        ["run", "job", "state", "step", "accuracy", "adapter"],
+        ["real", job_id, "RUNNING", "2/20", "-", "no"],
+        ["old", "999999", "GONE", "-", "-", "no"],
+        ["local", "-", "-", "-", "-", "no"],
+        ["torn", "-", "BROKEN", "-", "-", "-"],
     ]
     cluster.run("scancel", job_id)
 
@@ -243,7 +243,7 @@ def test_a_run_json_that_names_another_job_neither_cancels_it_nor_shows_it_as_th
         verbs.status(given, cluster.environ, project)
         assert capsys.readouterr().out.splitlines()[1].startswith("job    " + gone.removeprefix("job "))
         verbs.list_runs({"OUTPUT": str(folder.parent)}, cluster.environ, project)
-        assert capsys.readouterr().out.splitlines()[1].split() == ["mine", job_id, "GONE", "-", "no"]
+        assert capsys.readouterr().out.splitlines()[1].split() == ["mine", job_id, "GONE", "-", "-", "no"]
         assert verbs.logs(given, cluster.environ, project) == 0  # ends at once
         assert gone in capsys.readouterr().err
         assert cluster.job(job_id)["JobState"] in ("PENDING", "RUNNING")
@@ -388,8 +388,8 @@ def test_a_controller_that_is_down_is_one_line_and_hides_nothing_on_the_disk(
     shown = capsys.readouterr()
     assert shown.err == f"trainyard: {away}\n"
     assert [line.split() for line in shown.out.splitlines()[1:]] == [
-        ["r", "1", "UNKNOWN", "2/20", "no"],
-        ["done", "2", "FINISHED", "-", "yes"],
+        ["r", "1", "UNKNOWN", "2/20", "-", "no"],
+        ["done", "2", "FINISHED", "-", "-", "yes"],
     ]
 
 
@@ -416,7 +416,7 @@ def test_a_metrics_file_that_training_did_not_write_finishes_nothing(
     said = "metrics.json is not what training wrote: remove it, then make resume RUN=r"
     assert capsys.readouterr().out.splitlines()[-1] == f"next   {said}"
     verbs.list_runs({}, environ, tmp_path)
-    assert capsys.readouterr().out.splitlines()[1].split() == ["r", "1", "BROKEN", "-", "no"]
+    assert capsys.readouterr().out.splitlines()[1].split() == ["r", "1", "BROKEN", "-", "-", "no"]
     assert refusal(verbs.resume, {"RUN": "r"}, environ, tmp_path) == f"{folder}/{said}"
 
 

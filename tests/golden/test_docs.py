@@ -6,7 +6,8 @@ import ast
 import os
 import re
 import shlex
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -14,18 +15,23 @@ import tomllib
 import warm
 import yaml
 from paths import ROOT
+from pretend_gpus import put_nvidia_smi
 
 import local.__main__
+import local.target as hardware
 import trainer.__main__
 from launcher.command import VERBS as VERBS_OF_ALL
 from launcher.progress import RUNNING, Job, RunStatus, status_text
 from local.measure.batch_size import own_words
+from local.measure.hardware import show
+from local.scheduler import SCHEDULER
 from planner.choose import choose
 from planner.request.resolve import resolve
 from planner.request.variables import BY_NAME, parse_given, read_given
 from planner.values import GPU_GIB
 from trainer.config import TrainConfig
 from trainer.flags import parse
+from trainer.node.machine import read_machine
 from trainer.outcome import ConfigError
 from trainer.progress_file import Progress
 from trainer.settings import resolve_settings
@@ -44,6 +50,9 @@ PAGES = (
 BLOCK = re.compile(r"<!-- (output|error) of: (.*?) -->\n```\n(\$ [^\n]*)\n(.*?)```\n", re.S)
 PART = re.compile(r"<!-- part of: (.*?) -->\n```\n(\$ [^\n]*)\n(.*?)```\n", re.S)
 TABLE = re.compile(r"<!-- made by the planner -->\n(.*?)\n\n", re.S)
+HARDWARE = re.compile(r"<!-- what hardware prints -->\n```\n\$ make hardware\n(.*?)```\n", re.S)
+EVERY_CARD = re.compile(r"<!-- made by the planner: every card -->\n(.*?)\n\n", re.S)
+TUTORIAL = re.compile(r"<!-- made by the planner: the tutorial's cards -->\n(.*?)\n\n", re.S)
 PROVOKED = re.compile(r"<!-- provoked in: (.*?) -->\n```\ntrainyard: (?:n\d: )?(.*)\n```\n")
 STATUS = re.compile(r"<!-- what status prints -->\n```\n\$ make status RUN=first\n(.*?)```\n", re.S)
 ELSEWHERE = "/home/you/trainyard"
@@ -123,6 +132,20 @@ def test_the_status_that_is_shown_is_that_of_a_run_that_trains() -> None:
     compare(page, f"{command}{shown}```", f"{command}{status_text(run, 'RUN=first', now)}\n```")
 
 
+def test_the_hardware_that_is_shown_is_what_is_printed_on_such_a_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = ROOT / "docs" / "this-machine.md"
+    monkeypatch.setenv("PATH", f"{put_nvidia_smi(tmp_path, 'two-kinds')}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(hardware, "read_env_file", lambda _: {})
+    here = replace(read_machine({}), cores=16, memory_gib=62, free_gib=54.3, limited=False)
+    monkeypatch.setattr(hardware, "read_machine", lambda *_, **__: here)
+    assert show(SCHEDULER, {}, {}, tmp_path) == 0
+    (shown,) = HARDWARE.findall(text_of(page))
+    compare(page, f"$ make hardware\n{shown}```", f"$ make hardware\n{capsys.readouterr().out}```")
+
+
 def test_the_command_shown_is_the_one_that_was_run() -> None:
     for words, command in [(block[2], block[3]) for block in blocks()] + [part[:2] for part in parts()]:
         verb, *flags = shlex.split(words)
@@ -167,10 +190,13 @@ def test_every_make_target_a_page_names_exists() -> None:
 
 # A card by its name in GPU_TYPE, and how many of them.
 CARDS = (
-    ("rtx3070", 1), ("rtx4070", 1), ("rtx4080", 1), ("rtx4090", 1), ("rtx4090", 2), ("l40s", 1), ("a100", 1),
+    ("rtx3070", 1), ("rtx4070ti", 1), ("rtx4080", 1), ("rtx4090", 1), ("rtx4090", 2), ("l40s", 1), ("a100", 1),
     ("a100", 4), ("a100-80", 1), ("h100", 1),
 )  # fmt: skip
 CARD_MODELS = ("google/gemma-3-4b-it", "google/gemma-3-27b-it")
+EVERY_CARDS_MODELS = ("google/gemma-3-4b-it", "google/gemma-3-12b-it", "google/gemma-3-27b-it")
+# What the source tutorial gives these cards: micro-batch x accumulation for Gemma 3 4B.
+TUTORIALS_CARDS = (("rtx3070", "1 x 8"), ("rtx4070ti", "2 x 4"), ("rtx4090", "4 x 2"), ("a100", "8 x 1"))
 
 
 def card_table(folder: Path) -> str:
@@ -180,7 +206,31 @@ def card_table(folder: Path) -> str:
         [card, str(gpus), f"{GPU_GIB[card]:g}", *(chosen(card, gpus, m, folder) for m in CARD_MODELS)]
         for card, gpus in CARDS
     ]
+    return markdown_table(head, rows)
+
+
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def table_of_every_card(folder: Path) -> str:
+    """A row for each size that a card comes in: one card, then two for the smallest model."""
+    sizes = sorted(set(GPU_GIB.values()))
+    head = ["GiB", "cards", *(model.rpartition("/")[2] for model in EVERY_CARDS_MODELS), "gemma-3-4b-it on two"]
+    rows = []
+    for size in sizes:
+        names = [name for name, gib in GPU_GIB.items() if gib == size]
+        cells = [chosen(names[0], 1, model, folder) for model in EVERY_CARDS_MODELS]
+        rows.append([f"{size:g}", ", ".join(names), *cells, chosen(names[0], 2, CARD_MODELS[0], folder)])
+    return markdown_table(head, rows)
+
+
+def table_of_the_tutorials_cards(folder: Path) -> str:
+    rows = [
+        [card, f"{GPU_GIB[card]:g}", theirs, chosen(card, 1, CARD_MODELS[0], folder)]
+        for card, theirs in TUTORIALS_CARDS
+    ]
+    return markdown_table(["card", "GiB", "the tutorial says", "the plan"], rows)
 
 
 def chosen(card: str, gpus: int, model: str, folder: Path) -> str:
@@ -197,6 +247,18 @@ def chosen(card: str, gpus: int, model: str, folder: Path) -> str:
 def test_the_table_of_cards_is_what_the_planner_chooses(tmp_path: Path) -> None:
     (shown,) = TABLE.findall(text_of(README))
     compare(README, shown, card_table(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("page", "marked", "table"),
+    [("plan.md", EVERY_CARD, table_of_every_card), ("from-the-tutorial.md", TUTORIAL, table_of_the_tutorials_cards)],
+)
+def test_the_tables_of_every_card_are_what_the_planner_chooses(
+    page: str, marked: re.Pattern[str], table: Callable[[Path], str], tmp_path: Path
+) -> None:
+    path = ROOT / "docs" / page
+    (shown,) = marked.findall(text_of(path))
+    compare(path, shown, table(tmp_path))
 
 
 COMMAND = re.compile(r"(?:^\$ |^|`)(make|python -m trainer|python -m local)(?: (.*?))?(?:`|$)", re.M)

@@ -69,7 +69,7 @@ def test_every_verb_works_for_a_scheduler_of_one_folder_and_one_line(
     assert lines[-1] == "next   make logs TO=toy RUN=r (follows it; make cancel TO=toy RUN=r ends it)"
     assert make("cancel").stdout == "cancelled job 1 of run r; make resume TO=toy RUN=r starts it again\n"
     assert make("logs").stdout == "a step\nstopped in order\n"
-    assert make("list").stdout.splitlines()[1].split() == ["r", "1", "FAILED", "-", "no"]
+    assert make("list").stdout.splitlines()[1].split() == ["r", "1", "FAILED", "-", "-", "no"]
     assert make("resume", "RUN=r").stdout == "status  make status TO=toy RUN=r\n"
     runs = "trainyard: job 2 of run r is RUNNING: make cancel TO=toy RUN=r ends it, then resume"
     assert make("resume", "RUN=r").stderr.startswith(runs)

@@ -104,10 +104,10 @@ def test_a_bad_variable_is_refused_and_changes_nothing(target: str, word: str, s
     [
         (
             ("run", "TO=k8s"),
-            "TO=k8s: make run and docker-run train on this machine: leave TO out, or make submit TO=k8s",
+            "TO=k8s: run, hardware and docker-run are for this machine: leave TO out, or make submit TO=k8s",
         ),
-        (("docker-run", "TO=k8s"), "TO=k8s: make run and docker-run train on this machine"),
-        (("run", "TO=slurm"), "TO=slurm: make run and docker-run train on this machine"),
+        (("docker-run", "TO=k8s"), "TO=k8s: run, hardware and docker-run are for this machine"),
+        (("run", "TO=slurm"), "TO=slurm: run, hardware and docker-run are for this machine"),
         (("claim", "TO=local", "SIZE=200Gi"), "TO=local: a claim is for TO=k8s: leave TO out"),
     ],
 )

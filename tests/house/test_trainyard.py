@@ -67,7 +67,12 @@ def test_a_wrong_request_ends_with_78(words: list[str], said: str, checkout: Pat
 
 @pytest.mark.skipif(bool(shutil.which("nvidia-smi")), reason="this machine has a GPU")
 @pytest.mark.parametrize(
-    "words", [["run"], ["submit", "--to", "local"], ["sweep", "--to", "local", "--grid", "SEED=1,2"]]
+    "words",
+    [
+        ["run", "--gpus", "1"],
+        ["submit", "--to", "local", "--vram", "24"],
+        ["sweep", "--to", "local", "--device", "cuda", "--grid", "SEED=1,2"],
+    ],
 )
 def test_what_this_machine_cannot_run_is_refused_once_and_before_an_environment_is_made(
     words: list[str], checkout: Path

@@ -3,13 +3,11 @@ much."""
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import re
 import resource
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -17,9 +15,9 @@ from torch import Tensor
 
 from trainer.evaluation.rows import Asked, Sizes
 from trainer.model.refusal import LACKING
+from trainer.node.cgroups import memory_limits
 
 T = TypeVar("T")
-CGROUPS = Path("/sys/fs/cgroup")
 
 
 def is_out_of_memory(error: BaseException | None, lacking: str = LACKING) -> bool:
@@ -56,22 +54,10 @@ def free_bytes(device: torch.device) -> int:
     import psutil
 
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    shared = min([psutil.virtual_memory().available, *_left_by_cgroups()])
+    shared = min([psutil.virtual_memory().available, *(left for _, left in memory_limits())])
     limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
     own = [] if limit == resource.RLIM_INFINITY else [limit - psutil.Process().memory_info().data]
     return max(0, min([shared // processes, *own]))
-
-
-def _left_by_cgroups() -> Iterator[int]:
-    """What each control group (version 2) that this process is in leaves, files kept in memory not counted."""
-    with contextlib.suppress(OSError):
-        path = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("0::")[2].strip()
-        own = CGROUPS / path.lstrip("/")
-        for group in (own, *own.parents):
-            with contextlib.suppress(OSError, ValueError):  # the outermost has no limit; "max" is none
-                most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-                files = re.search(r"^inactive_file (\d+)$", (group / "memory.stat").read_text(), re.M)
-                yield most - used + int(files[1] if files else 0)
 
 
 def cost_of(model: Any, example: Mapping[str, Tensor], written: int, candidates: Sequence[int]) -> tuple[Sizes, Asked]:

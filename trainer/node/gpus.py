@@ -17,6 +17,8 @@ from trainer.outcome import ConfigError, SickNode, node_name
 
 # A card reports less than it is sold with: an L4 or A10 of 24 GB 22.5 GiB (ECC and firmware).
 NAME_PLATE_SHARE = 0.92
+LEAST_CAPABILITY = 8.0
+"""Of a GPU that computes in bf16."""
 SMI_TIMEOUT_S = 30
 GPU_QUERY = ("--query-gpu=uuid,name,memory.total,memory.free,compute_cap", "--format=csv,noheader,nounits")
 
@@ -38,13 +40,13 @@ def check_gpus(planned: int) -> str:
         if Path("/proc/driver/nvidia/version").exists():
             return "the driver's tools are not here, the ranks look themselves"  # in some containers
         raise ConfigError(f"device cuda was planned, and {here} has no NVIDIA driver: use a GPU node, or DEVICE=cpu")
-    driver = re.search(r"CUDA (?:UMD )?Version\s*:\s*((\d+)\.\d+)", _smi())
+    driver = re.search(r"CUDA (?:UMD )?Version\s*:\s*((\d+)\.\d+)", smi())
     if driver and int(driver[2]) < int(build.split(".")[0]):
         raise ConfigError(
             f"torch is built for CUDA {build}, and the driver of {here} supports {driver[1]} at most: "
             "use nodes with a newer driver, or a torch built for that CUDA"
         )
-    gpus = visible(read_gpus(_smi(*GPU_QUERY)), os.environ.get("CUDA_VISIBLE_DEVICES"))[:planned]
+    gpus = visible(read_gpus(smi(*GPU_QUERY)), os.environ.get("CUDA_VISIBLE_DEVICES"))[:planned]
     if len(gpus) < planned:
         raise ConfigError(f"{planned} GPUs a node were planned, {here} shows {len(gpus)}: GPUS={max(1, len(gpus))}")
     sold, needed = (float(os.environ.get(name) or 0) for name in (VRAM_ENV, PEAK_ENV))
@@ -69,7 +71,7 @@ def check_gpus(planned: int) -> str:
 
 def check_bf16(name: str, capability: float) -> None:
     """Raises ConfigError for a card that cannot compute in bf16."""
-    if capability < 8.0:
+    if capability < LEAST_CAPABILITY:
         raise ConfigError(f"{name} (compute capability {capability}) has no bf16: use a GPU of 8.0 or newer")
 
 
@@ -82,7 +84,7 @@ def torch_cuda() -> str | None:
     return cuda
 
 
-def _smi(*words: str) -> str:
+def smi(*words: str) -> str:
     """What nvidia-smi says. Raises SickNode when it fails or does not answer."""
     try:
         done = subprocess.run(["nvidia-smi", *words], capture_output=True, text=True, timeout=SMI_TIMEOUT_S)

@@ -103,6 +103,10 @@ def check_machine(config: TrainConfig, state: Any) -> None:
         )
     if config.device == "cpu":
         return
+    if config.device == "mps":
+        if not torch.backends.mps.is_available():
+            raise ConfigError("device mps was asked for, and torch sees no Apple GPU here: use a Mac, or DEVICE=cpu")
+        return
     if not torch.cuda.is_available():
         raise ConfigError(
             f"device cuda was asked for, and torch sees no GPU (torch build: {torch.version.cuda or 'CPU only'}): "
@@ -132,7 +136,7 @@ def device_map(state: Any) -> dict[str, str | int] | None:
     """Where a rank's weights go as they are loaded; None where ZeRO-3 places them."""
     if state.distributed_type == "DEEPSPEED":
         return None
-    return {"": "cpu" if state.device.type == "cpu" else state.local_process_index}
+    return {"": state.local_process_index if state.device.type == "cuda" else state.device.type}
 
 
 def exit_unagreed(error: SickNode) -> int:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from trainer.commands import command_from_anywhere
+from trainer.commands import CHECKOUT, command_from_anywhere
 from trainer.report.charts import Entry
 
 COMMIT_CHARS = 12
@@ -25,6 +25,7 @@ def facts(record: Entry) -> list[Fact]:
     commit = str(git.get("commit") or "")[:COMMIT_CHARS]
     changed = ", with changes that are not committed" if git.get("dirty") else ""
     said = (
+        ("began", found.get("began"), None),
         ("ended", found.get("ended"), None),
         ("on", ", ".join(filter(None, (found.get("host"), found.get("hardware")))), None),
         ("code", commit and f"commit {commit}{changed}", None),
@@ -34,17 +35,26 @@ def facts(record: Entry) -> list[Fact]:
 
 
 def again(run_dir: Path, begun: Mapping[str, Any]) -> str | None:
-    """The command that trains with the same settings on this machine, into a folder beside `run_dir`: that of the plan
-    in run.json (`begun`). None where none is recorded, or it needs several machines."""
+    """The command that trains with the same settings, into a folder beside `run_dir`, as run.json (`begun`) has it: on
+    this machine that of the plan, for several machines the one that submits. None where none is recorded."""
     plan = begun.get("plan")
     words, env = (plan.get("launch_argv"), plan.get("env")) if isinstance(plan, dict) else (None, None)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or not isinstance(env, dict):
         return None
-    if words[:2] != ["accelerate", "launch"] or ("--num_machines", "1") not in pairwise(words):
-        return None  # several nodes need what only their scheduler tells them
+    if words[:2] != ["accelerate", "launch"]:
+        return None
+    if ("--num_machines", "1") not in pairwise(words):  # they need what only their scheduler tells them
+        return _submitted_again(run_dir, begun.get("asked"))
     other = {"--output_dir": f"{run_dir}-again", "--run_id": f"{run_dir.name}-again"}
     changed = [other.get(before, word) for before, word in zip(["", *words], words, strict=False)]
     job = command_from_anywhere("accelerate.commands.launch", *changed[2:])
     there, _, launched = job.rpartition(" && ")
     line = shlex.join(["env", *(f"{name}={value}" for name, value in env.items())]) + " " + launched
     return f"{there} && \\\n{line}" if there else line
+
+
+def _submitted_again(run_dir: Path, asked: object) -> str | None:
+    if not isinstance(asked, list) or not all(isinstance(word, str) and "=" in word for word in asked):
+        return None
+    words = [*(word for word in asked if not word.startswith("NAME=")), f"RUN={run_dir.name}-again"]
+    return f"cd {shlex.quote(str(CHECKOUT))} && \\\nmake submit {shlex.join(words)}"

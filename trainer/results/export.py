@@ -57,8 +57,8 @@ class RunRecord:
     peak_memory: dict[str, Any]
     """bytes of the first process, evaluation included, and of what."""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """ended (UTC), host and hardware of the first process, git (commit, dirty) and wandb, the run's page; each where it
-    is known."""
+    """began, ended (UTC), host and hardware of the first process, git (commit, dirty) and wandb, the run's page; each
+    where it is known."""
 
 
 def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
@@ -83,7 +83,8 @@ def provenance(config: TrainConfig, link: str | None) -> dict[str, Any]:
         "wandb": link,
     }
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # started without a plan
-        known["git"] = read_json(Path(config.output_dir, RECORD_NAME))["git"]
+        begun = read_json(Path(config.output_dir, RECORD_NAME))
+        known |= {"git": begun["git"], "began": begun.get("began")}
     return known
 
 
@@ -93,6 +94,8 @@ def _hardware(config: TrainConfig) -> str:
         import torch
 
         return f"{processes}{torch.cuda.get_device_name()}"
+    if config.device == "mps":
+        return "Apple's GPU"
     return f"{processes}CPU process{'es' * bool(processes)}, {os.cpu_count()} cores"
 
 

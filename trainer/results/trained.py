@@ -186,7 +186,7 @@ def load_trained(path: Path, *, device: Device | None = None, base: str | None =
     from trainer.model import base as models
 
     state = init_distributed(config)
-    os.environ["ACCELERATE_MIXED_PRECISION"] = "no" if device == "cpu" else "bf16"  # as a launcher would say
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if device == "cuda" else "no"  # as a launcher would say
     try:
         model, _ = models.load_here(config, state)
     except (ConfigError, SickNode) as error:

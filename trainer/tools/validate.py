@@ -38,6 +38,7 @@ from trainer.flags import answer_help, build, word
 from trainer.launch import Launch, shipped
 from trainer.log import last_words
 from trainer.node.gpus import check_gpus
+from trainer.node.machine import read_machine
 from trainer.node.preflight import check_folder, check_model, check_tmpdir
 from trainer.outcome import FINISHED, ConfigError
 from trainer.settings import say, settings_here
@@ -59,7 +60,8 @@ def main(argv: Sequence[str]) -> int:
     if target not in (*TARGETS, "all"):
         raise ConfigError(f"validate {target!r}: known are {', '.join((*TARGETS, 'all'))}")
     settings = settings_here(argv[1:])
-    config = build(TrainConfig, {"output_dir": "runs", "run_id": "validate", **settings.values})
+    own = {"device": read_machine(os.environ).choice().device} if settings.sources["device"] == "default" else {}
+    config = build(TrainConfig, {"output_dir": "runs", "run_id": "validate", **settings.values, **own})
     if target == "data":
         from trainer.tools.data_report import print_report
 
@@ -121,8 +123,8 @@ def env_file(_: TrainConfig) -> Answer:
 
 
 def gpus(config: TrainConfig) -> str:
-    if config.device == "cpu":
-        return "device cpu: none is asked for"
+    if config.device != "cuda":
+        return f"device {config.device}: none is asked for"
     return check_gpus(config.world_size)
 
 
@@ -182,7 +184,7 @@ def dry_run(config: TrainConfig) -> str:
     with tempfile.TemporaryDirectory(prefix="trainyard-dry-run-") as folder:
         values = {**asdict(config), **DRY_RUN, "output_dir": folder}
         launch = Launch(
-            configuration=shipped("cpu_mps" if config.device == "cpu" else "single_gpu"),
+            configuration=shipped("single_gpu" if config.device == "cuda" else "cpu_mps"),
             module="trainer.train",
             settings={name: word(value) for name, value in values.items() if value is not None},
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trainer.config import TrainConfig
 
-MEASURED = {"cuda": "GPU memory, torch's allocator", "cpu": "resident memory (RSS)"}
+MEASURED = {"cuda": "GPU memory, torch's allocator", "cpu": "resident memory (RSS)", "mps": "Metal's memory, now"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +34,10 @@ def read_stage(name: str, config: TrainConfig) -> Stage:
         reserved, (free, total) = torch.cuda.max_memory_reserved(), torch.cuda.mem_get_info()
         # Outside torch: context, NCCL, and whoever else is on the card.
         process = reserved + total - free - torch.cuda.memory_reserved()
+    elif config.device == "mps":  # Metal keeps no peak
+        import torch
+
+        held = peak = process = torch.mps.driver_allocated_memory()
     else:
         status = Path("/proc/self/status").read_text()
         held, peak = (int(re.findall(rf"{key}:\s+(\d+) kB", status)[0]) * 1024 for key in ("VmRSS", "VmHWM"))

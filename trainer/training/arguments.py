@@ -17,21 +17,21 @@ SAME_NAMES = (
 
 def sft_arguments(config: TrainConfig, *, evaluated: bool) -> SFTConfig:
     """What the Trainer is told; `evaluated` is whether there are records to evaluate on the way."""
-    on_cpu = config.device == "cpu"
+    on_gpu = config.device == "cuda"
     arguments = SFTConfig(
         **{name: getattr(config, name) for name in SAME_NAMES},
         per_device_train_batch_size=config.micro_batch_size,
         per_device_eval_batch_size=config.micro_batch_size,
         optim={"adamw": "adamw_torch_fused"}.get(config.optimizer, config.optimizer),
         bf16=os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16",
-        use_cpu=on_cpu,
+        use_cpu=config.device == "cpu",
         data_seed=config.seed,
         logging_first_step=True,
         eval_strategy="steps" if evaluated else "no",
-        # On the CPU the forward pass has all cores; on a GPU workers decode pictures meanwhile.
-        dataloader_num_workers=0 if on_cpu else 4,
-        dataloader_persistent_workers=not on_cpu,
-        dataloader_pin_memory=not on_cpu,
+        # On the CPU the forward pass has all cores; on an NVIDIA GPU workers decode pictures meanwhile.
+        dataloader_num_workers=4 if on_gpu else 0,
+        dataloader_persistent_workers=on_gpu,
+        dataloader_pin_memory=on_gpu,
         remove_unused_columns=False,
         gradient_checkpointing=False,  # trainer.model has it on the language model alone
         max_length=None,

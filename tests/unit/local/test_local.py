@@ -96,7 +96,7 @@ def test_the_verbs_see_cancel_and_read_a_run_of_this_machine(
     assert sorted(shown.out.splitlines()) == ["a line False", "an error", "stopped in order"]
     assert shown.err == f"trainyard: job local-1 STOPPED on {host}\n"
     list_runs({}, {}, tmp_path)
-    assert capfd.readouterr().out.splitlines()[1].split() == ["r", "local-1", "STOPPED", "-", "no"]
+    assert capfd.readouterr().out.splitlines()[1].split() == ["r", "local-1", "STOPPED", "-", "-", "no"]
 
 
 def test_a_process_that_was_killed_is_gone_and_its_number_is_not_signalled(
@@ -148,7 +148,7 @@ def test_a_damaged_record_of_the_attempt_is_none(
         (folder / "attempt.json").write_text(text)
         assert read_attempt(folder) is None, text
         list_runs({}, {}, tmp_path)
-        assert capfd.readouterr().out.splitlines()[1].split() == ["r", "-", "-", "-", "no"]
+        assert capfd.readouterr().out.splitlines()[1].split() == ["r", "-", "-", "-", "-", "no"]
 
 
 def test_an_attempt_that_does_not_say_when_it_was_started_is_not_running(folder: Path) -> None:
@@ -303,7 +303,7 @@ def test_a_run_of_another_scheduler_says_whose_it_is(
     there = "next   make status TO=local RUN=r OUTPUT=runs (its job is there)"
     assert capfd.readouterr().out.splitlines()[-1] == there
     verbs.list_runs(SLURM, {}, environ, tmp_path)
-    assert capfd.readouterr().out.splitlines()[1].split() == ["r", "TO=local", "-", "-", "no"]
+    assert capfd.readouterr().out.splitlines()[1].split() == ["r", "TO=local", "-", "-", "-", "no"]
     with pytest.raises(ConfigError, match=r"^run r was started without Slurm: make cancel TO=local RUN=r$"):
         verbs.cancel(SLURM, {"RUN": "r"}, environ, tmp_path)
     for member in (folder.with_name("s-0"), folder.with_name("s-1")):

@@ -332,7 +332,7 @@ def test_all_contradictions_of_a_request_are_one_message(tmp_path: Path) -> None
         ("RUN", "../x", "RUN=../x: takes at most 63 of a-z, 0-9 and -"),
         ("CONFIG", "zero", "CONFIG=zero: takes one of auto, single_gpu, single_gpu_low_mem, multi_gpu,"),
         ("CONFIG", "multi_gpus", "deepspeed_zero3, cpu_mps, did you mean multi_gpu?"),
-        ("DEVICE", "mps", "DEVICE=mps: takes one of cuda, cpu"),
+        ("DEVICE", "gpu", "DEVICE=gpu: takes one of cuda, cpu, mps"),
         ("PARTITION", "-x", "PARTITION=-x: takes letters, digits and _.,-"),
         ("ACCOUNT", "a b", "ACCOUNT='a b': takes letters"),
         ("DATA", "a\nb", r"DATA='a\nb': takes a path of at most 1024 printable characters on one line"),

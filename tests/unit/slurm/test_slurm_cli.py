@@ -217,7 +217,7 @@ def test_a_run_whose_job_never_came_is_submitted_by_resume(checkout: Path, recor
     next_said = "next   make status RUN=mine again; if no job of it is there, make resume RUN=mine"
     assert done.stdout.splitlines()[-1] == next_said
     done = slurm("list", cwd=checkout, PATH=fake_sbatch)
-    assert [line.split() for line in done.stdout.splitlines()[1:]] == [["mine", "-", "UNKNOWN", "-", "no"]]
+    assert [line.split() for line in done.stdout.splitlines()[1:]] == [["mine", "-", "UNKNOWN", "-", "-", "no"]]
     assert slurm("resume", "--run=mine", cwd=checkout, PATH=fake_sbatch).returncode == 0
     record = json.loads((folder / "run.json").read_text())
     assert (record["job_ids"], record.get("asked_for")) == (["7"], None)

@@ -15,7 +15,7 @@ from specs import make_spec
 
 from launcher.preconditions import check_planned
 from planner.choose import choose
-from planner.request.file_settings import SETTING_VARIABLES
+from planner.request.file_settings import SETTING_VARIABLES, check_trainer_accepts
 from planner.request.resolve import resolve
 from planner.request.site import Site
 from trainer.__main__ import main
@@ -441,6 +441,22 @@ def test_a_length_that_no_picture_fits_is_noted_and_refused_where_every_record_h
 
 def test_a_picture_whose_size_decides_its_tokens_is_not_spoken_of(tmp_path: Path) -> None:
     assert plan_for(tmp_path, MODEL="Qwen/Qwen2.5-VL-3B-Instruct", MAX_LENGTH="16").notes == ()
+
+
+def test_a_batch_and_checkpointing_of_a_file_are_the_plans_to_divide(tmp_path: Path, records: Path) -> None:
+    """As the source tutorial's file has them."""
+    text = "per_device_train_batch_size: 2\ngradient_accumulation_steps: 8\ngradient_checkpointing: true\n"
+    path = written(tmp_path, text)
+    plan = plan_for(tmp_path, CONFIG_FILE="train.yaml", DATA=str(records), VRAM="80")
+    chosen = plan.chosen
+    assert (plan.effective_batch_size, chosen.micro_batch_size, chosen.checkpointing) == (16, 8, False)
+    assert check_trainer_accepts(plan, tmp_path).notices[-2:] == (
+        f"{path}: the plan divides these 16 samples a step into 8 x 2 x 1 (processes)",
+        f"{path}: activation checkpointing is left out: the plan fits without it, and faster",
+    )
+    typed = plan_for(tmp_path, CONFIG_FILE="train.yaml", DATA=str(records), VRAM="80", EFFECTIVE_BATCH="8")
+    with pytest.raises(ConfigError, match="per_device_train_batch_size: 2, but the plan decides 8"):
+        check_planned(typed)
 
 
 def test_a_file_that_contradicts_the_plan_is_refused_before_submitting(tmp_path: Path, records: Path) -> None:

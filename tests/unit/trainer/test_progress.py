@@ -99,7 +99,7 @@ def test_what_training_did_not_write_is_not_believed(text: str, tmp_path: Path) 
     assert parse_progress(text) is None
     (tmp_path / "progress.json").write_text(text)
     assert rows(tmp_path)["step"] == "none yet" and "phase" not in rows(tmp_path)
-    assert list_text([seen(tmp_path)]).splitlines()[1].split() == [tmp_path.name, "7", "RUNNING", "-", "no"]
+    assert list_text([seen(tmp_path)]).splitlines()[1].split() == [tmp_path.name, "7", "RUNNING", "-", "-", "no"]
 
 
 def test_what_is_no_small_file_is_not_read(tmp_path: Path) -> None:
@@ -132,7 +132,14 @@ def test_status_says_when_the_last_step_was_and_when_the_run_will_end(tmp_path: 
     assert rows(tmp_path)["phase"] == (
         "training, loss 0.3126, token accuracy 89.9%, action accuracy 50.0%, lr 1.90e-03, seconds a step 3.5"
     )
-    assert list_text([seen(tmp_path)]).splitlines()[1].split() == [tmp_path.name, "7", "RUNNING", "120/1500", "no"]
+    assert list_text([seen(tmp_path)]).splitlines()[1].split() == [
+        tmp_path.name,
+        "7",
+        "RUNNING",
+        "120/1500",
+        "50.0%",
+        "no",
+    ]
     # The last step is long ago: it should be over, and nobody knows.
     assert rows(tmp_path, now=NOW + 5000)["step"] == "120 of 1500, 1 h 23 min ago"
     # Another machine's clock: a little ahead, and out of order.

@@ -23,7 +23,11 @@ pytest.importorskip("PIL")
 
 from paths import ROOT
 from PIL import Image
+from specs import make_spec
 
+from launcher.records import run_record
+from planner.choose import choose
+from planner.request.resolve import resolve
 from trainer.commands import CHECKOUT
 from trainer.config import TrainConfig
 from trainer.data.grid import compose_grid
@@ -526,7 +530,7 @@ def test_the_report_says_when_where_and_from_what_and_how_to_train_again(tmp_pat
     run_dir = tmp_path / "it's r1"
     run_dir.mkdir()
     provenance = {
-        "ended": "2026-11-29 23:26 UTC", "host": "n1", "hardware": "2 x NVIDIA A100",
+        "began": "2026-11-29 20:11 UTC", "ended": "2026-11-29 23:26 UTC", "host": "n1", "hardware": "2 x NVIDIA A100",
         "git": {"commit": "0123456789abcdef", "dirty": True}, "wandb": "https://wandb.ai/team/p/runs/r1",
     }  # fmt: skip
     write_run(run_dir, provenance=provenance)
@@ -537,7 +541,7 @@ def test_the_report_says_when_where_and_from_what_and_how_to_train_again(tmp_pat
     (run_dir / "run.json").write_text(json.dumps({"plan": plan}))
     page = Page(build_report(run_dir))
     assert (
-        "ended 2026-11-29 23:26 UTC on n1, 2 x NVIDIA A100 "
+        "began 2026-11-29 20:11 UTC ended 2026-11-29 23:26 UTC on n1, 2 x NVIDIA A100 "
         "code commit 0123456789ab, with changes that are not committed "
         "W&B https://wandb.ai/team/p/runs/r1"
     ) in page.text
@@ -549,6 +553,25 @@ def test_the_report_says_when_where_and_from_what_and_how_to_train_again(tmp_pat
     )
     words = shlex.split(again[again.index("accelerate.commands") : again.index(" The same settings")])
     assert words[3:7] == ["--output_dir", f"{run_dir}-again", "--run_id", "it's r1-again"]
+
+
+def test_a_run_of_several_machines_is_submitted_again(tmp_path: Path) -> None:
+    spec = make_spec(
+        nodes=2, gpus=4, vram_gib=40, data="/data/a b.jsonl", run_id="r1", name="r1", lora_r=16, lora_alpha=32,
+        environment=(("NCCL_DEBUG", "INFO"),), account="team",
+    )  # fmt: skip
+    run_dir = tmp_path / "r1"
+    run_dir.mkdir()
+    write_run(run_dir)
+    (run_dir / "run.json").write_text(json.dumps(run_record(choose(spec))))
+    text = Page(build_report(run_dir)).text
+    line = text[text.index("make submit ") : text.index(" The same settings")]
+    verb, *words = shlex.split(line)[1:]
+    given = dict(word.split("=", 1) for word in words)
+    assert (verb, given.pop("RUN")) == ("submit", "r1-again")
+    asked = resolve({**given, "RUN": "r1"}, project_dir=CHECKOUT, environ={})
+    changed = {name for name, value in asked.values().items() if value != spec.values()[name]}
+    assert changed <= {"project_dir", "name", "vram_source", "cpus", "mem_gib"}
 
 
 @pytest.mark.parametrize("link", ["javascript:alert(1)", "data:text/html,x", 7])

@@ -31,6 +31,7 @@ from trainer.evaluation.rows import (
     rows_that_fit,
 )
 from trainer.evaluation.scoring import Choices, score_actions
+from trainer.node import cgroups
 from trainer.outcome import SickNode
 
 GIB = 1024**3
@@ -255,7 +256,7 @@ def test_the_host_has_what_is_available_to_each_process_and_within_its_limits(
 ) -> None:
     import psutil
 
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(cgroups, "CGROUPS", tmp_path)
     available = memory.free_bytes(torch.device("cpu"))
     assert available == pytest.approx(psutil.virtual_memory().available, rel=0.2)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")

@@ -1,0 +1,129 @@
+"""Every command that the code holds in its words is one that is taken: its verb exists, and takes the variables and
+flags that stand behind it.
+
+They are found by walking all strings of the rooms, not by a list: `make VERB NAME=...`, `python -m ROOM VERB`,
+`./trainyard VERB`, and calls of trainer/commands.py. tests/unit/local/test_next_commands.py types those that verbs
+put together."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+import local.__main__
+import slurm.__main__
+import trainer.__main__
+from k8s import __main__ as k8s_main
+from launcher.command import VERBS
+from local.scheduler import SCHEDULER
+from planner.request.variables import BY_NAME, resumable
+
+ROOMS = ("trainer", "planner", "launcher", "slurm", "k8s", "local", "examples")
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.M))
+TAKES = {verb: names.split() for verb, names in re.findall(r"^override TAKES_(\S+) := (.*)$", MAKEFILE, re.M)}
+OWN = re.findall(r"^override OWN := (.*)$", MAKEFILE, re.M)[0].split()
+# What stands in an f-string for a value.
+HOLE = "\N{WHITE SQUARE}"
+MADE = re.compile(rf"\bmake ([a-z-]+)((?: +[A-Z_]+=(?:'[^']*'|\"[^\"]*\"|[^\s,;:)'\"`]*|{HOLE}))*)")
+MODULE = re.compile(r"python -m ([a-z]+) ([a-z-]+)")
+PROGRAM = re.compile(r"\./trainyard ([a-z-]+)")
+CLIENTS = ("scancel", "scontrol")
+BY_ROOM = {
+    "trainer": set(trainer.__main__.VERBS),
+    "local": {*VERBS, *local.__main__.OWN},
+    "slurm": {*VERBS, *slurm.__main__.OWN},
+    "k8s": {*VERBS, *k8s_main.OWN},
+}
+
+
+def sources() -> list[Path]:
+    return [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+@cache
+def trees() -> list[tuple[str, ast.Module]]:
+    return [(str(path.relative_to(ROOT)), ast.parse(path.read_text())) for path in sources()]
+
+
+def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Every string, with holes where an f-string has values."""
+    inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = (str(p.value) if isinstance(p, ast.Constant) else HOLE for p in node.values)
+            yield node.lineno, "".join(parts)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
+            yield node.lineno, node.value
+
+
+def takes(verb: str) -> set[str]:
+    """Variables that make takes with a verb."""
+    of_a_run = {name for scheduler in ("slurm", "k8s", "local") for name in resumable(scheduler)}
+    which = {"RUN", "OUTPUT", "SITE", "NAMESPACE", "PVC", *SCHEDULER.takes, "TO"}
+    if verb in TAKES:
+        return {*TAKES[verb], *OWN}
+    if verb in ("status", "logs", "cancel", "list"):
+        return which
+    if verb == "resume":
+        return which | of_a_run
+    return {*BY_NAME, *OWN}
+
+
+def problems() -> Iterator[str]:
+    for path, tree in trees():
+        for line, text in texts(tree):
+            place = f"{path}:{line}"
+            text = re.sub(r"\s*\n\s*", " ", text)
+            for verb, rest in MADE.findall(text):
+                names = re.findall(r"([A-Z_]+)=", rest)
+                if verb not in TARGETS and names:
+                    yield f"{place}: make {verb}{rest}: no such target"
+                elif verb in TARGETS and (odd := set(names) - takes(verb)):
+                    yield f"{place}: make {verb} does not take {', '.join(sorted(odd))}"
+            for room, verb in MODULE.findall(text):
+                if room in BY_ROOM and verb not in BY_ROOM[room]:
+                    yield f"{place}: python -m {room} has no verb {verb}"
+            for verb in PROGRAM.findall(text):
+                if verb not in TARGETS | BY_ROOM["trainer"] | BY_ROOM["local"] | {"completion"}:
+                    yield f"{place}: ./trainyard has no verb {verb}"
+
+
+def test_every_command_in_the_words_of_the_code_is_taken() -> None:
+    assert list(problems()) == []
+
+
+def test_commands_are_found() -> None:
+    found = [
+        verb for _, tree in trees() for _, text in texts(tree) for verb, _ in MADE.findall(text) if verb in TARGETS
+    ]
+    assert len(found) > 60 and {"env", "submit", "resume", "status", "logs", "claim", "shape"} <= set(found)
+
+
+def calls() -> set[tuple[str, ...]]:
+    """What the functions of trainer/commands.py are given, with holes for values."""
+    found = set()
+    for _, tree in trees():
+        for node in ast.walk(tree):
+            name = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
+            if name in ("command", "training_command", "command_from_anywhere") and isinstance(node, ast.Call):
+                words = [str(w.value) if isinstance(w, ast.Constant) else HOLE for w in node.args]
+                if words and words[0] != HOLE:
+                    found.add(tuple(words))
+    return found
+
+
+@pytest.mark.parametrize("words", sorted(calls()), ids=" ".join)
+def test_every_command_that_is_put_together_is_taken(words: tuple[str, ...]) -> None:
+    room, *rest = words
+    if room not in BY_ROOM:  # another program's module, or the supervisor
+        assert room in ("wandb", "tensorboard.main", "accelerate.commands.launch", "trainer.supervise", *CLIENTS)
+        return
+    verbs = [word for word in rest[:1] if not word.startswith("-") and word != HOLE]
+    assert set(verbs) <= BY_ROOM[room]

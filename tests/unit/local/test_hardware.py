@@ -1,0 +1,139 @@
+"""What a run gets of this machine that says nothing of it. GPUs are pretended (tests/nvidia_smi); no run is begun."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import pytest
+from here import prepare
+from paths import ROOT
+from pretend_gpus import put_nvidia_smi
+
+import local.__main__
+from launcher import starting
+from local.scheduler import SCHEDULER
+from planner.plan import Plan
+from planner.request.variables import read_given
+from trainer.node import machine
+from trainer.outcome import ConfigError
+
+SMALL = ("--model", "google/gemma-3-1b-it")
+
+
+@pytest.fixture(autouse=True)
+def no_env_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def plan_of(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *words: str, **environ: str) -> Plan:
+    monkeypatch.setenv("PATH", f"{put_nvidia_smi(tmp_path / 'bin', name)}:{os.environ['PATH']}")
+    given = read_given([*SMALL, *words], {})
+    _, batch = starting.planned(SCHEDULER, given, {**os.environ, **environ}, tmp_path)
+    return batch.plans[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "found", "source"),
+    [
+        ("rtx3070", (), ("cuda", 1, 8.0), "NVIDIA GeForce RTX 3070 of this machine"),
+        ("two-rtx4090", (), ("cuda", 2, 24.0), "NVIDIA GeForce RTX 4090 of this machine"),
+        ("two-rtx4090", ("--gpus", "1"), ("cuda", 1, 24.0), "NVIDIA GeForce RTX 4090 of this machine"),
+        ("two-rtx4090", ("--vram", "16"), ("cuda", 2, 16.0), "given"),
+        ("two-rtx4090", ("--device", "cpu"), ("cpu", 0, 24.0), "this machine"),
+        ("held", (), ("cuda", 1, 24.0), "NVIDIA GeForce RTX 4090 of this machine"),
+        ("mig", (), ("cuda", 1, 20.0), "NVIDIA A100-SXM4-40GB MIG 3g.20gb of this machine"),
+        ("too-old", (), ("cpu", 0, 24.0), "this machine"),
+    ],
+)
+def test_what_is_not_said_is_what_is_here(
+    name: str,
+    words: tuple[str, ...],
+    found: tuple[str, int, float],
+    source: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = plan_of(name, tmp_path, monkeypatch, *words).spec
+    assert (spec.resources.device, spec.resources.gpus, spec.resources.vram_gib) == found
+    assert spec.sources.vram_source == source
+
+
+def test_a_settings_file_that_says_cpu_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "s.yaml").write_text("device: cpu\n")
+    plan = plan_of("two-rtx4090", tmp_path, monkeypatch, "--config-file", "s.yaml")
+    assert (plan.spec.resources.device, plan.spec.resources.gpus) == ("cpu", 0)
+
+
+def test_a_run_sees_the_chosen_cards_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of("two-kinds", tmp_path, monkeypatch)
+    given = read_given([*SMALL], {})
+    target = SCHEDULER.target(given, os.environ, tmp_path)
+    shown = "CUDA_VISIBLE_DEVICES=GPU-11111111-0000-4000-8000-000000000001 "
+    _, batch = starting.planned(SCHEDULER, given, os.environ, tmp_path)
+    assert shown in target.render(batch)
+    assert plan.notes == ("3 kinds are here, and one run uses one: see make hardware.",)
+    put_nvidia_smi(tmp_path / "bin", "two-rtx4090")
+    target = SCHEDULER.target(given, os.environ, tmp_path)
+    assert target.shown == {}
+
+
+def test_more_cards_than_there_are_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"^GPUS=3: this machine shows 2: GPUS=2, or submit$"):
+        plan_of("two-rtx4090", tmp_path, monkeypatch, "--gpus", "3")
+
+
+@pytest.mark.skipif(bool(machine.shutil.which("nvidia-smi")), reason="this machine has a GPU")
+def test_without_a_gpu_the_cpu_is_taken_and_the_plan_says_so() -> None:
+    plan = prepare_nothing("--model", "google/gemma-3-1b-it", "--max-length", "128")
+    assert plan.spec.resources.device == "cpu"
+    said = "This machine has no NVIDIA driver, so this is for its CPU; make submit trains on a cluster."
+    assert said in plan.notes
+    with pytest.raises(ConfigError, match=r"^this machine has no NVIDIA driver, and on its CPU .* needs .* a cluster$"):
+        prepare_nothing("--model", "google/gemma-3-27b-it")
+
+
+def prepare_nothing(*words: str) -> Plan:
+    _, batch = starting.planned(SCHEDULER, read_given(words, {}), os.environ, ROOT)
+    return batch.plans[0]
+
+
+def test_a_mac_trains_without_4_bits_and_says_that_nobody_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"^DEVICE=mps is Apple's GPU: make run on a Mac takes it, and nothing else"):
+        prepare(["--device", "mps"])
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    small = ["--model", "google/gemma-3-1b-it", "--max-length", "64", "--effective-batch", "1"]
+    for words in ([], ["--device", "mps"]):
+        plan = prepare_nothing(*small, *words)
+        settings, env = plan.launch.settings, dict(plan.env)
+        assert (settings["device"], settings["quantization"], plan.chosen.config) == ("mps", "none", "cpu_mps")
+        assert "--cpu" not in plan.launch.words() and "ACCELERATE_USE_CPU" not in env
+        assert plan.notes[0].startswith("DEVICE=mps: nobody has run this on Apple's GPU yet.")
+    for words, said in (
+        (["--quantization", "nf4"], "QUANTIZATION=nf4: there are no 4-bit kernels for Apple's GPU"),
+        (["--gpus", "1"], "GPUS=1: a Mac has one GPU, which DEVICE=mps takes: leave GPUS out"),
+    ):
+        with pytest.raises(ConfigError, match=f"^{said}"):
+            prepare_nothing(*small, "--device", "mps", *words)
+
+
+def test_hardware_shows_each_card_and_what_a_run_gets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", f"{put_nvidia_smi(tmp_path / 'bin', 'two-kinds')}:{os.environ['PATH']}")
+    monkeypatch.setattr(machine, "_cores", lambda: 2)
+    monkeypatch.setattr("sys.stdout.reconfigure", lambda **_: None, raising=False)
+    assert local.__main__.main(["hardware"], os.environ) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [" ".join(line.split()) for line in lines[:6] if "---" not in line] == [
+        "here GiB free plan for one run",
+        "0 NVIDIA GeForce RTX 3060 12.0 11.8 single_gpu_low_mem, 8 x 1, 9.3 GiB",
+        "1 NVIDIA GeForce RTX 4090 24.0 23.6 single_gpu, 2 x 4, 21.4 GiB",
+        "2 NVIDIA GeForce RTX 3060 12.0 11.8 single_gpu_low_mem, 8 x 1, 9.3 GiB",
+        "3 NVIDIA GeForce GTX 1080 Ti 11.0 10.9 no bf16",
+    ]
+    assert "takes GPUS=1 VRAM=24 (card 1) where nothing is said; 3 kinds are here, and one run uses one" in lines[-2]
+    assert local.__main__.main(["hardware", "--gpus", "2"], os.environ) == 78
+    assert "GPUS=2: hardware says what is here, leave it out" in capsys.readouterr().err

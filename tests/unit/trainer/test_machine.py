@@ -1,0 +1,93 @@
+"""What is read of this machine. Its GPUs are pretended (tests/nvidia_smi); cores, memory and control groups are real
+files, or files of the same form."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pretend_gpus import put_nvidia_smi
+
+from trainer.node import cgroups
+from trainer.node.machine import Machine, read_machine
+from trainer.outcome import ConfigError
+from trainer.text import GIB
+
+
+def machine(tmp_path: Path, name: str, **environ: str) -> Machine:
+    put_nvidia_smi(tmp_path / "bin", name)
+    return read_machine(environ)
+
+
+@pytest.fixture(autouse=True)
+def smi_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "cards", "gib", "why"),
+    [
+        ("rtx3070", "cuda", [0], 8.0, ""),
+        ("two-rtx4090", "cuda", [0, 1], 24.0, ""),
+        ("held", "cuda", [0], 24.0, "20.1 GiB of NVIDIA GeForce RTX 4090 are held by others"),
+        ("two-kinds", "cuda", [1], 24.0, "3 kinds are here, and one run uses one"),
+        ("mig", "cuda", [0], 20.0, "one run uses one slice"),
+        ("too-old", "cpu", [], None, "Tesla T4 has no bf16, in which training computes"),
+    ],
+)
+def test_a_run_gets_the_cards_of_one_kind_that_offer_most_together(
+    name: str, device: str, cards: list[int], gib: float | None, why: str, tmp_path: Path
+) -> None:
+    found = machine(tmp_path, name)
+    choice = found.choice()
+    assert [found.cards.index(card) for card in choice.cards] == cards
+    assert (choice.device, choice.vram_gib, choice.why) == (device, gib, why)
+
+
+def test_a_divided_card_is_its_slices(tmp_path: Path) -> None:
+    cards = machine(tmp_path, "mig").cards
+    assert [(card.name, card.total_gib, card.uuid[:5]) for card in cards] == [
+        ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", 20.0, "MIG-1"),
+        ("NVIDIA A100-SXM4-40GB MIG 2g.10gb", 10.0, "MIG-2"),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", 5.0, "MIG-3"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("listed", "uuids"),
+    [("1", ["GPU-1"]), ("1,0", ["GPU-1", "GPU-0"]), ("GPU-1", ["GPU-1"]), ("0,-1,1", ["GPU-0"]), ("", [])],
+)
+def test_what_cuda_is_not_shown_is_not_offered(listed: str, uuids: list[str], tmp_path: Path) -> None:
+    found = machine(tmp_path, "two-rtx4090", CUDA_VISIBLE_DEVICES=listed)
+    assert [card.uuid[:5] for card in found.cards] == uuids
+    if not uuids:
+        assert found.choice().why == "CUDA_VISIBLE_DEVICES hides every card"
+
+
+def test_gpus_that_do_not_answer_are_no_reason_to_train_on_the_cpu(tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'Unable to determine the device handle: GPU is lost'\nexit 15\n")
+    program.chmod(0o755)
+    with pytest.raises(ConfigError, match=r"^nvidia-smi failed \(15\): .*: DEVICE=cpu trains without GPUs"):
+        read_machine({})
+
+
+def test_a_control_group_limits_memory_and_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "CGROUPS", tmp_path)
+    whole = read_machine({}, with_gpus=False)
+    assert (whole.limited, whole.cores) == (False, len(os.sched_getaffinity(0)))
+    texts = {"memory.max": 2 * GIB, "memory.current": GIB, "memory.stat": "inactive_file 0", "cpu.max": "50000 100000"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    found = read_machine({}, with_gpus=False)
+    assert (found.memory_gib, found.free_gib, found.limited, found.cores) == (2, 1.0, True, 1)
+    assert whole.memory_gib > found.memory_gib
+
+
+def test_fewer_cards_than_there_are_are_those_with_most_room(tmp_path: Path) -> None:
+    found = machine(tmp_path, "held")
+    assert [found.cards.index(card) for card in found.choice(1).cards] == [0]
+    assert (len(found.choice(2).cards), found.choice(2).vram_gib) == (2, 3.9)
+    assert len(machine(tmp_path, "two-kinds").choice(2).cards) == 2

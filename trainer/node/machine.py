@@ -1,0 +1,219 @@
+"""What this machine has to train with: NVIDIA cards, Apple's GPU, cores and memory. No torch, and nothing is taken.
+
+Each is asked of the thing itself: nvidia-smi, the kernel, the control groups that this process is in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.config import Device
+from trainer.node import cgroups, gpus
+from trainer.outcome import ConfigError, SickNode
+from trainer.text import GIB
+
+DRIVER = Path("/proc/driver/nvidia/version")
+# The driver itself keeps up to this share of a card; what is missing beyond it is held by other processes.
+DRIVER_SHARE = 0.05
+# Metal lets a process have about two thirds of a small Mac's memory: an assumption, not measured.
+METAL_SHARE = 2 / 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """A GPU, or a slice of one (MIG)."""
+
+    uuid: str
+    """As CUDA_VISIBLE_DEVICES takes it."""
+    name: str
+    total_gib: float
+    free_gib: float | None
+    """None: nvidia-smi does not say it of slices."""
+    capability: float
+    is_slice: bool = False
+
+    @property
+    def held_gib(self) -> float:
+        """What other processes hold."""
+        held = 0.0 if self.free_gib is None else self.total_gib - self.free_gib
+        return held if held > DRIVER_SHARE * self.total_gib else 0.0
+
+    @property
+    def offered_gib(self) -> float:
+        """What a plan may count on, rounded down to a tenth where others hold a part."""
+        left = self.total_gib - self.held_gib
+        return int(left * 10) / 10 if self.held_gib else round(left, 1)
+
+    @property
+    def unfit(self) -> str:
+        """Why it cannot train; empty where it can."""
+        return "" if self.capability >= gpus.LEAST_CAPABILITY else "no bf16"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """What a run gets that says nothing of GPUS, VRAM and DEVICE."""
+
+    device: Device
+    cards: tuple[Card, ...] = ()
+    why: str = ""
+    """Why this and no more, in words."""
+
+    @property
+    def vram_gib(self) -> float | None:
+        """What the fullest of them offers; None where that is not known."""
+        return min((card.offered_gib for card in self.cards), default=None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    cards: tuple[Card, ...] = ()
+    """Those that CUDA_VISIBLE_DEVICES leaves, in the order of nvidia-smi."""
+    hidden: bool = False
+    """Whether CUDA_VISIBLE_DEVICES left some out."""
+    driver_only: bool = False
+    """There is a driver and no nvidia-smi, as in some containers: cards are there, and not known."""
+    apple: bool = False
+    cores: int
+    memory_gib: int
+    """What this process may take at most: the machine's memory, or less by a control group."""
+    free_gib: float
+    """What is free of that now."""
+    limited: bool = False
+    """Whether a control group leaves less than the machine has."""
+
+    def choice(self, count: int | None = None) -> Choice:
+        """The device, and of its cards those of one kind that offer most together: the fullest counts for each. `count`
+        cards, where that many are asked for and one kind has them."""
+        if self.driver_only:
+            return Choice(device="cuda", why="the driver's tools are not here, so one card of an unknown size is taken")
+        if self.cards:
+            fit = [card for card in self.cards if not card.unfit]
+            if fit:
+                return _of_cards(fit, self.cards, count)
+            return Choice(device="cpu", why=f"{self.cards[0].name} has no bf16, in which training computes")
+        if self.apple:
+            return Choice(device="mps", why="Apple's GPU; nobody has run it there yet")
+        why = "CUDA_VISIBLE_DEVICES hides every card" if self.hidden else "this machine has no NVIDIA driver"
+        return Choice(device="cpu", why=why)
+
+
+def _of_cards(fit: Sequence[Card], cards: Sequence[Card], asked: int | None) -> Choice:
+    best: tuple[Card, ...] = ()
+    for name in dict.fromkeys(card.name for card in fit):
+        kind = sorted((card for card in fit if card.name == name), key=lambda card: -card.offered_gib)
+        # Processes of one run cannot talk to each other across slices.
+        counts = range(1, 2 if kind[0].is_slice else len(kind) + 1)
+        for count in counts if asked is None else [each for each in counts if each == asked]:
+            if _worth(taken := kind[:count]) > _worth(best):
+                best = tuple(taken)
+    best = best or tuple(fit[:asked])
+    told = [f"{card.held_gib:.1f} GiB of {card.name} are held by others" for card in cards if card.held_gib]
+    kinds = {card.name for card in cards}
+    if best[0].is_slice and len(cards) > 1:
+        told.append("one run uses one slice")
+    elif len(kinds) > 1:
+        told.append(f"{len(kinds)} kinds are here, and one run uses one")
+    order = [card for card in cards if card in best]
+    return Choice(device="cuda", cards=tuple(order), why="; ".join(told))
+
+
+def _worth(cards: Sequence[Card]) -> tuple[float, float]:
+    """What they offer together, each as much as the fullest; then what each does."""
+    each = min((card.offered_gib for card in cards), default=0.0)
+    return len(cards) * each, each
+
+
+def read_machine(environ: Mapping[str, str], *, with_gpus: bool = True) -> Machine:
+    """What is here; nvidia-smi is asked `with_gpus` only. Raises ConfigError where GPUs do not answer."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = list(cgroups.memory_limits())
+    most = min([total, *(limit for limit, _ in limits)])
+    cards: tuple[Card, ...] = ()
+    hidden = False
+    smi = with_gpus and bool(shutil.which("nvidia-smi"))
+    if smi:
+        try:
+            found = read_cards(gpus.smi(*gpus.GPU_QUERY), gpus.smi("-L"))
+            cards = _visible(found, environ.get("CUDA_VISIBLE_DEVICES"))
+        except SickNode as error:
+            raise ConfigError(f"{error.words}: DEVICE=cpu trains without GPUs") from error
+        hidden = len(cards) < len(found)
+    return Machine(
+        cards=cards,
+        hidden=hidden,
+        driver_only=not smi and DRIVER.exists(),
+        apple=platform.system() == "Darwin" and platform.machine() == "arm64",
+        cores=_cores(),
+        memory_gib=max(1, most // GIB),
+        free_gib=min([_available(total), *(left for _, left in limits)]) / GIB,
+        limited=most < total,
+    )
+
+
+def read_cards(query: str, listed: str) -> tuple[Card, ...]:
+    """The cards of a gpus.GPU_QUERY; a card that `nvidia-smi -L` divides into slices is those. Raises SickNode."""
+    cards: list[Card] = []
+    for gpu in gpus.read_gpus(query):
+        slices = _slices(listed, gpu)
+        whole = Card(
+            uuid=gpu.uuid, name=gpu.name, total_gib=gpu.total_gib, free_gib=gpu.free_gib, capability=gpu.capability
+        )
+        cards += slices or [whole]
+    return tuple(cards)
+
+
+def _slices(listed: str, gpu: gpus.Gpu) -> list[Card]:
+    """Of the lines below that GPU's: `  MIG 3g.20gb     Device  0: (UUID: MIG-...)`, whose name says the size."""
+    found: list[Card] = []
+    inside = False
+    for line in listed.splitlines():
+        if line.startswith("GPU "):
+            inside = gpu.uuid in line
+        elif inside and (words := re.match(r"\s+MIG (\S*?(\d+)gb\S*)\s+Device\s+\d+: \(UUID: (MIG-[^)]+)\)", line)):
+            found.append(
+                Card(
+                    uuid=words[3], name=f"{gpu.name} MIG {words[1]}", total_gib=float(words[2]), free_gib=None,
+                    capability=gpu.capability, is_slice=True,
+                )
+            )  # fmt: skip
+    return found
+
+
+def _visible(cards: Sequence[Card], listed: str | None) -> tuple[Card, ...]:
+    """Those that CUDA_VISIBLE_DEVICES leaves, in its order. Raises SickNode for one that is not there."""
+    if listed is None:
+        return tuple(cards)
+    found: list[Card] = []
+    for word in (word.strip() for word in listed.split(",") if word.strip()):
+        if word.startswith("-"):
+            break  # CUDA sees nothing from here on
+        meant = [card for index, card in enumerate(cards) if word == str(index) or card.uuid.startswith(word)]
+        if not meant:
+            raise SickNode(f"CUDA_VISIBLE_DEVICES names GPU {word}, nvidia-smi lists {len(cards)}")
+        found.append(meant[0])
+    return tuple(found)
+
+
+def _available(total: int) -> int:
+    """What can be had without swapping; the whole where the kernel does not say it (macOS)."""
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M):
+            return int(found[1]) * 1024
+    return total
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    try:
+        most = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        most = os.cpu_count() or 1
+    return min([most, *cgroups.core_limits()])
