@@ -24,7 +24,7 @@ EXPECTED = {  # distributed type, precision, processes, on CPU
     "single_gpu_low_mem": ("NO", "bf16", 1, False),
     "multi_gpu": ("MULTI_GPU", "bf16", 2, False),
     "deepspeed_zero3": ("DEEPSPEED", "bf16", 2, False),
-    "cpu_mps": ("NO", "no", 1, True),
+    "cpu_mps": ("NO", "no", 1, False),
 }
 
 
