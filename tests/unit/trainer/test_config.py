@@ -278,6 +278,7 @@ def test_config_prints_values_and_sources_and_says_what_is_lacking(
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     (tmp_path / ".env").write_text("MAX_STEPS=20\nHF_TOKEN=hf_secret\n")
+    (tmp_path / ".env").chmod(0o600)
     assert main(["config", "--warmup_ratio", "0"]) == 78
     said = capsys.readouterr()
     lines = said.out.splitlines()
@@ -338,7 +339,7 @@ def test_batch_size_and_accumulation_may_come_from_either_file_and_mean_their_pr
          "owner/name as in google/gemma-3-4b-it (MODEL is from MODEL_NAME in .env)"),
         ("MODEL_NAME=https://hf.co/a/b\n", {}, "MODEL is an address: give the hub id alone, owner/name, or a folder, "
          "as ./x@y if it has @ (MODEL is from MODEL_NAME in .env)"),
-        ("BATCH_SIZE=3\nGRAD_ACCUM=2\n", {"GPUS": "4", "EFFECTIVE_BATCH": "6"}, "EFFECTIVE_BATCH=6 cannot be "
+        ("BATCH_SIZE=3\nGRAD_ACCUM=2\n", {"GPUS": "4", "EFFECTIVE_BATCH": "6"}, "EFFECTIVE_BATCH=6: cannot be "
          "shared evenly by 4 GPUs: try 4 or 8"),
     ],
 )  # fmt: skip
