@@ -33,7 +33,7 @@ def size() -> tuple[int, int] | None:
 
 
 class LastRow:
-    """What stands there. One process of a run may draw."""
+    """The bar in the last row. One process of a run may draw."""
 
     def __init__(self) -> None:
         self._shown: tuple[str, float | None, str] | None = None

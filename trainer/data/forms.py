@@ -44,7 +44,7 @@ CALLS = ("tool_calls", "function_call")
 # The keys of a picture among a turn's parts; what is read of each type of part.
 IMAGE_PART_KEYS = ("image", "path", "url", "image_url", "base64")
 READ_OF_PART = {"text": ("type", "text"), "image": ("type", "text", *IMAGE_PART_KEYS)}
-# Of OpenAI's two interfaces, Axolotl and Qwen, which leaves the type out.
+# From OpenAI's two interfaces, Axolotl, and Qwen, which leaves the type out.
 PART_TYPES = {
     **dict.fromkeys(("text", "input_text", "output_text"), "text"),
     **dict.fromkeys(("image", "image_url", "input_image"), "image"),

@@ -29,7 +29,7 @@ Said = dict[int, dict[str, Any]]  # by place in HeldOut.records: the `prediction
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scores:
-    """What one model did. None where it was not asked."""
+    """The scores of one model. None where it was not asked."""
 
     scored: ActionMetrics | None = None
     """The likeliest allowed action for every answer."""
@@ -48,7 +48,7 @@ class Scores:
 
     @property
     def beside(self) -> ActionMetrics | None:
-        """That of the answers, where actions were scored too."""
+        """The accuracy of the answers, where actions were scored too."""
         return self.generated if self.scored else None
 
 
@@ -64,9 +64,9 @@ class HeldOut:
     budget: int | None = None
     """The most tokens of an answer; None: as many as the true ones need."""
     room: Room = dataclasses.field(default_factory=Room)
-    """What the memory has held so far: what did not fit once is not tried again."""
+    """The batch sizes that the memory has held so far: one that did not fit is not tried again."""
     end: AnswerEnd | None = None
-    """What stops an answer; None: what the processor's template ends it with."""
+    """The texts that stop an answer; None: those with which the processor's template ends it."""
     held_out: int = 0
     """Held-out records that `records` are the answers of."""
 
@@ -82,7 +82,7 @@ class HeldOut:
         return {i: {"prediction": max(p, key=p.__getitem__), "probabilities": p} for i, p in enumerate(shares)}
 
     def answer(self, model: Any, accelerator: Any, between: Callable[[], object]) -> Said:
-        """What the answers say that are written out, greedily. Collective; `between` is called before each batch."""
+        """Texts of the answers that are written out, greedily. Collective; `between` is called before each batch."""
         if not self.answered:
             return {}
         asked = [self.records[place] for place in self.answered]
@@ -131,7 +131,7 @@ class HeldOut:
 
 
 def build_heldout(processor: Any, dataset: Dataset, config: TrainConfig, say: Callable[..., object]) -> HeldOut:
-    """What to measure on, and says so. Raises ConfigError for `actions` that are none."""
+    """The records to measure on, which are logged. Raises ConfigError for `actions` that no answer has."""
     taught = each_answer(dataset.train)
     field = answer_field([record.answer for record in taught], config.answer_field)
     asked = [(number, one) for number, record in enumerate(dataset.eval) for one in _to_ask(record, field)]

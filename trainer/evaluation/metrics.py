@@ -29,7 +29,7 @@ class ActionMetrics:
     """Mean F1 over the actions that occur in the truth, each counting alike."""
     majority: str
     majority_accuracy: float
-    """What always giving the most frequent true action would reach."""
+    """The accuracy of always giving the most frequent true action."""
     per_action: dict[str, dict[str, float]]
     """precision, recall, f1 and count of each true action, most frequent first."""
     confusion: dict[str, dict[str, int]]

@@ -18,7 +18,7 @@ LOGIT_BYTES = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizes:
-    """What the memory of an evaluation depends on in a model."""
+    """The sizes of a model that the memory of an evaluation depends on."""
 
     layers: int
     hidden: int

@@ -37,7 +37,7 @@ class Anatomy:
 
     @property
     def in_16_bits(self) -> tuple[str, ...]:
-        """What 4 bits leave out, as bitsandbytes is told: expressions for the beginnings of paths."""
+        """The modules that stay at 16 bits, as bitsandbytes is told: expressions for the beginnings of paths."""
         return (*self.unquantized, *self.gates)
 
     def without(self, paths: Iterable[str]) -> Anatomy:

@@ -27,7 +27,7 @@ from trainer.outcome import ConfigError, SickNode
 
 @runtime_checkable
 class Repacking(Protocol):
-    """What bitsandbytes' 4-bit layers have."""
+    """The attributes of bitsandbytes' 4-bit layers."""
 
     support_avx512bf16_for_cpu: bool
 
@@ -208,7 +208,7 @@ def auto_class(model_config: Any) -> Any:
 
 @contextmanager
 def _loading(model: str) -> Iterator[None]:
-    """What keeps a processor or a configuration from being loaded, as ConfigError or SickNode."""
+    """Errors of loading a processor or a configuration become ConfigError or SickNode."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     path = Path(model)
     advice = "give a model folder, or a hub id with access (HF_TOKEN in .env) and the licence accepted"

@@ -1,4 +1,4 @@
-"""What a model does with one batch, asked before it is trained on thousands: wrong training raises no error.
+"""The model's behaviour on one batch, asked before it is trained on thousands: wrong training raises no error.
 
 Each question is answered by a forward pass of one record, one of them with its backward pass. What is asked for is the
 same for every family; nothing is known of any.

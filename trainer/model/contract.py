@@ -1,4 +1,4 @@
-"""What training relies on, looked at in the loaded model and one batch at every start; if broken, most is silent.
+"""Conditions that training relies on, checked on the loaded model and one batch at every start; most break silently.
 
 What another way of working mends is mended, and said: the model's own head, adapters left out. The rest is a refusal.
 """
@@ -101,7 +101,7 @@ def under_deepspeed() -> bool:
 
 
 def _built(model: Any, config: TrainConfig, anatomy: Anatomy, batch: dict[str, Tensor]) -> tuple[Promise, ...]:
-    """What the modules are."""
+    """The kinds of the modules."""
     from bitsandbytes.nn import Linear4bit
 
     base = model.get_base_model()
@@ -150,7 +150,7 @@ def _features(base: Any, config: TrainConfig, batch: dict[str, Tensor]) -> tuple
 
 
 def _behaves(model: Any, batch: dict[str, Tensor], ends: Collection[int], head: str, idle: int) -> tuple[Promise, ...]:
-    """What the model does with the batch."""
+    """Checks of the model's behaviour on the batch."""
     losses = token_losses(model, batch)
     moved = leaked(model, batch, losses)
     learned = not ends or not {*batch["loss_targets"].tolist()}.isdisjoint(ends)

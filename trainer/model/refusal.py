@@ -25,7 +25,7 @@ BROKEN_MACHINE = (
 )
 NETWORK = ("httpx", "httpcore", "requests", "urllib3")
 UNFIT = "it is not built as the trainer needs it, take another model"
-"""What to do where a library stumbles over a model whose files are whole."""
+"""The advice where a library fails on a model whose files are whole."""
 LONGEST = 200  # characters of what a library said
 
 

@@ -1,4 +1,4 @@
-"""What model families want of a batch and a processor, all of it here; each is silent when missed."""
+"""Everything that single model families want of a batch and a processor; each is silent when missed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def ask_token_types(processor: Any, model_class: Any) -> None:
 
 
 def picture_features(base: Any, batch: dict[str, Tensor]) -> Tensor | None:
-    """What the tower and the projector make of a batch's pictures, as in training; None without pictures.
+    """The output of tower and projector for a batch's pictures, as in training; None without pictures.
 
     Raises AttributeError or TypeError where a family has no such method, or one that asks for more.
     """

@@ -24,7 +24,7 @@ def load_only_weights() -> None:
 
 
 def allow_own_classes() -> None:
-    """What a checkpoint of ours holds besides numbers: the state of numpy's random numbers, and DeepSpeed's classes.
+    """The contents of our checkpoints besides numbers: the state of numpy's random numbers, and DeepSpeed's classes.
 
     Read off real checkpoints: torch.serialization.get_unsafe_globals_in_checkpoint.
     """

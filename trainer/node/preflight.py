@@ -1,4 +1,4 @@
-"""What can be found out about a node in seconds, before anything heavy is started there. No torch.
+"""Checks of a node that take seconds, before anything heavy is started on it. No torch.
 
 The supervisor asks on every node, before the launcher. What the request gets wrong is a ConfigError (78: never run
 again); what only this node gets wrong is a SickNode (1), which names it.
@@ -23,7 +23,7 @@ from trainer.text import GIB, gib, nearest
 
 LEAST_FREE_BYTES = {"output": GIB, "hub cache": GIB, "TMPDIR": GIB // 4}
 OF_THIS_NODE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
-"""What is wrong with a folder that others may still be able to write."""
+"""Errors of a folder that others may still be able to write."""
 HUB_TIMEOUT_S = 10
 WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")  # what its client takes
 MEETING_TIMEOUT_S = 300  # for the first node to have a name, for every node, and then for every process to come

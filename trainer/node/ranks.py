@@ -1,4 +1,4 @@
-"""What the processes of one run tell each other beside gradients: few bytes, from CPU to CPU.
+"""Messages between the processes of one run beside gradients: few bytes, from CPU to CPU.
 
 Over gloo whatever the GPUs use, since waiting for an answer over NCCL would wait for the GPU too, every step.
 """
@@ -38,7 +38,7 @@ class Ranks:
         return bool(flag.item())
 
     def rank0_only(self, work: Callable[[], T]) -> T:
-        """What `work` returns, or the ConfigError that it raises, on every rank; the first alone does it."""
+        """The result of `work`, or the ConfigError that it raises, on every rank; only the first does the work."""
         box: list[Any] = [None, None]
         if self.first:
             try:

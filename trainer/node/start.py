@@ -1,6 +1,5 @@
-"""What a rank does before anything heavy is loaded: it meets the others, within a bound and by name when one stays
-away, and looks whether this machine is what was planned.
-"""
+"""The first steps of a rank, before anything heavy is loaded: it meets the others, within a bound and by name when one
+stays away, and looks whether this machine is what was planned."""
 
 from __future__ import annotations
 

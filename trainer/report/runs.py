@@ -52,7 +52,7 @@ class Row:
     """The accuracy at the end; for a run that has not ended, that of its last evaluation."""
     before: float | None = None
     answers: int = 0
-    """That the accuracy is of; 0 where only the accuracy is known."""
+    """The number of records behind the accuracy; 0 where only the accuracy is known."""
     loss: float | None = None
     """On the held-out records, of the step that was kept."""
     seconds: float | None = None

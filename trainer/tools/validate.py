@@ -93,7 +93,7 @@ def libraries(_: TrainConfig) -> Answer:
 
 
 def usual(config: TrainConfig) -> Answer:
-    """That they are in their ranges is known, else there would be no configuration; here, whether they are usual."""
+    """Whether the values are usual. They are in their ranges, else there would be no configuration."""
     batch = config.micro_batch_size * config.gradient_accumulation_steps * config.world_size
     values = {**asdict(config), "effective batch": batch}
     unusual = []
