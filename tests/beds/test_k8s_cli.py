@@ -41,7 +41,7 @@ BAD = [
     ([*IMAGE, "--data", "/scratch/x.jsonl"], "DATA=/scratch/x.jsonl: pods see data/ and models/ in the claim"),
     ([*IMAGE, "--data", "records.jsonl"], "DATA=records.jsonl: pods see data/"),
     ([*IMAGE, "--model", "/no/such/gemma-3-4b-it"], "MODEL=/no/such/gemma-3-4b-it: pods see data/ and models/ in"),
-    ([*IMAGE, "--model", "no such/gemma-3-4b-it"], "MODEL=no such/gemma-3-4b-it: pods see data/ and models/ in"),
+    ([*IMAGE, "--model", "no such/gemma-3-4b-it"], "MODEL='no such/gemma-3-4b-it': pods see data/ and models/ in"),
     ([*IMAGE, "--output", "/scratch/runs"], "OUTPUT=/scratch/runs: runs live in the claim"),
     ([*IMAGE, "--output", "runs/../data"], "OUTPUT=runs/../data: runs live in the claim, in runs/: leave it out"),
     ([*IMAGE, "--config-file", "/etc/x.yaml"], "/etc/x.yaml"),

@@ -309,6 +309,20 @@ def test_an_error_that_is_shown_is_provoked_by_a_test() -> None:
         assert re.sub(r"\d+", "0", line) in re.sub(r"\d+", "0", (ROOT / test).read_text(encoding="utf-8"))
 
 
+def refusal_text(call: ast.Call) -> str:
+    """The line that a ConfigError makes of its fields, three dots for what is put into it."""
+    fields = {keyword.arg: keyword.value for keyword in call.keywords}
+    parts = [*call.args, *(fields[name] for name in ("allowed", "advice") if name in fields)]
+    value = [f"{constant(fields['name'])}={constant(fields['given'])}"] if {"name", "given"} <= set(fields) else []
+    return ": ".join([*value, *map(constant, parts)])
+
+
+def constant(node: ast.expr) -> str:
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "..." for part in node.values)
+    return str(node.value) if isinstance(node, ast.Constant) else "..."
+
+
 def constants() -> list[str]:
     """Every text in the code of the rooms, three dots for what is put into it."""
     texts = []
@@ -319,6 +333,8 @@ def constants() -> list[str]:
                 texts.append("".join(map(str, parts)))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts.append(node.value)
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "ConfigError":
+                texts.append(refusal_text(node))
     return texts
 
 
