@@ -184,7 +184,7 @@ LISTED = "python -m trainer config --help lists all"
         (["--learning_rate", "-1"], "--learning_rate takes a number from 1e-30 to 1, got '-1'"),
         (["--warmup_fraction", "1.5"], "--warmup_fraction takes a number from 0 to 1, got '1.5'"),
         (["--max_length", "8"], "--max_length takes a whole number from 16 to 1048576, got '8'"),
-        (["--device", "tpu"], "--device takes cuda or cpu, got 'tpu'"),
+        (["--device", "tpu"], "--device takes cuda or cpu or mps, got 'tpu'"),
         (["--activation_checkpointing", "maybe"], "--activation_checkpointing takes true or false, got 'maybe'"),
         (["--lora", "huge"], "--lora takes high, medium, low or a rank, a whole number from 1 to 1024, got 'huge'"),
         (["--answer_field", "a\nb"], "--answer_field takes text on one line, got 'a\\nb'"),
