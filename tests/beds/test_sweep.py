@@ -385,5 +385,5 @@ def test_make_sweep_without_slurm_runs_here(checkout: Path, records: Path, tmp_p
         [str(shutil.which("make")), "sweep", "GRID=SEED=1,2", "PARALLEL=2", "DEVICE=cpu", f"DATA={records}"],
         cwd=checkout, env={"PATH": str(tools)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.stderr.startswith("trainyard: PARALLEL=2: is for TO=slurm only, leave it out")
+    assert done.stderr.startswith("trainyard: PARALLEL=2: is for TO=slurm or k8s only, leave it out")
     assert not (checkout / "runs").exists()
