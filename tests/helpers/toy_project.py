@@ -78,7 +78,7 @@ def train():
     board = None
     if ranks.first and os.environ.get("WANDB_BASE_URL"):
         from trainer.tracking.wandb_run import WandbRun
-        board = WandbRun({"run_id": words["--run_id"], "output_dir": str(run_dir)}, None)
+        board = WandbRun({"run_id": words.get("--run_id", run_dir.name), "output_dir": str(run_dir)}, None)
     state = {"step": 0, "value": 1, "losses": []}
     if start:
         state = json.loads((store.path(start) / "state.json").read_text())
