@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trainer.files import MOST_CHARACTERS, once, read_typed
-from trainer.log import complain
 from trainer.outcome import ATTEMPT_DIR_ENV, ConfigError
 from trainer.spellings import ENV_FILE, SECRETS
 from trainer.text import shown
@@ -100,6 +99,8 @@ def open_to_others(path: Path, values: Mapping[str, str]) -> list[str]:
 def take_env_file() -> EnvFile:
     """What `.env` says. It goes into the environment, where the libraries look for tokens and caches once they are
     imported. Raises ConfigError."""
+    from trainer.log import complain  # logging, which whoever only reads runs can do without
+
     env_file = read_env_file(path := Path(".env"))
     for notice in [] if ATTEMPT_DIR_ENV in os.environ else open_to_others(path, env_file):  # the supervisor has said it
         complain(notice)

@@ -22,7 +22,8 @@ WIDTH = 100
 def show(scheduler: Any, given: Words, environ: Words, project_dir: Path) -> int:
     """The verb. Raises ConfigError for GPUS and what else the machine says itself."""
     if odd := [name for name in (*OF_MACHINE, "RUN", "MEM", "CPUS") if name in given]:
-        raise ConfigError(f"{odd[0]}={given[odd[0]]}: hardware says what is here, leave it out; make plan takes it")
+        advice = "leave it out; make plan takes it"
+        raise ConfigError("hardware says what is here", name=odd[0], given=given[odd[0]], advice=advice)
     here = target(given, environ, project_dir)
     found, choice = here.hardware, here.choice
 

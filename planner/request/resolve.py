@@ -120,7 +120,8 @@ def _complete(
     if device == "mps":
         fields.setdefault("quantization", "none")
         if not site.apple:
-            raise ConfigError("DEVICE=mps is Apple's GPU: make run on a Mac takes it, and nothing else", name="DEVICE")
+            problem, advice = "that is Apple's GPU", "only make run on a Mac takes it"
+            raise ConfigError(problem, name="DEVICE", given="mps", advice=advice)
     fields.setdefault("lora_alpha", 2 * (asked.lora or LORA_PRESETS["medium"]))
     fields.setdefault("cpus", 4 * max(1, gpus))
     fields.setdefault("mem_gib", max(32, 16 * gpus))

@@ -32,12 +32,12 @@ def test_the_locks_have_every_pin_and_a_hash_for_each_package() -> None:
 @pytest.mark.parametrize(
     ("pins", "said"),
     [
-        ((["pyyaml==9.9"], []), ["launch.lock: pyyaml is 6.0.3, pyproject.toml has 9.9"]),
-        (([], ["new-thing==1.0"]), ["the image's: new-thing is nothing, pyproject.toml has 1.0"]),
+        ((["pyyaml==9.9"], [], []), ["launch.lock: pyyaml is 6.0.3, pyproject.toml has 9.9"]),
+        (([], ["new-thing==1.0"], []), ["the image's: new-thing is nothing, pyproject.toml has 1.0"]),
     ],
 )
 def test_a_pin_that_a_lock_lacks_is_named(
-    pins: tuple[list[str], list[str]], said: list[str], monkeypatch: pytest.MonkeyPatch
+    pins: tuple[list[str], list[str], list[str]], said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "pinned", lambda: pins)
     assert lock.stale()[:1] == said

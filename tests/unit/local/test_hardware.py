@@ -100,7 +100,7 @@ def prepare_nothing(*words: str) -> Plan:
 
 
 def test_a_mac_trains_without_4_bits_and_says_that_nobody_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"^DEVICE=mps is Apple's GPU: make run on a Mac takes it, and nothing else"):
+    with pytest.raises(ConfigError, match=r"^DEVICE=mps: that is Apple's GPU: only make run on a Mac takes it"):
         prepare(["--device", "mps"])
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
@@ -136,4 +136,4 @@ def test_hardware_shows_each_card_and_what_a_run_gets(
     ]
     assert "takes GPUS=1 VRAM=24 (card 1) where nothing is said; 3 kinds are here, and one run uses one" in lines[-2]
     assert local.__main__.main(["hardware", "--gpus", "2"], os.environ) == 78
-    assert "GPUS=2: hardware says what is here, leave it out" in capsys.readouterr().err
+    assert "GPUS=2: hardware says what is here: leave it out; make plan takes it" in capsys.readouterr().err
