@@ -10,7 +10,7 @@ override given := $(sort $(foreach v,$(.VARIABLES),$(if $(filter command,$(first
 override VARIABLES := $(shell sed -n 's/^    Variable."\([A-Z_]*\)",.*/\1/p' planner/request/variables.py)
 # For make itself: the scheduler, the flavour of torch that demo, run, test and image use, the Python to build with,
 # the program that works with images, what infer is asked, the folder that convert writes.
-override OWN := TO TORCH PYTHON DOCKER PICTURES QUESTION CONTEXT RECORDS OUT MINUTES
+override OWN := TO TORCH PYTHON DOCKER PICTURES QUESTION CONTEXT RECORDS OUT MINUTES REHEARSE
 
 override unknown := $(filter-out $(VARIABLES) $(OWN),$(given))
 
@@ -41,6 +41,9 @@ endif
 ifneq ($(and $(filter MINUTES,$(given)),$(filter-out soak,$(MAKECMDGOALS))),)
 $(error MINUTES=$(value MINUTES): only make soak takes it: leave MINUTES out)
 endif
+ifneq ($(and $(filter REHEARSE,$(given)),$(filter-out gpu-proof,$(MAKECMDGOALS))),)
+$(error REHEARSE=$(value REHEARSE): only make gpu-proof takes it: leave REHEARSE out)
+endif
 override LAUNCH_VERBS := plan render check submit sweep status logs cancel resume list site claim
 override LAUNCH := .venv/launch/bin/python -m $(BACKEND)
 
@@ -58,7 +61,8 @@ override TAKES_infer := RUN OUTPUT PICTURES QUESTION CONTEXT RECORDS
 override TAKES_merge := RUN OUTPUT
 override TAKES_report := RUN OUTPUT
 override TAKES_tensorboard := RUN OUTPUT
-override tool := $(firstword $(filter validate convert shape infer merge report tensorboard,$(MAKECMDGOALS)))
+override TAKES_gpu-proof := REHEARSE
+override tool := $(firstword $(filter validate convert shape infer merge report tensorboard gpu-proof,$(MAKECMDGOALS)))
 ifneq ($(and $(tool),$(filter-out $(TAKES_$(tool)) TORCH PYTHON,$(given))),)
 $(error $(filter-out $(TAKES_$(tool)) TORCH PYTHON,$(given)): make $(tool) takes $(TAKES_$(tool)): leave it out)
 endif
@@ -69,7 +73,7 @@ endif
 override OF_RUN := [ -n "$$TRAINYARD_RUN" ] || { echo 'trainyard: RUN= is left out: make list shows the runs' >&2; exit 78; }; \
   run="$${TRAINYARD_OUTPUT:-runs}/$$TRAINYARD_RUN" && python=$$(sh make-env.sh train)
 
-.PHONY: help demo test test-fast soak lint env plan render check submit sweep status logs cancel resume list site claim run hardware shape image sif lock sbom docker-run pictures golden validate convert infer merge report tensorboard
+.PHONY: help demo test test-fast soak lint env plan render check submit sweep status logs cancel resume list site claim run hardware shape image sif lock sbom docker-run pictures golden validate convert infer merge report tensorboard gpu-proof
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -184,6 +188,9 @@ soak: ## a run to which faults of every kind happen at random moments, on a Slur
 lint: ## check style and types
 	@python=$$(sh make-env.sh train) && "$$python" -m ruff check . && "$$python" -m ruff format --check . \
 	  && "$$python" -m mypy && "$$python" docker/lock.py --check
+
+gpu-proof: ## show in eight minutes what only a GPU can (REHEARSE=1: the same at toy size on the CPU)
+	@python=$$(sh make-env.sh train) && exec "$$python" -W ignore -m benchmarks.gpu_proof $${TRAINYARD_REHEARSE:+--rehearse}
 
 pictures: ## draw docs/pictures again: the terminal of a demo, and the pages in Chromium
 	@python=$$(sh make-env.sh train) && exec "$$python" -m examples.demo.pictures

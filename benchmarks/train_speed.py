@@ -21,6 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,13 @@ def write_model(folder: Path, device: str) -> None:
     AutoModelForImageTextToText.from_config(shape).save_pretrained(folder)
 
 
-def steps(model: str, device: str, recipe_index: int, count: int, batch_size: int, run_dir: str) -> dict[str, Any]:
-    """Make `count` optimizer steps, behind one that warms up where there is anything to: their seconds, and the most
-    memory that the process had."""
+def steps(
+    model: str, device: str, recipe_index: int, count: int, batch_size: int, run_dir: str, *,
+    tokens: int = TOKENS, scored: int = SCORED, change: Callable[[Any], object] = bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Make `count` optimizer steps of samples of so many `tokens`, the last `scored` learned, behind one that warms up
+    where there is anything to: their seconds, the first one's loss, and the most memory that the process had.
+    `change` is called with the model before."""
     import torch
     import trl.trainer.utils
 
@@ -70,6 +75,7 @@ def steps(model: str, device: str, recipe_index: int, count: int, batch_size: in
     recipe = RECIPES[recipe_index]
     torch.manual_seed(0)
     adapted = adapt(base, recipe, quantization="nf4").train()
+    change(adapted)
     if recipe.seen_before:  # by the step that warms up
         keep_features(base, config, 0)
     if not recipe.all_scored:
@@ -77,36 +83,39 @@ def steps(model: str, device: str, recipe_index: int, count: int, batch_size: in
             True
         )  # read by TRL's forward to choose positions, by its head not
     optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=2e-4, fused=True)
-    ids = torch.randint(10, 1000, (batch_size, TOKENS), device=device)
+    side = shape.vision_config.image_size
+    ids = torch.randint(10, 1000, (batch_size, tokens), device=device)
+    ids[ids == shape.image_token_id] = 9
     ids[:, 8 : 8 + shape.mm_tokens_per_image] = shape.image_token_id
     batch: dict[str, Any] = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "token_type_ids": (ids == shape.image_token_id).long(),
-        "pixel_values": torch.rand(batch_size, 3, 896, 896, device=device, dtype=dtype),
+        "pixel_values": torch.rand(batch_size, 3, side, side, device=device, dtype=dtype),
     }
     answer = torch.zeros_like(ids, dtype=torch.bool)
-    answer[:, -SCORED:] = True
+    answer[:, -scored:] = True
     if recipe.head == "ours":
         positions = answer.roll(-1, dims=1).flatten().nonzero().flatten()
         batch |= {"loss_positions": positions, "loss_targets": ids[answer]}
     else:  # of `messages` everything is learned
         batch |= {"labels": ids if recipe.targets else torch.where(answer, ids, -100), "fused_lm_head": True}
     clock = time.process_time if device == "cpu" else time.perf_counter
-    taken = []
+    taken, losses = [], []
     warm_up = int(recipe.seen_before or device == "cuda")
     for _ in range(warm_up + count):
         start = clock()
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             found = adapted(**batch)
-            loss = found["loss_sum"] / SCORED if recipe.head == "ours" else found.loss
+            loss = found["loss_sum"] / answer.sum() if recipe.head == "ours" else found.loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         if device == "cuda":
             torch.cuda.synchronize()
         taken.append(clock() - start)
-    return {"seconds": taken[warm_up:], "peak_bytes": read_stage("peak", config).peak_bytes}
+        losses.append(loss.item())
+    return {"seconds": taken[warm_up:], "first_loss": losses[0], "peak_bytes": read_stage("peak", config).peak_bytes}
 
 
 def main() -> None:

@@ -120,19 +120,19 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_processor() -> Gemma3Processor:
-    """Returns a Gemma3Processor: an image of any size becomes 3 x 108 x 108 and 36 soft tokens."""
+def build_processor(*, image_px: int = IMAGE_PX, image_tokens: int = IMAGE_TOKENS) -> Gemma3Processor:
+    """Returns a Gemma3Processor: an image of any size becomes 3 x 108 x 108 and 36 soft tokens, or as many as said."""
     from transformers import Gemma3Processor
     from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
     image_processor = Gemma3ImageProcessorPil(
-        size={"height": IMAGE_PX, "width": IMAGE_PX}, image_mean=list(IMAGE_MEAN), image_std=list(IMAGE_STD)
+        size={"height": image_px, "width": image_px}, image_mean=list(IMAGE_MEAN), image_std=list(IMAGE_STD)
     )
     return Gemma3Processor(
         image_processor=image_processor,
         tokenizer=build_tokenizer(),
         chat_template=CHAT_TEMPLATE,
-        image_seq_length=IMAGE_TOKENS,
+        image_seq_length=image_tokens,
     )
 
 

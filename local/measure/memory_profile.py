@@ -161,9 +161,9 @@ def measure(config: TrainConfig) -> tuple[list[Stage], JobSpec]:
     stages = most_of_all(gather_object([stages]))
     spec = JobSpec.of(
         model=config.model, shape=shape, data=config.data, project_dir=".", name="profile",
-        run_id="profile", gpus=int(config.device == "cuda"), device=config.device, lora_r=config.lora_r,
-        quantization=config.quantization, lora_dropout=config.lora_dropout, max_length=tokens,
-        supervised_tokens=supervised, images_per_sample=len(longest.pictures),
+        run_id="profile", gpus=int(config.device == "cuda") * config.world_size, device=config.device,
+        lora_r=config.lora_r, quantization=config.quantization, lora_dropout=config.lora_dropout, max_length=tokens,
+        supervised_tokens=supervised, images_per_sample=len(longest.pictures), vision=config.vision,
     )  # fmt: skip
     return stages, spec
 
@@ -201,11 +201,13 @@ def most_of_all(ranks: Sequence[Sequence[Stage]]) -> list[Stage]:
 
 
 def predict(spec: JobSpec, config: TrainConfig) -> Estimate:
+    sharded = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    plain = "cpu_mps" if config.device == "cpu" else "single_gpu" if config.world_size == 1 else "multi_gpu"
     return estimate(
         spec,
-        config="cpu_mps" if config.device == "cpu" else "single_gpu",
+        config="deepspeed_zero3" if sharded else plain,
         checkpointing=config.activation_checkpointing,
-        offload=False,
+        offload=sharded and os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE") == "cpu",
         optimizer=config.optimizer,
         micro_batch_size=config.micro_batch_size,
     )
