@@ -133,10 +133,13 @@ def like_gpu() -> Iterator[None]:
         yield
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
+) -> Any:
     if (repeats := query.shape[-3] // key.shape[-3]) > 1:
         key, value = (tensor.repeat_interleave(repeats, -3) for tensor in (key, value))
-    return FusedAttention.apply(*(tensor.to(torch.bfloat16) for tensor in (query, key, value)))
+    masks = [] if attn_mask is None else [attn_mask.to(torch.bfloat16)]  # the kernel takes numbers, not flags
+    return FusedAttention.apply(*(tensor.to(torch.bfloat16) for tensor in (query, key, value)), *masks)
 
 
 def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -162,7 +165,7 @@ def step_on_paper(model_config: Any, config: TrainConfig, *, tokens: int, scored
     Raises whatever the model's forward raises on tensors without values.
     """
     with torch.device("meta"):
-        base = auto_class(model_config).from_config(model_config, dtype=torch.bfloat16, attn_implementation="sdpa")
+        base = auto_class(model_config).from_config(model_config, dtype=torch.bfloat16)
     anatomy = anatomy_of(base)
     base.requires_grad_(False)
     if config.quantization == "nf4":

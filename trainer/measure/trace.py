@@ -51,15 +51,16 @@ class FusedAttention(torch.autograd.Function):
     """Keeps for the backward what a fused kernel of attention does."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, *masks: Tensor) -> Tensor:
         *batch, heads, tokens, _ = query.shape  # laid out as the kernel does: one token's heads side by side
         found = query.new_empty((*batch, tokens, heads, value.shape[-1])).transpose(-2, -3)
-        ctx.save_for_backward(query, key, value, found)
+        ctx.save_for_backward(query, key, value, found, *masks)
         return found
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.empty_like(kept) for kept in ctx.saved_tensors[:3])
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        kept = ctx.saved_tensors
+        return (*map(torch.empty_like, kept[:3]), *(None for _ in kept[4:]))
 
 
 class _Watching(torch.overrides.TorchFunctionMode):
