@@ -10,7 +10,8 @@ import re
 from trainer.text import printable
 
 # Text, not compiled: most programs say nothing that has to be looked through.
-ADDRESS = r"://[^/@\s]*@|(?<![^\s=,;\"'])[^\s/:@=,;\"']+:[^\s/@]+@(?!sha(?:256|512):)[\w\[]"
+# Lists as k1:1,k2:2 begin like user:password at each of their parts: what is read on from there has a bound.
+ADDRESS = r"://[^/@\s]*@|(?<![^\s=,;\"'])[^\s/:@=,;\"']{1,128}:[^\s/@]{1,128}@(?!sha(?:256|512):)(?=[\w\[])"
 # Tokens that their makers gave a shape.
 TOKEN = (
     r"(?<![A-Za-z0-9])(?:"
@@ -21,7 +22,13 @@ TOKEN = (
     r"|hooks\.slack\.com/(?:services|workflows)/\w[\w/-]+|discord(?:app)?\.com/api/webhooks/\w[\w/-]+"
     r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}|-----BEGIN [A-Z ]*PRIVATE KEY)"
 )
-BEARER = r"(?i:\b(?:bearer|basic)\s+[\w.~+/=-]{8,})"
+# Behind `Authorization` whatever stands there; elsewhere what is no plain word: "a basic description" hides nothing.
+BEARER = (
+    r"(?i:(?:(?<=authorization[:=])|(?<=authorization: )|(?<=authorization['\"]: ['\"]))"
+    r"(?:bearer|basic)\s{1,8}[\w.~+/=-]+)"
+    r"|\b(?i:bearer|basic)\s{1,8}(?=[\w.~+/-]*(?:[0-9]|[a-z][A-Z]))"
+    r"(?:[\w.~+/-]{16,}=*|[\w.~+/-]{6,}={1,2}(?![^\s,;'\"]))"
+)
 
 
 def hide_secrets(text: str) -> str:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from trainer import log
-from trainer.text import printable, wrap
+from trainer.secret_shapes import told
+from trainer.text import wrap
 
 SAVE, RESTORE = "\x1b7", "\x1b8"  # the cursor's place
 WHOLE = f"{SAVE}\x1b[r{RESTORE}"  # the region is the whole screen again; by itself that would move the cursor
@@ -94,9 +95,9 @@ def give_back() -> None:
 
 def say(text: str) -> None:
     """Log `text`, broken at spaces where a terminal is too narrow for it, and nothing in it that a terminal would act
-    on: it may be a record's."""
+    on: it may be a record's. Secrets are hidden before a line is broken: a token on two lines is not known as one."""
     found = size()
-    lines = [printable(line) for line in text.split("\n")]
+    lines = [told(line) for line in text.split("\n")]
     if found:
         lines = [line if len(line) <= found[0] else _broken(line, found[0]) for line in lines]
     log.say("\n".join(lines))

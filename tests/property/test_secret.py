@@ -7,6 +7,7 @@ import random
 import string
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ import slurm.__main__
 from launcher import cli
 from launcher.records import run_record, write_record
 from planner.request.secret import find_secret, is_secret
-from trainer import log
+from trainer import log, terminal
 from trainer.env_file import read_env_file, take_env_file
 from trainer.outcome import ConfigError
 from trainer.secret_shapes import hide_secrets
@@ -224,6 +225,31 @@ def test_shapes_of_tokens_are_hidden_in_whatever_is_said() -> None:
     assert hide_secrets(f"git said: https://u:{CANARY}@h/x, {KEY}") == "git said: https***h/x, ***"
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("Give a basic description", "Give a basic description"),
+        ("a bearer instrument, basic learning_rate=0.1, Basic Instructions", None),
+        ("a basic understanding-of-everything", None),
+        ("user:pw@home", "***home"),
+        ("Authorization: Bearer abc", "Authorization: ***"),
+        ("{'authorization': 'Basic dTpw'}", "{'authorization': '***'}"),
+        (f"bearer {CANARY}!", "***!"),
+        ("basic dXNlcjpwYXNz==", "***"),
+    ],
+)
+def test_plain_words_are_shown_and_no_letter_more_than_the_secret_is_hidden(said: str, shown: str | None) -> None:
+    assert hide_secrets(said) == (said if shown is None else shown)
+
+
+def test_a_mebibyte_that_begins_like_an_address_at_every_part_is_looked_through_in_a_second() -> None:
+    text = "".join(f"k{number}:{number}," for number in range(1 << 17))[: 1 << 20]
+    assert len(text) == 1 << 20
+    began = time.process_time()
+    assert hide_secrets(text) == text
+    assert time.process_time() - began < 1
+
+
 WORDS = st.sampled_from(["MY", "APP", "Db", "x2", "PROD"])
 SECRET_WORDS = st.sampled_from(["TOKEN", "pass", "Secret", "API_KEY", "PAT", "passphrase", "CREDENTIALS", "PASSWORD"])
 NAMES = st.tuples(st.lists(WORDS, max_size=2), SECRET_WORDS, st.lists(st.sampled_from(["ID", "OLD", "1"]), max_size=1))
@@ -265,6 +291,14 @@ def test_what_a_library_says_of_a_token_is_hidden(capsys: pytest.CaptureFixture[
     assert CANARY not in said.out + said.err
     assert said.err.splitlines()[0] == "trainyard: 401 for https***h/x with ***, Authorization: ***"
     assert said.out == "one\nhub said ***\n"
+
+
+def test_a_secret_is_hidden_before_a_terminal_breaks_its_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(terminal, "size", lambda: (30, 24))
+    terminal.say(f"the hub answered with Bearer {CANARY} and no more than that")
+    assert capsys.readouterr().out == "the hub answered with *** and\n  no more than that\n"
 
 
 @pytest.mark.parametrize("verb", ["plan", "resume"])

@@ -23,8 +23,10 @@ SETTING_OF = {"r": "lora_r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_d
 WORDS = ("base_model_name_or_path", "peft_version", "revision", "inference_mode")
 PLAIN = {"peft_type": "LORA", "task_type": "CAUSAL_LM"}
 MOST_PATTERN = 1 << 20
-# No repetition but that of digits: others can take for ever, whatever they are matched with.
-PLAIN_PATTERN = re.compile(r"(?:\\d\+|\\.|[\w.|()$-]|\(\?[:!])*")
+# What target_pattern writes, and no more: paths beside one another, in which the number of a layer is \\d+. There is no
+# other repetition, and no dot that stands for anything: together they can take for ever.
+PATHS = r"(?:\\\.\\d\+(?=\\\.)|\\[^\w\n]|[\w|-])+"
+PLAIN_PATTERN = re.compile(rf"{PATHS}|\(\?!\(\?:{PATHS}\)\$\)\(\?:{PATHS}\)")
 
 
 def check_adapter(folder: Path) -> None:
@@ -61,7 +63,7 @@ def _wrong(saved: dict[str, Any]) -> Any:
 
 
 def _is_plain(modules: object) -> bool:
-    """Names of modules, or one expression as training writes it."""
+    """Names of modules, "all-linear", or one expression as training writes it."""
     if isinstance(modules, list):
         return all(isinstance(name, str) for name in modules)
     return isinstance(modules, str) and len(modules) <= MOST_PATTERN and bool(PLAIN_PATTERN.fullmatch(modules))

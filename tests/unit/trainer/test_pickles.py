@@ -19,6 +19,7 @@ from trainer.model.warm_start import damaged
 from trainer.node.pickles import ANYTHING, ONLY_WEIGHTS, allow_own_classes, load_only_weights, unsafe_pickle
 from trainer.node.ranks import Ranks
 from trainer.node.start import prepare_libraries
+from trainer.results.adapter_file import PLAIN_PATTERN
 from trainer.training.checkpoint import CheckpointStore
 
 torch = pytest.importorskip("torch")
@@ -107,6 +108,19 @@ def test_no_library_of_a_training_can_load_code(tmp_path: Path, marker: Path) ->
     )
 
 
+@pytest.mark.parametrize(
+    ("pattern", "plain"),
+    [
+        (r"model\.layers\.\d+\.q_proj|lm\-head", True), (r"(?!(?:a\.b\-c)$)(?:model\.\d+\.\d+\.x|y)", True),
+        ("all-linear", True), ("(?:.|.)" * 40 + "ZZ", False), (r"\d+" * 40 + "Z", False), (r"\.\d+" * 40 + "Z", False),
+        (".*", False), ("(a|b)", False), (r"\w", False), (r"\1", False), ("a$", False), ("a.b", False), ("", False),
+        (r"(?!(?:a)$)(?:(?:a))", False), ("a\n", False),
+    ],
+)  # fmt: skip
+def test_an_expression_for_targets_has_no_two_ways_to_match(pattern: str, plain: bool) -> None:
+    assert bool(PLAIN_PATTERN.fullmatch(pattern)) == plain
+
+
 @pytest.mark.slow  # imports PEFT
 def test_an_adapter_is_lora_as_training_writes_it_and_nothing_more(tmp_path: Path) -> None:
     from peft import LoraConfig
@@ -120,6 +134,9 @@ def test_an_adapter_is_lora_as_training_writes_it_and_nothing_more(tmp_path: Pat
     for vision in ("frozen", "lora"):
         made = LoraConfig(r=8, lora_dropout=0.05, target_modules=target_pattern(anatomy, vision), task_type="CAUSAL_LM")
         made.save_pretrained(tmp_path)
+        check_adapter(tmp_path)
+    for targets in ("all-linear", ["q_proj", "v_proj"]):  # as PEFT writes them
+        LoraConfig(r=8, target_modules=targets, task_type="CAUSAL_LM").save_pretrained(tmp_path)
         check_adapter(tmp_path)
     path = tmp_path / "adapter_config.json"
     usual = json.loads(path.read_text())
