@@ -81,9 +81,9 @@ class TrainConfig:
         str | None, Setting(continues=True, folder=True, env="IMAGE_ROOT", also="image_folder media_dir"),
     ] = None  # fmt: skip
     """Folder in which images are looked for that are not at the records' own paths."""
-    max_image_megapixels: Annotated[int, Range(1, 1000)] = 67
+    max_image_megapixels: Annotated[int, Range(1, 1000)] = 68
     """Larger pictures are left out, before one is decoded: a pixel then takes about 12 bytes, whatever the file does.
-    The largest camera's 50 million pass. A file may have 8 bytes for each of these pixels."""
+    8192 x 8192 and the largest camera's 50 million pass. A file may have 8 bytes for each of these pixels."""
     learn: Annotated[Learn, Setting(also="mask_history", words={"true": "last", "false": "all"})] = "all"
     """Which answers of a conversation are learned. all: every answer but those with `weight: 0` or `loss: false`; last:
     the last answer alone. The others are only shown."""

@@ -20,6 +20,7 @@ from trainer.commands import command
 from trainer.convert.pictures import PictureStore
 from trainer.convert.rows import Split, find_splits
 from trainer.data.columns import CONVERSATIONS, QUESTIONS
+from trainer.data.turns import FormError
 from trainer.env_file import take_env_file
 from trainer.files import read_json, write_whole
 from trainer.flags import Text, parse
@@ -55,16 +56,18 @@ def main(argv: list[str]) -> int:
 
 
 def _convert(data: str, out: Path, options: Options) -> int:
-    lost, first_lost = 0, ""
+    lost, first_lost, wrong = 0, "", list[FormError]()
     for split in find_splits(data, options.subset):
         store = PictureStore(out, split.folder)
-        count = _write(split, out, store, options.question)
+        count = _write(split, out, store, options.question, wrong)
         print(f"{out / f'{split.name}.jsonl'}: {count} records, {store.count} new pictures", flush=True)
         lost += store.lost.total()
         first_lost = first_lost or store.first_lost
     if lost:
         left_out = "records without their picture are left out of training"
         say([f"{lost} pictures could not be stored, the first: {first_lost}; {left_out}"])
+    if wrong:
+        say([f"{len(wrong)} rows are left out, the first: {wrong[0]}"])
     print(f"next: {command('trainer', 'validate', 'data', '--model', 'MODEL', '--data', out)}")
     return FINISHED
 
@@ -86,26 +89,34 @@ def _begin(out: Path, asked: dict[str, Any]) -> None:
     write_whole(note, json.dumps(asked) + "\n")
 
 
-def _write(split: Split, out: Path, store: PictureStore, question: str | None) -> int:
-    """How many records OUT then has of a split. Goes on behind the last whole line of an earlier attempt."""
+def _write(split: Split, out: Path, store: PictureStore, question: str | None, wrong: list[FormError]) -> int:
+    """How many records OUT then has of a split. Goes on behind the last whole line of an earlier attempt: of a row that
+    is no record, which goes to `wrong`, the line is blank."""
     path, part = out / f"{split.name}.jsonl", out / f"{split.name}.jsonl{PART}"
     if path.is_file():
-        with path.open("rb") as lines:
-            return sum(1 for _ in lines)
+        return _count(path)
     done = _cut(part)
     with part.open("ab") as file:
         bar = tqdm(split.begin_at(done), split.name, split.total, initial=done, unit=" records", disable=None)
         for row in bar:
+            if isinstance(row, FormError):
+                wrong.append(row)
+                file.write(b"\n")
+                continue
             record = store.take(row)
             if question is not None and not any(record.get(name) for name in (*QUESTIONS, *CONVERSATIONS)):
                 record["question"] = question
             file.write(json.dumps(record, ensure_ascii=False, default=str).encode(errors="replace") + b"\n")
-            done += 1
-    if not done:
+    if not (count := _count(part)):
         part.unlink()
-        raise ConfigError(f"{split.name} has no rows")
+        raise ConfigError(f"{split.name} has no rows" + (f" that can be used: {wrong[-1]}" if wrong else ""))
     part.replace(path)
-    return done
+    return count
+
+
+def _count(path: Path) -> int:
+    with path.open("rb") as lines:
+        return sum(line != b"\n" for line in lines)
 
 
 def _cut(part: Path) -> int:

@@ -36,12 +36,13 @@ class Split:
     folder: Path = Path()
     """Relative paths of pictures lead from there."""
 
-    def begin_at(self, done: int) -> Iterator[dict[str, Any]]:
-        """Without the first `done` rows. Raises ConfigError where a row cannot be read."""
+    def begin_at(self, done: int) -> Iterator[dict[str, Any] | FormError]:
+        """Without the first `done` rows; of a row that is no record what is wrong. Raises ConfigError where neither it
+        nor what follows can be read."""
         skipped = self.rows.skip(done) if hasattr(self.rows, "skip") else islice(self.rows, done, None)
         try:
             for row in skipped:
-                yield _flattened(row)
+                yield row if isinstance(row, FormError) else _flattened(row)
         except (ConfigError, KeyboardInterrupt):
             raise
         except Exception as error:  # whatever a reader raises of a damaged file
@@ -85,11 +86,9 @@ class _Objects:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[dict[str, Any] | FormError]:
         for where, found in read_objects(self._path):
-            if isinstance(found, FormError):
-                raise ConfigError(f"{self._path.name} {where}{found}")
-            yield found
+            yield FormError(f"{self._path.name} {where}{found}") if isinstance(found, FormError) else found
 
 
 def _by_library(data: str, subset: str | None) -> list[Split]:

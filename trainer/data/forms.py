@@ -171,7 +171,8 @@ def _conversation(entry: dict[str, Any], key: str, unread: list[tuple[str, Any]]
                     f": turn {number} has {name}: they go beside {key}, or into the turn's parts as type image",
                     f"a turn has {name}: they go beside {key}, or into the turn's parts as type image",
                 )
-        turns.append((role, turn[text_key], learned))
+        said_here = turn[text_key]
+        turns.append((role, [said_here] if _is_part(said_here) else said_here, learned))
     roles = [role for n, (role, *_) in enumerate(turns) if role == "assistant" or not n or role != turns[n - 1][0]]
     alternating = roles[1:] if roles[0] == "system" else roles
     answered = alternating[:-1] if alternating[-1:] == ["user"] else alternating
@@ -230,6 +231,14 @@ def _part_type(part: dict[str, Any]) -> str:
     """text, image, or what else it says."""
     said = str(part["type"]) if "type" in part else next((key for key in ("text", "image") if key in part), "")
     return PART_TYPES.get(said, said)
+
+
+def _is_part(said: Any) -> bool:
+    """Whether what a turn says is one part, not in a list. An answer that holds more is a JSON value."""
+    if not isinstance(said, dict) or "type" not in said:
+        return False
+    kind = _part_type(said)
+    return kind in READ_OF_PART and said.keys() <= {*READ_OF_PART[kind]} and (kind != "text" or "text" in said)
 
 
 def _beside(entry: dict[str, Any], place: Callable[[str], str]) -> list[Picture]:

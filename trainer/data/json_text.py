@@ -40,10 +40,7 @@ def read_objects(path: Path) -> Iterator[Found]:
     """(where in the file, the object or what is wrong there). Raises ConfigError for what is no text, OSError."""
     with _opened(path) as file:
         head = file.peek(HEAD_BYTES)[:HEAD_BYTES]
-        try:
-            yield from _lines(file) if _is_lines(head) else _values(file, path)
-        except UnicodeDecodeError as error:  # lines say it themselves
-            raise ConfigError(f"{path} is not UTF-8 ({error.reason}): save it as UTF-8") from None
+        yield from _lines(file) if _is_lines(head) else _values(file, path)
 
 
 def read_stream(file: io.BufferedReader) -> Iterator[Found]:
@@ -125,9 +122,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Raises ValueError."""
     entry = dict(pairs)
     if len(entry) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands in an object twice")
+        raise ValueError(_twice(pairs))
     return entry
+
+
+def _twice(pairs: list[tuple[str, Any]]) -> str:
+    names = [name for name, _ in pairs]
+    return f"{next(name for name in names if names.count(name) > 1)!r} stands in an object twice"
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=_unique)
@@ -144,7 +145,7 @@ def _checked(entry: Any, raw: bytes) -> dict[str, Any]:
 
 def _values(file: BinaryIO, path: Path) -> Iterator[Found]:
     """The values of arrays, or of objects that follow one another. Raises ConfigError where it cannot be read on."""
-    text, number, in_array = _Text(file), 0, False
+    text, number, in_array = _Text(file, path), 0, False
     while text.skip(BETWEEN):
         if text.starts("]" if in_array else "["):
             text.place += 1
@@ -159,6 +160,8 @@ def _values(file: BinaryIO, path: Path) -> Iterator[Found]:
                 said = f"{error.msg} in line {text.line + error.lineno - 1}"
             raise ConfigError(f"{path} record {number} {NOT_JSON} ({said}): nothing behind it can be read") from None
         try:
+            if text.twice:
+                raise ValueError(text.twice)
             yield f"record {number}", _checked(check_depth(entry), raw.encode())
         except FormError as error:
             yield f"record {number}", error
@@ -171,14 +174,18 @@ def _values(file: BinaryIO, path: Path) -> Iterator[Found]:
 class _Text:
     """A file's text, from `place` on, read as far as it is needed."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file = file
+        self._path = path
+        self._json = json.JSONDecoder(object_pairs_hook=self._object)
         self._decode = codecs.getincrementaldecoder("utf-8")()
         self._text = ""
         self._ended = False
         self.place = 0
         self.line = 1
         """The line at which the text that is held begins."""
+        self.twice = ""
+        """What is wrong with the last value, of which one object holds a key twice."""
 
     def skip(self, signs: re.Pattern[str]) -> bool:
         """Go behind `signs`; whether anything follows."""
@@ -193,8 +200,9 @@ class _Text:
     def value(self) -> tuple[Any, str]:
         """(what stands here, its text). Raises ValueError, RecursionError."""
         while True:
+            self.twice = ""
             try:
-                value, end = DECODER.raw_decode(self._text, self.place)
+                value, end = self._json.raw_decode(self._text, self.place)
             except json.JSONDecodeError as error:
                 # What is cut fails at its end, or at the beginning of the string that is cut.
                 cut = error.pos >= len(self._text) - 16 or error.msg.startswith("Unterminated string")
@@ -205,12 +213,23 @@ class _Text:
             self.place = end
             return value, text
 
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Of a key that stands twice only noted: the text behind this value can still be read."""
+        entry = dict(pairs)
+        if len(entry) < len(pairs):
+            self.twice = self.twice or _twice(pairs)
+        return entry
+
     def _more(self) -> bool:
-        """Twice as much as is held; False at the end of the file."""
+        """Twice as much as is held; False at the end of the file. Raises ConfigError for what is no text."""
         if self._ended:
             return False
         held = len(self._text) - self.place
-        chunk = self._decode.decode(read := self._file.read(max(CHUNK_CHARACTERS, held)), final=not read)
+        read = self._file.read(max(CHUNK_CHARACTERS, held))
+        try:
+            chunk = self._decode.decode(read, final=not read)
+        except UnicodeDecodeError as error:  # lines say it themselves
+            raise ConfigError(f"{self._path} is not UTF-8 ({error.reason}): save it as UTF-8") from None
         self._ended = not read
         if read:
             self.line += self._text.count("\n", 0, self.place)

@@ -2,7 +2,8 @@
 which the others read in a tenth of the time.
 
 The index lies in the folder that the supervisor made for this attempt on this node alone. A lock guards it that the
-kernel lifts when its holder ends, however it ends: then the next rank does the work.
+kernel lifts when its holder ends, however it ends: then the next rank does the work. Where the folder takes no lock or
+has no room for the index, each rank reads the files itself, all at once: one behind the other they would be late.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import fcntl
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +23,8 @@ from trainer.data.turns import Picture, Record, Turn
 from trainer.outcome import ATTEMPT_DIR_ENV, ConfigError
 
 INDEX, LOCK, PART = "records.jsonl", "records.lock", ".part"
+ALONE = "records.alone"
+"""Empty, and there where the index cannot be written."""
 
 
 def node_dataset(config: TrainConfig, environ: Mapping[str, str]) -> Dataset:
@@ -31,11 +34,25 @@ def node_dataset(config: TrainConfig, environ: Mapping[str, str]) -> Dataset:
         return dataset_of(config)
     BOUNDS.megapixels = config.max_image_megapixels
     path = Path(folder, INDEX)
-    with Path(folder, LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.is_file():
+    lock = _locked(Path(folder, LOCK))
+    if lock is None:
+        return dataset_of(config)
+    with lock:
+        if not path.is_file() and not path.with_name(ALONE).exists():
             return _read_first(config, path)
-    return read_index(path)
+    return read_index(path) if path.is_file() else dataset_of(config)
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """The file at `path` once no other rank holds it; None where the file system has no locks, or no room."""
+    with ExitStack() as opened:
+        try:
+            lock = opened.enter_context(path.open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            return None
+        opened.pop_all()
+        return lock
 
 
 def _read_first(config: TrainConfig, path: Path) -> Dataset:
@@ -50,7 +67,7 @@ def _read_first(config: TrainConfig, path: Path) -> Dataset:
 
 
 def _write(path: Path, lines: Iterator[Any]) -> None:
-    """Whole or not at all: where there is no room each rank reads the files itself."""
+    """Whole or not at all: where there is no room the other ranks find that they read the files themselves."""
     part = path.with_name(path.name + PART)
     try:
         with part.open("w") as file:
@@ -60,6 +77,8 @@ def _write(path: Path, lines: Iterator[Any]) -> None:
     except OSError:
         with suppress(OSError):
             part.unlink()
+        with suppress(OSError):
+            path.with_name(ALONE).touch()
 
 
 def _index(dataset: Dataset) -> Iterator[Any]:

@@ -230,6 +230,27 @@ def test_addresses_are_fetched_once_and_pictures_in_json_are_stored(
     assert (seen(dataset), dataset.unusable) == ([("red", "red"), ("red", "red"), ("blue", "blue")], 2)
 
 
+def test_lines_that_are_no_records_are_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twice = '{"question": "?", "answer": "up", "answer": "down"}'
+    good = '{"question": "?", "answer": "up"}'
+    (tmp_path / "d.jsonl").write_text(f"{good}\n{twice}\n{good}\n")
+    for name in ("new", "stopped"):
+        part = tmp_path / name / "train.jsonl.part"
+        if name == "stopped":  # behind the line that is left out
+            part.parent.mkdir()
+            (part.parent / "convert.json").write_text((tmp_path / "new/convert.json").read_text())
+            part.write_text(f"{good}\n\n")
+        assert convert(tmp_path / "d.jsonl", tmp_path / name) == 0
+        said = capsys.readouterr()
+        assert "train.jsonl: 2 records" in said.out
+        assert ("1 rows are left out, the first: d.jsonl line 2 is not JSON ('answer'" in said.err) == (name == "new")
+        rows = part.with_suffix("").read_text().split("\n")
+        assert [json.loads(row) for row in rows if row] == [json.loads(good)] * 2
+    (tmp_path / "e.jsonl").write_text(f"{twice}\n")
+    assert convert(tmp_path / "e.jsonl", tmp_path / "none") == 78
+    assert "train has no rows that can be used: e.jsonl line 1 is not JSON ('answer' stands" in capsys.readouterr().err
+
+
 def test_what_cannot_be_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 and no more")
     (tmp_path / "full").mkdir()

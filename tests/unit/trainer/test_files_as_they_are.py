@@ -14,7 +14,7 @@ import pytest
 
 from trainer.commands import training_command
 from trainer.data.images import is_picture
-from trainer.data.json_text import read_objects
+from trainer.data.json_text import read_objects, read_stream
 from trainer.data.records import load_dataset
 from trainer.data.sources import data_files
 from trainer.outcome import ConfigError
@@ -96,6 +96,12 @@ def test_damaged_gzip_and_utf_16_are_named(tmp_path: Path) -> None:
     path.write_bytes(json.dumps(ROWS).encode("utf-16"))
     with pytest.raises(ConfigError, match=r"some.json is UTF-16: save it as UTF-8$"):
         list(read_objects(path))
+
+
+def test_a_stream_that_is_no_utf_8_is_refused_in_one_line() -> None:
+    file = io.BufferedReader(io.BytesIO('[{"question": "é"}]'.encode("latin-1")))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^- is not UTF-8 \(.*\): save it as UTF-8$"):
+        list(read_stream(file))
 
 
 @pytest.mark.parametrize("name", ["eval", "validation", "val", "valid", "dev"])

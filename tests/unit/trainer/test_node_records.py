@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -14,8 +16,9 @@ import pytest
 from paths import ROOT
 
 from trainer.config import TrainConfig
-from trainer.data.records import dataset_of
-from trainer.data.shared import INDEX, LOCK, PART, node_dataset
+from trainer.data import shared
+from trainer.data.records import Dataset, dataset_of
+from trainer.data.shared import ALONE, INDEX, LOCK, PART, node_dataset
 from trainer.outcome import ATTEMPT_DIR_ENV, ConfigError
 
 PNG = bytes.fromhex("89504e470d0a1a0a")
@@ -67,9 +70,39 @@ def test_one_rank_alone_writes_nothing(config: TrainConfig) -> None:
     assert os.listdir(of_node(config)[ATTEMPT_DIR_ENV]) == []
 
 
-def test_where_the_index_cannot_be_written_each_rank_reads(config: TrainConfig) -> None:
-    Path(of_node(config)[ATTEMPT_DIR_ENV], INDEX + PART).mkdir()
+def test_where_the_index_cannot_be_written_the_ranks_read_at_once(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(of_node(config)[ATTEMPT_DIR_ENV])
+    (folder / INDEX / "in the way").mkdir(parents=True)
+    alone = dataset_of(config)
+    assert node_dataset(config, of_node(config)) == alone
+    assert sorted(os.listdir(folder)) == sorted([INDEX, LOCK, ALONE])
+
+    def is_free(config: TrainConfig) -> Dataset:
+        with (folder / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while a rank that reads holds it
+        return dataset_of(config)
+
+    monkeypatch.setattr(shared, "dataset_of", is_free)
+    assert node_dataset(config, of_node(config)) == alone
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK])
+def test_where_there_are_no_locks_each_rank_reads(
+    code: int, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(file: object, how: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
     assert node_dataset(config, of_node(config)) == node_dataset(config, of_node(config)) == dataset_of(config)
+    assert os.listdir(of_node(config)[ATTEMPT_DIR_ENV]) == [LOCK]
+
+
+def test_where_the_lock_cannot_be_made_each_rank_reads(config: TrainConfig) -> None:
+    Path(of_node(config)[ATTEMPT_DIR_ENV], LOCK).mkdir()
+    assert node_dataset(config, of_node(config)) == dataset_of(config)
 
 
 def test_a_rank_that_is_killed_while_it_reads_leaves_the_work_to_the_next(config: TrainConfig) -> None:

@@ -50,6 +50,7 @@ def read(folder: Path, content: str | bytes, name: str = "d.jsonl") -> Any:
         line(weight=1.0), line(sample_weight=1), line(loss_mask=[1, 1]), line(weight=70.5), line(score=float("nan")),
         json.dumps(talk({"content": "up"}, role="User ")), json.dumps(talk({"content": "up", "tool_calls": None})),
         json.dumps(talk({"content": [{"type": "text", "text": "up"}]})),
+        json.dumps(talk({"content": {"type": "text", "text": "up"}})),
         json.dumps(talk({"content": "<|image|> is up"}, question="<|image|>which?")),
     ],
 )  # fmt: skip
@@ -57,6 +58,24 @@ def test_what_means_a_record_is_read(content: str, folder: Path) -> None:
     dataset = read(folder, content.replace("{folder}", str(folder)))
     assert (len(dataset.train), dataset.left_out) == (1, ())
     assert len(dataset.train[0].pictures) == 1
+
+
+def test_one_part_that_is_in_no_list_is_a_part_and_an_answer_that_holds_more_is_json(folder: Path) -> None:
+    one = {"content": {"type": "text", "text": "up"}}
+    act = {"content": {"type": "text", "text": "up", "at": 3}}
+    shown = {"role": "user", "content": {"type": "image", "image": "a.png"}}
+    asked = {"role": "user", "content": {"type": "text", "text": "where?"}}
+    rows = [{"messages": [shown, asked, {"role": "assistant", **said}]} for said in (one, act, {"content": {"n": 1}})]
+    dataset = read(folder, "".join(json.dumps(row) + "\n" for row in rows))
+    assert [record.answer for record in dataset.train] == ["up", '{"type": "text", "text": "up", "at": 3}', '{"n": 1}']
+    assert [(record.prompt, len(record.pictures)) for record in dataset.train] == [("where?", 1)] * 3
+
+
+def test_a_key_that_stands_twice_leaves_out_that_record_of_an_array_alone(folder: Path) -> None:
+    twice = '{"image": "a.png", "question": "?", "output": "up", "deep": [{"n": 1, "n": 2}]}'
+    dataset = read(folder, f"[{line()}, {twice},\n{line()}]")
+    assert (len(dataset.train), dataset.unusable) == (2, 1)
+    assert "(d.jsonl record 2; the first: is not JSON ('n' stands in an object twice))" in dataset.left_out[0]
 
 
 @pytest.mark.parametrize("make", [
