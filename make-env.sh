@@ -115,20 +115,26 @@ if [ "$flavour" = train ]; then
     if nvidia-smi -L >/dev/null 2>&1; then flavour=cuda; fi
   fi
 fi
+# torch for Apple's GPU is that for the CPU.
+if [ "$flavour" = mps ]; then flavour=cpu; fi
 case $flavour in
   checkov) least=3.11; names='python3.11 python3.12 python3.13 python3 python' ;;
   launch) least=3.10; names='python3.14 python3.13 python3.12 python3.11 python3.10 python3 python' ;;
   # In the order in which torch and its companions get wheels.
   cpu | cuda) least=3.11; names='python3.11 python3.12 python3.13 python3 python' ;;
-  *) die "unknown environment '$flavour' (TORCH or DEVICE): takes cpu or cuda" ;;
+  *) die "unknown environment '$flavour' (TORCH or DEVICE): takes cpu, cuda or mps" ;;
 esac
 
 folder=.venv/$flavour
 python=$folder/bin/python
 stamp=$folder/.made
-# What the environment depends on: the project's table and its extras, not the linter's settings; a login node's on
-# its lock alone.
-if [ "$flavour" = launch ]; then pins=$(cat docker/launch.lock); else pins=$(sed -n '/^\[project/,/^\[tool/p' pyproject.toml); fi
+# A login node's environment depends on its lock alone, the others on the project's table and its extras, not on the
+# linter's settings, and on the image's locks, by their checksum.
+if [ "$flavour" = launch ]; then
+  pins=$(cat docker/launch.lock)
+else
+  pins=$(sed -n '/^\[project/,/^\[tool/p' pyproject.toml && cat docker/libraries.lock docker/deepspeed.lock | cksum)
+fi
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$pins" ]; then
   if ! "$python" -c 'import pip' >/dev/null 2>&1; then
     # shellcheck disable=SC2086  # names are words

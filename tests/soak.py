@@ -33,6 +33,7 @@ from typing import Any
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS / "helpers"), str(TESTS.parent)]
 
+from checkouts import PINS  # noqa: E402
 from cluster import Cluster, missing  # noqa: E402
 from paths import ROOT  # noqa: E402
 from programs import slurm, until  # noqa: E402
@@ -43,7 +44,7 @@ STEPS = 2000
 RESULT = ROOT / "benchmarks" / "results" / "soak.json"
 # The preflight wants 1 GiB where the run is kept.
 DISK = "1200m"
-LAUNCH_SIDE = ("pyproject.toml", "make-env.sh", "planner", "launcher", "slurm")
+LAUNCH_SIDE = ("pyproject.toml", "make-env.sh", "docker", "planner", "launcher", "slurm")
 LONGEST_S = 120
 """For what a fault brings about."""
 
@@ -237,8 +238,7 @@ def project(folder: Path, service: Service, step_s: float) -> Iterator[Path]:
     checkout = make_toy_project(folder / "a checkout")
     for name in LAUNCH_SIDE:
         (checkout / name).symlink_to(ROOT / name)
-    pins = ["sed", "-n", r"/^\[project/,/^\[tool/p", "pyproject.toml"]  # as make-env.sh takes them
-    made = subprocess.run(pins, cwd=checkout, capture_output=True, check=True).stdout
+    made = subprocess.run(["sh", "-c", PINS], cwd=ROOT, capture_output=True, check=True).stdout
     (checkout / ".venv" / "cpu" / ".made").write_bytes(made)
     (checkout / "slurm").unlink()
     shutil.copytree(ROOT / "slurm", checkout / "slurm", ignore=shutil.ignore_patterns("site.yaml", "__pycache__"))

@@ -27,7 +27,8 @@ LAUNCH_SIDE = (
     "local",
     "examples",
 )
-TABLE = r"/^\[project/,/^\[tool/p"
+# As make-env.sh takes them.
+PINS = r"sed -n '/^\[project/,/^\[tool/p' pyproject.toml && cat docker/libraries.lock docker/deepspeed.lock | cksum"
 COMPILED = "__pycache__"  # Python itself tells whether what is in it holds
 Stamp = tuple[int, int, int]
 _whole: dict[str, Stamp] = {}
@@ -56,8 +57,8 @@ def prepare_environment(folder: Path, flavour: str) -> None:
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
-    words = ["cat", "docker/launch.lock"] if flavour == "launch" else ["sed", "-n", TABLE, "pyproject.toml"]
-    pins = subprocess.run(words, cwd=folder, capture_output=True, check=True)
+    words = "cat docker/launch.lock" if flavour == "launch" else PINS
+    pins = subprocess.run(["sh", "-c", words], cwd=folder, capture_output=True, check=True)
     (folder / ".venv" / flavour / ".made").write_bytes(pins.stdout)
 
 

@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     if target not in (*TARGETS, "all"):
         raise ConfigError(f"validate {target!r}: known are {', '.join((*TARGETS, 'all'))}")
     settings = settings_here(argv[1:])
-    own = {"device": read_machine(os.environ).choice().device} if settings.sources["device"] == "default" else {}
+    own = {"device": device_here()} if settings.sources["device"] == "default" and target != "data" else {}
     config = build(TrainConfig, {"output_dir": "runs", "run_id": "validate", **settings.values, **own})
     if target == "data":
         from trainer.tools.data_report import print_report
@@ -74,6 +74,14 @@ def main(argv: Sequence[str]) -> int:
             if about == "access" and checks[-1].status == "fail":
                 break  # nothing else about the model can be asked
     return conclude(checks, as_json=settings.as_json)
+
+
+def device_here() -> str:
+    """The device that a run of this machine gets which asks for none; cuda where the GPUs do not answer, which is then
+    found by the check of them."""
+    with suppress(ConfigError):
+        return read_machine(os.environ).choice().device
+    return "cuda"
 
 
 def libraries(_: TrainConfig) -> Answer:

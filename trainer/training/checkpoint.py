@@ -104,7 +104,11 @@ class CheckpointStore:
 
     def _check_layout(self, path: Path) -> None:
         saved = {**self._unsaid, **read_json(path / MANIFEST)["layout"]}
-        other = [f"{name} {saved.get(name)}, not {now}" for name, now in self.layout.items() if saved.get(name) != now]
+        other = [
+            f"{name} {saved[name]}, not {now}"
+            for name, now in self.layout.items()
+            if name in saved and saved[name] != now
+        ]
         if other:
             raise ConfigError(
                 f"{path} was saved with {', '.join(other)}: its losses cannot be continued like that. Resume with "

@@ -9,6 +9,8 @@ from trainer.flags import options
 
 Layout = dict[str, float | str]
 COMPARED = tuple(name for name, setting in SETTINGS.items() if not setting.continues)
+# Older versions had these settings and did not compare them: a manifest that does not name them says nothing of them.
+ONCE_FREE = ("device", "init_adapter")
 
 
 def layout_of(config: TrainConfig, *, model: str, data: str, records: int) -> Layout:
@@ -23,5 +25,5 @@ def layout_of(config: TrainConfig, *, model: str, data: str, records: int) -> La
 
 def defaults() -> Layout:
     """What a checkpoint was made with whose manifest does not name a setting: an older version had only that."""
-    found = {name: options(TrainConfig)[name].default for name in COMPARED}
+    found = {name: options(TrainConfig)[name].default for name in COMPARED if name not in ONCE_FREE}
     return {name: default for name, default in found.items() if default is not MISSING}

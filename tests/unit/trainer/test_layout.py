@@ -70,6 +70,18 @@ def test_a_checkpoint_from_before_a_setting_was_made_with_its_default(saved: Pat
         store(saved, replace(CONFIG, max_grad_norm=0.5)).take_over()
 
 
+@pytest.mark.parametrize("name", ["device", "init_adapter"])
+def test_a_setting_that_was_once_free_is_compared_only_where_a_checkpoint_names_it(saved: Path, name: str) -> None:
+    other = replace(CONFIG, **{name: off_default(name)})
+    with pytest.raises(ConfigError, match=f"{name} {getattr(CONFIG, name)}, not {getattr(other, name)}"):
+        store(saved, other).take_over()
+    manifest = saved / "step-000004" / MANIFEST
+    record = json.loads(manifest.read_text())
+    del record["layout"][name]
+    manifest.write_text(json.dumps(record))
+    assert store(saved, other).take_over() == 4
+
+
 def test_a_setting_that_says_nothing_is_compared() -> None:
     assert "text_only" in layout_of(CONFIG, model="o/base", data="d", records=1)  # it carries no mark at all
     assert not options(TrainConfig)["text_only"].marks
