@@ -12,6 +12,7 @@ from specs import make_spec
 
 from planner.choose import choose
 from planner.refuse import CARD_SIZES_GIB
+from trainer.architecture.shape_file import read_shape
 from trainer.architecture.shapes import SHIPPED, shipped_models
 from trainer.outcome import ConfigError
 
@@ -50,14 +51,14 @@ def table() -> str:
         by_file.setdefault(slug, []).append(model)
     for slug, models in by_file.items():
         record = json.loads((SHIPPED / f"{slug}.json").read_text(encoding="utf-8"))
-        shape = make_spec(models[0]).shape
+        shape = read_shape(record["shape"])
         picture = f"{shape.tokens_per_image:,}{'' if shape.fixed_pictures else '*'}"
         cells = (
             ", ".join(f"`{model}`{' (taken for the same)' * (model in record.get('same', ()))}" for model in models),
             billions(shape.total_params),
             billions(shape.expert_params) if shape.expert_params else "",
             picture if shape.vision_params else "text alone",
-            least_card(models[0]),
+            f"refused: {record['refused']}" if "refused" in record else least_card(models[0]),
             SURE[record["sure"]],
         )
         lines.append(row(cells))

@@ -95,7 +95,7 @@ def _of_config(model: str, config: Mapping[str, Any], *, beside: Path | None = N
     if found := next((shape for path in kept if (shape := _kept(path, config))), None):
         return found
     if slug := once(read_json, SHIPPED / "index.json")["configurations"].get(digest(config)):
-        return _read_shipped(slug)
+        return _usable(model, slug)
     if beside is None and (found := shipped_shape(model)):
         return found
     raise Unmeasured(f"MODEL={model}: its shape has not been measured yet: {_how_to_measure(model)}", name="MODEL")
@@ -114,18 +114,26 @@ def _kept(path: Path, config: Mapping[str, Any] | None) -> ModelShape | None:
 
 
 def shipped_shape(model: str) -> ModelShape | None:
-    """By the id, or by the name behind another owner: a mirror keeps it, as unsloth/gemma-3-4b-it does."""
+    """By the id, or by the name behind another owner: a mirror keeps it, as unsloth/gemma-3-4b-it does.
+
+    Raises ConfigError for a model that was seen not to train.
+    """
     models = shipped_models()
     by_name = {name.rpartition("/")[2].lower(): slug for name, slug in models.items()}
     owner, _, name = model.rstrip("/").rpartition("/")
     slug = models.get(model) or (by_name.get(name.lower()) if owner else None)
-    return _read_shipped(slug) if slug else None
+    return _usable(model, slug) if slug else None
 
 
-def _read_shipped(slug: str) -> ModelShape:
-    found = kept_shape(once(read_json, SHIPPED / f"{slug}.json"), None)
+def _usable(model: str, slug: str) -> ModelShape:
+    record = once(read_json, SHIPPED / f"{slug}.json")
+    found = kept_shape(record, None)
     if found is None:
         raise ConfigError(f"{SHIPPED / slug}.json is damaged: check Trainyard out again")
+    if why := record.get("refused"):
+        raise ConfigError(
+            f"it cannot be trained here: {why}", name="MODEL", given=model, advice="docs/model-types.md has what can"
+        )
     return found
 
 

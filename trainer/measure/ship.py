@@ -17,6 +17,8 @@ from trainer.architecture.shapes import SHIPPED
 from trainer.files import write_whole
 from trainer.measure.shape import measure
 
+# Keys of an entry that its shape's file repeats.
+ABOUT = ("same", "parameters", "unloaded", "sure", "refused", "source")
 PUBLISHED = Path(__file__).with_name("published.yaml")
 
 
@@ -54,7 +56,7 @@ def write_one(entry: Mapping[str, Any]) -> None:
         patches=picture.get("patches", 0),
         fixed=picture.get("fixed", False),
     )
-    about = {name: entry[name] for name in ("same", "parameters", "unloaded", "sure", "source") if name in entry}
+    about = {name: entry[name] for name in ABOUT if name in entry}
     text = text_of(shape, entry["config"], models=entry["ids"], **about)
     write_whole(SHIPPED / f"{slug(entry)}.json", text)
 
