@@ -221,8 +221,9 @@ def readers() -> dict[str, Reader]:
     from trainer.env_file import read_env_file
     from trainer.files import parse_json
     from trainer.model.warm_start import check_start
+    from trainer.node.killed import BEGUN_NAME, begin_attempt
     from trainer.node.stop import ATTEMPTS_NAME, count_attempt
-    from trainer.outcome import read_outcome
+    from trainer.outcome import SickNode, read_outcome
     from trainer.progress_file import PROGRESS_FILE, Progress, progress_text, read_progress
     from trainer.settings import resolve_settings
     from trainer.sweep.trial import TRIAL_NAME, read_trial
@@ -287,6 +288,10 @@ def readers() -> dict[str, Reader]:
             name=ATTEMPT_NAME,
             seeds=[b'{"number": 1, "pid": 7, "started": "9", "host": "h", "began": 1.0, "code": null, "verb": "run"}'],
             read=read_attempt,
+        ),
+        Reader(
+            name=BEGUN_NAME, seeds=[b'{"saved": 0, "killed": 1}', b'{"saved": 0, "killed": 9}'], read=begin_attempt,
+            allowed=(SickNode,),
         ),
         Reader(name=ATTEMPTS_NAME, seeds=[b'{"step": 3, "without_new_step": 1}'], read=lambda f: count_attempt(f, 3)),
         Reader(

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -42,6 +43,8 @@ MIB = 1024**2
 MOST_CHARACTERS = 1 << 16
 # No record of a run and no line of a data file is as long; what is would take all memory.
 MOST_MIB = 64
+# Nobody writes one file for longer.
+HALF_S = 3600
 
 
 def parse_json(text: str | bytes, loads: Callable[[str | bytes], Any] = json.loads) -> Any:
@@ -146,10 +149,23 @@ def write_whole(path: Path, content: str | bytes, *, sync: bool = True) -> None:
         raise
 
 
+def sweep_halves(folder: Path) -> None:
+    """Remove what `write_whole` left in `folder` where it was killed: files of ours, of its very names, that nobody has
+    written to for an hour."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if re.fullmatch(r"\..+\.[0-9a-f]{16}", path.name):
+                found = path.lstat()
+                own = stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid()
+                if own and found.st_mtime < time.time() - HALF_S:
+                    path.unlink()
+
+
 def without_link(path: Path) -> None:
-    """Take a link away; what it leads to stays."""
+    """Take a link away; what it leads to stays. Each rank does it, and another may have made the folder by now."""
     if path.is_symlink():
-        path.unlink()
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            path.unlink()
 
 
 def own_folder(folder: Path) -> Path:

@@ -97,7 +97,7 @@ def resolve_settings(
     said = given[path]
     against = [name for name in PLANNED if planned and said.get(name, values[name]) != values[name]]
     settled = _without_effect(said, values)
-    notices += [f"{path}: {settled[name]}" for name in against if settled.get(name)]
+    notices += dict.fromkeys(f"{path}: {settled[name]}" for name in against if name in settled)  # each once
     if against := [name for name in against if name not in settled]:
         spelled = {OURS.get(key, key): key for key in layers[path]}
         told = [f"{spelled[n]}: {word(said[n])}, but the plan decides {word(values[n])}" for n in against]
@@ -120,8 +120,7 @@ def _without_effect(said: Mapping[str, Any], values: Mapping[str, Any]) -> dict[
     asked = math.prod(said.get(name, 0) for name in batch)
     if asked == math.prod(values[name] for name in batch) * values["world_size"]:
         divided = " x ".join(str(values[name]) for name in (*batch, "world_size"))
-        settled |= dict.fromkeys(batch, "")
-        settled["micro_batch_size"] = f"the plan divides these {asked} samples a step into {divided} (processes)"
+        settled |= dict.fromkeys(batch, f"the plan divides these {asked} samples a step into {divided} (processes)")
     return settled
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from trainer import log, outcome
 from trainer.env_file import open_to_others, read_env_file, watched
-from trainer.files import RECORD_ENV, RECORD_NAME, write_whole
+from trainer.files import RECORD_ENV, RECORD_NAME, sweep_halves, write_whole
 from trainer.launch import Launch
 from trainer.node import processes
 from trainer.node.killed import begin_attempt, end_attempt
@@ -95,6 +95,7 @@ def attempt(launch: Launch) -> int:
         processes.become_subreaper()
         try:
             if (folder := launch.settings.get("output_dir")) and not node_rank(os.environ):
+                sweep_halves(Path(folder))
                 begin_attempt(Path(folder))
             check_node(launch)
             command = complete_command(launch, os.environ)
@@ -134,7 +135,8 @@ def leave_word(launch: Launch, code: int, message: str, began: float) -> None:
     """For `status`, how this attempt ended: in the run's folder, and in a pod as its termination message, which is all
     that can be asked of it afterwards."""
     if folder := launch.settings.get("output_dir"):
-        end_attempt(Path(folder))
+        if not node_rank(os.environ):  # who counts; another node's refusal says nothing of how this one ends
+            end_attempt(Path(folder))
         ended = write_end(Path(folder), code, message, time.time(), began=began)
         if RECORD_ENV in os.environ:
             with contextlib.suppress(OSError):  # where there is none

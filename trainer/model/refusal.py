@@ -51,15 +51,20 @@ def refusing(model: str, doing: str, advice: str) -> Iterator[None]:
 
 
 def what_to_install(error: ImportError) -> str:
-    """The package that a library misses, with the pin where Trainyard has one, as a command."""
-    found = re.search(r"requires the ([\w-]+) library|No module named '([\w-]+)", str(error))
+    """The package that a library misses: as a command where Trainyard has a pin for it, else by its name alone.
+
+    The name of a module is not that of a package (cv2), and the error may hold the model's own words: who installed
+    what they say could install anybody's.
+    """
+    found = re.search(r"requires the ([\w-]{1,64}) library|No module named '([\w-]{1,64})", str(error))
     if not found:
         return "it needs a library that is not among Trainyard's"
     name = (found[1] or found[2]).lower()
-    pins = [pin for pin in _pins() if re.match(rf"{re.escape(name)}==", pin, re.I)]
-    pin, *_ = [*pins, name]
+    pin = next((pin for pin in _pins() if re.match(rf"{re.escape(name)}==", pin, re.I)), None)
+    if pin is None:
+        return f"it needs {name}, which is not among what Trainyard installs"
     build = metadata.version("torch").partition("+")[2]
-    if pins and name == "torchvision" and build:  # it is compiled against one build of torch
+    if name == "torchvision" and build:  # it is compiled against one build of torch
         pin = f"{pin}+{build} --index-url https://download.pytorch.org/whl/{build}"
     return f"it needs {name}: pip install {pin}"
 

@@ -23,12 +23,11 @@ def begin_attempt(run_dir: Path) -> None:
 
     Raises SickNode when the last MAX_KILLED before it were killed, one after the other, and none left a new checkpoint.
     """
-    saved, killed = _newest_step(run_dir), 0
     try:
-        record = read_json(run_dir / BEGUN_NAME)
-        killed = int(record["killed"]) + 1 if int(record["saved"]) == saved else 0
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+        saved = _newest_step(run_dir)
+    except OSError:  # the preflight says what is wrong with the folder
+        return
+    killed = _killed_before(run_dir, saved)
     if killed >= MAX_KILLED:
         raise SickNode(
             f"the last {killed} attempts were killed before they saved a new checkpoint, so this one is not begun: "
@@ -42,6 +41,17 @@ def end_attempt(run_dir: Path) -> None:
     """The attempt has said how it ended, so nothing killed it."""
     with contextlib.suppress(OSError):
         (run_dir / BEGUN_NAME).unlink(missing_ok=True)
+
+
+def _killed_before(run_dir: Path, saved: int) -> int:
+    """How many attempts, one after the other, were killed at this checkpoint. Anybody may have written the record: what
+    no attempt writes counts for nothing."""
+    try:
+        record = read_json(run_dir / BEGUN_NAME)
+        before = record["killed"] if record["saved"] == saved else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    return before + 1 if type(before) is int and 0 <= before < MAX_KILLED else 0
 
 
 def _newest_step(run_dir: Path) -> int:

@@ -455,6 +455,13 @@ def test_a_batch_and_checkpointing_of_a_file_are_the_plans_to_divide(tmp_path: P
         f"{path}: the plan divides these 16 samples a step into 8 x 2 x 1 (processes)",
         f"{path}: activation checkpointing is left out: the plan fits without it, and faster",
     )
+    # Also where the plan changes the accumulation alone.
+    written(tmp_path, "per_device_train_batch_size: 8\ngradient_accumulation_steps: 2\n")
+    halved = ["--planned", "--micro_batch_size", "8", "--gradient_accumulation_steps", "1", "--world_size", "2"]
+    assert resolve_settings([*NEEDED, "--config", path, *halved], {}).notices[-1:] == (
+        f"{path}: the plan divides these 16 samples a step into 8 x 1 x 2 (processes)",
+    )
+    written(tmp_path, text)
     typed = plan_for(tmp_path, CONFIG_FILE="train.yaml", DATA=str(records), VRAM="80", EFFECTIVE_BATCH="8")
     with pytest.raises(ConfigError, match="per_device_train_batch_size: 2, but the plan decides 8"):
         check_planned(typed)

@@ -21,7 +21,7 @@ from slurm import submit as submitting
 from slurm.cluster.queue import SCRIPT_NAME
 from slurm.cluster.sbatch import SubmitError
 from slurm.runs import place as slurm_place
-from trainer.files import own_folder, without_links, write_whole
+from trainer.files import own_folder, sweep_halves, without_links, write_whole
 from trainer.node.ranks import Ranks
 from trainer.outcome import ConfigError
 from trainer.training.checkpoint import CheckpointStore, check_manifest
@@ -173,6 +173,28 @@ def test_a_folder_that_is_a_link_is_replaced(theirs: Path, tmp_path: Path) -> No
     (own / "local-1.log").touch()
     assert (own.is_symlink(), list(elsewhere.iterdir())) == (False, [])
     assert list(own_folder(own).iterdir()) == [own / "local-1.log"]
+
+
+def test_a_folder_that_another_rank_made_since_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_symlink", lambda _: True)  # as it was when this rank looked
+    for _ in range(2):
+        assert own_folder(tmp_path / "features").is_dir()
+
+
+def test_old_halves_of_files_are_swept_and_nothing_else(tmp_path: Path) -> None:
+    half = f".run.json.{'0a' * 8}"
+    kept = [f"x{half}", half[:-1], f"{half}0", f".{'0a' * 8}", "run.json", f".new.{'0b' * 8}", f".link.{'0c' * 8}"]
+    for name in [half, *kept[:-1]]:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / kept[-2]).touch()
+    (tmp_path / kept[-1]).symlink_to("run.json")
+    os.utime(tmp_path / kept[-1], (0, 0), follow_symlinks=False)
+    (folder := tmp_path / f".folder.{'0d' * 8}").mkdir()
+    os.utime(folder, (0, 0))
+    sweep_halves(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, folder.name}
+    sweep_halves(tmp_path / "nothing")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="gives a file to another user")

@@ -69,7 +69,7 @@ def test_a_library_that_is_not_there_is_named() -> None:
         raise ImportError(text)
     assert str(refused.value) == (
         "MODEL=some/model cannot be loaded (XProcessor requires the Decord library but it was not found): "
-        "it needs decord: pip install decord, or take another model"
+        "it needs decord, which is not among what Trainyard installs, or take another model"
     )
 
 
@@ -259,7 +259,8 @@ def test_every_verb_refuses_it_in_one_line(tiny_qwen: Path, walks: Path, tmp_pat
          f"it needs torchvision: pip install {PIN}+cpu --index-url https://download.pytorch.org/whl/cpu"),
         ("PixtralProcessor requires the Torchvision library but it", "", f"it needs torchvision: pip install {PIN}"),
         ("No module named 'num2words'", "", "it needs num2words: pip install num2words=="),
-        ("No module named 'decord.bridge'", "", "it needs decord: pip install decord"),
+        ("No module named 'decord.bridge'", "", "it needs decord, which is not among what Trainyard installs"),
+        ("No module named 'cv2'", "", "it needs cv2, which is not among what Trainyard installs"),
         ("cannot import name 'x'", "", "it needs a library that is not among Trainyard's"),
     ],
 )  # fmt: skip
