@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -14,6 +15,7 @@ from trainer.data.json_text import read_objects
 from trainer.data.sources import ADDRESS, HUB_ID, SIDE_OF, data_parts, find_sources
 from trainer.data.turns import FormError
 from trainer.outcome import ConfigError
+from trainer.settings import say
 
 # What the datasets library calls the readers of single files.
 READERS = {
@@ -23,6 +25,7 @@ READERS = {
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 SAVED = ("dataset_dict.json", "state.json")
 HUB = "hf://datasets/"
+SHARD = r"(.*?)-\d{5}-of-(\d{5})"
 # Columns of webdataset that say where a sample is from.
 INNER = ("__key__", "__url__", "__index_level_0__")
 
@@ -137,14 +140,39 @@ def _saved(folder: Path) -> Any:
 
 
 def _cached(name: str) -> str | None:
-    """The folder of a data set of the hub in the hub's cache, where it is there."""
+    """The folder of a data set of the hub in the hub's cache, where it is there, which is said. Raises ConfigError
+    where files of it are seen to be missing."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
 
     try:
-        return str(snapshot_download(name, repo_type="dataset", local_files_only=True))
+        folder = Path(snapshot_download(name, repo_type="dataset", local_files_only=True))
+        lacking = _lacking(folder)
+    except IncompleteSnapshotError as error:  # the hub's list of its files is in the cache too
+        folder, lacking = Path(error.snapshot_path), "it lacks files that the hub lists"
     except LocalEntryNotFoundError:
         return None
+    copy = f"copy of {name} in the cache (commit {folder.name})"
+    if lacking:
+        raise ConfigError(f"{name} cannot be fetched, and the {copy} is not whole: {lacking}: fetch it with a network")
+    listed = (folder.parents[1] / "trees" / f"{folder.name}.json").is_file()
+    unsure = "" if listed else "; it looks whole, though no list of its files is there"
+    say([f"{name} cannot be fetched: the {copy} is read{unsure}"])
+    return str(folder)
+
+
+def _lacking(folder: Path) -> str:
+    """What shows that a snapshot in the cache is a part alone: a link to nothing, or a shard without its neighbours."""
+    paths = [path for path in folder.rglob("*") if not path.is_dir()]
+    if cut := next((path for path in paths if not path.exists()), None):
+        return f"{cut.relative_to(folder)} is not there"
+    shards: dict[tuple[str, int], int] = Counter(
+        (f"{path.parent}/{shard[1]}{path.suffix}", int(shard[2]))
+        for path in paths
+        if (shard := re.match(SHARD, path.name))
+    )
+    some = next(((name, count, of) for (name, of), count in shards.items() if count < of), None)
+    return f"{some[1]} of {some[2]} files of {os.path.relpath(some[0], folder)} are there" if some else ""
 
 
 def _named_labels(rows: Any) -> Any:

@@ -1,4 +1,5 @@
-"""How large a picture may be: one bound for all threads and loaders of a process, set where a run's records are read.
+"""How large a picture may be: one bound for all threads and loaders of a process, set where a run's records are
+read, and again where its model or its report is opened, and in loaders that share no memory with it.
 
 What a file says of its size costs nothing; its pixels may take a thousand times its bytes.
 """
@@ -12,6 +13,7 @@ from trainer.flags import options
 from trainer.text import GIB
 
 SETTING = "max_image_megapixels"
+OPTION = options(TrainConfig)[SETTING]
 MEGA = 10**6
 BYTES_A_PIXEL = 8
 """No format that is read needs more, packed or not: a longer file holds what is no picture."""
@@ -19,7 +21,13 @@ BYTES_A_PIXEL = 8
 
 @dataclass(slots=True)
 class Bounds:
-    megapixels: int = options(TrainConfig)[SETTING].default
+    megapixels: int = OPTION.default
+
+    def take(self, value: object) -> None:
+        """As a run was told, whose files may be anybody's. Raises ValueError for what the setting does not take."""
+        if (megapixels := OPTION.read(str(value))) is None:
+            raise ValueError(f"{SETTING} takes {OPTION.allowed}, got {value!r}")
+        self.megapixels = megapixels
 
     def check_bytes(self, size_bytes: int) -> None:
         """Before it is opened: some decoders first read a file whole. Raises ValueError."""

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from trainer.data.bounds import BOUNDS
 from trainer.data.endings import answer_end, render_answer
 from trainer.data.grid import load_picture
 from trainer.data.records import each_answer
@@ -199,6 +200,12 @@ class Encoder:
         self.records = records
         self._room = CACHE_BYTES
         self._kept: dict[int, dict[str, Tensor]] = {}
+        self._megapixels = BOUNDS.megapixels
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In a loader that began as a new Python (forkserver, spawn), which knows the setting's default alone."""
+        self.__dict__.update(state)
+        BOUNDS.megapixels = self._megapixels
 
     def __call__(self, index: int) -> dict[str, Tensor]:
         """Sequence tensors of shape (1, length) with `labels`, and the picture's as the processor gives them."""

@@ -22,7 +22,7 @@ from trainer.data.endings import markers
 from trainer.data.examples import Rewritten, encode_text, join_prompts, render
 from trainer.data.faults import LEAST_KEPT
 from trainer.data.fingerprints import File, arrangement, contents, open_file
-from trainer.data.looks import count_alike
+from trainer.data.looks import MOST_SECONDS, Alike, count_alike
 from trainer.data.records import Dataset, each_answer
 from trainer.data.turns import Record
 from trainer.outcome import ConfigError, RecordError
@@ -90,25 +90,35 @@ class Inspection:
                 f"{seen} of {len(held_out)} held-out pictures are shown in training too, pixel for pixel: scores say "
                 "less about pictures that are new"
             )
-        if alike := self._alike([picture for picture in held_out if picture not in trained], trained):
+        new = [picture for picture in held_out if picture not in trained]
+        alike, compared = self._alike(new, trained)
+        if alike:
             lines.append(
                 f"{alike} of {len(held_out)} held-out pictures look like one that training shows, as where a picture "
                 "was encoded again or made smaller: if they are the same, scores say less about new ones"
+            )
+        if compared < len(new):
+            lines.append(
+                f"{compared} of {len(new)} held-out pictures were compared with the looks of training's: "
+                f"that ends after {MOST_SECONDS:.0f} s"
             )
         answers = (answer for record in self.dataset.train for answer in record.answers)
         if answer_field == "auto" and (likelier := likelier_field([*answers])):
             lines.append(likelier)
         return lines
 
-    def _alike(self, asked: Sequence[Shown], known: Collection[Shown]) -> int:
+    def _alike(self, asked: Sequence[Shown], known: Collection[Shown]) -> Alike:
         """How many of `asked` look like one of `known` with as many files."""
-        return sum(
+        numbers = {len(picture) for picture in asked}
+        found = [
             count_alike(
                 [b"".join(self.looks[digest] for digest in picture) for picture in asked if len(picture) == files],
                 [b"".join(self.looks[digest] for digest in picture) for picture in known if len(picture) == files],
+                MOST_SECONDS / len(numbers),
             )
-            for files in {len(picture) for picture in asked}
-        )
+            for files in numbers
+        ]
+        return Alike(sum(one.found for one in found), sum(one.compared for one in found))
 
     def unfit(self) -> dict[str, set[int]]:
         """By side, the places of the records that have a reason."""

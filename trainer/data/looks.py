@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import product
-from typing import Any
+from time import monotonic
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,10 @@ MOST_APART, MOST_APART_ON_AVERAGE = 3, 1.0
 PROBES = 8
 """Cells that differ most within a box, compared first."""
 BOX_WIDTH, BOX_MARGIN = 8, 2
+BLOCK = 1024
+"""Pictures of a box that are compared at once: the first match ends the search."""
+MOST_SECONDS = 60.0
+"""The other ranks of a run wait. Pictures of a camera that does not move all lie in one box."""
 
 Cells = NDArray[np.int16]
 
@@ -30,21 +35,29 @@ def look(image: Image.Image) -> bytes:
     return image.convert("L").resize((CELLS, CELLS), Image.Resampling.BILINEAR).tobytes()
 
 
-def count_alike(asked: Sequence[bytes], known: Collection[bytes]) -> int:
-    """How many of `asked` look like one of `known`. Each is as many looks behind one another as a picture has
-    files, the same for all."""
+class Alike(NamedTuple):
+    found: int
+    compared: int
+    """How many were looked at in the time."""
+
+
+def count_alike(asked: Sequence[bytes], known: Collection[bytes], seconds: float = MOST_SECONDS) -> Alike:
+    """How many of `asked`, taken in order for so many `seconds`, look like one of `known`. Each is as many looks behind
+    one another as a picture has files, the same for all."""
     if not asked or not known:
-        return 0
+        return Alike(0, len(asked))
+    until = monotonic() + seconds
     boxes: dict[tuple[int, ...], list[bytes]] = {}
     for one, means in zip(known, _quarters(known), strict=True):
         boxes.setdefault(tuple(int(mean // BOX_WIDTH) for mean in means), []).append(one)
     arrays = {box: np.stack([_cells(one) for one in some]) for box, some in boxes.items()}
     probes = {box: array.var(0).argsort()[-PROBES:] for box, array in arrays.items()}
-    pairs = zip(asked, _quarters(asked), strict=True)
-    return sum(
-        any(_is_among(_cells(one), arrays[box], probes[box]) for box in _near(means) if box in arrays)
-        for one, means in pairs
-    )
+    count = 0
+    for compared, (one, means) in enumerate(zip(asked, _quarters(asked), strict=True)):
+        if monotonic() >= until:
+            return Alike(count, compared)
+        count += any(_is_among(_cells(one), arrays[box], probes[box]) for box in _near(means) if box in arrays)
+    return Alike(count, len(asked))
 
 
 def _near(means: Any) -> Iterator[tuple[int, ...]]:
@@ -64,6 +77,10 @@ def _quarters(looks: Collection[bytes]) -> Any:
 
 
 def _is_among(one: Cells, some: Cells, probes: Any) -> bool:
-    near = some[(np.abs(some[:, probes] - one[probes]) <= MOST_APART).all(1)]
+    return any(_is_near(one, some[begin : begin + BLOCK], probes) for begin in range(0, len(some), BLOCK))
+
+
+def _is_near(one: Cells, block: Cells, probes: Any) -> bool:
+    near = block[(np.abs(block[:, probes] - one[probes]) <= MOST_APART).all(1)]
     apart = np.abs(near - one)
     return bool(((apart.max(1, initial=0) <= MOST_APART) & (apart.mean(1) <= MOST_APART_ON_AVERAGE)).any())

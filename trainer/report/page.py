@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trainer.commands import command, command_from_anywhere
 from trainer.data.answers import json_object
+from trainer.data.bounds import BOUNDS, OPTION, SETTING
 from trainer.evaluation.metrics import FEW_ANSWERS
 from trainer.files import ADAPTER, EXAMPLE_FILE, MIB, MOST_MIB, RECORD_NAME, USAGE_FILE, regular, write_whole
 from trainer.flags import answer_help
@@ -73,7 +74,9 @@ def build_report(run_dir: Path) -> str:
     predictions = [entry for line in lines if (entry := json_object(line)) and "truth" in entry]
     begun = json_object(_text(run_dir / RECORD_NAME)) or {}
     usage = json_object(_text(run_dir / ADAPTER / USAGE_FILE)) or {}
-    model = str((record.get("config") or {}).get("model") or "the base model")
+    config = record.get("config") or {}
+    model = str(config.get("model") or "the base model")
+    BOUNDS.take(config.get(SETTING, OPTION.default))  # as the run read its pictures
     prompts = {entry.get("prompt") for entry in predictions}
     scored = record.get("after") or record.get("before") or {}
     return render(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from trainer.commands import CHECKOUT
 from trainer.config import Device, Quantization, TrainConfig
+from trainer.data.bounds import BOUNDS, OPTION
 from trainer.env_file import take_env_file
 from trainer.files import USAGE_FILE, read_json, write_whole
 from trainer.model.warm_start import damaged
@@ -57,6 +58,8 @@ class Usage:
     """As the setting: what is asked has no picture, and its markers are words."""
     columns: str = "auto"
     """As the setting: how the records that are asked name their columns."""
+    max_image_megapixels: int = OPTION.default
+    """As the setting: how large the pictures may be that are asked about."""
     language_model: bool = False
     """The base takes no pictures: a tokenizer is all its processor."""
 
@@ -83,6 +86,7 @@ def usage_of(config: TrainConfig, dataset: Dataset, measured: HeldOut) -> Usage:
         device=config.device, quantization=config.quantization, answer_field=measured.field, choices=measured.choices,
         answer_tokens=answer_budget(measured.processor, answers), frames=frames_of(dataset), text_only=config.text_only,
         system=shared_system(dataset), end=answer_end(measured.processor), columns=config.columns,
+        max_image_megapixels=config.max_image_megapixels,
         language_model=isinstance(measured.processor, TextProcessor), **shared_texts(config.data, config.columns),
     )  # fmt: skip
 
@@ -123,7 +127,8 @@ def write_usage(folder: Path, usage: Usage) -> None:
 
 
 def find_trained(path: Path) -> tuple[Path, Usage]:
-    """The folder with the weights, `path` or its adapter/, and how they are asked. Raises ConfigError."""
+    """The folder with the weights, `path` or its adapter/, and how they are asked: pictures from then on up to the size
+    that the run was told. Raises ConfigError."""
     folder = next((folder for folder in (path, path / "adapter") if (folder / USAGE_FILE).is_file()), None)
     if folder is None:
         raise ConfigError(
@@ -141,7 +146,9 @@ def find_trained(path: Path) -> tuple[Path, Usage]:
         if choices and len(choices.rest) != len(choices.actions):
             raise ValueError(f"{len(choices.actions)} actions, tokens of {len(choices.rest)}")
         end = entry.get("end") and AnswerEnd(**{**entry["end"], "stop": tuple(entry["end"]["stop"])})
-        return folder, Usage(**{**entry, "choices": choices, "end": end})
+        usage = Usage(**{**entry, "choices": choices, "end": end})
+        BOUNDS.take(usage.max_image_megapixels)
+        return folder, usage
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{folder / USAGE_FILE} is not what training wrote ({error})") from None
 

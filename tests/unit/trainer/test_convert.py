@@ -139,7 +139,7 @@ def test_without_a_network_a_hub_id_is_read_from_the_cache_or_refused_in_one_lin
     (cache / "refs/main").write_text("abc")
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     for name, code, said in (
-        ("me/cats", 0, ""),
+        ("me/cats", 0, "the copy of me/cats in the cache (commit abc) is read; it looks whole"),
         ("me/dogs", 78, "me/dogs cannot be fetched, and no copy is in the cache"),
     ):
         words = [sys.executable, "-m", "trainer", "convert", name, str(tmp_path / f"{name[3:]}-out")]
@@ -148,6 +148,35 @@ def test_without_a_network_a_hub_id_is_read_from_the_cache_or_refused_in_one_lin
             ended.stderr
         )
     assert seen(load_dataset(str(tmp_path / "cats-out"), eval_fraction=0)) == WANTED
+
+
+def test_a_part_of_a_data_set_in_the_cache_is_not_taken_for_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from huggingface_hub import constants
+
+    from trainer.convert.rows import _cached
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    whole = "me/cats cannot be fetched, and the copy of me/cats in the cache (commit abc) is not whole: "
+    cache = tmp_path / "datasets--me--cats"
+    data = cache / "snapshots/abc/data"
+    for folder in (data, cache / "refs", cache / "trees"):
+        folder.mkdir(parents=True)
+    (cache / "refs/main").write_text("abc")
+    first, second = (data / f"train-0000{n}-of-00002.parquet" for n in (0, 1))
+    first.touch()
+    with pytest.raises(ConfigError) as caught:
+        _cached("me/cats")
+    said = "1 of 2 files of data/train.parquet are there: fetch it with a network"
+    assert str(caught.value) == whole + said
+    second.symlink_to("../../../blobs/gone")
+    with pytest.raises(ConfigError, match=r"is not whole: data/train-00001-of-00002.parquet is not there: "):
+        _cached("me/cats")
+    second.unlink()
+    second.touch()
+    assert _cached("me/cats") == str(cache / "snapshots/abc")
+    assert "the copy of me/cats in the cache (commit abc) is read; it looks whole" in capsys.readouterr().err
 
 
 def test_a_picture_folder_is_read_by_its_metadata_or_its_folders(tmp_path: Path) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
 
+from trainer.data import looks
 from trainer.data.answers import likelier_field
-from trainer.data.inspection import inspect_dataset
+from trainer.data.inspection import Checked, Inspection, inspect_dataset
 from trainer.data.looks import count_alike, look
-from trainer.data.records import load_dataset
+from trainer.data.records import Dataset, load_dataset
 
 
 def test_held_out_pictures_that_training_shows_too_are_counted_by_their_pixels(tmp_path: Path) -> None:
@@ -69,8 +72,38 @@ def test_held_out_pictures_that_are_training_pictures_encoded_again_are_said_to_
 
 def test_grids_look_alike_frame_by_frame() -> None:
     one, other = (look(Image.new("RGB", (8, 8), color)) for color in ("red", "white"))
-    assert count_alike([one * 4, one * 3 + other], [one * 4]) == 1
-    assert count_alike([one], []) == count_alike([], [one]) == 0
+    assert count_alike([one * 4, one * 3 + other], [one * 4]) == (1, 2)
+    assert (count_alike([one], []), count_alike([], [one])) == ((0, 1), (0, 0))
+
+
+def test_looks_are_compared_for_a_time_that_is_bounded_and_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(9))
+    monkeypatch.setattr(looks, "monotonic", lambda: next(clock))
+    one = look(Image.new("RGB", (8, 8), "red"))
+    assert count_alike([one] * 9, [one], seconds=4) == (3, 3)
+    picture = Checked(pictures=(("a",),))
+    inspection = Inspection(
+        dataset=Dataset(train=(), eval=(), split=""), max_length=9, picture_sizes=Counter(), apart={},
+        checked={"train": (picture,), "eval": (replace(picture, pictures=(("b",),)),)}, looks={"a": one, "b": one},
+    )  # fmt: skip
+    clock = iter(range(0, 900, 60))
+    assert inspection.notes() == [
+        "0 of 1 held-out pictures were compared with the looks of training's: that ends after 60 s"
+    ]
+
+
+def test_the_first_picture_that_looks_alike_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks: list[int] = []
+    near = looks._is_near
+
+    def counting(one: Any, block: Any, probes: Any) -> bool:
+        blocks.append(len(block))
+        return near(one, block, probes)
+
+    monkeypatch.setattr(looks, "_is_near", counting)
+    one, like = (look(Image.new("RGB", (8, 8), (shade, 60, 60))) for shade in (90, 91))
+    assert count_alike([like], [one] * (2 * looks.BLOCK)) == (1, 1)
+    assert blocks == [looks.BLOCK]
 
 
 @pytest.mark.parametrize(

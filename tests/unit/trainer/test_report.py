@@ -30,6 +30,7 @@ from planner.choose import choose
 from planner.request.resolve import resolve
 from trainer.commands import CHECKOUT
 from trainer.config import TrainConfig
+from trainer.data.bounds import BOUNDS
 from trainer.data.grid import compose_grid
 from trainer.evaluation.metrics import action_metrics
 from trainer.outcome import ConfigError
@@ -122,6 +123,18 @@ def test_headline_numbers_equal_the_metrics(tmp_path: Path) -> None:
     ) in text
     assert "Data set sha256 abc123 Versions torch 2.13.0" in text
     assert "held out 2" not in text and "MFU" not in text
+
+
+def test_pictures_are_shown_up_to_the_size_that_the_run_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BOUNDS, "megapixels", 1)
+    run = write_run(tmp_path)
+    record = json.loads((run / "metrics.json").read_text())
+    record["config"]["max_image_megapixels"] = 200
+    (run / "metrics.json").write_text(json.dumps(record))
+    build_report(run)
+    assert BOUNDS.megapixels == 200
 
 
 def test_neither_page_nor_card_calls_plain_text_valid_json(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -230,6 +231,29 @@ def test_max_image_megapixels_is_the_largest_picture_that_is_decoded(talks: Path
     dataset_of(replace(config, max_image_megapixels=1))
     with pytest.raises(OSError, match=r"more than the 1 million that are read: .* or max_image_megapixels: 2$"):
         load_image(large)
+
+
+def test_max_image_megapixels_holds_in_loaders_and_where_a_run_is_asked(tmp_path: Path, monkeypatch: Any) -> None:
+    from trainer.data.bounds import BOUNDS, OPTION
+    from trainer.data.examples import Encoder
+    from trainer.results.trained import Usage, find_trained, write_usage
+
+    usual = OPTION.default
+    monkeypatch.setattr(BOUNDS, "megapixels", 200)
+    there = pickle.dumps(Encoder(None, []).collate)
+    usage = Usage(
+        device="cpu", quantization="none", answer_field=None, choices=None, answer_tokens=4, frames=1, context="",
+        question="?", max_image_megapixels=200,
+    )  # fmt: skip
+    write_usage(tmp_path / "adapter", usage)
+    for read in (lambda: pickle.loads(there), lambda: find_trained(tmp_path)):
+        BOUNDS.megapixels = usual
+        read()
+        assert BOUNDS.megapixels == 200
+    path = tmp_path / "adapter/trainyard.json"
+    path.write_text(path.read_text().replace("200", "10000000"))
+    with pytest.raises(ConfigError, match=r"is not what training wrote \(max_image_megapixels takes .* 1 to 1000"):
+        find_trained(tmp_path)
 
 
 def test_text_only_is_refused_with_pictures_and_wanted_without(talks: Path) -> None:
