@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from launcher.scheduler import Batch, Found, Words, WordsOf
 from local.render import NO_LIMIT_MIN, render
-from planner.choose import choose
+from planner.choose import HEADROOM_SHARE, choose
 from planner.job import THIS_MACHINE, JobSpec
 from planner.plan import Plan
 from planner.request.file_settings import check_trainer_accepts
@@ -18,10 +18,10 @@ from planner.request.site import Site
 from planner.request.variables import parse_given
 from trainer.env_file import read_env_file
 from trainer.files import RECORD_NAME
-from trainer.node.machine import METAL_SHARE, Choice, read_machine
+from trainer.node.machine import METAL_SHARE, Card, Choice, read_machine
 from trainer.node.machine import Machine as Hardware
 from trainer.outcome import ConfigError
-from trainer.text import GIB
+from trainer.text import GIB, gib
 
 if TYPE_CHECKING:
     from launcher.records import Run
@@ -63,7 +63,7 @@ class Machine:
                 given=spec.slurm.runtime,
                 advice="run uses this checkout's environment, leave it out",
             )
-        gpus, cards = spec.resources.gpus, self.hardware.cards
+        cards = self.hardware.cards
         if spec.resources.device == "cuda" and not cards and not self.hardware.driver_only:
             hidden = "CUDA_VISIBLE_DEVICES hides every card" if self.hardware.hidden else ""
             raise ConfigError(
@@ -72,14 +72,39 @@ class Machine:
                 given="cuda",
                 advice="say DEVICE=cpu, or submit",
             )
-        if spec.resources.device == "cuda" and gpus > len(cards) > 0:
-            advice = f"GPUS={len(cards)}, or submit"
-            raise ConfigError(f"this machine shows {len(cards)}", name="GPUS", given=gpus, advice=advice)
+        if spec.resources.device == "cuda" and cards:
+            self._refuse_absent(spec, is_new=is_new)
         if self.in_image and spec.resources.device == "mps":
             raise ConfigError("a container cannot see Apple's GPU", name="DEVICE", given="mps", advice="make run")
         if is_new and "TIME" not in self.given:
             spec = spec.but(time_limit_min=NO_LIMIT_MIN)
-        return spec if spec.resources.gpus else self._on_the_host(spec)
+        # What was recorded is Apple's part already.
+        return self._on_the_host(spec) if is_new and not spec.resources.gpus else spec
+
+    def _refuse_absent(self, spec: JobSpec, *, is_new: bool) -> None:
+        """Raises ConfigError for more cards, or larger ones, than are here to train on."""
+        cards, asked = self.hardware.cards, spec.resources
+        fit = [card for card in cards if not card.unfit]
+        if not fit:
+            name = next((name for name in OF_MACHINE if name in self.asked), "DEVICE")
+            raise ConfigError(
+                self.choice.why, name=name, given=self.given.get(name, "cuda"), advice="DEVICE=cpu, or submit"
+            )
+        if asked.gpus > len(fit):
+            shows = f"this machine shows {len(cards)}"
+            if others := [card.name for card in cards if card.unfit]:
+                shows += f", and {', '.join(dict.fromkeys(others))} has no bf16, in which training computes"
+            advice = f"GPUS={len(fit)}, or submit" if is_new else "the run goes on where it finds as many"
+            raise ConfigError(shows, name="GPUS", given=asked.gpus, advice=advice)
+        largest = max(fit, key=lambda card: card.total_gib)
+        if asked.vram_gib > largest.total_gib / (1 - HEADROOM_SHARE):
+            name = next((name for name in ("VRAM", "GPU_TYPE") if name in self.asked), "VRAM")
+            raise ConfigError(
+                f"this machine's {largest.name} has {largest.total_gib:.1f} GiB",
+                name=name,
+                given=self.given.get(name, f"{asked.vram_gib:g}"),
+                advice="leave it out, or submit" if is_new else "the run goes on where a card is as large",
+            )
 
     def _on_the_host(self, spec: JobSpec) -> JobSpec:
         """With this machine's memory, of which Metal lets Apple's GPU have a part."""
@@ -100,13 +125,34 @@ class Machine:
 
     def plan(self, spec: JobSpec) -> Plan:
         try:
-            decided = choose(self._as_begun(spec), here=True)
+            decided = choose(self._as_begun(spec), here=self.offers)
         except ConfigError as error:
             if error.name == "MODEL" and (why := self._why(spec)):
                 raise ConfigError(f"{why}, and on its CPU {error}; make submit trains on a cluster") from error
+            if error.name == "MODEL" and spec.resources.device == "cuda" and (held := self.hardware.held):
+                raise ConfigError(f"{error}; {held}", name=error.name) from error
             raise
+        self._refuse_held(decided)
         check_trainer_accepts(decided, self.project_dir)
         return replace(decided, notes=(*decided.notes, *self._notes(decided)))
+
+    @property
+    def offers(self) -> tuple[float, ...]:
+        """The GiB of each card that a plan may count on."""
+        return tuple(card.offered_gib for card in self.hardware.cards if not card.unfit)
+
+    def _refuse_held(self, plan: Plan) -> None:
+        """Raises ConfigError where a run that was begun on more cards finds some held by others."""
+        if not (self.project_dir / plan.spec.run_dir / RECORD_NAME).is_file():
+            return
+        needed = plan.chosen.estimate.peak_bytes
+        cards = self.cards(plan.spec)
+        free = [card for card in cards if not card.held_gib or card.offered_gib * GIB >= needed]
+        if len(free) < len(cards):
+            said = f"the run was begun on as many and takes {gib(needed)} GiB of each, which {len(free)} of them offer"
+            raise ConfigError(
+                said, name="GPUS", given=len(cards), advice=f"{self.hardware.held}: it goes on when they are free"
+            )
 
     def _why(self, spec: JobSpec) -> str:
         """Why a run that nobody meant for the CPU is for it; empty for others."""
@@ -149,12 +195,16 @@ class Machine:
         return spec.but(**{name: begun.value(name) for name in kept})
 
     def render(self, batch: Batch) -> str:
-        return render(batch, self.shown)
+        return render(batch, self.shown(batch.spec))
 
-    @property
-    def shown(self) -> Words:
-        """CUDA_VISIBLE_DEVICES, where a run is to see fewer cards than there are."""
-        chosen = self.choice.cards
+    def cards(self, spec: JobSpec) -> tuple[Card, ...]:
+        """Those that a run of `spec` gets: as many as it was planned for, whoever decided that and when."""
+        uses = spec.resources.gpus and spec.resources.device == "cuda"
+        return self.hardware.choice(spec.resources.gpus).cards if uses else ()
+
+    def shown(self, spec: JobSpec) -> Words:
+        """CUDA_VISIBLE_DEVICES, where a run of `spec` is to see fewer cards than there are."""
+        chosen = self.cards(spec)
         fewer = chosen and chosen != self.hardware.cards
         return {"CUDA_VISIBLE_DEVICES": ",".join(card.uuid for card in chosen)} if fewer else {}
 
@@ -166,7 +216,7 @@ class Machine:
     def submit(self, batch: Batch, words: WordsOf) -> int:
         from local.submit import submit
 
-        environ = {**self.environ, **(self.shown if batch.spec.resources.device == "cuda" else {})}
+        environ = {**self.environ, **self.shown(batch.spec)}
         if self.in_image:
             from local.machine.docker import attempts
 

@@ -8,6 +8,7 @@ speed; the first that fits is taken. DDP replicates, so one GPU's memory decides
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from planner.job import JobSpec
@@ -52,8 +53,8 @@ NO_GPU = (Strategy(config="cpu_mps"),)
 CONFIGS = tuple(dict.fromkeys(strategy.config for strategy in (*ONE_GPU, *MORE_GPUS, *NO_GPU)))
 
 
-def choose(spec: JobSpec, *, here: bool = False) -> Plan:
-    """The Plan for `spec`; `here`: for this machine, to which no memory can be added.
+def choose(spec: JobSpec, *, here: Sequence[float] | None = None) -> Plan:
+    """The Plan for `spec`; `here`: for this machine, to which nothing can be added, the GiB that its GPUs offer.
 
     Raises ConfigError when nothing fits or what was asked for contradicts itself.
     """
@@ -164,7 +165,7 @@ def _candidate(spec: JobSpec, strategy: Strategy, share: int, micro: int) -> Can
     return replace(candidate, fits=micro <= spec.records.measured_batch) if measured else candidate
 
 
-def _take(spec: JobSpec, tried: tuple[Candidate, ...], *, here: bool) -> int:
+def _take(spec: JobSpec, tried: tuple[Candidate, ...], *, here: Sequence[float] | None) -> int:
     """Index of the candidate to run: the first that fits, of CONFIG's only if it was asked for.
 
     A CONFIG that was asked for and does not fit is still taken, at its smallest. Raises ConfigError

@@ -3,7 +3,7 @@ fit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from planner.job import JobSpec
 from planner.plan import Candidate
@@ -17,21 +17,22 @@ RANKS = (64, 32, 16, 8)
 
 
 def nothing_fits(
-    spec: JobSpec, tried: tuple[Candidate, ...], *, fits: Callable[[JobSpec], bool], here: bool = False
+    spec: JobSpec, tried: tuple[Candidate, ...], *, fits: Callable[[JobSpec], bool], here: Sequence[float] | None = None
 ) -> str:
-    """The refusal for `spec`; `fits` says whether a changed request would fit. `here`: the host is this machine, whose
-    memory is what it is."""
+    """The refusal for `spec`; `fits` says whether a changed request would fit. `here`: the run is for this machine,
+    whose memory is what it is, and so are its GPUs, which offer so many GiB each."""
     best = min(tried, key=lambda c: c.estimate.peak_bytes)
     on_host = best.config == "cpu_mps"
     offered = f"{spec.resources.mem_gib:g} GiB of host memory" if on_host else f"{spec.resources.vram_gib:g} GiB a GPU"
-    sizes = (() if here else _hosts(spec, best)) if on_host else _cards(spec)
-    changes = [name for trial in (sizes, *_trials(spec, on_host)) for name in _first_that_fits(trial, fits)]
+    sizes = (_hosts(spec, best) if here is None else ()) if on_host else _cards(spec, here)
+    changes = [name for trial in (sizes, *_trials(spec, on_host, here)) for name in _first_that_fits(trial, fits)]
     needed = f"{gib(best.estimate.peak_bytes)} GiB{'' if on_host else ' a GPU'}"
     if spec.shape.expert_params:
         needed += f" ({gib(2 * spec.shape.expert_params)} of it fused experts, which stay at 16 bits)"
-    too_large = (
-        "take a smaller model" if on_host else f"not even {CARD_SIZES_GIB[-1]:g} GiB would do, take a smaller model"
-    )
+    too_large = "take a smaller model"
+    if not on_host:
+        others = f"not even {CARD_SIZES_GIB[-1]:g} GiB would do, {too_large}"
+        too_large = others if here is None else f"{too_large}, or submit"
     way_out = f"try {' or '.join(changes)}" if changes else too_large
     return (
         f"{spec.model} needs {needed} even with {best.label} at micro-batch 1, usable are "
@@ -42,8 +43,15 @@ def nothing_fits(
 Trial = Iterable[tuple[str, JobSpec]]
 
 
-def _cards(spec: JobSpec) -> Trial:
-    return [(f"VRAM={size:g}", spec.but(vram_gib=size)) for size in CARD_SIZES_GIB if size > spec.resources.vram_gib]
+def _cards(spec: JobSpec, here: Sequence[float] | None) -> Trial:
+    sizes = CARD_SIZES_GIB if here is None else sorted(set(here))
+    return [(f"VRAM={size:g}", spec.but(vram_gib=size)) for size in sizes if size > spec.resources.vram_gib]
+
+
+def _counts(spec: JobSpec, here: Sequence[float] | None) -> Iterable[int]:
+    if here is None:
+        return GPU_COUNTS
+    return range(2, 1 + sum(size >= spec.resources.vram_gib for size in here))
 
 
 def _hosts(spec: JobSpec, best: Candidate) -> Trial:
@@ -52,24 +60,25 @@ def _hosts(spec: JobSpec, best: Candidate) -> Trial:
     return [(f"MEM={size}", spec.but(mem_gib=size)) for size in (least, least + 1)]
 
 
-def _trials(spec: JobSpec, on_host: bool) -> tuple[Trial, ...]:
+def _trials(spec: JobSpec, on_host: bool, here: Sequence[float] | None) -> tuple[Trial, ...]:
     """Other changes of one variable each, from the smallest on."""
     room = spec.records.images_per_sample * spec.shape.tokens_per_image + spec.records.supervised_tokens
     lengths = range((spec.training.max_length - 1) // LENGTH_STEP * LENGTH_STEP, room, -LENGTH_STEP)
-    counts = () if on_host else tuple(n for n in GPU_COUNTS if n > spec.resources.gpus)
+    counts = () if on_host else tuple(n for n in _counts(spec, here) if n > spec.resources.gpus)
     return (
         ((f"GPUS={n}", spec.but(gpus=n)) for n in counts),
         ((f"MAX_LENGTH={n}", spec.but(max_length=n)) for n in lengths),
         ((f"LORA={rank}", spec.but(lora_r=rank)) for rank in RANKS if rank < spec.training.lora_r),
         (("VISION=frozen", spec.but(vision="frozen")) for _ in range(spec.training.vision == "lora")),
-        () if spec.training.quantization == "nf4" else _in_4_bits(spec, on_host),
+        () if spec.training.quantization == "nf4" else _in_4_bits(spec, on_host, here),
     )
 
 
-def _in_4_bits(spec: JobSpec, on_host: bool) -> Trial:
+def _in_4_bits(spec: JobSpec, on_host: bool, here: Sequence[float] | None) -> Trial:
     """Alone, else on a larger card too."""
     name, small = "QUANTIZATION=nf4", spec.but(quantization="nf4")
-    return [(name, small), *(() if on_host else ((f"{name} with {size}", trial) for size, trial in _cards(small)))]
+    larger = () if on_host else _cards(small, here)
+    return [(name, small), *((f"{name} with {size}", trial) for size, trial in larger)]
 
 
 def _first_that_fits(trial: Trial, fits: Callable[[JobSpec], bool]) -> list[str]:

@@ -37,7 +37,8 @@ def carry_out(
         "--effective-batch", EFFECTIVE_BATCH, "--gpus", "1", "--vram", f"{card_gib:g}", "--device", stage.device,
         *words,
     ]  # fmt: skip
-    plan = choose(request_here(asked))
+    _, spec = request_here(asked)
+    plan = choose(spec)
     candidate = sharded(plan.chosen, offload=zero3 == "offload") if zero3 else plan.chosen
     inherited = {name: text for name, text in os.environ.items() if not name.startswith("ACCELERATE_")}
     environment = {**inherited, **dict(launch_env(plan.spec, candidate))}

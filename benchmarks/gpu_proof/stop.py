@@ -36,7 +36,8 @@ def carry_out(stage: Stage) -> dict[str, Any]:
             "--name", name, "--max-steps", str(STEPS), "--gpus", "1", "--device", stage.device, "--vram", "16",
             "--config-file", str(settings),
         ]  # fmt: skip
-        return choose(request_here(words))
+        _, spec = request_here(words)
+        return choose(spec)
 
     whole, cut = plan("whole"), plan("cut")
     codes = [run(whole), run(cut, stop_behind=STOP_BEHIND), run(cut)]

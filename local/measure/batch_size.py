@@ -19,7 +19,7 @@ from typing import Any
 
 from launcher import cli, starting
 from local.measure.memory_profile import LIMIT_ENV, LONGEST_ENV, OUT_OF_MEMORY
-from local.target import target
+from local.target import Machine, target
 from planner.choose import MICRO_BATCH_SIZES, choose
 from planner.fitting import Batch, write_batch
 from planner.job import JobSpec
@@ -58,13 +58,14 @@ def main(argv: Sequence[str]) -> int:
     """Raises ConfigError for a request that cannot work here, or steps that fail for another reason than memory."""
     answer_help(argv, help_text(USAGE))
     words, limit, as_json = own_words(argv)
-    spec = request_here(words).but(measured_batch=0, measured_with=None)
-    plan = choose(spec, here=True)
+    here, asked = request_here(words)
+    spec = asked.but(measured_batch=0, measured_with=None)
+    plan = choose(spec, here=here.offers)
     share = plan.effective_batch_size // plan.num_processes
     probes: list[Probe] = []
 
     with tempfile.TemporaryDirectory(prefix="trainyard-batch-size-") as folder:
-        environment = {**read_env_file(PROJECT_DIR / ".env"), **os.environ, **dict(plan.env)}
+        environment = {**read_env_file(PROJECT_DIR / ".env"), **os.environ, **dict(plan.env), **here.shown(spec)}
         environment[LONGEST_ENV] = f"{folder}/longest.json"
         if limit is not None:
             environment[LIMIT_ENV] = str(limit)
@@ -88,8 +89,8 @@ def main(argv: Sequence[str]) -> int:
     return FINISHED if found else FAILED
 
 
-def request_here(words: Sequence[str]) -> JobSpec:
-    """The request to this machine. Raises ConfigError for one that it cannot run."""
+def request_here(words: Sequence[str]) -> tuple[Machine, JobSpec]:
+    """This machine, and the request to it. Raises ConfigError for one that it cannot run."""
     given = read_given(words, os.environ)
     if odd := [name for name in OF_SWEEPS if name in given]:
         raise ConfigError(
@@ -97,7 +98,8 @@ def request_here(words: Sequence[str]) -> JobSpec:
         )
     refuse_untaken(given, "local")
     here = target(given, os.environ, PROJECT_DIR)
-    return starting.request(here, here.given, os.environ, PROJECT_DIR, run_suffix=cli.fresh_suffix(), is_named=True)
+    suffix = cli.fresh_suffix()
+    return here, starting.request(here, here.given, os.environ, PROJECT_DIR, run_suffix=suffix, is_named=True)
 
 
 def own_words(argv: Sequence[str]) -> tuple[list[str], float | None, bool]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from trainer.outcome import FINISHED, ConfigError
 from trainer.text import GIB, format_table, printable, wrap
 
 WIDTH = 100
+LEAST_GIB = 1  # that VRAM takes
 
 
 def show(scheduler: Any, given: Words, environ: Words, project_dir: Path) -> int:
@@ -27,42 +30,79 @@ def show(scheduler: Any, given: Words, environ: Words, project_dir: Path) -> int
     here = target(given, environ, project_dir)
     found, choice = here.hardware, here.choice
 
-    def planned(**words: str) -> str:
-        return _planned({**given, "CPUS": str(found.cores), **words}, environ, project_dir, apple=found.apple)
-
     rows = [["here", "GiB", "free", "plan for one run"]]
+    made: dict[tuple[Card, ...] | str, Made] = {}
+
+    def planned(what: tuple[Card, ...] | str, **words: str) -> str:
+        asked = {**given, "CPUS": str(found.cores), "DEVICE": what if isinstance(what, str) else "cuda", **words}
+        made[what] = _planned(asked, environ, project_dir, here=here.offers, apple=found.apple)
+        return made[what].text
+
+    def on_cards(cards: tuple[Card, ...], gib: float) -> str:
+        return planned(cards, GPUS=str(len(cards)), VRAM=f"{gib:g}") if gib >= LEAST_GIB else "no room"
+
     for index, card in enumerate(found.cards):
-        plan = card.unfit or planned(DEVICE="cuda", GPUS="1", VRAM=f"{card.offered_gib:g}")
+        held = f"held by others: {card.held_gib:.1f} GiB" if card.offered_gib < LEAST_GIB else ""
+        plan = card.unfit or held or on_cards((card,), card.offered_gib)
         rows.append([f"{index}  {card.name}", f"{card.total_gib:.1f}", _free(card), plan])
     if len(choice.cards) > 1 and choice.vram_gib:
-        together = {"DEVICE": "cuda", "GPUS": str(len(choice.cards)), "VRAM": f"{choice.vram_gib:g}"}
-        rows.append([f"   {len(choice.cards)} together", "", "", planned(**together)])
+        rows.append([f"   {len(choice.cards)} together", "", "", on_cards(choice.cards, choice.vram_gib)])
     if found.apple:
         memory = int(found.memory_gib * METAL_SHARE)
-        rows.append(["   Apple's GPU", f"{memory}", "", planned(DEVICE="mps", MEM=f"{memory}")])
+        rows.append(["   Apple's GPU", f"{memory}", "", planned("mps", MEM=f"{memory}")])
     cores = f"   CPU, {found.cores} core{'s' * (found.cores > 1)}{', limited by its control group' * found.limited}"
-    cpu = planned(DEVICE="cpu", MEM=f"{found.memory_gib}")
-    rows.append([cores, f"{found.memory_gib}", f"{found.free_gib:.1f}", cpu])
+    rows.append([cores, f"{found.memory_gib}", f"{found.free_gib:.1f}", planned("cpu", MEM=f"{found.memory_gib}")])
+    if all(plan.wrong for plan in made.values()):
+        raise next(plan.wrong for plan in made.values() if plan.wrong)
     print(_left(rows))
     print()
     print(wrap(printable(_recommendation(found, choice)), width=WIDTH, prefix="a run   "))
-    print("next    make plan TO=local (the whole comparison), then make run DATA=records.jsonl")
+    print(f"next    {_next(given, made.get(choice.cards or choice.device))}")
     return FINISHED
 
 
-def _planned(asked: Mapping[str, str], environ: Words, project_dir: Path, *, apple: bool) -> str:
-    """The plan in a few words, or what would be needed."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """What a part of the machine does with the request."""
+
+    text: str
+    fits: bool = False
+    change: str = ""
+    """NAME=value with which it fits, where it does not."""
+    wrong: ConfigError | None = None
+    """What in the request contradicts this part."""
+
+
+def _planned(
+    asked: Mapping[str, str], environ: Words, project_dir: Path, *, here: Sequence[float], apple: bool
+) -> Made:
+    """The plan in a few words, or what would be needed, or what contradicts it."""
     try:
         spec = resolve(asked, project_dir=project_dir, environ=environ, run_suffix="x", site=Site(apple=apple))
-        chosen = choose(spec, here=True).chosen
     except ConfigError as error:
-        if error.name != "MODEL":
-            raise
+        return Made(text=str(error), wrong=error)
+    try:
+        chosen = choose(spec, here=here).chosen
+    except ConfigError as error:
         needed = re.search(r"needs ([\d.]+ GiB)", str(error))
-        ways = re.findall(r"\b(?:MAX_LENGTH|LORA|QUANTIZATION)=\S+", str(error))  # its memory is what it is
-        return f"does not fit: {' or '.join([f'it takes {needed[1]}' if needed else 'too much', *ways])}"
+        ways = re.findall(r"\b(?:MAX_LENGTH|LORA|QUANTIZATION)=\w+(?! with)", str(error))  # its memory is what it is
+        text = f"does not fit: {' or '.join([f'it takes {needed[1]}' if needed else 'too much', *ways])}"
+        return Made(text=text, change=next(iter(ways), ""))
     peak = chosen.estimate.peak_bytes / GIB
-    return f"{chosen.label}, {chosen.micro_batch_size} x {chosen.gradient_accumulation_steps}, {peak:.1f} GiB"
+    text = f"{chosen.label}, {chosen.micro_batch_size} x {chosen.gradient_accumulation_steps}, {peak:.1f} GiB"
+    return Made(text=text, fits=True)
+
+
+def _next(given: Words, of_run: Made | None) -> str:
+    """What to type: commands that work for the part that a run gets."""
+    if of_run and not (of_run.fits or of_run.change):
+        return "make hardware MODEL=... of a smaller model; make submit trains on a cluster"
+    changed, _, value = of_run.change.partition("=") if of_run else ("", "", "")
+    asked = {**given, **({changed: value} if changed else {})}
+    words = "".join(f" {name}={shlex.quote(text)}" for name, text in asked.items() if name != "DATA")
+    data = shlex.quote(given.get("DATA", "records.jsonl"))
+    of_data = f" DATA={data}" if "DATA" in given else ""
+    return f"make plan TO=local{words}{of_data} (the whole comparison), then make run{words} DATA={data}"
 
 
 def _free(card: Card) -> str:
@@ -71,6 +111,8 @@ def _free(card: Card) -> str:
 
 def _recommendation(found: Machine, choice: Choice) -> str:
     why = f"; {choice.why}" if choice.why else ""
+    if choice.cards and (choice.vram_gib or 0) < LEAST_GIB:
+        return f"finds no room on its cards{why}"
     if choice.cards and choice.vram_gib:
         which = ", ".join(str(found.cards.index(card)) for card in choice.cards)
         return f"takes GPUS={len(choice.cards)} VRAM={choice.vram_gib:g} (card {which}) where nothing is said{why}"

@@ -89,6 +89,12 @@ class Machine:
     limited: bool = False
     """Whether a control group leaves less than the machine has."""
 
+    @property
+    def held(self) -> str:
+        """What other processes hold of the cards, in words; empty where they hold nothing."""
+        told = [f"{card.held_gib:.1f} GiB of {card.name} are held by others" for card in self.cards if card.held_gib]
+        return "; ".join(told)
+
     def choice(self, count: int | None = None) -> Choice:
         """The device, and of its cards those of one kind that offer most together: the fullest counts for each. `count`
         cards, where that many are asked for and one kind has them."""
@@ -97,7 +103,7 @@ class Machine:
         if self.cards:
             fit = [card for card in self.cards if not card.unfit]
             if fit:
-                return _of_cards(fit, self.cards, count)
+                return _of_cards(fit, self, count)
             return Choice(device="cpu", why=f"{self.cards[0].name} has no bf16, in which training computes")
         if self.apple:
             return Choice(device="mps", why="Apple's GPU; nobody has run it there yet")
@@ -105,7 +111,7 @@ class Machine:
         return Choice(device="cpu", why=why)
 
 
-def _of_cards(fit: Sequence[Card], cards: Sequence[Card], asked: int | None) -> Choice:
+def _of_cards(fit: Sequence[Card], here: Machine, asked: int | None) -> Choice:
     best: tuple[Card, ...] = ()
     for name in dict.fromkeys(card.name for card in fit):
         kind = sorted((card for card in fit if card.name == name), key=lambda card: -card.offered_gib)
@@ -115,13 +121,13 @@ def _of_cards(fit: Sequence[Card], cards: Sequence[Card], asked: int | None) -> 
             if _worth(taken := kind[:count]) > _worth(best):
                 best = tuple(taken)
     best = best or tuple(fit[:asked])
-    told = [f"{card.held_gib:.1f} GiB of {card.name} are held by others" for card in cards if card.held_gib]
-    kinds = {card.name for card in cards}
-    if best[0].is_slice and len(cards) > 1:
+    told = [here.held] if here.held else []
+    kinds = {card.name for card in here.cards}
+    if best[0].is_slice and len(here.cards) > 1:
         told.append("one run uses one slice")
     elif len(kinds) > 1:
         told.append(f"{len(kinds)} kinds are here, and one run uses one")
-    order = [card for card in cards if card in best]
+    order = [card for card in here.cards if card in best]
     return Choice(device="cuda", cards=tuple(order), why="; ".join(told))
 
 

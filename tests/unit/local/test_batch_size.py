@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from off_default import off_default
+from pretend_gpus import put_nvidia_smi
 from specs import make_spec, request
 from training import run_forked
 
@@ -222,3 +223,17 @@ def test_found_in_real_jobs_and_taken_by_the_next_plan(tmp_path: Path, tiny_mode
     spec = request(DEVICE="cpu", MODEL=str(tiny_model), DATA=str(records))
     assert (spec.records.measured_with, spec.records.measured_batch) == ("cpu_mps", 4)
     assert choose(spec.but(effective_batch_size=4)).chosen.micro_batch_size == 4
+
+
+def test_a_try_sees_the_card_that_the_run_will(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{put_nvidia_smi(tmp_path / 'bin', 'two-kinds')}:{os.environ['PATH']}")
+    seen: list[str | None] = []
+
+    def probe(plan: Plan, micro: int, share: int, environment: dict[str, str]) -> Probe:
+        seen.append(environment.get("CUDA_VISIBLE_DEVICES"))
+        return Probe(micro_batch_size=micro, fits=True, peak_bytes=GIB, seconds=0.1)
+
+    monkeypatch.setattr(batch_size, "probe", probe)
+    assert main(["find-batch-size", "--model", "google/gemma-3-1b-it", "--limit-gib", "20"]) == 0
+    assert set(seen) == {"GPU-11111111-0000-4000-8000-000000000001"}

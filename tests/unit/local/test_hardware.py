@@ -13,7 +13,10 @@ from pretend_gpus import put_nvidia_smi
 
 import local.__main__
 from launcher import starting
+from launcher.records import run_record, write_record
+from local.measure import hardware
 from local.scheduler import SCHEDULER
+from local.target import Machine
 from planner.plan import Plan
 from planner.request.variables import read_given
 from trainer.node import machine
@@ -70,13 +73,15 @@ def test_a_run_sees_the_chosen_cards_alone(tmp_path: Path, monkeypatch: pytest.M
     plan = plan_of("two-kinds", tmp_path, monkeypatch)
     given = read_given([*SMALL], {})
     target = SCHEDULER.target(given, os.environ, tmp_path)
+    assert target.shown(plan.spec.but(gpus=0, device="cpu")) == {}
     shown = "CUDA_VISIBLE_DEVICES=GPU-11111111-0000-4000-8000-000000000001 "
     _, batch = starting.planned(SCHEDULER, given, os.environ, tmp_path)
     assert shown in target.render(batch)
     assert plan.notes == ("3 kinds are here, and one run uses one: see make hardware.",)
     put_nvidia_smi(tmp_path / "bin", "two-rtx4090")
     target = SCHEDULER.target(given, os.environ, tmp_path)
-    assert target.shown == {}
+    assert target.shown(plan.spec.but(gpus=2)) == {}
+    assert target.shown(plan.spec) == {"CUDA_VISIBLE_DEVICES": "GPU-00000000-0000-4000-8000-000000000000"}
 
 
 def test_more_cards_than_there_are_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,3 +142,98 @@ def test_hardware_shows_each_card_and_what_a_run_gets(
     assert "takes GPUS=1 VRAM=24 (card 1) where nothing is said; 3 kinds are here, and one run uses one" in lines[-2]
     assert local.__main__.main(["hardware", "--gpus", "2"], os.environ) == 78
     assert "GPUS=2: hardware says what is here: leave it out; make plan takes it" in capsys.readouterr().err
+
+
+def shown_hardware(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setenv("PATH", f"{put_nvidia_smi(tmp_path / 'bin', name)}:{os.environ['PATH']}")
+    monkeypatch.setattr("sys.stdout.reconfigure", lambda **_: None, raising=False)
+    return local.__main__.main(["hardware", *words], os.environ)
+
+
+def test_a_card_that_others_hold_is_a_row_and_no_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shown_hardware("full", tmp_path, monkeypatch) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[2] == "0 NVIDIA GeForce RTX 4090 24.0 0.4 held by others: 23.5 GiB"
+    assert lines[3] == "1 NVIDIA GeForce RTX 4090 24.0 23.6 single_gpu, 2 x 4, 21.4 GiB"
+
+
+def test_what_contradicts_one_row_stands_in_that_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shown_hardware("two-rtx4090", tmp_path, monkeypatch, *SMALL, "--effective-batch", "7") == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[2].startswith("0 NVIDIA GeForce RTX 4090 24.0 23.6 single_gpu, ")
+    assert lines[4] == "2 together EFFECTIVE_BATCH=7: cannot be shared evenly by 2 GPUs: try 6 or 8"
+    assert shown_hardware("two-rtx4090", tmp_path, monkeypatch, "--model", "nobody/none") == 78
+    assert "nobody/none" in capsys.readouterr().err
+
+
+def test_the_next_command_works_where_the_plan_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = machine.Machine(cores=2, memory_gib=23, free_gib=20.0)
+    here = Machine(
+        given={}, asked=frozenset(), environ={}, project_dir=tmp_path, hardware=small, choice=small.choice()
+    )  # fmt: skip
+    monkeypatch.setattr(hardware, "target", lambda *_: here)
+    hardware.show(SCHEDULER, {}, {}, tmp_path)
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "next    make plan TO=local MAX_LENGTH=768 (the whole comparison), then make run MAX_LENGTH=768 "
+        "DATA=records.jsonl"
+    )
+
+
+def test_a_run_that_goes_on_gets_as_many_cards_as_it_was_planned_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = plan_of("full", tmp_path, monkeypatch, "--gpus", "1", "--run", "r")
+    spec = one.spec
+    target = SCHEDULER.target({}, os.environ, tmp_path)
+    freest = {"CUDA_VISIBLE_DEVICES": "GPU-11111111-0000-4000-8000-000000000001"}
+    assert target.shown(spec) == freest  # GPUS is not said again
+    put_nvidia_smi(tmp_path / "bin", "two-rtx4090")
+    two = plan_of("two-rtx4090", tmp_path, monkeypatch, "--run", "s")
+    put_nvidia_smi(tmp_path / "bin", "full")
+    for begun in (one, two):
+        (tmp_path / begun.spec.run_dir).mkdir(parents=True)
+        write_record(tmp_path / begun.spec.run_dir, {**run_record(begun), "job_ids": []})
+    target = SCHEDULER.target({}, os.environ, tmp_path)
+    assert target.plan(spec).spec.resources.gpus == 1
+    said = r"^GPUS=2: the run was begun on as many and takes [0-9.]+ GiB of each, which 1 of them offer: 23.5 GiB of "
+    with pytest.raises(ConfigError, match=said):
+        target.plan(target.complete(two.spec, is_new=False, is_named=True))
+
+
+def test_what_is_recorded_of_apples_memory_is_its_part_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    spec = prepare_nothing(*SMALL, "--max-length", "64", "--effective-batch", "1").spec
+    again = SCHEDULER.target({}, os.environ, ROOT).complete(spec, is_new=False, is_named=True)
+    assert again.resources.mem_gib == spec.resources.mem_gib
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("too-old", ("--device", "cuda"), "DEVICE=cuda: Tesla T4 has no bf16, in which training computes: DEVICE=cpu"),
+        ("too-old", ("--gpus", "1"), "GPUS=1: Tesla T4 has no bf16, in which training computes: DEVICE=cpu"),
+        ("rtx3070", ("--vram", "24"), "VRAM=24: this machine's NVIDIA GeForce RTX 3070 has 8.0 GiB: leave it out"),
+        ("rtx3070", ("--gpu-type", "a100"), "GPU_TYPE=a100: this machine's NVIDIA GeForce RTX 3070 has 8.0 GiB"),
+        ("two-kinds", ("--gpus", "4"), "GPUS=4: this machine shows 4, and NVIDIA GeForce GTX 1080 Ti has no bf16"),
+    ],
+)
+def test_what_is_not_here_is_refused(
+    name: str, words: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        plan_of(name, tmp_path, monkeypatch, *words)
+
+
+def test_a_refusal_advises_what_this_machine_can_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = ("--model", "google/gemma-3-27b-it")
+    with pytest.raises(ConfigError, match=r"GiB a GPU: take a smaller model, or submit$"):
+        plan_of("rtx3070", tmp_path, monkeypatch, *large)
+    with pytest.raises(ConfigError, match=r" or submit; 20\.1 GiB of NVIDIA GeForce RTX 4090 are held by others$"):
+        plan_of("held", tmp_path, monkeypatch, *large, "--quantization", "none")

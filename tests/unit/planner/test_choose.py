@@ -223,7 +223,7 @@ def test_the_nearest_card_is_named_and_on_this_machine_no_other_memory() -> None
     spec = make_spec(GEMMA_27B, gpus=0, device="cpu", mem_gib=24, max_length=512)
     assert "MEM=" in refusal(spec)
     with pytest.raises(ConfigError) as caught:
-        choose(spec, here=True)
+        choose(spec, here=())
     assert str(caught.value).endswith("of 24 GiB of host memory: take a smaller model")
 
 
