@@ -89,7 +89,8 @@ def resubmit(
         for content in yaml.safe_load_all(manifests):
             if content["kind"] == "ConfigMap":
                 ends = ends_text(there.ends_of(run))
-                records.append(with_data(run, {**content["data"], ENDS_KEY: ends, RESUMED_KEY: now}))
+                record = with_data(run, {**content["data"], ENDS_KEY: ends, RESUMED_KEY: now})
+                records.append(_with_labels(record, content["metadata"]["labels"]))
             elif content["kind"] != "Service" or name_of(content) not in services:
                 others.append(content)
     text = stream(others)
@@ -127,6 +128,11 @@ def _services(kubectl: Kubectl, left: Sequence[Run]) -> set[str]:
     if all(run.spec.resources.nodes == 1 for run in left):
         return set()
     return {name_of(service) for service in kubectl.find("services", left[0].run_id if len(left) == 1 else None)}
+
+
+def _with_labels(config_map: Object, more: Mapping[str, str]) -> Object:
+    metadata = config_map["metadata"]
+    return {**config_map, "metadata": {**metadata, "labels": {**metadata.get("labels", {}), **more}}}
 
 
 def _unversioned(config_map: Object) -> Mapping[str, object]:

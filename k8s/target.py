@@ -94,11 +94,25 @@ class Kubernetes:
         from k8s.submit import resubmit
 
         texts = [
-            render.render(plan, self.cluster(plan.spec), self.project_dir, run.job_ids, slot=run.slot)
+            render.render(
+                plan, self.cluster(plan.spec), self.project_dir, run.job_ids, slot=_slot_again(plan.spec, run)
+            )
             for plan, run in zip(batch.plans, runs, strict=True)
         ]
         kubectl = place(self.given, self.environ, self.project_dir).kubectl
         return resubmit(kubectl, found, runs, batch, texts, self.notes(batch), words)
+
+
+def _slot_again(spec: JobSpec, run: Run) -> str:
+    """The slot in its sweep of a run that goes on as `spec`: QUEUE bounds how many run at once without slots."""
+    from launcher.grid import PARALLEL
+
+    if spec.kubernetes.queue:
+        return ""
+    if run.slot or not spec.sweep or not run.spec.kubernetes.queue:
+        return run.slot
+    index = run.run_id.rpartition("-")[2]
+    return str(int(index) % PARALLEL if index.isdecimal() else 0)  # it leaves the queue, which bounded its sweep
 
 
 def check(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:

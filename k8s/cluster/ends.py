@@ -21,6 +21,9 @@ OUT_OF_MEMORY, DEADLINE = "OUT_OF_MEMORY", "DEADLINE"
 EXIT_CODE = re.compile(r"exit code ([0-9]+)")  # as a podFailurePolicy's condition says it
 PLAIN_REASONS = ("", "Error", "Completed")  # of a container: they say no more than its exit code
 OOM_KILLED = "OOMKilled"
+NOT_DISRUPTED = ("DisruptionTarget", "False")
+TELLING_CONDITIONS = ("DisruptionTarget", "Ready", "PodScheduled")
+"""Of a pod: the one that changed when it failed comes first. A node that refuses a pod leaves only the last."""
 DEADLINE_EXCEEDED = "DeadlineExceeded"
 MESSAGE_CHARS = 120
 
@@ -77,16 +80,23 @@ class Failure:
 
 def last_failure(pods: Sequence[Object]) -> Failure:
     """That of the pod that failed last."""
-    found = [Failure()]
+    found = []
     for pod in (pod for pod in pods if pod["status"].get("phase") == "Failed"):
         whole = _reason_of(pod)
         states = [status.get("state", {}).get("terminated") for status in pod["status"].get("containerStatuses", [])]
-        for ended in filter(None, states or [{}]):
+        for ended in [state for state in states if state] or [{}]:
             reason = whole or str(ended.get("reason", ""))
             reason = "" if reason in PLAIN_REASONS else reason
-            at = str(ended.get("finishedAt", ""))
+            at = str(ended.get("finishedAt") or "") or _failed_at(pod)
             found.append(Failure(exit_code=int(ended.get("exitCode", 0)), reason=reason, at=at))
-    return max(found, key=lambda failure: failure.at)
+    return max(found, key=lambda failure: failure.at, default=Failure())
+
+
+def _failed_at(pod: Object) -> str:
+    """When a pod failed of whose container nobody saw the end, as its conditions tell; nothing where none does."""
+    held = [part for part in pod["status"].get("conditions", []) if (part["type"], part["status"]) != NOT_DISRUPTED]
+    at = {part["type"]: part.get("lastTransitionTime") for part in held}
+    return str(next(filter(None, map(at.get, TELLING_CONDITIONS)), ""))
 
 
 def _reason_of(pod: Object) -> str:

@@ -5,8 +5,9 @@ claim, the queue.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import yaml
 
@@ -22,6 +23,8 @@ from trainer.text import known_are
 
 DRY_RUN = ("create", "--dry-run=server", "--filename", "-")
 NO_SUCH_KIND = "the server doesn't have a resource type"
+NO_JOB_UID = "00000000-0000-4000-8000-000000000000"
+"""Uid of the Job that a rehearsed pod belongs to, which is not made."""
 MAY_NOT = "cannot create resource"  # a role's refusal; quotas and policies are Forbidden too
 QUOTA = re.compile(r"exceeded quota: [^,]+, requested: (?P<asked>\S+), used: \S+, limited: (?P<limit>\S+)")
 UNITS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18} | {
@@ -75,7 +78,7 @@ def _rehearse_pod(kubectl: Kubectl, text: str) -> None:
     where = {"namespace": metadata["namespace"]} if "namespace" in metadata else {}
     pod = {
         **{"apiVersion": "v1", "kind": "Pod"},
-        "metadata": {"name": metadata["name"], **where, **template["metadata"]},
+        "metadata": {"name": metadata["name"], **where, **_as_controlled(metadata["name"], template["metadata"])},
         "spec": template["spec"],
     }
     try:
@@ -91,6 +94,14 @@ def _rehearse_pod(kubectl: Kubectl, text: str) -> None:
             ) from None
         else:
             raise
+
+
+def _as_controlled(job_name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """A pod's metadata as the Job controller would have it: many clusters refuse a pod that nothing controls."""
+    of_the_job = {"job-name": job_name, "batch.kubernetes.io/job-name": job_name}
+    of_the_job |= {"controller-uid": NO_JOB_UID, "batch.kubernetes.io/controller-uid": NO_JOB_UID}
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job_name, "uid": NO_JOB_UID, "controller": True}
+    return {**metadata, "labels": {**metadata.get("labels", {}), **of_the_job}, "ownerReferences": [owner]}
 
 
 def is_used_up(said: str) -> bool:

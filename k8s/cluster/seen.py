@@ -140,7 +140,7 @@ def _running(job: Object, live: Sequence[Object]) -> bool:
 
 
 def _maybe(ask: Callable[[], Sequence[Object]]) -> Sequence[Object]:
-    """None where the cluster has no such kind, or one may not look: status then says what it knows without them."""
+    """Nothing where the cluster has no such kind, or one may not look: status then says what it knows without them."""
     try:
         return ask()
     except KubectlError:

@@ -101,8 +101,8 @@ def refuse_unknown_gpus(spec: JobSpec, site: Site, cluster: Cluster) -> None:
             f"not in {site.source}{known_are(resources.gpu_type, known)}", name="GPU_TYPE", given=resources.gpu_type
         )
     largest = max(site.gpu_gib, key=lambda name: site.gpu_gib[name], default="")
-    asked = resources.gpu_type if resources.gpu_type in site.gpu_gib else largest
-    if resources.device == "cuda" and asked and resources.vram_gib > site.gpu_gib[asked]:
+    asked = resources.gpu_type or largest
+    if resources.device == "cuda" and asked in site.gpu_gib and resources.vram_gib > site.gpu_gib[asked]:
         which = asked if asked == resources.gpu_type else f"the largest GPU, {asked},"
         raise ConfigError(
             f"{which} has {site.gpu_gib[asked]:g} GiB in {site.source}",

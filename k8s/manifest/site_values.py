@@ -23,7 +23,9 @@ RESERVED = (
     *("bin", "cache", "dev", "etc", "lib", "lib64", "opt", "proc", "root", "run", "sbin", "sys", "tmp", "usr", "var"),
     "workspace",
 )
-OUR_LABELS = ("app.kubernetes.io/", "batch.kubernetes.io/", "kueue.x-k8s.io/")
+OUR_LABELS = ("app.kubernetes.io/", "batch.kubernetes.io/", "kueue.x-k8s.io/", "trainyard-")
+SET_LABELS = ("controller-uid", "job-name")
+MOST_UID = 2**31 - 1
 SAID_OTHERWISE = {
     **{"cpu": "CPUS", "memory": "MEM", "nvidia.com/gpu": "GPUS", "ephemeral-storage": "ephemeral_storage:"}
 }
@@ -139,7 +141,7 @@ def _volumes(content: object) -> tuple[Volume, ...]:
 
 def _pod_labels(content: object) -> dict[str, str]:
     labels = _pairs(LABEL_VALUE)(content)
-    if ours := [key for key in labels if key.startswith(OUR_LABELS)]:
+    if ours := [key for key in labels if key in SET_LABELS or key.startswith(OUR_LABELS)]:
         raise Wrong(f"{ours[0]} is set by trainyard or the cluster: take another label")
     return labels
 
@@ -152,6 +154,10 @@ def _resources(content: object) -> dict[str, str]:
             raise Wrong(f"{name} is said by {SAID_OTHERWISE[name]}")
         if not isinstance(name, str) or "/" not in name or not LABEL_KEY.fullmatch(name):
             raise Wrong(f"{shown(str(name))} is no extended resource: example.org/name")
+        if "kubernetes.io/" in name or name.startswith("requests."):
+            raise Wrong(
+                f"{name} is a name that Kubernetes keeps for itself: give an extended resource, example.org/name"
+            )
         if not isinstance(amount, str) or not re.fullmatch(r"[1-9][0-9]{0,5}", amount):
             raise Wrong(f"{name} takes a whole number")
     return dict(content)
@@ -164,9 +170,11 @@ def _gib(content: object) -> int:
 
 
 def _user(content: object) -> int | str:
-    if content == "none" or (isinstance(content, str) and re.fullmatch(r"[1-9][0-9]{0,9}", content)):
-        return content if content == "none" else int(content)
-    raise Wrong("takes a uid above 0, or none where the cluster gives one, as OpenShift does")
+    if content == "none":
+        return "none"
+    if isinstance(content, str) and re.fullmatch(r"[1-9][0-9]{0,9}", content) and int(content) <= MOST_UID:
+        return int(content)
+    raise Wrong(f"takes a uid above 0, at most {MOST_UID}, or none where the cluster gives one, as OpenShift does")
 
 
 def _pod(content: object) -> dict[str, Any]:

@@ -610,6 +610,35 @@ def test_members_of_a_slot_wait_for_each_other_and_for_nobody_else(cluster: Clus
     assert (done.returncode, done.stderr) == (78, said)
 
 
+@pytest.mark.slow
+def test_a_sweep_has_slots_only_while_no_queue_bounds_it(cluster: Cluster) -> None:
+    def slots() -> list[str | None]:
+        templates = [job["spec"]["template"] for job in cluster.objects("jobs").values()]
+        found = [template["metadata"]["labels"].get("trainyard-slot") for template in templates]
+        assert [slot is not None for slot in found] == ["affinity" in template["spec"] for template in templates]
+        return found
+
+    with_queues(cluster, night={})
+    done = cluster.k8s("sweep", *IMAGE, "--grid", "SEED=1,2", "--run", "first", "--queue", "night")
+    assert (done.returncode, slots()) == (0, [None, None])
+    resumed = [("none", ["0", "1"]), (None, ["0", "1"]), ("night", [None, None])]
+    for queue, wanted in resumed:
+        cluster.k8s("cancel", "--run", "first")
+        done = cluster.k8s("resume", "--run", "first", *(["--queue", queue] if queue else []))
+        assert (done.returncode, slots()) == (0, wanted), done.stderr
+
+
+def test_the_pod_that_is_asked_about_is_a_jobs(cluster: Cluster) -> None:
+    """Many clusters refuse a pod that nothing controls."""
+    assert cluster.k8s("check", *IMAGE, "--run", "mine").returncode == 0
+    (asked,) = [one for one in cluster.server.requests if str(one).startswith("POST pods (dry run)")]
+    metadata = asked.body["metadata"]
+    (owner,) = metadata["ownerReferences"]
+    assert (owner["apiVersion"], owner["kind"], owner["name"], owner["controller"]) == ("batch/v1", "Job", JOB, True)
+    assert metadata["labels"]["job-name"] == metadata["labels"]["batch.kubernetes.io/job-name"] == JOB
+    assert metadata["labels"]["controller-uid"] == owner["uid"]
+
+
 def test_a_pod_that_the_cluster_would_refuse_is_found_before_anything_is_made(cluster: Cluster) -> None:
     """A Job's dry run says nothing of it."""
     quota = "exceeded quota: gpu, requested: requests.nvidia.com/gpu=4, used: requests.nvidia.com/gpu={}, limited: {}"

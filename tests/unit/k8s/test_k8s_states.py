@@ -13,6 +13,7 @@ from launcher.progress import GONE, RunStatus, status_text
 from launcher.states import BY_WORD, EXIT_CODES
 
 Object = dict[str, Any]
+EVICTED = "The node was low on resource: ephemeral-storage"
 NOW = 1795564800.0 + 3723  # 2026-11-25T01:02:03Z
 FOLLOW = "make logs RUN=r (follows it; make cancel RUN=r ends it)"
 READ = "make logs RUN=r (what happened), then make resume RUN=r"
@@ -61,6 +62,22 @@ def disrupted(reason: str, code: int) -> Object:
     return failed(code, conditions=[{"type": "DisruptionTarget", "status": "True", "reason": reason}])
 
 
+def unseen(**status: Any) -> Object:
+    """A pod of whose container nobody saw the end, as the pod collector writes it."""
+    state = {"exitCode": 137, "reason": "ContainerStatusUnknown", "startedAt": None, "finishedAt": None}
+    return pod("Failed", containerStatuses=[{"state": {"terminated": state}}], **status)
+
+
+def changed_at(kind: str, at: str, status: str = "True") -> Object:
+    return {"type": kind, "status": status, "reason": "x", "lastTransitionTime": f"2026-11-25T{at}Z"}
+
+
+def evicted_waiting(at: str) -> Object:
+    making = [{"state": {"waiting": {"reason": "ContainerCreating"}}}]
+    conditions = [changed_at("PodScheduled", "01:01:00"), changed_at("DisruptionTarget", at)]
+    return pod("Failed", reason="Evicted", message=EVICTED, containerStatuses=making, conditions=conditions)
+
+
 def warning(uid: str, reason: str, message: str, at: str = "01:01:00") -> Around:
     event = {"reason": reason, "message": message, "lastTimestamp": f"2026-11-25T{at}Z"}
     older = {"reason": "Older", "message": "not this", "lastTimestamp": "2026-11-24T01:01:00Z"}
@@ -75,7 +92,6 @@ def queued(reason: str, message: str) -> Around:
 
 SICK = Around(nodes=[{"metadata": {"name": "a"}, "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}])
 QUOTA = 'Error creating: pods "j-x" is forbidden: exceeded quota: gpu, requested: requests.nvidia.com/gpu=4'
-EVICTED = "The node was low on resource: ephemeral-storage"
 STATES: dict[str, tuple[Object | None, Sequence[Object], Around, str, str]] = {
     "no node has room": (
         *(job(), [unscheduled("0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")], Around()),
@@ -139,6 +155,24 @@ STATES: dict[str, tuple[Object | None, Sequence[Object], Around, str, str]] = {
         *(job(), [{**failed(137), "status": {**failed(137)["status"], "reason": "Evicted", "message": EVICTED}}]),
         Around(),
         f"PENDING (attempt 1 ended: Evicted: {EVICTED}, exit code 137; the next one comes at about 01:02:10 UTC)",
+        FOLLOW,
+    ),
+    "nobody saw how its container ended": (
+        *(job(), [unseen(conditions=[changed_at("Ready", "01:02:00", "False")])], Around()),
+        "PENDING (attempt 1 ended: ContainerStatusUnknown, exit code 137; the next one comes at about 01:02:10 UTC)",
+        FOLLOW,
+    ),
+    "nobody saw how its container ended, nor when": (
+        *(job(), [unseen(conditions=[{**changed_at("Ready", "", "False"), "lastTransitionTime": None}])], Around()),
+        *("PENDING (attempt 1 ended: ContainerStatusUnknown, exit code 137)", FOLLOW),
+    ),
+    "refused by its node": (
+        *(job(), [pod("Failed", reason="OutOfcpu", message="Pod was rejected: no CPU")], Around()),
+        *("PENDING (attempt 1 ended: OutOfcpu: Pod was rejected: no CPU)", FOLLOW),
+    ),
+    "evicted before its container was made": (
+        *(job(), [failed(1, at="01:00:00"), evicted_waiting("01:02:00")], Around()),
+        f"PENDING (attempt 2 ended: Evicted: {EVICTED}; the next one comes at about 01:02:20 UTC)",
         FOLLOW,
     ),
     "failed with retries left": (
@@ -238,6 +272,11 @@ def test_a_pod_that_failed_while_others_decided_is_not_the_reason() -> None:
     told = ended("Failed", "PodFailurePolicy", "Container trainer for pod x failed with exit code 78 matching a rule")
     end = see_end(told, [failed(78, at="01:00:01"), failed(137, at="01:00:02")])
     assert end == End(state="FAILED", at="2026-11-25T01:00:00Z", reason="PodFailurePolicy", exit_code=78)
+
+
+def test_a_failure_without_a_time_is_not_the_last_one() -> None:
+    last = see_end(ended("Failed", "BackoffLimitExceeded"), [unseen(), failed(1), unseen()])
+    assert last == End(state="FAILED", at="2026-11-25T01:00:00Z", reason="BackoffLimitExceeded", exit_code=1)
 
 
 def test_the_exit_codes_are_those_of_the_supervisor() -> None:
