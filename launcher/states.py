@@ -1,7 +1,7 @@
 """The words for how a job stands and how it ended, the four exit codes, and what a person does next.
 
-Every scheduler says these words. `status` takes its last line from this table, and docs/exit-codes.md is made from it
-(`make golden`).
+Schedulers share these words, and Slurm has a few more. The last line of `status` comes from this table, and so do the
+tables of docs/exit-codes.md (`make golden`).
 """
 
 from __future__ import annotations
@@ -119,6 +119,7 @@ def next_step(word: str, exit_code: int, *, ended: bool, words: str, again: str)
     told = READ if ended else FOLLOW  # of a word that only one scheduler has, such as Slurm's CONFIGURING
     if exit_code == BAD_CONFIG:
         told = CHANGE
-    elif state and state.next != LOOK:
+    # Slurm's STOPPED is a job that somebody halted, and local's is a run that has ended.
+    elif state and state.ended == ended and state.next != LOOK:
         told = state.next
     return told.format(words=words, again=again)

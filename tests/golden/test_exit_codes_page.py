@@ -57,6 +57,13 @@ def test_a_word_that_the_table_lacks_is_followed_or_read() -> None:
     assert ended == "make logs RUN=x (what happened), then make resume RUN=x"
 
 
+def test_a_live_job_is_not_told_what_follows_an_end() -> None:
+    """Slurm's STOPPED is a job that somebody halted: resume refuses it."""
+    live, ended = (next_step("STOPPED", 0, ended=ended, words=WORDS, again=AGAIN) for ended in (False, True))
+    assert live == "make logs RUN=x (follows it; make cancel RUN=x ends it)"
+    assert ended == "make resume RUN=x (goes on from its newest checkpoint)"
+
+
 def test_a_wrong_request_is_never_resumed_whatever_the_word() -> None:
     for state in STATES:
         said = next_step(state.word, 78, ended=True, words=WORDS, again=AGAIN)
