@@ -1,1 +1,1 @@
-"""Plan -> sbatch script, and the verbs of `python -m slurm`: plan, render, submit."""
+"""Trainyard on Slurm: a plan as an sbatch script, and the verbs of `python -m slurm`."""

@@ -101,10 +101,13 @@ def _is_local(run: Run) -> bool:
 
 
 def _with_memory(run: Run, job: Job) -> Job:
-    """One that used more memory than it had is told how much that was."""
-    had = run.record["spec"].get("mem_gib")
+    """One that used more memory than it had is told how much that was, where the request said it."""
+    spec = run.record["spec"]
+    had = spec.get("mem_gib")
     if job.state != "OUT_OF_MEMORY" or type(had) is not int:
         return job
+    if spec.get("ask_mem") is False:
+        return replace(job, advice="{again} MEM=... (GiB a node; with MEM=none Slurm said how much it had)")
     return replace(job, advice=f"{{again}} MEM={2 * had} (it had MEM={had}, GiB a node)")
 
 

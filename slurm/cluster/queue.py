@@ -99,11 +99,15 @@ def _find_in(cluster: str, numbers: Sequence[str], environ: Mapping[str, str]) -
 
 
 def ask_jobs(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Job]:
-    """As find_jobs; UNKNOWN, and why, where Slurm does not answer."""
-    try:
-        return find_jobs(job_ids, environ)
-    except SlurmError as error:
-        return {i: Job(job_id=i, state=UNKNOWN, ended=False, reason=str(error)) for i in job_ids}
+    """As find_jobs; a job is UNKNOWN, and the reason says why, where its cluster does not answer."""
+    found: dict[str, Job] = {}
+    for cluster, numbers in by_cluster(job_ids).items():
+        asked = [joined(number, cluster) for number in numbers]
+        try:
+            found |= find_jobs(asked, environ)
+        except SlurmError as error:
+            found |= {i: Job(job_id=i, state=UNKNOWN, ended=False, reason=str(error)) for i in asked}
+    return {i: found[i] for i in job_ids}
 
 
 def jobs_of(run: Run, found: Mapping[str, Job]) -> list[Job]:

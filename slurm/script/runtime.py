@@ -1,7 +1,7 @@
-"""The runtime of a task: the checkout's environment, or the image of local/image.py under apptainer or pyxis.
+"""The runtime of a task: the checkout's environment, or the image of launcher/image.py under apptainer or pyxis.
 
-Both see what local/mounts.py says, and what a task needs of the environment is handed in by name, since apptainer
-keeps out everything else and pyxis lets the image's own values win.
+launcher/mounts.py says what a container sees. What a task needs of the environment is handed in by name, since
+apptainer keeps out everything else and pyxis lets the image's own values win.
 """
 
 from __future__ import annotations
@@ -108,11 +108,6 @@ def is_unpacked(spec: JobSpec) -> bool:
 
 def _supervise(python: str) -> str:
     return shlex.join([python, *image.SUPERVISE[1:]])
-
-
-def needed_environment(spec: JobSpec) -> str:
-    """The environment that make-env.sh makes before a submit: with an image, only the one that submit runs in."""
-    return spec.resources.device if spec.slurm.runtime == "none" else "launch"
 
 
 def job_python(spec: JobSpec) -> str:

@@ -11,7 +11,8 @@ from programs import make_program
 
 from launcher.progress import Job
 from launcher.records import Run, run_record, write_record
-from slurm.cluster.queue import find_jobs, jobs_of
+from slurm.cluster.queue import ask_jobs, find_jobs, jobs_of
+from slurm.cluster.reasons import advice, explained
 
 
 def answers(folder: Path, *, squeue: str, sacct: str = "exit 1") -> dict[str, str]:
@@ -74,6 +75,51 @@ def test_a_member_that_never_started_is_what_became_of_its_array(tmp_path: Path)
     assert {job_id: (job.job_id, job.state, job.nodes) for job_id, job in found.items()} == {
         job_id: (job_id, "GONE", "") for job_id in ("7_0", "7_1")
     }
+
+
+def test_a_cluster_that_does_not_answer_hides_no_other_clusters_jobs(tmp_path: Path) -> None:
+    down = 'case "$*" in *--clusters=fast*) echo "no contact" >&2; exit 1;; esac\n'
+    environ = answers(tmp_path, squeue=down + lines("7|RUNNING|None|n1|1:00|1:00:00|gemma-r|/x/job.sbatch"))
+    found = ask_jobs(["9;fast", "7"], environ)
+    assert [(i, job.job_id, job.state, job.reason) for i, job in found.items()] == [
+        ("9;fast", "9;fast", "UNKNOWN", "squeue failed: no contact"), ("7", "7", "RUNNING", ""),
+    ]  # fmt: skip
+
+
+ELSE = "make cancel {{words}}, then {{again}} {}=... (as it is, it never starts)"
+
+
+@pytest.mark.parametrize(
+    ("reason", "means", "other"),
+    [
+        ("QOSGrpGRESMinutes", "the QOS has used up its budget", "QOS"),
+        ("AssocGrpCPUMinutesLimit", "the account has used up its budget", "ACCOUNT"),
+        ("QOSMaxCpuPerJobLimit", "it asks for more than the QOS allows a job", "QOS"),
+        ("QOSMaxCpuMinutesPerJobLimit", "it asks for more than the QOS allows a job", "QOS"),
+        ("AssocMaxGRESPerJob", "it asks for more than the account allows a job", "ACCOUNT"),
+        ("AssocMaxCpuPerJobLimit", "it asks for more than the account allows a job", "ACCOUNT"),
+        ("QOSMinGRES", "it asks for less than the QOS takes", "QOS"),
+        ("QOSMinCpuNotSatisfied", "it asks for less than the QOS takes", "QOS"),
+        ("QOSMaxGRESPerUser", "your jobs use all that the QOS allows", ""),
+        ("QOSGrpGRES", "the jobs of the QOS use all that it allows", ""),
+    ],
+)
+def test_a_limit_names_what_to_change_where_waiting_does_not_help(reason: str, means: str, other: str) -> None:
+    assert explained(reason) == f"{reason}: {means}"
+    assert advice(reason, "7") == (ELSE.format(other) if other else "")
+
+
+def test_a_job_that_left_its_memory_to_slurm_is_not_told_how_much_it_had(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / "gemma-r"
+    folder.mkdir(parents=True)
+    plan = make_plan(run_id="gemma-r", mem_gib=32, ask_mem=False)
+    write_record(folder, {**run_record(plan), "job_ids": ["7"]})
+    squeue = lines(f"7|OUT_OF_MEMORY|OutOfMemory|n1|1:00|30:00|gemma-r|{folder}/job.sbatch")
+    assert verbs.status({"RUN": "gemma-r"}, answers(tmp_path, squeue=squeue), tmp_path) == 0
+    said = "next   make resume RUN=gemma-r MEM=... (GiB a node; with MEM=none Slurm said how much it had)"
+    assert capsys.readouterr().out.splitlines()[-1] == said
 
 
 def test_a_runs_jobs_come_oldest_first(tmp_path: Path) -> None:
