@@ -1,7 +1,5 @@
-"""Plan -> the text of the manifests, with everything refused that the pods could not see or get.
-
-Pure but for the files it reads: the settings file and `.env`.
-"""
+"""Plan -> the text of the manifests; anything that the pods could not see or get is refused. Pure but for the files
+it reads: the settings file and `.env`."""
 
 from __future__ import annotations
 
@@ -30,16 +28,16 @@ from trainer.files import once, read_typed
 from trainer.outcome import ConfigError
 from trainer.settings import say
 
-# Names in .env that are true on this machine only, or that the plan says in its own words.
+# Names in .env that are valid on this machine only, or that the plan sets itself.
 NOT_HANDED_ON = ("HF_HOME", "CUDA_VISIBLE_DEVICES", "ACCELERATE_CONFIG", "CONFIG_FILE")
 
 
 def complete(spec: JobSpec, cluster: Cluster, project_dir: Path, *, hashed: bool) -> JobSpec:
-    """The request as a pod is told it; `hashed` makes its run id from all that is rendered. Raises ConfigError when no
-    pod could see what it names."""
+    """The request in the form for a pod; `hashed` derives its run id from everything that is rendered. Raises
+    ConfigError when no pod could see the files that it names."""
     _refuse_unseen(spec, cluster, project_dir)
     settings = _read_settings(spec, project_dir)
-    # In the image the checkout is elsewhere. Who renders, and where, changes nothing.
+    # In the image the checkout has another path. The result does not depend on who renders, or where.
     spec = spec.but(project_dir=WORK_DIR, environment=tuple(sorted(_handed_on(spec, project_dir).items())))
     if not hashed:
         return spec
@@ -49,7 +47,7 @@ def complete(spec: JobSpec, cluster: Cluster, project_dir: Path, *, hashed: bool
 
 
 def plan(spec: JobSpec, cluster: Cluster, project_dir: Path) -> Plan:
-    """The choice for a request that is complete. Raises ConfigError when no pod could run it."""
+    """The plan for a complete request. Raises ConfigError when no pod could run it."""
     planned = choose(spec)
     if not spec.resources.ask_mem:
         raise ConfigError(
@@ -70,8 +68,8 @@ def plan(spec: JobSpec, cluster: Cluster, project_dir: Path) -> Plan:
 
 
 def render(planned: Plan, cluster: Cluster, project_dir: Path, job_ids: Sequence[str] = (), *, slot: str = "") -> str:
-    """The manifest; `job_ids` are the run's Jobs so far, `slot` that of a sweep's member. Raises ConfigError without an
-    image, which a plan does not need."""
+    """The manifest; `job_ids` are the run's Jobs so far, `slot` the slot of a sweep's member. Raises ConfigError
+    without an image, which a plan does not need."""
     image = planned.spec.container.image
     if not image or on_disk(image):
         said = f"IMAGE={image}: pods cannot run a file" if image else "no image"
@@ -81,7 +79,7 @@ def render(planned: Plan, cluster: Cluster, project_dir: Path, job_ids: Sequence
 
 
 def notes(spec: JobSpec, cluster: Cluster) -> list[str]:
-    """Sentences for a person about the manifest."""
+    """Notes about the manifest for a person."""
     found = _gpu_notes(spec, cluster) if spec.resources.device == "cuda" else []
     if spec.resources.nodes > 1 and not cluster.pvc_access:
         found.append(f"claim {claim_name(spec)} must be {WIDE} for {spec.resources.nodes} nodes")
@@ -93,13 +91,13 @@ def _handed_on(spec: JobSpec, project_dir: Path) -> dict[str, str]:
 
 
 def _refuse_unseen(spec: JobSpec, cluster: Cluster, project_dir: Path) -> None:
-    """Raises ConfigError for what is on this machine and not in the pod."""
+    """Raises ConfigError for files that are on this machine and not in the pod."""
     places = ", ".join(["data/ and models/ in the claim", *(volume.mount for volume in cluster.volumes)])
     if not mounted(spec.data, cluster):
         raise ConfigError(
             f"pods see {places}", name="DATA", given=spec.data, advice="copy it there and say DATA=data/..."
         )
-    # models/x is the claim's, like everything in a mounted place.
+    # models/x lies in the claim, as all mounted places do.
     if not mounted(spec.model, cluster) and not is_hub_id(spec.model):
         raise ConfigError(
             f"pods see {places}", name="MODEL", given=spec.model, advice="copy it there, or give a hub id"
@@ -119,7 +117,7 @@ def _refuse_unseen(spec: JobSpec, cluster: Cluster, project_dir: Path) -> None:
 
 
 def _refuse_unseen_settings(told: Mapping[str, object], cluster: Cluster) -> None:
-    """Raises ConfigError for a folder that the settings file, `.env` or ENVIRONMENT names and no pod has."""
+    """Raises ConfigError for a folder that the settings file, `.env` or ENVIRONMENT names and that no pod has."""
     if "TMPDIR" in told:
         raise ConfigError("ENVIRONMENT: TMPDIR is not to be set here: the pod has a writable /tmp and nothing else")
     folders = [spelled for name, setting in SETTINGS.items() if setting.folder for spelled in (name, setting.env)]
@@ -168,7 +166,8 @@ def _from_env_file(project_dir: Path) -> dict[str, str]:
 
 
 def _gpu_notes(spec: JobSpec, cluster: Cluster) -> list[str]:
-    """Where the scheduler may give other GPUs than were asked for, or look for some that no one sells."""
+    """Notes about cases in which the scheduler may assign other GPUs than requested, or search for a size that is not
+    sold."""
     resources = spec.resources
     notes = []
     kind = resources.gpu_type
@@ -186,7 +185,7 @@ def _gpu_notes(spec: JobSpec, cluster: Cluster) -> list[str]:
             "may take any; say gpu_feature_discovery: true or gpu_selectors: in k8s/site.yaml"
         )
     elif kind:
-        # No pattern can be asked for: a label is one of some, or greater than a number.
+        # Node labels allow no patterns: a label is one of a list, or greater than a number.
         notes.append(
             f"nothing in the manifest asks for {kind}, only for its memory: any GPU that holds as much may come; say "
             f"gpu_selectors: {{{kind}: {{{GPU}.product: ...}}}} in k8s/site.yaml, with the product that "

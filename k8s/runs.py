@@ -1,4 +1,4 @@
-"""The runs in a namespace, found by their labels: how they stand, their logs, and which can go on."""
+"""The runs in a namespace, found by their labels: their states, their logs, and which of them can be resumed."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from trainer.outcome import ConfigError
 from trainer.progress_file import MOST_BYTES, PROGRESS_FILE, Progress, parse_progress
 
 FAILED_LINES = 20
-FEW = 4  # Jobs that are deleted one by one, which says each and needs no right to delete collections
+FEW = 4  # up to so many Jobs are deleted one by one, which names each and needs no right to delete collections
 ASKED_AT_ONCE = 8
 ASK_S = 2.0
 STAMP = "%Y-%m-%dT%H:%M:%SZ"
-RESUMED_KEY = "resumed"  # in the ConfigMap: when the last job was asked for
+RESUMED_KEY = "resumed"  # in the ConfigMap: the time at which the last job was requested
 STARTING_S = 30
-"""How long a job that was asked for and is not there may be somebody's that is just being made."""
+"""Seconds during which a requested but missing job may be one that somebody is just creating."""
 
 
 def status_of(kubectl: Kubectl, run: Run, objects: Objects) -> RunStatus:
@@ -58,16 +58,16 @@ def status_of(kubectl: Kubectl, run: Run, objects: Objects) -> RunStatus:
 
 
 def _progress(kubectl: Kubectl, run: Run, pod: Object | None, *, ended: bool) -> tuple[Progress | None, str]:
-    """(how far the run is, why nobody can say). `pod` is the newest of its first node that has started.
+    """(how far the run is, why that is unknown or ""). `pod` is the newest started pod of the run's first node.
 
-    progress.json lies in the claim. A pod that runs is asked for it; one that has ended left it in its status, unless
-    it was killed.
+    progress.json lies in the claim. A running pod is asked for it; an ended pod left it in its status, unless it was
+    killed.
     """
     if pod is not None and pod["status"].get("phase") == "Running":
         try:
             return parse_progress(kubectl.read_file(pod, f"{run.spec.run_dir}/{PROGRESS_FILE}", MOST_BYTES)), ""
         except KubectlError as error:
-            # kubectl gives no reason for it: two ways of asking were refused.
+            # kubectl gives no reason: two ways of asking were refused.
             forbidden = "reading it from the pod takes the right to create pods/exec, which you lack here"
             return None, f"not known: {forbidden if 'pods/exec' in error.said else error}"
     progress = parse_progress(left_behind(pod)) if pod is not None else None
@@ -76,7 +76,7 @@ def _progress(kubectl: Kubectl, run: Run, pod: Object | None, *, ended: bool) ->
 
 
 def _made(job: Job) -> Sequence[str]:
-    """Which outcomes are there. The claim cannot be looked into from here."""
+    """The outcomes that exist. This machine cannot read the claim."""
     if job.state == GONE:
         return ("an adapter perhaps: only the claim can tell",)
     return OUTCOMES if job.state == COMPLETED else ()
@@ -88,7 +88,7 @@ def place_of(run: Run) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runs:
-    """A launcher.scheduler.Place: a namespace. What its methods see of a Job's end, they keep with the run."""
+    """A launcher.scheduler.Place: a namespace. Its methods keep every end of a Job that they see with the run."""
 
     kubectl: Kubectl
     where: str = "this namespace"
@@ -118,14 +118,14 @@ class Runs:
     def statuses(self, runs: Sequence[Run]) -> Sequence[RunStatus]:
         there = find_objects(self.kubectl, runs)
         keep_ends(self.kubectl, runs, [there.ends_of(run) for run in runs])
-        with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:  # each running pod is asked how far it is
+        with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:  # each running pod is asked for its progress
             return list(pool.map(lambda run: status_of(self.kubectl, run, there), runs))
 
     def cancel(self, runs: Sequence[Run]) -> Cancelled:
         there = find_objects(self.kubectl, runs)
         jobs = {run.run_id: there.jobs_of(run) for run in runs}
         live = [job.job_id for run in runs for job in jobs[run.run_id] if not job.ended]
-        # An ended Job is kept with its logs, so a run that has one besides is cancelled by its Job's name.
+        # An ended Job is kept with its logs, so a run that has one too is cancelled by its Job's name.
         whole = [run for run in runs if {job.ended for job in jobs[run.run_id] if job.state != GONE} == {False}]
         at_once = whole if len(whole) > FEW else []
         singly = [job.job_id for run in runs if run not in at_once for job in jobs[run.run_id] if not job.ended]
@@ -147,14 +147,15 @@ class Runs:
         return Cancelled(job_ids=deleted, failure=failure)
 
     def _delete_at_once(self, runs: Sequence[Run]) -> list[str]:
-        """As Kubectl.delete says it: those that are gone or going now. Raises KubectlError."""
+        """KIND/NAME of the Jobs that are gone or going, in the form of Kubectl.delete. Raises KubectlError."""
         namespace = str(runs[0].config_map["metadata"]["namespace"])
         self.kubectl.delete_jobs([run.run_id for run in runs], namespace)
         left = {name_of(job) for job in self.kubectl.find("jobs") if "deletionTimestamp" not in job["metadata"]}
         return [f"job.batch/{job_id}" for run in runs for job_id in run.job_ids if job_id not in left]
 
     def follow(self, run: Run) -> None:
-        """The first node's pods one after the other, the last one followed until the Job has ended."""
+        """Print the logs of the first node's pods one after another, and follow the last one until the Job has
+        ended."""
         printed: set[str] = set()
         last = ""
         there = find_objects(self.kubectl, [run])
@@ -169,7 +170,7 @@ class Runs:
             last = job.text
             if job.ended:
                 self._print_others([pod for pod in pods if name_of(pod) not in printed])
-                # Read anew: others have looked at the run since, and kept what they saw.
+                # Read again: other verbs may have written ends in the meantime.
                 if found := self.named(run.run_id):
                     keep_ends(self.kubectl, found.runs, [there.ends_of(one) for one in found.runs])
                 return
@@ -177,7 +178,7 @@ class Runs:
             there = self._look_again(run) or there
 
     def _look_again(self, run: Run) -> Objects | None:
-        """None when the server does not answer: it may be away for a while."""
+        """The present objects; None when the server does not answer, since it may be away for a while."""
         try:
             return find_objects(self.kubectl, [run])
         except KubectlError as error:
@@ -186,7 +187,7 @@ class Runs:
 
     @contextlib.contextmanager
     def held(self, found: Found[Run], words: WordsOf) -> Iterator[Sequence[Run]]:
-        """When two resume a run at once, one is refused: the ConfigMap takes one new job id at a time."""
+        """When two persons resume a run at once, one is refused: the ConfigMap accepts one new job id at a time."""
         there = find_objects(self.kubectl, found.runs)
         refused = [_needs_no_job(run, there, words) for run in found.runs]
         left = [run for run, said in zip(found.runs, refused, strict=True) if not said]
@@ -203,26 +204,26 @@ class Runs:
         return run.spec
 
     def _print_others(self, pods: Sequence[Object]) -> None:
-        """The end of what other nodes' pods said before they failed: the reason may stand there alone."""
+        """Print the end of the logs of other nodes' failed pods: the reason may be only there."""
         for pod in pods:
             if pod["status"].get("phase") == "Failed":
                 print(f"-- {name_of(pod)}")
             pass_on(io.BytesIO(self.kubectl.log(pod, FAILED_LINES).encode()))
 
     def _readable(self) -> list[Run]:
-        """Oldest first."""
+        """The readable runs, oldest first."""
         return [run for found in self.kubectl.find("configmaps") if (run := readable(found))]
 
 
 def place(given: Words, environ: Words, project_dir: Path) -> Runs:
-    """Raises ConfigError for a wrong NAMESPACE or site file."""
+    """The runs of the given namespace. Raises ConfigError for a wrong NAMESPACE or site file."""
     by_site = find_site(given, project_dir, environ).texts.get("NAMESPACE")
     asked = parse_given({k: v for k, v in {"NAMESPACE": given.get("NAMESPACE", by_site)}.items() if v})
     return Runs(kubectl=Kubectl(environ=environ, namespace=asked.namespace))
 
 
 def _needs_no_job(run: Run, there: Objects, words: WordsOf) -> str:
-    """Why not; nothing where it may be resumed."""
+    """Why a run may not be resumed; "" when it may."""
     jobs = there.jobs_of(run)
     for job in jobs:
         if not job.ended:
@@ -233,8 +234,8 @@ def _needs_no_job(run: Run, there: Objects, words: WordsOf) -> str:
 
 
 def _refuse_if_busy(kubectl: Kubectl, run: Run, there: Objects) -> None:
-    """Raises ConfigError when a pod of the run still saves, or somebody may be starting its job now."""
-    # A cancelled Job is gone at once, and its pods when they have saved.
+    """Raises ConfigError when a pod of the run is still saving, or somebody may be starting its job now."""
+    # A cancelled Job is gone at once, but its pods only after they have saved.
     saving = [pod for pod in there.pods if is_live(pod) and label(pod) == run.run_id]
     if lost := lost_pod(saving, there.around.nodes, time.time()):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Kubernetes as a scheduler: what it takes, and where its two parts are, each imported when it is used."""
+"""Kubernetes as a scheduler: the variables it takes, and its two parts, each imported when it is used."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
-"""Plans -> objects in the cluster. The order is the promise: what can be refused is refused before anything is created,
-the API server's own judgement included (a dry run), and when it refuses all the same nothing of ours stays.
-"""
+"""Plans -> objects in the cluster. The order is a promise: every possible refusal, including the API server's own (a
+dry run), comes before anything is created, and if the server refuses after that, no object of Trainyard stays."""
 
 from __future__ import annotations
 
@@ -22,27 +21,27 @@ from trainer.outcome import FINISHED, ConfigError
 
 
 def submit(kubectl: Kubectl, batch: Batch, text: str, notes: Sequence[str], words: WordsOf) -> int:
-    """A Target's `submit`: all of `text`, the manifests of the batch, or nothing.
+    """A Target's `submit`: creates all of `text`, the manifests of the batch, or nothing.
 
     Raises:
-        ConfigError: a run is there already, or the claim or the queue will not do.
+        ConfigError: a run exists already, or the claim or the queue is unsuitable.
         KubectlError: the cluster refused.
     """
     rehearse(kubectl, batch, text, notes)
-    # The first run's ConfigMap alone, then the rest: who creates it has the name, so two that begin at once never
-    # make half of a run each.
+    # The first run's ConfigMap is created alone, then the rest: whoever creates it owns the name, so two submits at
+    # the same time never make half of a run each.
     first, _, rest = text.partition("\n---\n")
     create(kubectl, batch, [first, rest])
     return cli.print_submitted(batch, _follow_up(batch, words))
 
 
 def create(kubectl: Kubectl, batch: Batch, texts: Sequence[str]) -> None:
-    """Make what `texts` say, one after the other. When the cluster refuses a part, what this made is deleted, and
-    nothing else: an object that was there is somebody's run.
+    """Create the objects of `texts`, one text after another. When the cluster refuses a part, only the objects that
+    this call created are deleted: an object that existed before is somebody's run.
 
     Raises:
-        ConfigError: a run is there already.
-        KubectlError: the cluster refused, or did not answer: then what it made is left for the verbs to find.
+        ConfigError: a run exists already.
+        KubectlError: the cluster refused, or did not answer; in the second case the created objects stay for the verbs.
     """
     made: list[str] = []
     try:
@@ -74,12 +73,12 @@ def resubmit(
     notes: Sequence[str],
     words: WordsOf,
 ) -> int:
-    """A Target's `resubmit`: new Jobs, and their names in the runs' ConfigMaps, all of it or nothing. `texts` are the
-    manifests of the runs.
+    """A Target's `resubmit`: creates new Jobs, and writes their names into the runs' ConfigMaps, all or nothing.
+    `texts` are the manifests of the runs.
 
     Raises:
-        ConfigError: the claim or the queue will not do.
-        KubectlError: the cluster refused, or somebody else changed a run meanwhile.
+        ConfigError: the claim or the queue is unsuitable.
+        KubectlError: the cluster refused, or somebody else changed a run in the meantime.
     """
     records: list[Object] = []
     others: list[Object] = []
@@ -113,7 +112,7 @@ def _replace(kubectl: Kubectl, records: Sequence[Object], left: Sequence[Run]) -
     try:
         kubectl.replace(records)
     except KubectlError as error:
-        # Those that were replaced before the one that was refused.
+        # The ConfigMaps that were replaced before the refused one.
         written = [run for run in left if f"/{name_of(run.config_map)} replaced" in error.printed]
         if written:
             kubectl.replace([_unversioned(run.config_map) for run in written])
@@ -124,7 +123,7 @@ def _replace(kubectl: Kubectl, records: Sequence[Object], left: Sequence[Run]) -
 
 
 def _services(kubectl: Kubectl, left: Sequence[Run]) -> set[str]:
-    """Names of the Services that the runs have already: one serves all attempts."""
+    """Names of the Services that the runs already have: one serves all attempts."""
     if all(run.spec.resources.nodes == 1 for run in left):
         return set()
     return {name_of(service) for service in kubectl.find("services", left[0].run_id if len(left) == 1 else None)}
@@ -136,7 +135,7 @@ def _with_labels(config_map: Object, more: Mapping[str, str]) -> Object:
 
 
 def _unversioned(config_map: Object) -> Mapping[str, object]:
-    """To be written whatever is there."""
+    """The ConfigMap without its version, so that it overwrites any other."""
     metadata = {key: value for key, value in config_map["metadata"].items() if key != "resourceVersion"}
     return {**config_map, "metadata": metadata}
 

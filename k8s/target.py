@@ -37,7 +37,8 @@ class Kubernetes:
 
     @property
     def parallel(self) -> int | None:
-        """Raises ConfigError for both PARALLEL and QUEUE, which says itself how many run at once."""
+        """The limit of members that run at once, or None. Raises ConfigError for both PARALLEL and QUEUE, because a
+        queue has its own limit."""
         texts = {**self.site.texts, **self.given}
         queue = parse_given({"QUEUE": texts["QUEUE"]}).queue if "QUEUE" in texts else None
         if queue and "PARALLEL" in self.given:
@@ -77,7 +78,8 @@ class Kubernetes:
         return text
 
     def ready(self, batch: Batch, *, again: bool = False) -> Batch:
-        """All that this machine can say is said by then; the cluster is asked by submit, before anything is made."""
+        """The batch, unchanged: all checks of this machine are done, and submit asks the cluster before it makes
+        anything."""
         return batch
 
     def submit(self, batch: Batch, words: WordsOf) -> int:
@@ -116,7 +118,7 @@ def _slot_again(spec: JobSpec, run: Run) -> str:
 
 
 def check(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
-    """The verb: what the cluster says to the request; creates nothing."""
+    """Runs the verb `check`: prints the cluster's answer to the request; creates nothing."""
     from k8s.cluster.kubectl import Kubectl
     from k8s.cluster.rehearsal import rehearse
 
@@ -128,7 +130,7 @@ def check(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_
 
 
 def target(given: Words, environ: Words, project_dir: Path) -> Kubernetes:
-    """Raises ConfigError for a wrong site file."""
+    """The target of a request. Raises ConfigError for a wrong site file."""
     if "SIZE" in given:
         raise ConfigError("is for make claim, leave it out", name="SIZE", given=given["SIZE"])
     return Kubernetes(

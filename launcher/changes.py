@@ -1,4 +1,4 @@
-"""The changes that `resume` makes to a run's request: those in the table of variables, the same on every scheduler."""
+"""The changes that `resume` may make to a run's request, from the table of variables, the same for every scheduler."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from planner.values import expand_home
 
 
 def changes_of(scheduler: str, given: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, Any]:
-    """JobSpec fields that a resumed run is given anew. Raises ConfigError for a value that is not allowed."""
+    """The JobSpec fields that are changed for a resumed run. Raises ConfigError for a value that is not allowed."""
     names = resumable(scheduler)
     fields = job_fields(parse_given({name: text for name, text in given.items() if name in names}))
     if fields.get("image"):
@@ -20,6 +20,6 @@ def changes_of(scheduler: str, given: Mapping[str, str], environ: Mapping[str, s
 
 
 def changed(spec: JobSpec, changes: Mapping[str, Any]) -> JobSpec:
-    """`spec` with `changes`, of which the environment adds to the run's own."""
+    """`spec` with `changes`; variables of the environment are added to the run's own."""
     added = {**dict(spec.environment), **dict(changes.get("environment", ()))}
     return spec.but(**{**changes, "environment": tuple(sorted(added.items()))})

@@ -1,4 +1,4 @@
-"""The lines that the verbs of every scheduler print beside their answer, and the words to type next."""
+"""The lines that the verbs of every scheduler print beside their answer, and the commands to type next."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from planner.table import Screen
 
 DEFAULT_SCHEDULER = "slurm"
-"""The scheduler when TO= is left out, as the Makefile has it."""
+"""The scheduler when TO= is left out, as in the Makefile."""
 LEAST_COLUMNS = 60
 
 
 def refuse_others(given: Mapping[str, str], takes: Sequence[str]) -> None:
-    """Raises ConfigError for a variable that says nothing to a verb that `takes` these."""
+    """Raises ConfigError for a variable that the verb does not take; it `takes` only these."""
     odd = next((name for name in given if name not in takes), None)
     if odd and "TIME" in takes and BY_NAME[odd].field:
         raise ConfigError(
@@ -55,13 +55,13 @@ def print_plan(plan: Plan, form: str | None) -> int:
 
 
 def print_submitted(batch: Batch, lines: Sequence[str]) -> int:
-    """Print the choice, its notes, and `lines`, which say what to type next."""
+    """Print the choice, its notes, and `lines`, which tell what to type next."""
     print("\n".join([batch_text(batch), "", *lines]))
     return FINISHED
 
 
 def batch_text(batch: Batch) -> str:
-    """The choice, for a terminal."""
+    """The choice as text for a terminal."""
     if batch.sweep:
         from launcher.grid import plan_table
 
@@ -72,8 +72,8 @@ def batch_text(batch: Batch) -> str:
 
 
 def make_environment(spec: JobSpec, environ: Mapping[str, str]) -> None:
-    """Makes the environment of the checkout that a job runs in where it is missing or its pins have changed, which
-    takes minutes. Raises ConfigError when it cannot be made; make-env.sh has said why on stderr."""
+    """Make the checkout's environment for a job if it is missing or its pins have changed, which takes minutes.
+    Raises ConfigError when it cannot be made; make-env.sh has then printed the reason on stderr."""
     import subprocess
 
     command = ["sh", "make-env.sh", spec.resources.device]
@@ -84,7 +84,7 @@ def make_environment(spec: JobSpec, environ: Mapping[str, str]) -> None:
 
 
 def screen() -> Screen:
-    """Standard output as a screen: a terminal, else paper."""
+    """The screen of standard output: the terminal, or PAPER for a file or a pipe."""
     from planner.table import PAPER, Screen
 
     if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb":
@@ -112,7 +112,7 @@ def to_words(scheduler: Scheduler[Any, Any]) -> list[str]:
 
 
 def follow_up(words: str, *, cancel: str) -> list[str]:
-    """The commands after submit. `words` are what they take, `cancel` is the scheduler's own way."""
+    """The commands after submit. `words` are their arguments, `cancel` is the scheduler's own command."""
     return [
         f"status  make status {words}",
         f"follow  make logs {words}",
@@ -130,13 +130,13 @@ def fresh_suffix() -> str:
 
 
 def say_open(project_dir: Path) -> None:
-    """Whether others can read the secrets in `.env`, for verbs that read it."""
+    """Print a warning if others can read the secrets in `.env`, for verbs that read it."""
     path = project_dir / ".env"
-    with contextlib.suppress(ConfigError):  # whoever needs it says what is wrong with it
+    with contextlib.suppress(ConfigError):  # the code that needs .env reports its mistakes
         for notice in open_to_others(path, read_env_file(path)):
             say(notice)
 
 
 def say(text: str) -> None:
-    """One line beside the answer."""
+    """Print one line beside the answer."""
     print(f"trainyard: {told(text)}", file=sys.stderr, flush=True)

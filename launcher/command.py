@@ -1,8 +1,8 @@
 """`python -m slurm VERB [options]`, for every scheduler: verbs by name, variables, one line for an error, exit codes.
 
-VERBS are written once, for every scheduler; a scheduler adds OWN ones. stdout carries the answer and nothing else; what
-went wrong is one line on stderr. Exit codes: 0 done, 78 the request is wrong (nothing was written), 75 a run of this
-machine that was stopped, 1 anything else.
+VERBS are shared by all schedulers; a scheduler adds its OWN. stdout carries only the answer; an error is one line on
+stderr. Exit codes: 0 done, 78 the request is wrong (nothing was written), 75 a run of this machine that was stopped,
+1 anything else.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from trainer.verbs import load, nobody_reads
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verb:
-    """A word that a command line may begin with."""
+    """The first word of a command line."""
 
     help: str
     act: str
-    """module:function, imported when it is used. It takes the scheduler, what was given, as text by variable name, the
+    """module:function, imported when it is used. It takes the scheduler, the given texts by variable name, the
     environment and the checkout, and returns an exit code."""
     sweeps: bool = False
-    """Whether it takes GRID and the other variables of a sweep."""
+    """Whether the verb takes GRID and the other variables of a sweep."""
     alone: bool = False
-    """Whether it reads the words of its command line itself, and takes nothing else."""
+    """Whether the verb parses its own command line; its function then takes only those words."""
 
 
-# In the order in which they are typed.
+# In the order in which people type them.
 VERBS: Mapping[str, Verb] = {
     "plan": Verb(help="explain which configuration fits and why", act="launcher.starting:plan", sweeps=True),
     "render": Verb(help="print the job's script, manifest or command", act="launcher.starting:render", sweeps=True),
@@ -64,7 +64,8 @@ def main(
     project_dir: Path,
     own: Mapping[str, Verb] = NO_MORE,
 ) -> int:
-    """The command line of `python -m` with the scheduler's name, which has `own` verbs beside VERBS."""
+    """Runs the command line of `python -m` for the scheduler, with its `own` verbs beside VERBS; returns the exit
+    code."""
     sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # a script's bytes whatever the locale
     try:
         code = _run(scheduler, {**VERBS, **own}, argv, environ, project_dir)

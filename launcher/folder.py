@@ -1,5 +1,5 @@
-"""Runs that lie in a folder of this machine, for schedulers that share a disk with their jobs: the half of a Place that
-reads them and keeps two from resuming one, and how the folder of a new run is made."""
+"""Runs in a folder of this machine, for schedulers that share a disk with their jobs: the part of a Place that reads
+them and prevents two resumes of one run, and the creation of a new run's folder."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ LOCK_NAME = ".resuming"
 
 
 def output_folder(given: Words, environ: Words, project_dir: Path) -> Path:
-    """The folder of runs that OUTPUT names, or the usual one."""
+    """The folder of runs that OUTPUT names, or the default."""
     return project_dir / expand_home(parse_given(given).output or DEFAULT_OUTPUT, environ)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FolderOfRuns:
-    """The half of a Place that finds runs: the folder that OUTPUT names."""
+    """The part of a Place that finds runs, in the folder that OUTPUT names."""
 
     output: Path
     project_dir: Path
@@ -55,17 +55,17 @@ class FolderOfRuns:
         return [_readable(folder) or folder.name for folder in folders[:most]], len(folders)
 
     def refreshed(self, runs: Sequence[Run]) -> Sequence[Run]:
-        """Those runs as their records now are. Raises SchedulerError where the scheduler has to be asked, and does not
+        """The runs with their present records. Raises SchedulerError when the scheduler must be asked and does not
         answer."""
         return [read_run(run.folder) for run in runs]
 
     def jobs(self, runs: Sequence[Run]) -> Sequence[Sequence[Job]]:
-        """Their jobs, oldest first. Raises SchedulerError where the scheduler does not answer."""
+        """The jobs of each run, oldest first. Raises SchedulerError when the scheduler does not answer."""
         raise NotImplementedError
 
     @contextlib.contextmanager
     def held(self, found: Found[Run], words: WordsOf) -> Iterator[Sequence[Run]]:
-        """The runs of it that can go on: a Place's `held`."""
+        """The runs of `found` that can be resumed: a Place's `held`."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(resume_lock(found.sweep.folder if found.sweep else found.runs[0].folder))
             runs = self.refreshed(found.runs)
@@ -89,7 +89,7 @@ class FolderOfRuns:
             yield left
 
     def spec_of(self, run: Run) -> JobSpec:
-        """The request in its run.json, to be run where the folder lies now. Raises ConfigError."""
+        """The request in the run's run.json, for the present place of its folder. Raises ConfigError."""
         refuse_anothers(run.folder / RECORD_NAME)
         spec = read_spec(run.record["spec"], project_dir=self.project_dir, source=str(run.folder / RECORD_NAME))
         if (self.project_dir / spec.run_dir).resolve() != run.folder.resolve():
@@ -99,7 +99,7 @@ class FolderOfRuns:
 
 @contextlib.contextmanager
 def resume_lock(folder: Path) -> Iterator[None]:
-    """Refuses a second process that resumes the same run at the same time: two jobs in one folder would spoil it."""
+    """Refuses a second process that resumes the same run at the same time, because two jobs would spoil the folder."""
     lock = folder / LOCK_NAME
     try:
         os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
@@ -114,13 +114,13 @@ def resume_lock(folder: Path) -> Iterator[None]:
 
 
 def folders_of(batch: Batch) -> list[Path]:
-    """The folders that a new batch will make: that of a sweep first, then those of the runs."""
+    """The folders that a new batch will make: first that of a sweep, then those of the runs."""
     runs = [Path(plan.spec.project_dir, plan.spec.run_dir) for plan in batch.plans]
     return [batch.sweep.folder, *runs] if batch.sweep else runs
 
 
 def refuse_taken(batch: Batch) -> None:
-    """Raises ConfigError where one of the folders is there."""
+    """Raises ConfigError when one of the folders exists."""
     for folder in folders_of(batch):
         if os.path.lexists(folder):
             raise _taken(batch.name, folder)
@@ -128,7 +128,7 @@ def refuse_taken(batch: Batch) -> None:
 
 @contextlib.contextmanager
 def new_folders(batch: Batch, keep: type[Exception] | tuple[()] = ()) -> Iterator[list[Path]]:
-    """The folders of a new batch, made for the block, and removed again, with what is in them, when it fails with
+    """The folders of a new batch, made for the block, and removed with their content when the block fails with
     another error than `keep`.
 
     Raises:
@@ -154,7 +154,7 @@ def new_folders(batch: Batch, keep: type[Exception] | tuple[()] = ()) -> Iterato
             shutil.rmtree(folder, ignore_errors=True)
         for folder in above:
             with contextlib.suppress(OSError):
-                folder.rmdir()  # not one that another submit uses by now
+                folder.rmdir()  # fails if another submit uses the folder by now
         if isinstance(error, OSError):
             raise SchedulerError(f"cannot write {error.filename or folders[0]}: {error.strerror}") from error
         raise

@@ -1,9 +1,9 @@
-"""A sweep: runs that differ in a few variables, planned, started and looked at together.
+"""A sweep: runs that differ in a few variables, planned, started and shown together.
 
     make sweep GRID="LEARNING_RATE=1e-4,2e-4 LORA=low,medium"
 
-A member is a run like any other, called `<sweep id>-<index>`: its own folder, plan, checkpoints and W&B run. The
-folder called as the sweep itself holds sweep.json, which says what its members differ in.
+A member is an ordinary run, called `<sweep id>-<index>`: its own folder, plan, checkpoints and W&B run. The folder
+with the sweep's own name holds sweep.json, which lists the values of its members.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ PlanOf = Callable[[JobSpec], Plan]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sweep:
-    """Members that are planned and not yet begun."""
+    """The planned members of a sweep, before they begin."""
 
     sweep_id: str
     values: tuple[Values, ...]
     """The values in which each member differs, as text by variable name."""
     plans: tuple[Plan, ...]
     parallel: int
-    """Members that run at once, at most."""
+    """The most members that run at once."""
     config: Mapping[str, Any] | None = None
     """Configuration of the W&B sweep whose trials the members take."""
     chooses: str = ""
-    """The parameters that W&B chooses from, for a terminal."""
+    """The parameters that W&B chooses from, as text for a terminal."""
 
     @property
     def folder(self) -> Path:
@@ -66,7 +66,7 @@ def read_grid(text: str, given: Mapping[str, str]) -> tuple[Values, ...]:
     """Every combination of the listed values; the last name changes fastest.
 
     Raises:
-        ConfigError: not NAME=value,value ..., a name that is not for grids or `given` beside it, too many members.
+        ConfigError: not NAME=value,value ..., a name that is not for grids or is also in `given`, too many members.
     """
     try:
         words = shlex.split(text)
@@ -99,7 +99,7 @@ def read_grid(text: str, given: Mapping[str, str]) -> tuple[Values, ...]:
 def plan_grid(
     given: Mapping[str, str], spec_of: SpecOf, plan_of: PlanOf, run_suffix: str | None, parallel: int | None
 ) -> Sweep:
-    """The members of GRID, each planned on its own.
+    """The members of GRID, each planned separately.
 
     Raises:
         ConfigError: the grid or a member, which is named, cannot be planned.
@@ -126,9 +126,9 @@ def plan_members(
     parallel: int | None,
     **of_wandb: Any,
 ) -> Sweep:
-    """A sweep of `specs`, which differ in `values`. Its id is RUN if given, else made as a run's is: from the suffix of
-    a new run, or from what was `asked`, so that the same words give the same id. `parallel` run at once; None: PARALLEL
-    says how many.
+    """A sweep of `specs`, which differ in `values`. Its id is RUN if given, else it is made like a run's: from the
+    suffix of a new run, or from the text `asked`, so that the same words give the same id. `parallel` members run at
+    once; None means as many as PARALLEL says.
 
     Raises:
         ConfigError: RUN is too long for a sweep, or a member, which is named, cannot be planned.
@@ -149,7 +149,8 @@ def plan_members(
 
 
 def check_files(plans: Sequence[Plan]) -> None:
-    """`check_planned` of one of those that read the same files and are told the same: reading records takes a while.
+    """`check_planned` for one plan of each group that reads the same files with the same settings, since reading
+    records takes a while.
 
     Raises:
         ConfigError: a model without weights, settings that contradict a plan, unusable data.
@@ -166,12 +167,12 @@ def check_files(plans: Sequence[Plan]) -> None:
 
 
 def plan_table(sweep: Sweep) -> str:
-    """The members, what each has for itself and how it will run."""
+    """A table of the members, with each one's own values and its plan."""
     names = list(dict.fromkeys(name for own in sweep.values for name in own))
     rows = [("member", *names, "configuration", "micro-batch", "accumulation", "peak", "of GiB")]
     for index, (own, plan) in enumerate(zip(sweep.values, sweep.plans, strict=True)):
         if sweep.chooses and index:
-            break  # all are alike until they have their trials
+            break  # all members are alike until they have their trials
         chosen = plan.chosen
         sizes = (str(chosen.micro_batch_size), str(chosen.gradient_accumulation_steps))
         memory = (gib(chosen.estimate.peak_bytes), gib(chosen.usable_bytes))
@@ -199,12 +200,12 @@ def said(values: Values) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recorded:
-    """A sweep that lies on disk."""
+    """A sweep read from disk."""
 
     folder: Path
     parallel: int
     values: tuple[Values, ...]
-    """By member."""
+    """The values of each member."""
     wandb: str | None
     """entity/project/id of the W&B sweep that gives the members their values."""
 
@@ -216,12 +217,12 @@ class Recorded:
         return self.folder.with_name(f"{self.sweep_id}-{index}")
 
     def own(self, index: int) -> Values:
-        """The values of one member, once its trial has told them. Raises ConfigError for a spoilt file."""
+        """The values of one member; for a W&B sweep once its trial is known. Raises ConfigError for a damaged file."""
         trial = read_trial(self.member_folder(index)) if self.wandb else None
         return {k: word(v) for k, v in trial.values.items()} if trial else self.values[index]
 
     def members(self) -> list[Run]:
-        """Raises ConfigError when a run.json is not what was written."""
+        """The members' runs. Raises ConfigError for a damaged run.json."""
         return [read_run(self.member_folder(index)) for index in range(len(self.values))]
 
 
@@ -231,7 +232,7 @@ def write_sweep(sweep: Sweep) -> None:
 
 
 def read_sweep(folder: Path) -> Recorded | None:
-    """The sweep of that folder; None when it holds none. Raises ConfigError when its record was spoilt."""
+    """The sweep of that folder; None when it holds none. Raises ConfigError when its record is damaged."""
     path = folder / SWEEP_RECORD
     if not path.is_file():
         return None
@@ -248,8 +249,8 @@ def read_sweep(folder: Path) -> Recorded | None:
 
 
 def read_result(folder: Path) -> tuple[float | None, int] | None:
-    """(action accuracy on the records held out, last step) of a run that has ended; None before that, and where its
-    file says what cannot be."""
+    """(held-out action accuracy, last step) of a run that has ended; None before that, and for a file with impossible
+    values."""
     try:
         found = read_json(folder / METRICS_FILE)
         accuracy = found["after"]["accuracy"] if found["after"] else None
@@ -262,14 +263,16 @@ def read_result(folder: Path) -> tuple[float | None, int] | None:
 
 
 def _number(value: object, *, most: int) -> float:
-    """From 0 to `most`. Raises ValueError for what else JSON may hold: true, text, NaN, 1e400, hundreds of digits."""
+    """A number from 0 to `most`. Raises ValueError for other JSON values: true, text, NaN, 1e400, hundreds of
+    digits."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
         raise ValueError(f"no number from 0 to {most}")
     return value
 
 
 def results_table(sweep: Recorded, states: Sequence[tuple[str, str]], todo: str) -> str:
-    """Members with their (state, last step), the best first and those without a score last; then what to type."""
+    """A table of the members with their (state, last step), the best first and those without a score last; then what
+    to type."""
     values = [sweep.own(index) for index in range(len(sweep.values))]
     names = list(dict.fromkeys(name for own in values for name in own))
     results = [read_result(sweep.member_folder(index)) for index in range(len(sweep.values))]

@@ -1,7 +1,7 @@
-"""Where things are in the image. docker/Dockerfile makes these places; docker-run, slurm and k8s mount and set them.
+"""The paths in the image. docker/Dockerfile makes these places; docker-run, slurm and k8s mount and set them.
 
-The working directory looks like a checkout, with `accelerate_configs/` in it, so a plan's command line and relative
-paths are the same words inside and outside. Nothing but RUNS_DIR, CACHE_DIR and TMP_DIR needs to be writable; the image
+The working directory looks like a checkout, with `accelerate_configs/` in it, so that a plan's command line and
+relative paths are the same inside and outside. Only RUNS_DIR, CACHE_DIR and TMP_DIR need to be writable; the image
 works under any uid and with a read-only root.
 """
 
@@ -14,12 +14,12 @@ UID = 10001
 
 PYTHON = "/opt/trainyard/bin/python"
 SUPERVISE = (PYTHON, "-m", "trainer.supervise", "--")
-"""The image's entry point; what follows is a plan's `accelerate launch ...`."""
+"""The image's entry point; its arguments are a plan's `accelerate launch ...`."""
 
 WORK_DIR = "/workspace"
 RUNS_DIR = f"{WORK_DIR}/runs"  # writable: checkpoints, logs, results
 DATA_DIR = f"{WORK_DIR}/data"  # may be read-only
-CACHE_DIR = "/cache"  # writable; worth keeping between runs, since downloaded models are in it
+CACHE_DIR = "/cache"  # writable; worth keeping between runs, since it holds downloaded models
 TMP_DIR = "/tmp"
 
 ENVIRONMENT = {
@@ -34,8 +34,8 @@ ENVIRONMENT = {
     "XDG_CACHE_HOME": f"{CACHE_DIR}/xdg",
     "TMPDIR": TMP_DIR,
 }
-"""Every writable place by the variable that names it. The image bakes these and no other setting, so that it never
-wins over a scheduler's environment."""
+"""Every writable place by the variable that names it. The image sets only these variables, so that it never overrides
+a scheduler's environment."""
 
 
 def local_name(device: str) -> str:

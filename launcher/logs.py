@@ -1,4 +1,4 @@
-"""A log that is a file on this machine, printed while it grows."""
+"""Prints a log that is a file on this machine while it grows."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from trainer.text import printable
 
 READ_EVERY_S = 0.3
 COLOUR, NEW_LINE = re.compile(r"\x1b\[[0-9;]*m"), re.compile(r"\r*\n|\r")
-# A scheduler is asked seldom and ever more seldom: a controller serves many who wait.
+# A scheduler is asked at growing intervals, since a controller serves many waiting users.
 ASK_FIRST_S, ASK_LAST_S = 1.0, 15.0
 
 
 def follow(log: Path, ask: Callable[[], Job], *, before: Sequence[Path] = ()) -> None:
-    """Print what is in `before`, then `log` until its job has ended; `ask` says how the job stands. A job that is
-    started again appends to the same file.
+    """Print the contents of `before`, then `log` until its job has ended; `ask` returns the job's state. A job that
+    is started again appends to the same file.
 
     Raises:
         SchedulerError: the scheduler does not answer the first time. Later it may be away for a while.
-        ConfigError: what lies there is no file.
+        ConfigError: the log's path is not a file.
     """
     for earlier in before:
         _copy(earlier, 0)
@@ -42,7 +42,7 @@ def follow(log: Path, ask: Callable[[], Job], *, before: Sequence[Path] = ()) ->
             last = state
             ask_at = time.monotonic() + pause
             pause = min(pause * 1.5, ASK_LAST_S)
-        # After the question: what a job wrote before it ended is in the file by now.
+        # After asking: everything that a job wrote before it ended is in the file by now.
         at = _copy(log, at)
         if ended:
             return
@@ -50,7 +50,7 @@ def follow(log: Path, ask: Callable[[], Job], *, before: Sequence[Path] = ()) ->
 
 
 def _stand(ask: Callable[[], Job], *, first: bool) -> tuple[str, str, bool]:
-    """(state, what to say of it, whether it has ended). A controller that restarts meanwhile ends nothing."""
+    """(state, its text, whether the job has ended). A restart of the controller in the meantime is no error."""
     try:
         job = ask()
     except SchedulerError as error:
@@ -61,9 +61,9 @@ def _stand(ask: Callable[[], Job], *, first: bool) -> tuple[str, str, bool]:
 
 
 def _copy(log: Path, start: int) -> int:
-    """Everything in `log` from byte `start` on, to stdout; returns where the next copy begins."""
+    """Print `log` from byte `start` on; returns where the next copy begins."""
     try:
-        # Opened anew each time, which makes NFS ask the server.
+        # Opened again each time, which makes NFS ask the server.
         file = regular(log).open("rb")
     except FileNotFoundError:
         return start
@@ -75,10 +75,10 @@ def _copy(log: Path, start: int) -> int:
 
 
 def pass_on(stream: IO[bytes]) -> int:
-    """A log to stdout, with what a terminal would act on written as escapes: libraries and records speak there, too.
-    Returns how many bytes that were. Colours are left out, and what was drawn over stands in lines of its own."""
+    """Print a log, with characters that a terminal would act on escaped, since libraries and records write to it,
+    too. Returns the number of bytes read. Colours are left out, and overwritten text becomes lines of its own."""
     decoder, count = codecs.getincrementaldecoder("utf-8")("backslashreplace"), 0
-    # read1: what there is, without waiting for more.
+    # read1: the available bytes, without waiting for more.
     while block := stream.read1(1 << 16):  # type: ignore[attr-defined]
         count += len(block)
         sys.stdout.write(_shown(decoder.decode(block)))

@@ -1,7 +1,7 @@
-"""The folders of its node that a container sees, the same under docker, podman, apptainer and pyxis.
+"""The folders of a node that a container sees, the same under docker, podman, apptainer and pyxis.
 
-A relative path lies in the checkout outside and in the image's WORK_DIR inside, an absolute one is the same on both
-sides, so a plan's command is the same words too. No home is mounted.
+A relative path lies in the checkout outside and in the image's WORK_DIR inside; an absolute path is the same on both
+sides, so a plan's command is the same too. No home is mounted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PLACES = (image.PYTHON, f"{image.WORK_DIR}/accelerate_configs", "/usr/bin/env", 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mount:
-    """A file or folder of the node that is seen inside."""
+    """A file or folder of the node that is visible inside."""
 
     source: str
     target: str
@@ -30,7 +30,7 @@ class Mount:
 
 
 def mounts(spec: JobSpec) -> tuple[Mount, ...]:
-    """The folders seen inside besides .env and TMPDIR; parents before their children."""
+    """The folders visible inside besides .env and TMPDIR; parents before their children."""
     # Pictures lie beside a file of records.
     to_read = [
         *record_folders(spec.data),
@@ -50,7 +50,7 @@ def mounts(spec: JobSpec) -> tuple[Mount, ...]:
 
 
 def check_mounts(spec: JobSpec) -> None:
-    """Raises ConfigError when something would be mounted over what the image needs."""
+    """Raises ConfigError when a mount would hide files that the image needs."""
     for mount in mounts(spec):
         if hidden := [place for place in PLACES if PurePosixPath(place).is_relative_to(mount.target)]:
             raise ConfigError(
@@ -65,12 +65,12 @@ def placed(spec: JobSpec, path: str, *, read_only: bool = False) -> Mount:
 
 
 def env_file(spec: JobSpec) -> Mount:
-    """Secrets go in as a file, read by the supervisor; it may not be there."""
+    """The mount of .env: secrets go in as a file, read by the supervisor; the file may be missing."""
     return placed(spec, ".env", read_only=True)
 
 
 def cache_folder(spec: JobSpec) -> str:
-    """Beside the runs, for all of them."""
+    """The cache folder beside the runs, shared by all of them."""
     return os.path.normpath(os.path.join(spec.project_dir, spec.output, CACHE_NAME))
 
 

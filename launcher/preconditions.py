@@ -1,4 +1,4 @@
-"""A planned job looked at as its ranks will see it, before anything is submitted or started."""
+"""Checks a planned job as its ranks will see it, before anything is submitted or started."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ MOST_NAMED = 3
 
 
 def check_planned(plan: Plan) -> None:
-    """Raises ConfigError for a model without weights, settings that contradict the plan, an adapter that it cannot
-    start from, unusable data, records of which none would be left, runs that would lie in a file, and places that a
+    """Raises ConfigError for a model without weights, settings that contradict the plan, an adapter that the run
+    cannot start from, unusable data, records of which none would be left, an OUTPUT below a file, and paths that a
     container would not see."""
     project_dir = Path(plan.spec.project_dir)
     output = project_dir / plan.spec.output
@@ -69,7 +69,7 @@ def _check_seen(spec: JobSpec, image_root: str | None) -> None:
 
 
 def _check_data_seen(spec: JobSpec, dataset: Dataset) -> None:
-    """Raises ConfigError for records and pictures that lie in no folder that a container sees, where links lead too."""
+    """Raises ConfigError for records and pictures outside the folders that a container sees; links are followed."""
     folders: dict[str, str] = {}
     """One file of each folder."""
     for path in (*dataset.files, *(path for r in (*dataset.train, *dataset.eval) for path in r.images)):

@@ -1,7 +1,7 @@
-"""How far a run has come, for a terminal: pure text from what lies in its folder and what its scheduler says.
+"""The progress of a run as text for a terminal, from the files in its folder and its scheduler's answers.
 
-Every backend's `status` and `list` print these; a backend brings only its jobs. How far it is stands in progress.json
-(trainer/progress_file.py): a log's text is never read.
+Every backend's `status` and `list` print these texts; a backend adds only its jobs. The progress comes from
+progress.json (trainer/progress_file.py): the text of a log is never parsed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from trainer.text import format_table, printable
 OUTCOMES = ("adapter", "report.html")
 GONE, UNKNOWN, RUNNING = "GONE", "UNKNOWN", "RUNNING"
 LONGEST_S = 10 * 365 * 86400
-"""No training takes longer: what would is not said."""
+"""No training takes longer: a longer estimate is not printed."""
 CLOCKS_DIFFER_S = 60
-"""A step that is further in the future than two machines' clocks differ is not believed."""
+"""A step that is further in the future than two machines' clocks may differ is ignored."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,22 +32,22 @@ class Job:
 
     job_id: str
     state: str
-    """RUNNING, FAILED, ...; GONE when the scheduler no longer knows it, UNKNOWN when it does not answer."""
+    """RUNNING, FAILED, ...; GONE when the scheduler no longer knows the job, UNKNOWN when it does not answer."""
     ended: bool
     reason: str = ""
     nodes: str = ""
     elapsed: str = ""
     limit: str = ""
     exit_code: int = 0
-    """0 also where the scheduler does not say it."""
+    """0 also when the scheduler does not report it."""
     name: str = ""
     script: str = ""
-    """The script that it was made of, where the scheduler says so."""
+    """The script that the job was made of, if the scheduler reports it."""
     release: str = ""
-    """The command without which it never starts, where the scheduler holds it."""
+    """The command without which a held job never starts."""
     advice: str = ""
-    """What to type, and why, where the next step of its state (launcher/states.py) would not help. {words} and {again}
-    in it are what they are there."""
+    """The command to type, and why, if the usual next step of its state (launcher/states.py) would not help. {words}
+    and {again} have the same meaning as in that file."""
 
     @property
     def text(self) -> str:
@@ -60,34 +60,35 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunStatus:
-    """A run as its backend can see it now."""
+    """A run as its backend sees it now."""
 
     run_id: str
     jobs: Sequence[Job]
     """Oldest first."""
     progress: Progress | None
-    """Its progress.json: from a folder by `read_progress`, from a pod's text by `parse_progress`."""
+    """The run's progress.json: from a folder by `read_progress`, from a pod's text by `parse_progress`."""
     place: str
-    """Where its files lie, for a person."""
+    """The place of its files, for a person."""
     made: Sequence[str]
-    """Which of OUTCOMES are there; words for a person where that cannot be seen."""
+    """The existing ones of OUTCOMES; words for a person when that is unknown."""
     finished: bool
     report_advice: str
-    """How to open its report."""
+    """How to open the report."""
     spoilt: bool = False
-    """Its metrics.json is not what training wrote: nobody knows whether it is finished."""
+    """Whether metrics.json is not what training wrote, so that nobody knows whether the run is finished."""
     saved_step: int = 0
-    """The step of its newest checkpoint, which is all that a run of an earlier version tells; 0: none is seen."""
+    """The step of the newest checkpoint, the only sign of progress of a run by an earlier version; 0 when none is
+    seen."""
     unknown_step: str = ""
-    """Why nobody can say how far it is, where that is the case."""
+    """Why the progress is unknown, if it is."""
     done: bool = False
-    """Nothing is left to do: it is finished, or the W&B sweep that it is a trial of has stopped it."""
+    """Whether nothing is left to do: the run is finished, or its W&B sweep has stopped its trial."""
     elsewhere: str = ""
-    """The scheduler that has its jobs, as TO= names it, where it is not the one that was asked."""
+    """The TO= name of the scheduler that has its jobs, if that is another than the one asked."""
 
 
 def run_status(run: Run, jobs: Sequence[Job], *, elsewhere: str = "") -> RunStatus:
-    """A run whose folder lies on this machine."""
+    """The status of a run whose folder lies on this machine."""
     return RunStatus(
         run_id=run.run_id,
         jobs=jobs,
@@ -116,8 +117,9 @@ def _newest_checkpoint(folder: Path) -> int:
 
 
 def status_text(seen: RunStatus, words: str, now: float | None = None, *, again: str = "") -> str:
-    """The run as a small table. `words` are what its commands take: `RUN=x`, and OUTPUT where it needs saying. `now`
-    is the time, in unix seconds; left out: that of the clock. `again` goes on with it; left out: make resume."""
+    """The run as a small table. `words` are the arguments of its commands: `RUN=x`, and OUTPUT when needed. `now` is
+    the time in unix seconds (default: the clock's). `again` is the command that continues the run (default: make
+    resume)."""
     now = time.time() if now is None else now
     running = any(job.state == RUNNING for job in seen.jobs)
     rows = [
@@ -145,7 +147,7 @@ def _step_text(seen: RunStatus, now: float, *, running: bool) -> str:
         ago_s = max(0.0, now - progress.step_at)
         words.append(f"{duration(ago_s)} ago")
         left_s = (progress.seconds_per_step or 0.0) * (progress.of - progress.step) - ago_s
-        if running and progress.of and 0 < left_s <= LONGEST_S:  # what should be over by now ends nobody knows when
+        if running and progress.of and 0 < left_s <= LONGEST_S:  # no estimate for a run that should be over by now
             words.append(f"about {duration(left_s)} left")
     return ", ".join(words)
 
@@ -164,7 +166,8 @@ def _phase_text(progress: Progress) -> str:
 
 
 def _score_text(progress: Progress) -> str:
-    """The score of a run that does not train now; for a finished run, what metrics.json says of the kept adapter."""
+    """The score of a run that does not train now; for a finished run, the score of the kept adapter in
+    metrics.json."""
     return "" if progress.action_accuracy is None else f"action accuracy {progress.action_accuracy:.1%}"
 
 
@@ -179,7 +182,7 @@ def duration(seconds: float) -> str:
 
 
 def step_cell(seen: RunStatus) -> str:
-    """How far it is, for a table: 120/1500."""
+    """The progress as a cell of a table: 120/1500."""
     if seen.progress and seen.progress.of:
         return f"{seen.progress.step}/{seen.progress.of}"
     step = seen.progress.step if seen.progress else seen.saved_step
@@ -187,7 +190,7 @@ def step_cell(seen: RunStatus) -> str:
 
 
 def _accuracy_cell(seen: RunStatus) -> str:
-    """Of actions on held-out records: the last evaluation's, or that of a finished run."""
+    """The held-out action accuracy: of the last evaluation, or of the finished run."""
     accuracy = seen.progress.action_accuracy if seen.progress else None
     return "-" if accuracy is None else f"{accuracy:.1%}"
 
@@ -219,8 +222,8 @@ def _advised(job: Job, words: str, again: str) -> str:
 
 
 def list_text(runs: Sequence[RunStatus | str]) -> str:
-    """Runs under a heading; the mere name of one stands for a run.json that cannot be read. Why a run is BROKEN, `make
-    status` says."""
+    """A table of runs; a mere name stands for a run whose run.json cannot be read. `make status` says why a run is
+    BROKEN."""
     return format_table([("run", "job", "state", "step", "accuracy", "adapter"), *map(_row, runs)])
 
 
@@ -234,10 +237,10 @@ def _row(run: RunStatus | str) -> tuple[str, ...]:
 
 
 def state_of(run: RunStatus) -> str:
-    """One word for a table."""
+    """The state as one word for a table."""
     state = run.jobs[-1].state if run.jobs else "-"
     if run.spoilt and (state == UNKNOWN or all(job.ended for job in run.jobs)):
         return "BROKEN"
     if run.finished and state in (GONE, UNKNOWN, "-"):
-        return "FINISHED"  # its files say more than its scheduler
+        return "FINISHED"  # its files tell more than its scheduler
     return state

@@ -1,7 +1,5 @@
-"""run.json: what a run was asked for, what was decided, and with which code. Written where a run begins.
-
-Read back by the verbs that come after submit, on every backend; people edit files, so nothing in it is believed.
-"""
+"""run.json: a run's request, the decisions about it, and the code that made them. Written where a run begins. The
+verbs after submit read it on every backend; people edit files, so every value is checked."""
 
 from __future__ import annotations
 
@@ -29,16 +27,16 @@ ATTEMPT_NAME = "attempt.json"
 """The record that this machine keeps of a run that it trains itself."""
 SPOILT = f"{METRICS_FILE} is not what training wrote: remove it"
 JOB_ID = re.compile(r"[0-9]{1,12}(_[0-9]{1,9})?(;[A-Za-z0-9][A-Za-z0-9_.-]{0,63})?|[a-z0-9][a-z0-9-]{0,62}")
-"""Slurm's numbers, those of an array's members too, with the cluster where it is another; names of Kubernetes."""
+"""Slurm's job numbers, also of array members, with the cluster if it is not the default; names of Kubernetes Jobs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """A run that lies on disk."""
+    """A run on disk."""
 
     folder: Path
     record: Mapping[str, Any]
-    """run.json, with `spec`, `plan` and `job_ids` of the right kinds."""
+    """The contents of run.json, with `spec`, `plan` and `job_ids` of the right types."""
 
     @property
     def run_id(self) -> str:
@@ -46,12 +44,12 @@ class Run:
 
     @property
     def job_ids(self) -> tuple[str, ...]:
-        """Oldest first; empty for a run without a scheduler."""
+        """Ids of its jobs, oldest first; empty for a run without a scheduler."""
         return tuple(self.record["job_ids"])
 
 
 def read_run(folder: Path) -> Run:
-    """Raises ConfigError, in one line, when run.json is not what submit wrote."""
+    """The run in `folder`. Raises ConfigError, in one line, when run.json is not what submit wrote."""
     path = folder / RECORD_NAME
     hint = f"put it right or remove {folder}"
     try:
@@ -66,7 +64,7 @@ def read_run(folder: Path) -> Run:
         if not isinstance(record.get(key), kind):
             raise ConfigError(f"{path}: {key} is {f'not {name}' if key in record else 'missing'}: {hint}")
     for job_id in record["job_ids"]:
-        # They become arguments of the scheduler's programs.
+        # Job ids become arguments of the scheduler's programs.
         if not isinstance(job_id, str) or not JOB_ID.fullmatch(job_id):
             raise ConfigError(f"{path}: {shown(str(job_id))} in job_ids is not a job's number or name: {hint}")
     if record["spec"].get("run_id") != folder.name:
@@ -76,19 +74,20 @@ def read_run(folder: Path) -> Run:
 
 
 def name_of(runs: Sequence[Run]) -> tuple[str, str]:
-    """(what RUN takes, as a person calls it) for a run, or for all members of a sweep."""
+    """(the value for RUN, the name for a person) of a run, or of all members of a sweep."""
     sweep = runs[0].record["spec"].get("sweep") if len(runs) > 1 else None
     return (str(sweep), f"sweep {sweep}") if sweep else (runs[0].run_id, f"run {runs[0].run_id}")
 
 
 def finished(folder: Path) -> bool:
-    """Whether the run in `folder` came to its end. An adapter alone says less: what is known of it comes after it."""
+    """Whether the run in `folder` has finished. An adapter alone does not show that: metrics.json is written after
+    it."""
     return _written(folder / METRICS_FILE) is True
 
 
 def done(folder: Path) -> bool:
-    """Whether nothing is left to do: it came to its end, or W&B has seen enough of the trial. A trial's record that was
-    spoilt says nothing."""
+    """Whether nothing is left to do: the run has finished, or W&B has seen enough of the trial. A damaged record of a
+    trial is ignored."""
     from trainer.sweep.trial import read_trial
 
     with contextlib.suppress(ConfigError):
@@ -98,19 +97,19 @@ def done(folder: Path) -> bool:
 
 
 def spoilt(folder: Path) -> bool:
-    """Whether the run's metrics.json is there and not what training wrote."""
+    """Whether the run's metrics.json exists but is not what training wrote."""
     return _written(folder / METRICS_FILE) is False
 
 
 def refuse_spoilt(folder: Path, then: str) -> None:
-    """Raises ConfigError for a spoilt metrics.json, with what to type `then`."""
+    """Raises ConfigError for a damaged metrics.json; `then` is the command to type after removing it."""
     if spoilt(folder):
         raise ConfigError(f"{folder}/{SPOILT}, then {then}")
 
 
 def refuse_anothers(record: Path) -> None:
-    """Raises ConfigError for a run.json that somebody else has written: what it asks for (MODEL, IMAGE, ENVIRONMENT)
-    would run as the person who resumes."""
+    """Raises ConfigError for a run.json that another user has written: its request (MODEL, IMAGE, ENVIRONMENT) would
+    run as the person who resumes."""
     owner = record.stat().st_uid
     if owner != os.getuid():
         raise ConfigError(
@@ -120,11 +119,11 @@ def refuse_anothers(record: Path) -> None:
 
 
 def _written(path: Path) -> bool | None:
-    """Whether training wrote this metrics.json; None where there is none. One as it is written is known by its first
-    and last bytes, so that a list of runs reads little; any other is read whole."""
+    """Whether training wrote this metrics.json; None when there is none. Its first and last bytes identify an
+    unchanged file, so that a list of runs reads little; any other file is read whole."""
     try:
         if not path.is_file():
-            return False if path.exists() else None  # a pipe would be waited for
+            return False if path.exists() else None  # reading a pipe would block
         with path.open("rb") as file:
             begins = file.read(len(METRICS_BEGIN)) == METRICS_BEGIN
             file.seek(-2, os.SEEK_END)
@@ -133,9 +132,9 @@ def _written(path: Path) -> bool | None:
     except FileNotFoundError:
         return None
     except PermissionError:
-        return True  # somebody else's: nothing more is known than that it is there
+        return True  # another user's file: only its existence is known
     except OSError:
-        return False  # shorter than its end
+        return False  # the file is shorter than its expected end
     try:
         record = read_json(path)
     except (OSError, ValueError):
@@ -144,8 +143,8 @@ def _written(path: Path) -> bool | None:
 
 
 def run_folders(output: Path) -> list[Path]:
-    """Folders below `output` that hold a run.json, the one last submitted first."""
-    records = list(output.glob(f"*/{RECORD_NAME}"))  # whatever they are: read_run says what is wrong with one
+    """Folders below `output` that hold a run.json, the last submitted first."""
+    records = list(output.glob(f"*/{RECORD_NAME}"))  # of any kind: read_run reports what is wrong
     records.sort(key=lambda path: (path.lstat().st_mtime_ns, path.parent.name), reverse=True)
     return [path.parent for path in records]
 
@@ -155,20 +154,20 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def run_record(plan: Plan, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The content of run.json: the request, the plan, the code they were made with, when the run began, the jobs that
-    worked on it. `before` is that of a run that goes on."""
+    """The content of run.json: the request, the plan, the code that made them, the time when the run began, its jobs.
+    `before` is the record of a run that continues."""
     began = (before or {}).get("began") or f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
     return {**planned_record(plan), "asked": words_of(plan.spec), "git": _git(plan.spec), "began": began}
 
 
 def planned_record(plan: Plan) -> dict[str, Any]:
-    """The part of it that depends on the plan alone."""
+    """The part of run.json that depends only on the plan."""
     decided = plan.to_dict()
     return {"spec": decided.pop("spec"), "plan": decided, "git": None, "job_ids": []}
 
 
 def _git(spec: JobSpec) -> dict[str, Any] | None:
-    """Commit of the checkout and whether it has changes; None where there is no git or no repository."""
+    """The commit of the checkout and whether it has changes; None when there is no git or no repository."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", spec.project_dir, *words]

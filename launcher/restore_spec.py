@@ -1,5 +1,5 @@
-"""From run.json back to a JobSpec. Each value goes through its variable's own check, as if it were typed again:
-people edit files, and what comes out of here is rendered into a script."""
+"""Makes a JobSpec of run.json. Each value passes its variable's own check, as if it were typed again, because people
+edit files, and the result is rendered into a script."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainer.text import nearest, shown
 MOST = 10**13
 """No model has as many weights, and no record as many tokens."""
 BY_FIELD = {variable.field: variable for variable in VARIABLES}
-# Fields without a variable that have rules of their own; the others are settings, words for the plan, or true or false.
+# Fields without a variable that have their own rules; the others are settings, words for the plan, or true or false.
 OTHERS: dict[str, takes.Parser] = {
     "sweep": takes.identifier(63),
     "wandb_sweep": takes.matching(r"[^/]+(/[^/]+){2}", "entity/project/id"),
@@ -35,10 +35,10 @@ OTHERS: dict[str, takes.Parser] = {
 
 
 def read_spec(recorded: Mapping[str, object], *, project_dir: Path, source: str = RECORD_NAME) -> JobSpec:
-    """The request, to be run from `project_dir`; fields that an older version did not know have their default.
+    """The request, for a run from `project_dir`; fields that an older version did not know have their default.
 
     Raises:
-        ConfigError: a field is unknown, missing, or not what its variable takes. It begins with `source`.
+        ConfigError: a field is unknown, missing, or not what its variable takes. The message begins with `source`.
     """
     try:
         return _read(recorded, project_dir)
@@ -48,7 +48,7 @@ def read_spec(recorded: Mapping[str, object], *, project_dir: Path, source: str 
 
 def _read(recorded: Mapping[str, object], project_dir: Path) -> JobSpec:
     fields = FIELDS
-    if preset := LORA_PRESETS.get(str(recorded.get("lora"))):  # an older version knew the three names alone
+    if preset := LORA_PRESETS.get(str(recorded.get("lora"))):  # an older version knew only the three names
         rest = {name: value for name, value in recorded.items() if name != "lora"}
         recorded = {**rest, "lora_r": preset, "lora_alpha": 2 * preset}
     if odd := [name for name in recorded if name not in fields]:
@@ -68,10 +68,10 @@ def _read(recorded: Mapping[str, object], project_dir: Path) -> JobSpec:
 
 
 def _shape(recorded: object, model: object) -> ModelShape:
-    """The shape that the plan was made with, or, where another version wrote it, what is known of the model now.
+    """The shape that the plan was made with or, if another version wrote it, the model's shape as known now.
 
     Raises:
-        ConfigError: it is not what its fields take, or nothing is known of the model here.
+        ConfigError: it is not what its fields take, or this machine does not know the model's shape.
     """
     try:
         return read_shape(recorded)
@@ -79,7 +79,7 @@ def _shape(recorded: object, model: object) -> ModelShape:
         if not isinstance(model, str) or not of_another_version(recorded):
             raise
         try:
-            # Not measured: status reads the records of many runs.
+            # Without measuring: status reads the records of many runs.
             return resolve_shape(model, elsewhere=True, measure=False)
         except ConfigError as unknown:
             raise ConfigError(f"another version measured its model, and here {unknown.words}") from None
@@ -88,7 +88,7 @@ def _shape(recorded: object, model: object) -> ModelShape:
 def _check(name: str, value: object, default: object) -> None:
     """Raises ConfigError unless `value`, which is not the `default`, is what the field takes."""
     if variable := BY_FIELD.get(name):
-        # 0 GPUs is said by leaving GPUS out.
+        # 0 GPUs means that GPUS was left out.
         if name == "gpus" and type(value) is int and value == 0:
             return
         if variable.parse(variable.name, _as_text(value)) != value or value is None:
@@ -104,7 +104,8 @@ def _check(name: str, value: object, default: object) -> None:
 
 
 def words_of(spec: JobSpec) -> list[str]:
-    """What make takes to ask for this request again: `NAME=value` where a value is not the default, without RUN."""
+    """The words by which make asks for this request again: `NAME=value` for each value that is not the default,
+    without RUN."""
     words = []
     for variable in VARIABLES:
         if variable.field is None or variable.name == "RUN":
@@ -117,12 +118,12 @@ def words_of(spec: JobSpec) -> list[str]:
 
 
 def _as_tuple(value: object) -> object:
-    """JSON has no tuples."""
+    """`value` with lists as tuples, since JSON has no tuples."""
     return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def _as_text(value: object) -> str:
-    """As one would type it: a,b for a list, A=1,B=2 for pairs."""
+    """`value` as one would type it: a,b for a list, A=1,B=2 for pairs."""
     if isinstance(value, tuple):
         return ",".join("=".join(map(str, part)) if isinstance(part, tuple) else str(part) for part in value)
     return str(value)

@@ -1,7 +1,7 @@
-"""resume, for every scheduler: an ended run goes on under the same id, where it lies, as a new job.
+"""resume, for every scheduler: an ended run continues with the same id, in its folder or claim, as a new job.
 
-The request is the one that was recorded when the run began; it is planned anew, so that a repaired checkout counts.
-For a sweep, all unfinished members go on.
+The request is the one that was recorded when the run began; it is planned again, so that a repaired checkout counts.
+For a sweep, all unfinished members continue.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The protocol of a scheduler. The verbs are written once above this: plan, render, submit and sweep in starting.py,
-resume in resuming.py, status, logs, list and cancel in verbs.py. slurm/, k8s/ and local/ implement it.
+"""The protocol of a scheduler. The verbs use it and are written only once: plan, render, submit and sweep in
+starting.py, resume in resuming.py, status, logs, list and cancel in verbs.py. slurm/, k8s/ and local/ implement it.
 
-A scheduler is a folder whose scheduler.py holds its `Scheduler`, and one name in the Makefile's list. It has two parts:
-the `Target` that runs are planned for and handed to, and the `Place` where they are found again.
+A scheduler is a folder whose scheduler.py holds its `Scheduler`, and one name in the Makefile's list. It has two
+parts: the `Target`, for which runs are planned and to which they are given, and the `Place`, where they are found
+again.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ class Found(Generic[R]):
     runs: Sequence[R]
     """The run, or the members of the sweep."""
     sweep: Recorded | None = None
-    """sweep.json, where the sweep's folder lies on this machine."""
+    """sweep.json, if the sweep's folder lies on this machine."""
     again: str = ""
-    """The command that goes on with it; empty where make resume does."""
+    """The command that continues the run; empty when that is make resume."""
 
     @property
     def is_sweep(self) -> bool:
@@ -56,7 +57,7 @@ class Found(Generic[R]):
 
     @property
     def text(self) -> str:
-        """As a person calls it."""
+        """The name for a person."""
         return f"{'sweep' if self.is_sweep else 'run'} {self.name}"
 
 
@@ -65,20 +66,20 @@ class Cancelled:
     """The result of a cancel."""
 
     job_ids: Sequence[str]
-    """Jobs that are told to end now; none when there was no job that is pending or running."""
+    """Jobs that have been told to end; empty when no job was pending or running."""
     failure: SchedulerError | None = None
-    """Why others could not be cancelled."""
+    """Why other jobs could not be cancelled."""
     unsure: bool = False
-    """Whether those others may have been cancelled all the same."""
+    """Whether those other jobs may have been cancelled all the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """The plans that are submitted at once: one run, or the members of a sweep."""
+    """The plans that are submitted together: one run, or the members of a sweep."""
 
     plans: tuple[Plan, ...]
     sweep: Sweep | None = None
-    """The sweep of these plans, where they are members of a new one."""
+    """The sweep of these plans, if they are members of a new sweep."""
 
     @property
     def spec(self) -> JobSpec:
@@ -87,17 +88,17 @@ class Batch:
 
     @property
     def name(self) -> str:
-        """What RUN takes."""
+        """The value for RUN."""
         return self.sweep.sweep_id if self.sweep else self.spec.run_id
 
     def planned(self, plans: Sequence[Plan]) -> Batch:
-        """The same with other plans."""
+        """The batch with other plans."""
         return Batch(plans=tuple(plans), sweep=self.sweep and replace(self.sweep, plans=tuple(plans)))
 
 
 class Target(Protocol[R]):
-    """A scheduler with the site file that a request names: runs are planned for it and handed to it. Every verb makes
-    one anew. `complete`, `plan` and `render` read files and ask nobody, so they work without a cluster."""
+    """A scheduler with the site file that a request names; runs are planned for it and given to it. Every verb makes
+    a new one. `complete`, `plan` and `render` only read files, so they work without a cluster."""
 
     @property
     def given(self) -> Words:
@@ -113,44 +114,44 @@ class Target(Protocol[R]):
 
     @property
     def parallel(self) -> int | None:
-        """How many members of a sweep run at once; None: PARALLEL says it."""
+        """How many members of a sweep run at once; None means as many as PARALLEL says."""
 
     def complete(self, spec: JobSpec, *, is_new: bool, is_named: bool) -> JobSpec:
-        """The request as this target runs it. A run that goes on is not new: what was decided for it stays. Not
-        `is_named`: its id is made from the request, and may be made from more. Raises ConfigError for a request that
-        could never run here."""
+        """The request in the form that this target runs. A resumed run is not new: earlier decisions about it stay.
+        If not `is_named`, its id is made from the request, and may be made from more. Raises ConfigError for a
+        request that this target could never run."""
 
     def plan(self, spec: JobSpec) -> Plan:
-        """The choice. Raises ConfigError where nothing fits, or the settings file says otherwise."""
+        """The choice. Raises ConfigError when nothing fits, or the settings file contradicts the plan."""
 
     def render(self, batch: Batch) -> str:
         """The script, the manifest or the command."""
 
     def ready(self, batch: Batch, *, again: bool = False) -> Batch:
-        """The batch as it is submitted, after everything that can be refused before a file is written. `again`: its
-        runs are there. Raises ConfigError."""
+        """The batch in the form that is submitted, after every refusal that is possible before a file is written.
+        `again`: its runs exist already. Raises ConfigError."""
 
     def submit(self, batch: Batch, words: WordsOf) -> int:
-        """Start new runs, and print what to type next; returns the exit code. Raises SchedulerError, and leaves nothing
-        behind, where the scheduler refuses."""
+        """Start new runs, and print what to type next; returns the exit code. Raises SchedulerError, and leaves
+        nothing behind, when the scheduler refuses."""
 
     def resubmit(
         self, found: Found[R], runs: Sequence[R], batch: Batch, changes: Mapping[str, Any], words: WordsOf
     ) -> int:
-        """Start `runs` of `found` again, as `batch` plans them; otherwise as `submit`. `changes` are fields of the
-        request that are new, to be recorded."""
+        """Start `runs` of `found` again, as `batch` plans them; otherwise as `submit`. `changes` are the changed
+        fields of the request, to be recorded."""
 
 
 class Place(Protocol[R]):
-    """Where one scheduler's runs are: a folder, a namespace. It is asked anew by every verb."""
+    """The place of one scheduler's runs: a folder, a namespace. Every verb makes a new one."""
 
     @property
     def where(self) -> str:
-        """As a person calls it."""
+        """The name of the place for a person."""
 
     @property
     def elsewhere(self) -> str:
-        """How a person looks in another place."""
+        """How a person searches another place."""
 
     def named(self, run_id: str) -> Found[R] | None:
         """The run of that id, or the sweep. Raises ConfigError when its record is not what submit wrote."""
@@ -159,23 +160,23 @@ class Place(Protocol[R]):
         """Ids of runs, the newest first."""
 
     def newest(self, most: int) -> tuple[Sequence[R | str], int]:
-        """(the newest runs, at most so many; how many there are). One that cannot be read is its id alone."""
+        """(the newest runs, at most `most`; the number of all runs). An unreadable run is represented by its id."""
 
     def statuses(self, runs: Sequence[R]) -> Sequence[RunStatus]:
-        """How they stand. A job of which the scheduler does not tell is UNKNOWN."""
+        """The status of each run. A job about which the scheduler gives no answer is UNKNOWN."""
 
     def cancel(self, runs: Sequence[R]) -> Cancelled:
-        """End the jobs of these runs that have not ended. Raises SchedulerError when none could be."""
+        """End the jobs of these runs that have not ended. Raises SchedulerError when none could be ended."""
 
     def follow(self, run: R) -> None:
-        """Print the run's whole log to stdout, and what is written to it until its job has ended."""
+        """Print the run's whole log to stdout, and all that is added to it until its job has ended."""
 
     def held(self, found: Found[R], words: WordsOf) -> AbstractContextManager[Sequence[R]]:
-        """Those of its runs that can go on; in the block nobody else makes them go on. Raises ConfigError, which
-        says why, where there is none."""
+        """The runs of `found` that can be resumed; during the block nobody else resumes them. Raises ConfigError,
+        with the reason, when there is none."""
 
     def spec_of(self, run: R) -> JobSpec:
-        """The recorded request. Raises ConfigError where it cannot be used."""
+        """The recorded request. Raises ConfigError when it cannot be used."""
 
 
 P_co = TypeVar("P_co", bound=Place[Any], covariant=True)
@@ -187,14 +188,14 @@ class Scheduler(Protocol[P_co, T_co]):
 
     @property
     def name(self) -> str:
-        """As in TO=name; the folder is called the same."""
+        """The name in TO=name, which is also that of the folder."""
 
     @property
     def takes(self) -> tuple[str, ...]:
-        """Variables that say which run is meant: RUN, and where it is looked for."""
+        """Variables that identify a run: RUN, and those that say where to search for it."""
 
     def place(self, given: Words, environ: Words, project_dir: Path) -> P_co:
-        """Where the runs are that are meant. Raises ConfigError for a wrong value."""
+        """The place of the runs that `given` means. Raises ConfigError for a wrong value."""
 
     def target(self, given: Words, environ: Words, project_dir: Path) -> T_co:
         """The target for `given`. Raises ConfigError for a wrong site file, or a variable that it does not take."""

@@ -1,7 +1,5 @@
-"""plan, render, submit and sweep, for every scheduler: from what was given to a job.
-
-The order is the promise: everything that can be refused is refused before the first file is written.
-"""
+"""plan, render, submit and sweep, for every scheduler: from the given variables to a job. The order is a promise:
+every possible refusal comes before the first file is written."""
 
 from __future__ import annotations
 
@@ -77,7 +75,7 @@ def planned(
             return request(target, asked, environ, project_dir, run_suffix=run_suffix, is_named=is_named)
 
     def plan_of(spec: JobSpec) -> Plan:
-        # Only who begins a run has to have the data here: `plan` is also asked where it is not.
+        # Only a verb that begins a run needs the data on this machine: `plan` also works without it.
         data = spec.data if run_suffix is not None else given.get("DATA", "")
         with _lost_data_first("" if target.paths_elsewhere else data, project_dir, environ):
             return target.plan(spec)
@@ -98,7 +96,7 @@ def planned(
 
 @contextlib.contextmanager
 def _lost_data_first(data: str, project_dir: Path, environ: Words) -> Iterator[None]:
-    """A refusal in the block begins with what is wrong with the place of `data`: no other card and no other number
+    """A refusal in the block begins with a fault of `data`'s path, if there is one: no other card and no other number
     helps a run without records."""
     try:
         yield
@@ -127,7 +125,7 @@ def request(
 def _new(
     scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path, *, sweeps: bool = False
 ) -> tuple[Target[Any], Batch]:
-    """The planned batch, after everything that can be refused before a file is written."""
+    """The target and the planned batch, after every refusal that is possible before a file is written."""
     suffix = cli.fresh_suffix()
     target, batch = planned(scheduler, given, environ, project_dir, run_suffix=suffix, sweeps=sweeps)
     return target, target.ready(batch)

@@ -23,7 +23,7 @@ LOOK = "open the report"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class State:
-    """How a job stands."""
+    """A state of a job."""
 
     word: str
     means: str
@@ -35,7 +35,7 @@ class State:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExitCode:
-    """How the supervisor ends, and what becomes of the job then."""
+    """An exit code of the supervisor, and what the scheduler then does with the job."""
 
     code: int
     means: str

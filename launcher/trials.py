@@ -1,8 +1,6 @@
-"""A W&B sweep on the launch side: its YAML read and checked, and one plan that is right for every trial.
-
-W&B chooses a trial's values when a member of the array asks for them, so memory is planned for the largest rank, and
-the micro-batch is fixed: a trial's batch is that times its accumulation times the GPUs.
-"""
+"""A W&B sweep on the launch side: reads and checks its YAML, and makes one plan that suits every trial. W&B chooses a
+trial's values when a member of the array asks for them, so memory is planned for the largest rank, and the
+micro-batch is fixed: a trial's batch is the micro-batch times its accumulation times the GPUs."""
 
 from __future__ import annotations
 
@@ -41,11 +39,11 @@ def plan_sweep(
     plan_of: PlanOf,
     parallel: int | None = None,
 ) -> Sweep:
-    """The members of GRID; without one, TRIALS members for the sweep of SWEEP, a file or the id of one that W&B has.
-    `spec_of` makes a request of what is given, `plan_of` a plan of a request.
+    """The members of GRID; without GRID, TRIALS members for the sweep of SWEEP, a file or the id of a sweep at W&B.
+    `spec_of` turns the given variables into a request, `plan_of` a request into a plan.
 
     Raises:
-        ConfigError: the sweep asks for what cannot be planned, or no plan fits a member.
+        ConfigError: the sweep asks for something that cannot be planned, or no plan fits a member.
     """
     if "GRID" in given:
         return plan_grid(given, spec_of, plan_of, run_suffix, parallel)
@@ -75,10 +73,11 @@ def plan_sweep(
 
 
 def begin(sweep: Sweep, environ: Mapping[str, str], plan_of: PlanOf, *, path: str | None = None) -> Sweep:
-    """The sweep as its jobs need it: that of `path`, else made at W&B where it is a file's. `plan_of` plans a member.
+    """The sweep in the form that its jobs need: with the W&B sweep at `path`, else with one that is now made from the
+    file. `plan_of` plans a member.
 
     Raises:
-        ConfigError: there is no key, or it is not taken.
+        ConfigError: there is no API key, or it is not accepted.
         ServiceError: W&B could not be asked.
     """
     specs = [plan.spec for plan in sweep.plans]
@@ -89,7 +88,7 @@ def begin(sweep: Sweep, environ: Mapping[str, str], plan_of: PlanOf, *, path: st
 
 
 def check_key(sweep: Sweep, environ: Mapping[str, str]) -> None:
-    """Raises ConfigError when the members are to ask W&B, and .env and `environ` hold no key."""
+    """Raises ConfigError when the members will ask W&B, but .env and `environ` hold no key."""
     if sweep.config and not service_environ(Path(sweep.plans[0].spec.project_dir), environ).get(KEY):
         raise ConfigError(f"a W&B sweep needs {KEY}= in .env, where its jobs read it; GRID=... needs none")
 
@@ -99,8 +98,8 @@ def service_environ(project_dir: Path, environ: Mapping[str, str]) -> dict[str, 
 
 
 def check_config(config: Mapping[str, Any], source: str) -> dict[str, dict[str, Any]]:
-    """The sweep's parameters, each a mapping. Raises ConfigError with all that a trial could not be planned or told, or
-    that W&B would not run."""
+    """The sweep's parameters, each a mapping. Raises ConfigError with everything that a trial could not be planned or
+    run with, or that W&B would refuse."""
     problems = [
         ConfigError(f"{key} is missing, or not as in {DEFAULT_SWEEP}")
         for key in ("method", "metric", "parameters")
@@ -148,7 +147,7 @@ def _check_parameter(name: str, listed: object, *, method: str) -> None:
 
 
 def _is_countable(listed: object) -> bool:
-    """Whether W&B finds a grid between min and max: whole numbers, or a distribution in steps of `q`."""
+    """Whether W&B finds a grid between min and max: for whole numbers, or a distribution in steps of `q`."""
     if not isinstance(listed, dict):
         return False
     kind = listed.get("distribution")
@@ -157,7 +156,7 @@ def _is_countable(listed: object) -> bool:
 
 
 def _limits(listed: object) -> list[Any]:
-    """Its values, or its min and max; empty where it says neither."""
+    """A parameter's values, or its min and max; empty when it has neither."""
     if not isinstance(listed, dict):
         return []
     if "values" in listed:
@@ -168,7 +167,7 @@ def _limits(listed: object) -> list[Any]:
 
 
 def _for_all(spec: JobSpec, parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Variables whose plan every trial's memory fits: the largest rank, and a batch without its accumulation."""
+    """Variables for a plan that fits every trial's memory: the largest rank, and a batch without its accumulation."""
     found = {}
     if RANK in parameters:
         found["LORA"] = str(max(_limits(parameters[RANK])))
@@ -190,7 +189,7 @@ def _for_all(spec: JobSpec, parameters: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _check_micro_batch(plan: Plan, parameters: Mapping[str, Any]) -> None:
-    """Raises ConfigError when a trial's accumulation could not be just what the sweep says."""
+    """Raises ConfigError when a trial's accumulation could not be exactly what the sweep says."""
     if ACCUMULATION in parameters and plan.chosen.gradient_accumulation_steps > 1:
         at_once = plan.effective_batch_size // plan.num_processes
         fits = plan.chosen.micro_batch_size * plan.num_processes * max(_limits(parameters[ACCUMULATION]))
@@ -201,7 +200,7 @@ def _check_micro_batch(plan: Plan, parameters: Mapping[str, Any]) -> None:
 
 
 def _parameters_table(config: Mapping[str, Any], source: str) -> str:
-    """The parameters that W&B chooses from, and the metric that it judges by."""
+    """A table of the parameters that W&B chooses from, and of the metric that it uses."""
     rows = [(source, "")]
     for name, listed in config["parameters"].items():
         spread = f"{listed.get('min')} to {listed.get('max')}{' (log)' * ('log' in str(listed.get('distribution')))}"

@@ -1,7 +1,7 @@
 """status, logs, list and cancel, for every scheduler: `make status RUN=x TO=k8s`.
 
-RUN names a run, or a sweep: then all its members are meant. `make status` without RUN takes the newest and says so;
-cancel wants RUN as soon as there is more than one run. resume finds its run in the same way.
+RUN names a run, or a sweep with all its members. `make status` without RUN takes the newest and prints its name;
+cancel needs RUN as soon as there is more than one run. resume finds its run in the same way.
 """
 
 from __future__ import annotations
@@ -59,10 +59,8 @@ def list_runs(scheduler: Scheduler[Any, Any], given: Words, environ: Words, proj
 
 
 def logs(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
-    """The run's log, followed until its job has ended. Ctrl-C is how one leaves: no error.
-
-    Of a sweep that of the first member that is running, else of the first that is not finished, else of the first.
-    """
+    """Print the run's log until its job has ended. Ctrl-C ends the command without an error. For a sweep, the log is
+    that of the first running member, else of the first unfinished one, else of the first."""
     try:
         place, found = find(scheduler, given, environ, project_dir)
         run = found.runs[0]
@@ -103,11 +101,11 @@ def find(
     only: bool = False,
     takes: Sequence[str] = (),
 ) -> tuple[P_co, Found[Any]]:
-    """The run that RUN names, and its place; without RUN the newest run, or with `only` the only one. `takes` are
-    variables that the verb takes besides those that say which run is meant.
+    """The place, and the run that RUN names; without RUN the newest run, or with `only` the only run. `takes` are
+    variables that the verb takes besides those that identify a run.
 
     Raises:
-        ConfigError: there is no such run, or no one run to take.
+        ConfigError: there is no such run, or no single run to take.
     """
     place = _place(scheduler, given, environ, project_dir, takes)
     return place, _found(scheduler, place, given.get("RUN"), only=only)
@@ -164,6 +162,6 @@ def _next_of_sweep(seen: Sequence[RunStatus], words: str, again: str) -> str:
 
 
 def _say_unknown(seen: Sequence[RunStatus]) -> None:
-    """Once, why the scheduler says nothing of jobs: a table has no room for it."""
+    """Print once why the scheduler gives no answer about jobs, since a table has no room for it."""
     for reason in dict.fromkeys(job.reason for run in seen for job in run.jobs if job.state == UNKNOWN):
         say(reason)

@@ -1,4 +1,4 @@
-"""`python -m local VERB [options]`: the verbs of every scheduler, and what only the machine that one sits at has."""
+"""`python -m local VERB [options]`: the verbs of every scheduler, and those that only the local machine has."""
 
 from __future__ import annotations
 

@@ -11,16 +11,16 @@ from trainer.commands import training_command
 from trainer.node.stop import LEAD_ENV, LIMIT_ENV, stop_lead_s
 
 NO_LIMIT_MIN = 366 * 24 * 60
-"""The most that TIME takes: a run of this machine without TIME ends only when a person ends it."""
+"""The largest value of TIME: a run on this machine without TIME ends only when a person ends it."""
 
 
 def render(batch: Batch, more: Words) -> str:
-    """`more` is of the environment, beside what the plans have."""
+    """The commands of the batch; `more` are variables of the environment beside the plans'."""
     return "".join(f"{_command(plan, more)}\n" for plan in batch.plans)
 
 
 def environment(plan: Plan) -> dict[str, str]:
-    """The supervisor's environment. On this machine the supervisor keeps TIME."""
+    """The supervisor's environment. On this machine the supervisor enforces TIME."""
     return {**dict(plan.env), **_limit(plan.spec)}
 
 

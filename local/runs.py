@@ -1,4 +1,4 @@
-"""The runs in a folder, and how their processes on this machine stand."""
+"""The runs in a folder, and the state of their processes on this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STATES = {FINISHED: "COMPLETED", RUN_AGAIN: "STOPPED"}
 
 
 class LocalError(SchedulerError):
-    """This machine's own words."""
+    """An error of this machine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,7 @@ class Runs(FolderOfRuns):
 
     @contextlib.contextmanager
     def held(self, found: Found[Run], words: WordsOf) -> Iterator[Sequence[Run]]:
-        """The runs that make run began; each attempt holds the run's lock."""
+        """The runs, which make run began; each attempt holds the run's lock."""
         if found.again:
             raise ConfigError(f"{found.text} was not begun by make run: {found.again} goes on with it")
         yield found.runs
@@ -81,7 +81,8 @@ class Runs(FolderOfRuns):
 
 
 def _again(found: Found[Run]) -> str:
-    """The command that goes on with it; empty where make resume does, which takes only runs that make run began."""
+    """The command that continues the run; empty when that is make resume, which takes only runs that make run
+    began."""
     if found.is_sweep:
         return f"the command that began it (make sweep) with RUN={found.name}"
     run = found.runs[0]
@@ -94,7 +95,7 @@ def _again(found: Found[Run]) -> str:
 
 
 def place(given: Words, environ: Words, project_dir: Path) -> Runs:
-    """Raises ConfigError for a wrong OUTPUT."""
+    """The runs of the given folder. Raises ConfigError for a wrong OUTPUT."""
     return Runs(output=output_folder(given, environ, project_dir), project_dir=project_dir)
 
 
@@ -104,7 +105,7 @@ def jobs_of(run: Run) -> list[Job]:
 
 
 def _job_numbered(run: Run, number: int) -> Job:
-    """The attempt of that number, of which attempt.json says nothing more once a later one has begun."""
+    """The attempt with that number, which attempt.json no longer describes once a later one has begun."""
     newest = read_attempt(run.folder)
     if newest and newest.number == number:
         return job_of(run, newest)

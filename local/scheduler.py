@@ -1,4 +1,4 @@
-"""This machine as a scheduler: what it takes, and where its two parts are, each imported when it is used."""
+"""This machine as a scheduler: the variables it takes, and its two parts, each imported when it is used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LocalScheduler:
     name: str = "local"
     takes: tuple[str, ...] = ("RUN", "OUTPUT")
     in_image: bool = False
-    """Whether its runs are containers."""
+    """Whether the runs are containers."""
 
     def place(self, given: Words, environ: Words, project_dir: Path) -> Runs:
         from local.runs import place

@@ -1,7 +1,5 @@
-"""Plans -> runs on this machine, one after another, each a process that is recorded, locked and logged.
-
-An interrupted run or sweep (exit code 75) goes on when the same command is given again with its RUN.
-"""
+"""Plans -> runs on this machine, one after another, each a process with a record, a lock and a log. An interrupted
+run or sweep (exit code 75) continues when the same command is given again with its RUN."""
 
 from __future__ import annotations
 
@@ -28,12 +26,11 @@ from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, RUN_AGAIN, ConfigError
 
 WORDS = {FINISHED: "finished", FAILED: "failed", RUN_AGAIN: "stopped", BAD_CONFIG: "refused"}
 Act = Callable[[Plan], int]
-"""One attempt at a run, in a process of its own; returns its exit code."""
+"""One attempt at a run, in a process of its own; returns the exit code."""
 
 
 def ready(batch: Batch, environ: Words, plan_of: PlanOf, *, again: bool) -> Batch:
-    """A Target's `ready`. What was begun with the same request goes on, so its folders may be there. Raises
-    ConfigError."""
+    """A Target's `ready`. A run begun with the same request continues, so its folder may exist. Raises ConfigError."""
     if batch.sweep:
         batch = _sweep_as_begun(batch, batch.sweep, environ, plan_of)
         check_key(batch.sweep or Sweep(sweep_id="", values=(), plans=(), parallel=1), environ)
@@ -45,7 +42,8 @@ def ready(batch: Batch, environ: Words, plan_of: PlanOf, *, again: bool) -> Batc
 
 
 def _sweep_as_begun(batch: Batch, sweep: Sweep, environ: Words, plan_of: PlanOf) -> Batch:
-    """Raises ConfigError where the folder holds something else."""
+    """The batch with the W&B sweep that its folder records, if any. Raises ConfigError when the folder holds
+    something else."""
     begun = read_sweep(sweep.folder)
     if begun and begun.wandb:
         sweep = begin(sweep, environ, plan_of, path=begun.wandb)
@@ -61,8 +59,8 @@ def folder_of(plan: Plan) -> Path:
 
 
 def check_folder(plan: Plan, *, again: bool = False) -> None:
-    """Raises ConfigError unless the run is new, or the same request was interrupted before its end. `again`: it goes on
-    with the request of its record, and what was changed of that."""
+    """Raises ConfigError unless the run is new, or the same request was interrupted before its end. With `again` the
+    run continues with its recorded request and the changes to it, so these are not compared."""
     folder = folder_of(plan)
     if not os.path.lexists(folder):
         return
@@ -88,7 +86,8 @@ def check_folder(plan: Plan, *, again: bool = False) -> None:
 
 
 def submit(batch: Batch, act: Act, verb: str = "run") -> int:
-    """Run what is not finished yet; returns 0 when all are, 75 when it was interrupted, else the worst code."""
+    """Run whatever is not finished yet; returns 0 when all runs are finished, 75 after an interruption, else the
+    worst code."""
     if batch.sweep is None:
         return carry_out(batch.plans[0], act, verb)
     sweep = batch.sweep
@@ -123,11 +122,11 @@ def _results(sweep: Sweep, codes: Mapping[int, int]) -> str:
 
 
 def carry_out(plan: Plan, act: Act, verb: str = "run") -> int:
-    """Say what was planned, record it, and try; returns the exit code of `act`, having said what to do next. `verb`
-    begins such runs.
+    """Print the plan, record it, and make an attempt; returns the exit code of `act`, after printing what to do next.
+    `verb` is the verb that begins such runs.
 
     Raises:
-        ConfigError: another process of this machine is at this run.
+        ConfigError: another process of this machine is working on this run.
     """
     folder = folder_of(plan)
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +144,8 @@ def carry_out(plan: Plan, act: Act, verb: str = "run") -> int:
 
 
 def supervised(batch: Batch, environ: Words, project_dir: Path) -> Act:
-    """An attempt by the supervisor, in the environment that trains, which is made where it is missing."""
+    """A function that makes an attempt by the supervisor, in the training environment, which is made if it is
+    missing."""
     python = _training_python(batch, environ, project_dir)
 
     def act(plan: Plan) -> int:
@@ -157,7 +157,8 @@ def supervised(batch: Batch, environ: Words, project_dir: Path) -> Act:
 
 
 def _training_python(batch: Batch, environ: Words, project_dir: Path) -> str:
-    """This very Python where it has torch. Raises ConfigError when no environment could be made."""
+    """This Python if it has torch, else that of the training environment. Raises ConfigError when it could not be
+    made."""
     if importlib.util.find_spec("torch"):
         return sys.executable
     told = {"TRAINYARD_DEVICE": batch.spec.resources.device, **environ}

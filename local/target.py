@@ -41,13 +41,13 @@ class Machine:
 
     given: Words
     asked: frozenset[str]
-    """The names of what a person gave."""
+    """The names of the variables that a person gave."""
     environ: Words
     project_dir: Path
     in_image: bool = False
     hardware: Hardware
     choice: Choice
-    """What of it a run gets that does not say."""
+    """The part of the hardware for a run that does not name any."""
     paths_elsewhere: ClassVar[bool] = False
     parallel: ClassVar[int | None] = 1
 
@@ -107,13 +107,13 @@ class Machine:
             )
 
     def _on_the_host(self, spec: JobSpec) -> JobSpec:
-        """With this machine's memory, of which Metal lets Apple's GPU have a part."""
+        """`spec` with this machine's memory, of which Metal lets Apple's GPU use a part."""
         share = METAL_SHARE if spec.resources.device == "mps" and "MEM" not in self.asked else 1
         return spec.but(mem_gib=max(1, int(spec.resources.mem_gib * share)), vram_source=THIS_MACHINE)
 
     @property
     def site(self) -> Site:
-        """What is here, below everything that is said."""
+        """This machine's hardware as defaults below everything that was given."""
         vram = self.choice.vram_gib
         return Site(
             source=THIS_MACHINE,
@@ -155,12 +155,12 @@ class Machine:
             )
 
     def _why(self, spec: JobSpec) -> str:
-        """Why a run that nobody meant for the CPU is for it; empty for others."""
+        """Why a run is planned for the CPU although nobody asked for it; "" for other runs."""
         said = spec.resources.device != "cpu" or self.choice.device != "cpu" or not self.asked.isdisjoint(OF_MACHINE)
         return "" if said else self.choice.why
 
     def _notes(self, plan: Plan) -> list[str]:
-        """What a person should know where this machine decided."""
+        """Notes for a person about decisions of this machine."""
         found, notes = self.hardware, []
         if why := self._why(plan.spec):
             notes.append(f"{why[0].upper()}{why[1:]}, so this is for its CPU; make submit trains on a cluster.")
@@ -172,8 +172,8 @@ class Machine:
         return notes
 
     def _as_begun(self, spec: JobSpec) -> JobSpec:
-        """`spec` with the measured micro-batch and the time limit that its run was begun with, and the lengths where
-        they keep the same records: measured only now, or no longer, the run goes on as it was planned.
+        """`spec` with the measured micro-batch and the time limit with which its run began, and with its lengths if
+        they keep the same records: if a measurement was made or lost since then, the run still continues as planned.
 
         Raises:
             ConfigError: the run's record cannot be read.
@@ -232,10 +232,10 @@ class Machine:
 
 
 def target(given: Words, environ: Words, project_dir: Path, *, in_image: bool = False) -> Machine:
-    """With this machine's cores and memory where nothing was said of them, or MEM=none.
+    """The target, with this machine's cores and memory unless they were given; also its memory for MEM=none.
 
     Raises:
-        ConfigError: what says nothing to a process of this machine, and more memory than there is.
+        ConfigError: a variable that does not apply to a process of this machine, or more memory than it has.
     """
     if not in_image and (odd := [name for name in given if name in OF_IMAGE]):
         raise ConfigError("on this machine only docker-run takes it, leave it out", name=odd[0], given=given[odd[0]])

@@ -1,4 +1,2 @@
-"""From a request to a plan: what was typed, what memory it takes, which configuration fits.
-
-Pure but for the files it reads.
-"""
+"""From a request to a plan: the given variables, the memory that they need, the configuration that fits. Pure but for
+the files it reads."""

@@ -2,8 +2,8 @@
 
     plan = choose(spec)
 
-Pure: the same JobSpec gives the same Plan, byte for byte. The strategies are data, in order of expected
-speed; the first that fits is taken. DDP replicates, so one GPU's memory decides, never the sum.
+Pure: the same JobSpec gives the same Plan, byte for byte. The strategies are data, in order of expected speed; the
+first that fits is taken. DDP replicates, so the memory of one GPU decides, never the sum.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LITTLE = 0.1  # of the usable memory: a plan calls smaller savings little
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Strategy:
-    """One row of the search: a configuration and what travels beside it as trainer arguments."""
+    """One row of the search: a configuration and the trainer arguments that go with it."""
 
     config: str
     checkpointing: bool = False
@@ -114,7 +114,7 @@ def _strategies(spec: JobSpec) -> tuple[Strategy, ...]:
 
 
 def _effective_batch(spec: JobSpec) -> tuple[int, list[str]]:
-    """(samples an optimizer step, notes). Raises ConfigError when the GPUs cannot share the asked number
+    """(samples an optimizer step, notes). Raises ConfigError when the GPUs cannot share the requested number
     evenly."""
     world, asked = spec.num_processes, spec.training.effective_batch_size
     batch = -(-(asked or DEFAULT_BATCH_SIZE) // world) * world
@@ -166,11 +166,8 @@ def _candidate(spec: JobSpec, strategy: Strategy, share: int, micro: int) -> Can
 
 
 def _take(spec: JobSpec, tried: tuple[Candidate, ...], *, here: Sequence[float] | None) -> int:
-    """Index of the candidate to run: the first that fits, of CONFIG's only if it was asked for.
-
-    A CONFIG that was asked for and does not fit is still taken, at its smallest. Raises ConfigError
-    otherwise.
-    """
+    """Index of the candidate to run: the first that fits, among those of CONFIG if it was given. If none of CONFIG's
+    fits, the smallest of them is taken. Without CONFIG, raises ConfigError when nothing fits."""
     wanted = [i for i, c in enumerate(tried) if spec.training.accelerate_config in ("auto", c.config)]
     for i in wanted:
         if tried[i].fits:
@@ -225,7 +222,7 @@ def _notes(spec: JobSpec, chosen: Candidate) -> list[str]:
 
 
 def _experts_note(spec: JobSpec) -> str:
-    """A mixture of experts in 4 bits is mostly none: said with what it would be otherwise."""
+    """A note that 4 bits do little for a mixture of experts, with the size that they would otherwise give."""
     experts = spec.shape.expert_params
     share = experts / spec.shape.total_params
     packed = "" if spec.training.quantization == "none" else f"; in 4 bits they would take {gib(experts // 2)}"
@@ -236,7 +233,8 @@ def _experts_note(spec: JobSpec) -> str:
 
 
 def _zero3_note(spec: JobSpec, usable_bytes: int) -> str:
-    """How much memory sharding saves over DDP, all else equal: little where 4-bit weights are small beside the card."""
+    """A note on the memory that sharding saves over DDP, all else equal: little when 4-bit weights are small beside
+    the card."""
     ddp, zero = (
         estimate(
             spec, config=config, checkpointing=True, offload=False, optimizer="adamw", micro_batch_size=1

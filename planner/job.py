@@ -1,10 +1,10 @@
-"""JobSpec: one job, complete, in parts that each have one reason to change.
+"""JobSpec: one complete job, in parts that each have one reason to change.
 
-A JobSpec holds everything the decision depends on, so the same JobSpec always gives the same Plan and the same script.
+A JobSpec holds everything that the decision depends on, so the same JobSpec always gives the same Plan and script.
 Both sides of the launch read it and nothing heavier: no torch, no clock, no environment.
 
-A field has one name in all parts together. So a variable names its field without the part, and run.json and
-`plan --format json` hold the fields side by side: moving a field to another part changes no record.
+A field's name is unique over all parts. So a variable names its field without the part, and run.json and `plan
+--format json` hold the fields side by side: moving a field to another part changes no record.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 from trainer.architecture.shape import ModelShape
 from trainer.config import LORA_PRESETS, Device, Quantization, Vision
 
-# What even the shortest record has beside its picture: the marks around picture and turns, a word to answer.
+# Tokens of even the shortest record beside its picture: the markers around picture and turns, a word to answer.
 FEW_WORDS = 8
 THIS_MACHINE = "this machine"
-"""The `vram_source` of a run on this machine without GPUs, and the `site` of all that take what it has."""
+"""The `vram_source` of a run on this machine without GPUs, and the `site` of every run that uses its hardware."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +30,7 @@ class Resources:
     """Per node; 0 only on the devices cpu and mps."""
     nodes: int = 1
     vram_gib: float = 24.0
-    """Per GPU, as sold: the chooser takes off context and headroom."""
+    """Nominal memory per GPU: the chooser subtracts context and headroom."""
     gpu_type: str | None = None
     device: Device = "cuda"
     cpus: int = 4
@@ -38,13 +38,13 @@ class Resources:
     mem_gib: int = 32
     """Host memory per node."""
     ask_mem: bool = True
-    """False: Slurm is not asked for it, where it does not track memory."""
+    """False: Slurm is not asked for memory, because it does not track it."""
     time_limit_min: int = 720
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
-    """How the model is trained, as far as the plan depends on it or a variable says it."""
+    """How the model is trained, as far as the plan depends on it or a variable sets it."""
 
     accelerate_config: str = "auto"
     quantization: Quantization = "nf4"
@@ -56,9 +56,9 @@ class Training:
     effective_batch_size: int | None = None
     """Samples an optimizer step, over all GPUs; None: 8, rounded up to a multiple of the GPU count."""
     max_length: int = 1024
-    """Tokens a sample, image tokens included: what memory is planned for."""
+    """Tokens a sample, image tokens included, for which memory is planned."""
     config_file: str | None = None
-    """YAML file that the ranks read the remaining settings from."""
+    """YAML file from which the ranks read the remaining settings."""
     max_steps: int = 1500
     learning_rate: float = 2e-4
     seed: int = 0
@@ -74,23 +74,23 @@ class Records:
     evaluates: bool = True
     """Whether records are held out to score and answer."""
     measured_with: str | None = None
-    """Label of the candidate that `find-batch-size` tried with these very data; None: nobody tried."""
+    """Label of the candidate that `find-batch-size` tried with exactly this data; None when it was never run."""
     measured_batch: int = 0
-    """The largest micro-batch that fitted then."""
+    """The largest micro-batch that fitted in that test."""
     measured_peak_gib: float = 0.0
-    """The memory of the process that needed most, with that micro-batch."""
+    """Memory of the process that needed most with that micro-batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sources:
-    """Where values come from, in words."""
+    """The sources of values, in words."""
 
     vram_source: str = "assumed"
-    """The source of `vram_gib`; where no GPU is planned for, of `mem_gib`."""
+    """The source of `vram_gib`; for a plan without GPUs, that of `mem_gib`."""
     length_source: str = "MAX_LENGTH"
     """The source of `max_length`."""
     site: str = ""
-    """The site file and the names that were taken from it."""
+    """The site file and the names of the values taken from it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +98,7 @@ class Container:
     """The image that the job runs in, and the folders that it sees."""
 
     image: str | None = None
-    """A registry's reference, a .sif or .sqsh file, or the folder of an unpacked one."""
+    """A registry's reference, a .sif or .sqsh file, or the folder of an unpacked image."""
     binds: tuple[str, ...] = ()
     """Further folders that containers see, each as SOURCE[:TARGET][:ro]."""
 
@@ -111,7 +111,7 @@ class Slurm:
     account: str | None = None
     wckey: str | None = None
     cluster: str | None = None
-    """Another than the one that sbatch submits to by itself."""
+    """A cluster other than sbatch's default."""
     partition: str | None = None
     qos: str | None = None
     constraint: str | None = None
@@ -120,11 +120,12 @@ class Slurm:
     mail_user: str | None = None
     mail_type: str | None = None
     gpu_flag: str = "gres"
-    """How Slurm is asked for GPUs: gres or gpus-per-node; none: for whole nodes, where it does not know their GPUs."""
+    """How Slurm is asked for GPUs: gres or gpus-per-node; none asks for whole nodes, when Slurm does not know their
+    GPUs."""
     extra_flags: tuple[str, ...] = ()
     """Further options of sbatch, each as --name or --name=value."""
     modules: tuple[str, ...] = ()
-    """Loaded in the job's shell, in this order."""
+    """Modules loaded in the job's shell, in this order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,10 +147,10 @@ class JobSpec:
     model: str
     """Folder or hub id."""
     model_is_folder: bool = False
-    """As found when the request was read."""
+    """Whether the model was a folder when the request was read."""
     shape: ModelShape
     data: str
-    """Files of JSON records, or folders of them, with commas between: trainer/data/sources.py says which are read."""
+    """Files of JSON records, or folders of them, with commas between; trainer/data/sources.py chooses the files."""
     output: str = "runs"
     """Folder that holds one folder a run."""
     project_dir: str
@@ -161,7 +162,7 @@ class JobSpec:
     wandb_sweep: str | None = None
     """entity/project/id of the W&B sweep that gives the run its values."""
     environment: tuple[tuple[str, str], ...] = ()
-    """Further variables for the job's processes; they win over what the plan sets. Never a secret."""
+    """Further variables for the job's processes; they override the plan's. Never a secret."""
 
     resources: Resources = Resources()
     training: Training = Training()
@@ -201,12 +202,12 @@ class JobSpec:
 
     @property
     def lora_params(self) -> int:
-        """Trainable weights."""
+        """Number of trainable weights."""
         return self.shape.lora_params(self.training.lora_r, self.training.vision)
 
     @property
     def too_short_for_pictures(self) -> str:
-        """A sentence where no record with a picture can be kept; empty where one might be."""
+        """A sentence if no record with a picture can be kept; empty if one might be."""
         least, length = self.shape.tokens_per_image + FEW_WORDS, self.training.max_length
         if not self.shape.fixed_pictures or self.sources.length_source != "MAX_LENGTH" or length >= least:
             return ""
@@ -229,7 +230,7 @@ FIELDS: dict[str, Field[Any]] = {
 
 
 def _by_part(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """(the fields that stand in no part, those of each part)."""
+    """(the fields that belong to no part, the fields of each part)."""
     own = {name: value for name, value in values.items() if name not in PART_OF}
     parts: dict[str, dict[str, Any]] = {}
     for name, value in values.items():

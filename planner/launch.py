@@ -1,4 +1,4 @@
-"""The command and environment of a job, from what was asked for and the candidate that was chosen."""
+"""The command and environment of a job, from its request and the chosen candidate."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ def launch_of(spec: JobSpec, candidate: Candidate) -> Launch:
 
 
 def _overrides(spec: JobSpec, candidate: Candidate) -> tuple[str, ...]:
-    """The keys of its YAML that a candidate changes; `accelerate launch` lets the command line win."""
+    """Options for the keys of its YAML that a candidate changes; in `accelerate launch` the command line overrides
+    the file."""
     offload = ("--offload_optimizer_device", "cpu") if candidate.offload else ()
-    # A single process gets ACCELERATE_USE_CPU from this flag, whatever the environment says; with several
-    # processes the flag would make accelerate start one only, and the environment decides.
+    # A single process gets ACCELERATE_USE_CPU from this flag, whatever the environment holds; with several processes
+    # the flag would make accelerate start only one, and the environment decides.
     cpu = ("--cpu",) if spec.resources.device == "cpu" and spec.num_processes == 1 else ()
     return (*offload, *cpu)
 
 
 def _settings(spec: JobSpec, candidate: Candidate) -> dict[str, str]:
-    """Every setting that the request or the plan has, which is each that is a field of theirs by its own name."""
+    """Every setting that is also a field of the request or the plan, by its own name."""
     decided = {
         "output_dir": spec.run_dir,
         "world_size": spec.num_processes,
@@ -43,7 +44,7 @@ def _settings(spec: JobSpec, candidate: Candidate) -> dict[str, str]:
     found = {name: decided.get(name, getattr(candidate, name, asked.get(name))) for name in SETTINGS}
     values = {name: value for name, value in found.items() if value is not None}
     if spec.training.config_file is not None:
-        # So marked, a file that contradicts what was decided here is refused instead of overridden.
+        # With this mark, a file that contradicts a decision of the plan is refused instead of overridden.
         values |= {"config": spec.training.config_file, "planned": True}
     return {name: word(value) for name, value in values.items()}
 
@@ -52,7 +53,7 @@ def launch_env(spec: JobSpec, candidate: Candidate) -> tuple[tuple[str, str], ..
     """Environment of every process of the job, sorted by name; never a secret."""
     env = {
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        # accelerate sets 1 thread a process when it finds nothing.
+        # accelerate sets 1 thread a process when the variable is missing.
         "OMP_NUM_THREADS": str(max(1, spec.resources.cpus // max(1, spec.resources.gpus))),
         "TOKENIZERS_PARALLELISM": "false",
     }
@@ -61,20 +62,20 @@ def launch_env(spec: JobSpec, candidate: Candidate) -> tuple[tuple[str, str], ..
     if spec.wandb_sweep:
         env[SWEEP_ENV] = spec.wandb_sweep
     if spec.resources.device == "cpu":
-        # Threads that spin while they wait take the cores from whatever shares them.
+        # Threads that spin while they wait take cores from other processes.
         env["OMP_WAIT_POLICY"] = "passive"
     if spec.resources.device == "cuda":
         # Sequence lengths vary from batch to batch; fixed segments would fragment. (PYTORCH_CUDA_ALLOC_CONF
         # before 2.9.)
         env["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
-        # For the look at the node's GPUs before the launcher starts.
+        # For the check of the node's GPUs before the launcher starts.
         env[VRAM_ENV] = f"{spec.resources.vram_gib:g}"
         measured = spec.records.measured_peak_gib if candidate.label == spec.records.measured_with else 0
         env[PEAK_ENV] = f"{measured or candidate.estimate.peak_bytes / GIB:.2f}"
     elif candidate.config == "deepspeed_zero3":
         env["DS_ACCELERATOR"] = "cpu"  # with ACCELERATE_USE_CPU accelerate would leave DeepSpeed out
     elif spec.resources.device == "mps":
-        env["PYTORCH_ENABLE_MPS_FALLBACK"] = "1"  # what Apple's GPU cannot do is done on the CPU
+        env["PYTORCH_ENABLE_MPS_FALLBACK"] = "1"  # operations that Apple's GPU lacks run on the CPU
     else:
         env["ACCELERATE_USE_CPU"] = "true"
     return tuple(sorted({**env, **dict(spec.environment)}.items()))

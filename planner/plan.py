@@ -1,7 +1,5 @@
-"""A prediction (Estimate), a way that was tried (Candidate) and the decision (Plan).
-
-A Plan is data: every scheduler renders the same one, `plan` prints it, and run.json keeps it.
-"""
+"""A prediction (Estimate), a strategy that was tried (Candidate) and the decision (Plan). A Plan is data: every
+scheduler renders the same Plan, `plan` prints it, and run.json keeps it."""
 
 from __future__ import annotations
 
@@ -20,9 +18,10 @@ class Estimate:
     items: tuple[tuple[str, int], ...]
     """(name, bytes) of everything alive at the peak of an optimizer step, in a fixed order."""
     load_peak_bytes: int
-    """The most that is alive while the model is being loaded."""
+    """The most bytes alive while the model is loaded."""
     evaluation: tuple[tuple[str, int], ...] = ()
-    """(name, bytes) of everything alive at the peak of an evaluation of one sequence at a time; empty without any."""
+    """(name, bytes) of everything alive at the peak of an evaluation of one sequence at a time; empty without
+    evaluations."""
 
     @property
     def evaluation_bytes(self) -> int:
@@ -39,7 +38,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """One way to run the job, and whether it fits."""
+    """One strategy to run the job, and whether it fits."""
 
     config: str
     """Stem of the YAML in accelerate_configs/."""
@@ -55,7 +54,7 @@ class Candidate:
     usable_bytes: int
     fits: bool
     reason: str
-    """Why it was taken or not, in words."""
+    """Why it was chosen or not, in words."""
 
     @property
     def label(self) -> str:
@@ -76,7 +75,7 @@ class Plan:
     spec: JobSpec
     chosen: Candidate
     candidates: tuple[Candidate, ...]
-    """All of them in the order tried, the chosen one included."""
+    """All candidates in the order tried, with the chosen one."""
     effective_batch_size: int
     launch: Launch
     """The job's command."""
@@ -90,7 +89,7 @@ class Plan:
         return self.spec.num_processes
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; `chosen` and `candidates` carry their totals as well."""
+        """Plain data for JSON; `chosen` and `candidates` also have their totals."""
         record = {**asdict(self), "spec": self.spec.to_dict()}
         record["num_processes"] = self.num_processes
         for entry, candidate in zip(

@@ -1,5 +1,5 @@
-"""The one line that says what was needed, what was offered, and the smallest change of each kind that would
-fit."""
+"""The one-line refusal of a request that fits nowhere: the memory needed, the memory offered, and the smallest change
+of each kind that would fit."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def _counts(spec: JobSpec, here: Sequence[float] | None) -> Iterable[int]:
 
 
 def _hosts(spec: JobSpec, best: Candidate) -> Trial:
-    """The least whole number of GiB: usable is a share of what is offered."""
+    """Requests with the least whole numbers of GiB that may fit; usable memory is a share of the offered memory."""
     least = -(-spec.resources.mem_gib * best.estimate.peak_bytes // best.usable_bytes)
     return [(f"MEM={size}", spec.but(mem_gib=size)) for size in (least, least + 1)]
 
 
 def _trials(spec: JobSpec, on_host: bool, here: Sequence[float] | None) -> tuple[Trial, ...]:
-    """Other changes of one variable each, from the smallest on."""
+    """Requests with other changes of one variable each, the smallest change first."""
     room = spec.records.images_per_sample * spec.shape.tokens_per_image + spec.records.supervised_tokens
     lengths = range((spec.training.max_length - 1) // LENGTH_STEP * LENGTH_STEP, room, -LENGTH_STEP)
     counts = () if on_host else tuple(n for n in _counts(spec, here) if n > spec.resources.gpus)
@@ -75,7 +75,7 @@ def _trials(spec: JobSpec, on_host: bool, here: Sequence[float] | None) -> tuple
 
 
 def _in_4_bits(spec: JobSpec, on_host: bool, here: Sequence[float] | None) -> Trial:
-    """Alone, else on a larger card too."""
+    """Requests in 4 bits, first with the same card, then with larger ones."""
     name, small = "QUANTIZATION=nf4", spec.but(quantization="nf4")
     larger = () if on_host else _cards(small, here)
     return [(name, small), *((f"{name} with {size}", trial) for size, trial in larger)]

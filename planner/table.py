@@ -1,4 +1,4 @@
-"""A Plan as text: what was asked for, every candidate item by item, the notes, and last what was chosen and why."""
+"""A Plan as text: the request, every candidate item by item, the notes, and last the choice with its reason."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from planner.plan import Candidate, Plan
 from trainer.text import GIB, format_table, gib, printable, wrap
 
 BAR_CELLS = 40
-# What makes a candidate slower than one in front of it.
+# Reasons why a candidate is slower than one before it.
 SLOWER: dict[str, Callable[[Candidate], bool]] = {
     "recompute activations": lambda candidate: candidate.checkpointing,
     "use an 8-bit optimizer": lambda candidate: candidate.optimizer == "paged_adamw_8bit",
@@ -22,12 +22,12 @@ SLOWER: dict[str, Callable[[Candidate], bool]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Screen:
-    """The screen or the file that the text is for."""
+    """The screen or file for which the text is made."""
 
     width: int = 110
     colour: bool = False
     blocks: bool = False
-    """Whether its encoding has block characters."""
+    """Whether the encoding has block characters."""
 
 
 PAPER = Screen()
@@ -35,7 +35,7 @@ PAPER = Screen()
 
 
 def plan_table(plan: Plan, screen: Screen = PAPER) -> str:
-    """`plan` explained, no wider than the screen where that is possible; no newline at the end."""
+    """`plan` explained, no wider than the screen if that is possible; no newline at the end."""
     parts = (_asked(plan, screen), _candidates(plan, screen), _notes(plan, screen), _decision(plan, screen))
     return "\n\n".join(filter(None, parts))
 
@@ -79,7 +79,7 @@ def _lines(rows: Sequence[tuple[str, str]], screen: Screen) -> str:
 
 
 def _why(plan: Plan) -> str:
-    """Why the chosen candidate is taken and not its neighbours, which are in the order of expected speed."""
+    """Why the chosen candidate is preferred to its neighbours, which are in the order of expected speed."""
     chosen, candidates = plan.chosen, plan.candidates
     place = candidates.index(chosen)
     faster, slower = candidates[:place], candidates[place + 1 :]
@@ -136,7 +136,7 @@ def _offer(spec: JobSpec, chosen: Candidate) -> str:
 
 
 def _whose(source: str) -> str:
-    """Whose host memory is planned for."""
+    """The owner of the planned host memory, in words."""
     return f"of {source}" if source == THIS_MACHINE else "on a node (MEM= says another, TO=local is this machine)"
 
 
@@ -167,11 +167,11 @@ def _width(text: str) -> int:
 
 
 def _table(plan: Plan, shown: Sequence[Candidate]) -> str:
-    """One row an item; items that none of the candidates `shown` has are left out."""
+    """One row for each item; items that none of the candidates `shown` has are left out."""
     columns = [dict(c.estimate.items) for c in shown]
     items = [name for name in columns[0] if any(column[name] for column in columns)]
     unit = "GiB" if plan.chosen.config == "cpu_mps" else "GiB a GPU"
-    # Labels over several rows: multi_gpu, below it + checkpointing.
+    # Labels over several rows: multi_gpu, and + checkpointing below it.
     labels = [c.label.replace(" + ", "\n+ ").split("\n") for c in shown]
     head = [list(row) for row in zip_longest([unit], *labels, fillvalue="")]
     batches = [f"{c.micro_batch_size} x {c.gradient_accumulation_steps}" for c in shown]

@@ -1,7 +1,5 @@
-"""Strict parsers of variables: a refusal says what was given, what is allowed and what to do.
-
-A parser takes the variable's name and its text and returns the value or raises ConfigError with one line.
-"""
+"""Strict parsers of variables: a refusal names the given text, the allowed values and the remedy. A parser takes the
+variable's name and its text and returns the value or raises ConfigError with one line."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ from trainer.text import nearest, shown
 
 Parser = Callable[[str, str], object]
 
-# GiB a card is sold with, by the name schedulers know it under. A100 means the smaller one: a plan that is
-# too small runs, one that is too large does not; GPU_TYPE=a100 VRAM=80 says otherwise.
+# Nominal GiB of a card, by the name that schedulers use. A100 means the smaller one: a plan that is too small runs,
+# one that is too large does not; GPU_TYPE=a100 VRAM=80 overrides it.
 GPU_GIB: dict[str, float] = {
     "a10": 24, "a10g": 24, "a16": 16, "a30": 24, "a40": 48, "a100": 40, "a100-40": 40, "a100-80": 80,
     "a2": 16, "a4000": 16, "a5000": 24, "a6000": 48, "b200": 180, "gh200": 96, "h100": 80, "h200": 141,
@@ -25,7 +23,7 @@ GPU_GIB: dict[str, float] = {
     "rtx4060": 8, "rtx4070": 12, "rtx4070ti": 12, "rtx4080": 16, "rtx4090": 24, "rtx5070": 12, "rtx5080": 16,
     "rtx5090": 32, "rtx6000ada": 48,
 }  # fmt: skip
-# Older than compute capability 8.0, so without bfloat16, which the training computes in.
+# Cards older than compute capability 8.0, without bfloat16, in which training computes.
 NO_BF16 = ("gtx1080ti", "k80", "m40", "p4", "p40", "p100", "rtx2080ti", "rtx6000", "rtx8000", "t4", "v100")
 
 RUNTIMES = ("none", "apptainer", "pyxis")
@@ -63,7 +61,7 @@ def whole(low: int, high: int, hint: str = "") -> Parser:
 
 
 def gib(name: str, text: str) -> float:
-    """`24`, `24G` and `24GiB` are all fine."""
+    """A number of GiB, written as `24`, `24G` or `24GiB`."""
     found = re.fullmatch(rf"({TEXTS[float][1]})\s*(G|GB|GiB)?", text)
     if found and 1 <= float(found[1]) <= 1024:
         return float(found[1])
@@ -104,7 +102,7 @@ def minutes(name: str, text: str) -> int:
 
 
 def gpu_type(name: str, text: str) -> str:
-    """The type as the scheduler spells it; one that is not in GPU_GIB needs VRAM too."""
+    """The type as the scheduler spells it; a type that is not in GPU_GIB needs VRAM too."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", text):
         raise refuse(name, text, f"takes letters, digits and ._- : {', '.join(GPU_GIB)}")
     if text.lower() in NO_BF16:
@@ -125,7 +123,7 @@ def runtime(name: str, text: str) -> str:
 
 
 def identifier(limit: int) -> Parser:
-    """A name fit for schedulers, labels and folders alike."""
+    """A parser for a name that is valid for schedulers, labels and folders."""
 
     def parse(name: str, text: str) -> str:
         if len(text) <= limit and re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", text):
@@ -140,14 +138,15 @@ scheduler_name = matching(r"[A-Za-z0-9_.,][A-Za-z0-9_.,-]{0,254}", "letters, dig
 
 
 def text(name: str, text: str) -> str:
-    """One line of anything printable, to be read by whoever asked for it."""
+    """One line of printable text, for a person to read."""
     if text.isprintable() and len(text) <= 4096:
         return text
     raise refuse(name, text, "takes at most 4096 printable characters on one line")
 
 
 def path(extra_refused: str = "") -> Parser:
-    """A path or hub id: anything printable, spaces and quotes too. It will be quoted, never interpreted."""
+    """A parser for a path or hub id: any printable text, also with spaces and quotes. It will be quoted, never
+    interpreted."""
 
     def parse(name: str, text: str) -> str:
         if not text.isprintable() or len(text) > 1024:
@@ -166,7 +165,7 @@ def path(extra_refused: str = "") -> Parser:
 
 
 def model(name: str, text: str) -> str:
-    """A path or hub id. An address is not said back: it may hold a token."""
+    """A path or hub id. The refusal of an address does not repeat it, because it may hold a token."""
     if re.match(r"[^/]*(://|@)", text):
         raise ConfigError(
             f"{name} is an address: give the hub id alone, owner/name, or a folder, as ./x@y if it has @", name=name
@@ -175,7 +174,7 @@ def model(name: str, text: str) -> str:
 
 
 def on_disk(image: str) -> bool:
-    """Whether an image is a file or an unpacked folder here, and not in a registry, whose names begin with a letter."""
+    """Whether an image is a file or an unpacked folder, and not in a registry, whose names begin with a letter."""
     return image.endswith((".sif", ".sqsh")) or image.startswith(("/", "./", "../", "~/"))
 
 
@@ -183,8 +182,8 @@ def image(name: str, text: str) -> str:
     """A registry's reference (registry/name:tag@sha256:...), or the path of a .sif or .sqsh file or of a folder."""
     if on_disk(text):
         return str(path()(name, text))
-    # The grammar of distribution/reference: an optional host, which a dot, a port or its being localhost tells from a
-    # path, then path, tag and digest.
+    # The grammar of distribution/reference: an optional host, which is distinguished from a path by a dot, a port or
+    # the name localhost, then path, tag and digest.
     label = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
     host = rf"(?:(?:{label}(?:\.{label})+(?::[0-9]{{1,5}})?|{label}:[0-9]{{1,5}}|localhost)/)?"
     part = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
@@ -199,7 +198,7 @@ def image(name: str, text: str) -> str:
 
 
 def expand_home(text: str, environ: Mapping[str, str]) -> str:
-    """`~` and `~/x` in the home that `environ` names, `~ada/x` in ada's; everything else as it is. Raises ConfigError
+    """`~` and `~/x` in the home that `environ` names, `~ada/x` in ada's; any other text unchanged. Raises ConfigError
     for a person whom this machine does not know."""
     whose = text.partition("/")[0]
     if not text.startswith("~"):
@@ -216,5 +215,5 @@ def expand_home(text: str, environ: Mapping[str, str]) -> str:
 
 
 def slug(text: str, limit: int) -> str:
-    """`text` made into an identifier: lower case, everything else to single dashes."""
+    """`text` made into an identifier: lower case, all other characters replaced by single dashes."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[:limit].strip("-") or "run"

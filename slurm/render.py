@@ -1,7 +1,7 @@
 """Plan -> the text of the sbatch script. The only module that knows submitit.
 
-Pure: the same Plan gives the same bytes. submitit 1.5.4 writes the header and the frame through its own
-writer (private, hence the exact pin and the golden files); the job's command is ours, not one of its pickles.
+Pure: the same Plan gives the same bytes. submitit 1.5.4 writes the header and the frame through its own writer
+(private, hence the exact pin and the golden files); the job's command is Trainyard's, not one of its pickles.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from slurm.script.shell import login_lines, module_lines, retry_lines, task_line
 from trainer.node.stop import stop_lead_s
 from trainer.outcome import BAD_CONFIG
 
-# What submitit always writes and we do not want, by the beginning of the line.
+# Beginnings of lines that submitit always writes and that the script does not need.
 UNWANTED_LINES = (
     # Tells submitit's own unpickler where it runs; this job has none.
     "export SUBMITIT_EXECUTOR=",
@@ -35,14 +35,14 @@ def render(plan: Plan) -> str:
 def render_array(sweep_id: str, members: Mapping[int, Plan], *, parallel: int) -> str:
     """One script for members of a sweep, by index, of whom at most `parallel` run at once.
 
-    What a member has for itself, of its command and environment, is chosen by its index; the rest, and the
-    resources, are the first one's. Members are called `<sweep id>-<index>`.
+    The parts of a member's command and environment that differ are chosen by its index; the rest, and the resources,
+    are those of the first member. Members are called `<sweep id>-<index>`.
     """
     plans = list(members.values())
     spec, wrapped = plans[0].spec.but(run_id=f"{sweep_id}-%a"), wrapping(plans)
     env = [pair for pair in plans[0].env if all(pair in plan.env for plan in plans)]
     commands = [_argv_lines(plan.launch.words()) for plan in plans]
-    # Options count wherever they stand, but the launcher's before the module.
+    # Options may stand in any order, except that the launcher's come before the module.
     same = len({plan.launch.launcher_words() for plan in plans}) == 1
     shared = [line for line in commands[0] if same and all(line in lines for lines in commands)]
     chosen = ["# What this member has for itself.", 'case "$SLURM_ARRAY_TASK_ID" in']
@@ -78,13 +78,13 @@ def render_batch(batch: Batch) -> str:
 
 
 def _indices(numbers: Sequence[int]) -> str:
-    """`0-5` where none is missing, else `1,3,4`."""
+    """`0-5` for consecutive indices, else `1,3,4`."""
     first, last = numbers[0], numbers[-1]
     return f"{first}-{last}" if len(numbers) == last - first + 1 > 1 else ",".join(map(str, numbers))
 
 
 def _write(spec: JobSpec, setup: list[str], command: str, *, log_id: str, name: str = "", array: str = "") -> str:
-    from submitit.slurm.slurm import _make_sbatch_string  # 60 ms, and only this needs it
+    from submitit.slurm.slurm import _make_sbatch_string  # imported late: takes 60 ms, and only this function needs it
 
     write: Callable[..., str] = _make_sbatch_string
     flags = {
@@ -107,21 +107,21 @@ def _write(spec: JobSpec, setup: list[str], command: str, *, log_id: str, name: 
         command=command,
         folder=log_dir(spec),
         setup=setup,
-        stderr_to_stdout=True,  # one file to follow
-        use_srun=False,  # the srun line is in the command: submitit's would log into a second file
-        wckey=spec.slurm.wckey,  # submitit's own would be refused by clusters that track them
+        stderr_to_stdout=True,  # a single file to follow
+        use_srun=False,  # the command has its own srun line: submitit's would log into a second file
+        wckey=spec.slurm.wckey,  # clusters that track wckeys would refuse submitit's own
         additional_parameters={
             **({"exclusive": True} if spec.resources.gpus and spec.slurm.gpu_flag == "none" else {}),
             **dict(_extra(flag) for flag in spec.slurm.extra_flags),
             **({"array": array} if array else {}),
             "chdir": spec.project_dir,
-            # Nothing of the submitting shell, secrets least of all, goes into the job.
+            # No variable of the submitting shell, above all no secret, goes into the job.
             "export": "NONE",
             "output": log_path(spec, job_id=log_id),
             **({"reservation": spec.slurm.reservation} if spec.slurm.reservation else {}),
             **({"clusters": spec.slurm.cluster} if spec.slurm.cluster else {}),
-            "requeue": True,  # by Slurm itself, after preemption or the loss of a node
-            # To the tasks, not to this shell: before the time limit, and at once with preempt_send_user_signal.
+            "requeue": True,  # lets Slurm requeue after preemption or the loss of a node
+            # Sent to the tasks, not to this shell: before the time limit, and at once with preempt_send_user_signal.
             "signal": f"USR1@{stop_lead_s(spec.resources.time_limit_min)}",
         },
         teardown=retry_lines(spec),
@@ -137,7 +137,8 @@ def job_name(spec: JobSpec) -> str:
 
 
 def gpu_flags(spec: JobSpec) -> dict[str, str]:
-    """The flag that asks for GPUs on each node, in the way that the site prefers; none where whole nodes bring them."""
+    """The flag that asks for GPUs on each node, in the form that the site prefers; empty when whole nodes include
+    them."""
     resources = spec.resources
     kind = f"{resources.gpu_type}:" if resources.gpu_type else ""
     if not resources.gpus or spec.slurm.gpu_flag == "none":
@@ -183,13 +184,13 @@ def _exports(env: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _command(spec: JobSpec, wrapped: Wrapping, argv_lines: Sequence[str]) -> str:
-    """srun with one task a node: the supervisor itself, which reads the node's rank where it runs."""
+    """srun with one task a node: the supervisor itself, which reads the node's rank on its node."""
     srun = [
         "srun",
         f"--nodes={spec.resources.nodes}",
         f"--ntasks={spec.resources.nodes}",
         "--ntasks-per-node=1",
-        # From 22.05 on srun no longer takes sbatch's --cpus-per-task.
+        # Since 22.05 srun ignores sbatch's --cpus-per-task.
         f"--cpus-per-task={spec.resources.cpus}",
         # sbatch --export=NONE leaves SLURM_EXPORT_ENV=NONE behind: without this the tasks would get no PATH.
         "--export=ALL",
@@ -202,7 +203,7 @@ def _command(spec: JobSpec, wrapped: Wrapping, argv_lines: Sequence[str]) -> str
 
 
 def _argv_lines(argv: tuple[str, ...]) -> list[str]:
-    """Quoted words, a new line at each option, so that a script reads and compares line by line."""
+    """Quoted words, with a new line at each option, so that a script can be read and compared line by line."""
     lines: list[list[str]] = [[]]
     for word in argv:
         if word.startswith("-") and lines[-1]:

@@ -1,4 +1,4 @@
-"""The runs in a folder, and how Slurm says that their jobs stand: read from run.json, and asked of squeue and sacct."""
+"""The runs in a folder, and the states of their jobs: read from run.json, squeue and sacct."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Runs(FolderOfRuns):
     environ: Words
 
     def statuses(self, runs: Sequence[Run]) -> Sequence[RunStatus]:
-        """A job of which sbatch has not told is looked for first."""
+        """The status of each run. A job whose number sbatch did not return is searched for first."""
         runs = self._as_told(runs)
         found = ask_jobs(job_ids(runs), self.environ)
         jobs = [[_with_memory(run, job) for job in jobs_of(run, found)] for run in runs]
@@ -96,7 +96,7 @@ class Runs(FolderOfRuns):
 
 
 def _is_local(run: Run) -> bool:
-    """Whether this machine trains it, and not Slurm."""
+    """Whether the run is trained on this machine, without Slurm."""
     return not run.job_ids and SUBMITTING not in run.record and (run.folder / ATTEMPT_NAME).exists()
 
 
@@ -112,7 +112,7 @@ def _with_memory(run: Run, job: Job) -> Job:
 
 
 def place(given: Words, environ: Words, project_dir: Path) -> Runs:
-    """Raises ConfigError for a wrong OUTPUT or site file."""
+    """The runs of the given folder. Raises ConfigError for a wrong OUTPUT or site file."""
     by_site = {k: v for k, v in find_site(given, project_dir, environ).texts.items() if k == "OUTPUT"}
     output = output_folder({**by_site, **given}, environ, project_dir)
     return Runs(output=output, project_dir=project_dir, environ=environ)
@@ -123,7 +123,7 @@ def job_ids(runs: Sequence[Run]) -> list[str]:
 
 
 def jobs_by_id(runs: Sequence[Run], found: Mapping[str, Job]) -> dict[str, Job]:
-    """The runs' own of those that were found."""
+    """The found jobs that belong to the runs, by id."""
     return {job.job_id: job for run in runs for job in jobs_of(run, found)}
 
 
@@ -133,6 +133,6 @@ def log_path(run: Run, job_id: str = "") -> Path:
 
 
 def _untold(run: Run) -> list[Job]:
-    """The job that sbatch was asked for and has not told of."""
+    """The job that sbatch was asked for and whose number it has not returned."""
     said = "sbatch did not answer, squeue shows none"
     return [Job(job_id="-", state=UNKNOWN, ended=False, reason=said)] if SUBMITTING in run.record else []

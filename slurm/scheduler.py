@@ -1,4 +1,4 @@
-"""Slurm as a scheduler: what it takes, and where its two parts are, each imported when it is used."""
+"""Slurm as a scheduler: the variables it takes, and its two parts, each imported when it is used."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Plans -> a job in the queue, or an array of them. The only part of Slurm's side that acts.
+"""Plans -> a job in the queue, or an array of jobs. The only part of Slurm's side that changes anything.
 
-The order is the promise: everything that can be refused is refused before the first file is written, and when
-sbatch itself refuses, what was written is removed again. When sbatch cannot tell, everything stays: run.json says
-what was asked for, and whoever reads it next looks for the job (queue.adopt_submitted_job).
+The order is a promise: every possible refusal comes before the first file is written, and when sbatch itself refuses,
+the written files are removed again. When sbatch gives no answer, everything stays: run.json records the request, and
+the next verb that reads it searches for the job (queue.adopt_submitted_job).
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from slurm.script.runtime import image_file, is_unpacked, job_python
 from trainer.files import write_whole
 from trainer.outcome import FINISHED, ConfigError
 
-# What a run that goes on must share with its beginning.
+# The decisions that a resumed run must share with its beginning.
 CHOSEN = ("label", "micro_batch_size", "gradient_accumulation_steps")
 
 
 def ready(batch: Batch, environ: Words, *, again: bool) -> Batch:
-    """A Target's `ready`: a new batch has its environment then. Raises ConfigError."""
+    """A Target's `ready`: for a new batch it also makes the environment. Raises ConfigError."""
     _check_here(batch.spec, environ)
     if not again:
         refuse_taken(batch)
     check_files(batch.plans)
     if batch.sweep:
-        check_key(batch.sweep, {})  # the job reads it from .env
+        check_key(batch.sweep, {})  # the job reads the key from .env
         refuse_long_array(len(batch.sweep.values), batch.spec, environ)
     if again:
         _check_environment(batch.spec)
@@ -56,7 +56,7 @@ def ready(batch: Batch, environ: Words, *, again: bool) -> Batch:
 
 
 def _check_here(spec: JobSpec, environ: Words) -> None:
-    """Raises ConfigError when there is no sbatch or no image here."""
+    """Raises ConfigError when this machine has no sbatch or no image."""
     if not shutil.which("sbatch", path=environ.get("PATH")):
         raise ConfigError(
             "no sbatch on PATH: submit where Slurm is installed; `make render` prints the script without it"
@@ -69,7 +69,7 @@ def _check_here(spec: JobSpec, environ: Words) -> None:
 def _check_environment(spec: JobSpec) -> None:
     """Raises ConfigError when the environment that the job's script names has not been made."""
     if spec.slurm.runtime != "none":
-        return  # the image brings it
+        return  # the image contains its own environment
     python = Path(job_python(spec))
     # make-env.sh writes .made last: an environment without it was interrupted.
     if not os.access(python, os.X_OK) or not (python.parents[1] / ".made").exists():
@@ -77,7 +77,7 @@ def _check_environment(spec: JobSpec) -> None:
 
 
 def check(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
-    """The verb: what the cluster says to the request; queues nothing."""
+    """Runs the verb `check`: prints the cluster's answer to the request; queues nothing."""
     _, batch = starting.planned(scheduler, given, environ, project_dir, run_suffix=cli.fresh_suffix())
     _check_here(batch.spec, environ)
     refuse_taken(batch)
@@ -97,12 +97,12 @@ def check(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_
 
 
 def submit(batch: Batch, environ: Words) -> str:
-    """Write the folders of the runs and hand the script to sbatch; returns the job's id.
+    """Write the folders of the runs and pass the script to sbatch; returns the job's id.
 
     Raises:
-        ConfigError: a run is there already, or the job's environment has not been made.
-        SchedulerError: a folder could not be written, or sbatch refused; nothing is left behind.
-        UnansweredError: sbatch did not tell; the folders are left.
+        ConfigError: a run exists already, or the job's environment has not been made.
+        SchedulerError: a folder could not be written, or sbatch refused; no file is left.
+        UnansweredError: sbatch gave no answer; the folders are left.
     """
     _check_environment(batch.spec)
     _note_runtime(batch.spec, environ)
@@ -124,7 +124,7 @@ def submit(batch: Batch, environ: Words) -> str:
 def resubmit(
     found: Found[Run], runs: Sequence[Run], batch: Batch, changes: Mapping[str, Any], words: str, environ: Words
 ) -> int:
-    """A Target's `resubmit`: a run as a new job, unfinished members of a sweep as one array, each with its index."""
+    """A Target's `resubmit`: a run becomes a new job, unfinished members of a sweep one array, each with its index."""
     notes = dict.fromkeys(note for plan in batch.plans for note in plan.notes)
     if found.sweep is None:
         (run,), (plan,) = runs, batch.plans
@@ -146,10 +146,10 @@ def resubmit(
 def _submit_again(
     folder: Path, text: str, environ: Words, runs: Mapping[str, tuple[Run, Plan]], changes: Mapping[str, Any]
 ) -> str:
-    """The id of the job that the new script in `folder` makes; when sbatch refuses it, the old one is put back.
+    """The id of the job that the new script in `folder` makes; when sbatch refuses it, the old script is restored.
 
-    `runs` are those that go on in it, by what the job's id is followed by in theirs: `_3` for an array's member.
-    Their run.json says the new job and how it was planned.
+    `runs` are the runs that continue in it, by the suffix of the job's id for each: `_3` for an array's member. Their
+    run.json then holds the new job and its plan.
     """
     script = folder / SCRIPT_NAME
     try:
@@ -181,7 +181,7 @@ def _submit_again(
 
 
 def _changed(before: Mapping[str, Any], plan: Plan) -> list[str]:
-    """A note when this code decides otherwise than the run began."""
+    """A note if this code decides differently from the run's beginning; else an empty list."""
     now = plan.to_dict()["chosen"]
     then = before.get("chosen")
     if not isinstance(then, dict) or all(then.get(key) == now[key] for key in CHOSEN):
@@ -191,7 +191,7 @@ def _changed(before: Mapping[str, Any], plan: Plan) -> list[str]:
 
 
 def print_submitted(batch: Batch, job_id: str, environ: Words) -> int:
-    """The lines after a submit: the choice, the job, and how to follow it."""
+    """Print the lines after a submit: the choice, the job, and how to follow it."""
     return cli.print_submitted(batch, _follow_up(batch, job_id, environ))
 
 
@@ -221,7 +221,8 @@ def _follow_up(batch: Batch, job_id: str, environ: Words) -> list[str]:
 
 
 def _note_runtime(spec: JobSpec, environ: Words) -> None:
-    """Says where srun knows no containers. No refusal: only the nodes' own need know them."""
+    """Print a note when this machine's srun does not support containers. It is not a refusal: only the nodes' srun
+    must."""
     if spec.slurm.runtime != "pyxis" or not shutil.which("srun", path=environ.get("PATH")):
         return
     with contextlib.suppress(SlurmError):

@@ -66,7 +66,7 @@ class Slurm:
 
 
 def _check_whole_nodes(spec: JobSpec) -> None:
-    """Raises ConfigError for a job that takes nodes whole and would share them."""
+    """Raises ConfigError for a job that takes whole nodes but would share them."""
     shared = [flag for flag in spec.slurm.extra_flags if flag.startswith(("--exclusive=", "--oversubscribe"))]
     if shared and spec.resources.gpus and spec.slurm.gpu_flag == "none":
         raise ConfigError(
@@ -78,5 +78,5 @@ def _check_whole_nodes(spec: JobSpec) -> None:
 
 
 def target(given: Words, environ: Words, project_dir: Path) -> Slurm:
-    """Raises ConfigError for a wrong site file."""
+    """The target of a request. Raises ConfigError for a wrong site file."""
     return Slurm(given=given, site=find_site(given, project_dir, environ), environ=environ, project_dir=project_dir)

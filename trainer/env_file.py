@@ -1,4 +1,5 @@
-"""The file `.env` of a checkout: secrets and settings, one NAME=value on each line, and the one reader of it."""
+"""The file `.env` of a checkout, with secrets and settings, one NAME=value on each line, and the only code that reads
+it."""
 
 from __future__ import annotations
 
@@ -15,15 +16,15 @@ from trainer.text import shown
 WATCHED = ("gradients", "parameters", "all")
 
 
-# NAME=value: the value in quotes, or up to the comment that a space and # begin.
+# NAME=value: the value is in quotes, or ends before a comment that begins with a space and #.
 ASSIGNMENT = r"""(?:export )?([^=]*)=\s*(?:'([^']*)'|"([^"]*)"|([^'"\s#].*?)?)(?:\s+#.*)?"""
 
 
 class EnvFile(dict[str, str]):
-    """What the file says by name."""
+    """The values of the file by name."""
 
     lines: Mapping[str, int]
-    """Where it says it, by name."""
+    """The line number of each name."""
 
     def __init__(self, values: Mapping[str, str], lines: Mapping[str, int]) -> None:
         super().__init__(values)
@@ -31,11 +32,11 @@ class EnvFile(dict[str, str]):
 
 
 def read_env_file(path: Path) -> EnvFile:
-    """What the file says by name, read inside the job and by the planner, never passed on; {} when there is none. A
-    name without a value is not given.
+    """The values of the file by name; {} when there is no file. A name without a value counts as not given. The job
+    and the planner read the file themselves; the values are never passed on.
 
     Raises:
-        ConfigError: a line that is no assignment, a name that is not one of ours or is given twice: all that is wrong.
+        ConfigError: with every mistake: a line that is no assignment, a name that is unknown or is given twice.
     """
     try:
         text = once(read_typed, path).decode("utf-8-sig", errors="replace")
@@ -69,19 +70,19 @@ def read_env_file(path: Path) -> EnvFile:
 
 
 def _assignment(line: str) -> tuple[str, str]:
-    """(name, value). Raises ConfigError, which does not say the line back: it may be a bare token."""
+    """(name, value). Raises ConfigError, which does not quote the line, because it may be a bare token."""
     if not (found := re.fullmatch(ASSIGNMENT, line)) or "\N{REPLACEMENT CHARACTER}" in line:
         raise ConfigError("takes NAME=value in UTF-8, the value whole in quotes or without")
     name = found[1].strip()
     if name not in ENV_FILE and not re.fullmatch("WANDB_[A-Z_]+", name):
-        # A token with = at its end reads like a name: only what is written like ours is said back.
+        # A token with = at its end looks like a name: only a word in the form of Trainyard's names is quoted.
         said = repr(name) if re.fullmatch("[A-Z_]{1,40}", name) else "this name"
         raise ConfigError(f"{said} is not one of {', '.join((*ENV_FILE, 'WANDB_*'))}")
     return name, found[2] or found[3] or found[4] or ""
 
 
 def watched(environ: Mapping[str, str]) -> str | None:
-    """What W&B is to log histograms of: gradients, parameters, all, or None. Raises ConfigError for another word."""
+    """The W&B histograms to log: gradients, parameters, all, or None. Raises ConfigError for another word."""
     said = environ.get("WANDB_WATCH", "").strip().lower()
     if said not in (*WATCHED, "false", ""):
         raise ConfigError(f"WANDB_WATCH takes {', '.join(WATCHED)} or false, got {shown(said)}")
@@ -89,7 +90,7 @@ def watched(environ: Mapping[str, str]) -> str | None:
 
 
 def open_to_others(path: Path, values: Mapping[str, str]) -> list[str]:
-    """What to say of a file of secrets, with these `values`, that others can read; nothing where they cannot."""
+    """A warning about a file of secrets, with these `values`, that others can read; an empty list when they cannot."""
     secrets = [name for name in SECRETS if name in values]
     if not secrets or not path.stat().st_mode & 0o077:
         return []
@@ -97,12 +98,13 @@ def open_to_others(path: Path, values: Mapping[str, str]) -> list[str]:
 
 
 def take_env_file() -> EnvFile:
-    """What `.env` says. It goes into the environment, where the libraries look for tokens and caches once they are
-    imported. Raises ConfigError."""
-    from trainer.log import complain  # logging, which whoever only reads runs can do without
+    """The values of `.env`, which are also put into the environment, where the libraries look for tokens and caches
+    when they are imported. Raises ConfigError."""
+    from trainer.log import complain  # imported late: code that only reads runs needs no logging
 
     env_file = read_env_file(path := Path(".env"))
-    for notice in [] if ATTEMPT_DIR_ENV in os.environ else open_to_others(path, env_file):  # the supervisor has said it
+    # the supervisor has already printed the notice
+    for notice in [] if ATTEMPT_DIR_ENV in os.environ else open_to_others(path, env_file):
         complain(notice)
     os.environ.update(env_file | os.environ)
     if token := os.environ.get("HUGGINGFACE_TOKEN"):

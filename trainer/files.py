@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all, and the one in a run's folder that says what was asked for and decided.
+"""Writes files completely or not at all, and names the files of a run's folder, such as run.json, which holds the
+request and the decisions of the plan.
 
-Whoever may write into a folder of runs can leave a symbolic link under a name that a run will write to. None is
-followed: what we write takes a link's place.
+Anyone who may write into a folder of runs can leave a symbolic link under a name that a run will write to. Trainyard
+follows none of them: its own file replaces the link.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from typing import Any, BinaryIO, TypeVar
 
 RECORD_NAME = "run.json"
 METRICS_FILE = "metrics.json"
-"""Written when all else of a run is there but the report."""
+"""Written when the run is complete except for its report."""
 CHECKPOINT_NAME = re.compile(r"step-([0-9]{6,12})")
-"""The folder of a checkpoint, in `checkpoints` of a run's: step-000250."""
+"""Name of a checkpoint's folder, in `checkpoints` of the run's folder: step-000250."""
 ADAPTER = "adapter"
-"""The folder of the weights in a run's."""
+"""Name of the folder with the weights, in the run's folder."""
 USAGE_FILE = "trainyard.json"
-"""Beside weights: how they are asked."""
+"""A file beside weights that describes how to ask the model."""
 EXAMPLE_FILE = "example.jsonl"
-"""One record of a run, to ask its adapter about."""
+"""One record of a run, as an example question for its adapter."""
 RECORD_ENV = "TRAINYARD_RUN_RECORD"
-"""Path of a ready run.json, where nobody but the supervisor can write into the run's folder."""
+"""Environment variable with the path of a finished run.json, in a place where only the supervisor can write."""
 
 
 What = TypeVar("What")
@@ -48,7 +49,8 @@ HALF_S = 3600
 
 
 def parse_json(text: str | bytes, loads: Callable[[str | bytes], Any] = json.loads) -> Any:
-    """Raises ValueError for whatever cannot be used, what nests too deep too: one damaged record harms no other."""
+    """The value in `text`. Raises ValueError for any unusable text, including one that nests too deep, so that one
+    damaged record harms no other."""
     try:
         found = loads(text)
     except RecursionError:
@@ -57,12 +59,12 @@ def parse_json(text: str | bytes, loads: Callable[[str | bytes], Any] = json.loa
 
 
 def _opens(text: str | bytes) -> int:
-    """The brackets that open in a text of JSON: nothing in it nests deeper."""
+    """The number of opening brackets in a JSON text: its nesting cannot be deeper."""
     return text.count("{") + text.count("[") if isinstance(text, str) else text.count(b"{") + text.count(b"[")
 
 
 def check_depth(found: Any) -> Any:
-    """`found`. Raises ValueError where it nests too deep."""
+    """`found`, unchanged. Raises ValueError when it nests too deep."""
     level = [found]
     for _ in range(MOST_DEPTH):
         nested = [value for value in level if isinstance(value, (dict, list))]
@@ -75,7 +77,7 @@ def check_depth(found: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Raises OSError, ValueError."""
+    """The value in a JSON file. Raises OSError, ValueError."""
     with regular(path).open("rb") as file:
         content = file.read(MOST_MIB * MIB + 1)
     if len(content) > MOST_MIB * MIB:
@@ -84,7 +86,8 @@ def read_json(path: Path) -> Any:
 
 
 def regular(path: Path) -> Path:
-    """`path`, which is a file: a pipe would be waited for, and a device may have no end. Raises OSError."""
+    """`path`, if it is a file or a folder: reading a pipe would block, and a device may have no end. Raises
+    OSError."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise OSError(errno.EINVAL, "a pipe or a device, and no file", str(path))
@@ -96,7 +99,7 @@ _SEEN: ContextVar[dict[tuple[object, object], Any] | None] = ContextVar("_SEEN",
 
 @contextlib.contextmanager
 def each_file_once() -> Iterator[None]:
-    """In this block what is read by `once` is read from the disk once, so that all parts of a request are made from the
+    """In this block `once` reads each file from the disk only once, so that all parts of a request are made from the
     same files."""
     token = _SEEN.set({})
     try:
@@ -106,7 +109,8 @@ def each_file_once() -> Iterator[None]:
 
 
 def once(read: Callable[[What], Found], what: What) -> Found:
-    """`read(what)`; in a block of `each_file_once` what that gave before. Nobody changes the result."""
+    """`read(what)`; in a block of `each_file_once` the earlier result of the same call. The caller must not change
+    it."""
     seen = _SEEN.get()
     if seen is None:
         return read(what)
@@ -117,13 +121,15 @@ def once(read: Callable[[What], Found], what: What) -> Found:
 
 
 def read_typed(path: Path) -> bytes:
-    """What a person typed into a file; of a longer one enough to see that it is too long. Raises OSError."""
+    """The content of a file that a person wrote; of a too long file only enough bytes to see its length. Raises
+    OSError."""
     with regular(path).open("rb") as file:
         return file.read(4 * MOST_CHARACTERS + 1)
 
 
 def bounded_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Its lines; one that is longer than MOST_MIB is cut one byte behind that, for whoever reads it to refuse."""
+    """The lines of a file; a line longer than MOST_MIB is cut one byte behind that length, so that the reader can
+    refuse it."""
     most = MOST_MIB * MIB + 1
     while line := file.readline(most):
         yield line
@@ -132,8 +138,8 @@ def bounded_lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def write_whole(path: Path, content: str | bytes, *, sync: bool = True) -> None:
-    """Write `content` beside `path`, then rename: a reader finds all of it, or what was there before. Makes the folder,
-    and takes the place of a link. Without `sync` a machine that loses its power may lose it."""
+    """Write `content` beside `path`, then rename: a reader finds all of it, or the file that was there before. Makes
+    the folder, and replaces a link. Without `sync` a machine that loses its power may lose the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name that nobody guesses: a file or a link that waited under it would stop the writing.
     beside = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
@@ -169,14 +175,15 @@ def without_link(path: Path) -> None:
 
 
 def own_folder(folder: Path) -> Path:
-    """`folder`, made where it is not there, in the place of a link."""
+    """`folder`, which is made if it does not exist; a link is replaced."""
     without_link(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def without_links(folder: Path) -> Path:
-    """`folder`, made, and neither a link nor with one in it: for libraries that write whatever files they like."""
+    """`folder`, made if needed, neither a link nor with a link in it: for libraries that write files under their own
+    names."""
     for path in own_folder(folder).iterdir():
         without_link(path)
     return folder

@@ -1,4 +1,4 @@
-"""A frozen dataclass as options: names, types, allowed values, ranges and help all come from its definition.
+"""A frozen dataclass as command-line options: names, types, allowed values, ranges and help come from its definition.
 
     max_steps: Annotated[int, Range(1, 10_000_000)] = 1500
     \"\"\"Optimizer steps.\"\"\"
@@ -28,17 +28,18 @@ Options = TypeVar("Options", bound="DataclassInstance")
 
 
 class Range(NamedTuple):
-    """Both ends are allowed."""
+    """A range of numbers; both ends are allowed."""
 
     low: float
     high: float
 
 
 class Text(str):
-    """Any text: of several lines, or empty."""
+    """Any text, also empty or of several lines."""
 
 
-# Each type's text, in words and to re.fullmatch. int() alone also takes underscores, spaces and other scripts' digits.
+# Each type's allowed text, in words and as a pattern. int() alone would accept underscores, spaces and other scripts'
+# digits.
 TEXTS: dict[type, tuple[str, str]] = {
     int: ("a whole number", "[0-9]{1,18}"),
     float: ("a number", r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"),
@@ -49,21 +50,21 @@ TEXTS: dict[type, tuple[str, str]] = {
 
 
 class Option(NamedTuple):
-    """What a field takes."""
+    """The values that a field accepts."""
 
     kind: type
     pattern: str
-    """The whole text must match it."""
+    """The pattern that the whole text must match."""
     allowed: str
-    """In words."""
+    """The allowed values in words."""
     span: Range | None
     default: Any
-    """MISSING, if it must be given."""
+    """MISSING for a field that must be given."""
     marks: tuple[Any, ...] = ()
-    """What else its Annotated type holds."""
+    """The other annotations of its Annotated type."""
 
     def read(self, text: str) -> Any:
-        """The value that `text` stands for; None, if the field does not take it."""
+        """The value that `text` stands for; None when the field does not accept it."""
         if (text.isprintable() or self.kind is Text) and re.fullmatch(self.pattern, text):
             value = text.lower() in ("true", "yes", "on") if self.kind is bool else self.kind(text)
             if not self.span or self.span.low <= value <= self.span.high:
@@ -72,7 +73,7 @@ class Option(NamedTuple):
 
 
 def option_of(hint: Any, default: Any = MISSING) -> Option:
-    """What a field of this type takes. `X | None` is read as X: leave the option out for None."""
+    """The values that a field of this type accepts. `X | None` is read as X: leave the option out for None."""
     kind, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     span = next((mark for mark in marks if isinstance(mark, Range)), None)
     if type(None) in get_args(kind):
@@ -88,18 +89,17 @@ def option_of(hint: Any, default: Any = MISSING) -> Option:
 
 @cache
 def options(cls: type) -> dict[str, Option]:
-    """By the names of the fields."""
+    """The options of a dataclass by the names of its fields."""
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: option_of(hints[field.name], field.default) for field in fields(cls)}
 
 
 def parse(argv: Sequence[str], cls: type[Options], usage: str, *, words: list[str] | None = None) -> Options:
-    """The dataclass from `--name value`, `--name=value`, and `--name` alone for a boolean; or help, and the end.
-
-    What stands alone goes to `words`, if there may be such.
+    """The dataclass from `--name value`, `--name=value`, and `--name` alone for a boolean; for --help, prints help
+    and ends. Words without a name are added to `words`, when it is given.
 
     Raises:
-        ConfigError: an unknown, repeated or lacking name, a missing value, a value that the field does not take.
+        ConfigError: an unknown, repeated or lacking name, a missing value, a value that the field does not accept.
         SystemExit: help was asked for, and printed.
     """
     answer_help(argv, usage, cls)
@@ -109,17 +109,15 @@ def parse(argv: Sequence[str], cls: type[Options], usage: str, *, words: list[st
 
 
 def answer_help(argv: Sequence[str], usage: str, cls: type | None = None) -> None:
-    """Where help is asked for, print `usage` and the fields of `cls`, and end the program as done (SystemExit)."""
+    """If `argv` asks for help, print `usage` and the fields of `cls`, and end the program as done (SystemExit)."""
     if "-h" in argv or "--help" in argv:
         print(usage.rstrip() + (f"\n\n{help_table(cls)}" if cls else ""))
         raise SystemExit(FINISHED)
 
 
 def split_flags(argv: Sequence[str], booleans: Collection[str], alone: list[str] | None = None) -> dict[str, str]:
-    """Text by name, with underscores. Names in `booleans` may stand alone, meaning true; other words go to `alone`.
-
-    A name at the end without a value has no text: no field takes that. Raises ConfigError.
-    """
+    """Text by name, with underscores. Names in `booleans` may stand alone, meaning true; other words go to `alone`. A
+    last name without a value gets an empty text, which no field accepts. Raises ConfigError."""
     given: dict[str, str] = {}
     words = list(argv)
     while words:
@@ -141,7 +139,8 @@ def split_flags(argv: Sequence[str], booleans: Collection[str], alone: list[str]
 
 
 def build(cls: type[Options], values: dict[str, Any]) -> Options:
-    """The dataclass. Raises ConfigError naming the fields without a default that are not in `values`."""
+    """The dataclass with these values. Raises ConfigError naming the fields that have no default and are not in
+    `values`."""
     lacking = [f"--{name}" for name, option in options(cls).items() if option.default is MISSING and name not in values]
     if lacking:
         raise ConfigError(f"lacking {', '.join(lacking)}")
@@ -149,10 +148,10 @@ def build(cls: type[Options], values: dict[str, Any]) -> Options:
 
 
 def convert(cls: type, name: str, value: object, *, shown_as: str) -> Any:
-    """`value`, text or a plain YAML value, as field `name` takes it, called `shown_as` in messages.
+    """`value`, text or a plain YAML value, converted for the field `name`, which messages call `shown_as`.
 
     Raises:
-        ConfigError: it does not take that, or there is no such field.
+        ConfigError: the field does not accept the value, or there is no such field.
     """
     if name not in options(cls):
         raise unknown(shown_as, tuple(options(cls)), meant=name)
@@ -176,7 +175,7 @@ def field_help(cls: type) -> dict[str, str]:
 
 
 def help_table(cls: type) -> str:
-    """One paragraph a field: its flag, what it takes, its default, what it means."""
+    """One paragraph a field: its flag, its allowed values, its default, its meaning."""
     said, lines = field_help(cls), []
     for name, option in options(cls).items():
         default = "required" if option.default is MISSING else word(option.default)
@@ -185,5 +184,5 @@ def help_table(cls: type) -> str:
 
 
 def word(value: object) -> str:
-    """A field's value as one types it."""
+    """A field's value as a user types it."""
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -1,4 +1,5 @@
-"""The command of a job as a value; words are its last step. The only module that spells `accelerate launch`."""
+"""The command of a job as a value, which is turned into words last. The only module that spells `accelerate
+launch`."""
 
 from __future__ import annotations
 
@@ -11,24 +12,24 @@ from trainer.outcome import ConfigError
 from trainer.settings import STAND_ALONE
 from trainer.text import shown
 
-# The plan's figures in a job's environment: what a GPU is sold with, and what a process is predicted to need.
+# The plan's figures in a job's environment: the GPU's nominal memory, and the predicted memory of a process.
 VRAM_ENV, PEAK_ENV = "TRAINYARD_VRAM_GIB", "TRAINYARD_PEAK_GIB"
 COUNT = option_of(Annotated[int, Range(1, 1_000_000)])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Launch:
-    """Without what only a node knows: its rank, the first node's address."""
+    """The command without what only a node knows: the node's rank and the first node's address."""
 
     configuration: str = ""
     """Path of accelerate's YAML file, seen from the checkout; empty for accelerate's own default."""
     processes: int = 1
-    """On all machines together."""
+    """Number of processes on all machines together."""
     machines: int = 1
     overrides: tuple[str, ...] = ()
-    """Further words for `accelerate launch`, which lets the command line win over its file."""
+    """Further words for `accelerate launch`, where the command line overrides the configuration file."""
     module: str
-    """What each process runs."""
+    """The Python module that each process runs."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """The module's settings by name, as they are typed."""
 
@@ -36,18 +37,18 @@ class Launch:
         return ("accelerate", "launch", *self.launcher_words(), *self.setting_words())
 
     def launcher_words(self) -> tuple[str, ...]:
-        """What stands behind `accelerate launch`, up to the module."""
+        """The words behind `accelerate launch`, up to the module."""
         configuration = ("--config_file", self.configuration) if self.configuration else ()
         counts = ("--num_processes", str(self.processes), "--num_machines", str(self.machines))
         return (*configuration, *counts, *self.overrides, "-m", self.module)
 
     def setting_words(self) -> tuple[str, ...]:
-        """What the module itself is told."""
+        """The words for the module itself."""
         return tuple(word for name, text in self.settings.items() for word in (f"--{name}", text))
 
     @classmethod
     def from_words(cls, words: Sequence[str]) -> Launch:
-        """The inverse of `words`. Raises ConfigError for what is no command of a plan."""
+        """The inverse of `words`. Raises ConfigError for words that are not the command of a plan."""
         if list(words[:2]) != ["accelerate", "launch"] or "-m" not in words[2:-1]:
             raise ConfigError("supervise takes the plan's command: -- accelerate launch ... -m trainer.train ...")
         place = words.index("-m", 2)
@@ -77,5 +78,5 @@ def _count(flag: str, texts: Mapping[str, str]) -> int:
 
 
 def shipped(name: str) -> str:
-    """The path of one of the configurations that this project ships."""
+    """The path of one of the accelerate configurations that this project ships."""
     return f"accelerate_configs/{name}.yaml"

@@ -1,16 +1,17 @@
-"""What other trainers have settings for and this one does not: why, and which values say what every run has anyway.
+"""Settings of other trainers that Trainyard does not have: the reason, and the values that describe every run anyway.
 
-Every field of TrainingArguments, SFTConfig, LoraConfig and BitsAndBytesConfig is a setting here (the column `also` of
-trainer/config.py has its name) or is answered below; tests/unit/trainer/test_other_trainers.py holds this to the
-installed libraries. The rest are the commonest keys of TRL's command line, LLaMA-Factory and Axolotl.
+Every field of TrainingArguments, SFTConfig, LoraConfig and BitsAndBytesConfig is either a setting (its name is in the
+column `also` of trainer/config.py) or has its reason below; tests/unit/trainer/test_other_trainers.py checks that
+against the installed libraries. The other names are the commonest keys of TRL's command line, LLaMA-Factory and
+Axolotl.
 """
 
 from __future__ import annotations
 
-# Each name with the values, separated by |, that are dropped with a notice; `*`: whatever it says. All other values are
-# refused for the reason above them.
+# Each name with the values, separated by |, that are ignored with a notice; `*` means any value. All other values are
+# refused with the reason above them.
 ANY = "*"
-# The linears of a layer by the names that most families give them.
+# The names of a layer's linears in most families.
 NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SEVEN = f"all-linear|all|{','.join(NAMES)}|[{','.join(map(repr, NAMES))}]"
 REASONS: dict[str, str] = {
@@ -145,4 +146,4 @@ def _by_name() -> dict[str, tuple[tuple[str, ...], str]]:
 
 
 NEEDLESS: dict[str, tuple[tuple[str, ...], str]] = _by_name()
-"""By name: (values that are dropped, why it is no setting)."""
+"""By name: (values that are ignored, why the name is no setting)."""

@@ -1,8 +1,8 @@
-"""How a job ends: four exit codes, the error behind the third, and the file that carries one past torchrun.
+"""The ends of a job: four exit codes, the errors behind them, and the file that carries a code past torchrun.
 
-torchrun turns whatever its workers exit with into 1 and kills their peers. So a rank that knows how the
-attempt ended writes it down first, in a node-local directory that the supervisor made for this attempt
-alone, and the supervisor, not torchrun, decides the exit code.
+torchrun turns any exit code of its workers into 1 and kills their peers. So a rank that knows how the attempt ended
+writes that down first, in a node-local directory that the supervisor made for this attempt alone, and the supervisor,
+not torchrun, decides the exit code.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ BAD_CONFIG = 78  # EX_CONFIG: never run this again
 ATTEMPT_DIR_ENV = "TRAINYARD_ATTEMPT_DIR"
 ATTEMPT_ID_ENV = "TRAINYARD_ATTEMPT_ID"
 STATUS_FILE_ENV = "TRAINYARD_STATUS_FILE"
-"""A file on the first node in which that node's supervisor leaves its exit code, for a batch shell that waits."""
+"""Path of a file on the first node, in which its supervisor leaves the exit code for a waiting batch shell."""
 SWEEP_ENV = "TRAINYARD_WANDB_SWEEP"
-"""The W&B sweep that a job is to take its values from: entity/project/id."""
+"""The W&B sweep from which a job takes its values: entity/project/id."""
 
 
 class ConfigError(Exception):
-    """A mistake in what was asked for. Its text is one line, made of these fields by `__str__` alone; code reads the
+    """A mistake in the request. Its text is one line, which only `__str__` makes from the fields; code reads the
     fields, never the text."""
 
     exit_code = BAD_CONFIG
@@ -48,19 +48,19 @@ class ConfigError(Exception):
     ) -> None:
         super().__init__(problem)
         self.problem = problem
-        """What is wrong, as a sentence; empty where the other fields say it all."""
+        """The mistake as a sentence; empty when the other fields say everything."""
         self.name = name
-        """The variable or setting that it is about."""
+        """The variable or setting with the mistake."""
         self.given = None if given is None else str(given)
         """Its value as it was given; the text then begins with name=given."""
         self.allowed = allowed
-        """What it takes."""
+        """The allowed values."""
         self.advice = advice
-        """What to do."""
+        """The remedy."""
         self.source = source
-        """The file that is wrong; the text then begins with that."""
+        """The file with the mistake; the text then begins with its name."""
         self.origin = origin
-        """Where the value comes from, which nobody typed; the text then ends with that."""
+        """The source of a value that nobody typed; the text then ends with it."""
 
     def __str__(self) -> str:
         value = f"{self.name}={plain_or_shown(self.given)}" if self.given is not None else ""
@@ -73,7 +73,7 @@ class ConfigError(Exception):
 
     @property
     def words(self) -> str:
-        """The whole text; a node's name is no part of it."""
+        """The whole text; it contains no name of a node."""
         return str(self)
 
     def but(self, **fields: str) -> ConfigError:
@@ -82,7 +82,8 @@ class ConfigError(Exception):
 
     @classmethod
     def of(cls, errors: Sequence[ConfigError], *, source: str = "") -> ConfigError:
-        """All of `errors` as one; those that take the same stand together at the end, and it is said once."""
+        """All of `errors` as one; errors with the same allowed values stand together at the end, and list these
+        once."""
         if len(errors) == 1:
             return errors[0].but(source=source or errors[0].source)
         alike: dict[str, list[ConfigError]] = {}
@@ -98,35 +99,37 @@ class ConfigError(Exception):
 
 
 class Problems(list[ConfigError]):
-    """All that is wrong with one request, to be refused at once."""
+    """All mistakes of one request, to be refused together."""
 
     @contextlib.contextmanager
     def kept(self, name: str = "") -> Iterator[None]:
-        """A ConfigError of this block is kept for `refuse`, about `name` where it says no other; what follows the block
-        still runs."""
+        """Keep a ConfigError of this block for `refuse`, with `name` if it has none; the code behind the block still
+        runs."""
         try:
             yield
         except ConfigError as error:
             self.append(error.but(name=error.name or name))
 
     def refuse(self, *, source: str = "") -> None:
-        """Raises ConfigError with all that was kept, if anything was."""
+        """Raises ConfigError with all kept errors, if there are any."""
         if self:
             raise ConfigError.of(self, source=source)
 
 
 def unknown(word: str, known: Sequence[str], *, meant: str | None = None) -> ConfigError:
-    """For a `word`, by which `meant` is meant if something else, that is not among the `known`."""
+    """The error for a `word` that is not `known`; `meant` is the name to search for similar ones, if it differs from
+    `word`."""
     near = nearest(word if meant is None else meant, known)
     return ConfigError(f"unknown {shown(word)}{near}", name=word, allowed=f"known are {', '.join(known)}")
 
 
 class SchedulerError(Exception):
-    """A scheduler's own words, on one line; exit code 1, since they do not tell a mistake from an outage."""
+    """A scheduler's own message, on one line; exit code 1, since the message does not tell a mistake from an
+    outage."""
 
 
 class SickNode(Exception):
-    """This node cannot do what others might. The message is one line and begins with its hostname."""
+    """This node cannot do what other nodes might. The message is one line and begins with the node's hostname."""
 
     exit_code = FAILED
 
@@ -140,10 +143,11 @@ class SickNode(Exception):
 
 
 class RecordError(SickNode):
-    """A record cannot be put before the model, here and now: all of them could when the data was looked at."""
+    """A record that the model cannot be given, although every record could be when the data was checked."""
 
     def __init__(self, message: str) -> None:
-        # torch makes an error of a loader's process anew, from the text of its traceback, which ends in these words.
+        # torch makes the error of a loader's process anew, from the text of its traceback, which ends with these
+        # words.
         words = message.rpartition(f"{type(self).__name__}: ")[2].strip()
         super().__init__(words.removeprefix(f"{node_name()}: "))
 
@@ -153,16 +157,14 @@ def node_name() -> str:
 
 
 def node_rank(environ: Mapping[str, str]) -> int | None:
-    """This node's place among those of its job, from 0; None where no scheduler says it."""
+    """This node's place among the nodes of its job, from 0; None when no scheduler sets it."""
     rank = environ.get("SLURM_PROCID") or environ.get("JOB_COMPLETION_INDEX")
     return int(rank) if rank else None
 
 
 def write_outcome(code: int, message: str = "") -> None:
-    """Record how this attempt ended, for the supervisor of this node; does nothing without a supervisor.
-
-    Only local rank 0 of each node writes.
-    """
+    """Record how this attempt ended, for the supervisor of this node; does nothing without a supervisor. Only local
+    rank 0 of each node writes."""
     directory = os.environ.get(ATTEMPT_DIR_ENV)
     if not directory or os.environ.get("LOCAL_RANK", "0") != "0":
         return
@@ -171,7 +173,7 @@ def write_outcome(code: int, message: str = "") -> None:
 
 
 def read_outcome(directory: Path, attempt_id: str) -> tuple[int, str] | None:
-    """(exit code, message) that a rank left in `directory`, or None when none of this attempt's did."""
+    """(exit code, message) that a rank left in `directory`; None when no rank of this attempt did."""
     try:
         record = read_json(directory / "outcome.json")
         code, message = int(record["code"]), str(record["message"])

@@ -1,7 +1,7 @@
-"""progress.json in a run's folder: how far the run is. Rank 0 writes it, the supervisor adds how the attempt ended, and
-`status` and `list` read it. Torch-free.
+"""progress.json in a run's folder: how far the run is. Rank 0 writes it, the supervisor adds how the attempt ended,
+and `status` and `list` read it. Torch-free.
 
-Nothing read back is believed before it is checked: whoever may write into a folder of runs can leave anything there.
+Every value is checked when it is read, because anyone who may write into a folder of runs can leave anything in it.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ PROGRESS_FILE = "progress.json"
 LOADING, TRAINING, EVALUATING, SAVING = "loading", "training", "evaluating", "saving"
 PHASES = (LOADING, TRAINING, EVALUATING, SAVING, "finished", "stopped", "failed")
 ENDS = {FINISHED: "finished", RUN_AGAIN: "stopped"}
-"""The phase that an exit code of the supervisor stands for; every other code is "failed"."""
+"""The phase for an exit code of the supervisor; for every other code it is "failed"."""
 MOST_BYTES = 4096
-"""Kubernetes keeps as much of what a pod leaves behind."""
+"""Kubernetes keeps so many bytes of a pod's termination message."""
 MOST_STEPS, LARGEST = 10**12, 10**11
-"""LARGEST: of any other number; a terminal shows it on a line. As a time, it is far from now."""
+"""LARGEST is the limit of every other number: a terminal shows it on a line, and as a time it is far in the future."""
 SAID_CHARS = 1000
 LEAST_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """How far a run is. None, and 0 for `of`: not known yet. Times are unix seconds."""
+    """The state of a run. None, and 0 for `of`, mean not known yet. Times are unix seconds."""
 
     phase: str
     written_at: float
@@ -44,25 +44,25 @@ class Progress:
     loss: float | None = None
     learning_rate: float | None = None
     token_accuracy: float | None = None
-    """Share of the training tokens predicted right since the log before, from 0 to 1."""
+    """Share of the training tokens predicted right since the previous log, from 0 to 1."""
     action_accuracy: float | None = None
-    """Share of the actions right in the last evaluation, from 0 to 1."""
+    """Share of right actions in the last evaluation, from 0 to 1."""
     step_at: float | None = None
-    """When `step` was done."""
+    """The time when `step` was done."""
     seconds_per_step: float | None = None
-    """In this attempt, evaluations and saving included."""
+    """Mean of this attempt, evaluations and saving included."""
     said: str = ""
     """Why the attempt ended, in the supervisor's words."""
 
 
 def parse_progress(text: str) -> Progress | None:
-    """What progress.json says; None for a text that training did not write."""
+    """The contents of progress.json; None for a text that training did not write."""
     try:
         found = parse_json(text)
         known = {field.name: found[field.name] for field in fields(Progress) if field.name in found}
         progress = Progress(**known)
         return progress if _plausible(progress) else None
-    except (ValueError, TypeError, ArithmeticError):  # the last: a whole number of a thousand digits
+    except (ValueError, TypeError, ArithmeticError):  # ArithmeticError: a whole number of a thousand digits
         return None
 
 
@@ -76,7 +76,7 @@ def _plausible(progress: Progress) -> bool:
         and progress.written_at is not None
         and all(type(count) is int and 0 <= count <= MOST_STEPS for count in counts)
         and (progress.of == 0 or progress.step <= progress.of)
-        and all(type(number) in (int, float) and abs(number) <= LARGEST for number in numbers)  # NaN is not
+        and all(type(number) in (int, float) and abs(number) <= LARGEST for number in numbers)  # NaN fails this test
         and all(time >= 0 for time in times)
         and all(0 <= share <= 1 for share in shares)
         and isinstance(progress.said, str)
@@ -89,10 +89,10 @@ def _given(*values: float | None) -> list[float]:
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """How far the run in `folder` is; None where it has no progress.json, or one that training did not write.
+    """The progress of the run in `folder`; None when it has no progress.json, or one that training did not write.
 
-    A scheduler whose runs lie on this machine calls this with the run's folder. Where they do not, hand the file's text
-    to `parse_progress`.
+    A scheduler whose runs lie on this machine calls this with the run's folder. For runs on another machine, pass the
+    file's text to `parse_progress`.
     """
     try:
         with regular(folder / PROGRESS_FILE).open("rb") as file:
@@ -103,8 +103,8 @@ def read_progress(folder: Path) -> Progress | None:
 
 
 def progress_text(progress: Progress) -> str:
-    """As JSON, at most MOST_BYTES of it: `said` is cut to fit. A number that would not be believed is null, for example
-    a loss of NaN."""
+    """The progress as JSON, at most MOST_BYTES of it: `said` is cut to fit. A number that a reader would refuse
+    becomes null, for example a loss of NaN."""
     values = {
         name: None if isinstance(value, float) and not abs(value) <= LARGEST else value
         for name, value in asdict(progress).items()
@@ -114,51 +114,52 @@ def progress_text(progress: Progress) -> str:
         text = json.dumps({**values, "said": said}, indent=1) + "\n"
         if not said or len(text) <= MOST_BYTES:
             return text
-        # None takes more than 12 bytes, so that no more is cut than must be, but for a few.
+        # No character takes more than 12 bytes, so that only a few characters too many are cut.
         said = said[: -1 - (len(text) - MOST_BYTES) // 12]
 
 
 def write_progress(folder: Path, progress: Progress) -> None:
-    """Whole and at once, without waiting for the disk: the next one comes soon. Raises OSError."""
+    """Replace the file as a whole, without waiting for the disk, since the next update comes soon. Raises OSError."""
     write_whole(folder / PROGRESS_FILE, progress_text(progress), sync=False)
 
 
 def write_end(folder: Path, code: int, said: str, now: float, *, began: float) -> Progress:
-    """Write down that the attempt which `began` then ended with `code`, and why; what is known of its steps stays, and
-    so does what another node has said since. Returns what is known, also where the folder cannot be written to."""
+    """Record that the attempt which started at `began` ended with `code`, and why. Known facts about its steps stay,
+    and so does the message that another node has written since. Returns the progress, even if the folder cannot be
+    written to."""
     known = read_progress(folder) or Progress(phase="failed", written_at=0.0)
     if code != FINISHED and known.phase == "failed" and known.said and known.written_at >= began:
         return known
     ended = replace(known, phase=ENDS.get(code, "failed"), said=said[:SAID_CHARS], written_at=now)
-    if folder.is_dir():  # a request that is refused makes none
-        with contextlib.suppress(OSError):  # a full disk: how the attempt ended stands in the log, too
+    if folder.is_dir():  # a refused request makes no folder
+        with contextlib.suppress(OSError):  # a full disk: the log, too, says how the attempt ended
             write_progress(folder, ended)
     return ended
 
 
 class ProgressWriter:
-    """Writes progress.json of a run: at every new phase, and of what goes on within one at most once in LEAST_S.
+    """Writes progress.json of a run: at every new phase, and within a phase at most once in LEAST_S.
 
-    What is known from an attempt before stays until it is known anew. A folder that cannot be written to is said once
+    Values from an earlier attempt stay until new ones are known. A folder that cannot be written to is reported once
     and stops no training.
     """
 
     def __init__(self, folder: Path | None, complain: Callable[[str], object]) -> None:
-        """Without a folder nothing is written: one process of a run writes."""
+        """Without a folder nothing is written, since only one process of a run writes."""
         self._folder, self._complain = folder, complain
         known = read_progress(folder) if folder else None
         self._known = replace(known or Progress(phase=LOADING, written_at=0.0), written_at=0.0, said="")
         self._written = float("-inf")
 
     def phase(self, phase: str, **known: Any) -> None:
-        """A phase begins; `known` are fields of Progress."""
+        """Note that a phase begins; `known` are fields of Progress."""
         begins = phase != self._known.phase or not self._known.written_at
         self.note(phase=phase, **known)
         if begins:
             self._write()
 
     def note(self, **known: Any) -> None:
-        """Fields of Progress, for the next time that it is written."""
+        """Note fields of Progress for the next time it is written."""
         self._known = replace(self._known, **known)
 
     def log(self, **known: Any) -> None:

@@ -1,7 +1,5 @@
-"""Tokens and addresses that are secret by their shape, whatever they are called, and how text is shown without them.
-
-Errors of libraries, of services and of other programs may say a token back: what they say passes through `told`.
-"""
+"""Recognises secret tokens and addresses by their form, whatever they are called, and shows text without them. Errors
+of libraries, services and other programs may repeat a token: their messages pass through `told`."""
 
 from __future__ import annotations
 
@@ -9,10 +7,9 @@ import re
 
 from trainer.text import printable
 
-# Text, not compiled: most programs say nothing that has to be looked through.
-# Lists as k1:1,k2:2 begin like user:password at each of their parts: what is read on from there has a bound.
+# Patterns as text, not compiled: most programs print nothing that must be searched.
 ADDRESS = r"://[^/@\s]*@|(?<![^\s=,;\"'])[^\s/:@=,;\"']{1,128}:[^\s/@]{1,128}@(?!sha(?:256|512):)(?=[\w\[])"
-# Tokens that their makers gave a shape.
+# Tokens with a form that their issuers defined.
 TOKEN = (
     r"(?<![A-Za-z0-9])(?:"
     r"hf_(?:(?=[a-z0-9]*[A-Z])[A-Za-z0-9]{16,}|[a-z0-9]{30,})|gh[oprsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|(?:AKIA|ASIA)[A-Z0-9]{12,}"
@@ -32,12 +29,12 @@ BEARER = (
 
 
 def hide_secrets(text: str) -> str:
-    """`text` to be shown, without what looks like a secret by its shape."""
+    """`text` without anything that looks like a secret."""
     for shape in (ADDRESS, TOKEN, BEARER):
         text = re.sub(shape, "***", text)
     return text
 
 
 def told(text: str) -> str:
-    """`text` of others on one line: nothing in it acts on a terminal, and no secret stands in it."""
+    """`text` of others on one line, without secrets and without characters that a terminal would act on."""
     return printable(hide_secrets(text))

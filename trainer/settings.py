@@ -35,7 +35,7 @@ TAKES = "`name: value` on each line; see python -m trainer config --help"
 LISTED = "python -m trainer config --help lists all"
 # Options that may be given without a value.
 STAND_ALONE = ("json", "planned", "strict")
-# Options that are no settings.
+# Options that are not settings.
 OPTIONS = ("config", "json")
 PLANNED = tuple(name for name, setting in SETTINGS.items() if setting.planned)
 
@@ -45,24 +45,24 @@ class Settings:
     values: dict[str, Any]
     """By field of TrainConfig; fields without a value or default are missing."""
     sources: dict[str, str]
-    """Who said so, by field."""
+    """The source of each value, by field."""
     notices: tuple[str, ...] = ()
-    """Other spellings that were translated."""
+    """Notices about spellings that were translated."""
     as_json: bool = False
-    """--json was given: for those who print what they find."""
+    """Whether --json was given, for verbs that print their results."""
 
     def config(self) -> TrainConfig:
-        """Raises ConfigError naming what is lacking."""
+        """The settings as a TrainConfig. Raises ConfigError naming the missing ones."""
         return build(TrainConfig, self.values)
 
 
 def resolve_settings(
     argv: Sequence[str], environ: Mapping[str, str], env_file: Mapping[str, str] | None = None, *, folder: Path = Path()
 ) -> Settings:
-    """Every setting with its source. Reads the YAML file, relative to `folder`, and nothing else.
+    """Every setting with its source. Reads the YAML file, relative to `folder`, and no other file.
 
     Raises:
-        ConfigError: an unknown or repeated name, a value that its field does not take, a contradicted plan.
+        ConfigError: an unknown or repeated name, a value that its field does not accept or that contradicts the plan.
     """
     flags, env_file = split_flags(argv, STAND_ALONE), env_file or {}
     as_json, planned = flags.pop("json", "false") == "true", flags.pop("planned", "false") == "true"
@@ -110,7 +110,7 @@ def resolve_settings(
 
 
 def _without_effect(said: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, str]:
-    """What a file says of the plan's settings that changes no result, with what to tell of it."""
+    """The plan's settings in a file whose values change no result, each with the notice about it ("" for none)."""
     settled = {}
     if said.get("activation_checkpointing"):
         settled["activation_checkpointing"] = (
@@ -127,10 +127,10 @@ def _without_effect(said: Mapping[str, Any], values: Mapping[str, Any]) -> dict[
 def read_layer(
     source: str, given: Mapping[str, object], notices: list[str], lines: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-    """What one source says: checked values by setting, a preset's rank and alpha below what says them outright. `lines`
-    are those of the source in which its names stand, where they are known.
+    """The settings of one source: checked values by setting, where an explicit rank or alpha overrides a preset's.
+    `lines` are the line numbers of the source's names, if known.
 
-    Other names and words are translated, and `notices` told. Raises ConfigError with all that is wrong.
+    Other names and words are translated, with a line added to `notices`. Raises ConfigError with all mistakes.
     """
     dash = "--" if source == COMMAND_LINE else ""
     values: dict[str, Any] = {}
@@ -158,7 +158,8 @@ def read_layer(
 
 
 def _no_settings(given: Mapping[str, object], dash: str) -> tuple[list[str], list[ConfigError]]:
-    """(what to say of names that are dropped, what is refused), by why they are no settings; unknown names last."""
+    """(notices about ignored names, errors about refused ones), grouped by the reason they are no settings; errors
+    about unknown names come last."""
     dropped: dict[str, list[str]] = {}
     refused: dict[str, list[str]] = {}
     problems: list[ConfigError] = []
@@ -180,7 +181,7 @@ def _no_settings(given: Mapping[str, object], dash: str) -> tuple[list[str], lis
 
 
 def _read_value(name: str, value: object, *, shown_as: str) -> tuple[dict[str, Any], str]:
-    """(checked values by setting, what to say of another spelling). Raises ConfigError."""
+    """(checked values by setting, a notice about another spelling or ""). Raises ConfigError."""
     ours, text = _ours(name, value), _text(value)
     if ours == "actions" and isinstance(value, list):
         value = ",".join(map(str, value))
@@ -197,12 +198,12 @@ def _read_value(name: str, value: object, *, shown_as: str) -> tuple[dict[str, A
 
 
 def _ours(name: str, value: object) -> str:
-    """The setting that is meant, or the name as it is."""
+    """Trainyard's name of a setting; an unknown name unchanged."""
     return SHARES[name] if name in SHARES and re.fullmatch(r"0?\.[0-9]+|0", str(value)) else OURS.get(name, name)
 
 
 def _text(value: object) -> str:
-    """To be compared with other words for values."""
+    """A value in the form in which it is compared with other words for values."""
     text = str(value).lower()
     return {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(text, text)
 
@@ -212,8 +213,9 @@ def _listed(names: Sequence[str], one: str, several: str) -> str:
 
 
 def _read_file(path: str) -> dict[str, object]:
-    """By key; a key that is no setting is there even where its value is null."""
-    from trainer.yaml_file import read_yaml  # most requests have no such file, and a plan is to be fast
+    """The values of a YAML file by key; a key that is no setting is included even when its value is null."""
+    # imported late: most requests have no such file, and planning should be fast
+    from trainer.yaml_file import read_yaml
 
     keys: list[str] = []
     found = read_yaml(Path(path), path, takes=TAKES, check_key=keys.append)
@@ -222,7 +224,7 @@ def _read_file(path: str) -> dict[str, object]:
 
 
 def usage() -> str:
-    """What --help prints above the settings."""
+    """The text that --help prints above the settings."""
     knobs = [f"  {name:<17}{weight:<10}{usual:<17}{why}" for name, weight, usual, why in KNOBS]
     names = (
         ("In the environment and .env", ENVIRONMENT),
@@ -238,7 +240,8 @@ def usage() -> str:
 
 
 def settings_here(argv: Sequence[str]) -> Settings:
-    """What a run would be told here, its notices said; .env is taken in. Raises ConfigError."""
+    """The settings of a run on this machine, with the notices printed; reads .env into the environment. Raises
+    ConfigError."""
     environ = dict(os.environ)
     settings = resolve_settings(argv, environ, take_env_file())
     say(settings.notices)
@@ -246,7 +249,7 @@ def settings_here(argv: Sequence[str]) -> Settings:
 
 
 def main(argv: Sequence[str]) -> int:
-    """`python -m trainer config`. Raises ConfigError."""
+    """Runs `python -m trainer config`. Raises ConfigError."""
     answer_help(argv, usage(), TrainConfig)
     settings = settings_here(argv)
     lacking = [name for name in options(TrainConfig) if name not in settings.values]

@@ -1,4 +1,4 @@
-"""Other names of our settings, as trainer/config.py has them, and what `.env` may hold."""
+"""Other names of the settings, from trainer/config.py, and the names that `.env` may hold."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ LORA = "lora"
 ENVIRONMENT: dict[str, str] = {setting.env: name for name, setting in SETTINGS.items() if setting.env} | {"LORA": LORA}
 OURS = {other: name for name, setting in SETTINGS.items() for other in setting.also.split()} | ENVIRONMENT
 SECRETS = ("HF_TOKEN", "HUGGINGFACE_TOKEN", "WANDB_API_KEY")
-# What .env may set, WANDB_* beside; anything else in it is refused, so that it cannot change how programs are found.
+# The names that .env may set, besides WANDB_*; any other is refused, so that .env cannot change how programs are
+# found.
 ENV_FILE = (
     "HF_TOKEN", "HUGGINGFACE_TOKEN", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF",
     "TOKENIZERS_PARALLELISM", "ACCELERATE_CONFIG", CONFIG_FILE, *ENVIRONMENT,
 )  # fmt: skip
 
-# Below 1 it is a share of the steps, as transformers 5 takes it.
+# A value below 1 is a share of the steps, as in transformers 5.
 SHARES = {"warmup_steps": "warmup_fraction"}

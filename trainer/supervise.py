@@ -1,10 +1,10 @@
-"""The job's first process, everywhere: starts `accelerate launch`, waits, and gives the scheduler an honest exit code.
+"""The first process of every job: starts `accelerate launch`, waits, and gives the scheduler a correct exit code.
 
     python -m trainer.supervise -- accelerate launch --config_file ... -m trainer.train ...
 
-It completes the planned command with what only a node knows, its rank and the first node's address, reads
-secrets from `.env`, and takes the outcome from the file the ranks leave, since torchrun turns every code into 1.
-Signals that mean "stop" end here: they raise a flag that the ranks agree on, and reach nobody else.
+The supervisor adds to the planned command what only a node knows, its rank and the first node's address, reads
+secrets from `.env`, and takes the outcome from the file that the ranks leave, since torchrun turns every code into 1.
+Signals that mean "stop" reach only the supervisor, which raises a flag on which the ranks agree.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from trainer.outcome import ConfigError, SickNode, node_rank
 from trainer.progress_file import progress_text, write_end
 from trainer.terminal import give_back
 
-LAUNCHER = "accelerate.commands.launch"  # accelerate launch, of this very Python
-TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes' own place, where the pod says no other
-OVERTIME_S = 120  # beyond the time limit, for ranks that are still saving; then they count as hung
+LAUNCHER = "accelerate.commands.launch"  # accelerate launch, run by this Python
+TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes' default, when the pod names no other path
+OVERTIME_S = 120  # beyond the time limit, for ranks that are still saving; after that they count as hung
 
 
 def main(argv: Sequence[str]) -> int:
@@ -58,7 +58,8 @@ def main(argv: Sequence[str]) -> int:
     status_file = os.environ.get(outcome.STATUS_FILE_ENV)
     if status_file and not node_rank(os.environ):
         Path(status_file).write_text(f"{code}\n", encoding="utf-8")
-    # The batch shell reads the file. To srun 75 would be a bad exit, on which it kills nodes that are still leaving.
+    # The batch shell reads the file. For srun 75 would be a failure, after which it kills nodes that are still
+    # leaving.
     return outcome.FINISHED if status_file and code == outcome.RUN_AGAIN else code
 
 
@@ -66,7 +67,7 @@ def attempt(launch: Launch) -> int:
     """Run the planned command on this node to its end; returns the ranks' outcome, or FAILED when they left none.
 
     Raises:
-        ConfigError, SickNode: found before anything was started.
+        ConfigError, SickNode: before any process was started.
     """
     began = time.time()
     process: subprocess.Popen[bytes] | None = None
@@ -75,10 +76,10 @@ def attempt(launch: Launch) -> int:
     def stop(came: list[int]) -> None:
         nonlocal early
         Path(directory, FLAG).touch()
-        # The launcher, which may wait for other nodes, does not look at the flag, and there is no rank that would.
+        # The launcher, which may be waiting for other nodes, does not read the flag, and no rank exists that would.
         early = early or not Path(directory, processes.BEGUN).exists()
         if process is not None and (early or came.count(signal.SIGINT) > 1):
-            process.kill()  # and with it, by the kernel, its ranks
+            process.kill()  # the kernel then kills its ranks
 
     ended = (
         outcome.FAILED,
@@ -90,7 +91,7 @@ def attempt(launch: Launch) -> int:
     with tempfile.TemporaryDirectory(prefix="trainyard-") as directory, processes.stop_signals_kept(stop) as came:
         attempt_id = secrets.token_hex(8)
         os.environ |= {outcome.ATTEMPT_DIR_ENV: directory, outcome.ATTEMPT_ID_ENV: attempt_id}
-        # torchrun would end its workers on the signals that they are to be deaf to.
+        # torchrun would end its workers on the signals that they must ignore.
         os.environ |= {processes.SUPERVISOR_ENV: str(os.getpid()), "PET_SIGNALS_TO_HANDLE": "SIGQUIT"}
         processes.become_subreaper()
         try:
@@ -99,13 +100,14 @@ def attempt(launch: Launch) -> int:
                 begin_attempt(Path(folder))
             check_node(launch)
             command = complete_command(launch, os.environ)
-            if (record := os.environ.get(RECORD_ENV)) and not node_rank(os.environ):  # submit could not write it
+            # when submit could not write the file
+            if (record := os.environ.get(RECORD_ENV)) and not node_rank(os.environ):
                 write_whole(Path(launch.settings["output_dir"], RECORD_NAME), Path(record).read_text(encoding="utf-8"))
             if not came:
                 if not node_rank(os.environ):
-                    log.say("loading libraries ...")  # for half a minute, without another word
+                    log.say("loading libraries ...")  # no other line appears for half a minute
                 process = subprocess.Popen(command, start_new_session=True, preexec_fn=processes.in_launcher)
-                if early:  # it came while the launcher was being started
+                if early:  # the signal came while the launcher was being started
                     process.kill()
                 deadline = os.environ.get(DEADLINE_ENV)
                 process.wait(float(deadline) + OVERTIME_S - time.time() if deadline else None)
@@ -121,7 +123,7 @@ def attempt(launch: Launch) -> int:
     if came:
         log.complain(f"asked to stop by {signal.Signals(came[0]).name}")
     if early:
-        is_first = not node_rank(os.environ)  # who counts
+        is_first = not node_rank(os.environ)  # only the first node counts attempts
         ended = stopped(Path(launch.settings["output_dir"]), None) if is_first else (outcome.RUN_AGAIN, "")
     code, message = ended
     if code != outcome.FINISHED and message:
@@ -132,21 +134,21 @@ def attempt(launch: Launch) -> int:
 
 
 def leave_word(launch: Launch, code: int, message: str, began: float) -> None:
-    """For `status`, how this attempt ended: in the run's folder, and in a pod as its termination message, which is all
-    that can be asked of it afterwards."""
+    """Record how this attempt ended, for `status`: in the run's folder, and in a pod as its termination message, the
+    only thing that can be read of a pod afterwards."""
     if folder := launch.settings.get("output_dir"):
         if not node_rank(os.environ):  # who counts; another node's refusal says nothing of how this one ends
             end_attempt(Path(folder))
         ended = write_end(Path(folder), code, message, time.time(), began=began)
         if RECORD_ENV in os.environ:
-            with contextlib.suppress(OSError):  # where there is none
+            with contextlib.suppress(OSError):  # a pod without such a file
                 TERMINATION_LOG.write_text(progress_text(ended), encoding="utf-8")
-        if code != outcome.RUN_AGAIN:  # then there is no time, and the run goes on
+        if code != outcome.RUN_AGAIN:  # a stopped run has no time left, and continues later
             show_among_runs(Path(folder), code)
 
 
 def show_among_runs(folder: Path, code: int) -> None:
-    """Write the page of all runs again, for a run that came to an end. No page makes a run fail."""
+    """Rewrite the page of all runs, for a run that has ended. An error of the page does not make the run fail."""
     try:
         from trainer.report.runs import pages_line
 
@@ -158,9 +160,8 @@ def show_among_runs(folder: Path, code: int) -> None:
 
 
 def complete_environment(environ: Mapping[str, str], now: float) -> dict[str, str]:
-    """`environ` with the token under the name that the libraries know, and with the time limit counted from `now`
-    where there is one and no scheduler says when it ends.
-    """
+    """`environ` with the token under the name that the libraries know, and with a deadline counted from `now` when
+    there is a time limit and no scheduler sets a deadline."""
     found = dict(environ)
     if token := environ.get("HF_TOKEN") or environ.get("HUGGINGFACE_TOKEN"):
         found["HF_TOKEN"] = token
@@ -170,19 +171,20 @@ def complete_environment(environ: Mapping[str, str], now: float) -> dict[str, st
 
 
 def complete_command(launch: Launch, environment: Mapping[str, str]) -> list[str]:
-    """The planned command as this node must run it.
+    """The planned command in the form for this node.
 
     Raises:
         ConfigError: several nodes were planned and their environment is missing.
         SickNode: the nodes cannot meet.
     """
-    own = ["--quiet"]  # when training fails, its own traceback is the one to read, not the launcher's as well
+    own = ["--quiet"]  # when training fails, only its own traceback is useful, not the launcher's as well
     if launch.machines > 1:
         rank, address, port = meeting_place(environment)
         own += ["--machine_rank", str(rank), "--main_process_ip", address, "--main_process_port", port]
-        own += ["--rdzv_conf", f"timeout={MEETING_TIMEOUT_S}"]  # torchrun waits for the other nodes' torchruns
+        own += ["--rdzv_conf", f"timeout={MEETING_TIMEOUT_S}"]  # torchrun waits so long for the other nodes
     elif launch.processes > 1:
-        # A free one: accelerate's own, 29500, is every other job's too, and two that start at once both find it free.
+        # A free port: accelerate's default, 29500, is the same for every job, and two jobs starting together both
+        # find it free.
         own += ["--main_process_port", "0"]
     return [sys.executable, "-m", LAUNCHER, *own, *launch.launcher_words(), *launch.setting_words()]
 

@@ -1,8 +1,8 @@
-"""The terminal's last row, kept for what is under way; whatever anybody prints goes by above it.
+"""Keeps the terminal's last row for the progress of a run; all other output scrolls above it.
 
 The rows above become the terminal's scrolling region, as in apt. So the lines of this process, of its libraries, of
-other ranks and of the supervisor stay whole, and none of them can reach the last row. Nothing is drawn where output
-goes to a file or a pipe.
+other ranks and of the supervisor stay whole, and none of them can reach the last row. When output goes to a file or a
+pipe, nothing is drawn.
 """
 
 from __future__ import annotations
@@ -17,24 +17,26 @@ from trainer import log
 from trainer.secret_shapes import told
 from trainer.text import wrap
 
-SAVE, RESTORE = "\x1b7", "\x1b8"  # the cursor's place
-WHOLE = f"{SAVE}\x1b[r{RESTORE}"  # the region is the whole screen again; by itself that would move the cursor
+SAVE, RESTORE = "\x1b7", "\x1b8"  # save and restore the cursor's place
+# the region is the whole screen again; the saved cursor undoes the jump that this causes
+WHOLE = f"{SAVE}\x1b[r{RESTORE}"
 MIN_COLUMNS, MIN_ROWS = 20, 4
 
 
 def size() -> tuple[int, int] | None:
-    """(columns, rows) of the terminal that standard output and error go to; None without one that knows cursors."""
+    """(columns, rows) of the terminal of standard output and error; None when there is no terminal that can move its
+    cursor."""
     try:
         if os.environ.get("TERM", "") in ("", "dumb") or not (sys.stdout.isatty() and sys.stderr.isatty()):
             return None
         columns, rows = os.get_terminal_size(sys.stderr.fileno())
-    except (OSError, ValueError, AttributeError):  # closed, or replaced by what is no file
+    except (OSError, ValueError, AttributeError):  # closed, or replaced by an object that is not a file
         return None
     return (columns, rows) if columns >= MIN_COLUMNS and rows >= MIN_ROWS else None
 
 
 class LastRow:
-    """The bar in the last row. One process of a run may draw."""
+    """The bar in the last row. Only one process of a run may draw it."""
 
     def __init__(self) -> None:
         self._shown: tuple[str, float | None, str] | None = None
@@ -42,7 +44,7 @@ class LastRow:
         """The terminal's size when its last row was taken."""
 
     def show(self, before: str, share: float | None = None, behind: str = "") -> None:
-        """`before`, a bar that is full to a `share` of 1, and `behind`."""
+        """Show `before`, a bar filled to a `share` of 1, and `behind`."""
         self._shown = before, share, behind
         if not (found := size()):
             return
@@ -50,14 +52,14 @@ class LastRow:
         text = ""
         if self._taken is None:
             atexit.register(self.clear)
-        if self._taken != found:  # also when the window was made larger or smaller
-            # A row down, which scrolls when there is none left, and up again: the cursor is not in the last one.
+        if self._taken != found:  # also after the window was resized
+            # A row down, which scrolls at the bottom, and up again, so that the cursor is not in the last row.
             text = f"{WHOLE}\x1bD\x1b[A{SAVE}\x1b[1;{rows - 1}r{RESTORE}"
             self._taken = found
         _write(f"{text}{SAVE}\x1b[{rows};1H{_line(*self._shown, columns - 1)}\x1b[K{RESTORE}")
 
     def clear(self) -> None:
-        """Give the row back."""
+        """Free the row."""
         if self._taken:
             _write(f"{WHOLE}{SAVE}\x1b[{self._taken[1]};1H\x1b[K{RESTORE}")
             atexit.unregister(self.clear)
@@ -65,7 +67,8 @@ class LastRow:
 
     @contextmanager
     def counting(self, total: int, what: str, *, drawn: bool) -> Iterator[Callable[[int], None]]:
-        """A function to be told how many more of the `total` are done; at the end what stood there before is back."""
+        """Yields a function to call with the number of newly done items of `total`; at the end the earlier row is
+        shown again."""
         before, done = self._shown, 0
 
         def count(more: int) -> None:
@@ -88,14 +91,15 @@ LAST_ROW = LastRow()
 
 
 def give_back() -> None:
-    """After processes that may have been killed with the last row taken; what stood there is erased."""
+    """Free the last row after processes that may have been killed while they used it; its content is erased."""
     if size():
         _write(f"{WHOLE}\x1b[J")
 
 
 def say(text: str) -> None:
-    """Log `text`, broken at spaces where a terminal is too narrow for it, and nothing in it that a terminal would act
-    on: it may be a record's. Secrets are hidden before a line is broken: a token on two lines is not known as one."""
+    """Log `text`, broken at spaces for a narrow terminal. It may come from a record, so characters that a terminal
+    would act on are escaped. Secrets are hidden before a line is broken, because a token on two lines would not be
+    recognised."""
     found = size()
     lines = [told(line) for line in text.split("\n")]
     if found:
@@ -109,7 +113,7 @@ def _broken(line: str, columns: int) -> str:
 
 
 def _line(before: str, share: float | None, behind: str, columns: int) -> str:
-    """At most so many columns; the bar takes what the words leave."""
+    """The row in at most `columns` columns; the bar takes the space that the words leave."""
     room = columns - len(before) - len(behind) - 2
     if share is None or room < 4:
         return f"{before} {behind}"[:columns]
@@ -119,5 +123,5 @@ def _line(before: str, share: float | None, behind: str, columns: int) -> str:
 
 
 def _write(text: str) -> None:
-    """In one piece, so that nothing of another process comes between."""
+    """Write `text` in one call, so that no output of another process comes between."""
     os.write(sys.stderr.fileno(), text.encode(sys.stderr.encoding or "ascii", "replace"))

@@ -1,4 +1,4 @@
-"""Plain text for people: sizes, wrapped lines and aligned tables. No colours, no look at the terminal."""
+"""Plain text for people: sizes, wrapped lines and aligned tables. No colours, independent of the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GIB = 1024**3
 
 
 def gib(size_bytes: int) -> str:
-    """`size_bytes` in GiB with the digits a person can use: 0.05, 1.49, 41.3."""
+    """`size_bytes` in GiB with useful digits: 0.05, 1.49, 41.3."""
     size = size_bytes / GIB
     return f"{size:.1f}" if abs(size) >= 9.995 else f"{size:.2f}"
 
@@ -24,9 +24,9 @@ def wrap(text: str, *, width: int, prefix: str = "") -> str:
 def format_table(rows: Sequence[Sequence[str]], *, rules_before: Sequence[int] = ()) -> str:
     """`rows` in aligned columns, the first to the left and the others to the right.
 
-    A line of dashes goes before each row whose index is in `rules_before`. Rows must be equally long.
+    A line of dashes precedes each row whose index is in `rules_before`. All rows must have the same length.
     """
-    rows = [tuple(map(printable, row)) for row in rows]  # a label or a folder's name may hold anything
+    rows = [tuple(map(printable, row)) for row in rows]  # a label or a folder's name may hold any character
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for index, (first, *others) in enumerate(rows):
@@ -38,33 +38,34 @@ def format_table(rows: Sequence[Sequence[str]], *, rules_before: Sequence[int] =
 
 
 def shown(text: str) -> str:
-    """`text` on one line, escaped where it must be and cut where it is long."""
+    """`text` on one line, escaped where necessary, and shortened if it is long."""
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
 def plain_or_shown(text: str) -> str:
-    """`text` as it is where it is one plain word, a number or a path, else as `shown`."""
+    """`text` unchanged if it is one plain word, a number or a path, else as `shown`."""
     return text if re.fullmatch(r"[A-Za-z0-9_./:,@%+=~-]{1,255}", text) else shown(text)
 
 
 def printable(text: str) -> str:
-    """`text` with all that a terminal would act on written as an escape: ESC, BEL, newlines, marks that turn text."""
+    """`text` with every character that a terminal would act on escaped: ESC, BEL, newlines, marks that reverse
+    text."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def printable_lines(text: str) -> str:
-    """As printable, with the lines left as they are."""
+    """As `printable`, but newlines stay."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def markdown_cell(text: str) -> str:
-    """`text` in a table of Markdown, whatever is in it: one line, and no bar that would begin the next cell."""
+    """`text` for a cell of a Markdown table: one line, without a bar that would begin the next cell."""
     return printable(text).replace("|", "\\|")
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """`, did you mean X?` where something known is close, else nothing."""
-    import difflib  # only ever needed on the way to an error message
+    """`, did you mean X?` when a known name is similar, else ""."""
+    import difflib  # imported late: needed only for error messages
 
     by_lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
@@ -72,6 +73,6 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 
 def known_are(word: str, known: Iterable[str]) -> str:
-    """What stands behind an unknown word: what may have been meant, and all that is known."""
+    """The words behind an unknown name: the one that may have been meant, and all known names."""
     names = list(known)
     return f"{nearest(word, names) or ':'} known are {', '.join(names)}"

@@ -3,8 +3,8 @@
     accelerate launch --config_file accelerate_configs/cpu_mps.yaml -m trainer.train --model M --data D \\
         --output_dir runs/x --run_id x --device cpu
 
-What it leaves in the run's folder: adapter/ (with the processor), metrics.json, predictions.jsonl,
-report.html, checkpoints/, tensorboard/ and wandb/. Started again, it goes on from the newest checkpoint.
+The run's folder then has adapter/ (with the processor), metrics.json, predictions.jsonl, report.html, checkpoints/,
+tensorboard/ and wandb/. A second start continues from the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         check_start(config)
         dataset = node_dataset(config, os.environ)
         prepare_libraries(config)
-        from trainer.training.run import train  # what it imports reads the environment that was just prepared
+        from trainer.training.run import train  # its imports read the environment that was just prepared
 
         train(config, dataset)
     except SickNode as error:
@@ -51,10 +51,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def leave(code: int, message: str) -> int:
-    """The exit code of a rank that ends with a known outcome, once that is written down.
+    """The exit code of a rank that ends with a known outcome, after recording the outcome.
 
-    Every rank comes to the same outcome, so under a supervisor all leave in peace: a code here would only make
-    torchrun kill the others and print a traceback of its own. The supervisor reads the outcome instead.
+    Every rank has the same outcome, so under a supervisor all ranks exit with 0: another code would only make
+    torchrun kill the others and print its own traceback. The supervisor reads the outcome instead.
     """
     write_outcome(code, message)
     if os.environ.get(ATTEMPT_DIR_ENV):

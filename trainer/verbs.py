@@ -1,4 +1,4 @@
-"""Commands of the form `python -m ROOM VERB ...`: one table of verbs, and what becomes of an error."""
+"""Commands of the form `python -m ROOM VERB ...`: one table of verbs, and the handling of errors."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from trainer.text import known_are
 def dispatch(usage: str, verbs: Mapping[str, str], argv: Sequence[str]) -> int:
     """Run the verb that `argv` begins with; returns its exit code.
 
-    `verbs` holds module:function by name. Each function takes the words that follow, and is imported when it is asked
-    for: some bring torch, none brings all.
+    `verbs` holds module:function by name. Each function takes the words that follow, and is imported only when it is
+    called, since some import torch.
     """
 
     def act(argv: list[str]) -> int:
@@ -43,7 +43,8 @@ def load(act: str) -> Callable[..., Any]:
 
 
 def _elsewhere(error: ModuleNotFoundError, room: str, argv: Sequence[str]) -> Exception:
-    """What to do where this Python lacks a library; `error` itself where something of ours is missing."""
+    """The error that tells what to do when this Python lacks a library; `error` itself when a module of Trainyard is
+    missing."""
     from trainer.commands import CHECKOUT, python, training_command
 
     lacking = (error.name or "").partition(".")[0]
@@ -56,7 +57,7 @@ def _elsewhere(error: ModuleNotFoundError, room: str, argv: Sequence[str]) -> Ex
 
 
 def exit_code(act: Callable[[list[str]], int], argv: Sequence[str]) -> int:
-    """What `act` returns; where it raises what a user can act on, one line and the code that goes with it."""
+    """The result of `act`; for an error that a user can act on, prints one line and returns the matching exit code."""
     try:
         try:
             return act(list(argv))
@@ -70,8 +71,8 @@ def exit_code(act: Callable[[list[str]], int], argv: Sequence[str]) -> int:
 
 
 def nobody_reads() -> bool:
-    """Whether the program that read our stdout has ended: `... | head` has read enough. What is not written yet is then
-    dropped, since Python would complain about it when it closes stdout."""
+    """Whether the program that read our stdout has ended, as in `... | head`. If so, unwritten output is dropped,
+    since Python would complain about it when it closes stdout."""
     stdout = sys.stdout.fileno()
     asked = select.poll()
     asked.register(stdout, 0)  # a pipe without a reader is an error of the pipe

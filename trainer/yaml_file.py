@@ -1,7 +1,7 @@
-"""The one reader of YAML: settings files, site files and sweeps are read the same way.
+"""The only code that reads YAML: settings files, site files and sweeps are read in the same way.
 
 A key whose value is null counts as not given. A key that is given twice, a tag and an empty entry of a list are
-refused, each with its line and all in one message: YAML would drop or change something without a word.
+refused, each with its line and all in one message: YAML would silently drop or change a value.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from trainer.files import MOST_CHARACTERS, MOST_DEPTH, once, read_typed
 from trainer.outcome import ConfigError
 from trainer.text import shown
 
-# Our own files have a hundredth of it.
+# Trainyard's own files have a hundredth of it.
 MOST_VALUES = 5_000
 TAG = "tag:yaml.org,2002:"
-# Which plain values are no text. YAML 1.1 would also make no a false, 010 an 8, 12:30 a 750 and a folder called
-# 2024-01-01 a date. No setting takes a number of more than 18 digits: what is longer stays text.
+# The plain values that are no text. YAML 1.1 would also turn no into false, 010 into 8, 12:30 into 750 and a folder
+# called 2024-01-01 into a date. No setting takes a number of more than 18 digits: a longer one stays text.
 PATTERNS = {
     "null": r"~|null|Null|NULL|",
     "bool": r"true|True|TRUE|false|False|FALSE",
@@ -34,19 +34,19 @@ Check = Callable[[str], None]
 
 
 def any_key(key: str) -> None:
-    """For files that may have keys which are not ours."""
+    """Accepts any key, for files whose keys are not all Trainyard's."""
 
 
 def read_yaml(
     path: Path, source: str, *, takes: str, check_key: Check = any_key, typed: bool = False
 ) -> dict[str, Any]:
-    """What the file says by key, without the keys whose value is null, at any depth; {} when it is empty.
+    """The file's values by key, without keys whose value is null, at any depth; {} when it is empty.
 
-    Values are text as it was typed; with `typed`, numbers, true and false are what they mean. Messages name the file
-    `source` and say what it `takes`. `check_key` raises ConfigError for a key that does not belong into it.
+    Values are text as it was typed; with `typed`, numbers, true and false are converted. Messages name the file
+    `source` and say what it `takes`. `check_key` raises ConfigError for a key that does not belong in the file.
 
     Raises:
-        ConfigError: it cannot be read, is no YAML mapping, or holds what would be dropped: all that is wrong.
+        ConfigError: with all mistakes: it cannot be read, is no YAML mapping, or holds a value that would be dropped.
     """
     try:
         text = once(read_typed, path).decode("utf-8-sig")
@@ -60,7 +60,7 @@ def read_yaml(
 def parse_yaml(
     text: str, source: str, *, takes: str, check_key: Check = any_key, typed: bool = False
 ) -> dict[str, Any]:
-    """As `read_yaml`, of a file's text."""
+    """As `read_yaml`, for a file's text."""
     if len(text) > MOST_CHARACTERS:
         raise ConfigError(f"{source} is longer than {MOST_CHARACTERS} characters: it takes {takes}")
     try:
@@ -83,7 +83,7 @@ def parse_yaml(
 
 
 class _Composer(yaml.SafeLoader):
-    """From text to nodes, the tree of what was typed."""
+    """Builds the tree of nodes from text."""
 
     yaml_implicit_resolvers: ClassVar = {}  # type: ignore[misc]
     _depth = 0
@@ -101,7 +101,7 @@ for _kind, _pattern in PATTERNS.items():
 
 
 def _said(error: yaml.MarkedYAMLError) -> str:
-    """The parser's words and where they are about, without what stands there: it may be a secret."""
+    """The parser's message and its place, without the text at that place, which may be a secret."""
     mark = error.problem_mark or error.context_mark
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
     return where + " ".join(": ".join(filter(None, (error.context, error.problem))).split())
@@ -110,7 +110,7 @@ def _said(error: yaml.MarkedYAMLError) -> str:
 def _written_out(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
     """(values, levels) of `node` when every alias is written out. Raises YAMLError."""
     if id(node) not in known:
-        known[id(node)] = (1, MOST_DEPTH)  # until it is known; one that holds itself has no end
+        known[id(node)] = (1, MOST_DEPTH)  # until it is known; a node that contains itself has no end
         found = [_written_out(part, known) for part in _parts(node)]
         known[id(node)] = (1 + sum(n for n, _ in found), 1 + max((levels for _, levels in found), default=0))
         _refuse_deep(known[id(node)][1])
@@ -140,7 +140,7 @@ def _wrong_keys(node: yaml.MappingNode, check_key: Check) -> Iterator[ConfigErro
 
 
 def _wrong(node: yaml.Node, place: str) -> Iterator[ConfigError]:
-    """What cannot be taken as it stands; `place` is the key above it."""
+    """The parts of a node that cannot be accepted; `place` is the key above it."""
     about = f"{place}: " if place else ""
     if not _is_plain(node):
         yield ConfigError(
@@ -177,7 +177,7 @@ def _value(node: yaml.Node, typed: bool) -> Any:
     for key, value in node.value:
         if _is(key, "merge"):
             for part in _merged(value):
-                merged = {**_value(part, typed), **merged}  # the first that says something wins
+                merged = {**_value(part, typed), **merged}  # the first one that has the key wins
         else:
             own[key.value] = None if _is(value, "null") else _value(value, typed)
     return {key: value for key, value in {**merged, **own}.items() if value is not None}
@@ -188,7 +188,7 @@ def _merged(node: yaml.Node) -> list[yaml.Node]:
 
 
 def _is_plain(node: yaml.Node) -> bool:
-    """Whether the node is of a kind that is read here, and no tag makes it one that its text is not."""
+    """Whether the node is of a supported kind, and its tag fits its text."""
     kind = node.tag.removeprefix(TAG)
     if kind in TYPES:
         return re.fullmatch(PATTERNS[kind], node.value) is not None

@@ -1,1 +1,1 @@
-"""The cluster as it is here: kubectl, the objects of runs, how Jobs stand, and a first site file."""
+"""The present state of the cluster: kubectl, the objects of runs, the state of Jobs, and a first site file."""

@@ -1,7 +1,5 @@
-"""`make site TO=k8s`: a first k8s/site.yaml from what this cluster's nodes, claims and queues say.
-
-What is certain stands there to be used; what only a person knows stands there as a comment.
-"""
+"""`make site TO=k8s`: a first k8s/site.yaml from this cluster's nodes, claims and queues. Certain values are ready
+for use; values that only a person knows are comments."""
 
 from __future__ import annotations
 
@@ -20,12 +18,12 @@ from planner.values import GPU_GIB, NO_BF16
 from trainer.outcome import FINISHED, ConfigError
 from trainer.text import format_table
 
-PART_OF_A_CARD = re.compile(r"-MIG-|-SHARED$")  # a slice, or one that others compute on at the same time
+PART_OF_A_CARD = re.compile(r"-MIG-|-SHARED$")  # a slice of a card, or a card that others use at the same time
 PRODUCT, MEMORY = f"{GPU}.product", f"{GPU}.memory"
 
 
 def site(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
-    """The verb."""
+    """Runs the verb `site`."""
     if odd := [name for name in given if name != "NAMESPACE"]:
         raise ConfigError(f"{odd[0]}: site takes NAMESPACE only: make site TO=k8s > k8s/site.yaml")
     print(ask(Kubectl(environ=environ, namespace=parse_given(given).namespace)), end="")
@@ -33,7 +31,7 @@ def site(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_d
 
 
 def ask(kubectl: Kubectl) -> str:
-    """The file's text for the cluster here. Raises ConfigError without kubectl, KubectlError when it fails."""
+    """The text of the file for this cluster. Raises ConfigError without kubectl, KubectlError when it fails."""
     nodes = kubectl.items("nodes")
     claims, queues = (_maybe(kubectl, kind) for kind in ("persistentvolumeclaims", QUEUES))
     return draft(nodes, claims, queues)
@@ -53,7 +51,7 @@ def draft(nodes: Sequence[Object], claims: Sequence[Object], queues: Sequence[Ob
 
 
 def gpu_name(product: str) -> str:
-    """NVIDIA-A100-SXM4-80GB -> a100: the longest word of the product that is a card we know, else all of it."""
+    """NVIDIA-A100-SXM4-80GB -> a100: the longest word of the product that is a known card, else the whole product."""
     words = re.split(r"[^a-z0-9]+", product.lower())
     joined = [*words, *("".join(pair) for pair in itertools.pairwise(words))]
     known = [word for word in joined if word in GPU_GIB or word in NO_BF16]
@@ -65,7 +63,7 @@ def full_name(product: str) -> str:
 
 
 def sold_gib(reported_mib: int) -> float:
-    """The GiB that a card is sold with when it reports this many MiB: 39538 -> 40."""
+    """The nominal GiB of a card that reports this many MiB: 39538 -> 40."""
     return min((size for size in set(GPU_GIB.values()) if size * 1024 >= reported_mib), default=reported_mib / 1024)
 
 
@@ -122,7 +120,7 @@ def _queues(queues: Sequence[Object]) -> list[str]:
 
 
 def _maybe(kubectl: Kubectl, kind: str) -> list[Object]:
-    """Nothing where the cluster has no such kind, or one may not look."""
+    """The objects of this kind; an empty list when the cluster has no such kind, or this user may not list it."""
     try:
         return kubectl.items(kind)
     except KubectlError:

@@ -1,7 +1,5 @@
-"""How a Job ended, which the run's ConfigMap keeps when the Job is gone.
-
-A Job is removed a week after its end, or by hand; a finished run stays finished all the same.
-"""
+"""The end of a Job, which the run's ConfigMap keeps when the Job is gone. A Job is removed a week after its end, or
+by hand; a finished run still counts as finished."""
 
 from __future__ import annotations
 
@@ -34,10 +32,10 @@ class End:
 
     state: str
     at: str
-    """As Kubernetes writes a time: 2026-11-25T02:00:00Z."""
+    """The time in Kubernetes' form: 2026-11-25T02:00:00Z."""
     reason: str = ""
     exit_code: int = 0
-    """Exit code of the container that failed last; 0 also where nothing says it."""
+    """Exit code of the container that failed last; also 0 when it is unknown."""
 
     def remembered(self, job_id: str) -> Job:
         """The job, when the cluster has forgotten it."""
@@ -47,7 +45,7 @@ class End:
 
 
 def see_end(job: Object, pods: Sequence[Object]) -> End | None:
-    """None while it has not ended. `pods` are its own."""
+    """How a Job ended; None while it has not ended. `pods` are its own pods."""
     conditions = job.get("status", {}).get("conditions", [])
     held = {condition["type"]: condition for condition in conditions if condition["status"] == "True"}
     if done := held.get("Complete"):
@@ -70,7 +68,7 @@ class Failure:
 
     exit_code: int = 0
     reason: str = ""
-    """What is known beyond the exit code: OOMKilled, Evicted and why, PreemptionByScheduler, ..."""
+    """The reason beyond the exit code: OOMKilled, Evicted and why, PreemptionByScheduler, ..."""
     at: str = ""
 
     @property
@@ -79,7 +77,7 @@ class Failure:
 
 
 def last_failure(pods: Sequence[Object]) -> Failure:
-    """That of the pod that failed last."""
+    """The failure of the pod that failed last; an empty Failure when none failed."""
     found = []
     for pod in (pod for pod in pods if pod["status"].get("phase") == "Failed"):
         whole = _reason_of(pod)
@@ -100,7 +98,7 @@ def _failed_at(pod: Object) -> str:
 
 
 def _reason_of(pod: Object) -> str:
-    """Why the cluster ended it, in its words; nothing where it ended by itself."""
+    """The cluster's reason for ending a pod; "" for a pod that ended by itself."""
     status = pod["status"]
     if reason := str(status.get("reason", "")):
         return f"{reason}: {status['message']}"[:MESSAGE_CHARS] if status.get("message") else reason
@@ -111,13 +109,13 @@ def _reason_of(pod: Object) -> str:
 
 
 def left_behind(pod: Object) -> str:
-    """What its first container wrote to its termination log before it ended; nothing where it did not."""
+    """The termination message of a pod's first container; "" when it left none."""
     states = [status.get("state", {}) for status in pod["status"].get("containerStatuses", [])[:1]]
     return str(states[0].get("terminated", {}).get("message", "")) if states else ""
 
 
 def read_ends(text: str) -> dict[str, End]:
-    """By job. Raises ValueError or TypeError when it is not what `ends_text` wrote."""
+    """The ends by job id. Raises ValueError or TypeError for a text that `ends_text` did not write."""
     kept = parse_json(text)
     if not isinstance(kept, dict) or not all(isinstance(end, dict) for end in kept.values()):
         raise TypeError("an end takes an object for every job")

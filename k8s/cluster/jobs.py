@@ -1,4 +1,4 @@
-"""A Job and its pods as a line of status, in the words that Slurm has for jobs (launcher/states.py)."""
+"""A Job and its pods as a line of status, with Slurm's words for the states of jobs (launcher/states.py)."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from k8s.manifest.objects import QUEUE_LABEL, SLOT_LABEL
 from launcher.progress import GONE, RUNNING, Job
 
 PENDING, SUSPENDED, NODE_FAIL = "PENDING", "SUSPENDED", "NODE_FAIL"
-ENDING = "COMPLETING"  # as Slurm calls a job whose processes end or have ended
+ENDING = "COMPLETING"  # Slurm's word for a job whose processes are ending or have ended
 INDEX = "batch.kubernetes.io/job-completion-index"
 JOB_UID = "kueue.x-k8s.io/job-uid"
 UNSEEN = "deleted, and nobody saw how it ended"
-STARTING = ("ContainerCreating", "PodInitializing")  # what every pod says while it starts
+STARTING = ("ContainerCreating", "PodInitializing")  # the reason of every pod while it starts
 IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ErrImageInspect")
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
-# The Job controller waits before it replaces a pod, for failures that do not count too.
+# The Job controller waits before it replaces a pod, also for failures that do not count.
 BACK_OFF_S, MOST_BACK_OFF_S = 10, 600
 OVERDUE_S = 30
-"""How long after the end of its grace period a pod that is not gone shows that its node does not answer."""
+"""Seconds after its grace period at which a pod that is still there shows that its node does not answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Around:
-    """What the cluster says beside Jobs and pods; each empty where it was not asked, or one may not look."""
+    """Objects beside Jobs and pods; each is empty when it was not asked for, or this user may not read it."""
 
     workloads: Sequence[Object] = ()
-    """Kueue's, which say why a Job is not started."""
+    """Kueue's workloads, which say why a Job is not started."""
     events: Sequence[Object] = ()
     """Warnings."""
     nodes: Sequence[Object] = ()
@@ -51,7 +51,8 @@ def see_job(
     kept: End | None = None,
     around: Around = NOTHING,
 ) -> Job:
-    """How the Job stands; `job` is None when the cluster has forgotten it. Then `kept` is what is known of its end."""
+    """The state of the Job; `job` is None when the cluster has forgotten it, and `kept` is then what is known of its
+    end."""
     memory = "{again} " + f"MEM={-(-mem_gib * 3 // 2)} (more than the {mem_gib} GiB of every pod that was killed)"
     if job is None:
         if not kept:
@@ -73,7 +74,7 @@ def see_job(
     running = [pod for pod in live if pod["status"]["phase"] == "Running"]
     failure = last_failure(pods)
     if not live and any(pod["status"].get("phase") == "Succeeded" for pod in pods):
-        return replace(waits, state=ENDING)  # the Job's own word comes a moment later
+        return replace(waits, state=ENDING)  # the Job's own condition follows a moment later
     if not live:
         return _between(waits, job, pods, failure, around, memory)
     if len(running) < len(live):
@@ -100,7 +101,7 @@ def is_live(pod: Object) -> bool:
 
 
 def first_pods(pods: Sequence[Object]) -> list[Object]:
-    """Those of the first node, which speaks for the run."""
+    """The pods of the first node, which reports for the run."""
     return [pod for pod in pods if pod["metadata"].get("annotations", {}).get(INDEX, "0") == "0"]
 
 
@@ -113,12 +114,12 @@ def waits_for_kueue(job: Object) -> bool:
 
 
 def lost_pod(pods: Sequence[Object], nodes: Sequence[Object], now: float) -> Object | None:
-    """One whose node does not answer: its Job waits for it for ever."""
+    """A pod whose node does not answer, so that its Job waits for it for ever; None when there is none."""
     return next((pod for pod in pods if is_live(pod) and _is_lost(pod, nodes, now)), None)
 
 
 def way_out(pod: Object) -> str:
-    """What a person does about a pod whose node does not answer."""
+    """The command for a pod whose node does not answer."""
     node, namespace = pod["spec"].get("nodeName", "?"), pod["metadata"].get("namespace", "default")
     forced = f"kubectl --namespace {namespace} delete pod {name_of(pod)} --force"
     return (
@@ -127,7 +128,7 @@ def way_out(pod: Object) -> str:
 
 
 def _is_lost(pod: Object, nodes: Sequence[Object], now: float) -> bool:
-    if until := pod["metadata"].get("deletionTimestamp"):  # with its grace period in it
+    if until := pod["metadata"].get("deletionTimestamp"):  # this time includes the grace period
         return now > _seconds(until) + OVERDUE_S
     if pod["status"].get("reason") == "NodeLost":
         return True
@@ -164,7 +165,7 @@ def _suspended(waits: Job, job: Object, around: Around) -> Job:
 
 
 def _between(waits: Job, job: Object, pods: Sequence[Object], failure: Failure, around: Around, memory: str) -> Job:
-    """No pod is there: the next attempt has not begun, or no pod can be made."""
+    """The state when there is no pod: the next attempt has not begun, or no pod can be made."""
     news = _news_of(job, around.events, since=failure.at)
     if news.startswith("FailedCreate"):
         change = "make cancel {words}, then make submit with what is allowed (or wait, where others use it up now)"

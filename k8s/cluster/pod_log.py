@@ -1,7 +1,5 @@
-"""A pod's log, followed to its end: where the connection breaks it goes on, and no line is printed twice.
-
-kubectl ends with 0 and without a word when a connection is cut, an API server restarts or the kubelet turns a log over.
-"""
+"""Follows a pod's log to its end: after a broken connection it goes on, and no line is printed twice. kubectl
+silently ends with 0 when a connection is cut, an API server restarts or the kubelet rotates a log."""
 
 from __future__ import annotations
 
@@ -24,21 +22,21 @@ AGAIN_S = 1.0
 
 @dataclass(kw_only=True, slots=True)
 class Position:
-    """How far a log has been printed."""
+    """The position up to which a log has been printed."""
 
     second: str = ""
-    """Time of the last line, as --since-time takes it; empty before the first line."""
+    """Time of the last line, in the form for --since-time; empty before the first line."""
     moment: tuple[bytes, bytes] = (b"", b"")
-    """The same with its fraction, so that moments compare."""
+    """The same time with its fraction, for comparisons."""
     lines: int = 0
-    """Lines printed of that moment."""
+    """Number of printed lines with that time."""
 
 
 def follow(kubectl: Kubectl, pod: Object) -> None:
     """Print the whole log to stdout, until the pod has ended or is gone."""
     position, said = Position(), ""
     while True:
-        # What there is comes first: a kubectl that follows and is refused asks for ever.
+        # The existing lines come first: a kubectl that follows and is refused asks for ever.
         error = _print(kubectl, pod, position, follow=False) or _print(kubectl, pod, position, follow=True)
         if error and error != said:
             cli.say(f"kubectl logs: {error}")
@@ -46,7 +44,7 @@ def follow(kubectl: Kubectl, pod: Object) -> None:
         if "forbidden" in error.lower():
             return
         if not _runs(kubectl, pod):
-            _print(kubectl, pod, position, follow=False)  # what came after the connection broke; nothing where none did
+            _print(kubectl, pod, position, follow=False)  # lines that came after the connection broke, if any
             return
         time.sleep(AGAIN_S)
 
@@ -55,12 +53,12 @@ def _runs(kubectl: Kubectl, pod: Object) -> bool:
     try:
         found = kubectl.get("pod", name_of(pod))
     except KubectlError:
-        return True  # nobody knows: the log is asked for again
+        return True  # unknown, so the log is asked for again
     return found is not None and found["status"].get("phase") == "Running"
 
 
 def _print(kubectl: Kubectl, pod: Object, position: Position, *, follow: bool) -> str:
-    """What kubectl complained of, on one line."""
+    """kubectl's error message on one line; "" without an error."""
     words = ["logs", name_of(pod), "--container", CONTAINER, "--timestamps"]
     words += ["--follow"] if follow else []
     words += [f"--since-time={position.second}"] if position.second else []
@@ -86,7 +84,7 @@ def _print(kubectl: Kubectl, pod: Object, position: Position, *, follow: bool) -
 
 
 def _after(position: Position) -> Callable[[bytes], bool]:
-    """Tells line by line of an answer whether it is new, and moves the position."""
+    """A function that tells for each line of an answer whether it is new, and moves the position."""
     before, skipped = (position.moment, position.lines), 0
 
     def new(line: bytes) -> bool:

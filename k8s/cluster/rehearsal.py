@@ -1,6 +1,5 @@
-"""What the cluster would do with manifests, asked before anything is made: dry runs of the objects and of a pod, the
-claim, the queue.
-"""
+"""Asks the cluster what it would do with manifests before anything is made: dry runs of the objects and of a pod,
+checks of the claim and the queue."""
 
 from __future__ import annotations
 
@@ -33,10 +32,10 @@ UNITS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "
 
 
 def rehearse(kubectl: Kubectl, batch: Batch, text: str, notes: Sequence[str]) -> str:
-    """What the API server would do with `text`, the manifests of the batch.
+    """The API server's answer to a dry run of `text`, the manifests of the batch.
 
     Raises:
-        ConfigError: the namespace, the claim or the queue will not do, or a run is there already.
+        ConfigError: the namespace, the claim or the queue is unsuitable, or a run exists already.
         KubectlError: the cluster would refuse.
     """
     spec = batch.spec
@@ -69,10 +68,8 @@ def rehearse(kubectl: Kubectl, batch: Batch, text: str, notes: Sequence[str]) ->
 
 
 def _rehearse_pod(kubectl: Kubectl, text: str) -> None:
-    """A Job's dry run says nothing of its pods, which a quota, a limit range or a priority class may refuse for ever.
-
-    Raises KubectlError when no pod of the first Job could be made.
-    """
+    """Dry-run a pod of the first Job. A Job's dry run does not check its pods, which a quota, a limit range or a
+    priority class may refuse for ever. Raises KubectlError when no such pod could be made."""
     job = next(content for content in yaml.safe_load_all(text) if content["kind"] == "Job")
     template, metadata = job["spec"]["template"], job["metadata"]
     where = {"namespace": metadata["namespace"]} if "namespace" in metadata else {}
@@ -105,7 +102,7 @@ def _as_controlled(job_name: str, metadata: Mapping[str, Any]) -> dict[str, Any]
 
 
 def is_used_up(said: str) -> bool:
-    """Whether a quota refuses for what others use: alone, the request would be within its limits."""
+    """Whether a quota refuses only because others use it: alone, the request would be within its limits."""
     found = QUOTA.search(said)
     if not found:
         return False
@@ -114,13 +111,13 @@ def is_used_up(said: str) -> bool:
 
 
 def _amount(quantity: str) -> float:
-    """A quantity of Kubernetes: 500m, 64Gi, 1e3. What is none is more than everything."""
+    """The number of a Kubernetes quantity: 500m, 64Gi, 1e3. Infinite for a text that is no quantity."""
     found = re.fullmatch(r"([0-9.]+(?:[eE][0-9]+)?)([A-Za-z]*)", quantity.strip())
     return float(found[1]) * UNITS.get(found[2], float("inf")) if found else float("inf")
 
 
 def _access(kubectl: Kubectl, spec: JobSpec) -> Sequence[str] | None:
-    """The claim's access modes, none where one may not look; None: there is no such claim."""
+    """The claim's access modes, empty when this user may not read them; None when there is no such claim."""
     try:
         found = kubectl.get("persistentvolumeclaim", claim_name(spec))
     except KubectlError as error:
@@ -131,7 +128,7 @@ def _access(kubectl: Kubectl, spec: JobSpec) -> Sequence[str] | None:
 
 
 def _check_claim(spec: JobSpec, access: Sequence[str] | None) -> None:
-    """Raises ConfigError when it will not do."""
+    """Raises ConfigError for a missing or unsuitable claim."""
     name = claim_name(spec)
     if access is None:
         raise ConfigError(
@@ -144,7 +141,8 @@ def _check_claim(spec: JobSpec, access: Sequence[str] | None) -> None:
 
 
 def _check_queue(kubectl: Kubectl, queue: str) -> None:
-    """Raises ConfigError when Kueue has no such queue here: without Kueue a job would start at once, past any bound."""
+    """Raises ConfigError when Kueue has no such queue: without Kueue a job would start at once, whatever the
+    limits."""
     try:
         found = kubectl.get(QUEUES, queue)
     except KubectlError as error:
@@ -178,7 +176,7 @@ def _queues_there(kubectl: Kubectl, queue: str) -> str:
 
 
 def refuse_if_taken(error: KubectlError, batch: Batch) -> None:
-    """Raises ConfigError when a run's objects were there already."""
+    """Raises ConfigError when the error says that a run's objects exist already."""
     taken = set(re.findall(r'"([^"]+)" already exists', error.said))
     for spec in (plan.spec for plan in batch.plans):
         if object_names(spec).run in taken:

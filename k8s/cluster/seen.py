@@ -1,7 +1,5 @@
-"""The runs in a namespace: their ConfigMaps, with run.json and how their Jobs ended, their Jobs and their pods.
-
-No Job owns a run's ConfigMap, so it stays when they are gone.
-"""
+"""The runs in a namespace: their ConfigMaps, with run.json and the ends of their Jobs, their Jobs and their pods. A
+run's ConfigMap is owned by no Job, so it stays when the Jobs are gone."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ WORKLOADS = "workloads.kueue.x-k8s.io"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """A run as its ConfigMap has it."""
+    """A run, read from its ConfigMap."""
 
     spec: JobSpec
     job_ids: tuple[str, ...]
@@ -41,12 +39,13 @@ class Run:
 
     @property
     def slot(self) -> str:
-        """Among the members of its sweep; empty where all may run at once."""
+        """Its slot among the members of its sweep; empty when all may run at once."""
         return str(self.config_map["metadata"].get("labels", {}).get(SLOT_LABEL, ""))
 
 
 def read_run(config_map: Object) -> Run:
-    """Raises ConfigError, in one line, when its run.json or ends.json is not what the verbs wrote."""
+    """The run in a ConfigMap. Raises ConfigError, in one line, when its run.json or ends.json is not what the verbs
+    wrote."""
     where, data = f"ConfigMap {name_of(config_map)}", config_map.get("data") or {}
     if RECORD_NAME not in data:
         raise ConfigError(f"{where} lacks {RECORD_NAME}")
@@ -75,20 +74,20 @@ def readable(config_map: Object) -> Run | None:
 
 
 def label(item: Object) -> str:
-    """The id of the run that an object belongs to, as its label has it."""
+    """The id of the run that an object belongs to, from its label."""
     return str(item["metadata"].get("labels", {}).get(INSTANCE, ""))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Objects:
-    """The objects of some runs that the cluster has now."""
+    """The present objects of some runs in the cluster."""
 
     jobs: Sequence[Object]
     pods: Sequence[Object]
     around: Around = field(default_factory=Around)
 
     def jobs_of(self, run: Run) -> list[Job]:
-        """Oldest first. Another run's Job is none of this one's, whatever its ConfigMap says."""
+        """The run's jobs, oldest first. Another run's Job is never included, whatever the ConfigMap says."""
         there, now = self._jobs_there(run), time.time()
         return [
             see_job(
@@ -103,7 +102,7 @@ class Objects:
         ]
 
     def ends_of(self, run: Run) -> dict[str, End]:
-        """The ends that the run's ConfigMap keeps, and those that are seen now."""
+        """The ends that the run's ConfigMap keeps, and those of ended Jobs."""
         seen = {i: see_end(job, pods_of(i, self.pods)) for i, job in self._jobs_there(run).items() if i in run.job_ids}
         return {**{job_id: end for job_id, end in seen.items() if end}, **run.ends}
 
@@ -112,7 +111,7 @@ class Objects:
 
 
 def find_objects(kubectl: Kubectl, runs: Sequence[Run]) -> Objects:
-    """Those of one run, or of all when there are several."""
+    """The objects of one run, or of all runs when several are given."""
     only = runs[0].run_id if len(runs) == 1 else None
     jobs = kubectl.find("jobs", only)
     # Asked after the Jobs: what began before one ended is among them.
@@ -121,7 +120,7 @@ def find_objects(kubectl: Kubectl, runs: Sequence[Run]) -> Objects:
 
 
 def _look_around(kubectl: Kubectl, jobs: Sequence[Object], pods: Sequence[Object]) -> Around:
-    """What is asked only where a Job has not ended and does not plainly run."""
+    """Further objects, which are asked for only when a Job has not ended and is not clearly running."""
     live = [pod for pod in pods if is_live(pod)]
     going = [job for job in jobs if not see_end(job, ())]
     calm = all(_running(job, pods_of(name_of(job), live)) for job in going)
@@ -134,7 +133,7 @@ def _look_around(kubectl: Kubectl, jobs: Sequence[Object], pods: Sequence[Object
 
 
 def _running(job: Object, live: Sequence[Object]) -> bool:
-    """Whether every pod that it wants runs."""
+    """Whether every pod that the Job wants is running."""
     wanted = 0 if job["spec"].get("suspend") else int(job["spec"].get("parallelism", 1))
     return len([pod for pod in live if pod["status"]["phase"] == "Running"]) >= wanted
 
@@ -148,7 +147,7 @@ def _maybe(ask: Callable[[], Sequence[Object]]) -> Sequence[Object]:
 
 
 def keep_ends(kubectl: Kubectl, runs: Sequence[Run], ends: Sequence[Mapping[str, End]]) -> None:
-    """Write into each run's ConfigMap how its Jobs ended, where that is news. What cannot be kept is said."""
+    """Write new ends of Jobs into each run's ConfigMap. A failure to write is printed."""
     pairs = zip(runs, ends, strict=True)
     news = [with_data(run, {ENDS_KEY: ends_text(known)}) for run, known in pairs if known != run.ends]
     if not news:
@@ -160,5 +159,6 @@ def keep_ends(kubectl: Kubectl, runs: Sequence[Run], ends: Sequence[Mapping[str,
 
 
 def with_data(run: Run, data: Mapping[str, str]) -> Object:
-    """The run's ConfigMap with `data` in it: as it was read, so that kubectl refuses to write over a newer one."""
+    """The run's ConfigMap with `data` added, otherwise as it was read, so that kubectl refuses to overwrite a newer
+    one."""
     return {**run.config_map, "data": {**run.config_map["data"], **data}}

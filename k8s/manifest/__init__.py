@@ -1,2 +1,2 @@
-"""The objects that are applied to the cluster: the ConfigMap, the Job and its pod, the claim, and the site file about
+"""The objects that are applied to the cluster: the ConfigMap, the Job and its pod, the claim, and the site file for
 them."""

@@ -1,4 +1,4 @@
-"""The claim that runs live in: its manifest, and what is said of one that will not do."""
+"""The claim that holds runs: its manifest, and the refusal of an unsuitable one."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ WIDE = "ReadWriteMany"
 
 
 def claim(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
-    """The verb."""
+    """Runs the verb `claim`."""
     print(claim_text(given, environ, project_dir), end="")
     return FINISHED
 
 
 def claim_text(given: Words, environ: Words, project_dir: Path) -> str:
-    """The manifest of the claim. Raises ConfigError without SIZE, or for a variable that says nothing to it."""
+    """The manifest of the claim. Raises ConfigError without SIZE, or for a variable that does not concern it."""
     takes = ("SIZE", "PVC", "NODES", "NAMESPACE", "SITE")
     if odd := [name for name in given if name not in takes]:
         raise ConfigError(f"only {', '.join(takes)} count here, leave it out", name=odd[0], given=given[odd[0]])
@@ -43,7 +43,7 @@ def claim_text(given: Words, environ: Words, project_dir: Path) -> str:
 
 
 def refuse_narrow_claim(spec: JobSpec, access: Sequence[str], where: str) -> None:
-    """Raises ConfigError when several nodes are to share a claim that only one can mount."""
+    """Raises ConfigError when several nodes would share a claim that only one node can mount."""
     if spec.resources.nodes > 1 and WIDE not in access:
         name = claim_name(spec)
         raise ConfigError(

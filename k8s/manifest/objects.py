@@ -1,7 +1,5 @@
-"""Plan -> the text of the manifest: ConfigMap, Job and, for several nodes, a headless Service.
-
-Pure: the same plan, site file and settings give the same bytes. Dicts until the last line, no text templates.
-"""
+"""Plan -> the text of the manifest: ConfigMap, Job and, for several nodes, a headless Service. Pure: the same plan,
+site file and settings give the same bytes. Dicts until the last line, no text templates."""
 
 from __future__ import annotations
 
@@ -28,22 +26,24 @@ INSTANCE = "app.kubernetes.io/instance"
 PART_OF = "app.kubernetes.io/part-of"
 SLOT_LABEL = "trainyard-slot"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-# A pod that ends with 1: a lost node takes its peers with it, so each of them may be lost so many times.
+# Failures of a pod (exit code 1) for each node: a lost node takes its peers with it, so each may be lost so many
+# times.
 RETRIES = 3
 KEPT_S = 7 * 24 * 3600
-# Room in 63 characters for what is put behind a run's name: --99 for a resumed Job, -1023 for its pods.
+# Length that leaves room in 63 characters for the suffixes of a run's name: --99 for a resumed Job, -1023 for its
+# pods.
 NAME_LIMIT = 63 - len("--99") - len("-1023")
-# How a resumed Job's name ends, and no run's: a run of that name would be in its way.
+# The end of a resumed Job's name, which no run's name may have: such a run would block it.
 RESUMED = re.compile(r"--[0-9]+$")
-# Words that Kubernetes' YAML reader (1.1) and PyYAML agree are text; everything else is quoted. The two do not agree on
+# Words that both Kubernetes' YAML reader (1.1) and PyYAML read as text; every other word is quoted. The two differ on
 # 1e-05 or y, and an argument that becomes a number is refused.
 PLAIN = re.compile(r"-{0,2}[A-Za-z/][A-Za-z0-9_./-]*")
 NOT_PLAIN = ("y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf")
 
 
 def render(plan: Plan, cluster: Cluster, *, settings: str = "", job_ids: Sequence[str] = (), slot: str = "") -> str:
-    """The whole manifest. `settings` is CONFIG_FILE's text, `job_ids` are the run's Jobs so far, oldest first. A
-    sweep's members of the same `slot` run one after the other."""
+    """The whole manifest. `settings` is CONFIG_FILE's text, `job_ids` are the run's Jobs so far, oldest first.
+    Members of a sweep with the same `slot` run one after another."""
     names = object_names(plan.spec, attempt=len(job_ids) + 1)
     objects = [
         config_map(plan, names, settings=settings, job_ids=(*job_ids, names.job), slot=slot),
@@ -54,7 +54,7 @@ def render(plan: Plan, cluster: Cluster, *, settings: str = "", job_ids: Sequenc
 
 
 def claim(name: str, *, size: str, access: str, namespace: str | None, storage_class: str | None = None) -> str:
-    """The claim that runs live in, as a file of its own: deleting a job does not delete its data."""
+    """The claim that holds runs, as a file of its own, so that deleting a job does not delete its data."""
     metadata = {"name": name, "labels": {"app.kubernetes.io/name": MANAGER}}
     return _text(
         {
@@ -71,7 +71,7 @@ def claim(name: str, *, size: str, access: str, namespace: str | None, storage_c
 
 
 def object_names(spec: JobSpec, *, attempt: int = 1) -> Names:
-    """Unique for the run, and short enough for the host names of its pods."""
+    """Names that are unique for the run, and short enough for the host names of its pods."""
     run = spec.run_id if spec.run_id.startswith(spec.name) else f"{spec.name}-{spec.run_id}"
     if run[0].isdigit():
         run = f"run-{run}"  # a Service begins with a letter
@@ -82,7 +82,7 @@ def object_names(spec: JobSpec, *, attempt: int = 1) -> Names:
 
 
 def labels(spec: JobSpec) -> dict[str, str]:
-    """How everything of a run is found."""
+    """The labels by which all objects of a run are found."""
     return {
         "app.kubernetes.io/name": MANAGER,
         INSTANCE: spec.run_id,
@@ -94,7 +94,7 @@ def labels(spec: JobSpec) -> dict[str, str]:
 
 
 def config_map(plan: Plan, names: Names, *, settings: str, job_ids: Sequence[str], slot: str = "") -> dict[str, Any]:
-    """run.json, which stays when the Job is gone, and the file with settings."""
+    """The ConfigMap with run.json, which stays when the Job is gone, and with the settings file."""
     record = {**planned_record(plan), "job_ids": list(job_ids)}
     rows = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items()]
     data = {RECORD_NAME: "{" + ",\n ".join(rows) + "}\n"}
@@ -105,7 +105,7 @@ def config_map(plan: Plan, names: Names, *, settings: str, job_ids: Sequence[str
 
 
 def _service(spec: JobSpec, names: Names) -> dict[str, Any]:
-    """Names for the pods, from before they are ready: they find each other while they start."""
+    """A Service that names the pods before they are ready, because they find each other while they start."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -142,7 +142,7 @@ def _job(plan: Plan, cluster: Cluster, names: Names, slot: str) -> dict[str, Any
             "ttlSecondsAfterFinished": KEPT_S,
             "podFailurePolicy": {
                 "rules": [
-                    # Evicted, preempted, its node drained: no fault of the run.
+                    # Evicted, preempted, or its node drained: not the run's fault.
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
                     _on_exit("Ignore", RUN_AGAIN),
                     _on_exit("FailJob", BAD_CONFIG),
@@ -160,8 +160,9 @@ def _job(plan: Plan, cluster: Cluster, names: Names, slot: str) -> dict[str, Any
 
 
 def _apart(spec: JobSpec, slot: str) -> dict[str, Any]:
-    """Keeps a pod waiting while another run of its slot has one. The domain is all nodes, whose kubelets all set that
-    label, so the scheduler itself lets the next member go: nothing of ours need run, or have a role, until then."""
+    """An affinity that keeps a pod waiting while another run of its slot has one. The domain is all nodes, whose
+    kubelets all set that label. So the scheduler itself starts the next member, and Trainyard needs no running
+    program and no role."""
     if not slot:
         return {}
     same = {SLOT_LABEL: slot, PART_OF: str(spec.sweep)}
@@ -186,7 +187,8 @@ def _metadata(
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """In C where PyYAML has it, in half the time. Without anchors, since equal parts are equal by chance."""
+    """Uses PyYAML's C dumper if there is one, in half the time. Writes no anchors, since equal parts are equal by
+    chance."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True

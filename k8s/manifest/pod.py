@@ -1,8 +1,6 @@
-"""Plan -> the pod that runs one node of it: one container, the supervisor its first process.
-
-It satisfies the `restricted` Pod Security Standard. Nothing but named places is writable, and what must outlive a pod
-lies in the claim: an emptyDir would lose the checkpoints.
-"""
+"""Plan -> the pod for one node: one container, with the supervisor as its first process. It satisfies the
+`restricted` Pod Security Standard. Only named places are writable, and whatever must outlive a pod is in the claim,
+because an emptyDir would lose the checkpoints."""
 
 from __future__ import annotations
 
@@ -24,20 +22,20 @@ CONTAINER = "trainer"
 DEFAULT_CLAIM = "trainyard"
 MODELS_DIR = f"{WORK_DIR}/models"
 CONFIG_DIR = "/etc/trainyard"
-SETTINGS_KEY = "settings.yaml"  # in the ConfigMap; in the pod CONFIG_FILE is where the plan says
+SETTINGS_KEY = "settings.yaml"  # its name in the ConfigMap; in the pod it has the path that CONFIG_FILE names
 MASTER_PORT = 29500
 SECRET_ENV = ("HF_TOKEN", "HUGGINGFACE_TOKEN", "WANDB_API_KEY")
 GPU = "nvidia.com/gpu"
 LEAST_GRACE_S = 30
-# Folders of the claim by where they are in the pod. Models that are downloaded stay; what is compiled stays on the
-# node, since compilers lock and rename in ways that shared file systems are slow at.
+# Folders of the claim by their place in the pod. Downloaded models stay in the claim; compiled files stay on the
+# node, since compilers lock and rename in ways that are slow on shared file systems.
 CLAIM_MOUNTS: dict[str, tuple[str, bool]] = {
     RUNS_DIR: ("runs", False),
     DATA_DIR: ("data", True),
     MODELS_DIR: ("models", True),
     f"{CACHE_DIR}/huggingface": ("huggingface", False),
 }
-# What batches take on their way from the loaders: 4 workers that are 2 batches ahead; NCCL's rings besides.
+# Batches on their way from the loaders: 4 workers that are 2 batches ahead; NCCL's rings come on top.
 LOADED_BATCHES = 4 * 2
 NCCL_BYTES = 256 * 1024**2
 PATCH_BYTES = 14 * 14 * 3 * 4
@@ -48,9 +46,9 @@ class Names:
     """The names of a run's objects."""
 
     run: str
-    """The ConfigMap, and the Service where several nodes meet: one of each for all attempts."""
+    """Name of the ConfigMap, and of the Service where several nodes meet: one of each for all attempts."""
     job: str
-    """A run that is resumed gets another Job."""
+    """Name of the Job; a resumed run gets another Job."""
 
 
 def pod_spec(plan: Plan, cluster: Cluster, names: Names, *, apart: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -58,7 +56,7 @@ def pod_spec(plan: Plan, cluster: Cluster, names: Names, *, apart: Mapping[str, 
     spec = plan.spec
     resources = _resources(plan, cluster)
     content: dict[str, Any] = {
-        "restartPolicy": "Never",  # a failed pod stays to be looked at, and podFailurePolicy wants it
+        "restartPolicy": "Never",  # a failed pod stays for inspection, and podFailurePolicy requires it
         "terminationGracePeriodSeconds": max(LEAST_GRACE_S, stop_lead_s(spec.resources.time_limit_min)),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -71,7 +69,7 @@ def pod_spec(plan: Plan, cluster: Cluster, names: Names, *, apart: Mapping[str, 
         "securityContext": {
             "runAsNonRoot": True,
             **_user(cluster),
-            "fsGroupChangePolicy": "OnRootMismatch",  # not every checkpoint, at every start
+            "fsGroupChangePolicy": "OnRootMismatch",  # do not change every checkpoint at every start
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "nodeSelector": {**cluster.node_selector, **cluster.gpu_selectors.get(spec.resources.gpu_type or "", {})},
@@ -81,7 +79,7 @@ def pod_spec(plan: Plan, cluster: Cluster, names: Names, *, apart: Mapping[str, 
             {
                 "name": CONTAINER,
                 "image": spec.container.image,
-                # A digest is what it is; a tag may have been moved since the node pulled it.
+                # A digest never changes; a tag may have been moved since the node pulled it.
                 "imagePullPolicy": "IfNotPresent" if "@" in (spec.container.image or "") else "Always",
                 "workingDir": WORK_DIR,
                 "command": list(SUPERVISE),
@@ -103,17 +101,18 @@ def pod_spec(plan: Plan, cluster: Cluster, names: Names, *, apart: Mapping[str, 
 
 
 def unexpanded(text: str) -> str:
-    """`text` so that it arrives: in arguments and values $(NAME) is Kubernetes' own, and $$ is how $ is written."""
+    """`text`, escaped so that it arrives unchanged: in arguments and values Kubernetes expands $(NAME), and $$ means
+    $."""
     return text.replace("$", "$$")
 
 
 def mounted(path: str, cluster: Cluster) -> bool:
-    """Whether a path of the request, relative ones in the image's working directory, lies in a mounted place."""
+    """Whether a path of the request lies in a mounted place; relative paths start in the image's working directory."""
     return _mount_of(path, cluster) is not None
 
 
 def writable(path: str, cluster: Cluster) -> bool:
-    """Whether it lies in a mounted place that pods may write to."""
+    """Whether a path lies in a mounted place that pods may write to."""
     return _mount_of(path, cluster) in places_to_write(cluster)
 
 
@@ -122,14 +121,14 @@ def places_to_write(cluster: Cluster) -> list[str]:
 
 
 def _mount_of(path: str, cluster: Cluster) -> str | None:
-    """The innermost of the mounted places that hold it."""
+    """The innermost mounted place that contains the path; None when there is none."""
     place = os.path.normpath(os.path.join(WORK_DIR, path))
     holding = [mount for mount in _places(cluster) if place == mount or place.startswith(f"{mount}/")]
     return max(holding, key=len, default=None)
 
 
 def _places(cluster: Cluster) -> dict[str, bool]:
-    """Where paths of a request may lie, and whether it is read-only there."""
+    """The places for paths of a request, and whether each is read-only."""
     own = {mount: CLAIM_MOUNTS[mount][1] for mount in (RUNS_DIR, DATA_DIR, MODELS_DIR)}
     return own | {volume.mount: volume.read_only for volume in cluster.volumes}
 
@@ -148,23 +147,21 @@ def claim_name(spec: JobSpec) -> str:
 
 
 def least_mem_gib(plan: Plan) -> int:
-    """GiB that a pod must have: what lies in /dev/shm counts as its own, beside a process for every GPU."""
+    """GiB that a pod must have: /dev/shm counts as its memory, beside a process for every GPU."""
     return shm_gib(plan) + processes_gib(plan.spec)
 
 
 def _user(cluster: Cluster) -> dict[str, int]:
-    """Who the processes are, and whom the claim's files belong to."""
+    """The user of the processes, and the owner of the claim's files."""
     if cluster.run_as_user == "none":
-        return {}  # OpenShift refuses a uid out of the namespace's range, and gives one of it
+        return {}  # OpenShift refuses a uid outside the namespace's range, and assigns one from it
     user = int(cluster.run_as_user or UID)
     return {"runAsUser": user, "runAsGroup": user, "fsGroup": user}
 
 
 def _resources(plan: Plan, cluster: Cluster) -> dict[str, str]:
-    """Requests that are the limits too: nothing is taken back from a pod that trains, and GPUs know nothing else.
-
-    All are text, as the server keeps them: kubectl would take a number for a change at every repeated apply.
-    """
+    """Requests that are also the limits: Kubernetes then takes nothing back from a training pod, and GPUs allow only
+    this. All are text, as the server keeps them; kubectl would treat a number as a change at every repeated apply."""
     spec = plan.spec
     gpus = {GPU: str(spec.resources.gpus)} if spec.resources.device == "cuda" else {}
     disk = {"ephemeral-storage": f"{cluster.ephemeral_storage}Gi"} if cluster.ephemeral_storage else {}
@@ -178,7 +175,7 @@ def _gpu_toleration(plan: Plan) -> list[dict[str, str]]:
 
 
 def _affinity(plan: Plan, cluster: Cluster) -> dict[str, Any]:
-    """Nodes whose GPUs hold what was planned: usable memory, since a card of 40 GiB says 39538 MiB."""
+    """Selects nodes whose GPUs have the planned usable memory, since a card of 40 GiB reports 39538 MiB."""
     if not cluster.gpu_feature_discovery or plan.spec.resources.device != "cuda":
         return {}
     least = plan.chosen.usable_bytes // 1024**2 - 1
@@ -201,7 +198,7 @@ def _environment(plan: Plan, cluster: Cluster, names: Names) -> list[dict[str, A
         **dict(plan.env),
     }
     if spec.resources.nodes > 1:
-        # The first pod's name in the Service, which knows it before it is ready.
+        # The first pod's name in the Service, which resolves it before the pod is ready.
         values |= {"MASTER_ADDR": f"{names.job}-0.{names.run}", "MASTER_PORT": str(MASTER_PORT)}
     secrets = [
         {"name": key, "valueFrom": {"secretKeyRef": {"name": cluster.secret, "key": key, "optional": True}}}
@@ -227,7 +224,7 @@ def _mounts(plan: Plan, cluster: Cluster) -> list[dict[str, Any]]:
         for i, volume in enumerate(cluster.volumes)
     ]
     return [
-        {"name": "cache", "mountPath": CACHE_DIR},  # before what lies in it
+        {"name": "cache", "mountPath": CACHE_DIR},  # before the mounts inside it
         *claim,
         {"name": "tmp", "mountPath": TMP_DIR},
         {"name": "shm", "mountPath": "/dev/shm"},
@@ -245,7 +242,7 @@ def _volumes(plan: Plan, cluster: Cluster, names: Names) -> list[dict[str, Any]]
     disk = {"sizeLimit": f"{cluster.ephemeral_storage}Gi"} if cluster.ephemeral_storage else {}
     return [
         claim("claim", claim_name(plan.spec)),
-        # With a limit a pod that fills the node's disk is evicted alone, and no other for it.
+        # With a limit, a pod that fills the node's disk is evicted alone, and no other pod in its place.
         {"name": "cache", "emptyDir": disk},
         {"name": "tmp", "emptyDir": disk},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shm_gib(plan)}Gi"}},

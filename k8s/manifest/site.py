@@ -1,8 +1,6 @@
-"""The site file on Kubernetes: `k8s/site.yaml`, or the one that SITE names; SITE=none for none.
-
-Variables of the request as on Slurm, and beside them what only a pod can be told (CLUSTER_KEYS). Every key and every
-part of a nested value is checked here: what is rendered is never refused by the API server for a slip in this file.
-"""
+"""The site file on Kubernetes: `k8s/site.yaml`, or the file that SITE names; SITE=none for none. It holds variables
+of the request, as on Slurm, and keys that only pods have (CLUSTER_KEYS). This file checks every key and every part of
+a nested value, so that the API server never refuses a manifest for a mistake in the site file."""
 
 from __future__ import annotations
 
@@ -31,10 +29,10 @@ CLUSTER_KEYS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cluster:
-    """The options of pods that are not in a request; without a site file, none."""
+    """The options of pods that are not part of a request; all defaults without a site file."""
 
     pvc_access: str | None = None
-    """Access mode of the claim `pvc` in the site file; None: not known."""
+    """Access mode of the claim `pvc` in the site file; None when it is not known."""
     secret: str = DEFAULT_SECRET
     """Name of the Secret with HF_TOKEN and WANDB_API_KEY, which need not exist."""
     priority_class: str | None = None
@@ -49,27 +47,27 @@ class Cluster:
     annotations: Mapping[str, str] = field(default_factory=dict)
     volumes: tuple[Volume, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
-    """Of the pods, beside our own."""
+    """Labels of the pods, beside Trainyard's own."""
     runtime_class: str | None = None
     scheduler_name: str | None = None
     service_account: str | None = None
     storage_class: str | None = None
-    """Of a claim that `make claim` prints."""
+    """Storage class of a claim that `make claim` prints."""
     resources: Mapping[str, str] = field(default_factory=dict)
-    """What each pod asks for beside CPUs, memory and GPUs: rdma/hca, vpc.amazonaws.com/efa, ..."""
+    """Resources of each pod beside CPUs, memory and GPUs: rdma/hca, vpc.amazonaws.com/efa, ..."""
     ephemeral_storage: int | None = None
     """GiB of the node's disk for /tmp, /cache and the container's log; None: no limit."""
     run_as_user: int | str | None = None
-    """Uid and group of the pods; "none": the cluster gives them, as OpenShift does; None: the image's."""
+    """Uid and group of the pods; "none": the cluster assigns them, as OpenShift does; None: those of the image."""
     pod: Mapping[str, Any] = field(default_factory=dict)
     """Other fields of the pod."""
 
 
 def find_site(given: Mapping[str, str], project_dir: Path, environ: Mapping[str, str]) -> Site:
-    """The site's defaults, nothing where there is no file.
+    """The site's defaults; an empty Site when there is no file.
 
     Raises:
-        ConfigError: SITE names a file that is not there, or the file is wrong.
+        ConfigError: SITE names a file that does not exist, or the file has a mistake.
     """
     asked = parse_given({name: text for name, text in given.items() if name == "SITE"}).site
     source = asked or DEFAULT_SITE
@@ -80,7 +78,7 @@ def find_site(given: Mapping[str, str], project_dir: Path, environ: Mapping[str,
 
 
 def read_cluster(site: Site, given: Mapping[str, str]) -> Cluster:
-    """The nested half of the site file. Raises ConfigError naming the file, the key and what it takes."""
+    """The nested part of the site file. Raises ConfigError naming the file, the key and what it takes."""
     found: dict[str, Any] = {}
     for key, content in site.nested.items():
         try:
@@ -88,12 +86,12 @@ def read_cluster(site: Site, given: Mapping[str, str]) -> Cluster:
         except Wrong as wrong:
             raise ConfigError(f"{site.source}: {key}: {wrong}") from None
     if "PVC" in given and given["PVC"] != site.texts.get("PVC"):
-        found.pop("pvc_access", None)  # it describes the site's own claim
+        found.pop("pvc_access", None)  # pvc_access describes the site's own claim
     return Cluster(gpu_gib=site.gpu_gib, **found)
 
 
 def refuse_unknown_gpus(spec: JobSpec, site: Site, cluster: Cluster) -> None:
-    """Raises ConfigError for a GPU that no node of the site file has. Says nothing where the file says nothing."""
+    """Raises ConfigError for a GPU that no node in the site file has. Does nothing when the file lists no GPUs."""
     resources = spec.resources
     known = tuple(dict.fromkeys([*site.gpu_gib, *cluster.gpu_selectors]))
     if resources.gpu_type and known and resources.gpu_type not in known:

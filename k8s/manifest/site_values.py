@@ -1,6 +1,5 @@
-"""What each key of the site file takes that only Kubernetes has: the API server never refuses a manifest for a slip in
-that file.
-"""
+"""The values that each Kubernetes-only key of the site file takes, so that the API server never refuses a manifest
+for a mistake in that file."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ NAME = re.compile(rf"(?=.{{1,253}}$){SUBDOMAIN}")
 LABEL_KEY = re.compile(rf"((?=[^/]{{1,253}}/){SUBDOMAIN}/)?[A-Za-z0-9]([-_.A-Za-z0-9]{{0,61}}[A-Za-z0-9])?")
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?")
 MOUNT = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9._-]*)+")
-# First folders of a mount that would hide what the image or the run has there.
+# First folders of mounts that would hide files of the image or the run.
 RESERVED = (
     *("bin", "cache", "dev", "etc", "lib", "lib64", "opt", "proc", "root", "run", "sbin", "sys", "tmp", "usr", "var"),
     "workspace",
@@ -29,7 +28,7 @@ MOST_UID = 2**31 - 1
 SAID_OTHERWISE = {
     **{"cpu": "CPUS", "memory": "MEM", "nvidia.com/gpu": "GPUS", "ephemeral-storage": "ephemeral_storage:"}
 }
-# Fields of a pod that `pod:` takes; what they hold is judged by the API server, in its dry run.
+# Fields of a pod that `pod:` takes; the API server checks their content in its dry run.
 POD_FIELDS = (
     *("dnsConfig", "dnsPolicy", "hostAliases", "hostUsers", "os", "overhead", "preemptionPolicy", "readinessGates"),
     *("schedulingGates", "setHostnameAsFQDN", "topologySpreadConstraints"),
@@ -46,7 +45,7 @@ EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Volume:
-    """A claim of the cluster's that is mounted besides."""
+    """Another claim of the cluster that is mounted too."""
 
     claim: str
     mount: str
@@ -54,7 +53,7 @@ class Volume:
 
 
 class Wrong(Exception):
-    """Its text is what a value takes."""
+    """A wrong value; its text is what the key takes."""
 
 
 def _name(content: object) -> str:
@@ -62,7 +61,7 @@ def _name(content: object) -> str:
         raise Wrong(f"{shown(content)} is no name: give one, or remove the line")
     if isinstance(content, str) and NAME.fullmatch(content):
         return content
-    # Not said back: a token may have been put where the name of its Secret belongs.
+    # The value is not repeated: it may be a token, put in place of the name of its Secret.
     raise Wrong("takes the name of an object in the cluster: a-z, 0-9, - and .")
 
 
@@ -84,7 +83,7 @@ def _yes_or_no(content: object) -> bool:
 
 
 def _pairs(values: re.Pattern[str] | None) -> Callable[[object], dict[str, str]]:
-    """label: value; where `values` is None any printable text."""
+    """A check for lines of `label: value`; with `values` None any printable text is a value."""
 
     def check(content: object) -> dict[str, str]:
         if not isinstance(content, dict):
@@ -189,7 +188,7 @@ def _pod(content: object) -> dict[str, Any]:
 
 
 def _typed(key: str, content: Any) -> Any:
-    """The file is read as text; the API server wants a number or true where its field is one."""
+    """Values of the API server's types: the file is read as text, but some fields are numbers or true."""
     if isinstance(content, dict):
         return {name: _typed(name, part) for name, part in content.items()}
     if isinstance(content, list):

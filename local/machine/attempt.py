@@ -1,8 +1,6 @@
-"""One attempt at a run on this machine: a process that holds the run's lock, a record of it, and its log.
-
-The lock says whether there is an attempt; attempt.json says which process it is, by what no later process has: its
-number and when the kernel started it. Its output goes to the terminal, bar included, and into logs/local-N.log.
-"""
+"""One attempt at a run on this machine: a process that holds the run's lock, a record of the process, and its log.
+The lock tells whether an attempt is running; attempt.json identifies its process by its number and its start time, a
+pair that no later process has. Its output goes to the terminal, bar included, and into logs/local-N.log."""
 
 from __future__ import annotations
 
@@ -35,8 +33,8 @@ LOCK_NAME = ".running"
 LOG_NAME = re.compile(r"local-([1-9][0-9]{0,8})\.log")
 MOST_NUMBER, MOST_PID, MOST_SECONDS, MOST_CODE = 10**9 - 1, 2**31 - 1, 1e11, 255
 TEXT_LIMIT = 256
-TRIES, PAUSE_S = 3, 0.1  # somebody who asks whether the lock is held holds it for a moment
-# What draws the last row of a terminal (trainer/terminal.py): a log has no rows.
+TRIES, PAUSE_S = 3, 0.1  # a process that tests the lock holds it for a moment
+# The sequences that draw the last row of a terminal (trainer/terminal.py), since a log has no rows.
 DRAWN = re.compile(rb"\x1b7.*?\x1b8|\x1b\[[0-9;]*[A-Za-z]|\x1b[DM]", re.DOTALL)
 ASK_S = 1.0
 OWN_STAT = Path("/proc/self/stat")
@@ -49,12 +47,12 @@ class Attempt:
     number: int
     pid: int
     started: str
-    """When the kernel started the process, in its own words; empty where it does not tell."""
+    """Start time of the process as the kernel reports it; empty when it does not."""
     host: str
     began: float
-    """Unix seconds."""
+    """Start of the attempt in unix seconds."""
     code: int | None = None
-    """Its exit code; None until it has ended."""
+    """The exit code of the attempt; None until it has ended."""
     verb: str = "run"
 
     @property
@@ -63,7 +61,7 @@ class Attempt:
 
 
 def read_attempt(folder: Path) -> Attempt | None:
-    """The run's newest attempt; None where there is none, or its record is not what was written."""
+    """The run's newest attempt; None when there is none, or its record was damaged."""
     try:
         attempt = Attempt(**read_json(folder / ATTEMPT_NAME))
     except (OSError, ValueError, TypeError):
@@ -74,7 +72,7 @@ def read_attempt(folder: Path) -> Attempt | None:
         and _is_whole(attempt.pid, 1, MOST_PID)
         and (attempt.code is None or _is_whole(attempt.code, 0, MOST_CODE))
         and type(attempt.began) in (int, float)
-        and 0 <= attempt.began <= MOST_SECONDS  # NaN is not
+        and 0 <= attempt.began <= MOST_SECONDS  # NaN fails this test
         and all(type(text) is str and len(text) <= TEXT_LIMIT and text.isprintable() for text in texts)
     )
     return attempt if right else None
@@ -89,7 +87,7 @@ def log_path(folder: Path, number: int) -> Path:
 
 
 def logged(folder: Path) -> list[int]:
-    """Numbers of the attempts whose logs are there, ascending."""
+    """Numbers of the attempts whose logs exist, ascending."""
     found = (LOG_NAME.fullmatch(path.name) for path in (folder / "logs").glob("local-*.log"))
     return sorted(int(name[1]) for name in found if name)
 
@@ -107,20 +105,20 @@ def is_locked(folder: Path) -> bool:
 
 
 def is_running(folder: Path, attempt: Attempt) -> bool:
-    """Whether that very process is there and at this run."""
+    """Whether exactly this attempt's process is still running this run."""
     if not is_locked(folder):
         return False
     started = _started(attempt.pid)
-    told = bool(started) or not OWN_STAT.exists()  # without /proc nobody knows when a process was started
+    told = bool(started) or not OWN_STAT.exists()  # without /proc a process's start time is unknown
     return attempt.host != socket.gethostname() or (told and started == attempt.started)
 
 
 def stop(folder: Path, attempt: Attempt) -> bool:
-    """Send the signal to stop, which the supervisor answers with a checkpoint; False when the process is gone."""
+    """Send the stop signal, after which the supervisor saves a checkpoint; returns False when the process is gone."""
     handle = None
     try:
         handle = os.pidfd_open(attempt.pid) if hasattr(os, "pidfd_open") else None
-        # Held from here on: a number that is given to another process meanwhile is not this handle's.
+        # From now on the handle means this process, even if its number is given to another one.
         if not is_running(folder, attempt):
             return False
         if handle is None:
@@ -136,7 +134,7 @@ def stop(folder: Path, attempt: Attempt) -> bool:
 
 
 def carry_out(folder: Path, verb: str, act: Callable[[], int]) -> int:
-    """One attempt, by whoever holds the lock; returns the exit code of `act`, which runs in a process of its own."""
+    """Make one attempt while holding the lock; returns the exit code of `act`, which runs in a process of its own."""
     before = read_attempt(folder)
     own_folder(folder / "logs")
     number = max([before.number if before else 0, *logged(folder)]) + 1
@@ -160,10 +158,10 @@ def _write(folder: Path, attempt: Attempt) -> None:
 
 @contextlib.contextmanager
 def lock(folder: Path, run_id: str) -> Iterator[None]:
-    """Holds the run's lock, so that nobody else changes what is in `folder`.
+    """Holds the run's lock, so that no other process changes files in `folder`.
 
     Raises:
-        ConfigError: another process is at this run.
+        ConfigError: another process is working on this run.
     """
     with _open_lock(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT) as file:
         for left in reversed(range(TRIES)):
@@ -186,7 +184,7 @@ def lock(folder: Path, run_id: str) -> Iterator[None]:
 
 
 def _open_lock(path: Path, how: int) -> IO[bytes]:
-    """Opened, and nothing in it changed. Raises ConfigError for what is no file of the run's own."""
+    """The lock file, opened without changing it. Raises ConfigError when it is a link or cannot be opened."""
     try:
         return os.fdopen(os.open(path, how | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+b", buffering=0)
     except OSError as error:
@@ -195,21 +193,22 @@ def _open_lock(path: Path, how: int) -> IO[bytes]:
 
 
 def _started(pid: int) -> str:
-    """When the kernel started that process, in ticks since the machine's start; empty when there is none."""
+    """Start time of that process, in the kernel's ticks since the machine's start; empty when there is no such
+    process."""
     try:
-        # The name of the program, in parentheses, may hold anything.
+        # The program's name, in parentheses, may contain any character.
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
 
 
 def _logged(log: Path, act: Callable[[], int], begun: Callable[[int], None]) -> int:
-    """The exit code of `act`, whose output is copied to where this process's goes, and into `log`. `begun` is told the
-    number of its process before `act` begins. Signals to stop are passed on, each once."""
+    """The exit code of `act`, whose output is copied to this process's output and into `log`. `begun` gets the number
+    of its process before `act` begins. Each stop signal is passed on once."""
     sys.stdout.flush()
     sys.stderr.flush()
     out = _channel(1)
-    channels = [out, out if os.path.sameopenfile(1, 2) else _channel(2)]  # in one place lines keep their order
+    channels = [out, out if os.path.sameopenfile(1, 2) else _channel(2)]  # a single channel keeps the order of lines
     ready, go = os.pipe()
     child = os.fork()
     if child == 0:
@@ -219,7 +218,7 @@ def _logged(log: Path, act: Callable[[], int], begun: Callable[[int], None]) -> 
             os.setpgid(0, 0)  # the terminal's Ctrl-C would reach it twice, and the second one kills
             os.close(go)
             os.read(ready, 1)
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # not in the foreground any more
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # it no longer runs in the foreground
             for number, (_, end) in enumerate(channels, start=1):
                 os.dup2(end, number)
             code = act()
@@ -244,7 +243,8 @@ def _logged(log: Path, act: Callable[[], int], begun: Callable[[int], None]) -> 
 
 
 def _channel(number: int) -> tuple[int, int]:
-    """(where this process reads, where the attempt writes) in place of a standard stream: a terminal for a terminal."""
+    """(the end that this process reads, the end that the attempt writes) in place of a standard stream; a terminal
+    for a terminal."""
     if not os.isatty(number):
         return os.pipe()
     mine, theirs = os.openpty()
@@ -253,7 +253,7 @@ def _channel(number: int) -> tuple[int, int]:
 
 
 def _copy(channels: dict[int, int], log: IO[bytes]) -> None:
-    """From each channel to the stream of that number and into `log`, until nobody writes any more."""
+    """Copy each channel to the stream of its number and into `log`, until all writers have closed it."""
     pending = dict.fromkeys(channels, b"")
     sizes: dict[int, bytes] = {}
     while pending:

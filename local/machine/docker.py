@@ -1,8 +1,6 @@
-"""`make docker-run`: what `make run` would do, in the image, by docker or podman (DOCKER=podman).
-
-Nothing of the machine is seen inside but what mounts.py names and the GPUs that were planned for; the rest is
-as on a cluster: no capabilities, a read-only root, the caller's user. Secrets go in as `.env`, a file.
-"""
+"""`make docker-run`: does what `make run` does, in the image, by docker or podman (DOCKER=podman). The container sees
+only the mounts of mounts.py and the planned GPUs of this machine; otherwise it runs as on a cluster: no capabilities,
+a read-only root, the caller's user. Secrets go in as `.env`, a file."""
 
 from __future__ import annotations
 
@@ -31,7 +29,8 @@ STOP_TIMEOUT_S = 120  # for `docker stop`: a step, a save, and the tracker's end
 
 
 def run(scheduler: Any, given: Words, environ: Words, project_dir: Path) -> int:
-    """The verb: plan for this machine and train on it in a container; returns the supervisor's exit code."""
+    """Runs the verb `docker-run`: plan for this machine and train on it in a container; returns the supervisor's exit
+    code."""
     program = _program(environ)
     if not shutil.which(program):
         raise ConfigError(f"no {program} on PATH: install it, say DOCKER=podman, or make run, which needs neither")
@@ -39,13 +38,13 @@ def run(scheduler: Any, given: Words, environ: Words, project_dir: Path) -> int:
 
 
 def attempts(batch: Batch, environ: Words, project_dir: Path) -> Callable[[Plan], int]:
-    """How the runs of the batch are tried: each in a container. Raises ConfigError where there is no image, or a
-    container could not see what it needs."""
+    """A function that makes an attempt at a run of the batch in a container. Raises ConfigError when there is no
+    image, or a container could not see what it needs."""
     program = _program(environ)
     environ = {**read_env_file(project_dir / ".env"), **environ}
     commands = {plan.spec.run_id: docker_command(plan, program=program, environ=environ) for plan in batch.plans}
     _check_image(batch.plans[0], program)
-    # Docker would make what is missing, as root.
+    # Docker would make missing folders, as root.
     for folder in (Path(cache_folder(batch.spec), "huggingface", "hub"), hub_cache(environ)):
         folder.mkdir(parents=True, exist_ok=True)
     return lambda plan: _attempt(commands[plan.spec.run_id])
@@ -56,10 +55,11 @@ def _program(environ: Words) -> str:
 
 
 def docker_command(plan: Plan, *, program: str, environ: Mapping[str, str]) -> list[str]:
-    """`docker run` of the planned command. `environ`: the caller's and that of `.env`, for GPUs and the hub's cache.
+    """The `docker run` of the planned command. `environ`: the caller's and that of `.env`, for GPUs and the hub's
+    cache.
 
     Raises:
-        ConfigError: something cannot be mounted, or there are fewer GPUs to choose from than planned.
+        ConfigError: a path cannot be mounted, or CUDA_VISIBLE_DEVICES leaves fewer GPUs than planned.
     """
     spec = plan.spec
     check_mounts(spec)
@@ -71,10 +71,10 @@ def docker_command(plan: Plan, *, program: str, environ: Mapping[str, str]) -> l
     return [
         *(program, "run", "--rm", "--name", f"trainyard-{spec.run_id}"),
         *("--user", f"{os.getuid()}:{os.getgid()}"),
-        # To rootless podman the caller is root inside; this keeps the numbers, and so the files' owner.
+        # In rootless podman the caller would be root; this option keeps the user numbers, and so the files' owner.
         *(("--userns", "keep-id") if podman and os.getuid() else ()),
         *("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
-        *("--security-opt", "label=disable"),  # SELinux would keep the container from folders of the user
+        *("--security-opt", "label=disable"),  # SELinux would deny the container the user's folders
         *("--tmpfs", image.TMP_DIR, "--shm-size", f"{max(1, spec.resources.mem_gib // 2)}g"),
         *("--stop-timeout", str(STOP_TIMEOUT_S)),
         *devices,
@@ -86,7 +86,7 @@ def docker_command(plan: Plan, *, program: str, environ: Mapping[str, str]) -> l
 
 
 def _gpus(count: int, visible: str | None, *, podman: bool) -> tuple[list[str], list[tuple[str, str]]]:
-    """(options for `count` GPUs, what replaces a CUDA_VISIBLE_DEVICES that counts GPUs outside)."""
+    """(options for `count` GPUs, the variable that replaces a CUDA_VISIBLE_DEVICES with the host's numbers)."""
     if not count:
         return [], []
     chosen = [word.strip() for word in (visible or "").split(",") if word.strip()][:count]
@@ -114,7 +114,8 @@ def _mount(mount: Mount) -> str:
 
 
 def _check_image(plan: Plan, program: str) -> None:
-    """Raises ConfigError when the image is one that only `make image` can bring, or no container image."""
+    """Raises ConfigError for a missing image that only `make image` builds, and for a file that is no container
+    image."""
     asked, device = plan.spec.container.image, plan.spec.resources.device
     if asked and on_disk(asked):
         raise ConfigError(
@@ -131,7 +132,7 @@ def _check_image(plan: Plan, program: str) -> None:
 
 
 def _attempt(command: Sequence[str]) -> int:
-    """Run the container to its end. Each signal to stop is passed on, once, and docker takes it to the supervisor."""
+    """Run the container to its end. Each stop signal is passed on once, and docker sends it to the supervisor."""
     process: subprocess.Popen[bytes] | None = None
 
     def pass_on(came: list[int]) -> None:
@@ -139,7 +140,7 @@ def _attempt(command: Sequence[str]) -> int:
             process.send_signal(came[-1])
 
     with stop_signals_kept(pass_on):
-        # A session of its own: the terminal's Ctrl-C would reach it twice, and the second one kills.
+        # In a session of its own: the terminal's Ctrl-C would reach it twice, and the second one kills.
         process = subprocess.Popen(command, start_new_session=True)
         code = process.wait()
     return code if code in (FINISHED, RUN_AGAIN, BAD_CONFIG) else FAILED

@@ -1,1 +1,1 @@
-"""This machine: its cards and memory, the memory of each stage, and the largest micro-batch that fits."""
+"""Measurements on this machine: its cards and memory, the memory of each stage, the largest micro-batch that fits."""

@@ -1,8 +1,6 @@
-"""`python -m local find-batch-size`: the largest micro-batch that really fits, by trying; the next plan takes it.
-
-Each try is a job of its own, launched as the run would be: two optimizer steps on the longest record, on every rank.
-One that runs out of memory on any rank does not count, and cannot spoil the next.
-"""
+"""`python -m local find-batch-size`: finds the largest micro-batch that really fits, by trying; the next plan uses
+it. Each try is a job of its own, launched as the run would be: two optimizer steps on the longest record, on every
+rank. A try that runs out of memory on any rank has failed, and cannot affect the next."""
 
 from __future__ import annotations
 
@@ -50,12 +48,13 @@ class Probe:
     micro_batch_size: int
     fits: bool
     peak_bytes: int | None
-    """The most that any rank needed; None where it did not fit."""
+    """The most bytes that any rank needed; None when the try did not fit."""
     seconds: float
 
 
 def main(argv: Sequence[str]) -> int:
-    """Raises ConfigError for a request that cannot work here, or steps that fail for another reason than memory."""
+    """Runs `find-batch-size`. Raises ConfigError for a request that cannot work on this machine, or for steps that
+    fail for another reason than memory."""
     answer_help(argv, help_text(USAGE))
     words, limit, as_json = own_words(argv)
     here, asked = request_here(words)
@@ -118,7 +117,8 @@ def own_words(argv: Sequence[str]) -> tuple[list[str], float | None, bool]:
 
 
 def largest(sizes: Sequence[int], fits: Callable[[int], bool]) -> int | None:
-    """The largest of the ascending `sizes` that fits, if what is larger than one that does not fit does not either."""
+    """The largest of the ascending `sizes` that fits, assuming that no size above one that does not fit would fit;
+    None when none fits."""
     low, high = 0, len(sizes)  # sizes[:low] fit, sizes[high:] do not
     while low < high:
         middle = (low + high) // 2
@@ -127,7 +127,7 @@ def largest(sizes: Sequence[int], fits: Callable[[int], bool]) -> int | None:
 
 
 def probe(plan: Plan, micro: int, share: int, environment: dict[str, str]) -> Probe:
-    """Two steps with that micro-batch. Raises ConfigError when they fail for another reason than memory."""
+    """Try two steps with that micro-batch. Raises ConfigError when they fail for another reason than memory."""
     candidate = replace(plan.chosen, micro_batch_size=micro, gradient_accumulation_steps=share // micro)
     run = launch_of(plan.spec, candidate)
     launch = replace(run, module="local.measure.memory_profile", settings={**run.settings, "json": "true"})
@@ -146,7 +146,8 @@ def probe(plan: Plan, micro: int, share: int, environment: dict[str, str]) -> Pr
 
 
 def keep(spec: JobSpec, plan: Plan, best: Probe) -> str | None:
-    """Where the result is kept for the next plan; None, and said, where it cannot be written."""
+    """The path of the file that keeps the result for the next plan; None, with a message, when it cannot be
+    written."""
     found = Batch(
         request=Batch.depends_on(spec, plan.chosen.label), data_sha256=data_digest(spec.data),
         micro_batch_size=best.micro_batch_size, peak_bytes=best.peak_bytes or 0,

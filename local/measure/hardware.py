@@ -1,4 +1,4 @@
-"""`make hardware`: what this machine has to train with, what a run gets of it, and the plan for each card."""
+"""`make hardware`: this machine's hardware for training, the part that a run gets, and the plan for each card."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LEAST_GIB = 1  # that VRAM takes
 
 
 def show(scheduler: Any, given: Words, environ: Words, project_dir: Path) -> int:
-    """The verb. Raises ConfigError for GPUS and what else the machine says itself."""
+    """Runs the verb `hardware`. Raises ConfigError for GPUS and other variables that the machine itself decides."""
     if odd := [name for name in (*OF_MACHINE, "RUN", "MEM", "CPUS") if name in given]:
         advice = "leave it out; make plan takes it"
         raise ConfigError("hardware says what is here", name=odd[0], given=given[odd[0]], advice=advice)
@@ -120,7 +120,7 @@ def _recommendation(found: Machine, choice: Choice) -> str:
 
 
 def _left(rows: Sequence[Sequence[str]]) -> str:
-    """The table with its last column to the left: it is long, and a refusal is longer."""
+    """The table with its last column aligned left, since that column is long, and longest for a refusal."""
     lines = format_table([row[:-1] for row in rows], rules_before=(1,)).split("\n")
     width = max(map(len, lines))
     cells = [rows[0][-1], "-" * max(len(row[-1]) for row in rows), *(row[-1] for row in rows[1:])]

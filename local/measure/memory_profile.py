@@ -1,9 +1,9 @@
 """`python -m local profile-memory`: the memory of two real steps and an evaluation, stage by stage, beside the
 prediction.
 
-The steps are the trainer's own, on the record with the most tokens, repeated to a micro-batch; then it is scored and
-answered as a run does it, one sequence at a time. On a GPU torch's
-allocator is read; on the CPU the process's resident memory, which also holds Python and its libraries.
+The steps are the trainer's own, on the record with the most tokens, repeated to a micro-batch; then the record is
+scored and answered as in a run, one sequence at a time. On a GPU the figures come from torch's allocator; on the CPU
+from the process's resident memory, which also holds Python and its libraries.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ Loads the model, makes two optimizer steps on the longest record of the data and
 and prints what each stage takes beside the plan's prediction. Takes the settings of a run (python -m trainer config
 --help)."""
 STEPS = 2
-LIMIT_ENV = "TRAINYARD_LIMIT_GIB"  # what one process may have, for those who ask what would fit
-LONGEST_ENV = "TRAINYARD_LONGEST_RECORD"  # a file for those who try several times on the same data
+LIMIT_ENV = "TRAINYARD_LIMIT_GIB"  # the memory that one process may have, to test what would fit
+LONGEST_ENV = "TRAINYARD_LONGEST_RECORD"  # a file that saves repeated searches on the same data
 OUT_OF_MEMORY = "trainyard: out of memory"
-# Predicted items by the stage in which they appear; what is in none is there from the first step on.
+# Predicted items by the stage in which they appear; all others exist from the first step on.
 APPEARS = {
     "baseline": ("CUDA context", "Python process"),
     "model loaded": ("language model", "quantization constants", "embedding and head", "image tower"),
@@ -51,11 +51,11 @@ APPEARS = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Raises ConfigError."""
+    """Runs `profile-memory`. Raises ConfigError."""
     answer_help(argv, USAGE)
     settings = settings_here(argv)
     with tempfile.TemporaryDirectory(prefix="trainyard-profile-") as folder:
-        # Under a launcher every rank measures, and the most that any needs is what counts.
+        # Under a launcher every rank measures, and the largest figure of all ranks counts.
         ranks = int(os.environ.get("WORLD_SIZE", "1"))
         values = {**settings.values, "output_dir": folder, "run_id": "profile", "world_size": ranks}
         config = build(TrainConfig, values)
@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def set_limit(config: TrainConfig) -> None:
-    """Let this process have no more memory than LIMIT_ENV says, if it does."""
+    """Limit the memory of this process to LIMIT_ENV, if that is set."""
     limit = float(os.environ.get(LIMIT_ENV) or 0) * GIB
     if limit and config.device == "cpu":
         resource.setrlimit(resource.RLIMIT_DATA, (int(limit), int(limit)))
@@ -96,7 +96,8 @@ def set_limit(config: TrainConfig) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it is memory that was lacking; with a limit, also a thread's, whose stack counts."""
+    """Whether the error means that memory was lacking; with a limit, also that a thread could not start, since its
+    stack counts."""
     from trainer.evaluation.memory import is_out_of_memory as lacking
 
     more = "|can't start new thread" if LIMIT_ENV in os.environ else ""
@@ -104,7 +105,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def measure(config: TrainConfig) -> tuple[list[Stage], JobSpec]:
-    """Make the steps. Raises ConfigError for a model, data or machine that cannot be used."""
+    """(the stages, the JobSpec for the prediction) after making the steps. Raises ConfigError for a model, data or
+    machine that cannot be used."""
     from accelerate.utils import gather_object
     from transformers import TrainerCallback
 
@@ -169,10 +171,8 @@ def measure(config: TrainConfig) -> tuple[list[Stage], JobSpec]:
 
 
 def longest_record(config: TrainConfig, processor: Any, dataset: Dataset) -> tuple[Record, int, int]:
-    """The training record that takes the most, its tokens, and those of its answer. Raises ConfigError.
-
-    Where LONGEST_ENV names a file, what is found is left in it, and taken from there the next time.
-    """
+    """(the training record with the most tokens, its number of tokens, that of its answers). Raises ConfigError. If
+    LONGEST_ENV names a file, the result is written to it, and read from it the next time."""
     from trainer.data.inspection import inspect_dataset, take_apart
 
     note = Path(os.environ.get(LONGEST_ENV, ""))
@@ -190,7 +190,7 @@ def longest_record(config: TrainConfig, processor: Any, dataset: Dataset) -> tup
 
 
 def most_of_all(ranks: Sequence[Sequence[Stage]]) -> list[Stage]:
-    """Stage by stage the most that any rank took."""
+    """For each stage, the most that any rank took."""
     names = ("bytes", "peak_bytes", "reserved_bytes", "process_bytes")
     return [
         replace(
@@ -214,8 +214,8 @@ def predict(spec: JobSpec, config: TrainConfig) -> Estimate:
 
 
 def predicted_at(predicted: Estimate, stage: str) -> int:
-    """The bytes predicted for the end of a stage: after a step everything that lives in one, after the evaluation the
-    larger of both."""
+    """The bytes predicted for the end of a stage: after a step everything alive in a step, after the evaluation the
+    larger of step and evaluation."""
     items = dict(predicted.items)
     if stage not in APPEARS:
         later = {"evaluation": max(predicted.step_bytes, predicted.evaluation_bytes), "peak": predicted.peak_bytes}

@@ -1,1 +1,1 @@
-"""Memory of a job: sizes read from a model, and the bytes that training it will take, item by item."""
+"""Memory of a job: the bytes that training it will take, item by item, from the sizes of its model."""

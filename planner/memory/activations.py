@@ -1,8 +1,8 @@
 """Activations that a forward pass keeps for the backward: bytes a token and layer, term by term.
 
-How many values a layer keeps was counted on the model's own layers (trainer/measure/trace.py), those that norms read in
-fp32. For Gemma 3 and Llama the sums agreed with the allocations that remained after the forward within 0.1 %. Attention
-is sdpa's fused kernel, which saves no scores. `width` is bytes a value: 2, or 4 on CPU.
+The number of values that a layer keeps was counted on the model's own layers (trainer/measure/trace.py), with the
+inputs of norms in fp32. For Gemma 3 and Llama the sums agreed with the allocations that remained after the forward
+within 0.1 %. Attention is sdpa's fused kernel, which saves no scores. `width` is bytes a value: 2, or 4 on CPU.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from planner.job import JobSpec
 from trainer.architecture.shape import Layer, ModelShape
 
 FP32_BYTES = 4
-MASK_BYTES = 1  # CUDA's dropout keeps a bool for each value; the CPU's a whole value
+MASK_BYTES = 1  # CUDA's dropout keeps a bool for each value, the CPU's a whole value
 ROW_STATISTICS_BYTES = 64  # log-sum-exp of each head, reciprocal roots of the norms
 
 
 def layer_bytes(spec: JobSpec, layer: Layer, *, width: int) -> int:
-    """Kept by one decoder layer of that sort for one token."""
+    """Bytes that one decoder layer of that sort keeps for one token."""
     kept = FP32_BYTES * layer.fp32_values + width * layer.values
     masks = (
         width * layer.pair_values * spec.training.max_length
@@ -26,27 +26,27 @@ def layer_bytes(spec: JobSpec, layer: Layer, *, width: int) -> int:
 
 
 def layers_bytes(spec: JobSpec, *, width: int) -> int:
-    """Kept by all decoder layers for one token."""
+    """Bytes that all decoder layers keep for one token."""
     return sum(layer.count * layer_bytes(spec, layer, width=width) for layer in spec.shape.layers)
 
 
 def _lora_inputs(spec: JobSpec, layer: Layer, *, width: int) -> int:
-    """The inputs of the adapters. Dropout gives each its own copy and mask; without it copies are shared, except that
-    PEFT's adapter on an unquantized linear goes through fp32 and back."""
+    """Bytes of the adapters' inputs. With dropout each adapter has its own copy and mask; without it copies are
+    shared, except that PEFT's adapter on an unquantized linear goes through fp32 and back."""
     if spec.training.lora_dropout:
         return layer.adapter_inputs * (width + (MASK_BYTES if width == 2 else width))
     return width * (layer.kept_inputs if spec.training.quantization == "nf4" else layer.adapter_inputs)
 
 
 def once_bytes(shape: ModelShape, *, width: int) -> int:
-    """Kept for one token outside the layers: embeddings before and after the image goes in, last norm and
-    its output."""
+    """Bytes kept for one token outside the layers: embeddings before and after the image is inserted, the last norm
+    and its output."""
     return shape.hidden * (3 * width + FP32_BYTES)
 
 
 def layer_workspace_bytes(shape: ModelShape, layer: Layer, *, width: int) -> int:
-    """For one token, on top of what is kept, while a layer is differentiated: two gradients of its widest
-    value, the MLP's, and the stream's.
+    """Bytes for one token, on top of what is kept, while a layer is differentiated: two gradients of its widest
+    value, the MLP's, and of the stream.
 
     Allocation peaks of a traced backward: 4f + 4h for Gemma 3 and Llama, a little less for Qwen2.5-VL.
     """
@@ -54,16 +54,18 @@ def layer_workspace_bytes(shape: ModelShape, layer: Layer, *, width: int) -> int
 
 
 def tower_bytes(shape: ModelShape, *, width: int) -> int:
-    """The frozen tower's forward for one image: stream and normed stream (fp32 under autocast), the widest
+    """Bytes of the frozen tower's forward for one image: stream and normed stream (fp32 under autocast), the widest
     MLP stage.
 
-    Nothing is kept for a backward. Three MLP-wide values is a gated MLP (Qwen2.5-VL); SigLIP's has two.
+    The forward keeps nothing for a backward. Three MLP-wide values occur in a gated MLP (Qwen2.5-VL); SigLIP's has
+    two.
     """
     return shape.vision_patches * (4 * width * shape.vision_hidden + 3 * width * shape.vision_mlp)
 
 
 def tower_layer_bytes(spec: JobSpec, *, width: int) -> int:
-    """Kept for one patch by one layer of a tower with adapters (vision=lora): what trainer/measure/tower.py counts."""
+    """Bytes that one layer of a tower with adapters (vision=lora) keeps for one patch, as counted by
+    trainer/measure/tower.py."""
     s = spec.shape
     layers = max(1, s.vision_layers)
     dropped = (

@@ -1,13 +1,13 @@
-"""How much memory one GPU needs for a job: an itemised prediction in bytes, from sizes alone.
+"""The memory that one GPU needs for a job: an itemised prediction in bytes, from sizes alone.
 
-Nothing is measured here and no torch is imported, so a login node can ask. Weights and training state are
-counts times widths. The peak is the largest of three: loading, a step, an evaluation. Saving is never: it adds to
-what stays between two steps no more than one weight of the adapter. Three moments of an optimizer step compete
-for the same memory (the tower's forward, the head, the first backward of a layer); the largest is the step's peak, and
-what is not alive then is listed as 0.
+This file measures nothing and imports no torch, so a login node can use it. Weights and training state are counts
+times widths. The peak is the largest of three: loading, a step, an evaluation. Saving never is, because it adds to
+the memory between two steps at most one weight of the adapter. Three moments of an optimizer step compete for the
+same memory (the tower's forward, the head, the first backward of a layer); the largest is the step's peak, and items
+that are not alive at that moment are listed as 0.
 
-The trainer's side of the bargain: sdpa attention, AdamW without temporaries (fused, or
-bitsandbytes'), the chunked head, ZERO3_SETTINGS under DeepSpeed.
+The prediction relies on choices of the trainer: sdpa attention, AdamW without temporaries (fused, or bitsandbytes'),
+the chunked head, ZERO3_SETTINGS under DeepSpeed.
 """
 
 from __future__ import annotations
@@ -40,13 +40,12 @@ NESTED_BLOCK = 256  # absmax values that share an fp32 constant
 ADAMW_BYTES_PER_PARAM = 8.0
 ADAMW_8BIT_BYTES_PER_PARAM = 2 + 2 * FP32_BYTES / 256
 
-# trainer/model/head.py: positions scored at once, and bytes a logit while a chunk's loss and gradient are
-# computed: logits, log-softmax and the gradient of each, in fp32. Allocations of that function traced on
-# CPU: 16.0.
+# trainer/model/head.py: positions scored at once, and bytes a logit while a chunk's loss and gradient are computed:
+# logits, log-softmax and the gradient of each, in fp32. Allocations of that function, traced on the CPU: 16.0.
 HEAD_CHUNK_POSITIONS = 512
 HEAD_BYTES_PER_LOGIT = 16
 
-# On the card before and beside torch's tensors. Usual figures, not measured by us.
+# Memory on the card besides torch's tensors. Usual figures, not measured by this project.
 CUDA_CONTEXT_BYTES = 500 * MIB
 CUBLAS_WORKSPACE_BYTES = 64 * MIB  # 32 MiB on Hopper, less before; one for the forward, one for the backward thread
 NCCL_BYTES = 400 * MIB  # the channels' buffers of one communicator
@@ -57,8 +56,7 @@ ROUNDING_SHARE = 0.03  # blocks of 512 bytes and 2 MiB, and holes between them
 def estimate(
     spec: JobSpec, *, config: str, checkpointing: bool, offload: bool, optimizer: Optimizer, micro_batch_size: int
 ) -> Estimate:
-    """Predicted bytes on one GPU (in host memory for cpu_mps), every item of every configuration, in one
-    order."""
+    """Predicted bytes on one GPU (in host memory for cpu_mps), every item of every configuration, in one order."""
     on_cpu, sharded = config == "cpu_mps", config == "deepspeed_zero3"
     width = FP32_BYTES if on_cpu else BF16_BYTES
     whole = _weights(spec, width=width)
@@ -73,8 +71,9 @@ def estimate(
     evaluation = evaluation_items(spec, tensors, width=width, sharded=sharded)
     for items in filter(None, (tensors, evaluation)):
         items["allocator rounding"] = _ceil(sum(items.values()) * ROUNDING_SHARE)
-    # ZeRO-3 does not help here: the whole model is on each GPU before anything is sharded, put there by bitsandbytes,
-    # or without 4 bits by DeepSpeed's engine: zero3_init_flag is false, so no weight is sharded as it is loaded.
+    # ZeRO-3 does not reduce the loading peak: the whole model is on each GPU before anything is sharded, put there by
+    # bitsandbytes, or without 4 bits by DeepSpeed's engine: zero3_init_flag is false, so no weight is sharded while
+    # loading.
     one_layer = _largest_layer(spec) * width
     loading = _ceil((sum(whole.values()) + one_layer) * (1 + ROUNDING_SHARE)) + sum(fixed.values())
     return Estimate(
@@ -86,13 +85,13 @@ def estimate(
 
 def _largest_layer(spec: JobSpec) -> int:
     """Weights that are on the GPU twice while the model loads: a layer's linears until they are packed, and its
-    experts, which come one by one and are put together."""
+    experts, which are loaded one by one and then joined."""
     packed = spec.training.quantization == "nf4"
     return max((layer.linear_params if packed else 0) + layer.expert_params for layer in spec.shape.layers)
 
 
 def processes_gib(spec: JobSpec) -> int:
-    """GiB of host memory that a node's processes take as they are, with nothing loaded."""
+    """GiB of host memory that a node's processes take before anything is loaded."""
     return _ceil(max(1, spec.resources.gpus) * HOST_PROCESS_BYTES / GIB)
 
 
@@ -101,7 +100,7 @@ def _ceil(size: float) -> int:
 
 
 def _weights(spec: JobSpec, *, width: int) -> dict[str, int]:
-    """The frozen model, whole."""
+    """Bytes of the whole frozen model."""
     shape, n = spec.shape, spec.shape.linear_params
     linears, constants = n * width, 0
     if spec.training.quantization == "nf4":
@@ -117,10 +116,10 @@ def _weights(spec: JobSpec, *, width: int) -> dict[str, int]:
 
 
 def _shard(spec: JobSpec, whole: dict[str, int]) -> dict[str, int]:
-    """The frozen model under ZeRO-3: this rank's share, and what is gathered at the peak.
+    """Bytes of the frozen model under ZeRO-3: this rank's share, and the weights gathered at the peak.
 
-    The constants belong to bitsandbytes' quantization state, which DeepSpeed does not see. A parameter is
-    gathered whole: a tied embedding, or the head, is the largest.
+    The constants belong to bitsandbytes' quantization state, which DeepSpeed does not see. A parameter is gathered
+    whole: the largest is a tied embedding, or the head.
     """
     world, shape = spec.num_processes, spec.shape
     shares = {name: _ceil(size / world) for name, size in whole.items()}
@@ -132,8 +131,8 @@ def _shard(spec: JobSpec, whole: dict[str, int]) -> dict[str, int]:
 
 
 def _training_state(spec: JobSpec, optimizer: Optimizer, *, sharded: bool, offload: bool) -> dict[str, int]:
-    """fp32 adapters; under DeepSpeed's bf16 engine bf16 adapters and gradients with fp32 masters, all in
-    shards."""
+    """Bytes of fp32 adapters with their gradients and moments; under DeepSpeed's bf16 engine bf16 adapters and
+    gradients with fp32 masters, all in shards."""
     lora = spec.lora_params
     per_param = ADAMW_BYTES_PER_PARAM if optimizer == "adamw" else ADAMW_8BIT_BYTES_PER_PARAM
     if not sharded:
@@ -145,16 +144,17 @@ def _training_state(spec: JobSpec, optimizer: Optimizer, *, sharded: bool, offlo
 
 
 def _buckets(spec: JobSpec, config: str) -> int:
-    """DDP copies every gradient into flat fp32 buckets; DeepSpeed reduces through one of a fixed size."""
+    """Bytes of the buckets for communication: DDP copies every gradient into flat fp32 buckets; DeepSpeed reduces
+    through one bucket of a fixed size."""
     if config == "multi_gpu":
         return spec.lora_params * FP32_BYTES
     return ZERO3_SETTINGS["reduce_bucket_size"] * BF16_BYTES if config == "deepspeed_zero3" else 0
 
 
 def _transient(spec: JobSpec, micro: int, *, width: int, checkpointing: bool, sharded: bool) -> dict[str, int]:
-    """The bytes that live for a part of a step, at the moment when they add up to most."""
+    """The bytes that live for a part of a step, at the moment of their largest sum."""
     shape, tokens = spec.shape, micro * spec.training.max_length
-    if checkpointing:  # each layer's input, and one layer computed again
+    if checkpointing:  # each layer's input, and one recomputed layer
         activations = tokens * (shape.depth * shape.hidden * width + once_bytes(shape, width=width))
     else:
         activations = tokens * (layers_bytes(spec, width=width) + once_bytes(shape, width=width))
@@ -178,7 +178,7 @@ def _transient(spec: JobSpec, micro: int, *, width: int, checkpointing: bool, sh
     moments: tuple[dict[str, int], ...] = (
         {**forward, "head": head},
         {**forward, "backward of a layer": backward},
-        # The last thing of a step, with vision=lora; by then nothing is kept of the language model.
+        # The end of a step with vision=lora; by then the language model keeps nothing.
         {"autocast copies": copies, "activations": tower, "backward of a layer": tower_layer},
         {"image tower forward": micro * spec.records.images_per_sample * tower_bytes(shape, width=width)},
     )

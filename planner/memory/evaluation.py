@@ -1,7 +1,5 @@
-"""Memory of an evaluation: the state that training keeps, and one sequence, which it can always go down to.
-
-The arithmetic is the trainer's own (trainer/evaluation/rows.py), by which it decides how many sequences run at once.
-"""
+"""Memory of an evaluation: the state that training keeps, and one sequence, the smallest possible batch. The
+arithmetic is the trainer's own (trainer/evaluation/rows.py), by which it decides how many sequences run at once."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from planner.job import JobSpec
 from trainer.architecture.shape import ModelShape
 from trainer.evaluation.rows import Asked, Sizes, parts
 
-# Items of a step that are there between two steps too.
+# Items of a step that also exist between two steps.
 HELD = (
     "language model", "quantization constants", "experts in 16 bits", "embedding and head", "image tower",
     "gathered weights", "LoRA weights", "optimizer", "communication buckets",
@@ -22,8 +20,8 @@ ANSWER_MARGIN = 4  # tokens that an answer may be longer than the longest true o
 
 
 def evaluation_items(spec: JobSpec, step: Mapping[str, int], *, width: int, sharded: bool) -> dict[str, int]:
-    """Everything alive at the peak of an evaluation of one sequence at a time, of a job whose step holds `step`; empty
-    for a job without evaluations."""
+    """Bytes of everything alive at the peak of an evaluation, one sequence at a time, for a job whose step holds
+    `step`; empty for a job without evaluations."""
     if not spec.records.evaluates:
         return {}
     longest = Asked(tokens=spec.training.max_length, patches=spec.records.images_per_sample * spec.shape.vision_patches)
@@ -34,7 +32,7 @@ def evaluation_items(spec: JobSpec, step: Mapping[str, int], *, width: int, shar
     most = max(
         (parts(sizes(spec.shape, width=width), asked, 1) for asked in ways), key=lambda items: sum(items.values())
     )
-    # Autocast keeps its bf16 copies of the adapters as long as a batch is worked on.
+    # Autocast keeps its bf16 copies of the adapters while a batch runs.
     copies = 0 if sharded or width > BF16_BYTES else spec.lora_params * BF16_BYTES
     # The Trainer sets gradients to None after each step; DeepSpeed's partitions keep theirs.
     held = {name: step[name] for name in (*HELD, *(("gradients",) if sharded else ()))}
@@ -42,7 +40,7 @@ def evaluation_items(spec: JobSpec, step: Mapping[str, int], *, width: int, shar
 
 
 def sizes(shape: ModelShape, *, width: int) -> Sizes:
-    """The sizes that an evaluation depends on, as if every layer that keeps keys kept those of the widest."""
+    """The sizes that an evaluation depends on, as if every layer with keys kept as many as the widest."""
     widest = {name: max(getattr(layer, name) for layer in shape.layers) for name in ("widest", "q_width", "kv_width")}
     return Sizes(
         layers=sum(layer.count for layer in shape.layers if layer.kv_width),

@@ -1,4 +1,4 @@
-"""Request: the variables that a person gave, checked, before files and model are read."""
+"""Request: the checked variables that a person gave, before files and model are read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Value(Generic[T]):
-    """The value of the variable that is named like the attribute; None: it was not given, or `none` was."""
+    """The value of the variable that is named like the attribute; None when it was not given, or given as `none`."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._variable = name.upper()
@@ -24,11 +24,11 @@ class Value(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """The checked values of the variables that were given. Most become a field of JobSpec unseen; the attributes below
-    are those that a module reads by name."""
+    """The checked values of the given variables. Most become a field of JobSpec directly; the attributes below are
+    those that a module reads by name."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
-    """By variable name; None for `none`."""
+    """Values by variable name; None for `none`."""
 
     gpus = Value[int]()
     nodes = Value[int]()

@@ -1,7 +1,7 @@
-"""The settings that the YAML file and `.env` ask for, as make variables.
+"""The settings in the YAML file and `.env`, as make variables.
 
-The planner reads the same two files as the ranks will, so that its memory estimate is made for the run that they
-describe. Exported variables are not read here: what a site sets for all its users is no request.
+The planner reads the same two files as the ranks will, so that its memory estimate matches the run that they
+describe. Exported variables are not read: a value that a site sets for all its users is no request.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from trainer.outcome import ConfigError
 from trainer.settings import Settings, resolve_settings
 from trainer.spellings import CONFIG_FILE, ENVIRONMENT
 
-# Variables that are a setting; all other settings reach the ranks by the file itself. What the plan decides is none of
-# the file's.
+# Variables that are a setting; all other settings reach the ranks through the file itself. Settings that the plan
+# decides are left out.
 SETTING_VARIABLES = tuple(
     variable for variable in VARIABLES if variable.setting and not SETTINGS[variable.setting].planned
 )
@@ -34,18 +34,18 @@ class FileSettings:
     """The settings in the two files."""
 
     texts: dict[str, str]
-    """By variable name, below what is given on the command line."""
+    """Text by variable name; the command line overrides it."""
     sources: dict[str, str]
-    """In words, by variable name."""
+    """The source in words, by variable name."""
     fields: dict[str, Any]
     """Fields of JobSpec that have no variable; and `learn`, which the measured lengths depend on."""
 
 
 def read_settings_files(given: Mapping[str, str], project_dir: Path, environ: Mapping[str, str]) -> FileSettings:
-    """Read `.env` and the YAML file; `environ` has the home of CONFIG_FILE=~/x.
+    """The settings in `.env` and the YAML file; `environ` has the home for CONFIG_FILE=~/x.
 
     Raises:
-        ConfigError: a file that cannot be read, or holds what is not allowed.
+        ConfigError: a file that cannot be read, or holds something that is not allowed.
     """
     env_file = read_env_file(project_dir / ".env")
     path = expand_home(given.get(CONFIG_FILE) or env_file.get(CONFIG_FILE) or "", environ)
@@ -57,7 +57,7 @@ def read_settings_files(given: Mapping[str, str], project_dir: Path, environ: Ma
     said = {name: _said(setting, sources[setting]) for name, setting in asked.items()}
     if path:
         texts[CONFIG_FILE], said[CONFIG_FILE] = path, ".env"
-    # In the YAML file these are a run's own: its folder, and what the plan decides.
+    # In the YAML file these belong to a single run: its folder, and the plan's decisions.
     if sources.get("output_dir") == ".env":
         texts["OUTPUT"], said["OUTPUT"] = values["output_dir"], _said("output_dir", ".env")
     if ".env" in (sources.get("micro_batch_size"), sources.get("gradient_accumulation_steps")):
@@ -80,19 +80,19 @@ def _refuse_pipe(path: str, project_dir: Path) -> None:
     try:
         regular(project_dir / path)
     except FileNotFoundError:
-        pass  # whoever reads it says so
+        pass  # the code that reads it reports that
     except OSError as error:
         raise ConfigError(f"cannot be read ({error.strerror})", name="CONFIG_FILE", given=path) from None
 
 
 def _evaluates(values: Mapping[str, Any], data: Path) -> bool:
-    """Whether anything may be held out and measured; `data` may lie where only the job sees it."""
+    """Whether any record may be held out and measured; `data` may be visible only to the job."""
     brings = not data.exists() or (data / "eval.jsonl").is_file()
     return bool(values["eval_samples"] or values["score_samples"]) and bool(values["eval_fraction"] or brings)
 
 
 def _said(name: str, source: str) -> str:
-    """MODEL_NAME in .env, or model in train.yaml."""
+    """The source of a setting: MODEL_NAME in .env, or model in train.yaml."""
     in_env = next((other for other, setting in ENVIRONMENT.items() if setting == name), name)
     return f"{in_env if source == '.env' else name} in {source}"
 

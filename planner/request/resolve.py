@@ -1,4 +1,4 @@
-"""From what a person typed to a JobSpec: the command line, then `.env` and the YAML file, then the site's defaults."""
+"""Makes a JobSpec of the command line, then of `.env` and the YAML file, then of the site's defaults."""
 
 from __future__ import annotations
 
@@ -35,13 +35,12 @@ def resolve(
     site: Site = NO_SITE,
     paths_elsewhere: bool = False,
 ) -> JobSpec:
-    """The complete request: what was given, then `.env` and the YAML file, then the site's defaults, then ours.
+    """The complete request: the given values, then `.env` and the YAML file, then the site's defaults, then
+    Trainyard's. Reads, besides those files, only the model's shape and the measured lengths of its data.
 
-    Reads the model's shape and the lengths measured in its data, and nothing else.
-
-    Relative paths are relative to `project_dir`, where the job runs. The run's id is RUN if given, else the
-    name and `run_suffix`, else the name and a hash of the rest: the same request gives the same id.
-    `paths_elsewhere`: the job sees other folders than this machine, so MODEL may be one that is not here.
+    Relative paths are relative to `project_dir`, where the job runs. The run's id is RUN if given, else the name and
+    `run_suffix`, else the name and a hash of the rest: the same request gives the same id. `paths_elsewhere`: the job
+    sees other folders than this machine, so the folder MODEL may be missing on it.
 
     Raises:
         ConfigError: a value that is not allowed, a model whose shape cannot be found.
@@ -50,7 +49,7 @@ def resolve(
     in_files = FileSettings(texts={}, sources={}, fields={})
     with problems.kept():
         in_files = read_settings_files(given, project_dir, environ)
-    # A rank that is typed brings its own alpha, whatever alpha another rank had in a file.
+    # A typed rank brings its own alpha, whatever alpha a file has for another rank.
     typed = {*given, *(("LORA_ALPHA",) if "LORA" in given else ())}
     below = {name: text for name, text in in_files.texts.items() if name not in typed}
     sources = {**dict.fromkeys(site.texts, site.source), **in_files.sources}
@@ -83,7 +82,7 @@ def resolve(
 
 @contextlib.contextmanager
 def _naming(sources: Mapping[str, str], given: Mapping[str, str]) -> Iterator[None]:
-    """Errors about a variable that nobody typed say where its value comes from."""
+    """Errors about a variable that nobody typed name the source of its value."""
     try:
         yield
     except ConfigError as error:
@@ -103,7 +102,7 @@ def _complete(
     site: Site,
     paths_elsewhere: bool,
 ) -> JobSpec:
-    """The job that was `asked` for, `taken` of that being the site's, with `more` fields."""
+    """The JobSpec of the request `asked`, with `more` fields; `taken` are the names of values from the site."""
     from trainer.architecture.shapes import resolve_shape
 
     fields: dict[str, Any] = {**more, **job_fields(asked)}
@@ -153,7 +152,7 @@ def _complete(
 
 
 def _with_site(asked: Request, defaults: Request) -> tuple[Request, list[str]]:
-    """(what was asked, with the site's `defaults` below it; names of those that the site decided). ENVIRONMENT is
+    """(the request with the site's `defaults` below it, names of the values that the site decided). ENVIRONMENT is
     merged."""
     own = set(asked.values) - {"ENVIRONMENT"}
     taken = [name for name in BY_NAME if name in defaults.values and name not in own]
@@ -164,8 +163,8 @@ def _with_site(asked: Request, defaults: Request) -> tuple[Request, list[str]]:
 
 
 def _measured(data: str, model: str, project_dir: Path, *, most: int, learn: str) -> dict[str, Any]:
-    """The lengths that `validate data` measured, if it was run: memory is planned for the longest record instead of
-    MAX_LENGTH, which allows `most` tokens."""
+    """The lengths that `validate data` measured, if it was run: memory is then planned for the longest record instead
+    of MAX_LENGTH, which allows `most` tokens."""
     from trainer.data.lengths import read_lengths
     from trainer.data.sources import from_folder
 
@@ -183,7 +182,7 @@ def _measured(data: str, model: str, project_dir: Path, *, most: int, learn: str
 
 
 def _with_batch(spec: JobSpec, project_dir: Path) -> JobSpec:
-    """With what `find-batch-size` measured for this very request, if it did."""
+    """`spec` with the result of `find-batch-size` for exactly this request, if there is one."""
     from planner.fitting import read_batch
     from trainer.data.sources import from_folder
 

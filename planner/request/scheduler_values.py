@@ -1,4 +1,4 @@
-"""Strict parsers, like those of values.py, for what is handed to a scheduler and into the job's shell."""
+"""Strict parsers, like those of values.py, for values that are passed to a scheduler and into the job's shell."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ MAIL_TYPES = (
     *("NONE", "BEGIN", "END", "FAIL", "REQUEUE", "ALL", "INVALID_DEPEND", "STAGE_OUT"),
     *("TIME_LIMIT", "TIME_LIMIT_90", "TIME_LIMIT_80", "TIME_LIMIT_50", "ARRAY_TASKS"),
 )
-# What sbatch takes beside the flags that are variables here, and the values that it takes: none, any, or those that
-# match. Nothing that moves the job's folder, log, environment, requeueing or tasks, which the script relies on.
+# Flags of sbatch beside those that are variables, and the values that they take: none, any, or those that match. No
+# flag that moves the job's folder, log, environment, requeueing or tasks, on which the script relies.
 _NO_VALUE, _VALUE = "", r"[A-Za-z0-9_.,:/@%+=*&|()\[\]-]{1,255}"
 SBATCH_FLAGS = {
     **dict.fromkeys(("--acctg-freq", "--batch", "--bb", "--begin", "--cluster-constraint", "--comment"), _VALUE),
@@ -29,7 +29,7 @@ SBATCH_FLAGS = {
     "--kill-on-invalid-dep": "yes|no",
     "--wait-all-nodes": "[01]",
 }
-# Names that are not the request's to set, and whose they are.
+# Names that a request may not set, and the reason.
 OURS: tuple[tuple[str, str], ...] = (
     (
         r"(SLURMD?|SBATCH|SRUN|SQUEUE|SCONTROL|SINFO|SACCT|TRAINYARD|ACCELERATE|BASH|LD_PRELOAD|LD_AUDIT|PYTHONHOME|PYTHONPATH)(_.*)?"
@@ -43,19 +43,19 @@ OURS: tuple[tuple[str, str], ...] = (
     (r"CONFIG_FILE", "say CONFIG_FILE= itself, so that the plan is made from it too"),
 )  # fmt: skip
 
-# Words for nothing, which a template may have left.
+# Words for an empty value, which a template may have left.
 NULLS = ("null", "nil", "~")
 
 
 def is_none(name: str, text: str) -> bool:
-    """Whether it is `none`. Raises ConfigError for null and the like, which a template may have left."""
+    """Whether the text is `none`. Raises ConfigError for null and similar words, which a template may have left."""
     if text.lower() in NULLS:
         raise refuse(name, text, f"write none, or leave {name} out")
     return text.lower() == "none"
 
 
 def or_none(parser: Parser) -> Parser:
-    """`none` takes back what a site file says; everything else is the parser's."""
+    """A parser that accepts `none`, which removes a site file's value; any other text goes to `parser`."""
 
     def parse(name: str, text: str) -> object:
         return None if is_none(name, text) else parser(name, text)
@@ -64,7 +64,7 @@ def or_none(parser: Parser) -> Parser:
 
 
 def named(parser: Parser) -> Parser:
-    """A parser for a name that `none` does not take back. null and the like are refused as names."""
+    """A parser for a name, without `none`; null and similar words are refused as names."""
 
     def parse(name: str, text: str) -> object:
         if text.lower() in NULLS:
@@ -81,7 +81,7 @@ mail_user = matching(r"[A-Za-z0-9_][A-Za-z0-9_.+%-]*(@[A-Za-z0-9][A-Za-z0-9.-]*)
 
 
 def quantity(name: str, text: str) -> str:
-    """A size as Kubernetes writes it. 200G and 200GB are 200Gi too: a little more than asked for hurts nobody."""
+    """A size in Kubernetes' form. 200G and 200GB also mean 200Gi: a little more than requested hurts nobody."""
     if found := re.fullmatch(r"([1-9][0-9]{0,6}[MGT])(i|i?B)?", text):
         return f"{found[1]}i"
     raise refuse(name, text, "takes a size in Mi, Gi or Ti: 200Gi")
@@ -133,12 +133,13 @@ def binds(name: str, text: str) -> tuple[str, ...]:
 
 
 def environment(name: str, text: str) -> tuple[tuple[str, str], ...]:
-    """(name, value) of what the job's processes get, sorted. A comma begins a new one only where NAME= follows."""
+    """(name, value) of the variables for the job's processes, sorted. A comma begins a new one only when NAME=
+    follows."""
     found = {}
     for number, part in enumerate(re.split(r",(?=[A-Za-z_][A-Za-z0-9_]*=)", text), start=1):
         key, equals, value = part.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", key):
-            # Not said back: it may be a token.
+            # The text is not repeated: it may be a token.
             allowed = "takes NAME=value with commas between: NCCL_DEBUG=INFO,HF_HOME=/scratch/hf"
             raise ConfigError(f"{name}: part {number} begins with no NAME=", allowed=f"it {allowed}", name=name)
         refuse_secret(name, part)

@@ -1,8 +1,9 @@
-"""Secrets are recognized by the words of a name and by the shape of a value, in everything that is rendered.
+"""Recognises secrets by the words of a name and by the form of a value, in everything that is rendered.
 
-Scripts, manifests, run.json and logs are read by many, so a request that holds a secret is refused, and nothing that
-may be one is said back. It is a matter of words: MY_PAT and HF_TOKENS are refused, TOKENIZERS_PARALLELISM, KEYBOARD,
-MAX_TOKENS=512 and HF_TOKEN_PATH=/x are not. Words err: the refusal says what to do with what is no secret.
+Scripts, manifests, run.json and logs are read by many, so a request that holds a secret is refused, and the refusal
+repeats nothing that may be one. Words decide: MY_PAT and HF_TOKENS are refused, TOKENIZERS_PARALLELISM, KEYBOARD,
+MAX_TOKENS=512 and HF_TOKEN_PATH=/x are not. Words may err: the refusal tells what to do with a value that is no
+secret.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import re
 from trainer.outcome import ConfigError
 from trainer.secret_shapes import ADDRESS, BEARER, TOKEN
 
-# Patterns stand as text: most requests need few of them, and compiling all would be a tenth of a `plan`.
-# A name that has such a word holds a secret,
+# Patterns are kept as text: most requests need few of them, and compiling all would take a tenth of a `plan`. A name
+# with such a word holds a secret,
 WORDS = (
     r"TOKENS?|KEYS?|PATS?|PASS|PW|PWD|PASSW(OR)?DS?|PASSPHRASES?|PASSCODES?|SECRETS?|CREDENTIALS?|CREDS?|AUTH|BEARER|JWT"
     r"|AUTHORIZATION|COOKIES?|SIGNATURE|SIG|SAS|DSN"
-    # also where words are written without a line between:
+    # also words that are written without a separator:
     r"|\w+(TOKENS?|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|CREDENTIALS?)|(DB|PG|SSH|SQL|USER)(PASS|PWD)"
     r"|(API|ACCESS|AUTH|DEPLOY|ENCRYPTION|LICENSE|MASTER|PRIVATE|SECRET|SIGNING|SSH)KEYS?"
     r"|(ANTHROPIC|AWS|AZURE|GCP|GEMINI|GOOGLE|GROQ|HF|MISTRAL|NGC|NVIDIA|OPENAI|WANDB)KEYS?"
@@ -34,19 +35,20 @@ PLAIN = (
     r"(?i:|[0-9]{1,2}|true|false|yes|no|on|off|none|(SIG)?(USR[12]|TERM|INT|HUP|QUIT|CONT|STOP)|<\|?[a-z_/]+\|?>"
     r"|\[[A-Z]{2,8}\])"
 )
-# What says where a secret is holds a path; so may the name of a secret itself, when the path is absolute.
+# A name for the place of a secret holds a path; so may the name of a secret itself, when the path is absolute.
 WHERE = "DIR|FILE|HOME|PATH|ROOT|SOCK"
 PLACE = r".*/.*|[\w-]*(\.\w+)+"
 ABSOLUTE = r"~?(/[\w.-]+){2,}/?"
 
-# As a whole value: W&B's key, or a long one that mixes small letters, capitals and digits as no word does.
+# A whole value that is secret: W&B's key, or a long value that mixes small letters, capitals and digits as no word
+# does.
 MIXED = r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9+_-][A-Za-z0-9+/_-]{15,}"
 HEX = "[0-9a-f]{40}"
 DRAWN = rf"(?=.{{32}}){MIXED}={{0,2}}"
 UUID = r"(?i:([A-Z]+-)*[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(/[0-9]+)*)"
 RUNS = r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+"
 PUBLIC = "CHECKSUM|COMMIT|DIGEST|HASH|REF|REV|REVISION|SHA|VERSION"
-# Where a text says a name and a value: A=x, --a x, a_b: x.
+# Pairs of a name and a value in a text: A=x, --a x, a_b: x.
 PAIRS = (
     r"(?<![\w-])([A-Za-z_][\w-]*)\s*=(?=\s*([^\s,;&]*))",
     r"(?<![\w-])--?([A-Za-z][\w-]*)(?:\s*=|\s)\s*(?=([^\s,;&-][^\s,;&]*))",
@@ -61,7 +63,7 @@ ADVICE = (
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Whether a variable of that name, with that value, is to be shown to nobody."""
+    """Whether a variable with that name and value must not be shown."""
     words = _words(name)
     if value.startswith("hf_") or any(re.search(shape, value) for shape in (TOKEN, ADDRESS, BEARER)):
         return True
@@ -72,7 +74,7 @@ def is_secret(name: str, value: str) -> bool:
         return False
     if re.fullmatch(PLACE if re.fullmatch(WHERE, words[-1]) else ABSOLUTE, value):
         return any(re.fullmatch(MIXED, part) and _is_random(part) for part in value.split("/"))
-    # A number is how many there are, or which one; a password may be one.
+    # A number is a count or an index, unless it is a password.
     return not (re.fullmatch(r"[0-9]{1,9}", value) and all(re.fullmatch(COUNTED, word) for word in found))
 
 
@@ -80,7 +82,7 @@ def find_secret(text: str) -> str:
     """The kind of secret that `text` seems to hold, in words that do not repeat it; empty without one."""
     for name, value in (pair for shape in PAIRS for pair in re.findall(shape, text)):
         if value in ("", "=") and re.fullmatch(MIXED, name):
-            return "it holds a token"  # in base64, which ends so
+            return "it holds a token"  # base64 ends like this
         if is_secret(name, value):
             return "a name in it is a token" if is_secret("", name) else f"{name} holds a secret"
     if re.search(ADDRESS, text):
@@ -89,13 +91,14 @@ def find_secret(text: str) -> str:
 
 
 def refuse_secret(where: str, text: str) -> None:
-    """Raises ConfigError, which names `where` and not the text, when `text` holds what looks like a secret."""
+    """Raises ConfigError, which names `where` and not the text, when `text` seems to hold a secret."""
     if found := find_secret(text):
         raise ConfigError(f"{where}: {found}, {ADVICE}", name=where)
 
 
 def refuse_secrets(where: str, content: object, name: str = "") -> None:
-    """The same for each text in mappings and lists. A mapping names its texts; LABEL_FIELDS hold a node's labels."""
+    """As refuse_secret, for each text in mappings and lists. A mapping names its texts; LABEL_FIELDS hold a node's
+    labels."""
     if isinstance(content, dict):
         for key, part in content.items():
             refuse_secret(where, str(key))
@@ -113,8 +116,8 @@ def _is_drawn(value: str) -> bool:
 
 
 def _is_random(value: str) -> bool:
-    """Whether letters and digits change as those of words and dates do not: GemmaLora2026 has few runs, and a label
-    as qwen25VL-7B-LoRA-r64-lr2e4 short parts."""
+    """Whether letters and digits alternate more than in words and dates: GemmaLora2026 has few runs, and a label such
+    as qwen25VL-7B-LoRA-r64-lr2e4 has short parts."""
     runs = re.findall(RUNS, value)
     return sum(map(len, runs)) < 3 * len(runs) and max(map(len, re.split("[-_]", value))) > 10
 
@@ -124,6 +127,6 @@ def _of_data(before: list[str], word: str) -> bool:
 
 
 def _words(name: str) -> list[str]:
-    """HF_TOKEN2, hf-token and hfToken are all HF, TOKEN."""
+    """The words of a name in capitals: HF_TOKEN2, hf-token and hfToken all give HF, TOKEN."""
     parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
     return [part.upper() for part in parts]

@@ -1,7 +1,7 @@
-"""A site file: what a cluster's admin or first user says once, so that nobody types it again.
+"""A site file: values that a cluster's admin or first user writes once, so that nobody types them again.
 
-Every key is a variable of the request in small letters, and its text goes through that variable's own check: the
-file only moves defaults. What is typed wins over it. One key more, `gpu_types`, says what the cluster's GPUs hold.
+Every key is a variable of the request in small letters, and its text passes that variable's own check: the file only
+changes defaults, and typed values override it. One more key, `gpu_types`, has the memory of the cluster's GPUs.
 """
 
 from __future__ import annotations
@@ -27,33 +27,32 @@ ASSUMED_VRAM_GIB = 24.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Site:
-    """Defaults of one cluster; without a file, none."""
+    """Defaults of one cluster; empty without a file."""
 
     source: str = ""
-    """The file, as a person would name it."""
+    """The name of the file for a person."""
     texts: Mapping[str, str] = field(default_factory=dict)
     """Text by variable name."""
     gpu_gib: Mapping[str, float] = field(default_factory=dict)
     """GiB of one GPU by the type's name on this cluster."""
     device: Device = "cuda"
-    """Of a request that says neither DEVICE nor anything of GPUs."""
+    """The device of a request that names neither DEVICE nor any variable of GPUs."""
     gpus: int = 1
-    """GPUs a node of a request on GPUs that says no number."""
+    """GPUs a node for a request on GPUs that gives no number."""
     apple: bool = False
-    """Whether DEVICE=mps can be had."""
+    """Whether DEVICE=mps is possible."""
     nested: Mapping[str, object] = field(default_factory=dict)
     """The keys that are no variables, as YAML without types; the scheduler checks them."""
 
 
 def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested: Sequence[str] = ()) -> Site:
-    """The site file at `path`, which may say `keys`, gpu_types and `nested`. `source` is how messages name it.
-
-    `{user}` in a value becomes `user`, since one file serves many: /scratch/{user}/hf.
+    """The site file at `path`, which may hold `keys`, gpu_types and `nested`. Messages call it `source`. `{user}` in
+    a value becomes `user`, since one file serves many: /scratch/{user}/hf.
 
     Raises:
-        ConfigError: it cannot be read, is no YAML mapping, or holds what is not taken: all that is wrong.
+        ConfigError: with all mistakes: it cannot be read, is no YAML mapping, or holds keys or values not allowed.
     """
-    from trainer.yaml_file import read_yaml  # where there is no site file, nothing reads YAML
+    from trainer.yaml_file import read_yaml  # imported late: without a site file nothing reads YAML
 
     try:
         regular(path)
@@ -81,14 +80,14 @@ def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested
     try:
         content = read_yaml(path, source, takes=takes, check_key=check_key)
     except ConfigError as error:
-        if not error.source:  # the file as a whole is wrong
+        if not error.source:  # the mistake concerns the whole file
             raise
         problems.append(error.but(source=""))
     gpu_gib: dict[str, float] = {}
     texts: dict[str, str] = {}
     for key, value in content.items():
         with problems.kept(name=key):
-            if key == GPU_TYPES or key in nested:  # the others are variables, which look for secrets themselves
+            if key == GPU_TYPES or key in nested:  # the other keys are variables, whose parsers refuse secrets
                 refuse_secrets(key, value)
             if key == GPU_TYPES:
                 gpu_gib = _gpu_types(value)
@@ -101,7 +100,7 @@ def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested
 
 
 def spelled_as(asked: Request, site: Site) -> str | None:
-    """The GPU_TYPE that was asked for, in the site's spelling where the site knows it."""
+    """The requested GPU_TYPE, in the site's spelling if the site knows it."""
     sizes, kind = site.gpu_gib, asked.gpu_type
     alike = [name for name in sizes if kind and name.lower() == kind.lower()]
     if not alike or kind in sizes:
@@ -114,13 +113,13 @@ def spelled_as(asked: Request, site: Site) -> str | None:
 
 
 def vram(asked: Request, kind: str | None, site: Site) -> tuple[float, str]:
-    """(GiB a GPU of that `kind`, where that comes from)."""
+    """(GiB of a GPU of that `kind`, the source of that number)."""
     sizes = site.gpu_gib
     spelled = {name.lower(): name for name in sizes}
     if asked.vram is not None:
         return asked.vram, "given"
     if not kind:
-        # Any of the site's GPUs may come: a plan for the smallest runs on all.
+        # Any of the site's GPUs may be assigned: a plan for the smallest runs on all.
         least = min(sizes, key=lambda name: (sizes[name], name), default=None)
         if least is None:
             return ASSUMED_VRAM_GIB, "assumed"
@@ -157,7 +156,7 @@ def _gpu_gib(name: object, size: object) -> float:
 
 
 def _text(key: str, value: object, user: str) -> str:
-    """As `user` would type it: a,b for a list, A=1,B=2 for a mapping."""
+    """A value as `user` would type it: a,b for a list, A=1,B=2 for a mapping."""
     parts: list[str] = []
     if isinstance(value, str):
         parts = [value]
@@ -176,7 +175,7 @@ def _text(key: str, value: object, user: str) -> str:
     if isinstance(value, list) and key == "environment":
         for number, part in enumerate(parts, start=1):
             if not re.match(r"[A-Za-z_][A-Za-z0-9_]*=", part):
-                # Not said back: it may be a token.
+                # The text is not repeated: it may be a token.
                 raise ConfigError(f"{key}: item {number} begins with no NAME=: each takes NAME=value")
             if re.search(r",[A-Za-z_][A-Za-z0-9_]*=", part):
                 raise ConfigError(f"{key}: item {number} holds `,name=`, which reads as the next: reword it")

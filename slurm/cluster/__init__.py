@@ -1,1 +1,1 @@
-"""Slurm as it is here: its programs asked, its nodes read, and the site file about it."""
+"""The present state of Slurm: calls of its programs, its nodes, and the site file about it."""

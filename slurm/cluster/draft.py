@@ -1,7 +1,5 @@
-"""`make site`: a first slurm/site.yaml from what this cluster says of itself and what is on PATH.
-
-What is certain stands there to be used; what only a person knows stands there as a comment.
-"""
+"""`make site`: a first slurm/site.yaml from this cluster's own answers and the programs on PATH. Certain values are
+ready for use; values that only a person knows are comments."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ DEFAULT_LIMIT_MIN = 720
 
 
 def site(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
-    """The verb."""
+    """Runs the verb `site`."""
     if given:
         raise ConfigError(f"{next(iter(given))}: site takes no variables: make site > slurm/site.yaml")
     print(ask(environ), end="")
@@ -30,14 +28,14 @@ def site(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_d
 
 
 def ask(environ: Mapping[str, str]) -> str:
-    """The file's text for the cluster here. Raises ConfigError without sinfo, SlurmError when it fails."""
+    """The text of the file for this cluster. Raises ConfigError without sinfo, SlurmError when it fails."""
     groups = read_nodes(environ)
     config = slurm("scontrol", "show", "config", environ=environ).stdout
     return draft(groups, config, environ, srun_help=slurm("srun", "--help", environ=environ).stdout)
 
 
 def draft(groups: Sequence[NodeGroup], config: str, environ: Mapping[str, str], *, srun_help: str = "") -> str:
-    """The file's text, from the nodes, `scontrol show config` and the environment that `make site` runs in."""
+    """The text of the file, from the nodes, `scontrol show config` and the environment of `make site`."""
     blocks = [
         _heading(config),
         _partitions(groups),
@@ -124,7 +122,7 @@ def _names(config: str, groups: Sequence[NodeGroup], environ: Mapping[str, str])
         "qos": "# qos: normal",
     }
     for key in drafted:
-        # What a site sets for sbatch in everybody's shell, which no job of ours is given.
+        # A site may set these for sbatch in everybody's shell; Trainyard's jobs do not get them.
         name = f"SBATCH_{key.upper()}"
         if re.fullmatch(r"[A-Za-z0-9_.-]+", text := environ.get(name, "")):
             drafted[key] = f"{key}: {text}  # from {name}"
@@ -137,7 +135,7 @@ def _names(config: str, groups: Sequence[NodeGroup], environ: Mapping[str, str])
 
 
 def _containers(environ: Mapping[str, str], srun_help: str) -> list[str]:
-    """The runtimes whose tools are seen from here. enroot alone is not one of them: srun must know pyxis."""
+    """The container runtimes whose tools are visible. enroot alone is not enough: srun must support pyxis."""
     seen = {
         "apptainer": bool(shutil.which("apptainer", path=environ.get("PATH"))),
         "pyxis": "--container-image" in srun_help,
@@ -157,7 +155,7 @@ def _containers(environ: Mapping[str, str], srun_help: str) -> list[str]:
 
 
 def _top(scratch: str) -> str:
-    """The file system that a personal folder lies on."""
+    """The file system of a personal folder."""
     found = re.match(r"/[A-Za-z0-9._-]+", scratch)
     return found[0] if found else "/scratch"
 
@@ -175,7 +173,8 @@ def _environment(environ: Mapping[str, str]) -> list[str]:
 
 
 def _home(groups: Sequence[NodeGroup]) -> NodeGroup | None:
-    """Where jobs with GPUs should go: the default partition if it has GPUs, else the first that has."""
+    """The partition for jobs with GPUs: the default partition if it has GPUs, else the first that has; None when none
+    has."""
     with_gpus = [group for group in groups if group.gpus]
     return next((group for group in with_gpus if group.default), with_gpus[0] if with_gpus else None)
 

@@ -1,8 +1,6 @@
-"""A plan is fitted to this cluster: resources that it does not track are not asked for, and a job that it can never
-run is refused.
-
-Both are found by asking Slurm. Where Slurm does not answer, the plan stays as it is, and sbatch is left to judge.
-"""
+"""Fits a plan to this cluster: does not ask for resources that the cluster does not track, and refuses a job that it
+can never run. Both are found by asking Slurm. When Slurm does not answer, the plan stays unchanged, and sbatch
+decides."""
 
 from __future__ import annotations
 
@@ -19,17 +17,18 @@ from slurm.cluster.site import user_name
 from slurm.script.runtime import image_file, is_unpacked
 from trainer.outcome import ConfigError
 
-ASK_S = 5.0  # what a submit may wait for, before it leaves the judgement to sbatch
-# It takes all descendants of a job's first process for the job's and signals them: also squashfuse_ll, which holds the
-# image mounted for an apptainer without setuid. Seen with apptainer 1.4.5 on Slurm 26.05; under pgid it was left alone.
+ASK_S = 5.0  # longest wait of a submit before it leaves the decision to sbatch
+# This plugin treats all descendants of a job's first process as the job's and signals them, including squashfuse_ll,
+# which keeps the image mounted for an apptainer without setuid. Seen with apptainer 1.4.5 on Slurm 26.05;
+# proctrack/pgid left it alone.
 SIGNALS_ALL = "proctrack/linuxproc"
 
 
 def fit(plans: Sequence[Plan], environ: Mapping[str, str]) -> list[Plan]:
-    """The plans of one job, or of an array's members, whose resources are the first one's; notes are the first's too.
+    """The fitted plans of one job, or of an array's members. Resources and notes are decided by the first plan.
 
     Raises:
-        ConfigError: no partition that the job may go to could ever run it, or its container would not outlive a stop.
+        ConfigError: no partition that the job may use could ever run it, or its container would not survive a stop.
     """
     spec, notes = plans[0].spec, list[str]()
     refuse_lost_image(spec, environ)
@@ -46,7 +45,7 @@ def fit(plans: Sequence[Plan], environ: Mapping[str, str]) -> list[Plan]:
 
 
 def refuse_beyond_limits(spec: JobSpec, groups: Sequence[NodeGroup], environ: Mapping[str, str]) -> list[str]:
-    """As refuse_impossible, but for a time limit that the person's default QOS lifts, which is a note."""
+    """As refuse_impossible, except that a time limit which the person's default QOS lifts is only a note."""
     try:
         refuse_impossible(spec, groups)
     except ConfigError as error:
@@ -59,10 +58,8 @@ def refuse_beyond_limits(spec: JobSpec, groups: Sequence[NodeGroup], environ: Ma
 
 
 def _lifting_qos(spec: JobSpec, environ: Mapping[str, str]) -> str:
-    """The default QOS of whoever submits, for the job's account, where it lifts partitions' time limits; else nothing.
-
-    sbatch --test-only does not tell: unless told to enforce limits, Slurm takes the job and lets it wait for ever.
-    """
+    """The submitting person's default QOS for the job's account, if it lifts partitions' time limits; else "". sbatch
+    --test-only does not tell: unless it enforces limits, Slurm accepts the job and lets it wait for ever."""
     arguments = ("--noheader", "--parsable2", "show")
     person = f"user={user_name(environ)}"
     questions = (
@@ -84,7 +81,8 @@ def _lifting_qos(spec: JobSpec, environ: Mapping[str, str]) -> str:
 
 
 def refuse_lost_image(spec: JobSpec, environ: Mapping[str, str]) -> None:
-    """Raises ConfigError where the signal to stop would reach the process that holds the container's image."""
+    """Raises ConfigError when the stop signal would also reach the process that keeps the container's image
+    mounted."""
     image, runtime = spec.container.image, spec.slurm.runtime
     if runtime != "apptainer" or is_unpacked(spec) or _configured("ProctrackType", spec, environ) != SIGNALS_ALL:
         return
@@ -100,7 +98,7 @@ def refuse_lost_image(spec: JobSpec, environ: Mapping[str, str]) -> None:
 
 
 def refuse_long_array(members: int, spec: JobSpec, environ: Mapping[str, str]) -> None:
-    """Raises ConfigError where the cluster has no number for an array's last member."""
+    """Raises ConfigError when the cluster has no index for an array's last member."""
     most = _configured("MaxArraySize", spec, environ)
     if most.isdigit() and members > int(most):
         raise ConfigError(
@@ -110,7 +108,7 @@ def refuse_long_array(members: int, spec: JobSpec, environ: Mapping[str, str]) -
 
 
 def _configured(key: str, spec: JobSpec, environ: Mapping[str, str]) -> str:
-    """The value of a key of the job's cluster's slurm.conf, or nothing where Slurm does not say it."""
+    """The value of a key in slurm.conf of the job's cluster; "" when Slurm does not report it."""
     try:
         config = slurm(
             "scontrol", "show", "config", environ=environ, timeout_s=ASK_S, cluster=spec.slurm.cluster or ""

@@ -1,6 +1,5 @@
-"""A job's id as run.json keeps it: `7`; `7_3` for an array's member; `7;fast` on the cluster `fast`, which is how
-`sbatch --parsable` tells it.
-"""
+"""A job's id as run.json keeps it: `7`; `7_3` for an array's member; `7;fast` on the cluster `fast`, in the form of
+`sbatch --parsable`."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ def joined(number: str, cluster: str) -> str:
 
 
 def array_of(job_id: str) -> str:
-    """The number of the array that a member belongs to; of any other job its own."""
+    """The number of a member's array; for any other job its own number."""
     return re.split("[_;]", job_id)[0]
 
 

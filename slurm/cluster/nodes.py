@@ -1,7 +1,5 @@
-"""The cluster's partitions and nodes, from sinfo, and the requests that they can never run.
-
-Nodes that are down count: they may come back, and a job may wait for them.
-"""
+"""The cluster's partitions and nodes, from sinfo, and the refusal of requests that they can never run. Nodes that are
+down count, because they may come back, and a job may wait for them."""
 
 from __future__ import annotations
 
@@ -17,25 +15,25 @@ from trainer.text import known_are
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeGroup:
-    """Nodes of one partition that are alike."""
+    """Equal nodes of one partition."""
 
     partition: str
     default: bool
-    """Slurm takes this partition when none is named."""
+    """Whether Slurm uses this partition when none is named."""
     limit_min: int | None
-    """The longest a job may run; None: no limit."""
+    """The longest time of a job, in minutes; None without a limit."""
     nodes: int
     cpus: int
     mem_mib: int
     gpus: tuple[tuple[str, int], ...]
-    """(type, number) a node, as in its Gres; the type is empty where the cluster names none."""
+    """(type, number) of the GPUs of a node, from its Gres; the type is empty when the cluster names none."""
     features: str
     whole: bool = False
-    """A job gets whole nodes."""
+    """Whether a job gets whole nodes."""
 
     @property
     def tracks_memory(self) -> bool:
-        """Slurm takes 1 MiB for the memory of nodes of which slurm.conf says nothing."""
+        """Whether Slurm knows the nodes' memory; it reports 1 MiB when slurm.conf does not give any."""
         return self.mem_mib > 1
 
     def gpu_count(self, kind: str | None) -> int:
@@ -45,8 +43,8 @@ class NodeGroup:
 def read_nodes(
     environ: Mapping[str, str], *, timeout_s: float | None = None, cluster: str = ""
 ) -> tuple[NodeGroup, ...]:
-    """All partitions' nodes. Raises ConfigError without sinfo, SlurmError when it fails."""
-    # --exact: groups of nodes that differ would else come as one, with its least and a +.
+    """The nodes of all partitions. Raises ConfigError without sinfo, SlurmError when it fails."""
+    # Without --exact different nodes would be one group, with its smallest value and a +.
     done = slurm(
         "sinfo",
         "--noheader",
@@ -63,13 +61,14 @@ def read_nodes(
 
 
 def as_tracked(spec: JobSpec, groups: Sequence[NodeGroup]) -> tuple[JobSpec, list[str]]:
-    """(the request without what the cluster does not track and so cannot give, what a person should know of it)."""
+    """(the request without resources that the cluster does not track and so cannot assign, notes about that for a
+    person)."""
     asked = [group for group in groups if group.partition in partitions(spec, groups)]
     where, notes = ",".join(partitions(spec, groups)), []
     if spec.resources.ask_mem and asked and not any(group.tracks_memory for group in asked):
         spec = spec.but(ask_mem=False)
         notes.append(f"Slurm knows of no memory on the nodes of {where}: the job does not ask for any (MEM=none)")
-    # Where Slurm knows of GPUs elsewhere, it knows that these nodes have none.
+    # If Slurm knows of GPUs on other nodes, it knows that these nodes have none.
     untracked = asked and not any(group.gpus for group in groups)
     if spec.resources.gpus and spec.slurm.gpu_flag != "none" and untracked and all(group.whole for group in asked):
         spec = spec.but(gpu_flag="none")
@@ -80,19 +79,19 @@ def as_tracked(spec: JobSpec, groups: Sequence[NodeGroup]) -> tuple[JobSpec, lis
 
 
 def partitions(spec: JobSpec, groups: Sequence[NodeGroup]) -> list[str]:
-    """Those that the job may go to; none where the cluster has no default."""
+    """The partitions that the job may use; empty when the cluster has no default."""
     named = spec.slurm.partition
     return named.split(",") if named else list({g.partition: 0 for g in groups if g.default})
 
 
 def refuse_impossible(spec: JobSpec, groups: Sequence[NodeGroup]) -> None:
-    """Raises ConfigError when no partition that the job may go to could ever run it."""
+    """Raises ConfigError when no partition that the job may use could ever run it."""
     names = list(dict.fromkeys(group.partition for group in groups))
     asked = partitions(spec, groups)
     for name in asked:
         if name not in names:
             raise ConfigError(f"no such partition{known_are(name, names)}", name="PARTITION", given=name)
-    # Without a default partition sbatch has a word to say, and we have not.
+    # Without a default partition sbatch decides.
     problems = [_problem(spec, name, [g for g in groups if g.partition == name]) for name in asked]
     found = {str(problem): problem for problem in problems if problem}
     if problems and all(problems):
@@ -100,7 +99,7 @@ def refuse_impossible(spec: JobSpec, groups: Sequence[NodeGroup]) -> None:
 
 
 def _problem(spec: JobSpec, name: str, groups: Sequence[NodeGroup]) -> ConfigError | None:
-    """Why the partition can never run it, if it cannot."""
+    """Why the partition can never run the request; None when it can."""
     resources = spec.resources
     where, limit, kind = f"partition {name}", groups[0].limit_min, resources.gpu_type
     # A QOS may lift a partition's limit.
@@ -115,7 +114,7 @@ def _problem(spec: JobSpec, name: str, groups: Sequence[NodeGroup]) -> ConfigErr
     most = max(group.gpu_count(kind) for group in groups)
     kinds = sorted({gpu for group in groups for gpu, _ in group.gpus if gpu})
     asks = spec.slurm.gpu_flag != "none"
-    # Whole nodes bring the GPUs that they have, of a type that Slurm may know.
+    # Whole nodes include their GPUs, whose type Slurm may know.
     if resources.gpus and not most and kind and (max(group.gpu_count(None) for group in groups) if asks else kinds):
         return ConfigError(
             f"{where} has {', '.join(kinds) or 'GPUs without a type: leave it out'}", name="GPU_TYPE", given=kind
@@ -157,7 +156,7 @@ def _problem(spec: JobSpec, name: str, groups: Sequence[NodeGroup]) -> ConfigErr
 
 
 def _spread(total: int, groups: Sequence[NodeGroup], kind: str | None) -> str:
-    """As many GPUs on as few nodes as there are, or nothing where they do not divide evenly."""
+    """A request for the same number of GPUs on as few nodes as possible; "" when they do not divide evenly."""
     for each in range(max(group.gpu_count(kind) for group in groups), 0, -1):
         nodes = sum(group.nodes for group in groups if group.gpu_count(kind) >= each)
         if total % each == 0 and total // each <= nodes:
@@ -188,7 +187,7 @@ def _gpus(gres: str) -> tuple[tuple[str, int], ...]:
 
 
 def _minutes(limit: str) -> int | None:
-    """`1-00:00:00`, `2:00:00` or `30:00`; None for infinite."""
+    """Minutes of `1-00:00:00`, `2:00:00` or `30:00`; None for infinite."""
     found = re.fullmatch(r"(?:([0-9]+)-)?(?:([0-9]+):)?([0-9]+):[0-9]+", limit)
     if not found:
         return None

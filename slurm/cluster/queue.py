@@ -1,7 +1,5 @@
-"""Jobs as Slurm knows them: squeue while it remembers them, then sacct where there is accounting.
-
-Only options that 22.05 has. squeue forgets a job some minutes after its end (MinJobAge), and says so as an error.
-"""
+"""Jobs as Slurm knows them: from squeue while it remembers them, then from sacct if there is accounting. Uses only
+options of 22.05. squeue forgets a job some minutes after its end (MinJobAge), and reports that as an error."""
 
 from __future__ import annotations
 
@@ -28,26 +26,26 @@ ENDED = (
     *("PREEMPTED", "REVOKED", "TIMEOUT"),
 )
 SCRIPT_NAME = "job.sbatch"
-"""In the folder of a run, or of a sweep."""
+"""Name of the script in the folder of a run, or of a sweep."""
 SUBMITTING = "asked_for"
-"""In run.json: the script that sbatch was given, until it has told the job's number."""
+"""Key in run.json: the script that was given to sbatch, until it returns the job's number."""
 ASK_S = 15.0
 SURE_AFTER_S = 5.0
 COLUMNS = 6  # separators in a line of sacct's; squeue has one more column, the script, which may hold any character
 
 
 class SlurmError(SchedulerError):
-    """Slurm's own words."""
+    """An error in Slurm's own words."""
 
 
 def slurm(
     program: str, *arguments: str, environ: Mapping[str, str], timeout_s: float | None = None, cluster: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """One of Slurm's programs, run to its end; it asks `cluster`, where that is not the one it asks by default.
+    """Run one of Slurm's programs to its end, for `cluster` if it is not the program's default.
 
     Raises:
-        ConfigError: it is not on PATH.
-        SlurmError: it took longer than `timeout_s`; without a controller they wait for minutes.
+        ConfigError: the program is not on PATH.
+        SlurmError: it took longer than `timeout_s`; without a controller the programs wait for minutes.
     """
     if not shutil.which(program, path=environ.get("PATH")):
         raise ConfigError(f"no {program} on PATH: this asks Slurm, so run it where Slurm is installed")
@@ -71,15 +69,13 @@ def slurm(
 
 
 def words(done: subprocess.CompletedProcess[str]) -> str:
-    """The words of a program that failed, on one line."""
+    """The message of a failed program, on one line."""
     return " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
 
 
 def find_jobs(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Job]:
-    """Every one of `job_ids`, in their order, whoever's they are: `jobs_of` takes a run's own out of them.
-
-    Raises ConfigError without squeue, SlurmError when it fails.
-    """
+    """Every one of `job_ids`, in their order, whoever owns them: `jobs_of` selects a run's own jobs. Raises
+    ConfigError without squeue, SlurmError when it fails."""
     found: dict[str, Job] = {}
     for cluster, numbers in by_cluster(job_ids).items():
         found |= _find_in(cluster, numbers, environ)
@@ -111,8 +107,8 @@ def ask_jobs(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Jo
 
 
 def jobs_of(run: Run, found: Mapping[str, Job]) -> list[Job]:
-    """The run's jobs, oldest first. A number in run.json proves nothing: people copy and edit files, and Slurm
-    gives numbers anew. A job that was made of another script is GONE for this run, and its reason says so."""
+    """The run's jobs, oldest first. A number in run.json proves nothing: people copy and edit files, and Slurm reuses
+    numbers. A job with another script is GONE for this run, and its reason says so."""
     return [_held_against(run, found[job_id]) for job_id in run.job_ids if job_id in found]
 
 
@@ -124,7 +120,8 @@ def _held_against(run: Run, job: Job) -> Job:
 
 
 def _folder_of(run: Run, job_id: str) -> Path:
-    """Whose script the job was made of: an array's lies in the sweep's folder, beside its members'."""
+    """The folder of the script that the job was made of: an array's script lies in the sweep's folder, beside its
+    members'."""
     return run.folder.with_name(run.run_id.rpartition("-")[0]) if "_" in split(job_id)[0] else run.folder
 
 
@@ -145,7 +142,7 @@ def _made_of(folder: Path, job: Job) -> bool:
 
 
 def with_exit_code(job: Job, environ: Mapping[str, str]) -> Job:
-    """`job` with its exit code where it failed by one, which squeue does not tell."""
+    """`job` with its exit code if it failed by one, which squeue does not report."""
     if job.reason != "NonZeroExitCode":
         return job
     number, cluster = split(job.job_id)
@@ -155,7 +152,7 @@ def with_exit_code(job: Job, environ: Mapping[str, str]) -> Job:
 
 
 def find_submitted(script: Path, environ: Mapping[str, str], cluster: str = "") -> list[str]:
-    """The ids of one's own jobs that were made of that script, oldest first. Raises as find_jobs."""
+    """The ids of the user's own jobs with that script, oldest first. Raises as find_jobs."""
     arguments = ("--noheader", "--me", "--all", "--states=all", "--format=%F|%o")
     done = slurm("squeue", *arguments, environ=environ, timeout_s=ASK_S, cluster=cluster)
     if done.returncode:
@@ -166,7 +163,7 @@ def find_submitted(script: Path, environ: Mapping[str, str], cluster: str = "") 
 
 
 def adopt_submitted_job(run: Run, environ: Mapping[str, str]) -> Run:
-    """The run, with the job that sbatch did not tell of where squeue shows it by now. Raises as find_jobs."""
+    """The run, with the job whose number sbatch did not return, once squeue shows it. Raises as find_jobs."""
     if not (script := Path(str(run.record.get(SUBMITTING, "")))).name:
         return run
     found = [job_id for job_id in find_submitted(script, environ, _cluster_of(run)) if job_id not in _arrays_of(run)]
@@ -180,7 +177,7 @@ def adopt_submitted_job(run: Run, environ: Mapping[str, str]) -> Run:
 
 
 def _cluster_of(run: Run) -> str:
-    """The cluster that its newest job was submitted to, where the record names one. Raises ConfigError for no name."""
+    """The cluster of the run's newest job, if the record names one. Raises ConfigError for an invalid name."""
     name = run.record["spec"].get("cluster")
     return str(scheduler_values.cluster("CLUSTER", str(name))) if name else ""
 
@@ -190,8 +187,8 @@ def _arrays_of(run: Run) -> set[str]:
 
 
 def adopt_submitted_jobs(runs: Sequence[Run], environ: Mapping[str, str]) -> list[Run]:
-    """adopt_submitted_job of each, asked twice: a controller that is back shows its queue before it has taken the jobs
-    that waited for it."""
+    """adopt_submitted_job of each run, asked twice: a controller that has just returned shows its queue before it has
+    accepted the jobs that waited for it."""
     found = [adopt_submitted_job(run, environ) for run in runs]
     if any(SUBMITTING in run.record for run in found):
         time.sleep(SURE_AFTER_S)
@@ -211,7 +208,7 @@ def _squeue(job_ids: Sequence[str], environ: Mapping[str, str], cluster: str) ->
 
 
 def _sacct(job_ids: Sequence[str], environ: Mapping[str, str], cluster: str) -> dict[str, Job]:
-    """Nothing where there is no accounting, which sacct tells by failing."""
+    """The jobs in the accounting; empty without accounting, in which case sacct fails."""
     if not shutil.which("sacct", path=environ.get("PATH")):
         return {}
     arguments = ("--noheader", "--parsable2", "--allocations")
@@ -224,7 +221,7 @@ def _sacct(job_ids: Sequence[str], environ: Mapping[str, str], cluster: str) -> 
 
 
 def _job(line: str, cluster: str) -> tuple[str, Job]:
-    """(its number, the job)."""
+    """(the job's number, the job)."""
     number, state, reason, nodes, elapsed, limit, name, *script = (part.strip() for part in line.split("|", 7))
     state = (state.split() or [GONE])[0]  # sacct: "CANCELLED by 1000"
     # squeue has None for no reason, sacct an exit code and a signal, where 0:0 is no news.

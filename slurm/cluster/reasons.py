@@ -1,7 +1,5 @@
-"""Slurm's words for why a job waits, in a person's words, and what to type where waiting does not help.
-
-squeue's reasons are one word, sometimes with more behind it: `ReqNodeNotAvail, UnavailableNodes:n2`.
-"""
+"""Slurm's reasons why a job waits, in plain words, and the command to type when waiting does not help. squeue's
+reasons are one word, sometimes with details: `ReqNodeNotAvail, UnavailableNodes:n2`."""
 
 from __future__ import annotations
 
@@ -10,18 +8,18 @@ from typing import NamedTuple
 
 from slurm.cluster.job_id import command
 
-# In what is typed {words} are what make needs to find the run, {again} is the command that goes on with it, {release}
-# is what lets a held job start.
+# In a command {words} are the words by which make finds the run, {again} is the command that continues it, {release}
+# is the command that lets a held job start.
 _ELSE = "make cancel {{words}}, then {{again}} {} (as it is, it never starts)"
 _HELD = "{release} (it is held and does not start by itself; make cancel {words} ends it)"
 
 
 class Reason(NamedTuple):
     pattern: str
-    """Matches the whole of Slurm's reason."""
+    """A pattern for the whole of Slurm's reason."""
     means: str
     next: str = ""
-    """What to type; empty: to follow the log is all there is to do."""
+    """The command to type; empty when one can only follow the log."""
 
 
 _OF_ADMIN = "{release} (the administrator types it; make cancel {words} ends it)"
@@ -69,7 +67,7 @@ REASONS = (
 
 
 def explained(reason: str) -> str:
-    """`Resources: waits until enough nodes are free`; a reason that is not known stays as it is."""
+    """`Resources: waits until enough nodes are free`; an unknown reason unchanged."""
     known = _known(reason)
     if not known:
         return reason
@@ -77,7 +75,7 @@ def explained(reason: str) -> str:
 
 
 def advice(reason: str, job_id: str) -> str:
-    """What to type about a job that waits for that, with {words} and {again} in it; nothing where waiting helps."""
+    """The command for a job that waits for this reason, with {words} and {again} in it; "" when waiting helps."""
     known = _known(reason)
     return known.next.replace("{release}", command("scontrol", job_id, "release")) if known else ""
 

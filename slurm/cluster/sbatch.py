@@ -1,4 +1,4 @@
-"""sbatch, asked to take a script or to say what it would do with it, and what it may mean when it does not answer."""
+"""Calls sbatch to submit a script or to test it, and handles a missing answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from slurm.cluster.job_id import joined
 from slurm.cluster.queue import SCRIPT_NAME, SlurmError, find_submitted, slurm, words
 from trainer.outcome import ConfigError
 
-# What sbatch says when the controller may have read the request and has not answered. A connect failure is none.
+# sbatch's messages when the controller may have read the request without answering. A failed connection is not among
+# them.
 UNANSWERED = re.compile(
     r"timed out|(send|receive|shutdown) failure|zero bytes|reset by peer|broken pipe", re.IGNORECASE
 )
@@ -22,27 +23,25 @@ ASK_AFTER_S = (1.0, 2.0, 4.0, 8.0)
 
 
 class SubmitError(SlurmError):
-    """Nothing is wrong that we can see, but sbatch refused. One line; exit code 1.
-
-    sbatch has one exit code for "no such partition" and for "the controller is down", so it is never 78.
-    """
+    """sbatch refused without a mistake that Trainyard can see. One line; exit code 1. sbatch has one exit code for
+    "no such partition" and for "the controller is down", so it is never 78."""
 
 
 class UnansweredError(SlurmError):
-    """Whether the job is queued is not known, so what was written for it stays."""
+    """It is not known whether the job is queued, so the files written for it stay."""
 
 
 def sbatch(script: Path, environ: Mapping[str, str], known: Collection[str] = (), cluster: str = "") -> str:
-    """The id of the job that Slurm made of `script`, which names `cluster`; `known` are those of earlier ones.
+    """The id of the job that Slurm made of `script`, which names `cluster`; `known` are the ids of earlier jobs.
 
     Raises:
-        SubmitError: sbatch refused it; with its own words.
-        UnansweredError: neither sbatch nor squeue says whether the job is there, or one did not wait for them.
+        SubmitError: sbatch refused the job, in its own words.
+        UnansweredError: neither sbatch nor squeue says whether the job exists, or the user interrupted the wait.
     """
     try:
         done = slurm("sbatch", "--parsable", str(script), environ=environ)
         said = words(done)
-        found = re.match(r"([0-9]+)(?:;(\S+))?\s*$", done.stdout)  # "id" or, of a cluster that was named, "id;cluster"
+        found = re.match(r"([0-9]+)(?:;(\S+))?\s*$", done.stdout)  # "id" or, for a named cluster, "id;cluster"
         if done.returncode == 0 and found:
             return joined(found[1], found[2] or "")
         if done.returncode > 0 and not UNANSWERED.search(said):
@@ -63,7 +62,7 @@ def sbatch(script: Path, environ: Mapping[str, str], known: Collection[str] = ()
 
 
 def rehearse(text: str, environ: Mapping[str, str]) -> str:
-    """Ask sbatch what it would do with the script `text`; nothing is queued, and nothing is left on the disk.
+    """sbatch's answer to a test of the script `text`; nothing is queued, and no file is left on the disk.
 
     Raises:
         SubmitError: sbatch would refuse the job.
@@ -78,12 +77,14 @@ def rehearse(text: str, environ: Mapping[str, str]) -> str:
 
 
 def overrides(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Names of variables that sbatch reads options from, and that it is not given: they win over the script's own."""
+    """Names of variables that sbatch would read options from. They are not passed to it, because they override the
+    script."""
     return tuple(sorted(name for name in environ if name.startswith("SBATCH_") or name == "SLURM_CLUSTERS"))
 
 
 def _refused(said: str, environ: Mapping[str, str]) -> SubmitError:
-    """The words of sbatch, and the options of this shell that it was not given: a site may set an account there."""
+    """sbatch's message, with the options of this shell that were not passed to it: a site may set an account in
+    them."""
     if kept := ", ".join(overrides(environ)):
         said = f"{said} (not passed to sbatch, say it in the request or the site file: {kept})"
     return SubmitError(said)

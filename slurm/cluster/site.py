@@ -1,4 +1,4 @@
-"""The site file on Slurm: `slurm/site.yaml`, or the one that SITE names; SITE=none for none."""
+"""The site file on Slurm: `slurm/site.yaml`, or the file that SITE names; SITE=none for none."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from trainer.outcome import ConfigError
 from trainer.text import known_are
 
 DEFAULT_SITE = "slurm/site.yaml"
-# Not vram: what a GPU holds depends on its type, and gpu_types says it.
+# Without vram: the memory of a GPU depends on its type, and gpu_types has it.
 SITE_KEYS = site_keys("slurm")
 
 
 def find_site(given: Mapping[str, str], project_dir: Path, environ: Mapping[str, str]) -> Site:
-    """The site's defaults, nothing where there is no file.
+    """The site's defaults; an empty Site when there is no file.
 
     Raises:
-        ConfigError: SITE names a file that is not there, or the file is wrong.
+        ConfigError: SITE names a file that does not exist, or the file has a mistake.
     """
     asked = parse_given({name: text for name, text in given.items() if name == "SITE"}).site
     if asked == "none":
@@ -38,11 +38,11 @@ def find_site(given: Mapping[str, str], project_dir: Path, environ: Mapping[str,
 
 
 def with_gpu_type(spec: JobSpec, site: Site) -> JobSpec:
-    """`spec`, held against the site's gpu_types. VRAM without GPU_TYPE becomes the smallest type that has it, where
-    Slurm could give a type that has not.
+    """`spec`, checked against the site's gpu_types. If Slurm could assign a type with too little memory, VRAM without
+    GPU_TYPE becomes the smallest type that has enough.
 
     Raises:
-        ConfigError: the site has no such type, or none that holds as much.
+        ConfigError: the site has no such type, or none with enough memory.
     """
     resources = spec.resources
     sizes, kind, needed = site.gpu_gib, resources.gpu_type, resources.vram_gib
@@ -70,7 +70,7 @@ def with_gpu_type(spec: JobSpec, site: Site) -> JobSpec:
 
 
 def user_name(environ: Mapping[str, str]) -> str:
-    """Who submits; empty when that cannot be told or is no name for a folder. cron and containers set no USER."""
+    """The submitting user; empty when it is unknown or no name for a folder. cron and containers set no USER."""
     name = environ.get("USER") or environ.get("LOGNAME")
     if not name:
         with contextlib.suppress(KeyError):

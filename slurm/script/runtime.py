@@ -43,13 +43,13 @@ class Wrapping:
     """The file for the exit code, as the tasks see it."""
     before_srun: tuple[str, ...] = ()
     srun: tuple[str, ...] = ()
-    """Options."""
+    """Options of srun."""
     task: tuple[str, ...]
     """Lines of the command that becomes the supervisor and takes the planned command as its arguments."""
 
 
 def wrapping(plans: Sequence[Plan]) -> Wrapping:
-    """For a job, or for the members of an array, which differ in little. Raises ConfigError as check_runtime."""
+    """The runtime's parts for a job, or for the similar members of an array. Raises ConfigError as check_runtime."""
     for plan in plans:
         check_runtime(plan.spec)
     # The node's TMPDIR is mounted where the image's own says.
@@ -60,10 +60,8 @@ def wrapping(plans: Sequence[Plan]) -> Wrapping:
 
 
 def check_runtime(spec: JobSpec, typed: Iterable[str] = ()) -> None:
-    """Raises ConfigError when the runtime and the image do not go together; `typed` are variables' names.
-
-    An image in the site file waits for those who ask for a runtime; one that was typed is meant to be used.
-    """
+    """Raises ConfigError when the runtime and the image do not go together; `typed` are names of typed variables. An
+    image in the site file is ignored without a runtime; a typed image without a runtime is refused."""
     runtime, image = spec.slurm.runtime, spec.container.image
     if runtime == "none":
         if odd := [
@@ -93,7 +91,7 @@ FILES = {"apptainer": ".sif", "pyxis": ".sqsh"}
 
 
 def image_file(spec: JobSpec) -> Path | None:
-    """Where a container's image lies on disk; None without a container, or when it comes from a registry."""
+    """The path of a container's image on disk; None without a container, or for an image in a registry."""
     image = spec.container.image
     if spec.slurm.runtime == "none" or image is None or not on_disk(image):
         return None
@@ -101,7 +99,7 @@ def image_file(spec: JobSpec) -> Path | None:
 
 
 def is_unpacked(spec: JobSpec) -> bool:
-    """Whether the image is a folder, which apptainer runs from as it is: no process has to hold it mounted."""
+    """Whether the image is a folder, from which apptainer runs directly, so that no process must keep it mounted."""
     image = spec.container.image or ""
     return spec.slurm.runtime == "apptainer" and on_disk(image) and not image.endswith((".sif", ".sqsh"))
 
@@ -111,7 +109,8 @@ def _supervise(python: str) -> str:
 
 
 def job_python(spec: JobSpec) -> str:
-    """The Python of the checkout's environment for the job's device, by absolute path: PATH is the site's."""
+    """The absolute path of the Python in the checkout's environment for the job's device, since the site decides
+    PATH."""
     return os.path.join(spec.project_dir, ".venv", spec.resources.device, "bin", "python")
 
 
@@ -120,8 +119,8 @@ def _none(spec: JobSpec, names: list[str], places: list[Mount]) -> Wrapping:
 
 
 def _apptainer(spec: JobSpec, names: list[str], places: list[Mount]) -> Wrapping:
-    """Without --contain and --pid on purpose: a minimal /dev would lack InfiniBand, and the supervisor itself
-    sees to it that nobody is left."""
+    """The parts for apptainer. --contain and --pid are left out on purpose: a minimal /dev would lack InfiniBand, and
+    the supervisor itself ends all processes."""
     reference = str(image_file(spec) or f"docker://{spec.container.image}")
     options = [
         *("--cleanenv", "--no-eval", "--no-home", "--no-mount", "cwd,tmp"),
@@ -196,12 +195,12 @@ def _needed(question: str, otherwise: str) -> tuple[str, ...]:
 
 
 def _status_inside() -> str:
-    """mktemp's file, where TMPDIR is mounted."""
+    """The path of mktemp's file inside the container, where TMPDIR is mounted."""
     return image.TMP_DIR + "/${status_file##*/}"
 
 
 def _csv(mount: Mount) -> str:
-    """For apptainer's --mount, which reads a line of CSV: any path can be said. Quoted, in any case."""
+    """A mount for apptainer's --mount, which reads a line of CSV, so that any path can be written. Always quoted."""
     import csv
 
     line = io.StringIO()
@@ -212,7 +211,7 @@ def _csv(mount: Mount) -> str:
 
 
 def _enroot(reference: str) -> str:
-    """registry/name:tag as enroot spells it, registry#name:tag."""
+    """registry/name:tag in enroot's form, registry#name:tag."""
     host, slash, rest = reference.partition("/")
     is_host = slash and ("." in host or ":" in host or host == "localhost")
     return f"{host}#{rest}" if is_host else reference

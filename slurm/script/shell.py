@@ -1,7 +1,5 @@
-"""The batch shell's own lines, on the first node: what comes before the tasks, and what becomes of the job after them.
-
-The shell is a login shell in all but name: `--export=NONE` makes slurmd read the person's login files.
-"""
+"""The batch shell's own lines, on the first node: those before the tasks, and the end of the job after them. The
+shell is practically a login shell: `--export=NONE` makes slurmd read the person's login files."""
 
 from __future__ import annotations
 
@@ -12,17 +10,18 @@ from planner.request.variables import DEFAULT_OUTPUT
 from trainer.node.stop import DEADLINE_ENV, LEAD_ENV, stop_lead_s
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, RUN_AGAIN, STATUS_FILE_ENV
 
-# Below the range that Linux hands out by itself (32768 and up), above Slurm's own ports.
+# Below the range that Linux assigns by itself (32768 and up), above Slurm's own ports.
 PORT_BASE, PORT_COUNT = 10_000, 20_000
 
-# An array's member by both its numbers: requeued by its plain id, every other member would come back too.
+# An array's member by both its numbers: a requeue by its plain id would bring back every other member too.
 JOB_ID = ('job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"', 'job="${job:-$SLURM_JOB_ID}"')
 
 OF_THE_CLUSTER = ("SLURM_CONF", "SLURM_JWT", "SLURM_SACK_")
-"""Beginnings of the variables that say where the cluster is and who asks; all others of Slurm's are options."""
+"""Beginnings of the variables that say where the cluster is and who asks; all other variables of Slurm's are
+options."""
 
-# Those of Slurm's variables that say where the cluster is, and those that slurmd gives to every job: by name, because
-# what else begins with SLURM_ are options of srun.
+# Slurm's variables that say where the cluster is, and those that slurmd gives to every job. They are listed by name,
+# because all others that begin with SLURM_ are options of srun.
 OF_THE_JOB = (
     (*(f"{name}*" for name in OF_THE_CLUSTER), "SLURM_CLUSTER_NAME", "SLURM_WORKING_CLUSTER", "SLURM_SPANK_*"),
     ("SLURM_JOB*", "SLURM_ARRAY_*", "SLURM_SUBMIT_*", "SLURM_RESTART_COUNT", "SLURM_TOPOLOGY_*", "SLURM_STEPMGR"),
@@ -30,13 +29,14 @@ OF_THE_JOB = (
     ("SLURM_*_ON_NODE", "SLURM_CPUS_PER_TASK"),
 )
 
-# What the script calls, and a login file may have put a function in the place of.
+# Programs that the script calls, and that a login file may have replaced by a function.
 PROGRAMS = ("squeue", "scontrol", "srun", "date", "mktemp", "read", "rm", "sleep", "head")
 
 
 def login_lines(spec: JobSpec) -> list[str]:
-    """Take back what login files say to Slurm's programs and to Python, and a TMPDIR that only the login node has."""
-    # What sbatch was asked for reaches srun as such a variable, and wins over the login files'.
+    """Lines that undo what login files set for Slurm's programs and for Python, and a TMPDIR that only the login node
+    has."""
+    # sbatch's options reach srun as such variables, and override those of the login files.
     flags = [flag.removeprefix("--").partition("=")[0] for flag in spec.slurm.extra_flags]
     flags += ["mem-per-node"] * spec.resources.ask_mem + ["gpus-per-node"] * (spec.slurm.gpu_flag == "gpus-per-node")
     asked = tuple(f"SLURM_{flag.upper().replace('-', '_')}*" for flag in flags)
@@ -58,7 +58,7 @@ def login_lines(spec: JobSpec) -> list[str]:
 
 
 def task_lines(spec: JobSpec, status_file: str) -> list[str]:
-    """The lines that every task runs; `status_file` is shell text, as the tasks see the file."""
+    """The lines that every task runs; `status_file` is shell text, the path of the file as the tasks see it."""
     lines = [
         "# This shell outlives a SIGTERM, to see how the tasks end. They are to have stopped before the job's end.",
         "trap : TERM",
@@ -85,7 +85,7 @@ def task_lines(spec: JobSpec, status_file: str) -> list[str]:
 
 
 def module_lines(spec: JobSpec) -> list[str]:
-    """Load the modules, or end with 78."""
+    """Lines that load the modules, or end with 78."""
     if not spec.slurm.modules:
         return []
     names = shlex.join(spec.slurm.modules)
@@ -107,7 +107,7 @@ def module_lines(spec: JobSpec) -> list[str]:
 
 
 def retry_lines(spec: JobSpec) -> list[str]:
-    """After the tasks have ended. srun's own code says too little: 0 was seen after a node had been set down."""
+    """The lines after the tasks. srun's own code is not enough: 0 was seen after a node had been set down."""
     # An array's members are resumed together, by the sweep's id.
     words = [f"RUN={spec.run_id.removesuffix('-%a')}"]
     words += [shlex.quote(f"OUTPUT={spec.output}")] * (spec.output != DEFAULT_OUTPUT)

@@ -1,1 +1,1 @@
-"""What a model is built of, read off its config.json: sizes, without torch and without weights."""
+"""The sizes of a model, read from its config.json and from measured shapes, without torch and without weights."""

@@ -1,4 +1,4 @@
-"""What huggingface_hub takes for a model's id and where it keeps what it has downloaded, without importing it."""
+"""The form of a hub model id and the place of the hub's cache, as huggingface_hub has them, without importing it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ HUB_ID = re.compile(r"(?!.*(--|\.\.))(\b[\w.-]{1,96}\b/)?\b[\w.-]{1,96}\b(?<!\.g
 
 
 def is_hub_id(model: str) -> bool:
-    """Whether the hub could have a model of that name: owner/name, for old models the name alone."""
+    """Whether `model` is a possible hub id: owner/name, for old models the name alone."""
     return HUB_ID.fullmatch(model) is not None
 
 
 def hub_cache(environ: Mapping[str, str]) -> Path:
-    """Where huggingface_hub keeps what it has downloaded."""
+    """The folder in which huggingface_hub keeps its downloads."""
     home = environ.get("HF_HOME") or str(Path(environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
     cache = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE") or str(Path(home, "hub"))
     return Path(cache).expanduser()
 
 
 def cached_config(model: str, environ: Mapping[str, str]) -> Path | None:
-    """config.json of the revision that `main` names in the hub cache, laid out as huggingface_hub does."""
+    """The path of config.json for the revision `main` in the hub cache; None when that revision is not cached."""
     repo = hub_cache(environ) / ("models--" + model.replace("/", "--"))
     revision = once(_revision, repo / "refs" / "main")
     config = repo / "snapshots" / (revision or "") / "config.json"

@@ -1,4 +1,4 @@
-"""Weights that are quantized already, by what a config.json says of them."""
+"""Refuses models whose config.json says that their weights are already quantized."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 from trainer.outcome import ConfigError
 
 QUANTIZED = ("quantization_config", "compression_config", "quantization")
-"""Keys of a config.json whose weights are quantized: transformers' own, an earlier one, MLX's."""
+"""Keys by which a config.json says that its weights are quantized: transformers' present key, its earlier one,
+MLX's."""
 
 
 def check_unquantized(model: str, config: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a config.json of weights that are quantized already: no base for training in 4 bits."""
+    """Raises ConfigError for a config.json of weights that are already quantized: training in 4 bits cannot start
+    from them."""
     for part in (config, *(section for section in config.values() if isinstance(section, Mapping))):
         for how in (part[key] for key in QUANTIZED if part.get(key)):
             method = how.get("quant_method") if isinstance(how, Mapping) else None

@@ -1,4 +1,4 @@
-"""The sizes that memory and FLOPs depend on, as they were measured on a model's own skeleton."""
+"""The sizes that memory and FLOPs depend on, as measured on a model's own skeleton."""
 
 from __future__ import annotations
 
@@ -7,60 +7,61 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layer:
-    """One sort of layer of the language model. What autograd keeps is counted in values a token; `trainer.measure`
-    says how."""
+    """One sort of layer of the language model. The values that autograd keeps are counted per token;
+    `trainer.measure` describes how."""
 
     count: int
     """How many layers of the model are of this sort."""
     linear_params: int
     """Weights of its linears, which NF4 packs into 4 bits."""
     expert_params: int
-    """Weights of experts in tensors of three dimensions: bitsandbytes packs linears alone, so these stay at 16 bits."""
+    """Weights of experts in tensors of three dimensions. They stay at 16 bits, because bitsandbytes packs only
+    linears."""
     active_expert_params: int
     """Weights of the experts that one token is sent through."""
     other_params: int
-    """Norms, biases, convolutions, routers that are no linears."""
+    """Weights of norms, biases, convolutions, and of routers that are not linears."""
     adapters: int
     """Linears that get an adapter."""
     adapter_inputs: int
     """Sum of the widths that those linears read; times a rank, the weights of the adapters' first halves."""
     adapter_outputs: int
     kept_inputs: int
-    """Values that those linears read and that nothing else keeps: two that read the same are counted once."""
+    """Values that those linears read and that nothing else keeps; an input that two linears share is counted once."""
     values: int
     """Values that autograd keeps in the width of the computation."""
     fp32_values: int
-    """Values that autograd keeps in fp32, whatever the width of the computation: what norms read."""
+    """Values that autograd keeps in fp32, whatever the width of the computation: the inputs of norms."""
     pair_values: int
     """Values that are kept for each pair of tokens: 1 for the mask's row, more where attention is not fused."""
     q_width: int
     """Query heads x head size; 0 without attention."""
     kv_width: int
-    """Key heads x head size, what one token leaves in the cache as keys, and again as values."""
+    """Key heads x head size: the values that one token adds to the cache as keys, and as many again as values."""
     widest: int
     """The largest value of one token inside the layer, for example the MLP's inner width."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelShape:
-    """What a model measures. The sizes of a tower are 0 for a language model alone."""
+    """The measured sizes of a model. The sizes of a tower are 0 for a model without pictures."""
 
     family: str
-    """`model_type`, for example gemma3: to be shown, never to decide by."""
+    """`model_type`, for example gemma3. It is only shown; no decision depends on it."""
     hidden: int
     vocab: int
     layers: tuple[Layer, ...]
-    """Sorts of layers, in the model's order. Linears outside the layers are a sort of their own."""
+    """Sorts of layers, in the model's order. Linears outside the layers form a sort of their own."""
     embedding_params: int
     """Embeddings of the language model, those of each layer included."""
     head_params: int
     """0 where the head shares the embedding's weights."""
     other_params: int
-    """What is neither in a layer nor in embedding or head: the last norm."""
+    """Weights that are in no layer and neither in the embedding nor in the head: the last norm."""
     largest_linear: int
-    """Weights of the largest linear of a layer, which is written out of its 4 bits to be used."""
+    """Weights of the largest linear of a layer, which is expanded from its 4 bits before use."""
     vision_params: int
-    """The image tower."""
+    """Weights of the image tower."""
     vision_hidden: int
     vision_mlp: int
     vision_patches: int
@@ -69,20 +70,20 @@ class ModelShape:
     vision_linears: int
     """How many linears tower and projector have."""
     vision_linears_in: int
-    """Sum of what they read; times a rank, the weights of their adapters' first halves."""
+    """Sum of the widths that these linears read; times a rank, the weights of their adapters' first halves."""
     vision_linears_out: int
     vision_values: int
     """Values that autograd keeps of one patch in one layer of a tower with adapters, in the width of the
     computation."""
     projector_params: int
-    """Whatever else is beside the language model: the projector, a tower for sound."""
+    """Weights of every other part beside the language model: the projector, a tower for sound."""
     tokens_per_image: int
-    """Positions that one picture takes in the language model, at the size that is planned for."""
+    """Positions that one picture takes in the language model, at the picture size that the plan assumes."""
     fixed_pictures: bool
-    """Every picture takes that many positions, whatever its size."""
+    """Whether every picture takes `tokens_per_image` positions, whatever its size."""
 
     def total(self, name: str) -> int:
-        """Sum over all layers of one of a layer's sizes."""
+        """Sum over all layers of the size called `name`."""
         return sum(layer.count * int(getattr(layer, name)) for layer in self.layers)
 
     @property
@@ -111,6 +112,7 @@ class ModelShape:
         return text + self.text_extra_params + self.vision_params + self.projector_params
 
     def lora_params(self, r: int, vision: str = "frozen") -> int:
-        """Trainable weights with LoRA of rank `r` on the language model's linears; vision=lora: the tower's too."""
+        """Trainable weights with LoRA of rank `r` on the language model's linears, and with vision=lora on the
+        tower's too."""
         tower = self.vision_linears_in + self.vision_linears_out if vision == "lora" else 0
         return r * (self.total("adapter_inputs") + self.total("adapter_outputs") + tower)

@@ -1,4 +1,5 @@
-"""Shapes as plain data: in the small JSON files that keep them, and in a run's record. Nothing read is believed."""
+"""Shapes as plain data, in the small JSON files that keep them and in a run's record. Every value that is read is
+checked."""
 
 from __future__ import annotations
 
@@ -14,22 +15,22 @@ from trainer.outcome import ConfigError
 from trainer.text import shown
 
 SHAPE_FILE = "trainyard-shape.json"
-"""Beside a model's config.json."""
+"""Name of the file beside a model's config.json."""
 VERSION = 1
-"""Goes up when what is measured changes: older files are measured again."""
+"""Raised when the measured fields change; a file of an older version is measured again."""
 MOST = 10**13
-"""No model has as many weights."""
+"""More weights than any model has."""
 MOST_SORTS = 1000
 AT_LEAST_ONE = ("count", "hidden", "vocab")
 
 
 def plain(shape: ModelShape) -> dict[str, Any]:
-    """`shape` as JSON takes it."""
+    """`shape` as a dictionary that JSON can hold."""
     return dataclasses.asdict(shape)
 
 
 def read_shape(recorded: object) -> ModelShape:
-    """The shape that `plain` gave. Raises ConfigError for anything else."""
+    """The shape that `plain` wrote. Raises ConfigError for anything else."""
     values = _fields(recorded, ModelShape, "shape")
     layers = values["layers"]
     if not isinstance(layers, (list, tuple)) or not 0 < len(layers) <= MOST_SORTS:
@@ -39,7 +40,8 @@ def read_shape(recorded: object) -> ModelShape:
 
 
 def of_another_version(recorded: object) -> bool:
-    """Whether it is a shape with layers, whose fields or whose layers' fields are not those that are measured now."""
+    """Whether `recorded` is a shape with layers that has other fields than those measured now, in itself or in its
+    layers."""
     layers = recorded.get("layers") if isinstance(recorded, Mapping) else None
     if not isinstance(recorded, Mapping) or not layers or not isinstance(layers, (list, tuple)):
         return False
@@ -69,19 +71,20 @@ def _fields(recorded: object, kind: type[ModelShape] | type[Layer], about: str) 
 
 
 def digest(config: Mapping[str, Any]) -> str:
-    """By which a configuration is known again, however its file is laid out."""
+    """SHA-256 of a configuration, independent of how its file is laid out."""
     text = json.dumps(config, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def text_of(shape: ModelShape, config: Mapping[str, Any], **more: Any) -> str:
-    """What a file says that keeps the `shape` of a configuration."""
+    """The text of a file that keeps the `shape` of a configuration."""
     record = {"version": VERSION, "config_sha256": digest(config), **more, "shape": plain(shape)}
     return json.dumps(record, indent=1) + "\n"
 
 
 def kept_shape(record: object, config: Mapping[str, Any] | None) -> ModelShape | None:
-    """The shape in such a file; None for an older one, or one of another configuration (None: of any)."""
+    """The shape in such a file. None for a file of another version or of another configuration than `config`; with
+    `config` None, any configuration is accepted."""
     if not isinstance(record, Mapping) or record.get("version") != VERSION:
         return None
     if config is not None and record.get("config_sha256") != digest(config):
@@ -93,7 +96,7 @@ def kept_shape(record: object, config: Mapping[str, Any] | None) -> ModelShape |
 
 
 def user_folder(environ: Mapping[str, str]) -> Path:
-    """Where shapes are kept that cannot be kept beside their model."""
+    """The folder for shapes that cannot be kept beside their model."""
     return Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "trainyard" / "shapes"
 
 

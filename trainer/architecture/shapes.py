@@ -1,8 +1,9 @@
-"""What a model measures, without torch and without network: the shape that was measured once, found again.
+"""Finds the shape of a model that was measured before, without torch and without network.
 
-For a folder it lies beside config.json or in the user's cache, and is taken only for that very configuration. For a
-hub id the user's cache is looked into, then what is shipped for the models that people ask for most. A model that
-nobody has measured yet is measured by the environment for training, where there is one (`trainer shape`).
+The shape of a model folder lies beside its config.json or in the user's cache, and is used only for exactly that
+configuration. For a hub id the user's cache is searched first, then the shapes that Trainyard ships for the most used
+models. A model that nobody has measured yet is measured by the environment for training, if there is one (`trainer
+shape`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SHIPPED = Path(__file__).parent / "shipped"
 
 
 class Unmeasured(ConfigError):
-    """The model's shape is not known here; it can be measured where torch is."""
+    """No shape of the model is known on this machine; a machine with torch can measure it."""
 
 
 def resolve_shape(
@@ -35,26 +36,28 @@ def resolve_shape(
 ) -> ModelShape:
     """The shape of `model`, a folder holding config.json or a hub id.
 
-    `job` is the environment that the job is told: its cache is looked into first, then this process's, which sizes
-    the same model. `elsewhere`: paths are not of this machine, and one that ends in a shipped model's name is taken
-    for it. `measure`: what is not known is measured by the environment for training, if there is one.
+    `job` is the environment variables that the job gets: the cache that they name is searched first, then the cache
+    of this process, since both size the same model. `elsewhere`: paths belong to another machine, so a path that ends
+    in a shipped model's name is taken for that model. `measure`: an unknown model is measured by the environment for
+    training, if there is one.
 
     Raises:
-        Unmeasured: nobody has measured the model, and here it cannot be.
+        Unmeasured: nobody has measured the model, and this machine cannot measure it.
         ConfigError: the folder has no readable config.json, its weights are quantized already, or it is neither a
             folder nor a hub id.
     """
     try:
         return _find(model, job or {}, elsewhere=elsewhere)
     except Unmeasured:
-        # A hub id whose config.json is not here may be a slip of the hand: the message names the nearest.
+        # A hub id whose config.json is not on this machine may be a typing error: the message names the nearest known
+        # model.
         if not measure or not _config_is_here(model, job or {}) or not _measured_there(model, job or {}):
             raise
         return _find(model, job or {}, elsewhere=elsewhere)
 
 
 def shipped_models() -> dict[str, str]:
-    """Name of the shipped file by hub id, in the order in which they are shown."""
+    """Hub id to the name of its shipped file, in the order in which they are shown."""
     found: dict[str, str] = once(read_json, SHIPPED / "index.json")["models"]
     return found
 
@@ -108,16 +111,14 @@ def _places(model: str, config: Mapping[str, Any]) -> tuple[tuple[Path, str], ..
 
 def _kept(path: Path, config: Mapping[str, Any] | None) -> ModelShape | None:
     try:
-        return kept_shape(read_json(path), config)  # not `once`: it may be written meanwhile
+        return kept_shape(read_json(path), config)  # not `once`: the file may be written meanwhile
     except (OSError, ValueError):
         return None
 
 
 def shipped_shape(model: str) -> ModelShape | None:
-    """By the id, or by the name behind another owner: a mirror keeps it, as unsloth/gemma-3-4b-it does.
-
-    Raises ConfigError for a model that was seen not to train.
-    """
+    """The shipped shape of a hub id, or of the same name with another owner, as mirrors have it
+    (unsloth/gemma-3-4b-it). Raises ConfigError for a model that was seen not to train."""
     models = shipped_models()
     by_name = {name.rpartition("/")[2].lower(): slug for name, slug in models.items()}
     owner, _, name = model.rstrip("/").rpartition("/")
@@ -142,8 +143,8 @@ def _how_to_measure(model: str) -> str:
 
 
 def _measured_there(model: str, job: Mapping[str, str]) -> bool:
-    """Whether the environment for training, if there is one, could measure the model and has. Raises ConfigError for
-    what it refuses."""
+    """Whether the environment for training exists and has now measured the model. Raises ConfigError with its message
+    when that environment refuses the model."""
     import subprocess
 
     if not training_environment():
@@ -160,7 +161,7 @@ def _measured_there(model: str, job: Mapping[str, str]) -> bool:
 
 
 def training_environment() -> bool:
-    """Whether torch is here, or in an environment of this checkout."""
+    """Whether this Python or an environment of this checkout has torch."""
     from importlib.util import find_spec
 
     return bool(find_spec("torch")) or any(

@@ -1,1 +1,2 @@
-"""`python -m trainer convert`: whatever a data set is made of becomes JSON records and pictures beside them."""
+"""`python -m trainer convert`: makes JSON records, with their pictures beside them, of a data set in another
+format."""

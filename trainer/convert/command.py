@@ -73,7 +73,7 @@ def _convert(data: str, out: Path, options: Options) -> int:
 
 
 def _begin(out: Path, asked: dict[str, Any]) -> None:
-    """Note in OUT what it is made of. Raises ConfigError where it holds something else."""
+    """Note in OUT which data it is made of. Raises ConfigError where OUT holds something else."""
     note = out / MADE_OF
     if out.is_file():
         raise ConfigError(f"{out} is a file: give a folder")
@@ -90,8 +90,8 @@ def _begin(out: Path, asked: dict[str, Any]) -> None:
 
 
 def _write(split: Split, out: Path, store: PictureStore, question: str | None, wrong: list[FormError]) -> int:
-    """How many records OUT then has of a split. Goes on behind the last whole line of an earlier attempt: of a row that
-    is no record, which goes to `wrong`, the line is blank."""
+    """The number of records of a split in OUT after writing it. An earlier attempt is continued behind its last whole
+    line. A row that is no record leaves a blank line, and its fault is added to `wrong`."""
     path, part = out / f"{split.name}.jsonl", out / f"{split.name}.jsonl{PART}"
     if path.is_file():
         return _count(path)
@@ -120,7 +120,7 @@ def _count(path: Path) -> int:
 
 
 def _cut(part: Path) -> int:
-    """How many whole lines there are; a last one that was not written to its end is taken away."""
+    """The number of whole lines in `part`; a last line that was not written to its end is removed."""
     if not part.is_file():
         return 0
     with part.open("rb+") as file:

@@ -1,4 +1,4 @@
-"""Pictures wherever a record has them: stored once by their content, and named by their new path."""
+"""Stores the pictures of a record once by their content, and puts their new paths into the record."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class PictureStore:
     """The folder of pictures of one conversion."""
 
     def __init__(self, out: Path, source: Path) -> None:
-        """`source` is the folder that relative paths lead from."""
+        """Relative paths of pictures are relative to `source`."""
         self._out = out
         self._source = source
         self._stored: dict[str, str] = {}
-        """The new path by the old one, or by the address."""
+        """New path by old path or address."""
         self.count = 0
         self.lost: Counter[str] = Counter()
         """Why pictures could not be stored, and how many."""
         self.first_lost = ""
 
     def take(self, record: dict[str, Any]) -> dict[str, Any]:
-        """The record with each picture as a path in the folder; one that cannot be had stays as it was."""
+        """The record with each picture as a path in the folder; a picture that cannot be stored stays as it was."""
         taken = {key: self._value(key, value) for key, value in record.items()}
         return _named(taken, [key for key, value in record.items() if _holds_bytes(value) and key not in IMAGE_KEYS])
 
@@ -60,7 +60,7 @@ class PictureStore:
         return self._text(str(value.get("path") or value.get("url")))
 
     def _text(self, name: str) -> str:
-        """What a text in the place of a picture stands for: a picture itself, an address or a path."""
+        """The stored path of the picture that a text holds or names (data, address or path); else the text itself."""
         inline = as_data(name)
         if name in self._stored:
             return self._stored[name]
@@ -80,7 +80,7 @@ class PictureStore:
         return self._stored[name]
 
     def _content(self, name: str) -> bytes | None:
-        """Raises OSError, ValueError. None for what is neither an address nor a file."""
+        """The bytes that an address or a file holds; None when `name` is neither. Raises OSError, ValueError."""
         if name.startswith(WEB):
             with urllib.request.urlopen(name, timeout=FETCH_S) as answer:
                 return _checked(answer.read(MOST_MIB * MIB + 1))
@@ -125,7 +125,7 @@ def _holds_bytes(value: Any) -> bool:
 
 
 def _named(record: dict[str, Any], columns: list[str]) -> dict[str, Any]:
-    """With the pictures of columns of other names under `image` or `images`, in the order of the columns."""
+    """The record with the pictures of other columns moved to `image` or `images`, in the order of the columns."""
     if not columns or any(record.get(key) for key in IMAGE_KEYS):
         return record
     found = [path for key in columns for path in (record[key] if isinstance(record[key], list) else [record[key]])]

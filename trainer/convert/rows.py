@@ -1,4 +1,4 @@
-"""The rows of a data set by split, one at a time: JSON by our own reader, everything else by the datasets library."""
+"""The rows of a data set by split, one at a time: JSON by trainer/data, every other format by the datasets library."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ INNER = ("__key__", "__url__", "__index_level_0__")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
     name: str
-    """train, eval or test, else as the data set calls it."""
+    """train, eval or test, else the data set's own name of the split."""
     rows: Any
     total: int | None = None
     folder: Path = Path()
-    """Relative paths of pictures lead from there."""
+    """Relative paths of pictures are relative to this folder."""
 
     def begin_at(self, done: int) -> Iterator[dict[str, Any] | FormError]:
-        """Without the first `done` rows; of a row that is no record what is wrong. Raises ConfigError where neither it
-        nor what follows can be read."""
+        """The rows without the first `done`; for a row that is no record, its fault. Raises ConfigError when neither
+        a row nor those behind it can be read."""
         skipped = self.rows.skip(done) if hasattr(self.rows, "skip") else islice(self.rows, done, None)
         try:
             for row in skipped:
@@ -53,7 +53,7 @@ class Split:
 
 
 def find_splits(data: str, subset: str | None) -> list[Split]:
-    """Raises ConfigError for what is not there or of no known form."""
+    """The splits of `data`. Raises ConfigError for data that does not exist or has no known form."""
     if _is_json(data):
         sources = find_sources(data)
         sides = {"train": sources.train, "eval": sources.eval}
@@ -71,7 +71,7 @@ def find_splits(data: str, subset: str | None) -> list[Split]:
 
 
 def _is_json(data: str) -> bool:
-    """Whether our own reader takes it; a picture folder's metadata is the library's."""
+    """Whether trainer/data reads `data`; a folder of pictures with metadata is read by the datasets library."""
     parts = data_parts(data)
     if not all(os.path.exists(part) for part in parts) or any(
         os.path.isdir(part) and any((Path(part) / name).is_file() for name in METADATA) for part in parts
@@ -84,7 +84,7 @@ def _is_json(data: str) -> bool:
 
 
 class _Objects:
-    """The objects of a file of JSON, from the first one each time."""
+    """The objects of a JSON file; each iteration starts at the first one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -129,7 +129,7 @@ def _by_library(data: str, subset: str | None) -> list[Split]:
 
 
 def _saved(folder: Path) -> Any:
-    """The splits of a folder that `save_to_disk` wrote; None for any other."""
+    """The splits of a folder that `save_to_disk` wrote; None for any other folder."""
     if not any((folder / name).is_file() for name in SAVED):
         return None
     from datasets import Dataset, load_from_disk
@@ -176,7 +176,7 @@ def _lacking(folder: Path) -> str:
 
 
 def _named_labels(rows: Any) -> Any:
-    """The rows with pictures as their bytes, and numbers of classes as their names."""
+    """The rows with pictures as their bytes, and class numbers as class names."""
     from datasets import ClassLabel, Value
 
     if rows.features is None:  # text alone, such as csv
@@ -201,7 +201,7 @@ def _total(rows: Any, name: str) -> int | None:
 
 
 def _flattened(row: dict[str, Any]) -> dict[str, Any]:
-    """A sample of webdataset has its record under `json`."""
+    """The row with the record that webdataset keeps under `json` moved to the top level."""
     row = {name: value for name, value in row.items() if name not in INNER}
     inner = row.get("json")
     if isinstance(inner, dict):

@@ -1,1 +1,1 @@
-"""Records: read, checked, split by session, encoded for training and for asking alike."""
+"""Records: read, checked, split by session, and encoded in the same way for training and for inference."""

@@ -1,4 +1,4 @@
-"""What an answer says: JSON with the action under one key, or plain text."""
+"""Reads answers: JSON with the action under one key, or plain text."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from trainer.files import parse_json
 from trainer.outcome import ConfigError
 from trainer.text import nearest, shown
 
-LEAST_ANSWERS = 8  # with fewer nothing repeats
+LEAST_ANSWERS = 8  # with fewer answers nothing repeats
 UNREADABLE = "(unreadable)"
 
 
 def answer_field(answers: Sequence[str], asked: str = "auto") -> str | None:
-    """The key that holds the action: `asked`, or what most JSON answers have first; None for plain text.
+    """The key that holds the action: `asked`, or the most frequent first key of the JSON answers; None for plain
+    text.
 
     Raises:
         ConfigError: no answer has the key `asked`.
@@ -34,8 +35,8 @@ def answer_field(answers: Sequence[str], asked: str = "auto") -> str | None:
 
 
 def likelier_field(answers: Sequence[str]) -> str | None:
-    """A line about the key that says few things over and over, where the first key, which counts as the action, says
-    nearly always something else; None for other answers."""
+    """A line that suggests another key for the action: one with few values that repeat, where the first key, which
+    counts as the action, has nearly always another value. None when there is no such key."""
     entries = [entry for answer in answers if (entry := json_object(answer))]
     first = answer_field(answers)
     if first is None or len(entries) < LEAST_ANSWERS:
@@ -52,8 +53,8 @@ def likelier_field(answers: Sequence[str]) -> str | None:
 
 
 def answer_text(value: Any) -> str | None:
-    """The JSON text of an answer that stands in a record as an object, a number, true or false; None for anything
-    else, and for what JSON has no text for."""
+    """The JSON text of an answer that is an object, a number, true or false; None for any other value, and for a
+    value that JSON cannot write."""
     if not isinstance(value, dict | int | float):
         return None
     try:
@@ -75,7 +76,7 @@ def read_action(answer: str, field: str | None) -> str | None:
 
 
 def json_object(text: str) -> dict[str, Any] | None:
-    """The JSON object that `text` is; None for anything else."""
+    """The JSON object in `text`; None for anything else."""
     try:
         entry = parse_json(text)
     except ValueError:

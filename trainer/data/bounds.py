@@ -16,7 +16,7 @@ SETTING = "max_image_megapixels"
 OPTION = options(TrainConfig)[SETTING]
 MEGA = 10**6
 BYTES_A_PIXEL = 8
-"""No format that is read needs more, packed or not: a longer file holds what is no picture."""
+"""No supported format needs more bytes, compressed or not: a longer file holds something that is not a picture."""
 
 
 @dataclass(slots=True)
@@ -30,7 +30,8 @@ class Bounds:
         self.megapixels = megapixels
 
     def check_bytes(self, size_bytes: int) -> None:
-        """Before it is opened: some decoders first read a file whole. Raises ValueError."""
+        """Check the size of a file before it is opened, since some decoders first read the whole file. Raises
+        ValueError."""
         most_bytes = self.megapixels * MEGA * BYTES_A_PIXEL
         if size_bytes > most_bytes:
             raise ValueError(
@@ -39,7 +40,7 @@ class Bounds:
             )
 
     def check_pixels(self, width: int, height: int) -> None:
-        """Before one is decoded. Raises ValueError."""
+        """Check the size of a picture before it is decoded. Raises ValueError."""
         if width * height > self.megapixels * MEGA:
             raise ValueError(
                 f"{width} x {height} pixels, more than the {self.megapixels} million that are read: make it smaller, "

@@ -1,7 +1,6 @@
-"""The names that other trainers give the columns of a record, and the `columns` setting for all other names.
-
-A record in one of their flat forms comes out in ours: context, question and output, or messages where it holds turns.
-"""
+"""The names that other trainers give the columns of a record, and the `columns` setting for all other names. A record
+in another trainer's flat form is turned into Trainyard's form: context, question and output, or messages when the
+record holds turns."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ TURN_KEYS = ("role", "content")
 QUESTIONS = ("question", "query", "instruction", "prompt", "prefix")
 ANSWERS = ("output", "response", "completion", "suffix", "answer")
 CONTEXTS = ("context", "input")
-# What a `columns` setting may name, and the key that each is read as.
+# The column names that a `columns` setting may use, and the key that each is read as.
 TARGETS = {
     **{name: name for name in ("context", "question", "output", "system", "image", "images", "frames", "split")},
     "answer": ANSWER, "messages": "messages", "role": "role", "content": "content",
@@ -31,7 +30,7 @@ TARGETS = {
 
 @cache
 def parse_columns(text: str) -> Mapping[str, str]:
-    """The key of ours by that of the records, of `image=photo,answer=label`. Raises ConfigError."""
+    """Parses `image=photo,answer=label` into Trainyard's key by the records' own key. Raises ConfigError."""
     found: dict[str, str] = {}
     if text == AUTO:
         return found
@@ -49,8 +48,8 @@ def parse_columns(text: str) -> Mapping[str, str]:
 
 
 def rename(entry: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """The record with the keys of `columns` under the names that they are read by; what they push aside stays, as
-    unread. Raises FormError where a record has none of them."""
+    """The record with the keys of `columns` under the names that Trainyard reads. A key that already had such a name
+    is kept under another one, as unread. Raises FormError for a record with none of the keys."""
     if not columns:
         return entry
     inside = {name: key for name, key in columns.items() if key in TURN_KEYS}
@@ -69,7 +68,7 @@ def rename(entry: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
 def as_known(entry: dict[str, Any]) -> dict[str, Any]:
     """The record with context, question and output, or with messages. Raises FormError where names are ambiguous."""
     for key in CONVERSATIONS:
-        if isinstance(entry.get(key), str):  # as tables hold it
+        if isinstance(entry.get(key), str):  # tables hold turns as JSON text
             entry = {**entry, key: _parsed(entry[key])}
         if entry.get(key) or (key in entry and not any(entry.get(name) for name in QUESTIONS)):
             return entry
@@ -79,12 +78,12 @@ def as_known(entry: dict[str, Any]) -> dict[str, Any]:
     else:
         names = {CONTEXT: _one(entry, CONTEXTS), QUESTION: _one(entry, QUESTIONS), ANSWER: _one(entry, ANSWERS)}
         if names[CONTEXT] == "input" and names[QUESTION] in (None, "instruction"):
-            # Alpaca: the task, then what it is about.
+            # Alpaca: instruction is the task, input is its subject.
             names[CONTEXT], names[QUESTION] = names[QUESTION], "input"
         known = {name: value for name, value in entry.items() if name not in names.values()}
         known |= {ours: entry[name] for ours, name in names.items() if name}
     question, answer, history = known.get(QUESTION), known.get(ANSWER), known.get(HISTORY)
-    if _is_turns(question) and _is_turns(answer):  # TRL writes both as turns
+    if _is_turns(question) and _is_turns(answer):  # TRL writes question and answer as turns
         turns = [*question, *answer]  # type: ignore[misc]
     elif isinstance(history, list) and history and all(isinstance(pair, list) and len(pair) == 2 for pair in history):
         asked = "\n\n".join(str(text) for text in (known.get(CONTEXT), question) if text)
@@ -104,7 +103,7 @@ def _is_turns(value: Any) -> bool:
 
 
 def as_list(text: str) -> Any:
-    """The list that `text` is in JSON, else `text`."""
+    """The JSON list in `text`, else `text`."""
     found = _parsed(text)
     return found if isinstance(found, list) else text
 
@@ -117,7 +116,8 @@ def _parsed(text: str) -> Any:
 
 
 def _one(entry: dict[str, Any], names: tuple[str, ...]) -> str | None:
-    """Which of `names` the record has. Raises FormError where several say something."""
+    """The one name of `names` that the record has; None when it has none. Raises FormError where several have a
+    value."""
     there = [name for name in names if name in entry]
     full = [name for name in there if entry[name] not in (None, "")]
     if len(full) > 1:

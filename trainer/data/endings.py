@@ -1,8 +1,8 @@
-"""Where an answer ends: what training teaches the model to say behind it, read off the chat template, is what stops it.
+"""How an answer ends: generation stops at the token that training teaches the model to write behind an answer.
 
-A model's generation_config may know another end than its template writes, and a model that learned to say the one never
-says the other. A template that puts nothing behind an answer would train a model that does not stop: there the
-tokenizer's own end of sequence is learned behind it.
+That token is read from the chat template. A model's generation_config may name another end than its template writes,
+and a model that learned the one never writes the other. If the template writes nothing behind an answer, training
+adds the tokenizer's end of sequence, because the model would otherwise never stop.
 """
 
 from __future__ import annotations
@@ -16,35 +16,36 @@ from typing import Any
 from trainer.data.template import bounded
 from trainer.outcome import ConfigError
 
-# What no template writes itself. One that refuses a turn of text alone is asked with a picture.
+# A word that no template writes itself. A template that refuses a turn of text alone is asked with a picture.
 PROBE = "Trainyard-9f2c"
-QUOTED = f"{PROBE}\n\"'\\"  # which Python would write otherwise
+QUOTED = f"{PROBE}\n\"'\\"  # repr() would write these characters differently
 QUESTIONS = ([{"type": "text", "text": "?"}], [{"type": "image"}, {"type": "text", "text": "?"}])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerEnd:
-    """What stands around an answer, behind the generation prompt."""
+    """The text and tokens around an answer, behind the generation prompt."""
 
     stop: tuple[int, ...] = ()
-    """Tokens that end an answer: that of its training, then the tokenizer's end of sequence. Without any, nothing does
-    so."""
+    """Tokens that end an answer: the one that training puts behind answers, then the tokenizer's end of sequence.
+    When empty, no token ends an answer."""
     before: str = ""
-    """What the template puts in front of an answer, its markers left out, as in decoding."""
+    """Text that the template puts in front of an answer, without its markers, which decoding leaves out too."""
     behind: str = ""
-    """What it puts between an answer and the token that ends it."""
+    """Text that the template puts between an answer and the token that ends the answer."""
     added: str = ""
-    """The tokenizer's end of sequence, where the template has none and training puts it there."""
+    """The tokenizer's end of sequence, when training adds it because the template has no end."""
 
     def answer(self, processor: Any, tokens: Sequence[int]) -> str:
-        """What `tokens`, generated behind a prompt, answer: to the letter what training would have them say."""
+        """The answer in `tokens`, which were generated behind a prompt: exactly the text that training would have
+        taught."""
         end = next((place for place, token in enumerate(tokens) if token in self.stop), len(tokens))
         text = processor.tokenizer.decode(tokens[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return markers(processor).sub("", text).removeprefix(self.before).removesuffix(self.behind)
 
 
 def answer_end(processor: Any) -> AnswerEnd:
-    """How the processor's chat template ends answers. Raises what the template raises, or ValueError."""
+    """How the processor's chat template ends answers. Raises the template's own error, or ValueError."""
     return _read_end(processor, str(getattr(processor, "chat_template", None)))
 
 
@@ -52,10 +53,10 @@ def answer_end(processor: Any) -> AnswerEnd:
 def _read_end(processor: Any, _: str) -> AnswerEnd:
     tokenizer = processor.tokenizer
     before, answer, behind = _probe(processor).partition(PROBE)
-    if not answer:  # rewritten
+    if not answer:  # the template rewrote the answer
         before, behind = "", before
     found, before = markers(processor).search(behind), markers(processor).sub("", before)
-    # A family may call the end of a turn nothing special.
+    # Some families do not mark the end of a turn as a special token.
     added = "" if found else tokenizer.eos_token or ""
     token = tokenizer.convert_tokens_to_ids(found[0] if found else added) if found or added else None
     stop = dict.fromkeys(one for one in (token, tokenizer.eos_token_id) if one is not None)
@@ -76,10 +77,10 @@ def _probe(processor: Any) -> str:
 
 
 def render_answer(processor: Any, shown: Sequence[Mapping[str, Any]], answer: str) -> tuple[str, str]:
-    """(text up to and including the generation prompt, what the model's own chat template makes of the answer).
+    """(text up to and including the generation prompt, the answer as the model's own chat template renders it).
 
-    Raises ValueError when the template does not put the answer right behind the generation prompt, since training would
-    then differ from inference.
+    Raises ValueError when the template does not put the answer right behind the generation prompt, since training
+    would then differ from inference.
     """
     model = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
     with bounded():
@@ -92,9 +93,10 @@ def render_answer(processor: Any, shown: Sequence[Mapping[str, Any]], answer: st
 
 
 def _as_taken(processor: Any, turn: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A turn as the template takes it: as parts or, where it would print these as Python does or lose them, as text.
+    """The turn in the form that the template accepts: as parts, or as text where the template would lose the parts or
+    print them like a Python list.
 
-    Some templates do so with the system turn, those of language models with every turn.
+    Some templates need text for the system turn, the templates of language models for every turn.
     """
     parts = turn["content"]
     plain = all(part["type"] == "text" for part in parts)
@@ -105,14 +107,14 @@ def _as_taken(processor: Any, turn: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @lru_cache(maxsize=4)
 def _plain_roles(processor: Any, _: str) -> frozenset[str]:
-    """The roles whose text the template shows where it is a string, and not where it is parts."""
+    """The roles whose text the template shows when it is a string, but not when it is parts."""
 
     def shows(role: str, content: Any) -> bool:
         turns = {"system": ("system", "user"), "user": ("user",), "assistant": ("user", "assistant")}[role]
         spoken = [{"role": one, "content": content if one == role else other} for one in turns]
         try:
             return QUOTED in processor.apply_chat_template(spoken, tokenize=False)
-        except ConfigError:  # its time is over
+        except ConfigError:  # the time limit of the template
             raise
         except Exception:  # whatever a template raises
             return False
@@ -126,7 +128,7 @@ def _plain_roles(processor: Any, _: str) -> frozenset[str]:
 
 
 def describe_end(processor: Any) -> str | None:
-    """What a reader should know about a template that has no end of turn behind an answer, or refuses to say; None for
+    """A line about a template that has no end of turn behind an answer, or that refuses the question; None for
     others."""
     try:
         end = answer_end(processor)
@@ -143,10 +145,11 @@ def describe_end(processor: Any) -> str | None:
 
 @lru_cache(maxsize=4)
 def markers(processor: Any) -> re.Pattern[str]:
-    """What stands for pictures, turns and ends: in a record's own text the tokenizer would make the same of it."""
+    """A pattern of the markers of pictures, turns and ends. The tokenizer would treat such a marker in a record's own
+    text as a real one."""
     tokenizer = processor.tokenizer
     known = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    # Some processors have an AddedToken there.
+    # The image_token of some processors is an AddedToken.
     known |= {str(token) for token in (getattr(processor, "image_token", None), tokenizer.eos_token) if token}
-    # The longest first: one may be the beginning of another.
+    # The longest first: one marker may be the beginning of another.
     return re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True))) or "(?!)")

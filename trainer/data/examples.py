@@ -1,7 +1,7 @@
-"""Records to tensors. One function renders and encodes a prompt, for training and for generation alike.
+"""Turns records into tensors. The same function renders and encodes a prompt for training and for generation.
 
-Prompts and answers are tokenized apart and joined, as they meet at inference; the loss falls on the answers and their
-ends of turn only. All answers of a record are learned in one forward pass: each stands behind the true turns before it.
+Prompts and answers are tokenized separately and joined, as they meet at inference. Only the answers and their ends of
+turn have a loss. All answers of a record are learned in one forward pass, each behind the true turns before it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from trainer.text import shown
 
 IGNORED = -100
 PAD_TO_MULTIPLE_OF = 8  # tensor-core friendly lengths
-CACHE_BYTES = 512 * 1024**2  # encoded examples kept in memory; a whole toy set, a fraction of a real one
-# So often in a row no one writes a special token; a picture has it 36 or 256 times.
+CACHE_BYTES = 512 * 1024**2  # encoded examples kept in memory: all of a toy set, a fraction of a real one
+# Nobody writes a special token so often in a row; a picture has it 36 or 256 times.
 LONG_RUN = re.compile(r"(<[^<>]+>|\[[^\[\]]+\])\1{15,}")
 
 
 class Rewritten(RecordError):
-    """The chat template renders an earlier answer otherwise before a later one (as those that take thoughts out of
-    earlier turns do), or without its end: no one text teaches both."""
+    """The chat template renders an earlier answer differently before a later one, or without its end (as templates do
+    that remove thoughts from earlier turns). No single text can then teach both answers."""
 
 
 def load_pictures(record: Record) -> list[Image.Image]:
@@ -43,14 +43,14 @@ def load_pictures(record: Record) -> list[Image.Image]:
 
 def prompt_and_answer(processor: Any, record: Record) -> tuple[str, str]:
     """(text up to and including the generation prompt, the answer with its end of turn), as `render_answer` and
-    `answer_end` have it. Raises ValueError, and what the template raises."""
+    `answer_end` return them. Raises ValueError, and the template's own errors."""
     shown = [{"role": turn.role, "content": [_content(part) for part in turn.parts]} for turn in record.turns]
     prompt, text = render_answer(processor, shown, record.answer)
     return prompt, text + answer_end(processor).added
 
 
 def render(processor: Any, record: Record) -> tuple[list[str], list[str]]:
-    """(prompts, answers), by turns: what stands before each answer that is learned, and the answer with its end.
+    """(prompts, answers), one of each per learned answer: the text before the answer, and the answer with its end.
 
     Raises ValueError as `prompt_and_answer` does, Rewritten where the answers cannot share one text.
     """
@@ -66,13 +66,14 @@ def render(processor: Any, record: Record) -> tuple[list[str], list[str]]:
 
 
 def join_prompts(processor: Any, prompts: Sequence[str]) -> tuple[str, int | None]:
-    """(the prompts as one text, the token that stands in it for each answer between them; None where there is one).
+    """(the prompts as one text, the token between them that marks the place of an answer; None for a single prompt).
 
-    A special token is never merged with what is beside it, so each prompt is tokenized apart from the answers.
+    A tokenizer never merges a special token with its neighbours, so each prompt is tokenized apart from the answers.
     """
     if len(prompts) == 1:
         return prompts[0], None
-    known = {value for value in vars(processor).values() if isinstance(value, str)}  # its markers of pictures
+    # the processor's markers of pictures
+    known = {value for value in vars(processor).values() if isinstance(value, str)}
     special = processor.tokenizer.added_tokens_decoder.items()
     plain = ((number, token.content) for number, token in special
              if token.special and not (token.lstrip or token.rstrip or token.content in known))  # fmt: skip
@@ -87,12 +88,11 @@ def _content(part: str | Picture) -> dict[str, str]:
 
 
 def encode(processor: Any, record: Record, behind: Sequence[int] = ()) -> dict[str, Tensor]:
-    """The processor's tensors of what stands before a record's last answer and of the tokens `behind` it, which are
+    """The processor's tensors of the turns before a record's last answer, followed by the tokens `behind`, which are
     text.
 
-    Those of the sequence have shape (1, length); the pictures' are as they come, and none where it shows none.
-
-    Raises RecordError naming the record.
+    Tensors of the sequence have shape (1, length); those of the pictures are as the processor returns them, and
+    absent for a record without pictures. Raises RecordError naming the record.
     """
     with _naming(record):
         prompt, _ = prompt_and_answer(processor, record)
@@ -100,8 +100,8 @@ def encode(processor: Any, record: Record, behind: Sequence[int] = ()) -> dict[s
 
 
 def encode_learned(processor: Any, record: Record) -> dict[str, Tensor]:
-    """The processor's tensors of a whole record, with `labels` (1, length): the answers that are learned, and their
-    ends. Raises RecordError naming the record, Rewritten where its answers cannot share one text."""
+    """The processor's tensors of a whole record, with `labels` (1, length) on the learned answers and their ends.
+    Raises RecordError naming the record, Rewritten where its answers cannot share one text."""
     with _naming(record):
         prompts, answers = render(processor, record)
         text, mark = join_prompts(processor, prompts)
@@ -110,21 +110,22 @@ def encode_learned(processor: Any, record: Record) -> dict[str, Tensor]:
 
 
 def encode_text(processor: Any, record: Record, text: str) -> dict[str, Tensor]:
-    """The processor's tensors of a record's pictures and of what was rendered of it. Raises RecordError naming it."""
+    """The processor's tensors of a record's pictures and of its rendered `text`. Raises RecordError naming the
+    record."""
     with _naming(record):
         return processed(processor, text, load_pictures(record))
 
 
 def processed(processor: Any, text: str, pictures: list[Image.Image]) -> dict[str, Tensor]:
-    """The processor's tensors of one text and its pictures. Raises what the processor raises."""
+    """The processor's tensors of one text and its pictures. Raises the processor's own errors."""
     tensors = _as_it_takes_them(processor, text, pictures)
-    # Llama 4's pictures come in bfloat16, whatever the model is in.
+    # Llama 4's processor returns pictures in bfloat16, whatever the model's precision.
     half = {name: t for name, t in tensors.items() if isinstance(t, Tensor) and t.is_floating_point()}
     return {**tensors, **{name: t.float() for name, t in half.items()}}
 
 
 def _as_it_takes_them(processor: Any, text: str, pictures: list[Image.Image]) -> dict[str, Tensor]:
-    # The template has put BOS there already.
+    # The template has already written BOS.
     options: dict[str, Any] = {"text": [text], "add_special_tokens": False, "return_tensors": "pt"}
     try:
         return dict(processor(images=[pictures] if pictures else None, **options))
@@ -141,8 +142,8 @@ def _as_it_takes_them(processor: Any, text: str, pictures: list[Image.Image]) ->
 def _with_answers(
     example: dict[str, Tensor], mark: int | None, answers: Sequence[Sequence[int]], *, labels: bool = False
 ) -> dict[str, Tensor]:
-    """The tensors of a text with each of its `mark` tokens replaced by the tokens of an answer, the last one behind
-    it all."""
+    """The tensors of a text with each of its `mark` tokens replaced by the tokens of an answer; the last answer is
+    appended."""
     ids = example["input_ids"][0]
     places = (ids == mark).nonzero().flatten().tolist() if mark is not None else []
     if len(places) != len(answers) - 1:
@@ -154,7 +155,7 @@ def _with_answers(
         return torch.cat([piece for (a, b), more in pairs for piece in (row[a:b], row.new_tensor(more))])[None]
 
     ones, zeros = ([[value] * len(answer) for answer in answers] for value in (1, 0))
-    # Attended to (1), and no image (0).
+    # Answers are attended to (1) and are no image (0).
     more = {"input_ids": answers, "attention_mask": ones}
     filled = {
         key: fill(tensor[0], more.get(key, zeros)) if is_sequence(tensor, len(ids)) else tensor
@@ -167,20 +168,20 @@ def _with_answers(
 
 @contextmanager
 def _naming(record: Record) -> Iterator[None]:
-    """Turns whatever a template, a decoder or a processor raises into a RecordError of one line."""
+    """Turns any error of a template, a decoder or a processor into a RecordError of one line."""
     try:
         yield
     except (RecordError, ConfigError):
         raise
     except Exception as error:
         said = " ".join(str(error).split()) or type(error).__name__
-        # The error of a file that does not open has its name already.
+        # An error about a file that does not open names the file already.
         named = isinstance(error, OSError) and any(str(path) in said for path in record.images)
         raise RecordError(said if named else f"{name_record(record)}: {said}") from error
 
 
 def name_record(record: Record) -> str:
-    """By its first picture, or else by the beginning of its text."""
+    """A name for the record: its first picture, or else the beginning of its text."""
     if not record.images:
         return shown(record.prompt)
     more = len(record.images) - 1
@@ -193,7 +194,8 @@ def is_sequence(tensor: Tensor, length: int) -> bool:
 
 
 class Encoder:
-    """record -> tensors of one sample, remembered up to CACHE_BYTES (toy sets are read over and over)."""
+    """Returns the tensors of a record by its index, and keeps up to CACHE_BYTES of them (toy sets are read
+    repeatedly)."""
 
     def __init__(self, processor: Any, records: Sequence[Record]) -> None:
         self.processor = processor
@@ -208,7 +210,8 @@ class Encoder:
         BOUNDS.megapixels = self._megapixels
 
     def __call__(self, index: int) -> dict[str, Tensor]:
-        """Sequence tensors of shape (1, length) with `labels`, and the picture's as the processor gives them."""
+        """Sequence tensors of shape (1, length) with `labels`, and the pictures' tensors as the processor gives
+        them."""
         if index in self._kept:
             return self._kept[index]
         example = encode_learned(self.processor, self.records[index])
@@ -218,10 +221,10 @@ class Encoder:
         return example
 
     def collate(self, rows: Sequence[dict[str, int]]) -> dict[str, Tensor]:
-        """Indices of records -> a training batch of plain tensors.
+        """A training batch of plain tensors for the records with these indices.
 
-        Besides the processor's tensors: `labels` (batch, length), and for the head `loss_positions` (n), flat
-        indices of the states that predict `loss_targets` (n).
+        Besides the processor's tensors: `labels` (batch, length), and for the head `loss_positions` (n), flat indices
+        of the states that predict `loss_targets` (n).
         """
         examples = [self(row["index"]) for row in rows]
         batch = pad_and_stack(examples, pad_id=self.processor.tokenizer.pad_token_id, side="right")
@@ -233,10 +236,10 @@ class Encoder:
 
 
 def pad_and_stack(examples: Sequence[dict[str, Tensor]], *, pad_id: int, side: str) -> dict[str, Tensor]:
-    """One batch: sequence tensors padded on their `side` to (batch, length), pictures joined along their first
+    """One batch: sequence tensors padded on `side` to (batch, length), picture tensors joined along their first
     dimension.
 
-    Records without a picture add nothing to the pictures' tensors; a batch of such records alone has none.
+    Records without a picture add nothing to the picture tensors; a batch of only such records has none.
     """
     lengths = [example["input_ids"].shape[1] for example in examples]
     longest = -(-max(lengths) // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF
@@ -244,7 +247,7 @@ def pad_and_stack(examples: Sequence[dict[str, Tensor]], *, pad_id: int, side: s
     batch = {}
     for key in dict.fromkeys(key for example in examples for key in example):
         if any(is_sequence(e[key], n) for e, n in zip(examples, lengths, strict=True) if key in e):
-            # A processor may give no token types for text alone: none of it is an image (0).
+            # A processor may return no token types for text alone: all of the text is no image (0).
             rows = [example.get(key, torch.zeros_like(example["input_ids"])) for example in examples]
             batch[key] = _join(rows, [longest], fill.get(key, 0), side)
         else:
@@ -255,7 +258,7 @@ def pad_and_stack(examples: Sequence[dict[str, Tensor]], *, pad_id: int, side: s
 
 
 def _join(tensors: Sequence[Tensor], shape: Sequence[int], fill: int = 0, side: str = "right") -> Tensor:
-    """Along the first dimension, the others filled up on `side` to `shape`."""
+    """The tensors joined along the first dimension, the other dimensions padded on `side` to `shape`."""
     joined = []
     for tensor in tensors:
         whole = tensor.new_full((len(tensor), *shape), fill)
@@ -265,7 +268,7 @@ def _join(tensors: Sequence[Tensor], shape: Sequence[int], fill: int = 0, side: 
 
 
 def describe_example(processor: Any, example: dict[str, Tensor]) -> str:
-    """What one sample is to the model: masked and trained parts by turns, decoded, image tokens counted."""
+    """One sample as the model sees it: masked and trained parts alternating, decoded, with image tokens counted."""
     ids, labels = example["input_ids"][0], example["labels"][0]
     lines = []
     for learned, run in groupby(range(len(ids)), key=lambda place: bool(labels[place] != IGNORED)):

@@ -1,4 +1,4 @@
-"""The records of a set that cannot be learned from, counted by what is wrong with them."""
+"""Counts the records of a set that cannot be used, by the kind of fault."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FORMAT_HINT = (
     'a record is {"image": "grid.png"} or {"frames": ["0.png", "1.png", "2.png", "3.png"]} with "question" and '
     '"output"; or {"messages": [...]}, or {"conversations": [...]}; columns: names other keys'
 )
-LEAST_KEPT = 0.1  # of the training records; with fewer the settings are wrong, not the records
+LEAST_KEPT = 0.1  # of the training records; if fewer remain, the settings are wrong, not the records
 SHOWN_PLACES = 3
 MISSING = "a picture is not there"
 
@@ -28,11 +28,11 @@ class Kind:
     """All faults of one kind."""
 
     sample: str
-    """What was said of the first."""
+    """The message about the first fault of this kind."""
     cure: str
     count: int = 0
     places: list[Place] = field(default_factory=list)
-    """The first ones."""
+    """The places of the first faults."""
 
 
 class Faults:
@@ -48,12 +48,12 @@ class Faults:
             kind.places.append(Place(file, where))
 
     def lines(self, total: int) -> tuple[str, ...]:
-        """One for each kind, the most frequent first: how many of `total` records, what, where."""
+        """One line for each kind, the most frequent first: how many of `total` records, the fault, and where it is."""
         kinds = sorted(self._kinds.items(), key=lambda item: -item[1].count)
         return tuple(f"{kind.count} of {total} records left out: {_describe(name, kind)}" for name, kind in kinds)
 
     def cures(self, data: str, folder: str, image_root: str | None) -> str:
-        """What helps, for the end of a refusal; empty where the lines say it."""
+        """Advice for the end of a refusal; empty where the lines already say it."""
         cures = {kind.cure for kind in self._kinds.values()}
         said = [FORMAT_HINT] if "form" in cures else []
         if "convert" in cures:
@@ -76,7 +76,8 @@ def _describe(name: str, kind: Kind) -> str:
 
 
 def check_kept(data: str, faults: Faults, kept: int, *, strict: bool, cures: str) -> None:
-    """Raises ConfigError where too few records are left of those that were read, with `strict` any less."""
+    """Raises ConfigError when no more than LEAST_KEPT of the records that were read remain; with `strict` when any is
+    left out."""
     total = kept + faults.count
     lines = "; ".join(faults.lines(total))
     if strict and lines:

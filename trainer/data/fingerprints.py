@@ -1,4 +1,4 @@
-"""What a record's pictures and words are, to tell whether two records show the model the same."""
+"""Fingerprints of a record's pictures and words, which tell whether two records show the model the same."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from trainer.data.turns import Record
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class File:
-    """One file of a picture, looked at."""
+    """One file of a picture, after opening it."""
 
     digest: str = ""
-    """Digest of its pixels as the model sees them; empty when it does not open."""
+    """Digest of the pixels as the model sees them; empty when the file does not open."""
     size: tuple[int, int] | None = None
-    """(width, height); None when it does not open."""
+    """(width, height); None when the file does not open."""
     look: bytes = b""
-    """What it looks like, whatever its exact pixels."""
+    """A rough fingerprint of the picture that survives small changes of its pixels."""
     error: str = ""
 
 
@@ -34,8 +34,8 @@ def open_file(path: str) -> File:
 
 
 def contents(record: Record, files: Mapping[str, File]) -> tuple[str, ...]:
-    """Hashes of what is shown before each answer that is learned: pictures by their pixels and text as it is, the same
-    for two records that show the model the same."""
+    """For each learned answer, a hash of the pixels and text shown before it; equal for two records that show the
+    model the same."""
     digest, found = hashlib.sha256(), []
     for turn in record.turns:
         if turn.learned:
@@ -46,9 +46,9 @@ def contents(record: Record, files: Mapping[str, File]) -> tuple[str, ...]:
 
 
 def arrangement(record: Record, files: Mapping[str, File]) -> Hashable:
-    """All that the number of tokens which pictures add depends on: how many files make each and how large these are,
+    """Everything that decides how many tokens the pictures add: the number and sizes of the files of each picture,
     their order, and the edges of the texts, which a tokenizer may join with what the processor puts around a picture
-    (spaces, newlines, and signs in front of them)."""
+    (spaces, newlines, and punctuation in front of them)."""
     turns = []
     for turn in record.turns if record.pictures else ():
         parts = [_edges(p) if isinstance(p, str) else tuple(files[path].size for path in p.paths) for p in turn.parts]
@@ -57,7 +57,7 @@ def arrangement(record: Record, files: Mapping[str, File]) -> Hashable:
 
 
 def _edges(text: str) -> tuple[str, str]:
-    """What of a text goes from either end to its first letter or digit, that included."""
+    """The two ends of a text, each up to and including its first letter or digit."""
     start = next((place for place, sign in enumerate(text) if sign.isalnum()), len(text) - 1)
     end = next((place for place in reversed(range(len(text))) if text[place].isalnum()), 0)
     return text[: start + 1], text[end:]

@@ -1,15 +1,14 @@
-"""The ways people write a training record, read into one: turns of text and pictures, then the answer.
+"""Reads the forms in which people write a training record into one form: turns of text and pictures, then the answer.
 
     {"frames": [four paths], "context": "...", "question": "...", "output": "..."}   image or images instead of
                                        frames for ready pictures; trainer/data/columns.py knows other names of the texts
     {"messages": [{"role": "user", "content": "... or a list of parts"}, ...], "images": [...]}
     {"conversations": [{"from": "human", "value": "<image> ..."}, ...], "image": "..."}
 
-`system` beside any of them is a system turn in front. Turns of the same user behind each other are one. An answer that
-is an object, a number, true or false is learned as its JSON text. A user's turn behind the last answer is not shown.
-
-Every assistant turn is learned, but one that says `weight: 0` or `loss: false`, which is only shown. What a record
-holds beyond these keys comes back as `unread`: trainer/data/unread.py judges it.
+`system` beside any of these forms is a system turn in front. Consecutive turns of the same user become one turn. An
+answer that is an object, a number, true or false is learned as its JSON text. A user's turn behind the last answer is
+not shown. Every assistant turn is learned, except a turn with `weight: 0` or `loss: false`, which is only shown. Any
+other key of a record is returned as `unread`, which trainer/data/unread.py judges.
 """
 
 from __future__ import annotations
@@ -29,22 +28,22 @@ from trainer.data.turns import Form, FormError, Picture, Role, Turn
 FLAT_KEYS = (CONTEXT, QUESTION, ANSWER)
 IMAGE_KEYS = ("image", "images", "frames")
 FRAMES = 4
-# The keys of a turn: who speaks, and what is said. In both lists of turns people write either.
+# The keys of a turn: the speaker, and the text. Both kinds of lists of turns occur with either pair.
 TURN_KEYS = (("role", "content"), ("from", "value"))
-# The keys that are read beside the turns, by the key of these (none: those of the flat form).
+# The keys that are read beside the turns, by the key of the turns (None: the flat form).
 READ: dict[str | None, frozenset[str]] = {
     key: frozenset((*IMAGE_KEYS, "system", *((key,) if key else FLAT_KEYS))) for key in (None, *CONVERSATIONS)
 }
-# Whether an answer is learned, as OpenAI and ms-swift say it: what stands for no, and for yes.
+# The keys by which OpenAI and ms-swift say whether an answer is learned: the value for no, and for yes.
 LEARNED_BY = {"weight": (0, 1), "loss": (False, True)}
-# In a turn also as Axolotl does.
+# In a turn, Axolotl's keys too.
 TURN_LEARNED_BY = {**LEARNED_BY, "train": (False, True), "training": (False, True)}
-# What an answer does beside its text; learned without them it would be another answer.
+# Tool calls of an answer: learned without them, it would be another answer.
 CALLS = ("tool_calls", "function_call")
-# The keys of a picture among a turn's parts; what is read of each type of part.
+# The keys of a picture in a part of a turn; the keys that are read of each type of part.
 IMAGE_PART_KEYS = ("image", "path", "url", "image_url", "base64")
 READ_OF_PART = {"text": ("type", "text"), "image": ("type", "text", *IMAGE_PART_KEYS)}
-# From OpenAI's two interfaces, Axolotl, and Qwen, which leaves the type out.
+# Types from OpenAI's two interfaces, Axolotl, and Qwen, which leaves the type out.
 PART_TYPES = {
     **dict.fromkeys(("text", "input_text", "output_text"), "text"),
     **dict.fromkeys(("image", "image_url", "input_image"), "image"),
@@ -56,14 +55,14 @@ ROLES: dict[str, Role] = {
     "assistant": "assistant", "gpt": "assistant", "model": "assistant",
 }  # fmt: skip
 
-Said = tuple[Role, Any, bool]  # who speaks, what is said, whether it is learned
+Said = tuple[Role, Any, bool]  # the speaker, the text, whether it is learned
 
 
 def read_form(entry: dict[str, Any], place: Callable[[str], str] = str) -> Form:
-    """The record's turns, the paths of images as `place` makes them of the record's own, and what was not read.
+    """The record's turns, with the paths of images passed through `place`, and the keys that were not read.
 
     Raises:
-        FormError: the record has none of the forms, or one of them wrongly.
+        FormError: the record has none of the forms, or a form with a mistake.
     """
     entry = as_known(entry)
     beside = _beside(entry, place)
@@ -93,7 +92,7 @@ def read_form(entry: dict[str, Any], place: Callable[[str], str] = str) -> Form:
 
 
 def _answers_as_text(said: list[Said]) -> tuple[list[Said], int]:
-    """With the answers that are JSON values as their text; how many that are."""
+    """(the turns with answers that are JSON values replaced by their text, the number of such answers)."""
     texts = {
         number: text
         for number, (role, what, _) in enumerate(said)
@@ -105,7 +104,7 @@ def _answers_as_text(said: list[Said]) -> tuple[list[Said], int]:
 
 
 def _joined(said: list[Said], turns: list[Parts]) -> tuple[list[Said], list[Parts]]:
-    """With what a user, or the system, says in several turns as one turn."""
+    """The turns with consecutive turns of the user, or of the system, joined into one."""
     if all(one[0] != other[0] for one, other in pairwise(said)):
         return said, turns
     speakers: list[Said] = []
@@ -123,7 +122,7 @@ def _joined(said: list[Said], turns: list[Parts]) -> tuple[list[Said], list[Part
 
 
 def _flat(entry: dict[str, Any], pictured: bool) -> list[Said]:
-    """The question, then the answer."""
+    """The turns of the flat form: the question, then the answer."""
     if lacking := [key for key in (QUESTION, ANSWER) if key not in entry]:
         inside = next((k for k, v in entry.items() if isinstance(v, list) and v and isinstance(v[0], dict)), None)
         if inside and len(lacking) == 2:
@@ -143,7 +142,7 @@ def _flat(entry: dict[str, Any], pictured: bool) -> list[Said]:
 
 
 def _conversation(entry: dict[str, Any], key: str, unread: list[tuple[str, Any]]) -> list[Said]:
-    """Each turn; what turns hold besides is added to `unread`."""
+    """The turns of a conversation; other keys of the turns are added to `unread`."""
     said = entry[key]
     if not isinstance(said, list) or not said:
         raise FormError(f": {key} takes a list of turns, got {_short(said)}", f"{key} takes a list of turns")
@@ -183,14 +182,15 @@ def _conversation(entry: dict[str, Any], key: str, unread: list[tuple[str, Any]]
 
 
 def _is_either(name: str, value: Any) -> bool:
-    """Whether a value beside the turns says that all or none are learned; a column may hold another weight or loss."""
+    """Whether `value`, which stands beside the turns, says that all or none are learned. Such a column may also hold
+    another kind of weight or loss."""
     number = int if name == "loss" else int | float  # a column of losses may hold 0.0
     return isinstance(value, number) and value in LEARNED_BY[name]
 
 
 def _is_learned(name: str, value: Any, number: int, role: Role) -> bool:
-    """What `weight` or `loss` of a turn says. Raises FormError for anything but yes and no, and for a yes of a turn
-    that is no answer."""
+    """Whether a turn is learned according to its key `name`. Raises FormError for a value that is neither yes nor no,
+    and for a yes in a turn that is not an answer."""
     no, yes = (json.dumps(value) for value in TURN_LEARNED_BY[name])
     if value is None:
         return True
@@ -206,7 +206,7 @@ def _is_learned(name: str, value: Any, number: int, role: Role) -> bool:
 def _parts(
     content: Any, number: int, place: Callable[[str], str], unread: list[tuple[str, Any]]
 ) -> Iterator[str | Picture | None]:
-    """What turn `number` says and shows; None is the place of an image that has no path here."""
+    """The text and pictures of turn `number`; None marks the place of an image whose path is not in the part."""
     if isinstance(content, str):
         content = [content]
     if not isinstance(content, list):
@@ -228,13 +228,13 @@ def _parts(
 
 
 def _part_type(part: dict[str, Any]) -> str:
-    """text, image, or what else it says."""
+    """text or image, else the part's own type."""
     said = str(part["type"]) if "type" in part else next((key for key in ("text", "image") if key in part), "")
     return PART_TYPES.get(said, said)
 
 
 def _is_part(said: Any) -> bool:
-    """Whether what a turn says is one part, not in a list. An answer that holds more is a JSON value."""
+    """Whether the content of a turn is a single part, not in a list. An answer with further keys is a JSON value."""
     if not isinstance(said, dict) or "type" not in said:
         return False
     kind = _part_type(said)
@@ -242,17 +242,17 @@ def _is_part(said: Any) -> bool:
 
 
 def _beside(entry: dict[str, Any], place: Callable[[str], str]) -> list[Picture]:
-    """The pictures that stand beside the text: one of image, images and frames; none where that is null."""
+    """The pictures of the one key among image, images and frames; an empty list where it is null."""
     given = [key for key in IMAGE_KEYS if entry.get(key) not in (None, [])]
     if not given:
         return []
     if len(given) > 1:
         raise FormError(f": {' and '.join(given)} do not go together: give one of them")
     named = entry[given[0]]
-    if isinstance(named, str) and named.startswith("["):  # as tables hold a list
+    if isinstance(named, str) and named.startswith("["):  # tables hold a list as JSON text
         named = as_list(named)
     if isinstance(named, dict) and all(PLACES.fullmatch(place) for place in named):
-        named = list(named.values())  # MiniCPM-V: by their places
+        named = list(named.values())  # MiniCPM-V names the pictures by their places
     paths = _paths(named if isinstance(named, list) else [named], place)
     if given[0] != "frames":
         return [Picture(paths=(path,)) for path in paths]
@@ -266,7 +266,7 @@ def _paths(names: list[Any], place: Callable[[str], str]) -> tuple[str, ...]:
 
 
 def _path(name: Any) -> str:
-    """A path, or a picture that the record itself holds as a data: address."""
+    """A path, or a data: address of a picture that the record itself holds."""
     if isinstance(name, dict):
         name = next((name[key] for key in ("bytes", "base64", "url", "path") if name.get(key)), name)
     if not isinstance(name, str) or not name:

@@ -16,11 +16,11 @@ from trainer.data.bounds import BOUNDS
 BORDER_PX = 2
 BORDER_COLOR = (255, 255, 255)
 BACKGROUND = (255, 255, 255, 255)
-# Decoders that run in Pillow itself. Whatever a file is called, its bytes decide: EPS would go to Ghostscript.
+# Decoders that run in Pillow itself. The bytes of a file decide, not its name: EPS would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 LARGE_PIXELS = 1 << 24
 _one_large = threading.Lock()
-# It warns of large pictures, which are expected; far larger ones do not open.
+# Pillow warns about large pictures, which are expected; it does not open far larger ones.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
@@ -32,14 +32,14 @@ def load_picture(paths: Sequence[str]) -> Image.Image:
 
 
 def load_image(path: str) -> Image.Image:
-    """In RGB, upright as its EXIF says, greys of 16 bits scaled to 8, what is transparent on white: as the processors
-    of transformers show it, which never see more than the RGB that is made here.
+    """The image in RGB, upright as its EXIF says, 16-bit greys scaled to 8 bits, transparent pixels on white.
 
-    Raises OSError naming the file when it does not open.
+    The processors of transformers treat pictures in the same way, and only ever get this RGB image. Raises OSError
+    naming the file when it does not open.
     """
     try:
         if not os.path.isfile(path) and os.path.exists(path):
-            raise ValueError("is no file")  # a device or a pipe would never end
+            raise ValueError("is no file")  # reading a device or a pipe would never end
         BOUNDS.check_bytes(os.path.getsize(path))
         with Image.open(path, formats=FORMATS) as image, _turn(image):
             if image.mode in ("I", "F"):
@@ -50,26 +50,29 @@ def load_image(path: str) -> Image.Image:
         known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise OSError(f"{path} is no image ({known}), {os.path.getsize(path)} bytes") from None
     except Exception as error:  # Pillow's decoders raise nearly anything
-        said = getattr(error, "strerror", None) or error or type(error).__name__  # str() names the file once more
+        # str() would name the file a second time
+        said = getattr(error, "strerror", None) or error or type(error).__name__
         raise OSError(f"{path}: {said}") from error
 
 
 def _turn(image: Image.Image) -> contextlib.AbstractContextManager[object]:
-    """Several threads open pictures: of large ones one at a time is decoded. Raises ValueError for one too large."""
+    """A lock when the image is large, so that of several threads only one decodes a large image at a time. Raises
+    ValueError for an image that is too large."""
     width, height = image.size
     BOUNDS.check_pixels(width, height)
     return _one_large if width * height > LARGE_PIXELS else contextlib.nullcontext()
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
-    """Greys of 16 bits, which convert would cut at 255, the one that is called transparent with no alpha."""
+    """An image of 16-bit greys with 8 bits, which convert() would cut off at 255; the level marked as transparent
+    gets alpha 0."""
     levels = np.asarray(image)
     alpha = np.where(levels == image.info.get("transparency", -1), 0, 255)
     return Image.merge("LA", [Image.fromarray(band.astype(np.uint8)) for band in (levels >> 8, alpha)])
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """The picture in RGB. `convert` alone would show the colours that lie hidden under transparent pixels."""
+    """The picture in RGB on white. `convert` alone would show the colours hidden under transparent pixels."""
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image)
@@ -77,11 +80,11 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def compose_grid(frames: Sequence[Image.Image]) -> Image.Image:
-    """The 2x2 grid of four equally large frames, as RGB, exactly twice as wide and high as one of them: read like text,
-    t=0 top left to t=3 bottom right.
+    """The 2x2 grid of four equally large frames, as RGB, exactly twice as wide and high as one frame, in reading
+    order: t=0 top left to t=3 bottom right.
 
-    The border between the cells is drawn over the frames' inner edges instead of being added, so that four
-    frames of 240x160 give the 480x320 of a ready-made grid and the cells stay aligned to the patch size.
+    The border between the cells is drawn over the frames' inner edges instead of being added, so that four frames of
+    240x160 give the 480x320 of a ready-made grid and the cells stay aligned to the patch size.
 
     Raises:
         ValueError: not four frames, or not all of one size.

@@ -1,4 +1,4 @@
-"""Where the pictures that records name are: as they say, or by their last folders on another machine."""
+"""Finds the pictures that records name: at their path, or, for paths of another machine, by their last folders."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from trainer.data.turns import FormError
 from trainer.outcome import ConfigError
 
 LONGEST_SHOWN = 400
-"""Characters of a path in a message; what is longer is no path."""
+"""Characters of a path in a message; a longer text is not a path."""
 
 
 class Pictures:
-    """The files of the pictures that the records of one folder name."""
+    """The picture files named by the records of one folder."""
 
     def __init__(self, folder: Path, image_root: str | None, *, write: bool = True) -> None:
-        """`write`: pictures that a record itself holds become files."""
+        """With `write`, pictures that a record itself holds become files."""
         self._folder = folder
         self._image_root = image_root
         self._write = write
         self._found: dict[str, str] = {}
-        """Empty where there is none. The same string for all records that show one picture, which saves memory."""
+        """Path by name, empty where there is no file. All records that show one picture share the same string, to
+        save memory."""
 
     def __call__(self, name: str) -> str:
-        """The path of a picture. Raises FormError where it is not there, or is none."""
+        """The path of a picture. Raises FormError when there is no such file, or it is not a picture."""
         if name.startswith(DATA):
             return unpack(name, write=self._write)
         if name not in self._found:
@@ -43,7 +44,7 @@ class Pictures:
         return is_picture(find_image(name, self._folder, self._image_root))
 
     def note(self, data: str) -> str | None:
-        """A line about paths of another machine. Raises ConfigError where two of them find one file."""
+        """A line about paths of another machine, or None. Raises ConfigError where two of them lead to one file."""
         found = {name: where for name, where in self._found.items() if where}
         moved = sorted(name for name, where in found.items() if is_absolute(name) and where != str(Path(name)))
         if not moved:
@@ -63,9 +64,10 @@ def is_absolute(name: str) -> bool:
 
 
 def find_image(name: str, folder: Path, image_root: str | None) -> Path | None:
-    """Where the image `name` is: as it says, else by as many of its last folders as there are."""
+    """The path of the image `name`: as written, else by as many of its last folders as exist; None when there is
+    none."""
     bases = [folder, *([Path(image_root)] if image_root else [])]
-    tails: list[tuple[str, ...]] = [(name,)]  # beside `folder` or, absolute, the same place from everywhere
+    tails: list[tuple[str, ...]] = [(name,)]  # in `folder`; an absolute path is the same for every base
     if is_absolute(name):
         parts = (PureWindowsPath(name) if PureWindowsPath(name).is_absolute() else PurePosixPath(name)).parts
         # The longest tail first: frames/0.png of one session must not become that of another.
@@ -76,7 +78,7 @@ def find_image(name: str, folder: Path, image_root: str | None) -> Path | None:
 
 
 def is_picture(path: Path | None) -> bool:
-    """Whether it is a file that begins as those of pictures do."""
+    """Whether the file begins like a picture."""
     if path is None or not path.is_file():
         return False
     with path.open("rb") as file:

@@ -1,5 +1,5 @@
-"""Pictures that a record holds itself, as a data: address or as bare base64. They become files for as long as this
-machine keeps its temporary ones, stored once by their content."""
+"""Pictures that a record holds itself, as a data: address or as bare base64. They are stored once by their content,
+as temporary files of this machine."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from trainer.outcome import ConfigError
 DATA = "data:"
 URL_SAFE = str.maketrans("-_", "+/")
 UNPACKED = ".picture"
-# How files of pictures begin, as bytes and in base64.
+# The first bytes of picture files, as bytes and in base64.
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
 BASE64_MAGIC = ("iVBORw0KGg", "/9j/", "R0lGOD", "UklGR")
 SHORTEST = 64
-"""Characters of base64 that could be a picture; a path may begin as one does."""
+"""Fewest characters of base64 that can be a picture; a path may begin like one."""
 
 
 def as_data(name: str) -> str:
-    """`name`, bare base64 as the data: address of it."""
+    """`name`, with bare base64 turned into a data: address."""
     if name[: len(DATA)].lower() == DATA:
         return DATA + name[len(DATA) :]
     bare = name.startswith(BASE64_MAGIC) and len(name) >= SHORTEST and "." not in name[:SHORTEST]
@@ -34,7 +34,7 @@ def as_data(name: str) -> str:
 
 
 def unpack_bytes(address: str) -> bytes:
-    """The file that a data: address holds. Raises FormError."""
+    """The content of the file that a data: address holds. Raises FormError."""
     header, comma, text = address.partition(",")
     try:
         content = base64.b64decode("".join(text.split()).translate(URL_SAFE), validate=True) if comma else b""
@@ -46,7 +46,8 @@ def unpack_bytes(address: str) -> bytes:
 
 
 def unpack(address: str, *, write: bool) -> str:
-    """The path of the picture at a data: address; without `write` it is not made. Raises FormError, ConfigError."""
+    """The path of the picture at a data: address; without `write` the file is not made. Raises FormError,
+    ConfigError."""
     content = unpack_bytes(address)
     path = picture_folder() / f"{hashlib.sha256(content).hexdigest()}{UNPACKED}"
     if write and not path.is_file():
@@ -62,7 +63,7 @@ def unpack(address: str, *, write: bool) -> str:
 
 @cache
 def picture_folder() -> Path:
-    """A folder for temporary files that is this user's alone."""
+    """A folder for temporary files that belongs to this user alone."""
     folder = Path(tempfile.gettempdir(), f"trainyard-pictures-{os.getuid()}")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

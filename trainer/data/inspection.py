@@ -1,7 +1,7 @@
-"""The whole data set looked at before anything is loaded on a GPU; the trainer and the validator drop the same.
+"""Checks the whole data set before anything is loaded on a GPU; the trainer and the validator drop the same records.
 
-Every picture is opened, every record rendered and tokenized. What cannot be trained on is named with its reason;
-`kept` is the data set without it.
+Every picture is opened, every record rendered and tokenized. A record that cannot be used for training is named with
+its reason; `kept` is the data set without such records.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ MOST_CHARACTERS_A_TOKEN = 64  # of a whole text: five is usual, and a token of s
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
-    """One record."""
+    """The result for one record."""
 
     reason: str | None = None
-    """Why it is left out; None when it is kept."""
+    """Why the record is left out; None when it is kept."""
     detail: str = ""
     contents: tuple[str, ...] = ()
-    """For each answer that is learned, a hash of the pictures' pixels and of everything the model is shown before
-    it."""
+    """For each answer that is learned, a hash of the pictures' pixels and of everything shown to the model
+    before it."""
     pictures: tuple[Shown, ...] = ()
     """The digests of each picture's files."""
     tokens: int = 0
     supervised: int = 0
-    """Tokens of the answers that are learned, with their ends of turn."""
+    """Tokens of the learned answers, with their ends of turn."""
     picture_tokens: int = 0
     """Positions that the pictures add."""
 
@@ -55,20 +55,20 @@ class Checked:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inspection:
     dataset: Dataset
-    """With the records in `apart` taken apart."""
+    """The data set with the records in `apart` split into one record for each answer."""
     max_length: int
     checked: dict[str, tuple[Checked, ...]]
-    """By side, one for each record of the data set, in order."""
+    """By side, one result for each record of the data set, in order."""
     picture_sizes: Counter[tuple[int, int]]
-    """Files by (width, height)."""
+    """Number of files by (width, height)."""
     looks: Mapping[str, bytes]
-    """What each file looks like, by its digest."""
+    """By a file's digest, its rough fingerprint (trainer/data/looks.py)."""
     apart: dict[str, set[int]]
-    """By side, the places in the data set as it was read of the records that are learned one answer at a time, as
+    """By side, the places, in the data set as it was read, of records whose answers are learned one at a time because
     the chat template rewrites earlier answers in later turns."""
 
     def notes(self, answer_field: str = "auto") -> list[str]:
-        """What else a reader of the data should know, one line each. `answer_field` is the setting."""
+        """Further facts that a reader of the data should know, one line each. `answer_field` is the setting."""
         lines = []
         if count := sum(map(len, self.apart.values())):
             lines.append(
@@ -108,7 +108,7 @@ class Inspection:
         return lines
 
     def _alike(self, asked: Sequence[Shown], known: Collection[Shown]) -> Alike:
-        """How many of `asked` look like one of `known` with as many files."""
+        """How many pictures of `asked` look like a picture of `known` with the same number of files."""
         numbers = {len(picture) for picture in asked}
         found = [
             count_alike(
@@ -125,7 +125,8 @@ class Inspection:
         return {side: {i for i, c in enumerate(self.checked[side]) if c.reason is not None} for side in SIDES}
 
     def kept(self, *, strict: bool = False) -> Dataset:
-        """The data set without the unfit records. Raises ConfigError when too few are left, with `strict` any less."""
+        """The data set without the unfit records. Raises ConfigError when too few are left, and with `strict` when
+        any is left out."""
         lines = "; ".join(self.left_out())
         if strict and lines:
             raise ConfigError(f"strict: {lines}")
@@ -158,7 +159,7 @@ class Inspection:
         return lines
 
     def duplicates(self, side: str) -> tuple[int, int]:
-        """(records that repeat an earlier one's pictures and prompt, how many of these have another answer)."""
+        """(records that repeat an earlier record's pictures and prompt, how many of these have another answer)."""
         pairs = zip(self.checked[side], getattr(self.dataset, side), strict=True)
         answers = [(checked.contents[-1], record.answer) for checked, record in pairs if checked.contents]
         first = dict(reversed(answers))
@@ -174,7 +175,7 @@ def without(dataset: Dataset, places: Mapping[str, Collection[int]]) -> Dataset:
 
 
 def take_apart(dataset: Dataset, places: Mapping[str, Collection[int]]) -> Dataset:
-    """The data set with the records at `places`, by side, as one record for each answer."""
+    """The data set with each record at `places`, by side, replaced by one record for each of its answers."""
     sides: dict[str, Any] = {
         side: tuple(
             one
@@ -187,7 +188,7 @@ def take_apart(dataset: Dataset, places: Mapping[str, Collection[int]]) -> Datas
 
 
 def inspect_dataset(dataset: Dataset, processor: Any, *, max_length: int) -> Inspection:
-    """Look at every record of both sides."""
+    """Check every record of both sides."""
     records = (*dataset.train, *dataset.eval)
     paths = sorted({path for record in records for picture in record.pictures for path in picture.paths})
     with ThreadPoolExecutor(max_workers=8) as pool:
@@ -218,7 +219,8 @@ def inspect_dataset(dataset: Dataset, processor: Any, *, max_length: int) -> Ins
 
 
 def _look_at(records: Iterable[Record], look: Callable[[Record], Checked], apart: set[int]) -> Iterator[Checked]:
-    """Each record, or each answer of it where they cannot share one text; the places of these go to `apart`."""
+    """The result for each record, or for each of its answers where these cannot share one text; the places of such
+    records are added to `apart`."""
     for place, record in enumerate(records):
         try:
             yield look(record)
@@ -239,10 +241,10 @@ def _look(
     asked: Set[str],
     held_out: Set[str],
 ) -> Checked:
-    """One record, with the first reason there is against it. `asked` is what held-out answers follow, `held_out` the
-    last ones of each held-out record.
+    """The result for one record, with the first reason against it. `asked` holds the contents before all held-out
+    answers, `held_out` those before the last answer of each held-out record.
 
-    Pictures are encoded only to learn what they add to the text: once for each arrangement of them, in `added`.
+    Pictures are encoded only to learn how many tokens they add: once for each arrangement, kept in `added`.
     """
     shown = [[files[path] for path in picture.paths] for picture in record.pictures]
     if broken := [file.error for picture in shown for file in picture if file.error]:

@@ -1,8 +1,6 @@
-"""The objects in a file of JSON, whichever way it was written: one a line, an array, pretty-printed or one behind the
-other, also packed by gzip. One object is in memory at a time.
-
-In a file of lines a line that is wrong is a fault of its own; in the others nothing behind what is no JSON can be read.
-"""
+"""The objects in a JSON file, however it is written: one a line, an array, pretty-printed or one after another, also
+packed by gzip. Only one object is in memory at a time. In a file of lines, a wrong line is one fault. In other files,
+nothing behind a mistake in the JSON can be read."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from trainer.data.turns import FormError
 from trainer.files import MIB, MOST_MIB, bounded_lines, check_depth, parse_json
 from trainer.outcome import ConfigError
 
-# Half of an escaped surrogate pair, as far as that can be seen without reading the escapes one by one.
+# Half of an escaped surrogate pair, as far as a pattern can find it without decoding the escapes one by one.
 HALF = re.compile(
     rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F])"
 )
@@ -30,23 +28,24 @@ CHUNK_CHARACTERS = 1 << 18
 MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "a zip archive"}
 MAGIC |= dict.fromkeys((b"<!DOCTYPE", b"<!doctype", b"<html"), "a web page")
 POINTER = b"version https://git-lfs"
-BETWEEN = re.compile(r"[\s,\ufeff]*")  # of elements; commas stand behind lines too
+BETWEEN = re.compile(r"[\s,\ufeff]*")  # between elements; some files have commas behind lines too
 NOT_JSON = "is not JSON"
 
 Found = tuple[str, dict[str, Any] | FormError]
 
 
 def read_objects(path: Path) -> Iterator[Found]:
-    """(where in the file, the object or what is wrong there). Raises ConfigError for what is no text, OSError."""
+    """Pairs of (where in the file, the object or its fault). Raises ConfigError for a file that is not text,
+    OSError."""
     with _opened(path) as file:
         head = file.peek(HEAD_BYTES)[:HEAD_BYTES]
         yield from _lines(file) if _is_lines(head) else _values(file, path)
 
 
 def read_stream(file: io.BufferedReader) -> Iterator[Found]:
-    """As `read_objects`, each line as soon as it is there. Raises ConfigError."""
+    """As `read_objects`, but each line as soon as it arrives. Raises ConfigError."""
     head = file.peek(HEAD_BYTES)[:HEAD_BYTES]
-    begun = b"\n" not in head and not head.lstrip().startswith(b"[")  # a line that is not all there yet
+    begun = b"\n" not in head and not head.lstrip().startswith(b"[")  # the first line has not arrived completely
     yield from _lines(file) if begun or _is_lines(head) else _values(file, Path("-"))
 
 
@@ -69,7 +68,7 @@ def _opened(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def _is_lines(head: bytes) -> bool:
-    """Whether a file that begins so has one object a line."""
+    """Whether a file that begins with `head` has one object a line."""
     lines = [line for line in head.removeprefix(codecs.BOM_UTF8).split(b"\n") if line.strip()]
     first = lines[0].strip() if lines else b""
     if not first.startswith((b"{", b"[")):
@@ -78,7 +77,7 @@ def _is_lines(head: bytes) -> bool:
         return False
     if _is_object(first):
         return True
-    # One wrong line, or the beginning of an object that goes on: a pretty one indents what lies in it.
+    # Either one wrong line, or the beginning of an object that goes on: a pretty-printed one indents its content.
     return (len(lines) == 1 and len(head) >= HEAD_BYTES) or any(map(_is_object, lines[1:]))
 
 
@@ -105,7 +104,7 @@ def read_line(line: bytes | str) -> dict[str, Any]:
     if len(line) > MOST_MIB * MIB:
         raise FormError(f" is longer than {MOST_MIB} MiB")
     try:
-        # Bytes may come in, so that a file that is not UTF-8 is reported by line like any other mistake.
+        # Bytes are accepted, so that a line that is not UTF-8 is reported like any other mistake.
         entry = parse_json(line.rstrip(), _parsed)
         return _checked(entry, line if isinstance(line, bytes) else line.encode(errors="surrogatepass"))
     except ValueError as error:
@@ -114,12 +113,12 @@ def read_line(line: bytes | str) -> dict[str, Any]:
 
 
 def _parsed(line: bytes | str) -> Any:
-    """As json.loads, but for a key that an object holds twice, of which that would drop one."""
+    """As json.loads, but an object with the same key twice is an error; json.loads would silently drop one value."""
     return DECODER.decode(line if isinstance(line, str) else line.decode(json.detect_encoding(line), "surrogatepass"))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Raises ValueError."""
+    """The pairs as a dictionary. Raises ValueError for a key that occurs twice."""
     entry = dict(pairs)
     if len(entry) < len(pairs):
         raise ValueError(_twice(pairs))
@@ -135,16 +134,18 @@ DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def _checked(entry: Any, raw: bytes) -> dict[str, Any]:
-    """`entry`, which `raw` was read as. Raises FormError for what is no object, ValueError for text that is none."""
+    """`entry`, which was read from `raw`. Raises FormError unless it is an object, ValueError for text with half a
+    surrogate pair."""
     if b"\xed" in raw or HALF.search(raw):
-        json.dumps(entry, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        json.dumps(entry, ensure_ascii=False).encode()  # raises for half of a surrogate pair
     if not isinstance(entry, dict):
         raise FormError(" is not an object")
     return entry
 
 
 def _values(file: BinaryIO, path: Path) -> Iterator[Found]:
-    """The values of arrays, or of objects that follow one another. Raises ConfigError where it cannot be read on."""
+    """The values of arrays, or of objects that follow one another. Raises ConfigError where the file cannot be read
+    further."""
     text, number, in_array = _Text(file, path), 0, False
     while text.skip(BETWEEN):
         if text.starts("]" if in_array else "["):
@@ -172,7 +173,7 @@ def _values(file: BinaryIO, path: Path) -> Iterator[Found]:
 
 
 class _Text:
-    """A file's text, from `place` on, read as far as it is needed."""
+    """A file's text from `place` on, read only as far as needed."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file = file
@@ -183,12 +184,12 @@ class _Text:
         self._ended = False
         self.place = 0
         self.line = 1
-        """The line at which the text that is held begins."""
+        """The line of the file at which the text in memory begins."""
         self.twice = ""
-        """What is wrong with the last value, of which one object holds a key twice."""
+        """The fault of the last value when one of its objects holds a key twice."""
 
     def skip(self, signs: re.Pattern[str]) -> bool:
-        """Go behind `signs`; whether anything follows."""
+        """Move behind `signs`; returns whether anything follows."""
         while True:
             self.place = signs.match(self._text, self.place).end()  # type: ignore[union-attr]
             if self.place < len(self._text) or not self._more():
@@ -198,13 +199,13 @@ class _Text:
         return self._text.startswith(sign, self.place)
 
     def value(self) -> tuple[Any, str]:
-        """(what stands here, its text). Raises ValueError, RecursionError."""
+        """(the value at `place`, its text). Raises ValueError, RecursionError."""
         while True:
             self.twice = ""
             try:
                 value, end = self._json.raw_decode(self._text, self.place)
             except json.JSONDecodeError as error:
-                # What is cut fails at its end, or at the beginning of the string that is cut.
+                # A value that is cut off fails at its end, or at the beginning of its cut string.
                 cut = error.pos >= len(self._text) - 16 or error.msg.startswith("Unterminated string")
                 if cut and len(self._text) - self.place <= MOST_MIB * MIB and self._more():
                     continue
@@ -214,21 +215,23 @@ class _Text:
             return value, text
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        """Of a key that stands twice only noted: the text behind this value can still be read."""
+        """The pairs as a dictionary. A key that occurs twice is only noted, because the text behind this value can
+        still be read."""
         entry = dict(pairs)
         if len(entry) < len(pairs):
             self.twice = self.twice or _twice(pairs)
         return entry
 
     def _more(self) -> bool:
-        """Twice as much as is held; False at the end of the file. Raises ConfigError for what is no text."""
+        """Read at least as much again as is in memory; returns False at the end of the file. Raises ConfigError for a
+        file that is not text."""
         if self._ended:
             return False
         held = len(self._text) - self.place
         read = self._file.read(max(CHUNK_CHARACTERS, held))
         try:
             chunk = self._decode.decode(read, final=not read)
-        except UnicodeDecodeError as error:  # lines say it themselves
+        except UnicodeDecodeError as error:  # in a file of lines this is a fault of the line
             raise ConfigError(f"{self._path} is not UTF-8 ({error.reason}): save it as UTF-8") from None
         self._ended = not read
         if read:

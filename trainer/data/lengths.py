@@ -1,8 +1,8 @@
-"""What was measured on the data, kept beside it for the plan: lengths by `validate data`, the micro-batch that fits by
-`find-batch-size`. Torch-free: `plan` reads it.
+"""Measurements on the data, kept beside it for the plan: lengths by `validate data`, the micro-batch that fits by
+`find-batch-size`. Torch-free, because `plan` reads them.
 
-A file is taken only for the very bytes, the very model and the very Trainyard it was measured with; a plan made from a
-stale measurement would be worse than one made for `max_length`.
+A file is used only for exactly the bytes, the model and the Trainyard version that it was measured with; a plan from
+a stale measurement would be worse than a plan for `max_length`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainer import __version__
 from trainer.data.sources import data_files, data_parts
 from trainer.files import MIB, once, read_json, write_whole
 
-# In a model's folder: how large pictures become, what stands around them and around turns, how text is cut.
+# Files in a model's folder that decide picture sizes, the text around pictures and turns, and tokenization.
 PROCESSOR_FILES = (
     "preprocessor_config.json", "processor_config.json", "image_processor_config.json", "chat_template.jinja",
     "chat_template.json", "tokenizer_config.json", "tokenizer.json", "tokenizer.model", "config.json",
@@ -33,23 +33,23 @@ PERCENTILES = (50, 90, 95, 99, 100)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lengths:
     model: str
-    """As it was given, a hub id or a folder."""
+    """The model as it was given, a hub id or a folder."""
     data_sha256: str
     records: int
     tokens: dict[str, int]
     """Tokens a record, pictures and answer included: p50, p90, p95, p99 and p100, the longest."""
     supervised: dict[str, int]
-    """Tokens of the answers that are learned and their ends of turn, likewise."""
+    """Tokens of the learned answers and their ends of turn, with the same percentiles."""
     learn: str
-    """Which answers of a conversation that is: all or last."""
+    """Which answers of a conversation are learned: all or last."""
     pictures: int
-    """The most that a record has."""
+    """The largest number of pictures in a record."""
     trainyard: str
-    """Version, which pins the libraries that make tokens of pictures and text."""
+    """Trainyard's version, which pins the libraries that turn pictures and text into tokens."""
     processor_sha256: str | None
     """Digest of the files that configure the processor, where `model` is a folder."""
     picture_bytes: dict[str, int]
-    """Sizes of at most SAMPLED picture files, by their paths: a login node shall not look at them all."""
+    """Sizes of at most SAMPLED picture files, by their paths: a login node should not read the sizes of all."""
 
 
 def lengths_path(data: str) -> Path:
@@ -57,14 +57,14 @@ def lengths_path(data: str) -> Path:
 
 
 def beside(data: str, name: str) -> Path:
-    """In the folder `data`, or beside the file; where it is several, beside the first."""
+    """The path of `name` in the folder `data`, or beside the file `data`; for several files, beside the first."""
     first, *others = data_parts(data)
     path, name = Path(first), f"and-{len(others)}-more.{name}" if others else name
     return path / name if path.is_dir() else path.with_name(f"{path.name}.{name}")
 
 
 def data_digest(data: str) -> str:
-    """SHA-256 over the files of records; a login node shall not read all pictures."""
+    """SHA-256 over the files of records, without the pictures: a login node should not read all of them."""
     digest = hashlib.sha256()
     for path in data_files(data):
         content = hashlib.sha256()
@@ -76,7 +76,7 @@ def data_digest(data: str) -> str:
 
 
 def processor_digest(model: Path) -> str | None:
-    """SHA-256 over PROCESSOR_FILES in the folder `model`; None for what is no folder here."""
+    """SHA-256 over PROCESSOR_FILES in the folder `model`; None when `model` is not a folder on this machine."""
     if not model.is_dir():
         return None
     digest = hashlib.sha256()
@@ -108,9 +108,9 @@ def write_measured(path: Path, measured: Any) -> Path:
 
 
 def read_lengths(data: str, model: str, project_dir: Path = Path(), *, learn: str = "all") -> Lengths | None:
-    """What was measured for these bytes with this model; None when nothing was, or something else. A model's folder and
-    pictures that are not here, as where a job runs elsewhere, are not looked at. What was measured for all answers
-    holds for the last ones alone too."""
+    """The measurement of these bytes with this model; None when there is none, or only one of other bytes or another
+    model. A model's folder and pictures that are not on this machine, as when a job runs on another one, are not
+    compared. A measurement of all answers also holds for the last answers alone."""
     try:
         found = Lengths(**once(read_json, lengths_path(data)))
         sizes = [found.tokens["p100"], found.supervised["p100"], found.pictures]

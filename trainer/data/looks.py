@@ -1,7 +1,6 @@
-"""Pictures that look alike though their pixels differ: one that was encoded again or made smaller is no new picture.
-
-A picture is a few grey cells. Two look alike where every cell nearly agrees. A match is a hint for a person, no proof.
-"""
+"""Finds pictures that look alike although their pixels differ, as after encoding a picture again or making it
+smaller. A picture is reduced to a few grey cells. Two pictures look alike when every cell nearly agrees. A match is a
+hint for a person, not a proof."""
 
 from __future__ import annotations
 
@@ -15,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 CELLS = 16
-"""Along each side: a figure of a sixteenth that moved by its own width changes cells altogether."""
+"""Cells along each side: a figure of a sixteenth of the side that moved by its own width changes cells altogether."""
 # Greys of 256. As JPEG of quality 60, a third to one and a half times as large, photographs, noise and drawn frames
 # were measured to change a cell by 2 and the mean by 0.9; a figure of 16 in 240 pixels moved by 8 changes a cell by 11.
 MOST_APART, MOST_APART_ON_AVERAGE = 3, 1.0
 PROBES = 8
-"""Cells that differ most within a box, compared first."""
+"""The number of cells that are compared first: those that differ most within a box."""
 BOX_WIDTH, BOX_MARGIN = 8, 2
 BLOCK = 1024
 """Pictures of a box that are compared at once: the first match ends the search."""
@@ -31,7 +30,7 @@ Cells = NDArray[np.int16]
 
 
 def look(image: Image.Image) -> bytes:
-    """The cells of a picture, each a byte."""
+    """The cells of a picture, a byte each."""
     return image.convert("L").resize((CELLS, CELLS), Image.Resampling.BILINEAR).tobytes()
 
 
@@ -71,7 +70,7 @@ def _cells(one: bytes) -> Cells:
 
 
 def _quarters(looks: Collection[bytes]) -> Any:
-    """The mean grey of each quarter of each first picture, (pictures, 4)."""
+    """The mean grey of each quarter of each picture's first file, shape (pictures, 4)."""
     first = np.stack([_cells(one[: CELLS * CELLS]) for one in looks])
     return first.reshape(len(looks), 2, CELLS // 2, 2, CELLS // 2).mean((2, 4)).reshape(len(looks), 4)
 

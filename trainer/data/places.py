@@ -1,4 +1,5 @@
-"""Where the pictures of a record stand in its turns: at an image part, at a placeholder in the text, else in front."""
+"""Decides where the pictures of a record go in its turns: at image parts, at placeholders in the text, else in
+front."""
 
 from __future__ import annotations
 
@@ -8,27 +9,28 @@ from collections.abc import Collection, Iterator, Mapping
 from trainer.data.turns import FormError, Picture, Role
 
 PLACEHOLDER = "<image>"
-# Other trainers' spellings of it. <img>path</img> is no place but a picture, and is not read.
-# Every branch begins with a sign that is no letter, which re then looks for alone: ten times as fast in a long text.
+# Other trainers' spellings of the placeholder. <img>path</img> is not a placeholder but a picture, and is not read.
+# Every branch begins with a character that is no letter, for which re then searches alone: ten times as fast in a
+# long text.
 PLACES = re.compile(
     r"(<(?:(?:image|picture)(?:_?\d+)?\s*/?>|(?:\|vision_start\|><)?\|(?:image|img)(?:_?\d+|_pad)?\|>(?:<\|vision_end\|>)?"
     r"|ImageHere>|img>(?![^<]*</img>))|\[IMG\]|\{\{\s*image\s*\}\})",
     re.IGNORECASE,
 )
 
-Parts = list[str | Picture | None]  # None is the place of a picture that is named beside the text
+Parts = list[str | Picture | None]  # None: the place of a picture that is named beside the text
 
 
 def may_hold_marker(text: str) -> bool:
-    """Whether there may be a marker in a text: without one of these signs there is none."""
+    """Whether a text may hold a marker: every marker contains one of these strings."""
     return "<" in text or "{{" in text or "](" in text or "[IMG]" in text
 
 
 def put_pictures(
     turns: list[Parts], roles: list[Role], beside: list[Picture], marked: bool
 ) -> list[list[str | Picture]]:
-    """The parts of each turn with every picture in its place: an image part, or a placeholder in what a user says,
-    where there are as many as pictures. Without any place they go in front of the first user turn, as in TRL.
+    """The parts of each turn with every picture in its place: an image part, or a placeholder in a user's text if
+    there are as many as pictures. Without any place the pictures go in front of the first user turn, as in TRL.
 
     Raises FormError when the counts disagree.
     """
@@ -39,7 +41,7 @@ def put_pictures(
         ]
         said[roles.index("user")][:0] = beside
         return said
-    # A placeholder means an image only where the record brings images; elsewhere it is a word like others.
+    # A placeholder means an image only when the record has images; otherwise it is ordinary text.
     count = len(shown) - shown.count(None) + len(beside)
     marks: dict[str, int] = {}
     for role, parts in zip(roles, turns, strict=True) if marked and count else ():
@@ -54,7 +56,7 @@ def put_pictures(
         raise FormError(": numbered places stand in another order than the images: put the images into theirs")
     names, kept = _choose_places(marks, len(shown), count)
     supply = iter(beside)
-    if not kept and shown:  # those of the parts stand in the placeholders' places
+    if not kept and shown:  # the pictures of image parts go to the placeholders
         found = [next(supply, None) if part is None else part for part in shown]
         supply = iter([*(picture for picture in found if picture), *supply])
         turns = [[part for part in parts if isinstance(part, str)] for parts in turns]
@@ -65,9 +67,11 @@ def put_pictures(
 
 
 def _choose_places(marks: Mapping[str, int], parts: int, count: int) -> tuple[Collection[str], bool]:
-    """(the placeholders that are places of pictures, whether the image parts are) of a record with `count` pictures,
-    whose text holds each of `marks` so often. Raises FormError where neither make as many."""
-    # All spellings, else a single one, the others being words; beside the image parts, else instead of them.
+    """(the placeholders that are places of pictures, whether the image parts are places too), for a record with
+    `count` pictures whose text holds each of `marks` that often. Raises FormError when no choice gives `count`
+    places."""
+    # Try all spellings, then each single one, with the others as text; first together with the image parts, then
+    # instead of them.
     for names in (marks, *((mark,) for mark in marks)):
         places = sum(marks[name] for name in names)
         if places + parts == count or (places and places == count):
@@ -79,7 +83,7 @@ def _choose_places(marks: Mapping[str, int], parts: int, count: int) -> tuple[Co
 
 
 def _fill(parts: Parts, names: Collection[str], supply: Iterator[Picture]) -> Iterator[str | Picture]:
-    """The parts of one turn, with a picture of the `supply` in each place and for each of the placeholders `names`."""
+    """The parts of one turn, with a picture from `supply` in each place and for each of the placeholders `names`."""
     for part in parts:
         if isinstance(part, str) and not names:
             if part.strip():

@@ -1,4 +1,4 @@
-"""One file of records after the other, read and checked one record at a time: what is wrong is counted by kind."""
+"""Reads the files of records one after another, checks each record, and counts the faults by kind."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from trainer.data.turns import Form, FormError, Record
 from trainer.data.unread import Unread
 
 LONGEST_SHARED = 200
-"""Characters of an answer that may be an action."""
+"""Most characters of an answer that may be an action."""
 IDLE = "weight 0 or loss false leaves no answer to learn"
 
 
 class Row(NamedTuple):
     record: Record
     side: str
-    """What its `split` says: train, eval or test; empty where it says nothing that is known."""
+    """The side that its `split` column names: train, eval or test; empty for any other value."""
 
 
 class Reader:
-    """What is found in all files of a set stands in its fields afterwards."""
+    """Reads files of records; its fields then hold the findings about all files of a set."""
 
     def __init__(
         self,
@@ -51,17 +51,17 @@ class Reader:
         self.faults = Faults()
         self.sessions = Sessions(session_key)
         self.pictures: dict[Path, Pictures] = {}
-        """By the folder of the files."""
+        """Pictures by the folder of the files."""
         self.unread = Unread(text_only=text_only)
         self.unanswered = 0
         """Records that end with a user's turn."""
         self.as_json: Counter[str] = Counter()
-        """Answers that stand in the records as JSON values; the first one's text is the first key."""
+        """Number of answers that are JSON values in the records; the first key is the text of the first one."""
         self.counts: Counter[Path] = Counter()
-        """Records in each file, whether they can be read or not."""
+        """Number of records in each file, readable or not."""
 
     def read(self, path: Path) -> list[Row]:
-        """Raises ConfigError for a file that is no text of JSON, OSError."""
+        """The rows of one file. Raises ConfigError for a file that is not JSON text, OSError."""
         place = self.pictures.setdefault(
             path.parent, Pictures(path.parent, self._image_root, write=self._write)
         )  # fmt: skip
@@ -88,8 +88,8 @@ class Reader:
 
 
 def _record(form: Form, session: str, learn: Learn) -> Record:
-    """Up to the last answer that is learned; what stands behind it changes nothing. Raises FormError where there is
-    none."""
+    """The record up to its last learned answer; later turns have no effect on training. Raises FormError when no
+    answer is learned."""
     last = len(form.turns) - 1 - (form.turns[-1].role == "user")
     while learn == "all" and last > 0 and not form.turns[last].learned:
         last -= 1

@@ -1,8 +1,8 @@
 """Training records: JSON in, checked, split by session. Torch-free, so `submit` can refuse bad data at once.
 
-What a record may look like is in trainer/data/forms.py, what a file of them in json_text.py, which files in sources.py.
-Paths are relative to the file that names them; a path that only the machine that wrote the file knows is looked for by
-its last folders, beside the file or under an image root.
+trainer/data/forms.py knows the forms of a record, json_text.py those of a file, sources.py which files are read.
+Paths are relative to the file that names them. A path that exists only on the machine that wrote the file is searched
+by its last folders, beside the file or under an image root.
 """
 
 from __future__ import annotations
@@ -30,21 +30,22 @@ class Dataset:
     train: tuple[Record, ...]
     eval: tuple[Record, ...]
     split: str
-    """How the two were told apart, in words."""
+    """How training and held-out records were separated, in words."""
     notes: tuple[str, ...] = ()
-    """What a reader of the data should know, one line each."""
+    """Facts that a reader of the data should know, one line each."""
     left_out: tuple[str, ...] = ()
-    """What the reader left out already, likewise."""
+    """The records that the reader has left out, one line for each kind of fault."""
     unusable: int = 0
-    """How many records that is."""
+    """How many records the reader has left out."""
     files: tuple[Path, ...] = ()
-    """What was read."""
+    """The files that were read."""
     sha256: str = ""
-    """`data_digest` of these files, where the data is that of a run."""
+    """`data_digest` of these files, when the data is that of a run."""
 
 
 def each_answer(records: Iterable[Record]) -> tuple[Record, ...]:
-    """One record for each answer that `records` learn, behind the true turns before it, as one asks for it."""
+    """One record for each answer that `records` learn, behind the true turns before it, as the model is asked
+    for it."""
     return tuple(one for record in records for one in _answers_of(record))
 
 
@@ -69,15 +70,16 @@ def load_dataset(
     strict: bool = False,
     write: bool = True,
 ) -> Dataset:
-    """Read and check every record at `data`: files of JSON, or folders with files for training and maybe held-out ones.
+    """Read and check every record at `data`: files of JSON, or folders with files for training and maybe held-out
+    ones.
 
-    What cannot be used is left out and counted. Without held-out files and without a `split` in the records, whole
-    sessions are held out, about `eval_fraction` of the records, chosen by `seed`. With `write`, pictures that stand in
-    the records become files.
+    Unusable records are left out and counted. Without held-out files and without a `split` column in the records,
+    whole sessions are held out, about `eval_fraction` of the records, chosen by `seed`. With `write`, pictures that
+    the records themselves contain become files.
 
     Raises:
-        ConfigError: the data is missing, empty or mostly unusable (with `strict`: at all), it holds what is not read
-            and would be missed, or no picture at all though it is not `text_only`.
+        ConfigError: the data is missing, empty or mostly unusable (with `strict`: any record is unusable), it has keys
+            or markers that are not read but would be missed, or it has no picture although it is not `text_only`.
     """
     if image_root is not None and not Path(image_root).is_dir():
         raise ConfigError(f"image_root={image_root} is not a folder")
@@ -130,7 +132,8 @@ def dataset_of(config: TrainConfig) -> Dataset:
 
 
 def _divide(data: str, sources: Sources, sides: Sequence[Sequence[Row]], *, eval_fraction: float, seed: int) -> Dataset:
-    """By files, else by what the records say, else by sessions. Raises ConfigError for a session on both sides."""
+    """The data set split by files, else by the `split` column, else by sessions. Raises ConfigError for a session on
+    both sides."""
     train, held_out = ([row.record for row in side] for side in sides)
     notes: tuple[str, ...] = ()
     if sources.eval:
@@ -160,7 +163,7 @@ def _divide(data: str, sources: Sources, sides: Sequence[Sequence[Row]], *, eval
 
 
 def _check_pictures(data: str, records: Sequence[Record], *, text_only: bool) -> None:
-    """Raises ConfigError for a set that says other than `text_only` whether there are pictures in it."""
+    """Raises ConfigError for a set with pictures when `text_only`, and for one without pictures otherwise."""
     pictured = sum(bool(record.pictures) for record in records)
     if text_only and pictured:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Which records are held out: whole sessions, so that none is on both sides."""
+"""Chooses the held-out records by whole sessions, so that no session is on both sides."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from trainer.data.columns import AUTO
 from trainer.outcome import ConfigError
 from trainer.text import nearest, shown
 
-# Where a record says what it must not be separated from, in its metadata or beside it.
+# Keys, in a record or its metadata, that name the session from which it must not be separated.
 SESSION_KEYS = ("session_id", "episode_id", "session", "episode")
-# The last words of a name that may be a session's; a number alone, as `step`, is none.
+# Last words of a column name that may be a session's; a number alone, such as `step`, is none.
 LIKE_A_SESSION = re.compile(
     r"(?:.*[_-])?(?:sessions?|episodes?|trajector(?:y|ies)|traj|games?|dialog(?:ue)?s?|conversations?|annotations?|videos?"
     r"|clips?|scenes?|rollouts?|tasks?|users?|subjects?|patients?|groups?)(?:[_-]?(?:id|idx|index|name|key|uid))?",
@@ -31,12 +31,12 @@ class Sessions:
     def __init__(self, key: str = AUTO) -> None:
         self._key = key
         self._seen: dict[str, Counter[str]] = {}
-        """By columns that look like a session's, how often each value is there."""
+        """By column that looks like a session's, how often each value occurs."""
         self._columns: set[str] = set()
 
     def of(self, entry: dict[str, Any]) -> str:
         said = entry.get("metadata")
-        metadata = json_object(said) if isinstance(said, str) else said  # text, as tables hold it
+        metadata = json_object(said) if isinstance(said, str) else said  # tables hold metadata as JSON text
         places = (metadata if isinstance(metadata, dict) else {}, entry)
         found = ""
         for where in places:
@@ -64,9 +64,9 @@ class Sessions:
             )
 
     def note(self) -> str | None:
-        """A line about the column that looks most like a session's, where no record says its session."""
+        """A line about the column that looks most like a session's, when no record names its session; else None."""
         for name, values in self._seen.items():
-            # One value alone tells nothing apart, and as many as records are no sessions.
+            # A single value separates nothing, and a column with nearly as many values as records is no session.
             if 1 < len(values) <= values.total() / 2:
                 return (
                     f"{name} has {len(values)} values in {values.total()} records, as sessions do: "
@@ -82,10 +82,10 @@ def _is_like_a_session(name: str) -> bool:
 
 def choose_held_out(sessions: Sequence[str], *, eval_fraction: float, seed: int) -> tuple[set[int], str]:
     """(the places of the records to hold out, how they were chosen in words): whole sessions, until about
-    `eval_fraction` of the records are. A record without one ("") counts as a session."""
+    `eval_fraction` of the records are held out. A record without a session ("") counts as a session."""
     keys = [session or f"record {index}" for index, session in enumerate(sessions)]
     counts = Counter(keys)
-    # Ordered by a hash of the name: neither their order in the file nor their names decide.
+    # Ordered by a hash of the name, so that neither the order in the file nor the names decide.
     order = sorted(counts, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
     wanted, taken, held_out = eval_fraction * len(keys), 0, set[str]()
     for key in order[:-1]:  # at least one session stays for training
@@ -93,7 +93,7 @@ def choose_held_out(sessions: Sequence[str], *, eval_fraction: float, seed: int)
             held_out.add(key)
             taken += counts[key]
     if not held_out and wanted and len(order) > 1:
-        # Few or uneven sessions: the smallest one is the least to give for a score at all.
+        # Few or uneven sessions: hold out the smallest, which costs the least training data for a score.
         held_out.add(min(order, key=lambda key: counts[key]))
     how = f"nothing can be held out {'of one session' if wanted else 'with eval_fraction 0'}: there will be no score"
     if held_out:

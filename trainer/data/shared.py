@@ -1,9 +1,10 @@
-"""The records of a run, read once a node: of its ranks the one that comes first reads the files and leaves an index,
-which the others read in a tenth of the time.
+"""Reads the records of a run once a node: the first rank reads the files and writes an index, which the other ranks
+read in a tenth of the time.
 
-The index lies in the folder that the supervisor made for this attempt on this node alone. A lock guards it that the
-kernel lifts when its holder ends, however it ends: then the next rank does the work. Where the folder takes no lock or
-has no room for the index, each rank reads the files itself, all at once: one behind the other they would be late.
+The index lies in the folder that the supervisor made for this attempt on this node alone. It is guarded by a lock
+that the kernel releases when the holder ends, for whatever reason; the next rank then does the work. If the folder
+supports no lock or has no room for the index, each rank reads the files itself, all at the same time: one after
+another they would be late.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from trainer.outcome import ATTEMPT_DIR_ENV, ConfigError
 
 INDEX, LOCK, PART = "records.jsonl", "records.lock", ".part"
 ALONE = "records.alone"
-"""Empty, and there where the index cannot be written."""
+"""Name of an empty file that exists when the index cannot be written."""
 
 
 def node_dataset(config: TrainConfig, environ: Mapping[str, str]) -> Dataset:
-    """As `dataset_of`, read by one of the ranks of this node. Raises the same ConfigError on each of them."""
+    """As `dataset_of`, but one rank of this node reads for all. Raises the same ConfigError on each of them."""
     folder = environ.get(ATTEMPT_DIR_ENV)
     if not folder or environ.get("LOCAL_WORLD_SIZE", "1") == "1":
         return dataset_of(config)
@@ -44,7 +45,7 @@ def node_dataset(config: TrainConfig, environ: Mapping[str, str]) -> Dataset:
 
 
 def _locked(path: Path) -> IO[str] | None:
-    """The file at `path` once no other rank holds it; None where the file system has no locks, or no room."""
+    """The file at `path` once no other rank holds it; None when the file system has no locks, or no room."""
     with ExitStack() as opened:
         try:
             lock = opened.enter_context(path.open("w"))
@@ -56,7 +57,7 @@ def _locked(path: Path) -> IO[str] | None:
 
 
 def _read_first(config: TrainConfig, path: Path) -> Dataset:
-    """What `dataset_of` finds, left at `path`, or a refusal."""
+    """The result of `dataset_of`, which is also written to `path`, or else its refusal."""
     try:
         dataset = dataset_of(config)
     except ConfigError as error:
@@ -67,7 +68,8 @@ def _read_first(config: TrainConfig, path: Path) -> Dataset:
 
 
 def _write(path: Path, lines: Iterator[Any]) -> None:
-    """Whole or not at all: where there is no room the other ranks find that they read the files themselves."""
+    """Write the file completely or not at all; when there is no room, the other ranks learn that they must read the
+    records themselves."""
     part = path.with_name(path.name + PART)
     try:
         with part.open("w") as file:
@@ -82,7 +84,8 @@ def _write(path: Path, lines: Iterator[Any]) -> None:
 
 
 def _index(dataset: Dataset) -> Iterator[Any]:
-    """The data set without its records, the paths of all pictures, then a line a record, where numbers are paths."""
+    """The lines of the index: the data set without its records, the paths of all pictures, then a line for each
+    record, in which numbers stand for paths."""
     records = (*dataset.train, *dataset.eval)
     paths: dict[str, int] = {}
     for record in records:

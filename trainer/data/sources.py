@@ -1,5 +1,5 @@
-"""The files that DATA names, and which of them are held out. What is not read as JSON is named with the command that
-converts it."""
+"""Finds the files that DATA names, and which of them are held out. For files that are not JSON, the error names the
+command that converts them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIDE_NAMES = {
 SIDE_OF = {name: side for side, names in SIDE_NAMES.items() for name in names}
 # train.jsonl, train-00000-of-00004.jsonl, train_2.json.gz
 SHARD = r"(?i:([a-z]+)(?:[-_.]\d+)?(?:-of-\d+)?)"
-# Ours, and those that other trainers lay beside their records.
+# JSON files without records: Trainyard's own, and those that other trainers put beside their records.
 NO_RECORDS = (
     r".*\.lengths\.json|lengths\.json|batch\.json|.*\.batch\.json|dataset_(?:infos?|dict)\.json|state\.json|\..*"
 )
@@ -32,7 +32,7 @@ CONVERTIBLE = (
 )  # fmt: skip
 HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 ADDRESS = r"(?i:[a-z][a-z0-9+]{1,9}://)"
-METADATA = "metadata.jsonl"  # of the datasets library's imagefolder
+METADATA = "metadata.jsonl"  # written for the datasets library's imagefolder
 TAKES = "give a file of JSON records, or a folder with train.jsonl"
 MOST_NAMED = 5
 
@@ -42,7 +42,7 @@ class Sources:
     train: tuple[Path, ...]
     eval: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
-    """What lies there and is not read, one line each."""
+    """Files that are present but not read, one line each."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -50,26 +50,26 @@ class Sources:
 
 
 def convert_command(data: str) -> str:
-    """The command that makes records of what `data` is, its arguments filled in."""
+    """The command that converts `data` to records, with its arguments filled in."""
     name = re.split(r"[/\\]", data.rstrip("/\\"))[-1].partition(".")[0]
     return training_command("trainer", "convert", data, f"{name or 'data'}-records")
 
 
 def data_parts(data: str) -> tuple[str, ...]:
-    """The files and folders that DATA names, several with commas between; a path may hold a comma itself."""
+    """The files and folders that DATA names, with commas between; a single path may contain a comma."""
     parts = tuple(part.strip() for part in data.split(",") if part.strip())
     return parts if len(parts) > 1 and not os.path.exists(data) else (data,)
 
 
 def from_folder(folder: Path, data: str) -> str:
-    """`data` with each of its relative paths led from `folder`."""
+    """`data` with each of its relative paths resolved from `folder`."""
     if os.path.exists(folder / data):
         return str(folder / data)
     return ",".join(str(folder / part) for part in data_parts(data))
 
 
 def record_folders(data: str) -> tuple[str, ...]:
-    """The folders in which the files that DATA names lie, by their names alone: nothing is looked at."""
+    """The folders of the files that DATA names, derived from the names alone: the file system is not read."""
     parts = [part.strip() for part in data.split(",") if part.strip()]
     return tuple(dict.fromkeys(os.path.dirname(p) if _is_named_json(p) else p for p in parts))
 
@@ -79,12 +79,12 @@ def _is_named_json(name: str) -> bool:
 
 
 def data_files(data: str) -> tuple[Path, ...]:
-    """Every file that is read for `data`, those of the held-out records last. Raises ConfigError."""
+    """Every file that is read for `data`, held-out records last. Raises ConfigError."""
     return find_sources(data).files
 
 
 def find_sources(data: str) -> Sources:
-    """Raises ConfigError for what is not there, cannot be read or holds no JSON."""
+    """The files of `data` by side. Raises ConfigError when one does not exist, cannot be read or holds no JSON."""
     parts = data_parts(data)
     found: dict[str, list[Path]] = {side: [] for side in SIDE_NAMES}
     notes: list[str] = []
@@ -96,7 +96,7 @@ def find_sources(data: str) -> Sources:
                     found[side] += files
             else:
                 regular(path)
-                # A name decides only where several are given: of one file sessions are held out.
+                # A name decides the side only when several files are given: a single file is split by sessions.
                 found[(side_of(path) or "train") if len(parts) > 1 else "train"].append(path)
                 notes += _beside(path) if len(parts) == 1 else []
         except FileNotFoundError:
@@ -117,7 +117,7 @@ def find_sources(data: str) -> Sources:
 
 
 def side_of(path: Path) -> str | None:
-    """The side that a file's or a folder's name says: train, eval or test."""
+    """The side that the name of a file or folder says: train, eval or test; None for another name."""
     shard = re.fullmatch(SHARD, _stem(path))
     return SIDE_OF.get(shard[1].lower()) if shard else None
 
@@ -132,7 +132,7 @@ def _is_json(path: Path) -> bool:
 
 
 def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
-    """By side, the files of records in a folder, and in folders of it that are called as a side is."""
+    """By side, the files of records in a folder and in its subfolders that are named like a side."""
     here = sorted(folder.iterdir())
     found: dict[str, list[Path]] = {side: [] for side in SIDE_NAMES}
     files = [path for path in here if _is_json(path)]

@@ -1,5 +1,5 @@
-"""A model's chat template is a program that came with the model. Its sandbox keeps it from files and objects; time and
-memory are bounded here."""
+"""Limits the time and memory of a model's chat template, which is a program that came with the model. Jinja's sandbox
+keeps it from files and objects."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from pathlib import Path
 from trainer.outcome import ConfigError
 from trainer.text import GIB
 
-# A usual rendering takes a thousandth of a second, and a thousandth of this memory.
+# A usual rendering takes a thousandth of this memory, and a thousandth of a second.
 TEMPLATE_S, TEMPLATE_BYTES = 10.0, 2 * GIB
 WHERE = "look into chat_template.jinja (or tokenizer_config.json) of MODEL, or take another model"
 
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """For one rendering. Raises ConfigError after TEMPLATE_S, and where it takes more memory than TEMPLATE_BYTES.
+    """Limits one rendering. Raises ConfigError after TEMPLATE_S seconds, and when it needs more memory than
+    TEMPLATE_BYTES.
 
-    In the main thread alone, where signals arrive: every record is rendered there first.
+    The limits work only in the main thread, where signals arrive; every record is first rendered in it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -50,7 +51,7 @@ def bounded() -> Iterator[None]:
 
 @contextmanager
 def _in_memory() -> Iterator[None]:
-    """The process may grow by TEMPLATE_BYTES, and no more: what is beyond that raises MemoryError."""
+    """Let the process grow by TEMPLATE_BYTES; more raises MemoryError."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -1,4 +1,4 @@
-"""What a training record says, whichever form it is written in: turns of text and pictures."""
+"""The content of a training record, whatever form it is written in: turns of text and pictures."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ Role = Literal["system", "user", "assistant"]
 
 
 class FormError(Exception):
-    """What is wrong with one record, in words that follow the place where it stands."""
+    """A fault of one record, in words that follow the place of the record."""
 
     def __init__(self, said: str, kind: str = "", *, cure: str = "") -> None:
         super().__init__(said)
         self.kind = kind or said.removeprefix(":").strip()
-        """The same words for all records that have this fault."""
+        """The same words for all records with this fault."""
         self.cure = cure
-        """What helps, by its name in trainer/data/faults.py."""
+        """The advice that helps, by its name in trainer/data/faults.py."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +33,7 @@ class Turn:
     role: Role
     parts: tuple[str | Picture, ...]
     learned: bool = False
-    """An answer that has a loss; any other turn is only shown."""
+    """Whether this is an answer that has a loss; any other turn is only shown."""
 
     @property
     def text(self) -> str:
@@ -42,18 +42,18 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Form:
-    """What one record says."""
+    """The content of one record."""
 
     turns: tuple[Turn, ...]
-    """The last one is an answer, or a user's turn behind it that nobody answers."""
+    """The last turn is an answer, or a user's turn behind it that nobody answers."""
     as_json: int = 0
-    """Answers that stand in the record as JSON values, and are learned as their text."""
+    """Number of answers that are JSON values in the record, and are learned as their text."""
     unread: tuple[tuple[str, Any], ...] = ()
-    """(key, value) of all that stands beside what was read."""
+    """(key, value) of everything in the record that was not read."""
     no_picture: bool = False
-    """A key of pictures is there, and says that there is none."""
+    """Whether the record has a key for pictures whose value says that there is none."""
     marked: bool = True
-    """Whether there may be a marker in the text."""
+    """Whether the text may contain a marker."""
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
@@ -65,21 +65,21 @@ class Record:
     """A record that can be learned from."""
 
     turns: tuple[Turn, ...]
-    """What the model is shown before the last answer that it learns, in the order it is shown it; earlier answers that
-    it learns too say so. The paths in it exist."""
+    """The turns shown before the last learned answer, in order; earlier answers that are learned too are marked so.
+    All paths in them exist."""
     answer: str
-    """What it learns to say next: these parts alone have a loss."""
+    """The last answer that the model learns. Only learned answers have a loss."""
     session: str
     """Records of one session never fall on both sides of a split."""
 
     @property
     def count(self) -> int:
-        """How many answers it learns to say."""
+        """The number of answers to learn."""
         return sum([turn.learned for turn in self.turns]) + 1
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """All that it learns to say."""
+        """All answers to learn."""
         return (*(turn.text for turn in self.turns if turn.learned), self.answer)
 
     @property

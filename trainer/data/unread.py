@@ -1,10 +1,10 @@
-"""What records hold and nobody reads: counted for the whole set, and refused where the model would be trained without
-something that the record shows or points at: pictures, videos, audio, boxes.
+"""Counts the keys and markers of records that Trainyard does not read, and refuses the set where the model would be
+trained without something that a record shows or points at: pictures, videos, audio, boxes.
 
-A key is judged by its name (`image_path`, `imgFile`, `bbox`) and by its value (`0001.png`, a `data:` address, the path
-of a picture that exists); a number is a column like others. A marker is judged by what is in it
-(`<img>0.png</img>`, `<box>(12,30),(80,90)</box>`) or, where it is a mere place (`<video>`), by whether the record
-brings something to put there.
+A key is judged by its name (`image_path`, `imgFile`, `bbox`) and by its value (`0001.png`, a `data:` address, the
+path of a picture that exists); a number is an ordinary column. A marker is judged by its content (`<img>0.png</img>`,
+`<box>(12,30),(80,90)</box>`) or, if it only marks a place (`<video>`), by whether the record has something to put
+there.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from trainer.data.turns import Form
 
 PICTURES, VIDEOS, AUDIO, BOXES = "pictures", "videos", "audio", "boxes"
 SWITCHES = "what is learned"
-# Keys that say how much of a record or an answer is learned, for other trainers; 1 and true change nothing.
+# Keys by which other trainers say how much of a record or an answer is learned; the values 1 and true change nothing.
 SWITCHED_BY = {
     "loss_weight", "loss_weights", "loss_mask", "loss_scale", "label_mask", "train_mask", "train_detail", "trainable",
     "sample_weight",
 }  # fmt: skip
-# What the last word of a key's name means, once words for a file are taken away.
+# Meaning of the last word of a key's name, after words for a file are removed.
 NAMED = {
     word: kind
     for kind, words in {
@@ -43,7 +43,7 @@ FILE_WORDS = {
     "path", "paths", "file", "files", "filename", "filenames", "name", "names", "url", "urls", "uri", "uris",
     "bytes", "base64", "b64", "data", "list", "dir", "folder", "2d", "3d",
 }  # fmt: skip
-# A name that ends with one of these says who, where from or how large: nothing that could be learned.
+# A name that ends with one of these words tells who, from where or how large: nothing to learn from.
 QUIET = {
     "id", "ids", "uid", "uuid", "idx", "index", "key", "metadata", "meta", "source", "sources", "dataset", "split",
     "license", "session", "episode", "size", "sizes", "width", "height", "hash", "md5", "sha256", "timestamp",
@@ -67,7 +67,7 @@ FILLED = re.compile(
     rf"|!\[[^\]\n]*\]\({FILE_NAME}\)",
     re.IGNORECASE,
 )
-# Where the tag is closed it is HTML.
+# A tag that is closed later is HTML.
 BARE = re.compile(
     r"<(video|audio)(?:_?\d+)?>(?![\s\S]*</\1>)|<\|(?:video|audio)(?:_?\d+|_pad)?\|>|\{\{\s*(?:video|audio)\s*\}\}|<bbox>|<ref-object>",
     re.IGNORECASE,
@@ -77,20 +77,20 @@ EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
 class Unread:
-    """Keys and markers that nobody reads, counted over a set of records that are told one by one."""
+    """Keys and markers that Trainyard does not read, counted over a set of records that are added one by one."""
 
     def __init__(self, *, text_only: bool) -> None:
-        """`text_only` says that no picture is missing."""
+        """With `text_only` no picture is missing."""
         self._is_picture: Callable[[str], bool] = lambda _: False
         self._text_only = text_only
         self._keys: Counter[str] = Counter()
         self._idle = 0
-        """Records that say that they have no picture and hold a place for one."""
+        """Number of records that say they have no picture but hold a place for one."""
         self._lost: dict[tuple[str, str], list[str]] = {}
-        """What the model would be trained without, in words, and its kind: where the records are that hold it."""
+        """By (words for the thing that training would miss, its kind): the places of the records that hold it."""
 
     def add(self, form: Form, where: str, is_picture: Callable[[str], bool]) -> None:
-        """`where` names the record, which an error may show; `is_picture` says whether a path that it names is a
+        """Count one record. `where` names it, and may appear in an error; `is_picture` tells whether a path is a
         picture's."""
         self._is_picture = is_picture
         held = [
@@ -111,13 +111,13 @@ class Unread:
         shown = {_basename(path) for picture in form.pictures for path in picture.paths} if held else set()
         for name, value in held:
             paths = value if isinstance(value, list) else [value]
-            # The picture that was read may be named twice.
+            # The record may name a picture a second time that was already read.
             twice = all(isinstance(path, str) and _basename(path) in shown for path in paths)
             if not twice and (kind := self._kind(name, value)):
                 yield f"{name!r} ({kind})", kind
 
     def _kind(self, name: str, value: Any, depth: int = 0) -> str:
-        """What kind of thing a key with this value holds; "" for words and numbers."""
+        """The kind of thing that a key with this value holds; "" for words and numbers."""
         named = kind_of_name(name)
         if isinstance(value, str):
             if kind := self._kind_of_text(value):
@@ -149,22 +149,22 @@ class Unread:
         return PICTURES if self._is_picture(text) else ""
 
     def _is_file(self, value: Any) -> bool:
-        """Whether it is the path of a picture that is there, whatever its key is called."""
+        """Whether `value` is the path of an existing picture, whatever the name of its key."""
         return isinstance(value, str) and value[value.rfind(".") :].lower() in SUFFIXES and self._is_picture(value)
 
     def idle_note(self) -> str | None:
-        """One line, where a place of a picture was taken for a word."""
+        """One line about records whose place of a picture is treated as text; None when there are none."""
         what = "say that they have no image and hold a place for one, which the model is shown as a word"
         return f"{self._idle} records {what}" if self._idle else None
 
     def note(self) -> str | None:
-        """One line, where anything was not read."""
+        """One line about the keys that were not read; None when all were."""
         counted = [f"{name} in {count} records" for name, count in self._keys.most_common(MOST_SHOWN)]
         more = [f"{len(self._keys) - MOST_SHOWN} other keys"] if len(self._keys) > MOST_SHOWN else []
         return f"not read: {', '.join((*counted, *more))}" if counted else None
 
     def refusal(self) -> str | None:
-        """One line about all that the model would be trained without."""
+        """One line about everything that the model would be trained without; None when nothing is missing."""
         if not self._lost:
             return None
         found = [
@@ -209,7 +209,7 @@ def _has_place(form: Form) -> bool:
 
 
 def _switches(name: str, value: Any) -> bool:
-    """Whether a key would have a record, or a part of it, learned less than the others."""
+    """Whether a key asks for a record, or a part of it, to be learned less than the others."""
     if name.lower() in SWITCHED_BY:
         return any(each != 1 for each in (value if isinstance(value, list) else [value]))
     return name.lower() == "weight" and isinstance(value, float) and 0 < value < 1
@@ -217,7 +217,8 @@ def _switches(name: str, value: Any) -> bool:
 
 @cache
 def kind_of_name(name: str) -> str:
-    """What a key's name means: image_path, imgFile and screenshots are pictures, image_caption and image_id are not."""
+    """The kind of thing that a key's name means: image_path, imgFile and screenshots are pictures, image_caption and
+    image_id are not."""
     words = _words(name)
     while words and words[-1] in FILE_WORDS:
         words.pop()

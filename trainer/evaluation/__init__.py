@@ -1,1 +1,1 @@
-"""How good a model is on held-out records: actions scored, answers written out, metrics of both."""
+"""Measures a model on held-out records: scores of actions, written answers, and metrics of both."""

@@ -1,5 +1,5 @@
-"""Held-out records put before the model by the very prompt that training used: the work shared among the processes, in
-batches as large as the memory holds."""
+"""Runs held-out records through the model with the same prompts as in training: the work is shared among the
+processes, in batches as large as the memory allows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ Batch = dict[str, Tensor]
 
 
 def must_run_in_lockstep(accelerator: Any) -> bool:
-    """Whether all processes must run the model as often: ZeRO-3 gathers its shards of the weights together."""
+    """Whether all processes must run the model equally often: under ZeRO-3 they gather the shards of the weights
+    together."""
     return accelerator.num_processes > 1 and accelerator.distributed_type.value == "DEEPSPEED"
 
 
@@ -45,21 +46,21 @@ def map_batches(
     candidates: Sequence[int] = (),
     room: Room | None = None,
 ) -> list[T]:
-    """What `work` makes of each record, in order, on every process; the work is shared among the processes.
+    """The result of `work` for each record, in order, on every process; the work is shared among the processes.
 
     `work` takes a batch of prompts, padded to the left, with the tokens `behind` them, and how many sequences it may
-    run at once: as many as the free memory holds, and half as many after each time that it ran out, on every process.
-    `written` and `candidates` (the tokens of each) are what it puts behind a prompt. `between` is called before each
-    batch, as often on every process, and may raise. Records of like length go together. A process with nothing left to
-    do sits a round out, or does one record again where all must run in step.
+    run at once: as many as the free memory holds, and half as many after each time that memory ran out on any
+    process. `work` adds up to `written` tokens, or `candidates` (the number of tokens of each), behind a prompt.
+    `between` is called before each batch, equally often on every process, and may raise. Records of similar length
+    form a batch. A process with no record left skips a round, or repeats one record when all must run in lockstep.
 
-    Raises SickNode when the memory does not do for one sequence.
+    Raises SickNode when the memory is too small for one sequence.
     """
     from accelerate.utils import gather_object
 
     order = sorted(range(len(records)), key=lambda i: (len(records[i].pictures), len(records[i].prompt)))
     mine = order[accelerator.process_index :: accelerator.num_processes]
-    share = -(-len(order) // accelerator.num_processes)  # of every process, though some may have one record less
+    share = -(-len(order) // accelerator.num_processes)  # for every process, though some may have one record less
     together, room = must_run_in_lockstep(accelerator), room or Room()
     found: dict[int, T] = {}
     with (
@@ -90,13 +91,13 @@ def map_batches(
             places = mine[done : done + size]
             again = order[:1] * (min(size, share - done) - len(places)) if together else []
             reader.start([*places, *again])
-            reader.start(mine[done + size : done + 2 * size])  # while the model works on those
+            reader.start(mine[done + size : done + 2 * size])  # read ahead while the model works
             now = partial(run, [*places, *again], rows)
             reserve = partial(_reserve, needed(rows), accelerator.device) if together else None
             results, lacking = _try_on_all(now, reserve, what)
             if lacking:
                 room.most = _half(rows, what, lacking, accelerator)
-                reader.forget()  # reading may be what failed
+                reader.forget()  # reading may have failed
                 continue
             found |= zip(places, results or (), strict=False)
             reader.forget(places)
@@ -107,7 +108,7 @@ def map_batches(
 
 
 class Reader:
-    """Tensors made of records, by their places, in threads ahead of the model."""
+    """Reads records into tensors, by their places, in threads ahead of the model."""
 
     def __init__(self, threads: ThreadPoolExecutor, records: Sequence[Record], read: Callable[[Record], Batch]) -> None:
         self._threads, self._records, self._read = threads, records, read
@@ -119,12 +120,12 @@ class Reader:
                 self._begun[place] = self._threads.submit(self._read, self._records[place])
 
     def wait_for(self, places: Sequence[int]) -> list[Batch]:
-        """Raises RecordError."""
+        """The tensors of the records at these places. Raises RecordError."""
         self.start(places)
         return [self._begun[place].result() for place in places]
 
     def forget(self, places: Sequence[int] | None = None) -> None:
-        """These, or all: they are read anew when they are asked for again."""
+        """Drop the tensors of these places, or of all; they are read again when they are next asked for."""
         for place in list(self._begun) if places is None else places:
             del self._begun[place]
 
@@ -142,10 +143,10 @@ def _evaluating(model: Any) -> Iterator[None]:
 def _try_on_all(
     run: Callable[[], Sequence[T]], reserve: Callable[[], Sequence[T]] | None, what: str
 ) -> tuple[Sequence[T] | None, str]:
-    """(what `run` returns here, "", or why memory was lacking on any process). Collective.
+    """(the result of `run` on this process, ""), or (None, why) when memory was lacking on any process. Collective.
 
-    Once a model in shards runs, a process that falls out leaves the others waiting: with `reserve` each asks for the
-    memory before. Raises SickNode where it is lacking all the same.
+    If a process drops out while a sharded model runs, the others wait for ever: with `reserve` each process first
+    asks for the memory. Raises SickNode when memory is lacking all the same.
     """
     from accelerate.utils import gather_object
 
@@ -160,13 +161,14 @@ def _try_on_all(
 
 
 def _reserve(size: int, device: Any) -> Sequence[Any]:
-    """Nothing, where so many bytes can be had. Raises as torch does where they cannot."""
+    """An empty result when `size` bytes can be allocated. Raises torch's own error when they cannot."""
     torch.empty(size, dtype=torch.uint8, device=device)
     return ()
 
 
 def _half(rows: int, what: str, lacking: str, accelerator: Any) -> int:
-    """Half of `rows`, said by the first process. Raises SickNode, in its words alone, for what has no half."""
+    """Half of `rows`, which the first process logs. Raises SickNode for one row; only the first process's error has a
+    text."""
     if rows == 1:
         raise SickNode(_too_little(what, lacking) if accelerator.is_main_process else "") from MemoryError(lacking)
     if accelerator.is_main_process:

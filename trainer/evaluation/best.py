@@ -1,8 +1,6 @@
-"""Which evaluated step is the best, read off what was logged: it is in every checkpoint, so nothing else is kept.
-
-Best is the highest held-out action accuracy, among equals the lowest held-out loss, among those the earliest. Where
-actions cannot be scored the loss alone decides.
-"""
+"""Finds the best evaluated step in the log history, which every checkpoint contains, so nothing else must be kept.
+The best step has the highest held-out action accuracy, among equals the lowest held-out loss, then the lowest step.
+If actions cannot be scored, only the loss counts."""
 
 from __future__ import annotations
 
@@ -14,13 +12,13 @@ Entry = Mapping[str, Any]
 
 
 def best_step(history: Sequence[Entry], among: Collection[int] | None = None) -> int | None:
-    """The best evaluated step (of those in `among`); None where none was evaluated."""
+    """The best evaluated step (of those in `among`, if given); None when no step was evaluated."""
     found = [e for e in history if "eval_loss" in e and (among is None or e["step"] in among)]
     return int(min(found, key=_worse)["step"]) if found else None
 
 
 def evaluations_since_best(history: Sequence[Entry]) -> int:
-    """Evaluations since the best one."""
+    """The number of evaluations after the best one."""
     best = best_step(history)
     return sum(best is not None and "eval_loss" in entry and entry["step"] > best for entry in history)
 

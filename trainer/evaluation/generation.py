@@ -1,4 +1,4 @@
-"""Greedy answers to held-out records, and which of these are asked."""
+"""Greedy answers to held-out records, and the choice of the records that are answered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainer.evaluation.rows import Room
 
 
 def sample_places(records: Sequence[Record], count: int) -> list[int]:
-    """Places of at most `count` records, the same ones whenever they are asked for, spread over the sessions."""
+    """Places of at most `count` records, always the same ones, spread over the sessions."""
 
     def key(place: int) -> bytes:
         return hashlib.sha256(f"{place}:{records[place].answer}".encode()).digest()
@@ -24,7 +24,7 @@ def sample_places(records: Sequence[Record], count: int) -> list[int]:
 
 
 def answer_budget(processor: Any, records: Sequence[Record]) -> int:
-    """Tokens for the longest true answer, what ends it, and a little more."""
+    """Number of tokens for the longest true answer with its end, plus a few."""
     end = answer_end(processor)
     texts = [end.before + end.behind, *(record.answer for record in records)]
     around, *answers = map(len, processor.tokenizer(texts, add_special_tokens=False)["input_ids"])
@@ -42,11 +42,11 @@ def generate_answers(
     between: Callable[[], object] = bool,
     room: Room | None = None,
 ) -> list[str]:
-    """The model's answer to each record, greedily, up to its `end` (left out, that of the processor's template), of at
-    most `budget` tokens (left out, what the true answers need). Collective, as `map_batches` is."""
+    """The model's greedy answer to each record, up to its `end` (default: the end in the processor's template), of at
+    most `budget` tokens (default: enough for the true answers). Collective, as `map_batches` is."""
     budget = budget or answer_budget(processor, records)
     end = end or answer_end(processor)
-    # Without an end of its own the model keeps that of its generation_config.
+    # Without an end in `end`, the model uses the one in its generation_config.
     stop = {"eos_token_id": list(end.stop)} if end.stop else {}
 
     def write(batch: dict[str, Tensor], rows: int) -> list[str]:

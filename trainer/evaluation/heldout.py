@@ -1,4 +1,4 @@
-"""The held-out records of one run, and how good a model is on them: actions scored, answers written out."""
+"""The held-out records of one run, and the measurements of a model on them: actions scored, answers written out."""
 
 from __future__ import annotations
 
@@ -23,32 +23,33 @@ from trainer.evaluation.scoring import Choices, agree, find_choices, score_actio
 from trainer.model.behaviour import asked
 from trainer.text import shown
 
-PROMPT_CHARS = 4000  # of a prompt, kept for the report; whole ones stand in the data
-Said = dict[int, dict[str, Any]]  # by place in HeldOut.records: the `prediction`, and what it was read from
+PROMPT_CHARS = 4000  # of a prompt, kept for the report; the data has the whole prompts
+# by place in HeldOut.records: the `prediction`, with the probabilities or the answer that it was read from
+Said = dict[int, dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scores:
-    """The scores of one model. None where it was not asked."""
+    """The scores of one model; None for a measurement that was not made."""
 
     scored: ActionMetrics | None = None
-    """The likeliest allowed action for every answer."""
+    """Metrics of the likeliest allowed action for every answer."""
     generated: ActionMetrics | None = None
-    """Answers written out, a part of them."""
+    """Metrics of the answers that were written out, which are a part of all."""
     predictions: Sequence[dict[str, Any]] = ()
-    """One entry a held-out answer: truth, prediction, the prompt's text, images, of these the last_picture;
-    `probabilities` of the actions, `answer` if written."""
+    """One entry for each held-out answer: truth, prediction, the prompt's text, images, and last_picture, the last of
+    these; `probabilities` of the actions when scored, `answer` when written out."""
     records: int = 0
-    """Held-out records that the answers are of."""
+    """Number of held-out records that the answers belong to."""
 
     @property
     def action(self) -> ActionMetrics | None:
-        """The one that counts: of every record where actions can be scored, else of the answers."""
+        """The metrics that count: of every answer where actions can be scored, else of the written answers."""
         return self.scored or self.generated
 
     @property
     def beside(self) -> ActionMetrics | None:
-        """The accuracy of the answers, where actions were scored too."""
+        """The metrics of the written answers, when actions were scored too."""
         return self.generated if self.scored else None
 
 
@@ -56,23 +57,23 @@ class Scores:
 class HeldOut:
     processor: Any
     records: tuple[Record, ...]
-    """One for each answer that is asked, behind the true turns before it."""
+    """One record for each answer that is measured, behind the true turns before it."""
     answered: tuple[int, ...]
-    """Places in `records` of those that answers are written out for."""
+    """Places in `records` of those whose answers are written out."""
     field: str | None
     choices: Choices | None
     budget: int | None = None
-    """The most tokens of an answer; None: as many as the true ones need."""
+    """The most tokens of an answer; None: as many as the true answers need."""
     room: Room = dataclasses.field(default_factory=Room)
-    """The batch sizes that the memory has held so far: one that did not fit is not tried again."""
+    """The batch sizes that have fitted into memory so far: a size that did not fit is not tried again."""
     end: AnswerEnd | None = None
-    """The texts that stop an answer; None: those with which the processor's template ends it."""
+    """The texts that stop an answer; None: those with which the processor's template ends an answer."""
     held_out: int = 0
-    """Held-out records that `records` are the answers of."""
+    """Number of held-out records whose answers are in `records`."""
 
     def score(self, model: Any, accelerator: Any, between: Callable[[], object]) -> Said:
-        """The likeliest allowed action for every record; nothing where none can be scored. Collective; `between` is
-        called before each batch."""
+        """The likeliest allowed action for every record; empty when actions cannot be scored. Collective; `between`
+        is called before each batch."""
         if self.choices is None or not self.records:
             return {}
         found = score_actions(
@@ -82,7 +83,7 @@ class HeldOut:
         return {i: {"prediction": max(p, key=p.__getitem__), "probabilities": p} for i, p in enumerate(shares)}
 
     def answer(self, model: Any, accelerator: Any, between: Callable[[], object]) -> Said:
-        """Texts of the answers that are written out, greedily. Collective; `between` is called before each batch."""
+        """The greedy answers to the records in `answered`. Collective; `between` is called before each batch."""
         if not self.answered:
             return {}
         asked = [self.records[place] for place in self.answered]
@@ -103,9 +104,9 @@ class HeldOut:
         }
 
     def metrics(self, said: Said) -> ActionMetrics | None:
-        """None where nothing was said."""
+        """The metrics of these predictions; None when there are none."""
         truths, predictions = map(self.truth, said), [entry["prediction"] for entry in said.values()]
-        # Whether answers are valid JSON is known of those that were written out alone.
+        # Only answers that were written out can be checked for valid JSON.
         in_json = self.field is not None and all("answer" in entry for entry in said.values())
         return action_metrics(list(truths), predictions, in_json=in_json) if said else None
 
@@ -115,7 +116,7 @@ class HeldOut:
     def measure(
         self, model: Any, accelerator: Any, between: Callable[[], object], scored: Said | None = None
     ) -> Scores:
-        """Everything about one model; `scored` is what `score` found of it, where it did. Collective."""
+        """All measurements of one model; `scored` is the result of `score`, if it is known already. Collective."""
         scored = self.score(model, accelerator, between) if scored is None else scored
         written = self.answer(model, accelerator, between)
         predictions = []
@@ -131,7 +132,7 @@ class HeldOut:
 
 
 def build_heldout(processor: Any, dataset: Dataset, config: TrainConfig, say: Callable[..., object]) -> HeldOut:
-    """The records to measure on, which are logged. Raises ConfigError for `actions` that no answer has."""
+    """The records to measure on, with a log of the choice. Raises ConfigError for `actions` that no answer has."""
     taught = each_answer(dataset.train)
     field = answer_field([record.answer for record in taught], config.answer_field)
     asked = [(number, one) for number, record in enumerate(dataset.eval) for one in _to_ask(record, field)]
@@ -159,7 +160,8 @@ def build_heldout(processor: Any, dataset: Dataset, config: TrainConfig, say: Ca
 
 
 def settle_scoring(held_out: HeldOut, model: Any, say: Callable[..., object]) -> HeldOut:
-    """The same; where candidates cannot share what the model keeps of a prompt, each gets its own, and that is said."""
+    """`held_out`, unless candidates cannot share what the model keeps of a prompt: then, after a log line, a copy in
+    which each candidate runs behind its own prompt."""
     if not held_out.choices or not held_out.records:
         return held_out
     choices, processor = held_out.choices, held_out.processor
@@ -174,13 +176,14 @@ def settle_scoring(held_out: HeldOut, model: Any, say: Callable[..., object]) ->
 
 
 def _to_ask(record: Record, field: str | None) -> list[Record]:
-    """Its answers that can hold an action, and the last one in any case: before it comes talk, too."""
+    """One record for each answer that can hold an action, and always for the last one; answers before it may be
+    talk."""
     *earlier, last = each_answer([record])
     return [*(one for one in earlier if field is None or json_object(one.answer) is not None), last]
 
 
 def describe(when: str, scores: Scores) -> str:
-    """One line for the log."""
+    """One line about these scores for the log."""
     result = scores.action
     if result is None:
         return f"{when}: nothing held out to score"

@@ -1,5 +1,5 @@
-"""What this process may still take where it computes, what one record takes of it, and how it shows that it was too
-much."""
+"""Estimates the memory that this process may still use, and the memory that one record needs, and recognises errors
+of lacking memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def is_out_of_memory(error: BaseException | None, lacking: str = LACKING) -> bool:
-    """Whether it is memory that was lacking, here or further down: Python's, torch's, a CUDA library's."""
+    """Whether an error, or one of its causes, means that memory was lacking: Python's, torch's, a CUDA library's."""
     if error is None:
         return False
     said = f"{type(error).__name__}: {error}"
@@ -30,22 +30,22 @@ def is_out_of_memory(error: BaseException | None, lacking: str = LACKING) -> boo
 
 
 def tried(work: Callable[[], T]) -> tuple[T | None, str]:
-    """(what `work` returns, ""), or (None, why) where memory was lacking."""
+    """(the result of `work`, ""), or (None, why) when memory was lacking."""
     try:
         return work(), ""
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         why = f"{type(error).__name__}: {error}".splitlines()[0]
-    gc.collect()  # only now: until here the error held what was being computed
+    gc.collect()  # only now: until this point the error kept the tensors of the failed computation alive
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None, why
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free on a GPU, with what torch's allocator has taken and does not use; on the host this process's share of what
-    is available, and no more than its limits leave."""
+    """Free bytes: on a GPU with what torch's allocator has reserved but does not use; on the host this process's
+    share of the available memory, within its limits."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         used = torch.cuda.memory_allocated(device)
@@ -61,8 +61,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def cost_of(model: Any, example: Mapping[str, Tensor], written: int, candidates: Sequence[int]) -> tuple[Sizes, Asked]:
-    """What an evaluation costs in memory where these are the tensors of the longest prompt: the model's part, and the
-    records'."""
+    """The memory cost of an evaluation whose longest prompt has these tensors: the model's sizes, and the record's."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     asked = Asked(
         tokens=example["input_ids"].shape[1],
@@ -74,7 +73,7 @@ def cost_of(model: Any, example: Mapping[str, Tensor], written: int, candidates:
 
 
 def sizes_of(config: Any, *, width: int) -> Sizes:
-    """What a model's own configuration says; `width` is bytes a value."""
+    """The sizes in a model's configuration; `width` is bytes a value."""
     text, vision = config.get_text_config(), getattr(config, "vision_config", None)
     heads = text.num_attention_heads
     head = getattr(text, "head_dim", None) or text.hidden_size // heads
@@ -103,6 +102,6 @@ def patches_of(config: Any, pixels: Tensor | None) -> int:
 
 
 def _first(config: Any, *names: str) -> int:
-    """The first of these values that there is; of a value for each layer the largest; 0 where there is none."""
+    """The first of these attributes that has a value; for a value per layer the largest; 0 when there is none."""
     value = next((found for name in names if (found := getattr(config, name, None))), 0)
     return max(value) if isinstance(value, (list, tuple)) else value

@@ -1,4 +1,4 @@
-"""Action metrics from answers, as pure functions: what was said against what was right.
+"""Action metrics as pure functions: predicted actions compared with the true ones.
 
 An answer is JSON with the action under one key; an answer that cannot be read counts as wrong.
 """
@@ -15,25 +15,26 @@ from trainer.text import format_table
 
 TABLE_ACTIONS = 12
 Z_95 = 1.959964  # of the standard normal distribution, two-sided
-FEW_ANSWERS = 100  # from here on a 95 % interval reaches at most 10 points to either side
+FEW_ANSWERS = 100  # with so many answers, a 95 % interval reaches at most 10 points to either side
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActionMetrics:
     samples: int
     accuracy: float
-    """Share of answers whose action is the right one."""
+    """Share of answers with the right action."""
     valid_json: float | None
-    """Share of answers that can be read at all; None where they are no JSON."""
+    """Share of answers that can be read; None for answers that are not JSON."""
     macro_f1: float
-    """Mean F1 over the actions that occur in the truth, each counting alike."""
+    """Unweighted mean F1 over the true actions."""
     majority: str
     majority_accuracy: float
-    """The accuracy of always giving the most frequent true action."""
+    """The accuracy of always choosing the most frequent true action."""
     per_action: dict[str, dict[str, float]]
     """precision, recall, f1 and count of each true action, most frequent first."""
     confusion: dict[str, dict[str, int]]
-    """confusion[truth][prediction]; predictions beyond the known actions and unreadable ones have a column too."""
+    """confusion[truth][prediction], with a column also for each prediction that is no true action and for unreadable
+    answers."""
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
@@ -54,7 +55,7 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 
 
 def interval(share: float, count: int) -> str:
-    """Its 95 % interval as words: `98.0 to 100.0%`."""
+    """The 95 % interval of a `share` in words: `98.0 to 100.0%`."""
     low, high = wilson(share, count)
     return f"{100 * low:.1f} to {high:.1%}"
 
@@ -91,8 +92,8 @@ def action_metrics(truths: Sequence[str], predictions: Sequence[str | None], *, 
 
 
 def score_table(before: ActionMetrics | None, after: ActionMetrics | None) -> str:
-    """For the end of a run, at a terminal: the base model first, what always guessing would give, and each action's
-    scores; empty where nothing was scored."""
+    """The tables that a terminal shows at the end of a run: base model first, the score of always choosing the
+    majority, and the scores of each action; empty when nothing was scored."""
     scored = after or before
     if scored is None:
         return ""

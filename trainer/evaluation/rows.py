@@ -1,6 +1,6 @@
-"""How many sequences are evaluated at once: as many as the free memory holds, 32 at most. Arithmetic alone, no torch.
+"""The number of sequences evaluated at once: as many as the free memory holds, 32 at most. Arithmetic without torch.
 
-The plan counts with the same formulas, for one sequence: less is not possible.
+The plan counts with the same formulas, for one sequence, which is the least possible.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 MOST_ROWS = 32
-SCORED_POSITIONS = 64  # positions whose logits over the vocabulary are there at once
-USED_SHARE = 0.8  # of what is free; the rest is for blocks that do not fit into holes, and for what is not counted
+SCORED_POSITIONS = 64  # positions whose logits over the vocabulary exist at the same time
+USED_SHARE = 0.8  # of the free memory; the rest is for fragmentation and for what is not counted
 FP32_BYTES = 4
-# Bytes a logit: as the head gives it and accelerate returns it, its fp32 copy, and the log-softmax.
+# Bytes a logit: in the head's own type, accelerate's returned copy, the fp32 copy, and the log-softmax.
 LOGIT_BYTES = 16
 
 
@@ -34,13 +34,13 @@ class Sizes:
     """Bytes a value: 2, or 4 on the CPU."""
 
     def kept(self, tokens: int) -> int:
-        """Keys and values of one sequence in every layer. A layer with a sliding window is no exception: what it keeps
-        of a prompt is a view into the keys of all its tokens, until the next token comes."""
+        """Bytes of keys and values of one sequence in every layer. Layers with a sliding window count fully: until
+        the next token comes, they keep a view into the keys of all tokens of a prompt."""
         return 2 * self.layers * self.kv_width * tokens * self.width
 
     def passing(self, tokens: int, seen: int, patches: int = 0) -> int:
-        """The most that one sequence takes beside keys and values while `tokens` of it run, which see `seen` tokens:
-        the stream and one layer, or the frozen tower before them."""
+        """The most bytes that one sequence takes besides keys and values while `tokens` of it run, which attend to
+        `seen` tokens: the stream and one layer, or the frozen tower before them."""
         stream = tokens * self.hidden * (4 * self.width + 2 * FP32_BYTES)
         # The MLP's two inner values and their product; the adapters add two.
         inner = tokens * self.width * (5 * self.mlp + 2 * self.q_width + 2 * self.kv_width)
@@ -52,41 +52,41 @@ class Sizes:
 
     @property
     def fixed(self) -> int:
-        """Whatever the number of sequences: the largest linear, written out of its 4 bits."""
+        """Bytes for any number of sequences: the largest linear, expanded from its 4 bits."""
         return self.hidden * max(self.mlp, self.q_width) * self.width
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
-    """What is asked of one record: where evaluation takes most memory, the longest."""
+    """The sizes of one record: the longest, which takes the most memory in an evaluation."""
 
     tokens: int
-    """Length of its prompt."""
+    """Length of the prompt."""
     patches: int = 0
-    """Rows that the tower works on for its pictures."""
+    """Rows that the tower works on for the record's pictures."""
     written: int = 0
-    """Tokens of an answer, at most."""
+    """The most tokens of an answer."""
     candidates: Sequence[int] = ()
     """Tokens of each candidate that is scored behind the prompt."""
 
 
 def records_at_once(rows: int, candidates: int) -> int:
-    """Prompts at once where so many sequences are allowed, and each prompt has so many candidates."""
+    """Number of prompts at once when `rows` sequences are allowed and each prompt has `candidates` candidates."""
     return max(1, rows // max(1, candidates))
 
 
 def candidates_at_once(rows: int, candidates: int) -> int:
-    """Candidates at once behind each of these prompts."""
+    """Number of candidates at once behind each of these prompts."""
     return min(candidates, rows)
 
 
 def needed_bytes(sizes: Sizes, asked: Asked, rows: int) -> int:
-    """What an evaluation of so many sequences at once takes on top of what is held already."""
+    """Bytes that an evaluation of `rows` sequences at once takes on top of the memory already in use."""
     return sizes.fixed + sum(parts(sizes, asked, rows).values())
 
 
 def parts(sizes: Sizes, asked: Asked, rows: int) -> dict[str, int]:
-    """`needed_bytes`, item by item, at the moment when it is the most."""
+    """The bytes of `needed_bytes`, item by item, at the moment of their maximum, without the fixed part."""
     records = records_at_once(rows, len(asked.candidates))
     kept = sizes.kept(asked.tokens + asked.written)
     prompts = {
@@ -109,14 +109,14 @@ def parts(sizes: Sizes, asked: Asked, rows: int) -> dict[str, int]:
 
 @dataclass(kw_only=True, slots=True)
 class Room:
-    """What the evaluations of one model have learned about its memory."""
+    """What the evaluations of one model have learned about the memory."""
 
     most: int = MOST_ROWS
-    """Sequences at once, on every process; less where less fitted."""
+    """Sequences at once, on every process; reduced when fewer fitted."""
 
 
 def rows_that_fit(free_bytes: int, need: Callable[[int], int]) -> int:
-    """The most sequences, up to MOST_ROWS, that need no more than the used share of what is free; one at least, which
-    has to be tried."""
+    """The most sequences, up to MOST_ROWS, that need no more than USED_SHARE of the free bytes; at least one, which
+    must be tried."""
     usable = int(free_bytes * USED_SHARE)
     return next((rows for rows in range(MOST_ROWS, 1, -1) if need(rows) <= usable), 1)

@@ -1,14 +1,14 @@
-"""The probability of each allowed action: which one the model would choose, without a word being generated.
+"""The probability of each allowed action: which action the model would choose, without generating a word.
 
-An action's log-probability is that of the tokens that say it, in the answers' own format: `{"button": "up"`.
-Each candidate ends with the token that ends its value in its own training answers (the closing quote, and what
-shares a token with it: `"}` or `",`), so none is the beginning of another, and their sums are probabilities of
-different answers: comparable whatever their lengths. An action whose answers end in several ways has a candidate
-for each, whose probabilities add up. A mean per token would favour long names with predictable ends. Divided by
-their total they are the model's choice, given that it acts at all.
+An action's log-probability is that of the tokens that spell it in the answers' own format: `{"button": "up"`. Every
+candidate ends with the token that ends its value in its own training answers (the closing quote with any characters
+in the same token: `"}` or `",`). So no candidate is the beginning of another, and the sums of log-probabilities of
+short and long actions can be compared. An action whose answers end in several ways has a candidate for each way,
+whose probabilities add up. A mean per token would favour long names with predictable ends. Divided by their total,
+the probabilities are the model's choice, given that it acts at all.
 
-Pictures and prompt are computed once a record, with the tokens that all candidates begin with; only what differs
-runs after that, on a copy of the keys and values for each candidate.
+Pictures and prompt are computed once a record, together with the tokens that all candidates begin with; only the
+tokens that differ run after that, on a copy of the keys and values for each candidate.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from trainer.model.traits import next_positions
 from trainer.outcome import ConfigError
 
 AUTO = "auto"
-COMPARED = 3  # candidates of one record, scored both ways
-SAME_SCORE = 0.05  # nats, or of the score itself where it is larger; the same sums in bf16 differ by less
-MAX_ACTIONS = 64  # more are no choice among actions but free text
-REACH = 16  # characters behind a value that a token which ends it may take in
-RARE = 0.1  # ways to write an action in fewer of its answers are no candidates
+COMPARED = 3  # candidates of one record that are scored both ways
+SAME_SCORE = 0.05  # nats, or a share of the score where that is larger; the same sums in bf16 differ by less
+MAX_ACTIONS = 64  # with more the answer is free text, not a choice among actions
+REACH = 16  # characters behind a value that the token which ends it may include
+RARE = 0.1  # ways of writing an action in a smaller share of its answers are no candidates
 Tokens = tuple[int, ...]
 FIRST_KEY = re.compile(r'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:\s*')
 
@@ -54,15 +54,17 @@ class Choices:
     actions: tuple[str, ...]
     """The action of each candidate. An action that training answers write in several ways has several candidates."""
     shared: Tokens
-    """What every candidate begins with."""
+    """The tokens that every candidate begins with."""
     rest: tuple[Tokens, ...]
-    """What follows it, by candidate; at least one token, and no one is the beginning of another."""
+    """The tokens that follow `shared`, by candidate; at least one token, and no candidate is the beginning of
+    another."""
     apart: bool = False
-    """Each candidate runs behind its own prompt: a copy of the keys and values does not do for this model."""
+    """Whether each candidate runs behind its own prompt, because a copy of the keys and values does not work for this
+    model."""
 
     def probabilities(self, logprobs: Sequence[float]) -> dict[str, float]:
-        """The probability of each action, given that the answer is one of them. `logprobs` is what `score_actions`
-        finds for one record."""
+        """The probability of each action, given that the answer is one of them. `logprobs` is the result of
+        `score_actions` for one record."""
         shares = dict.fromkeys(self.actions, 0.0)
         for action, share in zip(self.actions, torch.tensor(logprobs).softmax(-1).tolist(), strict=True):
             shares[action] += share
@@ -70,12 +72,11 @@ class Choices:
 
 
 def find_choices(processor: Any, records: Sequence[Record], field: str | None, asked: str = AUTO) -> Choices | str:
-    """The actions `asked` for (comma-separated; auto: those of `records`), spelled as `records` spell theirs.
-
-    In words, why there are none: another key stands before the action, or there are too many.
+    """The actions `asked` for (comma-separated; auto: those of `records`), spelled as in `records`. If actions cannot
+    be scored, the reason in words: another key comes before the action, or there are too many actions.
 
     Raises:
-        ConfigError: `asked` names fewer than two actions, one twice, or none that `records` have.
+        ConfigError: `asked` names fewer than two actions, an action twice, or only actions that `records` lack.
     """
     said = [read_action(record.answer, field) for record in records]
     counts = Counter(action for action in said if action is not None)
@@ -95,13 +96,13 @@ def find_choices(processor: Any, records: Sequence[Record], field: str | None, a
         return f"{field!r} is not the first key of the answers, and depends on what is said before it"
     head = heads.most_common(1)[0][0]
     model = next(r for r, part in zip(records, parts, strict=True) if part)
-    # As training has it, behind the prompt: the template adds an end of turn, and maybe something before.
+    # The answer as in training, behind the prompt: the template adds an end of turn, and maybe something before.
     before, answer, behind = prompt_and_answer(processor, model)[1].partition(model.answer.strip())
     if not answer:
         return "the model's chat template rewrites the answers"
 
     def tokens_of(value: str, tail: str) -> Tokens:
-        """Up to the one that ends the value: with a JSON string's quote, else with what comes next."""
+        """The tokens up to the one that ends the value: with a JSON string's quote, else with the next characters."""
         text = before + head + value
         encoded = processor.tokenizer(text + tail + behind, add_special_tokens=False, return_offsets_mapping=True)
         end = len(text) + (field is None or not value.endswith('"'))
@@ -128,8 +129,8 @@ def _ways(
     *,
     as_json: bool,
 ) -> dict[str, list[Tokens]]:
-    """How each of `actions` is written in its own answers, the most frequent way first; one that has none, as the
-    others are. `written` counts (action, value, what follows it)."""
+    """The token sequences of each of `actions` in its own answers, the most frequent first; an action without answers
+    is written like the others. `written` counts (action, value, text behind it)."""
     ways: dict[str, Counter[Tokens]] = defaultdict(Counter)
     tails: dict[int, Counter[str]] = defaultdict(Counter)  # by the token that ends the value
     for (action, value, tail), count in written.items():
@@ -145,7 +146,7 @@ def _ways(
 
 
 def unscorable_actions(choices: Choices, records: Sequence[Record], field: str | None) -> list[str]:
-    """A line about those of the held-out answers that can only be scored as wrong; none where all can be right."""
+    """A line about the held-out answers that can only be scored as wrong; an empty list when all can be right."""
     truths = [read_action(record.answer, field) for record in records]
     wrong = [UNREADABLE if truth is None else truth for truth in truths if truth not in choices.actions]
     names = shorten(", ".join(dict.fromkeys(wrong)), 80, placeholder=" ...")
@@ -154,7 +155,8 @@ def unscorable_actions(choices: Choices, records: Sequence[Record], field: str |
 
 
 def _take_apart(text: str, field: str | None) -> tuple[str, str, str] | None:
-    """(before the value, the value as written, behind it) of an answer; None unless `field` is its first key."""
+    """(text before the value, the value as written, text behind it) of an answer; None unless `field` is its first
+    key."""
     if field is None:
         return "", text, ""
     entry, start = json_object(text), FIRST_KEY.match(text)
@@ -174,10 +176,8 @@ def score_actions(
     between: Callable[[], object] = bool,
     room: Room | None = None,
 ) -> list[list[float]]:
-    """Log-probability (nats) of each of `choices` behind each record's prompt. Collective, as `map_batches` is.
-
-    The part that all share counts for nothing, being the same for all.
-    """
+    """Log-probability (nats) of each of `choices` behind each record's prompt. Collective, as `map_batches` is. The
+    tokens that all candidates share are left out, since their log-probability is the same for all."""
     lengths = [len(tokens) for tokens in choices.rest]
 
     def score(batch: dict[str, Tensor], rows: int) -> list[list[float]]:
@@ -191,8 +191,8 @@ def score_actions(
 
 
 def _score_batch(model: Any, batch: dict[str, Tensor], rest: Sequence[Tokens], at_once: int) -> Tensor:
-    """(batch, candidates) log-probabilities of the token sequences `rest` behind left-padded prompts, so many of them
-    at once behind each."""
+    """(batch, candidates) log-probabilities of the token sequences `rest` behind left-padded prompts, at most
+    `at_once` of them at a time behind each prompt."""
     first = model(**batch, use_cache=True, logits_to_keep=1)
     scores = first.logits[:, -1].float().log_softmax(-1)[:, [tokens[0] for tokens in rest]]
     cache = first.past_key_values
@@ -210,11 +210,10 @@ def _score_batch(model: Any, batch: dict[str, Tensor], rest: Sequence[Tokens], a
 def _behind(
     model: Any, batch: dict[str, Tensor], cache: Any, positions: Tensor | None, rest: Sequence[Tokens]
 ) -> Tensor:
-    """(batch, candidates) log-probabilities of all but the first token of each of `rest`, after what `cache` holds.
-
-    It is left as it is. `positions` are those of the tokens behind the prompts, where the model does not count itself.
-    """
-    # Every candidate behind every prompt. Padding comes last, where nothing that counts can see it.
+    """(batch, candidates) log-probabilities of all but the first token of each of `rest`, after the tokens in
+    `cache`. `cache` is not changed. `positions` are those of the tokens behind the prompts; None when the model
+    counts them itself."""
+    # Every candidate behind every prompt. Padding comes last, where no token that counts attends to it.
     count, device = len(batch["input_ids"]), batch["input_ids"].device
     tokens = pad_sequence([torch.tensor(one) for one in rest], batch_first=True, padding_value=IGNORED)
     inputs, targets = (part.to(device).repeat(count, 1) for part in (tokens[:, :-1].clamp(min=0), tokens[:, 1:]))
@@ -223,7 +222,7 @@ def _behind(
         return scores.sum(1).view(count, -1)
     rows = torch.arange(count, device=device).repeat_interleave(len(rest))
     counted = targets != IGNORED
-    # The logits of whole sequences are the largest tensor here, and hardly any of them counts.
+    # The logits of whole sequences would be the largest tensor, and hardly any of them counts.
     scores[counted] = log_probabilities(
         model.get_base_model() if hasattr(model, "get_base_model") else model,
         counted.flatten().nonzero().squeeze(1),
@@ -239,13 +238,13 @@ def _behind(
 
 
 def _score_apart(model: Any, batch: dict[str, Tensor], rest: Sequence[Tokens], _: int) -> Tensor:
-    """The same as `_score_batch`, of which it takes nothing for granted: every candidate behind its prompt, one at a
-    time, in one pass."""
+    """The same result as `_score_batch` without its assumptions: every candidate behind its prompt, one at a time, in
+    one pass."""
     length, found = batch["input_ids"].shape[1], []
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     for tokens in rest:
         ids = batch["input_ids"].new_tensor(tokens).expand(len(batch["input_ids"]), -1)
-        # Attended to (1), and no image (0).
+        # The candidate's tokens are attended to (1) and are no image (0).
         more = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         whole = {
             name: torch.cat((tensor, more.get(name, torch.zeros_like(ids)).to(tensor.dtype)), dim=1)
@@ -261,8 +260,8 @@ def _score_apart(model: Any, batch: dict[str, Tensor], rest: Sequence[Tokens], _
 
 
 def agree(model: Any, batch: dict[str, Tensor], rest: Sequence[Tokens]) -> str:
-    """Why the first of the candidates `rest` cannot be scored on copies of what the model keeps of their prompts; ""
-    where that gives what whole sequences give."""
+    """Why the first of the candidates `rest` cannot be scored on copies of the keys and values of their prompts; ""
+    when the scores are those of whole sequences."""
     few = rest[:COMPARED]
     try:
         fast, plain = _score_batch(model, batch, few, len(few)), _score_apart(model, batch, few, 1)
@@ -275,10 +274,10 @@ def agree(model: Any, batch: dict[str, Tensor], rest: Sequence[Tokens]) -> str:
 
 
 def _copied(cache: Any, rows: Tensor) -> Any:
-    """A cache of its own that has these of the rows of `cache`, in this order."""
+    """A new cache with these rows of `cache`, in this order."""
     copied = copy(cache)
     copied.layers = [copy(layer) for layer in cache.layers]
     for layer in copied.layers:  # linear attention keeps its states in lists
         vars(layer).update({name: copy(kept) for name, kept in vars(layer).items() if isinstance(kept, (dict, list))})
-    copied.reorder_cache(rows)  # every kind of layer has it, with new tensors
+    copied.reorder_cache(rows)  # every kind of layer has this method, and makes new tensors
     return copied

@@ -1,1 +1,1 @@
-"""A model's shape, measured on its own skeleton: nothing is downloaded and no weights are made."""
+"""Measures a model's shape on its own skeleton: no weights are downloaded or allocated."""

@@ -1,4 +1,4 @@
-"""A model measured once, and its shape kept where the plan looks for it."""
+"""Measures a model once, and keeps its shape where the plan looks for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainer.model.base import load_model_config
 
 
 def known_or_measured(model: str) -> ModelShape:
-    """The shape of `model`, measured in this process if nobody has yet. Raises ConfigError or SickNode."""
+    """The shape of `model`, measured in this process if it is not known yet. Raises ConfigError or SickNode."""
     try:
         return resolve_shape(model, measure=False)
     except Unmeasured:
@@ -32,7 +32,8 @@ def measure_and_keep(model: str) -> tuple[ModelShape, Path]:
 
 
 def keep(model: str, shape: ModelShape) -> Path:
-    """Beside the model where that is a folder that can be written to, else in the user's own. Raises OSError."""
+    """The file that now keeps the shape: beside the model if that is a writable folder, else in the user's folder.
+    Raises OSError."""
     folder = Path(model).expanduser()
     written = _written(model)
     if folder.is_dir() and os.access(folder, os.W_OK):
@@ -45,7 +46,7 @@ def keep(model: str, shape: ModelShape) -> Path:
 
 
 def _written(model: str) -> dict[str, Any]:
-    """config.json as it lies there: by it the shape is found again."""
+    """config.json as it is written; the kept shape is found again by its digest."""
     folder = Path(model).expanduser()
     if folder.is_dir():
         return dict(read_json(folder / "config.json"))

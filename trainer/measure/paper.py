@@ -1,9 +1,9 @@
-"""A training step on tensors that have a size and no memory, and every byte that it would hold: the model's own code,
-PEFT's, torch's autograd and this trainer's head, for a model of any size on any machine.
+"""Runs a training step on tensors that have a size but no memory, and counts every byte that it would hold: the
+model's own code, PEFT's, torch's autograd and this trainer's head, for a model of any size on any machine.
 
-Only what cannot run without values is put in its place: a 4-bit weight is its packed bytes, written out to be used as
-bitsandbytes does; attention is the fused kernel; autocast is that of a GPU. The language model is what runs, on text
-alone: the frozen tower runs before it, for itself.
+Only code that needs values is replaced: a 4-bit weight is its packed bytes, expanded for use as bitsandbytes does;
+attention is the fused kernel; autocast is that of a GPU. Only the language model runs, on text alone, because the
+frozen tower runs before it, separately.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from trainer.model.anatomy import anatomy_of, target_pattern
 from trainer.model.base import add_lora, auto_class
 from trainer.model.head import install_supervised_head
 
-# torch's list of what autocast computes in fp32 on a GPU, of that what models call.
+# The functions that models call and that autocast on a GPU computes in fp32, from torch's list.
 IN_FP32 = ("layer_norm", "group_norm", "softmax", "log_softmax", "cross_entropy", "nll_loss", "softplus")
 ABSMAX_BLOCK, NESTED_BLOCK = 64, 256
 
@@ -41,11 +41,11 @@ class Held:
     now: int = 0
     peak: int = 0
     at: dict[str, int] = field(default_factory=dict)
-    """Held at the peak, by the part of the step that made it."""
+    """Bytes held at the peak, by the part of the step that allocated them."""
 
 
 class Ledger(TorchDispatchMode):
-    """Every storage that an operation makes, until it is freed."""
+    """Counts every storage that an operation makes, until it is freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Ledger(TorchDispatchMode):
         return found
 
     def begin(self) -> Held:
-        """What is held now; a peak that follows is counted anew."""
+        """The bytes held now; the peak is counted anew from this moment."""
         now = Held(now=self.held.now, peak=self.held.now, at=dict(self._by_part))
         self.held.peak, self.held.at = now.peak, now.at
         return now
@@ -85,7 +85,8 @@ class Ledger(TorchDispatchMode):
 
 
 class Packed(bitsandbytes.nn.Linear4bit):
-    """A linear in 4 bits: half a byte a weight and its constants, frozen. PEFT takes it for bitsandbytes' own."""
+    """A frozen linear in 4 bits: half a byte a weight, plus its constants. PEFT treats it as bitsandbytes' own
+    class."""
 
     def __init__(self, linear: nn.Linear) -> None:
         nn.Module.__init__(self)
@@ -94,7 +95,7 @@ class Packed(bitsandbytes.nn.Linear4bit):
         count = linear.weight.numel()
         constants = -(-count // ABSMAX_BLOCK) + 4 * -(-count // (ABSMAX_BLOCK * NESTED_BLOCK))
         self.weight = nn.Parameter(torch.empty(count // 2, dtype=torch.uint8, device="meta"), requires_grad=False)
-        for name, value in (("compress_statistics", True), ("quant_type", "nf4")):  # which PEFT asks for
+        for name, value in (("compress_statistics", True), ("quant_type", "nf4")):  # PEFT reads these attributes
             setattr(self.weight, name, value)
         self.register_buffer("constants", torch.empty(constants, dtype=torch.uint8, device="meta"))
         self.bias = linear.bias
@@ -105,7 +106,8 @@ class Packed(bitsandbytes.nn.Linear4bit):
 
 
 class _Opened(torch.autograd.Function):
-    """A product with a weight that is written out of its 4 bits for as long as it takes, forwards and backwards."""
+    """A product with a weight that is expanded from its 4 bits only while the product is computed, forwards and
+    backwards."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, packed: Tensor, reads: int, gives: int) -> Tensor:
@@ -122,13 +124,14 @@ class _Opened(torch.autograd.Function):
 
 @contextmanager
 def like_gpu() -> Iterator[None]:
-    """A context in which attention is the fused kernel, dropout keeps flags, and what autocast computes in fp32 on a
-    GPU is computed so. Patched, since the backward pass leaves torch's own modes."""
+    """A context in which attention is the fused kernel, dropout keeps flags, and the functions that autocast computes
+    in fp32 on a GPU are computed so. It patches functions, because the backward pass leaves torch's own modes."""
     in_fp32 = {name: _computed_in_fp32(getattr(nn.functional, name)) for name in IN_FP32}
     enabled = torch.is_autocast_enabled
     with (
         patch.multiple(nn.functional, scaled_dot_product_attention=_attention, dropout=_dropout, **in_fp32),
-        patch.object(torch, "is_autocast_enabled", lambda device="cpu": enabled(device)),  # PEFT asks for the GPU's
+        # PEFT asks for the GPU's state
+        patch.object(torch, "is_autocast_enabled", lambda device="cpu": enabled(device)),
     ):
         yield
 
@@ -159,8 +162,8 @@ def _in_fp32(value: Any) -> Any:
 
 
 def step_on_paper(model_config: Any, config: TrainConfig, *, tokens: int, scored: int) -> dict[str, Held]:
-    """The bytes between two optimizer steps, and of one on a micro-batch of so many `tokens` a sample, `scored` of them
-    learned.
+    """The bytes held between two optimizer steps ("between") and in one step ("step"), on a micro-batch with `tokens`
+    tokens a sample, `scored` of them learned.
 
     Raises whatever the model's forward raises on tensors without values.
     """
@@ -187,7 +190,7 @@ def step_on_paper(model_config: Any, config: TrainConfig, *, tokens: int, scored
         ledger.part = "moments"
         optimizer.step()
         ledger.part = "gradients"
-        for parameter in learned:  # of the micro-batches before, which add up
+        for parameter in learned:  # gradients of the earlier micro-batches, which add up
             parameter.grad = torch.empty_like(parameter)
         found = ledger.begin()
         _step(model, optimizer, learned, ledger, config, tokens, scored)

@@ -1,4 +1,4 @@
-"""The parameters of a skeleton by kind, and its layers by sort."""
+"""Counts the parameters of a skeleton by kind, and sorts its layers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-MEAT = 0.5  # share of a module's weights that its list of layers holds at least
+MEAT = 0.5  # least share of a module's weights that its list of layers holds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,8 +24,8 @@ class Weights:
 
 
 def weights_of(module: nn.Module, packed: frozenset[nn.Module], without: Iterable[nn.Module] = ()) -> Weights:
-    """Each parameter once, by the module that owns it; `packed` are the linears that 4 bits take, `without` leaves out
-    parts."""
+    """The number of parameters of each kind, each parameter once, by the module that owns it. `packed` are the
+    linears that are packed into 4 bits; the parts in `without` are left out."""
     counted: Counter[str] = Counter()
     seen = {id(parameter) for part in without for parameter in part.parameters()}
     for owner in module.modules():
@@ -46,7 +46,8 @@ def _kind(owner: nn.Module, parameter: nn.Parameter) -> str:
 
 
 def layers_of(module: nn.Module) -> nn.ModuleList | None:
-    """The list that the module's layers stand in: the outermost one that holds most of its weights."""
+    """The list of the module's layers: the outermost list that holds most of its weights; None when there is no
+    list."""
     whole = sum(p.numel() for p in module.parameters())
     lists = [part for part in module.modules() if isinstance(part, nn.ModuleList) and len(part)]
     sizes = [(sum(p.numel() for p in part.parameters()), part) for part in lists]
@@ -55,8 +56,8 @@ def layers_of(module: nn.Module) -> nn.ModuleList | None:
 
 
 def sorts_of(layers: Iterable[nn.Module]) -> list[tuple[nn.Module, int]]:
-    """(first layer of a sort, how many there are), in the model's order. Layers whose parameters have the same names
-    and shapes are of one sort."""
+    """(first layer of a sort, number of layers of that sort), in the model's order. Layers of one class whose
+    parameters have the same names and shapes are of one sort."""
     found: dict[Any, tuple[nn.Module, int]] = {}
     for layer in layers:
         key = (type(layer), tuple((name, tuple(p.shape)) for name, p in layer.named_parameters()))

@@ -1,4 +1,4 @@
-"""What one picture takes: positions in the language model by the model's processor, rows in its tower."""
+"""Measures one picture: its positions in the language model, by the model's processor, and its rows in the tower."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from trainer.data.template import bounded
 from trainer.evaluation.memory import patches_of
 from trainer.model.base import load_processor
 
-PLANNED_PX = 784  # the side of the picture that is planned for
-SMALL_PX = 448  # another one, to see whether every picture takes the same
+PLANNED_PX = 784  # the side of the picture that the plan assumes
+SMALL_PX = 448  # a second side, which shows whether every picture takes the same
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """A picture of PLANNED_PX x PLANNED_PX."""
+    """The measurements of a picture of PLANNED_PX x PLANNED_PX."""
 
     tokens: int
     patches: int
     fixed: bool
-    """A small one takes as many."""
+    """Whether a small picture takes as many positions and rows."""
 
 
 def picture_of(model: str, config: Any) -> Picture:
-    """By the processor of `model`, or where there is none that can be asked by what the configuration says."""
-    with suppress(Exception):  # whatever a processor lacks, the shape of the model can be measured without it
+    """The measurements by the processor of `model`, or by the configuration when the processor cannot be used."""
+    with suppress(Exception):  # the shape of the model can be measured without its processor
         processor = load_processor(model)
         planned, small = (_shown(processor, config, side) for side in (PLANNED_PX, SMALL_PX))
         if planned[0]:
@@ -55,7 +55,7 @@ def _shown(processor: Any, config: Any, side: int) -> tuple[int, int]:
 
 
 def _by_configuration(config: Any) -> Picture:
-    """One view of the tower's own size, and as many positions as a configuration names."""
+    """One view of the tower's own size, with the number of positions that the configuration names."""
     vision = getattr(config, "vision_config", None)
     side, patch = (_number(getattr(vision, name, None)) for name in ("image_size", "patch_size"))
     patches = max(1, (side // patch) ** 2) if side and patch else PLANNED_PX

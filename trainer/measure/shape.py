@@ -1,4 +1,4 @@
-"""From a configuration to a ModelShape: the skeleton is built without memory, counted and traced."""
+"""Measures the ModelShape of a configuration: builds the skeleton without memory, counts it and traces it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainer.model.refusal import UNFIT, is_of_machine, refusing
 def measure(model: str, config: Any, *, tokens_per_image: int = 0, patches: int = 0, fixed: bool = False) -> ModelShape:
     """The shape of `config`, a transformers configuration; `model` names it in errors.
 
-    Raises ConfigError for a model that cannot be taken apart.
+    Raises ConfigError for a model whose parts cannot be found.
     """
     skeleton, anatomy = take_apart(model, config)
     with refusing(model, "measured", UNFIT):
@@ -30,7 +30,7 @@ def measure(model: str, config: Any, *, tokens_per_image: int = 0, patches: int 
 def _measure(
     skeleton: Any, anatomy: Anatomy, config: Any, tokens_per_image: int, patches: int, fixed: bool
 ) -> ModelShape:
-    skeleton.to(torch.bfloat16)  # as it is trained; nothing is moved on the meta device
+    skeleton.to(torch.bfloat16)  # as in training; on the meta device this moves no data
     decoder = skeleton.get_submodule(anatomy.decoder)
     beside = _outermost([skeleton.get_submodule(name) for name in anatomy.unquantized])
     head = skeleton.get_output_embeddings()
@@ -97,18 +97,19 @@ def _layers(decoder: Any, layers: nn.ModuleList, targets: frozenset[nn.Module], 
 def _kept(
     decoder: Any, layers: nn.ModuleList, firsts: Sequence[nn.Module], targets: frozenset[nn.Module], hidden: int
 ) -> list[Kept]:
-    """What each sort keeps, traced on the shortest stack of layers that holds every sort."""
+    """The values that each sort of layer keeps, traced on the shortest stack of layers that holds every sort."""
     stack = list(layers)
     places = [next(n for n, layer in enumerate(stack) if layer is first) for first in firsts]
     del layers[max(places) + 1 :]
     try:
         kept = trace(decoder, layers, targets)
-    except Exception as error:  # whatever a forward does that tensors without values cannot: the sizes are known
+    # the forward needs values, which these tensors do not have; the sizes are known all the same
+    except Exception as error:
         if is_of_machine(error):
             raise
         kept = [Kept()] * len(layers)
     found = [kept[place] for place in places]
-    # A layer that this forward did not run, such as one that attends to pictures alone, is counted from its linears.
+    # A layer that this forward did not run, such as one that attends only to pictures, is counted from its linears.
     return [seen if seen.values else counted(first, targets, hidden) for first, seen in zip(firsts, found, strict=True)]
 
 
@@ -117,7 +118,8 @@ def _targeted(layer: nn.Module, targets: frozenset[nn.Module]) -> list[nn.Linear
 
 
 def counted(layer: nn.Module, targets: frozenset[nn.Module], hidden: int) -> Kept:
-    """What a layer keeps at most by its linears alone: what each gives, a gate's product, the inputs of four norms."""
+    """The most that a layer keeps, by its linears alone: the output of each, a gate's product, the inputs of four
+    norms."""
     linears = _targeted(layer, targets)
     widest = max((m.in_features for m in linears), default=hidden)
     gives = sum(m.out_features for m in linears)
@@ -128,7 +130,7 @@ def counted(layer: nn.Module, targets: frozenset[nn.Module], hidden: int) -> Kep
 
 
 def _outside(linears: Sequence[nn.Linear]) -> Layer:
-    """Linears beside the layers, such as those of embeddings that each layer has for itself."""
+    """The linears outside the layers as one sort, such as those of embeddings that each layer has for itself."""
     reads, gives = sum(m.in_features for m in linears), sum(m.out_features for m in linears)
     weights = sum(m.weight.numel() for m in linears)
     empty = dict.fromkeys(Layer.__dataclass_fields__, 0)

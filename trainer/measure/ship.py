@@ -62,7 +62,7 @@ def write_one(entry: Mapping[str, Any]) -> None:
 
 
 def write_index(entries: Sequence[Mapping[str, Any]]) -> None:
-    """What is shipped, by id and by configuration."""
+    """Write the index of the shipped shapes, by id and by configuration."""
     there = [entry for entry in entries if (SHIPPED / f"{slug(entry)}.json").is_file()]
     index = {
         "models": {model: slug(entry) for entry in there for model in ids(entry)},
@@ -79,7 +79,7 @@ def main(words: Sequence[str]) -> int:
         print(entry["ids"][0], file=sys.stderr, flush=True)
         try:
             write_one(entry)
-        except Exception as error:  # the others are measured all the same
+        except Exception as error:  # the other models are still measured
             failed += 1
             print(f"  {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         write_index(entries)

@@ -1,4 +1,4 @@
-"""What stands beside the language model: the tower for pictures, and what joins the two."""
+"""Measures the parts beside the language model: the tower for pictures, and the projector that joins the two."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from torch import nn
 
 from trainer.measure.parts import layers_of
 
-TURNED = ("rot", "position_emb")  # arguments by which a layer is given positions to turn queries and keys by
+TURNED = ("rot", "position_emb")  # names of a layer's arguments for positions, by which queries and keys are rotated
 
 
 def tower_sizes(beside: Sequence[nn.Module], linears: Sequence[nn.Linear], vision: object) -> dict[str, int]:
     """ModelShape's fields about tower and projector; all 0 for a model that has none.
 
-    `beside` are the modules beside the language model, `linears` those that get an adapter with vision=lora. The tower
-    is the one with the model's configuration of `vision`; where none has, the largest.
+    `beside` are the modules beside the language model, `linears` those that get an adapter with vision=lora. The
+    tower is the module whose configuration is the model's `vision` configuration; if there is none, the largest
+    module.
     """
     sizes = {module: sum(p.numel() for p in module.parameters()) for module in beside}
     seeing = [module for module in beside if type(getattr(module, "config", None)) is type(vision)]
@@ -41,9 +42,9 @@ def tower_sizes(beside: Sequence[nn.Module], linears: Sequence[nn.Linear], visio
 
 
 def _kept(layer: nn.Module, linears: Sequence[nn.Linear], hidden: int) -> int:
-    """Values that a layer with adapters keeps of a patch, as counted on traced layers of SigLIP and Qwen2.5-VL: what
-    each linear gives, what linears read (the same thing once), the norms' fp32; positions are turned in fp32; a gate
-    keeps what it has let through."""
+    """Values that a layer with adapters keeps of a patch, as counted on traced layers of SigLIP and Qwen2.5-VL: the
+    output of each linear, the inputs of linears (a shared input once), the norms' fp32 inputs, rotated positions in
+    fp32, and a gate's product."""
     widest = max(m.in_features for m in linears)
     gives = sum(m.out_features for m in linears)
     read = 3 * hidden + widest

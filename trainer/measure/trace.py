@@ -1,9 +1,9 @@
-"""What one layer of each sort keeps of a token for the backward pass, seen on tensors that have a shape and no memory.
+"""Measures how much one layer of each sort keeps of a token for the backward pass, on tensors without memory.
 
-The language model runs as it would in training, in bf16 under autocast, on fake tensors. Every tensor that autograd
-saves is noted with the layer that saved it. Three lengths are run: what grows with the tokens is told from what grows
+The language model runs as in training, in bf16 under autocast, on fake tensors. Every tensor that autograd saves is
+noted with the layer that saved it. Three lengths are run, which separates what grows with the tokens from what grows
 with their pairs and from what does not grow. Attention counts as the fused kernel, which keeps queries, keys and
-values at the queries' width and what it gives; the mask's row is one value for each pair of tokens.
+values at the queries' width, and its output; the mask's row is one value for each pair of tokens.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 LENGTHS = (64, 128, 192)  # multiples of the blocks that linear attention works in
-GROUPED = ("grouped_mm", "_grouped_mm")  # how experts are run: rows sorted by expert, times a matrix for each
+# the functions that run experts: rows sorted by expert, times a matrix for each expert
+GROUPED = ("grouped_mm", "_grouped_mm")
 
 
 @dataclass(kw_only=True, slots=True)
 class Kept:
-    """What a layer keeps of one token."""
+    """The values that a layer keeps of one token."""
 
     values: int = 0
     fp32_values: int = 0
@@ -37,7 +38,7 @@ class Kept:
 
 @dataclass(slots=True)
 class _Seen:
-    """Numbers of one layer in one forward pass."""
+    """The counts of one layer in one forward pass."""
 
     saved: dict[str, int] = field(default_factory=lambda: {"values": 0, "fp32_values": 0})
     read: dict[int, int] = field(default_factory=dict)
@@ -48,11 +49,11 @@ class _Seen:
 
 
 class FusedAttention(torch.autograd.Function):
-    """Keeps for the backward what a fused kernel of attention does."""
+    """Keeps the same tensors for the backward pass as a fused attention kernel."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, *masks: Tensor) -> Tensor:
-        *batch, heads, tokens, _ = query.shape  # laid out as the kernel does: one token's heads side by side
+        *batch, heads, tokens, _ = query.shape  # in the kernel's layout: one token's heads side by side
         found = query.new_empty((*batch, tokens, heads, value.shape[-1])).transpose(-2, -3)
         ctx.save_for_backward(query, key, value, found, *masks)
         return found
@@ -64,7 +65,7 @@ class FusedAttention(torch.autograd.Function):
 
 
 class _Watching(torch.overrides.TorchFunctionMode):
-    """Attention as the fused kernel, and what each call is of."""
+    """Runs attention as the fused kernel, and notes the result of each call."""
 
     def __init__(self, trace: _Trace) -> None:
         super().__init__()
@@ -90,14 +91,14 @@ class _Watching(torch.overrides.TorchFunctionMode):
 
 
 class _Trace:
-    """One forward pass: which layer runs, and what it leaves."""
+    """One forward pass: the running layer, and the tensors it keeps."""
 
     def __init__(self, decoder: nn.Module, layers: Sequence[nn.Module], targets: frozenset[nn.Module]) -> None:
         self.seen = [_Seen() for _ in layers]
         self.outside = _Seen()
         self.layer = self.outside
         self._known = {_storage(tensor) for tensor in (*decoder.parameters(), *decoder.buffers())}
-        self._alive: list[Any] = []  # a storage that is freed may be taken for the next
+        self._alive: list[Any] = []  # kept alive, because a freed storage may be reused for the next tensor
         self._tokens = 0
         self._layers, self._targets = layers, targets
 
@@ -123,7 +124,7 @@ class _Trace:
     def _enter(self, seen: _Seen) -> Any:
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
             self.layer = seen
-            # What every layer is given, such as the tables of positions, no layer keeps for itself; the stream it does.
+            # Arguments of all layers, such as the tables of positions, are not counted for any layer; the stream is.
             given = [*args[1:], *(value for name, value in kwargs.items() if name != "hidden_states")]
             self._known |= {_storage(tensor) for tensor in _tensors(given)}
             self._alive += given
@@ -144,13 +145,13 @@ class _Trace:
             self._known.add(place)
             self._alive.append(tensor)
             count = tensor.untyped_storage().nbytes() // tensor.element_size()
-            # One value a row is left to ROW_STATISTICS_BYTES, a flag or an index to nobody.
+            # One value a row is counted by ROW_STATISTICS_BYTES; a flag or an index is not counted.
             if tensor.dim() and tensor.shape[-1] > 1 and tensor.is_floating_point():
                 self.layer.saved["fp32_values" if tensor.dtype == torch.float32 else "values"] += count
         return tensor
 
     def came(self, found: Any) -> None:
-        """The result of an operation, if it belongs to the tokens."""
+        """Note the width of an operation's result, if it belongs to the tokens."""
         for tensor in _tensors([found]):
             if tensor.dim() > 1 and self._tokens in tensor.shape[:-1] and _storage(tensor) not in self._known:
                 self.layer.widest = max(self.layer.widest, tensor.shape[-1])
@@ -160,7 +161,7 @@ class _Trace:
 
 
 def trace(decoder: Any, layers: nn.ModuleList, targets: frozenset[nn.Module]) -> list[Kept]:
-    """What each of `layers` keeps; `decoder` has no others, and lies on the meta device.
+    """The values that each of `layers` keeps. `decoder` has no other layers, and is on the meta device.
 
     Raises whatever the model's forward raises on tensors without values.
     """
@@ -185,7 +186,7 @@ def _forward(
 ) -> list[Mapping[str, int]]:
     run = _Trace(decoder, list(layers), targets)
     words = torch.empty(1, tokens, dtype=torch.long)
-    # As in training: what the first adapter is given needs a gradient from then on.
+    # As in training: from the first adapter's input on, tensors need a gradient.
     hook = decoder.get_input_embeddings().register_forward_hook(lambda _, args, found: found.detach().requires_grad_())
     with hook, run.running(tokens), torch.autocast("cpu", torch.bfloat16):
         decoder(input_ids=words, use_cache=False)
@@ -202,7 +203,7 @@ def _forward(
 
 
 def _fit(runs: Sequence[Mapping[str, int]]) -> Kept:
-    """From the counts of three lengths a count a token, and one a pair of tokens."""
+    """The counts a token, and a pair of tokens, from the counts of three lengths."""
     short, middle, long = LENGTHS
     kept = Kept(q_width=runs[0]["q_width"], widest=runs[0]["widest"], pair_values=int(runs[0]["q_width"] > 0))
     for name in ("values", "fp32_values", "kept_inputs", "active_expert_params"):
@@ -215,7 +216,7 @@ def _fit(runs: Sequence[Mapping[str, int]]) -> Kept:
 
 
 def _cached(decoder: Any, count: int) -> list[int]:
-    """Width of the keys that each layer leaves in a cache for one token; 0 where it keeps none."""
+    """Width of the keys that each layer leaves in a cache for one token; 0 for a layer without keys."""
     tokens = LENGTHS[0]
     with torch.no_grad():
         cache = decoder(input_ids=torch.empty(1, tokens, dtype=torch.long), use_cache=True).past_key_values

@@ -1,7 +1,7 @@
-"""Where things are in a model, read off its modules: what is put into 4 bits, what gets adapters, what is left alone.
+"""Finds the parts of a model in its modules: which are put into 4 bits, which get adapters, which stay unchanged.
 
-No family's name and no module's name decides: the language model is what owns the embedding of the tokens, a tower is a
-model inside it that takes something else than tokens, and a gate is a linear with a handful of outputs.
+No name of a family or a module decides: the language model is the module that owns the embedding of the tokens, a
+tower is a model inside it that takes something other than tokens, and a gate is a linear with a handful of outputs.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from typing import Any
 from torch import nn
 
 GATE_WIDTH = 16
-"""A linear with no more inputs or outputs than these is a gate or a router: 4 bits would change its choices, and an
+"""A linear with at most so many inputs or outputs is a gate or a router: 4 bits would change its choices, and an
 adapter would be larger than the linear."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Anatomy:
-    """Where things are in a model, as module names."""
+    """The parts of a model, as module names."""
 
     decoder: str
     """The language model, for example model.language_model."""
     unquantized: tuple[str, ...]
     """Tower, projector and head: everything beside the decoder, and towers within it."""
     gates: tuple[str, ...]
-    """The decoder's linears that are left alone, as expressions for whole paths: any layer's number is \\d+."""
+    """The decoder's linears that stay unchanged, as expressions for whole paths: any layer's number is \\d+."""
     linears: tuple[str, ...]
-    """The decoder's, as expressions for whole paths: any layer's number is \\d+."""
+    """The decoder's linears that get adapters, as expressions for whole paths: any layer's number is \\d+."""
     vision_linears: tuple[str, ...]
-    """The tower's and the projector's. Gemma 3's projection is a bare matrix and none of them."""
+    """The linears of the tower and the projector. Gemma 3's projection is a bare matrix, and so not among them."""
     unused: tuple[str, ...] = ()
-    """Those of both that no loss depends on: paths of linears that get no adapter."""
+    """Paths of linears, in decoder or tower, that get no adapter because no loss depends on them."""
 
     @property
     def in_16_bits(self) -> tuple[str, ...]:
-        """The modules that stay at 16 bits, as bitsandbytes is told: expressions for the beginnings of paths."""
+        """The modules that stay at 16 bits, in the form for bitsandbytes: expressions for the beginnings of paths."""
         return (*self.unquantized, *self.gates)
 
     def without(self, paths: Iterable[str]) -> Anatomy:
-        """The same, with no adapters at these paths."""
+        """A copy with no adapters at these paths."""
         return replace(self, unused=tuple(sorted({*self.unused, *paths})))
 
 
 def anatomy_of(skeleton: Any) -> Anatomy:
-    """Raises ValueError for a model without an embedding of tokens."""
+    """The parts of a skeleton. Raises ValueError for a model without an embedding of tokens."""
     names = {module: name for name, module in skeleton.named_modules()}
     decoder = names[_decoder(skeleton)]
     beside = tuple(_beside(skeleton, decoder))
@@ -65,8 +65,8 @@ def anatomy_of(skeleton: Any) -> Anatomy:
 
 
 def target_pattern(anatomy: Anatomy, vision: str = "frozen") -> str:
-    """The linears that get an adapter, as one expression for whole paths: a list of suffixes would hit the tower by
-    accident."""
+    """One expression for the whole paths of the linears that get an adapter. A list of suffixes would also match
+    linears in the tower."""
     paths = "|".join((*anatomy.linears, *(anatomy.vision_linears if vision == "lora" else ())))
     if not anatomy.unused:
         return paths
@@ -89,7 +89,7 @@ def _decoder(skeleton: Any) -> nn.Module:
 
 
 def _beside(skeleton: Any, decoder: str) -> Iterator[str]:
-    """Whatever is not on the way from the outermost module to the decoder, the innermost first."""
+    """Names of all modules that are not on the way from the outermost module to the decoder, the innermost first."""
     steps = decoder.split(".") if decoder else []
     for depth in range(len(steps) - 1, -1, -1):
         owner = ".".join(steps[:depth])
@@ -99,7 +99,7 @@ def _beside(skeleton: Any, decoder: str) -> Iterator[str]:
 
 
 def _towers(skeleton: Any, decoder: str) -> Iterator[str]:
-    """Models inside the decoder that take pictures or sounds."""
+    """Names of the models inside the decoder that take pictures or sounds."""
     from transformers import PreTrainedModel
 
     found: list[str] = []
@@ -111,7 +111,8 @@ def _towers(skeleton: Any, decoder: str) -> Iterator[str]:
 
 
 def _linears(skeleton: Any, parts: Iterable[str], but: Iterable[str]) -> Iterator[tuple[str, nn.Linear]]:
-    """(path, module) of the linears in `parts`, without those that are, or lie in, one of `but`. "" is all of it."""
+    """(path, module) of the linears in `parts`, without those that are, or lie in, one of `but`. "" is the whole
+    model."""
     into, out = (tuple(f"{part}." if part else "" for part in some) for some in (parts, but))
     for name, module in skeleton.named_modules():
         if isinstance(module, nn.Linear) and f"{name}.".startswith(into) and not f"{name}.".startswith(out):
@@ -119,8 +120,8 @@ def _linears(skeleton: Any, parts: Iterable[str], but: Iterable[str]) -> Iterato
 
 
 def _is_gate(skeleton: Any, name: str, linear: nn.Linear) -> bool:
-    """Whether it chooses among experts, or weighs a few things: it has as few outputs (or inputs) as GATE_WIDTH, or
-    as many as there are experts beside it."""
+    """Whether a linear chooses among experts, or weighs a few things: it has at most GATE_WIDTH outputs (or inputs),
+    or as many outputs as there are experts beside it."""
     if min(linear.in_features, linear.out_features) <= GATE_WIDTH:
         return True
     owner = skeleton.get_submodule(name.rpartition(".")[0])
@@ -129,8 +130,8 @@ def _is_gate(skeleton: Any, name: str, linear: nn.Linear) -> bool:
 
 
 def _experts(module: nn.Module) -> set[int]:
-    """How many experts a module holds: as one tensor of three dimensions, or as modules in a row."""
-    if isinstance(module, nn.modules.conv._ConvNd):  # three dimensions too, and its first is a width
+    """The possible numbers of experts in a module: in one tensor of three dimensions, or as modules in a row."""
+    if isinstance(module, nn.modules.conv._ConvNd):  # also three dimensions, but the first is a width
         return set()
     counts = {parameter.shape[0] for parameter in module.parameters(recurse=False) if parameter.ndim == 3}
     if isinstance(module, nn.ModuleList) and len({type(inner) for inner in module}) == 1:
@@ -139,6 +140,6 @@ def _experts(module: nn.Module) -> set[int]:
 
 
 def _generalised(paths: Iterable[str]) -> tuple[str, ...]:
-    """One expression for the same linear of every layer."""
+    """The paths as expressions, one for the same linear of every layer."""
     expressions = (re.sub(r"(?<=\\\.)\d+(?=\\\.)", r"\\d+", re.escape(path)) for path in paths)
     return tuple(dict.fromkeys(expressions))

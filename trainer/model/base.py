@@ -1,6 +1,6 @@
-"""The base in 4 bits with LoRA on its language model (and tower, if asked); model.contract holds it to that.
+"""The base in 4 bits with LoRA on its language model (and tower, if asked); model.contract checks the result.
 
-Written around traps that raise nothing: skip lists that do not match, towers that are trained by accident,
+The code avoids mistakes that raise no error: skip lists that match nothing, towers that are trained by accident,
 half-precision weights that are upcast, attention kernels that ignore the image mask.
 """
 
@@ -33,18 +33,18 @@ class Repacking(Protocol):
 
 
 def build_skeleton(model_config: Any) -> Any:
-    """The architecture without memory (meta tensors)."""
+    """The model's architecture without memory (meta tensors)."""
     with torch.device("meta"):
         return auto_class(model_config).from_config(model_config)
 
 
 def find_anatomy(model_config: Any) -> Anatomy:
-    """Module names, read off the architecture."""
+    """Module names, taken from the architecture."""
     return anatomy_of(build_skeleton(model_config))
 
 
 def take_apart(model: str, model_config: Any) -> tuple[Any, Anatomy]:
-    """The skeleton of `model` and where things are in it. Raises ConfigError."""
+    """(the skeleton of `model`, its anatomy). Raises ConfigError."""
     with refusing(model, "taken apart", UNFIT):
         skeleton = build_skeleton(model_config)
         return skeleton, anatomy_of(skeleton)
@@ -96,10 +96,10 @@ def load_base(config: TrainConfig, anatomy: Anatomy, *, dtype: torch.dtype, devi
 
 
 def load_here(config: TrainConfig, state: Any) -> tuple[Any, Anatomy]:
-    """The base in the launcher's precision, where this process of `state` computes, and where things are in it.
+    """(the base in the launcher's precision, on the device of this process of `state`; its anatomy).
 
     Raises:
-        ConfigError: no base to train.
+        ConfigError: the model cannot be trained.
     """
     _, anatomy = take_apart(config.model, load_model_config(config.model))
     dtype = torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
@@ -169,8 +169,8 @@ def load_model_config(model: str) -> Any:
     """The model's configuration.
 
     Raises:
-        ConfigError: for a model that is neither of pictures and text nor of text, reads its prompt in an encoder, or is
-            quantized already.
+        ConfigError: for a model that reads neither pictures with text nor text, reads its prompt in an encoder, or is
+            already quantized.
         SickNode: this machine cannot load it.
     """
     from transformers import AutoConfig
@@ -192,8 +192,8 @@ def load_model_config(model: str) -> Any:
 
 
 def auto_class(model_config: Any) -> Any:
-    """transformers' loader of models that such a configuration is for, with pictures where there are any; None where
-    they do not write text."""
+    """transformers' loader for models with such a configuration, with pictures if the model takes any; None for
+    models that do not write text."""
     from transformers import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -208,7 +208,7 @@ def auto_class(model_config: Any) -> Any:
 
 @contextmanager
 def _loading(model: str) -> Iterator[None]:
-    """Errors of loading a processor or a configuration become ConfigError or SickNode."""
+    """Turns errors of loading a processor or a configuration into ConfigError or SickNode."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     path = Path(model)
     advice = "give a model folder, or a hub id with access (HF_TOKEN in .env) and the licence accepted"

@@ -1,7 +1,7 @@
-"""The model's behaviour on one batch, asked before it is trained on thousands: wrong training raises no error.
+"""Tests the model's behaviour on one batch before training on thousands, because wrong training raises no error.
 
-Each question is answered by a forward pass of one record, one of them with its backward pass. What is asked for is the
-same for every family; nothing is known of any.
+Each test is a forward pass of one record, one of them with its backward pass. The tests are the same for every
+family, and use no knowledge of any family.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import Tensor
 from trainer.model.head import CHUNK_POSITIONS, log_probabilities, own_logits, supervised_loss, use_own_head
 from trainer.model.refusal import first_words, is_of_machine
 
-SAME_LOSS = 0.01  # nats, or of the loss itself where it is larger; the same sums in another order differ by 1e-6
-LEAKED = 0.02  # nats by which one token's loss may move; the same sums twice differ by none
+SAME_LOSS = 0.01  # nats, or a share of the loss where that is larger; the same sums in another order differ by 1e-6
+LEAKED = 0.02  # nats by which one token's loss may move; the same sums twice do not differ
 Batch = dict[str, Tensor]
 
 
 def batch_on(base: Any, batch: Batch) -> tuple[Batch, Tensor, Tensor]:
-    """(the model's inputs, positions, targets) of a training batch, where `base` computes; no more supervised
-    positions than one chunk."""
+    """(the model's inputs, positions, targets) of a training batch, on the device of `base`; at most one chunk of
+    supervised positions."""
     given = {name: tensor.to(base.device) for name, tensor in batch.items() if name != "labels"}
     positions, targets = (given.pop(name)[:CHUNK_POSITIONS] for name in ("loss_positions", "loss_targets"))
     return given, positions, targets
@@ -33,7 +33,8 @@ def batch_on(base: Any, batch: Batch) -> tuple[Batch, Tensor, Tensor]:
 
 @contextmanager
 def asked(model: Any, *, training: bool = False) -> Iterator[None]:
-    """In a launcher's precision; afterwards mode, random numbers and gradients are what they were."""
+    """Runs the model in the launcher's precision; afterwards restores mode and random numbers, and clears
+    gradients."""
     base, was_training = model.get_base_model(), model.training
     devices = [base.device] if base.device.type == "cuda" else []
     half = os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16"
@@ -55,10 +56,8 @@ def token_losses(model: Any, batch: Batch) -> Tensor:
 
 
 def compare_heads(model: Any, batch: Batch) -> str:
-    """The loss that training takes, in words; from now on from the model's own logits where ours are others.
-
-    A family may scale or mask them; nothing in its configuration need say so.
-    """
+    """The training loss in words. If the model's own logits give another loss, training uses them from now on: a
+    family may scale or mask its logits without any sign of that in its configuration."""
     base = model.get_base_model()
     given, positions, targets = batch_on(base, batch)
     with torch.no_grad(), asked(model):
@@ -80,8 +79,8 @@ def compare_heads(model: Any, batch: Batch) -> str:
 
 
 def without_gradient(model: Any, batch: Batch) -> list[str]:
-    """Paths of the linears whose adapters no loss depends on: a step would leave them as they are, and several
-    processes would wait for their gradients."""
+    """Paths of the linears whose adapters no loss depends on: a step would not change them, and several processes
+    would wait for their gradients."""
     given, positions, targets = batch_on(model.get_base_model(), batch)
     with asked(model, training=True):
         outputs = supervised_loss(model.get_base_model(), **given, loss_positions=positions, loss_targets=targets)
@@ -98,15 +97,15 @@ def picture_counts(model: Any, batch: Batch, losses: Tensor) -> bool:
 
 
 def is_of_pictures(tensor: Tensor) -> bool:
-    """Whether it holds pixels: as pictures, as tiles, or as a row for each patch."""
+    """Whether a tensor holds pixels: as pictures, as tiles, or as a row for each patch."""
     return tensor.is_floating_point() and tensor.ndim > 1
 
 
 def leaked(model: Any, batch: Batch, losses: Tensor) -> float:
-    """The most, in nats, by which other later tokens of an answer move the losses before them."""
+    """The most, in nats, by which a change of later tokens of an answer moves the losses before them."""
     ids, targets = batch["input_ids"].clone(), batch["loss_targets"][:CHUNK_POSITIONS]
     half = len(targets) // 2
-    places = batch["loss_positions"][: len(targets)][half:] + 1  # where the tokens stand that are told later
+    places = batch["loss_positions"][: len(targets)][half:] + 1  # the places of the later tokens
     words = targets.unique()
     if len(words) < 2 or not len(places):
         return 0.0
@@ -118,7 +117,7 @@ def leaked(model: Any, batch: Batch, losses: Tensor) -> float:
 
 
 def share_left_alone(base: Any, adapted: Sequence[Any], decoder: str) -> float:
-    """The share of the decoder's weights, embeddings left out, that are neither in 4 bits nor have an adapter."""
+    """The share of the decoder's weights, without embeddings, that are neither in 4 bits nor have an adapter."""
     from bitsandbytes.nn import Linear4bit
 
     inside = base.get_submodule(decoder)
@@ -134,6 +133,6 @@ def share_left_alone(base: Any, adapted: Sequence[Any], decoder: str) -> float:
 
 
 def _numbers(parameter: Tensor) -> int:
-    """How many weights it holds, also where several are packed into each of its own numbers."""
+    """Number of weights in a parameter, also when several are packed into each of its numbers."""
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else int(torch.Size(state.shape).numel())

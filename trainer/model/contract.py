@@ -1,6 +1,7 @@
 """Conditions that training relies on, checked on the loaded model and one batch at every start; most break silently.
 
-What another way of working mends is mended, and said: the model's own head, adapters left out. The rest is a refusal.
+If another way of working meets a condition, it is used and logged: the model's own head, adapters left out. Any other
+broken condition is a refusal.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from trainer.model.targets import peft_targets
 from trainer.model.traits import lacking_token_types, picture_features
 from trainer.outcome import ConfigError
 
-MOST_KINDS = 3  # of linears that are named
+MOST_KINDS = 3  # kinds of linears that a message names
 Promise = tuple[str, object, object]
 """(what, how it is, how it should be)."""
 
@@ -39,17 +40,18 @@ Promise = tuple[str, object, object]
 def adapt(
     base: Any, config: TrainConfig, anatomy: Anatomy, batch: dict[str, Tensor], say: Callable[[str], object]
 ) -> tuple[Any, Anatomy, str | None]:
-    """`base` with its adapters, without those that no loss depends on; where they are; and what its head gives.
+    """(`base` with its adapters, without those that no loss depends on; its anatomy; the loss of its head in words,
+    or None under DeepSpeed).
 
     Raises:
-        ConfigError: the model cannot be asked, or nothing in it can be trained.
+        ConfigError: the model cannot be tested, or nothing in it can be trained.
     """
     _, taken = peft_targets(base, target_pattern(anatomy, config.vision))
     if taken:
         say(f"{len(taken)} linears get no adapter, as PEFT takes their names for experts': {_kinds(taken)}")
         anatomy = anatomy.without(taken)
     model = add_lora(base, config, anatomy)
-    if under_deepspeed():  # whose shards are gathered only later
+    if under_deepspeed():  # DeepSpeed gathers its shards only later
         return model, anatomy, None
     with refusing(config.model, "trained", UNFIT):
         head = compare_heads(model, batch)
@@ -57,13 +59,13 @@ def adapt(
     if not unused:
         return model, anatomy, head
     say(f"{len(unused)} linears get no adapter, as no loss depends on them: {_kinds(unused)}")
-    torch.manual_seed(config.seed)  # as if they had never had one
+    torch.manual_seed(config.seed)  # as if the unused linears had never had an adapter
     anatomy = anatomy.without(unused)
     return add_lora(model.unload(), config, anatomy), anatomy, head
 
 
 def _kinds(paths: Collection[str]) -> str:
-    """The first of them, those of all layers as one."""
+    """The first kinds of these paths; the same linear of all layers is one kind."""
     kinds = list(dict.fromkeys(re.sub(r"\.\d+(?=\.)", ".N", path) for path in paths))
     more = f" and {len(kinds) - MOST_KINDS} more kinds" if len(kinds) > MOST_KINDS else ""
     return f"{', '.join(kinds[:MOST_KINDS])}{more}"
@@ -78,17 +80,16 @@ def check_contract(
     ends: Collection[int] = (),
     head: str | None = None,
 ) -> list[tuple[str, str]]:
-    """(what, how it is) for every promise that training relies on, about the model and what it makes of a `batch`.
-
-    `ends` are the tokens that end an answer, where they are known; `head` is what `adapt` has found of it.
+    """(what, how it is) for every promise that training relies on, about the model and its behaviour on a `batch`.
+    `ends` are the tokens that end an answer, if they are known; `head` is the third result of `adapt`.
 
     Raises:
-        ConfigError: a promise is broken, naming all that are; or the model cannot be asked.
+        ConfigError: naming all broken promises; or the model cannot be tested.
     """
     with refusing(config.model, "trained", UNFIT):
         promises = [*_built(model, config, anatomy, batch)]
         if not under_deepspeed():
-            # What `adapt` has looked at is not looked at again, unless it has changed something.
+            # The tests of `adapt` are not repeated, unless it has changed the model.
             known, head = head is not None and not anatomy.unused, head or compare_heads(model, batch)
             promises += _behaves(model, batch, ends, head, 0 if known else len(without_gradient(model, batch)))
     if broken := [f"{what}: {found}, not {should}" for what, found, should in promises if found != should]:
@@ -101,7 +102,7 @@ def under_deepspeed() -> bool:
 
 
 def _built(model: Any, config: TrainConfig, anatomy: Anatomy, batch: dict[str, Tensor]) -> tuple[Promise, ...]:
-    """The kinds of the modules."""
+    """Promises about the kinds of the modules."""
     from bitsandbytes.nn import Linear4bit
 
     base = model.get_base_model()
@@ -132,7 +133,7 @@ def _built(model: Any, config: TrainConfig, anatomy: Anatomy, batch: dict[str, T
         ("neither in 4 bits nor adapted", *(f"{left:.1%} of the language model",) * 2),
         ("head tied to the embedding", shared, bool(getattr(base.config, "tie_word_embeddings", False))),
         ("attention", ", ".join(sorted(attention)), ", ".join(sorted(offered))),
-        # Without them the model would take image tokens for text.
+        # Without token types the model would take image tokens for text.
         ("token types", f"no {' or '.join(lacking)}" if lacking else "present", "present"),
         ("vision features", *_features(base, config, batch)),
     )
@@ -141,7 +142,7 @@ def _built(model: Any, config: TrainConfig, anatomy: Anatomy, batch: dict[str, T
 def _features(base: Any, config: TrainConfig, batch: dict[str, Tensor]) -> tuple[str, str]:
     try:
         features = picture_features(base, batch)
-    except (TypeError, AttributeError, ValueError):  # asked by names that are not this family's
+    except (TypeError, AttributeError, ValueError):  # the family's method has other arguments
         return ("not asked: the family has its own way to them",) * 2
     if features is None:
         return ("none: the first record has no picture",) * 2
@@ -150,7 +151,7 @@ def _features(base: Any, config: TrainConfig, batch: dict[str, Tensor]) -> tuple
 
 
 def _behaves(model: Any, batch: dict[str, Tensor], ends: Collection[int], head: str, idle: int) -> tuple[Promise, ...]:
-    """Checks of the model's behaviour on the batch."""
+    """Promises about the model's behaviour on the batch."""
     losses = token_losses(model, batch)
     moved = leaked(model, batch, losses)
     learned = not ends or not {*batch["loss_targets"].tolist()}.isdisjoint(ends)
@@ -171,7 +172,7 @@ def _moves(nats: float) -> str:
 
 
 def _matching(base: Any, pattern: str) -> dict[str, Any]:
-    """The linears at the paths that `pattern` means, below their adapters."""
+    """The linears at the paths that `pattern` matches, without their adapters."""
     return {
         name: getattr(m, "base_layer", m) for name, m in base.named_modules() if pattern and re.fullmatch(pattern, name)
     }

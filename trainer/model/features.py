@@ -1,8 +1,9 @@
-"""What a frozen tower makes of a picture, made once: a run sees the same pictures every epoch and every evaluation.
+"""Computes the frozen tower's features of a picture once: a run sees the same pictures every epoch and every
+evaluation.
 
-At Gemma 3's shape the tower is half of a step's FLOPs. Its features (1.3 MB a picture there) wait in files beside the
-run, shared by its processes and attempts. A picture goes through the tower alone, so what comes out depends neither
-on its batch nor on what was kept before: a run that was stopped ends like one that was not.
+At Gemma 3's shape the tower is half of a step's FLOPs. Its features (1.3 MB a picture at that shape) are kept in
+files beside the run, shared by its processes and attempts. A picture goes through the tower alone, so its features
+depend neither on its batch nor on what was kept before: a run that was stopped ends like a run that was not.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ from trainer.model.refusal import first_words, is_of_machine
 from trainer.text import GIB
 
 SAME_FEATURES = 0.01  # nats by which a loss may differ; in fp32 it differs by 1e-6
-FREE_SHARE = 4  # no more than one part in so many of what is free on the disk
-WIDTH, MOST_ROWS = 1 << 12, 1 << 16  # of the table that a tensor's numbers are laid out in to be hashed
+FREE_SHARE = 4  # use at most one part in so many of the free disk space
+WIDTH, MOST_ROWS = 1 << 12, 1 << 16  # of the table in which a tensor's numbers are laid out to be hashed
 
 
 class FeatureCache:
-    """Stands in for a model's `get_image_features`."""
+    """Replaces a model's `get_image_features`."""
 
     def __init__(self, compute: Any, config: TrainConfig, *, again: bool, say: Callable[[str], object]) -> None:
-        """`again`: pictures that are trained on will be seen once more, not only those that are evaluated."""
+        """`again`: pictures of the training records will be seen more than once, not only those that are evaluated."""
         self._compute, self._again, self._say = compute, again, say
         self._unlike = False
-        """The family gives its features, or is asked for them, in another form than can be kept."""
-        self.__signature__ = signature(compute)  # generate() looks there for what it may hand over
+        """Whether the family takes or returns its features in a form that cannot be kept."""
+        self.__signature__ = signature(compute)  # generate() reads there which arguments it may pass
         self._folder = own_folder(features_dir(config))
         free_bytes = shutil.disk_usage(self._folder).free / FREE_SHARE
         self._room_bytes = min(config.feature_cache_gib * GIB, free_bytes) / config.world_size
@@ -66,7 +67,7 @@ class FeatureCache:
         found: list[Any] = [self._features(picture, key, options) for picture, key in zip(pictures, keys, strict=True)]
         if self._unlike:
             return self._compute(*args, **kwargs)
-        # As the family has them: the features of all pictures in one tensor, or in one for each.
+        # In the family's form: the features of all pictures in one tensor, or in one for each.
         features = torch.cat(found) if isinstance(found[0], Tensor) else tuple(chain.from_iterable(found))
         return BaseModelOutputWithPooling(pooler_output=features)  # type: ignore[arg-type]
 
@@ -76,7 +77,7 @@ class FeatureCache:
         name = "".join(f"-{part & (1 << 64) - 1:016x}" for part in key)
         asked = hashlib.blake2b(f"{self._made_by} {sorted(map(repr, options.items()))}".encode(), digest_size=4)
         path = self._folder / f"{asked.hexdigest()}{name}.safetensors"
-        with contextlib.suppress(OSError, SafetensorError):  # not there, or cut off
+        with contextlib.suppress(OSError, SafetensorError):  # the file is missing, or cut off
             kept = load_file(path, device=str(next(iter(picture.values())).device))
             return kept[WHOLE] if WHOLE in kept else tuple(kept[str(i)] for i in range(len(kept)))
         found = self._compute(**picture, **options).pooler_output
@@ -89,7 +90,7 @@ class FeatureCache:
         size_bytes = sum(tensor.nbytes for tensor in tensors.values())
         if size_bytes <= self._room_bytes and (self._again or not training):
             self._room_bytes -= size_bytes
-            # A view would be saved with all of the tensor that it looks into.
+            # A view would be saved with the whole tensor that it belongs to.
             copies = {
                 name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
                 for name, tensor in tensors.items()
@@ -109,26 +110,27 @@ class FeatureCache:
             part.unlink(missing_ok=True)
             save_file(tensors, part)
             part.replace(path)
-        except (OSError, SafetensorError):  # a full disk or quota: checkpoints need the room more
+        except (OSError, SafetensorError):  # a full disk or quota: checkpoints need the space more
             self._room_bytes = 0
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def take_computed(self) -> int:
-        """How many pictures have gone through the tower in training since this was last asked."""
+        """How many pictures have gone through the tower in training since the last call."""
         taken, self._computed = self._computed, 0
         return taken
 
     def settle(self) -> None:
-        """End when all that was computed so far is written."""
+        """Wait until everything computed so far is written."""
         self._writer.submit(bool).result()
 
     def close(self) -> None:
-        """End when all is written."""
+        """Wait until everything is written, and end the writer."""
         self._writer.shutdown()
 
 
-WHOLE = "features"  # the name of a picture's one tensor; several are numbered
-GRID = "image_grid_thw"  # Qwen's patches of all pictures lie in one row, and this says whose are how many
+WHOLE = "features"  # the name of a picture's single tensor; several tensors are numbered
+# Qwen puts the patches of all pictures into one row; this argument says how many belong to each
+GRID = "image_grid_thw"
 
 
 def features_dir(config: TrainConfig) -> Path:
@@ -138,11 +140,11 @@ def features_dir(config: TrainConfig) -> Path:
 def keep_features(
     base: Any, config: TrainConfig, records: int, say: Callable[[str], object] = bool
 ) -> FeatureCache | None:
-    """Let `base` compute the features of each picture once, in a run that trains on so many `records`.
+    """Let `base` compute the features of each picture once, in a run that trains on `records` records.
 
-    None, with nothing changed, where it cannot be: adapters or dropout change what the tower makes; ZeRO-3 gathers the
-    tower's shards on all processes together, whichever of them has kept a picture; some families hand on more than the
-    features.
+    Returns None, with nothing changed, when that is impossible: adapters or dropout change the tower's output; ZeRO-3
+    gathers the tower's shards on all processes together, even when one of them has kept a picture; some families
+    return more than the features.
     """
     backbone = base.base_model
     compute = getattr(backbone, "get_image_features", None)
@@ -161,8 +163,8 @@ def keep_features(
 def check_features(
     cache: FeatureCache | None, model: Any, batch: Mapping[str, Tensor], say: Callable[[str], object]
 ) -> FeatureCache | None:
-    """The cache, if the losses of `batch` are with its features, computed and read again, what they are without it;
-    else None, the model as it was, and a word about it."""
+    """The cache, if the losses of `batch` with its features, computed and read back, equal those without it; else
+    None, with the model restored and the reason logged."""
     if cache is None or not any(tensor.is_floating_point() for tensor in batch.values()):
         return cache
     backbone = model.get_base_model().base_model
@@ -174,7 +176,7 @@ def check_features(
         if is_of_machine(error):
             raise
         kept, why = [], first_words(error)
-    del backbone.get_image_features  # what the class has
+    del backbone.get_image_features  # restores the method of the class
     plain = token_losses(model, dict(batch))
     if kept:
         off = max((losses - plain).abs().max().item() for losses in kept)
@@ -188,7 +190,7 @@ def check_features(
 
 
 def _one_by_one(given: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """The arguments for each picture; for each record, where a record's pictures lie in one row."""
+    """The arguments for each picture; for each record, when a record's pictures lie in one row."""
     if GRID not in given:
         count = len(next(iter(given.values())))
         yield from ({name: t[i : i + 1] for name, t in given.items()} for i in range(count))
@@ -206,8 +208,8 @@ def _weights(device: torch.device) -> tuple[Tensor, ...]:
 
 
 def fingerprint(tensor: Tensor) -> Tensor:
-    """(2) int64 that differ between any two tensors that differ in more than zeros at their end: sums of all elements,
-    as whole numbers modulo 2^64, times random ones. Computed where the tensor is."""
+    """(2) int64 that differ between any two tensors that differ in more than zeros at their end: sums of all
+    elements, as whole numbers modulo 2^64, times random numbers. Computed on the tensor's device."""
     whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     numbers = tensor.contiguous().flatten().view(whole).long()
     rows = torch.nn.functional.pad(numbers, (0, -len(numbers) % WIDTH)).view(-1, WIDTH)

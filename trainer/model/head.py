@@ -1,13 +1,12 @@
-"""The language-model head, run only where there is something to learn, a chunk of positions at a time.
+"""Runs the language-model head only at positions that are learned, a chunk of positions at a time.
 
-A frame-grid sample has hundreds of prompt and image positions and a handful of answer tokens. The stock head
-scores them all; at Gemma 3's vocabulary of 262,208 that is the largest tensor of the whole step. Here the
-hidden states are gathered at the supervised positions first (flat indices that come with the batch), and the
-gradient with respect to them is computed at once, so no more than one chunk of logits is ever alive and
-nothing is computed twice.
+A frame-grid sample has hundreds of prompt and image positions and a handful of answer tokens. The stock head scores
+them all; at Gemma 3's vocabulary of 262,208 that is the largest tensor of the whole step. This module first gathers
+the hidden states at the supervised positions (flat indices that come with the batch), and computes their gradient at
+once, so that no more than one chunk of logits is ever alive and nothing is computed twice.
 
-A family may do more to its logits than its head and a soft cap: scale them, mask them, add to them. The contract finds
-out, and then the model's own forward gives them, at these positions alone where it can.
+A family may do more to its logits than its head and a soft cap: scale them, mask them, add to them. The contract
+finds that out, and then the model's own forward computes the logits, only at these positions if it can.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-CHUNK_POSITIONS = 512  # the memory model's HEAD_CHUNK_POSITIONS; a test holds the two together
+CHUNK_POSITIONS = 512  # equal to the memory model's HEAD_CHUNK_POSITIONS; a test compares the two
 OWN_HEAD = "trainyard_own_head"
 KEEP = "logits_to_keep"
 
 
 def use_own_head(base: Any) -> None:
-    """From now on the logits of `base` are those of its own forward."""
+    """Let the own forward of `base` compute its logits from now on."""
     setattr(base, OWN_HEAD, True)
 
 
@@ -47,8 +46,8 @@ def log_probabilities(base: Any, positions: Tensor, targets: Tensor, chunk: int,
 
 
 def own_logits(base: Any, positions: Tensor, **inputs: Any) -> Tensor:
-    """(n, vocabulary) logits in fp32 of the model's own forward at flat `positions` (n) of its inputs; where it can,
-    computed at their columns alone."""
+    """(n, vocabulary) logits in fp32 of the model's own forward at flat `positions` (n) of its inputs, computed only
+    at their columns if the model can."""
     length = inputs["input_ids"].shape[1]
     columns, place = (positions % length).unique(return_inverse=True)
     if KEEP in signature(type(base).forward).parameters:
@@ -66,14 +65,14 @@ def softcap_of(base: Any) -> float | None:
 
 
 def _logits(head: nn.Module, softcap: float | None, states: Tensor) -> Tensor:
-    """In fp32."""
+    """The logits of `states` in fp32."""
     logits: Tensor = head(states).float()
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 def _chunks(head: nn.Module, targets: Tensor) -> int:
-    """How often the head runs. All ranks gather its shards together, so under ZeRO-3 as often as on the rank with most;
-    a run without positions gives zeros."""
+    """How often the head runs. Under ZeRO-3 all ranks gather its shards together, so it runs as often as on the rank
+    with the most chunks; a chunk without positions gives zeros."""
     count = -(-len(targets) // CHUNK_POSITIONS)
     if any(hasattr(parameter, "ds_tensor") for parameter in head.parameters()):
         most = torch.tensor(count, device=targets.device)
@@ -99,7 +98,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 logits = _logits(head, softcap, states)
                 part = nn.functional.cross_entropy(logits, targets[piece], reduction="sum")
                 if gradient is not None:
-                    part.backward()  # the head is frozen: ends at the states
+                    part.backward()  # the head is frozen: the backward pass ends at the states
                     gradient[piece] = cast(Tensor, states.grad)
             loss += part.detach()
             correct += (logits.detach().argmax(-1) == targets[piece]).sum()
@@ -115,7 +114,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def supervised_loss(model: Any, *args: Any, loss_positions: Tensor, loss_targets: Tensor, **kwargs: Any) -> Any:
-    """{"loss_sum", "correct"} of `model`'s head at flat `loss_positions` alone, the rest of its inputs as usual."""
+    """{"loss_sum", "correct"} of `model`'s head at the flat `loss_positions` alone; the other inputs are the usual
+    ones."""
     if uses_own_head(model):
         logits = own_logits(model, loss_positions, use_cache=False, **kwargs)
         correct = (logits.detach().argmax(-1) == loss_targets).sum()
@@ -130,11 +130,11 @@ def supervised_loss(model: Any, *args: Any, loss_positions: Tensor, loss_targets
 def install_supervised_head(model: Any) -> None:
     """Let `model(..., loss_positions=p, loss_targets=t)` return {"loss_sum", "correct"} in place of logits.
 
-    `loss_positions` (n) are flat indices into batch x length of the states that predict `loss_targets` (n).
-    Without them the forward is the original one. It sits inside the forward that DDP and DeepSpeed wrap.
+    `loss_positions` (n) are flat indices into batch x length of the states that predict `loss_targets` (n). Without
+    them the forward is the original one. The new forward lies inside the one that DDP and DeepSpeed wrap.
 
     Raises:
-        ValueError: the head is trainable; its own gradient is not computed here.
+        ValueError: the head is trainable, but its own gradient is not computed.
     """
     head = model.get_output_embeddings()
     if head is not None and any(parameter.requires_grad for parameter in head.parameters()):

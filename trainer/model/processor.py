@@ -1,5 +1,5 @@
-"""What turns a model's text and pictures into tensors: its processor without the part for videos, which are never shown
-and need torchvision, or the tokenizer of a language model."""
+"""Loads the processor that turns text and pictures into tensors, without its part for videos, which are never shown
+and need torchvision; for a language model, its tokenizer."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ VIDEO = "video_processor"
 
 
 class VideoSettings(VideoProcessorMixin):
-    """A model's settings for videos, without what would apply them. They are saved as they came: without any, plain
-    AutoProcessor refuses what was saved."""
+    """A model's settings for videos, without the code that applies them. They are saved unchanged, because plain
+    AutoProcessor refuses a processor saved without them."""
 
-    num_frames = fps = None  # SmolVLM's processor hands them on with every chat template
+    num_frames = fps = None  # SmolVLM's processor passes these on with every chat template
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.settings = settings
 
     def __getattr__(self, name: str) -> Any:
-        """Some processors look their own settings up here, as MiniCPM-V's does."""
+        """The value of a setting, because some processors read their own settings from this object, as MiniCPM-V's
+        does."""
         if name == "settings" or name not in self.settings:
             raise AttributeError(f"the settings for videos have no {name}")
         return self.settings[name]
@@ -36,7 +37,7 @@ class VideoSettings(VideoProcessorMixin):
 
 
 class TextProcessor:
-    """The tokenizer of a language model, asked like a processor."""
+    """The tokenizer of a language model, with the interface of a processor."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -49,7 +50,7 @@ class TextProcessor:
         return self.tokenizer.apply_chat_template(messages, **options)
 
     def __call__(self, *, text: Sequence[str], images: Any = None, **options: Any) -> Any:
-        """Raises ValueError for pictures."""
+        """The tokenizer's tensors. Raises ValueError for pictures."""
         if images:
             raise ValueError("the model takes no pictures")
         return self.tokenizer(text, **options)
@@ -62,8 +63,8 @@ class TextProcessor:
 
 
 def processor_of(model: str) -> Any:
-    """The processor of `model`, or beside an adapter."""
-    # Beside an adapter there is no configuration of the model; beside the model the class need not be named.
+    """The processor of `model`, or the one saved beside an adapter."""
+    # An adapter's folder has no configuration of the model; a model's folder need not name the processor class.
     named = ProcessorMixin.get_processor_dict(model)[0].get("processor_class")
     whole: Any = processor_class_from_name(named) if named else _class_for(model)
     if whole is None:
@@ -78,18 +79,18 @@ def processor_of(model: str) -> Any:
         loaded = dict(zip(others, without._get_arguments_from_pretrained(*args, **kwargs), strict=True))
         return [loaded[name] if name in loaded else VideoSettings.from_pretrained(model) for name in parts]
 
-    def check(self: Any, name: str, part: Any) -> Any:  # of a video part only torchvision's would do
+    def check(self: Any, name: str, part: Any) -> Any:  # for videos the original check accepts only torchvision's class
         return type(part) if name == VIDEO else whole.check_argument_for_proper_class(self, name, part)
 
     own = {"_get_arguments_from_pretrained": classmethod(load_parts), "check_argument_for_proper_class": check}
-    # Under its own name: it is saved beside the adapter.
+    # Under the original class name, because the processor is saved beside the adapter.
     kind: Any = type(whole.__name__, (whole,), own)
     return kind.from_pretrained(model, trust_remote_code=False)
 
 
 def _class_for(model: str) -> Any:
-    """The processor class for the configuration in `model`; None for a language model's, or where there is none, as
-    beside the adapter of such a model."""
+    """The processor class for the configuration in `model`; None for a language model, and for a folder without a
+    configuration, as beside the adapter of a language model."""
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
     if os.path.isdir(model) and not os.path.isfile(os.path.join(model, "config.json")):

@@ -1,7 +1,5 @@
-"""A model that cannot be trained is a wrong request: one line and 78, whichever verb asks, whatever a library raises.
-
-What this machine does wrong (memory, GPU, disk, network) stays what it is: another attempt may do better.
-"""
+"""Turns errors about a model that cannot be trained into one line and exit code 78, for every verb and library.
+Faults of the machine (memory, GPU, disk, network) pass unchanged, because another attempt may succeed."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from trainer.node.preflight import OF_THIS_NODE
 from trainer.outcome import ConfigError
 
 TRACEBACK_ENV = "TRAINYARD_TRACEBACK"
-"""Set to anything, the libraries' own traceback is printed before the line that stands for it."""
+"""If this variable is set, the library's own traceback is printed before the line that replaces it."""
 LACKING = r"OutOfMemoryError|out of memory|[Cc]an(no|')t allocate|ALLOC_FAILED|failed to map"
 BROKEN_MACHINE = (
     r"AcceleratorError|CUDA (error|driver)|cu(DNN|BLAS|SPARSE)|CU(DNN|BLAS|SPARSE)_|NCCL|[Gg]loo|Dist\w*Error"
@@ -25,18 +23,18 @@ BROKEN_MACHINE = (
 )
 NETWORK = ("httpx", "httpcore", "requests", "urllib3")
 UNFIT = "it is not built as the trainer needs it, take another model"
-"""The advice where a library fails on a model whose files are whole."""
+"""The advice when a library fails on a model whose files are complete."""
 LONGEST = 200  # characters of what a library said
 
 
 @contextmanager
 def refusing(model: str, doing: str, advice: str) -> Iterator[None]:
-    """Turn what a library raises while `model` is used into one line that says so.
+    """Turns a library's error while `model` is used into one line about it.
 
-    `doing` completes "MODEL=... cannot be". What the trainer raises itself, and what is this machine's fault, passes.
+    `doing` completes "MODEL=... cannot be". The trainer's own errors and faults of the machine pass unchanged.
 
     Raises:
-        ConfigError: what was given, what the library said, and `advice`.
+        ConfigError: the model, the library's message, and `advice`.
     """
     try:
         yield
@@ -78,7 +76,8 @@ def _pins() -> list[str]:
 
 
 def first_words(error: BaseException) -> str:
-    """The first sentence of what `error` says, cut where it is long, with its type where the words alone say little."""
+    """The first sentence of `error`'s message, shortened if long, with the error's type where the message alone says
+    little."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "").partition(". ")[0].rstrip(".:")
     line = line if len(line) <= LONGEST else line[: LONGEST - 3] + "..."
     plain = isinstance(error, (OSError, ImportError)) or type(error) is ValueError
@@ -86,7 +85,7 @@ def first_words(error: BaseException) -> str:
 
 
 def is_of_machine(error: BaseException | None) -> bool:
-    """Whether `error`, or what it came from, is a fault of the machine or the network and none of the model."""
+    """Whether `error`, or one of its causes, is a fault of the machine or the network, and not of the model."""
     if error is None:
         return False
     said = f"{type(error).__name__}: {error}"

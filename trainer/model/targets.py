@@ -1,6 +1,6 @@
-"""Which linears PEFT is told to adapt. For models whose experts transformers keeps in one tensor it rewrites what it is
-told: a linear whose last name is also an expert's (gate_proj) would mean the experts' tensors, and whole paths would
-become last names, which the tower has too."""
+"""Chooses the `target_modules` for PEFT. For models whose experts are one tensor in transformers, PEFT rewrites them:
+a linear whose last name is also an expert's (gate_proj) would mean the experts' tensors, and whole paths would become
+last names, which the tower has too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 
 def peft_targets(base: Any, pattern: str) -> tuple[str | list[str], list[str]]:
-    """(what to tell PEFT instead of an expression for whole paths, the paths among them that it cannot be told)."""
+    """(the `target_modules` for PEFT in place of `pattern`, an expression for whole paths; the paths that PEFT cannot
+    adapt)."""
     if _rewritten(base, pattern) == pattern:
         return pattern, []
     from torch import nn
@@ -23,13 +24,13 @@ def peft_targets(base: Any, pattern: str) -> tuple[str | list[str], list[str]]:
 
 
 def _rewritten(base: Any, targets: str | list[str]) -> Any:
-    """What PEFT makes of them; None where it refuses."""
+    """The `target_modules` after PEFT's rewriting; None when PEFT refuses them."""
     from peft import LoraConfig
     from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 
     lora = LoraConfig(target_modules=targets)
     try:
         convert_peft_config_for_transformers(lora, base, None)
-    except ValueError:  # a part of what is one tensor of the experts
+    except ValueError:  # one part of a tensor that holds several parts of the experts
         return None
     return lora.target_modules

@@ -1,4 +1,4 @@
-"""Everything that single model families want of a batch and a processor; each is silent when missed."""
+"""Special needs of single model families for a batch and a processor; missing any of them raises no error."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Which tokens are a picture's. Without it Gemma 3 gets a causal mask over its image tokens, Qwen2.5-VL plain positions.
+# Inputs that tell which tokens are a picture's. Without them Gemma 3 gets a causal mask over its image tokens,
+# Qwen2.5-VL plain positions.
 TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
 
 
 def lacking_token_types(base: Any, batch: dict[str, Tensor]) -> list[str]:
-    """Names of the token types that the model takes and the batch does not bring."""
+    """Names of the token types that the model takes and that the batch lacks."""
     takes = signature(type(base).forward).parameters
     return [name for name in TOKEN_TYPES if name in takes and name not in batch]
 
 
 def ask_token_types(processor: Any, model_class: Any) -> None:
-    """Let `processor` give the token types that its models take: some give them only when asked to."""
+    """Let `processor` return the token types that its models take: some processors do so only on request."""
     if "mm_token_type_ids" in signature(model_class.forward).parameters:
         processor.return_mm_token_type_ids = True
 
@@ -27,7 +28,7 @@ def ask_token_types(processor: Any, model_class: Any) -> None:
 def picture_features(base: Any, batch: dict[str, Tensor]) -> Tensor | None:
     """The output of tower and projector for a batch's pictures, as in training; None without pictures.
 
-    Raises AttributeError or TypeError where a family has no such method, or one that asks for more.
+    Raises AttributeError or TypeError when a family has no such method, or its method needs more arguments.
     """
     if not any(tensor.is_floating_point() for tensor in batch.values()):
         return None
@@ -39,17 +40,18 @@ def picture_features(base: Any, batch: dict[str, Tensor]) -> Tensor | None:
 
 
 def next_positions(model: Any, batch: dict[str, Tensor], count: int) -> Tensor | None:
-    """(batch, count) positions of what follows `batch`, its keys and values kept; None where the model knows itself.
+    """(batch, count) positions of the tokens behind `batch`, whose keys and values are kept; None when the model
+    counts them itself.
 
-    Qwen2-VL and its successors count a picture's tokens in two dimensions, and leave in the model by how much the
-    text after the last pictures is moved. Text alone is not moved, whatever came before it.
+    Qwen2-VL and its successors count a picture's tokens in two dimensions, and store in the model by how much the
+    text after the last pictures is shifted. Text without pictures is not shifted.
     """
     backbone = next((module for module in model.modules() if hasattr(module, "rope_deltas")), None)
     if backbone is None:
         return None
     ids, mask = batch["input_ids"], batch["attention_mask"]
     if "image_grid_thw" in batch:
-        if backbone.rope_deltas is None:  # the attribute came with another family's class, and nothing is moved
+        if backbone.rope_deltas is None:  # the attribute belongs to another family's class, and nothing is shifted
             return None
         start = mask.sum(-1, keepdim=True) + backbone.rope_deltas.to(mask.device)
     else:

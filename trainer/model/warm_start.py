@@ -1,4 +1,4 @@
-"""A run that starts from an earlier run's adapter: the same adapter on the same base, or a refusal in one line."""
+"""Starts a run from an earlier run's adapter: the same adapter on the same base, else a refusal in one line."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ from trainer.outcome import ConfigError
 
 
 def adapter_folder(config: TrainConfig, project_dir: Path = Path()) -> Path:
-    """`init_adapter`, an adapter's folder or that of the run which left it."""
+    """The folder of the adapter that `init_adapter` names, itself or by the folder of the run that wrote it."""
     folder = project_dir / (config.init_adapter or "")
     return folder / "adapter" if (folder / "adapter").is_dir() else folder
 
 
 def check_start(config: TrainConfig, project_dir: Path = Path()) -> None:
-    """Raises ConfigError when there is no adapter, or one with another rank, alpha or base. Reads no weights.
-
-    Relative paths lead from `project_dir`.
-    """
+    """Raises ConfigError when there is no adapter, or an adapter with another rank, alpha or base. Reads no weights.
+    Relative paths are relative to `project_dir`."""
     if config.init_adapter is None:
         return
     folder = adapter_folder(config, project_dir)
@@ -44,12 +42,12 @@ def check_start(config: TrainConfig, project_dir: Path = Path()) -> None:
 
 
 def _name(model: str) -> str:
-    """A folder may have been moved, and a mirror has another owner."""
+    """The last part of a model's name, in lower case: a folder may have been moved, and a mirror has another owner."""
     return model.rstrip("/").rpartition("/")[2].lower()
 
 
 def load(peft_model: Any, config: TrainConfig) -> Path:
-    """Put the earlier adapter's weights into the new one, and return where they are from. Raises ConfigError."""
+    """Put the earlier adapter's weights into the new one; returns the folder they come from. Raises ConfigError."""
     from safetensors import SafetensorError
 
     folder = adapter_folder(config)
@@ -63,7 +61,7 @@ def load(peft_model: Any, config: TrainConfig) -> Path:
 
 
 def damaged(what: str, error: Exception) -> ConfigError:
-    """The refusal of an adapter whose weights do not go where they should."""
+    """The refusal of an adapter whose weights cannot be loaded."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
     if isinstance(error, UnpicklingError):
         reason = f"its pickle {refusal(error)}"
@@ -71,7 +69,7 @@ def damaged(what: str, error: Exception) -> ConfigError:
 
 
 def load_weights(peft_model: Any, folder: Path) -> None:
-    """Raises ValueError when the weights in `folder` are not those of exactly this adapter's layers."""
+    """Load the weights in `folder`. Raises ValueError when they are not those of exactly this adapter's layers."""
     from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
     weights = load_peft_weights(str(folder), device="cpu")

@@ -1,1 +1,2 @@
-"""A node and the processes of a job on it: what is looked at first, who dies with whom, how a stop is agreed on."""
+"""A node and a job's processes on it: checks before the start, which processes end together, how they agree on a
+stop."""

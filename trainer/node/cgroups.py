@@ -1,4 +1,4 @@
-"""What the control groups (version 2) that this process is in leave of the machine: a container's limits, a job's."""
+"""The limits of memory and cores that this process's control groups (version 2) set, as for a container or a job."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ OWN = Path("/proc/self/cgroup")
 
 
 def memory_limits() -> Iterator[tuple[int, int]]:
-    """(the most, what is left of it) in bytes of each group that has a limit; files kept in memory are not counted."""
+    """(limit, what is left of it) in bytes for each group with a limit; inactive file cache does not count as used."""
     for group in _groups():
-        with contextlib.suppress(OSError, ValueError):  # the outermost has no limit; "max" is none
+        with contextlib.suppress(OSError, ValueError):  # the outermost group has no limit; "max" means none
             most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
             files = re.search(r"^inactive_file (\d+)$", (group / "memory.stat").read_text(), re.M)
             yield most, most - used + int(files[1] if files else 0)
 
 
 def core_limits() -> Iterator[int]:
-    """Cores of each group that has a share of them, rounded up."""
+    """Cores of each group with a CPU quota, rounded up."""
     for group in _groups():
         with contextlib.suppress(OSError, ValueError):  # "max" is no limit
             quota, period = map(int, (group / "cpu.max").read_text().split())

@@ -1,4 +1,4 @@
-"""The NVIDIA side of a node, asked of its driver and read from torch's files. No torch, and no GPU memory taken."""
+"""Checks the NVIDIA side of a node through its driver and torch's files. Imports no torch, and takes no GPU memory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import NamedTuple
 from trainer.launch import PEAK_ENV, VRAM_ENV
 from trainer.outcome import ConfigError, SickNode, node_name
 
-# A card reports less than it is sold with: an L4 or A10 of 24 GB 22.5 GiB (ECC and firmware).
+# A card reports less than its nominal memory: an L4 or A10 of 24 GB reports 22.5 GiB (ECC and firmware).
 NAME_PLATE_SHARE = 0.92
 LEAST_CAPABILITY = 8.0
-"""Of a GPU that computes in bf16."""
+"""Lowest compute capability of a GPU that computes in bf16."""
 SMI_TIMEOUT_S = 30
 GPU_QUERY = ("--query-gpu=uuid,name,memory.total,memory.free,compute_cap", "--format=csv,noheader,nounits")
 
@@ -32,7 +32,8 @@ class Gpu(NamedTuple):
 
 
 def check_gpus(planned: int) -> str:
-    """Driver, torch's CUDA, then number, kind and memory of the GPUs that the job may use; what is there, in words."""
+    """Checks driver, torch's CUDA, then number, kind and memory of the GPUs that the job may use; returns what it
+    found, in words."""
     build, here = torch_cuda(), node_name()
     if not build:
         raise ConfigError("device cuda was planned, and torch here is without CUDA: make env TORCH=cuda, or DEVICE=cpu")
@@ -76,7 +77,8 @@ def check_bf16(name: str, capability: float) -> None:
 
 
 def torch_cuda() -> str | None:
-    """CUDA that the installed torch is built for (13.0); None for none. Runs one small file, imports nothing."""
+    """The CUDA version that the installed torch is built for (13.0); None without CUDA. Runs one small file, imports
+    nothing."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return None
@@ -85,7 +87,7 @@ def torch_cuda() -> str | None:
 
 
 def smi(*words: str) -> str:
-    """What nvidia-smi says. Raises SickNode when it fails or does not answer."""
+    """The output of nvidia-smi. Raises SickNode when it fails or does not answer."""
     try:
         done = subprocess.run(["nvidia-smi", *words], capture_output=True, text=True, timeout=SMI_TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -96,7 +98,7 @@ def smi(*words: str) -> str:
 
 
 def read_gpus(table: str) -> list[Gpu]:
-    """The GPUs of a GPU_QUERY. Raises SickNode for one that answers with anything but values."""
+    """The GPUs in the answer to GPU_QUERY. Raises SickNode for a GPU that does not answer with values."""
     gpus: list[Gpu] = []
     for line in table.splitlines():
         try:
@@ -109,13 +111,14 @@ def read_gpus(table: str) -> list[Gpu]:
 
 
 def visible(gpus: Sequence[Gpu], listed: str | None) -> list[Gpu | None]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves; None: there, but unknown (MIG). Raises SickNode for one not there."""
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves; None stands for a GPU that exists but is unknown (MIG). Raises
+    SickNode for a GPU that does not exist."""
     if listed is None:
         return list(gpus)
     seen: list[Gpu | None] = []
     for word in (word.strip() for word in listed.split(",") if word.strip()):
         if word.startswith("-"):
-            break  # CUDA sees nothing from here on
+            break  # CUDA ignores everything behind such a word
         meant = [gpu for index, gpu in enumerate(gpus) if word == str(index) or gpu.uuid.startswith(word)]
         if not meant and not word.startswith("MIG"):
             raise SickNode(f"CUDA_VISIBLE_DEVICES names GPU {word}, nvidia-smi lists {len(gpus)}")

@@ -1,8 +1,6 @@
-"""Attempts that were killed before they could say a word: memory or disk of the node ran out, or the node was lost.
-
-Kubernetes starts an evicted pod again and does not count it, nor does Slurm count a job whose node was lost. So the run
-counts them itself, in its folder.
-"""
+"""Counts attempts that were killed before they could say anything: the node's memory or disk ran out, or the node was
+lost. Kubernetes restarts an evicted pod without counting it, and Slurm does not count a job whose node was lost. So
+the run counts such attempts itself, in its folder."""
 
 from __future__ import annotations
 
@@ -14,14 +12,14 @@ from trainer.files import CHECKPOINT_NAME, read_json, write_whole
 from trainer.outcome import SickNode
 
 BEGUN_NAME = "begun.json"
-"""In the run's folder while an attempt goes on; it stays when the attempt is killed."""
+"""Name of a file in the run's folder while an attempt goes on; it stays when the attempt is killed."""
 MAX_KILLED = 10
 
 
 def begin_attempt(run_dir: Path) -> None:
     """Record that an attempt begins.
 
-    Raises SickNode when the last MAX_KILLED before it were killed, one after the other, and none left a new checkpoint.
+    Raises SickNode when the last MAX_KILLED attempts in a row were killed, and none of them left a new checkpoint.
     """
     try:
         saved = _newest_step(run_dir)
@@ -33,12 +31,12 @@ def begin_attempt(run_dir: Path) -> None:
             f"the last {killed} attempts were killed before they saved a new checkpoint, so this one is not begun: "
             "most often the node's memory (MEM=) or disk is too small, or save_steps is too large for what time it has"
         )
-    with contextlib.suppress(OSError):  # the preflight says what is wrong with the folder
+    with contextlib.suppress(OSError):  # the preflight reports what is wrong with the folder
         write_whole(run_dir / BEGUN_NAME, json.dumps({"saved": saved, "killed": killed}) + "\n")
 
 
 def end_attempt(run_dir: Path) -> None:
-    """The attempt has said how it ended, so nothing killed it."""
+    """Record that the attempt has reported its end, so it was not killed."""
     with contextlib.suppress(OSError):
         (run_dir / BEGUN_NAME).unlink(missing_ok=True)
 

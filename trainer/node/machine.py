@@ -1,7 +1,5 @@
-"""What this machine has to train with: NVIDIA cards, Apple's GPU, cores and memory. No torch, and nothing is taken.
-
-Each is asked of the thing itself: nvidia-smi, the kernel, the control groups that this process is in.
-"""
+"""Describes this machine for training: NVIDIA cards, Apple's GPU, cores and memory. Imports no torch, and allocates
+nothing. The sources are nvidia-smi, the kernel, and the control groups of this process."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from trainer.outcome import ConfigError, SickNode
 from trainer.text import GIB
 
 DRIVER = Path("/proc/driver/nvidia/version")
-# The driver itself keeps up to this share of a card; what is missing beyond it is held by other processes.
+# The driver itself keeps up to this share of a card; other processes hold whatever else is missing.
 DRIVER_SHARE = 0.05
 # Metal lets a process have about two thirds of a small Mac's memory: an assumption, not measured.
 METAL_SHARE = 2 / 3
@@ -31,61 +29,61 @@ class Card:
     """A GPU, or a slice of one (MIG)."""
 
     uuid: str
-    """As CUDA_VISIBLE_DEVICES takes it."""
+    """The id in the form for CUDA_VISIBLE_DEVICES."""
     name: str
     total_gib: float
     free_gib: float | None
-    """None: nvidia-smi does not say it of slices."""
+    """None for slices, of which nvidia-smi does not report it."""
     capability: float
     is_slice: bool = False
 
     @property
     def held_gib(self) -> float:
-        """What other processes hold."""
+        """Memory that other processes hold."""
         held = 0.0 if self.free_gib is None else self.total_gib - self.free_gib
         return held if held > DRIVER_SHARE * self.total_gib else 0.0
 
     @property
     def offered_gib(self) -> float:
-        """What a plan may count on, rounded down to a tenth where others hold a part."""
+        """Memory that a plan may count on, rounded down to a tenth when other processes hold a part."""
         left = self.total_gib - self.held_gib
         return int(left * 10) / 10 if self.held_gib else round(left, 1)
 
     @property
     def unfit(self) -> str:
-        """Why it cannot train; empty where it can."""
+        """Why the card cannot train; empty when it can."""
         return "" if self.capability >= gpus.LEAST_CAPABILITY else "no bf16"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """What a run gets that says nothing of GPUS, VRAM and DEVICE."""
+    """The device and cards of a run that sets neither GPUS, VRAM nor DEVICE."""
 
     device: Device
     cards: tuple[Card, ...] = ()
     why: str = ""
-    """Why this and no more, in words."""
+    """Why these and no more, in words."""
 
     @property
     def vram_gib(self) -> float | None:
-        """What the fullest of them offers; None where that is not known."""
+        """The memory that the fullest of the cards offers; None when that is not known."""
         return min((card.offered_gib for card in self.cards), default=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
     cards: tuple[Card, ...] = ()
-    """Those that CUDA_VISIBLE_DEVICES leaves, in the order of nvidia-smi."""
+    """The cards that CUDA_VISIBLE_DEVICES leaves, in the order of nvidia-smi."""
     hidden: bool = False
-    """Whether CUDA_VISIBLE_DEVICES left some out."""
+    """Whether CUDA_VISIBLE_DEVICES hides some cards."""
     driver_only: bool = False
-    """There is a driver and no nvidia-smi, as in some containers: cards are there, and not known."""
+    """Whether there is a driver but no nvidia-smi, as in some containers: the cards exist, but are not known."""
     apple: bool = False
     cores: int
     memory_gib: int
-    """What this process may take at most: the machine's memory, or less by a control group."""
+    """The most memory that this process may take: the machine's, or less by a control group."""
     free_gib: float
-    """What is free of that now."""
+    """The part of that memory which is free now."""
     limited: bool = False
     """Whether a control group leaves less than the machine has."""
 
@@ -96,8 +94,8 @@ class Machine:
         return "; ".join(told)
 
     def choice(self, count: int | None = None) -> Choice:
-        """The device, and of its cards those of one kind that offer most together: the fullest counts for each. `count`
-        cards, where that many are asked for and one kind has them."""
+        """The device, and the cards of one kind that offer most together, where each counts as much as the fullest.
+        With `count`, so many cards, when a kind has them."""
         if self.driver_only:
             return Choice(device="cuda", why="the driver's tools are not here, so one card of an unknown size is taken")
         if self.cards:
@@ -132,13 +130,13 @@ def _of_cards(fit: Sequence[Card], here: Machine, asked: int | None) -> Choice:
 
 
 def _worth(cards: Sequence[Card]) -> tuple[float, float]:
-    """What they offer together, each as much as the fullest; then what each does."""
+    """(the memory that the cards offer together, each counted as the fullest; the memory of the fullest)."""
     each = min((card.offered_gib for card in cards), default=0.0)
     return len(cards) * each, each
 
 
 def read_machine(environ: Mapping[str, str], *, with_gpus: bool = True) -> Machine:
-    """What is here; nvidia-smi is asked `with_gpus` only. Raises ConfigError where GPUs do not answer."""
+    """This machine; nvidia-smi is asked only `with_gpus`. Raises ConfigError when GPUs do not answer."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = list(cgroups.memory_limits())
     most = min([total, *(limit for limit, _ in limits)])
@@ -165,7 +163,8 @@ def read_machine(environ: Mapping[str, str], *, with_gpus: bool = True) -> Machi
 
 
 def read_cards(query: str, listed: str) -> tuple[Card, ...]:
-    """The cards of a gpus.GPU_QUERY; a card that `nvidia-smi -L` divides into slices is those. Raises SickNode."""
+    """The cards in the answer to gpus.GPU_QUERY; a card that `nvidia-smi -L` shows as divided is replaced by its
+    slices. Raises SickNode."""
     cards: list[Card] = []
     for gpu in gpus.read_gpus(query):
         slices = _slices(listed, gpu)
@@ -177,7 +176,8 @@ def read_cards(query: str, listed: str) -> tuple[Card, ...]:
 
 
 def _slices(listed: str, gpu: gpus.Gpu) -> list[Card]:
-    """Of the lines below that GPU's: `  MIG 3g.20gb     Device  0: (UUID: MIG-...)`, whose name says the size."""
+    """The slices in the lines below that GPU's: `  MIG 3g.20gb     Device  0: (UUID: MIG-...)`, whose name says the
+    size."""
     found: list[Card] = []
     inside = False
     for line in listed.splitlines():
@@ -194,13 +194,13 @@ def _slices(listed: str, gpu: gpus.Gpu) -> list[Card]:
 
 
 def _visible(cards: Sequence[Card], listed: str | None) -> tuple[Card, ...]:
-    """Those that CUDA_VISIBLE_DEVICES leaves, in its order. Raises SickNode for one that is not there."""
+    """The cards that CUDA_VISIBLE_DEVICES leaves, in its order. Raises SickNode for a card that does not exist."""
     if listed is None:
         return tuple(cards)
     found: list[Card] = []
     for word in (word.strip() for word in listed.split(",") if word.strip()):
         if word.startswith("-"):
-            break  # CUDA sees nothing from here on
+            break  # CUDA ignores everything behind such a word
         meant = [card for index, card in enumerate(cards) if word == str(index) or card.uuid.startswith(word)]
         if not meant:
             raise SickNode(f"CUDA_VISIBLE_DEVICES names GPU {word}, nvidia-smi lists {len(cards)}")
@@ -209,7 +209,7 @@ def _visible(cards: Sequence[Card], listed: str | None) -> tuple[Card, ...]:
 
 
 def _available(total: int) -> int:
-    """What can be had without swapping; the whole where the kernel does not say it (macOS)."""
+    """Bytes that can be had without swapping; `total` when the kernel does not report it (macOS)."""
     with contextlib.suppress(OSError):
         if found := re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M):
             return int(found[1]) * 1024
@@ -217,7 +217,7 @@ def _available(total: int) -> int:
 
 
 def _cores() -> int:
-    """Those that this process may use."""
+    """The number of cores that this process may use."""
     try:
         most = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS

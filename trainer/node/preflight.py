@@ -1,7 +1,7 @@
-"""Checks of a node that take seconds, before anything heavy is started on it. No torch.
+"""Checks of a node that take seconds, before any heavy process starts on it. No torch.
 
-The supervisor asks on every node, before the launcher. What the request gets wrong is a ConfigError (78: never run
-again); what only this node gets wrong is a SickNode (1), which names it.
+The supervisor runs them on every node, before the launcher. A mistake in the request is a ConfigError (78: never run
+again); a fault of this node alone is a SickNode (1), which names the node.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from trainer.text import GIB, gib, nearest
 
 LEAST_FREE_BYTES = {"output": GIB, "hub cache": GIB, "TMPDIR": GIB // 4}
 OF_THIS_NODE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
-"""Errors of a folder that others may still be able to write."""
+"""Errors of writing to a folder that other nodes may not have."""
 HUB_TIMEOUT_S = 10
-WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")  # what its client takes
-MEETING_TIMEOUT_S = 300  # for the first node to have a name, for every node, and then for every process to come
+WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")  # the modes of W&B's client
+MEETING_TIMEOUT_S = 300  # for the first node to get a name, for every node, and then for every process to come
 
 
 def check_node(launch: Launch) -> None:
-    """Look at this node against the planned command.
+    """Check this node against the planned command.
 
     Raises:
-        ConfigError: no node could run this.
-        SickNode: this one cannot.
+        ConfigError: no node could run the command.
+        SickNode: this node cannot run it.
     """
     mode = os.environ.get("WANDB_MODE") or "offline"
     if mode not in WANDB_MODES:
@@ -52,7 +52,8 @@ def check_tmpdir() -> str:
 
 
 def check_folder(what: str, folder: str) -> str:
-    """Whether a file can be written in `folder` (or where it will be made), with room for more; in words."""
+    """Check that a file can be written in `folder` (or in the parent in which it will be made), with enough free
+    space; returns the result in words. Raises ConfigError or SickNode."""
     there = Path(folder).absolute()
     if what != "TMPDIR":
         there = next(path for path in (there, *there.parents) if path.exists())
@@ -72,14 +73,14 @@ def check_folder(what: str, folder: str) -> str:
 
 
 def meeting_place(environ: Mapping[str, str]) -> tuple[int, str, str]:
-    """(this node's rank, the first one's address, its port), once they are known to be good.
+    """(this node's rank, the first node's address, its port), after checking that the nodes can meet.
 
-    A pod's name appears when the pod has a node, which the first may get long after the others. Names that only Slurm
-    knows never do, but srun leaves the address of the node it was started on.
+    A pod's name resolves only when the pod has a node, which the first pod may get long after the others. Names that
+    only Slurm knows never resolve, but srun sets the address of the node it was started on.
 
     Raises:
-        ConfigError: no scheduler says them.
-        SickNode: the first node cannot listen, or its name did not appear.
+        ConfigError: no scheduler has set them.
+        SickNode: the first node cannot listen, or its name did not resolve.
     """
     rank, address, port = node_rank(environ), environ.get("MASTER_ADDR"), environ.get("MASTER_PORT")
     if rank is None or not address or not port:
@@ -105,12 +106,14 @@ def meeting_place(environ: Mapping[str, str]) -> tuple[int, str, str]:
 
 
 def check_model(model: str, *, weights: bool = True) -> str:
-    """A folder, or a hub id that can be had or is in the cache, its `weights` too; in words."""
+    """Check that `model` is a folder, or a hub id that can be downloaded or is in the cache, its `weights` too;
+    returns the result in words. Raises ConfigError or SickNode."""
     found = f"{model} is here or can be had"
     if Path(model).is_dir():
         for path in Path(model).glob("*.json"):
             if path.exists() and not path.is_file():
-                raise ConfigError(f"MODEL={model}: {path.name} is no file: download it again")  # a pipe is waited for
+                # reading a pipe would block
+                raise ConfigError(f"MODEL={model}: {path.name} is no file: download it again")
         return found
     from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -139,7 +142,7 @@ def check_model(model: str, *, weights: bool = True) -> str:
         if status == 404:
             raise ConfigError(f"MODEL={model}: not on {hub}, and no folder here") from None
         raise SickNode(f"{hub} answers {status} for {model}, which is not in the cache") from None
-    except Exception as error:  # whatever its client raises where nobody answers
+    except Exception as error:  # any error of the client when nobody answers
         raise SickNode(
             f"{hub} cannot be reached ({error}) and {model} is not in the hub cache ({cache}): "
             f"download it where there is network, with the same HF_HOME: hf download {model}"

@@ -1,8 +1,8 @@
-"""Who dies with whom: nobody of a job outlives its supervisor, even when that is killed with -9.
+"""Ends processes together: no process of a job outlives its supervisor, even when that is killed with -9.
 
-The supervisor is the subreaper of everything it starts, so that what loses its parent becomes its child and is
-ended with the attempt. Launcher and ranks ask the kernel to be killed when their parent dies, and so do the
-processes that a rank forks (data workers). Linux only; elsewhere these do nothing.
+The supervisor is the subreaper of everything it starts: a process that loses its parent becomes its child, and ends
+with the attempt. Launcher and ranks ask the kernel to be killed when their parent dies, and so do the processes that
+a rank forks (data workers). These functions work on Linux only; on other systems they do nothing.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from pathlib import Path
 from trainer.outcome import ATTEMPT_DIR_ENV
 
 SUPERVISOR_ENV = "TRAINYARD_SUPERVISOR_PID"
-BEGUN = "begun"  # a file in the attempt's directory: there are ranks on this node, which look at its stop flag
+BEGUN = "begun"  # a file in the attempt's directory: this node has ranks, which check the stop flag
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-_libc = ctypes.CDLL(None)  # not first between fork and exec
+_libc = ctypes.CDLL(None)  # loaded now, not between fork and exec
 
 
 def _prctl(option: int, value: int) -> None:
@@ -40,18 +40,20 @@ def die_with_parent() -> None:
 
 
 def in_launcher() -> None:
-    """Between fork and exec of the launcher: deaf to what stops the supervisor, and killed when that dies."""
+    """Runs between fork and exec of the launcher: ignore the signals that stop the supervisor, and die when it
+    dies."""
     for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # survives the exec, and is inherited
+        signal.signal(number, signal.SIG_IGN)  # survives exec, and is inherited
     die_with_parent()
 
 
 def in_rank() -> None:
-    """First thing in a rank: with a supervisor, it is killed with the launcher, and so is what it forks.
+    """The first call in a rank: with a supervisor, the rank is killed with the launcher, and so are the processes it
+    forks.
 
-    A library that crashes the process (SIGSEGV, SIGBUS, SIGABRT) is named, with where it was called.
+    When a library crashes the process (SIGSEGV, SIGBUS, SIGABRT), its name and the place of the call are printed.
     """
-    with contextlib.suppress(ValueError, OSError):  # a stderr that is no file
+    with contextlib.suppress(ValueError, OSError):  # stderr may not be a file
         faulthandler.enable()
     if supervisor := os.environ.get(SUPERVISOR_ENV):
         import psutil
@@ -60,14 +62,13 @@ def in_rank() -> None:
         Path(os.environ[ATTEMPT_DIR_ENV], BEGUN).touch()
         os.register_at_fork(after_in_child=die_with_parent)
         if not psutil.pid_exists(int(supervisor)):
-            os._exit(1)  # it was gone before the kernel was told
+            os._exit(1)  # the supervisor ended before the kernel was asked
 
 
 @contextlib.contextmanager
 def stop_signals_kept(act: Callable[[list[int]], object] | None = None) -> Iterator[list[int]]:
-    """While this lasts, signals that mean "stop" end nothing by themselves: those that came are kept in what it yields,
-    and `act` gets that after each.
-    """
+    """In this block signals that mean "stop" end nothing by themselves: they are added to the yielded list, which
+    `act` gets after each signal."""
     came: list[int] = []
 
     def keep(number: int, _: object) -> None:
@@ -84,7 +85,8 @@ def stop_signals_kept(act: Callable[[list[int]], object] | None = None) -> Itera
 
 
 def kill_descendants(patience_s: float = 10.0) -> None:
-    """Kill everything below this process and wait for its end; new orphans become children here, and go too."""
+    """Kill all processes below this one and wait for their end; new orphans become children of this process, and are
+    killed too."""
     import psutil
 
     deadline = time.monotonic() + patience_s

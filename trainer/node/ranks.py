@@ -1,6 +1,6 @@
-"""Messages between the processes of one run beside gradients: few bytes, from CPU to CPU.
+"""Messages between the processes of one run besides gradients: few bytes, from CPU to CPU.
 
-Over gloo whatever the GPUs use, since waiting for an answer over NCCL would wait for the GPU too, every step.
+They use gloo whatever the GPUs use, since waiting for an answer over NCCL would also wait for the GPU, every step.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Ranks:
-    """The processes of torch's default group, which must be there already; or the only process there is."""
+    """The processes of torch's default group, which must exist already; or a single process."""
 
     def __init__(self, num_processes: int, timeout_s: float = 1800) -> None:
         """Each question fails (RuntimeError) when a rank does not answer it within `timeout_s`."""
@@ -27,7 +27,7 @@ class Ranks:
             self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
 
     def any(self, mine: bool) -> bool:
-        """Whether any rank says so. Every rank must ask, and gets the same answer."""
+        """Whether `mine` is true on any rank. Every rank must call this, and gets the same answer."""
         if self._group is None:
             return mine
         import torch
@@ -38,7 +38,8 @@ class Ranks:
         return bool(flag.item())
 
     def rank0_only(self, work: Callable[[], T]) -> T:
-        """The result of `work`, or the ConfigError that it raises, on every rank; only the first does the work."""
+        """The result of `work`, or the ConfigError that it raises, on every rank; only the first rank does the
+        work."""
         box: list[Any] = [None, None]
         if self.first:
             try:

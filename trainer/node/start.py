@@ -1,5 +1,5 @@
-"""The first steps of a rank, before anything heavy is loaded: it meets the others, within a bound and by name when one
-stays away, and looks whether this machine is what was planned."""
+"""The first steps of a rank, before anything heavy is loaded: it meets the other ranks, within a time limit and
+naming those that stay away, and checks that this machine is the planned one."""
 
 from __future__ import annotations
 
@@ -18,36 +18,37 @@ from trainer.node.pickles import load_only_weights
 from trainer.node.preflight import MEETING_TIMEOUT_S
 from trainer.outcome import FAILED, ConfigError, SickNode, node_name, write_outcome
 
-_kept: list[Any] = []  # the first rank's store must live as long as the others look into it
+_kept: list[Any] = []  # the first rank's store must live as long as the other ranks use it
 
 
 def prepare_libraries(config: TrainConfig) -> None:
-    """Keep what the libraries say to what a user can act on, and what they load to numbers; call before they are
-    imported."""
+    """Limit the libraries' messages to those that a user can act on, and limit what they load to numbers; call before
+    they are imported."""
     load_only_weights()
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports home when it is constructed
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL sends usage data when it is constructed
     if config.device == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for one and warn
-    warnings.simplefilter("ignore", FutureWarning)  # about names that TRL itself uses
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would search for an accelerator and warn
+    warnings.simplefilter("ignore", FutureWarning)  # warnings about names that TRL itself uses
     logging.raiseExceptions = False  # a log file on a full disk would print a traceback for every line
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # offers an inference kernel we do not use
-    # A bar in a file is one endless line, and two at a terminal overwrite each other.
+    # it advertises an inference kernel that Trainyard does not use
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # A progress bar in a file is one endless line, and two bars at a terminal overwrite each other.
     if not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0":
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def init_distributed(config: TrainConfig) -> Any:
-    """The processes of this run together, on a machine that is what was planned; accelerate's PartialState.
+    """Connect the processes of this run, on a machine that is as planned; returns accelerate's PartialState.
 
     Raises:
-        ConfigError: no node like this one could run it.
-        SickNode: not all came, or they cannot reach each other.
+        ConfigError: no node like this one could run the configuration.
+        SickNode: not all processes came, or they cannot reach each other.
     """
     from accelerate import PartialState
 
     rendezvous()
-    # An accelerate that is told about the CPU leaves DeepSpeed out.
+    # With cpu=True accelerate would not use DeepSpeed.
     cpu = config.device == "cpu" and os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true"
     state = PartialState(cpu=cpu, timeout=timedelta(seconds=config.collective_timeout_s))
     check_machine(config, state)
@@ -56,7 +57,7 @@ def init_distributed(config: TrainConfig) -> Any:
 
 
 def rendezvous(timeout_s: float = MEETING_TIMEOUT_S) -> None:
-    """Wait until every rank of torchrun's environment is here; nothing to wait for without one.
+    """Wait until every rank of torchrun's environment has come; without such an environment return at once.
 
     Raises:
         SickNode: not all came in time, naming the hosts that did and the ranks that did not.
@@ -67,7 +68,8 @@ def rendezvous(timeout_s: float = MEETING_TIMEOUT_S) -> None:
     from torch.distributed.rendezvous import rendezvous
 
     try:
-        # A world of one: the first rank's store would else wait for the others itself, and not know who stays away.
+        # A world of one: otherwise the first rank's store would itself wait for the others, without knowing who stays
+        # away.
         store, _, _ = next(rendezvous("env://", rank, 1, timeout=timedelta(seconds=timeout_s)))
     except (RuntimeError, ValueError) as error:
         host = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
@@ -76,13 +78,13 @@ def rendezvous(timeout_s: float = MEETING_TIMEOUT_S) -> None:
     keys = [f"trainyard/met/{number}" for number in range(world)]
     store.set(keys[rank], node_name())
     deadline = time.monotonic() + timeout_s
-    while not store.check(keys) and time.monotonic() < deadline:  # wait() of the store would complain on its own
+    while not store.check(keys) and time.monotonic() < deadline:  # the store's wait() would print an error of its own
         time.sleep(0.1)
     came = {number: store.get(key).decode() for number, key in enumerate(keys) if store.check([key])}
     if len(came) == world:
         return
     if rank != min(came):
-        raise SickNode("")  # one voice is enough
+        raise SickNode("")  # one message is enough
     hosts = [f"{host} ({_ranks([r for r in came if came[r] == host])})" for host in dict.fromkeys(came.values())]
     away = [number for number in range(world) if number not in came]
     raise SickNode(
@@ -116,7 +118,7 @@ def check_machine(config: TrainConfig, state: Any) -> None:
 
 
 def first_all_reduce(state: Any) -> None:
-    """Add a one from every rank over the training's own backend. Raises SickNode when that fails or takes too long."""
+    """Add a one from every rank over the training's backend. Raises SickNode when that fails or takes too long."""
     if state.num_processes == 1:
         return
     import torch
@@ -132,14 +134,14 @@ def first_all_reduce(state: Any) -> None:
 
 
 def device_map(state: Any) -> dict[str, str | int] | None:
-    """Where a rank's weights go as they are loaded; None where ZeRO-3 places them."""
+    """The device for a rank's weights while they are loaded; None under ZeRO-3, which places them."""
     if state.distributed_type == "DEEPSPEED":
         return None
     return {"": state.local_process_index if state.device.type == "cuda" else state.device.type}
 
 
 def exit_unagreed(error: SickNode) -> int:
-    """The exit code of a rank that cannot agree with the others; not 0, so that torchrun ends those who wait."""
+    """The exit code of a rank that cannot agree with the others; not 0, so that torchrun ends the waiting ranks."""
     write_outcome(FAILED)
     if error.words:
         log.complain(str(error))

@@ -1,6 +1,6 @@
-"""Stopping in order: a flag that the supervisor raises, and the ranks' agreement to leave.
+"""Stops a run in order: the supervisor raises a flag, and the ranks agree to leave.
 
-The flag is a file in the attempt's node-local directory. A rank that sees it, or whose deadline is near, tells
+The flag is a file in the attempt's node-local directory. A rank that sees the flag, or whose deadline is near, tells
 the others at the next step boundary (or batch of an evaluation), and all leave together with code 75.
 """
 
@@ -19,7 +19,7 @@ from trainer.outcome import ATTEMPT_DIR_ENV, FAILED, RUN_AGAIN
 
 FLAG = "stop"
 DEADLINE_ENV = "TRAINYARD_DEADLINE"  # unix seconds at which the scheduler ends this attempt
-LIMIT_ENV = "TRAINYARD_TIME_LIMIT_S"  # where nothing but the supervisor knows when an attempt began
+LIMIT_ENV = "TRAINYARD_TIME_LIMIT_S"  # used when only the supervisor knows when an attempt began
 LEAD_ENV = "TRAINYARD_STOP_LEAD_S"
 MAX_ATTEMPTS_WITHOUT_STEP = 3
 ATTEMPTS_NAME = "attempts.json"
@@ -30,7 +30,8 @@ class Stopped(Exception):
 
 
 def stop_lead_s(time_limit_min: int) -> int:
-    """Seconds before the time limit at which a job is told to stop, at the latest: 120, less when it is short."""
+    """Seconds before the time limit at which a job is told to stop, at the latest: 120, or a quarter of a short time
+    limit."""
     return min(120, time_limit_min * 60 // 4)
 
 
@@ -41,13 +42,13 @@ def asked_to_stop() -> bool:
 
 
 class Stop:
-    """Asked at every boundary; says yes on every rank at once, and from then on."""
+    """Is asked at every boundary; it answers yes on all ranks at the same time, and from then on."""
 
     def __init__(self, ranks: Ranks, run_dir: Path) -> None:
         self.ranks, self.run_dir = ranks, run_dir
         self.agreed = False
         self.step: int | None = None
-        """The optimizer step that a next attempt would go on from; None while that is not known."""
+        """The optimizer step from which a next attempt would continue; None while it is not known."""
         self._deadline = float(os.environ.get(DEADLINE_ENV) or "inf")
         self._lead_s = float(os.environ.get(LEAD_ENV) or stop_lead_s(60))
         self._began = time.monotonic()
@@ -55,7 +56,7 @@ class Stop:
         self._save_s = 0.0
 
     def wanted(self) -> bool:
-        """Collective: whether to stop now."""
+        """Whether to stop now. Collective."""
         if not self.agreed:
             # Two steps and a save before the end, and never later than the scheduler's own warning.
             lead_s = max(self._lead_s, 2 * self._longest_step_s + self._save_s)
@@ -63,7 +64,7 @@ class Stop:
         return self.agreed
 
     def check(self) -> None:
-        """Collective. Raises Stopped when it is time."""
+        """Raises Stopped when it is time to stop. Collective."""
         if self.wanted():
             self.leave()
 
@@ -71,7 +72,7 @@ class Stop:
         self._began = time.monotonic()
 
     def step_ended(self, step: int) -> None:
-        """The deadline needs to know how long steps take, and `leave` which was the last."""
+        """Note the duration of a step, for the deadline, and its number, for `leave`."""
         self.step = step
         self._longest_step_s = max(self._longest_step_s, time.monotonic() - self._began)
 
@@ -79,13 +80,13 @@ class Stop:
         self._save_s = max(self._save_s, seconds)
 
     def leave(self) -> NoReturn:
-        """Collective. Raises Stopped."""
+        """Raises Stopped. Collective."""
         raise Stopped(*self.ranks.rank0_only(partial(stopped, self.run_dir, self.step)))
 
 
 def stopped(run_dir: Path, step: int | None) -> tuple[int, str]:
-    """(exit code, one line) of an attempt that is stopped at `step`, None before it is known: run again, or failed when
-    attempts end one after the other without a new step."""
+    """(exit code, one line) of an attempt that is stopped at `step`, None before training: run again, or failed when
+    several attempts in a row end without a new step."""
     idle = count_attempt(run_dir, step or 0)
     where = "before training began" if step is None else f"at step {step}"
     if idle < MAX_ATTEMPTS_WITHOUT_STEP:
@@ -97,10 +98,8 @@ def stopped(run_dir: Path, step: int | None) -> tuple[int, str]:
 
 
 def count_attempt(run_dir: Path, step: int) -> int:
-    """Record that an attempt was stopped at `step`; how many in a row, this one included, brought no new step.
-
-    After MAX_ATTEMPTS_WITHOUT_STEP the count begins anew: nobody but a person starts it again.
-    """
+    """Record that an attempt was stopped at `step`; returns how many attempts in a row, with this one, brought no new
+    step. After MAX_ATTEMPTS_WITHOUT_STEP the count begins anew: only a person starts such a run again."""
     path = run_dir / ATTEMPTS_NAME
     try:
         record = read_json(path)

@@ -1,1 +1,1 @@
-"""The page a run ends with, one HTML file without scripts: what it says, its charts and its samples."""
+"""The page that a run ends with, one HTML file: its words, its charts and its samples."""

@@ -1,4 +1,4 @@
-"""What a page draws, as plain data: line charts in a square of 100 x 100 units, and the confusion matrix."""
+"""The charts of a page as plain data: line charts in a square of 100 x 100 units, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from trainer.data.answers import UNREADABLE
 from trainer.evaluation.metrics import wilson
 
-MATRIX_ACTIONS = 12  # more columns than this nobody reads
-SMOOTH_FROM = 60  # logged values; fewer are readable as they are
-MARKERS = 200  # places on a curve that answer to the pointer
-LOG_FROM = 20  # the largest value over the smallest; below that a linear axis shows all there is
+MATRIX_ACTIONS = 12  # nobody reads more columns
+SMOOTH_FROM = 60  # logged values; fewer are readable without smoothing
+MARKERS = 200  # places on a curve that react to the pointer
+LOG_FROM = 20  # ratio of the largest to the smallest value; below it a linear axis shows everything
 
 Entry = Mapping[str, Any]
 Confusion = Mapping[str, Mapping[str, int]]
@@ -23,8 +23,8 @@ whole_percent = "{:.0%}".format
 
 
 def short(value: float) -> str:
-    """Three digits, with an exponent the way a learning rate is typed (2e-4) where it is shorter; "not a number" and
-    infinities as they are."""
+    """Three digits, with an exponent as in a typed learning rate (2e-4) when that is shorter; NaN and infinities
+    unchanged."""
     if value and math.isfinite(value) and not 1e-2 <= abs(value) < 1e5:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
@@ -36,9 +36,9 @@ class Series(NamedTuple):
 
     label: str
     key: str
-    """Its name in the history."""
+    """The name of the values in the history."""
     noisy: bool = False
-    """Drawn smoothed where it is long."""
+    """Whether a long curve is smoothed."""
 
 
 class Chart(NamedTuple):
@@ -47,11 +47,11 @@ class Chart(NamedTuple):
     series: tuple[Series, ...]
     form: Callable[[float], str] = short
     top: float = 0
-    """What the axis reaches at least."""
+    """The least value at the top of the axis."""
     log: bool = False
-    """On a logarithmic axis where the values are far apart."""
+    """Whether the axis is logarithmic when the values are far apart."""
     marked: bool = False
-    """Shows which step was kept."""
+    """Whether the chart shows which step was kept."""
 
 
 CHARTS = (
@@ -72,13 +72,13 @@ CHARTS = (
 
 
 def logged(record: Entry, key: str) -> Points:
-    """(step, value) of everything logged under `key`."""
+    """(step, value) of all values logged under `key`."""
     entries = [entry for entry in record.get("history") or [] if key in entry and "step" in entry]
     return [(entry["step"], math.nan if entry[key] is None else float(entry[key])) for entry in entries]
 
 
 def line_charts(record: Entry) -> list[Entry]:
-    """What was logged on the way, a chart for each of CHARTS that has a curve."""
+    """One chart for each of CHARTS that has logged values."""
     charts: list[Entry] = []
     for chart in CHARTS:
         curves = [
@@ -97,7 +97,7 @@ def line_charts(record: Entry) -> list[Entry]:
 def _points(record: Entry, series: Series) -> Points:
     points = logged(record, series.key)
     if series.key.startswith("eval_") and len(points) < 2:
-        return ()  # one evaluation is no curve, and its numbers stand above
+        return ()  # one evaluation is no curve, and the page shows its numbers above
     if series.key == "eval_action_accuracy" and (before := record.get("before")):
         return [(0, before["accuracy"]), *points]
     return points
@@ -115,9 +115,9 @@ def draw(
     """`curves`, each with its label, its points (optimizer step, value) and whether it is noisy, as paths, ticks and
     dots on one pair of axes; a value that is not finite leaves a gap.
 
-    The axis reaches `top` at least; with `log` it is logarithmic where the values are far apart. Where a noisy curve is
-    long, the values as logged come first, to be drawn faintly, then their means. `mark` is a step to point out. With
-    `answers` the values are shares of so many, and their 95 % intervals become a band.
+    The axis reaches `top` at least; with `log` it is logarithmic when the values are far apart. For a long noisy
+    curve the logged values come first, to be drawn faintly, then their means. `mark` is a step to point out. With
+    `answers` the values are shares of so many answers, and their 95 % intervals become a band.
     """
     points = [point for _, given, _ in curves for point in given]
     values = [value for _, value in points if math.isfinite(value)]
@@ -138,7 +138,7 @@ def draw(
         words, drawing = [], False
         for step, value in series:
             if math.isfinite(value):
-                # h0 makes a dot of a value that stands alone.
+                # h0 draws a dot for a single value.
                 words.append(f"L{x(step):g} {y(value):g}" if drawing else f"M{x(step):g} {y(value):g}h0")
             drawing = math.isfinite(value)
         return "".join(words)
@@ -172,7 +172,7 @@ def draw(
 
 
 def _band(points: Points, answers: int, x: Callable[[float], float], y: Callable[[float], float]) -> str:
-    """An outline around the 95 % intervals of the points, as shares of `answers`; nothing for other values."""
+    """An outline around the 95 % intervals of the points, as shares of `answers`; "" for other values."""
     shares = [(step, share) for step, share in points if math.isfinite(share)]
     if not answers or len(shares) < 2:
         return ""
@@ -192,7 +192,7 @@ def nice_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten from at or below `low` to at or above `high`; of many every second, third, ..."""
+    """Powers of ten from at or below `low` to at or above `high`; if there are many, every second, third, ..."""
     first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
     every = -(-(last - first) // 5) or 1
     last += -(last - first) % every
@@ -200,7 +200,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def smooth(values: Sequence[float]) -> list[float]:
-    """The mean of each value and its neighbours, centred so that nothing moves sideways; both ends stay."""
+    """The mean of each value and its neighbours, centred so that no peak moves sideways; both ends stay unchanged."""
     half, last, means = max(1, len(values) // 30), len(values) - 1, []
     for index in range(len(values)):
         reach = min(half, index, last - index)
@@ -209,16 +209,17 @@ def smooth(values: Sequence[float]) -> list[float]:
 
 
 def ordered(confusion: Confusion, order: Sequence[str] = ()) -> list[str]:
-    """The true actions: those of `order` as they stand there, then the others, most frequent first."""
+    """The true actions: first those in `order`, in that order, then the others, most frequent first."""
     return [*(action for action in order if action in confusion), *(a for a in confusion if a not in order)]
 
 
 def matrix(confusion: Confusion, order: Sequence[str] = (), allowed: Collection[str] | None = None) -> Entry:
-    """As a table: `columns`, (name of an answer, whether it is allowed) each; `rows`, (truth, (count, right?) under
-    each column, total) of the most frequent actions; `actions`, how many there are in all.
+    """The table of a confusion matrix: `columns`, (name of an answer, whether it is allowed) each; `rows`, (truth,
+    (count, whether right) under each column, total) of the most frequent actions; `actions`, how many there are in
+    all.
 
-    `order` is that of the true actions, whichever are there. An answer that is no true action has a column of its own,
-    too, while there is room for one. Without `allowed` every answer is.
+    `order` is the order of the true actions, as far as they occur. An answer that is no true action has a column too,
+    while there is room. Without `allowed` every answer is allowed.
     """
     known = ordered(confusion, order)[:MATRIX_ACTIONS]
     answered = {prediction for row in confusion.values() for prediction, count in row.items() if count}

@@ -1,4 +1,4 @@
-"""When, where and from what a run was trained, and the command that trains it again."""
+"""The time, place and source of a run, and the command that trains it again."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ COMMIT_CHARS = 12
 
 
 Fact = tuple[str, str, str | None]
-"""What it is, its words, and the address behind them."""
+"""(its label, its words, the address of its link)."""
 
 
 def facts(record: Entry) -> list[Fact]:
-    """What metrics.json says of a run's circumstances; what it does not say is left out."""
+    """A run's circumstances from metrics.json; missing ones are left out."""
     found = record.get("provenance") or {}
     git, link = found.get("git") or {}, found.get("wandb")
     commit = str(git.get("commit") or "")[:COMMIT_CHARS]
@@ -35,15 +35,16 @@ def facts(record: Entry) -> list[Fact]:
 
 
 def again(run_dir: Path, begun: Mapping[str, Any]) -> str | None:
-    """The command that trains with the same settings, into a folder beside `run_dir`, as run.json (`begun`) has it: on
-    this machine that of the plan, for several machines the one that submits. None where none is recorded."""
+    """The command that trains with the same settings, into a folder beside `run_dir`, from run.json (`begun`): the
+    plan's command for a run on one machine, the submitting command for several machines. None when run.json has no
+    command."""
     plan = begun.get("plan")
     words, env = (plan.get("launch_argv"), plan.get("env")) if isinstance(plan, dict) else (None, None)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or not isinstance(env, dict):
         return None
     if words[:2] != ["accelerate", "launch"]:
         return None
-    if ("--num_machines", "1") not in pairwise(words):  # they need what only their scheduler tells them
+    if ("--num_machines", "1") not in pairwise(words):  # several machines need values that only their scheduler sets
         return _submitted_again(run_dir, begun.get("asked"))
     other = {"--output_dir": f"{run_dir}-again", "--run_id": f"{run_dir.name}-again"}
     changed = [other.get(before, word) for before, word in zip(["", *words], words, strict=False)]

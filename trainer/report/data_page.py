@@ -1,4 +1,4 @@
-"""The page of `validate data`: what is left out and why, lengths, answers, and records as the model sees them."""
+"""The page of `validate data`: left out records with reasons, lengths, answers, and records as the model sees them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAME = "data.html"
 
 
 def save_data_page(data: str, report: Mapping[str, Any], inspection: Inspection, processor: Any) -> Path:
-    """Where the page is, beside the data. Raises OSError."""
+    """The path of the page, which is written beside the data. Raises OSError."""
     path = beside(data, NAME)
     write_whole(path, data_page(report, inspection, processor))
     return path
@@ -37,12 +37,12 @@ def data_page(report: Mapping[str, Any], inspection: Inspection, processor: Any)
 
 
 def _spread(records: Sequence[Record], most: int) -> Sequence[Record]:
-    """At most so many, from all over the set."""
+    """At most `most` records, spread over the whole set."""
     return records[:: -(-len(records) // most) or 1]
 
 
 def _seen(processor: Any, record: Record) -> str:
-    """Its tokens as text, those that are trained apart from those that are only shown."""
+    """A record's tokens as text, with those that are trained separated from those that are only shown."""
     try:
         return describe_example(processor, encode_learned(processor, record))
     except Rewritten:

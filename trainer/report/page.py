@@ -23,16 +23,16 @@ from trainer.report.runs import write_pages
 from trainer.report.samples import choose_samples, is_right
 from trainer.report.templates import render
 
-# The page as plain data; report.html.j2 says how it looks. The same files give the same bytes. A piece that is missing
-# is said to be missing; the page is made anyway.
+# The page is built as plain data; report.html.j2 lays it out. The same files give the same bytes. If a file is
+# missing, the page says so and is made anyway.
 
 
 MOST_BYTES = 16 * MOST_MIB * MIB
-"""Of predictions, which are as many as records were held out."""
+"""Most bytes of predictions, which are as many as records were held out."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """`python -m trainer report`. Raises ConfigError."""
+    """Runs `python -m trainer report`. Raises ConfigError."""
     answer_help(argv, f"{__doc__}")
     if len(argv) == 1 and any(Path(argv[0]).glob(f"*/{RECORD_NAME}")):
         print(*write_pages(Path(argv[0])), sep="\n")
@@ -47,7 +47,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def report_line(run_dir: Path) -> str:
-    """Where the report is, once it is built; what to do when it could not be, as where there is no room for it."""
+    """A line with the path of the report, which is built first; if that fails, as on a full disk, the command to try
+    again."""
     try:
         return f"report:  {save_report(run_dir)}"
     except (ConfigError, OSError) as error:
@@ -55,10 +56,10 @@ def report_line(run_dir: Path) -> str:
 
 
 def save_report(run_dir: Path) -> Path:
-    """Build report.html; returns where it is. Raises ConfigError for files that are not what a run writes."""
+    """Build report.html; returns its path. Raises ConfigError for files that a run did not write."""
     try:
         page = build_report(run_dir)
-    except Exception as error:  # whatever a page trips over
+    except Exception as error:  # any error while the page is made
         raise ConfigError(
             f"{run_dir}: metrics.json or predictions.jsonl is not what a run wrote ({error!r})"
         ) from error
@@ -67,10 +68,10 @@ def save_report(run_dir: Path) -> Path:
 
 
 def build_report(run_dir: Path) -> str:
-    """The report on the run in `run_dir`, one HTML page that reaches for nothing outside it."""
+    """The report on the run in `run_dir`, one HTML page that loads nothing from outside."""
     record = json_object(_text(run_dir / "metrics.json")) or {}
     lines = _text(run_dir / "predictions.jsonl").split("\n")
-    # A line cut off by a full disk is left out.
+    # A line that a full disk cut off is left out.
     predictions = [entry for line in lines if (entry := json_object(line)) and "truth" in entry]
     begun = json_object(_text(run_dir / RECORD_NAME)) or {}
     usage = json_object(_text(run_dir / ADAPTER / USAGE_FILE)) or {}
@@ -101,9 +102,9 @@ def build_report(run_dir: Path) -> str:
 
 
 def _infer(run_dir: Path, usage: Entry, predictions: Sequence[Entry]) -> str:
-    """The command that asks the adapter about a held-out record, as it runs from anywhere."""
+    """The command that asks the adapter about a held-out record; it runs from any folder."""
     words = ["trainer", "infer", "--run", run_dir]
-    # A picture says all where the words around it are the same in every record.
+    # A picture is the whole question when every record has the same text.
     alike = None not in (usage.get(name, "") for name in ("context", "question", "system"))
     images = predictions[0].get("images") if predictions else None
     if (alike and images) or not (run_dir / EXAMPLE_FILE).is_file():

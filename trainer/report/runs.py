@@ -1,7 +1,8 @@
-"""The page of all runs in a folder, runs/index.html, and one for each sweep among them: a row a run, the best first.
+"""The page of all runs in a folder, runs/index.html, and a page for each sweep among them: a row a run, the best
+first.
 
-A run is a folder with a run.json. Whatever lies in such a folder is somebody's to change: what is not what a run wrote
-makes its own row say BROKEN, and no other. Needs no torch.
+A run is a folder with a run.json. Anyone may have changed such a folder: files that a run did not write only make the
+run's own row say BROKEN. Needs no torch.
 """
 
 from __future__ import annotations
@@ -26,35 +27,35 @@ from trainer.report.templates import render
 
 INDEX, SWEEP_PAGE = "index.html", "sweep.html"
 MARK = '<meta name="generator" content="Trainyard">'
-"""In the head of every page of ours: another page of that name stays."""
+"""Part of the head of every page that Trainyard writes: a page without it is not overwritten."""
 MARK_WITHIN = 2000
 MOST_RUNS = 300
-"""The newest; each costs a few small files to be read."""
+"""The number of newest runs on a page; each needs a few small files to be read."""
 BROKEN = "BROKEN"
 SWEEP_ID = re.compile(r"[A-Za-z0-9][\w-]{0,62}")
-"""It becomes a folder's name."""
-# What says where or under which name a run trains, not how.
+"""The form of a sweep's id, which becomes a folder's name."""
+# Settings that say where or under which name a run trains, not how.
 NOT_COMPARED = {"output_dir", "run_id", "planned", "config"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A run as the page shows it; None where that is not known."""
+    """A run as the page shows it; None for unknown values."""
 
     run_id: str
     state: str
     note: str = ""
-    """Why it is in that state."""
+    """Why the run is in that state."""
     sweep: str | None = None
     step: int = 0
     of: int = 0
     accuracy: float | None = None
-    """The accuracy at the end; for a run that has not ended, that of its last evaluation."""
+    """The accuracy at the end; for a run that has not ended, the accuracy of its last evaluation."""
     before: float | None = None
     answers: int = 0
-    """The number of records behind the accuracy; 0 where only the accuracy is known."""
+    """The number of answers behind the accuracy; 0 when only the accuracy is known."""
     loss: float | None = None
-    """On the held-out records, of the step that was kept."""
+    """The held-out loss at the step that was kept."""
     seconds: float | None = None
     ended: str = ""
     settings: Mapping[str, str]
@@ -62,15 +63,15 @@ class Row:
     """Digest of the records."""
     curves: Mapping[str, Entry]
     link: str = ""
-    """The report, relative to the folder of runs."""
+    """The address of the report, relative to the folder of runs."""
 
 
 def write_pages(output: Path) -> list[Path]:
-    """Write the page of the runs in `output` and one into the folder of each sweep; returns where they are.
+    """Write the page of the runs in `output` and a page in the folder of each sweep; returns their paths.
 
     Raises:
-        ConfigError: another page stands in that place.
-        OSError: it cannot be written.
+        ConfigError: a page that Trainyard did not write is in the way.
+        OSError: a page cannot be written.
     """
     rows, count = read_rows(output)
     pages = [_write(output / INDEX, rows, title=output.absolute().name or str(output), more=count - len(rows))]
@@ -81,7 +82,7 @@ def write_pages(output: Path) -> list[Path]:
 
 
 def pages_line(run_dir: Path) -> str:
-    """Where the page of this run and its neighbours is, once it is written; empty for a run that nobody planned, whose
+    """A line with the path of the page of all runs, which is written first; "" for a run without a plan, whose
     neighbours are unknown."""
     if not (run_dir / RECORD_NAME).is_file():
         return ""
@@ -93,8 +94,8 @@ def pages_line(run_dir: Path) -> str:
 
 
 def read_rows(output: Path) -> tuple[list[Row], int]:
-    """The newest runs in `output`, the best first and those without a score behind them; and how many there are."""
-    records = list(output.glob(f"*/{RECORD_NAME}"))  # whatever they are: a row says what is wrong with one
+    """(the newest runs in `output`, the best first and those without a score last; the number of all runs)."""
+    records = list(output.glob(f"*/{RECORD_NAME}"))  # of any kind: the row reports what is wrong
     records.sort(key=lambda path: (-_changed(path), path.parent.name))
     rows = [read_row(path.parent) for path in records[:MOST_RUNS]]
     rows.sort(key=lambda row: (row.accuracy is None, -(row.accuracy or 0.0), row.loss is None, row.loss or 0.0))
@@ -109,7 +110,7 @@ def _changed(path: Path) -> int:
 
 
 def read_row(folder: Path) -> Row:
-    """The run in `folder`, as far as its files say."""
+    """The run in `folder`, as far as its files describe it."""
     try:
         begun = read_json(folder / RECORD_NAME)
         sweep, planned = begun["spec"].get("sweep"), _planned(begun["plan"].get("launch_argv") or [])
@@ -121,7 +122,7 @@ def read_row(folder: Path) -> Row:
         if (folder / METRICS_FILE).exists():
             return _finished(folder, sweep, progress)
         return _unfinished(folder, sweep, planned, progress)
-    except Exception as error:  # whatever a file that anybody can write makes of the code that reads it
+    except Exception as error:  # anyone can write these files, so any error is possible
         return Row(run_id=folder.name, state=BROKEN, note=f"{type(error).__name__}: {error}", settings={}, curves={})
 
 
@@ -149,7 +150,7 @@ def _finished(folder: Path, sweep: str | None, progress: Progress | None) -> Row
 
 
 def _unfinished(folder: Path, sweep: str | None, planned: Mapping[str, str], progress: Progress | None) -> Row:
-    """Queued, under way, stopped or failed: what progress.json says."""
+    """The row of a queued, running, stopped or failed run, from progress.json."""
     if progress is None:
         return Row(run_id=folder.name, state="not begun", sweep=sweep, settings=planned, curves={})
     return Row(
@@ -166,7 +167,7 @@ def _planned(words: Sequence[Any]) -> dict[str, str]:
 
 
 def _curves(record: Entry) -> dict[str, Entry]:
-    """Small ones: the loss in training with that on held-out records, and the accuracy."""
+    """Small charts: the training loss with the held-out loss, and the accuracy."""
     curves = {}
     losses = [(name, logged(record, key), False) for name, key in (("training", "loss"), ("held out", "eval_loss"))]
     if losses := [curve for curve in losses if len(curve[1]) > 1]:
@@ -206,8 +207,8 @@ def _is_ours(page: Path) -> bool:
 
 
 def differing(rows: Sequence[Row]) -> list[str]:
-    """The settings that are not the same in all of `rows`, in the order of the settings; those that a row does not
-    know, since it never came to its end, do not count there."""
+    """The settings that differ among `rows`, in the order of the settings. A run that never ended does not know all
+    settings; missing ones do not count as different."""
     known: dict[str, set[str]] = {}
     for row in rows:
         for name, value in row.settings.items():

@@ -1,4 +1,4 @@
-"""Which records are shown, and their pictures: one by one, and on one sheet."""
+"""Chooses the records that are shown, and loads their pictures: one by one, and on one sheet."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from trainer.data import grid
 from trainer.report.charts import Entry
 
 SAMPLES = 12
-PICTURE_PX = 480  # twice what a card shows, for sharp screens
+PICTURE_PX = 480  # twice a card's size, for sharp screens
 PICTURE_BYTES = 80_000  # twelve of them, in base64, keep the page under 1.5 MB
-THUMBNAIL_PX = 64  # a row's; a few hundred of them keep the page under 1 MB
-SHEET_PX = 192  # of a picture; small: a dozen of them travel with every evaluation that is shown
+THUMBNAIL_PX = 64  # in a row; a few hundred of them keep the page under 1 MB
+SHEET_PX = 192  # of a picture; small, because a dozen of them are logged with every evaluation that is shown
 SHEET_COLUMNS = 4
 CAPTION_PX = 38
 GAP_PX = 12
@@ -27,7 +27,8 @@ def is_right(prediction: Entry) -> bool:
 
 
 def choose_samples(predictions: Sequence[Entry]) -> list[Entry]:
-    """At most SAMPLES: half wrong and half right where there are enough of both, true actions by turns."""
+    """At most SAMPLES predictions: half wrong and half right if there are enough of both, alternating between true
+    actions."""
     wrong = _take_turns(p for p in predictions if not is_right(p))
     right = _take_turns(p for p in predictions if is_right(p))
     chosen = wrong[: max(SAMPLES // 2, SAMPLES - len(right))]
@@ -42,7 +43,7 @@ def _take_turns(predictions: Iterable[Entry]) -> list[Entry]:
 
 
 def picture_uri(paths: Sequence[str]) -> str | None:
-    """The record's picture as a data URI: a PNG, or a JPEG where that would be large; None when unreadable."""
+    """The record's picture as a data URI: a PNG, or a JPEG if a PNG would be large; None when unreadable."""
     picture = load_picture(paths, PICTURE_PX)
     if picture is None:
         return None
@@ -65,10 +66,8 @@ def thumbnail_uri(paths: Sequence[str]) -> str | None:
 
 
 def load_picture(paths: Sequence[str], most_px: int) -> Image.Image | None:
-    """The record's picture (ready, or four frames as a grid); None when unreadable.
-
-    At most `most_px` wide and high, and near that: small ones are enlarged by a whole factor.
-    """
+    """The record's picture (ready, or four frames as a grid); None when unreadable. It is at most `most_px` wide and
+    high, and near that size: small pictures are enlarged by a whole factor."""
     try:
         picture = grid.load_picture(paths)
     except (OSError, ValueError):
@@ -81,7 +80,8 @@ def load_picture(paths: Sequence[str], most_px: int) -> Image.Image | None:
 
 
 def sheet(samples: Sequence[Entry]) -> Image.Image:
-    """The samples, each with its `picture` or None, on one sheet: truth and prediction below, the wrong ones in red."""
+    """The samples, each with its `picture` or None, on one sheet: truth and prediction below, wrong predictions in
+    red."""
     columns = min(SHEET_COLUMNS, len(samples))
     wide, high = SHEET_PX + GAP_PX, SHEET_PX + CAPTION_PX
     page = Image.new("RGB", (columns * wide, -(-len(samples) // columns) * high), "white")

@@ -1,4 +1,4 @@
-"""What the pages share: how values are written, the style, and the one script that their policy allows."""
+"""Parts that all pages share: the format of values, the style, and the one script that their policy allows."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ FILTERS: dict[str, Callable[..., object]] = {
     "wilson": wilson,
     "word": word,
 }
-# What HTML cannot hold, and marks that turn the text behind them around. Answers are a model's output and hold
-# anything, half a surrogate pair included.
+# Characters that HTML cannot hold, and marks that reverse the text behind them. Answers are a model's output and may
+# hold anything, also half a surrogate pair.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def render(template: str, **values: object) -> str:
-    """A page of this folder with the style and the one script that its policy allows."""
+    """A page from a template of this folder, with the style and the one script that its policy allows."""
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )

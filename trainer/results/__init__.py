@@ -1,1 +1,1 @@
-"""What a run leaves, and finding it again: adapter, model card, metrics, how the model is asked."""
+"""The files that a run leaves, and reading them again: adapter, model card, metrics, the way to ask the model."""

@@ -1,7 +1,7 @@
-"""The configuration of an adapter, looked at before PEFT reads it: it may come from anybody.
+"""Checks the configuration of an adapter before PEFT reads it, because it may come from anybody.
 
-PEFT does much that its file asks for: it imports modules, lays out weights of any rank, matches any expression with the
-name of each layer. What Trainyard writes is LoRA and nothing more, and so is what it reads.
+PEFT does much that the file asks for: it imports modules, allocates weights of any rank, matches any expression with
+the name of each layer. Trainyard writes plain LoRA configurations, and reads no others.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from trainer.text import shown
 
 ADAPTER_FILE = "adapter_config.json"
 SETTING_OF = {"r": "lora_r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
-# About the file, and not about what is built.
+# Keys about the file, not about what PEFT builds.
 WORDS = ("base_model_name_or_path", "peft_version", "revision", "inference_mode")
 PLAIN = {"peft_type": "LORA", "task_type": "CAUSAL_LM"}
 MOST_PATTERN = 1 << 20
-# What target_pattern writes, and no more: paths beside one another, in which the number of a layer is \\d+. There is no
-# other repetition, and no dot that stands for anything: together they can take for ever.
+# The form that target_pattern writes: alternative paths, in which the number of a layer is \\d+. No other repetition
+# and no dot as a wildcard is allowed, because together they can take for ever to match.
 PATHS = r"(?:\\\.\\d\+(?=\\\.)|\\[^\w\n]|[\w|-])+"
 PLAIN_PATTERN = re.compile(rf"{PATHS}|\(\?!\(\?:{PATHS}\)\$\)\(\?:{PATHS}\)")
 
 
 def check_adapter(folder: Path) -> None:
-    """Raises ConfigError where the adapter asks for more than LoRA as Trainyard trains it."""
+    """Raises ConfigError when the adapter asks for more than LoRA as Trainyard trains it."""
     path = folder / ADAPTER_FILE
     try:
         saved = read_json(path)
@@ -63,7 +63,7 @@ def _wrong(saved: dict[str, Any]) -> Any:
 
 
 def _is_plain(modules: object) -> bool:
-    """Names of modules, "all-linear", or one expression as training writes it."""
+    """Whether `modules` are names of modules, "all-linear", or one expression as training writes it."""
     if isinstance(modules, list):
         return all(isinstance(name, str) for name in modules)
     return isinstance(modules, str) and len(modules) <= MOST_PATTERN and bool(PLAIN_PATTERN.fullmatch(modules))

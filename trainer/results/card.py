@@ -1,5 +1,5 @@
-"""The model card, README.md beside the weights: what they are, what they were trained on, how good they are, how to
-load them with plain transformers and peft. From what metrics.json says; nothing of the machine is in it."""
+"""The model card, README.md beside the weights: what they are, their training data, their scores, and how to load
+them with plain transformers and peft. It is made from metrics.json; nothing about the machine is in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer.text import gib, markdown_cell, printable
 if TYPE_CHECKING:
     from trainer.results.trained import Usage
 
-# Settings of the machine, of one attempt or of measuring: the weights do not depend on them.
+# Settings of the machine, of one attempt or of measuring, on which the weights do not depend.
 LEFT_OUT = (
     "model", "data", "output_dir", "run_id", "image_root", "device", "logging_steps", "eval_steps", "save_steps",
     "keep_checkpoints", "collective_timeout_s",
@@ -32,12 +32,13 @@ def model_card(
     unquantized: Sequence[str] = (),
     merged: Mapping[str, Any] | None = None,
 ) -> str:
-    """card.md.j2 for the adapter of `run` (metrics.json) in `folder`, asked by `usage`, on a base whose parts
-    `unquantized` are not in 4 bits; or for whole weights, `merged` being what `python -m trainer merge` measured."""
+    """card.md.j2 for the adapter of `run` (metrics.json) in `folder`, to be asked as `usage` says, on a base whose
+    parts `unquantized` are not in 4 bits; or for whole weights, with `merged` as measured by `python -m trainer
+    merge`."""
     import jinja2
 
     config = run["config"]
-    # Whatever stands in a value stays on its line, and acts on no terminal.
+    # Every value stays on its line, without characters that a terminal would act on.
     pages = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined, finalize=_plain)
     pages.filters.update(gib=gib, accuracy=_accuracy, cell=markdown_cell, quoted=_quoted)
     return pages.from_string(Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")).render(
@@ -49,13 +50,13 @@ def model_card(
         usage=usage,
         end=usage.end or AnswerEnd(),
         named=None not in (usage.context, usage.question, usage.system),
-        # Seen from where Trainyard runs; of a place elsewhere the last part.
+        # Relative to Trainyard's folder; of an absolute path only the last part.
         folder=folder.name if folder.is_absolute() else str(folder),
     )
 
 
 def _accuracy(scores: Mapping[str, Any]) -> str:
-    """With its confidence interval."""
+    """The accuracy with its confidence interval."""
     return f"{scores['accuracy']:.1%} ({interval(scores['accuracy'], scores['samples'])})"
 
 
@@ -64,11 +65,11 @@ def _plain(value: object) -> object:
 
 
 def _quoted(text: str) -> str:
-    """A string as Python writes it, with nothing in it that a terminal would act on."""
+    """A string in JSON's quotes, without characters that a terminal would act on."""
     return printable(json.dumps(text, ensure_ascii=False))
 
 
 def base_name(model: str) -> str:
-    """A hub id as it is; of a path the last part, since where it lies is nobody else's business."""
+    """A hub id unchanged; of a path only the last part, since the location is private."""
     hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith(".") and not Path(model).exists()
     return model if hub_id else model.rstrip("/").rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""What a run leaves behind: the adapter with its processor and card, the metrics, the predictions."""
+"""Writes the files that a run leaves behind: the adapter with its processor and card, the metrics, the predictions."""
 
 from __future__ import annotations
 
@@ -32,37 +32,38 @@ ZERO_SHOT_FILE = "zero_shot.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRecord:
-    """metrics.json, for other programs too: fields may be added; one that changes its meaning raises `format`."""
+    """metrics.json, for other programs too: fields may be added; changing the meaning of a field raises `format`."""
 
     format: int = 1
     config: TrainConfig
     answer_field: str | None
     step: int
-    """The step of the adapter, which is the best evaluated one."""
+    """The step of the adapter, which is the best evaluated step."""
     before: ActionMetrics | None
-    """The base model's zero-shot score: of the likeliest allowed action, or of the answers where none is scored."""
+    """The base model's zero-shot score: of the likeliest allowed actions, or of the written answers if actions are
+    not scored."""
     after: ActionMetrics | None
     generated_before: ActionMetrics | None = None
-    """The score of the answers that were written out, where actions were scored too."""
+    """The score of the written answers, when actions were scored too."""
     generated_after: ActionMetrics | None = None
     train: dict[str, float]
     """Totals of the training: train_runtime (s), train_samples_per_second, train_loss, ..."""
     history: list[dict[str, float]]
-    """Everything logged on the way, each with its step: loss, learning_rate, mean_token_accuracy, the speeds of
-    trainer/tracking/throughput.py; of evaluations eval_loss, eval_action_accuracy and eval_macro_f1."""
+    """Everything logged during training, each entry with its step: loss, learning_rate, mean_token_accuracy, the
+    speeds of trainer/tracking/throughput.py; for evaluations eval_loss, eval_action_accuracy and eval_macro_f1."""
     data: dict[str, Any]
-    """sha256 of the JSONL, how it was split, records of train and eval that were used, their answers, frames a
-    picture."""
+    """sha256 of the JSONL, the kind of split, the number of train and eval records that were used, their answers,
+    frames a picture."""
     versions: dict[str, str]
     peak_memory: dict[str, Any]
-    """bytes of the first process, evaluation included, and of what."""
+    """Bytes of the first process, evaluation included, and the kind of memory."""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """began, ended (UTC), host and hardware of the first process, git (commit, dirty) and wandb, the run's page; each
-    where it is known."""
+    """began, ended (UTC), host and hardware of the first process, git (commit, dirty) and wandb, the run's page;
+    unknown ones are missing."""
 
 
 def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
-    """Three fields of a RunRecord: the data it was trained on, the versions, the memory."""
+    """Three fields of a RunRecord: the training data, the versions, the memory."""
     from trainer.tracking.peak import MEASURED, read_stage
 
     counts = {"train": len(dataset.train), "eval": len(dataset.eval), "frames": frames_of(dataset)}
@@ -75,7 +76,7 @@ def describe_run(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
 
 
 def provenance(config: TrainConfig, link: str | None) -> dict[str, Any]:
-    """When, where and with which code this process has trained; `link` is the run's W&B page."""
+    """The time, place and code of this process's training; `link` is the run's W&B page."""
     known: dict[str, Any] = {
         "ended": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
         "host": node_name(),
@@ -102,8 +103,8 @@ def _hardware(config: TrainConfig) -> str:
 def save_record(
     record: RunRecord, predictions: Sequence[dict[str, Any]], usage: Usage, unquantized: Sequence[str], example: Record
 ) -> None:
-    """Write metrics.json, predictions.jsonl and example.jsonl; into adapter/ how it is asked, and a model card in place
-    of PEFT's empty one."""
+    """Write metrics.json, predictions.jsonl and example.jsonl; into adapter/ the usage, and a model card in place of
+    PEFT's empty one."""
     run_dir, entry = Path(record.config.output_dir), asdict(record)
     write_usage(run_dir / ADAPTER, usage)
     write_whole(run_dir / ADAPTER / "README.md", model_card(entry, run_dir / ADAPTER, usage, unquantized=unquantized))
@@ -113,7 +114,7 @@ def save_record(
 
 
 def as_entry(record: Record) -> dict[str, Any]:
-    """A record as a line of data, whatever its own form was: its pictures are found from anywhere on this machine."""
+    """A record as a line of data, whatever its original form; its pictures have absolute paths."""
     frames: list[str] = []
 
     def part(shown: str | Picture) -> dict[str, str]:
@@ -122,7 +123,7 @@ def as_entry(record: Record) -> dict[str, Any]:
         paths = [str(Path(path).absolute()) for path in shown.paths]
         if len(paths) == 1:
             return {"type": "image", "path": paths[0]}
-        frames.extend(paths)  # of which a record has one grid
+        frames.extend(paths)  # a record has one grid
         return {"type": "image"}
 
     turns = [{"role": turn.role, "content": [part(shown) for shown in turn.parts]} for turn in record.turns]
@@ -131,7 +132,8 @@ def as_entry(record: Record) -> dict[str, Any]:
 
 
 def save_adapter(run_dir: Path, trainer: Any, processor: Any) -> None:
-    """Write adapter/: LoRA weights in fp32 for PeftModel.from_pretrained, and the processor. On every process."""
+    """Write adapter/: LoRA weights in fp32 for PeftModel.from_pretrained, and the processor. Called on every
+    process."""
     folder = run_dir / ADAPTER
     save_weights(folder, trainer)
     if trainer.accelerator.is_main_process:
@@ -140,14 +142,14 @@ def save_adapter(run_dir: Path, trainer: Any, processor: Any) -> None:
 
 
 def save_weights(folder: Path, trainer: Any) -> None:
-    """Write the adapter in PEFT's form. On every process: under ZeRO-3 gathering the shards is a collective."""
+    """Write the adapter in PEFT's form. Called on every process: under ZeRO-3 gathering the shards is collective."""
     accelerator = trainer.accelerator
     model = accelerator.unwrap_model(trainer.model)
     weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if accelerator.distributed_type.value == "DEEPSPEED":
         from deepspeed.utils import safe_get_full_fp32_param
 
-        # The parameters themselves are bf16 there; the optimizer keeps the fp32 masters. One is gathered at a time.
+        # DeepSpeed's parameters are bf16; its optimizer keeps the fp32 masters. One parameter is gathered at a time.
         for name, p in weights.items():
             whole = safe_get_full_fp32_param(p)
             weights[name] = whole.cpu() if accelerator.is_main_process else None
@@ -156,12 +158,12 @@ def save_weights(folder: Path, trainer: Any) -> None:
 
 
 def save_zero_shot(run_dir: Path, scores: Scores) -> None:
-    """Keep the base model's scores for attempts that go on from a checkpoint."""
+    """Keep the base model's scores for attempts that continue from a checkpoint."""
     write_whole(run_dir / ZERO_SHOT_FILE, json.dumps(asdict(replace(scores, predictions=()))) + "\n")
 
 
 def load_zero_shot(run_dir: Path) -> Scores:
-    """The scores that were kept, without the predictions; none where the file is lost."""
+    """The kept scores, without the predictions; empty Scores when the file is lost."""
     from trainer.evaluation.heldout import Scores
 
     try:

@@ -1,6 +1,6 @@
-"""A trained model on disk, and how it is asked. Export writes this beside the weights; infer and merge read it.
+"""A trained model on disk, and the way to ask it. Export writes this beside the weights; infer and merge read it.
 
-runs/x           a run: its adapter is taken
+runs/x           a run: its adapter is used
 runs/x/adapter   LoRA weights, on the base that adapter_config.json names
 runs/x/merged    whole weights, by `python -m trainer merge`
 """
@@ -34,34 +34,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
-    """How to ask a model what it was trained to answer."""
+    """The way to ask a model the questions it was trained to answer."""
 
     device: Device
-    """As it was trained."""
+    """The device of the training."""
     quantization: Quantization
-    """Precision of the base model that it was trained and measured on."""
+    """Precision of the base model on which it was trained and measured."""
     answer_field: str | None
     choices: Choices | None
-    """The allowed actions; None where they cannot be scored."""
+    """The allowed actions; None when they cannot be scored."""
     answer_tokens: int
-    """The most that an answer is given room for."""
+    """The most tokens of an answer."""
     frames: int
     """Image files of one picture: 4 for a grid of frames, 1 for ready pictures."""
     context: str | None
     question: str | None
-    """What every training record says; None where they differ."""
+    """`context` and `question` are the texts that every training record has; None when they differ."""
     system: str | None = ""
-    """What every training record begins with, likewise; "" where that is nothing."""
+    """The system turn of every training record; "" when there is none, None when they differ."""
     end: AnswerEnd | None = None
-    """What answers were trained to end with; None in what an older Trainyard wrote."""
+    """The end that answers were trained to have; None in a file by an older Trainyard."""
     text_only: bool = False
-    """As the setting: what is asked has no picture, and its markers are words."""
+    """As the setting: questions have no picture, and markers in them are text."""
     columns: str = "auto"
-    """As the setting: how the records that are asked name their columns."""
+    """As the setting: the column names of the records that are asked."""
     max_image_megapixels: int = OPTION.default
     """As the setting: how large the pictures may be that are asked about."""
     language_model: bool = False
-    """The base takes no pictures: a tokenizer is all its processor."""
+    """Whether the base takes no pictures: its processor is only a tokenizer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +75,7 @@ class Trained:
 
 
 def usage_of(config: TrainConfig, dataset: Dataset, measured: HeldOut) -> Usage:
-    """From what a run was told, its records and what it measured with."""
+    """The Usage from a run's settings, its records and its measurements."""
     from trainer.data.endings import answer_end
     from trainer.data.records import each_answer
     from trainer.evaluation.generation import answer_budget
@@ -96,13 +96,13 @@ def frames_of(dataset: Dataset) -> int:
 
 
 def shared_system(dataset: Dataset) -> str | None:
-    """What the system turns say, "" where there are none; None where they differ."""
+    """The text of the system turns if all are equal, "" when there are none; None when they differ."""
     said = {tuple(t.parts for t in r.turns if t.role == "system") for r in (*dataset.train, *dataset.eval)}
     return "".join(str(part) for parts in said.pop() for part in parts) if len(said) == 1 else None
 
 
 def shared_texts(data: str, columns: str = "auto") -> dict[str, str | None]:
-    """`context` and `question` where every record says the same, else None."""
+    """`context` and `question` if they are equal in every record, else None."""
     from trainer.data.columns import as_known, parse_columns, rename
     from trainer.data.json_text import read_objects
     from trainer.data.sources import data_files
@@ -154,7 +154,8 @@ def find_trained(path: Path) -> tuple[Path, Usage]:
 
 
 def put_adapter(base: Any, folder: Path) -> Any:
-    """The adapter in `folder` on `base`. Raises ConfigError when it is damaged, or made for another base."""
+    """`base` with the adapter in `folder`. Raises ConfigError when the adapter is damaged, or made for another
+    base."""
     from peft import PeftModel
     from safetensors import SafetensorError
 
@@ -169,7 +170,7 @@ def put_adapter(base: Any, folder: Path) -> Any:
 
 
 def load_trained(path: Path, *, device: Device | None = None, base: str | None = None) -> Trained:
-    """The model at `path`, ready to be asked; an adapter on the base that it was trained on, or on `base`.
+    """The model at `path`, ready to be asked; an adapter on its own base, or on `base`.
 
     Raises:
         ConfigError: there is no trained model, its base cannot be loaded, or this machine has no such device.

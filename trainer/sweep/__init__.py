@@ -1,1 +1,1 @@
-"""A W&B sweep's member in its job."""
+"""The member of a W&B sweep inside its job."""

@@ -1,8 +1,8 @@
-"""A W&B sweep's member in its job: takes one trial, and comes back to that very trial after every requeue.
+"""A member of a W&B sweep inside its job: it takes one trial, and continues the same trial after every requeue.
 
-What was taken is stored in the run's folder before anything else is done with it: the trial's id, which is the W&B
-run's in every attempt, and its values, which go into the planned command. While it trains, a process of its own tells
-W&B so, and hears when the sweep has seen enough of it: the run then stops in order and is not taken up again.
+The trial is stored in the run's folder before it is used: its id, which is the W&B run's id in every attempt, and its
+values, which go into the planned command. During training, a separate process reports to W&B, and learns when the
+sweep has seen enough of the trial: the run then stops in order and is not continued.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, SWEEP_ENV, ConfigError,
 from trainer.sweep.wandb_service import ServiceError, heartbeat, register_agent
 
 TRIAL_NAME = "trial.json"
-# What a trial may choose, and what of it memory depends on: the plan is made for the largest.
+# The settings that a trial may choose. Memory depends on the rank: the plan is made for the largest.
 PARAMETERS = tuple(name for name, setting in SETTINGS.items() if setting.swept)
 RANK, ALPHA, ACCUMULATION = "lora_r", "lora_alpha", "gradient_accumulation_steps"
-ASK_EVERY_S = 5.0  # as wandb's own agent
+ASK_EVERY_S = 5.0  # as wandb's own agent does
 TELL_EVERY_S = 30.0
 TRIES = 6
-OTHERS_WAIT_S = 600.0  # of several nodes, for the first to have taken the trial
+OTHERS_WAIT_S = 600.0  # how long the other nodes wait for the first to take the trial
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
     run_id: str
-    """As W&B calls it; also the W&B run's id, in every attempt."""
+    """The trial's id at W&B, which is also the W&B run's id in every attempt."""
     agent: str
     values: Mapping[str, Any]
-    """By name of a setting."""
+    """Values by name of a setting."""
     stopped: bool = False
-    """The sweep has seen enough of it."""
+    """Whether the sweep has seen enough of this trial."""
 
 
 def attempt(launch: Launch, environment: Mapping[str, str], run: Callable[[Launch], int]) -> int:
     """`run` the planned command with the trial's values; returns its exit code, 0 when the sweep wants no more.
 
     Raises:
-        ConfigError: the trial's values are not what was planned for, or the key is not taken.
+        ConfigError: the trial's values do not fit the plan, or the API key is not accepted.
     """
     path = environment[SWEEP_ENV]
     folder = Path(launch.settings["output_dir"])
-    with stop_signals_kept() as asked:  # a trial that was given must be stored
+    with stop_signals_kept() as asked:  # a trial that the service gave must be stored
         try:
             trial = read_trial(folder) or _take(path, folder, environment, asked)
         except ServiceError as error:
@@ -74,7 +74,7 @@ def attempt(launch: Launch, environment: Mapping[str, str], run: Callable[[Launc
     said = " ".join(f"{name}={value}" for name, value in trial.values.items())
     log.say(f"trial {trial.run_id} of {path}: {said}")
     entity, project, sweep_id = path.split("/")
-    # In a sweep the client takes these from its environment alone.
+    # In a sweep W&B's client takes these values only from its environment.
     os.environ |= {"WANDB_SWEEP_ID": sweep_id, "WANDB_RUN_ID": trial.run_id}
     os.environ |= {"WANDB_PROJECT": project, "WANDB_ENTITY": entity}
     if not node_rank(environment):
@@ -85,7 +85,7 @@ def attempt(launch: Launch, environment: Mapping[str, str], run: Callable[[Launc
 
 
 def read_trial(folder: Path) -> Trial | None:
-    """The trial that was taken; None before one was. Raises ConfigError when its file was spoilt."""
+    """The stored trial; None before one was taken. Raises ConfigError when its file is damaged."""
     path = folder / TRIAL_NAME
     try:
         record = read_json(path)
@@ -100,10 +100,10 @@ def read_trial(folder: Path) -> Trial | None:
 
 
 def with_values(launch: Launch, trial: Trial) -> Launch:
-    """The planned command with the trial's values; an alpha that was twice the rank stays so.
+    """The planned command with the trial's values; an alpha that was twice the rank stays twice the rank.
 
     Raises:
-        ConfigError: what was not planned for.
+        ConfigError: a value that the plan does not allow.
     """
     settings = dict(launch.settings)
     follows = ALPHA not in trial.values and settings.get(ALPHA) == str(2 * int(settings.get(RANK, 0)))
@@ -120,7 +120,7 @@ def with_values(launch: Launch, trial: Trial) -> Launch:
 
 
 def _take(path: str, folder: Path, environment: Mapping[str, str], asked: list[int]) -> Trial | None:
-    """A trial from the service, stored; None when it gives no more, or this job was asked to stop."""
+    """A trial from the service, stored; None when the service gives no more, or this job was asked to stop."""
     if node_rank(environment):
         deadline = time.monotonic() + OTHERS_WAIT_S
         while not (taken := read_trial(folder)) and not asked:
@@ -152,7 +152,7 @@ def _store(trial: Trial, folder: Path) -> Trial:
 
 
 def _tell(trial: Trial, folder: Path, environment: Mapping[str, str]) -> None:
-    """Start the process that speaks with the service; the supervisor ends it with everything else below it."""
+    """Start the process that reports to the service; the supervisor ends it with all other processes below it."""
     supervisor = os.getpid()
     sys.stdout.flush()
     if os.fork():
@@ -161,7 +161,7 @@ def _tell(trial: Trial, folder: Path, environment: Mapping[str, str]) -> None:
         in_launcher()
         while os.getppid() == supervisor:
             time.sleep(TELL_EVERY_S)
-            with contextlib.suppress(ServiceError, ConfigError):  # W&B never stops a run by being out of reach
+            with contextlib.suppress(ServiceError, ConfigError):  # an unreachable W&B never stops a run
                 said = heartbeat(trial.agent, trial.run_id, environment)
                 if any(command.get("type") in ("stop", "exit") for command in said):
                     _store(replace(trial, stopped=True), folder)

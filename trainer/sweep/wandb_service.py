@@ -1,7 +1,5 @@
-"""What a sweep asks of the W&B service, over plain HTTP: a login node has no client, and a supervisor no time for one.
-
-The questions are those of wandb's own agent: make a sweep, look one up, register an agent, tell how its trial is.
-"""
+"""Requests of a sweep to the W&B service, over plain HTTP: a login node has no client, and a supervisor no time for
+one. They are the requests of wandb's own agent: create a sweep, find one, register an agent, report on its trial."""
 
 from __future__ import annotations
 
@@ -37,11 +35,11 @@ HEARTBEAT = """mutation Heartbeat($id: ID!, $metrics: JSONString, $runState: JSO
 
 
 class ServiceError(OSError):
-    """The service did not answer as it should. One line; it may next time."""
+    """The service gave no valid answer. The message is one line; another try may succeed."""
 
 
 def create_sweep(config: Mapping[str, Any], environ: Mapping[str, str]) -> str:
-    """Its path, `entity/project/id`. Raises ConfigError without a key that is taken, ServiceError."""
+    """The path of a new sweep, `entity/project/id`. Raises ConfigError without an accepted key, ServiceError."""
     where = {"entityName": environ.get("WANDB_ENTITY"), "projectName": environ.get("WANDB_PROJECT") or PROJECT}
     found = _ask(UPSERT_SWEEP, {"config": yaml.safe_dump(dict(config)), **where}, environ)["upsertSweep"]["sweep"]
     project = found["project"]
@@ -52,7 +50,7 @@ def find_sweep(path: str, environ: Mapping[str, str]) -> tuple[str, dict[str, An
     """(full path, configuration) of a sweep by `id`, `project/id` or `entity/project/id`.
 
     Raises:
-        ConfigError: there is no such sweep, it has ended, or the key is not taken.
+        ConfigError: there is no such sweep, it has ended, or the key is not accepted.
     """
     *where, sweep_id = path.split("/")
     project = where.pop() if where else environ.get("WANDB_PROJECT") or PROJECT
@@ -74,11 +72,11 @@ def register_agent(path: str, host: str, environ: Mapping[str, str]) -> str:
 
 
 def heartbeat(agent: str, running: str | None, environ: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What the service wants of the agent, whose trial is `running` (None: it asks for one).
+    """The service's commands to the agent, whose trial is `running` (None: the agent asks for one).
 
     Raises:
-        ConfigError: the key is not taken.
-        ServiceError: no answer, or none that can be read.
+        ConfigError: the key is not accepted.
+        ServiceError: no answer, or an unreadable one.
     """
     states = json.dumps({running: True} if running else {})
     found = _ask(HEARTBEAT, {"id": agent, "metrics": "{}", "runState": states}, environ)["agentHeartbeat"]

@@ -1,1 +1,1 @@
-"""What is asked beside training: is all in place, which layers there are, what a trained model answers, merging it."""
+"""Tools beside training: check that everything is in place, list layers, ask a trained model, merge it."""

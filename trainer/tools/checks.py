@@ -1,4 +1,4 @@
-"""A question to this machine, its settings or a service, and the table that the answers make."""
+"""Checks of this machine, its settings or a service, and the table of their results."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ class Check:
 
 
 Answer = str | tuple[str, str]
-"""What was found; for a warning, with what to do."""
+"""The finding; for a warning, (finding, remedy)."""
 
 
 def ask(name: str, question: Callable[..., Answer], *about: Any) -> Check:
-    """A pass with what `question(*about)` found, a warning where it says what to do too, a fail with what it raises."""
+    """A pass with the answer of `question(*about)`, a warning if the answer has a remedy, a fail with the error it
+    raises."""
     try:
         answer = question(*about)
     except (ConfigError, SickNode) as error:
@@ -34,7 +35,7 @@ def ask(name: str, question: Callable[..., Answer], *about: Any) -> Check:
 
 
 def conclude(checks: Sequence[Check], *, as_json: bool) -> int:
-    """Print them; the exit code."""
+    """Print the checks; returns the exit code."""
     if as_json:
         print(json.dumps({"checks": [asdict(check) for check in checks]}, indent=1))
     else:

@@ -1,4 +1,4 @@
-"""What `validate data` finds: which records are left out and why, how long they are, what the answers are."""
+"""The report of `validate data`: left out records with reasons, their lengths, and the answers."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ MOST_LABELS = 20
 
 
 def print_report(config: TrainConfig, *, as_json: bool) -> int:
-    """Look, keep the lengths for the plan, and print. Raises ConfigError when there should be no run on the data."""
+    """Check the data, keep the lengths for the plan, and print. Raises ConfigError when no run should use the data."""
     from trainer.model.base import load_processor
     from trainer.report.data_page import save_data_page
 
-    # What the reader leaves out is in the report too, before `strict` refuses it.
+    # The report includes the records that the reader leaves out, before `strict` refuses them.
     dataset, processor = dataset_of(replace(config, strict=False)), load_processor(config.model)
     inspection = inspect_dataset(dataset, processor, max_length=config.max_length)
     report = build_report(config, inspection)
@@ -64,8 +64,8 @@ def print_report(config: TrainConfig, *, as_json: bool) -> int:
 
 
 def unscored(processor: Any, inspection: Inspection, field: str | None, asked: str) -> list[str]:
-    """Why a run on what is kept would only write answers out, or score some as wrong whatever the model says; nothing
-    when neither is so. Raises ConfigError for actions `asked` that are none."""
+    """Why a run on the kept records would only write answers out, or would score some as always wrong; an empty list
+    when neither holds. Raises ConfigError for invalid `asked` actions."""
     from trainer.evaluation.scoring import find_choices, unscorable_actions
 
     kept = without(inspection.dataset, inspection.unfit())
@@ -78,7 +78,7 @@ def unscored(processor: Any, inspection: Inspection, field: str | None, asked: s
 
 
 def measured(config: TrainConfig, inspection: Inspection) -> Lengths:
-    """Sizes of the records that could be read, the too long ones included: another MAX_LENGTH may take them."""
+    """Sizes of the readable records, too long ones included, since another MAX_LENGTH may accept them."""
     found = [c for side in SIDES for c in inspection.checked[side] if c.tokens]
     if not found:
         raise ConfigError(f"no record can be read: {'; '.join(inspection.left_out())}")
@@ -98,7 +98,7 @@ def measured(config: TrainConfig, inspection: Inspection) -> Lengths:
 
 
 def build_report(config: TrainConfig, inspection: Inspection) -> dict[str, Any]:
-    """Everything that was found, as plain data."""
+    """All findings as plain data."""
     dataset = inspection.dataset
     answers = [answer for r in (*dataset.train, *dataset.eval) for answer in r.answers]
     field = answer_field(answers, config.answer_field)

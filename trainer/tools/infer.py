@@ -32,7 +32,7 @@ from trainer.outcome import FAILED, FINISHED, ConfigError, RecordError
 if TYPE_CHECKING:
     from trainer.results.trained import Trained, Usage
 
-ANSWER = "?"  # stands where the forms want an answer
+ANSWER = "?"  # stands in for the answer that the forms need
 ASSISTANTS = [name for name, role in ROLES.items() if role == "assistant"]
 
 
@@ -59,7 +59,7 @@ class Question:
 
 
 def main(argv: list[str]) -> int:
-    """Raises ConfigError."""
+    """Runs `python -m trainer infer`. Raises ConfigError."""
     images: list[str] = []
     asked = parse(argv, Question, __doc__, words=images)
     if bool(images) == bool(asked.records):
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> int:
 
 
 def entry_of(images: list[str], asked: Question, usage: Usage) -> dict[str, Any]:
-    """The one record that the command line describes, in the form of the training records. Raises ConfigError."""
+    """The record that the command line describes, in the form of the training records. Raises ConfigError."""
     texts = {"context": asked.context, "question": asked.question, "system": asked.system}
     texts = {name: getattr(usage, name) if text is None else text for name, text in texts.items()}
     if lacking := [name for name, text in texts.items() if text is None]:
@@ -101,7 +101,7 @@ def entry_of(images: list[str], asked: Question, usage: Usage) -> dict[str, Any]
 
 
 def open_records(name: str) -> tuple[Path, Iterator[Found]]:
-    """(the folder that image paths are relative to, the records and where each stands). Raises ConfigError."""
+    """(the folder that image paths are relative to, the records with the place of each). Raises ConfigError."""
     if name == "-":
         return Path(), read_stream(cast(io.BufferedReader, sys.stdin.buffer))
     path = Path(name)
@@ -115,7 +115,7 @@ def open_records(name: str) -> tuple[Path, Iterator[Found]]:
 def answer_records(
     trained: Trained, records: Iterable[Found], folder: Path, *, written: bool
 ) -> Iterator[dict[str, Any]]:
-    """One answer a record, in order; {"error": ...} for one that cannot be answered."""
+    """One answer for each record, in order; {"error": ...} for a record that cannot be answered."""
     usage = trained.usage
     columns = parse_columns(usage.columns)
     for where, found in records:
@@ -140,7 +140,7 @@ def as_record(entry: dict[str, Any], folder: Path, *, text_only: bool) -> Record
 
 
 def with_answer(entry: dict[str, Any]) -> dict[str, Any]:
-    """The forms end with an answer; here it is what is asked for."""
+    """The record with an answer added if it has none, since the forms end with an answer."""
     for key in CONVERSATIONS:
         if isinstance(said := entry.get(key), list) and said and isinstance(said[-1], dict):
             role, text = next(((role, text) for role, text in TURN_KEYS if role in said[-1]), TURN_KEYS[0])
@@ -150,7 +150,8 @@ def with_answer(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def answer(trained: Trained, record: Record, *, written: bool) -> dict[str, Any]:
-    """`action` and `probabilities`; `answer` when it is written out. Raises FormError for its pictures."""
+    """`action` and `probabilities`; `answer` if it is written out. Raises FormError for pictures that cannot be
+    used."""
     from trainer.evaluation.heldout import HeldOut
     from trainer.model.refusal import UNFIT, refusing
 

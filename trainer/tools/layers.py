@@ -19,7 +19,7 @@ from trainer.flags import Range, parse
 from trainer.outcome import FINISHED
 from trainer.text import format_table
 
-# The list that tutorials give as target_modules; in Gemma 3 it hits the tower's q, k and v by accident.
+# The target_modules of many tutorials; in Gemma 3 they also match the tower's q, k and v.
 SUFFIXES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -34,7 +34,7 @@ class Question:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Raises ConfigError for a wrong option or a model that cannot be found."""
+    """Runs `python -m trainer layers`. Raises ConfigError for a wrong option or a model that cannot be found."""
     asked = parse(argv, Question, __doc__)
     take_env_file()
     report = describe(asked.model, asked.lora_r)
@@ -43,8 +43,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def describe(model: str, lora_r: int) -> dict[str, Any]:
-    """The linears in the model's order, one entry for each part, name and shape; what the ways to choose pick."""
-    # torch and transformers, which help and a wrong option do not wait for.
+    """The linears in the model's order, one entry for each part, name and shape; and the linears of each choice of
+    LoRA."""
+    # torch and transformers are imported here, so that help and wrong options are fast.
     from torch import nn
 
     from trainer.model.anatomy import target_pattern
@@ -60,7 +61,7 @@ def describe(model: str, lora_r: int) -> dict[str, Any]:
         when = "always" if frozen.fullmatch(path) else "with vision=lora" if tuned.fullmatch(path) else "-"
         name = path.rpartition(".")[2]
         groups[next(parts, "(elsewhere)"), name, module.in_features, module.out_features, when] += 1
-    picked = {  # what training does first, then what others do
+    picked = {  # the trainer's own choices first, then those of others
         "language model (vision=frozen, the default)": [m for path, m in linears.items() if frozen.fullmatch(path)],
         "tower and projector too (vision=lora)": [m for path, m in linears.items() if tuned.fullmatch(path)],
         "names ending in q_proj ... down_proj": [m for path, m in linears.items() if path.endswith(SUFFIXES)],
@@ -85,7 +86,7 @@ def describe(model: str, lora_r: int) -> dict[str, Any]:
 
 
 def _config(model: str) -> Any:
-    # A gated model's layers are no secret: the published sizes are all it takes.
+    # The layers of a gated model are public, and the published sizes are enough.
     from trainer.measure.ship import published_config
     from trainer.model.base import load_model_config
 

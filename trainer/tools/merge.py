@@ -51,7 +51,7 @@ class Request:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Raises ConfigError."""
+    """Runs `python -m trainer merge`. Raises ConfigError."""
     asked = parse(argv, Request, __doc__)
     run_dir = Path(asked.run)
     out = Path(asked.out) if asked.out else run_dir / "merged"
@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def read_metrics(run_dir: Path) -> dict[str, Any]:
-    """metrics.json. Raises ConfigError unless it is that of a finished run."""
+    """The contents of metrics.json. Raises ConfigError unless they are those of a finished run."""
     try:
         record = read_json(run_dir / METRICS_FILE)
         return {**record, "config": dict(record["config"]), "data": dict(record["data"])}
@@ -87,10 +87,8 @@ def read_metrics(run_dir: Path) -> dict[str, Any]:
 
 
 def merge(adapter: Path, out: Path, record: dict[str, Any], asked: Request) -> tuple[dict[str, Any], Usage]:
-    """Fill `out`, and measure; what was found, and how the merged model is asked.
-
-    Raises ConfigError for a base or data that are gone.
-    """
+    """Write the merged model into `out`, and measure it; returns (the measurements, how the merged model is asked).
+    Raises ConfigError for a missing base or missing data."""
     trained = load_trained(adapter, device=asked.device, base=asked.base)
     measured = held_out(trained.processor, record)
     answers, before = score(trained, measured, "the adapter on its base")
@@ -102,7 +100,7 @@ def merge(adapter: Path, out: Path, record: dict[str, Any], asked: Request) -> t
         if trained.usage.quantization == "nf4":
             base, onto = base.dequantize(), "the 4-bit weights that it was trained on, written out"
         whole = put_adapter(base, adapter).merge_and_unload()
-        if usage.end and usage.end.stop:  # that of the base may not be what the adapter learned to say
+        if usage.end and usage.end.stop:  # the base may use another end than the adapter learned
             whole.generation_config.eos_token_id = list(usage.end.stop)
         whole.generation_config.max_new_tokens = usage.answer_tokens
         whole.save_pretrained(out)
@@ -117,7 +115,8 @@ def merge(adapter: Path, out: Path, record: dict[str, Any], asked: Request) -> t
 
 
 def held_out(processor: Any, record: dict[str, Any]) -> Any:
-    """The records that the run was measured on, or, said, what they have become. Raises ConfigError for none."""
+    """The records that the run was measured on; if the data has changed, that is printed. Raises ConfigError when
+    there are none."""
     from trainer.data.inspection import inspect_dataset
     from trainer.data.records import dataset_of
     from trainer.evaluation.heldout import build_heldout
@@ -135,7 +134,8 @@ def held_out(processor: Any, record: dict[str, Any]) -> Any:
 
 
 def score(trained: Trained, measured: Any, what: str) -> tuple[list[str], Any]:
-    """What is said to each record, the likeliest actions or, where none can be scored, answers; the ActionMetrics."""
+    """(the prediction for each record: the likeliest action or, if actions cannot be scored, the answer; the
+    ActionMetrics)."""
     say([f"scoring {len(measured.records)} held-out answers: {what} ..."])
     asked = (trained.model, trained.accelerator, bool)
     with refusing(trained.base, "asked", UNFIT):

@@ -35,11 +35,11 @@ class Request:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Raises ConfigError for an unknown option."""
+    """Runs `python -m trainer setup-wandb`. Raises ConfigError for an unknown option."""
     asked = parse(argv, Request, __doc__)
     take_env_file()
     prepare_client()
-    # Each as far as one can come without the one before.
+    # Each check needs the one before.
     checks = [ask("key", key)]
     online = checks[0].status == "pass"
     if online:
@@ -51,7 +51,8 @@ def main(argv: Sequence[str]) -> int:
 
 @contextmanager
 def client_errors() -> Iterator[None]:
-    """Whatever the client, its service or the network raise, as a ConfigError in their own words, without the key."""
+    """Turns any error of the client, its service or the network into a ConfigError with its message, without
+    the key."""
     try:
         yield
     except Exception as error:
@@ -80,7 +81,7 @@ def server() -> str:
 
 @client_errors()
 def log_test_run(online: bool) -> str:
-    """Log a few values with the real client; its address, or the command that uploads it."""
+    """Log a few values with the real client; returns the run's address, or the command that uploads it."""
     import wandb
 
     folder = tempfile.mkdtemp(prefix="trainyard-wandb-")

@@ -29,10 +29,11 @@ class Question:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Raises ConfigError for a wrong option, or a model that cannot be found or taken apart."""
+    """Runs `python -m trainer shape`. Raises ConfigError for a wrong option, or a model that cannot be found or
+    analysed."""
     asked = parse(argv, Question, __doc__)
     take_env_file()
-    from trainer.measure.keep import measure_and_keep  # torch, which help and a wrong option do not wait for
+    from trainer.measure.keep import measure_and_keep  # imports torch late, so that help and wrong options are fast
 
     shape, path = measure_and_keep(asked.model)
     print(json.dumps({"kept": str(path), "shape": plain(shape)}, indent=1) if asked.json else render(shape, path))

@@ -54,7 +54,7 @@ DRY_RUN = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Raises ConfigError, which `python -m trainer` turns into one line and 78."""
+    """Runs `python -m trainer validate`. Raises ConfigError, which `python -m trainer` turns into one line and 78."""
     answer_help(argv, __doc__)
     target = argv[0] if argv else ""
     if target not in (*TARGETS, "all"):
@@ -72,20 +72,20 @@ def main(argv: Sequence[str]) -> int:
         for about, question in TARGETS[name].items():
             checks.append(ask(about, question, config))
             if about == "access" and checks[-1].status == "fail":
-                break  # nothing else about the model can be asked
+                break  # the other checks of the model need access
     return conclude(checks, as_json=settings.as_json)
 
 
 def device_here() -> str:
-    """The device that a run of this machine gets which asks for none; cuda where the GPUs do not answer, which is then
-    found by the check of them."""
+    """The device for a run on this machine that asks for none; cuda when the GPUs do not answer, which the check of
+    the GPUs then reports."""
     with suppress(ConfigError):
         return read_machine(os.environ).choice().device
     return "cuda"
 
 
 def libraries(_: TrainConfig) -> Answer:
-    """Python and the libraries against the pins of the checkout, where there is one."""
+    """Compare Python's libraries with the pins of the checkout, if there is one."""
     path = PROJECT_DIR / "pyproject.toml"
     train = re.search(r"^train = \[\n(.*?)^\]", path.read_text(), re.M | re.S) if path.is_file() else None
     pins = dict(re.findall(r'^  "([\w-]+)==([\w.]+)",$', train[1], re.M)) if train else {}
@@ -101,7 +101,7 @@ def libraries(_: TrainConfig) -> Answer:
 
 
 def usual(config: TrainConfig) -> Answer:
-    """Whether the values are usual. They are in their ranges, else there would be no configuration."""
+    """Whether the values are usual. They are within their ranges, or there would be no configuration."""
     batch = config.micro_batch_size * config.gradient_accumulation_steps * config.world_size
     values = {**asdict(config), "effective batch": batch}
     unusual = []
@@ -175,7 +175,7 @@ def space(config: TrainConfig) -> str:
     from trainer.measure.keep import known_or_measured
 
     weights = known_or_measured(config.model).lora_params(config.lora_r, config.vision)
-    # The newest few, the best, one being written, and the adapter.
+    # Checkpoints: the newest few, the best, one being written; and the adapter.
     needed = (config.keep_checkpoints + 3) * weights * CHECKPOINT_BYTES
     folder = Path(config.output_dir).absolute()
     free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
@@ -188,7 +188,7 @@ def space(config: TrainConfig) -> str:
 
 
 def dry_run(config: TrainConfig) -> str:
-    """Two optimizer steps of the real trainer on the real records, in a folder that goes away again."""
+    """Run two optimizer steps of the real trainer on the real records, in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="trainyard-dry-run-") as folder:
         values = {**asdict(config), **DRY_RUN, "output_dir": folder}
         launch = Launch(
@@ -211,7 +211,7 @@ def dry_run(config: TrainConfig) -> str:
     return f"2 steps, losses {', '.join(losses)}, adapter saved; {seconds:.0f} s"
 
 
-# In the order of `all`; each answers with what it found and, for a warning, what to do, or raises.
+# In the order of `all`; each check returns its finding and, for a warning, a remedy, or raises.
 TARGETS: dict[str, dict[str, Callable[[TrainConfig], Answer]]] = {
     "environment": {
         "libraries": libraries, "settings": usual,

@@ -1,1 +1,1 @@
-"""What people watch: the progress, TensorBoard, W&B, speed and memory."""
+"""The displays of a run that people watch: progress, TensorBoard, W&B, speed and memory."""

@@ -1,4 +1,4 @@
-"""How much memory this process holds and has held."""
+"""The memory that this process holds, and the most that it has held."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ MEASURED = {"cuda": "GPU memory, torch's allocator", "cpu": "resident memory (RS
 class Stage:
     name: str
     bytes: int
-    """Held when the stage has ended: allocated on a GPU, resident on the CPU."""
+    """Bytes held at the end of the stage: allocated on a GPU, resident on the CPU."""
     peak_bytes: int
-    """The most held since the beginning."""
+    """The most bytes held since the beginning."""
     reserved_bytes: int | None
-    """Taken from a GPU by torch's allocator; None on the CPU."""
+    """The most bytes that torch's allocator has taken from a GPU; None on the CPU."""
     process_bytes: int
-    """The most held since the beginning, what torch does not see on a GPU included."""
+    """The most bytes held since the beginning, including GPU memory that torch does not manage."""
 
 
 def read_stage(name: str, config: TrainConfig) -> Stage:
-    """What is held now, under that name; of the stage `peak`, the most held so far."""
+    """The memory held now, as a stage of that name; for the stage `peak`, the most held so far."""
     reserved = None
     if config.device == "cuda":
         import torch
 
         held, peak = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
         reserved, (free, total) = torch.cuda.max_memory_reserved(), torch.cuda.mem_get_info()
-        # Outside torch: context, NCCL, and whoever else is on the card.
+        # Memory outside torch: context, NCCL, and other processes on the card.
         process = reserved + total - free - torch.cuda.memory_reserved()
     elif config.device == "mps":  # Metal keeps no peak
         import torch

@@ -1,5 +1,5 @@
-"""What a person who watches a training sees: a line that stays for every log and every evaluation, at a terminal a bar
-in its last row, and progress.json, which `status` reads from elsewhere."""
+"""The progress of a training for a person who watches: a permanent line for every log and every evaluation, at a
+terminal a bar in its last row, and progress.json, which `status` reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainer.terminal import LAST_ROW, say
 
 
 class Progress(TrainerCallback):
-    """Says nothing on ranks other than the first."""
+    """Prints only on the first rank."""
 
     def __init__(self, written: ProgressWriter) -> None:
         self._written = written
@@ -80,7 +80,7 @@ class Progress(TrainerCallback):
             LAST_ROW.show(_step(state), state.global_step / state.max_steps, "  ".join(filter(None, behind)))
 
     def _left(self, state: Any) -> str:
-        """The time that the steps ahead take, at the pace of this attempt."""
+        """The time that the remaining steps take, at the pace of this attempt."""
         minutes = self._step_s(state) * (state.max_steps - state.global_step) / 60
         return f"{minutes:.1f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
 

@@ -1,14 +1,14 @@
-"""How fast a run is, and what that means. A window goes from one training log to the next:
+"""The speed of a run. A window goes from one training log to the next:
 
-  samples_per_second  records trained on, of all processes, a second
-  tokens_per_second   their tokens, prompt and image tokens included, padding not, a second
-  mfu                 FLOPs that the model needs for them (nothing recomputed, nothing unpacked) a second, as a share
-                      of what the GPUs do at most in bf16; only on GPUs whose peak is known
-  tokens_seen         tokens of all windows, earlier attempts included
-  resident_gib        on the CPU: memory that the first process holds when the window ends; on a GPU
-                      gpu_peak_allocated_gib and gpu_peak_reserved_gib, the most so far, of torch's allocator
+    samples_per_second  records trained on, of all processes, a second
+    tokens_per_second   their tokens, prompt and image tokens included, padding not, a second
+    mfu                 FLOPs that the model needs for them (nothing recomputed, nothing unpacked) a second, as a share
+                        of the GPUs' peak in bf16; only on GPUs whose peak is known
+    tokens_seen         tokens of all windows, earlier attempts included
+    resident_gib        on the CPU: memory that the first process holds at the end of the window; on a GPU
+                        gpu_peak_allocated_gib and gpu_peak_reserved_gib, the most so far, of torch's allocator
 
-The seconds are the wall clock's, data loading included, evaluation and saving left out.
+The seconds are wall-clock time, with data loading, without evaluation and saving.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from trainer.architecture.shape import ModelShape
     from trainer.model.features import FeatureCache
 
-# Dense bf16 with fp32 accumulation, TFLOP/s, from the vendors' data sheets; the first name that is found counts.
+# Dense bf16 with fp32 accumulation, TFLOP/s, from the vendors' data sheets; the first matching name counts.
 PEAK_TFLOPS: tuple[tuple[str, float], ...] = (
     ("H200", 989), ("H100 PCIe", 756), ("H100 NVL", 835), ("H100", 989), ("A100", 312), ("L40S", 362), ("L40", 181),
     ("A10G", 70), ("A10", 125), ("L4", 121), ("A40", 150), ("A6000", 155), ("RTX 4090", 165), ("RTX 3090", 71),
@@ -58,10 +58,11 @@ def model_flops(
     shape: ModelShape, *, samples: int, tokens: int, scored: int, images: int, lora_r: int, tower_trained: bool = False
 ) -> float:
     """FLOPs of a forward and a backward pass over so many samples, their tokens (`scored` of them in the answers) and
-    images, a multiplication and an addition being two.
+    images; a multiplication and an addition count as two.
 
-    A frozen weight costs 2 a token forwards and 2 backwards (no gradient of its own), an adapter's 6; attention
-    12 x width a pair of tokens, as if none were masked; the head runs on scored tokens only, the frozen tower forwards.
+    A frozen weight costs 2 a token forwards and 2 backwards (it has no gradient), an adapter's weight 6; attention 12
+    x width a pair of tokens, as if no pair were masked; the head runs on scored tokens only, the frozen tower
+    forwards.
     """
     frozen = shape.linear_params + shape.total("active_expert_params")
     linears = 4 * frozen + 6 * shape.lora_params(lora_r)
@@ -76,18 +77,18 @@ def model_flops(
 
 
 class Meter(TrainerCallback):
-    """Counts what is trained on without waiting for the device; `read`, at a training log, is the only sync."""
+    """Counts the trained samples without waiting for the device; only `read`, at a training log, synchronises."""
 
     def __init__(self, config: TrainConfig, device: torch.device, features: FeatureCache | None = None) -> None:
         self._config, self._device, self._features = config, device, features
         self._peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         self._shape = known_shape(config.model) if self._peak else None
         self._earlier = {"correct": 0, "scored": 0, "tokens_seen": 0}
-        """From before this window, or from the attempt that began it."""
+        """Counts from before this window, or from the attempt that began the window."""
         self._begin()
 
     def _begin(self) -> None:
-        """A window begins."""
+        """Begin a window."""
         self._correct_and_tokens = torch.zeros(2, dtype=torch.long, device=self._device)
         self._counted: Counter[str] = Counter()
         self._began = self._last = time.monotonic()
@@ -107,7 +108,7 @@ class Meter(TrainerCallback):
     on_save = on_evaluate
 
     def count(self, inputs: Mapping[str, Any], correct: Tensor) -> None:
-        """A micro-batch of this process; `correct` is how many of its answer tokens were predicted."""
+        """Count a micro-batch of this process; `correct` is the number of its answer tokens that were predicted."""
         rows = inputs.get(OWN_ROWS, len(inputs["input_ids"]))
         self._correct_and_tokens += torch.stack((correct.detach().long(), inputs["attention_mask"][:rows].sum()))
         pictures = len(inputs.get("image_grid_thw", inputs.get("pixel_values", ())))
@@ -115,7 +116,7 @@ class Meter(TrainerCallback):
         self._counted.update(scored=inputs["loss_targets"].numel(), samples=rows, images=images)
 
     def state(self) -> dict[str, int]:
-        """What a checkpoint needs of this process's open window."""
+        """The counts of this process's open window for a checkpoint."""
         correct, tokens = self._correct_and_tokens.tolist()
         found = {"correct": correct, "scored": self._counted["scored"], "tokens_seen": tokens}
         return {name: self._earlier[name] + value for name, value in found.items()}
@@ -124,7 +125,7 @@ class Meter(TrainerCallback):
         self._earlier = {name: state[name] for name in self._earlier}
 
     def read(self, accelerator: Any) -> dict[str, float]:
-        """The window that ends here, of all processes; the next one begins. Collective."""
+        """The measurements of the window that ends now, of all processes; the next window begins. Collective."""
         here = self.state()
         sums = (
             *here.values(),

@@ -1,4 +1,4 @@
-"""What TensorBoard and W&B are told: the numbers, the pictures, and what is known of a run."""
+"""Logs a run to TensorBoard and W&B: the numbers, the pictures, and the facts about the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trainer.tracking.wandb_run import WandbRun
 
 
 class Tracker(TrainerCallback):
-    """Says everything to all sinks; there are none until `start`, which only the first process calls."""
+    """Logs everything to all sinks; there are none until `start`, which only the first process calls."""
 
     def __init__(self) -> None:
         self._sinks: Sequence[TensorBoard | WandbRun] = ()
@@ -45,17 +45,18 @@ class Tracker(TrainerCallback):
         self.log(rewrite_logs(logs), state.global_step)
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
-        """Each name once a step: the last evaluation's scores come from the Trainer, and again at the end."""
+        """Log each name once a step: the Trainer logs the last evaluation's scores, which come again at the end."""
         new = {name: value for name, value in values.items() if (name, step) not in self._said}
         self._said |= {(name, step) for name in new}
         for sink in self._sinks if new else ():
             sink.log(new, step)
 
     def scores(self, scores: Scores, step: int) -> None:
-        """An evaluation's numbers, `generated_` ones beside the ones that count, its confusion matrix and samples."""
+        """Log an evaluation: its numbers, with the secondary scores under `generated_`, its confusion matrix and
+        samples."""
         if scores.action is None:
             return
-        prefix = "generated_" if scores.beside else ""  # a choice among the allowed is always readable
+        prefix = "generated_" if scores.beside else ""  # a choice among allowed actions is always readable
         share = (scores.beside or scores.action).valid_json
         readable = {} if share is None else {f"eval/{prefix}valid_json": share}
         self.log(named(scores.action) | named(scores.beside, "generated_") | readable, step)
@@ -77,7 +78,8 @@ def named(found: ActionMetrics | None, prefix: str = "") -> dict[str, float]:
 
 
 class TensorBoard:
-    """Event files; what an earlier attempt wrote beyond `step` is hidden: curves go on and never double back."""
+    """Writes event files; values that an earlier attempt wrote beyond `step` are hidden, so that curves never double
+    back."""
 
     def __init__(self, config: TrainConfig, *, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -98,14 +100,14 @@ class TensorBoard:
 
         self._writer.add_image("eval/samples", np.asarray(sheet(samples)), step, dataformats="HWC")
         self._writer.add_text("eval/confusion", confusion_table(confusion), step)
-        # An action is the number of its column in that table, from 0.
+        # An action is represented by the number of its column in that table, from 0.
         for title, said in zip(("targets", "predictions"), said_actions(confusion), strict=True):
             edges = np.arange(len(next(iter(confusion.values()))) + 1) - 0.5
             self._writer.add_histogram(f"eval/{title}", np.asarray(said), step, bins=edges)
         self._writer.flush()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """The settings as hparams, tied to the final scores."""
+        """Write the settings as hparams, tied to the final scores."""
         from torch.utils.tensorboard.summary import hparams
 
         settings = {k: v for k, v in dataclasses.asdict(self._config).items() if isinstance(v, (int, float, str))}
@@ -115,14 +117,14 @@ class TensorBoard:
 
 
 def said_actions(confusion: Confusion) -> tuple[list[int], list[int]]:
-    """(true, predicted) action of every answer, each as its place among the columns of `confusion`."""
+    """(true actions, predicted actions) of all answers, each as its place among the columns of `confusion`."""
     names = list(next(iter(confusion.values())))
     pairs = [(truth, said) for truth, row in confusion.items() for said, count in row.items() for _ in range(count)]
     return [names.index(truth) for truth, _ in pairs], [names.index(said) for _, said in pairs]
 
 
 def confusion_table(confusion: Confusion) -> str:
-    """Markdown: a row a true action, a column an answer, counts."""
+    """A Markdown table of counts: a row for each true action, a column for each answer."""
     names = list(next(iter(confusion.values())))
     rows = [["truth \\ answer", *names], ["---"] * (len(names) + 1)]
     rows += [[truth, *(str(row[name]) for name in names)] for truth, row in confusion.items()]
@@ -130,8 +132,8 @@ def confusion_table(confusion: Confusion) -> str:
 
 
 def run_facts(config: TrainConfig, model: Any, described: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that is known about a run before it starts, for W&B's table of runs: settings, parameter counts, data
-    and versions (`described`), and of run.json, where there is one, the plan and the commit."""
+    """All facts about a run before it starts, for W&B's table of runs: settings, parameter counts, data and versions
+    (`described`), and, if there is a run.json, its plan and commit."""
     trainable, total = model.get_nb_trainable_parameters()
     facts = dataclasses.asdict(config) | {
         "effective_batch_size": config.micro_batch_size * config.gradient_accumulation_steps * config.world_size,

@@ -1,8 +1,8 @@
-"""A run's W&B side, in a thread of its own: the training only puts what there is to say into a queue.
+"""A run's W&B side, in a thread of its own: the training only puts tasks into a queue.
 
 The client waits for the network when it opens a run, when it logs a table and when it finishes, and its service
-process can stop reading; none of that reaches a step. Without an API key, or with the service out of reach, the run
-is kept offline beside the others and the command that uploads it is printed.
+process may hang; none of that delays a step. Without an API key, or with an unreachable service, the run is kept
+offline beside the others and the command that uploads it is printed.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ CLIENT = {
     "WANDB_PROJECT": "trainyard", "WANDB_INIT_TIMEOUT": "20", "WANDB_FINISH_TIMEOUT": "30", "WANDB_SILENT": "true",
     "WANDB_CONSOLE": "off",
 }  # fmt: skip
-"""The client's settings, where nobody says otherwise; times in seconds."""
+"""The client's default settings, which the environment overrides; times in seconds."""
 QUEUE_TIMEOUT_S = 30
-"""For what is still to be logged when the run is over; finishing comes on top."""
+"""For the tasks that are left when the run is over; finishing comes on top."""
 STOP_TIMEOUT_S = 10
-"""All that a run is given that was stopped and will go on, or that failed."""
+"""The whole time for a run that was stopped and will continue, or that failed."""
 STEP = "train/global_step"
 LABEL_CHARS = 80
-"""Of an action's name in a chart's legend."""
+"""Most characters of an action's name in a chart's legend."""
 
 
 class WandbRun:
-    """One W&B run a run id, continued over attempts. Nothing here waits for W&B but `finish`, and that not for long.
+    """One W&B run for each run id, continued over attempts. Only `finish` waits for W&B, and not for long.
 
     The client reads WANDB_PROJECT, WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_TAGS, WANDB_NOTES and WANDB_MODE itself;
-    WANDB_WATCH (gradients, parameters or all) logs histograms of what is trained every `logging_steps`; they alone are
-    handed to the client from inside the training step.
+    WANDB_WATCH (gradients, parameters or all) logs histograms of the trained parameters every `logging_steps`; only
+    these are passed to the client inside the training step.
     """
 
     def __init__(self, facts: Mapping[str, Any], model: Any) -> None:
-        """`facts` is what W&B's table of runs says about this one, a TrainConfig's fields among it."""
+        """`facts` describe this run in W&B's table of runs; the fields of a TrainConfig are among them."""
         self._facts = facts
-        # Pictures of tables wait here for their upload: with the run, not in a home that may be read-only.
+        # Pictures of tables wait for their upload in the run's folder, not in a home folder that may be read-only.
         without_link(folder := Path(facts["output_dir"], "wandb"))
         prepare_client(WANDB_DATA_DIR=str(folder))
         self._run: Any = None
@@ -76,10 +76,10 @@ class WandbRun:
         self._tasks.put(lambda run: run.log({**values, STEP: step}))
 
     def show(self, confusion: Confusion, samples: Sequence[Entry], step: int) -> None:
-        """A table of the samples with their pictures, the confusion matrix, and how often each action was said.
+        """Log a table of the samples with their pictures, the confusion matrix, and the counts of each action.
 
-        The client asks the service about a table at this very moment, for half a minute when it does not answer. So
-        there are no tables any more after something failed; the samples on one sheet, which come first, need nobody.
+        For a table the client asks the service at once, and waits half a minute when it does not answer. So after a
+        failure no more tables are logged; the sheet of samples, which comes first, needs no service.
         """
 
         def task(run: Any) -> None:
@@ -90,7 +90,7 @@ class WandbRun:
         self._tasks.put(task)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Upload what is left and close the run. Says how to upload what did not get there."""
+        """Upload what is left and close the run. Prints how to upload anything that did not arrive."""
         self._tasks.put(lambda run: run.summary.update(dict(summary)))
         finish_s = self._run.settings.finish_timeout if self._run else QUEUE_TIMEOUT_S
         self._end(exit_code=0, timeout_s=QUEUE_TIMEOUT_S + finish_s)
@@ -101,7 +101,7 @@ class WandbRun:
             try:
                 if self._run is not None:
                     task(self._run)
-            except Exception as error:  # whatever the client, its service or the network raise
+            except Exception as error:  # any error of the client, its service or the network
                 self._failed = True
                 if self._run is not None:
                     log.say(f"W&B: something was not logged ({words(error)})")
@@ -116,20 +116,21 @@ class WandbRun:
                 run: Any = wandb.init(
                     id=name, name=name, dir=folder, config=dict(self._facts), resume="allow", mode=attempt
                 )
-                run.define_metric("*", step_metric=STEP)  # which asks the client's service, too
+                run.define_metric("*", step_metric=STEP)  # this asks the client's service, too
             except Exception as error:
                 then = "without it" if attempt == "offline" else "offline"
                 log.say(f"W&B {attempt} failed ({words(error)}): going on {then}")
-                _end_client()  # it would hold on to the run's id
+                _end_client()  # the client would keep the run's id
                 continue
-            # After the client's own, so that it runs before that: a dead server must not hold the process.
+            # Registered after the client's own handler, so that it runs first: a dead server must not block the
+            # process.
             atexit.register(self._leave)
             log.say(f"W&B is offline; {_upload(run)}" if run.offline else f"W&B: {run.url}")
             return run
         return None
 
     def _leave(self) -> None:
-        """At the end of a process whose run is not finished: stopped, to go on later, or failed."""
+        """End the W&B run of a process that has not finished: it was stopped, to continue later, or failed."""
         failed = hasattr(sys, "last_value")
         if not failed:
             self._tasks.put(lambda run: run.mark_preempting())
@@ -143,8 +144,8 @@ class WandbRun:
         self._thread.join(timeout_s)
         run, stuck = self._run, self._thread.is_alive()
         if stuck:
-            self._run = None  # nothing more is logged, nor said about it
-            kill_descendants()  # the client's service, which the end of this process would wait for
+            self._run = None  # nothing more is logged or reported
+            kill_descendants()  # the client's service: this process would wait for it at its end
         if stuck or self._failed:  # a scheduler's SIGTERM reaches the service, too
             _end_client()
         if run is not None and (stuck or (not run.offline and (self._failed or _has_errors(run)))):
@@ -165,7 +166,7 @@ def _watch(parameters: Any, watch: str, facts: Mapping[str, Any], run: Any) -> N
 
 
 def prepare_client(**more: str) -> None:
-    """Set CLIENT, and `more`, in the environment; call before the client reads it."""
+    """Set CLIENT, and `more`, in the environment; call before the client reads the environment."""
     for name, value in {**CLIENT, **more}.items():
         os.environ[name] = os.environ.get(name) or value
 
@@ -175,19 +176,20 @@ def _upload(run: Any) -> str:
 
 
 def _end_client() -> None:
-    """End the client's service; nor shall the client say at the exit that it is gone."""
+    """End the client's service, so that the client reports nothing at exit."""
     with contextlib.suppress(Exception):
         sys.modules["wandb"].teardown()
 
 
 def _has_errors(run: Any) -> bool:
-    """Whether the client's service had trouble; `finish` returns the same whether a row arrived or was refused."""
+    """Whether the client's service logged errors; the result of `finish` does not tell whether a row arrived or was
+    refused."""
     log = Path(run.dir).parent / "logs" / "debug-internal.log"
     return log.is_file() and '"level":"ERROR' in log.read_text(encoding="utf-8", errors="replace")
 
 
 def words(error: Exception) -> str:
-    """What the client says on one line, the key left out."""
+    """The client's message on one line, without the key."""
     said = " ".join(str(error).split())
     return told(said.replace(os.environ.get("WANDB_API_KEY") or "\0", "(key)"))[:200]
 

@@ -1,4 +1,4 @@
-"""What W&B watches of a model: its trained parameters alone."""
+"""The part of a model that W&B watches: only its trained parameters."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ class _Parameters(nn.Module):
 
 
 def trained_parameters(model: nn.Module) -> nn.Module:
-    """A module of the model's trained parameters, under their names, that runs whenever the model was run to train.
+    """A module with the model's trained parameters, under their names, which runs whenever the model runs in
+    training.
 
-    W&B copies every parameter of a module that it watches to the host, frozen and packed ones too.
+    For a watched module W&B copies every parameter to the host, also frozen and packed ones.
     """
     found = _Parameters()
     for name, parameter in model.named_parameters():

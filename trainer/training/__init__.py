@@ -1,1 +1,1 @@
-"""The optimizer steps: TRL's trainer with exact resume, checkpoints of its own, and what the ranks agree on."""
+"""The optimizer steps: TRL's trainer with exact resume, its own checkpoints, and agreements between the ranks."""

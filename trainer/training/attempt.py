@@ -1,7 +1,7 @@
-"""What one attempt at a run takes over from the checkpoint that it goes on from, and what it writes into its own.
+"""The state that one attempt at a run takes from its checkpoint, and the state that it saves.
 
-The Trainer restores optimizer, schedule, random numbers and the samplers' position itself. Added: commits that are
-whole, the open logging window, the time that earlier attempts took, and the way back to the best adapter.
+The Trainer itself restores optimizer, schedule, random numbers and the samplers' position. This file adds complete
+commits, the open logging window, the time of earlier attempts, and the return to the best adapter.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from trainer.results.export import save_weights
 from trainer.tracking.throughput import Meter
 from trainer.training.checkpoint import CheckpointStore
 
-TRAINER_STATE = "trainer_state.json"  # the name under which the Trainer looks for it
-# What the Trainer has gathered on this rank since the last log, and what a stop left undone.
+TRAINER_STATE = "trainer_state.json"  # the Trainer looks for this name
+# The Trainer's sums on this rank since the last log, and the evaluation that a stop cut off.
 WINDOW = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_evaluation_owed")
 
 
 class Trained(Protocol):
     """What a checkpoint needs of transformers' Trainer, and the Trainer of a checkpoint. Names with an underscore are
-    its own affair: the exact pin in pyproject.toml is why they can be relied on."""
+    private to the Trainer; the exact pin in pyproject.toml makes them reliable."""
 
     args: TrainingArguments
     state: TrainerState
@@ -46,22 +46,23 @@ class Attempt:
     def __init__(self, store: CheckpointStore, stop: Stop, meter: Meter) -> None:
         self.store, self.stop, self.meter = store, stop, meter
         self.checkpoint: Path | None = None
-        """The one to go on from."""
+        """The checkpoint to continue from."""
         self._began = self._earlier_s = 0.0
 
     def begin(self, trainer: Trained) -> None:
-        """Take over what the checkpoint holds beside the Trainer's own part, which is loaded."""
+        """Restore the state that the checkpoint holds beside the Trainer's own, which is loaded already."""
         self._began = time.monotonic()
         if self.checkpoint:
             path = _window_file(self.checkpoint, trainer.args.process_index)
             window = torch.load(path, map_location="cpu", weights_only=True)
             self.meter.restore(window.pop("meter"))
-            self._earlier_s = window.pop("seconds", 0.0)  # a checkpoint of 0.1.0 has none
+            self._earlier_s = window.pop("seconds", 0.0)  # a checkpoint of version 0.1.0 has no such entry
             vars(trainer).update({name: window[name] for name in WINDOW})
             trainer._tr_loss = trainer._tr_loss.to(trainer.args.device)
 
     def seconds(self) -> float:
-        """What the training took so far, earlier attempts included, up to the checkpoint that this one goes on from."""
+        """Seconds of training so far, with those of earlier attempts up to the checkpoint that this attempt
+        continues."""
         return self._earlier_s + time.monotonic() - self._began
 
     def save(self, trainer: Trained) -> None:
@@ -83,11 +84,11 @@ class Attempt:
             trainer.state.save_to_json(str(folder / TRAINER_STATE))
 
     def _best(self, trainer: Trained) -> int | None:
-        """The best evaluated step of those whose adapters are there: in the store, or in memory."""
+        """The best evaluated step among those whose adapters exist: in the store, or in memory."""
         return best_step(trainer.state.log_history, {*self.store.steps(), trainer.state.global_step})
 
     def load_best(self, trainer: Trained) -> int:
-        """Go back to the adapter of the best evaluated step, after training. Returns the step of the one now loaded."""
+        """Load the adapter of the best evaluated step, after training. Returns the step of the loaded adapter."""
         step = trainer.state.global_step
         best = self.store.ranks.rank0_only(partial(self._best, trainer))
         if best is None or best == step:

@@ -1,4 +1,4 @@
-"""What happens at the Trainer's own events: the stop is told of each step, and ends the training when it is wanted."""
+"""A callback that reports each of the Trainer's steps to the stop, and ends the training when the stop asks for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainer.node.stop import Stop
 
 
 class Steps(TrainerCallback):
-    """`begin` is called once, when the Trainer has loaded its part of a checkpoint and cleared the logging window."""
+    """`begin` is called once, after the Trainer has loaded its part of a checkpoint and cleared the logging window."""
 
     def __init__(self, stop: Stop, begin: Callable[[], object]) -> None:
         self._stop, self._begin = stop, begin
@@ -24,7 +24,7 @@ class Steps(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._stop.step_ended(state.global_step)
-        if state.global_step >= state.max_steps:  # whatever the interval: a curve should end where the training did
+        if state.global_step >= state.max_steps:  # at any logging interval, a curve should end at the last step
             control.should_log = True
         if self._stop.wanted():
             control.should_save = control.should_training_stop = True

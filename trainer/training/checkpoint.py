@@ -1,10 +1,10 @@
-"""Checkpoints that are there whole or not at all: written beside, then committed by one rename.
+"""Checkpoints that exist completely or not at all: written to another folder, then committed by one rename.
 
     runs/<id>/checkpoints/step-000250/    what the ranks filled in, and manifest.json, written last
-    runs/<id>/checkpoints/broken-...      set aside, because its manifest does not hold
+    runs/<id>/checkpoints/broken-...      set aside, because its manifest does not match
     runs/<id>/checkpoints/.writing-...    never finished; the next attempt removes it
 
-Knows nothing about what is in a checkpoint: `save` takes a function that fills a folder.
+This file does not know the contents of a checkpoint: `save` takes a function that fills a folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ UNFINISHED = ("writing", "removing")
 
 
 class CheckpointError(Exception):
-    """A checkpoint could not be written. One line; the older ones are as they were."""
+    """A checkpoint could not be written. One line; older checkpoints are unchanged."""
 
     exit_code = FAILED
 
@@ -41,8 +41,8 @@ def nothing_wrong(_: Path) -> str:
 class CheckpointStore:
     """The checkpoints of one run, as one attempt sees them.
 
-    Every method is called by every rank. The first rank alone commits, sets aside and removes, and only while
-    no later attempt has taken over: a writer left behind by a lost node can damage nothing.
+    Every method is called by every rank. Only the first rank commits, sets aside and removes, and only while no later
+    attempt has taken over: a writer left behind by a lost node can damage nothing.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class CheckpointStore:
         look: Callable[[Path], str] = nothing_wrong,
         before_save: Callable[[], object] = lambda: None,
     ) -> None:
-        """`layout` is what must be the same to go on exactly (processes, batch, ...); `unsaid` what it was where a
-        manifest does not say it. `look` says what is wrong with the contents of a checkpoint that is whole."""
+        """`layout` is what must be the same to continue exactly (processes, batch, ...); `unsaid` has its values for
+        manifests that lack them. `look` returns what is wrong with the contents of a complete checkpoint."""
         self.folder, self.ranks, self.layout, self._unsaid = folder, ranks, dict(layout), unsaid
         self.keep, self.say, self._look = max(1, keep), say, look
         self._before_save = before_save
@@ -68,20 +68,20 @@ class CheckpointStore:
         return self.folder / f"step-{step:06d}"
 
     def steps(self) -> list[int]:
-        """Committed steps, ascending, whether or not their manifests hold."""
+        """Committed steps, ascending, whether or not their manifests match."""
         names = (CHECKPOINT_NAME.fullmatch(path.name) for path in self.folder.glob("step-*"))
         return sorted(int(match[1]) for match in names if match)
 
     def take_over(self) -> int:
-        """Become the writer, and return the newest step whose manifest holds; 0 where there is none.
+        """Become the writer, and return the newest step whose manifest matches; 0 when there is none.
 
         Raises:
-            ConfigError: it cannot be gone on from exactly, because the layout is another one.
+            ConfigError: the checkpoint cannot be continued exactly, because its layout differs.
         """
         return self.ranks.rank0_only(self._take_over)
 
     def _take_over(self) -> int:
-        if self.folder.is_symlink():  # what is renamed and removed below would be another folder's
+        if self.folder.is_symlink():  # renaming and removing below would change another folder
             raise ConfigError(f"{self.folder} is a symbolic link: checkpoints lie in the run's own folder, remove it")
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / OWNER, self._token)
@@ -99,7 +99,7 @@ class CheckpointStore:
         return 0
 
     def fault(self, path: Path) -> str:
-        """What is wrong with the checkpoint at `path`, in words; nothing when it can be gone on from."""
+        """What is wrong with the checkpoint at `path`, in words; "" when it can be continued."""
         return check_manifest(path) or self._look(path)
 
     def _check_layout(self, path: Path) -> None:
@@ -116,9 +116,8 @@ class CheckpointStore:
             )
 
     def save(self, step: int, fill: Callable[[Path], None], *, protect: int | None = None) -> None:
-        """Commit what `fill`, called on every rank with one folder, writes; then remove what is over `keep`.
-
-        The step `protect` stays. Does nothing when the step is there already.
+        """Commit what `fill` writes into one folder, called on every rank; then remove checkpoints beyond `keep`,
+        except the step `protect`. Does nothing when the step exists already.
 
         Raises:
             CheckpointError: on every rank, when it failed on any.
@@ -137,7 +136,7 @@ class CheckpointStore:
             try:
                 if mine:
                     work()
-            except Exception as error:  # torch and safetensors have errors of their own for a full disk
+            except Exception as error:  # torch and safetensors raise their own errors for a full disk
                 fault = error
             if self.ranks.any(fault is not None):
                 if self.ranks.first:
@@ -165,7 +164,7 @@ class CheckpointStore:
         self._check_owner()
         for old in self.steps()[: -self.keep]:
             if old != protect:
-                # Renamed first: half removed under its own name it would look broken.
+                # Renamed first: half removed under its own name, it would look broken.
                 gone = self.folder / f".removing-{old:06d}-{self._token}"
                 self.path(old).rename(gone)
                 shutil.rmtree(gone, ignore_errors=True)
@@ -176,7 +175,7 @@ class CheckpointStore:
 
 
 def check_manifest(path: Path) -> str:
-    """What is wrong with the checkpoint at `path`, in words; nothing when its manifest holds."""
+    """What is wrong with the checkpoint at `path`, in words; "" when its manifest matches."""
     try:
         manifest = read_json(path / MANIFEST)
         manifest["layout"].items()
@@ -196,8 +195,9 @@ def check_manifest(path: Path) -> str:
 
 
 def _other_files(path: Path, named: set[str]) -> str:
-    """What is there that the manifest does not name, and what it names that is not there. A pipe would be waited for, a
-    device has no end, and a link leads to what is another's."""
+    """A file that the manifest does not name, or one that it names and that is missing, in words; "" when there is
+    neither. Links, pipes and devices are refused: a pipe would block, a device has no end, and a link leads to
+    another's file."""
     there = {MANIFEST}
     for found in path.rglob("*"):
         name = str(found.relative_to(path))

@@ -1,4 +1,4 @@
-"""What a run looks at, refuses and leaves out before its first step."""
+"""The checks of a run before its first step: refusals, and records that are left out."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trainer.outcome import ConfigError
 
 
 def check_text_only(config: TrainConfig, dataset: Dataset) -> None:
-    """Raises ConfigError for records without a picture beside others where some ranks would wait for the tower."""
+    """Raises ConfigError for a mix of records with and without pictures when some ranks would wait for the tower."""
     bare = sum(not record.pictures for record in (*dataset.train, *dataset.eval))
     mixed = 0 < bare < len(dataset.train) + len(dataset.eval)
     zero3 = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
-    # A rank whose batch has no picture skips the tower: its shards, or its adapters' gradients, do not come.
+    # A rank whose batch has no picture skips the tower, so its shards, or its adapters' gradients, never arrive.
     if mixed and (zero3 or (config.vision == "lora" and config.world_size > 1)):
         what, instead = ("ZeRO-3", "CONFIG=multi_gpu") if zero3 else ("vision=lora on several GPUs", "vision=frozen")
         raise ConfigError(
@@ -30,10 +30,11 @@ def check_text_only(config: TrainConfig, dataset: Dataset) -> None:
 def drop_unfit(
     processor: Any, dataset: Dataset, config: TrainConfig, ranks: Ranks, say: Callable[[str], object]
 ) -> Dataset:
-    """The dataset without what `validate data` leaves out, and says. The first rank alone reads it all.
+    """The dataset without the records that `validate data` leaves out, with a log line for each reason. Only the
+    first rank reads all of it.
 
     Raises:
-        ConfigError: on every rank, when too few records are left, or `strict` and any is not.
+        ConfigError: on every rank, when too few records are left, or with `strict` when any is left out.
     """
 
     def look() -> tuple[dict[str, set[int]], dict[str, set[int]], list[str]]:
@@ -48,7 +49,7 @@ def drop_unfit(
 
 
 def check_shards(model: Any, world_size: int, say: Callable[[str], object]) -> None:
-    """Raises RuntimeError where ZeRO-3 quietly partitions nothing: at toy size, or with DeepSpeed's own thresholds."""
+    """Raises RuntimeError when ZeRO-3 silently partitions nothing: at toy size, or with DeepSpeed's own thresholds."""
     adapters = [p for p in model.parameters() if p.requires_grad and hasattr(p, "ds_tensor")]
     if adapters:
         parts = round(min(p.ds_numel / p.ds_tensor.numel() for p in adapters))

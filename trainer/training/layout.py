@@ -1,4 +1,5 @@
-"""What a checkpoint is compared by: the settings that losses and scores depend on, the base model, the records."""
+"""The facts by which a checkpoint is compared: the settings that losses and scores depend on, the base model, the
+records."""
 
 from __future__ import annotations
 
@@ -14,16 +15,14 @@ ONCE_FREE = ("device", "init_adapter")
 
 
 def layout_of(config: TrainConfig, *, model: str, data: str, records: int) -> Layout:
-    """What must be the same for a checkpoint to be continued exactly, and for its scores to be comparable.
-
-    `model` is the base by its name, of which a mirror's owner does not count; `data` the digest of the files.
-    """
+    """The facts that must be the same to continue a checkpoint exactly and to compare its scores. `model` is the base
+    by its name, without the owner, which differs for a mirror; `data` the digest of the files."""
     told: Layout = {name: getattr(config, name) for name in COMPARED}
     shown = {"model": model.rpartition("/")[2], "data": data[:12], "processes": told.pop("world_size")}
     return {**told, **shown, "training records": records}
 
 
 def defaults() -> Layout:
-    """What a checkpoint was made with whose manifest does not name a setting: an older version had only that."""
+    """The settings of a checkpoint whose manifest does not name them: an older version had only these values."""
     found = {name: options(TrainConfig)[name].default for name in COMPARED if name not in ONCE_FREE}
     return {name: default for name, default in found.items() if default is not MISSING}

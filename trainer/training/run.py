@@ -1,6 +1,5 @@
-"""One run in three acts: prepare what it needs, learn, leave behind what was learned. Imports torch and all above it:
-trainer/train.py comes here once the request and the environment are known to be good.
-"""
+"""One run in three parts: prepare, learn, write the results. Imports torch and everything that needs it:
+trainer/train.py imports this file once the request and the environment have been checked."""
 
 from __future__ import annotations
 
@@ -48,19 +47,19 @@ Say = Callable[[str], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What is there before the first step."""
+    """Everything that exists before the first step."""
 
     config: TrainConfig
     dataset: Dataset
-    """What is trained on and held out; records that are unfit are gone."""
+    """The records for training and the held-out ones, without unfit records."""
     first: bool
-    """Whether this is the first process, the one that writes."""
+    """Whether this is the first process, which writes the files."""
     say: Say
-    """Prints, on the first process alone."""
+    """Prints, but only on the first process."""
     stop: Stop
     store: CheckpointStore
     start: int
-    """The step to go on from; 0 for a new run."""
+    """The step to continue from; 0 for a new run."""
     adapted: Any
     """The base model with the adapter that is trained, a PeftModel."""
     unquantized: Any
@@ -76,7 +75,7 @@ class Prepared:
         return Path(self.config.output_dir)
 
     def measure(self, when: str, step: int) -> heldout.Scores:
-        """The scores of the model as it is now, which is that of `step`; said and tracked. Collective."""
+        """The scores of the present model, which is that of `step`; they are logged and tracked. Collective."""
         self.progress.phase(EVALUATING)
         scores = self.trainer.scores(step)
         self.say(heldout.describe(when, scores))
@@ -87,7 +86,7 @@ class Prepared:
 @dataclass(frozen=True, kw_only=True)
 class Learned:
     before: heldout.Scores
-    """The base model's."""
+    """The base model's scores."""
     after: heldout.Scores
     step: int
     """The step of the adapter that is kept."""
@@ -95,7 +94,7 @@ class Learned:
 
 
 def train(config: TrainConfig, dataset: Dataset) -> None:
-    """Run everything, and say how it ended.
+    """Run everything, and report how it ended.
 
     Raises:
         ConfigError: this machine or this model cannot run the configuration.
@@ -159,7 +158,7 @@ def prepare(config: TrainConfig, dataset: Dataset) -> Prepared:
 
 
 def _look_at_data(config: TrainConfig, dataset: Dataset, ranks: Ranks, say: Say) -> tuple[Any, Dataset]:
-    """The model's processor, and the records that are fit to train on, after a word about both."""
+    """(the model's processor, the records that are fit for training), with log lines about both."""
     say(f"data: {len(dataset.train)} records to train on, {len(dataset.eval)} held out ({dataset.split})")
     for note in dataset.notes:
         say(f"data: {note}")
@@ -183,13 +182,13 @@ def _open_store(
 
 
 def learn(run: Prepared) -> Learned:
-    """Score the base model, train from `run.start`, go back to the best adapter, and score that."""
+    """Score the base model, train from `run.start`, go back to the best adapter, and score that adapter."""
     run.stop.step = run.start
     if run.start:
         run.say(f"going on from step {run.start} ({run.store.path(run.start)})")
         before = export.load_zero_shot(run.run_dir)
     else:
-        # The base model's own, also where the adapter knows something already.
+        # The base model's own scores, even when the adapter starts trained.
         untrained = run.adapted.disable_adapter() if run.config.init_adapter else nullcontext()
         with untrained, refusing(run.config.model, "asked for its answers", UNFIT):
             before = run.measure("before training", 0)
@@ -203,7 +202,7 @@ def learn(run: Prepared) -> Learned:
 
 
 def leave_behind(run: Prepared, learned: Learned) -> None:
-    """Write the adapter and the record, then the outcome, and only then what may be slow or fail."""
+    """Write the adapter and the record, then the outcome, and only then the parts that may be slow or fail."""
     before, after = learned.before, learned.after
     if run.pictures:
         run.pictures.close()

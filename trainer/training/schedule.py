@@ -10,10 +10,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def share_of_peak(step: int, *, warmup: int, steps: int) -> float:
-    """At which share of the peak step `step` runs, counted from 0; `warmup` steps come before the one at the peak.
+    """The share of the peak learning rate at step `step`, from 0; `warmup` steps come before the step at the peak.
 
     transformers' own warm-up begins at 0, where a step changes nothing, and is otherwise the same. A warm-up of the
-    whole training is cut so that its last step has the peak.
+    whole training is shortened so that its last step has the peak.
     """
     warmup = min(warmup, steps - 1)
     if step < warmup:

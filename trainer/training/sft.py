@@ -1,8 +1,8 @@
-"""TRL's SFTTrainer with fp32 adapters, the supervised head and no sync a step, that can be stopped at any step and
-goes on as if it had not been.
+"""TRL's SFTTrainer with fp32 adapters, the supervised head and no synchronisation a step, which can be stopped at any
+step and continues as if it had not been stopped.
 
-attempt.py has what lies in a checkpoint. Added here: an evaluation that a stop cut off, a last step that is not
-repeated, and the end for lack of progress, which comes when it would have come.
+attempt.py handles the contents of a checkpoint. This file adds three things: an evaluation that a stop cut off is
+made up for, a last step is not repeated, and early stopping comes at the same step as without the stop.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from trainer.training.schedule import schedule
 
 
 class StopAsked(Exception):
-    """In the middle of an evaluation."""
+    """A stop in the middle of an evaluation."""
 
 
 class VisionSFTTrainer(SFTTrainer):
-    """Takes a ready PeftModel and a collator that adds `loss_positions` and `loss_targets`."""
+    """Takes a finished PeftModel and a collator that adds `loss_positions` and `loss_targets`."""
 
-    # The library allows for neither being there.
+    # The library's types allow both to be missing.
     model: Any
     train_dataset: Any
 
@@ -59,10 +59,8 @@ class VisionSFTTrainer(SFTTrainer):
         held_out: HeldOut | None = None,
         features: FeatureCache | None = None,
     ) -> None:
-        """Trains on indices: `sizes` are the collator's (training, held-out) records.
-
-        `held_out` adds its scores to each evaluation; the best one is chosen by their `action_accuracy`.
-        """
+        """Trains on indices: `sizes` are the collator's (training, held-out) records. `held_out` adds its scores to
+        each evaluation; the best evaluation is chosen by their `action_accuracy`."""
         adapters = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
         super().__init__(
             model=model,
@@ -70,32 +68,33 @@ class VisionSFTTrainer(SFTTrainer):
             data_collator=collator,
             train_dataset=Table.from_dict({"index": range(sizes[0])}),
             eval_dataset=Table.from_dict({"index": range(sizes[0], sum(sizes))}) if sizes[1] else None,
-            # A library's own class; of a text model the tokenizer.
+            # A class of the library; for a text model the tokenizer.
             processing_class=processor.tokenizer if isinstance(processor, TextProcessor) else processor,
             callbacks=list(callbacks),
         )
-        # TRL casts QLoRA adapters to bf16, too coarse for small updates at the end of a schedule.
+        # TRL casts QLoRA adapters to bf16, which is too coarse for small updates at the end of a schedule.
         for parameter, data in adapters:
             parameter.data = data
         install_supervised_head(model.get_base_model())
-        # compute_loss divides by the tokens of the whole step itself.
+        # compute_loss itself divides by the tokens of the whole step.
         self.model_accepts_loss_kwargs = True
         self.stop = stop
-        # Without one nothing is scored beside the loss.
+        # Without held_out only the loss is computed.
         self.held_out = held_out or HeldOut(processor=processor, records=(), answered=(), field=None, choices=None)
         self.patience, self.warmup_fraction = config.early_stopping_patience, config.warmup_fraction
         self.meter = Meter(config, self.args.device, features)
         self.attempt = Attempt(store, stop, self.meter)
         self._evaluation_owed = False
         self._scored: dict[int, Any] = {}
-        """What the latest evaluation found, by its step: the adapter that is kept may be its."""
+        """The predictions of the latest evaluation by its step, since the adapter that is kept may be that step's."""
         for standard in (PrinterCallback, ProgressCallback):
             self.remove_callback(standard)
         for callback in (self.meter, Steps(stop, self._begin)):
             self.add_callback(callback)
 
     def train_from(self, step: int) -> Any:
-        """`train`, from the store's checkpoint or from the start (0). Raises Stopped when the ranks were stopped."""
+        """`train`, from the store's checkpoint of `step` or from the start (0). Raises Stopped when the ranks were
+        stopped."""
         self.attempt.checkpoint = path = self.attempt.store.path(step) if step else None
         trained = self.train(resume_from_checkpoint=str(path) if path else None)
         self.stop.check()
@@ -110,14 +109,15 @@ class VisionSFTTrainer(SFTTrainer):
         return self.lr_scheduler
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
-        """The batches of one optimizer step, and how many tokens are learned from them on all ranks."""
+        """The batches of one optimizer step, and the number of tokens learned from them on all ranks."""
         return super().get_batch_samples(map(self._without_repeats, epoch_iterator), num_batches, device)
 
     def _without_repeats(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """For the batch that the dataloader has just given; results do not depend on the micro-batch then."""
+        """The batch that the dataloader has just returned, without repeated records, so that results do not depend on
+        the micro-batch."""
         if not self.accelerator.gradient_state.end_of_dataloader:
             return batch
-        # Not accelerate's own remainder: a loader that goes on within an epoch has none.
+        # Not accelerate's own remainder: a loader that continues within an epoch has none.
         records = len(self.accelerator.gradient_state.active_dataloader.dataset)
         rows, rank, ranks = len(batch["input_ids"]), self.args.process_index, self.args.world_size
         return without_repeats(batch, own_rows(rows, records, rank=rank, ranks=ranks))
@@ -125,7 +125,7 @@ class VisionSFTTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Mean cross-entropy over the answer tokens of the whole optimizer step, every rank and micro-batch."""
+        """Mean cross-entropy over the answer tokens of the whole optimizer step, all ranks and micro-batches."""
         known = {key: value for key, value in inputs.items() if key not in ("labels", OWN_ROWS)}
         outputs = model(**known)
         if num_items_in_batch is None:  # an evaluation
@@ -147,7 +147,7 @@ class VisionSFTTrainer(SFTTrainer):
         super().log(logs, start_time)
 
     def _totals(self) -> dict[str, float]:
-        """The totals of all attempts; the Trainer counts this one alone."""
+        """The totals of all attempts; the Trainer counts only this attempt."""
         steps, seconds, records = self.state.global_step, self.attempt.seconds(), len(self.train_dataset)
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         epochs, rest = divmod(steps, -(-records // batch))
@@ -169,11 +169,12 @@ class VisionSFTTrainer(SFTTrainer):
             self._look_at_progress()
 
     def _run_epoch(self, **kwargs: Any) -> None:  # type: ignore[override]
-        if not self.control.should_training_stop:  # the Trainer asks after a step only, and would take one more
+        if not self.control.should_training_stop:  # the Trainer checks only after a step, and would take one more
             super()._run_epoch(**kwargs)
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> Any:
-        """One that a stop cuts off is owed to the next attempt. No random number of the training's is drawn."""
+        """An evaluation, which draws no random number of the training; one that a stop cuts off is left to the next
+        attempt."""
         device = self.args.device
         try:
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -189,7 +190,7 @@ class VisionSFTTrainer(SFTTrainer):
         return metrics
 
     def _look_at_progress(self) -> None:
-        """End the training when there was none for as many evaluations as there is patience for."""
+        """End the training when `patience` evaluations in a row brought no better one."""
         since = evaluations_since_best(self.state.log_history)
         if 0 < self.patience <= since and self.state.global_step < self.state.max_steps:
             best = best_step(self.state.log_history)
@@ -199,7 +200,7 @@ class VisionSFTTrainer(SFTTrainer):
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         self._lost = torch.zeros(2, dtype=torch.float64)
         output = super().evaluation_loop(*args, **kwargs)
-        # The Trainer's own is a mean over batches, whatever the length of their answers.
+        # The Trainer's own loss is a mean over batches, whatever the length of their answers.
         lost, tokens = self.accelerator.reduce(self._lost.to(self.args.device)).tolist()
         metrics = {**(output.metrics or {}), "eval_loss": lost / tokens}
         said = self.held_out.score(self.model, self.accelerator, self._pause)
@@ -217,11 +218,11 @@ class VisionSFTTrainer(SFTTrainer):
             raise StopAsked
 
     def scores(self, step: int) -> Scores:
-        """How good the model is as it is now, which is that of `step`. Collective; raises Stopped."""
+        """The scores of the present model, which is that of `step`. Collective; raises Stopped."""
         return self.held_out.measure(self.model, self.accelerator, self.stop.check, self._scored.get(step))
 
     def load_best(self) -> int:
-        """Go back to the adapter of the best evaluated step, after training. Returns the step of the one now loaded."""
+        """Load the adapter of the best evaluated step, after training. Returns the step of the loaded adapter."""
         return self.attempt.load_best(self)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
