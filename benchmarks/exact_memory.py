@@ -64,7 +64,7 @@ GRID = {
 
 
 def planned_bytes(model: str, way: Way) -> int:
-    """What the plan has for the step of that model."""
+    """Bytes that the plan predicts for the step of that model."""
     spec = JobSpec.of(
         model=model, shape=resolve_shape(model, measure=False), data="-", project_dir=".", name="-", run_id="-",
         gpus=1, max_length=way.tokens, supervised_tokens=SCORED, images_per_sample=0, lora_r=way.lora_r,
@@ -78,7 +78,7 @@ def planned_bytes(model: str, way: Way) -> int:
 
 
 def exact_bytes(model: str, way: Way) -> dict[str, Any]:
-    """What the step holds at its peak, and of what."""
+    """The bytes of the step at its peak, and what they consist of."""
     from trainer.measure.paper import step_on_paper
     from trainer.measure.ship import published_config
 
@@ -115,7 +115,7 @@ def row_key(model: str, way: Way) -> str:
 
 
 def differences(rows: dict[str, Any]) -> dict[str, float]:
-    """What the plan has beyond the exact step, as a share of it."""
+    """The plan's excess over the exact step, as a share of the exact step."""
     return {
         row_key(model, way): planned_bytes(model, way) / rows[row_key(model, way)]["bytes"] - 1
         for model, ways in GRID.items()

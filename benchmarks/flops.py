@@ -42,11 +42,11 @@ class Recipe:
     head: Literal["ours", "TRL's"] = "ours"
     checkpointing: bool = False
     targets: str = ""
-    """What PEFT is told, with checkpointing as the libraries have it; left out, both are as in the trainer."""
+    """PEFT's target_modules, with the libraries' own checkpointing; if empty, both are the trainer's."""
     all_scored: bool = False
-    """The head runs on every position, not on the answer's alone."""
+    """Whether the head runs on every position, not only on the answer's."""
     seen_before: bool = False
-    """The picture's features are kept from an earlier epoch."""
+    """Whether the picture's features are kept from an earlier epoch."""
     timed: tuple[str, ...] = ("cpu", "cuda")
     """Devices on which train_speed.py runs it."""
     counted: bool = True
@@ -138,7 +138,7 @@ def count() -> dict[str, list[float]]:
 
 
 def table(found: dict[str, list[float]]) -> str:
-    """What `count` found, in Markdown."""
+    """The result of `count` as a Markdown table."""
     ours = next(iter(found.values()))
     heads = " | ".join(f"{tokens} tokens, {scored} scored | times ours" for tokens, scored in LENGTHS)
     lines = [f"| TFLOP a sample | {heads} |", f"|---|{'---|---|' * len(LENGTHS)}"]

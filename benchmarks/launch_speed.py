@@ -26,7 +26,7 @@ TORCHX_ARGS = (
 
 
 def commands(torchx: str) -> dict[str, tuple[str, ...]]:
-    """Command by the name it has in the table; the first is what the others are compared with."""
+    """Commands by their names in the table; the others are compared with the first."""
     return {
         "python -m slurm render --gpus 2": (sys.executable, "-m", "slurm", "render", "--gpus", "2"),
         "make render GPUS=2": ("make", "render", "GPUS=2"),

@@ -1,1 +1,1 @@
-"""Things to try Trainyard on."""
+"""Examples for trying Trainyard."""

@@ -53,7 +53,7 @@ def carry_out(
 
 
 def sharded(chosen: Candidate, *, offload: bool) -> Candidate:
-    """As the plan has ZeRO-3, which it offers to several GPUs only, at one sample."""
+    """The plan's ZeRO-3 candidate, which the plan offers only for several GPUs, at one sample."""
     alone = {"micro_batch_size": 1, "gradient_accumulation_steps": int(EFFECTIVE_BATCH)}
     return replace(
         chosen, config="deepspeed_zero3", checkpointing=True, offload=offload, optimizer="adamw", **alone
@@ -61,7 +61,8 @@ def sharded(chosen: Candidate, *, offload: bool) -> Candidate:
 
 
 def profile(spec: JobSpec, candidate: Candidate, environment: dict[str, str]) -> dict[str, Any]:
-    """What the job measured; no stages where memory was lacking. Raises ConfigError when it failed otherwise."""
+    """The job's measurements; no stages when memory was lacking. Raises ConfigError when it failed for another
+    reason."""
     run = launch_of(spec, candidate)
     launch = replace(run, module="local.measure.memory_profile", settings={**run.settings, "json": "true"})
     done = subprocess.run(

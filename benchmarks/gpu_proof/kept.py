@@ -46,7 +46,7 @@ def carry_out(stage: Stage, *, tokens: int) -> dict[str, Any]:
 
 
 def wait_for_files(folder: Path, count: int) -> None:
-    """A thread writes them."""
+    """Wait until `folder` has `count` files, which a thread writes. Raises TimeoutError after 30 s."""
     until = time.monotonic() + 30
     while len(list(folder.glob("*.safetensors"))) < count:
         if time.monotonic() > until:

@@ -1,4 +1,4 @@
-"""The page of what was found: a table a kind of row."""
+"""The page of the results: a table for each kind of row."""
 
 from __future__ import annotations
 

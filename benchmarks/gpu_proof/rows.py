@@ -1,4 +1,4 @@
-"""What is asked of the card, as data: one row a question, the most telling first."""
+"""The questions for the card, as data: one row for each, the most telling first."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FULL_SECONDS = 480
 class Row:
     name: str
     module: str
-    """Module of this package whose `carry_out(stage, **settings)` answers with what is written into the JSON."""
+    """Module of this package whose `carry_out(stage, **settings)` returns the answer for the JSON."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     most_seconds: int = 150
     """A row that takes longer is ended; one that would begin later than this before the end is left out."""
     gib: float = 0
-    """Memory of the card that the row may take; 0: it is timed, and has the card to itself."""
+    """Memory of the card that the row may take; 0: the row is timed, and has the card to itself."""
 
 
 def _fit(name: str, card_gib: float, tokens: int, *words: str, **more: Any) -> Row:

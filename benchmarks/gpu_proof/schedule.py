@@ -1,7 +1,5 @@
-"""Which rows run when: side by side while they are only measured in bytes, alone where they are timed.
-
-Each has a process of its own, so that one that breaks, hangs or fills its memory costs no other.
-"""
+"""Decides which rows run when: side by side if they only measure bytes, alone if they are timed. Each row has a
+process of its own, so that one that breaks, hangs or fills its memory affects no other."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ class Running:
     most_seconds: float
 
     def ended(self, now: float, ends_at: float) -> dict[str, Any] | None:
-        """What came of it; None while it runs and may."""
+        """The result of the row; None while it is running and within its time."""
         over = now > min(self.began + self.most_seconds, ends_at)
         if self.process.poll() is None and not over:
             return None
@@ -57,8 +55,8 @@ def carry_out_all(
     rows: Sequence[Row], folder: str, *, rehearsal: bool, gib: float, slots: int, ends_at: float,
     keep: Callable[[Row, dict[str, Any]], object],
 ) -> None:  # fmt: skip
-    """`keep` is called with each row that ends, at once. Rows that side by side take up to `gib` GiB, at most `slots`
-    of them, run together."""
+    """Run the rows; `keep` is called at once with each row that ends. Rows that together take up to `gib` GiB run
+    side by side, at most `slots` of them."""
     waiting, running = list(rows), list[Running]()
     set_up = Row(name="model and records", module="stage", most_seconds=180)
     if not _alone(set_up, folder, rehearsal, ends_at, keep):
@@ -103,7 +101,7 @@ def _begin(row: Row, folder: str, rehearsal: bool) -> Running:
 def _alone(
     row: Row, folder: str, rehearsal: bool, ends_at: float, keep: Callable[[Row, dict[str, Any]], object]
 ) -> bool:
-    """Whether it worked; nothing is kept of it if so."""
+    """Whether the row succeeded when run alone; only a failure is kept."""
     one = _begin(row, folder, rehearsal)
     try:
         while (found := one.ended(time.monotonic(), ends_at)) is None:

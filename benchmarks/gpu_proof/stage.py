@@ -36,11 +36,11 @@ class Stage:
         return f"{self.folder}/tiny"
 
     def data(self, tokens: int) -> str:
-        """Records of so many tokens each."""
+        """Folder of records with so many tokens each."""
         return f"{self.folder}/records-{tokens}"
 
     def tokens(self, tokens: int) -> int:
-        """That length, or what stands for it in a rehearsal."""
+        """That length, or its counterpart in a rehearsal."""
         return TOY_TOKENS[tokens] if self.rehearsal else tokens
 
     def config(self, tokens: int, **settings: Any) -> TrainConfig:
@@ -57,7 +57,7 @@ def stage_in(folder: str) -> Stage:
 
 
 def set_up(stage: Stage, lengths: Iterable[int]) -> None:
-    """Write everything. Takes a minute for the whole model."""
+    """Write model and records for all rows. Takes a minute for the whole model."""
     from examples.demo.tiny import write_tiny_model
 
     write_tiny_model(Path(stage.tiny_model))

@@ -50,7 +50,7 @@ def carry_out(stage: Stage) -> dict[str, Any]:
 
 
 def run(plan: Plan, stop_behind: int | None = None) -> int:
-    """Its exit code; with SIGTERM once so many steps are done. Raises RuntimeError for one that does not get there."""
+    """The run's exit code; with SIGTERM after so many steps. Raises RuntimeError for a run that fails."""
     environment = {**os.environ, **dict(plan.env), "WANDB_MODE": "disabled"}
     folder = PROJECT_DIR / plan.spec.run_dir
     process = subprocess.Popen(
@@ -75,7 +75,7 @@ def run(plan: Plan, stop_behind: int | None = None) -> int:
 
 
 def done(progress: Path) -> int:
-    """Optimizer steps that the file tells of."""
+    """Number of optimizer steps in the file."""
     found = parse_progress(progress.read_text(encoding="utf-8")) if progress.is_file() else None
     return found.step if found else 0
 

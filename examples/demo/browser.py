@@ -33,7 +33,7 @@ def find_chromium() -> str | None:
 
 
 class Browser:
-    """One page. Raises FileNotFoundError where no Chromium is installed."""
+    """One page. Raises FileNotFoundError when no Chromium is installed."""
 
     def __init__(self) -> None:
         program = find_chromium()

@@ -38,7 +38,7 @@ Cell = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
-    """What is on the screen at one moment, and the right button to press then."""
+    """The screen at one moment, and the right button to press then."""
 
     position: int  # index into the episode's road
     facing: str
@@ -59,7 +59,7 @@ class Episode:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetSummary:
-    """What `write_dataset` wrote: paths, record counts and how often each button is the answer."""
+    """The result of `write_dataset`: paths, record counts and how often each button is the answer."""
 
     train: Path
     eval: Path
@@ -155,7 +155,7 @@ def _walk(road: tuple[Cell, ...], blockers: dict[int, str]) -> Iterator[Turn]:
 
 
 def play(session_id: str, road: tuple[Cell, ...], rng: random.Random) -> Episode:
-    """Returns one episode along `road`, walked by the rule; what stands on and around it is drawn from `rng`."""
+    """Returns one episode along `road`, walked by the rule; blockers and scenery are drawn from `rng`."""
     blockers = _draw_blockers(rng, road)
     scenery = _draw_scenery(rng, road)
     turns = tuple(_walk(road, blockers))

@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def watch_demo() -> list[str]:
-    """Runs the demo at a terminal of its own; returns what stood on it after SEEN, or at its end."""
+    """Runs the demo at a terminal of its own; returns the lines of that terminal after SEEN, or at its end."""
     import fcntl
     import struct
     import termios

@@ -43,7 +43,7 @@ TRAINING_FLAGS = {
 }
 PLAN_LINES = 5
 SHOWN = ("data: ", "before training", "after training", "base model", "always ", "adapter: ", "report: ", "all runs: ")
-"""How the training's lines begin that are shown, with those of its evaluations; its log has all."""
+"""Beginnings of the training's lines that are shown, besides those of its evaluations; the log has all lines."""
 SHOWN_OF_SCRIPT = ("#SBATCH --gres", "#SBATCH --mem", "#SBATCH --time")
 NO_BROWSER = "none"
 PROJECT_DIR = Path(__file__).resolve().parent.parent.parent
@@ -109,7 +109,7 @@ def _render() -> int:
 
 
 def _printed(*words: str) -> tuple[int, str]:
-    """(exit code, what it printed) of one of the checkout's commands."""
+    """(exit code, printed text) of one of the checkout's commands."""
     done = subprocess.run(
         [sys.executable, "-m", *words], cwd=PROJECT_DIR, stdout=subprocess.PIPE, text=True, check=False
     )
@@ -117,7 +117,7 @@ def _printed(*words: str) -> tuple[int, str]:
 
 
 def _train() -> int:
-    """The training's own lines in part; at a terminal with a bar for how far it is. Ctrl-C stops it in order."""
+    """Runs the training and shows a part of its lines; at a terminal with a progress bar. Ctrl-C stops it in order."""
     _heading("4. The same training, tiny and on this machine's CPU")
     words = ["local", "run", *(word for pair in TRAINING_FLAGS.items() for word in pair)]
     say(f"$ python -m {shlex.join(words)}")
@@ -145,7 +145,7 @@ def _train() -> int:
 
 @contextlib.contextmanager
 def _passed_on(signum: signal.Signals) -> Iterator[None]:
-    """The terminal sends it to the training, too, which knows what to do."""
+    """Ignores the signal in this process: the terminal also sends it to the training, which handles it."""
     before = signal.signal(signum, lambda *_: None)
     try:
         yield
@@ -167,7 +167,7 @@ def _watch(ended: threading.Event) -> None:
 
 
 def _opened(report: Path) -> str:
-    """Opens the page where somebody sits before a desktop; returns words to put behind its path."""
+    """Opens the page if a person sits before a desktop; returns words to put behind its path."""
     desktop = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     away = os.environ.get("BROWSER") == NO_BROWSER or "SSH_CONNECTION" in os.environ
     if not (sys.stdin.isatty() and sys.stdout.isatty() and desktop) or away:

@@ -51,7 +51,7 @@ ASSOCIATIONS = (
 
 
 class Accounting:
-    """What a cluster starts before its slurmctld. `conf` belongs into its slurm.conf."""
+    """The programs that a cluster starts before its slurmctld. `conf` belongs into its slurm.conf."""
 
     def __init__(self) -> None:
         self.dbd_port, self.db_port, _ = free_ports(skip=100)

@@ -80,7 +80,7 @@ MERGED_LISTS = {"containers": "name", "env": "name", "volumes": "name", "volumeM
 
 
 class Refused(Exception):
-    """Answered as a Status."""
+    """A refusal, which is answered as a Status."""
 
     def __init__(self, code: int, reason: str, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -96,7 +96,7 @@ class HungUp(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What kubectl asked for."""
+    """A request of kubectl."""
 
     method: str
     resource: Resource
@@ -123,17 +123,17 @@ class ApiServer:
     resources: tuple[Resource, ...] = RESOURCES
     objects: dict[Key, Object] = field(default_factory=dict)
     logs: dict[tuple[str, str], str] = field(default_factory=dict)
-    """What a pod's container has said, by namespace and name; none: it has not started."""
+    """The output of a pod's container, by namespace and name; none: the container has not started."""
     log_breaks: dict[tuple[str, str], int] = field(default_factory=dict)
-    """After so many lines every connection to that log is closed, without an error."""
+    """Number of lines after which every connection to that log is closed, without an error."""
     files: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
-    """What a running pod's container sees, by namespace and name, then by path."""
+    """The files that a running pod's container sees, by namespace and name, then by path."""
     refusals: dict[str, Refused] = field(default_factory=dict)
     """By `str(request)`, with the name or without: `POST jobs (dry run)`, `PUT configmaps`, `LIST jobs`."""
     hooks: dict[str, Callable[[], object]] = field(default_factory=dict)
-    """By `str(request)`: called before it is answered."""
+    """Functions by `str(request)`, called before the request is answered."""
     requests: list[Request] = field(default_factory=list)
-    """Of objects: discovery is not among them."""
+    """Requests for objects, without those of discovery."""
     port: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock)
     changes: int = 0
@@ -168,7 +168,7 @@ class ApiServer:
         return path
 
     def add(self, plural: str, name: str, content: Object, namespace: str = "default") -> Object:
-        """Put an object there as it is, over one of that name; its metadata may be left out."""
+        """Store an object unchanged, replacing one of that name; its metadata may be left out."""
         (resource,) = [resource for resource in self.resources if resource.plural == plural]
         with self.lock:
             namespace = namespace if resource.namespaced else ""
@@ -183,11 +183,11 @@ class ApiServer:
             return {key[2]: found for key, found in self.objects.items() if key[:2] == (plural, namespace)}
 
     def hang_up(self) -> None:
-        """A hook."""
+        """A hook that closes the connection."""
         raise HungUp
 
     def answer(self, request: Request) -> Object:
-        """Raises Refused."""
+        """The answer to a request. Raises Refused."""
         if hook := self.hooks.get(str(request)):
             hook()
         with self.lock:
@@ -288,7 +288,7 @@ class ApiServer:
     # What follows tells kubectl which kinds there are.
 
     def discovery(self, path: str, aggregated: bool) -> Object:
-        """Raises Refused for a path that tells of nothing."""
+        """The answer to a discovery request. Raises Refused for an unknown path."""
         groups = sorted({resource.group for resource in self.resources} - {""})
         if path == "/version":
             return {"major": "1", "minor": "36", "gitVersion": "v1.36.0"}
@@ -369,7 +369,7 @@ def _not_found(kind: str, name: str) -> Refused:
 
 
 def forbidden(verb: str, resource: str) -> Refused:
-    """As a role that may not do it is told."""
+    """The refusal of a role that may not do something."""
     said = f'{resource} is forbidden: User "ada" cannot {verb} resource "{resource}" in the namespace "default"'
     return Refused(403, "Forbidden", said, kind=resource)
 
@@ -398,7 +398,7 @@ def merged(there: Any, patch: Any, key: str = "") -> Any:
 
 
 def quantities_as_text(content: Any) -> None:
-    """As the server keeps them: what was sent as a number is a text afterwards."""
+    """Turn quantities into text, as the server keeps them."""
     if isinstance(content, dict):
         for name, value in content.items():
             if name in ("requests", "limits") and isinstance(value, dict):

@@ -52,7 +52,7 @@ def make_checkout(folder: Path) -> None:
 
 
 def prepare_environment(folder: Path, flavour: str) -> None:
-    """An environment that make takes for finished; its Python is the one that runs the tests."""
+    """Make an environment that make takes for finished; its Python is the one that runs the tests."""
     python = folder / ".venv" / flavour / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
@@ -63,8 +63,8 @@ def prepare_environment(folder: Path, flavour: str) -> None:
 
 
 def is_put_back(folder: Path) -> bool:
-    """Whether `folder` is as make_checkout left it, after what a test has added was taken away. What a test has changed
-    or removed is not mended: the next test gets a fresh copy."""
+    """Whether `folder` is as make_checkout left it, after removing files that a test has added. Files that a test has
+    changed or removed are not restored: the next test then gets a fresh copy."""
     found = _stamps(folder)
     for path in sorted(found.keys() - _whole.keys()):
         place = folder / path
@@ -76,7 +76,7 @@ def is_put_back(folder: Path) -> bool:
 
 
 def _stamps(folder: Path) -> dict[str, Stamp]:
-    """Mode, size and time of each file; of a folder its mode. Nothing that is compiled."""
+    """Mode, size and time of each file, and the mode of each folder, without compiled files."""
     found: dict[str, Stamp] = {}
     left = [""]
     while left:

@@ -67,7 +67,7 @@ GRES_CONF = "NodeName=n[1-2] Name=gpu Type=a100 File={dir}/nvidia[0-7]\n"
 
 
 def missing() -> str:
-    """Why no cluster can be started here, or nothing."""
+    """Why no cluster can be started on this machine; "" when it can."""
     if os.geteuid() != 0:
         return "a test cluster needs root"
     path = _path()
@@ -77,14 +77,14 @@ def missing() -> str:
 
 @dataclass(kw_only=True)
 class Cluster:
-    """A running cluster. `environ` is what programs that talk to it need."""
+    """A running cluster. Programs that talk to it need the variables in `environ`."""
 
     dir: Path
     conf: str = SLURM_CONF
     programs: Path | None = None
-    """A folder with the Slurm to be used, where it is not this machine's own."""
+    """A folder with the Slurm to use, if it is not this machine's own."""
     before: Callable[[Cluster], None] | None = None
-    """Called when munged is there and slurmctld is not."""
+    """Called after munged has started and before slurmctld."""
     daemons: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -116,12 +116,12 @@ class Cluster:
         )
 
     def job(self, job_id: str) -> dict[str, str]:
-        """What `scontrol show job` says, by field."""
+        """The fields of `scontrol show job`."""
         words = self.run("scontrol", "--oneliner", "show", "job", job_id).stdout.split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def wait(self, job_id: str, *, timeout_s: float = 120) -> dict[str, str]:
-        """The job when it has ended; TimeoutError, with where it stood, when it does not."""
+        """The job once it has ended. Raises TimeoutError, with its last state, when it does not end."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             job = self.job(job_id)
@@ -132,7 +132,7 @@ class Cluster:
         raise TimeoutError(f"job {job_id} after {timeout_s} s: {job}")
 
     def wait_for_all(self, *, timeout_s: float = 120) -> None:
-        """Until nothing waits or runs."""
+        """Wait until no job waits or runs."""
         deadline = time.monotonic() + timeout_s
         while queue := self.run("squeue", "--noheader").stdout:
             assert time.monotonic() < deadline, queue
@@ -160,7 +160,7 @@ class Cluster:
             time.sleep(0.5)
 
     def has_steps(self, job_id: str) -> bool:
-        """Whether a node of this cluster still has something of the job running."""
+        """Whether a node of this cluster still runs a step of the job."""
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 ours = (path.parent / "cwd").readlink().is_relative_to(self.dir)
@@ -169,7 +169,7 @@ class Cluster:
         return False
 
     def kill_slurmd(self, node: str) -> None:
-        """With -9. What the node runs goes on without it."""
+        """Kill the node's slurmd with -9. Processes of the node's jobs go on without it."""
         (daemon,) = (d for d in self.daemons if d.args == self._slurmd(node))
         self.daemons.remove(daemon)
         daemon.kill()
@@ -181,7 +181,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def login_file(self, text: str) -> Iterator[None]:
-        """What the login shells of jobs read besides, for the length of the block."""
+        """For the length of the block, the login shells of jobs also read this text."""
         path = self._login_files / "trainyard.sh"
         path.write_text(text)
         try:

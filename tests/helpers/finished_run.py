@@ -29,7 +29,7 @@ def history(losses: list[float]) -> list[dict[str, float]]:
 
 
 def write_run(folder: Path, *, images: list[str] | None = None, **changes: Any) -> Path:
-    """A run's folder as trainer.export leaves it."""
+    """Write a run's folder as trainer.export leaves it."""
     config = TrainConfig(model="acme/tiny-vl", data="d", output_dir="o", run_id="r1", device="cpu", micro_batch_size=4)
     record = RunRecord(
         config=config,

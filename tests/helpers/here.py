@@ -1,4 +1,4 @@
-"""What is planned for this machine, from the words of a command line, and a sweep that is planned for any."""
+"""Plans for this machine from the words of a command line, and a sweep planned for any machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def given_here(words: Sequence[str]) -> Mapping[str, str]:
 
 
 def prepare_batch(words: Sequence[str]) -> Batch:
-    """With everything refused that can be before a file is written."""
+    """The planned batch, after every refusal that is possible before a file is written."""
     given = read_given(words, {})
     target, batch = starting.planned(SCHEDULER, given, os.environ, ROOT, run_suffix=cli.fresh_suffix())
     return target.ready(batch)

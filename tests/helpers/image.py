@@ -56,7 +56,7 @@ class Image:
 
 
 def missing() -> str | None:
-    """Why no image can be built here."""
+    """Why no image can be built on this machine; None when it can."""
     if os.geteuid() != 0:
         return "building the image without a daemon takes root"
     absent = [name for name in PROGRAMS if not shutil.which(name)]
@@ -93,7 +93,7 @@ def _alone() -> Iterator[None]:
 
 
 def _run(*words: str, **environment: str) -> str:
-    """stdout. Fails the tests with what the program said."""
+    """The stdout of a program. Fails the tests with the program's message."""
     path = f"{CACHE / 'bin'}:{os.environ['PATH']}"
     done = subprocess.run(
         words, cwd=ROOT, env={**os.environ, "PATH": path, **environment}, capture_output=True, text=True
@@ -104,7 +104,7 @@ def _run(*words: str, **environment: str) -> str:
 
 
 def _overlay() -> bool:
-    """Whether layers can be stacked here; where not, each is a copy of all below it, and so not kept."""
+    """Whether layers can be stacked on this machine; if not, each layer is a copy of all below it, and so not kept."""
     return 'driver = "overlay"' in (CACHE / "storage.conf").read_text()
 
 

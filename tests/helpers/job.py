@@ -1,4 +1,4 @@
-"""A job on the test cluster, and what its log says."""
+"""A job on the test cluster, and its log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainer.log import bare
 
 
 class Job:
-    """A submitted job, and what its log says."""
+    """A submitted job, and its log."""
 
     def __init__(self, cluster: Cluster, plan: Plan) -> None:
         self.cluster, self.run_dir = cluster, Path(run_dir(plan.spec))
@@ -43,7 +43,7 @@ class Job:
         until(lambda: self.state["Restarts"] == str(times), lambda: f"{self.state}\n{self.log}", timeout_s)
 
     def run_on(self, timeout_s: float = STARTED_S) -> dict[str, str]:
-        """The job when it has ended, without the two minutes that Slurm lets a requeued job wait."""
+        """The job once it has ended, without the two minutes that Slurm lets a requeued job wait."""
         return self.cluster.start_again(self.id, ended=True, timeout_s=timeout_s)
 
     def start_again(self) -> None:

@@ -37,7 +37,7 @@ class JobController:
     nodes: tuple[str, ...] = ("gpu-1", "gpu-2")
     made: int = 0
     counted: dict[str, str] = field(default_factory=dict)
-    """What each pod that has ended was taken for: Succeeded, Count, Ignore, FailJob or FailIndex."""
+    """By name of an ended pod, how it was counted: Succeeded, Count, Ignore, FailJob or FailIndex."""
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
@@ -51,7 +51,7 @@ class JobController:
             self._schedule()
 
     def pods(self, job: str, namespace: str = "default") -> list[Object]:
-        """Oldest first."""
+        """The pods of a Job, oldest first."""
         found = [pod for pod in self.server.named("pods", namespace).values() if _labels(pod).get(JOB_NAME) == job]
         return sorted(found, key=lambda pod: int(pod["metadata"]["name"].rpartition("-")[2]))
 
@@ -59,7 +59,7 @@ class JobController:
         return [pod for pod in self.pods(job) if pod["status"]["phase"] not in ENDED]
 
     def end_pod(self, name: str, code: int, reason: str = "", *, disrupted: str = "", message: str = "") -> None:
-        """Its container has ended; `disrupted` is the reason of its DisruptionTarget, `message` its termination
+        """End a pod's container; `disrupted` is the reason of its DisruptionTarget, `message` its termination
         message."""
         pod = self.server.named("pods")[name]
         state = {"exitCode": code, "reason": reason or ("Error" if code else "Completed"), "message": message}
@@ -72,7 +72,7 @@ class JobController:
         self.step()
 
     def lose_node(self, node: str) -> None:
-        """Its kubelet speaks no more: the node is not ready, and its pods are told to end by nobody who hears it."""
+        """Make a node silent: it is not ready, and its pods are marked for deletion without reacting to it."""
         unready = {"conditions": [{"type": "Ready", "status": "Unknown"}]}
         self.server.add("nodes", node, {"status": unready})
         for pod in self.server.named("pods").values():
@@ -80,7 +80,7 @@ class JobController:
                 pod["metadata"]["deletionTimestamp"] = self._stamp()
 
     def condition(self, job: str) -> str:
-        """Complete, or the reason of its failure; empty while it goes on."""
+        """Complete, or the reason of the Job's failure; empty while it goes on."""
         for condition in self.server.named("jobs")[job].get("status", {}).get("conditions", []):
             return str(condition["reason"] or condition["type"])
         return ""
@@ -142,7 +142,8 @@ class JobController:
             self._fail(job, "BackoffLimitExceeded", "Job has reached the specified backoff limit")
 
     def _not_before(self, pods: list[Object]) -> float:
-        """When the next pod may be made: a wait that doubles with every failure since the last success."""
+        """The time from which the next pod may be made: a wait that doubles with every failure since the last
+        success."""
         ends = [(_ended_at(pod), pod["status"]["phase"] == "Failed") for pod in pods if pod["status"]["phase"] in ENDED]
         failures = 0
         for _, failed in sorted(ends):

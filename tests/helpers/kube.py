@@ -55,7 +55,7 @@ class Cluster:
             yield cls(checkout, folder, server)
 
     def k8s(self, *argv: str) -> Done:
-        """In this process, which saves its start; kubectl is a program all the same."""
+        """Run `python -m k8s` in this process, which saves a start; kubectl still is a program of its own."""
         if argv[0] == "logs":  # kubectl itself writes to stdout
             return k8s(*argv, cwd=self.checkout, **self.environ)
         out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
@@ -69,7 +69,7 @@ class Cluster:
         return Done(argv, code, *texts)
 
     def kubectl(self, *words: str) -> Done:
-        """As a person types it."""
+        """Run kubectl as a person types it."""
         return subprocess.run(["kubectl", *words], env=self.environ, capture_output=True, text=True, check=False)
 
     def put(self, plural: str, name: str, content: Object, namespace: str = "default") -> None:
@@ -79,7 +79,7 @@ class Cluster:
         return self.server.named(plural, namespace)
 
     def requests(self) -> list[str]:
-        """What changes something, or would."""
+        """The requests that change something, or would in a dry run."""
         return [str(request) for request in self.server.requests if request.method != "GET"]
 
     def end(self, job: str, kind: str, reason: str = "", message: str = "") -> None:
@@ -88,7 +88,7 @@ class Cluster:
         self.objects("jobs")[job]["status"] = {"conditions": [condition]}
 
     def forget(self, job: str) -> None:
-        """As the Job's time to live does, a week after its end: with its pods."""
+        """Remove the Job and its pods, as its time to live does a week after its end."""
         del self.server.objects["jobs", "default", job]
         for name, pod in self.objects("pods").items():
             if pod["metadata"]["labels"]["batch.kubernetes.io/job-name"] == job:
