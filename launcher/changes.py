@@ -15,7 +15,7 @@ def changes_of(scheduler: str, given: Mapping[str, str], environ: Mapping[str, s
     names = resumable(scheduler)
     fields = job_fields(parse_given({name: text for name, text in given.items() if name in names}))
     if fields.get("image"):
-        fields["image"] = expand_home(fields["image"], environ)
+        fields["image"] = expand_home(fields["image"], environ, name="IMAGE")
     return fields
 
 

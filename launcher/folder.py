@@ -26,7 +26,7 @@ LOCK_NAME = ".resuming"
 
 def output_folder(given: Words, environ: Words, project_dir: Path) -> Path:
     """The folder of runs that OUTPUT names, or the default."""
-    return project_dir / expand_home(parse_given(given).output or DEFAULT_OUTPUT, environ)
+    return project_dir / expand_home(parse_given(given).output or DEFAULT_OUTPUT, environ, name="OUTPUT")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

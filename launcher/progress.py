@@ -6,6 +6,7 @@ progress.json (trainer/progress_file.py): the text of a log is never parsed.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from launcher.records import SPOILT, Run, done, finished, spoilt
 from launcher.states import next_step
+from planner.request.variables import BY_NAME
 from trainer.commands import training_command
 from trainer.files import CHECKPOINT_NAME
 from trainer.progress_file import PROGRESS_FILE, Progress, read_progress
@@ -212,9 +214,13 @@ def _next_command(seen: RunStatus, words: str, again: str) -> str:
             last.state, last.exit_code, ended=True, words=words, again=again
         )
     if seen.elsewhere:
-        there = " ".join([f"TO={seen.elsewhere}", *(word for word in words.split(" ") if not word.startswith("TO="))])
-        return f"make status {there} (its job is there)"
+        taken = [word for word in shlex.split(words) if _is_taken(word.partition("=")[0], seen.elsewhere)]
+        return f"make status {shlex.join([f'TO={seen.elsewhere}', *taken])} (its job is there)"
     return f"the command that began it, with {words}: it was started without a scheduler"
+
+
+def _is_taken(name: str, scheduler: str) -> bool:
+    return name in BY_NAME and scheduler in BY_NAME[name].takes
 
 
 def _advised(job: Job, words: str, again: str) -> str:

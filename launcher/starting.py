@@ -105,10 +105,18 @@ def _lost_data_first(data: str, project_dir: Path, environ: Words) -> Iterator[N
 
         problems = Problems()
         with problems.kept():
-            if data:
-                find_sources(from_folder(project_dir, expand_home(data, environ)))
+            if path := _path_of(data, environ):
+                find_sources(from_folder(project_dir, path))
         problems.append(error)
         problems.refuse()
+
+
+def _path_of(data: str, environ: Words) -> str:
+    """The path that DATA says; empty for what is none, which the request's own check names."""
+    try:
+        return expand_home(str(BY_NAME["DATA"].parse("DATA", data)), environ, name="DATA") if data else ""
+    except ConfigError:
+        return ""
 
 
 def request(

@@ -91,7 +91,7 @@ def contradictions(spec: JobSpec) -> Problems:
         problems.append(ConfigError(text, name="QUANTIZATION"))
     if spec.resources.gpus and spec.resources.mem_gib < (least := processes_gib(spec)):
         text, mem = f"the processes of a node alone take {least} GiB", spec.resources.mem_gib
-        problems.append(ConfigError(text, name="MEM", given=mem, advice=f"MEM={least} is the least"))
+        problems.append(ConfigError(text, name="MEM", given=mem, advice=f"try MEM={least} or more"))
     return problems
 
 
@@ -107,9 +107,8 @@ def _strategies(spec: JobSpec) -> tuple[Strategy, ...]:
     if asked != "auto" and asked not in possible:
         gpus = spec.resources.gpus * spec.resources.nodes
         offered = f"{gpus} GPU{'s' * (gpus != 1)}" if gpus else "no GPU"
-        raise ConfigError(
-            f"is not for {offered}", name="CONFIG", given=asked, advice=f"try CONFIG={' or CONFIG='.join(possible)}"
-        )
+        advice = f"try CONFIG={' or CONFIG='.join(possible)}{' or DEVICE=cpu' if asked == 'cpu_mps' else ''}"
+        raise ConfigError(f"is not for {offered}", name="CONFIG", given=asked, advice=advice)
     return strategies
 
 

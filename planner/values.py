@@ -77,11 +77,17 @@ def matching(pattern: str, allowed: str) -> Parser:
     return parse
 
 
-def one_of(*allowed: str) -> Parser:
+NO_WORDS: Mapping[str, str] = {}
+
+
+def one_of(*allowed: str, meant: Mapping[str, str] = NO_WORDS) -> Parser:
+    """`meant` are other words for some of those that are `allowed`."""
+
     def parse(name: str, text: str) -> str:
         if text in allowed:
             return text
-        raise refuse(name, text, f"takes one of {', '.join(allowed)}{nearest(text, allowed)}")
+        near = nearest(meant.get(text.lower(), text), allowed)
+        raise refuse(name, text, f"takes one of {', '.join(allowed)}{near}")
 
     return parse
 
@@ -197,9 +203,9 @@ def image(name: str, text: str) -> str:
     raise refuse(name, text, allowed)
 
 
-def expand_home(text: str, environ: Mapping[str, str]) -> str:
+def expand_home(text: str, environ: Mapping[str, str], *, name: str) -> str:
     """`~` and `~/x` in the home that `environ` names, `~ada/x` in ada's; any other text unchanged. Raises ConfigError
-    for a person whom this machine does not know."""
+    about the variable `name` for a person whom this machine does not know."""
     whose = text.partition("/")[0]
     if not text.startswith("~"):
         return text
@@ -209,7 +215,9 @@ def expand_home(text: str, environ: Mapping[str, str]) -> str:
         try:
             return pwd.getpwnam(whose[1:]).pw_dir + text[len(whose) :]
         except (KeyError, ValueError):
-            raise ConfigError(f"{shown(text)}: this machine knows no {shown(whose[1:])}: write the path out") from None
+            raise ConfigError(
+                f"this machine knows no {shown(whose[1:])}", name=name, given=text, advice="write the path out"
+            ) from None
     home = environ.get("HOME", "")
     return home.rstrip("/") + text[len(whose) :] if home.startswith("/") else text
 

@@ -71,7 +71,7 @@ def find_site(given: Mapping[str, str], project_dir: Path, environ: Mapping[str,
     """
     asked = parse_given({name: text for name, text in given.items() if name == "SITE"}).site
     source = asked or DEFAULT_SITE
-    path = project_dir / expand_home(source, environ)
+    path = project_dir / expand_home(source, environ, name="SITE")
     if asked == "none" or (not asked and not path.exists()):
         return Site()
     return read_site(path, source=source, keys=SITE_KEYS, user="", nested=CLUSTER_KEYS)

@@ -48,7 +48,7 @@ def read_settings_files(given: Mapping[str, str], project_dir: Path, environ: Ma
         ConfigError: a file that cannot be read, or holds something that is not allowed.
     """
     env_file = read_env_file(project_dir / ".env")
-    path = expand_home(given.get(CONFIG_FILE) or env_file.get(CONFIG_FILE) or "", environ)
+    path = expand_home(given.get(CONFIG_FILE) or env_file.get(CONFIG_FILE) or "", environ, name=CONFIG_FILE)
     _refuse_pipe(path, project_dir)
     settings = resolve_settings(["--config", path] if path else [], {}, env_file, folder=project_dir)
     values, sources = settings.values, {k: v for k, v in settings.sources.items() if v != "default"}
@@ -71,7 +71,7 @@ def read_settings_files(given: Mapping[str, str], project_dir: Path, environ: Ma
         texts["CONFIG"], said["CONFIG"] = config.rpartition("/")[2].removesuffix(".yaml"), "ACCELERATE_CONFIG in .env"
     fields: dict[str, Any] = {"learn": values["learn"]} if "learn" in sources else {}
     fields["evaluates"] = _evaluates(
-        values, project_dir / expand_home(given.get("DATA") or texts.get("DATA", ""), environ)
+        values, project_dir / expand_home(given.get("DATA") or texts.get("DATA", ""), environ, name="DATA")
     )
     return FileSettings(texts=texts, sources={name: said[name] for name in texts if name in said}, fields=fields)
 
@@ -87,7 +87,10 @@ def _refuse_pipe(path: str, project_dir: Path) -> None:
 
 def _evaluates(values: Mapping[str, Any], data: Path) -> bool:
     """Whether any record may be held out and measured; `data` may be visible only to the job."""
-    brings = not data.exists() or (data / "eval.jsonl").is_file()
+    try:
+        brings = not data.exists() or (data / "eval.jsonl").is_file()
+    except OSError:  # no file system takes such a name, so it is not here
+        brings = True
     return bool(values["eval_samples"] or values["score_samples"]) and bool(values["eval_fraction"] or brings)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +73,7 @@ def resolve(
             )
         spec = _complete(
             asked, taken, in_files.fields, project_dir=project_dir, environ=environ, run_suffix=run_suffix, site=site,
-            paths_elsewhere=paths_elsewhere,
+            paths_elsewhere=paths_elsewhere, naming=partial(_naming, sources, given),
         )  # fmt: skip
     for contradiction in contradictions(spec):
         with problems.kept(), _naming(sources, given):
@@ -101,14 +103,16 @@ def _complete(
     run_suffix: str | None,
     site: Site,
     paths_elsewhere: bool,
+    naming: Callable[[], AbstractContextManager[None]],
 ) -> JobSpec:
-    """The JobSpec of the request `asked`, with `more` fields; `taken` are the names of values from the site."""
+    """The JobSpec of the request `asked`, with `more` fields; `taken` are the names of values from the site. Errors
+    within `naming` say where their values come from."""
     from trainer.architecture.shapes import resolve_shape
 
     fields: dict[str, Any] = {**more, **job_fields(asked)}
     for key in ("model", "data", "output", "image", "config_file"):
         if key in fields:
-            fields[key] = values.expand_home(str(fields[key]), environ)
+            fields[key] = values.expand_home(str(fields[key]), environ, name=key.upper())
     root = str(project_dir)
     if not root.isprintable() or "%" in root or "\\" in root:
         raise ConfigError(f"the checkout lies in {shown(root)}, which Slurm cannot log to: move it")
@@ -125,7 +129,7 @@ def _complete(
     fields.setdefault("cpus", 4 * max(1, gpus))
     fields.setdefault("mem_gib", max(32, 16 * gpus))
     problems = Problems()
-    with problems.kept():
+    with problems.kept(), naming():
         fields["gpu_type"] = kind = spelled_as(asked, site)
         fields["vram_gib"], fields["vram_source"] = vram(asked, kind, site)
     if taken or site.gpu_gib:
@@ -143,7 +147,7 @@ def _complete(
     fields["model_is_folder"] = local.is_dir()
     job = {**read_env_file(project_dir / ".env"), **dict(fields.get("environment", ()))}
     place = str(local) if fields["model_is_folder"] else model
-    with problems.kept():
+    with problems.kept(), naming():
         shape = resolve_shape(place, job=job, elsewhere=paths_elsewhere)
     problems.refuse()
     spec = JobSpec.of(shape=shape, project_dir=root, run_id=run_id, **fields)

@@ -29,6 +29,13 @@ SBATCH_FLAGS = {
     "--kill-on-invalid-dep": "yes|no",
     "--wait-all-nodes": "[01]",
 }
+# The flags of sbatch that a variable says.
+SAID_BY = {
+    "--account": "ACCOUNT", "--clusters": "CLUSTER", "--constraint": "CONSTRAINT", "--cpus-per-task": "CPUS",
+    "--exclude": "EXCLUDE", "--gpus": "GPUS", "--gpus-per-node": "GPUS", "--gres": "GPUS", "--job-name": "NAME",
+    "--mail-type": "MAIL_TYPE", "--mail-user": "MAIL_USER", "--mem": "MEM", "--nodes": "NODES",
+    "--partition": "PARTITION", "--qos": "QOS", "--reservation": "RESERVATION", "--time": "TIME", "--wckey": "WCKEY",
+}  # fmt: skip
 # Names that a request may not set, and the reason.
 OURS: tuple[tuple[str, str], ...] = (
     (
@@ -108,6 +115,8 @@ def extra_flags(name: str, text: str) -> tuple[str, ...]:
     found = () if is_none(name, text) else tuple(re.split(r"[ ,]+(?=--)", text))
     for part in found:
         flag, equals, value = part.partition("=")
+        if flag in SAID_BY:
+            raise refuse(name, text, f"{shown(flag)} is not passed on: {SAID_BY[flag]}= says it")
         if flag not in SBATCH_FLAGS:
             raise refuse(name, text, f"{shown(flag)} is not passed on{known_are(flag, SBATCH_FLAGS)}")
         takes = SBATCH_FLAGS[flag]

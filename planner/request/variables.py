@@ -29,6 +29,7 @@ DEFAULT_OUTPUT = "runs"
 _NO_GPU_HINT = "; for a run without GPUs leave it out and say DEVICE=cpu"
 
 
+_CUDA = dict.fromkeys(("gpu", "gpus", "nvidia"), "cuda")
 # A variable's columns name schedulers as TO= does.
 SLURM, K8S, LOCAL = ("slurm",), ("k8s",), ("local",)
 CLUSTERS = (*SLURM, *K8S)
@@ -86,7 +87,8 @@ VARIABLES: tuple[Variable, ...] = (
              grid=True),
     Variable("CONFIG_FILE", "config_file", values.path(), "YAML with settings (python -m trainer config --help)",
              grid=True),
-    Variable("DEVICE", "device", values.one_of(*get_args(Device)), "cuda, cpu or mps; TO=local: what is there (cuda)"),
+    Variable("DEVICE", "device", values.one_of(*get_args(Device), meant=_CUDA),
+             "cuda, cpu or mps; TO=local: what is there (cuda)"),
     Variable("RUNTIME", "runtime", values.runtime,
              "none (the checkout's environment), or apptainer or pyxis with IMAGE",
              takes=SLURM, site=SLURM, resume=True),

@@ -31,7 +31,7 @@ def find_site(given: Mapping[str, str], project_dir: Path, environ: Mapping[str,
     if asked == "none":
         return Site()
     source = asked or DEFAULT_SITE
-    path = project_dir / expand_home(source, environ)
+    path = project_dir / expand_home(source, environ, name="SITE")
     if not asked and not path.exists():
         return Site()
     return read_site(path, source=source, keys=SITE_KEYS, user=user_name(environ))

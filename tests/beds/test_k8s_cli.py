@@ -49,7 +49,7 @@ BAD = [
     ([*IMAGE, "--environment", "HF_HOME=/scratch/hf"], "HF_HOME=/scratch/hf: pods see data/, models/ and runs/"),
     ([*IMAGE, "--environment", "TMPDIR=/scratch"], "ENVIRONMENT: TMPDIR is not to be set here: the pod has a writable"),
     ([*IMAGE, "--environment", "TRITON_CACHE_DIR=/x"], "TRITON_CACHE_DIR=/x: pods see data/, models/ and runs/"),
-    ([*IMAGE, "--gpus", "8", "--mem", "1"], "MEM=1: the processes of a node alone take 12 GiB: MEM=12 is the least"),
+    ([*IMAGE, "--gpus", "8", "--mem", "1"], "MEM=1: the processes of a node alone take 12 GiB: try MEM=12 or more"),
     ([*IMAGE, "--size", "2Gi"], "SIZE=2Gi: is for make claim"),
     ([*IMAGE, "--environment", "HF_TOKEN=hf_x"], "ENVIRONMENT: HF_TOKEN holds a secret"),
     ([*IMAGE, "--namespace", "A_b"], "NAMESPACE=A_b: takes at most 63"),

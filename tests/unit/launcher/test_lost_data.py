@@ -34,3 +34,10 @@ def test_a_plan_that_fits_needs_no_data_and_data_that_is_there_is_not_named(tmp_
     planned(SCHEDULER, {"SITE": "none", "DATA": "nowhere", "VRAM": "24"}, {}, tmp_path)
     (tmp_path / "some.jsonl").write_text("{}\n")
     assert refusal(tmp_path, DATA="some.jsonl", VRAM="2").startswith("google/gemma-3-4b-it needs ")
+
+
+@pytest.mark.parametrize("data", ["~nosuchuser/x", "-x", " x", "a\nb", "n" * 256])
+def test_a_name_that_is_refused_is_refused_once(data: str, tmp_path: Path) -> None:
+    for more in ({}, {"GPUS": "0"}):
+        said = refusal(tmp_path, run_suffix="x", DATA=data, **more)
+        assert said.count("DATA=") == 1 and "GPUS=0" in f"{said}{'' if more else 'GPUS=0'}"

@@ -302,6 +302,8 @@ def test_a_run_of_another_scheduler_says_whose_it_is(
     verbs.status(SLURM, {"RUN": "r", "OUTPUT": "runs"}, environ, tmp_path)
     there = "next   make status TO=local RUN=r OUTPUT=runs (its job is there)"
     assert capfd.readouterr().out.splitlines()[-1] == there
+    verbs.status(SLURM, {"RUN": "r", "OUTPUT": "runs", "SITE": "none"}, environ, tmp_path)
+    assert capfd.readouterr().out.splitlines()[-1] == there  # which takes no SITE
     verbs.list_runs(SLURM, {}, environ, tmp_path)
     assert capfd.readouterr().out.splitlines()[1].split() == ["r", "TO=local", "-", "-", "-", "no"]
     with pytest.raises(ConfigError, match=r"^run r was started without Slurm: make cancel TO=local RUN=r$"):

@@ -120,7 +120,7 @@ def test_a_given_batch_is_kept() -> None:
         ),
         (
             {"accelerate_config": "cpu_mps"},
-            "CONFIG=cpu_mps: is not for 1 GPU: try CONFIG=single_gpu or CONFIG=single_gpu_low_mem",
+            "CONFIG=cpu_mps: is not for 1 GPU: try CONFIG=single_gpu or CONFIG=single_gpu_low_mem or DEVICE=cpu",
         ),
         ({"gpus": 0, "device": "cpu", "nodes": 2}, "NODES=2: without GPUs there is one process, cpu_mps: try NODES=1"),
     ],
@@ -130,7 +130,7 @@ def test_combinations_that_make_no_sense_are_refused(request_: dict[str, Any], e
 
 
 def test_host_memory_holds_the_processes_of_a_node_at_least() -> None:
-    said = "MEM=11: the processes of a node alone take 12 GiB: MEM=12 is the least"
+    said = "MEM=11: the processes of a node alone take 12 GiB: try MEM=12 or more"
     assert refusal(make_spec(gpus=8, mem_gib=11)) == said
     assert choose(make_spec(gpus=8, mem_gib=12)).spec.resources.mem_gib == 12
 

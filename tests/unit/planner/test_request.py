@@ -302,8 +302,8 @@ def test_all_that_is_wrong_with_what_was_typed_is_one_message(tmp_path: Path) ->
 def test_all_contradictions_of_a_request_are_one_message(tmp_path: Path) -> None:
     assert error(request, GPUS="3", EFFECTIVE_BATCH="8", MEM="1", CONFIG="single_gpu") == (
         "CONFIG=single_gpu: is not for 3 GPUs: try CONFIG=multi_gpu or CONFIG=deepspeed_zero3; EFFECTIVE_BATCH=8: "
-        "cannot be shared evenly by 3 GPUs: try 6 or 9; MEM=1: the processes of a node alone take 5 GiB: MEM=5 is the "
-        "least"
+        "cannot be shared evenly by 3 GPUs: try 6 or 9; MEM=1: the processes of a node alone take 5 GiB: try MEM=5 or "
+        "more"
     )
     said = error(request, MODEL="no/where", GPU_TYPE="h10")
     assert said.startswith("GPU_TYPE=h10: not known, did you mean h100?") and "; MODEL=no/where: not a folder, " in said
@@ -353,6 +353,10 @@ def test_all_contradictions_of_a_request_are_one_message(tmp_path: Path) -> None
         ("RUNTIME", "singularity", "RUNTIME=singularity: is apptainer's old name"),
         ("RUNTIME", "pixis", "RUNTIME=pixis: takes one of none, apptainer, pyxis, did you mean pyxis?"),
         ("EXTRA_FLAGS", "--output=/x", "EXTRA_FLAGS=--output=/x: '--output' is not passed on"),
+        ("EXTRA_FLAGS", "--mem=3", "EXTRA_FLAGS=--mem=3: '--mem' is not passed on: MEM= says it"),
+        ("EXTRA_FLAGS", "--clusters=x", "EXTRA_FLAGS=--clusters=x: '--clusters' is not passed on: CLUSTER= says it"),
+        ("DEVICE", "gpu", "DEVICE=gpu: takes one of cuda, cpu, mps, did you mean cuda?"),
+        ("DEVICE", "nvidia", "DEVICE=nvidia: takes one of cuda, cpu, mps, did you mean cuda?"),
         ("EXTRA_FLAGS", "--wrap=x", "EXTRA_FLAGS=--wrap=x: '--wrap' is not passed on"),
         ("EXTRA_FLAGS", "-p x", "EXTRA_FLAGS='-p x': '-p x' is not passed on"),
         ("EXTRA_FLAGS", "--hold=1", "EXTRA_FLAGS=--hold=1: takes --hold without a value"),
@@ -476,6 +480,8 @@ def test_help_lists_every_variable_in_both_spellings() -> None:
     ("text", "found"), [("~", "/home/ada"), ("~/x", "/home/ada/x"), ("~root/x", "/root/x"), ("a~/x", "a~/x"), ("", "")]
 )
 def test_a_tilde_is_a_home_as_in_a_shell(text: str, found: str) -> None:
-    assert values.expand_home(text, {"HOME": "/home/ada"}) == found
-    with pytest.raises(ConfigError, match=r"^'~nobody-here/x': this machine knows no 'nobody-here': write the path"):
-        values.expand_home("~nobody-here/x", {})
+    assert values.expand_home(text, {"HOME": "/home/ada"}, name="DATA") == found
+    with pytest.raises(
+        ConfigError, match=r"^DATA=\S*~nobody-here/x\S*: this machine knows no 'nobody-here': write the path"
+    ):
+        values.expand_home("~nobody-here/x", {}, name="DATA")

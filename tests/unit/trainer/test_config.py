@@ -357,8 +357,16 @@ def test_a_model_of_the_settings_file_and_memory_of_the_site_are_named_too(tmp_p
     with pytest.raises(ConfigError, match=re.escape(f"(MODEL is from model in {path})")):
         plan_for(tmp_path, CONFIG_FILE="train.yaml")
     site = Site(source="mine.yaml", texts={"MEM": "1"})
-    with pytest.raises(ConfigError, match=r"MEM=2 is the least \(MEM is from mine\.yaml\)$"):
+    with pytest.raises(ConfigError, match=r"try MEM=2 or more \(MEM is from mine\.yaml\)$"):
         resolve({}, project_dir=tmp_path, environ={}, site=site)
+
+
+def test_where_a_value_comes_from_is_said_of_each_of_two_mistakes(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("MODEL_NAME=nobody/none\n")
+    with pytest.raises(ConfigError) as caught:
+        plan_for(tmp_path, GPU_TYPE="foo")
+    assert str(caught.value).startswith("GPU_TYPE=foo: not known")
+    assert "(MODEL is from MODEL_NAME in .env)" in str(caught.value)
 
 
 def test_home_folders_of_settings_and_images_are_expanded(tmp_path: Path) -> None:
