@@ -63,14 +63,14 @@ def show(scheduler: Any, given: Words, environ: Words, project_dir: Path) -> int
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Made:
-    """What a part of the machine does with the request."""
+    """The result of the request on one part of the machine."""
 
     text: str
     fits: bool = False
     change: str = ""
     """NAME=value with which it fits, where it does not."""
     wrong: ConfigError | None = None
-    """What in the request contradicts this part."""
+    """The error about a request that contradicts this part; None when it does not."""
 
 
 def _planned(
@@ -94,7 +94,7 @@ def _planned(
 
 
 def _next(given: Words, of_run: Made | None) -> str:
-    """What to type: commands that work for the part that a run gets."""
+    """The commands to type next, which work for the part that a run gets."""
     if of_run and not (of_run.fits or of_run.change):
         return "make hardware MODEL=... of a smaller model; make submit trains on a cluster"
     changed, _, value = of_run.change.partition("=") if of_run else ("", "", "")

@@ -32,7 +32,7 @@ PINS = r"sed -n '/^\[project/,/^\[tool/p' pyproject.toml && cat docker/libraries
 COMPILED = "__pycache__"  # Python itself tells whether what is in it holds
 Stamp = tuple[int, int, int]
 _whole: dict[str, Stamp] = {}
-"""Of a fresh copy, by relative path; the same for all copies of this process."""
+"""Stamps of a fresh copy, by relative path; the same for all copies of this process."""
 
 
 def make_checkout(folder: Path) -> None:

@@ -200,7 +200,7 @@ def _claims(objects: list[Object], access: str) -> Iterator[str]:
 
 
 def restricted(pod: Object) -> list[str]:
-    """What the `restricted` Pod Security Standard forbids, baseline included."""
+    """Faults by the `restricted` Pod Security Standard, with those of the baseline."""
     return list(_restricted(pod))
 
 

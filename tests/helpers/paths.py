@@ -1,4 +1,4 @@
-"""Where the checkout lies, and what was recorded of it."""
+"""The paths of the checkout and of its recorded files."""
 
 from __future__ import annotations
 

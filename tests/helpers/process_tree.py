@@ -1,4 +1,4 @@
-"""What runs below a process."""
+"""The processes below a process."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Ended:
     codes: tuple[int, ...]
     """Exit code of each rank."""
     output: str
-    """What the first rank printed, stdout and stderr, without the time, host and rank of its log lines."""
+    """The output of the first rank, stdout and stderr, without the time, host and rank of its log lines."""
     log: str
     """The same as it stands in a file."""
 

@@ -162,7 +162,7 @@ def _cached(name: str) -> str | None:
 
 
 def _lacking(folder: Path) -> str:
-    """What shows that a snapshot in the cache is a part alone: a link to nothing, or a shard without its neighbours."""
+    """The sign that a snapshot in the cache is incomplete: a link to nothing, or a shard without its neighbours."""
     paths = [path for path in folder.rglob("*") if not path.is_dir()]
     if cut := next((path for path in paths if not path.exists()), None):
         return f"{cut.relative_to(folder)} is not there"

@@ -109,7 +109,7 @@ def parts(sizes: Sizes, asked: Asked, rows: int) -> dict[str, int]:
 
 @dataclass(kw_only=True, slots=True)
 class Room:
-    """What the evaluations of one model have learned about the memory."""
+    """The batch size that the evaluations of one model have found to fit into memory."""
 
     most: int = MOST_ROWS
     """Sequences at once, on every process; reduced when fewer fitted."""

@@ -89,7 +89,7 @@ class Machine:
 
     @property
     def held(self) -> str:
-        """What other processes hold of the cards, in words; empty where they hold nothing."""
+        """The memory of the cards that other processes hold, in words; empty when they hold none."""
         told = [f"{card.held_gib:.1f} GiB of {card.name} are held by others" for card in self.cards if card.held_gib]
         return "; ".join(told)
 
