@@ -97,3 +97,14 @@ def test_completion_offers_every_flag_and_the_verbs(checkout: Path) -> None:
     assert {word for word in words.split() if word.startswith("--")} == {*(v.flag for v in VARIABLES), "--to"}
     assert {"plan", "render", "submit", "status", "logs", "cancel", "resume", "list", "run", "claim"} <= verbs
     assert "flag" not in verbs
+
+
+def test_help_and_an_unknown_verb_list_the_verbs_of_every_program(checkout: Path) -> None:
+    done = trainyard(checkout, "--help")
+    listed = re.findall(r"^  ([a-z][a-z-]*)  ", done.stdout, re.M)
+    some = {"plan", "submit", "claim", "run", "hardware", "validate", "infer", "merge", "report", "convert"}
+    assert (done.returncode, done.stderr) == (0, "") and some <= set(listed) and len(listed) == len(set(listed))
+    assert "--to slurm|k8s|local" in done.stdout
+    done = trainyard(checkout, "mrege")
+    said = "trainyard: unknown verb 'mrege', did you mean merge? known are plan, "
+    assert (done.returncode, done.stdout) == (78, "") and done.stderr.startswith(said)
