@@ -185,7 +185,8 @@ class TrainConfig:
     """A process that does not answer the others for so many seconds ends the attempt with 1. The others wait while one
     reads the whole data set, so this must be longer."""
     answer_field: str = "auto"
-    """Key of the JSON answer that holds the action; auto: the first key of the answers."""
+    """Key of the JSON answer that holds the action; auto: the first key of the answers, and where most answers are
+    JSON objects, the others are left out; none: answers are whole texts, and none is left out."""
     actions: str = "auto"
     """The allowed actions, for example up,down; auto: those of the training answers."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,10 @@ READERS = {
     ".jsonl": "json", ".json": "json", ".ndjson": "json",
 }  # fmt: skip
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+TABLE = "metadata.csv"
+NAMES_FILE = "file_name"
 SAVED = ("dataset_dict.json", "state.json")
+ROWS_AT_ONCE = 10_000
 HUB = "hf://datasets/"
 SHARD = r"(.*?)-\d{5}-of-(\d{5})"
 # Columns of webdataset that say where a sample is from.
@@ -94,8 +97,52 @@ class _Objects:
             yield FormError(f"{self._path.name} {where}{found}") if isinstance(found, FormError) else found
 
 
+class _Table:
+    """The rows of csv files, every cell as the text that it is: 0012 stays 0012, and an empty cell empty."""
+
+    def __init__(self, files: Sequence[str], options: dict[str, Any]) -> None:
+        self._files = files
+        self._options = options
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        import pandas  # type: ignore[import-untyped]
+
+        as_text = {"dtype": str, "keep_default_na": False, "na_filter": False, "chunksize": ROWS_AT_ONCE}
+        for file in self._files:
+            with pandas.read_csv(file, **{**self._options, **as_text}) as chunks:
+                for chunk in chunks:
+                    if not isinstance(chunk.index, pandas.RangeIndex):  # else every cell stands one column too far left
+                        raise ConfigError(f"{file}: rows have more cells than the first line has names")
+                    yield from chunk.to_dict("records")
+
+
+def _picture_table(folder: Path) -> list[Split]:
+    """The splits of a folder of pictures whose table is metadata.csv; none for any other."""
+    sides: dict[str, list[dict[str, Any]]] = {}
+    for file in (folder / TABLE, *sorted(folder.glob(f"*/{TABLE}"))):
+        for row in _Table([str(file)], {}) if file.is_file() else ():
+            if NAMES_FILE not in row:
+                return []
+            image = (file.parent / row.pop(NAMES_FILE)).relative_to(folder)
+            side = SIDE_OF.get(image.parts[0].lower(), "train")
+            sides.setdefault(side, []).append({"image": str(image), **row})
+    return [Split(name=side, rows=rows, total=len(rows), folder=folder) for side, rows in sides.items()]
+
+
+def _streamed(path: str, **options: Any) -> Any:
+    """The splits of what the datasets library reads, csv as text where the set itself names no types."""
+    from datasets import load_dataset_builder
+    from datasets.packaged_modules.csv.csv import Csv
+
+    builder = load_dataset_builder(path, **options)
+    if isinstance(builder, Csv) and builder.config.features is None and builder.config.data_files:
+        how = builder.config.pd_read_csv_kwargs
+        return {side: _Table(files, how) for side, files in builder.config.data_files.items()}
+    return builder.as_streaming_dataset()
+
+
 def _by_library(data: str, subset: str | None) -> list[Split]:
-    from datasets import disable_progress_bars, load_dataset
+    from datasets import disable_progress_bars
     from datasets.utils.logging import CRITICAL, set_verbosity
 
     disable_progress_bars()
@@ -105,22 +152,24 @@ def _by_library(data: str, subset: str | None) -> list[Split]:
         if (reader := READERS.get(path.suffix.lower())) is None:
             raise ConfigError(f"{data}: it takes a folder, a hub id, or a file of {', '.join(READERS)}")
         more = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
-        found = load_dataset(reader, data_files={"train": str(path)}, streaming=True, **more)
+        found = _streamed(reader, data_files={"train": str(path)}, **more)
         folder = path.parent
     elif path.is_dir():
-        found = _saved(path) or load_dataset(str(path), name=subset, streaming=True)
+        if tables := _picture_table(path):
+            return tables
+        found = _saved(path) or _streamed(str(path), name=subset)
     else:
         name = data.removeprefix(HUB)
         if not re.fullmatch(HUB_ID, name) or re.match(ADDRESS, name):
             raise ConfigError(f"{data} does not exist: give a file, a folder, or the id of a data set of the hub")
         try:
-            found = load_dataset(name, name=subset, streaming=True)
+            found = _streamed(name, name=subset)
         except ConnectionError as error:
             if (cached := _cached(name)) is None:
                 raise ConfigError(
                     f"{data} cannot be fetched, and no copy is in the cache: {_one_line(error)}"
                 ) from None
-            found = load_dataset(cached, name=subset, streaming=True)
+            found = _streamed(cached, name=subset)
     return [
         Split(name=SIDE_OF.get(str(name).lower(), str(name)), rows=_named_labels(rows), total=_total(rows, str(name)),
               folder=folder)
@@ -179,7 +228,7 @@ def _named_labels(rows: Any) -> Any:
     """The rows with pictures as their bytes, and class numbers as class names."""
     from datasets import ClassLabel, Value
 
-    if rows.features is None:  # text alone, such as csv
+    if isinstance(rows, _Table) or rows.features is None:  # text alone
         return rows
     rows = rows.decode(False)
     for name, feature in rows.features.items():
@@ -196,7 +245,7 @@ def _named_labels(rows: Any) -> Any:
 
 
 def _total(rows: Any, name: str) -> int | None:
-    splits = getattr(rows.info, "splits", None) or {}
+    splits = getattr(getattr(rows, "info", None), "splits", None) or {}
     return splits[name].num_examples or None if name in splits else None
 
 

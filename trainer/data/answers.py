@@ -12,16 +12,20 @@ from trainer.outcome import ConfigError
 from trainer.text import nearest, shown
 
 LEAST_ANSWERS = 8  # with fewer answers nothing repeats
+WHOLE = "none"
+"""For the `answer_field` setting: answers are whole texts."""
 UNREADABLE = "(unreadable)"
 
 
 def answer_field(answers: Sequence[str], asked: str = "auto") -> str | None:
-    """The key that holds the action: `asked`, or the most frequent first key of the JSON answers; None for plain
-    text.
+    """The key that holds the action: `asked`, or what most JSON answers have first; None for plain text, and where
+    WHOLE is asked.
 
     Raises:
         ConfigError: no answer has the key `asked`.
     """
+    if asked == WHOLE:
+        return None
     entries = [entry for answer in answers if (entry := json_object(answer))]
     if asked != "auto":
         keys = tuple(dict.fromkeys(key for entry in entries for key in entry))

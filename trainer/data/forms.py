@@ -41,7 +41,7 @@ TURN_LEARNED_BY = {**LEARNED_BY, "train": (False, True), "training": (False, Tru
 # Tool calls of an answer: learned without them, it would be another answer.
 CALLS = ("tool_calls", "function_call")
 # The keys of a picture in a part of a turn; the keys that are read of each type of part.
-IMAGE_PART_KEYS = ("image", "path", "url", "image_url", "base64")
+IMAGE_PART_KEYS = ("image", "path", "url", "image_url", "base64", "source")
 READ_OF_PART = {"text": ("type", "text"), "image": ("type", "text", *IMAGE_PART_KEYS)}
 # Types from OpenAI's two interfaces, Axolotl, and Qwen, which leaves the type out.
 PART_TYPES = {
@@ -64,12 +64,12 @@ def read_form(entry: dict[str, Any], place: Callable[[str], str] = str) -> Form:
     Raises:
         FormError: the record has none of the forms, or a form with a mistake.
     """
-    entry = as_known(entry)
+    given, entry = entry, as_known(entry)
     beside = _beside(entry, place)
     key = next((key for key in CONVERSATIONS if key in entry), None)
     unread = [item for item in entry.items() if item[0] not in READ[key]]
     said_of_all = [(name, value) for name, value in unread if name in LEARNED_BY and _is_either(name, value)]
-    said = _conversation(entry, key, unread) if key else _flat(entry, bool(beside))
+    said = _conversation(entry, key, unread) if key else _flat(entry, given, bool(beside))
     if said_of_all:
         unread = [item for item in unread if item not in said_of_all]
         learned = all(value for _, value in said_of_all)
@@ -121,13 +121,14 @@ def _joined(said: list[Said], turns: list[Parts]) -> tuple[list[Said], list[Part
     return speakers, joined
 
 
-def _flat(entry: dict[str, Any], pictured: bool) -> list[Said]:
-    """The turns of the flat form: the question, then the answer."""
+def _flat(entry: dict[str, Any], given: dict[str, Any], pictured: bool) -> list[Said]:
+    """The turns of the flat form: the question, then the answer. `given` has the names that the file has."""
     if lacking := [key for key in (QUESTION, ANSWER) if key not in entry]:
-        inside = next((k for k, v in entry.items() if isinstance(v, list) and v and isinstance(v[0], dict)), None)
+        lists = [k for k, v in given.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
+        inside = lists[0] if len(lists) == len(given) == 1 else None
         if inside and len(lacking) == 2:
             raise FormError(f" holds its records under {inside!r}: put that list into a file of its own", cure="form")
-        said = f" lacks {' and '.join(lacking)} (it has {_short(', '.join(entry))})"
+        said = f" lacks {' and '.join(lacking)} (it has {_short(', '.join(given))})"
         raise FormError(said, f"lacks {' and '.join(lacking)}", cure="form")
     texts = [entry.get(key) or "" if key == CONTEXT else entry[key] for key in FLAT_KEYS]
     for key, text in zip(FLAT_KEYS, texts, strict=True):
@@ -268,7 +269,7 @@ def _paths(names: list[Any], place: Callable[[str], str]) -> tuple[str, ...]:
 def _path(name: Any) -> str:
     """A path, or a data: address of a picture that the record itself holds."""
     if isinstance(name, dict):
-        name = next((name[key] for key in ("bytes", "base64", "url", "path") if name.get(key)), name)
+        name = next((name[key] for key in ("bytes", "base64", "data", "url", "path") if name.get(key)), name)
     if not isinstance(name, str) or not name:
         raise FormError(": image takes a path, images and frames a list of paths")
     name = as_data(name)

@@ -17,10 +17,10 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from trainer.config import MOST_TOKENS
-from trainer.data.answers import json_object, likelier_field
+from trainer.data.answers import WHOLE, json_object, likelier_field
 from trainer.data.endings import markers
 from trainer.data.examples import Rewritten, encode_text, join_prompts, render
-from trainer.data.faults import LEAST_KEPT
+from trainer.data.faults import LEAST_KEPT, SHOWN_PLACES
 from trainer.data.fingerprints import File, arrangement, contents, open_file
 from trainer.data.looks import MOST_SECONDS, Alike, count_alike
 from trainer.data.records import Dataset, each_answer
@@ -30,6 +30,8 @@ from trainer.outcome import ConfigError, RecordError
 SIDES = ("train", "eval")
 Shown = tuple[str, ...]  # the digests of a picture's files
 TOO_LONG = "longer than max_length"
+NO_OBJECT = "the answer is no JSON object, as most are"
+NOT_OPEN = "a picture does not open"
 MOST_CHARACTERS_A_TOKEN = 64  # of a whole text: five is usual, and a token of so many spaces is the longest there is
 
 
@@ -40,6 +42,8 @@ class Checked:
     reason: str | None = None
     """Why the record is left out; None when it is kept."""
     detail: str = ""
+    place: str = ""
+    """Where the record stands in its file, as far as that is known."""
     contents: tuple[str, ...] = ()
     """For each answer that is learned, a hash of the pictures' pixels and of everything shown to the model
     before it."""
@@ -142,12 +146,17 @@ class Inspection:
         """One line for each reason and side."""
         lines = list(self.dataset.left_out)
         for side in SIDES:
-            found: dict[str, list[Checked]] = {}
+            found: dict[tuple[str, str], list[Checked]] = {}
             for checked in self.checked[side]:
                 if checked.reason is not None:
-                    found.setdefault(checked.reason, []).append(checked)
-            for reason, some in found.items():
+                    found.setdefault((checked.reason, _kind(checked)), []).append(checked)
+            for (reason, _), some in found.items():
                 example = some[0].detail
+                if places := [checked.place for checked in some if checked.place]:
+                    more = f" and {len(some) - SHOWN_PLACES} more" if len(some) > SHOWN_PLACES else ""
+                    example = f"{', '.join(places[:SHOWN_PLACES])}{more}; the first: {example}"
+                if reason == NO_OBJECT:
+                    example += "; answer_field: none learns and scores answers as whole texts"
                 if reason == TOO_LONG:
                     longest = max(checked.tokens for checked in some)
                     keeps = f"MAX_LENGTH={longest} keeps them"
@@ -164,6 +173,15 @@ class Inspection:
         answers = [(checked.contents[-1], record.answer) for checked, record in pairs if checked.contents]
         first = dict(reversed(answers))
         return len(answers) - len(first), sum(answer != first[content] for content, answer in answers)
+
+
+def _kind(checked: Checked) -> str:
+    """What a picture's error says beside its name and its numbers; nothing for any other reason."""
+    if checked.reason != NOT_OPEN:
+        return ""
+    return re.sub(
+        r"\d+", "", " is no image" if " is no image (" in checked.detail else checked.detail.rpartition(": ")[2]
+    )
 
 
 def without(dataset: Dataset, places: Mapping[str, Collection[int]]) -> Dataset:
@@ -187,8 +205,8 @@ def take_apart(dataset: Dataset, places: Mapping[str, Collection[int]]) -> Datas
     return replace(dataset, **sides)
 
 
-def inspect_dataset(dataset: Dataset, processor: Any, *, max_length: int) -> Inspection:
-    """Check every record of both sides."""
+def inspect_dataset(dataset: Dataset, processor: Any, *, max_length: int, answer_field: str = "auto") -> Inspection:
+    """Check every record of both sides. `answer_field` is the setting."""
     records = (*dataset.train, *dataset.eval)
     paths = sorted({path for record in records for picture in record.pictures for path in picture.paths})
     with ThreadPoolExecutor(max_workers=8) as pool:
@@ -197,7 +215,8 @@ def inspect_dataset(dataset: Dataset, processor: Any, *, max_length: int) -> Ins
     checked: dict[str, tuple[Checked, ...]] = dict.fromkeys(SIDES, ())
     look = partial(
         _look, processor=processor, max_length=max_length, files=files, added={}, markers=markers(processor),
-        mostly_json=2 * sum(json_object(record.answer) is not None for record in records) > len(records),
+        mostly_json=answer_field != WHOLE
+        and 2 * sum(json_object(record.answer) is not None for record in records) > len(records),
     )  # fmt: skip
     asked, held_out = set[str](), set[str]()
     apart: dict[str, set[int]] = {side: set() for side in SIDES}
@@ -248,7 +267,7 @@ def _look(
     """
     shown = [[files[path] for path in picture.paths] for picture in record.pictures]
     if broken := [file.error for picture in shown for file in picture if file.error]:
-        return Checked(reason="a picture does not open", detail=broken[0])
+        return Checked(reason=NOT_OPEN, detail=broken[0], place=record.place)
     if marker := markers.search("\n".join((record.prompt, record.answer))):
         return Checked(reason="the text holds a marker of the model's own", detail=marker[0])
     if any(len({file.size for file in picture}) > 1 for picture in shown):
@@ -277,7 +296,7 @@ def _look(
         pictures=tuple(tuple(file.digest for file in picture) for picture in shown),
     )  # fmt: skip
     if mostly_json and json_object(record.answer) is None:
-        return replace(found, reason="the answer is no JSON object, as most are", detail=record.answer[:60])
+        return replace(found, reason=NO_OBJECT, detail=record.answer[:60])
     if found.tokens > max_length:
         return replace(found, reason=TOO_LONG)
     # The beginnings that two conversations share are no leak; one that is all there in the other is.

@@ -108,7 +108,11 @@ def read_line(line: bytes | str) -> dict[str, Any]:
         entry = parse_json(line.rstrip(), _parsed)
         return _checked(entry, line if isinstance(line, bytes) else line.encode(errors="surrogatepass"))
     except ValueError as error:
-        said = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+        said = (
+            f"{error.msg.removesuffix(' at')} at column {error.colno}"
+            if isinstance(error, json.JSONDecodeError)
+            else error
+        )
         raise FormError(f" {NOT_JSON} ({said})", NOT_JSON) from None
 
 

@@ -82,14 +82,14 @@ class Reader:
         self.unanswered += form.turns[-1].role == "user"
         if form.as_json:
             self.as_json[next(turn.text for turn in form.turns if turn.role == "assistant")] += form.as_json
-        record = _record(form, self.sessions.of(entry), self._learn)
+        record = _record(form, self.sessions.of(entry), self._learn, where)
         split = entry.get("split")
         return Row(record, SIDE_OF.get(split.lower(), "") if isinstance(split, str) else "")
 
 
-def _record(form: Form, session: str, learn: Learn) -> Record:
-    """The record up to its last learned answer; later turns have no effect on training. Raises FormError when no
-    answer is learned."""
+def _record(form: Form, session: str, learn: Learn, where: str) -> Record:
+    """Up to the last answer that is learned; what stands behind it changes nothing. Raises FormError where there is
+    none."""
     last = len(form.turns) - 1 - (form.turns[-1].role == "user")
     while learn == "all" and last > 0 and not form.turns[last].learned:
         last -= 1
@@ -102,4 +102,4 @@ def _record(form: Form, session: str, learn: Learn) -> Record:
     # Records share the texts that they repeat: actions, and the names of sessions.
     if len(answer) <= LONGEST_SHARED:
         answer = sys.intern(answer)
-    return Record(turns=turns, answer=answer, session=sys.intern(session))
+    return Record(turns=turns, answer=answer, session=sys.intern(session), place=where)

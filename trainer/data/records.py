@@ -53,8 +53,8 @@ def _answers_of(record: Record) -> Iterator[Record]:
     shown = tuple(replace(turn, learned=False) if turn.learned else turn for turn in record.turns)
     for place, turn in enumerate(record.turns):
         if turn.learned:
-            yield Record(turns=shown[:place], answer=turn.text, session=record.session)
-    yield Record(turns=shown, answer=record.answer, session=record.session)
+            yield Record(turns=shown[:place], answer=turn.text, session=record.session, place=record.place)
+    yield Record(turns=shown, answer=record.answer, session=record.session, place=record.place)
 
 
 def load_dataset(
@@ -132,27 +132,27 @@ def dataset_of(config: TrainConfig) -> Dataset:
 
 
 def _divide(data: str, sources: Sources, sides: Sequence[Sequence[Row]], *, eval_fraction: float, seed: int) -> Dataset:
-    """The data set split by files, else by the `split` column, else by sessions. Raises ConfigError for a session on
-    both sides."""
+    """The data set split by files and by what the records say, else by sessions. Raises ConfigError for a session on
+    both sides, and where nothing is left to learn."""
     train, held_out = ([row.record for row in side] for side in sides)
     notes: tuple[str, ...] = ()
+    said = Counter(row.side for row in sides[0])
+    if said["eval"] or said["test"]:
+        train = [row.record for row in sides[0] if row.side in ("train", "")]
+        held_out += [row.record for row in sides[0] if row.side == "eval"]
+        nothing = f", {said['']} of them without a split that is known" if said[""] else ""
+        counts = f"{len(train)} are trained on{nothing}, {said['eval']} held out, {said['test']} not used (test)"
+        notes = (f"as the split of the records says, {counts}",)
+        if not train:
+            raise ConfigError(f"DATA={data}: {notes[0]}: take split out of the records that are to be learned")
     if sources.eval:
-        split = ", ".join(path.name for path in sources.eval)
+        split = ", ".join([*(path.name for path in sources.eval), *(["the split column"] if said["eval"] else [])])
+    elif said["eval"]:
+        split = "as the split column says"
     else:
-        said = Counter(row.side for row in sides[0])
-        if said["train"] and said["eval"] and not said[""]:
-            train = [row.record for row in sides[0] if row.side == "train"]
-            held_out = [row.record for row in sides[0] if row.side == "eval"]
-            split = "as the split column says"
-            notes = (f"{said['test']} records are not used: their split is test",) if said["test"] else ()
-        else:
-            if said["train"] and said["eval"]:
-                notes = (f"the split column is not used: {said['']} records say nothing that is known",)
-            elif said["test"]:
-                notes = (f"{said['test']} records say test in the split column, and are used like the others",)
-            places, split = choose_held_out([r.session for r in train], eval_fraction=eval_fraction, seed=seed)
-            held_out = [record for place, record in enumerate(train) if place in places]
-            train = [record for place, record in enumerate(train) if place not in places]
+        places, split = choose_held_out([r.session for r in train], eval_fraction=eval_fraction, seed=seed)
+        held_out = [record for place, record in enumerate(train) if place in places]
+        train = [record for place, record in enumerate(train) if place not in places]
     if shared := {r.session for r in train} & {r.session for r in held_out} - {""}:
         where = f"{sources.train[0].name} and {sources.eval[0].name}" if sources.eval else "both sides of the split"
         raise ConfigError(
@@ -177,7 +177,7 @@ def _check_pictures(data: str, records: Sequence[Record], *, text_only: bool) ->
 
 
 def _notes(records: Sequence[Record], reader: Reader, learn: Learn) -> tuple[str, ...]:
-    notes = [note for note in (reader.unread.note(), reader.unread.idle_note()) if note]
+    notes = [note for note in (reader.unread.note(), reader.unread.idle_note(), reader.unread.bare_note()) if note]
     answers, shown = sum(record.count for record in records), 0
     for record in records:
         shown += sum(turn.role == "assistant" and not turn.learned for turn in record.turns)

@@ -102,7 +102,7 @@ def _index(dataset: Dataset) -> Iterator[Any]:
             (turn.role, turn.learned, [p if isinstance(p, str) else [paths[x] for x in p.paths] for p in turn.parts])
             for turn in record.turns
         ]
-        yield turns, record.answer, record.session
+        yield turns, record.answer, record.session, record.place
 
 
 def read_index(path: Path) -> Dataset:
@@ -121,7 +121,7 @@ def read_index(path: Path) -> Dataset:
 def _records(file: IO[str]) -> Iterator[Record]:
     paths = json.loads(file.readline())
     for line in file:
-        turns, answer, session = json.loads(line)
+        turns, answer, session, place = json.loads(line)
         yield Record(
             turns=tuple(
                 Turn(
@@ -131,5 +131,5 @@ def _records(file: IO[str]) -> Iterator[Record]:
                 )
                 for role, learned, parts in turns
             ),
-            answer=sys.intern(answer), session=sys.intern(session),
+            answer=sys.intern(answer), session=sys.intern(session), place=place,
         )  # fmt: skip

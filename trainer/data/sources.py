@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.commands import training_command
 from trainer.files import regular
 from trainer.outcome import ConfigError
+from trainer.text import plain_or_shown
 
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 # The names that people give the sides of a data set.
@@ -24,17 +26,21 @@ SIDE_OF = {name: side for side, names in SIDE_NAMES.items() for name in names}
 SHARD = r"(?i:([a-z]+)(?:[-_.]\d+)?(?:-of-\d+)?)"
 # JSON files without records: Trainyard's own, and those that other trainers put beside their records.
 NO_RECORDS = (
-    r".*\.lengths\.json|lengths\.json|batch\.json|.*\.batch\.json|dataset_(?:infos?|dict)\.json|state\.json|\..*"
+    r".*\.lengths\.json|lengths\.json|convert\.json|batch\.json|.*\.batch\.json"
+    r"|dataset_(?:infos?|dict)\.json|state\.json|\..*"
 )
 CONVERTIBLE = (
     ".parquet", ".arrow", ".csv", ".tsv", ".tar", ".feather", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tiff",
     ".zst",
 )  # fmt: skip
+TABLES = (".parquet", ".arrow", ".csv", ".tsv", ".feather", ".zst")
 HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 ADDRESS = r"(?i:[a-z][a-z0-9+]{1,9}://)"
 METADATA = "metadata.jsonl"  # written for the datasets library's imagefolder
 TAKES = "give a file of JSON records, or a folder with train.jsonl"
 MOST_NAMED = 5
+MOST_LOOKED_AT = 10_000
+"""Files of a folder whose names are looked at for a note: a folder of pictures may hold millions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,8 +98,11 @@ def find_sources(data: str) -> Sources:
         path = Path(part)
         try:
             if path.is_dir():
-                for side, files in _in_folder(path, part).items():
+                inside = _in_folder(path, part)
+                for side, files in inside.items():
                     found[side] += files
+                    _check_shards(files if side != "test" else ())
+                notes += _not_read(path, [file for files in inside.values() for file in files])
             else:
                 regular(path)
                 # A name decides the side only when several files are given: a single file is split by sessions.
@@ -142,9 +151,11 @@ def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
     for path in here:
         if path.is_dir() and (side := SIDE_OF.get(path.name.lower())) and not found[side]:
             found[side] = [inside for inside in sorted(path.iterdir()) if _is_json(inside)]
-    others = [path for path in files if side_of(path) is None]
-    if not found["train"] and (folder / METADATA).is_file():
-        raise ConfigError(f"DATA={part} is a folder of pictures with {METADATA}: {convert_command(part)}")
+    others = [path for path in files if side_of(path) is None and path.name != METADATA]
+    metadata = [path for path in found["train"] if path.name == METADATA]
+    if metadata or (not found["train"] and (folder / METADATA).is_file()):
+        named = metadata[0].relative_to(folder) if metadata else METADATA
+        raise ConfigError(f"DATA={part} is a folder of pictures with {named}: {convert_command(part)}")
     if not found["train"] and len(others) == 1:
         found["train"] = others
     if not found["train"]:
@@ -154,7 +165,14 @@ def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
                 f"DATA={part} is a folder with {len(others)} files of records and no train.jsonl: name the one to "
                 f"learn from, or several: DATA={several}"
             )
+        if found["test"]:
+            tests = ",".join(map(str, found["test"][:MOST_NAMED]))
+            raise ConfigError(f"DATA={part} holds test records alone, which are not used: DATA={tests} trains on them")
         inner = next((path for path in here if path.is_dir() and any(map(_is_json, path.iterdir()))), None)
+        inside = [Path(part, name) for name in _records_in(folder) if _is_named_json(name)]
+        if inner is None and inside:
+            several = ",".join(map(str, inside[:MOST_NAMED]))
+            raise ConfigError(f"DATA={part} holds its records further inside: name them: DATA={several}")
         if inner is None and (
             known := next((p for p in sorted(folder.rglob("*")) if p.suffix.lower() in CONVERTIBLE), None)
         ):
@@ -162,6 +180,45 @@ def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
         instead = f"did you mean DATA={inner}?" if inner else TAKES
         raise ConfigError(f"DATA={part} is a folder without train.jsonl: {instead}")
     return found
+
+
+def _check_shards(files: Sequence[Path]) -> None:
+    """Raises ConfigError for files `-of-00004` that are not four."""
+    found: dict[tuple[Path, str, str], set[str]] = {}
+    for path in files:
+        if shard := re.fullmatch(r"(.*?)-?(\d+)-of-(\d+)", _stem(path)):
+            found.setdefault((path.parent, shard[1], shard[3]), set()).add(shard[2])
+    for (parent, name, total), numbers in found.items():
+        if len(numbers) < int(total):
+            raise ConfigError(
+                f"{plain_or_shown(str(parent / name))} has {len(numbers)} of its {int(total)} files "
+                f"...-of-{total}: bring the others, or name the files to learn from"
+            )
+
+
+def _records_in(folder: Path) -> list[str]:
+    """Files of records in a folder and the first of its folders, by their names alone."""
+    found: list[str] = []
+    left = MOST_LOOKED_AT
+    for where, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            if name.lower().endswith(TABLES) or (_is_named_json(name) and not re.fullmatch(NO_RECORDS, name)):
+                found.append(os.path.relpath(os.path.join(where, name), folder))
+        left -= len(names)
+        if left <= 0:
+            break
+    return sorted(found)
+
+
+def _not_read(folder: Path, known: Sequence[Path]) -> list[str]:
+    """A line about files of records in a folder that are none of the `known` ones."""
+    names = {os.path.relpath(path, folder) for path in known}
+    if not (others := [name for name in _records_in(folder) if name not in names]):
+        return []
+    more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+    listed = ", ".join(map(plain_or_shown, others[:MOST_NAMED]))
+    return [f"not read: {listed}{more} in {plain_or_shown(str(folder))} (DATA=FILE,FILE names several)"]
 
 
 def _beside(path: Path) -> list[str]:

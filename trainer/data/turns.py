@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,6 +71,8 @@ class Record:
     """The last answer that the model learns. Only learned answers have a loss."""
     session: str
     """Records of one session never fall on both sides of a split."""
+    place: str = field(default="", compare=False)
+    """Where it stands in its file, for a message."""
 
     @property
     def count(self) -> int:

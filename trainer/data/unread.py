@@ -86,6 +86,8 @@ class Unread:
         self._keys: Counter[str] = Counter()
         self._idle = 0
         """Number of records that say they have no picture but hold a place for one."""
+        self._bare = 0
+        """Number of records that show no picture and do not say so."""
         self._lost: dict[tuple[str, str], list[str]] = {}
         """By (words for the thing that training would miss, its kind): the places of the records that hold it."""
 
@@ -99,6 +101,7 @@ class Unread:
             if value not in EMPTY and not (_is_quiet(name) and (form.pictures or not self._is_file(value)))
         ]
         self._idle += form.no_picture and form.marked and not self._text_only and _has_place(form)
+        self._bare += not (form.no_picture or self._text_only or form.pictures)
         for name in dict.fromkeys(name for name, _ in held) if held else ():
             self._keys[name] += 1
         lost = [(f"{name!r} ({SWITCHES})", SWITCHES) for name, value in held if _switches(name, value)]
@@ -156,6 +159,11 @@ class Unread:
         """One line about records whose place of a picture is treated as text; None when there are none."""
         what = "say that they have no image and hold a place for one, which the model is shown as a word"
         return f"{self._idle} records {what}" if self._idle else None
+
+    def bare_note(self) -> str | None:
+        """One line, where records of a set with pictures have none."""
+        says = 'show no picture, and are learned as text: `"image": null` says so yourself'
+        return f"{self._bare} records {says}" if self._bare else None
 
     def note(self) -> str | None:
         """One line about the keys that were not read; None when all were."""

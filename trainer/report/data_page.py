@@ -30,7 +30,7 @@ def data_page(report: Mapping[str, Any], inspection: Inspection, processor: Any)
     kept = without(inspection.dataset, inspection.unfit())
     samples = [
         {"side": side, "pictures": [picture.paths for picture in record.pictures], "text": _seen(processor, record)}
-        for side, most in zip(SIDES, (SHOWN - SHOWN // 4, SHOWN // 4), strict=True)
+        for side, most in _shares(len(kept.train), len(kept.eval)).items()
         for record in _spread(getattr(kept, side), most)
     ]
     return render("data.html.j2", title="Data", report=report, samples=samples)
@@ -38,7 +38,14 @@ def data_page(report: Mapping[str, Any], inspection: Inspection, processor: Any)
 
 def _spread(records: Sequence[Record], most: int) -> Sequence[Record]:
     """At most `most` records, spread over the whole set."""
-    return records[:: -(-len(records) // most) or 1]
+    count = min(most, len(records))
+    return [records[number * len(records) // count] for number in range(count)]
+
+
+def _shares(train: int, held_out: int) -> dict[str, int]:
+    """How many records of each side are shown: a quarter are held-out ones, where there are enough of both."""
+    asked = min(held_out, max(SHOWN // 4, SHOWN - train))
+    return dict(zip(SIDES, (min(train, SHOWN - asked), asked), strict=True))
 
 
 def _seen(processor: Any, record: Record) -> str:

@@ -46,7 +46,7 @@ def print_report(config: TrainConfig, *, as_json: bool) -> int:
 
     # The report includes the records that the reader leaves out, before `strict` refuses them.
     dataset, processor = dataset_of(replace(config, strict=False)), load_processor(config.model)
-    inspection = inspect_dataset(dataset, processor, max_length=config.max_length)
+    inspection = inspect_dataset(dataset, processor, max_length=config.max_length, answer_field=config.answer_field)
     report = build_report(config, inspection)
     report["notes"] += filter(None, [describe_end(processor)])
     report["notes"] += unscored(processor, inspection, report["answer_field"], config.actions)

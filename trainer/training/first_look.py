@@ -38,7 +38,7 @@ def drop_unfit(
     """
 
     def look() -> tuple[dict[str, set[int]], dict[str, set[int]], list[str]]:
-        inspection = inspect_dataset(dataset, processor, max_length=config.max_length)
+        inspection = inspect_dataset(dataset, processor, max_length=config.max_length, answer_field=config.answer_field)
         inspection.kept(strict=config.strict)
         return inspection.apart, inspection.unfit(), [*inspection.notes(config.answer_field), *inspection.left_out()]
 

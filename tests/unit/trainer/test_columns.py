@@ -77,7 +77,7 @@ def test_the_columns_of_other_trainers_are_known(entry: Any, turns: tuple[Turn, 
          ": question and prompt may each be the question: columns: question=question says which one is"),
         ({"question": "q", "answer": "a", "response": "b"},
          ": response and answer may each be the answer: columns: answer=response says which one is"),
-        ({"query": "q", "result": "a"}, " lacks output (it has 'result, question')"),
+        ({"query": "q", "result": "a"}, " lacks output (it has 'query, result')"),
     ],
 )  # fmt: skip
 def test_a_record_that_may_mean_two_things_is_named(entry: Any, message: str) -> None:

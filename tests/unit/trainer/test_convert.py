@@ -214,6 +214,37 @@ def test_webdataset_csv_and_several_picture_columns(tmp_path: Path) -> None:
     assert [load_image(str(path)).getpixel((0, 0)) for path in record.images] == [(255, 0, 0), (0, 0, 255)]
 
 
+CELLS = ["0012", "1.50", "True", "", "None", "N/A", "nan", "007", "1e5", " x "]
+
+
+@pytest.mark.parametrize("form", ["one file", "a folder", "a folder of pictures", "split folders"])
+def test_every_cell_of_a_table_stays_the_text_that_it_is(form: str, tmp_path: Path) -> None:
+    table = {"one file": "in/t.csv", "a folder": "in/train.csv", "a folder of pictures": "in/metadata.csv",
+             "split folders": "in/train/metadata.csv"}[form]  # fmt: skip
+    path = tmp_path / table
+    path.parent.mkdir(parents=True)
+    name = "file_name" if "metadata" in table else "image"
+    path.write_text(f"{name},question,answer\n" + "".join(f"p.png,{cell},{cell}\n" for cell in CELLS * 1500))
+    (path.parent / "p.png").write_bytes(picture("red"))
+    assert convert(path if form == "one file" else tmp_path / "in", tmp_path / "out") == 0
+    found = [json.loads(line) for line in (tmp_path / "out/train.jsonl").read_text().splitlines()]
+    assert [(row["question"], row["answer"]) for row in found] == [(cell, cell) for cell in CELLS * 1500]
+    assert {row["image"][:9] for row in found} == {"pictures/"}
+
+
+def test_a_folder_of_pictures_with_a_metadata_file_a_split_keeps_its_pictures(tmp_path: Path) -> None:
+    for side in ("train", "validation"):
+        (tmp_path / "in" / side).mkdir(parents=True)
+        (tmp_path / "in" / side / "0.png").write_bytes(picture("red"))
+        row = {"file_name": "0.png", "question": "which?", "answer": "red"}
+        (tmp_path / "in" / side / "metadata.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(ConfigError, match=r"is a folder of pictures with train/metadata\.jsonl: .* convert "):
+        load_dataset(str(tmp_path / "in"))
+    assert convert(tmp_path / "in", tmp_path / "out") == 0
+    dataset = load_dataset(str(tmp_path / "out"))
+    assert (seen(dataset), len(dataset.eval)) == ([("red", "red")], 1)
+
+
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     """The address of a server of tmp_path/web, and what was asked of it."""

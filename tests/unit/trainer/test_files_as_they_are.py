@@ -16,7 +16,7 @@ from trainer.commands import training_command
 from trainer.data.images import is_picture
 from trainer.data.json_text import read_objects, read_stream
 from trainer.data.records import load_dataset
-from trainer.data.sources import data_files
+from trainer.data.sources import data_files, find_sources
 from trainer.outcome import ConfigError
 
 PNG = bytes.fromhex("89504e470d0a1a0a") + bytes(60)
@@ -162,12 +162,64 @@ def test_a_split_column_decides_who_is_held_out(tmp_path: Path) -> None:
     assert (questions(dataset.train), questions(dataset.eval)) == (["q0 ü", "q2 ü", "q4 ü"], ["q1 ü"])
     assert (dataset.split, dataset.notes) == (
         "as the split column says",
-        ("1 records are not used: their split is test",),
+        ("as the split of the records says, 3 are trained on, 1 held out, 1 not used (test)",),
     )
     rows[2]["split"] = "fold-3"
     dataset = load_dataset(str(folder(tmp_path, d_jsonl=rows) / "d.jsonl"))
-    assert dataset.notes == ("the split column is not used: 1 records say nothing that is known",)
-    assert len(dataset.train) + len(dataset.eval) == 5
+    assert dataset.notes == (
+        "as the split of the records says, 3 are trained on, 1 of them without a split that is known, 1 held out, "
+        "1 not used (test)",
+    )
+    assert (questions(dataset.train), questions(dataset.eval)) == (["q0 ü", "q2 ü", "q4 ü"], ["q1 ü"])
+
+
+def test_who_says_validation_or_test_is_not_trained_on_whatever_the_others_say(tmp_path: Path) -> None:
+    some = [ROWS[0], {**ROWS[1], "split": "validation"}, {**ROWS[2], "split": "test"}, ROWS[3]]
+    where = folder(tmp_path, train_jsonl=some)
+    dataset = load_dataset(str(where), eval_fraction=0.9)
+    assert (questions(dataset.train), questions(dataset.eval)) == (["q0 ü", "q3 ü"], ["q1 ü"])
+    dataset = load_dataset(str(folder(tmp_path, eval_jsonl=ROWS[4:])))
+    assert (questions(dataset.train), questions(dataset.eval)) == (["q0 ü", "q3 ü"], ["q4 ü", "q1 ü"])
+    assert dataset.split == "eval.jsonl, the split column"
+    folder(tmp_path, train_jsonl=some[1:3])
+    with pytest.raises(ConfigError, match=r"0 are trained on, 1 held out, 1 not used \(test\): take split out of"):
+        load_dataset(str(where))
+
+
+def test_a_folder_says_which_files_of_records_are_not_read(tmp_path: Path) -> None:
+    one = json.dumps(ROWS[0])
+    where = folder(tmp_path, train_jsonl=ROWS, train2_jsonl=one, other_csv="a\n", convert_json="{}", deep__b_jsonl=one)
+    assert find_sources(str(where)).notes == (
+        f"not read: deep/b.jsonl, other.csv, train2.jsonl in {where} (DATA=FILE,FILE names several)",
+    )
+
+
+def test_shards_that_are_not_all_there_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "train-00000-of-00002.jsonl").write_text(json.dumps(ROWS[0]))
+    with pytest.raises(ConfigError, match=r"train has 1 of its 2 files \.\.\.-of-00002: bring the others"):
+        find_sources(str(tmp_path))
+    (tmp_path / "train-00001-of-00002.jsonl").write_text(json.dumps(ROWS[0]))
+    assert len(find_sources(str(tmp_path)).train) == 2
+
+
+def test_a_folder_of_test_records_and_one_of_folders_say_what_to_name(tmp_path: Path) -> None:
+    where = folder(tmp_path, test_jsonl=ROWS)
+    with pytest.raises(ConfigError, match=f"holds test records alone, .* DATA={where}/test.jsonl trains on them"):
+        find_sources(str(where))
+    (where / "test.jsonl").unlink()
+    for name in ("a", "b"):
+        (where / "train" / name).mkdir(parents=True)
+        (where / "train" / name / "x.jsonl").write_text(json.dumps(ROWS[0]))
+    with pytest.raises(ConfigError, match=f"name them: DATA={where}/train/a/x.jsonl,{where}/train/b/x.jsonl"):
+        find_sources(str(where))
+
+
+def test_records_without_a_picture_that_do_not_say_so_are_counted(tmp_path: Path) -> None:
+    bare = {"question": "q", "output": "o"}
+    dataset = load_dataset(
+        str(folder(tmp_path, train_jsonl=[*ROWS, bare, {**bare, "image": None}, {**bare, "images": []}]))
+    )
+    assert '1 records show no picture, and are learned as text: `"image": null` says so yourself' in dataset.notes
 
 
 @pytest.mark.parametrize(

@@ -357,3 +357,22 @@ def test_what_is_asked_is_read_as_training_reads_it(tmp_path: Path) -> None:
         ("which?", "?", 1),
         ("and?", "?", 1),
     ]
+
+
+PNG_TEXT = "iVBORw0KGgoAAAAN" * 5
+
+
+def test_a_picture_as_anthropic_writes_it_is_read() -> None:
+    source = {"type": "base64", "media_type": "image/png", "data": PNG_TEXT}
+    said = [{"type": "image", "source": source}, {"type": "text", "text": "which?"}]
+    form = read_form({"messages": [{"role": "user", "content": said}, {"role": "assistant", "content": "red"}]})
+    assert [picture.paths for picture in form.pictures] == [(f"data:;base64,{PNG_TEXT}",)]
+    assert form.unread == ()
+
+
+def test_a_list_beside_other_keys_is_not_taken_for_the_records() -> None:
+    texts = [{"user": "q", "assistant": "a"}]
+    with pytest.raises(FormError, match="holds its records under 'texts'"):
+        read_form({"texts": texts})
+    with pytest.raises(FormError, match=r"lacks question and output \(it has 'images, texts'\)"):
+        read_form({"images": [], "texts": texts})

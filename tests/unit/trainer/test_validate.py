@@ -32,9 +32,11 @@ from trainer.data.lengths import (
 )
 from trainer.data.records import load_dataset
 from trainer.outcome import ConfigError
+from trainer.report.data_page import _shares, _spread
 from trainer.tools.data_report import build_report, measured, render, unscored
 from trainer.training.first_look import drop_unfit
 
+WHOLE = "; answer_field: none learns and scores answers as whole texts"
 UP, DOWN = '{"button": "up"}', '{"button": "down"}'
 
 
@@ -78,11 +80,12 @@ def test_every_fault_is_named_and_left_out(inspected: Inspection, faulty: Path) 
     cut = next(c.detail for c in inspected.checked["train"] if "cut.png" in c.detail)
     assert cut.startswith(f"{faulty}/cut.png")
     assert inspected.left_out() == [
-        f"2 of 14 train records left out: a picture does not open ({faulty}/empty.png is no image "
-        "(PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM or AVIF), 0 bytes)",
+        f"1 of 14 train records left out: a picture does not open (train.jsonl line 5; the first: {faulty}/empty.png "
+        "is no image (PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM or AVIF), 0 bytes)",
+        f"1 of 14 train records left out: a picture does not open (train.jsonl line 6; the first: {cut})",
         f"1 of 14 train records left out: frames of different sizes ({faulty}/a.png)",
         "4 of 14 train records left out: the text holds a marker of the model's own (<start_of_image>)",
-        "1 of 14 train records left out: the answer is no JSON object, as most are (up)",
+        f"1 of 14 train records left out: the answer is no JSON object, as most are (up{WHOLE})",
         f"1 of 14 train records left out: longer than max_length (200 tokens; MAX_LENGTH={longest} keeps them)",
         "1 of 14 train records left out: also among the held-out records",
     ]
@@ -109,7 +112,8 @@ def test_a_picture_that_may_not_be_read_is_left_out(tiny_model: Path) -> None:
         finally:
             os.seteuid(0)
     assert inspection.left_out() == [
-        f"1 of 3 train records left out: a picture does not open ({closed}: Permission denied)"
+        "1 of 3 train records left out: a picture does not open (train.jsonl line 3; the first: "
+        f"{closed}: Permission denied)"
     ]
 
 
@@ -123,8 +127,39 @@ def test_an_answer_too_deep_to_read_is_left_out(tmp_path: Path, tiny_model: Path
         load_dataset(str(tmp_path), eval_fraction=0, text_only=True), processor, max_length=200
     )
     assert inspection.left_out() == [
-        "1 of 3 train records left out: the answer is no JSON object, as most are (" + '{"a":' + "[" * 55 + ")"
+        "1 of 3 train records left out: the answer is no JSON object, as most are (" + '{"a":' + "[" * 55 + f"{WHOLE})"
     ]
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "shown"),
+    [(100, 50, (9, 3)), (13, 0, (12, 0)), (17, 1, (11, 1)), (4, 30, (4, 8)), (2, 3, (2, 3))],
+)
+def test_the_page_shows_twelve_records_where_there_are_so_many(
+    train: int, held_out: int, shown: tuple[int, int]
+) -> None:
+    shares = _shares(train, held_out)
+    assert (shares["train"], shares["eval"]) == shown
+    chosen = _spread(range(train), shares["train"])  # type: ignore[arg-type]
+    assert (len(set(chosen)), len(chosen)) == (shown[0], shown[0])
+
+
+def test_answers_as_whole_texts_leave_none_out(tmp_path: Path, tiny_model: Path) -> None:
+    from transformers import AutoProcessor
+
+    rows = [row(None, "one"), row(None, "two", DOWN), row(None, "three", "plain words")]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in rows))
+    config = TrainConfig(
+        model=str(tiny_model), data=str(tmp_path), output_dir=str(tmp_path), run_id="r", text_only=True,
+        eval_fraction=0, max_length=200, answer_field="none",
+    )  # fmt: skip
+    found = load_dataset(str(tmp_path), eval_fraction=0, text_only=True)
+    inspection = inspect_dataset(
+        found, AutoProcessor.from_pretrained(tiny_model), max_length=200, answer_field=config.answer_field
+    )
+    report = build_report(config, inspection)
+    assert (report["left_out"], report["answer_field"]) == ([], None)
+    assert report["sides"]["train"]["labels"] == {UP: 1, DOWN: 1, "plain words": 1}
 
 
 def test_what_is_left_out_of_the_held_out_records_leaks_nothing(tmp_path: Path, tiny_model: Path) -> None:
@@ -135,7 +170,9 @@ def test_what_is_left_out_of_the_held_out_records_leaks_nothing(tmp_path: Path, 
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in rows))
     processor = AutoProcessor.from_pretrained(tiny_model)
     inspection = inspect_dataset(load_dataset(str(tmp_path), text_only=True), processor, max_length=200)
-    assert inspection.left_out() == ["1 of 2 eval records left out: the answer is no JSON object, as most are (up)"]
+    assert inspection.left_out() == [
+        f"1 of 2 eval records left out: the answer is no JSON object, as most are (up{WHOLE})"
+    ]
 
 
 def test_duplicates_are_found_by_what_the_model_sees(inspected: Inspection) -> None:
@@ -209,7 +246,7 @@ def test_the_command_ends_with_0_or_strictly_with_78(faulty: Path, tiny_model: P
     report = json.loads(output[output.index("{\n") :])
     assert code == 0
     assert report["lengths_file"] == str(faulty / "lengths.json")
-    assert len(report["left_out"]) == 6
+    assert len(report["left_out"]) == 7
     page = (faulty / "data.html").read_text()
     assert report["page"] == str(faulty / "data.html")
     assert all(html.escape(line, quote=False)[:60] in page for line in report["left_out"])
@@ -217,7 +254,7 @@ def test_the_command_ends_with_0_or_strictly_with_78(faulty: Path, tiny_model: P
     assert "trained (" in page and "masked (" in page
     code, output = validate(tmp_path / "b", *argv, "--strict")
     assert code == 78
-    assert output.splitlines()[-1].startswith("trainyard: strict: 2 of 14 train records left out: a picture")
+    assert output.splitlines()[-1].startswith("trainyard: strict: 1 of 14 train records left out: a picture")
 
 
 @pytest.mark.parametrize(
@@ -391,7 +428,7 @@ def test_a_strict_run_ends_with_78_on_every_rank(tmp_path: Path, faulty: Path, t
     ended = train_forked(tmp_path, model=tiny_model, data=faulty, max_length=200, strict=True, world_size=2)
     assert ended.codes == (78, 78), ended.output
     (said,) = [line for line in ended.output.splitlines() if line.startswith("trainyard: ")]
-    assert said.startswith("trainyard: strict: 2 of 14 train records left out: a picture does not open (")
+    assert said.startswith("trainyard: strict: 1 of 14 train records left out: a picture does not open (")
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
