@@ -220,7 +220,7 @@ def test_a_run_whose_job_never_came_is_submitted_by_resume(checkout: Path, recor
     assert [line.split() for line in done.stdout.splitlines()[1:]] == [["mine", "-", "UNKNOWN", "-", "-", "no"]]
     assert slurm("resume", "--run=mine", cwd=checkout, PATH=fake_sbatch).returncode == 0
     record = json.loads((folder / "run.json").read_text())
-    assert (record["job_ids"], record.get("asked_for")) == (["7"], None)
+    assert (record["job_ids"], record.get("asked_for")) == (["7;cluster"], None)
 
 
 def test_without_sbatch_submit_says_where_to_go(checkout: Path, records: Path, tmp_path: Path) -> None:
