@@ -11,7 +11,7 @@ from planner.job import JobSpec
 from planner.request.resolve import resolve
 from trainer.architecture.shape import ModelShape
 from trainer.architecture.shape_file import SHAPE_FILE, text_of
-from trainer.architecture.shapes import shipped_shape
+from trainer.architecture.shapes import SHIPPED, shipped_models, shipped_shape
 
 CHECKOUT = Path("/home/ada/trainyard")
 """A checkout that is not there: nothing of it can be read."""
@@ -23,6 +23,12 @@ def known_shape(model: str) -> ModelShape:
     found = shipped_shape(model)
     assert found, f"no shape is shipped for {model}"
     return found
+
+
+def trained_models() -> list[str]:
+    """The hub ids that a shape is shipped for, without the models that are refused."""
+    records = {slug: json.loads((SHIPPED / f"{slug}.json").read_text()) for slug in set(shipped_models().values())}
+    return [model for model, slug in shipped_models().items() if "refused" not in records[slug]]
 
 
 def write_measured(folder: Path, config: dict[str, Any], **changes: Any) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from here import given_here, prepare
-from specs import CHECKOUT, make_spec, request
+from specs import CHECKOUT, make_spec, request, trained_models
 
 from launcher.records import run_record, write_record
 from launcher.restore_spec import read_spec
@@ -18,7 +18,6 @@ from planner.choose import choose
 from planner.fitting import Batch, write_batch
 from planner.table import plan_table
 from trainer import __version__
-from trainer.architecture.shapes import shipped_models
 from trainer.data.lengths import Lengths, data_digest, lengths_path, processor_digest, write_lengths
 from trainer.outcome import ConfigError
 from trainer.text import GIB
@@ -142,7 +141,7 @@ def test_whatever_a_record_says_is_a_plan_or_one_line(vision: str) -> None:
     assert outcomes == {"a plan", "one line"}
 
 
-@pytest.mark.parametrize("model", shipped_models())
+@pytest.mark.parametrize("model", trained_models())
 def test_every_known_model_is_read_back(model: str) -> None:
     spec = make_spec(model)
     assert read_spec(json.loads(json.dumps(spec.to_dict())), project_dir=Path(spec.project_dir)) == spec
