@@ -17,7 +17,7 @@ MAX_KILLED = 10
 
 
 def begin_attempt(run_dir: Path) -> None:
-    """Record that an attempt begins.
+    """Record that an attempt begins, where the run has a folder; a wrong request must not leave one behind.
 
     Raises SickNode when the last MAX_KILLED attempts in a row were killed, and none of them left a new checkpoint.
     """
@@ -31,6 +31,8 @@ def begin_attempt(run_dir: Path) -> None:
             f"the last {killed} attempts were killed before they saved a new checkpoint, so this one is not begun: "
             "most often the node's memory (MEM=) or disk is too small, or save_steps is too large for what time it has"
         )
+    if not run_dir.is_dir():
+        return
     with contextlib.suppress(OSError):  # the preflight reports what is wrong with the folder
         write_whole(run_dir / BEGUN_NAME, json.dumps({"saved": saved, "killed": killed}) + "\n")
 

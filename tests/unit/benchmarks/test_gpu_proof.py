@@ -93,17 +93,21 @@ def test_no_other_command_takes_rehearse() -> None:
 
 
 @pytest.mark.slow
-def test_every_row_can_be_carried_out(tmp_path: Path) -> None:
-    words = ["benchmarks.gpu_proof", "--rehearse", "--out", str(tmp_path)]
+def test_a_row_of_every_kind_can_be_carried_out(tmp_path: Path) -> None:
+    """Of the plans under a card's limit, which differ in numbers alone, those that take another way."""
+    plans = ("8 GiB, 330 tokens", "24 GiB, 330 tokens, tower adapted", "24 GiB, 900 tokens, ZeRO-3 with offload")
+    names = [*plans, *(row.name for row in ROWS if row not in FIT and row.name != "speed at 900 tokens")]
+    only = [word for name in names for word in ("--only", name)]
+    words = ["benchmarks.gpu_proof", "--rehearse", "--out", str(tmp_path), *only]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", *words], cwd=ROOT, capture_output=True, text=True, check=False
     )
     report = json.loads((tmp_path / "gpu_proof.json").read_text())
     failed = {name: row["failed"] for name, row in report["rows"].items() if "failed" in row}
     assert (failed, done.returncode) == ({}, 0)
-    assert list(report["rows"]) and set(report["rows"]) == {row.name for row in ROWS}
+    assert set(report["rows"]) == set(names)
     found = {name: row["found"] for name, row in report["rows"].items()}
-    assert all(found[row.name]["fits"] for row in FIT)
+    assert all(found[name]["fits"] for name in plans)
     stopped = found["SIGTERM and going on"]
     assert (stopped["codes"], stopped["largest_difference"]) == ([0, 75, 0], 0)
     assert found["features kept and read back"]["equal"]
