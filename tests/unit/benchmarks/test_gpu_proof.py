@@ -94,9 +94,11 @@ def test_no_other_command_takes_rehearse() -> None:
 
 @pytest.mark.slow
 def test_a_row_of_every_kind_can_be_carried_out(tmp_path: Path) -> None:
-    """Of the plans under a card's limit, which differ in numbers alone, those that take another way."""
-    plans = ("8 GiB, 330 tokens", "24 GiB, 330 tokens, tower adapted", "24 GiB, 900 tokens, ZeRO-3 with offload")
-    names = [*plans, *(row.name for row in ROWS if row not in FIT and row.name != "speed at 900 tokens")]
+    """Two of the plans under a card's limit stand for all. ZeRO-3 does not start in one process without a GPU, and a run
+    that is stopped and goes on has its own tests (test_resume.py)."""
+    plans = ("8 GiB, 330 tokens", "24 GiB, 330 tokens, tower adapted")
+    left_out = ("speed at 900 tokens", "SIGTERM and going on")
+    names = [*plans, *(row.name for row in ROWS if row not in FIT and row.name not in left_out)]
     only = [word for name in names for word in ("--only", name)]
     words = ["benchmarks.gpu_proof", "--rehearse", "--out", str(tmp_path), *only]
     done = subprocess.run(
@@ -108,8 +110,6 @@ def test_a_row_of_every_kind_can_be_carried_out(tmp_path: Path) -> None:
     assert set(report["rows"]) == set(names)
     found = {name: row["found"] for name, row in report["rows"].items()}
     assert all(found[name]["fits"] for name in plans)
-    stopped = found["SIGTERM and going on"]
-    assert (stopped["codes"], stopped["largest_difference"]) == ([0, 75, 0], 0)
     assert found["features kept and read back"]["equal"]
     page = (tmp_path / "gpu_proof.md").read_text()
     assert page.startswith("# A rehearsal\n") and "## Failed" not in page and "Not begun" not in page
