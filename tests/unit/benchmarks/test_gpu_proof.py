@@ -94,8 +94,8 @@ def test_no_other_command_takes_rehearse() -> None:
 
 @pytest.mark.slow
 def test_a_row_of_every_kind_can_be_carried_out(tmp_path: Path) -> None:
-    """Two of the plans under a card's limit stand for all. ZeRO-3 does not start in one process without a GPU, and a run
-    that is stopped and goes on has its own tests (test_resume.py)."""
+    """Two of the plans under a card's limit stand for all. ZeRO-3 does not start in one process without a GPU, and a
+    run that is stopped and goes on has its own tests (test_resume.py)."""
     plans = ("8 GiB, 330 tokens", "24 GiB, 330 tokens, tower adapted")
     left_out = ("speed at 900 tokens", "SIGTERM and going on")
     names = [*plans, *(row.name for row in ROWS if row not in FIT and row.name not in left_out)]
