@@ -310,7 +310,7 @@ def summary(soak: Soak, service: Service, minutes: float, seed: int, steps: int,
     return {
         "minutes": minutes, "seed": seed, "took_s": round(took_s), "last_step": len(losses), "of": steps,
         "attempts": len(re.findall("attempt of", logs)), "resumed": soak.resumed, "wandb_runs": len(runs),
-        "valid_checkpoints_lost": 0, "left_over": 0, "faults": dict(sorted(Counter(soak.faults).items())),
+        "faults": dict(sorted(Counter(soak.faults).items())),
         "slurm": soak.cluster.run("sbatch", "--version").stdout.strip(), "cores": os.cpu_count(),
     }  # fmt: skip
 
