@@ -172,7 +172,7 @@ def _take(spec: JobSpec, tried: tuple[Candidate, ...], *, here: Sequence[float] 
         if tried[i].fits:
             return i
     if spec.training.accelerate_config == "auto":
-        raise ConfigError(nothing_fits(spec, tried, fits=_would_fit, here=here), name="MODEL")
+        raise nothing_fits(spec, tried, fits=_would_fit, here=here)
     return min(wanted, key=lambda i: tried[i].estimate.peak_bytes)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from planner.job import JobSpec
 from planner.plan import Candidate
 from planner.values import GPU_GIB
+from trainer.outcome import ConfigError
 from trainer.text import gib
 
 CARD_SIZES_GIB = tuple(sorted(set(GPU_GIB.values())))
@@ -16,9 +17,20 @@ LENGTH_STEP = 128
 RANKS = (64, 32, 16, 8)
 
 
+class NothingFits(ConfigError):
+    """A request that fits nowhere."""
+
+    def __init__(self, problem: str, *, needed_bytes: int, changes: Sequence[str], **fields: str) -> None:
+        super().__init__(problem, **fields)
+        self.needed_bytes = needed_bytes
+        """The memory of the candidate that needs least."""
+        self.changes = tuple(changes)
+        """The smallest change of each kind with which it would fit, each as NAME=value."""
+
+
 def nothing_fits(
     spec: JobSpec, tried: tuple[Candidate, ...], *, fits: Callable[[JobSpec], bool], here: Sequence[float] | None = None
-) -> str:
+) -> NothingFits:
     """The refusal for `spec`; `fits` says whether a changed request would fit. `here`: the run is for this machine,
     whose memory is what it is, and so are its GPUs, which offer so many GiB each."""
     best = min(tried, key=lambda c: c.estimate.peak_bytes)
@@ -34,10 +46,11 @@ def nothing_fits(
         others = f"not even {CARD_SIZES_GIB[-1]:g} GiB would do, {too_large}"
         too_large = others if here is None else f"{too_large}, or submit"
     way_out = f"try {' or '.join(changes)}" if changes else too_large
-    return (
+    text = (
         f"{spec.model} needs {needed} even with {best.label} at micro-batch 1, usable are "
         f"{gib(best.usable_bytes)} of {offered}: {way_out}"
     )
+    return NothingFits(text, name="MODEL", needed_bytes=best.estimate.peak_bytes, changes=changes)
 
 
 Trial = Iterable[tuple[str, JobSpec]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +11,16 @@ from typing import Any
 from launcher.scheduler import Words
 from local.target import OF_MACHINE, target
 from planner.choose import choose
+from planner.refuse import NothingFits
 from planner.request.resolve import resolve
 from planner.request.site import Site
 from trainer.node.machine import METAL_SHARE, Card, Choice, Machine
 from trainer.outcome import FINISHED, ConfigError
-from trainer.text import GIB, format_table, printable, wrap
+from trainer.text import GIB, format_table, gib, printable, wrap
 
 WIDTH = 100
 LEAST_GIB = 1  # that VRAM takes
+OF_REQUEST = ("MAX_LENGTH=", "LORA=", "QUANTIZATION=")
 
 
 def show(scheduler: Any, given: Words, environ: Words, project_dir: Path) -> int:
@@ -79,15 +80,14 @@ def _planned(
     """The plan in a few words, or what would be needed, or what contradicts it."""
     try:
         spec = resolve(asked, project_dir=project_dir, environ=environ, run_suffix="x", site=Site(apple=apple))
+        chosen = choose(spec, here=here).chosen
+    except NothingFits as error:
+        # The memory and the number of this part are what they are.
+        ways = [change for change in error.changes if change.startswith(OF_REQUEST) and " " not in change]
+        text = f"does not fit: {' or '.join([f'it takes {gib(error.needed_bytes)} GiB', *ways])}"
+        return Made(text=text, change=next(iter(ways), ""))
     except ConfigError as error:
         return Made(text=str(error), wrong=error)
-    try:
-        chosen = choose(spec, here=here).chosen
-    except ConfigError as error:
-        needed = re.search(r"needs ([\d.]+ GiB)", str(error))
-        ways = re.findall(r"\b(?:MAX_LENGTH|LORA|QUANTIZATION)=\w+(?! with)", str(error))  # its memory is what it is
-        text = f"does not fit: {' or '.join([f'it takes {needed[1]}' if needed else 'too much', *ways])}"
-        return Made(text=text, change=next(iter(ways), ""))
     peak = chosen.estimate.peak_bytes / GIB
     text = f"{chosen.label}, {chosen.micro_batch_size} x {chosen.gradient_accumulation_steps}, {peak:.1f} GiB"
     return Made(text=text, fits=True)
