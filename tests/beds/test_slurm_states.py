@@ -103,6 +103,12 @@ class Bed:
         job_id = self.cluster.run("sbatch", *full).stdout.strip()
         until(lambda: self.cluster.job(job_id)["JobState"] == "RUNNING")
 
+    def shown(self) -> str:
+        """What Slurm itself says of the job, in its queue and in its accounting."""
+        queue, accounting = ("scontrol", "-o", "show", "job"), ("sacct", "-PX", "-oState,NodeList,ExitCode", "-j")
+        done = [self.cluster.run(*words, self.job_id, check=False) for words in (queue, accounting)]
+        return "\n".join(one.stdout + one.stderr for one in done)
+
     def control(self, *words: str) -> None:
         self.cluster.run("scontrol", *words)
 
@@ -125,6 +131,7 @@ def on(bed: Cluster, request: pytest.FixtureRequest) -> Iterator[Bed]:
         bed.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
     bed.run("scontrol", "delete", "reservationname=later", check=False)
     bed.wait_for_all()
+    bed.wait_for_nodes()  # a node that was lost takes jobs again only once its slurmd has answered
     os.umask(before)
     shutil.rmtree(project.parent)
 
@@ -339,5 +346,5 @@ def test_a_state_is_explained_in_one_line_with_one_next_command(
         seen[0] = line_and_next(on, capsys, on.cluster.environ)
         return bool(re.fullmatch(said, seen[0][0]))
 
-    until(is_said, lambda: f"{seen[0]}\n{on.cluster.job(on.job_id)}", 30)
+    until(is_said, lambda: f"{seen[0]}\n{on.shown()}", 30)
     assert seen[0][1] == then.format(**words)

@@ -138,6 +138,11 @@ class Cluster:
             assert time.monotonic() < deadline, queue
             time.sleep(0.2)
 
+    def wait_for_nodes(self) -> None:
+        """Wait until every node is ready for a job."""
+        for node in ("n1", "n2"):
+            self.until(lambda node=node: self._state(node) == "idle", node)
+
     def start_again(self, job_id: str, *, ended: bool = False, timeout_s: float = STARTED_S) -> dict[str, str]:
         """A requeued job when it is running (when it has `ended`), without the two minutes that Slurm lets it wait.
 
