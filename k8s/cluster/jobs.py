@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,18 @@ JOB_UID = "kueue.x-k8s.io/job-uid"
 UNSEEN = "deleted, and nobody saw how it ended"
 STARTING = ("ContainerCreating", "PodInitializing")  # the reason of every pod while it starts
 IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ErrImageInspect")
+# Reasons of the scheduler that waiting seldom changes, as patterns, with the command that tells more.
+UNPLACED = (
+    ("unbound.* PersistentVolumeClaim", "{kubectl} describe persistentvolumeclaims (says why the claim is not bound)"),
+    (
+        "persistentvolumeclaim .* not found",
+        "{kubectl} get persistentvolumeclaims (make claim SIZE=... prints one that is missing)",
+    ),
+    (
+        r"0/(\d+) nodes are available: \1 node\(s\) didn't match Pod's node affinity/selector",
+        "kubectl get nodes --show-labels (no node has the labels that the run asks for: the site file names them)",
+    ),
+)
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
 # The Job controller waits before it replaces a pod, also for failures that do not count.
 BACK_OFF_S, MOST_BACK_OFF_S = 10, 600
@@ -128,9 +141,8 @@ def way_out(pod: Object) -> str:
 
 
 def _is_lost(pod: Object, nodes: Sequence[Object], now: float) -> bool:
-    if until := pod["metadata"].get("deletionTimestamp"):  # this time includes the grace period
-        return now > _seconds(until) + OVERDUE_S
-    if pod["status"].get("reason") == "NodeLost":
+    until = pod["metadata"].get("deletionTimestamp")  # this time includes the grace period
+    if (until and now > _seconds(until) + OVERDUE_S) or pod["status"].get("reason") == "NodeLost":
         return True
     mine = [node for node in nodes if name_of(node) == pod["spec"].get("nodeName")]
     return any(
@@ -197,12 +209,16 @@ def _not_started(waits: Job, pod: Object, events: Sequence[Object]) -> Job:
             said = f"{condition.get('reason', '')}: {condition.get('message', '')}"
             if SLOT_LABEL in pod["metadata"].get("labels", {}) and "anti-affinity" in said:
                 return replace(waits, reason="waits until a member of its sweep has ended: PARALLEL run at once")
-            claims = (
-                f"kubectl --namespace {namespace} describe persistentvolumeclaims (says why the claim is not bound)"
-            )
-            unbound = "PersistentVolumeClaim" in said and "unbound" in said
-            return replace(waits, reason=said[:MESSAGE_CHARS], advice=claims if unbound else "")
+            return replace(waits, reason=said[:MESSAGE_CHARS], advice=_advice_on_placing(said, namespace))
     return replace(waits, reason=_news_of(pod, events))
+
+
+def _advice_on_placing(said: str, namespace: str) -> str:
+    """The command to type when the scheduler's reason is one that waiting does not change; "" for all others."""
+    for pattern, command in UNPLACED:
+        if re.search(pattern, said):
+            return command.format(kubectl=f"kubectl --namespace {namespace}")
+    return ""
 
 
 def _news_of(content: Object, events: Sequence[Object], *, since: str = "") -> str:

@@ -8,9 +8,9 @@
 The rules are those of the documentation of Jobs, as a control plane 1.36 carried them out: podFailurePolicy in its
 order, backoffLimit and backoffLimitPerIndex, podReplacementPolicy Failed, the wait of 10 s that doubles to 10 minutes
 after failures that do not count too, completions and indexes, suspend, activeDeadlineSeconds,
-ttlSecondsAfterFinished, and a Warning event for a pod that may not be made. Of the scheduler it has node names and
-required anti-affinity over all nodes. A kubelet's part (images, mounts, signals, logs) is the test's, or podman's in
-pods.py.
+ttlSecondsAfterFinished, and a Warning event for a pod that may not be made. Of the scheduler it has node names,
+required anti-affinity over all nodes, and `no_room`, a reason why no node takes a pod. A kubelet's part (images,
+mounts, signals, logs) is the test's, which tells it with `hold`, `warn`, `tell_to_end`, `end_pod` and `lose_node`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ class JobController:
     server: ApiServer
     now: float = 1795564800.0  # 2026-11-25T00:00:00Z
     nodes: tuple[str, ...] = ("gpu-1", "gpu-2")
+    no_room: str = ""
+    """The scheduler's reason why it places no pod; empty where there is room."""
+    starts: bool = True
+    """Whether a placed pod runs at once; if not, its container is being made."""
     made: int = 0
     counted: dict[str, str] = field(default_factory=dict)
     """By name of an ended pod, how it was counted: Succeeded, Count, Ignore, FailJob or FailIndex."""
@@ -58,9 +62,30 @@ class JobController:
     def live(self, job: str) -> list[Object]:
         return [pod for pod in self.pods(job) if pod["status"]["phase"] not in ENDED]
 
-    def end_pod(self, name: str, code: int, reason: str = "", *, disrupted: str = "", message: str = "") -> None:
+    def hold(self, name: str, reason: str, message: str) -> None:
+        """A placed pod's container does not start, and the kubelet says why."""
+        waiting = {"reason": reason, "message": message}
+        status = {"phase": "Pending", "containerStatuses": [{"name": "trainer", "state": {"waiting": waiting}}]}
+        self.server.named("pods")[name]["status"] = status
+
+    def warn(self, about: Object, reason: str, message: str) -> None:
+        """A Warning event about a pod or a Job."""
+        metadata = about["metadata"]
+        event = {"type": "Warning", "reason": reason, "message": message, "lastTimestamp": self._stamp()}
+        whom = {"kind": about["kind"], "name": metadata["name"], "uid": metadata["uid"]}
+        self.made += 1
+        name = f"{metadata['name']}.{self.made}"
+        self.server.add("events", name, {**event, "involvedObject": whom}, metadata["namespace"])
+
+    def tell_to_end(self, name: str, grace_s: float) -> None:
+        """Somebody deletes a running pod, or drains its node: it ends by itself within the grace period."""
+        self.server.named("pods")[name]["metadata"]["deletionTimestamp"] = self._stamp(grace_s)
+
+    def end_pod(
+        self, name: str, code: int, reason: str = "", *, disrupted: str = "", message: str = "", evicted: str = ""
+    ) -> None:
         """End a pod's container; `disrupted` is the reason of its DisruptionTarget, `message` its termination
-        message."""
+        message, `evicted` what the kubelet says of a pod that it has evicted."""
         pod = self.server.named("pods")[name]
         state = {"exitCode": code, "reason": reason or ("Error" if code else "Completed"), "message": message}
         pod["status"] |= {
@@ -69,6 +94,8 @@ class JobController:
         }
         if disrupted:
             pod["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True", "reason": disrupted}]
+        if evicted:
+            pod["status"] |= {"reason": "Evicted", "message": evicted}
         self.step()
 
     def lose_node(self, node: str) -> None:
@@ -159,10 +186,7 @@ class JobController:
             if refused := self.server.refusals.get("POST pods"):
                 raise refused
         except Refused as error:
-            message = f"Error creating: {error}"
-            event = {"type": "Warning", "reason": "FailedCreate", "message": message, "lastTimestamp": self._stamp()}
-            about = {"involvedObject": {"kind": "Job", "name": name, "uid": job["metadata"]["uid"]}}
-            self.server.add("events", f"{name}.{self.made}", {**event, **about}, namespace)
+            self.warn(job, "FailedCreate", f"Error creating: {error}")
             return
         metadata = template.get("metadata", {})
         indexed = job["spec"].get("completionMode") == "Indexed"
@@ -177,14 +201,16 @@ class JobController:
         for (plural, _, name), pod in list(self.server.objects.items()):
             if plural != "pods" or pod["status"]["phase"] != "Pending" or "nodeName" in pod["spec"]:
                 continue
-            if self._kept_apart(pod):
-                count = len(self.nodes)
-                said = f"0/{count} nodes are available: {count} node(s) didn't match pod anti-affinity rules."
+            count = len(self.nodes)
+            apart = f"0/{count} nodes are available: {count} node(s) didn't match pod anti-affinity rules."
+            if said := self.no_room or apart * self._kept_apart(pod):
                 why = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": said}
                 pod["status"]["conditions"] = [why]
                 continue
-            pod["spec"]["nodeName"] = self.nodes[int(name.rpartition("-")[2]) % len(self.nodes)]
+            pod["spec"]["nodeName"] = self.nodes[int(name.rpartition("-")[2]) % count]
             pod["status"] = {"phase": "Running", "startTime": self._stamp()}
+            if not self.starts:
+                self.hold(name, "ContainerCreating", "")
 
     def _kept_apart(self, pod: Object) -> bool:
         affinity = pod["spec"].get("affinity", {}).get("podAntiAffinity", {})
@@ -215,8 +241,8 @@ class JobController:
         self._delete(self.pods(name, namespace))
         del self.server.objects["jobs", namespace, name]
 
-    def _stamp(self) -> str:
-        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.now))
+    def _stamp(self, later_s: float = 0) -> str:
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.now + later_s))
 
 
 def _matching(rules: list[Mapping[str, Any]], pod: Object) -> Iterator[tuple[int, str]]:
