@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from planner.job import JobSpec
 from planner.launch import launch_env, launch_of
 from planner.memory.estimate import estimate, processes_gib
-from planner.plan import Candidate, Plan
-from planner.refuse import nothing_fits
+from planner.plan import TIGHT_SHARE, Candidate, Plan
+from planner.refuse import NothingFits, nothing_fits
 from trainer.config import Optimizer
 from trainer.outcome import ConfigError, Problems
 from trainer.text import GIB, gib
@@ -59,9 +59,8 @@ def choose(spec: JobSpec, *, here: Sequence[float] | None = None) -> Plan:
     Raises ConfigError when nothing fits or what was asked for contradicts itself.
     """
     contradictions(spec).refuse()
-    strategies = _strategies(spec)
     batch, notes = _effective_batch(spec)
-    tried = tuple(_try(spec, strategy, batch) for strategy in strategies)
+    tried = _tried(spec)
     taken = _take(spec, tried, here=here)
     candidates = tuple(replace(c, reason=_reason(c, taken=i == taken, after=i > taken)) for i, c in enumerate(tried))
     chosen = candidates[taken]
@@ -72,7 +71,7 @@ def choose(spec: JobSpec, *, here: Sequence[float] | None = None) -> Plan:
         effective_batch_size=batch,
         launch=launch_of(spec, chosen),
         env=launch_env(spec, chosen),
-        notes=(*notes, *_notes(spec, chosen)),
+        notes=(*notes, *_notes(spec, chosen), *_safer_note(spec, chosen, here)),
     )
 
 
@@ -128,6 +127,11 @@ def _effective_batch(spec: JobSpec) -> tuple[int, list[str]]:
     return batch, []
 
 
+def _tried(spec: JobSpec) -> tuple[Candidate, ...]:
+    batch, _ = _effective_batch(spec)
+    return tuple(_try(spec, strategy, batch) for strategy in _strategies(spec))
+
+
 def _try(spec: JobSpec, strategy: Strategy, batch: int) -> Candidate:
     """`strategy` at its largest micro-batch that fits, or at 1."""
     share = batch // spec.num_processes
@@ -160,8 +164,9 @@ def _candidate(spec: JobSpec, strategy: Strategy, share: int, micro: int) -> Can
         fits=predicted.peak_bytes <= usable,
         reason="",
     )
-    measured = candidate.label == spec.records.measured_with
-    return replace(candidate, fits=micro <= spec.records.measured_batch) if measured else candidate
+    if candidate.label != spec.records.measured_with:
+        return candidate
+    return replace(candidate, fits=micro <= spec.records.measured_batch, measured=True)
 
 
 def _take(spec: JobSpec, tried: tuple[Candidate, ...], *, here: Sequence[float] | None) -> int:
@@ -180,8 +185,7 @@ def _would_fit(spec: JobSpec) -> bool:
     """Whether this request, a variation on one that was refused, fits."""
     if (spec.training.effective_batch_size or 0) % spec.num_processes:
         return False
-    batch, _ = _effective_batch(spec)
-    return any(_try(spec, strategy, batch).fits for strategy in _strategies(spec))
+    return any(candidate.fits for candidate in _tried(spec))
 
 
 def _reason(candidate: Candidate, *, taken: bool, after: bool) -> str:
@@ -208,6 +212,8 @@ def _notes(spec: JobSpec, chosen: Candidate) -> list[str]:
         notes.append(_experts_note(spec))
     if spec.too_short_for_pictures:
         notes.append(f"{spec.too_short_for_pictures}, unless the records are text alone.")
+    if unmeasured := spec.assumed_pictures:
+        notes.append(unmeasured)
     if spec.resources.device == "mps":
         notes.append(
             "DEVICE=mps: nobody has run this on Apple's GPU yet. It trains without 4 bits, in fp32; what PyTorch "
@@ -218,6 +224,35 @@ def _notes(spec: JobSpec, chosen: Candidate) -> list[str]:
     if spec.num_processes > 1 and training.quantization == "nf4":
         notes.append(_zero3_note(spec, chosen.usable_bytes))
     return notes
+
+
+def _safer_note(spec: JobSpec, chosen: Candidate, here: Sequence[float] | None) -> list[str]:
+    """A note on a tight plan that names the next safer one: that for memory which is smaller by as much as makes a plan
+    tight."""
+    if not chosen.tight:
+        return []
+    peak, usable = chosen.estimate.peak_bytes, chosen.usable_bytes
+    told = f"Tight: {peak / usable:.0%} of the usable memory, by formulas that no GPU has checked yet."
+    if chosen.config == "cpu_mps":
+        smaller = spec.but(mem_gib=int(spec.resources.mem_gib * TIGHT_SHARE))
+        name = f"MEM={smaller.resources.mem_gib}"
+    else:
+        smaller = spec.but(vram_gib=int(spec.resources.vram_gib * TIGHT_SHARE * 10) / 10)
+        name = f"VRAM={smaller.resources.vram_gib:g}"
+    tried = _tried(smaller)
+    try:
+        safer = tried[_take(smaller, tried, here=here)]
+    except NothingFits as refused:
+        changes = [change for change in refused.changes if not change.startswith(("VRAM=", "MEM="))]
+        others = f"; {name} with {' or '.join(changes)} gives one" if changes else ""
+        return [f"{told} No plan of this request is safer{others}."]
+    if not safer.fits:
+        return [f"{told} CONFIG={chosen.config} has no safer plan; leave it out."]
+    share = safer.estimate.peak_bytes / usable
+    return [
+        f"{told} The next safer plan, by {name}, is {safer.label} at micro-batch {safer.micro_batch_size}: "
+        f"{gib(safer.estimate.peak_bytes)} GiB ({share:.0%})."
+    ]
 
 
 def _experts_note(spec: JobSpec) -> str:

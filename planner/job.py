@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
-from trainer.architecture.shape import ModelShape
+from trainer.architecture.shape import PLANNED_PX, ModelShape
 from trainer.config import LORA_PRESETS, Device, Quantization, Vision
 
 # Tokens of even the shortest record beside its picture: the markers around picture and turns, a word to answer.
@@ -206,6 +206,15 @@ class JobSpec:
         return self.shape.lora_params(self.training.lora_r, self.training.vision)
 
     @property
+    def patches_per_sample(self) -> int:
+        """The most rows that the tower works on for one record. A picture of any size may be as large as the record's
+        tokens allow."""
+        shape, pictures = self.shape, self.records.images_per_sample
+        if shape.fixed_pictures or not pictures or not shape.tokens_per_image:
+            return pictures * shape.vision_patches
+        return -(-self.training.max_length * shape.vision_patches // shape.tokens_per_image)
+
+    @property
     def too_short_for_pictures(self) -> str:
         """A sentence if no record with a picture can be kept; empty if one might be."""
         least, length = self.shape.tokens_per_image + FEW_WORDS, self.training.max_length
@@ -214,6 +223,21 @@ class JobSpec:
         return (
             f"MAX_LENGTH={length} leaves out every record with a picture, which alone takes "
             f"{self.shape.tokens_per_image} tokens: say at least {least}"
+        )
+
+    @property
+    def assumed_pictures(self) -> str:
+        """A sentence on the picture that the plan assumes where a picture takes as many tokens as its size asks for;
+        empty where nothing is assumed."""
+        shape, length = self.shape, self.training.max_length
+        if shape.fixed_pictures or not shape.vision_patches or not self.records.images_per_sample:
+            return ""
+        if self.sources.length_source != "MAX_LENGTH":
+            return ""
+        return (
+            f"How many tokens a picture takes depends on its size: {shape.tokens_per_image} at {PLANNED_PX} x "
+            f"{PLANNED_PX} px. The plan holds for records of up to MAX_LENGTH={length} tokens; longer ones are left "
+            "out. `python -m trainer validate data` counts yours."
         )
 
     @property

@@ -10,6 +10,8 @@ from planner.job import JobSpec
 from trainer.config import Optimizer
 from trainer.launch import Launch
 
+TIGHT_SHARE = 0.9  # of the usable memory; a plan that needs more is called tight
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
@@ -56,6 +58,14 @@ class Candidate:
     reason: str
     """Why it was chosen or not, in words."""
 
+    measured: bool = False
+    """Whether `fits` was measured by `find-batch-size`, not predicted."""
+
+    @property
+    def tight(self) -> bool:
+        """Whether a prediction that is a little too low would mean that it does not fit."""
+        return self.fits and not self.measured and self.estimate.peak_bytes > TIGHT_SHARE * self.usable_bytes
+
     @property
     def label(self) -> str:
         plain = self.config in ("single_gpu", "single_gpu_low_mem", "cpu_mps")
@@ -95,7 +105,7 @@ class Plan:
         for entry, candidate in zip(
             [record["chosen"], *record["candidates"]], [self.chosen, *self.candidates], strict=True
         ):
-            entry["label"] = candidate.label
+            entry["label"], entry["tight"] = candidate.label, candidate.tight
             entry["estimate"]["items"] = dict(candidate.estimate.items)
             entry["estimate"]["evaluation"] = dict(candidate.estimate.evaluation)
             entry["estimate"]["evaluation_bytes"] = candidate.estimate.evaluation_bytes

@@ -68,7 +68,7 @@ def _decision(plan: Plan, screen: Screen) -> str:
         ("chosen", f"{chosen.config}, {_how(chosen)}"),
         *([("why", why)] if (why := _why(plan)) else []),
         ("batch", f"{' x '.join(shares)} = {plan.effective_batch_size} samples an optimizer step"),
-        ("peak", f"{gib(peak)} of {gib(usable)} GiB {where} predicted ({peak / usable:.0%})"),
+        ("peak", f"{gib(peak)} of {gib(usable)} GiB {where} predicted ({peak / usable:.0%}){', tight' * chosen.tight}"),
     )
     bold, plain = ("\x1b[1m", "\x1b[0m") if screen.colour else ("", "")
     return f"{bold}{_lines([first], screen)}{plain}\n{_lines(rest, screen)}\n{_bar(plan, screen)}"

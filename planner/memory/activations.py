@@ -54,13 +54,13 @@ def layer_workspace_bytes(shape: ModelShape, layer: Layer, *, width: int) -> int
 
 
 def tower_bytes(shape: ModelShape, *, width: int) -> int:
-    """Bytes of the frozen tower's forward for one image: stream and normed stream (fp32 under autocast), the widest
+    """Bytes of the frozen tower's forward for one patch: stream and normed stream (fp32 under autocast), the widest
     MLP stage.
 
     The forward keeps nothing for a backward. Three MLP-wide values occur in a gated MLP (Qwen2.5-VL); SigLIP's has
     two.
     """
-    return shape.vision_patches * (4 * width * shape.vision_hidden + 3 * width * shape.vision_mlp)
+    return 4 * width * shape.vision_hidden + 3 * width * shape.vision_mlp
 
 
 def tower_layer_bytes(spec: JobSpec, *, width: int) -> int:

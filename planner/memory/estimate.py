@@ -158,13 +158,17 @@ def _transient(spec: JobSpec, micro: int, *, width: int, checkpointing: bool, sh
         activations = tokens * (shape.depth * shape.hidden * width + once_bytes(shape, width=width))
     else:
         activations = tokens * (layers_bytes(spec, width=width) + once_bytes(shape, width=width))
-    patches = micro * spec.records.images_per_sample * shape.vision_patches if spec.training.vision == "lora" else 0
+    patches = micro * spec.patches_per_sample if spec.training.vision == "lora" else 0
     tower_layer = patches * tower_layer_bytes(spec, width=width)
     stream = patches * shape.vision_hidden * width
     tower = shape.vision_layers * (stream if checkpointing else tower_layer)
     activations += tower
-    # Autocast keeps a bf16 copy of each fp32 adapter until the backward has used it.
-    copies = 0 if sharded or width == FP32_BYTES else spec.lora_params * BF16_BYTES
+    # Autocast keeps a bf16 copy of each fp32 adapter while the forward runs. Then only the graph holds them, and with
+    # checkpointing the graph is that of the one layer that is computed again.
+    in_bf16 = 0 if sharded or width == FP32_BYTES else BF16_BYTES * spec.training.lora_r
+    copies = in_bf16 * spec.lora_params // spec.training.lora_r
+    of_layer = in_bf16 * max(layer.adapter_inputs + layer.adapter_outputs for layer in shape.layers)
+    of_tower = in_bf16 * (shape.vision_linears_in + shape.vision_linears_out) * (spec.training.vision == "lora")
     scored = micro * spec.records.supervised_tokens
     head = min(scored, HEAD_CHUNK_POSITIONS) * shape.vocab * HEAD_BYTES_PER_LOGIT
     head += 2 * scored * shape.hidden * width
@@ -174,13 +178,16 @@ def _transient(spec: JobSpec, micro: int, *, width: int, checkpointing: bool, sh
         + layer_workspace_bytes(shape, layer, width=width)
         for layer in shape.layers
     )
-    forward = {"autocast copies": copies, "activations": activations}
     moments: tuple[dict[str, int], ...] = (
-        {**forward, "head": head},
-        {**forward, "backward of a layer": backward},
+        {"autocast copies": copies, "activations": activations, "head": head},
+        {
+            "autocast copies": of_layer if checkpointing else copies,
+            "activations": activations,
+            "backward of a layer": backward,
+        },
         # The end of a step with vision=lora; by then the language model keeps nothing.
-        {"autocast copies": copies, "activations": tower, "backward of a layer": tower_layer},
-        {"image tower forward": micro * spec.records.images_per_sample * tower_bytes(shape, width=width)},
+        {"autocast copies": of_tower, "activations": tower, "backward of a layer": tower_layer},
+        {"image tower forward": micro * spec.patches_per_sample * tower_bytes(shape, width=width)},
     )
     peak = max(moments, key=lambda moment: sum(moment.values()))
     return {name: peak.get(name, 0) for moment in moments for name in moment}

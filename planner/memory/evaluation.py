@@ -24,7 +24,7 @@ def evaluation_items(spec: JobSpec, step: Mapping[str, int], *, width: int, shar
     `step`; empty for a job without evaluations."""
     if not spec.records.evaluates:
         return {}
-    longest = Asked(tokens=spec.training.max_length, patches=spec.records.images_per_sample * spec.shape.vision_patches)
+    longest = Asked(tokens=spec.training.max_length, patches=spec.patches_per_sample)
     ways = (
         replace(longest, written=spec.records.supervised_tokens + ANSWER_MARGIN),
         replace(longest, candidates=(spec.records.supervised_tokens,)),

@@ -241,7 +241,7 @@ def chosen(card: str, gpus: int, model: str, folder: Path) -> str:
     except ConfigError as error:
         return f"refused: {str(error).rpartition(': ')[2]}"
     batch = f"{candidate.micro_batch_size} x {candidate.gradient_accumulation_steps}"
-    return f"`{candidate.label}`, {batch}, {candidate.estimate.peak_bytes / GIB:.1f} GiB"
+    return f"`{candidate.label}`, {batch}, {candidate.estimate.peak_bytes / GIB:.1f} GiB{', tight' * candidate.tight}"
 
 
 def test_the_table_of_cards_is_what_the_planner_chooses(tmp_path: Path) -> None:

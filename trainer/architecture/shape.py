@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+PLANNED_PX = 784
+"""Side of the picture that a shape is measured with."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layer:

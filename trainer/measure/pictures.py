@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from trainer.architecture.shape import PLANNED_PX
 from trainer.data.template import bounded
 from trainer.evaluation.memory import patches_of
 from trainer.model.base import load_processor
 
-PLANNED_PX = 784  # the side of the picture that the plan assumes
 SMALL_PX = 448  # a second side, which shows whether every picture takes the same
 
 

@@ -395,3 +395,64 @@ def test_a_plan_is_json() -> None:
     record = json.loads(json.dumps(choose(make_spec(gpus=2)).to_dict()))
     assert record["candidates"][0]["label"] == record["chosen"]["label"] == "multi_gpu"
     assert {c["config"] for c in record["candidates"]} <= set(CONFIGS)
+
+
+@pytest.mark.parametrize("model", ["google/gemma-3-4b-it", GEMMA_27B, "Qwen/Qwen2.5-VL-7B-Instruct"])
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_a_tight_plan_names_a_safer_one_that_the_variable_it_names_gives(model: str, gpus: int) -> None:
+    seen = set()
+    for vram in sorted(set(GPU_GIB.values())):
+        spec = make_spec(model, gpus=gpus, vram_gib=vram)
+        try:
+            plan = choose(spec)
+        except ConfigError:
+            continue
+        share = plan.chosen.estimate.peak_bytes / plan.chosen.usable_bytes
+        assert plan.chosen.tight == (share > 0.9) == plan.to_dict()["chosen"]["tight"]
+        assert (f"({share:.0%}), tight" in plan_table(plan)) == plan.chosen.tight
+        notes = [note for note in plan.notes if note.startswith("Tight: ")]
+        assert len(notes) == plan.chosen.tight
+        for note in notes:
+            if named := re.search(r" by VRAM=([\d.]+), is (.*) at micro-batch (\d+): ", note):
+                safer = choose(spec.but(vram_gib=float(named[1]))).chosen
+                assert (safer.label, str(safer.micro_batch_size)) == named.groups()[1:]
+                assert safer.estimate.peak_bytes <= 0.9 * plan.chosen.usable_bytes
+            else:
+                assert "No plan of this request is safer" in note
+            seen.add(bool(named))
+    assert True in seen
+
+
+def test_a_tight_plan_without_a_safer_one_says_what_would_give_one() -> None:
+    tight = choose(make_spec(vram_gib=7.0))
+    assert tight.notes == (
+        "Tight: 98% of the usable memory, by formulas that no GPU has checked yet. No plan of this request is safer; "
+        "VRAM=6.3 with GPUS=2 or LORA=32 gives one.",
+    )
+    for change in ({"gpus": 2}, {"lora_r": 32}):
+        safer = choose(make_spec(vram_gib=6.3, **change)).chosen
+        assert safer.estimate.peak_bytes <= 0.9 * tight.chosen.usable_bytes
+
+
+def test_a_measured_batch_is_not_called_tight() -> None:
+    spec = make_spec(vram_gib=16.0)
+    assert choose(spec).chosen.tight
+    measured = spec.but(measured_with="single_gpu", measured_batch=1, measured_peak_gib=13.9)
+    assert not choose(measured).chosen.tight
+
+
+def test_the_tokens_of_a_picture_are_called_an_assumption_where_they_are_one() -> None:
+    def said(model: str, **request: Any) -> str:
+        return " ".join(n for n in choose(make_spec(model, vram_gib=80.0, **request)).notes if "picture" in n)
+
+    qwen = "Qwen/Qwen2.5-VL-7B-Instruct"
+    assert "784 at 784 x 784 px. The plan holds for records of up to MAX_LENGTH=1024 tokens" in said(qwen)
+    assert not said(qwen, length_source="measured") and not said(qwen, images_per_sample=0)
+    assert not said("google/gemma-3-4b-it")
+
+
+def test_a_picture_of_any_size_is_planned_as_large_as_the_record_allows() -> None:
+    spec = make_spec("Qwen/Qwen2.5-VL-7B-Instruct", max_length=2048)
+    assert spec.patches_per_sample == 2048 * 3136 // 784 == 8192
+    assert make_spec(max_length=2048, images_per_sample=2).patches_per_sample == 2 * 4096
+    assert make_spec("google/gemma-3-1b-it").patches_per_sample == 0
