@@ -174,8 +174,9 @@ docker-run: .venv/launch/.made ## what run does, in the image (IMAGE=; DOCKER=po
 env: ## make the environment that jobs use (DEVICE=cuda or cpu; left out: what this machine has)
 	@sh make-env.sh train
 
+# A third worker has the cores while others wait for Slurm's clocks.
 test: ## run all tests; with Slurm installed, real jobs on a test cluster of its own
-	@python=$$(sh make-env.sh train) && exec "$$python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@python=$$(sh make-env.sh train) && exec "$$python" -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-fast: ## run the tests that need neither a cluster nor minutes
 	@python=$$(sh make-env.sh train) && exec "$$python" -m pytest --numprocesses 2 --dist loadfile \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,13 @@ from wandb_server import service  # noqa: F401 - a fixture
 for _name in list(os.environ):
     if _name.startswith(("TRAINYARD_", "MAKE", "MFLAGS", "SLURM_", "SBATCH_")) and _name != "TRAINYARD_REWRITE_GOLDEN":
         del os.environ[_name]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First the files with the most that takes long: a worker takes a whole file, and a long one at the end would
+    leave the others idle. Those that wait for Slurm and those that compute then take turns."""
+    long = Counter(item.path for item in items if {"slow", "cluster"} & {mark.name for mark in item.iter_markers()})
+    items.sort(key=lambda item: -long[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,8 @@ CONTINUES = Setting(continues=True)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
+    """All settings of a run."""
+
     model: Annotated[
         str, Setting(env="MODEL_NAME", also="model_name model_name_or_path base_model base_model_name_or_path")
     ]

@@ -42,6 +42,8 @@ PLANNED = tuple(name for name, setting in SETTINGS.items() if setting.planned)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
+    """Settings as they were read, and where each value comes from."""
+
     values: dict[str, Any]
     """By field of TrainConfig; fields without a value or default are missing."""
     sources: dict[str, str]

@@ -271,6 +271,7 @@ def test_submit_creates_what_render_prints_and_says_what_to_type_next(cluster: C
     assert cluster.requests() == [*(f"{request} (dry run)" for request in (*asked, "POST pods")), *asked]
 
 
+@pytest.mark.slow
 def test_a_run_in_another_namespace_is_told_of_with_it(cluster: Cluster) -> None:
     cluster.put("namespaces", "vision", {})
     cluster.put("persistentvolumeclaims", "trainyard", {"spec": {"accessModes": ["ReadWriteOnce"]}}, "vision")
@@ -443,6 +444,7 @@ def test_a_run_whose_pod_is_still_saving_is_not_resumed(cluster: Cluster) -> Non
     assert cluster.k8s("resume", "--run", "mine").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_resumed(cluster: Cluster) -> None:
     cluster.k8s("submit", *IMAGE, "--run", "mine")
     cluster.end("gemma-3-4b-it-mine", "Complete")
@@ -672,6 +674,7 @@ def test_make_dispatches_by_name(cluster: Cluster) -> None:
 GRID = ("--grid", "LEARNING_RATE=1e-4,2e-4 LORA=low,high", "--run", "first")
 
 
+@pytest.mark.slow
 def test_a_sweep_is_a_run_and_a_job_for_every_member(cluster: Cluster) -> None:
     done = cluster.k8s("sweep", *IMAGE, *GRID)
     assert done.returncode == 0, done.stderr

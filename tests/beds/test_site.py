@@ -370,6 +370,7 @@ TYPED = ("PARTITION", "CONSTRAINT", "EXCLUDE", "RESERVATION", "MAIL_USER", "MAIL
 TEXTS = st.text("$()`'\"\\;&|<>*?!~#{}[]= \n\tax,@.", min_size=1, max_size=12) | st.text(min_size=1, max_size=12)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(TYPED), text=TEXTS, value=TEXTS)
 def test_what_a_site_says_is_refused_or_arrives_literally(tmp_path: Path, name: str, text: str, value: str) -> None:

@@ -295,6 +295,7 @@ def test_a_member_stores_its_trial_and_comes_back_to_it(toy: Path, service: Swee
     assert service.told[0] == {} and {"trial1": True} in service.told[1:] and {} not in service.told[1:]
 
 
+@pytest.mark.slow
 def test_a_trial_that_the_sweep_stops_ends_in_order_and_is_not_taken_up_again(toy: Path, service: SweepService) -> None:
     process, output = member(toy, service, steps=2000), ""
     assert process.stdout

@@ -523,10 +523,11 @@ def test_the_whole_command_answers_in_its_time_and_without_torch() -> None:
         "heavy = {'torch', 'transformers', 'peft', 'trl', 'accelerate', 'datasets', 'numpy', 'PIL', 'submitit'}\n"
         "print(sorted(heavy & set(sys.modules)), time.process_time() - start, file=sys.stderr)"
     )
-    best = 9.0
-    for _ in range(5):
+
+    def once() -> float:
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         heavy, seconds = done.stderr.splitlines()[-1].rsplit(" ", 1)
         assert heavy == "[]"
-        best = min(best, float(seconds))
-    assert best < 0.4
+        return float(seconds)
+
+    assert any(once() < 0.4 for _ in range(5))

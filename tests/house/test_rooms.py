@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
+from sources import modules, nodes, tree
 
 # Each room, and those it may use. The trainer is usable without anything that plans or launches, and is all that the
 # image holds.
@@ -33,7 +34,7 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-MODULES = {name_of(path): path for room in USES for path in sorted((ROOT / room).rglob("*.py"))}
+MODULES = {name_of(path): path for path in modules(*USES)}
 
 
 @functools.cache
@@ -41,7 +42,7 @@ def used(module: Path) -> set[str]:
     """Every module of ours that `module` names: in an import, also one inside a function, or whole in a string, as
     `python -m` and lazy imports take it."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+    for node in nodes(module):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -81,9 +82,7 @@ def test_no_folder_of_a_room_uses_one_that_uses_it(room: str) -> None:
 
 def test_a_room_names_what_it_is_for() -> None:
     packages = [path for path in MODULES.values() if path.name == "__init__.py"]
-    assert {
-        str(path.relative_to(ROOT)) for path in packages if not ast.get_docstring(ast.parse(path.read_text()))
-    } == set()
+    assert {str(path.relative_to(ROOT)) for path in packages if not ast.get_docstring(tree(path))} == set()
 
 
 def test_the_configurations_are_yaml_alone() -> None:
@@ -109,7 +108,7 @@ def code_lines(module: Path) -> int:
     """Lines that hold code: blank ones, comments and docstrings do not count."""
     text = module.read_text(encoding="utf-8")
     documentation: set[int] = set()
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(module):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             documentation |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)

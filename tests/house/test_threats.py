@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 
 from paths import ROOT
@@ -13,8 +12,7 @@ def test_each_line_of_the_page_of_threats_names_a_test_that_is_there() -> None:
     named = set(re.findall(r"`(test_\w+)`", page))
     known = set()
     for path in (ROOT / "tests").rglob("test_*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        known |= {path.stem, *(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))}
+        known |= {path.stem, *re.findall(r"^ *def (test_\w+)\(", path.read_text(encoding="utf-8"), re.M)}
     assert named - known == set() and len(named) > 30
     rows = [line for line in page.splitlines() if line.startswith("|") and "---" not in line]
     bare = [row for row in rows if not row.endswith("test |") and "`test_" not in row]

@@ -32,6 +32,8 @@ PERCENTILES = (50, 90, 95, 99, 100)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lengths:
+    """Measured lengths of the records of a data set, as the tokens of one model."""
+
     model: str
     """The model as it was given, a hub id or a folder."""
     data_sha256: str

@@ -45,6 +45,8 @@ MOST_LOOKED_AT = 10_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sources:
+    """The files that DATA means."""
+
     train: tuple[Path, ...]
     eval: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()

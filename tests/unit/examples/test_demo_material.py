@@ -183,6 +183,7 @@ def test_the_processor_expands_an_image_to_the_models_tokens(processor: Any, pro
     assert tuple(batch["pixel_values"].shape) == (1, 3, IMAGE_PX, IMAGE_PX)
 
 
+@pytest.mark.slow
 def test_the_model_loads_in_4_bits_and_sees_its_image(
     tiny: Path, processor: Any, prompt: str, dataset: DatasetSummary
 ) -> None:

@@ -385,6 +385,12 @@ def test_only_a_terminal_gets_colour_and_blocks() -> None:
     assert text.endswith(f"\n       [{36 * chr(0x2588)}{chr(0x2591)}{3 * chr(0xB7)}] 24 GiB")
 
 
+@pytest.mark.parametrize(("width", "cells"), [(30, 10), (50, 30), (59, 39), (60, 40), (61, 40), (200, 40)])
+def test_the_bar_is_forty_cells_or_what_a_narrow_screen_leaves(width: int, cells: int) -> None:
+    bar = plan_table(choose(make_spec()), Screen(width=width)).splitlines()[-1]
+    assert re.fullmatch(rf" {{7}}\[[#.-]{{{cells}}}\] 24 GiB", bar)
+
+
 def test_the_summary_is_the_table_without_its_candidates() -> None:
     plan = choose(make_spec(gpus=4))
     asked, _, notes, decision = plan_table(plan).split("\n\n")

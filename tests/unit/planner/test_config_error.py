@@ -8,13 +8,12 @@ import re
 
 import pytest
 from paths import ROOT
+from sources import ROOMS, modules, nodes
 
 from planner.request.resolve import resolve
 from planner.request.site import Site
 from trainer.outcome import ConfigError, SickNode, unknown
 from trainer.tools.checks import ask
-
-ROOMS = ("trainer", "planner", "launcher", "slurm", "k8s", "local")
 
 
 @pytest.mark.parametrize(
@@ -47,8 +46,8 @@ def test_several_are_one_line_and_what_is_known_is_said_once() -> None:
 def test_an_error_about_a_value_has_it_in_its_fields() -> None:
     """No text begins with NAME=value: the line is made of `name` and `given`, by one function."""
     found = []
-    for path in sorted(path for room in ROOMS[1:] for path in (ROOT / room).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path in modules(*ROOMS[1:]):
+        for node in nodes(path):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "ConfigError":
                 has_value = any(keyword.arg == "given" for keyword in node.keywords)
                 text = ast.unparse(node.args[0]) if node.args and not has_value else ""
@@ -94,8 +93,8 @@ def test_no_code_takes_the_text_of_an_error_apart() -> None:
     """Whoever needs a part reads a field. What libraries say is theirs, and is read where that is all there is."""
     cutting = ("replace", "partition", "rpartition", "startswith", "endswith", "removeprefix", "removesuffix", "find")
     found = []
-    for path in sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path in modules(*ROOMS):
+        for node in nodes(path):
             if not isinstance(node, ast.ExceptHandler) or not node.type or "ConfigError" not in ast.dump(node.type):
                 continue
             for part in ast.walk(node):

@@ -214,6 +214,14 @@ def test_webdataset_csv_and_several_picture_columns(tmp_path: Path) -> None:
     assert [load_image(str(path)).getpixel((0, 0)) for path in record.images] == [(255, 0, 0), (0, 0, 255)]
 
 
+def test_what_webdataset_keeps_under_json_is_the_row_beside_its_pictures() -> None:
+    from trainer.convert.rows import _flattened
+
+    said = {"__key__": "0", "__url__": "s.tar", "png": b"p", "json": {"question": "?", "answer": "x"}}
+    assert _flattened(said) == {"png": b"p", "question": "?", "answer": "x"}
+    assert _flattened({"json": "a text", "png": b"p"}) == {"json": "a text", "png": b"p"}
+
+
 CELLS = ["0012", "1.50", "True", "", "None", "N/A", "nan", "007", "1e5", " x "]
 
 

@@ -28,6 +28,12 @@ TOLD = {
     "max_grad_norm": "max_grad_norm", "seed": "seed", "data_seed": "seed", "logging_steps": "logging_steps",
     "eval_steps": "eval_steps", "save_steps": "save_steps", "ddp_timeout": "collective_timeout_s",
 }  # fmt: skip
+# What no setting changes: pictures reach the model, its tower is not checkpointed, no record is cut or packed.
+FIXED = {
+    "remove_unused_columns": False, "gradient_checkpointing": False, "max_length": None,
+    "dataset_kwargs": {"skip_prepare_dataset": True}, "packing": False, "ddp_find_unused_parameters": False,
+    "logging_first_step": True,
+}  # fmt: skip
 # Of PEFT's configuration.
 ADAPTER = {"r": "lora_r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
 # The tests below that have the setting in their name.
@@ -76,6 +82,7 @@ def test_the_trainer_is_told_each_setting_under_its_own_name() -> None:
     assert {name: getattr(told, name) for name in TOLD} == {
         name: getattr(changed, setting) for name, setting in TOLD.items()
     }
+    assert {name: getattr(told, name) for name in FIXED} == FIXED
     assert sft_arguments(CONFIG, evaluated=True).optim == "adamw_torch_fused"
     assert [str(sft_arguments(CONFIG, evaluated=some).eval_strategy.value) for some in (True, False)] == ["steps", "no"]
 
