@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
 
 FAST, SLOW = "not slow and not cluster", "slow or cluster"
@@ -29,6 +30,7 @@ LIBRARIES = (
     "transformers.models.auto.processing_auto", "peft", "bitsandbytes", "accelerate", "datasets",
 )  # fmt: skip
 NO_TESTS = 5
+MOST_USERS = 20
 
 
 def warm_up() -> None:
@@ -56,8 +58,9 @@ class EditedCopy:
     def noticed_by(self, module: Path, edited: bytes, *, whole: bool = False) -> str | None:
         """The first test that fails because `module` is `edited`; None when none does."""
         own = self.tests.of(module)
-        rounds = [(own, FAST), (own, SLOW)] if own else []
-        for files, marks in [*rounds, *([((), FAST)] if whole or not own else [])]:
+        users = [test for test in self.tests.of_users(module) if test not in own]
+        rounds = [(own, FAST), (users, FAST), (own, SLOW)]
+        for files, marks in [*filter(itemgetter(0), rounds), *([((), FAST)] if whole or not own else [])]:
             while failed := self._first_failure(module, edited, files, marks):
                 if "::" not in failed or not self._first_failure(module, None, [failed], f"({FAST}) or {SLOW}"):
                     return failed
@@ -139,6 +142,13 @@ class OwnTests:
             seen.update(asked)
             found = {test for one in asked for test in self._naming(one, helped=True)}
         return [str(path) for path in sorted(found, key=lambda path: (self._far(path, module), str(path)))]
+
+    def of_users(self, module: Path) -> list[str]:
+        """The test files that name a module that imports this one, the nearest first, and not all of a helper's that
+        everything imports."""
+        users = [path for path in self.modules if path != module and self._names(path, module)]
+        found = {test for one in users for test in self._naming(one)}
+        return [str(path) for path in sorted(found, key=lambda path: (self._far(path, module), str(path)))][:MOST_USERS]
 
     def _far(self, test: Path, module: Path) -> tuple[bool, bool, int]:
         """Small for a test that is about the module: named after it, of its room, with few other modules."""

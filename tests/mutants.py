@@ -9,9 +9,10 @@ Messages are left alone: no test should hold their every word. So is what guards
 `strict=True` of zip, `frozen=True` and the like of a dataclass. An edit that no test notices is a hole in the tests,
 unless it changes nothing that could be seen; a person has to look at each of these.
 
-For each edit: first the fast tests of the files that name the edited module, then those files' slow tests, and with
---whole the whole fast suite last. Each result is appended to a file at once (.mutants/seed-1.jsonl), so the same
-command goes on where an earlier one was stopped. At the end the missed edits stand as diffs.
+For each edit: first the fast tests of the files that name the edited module, then the fast tests of the files that
+name what imports it, then the slow tests of the first files, and with --whole the whole fast suite last. Each result is
+appended to a file at once (.mutants/seed-1.jsonl), so the same command goes on where an earlier one was stopped. At the
+end the missed edits stand as diffs.
 """
 
 from __future__ import annotations

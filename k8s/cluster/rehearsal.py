@@ -111,8 +111,8 @@ def is_used_up(said: str) -> bool:
 
 
 def _amount(quantity: str) -> float:
-    """The number of a Kubernetes quantity: 500m, 64Gi, 1e3. Infinite for a text that is no quantity."""
-    found = re.fullmatch(r"([0-9.]+(?:[eE][0-9]+)?)([A-Za-z]*)", quantity.strip())
+    """The number of a Kubernetes quantity: 500m, 64Gi, 1e3, 1e+3. Infinite for a text that is no quantity."""
+    found = re.fullmatch(r"([0-9.]+(?:[eE][-+]?[0-9]+)?)([A-Za-z]*)", quantity.strip())
     return float(found[1]) * UNITS.get(found[2], float("inf")) if found else float("inf")
 
 

@@ -427,6 +427,41 @@ def test_a_bad_value_is_one_line_with_what_is_allowed(name: str, text: str, said
     assert message.isprintable() and "hf_x" not in message
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("MODULES", "cuda/12.4,python/3.11", ("cuda/12.4", "python/3.11")),
+        ("MODULES", f"a{'b' * 127}", (f"a{'b' * 127}",)),
+        ("MODULES", "none", ()),
+        ("EXTRA_FLAGS", "--nice=100 --exclusive", ("--nice=100", "--exclusive")),
+        ("EXTRA_FLAGS", "--exclusive=user,--hold", ("--exclusive=user", "--hold")),
+        ("BINDS", "/scratch,/sets:/data/sets:ro", ("/scratch", "/sets:/data/sets:ro")),
+        ("BINDS", "none", ()),
+        ("MAIL_TYPE", "END,FAIL", "END,FAIL"),
+        ("ENVIRONMENT", "B=1,2,A=x y", (("A", "x y"), ("B", "1,2"))),
+        ("ENVIRONMENT", f"A={'x' * 1024}", (("A", "x" * 1024),)),
+        ("QOS", "NONE", None),
+    ],
+)
+def test_a_good_value_is_read_as_what_it_means(name: str, text: str, value: object) -> None:
+    assert parse_given({name: text}) == Request(values={name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("MODULES", f"a{'b' * 128}"), ("MODULES", "a,,b"), ("MODULES", "-a"), ("MAIL_TYPE", "END,LATE"),
+        ("EXTRA_FLAGS", "--hold=1"), ("EXTRA_FLAGS", "--nice="), ("EXTRA_FLAGS", "--hold --hold"),
+        ("EXTRA_FLAGS", "--exclusive=all"), ("BINDS", "scratch"), ("BINDS", "/a:b"), ("BINDS", "/a:/b:rx"),
+        ("ENVIRONMENT", f"A={'x' * 1025}"), ("ENVIRONMENT", "1A=x"), ("QOS", "null"),
+    ],
+)  # fmt: skip
+def test_a_value_that_a_scheduler_would_take_otherwise_is_refused(name: str, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_given({name: text})
+    assert caught.value.name == name
+
+
 def test_bash_can_set_whatever_the_environment_may_hold() -> None:
     """Of all the variables that a bash knows: an assignment that it refuses would end the job's script."""
     known = subprocess.run(["bash", "-c", "compgen -v"], capture_output=True, text=True, check=True).stdout.split()
