@@ -1,13 +1,15 @@
-"""usage: python tests/soak.py [--minutes 30] [--seed 0] [--faults requeue,node_down] [--write]
+"""usage: python tests/soak.py [--minutes 30] [--seed 0] [--beds slurm,pods] [--faults requeue,node_down] [--write]
 
-One run on a Slurm of its own (22.05, two nodes), to which something happens at random moments, drawn from the seed: the
-job is signalled, requeued, preempted, its processes are killed, its node goes down, the controller restarts, the disk
-fills up, its newest checkpoint is removed. Whoever looks after it types what `make status` says: a job that has failed
-is resumed. The script, the supervisor, the stop protocol, the checkpoints and W&B's client are the real ones; the
-training is a toy whose every step depends on all before it, and W&B's service a stand-in.
+One run on a Slurm of its own (22.05, two nodes) for half of the time, then one on the pod bed (soak_pods.py). Something
+happens to each at random moments, drawn from the seed: the job is signalled, requeued, preempted, its processes are
+killed, its node goes down, the controller restarts, the disk fills up, its newest checkpoint is removed. Whoever looks
+after it types what `make status` says: a job that has failed is resumed. The script, the supervisor, the stop protocol,
+the checkpoints and W&B's client are the real ones; the training is a toy whose every step depends on all before it, and
+W&B's service a stand-in.
 
 Prints a summary as JSON, and ends with 1 unless the run came to its exact last step, as one W&B run, with no valid
-checkpoint lost and nobody left over; --write puts it into benchmarks/results. Takes root, slurm-wlm and munge.
+checkpoint lost and nobody left over; --write puts it into benchmarks/results. Takes root, slurm-wlm and munge, and for
+the pods buildah, podman, crun and debootstrap.
 """
 
 from __future__ import annotations
@@ -24,7 +26,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,22 +36,17 @@ sys.path[:0] = [str(TESTS / "helpers"), str(TESTS.parent)]
 
 from checkouts import PINS  # noqa: E402
 from cluster import Cluster, missing  # noqa: E402
+from image import missing as image_missing  # noqa: E402
 from paths import ROOT  # noqa: E402
 from programs import slurm, until  # noqa: E402
-from toy_project import make_toy_project, read_losses, toy_losses  # noqa: E402
+from soaking import LONGEST_S, STEPS, Lost, check_goes_on, damage_newest, remove_newest, steps, summary, whole  # noqa: E402
+from toy_project import make_toy_project  # noqa: E402
 from wandb_server import Service  # noqa: E402
 
-STEPS = 2000
 RESULT = ROOT / "benchmarks" / "results" / "soak.json"
 # The preflight wants 1 GiB where the run is kept.
 DISK = "1200m"
 LAUNCH_SIDE = ("pyproject.toml", "make-env.sh", "docker", "planner", "launcher", "slurm")
-LONGEST_S = 120
-"""For what a fault brings about."""
-
-
-class Lost(AssertionError):
-    """A promise that was not kept."""
 
 
 @dataclass
@@ -90,11 +86,6 @@ class Soak:
             raise Lost(f"{words}: {done.stderr}")
         return done.stdout
 
-    def whole(self) -> list[int]:
-        """The steps of its checkpoints that are whole."""
-        found = (path.parent.name for path in (self.folder / "checkpoints").glob("step-*/manifest.json"))
-        return sorted(int(name.removeprefix("step-")) for name in found)
-
     def rank(self) -> int:
         return int(re.findall(r"attempt of (\d+)", self.log)[-1])
 
@@ -107,10 +98,6 @@ class Soak:
                 if here and word.encode() in (path / "cmdline").read_bytes():
                     found.append(int(path.name))
         return found
-
-    def steps(self) -> int:
-        found = re.findall(r"(?m)^step (\d+)$", self.log)
-        return int(found[-1]) if found else 0
 
     def trains(self, *, anew: bool = True) -> None:
         """Until an attempt, a new one, has made a step; what ended is resumed, what waits is started at once."""
@@ -130,18 +117,13 @@ class Soak:
             elif time.monotonic() - gone_since > 3:  # as Cluster.start_again: the last attempt is gone everywhere
                 self.cluster.run("scontrol", "update", f"jobid={self.job_id}", "starttime=now", check=False)
             time.sleep(0.3)
-        self.check_nothing_was_lost()
-
-    def check_nothing_was_lost(self) -> None:
-        began = [int(step) for step in re.findall(r"going on from step (\d+)", self.log[self.seen :])]
-        if began and began[0] < self.newest:
-            raise Lost(f"going on from step {began[0]}, step {self.newest} was whole\n{self.log[-2000:]}")
+        check_goes_on(self.log[self.seen :], self.newest)
 
     def sees(self) -> None:
-        self.newest, self.seen = max([self.newest, *self.whole()]), len(self.log)
+        self.newest, self.seen = max([self.newest, *whole(self.folder)]), len(self.log)
 
     def has_two_checkpoints(self) -> None:
-        until(lambda: len(self.whole()) > 1, lambda: self.log[-2000:], LONGEST_S)
+        until(lambda: len(whole(self.folder)) > 1, lambda: self.log[-2000:], LONGEST_S)
 
 
 def sigterm(soak: Soak) -> None:
@@ -208,9 +190,7 @@ def newest_removed(soak: Soak) -> None:
     soak.has_two_checkpoints()
     os.kill(soak.rank(), signal.SIGKILL)
     until(lambda: soak.state["JobState"] != "RUNNING", timeout_s=LONGEST_S)
-    *_, before, newest = soak.whole()
-    shutil.rmtree(soak.folder / "checkpoints" / f"step-{newest:06d}")
-    soak.newest = before
+    soak.newest = remove_newest(soak.folder)
 
 
 def newest_damaged(soak: Soak) -> None:
@@ -218,9 +198,7 @@ def newest_damaged(soak: Soak) -> None:
     soak.has_two_checkpoints()
     os.kill(soak.rank(), signal.SIGKILL)
     until(lambda: soak.state["JobState"] != "RUNNING", timeout_s=LONGEST_S)
-    *_, before, newest = soak.whole()
-    (soak.folder / "checkpoints" / f"step-{newest:06d}" / "state.json").write_text("{")
-    soak.newest = before
+    soak.newest = damage_newest(soak.folder)
 
 
 FAULTS: dict[str, Callable[[Soak], None]] = {
@@ -267,17 +245,17 @@ def project(folder: Path, service: Service, step_s: float) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(checkout / "runs")], check=False)
 
 
-def soaked(minutes: float, seed: int, faults: Sequence[str] = tuple(FAULTS), steps: int = STEPS) -> dict[str, Any]:
+def soaked(minutes: float, seed: int, faults: Sequence[str] = tuple(FAULTS), last_step: int = STEPS) -> dict[str, Any]:
     """What came of it. Raises Lost, or AssertionError where something took too long."""
     drawn, began, service = random.Random(seed), time.monotonic(), Service()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trainyard-soak-")))
         stack.callback(service.end)
         # Two fifths of the time are steps, the others starts: the last fault comes before the last step.
-        checkout = stack.enter_context(project(folder, service, step_s=0.4 * minutes * 60 / steps))
+        checkout = stack.enter_context(project(folder, service, step_s=0.4 * minutes * 60 / last_step))
         cluster = stack.enter_context(Cluster.started(folder / "slurm"))
         soak = Soak(cluster, checkout, drawn)
-        words = ("--device=cpu", "--cpus=2", "--mem=32", f"--max-steps={steps}", "--run=soak")
+        words = ("--device=cpu", "--cpus=2", "--mem=32", f"--max-steps={last_step}", "--run=soak")
         soak.verb("submit", *words)
         soak.trains()
         order: list[str] = []
@@ -289,50 +267,55 @@ def soaked(minutes: float, seed: int, faults: Sequence[str] = tuple(FAULTS), ste
                 order = drawn.sample(list(faults), len(faults))
             soak.sees()
             fault = order.pop()
-            print(f"{time.monotonic() - began:6.0f} s  step {soak.steps():4}  {fault}", file=sys.stderr, flush=True)
+            print(f"{time.monotonic() - began:6.0f} s  step {steps(soak.log):4}  {fault}", file=sys.stderr, flush=True)
             FAULTS[fault](soak)
             soak.faults.append(fault)
             soak.trains(anew=fault != controller_restarted.__name__)
         until(lambda: soak.state["JobState"] == "COMPLETED", lambda: f"{soak.state}\n{soak.log[-2000:]}", minutes * 60)
-        return summary(soak, service, minutes, seed, steps, time.monotonic() - began)
+        until(lambda: not soak.processes("python"), lambda: f"left over: {soak.processes('python')}", 30)
+        logs = "".join(path.read_text(errors="replace") for path in (soak.folder / "logs").glob("*.log"))
+        return summary(
+            soak.folder, service, soak.faults, last_step, minutes=minutes, seed=seed,
+            took_s=round(time.monotonic() - began), attempts=len(re.findall("attempt of", logs)), resumed=soak.resumed,
+            slurm=cluster.run("sbatch", "--version").stdout.strip(),
+        )  # fmt: skip
 
 
-def summary(soak: Soak, service: Service, minutes: float, seed: int, steps: int, took_s: float) -> dict[str, Any]:
-    until(lambda: not soak.processes("python"), lambda: f"left over: {soak.processes('python')}", 30)
-    losses, runs = read_losses(soak.folder), {run.get("name") for run in service.seen()["runs"]}
-    if losses != toy_losses(steps):
-        raise Lost(f"{len(losses)} steps that are not those of a run without faults")
-    if runs != {"soak"}:
-        raise Lost(f"W&B has the runs {runs}")
-    if soak.whole()[-1] != steps:
-        raise Lost(f"the newest checkpoint is that of step {soak.whole()[-1]}")
-    logs = "".join(path.read_text(errors="replace") for path in (soak.folder / "logs").glob("*.log"))
-    return {
-        "minutes": minutes, "seed": seed, "took_s": round(took_s), "last_step": len(losses), "of": steps,
-        "attempts": len(re.findall("attempt of", logs)), "resumed": soak.resumed, "wandb_runs": len(runs),
-        "faults": dict(sorted(Counter(soak.faults).items())),
-        "slurm": soak.cluster.run("sbatch", "--version").stdout.strip(), "cores": os.cpu_count(),
-    }  # fmt: skip
+def soaked_pods(minutes: float, seed: int, faults: Sequence[str] = ()) -> dict[str, Any]:
+    """As `soaked`, on the pod bed. Builds the image first."""
+    import image
+    import soak_pods
+
+    return soak_pods.soaked(image.build(), minutes, seed, faults or tuple(soak_pods.FAULTS), STEPS)
+
+
+BEDS = ("slurm", "pods")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--faults", default=",".join(FAULTS))
+    parser.add_argument("--beds", default=",".join(BEDS))
+    parser.add_argument("--faults", default="", help="of one bed; left out: all")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
-    if reason := missing():
+    beds, faults = given.beds.split(","), tuple(filter(None, given.faults.split(",")))
+    reasons = {"slurm": missing(), "pods": image_missing()}
+    if reason := next(filter(None, (reasons[bed] for bed in beds)), None):
         print(f"trainyard: {reason}", file=sys.stderr)
         return 1
-    try:
-        result = soaked(given.minutes, given.seed, given.faults.split(","))
-    except AssertionError as error:
-        print(f"trainyard: {error}", file=sys.stderr)
-        return 1
-    print(json.dumps(result, indent=1))
+    soaks = {"slurm": soaked, "pods": soaked_pods}
+    kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    for bed in beds:
+        try:
+            kept[bed] = soaks[bed](given.minutes / len(beds), given.seed, *((faults,) if faults else ()))
+        except AssertionError as error:
+            print(f"trainyard: {bed}: {error}", file=sys.stderr)
+            return 1
+        print(json.dumps({bed: kept[bed]}, indent=1))
     if given.write:
-        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+        RESULT.write_text(json.dumps({bed: kept[bed] for bed in BEDS if bed in kept}, indent=1) + "\n")
     return 0
 
 

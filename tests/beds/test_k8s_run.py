@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 from image import Image
-from pods import JobRun
+from pods import Containers, JobRun
+
+from trainer.progress_file import parse_progress
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +33,7 @@ def make_job(checkout: Path, image: Image, folder: Path, tiny_model: Path, walks
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (checkout / "manifest.yaml").write_text(done.stdout)
-    return JobRun(text=done.stdout, image=image.name, podman=image.podman, folder=folder)
+    return JobRun(text=done.stdout, containers=Containers(image=image.name, podman=image.podman, folder=folder))
 
 
 def test_a_run_whose_node_is_drained_goes_on_in_another_pod_and_completes(
@@ -46,6 +48,9 @@ def test_a_run_whose_node_is_drained_goes_on_in_another_pod_and_completes(
     assert job.run(drain_once) == "Complete", job.pods[-1].said()
     assert job.ends == [(0, 75, "Ignore"), (0, 0, "Succeeded")]
     assert "trainyard: asked to stop by SIGTERM" in job.pods[0].said()
+    stopped, finished = (parse_progress(pod.left_behind()) for pod in job.pods)
+    assert stopped and 3 <= stopped.step < 100
+    assert finished and (finished.step, finished.of) == (100, 100)
     assert "going on from step" in job.pods[1].said()
     run = job.folder / "claim" / "runs" / "toy"
     assert {path.name for path in run.iterdir()} >= {"adapter", "metrics.json", "report.html", "run.json"}

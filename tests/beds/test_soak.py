@@ -18,7 +18,7 @@ def test_a_run_comes_to_its_last_step_whatever_happens_to_it(monkeypatch: pytest
     monkeypatch.syspath_prepend(str(ROOT / "tests"))
     import soak
 
-    result = soak.soaked(0.5, 1, ("supervisor_killed", "newest_damaged", "disk_full"), steps=400)
+    result = soak.soaked(0.5, 1, ("supervisor_killed", "newest_damaged", "disk_full"), last_step=400)
     assert (result["last_step"], result["wandb_runs"]) == (400, 1)
     assert result["faults"]
     del sys.modules["soak"]

@@ -132,6 +132,8 @@ class ApiServer:
     """By `str(request)`, with the name or without: `POST jobs (dry run)`, `PUT configmaps`, `LIST jobs`."""
     hooks: dict[str, Callable[[], object]] = field(default_factory=dict)
     """Functions by `str(request)`, called before the request is answered."""
+    away: bool = False
+    """Whether every connection is closed without an answer."""
     requests: list[Request] = field(default_factory=list)
     """Requests for objects, without those of discovery."""
     port: int = 0
@@ -426,6 +428,8 @@ class _Handler(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         query = {name: values[-1] for name, values in parse_qs(address.query).items()}
         try:
+            if self.server_state.away:
+                raise HungUp
             request = self._request(address.path, query, sent)
             if request is None:
                 aggregated = "as=APIGroupDiscoveryList" in (self.headers.get("Accept") or "")

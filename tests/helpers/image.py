@@ -70,6 +70,10 @@ def image() -> Image:
         if os.environ.get("CI") == "true":
             pytest.fail(f"CI=true, but {reason}", pytrace=False)
         pytest.skip(reason)
+    return build()
+
+
+def build() -> Image:
     CACHE.mkdir(parents=True, exist_ok=True)
     with _alone():
         podman = _containers()

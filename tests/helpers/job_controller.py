@@ -39,6 +39,11 @@ class JobController:
     """The scheduler's reason why it places no pod; empty where there is room."""
     starts: bool = True
     """Whether a placed pod runs at once; if not, its container is being made."""
+    with_kubelet: bool = False
+    """Whether something ends the pods that are deleted; if not, they are gone at once."""
+    back_off_s: float = BACK_OFF_S
+    ends: dict[str, list[tuple[float, bool]]] = field(default_factory=dict)
+    """By name of a Job, when its pods ended and whether they failed."""
     made: int = 0
     counted: dict[str, str] = field(default_factory=dict)
     """By name of an ended pod, how it was counted: Succeeded, Count, Ignore, FailJob or FailIndex."""
@@ -52,6 +57,7 @@ class JobController:
             for (plural, namespace, name), job in list(self.server.objects.items()):
                 if plural == "jobs":
                     self._sync(namespace, name, job)
+            self._collect()
             self._schedule()
 
     def pods(self, job: str, namespace: str = "default") -> list[Object]:
@@ -123,6 +129,7 @@ class JobController:
         for pod in pods:
             if pod["status"]["phase"] in ENDED and pod["metadata"]["name"] not in self.counted:
                 self._count(job, pod)
+        pods = self._without_settled(pods)
         if status.get("conditions"):
             return
         if spec.get("suspend"):
@@ -140,7 +147,7 @@ class JobController:
             status["conditions"] = [self._condition("Complete", "", "")]
         elif len(done | lost) >= wanted:
             self._fail(job, "FailedIndexes", "Job has failed indexes")
-        elif self.now >= self._not_before(pods):
+        elif self.now >= self._not_before(name):
             busy = {_index(pod) for pod in pods if pod["status"]["phase"] not in ENDED}
             free = [index for index in range(wanted) if index not in busy | done | lost]
             for index in free[: max(0, spec.get("parallelism", 1) - len(busy))]:
@@ -148,6 +155,8 @@ class JobController:
 
     def _count(self, job: Object, pod: Object) -> None:
         spec, name = job["spec"], pod["metadata"]["name"]
+        failed_now = pod["status"]["phase"] == "Failed"
+        self.ends.setdefault(job["metadata"]["name"], []).append((_ended_at(pod), failed_now))
         action = "Succeeded" if pod["status"]["phase"] == "Succeeded" else "Count"
         rule = -1
         if action == "Count":
@@ -168,16 +177,29 @@ class JobController:
         elif "backoffLimitPerIndex" not in spec and failed > spec.get("backoffLimit", 6):
             self._fail(job, "BackoffLimitExceeded", "Job has reached the specified backoff limit")
 
-    def _not_before(self, pods: list[Object]) -> float:
+    def _without_settled(self, pods: list[Object]) -> list[Object]:
+        """Remove pods that were deleted and have ended, which the controller had to count first."""
+        settled = [pod for pod in pods if "deletionTimestamp" in pod["metadata"] and pod["status"]["phase"] in ENDED]
+        self._remove_pods(settled)
+        return [pod for pod in pods if pod not in settled]
+
+    def _collect(self) -> None:
+        """Delete pods whose Job is gone, as the garbage collector does."""
+        for (plural, namespace, _), pod in list(self.server.objects.items()):
+            job = _labels(pod).get(JOB_NAME, "")
+            if plural == "pods" and job and ("jobs", namespace, job) not in self.server.objects:
+                (self._remove_pods if pod["status"]["phase"] in ENDED else self._delete)([pod])
+
+    def _not_before(self, name: str) -> float:
         """The time from which the next pod may be made: a wait that doubles with every failure since the last
         success."""
-        ends = [(_ended_at(pod), pod["status"]["phase"] == "Failed") for pod in pods if pod["status"]["phase"] in ENDED]
+        ends = self.ends.get(name, [])
         failures = 0
         for _, failed in sorted(ends):
             failures = failures + 1 if failed else 0
         if not failures:
             return 0.0
-        return max(at for at, _ in ends) + min(BACK_OFF_S * 2 ** (failures - 1), MOST_BACK_OFF_S)
+        return max(at for at, _ in ends) + min(self.back_off_s * 2 ** (failures - 1), MOST_BACK_OFF_S)
 
     def _make(self, namespace: str, name: str, job: Object, index: int) -> None:
         template = job["spec"]["template"]
@@ -234,11 +256,19 @@ class JobController:
         return {"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": at}
 
     def _delete(self, pods: list[Object]) -> None:
+        if not self.with_kubelet:
+            self._remove_pods(pods)
+            return
+        for pod in pods:
+            grace_s = pod["spec"]["terminationGracePeriodSeconds"]
+            pod["metadata"].setdefault("deletionTimestamp", self._stamp(grace_s))
+
+    def _remove_pods(self, pods: list[Object]) -> None:
         for pod in pods:
             del self.server.objects["pods", pod["metadata"]["namespace"], pod["metadata"]["name"]]
 
     def _remove(self, namespace: str, name: str) -> None:
-        self._delete(self.pods(name, namespace))
+        self._remove_pods(self.pods(name, namespace))
         del self.server.objects["jobs", namespace, name]
 
     def _stamp(self, later_s: float = 0) -> str:
