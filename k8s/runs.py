@@ -170,6 +170,7 @@ class Runs:
             last = job.text
             if job.ended:
                 self._print_others([pod for pod in pods if name_of(pod) not in printed])
+                cli.say(f"the logs of all attempts, also of pods that are gone: {place_of(run)}/logs")
                 # Read again: other verbs may have written ends in the meantime.
                 if found := self.named(run.run_id):
                     keep_ends(self.kubectl, found.runs, [there.ends_of(one) for one in found.runs])

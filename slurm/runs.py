@@ -10,7 +10,7 @@ from launcher.cli import say
 from launcher.folder import FolderOfRuns, output_folder
 from launcher.logs import follow
 from launcher.progress import UNKNOWN, Job, RunStatus, run_status
-from launcher.records import ATTEMPT_NAME, Run, name_of, read_run
+from launcher.records import ATTEMPT_NAME, Run, finished, name_of, read_run
 from launcher.scheduler import Cancelled, Words
 from slurm.cluster.job_id import by_cluster, split
 from slurm.cluster.queue import (
@@ -26,7 +26,8 @@ from slurm.cluster.queue import (
     words,
 )  # fmt: skip
 from slurm.cluster.site import find_site
-from trainer.outcome import ConfigError
+from trainer.outcome import FINISHED, ConfigError
+from trainer.progress_file import ENDS, FAILED_PHASE, read_progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +41,8 @@ class Runs(FolderOfRuns):
         runs = self._as_told(runs)
         found = ask_jobs(job_ids(runs), self.environ)
         jobs = [[_with_memory(run, job) for job in jobs_of(run, found)] for run in runs]
+        for run, own in zip(runs, jobs, strict=True):
+            own[-1:] = [_as_it_ended(run, job) for job in own[-1:]]
         if len(runs) == 1:
             jobs[0][-1:] = [with_exit_code(job, self.environ) for job in jobs[0][-1:]]
         return [
@@ -98,6 +101,17 @@ class Runs(FolderOfRuns):
 def _is_local(run: Run) -> bool:
     """Whether the run is trained on this machine, without Slurm."""
     return not run.job_ids and SUBMITTING not in run.record and (run.folder / ATTEMPT_NAME).exists()
+
+
+def _as_it_ended(run: Run, job: Job) -> Job:
+    """The run's last job. Slurm 24.11 calls a job PREEMPTED, with an exit code of 0, that was told of a preemption and
+    then ended by itself; what it did stands in the run's folder."""
+    if job.state != "PREEMPTED":
+        return job
+    progress = read_progress(run.folder)
+    phase = ENDS[FINISHED] if finished(run.folder) else progress.phase if progress else ""
+    state = {ENDS[FINISHED]: "COMPLETED", FAILED_PHASE: "FAILED"}.get(phase)
+    return replace(job, state=state, reason="while another job took its place") if state else job
 
 
 def _with_memory(run: Run, job: Job) -> Job:

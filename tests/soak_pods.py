@@ -292,8 +292,11 @@ def soaked(image: Image, minutes: float, seed: int, faults: Sequence[str], last_
         lines = soak.verb("status", "--run", "soak").splitlines()
         if " COMPLETED" not in lines[-4] + lines[-5] or soak.kubelet.running:
             raise Lost(f"{len(soak.kubelet.running)} pods run, and status says\n" + "\n".join(lines))
+        kept = (soak.folder / "logs" / "node-0.log").read_text().count("attempt of")
+        if kept < len(soak.attempts):
+            raise Lost(f"the log of {kept} attempts was kept, {len(soak.attempts)} have made a step")
         return summary(
             soak.folder, service, soak.faults, last_step, minutes=minutes, seed=seed,
-            took_s=round(time.monotonic() - began), attempts=len(soak.attempts), typed=len(soak.typed),
+            took_s=round(time.monotonic() - began), attempts=kept, typed=len(soak.typed),
             kubectl=cluster.kubectl("version", "--client").stdout.split()[2],
         )  # fmt: skip

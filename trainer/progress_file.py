@@ -19,9 +19,10 @@ from trainer.outcome import FINISHED, RUN_AGAIN
 
 PROGRESS_FILE = "progress.json"
 LOADING, TRAINING, EVALUATING, SAVING = "loading", "training", "evaluating", "saving"
-PHASES = (LOADING, TRAINING, EVALUATING, SAVING, "finished", "stopped", "failed")
+FAILED_PHASE = "failed"
+PHASES = (LOADING, TRAINING, EVALUATING, SAVING, "finished", "stopped", FAILED_PHASE)
 ENDS = {FINISHED: "finished", RUN_AGAIN: "stopped"}
-"""The phase for an exit code of the supervisor; for every other code it is "failed"."""
+"""The phase for an exit code of the supervisor; for every other code it is FAILED_PHASE."""
 MOST_BYTES = 4096
 """Kubernetes keeps so many bytes of a pod's termination message."""
 MOST_STEPS, LARGEST = 10**12, 10**11
@@ -127,10 +128,10 @@ def write_end(folder: Path, code: int, said: str, now: float, *, began: float) -
     """Record that the attempt which started at `began` ended with `code`, and why. Known facts about its steps stay,
     and so does the message that another node has written since. Returns the progress, even if the folder cannot be
     written to."""
-    known = read_progress(folder) or Progress(phase="failed", written_at=0.0)
-    if code != FINISHED and known.phase == "failed" and known.said and known.written_at >= began:
+    known = read_progress(folder) or Progress(phase=FAILED_PHASE, written_at=0.0)
+    if code != FINISHED and known.phase == FAILED_PHASE and known.said and known.written_at >= began:
         return known
-    ended = replace(known, phase=ENDS.get(code, "failed"), said=said[:SAID_CHARS], written_at=now)
+    ended = replace(known, phase=ENDS.get(code, FAILED_PHASE), said=said[:SAID_CHARS], written_at=now)
     if folder.is_dir():  # a refused request makes no folder
         with contextlib.suppress(OSError):  # a full disk: the log, too, says how the attempt ended
             write_progress(folder, ended)

@@ -25,6 +25,7 @@ from trainer.env_file import open_to_others, read_env_file, watched
 from trainer.files import RECORD_ENV, RECORD_NAME, sweep_halves, write_whole
 from trainer.launch import Launch
 from trainer.node import processes
+from trainer.node.kept_log import log_kept
 from trainer.node.killed import begin_attempt, end_attempt
 from trainer.node.preflight import MEETING_TIMEOUT_S, check_node, meeting_place
 from trainer.node.stop import DEADLINE_ENV, FLAG, LIMIT_ENV, stopped
@@ -39,6 +40,18 @@ OVERTIME_S = 120  # beyond the time limit, for ranks that are still saving; afte
 
 def main(argv: Sequence[str]) -> int:
     log.begin("supervisor")
+    with contextlib.ExitStack() as kept:
+        code = supervised(argv, kept)
+    status_file = os.environ.get(outcome.STATUS_FILE_ENV)
+    if status_file and not node_rank(os.environ):
+        Path(status_file).write_text(f"{code}\n", encoding="utf-8")
+    # The batch shell reads the file. For srun 75 would be a failure, after which it kills nodes that are still
+    # leaving.
+    return outcome.FINISHED if status_file and code == outcome.RUN_AGAIN else code
+
+
+def supervised(argv: Sequence[str], kept: contextlib.ExitStack) -> int:
+    """The exit code of the planned command. In a pod its log is kept in the run's folder, until `kept` is closed."""
     try:
         env_file = read_env_file(Path(".env"))
         for notice in open_to_others(Path(".env"), env_file):
@@ -46,21 +59,16 @@ def main(argv: Sequence[str]) -> int:
         os.environ.update(complete_environment({**env_file, **os.environ}, time.time()))
         watched(os.environ)
         launch = Launch.from_words(argv[1:] if argv[:1] == ["--"] else argv)
+        if RECORD_ENV in os.environ and (folder := launch.settings.get("output_dir")):
+            kept.enter_context(log_kept(Path(folder), node_rank(os.environ) or 0))
         if outcome.SWEEP_ENV in os.environ:
             from trainer.sweep import trial
 
-            code = trial.attempt(launch, os.environ, attempt)
-        else:
-            code = attempt(launch)
+            return trial.attempt(launch, os.environ, attempt)
+        return attempt(launch)
     except (ConfigError, SickNode) as error:
         log.complain(str(error))
-        code = error.exit_code
-    status_file = os.environ.get(outcome.STATUS_FILE_ENV)
-    if status_file and not node_rank(os.environ):
-        Path(status_file).write_text(f"{code}\n", encoding="utf-8")
-    # The batch shell reads the file. For srun 75 would be a failure, after which it kills nodes that are still
-    # leaving.
-    return outcome.FINISHED if status_file and code == outcome.RUN_AGAIN else code
+        return error.exit_code
 
 
 def attempt(launch: Launch) -> int:

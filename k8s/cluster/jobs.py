@@ -35,6 +35,8 @@ UNPLACED = (
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
 # The Job controller waits before it replaces a pod, also for failures that do not count.
 BACK_OFF_S, MOST_BACK_OFF_S = 10, 600
+# A drained or preempted pod is removed with all that it could tell.
+NO_POD = "it has no pod now: after an end Kubernetes waits up to 10 minutes before the next one"
 OVERDUE_S = 30
 """Seconds after its grace period at which a pod that is still there shows that its node does not answer."""
 
@@ -184,7 +186,7 @@ def _between(waits: Job, job: Object, pods: Sequence[Object], failure: Failure, 
         return replace(waits, reason=news, advice=change)
     failed = sum(pod["status"].get("phase") == "Failed" for pod in pods)
     if not failed:
-        return replace(waits, reason=news)
+        return replace(waits, reason=news or NO_POD)
     reason = f"attempt {failed} ended: {failure.text or 'it failed'}"
     if failure.at:
         wait_s = min(BACK_OFF_S * 2 ** min(failed - 1, 10), MOST_BACK_OFF_S)

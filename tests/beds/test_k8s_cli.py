@@ -385,7 +385,8 @@ def test_logs_are_all_attempts_of_the_first_node_and_the_others_last_words(clust
     cluster.end(name, "Failed", "BackoffLimitExceeded")
     done = cluster.k8s("logs", "--run", "mine")
     assert done.stdout == "first attempt\nsecond attempt\n-- c\nthe other node\n"
-    assert done.stderr == f"trainyard: job {name} FAILED (BackoffLimitExceeded)\n"
+    kept = "the logs of all attempts, also of pods that are gone: claim trainyard, runs/mine/logs"
+    assert done.stderr == f"trainyard: job {name} FAILED (BackoffLimitExceeded)\ntrainyard: {kept}\n"
 
 
 @pytest.mark.slow

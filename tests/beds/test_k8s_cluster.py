@@ -534,7 +534,8 @@ def test_a_log_is_followed_to_the_end_of_its_pod(cluster: Cluster) -> None:
     done = cluster.k8s("logs", "--run", "mine")
     thread.join()
     assert done.stdout == "step  1/20\nstep 20/20\n"
-    assert done.stderr == f"trainyard: job {JOB} COMPLETED\n"
+    kept = "the logs of all attempts, also of pods that are gone: claim trainyard, runs/mine/logs"
+    assert done.stderr == f"trainyard: job {JOB} COMPLETED\ntrainyard: {kept}\n"
 
 
 @pytest.mark.slow

@@ -53,6 +53,8 @@ def test_a_run_whose_node_is_drained_goes_on_in_another_pod_and_completes(
     assert finished and (finished.step, finished.of) == (100, 100)
     assert "going on from step" in job.pods[1].said()
     run = job.folder / "claim" / "runs" / "toy"
+    kept = (run / "logs" / "node-0.log").read_text()  # a cluster removes the first pod with its log
+    assert all(line in kept for pod in job.pods for line in pod.said().splitlines())
     assert {path.name for path in run.iterdir()} >= {"adapter", "metrics.json", "report.html", "run.json"}
     assert json.loads((run / "run.json").read_text())["job_ids"] == ["tiny-toy"]
 

@@ -192,13 +192,9 @@ def drained_and_saving(on: Bed) -> None:
     on.controller.tell_to_end(on.pod, GRACE_S)
 
 
-def preempted(on: Bed) -> None:
-    on.submit()
-    on.fail(1, 75, disrupted="PreemptionByScheduler")
-
-
 def drained(on: Bed) -> None:
-    on.submit()
+    """The same for a preempted one: the pod is deleted, and gone when it has ended."""
+    drained_and_saving(on)
     on.fail(1, 75, disrupted="EvictionByEvictionAPI")
 
 
@@ -332,8 +328,7 @@ STATES: list[tuple[Callable[[Bed], None], str, str]] = [
     (running, r"RUNNING on gpu-[12], [0-9]:[0-9]{2} of 12:00:00", FOLLOW),
     (one_of_two, r"PENDING \(1 of 2 pods run, and wait for the others: exit code 1\)", FOLLOW),
     (drained_and_saving, r"COMPLETING \(it was told to end, and saves\)", FOLLOW),
-    (preempted, rf"PENDING \(attempt 1 ended: PreemptionByScheduler, exit code 75; {NEXT_COMES}\)", FOLLOW),
-    (drained, rf"PENDING \(attempt 1 ended: EvictionByEvictionAPI, exit code 75; {NEXT_COMES}\)", FOLLOW),
+    (drained, r"PENDING \(it has no pod now: after an end Kubernetes waits up to 10 minutes .*\)", FOLLOW),
     (evicted, rf"PENDING \(attempt 1 ended: Evicted: {re.escape(EVICTED)}, exit code 137; {NEXT_COMES}\)", FOLLOW),
     (evicted_often, r"FAILED \(BackoffLimitExceeded, exit code 1\)", READ),
     (failed_once, rf"PENDING \(attempt 1 ended: exit code 1; {NEXT_COMES}\)", FOLLOW),

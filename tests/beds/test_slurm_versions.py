@@ -146,13 +146,15 @@ print("step 1", flush=True)
 while not told:
     time.sleep(0.1)
 code = os.environ["TOY_EXIT"]
+from trainer.progress_file import write_end
+write_end(pathlib.Path(sys.argv[sys.argv.index("--output_dir") + 1]), int(code), "", time.time(), began=0)
 pathlib.Path(os.environ["TRAINYARD_STATUS_FILE"]).write_text(code)
 sys.exit(int(code))
 """
 
 
 def test_a_job_that_ends_by_itself_while_it_is_preempted_has_ended(
-    newer: Cluster, project: Path, records: Path
+    newer: Cluster, project: Path, records: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """24.11 would requeue it: one that is done would train again, one that is wrong or crashes would do so for ever."""
     supervise = project / "trainer" / "supervise.py"
@@ -173,7 +175,9 @@ def test_a_job_that_ends_by_itself_while_it_is_preempted_has_ended(
     newer.run("sbatch", "-p", "high", "-N2", "-c64", "-o", "/dev/null", "--wrap", "sleep 2")
     ended = {code: newer.wait(job.id, timeout_s=60) for code, job in jobs.items()}
     for code, job in ended.items():
-        # 24.11 calls it preempted then, with an exit code of 0; what it said stands in its log and progress.json.
+        # 24.11 calls it preempted then, with an exit code of 0; how it ended stands in progress.json.
         own = ("COMPLETED" if code == "0" else "FAILED", f"{code}:0")
         assert (job["JobState"], job["ExitCode"]) in (own, ("PREEMPTED", "0:0"))
         assert job["Restarts"] == "0"
+        assert verbs.status({"RUN": f"ends-{code}"}, newer.environ, project) == 0
+        assert f"job    {jobs[code].id} {own[0]} (" in capsys.readouterr().out.replace(" on n", " (on n")

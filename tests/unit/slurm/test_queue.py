@@ -13,6 +13,7 @@ from launcher.progress import Job
 from launcher.records import Run, run_record, write_record
 from slurm.cluster.queue import ask_jobs, find_jobs, jobs_of
 from slurm.cluster.reasons import advice, explained
+from trainer.progress_file import write_end
 
 
 def answers(folder: Path, *, squeue: str, sacct: str = "exit 1") -> dict[str, str]:
@@ -165,3 +166,29 @@ def test_an_end_or_a_wait_is_one_line_and_one_command(
     assert verbs.status({"RUN": "gemma-r"}, environ, tmp_path) == 0
     _, job, *_, last = capsys.readouterr().out.splitlines()
     assert (job, last) == (f"job    7 {said}", f"next   {then}")
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "then"),
+    [
+        (0, "COMPLETED (while another job took its place) on n1, 1:00 of 30:00", "look at {folder}/report.html"),
+        (1, "FAILED (while another job took its place) on n1, 1:00 of 30:00",
+         "make logs RUN=gemma-r (what happened), then make resume RUN=gemma-r"),
+        (75, "PREEMPTED on n1, 1:00 of 30:00", GO_ON),
+    ],
+)  # fmt: skip
+def test_what_ended_by_itself_while_it_was_preempted_is_said_to_have_ended(
+    code: int, said: str, then: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Slurm 24.11 calls all of them PREEMPTED, with an exit code of 0."""
+    folder = tmp_path / "runs" / "gemma-r"
+    folder.mkdir(parents=True)
+    write_record(folder, {**run_record(make_plan(run_id="gemma-r")), "job_ids": ["7"]})
+    write_end(folder, code, "", 1795564800.0, began=0)
+    if code == 0:
+        (folder / "metrics.json").write_text('{"history": []}')
+        (folder / "report.html").touch()
+    squeue = lines(f"7|PREEMPTED|None|n1|1:00|30:00|gemma-r|{folder}/job.sbatch")
+    assert verbs.status({"RUN": "gemma-r"}, answers(tmp_path, squeue=squeue), tmp_path) == 0
+    _, job, *_, last = capsys.readouterr().out.splitlines()
+    assert (job, last) == (f"job    7 {said}", f"next   {then.format(folder=folder)}")
