@@ -11,6 +11,7 @@ from slurm.cluster.job_id import command
 # In a command {words} are the words by which make finds the run, {again} is the command that continues it, {release}
 # is the command that lets a held job start.
 _ELSE = "make cancel {{words}}, then {{again}} {} (as it is, it never starts)"
+_ELSE_OR_LESS = "make cancel {{words}}, then {{again}} {} or make submit with less (as it is, it never starts)"
 _HELD = "{release} (it is held and does not start by itself; make cancel {words} ends it)"
 
 
@@ -55,11 +56,22 @@ REASONS = (
     Reason("AssocGrp.*Minutes.*", "{whose} has used up its budget", _ELSE.format("ACCOUNT=...")),
     Reason("(QOS|Assoc)Grp.*", "the jobs of {whose} use all that it allows"),
     Reason("QOSMin.*", "it asks for less than {whose} takes", _ELSE.format("QOS=...")),
-    Reason("QOSMax.*(PerJob|PerNode).*", "it asks for more than {whose} allows a job", _ELSE.format("QOS=...")),
-    Reason("AssocMax.*(PerJob|PerNode).*", "it asks for more than {whose} allows a job", _ELSE.format("ACCOUNT=...")),
+    Reason("QOSMax.*(PerJob|PerNode).*", "it asks for more than {whose} allows a job", _ELSE_OR_LESS.format("QOS=...")),
+    Reason(
+        "AssocMax.*(PerJob|PerNode).*",
+        "it asks for more than {whose} allows a job",
+        _ELSE_OR_LESS.format("ACCOUNT=..."),
+    ),
     Reason("(QOS|Assoc)Max.*", "your jobs use all that {whose} allows"),
-    Reason("InvalidAccount|AccountNotAllowed", "the account may not be used there", _ELSE.format("ACCOUNT=...")),
-    Reason("InvalidQOS|QOSNotAllowed", "the QOS may not be used there", _ELSE.format("QOS=...")),
+    # Slurm says the second of each in a sentence, with what the partition allows or denies.
+    Reason(
+        "InvalidAccount|AccountNotAllowed|Job's account not permitted.*",
+        "the account may not be used there",
+        _ELSE.format("ACCOUNT=..."),
+    ),
+    Reason(
+        "InvalidQOS|QOSNotAllowed|Job's QOS not permitted.*", "the QOS may not be used there", _ELSE.format("QOS=...")
+    ),
     Reason("BadConstraints", "no node has what it asks for", _ELSE.format("CONSTRAINT=...")),
     Reason("Cleaning", "its last attempt has not ended everywhere"),
     Reason("Prolog", "its nodes are being made ready"),

@@ -20,6 +20,7 @@ from programs import until
 from slurm_room import Room, require
 from slurm_roots import USER
 from toy_job import toy_project
+from toy_sweep import toy_sweep
 
 from launcher.records import run_record, write_record
 from slurm.render import run_dir
@@ -31,12 +32,16 @@ CONF = """\
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 PartitionName=short Nodes=n[1-2] PriorityTier=1 MaxTime=5
 PartitionName=off Nodes=n[1-2] State=DOWN
+PartitionName=closed Nodes=n[1-2]
+PartitionName=killing Nodes=n[1-2] PreemptMode=CANCEL GraceTime=0
 """
 LIMITS = (
     "add qos one set maxjobsperuser=1",
     "add qos brief set maxwall=00:10:00",
     "add account small set grptres=cpu=1",
     f"add user {USER} account=small qos=normal",
+    "add account tiny",
+    f"add user {USER} account=tiny qos=normal maxtresperjob=cpu=1",
     f"modify user {USER} where account=lab set qos=normal,long,one,brief",
 )
 # Ends as it is told when somebody writes a code into the file.
@@ -125,11 +130,13 @@ def on(bed: Cluster, request: pytest.FixtureRequest) -> Iterator[Bed]:
     project.parent.chmod(0o777)
     (project / ".venv" / "cpu" / "bin" / "python").write_text('#!/bin/sh\nexec /usr/bin/python3 "$@"\n')
     (project / "trainer" / "supervise.py").write_text(TOY)
-    yield Bed(bed, project, request.node.callspec.params["name"])
+    name = request.node.callspec.params["name"]
+    yield Bed(bed, project, "toys-1" if name == "sweeps-turn" else name)
     bed.run("scancel", f"--user={USER}", check=False)
     for node in ("n1", "n2"):
         bed.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
     bed.run("scontrol", "delete", "reservationname=later", check=False)
+    bed.run("scontrol", "update", "partitionname=closed", "allowqos=ALL", check=False)
     bed.wait_for_all()
     bed.wait_for_nodes()  # a node that was lost takes jobs again only once its slurmd has answered
     os.umask(before)
@@ -155,6 +162,22 @@ def qos_jobs(on: Bed) -> None:
 def account_cpus(on: Bed) -> None:
     on.submit("first", account="small")
     on.submit(account="small")
+
+
+def account_cpus_per_job(on: Bed) -> None:
+    on.submit(account="tiny", cpus=2)
+
+
+def qos_closed(on: Bed) -> None:
+    """sbatch itself would refuse it: the partition has changed since."""
+    on.submit(partition="closed", qos="normal", extra_flags=("--hold",))
+    on.control("update", "partitionname=closed", "allowqos=long")
+    on.control("release", on.job_id)
+
+
+def sweeps_turn(on: Bed) -> None:
+    sweep = toy_sweep(on.project, on.project / "data", count=2, parallel=1, mem_gib=1, time_limit_min=10)
+    on.job_id = f"{verbs.submit_sweep(sweep, on.cluster.environ)}_1"
 
 
 def qos_time(on: Bed) -> None:
@@ -221,6 +244,12 @@ def preempted(on: Bed) -> None:
     until(lambda: on.cluster.job(on.job_id)["JobState"] == "PENDING", lambda: on.cluster.job(on.job_id))
 
 
+def preempted_for_good(on: Bed) -> None:
+    on.started(partition="killing")
+    on.cluster.run("sbatch", "-p", "high", "-N2", "-c64", "-o", "/dev/null", "--chdir=/tmp", "--wrap", "sleep 1")
+    on.cluster.until(lambda: on.cluster.run("scontrol", "show", "job", on.job_id, check=False).returncode, "forgetting")
+
+
 def running(on: Bed) -> None:
     on.started()
 
@@ -279,6 +308,17 @@ STATES: list[tuple[Callable[[Bed], None], str, str]] = [
     (qos_jobs, r"PENDING \(QOSMaxJobsPerUserLimit: as many of your jobs run as the QOS allows\)", FOLLOW),
     (account_cpus, r"PENDING \(AssocGrpCpuLimit: the jobs of the account use all that it allows\)", FOLLOW),
     (
+        account_cpus_per_job,
+        r"PENDING \(AssocMaxCpuPerJobLimit: it asks for more than the account allows a job\)",
+        "make cancel {words}, then {again} ACCOUNT=... or make submit with less (as it is, it never starts)",
+    ),
+    (
+        qos_closed,
+        r"PENDING \(Job's QOS not permitted to use this partition \(.*\): the QOS may not be used there\)",
+        ANEW.format("QOS=..."),
+    ),
+    (sweeps_turn, r"PENDING \(JobArrayTaskLimit: as many members of the sweep run as PARALLEL says\)", FOLLOW),
+    (
         qos_time,
         r"PENDING \(QOSMaxWallDurationPerJobLimit: TIME is above what the QOS allows\)",
         ANEW.format("TIME=..."),
@@ -307,6 +347,7 @@ STATES: list[tuple[Callable[[Bed], None], str, str]] = [
     ),
     (requeued_and_held, r"(PENDING|REQUEUE_HOLD) \(job requeued in held state: held by Slurm, since .*\)", HELD),
     (preempted, r"PENDING \(BeginTime: waits for its begin time, two minutes after a requeue\)", FOLLOW),
+    (preempted_for_good, r"PREEMPTED on n1, .*", GO_ON),
     (running, r"RUNNING on n1, 0:[0-9]{2} of 10:00", FOLLOW),
     (node_lost, r"NODE_FAIL .*", GO_ON),
     (cancelled_before, r"CANCELLED.*", GO_ON),
@@ -339,7 +380,8 @@ def test_a_state_is_explained_in_one_line_with_one_next_command(
     name: str, provoke: Callable[[Bed], None], said: str, then: str, on: Bed, capsys: pytest.CaptureFixture[str]
 ) -> None:
     provoke(on)
-    words = {"words": f"RUN={name}", "again": f"make resume RUN={name}", "job": on.job_id, "folder": on.folder}
+    run = f"RUN={on.run_id}"
+    words = {"words": run, "again": f"make resume {run}", "job": on.job_id, "folder": on.folder}
     seen: list[tuple[str, str]] = [("", "")]
 
     def is_said() -> bool:

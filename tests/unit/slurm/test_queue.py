@@ -88,6 +88,7 @@ def test_a_cluster_that_does_not_answer_hides_no_other_clusters_jobs(tmp_path: P
 
 
 ELSE = "make cancel {{words}}, then {{again}} {}=... (as it is, it never starts)"
+OR_LESS = "make cancel {{words}}, then {{again}} {}=... or make submit with less (as it is, it never starts)"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,8 @@ ELSE = "make cancel {{words}}, then {{again}} {}=... (as it is, it never starts)
 )
 def test_a_limit_names_what_to_change_where_waiting_does_not_help(reason: str, means: str, other: str) -> None:
     assert explained(reason) == f"{reason}: {means}"
-    assert advice(reason, "7") == (ELSE.format(other) if other else "")
+    told = OR_LESS if "more than" in means else ELSE
+    assert advice(reason, "7") == (told.format(other) if other else "")
 
 
 def test_a_job_that_left_its_memory_to_slurm_is_not_told_how_much_it_had(
@@ -144,11 +146,10 @@ FOLLOW = "make logs RUN=gemma-r (follows it; make cancel RUN=gemma-r ends it)"
         ("OUT_OF_MEMORY|OutOfMemory|n1|1:00", "", "OUT_OF_MEMORY (OutOfMemory) on n1, 1:00 of 30:00", MORE),
         ("", "OUT_OF_MEMORY|0:125|n1|00:01:00", "OUT_OF_MEMORY (0:125) on n1, 00:01:00 of 30:00", MORE),
         ("TIMEOUT|TimeLimit|n1|30:12", "", "TIMEOUT (TimeLimit) on n1, 30:12 of 30:00", GO_ON),
-        ("", "PREEMPTED|0:0|n1|00:01:00", "PREEMPTED on n1, 00:01:00 of 30:00", GO_ON),
-        ("PENDING|QOSNotAllowed|(null)|0:00", "", "PENDING (QOSNotAllowed: the QOS may not be used there)",
-         "make cancel RUN=gemma-r, then make resume RUN=gemma-r QOS=... (as it is, it never starts)"),
-        ("PENDING|JobArrayTaskLimit|(null)|0:00", "",
-         "PENDING (JobArrayTaskLimit: as many members of the sweep run as PARALLEL says)", FOLLOW),
+        ("PENDING|Job's account not permitted to use this partition (a denies b including c)|(null)|0:00", "",
+         "PENDING (Job's account not permitted to use this partition (a denies b including c): the account may not be "
+         "used there)",
+         "make cancel RUN=gemma-r, then make resume RUN=gemma-r ACCOUNT=... (as it is, it never starts)"),
         ("PENDING|SomethingNew|(null)|0:00", "", "PENDING (SomethingNew)", FOLLOW),
     ],
 )  # fmt: skip
