@@ -7,7 +7,7 @@ refused, each with its line and all in one message: YAML would silently drop or 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,6 +33,15 @@ TYPES: dict[str, Callable[[str], object]] = {"bool": lambda text: text.lower() =
 Check = Callable[[str], None]
 
 
+class Malformed(ConfigError):
+    """Values of a file that would be dropped or changed."""
+
+    def __init__(self, problem: str, *, content: Mapping[str, Any], **fields: Any) -> None:
+        super().__init__(problem, **fields)
+        self.content = content
+        """The values of the other keys, so that a caller can name what else is wrong in the file."""
+
+
 def any_key(key: str) -> None:
     """Accepts any key, for files whose keys are not all Trainyard's."""
 
@@ -46,7 +55,8 @@ def read_yaml(
     `source` and say what it `takes`. `check_key` raises ConfigError for a key that does not belong in the file.
 
     Raises:
-        ConfigError: with all mistakes: it cannot be read, is no YAML mapping, or holds a value that would be dropped.
+        Malformed: it holds values that would be dropped, or keys that do not belong: all of them.
+        ConfigError: it cannot be read, or is no YAML mapping.
     """
     try:
         text = once(read_typed, path).decode("utf-8-sig")
@@ -77,7 +87,7 @@ def parse_yaml(
         raise ConfigError(f"{source} takes {takes}")
     problems = [*_wrong_keys(node, check_key), *_wrong(node, "")]
     if problems:
-        raise ConfigError.of(problems, source=source)
+        raise Malformed(**vars(ConfigError.of(problems, source=source)), content=_value(_sound(node), typed))
     found: dict[str, Any] = _value(node, typed)
     return found
 
@@ -164,6 +174,16 @@ def _wrong(node: yaml.Node, place: str) -> Iterator[ConfigError]:
             if _is(key, "merge") and not all(isinstance(part, yaml.MappingNode) for part in _merged(value)):
                 yield ConfigError(f"{about}line {_line(key)}: << takes the anchor of a mapping, or a list of them")
             yield from _wrong(value, place or name)
+
+
+def _sound(node: yaml.MappingNode) -> yaml.MappingNode:
+    """The part of a file in which nothing is wrong; of a key that is given twice, the first value."""
+    found: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+    for key, value in node.value:
+        alone = yaml.MappingNode(node.tag, [(key, value)], start_mark=node.start_mark)
+        if not any(_wrong(alone, "")):
+            found.setdefault(key.value, (key, value))
+    return yaml.MappingNode(node.tag, [*found.values()])
 
 
 def _value(node: yaml.Node, typed: bool) -> Any:

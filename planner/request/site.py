@@ -52,7 +52,7 @@ def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested
     Raises:
         ConfigError: with all mistakes: it cannot be read, is no YAML mapping, or holds keys or values not allowed.
     """
-    from trainer.yaml_file import read_yaml  # imported late: without a site file nothing reads YAML
+    from trainer.yaml_file import Malformed, read_yaml  # imported late: without a site file nothing reads YAML
 
     try:
         regular(path)
@@ -75,14 +75,13 @@ def read_site(path: Path, *, source: str, keys: Sequence[str], user: str, nested
             if key not in known:
                 raise unknown(key, known)
 
-    content: dict[str, Any] = {}
+    content: Mapping[str, Any] = {}
     takes = f"lines of `key: value`, keys are {', '.join(known)}"
     try:
         content = read_yaml(path, source, takes=takes, check_key=check_key)
-    except ConfigError as error:
-        if not error.source:  # the mistake concerns the whole file
-            raise
+    except Malformed as error:
         problems.append(error.but(source=""))
+        content = error.content
     gpu_gib: dict[str, float] = {}
     texts: dict[str, str] = {}
     for key, value in content.items():

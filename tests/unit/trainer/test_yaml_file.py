@@ -72,6 +72,17 @@ def test_a_mistake_is_one_line_and_the_same_in_every_kind_of_file(
     assert str(caught.value).isprintable() and "file.yaml" in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in READERS if kind != "sweep"])
+def test_mistakes_of_form_stand_beside_wrong_values_and_unknown_names(kind: str, tmp_path: Path) -> None:
+    key, other = KEYS[kind], "max_steps" if kind == "settings" else "time"
+    path = tmp_path / "file.yaml"
+    path.write_text(f"{key}: 1\n{key}: 2\n{other}: lots\nfoo: !!int x\nbar: 1\n? [a]\n: b\n")
+    with pytest.raises(ConfigError) as caught:
+        READERS[kind](path)
+    said = (f"{key} was given twice", "foo: line 4 has a tag", "line 6 has a list", f"{other}", "'bar'", "'foo'")
+    assert [words for words in said if words not in str(caught.value)] == []
+
+
 @pytest.mark.parametrize("content", [b"K: \xff", b"K: " + b"x" * 70_000, None])
 @pytest.mark.parametrize("kind", READERS)
 def test_what_is_no_text_of_a_persons_length_is_one_line(kind: str, content: bytes | None, tmp_path: Path) -> None:
