@@ -35,6 +35,9 @@ endif
 ifneq ($(call says_to,claim,k8s),)
 $(error TO=$(BACKEND): a claim is for TO=k8s: leave TO out)
 endif
+ifneq ($(call says_to,site,slurm k8s),)
+$(error TO=$(BACKEND): a site file is for clusters: make hardware shows what this machine has)
+endif
 ifneq ($(and $(filter OUT,$(given)),$(filter-out convert,$(MAKECMDGOALS))),)
 $(error OUT=$(value OUT): only make convert takes it: leave OUT out)
 endif
@@ -171,7 +174,7 @@ hardware: .venv/launch/.made ## what this machine has to train with, what a run 
 docker-run: .venv/launch/.made ## what run does, in the image (IMAGE=; DOCKER=podman)
 	@.venv/launch/bin/python -m local docker-run
 
-env: ## make the environment that jobs use (DEVICE=cuda or cpu; left out: what this machine has)
+env: ## make the environment that jobs use (TORCH=cuda or cpu; left out: what this machine has)
 	@sh make-env.sh train
 
 # A third worker has the cores while others wait for Slurm's clocks.

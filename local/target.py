@@ -90,6 +90,14 @@ class Machine:
             raise ConfigError(
                 self.choice.why, name=name, given=self.given.get(name, "cuda"), advice="DEVICE=cpu, or submit"
             )
+        whole = [card for card in fit if not card.is_slice]
+        if asked.gpus > max(1, len(whole)) and len(whole) < len(fit):
+            raise ConfigError(
+                "one run uses one slice of a card (MIG): its processes cannot talk to each other across slices",
+                name="GPUS",
+                given=asked.gpus,
+                advice=f"GPUS={max(1, len(whole))}, or submit",
+            )
         if asked.gpus > len(fit):
             shows = f"this machine shows {len(cards)}"
             if others := [card.name for card in cards if card.unfit]:

@@ -41,7 +41,7 @@ TRAINING_FLAGS = {
     "--learning-rate": "2e-3",
     "--config-file": "examples/demo/settings.yaml",
 }
-PLAN_LINES = 5
+SHOWN_OF_PLAN = ("job ", "memory ", "chosen ", "why ", "batch ", "peak ")
 SHOWN = ("data: ", "before training", "after training", "base model", "always ", "adapter: ", "report: ", "all runs: ")
 """Beginnings of the training's lines that are shown, besides those of its evaluations; the log has all lines."""
 SHOWN_OF_SCRIPT = ("#SBATCH --gres", "#SBATCH --mem", "#SBATCH --time")
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
     print(
         f"Look at   {report}{_opened(report)}\n"
         f"Curves    {command('tensorboard.main', '--logdir', FOLDER / 'runs')}\n"
-        "Next      make plan GPUS=2 VRAM=24, then make submit GPUS=2 DATA=your.jsonl"
+        "Next      make hardware, then make run DATA=your.jsonl (on a cluster make submit)"
     )
     return FINISHED
 
@@ -93,7 +93,9 @@ def _draw() -> int:
 def _plan() -> int:
     _heading("2. What Gemma 3 4B would need on two 24 GiB cards: make plan GPUS=2 VRAM=24")
     code, text = _printed("slurm", "plan", "--gpus", "2", "--vram", "24")
-    print("\n".join(text.splitlines()[:PLAN_LINES] if code == FINISHED else [text]), flush=True)
+    for line in text.splitlines() if code == FINISHED else [text]:
+        if code != FINISHED or line.startswith(SHOWN_OF_PLAN):
+            say(line)
     return code
 
 

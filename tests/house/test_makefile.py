@@ -110,6 +110,7 @@ def test_a_bad_variable_is_refused_and_changes_nothing(target: str, word: str, s
         ),
         (("docker-run", "TO=k8s"), "TO=k8s: run, hardware and docker-run are for this machine"),
         (("run", "TO=slurm"), "TO=slurm: run, hardware and docker-run are for this machine"),
+        (("site", "TO=local"), "TO=local: a site file is for clusters: make hardware shows what this machine has"),
         (("claim", "TO=local", "SIZE=200Gi"), "TO=local: a claim is for TO=k8s: leave TO out"),
     ],
 )

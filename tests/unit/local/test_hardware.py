@@ -87,6 +87,8 @@ def test_a_run_sees_the_chosen_cards_alone(tmp_path: Path, monkeypatch: pytest.M
 def test_more_cards_than_there_are_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"^GPUS=3: this machine shows 2: GPUS=2, or submit$"):
         plan_of("two-rtx4090", tmp_path, monkeypatch, "--gpus", "3")
+    with pytest.raises(ConfigError, match=r"^GPUS=2: one run uses one slice of a card .*: GPUS=1, or submit$"):
+        plan_of("mig", tmp_path, monkeypatch, "--gpus", "2")
 
 
 @pytest.mark.skipif(bool(machine.shutil.which("nvidia-smi")), reason="this machine has a GPU")
