@@ -16,6 +16,7 @@ from planner.launch import launch_env, launch_of
 from planner.memory.estimate import estimate, processes_gib
 from planner.plan import TIGHT_SHARE, Candidate, Plan
 from planner.refuse import NothingFits, nothing_fits
+from trainer.architecture.targets import check_targets
 from trainer.config import Optimizer
 from trainer.outcome import ConfigError, Problems
 from trainer.text import GIB, gib
@@ -82,6 +83,9 @@ def contradictions(spec: JobSpec) -> Problems:
         _strategies(spec)
     with problems.kept():
         _effective_batch(spec)
+    with problems.kept():
+        paths = [linear.path for layer in spec.shape.layers for linear in layer.linears]
+        check_targets(paths, spec.training.lora_targets)
     if spec.resources.device == "mps" and spec.resources.gpus:
         text = f"GPUS={spec.resources.gpus}: a Mac has one GPU, which DEVICE=mps takes: leave GPUS out"
         problems.append(ConfigError(text, name="GPUS"))

@@ -14,6 +14,7 @@ from dataclasses import Field, asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from trainer.architecture.shape import PLANNED_PX, ModelShape
+from trainer.architecture.targets import ALL
 from trainer.config import LORA_PRESETS, Device, Quantization, Vision
 
 # Tokens of even the shortest record beside its picture: the markers around picture and turns, a word to answer.
@@ -51,6 +52,8 @@ class Training:
     lora_r: int = LORA_PRESETS["medium"]
     lora_alpha: int = 2 * LORA_PRESETS["medium"]
     lora_dropout: float = 0.05
+    lora_targets: str = ALL
+    """The linears of the language model that get adapters: all, attention, or names."""
     vision: Vision = "frozen"
     """lora: adapters on the image tower and projector too."""
     effective_batch_size: int | None = None
@@ -203,7 +206,8 @@ class JobSpec:
     @property
     def lora_params(self) -> int:
         """Number of trainable weights."""
-        return self.shape.lora_params(self.training.lora_r, self.training.vision)
+        training = self.training
+        return self.shape.lora_params(training.lora_r, training.vision, training.lora_targets)
 
     @property
     def patches_per_sample(self) -> int:

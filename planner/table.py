@@ -8,6 +8,7 @@ from itertools import zip_longest
 
 from planner.job import THIS_MACHINE, JobSpec
 from planner.plan import Candidate, Plan
+from trainer.architecture.targets import ALL
 from trainer.text import GIB, format_table, gib, printable, wrap
 
 BAR_CELLS = 40
@@ -118,9 +119,10 @@ def _request(spec: JobSpec) -> str:
     measured = "" if sources.length_source == "MAX_LENGTH" else f" ({sources.length_source})"
     nodes = f" on each of {resources.nodes} nodes" if resources.nodes > 1 else ""
     tower = ", tower too" if training.vision == "lora" else ""
+    targets = f" on {training.lora_targets}" if training.lora_targets != ALL else ""
     alpha = f" alpha={training.lora_alpha}" if training.lora_alpha != 2 * training.lora_r else ""
     return (
-        f"{spec.model} ({total}, {weights}), LoRA r={training.lora_r}{alpha} ({trained} trained{tower}), "
+        f"{spec.model} ({total}, {weights}), LoRA r={training.lora_r}{alpha}{targets} ({trained} trained{tower}), "
         f"{training.max_length} tokens a sample{measured}, on {where}{nodes}"
     )
 

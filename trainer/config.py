@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from trainer.flags import Range, options
+from trainer.flags import Form, Range, options
 
 Device = Literal["cuda", "cpu", "mps"]
 Quantization = Literal["nf4", "none"]
@@ -33,6 +33,7 @@ ZERO3_SETTINGS: dict[str, int] = {
 MOST_TOKENS = 1 << 20
 # Any whole number from 1 that a schedule can have.
 STEPS = Range(1, 10_000_000)
+NAMES = Form("all, attention, or names with commas between", r"[A-Za-z_]\w{0,99}(,[A-Za-z_]\w{0,99}){0,49}")
 OPTIMIZER_WORDS = {
     **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_hf"), "adamw"),
     **dict.fromkeys(("paged_adamw", "adamw_8bit", "adamw_bnb_8bit"), "paged_adamw_8bit"),
@@ -139,6 +140,12 @@ class TrainConfig:
     """The adapters' output is scaled by alpha / rank. Twice the rank where nothing else is said."""
     lora_dropout: Annotated[float, Range(0, 0.9)] = 0.05
     """Dropout in front of the adapters. It costs over a quarter of the activations' memory: take 0 on large data."""
+    lora_targets: Annotated[
+        str, NAMES, Setting(also="target_modules lora_target lora_target_modules", words={"all-linear": "all"})
+    ] = "all"
+    """The linears of the language model that get adapters. all: every one; attention: those of every part whose name
+    holds attn or attention; else names of linears or of parts, such as q_proj,v_proj or mlp: `python -m trainer layers`
+    shows a model's. `vision: lora` adds all of tower and projector."""
     init_adapter: Annotated[str | None, Setting(folder=True, also="adapter_name_or_path lora_model_dir")] = None
     """Folder of an earlier run, or its adapter, to start from. Model, rank, alpha and layers must be the same."""
     max_length: Annotated[

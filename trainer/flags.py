@@ -34,6 +34,14 @@ class Range(NamedTuple):
     high: float
 
 
+class Form(NamedTuple):
+    """The only form that a text may have."""
+
+    allowed: str
+    """The form in words."""
+    pattern: str
+
+
 class Text(str):
     """Any text, also empty or of several lines."""
 
@@ -82,6 +90,8 @@ def option_of(hint: Any, default: Any = MISSING) -> Option:
         kind, allowed, pattern = str, " or ".join(get_args(kind)), "|".join(get_args(kind))
     else:
         allowed, pattern = TEXTS[kind]
+    for form in (mark for mark in marks if isinstance(mark, Form)):
+        allowed, pattern = form
     if span:
         allowed += f" from {span.low:.12g} to {span.high:.12g}"
     return Option(kind=kind, pattern=pattern, allowed=allowed, span=span, default=default, marks=tuple(marks))

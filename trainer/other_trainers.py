@@ -11,9 +11,6 @@ from __future__ import annotations
 # Each name with the values, separated by |, that are ignored with a notice; `*` means any value. All other values are
 # refused with the reason above them.
 ANY = "*"
-# The names of a layer's linears in most families.
-NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-SEVEN = f"all-linear|all|{','.join(NAMES)}|[{','.join(map(repr, NAMES))}]"
 REASONS: dict[str, str] = {
     "GPUs compute in bf16, adapters are kept in fp32": """
         torch_dtype=auto|bfloat16|bf16|torch.bfloat16 dtype=auto|bfloat16|bf16|torch.bfloat16 bf16=true|auto fp16=false
@@ -21,7 +18,8 @@ REASONS: dict[str, str] = {
         upcast_layernorm=false""",
     "the schedule is a warm-up and a cosine": "lr_scheduler_type=cosine lr_scheduler=cosine lr_scheduler_kwargs={}",
     "give warmup_fraction, the share of max_steps": "warmup_steps",
-    "runs are counted in optimizer steps: give max_steps": "num_train_epochs epochs num_epochs",
+    "runs are counted in optimizer steps: give max_steps, which is epochs x records / effective batch": """
+        num_train_epochs epochs num_epochs""",
     "give eval_steps and save_steps": "evals_per_epoch saves_per_epoch",
     "AdamW has its usual betas and epsilon, and one learning rate": """
         adam_beta1=0.9 adam_beta2=0.999 adam_epsilon=1e-8|1e-08 optim_args optim_target_modules loraplus_lr_ratio
@@ -107,8 +105,7 @@ REASONS: dict[str, str] = {
     "runs train LoRA adapters": """
         use_peft=true adapter=lora|qlora finetuning_type=lora stage=sft rl peft_type=lora task_type=causal_lm
         lora_task_type=causal_lm inference_mode=false auto_mapping peft_version=*""",
-    "adapters are on every linear of the language model; vision: lora adds those of the image tower": """
-        target_modules=SEVEN lora_target_modules=SEVEN lora_target=SEVEN
+    "lora_targets names the linears of the language model that get adapters, in all layers alike": """
         lora_target_linear=true exclude_modules target_parameters lora_target_parameters layers_to_transform
         layers_pattern layer_replication lora_mlp_kernel=* lora_qkv_kernel=* lora_o_kernel=*""",
     "every adapter has the same rank and alpha, and their output is scaled by alpha / rank": """
@@ -140,7 +137,6 @@ def _by_name() -> dict[str, tuple[tuple[str, ...], str]]:
     for reason, names in REASONS.items():
         for entry in names.split():
             name, _, values = entry.partition("=")
-            values = SEVEN if values == "SEVEN" else values
             found[name] = (tuple(values.split("|")) if values else (), reason)
     return found
 

@@ -72,8 +72,9 @@ def resolve_settings(
     if named == "":
         raise ConfigError("--config takes a YAML file, got ''")
     path = str(folder / named) if named else ""
+    problems: list[ConfigError] = []
     layers: dict[str, Mapping[str, object]] = {
-        path: _read_file(path) if path else {},
+        path: _read_file(path, problems) if path else {},
         ".env": {name: env_file[name] for name in ENVIRONMENT if env_file.get(name)},
         "environment": {name: environ[name] for name in ENVIRONMENT if environ.get(name)},
         COMMAND_LINE: flags,
@@ -81,7 +82,6 @@ def resolve_settings(
     notices: list[str] = []
     lines = {".env": env_file.lines} if isinstance(env_file, EnvFile) else {}
     given: dict[str, dict[str, Any]] = {}
-    problems: list[ConfigError] = []
     for source, layer in layers.items():
         try:
             given[source] = read_layer(source, layer, notices, lines.get(source))
@@ -184,12 +184,14 @@ def _no_settings(given: Mapping[str, object], dash: str) -> tuple[list[str], lis
 
 def _read_value(name: str, value: object, *, shown_as: str) -> tuple[dict[str, Any], str]:
     """(checked values by setting, a notice about another spelling or ""). Raises ConfigError."""
-    ours, text = _ours(name, value), _text(value)
-    if ours == "actions" and isinstance(value, list):
+    ours = _ours(name, value)
+    if ours in ("actions", "lora_targets") and isinstance(value, list):
         value = ",".join(map(str, value))
+    if ours == "lora_targets":
+        value = re.sub(r"\s*,\s*", ",", str(value))
     if ours == "columns" and isinstance(value, dict):
         value = ",".join(f"{column}={key}" for column, key in value.items())
-    meant = SETTINGS[ours].words.get(text, value) if ours in SETTINGS else value
+    meant = SETTINGS[ours].words.get(_text(value), value) if ours in SETTINGS else value
     same = (ours, meant) == (name, value) or name in ENVIRONMENT
     notice = "" if same else f"{name}={value} is {ours}={meant} here"
     if ours != LORA:
@@ -214,13 +216,19 @@ def _listed(names: Sequence[str], one: str, several: str) -> str:
     return f"{', '.join(names)} {several if len(names) > 1 else one}"
 
 
-def _read_file(path: str) -> dict[str, object]:
-    """The values of a YAML file by key; a key that is no setting is included even when its value is null."""
+def _read_file(path: str, problems: list[ConfigError]) -> dict[str, object]:
+    """The values of a YAML file by key; a key that is no setting is included even when its value is null. What is
+    wrong with the file as such is added to `problems`."""
     # imported late: most requests have no such file, and planning should be fast
-    from trainer.yaml_file import read_yaml
+    from trainer.yaml_file import Malformed, read_yaml
 
     keys: list[str] = []
-    found = read_yaml(Path(path), path, takes=TAKES, check_key=keys.append)
+    found: Mapping[str, Any] = {}
+    try:
+        found = read_yaml(Path(path), path, takes=TAKES, check_key=keys.append)
+    except ConfigError as error:
+        problems.append(error)
+        found = error.content if isinstance(error, Malformed) else found
     known = (*SETTINGS, LORA, *OURS, *NEEDLESS)
     return {**{key: None for key in keys if key not in known}, **found}
 

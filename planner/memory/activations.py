@@ -17,6 +17,7 @@ ROW_STATISTICS_BYTES = 64  # log-sum-exp of each head, reciprocal roots of the n
 
 def layer_bytes(spec: JobSpec, layer: Layer, *, width: int) -> int:
     """Bytes that one decoder layer of that sort keeps for one token."""
+    layer = layer.adapted(spec.training.lora_targets)
     kept = FP32_BYTES * layer.fp32_values + width * layer.values
     masks = (
         width * layer.pair_values * spec.training.max_length

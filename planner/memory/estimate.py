@@ -167,7 +167,8 @@ def _transient(spec: JobSpec, micro: int, *, width: int, checkpointing: bool, sh
     # checkpointing the graph is that of the one layer that is computed again.
     in_bf16 = 0 if sharded or width == FP32_BYTES else BF16_BYTES * spec.training.lora_r
     copies = in_bf16 * spec.lora_params // spec.training.lora_r
-    of_layer = in_bf16 * max(layer.adapter_inputs + layer.adapter_outputs for layer in shape.layers)
+    tuned = [layer.adapted(spec.training.lora_targets) for layer in shape.layers]
+    of_layer = in_bf16 * max(layer.adapter_inputs + layer.adapter_outputs for layer in tuned)
     of_tower = in_bf16 * (shape.vision_linears_in + shape.vision_linears_out) * (spec.training.vision == "lora")
     scored = micro * spec.records.supervised_tokens
     head = min(scored, HEAD_CHUNK_POSITIONS) * shape.vocab * HEAD_BYTES_PER_LOGIT

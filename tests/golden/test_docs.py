@@ -376,3 +376,13 @@ def test_the_workflow_runs_what_is_there() -> None:
     assert {f"pytest=={version}" for version in re.findall(r"pytest==([\d.]+)", text)} <= {
         *project["optional-dependencies"]["dev"]
     }
+
+
+def test_every_one_of_the_tutorials_things_has_a_row() -> None:
+    """Each of the 74 once, with what it is here; and where it is something else, the reason."""
+    page = text_of(ROOT / "docs" / "from-the-tutorial.md")
+    rows = re.findall(r"^\| ([\d, ]+) \| (.+?) \| (.+?) \| (.*?) ?\|$", page, re.M)
+    numbers = [int(number) for row in rows for number in row[0].split(", ")]
+    assert numbers == list(range(1, 75))
+    assert "It describes 74 things" in page
+    assert [row for row in rows if not (row[1].strip() and row[2].strip())] == []

@@ -29,8 +29,7 @@ With make, only the variables on its command line count: an exported `TIME` or `
 COLUMNS = """
 - **for**: the schedulers that take it (`TO=`; `local` is `make run`); the others refuse it. Empty: all take it.
 - **site**: the site file may hold its default, in small letters. **grid**: members of `GRID=` may differ in it.
-  **resume**: `make resume` may give it another value on Slurm and Kubernetes; on this machine a run is resumed as
-  it was asked for. **sweep**: only a sweep takes it.
+  **resume**: `make resume` may give it another value, on the schedulers that take it. **sweep**: only a sweep takes it.
 """
 OTHERS = """
 Every field of TrainingArguments, SFTConfig, LoraConfig and BitsAndBytesConfig, and the commonest keys of LLaMA-Factory

@@ -12,6 +12,8 @@ def off_default(name: str) -> Any:
     option, default = options(TrainConfig)[name], options(TrainConfig)[name].default
     if option.kind is bool:
         return not default
+    if name == "lora_targets":
+        return "attention"  # of names, only those that the model has are taken
     if option.kind is str:
         words = ("another", *option.pattern.split("|"))
         return next(word for word in words if option.read(word) not in (None, default))

@@ -6,10 +6,19 @@ from typing import Any
 
 from planner.job import JobSpec
 from planner.plan import Candidate, Estimate, Plan
-from trainer.architecture.shape import Layer, ModelShape
+from trainer.architecture.shape import Layer, Linear, ModelShape
 from trainer.launch import Launch, shipped
 from trainer.text import GIB
 
+LINEARS = (
+    ("self_attn.q_proj", 2560, 2048, 0, 2560),
+    ("self_attn.k_proj", 2560, 1024, 0, 2560),
+    ("self_attn.v_proj", 2560, 1024, 0, 2560),
+    ("self_attn.o_proj", 2048, 2560, 1, 0),
+    ("mlp.gate_proj", 2560, 10_240, 2, 2560),
+    ("mlp.up_proj", 2560, 10_240, 2, 2560),
+    ("mlp.down_proj", 10_240, 2560, 3, 10_240),
+)
 SHAPE = ModelShape(
     family="gemma3",
     hidden=2560,
@@ -21,10 +30,10 @@ SHAPE = ModelShape(
             expert_params=0,
             active_expert_params=0,
             other_params=10_752,
-            adapters=7,
-            adapter_inputs=25_088,
-            adapter_outputs=29_696,
-            kept_inputs=15_360,
+            linears=tuple(
+                Linear(path=f"layers.N.{path}", count=1, inputs=inputs, outputs=outputs, reads=reads, kept_inputs=kept)
+                for path, inputs, outputs, reads, kept in LINEARS
+            ),
             values=38_912,
             fp32_values=13_312,
             pair_values=1,

@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from trainer.architecture.targets import ALL, is_target
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Linear:
+    """The linears of a layer that have one path, each of which may get an adapter."""
+
+    path: str
+    """Path in the language model, N for a layer's number: layers.N.self_attn.q_proj."""
+    count: int
+    """How many linears of one layer have it: more than one where a layer holds a list of parts."""
+    inputs: int
+    """Sum of the widths that they read; times a rank, the weights of their adapters' first halves."""
+    outputs: int
+    reads: int
+    """Number of the value that they read, among those of the layer. Linears that share an input have the same."""
+    kept_inputs: int
+    """Width of that value if nothing else keeps it for the backward pass, else 0."""
+
 
 PLANNED_PX = 784
 """Side of the picture that a shape is measured with."""
@@ -24,13 +44,8 @@ class Layer:
     """Weights of the experts that one token is sent through."""
     other_params: int
     """Weights of norms, biases, convolutions, and of routers that are not linears."""
-    adapters: int
-    """Linears that get an adapter."""
-    adapter_inputs: int
-    """Sum of the widths that those linears read; times a rank, the weights of the adapters' first halves."""
-    adapter_outputs: int
-    kept_inputs: int
-    """Values that those linears read and that nothing else keeps; an input that two linears share is counted once."""
+    linears: tuple[Linear, ...]
+    """The linears that may get an adapter."""
     values: int
     """Values that autograd keeps in the width of the computation."""
     fp32_values: int
@@ -43,6 +58,29 @@ class Layer:
     """Key heads x head size: the values that one token adds to the cache as keys, and as many again as values."""
     widest: int
     """The largest value of one token inside the layer, for example the MLP's inner width."""
+
+    def adapted(self, targets: str) -> Layer:
+        """This layer with those linears alone that get an adapter when `lora_targets` is `targets`."""
+        return replace(self, linears=tuple(linear for linear in self.linears if is_target(linear.path, targets)))
+
+    @property
+    def adapters(self) -> int:
+        """Linears that get an adapter."""
+        return sum(linear.count for linear in self.linears)
+
+    @property
+    def adapter_inputs(self) -> int:
+        """Sum of the widths that those linears read."""
+        return sum(linear.inputs for linear in self.linears)
+
+    @property
+    def adapter_outputs(self) -> int:
+        return sum(linear.outputs for linear in self.linears)
+
+    @property
+    def kept_inputs(self) -> int:
+        """Values that those linears read and that nothing else keeps; an input that two share is counted once."""
+        return sum({linear.reads: linear.kept_inputs for linear in self.linears}.values())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,8 +152,9 @@ class ModelShape:
         text = self.linear_params + self.expert_params + self.embedding_params + self.head_params
         return text + self.text_extra_params + self.vision_params + self.projector_params
 
-    def lora_params(self, r: int, vision: str = "frozen") -> int:
-        """Trainable weights with LoRA of rank `r` on the language model's linears, and with vision=lora on the
-        tower's too."""
+    def lora_params(self, r: int, vision: str = "frozen", targets: str = ALL) -> int:
+        """Trainable weights with LoRA of rank `r` on the `targets` in the language model, and with vision=lora on the
+        tower's linears too."""
         tower = self.vision_linears_in + self.vision_linears_out if vision == "lora" else 0
-        return r * (self.total("adapter_inputs") + self.total("adapter_outputs") + tower)
+        tuned = [layer.adapted(targets) for layer in self.layers]
+        return r * (sum(layer.count * (layer.adapter_inputs + layer.adapter_outputs) for layer in tuned) + tower)

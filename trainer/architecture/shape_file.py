@@ -6,21 +6,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.architecture.shape import Layer, ModelShape
+from trainer.architecture.shape import Layer, Linear, ModelShape
 from trainer.outcome import ConfigError
 from trainer.text import shown
 
 SHAPE_FILE = "trainyard-shape.json"
 """Name of the file beside a model's config.json."""
-VERSION = 1
+VERSION = 2
 """Raised when the measured fields change; a file of an older version is measured again."""
 MOST = 10**13
 """More weights than any model has."""
 MOST_SORTS = 1000
+"""More sorts of layers, and of linears in a layer, than any model has."""
 AT_LEAST_ONE = ("count", "hidden", "vocab")
 
 
@@ -32,11 +33,22 @@ def plain(shape: ModelShape) -> dict[str, Any]:
 def read_shape(recorded: object) -> ModelShape:
     """The shape that `plain` wrote. Raises ConfigError for anything else."""
     values = _fields(recorded, ModelShape, "shape")
-    layers = values["layers"]
-    if not isinstance(layers, (list, tuple)) or not 0 < len(layers) <= MOST_SORTS:
-        raise ConfigError("layers of shape is no list of layers")
-    values["layers"] = tuple(Layer(**_fields(layer, Layer, "a layer of shape")) for layer in layers)
+    layers = _list(values["layers"], "layers of shape", least=1)
+    values["layers"] = tuple(_layer(layer) for layer in layers)
     return ModelShape(**values)
+
+
+def _layer(recorded: object) -> Layer:
+    values = _fields(recorded, Layer, "a layer of shape")
+    linears = _list(values["linears"], "linears of a layer", least=0)
+    values["linears"] = tuple(Linear(**_fields(linear, Linear, "a linear of shape")) for linear in linears)
+    return Layer(**values)
+
+
+def _list(value: object, about: str, *, least: int) -> Sequence[object]:
+    if not isinstance(value, (list, tuple)) or not least <= len(value) <= MOST_SORTS:
+        raise ConfigError(f"{about} is no list of {about.partition(' ')[0]}")
+    return value
 
 
 def of_another_version(recorded: object) -> bool:
@@ -52,7 +64,7 @@ def of_another_version(recorded: object) -> bool:
     )
 
 
-def _fields(recorded: object, kind: type[ModelShape] | type[Layer], about: str) -> dict[str, Any]:
+def _fields(recorded: object, kind: type[ModelShape] | type[Layer] | type[Linear], about: str) -> dict[str, Any]:
     kinds = {field.name: str(field.type) for field in dataclasses.fields(kind)}
     if not isinstance(recorded, Mapping) or set(recorded) != set(kinds):
         raise ConfigError(f"{about} takes {', '.join(kinds)}")

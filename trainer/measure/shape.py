@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from trainer.architecture.shape import Layer, ModelShape
+from trainer.architecture.shape import Layer, Linear, ModelShape
 from trainer.measure.parts import layers_of, matching, sorts_of, weights_of
 from trainer.measure.tower import tower_sizes
 from trainer.measure.trace import Kept, trace
@@ -48,7 +49,7 @@ def _measure(
     outside = [m for m in targets if m not in inside]
     found = _layers(decoder, layers, packed, embedding.shape[1])
     if outside:
-        found.append(_outside(outside))
+        found.append(_outside(decoder, outside))
     return ModelShape(
         family=config.model_type,
         hidden=embedding.shape[1],
@@ -71,6 +72,7 @@ def _layers(decoder: Any, layers: nn.ModuleList, targets: frozenset[nn.Module], 
         ([m for m in first.modules() if isinstance(m, nn.Linear) and m in targets], weights_of(first, targets))
         for first, _ in sorts
     ]
+    paths = _paths(decoder)
     kept = _kept(decoder, layers, [first for first, _ in sorts], targets, hidden)
     return [
         Layer(
@@ -78,13 +80,10 @@ def _layers(decoder: Any, layers: nn.ModuleList, targets: frozenset[nn.Module], 
             linear_params=weights.linear,
             expert_params=weights.experts,
             other_params=weights.other + weights.embedding,
-            adapters=len(linears),
-            adapter_inputs=sum(m.in_features for m in linears),
-            adapter_outputs=sum(m.out_features for m in linears),
+            linears=_linears(linears, paths, seen.inputs),
             values=seen.values,
             fp32_values=seen.fp32_values,
             pair_values=seen.pair_values,
-            kept_inputs=seen.kept_inputs,
             active_expert_params=seen.active_expert_params,
             q_width=seen.q_width,
             kv_width=seen.kv_width,
@@ -92,6 +91,33 @@ def _layers(decoder: Any, layers: nn.ModuleList, targets: frozenset[nn.Module], 
         )
         for (_, count), (linears, weights), seen in zip(sorts, own, kept, strict=True)
     ]
+
+
+def _paths(decoder: nn.Module) -> dict[nn.Module, str]:
+    """The path of each module in the language model, N in place of numbers."""
+    return {module: re.sub(r"(?<=\.)\d+(?=\.)", "N", name) for name, module in decoder.named_modules()}
+
+
+def _linears(
+    linears: Sequence[nn.Linear], paths: Mapping[nn.Module, str], inputs: Mapping[nn.Module, tuple[int, int]]
+) -> tuple[Linear, ...]:
+    """The linears of a layer, in its order, those of one path together. One that the forward did not run reads a value
+    that something else keeps."""
+    groups: dict[str, list[nn.Linear]] = {}
+    for linear in linears:
+        groups.setdefault(paths[linear], []).append(linear)
+    unread = len(inputs)
+    return tuple(
+        Linear(
+            path=path,
+            count=len(some),
+            inputs=sum(m.in_features for m in some),
+            outputs=sum(m.out_features for m in some),
+            reads=inputs.get(some[0], (unread + number, 0))[0],
+            kept_inputs=sum({reads: kept for reads, kept in (inputs.get(m, (0, 0)) for m in some)}.values()),
+        )
+        for number, (path, some) in enumerate(groups.items())
+    )
 
 
 def _kept(
@@ -123,20 +149,25 @@ def counted(layer: nn.Module, targets: frozenset[nn.Module], hidden: int) -> Kep
     linears = _targeted(layer, targets)
     widest = max((m.in_features for m in linears), default=hidden)
     gives = sum(m.out_features for m in linears)
+    # Linears of one part that read the same width are taken to read the same value.
+    parts = {linear: (name.rpartition(".")[0], linear.in_features) for name, linear in layer.named_modules()
+             if linear in linears}  # fmt: skip
+    numbers = {part: number for number, part in enumerate(dict.fromkeys(parts.values()))}
     return Kept(
-        values=gives + widest, fp32_values=4 * hidden, pair_values=1, kept_inputs=2 * hidden + widest,
-        q_width=hidden, kv_width=hidden, widest=widest,
+        values=gives + widest, fp32_values=4 * hidden, pair_values=1, q_width=hidden, kv_width=hidden, widest=widest,
+        inputs={linear: (numbers[part], part[1]) for linear, part in parts.items()},
     )  # fmt: skip
 
 
-def _outside(linears: Sequence[nn.Linear]) -> Layer:
+def _outside(decoder: nn.Module, linears: Sequence[nn.Linear]) -> Layer:
     """The linears outside the layers as one sort, such as those of embeddings that each layer has for itself."""
-    reads, gives = sum(m.in_features for m in linears), sum(m.out_features for m in linears)
+    gives = sum(m.out_features for m in linears)
+    inputs: dict[nn.Module, tuple[int, int]] = {m: (number, m.in_features) for number, m in enumerate(linears)}
     weights = sum(m.weight.numel() for m in linears)
-    empty = dict.fromkeys(Layer.__dataclass_fields__, 0)
-    counted = {"count": 1, "linear_params": weights, "adapters": len(linears), "values": gives, "kept_inputs": reads}
-    return Layer(**{**empty, **counted, "adapter_inputs": reads, "adapter_outputs": gives, "widest": max(
-        m.out_features for m in linears)})  # fmt: skip
+    sizes = dict.fromkeys(Layer.__dataclass_fields__, 0)
+    sizes |= {"count": 1, "linear_params": weights, "values": gives, "widest": max(m.out_features for m in linears)}
+    del sizes["linears"]
+    return Layer(**sizes, linears=_linears(linears, _paths(decoder), inputs))
 
 
 def _outermost(modules: Sequence[nn.Module]) -> list[nn.Module]:

@@ -29,11 +29,12 @@ class Kept:
     values: int = 0
     fp32_values: int = 0
     pair_values: int = 0
-    kept_inputs: int = 0
     active_expert_params: int = 0
     q_width: int = 0
     kv_width: int = 0
     widest: int = 0
+    inputs: dict[nn.Module, tuple[int, int]] = field(default_factory=dict)
+    """By linear: (number of the value that it reads, the value's width if nothing else keeps it, else 0)."""
 
 
 @dataclass(slots=True)
@@ -41,7 +42,8 @@ class _Seen:
     """The counts of one layer in one forward pass."""
 
     saved: dict[str, int] = field(default_factory=lambda: {"values": 0, "fp32_values": 0})
-    read: dict[int, int] = field(default_factory=dict)
+    read: dict[nn.Module, tuple[int, int]] = field(default_factory=dict)
+    """By linear: the storage of the value that it reads, and how many numbers that value has."""
     experts: int = 0
     q_width: int = 0
     kv_width: int = 0
@@ -137,7 +139,7 @@ class _Trace:
     def _reads(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if args and isinstance(args[0], Tensor):
             self._alive.append(args[0])
-            self.layer.read[_storage(args[0])] = args[0].numel()
+            self.layer.read[module] = (_storage(args[0]), args[0].numel())
 
     def _keep(self, tensor: Tensor) -> Tensor:
         place = _storage(tensor)
@@ -156,8 +158,13 @@ class _Trace:
             if tensor.dim() > 1 and self._tokens in tensor.shape[:-1] and _storage(tensor) not in self._known:
                 self.layer.widest = max(self.layer.widest, tensor.shape[-1])
 
-    def unsaved_inputs(self, seen: _Seen) -> int:
-        return sum(count for place, count in seen.read.items() if place not in self._known)
+    def inputs(self, seen: _Seen) -> dict[nn.Module, tuple[int, int]]:
+        places = dict.fromkeys(place for place, _ in seen.read.values())
+        numbers = {place: number for number, place in enumerate(places)}
+        return {
+            linear: (numbers[place], 0 if place in self._known else count // self._tokens)
+            for linear, (place, count) in seen.read.items()
+        }
 
 
 def trace(decoder: Any, layers: nn.ModuleList, targets: frozenset[nn.Module]) -> list[Kept]:
@@ -173,31 +180,30 @@ def trace(decoder: Any, layers: nn.ModuleList, targets: frozenset[nn.Module]) ->
     decoder.requires_grad_(False)
     with FakeTensorMode(allow_non_fake_inputs=True):
         decoder.to_empty(device="cpu")
-        passes = [_forward(decoder, layers, targets, tokens) for tokens in LENGTHS]
+        runs = [_forward(decoder, layers, targets, tokens) for tokens in LENGTHS]
         widths = _cached(decoder, len(layers))
-    found = [_fit([run[n] for run in passes]) for n in range(len(layers))]
-    for kept, width in zip(found, widths, strict=True):
+    passes = [_counts(run) for run in runs]
+    found = [_fit([counts[n] for counts in passes]) for n in range(len(layers))]
+    for kept, width, seen in zip(found, widths, runs[0].seen, strict=True):
         kept.kv_width = width
+        kept.inputs = runs[0].inputs(seen)
     return found
 
 
-def _forward(
-    decoder: Any, layers: nn.ModuleList, targets: frozenset[nn.Module], tokens: int
-) -> list[Mapping[str, int]]:
+def _forward(decoder: Any, layers: nn.ModuleList, targets: frozenset[nn.Module], tokens: int) -> _Trace:
     run = _Trace(decoder, list(layers), targets)
     words = torch.empty(1, tokens, dtype=torch.long)
     # As in training: from the first adapter's input on, tensors need a gradient.
     hook = decoder.get_input_embeddings().register_forward_hook(lambda _, args, found: found.detach().requires_grad_())
     with hook, run.running(tokens), torch.autocast("cpu", torch.bfloat16):
         decoder(input_ids=words, use_cache=False)
+    return run
+
+
+def _counts(run: _Trace) -> list[Mapping[str, int]]:
+    """The counts of each layer in one forward pass."""
     return [
-        {
-            **seen.saved,
-            "kept_inputs": run.unsaved_inputs(seen),
-            "active_expert_params": seen.experts,
-            "q_width": seen.q_width,
-            "widest": seen.widest,
-        }
+        {**seen.saved, "active_expert_params": seen.experts, "q_width": seen.q_width, "widest": seen.widest}
         for seen in run.seen
     ]
 
@@ -206,7 +212,7 @@ def _fit(runs: Sequence[Mapping[str, int]]) -> Kept:
     """The counts a token, and a pair of tokens, from the counts of three lengths."""
     short, middle, long = LENGTHS
     kept = Kept(q_width=runs[0]["q_width"], widest=runs[0]["widest"], pair_values=int(runs[0]["q_width"] > 0))
-    for name in ("values", "fp32_values", "kept_inputs", "active_expert_params"):
+    for name in ("values", "fp32_values", "active_expert_params"):
         first, second, third = (run[name] for run in runs)
         pairs = ((third - second) / (long - middle) - (second - first) / (middle - short)) / (long - short)
         linear = (second - first) / (middle - short) - pairs * (middle + short)

@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import nn
 
+from trainer.architecture.targets import ALL, is_target
+
 GATE_WIDTH = 16
 """A linear with at most so many inputs or outputs is a gate or a router: 4 bits would change its choices, and an
 adapter would be larger than the linear."""
@@ -64,13 +66,20 @@ def anatomy_of(skeleton: Any) -> Anatomy:
     )
 
 
-def target_pattern(anatomy: Anatomy, vision: str = "frozen") -> str:
-    """One expression for the whole paths of the linears that get an adapter. A list of suffixes would also match
-    linears in the tower."""
-    paths = "|".join((*anatomy.linears, *(anatomy.vision_linears if vision == "lora" else ())))
+def target_pattern(anatomy: Anatomy, vision: str = "frozen", targets: str = ALL) -> str:
+    """One expression for the whole paths of the linears that get an adapter: the `targets` in the language model, and
+    with vision=lora those of the tower. A list of suffixes would also match linears in the tower."""
+    text = (linear for linear in anatomy.linears if is_target(path_inside(anatomy, linear), targets))
+    paths = "|".join((*text, *(anatomy.vision_linears if vision == "lora" else ())))
     if not anatomy.unused:
         return paths
     return f"(?!(?:{'|'.join(map(re.escape, anatomy.unused))})$)(?:{paths})"
+
+
+def path_inside(anatomy: Anatomy, linear: str) -> str:
+    """The path in the language model of one of its `linears`, as the setting lora_targets sees it: N for a number."""
+    path = re.sub(r"\\(.)", r"\1", linear.replace(r"\d+", "N"))
+    return path.removeprefix(f"{anatomy.decoder}.")
 
 
 def _decoder(skeleton: Any) -> nn.Module:

@@ -124,7 +124,7 @@ def add_lora(base: Any, config: TrainConfig, anatomy: Anatomy) -> Any:
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=peft_targets(base, target_pattern(anatomy, config.vision))[0],
+        target_modules=peft_targets(base, target_pattern(anatomy, config.vision, config.lora_targets))[0],
         task_type="CAUSAL_LM",
     )
     with refusing(config.model, "given adapters", UNFIT):

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.architecture.targets import check_targets
 from trainer.config import TrainConfig
-from trainer.model.anatomy import Anatomy, target_pattern
+from trainer.model.anatomy import Anatomy, path_inside, target_pattern
 from trainer.model.base import add_lora
 from trainer.model.behaviour import (
     LEAKED,
@@ -46,7 +47,8 @@ def adapt(
     Raises:
         ConfigError: the model cannot be tested, or nothing in it can be trained.
     """
-    _, taken = peft_targets(base, target_pattern(anatomy, config.vision))
+    check_targets((path_inside(anatomy, linear) for linear in anatomy.linears), config.lora_targets)
+    _, taken = peft_targets(base, target_pattern(anatomy, config.vision, config.lora_targets))
     if taken:
         say(f"{len(taken)} linears get no adapter, as PEFT takes their names for experts': {_kinds(taken)}")
         anatomy = anatomy.without(taken)
@@ -107,7 +109,9 @@ def _built(model: Any, config: TrainConfig, anatomy: Anatomy, batch: dict[str, T
 
     base = model.get_base_model()
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    text, tuned = (_matching(base, target_pattern(anatomy, vision)) for vision in ("frozen", config.vision))
+    text, tuned = (
+        _matching(base, target_pattern(anatomy, vision, config.lora_targets)) for vision in ("frozen", config.vision)
+    )
     # A ZeRO-3 shard knows its whole size.
     counted = sum(getattr(p, "ds_numel", p.numel()) for p in trainable.values())
     expected = sum(config.lora_r * (m.in_features + m.out_features) for m in tuned.values())
@@ -123,7 +127,8 @@ def _built(model: Any, config: TrainConfig, anatomy: Anatomy, batch: dict[str, T
     attention = {getattr(m.config, "_attn_implementation", "") for m in (base, part)}
     offered = {"sdpa" if m._supports_sdpa else "eager" for m in (base, part)}
     lacking = lacking_token_types(base, batch)
-    left = share_left_alone(base, [*text.values()], anatomy.decoder)
+    may = _matching(base, target_pattern(anatomy))  # without 4 bits, what lora_targets leaves out is left alone
+    left = share_left_alone(base, [*may.values()], anatomy.decoder)
     return (
         ("trainable parameters", f"{counted:,}", f"{expected:,}"),
         ("trained outside the language model", len(outside), 2 * (len(tuned) - len(text))),

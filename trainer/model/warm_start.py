@@ -78,6 +78,6 @@ def load_weights(peft_model: Any, folder: Path) -> None:
         lacking, more = len(here - there), len(there - here)
         raise ValueError(
             f"{folder} adapts other layers: {lacking} of {len(here)} tensors are not in it, {more} are too many; "
-            "was vision the same?"
+            "were lora_targets and vision the same?"
         )
     set_peft_model_state_dict(peft_model, weights)

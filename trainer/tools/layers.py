@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from trainer.architecture.targets import ATTENTION
 from trainer.config import LORA_PRESETS
 from trainer.env_file import take_env_file
 from trainer.flags import Range, parse
@@ -61,8 +62,10 @@ def describe(model: str, lora_r: int) -> dict[str, Any]:
         when = "always" if frozen.fullmatch(path) else "with vision=lora" if tuned.fullmatch(path) else "-"
         name = path.rpartition(".")[2]
         groups[next(parts, "(elsewhere)"), name, module.in_features, module.out_features, when] += 1
+    attention = re.compile(target_pattern(anatomy, targets=ATTENTION) or "(?!)")
     picked = {  # the trainer's own choices first, then those of others
         "language model (vision=frozen, the default)": [m for path, m in linears.items() if frozen.fullmatch(path)],
+        "attention alone (lora_targets=attention)": [m for path, m in linears.items() if attention.fullmatch(path)],
         "tower and projector too (vision=lora)": [m for path, m in linears.items() if tuned.fullmatch(path)],
         "names ending in q_proj ... down_proj": [m for path, m in linears.items() if path.endswith(SUFFIXES)],
         "all-linear, the tower included": [m for m in linears.values() if m is not head],

@@ -167,6 +167,9 @@ def _look_at_data(config: TrainConfig, dataset: Dataset, ranks: Ranks, say: Say)
     dataset = drop_unfit(processor, dataset, config, ranks, say)
     if line := describe_end(processor):
         say(f"data: {line}")
+    batch = config.micro_batch_size * config.gradient_accumulation_steps * config.world_size
+    passes = config.max_steps * batch / max(1, len(dataset.train))
+    say(f"data: {config.max_steps} steps of {batch} samples are {passes:.3g} passes through the records (epochs)")
     return processor, dataset
 
 

@@ -245,6 +245,8 @@ def test_the_command_is_complete_and_in_the_agreed_words() -> None:
             "128",
             "--lora_dropout",
             "0.05",
+            "--lora_targets",
+            "all",
         ),
         *("--max_length", "1024", "--max_steps", "1500", "--learning_rate", "0.0002", "--seed", "0"),
     )
@@ -462,3 +464,13 @@ def test_a_picture_of_any_size_is_planned_as_large_as_the_record_allows() -> Non
     assert spec.patches_per_sample == 2048 * 3136 // 784 == 8192
     assert make_spec(max_length=2048, images_per_sample=2).patches_per_sample == 2 * 4096
     assert make_spec("google/gemma-3-1b-it").patches_per_sample == 0
+
+
+def test_targets_that_the_model_does_not_have_are_refused_with_those_that_it_has() -> None:
+    names = "self_attn, q_proj, k_proj, v_proj, o_proj, mlp, gate_proj, up_proj, down_proj"
+    with pytest.raises(ConfigError) as refused:
+        choose(make_spec(lora_targets="v_proj,qproj"))
+    assert str(refused.value) == (
+        "LORA_TARGETS=v_proj,qproj: no linear of the language model is, or lies in, qproj, did you mean q_proj?: "
+        f"take all, or some of {names}"
+    )

@@ -74,6 +74,24 @@ def test_a_gemma_layer_keeps_what_was_measured() -> None:
     assert dropped == pytest.approx(common + 32 + 3 * (5 * h + q + f), rel=1e-3)
 
 
+def test_fewer_targets_take_the_memory_of_their_own_adapters() -> None:
+    """On attention alone 8r, and of the inputs only what q, k and v share: attention itself keeps what o reads."""
+    h, q, k, r = 2560, 2048, 1024, 64
+    (layer,) = make_spec().shape.layers
+    every, some = (
+        [layer_bytes(make_spec(lora_targets=targets, lora_dropout=p), layer, width=2) for p in (0.0, 0.05)]
+        for targets in ("all", "attention")
+    )
+    f = 10_240
+    assert [a - b for a, b in zip(every, some, strict=True)] == [
+        6 * r + 2 * (h + f), 6 * r + 3 * (2 * h + f)
+    ]  # fmt: skip
+    assert make_spec(lora_targets="attention").lora_params == 34 * r * (3 * h + q + q + 2 * k + h)
+    assert items(make_spec(lora_targets="v_proj"))["LoRA weights"] == 4 * 34 * r * (h + k)
+    same = ("self_attn,mlp", "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj", "layers")
+    assert {make_spec(lora_targets=targets).lora_params for targets in same} == {make_spec().lora_params}
+
+
 def test_a_tower_with_adapters_keeps_what_was_measured_and_is_part_of_the_plan() -> None:
     """SigLIP: 22d + 4f and 12r a patch and layer, with dropout 3(5d + f) more on CUDA."""
     d, f, r = 1152, 4304, 64

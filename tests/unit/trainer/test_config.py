@@ -225,7 +225,7 @@ def test_a_wrong_flag_is_refused_in_one_line(argv: list[str], message: str) -> N
         ("max_steps: 0\nseed: x", "{path}: max_steps takes a whole number from 1 to 10000000, got '0'; seed takes a "
                                   "whole number from 0 to 4294967295, got 'x'"),
         ("num_train_epochs: 3", "{path}: num_train_epochs is not a setting here: runs are counted "
-                                "in optimizer steps: give max_steps"),
+                                "in optimizer steps: give max_steps, which is epochs x records / effective batch"),
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:

@@ -199,17 +199,26 @@ def test_another_name_with_another_word_is_translated(line: str, name: str, valu
 
 
 @pytest.mark.parametrize(
-    "targets", ["all-linear", "[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]", "[q_proj, v_proj]"]
+    ("line", "targets"),
+    [
+        ("target_modules: all-linear", "all"),
+        ("target_modules: [all-linear]", "all"),
+        ("target_modules: [q_proj, v_proj]", "q_proj,v_proj"),
+        ("lora_target_modules:\n- q_proj\n- v_proj", "q_proj,v_proj"),
+        ("lora_target: q_proj, v_proj", "q_proj,v_proj"),
+        ("lora_target: all", "all"),
+    ],
 )
-def test_targets_that_are_every_linear_of_the_language_model_are_dropped_and_fewer_refused(
-    targets: str, tmp_path: Path
-) -> None:
-    reason = "adapters are on every linear of the language model; vision: lora adds those of the image tower"
-    text = f"target_modules: {targets}\n"
-    if targets == "[q_proj, v_proj]":
-        assert refusal(tmp_path, text) == f"./theirs.yaml: target_modules is not a setting here: {reason}"
-    else:
-        assert read(tmp_path, text).notices == (f"{tmp_path}/theirs.yaml: target_modules is not needed: {reason}",)
+def test_targets_of_other_trainers_are_ours(line: str, targets: str, tmp_path: Path) -> None:
+    settings = read(tmp_path, line)
+    assert settings.values["lora_targets"] == targets
+    assert [notice.rpartition(" is ")[2] for notice in settings.notices] == [f"lora_targets={targets} here"]
+
+
+def test_an_expression_for_targets_is_refused_with_what_is_taken(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "target_modules: .*language_model.*proj") == (
+        "./theirs.yaml: target_modules takes all, attention, or names with commas between, got '.*language_model.*proj'"
+    )
 
 
 def test_warmup_in_steps_is_refused_with_what_to_give(tmp_path: Path) -> None:

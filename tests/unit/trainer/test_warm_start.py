@@ -88,4 +88,7 @@ def test_other_layers_are_refused_with_78(tmp_path: Path, first: Path, tiny_mode
     )
     assert ended.codes == (78,), ended.output
     (said,) = [line for line in ended.output.splitlines() if line.startswith("trainyard: ")]
-    assert "adapts other layers: 12 of 40 tensors are not in it, 0 are too many; was vision the same?" in said
+    assert (
+        "adapts other layers: 12 of 40 tensors are not in it, 0 are too many; were lora_targets and vision the same?"
+        in said
+    )
