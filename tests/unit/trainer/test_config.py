@@ -190,7 +190,7 @@ LISTED = "python -m trainer config --help lists all"
         (["--answer_field", "a\nb"], "--answer_field takes text on one line, got 'a\\nb'"),
         ([], "lacking --model, --data, --output_dir, --run_id"),
         (["--epochs", "3"], "--epochs is not a setting here: runs are counted in optimizer steps: "
-                            "give max_steps"),
+                            "give max_steps, which is epochs x records / effective batch"),
         (["--torch_dtype", "float16"], "--torch_dtype is not a setting here: GPUs compute in "
                                        "bf16, adapters are kept in fp32"),
         (["--max_seq_length", "64", "--max_length", "64"],
@@ -448,8 +448,9 @@ def test_a_length_that_no_picture_fits_is_noted_and_refused_where_every_record_h
     check_planned(enough)
 
 
-def test_a_picture_whose_size_decides_its_tokens_is_not_spoken_of(tmp_path: Path) -> None:
-    assert plan_for(tmp_path, MODEL="Qwen/Qwen2.5-VL-3B-Instruct", MAX_LENGTH="16").notes == ()
+def test_a_picture_whose_size_decides_its_tokens_is_not_called_too_long(tmp_path: Path) -> None:
+    (note,) = plan_for(tmp_path, MODEL="Qwen/Qwen2.5-VL-3B-Instruct", MAX_LENGTH="16").notes
+    assert note.startswith("How many tokens a picture takes depends on its size: ")
 
 
 def test_a_batch_and_checkpointing_of_a_file_are_the_plans_to_divide(tmp_path: Path, records: Path) -> None:
