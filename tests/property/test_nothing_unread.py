@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from trainer.data.names import is_quiet
 from trainer.data.records import load_dataset
-from trainer.data.unread import _is_quiet
 from trainer.outcome import ConfigError
 
 PNG = bytes.fromhex("89504e470d0a1a0a")
@@ -73,7 +73,7 @@ def values_of(record: Any, name: str) -> list[Any]:
 
 def means_nothing(name: str, value: Any) -> bool:
     """Whether a key may go by without a word: it is empty, says who or where from, or is read."""
-    if value in EMPTY or _is_quiet(name):
+    if value in EMPTY or is_quiet(name):
         return True
     if name in ("weight", "loss", "train", "training"):
         return value in (0, 1) or isinstance(value, bool)

@@ -11,8 +11,9 @@ from typing import Any
 from trainer.data.forms import IMAGE_KEYS, IMAGE_PART_KEYS
 from trainer.data.images import find_image
 from trainer.data.inline import DATA, MAGIC, as_data, unpack_bytes
+from trainer.data.names import PICTURES, kind_of_name
 from trainer.data.turns import FormError
-from trainer.data.unread import LONGEST_PATH, PICTURES, kind_of_name
+from trainer.data.unread import LONGEST_PATH
 from trainer.files import MIB, MOST_MIB, write_whole
 
 FOLDER = "pictures"

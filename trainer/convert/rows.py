@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from trainer.data.json_text import read_objects
-from trainer.data.sources import ADDRESS, HUB_ID, SIDE_OF, data_parts, find_sources
+from trainer.data.containers import read_records
+from trainer.data.sources import SIDE_OF, data_parts, find_sources, hub_id
 from trainer.data.turns import FormError
 from trainer.outcome import ConfigError
 from trainer.settings import say
@@ -27,7 +27,6 @@ TABLE = "metadata.csv"
 NAMES_FILE = "file_name"
 SAVED = ("dataset_dict.json", "state.json")
 ROWS_AT_ONCE = 10_000
-HUB = "hf://datasets/"
 SHARD = r"(.*?)-\d{5}-of-(\d{5})"
 # Columns of webdataset that say where a sample is from.
 INNER = ("__key__", "__url__", "__index_level_0__")
@@ -93,7 +92,7 @@ class _Objects:
         self._path = path
 
     def __iter__(self) -> Iterator[dict[str, Any] | FormError]:
-        for where, found in read_objects(self._path):
+        for where, found in read_records(self._path):
             yield FormError(f"{self._path.name} {where}{found}") if isinstance(found, FormError) else found
 
 
@@ -117,15 +116,20 @@ class _Table:
 
 
 def _picture_table(folder: Path) -> list[Split]:
-    """The splits of a folder of pictures whose table is metadata.csv; none for any other."""
+    """The splits of a folder of pictures whose tables, in any of its folders, are metadata.csv; none for any other."""
     sides: dict[str, list[dict[str, Any]]] = {}
-    for file in (folder / TABLE, *sorted(folder.glob(f"*/{TABLE}"))):
-        for row in _Table([str(file)], {}) if file.is_file() else ():
-            if NAMES_FILE not in row:
+    for file in sorted(folder.rglob(TABLE)):
+        for row in _Table([str(file)], {}):
+            if not (named := [key for key in row if key.endswith(NAMES_FILE)]):
                 return []
-            image = (file.parent / row.pop(NAMES_FILE)).relative_to(folder)
-            side = SIDE_OF.get(image.parts[0].lower(), "train")
-            sides.setdefault(side, []).append({"image": str(image), **row})
+            where = file.parent.relative_to(folder)
+            pictures = {
+                key.removesuffix(NAMES_FILE).strip("_") or "image": {"path": str(where / row[key])} for key in named
+            }
+            folders = (where / row[named[0]]).parent.parts
+            side = next((SIDE_OF[part.lower()] for part in folders if part.lower() in SIDE_OF), "train")
+            rest = {key: cell for key, cell in row.items() if key not in named}
+            sides.setdefault(side, []).append({**pictures, **rest})
     return [Split(name=side, rows=rows, total=len(rows), folder=folder) for side, rows in sides.items()]
 
 
@@ -159,8 +163,7 @@ def _by_library(data: str, subset: str | None) -> list[Split]:
             return tables
         found = _saved(path) or _streamed(str(path), name=subset)
     else:
-        name = data.removeprefix(HUB)
-        if not re.fullmatch(HUB_ID, name) or re.match(ADDRESS, name):
+        if (name := hub_id(data)) is None:
             raise ConfigError(f"{data} does not exist: give a file, a folder, or the id of a data set of the hub")
         try:
             found = _streamed(name, name=subset)

@@ -4,7 +4,8 @@ record holds turns."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -14,7 +15,8 @@ from trainer.outcome import ConfigError
 from trainer.text import nearest, shown
 
 AUTO = "auto"
-QUESTION, ANSWER, CONTEXT, HISTORY = "question", "output", "context", "history"
+QUESTION, ANSWER, CONTEXT, HISTORY, TEXTS = "question", "output", "context", "history", "texts"
+PAIRS = ("chosen", "rejected")
 CONVERSATIONS = ("messages", "conversations")
 TURN_KEYS = ("role", "content")
 # Alpaca and LLaMA-Factory, ms-swift, TRL, PaliGemma, visual question answering.
@@ -72,6 +74,8 @@ def as_known(entry: dict[str, Any]) -> dict[str, Any]:
             entry = {**entry, key: _parsed(entry[key])}
         if entry.get(key) or (key in entry and not any(entry.get(name) for name in QUESTIONS)):
             return entry
+    if _is_exchanges(entry.get(TEXTS)):
+        return _as_messages(entry)
     entry = {key: value for key, value in entry.items() if key not in CONVERSATIONS}
     if QUESTION in entry and ANSWER in entry:
         known = entry
@@ -96,6 +100,35 @@ def as_known(entry: dict[str, Any]) -> dict[str, Any]:
         return known
     read = (CONTEXT, QUESTION, ANSWER, HISTORY) if history else (QUESTION, ANSWER)
     return {**{name: value for name, value in known.items() if name not in read}, "messages": turns}
+
+
+def _is_exchanges(value: Any) -> bool:
+    """Whether `value` is what the Cauldron and FineVision hold under `texts`: questions with their answers."""
+    return _is_turns(value) and bool(value) and all({"user", "assistant"} <= exchange.keys() for exchange in value)
+
+
+def _as_messages(entry: dict[str, Any]) -> dict[str, Any]:
+    """The record with its exchanges as turns; whatever else an exchange holds stays, as unread."""
+    turns: list[dict[str, Any]] = []
+    for exchange in entry[TEXTS]:
+        rest = {name: value for name, value in exchange.items() if name not in ("user", "assistant")}
+        turns.append({"role": "user", "content": exchange["user"], **rest})
+        turns.append({"role": "assistant", "content": exchange["assistant"]})
+    return {**{name: value for name, value in entry.items() if name != TEXTS}, "messages": turns}
+
+
+def suggest(entry: dict[str, Any], lacking: Sequence[str], is_text: Callable[[str, Any], bool]) -> str:
+    """A `columns` setting that would read a record which lacks `lacking`: its only other keys of texts, as `is_text`
+    tells, in their order; "" where several keys would do."""
+    found = [name for name, value in entry.items() if is_text(name, value) and not re.search("[,=]", name)]
+    if len(found) != len(lacking):
+        return ""
+    targets = {QUESTION: QUESTION, ANSWER: "answer"}
+    like = {name.strip().lower(): name for name in found}
+    known = {QUESTION: QUESTIONS, ANSWER: ANSWERS}
+    chosen = {key: next((like[word] for word in known[key] if word in like), None) for key in lacking}
+    left = iter(name for name in found if name not in chosen.values())
+    return ",".join(f"{targets[key]}={chosen[key] or next(left)}" for key in lacking)
 
 
 def _is_turns(value: Any) -> bool:

@@ -58,6 +58,8 @@ class Faults:
         said = [FORMAT_HINT] if "form" in cures else []
         if "convert" in cures:
             said.append(f"{convert_command(data)} makes records and pictures that can be read")
+        if "question" in cures:
+            said.append(f"{convert_command(data)} --question TEXT puts one question into all records")
         if "missing" in cures:
             more = f" or {image_root}/" if image_root else "; image_root= names another folder to look in"
             said.append(f"paths are relative to {folder}/{more}")

@@ -20,8 +20,21 @@ from typing import Any
 from urllib.parse import unquote
 
 from trainer.data.answers import answer_text
-from trainer.data.columns import ANSWER, CONTEXT, CONVERSATIONS, QUESTION, as_known, as_list
+from trainer.data.columns import (
+    ANSWER,
+    ANSWERS,
+    CONTEXT,
+    CONTEXTS,
+    CONVERSATIONS,
+    PAIRS,
+    QUESTION,
+    QUESTIONS,
+    as_known,
+    as_list,
+    suggest,
+)  # fmt: skip
 from trainer.data.inline import DATA, as_data
+from trainer.data.names import PICTURES, is_quiet, kind_of_name
 from trainer.data.places import PLACES, Parts, may_hold_marker, put_pictures
 from trainer.data.turns import Form, FormError, Picture, Role, Turn
 
@@ -128,8 +141,7 @@ def _flat(entry: dict[str, Any], given: dict[str, Any], pictured: bool) -> list[
         inside = lists[0] if len(lists) == len(given) == 1 else None
         if inside and len(lacking) == 2:
             raise FormError(f" holds its records under {inside!r}: put that list into a file of its own", cure="form")
-        said = f" lacks {' and '.join(lacking)} (it has {_short(', '.join(given))})"
-        raise FormError(said, f"lacks {' and '.join(lacking)}", cure="form")
+        raise _lacks(given, lacking)
     texts = [entry.get(key) or "" if key == CONTEXT else entry[key] for key in FLAT_KEYS]
     for key, text in zip(FLAT_KEYS, texts, strict=True):
         if not isinstance(text, str) and (key != ANSWER or answer_text(text) is None):
@@ -140,6 +152,29 @@ def _flat(entry: dict[str, Any], given: dict[str, Any], pictured: bool) -> list[
         raise FormError(" has no image, and context and question are both empty")
     said_last: list[Said] = [("user", text, False), ("assistant", entry[ANSWER], True)]
     return [("system", entry["system"], False), *said_last] if entry.get("system") else said_last
+
+
+def _lacks(given: dict[str, Any], lacking: list[str]) -> FormError:
+    """The fault of a record without a question or an answer, with the setting that would read it."""
+    lacks = f"lacks {' and '.join(lacking)}"
+    said = f" {lacks} (it has {_short(', '.join(given))})"
+    if given.keys() >= {*PAIRS}:
+        how = f"columns: answer={PAIRS[0]} learns {PAIRS[0]}, and not which of the two is better"
+        return FormError(f"{said}; {how}", f"{lacks}, and is a pair to choose from", cure="form")
+
+    def is_text(name: str, value: Any) -> bool:
+        if name in (*FLAT_KEYS, *QUESTIONS, *ANSWERS, *CONTEXTS) or is_quiet(name) or kind_of_name(name):
+            return False
+        return isinstance(value, str) or (lacking == [ANSWER] and isinstance(value, dict))
+
+    texts = [name for name, value in given.items() if is_text(name, value)]
+    if len(texts) < len(lacking) == 2 and texts:
+        return FormError(f"{said}; columns: answer={texts[0]} learns that", lacks, cure="question")
+    if columns := suggest(given, lacking, is_text):
+        shows = next((name for name in given if kind_of_name(name) == PICTURES and isinstance(given[name], str)), "")
+        shows = f",image={shows}" if shows and not any(given.get(key) for key in IMAGE_KEYS) else ""
+        said += f"; columns: {columns}{shows} would read it"
+    return FormError(said, lacks, cure="form")
 
 
 def _conversation(entry: dict[str, Any], key: str, unread: list[tuple[str, Any]]) -> list[Said]:

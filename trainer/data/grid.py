@@ -7,11 +7,13 @@ import os
 import threading
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 from trainer.data.bounds import BOUNDS
+from trainer.data.packed import CHECKED_BYTES, no_json
 
 BORDER_PX = 2
 BORDER_COLOR = (255, 255, 255)
@@ -48,11 +50,18 @@ def load_image(path: str) -> Image.Image:
             return _on_white(_in_8_bits(upright) if image.mode.startswith("I;16") else upright)
     except UnidentifiedImageError:
         known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        raise OSError(f"{path} is no image ({known}), {os.path.getsize(path)} bytes") from None
+        raise OSError(f"{path} is no image ({known}), {os.path.getsize(path)} bytes{_instead(path)}") from None
     except Exception as error:  # Pillow's decoders raise nearly anything
         # str() would name the file a second time
         said = getattr(error, "strerror", None) or error or type(error).__name__
         raise OSError(f"{path}: {said}") from error
+
+
+def _instead(path: str) -> str:
+    """What a file that is no picture is, where its beginning says so."""
+    with open(path, "rb") as file:
+        said = no_json(file.read(CHECKED_BYTES), Path(path)) or ""
+    return f": it is {said.replace(', and no JSON', '')}" if said.startswith(("a pointer", "a web page")) else ""
 
 
 def _turn(image: Image.Image) -> contextlib.AbstractContextManager[object]:

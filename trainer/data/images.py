@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from trainer.data.faults import MISSING
 from trainer.data.inline import DATA, MAGIC, unpack
 from trainer.data.turns import FormError
 from trainer.outcome import ConfigError
+from trainer.text import printable
 
 LONGEST_SHOWN = 400
 """Characters of a path in a message; a longer text is not a path."""
@@ -37,7 +40,7 @@ class Pictures:
             what = "no file" if os.path.exists(self._folder / name) else "not there"
             place = str(self._folder / name)
             place = place if len(place) <= LONGEST_SHOWN else f"{place[:LONGEST_SHOWN]}..."
-            raise FormError(f": {place} is {what}", MISSING, cure="missing")
+            raise FormError(f": {printable(place)} is {what}", MISSING, cure="missing")
         return found
 
     def is_picture(self, name: str) -> bool:
@@ -64,8 +67,20 @@ def is_absolute(name: str) -> bool:
 
 
 def find_image(name: str, folder: Path, image_root: str | None) -> Path | None:
-    """The path of the image `name`: as written, else by as many of its last folders as exist; None when there is
-    none."""
+    """The path of the image `name`: as written, else by as many of its last folders as exist, else as another system
+    spells it; None when there is none."""
+    return next((path for word in _spellings(name) if (path := _find(word, folder, image_root))), None)
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """The name, then with Windows' backslashes as slashes, and with accents as one sign or, as macOS stores them, as
+    two."""
+    yield name
+    forms = () if name.isascii() else (unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+    yield from (word for word in (name.replace("\\", "/"), *forms) if word != name)
+
+
+def _find(name: str, folder: Path, image_root: str | None) -> Path | None:
     bases = [folder, *([Path(image_root)] if image_root else [])]
     tails: list[tuple[str, ...]] = [(name,)]  # in `folder`; an absolute path is the same for every base
     if is_absolute(name):

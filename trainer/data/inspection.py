@@ -26,6 +26,7 @@ from trainer.data.looks import MOST_SECONDS, Alike, count_alike
 from trainer.data.records import Dataset, each_answer
 from trainer.data.turns import Record
 from trainer.outcome import ConfigError, RecordError
+from trainer.text import printable
 
 SIDES = ("train", "eval")
 Shown = tuple[str, ...]  # the digests of a picture's files
@@ -154,7 +155,8 @@ class Inspection:
                 example = some[0].detail
                 if places := [checked.place for checked in some if checked.place]:
                     more = f" and {len(some) - SHOWN_PLACES} more" if len(some) > SHOWN_PLACES else ""
-                    example = f"{', '.join(places[:SHOWN_PLACES])}{more}; the first: {example}"
+                    first = f"; the first: {example}" if example else ""
+                    example = f"{', '.join(places[:SHOWN_PLACES])}{more}{first}"
                 if reason == NO_OBJECT:
                     example += "; answer_field: none learns and scores answers as whole texts"
                 if reason == TOO_LONG:
@@ -242,10 +244,10 @@ def _look_at(records: Iterable[Record], look: Callable[[Record], Checked], apart
     records are added to `apart`."""
     for place, record in enumerate(records):
         try:
-            yield look(record)
+            yield replace(look(record), place=record.place)
         except Rewritten:
             apart.add(place)
-            yield from map(look, each_answer([record]))
+            yield from (replace(look(one), place=record.place) for one in each_answer([record]))
 
 
 def _look(
@@ -267,11 +269,11 @@ def _look(
     """
     shown = [[files[path] for path in picture.paths] for picture in record.pictures]
     if broken := [file.error for picture in shown for file in picture if file.error]:
-        return Checked(reason=NOT_OPEN, detail=broken[0], place=record.place)
+        return Checked(reason=NOT_OPEN, detail=broken[0])
     if marker := markers.search("\n".join((record.prompt, record.answer))):
         return Checked(reason="the text holds a marker of the model's own", detail=marker[0])
     if any(len({file.size for file in picture}) > 1 for picture in shown):
-        return Checked(reason="frames of different sizes", detail=str(record.images[0]))
+        return Checked(reason="frames of different sizes", detail=printable(str(record.images[0])))
     if (characters := len(record.prompt) + sum(map(len, record.answers))) > MOST_CHARACTERS_A_TOKEN * max_length:
         # Tokenizing megabytes takes minutes, to find what is known.
         return Checked(reason="more text than max_length tokens can hold", detail=f"{characters} characters")

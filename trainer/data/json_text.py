@@ -1,20 +1,18 @@
 """The objects in a JSON file, however it is written: one a line, an array, pretty-printed or one after another, also
-packed by gzip. Only one object is in memory at a time. In a file of lines, a wrong line is one fault. In other files,
+packed. Only one object is in memory at a time. In a file of lines, a wrong line is one fault. In other files,
 nothing behind a mistake in the JSON can be read."""
 
 from __future__ import annotations
 
 import codecs
-import gzip
 import io
 import json
 import re
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from trainer.data.packed import HEAD_BYTES, opened
 from trainer.data.turns import FormError
 from trainer.files import MIB, MOST_MIB, bounded_lines, check_depth, parse_json
 from trainer.outcome import ConfigError
@@ -23,11 +21,7 @@ from trainer.outcome import ConfigError
 HALF = re.compile(
     rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F])"
 )
-HEAD_BYTES = MIB
 CHUNK_CHARACTERS = 1 << 18
-MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "a zip archive"}
-MAGIC |= dict.fromkeys((b"<!DOCTYPE", b"<!doctype", b"<html"), "a web page")
-POINTER = b"version https://git-lfs"
 BETWEEN = re.compile(r"[\s,\ufeff]*")  # between elements; some files have commas behind lines too
 NOT_JSON = "is not JSON"
 
@@ -37,7 +31,7 @@ Found = tuple[str, dict[str, Any] | FormError]
 def read_objects(path: Path) -> Iterator[Found]:
     """Pairs of (where in the file, the object or its fault). Raises ConfigError for a file that is not text,
     OSError."""
-    with _opened(path) as file:
+    with opened(path) as file:
         head = file.peek(HEAD_BYTES)[:HEAD_BYTES]
         yield from _lines(file) if _is_lines(head) else _values(file, path)
 
@@ -47,24 +41,6 @@ def read_stream(file: io.BufferedReader) -> Iterator[Found]:
     head = file.peek(HEAD_BYTES)[:HEAD_BYTES]
     begun = b"\n" not in head and not head.lstrip().startswith(b"[")  # the first line has not arrived completely
     yield from _lines(file) if begun or _is_lines(head) else _values(file, Path("-"))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[io.BufferedReader]:
-    with path.open("rb") as raw:
-        magic = raw.read(len(POINTER))
-        raw.seek(0)
-        if kind := next((kind for start, kind in MAGIC.items() if magic.startswith(start)), None):
-            raise ConfigError(f"{path} is {kind}, and no JSON")
-        if magic == POINTER:
-            raise ConfigError(f"{path} is a pointer of Git LFS, and no JSON: git lfs pull fetches the file")
-        if magic.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise ConfigError(f"{path} is UTF-16: save it as UTF-8")
-        try:
-            packed: Any = gzip.GzipFile(fileobj=raw) if magic.startswith(b"\x1f\x8b") else raw
-            yield io.BufferedReader(packed, HEAD_BYTES)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ConfigError(f"{path} is a damaged gzip file ({error}): pack it again") from None
 
 
 def _is_lines(head: bytes) -> bool:

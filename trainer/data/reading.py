@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer.config import Learn
-from trainer.data.columns import rename
+from trainer.data.columns import TURN_KEYS, rename
+from trainer.data.containers import read_records
 from trainer.data.faults import Faults
 from trainer.data.forms import read_form
 from trainer.data.images import Pictures
-from trainer.data.json_text import read_objects
 from trainer.data.sessions import Sessions
 from trainer.data.sources import SIDE_OF
 from trainer.data.turns import Form, FormError, Record
 from trainer.data.unread import Unread
+from trainer.outcome import ConfigError
+from trainer.text import nearest, shown
 
 LONGEST_SHARED = 200
 """Most characters of an answer that may be an action."""
@@ -48,6 +50,10 @@ class Reader:
         self._columns = columns
         self._image_root = image_root
         self._write = write
+        self._absent = {name for name, key in columns.items() if key not in TURN_KEYS}
+        """Keys that `columns` names and no record has had so far."""
+        self._keys: dict[str, None] = {}
+        """The keys of all records."""
         self.faults = Faults()
         self.sessions = Sessions(session_key)
         self.pictures: dict[Path, Pictures] = {}
@@ -57,6 +63,10 @@ class Reader:
         """Records that end with a user's turn."""
         self.as_json: Counter[str] = Counter()
         """Number of answers that are JSON values in the records; the first key is the text of the first one."""
+        self.notes: list[str] = []
+        """Facts about the form of the files."""
+        self.splits: Counter[str] = Counter()
+        """Number of records by their side, or by the value of their `split` that names none."""
         self.counts: Counter[Path] = Counter()
         """Number of records in each file, readable or not."""
 
@@ -66,15 +76,27 @@ class Reader:
             path.parent, Pictures(path.parent, self._image_root, write=self._write)
         )  # fmt: skip
         found: list[Row] = []
-        for where, entry in read_objects(path):
+        for where, entry in read_records(path, self._columns, self.notes):
             self.counts[path] += 1
             try:
                 if isinstance(entry, FormError):
                     raise entry
+                if self._absent:
+                    self._absent -= entry.keys()
+                    self._keys.update(dict.fromkeys(entry))
                 found.append(self._row(rename(entry, self._columns), place, f"{path.name} {where}"))
             except FormError as error:
                 self.faults.add(path.name, where, error)
         return found
+
+    def check_columns(self) -> None:
+        """Raises ConfigError for a key that `columns` names and no record has."""
+        if absent := sorted(self._absent) if self._keys else []:
+            names = [name for name in self._keys if name not in self._columns]
+            raise ConfigError(
+                f"columns: no record has {shown(absent[0])}: the records have {', '.join(names[:8])}"
+                f"{nearest(absent[0], names)}"
+            )
 
     def _row(self, entry: dict[str, Any], place: Pictures, where: str) -> Row:
         form = read_form(entry, place)
@@ -84,7 +106,10 @@ class Reader:
             self.as_json[next(turn.text for turn in form.turns if turn.role == "assistant")] += form.as_json
         record = _record(form, self.sessions.of(entry), self._learn, where)
         split = entry.get("split")
-        return Row(record, SIDE_OF.get(split.lower(), "") if isinstance(split, str) else "")
+        side = SIDE_OF.get(split.lower(), "") if isinstance(split, str) else ""
+        if split not in (None, ""):
+            self.splits[side or str(split)] += 1
+        return Row(record, side)
 
 
 def _record(form: Form, session: str, learn: Learn, where: str) -> Record:

@@ -19,7 +19,7 @@ from trainer.data.faults import FORMAT_HINT, check_kept
 from trainer.data.lengths import data_digest
 from trainer.data.reading import Reader, Row
 from trainer.data.sessions import choose_held_out
-from trainer.data.sources import Sources, find_sources
+from trainer.data.sources import SIDE_NAMES, Sources, find_sources
 from trainer.data.turns import Record
 from trainer.outcome import ConfigError
 from trainer.text import shown as shown_text
@@ -95,6 +95,7 @@ def load_dataset(
         except OSError as error:
             said = f"DATA={data} cannot be read ({error.strerror}): make it readable for whoever runs the job"
             raise ConfigError(said, name="DATA") from None
+    reader.check_columns()
     if empty := next((path for path in sources.files if not reader.counts[path]), None):
         raise ConfigError(f"{empty} holds no records: {FORMAT_HINT}")
     if lost := reader.unread.refusal():
@@ -113,7 +114,7 @@ def load_dataset(
     found = _divide(data, sources, sides, eval_fraction=eval_fraction, seed=seed)
     return replace(
         found,
-        notes=(*sources.notes, *_notes(records, reader, learn), *moved, *found.notes),
+        notes=(*sources.notes, *reader.notes, *_notes(records, reader, learn), *moved, *found.notes),
         left_out=reader.faults.lines(reader.faults.count + len(rows)),
         unusable=reader.faults.count,
         files=sources.files,
@@ -177,7 +178,8 @@ def _check_pictures(data: str, records: Sequence[Record], *, text_only: bool) ->
 
 
 def _notes(records: Sequence[Record], reader: Reader, learn: Learn) -> tuple[str, ...]:
-    notes = [note for note in (reader.unread.note(), reader.unread.idle_note(), reader.unread.bare_note()) if note]
+    unread = reader.unread
+    notes = [*filter(None, (unread.note(), unread.idle_note(), unread.bare_note(), unread.like_note()))]
     answers, shown = sum(record.count for record in records), 0
     for record in records:
         shown += sum(turn.role == "assistant" and not turn.learned for turn in record.turns)
@@ -189,6 +191,12 @@ def _notes(records: Sequence[Record], reader: Reader, learn: Learn) -> tuple[str
     if reader.as_json:
         first = shown_text(next(iter(reader.as_json)))
         notes.append(f"{reader.as_json.total()} answers are JSON values, learned as their text, for example {first}")
+    if reader.splits and not reader.splits.keys() & SIDE_NAMES.keys():
+        names = ", ".join(shown_text(name) for name in list(reader.splits)[:3])
+        notes.append(
+            f"{reader.splits.total()} records have a split that is none of train, validation and test ({names}): it "
+            "divides nothing"
+        )
     if reader.unanswered:
         notes.append(f"{reader.unanswered} records end with a user's turn: the answers before it are learned")
     sessions = Counter(bool(record.session) for record in records)

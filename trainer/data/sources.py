@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from trainer.commands import training_command
 from trainer.files import regular
@@ -15,6 +17,7 @@ from trainer.outcome import ConfigError
 from trainer.text import plain_or_shown
 
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
+PACKED_SUFFIXES = (".gz", ".bz2", ".xz")
 # The names that people give the sides of a data set.
 SIDE_NAMES = {
     "train": ("train", "training"),
@@ -33,8 +36,15 @@ CONVERTIBLE = (
     ".parquet", ".arrow", ".csv", ".tsv", ".tar", ".feather", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tiff",
     ".zst",
 )  # fmt: skip
+# Archives by suffix, and how each is unpacked.
+UNPACKED_BY = {
+    ".zip": "unzip", ".7z": "7z x", ".rar": "unrar x", ".zst": "zstd -d", ".tgz": "tar -xf", ".gz": "tar -xf",
+    ".bz2": "tar -xf", ".xz": "tar -xf",
+}  # fmt: skip
+SPREADSHEETS = (".xlsx", ".ods", ".numbers")
 TABLES = (".parquet", ".arrow", ".csv", ".tsv", ".feather", ".zst")
 HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
+HUB_ADDRESS = rf"(?:hf://|https?://(?:www\.)?huggingface\.co/)datasets/({HUB_ID}?)(?:/tree/main|/viewer(?:/.*)?)?/?"
 ADDRESS = r"(?i:[a-z][a-z0-9+]{1,9}://)"
 METADATA = "metadata.jsonl"  # written for the datasets library's imagefolder
 TAKES = "give a file of JSON records, or a folder with train.jsonl"
@@ -63,6 +73,20 @@ def convert_command(data: str) -> str:
     return training_command("trainer", "convert", data, f"{name or 'data'}-records")
 
 
+def hub_id(data: str) -> str | None:
+    """The id of the data set of the hub that `data` is, or is the address of."""
+    if address := re.fullmatch(HUB_ADDRESS, data):
+        return address[1]
+    return data if re.fullmatch(HUB_ID, data) else None
+
+
+def unpack_advice(path: Path) -> str:
+    """How to make an archive readable."""
+    if path.suffix.lower() in SPREADSHEETS:
+        return "save the table as csv, and name that"
+    return f"unpack it ({UNPACKED_BY.get(path.suffix.lower(), 'unzip')} {path.name}), and name what was in it"
+
+
 def data_parts(data: str) -> tuple[str, ...]:
     """The files and folders that DATA names, with commas between; a single path may contain a comma."""
     parts = tuple(part.strip() for part in data.split(",") if part.strip())
@@ -83,7 +107,11 @@ def record_folders(data: str) -> tuple[str, ...]:
 
 
 def _is_named_json(name: str) -> bool:
-    return name.lower().removesuffix(".gz").endswith(JSON_SUFFIXES)
+    return _unpacked_name(name.lower()).endswith(JSON_SUFFIXES)
+
+
+def _unpacked_name(name: str) -> str:
+    return next((name[: -len(suffix)] for suffix in PACKED_SUFFIXES if name.lower().endswith(suffix)), name)
 
 
 def data_files(data: str) -> tuple[Path, ...]:
@@ -134,8 +162,8 @@ def side_of(path: Path) -> str | None:
 
 
 def _stem(path: Path) -> str:
-    name = path.name.removesuffix(".gz")
-    return next((name.removesuffix(suffix) for suffix in JSON_SUFFIXES if name.endswith(suffix)), name)
+    name = _unpacked_name(path.name)
+    return next((name[: -len(suffix)] for suffix in JSON_SUFFIXES if name.lower().endswith(suffix)), name)
 
 
 def _is_json(path: Path) -> bool:
@@ -162,10 +190,14 @@ def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
         found["train"] = others
     if not found["train"]:
         if len(others) > 1:
-            several = ",".join(str(path) for path in others[:MOST_NAMED])
+            how = f"several: DATA={','.join(map(str, others))}"
+            if len(others) > MOST_NAMED:
+                suffix = others[0].name[len(_stem(others[0])) :]
+                where = shlex.quote(str(folder))
+                how = f"make one file of all: cat {where}/*{suffix} > {where}/train{suffix}"
             raise ConfigError(
                 f"DATA={part} is a folder with {len(others)} files of records and no train.jsonl: name the one to "
-                f"learn from, or several: DATA={several}"
+                f"learn from, or {how}"
             )
         if found["test"]:
             tests = ",".join(map(str, found["test"][:MOST_NAMED]))
@@ -179,6 +211,8 @@ def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
             known := next((p for p in sorted(folder.rglob("*")) if p.suffix.lower() in CONVERTIBLE), None)
         ):
             raise ConfigError(_not_json(known, part))
+        if inner is None and (archive := next((p for p in here if p.suffix.lower() in UNPACKED_BY), None)):
+            raise ConfigError(f"DATA={part} holds {archive.name} and no JSON: {unpack_advice(archive)}")
         instead = f"did you mean DATA={inner}?" if inner else TAKES
         raise ConfigError(f"DATA={part} is a folder without train.jsonl: {instead}")
     return found
@@ -235,15 +269,24 @@ def _beside(path: Path) -> list[str]:
 def _not_json(found: Path, data: str) -> str:
     if found.suffix == ".zst":
         return f"DATA={data}: {found.name} is packed by zstd: unpack it (zstd -d {found.name}), or pack it by gzip"
+    if str(found) == data and found.suffix.lower() not in (*TABLES, ".tar"):
+        return f"DATA={data} is a picture: name the file of records that shows it, or the folder of all pictures"
     return f"DATA={data} holds {found.suffix[1:]} files ({found.name}) and no JSON: {convert_command(data)}"
 
 
 def _not_there(data: str) -> str:
     if re.match(ADDRESS, data):
-        scheme = data.partition("://")[0]
-        if scheme in ("hf", "http", "https"):
-            return f"DATA={data} is an address, which is not read: {convert_command(data)}"
-        return f"DATA={data} is an address, which is not read: copy it to a folder with {scheme}'s own tool"
-    if re.fullmatch(HUB_ID, data):
+        scheme, _, rest = data.partition("://")
+        how = f"copy it to a folder with {scheme}'s own tool"
+        if hub_id(data):
+            how = convert_command(data)
+        elif scheme == "hf":
+            how = "hf download fetches files of the hub, and DATA names their folder"
+        elif scheme in ("http", "https"):
+            how = f"curl -LO {shlex.quote(data)} fetches it"
+        elif scheme == "file":
+            how = f"DATA={unquote(rest)}"
+        return f"DATA={data} is an address, which is not read: {how}"
+    if hub_id(data):
         return f"DATA={data} does not exist: {TAKES}; a data set of the hub is fetched by {convert_command(data)}"
     return f"DATA={data} does not exist: {TAKES}"

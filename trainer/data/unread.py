@@ -12,42 +12,19 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from trainer.data.inline import BASE64_MAGIC
-from trainer.data.places import PLACES, may_hold_marker
+from trainer.data.names import AUDIO, BOXES, PICTURES, VIDEOS, is_quiet, kind_of_name
+from trainer.data.places import LIKE_A_PLACE, PLACEHOLDER, PLACES, may_hold_marker
 from trainer.data.turns import Form
 
-PICTURES, VIDEOS, AUDIO, BOXES = "pictures", "videos", "audio", "boxes"
 SWITCHES = "what is learned"
 # Keys by which other trainers say how much of a record or an answer is learned; the values 1 and true change nothing.
 SWITCHED_BY = {
     "loss_weight", "loss_weights", "loss_mask", "loss_scale", "label_mask", "train_mask", "train_detail", "trainable",
-    "sample_weight",
-}  # fmt: skip
-# Meaning of the last word of a key's name, after words for a file are removed.
-NAMED = {
-    word: kind
-    for kind, words in {
-        PICTURES: "image images img imgs picture pictures pic pics photo photos screenshot screenshots frame frames "
-        "jpg jpeg png webp",
-        VIDEOS: "video videos mp4",
-        AUDIO: "audio audios sound sounds speech wav mp3",
-        BOXES: "box boxes bbox bboxes",
-    }.items()
-    for word in words.split()
-}
-FILE_WORDS = {
-    "path", "paths", "file", "files", "filename", "filenames", "name", "names", "url", "urls", "uri", "uris",
-    "bytes", "base64", "b64", "data", "list", "dir", "folder", "2d", "3d",
-}  # fmt: skip
-# A name that ends with one of these words tells who, from where or how large: nothing to learn from.
-QUIET = {
-    "id", "ids", "uid", "uuid", "idx", "index", "key", "metadata", "meta", "source", "sources", "dataset", "split",
-    "license", "session", "episode", "size", "sizes", "width", "height", "hash", "md5", "sha256", "timestamp",
-    "created",
+    "sample_weight", "kto_tag",
 }  # fmt: skip
 SUFFIXES = {
     suffix: kind
@@ -88,6 +65,8 @@ class Unread:
         """Number of records that say they have no picture but hold a place for one."""
         self._bare = 0
         """Number of records that show no picture and do not say so."""
+        self._like_places: dict[str, list[str]] = {}
+        """By text that looks like a placeholder: the places of the records that hold it beside a picture."""
         self._lost: dict[tuple[str, str], list[str]] = {}
         """By (words for the thing that training would miss, its kind): the places of the records that hold it."""
 
@@ -98,13 +77,16 @@ class Unread:
         held = [
             (name, value)
             for name, value in form.unread
-            if value not in EMPTY and not (_is_quiet(name) and (form.pictures or not self._is_file(value)))
+            if value not in EMPTY and not (is_quiet(name) and (form.pictures or not self._is_file(value)))
         ]
         self._idle += form.no_picture and form.marked and not self._text_only and _has_place(form)
         self._bare += not (form.no_picture or self._text_only or form.pictures)
         for name in dict.fromkeys(name for name, _ in held) if held else ():
             self._keys[name] += 1
         lost = [(f"{name!r} ({SWITCHES})", SWITCHES) for name, value in held if _switches(name, value)]
+        if form.marked and form.pictures:
+            for mark in {found[0].lower() for text in _asked(form) for found in LIKE_A_PLACE.finditer(text)}:
+                self._like_places.setdefault(mark, []).append(where)
         if not self._text_only and (held or form.marked):
             lost += (*self._lost_keys(form, held), *_lost_markers(form))
         for what in dict.fromkeys(lost):
@@ -154,6 +136,15 @@ class Unread:
     def _is_file(self, value: Any) -> bool:
         """Whether `value` is the path of an existing picture, whatever the name of its key."""
         return isinstance(value, str) and value[value.rfind(".") :].lower() in SUFFIXES and self._is_picture(value)
+
+    def like_note(self) -> str | None:
+        """One line about texts that look like places of pictures and are learned as words; None when there are
+        none."""
+        if not self._like_places:
+            return None
+        most = sorted(self._like_places.items(), key=lambda item: -len(item[1]))[:MOST_SHOWN]
+        found = ", ".join(f"{mark!r} in {len(places)} records ({places[0]})" for mark, places in most)
+        return f"learned as words, and may be the place of a picture, which is {PLACEHOLDER}: {found}"
 
     def idle_note(self) -> str | None:
         """One line about records whose place of a picture is treated as text; None when there are none."""
@@ -212,8 +203,12 @@ def _lost_markers(form: Form) -> Iterator[tuple[str, str]]:
 
 
 def _has_place(form: Form) -> bool:
-    texts = (part for turn in form.turns if turn.role == "user" for part in turn.parts if isinstance(part, str))
-    return any(PLACES.search(text) for text in texts)
+    return any(PLACES.search(text) for text in _asked(form))
+
+
+def _asked(form: Form) -> Iterator[str]:
+    """The texts of the user's turns."""
+    return (part for turn in form.turns if turn.role == "user" for part in turn.parts if isinstance(part, str))
 
 
 def _switches(name: str, value: Any) -> bool:
@@ -221,28 +216,6 @@ def _switches(name: str, value: Any) -> bool:
     if name.lower() in SWITCHED_BY:
         return any(each != 1 for each in (value if isinstance(value, list) else [value]))
     return name.lower() == "weight" and isinstance(value, float) and 0 < value < 1
-
-
-@cache
-def kind_of_name(name: str) -> str:
-    """The kind of thing that a key's name means: image_path, imgFile and screenshots are pictures, image_caption and
-    image_id are not."""
-    words = _words(name)
-    while words and words[-1] in FILE_WORDS:
-        words.pop()
-    return NAMED.get(words[-1], "") if words else ""
-
-
-@cache
-def _is_quiet(name: str) -> bool:
-    return (_words(name) or [""])[-1] in QUIET
-
-
-def _words(name: str) -> list[str]:
-    """The words of a name in snake_case, kebab-case or camelCase, without the numbers of image_0 and image1."""
-    words = re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
-    words = [word if word in FILE_WORDS | QUIET | NAMED.keys() else word.rstrip("0123456789") for word in words]
-    return [word for word in words if word]
 
 
 def _basename(path: str) -> str:

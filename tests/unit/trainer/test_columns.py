@@ -77,7 +77,14 @@ def test_the_columns_of_other_trainers_are_known(entry: Any, turns: tuple[Turn, 
          ": question and prompt may each be the question: columns: question=question says which one is"),
         ({"question": "q", "answer": "a", "response": "b"},
          ": response and answer may each be the answer: columns: answer=response says which one is"),
-        ({"query": "q", "result": "a"}, " lacks output (it has 'query, result')"),
+        ({"query": "q", "result": "a"}, " lacks output (it has 'query, result'); columns: answer=result would read it"),
+        ({"Question": "q", "Answer": "a", "Image": "a.png"}, " lacks question and output (it has 'Question, Answer, "
+         "Image'); columns: question=Question,answer=Answer,image=Image would read it"),
+        ({"image": "a.png", "caption": "c"}, " lacks question and output (it has 'image, caption'); columns: "
+         "answer=caption learns that"),
+        ({"image": "a.png", "a": "1", "b": "2", "c": "3"}, " lacks question and output (it has 'image, a, b, c')"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, " lacks output (it has 'prompt, chosen, rejected'); columns: "
+         "answer=chosen learns chosen, and not which of the two is better"),
     ],
 )  # fmt: skip
 def test_a_record_that_may_mean_two_things_is_named(entry: Any, message: str) -> None:

@@ -77,7 +77,7 @@ def test_an_object_that_is_longer_than_what_is_read_at_once_is_read(tmp_path: Pa
          "record 2 is not JSON (Expecting value in line 3): nothing behind it can be read"),
         ('{\n "a": 1\n}\n{\n "a": \n}\n',
          "record 2 is not JSON (Expecting value in line 6): nothing behind it can be read"),
-        ("PAR1abcdef", "is parquet, and no JSON"),
+        ("PAR1abcdef", "is parquet, and no JSON: name it some.parquet, then {convert}"),
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_refused_with_the_line(text: str, message: str, tmp_path: Path) -> None:
@@ -85,7 +85,8 @@ def test_a_damaged_file_is_refused_with_the_line(text: str, message: str, tmp_pa
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
         list(read_objects(path))
-    assert str(caught.value) == f"{path} {message}"
+    convert = training_command("trainer", "convert", str(path.with_suffix(".parquet")), "some-records")
+    assert str(caught.value) == f"{path} {message.replace('{convert}', convert)}"
 
 
 def test_damaged_gzip_and_utf_16_are_named(tmp_path: Path) -> None:

@@ -370,8 +370,30 @@ def test_a_picture_as_anthropic_writes_it_is_read() -> None:
     assert form.unread == ()
 
 
+def test_exchanges_as_the_cauldron_writes_them_are_turns() -> None:
+    form = read_form({"images": ["a.png"], "texts": [{"user": "q", "assistant": "a", "source": "s"}] * 2})
+    assert [(turn.role, turn.text, turn.learned) for turn in form.turns] == [
+        ("user", "q", False), ("assistant", "a", True)] * 2  # fmt: skip
+    assert (len(form.turns[0].parts), form.unread) == (2, (("source", "s"), ("source", "s")))
+
+
+@pytest.mark.parametrize("mark", [
+    "<image 1>", "<image-1>", "[image]", "[Image 1]", "<image_placeholder>", "<image_token>", "<start_of_image>",
+    "<im_start><image><im_end>", "<Img><ImageHere></Img>",
+])  # fmt: skip
+def test_every_spelling_of_a_place_becomes_the_picture(mark: str) -> None:
+    form = read_form({"image": "a.png", "question": f"in {mark} which?", "output": "up"})
+    assert form.turns[0].parts == ("in ", Picture(paths=("a.png",)), " which?")
+
+
+def test_a_numbered_place_that_comes_again_speaks_of_the_picture() -> None:
+    form = read_form({"images": ["a.png", "b.png"], "question": "<image 1><image 2> is it <image 1>?", "output": "up"})
+    a, b = (Picture(paths=(name,)) for name in ("a.png", "b.png"))
+    assert form.turns[0].parts == (a, b, " is it <image 1>?")
+
+
 def test_a_list_beside_other_keys_is_not_taken_for_the_records() -> None:
-    texts = [{"user": "q", "assistant": "a"}]
+    texts = [{"question": "q", "assistant": "a"}]
     with pytest.raises(FormError, match="holds its records under 'texts'"):
         read_form({"texts": texts})
     with pytest.raises(FormError, match=r"lacks question and output \(it has 'images, texts'\)"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import gzip
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +129,19 @@ def test_what_cannot_be_meant_is_left_out_and_said(content: str, said: str, fold
         (line(sample_weight=[0]), "d.jsonl", "'sample_weight' (what is learned)"),
         (json.dumps(talk({"content": "up", "loss_scale": 0.1})), "d.jsonl", "'loss_scale' (what is learned)"),
         ("null\n", "d.jsonl", "is not an object"), ("\n\n", "d.jsonl", "holds no records"),
-        (json.dumps({"train": [GOOD]}), "d.json", "holds its records under 'train'"),
+        (json.dumps({"a": [GOOD], "b": [GOOD]}), "d.json", "holds lists of objects under a and b: put the records"),
+        (json.dumps({"image": ["a.png"], "question": ["?"]}), "d.json", "holds columns and no records: pandas writes"),
+        (json.dumps({"image": {"0": "a.png"}, "output": {"0": "up"}}), "d.json", "holds columns and no records"),
+        (json.dumps({"mine": {"root": "img/", "annotation": "a.jsonl"}}), "d.json",
+         "lists files of records and holds none: DATA={folder}/a.jsonl (image_root: img/)"),
+        (line().encode("utf-16-le"), "d.jsonl", "is UTF-16: save it as UTF-8"),
+        (line().encode("utf-32"), "d.jsonl", "is UTF-32: save it as UTF-8"),
+        (b"PK\x03\x04", "d.zip", "is a zip archive, and no JSON: unpack it (unzip d.zip), and name what was in it"),
+        (b"PK\x03\x04", "d.xlsx", "save the table as csv, and name that"),
+        (gzip.compress(b"d.jsonl".ljust(257, b"\0") + b"ustar\0" + line().encode()), "d.tar.gz",
+         "is packed, and inside a tar archive, and no JSON: unpack it (tar -xf d.tar.gz), and name what was in it"),
+        (bz2.compress(line().encode())[:-9], "d.jsonl.bz2", "is a damaged bz2 file"),
+        (lzma.compress(line().encode())[:-9], "d.jsonl.xz", "is a damaged lzma file"),
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_meant_is_refused_in_one_line(
@@ -135,7 +149,7 @@ def test_a_file_that_cannot_be_meant_is_refused_in_one_line(
 ) -> None:
     with pytest.raises(ConfigError) as refused:
         read(folder, content, name)
-    assert said in str(refused.value)
+    assert said.replace("{folder}", str(folder)) in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
@@ -148,3 +162,48 @@ def test_a_switch_is_refused_in_a_set_of_text_alone_too(folder: Path) -> None:
 def test_training_false_of_a_turn_only_shows_the_answer(folder: Path) -> None:
     (record,) = read(folder, json.dumps(talk({"content": "up", "training": False}, {"content": "down"}))).train
     assert (record.answers, [turn.learned for turn in record.turns]) == (("down",), [False, False, False])
+
+
+@pytest.mark.parametrize(("pack", "suffix"), [(gzip.compress, "gz"), (bz2.compress, "bz2"), (lzma.compress, "xz")])
+def test_packed_records_are_read_also_out_of_a_folder(pack: Any, suffix: str, folder: Path) -> None:
+    (folder / f"train.jsonl.{suffix}").write_bytes(pack((line() + "\n" + line() + "\n").encode()))
+    assert len(load_dataset(str(folder), eval_fraction=0).train) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "sides"),
+    [
+        ({"first": GOOD, "second": GOOD}, (2, 0)), ({"version": 1, "data": [GOOD] * 3}, (3, 0)),
+        ({"train": [GOOD] * 2, "validation": [{**GOOD, "question": "other"}]}, (2, 1)),
+    ],
+)  # fmt: skip
+def test_the_records_in_one_object_are_read_and_said(content: Any, sides: tuple[int, int], folder: Path) -> None:
+    dataset = read(folder, json.dumps(content, indent=1), "d.json")
+    assert (len(dataset.train), len(dataset.eval)) == sides
+    assert dataset.notes[0] == f"d.json is one object: the {sum(sides)} records in it are read"
+    assert len(read(folder, json.dumps([{"talk": [GOOD]}, GOOD]), "d.json").train) == 1
+
+
+def test_what_a_split_says_and_nobody_knows_is_said(folder: Path) -> None:
+    rows = line(split="fold1") + "\n" + line(split="fold2")
+    said = "2 records have a split that is none of train, validation and test ('fold1', 'fold2'): it divides nothing"
+    assert said in read(folder, rows).notes
+
+
+def test_pictures_are_found_as_another_system_spells_their_names(folder: Path) -> None:
+    (folder / "img").mkdir()
+    for name in ("gr\u00f6\u00dfe.png", "e\u0301.png"):  # one sign, and two
+        Image.new("RGB", (2, 2)).save(folder / "img" / name)
+    names = ("img/gro\u0308\u00dfe.png", "img/\u00e9.png", "img\\e\u0301.png")
+    assert len(read(folder, "\n".join(line(image=name) for name in names)).train) == 3
+
+
+def test_a_setting_that_names_no_key_of_any_record_is_refused(folder: Path) -> None:
+    (folder / "d.jsonl").write_text(json.dumps({"image": "a.png", "ask": "?", "label": "up"}))
+    with pytest.raises(ConfigError, match=r"^columns: no record has 'lable': the records have image, label, did you "):
+        load_dataset(str(folder / "d.jsonl"), columns="question=ask,answer=lable")
+
+
+def test_a_newline_in_a_name_begins_no_line_of_its_own(folder: Path) -> None:
+    left_out = read(folder, line() + "\n" + line(image="x\nout nothing")).left_out[0]
+    assert "x\\nout nothing is not there" in left_out

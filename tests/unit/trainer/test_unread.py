@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from trainer.data.records import load_dataset
 from trainer.outcome import ConfigError
@@ -234,4 +235,15 @@ def test_a_record_that_is_not_to_be_learned_is_left_out(beside: dict[str, Any], 
     assert [record.images[0].name for record in (*dataset.train, *dataset.eval)] == ["a.png"]
     assert dataset.left_out == (
         "1 of 2 records left out: weight 0 or loss false leaves no answer to learn (d.jsonl line 2)",
+    )
+
+
+def test_words_beside_a_picture_that_look_like_its_place_are_named(tmp_path: Path) -> None:
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    rows = [{"image": "a.png", "question": f"{mark} which?", "output": "up"} for mark in ("{img}", "<vision>", "<b>")]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    notes = load_dataset(str(tmp_path / "d.jsonl"), eval_fraction=0).notes
+    assert notes == (
+        "learned as words, and may be the place of a picture, which is <image>: '{img}' in 1 records (d.jsonl line 1), "
+        "'<vision>' in 1 records (d.jsonl line 2)",
     )

@@ -1,0 +1,89 @@
+"""Opens a file of records, which may be packed by gzip, bzip2 or xz, and names files that hold no JSON: archives,
+tables, web pages, other encodings."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from trainer.data.sources import convert_command, unpack_advice
+from trainer.files import MIB
+from trainer.outcome import ConfigError
+
+HEAD_BYTES = MIB
+# The first bytes of a packed file, by the module of the standard library that reads it.
+PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\0": "lzma"}
+TABLES = {b"PAR1": "parquet", b"ARROW1": "arrow"}
+ARCHIVES = {b"PK\x03\x04": "a zip archive", b"7z\xbc\xaf": "a 7z archive", b"Rar!": "a rar archive",
+            b"\x28\xb5\x2f\xfd": "packed by zstd"}  # fmt: skip
+PAGES = (b"<!DOCTYPE", b"<!doctype", b"<html", b"<?xml")
+POINTER = b"version https://git-lfs"
+TAR, TAR_PLACE = b"ustar", 257
+CHECKED_BYTES = 512
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[io.BufferedReader]:
+    """The content of a file, unpacked. Raises ConfigError for a file that is damaged or no JSON, OSError."""
+    with path.open("rb") as raw:
+        head = raw.read(CHECKED_BYTES)
+        raw.seek(0)
+        if problem := no_json(head, path):
+            raise ConfigError(f"{path} is {problem}")
+        name = next((name for magic, name in PACKED.items() if head.startswith(magic)), "")
+        try:
+            file = io.BufferedReader(_unpacked(raw, name, path), HEAD_BYTES)
+            if name and (problem := no_json(file.peek(CHECKED_BYTES)[:CHECKED_BYTES], path)):
+                raise ConfigError(f"{path} is packed, and inside {problem}")
+            yield file
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise _damaged(path, name, error) from None
+        except Exception as error:
+            # bz2 raises OSError without a number, lzma an error of its own.
+            if not name or isinstance(error, ConfigError) or getattr(error, "errno", None):
+                raise
+            if not (isinstance(error, OSError) or type(error).__module__ == "_lzma"):
+                raise
+            raise _damaged(path, name, error) from None
+
+
+def _unpacked(raw: BinaryIO, name: str, path: Path) -> Any:
+    if not name:
+        return raw
+    if name == "gzip":
+        return gzip.GzipFile(fileobj=raw)
+    try:
+        return import_module(name).open(raw)
+    except ImportError:
+        said = f"{path} is packed by {name}, which this Python was built without: unpack it, or pack it by gzip"
+        raise ConfigError(said) from None
+
+
+def _damaged(path: Path, name: str, error: Exception) -> ConfigError:
+    return ConfigError(f"{path} is a damaged {name} file ({error}): pack it again")
+
+
+def no_json(head: bytes, path: Path) -> str | None:
+    """What the file at `path`, whose content begins with `head`, is instead of JSON, and what helps; None for a file
+    that may hold JSON."""
+    if kind := next((kind for magic, kind in TABLES.items() if head.startswith(magic)), None):
+        named = path if path.suffix == f".{kind}" else path.with_suffix(f".{kind}")
+        first = "" if named == path else f"name it {named.name}, then "
+        return f"{kind}, and no JSON: {first}{convert_command(str(named))}"
+    if kind := next((kind for magic, kind in ARCHIVES.items() if head.startswith(magic)), None):
+        return f"{kind}, and no JSON: {unpack_advice(path)}"
+    if head[TAR_PLACE:].startswith(TAR):
+        return f"a tar archive, and no JSON: unpack it (tar -xf {path.name}), and name what was in it"
+    if head.startswith(PAGES):
+        return "a web page, and no JSON: fetch the file that the page leads to"
+    if head.startswith(POINTER):
+        return "a pointer of Git LFS, and no JSON: git lfs pull fetches the file"
+    encoding = json.detect_encoding(head[:4]).upper()
+    return None if encoding.startswith("UTF-8") else f"{encoding[:6]}: save it as UTF-8"
