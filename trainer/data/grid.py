@@ -21,6 +21,8 @@ BACKGROUND = (255, 255, 255, 255)
 # Decoders that run in Pillow itself. The bytes of a file decide, not its name: EPS would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 LARGE_PIXELS = 1 << 24
+DEPTHS = (8, 12, 16)
+"""Bits that the greys of a 16-bit file use: the fewest that its brightest pixel fits into."""
 _one_large = threading.Lock()
 # Pillow warns about large pictures, which are expected; it does not open far larger ones.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -74,10 +76,11 @@ def _turn(image: Image.Image) -> contextlib.AbstractContextManager[object]:
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
     """An image of 16-bit greys with 8 bits, which convert() would cut off at 255; the level marked as transparent
-    gets alpha 0."""
+    gets alpha 0. Cameras and scanners store 12 bits in such files, which would be nearly black if all 16 counted."""
     levels = np.asarray(image)
+    used = next(bits for bits in DEPTHS if levels.max() < 1 << bits)
     alpha = np.where(levels == image.info.get("transparency", -1), 0, 255)
-    return Image.merge("LA", [Image.fromarray(band.astype(np.uint8)) for band in (levels >> 8, alpha)])
+    return Image.merge("LA", [Image.fromarray(band.astype(np.uint8)) for band in (levels >> (used - 8), alpha)])
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -15,7 +15,7 @@ PLACEHOLDER = "<image>"
 # Every branch begins with a character that is no letter, for which re then searches alone: ten times as fast in a
 # long text.
 PLACES = re.compile(
-    r"(<(?:(?:image|picture)(?:[ _-]?\d+|_(?:placeholder|token|pad|soft_token))?\s*/?>|im_start><image><im_end>"
+    r"(<(?:(?:image|picture)(?:[ _-]?\d+|_(?:placeholder|token|pad))?\s*/?>|im_start><image><im_end>"
     r"|(?:\|vision_start\|><)?\|(?:image|img)(?:_?\d+|_pad)?\|>(?:<\|vision_end\|>)?|start_of_image>"
     r"|img><ImageHere></img>|ImageHere>|img>(?![^<]*</img>))|\[(?:IMG|image(?:[ _-]?\d+)?)\](?!\()"
     r"|\{\{\s*image\s*\}\})",

@@ -39,8 +39,9 @@ def test_held_out_pictures_that_training_shows_too_are_counted_by_their_pixels(t
     ]
     # The same pixels and words in another format are the same record.
     assert inspection.left_out() == [
-        "1 of 3 train records left out: also among the held-out records",
-        "1 of 3 train records left out: more text than max_length tokens can hold (130002 characters)",
+        "1 of 3 train records left out: also among the held-out records (train.jsonl line 2)",
+        "1 of 3 train records left out: more text than max_length tokens can hold (train.jsonl line 3; the first: "
+        "130002 characters)",
     ]
 
 

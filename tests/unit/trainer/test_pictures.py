@@ -124,5 +124,8 @@ def test_a_turned_picture_keeps_its_alpha_and_its_greys(files: Path) -> None:
     deep = load_image(str(files / "turned16.png"))
     assert (deep.size, deep.getpixel((31, 0)), deep.getpixel((0, 0))) == ((32, 64), (255,) * 3, (128,) * 3)
     grey.save(files / "keyed16.png", transparency=0x8000)
+    for brightest, bright in ((0x0FFF, 255), (0x00FF, 255), (0x1000, 16)):  # 12, 8 and 16 bits
+        Image.new("I;16", SIZE, brightest).save(files / "few_bits.png")
+        assert load_image(str(files / "few_bits.png")).getpixel((0, 0)) == (bright,) * 3
     keyed = load_image(str(files / "keyed16.png"))
     assert (keyed.getpixel((0, 0)), keyed.getpixel((9, 9))) == ((255,) * 3, (255,) * 3)

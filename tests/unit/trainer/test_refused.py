@@ -61,7 +61,8 @@ def test_what_the_processor_refuses_is_left_out_counted_and_named(folder: Path, 
     assert [record.prompt for record in inspection.kept().train] == ["c\n\none", "c\n\nthree"]
     (line,) = inspection.left_out()
     assert line.startswith(
-        f"2 of 4 train records left out: the processor refuses it ({folder}/thin.png: absolute aspect ratio must be"
+        "2 of 4 train records left out: the processor refuses it (d.jsonl line 2, d.jsonl line 4; the first: "
+        f"{folder}/thin.png: absolute aspect ratio must be"
     )
     assert "\n" not in line
 
@@ -124,7 +125,10 @@ def test_a_run_leaves_out_what_is_refused_and_infer_says_so(folder: Path, tiny_q
     records_of(folder, *rows, thin)
     ended = train_forked(folder, model=tiny_qwen, data=folder / "d.jsonl", eval_fraction=0.2, max_steps=2)
     assert ended.codes == (0,), ended.output
-    assert f"records left out: the processor refuses it ({folder}/thin.png: absolute aspect ratio" in ended.output
+    assert (
+        f"records left out: the processor refuses it (d.jsonl line 13; the first: {folder}/thin.png: absolute"
+        in ended.output
+    )
     (folder / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (good, thin, good)))
     words = ["infer", "--run", str(folder / "run")]
     ended = run_forked(folder / "lines", main, [*words, "--records", str(folder / "asked.jsonl")])

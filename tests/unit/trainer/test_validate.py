@@ -59,7 +59,7 @@ def faulty(tmp_path: Path) -> Path:
         row("copy.png", "one", DOWN),  # the first one's pixels and words, another answer
         row("empty.png", "q"), row("cut.png", "q"),
         {**frames, "frames": ["a.png", "a.png", "b.png", "a.png"]},
-        row("a.png", "what does <start_of_image> mean?"), row("a.png", "a <image_soft_token>", DOWN),
+        row("a.png", "what does <start_of_turn> mean?"), row("a.png", "a <image_soft_token>", DOWN),
         row(None, "q<end_of_turn>"), row("a.png", "<bos>"), row("b.png", "q", "up"), row("a.png", "why? " * 90),
         row("b.png", "leaked"),
     ]  # fmt: skip
@@ -83,11 +83,13 @@ def test_every_fault_is_named_and_left_out(inspected: Inspection, faulty: Path) 
         f"1 of 14 train records left out: a picture does not open (train.jsonl line 5; the first: {faulty}/empty.png "
         "is no image (PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM or AVIF), 0 bytes)",
         f"1 of 14 train records left out: a picture does not open (train.jsonl line 6; the first: {cut})",
-        f"1 of 14 train records left out: frames of different sizes ({faulty}/a.png)",
-        "4 of 14 train records left out: the text holds a marker of the model's own (<start_of_image>)",
-        f"1 of 14 train records left out: the answer is no JSON object, as most are (up{WHOLE})",
+        f"1 of 14 train records left out: frames of different sizes (train.jsonl line 7; the first: {faulty}/a.png)",
+        "4 of 14 train records left out: the text holds a marker of the model's own (train.jsonl line 8, train.jsonl "
+        "line 9, train.jsonl line 10 and 1 more; the first: <start_of_turn>)",
+        "1 of 14 train records left out: the answer is no JSON object, as most are (train.jsonl line 12; the first: "
+        f"up{WHOLE})",
         f"1 of 14 train records left out: longer than max_length (200 tokens; MAX_LENGTH={longest} keeps them)",
-        "1 of 14 train records left out: also among the held-out records",
+        "1 of 14 train records left out: also among the held-out records (train.jsonl line 14)",
     ]
     kept = inspected.kept()
     assert [r.prompt for r in kept.train] == ["one", "two", "three", "one"]
@@ -127,7 +129,8 @@ def test_an_answer_too_deep_to_read_is_left_out(tmp_path: Path, tiny_model: Path
         load_dataset(str(tmp_path), eval_fraction=0, text_only=True), processor, max_length=200
     )
     assert inspection.left_out() == [
-        "1 of 3 train records left out: the answer is no JSON object, as most are (" + '{"a":' + "[" * 55 + f"{WHOLE})"
+        "1 of 3 train records left out: the answer is no JSON object, as most are (train.jsonl line 3; the first: "
+        '{"a":' + "[" * 55 + f"{WHOLE})"
     ]
 
 
@@ -171,7 +174,7 @@ def test_what_is_left_out_of_the_held_out_records_leaks_nothing(tmp_path: Path, 
     processor = AutoProcessor.from_pretrained(tiny_model)
     inspection = inspect_dataset(load_dataset(str(tmp_path), text_only=True), processor, max_length=200)
     assert inspection.left_out() == [
-        f"1 of 2 eval records left out: the answer is no JSON object, as most are (up{WHOLE})"
+        f"1 of 2 eval records left out: the answer is no JSON object, as most are (eval.jsonl line 1; the first: up{WHOLE})"
     ]
 
 
