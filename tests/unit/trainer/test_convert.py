@@ -225,13 +225,13 @@ def test_what_webdataset_keeps_under_json_is_the_row_beside_its_pictures() -> No
 CELLS = ["0012", "1.50", "True", "", "None", "N/A", "nan", "007", "1e5", " x "]
 
 
-@pytest.mark.parametrize("form", ["one file", "a folder", "a folder of pictures", "split folders"])
+@pytest.mark.parametrize("form", ["one file", "a folder", "a folder of pictures", "split folders", "deep"])
 def test_every_cell_of_a_table_stays_the_text_that_it_is(form: str, tmp_path: Path) -> None:
     table = {"one file": "in/t.csv", "a folder": "in/train.csv", "a folder of pictures": "in/metadata.csv",
-             "split folders": "in/train/metadata.csv"}[form]  # fmt: skip
+             "split folders": "in/train/metadata.csv", "deep": "in/data/train/a/metadata.csv"}[form]  # fmt: skip
     path = tmp_path / table
     path.parent.mkdir(parents=True)
-    name = "file_name" if "metadata" in table else "image"
+    name = {"deep": "photo_file_name"}.get(form, "file_name" if "metadata" in table else "image")
     path.write_text(f"{name},question,answer\n" + "".join(f"p.png,{cell},{cell}\n" for cell in CELLS * 1500))
     (path.parent / "p.png").write_bytes(picture("red"))
     assert convert(path if form == "one file" else tmp_path / "in", tmp_path / "out") == 0

@@ -174,7 +174,8 @@ def test_what_is_left_out_of_the_held_out_records_leaks_nothing(tmp_path: Path, 
     processor = AutoProcessor.from_pretrained(tiny_model)
     inspection = inspect_dataset(load_dataset(str(tmp_path), text_only=True), processor, max_length=200)
     assert inspection.left_out() == [
-        f"1 of 2 eval records left out: the answer is no JSON object, as most are (eval.jsonl line 1; the first: up{WHOLE})"
+        "1 of 2 eval records left out: the answer is no JSON object, as most are (eval.jsonl line 1; the first: "
+        f"up{WHOLE})"
     ]
 
 
