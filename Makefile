@@ -58,6 +58,7 @@ endif
 
 # What looks at data and at runs takes these and no others.
 override TAKES_validate := MODEL DATA DEVICE MAX_LENGTH CONFIG_FILE
+override TAKES_features := MODEL DATA DEVICE OUTPUT CONFIG_FILE
 override TAKES_convert := DATA OUT
 override TAKES_shape := MODEL
 override TAKES_infer := RUN OUTPUT PICTURES QUESTION CONTEXT RECORDS
@@ -65,7 +66,7 @@ override TAKES_merge := RUN OUTPUT
 override TAKES_report := RUN OUTPUT
 override TAKES_tensorboard := RUN OUTPUT
 override TAKES_gpu-proof := REHEARSE
-override tool := $(firstword $(filter validate convert shape infer merge report tensorboard gpu-proof,$(MAKECMDGOALS)))
+override tool := $(firstword $(filter validate features convert shape infer merge report tensorboard gpu-proof,$(MAKECMDGOALS)))
 ifneq ($(and $(tool),$(filter-out $(TAKES_$(tool)) TORCH PYTHON,$(given))),)
 $(error $(filter-out $(TAKES_$(tool)) TORCH PYTHON,$(given)): make $(tool) takes $(TAKES_$(tool)): leave it out)
 endif
@@ -76,7 +77,7 @@ endif
 override OF_RUN := [ -n "$$TRAINYARD_RUN" ] || { echo 'trainyard: RUN= is left out: make list shows the runs' >&2; exit 78; }; \
   run="$${TRAINYARD_OUTPUT:-runs}/$$TRAINYARD_RUN" && python=$$(sh make-env.sh train)
 
-.PHONY: help demo test test-fast soak lint env plan render check submit sweep status logs cancel resume list site claim run hardware shape image sif lock sbom docker-run pictures golden validate convert infer merge report tensorboard gpu-proof
+.PHONY: help demo test test-fast soak lint env plan render check submit sweep status logs cancel resume list site claim run hardware shape image sif lock sbom docker-run pictures golden validate features convert infer merge report tensorboard gpu-proof
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -133,6 +134,12 @@ validate: ## look at the data, the model and this machine before a run does (MOD
 	@python=$$(sh make-env.sh train) && exec "$$python" -m trainer validate all \
 	  $${TRAINYARD_MODEL:+--model "$$TRAINYARD_MODEL"} $${TRAINYARD_DATA:+--data "$$TRAINYARD_DATA"} \
 	  $${TRAINYARD_DEVICE:+--device "$$TRAINYARD_DEVICE"} $${TRAINYARD_MAX_LENGTH:+--max_length "$$TRAINYARD_MAX_LENGTH"} \
+	  $${TRAINYARD_CONFIG_FILE:+--config "$$TRAINYARD_CONFIG_FILE"}
+
+features: ## let the image tower see every picture once, ahead of all runs on this data and model (MODEL= DATA=)
+	@python=$$(sh make-env.sh train) && exec "$$python" -m trainer features \
+	  $${TRAINYARD_MODEL:+--model "$$TRAINYARD_MODEL"} $${TRAINYARD_DATA:+--data "$$TRAINYARD_DATA"} \
+	  $${TRAINYARD_DEVICE:+--device "$$TRAINYARD_DEVICE"} $${TRAINYARD_OUTPUT:+--output_dir "$$TRAINYARD_OUTPUT/features"} \
 	  $${TRAINYARD_CONFIG_FILE:+--config "$$TRAINYARD_CONFIG_FILE"}
 
 convert: ## make records and pictures of a hub data set, parquet, csv, a picture folder (DATA=owner/name OUT=folder)

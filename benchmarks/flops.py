@@ -22,6 +22,7 @@ from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE, _ChunkedLogProbFuncti
 from trainer.config import TrainConfig
 from trainer.model.base import add_lora, find_anatomy
 from trainer.model.head import install_supervised_head
+from trainer.model.partial import LeftOff
 
 TEXT = {
     "vocab_size": 262208, "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
@@ -47,6 +48,8 @@ class Recipe:
     """Whether the head runs on every position, not only on the answer's."""
     seen_before: bool = False
     """Whether the picture's features are kept from an earlier epoch."""
+    made_ahead: bool = False
+    """Whether the features were made before the run, whose model has no tower."""
     timed: tuple[str, ...] = ("cpu", "cuda")
     """Devices on which train_speed.py runs it."""
     counted: bool = True
@@ -55,6 +58,7 @@ class Recipe:
 RECIPES = (
     Recipe(name="Trainyard, first epoch"),
     Recipe(name="Trainyard, from the second epoch on", seen_before=True),
+    Recipe(name="Trainyard, first epoch, features made ahead", made_ahead=True, timed=()),
     Recipe(name="Trainyard, first epoch, activation checkpointing", checkpointing=True),
     # Prompt and completion apart, the same LoRA, the frozen tower neither trained nor recomputed.
     Recipe(name="TRL 1.16, a careful user", head="TRL's"),
@@ -77,7 +81,10 @@ def build(recipe: Recipe) -> Any:
     # The model compares the number of image tokens with the features', and meta tensors have no values.
     image = base.config.image_token_id
     base.model.get_placeholder_mask = lambda ids, inputs_embeds, image_features: (ids == image).unsqueeze(-1)
-    if recipe.seen_before:
+    if recipe.made_ahead:
+        for part in ("model.vision_tower", "model.multi_modal_projector"):  # as trainer/model/ahead.py finds them
+            base.set_submodule(part, LeftOff())
+    if recipe.seen_before or recipe.made_ahead:
         kept = BaseModelOutputWithPooling(pooler_output=torch.empty(1, 256, 2560, dtype=torch.bfloat16, device="meta"))
         base.model.get_image_features = lambda *_, **__: kept
     return adapt(base, recipe, quantization="none").to(torch.bfloat16).train()

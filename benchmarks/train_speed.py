@@ -77,7 +77,7 @@ def steps(
     adapted = adapt(base, recipe, quantization="nf4").train()
     change(adapted)
     if recipe.seen_before:  # by the step that warms up
-        keep_features(base, config, 0)
+        keep_features(base, config)
     if not recipe.all_scored:
         trl.trainer.utils._use_triton = lambda device: (
             True

@@ -13,9 +13,9 @@ from pathlib import PurePosixPath
 from launcher import image
 from planner.job import JobSpec
 from trainer.data.sources import record_folders
+from trainer.files import CACHE_NAME
 from trainer.outcome import ConfigError
 
-CACHE_NAME = ".cache"
 # Places of the image; a mount above one of these would hide it.
 PLACES = (image.PYTHON, f"{image.WORK_DIR}/accelerate_configs", "/usr/bin/env", "/etc/passwd", "/proc/self")
 

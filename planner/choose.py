@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from planner.job import JobSpec
 from planner.launch import launch_env, launch_of
-from planner.memory.estimate import estimate, processes_gib
+from planner.memory.estimate import estimate, processes_gib, without_tower
 from planner.plan import TIGHT_SHARE, Candidate, Plan
 from planner.refuse import NothingFits, nothing_fits
 from trainer.architecture.targets import check_targets
@@ -214,6 +214,8 @@ def _notes(spec: JobSpec, chosen: Candidate) -> list[str]:
         notes.append(f"CONFIG={training.accelerate_config} was asked for; it is predicted to overflow by {over} GiB.")
     if spec.shape.expert_params:
         notes.append(_experts_note(spec))
+    if without_tower(spec, chosen.config):
+        notes.append("The features of all pictures are kept: the image tower never reaches the GPU.")
     if spec.too_short_for_pictures:
         notes.append(f"{spec.too_short_for_pictures}, unless the records are text alone.")
     if unmeasured := spec.assumed_pictures:

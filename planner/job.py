@@ -76,6 +76,9 @@ class Records:
     images_per_sample: int = 1
     evaluates: bool = True
     """Whether records are held out to score and answer."""
+    features_ahead: bool | None = None
+    """Whether the features of all pictures are in the store, or the settings ask for them: then no image tower is
+    loaded, except under ZeRO-3."""
     measured_with: str | None = None
     """Label of the candidate that `find-batch-size` tried with exactly this data; None when it was never run."""
     measured_batch: int = 0

@@ -214,8 +214,10 @@ def readers() -> dict[str, Reader]:
     from local.runs import jobs_of
     from planner.fitting import batch_path, read_batch
     from slurm.cluster.site import find_site
+    from trainer import __version__
     from trainer.architecture.shape_file import kept_shape, text_of
     from trainer.config import TrainConfig
+    from trainer.data.filled import is_there, read_filled, read_keys, sets_path
     from trainer.data.lengths import lengths_path, read_lengths
     from trainer.data.records import load_dataset
     from trainer.env_file import read_env_file
@@ -245,6 +247,11 @@ def readers() -> dict[str, Reader]:
         "model": "m", "trainyard": "0", "processor_sha256": None, "picture_bytes": {"a.png": 3}, "data_sha256": "a",
         "records": 2, "tokens": {"p100": 9}, "supervised": {"p100": 3}, "learn": "all", "pictures": 1,
     }  # fmt: skip
+    filled = {
+        "model": "m", "data_sha256": "a", "processor_sha256": None, "trainyard": __version__, "precision": "float32",
+        "made_by": "a" * 40, "parts": ["model.vision_tower"], "entries": 1, "size_bytes": 9, "sample": ["b" * 40],
+        "picture_bytes": {"a.png": 3},
+    }  # fmt: skip
     fits = {"request": {"config": "single_gpu"}, "micro_batch_size": 2, "peak_bytes": 9, "data_sha256": "a"}
     adapter = {"r": 64, "lora_alpha": 128, "base_model_name_or_path": "m", "target_modules": "q", "peft_type": "LORA"}
     here = {"HOME": "/home/ada", "USER": "ada"}
@@ -253,6 +260,13 @@ def readers() -> dict[str, Reader]:
         found = read_run(folder)
         status_text(run_status(found, jobs_of(found)), "RUN=run")
         return read_spec(found.record["spec"], project_dir=folder.parent)
+
+    def read_set(folder: Path) -> object:
+        path = sets_path(folder, "a", "m", "float32")
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes((folder / path.name).read_bytes())
+        found = read_filled(folder, "a", "m", "float32")
+        return found and (is_there(folder, found), read_keys(folder, found))
 
     def config_map(folder: Path) -> object:
         labels = {"app.kubernetes.io/instance": "run"}
@@ -304,6 +318,7 @@ def readers() -> dict[str, Reader]:
             name=lengths_path("d.jsonl").name, seeds=[json.dumps(lengths).encode()],
             read=lambda f: read_lengths(str(f / "d.jsonl"), "m"),
         ),
+        Reader(name=sets_path(Path(), "a", "m", "float32").name, seeds=[json.dumps(filled).encode()], read=read_set),
         Reader(
             name=batch_path("d.jsonl").name, seeds=[json.dumps(fits).encode()],
             read=lambda f: read_batch(plan.spec, str(f / "d.jsonl")),

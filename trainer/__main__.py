@@ -3,6 +3,7 @@
   config          every setting of a run, documented, with its value and who says so
   validate        look at the data, the model and the machine before a run does
   convert         make records and pictures of hub data sets, parquet, csv, picture folders, webdataset
+  features        make what the image tower makes of every picture, for all runs on this data and model
   layers          a model's linear layers, and what each choice of LoRA would train
   shape           measure a model's shape, from which a login node then plans without torch
   setup-wandb     whether runs will reach W&B; --test-run logs a small one
@@ -23,7 +24,8 @@ from trainer.verbs import dispatch
 
 VERBS = {
     "config": "trainer.settings:main", "validate": "trainer.tools.validate:main",
-    "convert": "trainer.convert.command:main", "layers": "trainer.tools.layers:main",
+    "convert": "trainer.convert.command:main", "features": "trainer.tools.features:main",
+    "layers": "trainer.tools.layers:main",
     "shape": "trainer.tools.shape:main",
     "setup-wandb": "trainer.tools.setup_wandb:main", "infer": "trainer.tools.infer:main",
     "merge": "trainer.tools.merge:main", "report": "trainer.report.page:main",

@@ -187,9 +187,14 @@ class TrainConfig:
     out too. 0: no evaluation on the way, so the last adapter is kept and the run never ends early."""
     score_samples: Annotated[int, Range(0, 10_000_000)] = 10_000_000
     """At most so many held-out records have their allowed actions scored."""
-    feature_cache_gib: Annotated[int, Range(0, 100_000), CONTINUES] = 8
-    """Disk for the frozen tower's output, kept until the run ends so that no picture goes through the tower twice.
-    Never more than a quarter of the free space is used. 0: nothing is kept."""
+    feature_cache_gib: Annotated[int, Range(0, 100_000), CONTINUES] = 32
+    """Disk for what the frozen tower makes of pictures, so that no picture goes through it twice, in no run. What was
+    not used for longest goes first. Never more than a quarter of the free space is used. 0: nothing is kept."""
+    feature_store: Annotated[str | None, Setting(continues=True, folder=True, env="FEATURE_STORE")] = None
+    """Folder of what is kept, shared by all runs that name it. Left out: .cache/features beside the runs' folders."""
+    features_ahead: Annotated[bool, CONTINUES] = False
+    """true: the image tower alone makes the features of all pictures before the model is loaded, where they are not in
+    the store yet; the model is then loaded without the tower. A plan sets it when `make features` has made them."""
     collective_timeout_s: Annotated[int, Range(5, 86_400), Setting(continues=True, also="ddp_timeout")] = 1800
     """A process that does not answer the others for so many seconds ends the attempt with 1. The others wait while one
     reads the whole data set, so this must be longer."""

@@ -24,6 +24,8 @@ METRICS_FILE = "metrics.json"
 """Written when the run is complete except for its report."""
 CHECKPOINT_NAME = re.compile(r"step-([0-9]{6,12})")
 """Name of a checkpoint's folder, in `checkpoints` of the run's folder: step-000250."""
+CACHE_NAME = ".cache"
+"""A folder beside the runs, shared by all of them."""
 ADAPTER = "adapter"
 """Name of the folder with the weights, in the run's folder."""
 USAGE_FILE = "trainyard.json"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_proof.stage import Stage
@@ -16,18 +15,18 @@ def carry_out(stage: Stage, *, tokens: int) -> dict[str, Any]:
     from trainer.data.examples import Encoder
     from trainer.data.records import dataset_of
     from trainer.model.base import load_here, load_processor
-    from trainer.model.features import features_dir, keep_features
+    from trainer.model.features import keep_features
     from trainer.node.start import init_distributed
 
     with tempfile.TemporaryDirectory(dir=stage.folder) as run_dir:
-        config = stage.config(tokens, output_dir=run_dir, max_length=stage.tokens(tokens), max_steps=1000)
+        config = stage.config(tokens, output_dir=f"{run_dir}/run", max_length=stage.tokens(tokens), max_steps=1000)
         base, _ = load_here(config, init_distributed(config))
         records = dataset_of(config).train[:8]
         batch = Encoder(load_processor(config.model), records).collate([{"index": i} for i in range(len(records))])
         pixels = batch["pixel_values"].to(base.device, base.dtype)
-        cache = keep_features(base, config, len(records))
-        if cache is None:
-            raise ValueError("this model's features are not kept")
+        cache = keep_features(base, config)
+        if isinstance(cache, str):
+            raise ValueError(f"this model's features are not kept: {cache}")
         base.train()
         seconds, found = [], []
         for _ in range(2):
@@ -37,18 +36,9 @@ def carry_out(stage: Stage, *, tokens: int) -> dict[str, Any]:
             if not stage.rehearsal:
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - began)
-            wait_for_files(features_dir(config), len(records))
+            cache.settle()
         cache.close()
         return {
             "pictures": len(records), "tower_seconds": seconds[0], "reading_seconds": seconds[1],
             "computed": cache.take_computed(), "equal": bool(torch.equal(*found)),
         }  # fmt: skip
-
-
-def wait_for_files(folder: Path, count: int) -> None:
-    """Wait until `folder` has `count` files, which a thread writes. Raises TimeoutError after 30 s."""
-    until = time.monotonic() + 30
-    while len(list(folder.glob("*.safetensors"))) < count:
-        if time.monotonic() > until:
-            raise TimeoutError(f"{folder} has not got its {count} files")
-        time.sleep(0.02)

@@ -59,16 +59,19 @@ def estimate(
     """Predicted bytes on one GPU (in host memory for cpu_mps), every item of every configuration, in one order."""
     on_cpu, sharded = config == "cpu_mps", config == "deepspeed_zero3"
     width = FP32_BYTES if on_cpu else BF16_BYTES
-    whole = _weights(spec, width=width)
+    towerless = without_tower(spec, config)
+    whole = _weights(spec, width=width, towerless=towerless)
     state = _training_state(spec, optimizer, sharded=sharded, offload=offload)
     fixed = _process(spec, on_cpu=on_cpu)
     tensors = {
         **(_shard(spec, whole) if sharded else {**whole, "gathered weights": 0}),
         **state,
         "communication buckets": _buckets(spec, config),
-        **_transient(spec, micro_batch_size, width=width, checkpointing=checkpointing, sharded=sharded),
+        **_transient(
+            spec, micro_batch_size, width=width, checkpointing=checkpointing, sharded=sharded, towerless=towerless
+        ),
     }
-    evaluation = evaluation_items(spec, tensors, width=width, sharded=sharded)
+    evaluation = evaluation_items(spec, tensors, width=width, sharded=sharded, towerless=towerless)
     for items in filter(None, (tensors, evaluation)):
         items["allocator rounding"] = _ceil(sum(items.values()) * ROUNDING_SHARE)
     # ZeRO-3 does not reduce the loading peak: the whole model is on each GPU before anything is sharded, put there by
@@ -81,6 +84,11 @@ def estimate(
         load_peak_bytes=loading,
         evaluation=tuple({**evaluation, **fixed}.items()) if evaluation else (),
     )
+
+
+def without_tower(spec: JobSpec, config: str) -> bool:
+    """Whether a job with that configuration loads no image tower, since all features are kept."""
+    return bool(spec.records.features_ahead) and config != "deepspeed_zero3"
 
 
 def _largest_layer(spec: JobSpec) -> int:
@@ -99,7 +107,7 @@ def _ceil(size: float) -> int:
     return int(-(-size // 1))
 
 
-def _weights(spec: JobSpec, *, width: int) -> dict[str, int]:
+def _weights(spec: JobSpec, *, width: int, towerless: bool) -> dict[str, int]:
     """Bytes of the whole frozen model."""
     shape, n = spec.shape, spec.shape.linear_params
     linears, constants = n * width, 0
@@ -111,7 +119,7 @@ def _weights(spec: JobSpec, *, width: int) -> dict[str, int]:
         "quantization constants": constants,
         "experts in 16 bits": shape.expert_params * width,
         "embedding and head": (shape.embedding_params + shape.head_params + shape.text_extra_params) * width,
-        "image tower": (shape.vision_params + shape.projector_params) * width,
+        "image tower": 0 if towerless else (shape.vision_params + shape.projector_params) * width,
     }
 
 
@@ -151,7 +159,9 @@ def _buckets(spec: JobSpec, config: str) -> int:
     return ZERO3_SETTINGS["reduce_bucket_size"] * BF16_BYTES if config == "deepspeed_zero3" else 0
 
 
-def _transient(spec: JobSpec, micro: int, *, width: int, checkpointing: bool, sharded: bool) -> dict[str, int]:
+def _transient(
+    spec: JobSpec, micro: int, *, width: int, checkpointing: bool, sharded: bool, towerless: bool
+) -> dict[str, int]:
     """The bytes that live for a part of a step, at the moment of their largest sum."""
     shape, tokens = spec.shape, micro * spec.training.max_length
     if checkpointing:  # each layer's input, and one recomputed layer
@@ -179,6 +189,7 @@ def _transient(spec: JobSpec, micro: int, *, width: int, checkpointing: bool, sh
         + layer_workspace_bytes(shape, layer, width=width)
         for layer in shape.layers
     )
+    patches_seen = 0 if towerless else micro * spec.patches_per_sample
     moments: tuple[dict[str, int], ...] = (
         {"autocast copies": copies, "activations": activations, "head": head},
         {
@@ -188,7 +199,7 @@ def _transient(spec: JobSpec, micro: int, *, width: int, checkpointing: bool, sh
         },
         # The end of a step with vision=lora; by then the language model keeps nothing.
         {"autocast copies": of_tower, "activations": tower, "backward of a layer": tower_layer},
-        {"image tower forward": micro * spec.patches_per_sample * tower_bytes(shape, width=width)},
+        {"image tower forward": patches_seen * tower_bytes(shape, width=width)},
     )
     peak = max(moments, key=lambda moment: sum(moment.values()))
     return {name: peak.get(name, 0) for moment in moments for name in moment}

@@ -19,12 +19,15 @@ BF16_BYTES = 2
 ANSWER_MARGIN = 4  # tokens that an answer may be longer than the longest true one
 
 
-def evaluation_items(spec: JobSpec, step: Mapping[str, int], *, width: int, sharded: bool) -> dict[str, int]:
+def evaluation_items(
+    spec: JobSpec, step: Mapping[str, int], *, width: int, sharded: bool, towerless: bool
+) -> dict[str, int]:
     """Bytes of everything alive at the peak of an evaluation, one sequence at a time, for a job whose step holds
     `step`; empty for a job without evaluations."""
     if not spec.records.evaluates:
         return {}
-    longest = Asked(tokens=spec.training.max_length, patches=spec.patches_per_sample)
+    patches = 0 if towerless else spec.patches_per_sample
+    longest = Asked(tokens=spec.training.max_length, patches=patches)
     ways = (
         replace(longest, written=spec.records.supervised_tokens + ANSWER_MARGIN),
         replace(longest, candidates=(spec.records.supervised_tokens,)),

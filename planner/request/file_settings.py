@@ -28,6 +28,8 @@ SETTING_VARIABLES = tuple(
     variable for variable in VARIABLES if variable.setting and not SETTINGS[variable.setting].planned
 )
 
+FOUND_BY = ("learn", "feature_store", "feature_cache_gib")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileSettings:
@@ -38,7 +40,8 @@ class FileSettings:
     sources: dict[str, str]
     """The source in words, by variable name."""
     fields: dict[str, Any]
-    """Fields of JobSpec that have no variable; and `learn`, which the measured lengths depend on."""
+    """Fields of JobSpec that have no variable; and settings that files beside the data, or the store of features, are
+    found by: `learn`, `feature_store` and `feature_cache_gib`."""
 
 
 def read_settings_files(given: Mapping[str, str], project_dir: Path, environ: Mapping[str, str]) -> FileSettings:
@@ -69,7 +72,7 @@ def read_settings_files(given: Mapping[str, str], project_dir: Path, environ: Ma
     if config := env_file.get("ACCELERATE_CONFIG"):
         # accelerate's own spelling of the variable is a path.
         texts["CONFIG"], said["CONFIG"] = config.rpartition("/")[2].removesuffix(".yaml"), "ACCELERATE_CONFIG in .env"
-    fields: dict[str, Any] = {"learn": values["learn"]} if "learn" in sources else {}
+    fields = {name: values[name] for name in (*FOUND_BY, "features_ahead") if name in sources}
     fields["evaluates"] = _evaluates(
         values, project_dir / expand_home(given.get("DATA") or texts.get("DATA", ""), environ, name="DATA")
     )

@@ -20,6 +20,7 @@ from planner.request.site import Site, spelled_as, vram
 from planner.request.variables import BY_NAME, DEFAULT_DATA, DEFAULT_MODEL, DEFAULT_OUTPUT, job_fields, parse_given
 from trainer.config import LORA_PRESETS, TrainConfig
 from trainer.env_file import read_env_file
+from trainer.files import CACHE_NAME, once
 from trainer.flags import options
 from trainer.outcome import ConfigError, Problems
 from trainer.text import GIB, shown
@@ -141,8 +142,15 @@ def _complete(
     run_id: str = fields.pop("run_id", f"{name}-{run_suffix}" if run_suffix else "")
 
     most: int = asked.max_length or options(TrainConfig)["max_length"].default
-    learn = fields.pop("learn", "all")
+    learn, store, cache_gib = (fields.pop(name, default) for name, default in (
+        ("learn", "all"), ("feature_store", f"{fields['output']}/{CACHE_NAME}/features"), ("feature_cache_gib", None),
+    ))  # fmt: skip
     fields |= _measured(fields["data"], model, project_dir, most=most, learn=learn)
+    kept = cache_gib != 0 and fields.get("vision") != "lora"
+    if kept and _filled(project_dir / store, fields["data"], model, project_dir, device=device):
+        fields["features_ahead"] = True
+    elif not kept:
+        fields.pop("features_ahead", None)
     local = project_dir / model
     fields["model_is_folder"] = local.is_dir()
     job = {**read_env_file(project_dir / ".env"), **dict(fields.get("environment", ()))}
@@ -183,6 +191,22 @@ def _measured(data: str, model: str, project_dir: Path, *, most: int, learn: str
         "supervised_tokens": min(found.supervised["p100"], length),
         "images_per_sample": max(1, found.pictures),
     }
+
+
+def _filled(store: Path, data: str, model: str, project_dir: Path, *, device: str) -> bool:
+    """Whether `python -m trainer features` has filled the store for this data and model."""
+    from trainer.data.filled import any_filled, is_there, precision_of, read_filled
+    from trainer.data.lengths import data_digest
+    from trainer.data.sources import from_folder
+
+    if not any_filled(store):
+        return False
+    try:
+        digest = once(data_digest, from_folder(project_dir, data))
+    except (ConfigError, OSError):
+        return False  # whoever reads the data says what is wrong with it
+    found = read_filled(store, digest, model, precision_of(device), project_dir)
+    return found is not None and is_there(store, found)
 
 
 def _with_batch(spec: JobSpec, project_dir: Path) -> JobSpec:

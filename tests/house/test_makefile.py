@@ -229,6 +229,11 @@ def told(checkout: Path, *words: str) -> list[str]:
         (["report", "OUTPUT=my runs", "RUN=one"], ["trainer", "report", "my runs/one"]),
         (["validate"], ["trainer", "validate", "all"]),
         (
+            ["features", "MODEL=m y", "DATA=d", "OUTPUT=my runs", "DEVICE=cpu", "CONFIG_FILE=t.yaml"],
+            ["trainer", "features", "--model", "m y", "--data", "d", "--device", "cpu", "--output_dir",
+             "my runs/features", "--config", "t.yaml"],
+        ),
+        (
             ["validate", "MODEL=m y", "DATA=d", "DEVICE=cpu", "MAX_LENGTH=64", "CONFIG_FILE=t.yaml"],
             ["trainer", "validate", "all", "--model", "m y", "--data", "d", "--device", "cpu", "--max_length", "64",
              "--config", "t.yaml"],
@@ -248,6 +253,7 @@ def test_what_looks_at_data_and_runs_finds_its_python_and_takes_its_words_as_typ
         (["merge"], "trainyard: RUN= is left out: make list shows the runs\n"),
         (["report", "RUN=one", "GPUS=2"], "GPUS: make report takes RUN OUTPUT: leave it out"),
         (["validate", "RUN=one"], "RUN: make validate takes MODEL DATA DEVICE MAX_LENGTH CONFIG_FILE: leave it out"),
+        (["features", "GPUS=1"], "GPUS: make features takes MODEL DATA DEVICE OUTPUT CONFIG_FILE: leave it out"),
         (["plan", "QUESTION=x"], "QUESTION: only make infer takes it: leave it out"),
     ],
 )

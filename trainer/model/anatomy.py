@@ -50,7 +50,7 @@ class Anatomy:
 def anatomy_of(skeleton: Any) -> Anatomy:
     """The parts of a skeleton. Raises ValueError for a model without an embedding of tokens."""
     names = {module: name for name, module in skeleton.named_modules()}
-    decoder = names[_decoder(skeleton)]
+    decoder = decoder_name(skeleton)
     beside = tuple(_beside(skeleton, decoder))
     inside = tuple(_towers(skeleton, decoder))
     head = names.get(skeleton.get_output_embeddings())
@@ -82,14 +82,14 @@ def path_inside(anatomy: Anatomy, linear: str) -> str:
     return path.removeprefix(f"{anatomy.decoder}.")
 
 
-def _decoder(skeleton: Any) -> nn.Module:
-    """The innermost model that owns the embedding of the tokens."""
+def decoder_name(skeleton: Any) -> str:
+    """The path of the innermost model that owns the embedding of the tokens. Raises ValueError when there is none."""
     from transformers import PreTrainedModel
 
     embedding = skeleton.get_input_embeddings()
     owners = [
-        module
-        for module in skeleton.modules()  # from the outside in
+        name
+        for name, module in skeleton.named_modules()  # from the outside in
         if isinstance(module, PreTrainedModel) and any(inner is embedding for inner in module.modules())
     ]
     if not owners:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +18,7 @@ import torch
 from trainer.architecture.quantized import check_unquantized
 from trainer.config import TrainConfig
 from trainer.model.anatomy import Anatomy, anatomy_of, target_pattern
+from trainer.model.partial import class_of, partial_class
 from trainer.model.refusal import UNFIT, refusing
 from trainer.model.targets import peft_targets
 from trainer.node.preflight import check_model
@@ -50,8 +51,11 @@ def take_apart(model: str, model_config: Any) -> tuple[Any, Anatomy]:
         return skeleton, anatomy_of(skeleton)
 
 
-def load_base(config: TrainConfig, anatomy: Anatomy, *, dtype: torch.dtype, device_map: Any) -> Any:
-    """The base model, its decoder's linears in NF4 (unless quantization is none), everything else in `dtype`."""
+def load_base(
+    config: TrainConfig, anatomy: Anatomy, *, dtype: torch.dtype, device_map: Any, left_off: Sequence[str] = ()
+) -> Any:
+    """The base model, its decoder's linears in NF4 (unless quantization is none), everything else in `dtype`; without
+    the modules at the paths `left_off`, whose weights are not read."""
     from transformers import AutoConfig, BitsAndBytesConfig
 
     quantization = None
@@ -70,7 +74,8 @@ def load_base(config: TrainConfig, anatomy: Anatomy, *, dtype: torch.dtype, devi
     # FlashAttention ignores the bidirectional mask over image tokens; eager needs 537 MB a tower layer of Gemma 3's.
     # Without a word a part that has no sdpa gets eager, where "sdpa" would be refused.
     model_config._attn_implementation = None
-    base, found = auto_class(model_config).from_pretrained(
+    kind = class_of(auto_class(model_config), model_config)
+    base, found = (partial_class(kind, left_off) if left_off else auto_class(model_config)).from_pretrained(
         config.model,
         config=model_config,
         quantization_config=quantization,
@@ -80,6 +85,8 @@ def load_base(config: TrainConfig, anatomy: Anatomy, *, dtype: torch.dtype, devi
         use_safetensors=True,  # pickles are programs
         output_loading_info=True,
     )
+    if left_off:
+        base.__class__ = kind
     # transformers draws them at random, and training would go on with that: with a head that a folder saved from the
     # model inside does not have, too. What is tied, or computed, it does not count as missing.
     if lacking := sorted(found["missing_keys"]):
@@ -95,20 +102,24 @@ def load_base(config: TrainConfig, anatomy: Anatomy, *, dtype: torch.dtype, devi
     return base
 
 
-def load_here(config: TrainConfig, state: Any) -> tuple[Any, Anatomy]:
-    """(the base in the launcher's precision, on the device of this process of `state`; its anatomy).
+def load_here(config: TrainConfig, state: Any, left_off: Sequence[str] = ()) -> tuple[Any, Anatomy]:
+    """(the base in the launcher's precision, on the device of this process of `state`, without the modules `left_off`;
+    its anatomy).
 
     Raises:
         ConfigError: the model cannot be trained.
     """
     _, anatomy = take_apart(config.model, load_model_config(config.model))
     dtype = torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
+    if strange := [part for part in left_off if part not in anatomy.unquantized]:
+        raise ConfigError(f"MODEL={config.model} has no part {strange[0]!r} beside its language model: make features")
     with refusing(
         config.model,
         "loaded",
         "are its weights whole, those of its config.json, and *.safetensors? Pickles are not loaded",
     ):
-        return load_base(config, anatomy, dtype=dtype, device_map=device_map(state)), anatomy
+        base = load_base(config, anatomy, dtype=dtype, device_map=device_map(state), left_off=left_off)
+        return base, anatomy
 
 
 def add_lora(base: Any, config: TrainConfig, anatomy: Anatomy) -> Any:

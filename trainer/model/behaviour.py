@@ -91,7 +91,12 @@ def without_gradient(model: Any, batch: Batch) -> list[str]:
 
 
 def picture_counts(model: Any, batch: Batch, losses: Tensor) -> bool:
-    """Whether another picture changes any of the `losses` of `batch`."""
+    """Whether another picture changes any of the `losses` of `batch`. Where all features are kept they are changed: the
+    tower that would see another picture may not be there."""
+    kept = getattr(model.get_base_model().base_model, "get_image_features", None)
+    if kept is not None and hasattr(kept, "other_picture"):
+        with kept.other_picture():
+            return not torch.equal(token_losses(model, batch), losses)
     other = {name: tensor.flip(-1) * -1 for name, tensor in batch.items() if is_of_pictures(tensor)}
     return not torch.equal(token_losses(model, {**batch, **other}), losses)
 

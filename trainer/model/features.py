@@ -1,19 +1,17 @@
-"""Computes the frozen tower's features of a picture once: a run sees the same pictures every epoch and every
-evaluation.
+"""Computes the frozen tower's features of a picture once, for all epochs, evaluations, attempts and runs.
 
-At Gemma 3's shape the tower is half of a step's FLOPs. Its features (1.3 MB a picture at that shape) are kept in
-files beside the run, shared by its processes and attempts. A picture goes through the tower alone, so its features
-depend neither on its batch nor on what was kept before: a run that was stopped ends like a run that was not.
+At Gemma 3's shape the tower is half of a step's FLOPs. Its features (1.3 MB a picture at that shape) are kept in a
+store that runs share (trainer/model/feature_store.py). A picture goes through the tower alone and in the precision of
+training, so its features depend neither on its batch nor on who asked first: a run that finds them ends like a run
+that computes them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from inspect import signature
 from itertools import chain
@@ -21,102 +19,125 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from trainer.config import TrainConfig
-from trainer.files import own_folder
+from trainer.files import CACHE_NAME
 from trainer.model.behaviour import token_losses
+from trainer.model.feature_store import FeatureStore
 from trainer.model.refusal import first_words, is_of_machine
+from trainer.model.tower import dropping, made_by, precision_here, tower_weights
 from trainer.text import GIB
 
 SAME_FEATURES = 0.01  # nats by which a loss may differ; in fp32 it differs by 1e-6
-FREE_SHARE = 4  # use at most one part in so many of the free disk space
 WIDTH, MOST_ROWS = 1 << 12, 1 << 16  # of the table in which a tensor's numbers are laid out to be hashed
 
 
 class FeatureCache:
     """Replaces a model's `get_image_features`."""
 
-    def __init__(self, compute: Any, config: TrainConfig, *, again: bool, say: Callable[[str], object]) -> None:
-        """`again`: pictures of the training records will be seen more than once, not only those that are evaluated."""
-        self._compute, self._again, self._say = compute, again, say
-        self._unlike = False
+    def __init__(
+        self, compute: Any, store: FeatureStore, *, say: Callable[[str], object], load: Callable[[], Any] | None = None
+    ) -> None:
+        """`compute` is the method that is replaced. `load` loads the tower alone, for a model without it, when a
+        picture's features are not in the store."""
+        self._owner, self._compute, self._say, self.store, self._load = compute.__self__, compute, say, store, load
+        self.unlike = False
         """Whether the family takes or returns its features in a form that cannot be kept."""
         self.__signature__ = signature(compute)  # generate() reads there which arguments it may pass
-        self._folder = own_folder(features_dir(config))
-        free_bytes = shutil.disk_usage(self._folder).free / FREE_SHARE
-        self._room_bytes = min(config.feature_cache_gib * GIB, free_bytes) / config.world_size
-        self._made_by = f"{config.model} {compute.__self__.dtype}"
         self._writer = ThreadPoolExecutor(1, "features")
-        self._computed = 0
+        self._half = precision_here() == torch.bfloat16
+        self.computed = 0
+        """How many pictures have gone through the tower."""
+        self._taken = 0
+        self._seen: list[str] = []
+        self._other = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         bound = self.__signature__.bind(*args, **kwargs).arguments
         options = bound.pop("kwargs", {})
         given = {name: value for name, value in bound.items() if isinstance(value, Tensor)}
         options |= {name: value for name, value in bound.items() if name not in given}
-        if not self._unlike and GRID not in given and len(set(map(len, given.values()))) != 1:
+        if not self.unlike and GRID not in given and len(set(map(len, given.values()))) != 1:
             self._give_up(f"{', '.join(given)} are not of one row a picture")
-        if self._unlike:
+        if self.unlike:
             return self._compute(*args, **kwargs)
         pictures = list(_one_by_one(given))
-        keys = torch.stack([torch.cat([fingerprint(t) for t in picture.values()]) for picture in pictures]).tolist()
-        found: list[Any] = [self._features(picture, key, options) for picture, key in zip(pictures, keys, strict=True)]
-        if self._unlike:
+        sums = torch.stack([torch.cat([fingerprint(t) for t in picture.values()]) for picture in pictures]).tolist()
+        found: list[Any] = [
+            self._features(picture, told, options) for picture, told in zip(pictures, sums, strict=True)
+        ]
+        if self.unlike:
             return self._compute(*args, **kwargs)
+        if self._other:
+            found = [-f.flip(-1) if isinstance(f, Tensor) else tuple(-part.flip(-1) for part in f) for f in found]
         # In the family's form: the features of all pictures in one tensor, or in one for each.
         features = torch.cat(found) if isinstance(found[0], Tensor) else tuple(chain.from_iterable(found))
         return BaseModelOutputWithPooling(pooler_output=features)  # type: ignore[arg-type]
 
     def _features(
-        self, picture: Mapping[str, Tensor], key: list[int], options: Mapping[str, Any]
+        self, picture: Mapping[str, Tensor], told: list[int], options: Mapping[str, Any]
     ) -> Tensor | tuple[Tensor, ...]:
-        name = "".join(f"-{part & (1 << 64) - 1:016x}" for part in key)
-        asked = hashlib.blake2b(f"{self._made_by} {sorted(map(repr, options.items()))}".encode(), digest_size=4)
-        path = self._folder / f"{asked.hexdigest()}{name}.safetensors"
-        with contextlib.suppress(OSError, SafetensorError):  # the file is missing, or cut off
-            kept = load_file(path, device=str(next(iter(picture.values())).device))
-            return kept[WHOLE] if WHOLE in kept else tuple(kept[str(i)] for i in range(len(kept)))
-        found = self._compute(**picture, **options).pooler_output
+        asked = f"{[*picture]} {told} {sorted(map(repr, options.items()))}"
+        key = hashlib.sha256(asked.encode()).hexdigest()[:40]
+        self._seen.append(key)
+        device = next(iter(picture.values())).device
+        if kept := self.store.read(key):
+            # A copy: the file may go while the tensor is in use.
+            tensors = {name: tensor.to(device, copy=True) for name, tensor in kept.items()}
+            return tensors[WHOLE] if WHOLE in tensors else tuple(tensors[str(i)] for i in range(len(tensors)))
+        self._need_tower()
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._half):
+            found = self._compute(**picture, **options).pooler_output
         tensors = {WHOLE: found} if isinstance(found, Tensor) else {str(i): part for i, part in enumerate(found)}
         if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
             self._give_up(f"they come as {type(next(iter(tensors.values()))).__name__}")
             return ()
-        training = self._compute.__self__.training
-        self._computed += training
-        size_bytes = sum(tensor.nbytes for tensor in tensors.values())
-        if size_bytes <= self._room_bytes and (self._again or not training):
-            self._room_bytes -= size_bytes
-            # A view would be saved with the whole tensor that it belongs to.
-            copies = {
-                name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-                for name, tensor in tensors.items()
-            }
-            self._writer.submit(self._write, path, copies)
+        self.computed += 1
+        self._taken += self._owner.training
+        # A view would be saved with the whole tensor that it belongs to.
+        copies = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+        }
+        self._writer.submit(self.store.write, key, copies)
         return found if isinstance(found, Tensor) else tuple(found)
 
+    def _need_tower(self) -> None:
+        if self._load:
+            self._say("the features of a picture are not in the store: the image tower is loaded after all")
+            load, self._load = self._load, None
+            # Kept apart, so that nothing that looks through the model finds it.
+            self._compute = load().base_model.get_image_features
+
+    @contextmanager
+    def other_picture(self) -> Iterator[None]:
+        """Within this, all features are as if the pictures were others."""
+        self._other = True
+        try:
+            yield
+        finally:
+            self._other = False
+
     def _give_up(self, why: str) -> None:
-        if self._unlike:
+        if self.unlike:
             return
-        self._unlike = True
+        self.unlike = True
         self._say(f"the features of pictures cannot be kept for this family ({why}): the tower runs every time")
 
-    def _write(self, path: Path, tensors: dict[str, Tensor]) -> None:
-        part = path.with_suffix(f".{os.getpid()}")
-        try:
-            part.unlink(missing_ok=True)
-            save_file(tensors, part)
-            part.replace(path)
-        except (OSError, SafetensorError):  # a full disk or quota: checkpoints need the space more
-            self._room_bytes = 0
-            shutil.rmtree(self._folder, ignore_errors=True)
+    @property
+    def without_tower(self) -> bool:
+        """Whether the model has no tower, and none had to be loaded."""
+        return self._load is not None
 
     def take_computed(self) -> int:
         """How many pictures have gone through the tower in training since the last call."""
-        taken, self._computed = self._computed, 0
+        taken, self._taken = self._taken, 0
+        return taken
+
+    def take_seen(self) -> list[str]:
+        """The names of the pictures that were asked for since the last call."""
+        taken, self._seen = self._seen, []
         return taken
 
     def settle(self) -> None:
@@ -133,39 +154,53 @@ WHOLE = "features"  # the name of a picture's single tensor; several tensors are
 GRID = "image_grid_thw"
 
 
-def features_dir(config: TrainConfig) -> Path:
-    return Path(config.output_dir, "features")
+def store_folder(config: TrainConfig) -> Path:
+    """The folder of kept features: `feature_store`, else one that all runs of a folder share."""
+    return Path(config.feature_store or Path(config.output_dir).parent / CACHE_NAME / "features")
 
 
-def keep_features(
-    base: Any, config: TrainConfig, records: int, say: Callable[[str], object] = bool
-) -> FeatureCache | None:
-    """Let `base` compute the features of each picture once, in a run that trains on `records` records.
-
-    Returns None, with nothing changed, when that is impossible: adapters or dropout change the tower's output; ZeRO-3
-    gathers the tower's shards on all processes together, even when one of them has kept a picture; some families
-    return more than the features.
-    """
-    backbone = base.base_model
-    compute = getattr(backbone, "get_image_features", None)
-    drops = getattr(getattr(base.config, "vision_config", None), "attention_dropout", 0)
-    sharded = any(hasattr(parameter, "ds_numel") for parameter in base.parameters())
-    if compute is None or drops or sharded or config.vision == "lora" or not config.feature_cache_gib:
-        return None
+def why_not(base: Any, config: TrainConfig) -> str:
+    """Why the features of pictures cannot be kept, in words; "" when they can."""
+    compute = getattr(base.base_model, "get_image_features", None)
+    if compute is None:
+        return "the family has no method for them"
+    if not config.feature_cache_gib:
+        return "feature_cache_gib is 0"
+    if config.vision == "lora":
+        return "adapters in the tower change them"
+    if any(hasattr(parameter, "ds_numel") for parameter in base.parameters()):
+        # All processes gather the tower's shards together, even when one of them has kept a picture.
+        return "ZeRO-3 shards the tower"
     if signature(compute).return_annotation != tuple | BaseModelOutputWithPooling:
-        return None
-    effective = config.micro_batch_size * config.gradient_accumulation_steps * config.world_size
-    again = config.max_steps * effective > records
-    backbone.get_image_features = FeatureCache(compute, config, again=again, say=say)
-    return backbone.get_image_features
+        return "the family's tower gives more than features"
+    return dropping(base)
+
+
+def keep_features(base: Any, config: TrainConfig, say: Callable[[str], object] = bool) -> FeatureCache | str:
+    """Let `base` compute the features of each picture once. Returns why that is impossible, with nothing changed,
+    otherwise."""
+    if why := why_not(base, config):
+        return why
+    try:
+        store = open_store(config, made_by(config.model, tower_weights(base), precision=precision_here()))
+    except OSError as error:
+        return f"{store_folder(config)} cannot be written: {error.strerror}"
+    base.base_model.get_image_features = FeatureCache(base.base_model.get_image_features, store, say=say)
+    kept: FeatureCache = base.base_model.get_image_features
+    return kept
+
+
+def open_store(config: TrainConfig, maker: str) -> FeatureStore:
+    """The store of the run, for the features that `maker` makes. Raises OSError."""
+    return FeatureStore(store_folder(config), maker, most_bytes=config.feature_cache_gib * GIB)
 
 
 def check_features(
-    cache: FeatureCache | None, model: Any, batch: Mapping[str, Tensor], say: Callable[[str], object]
-) -> FeatureCache | None:
-    """The cache, if the losses of `batch` with its features, computed and read back, equal those without it; else
-    None, with the model restored and the reason logged."""
-    if cache is None or not any(tensor.is_floating_point() for tensor in batch.values()):
+    cache: FeatureCache, model: Any, batch: Mapping[str, Tensor], say: Callable[[str], object]
+) -> FeatureCache | str:
+    """The cache, if the losses of `batch` with its features, computed and read back, equal those without it; else the
+    reason, which is logged, with the model restored."""
+    if not any(tensor.is_floating_point() for tensor in batch.values()):
         return cache
     backbone = model.get_base_model().base_model
     try:
@@ -186,7 +221,7 @@ def check_features(
         why = f"a loss differs by {off:.3f} nats"
     say(f"the features of pictures are not kept, as the model would be trained otherwise ({why})")
     cache.close()
-    return None
+    return why
 
 
 def _one_by_one(given: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:

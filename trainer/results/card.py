@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Settings of the machine, of one attempt or of measuring, on which the weights do not depend.
 LEFT_OUT = (
     "model", "data", "output_dir", "run_id", "image_root", "device", "logging_steps", "eval_steps", "save_steps",
-    "keep_checkpoints", "collective_timeout_s",
+    "keep_checkpoints", "collective_timeout_s", "feature_cache_gib", "feature_store", "features_ahead",
 )  # fmt: skip
 
 

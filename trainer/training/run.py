@@ -3,7 +3,6 @@ trainer/train.py imports this file once the request and the environment have bee
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ from trainer.data.records import Dataset
 from trainer.evaluation import heldout
 from trainer.evaluation.generation import sample_places
 from trainer.evaluation.metrics import score_table
+from trainer.model import ahead, features, warm_start
 from trainer.model import base as model
-from trainer.model import features, warm_start
 from trainer.model.contract import adapt, check_contract, under_deepspeed
 from trainer.model.refusal import UNFIT, refusing
 from trainer.node.pickles import allow_own_classes, unsafe_pickle
@@ -117,13 +116,23 @@ def prepare(config: TrainConfig, dataset: Dataset) -> Prepared:
     start = store.take_over()
     progress.phase(LOADING)
 
+    pictures_ahead = ahead.find_ahead(
+        config, dataset, processor, device=state.device, ranks=ranks,
+        share=slice(state.process_index, None, state.num_processes), say=say,
+    )  # fmt: skip
+    stop.check()
     torch.manual_seed(config.seed)  # the adapters' first values
     say("loading the model ...")
-    base, anatomy = model.load_here(config, state)
+    base, anatomy = model.load_here(config, state, pictures_ahead.parts if pictures_ahead else ())
     evaluated = [dataset.eval[place] for place in sample_places(dataset.eval, config.eval_samples)]
     encoder = Encoder(processor, [*dataset.train, *evaluated])
     pictured = next((place for place, record in enumerate(encoder.records) if record.pictures), 0)
     batch = encoder.collate([{"index": pictured}])
+    kept: features.FeatureCache | str = ""
+    if pictures_ahead:
+        kept = ahead.put_in(base, pictures_ahead, batch, say) or ""
+        if not kept:
+            base, anatomy = model.load_here(config, state)
     peft_model, anatomy, head = adapt(base, config, anatomy, batch, say)
     if config.init_adapter and not start:
         say(f"adapter: starts from {warm_start.load(peft_model, config)}")
@@ -131,13 +140,17 @@ def prepare(config: TrainConfig, dataset: Dataset) -> Prepared:
     ends = answer_end(processor).stop
     for what, found in check_contract(peft_model, config, anatomy, batch, ends=ends, head=head):
         say(f"  {what:<38} {found}")
-    pictures = features.keep_features(base, config, len(dataset.train), say)
+    pictured_at_all = bool(encoder.records[pictured].pictures)
+    if pictured_at_all and not kept:
+        kept = features.keep_features(base, config, say)
     if not under_deepspeed():
         with refusing(config.model, "trained", UNFIT):
-            pictures = features.check_features(pictures, peft_model, batch, say)
+            if isinstance(kept, features.FeatureCache) and not kept.without_tower:
+                kept = features.check_features(kept, peft_model, batch, say)
             held_out = heldout.settle_scoring(held_out, peft_model, say)
-    if encoder.records[pictured].pictures:
-        say(f"  {'a picture goes through the tower':<38} {'once' if pictures else 'every time'}")
+    pictures = None if isinstance(kept, str) else kept
+    if pictured_at_all:
+        say(f"  {'a picture goes through the tower':<38} {_how_often(kept)}")
     for index in range(min(SHOWN_EXAMPLES, len(encoder.records))) if ranks.first else ():
         say(f"example {index + 1}\n{describe_example(processor, encoder(index))}")
     stop.check()
@@ -155,6 +168,12 @@ def prepare(config: TrainConfig, dataset: Dataset) -> Prepared:
         adapted=peft_model, unquantized=anatomy.in_16_bits, held_out=held_out, pictures=pictures, tracker=tracker,
         progress=progress, trainer=trainer,
     )  # fmt: skip
+
+
+def _how_often(kept: features.FeatureCache | str) -> str:
+    if isinstance(kept, str):
+        return f"every time: {kept}"
+    return "never: its features are kept" if kept.without_tower else "once"
 
 
 def _look_at_data(config: TrainConfig, dataset: Dataset, ranks: Ranks, say: Say) -> tuple[Any, Dataset]:
@@ -227,4 +246,3 @@ def leave_behind(run: Prepared, learned: Learned) -> None:
         run.say(f"\n{score_table(before.action, after.action)}\n")
         run.say(f"adapter: {run.run_dir}/adapter\n{report_line(run.run_dir)}")
         run.tracker.finish(after.action)
-        shutil.rmtree(features.features_dir(run.config), ignore_errors=True)

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import pickle
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from training import train_forked
+from safetensors.torch import load_file, save_file
+from training import run_forked, train_forked
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from trainer.config import TrainConfig
 from trainer.data.examples import Encoder
 from trainer.data.records import load_dataset
 from trainer.model import base as models
-from trainer.model import features
-from trainer.model.features import FeatureCache, fingerprint, keep_features
+from trainer.model import feature_store
+from trainer.model.feature_store import FeatureStore
+from trainer.model.features import WHOLE, FeatureCache, fingerprint, keep_features, store_folder
+from trainer.model.tower import load_tower, made_by, tower_weights
 from trainer.model.traits import picture_features
 
 FAMILIES = ("tiny_model", "tiny_qwen", "tiny_idefics")
@@ -25,6 +35,7 @@ FAMILIES = ("tiny_model", "tiny_qwen", "tiny_idefics")
 
 def loaded(model: Path, run_dir: Path, **values: Any) -> tuple[Any, TrainConfig]:
     """(base model, configuration) of a run in `run_dir`."""
+    values = {"feature_store": str(run_dir / "kept"), **values}
     config = TrainConfig(model=str(model), data="-", output_dir=str(run_dir), run_id="-", quantization="none", **values)
     anatomy = models.find_anatomy(models.load_model_config(config.model))
     return models.load_base(config, anatomy, dtype=torch.float32, device_map=None), config
@@ -35,7 +46,11 @@ def batch_of(model: Path, walks: Path, *indices: int) -> dict[str, torch.Tensor]
     return encoder.collate([{"index": index} for index in indices])
 
 
-def full_disk(*_: Any) -> None:
+def entries(folder: Path) -> list[Path]:
+    return sorted((folder / "kept").glob("*/??/*.safetensors"))
+
+
+def full_disk(*_: Any, **__: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -58,85 +73,229 @@ def test_kept_features_are_those_of_the_tower_also_in_another_batch_and_another_
     pairs = [batch_of(model, walks, 0, 1), batch_of(model, walks, 1, 2)]
     alone = [picture_features(base, batch_of(model, walks, index)) for index in (0, 1, 2)]
     expected = [seen(base, batch) for batch in pairs]
-    first = keep_features(base, config, 1)
+    first = keep_features(base, config)
     assert isinstance(first, FeatureCache)
     base.train()
     for batch, says, (a, b) in zip(pairs, expected, ((0, 1), (1, 2)), strict=True):
         assert torch.equal(picture_features(base, batch), torch.cat((alone[a], alone[b])))
-        first._writer.submit(int).result()  # behind what is being written
+        first.settle()
         torch.testing.assert_close(seen(base, batch), says, rtol=1e-4, atol=1e-4)
     assert first.take_computed() == 3
     first.close()
-    assert len(list((tmp_path / "features").iterdir())) == 3
+    assert len(entries(tmp_path)) == 3
 
     again, _ = loaded(model, tmp_path)
-    second = keep_features(again, config, 1)
-    assert second is not None
+    second = keep_features(again, config)
+    assert isinstance(second, FeatureCache)
     again.train()
     for batch, (a, b) in zip(pairs, ((0, 1), (1, 2)), strict=True):
         assert torch.equal(picture_features(again, batch), torch.cat((alone[a], alone[b])))
     assert second.take_computed() == 0
 
 
-@pytest.mark.parametrize("fault", ["a file is cut off", "the folder is gone", "no room", "the disk is full"])
+def test_the_store_is_the_named_folder_or_one_that_all_runs_share() -> None:
+    config = TrainConfig(model="m", data="d", output_dir="runs/one", run_id="one")
+    assert store_folder(config) == Path("runs/.cache/features") == store_folder(replace(config, output_dir="runs/two"))
+    assert store_folder(replace(config, feature_store="/shared/kept")) == Path("/shared/kept")
+
+
+@pytest.mark.parametrize("fault", ["no room", "the folder is gone", "the disk is full"])
 def test_what_cannot_be_kept_is_computed(
     tiny_model: Path, walks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     base, config = loaded(tiny_model, tmp_path)
     batch = batch_of(tiny_model, walks, 0)
     expected = picture_features(base, batch)
-    cache = keep_features(base, config, 1)
-    assert cache is not None
+    cache = keep_features(base, config)
+    assert isinstance(cache, FeatureCache)
     base.train()
     if fault == "no room":
-        cache._room_bytes = 0
+        monkeypatch.setattr(cache.store, "_most_bytes", 0)
     if fault == "the folder is gone":
-        (tmp_path / "features").rmdir()
-    if fault == "the disk is full":  # what is there makes room
-        (tmp_path / "features" / "earlier").touch()
-        monkeypatch.setattr(features, "save_file", full_disk)
-    assert torch.equal(picture_features(base, batch), expected)
+        shutil.rmtree(tmp_path / "kept")
+    if fault == "the disk is full":
+        monkeypatch.setattr(feature_store, "save_file", full_disk)
+    for _ in range(2):
+        assert torch.equal(picture_features(base, batch), expected)
+        cache.settle()
     cache.close()
-    monkeypatch.undo()
-    kept = list(tmp_path.glob("features/*"))
-    assert len(kept) == (fault == "a file is cut off")
-    for path in kept:
-        path.write_bytes(path.read_bytes()[:-4])
-    assert cache.take_computed() == 1
-    cache = keep_features(loaded(tiny_model, tmp_path)[0], config, 1)
-    assert cache is not None
-    assert torch.equal(cache(batch["pixel_values"]).pooler_output, expected)
+    assert cache.take_computed() == 2 - (fault == "the folder is gone" and entries(tmp_path) != [])
 
 
-def test_pictures_that_are_trained_on_once_are_not_kept_and_those_of_evaluations_are(
-    tiny_model: Path, walks: Path, tmp_path: Path
-) -> None:
-    base, config = loaded(tiny_model, tmp_path, max_steps=10, gradient_accumulation_steps=2)
-    cache = keep_features(base, config, 20)
-    assert cache is not None
-    picture_features(base.train(), batch_of(tiny_model, walks, 0))
-    picture_features(base.eval(), batch_of(tiny_model, walks, 1, 2))
-    cache.close()
-    assert len(list((tmp_path / "features").iterdir())) == 2
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "cut off": lambda content: content[:-4],
+    "a bit is another": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    "a header without an end": lambda content: b"\xff" * 8 + content[8:],
+    "empty": lambda content: b"",
+    "a pickle": lambda content: pickle.dumps({"features": torch.zeros(1)}),
+}
+
+
+@pytest.mark.parametrize("fault", [*DAMAGE, "another picture's", "a link", "a pipe", "without a sum", "of others"])
+def test_an_entry_that_is_not_what_was_written_is_computed_again(tmp_path: Path, fault: str) -> None:
+    store = FeatureStore(tmp_path / "kept", "0" * 40, most_bytes=1 << 20)
+    kept = {WHOLE: torch.arange(6.0).view(2, 3)}
+    assert store.write(ONE, kept) and store.write(TWO, {WHOLE: torch.zeros(2, 3)})
+    path = store.path(ONE)
+    if fault in DAMAGE:
+        path.write_bytes(DAMAGE[fault](path.read_bytes()))
+    if fault == "another picture's":
+        shutil.copy(store.path(TWO), path)
+    if fault in ("a link", "a pipe"):
+        path.unlink()
+        path.symlink_to(store.path(TWO)) if fault == "a link" else os.mkfifo(path)
+    if fault in ("without a sum", "of others"):
+        save_file(kept, path, metadata={"sum": "0" * 32} if fault == "of others" else None)
+    assert store.read(ONE) is None and store.damaged == 1 and not os.path.lexists(path)
+    assert store.missing([ONE, TWO]) == [ONE]
+    assert store.write(ONE, kept)
+    found = store.read(ONE)
+    assert found is not None and torch.equal(found[WHOLE], kept[WHOLE])
+
+
+ONE, TWO, THREE, FOUR = (digit * 40 for digit in "1234")
+KIB = {WHOLE: torch.zeros(256)}
+
+
+def last_used(store: FeatureStore, picture: str, hours_ago: float) -> None:
+    then = time.time() - 3600 * hours_ago
+    os.utime(store.path(picture), (then, then))
+
+
+def test_what_was_not_used_for_longest_goes_first_and_what_is_in_use_stays(tmp_path: Path) -> None:
+    def store(maker: str) -> FeatureStore:
+        return FeatureStore(tmp_path / "kept", maker * 40, most_bytes=4500)
+
+    earlier = store("a")  # another model's: they share the room
+    for hours, picture in ((9, ONE), (8, TWO), (7, THREE)):
+        assert earlier.write(picture, KIB)
+        last_used(earlier, picture, hours)
+    assert store("a").read(ONE) is not None  # it is used now
+    assert store("b").write(FOUR, KIB) and store("b").missing([FOUR]) == []
+    assert earlier.missing([ONE, TWO, THREE]) == [TWO]
+    last_used(earlier, THREE, 0)
+    full = store("b")
+    assert not full.write(TWO, KIB)  # all were used within the hour
+    last_used(earlier, ONE, 2), last_used(earlier, THREE, 2)
+    reader = store("a")
+    reader.read(ONE), reader.read(THREE)
+    last_used(earlier, ONE, 2), last_used(earlier, THREE, 2)
+    assert not reader.write(TWO, KIB)  # its own: a set larger than the room would go round
+    assert store("b").write(TWO, KIB)
+
+
+def test_a_full_disk_takes_half_of_the_store_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FeatureStore(tmp_path / "kept", "a" * 40, most_bytes=1 << 20)
+    for picture in (ONE, TWO, THREE):
+        store.write(picture, KIB)
+    monkeypatch.setattr(feature_store, "save_file", full_disk)
+    assert not store.write(FOUR, KIB)
+    assert len(store.missing([ONE, TWO, THREE])) == 2
+    assert [path for path in store.folder.iterdir() if path.is_file()] == []
+
+
+def write_and_say(folder: str, numbers: range) -> None:
+    store = FeatureStore(Path(folder), "a" * 40, most_bytes=1 << 24)
+    for number in numbers:
+        store.write(f"{number:040x}", {WHOLE: torch.full((300,), float(number))})
+
+
+def killed_while_writing(folder: str) -> None:
+    def killed(tensors: Any, path: Path, **_: Any) -> None:
+        path.write_bytes(b"half of an ent")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    feature_store.save_file = killed  # type: ignore[assignment]
+    write_and_say(folder, range(1))
+
+
+@pytest.mark.slow
+def test_two_processes_write_and_read_at_once_and_a_killed_one_leaves_nothing_that_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    ended = run_forked(tmp_path / "one", killed_while_writing, str(folder))
+    assert ended.codes == (-signal.SIGKILL,)
+    (half,) = [path for path in (folder / ("a" * 40)).iterdir() if path.is_file()]
+    last = time.time() - 7200
+    os.utime(half, (last, last))
+    ended = run_forked(tmp_path / "two", write_and_say, str(folder), range(100), world_size=2)
+    assert ended.codes == (0, 0), ended.output
+    assert not half.exists()
+    store = FeatureStore(folder, "a" * 40, most_bytes=1 << 24)
+    for number in range(100):
+        found = store.read(f"{number:040x}")
+        assert found is not None and found[WHOLE].eq(number).all()
+    assert store.damaged == 0
 
 
 def test_it_is_left_alone_where_features_change_or_are_not_all(tiny_model: Path, tmp_path: Path) -> None:
     def more_than_features(pixel_values: torch.Tensor) -> tuple | BaseModelOutputWithPooling | dict: ...
 
-    for values in ({"vision": "lora"}, {"feature_cache_gib": 0}):
+    for values, why in (
+        ({"vision": "lora"}, "adapters in the tower change them"), ({"feature_cache_gib": 0}, "feature_cache_gib is 0"),
+    ):  # fmt: skip
         base, config = loaded(tiny_model, tmp_path, **values)
-        assert keep_features(base, config, 1) is None
+        assert keep_features(base, config) == why
     base, config = loaded(tiny_model, tmp_path)
     base.config.vision_config.attention_dropout = 0.1
-    assert keep_features(base, config, 1) is None
+    assert keep_features(base, config) == "attention_dropout of the tower is 0.1"
     base.config.vision_config.attention_dropout = 0.0
+    projector = base.model.multi_modal_projector
+    projector.drop = torch.nn.Dropout(0.1)
+    assert keep_features(base, config) == "dropout in model.multi_modal_projector.drop"
+    del projector.drop
     next(base.parameters()).ds_numel = 8
-    assert keep_features(base, config, 1) is None
+    assert keep_features(base, config) == "ZeRO-3 shards the tower"
     del next(base.parameters()).ds_numel
     base.model.get_image_features = more_than_features
-    assert keep_features(base, config, 1) is None and not (tmp_path / "features").exists()
+    assert keep_features(base, config) == "the family's tower gives more than features"
+    assert not (tmp_path / "kept").exists()
     del base.model.get_image_features
-    assert keep_features(base, config, 1) is base.model.get_image_features
+    assert keep_features(base, config) is base.model.get_image_features
+
+
+@pytest.mark.slow
+def test_another_weight_configuration_or_precision_has_other_entries_and_another_folder_not(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    def maker(model: Path, precision: torch.dtype = torch.float32) -> str:
+        tower = load_tower(str(model), dtype=precision, device="cpu")
+        return made_by(str(model), tower_weights(tower), precision=precision)
+
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_model, copy)
+    whole, _ = loaded(tiny_model, tmp_path)
+    own = made_by(str(tiny_model), tower_weights(whole), precision=torch.float32)
+    assert own == maker(tiny_model) == maker(copy)
+    found = {own, maker(copy, torch.bfloat16)}
+    for name in ("vision_tower", "multi_modal_projector"):
+        file = copy / "model.safetensors"
+        weights = load_file(file)
+        changed = next(weight for key, weight in weights.items() if name in key)
+        changed.view(-1)[-1] += 1
+        save_file(weights, file, metadata={"format": "pt"})
+        found.add(maker(copy))
+    config = json.loads((copy / "config.json").read_text())
+    config["vision_config"]["layer_norm_eps"] = 0.1
+    (copy / "config.json").write_text(json.dumps(config))
+    found.add(maker(copy))
+    assert len(found) == 5
+
+
+@pytest.mark.slow
+def test_another_processor_has_other_entries(tiny_model: Path, walks: Path, tmp_path: Path) -> None:
+    base, config = loaded(tiny_model, tmp_path)
+    cache = keep_features(base, config)
+    assert isinstance(cache, FeatureCache)
+    picture_features(base, batch_of(tiny_model, walks, 0))
+    (one,) = cache.take_seen()
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model, other)
+    (file,) = [path for path in other.glob("*processor_config.json") if "image_mean" in path.read_text()]
+    written = json.loads(file.read_text())
+    written.get("image_processor", written)["image_mean"] = [0.4, 0.5, 0.5]
+    file.write_text(json.dumps(written))
+    picture_features(base, batch_of(other, walks, 0))
+    assert one not in cache.take_seen()
 
 
 def test_pictures_that_differ_in_one_number_or_in_order_have_other_fingerprints() -> None:
@@ -166,10 +325,11 @@ def test_a_run_ends_the_same_to_the_last_bit_with_and_without_it(
             gradient_accumulation_steps=2 // world_size, max_steps=30, eval_steps=10,
         )  # fmt: skip
         assert set(ended.codes) == {0}, ended.output
-        assert f"  {'a picture goes through the tower':<38} {'once' if gib else 'every time'}\n" in ended.output
+        said = "once" if gib else "every time: feature_cache_gib is 0"
+        assert f"  {'a picture goes through the tower':<38} {said}\n" in ended.output
         history = json.loads((folder / "run" / "metrics.json").read_text())["history"]
         told.append(
             [{k: v for k, v in e.items() if not k.endswith(("runtime", "per_second", "_gib"))} for e in history]
         )
-        assert not (folder / "run" / "features").exists()
+        assert (folder / ".cache" / "features").exists() == bool(gib)
     assert len(told[0]) > 30 // 10 and told[0] == told[1]

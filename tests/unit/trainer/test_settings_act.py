@@ -52,6 +52,8 @@ ELSEWHERE = {
         "test_resume", "test_patience_runs_out_at_the_same_step_whatever_is_in_between",
     ),
     "keep_checkpoints": ("test_resume", "test_the_best_evaluated_adapter_is_kept_and_scored"),
+    "feature_store": ("test_features", "test_the_store_is_the_named_folder_or_one_that_all_runs_share"),
+    "features_ahead": ("test_features_ahead", "test_what_a_run_finds_missing_it_makes_and_what_it_may_not_use_it_says"),
     "feature_cache_gib": ("test_features", "test_it_is_left_alone_where_features_change_or_are_not_all"),
 }  # fmt: skip
 
