@@ -80,12 +80,14 @@ override OF_RUN := [ -n "$$TRAINYARD_RUN" ] || { echo 'trainyard: RUN= is left o
 .PHONY: help demo test test-fast soak lint env plan render check submit sweep status logs cancel resume list site claim run hardware shape image sif lock sbom docker-run pictures golden validate features convert infer merge report tensorboard gpu-proof
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
-	@echo
-	@echo '  Variables, for example make plan GPUS=2 VRAM=24:'
-	@printf '  %s\n' '$(VARIABLES)' | fold -s -w 100
-	@echo '  What each means: .venv/launch/bin/python -m slurm (or k8s) --help'
-	@echo '  Also: TORCH=cpu|cuda (which torch demo, run, test and image use), PYTHON=/path/to/python3.11, DOCKER=docker|podman, OUT=folder (convert)'
+	@width=110; if [ -t 1 ]; then width=$$(stty size <&1 2>/dev/null | cut -d ' ' -f 2); fi; \
+	{ sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile; \
+	  printf '\nVariables\t%s\n\t%s\n\t%s\n' 'for example make plan GPUS=2 VRAM=24: $(VARIABLES)' \
+	    'What each means: .venv/launch/bin/python -m slurm (or k8s, or local) --help' \
+	    'Also: TORCH=cpu|cuda (which torch is installed for demo, run, test and image), PYTHON=/path/to/python3.11, DOCKER=docker|podman, OUT=folder (convert)'; } | \
+	awk -F '\t' -v width="$${width:-80}" '{ line = sprintf("  %-16s", $$1); n = split($$2, words, " "); \
+	  for (i = 1; i <= n; i++) { if (length(line) + 1 + length(words[i]) > width) { print line; line = sprintf("%18s", "") } \
+	    line = line " " words[i] } print line }'
 
 demo: ## train on this machine without GPU, cluster, network or token: a few minutes
 	@python=$$(sh make-env.sh train) && exec "$$python" -m examples.demo

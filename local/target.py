@@ -136,7 +136,8 @@ class Machine:
             decided = choose(self._as_begun(spec), here=self.offers)
         except ConfigError as error:
             if error.name == "MODEL" and (why := self._why(spec)):
-                raise ConfigError(f"{why}, and on its CPU {error}; make submit trains on a cluster") from error
+                advice = "a smaller MODEL= is faster there, and make submit trains on a cluster"
+                raise ConfigError(f"{why}, and on its CPU {error}; {advice}") from error
             if error.name == "MODEL" and spec.resources.device == "cuda" and (held := self.hardware.held):
                 raise ConfigError(f"{error}; {held}", name=error.name) from error
             raise

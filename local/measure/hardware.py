@@ -16,6 +16,7 @@ from planner.request.resolve import resolve
 from planner.request.site import Site
 from trainer.node.machine import METAL_SHARE, Card, Choice, Machine
 from trainer.outcome import FINISHED, ConfigError
+from trainer.terminal import size
 from trainer.text import GIB, format_table, gib, printable, wrap
 
 WIDTH = 100
@@ -57,8 +58,9 @@ def show(scheduler: Any, given: Words, environ: Words, project_dir: Path) -> int
         raise next(plan.wrong for plan in made.values() if plan.wrong)
     print(_left(rows))
     print()
-    print(wrap(printable(_recommendation(found, choice)), width=WIDTH, prefix="a run   "))
-    print(f"next    {_next(given, made.get(choice.cards or choice.device))}")
+    columns, _ = size() or (WIDTH, 0)
+    print(wrap(printable(_recommendation(found, choice)), width=min(WIDTH, columns), prefix="a run   "))
+    print(f"next    {_next(given, made.get(choice.cards or choice.device), on_cpu=choice.device == 'cpu')}")
     return FINISHED
 
 
@@ -93,9 +95,10 @@ def _planned(
     return Made(text=text, fits=True)
 
 
-def _next(given: Words, of_run: Made | None) -> str:
-    """The commands to type next, which work for the part that a run gets."""
-    if of_run and not (of_run.fits or of_run.change):
+def _next(given: Words, of_run: Made | None, *, on_cpu: bool) -> str:
+    """The commands to type next, which work for the part that a run gets. A model that a CPU barely holds would train
+    on it for days."""
+    if of_run and not of_run.fits and (on_cpu or not of_run.change):
         return "make hardware MODEL=... of a smaller model; make submit trains on a cluster"
     changed, _, value = of_run.change.partition("=") if of_run else ("", "", "")
     asked = {**given, **({changed: value} if changed else {})}

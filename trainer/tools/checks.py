@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError, SickNode
-from trainer.text import format_table
+from trainer.terminal import size
+from trainer.text import format_table, wrap
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +46,11 @@ def conclude(checks: Sequence[Check], *, as_json: bool) -> int:
 
 def format_checks(checks: Sequence[Check]) -> str:
     lines = format_table([[check.name, check.status] for check in checks]).splitlines()
-    shown = [f"{line}  {check.found}" for line, check in zip(lines, checks, strict=True)]
+    found = zip(lines, checks, strict=True)
+    terminal = size()
+    if terminal and terminal[0] > 2 * len(lines[0]):  # broken at spaces, behind the columns before
+        shown = [wrap(check.found, width=terminal[0], prefix=f"{line}  ") for line, check in found]
+    else:
+        shown = [f"{line}  {check.found}" for line, check in found]
     advice = [f"{check.name}: {check.do}" for check in checks if check.do]
     return "\n".join([*shown, *(["", *advice] if advice else [])])

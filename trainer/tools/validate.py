@@ -34,7 +34,7 @@ from trainer.commands import command
 from trainer.config import KNOBS, TrainConfig
 from trainer.data.records import dataset_of
 from trainer.files import read_json
-from trainer.flags import answer_help, build, word
+from trainer.flags import answer_help, build, options, word
 from trainer.launch import Launch, shipped
 from trainer.log import last_words
 from trainer.node.gpus import check_gpus
@@ -144,7 +144,16 @@ def records(config: TrainConfig) -> Answer:
     kept = inspection.kept(strict=config.strict)
     left_out = inspection.left_out()
     found = f"{len(kept.train)} records to train on, {len(kept.eval)} held out"
-    return "; ".join([found, *left_out]), f"{command('trainer', 'validate', 'data')} says more" if left_out else ""
+    return "; ".join([found, *left_out]), f"{_of_data(config)} says more" if left_out else ""
+
+
+def _of_data(config: TrainConfig) -> str:
+    """The command that looks at the data alone, with the settings of `config` that are not the defaults."""
+    values = {name: value for name, value in asdict(config).items() if name not in ("output_dir", "run_id", "device")}
+    said = ((name, value) for name, value in values.items() if value != options(TrainConfig)[name].default)
+    return command(
+        "trainer", "validate", "data", *(part for name, value in said for part in (f"--{name}", word(value)))
+    )
 
 
 def family(config: TrainConfig) -> str:

@@ -182,8 +182,7 @@ def test_the_next_command_works_where_the_plan_does_not_fit(
     monkeypatch.setattr(hardware, "target", lambda *_: here)
     hardware.show(SCHEDULER, {}, {}, tmp_path)
     assert capsys.readouterr().out.splitlines()[-1] == (
-        "next    make plan TO=local MAX_LENGTH=768 (the whole comparison), then make run MAX_LENGTH=768 "
-        "DATA=records.jsonl"
+        "next    make hardware MODEL=... of a smaller model; make submit trains on a cluster"
     )
 
 

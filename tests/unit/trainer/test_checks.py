@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 from training import run_forked
 
 from trainer.__main__ import main
+from trainer.config import TrainConfig
 from trainer.tools.checks import Check, format_checks
+from trainer.tools.validate import _of_data
 
 
 def validate(folder: Path, target: str, *argv: object, **environ: str) -> tuple[int, dict[str, dict[str, Any]]]:
@@ -131,3 +134,21 @@ def test_people_get_a_table_and_what_to_do() -> None:
         Check(name="long", status="warn", found="so so", do="make it better"),
     ]
     assert format_checks(checks) == "a     pass  fine\nlong  warn  so so\n\nlong: make it better"
+
+
+def test_a_narrow_terminal_breaks_what_was_found_behind_its_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.tools.checks.size", lambda: (30, 24))
+    assert format_checks([Check(name="a", status="pass", found="fine and so on and so on and on")]) == (
+        "a  pass  fine and so on and so\n         on and on"
+    )
+
+
+def test_the_command_that_says_more_about_the_data_has_what_was_asked_for() -> None:
+    config = TrainConfig(
+        model="demo/model", data="my own/x", output_dir="runs", run_id="v", device="cpu", columns="question=ask"
+    )
+    words = shlex.split(_of_data(config))[1:]
+    assert words == [
+        *("-m", "trainer", "validate", "data"),
+        *("--model", "demo/model", "--data", "my own/x", "--columns", "question=ask"),
+    ]
