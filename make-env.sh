@@ -43,68 +43,51 @@ find_python() {
     "apt install python3-venv, or PYTHON=/path/to/python3.11"
 }
 
-# Requirements by extra, from pyproject.toml. pip brings tomli where Python has no tomllib (3.10).
-requirements() {
-  "$python" - "$@" <<'PY'
-import sys
-try:
-    import tomllib
-except ImportError:
-    from pip._vendor import tomli as tomllib
-with open("pyproject.toml", "rb") as file:
-    project = tomllib.load(file)["project"]
-extras = project["optional-dependencies"]
-print("\n".join([*project["dependencies"], *(line for extra in sys.argv[1:] for line in extras[extra])]))
-PY
-}
-
 pip() { "$python" -m pip --disable-pip-version-check install --quiet --no-input "$@" >&2; }
 
-install_torch() {
-  pin=$(requirements train | sed -n 's/^torch==//p')
-  if [ "$flavour" = cuda ]; then
-    say "installing torch $pin for CUDA: several GB"
-    pip "torch==$pin"
-    case $(installed_torch) in
-      *+cpu) die "the package index gave the CPU-only build of torch $pin: use one that has the CUDA build" ;;
-    esac
-  elif [ "$(uname -s)" = Linux ]; then
-    # The local version makes sure that it never becomes the CUDA build. Mirrors may have it; PyPI has not.
-    say "installing torch $pin without CUDA: about 200 MB"
-    pip "torch==$pin+cpu" 2>"$folder/pip.log" ||
-      pip "torch==$pin+cpu" --extra-index-url https://download.pytorch.org/whl/cpu
-  else
-    say "installing torch $pin"
-    pip "torch==$pin"
-  fi
-}
-
-installed_torch() { "$python" -c 'from importlib.metadata import version; print(version("torch"))'; }
+# Files with the hashes of a lock, and nothing that is not in one. Whatever has a wheel is not built.
+hashed() { pip --require-hashes --no-deps --only-binary :all: "$@"; }
 
 make_launch() {
   say "installing pyyaml and submitit into $folder: seconds"
-  pip --require-hashes --no-deps -r docker/launch.lock
+  hashed -r docker/launch.lock
 }
 
 make_checkov() {
   say "installing checkov into $folder: half a minute"
-  requirements checkov >"$folder/requirements.txt"
-  pip -r "$folder/requirements.txt"
+  hashed -r docker/checkov.lock
 }
 
 make_train() {
-  install_torch
-  printf 'torch==%s\n' "$(installed_torch)" >"$folder/constraints.txt"
-  # The image's versions of everything, where these are known: its locks are for Linux.
-  if [ "$(uname -s)" = Linux ]; then
-    sed -n 's/^\([A-Za-z0-9._-]*==[^ ;]*\).*/\1/p' docker/libraries.lock docker/deepspeed.lock >>"$folder/constraints.txt"
+  if [ "$(uname -s)" != Linux ]; then make_unlocked; return; fi
+  if [ "$flavour" = cuda ]; then
+    say "installing torch for CUDA: several GB"
+    hashed -r docker/torch-cuda.lock
+  else
+    # Mirrors may have the build without CUDA; PyPI has not.
+    say "installing torch without CUDA: about 200 MB"
+    hashed -r docker/torch-cpu.lock 2>"$folder/pip.log" ||
+      hashed -r docker/torch-cpu.lock --extra-index-url https://download.pytorch.org/whl/cpu ||
+      die "docker/torch-cpu.lock has no build of torch that suits this Python and this processor: PYTHON=python3.11"
   fi
-  # PyPI's torchvision is made for the CUDA build.
-  case $flavour in cuda) extra=cuda ;; *) extra= ;; esac
-  requirements train dev $extra >"$folder/requirements.txt"
   say "installing transformers, trl, deepspeed and the rest: about 1 GB unpacked, some minutes"
-  # deepspeed compiles its kernels when they are first needed, not now.
-  DS_BUILD_OPS=0 pip -r "$folder/requirements.txt" -c "$folder/constraints.txt"
+  hashed -r docker/libraries.lock -r docker/developers.lock
+  # Built with the setuptools and ninja that are there by now. deepspeed compiles its kernels when they are first needed.
+  DS_BUILD_OPS=0 pip --require-hashes --no-deps --no-build-isolation -r docker/sdists.lock
+}
+
+# The locks are Linux's: elsewhere the versions of pyproject.toml, without hashes.
+make_unlocked() {
+  "$python" - >"$folder/requirements.txt" <<'PY'
+import tomllib
+with open("pyproject.toml", "rb") as file:
+    project = tomllib.load(file)["project"]
+extras = project["optional-dependencies"]
+print("\n".join([*project["dependencies"], *extras["train"], *extras["dev"]]))
+PY
+  say "installing torch, transformers, trl, deepspeed and the rest: some minutes"
+  pip "$(sed -n '/^torch==/p' "$folder/requirements.txt")"
+  DS_BUILD_OPS=0 pip -r "$folder/requirements.txt"
 }
 
 flavour=${1:-}
@@ -128,13 +111,15 @@ esac
 folder=.venv/$flavour
 python=$folder/bin/python
 stamp=$folder/.made
-# A login node's environment depends on its lock alone, the others on the project's table and its extras, not on the
-# linter's settings, and on the image's locks, by their checksum.
-if [ "$flavour" = launch ]; then
-  pins=$(cat docker/launch.lock)
-else
-  pins=$(sed -n '/^\[project/,/^\[tool/p' pyproject.toml && cat docker/libraries.lock docker/deepspeed.lock | cksum)
-fi
+# What an environment depends on: its locks, by their checksum, and for training the project's table, too, not the
+# linters' settings.
+case $flavour in
+  launch | checkov) pins=$(cat "docker/$flavour.lock") ;;
+  *)
+    pins=$(sed -n '/^\[project/,/^\[tool/p' pyproject.toml &&
+      cat docker/torch-*.lock docker/libraries.lock docker/sdists.lock docker/developers.lock | cksum)
+    ;;
+esac
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$pins" ]; then
   if ! "$python" -c 'import pip' >/dev/null 2>&1; then
     # shellcheck disable=SC2086  # names are words

@@ -20,7 +20,7 @@ TOOL = "cyclonedx-bom==7.5.0"
 
 def locked(flavour: str) -> str:
     """The requirements of the image of that flavour of torch, with their hashes. Raises OSError."""
-    names = (f"torch-{flavour}.lock", "libraries.lock", "deepspeed.lock")
+    names = (f"torch-{flavour}.lock", "libraries.lock", "sdists.lock")
     return "\n".join((HERE / name).read_text(encoding="utf-8") for name in names)
 
 

@@ -28,7 +28,8 @@ LAUNCH_SIDE = (
     "examples",
 )
 # As make-env.sh takes them.
-PINS = r"sed -n '/^\[project/,/^\[tool/p' pyproject.toml && cat docker/libraries.lock docker/deepspeed.lock | cksum"
+LOCKS = "docker/torch-*.lock docker/libraries.lock docker/sdists.lock docker/developers.lock"
+PINS = rf"sed -n '/^\[project/,/^\[tool/p' pyproject.toml && cat {LOCKS} | cksum"
 COMPILED = "__pycache__"  # Python itself tells whether what is in it holds
 Stamp = tuple[int, int, int]
 _whole: dict[str, Stamp] = {}

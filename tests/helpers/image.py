@@ -22,7 +22,7 @@ from paths import ROOT
 
 PROGRAMS = ("buildah", "podman", "crun", "debootstrap", "unshare")
 FLAVOUR = "cpu"
-LOCKS = tuple(f"docker/{name}.lock" for name in (f"torch-{FLAVOUR}", "libraries", "deepspeed"))
+LOCKS = tuple(f"docker/{name}.lock" for name in (f"torch-{FLAVOUR}", "libraries", "sdists"))
 BASE = "localhost/trainyard-test-base"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trainyard-test-image"
 
