@@ -1,4 +1,4 @@
-"""usage: python -m trainer convert DATA OUT [--subset NAME] [--question TEXT]
+"""usage: python -m trainer convert DATA OUT [--subset NAME] [--question TEXT] [--private-addresses]
 
 DATA is the id of a data set of the hub (owner/name), a folder (a hub snapshot, parquet, arrow or csv files, pictures
 with metadata.jsonl, webdataset), one such file, or JSON whose pictures are addresses or base64. OUT becomes a folder
@@ -22,7 +22,7 @@ from trainer.convert.rows import Split, find_splits
 from trainer.data.columns import CONVERSATIONS, QUESTIONS
 from trainer.data.turns import FormError
 from trainer.env_file import take_env_file
-from trainer.files import read_json, write_whole
+from trainer.files import read_json, without_link, write_whole
 from trainer.flags import Text, parse
 from trainer.outcome import FINISHED, ConfigError
 from trainer.settings import say
@@ -37,6 +37,8 @@ class Options:
     """Which configuration of a data set that has several."""
     question: Text | None = None
     """What is asked in records that hold no question, such as pictures with labels."""
+    private_addresses: bool = False
+    """Fetch pictures also from this machine and from private networks."""
 
 
 def main(argv: list[str]) -> int:
@@ -58,7 +60,7 @@ def main(argv: list[str]) -> int:
 def _convert(data: str, out: Path, options: Options) -> int:
     lost, first_lost, wrong = 0, "", list[FormError]()
     for split in find_splits(data, options.subset):
-        store = PictureStore(out, split.folder)
+        store = PictureStore(out, split.folder, private=options.private_addresses)
         count = _write(split, out, store, options.question, wrong)
         print(f"{out / f'{split.name}.jsonl'}: {count} records, {store.count} new pictures", flush=True)
         lost += store.lost.total()
@@ -95,6 +97,7 @@ def _write(split: Split, out: Path, store: PictureStore, question: str | None, w
     path, part = out / f"{split.name}.jsonl", out / f"{split.name}.jsonl{PART}"
     if path.is_file():
         return _count(path)
+    without_link(part)
     done = _cut(part)
     with part.open("ab") as file:
         bar = tqdm(split.begin_at(done), split.name, split.total, initial=done, unit=" records", disable=None)

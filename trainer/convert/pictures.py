@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from trainer.convert.fetch import fetch
 from trainer.data.forms import IMAGE_KEYS, IMAGE_PART_KEYS
 from trainer.data.images import find_image
 from trainer.data.inline import DATA, MAGIC, as_data, unpack_bytes
 from trainer.data.names import PICTURES, kind_of_name
 from trainer.data.turns import FormError
 from trainer.data.unread import LONGEST_PATH
-from trainer.files import MIB, MOST_MIB, write_whole
+from trainer.files import MIB, MOST_MIB, without_link, write_whole
 
 FOLDER = "pictures"
 SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
-FETCH_S = 30.0
-WEB = ("http://", "https://")
+FILE = "file://"
 
 
 class PictureStore:
     """The folder of pictures of one conversion."""
 
-    def __init__(self, out: Path, source: Path) -> None:
-        """Relative paths of pictures are relative to `source`."""
+    def __init__(self, out: Path, source: Path, *, private: bool = False) -> None:
+        """Relative paths of pictures are relative to `source`. With `private`, pictures are also fetched from this
+        machine and from private networks."""
+        without_link(out / FOLDER)
+        self._private = private
         self._out = out
         self._source = source
         self._stored: dict[str, str] = {}
@@ -82,15 +84,9 @@ class PictureStore:
 
     def _content(self, name: str) -> bytes | None:
         """The bytes that an address or a file holds; None when `name` is neither. Raises OSError, ValueError."""
-        if name.startswith(WEB):
-            with urllib.request.urlopen(name, timeout=FETCH_S) as answer:
-                return _checked(answer.read(MOST_MIB * MIB + 1))
-        if "://" in name:
-            import fsspec  # type: ignore[import-untyped]
-
-            with fsspec.open(name, "rb") as file:
-                return _checked(file.read(MOST_MIB * MIB + 1))
-        found = find_image(name.removeprefix("file://"), self._source, None)
+        if "://" in name and not name.startswith(FILE):
+            return _checked(fetch(name, private=self._private))
+        found = find_image(name.removeprefix(FILE), self._source, None)
         if found is None:
             if "." in name and " " not in name:
                 raise OSError("is not there")

@@ -16,6 +16,7 @@ from trainer.data.sources import SIDE_OF, data_parts, find_sources, hub_id
 from trainer.data.turns import FormError
 from trainer.outcome import ConfigError
 from trainer.settings import say
+from trainer.text import shown
 
 # What the datasets library calls the readers of single files.
 READERS = {
@@ -28,6 +29,7 @@ NAMES_FILE = "file_name"
 SAVED = ("dataset_dict.json", "state.json")
 ROWS_AT_ONCE = 10_000
 SHARD = r"(.*?)-\d{5}-of-(\d{5})"
+SPLIT_NAME = r"\w[\w.-]{0,99}"
 # Columns of webdataset that say where a sample is from.
 INNER = ("__key__", "__url__", "__index_level_0__")
 
@@ -65,7 +67,10 @@ def find_splits(data: str, subset: str | None) -> list[Split]:
             for number, path in enumerate(files)
         ]
     try:
-        return _by_library(data, subset)
+        splits = _by_library(data, subset)
+        if odd := next((split.name for split in splits if not re.fullmatch(SPLIT_NAME, split.name)), None):
+            raise ConfigError(f"{data} has a split called {shown(odd)}, which no file can be called")
+        return splits
     except (ConfigError, KeyboardInterrupt):
         raise
     except Exception as error:  # the hub, the network, any file

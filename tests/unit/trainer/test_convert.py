@@ -23,6 +23,7 @@ from paths import ROOT
 from PIL import Image
 
 from trainer.__main__ import main
+from trainer.convert.fetch import _read, is_public
 from trainer.data.grid import load_image
 from trainer.data.records import Dataset, load_dataset
 from trainer.outcome import ConfigError
@@ -290,12 +291,100 @@ def test_addresses_are_fetched_once_and_pictures_in_json_are_stored(
     data.write_text(json.dumps(lines))
     with pytest.raises(ConfigError, match=r"a picture at an address .* makes records and pictures that can be read$"):
         load_dataset(str(data), strict=True)
-    assert convert(data, tmp_path / "out") == 0
+    assert convert(data, tmp_path / "out", "--private-addresses") == 0
     assert asked.count("/red.png") == 1
     said = capsys.readouterr()
     assert "2 pictures could not be stored, the first: " in said.err and "HTTP Error 404" in said.err
     dataset = load_dataset(str(tmp_path / "out"), eval_fraction=0)
     assert (seen(dataset), dataset.unusable) == ([("red", "red"), ("red", "red"), ("blue", "blue")], 2)
+
+
+def test_no_address_in_a_record_asks_this_machine_or_leaves_the_web(
+    web: tuple[str, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a server of the internet, which 127.0.0.2 is taken for, leads there."""
+    address, asked = web
+    (tmp_path / "web/red.png").write_bytes(picture("red"))
+    leads: list[str] = [f"{address}/red.png", "ftp://127.0.0.1/red.png", f"file://{tmp_path}/web/red.png"]
+
+    class Elsewhere(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", leads[int(self.path[1:])])
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    public = http.server.ThreadingHTTPServer(("127.0.0.2", 0), Elsewhere)
+    threading.Thread(target=public.serve_forever, daemon=True).start()
+    monkeypatch.setattr("trainer.convert.fetch.is_public", lambda host: host == "127.0.0.2")
+    addresses = [
+        f"{address}/red.png", *(f"http://127.0.0.2:{public.server_port}/{n}" for n in range(len(leads))),
+        f"simplecache::{address}/red.png", f"zip://red.png::{address}/x.zip", "foo://x/y.png", "s3://bucket/a.png",
+        "http://a b/x.png", "http://[::1/x.png",
+    ]  # fmt: skip
+    data = tmp_path / "d.jsonl"
+    data.write_text("".join(json.dumps({"image": a, "question": "?", "answer": "a"}) + "\n" for a in addresses))
+    assert convert(data, tmp_path / "out") == 0
+    public.shutdown()
+    said = capsys.readouterr()
+    assert (asked, list((tmp_path / "out").glob("pictures/*/*"))) == ([], [])
+    assert (
+        f"{len(addresses)} pictures could not be stored, the first: {address}/red.png: leads to this mach" in said.err
+    )
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("host", "public"),
+    [
+        ("127.0.0.1", False), ("10.1.2.3", False), ("192.168.0.1", False), ("169.254.169.254", False), ("::1", False),
+        ("fe80::1%eth0", False), ("::ffff:127.0.0.1", False), ("0.0.0.0", False), ("100.64.0.1", False),
+        ("8.8.8.8", True), ("2001:4860:4860::8888", True),
+    ],
+)  # fmt: skip
+def test_an_address_of_this_machine_and_of_a_private_network_is_not_public(host: str, public: bool) -> None:
+    assert is_public(host) is public
+
+
+def test_a_server_that_answers_without_an_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.convert.fetch.PICTURE_S", -1.0)
+    with pytest.raises(TimeoutError):
+        _read(io.BytesIO(b"x"))
+    assert _read(io.BytesIO(b"")) == b""
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/x", "a/b"])
+def test_a_split_is_written_into_the_folder_alone(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import datasets
+
+    saved = datasets.Dataset.from_dict({"question": ["?"], "answer": ["a"]})
+    folder = tmp_path / "in" / "set"
+    inside = tmp_path / "saved" if name.startswith("/") else folder / name
+    name = str(inside) if name.startswith("/") else name
+    saved.save_to_disk(str(inside))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "dataset_dict.json").write_text(json.dumps({"splits": [name]}))
+    assert convert(folder, tmp_path / "out") == 78
+    assert "which no file can be called" in capsys.readouterr().err
+    assert list(tmp_path.rglob("*.jsonl*")) == []
+
+
+def test_a_conversion_follows_no_link_that_waits_in_its_folder(tmp_path: Path) -> None:
+    (kept := tmp_path / "kept").write_text("precious")
+    (tmp_path / "far").mkdir()
+    (out := tmp_path / "out").mkdir()
+    data = tmp_path / "d.jsonl"
+    data.write_text(json.dumps({"image": base64.b64encode(picture("red")).decode(), "question": "?", "answer": "a"}))
+    (out / "convert.json").write_text(json.dumps({"data": str(data), "subset": None, "question": None}))
+    (out / "train.jsonl.part").symlink_to(kept)
+    (out / "pictures").symlink_to(tmp_path / "far")
+    assert convert(data, out) == 0
+    assert (kept.read_text(), list((tmp_path / "far").iterdir())) == ("precious", [])
+    assert len(list(out.glob("pictures/*/*.png"))) == 1
 
 
 def test_lines_that_are_no_records_are_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
