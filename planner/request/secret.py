@@ -44,6 +44,8 @@ ABSOLUTE = r"~?(/[\w.-]+){2,}/?"
 # does.
 MIXED = r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[A-Za-z0-9+_-][A-Za-z0-9+/_-]{15,}"
 HEX = "[0-9a-f]{40}"
+HUB_TOKEN = r"hf_(?![a-z]{1,20}(?:_[a-z]{1,20})*$)"
+"""As short as it may be, but not names such as hf_transfer."""
 DRAWN = rf"(?=.{{32}}){MIXED}={{0,2}}"
 UUID = r"(?i:([A-Z]+-)*[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(/[0-9]+)*)"
 RUNS = r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+"
@@ -65,7 +67,7 @@ ADVICE = (
 def is_secret(name: str, value: str) -> bool:
     """Whether a variable with that name and value must not be shown."""
     words = _words(name)
-    if value.startswith("hf_") or any(re.search(shape, value) for shape in (TOKEN, ADDRESS, BEARER)):
+    if re.match(HUB_TOKEN, value) or any(re.search(shape, value) for shape in (TOKEN, ADDRESS, BEARER)):
         return True
     if _is_drawn(value) and not any(re.fullmatch(PUBLIC, word) for word in words):
         return True

@@ -65,6 +65,7 @@ HARMLESS = (
     "TOKEN_BUDGET=512k,PASS=2,SIG=USR1,TAG=GemmaLoraHighRankLongContextRun2026November29,"
     "TRACE_ID=4b2f3c1e-1b2a-3c4d-5e6f-7a8b9c0d1e2f,CARD=GPU-4b2f3c1e-1b2a-3c4d-5e6f-7a8b9c0d1e2f,"
     "CARDS=MIG-4b2f3c1e-1b2a-3c4d-5e6f-7a8b9c0d1e2f,MASK_TOKEN=[MASK],MIG=MIG-GPU-4b2f3c1e-1b2a-3c4d-5e6f-7a8b9c0d1e2f/1/0,"
+    "AT=10:30@home,BACKEND=hf_transfer,REMOTE=ssh://git@github.com/me/x,BEST=loss:0.31@step100,"
     "LABEL=qwen25VL-7B-Instruct-LoRA-r64-bs16-lr2e4,MAX_TOKENS=4k,ARGS=--key-column answer --max-tokens 512 --keys"
 )
 
@@ -232,6 +233,12 @@ def test_shapes_of_tokens_are_hidden_in_whatever_is_said() -> None:
         ("a bearer instrument, basic learning_rate=0.1, Basic Instructions", None),
         ("a basic understanding-of-everything", None),
         ("user:pw@home", "***home"),
+        ("at 10:30@home, 12:30pm@lab, (9:41:07@home), 2026-11-29T10:30:00@lab", None),
+        ("16:9@60, loss:0.31@step100, top:5@k, mailto:ada@example.org, ssh://git@github.com/me/x", None),
+        ("sk-learn-gradient-boosting-baseline, xai-explainability-benchmark, pplx-70b-online-chat-preview", None),
+        ("ada:1030@home 10:secret@home x:12a@home ssh://ada:pw@h sftp://ada:pw@h", "***home ***home ***home ***h ***h"),
+        ("1030:passw0rd@home 12:30x@home", "***home ***home"),
+        ("hf://ada@h", "hf***h"),
         ("Authorization: Bearer abc", "Authorization: ***"),
         ("{'authorization': 'Basic dTpw'}", "{'authorization': '***'}"),
         (f"bearer {CANARY}!", "***!"),
@@ -301,11 +308,11 @@ def test_a_secret_is_hidden_before_a_terminal_breaks_its_line(
     assert capsys.readouterr().out == "the hub answered with *** and\n  no more than that\n"
 
 
-@pytest.mark.parametrize("verb", ["plan", "resume"])
-def test_each_verb_says_that_others_can_read_env(verb: str, checkout: Path) -> None:
+@pytest.mark.parametrize(("module", "verb"), [("slurm", "plan"), ("slurm", "resume"), ("local", "run")])
+def test_each_verb_says_that_others_can_read_env(module: str, verb: str, checkout: Path) -> None:
     (checkout / ".env").write_text("HF_TOKEN=hf_x\n")
     (checkout / ".env").chmod(0o644)
-    words = [sys.executable, "-m", "slurm", verb]
+    words = [sys.executable, "-m", module, verb, *(["--data", "nowhere"] if verb == "run" else [])]
     (checkout / "runs" / "r").mkdir(parents=True)
     write_record(checkout / "runs" / "r", run_record(make_plan(run_id="r", project_dir=str(checkout))))
     done = subprocess.run(words, cwd=checkout, capture_output=True, text=True, check=False)
