@@ -180,3 +180,9 @@ def read_outcome(directory: Path, attempt_id: str) -> tuple[int, str] | None:
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
     return (code, message) if record.get("attempt") == attempt_id else None
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library in Rust gave up, as tokenizers does on an expression that it would match for ever: an error
+    that is no Exception."""
+    return type(error).__name__ == "PanicException"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SickNode
+from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SickNode, is_panic
 from trainer.secret_shapes import told
 from trainer.text import known_are
 
@@ -63,7 +63,14 @@ def exit_code(act: Callable[[list[str]], int], argv: Sequence[str]) -> int:
             return act(list(argv))
         finally:
             sys.stdout.flush()
-    except (ConfigError, SickNode, OSError, KeyboardInterrupt) as error:
+    except BaseException as error:
+        if is_panic(error):
+            print(
+                f"trainyard: a library gave up on a file of the model or the data: {told(str(error))}", file=sys.stderr
+            )
+            return FAILED
+        if not isinstance(error, (ConfigError, SickNode, OSError, KeyboardInterrupt)):
+            raise
         if isinstance(error, BrokenPipeError) and nobody_reads():
             return FAILED
         print(f"trainyard: {told(str(error)) or 'interrupted'}", file=sys.stderr)

@@ -12,7 +12,7 @@ from importlib import metadata
 
 from trainer.commands import CHECKOUT
 from trainer.node.preflight import OF_THIS_NODE
-from trainer.outcome import ConfigError
+from trainer.outcome import ConfigError, is_panic
 
 TRACEBACK_ENV = "TRAINYARD_TRACEBACK"
 """If this variable is set, the library's own traceback is printed before the line that replaces it."""
@@ -38,7 +38,9 @@ def refusing(model: str, doing: str, advice: str) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         if type(error).__module__.partition(".")[0] == "trainer" or is_of_machine(error):
             raise
         if os.environ.get(TRACEBACK_ENV):

@@ -24,12 +24,17 @@ from trainer.model.warm_start import damaged
 from trainer.node.start import init_distributed, prepare_libraries
 from trainer.outcome import ConfigError, SickNode
 from trainer.results.adapter_file import ADAPTER_FILE, check_adapter
+from trainer.typed import wrong_field
 
 if TYPE_CHECKING:
     from trainer.data.endings import AnswerEnd
     from trainer.data.records import Dataset
     from trainer.evaluation.heldout import HeldOut
     from trainer.evaluation.scoring import Choices
+
+
+MOST_TOKENS = 1 << 20
+"""No answer is as long."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,6 +152,10 @@ def find_trained(path: Path) -> tuple[Path, Usage]:
             raise ValueError(f"{len(choices.actions)} actions, tokens of {len(choices.rest)}")
         end = entry.get("end") and AnswerEnd(**{**entry["end"], "stop": tuple(entry["end"]["stop"])})
         usage = Usage(**{**entry, "choices": choices, "end": end})
+        if wrong := wrong_field(usage, {"Choices": Choices, "AnswerEnd": AnswerEnd}):
+            raise ValueError(f"{wrong} is of another kind")
+        if not 1 <= usage.answer_tokens <= MOST_TOKENS or (choices and not all(choices.rest)):
+            raise ValueError(f"{usage.answer_tokens} answer_tokens, or an action without tokens")
         BOUNDS.take(usage.max_image_megapixels)
         return folder, usage
     except (ValueError, TypeError, KeyError) as error:

@@ -17,11 +17,15 @@ import httpx
 import pytest
 from paths import ROOT
 from tiny_families import write_tiny_mllama
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import Split
 from training import run_forked
 
 from trainer.architecture.shapes import resolve_shape
 from trainer.model.refusal import LONGEST, TRACEBACK_ENV, refusing, what_to_install
 from trainer.outcome import ConfigError, SickNode
+from trainer.verbs import exit_code
 
 BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 
@@ -61,6 +65,21 @@ def test_what_a_library_raises_is_one_line(error: Exception, said: str) -> None:
     with pytest.raises(ConfigError) as refused, refusing("some/model", "loaded", "take another"):
         raise error
     assert str(refused.value) == f"MODEL=some/model cannot be loaded ({said}): take another"
+
+
+def test_a_tokenizer_that_would_match_for_ever_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """tokenizers ends that by a panic of Rust's, which is no Exception; other BaseExceptions pass."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = Split(Regex("(a+)+$"), "isolated")
+    found = pytest.raises(ConfigError, match=r"PanicException: Onig: .* over\): take another")
+    with found, refusing("some/model", "loaded", "take another"):
+        tokenizer.encode("a" * 60 + "!")
+    assert exit_code(lambda _: len(tokenizer.encode("a" * 60 + "!")), []) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("trainyard: a library gave up on a file of the model or the data: Onig: ")
+    assert said.count("\n") == 1 and "Traceback" not in said
+    with pytest.raises(SystemExit), refusing("some/model", "loaded", "take another"):
+        raise SystemExit
 
 
 def test_a_library_that_is_not_there_is_named() -> None:

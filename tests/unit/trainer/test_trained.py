@@ -425,6 +425,15 @@ def test_another_family_with_its_tower_trained_merges_and_answers_alike(
         ({"device": "tpu"}, "'tpu' is no device or quantization"),
         ({"quantization": "int8"}, "'int8' is no device or quantization"),
         ({"choices": {"actions": ["up", "down"], "rest": [[1]]}}, "2 actions, tokens of 1"),
+        ({"choices": {"actions": ["up", 3], "rest": [[1], [2]]}}, "choices.actions is of another kind"),
+        ({"choices": {"actions": ["up"], "rest": [[-1]]}}, "choices.rest is of another kind"),
+        ({"answer_tokens": "9); import os; os.system('id') #"}, "answer_tokens is of another kind"),
+        ({"answer_tokens": 10**9}, "1000000000 answer_tokens, or an action without tokens"),
+        ({"end": {"stop": ["1"], "before": "", "behind": "", "added": ""}}, "end.stop is of another kind"),
+        ({"end": {"stop": [1], "before": 5, "behind": "", "added": ""}}, "end.before is of another kind"),
+        ({"frames": True}, "frames is of another kind"),
+        ({"system": ["x"]}, "system is of another kind"),
+        ({"columns": None}, "columns is of another kind"),
     ],
 )
 def test_a_usage_file_that_training_did_not_write_is_one_line(
