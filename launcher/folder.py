@@ -90,7 +90,7 @@ class FolderOfRuns:
 
     def spec_of(self, run: Run) -> JobSpec:
         """The request in the run's run.json, for the present place of its folder. Raises ConfigError."""
-        refuse_anothers(run.folder / RECORD_NAME)
+        refuse_anothers(run)
         spec = read_spec(run.record["spec"], project_dir=self.project_dir, source=str(run.folder / RECORD_NAME))
         if (self.project_dir / spec.run_dir).resolve() != run.folder.resolve():
             return spec.but(output=str(run.folder.parent))  # the folder of runs was moved

@@ -18,7 +18,7 @@ from typing import Any
 from launcher.restore_spec import words_of
 from planner.job import JobSpec
 from planner.plan import Plan
-from trainer.files import METRICS_FILE, RECORD_NAME, read_json, write_whole
+from trainer.files import METRICS_FILE, MIB, MOST_MIB, RECORD_NAME, parse_json, read_json, regular, write_whole
 from trainer.outcome import ConfigError
 from trainer.text import shown
 
@@ -107,10 +107,14 @@ def refuse_spoilt(folder: Path, then: str) -> None:
         raise ConfigError(f"{folder}/{SPOILT}, then {then}")
 
 
-def refuse_anothers(record: Path) -> None:
-    """Raises ConfigError for a run.json that another user has written: its request (MODEL, IMAGE, ENVIRONMENT) would
-    run as the person who resumes."""
-    owner = record.stat().st_uid
+def refuse_anothers(run: Run) -> None:
+    """Raises ConfigError for a record that another user wrote: its request (MODEL, IMAGE, ENVIRONMENT) would run as the
+    person who resumes. Owner and content are those of one open file, whatever has its name by now."""
+    record = run.folder / RECORD_NAME
+    with regular(record).open("rb") as file:
+        owner, content = os.fstat(file.fileno()).st_uid, file.read(MOST_MIB * MIB)
+    if owner == os.getuid() and parse_json(content) != run.record:
+        raise ConfigError(f"{record} has changed meanwhile: try again")
     if owner != os.getuid():
         raise ConfigError(
             f"{record} is another user's (uid {owner}), and resume would run as you what it asks for: look into it; "

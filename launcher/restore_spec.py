@@ -78,6 +78,7 @@ def _shape(recorded: object, model: object) -> ModelShape:
     except ConfigError:
         if not isinstance(model, str) or not of_another_version(recorded):
             raise
+        _check("model", model, dataclasses.MISSING)  # it is looked for on this machine
         try:
             # Without measuring: status reads the records of many runs.
             return resolve_shape(model, elsewhere=True, measure=False)

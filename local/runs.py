@@ -73,7 +73,7 @@ class Runs(FolderOfRuns):
         yield found.runs
 
     def spec_of(self, run: Run) -> JobSpec:
-        refuse_anothers(run.folder / RECORD_NAME)
+        refuse_anothers(run)
         spec = read_spec(run.record["spec"], project_dir=self.project_dir, source=str(run.folder / RECORD_NAME))
         if (self.project_dir / spec.run_dir).resolve() != run.folder.resolve():
             raise ConfigError(f"run {run.run_id} was begun in {spec.run_dir}, and lies in {run.folder}: move it back")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ def hub_cache(environ: Mapping[str, str]) -> Path:
     """The folder in which huggingface_hub keeps its downloads."""
     home = environ.get("HF_HOME") or str(Path(environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
     cache = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE") or str(Path(home, "hub"))
-    return Path(cache).expanduser()
+    return Path(os.path.expanduser(cache))
 
 
 def cached_config(model: str, environ: Mapping[str, str]) -> Path | None:

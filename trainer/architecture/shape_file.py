@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def kept_shape(record: object, config: Mapping[str, Any] | None) -> ModelShape |
 
 def user_folder(environ: Mapping[str, str]) -> Path:
     """The folder for shapes that cannot be kept beside their model."""
-    return Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "trainyard" / "shapes"
+    return Path(os.path.expanduser(environ.get("XDG_CACHE_HOME") or "~/.cache")) / "trainyard" / "shapes"
 
 
 def file_name(model: str) -> str:

@@ -63,7 +63,7 @@ def shipped_models() -> dict[str, str]:
 
 
 def _find(model: str, job: Mapping[str, str], *, elsewhere: bool) -> ModelShape:
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))
     if folder.is_dir():
         return _of_config(model, _config(model, folder / "config.json"), beside=folder)
     on_hub = is_hub_id(model)
@@ -89,7 +89,7 @@ def _find(model: str, job: Mapping[str, str], *, elsewhere: bool) -> ModelShape:
 
 def _config_is_here(model: str, job: Mapping[str, str]) -> bool:
     cached = (cached_config(model, environ) for environ in (job, os.environ)) if is_hub_id(model) else ()
-    return Path(model).expanduser().is_dir() or any(cached)
+    return Path(os.path.expanduser(model)).is_dir() or any(cached)
 
 
 def _of_config(model: str, config: Mapping[str, Any], *, beside: Path | None = None) -> ModelShape:

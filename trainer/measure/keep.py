@@ -34,7 +34,7 @@ def measure_and_keep(model: str) -> tuple[ModelShape, Path]:
 def keep(model: str, shape: ModelShape) -> Path:
     """The file that now keeps the shape: beside the model if that is a writable folder, else in the user's folder.
     Raises OSError."""
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))
     written = _written(model)
     if folder.is_dir() and os.access(folder, os.W_OK):
         path, named = folder / SHAPE_FILE, {}  # a folder that is copied or moved keeps its shape
@@ -47,7 +47,7 @@ def keep(model: str, shape: ModelShape) -> Path:
 
 def _written(model: str) -> dict[str, Any]:
     """config.json as it is written; the kept shape is found again by its digest."""
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))
     if folder.is_dir():
         return dict(read_json(folder / "config.json"))
     from huggingface_hub import hf_hub_download

@@ -114,6 +114,9 @@ def test_a_shape_of_another_version_is_what_is_known_of_the_model_now(part: str)
     assert read_spec(older, project_dir=CHECKOUT) == request()
     with pytest.raises(ConfigError, match=r"^run.json: spec: another version measured its model, and here MODEL=/gone"):
         read_spec({**older, "model": "/gone"}, project_dir=CHECKOUT)
+    for odd in ("x" * 5000, "~nobody-of-this-name/x", "a\0b"):
+        with pytest.raises(ConfigError, match=r"^run.json: spec: (another version .* )?MODEL="):
+            read_spec({**older, "model": odd}, project_dir=CHECKOUT)
 
 
 ODD_VALUES = [0, -5, 10**12, 10**400, 1.5, float("nan"), True, None, "x\x1b[2J", "x" * 9999, [[]]]
