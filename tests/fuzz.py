@@ -85,6 +85,15 @@ def fuzz(reader: Reader, seconds: float, seed: int = 0) -> tuple[Corpus, str]:
     return corpus, ""
 
 
+def cut_short(reader: Reader, every: int) -> str:
+    """The first finding where the seeds end behind each `every`-th byte, as a crash or a full disk leaves files."""
+    with tempfile.TemporaryDirectory(prefix="trainyard-cut-") as place:
+        folder = Path(place, "run")
+        folder.mkdir()
+        cuts = (content[:size] for content in reader.seeds for size in range(0, len(content) + 1, every))
+        return next((fault for content in cuts if (fault := _try(reader, folder, content, set()))), "")
+
+
 def _inputs(reader: Reader, corpus: Corpus, drawn: random.Random, end: float) -> Iterator[bytes]:
     for content in reader.seeds:
         corpus.inputs.append(content)

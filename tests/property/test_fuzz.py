@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz import Reader, fuzz, readers
+from fuzz import Reader, cut_short, fuzz, readers
 
 from trainer.outcome import ConfigError
 
@@ -22,6 +22,13 @@ def test_a_reader_takes_or_refuses_whatever_stands_in_its_file(name: str) -> Non
     corpus, fault = fuzz(READERS[name], SECONDS)
     assert fault == ""
     assert corpus.runs > 20 and len(corpus.inputs) >= len(READERS[name].seeds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READERS)
+def test_a_file_that_was_cut_anywhere_is_taken_or_refused(name: str) -> None:
+    """At about forty places of each file."""
+    assert cut_short(READERS[name], 1 + sum(map(len, READERS[name].seeds)) // 40) == ""
 
 
 def _refuses(_: Path) -> None:
@@ -49,3 +56,12 @@ def test_the_harness_finds_a_traceback_behind_a_value_and_an_endless_loop(
     reader = Reader(name="x", seeds=[b'{"a": 1}'], read=read, allowed=(ValueError, TypeError))
     _, fault = fuzz(reader, 3 if said else 0.05)
     assert said in fault and bool(said) == bool(fault)
+
+
+def test_the_harness_finds_the_one_place_where_a_cut_is_a_traceback() -> None:
+    def read(folder: Path) -> object:
+        return (folder / "x").read_bytes()[:6] == b"abcdef" or (folder / "x").read_bytes()[4:].index(b"f")
+
+    reader = Reader(name="x", seeds=[b"abcdefg"], read=read, allowed=())
+    assert "ValueError: subsection not found" in cut_short(reader, 5) and cut_short(reader, 7)
+    assert cut_short(Reader(name="x", seeds=[b"abcdefg"], read=read, allowed=(ValueError,)), 1) == ""
