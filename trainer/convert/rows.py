@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from trainer.data.containers import read_records
 from trainer.data.sources import SIDE_OF, data_parts, find_sources, hub_id
 from trainer.data.turns import FormError
+from trainer.node.pickles import refusal
 from trainer.outcome import ConfigError
 from trainer.settings import say
 from trainer.text import shown
@@ -267,5 +269,7 @@ def _flattened(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, UnpicklingError):  # torch's own words advise to load it all the same
+        return f"a pickle in it {refusal(error)}"
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 400 else f"{text[:400]}..."

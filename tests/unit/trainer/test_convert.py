@@ -408,6 +408,29 @@ def test_lines_that_are_no_records_are_left_out_and_said(tmp_path: Path, capsys:
     assert "train has no rows that can be used: e.jsonl line 1 is not JSON ('answer' stands" in capsys.readouterr().err
 
 
+def test_no_pickle_in_an_archive_runs_and_nothing_is_unpacked_from_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def archive(name: str, **members: bytes) -> Path:
+        with tarfile.open(tmp_path / name, "w") as file:
+            for member, content in members.items():
+                entry = tarfile.TarInfo(member.replace("__", "."))
+                entry.size = len(content)
+                file.addfile(entry, io.BytesIO(content))
+        return tmp_path / name
+
+    record, ran = b'{"question": "?", "answer": "a"}', tmp_path / "ran"
+    poison = f"cos\nsystem\n(S'touch {ran}'\ntR.".encode()
+    assert convert(archive("a.tar", k1__json=record, k1__pth=poison), tmp_path / "a") == 78
+    assert "a pickle in it holds os.system, which could run anything: it was not loaded" in capsys.readouterr().err
+    out = archive(
+        "b.tar", **{f"{tmp_path}/far__json": record, f"{tmp_path}/far__png": picture("red"), "k__pyd": poison}
+    )
+    convert(out, tmp_path / "b")
+    assert "Traceback" not in capsys.readouterr().err
+    assert (ran.exists(), [path.name for path in tmp_path.glob("far*")]) == (False, [])
+
+
 def test_what_cannot_be_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 and no more")
     (tmp_path / "full").mkdir()
