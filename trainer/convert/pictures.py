@@ -51,7 +51,7 @@ class PictureStore:
                 return self._store_dict(value)
             return {name: self._value(name, each) for name, each in value.items()}
         if isinstance(value, bytes):
-            return self._put(value) if value.startswith(MAGIC) else f"{len(value)} bytes"
+            return self._bytes(value) if value.startswith(MAGIC) else f"{len(value)} bytes"
         if isinstance(value, str) and (kind_of_name(key) == PICTURES or key in (*IMAGE_KEYS, *IMAGE_PART_KEYS)):
             return self._text(value)
         return self._text(value) if isinstance(value, str) and value.startswith("data:image/") else value
@@ -59,8 +59,20 @@ class PictureStore:
     def _store_dict(self, value: dict[str, Any]) -> Any:
         if value.get("bytes"):
             content = value["bytes"]
-            return self._put(content) if isinstance(content, bytes) else self._text(content)
+            return self._bytes(content) if isinstance(content, bytes) else self._text(str(content))
         return self._text(str(value.get("path") or value.get("url")))
+
+    def _bytes(self, content: bytes) -> str:
+        """The stored path of a picture's bytes; what they are in words where they are none."""
+        try:
+            return self._put(content)
+        except ValueError as error:
+            self._lose(name := f"{len(content)} bytes", error)
+            return name
+
+    def _lose(self, name: str, error: Exception) -> None:
+        self.lost[f"{type(error).__name__}"] += 1
+        self.first_lost = self.first_lost or f"{name[:100]}: {' '.join(str(error).split())}"
 
     def _text(self, name: str) -> str:
         """The stored path of the picture that a text holds or names (data, address or path); else the text itself."""
@@ -74,8 +86,7 @@ class PictureStore:
                 return name
             content = self._content(name)
         except (FormError, OSError, ValueError) as error:
-            self.lost[f"{type(error).__name__}"] += 1
-            self.first_lost = self.first_lost or f"{name[:100]}: {' '.join(str(error).split())}"
+            self._lose(name, error)
             return name
         if content is None:
             return name  # words

@@ -24,8 +24,10 @@ from PIL import Image
 
 from trainer.__main__ import main
 from trainer.convert.fetch import _read, is_public
+from trainer.convert.pictures import PictureStore
 from trainer.data.grid import load_image
 from trainer.data.records import Dataset, load_dataset
+from trainer.files import MIB
 from trainer.outcome import ConfigError
 
 pytestmark = pytest.mark.slow  # the datasets library takes seconds to begin
@@ -385,6 +387,13 @@ def test_a_conversion_follows_no_link_that_waits_in_its_folder(tmp_path: Path) -
     assert convert(data, out) == 0
     assert (kept.read_text(), list((tmp_path / "far").iterdir())) == ("precious", [])
     assert len(list(out.glob("pictures/*/*.png"))) == 1
+
+
+def test_bytes_that_are_no_picture_are_counted(tmp_path: Path) -> None:
+    store = PictureStore(tmp_path, tmp_path)
+    rows = [{"image": {"bytes": b"text", "path": None}}, {"image": b"BM" + bytes(64 * MIB)}]
+    assert [store.take(row)["image"] for row in rows] == ["4 bytes", f"{64 * MIB + 2} bytes"]
+    assert (store.lost.total(), store.first_lost) == (2, "4 bytes: is no picture")
 
 
 def test_lines_that_are_no_records_are_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
