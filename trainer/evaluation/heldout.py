@@ -17,7 +17,7 @@ from trainer.data.examples import encode, pad_and_stack
 from trainer.data.records import Dataset, each_answer
 from trainer.data.turns import Record
 from trainer.evaluation.generation import generate_answers, sample_places
-from trainer.evaluation.metrics import ActionMetrics, action_metrics
+from trainer.evaluation.metrics import FEW_ANSWERS, ActionMetrics, action_metrics, interval
 from trainer.evaluation.rows import Room
 from trainer.evaluation.scoring import Choices, agree, find_choices, score_actions, unscorable_actions
 from trainer.model.behaviour import asked
@@ -145,6 +145,9 @@ def build_heldout(processor: Any, dataset: Dataset, config: TrainConfig, say: Ca
     held_out = len({asked[place][0] for place in places})
     if held_out < len(records):
         say(f"held out to score: {len(records)} answers of {held_out} records")
+    if 0 < len(records) < FEW_ANSWERS:
+        known = f"50% right may be anything from {interval(0.5, len(records))}"
+        say(f"held out to score: {len(records)} are few: {known}; hold out more")
     if choices is None:
         say(f"actions are not scored, answers are only written out: {found}")
     elif records:

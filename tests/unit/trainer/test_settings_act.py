@@ -153,6 +153,22 @@ def test_the_adapter_has_rank_alpha_and_dropout_as_they_were_set_and_vision_its_
         assert tuned.lora_A["default"].out_features == values["lora_r"]
 
 
+@pytest.mark.parametrize(
+    ("targets", "names"),
+    [
+        ("attention", {"q_proj", "k_proj", "v_proj", "o_proj"}),
+        ("v_proj,mlp", {"v_proj", "gate_proj", "up_proj", "down_proj"}),
+    ],
+)
+def test_adapters_are_on_the_targets_of_the_language_model_alone(
+    targets: str, names: set[str], tiny_model: Path
+) -> None:
+    model = adapted(tiny_model, quantization="none", lora_targets=targets)
+    layers = [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
+    assert {name.rpartition(".")[2] for name in layers} == names
+    assert all(".language_model." in name for name in layers)
+
+
 def test_quantization_is_nf4_twice_over_in_the_language_model_alone(tiny_model: Path) -> None:
     import bitsandbytes
     import torch
