@@ -31,6 +31,8 @@ NAMES_FILE = "file_name"
 SAVED = ("dataset_dict.json", "state.json")
 ROWS_AT_ONCE = 10_000
 SHARD = r"(.*?)-\d{5}-of-(\d{5})"
+# The first bytes of gzip, bzip2, xz and zstd.
+PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 SPLIT_NAME = r"\w[\w.-]{0,99}"
 # Columns of webdataset that say where a sample is from.
 INNER = ("__key__", "__url__", "__index_level_0__")
@@ -68,6 +70,7 @@ def find_splits(data: str, subset: str | None) -> list[Split]:
             for name, files in sides.items()
             for number, path in enumerate(files)
         ]
+    _refuse_packed(Path(data))
     try:
         splits = _by_library(data, subset)
         if odd := next((split.name for split in splits if not re.fullmatch(SPLIT_NAME, split.name)), None):
@@ -77,6 +80,16 @@ def find_splits(data: str, subset: str | None) -> list[Split]:
         raise
     except Exception as error:  # the hub, the network, any file
         raise ConfigError(f"{data} cannot be read: {_one_line(error)}") from None
+
+
+def _refuse_packed(path: Path) -> None:
+    """Raises ConfigError for a packed file under the name of a tar: a megabyte of it may unpack to all memory, since
+    a member is read whole."""
+    for tar in [path] if path.is_file() else sorted(path.rglob("*.tar")):
+        if tar.suffix.lower() == ".tar" and tar.is_file():
+            with tar.open("rb") as file:
+                if file.read(6).startswith(PACKED):
+                    raise ConfigError(f"{tar} is packed: unpack it (tar -xf), and pack it again by tar -cf alone")
 
 
 def _is_json(data: str) -> bool:
