@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -181,7 +182,13 @@ def find_ahead(
     if filled and filled.made_by != maker:
         say("the image tower's weights are others than those that made the features ahead")
         filled = None
-    store = open_store(config, maker)
+    try:
+        store, why = open_store(config, maker), ""
+    except OSError as error:
+        why = f"{store_folder(config)} cannot be written: {error.strerror}"
+    if ranks.any(bool(why)):
+        say(f"the image tower is loaded, though features were made ahead: {why}")
+        return None
     keys = ranks.rank0_only(partial(read_keys, store.root, filled)) if filled else None
     lacking = len(records) if keys is None else len(store.missing(keys))
     if filled is None and not config.features_ahead:
@@ -204,7 +211,8 @@ def find_ahead(
             return None
         parts = ranks.rank0_only(lambda: done.parts if done else ())
         if done and len(own) == len(records) and not done.unreadable:
-            record_filled(config, dataset, done)
+            with suppress(OSError):  # the next start looks for all of them again
+                record_filled(config, dataset, done)
     say(f"features: all pictures' are kept in {store.root}, and the image tower is left off")
     load = partial(load_tower, config.model, dtype=precision_here(), device=device)
     return Ahead(store=store, parts=parts, load=load)

@@ -12,6 +12,7 @@ time says when it was last used, because many file systems keep no time of acces
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -47,6 +48,7 @@ class FeatureStore:
         sweep_halves(self.folder)
         self._own: set[Path] = set()
         """What this process has used: never removed to make room, or a set larger than the room would go round."""
+        self._writable = True
         self._size_bytes = self._allowed_bytes = self._until_count = 0
         self.damaged = 0
         """How many entries did not hold what they should."""
@@ -78,20 +80,24 @@ class FeatureStore:
         return tensors
 
     def write(self, picture: str, tensors: Mapping[str, Tensor]) -> bool:
-        """Keep the features of a picture, which are on the CPU. False when there is no room, or the disk is full: then
-        half of the store goes, since checkpoints need the space more."""
+        """Keep the features of a picture, which are on the CPU. False when there is no room, or nothing can be written:
+        this process then writes no more, and when the disk is full half of the store goes, since checkpoints need the
+        space more."""
         path = self.path(picture)
         part = self.folder / f".{picture}.{os.urandom(8).hex()}"
         size = sum(tensor.nbytes for tensor in tensors.values())
-        if not self._makes_room(size):
+        if not self._writable or not self._makes_room(size):
             return False
         try:
             own_folder(path.parent)
             save_file(dict(tensors), part, metadata={"sum": content_sum(picture, tensors)})
             part.replace(path)
-        except (OSError, SafetensorError):
-            part.unlink(missing_ok=True)
-            self._remove_oldest(to_bytes=self._count() // 2, in_use=True)
+        except (OSError, SafetensorError) as error:
+            self._writable = False
+            with contextlib.suppress(OSError):
+                part.unlink()
+            if is_full(error):
+                self._remove_oldest(to_bytes=self._count() // 2, in_use=True)
             return False
         self._own.add(path)
         self._size_bytes += size
@@ -136,6 +142,12 @@ class FeatureStore:
         self.damaged += 1
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error of writing says that the disk or a quota is full."""
+    said = re.search(r"os error (\d+)", str(error))  # as safetensors says it
+    return (int(said[1]) if said else getattr(error, "errno", None)) in (errno.ENOSPC, errno.EDQUOT)
 
 
 def content_sum(picture: str, tensors: Mapping[str, Tensor]) -> str:

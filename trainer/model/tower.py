@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from trainer.model.anatomy import anatomy_of, decoder_name
 from trainer.model.base import auto_class, build_skeleton, load_model_config
 from trainer.model.partial import LeftOff, class_of, partial_class
+from trainer.model.refusal import refusing
+from trainer.outcome import ConfigError
 
 HASHING_THREADS = 8
 # Of a configuration: what the language model's features do not depend on, or what names the folder it was read from.
@@ -34,15 +36,20 @@ def stands_alone(model_config: Any) -> bool:
 
 
 def load_tower(model: str, *, dtype: torch.dtype, device: Any) -> Any:
-    """The model at `model` without its language model and its head, frozen: a tenth of the weights, or less."""
+    """The model at `model` without its language model and its head, frozen: a tenth of the weights, or less. Raises
+    ConfigError."""
     model_config = load_model_config(model)
     skeleton = build_skeleton(model_config)
     head = skeleton.get_output_embeddings()
     left_off = [decoder_name(skeleton), *(name for name, module in skeleton.named_modules() if module is head)]
     kind = class_of(auto_class(model_config), model_config)
-    tower = partial_class(kind, left_off).from_pretrained(
-        model, config=model_config, dtype=dtype, device_map={"": device}, trust_remote_code=False, use_safetensors=True
-    )
+    with refusing(model, "loaded", "are its weights whole, those of its config.json, and *.safetensors?"):
+        tower, found = partial_class(kind, left_off).from_pretrained(
+            model, config=model_config, dtype=dtype, device_map={"": device}, trust_remote_code=False,
+            use_safetensors=True, output_loading_info=True,
+        )  # fmt: skip
+    if lacking := sorted(found["missing_keys"]):
+        raise ConfigError(f"MODEL={model} lacks {len(lacking)} weights of its image tower ({lacking[0]}, ...)")
     tower.__class__ = kind
     return tower.requires_grad_(False).eval()
 

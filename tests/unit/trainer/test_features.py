@@ -194,6 +194,20 @@ def test_a_full_disk_takes_half_of_the_store_away(tmp_path: Path, monkeypatch: p
     assert [path for path in store.folder.iterdir() if path.is_file()] == []
 
 
+def test_a_store_that_is_another_users_is_read_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_yours(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    store = FeatureStore(tmp_path / "kept", "a" * 40, most_bytes=1 << 20)
+    store.write(ONE, KIB), store.write(TWO, KIB)
+    monkeypatch.setattr(feature_store, "save_file", not_yours)
+    assert not store.write(THREE, KIB) and store.missing([ONE, TWO]) == []
+    monkeypatch.undo()
+    assert not store.write(THREE, KIB) and store.read(ONE) is not None  # it is not tried again for every picture
+
+
 def write_and_say(folder: str, numbers: range) -> None:
     store = FeatureStore(Path(folder), "a" * 40, most_bytes=1 << 24)
     for number in numbers:
