@@ -11,7 +11,6 @@ from pathlib import Path
 from trainer.files import MOST_CHARACTERS, once, read_typed
 from trainer.outcome import ATTEMPT_DIR_ENV, ConfigError
 from trainer.spellings import ENV_FILE, SECRETS
-from trainer.text import shown
 
 WATCHED = ("gradients", "parameters", "all")
 
@@ -85,7 +84,7 @@ def watched(environ: Mapping[str, str]) -> str | None:
     """The W&B histograms to log: gradients, parameters, all, or None. Raises ConfigError for another word."""
     said = environ.get("WANDB_WATCH", "").strip().lower()
     if said not in (*WATCHED, "false", ""):
-        raise ConfigError(f"WANDB_WATCH takes {', '.join(WATCHED)} or false, got {shown(said)}")
+        raise ConfigError(name="WANDB_WATCH", given=said, allowed=f"takes {', '.join(WATCHED)} or false")
     return said if said in WATCHED else None
 
 

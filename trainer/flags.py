@@ -138,9 +138,10 @@ def split_flags(argv: Sequence[str], booleans: Collection[str], alone: list[str]
             alone.append(word)
             continue
         if not flag.startswith("--") or not name:
-            raise ConfigError(f"unexpected {shown(flag)}: options are written --name value or --name=value")
+            allowed = "options are written --name value or --name=value"
+            raise ConfigError(f"unexpected {shown(flag)}", name=flag, allowed=allowed)
         if name in given:
-            raise ConfigError(f"--{name} was given twice")
+            raise ConfigError(f"--{name} was given twice", name=f"--{name}")
         if not equals:
             is_alone = name in booleans and words[:1] not in (["true"], ["false"])
             text = "true" if is_alone else words.pop(0) if words else ""
@@ -153,7 +154,7 @@ def build(cls: type[Options], values: dict[str, Any]) -> Options:
     `values`."""
     lacking = [f"--{name}" for name, option in options(cls).items() if option.default is MISSING and name not in values]
     if lacking:
-        raise ConfigError(f"lacking {', '.join(lacking)}")
+        raise ConfigError(f"lacking {', '.join(lacking)}", name=lacking[0])
     return cls(**values)
 
 
@@ -168,8 +169,7 @@ def convert(cls: type, name: str, value: object, *, shown_as: str) -> Any:
     field = options(cls)[name]
     result = field.read(word(value)) if isinstance(value, (str, int, float)) else None
     if result is None:
-        given = "nothing" if value is None else shown(word(value))
-        raise ConfigError(f"{shown_as} takes {field.allowed}, got {given}", name=name)
+        raise ConfigError(name=shown_as, given=word(value), allowed=f"takes {field.allowed}")
     return result
 
 

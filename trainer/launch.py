@@ -10,7 +10,6 @@ from typing import Annotated
 from trainer.flags import Range, option_of, split_flags
 from trainer.outcome import ConfigError
 from trainer.settings import STAND_ALONE
-from trainer.text import shown
 
 # The plan's figures in a job's environment: the GPU's nominal memory, and the predicted memory of a process.
 VRAM_ENV, PEAK_ENV = "TRAINYARD_VRAM_GIB", "TRAINYARD_PEAK_GIB"
@@ -73,7 +72,7 @@ class Launch:
 
 def _count(flag: str, texts: Mapping[str, str]) -> int:
     if (count := COUNT.read(texts[flag])) is None:
-        raise ConfigError(f"{flag} takes {COUNT.allowed}, got {shown(texts[flag])}")
+        raise ConfigError(name=flag, given=texts[flag], allowed=f"takes {COUNT.allowed}")
     return int(count)
 
 

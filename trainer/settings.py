@@ -70,7 +70,7 @@ def resolve_settings(
     as_json, planned = flags.pop("json", "false") == "true", flags.pop("planned", "false") == "true"
     named = flags.pop("config", environ.get(CONFIG_FILE) or env_file.get(CONFIG_FILE))
     if named == "":
-        raise ConfigError("--config takes a YAML file, got ''")
+        raise ConfigError(name="--config", given="", allowed="takes a YAML file")
     path = str(folder / named) if named else ""
     problems: list[ConfigError] = []
     layers: dict[str, Mapping[str, object]] = {
@@ -197,7 +197,7 @@ def _read_value(name: str, value: object, *, shown_as: str) -> tuple[dict[str, A
     if ours != LORA:
         return {ours: convert(TrainConfig, ours, meant, shown_as=shown_as)}, notice
     if (rank := read_rank(str(meant))) is None:
-        raise ConfigError(f"{shown_as} takes {RANKS}, got {shown(str(meant))}", name=LORA)
+        raise ConfigError(name=shown_as, given=str(meant), allowed=f"takes {RANKS}")
     return {"lora_r": rank, "lora_alpha": 2 * rank}, notice
 
 

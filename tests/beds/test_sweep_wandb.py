@@ -179,7 +179,7 @@ GOOD = yaml.safe_load((ROOT / "wandb_sweep.yaml").read_text())
             "s: learning_rate: a grid has no end between min 1e-05 and max 0.001; list them under `values:`",
         ),
         ({"parameters": {"learning_rate": {"values": []}}}, "s: learning_rate takes `values: [...]`, or min and max"),
-        ({"parameters": {"learning_rate": {"min": "low", "max": 1}}}, "s: learning_rate takes a number"),
+        ({"parameters": {"learning_rate": {"min": "low", "max": 1}}}, "s: learning_rate=low: takes a number"),
         ({"parameters": {}}, "s: parameters is missing, or not as in wandb_sweep.yaml"),
         ({"metric": {}}, "s: metric is missing, or not as in wandb_sweep.yaml"),
         ({"metric": {"name": [1]}}, "s: metric takes a name"),
@@ -229,7 +229,7 @@ def test_a_sweep_is_made_and_found_at_the_service(service: SweepService) -> None
     with pytest.raises(ConfigError, match="SWEEP=ada/trainyard/other: no such sweep"):
         find_sweep("ada/trainyard/other", environ(service))
     service.state = "FINISHED"
-    with pytest.raises(ConfigError, match="SWEEP=abc123 is FINISHED: it gives no more trials"):
+    with pytest.raises(ConfigError, match="SWEEP=abc123: is FINISHED: it gives no more trials"):
         find_sweep("abc123", environ(service))
     service.handler.status = 401
     with pytest.raises(ConfigError, match=rf"{service.address} does not take WANDB_API_KEY \(401\)"):

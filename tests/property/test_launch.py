@@ -50,8 +50,8 @@ def test_what_is_no_plans_command_is_refused(words: str) -> None:
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    ("--num_processes two -m x", "--num_processes takes a whole number from 1 to 1000000, got 'two'"),
-    ("--num_machines 0 -m x", "--num_machines takes a whole number from 1 to 1000000, got '0'"),
+    ("--num_processes two -m x", "--num_processes=two: takes a whole number from 1 to 1000000"),
+    ("--num_machines 0 -m x", "--num_machines=0: takes a whole number from 1 to 1000000"),
     ("-m x --seed 1 --seed 2", "--seed was given twice"),
     ("-m x seed", "unexpected 'seed': options are written --name value or --name=value"),
 ])  # fmt: skip

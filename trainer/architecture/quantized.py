@@ -19,7 +19,8 @@ def check_unquantized(model: str, config: Mapping[str, Any]) -> None:
         for how in (part[key] for key in QUANTIZED if part.get(key)):
             method = how.get("quant_method") if isinstance(how, Mapping) else None
             raise ConfigError(
-                f"MODEL={model}: its weights are quantized already ({method or 'says its config.json'}): give the "
+                f"its weights are quantized already ({method or 'says its config.json'}): give the "
                 "16-bit model that they were made from; QUANTIZATION=nf4 makes 4 bits of it as it loads",
                 name="MODEL",
+                given=model,
             )

@@ -69,9 +69,9 @@ def _find(model: str, job: Mapping[str, str], *, elsewhere: bool) -> ModelShape:
     on_hub = is_hub_id(model)
     if not on_hub and not elsewhere:
         raise ConfigError(
-            f"MODEL={model}: no folder here and no hub id: give a folder, or owner/name as in "
-            f"{next(iter(shipped_models()))}",
+            f"no folder here and no hub id: give a folder, or owner/name as in {next(iter(shipped_models()))}",
             name="MODEL",
+            given=model,
         )
     for environ in (job, os.environ) if on_hub else ():
         if cached := cached_config(model, environ):
@@ -173,13 +173,11 @@ def _config(model: str, path: Path) -> dict[str, Any]:
     try:
         config = once(read_json, path)
     except FileNotFoundError as error:
-        raise ConfigError(
-            f"MODEL={model}: the folder has no config.json: pass a model's folder", name="MODEL"
-        ) from error
+        raise ConfigError("the folder has no config.json: pass a model's folder", name="MODEL", given=model) from error
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"MODEL={model}: {path} cannot be read as JSON ({error}): download it again", name="MODEL"
+            f"{path} cannot be read as JSON ({error}): download it again", name="MODEL", given=model
         ) from error
     if not isinstance(config, dict):
-        raise ConfigError(f"MODEL={model}: {path} holds {type(config).__name__}, not a JSON object", name="MODEL")
+        raise ConfigError(f"{path} holds {type(config).__name__}, not a JSON object", name="MODEL", given=model)
     return config

@@ -93,8 +93,8 @@ def load_dataset(
         try:
             sides.append([row for path in files for row in reader.read(path)])
         except OSError as error:
-            said = f"DATA={data} cannot be read ({error.strerror}): make it readable for whoever runs the job"
-            raise ConfigError(said, name="DATA") from None
+            said = f"cannot be read ({error.strerror}): make it readable for whoever runs the job"
+            raise ConfigError(said, name="DATA", given=data) from None
     reader.check_columns()
     if empty := next((path for path in sources.files if not reader.counts[path]), None):
         raise ConfigError(f"{empty} holds no records: {FORMAT_HINT}")
@@ -145,7 +145,9 @@ def _divide(data: str, sources: Sources, sides: Sequence[Sequence[Row]], *, eval
         counts = f"{len(train)} are trained on{nothing}, {said['eval']} held out, {said['test']} not used (test)"
         notes = (f"as the split of the records says, {counts}",)
         if not train:
-            raise ConfigError(f"DATA={data}: {notes[0]}: take split out of the records that are to be learned")
+            raise ConfigError(
+                f"{notes[0]}: take split out of the records that are to be learned", name="DATA", given=data
+            )
     if sources.eval:
         split = ", ".join([*(path.name for path in sources.eval), *(["the split column"] if said["eval"] else [])])
     elif said["eval"]:
@@ -157,8 +159,10 @@ def _divide(data: str, sources: Sources, sides: Sequence[Sequence[Row]], *, eval
     if shared := {r.session for r in train} & {r.session for r in held_out} - {""}:
         where = f"{sources.train[0].name} and {sources.eval[0].name}" if sources.eval else "both sides of the split"
         raise ConfigError(
-            f"DATA={data} has {len(shared)} session(s) in {where} alike, for example "
-            f"{min(shared)!r}: move each session to one side"
+            f"has {len(shared)} session(s) in {where} alike, for example "
+            f"{min(shared)!r}: move each session to one side",
+            name="DATA",
+            given=data,
         )
     return Dataset(train=tuple(train), eval=tuple(held_out), split=split, notes=notes)
 

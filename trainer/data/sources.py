@@ -139,16 +139,16 @@ def find_sources(data: str) -> Sources:
                 found[(side_of(path) or "train") if len(parts) > 1 else "train"].append(path)
                 notes += _beside(path) if len(parts) == 1 else []
         except FileNotFoundError:
-            raise ConfigError(_not_there(part)) from None
+            raise ConfigError(_not_there(part), name="DATA", given=part) from None
         except OSError as error:
-            said = f"DATA={part} cannot be read ({error.strerror}): make it readable for whoever runs the job"
-            raise ConfigError(said, name="DATA") from None
+            said = f"cannot be read ({error.strerror}): make it readable for whoever runs the job"
+            raise ConfigError(said, name="DATA", given=part) from None
     for file in (*found["train"], *found["eval"]):
         regular(file)
         if file.suffix.lower() in CONVERTIBLE:
-            raise ConfigError(_not_json(file, str(file)))
+            raise ConfigError(_not_json(file, str(file)), name="DATA", given=file)
     if not found["train"]:
-        raise ConfigError(f"DATA={data} names held-out records alone: {TAKES}")
+        raise ConfigError(f"names held-out records alone: {TAKES}", name="DATA", given=data)
     if found["test"]:
         notes.append(f"not used: {', '.join(path.name for path in found['test'])} (test records are kept for you)")
     train, held_out = (tuple(dict.fromkeys(found[side])) for side in ("train", "eval"))
@@ -185,7 +185,7 @@ def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
     metadata = [path for path in found["train"] if path.name == METADATA]
     if metadata or (not found["train"] and (folder / METADATA).is_file()):
         named = metadata[0].relative_to(folder) if metadata else METADATA
-        raise ConfigError(f"DATA={part} is a folder of pictures with {named}: {convert_command(part)}")
+        raise ConfigError(f"is a folder of pictures with {named}: {convert_command(part)}", name="DATA", given=part)
     if not found["train"] and len(others) == 1:
         found["train"] = others
     if not found["train"]:
@@ -196,25 +196,30 @@ def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
                 where = shlex.quote(str(folder))
                 how = f"make one file of all: cat {where}/*{suffix} > {where}/train{suffix}"
             raise ConfigError(
-                f"DATA={part} is a folder with {len(others)} files of records and no train.jsonl: name the one to "
-                f"learn from, or {how}"
+                f"is a folder with {len(others)} files of records and no train.jsonl: name the one to "
+                f"learn from, or {how}",
+                name="DATA",
+                given=part,
             )
         if found["test"]:
             tests = ",".join(map(str, found["test"][:MOST_NAMED]))
-            raise ConfigError(f"DATA={part} holds test records alone, which are not used: DATA={tests} trains on them")
+            raise ConfigError(
+                f"holds test records alone, which are not used: DATA={tests} trains on them", name="DATA", given=part
+            )
         inner = next((path for path in here if path.is_dir() and any(map(_is_json, path.iterdir()))), None)
         inside = [Path(part, name) for name in _records_in(folder) if _is_named_json(name)]
         if inner is None and inside:
             several = ",".join(map(str, inside[:MOST_NAMED]))
-            raise ConfigError(f"DATA={part} holds its records further inside: name them: DATA={several}")
+            raise ConfigError(f"holds its records further inside: name them: DATA={several}", name="DATA", given=part)
         if inner is None and (
             known := next((p for p in sorted(folder.rglob("*")) if p.suffix.lower() in CONVERTIBLE), None)
         ):
-            raise ConfigError(_not_json(known, part))
+            raise ConfigError(_not_json(known, part), name="DATA", given=part)
         if inner is None and (archive := next((p for p in here if p.suffix.lower() in UNPACKED_BY), None)):
-            raise ConfigError(f"DATA={part} holds {archive.name} and no JSON: {unpack_advice(archive)}")
+            said = f"holds {archive.name} and no JSON: {unpack_advice(archive)}"
+            raise ConfigError(said, name="DATA", given=part)
         instead = f"did you mean DATA={inner}?" if inner else TAKES
-        raise ConfigError(f"DATA={part} is a folder without train.jsonl: {instead}")
+        raise ConfigError(f"is a folder without train.jsonl: {instead}", name="DATA", given=part)
     return found
 
 
@@ -268,10 +273,10 @@ def _beside(path: Path) -> list[str]:
 
 def _not_json(found: Path, data: str) -> str:
     if found.suffix == ".zst":
-        return f"DATA={data}: {found.name} is packed by zstd: unpack it (zstd -d {found.name}), or pack it by gzip"
+        return f"{found.name} is packed by zstd: unpack it (zstd -d {found.name}), or pack it by gzip"
     if str(found) == data and found.suffix.lower() not in (*TABLES, ".tar"):
-        return f"DATA={data} is a picture: name the file of records that shows it, or the folder of all pictures"
-    return f"DATA={data} holds {found.suffix[1:]} files ({found.name}) and no JSON: {convert_command(data)}"
+        return "is a picture: name the file of records that shows it, or the folder of all pictures"
+    return f"holds {found.suffix[1:]} files ({found.name}) and no JSON: {convert_command(data)}"
 
 
 def _not_there(data: str) -> str:
@@ -286,7 +291,7 @@ def _not_there(data: str) -> str:
             how = f"curl -LO {shlex.quote(data)} fetches it"
         elif scheme == "file":
             how = f"DATA={unquote(rest)}"
-        return f"DATA={data} is an address, which is not read: {how}"
+        return f"is an address, which is not read: {how}"
     if hub_id(data):
-        return f"DATA={data} does not exist: {TAKES}; a data set of the hub is fetched by {convert_command(data)}"
-    return f"DATA={data} does not exist: {TAKES}"
+        return f"does not exist: {TAKES}; a data set of the hub is fetched by {convert_command(data)}"
+    return f"does not exist: {TAKES}"

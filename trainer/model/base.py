@@ -91,8 +91,10 @@ def load_base(
     # model inside does not have, too. What is tied, or computed, it does not count as missing.
     if lacking := sorted(found["missing_keys"]):
         raise ConfigError(
-            f"MODEL={config.model} lacks {len(lacking)} of its weights ({lacking[0]}, ...): give a checkpoint that is "
-            "whole and of this very type"
+            f"lacks {len(lacking)} of its weights ({lacking[0]}, ...): give a checkpoint that is "
+            "whole and of this very type",
+            name="MODEL",
+            given=config.model,
         )
     for module in base.modules():
         if isinstance(module, Repacking):
@@ -170,8 +172,10 @@ def load_processor(model: str, base: str | None = None) -> Any:
             ask_token_types(processor, auto_class(config)._model_mapping[type(config)])
     if not getattr(processor, "chat_template", None):
         raise ConfigError(
-            f"MODEL={model} has no chat template, which says how questions and answers are written: take a model that "
-            "was tuned to answer (often named -it, -instruct or -chat)"
+            "has no chat template, which says how questions and answers are written: take a model that "
+            "was tuned to answer (often named -it, -instruct or -chat)",
+            name="MODEL",
+            given=model,
         )
     return processor
 
@@ -190,13 +194,16 @@ def load_model_config(model: str) -> Any:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     if auto_class(config) is None:
         raise ConfigError(
-            f"MODEL={model}: {config.model_type} is no model that reads text and writes it: give one, as "
-            "google/gemma-3-4b-it is"
+            f"{config.model_type} is no model that reads text and writes it: give one, as google/gemma-3-4b-it is",
+            name="MODEL",
+            given=model,
         )
     if config.is_encoder_decoder:
         raise ConfigError(
-            f"MODEL={model}: {config.model_type} reads in an encoder and answers in a decoder, and Trainyard trains "
-            "models that do both in one: give another, as google/gemma-3-4b-it is"
+            f"{config.model_type} reads in an encoder and answers in a decoder, and Trainyard trains "
+            "models that do both in one: give another, as google/gemma-3-4b-it is",
+            name="MODEL",
+            given=model,
         )
     check_unquantized(model, config.to_dict())
     return config
@@ -232,5 +239,5 @@ def _loading(model: str) -> Iterator[None]:
     except (ConfigError, SickNode):
         # A hub id whose first half is a folder here is a mistyped folder.
         if not path.exists() and (path.is_absolute() or ("/" in model and path.parent.is_dir())):
-            raise ConfigError(f"MODEL={model} is not there: give a model folder, or a hub id") from None
+            raise ConfigError("is not there: give a model folder, or a hub id", name="MODEL", given=model) from None
         raise

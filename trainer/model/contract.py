@@ -95,7 +95,7 @@ def check_contract(
             known, head = head is not None and not anatomy.unused, head or compare_heads(model, batch)
             promises += _behaves(model, batch, ends, head, 0 if known else len(without_gradient(model, batch)))
     if broken := [f"{what}: {found}, not {should}" for what, found, should in promises if found != should]:
-        raise ConfigError(f"MODEL={config.model} is not what it should be: {'; '.join(broken)}")
+        raise ConfigError(f"is not what it should be: {'; '.join(broken)}", name="MODEL", given=config.model)
     return [(what, str(found)) for what, found, _ in promises]
 
 

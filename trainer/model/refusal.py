@@ -47,7 +47,7 @@ def refusing(model: str, doing: str, advice: str) -> Iterator[None]:
             traceback.print_exc()
         if isinstance(error, ImportError):
             advice = f"{what_to_install(error)}, or take another model"
-        raise ConfigError(f"MODEL={model} cannot be {doing} ({first_words(error)}): {advice}") from None
+        raise ConfigError(f"cannot be {doing} ({first_words(error)}): {advice}", name="MODEL", given=model) from None
 
 
 def what_to_install(error: ImportError) -> str:

@@ -38,7 +38,7 @@ def check_node(launch: Launch) -> None:
     """
     mode = os.environ.get("WANDB_MODE") or "offline"
     if mode not in WANDB_MODES:
-        raise ConfigError(f"WANDB_MODE={mode}: takes {', '.join(WANDB_MODES)}{nearest(mode, WANDB_MODES)}")
+        raise ConfigError(f"takes {', '.join(WANDB_MODES)}{nearest(mode, WANDB_MODES)}", name="WANDB_MODE", given=mode)
     check_folder("output", launch.settings.get("output_dir", "."))
     check_tmpdir()
     if launch.settings.get("device") == "cuda":
@@ -113,7 +113,7 @@ def check_model(model: str, *, weights: bool = True) -> str:
         for path in Path(model).glob("*.json"):
             if path.exists() and not path.is_file():
                 # reading a pipe would block
-                raise ConfigError(f"MODEL={model}: {path.name} is no file: download it again")
+                raise ConfigError(f"{path.name} is no file: download it again", name="MODEL", given=model)
         return found
     from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -122,11 +122,13 @@ def check_model(model: str, *, weights: bool = True) -> str:
     try:
         config = try_to_load_from_cache(model, "config.json")
     except HFValidationError:
-        raise ConfigError(f"MODEL={model}: no such folder on {node_name()}") from None
+        raise ConfigError(f"no such folder on {node_name()}", name="MODEL", given=model) from None
     if isinstance(config, str) and (not weights or any(Path(config).parent.glob("*.safetensors"))):
         return found
     if constants.HF_HUB_OFFLINE:
-        raise ConfigError(f"MODEL={model} is not in the hub cache ({cache}), and HF_HUB_OFFLINE is set: download it")
+        raise ConfigError(
+            f"is not in the hub cache ({cache}), and HF_HUB_OFFLINE is set: download it", name="MODEL", given=model
+        )
     check_folder("hub cache", cache)
     token = get_token()
     try:
@@ -136,11 +138,13 @@ def check_model(model: str, *, weights: bool = True) -> str:
         if status in (401, 403):
             have = "the HF_TOKEN given has no access" if token else "no HF_TOKEN is given"
             raise ConfigError(
-                f"MODEL={model} is gated or private and {have} ({status}): accept the licence on {hub}/{model}, "
-                "and put HF_TOKEN of that account into .env (on Kubernetes: the Secret)"
+                f"is gated or private and {have} ({status}): accept the licence on {hub}/{model}, "
+                "and put HF_TOKEN of that account into .env (on Kubernetes: the Secret)",
+                name="MODEL",
+                given=model,
             ) from None
         if status == 404:
-            raise ConfigError(f"MODEL={model}: not on {hub}, and no folder here") from None
+            raise ConfigError(f"not on {hub}, and no folder here", name="MODEL", given=model) from None
         raise SickNode(f"{hub} answers {status} for {model}, which is not in the cache") from None
     except Exception as error:  # any error of the client when nobody answers
         raise SickNode(

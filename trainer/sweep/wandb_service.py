@@ -57,9 +57,9 @@ def find_sweep(path: str, environ: Mapping[str, str]) -> tuple[str, dict[str, An
     entity = where.pop() if where else environ.get("WANDB_ENTITY")
     found = _ask(GET_SWEEP, {"entity": entity, "project": project, "sweep": sweep_id}, environ)["project"]
     if not found or not found["sweep"]:
-        raise ConfigError(f"SWEEP={path}: no such sweep, as entity/project/id, and no such file")
+        raise ConfigError("no such sweep, as entity/project/id, and no such file", name="SWEEP", given=path)
     if (state := found["sweep"]["state"]) in ("FINISHED", "CANCELED", "CANCELLED"):
-        raise ConfigError(f"SWEEP={path} is {state}: it gives no more trials, start another")
+        raise ConfigError(f"is {state}: it gives no more trials, start another", name="SWEEP", given=path)
     full = f"{found['entity']['name']}/{found['name']}/{found['sweep']['name']}"
     return full, parse_yaml(found["sweep"]["config"], f"SWEEP={path}", takes="a sweep", typed=True)
 
@@ -89,7 +89,7 @@ def _ask(query: str, variables: Mapping[str, Any], environ: Mapping[str, str]) -
         raise ConfigError(f"W&B is asked with {KEY}=: put it into .env")
     base = (environ.get("WANDB_BASE_URL") or DEFAULT_URL).rstrip("/")
     if not base.startswith(("http://", "https://")):
-        raise ConfigError(f"WANDB_BASE_URL={base} is no http:// or https:// address")
+        raise ConfigError("is no http:// or https:// address", name="WANDB_BASE_URL", given=base)
     login = base64.b64encode(f"api:{key}".encode()).decode()
     request = urllib.request.Request(
         f"{base}/graphql",

@@ -18,7 +18,7 @@ def refusal(folder: Path, *, run_suffix: str | None = None, **given: str) -> str
 
 
 def test_lost_data_comes_before_memory_and_before_contradictions(tmp_path: Path) -> None:
-    lost = f"DATA={tmp_path}/nowhere does not exist: "
+    lost = f"DATA={tmp_path}/nowhere: does not exist: "
     said = refusal(tmp_path, DATA="nowhere", VRAM="2")
     assert said.startswith(lost) and "; google/gemma-3-4b-it needs " in said
     said = refusal(tmp_path, DATA="nowhere", GPUS="3", EFFECTIVE_BATCH="8")
@@ -27,7 +27,7 @@ def test_lost_data_comes_before_memory_and_before_contradictions(tmp_path: Path)
 
 def test_who_begins_a_run_is_told_of_the_default_folder_too_and_who_plans_is_not(tmp_path: Path) -> None:
     assert refusal(tmp_path, VRAM="2").startswith("google/gemma-3-4b-it needs ")
-    assert refusal(tmp_path, run_suffix="x", VRAM="2").startswith(f"DATA={tmp_path}/data does not exist: ")
+    assert refusal(tmp_path, run_suffix="x", VRAM="2").startswith(f"DATA={tmp_path}/data: does not exist: ")
 
 
 def test_a_plan_that_fits_needs_no_data_and_data_that_is_there_is_not_named(tmp_path: Path) -> None:

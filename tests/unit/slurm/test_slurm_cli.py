@@ -14,6 +14,7 @@ from paths import ROOT
 from programs import files, make_program, slurm
 
 from slurm.__main__ import main
+from trainer.text import plain_or_shown
 
 Done = subprocess.CompletedProcess[str]
 
@@ -51,7 +52,7 @@ def test_a_bad_request_to_submit_writes_nothing(argv: list[str], said: str, chec
     before = files(checkout)
     done = slurm("submit", *argv, cwd=checkout)
     assert (done.returncode, done.stdout) == (78, "")
-    lost = f"DATA={checkout}/data does not exist: " if "--vram" in argv and "2" in argv else ""
+    lost = f"DATA={plain_or_shown(f'{checkout}/data')}: does not exist: " if "--vram" in argv and "2" in argv else ""
     assert done.stderr.startswith(f"trainyard: {lost or said}") and said in done.stderr
     assert done.stderr.count("\n") == 1
     assert files(checkout) == before

@@ -122,7 +122,7 @@ def test_data_is_a_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     held = os.open(tmp_path / "pipe", os.O_RDWR)
     for path in (tmp_path / "pipe", Path("/dev/zero")):
-        with pytest.raises(ConfigError, match=f"^DATA={path} cannot be read \\(a pipe or a device, and no file\\)"):
+        with pytest.raises(ConfigError, match=f"^DATA={path}: cannot be read \\(a pipe or a device, and no file\\)"):
             data_files(str(path))
     os.close(held)
 

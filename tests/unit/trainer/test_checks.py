@@ -102,7 +102,7 @@ def test_what_fails_says_what_to_do_and_ends_with_78() -> None:
     assert done.returncode == 78
     (check,) = json.loads(done.stdout)["checks"]
     assert (check["name"], check["status"]) == ("access", "fail")
-    assert check["found"] == ("MODEL=no/such is not in the hub cache (/x/hub), and HF_HUB_OFFLINE is set: download it")
+    assert check["found"] == ("MODEL=no/such: is not in the hub cache (/x/hub), and HF_HUB_OFFLINE is set: download it")
 
 
 @pytest.mark.slow

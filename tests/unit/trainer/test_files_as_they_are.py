@@ -132,7 +132,7 @@ def test_shards_folders_of_sides_and_one_file_alone_are_found(tmp_path: Path) ->
     (tmp_path / "one" / "records.jsonl").write_text("{}")
     assert [path.name for path in data_files(str(tmp_path / "one"))] == ["records.jsonl"]
     (tmp_path / "one" / "more.jsonl").write_text("{}")
-    with pytest.raises(ConfigError, match=r"one is a folder with 2 files of records and no train.jsonl: name the one"):
+    with pytest.raises(ConfigError, match=r"one: is a folder with 2 files of records and no train.jsonl: name the one"):
         data_files(str(tmp_path / "one"))
 
 
@@ -226,19 +226,19 @@ def test_records_without_a_picture_that_do_not_say_so_are_counted(tmp_path: Path
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ("you/walks", "DATA=you/walks does not exist: give a file of JSON records, or a folder with train.jsonl; a "
+        ("you/walks", "DATA=you/walks: does not exist: give a file of JSON records, or a folder with train.jsonl; a "
                       "data set of the hub is fetched by {convert} you/walks walks-records"),
-        ("s3://b/x.jsonl", "DATA=s3://b/x.jsonl is an address, which is not read: copy it to a folder with s3's "
+        ("s3://b/x.jsonl", "DATA=s3://b/x.jsonl: is an address, which is not read: copy it to a folder with s3's "
                            "own tool"),
-        ("hf://datasets/you/x", "DATA=hf://datasets/you/x is an address, which is not read: {convert} "
+        ("hf://datasets/you/x", "DATA=hf://datasets/you/x: is an address, which is not read: {convert} "
                                 "hf://datasets/you/x x-records"),
-        ("{folder}/t.parquet", "DATA={folder}/t.parquet holds parquet files (t.parquet) and no JSON: {convert} "
+        ("{folder}/t.parquet", "DATA={folder}/t.parquet: holds parquet files (t.parquet) and no JSON: {convert} "
                                "{folder}/t.parquet t-records"),
-        ("{folder}/deep", "DATA={folder}/deep holds arrow files (a.arrow) and no JSON: {convert} {folder}/deep "
+        ("{folder}/deep", "DATA={folder}/deep: holds arrow files (a.arrow) and no JSON: {convert} {folder}/deep "
                           "deep-records"),
         ("{folder}/t.jsonl.zst", "DATA={folder}/t.jsonl.zst: t.jsonl.zst is packed by zstd: unpack it (zstd -d "
                                  "t.jsonl.zst), or pack it by gzip"),
-        ("{folder}/empty", "DATA={folder}/empty is a folder without train.jsonl: give a file of JSON records, or a "
+        ("{folder}/empty", "DATA={folder}/empty: is a folder without train.jsonl: give a file of JSON records, or a "
                            "folder with train.jsonl"),
     ],
 )  # fmt: skip

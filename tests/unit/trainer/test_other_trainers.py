@@ -165,7 +165,7 @@ def test_names_that_are_dropped_for_one_reason_share_a_notice(tmp_path: Path) ->
 def test_all_that_is_wrong_with_a_file_is_one_message_that_says_back_no_token(tmp_path: Path) -> None:
     text = "max_steps: 0\nfsdp: full_shard\nhub_token: hf_Secret\ndeepspeed: z3.json\nbf16: true\nmax_step:\n"
     assert refusal(tmp_path, text) == (
-        "./theirs.yaml: max_steps takes a whole number from 1 to 10000000, got '0'; "
+        "./theirs.yaml: max_steps=0: takes a whole number from 1 to 10000000; "
         "fsdp, deepspeed are no settings here: the plan takes one of the files in accelerate_configs/: CONFIG= names "
         "another; hub_token is not a setting here: nothing is uploaded while training: the adapter lies in the run's "
         "folder; unknown 'max_step', did you mean max_steps? python -m trainer config --help lists all"
@@ -177,9 +177,8 @@ def test_what_several_sources_say_wrong_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve_settings(["--config", "theirs.yaml", "--lora", "0"], {"BATCH_SIZE": "0"}, folder=tmp_path)
     assert str(caught.value).replace(str(tmp_path), ".") == (
-        "./theirs.yaml: seed takes a whole number from 0 to 4294967295, got 'x'; environment: BATCH_SIZE takes a whole "
-        "number from 1 to 4096, got '0'; --lora takes high, medium, low or a rank, a whole number from 1 to 1024, got "
-        "'0'"
+        "./theirs.yaml: seed=x: takes a whole number from 0 to 4294967295; environment: BATCH_SIZE=0: takes a whole "
+        "number from 1 to 4096; --lora=0: takes high, medium, low or a rank, a whole number from 1 to 1024"
     )
 
 

@@ -188,7 +188,7 @@ def test_a_model_is_here_cached_or_asked_for_at_the_hub(node: Node, hub: tuple[s
     assert said == {
         "open": (0, ""),
         "moved": (0, ""),
-        "gated": (78, "trainyard: MODEL=org/gated is gated or private and the HF_TOKEN given has no access (403): "
+        "gated": (78, "trainyard: MODEL=org/gated: is gated or private and the HF_TOKEN given has no access (403): "
                   f"accept the licence on {address}/org/gated, and put HF_TOKEN of that account into .env "
                   "(on Kubernetes: the Secret)"),
         "none": (78, f"trainyard: MODEL=org/none: not on {address}, and no folder here"),
@@ -198,7 +198,7 @@ def test_a_model_is_here_cached_or_asked_for_at_the_hub(node: Node, hub: tuple[s
     node.environ["HF_HUB_OFFLINE"] = "1"
     cache = f"{node.folder}/home/hub"
     assert node.run(device="cpu", model="org/open") == (
-        78, f"trainyard: MODEL=org/open is not in the hub cache ({cache}), and HF_HUB_OFFLINE is set: download it"
+        78, f"trainyard: MODEL=org/open: is not in the hub cache ({cache}), and HF_HUB_OFFLINE is set: download it"
     )  # fmt: skip
     snapshot = Path(cache, "models--org--open", "snapshots", "abc")
     snapshot.mkdir(parents=True)

@@ -135,7 +135,7 @@ def test_data_of_somebody_else_is_refused(closed: str) -> None:
         finally:
             os.seteuid(0)
     assert str(raised.value) == (
-        f"DATA={folder} cannot be read (Permission denied): make it readable for whoever runs the job"
+        f"DATA={folder}: cannot be read (Permission denied): make it readable for whoever runs the job"
     )
 
 

@@ -64,7 +64,7 @@ def test_the_plan_refuses_weights_that_are_quantized_already(tmp_path: Path, mor
 def test_what_a_library_raises_is_one_line(error: Exception, said: str) -> None:
     with pytest.raises(ConfigError) as refused, refusing("some/model", "loaded", "take another"):
         raise error
-    assert str(refused.value) == f"MODEL=some/model cannot be loaded ({said}): take another"
+    assert str(refused.value) == f"MODEL=some/model: cannot be loaded ({said}): take another"
 
 
 def test_a_tokenizer_that_would_match_for_ever_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +87,7 @@ def test_a_library_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError) as refused, refusing("some/model", "loaded", "take another"):
         raise ImportError(text)
     assert str(refused.value) == (
-        "MODEL=some/model cannot be loaded (XProcessor requires the Decord library but it was not found): "
+        "MODEL=some/model: cannot be loaded (XProcessor requires the Decord library but it was not found): "
         "it needs decord, which is not among what Trainyard installs, or take another model"
     )
 

@@ -19,6 +19,7 @@ from trainer.architecture.hub import is_hub_id
 from trainer.architecture.shape_file import SHAPE_FILE, digest, file_name, kept_shape, text_of, user_folder
 from trainer.architecture.shapes import SHIPPED, Unmeasured, resolve_shape, shipped_models
 from trainer.outcome import ConfigError
+from trainer.text import plain_or_shown
 
 CONFIG = {"model_type": "gemma3", "text_config": {"hidden_size": 48}}
 FILES = sorted(path for path in SHIPPED.glob("*.json") if path.name != "index.json")
@@ -283,7 +284,8 @@ def test_what_is_no_folder_and_no_hub_id_is_not_known_by_its_name(hub: Path, mod
     with pytest.raises(ConfigError) as refusal:
         resolve_shape(model)
     assert str(refusal.value) == (
-        f"MODEL={model}: no folder here and no hub id: give a folder, or owner/name as in google/gemma-3-4b-it"
+        f"MODEL={plain_or_shown(model)}: no folder here and no hub id: give a folder, or owner/name as in "
+        "google/gemma-3-4b-it"
     )
 
 

@@ -158,7 +158,7 @@ def test_a_wandb_watch_that_there_is_not_is_refused_where_it_stands(tmp_path: Pa
     path.write_text("HF_TOKEN=t\nWANDB_WATCH=weights\n")
     with pytest.raises(ConfigError) as caught:
         read_env_file(path)
-    expected = "WANDB_WATCH takes gradients, parameters, all or false, got 'weights'"
+    expected = "WANDB_WATCH=weights: takes gradients, parameters, all or false"
     assert str(caught.value) == f"{path} line 2: {expected}"
     done = subprocess.run(
         [sys.executable, "-m", "trainer.supervise", "--", "accelerate", "launch"], capture_output=True, text=True,

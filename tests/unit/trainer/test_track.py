@@ -232,7 +232,7 @@ def test_a_wandb_watch_that_there_is_not_is_refused_in_one_line(
         tmp_path, model=tiny_model, data=walks, world_size=world, environment={"WANDB_WATCH": "weights"}
     )
     assert set(ended.codes) == {78}
-    assert ended.output == "trainyard: WANDB_WATCH takes gradients, parameters, all or false, got 'weights'\n"
+    assert ended.output == "trainyard: WANDB_WATCH=weights: takes gradients, parameters, all or false\n"
 
 
 def through_faults(folder: Path, *words: str, healthy_steps: int, faults: Sequence[str] = FAULTS) -> list[Process]:

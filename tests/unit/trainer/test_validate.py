@@ -269,9 +269,9 @@ def test_the_command_ends_with_0_or_strictly_with_78(faulty: Path, tiny_model: P
         (["data", "--modell", "x"],
          "unknown '--modell', did you mean model? python -m trainer config --help lists all"),
         (["data", "model"], "unexpected 'model': options are written --name value or --name=value"),
-        (["data", "--max_length", "0"], "--max_length takes a whole number from 16 to 1048576, got '0'"),
+        (["data", "--max_length", "0"], "--max_length=0: takes a whole number from 16 to 1048576"),
         (["data", "--model", "m", "--data", "/no/where"],
-         "DATA=/no/where does not exist: give a file of JSON records, or a folder with train.jsonl"),
+         "DATA=/no/where: does not exist: give a file of JSON records, or a folder with train.jsonl"),
     ],
 )  # fmt: skip
 def test_a_wrong_request_is_one_line_and_78(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
