@@ -102,7 +102,9 @@ def fill(config: TrainConfig, records: Sequence[Record], processor: Any, *, devi
                 keys += cache.take_seen()
     if isinstance(cache, str) or cache.unlike:
         why = cache if isinstance(cache, str) else "they come in a form of the family's own"
-        raise ConfigError(f"MODEL={config.model}: the features of its pictures cannot be kept ({why}): leave them out")
+        raise ConfigError(
+            f"the features of its pictures cannot be kept ({why}): leave them out", name="MODEL", given=config.model
+        )
     cache.close()
     lacking = len(cache.store.missing(set(keys)))
     return Done(

@@ -114,7 +114,9 @@ def load_here(config: TrainConfig, state: Any, left_off: Sequence[str] = ()) -> 
     _, anatomy = take_apart(config.model, load_model_config(config.model))
     dtype = torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
     if strange := [part for part in left_off if part not in anatomy.unquantized]:
-        raise ConfigError(f"MODEL={config.model} has no part {strange[0]!r} beside its language model: make features")
+        raise ConfigError(
+            f"has no part {strange[0]!r} beside its language model: make features", name="MODEL", given=config.model
+        )
     with refusing(
         config.model,
         "loaded",

@@ -46,10 +46,10 @@ def main(argv: Sequence[str]) -> int:
 
     records = ahead.with_pictures(dataset)
     if not records:
-        raise ConfigError(f"DATA={config.data} has no record with a picture")
+        raise ConfigError("has no record with a picture", name="DATA", given=config.data)
     if not stands_alone(load_model_config(config.model)):
         raise ConfigError(
-            f"MODEL={config.model} has its image tower inside the language model: leave make features out"
+            "has its image tower inside the language model: leave make features out", name="MODEL", given=config.model
         )
     processor, state = load_processor(config.model), init_distributed(config)
     say([f"the features of the pictures of {len(records)} records, by {config.model} on {config.device} ..."])
