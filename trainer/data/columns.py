@@ -120,7 +120,7 @@ def _as_messages(entry: dict[str, Any]) -> dict[str, Any]:
 def suggest(entry: dict[str, Any], lacking: Sequence[str], is_text: Callable[[str, Any], bool]) -> str:
     """A `columns` setting that would read a record which lacks `lacking`: its only other keys of texts, as `is_text`
     tells, in their order; "" where several keys would do."""
-    found = [name for name, value in entry.items() if is_text(name, value) and not re.search("[,=]", name)]
+    found = [name for name, value in entry.items() if is_text(name, value) and not re.search(r"[,=]|^\s|\s$", name)]
     if len(found) != len(lacking):
         return ""
     targets = {QUESTION: QUESTION, ANSWER: "answer"}

@@ -85,7 +85,9 @@ class Unread:
             self._keys[name] += 1
         lost = [(f"{name!r} ({SWITCHES})", SWITCHES) for name, value in held if _switches(name, value)]
         if form.marked and form.pictures:
-            for mark in {found[0].lower() for text in _asked(form) for found in LIKE_A_PLACE.finditer(text)}:
+            found = (found[0].lower() for text in _asked(form) for found in LIKE_A_PLACE.finditer(text))
+            # A known place with a number that comes again speaks of a picture that was shown.
+            for mark in {mark for mark in found if not (PLACES.fullmatch(mark) and re.search(r"\d", mark))}:
                 self._like_places.setdefault(mark, []).append(where)
         if not self._text_only and (held or form.marked):
             lost += (*self._lost_keys(form, held), *_lost_markers(form))

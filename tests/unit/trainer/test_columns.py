@@ -82,6 +82,7 @@ def test_the_columns_of_other_trainers_are_known(entry: Any, turns: tuple[Turn, 
          "Image'); columns: question=Question,answer=Answer,image=Image would read it"),
         ({"image": "a.png", "caption": "c"}, " lacks question and output (it has 'image, caption'); columns: "
          "answer=caption learns that"),
+        ({" question": "q", "output": "a"}, " lacks question (it has ' question, output')"),
         ({"image": "a.png", "a": "1", "b": "2", "c": "3"}, " lacks question and output (it has 'image, a, b, c')"),
         ({"prompt": "q", "chosen": "a", "rejected": "b"}, " lacks output (it has 'prompt, chosen, rejected'); columns: "
          "answer=chosen learns chosen, and not which of the two is better"),

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -126,3 +126,41 @@ def test_a_rank_that_is_killed_while_it_reads_leaves_the_work_to_the_next(config
         rank.send_signal(signal.SIGKILL)
         assert os.waitpid(pid, 0)[1] == 0
     assert sorted(os.listdir(folder)) == sorted([INDEX, LOCK])
+
+
+RANK = """
+import json, os, sys
+from trainer.config import TrainConfig
+from trainer.data.shared import node_dataset
+
+def note(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("d.jsonl"):
+        print("opened", flush=True)
+
+config = TrainConfig(**json.loads(sys.argv[1]))
+sys.addaudithook(note)
+print("ready", flush=True)
+sys.stdin.readline()
+dataset = node_dataset(config, os.environ)
+print(len(dataset.train) + len(dataset.eval), dataset.sha256)
+"""
+
+
+def test_of_two_ranks_that_come_at_once_one_parses_and_hashes_the_file_once(config: TrainConfig) -> None:
+    environ = {**os.environ, **of_node(config)}
+    words = [sys.executable, "-c", RANK, json.dumps(asdict(config))]
+    ranks = [
+        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environ)
+        for _ in range(2)
+    ]
+    for rank in ranks:
+        assert rank.stdout is not None
+        assert rank.stdout.readline() == "ready\n"
+    for rank in ranks:
+        assert rank.stdin is not None
+        rank.stdin.write("go\n")
+        rank.stdin.flush()
+    said = sorted(rank.communicate()[0].splitlines() for rank in ranks)
+    (waited,), (*opened, read) = said
+    assert (opened, read) == (["opened"] * 2, waited)
+    assert waited == f"3 {dataset_of(config).sha256}"
