@@ -21,7 +21,7 @@ PLACES = re.compile(
     r"|\{\{\s*image\s*\}\})",
     re.IGNORECASE,
 )
-# Text that nobody knows as a placeholder and that looks like one: (picture), {img}, %image%, <vision_0>.
+# Text that nobody knows as a placeholder and that looks like one: {img}, [image_a], <vision_0>.
 LIKE_A_PLACE = re.compile(
     r"<[|/]?(?:\w+_)?(?:image|img|picture|photo|vision|im)(?:[ _-]?\w+)?\|?>"
     r"|[\[{$%]{1,2}(?:\w+_)?(?:image|img|picture|photo)(?:[ _-]?\w+)?[\]}$%]{1,2}(?!\()"
@@ -33,8 +33,9 @@ Parts = list[str | Picture | None]  # None: the place of a picture that is named
 
 
 def may_hold_marker(text: str) -> bool:
-    """Whether a text may hold a marker: every marker contains one of these strings."""
-    return "<" in text or "{" in text or "[" in text
+    """Whether a text may hold a marker: every marker contains one of these strings. Text such as JSON holds none of
+    them, and is not searched."""
+    return "<" in text or "[i" in text or "[I" in text or "{i" in text or "{{" in text or "](" in text
 
 
 def put_pictures(

@@ -242,9 +242,6 @@ def test_words_beside_a_picture_that_look_like_its_place_are_named(tmp_path: Pat
     Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
     marks = ("{img}", "<vision>", "<b>", "<image 1>: <image 1>")
     rows = [{"image": "a.png", "question": f"{mark} which?", "output": "up"} for mark in marks]
-        {"image": "a.png", "question": f"{mark} which?", "output": "up"}
-        for mark in ("{img}", "<vision>", "<b>", "<image 1>: <image 1>")
-    ]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     notes = load_dataset(str(tmp_path / "d.jsonl"), eval_fraction=0).notes
     assert notes == (
