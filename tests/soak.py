@@ -1,4 +1,4 @@
-"""usage: python tests/soak.py [--minutes 30] [--seed 0] [--beds slurm,pods] [--faults requeue,node_down] [--write]
+"""usage: python tests/soak.py [--minutes 30] [--seed 0] [--beds slurm,pods,trainer] [--faults requeue,...] [--write]
 
 One run on a Slurm of its own (22.05, two nodes) for half of the time, then one on the pod bed (soak_pods.py). Something
 happens to each at random moments, drawn from the seed: the job is signalled, requeued, preempted, its processes are
@@ -39,7 +39,18 @@ from cluster import Cluster, missing  # noqa: E402
 from image import missing as image_missing  # noqa: E402
 from paths import ROOT  # noqa: E402
 from programs import slurm, until  # noqa: E402
-from soaking import LONGEST_S, STEPS, Lost, check_goes_on, damage_newest, remove_newest, steps, summary, whole  # noqa: E402
+from soaking import (  # noqa: E402
+    LONGEST_S,
+    STEPS,
+    Lost,
+    check_goes_on,
+    check_toy,
+    damage_newest,
+    remove_newest,
+    steps,
+    summary,
+    whole,
+)
 from toy_project import make_toy_project  # noqa: E402
 from wandb_server import Service  # noqa: E402
 
@@ -273,6 +284,7 @@ def soaked(minutes: float, seed: int, faults: Sequence[str] = tuple(FAULTS), las
             soak.trains(anew=fault != controller_restarted.__name__)
         until(lambda: soak.state["JobState"] == "COMPLETED", lambda: f"{soak.state}\n{soak.log[-2000:]}", minutes * 60)
         until(lambda: not soak.processes("python"), lambda: f"left over: {soak.processes('python')}", 30)
+        check_toy(soak.folder, last_step)
         logs = "".join(path.read_text(errors="replace") for path in (soak.folder / "logs").glob("*.log"))
         return summary(
             soak.folder, service, soak.faults, last_step, minutes=minutes, seed=seed,
@@ -289,23 +301,33 @@ def soaked_pods(minutes: float, seed: int, faults: Sequence[str] = ()) -> dict[s
     return soak_pods.soaked(image.build(), minutes, seed, faults or tuple(soak_pods.FAULTS), STEPS)
 
 
-BEDS = ("slurm", "pods")
+def soaked_trainer(minutes: float, seed: int, faults: Sequence[str] = ()) -> dict[str, Any]:
+    """As `soaked_pods`, with the whole trainer in the place of the toy."""
+    import image
+    import soak_pods
+
+    given = faults or tuple(soak_pods.FAULTS)
+    return soak_pods.soaked(image.build(), minutes, seed, given, TRAINER_STEPS, soak_pods.WHOLE)
+
+
+BEDS = ("slurm", "pods", "trainer")
+TRAINER_STEPS = 300
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--beds", default=",".join(BEDS))
+    parser.add_argument("--beds", default="slurm,pods", help="of slurm, pods, trainer (pods with the whole trainer)")
     parser.add_argument("--faults", default="", help="of one bed; left out: all")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     beds, faults = given.beds.split(","), tuple(filter(None, given.faults.split(",")))
-    reasons = {"slurm": missing(), "pods": image_missing()}
+    reasons = {"slurm": missing(), "pods": image_missing(), "trainer": image_missing()}
     if reason := next(filter(None, (reasons[bed] for bed in beds)), None):
         print(f"trainyard: {reason}", file=sys.stderr)
         return 1
-    soaks = {"slurm": soaked, "pods": soaked_pods}
+    soaks = {"slurm": soaked, "pods": soaked_pods, "trainer": soaked_trainer}
     kept = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for bed in beds:
         try:

@@ -1,8 +1,9 @@
 """The pod bed of tests/soak.py: one run on an API server of its own, whose pods podman runs from the image.
 
 The real kubectl, the manifest, the image's supervisor, the stop protocol, the checkpoints and W&B's client take part;
-the Job controller, the kubelet and the training are those of tests/helpers (job_controller.py, kubelet.py,
-toy_project.py). Whoever looks after the run types the command that `make status` names.
+the Job controller and the kubelet are those of tests/helpers (job_controller.py, kubelet.py), and so is the training
+(toy_project.py), unless the whole trainer fine-tunes the demo's tiny model. Whoever looks after the run types the
+command that `make status` names.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from kube import Cluster
 from kubelet import Kubelet
 from pods import Containers, Pod
 from programs import until
-from soaking import LONGEST_S, Lost, check_goes_on, damage_newest, remove_newest, steps, summary, whole
+from soaking import LONGEST_S, Lost, check_goes_on, check_toy, damage_newest, remove_newest, steps, summary, whole
 from toy_project import make_toy_project
 from wandb_server import Service
 
-WORDS = ("--image", "registry.example.org/trainyard:0.1.0", "--device", "cpu", "--cpus", "2", "--mem", "32")
+WORDS = ("--image", "registry.example.org/trainyard:0.1.0", "--device", "cpu", "--cpus", "2")
 ASK_EVERY_S = 2.0
 WORK_DIR = "/workspace"
 
@@ -72,6 +73,13 @@ class Soak:
     def is_complete(self) -> bool:
         jobs = self.cluster.objects("jobs")
         return any(self.kubelet.controller.condition(job) == "Complete" for job in jobs)
+
+    @property
+    def are_complete(self) -> bool:
+        """Whether every run has a Job that is complete."""
+        conditions = {job: self.kubelet.controller.condition(job) for job in self.cluster.objects("jobs")}
+        runs = {job.partition("--")[0] for job in conditions}
+        return runs == {job.partition("--")[0] for job, condition in conditions.items() if condition == "Complete"}
 
     def verb(self, *words: str) -> str:
         done = self.cluster.k8s(*words)
@@ -223,56 +231,93 @@ FAULTS: dict[str, Callable[[Soak], None]] = {
 }
 
 
-@contextlib.contextmanager
-def containers(folder: Path, image: Image, service: Service) -> Iterator[Containers]:
-    """Pods whose training is the toy, and whose claim is a small disk of its own."""
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a run of the soak trains."""
+
+    words: tuple[str, ...]
+    """Of its submit."""
+    fill: Callable[[Path, Path], Sequence[str]]
+    """Fill the claim, with a folder for other files; returns more words for podman."""
+    settings: str = ""
+
+
+def _fill_toy(claim: Path, folder: Path) -> Sequence[str]:
+    snapshot = claim / "huggingface" / "hub" / "models--google--gemma-3-4b-it" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    for name in ("config.json", "model.safetensors"):
+        (snapshot / name).write_text("{}")
+    (claim / "data").mkdir()
+    (claim / "data" / "train.jsonl").write_text('{"question": "Which button?", "output": "a"}\n')
     toy = make_toy_project(folder / "toy")
     shutil.copytree(toy, folder / "inside")  # the files behind its links: a container does not see this checkout
+    mounts = [f"{folder / 'inside' / name}:{WORK_DIR}/{name}:ro" for name in ("trainer", "accelerate")]
+    return [word for mount in mounts for word in ("--volume", mount)]
+
+
+def _fill_whole(claim: Path, folder: Path) -> Sequence[str]:
+    from training import built
+
+    from examples.demo.frames import write_dataset
+    from examples.demo.tiny import write_tiny_model
+
+    for place in (claim, folder / "checkout"):
+        shutil.copytree(built(folder / "tiny", write_tiny_model), place / "models" / "tiny")
+    write_dataset(claim / "data" / "walks", episodes=4, eval_episodes=2)
+    return ()
+
+
+TOY = Training(words=("--data", "data/train.jsonl", "--mem", "32"), fill=_fill_toy)
+WHOLE = Training(
+    words=(
+        *("--model", "models/tiny", "--data", "data/walks", "--max-length", "128", "--mem", "4"),
+        *("--config-file", "train.yaml"),
+    ),
+    fill=_fill_whole,
+    settings="logging_steps: 1\neval_samples: 2\nscore_samples: 2\nsave_steps: 10\n",
+)
+
+
+@contextlib.contextmanager
+def containers(folder: Path, image: Image, service: Service, training: Training) -> Iterator[Containers]:
+    """Pods whose claim is a small disk of its own."""
     claim = folder / "pods" / "claim"
     claim.mkdir(parents=True)
     # The preflight wants 1 GiB where the run is kept.
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1200m", "tmpfs", str(claim)], check=True)
     try:
-        snapshot = claim / "huggingface" / "hub" / "models--google--gemma-3-4b-it" / "snapshots" / "abc"
-        snapshot.mkdir(parents=True)
-        (snapshot.parents[1] / "refs").mkdir()
-        (snapshot.parents[1] / "refs" / "main").write_text("abc")
-        for name in ("config.json", "model.safetensors"):
-            (snapshot / name).write_text("{}")
-        (claim / "data").mkdir()
-        (claim / "data" / "train.jsonl").write_text('{"question": "Which button?", "output": "a"}\n')
-        more = [
-            word
-            for name in ("trainer", "accelerate")
-            for word in ("--volume", f"{folder / 'inside' / name}:{WORK_DIR}/{name}:ro")
-        ]
+        more = tuple(training.fill(claim, folder))
         secrets = {"WANDB_API_KEY": service.environment["WANDB_API_KEY"]}
-        made = Containers(
-            image=image.name, podman=image.podman, folder=folder / "pods", secrets=secrets, more=tuple(more)
-        )
+        made = Containers(image=image.name, podman=image.podman, folder=folder / "pods", secrets=secrets, more=more)
         made.prepare()
         yield made
     finally:
         subprocess.run(["umount", "--lazy", str(claim)], check=False)
 
 
-def soaked(image: Image, minutes: float, seed: int, faults: Sequence[str], last_step: int) -> dict[str, Any]:
+def soaked(
+    image: Image, minutes: float, seed: int, faults: Sequence[str], last_step: int, training: Training = TOY
+) -> dict[str, Any]:
     """What came of it. Raises Lost, or AssertionError where something took too long."""
     drawn, began, service = random.Random(seed), time.monotonic(), Service()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trainyard-soak-")))
         stack.callback(service.end)
         folder.chmod(0o755)
-        made = stack.enter_context(containers(folder, image, service))
         make_checkout(folder / "checkout")
+        made = stack.enter_context(containers(folder, image, service, training))
         environment = {
             "TOY_STEP_S": f"{0.4 * minutes * 60 / last_step:g}", "WANDB_MODE": "online",
             "WANDB_BASE_URL": service.address,
         }  # fmt: skip
         (folder / "checkout" / "k8s" / "site.yaml").write_text(json.dumps({"environment": environment}))
+        (folder / "checkout" / "train.yaml").write_text(training.settings)
         cluster = stack.enter_context(Cluster.started(folder / "checkout", folder / "cluster"))
         soak = Soak(cluster, stack.enter_context(Kubelet.started(cluster.server, made)), drawn)
-        soak.verb("submit", *WORDS, "--data", "data/train.jsonl", "--max-steps", str(last_step), "--run", "soak")
+        words = (*WORDS, *training.words, "--max-steps", str(last_step), "--run")
+        soak.verb("submit", *words, "soak")
         soak.trains()
         order: list[str] = []
         while time.monotonic() - began < minutes * 60 and not soak.is_complete:
@@ -292,11 +337,24 @@ def soaked(image: Image, minutes: float, seed: int, faults: Sequence[str], last_
         lines = soak.verb("status", "--run", "soak").splitlines()
         if " COMPLETED" not in lines[-4] + lines[-5] or soak.kubelet.running:
             raise Lost(f"{len(soak.kubelet.running)} pods run, and status says\n" + "\n".join(lines))
-        kept = (soak.folder / "logs" / "node-0.log").read_text().count("attempt of")
-        if kept < len(soak.attempts):
-            raise Lost(f"the log of {kept} attempts was kept, {len(soak.attempts)} have made a step")
-        return summary(
+        kept = (soak.folder / "logs" / "node-0.log").read_text()
+        if (count := kept.count("loading libraries")) < len(soak.attempts):
+            raise Lost(f"{len(soak.attempts)} attempts have made a step, and the log of {count} is kept")
+        record = summary(
             soak.folder, service, soak.faults, last_step, minutes=minutes, seed=seed,
-            took_s=round(time.monotonic() - began), attempts=kept, typed=len(soak.typed),
+            took_s=round(time.monotonic() - began), attempts=count, typed=len(soak.typed),
             kubectl=cluster.kubectl("version", "--client").stdout.split()[2],
         )  # fmt: skip
+        if training is TOY:
+            check_toy(soak.folder, last_step)
+            return record
+        soak.verb("submit", *words, "calm")
+        until(lambda: soak.are_complete or soak.kubelet.error, lambda: soak.verb("list"), minutes * 60 + LONGEST_S)
+        calm = soak.folder.with_name("calm")
+        if _adapter(soak.folder) != _adapter(calm):
+            raise Lost("the adapter is not, bit for bit, that of a run without faults")
+        return {**record, "adapter": "bit for bit that of a run without faults"}
+
+
+def _adapter(folder: Path) -> bytes:
+    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()

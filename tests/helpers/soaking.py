@@ -29,7 +29,7 @@ def whole(folder: Path) -> list[int]:
 
 
 def steps(log: str) -> int:
-    found = re.findall(r"(?m)^step (\d+)$", log)
+    found = re.findall(r"(?m)(?:^|rank 0: )step +(\d+)(?:/|$)", log)
     return int(found[-1]) if found else 0
 
 
@@ -50,20 +50,26 @@ def remove_newest(folder: Path) -> int:
 def damage_newest(folder: Path) -> int:
     """Damage the newest checkpoint, as a failing disk does; returns the step of the one before it."""
     *_, before, newest = whole(folder)
-    (folder / "checkpoints" / f"step-{newest:06d}" / "state.json").write_text("{")
+    files = (folder / "checkpoints" / f"step-{newest:06d}").iterdir()
+    max((path for path in files if path.name != "manifest.json"), key=lambda path: path.stat().st_size).write_text("{")
     return before
 
 
-def summary(folder: Path, service: Service, faults: Sequence[str], last_step: int, **more: Any) -> dict[str, Any]:
-    """The record of a soak. Raises Lost unless the run ended as one without faults does."""
-    losses, runs = read_losses(folder), {run.get("name") for run in service.seen()["runs"]}
+def check_toy(folder: Path, last_step: int) -> None:
+    """Raises Lost unless every step of the toy is that of a run without faults."""
+    losses = read_losses(folder)
     if losses != toy_losses(last_step):
         raise Lost(f"{len(losses)} steps that are not those of a run without faults")
+
+
+def summary(folder: Path, service: Service, faults: Sequence[str], last_step: int, **more: Any) -> dict[str, Any]:
+    """The record of a soak. Raises Lost unless its last checkpoint is that of the last step, and W&B has one run."""
+    runs = {run.get("name") for run in service.seen()["runs"]}
     if runs != {"soak"}:
         raise Lost(f"W&B has the runs {runs}")
     if whole(folder)[-1] != last_step:
         raise Lost(f"the newest checkpoint is that of step {whole(folder)[-1]}")
     return {
-        "last_step": len(losses), "of": last_step, "wandb_runs": len(runs),
+        "last_step": whole(folder)[-1], "of": last_step, "wandb_runs": len(runs),
         "faults": dict(sorted(Counter(faults).items())), "cores": os.cpu_count(), **more,
     }  # fmt: skip
