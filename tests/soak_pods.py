@@ -44,6 +44,8 @@ class Soak:
     cluster: Cluster
     kubelet: Kubelet
     random: random.Random
+    longest_s: float
+    """For what a fault brings about."""
     faults: list[str] = field(default_factory=list)
     typed: list[str] = field(default_factory=list)
     """What was typed, as status said it."""
@@ -90,7 +92,7 @@ class Soak:
     def trains(self, *, anew: bool = True) -> None:
         """Until a pod, a new one, has made a step. A person asks for the status now and then, and types what it
         says next."""
-        deadline, ask_at = time.monotonic() + LONGEST_S, 0.0
+        deadline, ask_at = time.monotonic() + self.longest_s, 0.0
         before = set(self.attempts)
         while time.monotonic() < deadline:
             if self.kubelet.error:
@@ -107,7 +109,7 @@ class Soak:
                 self.type_next(self.verb("status", "--run", "soak"))
                 ask_at = time.monotonic() + ASK_EVERY_S
             time.sleep(0.2)
-        raise Lost(f"no step in {LONGEST_S} s: {self.verb('status', '--run', 'soak')}")
+        raise Lost(f"no step in {self.longest_s} s: {self.verb('status', '--run', 'soak')}")
 
     def type_next(self, status: str) -> None:
         """Type the command of the last line of `status`, unless it only follows the log."""
@@ -127,10 +129,10 @@ class Soak:
         self.newest = max([self.newest, *whole(self.folder)])
 
     def has_two_checkpoints(self) -> None:
-        until(lambda: len(whole(self.folder)) > 1, timeout_s=LONGEST_S)
+        until(lambda: len(whole(self.folder)) > 1, timeout_s=self.longest_s)
 
     def until_ended(self, name: str) -> None:
-        until(lambda: name not in self.kubelet.running or self.kubelet.error, timeout_s=LONGEST_S)
+        until(lambda: name not in self.kubelet.running or self.kubelet.error, timeout_s=self.longest_s)
 
 
 def drained(soak: Soak) -> None:
@@ -158,7 +160,7 @@ def node_lost(soak: Soak) -> None:
     name, _ = soak.pod()
     node = soak.cluster.objects("pods")[name]["spec"]["nodeName"]
     soak.kubelet.lose_node(name)
-    until(lambda: name not in soak.cluster.objects("pods") or _ask(soak), timeout_s=LONGEST_S)
+    until(lambda: name not in soak.cluster.objects("pods") or _ask(soak), timeout_s=soak.longest_s)
     soak.kubelet.bring_back(node)
 
 
@@ -240,6 +242,7 @@ class Training:
     fill: Callable[[Path, Path], Sequence[str]]
     """Fill the claim, with a folder for other files; returns more words for podman."""
     settings: str = ""
+    longest_s: float = LONGEST_S
 
 
 def _fill_toy(claim: Path, folder: Path) -> Sequence[str]:
@@ -277,6 +280,7 @@ WHOLE = Training(
     ),
     fill=_fill_whole,
     settings="logging_steps: 1\neval_samples: 2\nscore_samples: 2\nsave_steps: 10\n",
+    longest_s=5 * LONGEST_S,  # its libraries alone take half a minute to load
 )
 
 
@@ -315,7 +319,7 @@ def soaked(
         (folder / "checkout" / "k8s" / "site.yaml").write_text(json.dumps({"environment": environment}))
         (folder / "checkout" / "train.yaml").write_text(training.settings)
         cluster = stack.enter_context(Cluster.started(folder / "checkout", folder / "cluster"))
-        soak = Soak(cluster, stack.enter_context(Kubelet.started(cluster.server, made)), drawn)
+        soak = Soak(cluster, stack.enter_context(Kubelet.started(cluster.server, made)), drawn, training.longest_s)
         words = (*WORDS, *training.words, "--max-steps", str(last_step), "--run")
         soak.verb("submit", *words, "soak")
         soak.trains()
@@ -333,7 +337,9 @@ def soaked(
             FAULTS[fault](soak)
             soak.faults.append(fault)
             soak.trains(anew=fault != server_away.__name__)
-        until(lambda: soak.is_complete or soak.kubelet.error, lambda: soak.verb("status"), minutes * 60 + LONGEST_S)
+        until(
+            lambda: soak.is_complete or soak.kubelet.error, lambda: soak.verb("status"), minutes * 60 + soak.longest_s
+        )
         lines = soak.verb("status", "--run", "soak").splitlines()
         if " COMPLETED" not in lines[-4] + lines[-5] or soak.kubelet.running:
             raise Lost(f"{len(soak.kubelet.running)} pods run, and status says\n" + "\n".join(lines))
@@ -349,7 +355,7 @@ def soaked(
             check_toy(soak.folder, last_step)
             return record
         soak.verb("submit", *words, "calm")
-        until(lambda: soak.are_complete or soak.kubelet.error, lambda: soak.verb("list"), minutes * 60 + LONGEST_S)
+        until(lambda: soak.are_complete or soak.kubelet.error, lambda: soak.verb("list"), minutes * 60 + soak.longest_s)
         calm = soak.folder.with_name("calm")
         if _adapter(soak.folder) != _adapter(calm):
             raise Lost("the adapter is not, bit for bit, that of a run without faults")

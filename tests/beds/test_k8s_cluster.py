@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -571,18 +571,38 @@ def test_a_log_that_one_may_not_read_is_said_once(cluster: Cluster) -> None:
     assert (done.returncode, done.stdout, done.stderr.count("is forbidden")) == (0, "", 1)
 
 
+def count_calls(cluster: Cluster) -> Callable[[], int]:
+    """A function that tells how often kubectl was called since it was asked last."""
+    real, log = (cluster.bin / "kubectl").resolve(), cluster.home / "calls"
+    (cluster.bin / "kubectl").unlink()
+    (cluster.bin / "kubectl").write_text(f'#!/bin/sh\necho "$*" >>"{log}"\nexec "{real}" "$@"\n')
+    (cluster.bin / "kubectl").chmod(0o755)
+
+    def counted() -> int:
+        count = len(log.read_text().splitlines())
+        log.write_text("")
+        return count
+
+    return counted
+
+
 @pytest.mark.slow
-def test_a_sweep_is_cancelled_in_a_few_calls_whatever_its_size(cluster: Cluster) -> None:
-    seeds = ",".join(map(str, range(8)))
+def test_a_sweep_is_made_seen_and_cancelled_in_a_few_calls_whatever_its_size(cluster: Cluster) -> None:
+    calls, size = count_calls(cluster), 24
+    seeds = ",".join(map(str, range(size)))
     assert cluster.k8s("sweep", *IMAGE, "--grid", f"SEED={seeds}", "--run", "first").returncode == 0
+    made = calls()
+    assert cluster.k8s("status", "--run", "first").returncode == 0
+    seen = calls()
     cluster.put("jobs", "other", {"metadata": {"labels": {"team": "b"}}, "spec": {}})
     cluster.server.requests.clear()
     done = cluster.k8s("cancel", "--run", "first")
-    assert done.stdout == "cancelled 8 jobs of sweep first; make resume TO=k8s RUN=first starts them again\n"
+    assert (made, seen, calls()) == (5, 5, 8)
+    assert done.stdout == f"cancelled {size} jobs of sweep first; make resume TO=k8s RUN=first starts them again\n"
     assert list(cluster.objects("jobs")) == ["other"]
     assert [str(one) for one in cluster.server.requests if one.method == "DELETE"] == ["DELETE jobs"]
     said = cluster.k8s("status", "--run", "first").stdout
-    assert said.startswith("sweep first: 8 members: 8 CANCELLED\n\nrun ")
+    assert said.startswith(f"sweep first: {size} members: {size} CANCELLED\n\nrun ")
     assert said.endswith("\n\nnext   make resume TO=k8s RUN=first (those that are unfinished)\n")
 
 
