@@ -311,7 +311,7 @@ def soaked_trainer(minutes: float, seed: int, faults: Sequence[str] = ()) -> dic
 
 
 BEDS = ("slurm", "pods", "trainer")
-TRAINER_STEPS = 300
+TRAINER_STEPS = 120
 
 
 def main() -> int:
