@@ -40,9 +40,9 @@ class Runs(FolderOfRuns):
         """The status of each run. A job whose number sbatch did not return is searched for first."""
         runs = self._as_told(runs)
         found = ask_jobs(job_ids(runs), self.environ)
-        jobs = [[_with_memory(run, job) for job in jobs_of(run, found)] for run in runs]
+        jobs = [jobs_of(run, found) for run in runs]
         for run, own in zip(runs, jobs, strict=True):
-            own[-1:] = [_as_it_ended(run, job) for job in own[-1:]]
+            own[:] = [_with_memory(run, job) for job in [*own[:-1], *(_as_it_ended(run, job) for job in own[-1:])]]
         if len(runs) == 1:
             jobs[0][-1:] = [with_exit_code(job, self.environ) for job in jobs[0][-1:]]
         return [
@@ -104,14 +104,18 @@ def _is_local(run: Run) -> bool:
 
 
 def _as_it_ended(run: Run, job: Job) -> Job:
-    """The run's last job. Slurm 24.11 calls a job PREEMPTED, with an exit code of 0, that was told of a preemption and
-    then ended by itself; what it did stands in the run's folder."""
-    if job.state != "PREEMPTED":
-        return job
+    """The run's last job, as its own record tells where Slurm's word does not. Slurm 24.11 calls a job PREEMPTED, with
+    an exit code of 0, that was told of a preemption and then ended by itself; a job is OUT_OF_MEMORY for Slurm only
+    when its batch script is killed, and FAILED when a rank is."""
     progress = read_progress(run.folder)
     phase = ENDS[FINISHED] if finished(run.folder) else progress.phase if progress else ""
-    state = {ENDS[FINISHED]: "COMPLETED", FAILED_PHASE: "FAILED"}.get(phase)
-    return replace(job, state=state, reason="while another job took its place") if state else job
+    if job.state == "PREEMPTED" and phase == ENDS[FINISHED]:
+        return replace(job, state="COMPLETED", reason="while another job took its place")
+    if job.state == "PREEMPTED" and phase == FAILED_PHASE:
+        return replace(job, state="FAILED", reason="while another job took its place")
+    if job.state == "FAILED" and phase == FAILED_PHASE and progress and progress.out_of_memory:
+        return replace(job, state="OUT_OF_MEMORY")
+    return job
 
 
 def _with_memory(run: Run, job: Job) -> Job:

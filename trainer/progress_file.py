@@ -54,6 +54,8 @@ class Progress:
     """Mean of this attempt, evaluations and saving included."""
     said: str = ""
     """Why the attempt ended, in the supervisor's words."""
+    out_of_memory: bool = False
+    """Whether the attempt failed after the kernel had killed a process of it for want of memory."""
 
 
 def parse_progress(text: str) -> Progress | None:
@@ -82,6 +84,7 @@ def _plausible(progress: Progress) -> bool:
         and all(0 <= share <= 1 for share in shares)
         and isinstance(progress.said, str)
         and len(progress.said) <= SAID_CHARS
+        and type(progress.out_of_memory) is bool
     )
 
 
@@ -124,14 +127,15 @@ def write_progress(folder: Path, progress: Progress) -> None:
     write_whole(folder / PROGRESS_FILE, progress_text(progress), sync=False)
 
 
-def write_end(folder: Path, code: int, said: str, now: float, *, began: float) -> Progress:
+def write_end(folder: Path, code: int, said: str, now: float, *, began: float, out_of_memory: bool = False) -> Progress:
     """Record that the attempt which started at `began` ended with `code`, and why. Known facts about its steps stay,
     and so does the message that another node has written since. Returns the progress, even if the folder cannot be
     written to."""
     known = read_progress(folder) or Progress(phase=FAILED_PHASE, written_at=0.0)
     if code != FINISHED and known.phase == FAILED_PHASE and known.said and known.written_at >= began:
         return known
-    ended = replace(known, phase=ENDS.get(code, FAILED_PHASE), said=said[:SAID_CHARS], written_at=now)
+    phase = ENDS.get(code, FAILED_PHASE)
+    ended = replace(known, phase=phase, said=said[:SAID_CHARS], written_at=now, out_of_memory=out_of_memory)
     if folder.is_dir():  # a refused request makes no folder
         with contextlib.suppress(OSError):  # a full disk: the log, too, says how the attempt ended
             write_progress(folder, ended)
@@ -149,7 +153,9 @@ class ProgressWriter:
         """Without a folder nothing is written, since only one process of a run writes."""
         self._folder, self._complain = folder, complain
         known = read_progress(folder) if folder else None
-        self._known = replace(known or Progress(phase=LOADING, written_at=0.0), written_at=0.0, said="")
+        self._known = replace(
+            known or Progress(phase=LOADING, written_at=0.0), written_at=0.0, said="", out_of_memory=False
+        )
         self._written = float("-inf")
 
     def phase(self, phase: str, **known: Any) -> None:

@@ -25,6 +25,7 @@ from trainer.env_file import open_to_others, read_env_file, watched
 from trainer.files import RECORD_ENV, RECORD_NAME, sweep_halves, write_whole
 from trainer.launch import Launch
 from trainer.node import processes
+from trainer.node.cgroups import killed_for_memory
 from trainer.node.kept_log import log_kept
 from trainer.node.killed import begin_attempt, end_attempt
 from trainer.node.preflight import MEETING_TIMEOUT_S, check_node, meeting_place
@@ -77,7 +78,7 @@ def attempt(launch: Launch) -> int:
     Raises:
         ConfigError, SickNode: before any process was started.
     """
-    began = time.time()
+    began, killed = time.time(), killed_for_memory()
     process: subprocess.Popen[bytes] | None = None
     early = False
 
@@ -134,20 +135,23 @@ def attempt(launch: Launch) -> int:
         is_first = not node_rank(os.environ)  # only the first node counts attempts
         ended = stopped(Path(launch.settings["output_dir"]), None) if is_first else (outcome.RUN_AGAIN, "")
     code, message = ended
+    out_of_memory = code == outcome.FAILED and killed_for_memory() > killed
+    if out_of_memory:
+        message = "the memory of the job ran out, and the kernel killed a process of it: give it more with MEM="
     if code != outcome.FINISHED and message:
         log.complain(message)
-    if not node_rank(os.environ):
-        leave_word(launch, code, message, began)
+    if not node_rank(os.environ) or out_of_memory:
+        leave_word(launch, code, message, began, out_of_memory=out_of_memory)
     return code
 
 
-def leave_word(launch: Launch, code: int, message: str, began: float) -> None:
+def leave_word(launch: Launch, code: int, message: str, began: float, *, out_of_memory: bool = False) -> None:
     """Record how this attempt ended, for `status`: in the run's folder, and in a pod as its termination message, the
     only thing that can be read of a pod afterwards."""
     if folder := launch.settings.get("output_dir"):
         if not node_rank(os.environ):  # who counts; another node's refusal says nothing of how this one ends
             end_attempt(Path(folder))
-        ended = write_end(Path(folder), code, message, time.time(), began=began)
+        ended = write_end(Path(folder), code, message, time.time(), began=began, out_of_memory=out_of_memory)
         if RECORD_ENV in os.environ:
             with contextlib.suppress(OSError):  # a pod without such a file
                 TERMINATION_LOG.write_text(progress_text(ended), encoding="utf-8")

@@ -1,4 +1,5 @@
-"""The limits of memory and cores that this process's control groups (version 2) set, as for a container or a job."""
+"""The limits of memory and cores that this process's control groups (version 2) set, as for a container or a job, and
+the processes that were killed for want of memory (versions 1 and 2)."""
 
 from __future__ import annotations
 
@@ -27,6 +28,21 @@ def core_limits() -> Iterator[int]:
         with contextlib.suppress(OSError, ValueError):  # "max" is no limit
             quota, period = map(int, (group / "cpu.max").read_text().split())
             yield math.ceil(quota / period)
+
+
+def killed_for_memory() -> int:
+    """How many processes of this process's control group the kernel has killed because a limit on memory was reached;
+    0 where no group tells."""
+    with contextlib.suppress(OSError):
+        first = re.search(r"^\d+:(?:[^:]*,)?memory(?:,[^:]*)?:(.*)$", OWN.read_text(encoding="utf-8"), re.M)
+        under = CGROUPS / "memory"
+        # Inside a container the group may be mounted as the root.
+        places = [under / first[1].lstrip("/"), under] if first else []
+        for path in [*(place / "memory.oom_control" for place in places), *(g / "memory.events" for g in _groups())]:
+            with contextlib.suppress(OSError):
+                if found := re.search(r"^oom_kill (\d+)$", path.read_text(), re.M):
+                    return int(found[1])
+    return 0
 
 
 def _groups() -> Iterator[Path]:

@@ -86,6 +86,28 @@ def test_a_control_group_limits_memory_and_cores(tmp_path: Path, monkeypatch: py
     assert whole.memory_gib > found.memory_gib
 
 
+@pytest.mark.parametrize(
+    ("line", "path", "text"),
+    [
+        ("4:memory:/slurm/job_7/step_0", "memory/slurm/job_7/step_0/memory.oom_control", "under_oom 0\noom_kill 3\n"),
+        ("4:cpuset,memory:/kubepods/x", "memory/memory.oom_control", "under_oom 0\noom_kill 3\n"),  # inside a container
+        ("0::/slurm/job_7", "slurm/job_7/memory.events", "oom 5\noom_kill 3\noom_group_kill 0\n"),
+        ("0::/", "memory.events", "oom 5\noom_kill 3\n"),
+    ],
+)
+def test_processes_killed_for_memory_are_counted_in_both_versions(
+    line: str, path: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroups, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(cgroups, "OWN", tmp_path / "own")
+    assert cgroups.killed_for_memory() == 0
+    (tmp_path / "own").write_text(f"9:pids:/x\n{line}\n")
+    assert cgroups.killed_for_memory() == 0
+    (tmp_path / "groups" / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "groups" / path).write_text(text)
+    assert cgroups.killed_for_memory() == 3
+
+
 def test_fewer_cards_than_there_are_are_those_with_most_room(tmp_path: Path) -> None:
     found = machine(tmp_path, "held")
     assert [found.cards.index(card) for card in found.choice(1).cards] == [0]
