@@ -194,7 +194,7 @@ test-fast: ## run the tests that need neither a cluster nor minutes
 	@python=$$(sh make-env.sh train) && exec "$$python" -m pytest --numprocesses 2 --dist loadfile \
 	  -m "not slow and not cluster"
 
-soak: ## a run to which faults of every kind happen at random moments, on a Slurm of its own (MINUTES=30 SEED=0; root)
+soak: ## runs to which faults of every kind happen at random moments, on a Slurm of its own and in pods (MINUTES=30 SEED=0; root)
 	@python=$$(sh make-env.sh train) && exec "$$python" tests/soak.py --write $${TRAINYARD_MINUTES:+--minutes "$$TRAINYARD_MINUTES"} \
 	  $${TRAINYARD_SEED:+--seed "$$TRAINYARD_SEED"}
 

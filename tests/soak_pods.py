@@ -324,7 +324,8 @@ def soaked(
         soak.verb("submit", *words, "soak")
         soak.trains()
         order: list[str] = []
-        while time.monotonic() - began < minutes * 60 and not soak.is_complete:
+        first_step_at = time.monotonic()
+        while time.monotonic() - first_step_at < minutes * 60 and not soak.is_complete:
             time.sleep(drawn.uniform(1, 6))
             if soak.is_complete or len(soak.kubelet.running) != 1:
                 break
