@@ -49,12 +49,15 @@ def test_a_run_whose_node_is_drained_goes_on_in_another_pod_and_completes(
     assert job.ends == [(0, 75, "Ignore"), (0, 0, "Succeeded")]
     assert "trainyard: asked to stop by SIGTERM" in job.pods[0].said()
     stopped, finished = (parse_progress(pod.left_behind()) for pod in job.pods)
-    assert stopped and 3 <= stopped.step < 100
+    assert stopped and stopped.phase == "stopped" and stopped.step < 100
     assert finished and (finished.step, finished.of) == (100, 100)
     assert "going on from step" in job.pods[1].said()
     run = job.folder / "claim" / "runs" / "toy"
     kept = (run / "logs" / "node-0.log").read_text()  # a cluster removes the first pod with its log
-    assert all(line in kept for pod in job.pods for line in pod.said().splitlines())
+    printed = [
+        line for pod in job.pods for line in pod.said().splitlines() if " supervisor: " in line or " rank 0: " in line
+    ]
+    assert len(printed) > 20 and all(line in kept for line in printed)
     assert {path.name for path in run.iterdir()} >= {"adapter", "metrics.json", "report.html", "run.json"}
     assert json.loads((run / "run.json").read_text())["job_ids"] == ["tiny-toy"]
 
