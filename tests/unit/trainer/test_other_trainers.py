@@ -216,7 +216,7 @@ def test_targets_of_other_trainers_are_ours(line: str, targets: str, tmp_path: P
 
 def test_an_expression_for_targets_is_refused_with_what_is_taken(tmp_path: Path) -> None:
     assert refusal(tmp_path, "target_modules: .*language_model.*proj") == (
-        "./theirs.yaml: target_modules takes all, attention, or names with commas between, got '.*language_model.*proj'"
+        "./theirs.yaml: target_modules='.*language_model.*proj': takes all, attention, or names with commas between"
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("torch")
 from torch import nn
 
+from trainer.model.contract import _kinds
 from trainer.model.targets import peft_targets
 
 LINEARS = ("self_attn.q_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -42,3 +43,8 @@ def test_an_experts_names_are_left_out_and_the_rest_is_told_by_whole_paths() -> 
     told, lost = peft_targets(Model("glm4v_moe"), PATTERN)
     assert told == ["decoder.0.self_attn.q_proj", "decoder.1.self_attn.q_proj"]
     assert lost == [f"decoder.{n}.{name}" for n in (0, 1) for name in LINEARS[1:]]
+
+
+def test_the_same_linear_of_all_layers_is_one_kind_and_three_kinds_are_named() -> None:
+    assert _kinds([f"decoder.{n}.{name}" for name in ("q", "k") for n in range(12)]) == "decoder.N.q, decoder.N.k"
+    assert _kinds(["a.10.experts.3.up", "b.0", "c", "d.1", "e"]) == "a.N.experts.N.up, b.0, c and 2 more kinds"
