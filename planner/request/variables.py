@@ -50,9 +50,9 @@ class Variable(NamedTuple):
     site: tuple[str, ...] = ()
     """The schedulers whose site file may hold it."""
     grid: bool = False
-    """Members of a grid may differ in it. It decides on the training alone; what a scheduler is asked for is shared."""
+    """Members of a grid may differ in it: it changes the training alone; all ask the scheduler for the same."""
     resume: bool = False
-    """`resume` on a cluster may change it: it says where and how long a run runs, never what the run computes."""
+    """`resume` on a cluster may change it: it decides where and how long a run runs, never what the run computes."""
     sweeps: bool = False
     """Only `sweep` takes it, and `plan` and `render` of one."""
 

@@ -23,7 +23,7 @@ ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
 RECOMMENDED = ("name", "instance", "component", "managed-by", "version")
 GPU = "nvidia.com/gpu"
 QUEUE = "kueue.x-k8s.io/queue-name"
-# What the reader of Kubernetes (YAML 1.1 with Go's numbers) takes for something else than text.
+# Plain words that the reader of Kubernetes (YAML 1.1 with Go's numbers) does not take for text.
 NOT_TEXT = re.compile(
     r"[-+]?(\d[\d_]*|0o?[0-7_]+|0x[0-9a-fA-F_]+|0b[01_]+|(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?|\.inf)"
     r"|\.nan|y|n|yes|no|on|off|true|false|null|~||=|<<|\d{4}-\d\d?-\d\d?.*|[-+]?\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?",
@@ -67,7 +67,7 @@ def faults(objects: list[Object], *, claim_access: str = "ReadWriteMany") -> lis
 
 
 def is_key(key: str) -> bool:
-    """Of a label, an annotation or a taint: a name, and before it a domain if you like."""
+    """Whether the text is the key of a label, an annotation or a taint: a name, with or without a domain before it."""
     domain, slash, name = key.rpartition("/")
     return bool(KEY_NAME.fullmatch(name) and (not slash or SUBDOMAIN.fullmatch(domain)))
 

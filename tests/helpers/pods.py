@@ -43,14 +43,14 @@ class Pod:
     process: subprocess.Popen[bytes]
     log: Path
     place: Path
-    """Its folder, which its processes have in their environment as PLACE_ENV."""
+    """The pod's folder, which its processes have in their environment as PLACE_ENV."""
     disrupted: bool = False
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")
 
     def left_behind(self) -> str:
-        """Its termination message."""
+        """The pod's termination message."""
         return (self.place / TERMINATION_LOG.name).read_text(errors="replace")
 
     def tell_to_end(self) -> None:
@@ -222,12 +222,12 @@ class JobRun:
                 self._end(pod)
 
     def disrupt(self, pod: Pod) -> None:
-        """As a drained node does: the pod gets its condition, SIGTERM, and after the grace period SIGKILL."""
+        """End the pod as a drained node does: it gets its condition, SIGTERM, and after the grace period SIGKILL."""
         pod.disrupted = True
         pod.tell_to_end()
 
     def evict(self, pod: Pod) -> None:
-        """As a kubelet does that is short of disk or memory: the pod gets its condition and SIGKILL."""
+        """End the pod as a kubelet without disk or memory does: it gets its condition and SIGKILL."""
         pod.disrupted = True
         pod.kill()
 
@@ -240,7 +240,7 @@ class JobRun:
             pod.process.wait()
 
     def _action(self, code: int, disrupted: bool) -> str:
-        """Of the first rule that fits; Count where none does."""
+        """The action of the first rule that fits; Count if none does."""
         for rule in self.job["spec"]["podFailurePolicy"]["rules"]:
             conditions = [pattern["type"] for pattern in rule.get("onPodConditions", [])]
             if disrupted and "DisruptionTarget" in conditions:
@@ -256,7 +256,7 @@ class JobRun:
 
 
 def expanded(text: str, environment: Mapping[str, str]) -> str:
-    """As the kubelet expands arguments and values: $(NAME) where NAME is set, $$ to $."""
+    """The text as the kubelet expands it in arguments and values: $(NAME) where NAME is set, $$ to $."""
 
     def replaced(found: re.Match[str]) -> str:
         return "$" if found[0] == "$$" else environment.get(found[1], found[0])

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Poison:
-    """Unpickled, it makes the file `marker`."""
+    """An object that makes the file `marker` when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -20,7 +20,7 @@ class Poison:
 
 
 def sums_anew(checkpoint: Path) -> None:
-    """What whoever can write a file can write too: a manifest that holds."""
+    """Write a manifest that holds, as anybody who can write a file can."""
     path = checkpoint / "manifest.json"
     manifest = json.loads(path.read_text())
     for name in manifest["files"]:

@@ -11,7 +11,7 @@ MACHINES = ROOT / "tests" / "nvidia_smi"
 
 
 def said_by(machine: str) -> dict[str, str]:
-    """What it prints, by the words that it is called with."""
+    """What the machine's nvidia-smi prints, by the words that it is called with."""
     text = (MACHINES / f"{machine}.txt").read_text()
     parts = [part.partition("\n") for part in text.split("$ nvidia-smi ")[1:]]
     return {words: printed for words, _, printed in parts}

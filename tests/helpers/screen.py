@@ -54,7 +54,7 @@ class Terminal:
         return [*away, *(line.rstrip() for line in self.screen.display)]
 
     def printed(self) -> list[str]:
-        """Lines as they were written, however long, without what moves the cursor and what it wrote elsewhere."""
+        """Lines as they were written, however long, without moves of the cursor and the text behind them."""
         text = re.sub(r"\x1b7.*?\x1b8", "", self.raw.decode(errors="replace"), flags=re.S)
         return [line.rpartition("\r")[2] for line in ESCAPES.sub("", text).replace("\r\n", "\n").split("\n")]
 

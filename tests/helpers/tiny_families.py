@@ -60,7 +60,7 @@ def _qwen_parts(max_pixels: int = 56 * 56) -> tuple[Any, Any]:
 
 
 def qwen_processor(max_pixels: int) -> Any:
-    """That of tiny Qwen2.5-VL, as the trainer makes it: without the part for videos."""
+    """The processor of tiny Qwen2.5-VL, as the trainer makes it: without the part for videos."""
     from transformers import Qwen2_5_VLProcessor
 
     pictures, fast = _qwen_parts(max_pixels)

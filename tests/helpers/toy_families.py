@@ -16,17 +16,17 @@ class Family:
 
     config: dict[str, Any] = field(default_factory=dict)
     pictures: dict[str, Any] = field(default_factory=dict)
-    """Of its image processor."""
+    """Values of the image processor."""
     processor: str | None = None
     """Its processor class, where transformers has no mapping: the hub's files name it."""
     image_processor: str | None = None
     given: dict[str, Any] = field(default_factory=dict)
-    """To its processor."""
+    """Values that the processor is given."""
     videos: dict[str, Any] = field(default_factory=dict)
     tokens: tuple[str, ...] = ()
     """Special tokens that its processor looks up by their own names."""
     ids: dict[str, str] = field(default_factory=dict)
-    """Of its configuration, by such tokens."""
+    """Values of the configuration that are ids of such tokens."""
     mark: str | None = None
     """What its chat template writes for a picture."""
     template: bool = True

@@ -41,7 +41,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 def run(module: str, *argv: str, cwd: Path, environ: Mapping[str, str]) -> Done:
-    """As subprocess.run of `python -m module argv` would."""
+    """The result that subprocess.run of `python -m module argv` would return."""
     server = _Server.own()
     words = [sys.executable, "-m", module, *argv]
     if not any(name.startswith(OF_PYTHON) for name in environ) and _is_same_code(cwd) and server.free.acquire(False):

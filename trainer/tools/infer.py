@@ -41,21 +41,21 @@ class Question:
     run: str
     """A finished run, its adapter folder, or a merged folder."""
     question: Text | None = None
-    """What is asked; left out: what every training record asks."""
+    """The question (the one that all training records ask)."""
     context: Text | None = None
-    """What stands before it; left out: what every training record says."""
+    """The text before the question (that of all training records)."""
     system: Text | None = None
-    """What the system turn says; left out: what that of every training record says."""
+    """The system turn (that of all training records)."""
     records: str | None = None
     """File of records, or - for stdin; image paths are relative to the file."""
     base: str | None = None
-    """Folder or hub id of the base model, where it is not what the adapter says."""
+    """Folder or hub id of the base model (the one that the adapter names)."""
     device: Device | None = None
-    """Left out: as it was trained."""
+    """The device (that of the training)."""
     answer: bool = False
-    """Write the whole answer out as well; where actions cannot be scored that is all there is."""
+    """Also write the whole answer out; this is always done where actions cannot be scored."""
     json: bool = False
-    """On one line."""
+    """Print on one line."""
 
 
 def main(argv: list[str]) -> int:

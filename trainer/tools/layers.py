@@ -27,7 +27,7 @@ SUFFIXES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "dow
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
     model: str
-    """Folder or hub id; only its config.json is read, and for models that the planner knows not even that."""
+    """Folder or hub id. Only its config.json is read; nothing is read for models that the planner knows."""
     lora_r: Annotated[int, Range(1, 1024)] = 64
     """Rank that the columns are computed for; the presets are shown as well."""
     json: bool = False

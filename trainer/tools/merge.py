@@ -37,15 +37,15 @@ from trainer.text import format_table
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     run: str
-    """Folder of a finished run; its data is still where it was."""
+    """Folder of a finished run, whose data must still be in its place."""
     out: str | None = None
-    """Folder to make; left out: merged/ in the run's."""
+    """Folder to make (merged/ in the run's folder)."""
     max_drop: Annotated[float, Range(0, 1)] = 0.01
     """Action accuracy that may be lost: 0.01 is one answer in a hundred."""
     base: str | None = None
-    """Folder or hub id of the base model, where it is not what the adapter says."""
+    """Folder or hub id of the base model (the one that the adapter names)."""
     device: Device | None = None
-    """Left out: as it was trained."""
+    """The device (that of the training)."""
     json: bool = False
     """One JSON object instead of a table."""
 
