@@ -168,6 +168,11 @@ class TrainConfig:
     """Gradients longer than this are scaled down to it; 0: none are."""
     seed: Annotated[int, Range(0, 2**32 - 1), Setting(swept=True, also="random_seed")] = 0
     """Decides everything that is drawn: the adapters, the order of the records, which sessions are held out."""
+    group_lengths: Annotated[
+        bool,
+        Setting(also="group_by_length train_sampling_strategy", words={"random": "false", "group_by_length": "true"}),
+    ] = True
+    """The records of an optimizer step have like lengths, so that little of a batch is padding. false: any lengths."""
     logging_steps: Annotated[int, STEPS, CONTINUES] = 10
     """Optimizer steps between two lines of the log."""
     # Decides which adapter is kept, not what any step or evaluation gives.

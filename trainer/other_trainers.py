@@ -69,8 +69,7 @@ REASONS: dict[str, str] = {
     "the adapter of the best evaluation is kept, by action accuracy and then by loss": """
         load_best_model_at_end=* greater_is_better=* metric_for_best_model=action_accuracy|eval_action_accuracy""",
     "seed decides everything that is drawn, the records' random order too": """
-        data_seed full_determinism=false group_by_length=false length_column_name=*
-        train_sampling_strategy=random shuffle_dataset=* disable_shuffling=false""",
+        data_seed full_determinism=false length_column_name=* shuffle_dataset=* disable_shuffling=false""",
     "the plan takes one of the files in accelerate_configs/: CONFIG= names another": """
         accelerator_config parallelism_config fsdp fsdp_config deepspeed local_rank=* device_map=auto""",
     "accelerate sets up the processes' communication": """

@@ -29,23 +29,25 @@ def check_text_only(config: TrainConfig, dataset: Dataset) -> None:
 
 def drop_unfit(
     processor: Any, dataset: Dataset, config: TrainConfig, ranks: Ranks, say: Callable[[str], object]
-) -> Dataset:
-    """The dataset without the records that `validate data` leaves out, with a log line for each reason. Only the
-    first rank reads all of it.
+) -> tuple[Dataset, list[int]]:
+    """(the dataset without the records that `validate data` leaves out, the tokens of each training record), with a log
+    line for each reason. Only the first rank reads all of it.
 
     Raises:
         ConfigError: on every rank, when too few records are left, or with `strict` when any is left out.
     """
 
-    def look() -> tuple[dict[str, set[int]], dict[str, set[int]], list[str]]:
+    def look() -> tuple[dict[str, set[int]], dict[str, set[int]], list[str], list[int]]:
         inspection = inspect_dataset(dataset, processor, max_length=config.max_length, answer_field=config.answer_field)
         inspection.kept(strict=config.strict)
-        return inspection.apart, inspection.unfit(), [*inspection.notes(config.answer_field), *inspection.left_out()]
+        lines = [*inspection.notes(config.answer_field), *inspection.left_out()]
+        tokens = [checked.tokens for checked in inspection.checked["train"] if checked.reason is None]
+        return inspection.apart, inspection.unfit(), lines, tokens
 
-    apart, unfit, lines = ranks.rank0_only(look)
+    apart, unfit, lines, tokens = ranks.rank0_only(look)
     for line in lines:
         say(f"data: {line}")
-    return without(take_apart(dataset, apart), unfit)
+    return without(take_apart(dataset, apart), unfit), tokens
 
 
 def check_shards(model: Any, world_size: int, say: Callable[[str], object]) -> None:

@@ -12,6 +12,8 @@ Layout = dict[str, float | str]
 COMPARED = tuple(name for name, setting in SETTINGS.items() if not setting.continues)
 # Older versions had these settings and did not compare them: a manifest that does not name them says nothing of them.
 ONCE_FREE = ("device", "init_adapter")
+# What older versions did, where it is not today's default.
+ONCE = {"group_lengths": False}
 
 
 def layout_of(config: TrainConfig, *, model: str, data: str, records: int) -> Layout:
@@ -25,4 +27,4 @@ def layout_of(config: TrainConfig, *, model: str, data: str, records: int) -> La
 def defaults() -> Layout:
     """The settings of a checkpoint whose manifest does not name them: an older version had only these values."""
     found = {name: options(TrainConfig)[name].default for name in COMPARED if name not in ONCE_FREE}
-    return {name: default for name, default in found.items() if default is not MISSING}
+    return {name: default for name, default in (found | ONCE).items() if default is not MISSING}

@@ -109,7 +109,7 @@ def prepare(config: TrainConfig, dataset: Dataset) -> Prepared:
     stop = Stop(ranks, Path(config.output_dir))
     stop.check()
     say: Say = state.on_main_process(terminal.say)
-    processor, dataset = _look_at_data(config, dataset, ranks, say)
+    processor, dataset, lengths = _look_at_data(config, dataset, ranks, say)
     stop.check()
     progress = ProgressWriter(Path(config.output_dir) if ranks.first else None, say)
     store = _open_store(config, dataset, ranks, say, progress)
@@ -162,6 +162,7 @@ def prepare(config: TrainConfig, dataset: Dataset) -> Prepared:
     trainer = VisionSFTTrainer(
         config, peft_model, processor, encoder.collate, (len(dataset.train), len(evaluated)),
         store=store, stop=stop, callbacks=[Progress(progress), tracker], held_out=held_out, features=pictures,
+        lengths=lengths if config.group_lengths else (),
     )  # fmt: skip
     return Prepared(
         config=config, dataset=dataset, first=ranks.first, say=say, stop=stop, store=store, start=start,
@@ -176,20 +177,21 @@ def _how_often(kept: features.FeatureCache | str) -> str:
     return "never: its features are kept" if kept.without_tower else "once"
 
 
-def _look_at_data(config: TrainConfig, dataset: Dataset, ranks: Ranks, say: Say) -> tuple[Any, Dataset]:
-    """(the model's processor, the records that are fit for training), with log lines about both."""
+def _look_at_data(config: TrainConfig, dataset: Dataset, ranks: Ranks, say: Say) -> tuple[Any, Dataset, list[int]]:
+    """(the model's processor, the records that are fit for training, the tokens of each training record), with log
+    lines."""
     say(f"data: {len(dataset.train)} records to train on, {len(dataset.eval)} held out ({dataset.split})")
     for note in dataset.notes:
         say(f"data: {note}")
     check_text_only(config, dataset)
     processor = model.load_processor(config.model)
-    dataset = drop_unfit(processor, dataset, config, ranks, say)
+    dataset, lengths = drop_unfit(processor, dataset, config, ranks, say)
     if line := describe_end(processor):
         say(f"data: {line}")
     batch = config.micro_batch_size * config.gradient_accumulation_steps * config.world_size
     passes = config.max_steps * batch / max(1, len(dataset.train))
     say(f"data: {config.max_steps} steps of {batch} samples are {passes:.3g} passes through the records (epochs)")
-    return processor, dataset
+    return processor, dataset, lengths
 
 
 def _open_store(

@@ -17,6 +17,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTTrainer
 
 from trainer.config import TrainConfig
+from trainer.data.order import LengthGrouped
 from trainer.data.repeats import OWN_ROWS, own_rows, without_repeats
 from trainer.evaluation.best import best_step, evaluations_since_best
 from trainer.evaluation.heldout import HeldOut, Scores
@@ -58,9 +59,13 @@ class VisionSFTTrainer(SFTTrainer):
         callbacks: Sequence[TrainerCallback],
         held_out: HeldOut | None = None,
         features: FeatureCache | None = None,
+        lengths: Sequence[int] = (),
     ) -> None:
         """Trains on indices: `sizes` are the collator's (training, held-out) records. `held_out` adds its scores to
-        each evaluation; the best evaluation is chosen by their `action_accuracy`."""
+        each evaluation; the best evaluation is chosen by their `action_accuracy`. `lengths` are the training records'
+        tokens, by which steps are grouped; empty: they are not."""
+        batch = config.micro_batch_size * config.gradient_accumulation_steps * config.world_size
+        self.order = LengthGrouped(lengths, batch=batch, seed=config.seed) if lengths else None
         adapters = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
         super().__init__(
             model=model,
@@ -99,6 +104,9 @@ class VisionSFTTrainer(SFTTrainer):
         trained = self.train(resume_from_checkpoint=str(path) if path else None)
         self.stop.check()
         return trained
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.order or super()._get_train_sampler(train_dataset)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
@@ -170,6 +178,8 @@ class VisionSFTTrainer(SFTTrainer):
 
     def _run_epoch(self, **kwargs: Any) -> None:  # type: ignore[override]
         if not self.control.should_training_stop:  # the Trainer checks only after a step, and would take one more
+            if self.order:
+                self.order.epoch = kwargs["epoch"]
             super()._run_epoch(**kwargs)
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> Any:

@@ -70,6 +70,16 @@ def test_a_checkpoint_from_before_a_setting_was_made_with_its_default(saved: Pat
         store(saved, replace(CONFIG, max_grad_norm=0.5)).take_over()
 
 
+def test_a_checkpoint_from_before_lengths_were_grouped_goes_on_without(saved: Path) -> None:
+    manifest = saved / "step-000004" / MANIFEST
+    record = json.loads(manifest.read_text())
+    del record["layout"]["group_lengths"]
+    manifest.write_text(json.dumps(record))
+    assert store(saved, replace(CONFIG, group_lengths=False)).take_over() == 4
+    with pytest.raises(ConfigError, match="group_lengths False, not True"):
+        store(saved, CONFIG).take_over()
+
+
 @pytest.mark.parametrize("name", ["device", "init_adapter"])
 def test_a_setting_that_was_once_free_is_compared_only_where_a_checkpoint_names_it(saved: Path, name: str) -> None:
     other = replace(CONFIG, **{name: off_default(name)})

@@ -17,7 +17,7 @@ STEPS = 8
 # Off their defaults, and such that each changes the losses or the adapter by more than the tolerance.
 SETTINGS: dict[str, Any] = {
     "micro_batch_size": 4, "max_steps": STEPS, "lora_r": 8, "lora_alpha": 24, "seed": 3, "learning_rate": 2e-3,
-    "weight_decay": 0.9, "max_grad_norm": 0.5, "warmup_fraction": 0.25,
+    "weight_decay": 0.9, "max_grad_norm": 0.5, "warmup_fraction": 0.25, "group_lengths": False,
 }  # fmt: skip
 LINEARS = r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
 

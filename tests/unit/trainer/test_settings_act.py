@@ -47,6 +47,7 @@ ELSEWHERE = {
     "model": ("test_families", "test_it_trains_in_4_bits_and_its_adapter_loads_with_plain_peft"),
     "run_id": ("test_train", "test_wandb_keeps_one_offline_run_under_the_run_id"),
     "warmup_fraction": ("test_parity", "test_losses_gradients_and_adapter_follow_stock_trl"),
+    "group_lengths": ("test_parity", "test_losses_gradients_and_adapter_follow_stock_trl"),
     "init_adapter": ("test_warm_start", "test_it_goes_on_from_the_weights_and_still_scores_the_bare_base_first"),
     "early_stopping_patience": (
         "test_resume", "test_patience_runs_out_at_the_same_step_whatever_is_in_between",
@@ -346,7 +347,7 @@ def test_max_length_and_strict_decide_which_records_stay(talks: Path, tiny_model
     data = load_dataset(str(talks / "long.jsonl"), eval_fraction=0, image_root=str(talks / "pictures"))
 
     def kept(**changes: Any) -> int:
-        return len(drop_unfit(processor, data, replace(CONFIG, **changes), Ranks(1), lambda line: None).train)
+        return len(drop_unfit(processor, data, replace(CONFIG, **changes), Ranks(1), lambda line: None)[0].train)
 
     assert (kept(max_length=4000), kept(max_length=500), kept(max_length=4000, strict=True)) == (4, 3, 4)
     with pytest.raises(ConfigError, match=r"longer than max_length \(500 tokens"):

@@ -440,9 +440,9 @@ def test_only_the_first_rank_looks_at_the_records(faulty: Path) -> None:
     """Another rank takes what it is told, and needs no processor for it."""
     dataset = load_dataset(str(faulty))
     config = TrainConfig(model="-", data="-", output_dir="-", run_id="-")
-    told = ({"train": set(), "eval": set()}, {"train": {0, 2}, "eval": set()}, ["2 of 11"])
+    told = ({"train": set(), "eval": set()}, {"train": {0, 2}, "eval": set()}, ["2 of 11"], [70] * 9)
     other = SimpleNamespace(rank0_only=lambda work: told)
     said: list[str] = []
-    kept = drop_unfit(None, dataset, config, other, said.append)
+    kept, lengths = drop_unfit(None, dataset, config, other, said.append)
     assert kept.train == tuple(r for i, r in enumerate(dataset.train) if i not in (0, 2))
-    assert (kept.eval, said) == (dataset.eval, ["data: 2 of 11"])
+    assert (kept.eval, said, lengths) == (dataset.eval, ["data: 2 of 11"], [70] * 9)
