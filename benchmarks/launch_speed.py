@@ -1,28 +1,41 @@
-"""How long a person waits for the script: `python -m slurm render --gpus 2` against torchx's dry run.
+"""How long a person waits for the script: `python -m slurm render --gpus 2` beside torchx's dry run and submitit alone.
 
     make plan                                             # makes .venv/launch
     python3 -m venv /tmp/torchx && /tmp/torchx/bin/pip install torchx==0.7.0
-    .venv/launch/bin/python benchmarks/launch_speed.py --torchx /tmp/torchx/bin/torchx
+    .venv/launch/bin/python -m benchmarks.launch_speed --torchx /tmp/torchx/bin/torchx
 
-Whole commands, from start to exit, output thrown away, taking turns so that a busy machine slows all alike.
-Each tool runs in an environment that holds it and what it depends on; one run of each comes first, uncounted.
+Whole commands, from start to exit, output thrown away, taking turns so that a busy machine slows all alike. What is
+compared is CPU seconds, user and system, on which other work hardly tells; the seconds of the clock stand beside them.
+Each tool runs in an environment that holds it and what it depends on; one run of each comes first, uncounted. submitit
+alone writes a script for a command that is given; it chooses nothing. results/launch_speed.json keeps the figures.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
+RESULTS = PROJECT_DIR / "benchmarks" / "results"
 TORCHX_ARGS = (
     *("run", "--dryrun", "-s", "slurm", "dist.ddp", "-j", "1x2", "--gpu", "2", "--cpu", "8", "--memMB", "32768"),
     *("-m", "trainer.train", "--", "--model", "google/gemma-3-4b-it", "--data", "data"),
 )
+SUBMITIT = """
+import submitit
+executor = submitit.SlurmExecutor(folder="/tmp")
+executor.update_parameters(gpus_per_node=2, cpus_per_task=8, mem="32G", time=720, job_name="gemma")
+print(executor._make_submission_file_text("accelerate launch -m trainer.train", "0"))
+"""
 
 
 def commands(torchx: str) -> dict[str, tuple[str, ...]]:
@@ -30,18 +43,23 @@ def commands(torchx: str) -> dict[str, tuple[str, ...]]:
     return {
         "python -m slurm render --gpus 2": (sys.executable, "-m", "slurm", "render", "--gpus", "2"),
         "make render GPUS=2": ("make", "render", "GPUS=2"),
+        "python -m slurm plan": (sys.executable, "-m", "slurm", "plan"),
         "torchx run --dryrun -s slurm dist.ddp -j 1x2 ...": (torchx, *TORCHX_ARGS),
+        "submitit alone, its script of one command": (sys.executable, "-c", SUBMITIT),
     }
 
 
-def seconds(command: tuple[str, ...]) -> float:
-    start = time.perf_counter()
+def seconds(command: tuple[str, ...]) -> tuple[float, float]:
+    """(CPU seconds, seconds of the clock) of a whole command."""
+    before, start = os.times(), time.perf_counter()
     subprocess.run(command, cwd=PROJECT_DIR, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - start
+    after, took = os.times(), time.perf_counter() - start
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return cpu, took
 
 
-def measure(asked: dict[str, tuple[str, ...]], rounds: int) -> dict[str, list[float]]:
-    taken: dict[str, list[float]] = {name: [] for name in asked}
+def measure(asked: dict[str, tuple[str, ...]], rounds: int) -> dict[str, list[tuple[float, float]]]:
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in asked}
     for turn in range(rounds + 1):
         for name, command in asked.items():
             took = seconds(command)
@@ -50,13 +68,27 @@ def measure(asked: dict[str, tuple[str, ...]], rounds: int) -> dict[str, list[fl
     return taken
 
 
-def table(taken: dict[str, list[float]]) -> str:
-    reference = statistics.median(next(iter(taken.values())))
-    rows = ["| command | median s | fastest | slowest | times ours |", "|---|---|---|---|---|"]
+def page(found: dict[str, Any]) -> str:
+    taken = found["seconds"]
+    medians = {name: statistics.median(cpu for cpu, _ in times) for name, times in taken.items()}
+    reference = next(iter(medians.values()))
+    rows = []
     for name, times in taken.items():
-        middle = statistics.median(times)
-        rows.append(f"| `{name}` | {middle:.3f} | {min(times):.3f} | {max(times):.3f} | {middle / reference:.1f} |")
-    return "\n".join(rows)
+        cpu, clock = ([pair[part] for pair in times] for part in (0, 1))
+        spread = f"{min(cpu):.3f} | {max(cpu):.3f} | {statistics.median(clock):.2f}"
+        rows.append(f"| `{name}` | {medians[name]:.3f} | {spread} | {medians[name] / reference:.1f} |\n")
+    return f"""\
+# Time to the script
+
+Made by `.venv/launch/bin/python -m benchmarks.launch_speed --torchx /tmp/torchx/bin/torchx` on {found["cores"]}
+{found["machine"]} cores that had other work to do (load {found["load"]:.0f}): compare the rows, not the seconds with
+another machine's.
+
+{found["rounds"]} runs of each, in turn; {", ".join(f"{name} {text}" for name, text in found["versions"].items())}.
+
+| command | median CPU s | least | most | median s of the clock | times ours |
+|---|---|---|---|---|---|
+{"".join(rows)}"""
 
 
 def main() -> None:
@@ -64,10 +96,22 @@ def main() -> None:
     parser.add_argument("--torchx", default="torchx", help="the torchx program (torchx)")
     parser.add_argument("--rounds", type=int, default=20, help="counted runs of each (20)")
     options = parser.parse_args()
-    version = subprocess.run([options.torchx, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    taken = measure(commands(options.torchx), options.rounds)
-    print(f"{options.rounds} runs of each, in turn; Python {platform.python_version()}, {version}.\n")
-    print(table(taken))
+    said = subprocess.run([options.torchx, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    found = {
+        "rounds": options.rounds,
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "load": os.getloadavg()[0],
+        "versions": {
+            "Python": platform.python_version(),
+            "torchx": said.removeprefix("torchx-"),
+            "submitit": version("submitit"),
+        },
+        "seconds": measure(commands(options.torchx), options.rounds),
+    }
+    (RESULTS / "launch_speed.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / "launch_speed.md").write_text(page(found), encoding="utf-8")
+    print(page(found))
 
 
 if __name__ == "__main__":
