@@ -1,4 +1,5 @@
-"""The plan's memory of a step, beside that of the step itself carried out on paper (trainer/measure/paper.py).
+"""The plan's memory of a step, an evaluation and a tower, beside each of them carried out on paper
+(trainer/measure/paper.py and paper_evaluation.py).
 
     .venv/cpu/bin/python -W ignore -m benchmarks.exact_memory            # every row; those that are there are kept
     .venv/cpu/bin/python -W ignore -m benchmarks.exact_memory qwen3      # rows of models with that in their name, again
@@ -13,13 +14,16 @@ import json
 import logging
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from planner.job import JobSpec
+from planner.memory.activations import tower_bytes
 from planner.memory.estimate import estimate
+from planner.plan import Estimate
 from trainer.architecture.shapes import resolve_shape
 from trainer.config import TrainConfig
 from trainer.text import GIB
@@ -62,19 +66,53 @@ GRID = {
     "HuggingFaceTB/SmolVLM-256M-Instruct": (PLAIN, LONG),
 }
 
+# Evaluations: of a small and a large vocabulary, with convolutions, with a bias.
+SCORED_MODELS = (
+    "HuggingFaceTB/SmolVLM-256M-Instruct", "google/gemma-3-4b-it", "LiquidAI/LFM2-VL-1.6B",
+    "Qwen/Qwen2.5-VL-7B-Instruct",
+)  # fmt: skip
+PROMPT, ANSWER = 1024, 128
+EVALUATED = Way(checkpointing=False, micro_batch_size=1, tokens=PROMPT, lora_r=64)
+# Towers whose pictures have one size: its side in px.
+TOWERS = {"OpenGVLab/InternVL3-8B-hf": 448}
+PATCH_PX = 14
+
 
 def planned_bytes(model: str, way: Way) -> int:
     """Bytes that the plan predicts for the step of that model."""
-    spec = JobSpec.of(
+    return _without_gpu(_estimate(_spec(model, way), way).items)
+
+
+def _spec(model: str, way: Way) -> JobSpec:
+    return JobSpec.of(
         model=model, shape=resolve_shape(model, measure=False), data="-", project_dir=".", name="-", run_id="-",
         gpus=1, max_length=way.tokens, supervised_tokens=SCORED, images_per_sample=0, lora_r=way.lora_r,
         lora_dropout=way.lora_dropout, quantization=way.quantization, evaluates=False,
     )  # fmt: skip
-    found = estimate(
+
+
+def _estimate(spec: JobSpec, way: Way) -> Estimate:
+    return estimate(
         spec, config="single_gpu", checkpointing=way.checkpointing, offload=False, optimizer="adamw",
         micro_batch_size=way.micro_batch_size,
     )  # fmt: skip
-    return sum(size for name, size in found.items if name not in BESIDE)
+
+
+def _without_gpu(items: Iterable[tuple[str, int]]) -> int:
+    return sum(size for name, size in items if name not in BESIDE)
+
+
+def planned_evaluation(model: str) -> int:
+    """Bytes that the plan predicts for the evaluation of a record without a picture."""
+    spec = _spec(model, EVALUATED).but(evaluates=True, supervised_tokens=ANSWER)
+    return _without_gpu(_estimate(spec, EVALUATED).evaluation)
+
+
+def planned_tower(model: str) -> int:
+    """Bytes that the plan predicts while the tower works on one picture, or one of its tiles, beside a model in 16
+    bits."""
+    shape = resolve_shape(model, measure=False)
+    return 2 * shape.total_params + (TOWERS[model] // PATCH_PX) ** 2 * tower_bytes(shape, width=2)
 
 
 def exact_bytes(model: str, way: Way) -> dict[str, Any]:
@@ -87,23 +125,75 @@ def exact_bytes(model: str, way: Way) -> dict[str, Any]:
     return {"bytes": held.peak, "at_the_peak": held.at}
 
 
+def exact_evaluation(model: str) -> dict[str, Any]:
+    """The bytes of the evaluation at its peak, and what they consist of."""
+    from trainer.measure.paper_evaluation import evaluation_on_paper
+    from trainer.measure.ship import published_config
+
+    config = TrainConfig(model=model, data="-", output_dir="-", run_id="-", **of_config(EVALUATED))
+    held = evaluation_on_paper(published_config(model), config, tokens=PROMPT, answer=ANSWER)
+    return {"bytes": held.peak, "at_the_peak": held.at}
+
+
+def exact_tower(model: str) -> dict[str, Any]:
+    from trainer.measure.paper_evaluation import tower_on_paper
+    from trainer.measure.ship import published_config
+
+    held = tower_on_paper(published_config(model), side=TOWERS[model])
+    return {"bytes": held.peak, "at_the_peak": held.at}
+
+
 def of_config(way: Way) -> dict[str, Any]:
     same = ("micro_batch_size", "lora_r", "quantization", "lora_dropout")
     return {"activation_checkpointing": way.checkpointing, **{name: getattr(way, name) for name in same}}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One comparison: its name, and how the two sides of it are found."""
+
+    key: str
+    model: str
+    planned: Callable[[], int]
+    exact: Callable[[], dict[str, Any]]
+
+
+def rows_of() -> list[Row]:
+    steps = [
+        Row(
+            key=row_key(model, way), model=model, planned=partial(planned_bytes, model, way),
+            exact=partial(exact_bytes, model, way),
+        )
+        for model, ways in GRID.items()
+        for way in ways
+    ]  # fmt: skip
+    evaluations = [
+        Row(
+            key=f"{model}, evaluation, {PROMPT} tokens and {ANSWER} of an answer, r={EVALUATED.lora_r}", model=model,
+            planned=partial(planned_evaluation, model), exact=partial(exact_evaluation, model),
+        )
+        for model in SCORED_MODELS
+    ]  # fmt: skip
+    towers = [
+        Row(
+            key=f"{model}, tower alone, a picture of {side} px", model=model, planned=partial(planned_tower, model),
+            exact=partial(exact_tower, model),
+        )
+        for model, side in TOWERS.items()
+    ]  # fmt: skip
+    return [*steps, *evaluations, *towers]
 
 
 def main(words: Sequence[str]) -> None:
     logging.disable(logging.CRITICAL)
     path = RESULTS / "exact_memory.json"
     rows: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    for model, ways in GRID.items():
-        for way in ways:
-            key = row_key(model, way)
-            if key in rows and not any(word.lower() in model.lower() for word in words):
-                continue
-            print(key, file=sys.stderr, flush=True)
-            rows[key] = exact_bytes(model, way)
-            path.write_text(json.dumps(rows, indent=1) + "\n")
+    for row in rows_of():
+        if row.key in rows and not any(word.lower() in row.model.lower() for word in words):
+            continue
+        print(row.key, file=sys.stderr, flush=True)
+        rows[row.key] = row.exact()
+        path.write_text(json.dumps(rows, indent=1) + "\n")
     (RESULTS / "exact_memory.md").write_text(page(rows))
 
 
@@ -115,13 +205,8 @@ def row_key(model: str, way: Way) -> str:
 
 
 def differences(rows: dict[str, Any]) -> dict[str, float]:
-    """The plan's excess over the exact step, as a share of the exact step."""
-    return {
-        row_key(model, way): planned_bytes(model, way) / rows[row_key(model, way)]["bytes"] - 1
-        for model, ways in GRID.items()
-        for way in ways
-        if row_key(model, way) in rows
-    }
+    """The plan's excess over the exact bytes, as a share of them."""
+    return {row.key: row.planned() / rows[row.key]["bytes"] - 1 for row in rows_of() if row.key in rows}
 
 
 def page(rows: dict[str, Any]) -> str:
@@ -129,7 +214,7 @@ def page(rows: dict[str, Any]) -> str:
     sizes = sorted(map(abs, found.values()))
     lines = [f"| {key} | {rows[key]['bytes'] / GIB:.2f} | {share:+.1%} |" for key, share in found.items()]
     return "\n".join([
-        "# The plan beside the step on paper",
+        "# The plan beside steps, evaluations and towers on paper",
         "",
         "Made by `.venv/cpu/bin/python -W ignore -m benchmarks.exact_memory`: the real code of model, PEFT, head and",
         "optimizer on tensors without memory, every byte counted from when it is made until it is freed. No GPU was",
@@ -137,7 +222,7 @@ def page(rows: dict[str, Any]) -> str:
         "",
         f"The plan differs by {statistics.median(sizes):.1%} in the median and by {sizes[-1]:.1%} at most.",
         "",
-        "| step | exact, GiB | plan |",
+        "| what | exact, GiB | plan |",
         "|---|---|---|",
         *lines,
         "",

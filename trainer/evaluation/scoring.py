@@ -231,7 +231,7 @@ def _behind(
         input_ids=inputs,
         position_ids=None if positions is None else positions[rows, : inputs.shape[1]],
         attention_mask=torch.cat((batch["attention_mask"][rows], torch.ones_like(inputs)), dim=1),
-        past_key_values=_copied(cache, rows),
+        past_key_values=cache_rows(cache, rows),
         use_cache=True,
     )
     return scores.sum(1).view(count, -1)
@@ -273,7 +273,7 @@ def agree(model: Any, batch: dict[str, Tensor], rest: Sequence[Tokens]) -> str:
     return f"off by {off:.3f} nats" if off > SAME_SCORE * max(1.0, plain.abs().max().item()) else ""
 
 
-def _copied(cache: Any, rows: Tensor) -> Any:
+def cache_rows(cache: Any, rows: Tensor) -> Any:
     """A new cache with these rows of `cache`, in this order."""
     copied = copy(cache)
     copied.layers = [copy(layer) for layer in cache.layers]

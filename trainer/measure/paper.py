@@ -161,12 +161,8 @@ def _in_fp32(value: Any) -> Any:
     return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value
 
 
-def step_on_paper(model_config: Any, config: TrainConfig, *, tokens: int, scored: int) -> dict[str, Held]:
-    """The bytes held between two optimizer steps ("between") and in one step ("step"), on a micro-batch with `tokens`
-    tokens a sample, `scored` of them learned.
-
-    Raises whatever the model's forward raises on tensors without values.
-    """
+def adapted(model_config: Any, config: TrainConfig) -> tuple[Any, Any]:
+    """(the model with its adapters, the base inside), as a run loads them, without memory."""
     with torch.device("meta"):
         base = auto_class(model_config).from_config(model_config, dtype=torch.bfloat16)
     anatomy = anatomy_of(base)
@@ -177,23 +173,40 @@ def step_on_paper(model_config: Any, config: TrainConfig, *, tokens: int, scored
             if module in targets:
                 base.set_submodule(path, Packed(module))
         base.is_loaded_in_4bit = True
-    model = add_lora(base, config, anatomy).train()
+    model = add_lora(base, config, anatomy)
     install_supervised_head(base)
+    return model, base
+
+
+def after_a_step(model: Any, base: Any, ledger: Ledger) -> tuple[list[Any], Any]:
+    """(the trained weights, their optimizer with its moments). Gives the model fake memory, which `ledger` counts."""
+    model.to_empty(device="cpu")
+    base.tie_weights()
+    learned = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=1e-4, fused=True)
+    for parameter in learned:  # so that AdamW makes its moments
+        parameter.grad = torch.empty_like(parameter)
+    ledger.part = "moments"
+    optimizer.step()
+    optimizer.zero_grad()
+    return learned, optimizer
+
+
+def step_on_paper(model_config: Any, config: TrainConfig, *, tokens: int, scored: int) -> dict[str, Held]:
+    """The bytes held between two optimizer steps ("between") and in one step ("step"), on a micro-batch with `tokens`
+    tokens a sample, `scored` of them learned.
+
+    Raises whatever the model's forward raises on tensors without values.
+    """
+    model, base = adapted(model_config, config)
     ledger = Ledger()
     with FakeTensorMode(allow_non_fake_inputs=True), ledger:
-        model.to_empty(device="cpu")
-        base.tie_weights()
-        learned = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(learned, lr=1e-4, fused=True)
-        for parameter in learned:  # so that AdamW makes its moments, as at the first step
-            parameter.grad = torch.empty_like(parameter)
-        ledger.part = "moments"
-        optimizer.step()
+        learned, optimizer = after_a_step(model, base, ledger)
         ledger.part = "gradients"
         for parameter in learned:  # gradients of the earlier micro-batches, which add up
             parameter.grad = torch.empty_like(parameter)
         found = ledger.begin()
-        _step(model, optimizer, learned, ledger, config, tokens, scored)
+        _step(model.train(), optimizer, learned, ledger, config, tokens, scored)
     return {"between": found, "step": ledger.held}
 
 
