@@ -11,7 +11,7 @@ import cluster as test_cluster
 import pytest
 from checkouts import is_put_back, make_checkout
 from image import image  # noqa: F401 - a fixture
-from tiny_families import tiny_idefics, tiny_llama, tiny_qwen, tiny_smolvlm  # noqa: F401 - fixtures
+from tiny_families import tiny_idefics, tiny_llama, tiny_mllama, tiny_qwen, tiny_smolvlm  # noqa: F401 - fixtures
 from training import tiny_model, walks  # noqa: F401 - fixtures
 from wandb_server import service  # noqa: F401 - a fixture
 

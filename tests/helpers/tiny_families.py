@@ -176,8 +176,9 @@ def _write_tiled(folder: Path, config_class: Any, model_class: Any) -> None:
 MLLAMA_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|image|>", "<|python_tag|>")
 
 
-def write_tiny_mllama(folder: Path) -> None:
-    """Pictures are attended to from cross-attention layers and have no place among the tokens."""
+def write_tiny_mllama(folder: Path, gate: float = 0.5) -> None:
+    """Pictures are attended to from cross-attention layers, through a `gate` that begins at 0 (then the model is
+    blind), and have no place among the tokens."""
     import torch
     from transformers import MllamaConfig, MllamaForConditionalGeneration, MllamaProcessor
     from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
@@ -205,7 +206,11 @@ def write_tiny_mllama(folder: Path) -> None:
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        MllamaForConditionalGeneration(config).save_pretrained(folder)
+        model = MllamaForConditionalGeneration(config)
+        for name, parameter in model.named_parameters():
+            if name.endswith("_gate"):
+                torch.nn.init.constant_(parameter, gate)
+        model.save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")
@@ -216,6 +221,11 @@ def tiny_idefics(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_smolvlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built(tmp_path_factory.mktemp("smolvlm"), write_tiny_smolvlm)
+
+
+@pytest.fixture(scope="session")
+def tiny_mllama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("mllama"), write_tiny_mllama)
 
 
 @pytest.fixture(scope="session")

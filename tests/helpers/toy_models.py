@@ -252,7 +252,7 @@ def write_toy(kind: str, folder: Path) -> None:
     from PIL import Image
     from transformers import AutoModelForImageTextToText
 
-    from trainer.data.examples import processed
+    from trainer.data.tensors import processed
     from trainer.model.traits import ask_token_types
 
     config = toy_config(kind)
@@ -270,7 +270,7 @@ def write_toy(kind: str, folder: Path) -> None:
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(config)
         for parameter in model.parameters():  # what begins at nought is blind
-            if parameter.ndim > 1 and not parameter.any():
+            if (parameter.ndim > 1 or parameter.numel() == 1) and not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.1)
     if not family(kind).template:  # refused for want of it
         processor.save_pretrained(folder)

@@ -20,12 +20,11 @@ from trainer.data.bounds import BOUNDS
 from trainer.data.endings import answer_end, render_answer
 from trainer.data.grid import load_picture
 from trainer.data.records import each_answer
+from trainer.data.tensors import IGNORED, pad_and_stack, processed, tensor_layout, with_answers
 from trainer.data.turns import Picture, Record
 from trainer.outcome import ConfigError, RecordError
 from trainer.text import shown
 
-IGNORED = -100
-PAD_TO_MULTIPLE_OF = 8  # tensor-core friendly lengths
 CACHE_BYTES = 512 * 1024**2  # encoded examples kept in memory: all of a toy set, a fraction of a real one
 # Nobody writes a special token so often in a row; a picture has it 36 or 256 times.
 LONG_RUN = re.compile(r"(<[^<>]+>|\[[^\[\]]+\])\1{15,}")
@@ -96,7 +95,7 @@ def encode(processor: Any, record: Record, behind: Sequence[int] = ()) -> dict[s
     """
     with _naming(record):
         prompt, _ = prompt_and_answer(processor, record)
-    return _with_answers(encode_text(processor, record, prompt), None, [behind])
+    return with_answers(encode_text(processor, record, prompt), None, [behind], tensor_layout(processor))
 
 
 def encode_learned(processor: Any, record: Record) -> dict[str, Tensor]:
@@ -106,7 +105,7 @@ def encode_learned(processor: Any, record: Record) -> dict[str, Tensor]:
         prompts, answers = render(processor, record)
         text, mark = join_prompts(processor, prompts)
         tokens = processor.tokenizer(answers, add_special_tokens=False)["input_ids"]
-        return _with_answers(encode_text(processor, record, text), mark, tokens, labels=True)
+        return with_answers(encode_text(processor, record, text), mark, tokens, tensor_layout(processor), labels=True)
 
 
 def encode_text(processor: Any, record: Record, text: str) -> dict[str, Tensor]:
@@ -114,56 +113,6 @@ def encode_text(processor: Any, record: Record, text: str) -> dict[str, Tensor]:
     record."""
     with _naming(record):
         return processed(processor, text, load_pictures(record))
-
-
-def processed(processor: Any, text: str, pictures: list[Image.Image]) -> dict[str, Tensor]:
-    """The processor's tensors of one text and its pictures. Raises the processor's own errors."""
-    tensors = _as_it_takes_them(processor, text, pictures)
-    # Llama 4's processor returns pictures in bfloat16, whatever the model's precision.
-    half = {name: t for name, t in tensors.items() if isinstance(t, Tensor) and t.is_floating_point()}
-    return {**tensors, **{name: t.float() for name, t in half.items()}}
-
-
-def _as_it_takes_them(processor: Any, text: str, pictures: list[Image.Image]) -> dict[str, Tensor]:
-    # The template has already written BOS.
-    options: dict[str, Any] = {"text": [text], "add_special_tokens": False, "return_tensors": "pt"}
-    try:
-        return dict(processor(images=[pictures] if pictures else None, **options))
-    except ValueError:
-        if not pictures:
-            raise
-        try:  # GOT-OCR takes the pictures of all texts in one list, and there is one text
-            return dict(processor(images=pictures, **options))
-        except Exception:
-            pass
-        raise
-
-
-def _with_answers(
-    example: dict[str, Tensor], mark: int | None, answers: Sequence[Sequence[int]], *, labels: bool = False
-) -> dict[str, Tensor]:
-    """The tensors of a text with each of its `mark` tokens replaced by the tokens of an answer; the last answer is
-    appended."""
-    ids = example["input_ids"][0]
-    places = (ids == mark).nonzero().flatten().tolist() if mark is not None else []
-    if len(places) != len(answers) - 1:
-        raise ValueError(f"{len(answers)} answers have {len(places) + 1} places in the text that the processor made")
-    spans = list(zip([0, *(place + 1 for place in places)], [*places, len(ids)], strict=True))
-
-    def fill(row: Tensor, values: Sequence[Sequence[int]]) -> Tensor:
-        pairs = zip(spans, values, strict=True)
-        return torch.cat([piece for (a, b), more in pairs for piece in (row[a:b], row.new_tensor(more))])[None]
-
-    ones, zeros = ([[value] * len(answer) for answer in answers] for value in (1, 0))
-    # Answers are attended to (1) and are no image (0).
-    more = {"input_ids": answers, "attention_mask": ones}
-    filled = {
-        key: fill(tensor[0], more.get(key, zeros)) if is_sequence(tensor, len(ids)) else tensor
-        for key, tensor in example.items()
-    }
-    if labels:
-        filled["labels"] = fill(torch.full_like(ids, IGNORED), answers)
-    return filled
 
 
 @contextmanager
@@ -186,11 +135,6 @@ def name_record(record: Record) -> str:
         return shown(record.prompt)
     more = len(record.images) - 1
     return f"{record.images[0]}{f' and {more} more' if more else ''}"
-
-
-def is_sequence(tensor: Tensor, length: int) -> bool:
-    """Whether a tensor of one sample runs along its tokens (the rest belongs to the pictures)."""
-    return tuple(tensor.shape) == (1, length)
 
 
 class Encoder:
@@ -227,44 +171,13 @@ class Encoder:
         of the states that predict `loss_targets` (n).
         """
         examples = [self(row["index"]) for row in rows]
-        batch = pad_and_stack(examples, pad_id=self.processor.tokenizer.pad_token_id, side="right")
+        pad_id = self.processor.tokenizer.pad_token_id
+        batch = pad_and_stack(examples, pad_id=pad_id, side="right", layout=tensor_layout(self.processor))
         # The state at t predicts the token at t + 1.
         targets = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED).flatten()
         batch["loss_positions"] = (targets != IGNORED).nonzero().squeeze(1)
         batch["loss_targets"] = targets[batch["loss_positions"]]
         return batch
-
-
-def pad_and_stack(examples: Sequence[dict[str, Tensor]], *, pad_id: int, side: str) -> dict[str, Tensor]:
-    """One batch: sequence tensors padded on `side` to (batch, length), picture tensors joined along their first
-    dimension.
-
-    Records without a picture add nothing to the picture tensors; a batch of only such records has none.
-    """
-    lengths = [example["input_ids"].shape[1] for example in examples]
-    longest = -(-max(lengths) // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF
-    fill = {"input_ids": pad_id, "labels": IGNORED}
-    batch = {}
-    for key in dict.fromkeys(key for example in examples for key in example):
-        if any(is_sequence(e[key], n) for e, n in zip(examples, lengths, strict=True) if key in e):
-            # A processor may return no token types for text alone: all of the text is no image (0).
-            rows = [example.get(key, torch.zeros_like(example["input_ids"])) for example in examples]
-            batch[key] = _join(rows, [longest], fill.get(key, 0), side)
-        else:
-            rows = [example[key] for example in examples if key in example]
-            # Idefics3 and SmolVLM cut pictures into as many tiles as their size asks for, and skip empty ones.
-            batch[key] = _join(rows, [max(sizes) for sizes in zip(*(row.shape[1:] for row in rows), strict=True)])
-    return batch
-
-
-def _join(tensors: Sequence[Tensor], shape: Sequence[int], fill: int = 0, side: str = "right") -> Tensor:
-    """The tensors joined along the first dimension, the other dimensions padded on `side` to `shape`."""
-    joined = []
-    for tensor in tensors:
-        whole = tensor.new_full((len(tensor), *shape), fill)
-        whole[tuple(slice(-n, None) if side == "left" else slice(n) for n in tensor.shape)] = tensor
-        joined.append(whole)
-    return torch.cat(joined)
 
 
 def describe_example(processor: Any, example: dict[str, Tensor]) -> str:

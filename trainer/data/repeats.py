@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.data.examples import IGNORED
+from trainer.data.tensors import IGNORED
 
 OWN_ROWS = "own_rows"
 

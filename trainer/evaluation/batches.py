@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from trainer.data.examples import encode, pad_and_stack
+from trainer.data.examples import encode
+from trainer.data.tensors import pad_and_stack, tensor_layout
 from trainer.data.turns import Record
 from trainer.evaluation.memory import cost_of, free_bytes, tried
 from trainer.evaluation.rows import Room, needed_bytes, records_at_once, rows_that_fit
@@ -73,7 +74,8 @@ def map_batches(
         def run(places: Sequence[int], rows: int) -> Sequence[T]:
             if not places:
                 return ()
-            batch = pad_and_stack(reader.wait_for(places), pad_id=processor.tokenizer.pad_token_id, side="left")
+            pad_id = processor.tokenizer.pad_token_id
+            batch = pad_and_stack(reader.wait_for(places), pad_id=pad_id, side="left", layout=tensor_layout(processor))
             with accelerator.autocast():
                 return work({key: tensor.to(accelerator.device) for key, tensor in batch.items()}, rows)
 

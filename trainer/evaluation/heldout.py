@@ -13,8 +13,9 @@ import torch
 from trainer.config import TrainConfig
 from trainer.data.answers import answer_field, json_object, read_action
 from trainer.data.endings import AnswerEnd
-from trainer.data.examples import encode, pad_and_stack
+from trainer.data.examples import encode
 from trainer.data.records import Dataset, each_answer
+from trainer.data.tensors import pad_and_stack, tensor_layout
 from trainer.data.turns import Record
 from trainer.evaluation.generation import generate_answers, sample_places
 from trainer.evaluation.metrics import FEW_ANSWERS, ActionMetrics, action_metrics, interval
@@ -169,9 +170,10 @@ def settle_scoring(held_out: HeldOut, model: Any, say: Callable[..., object]) ->
         return held_out
     choices, processor = held_out.choices, held_out.processor
     example = encode(processor, held_out.records[0], behind=choices.shared)
-    batch = pad_and_stack([example], pad_id=processor.tokenizer.pad_token_id, side="left")
+    layout = tensor_layout(processor)
+    batch = pad_and_stack([example], pad_id=processor.tokenizer.pad_token_id, side="left", layout=layout)
     with torch.inference_mode(), asked(model):
-        why = agree(model, {name: tensor.to(model.device) for name, tensor in batch.items()}, choices.rest)
+        why = agree(model, {name: tensor.to(model.device) for name, tensor in batch.items()}, choices.rest, layout)
     if not why:
         return held_out
     say(f"actions are scored behind a prompt each, which takes longer: what the model keeps of one does not do ({why})")

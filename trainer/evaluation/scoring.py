@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from trainer.data.answers import UNREADABLE, json_object, read_action
-from trainer.data.examples import IGNORED, prompt_and_answer
+from trainer.data.examples import prompt_and_answer
+from trainer.data.tensors import IGNORED, Layout, lengthened, tensor_layout
 from trainer.data.turns import Record
 from trainer.evaluation.batches import map_batches
 from trainer.evaluation.rows import SCORED_POSITIONS, Room, candidates_at_once
@@ -181,8 +182,9 @@ def score_actions(
     lengths = [len(tokens) for tokens in choices.rest]
 
     def score(batch: dict[str, Tensor], rows: int) -> list[list[float]]:
-        at_once = candidates_at_once(rows, len(lengths))
-        return (_score_apart if choices.apart else _score_batch)(model, batch, choices.rest, at_once).tolist()
+        if choices.apart:
+            return _score_apart(model, batch, choices.rest, tensor_layout(processor)).tolist()
+        return _score_batch(model, batch, choices.rest, candidates_at_once(rows, len(lengths))).tolist()
 
     return map_batches(
         score, model, processor, records, accelerator=accelerator, what="scoring", between=between,
@@ -237,21 +239,14 @@ def _behind(
     return scores.sum(1).view(count, -1)
 
 
-def _score_apart(model: Any, batch: dict[str, Tensor], rest: Sequence[Tokens], _: int) -> Tensor:
+def _score_apart(model: Any, batch: dict[str, Tensor], rest: Sequence[Tokens], layout: Layout) -> Tensor:
     """The same result as `_score_batch` without its assumptions: every candidate behind its prompt, one at a time, in
     one pass."""
     length, found = batch["input_ids"].shape[1], []
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     for tokens in rest:
         ids = batch["input_ids"].new_tensor(tokens).expand(len(batch["input_ids"]), -1)
-        # The candidate's tokens are attended to (1) and are no image (0).
-        more = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        whole = {
-            name: torch.cat((tensor, more.get(name, torch.zeros_like(ids)).to(tensor.dtype)), dim=1)
-            if tensor.shape == batch["input_ids"].shape
-            else tensor
-            for name, tensor in batch.items()
-        }
+        whole = lengthened(batch, ids, layout)
         places = torch.arange(len(ids), device=ids.device)[:, None] * (length + len(tokens)) + length - 1
         places = (places + torch.arange(len(tokens), device=ids.device)).flatten()
         scores = log_probabilities(base, places, ids.flatten(), SCORED_POSITIONS, use_cache=False, **whole)
@@ -259,12 +254,12 @@ def _score_apart(model: Any, batch: dict[str, Tensor], rest: Sequence[Tokens], _
     return torch.stack(found, dim=1)
 
 
-def agree(model: Any, batch: dict[str, Tensor], rest: Sequence[Tokens]) -> str:
+def agree(model: Any, batch: dict[str, Tensor], rest: Sequence[Tokens], layout: Layout) -> str:
     """Why the first of the candidates `rest` cannot be scored on copies of the keys and values of their prompts; ""
     when the scores are those of whole sequences."""
     few = rest[:COMPARED]
     try:
-        fast, plain = _score_batch(model, batch, few, len(few)), _score_apart(model, batch, few, 1)
+        fast, plain = _score_batch(model, batch, few, len(few)), _score_apart(model, batch, few, layout)
     except Exception as error:
         if is_of_machine(error):
             raise

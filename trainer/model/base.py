@@ -207,6 +207,13 @@ def load_model_config(model: str) -> Any:
             name="MODEL",
             given=model,
         )
+    with refusing(model, "loaded", UNFIT):
+        writes = auto_class(config)._model_mapping[type(config)].can_generate()
+    if not writes:
+        raise ConfigError(
+            f"MODEL={model}: {config.model_type} writes no text (it classifies, or moves a robot): give a model that "
+            "answers in words, as google/gemma-3-4b-it does"
+        )
     check_unquantized(model, config.to_dict())
     return config
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trainer.model.head import CHUNK_POSITIONS, log_probabilities, own_logits, supervised_loss, use_own_head
 from trainer.model.refusal import first_words, is_of_machine
+from trainer.model.targets import path_of
 
 SAME_LOSS = 0.01  # nats, or a share of the loss where that is larger; the same sums in another order differ by 1e-6
 LEAKED = 0.02  # nats by which one token's loss may move; the same sums twice do not differ
@@ -86,8 +87,7 @@ def without_gradient(model: Any, batch: Batch) -> list[str]:
         outputs = supervised_loss(model.get_base_model(), **given, loss_positions=positions, loss_targets=targets)
         outputs["loss_sum"].backward()
         lacking = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    prefix = "base_model.model."
-    return sorted({name.removeprefix(prefix).partition(".lora_")[0] for name in lacking})
+    return sorted({path_of(name) for name in lacking})
 
 
 def picture_counts(model: Any, batch: Batch, losses: Tensor) -> bool:

@@ -29,7 +29,7 @@ from trainer.model.behaviour import (
     without_gradient,
 )
 from trainer.model.refusal import UNFIT, refusing
-from trainer.model.targets import peft_targets
+from trainer.model.targets import lost_at_loading, path_of, peft_targets
 from trainer.model.traits import lacking_token_types, picture_features
 from trainer.outcome import ConfigError
 
@@ -53,6 +53,13 @@ def adapt(
         say(f"{len(taken)} linears get no adapter, as PEFT takes their names for experts': {_kinds(taken)}")
         anatomy = anatomy.without(taken)
     model = add_lora(base, config, anatomy)
+    with refusing(config.model, "given adapters", UNFIT):
+        lost = lost_at_loading(model)
+    if lost:
+        say(f"{len(lost)} linears get no adapter, as PEFT would not find it again under their names: {_kinds(lost)}")
+        torch.manual_seed(config.seed)  # as if they had never had an adapter
+        anatomy = anatomy.without(lost)
+        model = add_lora(model.unload(), config, anatomy)
     if under_deepspeed():  # DeepSpeed gathers its shards only later
         return model, anatomy, None
     with refusing(config.model, "trained", UNFIT):
@@ -115,7 +122,7 @@ def _built(model: Any, config: TrainConfig, anatomy: Anatomy, batch: dict[str, T
     # A ZeRO-3 shard knows its whole size.
     counted = sum(getattr(p, "ds_numel", p.numel()) for p in trainable.values())
     expected = sum(config.lora_r * (m.in_features + m.out_features) for m in tuned.values())
-    outside = [name for name in trainable if name.removeprefix("base_model.model.").partition(".lora_")[0] not in text]
+    outside = [name for name in trainable if path_of(name) not in text]
     precision = ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in trainable.values()}))
     halved = under_deepspeed() and os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16"
     masters = " masters of bfloat16 adapters (DeepSpeed)" if halved else ""

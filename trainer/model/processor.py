@@ -96,4 +96,7 @@ def _class_for(model: str) -> Any:
     if os.path.isdir(model) and not os.path.isfile(os.path.join(model, "config.json")):
         return None
     config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-    return PROCESSOR_MAPPING[type(config)] if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else None
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return None
+    # transformers lists a few language models among those that take pictures, without a processor.
+    return PROCESSOR_MAPPING.get(type(config), None)

@@ -23,6 +23,23 @@ def peft_targets(base: Any, pattern: str) -> tuple[str | list[str], list[str]]:
     return sorted({*paths} - {*lost}), lost
 
 
+def lost_at_loading(model: Any) -> list[str]:
+    """Paths of the linears whose adapters PEFT looks for under other names when it loads what it has saved:
+    transformers renames weights of some families as they load, and PEFT does the same to adapters."""
+    from peft import get_peft_model_state_dict
+    from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+
+    (adapter,) = model.peft_config
+    saved = get_peft_model_state_dict(model, save_embedding_layers=False)
+    found = convert_peft_adapter_state_dict_for_transformers(model, model.peft_config[adapter], dict(saved), adapter)
+    return sorted({path_of(name) for name in saved if name not in found})
+
+
+def path_of(name: str) -> str:
+    """The path of the linear that a parameter of an adapter belongs to."""
+    return name.removeprefix("base_model.model.").partition(".lora_")[0]
+
+
 def _rewritten(base: Any, targets: str | list[str]) -> Any:
     """The `target_modules` after PEFT's rewriting; None when PEFT refuses them."""
     from peft import LoraConfig

@@ -67,6 +67,8 @@ class Usage:
     """As the setting: how large the pictures may be that are asked about."""
     language_model: bool = False
     """Whether the base takes no pictures: its processor is only a tokenizer."""
+    own_head: bool = False
+    """Whether the model's own forward computes the logits, because ours gave another loss."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,8 +81,8 @@ class Trained:
     accelerator: Any
 
 
-def usage_of(config: TrainConfig, dataset: Dataset, measured: HeldOut) -> Usage:
-    """The Usage from a run's settings, its records and its measurements."""
+def usage_of(config: TrainConfig, dataset: Dataset, measured: HeldOut, *, own_head: bool = False) -> Usage:
+    """The Usage from a run's settings, its records, its measurements, and the head that it was trained with."""
     from trainer.data.endings import answer_end
     from trainer.data.records import each_answer
     from trainer.evaluation.generation import answer_budget
@@ -92,7 +94,8 @@ def usage_of(config: TrainConfig, dataset: Dataset, measured: HeldOut) -> Usage:
         answer_tokens=answer_budget(measured.processor, answers), frames=frames_of(dataset), text_only=config.text_only,
         system=shared_system(dataset), end=answer_end(measured.processor), columns=config.columns,
         max_image_megapixels=config.max_image_megapixels,
-        language_model=isinstance(measured.processor, TextProcessor), **shared_texts(config.data, config.columns),
+        language_model=isinstance(measured.processor, TextProcessor), own_head=own_head,
+        **shared_texts(config.data, config.columns),
     )  # fmt: skip
 
 
@@ -201,6 +204,7 @@ def load_trained(path: Path, *, device: Device | None = None, base: str | None =
     from accelerate import Accelerator
 
     from trainer.model import base as models
+    from trainer.model.head import use_own_head
 
     state = init_distributed(config)
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if device == "cuda" else "no"  # as a launcher would say
@@ -209,6 +213,8 @@ def load_trained(path: Path, *, device: Device | None = None, base: str | None =
     except (ConfigError, SickNode) as error:
         raise type(error)(f"{error.words}; --base says where the adapter's base is") from None
     processor = models.load_processor(str(folder), base)
+    if usage.own_head:
+        use_own_head(model)
     if base:
         model = put_adapter(model, folder)
     return Trained(

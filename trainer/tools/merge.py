@@ -91,6 +91,9 @@ def merge(adapter: Path, out: Path, record: dict[str, Any], asked: Request) -> t
     Raises ConfigError for a missing base or missing data."""
     trained = load_trained(adapter, device=asked.device, base=asked.base)
     measured = held_out(trained.processor, record)
+    if measured.choices and trained.usage.choices:  # as training has found out
+        choices = replace(measured.choices, apart=trained.usage.choices.apart)
+        measured = replace(measured, choices=choices)
     answers, before = score(trained, measured, "the adapter on its base")
     say(["merging ..."])
     usage = replace(trained.usage, quantization="none", end=trained.usage.end or answer_end(trained.processor))

@@ -5,7 +5,8 @@
                instead of for MAX_LENGTH. Ends with 78 when nothing is left to train on or, with --strict, when
                anything would be left out
   environment  libraries against their pins, settings against usual ones, tokens, folders, driver, CUDA and GPUs
-  model        access, family, processor, what LoRA would train, space for checkpoints; loads no weights
+  model        access, family, processor, what LoRA would train, space for checkpoints; and where the weights have room,
+               all that training relies on, asked on the first record with a picture
   pipeline     two steps of the real trainer on the real records, in a temporary folder
   all          each in turn, one table
 
@@ -44,6 +45,7 @@ from trainer.outcome import FINISHED, ConfigError
 from trainer.settings import say, settings_here
 from trainer.text import gib
 from trainer.tools.checks import Answer, Check, ask, conclude
+from trainer.tools.promises import contract
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent.parent
 CHECKPOINT_BYTES = 12  # a trained weight and AdamW's two moments, in fp32
@@ -232,7 +234,7 @@ TARGETS: dict[str, dict[str, Callable[[TrainConfig], Answer]]] = {
     "data": {"data": records},
     "model": {
         "access": lambda config: check_model(config.model), "family": family, "processor": processor, "LoRA": lora,
-        "space": space,
+        "space": space, "contract": contract,
     },
     "pipeline": {"pipeline": dry_run},
 }  # fmt: skip

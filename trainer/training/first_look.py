@@ -13,12 +13,18 @@ from trainer.node.ranks import Ranks
 from trainer.outcome import ConfigError
 
 
-def check_text_only(config: TrainConfig, dataset: Dataset) -> None:
-    """Raises ConfigError for a mix of records with and without pictures when some ranks would wait for the tower."""
+def check_text_only(config: TrainConfig, dataset: Dataset, *, beside: bool = False) -> None:
+    """Raises ConfigError for a mix of records with and without pictures when some ranks would wait for the tower, or
+    when the model's pictures lie `beside` the text: in a batch with others a text alone would not be what it is."""
     bare = sum(not record.pictures for record in (*dataset.train, *dataset.eval))
     mixed = 0 < bare < len(dataset.train) + len(dataset.eval)
     zero3 = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     # A rank whose batch has no picture skips the tower, so its shards, or its adapters' gradients, never arrive.
+    if mixed and beside:
+        raise ConfigError(
+            f"{bare} records have no picture and the others do, which MODEL={config.model} cannot learn together, as "
+            "its pictures lie beside the text: leave one kind out, or take another model"
+        )
     if mixed and (zero3 or (config.vision == "lora" and config.world_size > 1)):
         what, instead = ("ZeRO-3", "CONFIG=multi_gpu") if zero3 else ("vision=lora on several GPUs", "vision=frozen")
         raise ConfigError(

@@ -14,15 +14,15 @@ import torch
 
 from trainer import terminal
 from trainer.config import TrainConfig
-from trainer.data.endings import answer_end, describe_end
-from trainer.data.examples import Encoder, describe_example
+from trainer.data.endings import describe_end
+from trainer.data.examples import describe_example
 from trainer.data.records import Dataset
+from trainer.data.tensors import tensor_layout
 from trainer.evaluation import heldout
-from trainer.evaluation.generation import sample_places
 from trainer.evaluation.metrics import score_table
-from trainer.model import ahead, features, warm_start
+from trainer.model import ahead, features
 from trainer.model import base as model
-from trainer.model.contract import adapt, check_contract, under_deepspeed
+from trainer.model.head import uses_own_head
 from trainer.model.refusal import UNFIT, refusing
 from trainer.node.pickles import allow_own_classes, unsafe_pickle
 from trainer.node.ranks import Ranks
@@ -38,6 +38,7 @@ from trainer.tracking.progress import Progress
 from trainer.training.checkpoint import CheckpointStore
 from trainer.training.first_look import check_text_only, drop_unfit
 from trainer.training.layout import defaults, layout_of
+from trainer.training.ready import make_ready
 from trainer.training.sft import VisionSFTTrainer
 
 SHOWN_EXAMPLES = 3
@@ -123,34 +124,8 @@ def prepare(config: TrainConfig, dataset: Dataset) -> Prepared:
     stop.check()
     torch.manual_seed(config.seed)  # the adapters' first values
     say("loading the model ...")
-    base, anatomy = model.load_here(config, state, pictures_ahead.parts if pictures_ahead else ())
-    evaluated = [dataset.eval[place] for place in sample_places(dataset.eval, config.eval_samples)]
-    encoder = Encoder(processor, [*dataset.train, *evaluated])
-    pictured = next((place for place, record in enumerate(encoder.records) if record.pictures), 0)
-    batch = encoder.collate([{"index": pictured}])
-    kept: features.FeatureCache | str = ""
-    if pictures_ahead:
-        kept = ahead.put_in(base, pictures_ahead, batch, say) or ""
-        if not kept:
-            base, anatomy = model.load_here(config, state)
-    peft_model, anatomy, head = adapt(base, config, anatomy, batch, say)
-    if config.init_adapter and not start:
-        say(f"adapter: starts from {warm_start.load(peft_model, config)}")
-    held_out = heldout.build_heldout(processor, dataset, config, say)
-    ends = answer_end(processor).stop
-    for what, found in check_contract(peft_model, config, anatomy, batch, ends=ends, head=head):
-        say(f"  {what:<38} {found}")
-    pictured_at_all = bool(encoder.records[pictured].pictures)
-    if pictured_at_all and not kept:
-        kept = features.keep_features(base, config, say)
-    if not under_deepspeed():
-        with refusing(config.model, "trained", UNFIT):
-            if isinstance(kept, features.FeatureCache) and not kept.without_tower:
-                kept = features.check_features(kept, peft_model, batch, say)
-            held_out = heldout.settle_scoring(held_out, peft_model, say)
-    pictures = None if isinstance(kept, str) else kept
-    if pictured_at_all:
-        say(f"  {'a picture goes through the tower':<38} {_how_often(kept)}")
+    ready = make_ready(config, dataset, processor, state, say, start=start, pictures_ahead=pictures_ahead)
+    encoder = ready.encoder
     for index in range(min(SHOWN_EXAMPLES, len(encoder.records))) if ranks.first else ():
         say(f"example {index + 1}\n{describe_example(processor, encoder(index))}")
     stop.check()
@@ -158,23 +133,17 @@ def prepare(config: TrainConfig, dataset: Dataset) -> Prepared:
     tracker = track.Tracker()
     if ranks.first:
         Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-        tracker.start(config, peft_model, export.describe_run(config, dataset), step=start)
+        tracker.start(config, ready.adapted, export.describe_run(config, dataset), step=start)
     trainer = VisionSFTTrainer(
-        config, peft_model, processor, encoder.collate, (len(dataset.train), len(evaluated)),
-        store=store, stop=stop, callbacks=[Progress(progress), tracker], held_out=held_out, features=pictures,
-        lengths=lengths if config.group_lengths else (),
+        config, ready.adapted, processor, encoder.collate, (len(dataset.train), ready.evaluated),
+        store=store, stop=stop, callbacks=[Progress(progress), tracker], held_out=ready.held_out,
+        features=ready.pictures, lengths=lengths if config.group_lengths else (),
     )  # fmt: skip
     return Prepared(
         config=config, dataset=dataset, first=ranks.first, say=say, stop=stop, store=store, start=start,
-        adapted=peft_model, unquantized=anatomy.in_16_bits, held_out=held_out, pictures=pictures, tracker=tracker,
-        progress=progress, trainer=trainer,
+        adapted=ready.adapted, unquantized=ready.unquantized, held_out=ready.held_out, pictures=ready.pictures,
+        tracker=tracker, progress=progress, trainer=trainer,
     )  # fmt: skip
-
-
-def _how_often(kept: features.FeatureCache | str) -> str:
-    if isinstance(kept, str):
-        return f"every time: {kept}"
-    return "never: its features are kept" if kept.without_tower else "once"
 
 
 def _look_at_data(config: TrainConfig, dataset: Dataset, ranks: Ranks, say: Say) -> tuple[Any, Dataset, list[int]]:
@@ -183,8 +152,8 @@ def _look_at_data(config: TrainConfig, dataset: Dataset, ranks: Ranks, say: Say)
     say(f"data: {len(dataset.train)} records to train on, {len(dataset.eval)} held out ({dataset.split})")
     for note in dataset.notes:
         say(f"data: {note}")
-    check_text_only(config, dataset)
     processor = model.load_processor(config.model)
+    check_text_only(config, dataset, beside=tensor_layout(processor).beside)
     dataset, lengths = drop_unfit(processor, dataset, config, ranks, say)
     if line := describe_end(processor):
         say(f"data: {line}")
@@ -239,7 +208,8 @@ def leave_behind(run: Prepared, learned: Learned) -> None:
             history=run.trainer.state.log_history, provenance=export.provenance(run.config, run.tracker.link),
             **export.describe_run(run.config, run.dataset),
         )  # fmt: skip
-        usage = trained.usage_of(run.config, run.dataset, run.held_out)
+        own_head = uses_own_head(run.adapted.get_base_model())
+        usage = trained.usage_of(run.config, run.dataset, run.held_out, own_head=own_head)
         example = (run.dataset.eval or run.dataset.train)[0]
         export.save_record(record, after.predictions, usage, run.unquantized, example)
     run.progress.phase("finished", action_accuracy=after.action and after.action.accuracy)

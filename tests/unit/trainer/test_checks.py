@@ -110,9 +110,10 @@ def test_all_ends_with_two_real_steps_and_leaves_nothing(tmp_path: Path, tiny_mo
     argv = ("--model", tiny_model, "--data", walks, "--lora_r=8", "--output_dir", tmp_path / "runs")
     code, found = validate(tmp_path / "log", "all", *argv, TMPDIR=str(tmp_path))
     assert code == 0, found
-    assert [name for name, check in found.items() if check["status"] == "pass"][-6:] == [
-        "access", "family", "processor", "LoRA", "space", "pipeline"
+    assert [name for name, check in found.items() if check["status"] == "pass"][-7:] == [
+        "access", "family", "processor", "LoRA", "space", "contract", "pipeline"
     ]  # fmt: skip
+    assert re.match(r"15 promises kept on the first record", found["contract"]["found"])
     assert re.fullmatch(r"2 steps, losses \d+\.\d{4}, \d+\.\d{4}, adapter saved; \d+ s", found["pipeline"]["found"])
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
 

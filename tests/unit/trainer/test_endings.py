@@ -11,9 +11,10 @@ from PIL import Image
 from tiny_families import qwen_processor
 
 from trainer.data.endings import AnswerEnd, answer_end, describe_end
-from trainer.data.examples import IGNORED, Encoder, prompt_and_answer
+from trainer.data.examples import Encoder, prompt_and_answer
 from trainer.data.inspection import inspect_dataset
 from trainer.data.records import Dataset, Record, load_dataset
+from trainer.data.tensors import IGNORED
 from trainer.evaluation.generation import answer_budget
 from trainer.evaluation.scoring import Choices, find_choices
 

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 from trainer.config import TrainConfig
-from trainer.data.examples import IGNORED, Encoder, Rewritten, describe_example, load_pictures, render
+from trainer.data.examples import Encoder, Rewritten, describe_example, load_pictures, render
 from trainer.data.inspection import inspect_dataset
 from trainer.data.records import Dataset, Record, each_answer, load_dataset
+from trainer.data.tensors import IGNORED
 from trainer.evaluation.heldout import build_heldout
 from trainer.model import base as models
 

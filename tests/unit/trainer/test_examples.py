@@ -16,10 +16,11 @@ from PIL import Image
 from training import train_forked
 
 from trainer.config import Learn
-from trainer.data.examples import Encoder, describe_example, pad_and_stack, processed
+from trainer.data.examples import Encoder, describe_example
 from trainer.data.grid import load_picture
 from trainer.data.inspection import inspect_dataset
 from trainer.data.records import Dataset, Record, load_dataset
+from trainer.data.tensors import pad_and_stack, processed
 from trainer.training.first_look import check_text_only
 
 ANSWER = '{"button": "up"}'

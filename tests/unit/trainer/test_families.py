@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,15 @@ import torch
 from training import reload_adapter, run_forked, train_forked
 
 from trainer.config import TrainConfig
-from trainer.data.examples import Encoder
-from trainer.data.records import load_dataset
+from trainer.data.examples import Encoder, load_pictures, prompt_and_answer
+from trainer.data.records import Dataset, load_dataset
+from trainer.data.tensors import processed
+from trainer.data.turns import Turn
 from trainer.model import base as models
 from trainer.model.contract import check_contract
 from trainer.model.head import supervised_loss
 from trainer.outcome import ConfigError
+from trainer.training.first_look import check_text_only
 
 TEXT = 2 * 7  # layers x linears
 TOWER = 2 * 5 + 2  # blocks x (qkv, proj, gate, up, down), and the merger's two
@@ -100,3 +104,38 @@ def test_a_batch_without_its_token_types_is_refused(tiny_qwen: Path, walks: Path
     del batch["mm_token_type_ids"]
     with pytest.raises(ConfigError, match=r"token types: no mm_token_type_ids, not present$"):
         check_contract(model, config, anatomy, batch)
+
+
+@pytest.mark.slow
+def test_pictures_beside_the_text_are_learned_and_scored_as_the_model_would(
+    tiny_mllama: Path, walks: Path, tmp_path: Path
+) -> None:
+    """Llama 3.2 Vision masks its pictures for each token: ours for an answer are those that its own processor makes of
+    prompt and answer as one text."""
+    from transformers import AutoModelForImageTextToText
+
+    processor = models.load_processor(str(tiny_mllama))
+    records = load_dataset(str(walks)).train[:2]
+    encoder = Encoder(processor, records)
+    model = AutoModelForImageTextToText.from_pretrained(tiny_mllama).eval()
+    batch = encoder.collate([{"index": n} for n in range(2)])
+    given = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    plain, tokens = 0.0, 0
+    for index, record in enumerate(encoder.records):
+        text = "".join(prompt_and_answer(processor, record))
+        whole = processed(processor, text, load_pictures(record))
+        labels = encoder(index)["labels"]
+        assert torch.equal(whole["input_ids"], encoder(index)["input_ids"])
+        with torch.no_grad():
+            plain += model(**whole, labels=labels).loss.item() * int((labels != -100).sum())
+        tokens += int((labels != -100).sum())
+    with torch.no_grad():
+        ours = supervised_loss(model, **given)["loss_sum"].item()
+    assert len(batch["loss_targets"]) == tokens and ours == pytest.approx(plain, rel=1e-5)
+    bare = replace(records[0], turns=(Turn(role="user", parts=("up or down?",)),))
+    config = TrainConfig(model="m", data="-", output_dir="-", run_id="-")
+    with pytest.raises(ConfigError, match=r"^1 records have no picture and the others do, which MODEL=m cannot learn"):
+        check_text_only(config, Dataset(train=(*records, bare), eval=(), split=""), beside=True)
+    ended = train_forked(tmp_path, model=tiny_mllama, data=walks, max_steps=2)
+    assert ended.codes == (0,), ended.output
+    assert f"  {'another picture':<38} another loss\n" in ended.output

@@ -174,15 +174,15 @@ def of_another_shape(folder: Path) -> None:
     path.write_text(json.dumps(entry))
 
 
-def mllama(folder: Path) -> None:
-    """Without the method that the contract asks for a picture's features by."""
+def blind(folder: Path) -> None:
+    """It does not look at its pictures, and has no method that the contract could ask for their features."""
     shutil.rmtree(folder)
-    write_tiny_mllama(folder)
+    write_tiny_mllama(folder, gate=0.0)
 
 
 (PIN,) = re.findall(r'"(torchvision==[\d.]+)"', (ROOT / "pyproject.toml").read_text())
 ALL = ("train", "data", "model", "layers", "profile-memory", "infer", "merge")
-WEIGHTS = ("train", "profile-memory", "infer", "merge")
+WEIGHTS = ("train", "model", "profile-memory", "infer", "merge")
 # What each is refused by, the others end with 0.
 CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
     "quantized": (quantized, ALL, "its weights are quantized already (bitsandbytes)"),
@@ -197,7 +197,7 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
     "no such processor": (of_another_processor("Gemma3nProcessor"), tuple({*ALL} - {"layers"}), "cannot be loaded ("),
     "cut off": (cut_off, WEIGHTS, "cannot be loaded (SafetensorError: "),
     "another shape": (of_another_shape, WEIGHTS, "MODEL="),
-    "mllama": (mllama, ("train", "profile-memory", "merge"), ""),  # its run held nothing out to merge on
+    "blind": (blind, ("train", "model", "profile-memory", "merge"), ""),  # its run held nothing out to merge on
 }
 
 

@@ -14,8 +14,9 @@ from scored import ALONE, found
 
 from trainer.config import TrainConfig
 from trainer.data.answers import answer_field, read_action
-from trainer.data.examples import IGNORED, Encoder, encode, pad_and_stack
+from trainer.data.examples import Encoder, encode
 from trainer.data.records import Dataset, Record, load_dataset
+from trainer.data.tensors import IGNORED, pad_and_stack
 from trainer.evaluation.batches import map_batches
 from trainer.evaluation.generation import answer_budget
 from trainer.evaluation.heldout import build_heldout
