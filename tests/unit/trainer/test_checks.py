@@ -113,7 +113,7 @@ def test_all_ends_with_two_real_steps_and_leaves_nothing(tmp_path: Path, tiny_mo
     assert [name for name, check in found.items() if check["status"] == "pass"][-7:] == [
         "access", "family", "processor", "LoRA", "space", "contract", "pipeline"
     ]  # fmt: skip
-    assert re.match(r"15 promises kept on the first record", found["contract"]["found"])
+    assert re.match(r"\d+ promises kept on the first record", found["contract"]["found"])
     assert re.fullmatch(r"2 steps, losses \d+\.\d{4}, \d+\.\d{4}, adapter saved; \d+ s", found["pipeline"]["found"])
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
 
