@@ -1,8 +1,9 @@
 """usage: python tests/try_models.py [TYPE ...] [--write]
 
 Takes a tiny model with random weights of each image-text-to-text type of the installed transformers the whole way: two
-steps of training in 4 bits, scores, infer, merge, and the adapter on its base with plain PEFT. One line a type; --write
-puts the table into docs/model-types.md, where the results of types that are not named stay. Takes half a minute a type.
+steps of training in 4 bits, scores, infer, merge, the code on its card, and the adapter on its base with plain PEFT.
+One line a type; --write puts the table into docs/model-types.md, where the results of types that are not named stay.
+Takes half a minute a type.
 
 Those whose processors need torchvision or timm go through a second process that has them (tests/helpers/
 torchvision_here.py); --torchvision makes this the one.
@@ -66,7 +67,7 @@ def walk(kind: str, folder: Path) -> tuple[str, str]:
     said = ""
     for argv in (
         [f"--{name}={value}" for name, value in settings.items()],
-        ["infer", "--run", str(run), *[str(picture)] * 4, "--answer"],
+        ["infer", "--run", str(run), *[str(picture)] * 4, "--answer", "--json"],
         ["merge", "--run", str(run), "--max_drop", "1"],
     ):
         code, printed = quietly(train if argv[0].startswith("--") else main, argv)
@@ -79,8 +80,23 @@ def walk(kind: str, folder: Path) -> tuple[str, str]:
         return "fails", "plain PEFT does not find the adapter's weights"
     (left,) = re.findall(r"neither in 4 bits nor adapted +([\d.]+%)", said)
     back = [words for mark, words in STEPS_BACK.items() if mark in said]
+    back += carded(run, [str(picture)] * 4, data, said)
     back += ["with torchvision"] * ("torchvision" in sys.modules)
     return "trains", "; ".join([f"{left} left alone", *back])
+
+
+def carded(run: Path, frames: list[str], data: Path, said: str) -> list[str]:
+    """What is to be said of the code on a run's card: nothing when it answers as `infer`, which is in `said`, does."""
+    from card_code import filled, run_card
+
+    code = filled(run / "adapter" / "README.md", frames, data / "eval.jsonl")
+    failed, printed = quietly(run_card, str(run), code, str(run / "answer"))
+    if failed:
+        last = printed.strip().splitlines()[-1]
+        return ["its card's code needs torchvision" if "orchvision" in last else f"its card's code fails ({last[:80]})"]
+    (line,) = (line for line in said.splitlines() if line.startswith("{") and '"answer"' in line)
+    wanted = json.loads(line)["answer"]
+    return [] if (run / "answer").read_text(encoding="utf-8") == wanted else ["its card's code answers otherwise"]
 
 
 def quietly(work: Any, *arguments: Any) -> tuple[int, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from card_code import code_of, filled, run_card
 from paths import ROOT
 from training import run_forked, train_forked
 
@@ -108,19 +109,6 @@ def test_no_card_and_no_usage_file_names_a_place_on_this_machine(run: Path, merg
     assert base_name("/data/models/gemma/") == base_name("./gemma") == "gemma"
 
 
-def code_of(card: Path) -> str:
-    (code,) = re.findall(r"```python\n(.*?)```", card.read_text(), re.S)
-    return str(code)
-
-
-def run_card(folder: str, code: str, answer: str) -> None:
-    """Run a card's own code where Trainyard runs, its pictures and words filled in; its answer to a file."""
-    os.chdir(folder)
-    said: list[str] = []
-    exec(code, {"print": said.append})
-    Path(answer).write_text("".join(said))
-
-
 def test_the_code_on_both_cards_runs_and_answers_as_infer_does(
     run: Path, merged: tuple[Path, Entry], walks: Path, tmp_path: Path
 ) -> None:
@@ -128,14 +116,8 @@ def test_the_code_on_both_cards_runs_and_answers_as_infer_does(
     frames = [str(walks / name) for name in line["frames"]]
     for folder in (run / "adapter", merged[0]):
         _, (wanted,) = answers(tmp_path / f"ask-{folder.name}", ["--run", str(folder), "--answer", "--json", *frames])
-        code = code_of(folder / "README.md")
+        code = filled(folder / "README.md", frames, walks / "eval.jsonl")
         assert f"max_new_tokens={json.loads((folder / 'trainyard.json').read_text())['answer_tokens']}," in code
-        for old, new in (
-            ('["0.png", "1.png", "2.png", "3.png"]', repr(frames)),
-            ('"context, empty line, question"', repr(f"{line['context']}\n\n{line['question']}".strip())),
-        ):
-            assert old in code, old
-            code = code.replace(old, new)
         ended = run_forked(tmp_path / folder.name, run_card, str(run), code, str(tmp_path / "answer"))
         assert ended.codes == (0,), ended.output
         assert (tmp_path / "answer").read_text() == wanted["answer"]
