@@ -17,10 +17,11 @@ from torch import Tensor
 
 from trainer import __version__
 from trainer.config import TrainConfig
-from trainer.data.examples import encode_learned, pad_and_stack
+from trainer.data.examples import encode_learned
 from trainer.data.filled import Filled, entry_path, read_filled, read_keys, sample_of, write_filled
 from trainer.data.lengths import processor_digest, sample_pictures
 from trainer.data.records import Dataset
+from trainer.data.tensors import pad_and_stack, tensor_layout
 from trainer.data.turns import Record
 from trainer.model.base import load_model_config
 from trainer.model.behaviour import batch_on
@@ -121,7 +122,8 @@ def encoded(processor: Any, records: Iterable[Record]) -> Iterator[dict[str, Ten
             example = encode_learned(processor, record)
         except RecordError as error:
             return error
-        return pad_and_stack([example], pad_id=processor.tokenizer.pad_token_id, side="right")
+        pad_id = processor.tokenizer.pad_token_id
+        return pad_and_stack([example], pad_id=pad_id, side="right", layout=tensor_layout(processor))
 
     waiting: list[Future[dict[str, Tensor] | RecordError]] = []
     with ThreadPoolExecutor(READERS) as threads:

@@ -36,7 +36,7 @@ def contract(config: TrainConfig) -> str:
 
     said: list[str] = []
     with tempfile.TemporaryDirectory(prefix="trainyard-contract-") as folder:
-        alone = replace(config, output_dir=folder, world_size=1)
+        alone = replace(config, output_dir=f"{folder}/run", feature_store=None, world_size=1)
         prepare_libraries(alone)
         os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if config.device == "cuda" else "no"
         from trainer.training.ready import make_ready
