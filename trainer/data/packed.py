@@ -9,6 +9,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +28,7 @@ PAGES = (b"<!DOCTYPE", b"<!doctype", b"<html", b"<?xml")
 POINTER = b"version https://git-lfs"
 TAR, TAR_PLACE = b"ustar", 257
 CHECKED_BYTES = 512
+MOST_MEMORY_BYTES = 128 * MIB  # `xz -9` takes 65 MiB to unpack
 
 
 @contextmanager
@@ -60,10 +62,39 @@ def _unpacked(raw: BinaryIO, name: str, path: Path) -> Any:
     if name == "gzip":
         return gzip.GzipFile(fileobj=raw)
     try:
-        return import_module(name).open(raw)
+        module = import_module(name)
+        return _Xz(raw, module) if name == "lzma" else module.open(raw)
     except ImportError:
         said = f"{path} is packed by {name}, which this Python was built without: unpack it, or pack it by gzip"
         raise ConfigError(said) from None
+
+
+class _Xz(io.RawIOBase):
+    """The content of an xz file. The file itself says how much memory unpacking takes, up to 4 GiB, and lzma.open
+    would follow it."""
+
+    def __init__(self, raw: BinaryIO, lzma: Any) -> None:
+        self._raw = raw
+        self._decoder = partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, MOST_MEMORY_BYTES)
+        self._stream = self._decoder()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            if self._stream.eof:  # another stream may follow, behind zeros
+                packed = self._stream.unused_data.lstrip(b"\0") or self._raw.read(HEAD_BYTES).lstrip(b"\0")
+                if not packed:
+                    return 0
+                self._stream = self._decoder()
+            else:
+                packed = self._raw.read(HEAD_BYTES) if self._stream.needs_input else b""
+                if not packed and self._stream.needs_input:
+                    raise EOFError("it ends too early")
+            if content := self._stream.decompress(packed, len(buffer)):
+                buffer[: len(content)] = content
+                return len(content)
 
 
 def _damaged(path: Path, name: str, error: Exception) -> ConfigError:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from trainer.data import packed
 from trainer.data.records import load_dataset
 from trainer.outcome import ConfigError
 
@@ -168,6 +169,19 @@ def test_training_false_of_a_turn_only_shows_the_answer(folder: Path) -> None:
 def test_packed_records_are_read_also_out_of_a_folder(pack: Any, suffix: str, folder: Path) -> None:
     (folder / f"train.jsonl.{suffix}").write_bytes(pack((line() + "\n" + line() + "\n").encode()))
     assert len(load_dataset(str(folder), eval_fraction=0).train) == 2
+
+
+def test_an_xz_file_that_asks_for_more_memory_than_any_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "MOST_MEMORY_BYTES", 1 << 16)
+    with pytest.raises(ConfigError, match=r"is a damaged lzma file \(Memory usage limit exceeded\)"):
+        read(folder, lzma.compress(line().encode()), "d.jsonl.xz")
+
+
+def test_xz_files_behind_one_another_are_read(folder: Path) -> None:
+    one = lzma.compress((line() + "\n").encode())
+    assert len(read(folder, one + bytes(4) + one, "d.jsonl.xz").train) == 2
 
 
 @pytest.mark.parametrize(
