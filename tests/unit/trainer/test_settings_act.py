@@ -40,7 +40,7 @@ ADAPTER = {"r": "lora_r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_drop
 NAMED = (
     "vision", "quantization", "activation_checkpointing", "device", "world_size", "data", "image_root", "learn",
     "text_only", "columns", "session_key", "eval_fraction", "answer_field", "actions", "eval_samples", "score_samples",
-    "max_length", "strict", "max_image_megapixels",
+    "max_length", "strict", "max_image_megapixels", "lora_targets",
 )  # fmt: skip
 # What only a run shows.
 ELSEWHERE = {
@@ -161,9 +161,7 @@ def test_the_adapter_has_rank_alpha_and_dropout_as_they_were_set_and_vision_its_
         ("v_proj,mlp", {"v_proj", "gate_proj", "up_proj", "down_proj"}),
     ],
 )
-def test_adapters_are_on_the_targets_of_the_language_model_alone(
-    targets: str, names: set[str], tiny_model: Path
-) -> None:
+def test_lora_targets_are_of_the_language_model_alone(targets: str, names: set[str], tiny_model: Path) -> None:
     model = adapted(tiny_model, quantization="none", lora_targets=targets)
     layers = [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
     assert {name.rpartition(".")[2] for name in layers} == names
