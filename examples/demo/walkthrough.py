@@ -41,7 +41,7 @@ TRAINING_FLAGS = {
     "--learning-rate": "2e-3",
     "--config-file": "examples/demo/settings.yaml",
 }
-SHOWN_OF_PLAN = ("job ", "memory ", "chosen ", "why ", "batch ", "peak ")
+SHOWN_OF_PLAN = ("job ", "memory ", "chosen ", "why ", "batch ", "peak   ")
 SHOWN = ("data: ", "before training", "after training", "base model", "always ", "adapter: ", "report: ", "all runs: ")
 """Beginnings of the training's lines that are shown, besides those of its evaluations; the log has all lines."""
 SHOWN_OF_SCRIPT = ("#SBATCH --gres", "#SBATCH --mem", "#SBATCH --time")
