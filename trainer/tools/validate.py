@@ -175,7 +175,8 @@ def processor(config: TrainConfig) -> str:
 def lora(config: TrainConfig) -> str:
     from trainer.tools.layers import describe
 
-    choice = describe(config.model, config.lora_r)["choices"][config.vision == "lora"]
+    mark = "vision=lora" if config.vision == "lora" else "vision=frozen"
+    choice = next(c for c in describe(config.model, config.lora_r)["choices"] if mark in c["name"])
     if not choice["layers"]:
         raise ConfigError(f"LoRA would train nothing in {config.model}: {command('trainer', 'layers')} lists it")
     where = "of language model and tower" if config.vision == "lora" else "of the language model"
