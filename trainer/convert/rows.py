@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, islice
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -61,18 +61,18 @@ class Split:
 
 
 def find_splits(data: str, subset: str | None) -> list[Split]:
-    """The splits of `data`. Raises ConfigError for data that does not exist or has no known form."""
+    """The splits of `data`, each under a name of its own. Raises ConfigError for data that does not exist or has no
+    known form."""
     if _is_json(data):
         sources = find_sources(data)
+        say(sources.notes)
         sides = {"train": sources.train, "eval": sources.eval}
-        return [
-            Split(name=name if number == 0 else f"{name}-{number}", rows=_Objects(path), folder=path.parent)
-            for name, files in sides.items()
-            for number, path in enumerate(files)
-        ]
+        return named_apart(
+            Split(name=name, rows=_Objects(path), folder=path.parent) for name, files in sides.items() for path in files
+        )
     _refuse_packed(Path(data))
     try:
-        splits = _by_library(data, subset)
+        splits = named_apart(_by_library(data, subset))
         if odd := next((split.name for split in splits if not re.fullmatch(SPLIT_NAME, split.name)), None):
             raise ConfigError(f"{data} has a split called {shown(odd)}, which no file can be called")
         return splits
@@ -80,6 +80,21 @@ def find_splits(data: str, subset: str | None) -> list[Split]:
         raise
     except Exception as error:  # the hub, the network, any file
         raise ConfigError(f"{data} cannot be read: {_one_line(error)}") from None
+
+
+def named_apart(splits: Iterable[Split]) -> list[Split]:
+    """The splits, where several mean one side (validation and dev) as eval, eval-1 and so on: DATA reads these names
+    as that side too."""
+    given = [*splits]
+    taken = {split.name for split in given}
+    found: dict[str, Split] = {}
+    for split in given:
+        name = split.name
+        if name in found:
+            name = next(new for number in count(1) if (new := f"{name}-{number}") not in taken)
+        taken.add(name)
+        found[name] = replace(split, name=name)
+    return [*found.values()]
 
 
 def _refuse_packed(path: Path) -> None:

@@ -98,7 +98,8 @@ def read_form(entry: dict[str, Any], place: Callable[[str], str] = str) -> Form:
         if role != "user" and any(isinstance(part, Picture) for part in parts):
             raise FormError(": only user turns can hold images")
         filled.append(Turn(role=role, parts=tuple(parts), learned=learned))
-    no_picture = not beside and any(name in entry for name in IMAGE_KEYS)
+    # An empty text does not say it: every table has empty cells.
+    no_picture = not beside and any(entry.get(name, "") != "" for name in IMAGE_KEYS)
     return Form(
         turns=tuple(filled), as_json=as_json, unread=tuple(unread), no_picture=no_picture, marked=marked
     )  # fmt: skip
@@ -278,8 +279,8 @@ def _is_part(said: Any) -> bool:
 
 
 def _beside(entry: dict[str, Any], place: Callable[[str], str]) -> list[Picture]:
-    """The pictures of the one key among image, images and frames; an empty list where it is null."""
-    given = [key for key in IMAGE_KEYS if entry.get(key) not in (None, [])]
+    """The pictures of the one key among image, images and frames; an empty list where it is null, or an empty cell."""
+    given = [key for key in IMAGE_KEYS if entry.get(key) not in (None, [], "")]
     if not given:
         return []
     if len(given) > 1:

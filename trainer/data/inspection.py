@@ -164,7 +164,7 @@ class Inspection:
                     keeps = f"MAX_LENGTH={longest} keeps them"
                     if longest > MOST_TOKENS:
                         keeps = f"the longest has {longest}, and MAX_LENGTH goes to {MOST_TOKENS}"
-                    example = f"{self.max_length} tokens; {keeps}"
+                    example = "; ".join(filter(None, (f"{self.max_length} tokens; {keeps}", example)))
                 said = f"{len(some)} of {len(self.checked[side])} {side} records left out: {reason}"
                 lines.append(said + (f" ({example})" if example else ""))
         return lines

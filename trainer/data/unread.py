@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
+from trainer.data.answers import json_object
+from trainer.data.columns import ANSWERS, CONVERSATIONS
 from trainer.data.inline import BASE64_MAGIC
 from trainer.data.names import AUDIO, BOXES, PICTURES, VIDEOS, is_quiet, kind_of_name
 from trainer.data.places import LIKE_A_PLACE, PLACEHOLDER, PLACES, may_hold_marker
@@ -26,6 +28,8 @@ SWITCHED_BY = {
     "loss_weight", "loss_weights", "loss_mask", "loss_scale", "label_mask", "train_mask", "train_detail", "trainable",
     "sample_weight", "kto_tag",
 }  # fmt: skip
+# An answer that is worse than the record's own, as ms-swift and TRL write it.
+WORSE = {"rejected", *(f"rejected_{name}" for name in ("responses", "answers", *ANSWERS, *CONVERSATIONS))}
 SUFFIXES = {
     suffix: kind
     for kind, suffixes in {
@@ -83,7 +87,7 @@ class Unread:
         self._bare += not (form.no_picture or self._text_only or form.pictures)
         for name in dict.fromkeys(name for name, _ in held) if held else ():
             self._keys[name] += 1
-        lost = [(f"{name!r} ({SWITCHES})", SWITCHES) for name, value in held if _switches(name, value)]
+        lost = [(f"{name!r} ({SWITCHES})", SWITCHES) for name, value in held if _switches(name, value, form)]
         if form.marked and form.pictures:
             found = (found[0].lower() for text in _asked(form) for found in LIKE_A_PLACE.finditer(text))
             # A known place with a number that comes again speaks of a picture that was shown.
@@ -213,11 +217,22 @@ def _asked(form: Form) -> Iterator[str]:
     return (part for turn in form.turns if turn.role == "user" for part in turn.parts if isinstance(part, str))
 
 
-def _switches(name: str, value: Any) -> bool:
-    """Whether a key asks for a record, or a part of it, to be learned less than the others."""
-    if name.lower() in SWITCHED_BY:
+def _switches(name: str, value: Any, form: Form) -> bool:
+    """Whether a key asks for a record, or a part of it, to be learned less than the others, or otherwise."""
+    name = name.lower()
+    if name in SWITCHED_BY:
         return any(each != 1 for each in (value if isinstance(value, list) else [value]))
-    return name.lower() == "weight" and isinstance(value, float) and 0 < value < 1
+    if name in WORSE:
+        return isinstance(value, (str, list, dict))
+    if name == "label":  # of KTO; elsewhere the class of a picture, which the answer then says
+        return value is False and not any(_says_no(turn.text) for turn in form.turns if turn.role == "assistant")
+    return name == "weight" and isinstance(value, float) and 0 < value < 1
+
+
+def _says_no(answer: str) -> bool:
+    """Whether an answer is a no, or JSON that holds one."""
+    held = (json_object(answer) or {}).values()
+    return any(value is False for value in held) or bool(re.fullmatch(r"\W*(no|false|0)\W*", answer, re.IGNORECASE))
 
 
 def _basename(path: str) -> str:

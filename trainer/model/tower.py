@@ -74,7 +74,7 @@ def made_by(model: str, weights: Mapping[str, Tensor], *, precision: torch.dtype
     that compute, or the precision differ. The same on every machine, wherever the model lies.
 
     The weights are hashed whole: a file's size, date and header are the same after a weight was edited in place, and
-    differ after a download. Their 0.8 GB at Gemma 3's shape take half a second on eight cores.
+    differ after a download.
     """
     names = sorted(weights)
     with ThreadPoolExecutor(HASHING_THREADS) as threads:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import time
@@ -160,6 +161,16 @@ KIB = {WHOLE: torch.zeros(256)}
 def last_used(store: FeatureStore, picture: str, hours_ago: float) -> None:
     then = time.time() - 3600 * hours_ago
     os.utime(store.path(picture), (then, then))
+
+
+def test_nobody_can_guess_the_name_under_which_an_entry_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+    monkeypatch.setattr(feature_store, "save_file", lambda _, part, **__: names.append(part.name) or part.touch())
+    for _ in range(2):
+        assert FeatureStore(tmp_path, "0" * 40, most_bytes=1 << 20).write("a" * 40, {"features": torch.ones(1)})
+    assert len({*names}) == 2 and all(re.fullmatch(r"\.a{40}\.[0-9a-f]{16}", name) for name in names)
 
 
 def test_what_was_not_used_for_longest_goes_first_and_what_is_in_use_stays(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_every_form_is_read_as_turns_that_end_with_an_answer(entry: Any, turns: 
     ("entry", "message"),
     [
         ({**LOOK, "image": "a.png", "frames": ["0"] * 4}, ": image and frames do not go together: give one of them"),
-        ({**LOOK, "image": ""}, ": image takes a path, images and frames a list of paths"),
+        ({**LOOK, "image": [""]}, ": image takes a path, images and frames a list of paths"),
         ({**LOOK, "image": "https://x.org/a.png"},
          ": 'https://x.org/a.png' is an address and no file"),
         ({**LOOK, "image": None, "output": " "}, ": the answer is empty"),

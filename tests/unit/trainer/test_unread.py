@@ -229,6 +229,44 @@ def test_a_part_may_name_its_picture_by_a_path_in_a_mapping(tmp_path: Path) -> N
     assert "image takes a path" in refusal(write(tmp_path, wrong))
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        chat("look", label=False), flat(label=False, output="The cat is on the mat."), flat(label=False, output="1"),
+        chat("look", rejected_response="down"), flat(rejected=[{"role": "assistant", "content": "down"}]),
+        flat(rejected_answer="down"), chat("look", rejected_messages=[{"role": "assistant", "content": "down"}]),
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_marked_as_bad_or_as_one_of_a_pair_is_not_learned_as_if_good(
+    entry: Any, tmp_path: Path
+) -> None:
+    (name,) = entry.keys() & {"label", "rejected", "rejected_response", "rejected_answer", "rejected_messages"}
+    path = write(tmp_path, flat(image="a.png"), {**entry, "image": "a.png"})
+    said = f"not read, and it says what to learn: {name!r} (what is learned) in 1 records (d.jsonl line 2); "
+    assert refusal(path).startswith(f"{path}: {said}")
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"label": "cat"}, {"label": 0}, {"label": True}, {"label": None}, {"label": False, "output": "No."},
+        {"label": False, "output": '{"cat": false}'}, {"label": False, "output": False}, {"label": [False]},
+        {"rejected": False}, {"rejected": ""}, {"rejected_by": "ada"}, {"rejected_response": None},
+    ],
+)  # fmt: skip
+def test_a_label_that_is_the_class_of_a_picture_is_only_counted(beside: dict[str, Any], tmp_path: Path) -> None:
+    load_dataset(write(tmp_path, flat(image="a.png"), flat(image="a.png", **beside)))
+
+
+def test_an_empty_cell_for_the_picture_is_none_that_is_counted_and_refused_where_the_text_shows_one(
+    tmp_path: Path,
+) -> None:
+    dataset = load_dataset(write(tmp_path, flat(image="a.png"), flat(image="")))
+    assert dataset.notes == ('1 records show no picture, and are learned as text: `"image": null` says so yourself',)
+    path = write(tmp_path, flat(image="a.png"), flat(image="", question="<image> which?"))
+    assert "'<image>' as text in 1 records (d.jsonl line 2)" in refusal(path)
+
+
 @pytest.mark.parametrize("beside", [{"weight": False}, {"loss": 0}, {"weight": 0}, {"loss": False}, {"weight": 0.0}])
 def test_a_record_that_is_not_to_be_learned_is_left_out(beside: dict[str, Any], tmp_path: Path) -> None:
     dataset = load_dataset(write(tmp_path, flat(image="a.png"), flat(image="b.png", **beside)))

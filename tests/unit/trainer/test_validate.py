@@ -88,7 +88,8 @@ def test_every_fault_is_named_and_left_out(inspected: Inspection, faulty: Path) 
         "line 9, train.jsonl line 10 and 1 more; the first: <start_of_turn>)",
         "1 of 14 train records left out: the answer is no JSON object, as most are (train.jsonl line 12; the first: "
         f"up{WHOLE})",
-        f"1 of 14 train records left out: longer than max_length (200 tokens; MAX_LENGTH={longest} keeps them)",
+        f"1 of 14 train records left out: longer than max_length (200 tokens; MAX_LENGTH={longest} keeps them; "
+        "train.jsonl line 13)",
         "1 of 14 train records left out: also among the held-out records (train.jsonl line 14)",
     ]
     kept = inspected.kept()
