@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from planner.job import JobSpec
 from planner.plan import Candidate
 from planner.values import GPU_GIB
+from trainer.architecture.targets import ATTENTION, is_target
 from trainer.outcome import ConfigError
 from trainer.text import gib
 
@@ -82,9 +83,17 @@ def _trials(spec: JobSpec, on_host: bool, here: Sequence[float] | None) -> tuple
         ((f"GPUS={n}", spec.but(gpus=n)) for n in counts),
         ((f"MAX_LENGTH={n}", spec.but(max_length=n)) for n in lengths),
         ((f"LORA={rank}", spec.but(lora_r=rank)) for rank in RANKS if rank < spec.training.lora_r),
+        [(f"LORA_TARGETS={ATTENTION}", spec.but(lora_targets=ATTENTION))] if _narrows(spec) else (),
         (("VISION=frozen", spec.but(vision="frozen")) for _ in range(spec.training.vision == "lora")),
         () if spec.training.quantization == "nf4" else _in_4_bits(spec, on_host, here),
     )
+
+
+def _narrows(spec: JobSpec) -> bool:
+    """Whether the model has linears of attention, and some of its adapters are not on them."""
+    paths = [linear.path for layer in spec.shape.layers for linear in layer.linears]
+    attention = {path for path in paths if is_target(path, ATTENTION)}
+    return bool(attention) and any(is_target(path, spec.training.lora_targets) for path in {*paths} - attention)
 
 
 def _in_4_bits(spec: JobSpec, on_host: bool, here: Sequence[float] | None) -> Trial:

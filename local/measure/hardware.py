@@ -21,7 +21,7 @@ from trainer.text import GIB, format_table, gib, printable, wrap
 
 WIDTH = 100
 LEAST_GIB = 1  # that VRAM takes
-OF_REQUEST = ("MAX_LENGTH=", "LORA=", "QUANTIZATION=")
+OF_REQUEST = ("MAX_LENGTH=", "LORA=", "LORA_TARGETS=", "QUANTIZATION=")
 
 
 def show(scheduler: Any, given: Words, environ: Words, project_dir: Path) -> int:

@@ -182,12 +182,13 @@ def test_what_a_refusal_proposes_fits_and_what_is_a_step_smaller_does_not(reques
         "GPUS": "gpus",
         "MAX_LENGTH": "max_length",
         "LORA": "lora_r",
+        "LORA_TARGETS": "lora_targets",
         "VISION": "vision",
         "QUANTIZATION": "quantization",
     }
     assert proposed
     for name, _, value in (change.partition("=") for change in proposed):
-        parsed: Any = value if name in ("VISION", "QUANTIZATION") else int(value)
+        parsed: Any = value if name in ("LORA_TARGETS", "VISION", "QUANTIZATION") else int(value)
         assert choose(spec.but(**{field[name]: parsed})).chosen.fits
         if name == "MAX_LENGTH":
             refusal(spec.but(max_length=parsed + 128))
@@ -202,7 +203,20 @@ def test_a_refusal_says_what_was_needed_offered_and_would_fit() -> None:
     message = refusal(make_spec(GEMMA_27B))
     assert message.startswith(f"{GEMMA_27B} needs 23.")
     assert "GiB a GPU even with single_gpu_low_mem at micro-batch 1, usable are 22.1 of 24 GiB a GPU: " in message
-    assert message.endswith("try VRAM=32 or GPUS=2 or LORA=32")
+    assert message.endswith("try VRAM=32 or GPUS=2 or LORA=32 or LORA_TARGETS=attention")
+
+
+def test_fewer_targets_are_proposed_only_where_they_would_be_fewer() -> None:
+    """Names that leave the MLP out already, and a model without attention."""
+    spec = make_spec(GEMMA_27B, vram_gib=22.0)
+    assert "LORA_TARGETS=attention" in refusal(spec)
+    assert "LORA_TARGETS" in refusal(spec.but(lora_targets="q_proj,mlp"))
+    assert "LORA_TARGETS" not in refusal(spec.but(lora_targets="q_proj,k_proj", max_length=4096))
+    layers = [
+        replace(layer, linears=tuple(replace(one, path=one.path.replace("self_attn", "mixer")) for one in layer.linears))
+        for layer in spec.shape.layers
+    ]
+    assert "LORA_TARGETS" not in refusal(spec.but(shape=replace(spec.shape, layers=tuple(layers))))
 
 
 def test_a_model_for_which_no_card_is_large_enough_is_said_to_be_too_large() -> None:
@@ -435,9 +449,9 @@ def test_a_tight_plan_without_a_safer_one_says_what_would_give_one() -> None:
     tight = choose(make_spec(vram_gib=7.0))
     assert tight.notes == (
         "Tight: 98% of the usable memory, by formulas that no GPU has checked yet. No plan of this request is safer; "
-        "VRAM=6.3 with GPUS=2 or LORA=32 gives one.",
+        "VRAM=6.3 with GPUS=2 or LORA=32 or LORA_TARGETS=attention gives one.",
     )
-    for change in ({"gpus": 2}, {"lora_r": 32}):
+    for change in ({"gpus": 2}, {"lora_r": 32}, {"lora_targets": "attention"}):
         safer = choose(make_spec(vram_gib=6.3, **change)).chosen
         assert safer.estimate.peak_bytes <= 0.9 * tight.chosen.usable_bytes
 
