@@ -26,7 +26,6 @@ from trainer.config import SETTINGS
 from trainer.env_file import read_env_file
 from trainer.files import once, read_typed
 from trainer.outcome import ConfigError
-from trainer.settings import say
 
 # Names in .env that are valid on this machine only, or that the plan sets itself.
 NOT_HANDED_ON = ("HF_HOME", "CUDA_VISIBLE_DEVICES", "ACCELERATE_CONFIG", "CONFIG_FILE")
@@ -63,7 +62,6 @@ def plan(spec: JobSpec, cluster: Cluster, project_dir: Path) -> Plan:
         )
     told = check_trainer_accepts(planned, project_dir)
     _refuse_unseen_settings({**told.values, **_handed_on(spec, project_dir)}, cluster)
-    say(told.notices)
     return planned
 
 

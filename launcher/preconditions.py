@@ -16,7 +16,6 @@ from trainer.data.sources import from_folder
 from trainer.env_file import read_env_file
 from trainer.model.warm_start import check_start
 from trainer.outcome import ConfigError
-from trainer.settings import say
 
 MOST_NAMED = 3
 
@@ -35,7 +34,6 @@ def check_planned(plan: Plan) -> None:
             "the folder has no *.safetensors", name="MODEL", given=plan.spec.model, advice="pass one with the weights"
         )
     settings = check_trainer_accepts(plan, project_dir)
-    say(settings.notices)
     image_root = settings.values["image_root"]
     if plan.spec.slurm.runtime != "none":
         _check_seen(plan.spec, image_root)

@@ -23,6 +23,7 @@ from typing import Any
 
 from trainer.config import KNOBS, RANKS, SETTINGS, TrainConfig, read_rank
 from trainer.env_file import EnvFile, take_env_file
+from trainer.files import once
 from trainer.flags import answer_help, build, convert, options, split_flags, word
 from trainer.other_trainers import ANY, NEEDLESS
 from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError
@@ -274,5 +275,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def say(notices: Sequence[str]) -> None:
+    """Print the notices. A command that checks a file for several plans prints each notice once."""
     for notice in notices:
-        print(f"trainyard: {told(notice)}", file=sys.stderr)
+        once(_say, notice)
+
+
+def _say(notice: str) -> None:
+    print(f"trainyard: {told(notice)}", file=sys.stderr)

@@ -19,7 +19,7 @@ from trainer.env_file import read_env_file
 from trainer.files import regular
 from trainer.flags import word
 from trainer.outcome import ConfigError
-from trainer.settings import Settings, resolve_settings
+from trainer.settings import Settings, resolve_settings, say
 from trainer.spellings import CONFIG_FILE, ENVIRONMENT
 
 # Variables that are a setting; all other settings reach the ranks through the file itself. Settings that the plan
@@ -104,8 +104,9 @@ def _said(name: str, source: str) -> str:
 
 
 def check_trainer_accepts(plan: Plan, project_dir: Path) -> Settings:
-    """The settings that the ranks of a planned job will read, checked before anything is submitted. Raises
-    ConfigError."""
+    """The settings that the ranks of a planned job will read, checked before anything is submitted, with the notices
+    about them printed. Raises ConfigError."""
     settings = resolve_settings(plan.launch.setting_words(), {}, folder=project_dir)
     settings.config()
+    say(settings.notices)
     return settings
