@@ -14,12 +14,14 @@ from planner.choose import choose
 from planner.refuse import NothingFits
 from planner.request.resolve import resolve
 from planner.request.site import Site
+from trainer.files import MOST_CHARACTERS
 from trainer.node.machine import METAL_SHARE, Card, Choice, Machine
 from trainer.outcome import FINISHED, ConfigError
 from trainer.terminal import size
 from trainer.text import GIB, format_table, gib, printable, wrap
 
 WIDTH = 100
+LEAST_COLUMNS = 30
 LEAST_GIB = 1  # that VRAM takes
 OF_REQUEST = ("MAX_LENGTH=", "LORA=", "LORA_TARGETS=", "QUANTIZATION=")
 
@@ -56,11 +58,12 @@ def show(scheduler: Any, given: Words, environ: Words, project_dir: Path) -> int
     rows.append([cores, f"{found.memory_gib}", f"{found.free_gib:.1f}", planned("cpu", MEM=f"{found.memory_gib}")])
     if all(plan.wrong for plan in made.values()):
         raise next(plan.wrong for plan in made.values() if plan.wrong)
-    print(_left(rows))
+    columns = (size() or (None, 0))[0]
+    print(_left(rows, columns))
     print()
-    columns, _ = size() or (WIDTH, 0)
-    print(wrap(printable(_recommendation(found, choice)), width=min(WIDTH, columns), prefix="a run   "))
-    print(f"next    {_next(given, made.get(choice.cards or choice.device), on_cpu=choice.device == 'cpu')}")
+    width = min(WIDTH, columns or WIDTH)
+    print(wrap(printable(_recommendation(found, choice)), width=width, prefix="a run   "))
+    print("\n".join(_next(given, made.get(choice.cards or choice.device), on_cpu=choice.device == "cpu")))
     return FINISHED
 
 
@@ -86,7 +89,8 @@ def _planned(
     except NothingFits as error:
         # The memory and the number of this part are what they are.
         ways = [change for change in error.changes if change.startswith(OF_REQUEST) and " " not in change]
-        text = f"does not fit: {' or '.join([f'it takes {gib(error.needed_bytes)} GiB', *ways])}"
+        advice = f": try {' or '.join(ways)}" if ways else ""
+        text = f"does not fit: it takes {gib(error.needed_bytes)} GiB{advice}"
         return Made(text=text, change=next(iter(ways), ""))
     except ConfigError as error:
         return Made(text=str(error), wrong=error)
@@ -95,17 +99,17 @@ def _planned(
     return Made(text=text, fits=True)
 
 
-def _next(given: Words, of_run: Made | None, *, on_cpu: bool) -> str:
-    """The commands to type next, which work for the part that a run gets. A model that a CPU barely holds would train
-    on it for days."""
+def _next(given: Words, of_run: Made | None, *, on_cpu: bool) -> list[str]:
+    """The commands to type next, a line each, which work for the part that a run gets. A model that a CPU barely holds
+    would train on it for days."""
     if of_run and not of_run.fits and (on_cpu or not of_run.change):
-        return "make hardware MODEL=... of a smaller model; make submit trains on a cluster"
+        return ["next    make hardware MODEL=...    (a smaller one)", "or      make submit    (trains on a cluster)"]
     changed, _, value = of_run.change.partition("=") if of_run else ("", "", "")
     asked = {**given, **({changed: value} if changed else {})}
     words = "".join(f" {name}={shlex.quote(text)}" for name, text in asked.items() if name != "DATA")
     data = shlex.quote(given.get("DATA", "records.jsonl"))
     of_data = f" DATA={data}" if "DATA" in given else ""
-    return f"make plan TO=local{words}{of_data} (the whole comparison), then make run{words} DATA={data}"
+    return [f"next    make plan TO=local{words}{of_data}", f"then    make run{words} DATA={data}"]
 
 
 def _free(card: Card) -> str:
@@ -122,9 +126,15 @@ def _recommendation(found: Machine, choice: Choice) -> str:
     return f"takes DEVICE={choice.device} where nothing is said{why}"
 
 
-def _left(rows: Sequence[Sequence[str]]) -> str:
-    """The table with its last column aligned left, since that column is long, and longest for a refusal."""
+def _left(rows: Sequence[Sequence[str]], columns: int | None) -> str:
+    """The table with its last column aligned left, since that column is long, and longest for a refusal. On a terminal
+    of so many `columns` its text goes on in further lines; in a file each row is one line."""
     lines = format_table([row[:-1] for row in rows], rules_before=(1,)).split("\n")
-    width = max(map(len, lines))
-    cells = [rows[0][-1], "-" * max(len(row[-1]) for row in rows), *(row[-1] for row in rows[1:])]
-    return "\n".join(f"{line:<{width}}  {printable(cell)}" for line, cell in zip(lines, cells, strict=True))
+    behind = max(map(len, lines)) + 2
+    room = max(LEAST_COLUMNS, columns - behind) if columns else MOST_CHARACTERS
+    heading, *cells = [wrap(printable(row[-1]), width=room).split("\n") for row in rows]
+    rule = "-" * max(len(line) for cell in (heading, *cells) for line in cell)
+    below = "\n" + " " * behind
+    return "\n".join(
+        f"{line:<{behind}}{below.join(cell)}" for line, cell in zip(lines, (heading, [rule], *cells), strict=True)
+    )

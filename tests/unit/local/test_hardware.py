@@ -141,7 +141,7 @@ def test_hardware_shows_each_card_and_what_a_run_gets(
         "2 NVIDIA GeForce RTX 3060 12.0 11.8 single_gpu_low_mem, 8 x 1, 9.2 GiB",
         "3 NVIDIA GeForce GTX 1080 Ti 11.0 10.9 no bf16",
     ]
-    assert "takes GPUS=1 VRAM=24 (card 1) where nothing is said; 3 kinds are here, and one run uses one" in lines[-2]
+    assert "takes GPUS=1 VRAM=24 (card 1) where nothing is said; 3 kinds are here, and one run uses one" in lines[-3]
     assert local.__main__.main(["hardware", "--gpus", "2"], os.environ) == 78
     assert "GPUS=2: hardware says what is here: leave it out; make plan takes it" in capsys.readouterr().err
 
@@ -181,9 +181,28 @@ def test_the_next_command_works_where_the_plan_does_not_fit(
     )  # fmt: skip
     monkeypatch.setattr(hardware, "target", lambda *_: here)
     hardware.show(SCHEDULER, {}, {}, tmp_path)
-    assert capsys.readouterr().out.splitlines()[-1] == (
-        "next    make hardware MODEL=... of a smaller model; make submit trains on a cluster"
-    )
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "next    make hardware MODEL=...    (a smaller one)",
+        "or      make submit    (trains on a cluster)",
+    ]
+
+
+def test_the_answer_fits_the_terminal_and_has_a_command_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hardware, "size", lambda: (80, 24))
+    assert shown_hardware("rtx3070", tmp_path, monkeypatch, "--max-length", "2048") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    column = lines[0].index("plan for one run")
+    refused = next(index for index, line in enumerate(lines) if line[column:].startswith("does not fit: it takes "))
+    assert lines[refused + 1][:column].isspace() and not lines[refused + 1][column:].startswith(" ")
+    put_nvidia_smi(tmp_path / "bin", "two-rtx4090")
+    assert shown_hardware("two-rtx4090", tmp_path, monkeypatch, *SMALL) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"next    make plan TO=local MODEL={SMALL[1]}",
+        f"then    make run MODEL={SMALL[1]} DATA=records.jsonl",
+    ]
 
 
 def test_a_run_that_goes_on_gets_as_many_cards_as_it_was_planned_for(
