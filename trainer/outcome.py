@@ -182,6 +182,11 @@ def read_outcome(directory: Path, attempt_id: str) -> tuple[int, str] | None:
     return (code, message) if record.get("attempt") == attempt_id else None
 
 
+def panic_words(error: BaseException) -> str:
+    """One line about a panic, which a file of the model or of the data causes each time."""
+    return f"a library gave up on a file of the model or the data: {' '.join(str(error).split())}"
+
+
 def is_panic(error: BaseException) -> bool:
     """Whether a library in Rust gave up, as tokenizers does on an expression that it would match for ever: an error
     that is no Exception."""

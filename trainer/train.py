@@ -20,7 +20,16 @@ from trainer.model.warm_start import check_start
 from trainer.node.processes import in_rank
 from trainer.node.start import exit_unagreed, prepare_libraries
 from trainer.node.stop import Stopped
-from trainer.outcome import ATTEMPT_DIR_ENV, FINISHED, ConfigError, SickNode, write_outcome
+from trainer.outcome import (
+    ATTEMPT_DIR_ENV,
+    BAD_CONFIG,
+    FINISHED,
+    ConfigError,
+    SickNode,
+    is_panic,
+    panic_words,
+    write_outcome,
+)
 from trainer.settings import resolve_settings
 from trainer.training.checkpoint import CheckpointError
 
@@ -47,6 +56,12 @@ def main(argv: Sequence[str]) -> int:
         return leave(error.exit_code, str(error))
     except Stopped as stopped:
         return leave(*stopped.args)
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        log.complain(panic_words(error))
+        write_outcome(BAD_CONFIG, panic_words(error))
+        return BAD_CONFIG  # not 0, so that torchrun ends the ranks that wait for this one
     return FINISHED
 
 

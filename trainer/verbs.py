@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SickNode, is_panic
+from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SickNode, is_panic, panic_words
 from trainer.secret_shapes import told
 from trainer.text import known_are
 
@@ -65,9 +65,7 @@ def exit_code(act: Callable[[list[str]], int], argv: Sequence[str]) -> int:
             sys.stdout.flush()
     except BaseException as error:
         if is_panic(error):
-            print(
-                f"trainyard: a library gave up on a file of the model or the data: {told(str(error))}", file=sys.stderr
-            )
+            print(f"trainyard: {told(panic_words(error))}", file=sys.stderr)
             return FAILED
         if not isinstance(error, (ConfigError, SickNode, OSError, KeyboardInterrupt)):
             raise

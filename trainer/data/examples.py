@@ -22,7 +22,7 @@ from trainer.data.grid import load_picture
 from trainer.data.records import each_answer
 from trainer.data.tensors import IGNORED, pad_and_stack, processed, tensor_layout, with_answers
 from trainer.data.turns import Picture, Record
-from trainer.outcome import ConfigError, RecordError
+from trainer.outcome import ConfigError, RecordError, is_panic
 from trainer.text import shown
 
 CACHE_BYTES = 512 * 1024**2  # encoded examples kept in memory: all of a toy set, a fraction of a real one
@@ -115,6 +115,12 @@ def encode_text(processor: Any, record: Record, text: str) -> dict[str, Tensor]:
         return processed(processor, text, load_pictures(record))
 
 
+def count_tokens(processor: Any, record: Record, texts: Sequence[str]) -> list[int]:
+    """The number of tokens in each of a record's rendered `texts`. Raises RecordError naming the record."""
+    with _naming(record):
+        return [len(tokens) for tokens in processor.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
 @contextmanager
 def _naming(record: Record) -> Iterator[None]:
     """Turns any error of a template, a decoder or a processor into a RecordError of one line."""
@@ -122,7 +128,9 @@ def _naming(record: Record) -> Iterator[None]:
         yield
     except (RecordError, ConfigError):
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         said = " ".join(str(error).split()) or type(error).__name__
         # An error about a file that does not open names the file already.
         named = isinstance(error, OSError) and any(str(path) in said for path in record.images)

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from trainer.config import MOST_TOKENS
 from trainer.data.answers import WHOLE, json_object, likelier_field
 from trainer.data.endings import markers
-from trainer.data.examples import Rewritten, encode_text, join_prompts, render
+from trainer.data.examples import Rewritten, count_tokens, encode_text, join_prompts, render
 from trainer.data.faults import LEAST_KEPT, SHOWN_PLACES
 from trainer.data.fingerprints import File, arrangement, contents, open_file
 from trainer.data.looks import MOST_SECONDS, Alike, count_alike
@@ -284,14 +284,13 @@ def _look(
         raise
     except Exception as error:  # whatever the model's template raises
         return Checked(reason="the chat template refuses it", detail=str(error))
-    encoded = processor.tokenizer([text, *answers], add_special_tokens=False)["input_ids"]
-    joined, *lengths = map(len, encoded)
     key = arrangement(record, files)
-    if key not in added:
-        try:
+    try:
+        joined, *lengths = count_tokens(processor, record, [text, *answers])
+        if key not in added:
             added[key] = encode_text(processor, record, text)["input_ids"].shape[1] - joined
-        except RecordError as error:
-            return Checked(reason="the processor refuses it", detail=error.words)
+    except RecordError as error:
+        return Checked(reason="the processor refuses it", detail=error.words)
     found = Checked(
         contents=contents(record, files), tokens=joined - len(answers) + 1 + sum(lengths) + added[key],
         supervised=sum(lengths), picture_tokens=added[key],

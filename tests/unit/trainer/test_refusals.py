@@ -25,6 +25,7 @@ from training import run_forked
 from trainer.architecture.shapes import resolve_shape
 from trainer.model.refusal import LONGEST, TRACEBACK_ENV, refusing, what_to_install
 from trainer.outcome import ConfigError, SickNode
+from trainer.train import main as train
 from trainer.verbs import exit_code
 
 BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}
@@ -67,7 +68,9 @@ def test_what_a_library_raises_is_one_line(error: Exception, said: str) -> None:
     assert str(refused.value) == f"MODEL=some/model: cannot be loaded ({said}): take another"
 
 
-def test_a_tokenizer_that_would_match_for_ever_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tokenizer_that_would_match_for_ever_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """tokenizers ends that by a panic of Rust's, which is no Exception; other BaseExceptions pass."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = Split(Regex("(a+)+$"), "isolated")
@@ -78,6 +81,12 @@ def test_a_tokenizer_that_would_match_for_ever_is_one_line(capsys: pytest.Captur
     said = capsys.readouterr().err
     assert said.startswith("trainyard: a library gave up on a file of the model or the data: Onig: ")
     assert said.count("\n") == 1 and "Traceback" not in said
+    monkeypatch.setattr("trainer.train.resolve_settings", lambda *_: tokenizer.encode("a" * 60 + "!"))
+    monkeypatch.setattr("trainer.train.in_rank", bool)
+    monkeypatch.setattr("trainer.train.log.begin", bool)
+    assert train([]) == 78
+    said = capsys.readouterr().err
+    assert "a library gave up on a file of the model or the data: Onig: " in said and said.count("\n") == 1
     with pytest.raises(SystemExit), refusing("some/model", "loaded", "take another"):
         raise SystemExit
 
@@ -205,7 +214,6 @@ def ask_all(cases: dict[str, str], data: str, out: str) -> None:
     """Every verb of every model, in this process: {case: {verb: [code, what was printed]}} into `out`."""
     from local.__main__ import main as local
     from trainer.__main__ import main
-    from trainer.train import main as train
 
     found: dict[str, dict[str, Any]] = {}
     settings = ["--data", data, "--device", "cpu", "--micro_batch_size", "2", "--lora_r", "4", "--lora_alpha", "8"]

@@ -239,6 +239,28 @@ def test_nothing_left_to_train_on_is_refused(faulty: Path, tiny_model: Path) -> 
         inspect_dataset(load_dataset(str(faulty)), processor, max_length=16).kept()
 
 
+def test_a_record_on_which_the_tokenizer_gives_up_is_left_out_and_a_run_of_these_alone_is_refused(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """tokenizers ends an expression that would match for ever by a panic of Rust's, which is no Exception."""
+    from tokenizers import Regex
+    from tokenizers.pre_tokenizers import Split
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(tiny_model)
+    processor.tokenizer.backend_tokenizer.pre_tokenizer = Split(Regex("(b+)+$"), "isolated")
+    endless = row(None, f"{'b' * 60}!")
+    for good, said in ((row(None, "q"), "1 of 2"), (endless, "2 of 2")):
+        (tmp_path / "d.jsonl").write_text(f"{json.dumps(good)}\n{json.dumps(endless)}\n")
+        dataset = load_dataset(str(tmp_path / "d.jsonl"), eval_fraction=0, text_only=True)
+        inspected = inspect_dataset(dataset, processor, max_length=200)
+        (line,) = inspected.left_out()
+        assert line.startswith(f"{said} train records left out: the processor refuses it (d.jsonl line ")
+        assert "Onig" in line
+    with pytest.raises(ConfigError, match=r"^0 of 2 train records would be left: 2 of 2"):
+        inspected.kept()
+
+
 def validate(tmp_path: Path, *argv: str) -> tuple[int, str]:
     ended = run_forked(tmp_path, main, ["validate", "data", *argv])
     return ended.codes[0], ended.output
