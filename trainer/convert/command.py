@@ -1,8 +1,9 @@
 """usage: python -m trainer convert DATA OUT [--subset NAME] [--question TEXT] [--private-addresses]
 
 DATA is the id of a data set of the hub (owner/name), a folder (a hub snapshot, parquet, arrow or csv files, pictures
-with metadata.jsonl, webdataset), one such file, or JSON whose pictures are addresses or base64. OUT becomes a folder
-with train.jsonl, eval.jsonl and pictures/, each picture stored once by its content: DATA=OUT trains on it.
+with metadata.jsonl or with a text file beside each, webdataset), one such file, or JSON whose pictures are addresses or
+base64. OUT becomes a folder with train.jsonl, eval.jsonl and pictures/, each picture stored once by its content:
+DATA=OUT trains on it.
 
 Stopped or failed, the same command goes on where it was. Addresses of pictures are fetched, each once.
 """
@@ -17,6 +18,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from trainer.commands import command
+from trainer.convert.captions import Captions
 from trainer.convert.pictures import PictureStore
 from trainer.convert.rows import Split, find_splits
 from trainer.data.columns import CONVERSATIONS, QUESTIONS
@@ -59,7 +61,12 @@ def main(argv: list[str]) -> int:
 
 def _convert(data: str, out: Path, options: Options) -> int:
     lost, first_lost, wrong = 0, "", list[FormError]()
-    for split in find_splits(data, options.subset):
+    splits = find_splits(data, options.subset)
+    if options.question is None and any(isinstance(split.rows, Captions) for split in splits):
+        raise ConfigError(
+            f"{data} holds pictures with texts and no question: --question TEXT says what is asked of each"
+        )
+    for split in splits:
         store = PictureStore(out, split.folder, private=options.private_addresses)
         count = _write(split, out, store, options.question, wrong)
         print(f"{out / f'{split.name}.jsonl'}: {count} records, {store.count} new pictures", flush=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+from trainer.convert.captions import captioned
 from trainer.data.containers import read_records
 from trainer.data.sources import SIDE_OF, data_parts, find_sources, hub_id
 from trainer.data.turns import FormError
@@ -196,6 +197,8 @@ def _by_library(data: str, subset: str | None) -> list[Split]:
     elif path.is_dir():
         if tables := _picture_table(path):
             return tables
+        if beside := captioned(path):
+            return [Split(name=side, rows=rows, total=len(rows.pictures), folder=path) for side, rows in beside.items()]
         found = _saved(path) or _streamed(str(path), name=subset)
     else:
         if (name := hub_id(data)) is None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from trainer.data.foreign import unwrapped
 from trainer.data.turns import FormError
 from trainer.files import parse_json
 from trainer.outcome import ConfigError
@@ -69,6 +70,7 @@ def rename(entry: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
 
 def as_known(entry: dict[str, Any]) -> dict[str, Any]:
     """The record with context, question and output, or with messages. Raises FormError where names are ambiguous."""
+    entry = unwrapped(entry)
     for key in CONVERSATIONS:
         if isinstance(entry.get(key), str):  # tables hold turns as JSON text
             entry = {**entry, key: _parsed(entry[key])}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.columns import ANSWERS, CONTEXTS, CONVERSATIONS, QUESTIONS
+from trainer.data.foreign import is_gemini
 from trainer.data.json_text import Found, read_objects
 from trainer.data.packed import opened
 from trainer.data.sources import SIDE_OF
@@ -42,6 +43,8 @@ def read_records(path: Path, known: Container[str] = (), notes: list[str] | None
 
 def _held(entry: dict[str, Any], path: Path) -> Sequence[dict[str, Any] | FormError] | FormError | None:
     """The records in an object, or why it cannot be read; None where it is a record itself."""
+    if is_gemini(entry):
+        return None
     if columns := [key for key in OF_A_RECORD if key in entry]:
         return _columns() if all(isinstance(entry[key], list | dict) for key in columns) and _is_table(entry) else None
     lists = {key: value for key, value in entry.items() if _is_of_objects(value)}

@@ -33,6 +33,7 @@ from trainer.data.columns import (
     as_list,
     suggest,
 )  # fmt: skip
+from trainer.data.foreign import fault
 from trainer.data.inline import DATA, as_data
 from trainer.data.names import PICTURES, is_quiet, kind_of_name
 from trainer.data.places import PLACES, Parts, may_hold_marker, put_pictures
@@ -138,6 +139,8 @@ def _joined(said: list[Said], turns: list[Parts]) -> tuple[list[Said], list[Part
 def _flat(entry: dict[str, Any], given: dict[str, Any], pictured: bool) -> list[Said]:
     """The turns of the flat form: the question, then the answer. `given` has the names that the file has."""
     if lacking := [key for key in (QUESTION, ANSWER) if key not in entry]:
+        if foreign := fault(given):
+            raise foreign
         lists = [k for k, v in given.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
         inside = lists[0] if len(lists) == len(given) == 1 else None
         if inside and len(lacking) == 2:

@@ -3,6 +3,7 @@ tables, web pages, other encodings."""
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -28,6 +29,7 @@ PAGES = (b"<!DOCTYPE", b"<!doctype", b"<html", b"<?xml")
 POINTER = b"version https://git-lfs"
 TAR, TAR_PLACE = b"ustar", 257
 CHECKED_BYTES = 512
+SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 MOST_MEMORY_BYTES = 128 * MIB  # `xz -9` takes 65 MiB to unpack
 
 
@@ -116,5 +118,30 @@ def no_json(head: bytes, path: Path) -> str | None:
         return "a web page, and no JSON: fetch the file that the page leads to"
     if head.startswith(POINTER):
         return "a pointer of Git LFS, and no JSON: git lfs pull fetches the file"
+    if separator := _separator(head):
+        suffix = {",": ".csv", "\t": ".tsv"}.get(separator)
+        what = f"a table with {SEPARATORS[separator]} between its cells, and no JSON"
+        if suffix is None:
+            return f"{what}: save it as csv, with commas, and name that"
+        named = path.with_suffix(suffix)
+        return f"{what}: name it {named.name}, then {convert_command(str(named))}"
     encoding = json.detect_encoding(head[:4]).upper()
     return None if encoding.startswith("UTF-8") else f"{encoding[:6]}: save it as UTF-8"
+
+
+def _separator(head: bytes) -> str:
+    """What stands between the cells of a table that begins with `head`; "" where it begins like no table, whose first
+    two lines have as many cells, the first one's being different names."""
+    lines = head.decode(errors="replace").removeprefix("\ufeff").splitlines()[:2]
+    cut = len(head) >= CHECKED_BYTES and head.count(b"\n") < 2
+    if len(lines) < 2 or any(line.lstrip().startswith(("{", "[", '"{')) for line in lines):
+        return ""
+    for separator in SEPARATORS:
+        try:
+            names, cells = csv.reader(lines, delimiter=separator)
+        except (csv.Error, ValueError):
+            continue
+        alike = len(names) == len(cells) or (cut and 1 < len(cells) < len(names))
+        if alike and len(names) == len({*names} - {""}) > 1:
+            return separator
+    return ""

@@ -32,9 +32,10 @@ NO_RECORDS = (
     r".*\.lengths\.json|lengths\.json|convert\.json|batch\.json|.*\.batch\.json"
     r"|dataset_(?:infos?|dict)\.json|state\.json|\..*"
 )
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tiff")
+CAPTIONS = (".txt", ".caption")  # of text files beside pictures, as kohya's trainers read them
 CONVERTIBLE = (
-    ".parquet", ".arrow", ".csv", ".tsv", ".tar", ".feather", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tiff",
-    ".zst",
+    ".parquet", ".arrow", ".csv", ".tsv", ".tar", ".feather", *PICTURES, ".zst",
 )  # fmt: skip
 # Archives by suffix, and how each is unpacked.
 UNPACKED_BY = {
@@ -85,6 +86,15 @@ def unpack_advice(path: Path) -> str:
     if path.suffix.lower() in SPREADSHEETS:
         return "save the table as csv, and name that"
     return f"unpack it ({UNPACKED_BY.get(path.suffix.lower(), 'unzip')} {path.name}), and name what was in it"
+
+
+def is_picture_name(name: str) -> bool:
+    return name.lower().endswith(PICTURES)
+
+
+def caption_of(picture: Path) -> Path | None:
+    """The text file beside a picture that is called like it; None where there is none."""
+    return next((text for suffix in CAPTIONS if (text := picture.with_suffix(suffix)).is_file()), None)
 
 
 def data_parts(data: str) -> tuple[str, ...]:
@@ -276,6 +286,9 @@ def _not_json(found: Path, data: str) -> str:
         return f"{found.name} is packed by zstd: unpack it (zstd -d {found.name}), or pack it by gzip"
     if str(found) == data and found.suffix.lower() not in (*TABLES, ".tar"):
         return "is a picture: name the file of records that shows it, or the folder of all pictures"
+    if is_picture_name(found.name) and (text := caption_of(found)):
+        said = f"holds pictures with a text beside each ({found.name}, {text.name}) and no JSON"
+        return f"{said}: {convert_command(data)} --question TEXT makes records with one question, the texts as answers"
     return f"holds {found.suffix[1:]} files ({found.name}) and no JSON: {convert_command(data)}"
 
 

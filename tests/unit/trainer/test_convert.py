@@ -196,6 +196,23 @@ def test_a_picture_folder_is_read_by_its_metadata_or_its_folders(tmp_path: Path)
     assert sorted(seen(dataset)) == [("blue", "blue"), ("red", "red")]
 
 
+def test_a_folder_of_pictures_with_a_text_file_beside_each_becomes_records_with_the_texts_as_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "set/10_colors"
+    folder.mkdir(parents=True)
+    for name, color, text in (("a", "red", "red"), ("b", "blue", "blue\n"), ("c", "red", None), ("d", "red", " ")):
+        (folder / f"{name}.png").write_bytes(picture(color))
+        if text is not None:
+            (folder / f"{name}.txt").write_text(text)
+    assert convert(tmp_path / "set", tmp_path / "out") == 78
+    assert "--question TEXT says what is asked of each" in capsys.readouterr().err
+    assert convert(tmp_path / "set", tmp_path / "out", "--question", "which?") == 0
+    assert seen(load_dataset(str(tmp_path / "out"), eval_fraction=0)) == [("red", "red"), ("blue", "blue")]
+    said = f"2 rows are left out, the first: {folder}/c.png has no text file beside it"
+    assert said in capsys.readouterr().err
+
+
 def test_webdataset_csv_and_several_picture_columns(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         for n, color in enumerate(COLORS):
