@@ -7,13 +7,16 @@ import bz2
 import gzip
 import json
 import lzma
+import tracemalloc
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from trainer.data import packed
+from trainer import files
+from trainer.data import json_text, packed
 from trainer.data.records import load_dataset
 from trainer.outcome import ConfigError
 
@@ -169,6 +172,34 @@ def test_training_false_of_a_turn_only_shows_the_answer(folder: Path) -> None:
 def test_packed_records_are_read_also_out_of_a_folder(pack: Any, suffix: str, folder: Path) -> None:
     (folder / f"train.jsonl.{suffix}").write_bytes(pack((line() + "\n" + line() + "\n").encode()))
     assert len(load_dataset(str(folder), eval_fraction=0).train) == 2
+
+
+@pytest.mark.parametrize(
+    ("pack", "suffix"), [(gzip.compress, "gz"), (bz2.compress, "bz2"), (partial(lzma.compress, preset=0), "xz")],
+    ids=["gz", "bz2", "xz"],
+)  # fmt: skip
+def test_what_unpacks_without_an_end_is_never_in_memory_at_once(
+    pack: Any, suffix: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MOST_MIB", 1)
+    monkeypatch.setattr(json_text, "MOST_MIB", 1)
+    endless = b"x" * (10 * files.MIB)
+    lines = pack(b"\n".join([line().encode(), endless, line().encode()]))
+    array = pack(b'[{"question": "%s' % endless)
+    assert len(lines) + len(array) < files.MIB / 8
+    tracemalloc.start()
+    try:
+        dataset = read(folder, lines, f"d.jsonl.{suffix}")
+        with pytest.raises(ConfigError, match="record 1 is not JSON"):
+            read(folder, array, f"d.json.{suffix}")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (len(dataset.train), dataset.left_out) == (
+        2,
+        (f"1 of 3 records left out: is longer than 1 MiB (d.jsonl.{suffix} line 2)",),
+    )
+    assert peak_bytes < 9 * files.MIB
 
 
 def test_an_xz_file_that_asks_for_more_memory_than_any_is_refused(
