@@ -5,7 +5,7 @@ micro-batch is fixed: a trial's batch is the micro-batch times its accumulation 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from trainer.outcome import ConfigError
 from trainer.sweep.trial import ACCUMULATION, PARAMETERS, RANK
 from trainer.sweep.wandb_service import KEY, create_sweep, find_sweep
 from trainer.text import format_table, nearest, shown
-from trainer.yaml_file import read_yaml
+from trainer.yaml_file import Malformed, read_yaml
 
 DEFAULT_SWEEP = "wandb_sweep.yaml"
 TRIALS = 12
+USUAL_METRIC = {"name": "loss"}
 METHODS, GOALS = ("bayes", "grid", "random"), ("minimize", "maximize")
 TAKES = f"what W&B takes for a sweep, as in {DEFAULT_SWEEP}"
 
@@ -52,7 +53,7 @@ def plan_sweep(
     path, config = None, {}
     file, is_id = project_dir / source, re.fullmatch(r"([\w.-]+/){0,2}[\w-]+", source)
     if file.is_file() or (file.exists() and not is_id):
-        config = read_yaml(file, source, takes=TAKES, typed=True)
+        config = _read_config(file, source)
     elif is_id:
         path, config = find_sweep(source, service_environ(project_dir, environ))
     else:
@@ -97,31 +98,47 @@ def service_environ(project_dir: Path, environ: Mapping[str, str]) -> dict[str, 
     return {**read_env_file(project_dir / ".env"), **environ}
 
 
+def _read_config(path: Path, source: str) -> dict[str, Any]:
+    """The sweep in a file. Raises ConfigError; for one whose YAML is wrong with what else is wrong in it."""
+    keys: list[str] = []
+    try:
+        return read_yaml(path, source, takes=TAKES, check_key=keys.append, typed=True, within=("parameters",))
+    except Malformed as error:
+        unread = [key for key in keys if key not in error.content]
+        raise ConfigError.of([error.but(source=""), *_problems(error.content, unread)], source=source) from None
+
+
 def check_config(config: Mapping[str, Any], source: str) -> dict[str, dict[str, Any]]:
     """The sweep's parameters, each a mapping. Raises ConfigError with everything that a trial could not be planned or
     run with, or that W&B would refuse."""
-    problems = [
-        ConfigError(f"{key} is missing, or not as in {DEFAULT_SWEEP}")
-        for key in ("method", "metric", "parameters")
-        if not config.get(key) or not isinstance(config[key], str if key == "method" else dict)
-    ]
-    problems += [] if problems else _odd_words(config)
-    for name, listed in (config["parameters"] if isinstance(config.get("parameters"), dict) else {}).items():
-        try:
-            _check_parameter(str(name), listed, method=str(config.get("method")))
-        except ConfigError as error:
-            problems.append(error)
-    if problems:
+    if problems := _problems(config):
         raise ConfigError.of(problems, source=source)
     parameters: dict[str, dict[str, Any]] = config["parameters"]
     return parameters
 
 
-def _odd_words(config: Mapping[str, Any]) -> list[ConfigError]:
+def _problems(config: Mapping[str, Any], unread: Sequence[str] = ()) -> list[ConfigError]:
+    """The mistakes in a sweep; its keys `unread` are there, with other mistakes."""
+    problems: list[ConfigError] = []
+    found: dict[str, Any] = {}
+    for key, kind in (("method", str), ("metric", dict), ("parameters", dict)):
+        if isinstance(value := config.get(key), kind) and value:
+            found[key] = value
+        elif key not in unread:
+            problems.append(ConfigError(f"{key} is missing, or not as in {DEFAULT_SWEEP}"))
+    problems += _odd_words(**{key: found[key] for key in ("method", "metric") if key in found})
+    for name, listed in found.get("parameters", {}).items():
+        try:
+            _check_parameter(str(name), listed, method=str(config.get("method")))
+        except ConfigError as error:
+            problems.append(error)
+    return problems
+
+
+def _odd_words(method: str = METHODS[0], metric: Mapping[str, Any] = USUAL_METRIC) -> list[ConfigError]:
     """The mistakes in the method and the metric."""
-    metric = config["metric"]
     asked = (
-        (config["method"] in METHODS, f"method takes {' or '.join(METHODS)}, got {shown(config['method'])}"),
+        (method in METHODS, f"method takes {' or '.join(METHODS)}, got {shown(method)}"),
         (isinstance(metric.get("name"), str), "metric takes a name, one of those that a run logs"),
         (metric.get("goal", GOALS[0]) in GOALS, f"goal of metric takes {' or '.join(GOALS)}"),
     )

@@ -7,7 +7,7 @@ refused, each with its line and all in one message: YAML would silently drop or 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,12 +47,13 @@ def any_key(key: str) -> None:
 
 
 def read_yaml(
-    path: Path, source: str, *, takes: str, check_key: Check = any_key, typed: bool = False
+    path: Path, source: str, *, takes: str, check_key: Check = any_key, typed: bool = False, within: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The file's values by key, without keys whose value is null, at any depth; {} when it is empty.
 
     Values are text as it was typed; with `typed`, numbers, true and false are converted. Messages name the file
-    `source` and say what it `takes`. `check_key` raises ConfigError for a key that does not belong in the file.
+    `source` and say what it `takes`. `check_key` raises ConfigError for a key that does not belong in the file. Of the
+    mappings under the keys `within`, the entries in which nothing is wrong are part of Malformed's content.
 
     Raises:
         Malformed: it holds values that would be dropped, or keys that do not belong: all of them.
@@ -64,11 +65,11 @@ def read_yaml(
         raise ConfigError(f"{source} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{source} cannot be read (it is not UTF-8)") from None
-    return parse_yaml(text, source, takes=takes, check_key=check_key, typed=typed)
+    return parse_yaml(text, source, takes=takes, check_key=check_key, typed=typed, within=within)
 
 
 def parse_yaml(
-    text: str, source: str, *, takes: str, check_key: Check = any_key, typed: bool = False
+    text: str, source: str, *, takes: str, check_key: Check = any_key, typed: bool = False, within: Sequence[str] = ()
 ) -> dict[str, Any]:
     """As `read_yaml`, for a file's text."""
     if len(text) > MOST_CHARACTERS:
@@ -87,7 +88,7 @@ def parse_yaml(
         raise ConfigError(f"{source} takes {takes}")
     problems = [*_wrong_keys(node, check_key), *_wrong(node, "")]
     if problems:
-        raise Malformed(**vars(ConfigError.of(problems, source=source)), content=_value(_sound(node), typed))
+        raise Malformed(**vars(ConfigError.of(problems, source=source)), content=_value(_sound(node, within), typed))
     found: dict[str, Any] = _value(node, typed)
     return found
 
@@ -176,14 +177,18 @@ def _wrong(node: yaml.Node, place: str) -> Iterator[ConfigError]:
             yield from _wrong(value, place or name)
 
 
-def _sound(node: yaml.MappingNode) -> yaml.MappingNode:
+def _sound(node: yaml.MappingNode, within: Sequence[str] = ()) -> yaml.MappingNode:
     """The part of a file in which nothing is wrong; of a key that is given twice, the first value."""
     found: dict[str, tuple[yaml.Node, yaml.Node]] = {}
     for key, value in node.value:
+        if isinstance(value, yaml.MappingNode) and value.value and key.value in within:
+            value = _sound(value)
+            if not value.value:
+                continue
         alone = yaml.MappingNode(node.tag, [(key, value)], start_mark=node.start_mark)
         if not any(_wrong(alone, "")):
             found.setdefault(key.value, (key, value))
-    return yaml.MappingNode(node.tag, [*found.values()])
+    return yaml.MappingNode(node.tag, [*found.values()], start_mark=node.start_mark)
 
 
 def _value(node: yaml.Node, typed: bool) -> Any:

@@ -192,12 +192,41 @@ GOOD = yaml.safe_load((ROOT / "wandb_sweep.yaml").read_text())
         ),
         ({"metric": None}, "s: metric is missing, or not as in wandb_sweep.yaml"),
         ({"method": ["bayes"]}, "s: method is missing, or not as in wandb_sweep.yaml"),
+        (
+            {"method": None, "metric": {"name": "loss", "goal": "less"}},
+            "s: method is missing, or not as in wandb_sweep.yaml; goal of metric takes minimize or maximize",
+        ),
     ],
 )
 def test_a_bad_sweep_file_is_one_line(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check_config({**GOOD, **change}, "s")
     assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "method: bayse\nmetric: {name: !!binary loss}\nparameters:\n  lora_r: {values: [8, ]}\n"
+            "  lora_r: {values: [0]}\n  lora_rank: {values: [8]}\n  learning_rate: {values: [1e-4, ~]}\n",
+            "metric: line 2 has a tag, '!!binary': write the value alone; lora_r was given twice, in line 4 and 5; "
+            "parameters: the list holds an empty value: remove it; "
+            "method takes bayes or grid or random, got 'bayse'; 'lora_rank' is not for sweeps, did you mean lora_r? "
+            "they take ",
+        ),
+        # A part of which nothing can be read is not called missing; what is not there is.
+        (
+            "metric: {name: loss}\nparameters: {lora_r: {values: [~]}}\n",
+            "parameters: the list holds an empty value: remove it; method is missing, or not as in wandb_sweep.yaml",
+        ),
+    ],
+)  # fmt: skip
+def test_all_that_is_wrong_with_a_sweep_file_is_one_message(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        planned(SWEEP=str(tmp_path / "s.yaml"))
+    assert str(caught.value).startswith(f"{tmp_path}/s.yaml: {said}")
 
 
 def test_a_trial_sets_what_was_planned_for_and_nothing_else() -> None:
