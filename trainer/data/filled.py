@@ -45,6 +45,8 @@ class Filled:
     """At most SAMPLED of the entries, spread evenly: a login node should not look for all."""
     picture_bytes: dict[str, int]
     """Sizes of at most SAMPLED picture files, by their paths."""
+    left_out: tuple[str, ...] = ()
+    """Names of the sets of pictures that could not be read: a run that reads one of them makes its features."""
 
 
 def precision_of(device: str) -> str:
@@ -74,9 +76,9 @@ def read_filled(store: Path, data_sha256: str, model: str, precision: str, proje
     or the pictures are others now. A folder and pictures that are not on this machine are not compared."""
     try:
         entry = read_json(sets_path(store, data_sha256, model, precision))
-        found = Filled(**{**entry, "parts": tuple(entry["parts"]), "sample": tuple(entry["sample"])})
+        found = Filled(**{**entry, **{name: tuple(entry[name]) for name in ("parts", "sample", "left_out")}})
         here = {path: os.path.getsize(path) for path in found.picture_bytes if os.path.isfile(path)}
-        named = [found.made_by, *found.sample]
+        named = [found.made_by, *found.sample, *found.left_out]
         whole = all(KEY.fullmatch(name) for name in named) and all(isinstance(part, str) for part in found.parts)
         numbers = isinstance(found.entries, int) and isinstance(found.size_bytes, int)
         processor = processor_digest(project_dir / model)

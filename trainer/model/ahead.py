@@ -20,7 +20,7 @@ from trainer.config import TrainConfig
 from trainer.data.examples import encode_learned
 from trainer.data.filled import Filled, entry_path, read_filled, read_keys, sample_of, write_filled
 from trainer.data.lengths import processor_digest, sample_pictures
-from trainer.data.records import Dataset
+from trainer.data.records import Dataset, each_answer
 from trainer.data.tensors import pad_and_stack, tensor_layout
 from trainer.data.turns import Record
 from trainer.model.base import load_model_config
@@ -57,8 +57,8 @@ class Done:
     keys: list[str]
     """Names of the entries of all pictures."""
     computed: int
-    unreadable: list[str]
-    """Why pictures of records have no features, one line a record."""
+    unreadable: dict[str, str]
+    """Why sets of pictures have no features, by the sets' names (`set_name`)."""
     lacking: int
     """Entries for which there was no room."""
     maker: str
@@ -66,12 +66,20 @@ class Done:
 
 
 def with_pictures(dataset: Dataset) -> list[Record]:
-    """One record for each set of pictures that records show."""
+    """One record for each set of pictures that an answer sees. A conversation's earlier answers see its first pictures
+    alone: a run asks for these answers when it scores, and learns them one by one where its chat template rewrites
+    them. Some families make the features of all pictures of a record together."""
     found: dict[tuple[tuple[str, ...], ...], Record] = {}
-    for record in (*dataset.train, *dataset.eval):
+    for record in each_answer((*dataset.train, *dataset.eval)):
         if record.pictures:
             found.setdefault(tuple(picture.paths for picture in record.pictures), record)
     return list(found.values())
+
+
+def set_name(record: Record) -> str:
+    """A name of the pictures that a record shows, the same wherever their folder lies."""
+    ends = [path.parts[-2:] for path in record.images]
+    return hashlib.sha256(repr(ends).encode()).hexdigest()[:40]
 
 
 def fill(config: TrainConfig, records: Sequence[Record], processor: Any, *, device: Any, say: Say, drawn: bool) -> Done:
@@ -83,17 +91,17 @@ def fill(config: TrainConfig, records: Sequence[Record], processor: Any, *, devi
     tower = load_tower(config.model, dtype=precision_here(), device=device)
     parts: tuple[str, ...] = ()
     cache: FeatureCache | str = "no record has a picture"
-    unreadable: list[str] = []
+    unreadable: dict[str, str] = {}
     keys: list[str] = []
     with (
         LAST_ROW.counting(len(records), "features of pictures", drawn=drawn) as count,
         refusing(config.model, "asked for the features of its pictures", UNFIT),
         torch.inference_mode(),
     ):
-        for example in encoded(processor, records):
+        for record, example in zip(records, encoded(processor, records), strict=True):
             count(1)
             if isinstance(example, RecordError):
-                unreadable.append(example.words)
+                unreadable[set_name(record)] = example.words
                 continue
             if not parts:
                 parts = _parts_used(tower, example)
@@ -103,6 +111,8 @@ def fill(config: TrainConfig, records: Sequence[Record], processor: Any, *, devi
                 keys += cache.take_seen()
     if isinstance(cache, str) or cache.unlike:
         why = cache if isinstance(cache, str) else "they come in a form of the family's own"
+        if len(unreadable) == len(records) > 0:
+            why = f"no record can be read: {next(iter(unreadable.values()))}"
         raise ConfigError(
             f"the features of its pictures cannot be kept ({why}): leave them out", name="MODEL", given=config.model
         )
@@ -162,6 +172,7 @@ def record_filled(config: TrainConfig, dataset: Dataset, done: Done) -> tuple[Pa
         model=config.model, data_sha256=dataset.sha256, processor_sha256=processor_digest(Path(config.model)),
         trainyard=__version__, precision=str(precision_here()).removeprefix("torch."), made_by=done.maker,
         parts=done.parts, entries=len(keys), size_bytes=sum(sizes), sample=sample_of(keys),
+        left_out=tuple(done.unreadable),
         picture_bytes=sample_pictures(Path(path) for record in records for path in record.images),
     )  # fmt: skip
     return write_filled(store, filled, keys), filled
@@ -194,7 +205,9 @@ def find_ahead(
         say(f"the image tower is loaded, though features were made ahead: {why}")
         return None
     keys = ranks.rank0_only(partial(read_keys, store.root, filled)) if filled else None
-    lacking = len(records) if keys is None else len(store.missing(keys))
+    lacking = (
+        len(records) if filled is None or keys is None else len(store.missing(keys)) + _read_since(filled, records)
+    )
     if filled is None and not config.features_ahead:
         return None
     parts = filled.parts if filled else ()
@@ -206,6 +219,8 @@ def find_ahead(
             done = fill(config, own, processor, device=device, say=say, drawn=ranks.first) if own else None
             if done and done.lacking:
                 why = f"{store.root} has no room for the features of all pictures"
+            if done and done.unreadable:
+                why = next(iter(done.unreadable.values()))
         except ConfigError as error:
             why = str(error)
         if device.type == "cuda":
@@ -214,12 +229,18 @@ def find_ahead(
             say(f"the image tower is loaded: {why}")
             return None
         parts = ranks.rank0_only(lambda: done.parts if done else ())
-        if done and len(own) == len(records) and not done.unreadable:
+        if done and len(own) == len(records):
             with suppress(OSError):  # the next start looks for all of them again
                 record_filled(config, dataset, done)
     say(f"features: all pictures' are kept in {store.root}, and the image tower is left off")
     load = partial(load_tower, config.model, dtype=precision_here(), device=device)
     return Ahead(store=store, parts=parts, load=load)
+
+
+def _read_since(filled: Filled, records: Sequence[Record]) -> int:
+    """How many sets of pictures this run can read that could not be read when the store was filled."""
+    unread = set(filled.left_out)
+    return sum(set_name(record) in unread for record in records) if unread else 0
 
 
 def _from_elsewhere(records: list[Record], run_id: str) -> list[Record]:

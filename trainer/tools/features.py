@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     processor, state = load_processor(config.model), init_distributed(config)
     say([f"the features of the pictures of {len(records)} records, by {config.model} on {config.device} ..."])
     done = ahead.fill(config, records, processor, device=state.device, say=lambda text: say([text]), drawn=True)
-    for why in done.unreadable[:3]:
+    for why in list(done.unreadable.values())[:3]:
         say([f"left out: {why}"])
     if done.lacking:
         raise ConfigError(

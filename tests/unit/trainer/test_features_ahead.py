@@ -18,12 +18,13 @@ from trainer.data.examples import Encoder
 from trainer.data.filled import any_filled, is_there, read_filled, read_keys
 from trainer.data.lengths import data_digest
 from trainer.data.records import Dataset, dataset_of
+from trainer.data.turns import Picture, Record, Turn
 from trainer.model import ahead
 from trainer.model.base import add_lora, find_anatomy, load_base, load_here, load_model_config, load_processor
 from trainer.model.behaviour import picture_counts, token_losses
 from trainer.model.features import FeatureCache, keep_features
 from trainer.node.ranks import Ranks
-from trainer.outcome import ConfigError
+from trainer.outcome import ConfigError, RecordError
 from trainer.tools.features import main as make_features
 
 OF_MACHINE = ("runtime", "per_second", "_gib", "_flos")
@@ -124,6 +125,45 @@ def test_what_a_run_finds_missing_it_makes_and_what_it_may_not_use_it_says(
         said.clear()
         assert find(replace(config, **values), dataset, said.append) is None
         assert said == [f"the image tower is loaded, though features were made ahead: {why}"]
+
+
+def test_pictures_that_an_earlier_answer_sees_are_a_set_of_their_own() -> None:
+    def asked(name: str) -> Turn:
+        return Turn(role="user", parts=(Picture(paths=(f"w/{name}.png",)), "now?"))
+
+    said = Turn(role="assistant", parts=("up",), learned=True)
+    record = Record(turns=(asked("a"), said, asked("b")), answer="down", session="s")
+    again = Record(turns=(asked("a"),), answer="left", session="t")
+    found = ahead.with_pictures(Dataset(train=(record,), eval=(again,), split=""))
+    assert [one.images for one in found] == [(Path("w/a.png"),), (Path("w/a.png"), Path("w/b.png"))]
+    assert [one.answer for one in found] == ["up", "down"]
+
+
+def test_a_picture_that_could_not_be_read_when_the_store_was_filled_is_made_before_the_model_is_loaded(
+    tiny_model: Path, walks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tiny_model, walks, tmp_path)
+    dataset, processor, said = few(config, 2), load_processor(str(tiny_model)), list[str]()
+    encode, (first, *others) = ahead.encode_learned, ahead.with_pictures(dataset)
+
+    def at_times(processor: Any, record: Record) -> dict[str, torch.Tensor]:
+        if record.images == first.images:
+            raise RecordError("the disk is away")
+        return encode(processor, record)
+
+    monkeypatch.setattr(ahead, "encode_learned", at_times)
+    done = ahead.fill(config, [first, *others], processor, device=CPU, say=bool, drawn=False)
+    assert list(done.unreadable.values()) == ["the disk is away"]
+    ahead.record_filled(config, dataset, done)
+    assert find(config, replace(dataset, train=(), eval=tuple(others)), said.append) and len(said) == 1
+    assert find(config, dataset, said.append) is None and said[-1] == "the image tower is loaded: the disk is away"
+    with pytest.raises(ConfigError, match="no record can be read: the disk is away"):
+        ahead.fill(config, [first], processor, device=CPU, say=bool, drawn=False)
+    monkeypatch.undo()
+    said.clear()
+    assert find(config, dataset, said.append) and said[0].startswith("features of 1 pictures are made ahead")
+    said.clear()
+    assert find(config, dataset, said.append) and len(said) == 1
 
 
 def test_parts_that_are_none_of_the_tower_are_refused(tiny_model: Path, walks: Path, tmp_path: Path) -> None:
