@@ -37,10 +37,15 @@ def tried(work: Callable[[], T]) -> tuple[T | None, str]:
         if not is_out_of_memory(error):
             raise
         why = f"{type(error).__name__}: {error}".splitlines()[0]
-    gc.collect()  # only now: until this point the error kept the tensors of the failed computation alive
+    free_unused()  # only now: until this point the error kept the tensors of the failed computation alive
+    return None, why
+
+
+def free_unused() -> None:
+    """Give the memory of everything that nothing refers to back to the GPU."""
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return None, why
 
 
 def free_bytes(device: torch.device) -> int:

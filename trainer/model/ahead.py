@@ -281,5 +281,6 @@ def put_in(base: Any, ahead: Ahead, batch: dict[str, Tensor], say: Say) -> Featu
             raise
         say(f"the image tower is loaded: the model needs it for more than features ({first_words(error)})")
         cache.close()
+        del base.base_model.get_image_features  # cache and model would keep each other in memory
         return None
     return cache

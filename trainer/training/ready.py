@@ -13,6 +13,7 @@ from trainer.data.examples import Encoder
 from trainer.data.records import Dataset
 from trainer.evaluation import heldout
 from trainer.evaluation.generation import sample_places
+from trainer.evaluation.memory import free_unused
 from trainer.model import ahead, features, warm_start
 from trainer.model import base as model
 from trainer.model.contract import adapt, check_contract, under_deepspeed
@@ -26,7 +27,7 @@ class Ready:
     unquantized: Any
     """Names of the model's parts that stay in 16 bits."""
     encoder: Encoder
-    """Of the records to train on, and behind them the held-out ones that are evaluated on the way."""
+    """It encodes the records to train on, and behind them the held-out ones that are evaluated on the way."""
     evaluated: int
     """Number of these held-out records."""
     held_out: heldout.HeldOut
@@ -60,6 +61,8 @@ def make_ready(
     if pictures_ahead:
         kept = ahead.put_in(base, pictures_ahead, batch, say) or ""
         if not kept:
+            del base  # the GPU need not have room for two models
+            free_unused()
             base, anatomy = model.load_here(config, state)
     peft_model, anatomy, head = adapt(base, config, anatomy, batch, say)
     if config.init_adapter and not start:

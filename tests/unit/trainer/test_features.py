@@ -10,9 +10,11 @@ import re
 import shutil
 import signal
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,13 +25,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from trainer.config import TrainConfig
 from trainer.data.examples import Encoder
-from trainer.data.records import load_dataset
+from trainer.data.records import Dataset, load_dataset
 from trainer.model import base as models
 from trainer.model import feature_store
 from trainer.model.feature_store import FeatureStore
 from trainer.model.features import WHOLE, FeatureCache, fingerprint, keep_features, store_folder
 from trainer.model.tower import load_tower, made_by, tower_weights
 from trainer.model.traits import picture_features
+from trainer.training import ready
 
 FAMILIES = ("tiny_model", "tiny_qwen", "tiny_idefics")
 
@@ -232,6 +235,38 @@ def killed_while_writing(folder: str) -> None:
 
     feature_store.save_file = killed  # type: ignore[assignment]
     write_and_say(folder, range(1))
+
+
+def test_the_model_without_its_tower_is_gone_before_the_whole_one_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loaded(torch.nn.Module):
+        def get_image_features(self, pixel_values: torch.Tensor) -> None: ...
+
+        def forward(self, **_: Any) -> None:
+            raise TypeError("it asks the tower itself")
+
+        base_model = property(lambda self: self)
+        device = torch.device("cpu")
+
+    loaded: list[weakref.ref[Any]] = []
+
+    def load_here(*_: Any) -> tuple[Any, None]:
+        if loaded:
+            assert loaded[0]() is None
+            raise InterruptedError("the second")
+        base = Loaded()
+        loaded.append(weakref.ref(base))
+        return base, None
+
+    monkeypatch.setattr(models, "load_here", load_here)
+    monkeypatch.setattr(ready, "Encoder", lambda *_: SimpleNamespace(records=[], collate=lambda _: {}))
+    monkeypatch.setattr(ready.ahead, "batch_on", lambda *_: ({}, None, None))
+    found = ready.ahead.Ahead(store=None, parts=(), load=bool)  # type: ignore[arg-type]
+    config, said = TrainConfig(model="m", data="d", output_dir="o", run_id="o"), list[str]()
+    with pytest.raises(InterruptedError, match="the second"):
+        ready.make_ready(config, Dataset(train=(), eval=(), split=""), None, None, said.append, pictures_ahead=found)
+    assert said == [
+        "the image tower is loaded: the model needs it for more than features (TypeError: it asks the tower itself)"
+    ]
 
 
 @pytest.mark.slow
