@@ -14,6 +14,7 @@ from typing import Any
 
 from trainer.convert.captions import captioned
 from trainer.data.containers import read_records
+from trainer.data.packed import CHECKED_BYTES, separator
 from trainer.data.sources import SIDE_OF, data_parts, find_sources, hub_id
 from trainer.data.turns import FormError
 from trainer.node.pickles import refusal
@@ -144,11 +145,22 @@ class _Table:
 
         as_text = {"dtype": str, "keep_default_na": False, "na_filter": False, "chunksize": ROWS_AT_ONCE}
         for file in self._files:
-            with pandas.read_csv(file, **{**self._options, **as_text}) as chunks:
+            with pandas.read_csv(file, **{**self._options, **_separated(file, self._options), **as_text}) as chunks:
                 for chunk in chunks:
                     if not isinstance(chunk.index, pandas.RangeIndex):  # else every cell stands one column too far left
                         raise ConfigError(f"{file}: rows have more cells than the first line has names")
                     yield from chunk.to_dict("records")
+
+
+def _separated(file: str, options: dict[str, Any]) -> dict[str, str]:
+    """The option that says what separates the cells of a csv file, where it is no comma: spreadsheets in many
+    languages write semicolons."""
+    if options.get("sep", ",") != "," or not os.path.isfile(file):
+        return {}
+    with open(file, "rb") as content:
+        head = content.read(CHECKED_BYTES)
+    sign = "" if head.startswith(PACKED) else separator(head)
+    return {"sep": sign} if sign else {}
 
 
 def _picture_table(folder: Path) -> list[Split]:

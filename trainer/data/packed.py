@@ -118,30 +118,29 @@ def no_json(head: bytes, path: Path) -> str | None:
         return "a web page, and no JSON: fetch the file that the page leads to"
     if head.startswith(POINTER):
         return "a pointer of Git LFS, and no JSON: git lfs pull fetches the file"
-    if separator := _separator(head):
-        suffix = {",": ".csv", "\t": ".tsv"}.get(separator)
-        what = f"a table with {SEPARATORS[separator]} between its cells, and no JSON"
-        if suffix is None:
-            return f"{what}: save it as csv, with commas, and name that"
-        named = path.with_suffix(suffix)
-        return f"{what}: name it {named.name}, then {convert_command(str(named))}"
     encoding = json.detect_encoding(head[:4]).upper()
-    return None if encoding.startswith("UTF-8") else f"{encoding[:6]}: save it as UTF-8"
+    if not encoding.startswith("UTF-8"):
+        return f"{encoding[:6]}: save it as UTF-8"
+    if sign := separator(head):
+        named = path.with_suffix(".tsv" if sign == "\t" else ".csv")
+        how = f"name it {named.name}, then {convert_command(str(named))}"
+        return f"a table with {SEPARATORS[sign]} between its cells, and no JSON: {how}"
+    return None
 
 
-def _separator(head: bytes) -> str:
+def separator(head: bytes) -> str:
     """What stands between the cells of a table that begins with `head`; "" where it begins like no table, whose first
     two lines have as many cells, the first one's being different names."""
     lines = head.decode(errors="replace").removeprefix("\ufeff").splitlines()[:2]
     cut = len(head) >= CHECKED_BYTES and head.count(b"\n") < 2
     if len(lines) < 2 or any(line.lstrip().startswith(("{", "[", '"{')) for line in lines):
         return ""
-    for separator in SEPARATORS:
+    for sign in SEPARATORS:
         try:
-            names, cells = csv.reader(lines, delimiter=separator)
+            names, cells = csv.reader(lines, delimiter=sign)
         except (csv.Error, ValueError):
             continue
         alike = len(names) == len(cells) or (cut and 1 < len(cells) < len(names))
         if alike and len(names) == len({*names} - {""}) > 1:
-            return separator
+            return sign
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import functools
 import http.server
 import io
@@ -243,6 +244,15 @@ def test_what_webdataset_keeps_under_json_is_the_row_beside_its_pictures() -> No
 
 
 CELLS = ["0012", "1.50", "True", "", "None", "N/A", "nan", "007", "1e5", " x "]
+
+
+@pytest.mark.parametrize("sign", [",", ";", "\t"])
+def test_a_csv_file_is_read_whatever_separates_its_cells(sign: str, tmp_path: Path) -> None:
+    lines = (("image", "question", "answer"), ("", "which, one; or two?", "up"))
+    with (tmp_path / "train.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file, delimiter=sign).writerows(lines)
+    assert convert(tmp_path / "train.csv", tmp_path / "out") == 0
+    assert json.loads((tmp_path / "out/train.jsonl").read_text()) == dict(zip(*lines, strict=True))
 
 
 @pytest.mark.parametrize("form", ["one file", "a folder", "a folder of pictures", "split folders", "deep"])

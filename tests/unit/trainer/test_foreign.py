@@ -70,7 +70,7 @@ def test_a_form_that_is_not_read_is_named_with_what_helps(entry: Any, said: str,
         ("table", "\ufeffimage\tanswer\na.png\tup\n", "tabs between its cells, and no JSON: name it table.tsv, then "),
         ("d.jsonl", "image,text\na.png,\"x, y\"\n", "commas between its cells, and no JSON: name it d.csv, "),
         ("long.dat", f"image,text\na.png,{'x' * 600}\n", "commas between its cells, and no JSON: name it long.csv"),
-        ("d.dat", "image;answer\na.png;up\n", "semicolons between its cells, and no JSON: save it as csv, with commas"),
+        ("d.dat", "image;answer\na.png;up\n", "semicolons between its cells, and no JSON: name it d.csv, then "),
     ],
 )  # fmt: skip
 def test_a_table_under_another_ending_is_named(name: str, text: str, said: str, tmp_path: Path) -> None:
