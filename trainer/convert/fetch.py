@@ -9,7 +9,6 @@ import re
 import time
 import urllib.request
 from typing import IO, Any
-from urllib.parse import urlsplit
 
 from trainer.files import MIB, MOST_MIB
 
@@ -41,7 +40,7 @@ def fetch(address: str, *, private: bool) -> bytes:
             return _read(file)
     except (OSError, ValueError):
         raise
-    except Exception as error:  # of http.client and of whatever reads a store
+    except Exception as error:  # http.client and the readers of stores have errors of their own
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
@@ -78,8 +77,9 @@ class _Https(urllib.request.HTTPSHandler):
 
 
 def _by_proxy(request: urllib.request.Request) -> bool:
-    """Whether a proxy, which may be private, asks the server."""
-    return request.host != urlsplit(request.full_url).netloc
+    """Whether a proxy, which may be private, asks the server. urllib reads the address both times: it takes %31 in a
+    host for 1."""
+    return request.host != urllib.request.Request(request.full_url).host
 
 
 class _PublicHttp(http.client.HTTPConnection):

@@ -21,11 +21,12 @@ PLACES = re.compile(
     r"|\{\{\s*image\s*\}\})",
     re.IGNORECASE,
 )
-# Text that nobody knows as a placeholder and that looks like one: {img}, [image_a], <vision_0>.
+# Text that nobody knows as a placeholder and that looks like one: {img}, [image_a], <vision_0>. The words have an end:
+# over one long word the search would take the square of its length.
 LIKE_A_PLACE = re.compile(
-    r"<[|/]?(?:\w+_)?(?:image|img|picture|photo|vision|im)(?:[ _-]?\w+)?\|?>"
-    r"|[\[{$%]{1,2}(?:\w+_)?(?:image|img|picture|photo)(?:[ _-]?\w+)?[\]}$%]{1,2}(?!\()"
-    r"|<\|?(?:placeholder|media|visual)[ _]?\d*\|?>",
+    r"<[|/]?(?:\w{1,30}_)?(?:image|img|picture|photo|vision|im)(?:[ _-]?\w{1,30})?\|?>"
+    r"|[\[{$%]{1,2}(?:\w{1,30}_)?(?:image|img|picture|photo)(?:[ _-]?\w{1,30})?[\]}$%]{1,2}(?!\()"
+    r"|<\|?(?:placeholder|media|visual)[ _]?\d{0,30}\|?>",
     re.IGNORECASE,
 )
 
