@@ -45,14 +45,14 @@ FILE_NAME = rf"[^<>\n]{{1,{LONGEST_PATH}}}(?:{'|'.join(map(re.escape, SUFFIXES))
 NUMBERS = r"[\s\[\]()<]*-?\d[\d.]*[\s,]+-?\d"
 FILLED = re.compile(
     rf"<(img|image|picture|video|audio)>{FILE_NAME}\s*</\1>|<\|?(?:box|bbox)(?:_start)?\|?>{NUMBERS}"
-    rf"|!\[[^\]\n]*\]\({FILE_NAME}\)",
+    rf"|!\[[^\[\]\n]*\]\({FILE_NAME}\)",
     re.IGNORECASE,
 )
-# A tag that is closed later is HTML.
 BARE = re.compile(
-    r"<(video|audio)(?:_?\d+)?>(?![\s\S]*</\1>)|<\|(?:video|audio)(?:_?\d+|_pad)?\|>|\{\{\s*(?:video|audio)\s*\}\}|<bbox>|<ref-object>",
+    r"<(video|audio)(?:_?\d+)?>|<\|(?:video|audio)(?:_?\d+|_pad)?\|>|\{\{\s*(?:video|audio)\s*\}\}|<bbox>|<ref-object>",
     re.IGNORECASE,
 )
+CLOSING = re.compile(r"</(video|audio)>", re.IGNORECASE)
 MARKER = re.compile(r"<[^<>]*>|\{\{[^{}]*\}\}")
 EMPTY: tuple[Any, ...] = (None, "", [], {})
 
@@ -199,13 +199,19 @@ def _lost_markers(form: Form) -> Iterator[tuple[str, str]]:
                 continue
             found = FILLED.search(part)
             if not found and turn.role != "assistant" and not form.no_picture:
-                found = BARE.search(part) or (None if form.pictures else PLACES.search(part))
+                found = _bare(part) or (None if form.pictures else PLACES.search(part))
             if not found:
                 continue
             tag = (MARKER.match(found[0]) or found)[0]
             marker = f"{tag}...</{found[1]}>" if found.re is FILLED and found[1] else tag
             picture = re.match(r"!\[|\W*(?:img|image|picture|vision)", marker, re.IGNORECASE)
             yield f"{marker!r} as text", PICTURES if picture else ""
+
+
+def _bare(text: str) -> re.Match[str] | None:
+    """The first marker of a video, a sound or a box; a tag that is closed later is HTML."""
+    closed = {found[1].lower(): found.start() for found in CLOSING.finditer(text)}
+    return next((mark for mark in BARE.finditer(text) if closed.get((mark[1] or "").lower(), -1) < mark.end()), None)
 
 
 def _has_place(form: Form) -> bool:

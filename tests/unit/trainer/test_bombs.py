@@ -280,10 +280,15 @@ def test_a_report_waits_for_no_pipe(name: str, tmp_path: Path) -> None:
     assert [row.state for row in read_rows(run.parent)[0]] == (["BROKEN"] if name == "run.json" else [])
 
 
-@pytest.mark.parametrize(("begin", "more"), [("<", "image_"), ("[", "img_"), ("<image ", "9")])
-def test_a_word_without_an_end_is_soon_seen_to_be_no_place_of_a_picture(begin: str, more: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("begin", "more", "end"),
+    [("<", "image_", ""), ("[", "img_", ""), ("<image ", "9", ""), ("", "![", "]("), ("", "<video>", "</video>")],
+)
+def test_a_word_without_an_end_is_soon_seen_to_be_no_place_of_a_picture(
+    begin: str, more: str, end: str, tmp_path: Path
+) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
-    record = {"image": "a.png", "question": begin + more * 8000, "output": "up"}
+    record = {"image": "a.png", "question": begin + more * 16_000 + end, "output": "up"}
     (tmp_path / "d.jsonl").write_text(json.dumps(record) + "\n")
     began = time.process_time()
     assert len(load_dataset(str(tmp_path / "d.jsonl"), eval_fraction=0).train) == 1

@@ -335,7 +335,12 @@ def test_no_address_in_a_record_asks_this_machine_or_leaves_the_web(
     address, asked = web
     (tmp_path / "web/red.png").write_bytes(picture("red"))
     quoted = address.replace("127.0.0.1", "127.0.0.%31")
-    leads: list[str] = [f"{address}/red.png", f"{quoted}/red.png", "ftp://127.0.0.1/red.png", f"file://{tmp_path}/web/red.png"]
+    leads: list[str] = [
+        f"{address}/red.png",
+        f"{quoted}/red.png",
+        "ftp://127.0.0.1/red.png",
+        f"file://{tmp_path}/web/red.png",
+    ]
 
     class Elsewhere(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -350,7 +355,8 @@ def test_no_address_in_a_record_asks_this_machine_or_leaves_the_web(
     threading.Thread(target=public.serve_forever, daemon=True).start()
     monkeypatch.setattr("trainer.convert.fetch.is_public", lambda host: host == "127.0.0.2")
     addresses = [
-        f"{address}/red.png", f"{quoted}/red.png", *(f"http://127.0.0.2:{public.server_port}/{n}" for n in range(len(leads))),
+        f"{address}/red.png", f"{quoted}/red.png",
+        *(f"http://127.0.0.2:{public.server_port}/{n}" for n in range(len(leads))),
         f"simplecache::{address}/red.png", f"zip://red.png::{address}/x.zip", "foo://x/y.png", "s3://bucket/a.png",
         "http://a b/x.png", "http://[::1/x.png",
     ]  # fmt: skip
