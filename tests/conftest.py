@@ -28,6 +28,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -long[item.path])
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are in no test's name: gzip writes the time into them, and all workers must find the same names."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[test_cluster.Cluster]:
     """Two Slurm nodes with eight pretend GPUs each. Without Slurm skipped, or failed where CI=true."""
