@@ -1,4 +1,4 @@
-"""Recognises records of services that take other forms: batch files of OpenAI's interface, and Gemini's contents."""
+"""Recognises records of services that take other forms: requests and answers of batch files, and Gemini's contents."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from typing import Any
 
 from trainer.data.turns import FormError
 
-BODY, MESSAGES, CONTENTS = "body", "messages", "contents"
+# The keys of a batch file's lines, at OpenAI and at Anthropic.
+ID, REQUESTS, RESULTS = "custom_id", ("body", "params"), ("response", "result")
 
 
 def unwrapped(entry: dict[str, Any]) -> dict[str, Any]:
     """The request in a line of a batch file, where it holds an answer to learn; any other record as it is."""
-    body = entry.get(BODY)
-    if not isinstance(body, dict) or "custom_id" not in entry or not _answers(body.get(MESSAGES)):
+    if (key := _inside(entry, REQUESTS)) is None or not _answers(entry[key].get("messages")):
         return entry
-    return {**{name: value for name, value in entry.items() if name != BODY}, **body}
+    return {**{name: value for name, value in entry.items() if name != key}, **entry[key]}
 
 
 def fault(entry: dict[str, Any]) -> FormError | None:
     """What a record of a known service is, and what helps; None for any other record."""
-    if "custom_id" in entry and isinstance(entry.get(BODY), dict):
+    if _inside(entry, REQUESTS):
         return FormError(
-            " is a request of a batch file, and its answer is in the batch's output: add the answer to body.messages, "
+            " is a request of a batch file, and its answer is in the batch's output: add the answer to its messages, "
             "as a turn of role assistant"
         )
-    if "custom_id" in entry and isinstance(entry.get("response"), dict):
+    if _inside(entry, RESULTS):
         return FormError(
-            " is an answer of a batch, and its question is in the batch's input: add the answer to the body.messages "
+            " is an answer of a batch, and its question is in the batch's input: add the answer to the messages "
             "with the same custom_id there, as a turn of role assistant"
         )
     if is_gemini(entry):
@@ -38,8 +38,15 @@ def fault(entry: dict[str, Any]) -> FormError | None:
 
 
 def is_gemini(entry: dict[str, Any]) -> bool:
-    turns = entry.get(CONTENTS)
+    """Whether it is a request of Gemini, also as a line of a batch file."""
+    asked = entry.get("request")
+    turns = (asked if isinstance(asked, dict) else entry).get("contents")
     return isinstance(turns, list) and bool(turns) and all(isinstance(turn, dict) and "parts" in turn for turn in turns)
+
+
+def _inside(entry: dict[str, Any], keys: tuple[str, ...]) -> str | None:
+    """The key of `keys` under which a line of a batch file has an object; None for any other record."""
+    return next((key for key in keys if isinstance(entry.get(key), dict)), None) if ID in entry else None
 
 
 def _answers(turns: Any) -> bool:

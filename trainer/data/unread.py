@@ -184,8 +184,8 @@ class Unread:
                "(columns: image=KEY does), or remove it"] if PICTURES in kinds else []),
             *(["videos, audio and boxes are not shown: leave them out, or write a box as words"]
               if kinds - {PICTURES, SWITCHES} else []),
-            *(["weight 0 or loss false only shows an answer, and nothing weighs it: write these, or remove the key"]
-              if SWITCHES in kinds else []),
+            *(["all answers count alike, and none is compared: leave such records out, remove the key, or write weight "
+               "0 or loss false, which only shows an answer"] if SWITCHES in kinds else []),
             *(["text_only: true is for a set that is text alone, its markers words"] if kinds - {SWITCHES} else []),
         ]  # fmt: skip
         means = "so the model would not see it" if kinds - {SWITCHES} else "and it says what to learn"

@@ -34,8 +34,10 @@ def refusal(path: Path | str) -> str:
     return str(caught.value)
 
 
-def test_the_requests_of_a_batch_file_are_read_where_they_hold_answers(tmp_path: Path) -> None:
-    path = write(tmp_path, batch(ASKED, {"role": "assistant", "content": "up"}))
+@pytest.mark.parametrize("key", ["body", "params"])
+def test_the_requests_of_a_batch_file_are_read_where_they_hold_answers(key: str, tmp_path: Path) -> None:
+    entry = batch(ASKED, {"role": "assistant", "content": "up"})
+    path = write(tmp_path, {**REQUEST, key: entry["body"]})
     dataset = load_dataset(path, text_only=True, eval_fraction=0)
     assert [(record.prompt, record.answer) for record in dataset.train] == [("which?", "up")]
     assert dataset.notes[0] == "not read: method in 1 records, url in 1 records, model in 1 records"
@@ -45,10 +47,12 @@ def test_the_requests_of_a_batch_file_are_read_where_they_hold_answers(tmp_path:
     ("entry", "said"),
     [
         (batch(ASKED), "is a request of a batch file, and its answer is in the batch's output: add the answer to "
-         "body.messages, as a turn of role assistant"),
+         "its messages, as a turn of role assistant"),
         ({"custom_id": "r-1", "response": {"body": {"choices": []}}}, "is an answer of a batch, and its question is in "
-         "the batch's input: add the answer to the body.messages with the same custom_id there, as a turn of role "
+         "the batch's input: add the answer to the messages with the same custom_id there, as a turn of role "
          "assistant"),
+        ({"key": "r-1", "request": GEMINI}, "has Gemini's form (contents with parts): write messages for contents, "
+         'content for parts, assistant for model, and a picture as {"type": "image", "image": PATH}'),
         (GEMINI, "has Gemini's form (contents with parts): write messages for contents, content for parts, assistant "
          'for model, and a picture as {"type": "image", "image": PATH}'),
     ],
