@@ -122,7 +122,7 @@ class Runs:
             return list(pool.map(lambda run: status_of(self.kubectl, run, there), runs))
 
     def cancel(self, runs: Sequence[Run]) -> Cancelled:
-        there = find_objects(self.kubectl, runs)
+        there = find_objects(self.kubectl, runs, around=False)
         jobs = {run.run_id: there.jobs_of(run) for run in runs}
         live = [job.job_id for run in runs for job in jobs[run.run_id] if not job.ended]
         # An ended Job is kept with its logs, so a run that has one too is cancelled by its Job's name.

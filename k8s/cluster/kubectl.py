@@ -113,7 +113,7 @@ class Kubectl:
         return ["kubectl", *where, f"--request-timeout={timeout_s}s", *arguments]
 
     def find(self, kind: str, run_id: str | None = None) -> list[Object]:
-        """The objects of a kind of this run, or of all runs, oldest first."""
+        """The objects of a kind, or of several with commas between, of this run or of all runs, oldest first."""
         selector = OURS + (f",{INSTANCE}={run_id}" if run_id else "")
         items = self.items(kind, "--selector", selector)
         return sorted(items, key=lambda item: (item["metadata"].get("creationTimestamp", ""), name_of(item)))

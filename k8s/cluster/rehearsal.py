@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from k8s.cluster.kubectl import QUEUES, Kubectl, KubectlError, name_of, stream
+from k8s.cluster.kubectl import QUEUES, Kubectl, KubectlError, Object, name_of, stream
 from k8s.manifest.claim import WIDE, make_claim, refuse_narrow_claim
 from k8s.manifest.objects import object_names
 from k8s.manifest.pod import claim_name
@@ -41,20 +41,14 @@ def rehearse(kubectl: Kubectl, batch: Batch, text: str, notes: Sequence[str]) ->
     spec = batch.spec
     kubectl = replace(kubectl, namespace=spec.kubernetes.namespace or kubectl.namespace)
     access = _access(kubectl, spec)
-    try:
-        said = kubectl.run(*DRY_RUN, text=text)
-    except KubectlError as error:
-        if missing := re.search(r'namespaces "([^"]+)" not found', error.said):
-            raise ConfigError(
-                "the cluster has no such namespace",
-                name="NAMESPACE",
-                given=missing[1],
-                advice="kubectl get namespaces lists them",
-            ) from None
-        refuse_if_taken(error, batch)
-        raise
-    _check_claim(spec, access)
-    _rehearse_pod(kubectl, text)
+    pod = _first_pod(text)
+    said = _rehearse_at_once(kubectl, text, pod)
+    if said is not None:
+        _check_claim(spec, access)
+    else:  # each alone says which was refused
+        said = _rehearse_objects(kubectl, batch, text)
+        _check_claim(spec, access)
+        _rehearse_pod(kubectl, pod)
     if spec.kubernetes.queue:
         _check_queue(kubectl, spec.kubernetes.queue)
     for note in notes:
@@ -67,17 +61,49 @@ def rehearse(kubectl: Kubectl, batch: Batch, text: str, notes: Sequence[str]) ->
     return said
 
 
-def _rehearse_pod(kubectl: Kubectl, text: str) -> None:
-    """Dry-run a pod of the first Job. A Job's dry run does not check its pods, which a quota, a limit range or a
-    priority class may refuse for ever. Raises KubectlError when no such pod could be made."""
+def _rehearse_at_once(kubectl: Kubectl, text: str, pod: Object) -> str | None:
+    """The answer about the objects of `text`, asked together with the `pod` in one call; None when the cluster refused
+    any of them. Raises KubectlError when it did not answer."""
+    between = "\n" if text.startswith("{") else "\n---\n"  # kubectl reads a stream of JSON, or one of YAML
+    try:
+        said = kubectl.run(*DRY_RUN, text=f"{text.rstrip()}{between}{stream([pod])}")
+    except KubectlError as error:
+        if not error.refused:
+            raise
+        return None
+    return "".join(said.splitlines(keepends=True)[:-1])
+
+
+def _rehearse_objects(kubectl: Kubectl, batch: Batch, text: str) -> str:
+    try:
+        return kubectl.run(*DRY_RUN, text=text)
+    except KubectlError as error:
+        if missing := re.search(r'namespaces "([^"]+)" not found', error.said):
+            raise ConfigError(
+                "the cluster has no such namespace",
+                name="NAMESPACE",
+                given=missing[1],
+                advice="kubectl get namespaces lists them",
+            ) from None
+        refuse_if_taken(error, batch)
+        raise
+
+
+def _first_pod(text: str) -> Object:
+    """A pod of the first Job. A Job's dry run does not check its pods, which a quota, a limit range or a priority class
+    may refuse for ever."""
     job = next(content for content in yaml.safe_load_all(text) if content["kind"] == "Job")
     template, metadata = job["spec"]["template"], job["metadata"]
     where = {"namespace": metadata["namespace"]} if "namespace" in metadata else {}
-    pod = {
+    return {
         **{"apiVersion": "v1", "kind": "Pod"},
         "metadata": {"name": metadata["name"], **where, **_as_controlled(metadata["name"], template["metadata"])},
         "spec": template["spec"],
     }
+
+
+def _rehearse_pod(kubectl: Kubectl, pod: Object) -> None:
+    """Dry-run the pod alone. Raises KubectlError when no such pod could be made."""
     try:
         kubectl.run(*DRY_RUN, text=stream([pod]))
     except KubectlError as error:

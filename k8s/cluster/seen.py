@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from k8s.cluster.ends import ENDS_KEY, End, ends_text, read_ends, see_end
-from k8s.cluster.jobs import Around, is_live, pods_of, see_job, waits_for_kueue
+from k8s.cluster.jobs import NOTHING, Around, is_live, pods_of, see_job, waits_for_kueue
 from k8s.cluster.kubectl import Kubectl, KubectlError, Object, name_of
 from k8s.manifest.objects import INSTANCE, SLOT_LABEL
 from launcher import cli
@@ -110,13 +110,13 @@ class Objects:
         return {name_of(job): job for job in self.jobs if label(job) == run.run_id}
 
 
-def find_objects(kubectl: Kubectl, runs: Sequence[Run]) -> Objects:
-    """The objects of one run, or of all runs when several are given."""
-    only = runs[0].run_id if len(runs) == 1 else None
-    jobs = kubectl.find("jobs", only)
-    # Asked after the Jobs: what began before one ended is among them.
-    pods = kubectl.find("pods", only)
-    return Objects(jobs=jobs, pods=pods, around=_look_around(kubectl, jobs, pods))
+def find_objects(kubectl: Kubectl, runs: Sequence[Run], *, around: bool = True) -> Objects:
+    """The objects of one run, or of all runs when several are given; without `around` only their Jobs and pods, which
+    tell whether a Job has ended."""
+    # One call, which asks for the pods after the Jobs: what began before one ended is among them.
+    found = kubectl.find("jobs,pods", runs[0].run_id if len(runs) == 1 else None)
+    jobs, pods = ([item for item in found if item.get("kind") == kind] for kind in ("Job", "Pod"))
+    return Objects(jobs=jobs, pods=pods, around=_look_around(kubectl, jobs, pods) if around else NOTHING)
 
 
 def _look_around(kubectl: Kubectl, jobs: Sequence[Object], pods: Sequence[Object]) -> Around:
