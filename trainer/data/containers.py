@@ -7,15 +7,16 @@ from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.data.columns import ANSWERS, CONTEXTS, CONVERSATIONS, QUESTIONS
+from trainer.data.columns import ANSWERS, CONTEXTS, CONVERSATIONS, QUESTIONS, TEXTS
 from trainer.data.foreign import is_gemini
+from trainer.data.forms import IMAGE_KEYS
 from trainer.data.json_text import Found, read_objects
 from trainer.data.packed import opened
 from trainer.data.sources import SIDE_OF
 from trainer.data.turns import FormError
 from trainer.text import plain_or_shown
 
-OF_A_RECORD = (*QUESTIONS, *ANSWERS, *CONTEXTS, *CONVERSATIONS)
+OF_A_RECORD = (*QUESTIONS, *ANSWERS, *CONTEXTS, *CONVERSATIONS, TEXTS)
 # The key by which InternVL and LLaMA-Factory name the file of each data set, in a list of data sets.
 NAMES_RECORDS = ("annotation", "file_name")
 
@@ -45,7 +46,8 @@ def _held(entry: dict[str, Any], path: Path) -> Sequence[dict[str, Any] | FormEr
     """The records in an object, or why it cannot be read; None where it is a record itself."""
     if is_gemini(entry):
         return None
-    if columns := [key for key in OF_A_RECORD if key in entry]:
+    pictures = [key for key in IMAGE_KEYS if key in entry and not _is_of_objects(entry[key])]
+    if columns := [*pictures, *(key for key in OF_A_RECORD if key in entry)]:
         return _columns() if all(isinstance(entry[key], list | dict) for key in columns) and _is_table(entry) else None
     lists = {key: value for key, value in entry.items() if _is_of_objects(value)}
     if not lists:

@@ -55,6 +55,9 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
                 raise
             if not (isinstance(error, OSError) or type(error).__module__ == "_lzma"):
                 raise
+            if "Memory usage limit" in str(error):
+                most = f"{path} needs more than {MOST_MEMORY_BYTES / MIB:g} MiB to unpack"
+                raise ConfigError(f"{most}: unpack it (xz -d), or pack it by xz -6") from None
             raise _damaged(path, name, error) from None
 
 
@@ -86,7 +89,9 @@ class _Xz(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while True:
             if self._stream.eof:  # another stream may follow, behind zeros
-                packed = self._stream.unused_data.lstrip(b"\0") or self._raw.read(HEAD_BYTES).lstrip(b"\0")
+                packed = self._stream.unused_data.lstrip(b"\0")
+                while not packed and (block := self._raw.read(HEAD_BYTES)):
+                    packed = block.lstrip(b"\0")
                 if not packed:
                     return 0
                 self._stream = self._decoder()

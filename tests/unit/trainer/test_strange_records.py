@@ -138,7 +138,11 @@ def test_what_cannot_be_meant_is_left_out_and_said(content: str, said: str, fold
         (json.dumps({"image": {"0": "a.png"}, "output": {"0": "up"}}), "d.json", "holds columns and no records"),
         (json.dumps({"mine": {"root": "img/", "annotation": "a.jsonl"}}), "d.json",
          "lists files of records and holds none: DATA={folder}/a.jsonl (image_root: img/)"),
+        ((line() + "\n" + line()).encode("utf-16"), "d.jsonl", "is UTF-16: save it as UTF-8"),
+        ((line() + "\n" + line()).encode("utf-16-be"), "d.jsonl", "is UTF-16: save it as UTF-8"),
         (line().encode("utf-16-le"), "d.jsonl", "is UTF-16: save it as UTF-8"),
+        (json.dumps({"image": "a.png", "qa": [{"question": "?", "answer": "a"}]}), "d.jsonl", "it has 'image, qa'"),
+        (json.dumps({"images": [GOOD], "annotations": [GOOD]}), "d.json", "lists of objects under images and annotat"),
         (line().encode("utf-32"), "d.jsonl", "is UTF-32: save it as UTF-8"),
         (b"PK\x03\x04", "d.zip", "is a zip archive, and no JSON: unpack it (unzip d.zip), and name what was in it"),
         (b"PK\x03\x04", "d.xlsx", "save the table as csv, and name that"),
@@ -206,13 +210,20 @@ def test_an_xz_file_that_asks_for_more_memory_than_any_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packed, "MOST_MEMORY_BYTES", 1 << 16)
-    with pytest.raises(ConfigError, match=r"is a damaged lzma file \(Memory usage limit exceeded\)"):
+    with pytest.raises(ConfigError, match=r"d\.jsonl\.xz needs more than 0\.0625 MiB to unpack: unpack it"):
         read(folder, lzma.compress(line().encode()), "d.jsonl.xz")
 
 
 def test_xz_files_behind_one_another_are_read(folder: Path) -> None:
     one = lzma.compress((line() + "\n").encode())
-    assert len(read(folder, one + bytes(4) + one, "d.jsonl.xz").train) == 2
+    for zeros in (4, 2 * files.MIB):
+        assert len(read(folder, one + bytes(zeros) + one + bytes(zeros), "d.jsonl.xz").train) == 2
+
+
+def test_a_file_of_one_record_is_that_record(folder: Path) -> None:
+    record = {"images": ["a.png"], "texts": [{"user": "which?", "assistant": "up"}]}
+    one, two = (read(folder, (json.dumps(record) + "\n") * count, f"{count}.jsonl") for count in (1, 2))
+    assert (one.train, one.unusable) == (two.train[:1], 0) and len(one.train[0].pictures) == 1
 
 
 @pytest.mark.parametrize(
