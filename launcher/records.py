@@ -113,13 +113,20 @@ def refuse_anothers(run: Run) -> None:
     record = run.folder / RECORD_NAME
     with regular(record).open("rb") as file:
         owner, content = os.fstat(file.fileno()).st_uid, file.read(MOST_MIB * MIB)
-    if owner == os.getuid() and parse_json(content) != run.record:
+    if owner == os.getuid() and not _holds(content, run.record):
         raise ConfigError(f"{record} has changed meanwhile: try again")
     if owner != os.getuid():
         raise ConfigError(
             f"{record} is another user's (uid {owner}), and resume would run as you what it asks for: look into it; "
             f"cp {shlex.quote(str(record))} mine && mv mine {shlex.quote(str(record))} makes it yours"
         )
+
+
+def _holds(content: bytes, record: Mapping[str, Any]) -> bool:
+    try:
+        return json.dumps(parse_json(content)) == json.dumps(record)  # as text: NaN is not equal to itself
+    except ValueError:
+        return False
 
 
 def _written(path: Path) -> bool | None:

@@ -66,7 +66,7 @@ def exit_code(act: Callable[[list[str]], int], argv: Sequence[str]) -> int:
     except BaseException as error:
         if is_panic(error):
             print(f"trainyard: {told(panic_words(error))}", file=sys.stderr)
-            return FAILED
+            return BAD_CONFIG
         if not isinstance(error, (ConfigError, SickNode, OSError, KeyboardInterrupt)):
             raise
         if isinstance(error, BrokenPipeError) and nobody_reads():

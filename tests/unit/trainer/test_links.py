@@ -206,11 +206,16 @@ def test_a_record_that_another_user_wrote_is_not_resumed(to: str, tmp_path: Path
     place: Any = {"slurm": slurm_place, "local": local_place}[to]({}, {}, tmp_path)
     run = read_run(folder)
     assert place.spec_of(run).run_id == "r"
-    (mine := tmp_path / "mine.json").write_text("{}")
+    write_record(folder, {**run.record, "nan": float("nan")})
+    assert place.spec_of(read_run(folder)).run_id == "r"
+    write_record(folder, run.record)
     (folder / "run.json").rename(theirs := folder / "theirs.json")
-    (folder / "run.json").symlink_to(mine)  # another's request, under the name of a file of one's own
-    with pytest.raises(ConfigError, match=r"run\.json has changed meanwhile: try again"):
-        place.spec_of(run)
+    for content in ("{}", "{"):
+        (mine := tmp_path / "mine.json").write_text(content)
+        (folder / "run.json").unlink(missing_ok=True)
+        (folder / "run.json").symlink_to(mine)  # another's request, under the name of a file of one's own
+        with pytest.raises(ConfigError, match=r"run\.json has changed meanwhile: try again"):
+            place.spec_of(run)
     theirs.replace(folder / "run.json")
     os.chown(folder / "run.json", 4711, 4711)
     with pytest.raises(ConfigError, match=r"run\.json is another user's \(uid 4711\), and resume would run as you"):
