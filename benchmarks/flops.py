@@ -82,7 +82,7 @@ def build(recipe: Recipe) -> Any:
     image = base.config.image_token_id
     base.model.get_placeholder_mask = lambda ids, inputs_embeds, image_features: (ids == image).unsqueeze(-1)
     if recipe.made_ahead:
-        for part in ("model.vision_tower", "model.multi_modal_projector"):  # as trainer/model/ahead.py finds them
+        for part in ("model.vision_tower", "model.multi_modal_projector"):  # as trainer/model/filling.py finds them
             base.set_submodule(part, LeftOff())
     if recipe.seen_before or recipe.made_ahead:
         kept = BaseModelOutputWithPooling(pooler_output=torch.empty(1, 256, 2560, dtype=torch.bfloat16, device="meta"))

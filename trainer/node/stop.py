@@ -49,6 +49,8 @@ class Stop:
         self.agreed = False
         self.step: int | None = None
         """The optimizer step from which a next attempt would continue; None while it is not known."""
+        self.moved_on = False
+        """Whether this attempt, before its first step, has left something that the next one need not make again."""
         self._deadline = float(os.environ.get(DEADLINE_ENV) or "inf")
         self._lead_s = float(os.environ.get(LEAD_ENV) or stop_lead_s(60))
         self._began = time.monotonic()
@@ -81,13 +83,13 @@ class Stop:
 
     def leave(self) -> NoReturn:
         """Raises Stopped. Collective."""
-        raise Stopped(*self.ranks.rank0_only(partial(stopped, self.run_dir, self.step)))
+        raise Stopped(*self.ranks.rank0_only(partial(stopped, self.run_dir, self.step, moved_on=self.moved_on)))
 
 
-def stopped(run_dir: Path, step: int | None) -> tuple[int, str]:
+def stopped(run_dir: Path, step: int | None, *, moved_on: bool = False) -> tuple[int, str]:
     """(exit code, one line) of an attempt that is stopped at `step`, None before training: run again, or failed when
-    several attempts in a row end without a new step."""
-    idle = count_attempt(run_dir, step or 0)
+    several attempts in a row end without a new step, and have not `moved_on` otherwise."""
+    idle = count_attempt(run_dir, step or 0, moved_on=moved_on)
     where = "before training began" if step is None else f"at step {step}"
     if idle < MAX_ATTEMPTS_WITHOUT_STEP:
         return RUN_AGAIN, f"stopped {where}: run again to go on from there"
@@ -97,15 +99,16 @@ def stopped(run_dir: Path, step: int | None) -> tuple[int, str]:
     )
 
 
-def count_attempt(run_dir: Path, step: int) -> int:
+def count_attempt(run_dir: Path, step: int, *, moved_on: bool = False) -> int:
     """Record that an attempt was stopped at `step`; returns how many attempts in a row, with this one, brought no new
-    step. After MAX_ATTEMPTS_WITHOUT_STEP the count begins anew: only a person starts such a run again."""
+    step and have not `moved_on` otherwise. After MAX_ATTEMPTS_WITHOUT_STEP the count begins anew: only a person starts
+    such a run again."""
     path = run_dir / ATTEMPTS_NAME
     try:
         record = read_json(path)
         furthest, idle = int(record["step"]), int(record["without_new_step"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         furthest, idle = 0, 0
-    idle = 0 if step > furthest else idle % MAX_ATTEMPTS_WITHOUT_STEP + 1
+    idle = 0 if moved_on or step > furthest else idle % MAX_ATTEMPTS_WITHOUT_STEP + 1
     write_whole(path, json.dumps({"step": max(step, furthest), "without_new_step": idle}) + "\n")
     return idle

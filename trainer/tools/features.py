@@ -39,12 +39,12 @@ def main(argv: Sequence[str]) -> int:
     from trainer.node.start import init_distributed, prepare_libraries
 
     prepare_libraries(config)
-    from trainer.model import ahead
+    from trainer.model import filling
     from trainer.model.base import load_model_config, load_processor
     from trainer.model.features import store_folder
     from trainer.model.tower import stands_alone
 
-    records = ahead.with_pictures(dataset)
+    records = filling.with_pictures(dataset)
     if not records:
         raise ConfigError("has no record with a picture", name="DATA", given=config.data)
     if not stands_alone(load_model_config(config.model)):
@@ -53,7 +53,9 @@ def main(argv: Sequence[str]) -> int:
         )
     processor, state = load_processor(config.model), init_distributed(config)
     say([f"the features of the pictures of {len(records)} records, by {config.model} on {config.device} ..."])
-    done = ahead.fill(config, records, processor, device=state.device, say=lambda text: say([text]), drawn=True)
+    done = filling.fill(
+        config, records, processor, total=len(records), device=state.device, say=lambda text: say([text]), drawn=True
+    )  # fmt: skip
     for why in list(done.unreadable.values())[:3]:
         say([f"left out: {why}"])
     if done.lacking:
@@ -61,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
             f"{store_folder(config)} has no room for {done.lacking} of {len(set(done.keys))} pictures "
             f"(feature_cache_gib is {config.feature_cache_gib}): a larger feature_cache_gib, or free disk space"
         )
-    path, filled = ahead.record_filled(config, dataset, done)
+    path, filled = filling.record_filled(config, dataset, done)
     found = {
         "pictures": filled.entries, "computed": done.computed, "gib": float(gib(filled.size_bytes)),
         "left_out": len(done.unreadable), "store": str(store_folder(config)), "kept": str(path),

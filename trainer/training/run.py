@@ -118,7 +118,7 @@ def prepare(config: TrainConfig, dataset: Dataset) -> Prepared:
     progress.phase(LOADING)
 
     pictures_ahead = ahead.find_ahead(
-        config, dataset, processor, device=state.device, ranks=ranks,
+        config, dataset, processor, device=state.device, stop=stop,
         share=slice(state.process_index, None, state.num_processes), say=say,
     )  # fmt: skip
     stop.check()

@@ -19,11 +19,12 @@ from trainer.data.filled import any_filled, is_there, read_filled, read_keys
 from trainer.data.lengths import data_digest
 from trainer.data.records import Dataset, dataset_of
 from trainer.data.turns import Picture, Record, Turn
-from trainer.model import ahead
+from trainer.model import ahead, filling
 from trainer.model.base import add_lora, find_anatomy, load_base, load_here, load_model_config, load_processor
 from trainer.model.behaviour import picture_counts, token_losses
 from trainer.model.features import FeatureCache, keep_features
 from trainer.node.ranks import Ranks
+from trainer.node.stop import Stop, stopped
 from trainer.outcome import ConfigError, RecordError
 from trainer.tools.features import main as make_features
 
@@ -47,7 +48,8 @@ def few(config: TrainConfig, count: int = 6) -> Dataset:
 
 def find(config: TrainConfig, dataset: Dataset, say: Callable[[str], object] = bool) -> ahead.Ahead | None:
     processor = load_processor(config.model)
-    return ahead.find_ahead(config, dataset, processor, device=CPU, ranks=Ranks(1), share=slice(None), say=say)
+    stop = Stop(Ranks(1), Path(config.output_dir))
+    return ahead.find_ahead(config, dataset, processor, device=CPU, stop=stop, share=slice(None), say=say)
 
 
 def losses_with(config: TrainConfig, batch: dict[str, Any], found: ahead.Ahead | None) -> tuple[Any, torch.Tensor]:
@@ -134,7 +136,7 @@ def test_pictures_that_an_earlier_answer_sees_are_a_set_of_their_own() -> None:
     said = Turn(role="assistant", parts=("up",), learned=True)
     record = Record(turns=(asked("a"), said, asked("b")), answer="down", session="s")
     again = Record(turns=(asked("a"),), answer="left", session="t")
-    found = ahead.with_pictures(Dataset(train=(record,), eval=(again,), split=""))
+    found = filling.with_pictures(Dataset(train=(record,), eval=(again,), split=""))
     assert [one.images for one in found] == [(Path("w/a.png"),), (Path("w/a.png"), Path("w/b.png"))]
     assert [one.answer for one in found] == ["up", "down"]
 
@@ -144,26 +146,61 @@ def test_a_picture_that_could_not_be_read_when_the_store_was_filled_is_made_befo
 ) -> None:
     config = config_of(tiny_model, walks, tmp_path)
     dataset, processor, said = few(config, 2), load_processor(str(tiny_model)), list[str]()
-    encode, (first, *others) = ahead.encode_learned, ahead.with_pictures(dataset)
+    encode, (first, *others) = filling.encode_learned, filling.with_pictures(dataset)
 
     def at_times(processor: Any, record: Record) -> dict[str, torch.Tensor]:
         if record.images == first.images:
             raise RecordError("the disk is away")
         return encode(processor, record)
 
-    monkeypatch.setattr(ahead, "encode_learned", at_times)
-    done = ahead.fill(config, [first, *others], processor, device=CPU, say=bool, drawn=False)
+    monkeypatch.setattr(filling, "encode_learned", at_times)
+    done = filling.fill(config, [first, *others], processor, total=9, device=CPU, say=bool, drawn=False)
     assert list(done.unreadable.values()) == ["the disk is away"]
-    ahead.record_filled(config, dataset, done)
+    filling.record_filled(config, dataset, done)
     assert find(config, replace(dataset, train=(), eval=tuple(others)), said.append) and len(said) == 1
     assert find(config, dataset, said.append) is None and said[-1] == "the image tower is loaded: the disk is away"
     with pytest.raises(ConfigError, match="no record can be read: the disk is away"):
-        ahead.fill(config, [first], processor, device=CPU, say=bool, drawn=False)
+        filling.fill(config, [first], processor, total=1, device=CPU, say=bool, drawn=False)
     monkeypatch.undo()
     said.clear()
     assert find(config, dataset, said.append) and said[0].startswith("features of 1 pictures are made ahead")
     said.clear()
     assert find(config, dataset, said.append) and len(said) == 1
+
+
+def test_a_run_that_is_to_stop_leaves_the_making_of_features_and_is_not_counted_as_idle(
+    tiny_model: Path, walks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tiny_model, walks, tmp_path, features_ahead=True)
+    Path(config.output_dir).mkdir(parents=True)
+    dataset, processor = few(config, 20), load_processor(str(tiny_model))
+    monkeypatch.setenv("TRAINYARD_ATTEMPT_DIR", str(tmp_path))
+    stop, encode, made = Stop(Ranks(1), Path(config.output_dir)), filling.encode_learned, list[Record]()
+
+    def until_told(processor: Any, record: Record) -> dict[str, torch.Tensor]:
+        made.append(record)
+        (tmp_path / "stop").touch()
+        return encode(processor, record)
+
+    monkeypatch.setattr(filling, "encode_learned", until_told)
+    said = list[str]()
+    found = ahead.find_ahead(config, dataset, processor, device=CPU, stop=stop, share=slice(None), say=said.append)
+    assert found is None and len(said) == 1 and len(made) == ahead.BETWEEN_STOPS < len(filling.with_pictures(dataset))
+    assert stop.agreed and stop.moved_on
+    for _ in range(4):
+        assert stopped(stop.run_dir, None, moved_on=True)[0] == 75
+    assert [stopped(stop.run_dir, None)[0] for _ in range(3)] == [75, 75, 1]
+
+
+def test_every_process_takes_part_in_every_round_whatever_its_share(tmp_path: Path) -> None:
+    asked: list[int] = []
+    for share in (20, 19, 0):
+        stop = Stop(Ranks(1), tmp_path)
+        asked.append(0)
+        stop.wanted = lambda: asked.append(asked.pop() + 1)  # type: ignore[assignment,func-returns-value]
+        records = [Record(turns=(), answer=str(i), session="s") for i in range(share)]
+        assert list(ahead._until_stopped(records, 20, stop)) == records
+    assert asked == [3, 3, 3]
 
 
 def test_parts_that_are_none_of_the_tower_are_refused(tiny_model: Path, walks: Path, tmp_path: Path) -> None:
@@ -202,7 +239,7 @@ def test_features_makes_all_and_is_resumed_and_tells_the_plan(
     assert not any_filled(store)
     assert make_features([*argv, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    pictures = len(ahead.with_pictures(dataset_of(config_of(tiny_model, walks, tmp_path))))
+    pictures = len(filling.with_pictures(dataset_of(config_of(tiny_model, walks, tmp_path))))
     assert told["pictures"] == told["computed"] == pictures and told["left_out"] == 0
     filled = read_filled(store, data_digest(str(walks)), str(tiny_model), "float32")
     assert filled is not None and filled.entries == pictures and is_there(store, filled) and any_filled(store)
