@@ -216,6 +216,12 @@ def _notes(spec: JobSpec, chosen: Candidate) -> list[str]:
         notes.append(_experts_note(spec))
     if without_tower(spec, chosen.config):
         notes.append("The features of all pictures are kept: the image tower never reaches the GPU.")
+        whole = estimate(
+            spec.but(features_ahead=None), config=chosen.config, checkpointing=chosen.checkpointing,
+            offload=chosen.offload, optimizer=chosen.optimizer, micro_batch_size=chosen.micro_batch_size,
+        )  # fmt: skip
+        more = gib(whole.peak_bytes - chosen.estimate.peak_bytes)
+        notes.append(f"A run that has to load the image tower after all says why, and needs {more} GiB more.")
     if spec.too_short_for_pictures:
         notes.append(f"{spec.too_short_for_pictures}, unless the records are text alone.")
     if unmeasured := spec.assumed_pictures:

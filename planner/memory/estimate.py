@@ -87,8 +87,9 @@ def estimate(
 
 
 def without_tower(spec: JobSpec, config: str) -> bool:
-    """Whether a job with that configuration loads no image tower, since all features are kept."""
-    return bool(spec.records.features_ahead) and config != "deepspeed_zero3"
+    """Whether a job with that configuration loads no image tower, since all features are kept. Records without pictures
+    have none, and the model is loaded whole."""
+    return bool(spec.records.features_ahead and spec.records.images_per_sample) and config != "deepspeed_zero3"
 
 
 def _largest_layer(spec: JobSpec) -> int:

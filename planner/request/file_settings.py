@@ -28,7 +28,7 @@ SETTING_VARIABLES = tuple(
     variable for variable in VARIABLES if variable.setting and not SETTINGS[variable.setting].planned
 )
 
-FOUND_BY = ("learn", "feature_store", "feature_cache_gib")
+FOUND_BY = ("learn", "feature_store", "feature_cache_gib", "text_only")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +40,8 @@ class FileSettings:
     sources: dict[str, str]
     """The source in words, by variable name."""
     fields: dict[str, Any]
-    """Fields of JobSpec that have no variable; and settings that files beside the data, or the store of features, are
-    found by: `learn`, `feature_store` and `feature_cache_gib`."""
+    """Fields of JobSpec that have no variable, and the settings FOUND_BY, which say whether files beside the data and
+    the store of features are those of this run."""
 
 
 def read_settings_files(given: Mapping[str, str], project_dir: Path, environ: Mapping[str, str]) -> FileSettings:

@@ -142,14 +142,15 @@ def _complete(
     run_id: str = fields.pop("run_id", f"{name}-{run_suffix}" if run_suffix else "")
 
     most: int = asked.max_length or options(TrainConfig)["max_length"].default
-    learn, store, cache_gib = (fields.pop(name, default) for name, default in (
+    learn, store, cache_gib, text_only = (fields.pop(name, default) for name, default in (
         ("learn", "all"), ("feature_store", f"{fields['output']}/{CACHE_NAME}/features"), ("feature_cache_gib", None),
+        ("text_only", False),
     ))  # fmt: skip
     fields |= _measured(fields["data"], model, project_dir, most=most, learn=learn)
     kept = cache_gib != 0 and fields.get("vision") != "lora"
     if kept and _filled(project_dir / store, fields["data"], model, project_dir, device=device):
         fields["features_ahead"] = True
-    elif not kept:
+    elif not kept or text_only:
         fields.pop("features_ahead", None)
     local = project_dir / model
     fields["model_is_folder"] = local.is_dir()

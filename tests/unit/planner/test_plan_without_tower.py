@@ -55,6 +55,8 @@ def test_a_complete_store_leaves_the_tower_out_of_every_peak_and_tells_the_job(t
     plan = choose(spec)
     assert plan.launch.settings["features_ahead"] == "true"
     assert "The features of all pictures are kept: the image tower never reaches the GPU." in plan.notes
+    assert "A run that has to load the image tower after all says why, and needs 0.81 GiB more." in plan.notes
+    assert predicted(spec.but(images_per_sample=0)) == predicted(spec.but(images_per_sample=0, features_ahead=None))
     lean, whole = predicted(spec), predicted(spec.but(features_ahead=None))
     tower = (416_866_032 + 2_950_272) * 2
     assert dict(lean.items)["image tower"] == dict(lean.items)["image tower forward"] == 0
@@ -93,6 +95,8 @@ def test_the_store_is_found_where_the_settings_say_and_asked_for_without_one(tmp
     assert asked(tmp_path, CONFIG_FILE="c.yaml").records.features_ahead is True
     (tmp_path / "c.yaml").write_text("features_ahead: true\n")  # the job makes them before it loads the model
     assert asked(tmp_path, CONFIG_FILE="c.yaml").records.features_ahead is True
+    (tmp_path / "c.yaml").write_text("features_ahead: true\ntext_only: true\n")  # without pictures it makes none
+    assert asked(tmp_path, CONFIG_FILE="c.yaml").records.features_ahead is None
 
 
 def test_a_list_of_entries_that_is_not_what_was_written_is_none(tmp_path: Path) -> None:
