@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
-from trainer.data.grid import load_image
+from trainer.data.grid import load_grey
 from trainer.data.looks import look
 from trainer.data.turns import Record
 
@@ -19,6 +19,8 @@ class File:
     """Digest of the pixels as the model sees them; empty when the file does not open."""
     size: tuple[int, int] | None = None
     """(width, height); None when the file does not open."""
+    grey_bits: int = 0
+    """Bits that the greys of a 16-bit file are taken to use; 0 for any other file."""
     look: bytes = b""
     """A rough fingerprint of the picture that survives small changes of its pixels."""
     error: str = ""
@@ -26,9 +28,9 @@ class File:
 
 def open_file(path: str) -> File:
     try:
-        image = load_image(path)
+        image, bits = load_grey(path)
         digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
-        return File(digest=digest, size=image.size, look=look(image))
+        return File(digest=digest, size=image.size, grey_bits=bits, look=look(image))
     except OSError as error:
         return File(error=str(error))
 

@@ -29,10 +29,16 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def load_picture(paths: Sequence[str]) -> Image.Image:
-    """The image at the one path, or the grid of four. Raises OSError naming the file that does not open, ValueError
-    for frames of different sizes."""
-    images = [load_image(path) for path in paths]
-    return images[0] if len(images) == 1 else compose_grid(images)
+    """The image at the one path, or the grid of four, in which 16-bit greys are equally bright in all frames. Raises
+    OSError naming the file that does not open, ValueError for frames of different sizes."""
+    found = [load_grey(path) for path in paths]
+    if len(found) == 1:
+        return found[0][0]
+    most = max(bits for _, bits in found)
+    return compose_grid([
+        load_grey(path, most)[0] if 0 < bits < most else image
+        for path, (image, bits) in zip(paths, found, strict=True)
+    ])  # fmt: skip
 
 
 def load_image(path: str) -> Image.Image:
@@ -41,6 +47,12 @@ def load_image(path: str) -> Image.Image:
     The processors of transformers treat pictures in the same way, and only ever get this RGB image. Raises OSError
     naming the file when it does not open.
     """
+    return load_grey(path)[0]
+
+
+def load_grey(path: str, least_bits: int = DEPTHS[0]) -> tuple[Image.Image, int]:
+    """As `load_image`, and the bits that the greys of a 16-bit file were taken to use, at least `least_bits`; 0 for
+    any other file."""
     try:
         if not os.path.isfile(path) and os.path.exists(path):
             raise ValueError("is no file")  # reading a device or a pipe would never end
@@ -49,7 +61,11 @@ def load_image(path: str) -> Image.Image:
             if image.mode in ("I", "F"):
                 raise ValueError(f"pixels of 32 bits (mode {image.mode}), of a range that no one says")
             upright = ImageOps.exif_transpose(image)
-            return _on_white(_in_8_bits(upright) if image.mode.startswith("I;16") else upright)
+            if not image.mode.startswith("I;16"):
+                return _on_white(upright), 0
+            levels = np.asarray(upright)
+            used = next(bits for bits in DEPTHS if bits >= least_bits and levels.max() < 1 << bits)
+            return _on_white(_in_8_bits(upright, levels, used)), used
     except UnidentifiedImageError:
         known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise OSError(f"{path} is no image ({known}), {os.path.getsize(path)} bytes{_instead(path)}") from None
@@ -74,11 +90,10 @@ def _turn(image: Image.Image) -> contextlib.AbstractContextManager[object]:
     return _one_large if width * height > LARGE_PIXELS else contextlib.nullcontext()
 
 
-def _in_8_bits(image: Image.Image) -> Image.Image:
-    """An image of 16-bit greys with 8 bits, which convert() would cut off at 255; the level marked as transparent
-    gets alpha 0. Cameras and scanners store 12 bits in such files, which would be nearly black if all 16 counted."""
-    levels = np.asarray(image)
-    used = next(bits for bits in DEPTHS if levels.max() < 1 << bits)
+def _in_8_bits(image: Image.Image, levels: np.ndarray, used: int) -> Image.Image:
+    """An image of 16-bit greys, its `levels` of `used` bits, with 8 bits, which convert() would cut off at 255; the
+    level marked as transparent gets alpha 0. Cameras and scanners store 12 bits in such files, which would be nearly
+    black if all 16 counted."""
     alpha = np.where(levels == image.info.get("transparency", -1), 0, 255)
     return Image.merge("LA", [Image.fromarray(band.astype(np.uint8)) for band in (levels >> (used - 8), alpha)])
 

@@ -66,6 +66,8 @@ class Inspection:
     """By side, one result for each record of the data set, in order."""
     picture_sizes: Counter[tuple[int, int]]
     """Number of files by (width, height)."""
+    grey_bits: Counter[int]
+    """Number of files with 16-bit greys by the bits that they are taken to use."""
     looks: Mapping[str, bytes]
     """By a file's digest, its rough fingerprint (trainer/data/looks.py)."""
     apart: dict[str, set[int]]
@@ -79,6 +81,12 @@ class Inspection:
             lines.append(
                 f"{count} records are learned one answer at a time, each behind what was said before it: in later "
                 "turns the chat template renders earlier answers otherwise, or without their end"
+            )
+        if len(self.grey_bits) > 1:
+            read = ", ".join(f"{count} as {bits} bits" for bits, count in sorted(self.grey_bits.items()))
+            lines.append(
+                f"files with 16-bit greys are read by the brightest pixel of each, {read}: the same level is "
+                "brighter where fewer bits are used, so depth maps need one scale before they are stored"
             )
         asked = [content for checked in self.checked["eval"] if checked.reason is None for content in checked.contents]
         taught = {c for checked in self.checked["train"] if checked.reason is None for c in checked.contents}
@@ -234,6 +242,7 @@ def inspect_dataset(dataset: Dataset, processor: Any, *, max_length: int, answer
         max_length=max_length,
         checked=checked,
         picture_sizes=sizes,
+        grey_bits=Counter(file.grey_bits for file in files.values() if file.grey_bits),
         looks=looks,
         apart=apart,
     )

@@ -86,6 +86,7 @@ def test_looks_are_compared_for_a_time_that_is_bounded_and_it_says_so(monkeypatc
     inspection = Inspection(
         dataset=Dataset(train=(), eval=(), split=""), max_length=9, picture_sizes=Counter(), apart={},
         checked={"train": (picture,), "eval": (replace(picture, pictures=(("b",),)),)}, looks={"a": one, "b": one},
+        grey_bits=Counter(),
     )  # fmt: skip
     clock = iter(range(0, 900, 60))
     assert inspection.notes() == [

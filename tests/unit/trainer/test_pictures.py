@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.data.grid import compose_grid, load_image, load_picture
+from trainer.data.grid import compose_grid, load_grey, load_image, load_picture
+from trainer.data.inspection import Inspection
+from trainer.data.records import Dataset
 
 SIZE = (64, 32)
 
@@ -129,3 +132,30 @@ def test_a_turned_picture_keeps_its_alpha_and_its_greys(files: Path) -> None:
         assert load_image(str(files / "few_bits.png")).getpixel((0, 0)) == (bright,) * 3
     keyed = load_image(str(files / "keyed16.png"))
     assert (keyed.getpixel((0, 0)), keyed.getpixel((9, 9))) == ((255,) * 3, (255,) * 3)
+
+
+def test_the_same_grey_is_equally_bright_in_all_frames_of_a_grid(files: Path) -> None:
+    for brightest in (200, 4000, 4096):
+        grey = Image.new("I;16", SIZE, 100)
+        grey.putpixel((9, 9), brightest)
+        grey.save(files / f"{brightest}.png")
+    names = [str(files / f"{brightest}.png") for brightest in (200, 4000, 4096)]
+    assert [load_grey(name)[1] for name in names] == [8, 12, 16]
+    for last, level in ((4096, 0), (4000, 6)):
+        grid = load_picture([*names[:2], names[0], str(files / f"{last}.png")])
+        corners = [grid.getpixel((x, y)) for x in (0, 2 * SIZE[0] - 1) for y in (0, 2 * SIZE[1] - 1)]
+        assert corners == [(level,) * 3] * 4
+
+
+def test_a_set_whose_16_bit_files_are_read_otherwise_says_so() -> None:
+    def notes(**read: int) -> list[str]:
+        sides: Any = {"train": (), "eval": ()}
+        found = Inspection(
+            dataset=Dataset(**sides, split=""), max_length=9, checked=sides, picture_sizes=Counter(), looks={},
+            apart={}, grey_bits=Counter({int(bits[1:]): count for bits, count in read.items()}),
+        )  # fmt: skip
+        return found.notes()
+
+    assert notes() == notes(b16=3) == []
+    (said,) = notes(b16=3, b8=1)
+    assert said.startswith("files with 16-bit greys are read by the brightest pixel of each, 1 as 8 bits, 3 as 16 bits")

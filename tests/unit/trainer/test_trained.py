@@ -141,7 +141,7 @@ def test_the_card_opens_pictures_as_training_did(run: Path, tmp_path: Path) -> N
     Image.new("I;16", (40, 24), 0x0123).save(tmp_path / "twelve.png")
     paths = [str(tmp_path / name) for name in ("clear.png", "turned.png", "twelve.png", "deep.png")]
     code = code_of(run / "adapter" / "README.md")
-    opening = code[code.index("def open_image") : code.index("image = open_grid")]
+    opening = code[code.index("def grey_bits") : code.index("image = open_grid")]
     names: dict[str, Any] = {}
     exec("import numpy as np\nfrom PIL import Image, ImageDraw, ImageOps\n" + opening, names)
     assert names["open_grid"](paths).tobytes() == load_picture(paths).tobytes()
