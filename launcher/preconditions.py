@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from launcher import image
@@ -36,7 +37,8 @@ def check_planned(plan: Plan) -> None:
     settings = check_trainer_accepts(plan, project_dir)
     image_root = settings.values["image_root"]
     if plan.spec.slurm.runtime != "none":
-        _check_seen(plan.spec, image_root)
+        used = ("image_root", "feature_store") if settings.values["feature_cache_gib"] else ("image_root",)
+        _check_seen(plan.spec, {name: settings.values[name] for name in used})
     else:
         check_start(settings.config(), project_dir)
     dataset = load_dataset(
@@ -50,20 +52,21 @@ def check_planned(plan: Plan) -> None:
         raise ConfigError(plan.spec.too_short_for_pictures)
 
 
-def _check_seen(spec: JobSpec, image_root: str | None) -> None:
-    """Raises ConfigError for folders that only .env or the YAML file mention: a container would not have them
-    mounted."""
+def _check_seen(spec: JobSpec, named: Mapping[str, str | None]) -> None:
+    """Raises ConfigError for folders that only .env or the YAML file mention, `named` by their settings: a container
+    would not have them mounted."""
     env_file = read_env_file(Path(spec.project_dir, ".env"))
     if "HF_HOME" in env_file and "HF_HOME" not in dict(spec.environment):
         raise ConfigError(
             f".env says HF_HOME={env_file['HF_HOME']}, which a container would not see: "
             f"say ENVIRONMENT=HF_HOME={env_file['HF_HOME']}, or environment: in the site file"
         )
-    root = image_root or env_file.get("IMAGE_ROOT", "")
-    inside = os.path.normpath(os.path.join(image.WORK_DIR, root))
-    if root and not any(Path(inside).is_relative_to(mount.target) for mount in mounts(spec)):
-        bind = root if os.path.isabs(root) else f"{os.path.join(spec.project_dir, root)}:{inside}"
-        raise ConfigError(f"image_root={root} would not be seen in the container: add BINDS={bind}")
+    for setting, found in named.items():
+        root = found or env_file.get(setting.upper(), "")
+        inside = os.path.normpath(os.path.join(image.WORK_DIR, root))
+        if root and not any(Path(inside).is_relative_to(mount.target) for mount in mounts(spec)):
+            bind = root if os.path.isabs(root) else f"{os.path.join(spec.project_dir, root)}:{inside}"
+            raise ConfigError(f"{setting}={root} would not be seen in the container: add BINDS={bind}")
 
 
 def _check_data_seen(spec: JobSpec, dataset: Dataset) -> None:

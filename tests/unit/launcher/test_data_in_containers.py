@@ -9,7 +9,7 @@ import pytest
 from plans import make_plan
 
 from launcher.mounts import mounts
-from launcher.preconditions import _check_data_seen
+from launcher.preconditions import _check_data_seen, _check_seen
 from planner.job import JobSpec
 from trainer.data.records import load_dataset
 from trainer.data.sources import from_folder
@@ -33,6 +33,25 @@ def test_the_folder_of_every_file_is_mounted(data: str, seen: list[str], tmp_pat
     wanted = {str(tmp_path / folder) for folder in seen}
     sources = {mount.source for mount in mounts(spec_of(tmp_path, data)) if mount.read_only}
     assert sources == wanted
+
+
+@pytest.mark.parametrize("setting", ["image_root", "feature_store"])
+def test_a_folder_that_only_the_files_of_settings_name_is_refused_unless_it_is_mounted(
+    setting: str, tmp_path: Path
+) -> None:
+    def check(root: str, **more: object) -> str:
+        try:
+            _check_seen(spec_of(tmp_path, "sets", **more), {setting: root})
+        except ConfigError as error:
+            return str(error)
+        return ""
+
+    unseen = f"{setting}=%s would not be seen in the container: add BINDS=%s"
+    assert check("/away/kept") == unseen % ("/away/kept", "/away/kept")
+    assert check("kept") == unseen % ("kept", f"{tmp_path}/kept:/workspace/kept")
+    assert check("/away/kept", binds=("/away",)) == check("runs/kept") == ""
+    (tmp_path / ".env").write_text(f"{setting.upper()}=/away/kept\n")
+    assert check("") == unseen % ("/away/kept", "/away/kept")
 
 
 def test_pictures_that_lie_elsewhere_are_refused_by_name(tmp_path: Path) -> None:
