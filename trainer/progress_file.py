@@ -129,10 +129,11 @@ def write_progress(folder: Path, progress: Progress) -> None:
 
 def write_end(folder: Path, code: int, said: str, now: float, *, began: float, out_of_memory: bool = False) -> Progress:
     """Record that the attempt which started at `began` ended with `code`, and why. Known facts about its steps stay,
-    and so does the message that another node has written since. Returns the progress, even if the folder cannot be
-    written to."""
+    and so does the message that another node has written since, unless this node alone knows that memory ran out.
+    Returns the progress, even if the folder cannot be written to."""
     known = read_progress(folder) or Progress(phase=FAILED_PHASE, written_at=0.0)
-    if code != FINISHED and known.phase == FAILED_PHASE and known.said and known.written_at >= began:
+    said_since = known.phase == FAILED_PHASE and known.said and known.written_at >= began
+    if code != FINISHED and said_since and (known.out_of_memory or not out_of_memory):
         return known
     phase = ENDS.get(code, FAILED_PHASE)
     ended = replace(known, phase=phase, said=said[:SAID_CHARS], written_at=now, out_of_memory=out_of_memory)

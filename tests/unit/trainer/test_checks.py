@@ -113,7 +113,8 @@ def test_all_ends_with_two_real_steps_and_leaves_nothing(tmp_path: Path, tiny_mo
     assert [name for name, check in found.items() if check["status"] == "pass"][-7:] == [
         "access", "family", "processor", "LoRA", "space", "contract", "pipeline"
     ]  # fmt: skip
-    assert re.match(r"\d+ promises kept on the first record", found["contract"]["found"])
+    (promises,) = re.findall(r"^(\d+) promises kept on the first record", found["contract"]["found"])
+    assert int(promises) >= 15  # of the model and of its behaviour
     assert re.fullmatch(r"2 steps, losses \d+\.\d{4}, \d+\.\d{4}, adapter saved; \d+ s", found["pipeline"]["found"])
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
 

@@ -176,6 +176,15 @@ def test_what_another_node_found_wrong_is_kept_for_as_long_as_the_attempt_lasts(
     assert write_end(tmp_path, 1, "the training failed", NOW + 9, began=NOW + 8).said == "the training failed"
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_that_memory_ran_out_on_one_node_is_known_whichever_node_ends_first(first: bool, tmp_path: Path) -> None:
+    for out_of_memory in (first, not first):
+        said = "memory ran out" if out_of_memory else "the training failed"
+        ended = write_end(tmp_path, 1, said, NOW + 5, began=NOW, out_of_memory=out_of_memory)
+    assert (ended.out_of_memory, ended.said) == (True, "memory ran out")
+    assert ended == read_progress(tmp_path)
+
+
 def test_a_writer_writes_phases_at_once_and_the_rest_once_a_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
