@@ -32,7 +32,7 @@ from trainer.text import GIB
 
 SUFFIX = ".safetensors"
 NAME = re.compile(r"[0-9a-f]{40}")
-LARGEST_BYTES = GIB  # of one entry: a page in the largest towers has a tenth
+LARGEST_BYTES = GIB  # of one entry: the features of a page take a tenth of it in the largest towers
 FREE_SHARE = 4  # use at most one part in so many of the space that is free without the store
 IN_USE_S = 3600
 """An entry that was used within so many seconds stays, so that no file is removed while somebody reads it."""
@@ -68,9 +68,9 @@ class FeatureStore:
                 told = (file.metadata() or {}).get("sum")
             if told != content_sum(picture, tensors):
                 raise ValueError("its checksum does not hold")
-        except FileNotFoundError:
+        except OSError:  # there is none, or this machine cannot read it now: nothing is wrong with the entry
             return None
-        except (OSError, ValueError, SafetensorError):
+        except (ValueError, SafetensorError):
             self._remove_damaged(path)
             return None
         self._own.add(path)
@@ -86,10 +86,12 @@ class FeatureStore:
         path = self.path(picture)
         part = self.folder / f".{picture}.{os.urandom(8).hex()}"
         size = sum(tensor.nbytes for tensor in tensors.values())
-        if not self._writable or not self._makes_room(size):
+        if not self._writable:
             return False
         try:
-            own_folder(path.parent)
+            own_folder(path.parent)  # first: somebody may have removed all folders, and room is counted in them
+            if not self._makes_room(size):
+                return False
             save_file(dict(tensors), part, metadata={"sum": content_sum(picture, tensors)})
             part.replace(path)
         except (OSError, SafetensorError) as error:
