@@ -47,7 +47,7 @@ ELSEWHERE = {
     "model": ("test_families", "test_it_trains_in_4_bits_and_its_adapter_loads_with_plain_peft"),
     "run_id": ("test_train", "test_wandb_keeps_one_offline_run_under_the_run_id"),
     "warmup_fraction": ("test_parity", "test_losses_gradients_and_adapter_follow_stock_trl"),
-    "group_lengths": ("test_parity", "test_losses_gradients_and_adapter_follow_stock_trl"),
+    "group_lengths": ("test_order", "test_group_lengths_shows_each_epoch_in_its_order_by_the_tokens_of_each_record"),
     "init_adapter": ("test_warm_start", "test_it_goes_on_from_the_weights_and_still_scores_the_bare_base_first"),
     "early_stopping_patience": (
         "test_resume", "test_patience_runs_out_at_the_same_step_whatever_is_in_between",
