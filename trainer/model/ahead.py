@@ -75,7 +75,7 @@ def find_ahead(
     )
     if filled is None and not config.features_ahead:
         return None
-    parts = filled.parts if filled else ()
+    parts, held = filled.parts if filled else (), (keys or [])[share]
     if ranks.any(lacking > 0):
         say(f"features of {lacking} pictures are made ahead, by the image tower alone ...")
         own = _from_elsewhere(records[share], config.run_id)
@@ -102,10 +102,11 @@ def find_ahead(
         if ranks.any(bool(why)):
             say(f"the image tower is loaded: {why}")
             return None
-        parts = ranks.rank0_only(lambda: done.parts if done else ())
+        parts, held = ranks.rank0_only(lambda: done.parts if done else ()), done.keys if done else []
         if done and len(own) == len(records):
             with suppress(OSError):  # the next start looks for all of them again
                 record_filled(config, dataset, done)
+    store.hold(held)
     say(f"features: all pictures' are kept in {store.root}, and the image tower is left off")
     load = partial(load_tower, config.model, dtype=precision_here(), device=device)
     return Ahead(store=store, parts=parts, load=load)

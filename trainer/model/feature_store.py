@@ -48,6 +48,7 @@ class FeatureStore:
         sweep_halves(self.folder)
         self._own: set[Path] = set()
         """What this process has used: never removed to make room, or a set larger than the room would go round."""
+        self._held: list[Path] = []
         self._writable = True
         self._size_bytes = self._allowed_bytes = self._until_count = 0
         self.damaged = 0
@@ -109,6 +110,18 @@ class FeatureStore:
         """Those of these pictures that have no entry."""
         names = {path.name for path, _ in _entries(self.folder)}
         return [picture for picture in pictures if f"{picture}{SUFFIX}" not in names]
+
+    def hold(self, pictures: Iterable[str]) -> None:
+        """Let these entries count as used from now on, whenever `touch_held` is called: a run without a tower cannot
+        make them again, and may read them once in many hours."""
+        self._held = [self.path(picture) for picture in pictures]
+        self._own.update(self._held)
+        self.touch_held()
+
+    def touch_held(self) -> None:
+        for path in self._held:
+            with contextlib.suppress(OSError):
+                os.utime(path)
 
     def _makes_room(self, needed: int) -> bool:
         self._until_count -= needed

@@ -9,6 +9,7 @@ that computes them.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from functools import lru_cache
 from inspect import signature
 from itertools import chain
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import Any
 
 import torch
@@ -25,12 +27,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from trainer.config import TrainConfig
 from trainer.files import CACHE_NAME
 from trainer.model.behaviour import token_losses
-from trainer.model.feature_store import FeatureStore
+from trainer.model.feature_store import IN_USE_S, FeatureStore
 from trainer.model.refusal import first_words, is_of_machine
 from trainer.model.tower import dropping, made_by, precision_here, tower_weights
 from trainer.text import GIB
 
 SAME_FEATURES = 0.01  # nats by which a loss may differ; in fp32 it differs by 1e-6
+MOST_WAITING = 32
+"""So many pictures at most wait to be written: a tower that is faster than the disk waits, or memory would run out."""
 WIDTH, MOST_ROWS = 1 << 12, 1 << 16  # of the table in which a tensor's numbers are laid out to be hashed
 
 
@@ -46,7 +50,8 @@ class FeatureCache:
         self.unlike = False
         """Whether the family takes or returns its features in a form that cannot be kept."""
         self.__signature__ = signature(compute)  # generate() reads there which arguments it may pass
-        self._writer = ThreadPoolExecutor(1, "features")
+        self._writer, self._room = ThreadPoolExecutor(1, "features"), BoundedSemaphore(MOST_WAITING)
+        self._touch_at = 0.0
         self._half = precision_here() == torch.bfloat16
         self.computed = 0
         """How many pictures have gone through the tower."""
@@ -63,6 +68,9 @@ class FeatureCache:
             self._give_up(f"{', '.join(given)} are not of one row a picture")
         if self.unlike:
             return self._compute(*args, **kwargs)
+        if self.without_tower and time.monotonic() >= self._touch_at:
+            self._touch_at = time.monotonic() + IN_USE_S / 2
+            self._writer.submit(self.store.touch_held)
         pictures = list(_one_by_one(given))
         sums = torch.stack([torch.cat([fingerprint(t) for t in picture.values()]) for picture in pictures]).tolist()
         found: list[Any] = [
@@ -100,7 +108,8 @@ class FeatureCache:
         copies = {
             name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
         }
-        self._writer.submit(self.store.write, key, copies)
+        self._room.acquire()
+        self._writer.submit(self.store.write, key, copies).add_done_callback(lambda _: self._room.release())
         return found if isinstance(found, Tensor) else tuple(found)
 
     def _need_tower(self) -> None:

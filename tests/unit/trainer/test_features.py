@@ -27,7 +27,7 @@ from trainer.config import TrainConfig
 from trainer.data.examples import Encoder
 from trainer.data.records import Dataset, load_dataset
 from trainer.model import base as models
-from trainer.model import feature_store
+from trainer.model import feature_store, features
 from trainer.model.feature_store import FeatureStore
 from trainer.model.features import WHOLE, FeatureCache, fingerprint, keep_features, store_folder
 from trainer.model.tower import load_tower, made_by, tower_weights
@@ -282,6 +282,60 @@ def test_the_model_without_its_tower_is_gone_before_the_whole_one_is_loaded(monk
     assert said == [
         "the image tower is loaded: the model needs it for more than features (TypeError: it asks the tower itself)"
     ]
+
+
+class Tower(torch.nn.Module):
+    """Makes a picture's features of its first number."""
+
+    def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
+        return BaseModelOutputWithPooling(pooler_output=pixel_values[:, :1])  # type: ignore[arg-type]
+
+
+def test_a_tower_that_is_faster_than_the_disk_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "MOST_WAITING", 2)
+    store = FeatureStore(tmp_path, "a" * 40, most_bytes=1 << 20)
+    cache, waiting = FeatureCache(Tower().get_image_features, store, say=bool), list[int]()
+
+    def slow(picture: str, tensors: Any) -> bool:
+        time.sleep(0.004)
+        waiting.append(cache.computed - len(waiting))
+        return True
+
+    monkeypatch.setattr(store, "write", slow)
+    for number in range(8):
+        cache(pixel_values=torch.full((1, 4), float(number)))
+    cache.close()
+    assert len(waiting) == 8 and max(waiting) <= 3
+
+
+def test_a_run_without_a_tower_keeps_all_its_entries_in_use_though_it_reads_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cached(**more: Any) -> FeatureCache:
+        store = FeatureStore(tmp_path / "kept", "a" * 40, most_bytes=1 << 20)
+        return FeatureCache(Tower().get_image_features, store, say=bool, **more)
+
+    def old(cache: FeatureCache) -> list[bool]:
+        cache.settle()
+        return [time.time() - path.stat().st_mtime > 3600 for path in map(cache.store.path, names)]
+
+    first, pictures = cached(), torch.rand(2, 4)
+    first(pixel_values=pictures)
+    names = first.take_seen()
+    assert old(first) == [False, False]
+    run = cached(load=bool)
+    for look in (0, 1, 2):
+        last_used(run.store, names[0], 2), last_used(run.store, names[1], 2)
+        if not look:
+            run.store.hold(names)
+            assert old(run) == [False, False]
+            continue
+        monkeypatch.setattr(features.time, "monotonic", lambda now=look * 3600: now)
+        run(pixel_values=pictures[:1])
+        assert old(run) == [False, False]
+    last_used(run.store, names[1], 2)
+    run(pixel_values=pictures[:1])  # at once: a set may be large
+    assert old(run) == [False, True]
 
 
 @pytest.mark.slow
