@@ -32,6 +32,8 @@ USAGE_FILE = "trainyard.json"
 """A file beside weights that describes how to ask the model."""
 EXAMPLE_FILE = "example.jsonl"
 """One record of a run, as an example question for its adapter."""
+SHOWN_FILE = "examples.txt"
+"""The first records of a run as the model sees them, which the log shows short."""
 RECORD_ENV = "TRAINYARD_RUN_RECORD"
 """Environment variable with the path of a finished run.json, in a place where only the supervisor can write."""
 

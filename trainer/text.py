@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 GIB = 1024**3
+# Of an example in a log: lines at either end, characters a line.
+EXAMPLE_LINES, EXAMPLE_CHARS = 2, 300
 
 
 def gib(size_bytes: int) -> str:
@@ -40,6 +42,20 @@ def format_table(rows: Sequence[Sequence[str]], *, rules_before: Sequence[int] =
 def shown(text: str) -> str:
     """`text` on one line, escaped where necessary, and shortened if it is long."""
     return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+def without_middle(text: str, most: int) -> str:
+    """`text`, or about `most` characters of it: its beginning and its end."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
+
+
+def brief_example(text: str) -> str:
+    """An example of several lines for a log: its first and last lines, none of them long."""
+    lines = text.split("\n")
+    if len(lines) > 2 * EXAMPLE_LINES:
+        lines[EXAMPLE_LINES:-EXAMPLE_LINES] = [f"... {len(lines) - 2 * EXAMPLE_LINES} more parts ..."]
+    return "\n".join(without_middle(line, EXAMPLE_CHARS) for line in lines)
 
 
 def plain_or_shown(text: str) -> str:

@@ -16,7 +16,7 @@ from k8s.manifest.objects import INSTANCE, MANAGER
 from k8s.manifest.pod import CONTAINER
 from trainer.files import parse_json
 from trainer.outcome import ConfigError, SchedulerError
-from trainer.text import shown
+from trainer.text import shown, without_middle
 
 QUEUES = "localqueues.kueue.x-k8s.io"
 
@@ -30,7 +30,7 @@ READ_S, WRITE_S, EXEC_S = 10, 30, 15
 PROGRAM_S = 300
 """kubectl itself may wait for a program that logs a person in; the objects of a large sweep take a minute."""
 READING = ("get", "logs", "exec")
-SAID_CHARS = 600  # a refused patch is printed with the whole pod on one line
+SAID_CHARS = 600  # a refused patch is printed with the whole pod on one line; the point is at the end
 RUNS_A_CALL = 64  # a longer address may exceed the limit of a proxy before the server
 NO_FILE = "No such file or directory"
 ASKS_WHO = "Please enter Username"
@@ -100,7 +100,7 @@ class Kubectl:
             said = " ".join((words or done.stdout).split()) or f"exit code {done.returncode}"
             if done.stdout.startswith(ASKS_WHO):
                 said = "it has no credentials for this cluster and asks for a user name: log in first"
-            message = f"kubectl {arguments[0]} failed: {_cut(said)}"
+            message = f"kubectl {arguments[0]} failed: {without_middle(said, SAID_CHARS)}"
             raise KubectlError(message, said=words, printed=done.stdout)
         return done.stdout
 
@@ -177,12 +177,6 @@ def stream(objects: Sequence[Object]) -> str:
     """Objects in the form that kubectl reads. Not as a List, for which it would first load the server's whole
     OpenAPI."""
     return "\n".join(json.dumps(content) for content in objects)
-
-
-def _cut(said: str) -> str:
-    """The beginning and the end of a message; the point is at the end."""
-    half = SAID_CHARS // 2
-    return said if len(said) <= SAID_CHARS else f"{said[:half]} ... {said[-half:]}"
 
 
 def _read(said: str, holding: str) -> Object:

@@ -3,7 +3,7 @@ trainer/train.py imports this file once the request and the environment have bee
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from trainer.data.records import Dataset
 from trainer.data.tensors import tensor_layout
 from trainer.evaluation import heldout
 from trainer.evaluation.metrics import score_table
+from trainer.files import SHOWN_FILE, write_whole
 from trainer.model import ahead, features
 from trainer.model import base as model
 from trainer.model.head import uses_own_head
@@ -33,6 +34,7 @@ from trainer.progress_file import EVALUATING, LOADING, SAVING, ProgressWriter
 from trainer.report.page import report_line
 from trainer.results import export, trained
 from trainer.results.card import base_name
+from trainer.text import brief_example
 from trainer.tracking import track
 from trainer.tracking.progress import Progress
 from trainer.training.checkpoint import CheckpointStore
@@ -126,8 +128,9 @@ def prepare(config: TrainConfig, dataset: Dataset) -> Prepared:
     say("loading the model ...")
     ready = make_ready(config, dataset, processor, state, say, start=start, pictures_ahead=pictures_ahead)
     encoder = ready.encoder
-    for index in range(min(SHOWN_EXAMPLES, len(encoder.records))) if ranks.first else ():
-        say(f"example {index + 1}\n{describe_example(processor, encoder(index))}")
+    if ranks.first:
+        shown = range(min(SHOWN_EXAMPLES, len(encoder.records)))
+        _show_examples([describe_example(processor, encoder(index)) for index in shown], Path(config.output_dir), say)
     stop.check()
 
     tracker = track.Tracker()
@@ -144,6 +147,16 @@ def prepare(config: TrainConfig, dataset: Dataset) -> Prepared:
         adapted=ready.adapted, unquantized=ready.unquantized, held_out=ready.held_out, pictures=ready.pictures,
         tracker=tracker, progress=progress, trainer=trainer,
     )  # fmt: skip
+
+
+def _show_examples(examples: Sequence[str], run_dir: Path, say: Say) -> None:
+    """Log examples short, and write them whole into the run's folder."""
+    numbered = [(f"example {number}", text) for number, text in enumerate(examples, start=1)]
+    for heading, text in numbered:
+        say(f"{heading}\n{brief_example(text)}")
+    whole = run_dir / SHOWN_FILE
+    write_whole(whole, "\n".join(f"{heading}\n{text}\n" for heading, text in numbered))
+    say(f"the whole examples: {whole}")
 
 
 def _look_at_data(config: TrainConfig, dataset: Dataset, ranks: Ranks, say: Say) -> tuple[Any, Dataset, list[int]]:

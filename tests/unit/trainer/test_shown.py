@@ -19,7 +19,7 @@ from trainer.progress_file import Progress, write_progress
 from trainer.results.card import model_card
 from trainer.results.trained import Usage
 from trainer.settings import say
-from trainer.text import format_table, markdown_cell, printable, printable_lines
+from trainer.text import brief_example, format_table, markdown_cell, printable, printable_lines
 from trainer.verbs import exit_code
 
 # Sets the title, rings, clears, turns what follows around.
@@ -36,6 +36,18 @@ def test_what_a_terminal_would_act_on_is_written_as_an_escape() -> None:
     assert printable("Füße 日本 🎮 a\\b") == "Füße 日本 🎮 a\\b"
     assert printable_lines(f"one\n{HOSTILE}\n\ttwo") == f"one\n{ESCAPED}\n\\ttwo"
     assert printable("\udc80") == "\\udc80"
+
+
+def test_an_example_is_short_in_the_log_and_begins_and_ends_as_it_does() -> None:
+    short = "masked (9 tokens): 'q'\ntrained (2 tokens): 'a'"
+    assert brief_example(short) == short
+    turns = [f"masked (900 tokens): '{'x' * 4000}{n}'\ntrained (2 tokens): 'answer {n}'" for n in range(15)]
+    first, *others = brief_example("\n".join(turns)).split("\n")
+    assert len(first) < 320 and first.startswith("masked (900 tokens): 'xxx") and first.endswith("xxx0'")
+    assert [others[0], others[1], others[3]] == [
+        "trained (2 tokens): 'answer 0'", "... 26 more parts ...", "trained (2 tokens): 'answer 14'",
+    ]  # fmt: skip
+    assert len(others) == 4
 
 
 def test_tables_stay_aligned_and_quiet() -> None:

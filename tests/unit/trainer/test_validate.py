@@ -448,6 +448,8 @@ def test_the_trainer_leaves_out_the_same_records_and_shows_three_examples(
     assert [line for line in lines if line.startswith("example ")] == ["example 1", "example 2", "example 3"]
     shown = lines.index("example 1")
     assert lines[shown + 1].startswith("masked (") and lines[shown + 2].startswith("trained (")
+    (whole,) = [line.partition(": ")[2] for line in lines if line.startswith("the whole examples: ")]
+    assert Path(whole).read_text().startswith("\n".join(lines[shown : shown + 3]) + "\n\nexample 2\n")
 
 
 @pytest.mark.slow
