@@ -95,7 +95,7 @@ SITES = [
     ("pvc: runs\npvc_access: ReadWriteOnce", ["--nodes", "2"], "NODES=2: claim runs is ReadWriteOnce"),
     ("image_pull_secret: x", [], "unknown 'image_pull_secret', did you mean image_pull_secrets?"),
     ("partition: gpu", [], "mine.yaml: unknown 'partition'"),
-    ("secret: hf_abcdefghijklmnop", [], "mine.yaml: secret: it holds a token"),
+    ("secret: hf_AbCdEfGhIjKlMnOpQr", [], "mine.yaml: secret: it holds a token"),
     ("environment: {WANDB_API_KEY: abc}", [], "ENVIRONMENT: WANDB_API_KEY holds a secret"),
     ("annotations: {example.org/api-key: abc}", [], "mine.yaml: annotations: api-key holds a secret"),
     ("pvc_access: RWX", [], "pvc_access: takes one of ReadWriteOnce, ReadWriteMany"),
@@ -147,7 +147,7 @@ def test_a_site_file_is_checked_to_the_last_value(text: str, argv: list[str], sa
     done = cluster.k8s("render", *IMAGE, "--site", "mine.yaml", *argv)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
     assert said in done.stderr
-    assert not {"hf_abcdefghijklmnop", "abc"} & set(re.findall(r"\w+", done.stderr))
+    assert not {"hf_AbCdEfGhIjKlMnOpQr", "abc"} & set(re.findall(r"\w+", done.stderr))
 
 
 def test_the_example_shows_every_key_and_holds_when_uncommented(checkout: Path) -> None:
