@@ -21,6 +21,7 @@ from trainer.data.lengths import SAMPLED, processor_digest
 from trainer.files import MIB, own_folder, read_json, regular, write_whole
 
 SETS = "sets"
+SUFFIX = ".safetensors"
 MOST_KEYS_MIB = 512
 KEY = re.compile(r"[0-9a-f]{40}")
 
@@ -55,7 +56,8 @@ def precision_of(device: str) -> str:
 
 
 def entry_path(store: Path, made_by: str, key: str) -> Path:
-    return store / made_by / key[:2] / f"{key}.safetensors"
+    """The file of a picture's features."""
+    return store / made_by / key[:2] / f"{key}{SUFFIX}"
 
 
 def sample_of(keys: Sequence[str]) -> tuple[str, ...]:

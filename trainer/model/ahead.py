@@ -17,14 +17,14 @@ from trainer.config import TrainConfig
 from trainer.data.filled import Filled, read_filled, read_keys
 from trainer.data.records import Dataset
 from trainer.data.turns import Record
-from trainer.model.base import load_model_config
+from trainer.model.base import load_model_config, precision_here, precision_name
 from trainer.model.behaviour import batch_on
 from trainer.model.contract import under_deepspeed
 from trainer.model.feature_store import FeatureStore
 from trainer.model.features import FeatureCache, open_store, store_folder
 from trainer.model.filling import Say, fill, record_filled, set_name, with_pictures
 from trainer.model.refusal import first_words, is_of_machine
-from trainer.model.tower import load_tower, made_by, precision_here, stands_alone, tower_weights
+from trainer.model.tower import load_tower, made_by, stands_alone, tower_weights
 from trainer.node.stop import Stop
 from trainer.outcome import ConfigError
 
@@ -51,8 +51,8 @@ def find_ahead(
     records, ranks = with_pictures(dataset), stop.ranks
     if not records:
         return None
-    precision = str(precision_here()).removeprefix("torch.")
-    filled = ranks.rank0_only(partial(read_filled, store_folder(config), dataset.sha256, config.model, precision))
+    where = (store_folder(config), dataset.sha256, config.model, precision_name())
+    filled = ranks.rank0_only(partial(read_filled, *where))
     if filled is None and not config.features_ahead:
         return None
     if why := _impossible(config):

@@ -104,6 +104,16 @@ def load_base(
     return base
 
 
+def precision_here() -> torch.dtype:
+    """The precision in which the launcher lets this process compute."""
+    return torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
+
+
+def precision_name() -> str:
+    """The same in a word, as the list of filled stores has it: bfloat16 or float32."""
+    return str(precision_here()).removeprefix("torch.")
+
+
 def load_here(config: TrainConfig, state: Any, left_off: Sequence[str] = ()) -> tuple[Any, Anatomy]:
     """(the base in the launcher's precision, on the device of this process of `state`, without the modules `left_off`;
     its anatomy).
@@ -112,7 +122,6 @@ def load_here(config: TrainConfig, state: Any, left_off: Sequence[str] = ()) -> 
         ConfigError: the model cannot be trained.
     """
     _, anatomy = take_apart(config.model, load_model_config(config.model))
-    dtype = torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
     if strange := [part for part in left_off if part not in anatomy.unquantized]:
         raise ConfigError(
             f"has no part {strange[0]!r} beside its language model: make features", name="MODEL", given=config.model
@@ -122,7 +131,7 @@ def load_here(config: TrainConfig, state: Any, left_off: Sequence[str] = ()) -> 
         "loaded",
         "are its weights whole, those of its config.json, and *.safetensors? Pickles are not loaded",
     ):
-        base = load_base(config, anatomy, dtype=dtype, device_map=device_map(state), left_off=left_off)
+        base = load_base(config, anatomy, dtype=precision_here(), device_map=device_map(state), left_off=left_off)
         return base, anatomy
 
 

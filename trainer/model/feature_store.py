@@ -27,10 +27,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trainer.data.filled import SUFFIX, entry_path
 from trainer.files import own_folder, sweep_halves
 from trainer.text import GIB
 
-SUFFIX = ".safetensors"
 NAME = re.compile(r"[0-9a-f]{40}")
 LARGEST_BYTES = GIB  # of one entry: the features of a page take a tenth of it in the largest towers
 FREE_SHARE = 4  # use at most one part in so many of the space that is free without the store
@@ -55,7 +55,7 @@ class FeatureStore:
         """How many entries did not hold what they should."""
 
     def path(self, picture: str) -> Path:
-        return self.folder / picture[:2] / f"{picture}{SUFFIX}"
+        return entry_path(self.root, self.folder.name, picture)
 
     def read(self, picture: str) -> dict[str, Tensor] | None:
         """The features, mapped from the file; None when there are none, or damaged ones, which are removed."""

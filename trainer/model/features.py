@@ -26,10 +26,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from trainer.config import TrainConfig
 from trainer.files import CACHE_NAME
+from trainer.model.base import precision_here
 from trainer.model.behaviour import token_losses
 from trainer.model.feature_store import IN_USE_S, FeatureStore
 from trainer.model.refusal import first_words, is_of_machine
-from trainer.model.tower import dropping, made_by, precision_here, tower_weights
+from trainer.model.tower import dropping, made_by, tower_weights
 from trainer.text import GIB
 
 SAME_FEATURES = 0.01  # nats by which a loss may differ; in fp32 it differs by 1e-6

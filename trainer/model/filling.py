@@ -21,9 +21,10 @@ from trainer.data.lengths import processor_digest, sample_pictures
 from trainer.data.records import Dataset, each_answer
 from trainer.data.tensors import pad_and_stack, tensor_layout
 from trainer.data.turns import Record
+from trainer.model.base import precision_here, precision_name
 from trainer.model.features import FeatureCache, keep_features, store_folder
 from trainer.model.refusal import UNFIT, refusing
-from trainer.model.tower import load_tower, precision_here
+from trainer.model.tower import load_tower
 from trainer.model.traits import picture_features
 from trainer.outcome import ConfigError, RecordError
 from trainer.terminal import LAST_ROW
@@ -155,7 +156,7 @@ def record_filled(config: TrainConfig, dataset: Dataset, done: Done) -> tuple[Pa
     sizes = [entry_path(store, done.maker, key).stat().st_size for key in keys]
     filled = Filled(
         model=config.model, data_sha256=dataset.sha256, processor_sha256=processor_digest(Path(config.model)),
-        trainyard=__version__, precision=str(precision_here()).removeprefix("torch."), made_by=done.maker,
+        trainyard=__version__, precision=precision_name(), made_by=done.maker,
         parts=done.parts, entries=len(keys), size_bytes=sum(sizes), sample=sample_of(keys),
         left_out=tuple(done.unreadable),
         picture_bytes=sample_pictures(Path(path) for record in records for path in record.images),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -20,13 +19,8 @@ from trainer.model.refusal import refusing
 from trainer.outcome import ConfigError
 
 HASHING_THREADS = 8
-# Of a configuration: what the language model's features do not depend on, or what names the folder it was read from.
+# Keys of a configuration on which the tower's features do not depend, or that name the folder it was read from.
 NOT_OF_TOWER = ("text_config", "_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
-
-
-def precision_here() -> torch.dtype:
-    """The precision in which the launcher lets this process compute."""
-    return torch.bfloat16 if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" else torch.float32
 
 
 def stands_alone(model_config: Any) -> bool:

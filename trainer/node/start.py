@@ -38,6 +38,11 @@ def prepare_libraries(config: TrainConfig) -> None:
         os.environ.setdefault("TQDM_DISABLE", "1")
 
 
+def set_precision(device: str) -> None:
+    """Let this process compute in the precision of a run on `device`, as the run's launcher would say it."""
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if device == "cuda" else "no"
+
+
 def init_distributed(config: TrainConfig) -> Any:
     """Connect the processes of this run, on a machine that is as planned; returns accelerate's PartialState.
 

@@ -8,7 +8,6 @@ runs/x/merged    whole weights, by `python -m trainer merge`
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from trainer.data.bounds import BOUNDS, OPTION
 from trainer.env_file import take_env_file
 from trainer.files import USAGE_FILE, read_json, write_whole
 from trainer.model.warm_start import damaged
-from trainer.node.start import init_distributed, prepare_libraries
+from trainer.node.start import init_distributed, prepare_libraries, set_precision
 from trainer.outcome import ConfigError, SickNode
 from trainer.results.adapter_file import ADAPTER_FILE, check_adapter
 from trainer.typed import wrong_field
@@ -207,7 +206,7 @@ def load_trained(path: Path, *, device: Device | None = None, base: str | None =
     from trainer.model.head import use_own_head
 
     state = init_distributed(config)
-    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if device == "cuda" else "no"  # as a launcher would say
+    set_precision(device)
     try:
         model, _ = models.load_here(config, state)
     except (ConfigError, SickNode) as error:

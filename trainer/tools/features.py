@@ -11,7 +11,6 @@ Takes the settings of a run (python -m trainer config --help), and reads .env an
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 
 from trainer.commands import command
@@ -30,15 +29,15 @@ def main(argv: Sequence[str]) -> int:
     settings = settings_here(argv)
     own = {"device": device_here()} if settings.sources["device"] == "default" else {}
     config = build(TrainConfig, {"output_dir": "runs/features", "run_id": "features", **settings.values, **own})
-    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if config.device == "cuda" else "no"  # as a launcher would say
     if config.vision == "lora":
         raise ConfigError("vision: lora changes the image tower in every step, so its features cannot be kept")
     if not config.feature_cache_gib:
         raise ConfigError("feature_cache_gib is 0, so no features are kept: leave it out")
     dataset = dataset_of(config)
-    from trainer.node.start import init_distributed, prepare_libraries
+    from trainer.node.start import init_distributed, prepare_libraries, set_precision
 
     prepare_libraries(config)
+    set_precision(config.device)
     from trainer.model import filling
     from trainer.model.base import load_model_config, load_processor
     from trainer.model.features import store_folder

@@ -32,13 +32,13 @@ def contract(config: TrainConfig) -> str:
         return f"not asked here: it takes {needed:.1f} GiB, and {free:.1f} are free: {elsewhere}"
     from trainer.model.base import load_processor
     from trainer.model.refusal import first_words, is_of_machine
-    from trainer.node.start import init_distributed, prepare_libraries
+    from trainer.node.start import init_distributed, prepare_libraries, set_precision
 
     said: list[str] = []
     with tempfile.TemporaryDirectory(prefix="trainyard-contract-") as folder:
         alone = replace(config, output_dir=f"{folder}/run", feature_store=None, world_size=1)
         prepare_libraries(alone)
-        os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if config.device == "cuda" else "no"
+        set_precision(config.device)
         from trainer.training.ready import make_ready
 
         try:
