@@ -14,7 +14,7 @@ from typing import Any
 
 from trainer.convert.captions import captioned
 from trainer.data.containers import read_records
-from trainer.data.packed import CHECKED_BYTES, separator
+from trainer.data.packed import CHECKED_BYTES, MAGICS, separator
 from trainer.data.sources import SIDE_OF, data_parts, find_sources, hub_id
 from trainer.data.turns import FormError
 from trainer.node.pickles import refusal
@@ -33,8 +33,6 @@ NAMES_FILE = "file_name"
 SAVED = ("dataset_dict.json", "state.json")
 ROWS_AT_ONCE = 10_000
 SHARD = r"(.*?)-\d{5}-of-(\d{5})"
-# The first bytes of gzip, bzip2, xz and zstd.
-PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 SPLIT_NAME = r"\w[\w.-]{0,99}"
 # Columns of webdataset that say where a sample is from.
 INNER = ("__key__", "__url__", "__index_level_0__")
@@ -102,10 +100,10 @@ def named_apart(splits: Iterable[Split]) -> list[Split]:
 def _refuse_packed(path: Path) -> None:
     """Raises ConfigError for a packed file under the name of a tar: a megabyte of it may unpack to all memory, since
     a member is read whole."""
-    for tar in [path] if path.is_file() else sorted(path.rglob("*.tar")):
+    for tar in [path] if path.is_file() else sorted(path.rglob("*.[tT][aA][rR]")):
         if tar.suffix.lower() == ".tar" and tar.is_file():
             with tar.open("rb") as file:
-                if file.read(6).startswith(PACKED):
+                if file.read(CHECKED_BYTES).startswith(MAGICS):
                     raise ConfigError(f"{tar} is packed: unpack it (tar -xf), and pack it again by tar -cf alone")
 
 
@@ -159,7 +157,7 @@ def _separated(file: str, options: dict[str, Any]) -> dict[str, str]:
         return {}
     with open(file, "rb") as content:
         head = content.read(CHECKED_BYTES)
-    sign = "" if head.startswith(PACKED) else separator(head)
+    sign = "" if head.startswith(MAGICS) else separator(head)
     return {"sep": sign} if sign else {}
 
 

@@ -22,9 +22,11 @@ from trainer.outcome import ConfigError
 HEAD_BYTES = MIB
 # The first bytes of a packed file, by the module of the standard library that reads it.
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\0": "lzma"}
+ZSTD = b"\x28\xb5\x2f\xfd"
+MAGICS = (*PACKED, ZSTD)
 TABLES = {b"PAR1": "parquet", b"ARROW1": "arrow"}
 ARCHIVES = {b"PK\x03\x04": "a zip archive", b"7z\xbc\xaf": "a 7z archive", b"Rar!": "a rar archive",
-            b"\x28\xb5\x2f\xfd": "packed by zstd"}  # fmt: skip
+            ZSTD: "packed by zstd"}  # fmt: skip
 PAGES = (b"<!DOCTYPE", b"<!doctype", b"<html", b"<?xml")
 POINTER = b"version https://git-lfs"
 TAR, TAR_PLACE = b"ustar", 257

@@ -474,18 +474,18 @@ def test_no_pickle_in_an_archive_runs_and_nothing_is_unpacked_from_one(
     assert (ran.exists(), [path.name for path in tmp_path.glob("far*")]) == (False, [])
 
 
-@pytest.mark.parametrize("folder", [True, False])
+@pytest.mark.parametrize(("folder", "name"), [(True, "a.tar"), (False, "a.tar"), (True, "A.TAR")])
 @pytest.mark.parametrize("form", ["gz", "bz2", "xz"])
 def test_a_packed_tar_is_not_unpacked_into_memory(
-    form: str, folder: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    form: str, folder: bool, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in").mkdir()
-    with tarfile.open(tmp_path / "in" / "a.tar", f"w:{form}") as file:
+    with tarfile.open(tmp_path / "in" / name, f"w:{form}") as file:
         entry = tarfile.TarInfo("k.png")
         entry.size = 1 << 20
         file.addfile(entry, io.BytesIO(bytes(1 << 20)))
-    assert convert(tmp_path / "in" if folder else tmp_path / "in" / "a.tar", tmp_path / "out") == 78
-    assert "in/a.tar is packed: unpack it (tar -xf)" in capsys.readouterr().err
+    assert convert(tmp_path / "in" if folder else tmp_path / "in" / name, tmp_path / "out") == 78
+    assert f"in/{name} is packed: unpack it (tar -xf)" in capsys.readouterr().err
 
 
 def test_what_cannot_be_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
