@@ -45,8 +45,9 @@ def main(data: str) -> None:
     text = f"""\
 # Padding
 
-Made by `.venv/launch/bin/python -m benchmarks.padding DATA`, which says how tokens are counted, from {len(lengths)}
-records of real play: {min(lengths)} to {max(lengths)} tokens, {statistics.mean(lengths):.0f} in the mean.
+Made by `.venv/launch/bin/python -m benchmarks.padding DATA` from {len(lengths)} records of real play, which are not
+part of the project. Tokens are estimated: {CHARACTERS_A_TOKEN} characters to a token, {PICTURE_TOKENS} to a picture;
+{min(lengths)} to {max(lengths)} tokens, {statistics.mean(lengths):.0f} in the mean.
 {EPOCHS} epochs, {BATCH} records an optimizer step.
 
 | micro-batch | at random | grouped by length | most in an epoch |

@@ -238,7 +238,7 @@ class Training:
     """What a run of the soak trains."""
 
     words: tuple[str, ...]
-    """Of its submit."""
+    """The words of its submit."""
     fill: Callable[[Path, Path], Sequence[str]]
     """Fill the claim, with a folder for other files; returns more words for podman."""
     settings: str = ""

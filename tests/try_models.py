@@ -20,6 +20,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 import traceback
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,11 @@ def walk(kind: str, folder: Path) -> tuple[str, str]:
     return "trains", "; ".join([f"{left} left alone", *back])
 
 
+def cut(words: str) -> str:
+    """The beginning of an error, for a cell of a table."""
+    return textwrap.shorten(words.replace("`", "").replace("|", "/"), 80, placeholder=" ...")
+
+
 def carded(run: Path, frames: list[str], data: Path, said: str) -> list[str]:
     """What is to be said of the code on a run's card: nothing when it answers as `infer`, which is in `said`, does."""
     from card_code import filled, run_card
@@ -93,7 +99,7 @@ def carded(run: Path, frames: list[str], data: Path, said: str) -> list[str]:
     failed, printed = quietly(run_card, str(run), code, str(run / "answer"))
     if failed:
         last = printed.strip().splitlines()[-1]
-        return ["its card's code needs torchvision" if "orchvision" in last else f"its card's code fails ({last[:80]})"]
+        return ["its card's code needs torchvision" if "orchvision" in last else f"its card's code fails ({cut(last)})"]
     (line,) = (line for line in said.splitlines() if line.startswith("{") and '"answer"' in line)
     wanted = json.loads(line)["answer"]
     return [] if (run / "answer").read_text(encoding="utf-8") == wanted else ["its card's code answers otherwise"]

@@ -13,14 +13,15 @@ from pathlib import Path
 from trainer.files import own_folder, without_link
 
 MOST_WAITING_BYTES = 1 << 20
-"""Of what could not be written yet: the run has no folder before its request was found right, or the disk is full."""
+"""The end of the output that is kept until it can be written: the run has no folder before its request was found
+right, or the disk is full."""
 PATIENCE_S = 10.0
 
 
 @contextlib.contextmanager
 def log_kept(run_dir: Path, node_rank: int) -> Iterator[None]:
     """In this block everything that this process and those it starts print is added to `logs/node-RANK.log` in the
-    run's folder as well. All attempts add to the same file. A file that cannot be written stops nothing."""
+    run's folder as well. All attempts add to the same file. An error of writing stops nothing."""
     streams = (sys.stdout, sys.stderr)
     before = [os.dup(stream.fileno()) for stream in streams]
     source, sink = os.pipe()
