@@ -25,7 +25,7 @@ from trainer.env_file import open_to_others, read_env_file, watched
 from trainer.files import RECORD_ENV, RECORD_NAME, sweep_halves, write_whole
 from trainer.launch import Launch
 from trainer.node import processes
-from trainer.node.cgroups import killed_for_memory
+from trainer.node.cgroups import killed_for_memory, of_a_job
 from trainer.node.kept_log import log_kept
 from trainer.node.killed import begin_attempt, end_attempt
 from trainer.node.preflight import MEETING_TIMEOUT_S, check_node, meeting_place
@@ -135,7 +135,7 @@ def attempt(launch: Launch) -> int:
         is_first = not node_rank(os.environ)  # only the first node counts attempts
         ended = stopped(Path(launch.settings["output_dir"]), None) if is_first else (outcome.RUN_AGAIN, "")
     code, message = ended
-    out_of_memory = code == outcome.FAILED and killed_for_memory() > killed
+    out_of_memory = code == outcome.FAILED and killed_for_memory() > killed and of_a_job(os.environ)
     if out_of_memory:
         message = "the memory of the job ran out, and the kernel killed a process of it: give it more with MEM="
     if code != outcome.FINISHED and message:

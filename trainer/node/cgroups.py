@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -43,6 +43,17 @@ def killed_for_memory() -> int:
                 if found := re.search(r"^oom_kill (\d+)$", path.read_text(), re.M):
                     return int(found[1])
     return 0
+
+
+def of_a_job(environ: Mapping[str, str]) -> bool:
+    """Whether this process's control group belongs to its job alone: in a pod, and on Slurm with task/cgroup.
+    Elsewhere it holds other programs, too."""
+    if "JOB_COMPLETION_INDEX" in environ:
+        return True
+    with contextlib.suppress(OSError):
+        job_id = environ.get("SLURM_JOB_ID", "none")
+        return re.search(rf"/job_{re.escape(job_id)}(/|$)", OWN.read_text(encoding="utf-8"), re.M) is not None
+    return False
 
 
 def _groups() -> Iterator[Path]:

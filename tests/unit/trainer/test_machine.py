@@ -108,6 +108,25 @@ def test_processes_killed_for_memory_are_counted_in_both_versions(
     assert cgroups.killed_for_memory() == 3
 
 
+@pytest.mark.parametrize(
+    ("line", "environ", "own"),
+    [
+        ("4:memory:/slurm/uid_0/job_7/step_0", {"SLURM_JOB_ID": "7"}, True),
+        ("0::/slurm/job_7", {"SLURM_JOB_ID": "7"}, True),
+        ("0::/slurm/job_71", {"SLURM_JOB_ID": "7"}, False),
+        ("0::/system.slice/slurmd.service", {"SLURM_JOB_ID": "7"}, False),
+        ("0::/", {"JOB_COMPLETION_INDEX": "0"}, True), ("0::/user.slice/session-7.scope", {}, False),
+    ],
+)  # fmt: skip
+def test_a_control_group_that_other_programs_share_tells_nothing_of_a_job(
+    line: str, environ: dict[str, str], own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroups, "OWN", tmp_path / "own")
+    assert cgroups.of_a_job(environ) is ("JOB_COMPLETION_INDEX" in environ)
+    (tmp_path / "own").write_text(f"9:pids:/x\n{line}\n")
+    assert cgroups.of_a_job(environ) is own
+
+
 def test_fewer_cards_than_there_are_are_those_with_most_room(tmp_path: Path) -> None:
     found = machine(tmp_path, "held")
     assert [found.cards.index(card) for card in found.choice(1).cards] == [0]
