@@ -114,6 +114,11 @@ class Bed:
         done = [self.cluster.run(*words, self.job_id, check=False) for words in (queue, accounting)]
         return "\n".join(one.stdout + one.stderr for one in done)
 
+    def takes_both_nodes(self) -> str:
+        """A job of a higher partition, for a second: its number."""
+        whole = ("-p", "high", "-N2", "-c64", "-o", "/dev/null", "--chdir=/tmp", "--wrap", "sleep 1")
+        return self.cluster.run("sbatch", "--parsable", *whole).stdout.strip()
+
     def control(self, *words: str) -> None:
         self.cluster.run("scontrol", *words)
 
@@ -239,14 +244,16 @@ def requeued_and_held(on: Bed) -> None:
 
 def preempted(on: Bed) -> None:
     on.started()
-    on.cluster.run("sbatch", "-p", "high", "-N2", "-c64", "-o", "/dev/null", "--chdir=/tmp", "--wrap", "sleep 1")
+    other = on.takes_both_nodes()
     (on.folder / "go").touch()
     until(lambda: on.cluster.job(on.job_id)["JobState"] == "PENDING", lambda: on.cluster.job(on.job_id))
+    on.cluster.wait(other)  # cancelled while it starts, it would keep its nodes for minutes
 
 
 def preempted_for_good(on: Bed) -> None:
     on.started(partition="killing")
-    on.cluster.run("sbatch", "-p", "high", "-N2", "-c64", "-o", "/dev/null", "--chdir=/tmp", "--wrap", "sleep 1")
+    other = on.takes_both_nodes()
+    on.cluster.wait(other)
     on.cluster.until(lambda: on.cluster.run("scontrol", "show", "job", on.job_id, check=False).returncode, "forgetting")
 
 

@@ -141,7 +141,7 @@ class Cluster:
     def wait_for_nodes(self) -> None:
         """Wait until every node is ready for a job."""
         for node in ("n1", "n2"):
-            self.until(lambda node=node: self._state(node) == "idle", node)
+            self.until(lambda node=node: self._state(node) == "IDLE", node)
 
     def start_again(self, job_id: str, *, ended: bool = False, timeout_s: float = STARTED_S) -> dict[str, str]:
         """A requeued job when it is running (when it has `ended`), without the two minutes that Slurm lets it wait.
@@ -182,7 +182,7 @@ class Cluster:
 
     def start_slurmd(self, node: str) -> None:
         self.daemon(*self._slurmd(node), log=f"slurmd-{node}")
-        self.until(lambda: self._state(node) == "idle", node)
+        self.until(lambda: self._state(node) == "IDLE", node)
 
     @contextlib.contextmanager
     def login_file(self, text: str) -> Iterator[None]:
@@ -242,8 +242,9 @@ class Cluster:
             self.start_slurmd(node)
 
     def _state(self, node: str) -> str:
-        words = ("--noheader", "--Node", "--format=%T", "--partition=low", f"--nodes={node}")
-        return self.run("sinfo", *words, check=False).stdout.strip()
+        # sinfo of 24.11 goes on to call a node mixed after the job that it was taken from has gone.
+        shown = self.run("scontrol", "--oneliner", "show", "node", node, check=False).stdout
+        return next((word.partition("=")[2] for word in shown.split() if word.startswith("State=")), "")
 
     def daemon(self, *command: str, log: str = "") -> None:
         with open(self.dir / f"{log or command[0]}.log", "wb") as output:
