@@ -66,7 +66,9 @@ def _check_seen(spec: JobSpec, named: Mapping[str, str | None]) -> None:
         inside = os.path.normpath(os.path.join(image.WORK_DIR, root))
         if root and not any(Path(inside).is_relative_to(mount.target) for mount in mounts(spec)):
             bind = root if os.path.isabs(root) else f"{os.path.join(spec.project_dir, root)}:{inside}"
-            raise ConfigError(f"{setting}={root} would not be seen in the container: add BINDS={bind}")
+            raise ConfigError(
+                "would not be seen in the container", name=setting, given=root, advice=f"add BINDS={bind}"
+            )
 
 
 def _check_data_seen(spec: JobSpec, dataset: Dataset) -> None:

@@ -155,8 +155,8 @@ def test_submit_needs_the_image_and_no_environment(checkout: Path, tmp_path: Pat
     (checkout / "a.sif").touch()
     for file, text, said in (
         (".env", "HF_HOME=/big/hf\n", ".env says HF_HOME=/big/hf, which a container would not see: say ENVIRONMENT="),
-        (".env", "IMAGE_ROOT=/pictures\n", "image_root=/pictures would not be seen in the container: add BINDS=/pict"),
-        (".env", f"CONFIG_FILE={checkout}/a.yaml\n", f"image_root=pics would not be seen in the container: add BINDS="
+        (".env", "IMAGE_ROOT=/pictures\n", "image_root=/pictures: would not be seen in the container: add BINDS=/pict"),
+        (".env", f"CONFIG_FILE={checkout}/a.yaml\n", f"image_root=pics: would not be seen in the container: add BINDS="
          f"{checkout}/pics:/workspace/pics"),
     ):  # fmt: skip
         (checkout / "a.yaml").write_text("image_root: pics\n")

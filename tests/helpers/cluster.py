@@ -25,7 +25,7 @@ START_S = 60
 SETTLED_S = 3
 # Slurm starts a requeued job by itself after two minutes. Seldom a slurmstepd lingers, and then so long must be waited.
 STARTED_S = 240
-UNDER_WAY = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
+UNDER_WAY = ("PENDING", "CONFIGURING", "RUNNING", "SIGNALING", "COMPLETING", "SUSPENDED")
 
 SLURM_CONF = """\
 ClusterName=trainyard
@@ -125,7 +125,7 @@ class Cluster:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             job = self.job(job_id)
-            if job["JobState"] not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED"):
+            if job["JobState"] not in UNDER_WAY:
                 return job
             time.sleep(0.2)
         self.run("scancel", job_id, check=False)

@@ -220,8 +220,10 @@ def load_model_config(model: str) -> Any:
         writes = auto_class(config)._model_mapping[type(config)].can_generate()
     if not writes:
         raise ConfigError(
-            f"MODEL={model}: {config.model_type} writes no text (it classifies, or moves a robot): give a model that "
-            "answers in words, as google/gemma-3-4b-it does"
+            f"{config.model_type} writes no text (it classifies, or moves a robot): give a model that answers "
+            "in words, as google/gemma-3-4b-it does",
+            name="MODEL",
+            given=model,
         )
     check_unquantized(model, config.to_dict())
     return config

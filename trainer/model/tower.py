@@ -43,7 +43,8 @@ def load_tower(model: str, *, dtype: torch.dtype, device: Any) -> Any:
             use_safetensors=True, output_loading_info=True,
         )  # fmt: skip
     if lacking := sorted(found["missing_keys"]):
-        raise ConfigError(f"MODEL={model} lacks {len(lacking)} weights of its image tower ({lacking[0]}, ...)")
+        problem = f"lacks {len(lacking)} weights of its image tower ({lacking[0]}, ...)"
+        raise ConfigError(problem, name="MODEL", given=model)
     tower.__class__ = kind
     return tower.requires_grad_(False).eval()
 

@@ -46,7 +46,7 @@ def test_a_folder_that_only_the_files_of_settings_name_is_refused_unless_it_is_m
             return str(error)
         return ""
 
-    unseen = f"{setting}=%s would not be seen in the container: add BINDS=%s"
+    unseen = f"{setting}=%s: would not be seen in the container: add BINDS=%s"
     assert check("/away/kept") == unseen % ("/away/kept", "/away/kept")
     assert check("kept") == unseen % ("kept", f"{tmp_path}/kept:/workspace/kept")
     assert check("/away/kept", binds=("/away",)) == check("runs/kept") == ""

@@ -143,14 +143,22 @@ def test_free_text_is_not_scored(processor: Any, records: tuple[Record, ...], an
     assert find_choices(processor, some, "a" if answers[0][0] == "{" else None) == reason
 
 
+FEW = {1: "5.5 to 94.5%", 2: "9.5 to 90.5%", 4: "15.0 to 85.0%"}  # Wilson's intervals, by hand
+
+
+def few(answers: int) -> str:
+    return f"held out to score: {answers} are few: 50% right may be anything from {FEW[answers]}; hold out more"
+
+
 @pytest.mark.parametrize(
     ("held_out", "settings", "lines"),
     [
-        ([UP, DOWN], {}, ["actions (a): up, down"]),
+        ([UP, DOWN], {}, [few(2), "actions (a): up, down"]),
         (
             [UP, '{"a": "back"}', '{"a": "side"}', '{"b": 1}'],
             {"eval_samples": 0},
             [
+                few(4),
                 "actions (a): up, down",
                 "3 of 4 held-out answers have actions that cannot be chosen: back, side, (unreadable) "
                 "(see answer_field and actions)",
@@ -161,6 +169,7 @@ def test_free_text_is_not_scored(processor: Any, records: tuple[Record, ...], an
             [DOWN],
             {"actions": "up,dwon"},
             [
+                few(1),
                 "actions (a): up, dwon",
                 "1 of 1 held-out answers have actions that cannot be chosen: down (see answer_field and actions)",
             ],
