@@ -221,7 +221,8 @@ def test_wandb_watches_the_trained_parameters_alone(
         trained = {re.sub(r"(lora_[AB])", r"\1.default", name) for name in stored.keys()}  # noqa: SIM118
     counts = Counter(key for row in service.seen()["history"] for key in row if key.startswith(("grad", "param")))
     kinds = {"all": ("gradients", "parameters"), "false": ()}.get(watch, (watch.lower(),))
-    assert counts == {f"{kind}/{name}": 2 for kind in kinds for name in trained}
+    assert set(counts) == {f"{kind}/{name}" for kind in kinds for name in trained}
+    assert set(counts.values()) <= {1, 2}  # W&B starts beside the training, and may come after the second step
 
 
 @pytest.mark.parametrize("world", [1, 2])
