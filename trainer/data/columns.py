@@ -20,6 +20,8 @@ QUESTION, ANSWER, CONTEXT, HISTORY, TEXTS = "question", "output", "context", "hi
 PAIRS = ("chosen", "rejected")
 CONVERSATIONS = ("messages", "conversations")
 TURN_KEYS = ("role", "content")
+# The keys of a turn: the speaker, and the text. Both kinds of lists of turns occur with either pair.
+TURN_PAIRS = (TURN_KEYS, ("from", "value"))
 # Alpaca and LLaMA-Factory, ms-swift, TRL, PaliGemma, visual question answering.
 QUESTIONS = ("question", "query", "instruction", "prompt", "prefix")
 ANSWERS = ("output", "response", "completion", "suffix", "answer")
@@ -121,7 +123,10 @@ def _as_messages(entry: dict[str, Any]) -> dict[str, Any]:
 
 def suggest(entry: dict[str, Any], lacking: Sequence[str], is_text: Callable[[str, Any], bool]) -> str:
     """A `columns` setting that would read a record which lacks `lacking`: its only other keys of texts, as `is_text`
-    tells, in their order; "" where several keys would do."""
+    tells, in their order, or its only list of turns; "" where several keys would do."""
+    talks = [name for name, value in entry.items() if _is_conversation(value) and not re.search(r"[,=]", name)]
+    if len(talks) == 1 and QUESTION in lacking:
+        return f"messages={talks[0]}"
     found = [name for name, value in entry.items() if is_text(name, value) and not re.search(r"[,=]|^\s|\s$", name)]
     if len(found) != len(lacking):
         return ""
@@ -135,6 +140,13 @@ def suggest(entry: dict[str, Any], lacking: Sequence[str], is_text: Callable[[st
 
 def _is_turns(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(turn, dict) for turn in value)
+
+
+def _is_conversation(value: Any) -> bool:
+    """Whether `value` is a list of turns that say who speaks, and what."""
+    return (
+        _is_turns(value) and bool(value) and all(any(turn.keys() >= {*pair} for pair in TURN_PAIRS) for turn in value)
+    )
 
 
 def as_list(text: str) -> Any:

@@ -29,6 +29,7 @@ from trainer.data.columns import (
     PAIRS,
     QUESTION,
     QUESTIONS,
+    TURN_PAIRS,
     as_known,
     as_list,
     suggest,
@@ -42,8 +43,6 @@ from trainer.data.turns import Form, FormError, Picture, Role, Turn
 FLAT_KEYS = (CONTEXT, QUESTION, ANSWER)
 IMAGE_KEYS = ("image", "images", "frames")
 FRAMES = 4
-# The keys of a turn: the speaker, and the text. Both kinds of lists of turns occur with either pair.
-TURN_KEYS = (("role", "content"), ("from", "value"))
 # The keys that are read beside the turns, by the key of the turns (None: the flat form).
 READ: dict[str | None, frozenset[str]] = {
     key: frozenset((*IMAGE_KEYS, "system", *((key,) if key else FLAT_KEYS))) for key in (None, *CONVERSATIONS)
@@ -171,13 +170,13 @@ def _lacks(given: dict[str, Any], lacking: list[str]) -> FormError:
             return False
         return isinstance(value, str) or (lacking == [ANSWER] and isinstance(value, dict))
 
-    texts = [name for name, value in given.items() if is_text(name, value)]
-    if len(texts) < len(lacking) == 2 and texts:
-        return FormError(f"{said}; columns: answer={texts[0]} learns that", lacks, cure="question")
     if columns := suggest(given, lacking, is_text):
         shows = next((name for name in given if kind_of_name(name) == PICTURES and isinstance(given[name], str)), "")
         shows = f",image={shows}" if shows and not any(given.get(key) for key in IMAGE_KEYS) else ""
-        said += f"; columns: {columns}{shows} would read it"
+        return FormError(f"{said}; columns: {columns}{shows} would read it", lacks, cure="form")
+    texts = [name for name, value in given.items() if is_text(name, value)]
+    if len(texts) < len(lacking) == 2 and texts:
+        return FormError(f"{said}; columns: answer={texts[0]} learns that", lacks, cure="question")
     return FormError(said, lacks, cure="form")
 
 
@@ -188,7 +187,7 @@ def _conversation(entry: dict[str, Any], key: str, unread: list[tuple[str, Any]]
         raise FormError(f": {key} takes a list of turns, got {_short(said)}", f"{key} takes a list of turns")
     turns: list[Said] = [("system", entry["system"], False)] if entry.get("system") else []
     for number, turn in enumerate(said, start=len(turns) + 1):
-        keys = next((both for both in TURN_KEYS if turn.keys() >= {*both}), None) if isinstance(turn, dict) else None
+        keys = next((both for both in TURN_PAIRS if turn.keys() >= {*both}), None) if isinstance(turn, dict) else None
         if keys is None:
             takes = "role and content (or from and value)"
             raise FormError(f": turn {number} of {key} takes {takes}, got {_short(turn)}", f"a turn takes {takes}")

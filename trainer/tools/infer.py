@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from trainer.config import Device
-from trainer.data.columns import ANSWERS, CONVERSATIONS, parse_columns, rename
-from trainer.data.forms import FRAMES, ROLES, TURN_KEYS, read_form
+from trainer.data.columns import ANSWERS, CONVERSATIONS, TURN_PAIRS, parse_columns, rename
+from trainer.data.forms import FRAMES, ROLES, read_form
 from trainer.data.images import Pictures
 from trainer.data.json_text import Found, read_objects, read_stream
 from trainer.data.turns import FormError, Record
@@ -143,7 +143,7 @@ def with_answer(entry: dict[str, Any]) -> dict[str, Any]:
     """The record with an answer added if it has none, since the forms end with an answer."""
     for key in CONVERSATIONS:
         if isinstance(said := entry.get(key), list) and said and isinstance(said[-1], dict):
-            role, text = next(((role, text) for role, text in TURN_KEYS if role in said[-1]), TURN_KEYS[0])
+            role, text = next(((role, text) for role, text in TURN_PAIRS if role in said[-1]), TURN_PAIRS[0])
             answered = said[-1].get(role) in ASSISTANTS
             return entry if answered else {**entry, key: [*said, {role: "assistant", text: ANSWER}]}
     return entry if any(name in entry for name in ANSWERS) else {**entry, "output": ANSWER}

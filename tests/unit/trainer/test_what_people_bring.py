@@ -1,0 +1,365 @@
+"""Sets that people bring, one row each: what is learned of it and said, or in which words it is refused."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.commands import training_command
+from trainer.data.records import load_dataset
+from trainer.outcome import ConfigError
+
+# Two black pixels a side; Pillow is no part of the launch side, where this file is run too.
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000002000000020802000000fdd49a730000000b49444154789c6360400600000e0001a99173b1"
+    "0000000049454e44ae426082"
+)
+GOOD = {"image": "a.png", "question": "which?", "output": "up"}
+LEARNED = ("which?", "up", ["a.png"])
+ALTERNATE = "messages takes turns that alternate user, assistant, behind system turns at most, with an answer"
+PICTURES = (
+    "pictures go under image, images or frames, <image> being their place in the text: rename the key (columns: "
+    "image=KEY does), or remove it"
+)
+OTHERS = "videos, audio and boxes are not shown: leave them out, or write a box as words"
+SWITCHES = (
+    "all answers count alike, and none is compared: leave such records out, remove the key, or write weight 0 or loss "
+    "false, which only shows an answer"
+)
+TEXT = "text_only: true is for a set that is text alone, its markers words"
+CONVERT = training_command("trainer", "convert")
+
+
+def turn(role: str, content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+def talk(*turns: dict[str, Any], **beside: Any) -> dict[str, Any]:
+    return {"images": ["a.png"], "messages": list(turns), **beside}
+
+
+def lines(*records: Any) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def good(**more: Any) -> dict[str, Any]:
+    return {**GOOD, **more}
+
+
+ASKED, SAID = turn("user", "<image>which?"), turn("assistant", "up")
+STEPS = [good(question=f"step {n}", annotation_id=f"t{n // 10}") for n in range(20)]
+IN_BASE64 = base64.b64encode(PNG).decode()
+# (the file, what is learned of its last record: prompt, answers and pictures; the notes)
+READ: dict[str, tuple[str | bytes, tuple[str, str, list[str]], tuple[str, ...]]] = {
+    "a marker within a flat question": (
+        lines(good(question="see <image> now")), ("see \n\n now", "up", ["a.png"]), ()),
+    "a marker of another model within a flat question": (
+        lines(good(question="see <|image|> now")), ("see \n\n now", "up", ["a.png"]), ()),
+    "an img tag within a flat question": (
+        lines(good(question="see <img> now")), ("see \n\n now", "up", ["a.png"]), ()),
+    "a marker of a template within a flat question": (
+        lines(good(question="see {{image}} now")), ("see \n\n now", "up", ["a.png"]), ()),
+    "a marker within a text part": (
+        lines(talk(turn("user", [{"type": "text", "text": "see <image> now"}]), SAID)),
+        ("see \n\n now", "up", ["a.png"]), ()),
+    "loss false on the last answer, as ms-swift writes it": (
+        lines(talk(ASKED, SAID, turn("user", "and?"), turn("assistant", "down", loss=False))), LEARNED, ()),
+    "weight 0 on the first answer, as OpenAI writes it": (
+        lines(talk(ASKED, turn("assistant", "no", weight=0), turn("user", "and?"), turn("assistant", "up", weight=1))),
+        ("which?\n\nno\n\nand?", "up", ["a.png"]),
+        ("1 answers say weight 0 or loss false: shown to the model, and not trained on",)),
+    "two turns of the user behind a system prompt, as OpenAI's example has them": (
+        lines({"messages": [turn("system", "be brief"), turn("user", "which?"),
+                            turn("user", [{"type": "image_url", "image_url": {"url": "a.png"}}]), SAID]}),
+        ("be brief\n\nwhich?", "up", ["a.png"]), ()),
+    "steps of one session under a key that is not known": (
+        lines(*STEPS), ("step 19", "up", ["a.png"]), (
+            "annotation_id has 2 values in 20 records, as sessions do: session_key: annotation_id never divides one "
+            "of them between training and held-out records",)),
+    "a NUL within the text": (lines(good(question="left\0right")), ("left\0right", "up", ["a.png"]), ()),
+    "an answer of nested JSON": (
+        lines(good(output={"press": {"button": "up"}})), ("which?", '{"press": {"button": "up"}}', ["a.png"]),
+        ("1 answers are JSON values, learned as their text, for example '{\"press\": {\"button\": \"up\"}}'",)),
+    "an answer that is false": (
+        lines(good(output=False)), ("which?", "false", ["a.png"]),
+        ("1 answers are JSON values, learned as their text, for example 'false'",)),
+    # The same kinds, further.
+    "lines that are packed and pretty": (
+        gzip.compress(("\n".join(json.dumps(GOOD, indent=1) for _ in range(3))).encode(), mtime=0), LEARNED, ()),
+    "empty lines before, between and behind": (f"\n\n{lines(GOOD)}\n \n{lines(GOOD)}\n", LEARNED, ()),
+    "a separator of lines of Unicode within the text": (
+        json.dumps(good(question="left\u2028right"), ensure_ascii=False), ("left\u2028right", "up", ["a.png"]), ()),
+    "ends of lines of two systems within the text": (
+        lines(good(question="a\rb\r\nc")), ("a\rb\r\nc", "up", ["a.png"]), ()),
+    "a path as Windows writes it": (lines(good(image=".\\a.png")), LEARNED, ()),
+    "a path where a list is usual": (lines({**GOOD, "image": None, "images": "a.png"}), LEARNED, ()),
+    "no picture under one key, one under another": (lines(good(image=None, images=["a.png"])), LEARNED, ()),
+    "a picture's address in a mapping that is a path": (lines(good(image={"url": "a.png"})), LEARNED, ()),
+    "the picture that is read is named among frames of a video": (
+        lines(good(video_frames=["a.png"] * 4)), LEARNED, ("not read: video_frames in 1 records",)),
+    "the choices beside the answer": (lines(good(choices=["up", "down"])), LEARNED, (
+        "not read: choices in 1 records",)),
+    "the thoughts beside an answer": (
+        lines(talk(ASKED, turn("assistant", "up", reasoning_content="so"))), LEARNED,
+        ("not read: reasoning_content in 1 records",)),
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(PNG)
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    return tmp_path
+
+
+def write(path: Path, content: str | bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_people_bring_is_learned(name: str, folder: Path) -> None:
+    content, learned, notes = READ[name]
+    write(folder / "d.jsonl", content)
+    dataset = load_dataset(str(folder / "d.jsonl"), eval_fraction=0)
+    record = dataset.train[-1]
+    assert (record.prompt, record.answer, [path.name for path in record.images]) == learned
+    assert (record.count, dataset.notes, dataset.left_out) == (1, notes, ())
+
+
+# (the record beside a good one, why it is left out; its place is added)
+LEFT_OUT: dict[str, tuple[Any, str, str]] = {
+    "a picture in a bucket": (
+        good(image="s3://walks/a.png"), "a picture at an address", "'s3://walks/a.png' is an address and no file"),
+    "a picture in another bucket": (
+        good(image="gs://walks/a.png"), "a picture at an address", "'gs://walks/a.png' is an address and no file"),
+    "a picture on the hub": (
+        good(image="hf://datasets/you/x/a.png"), "a picture at an address",
+        "'hf://datasets/you/x/a.png' is an address and no file"),
+    "a picture in base64 that is cut off": (
+        good(image=(IN_BASE64 * 900)[:-3]), "a data: address that is no picture in base64",
+        "data:;base64,iVBORw0KGgoAAAANSUh... is no picture in base64"),
+    "a link that leads to itself": (
+        good(image="loop.png"), "a picture is not there", "{folder}/loop.png is not there"),
+    "an answer of spaces": (good(output=" \n"), "the answer is empty", ""),
+    "an answer that is null": (
+        good(output=None), "output takes a string (a list goes in as its JSON text)",
+        "output takes a string (a list goes in as its JSON text), got None"),
+    # The same kinds, further.
+    "a picture on a server of files": (
+        good(image="ftp://x.org/a.png"), "a picture at an address", "'ftp://x.org/a.png' is an address and no file"),
+    "a folder for a picture": (good(image="."), "a picture is not there", "{folder} is no file"),
+    "a path in somebody's home": (good(image="~/a.png"), "a picture is not there", "{folder}/~/a.png is not there"),
+    "a path with a variable": (
+        good(image="$HOME/a.png"), "a picture is not there", "{folder}/$HOME/a.png is not there"),
+    "a path with a NUL": (good(image="a\0.png"), "a picture is not there", "{folder}/a\\x00.png is not there"),
+    "a path that is written from right to left": (
+        good(image="\u202egnp.a"), "a picture is not there", "{folder}/\\u202egnp.a is not there"),
+    "several paths in one text": (
+        {**GOOD, "image": None, "images": "a.png,b.png"}, "a picture is not there",
+        "{folder}/a.png,b.png is not there"),
+    "a list of lists of paths": (
+        {**GOOD, "image": None, "images": [["a.png"]]}, "image takes a path, images and frames a list of paths", ""),
+    "a picture twice, under two keys": (
+        good(images=["b.png"]), "image and images do not go together: give one of them", ""),
+    "a question that is a number": (
+        good(question=7), 'question takes a string (nothing goes in as "")',
+        'question takes a string (nothing goes in as ""), got 7'),
+    "a role that no trainer has": (
+        talk(ASKED, turn("bot", "up")), "role 'bot' of a turn",
+        "role 'bot' of turn 2: it takes system, developer, user, human, assistant, gpt, model"),
+    "the assistant speaks first": (
+        talk(turn("assistant", "hello"), ASKED, SAID), ALTERNATE, f"{ALTERNATE}; got assistant, user, assistant"),
+    "two answers in a row": (talk(ASKED, SAID, SAID), ALTERNATE, f"{ALTERNATE}; got user, assistant, assistant"),
+    "a system turn within the conversation": (
+        talk(ASKED, turn("system", "s"), SAID), ALTERNATE, f"{ALTERNATE}; got user, system, assistant"),
+    "one turn where a list is needed": (
+        {"messages": turn("user", "q")}, "messages takes a list of turns",
+        "messages takes a list of turns, got {'role': 'user', 'content': 'q'}"),
+    "an answer that is a place for a picture": (good(output="<image>"), "only user turns can hold images", ""),
+    "several answers to one question": (
+        {"image": "a.png", "question": "q", "answers": ["up", "down"]}, "lacks output",
+        "lacks output (it has 'image, question, answers')"),
+    "turns under another name": (
+        {"images": ["a.png"], "conversation": [ASKED, SAID]}, "lacks question and output",
+        "lacks question and output (it has 'images, conversation'); columns: messages=conversation would read it"),
+    "turns of ShareGPT under another name": (
+        {"image": "a.png", "name": "walk", "dialog": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "up"}]},
+        "lacks question and output",
+        "lacks question and output (it has 'image, name, dialog'); columns: messages=dialog would read it"),
+    "a record in a text of JSON": (json.dumps(GOOD), "is not an object", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_what_cannot_be_learned_of_it_is_left_out_and_said(name: str, folder: Path) -> None:
+    record, kind, first = LEFT_OUT[name]
+    write(folder / "d.jsonl", lines(GOOD, record))
+    dataset = load_dataset(str(folder / "d.jsonl"), eval_fraction=0)
+    more = f"; the first: {first.replace('{folder}', str(folder))}" if first else ""
+    assert dataset.left_out == (f"1 of 2 records left out: {kind} (d.jsonl line 2{more})",)
+    assert [(r.prompt, r.answer, [path.name for path in r.images]) for r in dataset.train] == [LEARNED]
+
+
+def test_turns_under_another_name_are_read_as_the_refusal_says(folder: Path) -> None:
+    write(folder / "d.jsonl", lines({"image": "a.png", "conversation": [ASKED, SAID]}))
+    assert "columns: messages=conversation would read it" in refusal(str(folder / "d.jsonl"))
+    (record,) = load_dataset(str(folder / "d.jsonl"), columns="messages=conversation", eval_fraction=0).train
+    assert (record.prompt, record.answer, [path.name for path in record.images]) == LEARNED
+
+
+@pytest.mark.parametrize(
+    ("faulty", "record", "said"),
+    [
+        (13, good(output=""), "13 of 100 records left out: the answer is empty (d.jsonl line 1, 2, 3 and 10 more)"),
+        (1, good(image="gone.png"), "1 of 100 records left out: a picture is not there (d.jsonl line 1; the first: "
+                                    "{folder}/gone.png is not there)"),
+    ],
+    ids=["empty answers", "a missing picture"],
+)  # fmt: skip
+def test_a_fault_of_some_records_of_many_leaves_the_others(faulty: int, record: Any, said: str, folder: Path) -> None:
+    write(folder / "d.jsonl", lines(*[record] * faulty, *[GOOD] * (100 - faulty)))
+    dataset = load_dataset(str(folder / "d.jsonl"), eval_fraction=0)
+    assert (len(dataset.train), dataset.left_out) == (100 - faulty, (said.replace("{folder}", str(folder)),))
+
+
+def test_text_in_base64_that_is_no_picture_is_a_line_that_can_be_read(folder: Path) -> None:
+    write(folder / "d.jsonl", lines(GOOD, good(image=base64.b64encode(b"no picture" * 10_000).decode())))
+    (said,) = load_dataset(str(folder / "d.jsonl"), eval_fraction=0).left_out
+    assert said.startswith(f"1 of 2 records left out: a picture is not there (d.jsonl line 2; the first: {folder}/bm8g")
+    assert len(said) < 700 and said.endswith("... is not there)")
+
+
+def lost(what: str, *advice: str) -> str:
+    means = "and it says what to learn" if advice == (SWITCHES,) else "so the model would not see it"
+    text = () if advice == (SWITCHES,) else (TEXT,)
+    return f"{{folder}}/d.jsonl: not read, {means}: {what}; {'; '.join((*advice, *text))}"
+
+
+# (the record beside a good one, the refusal of the set)
+MISSED: dict[str, tuple[Any, str]] = {
+    "videos with their marker": (
+        {"messages": [turn("user", "<video>what?"), SAID], "videos": ["v.mp4"]},
+        lost("'videos' (videos) in 1 records (d.jsonl line 2), '<video>' as text in 1 records (d.jsonl line 2)",
+             OTHERS)),
+    "a path within the text, as SeeClick writes it": (
+        {"conversations": [{"from": "user", "value": "Picture 1: <img>img/0.png</img>\nwhere?"},
+                           {"from": "assistant", "value": "(12,30)"}]},
+        lost("'<img>...</img>' as text in 1 records (d.jsonl line 2)", PICTURES)),
+    # The same kinds, further.
+    "two keys of pictures, one of which is read": (
+        good(image_path="b.png"), lost("'image_path' (pictures) in 1 records (d.jsonl line 2)", PICTURES)),
+    "a picture of depths": (
+        good(depth_map="b.png"), lost("'depth_map' (pictures) in 1 records (d.jsonl line 2)", PICTURES)),
+    "frames that are not read yet": (
+        good(video_frames=["a.png", "b.png"]), lost("'video_frames' (pictures) in 1 records (d.jsonl line 2)",
+                                                    PICTURES)),
+    "a picture in Markdown": (
+        good(question="![s](b.png) which?"), lost("'![s](b.png)' as text in 1 records (d.jsonl line 2)", PICTURES)),
+    "parts of an answer that are learned, as Axolotl writes them": (
+        talk(ASKED, turn("assistant", "up", train_detail=[{"begin_offset": 0, "end_offset": 1, "train": False}])),
+        lost("'train_detail' (what is learned) in 1 records (d.jsonl line 2)", SWITCHES)),
+}  # fmt: skip
+
+
+def refusal(data: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_dataset(data)
+    assert caught.value.exit_code == 78
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", MISSED)
+def test_what_the_model_would_miss_is_refused(name: str, folder: Path) -> None:
+    record, said = MISSED[name]
+    write(folder / "d.jsonl", lines(GOOD, record))
+    assert refusal(str(folder / "d.jsonl")) == said.replace("{folder}", str(folder))
+
+
+def converted(kind: str, first: str, data: str = "{folder}", out: str = "{name}-records") -> str:
+    return f"DATA={data}: holds {kind} files ({first}) and no JSON: {CONVERT} {data} {out}"
+
+
+TAR = b"0.png".ljust(257, b"\0") + b"ustar\0"
+# (the files of a folder, DATA, the refusal)
+FOLDERS: dict[str, tuple[Mapping[str, str | bytes], str, str]] = {
+    "a snapshot of the hub": (
+        {"README.md": "", "data/train-00000-of-00001.parquet": b"PAR1"}, "{folder}",
+        converted("parquet", "train-00000-of-00001.parquet")),
+    "pictures with metadata.jsonl": (
+        {"0.png": PNG, "metadata.jsonl": lines({"file_name": "0.png", "text": "up"})}, "{folder}",
+        f"DATA={{folder}}: is a folder of pictures with metadata.jsonl: {CONVERT} {{folder}} {{name}}-records"),
+    "pictures with metadata.csv": (
+        {"train/0.png": PNG, "train/metadata.csv": "file_name,text\n0.png,up\n"}, "{folder}",
+        converted("png", "0.png")),
+    "pictures in a folder for each class": ({"train/up/0.png": PNG}, "{folder}", converted("png", "0.png")),
+    "shards of webdataset": ({"s-000000.tar": TAR}, "{folder}", converted("tar", "s-000000.tar")),
+    "one shard of webdataset": (
+        {"s-000000.tar": TAR}, "{folder}/s-000000.tar",
+        converted("tar", "s-000000.tar", "{folder}/s-000000.tar", "s-000000-records")),
+    "a table of commas": (
+        {"d.csv": "image,question,output\n"}, "{folder}/d.csv",
+        converted("csv", "d.csv", "{folder}/d.csv", "d-records")),
+    "a table of commas called jsonl": (
+        {"d.jsonl": "image,question,output\na.png,q,up\n"}, "{folder}/d.jsonl",
+        f"{{folder}}/d.jsonl is a table with commas between its cells, and no JSON: name it d.csv, then {CONVERT} "
+        "{folder}/d.csv d-records"),
+    "another bucket": (
+        {}, "gs://you/walks",
+        "DATA=gs://you/walks: is an address, which is not read: copy it to a folder with gs's own tool"),
+    # The same kinds, further.
+    "a table of tabs": (
+        {"d.tsv": "image\tquestion\toutput\n"}, "{folder}/d.tsv",
+        converted("tsv", "d.tsv", "{folder}/d.tsv", "d-records")),
+    "the page of a set on the hub": (
+        {}, "https://huggingface.co/datasets/you/walks",
+        "DATA=https://huggingface.co/datasets/you/walks: is an address, which is not read: "
+        f"{CONVERT} https://huggingface.co/datasets/you/walks walks-records"),
+    "a file on the web": (
+        {}, "https://x.org/d.jsonl",
+        "DATA=https://x.org/d.jsonl: is an address, which is not read: curl -LO https://x.org/d.jsonl fetches it"),
+    "a picture for the records": (
+        {"0.png": PNG}, "{folder}/0.png",
+        "DATA={folder}/0.png: is a picture: name the file of records that shows it, or the folder of all pictures"),
+    "objects of Python": (
+        {"d.jsonl": f"{GOOD}\n"}, "{folder}/d.jsonl",
+        "{folder}/d.jsonl record 1 is not JSON (Expecting property name enclosed in double quotes in line 1): nothing "
+        "behind it can be read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_what_is_no_record_says_what_to_do(name: str, tmp_path: Path) -> None:
+    files, data, said = FOLDERS[name]
+    for file, content in files.items():
+        write(tmp_path / "walks" / file, content)
+
+    def fill(text: str) -> str:
+        return text.replace("{folder}", f"{tmp_path}/walks").replace("{name}", "walks")
+
+    assert refusal(fill(data)) == fill(said)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"._train.jsonl": b"\0\5\x16\7", "__MACOSX/._train.jsonl": b"\0\5\x16\7", ".DS_Store": b"\0"},
+        {".ipynb_checkpoints/train-checkpoint.jsonl": lines(GOOD)},
+        {"train.jsonl~": lines(GOOD), "train.jsonl.bak": lines(GOOD)},
+    ],
+    ids=["of macOS", "of Jupyter", "of an editor"],
+)
+def test_what_a_program_leaves_beside_the_records_is_not_learned(
+    beside: Mapping[str, str | bytes], folder: Path
+) -> None:
+    for name, content in {**beside, "train.jsonl": lines(GOOD)}.items():
+        write(folder / name, content)
+    dataset = load_dataset(str(folder), eval_fraction=0)
+    assert ([record.prompt for record in dataset.train], dataset.notes) == (["which?"], ())
