@@ -6,12 +6,9 @@ Pure: the same Plan gives the same bytes. submitit 1.5.4 writes the header and t
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
 
 from launcher.scheduler import Batch
 from planner.job import JobSpec
@@ -87,7 +84,9 @@ def _indices(numbers: Sequence[int]) -> str:
 
 
 def _write(spec: JobSpec, setup: list[str], command: str, *, log_id: str, name: str = "", array: str = "") -> str:
-    write = _writer()
+    from submitit.slurm.slurm import _make_sbatch_string  # imported late: takes 60 ms, and only this function needs it
+
+    write: Callable[..., str] = _make_sbatch_string
     flags = {
         "job_name": name or job_name(spec),
         "account": spec.slurm.account,
@@ -130,16 +129,6 @@ def _write(spec: JobSpec, setup: list[str], command: str, *, log_id: str, name: 
     )
     kept = [line for line in text.split("\n") if not line.startswith(UNWANTED_LINES)]
     return "\n".join(kept).rstrip("\n") + "\n"
-
-
-def _writer() -> Callable[..., str]:
-    """submitit's writer of scripts. The package is entered without its `__init__`, which imports executors and a finder
-    of plugins that no script needs; they would take an eighth of the time of `render`."""
-    if found := importlib.util.find_spec("submitit"):
-        sys.modules.setdefault("submitit", importlib.util.module_from_spec(found))
-    from submitit.slurm.slurm import _make_sbatch_string  # imported late: only this function needs it
-
-    return cast(Callable[..., str], _make_sbatch_string)
 
 
 def job_name(spec: JobSpec) -> str:
