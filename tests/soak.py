@@ -51,7 +51,7 @@ from soaking import (  # noqa: E402
     summary,
     whole,
 )
-from toy_project import make_toy_project  # noqa: E402
+from toy_project import make_snapshot, make_toy_project  # noqa: E402
 from wandb_server import Service  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "soak.json"
@@ -235,12 +235,7 @@ def project(folder: Path, service: Service, step_s: float) -> Iterator[Path]:
     (checkout / "data" / "grid.png").write_bytes(b"not opened")
     line = '{"image": "grid.png", "context": "", "question": "Which button?", "output": "a"}\n'
     (checkout / "data" / "train.jsonl").write_text(line * 2)
-    snapshot = checkout / "hub" / "hub" / "models--google--gemma-3-4b-it" / "snapshots" / "abc"
-    snapshot.mkdir(parents=True)
-    (snapshot.parents[1] / "refs").mkdir()
-    (snapshot.parents[1] / "refs" / "main").write_text("abc")
-    for name in ("config.json", "model.safetensors"):
-        (snapshot / name).write_text("{}")
+    make_snapshot(checkout / "hub")
     (checkout / ".env").touch(mode=0o600)
     (checkout / ".env").write_text(f"WANDB_API_KEY={service.environment['WANDB_API_KEY']}\n")
     environment = {

@@ -29,7 +29,7 @@ from kubelet import Kubelet
 from pods import Containers, Pod
 from programs import until
 from soaking import LONGEST_S, Lost, check_goes_on, check_toy, damage_newest, remove_newest, steps, summary, whole
-from toy_project import make_toy_project
+from toy_project import make_snapshot, make_toy_project
 from wandb_server import Service
 
 WORDS = ("--image", "registry.example.org/trainyard:0.1.0", "--device", "cpu", "--cpus", "2")
@@ -246,12 +246,7 @@ class Training:
 
 
 def _fill_toy(claim: Path, folder: Path) -> Sequence[str]:
-    snapshot = claim / "huggingface" / "hub" / "models--google--gemma-3-4b-it" / "snapshots" / "abc"
-    snapshot.mkdir(parents=True)
-    (snapshot.parents[1] / "refs").mkdir()
-    (snapshot.parents[1] / "refs" / "main").write_text("abc")
-    for name in ("config.json", "model.safetensors"):
-        (snapshot / name).write_text("{}")
+    make_snapshot(claim / "huggingface")
     (claim / "data").mkdir()
     (claim / "data" / "train.jsonl").write_text('{"question": "Which button?", "output": "a"}\n')
     toy = make_toy_project(folder / "toy")

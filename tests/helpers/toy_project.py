@@ -167,3 +167,13 @@ def toy_losses(max_steps: int = 100) -> list[int]:
 
 def read_losses(run_dir: Path) -> list[int]:
     return json.loads((run_dir / "losses.json").read_text())
+
+
+def make_snapshot(home: Path) -> None:
+    """An HF_HOME with a hub's snapshot of the default model, whose files nobody opens."""
+    model = home / "hub" / "models--google--gemma-3-4b-it"
+    (model / "snapshots" / "abc").mkdir(parents=True)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("abc")
+    for name in ("config.json", "model.safetensors"):
+        (model / "snapshots" / "abc" / name).write_text("{}")

@@ -62,7 +62,7 @@ def _as_it_takes_them(processor: Any, texts: list[str], pictures: list[list[Imag
             raise
         try:  # GOT-OCR takes the pictures of all texts in one list
             return dict(processor(images=[one for some in pictures for one in some], **options))
-        except Exception:
+        except Exception:  # the first refusal is the one to tell
             pass
         raise
 
