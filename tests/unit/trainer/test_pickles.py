@@ -130,7 +130,9 @@ def test_an_adapter_is_lora_as_training_writes_it_and_nothing_more(tmp_path: Pat
     from trainer.results.adapter_file import check_adapter
 
     paths = (r"model\.language_model\.layers\.\d+\.q_proj", r"lm\-head")
-    anatomy: Any = SimpleNamespace(linears=paths, vision_linears=(r"tower\.x",), unused=("a.b-c",))
+    anatomy: Any = SimpleNamespace(
+        linears=paths, vision_linears=(r"tower\.x",), unused=("a.b-c",), decoder="model.language_model"
+    )
     for vision in ("frozen", "lora"):
         made = LoraConfig(r=8, lora_dropout=0.05, target_modules=target_pattern(anatomy, vision), task_type="CAUSAL_LM")
         made.save_pretrained(tmp_path)

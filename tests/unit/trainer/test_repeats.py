@@ -122,7 +122,7 @@ def test_a_rank_with_nothing_to_learn_keeps_in_step_under_zero3(tmp_path: Path, 
         file.write(json.dumps({"image": None, "context": "", "question": "long?", "output": "go on " * 300}) + "\n")
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT / "tests" / "zero3_on_cpu"), "DS_ACCELERATOR": "cpu",
-        "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions"), "WANDB_MODE": "offline", "WANDB_WATCH": "all",
+        "WANDB_MODE": "offline", "WANDB_WATCH": "all",
         "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }  # fmt: skip
     found, said = [], []
