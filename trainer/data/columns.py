@@ -18,6 +18,7 @@ from trainer.text import nearest, shown
 AUTO = "auto"
 QUESTION, ANSWER, CONTEXT, HISTORY, TEXTS = "question", "output", "context", "history", "texts"
 PAIRS = ("chosen", "rejected")
+ASKS = ("user", "human")
 CONVERSATIONS = ("messages", "conversations")
 TURN_KEYS = ("role", "content")
 # The keys of a turn: the speaker, and the text. Both kinds of lists of turns occur with either pair.
@@ -61,8 +62,10 @@ def rename(entry: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     outer = {name: key for name, key in columns.items() if key not in TURN_KEYS}
     if outer and not any(name in entry for name in outer):
         raise FormError(f" lacks {', '.join(outer)}, which columns names")
-    renamed = {f"{name} (beside columns)" if name in outer.values() and name not in outer else outer.get(name, name):
-               value for name, value in entry.items()}  # fmt: skip
+    # Who names the better answer of a pair has chosen it.
+    beside = {*outer.values(), *PAIRS[1:]} if PAIRS[0] in outer else {*outer.values()}
+    renamed = {f"{name} (beside columns)" if name in beside and name not in outer else outer.get(name, name): value
+               for name, value in entry.items()}  # fmt: skip
     for key in CONVERSATIONS if inside else ():
         if isinstance(said := renamed.get(key), list):
             renamed[key] = [{inside.get(k, k): v for k, v in turn.items()} if isinstance(turn, dict) else turn
@@ -77,7 +80,7 @@ def as_known(entry: dict[str, Any]) -> dict[str, Any]:
         if isinstance(entry.get(key), str):  # tables hold turns as JSON text
             entry = {**entry, key: _parsed(entry[key])}
         if entry.get(key) or (key in entry and not any(entry.get(name) for name in QUESTIONS)):
-            return entry
+            return _with_answer(entry, key)
     if _is_exchanges(entry.get(TEXTS)):
         return _as_messages(entry)
     entry = {key: value for key, value in entry.items() if key not in CONVERSATIONS}
@@ -104,6 +107,20 @@ def as_known(entry: dict[str, Any]) -> dict[str, Any]:
         return known
     read = (CONTEXT, QUESTION, ANSWER, HISTORY) if history else (QUESTION, ANSWER)
     return {**{name: value for name, value in known.items() if name not in read}, "messages": turns}
+
+
+def _with_answer(entry: dict[str, Any], key: str) -> dict[str, Any]:
+    """The record with the answer that stands beside a conversation without one as its last turn."""
+    turns = entry[key]
+    if not _is_turns(turns) or not turns or not any(turns[-1].get(name) in ASKS for name in ("role", "from")):
+        return entry
+    names = [name for name in ANSWERS if entry.get(name) not in (None, "")]
+    if len(names) != 1:
+        return entry
+    answer = entry[names[0]]
+    last = answer if _is_conversation(answer) else [answer]
+    last = last if _is_conversation(last) else [dict(zip(TURN_KEYS, ("assistant", answer), strict=True))]
+    return {**{name: value for name, value in entry.items() if name not in names}, key: [*turns, *last]}
 
 
 def _is_exchanges(value: Any) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 from trainer.data.turns import FormError
 
+PREFERENCES = ("preferred_output", "non_preferred_output")  # of OpenAI
 # The keys of a batch file's lines, at OpenAI and at Anthropic.
 ID, REQUESTS, RESULTS = "custom_id", ("body", "params"), ("response", "result")
 
@@ -24,7 +25,12 @@ def fault(entry: dict[str, Any]) -> FormError | None:
             " is a request of a batch file, and its answer is in the batch's output: add the answer to its messages, "
             "as a turn of role assistant"
         )
-    if _inside(entry, RESULTS):
+    if entry.keys() >= {*PREFERENCES}:
+        return FormError(
+            " is a pair of answers in OpenAI's form, and none is compared: to learn the preferred one, write the "
+            "messages of its input and its preferred_output as one list under messages"
+        )
+    if ID in entry and entry.keys() & {*RESULTS}:
         return FormError(
             " is an answer of a batch, and its question is in the batch's input: add the answer to the messages "
             "with the same custom_id there, as a turn of role assistant"

@@ -40,6 +40,7 @@ from trainer.data.names import PICTURES, is_quiet, kind_of_name
 from trainer.data.places import PLACES, Parts, may_hold_marker, put_pictures
 from trainer.data.turns import Form, FormError, Picture, Role, Turn
 
+PAIR_CURE = "columns: {}=chosen learns chosen, and not which of the two is better"
 FLAT_KEYS = (CONTEXT, QUESTION, ANSWER)
 IMAGE_KEYS = ("image", "images", "frames")
 FRAMES = 4
@@ -49,8 +50,10 @@ READ: dict[str | None, frozenset[str]] = {
 }
 # The keys by which OpenAI and ms-swift say whether an answer is learned: the value for no, and for yes.
 LEARNED_BY = {"weight": (0, 1), "loss": (False, True)}
-# In a turn, Axolotl's keys too.
-TURN_LEARNED_BY = {**LEARNED_BY, "train": (False, True), "training": (False, True)}
+# In a turn, Axolotl's and torchtune's keys too.
+TURN_LEARNED_BY = {
+    **LEARNED_BY, "train": (False, True), "training": (False, True), "mask": (True, False), "masked": (True, False),
+}  # fmt: skip
 # Tool calls of an answer: learned without them, it would be another answer.
 CALLS = ("tool_calls", "function_call")
 # The keys of a picture in a part of a turn; the keys that are read of each type of part.
@@ -162,8 +165,8 @@ def _lacks(given: dict[str, Any], lacking: list[str]) -> FormError:
     lacks = f"lacks {' and '.join(lacking)}"
     said = f" {lacks} (it has {_short(', '.join(given))})"
     if given.keys() >= {*PAIRS}:
-        how = f"columns: answer={PAIRS[0]} learns {PAIRS[0]}, and not which of the two is better"
-        return FormError(f"{said}; {how}", f"{lacks}, and is a pair to choose from", cure="form")
+        column = "messages" if QUESTION in lacking and isinstance(given[PAIRS[0]], list) else "answer"
+        return FormError(f"{said}; {PAIR_CURE.format(column)}", f"{lacks}, and is a pair to choose from")
 
     def is_text(name: str, value: Any) -> bool:
         if name in (*FLAT_KEYS, *QUESTIONS, *ANSWERS, *CONTEXTS) or is_quiet(name) or kind_of_name(name):
@@ -215,6 +218,12 @@ def _conversation(entry: dict[str, Any], key: str, unread: list[tuple[str, Any]]
     alternating = roles[1:] if roles[0] == "system" else roles
     answered = alternating[:-1] if alternating[-1:] == ["user"] else alternating
     if not answered or answered != ["user", "assistant"] * (len(answered) // 2):
+        if not answered and entry.keys() >= {*PAIRS}:
+            more = "and has no other answer"
+            raise FormError(
+                f" is a pair to choose from ({', '.join(PAIRS)}), {more}; {PAIR_CURE.format('answer')}",
+                f"is a pair to choose from, {more}",
+            )
         wanted = f"{key} takes turns that alternate user, assistant, behind system turns at most, with an answer"
         raise FormError(f": {wanted}; got {', '.join(roles)}", wanted)
     return turns
@@ -236,10 +245,11 @@ def _is_learned(name: str, value: Any, number: int, role: Role) -> bool:
     if not isinstance(value, int | float) or value not in TURN_LEARNED_BY[name]:
         takes = f"it takes {yes} (learned) or {no} (only shown)"
         raise FormError(f": {name} {_short(value)} of turn {number}: {takes}", f"{name} of a turn: {takes}")
-    if value and role != "assistant":
+    learned = value == TURN_LEARNED_BY[name][1]
+    if learned and role != "assistant":
         said = f"which is the {role}'s: only answers are learned"
         raise FormError(f": {name} {yes} of turn {number}, {said}", f"{name} {yes} of a turn {said}")
-    return bool(value)
+    return learned
 
 
 def _parts(

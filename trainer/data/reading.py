@@ -24,7 +24,7 @@ from trainer.text import nearest, shown
 
 LONGEST_SHARED = 200
 """Most characters of an answer that may be an action."""
-IDLE = "weight 0 or loss false leaves no answer to learn"
+IDLE = "weight 0, loss false or mask true leaves no answer to learn"
 
 
 class Row(NamedTuple):

@@ -190,7 +190,7 @@ def _notes(records: Sequence[Record], reader: Reader, learn: Learn) -> tuple[str
     if answers > len(records):
         notes.append(f"{answers} answers of {len(records)} records are learned (learn: last takes the last ones alone)")
     if shown:
-        why = "are not the last of their record" if learn == "last" else "say weight 0 or loss false"
+        why = "are not the last of their record" if learn == "last" else "say weight 0, loss false or mask true"
         notes.append(f"{shown} answers {why}: shown to the model, and not trained on")
     if reader.as_json:
         first = shown_text(next(iter(reader.as_json)))

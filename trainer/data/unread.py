@@ -15,21 +15,13 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from trainer.data.answers import json_object
-from trainer.data.columns import ANSWERS, CONVERSATIONS
 from trainer.data.inline import BASE64_MAGIC
 from trainer.data.names import AUDIO, BOXES, PICTURES, VIDEOS, is_quiet, kind_of_name
 from trainer.data.places import LIKE_A_PLACE, PLACEHOLDER, PLACES, may_hold_marker
+from trainer.data.switches import switches
 from trainer.data.turns import Form
 
 SWITCHES = "what is learned"
-# Keys by which other trainers say how much of a record or an answer is learned; the values 1 and true change nothing.
-SWITCHED_BY = {
-    "loss_weight", "loss_weights", "loss_mask", "loss_scale", "label_mask", "train_mask", "train_detail", "trainable",
-    "sample_weight", "kto_tag",
-}  # fmt: skip
-# An answer that is worse than the record's own, as ms-swift and TRL write it.
-WORSE = {"rejected", *(f"rejected_{name}" for name in ("responses", "answers", *ANSWERS, *CONVERSATIONS))}
 SUFFIXES = {
     suffix: kind
     for kind, suffixes in {
@@ -87,7 +79,7 @@ class Unread:
         self._bare += not (form.no_picture or self._text_only or form.pictures)
         for name in dict.fromkeys(name for name, _ in held) if held else ():
             self._keys[name] += 1
-        lost = [(f"{name!r} ({SWITCHES})", SWITCHES) for name, value in held if _switches(name, value, form)]
+        lost = [(f"{name!r} ({SWITCHES})", SWITCHES) for name, value in held if switches(name, value, form)]
         if form.marked and form.pictures:
             found = (found[0].lower() for text in _asked(form) for found in LIKE_A_PLACE.finditer(text))
             # A known place with a number that comes again speaks of a picture that was shown.
@@ -184,8 +176,8 @@ class Unread:
                "(columns: image=KEY does), or remove it"] if PICTURES in kinds else []),
             *(["videos, audio and boxes are not shown: leave them out, or write a box as words"]
               if kinds - {PICTURES, SWITCHES} else []),
-            *(["all answers count alike, and none is compared: leave such records out, remove the key, or write weight "
-               "0 or loss false, which only shows an answer"] if SWITCHES in kinds else []),
+            *(["answers alone are learned, all alike, and none is compared: leave such records out, remove the key, or "
+               "write weight 0 or loss false, which only shows an answer"] if SWITCHES in kinds else []),
             *(["text_only: true is for a set that is text alone, its markers words"] if kinds - {SWITCHES} else []),
         ]  # fmt: skip
         means = "so the model would not see it" if kinds - {SWITCHES} else "and it says what to learn"
@@ -221,24 +213,6 @@ def _has_place(form: Form) -> bool:
 def _asked(form: Form) -> Iterator[str]:
     """The texts of the user's turns."""
     return (part for turn in form.turns if turn.role == "user" for part in turn.parts if isinstance(part, str))
-
-
-def _switches(name: str, value: Any, form: Form) -> bool:
-    """Whether a key asks for a record, or a part of it, to be learned less than the others, or otherwise."""
-    name = name.lower()
-    if name in SWITCHED_BY:
-        return any(each != 1 for each in (value if isinstance(value, list) else [value]))
-    if name in WORSE:
-        return isinstance(value, (str, list, dict))
-    if name == "label":  # of KTO; elsewhere the class of a picture, which the answer then says
-        return value is False and not any(_says_no(turn.text) for turn in form.turns if turn.role == "assistant")
-    return name == "weight" and isinstance(value, float) and 0 < value < 1
-
-
-def _says_no(answer: str) -> bool:
-    """Whether an answer is a no, or JSON that holds one."""
-    held = (json_object(answer) or {}).values()
-    return any(value is False for value in held) or bool(re.fullmatch(r"\W*(no|false|0)\W*", answer, re.IGNORECASE))
 
 
 def _basename(path: str) -> str:

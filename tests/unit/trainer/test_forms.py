@@ -250,11 +250,11 @@ def test_a_record_without_an_answer_to_learn_is_left_out(tmp_path: Path) -> None
     dataset = load_dataset(write(tmp_path, weighted(weight_1=0), *idle), eval_fraction=0, text_only=True)
     assert [record.answers for record in dataset.train] == [("down", "left")]
     assert dataset.left_out == (
-        "3 of 4 records left out: weight 0 or loss false leaves no answer to learn (d.jsonl line 2, 3, 4)",
+        "3 of 4 records left out: weight 0, loss false or mask true leaves no answer to learn (d.jsonl line 2, 3, 4)",
     )
     assert dataset.notes == (
         "2 answers of 1 records are learned (learn: last takes the last ones alone)",
-        "1 answers say weight 0 or loss false: shown to the model, and not trained on",
+        "1 answers say weight 0, loss false or mask true: shown to the model, and not trained on",
     )
     last = load_dataset(write(tmp_path, weighted(weight_1=0), weighted(loss_3=False)), text_only=True, learn="last")
     assert [record.answers for record in last.train] == [("left",)]

@@ -106,7 +106,7 @@ def test_a_picture_in_base64_is_read_however_it_is_called(make: Any, folder: Pat
         (line(output=["up"]), "a list goes in as its JSON text"),
         (line(image="b%20b.png"), "b%20b.png is not there"),
         (line(image="x" * 100_000), "x... is not there"),
-        (line(weight=0), "weight 0 or loss false leaves no answer to learn"),
+        (line(weight=0), "weight 0, loss false or mask true leaves no answer to learn"),
         (line(image=True), "image takes a path"),
         (json.dumps(talk({"content": None})), "turn 2 takes text or a list of parts, got None"),
         (json.dumps(talk({"content": "up", "tool_calls": [{"function": {"name": "press"}}]})), "turn 2 has tool_calls"),

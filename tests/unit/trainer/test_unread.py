@@ -272,7 +272,7 @@ def test_a_record_that_is_not_to_be_learned_is_left_out(beside: dict[str, Any], 
     dataset = load_dataset(write(tmp_path, flat(image="a.png"), flat(image="b.png", **beside)))
     assert [record.images[0].name for record in (*dataset.train, *dataset.eval)] == ["a.png"]
     assert dataset.left_out == (
-        "1 of 2 records left out: weight 0 or loss false leaves no answer to learn (d.jsonl line 2)",
+        "1 of 2 records left out: weight 0, loss false or mask true leaves no answer to learn (d.jsonl line 2)",
     )
 
 

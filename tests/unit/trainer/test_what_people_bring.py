@@ -29,8 +29,8 @@ PICTURES = (
 )
 OTHERS = "videos, audio and boxes are not shown: leave them out, or write a box as words"
 SWITCHES = (
-    "all answers count alike, and none is compared: leave such records out, remove the key, or write weight 0 or loss "
-    "false, which only shows an answer"
+    "answers alone are learned, all alike, and none is compared: leave such records out, remove the key, or write "
+    "weight 0 or loss false, which only shows an answer"
 )
 TEXT = "text_only: true is for a set that is text alone, its markers words"
 CONVERT = training_command("trainer", "convert")
@@ -73,7 +73,7 @@ READ: dict[str, tuple[str | bytes, tuple[str, str, list[str]], tuple[str, ...]]]
     "weight 0 on the first answer, as OpenAI writes it": (
         lines(talk(ASKED, turn("assistant", "no", weight=0), turn("user", "and?"), turn("assistant", "up", weight=1))),
         ("which?\n\nno\n\nand?", "up", ["a.png"]),
-        ("1 answers say weight 0 or loss false: shown to the model, and not trained on",)),
+        ("1 answers say weight 0, loss false or mask true: shown to the model, and not trained on",)),
     "two turns of the user behind a system prompt, as OpenAI's example has them": (
         lines({"messages": [turn("system", "be brief"), turn("user", "which?"),
                             turn("user", [{"type": "image_url", "image_url": {"url": "a.png"}}]), SAID]}),
@@ -89,6 +89,14 @@ READ: dict[str, tuple[str | bytes, tuple[str, str, list[str]], tuple[str, ...]]]
     "an answer that is false": (
         lines(good(output=False)), ("which?", "false", ["a.png"]),
         ("1 answers are JSON values, learned as their text, for example 'false'",)),
+    "mask true on the first answer": (
+        lines(talk(ASKED, turn("assistant", "no", mask=True), turn("user", "and?"), {**SAID, "mask": False})),
+        ("which?\n\nno\n\nand?", "up", ["a.png"]),
+        ("1 answers say weight 0, loss false or mask true: shown to the model, and not trained on",)),
+    "a question whose mask is true, as torchtune writes it": (
+        lines(talk(turn("user", "<image>which?", masked=True), turn("assistant", "up", masked=False))), LEARNED, ()),
+    "an answer beside a conversation": (
+        lines({"images": ["a.png"], "messages": [ASKED], "response": "up"}), LEARNED, ()),
     # The same kinds, further.
     "lines that are packed and pretty": (
         gzip.compress(("\n".join(json.dumps(GOOD, indent=1) for _ in range(3))).encode(), mtime=0), LEARNED, ()),
@@ -178,6 +186,25 @@ LEFT_OUT: dict[str, tuple[Any, str, str]] = {
     "the assistant speaks first": (
         talk(turn("assistant", "hello"), ASKED, SAID), ALTERNATE, f"{ALTERNATE}; got assistant, user, assistant"),
     "two answers in a row": (talk(ASKED, SAID, SAID), ALTERNATE, f"{ALTERNATE}; got user, assistant, assistant"),
+    "a question that is to be learned": (
+        talk(turn("user", "<image>which?", mask=False), SAID),
+        "mask false of a turn which is the user's: only answers are learned",
+        "mask false of turn 1, which is the user's: only answers are learned"),
+    "a pair of answers in LLaMA-Factory's form": (
+        {"images": ["a.png"], "conversations": [{"from": "human", "value": "<image>q"}],
+         "chosen": {"from": "gpt", "value": "up"}, "rejected": {"from": "gpt", "value": "down"}},
+        "is a pair to choose from, and has no other answer",
+        "is a pair to choose from (chosen, rejected), and has no other answer; columns: answer=chosen learns chosen, "
+        "and not which of the two is better"),
+    "a pair of whole conversations": (
+        {"images": ["a.png"], "chosen": [ASKED, SAID], "rejected": [ASKED, SAID]},
+        "lacks question and output, and is a pair to choose from",
+        "lacks question and output (it has 'images, chosen, rejected'); columns: messages=chosen learns chosen, and "
+        "not which of the two is better"),
+    "a pair of answers in OpenAI's form": (
+        {"input": {"messages": [ASKED]}, "preferred_output": [SAID], "non_preferred_output": [SAID]},
+        "is a pair of answers in OpenAI's form, and none is compared: to learn the preferred one, write the messages "
+        "of its input and its preferred_output as one list under messages", ""),
     "a system turn within the conversation": (
         talk(ASKED, turn("system", "s"), SAID), ALTERNATE, f"{ALTERNATE}; got user, system, assistant"),
     "one turn where a list is needed": (
@@ -213,6 +240,27 @@ def test_turns_under_another_name_are_read_as_the_refusal_says(folder: Path) -> 
     assert "columns: messages=conversation would read it" in refusal(str(folder / "d.jsonl"))
     (record,) = load_dataset(str(folder / "d.jsonl"), columns="messages=conversation", eval_fraction=0).train
     assert (record.prompt, record.answer, [path.name for path in record.images]) == LEARNED
+
+
+@pytest.mark.parametrize(
+    ("columns", "pair"),
+    [
+        ("answer=chosen", {"prompt": "which?", "chosen": "up", "rejected": "down"}),
+        ("answer=chosen", {"messages": [ASKED], "chosen": SAID, "rejected": turn("assistant", "down")}),
+        ("answer=chosen", {"prompt": [ASKED], "chosen": [SAID], "rejected": [SAID]}),
+        ("messages=chosen", {"chosen": [ASKED, SAID], "rejected": [ASKED, SAID]}),
+    ],
+    ids=["flat", "beside turns", "TRL", "whole"],
+)
+def test_the_chosen_answer_of_a_pair_is_learned_as_the_refusal_says(
+    columns: str, pair: dict[str, Any], folder: Path
+) -> None:
+    write(folder / "d.jsonl", lines({"images": ["a.png"], **pair}))
+    assert f"; columns: {columns} learns chosen, and not which of the two is better" in refusal(str(folder / "d.jsonl"))
+    dataset = load_dataset(str(folder / "d.jsonl"), columns=columns, eval_fraction=0)
+    (record,) = dataset.train
+    assert (record.prompt, record.answer, [path.name for path in record.images]) == LEARNED
+    assert dataset.notes == ("not read: rejected (beside columns) in 1 records",)
 
 
 @pytest.mark.parametrize(
@@ -266,6 +314,19 @@ MISSED: dict[str, tuple[Any, str]] = {
     "parts of an answer that are learned, as Axolotl writes them": (
         talk(ASKED, turn("assistant", "up", train_detail=[{"begin_offset": 0, "end_offset": 1, "train": False}])),
         lost("'train_detail' (what is learned) in 1 records (d.jsonl line 2)", SWITCHES)),
+    "a question that is to be learned too": (
+        good(train_on_input=True), lost("'train_on_input' (what is learned) in 1 records (d.jsonl line 2)", SWITCHES)),
+    "a turn that is to be learned too": (
+        talk({**ASKED, "train_on_inputs": True}, SAID),
+        lost("'train_on_inputs' (what is learned) in 1 records (d.jsonl line 2)", SWITCHES)),
+    "earlier answers that are not to be learned": (
+        talk(ASKED, SAID, mask_history=True),
+        lost("'mask_history' (what is learned) in 1 records (d.jsonl line 2)", SWITCHES)),
+    "a record that is masked": (
+        talk(ASKED, SAID, mask=True), lost("'mask' (what is learned) in 1 records (d.jsonl line 2)", SWITCHES)),
+    "a mask of each token": (
+        talk(ASKED, SAID, loss_mask=[0, 0, 1]),
+        lost("'loss_mask' (what is learned) in 1 records (d.jsonl line 2)", SWITCHES)),
 }  # fmt: skip
 
 
