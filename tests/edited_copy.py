@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import gc
 import importlib
+import math
 import os
 import re
 import resource
@@ -22,15 +23,21 @@ from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
 
-FAST, SLOW = "not slow and not cluster", "slow or cluster"
+FAST, SLOW, EACH = "not slow and not cluster", "slow or cluster", "slow or not slow"
 # An edit can make a loop endless, and a wait too.
-CPU_LIMIT_S, WAIT_LIMIT_S = {FAST: 300, SLOW: 900}, {FAST: 1800, SLOW: 3600}
+CPU_LIMIT_S, WAIT_LIMIT_S = {FAST: 300, SLOW: 900, EACH: 900}, {FAST: 1800, SLOW: 3600, EACH: 3600}
 LIBRARIES = (
     "hypothesis", "yaml", "submitit", "jinja2", "PIL.Image", "torch", "transformers.trainer", "trl.trainer.sft_trainer",
     "transformers.models.auto.processing_auto", "peft", "bitsandbytes", "accelerate", "datasets",
 )  # fmt: skip
 NO_TESTS = 5
-MOST_USERS = 20
+# A few files are collected in a tenth of the time of all, and mostly one of them notices.
+FIRST = 3
+MOST_FILES, MOST_USERS = 40, 20
+
+
+class OutOfTimeError(Exception):
+    """The slow tests of an edit took longer than they may."""
 
 
 def warm_up() -> None:
@@ -45,8 +52,8 @@ def warm_up() -> None:
 class EditedCopy:
     """`modules`, relative to `root`, are what may be edited; `folder` becomes the copy."""
 
-    def __init__(self, root: Path, folder: Path, modules: Sequence[Path]) -> None:
-        self.folder, self.tests = folder, OwnTests(root, modules)
+    def __init__(self, root: Path, folder: Path, modules: Sequence[Path], *, slow_limit_s: float = math.inf) -> None:
+        self.folder, self.tests, self.slow_limit_s = folder, OwnTests(root, modules), slow_limit_s
         names = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, check=True).stdout.decode()
         for name in filter(None, names.split("\0")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -56,15 +63,18 @@ class EditedCopy:
         self.always_fail: set[str] = set()
 
     def noticed_by(self, module: Path, edited: bytes, *, whole: bool = False) -> str | None:
-        """The first test that fails because `module` is `edited`; None when none does."""
+        """The first test that fails because `module` is `edited`; None when none does. Raises OutOfTimeError when none
+        did before the slow tests' time was up."""
         own = self.tests.of(module)
         users = [test for test in self.tests.of_users(module) if test not in own]
-        rounds = [(own, FAST), (users, FAST), (own, SLOW)]
+        rounds = [(own[:FIRST], FAST), (own[FIRST:MOST_FILES], FAST), (users, FAST)]
+        rounds += [([test], SLOW) for test in own[:MOST_FILES]]
+        self.slow_left_s = self.slow_limit_s
         for files, marks in [*filter(itemgetter(0), rounds), *([((), FAST)] if whole or not own else [])]:
             while failed := self._first_failure(module, edited, files, marks):
-                if "::" not in failed or not self._first_failure(module, None, [failed], f"({FAST}) or {SLOW}"):
+                if "::" not in failed or not self._first_failure(module, None, [failed], EACH):
                     return failed
-                self.always_fail.add(failed)
+                self.always_fail.add(failed.partition("[")[0])
         return None
 
     def _first_failure(self, module: Path, edited: bytes | None, words: Sequence[str], marks: str) -> str | None:
@@ -85,10 +95,16 @@ class EditedCopy:
     def _run(self, words: Sequence[str], marks: str) -> str | None:
         said = self.folder / ".pytest-said"
         said.write_text("")
+        began = time.monotonic()
         child = os.fork()
         if not child:
-            _be_pytest(self.folder, said, words, CPU_LIMIT_S.get(marks, CPU_LIMIT_S[SLOW]))
-        code = _wait(child, WAIT_LIMIT_S.get(marks, WAIT_LIMIT_S[SLOW]))
+            _be_pytest(self.folder, said, words, CPU_LIMIT_S[marks])
+        limit_s = min(WAIT_LIMIT_S[marks], self.slow_left_s) if marks == SLOW else WAIT_LIMIT_S[marks]
+        code = _wait(child, limit_s)
+        if marks == SLOW:
+            self.slow_left_s -= time.monotonic() - began
+            if self.slow_left_s <= 0 and code == -signal.SIGKILL:
+                raise OutOfTimeError
         if code in (0, NO_TESTS):
             return None
         found = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - .*)?$", said.read_text(encoding="utf-8"), re.MULTILINE)
@@ -150,10 +166,12 @@ class OwnTests:
         found = {test for one in users for test in self._naming(one)}
         return [str(path) for path in sorted(found, key=lambda path: (self._far(path, module), str(path)))][:MOST_USERS]
 
-    def _far(self, test: Path, module: Path) -> tuple[bool, bool, int]:
-        """Small for a test that is about the module: named after it, of its room, with few other modules."""
+    def _far(self, test: Path, module: Path) -> tuple[bool, bool, bool, int]:
+        """Small for a test that is about the module: named after it, with its name as a word of a command, of its room,
+        with few other modules."""
         others = len(re.findall(r"^\s*from (?:trainer|planner|launcher|slurm|k8s|local)\b", self._text(test), re.M))
-        return test.name != f"test_{module.stem}.py", module.parts[0] not in test.parts, others
+        is_no_word = f'"{_called(module)}"' not in self._text(test)
+        return test.name != f"test_{module.stem}.py", is_no_word, module.parts[0] not in test.parts, others
 
     def _naming(self, module: Path, *, helped: bool = False) -> set[Path]:
         uses = [f"from {path.stem} import" for path in self.helpers if helped and self._names(path, module)]
@@ -173,3 +191,8 @@ class OwnTests:
     @functools.cache  # noqa: B019 - one of these lives as long as the program
     def _text(self, path: Path) -> str:
         return (self.root / path).read_text(encoding="utf-8")
+
+
+def _called(module: Path) -> str:
+    """What a command line calls it: `shape` is trainer/tools/shape.py, `convert` is trainer/convert/command.py."""
+    return module.parent.name if module.stem in ("command", "__main__", "__init__") else module.stem

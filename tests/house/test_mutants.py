@@ -7,11 +7,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from edited_copy import OwnTests
-from mutants import Edit, diff_of, draw, edits_of, read_results, summary
+from mutants import Edit, Found, diff_of, draw, edits_of, read_results, summary
 from paths import ROOT
 
 SOURCE = '''
@@ -76,6 +77,8 @@ def test_a_modules_own_tests_are_those_that_name_it() -> None:
     # planner/request/variables.py imports it, and this reads through that.
     users = OwnTests(ROOT, [path.relative_to(ROOT) for path in (ROOT / "planner").rglob("*.py")]).of_users
     assert "tests/unit/planner/test_request.py" in users(Path("planner/request/scheduler_values.py"))
+    # No test imports it: it is a verb of the command line.
+    assert own(Path("trainer/tools/layers.py"))[0] == "tests/unit/trainer/test_layers.py"
     # Named after it.
     assert own(Path("trainer/data/unread.py"))[0] == "tests/unit/trainer/test_unread.py"
 
@@ -86,17 +89,28 @@ def edits() -> list[Edit]:
 
 
 def test_the_summary_counts_and_shows_what_was_missed_as_a_diff(edits: list[Edit]) -> None:
-    text = summary(edits, {edits[0]: "tests/test_x.py::test_y", edits[1]: None})
+    text = summary(edits, {edits[0]: Found(noticed_by="tests/test_x.py::test_y"), edits[1]: Found()})
     assert text == f"1 of 2 edits were noticed; 1 were not run yet\n\n{diff_of(edits[1])}"
     assert diff_of(edits[1]).startswith(f"--- a/{edits[1].module}\n+++ b/{edits[1].module}\n@@ ")
+
+
+def test_the_summary_says_which_missed_edits_had_no_time_for_all_their_tests(edits: list[Edit]) -> None:
+    text = summary(edits[:2], {edits[0]: Found(out_of_time_s=60.0), edits[1]: Found()})
+    assert text == (
+        "0 of 2 edits were noticed\n1 of the 2 missed ran out of time: not all of their slow tests were run\n\n"
+        f"{diff_of(edits[0])}\n\n{diff_of(edits[1])}"
+    )
 
 
 def test_a_result_counts_for_the_same_edit_of_the_same_code(edits: list[Edit], tmp_path: Path) -> None:
     path = tmp_path / "seed-1.jsonl"
     assert read_results(path, edits) == {}
-    lines = [{"diff": diff_of(edits[2]), "noticed_by": None}, {"diff": "of code that was", "noticed_by": "a test"}]
+    lines = [
+        {"diff": diff_of(edits[2]), "noticed_by": None, "out_of_time_s": 60.0},
+        {"diff": "of code that was", "noticed_by": "a test"},
+    ]
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    assert read_results(path, edits) == {edits[2]: None}
+    assert read_results(path, edits) == {edits[2]: Found(out_of_time_s=60.0)}
 
 
 TEST = """
@@ -109,26 +123,49 @@ def test_answer(): assert ANSWER == 42
 """
 
 
-@pytest.mark.slow
-def test_an_edit_is_noticed_by_what_fails_with_it_alone(tmp_path: Path) -> None:
-    root = tmp_path / "checkout"
-    texts = {
-        "room/module.py": "ANSWER = 42\n",
-        "tests/test_module.py": TEST,
-        "pyproject.toml": '[tool.pytest.ini_options]\npythonpath = ["."]\nmarkers = ["slow: x", "cluster: x"]\n',
-    }
+PYPROJECT = '[tool.pytest.ini_options]\npythonpath = ["."]\nmarkers = ["slow: x", "cluster: x"]\n'
+
+
+def make_project(folder: Path, texts: Mapping[str, str]) -> Path:
+    root = folder / "checkout"
     for name, text in texts.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     subprocess.run(["git", "add", "."], cwd=root, check=True)
+    return root
+
+
+def said(program: str, root: Path) -> list[str]:
+    """The lines of the program, which is given the project and a folder for its copy."""
+    words = [sys.executable, "-c", program, str(root), str(root.parent / "copy")]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run(words, cwd=root.parent, env=environ, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_slow_tests_end_with_their_time(tmp_path: Path) -> None:
+    """An edit that only they could notice is then neither noticed nor missed by all."""
+    sleepy = "import pytest, time, room.module\n@pytest.mark.slow\ndef test_long(): time.sleep(60)\n"
+    texts = {"room/module.py": "ANSWER = 42\n", "tests/test_module.py": sleepy, "pyproject.toml": PYPROJECT}
+    program = """
+import sys; from pathlib import Path; from edited_copy import EditedCopy, OutOfTimeError
+module = Path("room/module.py"); copy = EditedCopy(Path(sys.argv[1]), Path(sys.argv[2]), [module], slow_limit_s=2)
+try: print(copy.noticed_by(module, b"ANSWER = 43\\n"))
+except OutOfTimeError: print("out of time")
+"""
+    assert said(program, make_project(tmp_path, texts)) == ["out of time"]
+
+
+@pytest.mark.slow
+def test_an_edit_is_noticed_by_what_fails_with_it_alone(tmp_path: Path) -> None:
+    texts = {"room/module.py": "ANSWER = 42\n", "tests/test_module.py": TEST, "pyproject.toml": PYPROJECT}
     program = """
 import sys; from pathlib import Path; from edited_copy import EditedCopy
 module = Path("room/module.py"); copy = EditedCopy(Path(sys.argv[1]), Path(sys.argv[2]), [module])
 for answer in (41, -4, 42, 43): print(copy.noticed_by(module, f"ANSWER = {answer}\\n".encode()))
 """
-    words = [sys.executable, "-c", program, str(root), str(tmp_path / "copy")]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
-    done = subprocess.run(words, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
     slow = "tests/test_module.py::test_answer"
-    assert done.stdout.splitlines() == [slow, "tests/test_module.py::test_other", "None", slow], done.stderr
+    assert said(program, make_project(tmp_path, texts)) == [slow, "tests/test_module.py::test_other", "None", slow]
