@@ -68,7 +68,7 @@ class ConfigError(Exception):
         if self.allowed:
             text += f"{' ' if text.endswith('?') else ': ' * bool(text)}{self.allowed}"
         if self.advice:
-            text += f"{': ' if value and not self.allowed else '; '}{self.advice}"
+            text += f"{' ' if text.endswith('?') else ': ' if value and not self.allowed else '; '}{self.advice}"
         return f"{text} ({self.name} is from {self.origin})" if self.origin else text
 
     @property

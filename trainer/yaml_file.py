@@ -62,9 +62,9 @@ def read_yaml(
     try:
         text = once(read_typed, path).decode("utf-8-sig")
     except OSError as error:
-        raise ConfigError(f"{source} cannot be read ({error.strerror})") from None
+        raise ConfigError(f"cannot be read ({error.strerror})", source=source) from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{source} cannot be read (it is not UTF-8)") from None
+        raise ConfigError("cannot be read (it is not UTF-8)", source=source) from None
     return parse_yaml(text, source, takes=takes, check_key=check_key, typed=typed, within=within)
 
 
@@ -73,19 +73,19 @@ def parse_yaml(
 ) -> dict[str, Any]:
     """As `read_yaml`, for a file's text."""
     if len(text) > MOST_CHARACTERS:
-        raise ConfigError(f"{source} is longer than {MOST_CHARACTERS} characters: it takes {takes}")
+        raise ConfigError(f"is longer than {MOST_CHARACTERS} characters", allowed=f"takes {takes}", source=source)
     try:
         node = yaml.compose(text, _Composer)
         if node is not None and _written_out(node, {})[0] > MOST_VALUES:
             raise yaml.YAMLError(f"it stands for more than {MOST_VALUES} values")
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(f"{source} is not YAML: {_said(error)}") from None
+        raise ConfigError(f"is not YAML: {_said(error)}", source=source) from None
     except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"is not YAML: {' '.join(str(error).split())}", source=source) from None
     if node is None or node.tag == f"{TAG}null":
         return {}
     if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f"{source} takes {takes}")
+        raise ConfigError(allowed=f"takes {takes}", source=source)
     problems = [*_wrong_keys(node, check_key), *_wrong(node, "")]
     if problems:
         raise Malformed(**vars(ConfigError.of(problems, source=source)), content=_value(_sound(node, within), typed))

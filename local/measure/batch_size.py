@@ -109,7 +109,7 @@ def own_words(argv: Sequence[str]) -> tuple[list[str], float | None, bool]:
         if flag.replace("_", "-") == "--limit-gib":
             text = text if equals else next(iter(words[place + 1 : place + 2]), "")
             if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) or not float(text):
-                raise ConfigError(f"--limit-gib takes a number of GiB, got {text!r}")
+                raise ConfigError(name="--limit-gib", given=text, allowed="takes a number of GiB")
             limit = float(text)
             del words[place : place + (1 if equals else 2)]
             break

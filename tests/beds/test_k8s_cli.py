@@ -137,7 +137,7 @@ SITES = [
     ("pod: {dnsPolcy: None}", [], "pod: 'dnsPolcy' is not taken, did you mean dnsPolicy?"),
     ("pod: {topologySpreadConstraints: [{maxSkew: x}]}", [], "pod: maxSkew takes a whole number"),
     ("pod: {hostUsers: maybe}", [], "pod: takes one of true, false, got 'maybe'"),
-    ("queue: [a\n", [], "mine.yaml is not YAML"),
+    ("queue: [a\n", [], "mine.yaml: is not YAML"),
 ]
 
 

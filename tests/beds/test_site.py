@@ -278,7 +278,7 @@ def test_all_that_is_wrong_with_the_site_is_one_message(tmp_path: Path) -> None:
         ("PARTITION: x", "site.yaml: unknown 'PARTITION', did you mean partition?"),
         ("time: 1h\ntime: 2h", "site.yaml: time was given twice, in line 1 and 2"),
         ("gpu_types: {a100: 40, a100: 80}", "site.yaml: a100 was given twice, in line 1 and 1"),
-        ("partition: &a [*a]", "site.yaml is not YAML: it nests deeper than 64 levels"),
+        ("partition: &a [*a]", "site.yaml: is not YAML: it nests deeper than 64 levels"),
         ("vram: 3", "site.yaml: unknown 'vram'"),
         ("setup: rm -rf /", "site.yaml: unknown 'setup'"),
         ("partition: x; reboot", "site.yaml: PARTITION='x; reboot': takes letters, digits and _.,-"),
@@ -308,10 +308,10 @@ def test_all_that_is_wrong_with_the_site_is_one_message(tmp_path: Path) -> None:
         ),
         ("gpu_types: {v100: 32}", "site.yaml: gpu_types: v100 has no bfloat16"),
         ("gpu_types: {'a b': 32}", "site.yaml: gpu_types: 'a b' takes letters, digits and ._-"),
-        ("- a", "site.yaml takes lines of `key: value`, keys are gpu_type,"),
-        ("a: b: c", "site.yaml is not YAML: line 1, column 5: mapping values are not allowed here"),
-        ("a: \x00", "site.yaml is not YAML: "),
-        ("!!python/object/apply:os.system [touch ran]", "site.yaml takes lines of `key: value`"),
+        ("- a", "site.yaml: takes lines of `key: value`, keys are gpu_type,"),
+        ("a: b: c", "site.yaml: is not YAML: line 1, column 5: mapping values are not allowed here"),
+        ("a: \x00", "site.yaml: is not YAML: "),
+        ("!!python/object/apply:os.system [touch ran]", "site.yaml: takes lines of `key: value`"),
     ],
 )
 def test_a_mistake_in_the_site_is_one_line_that_names_the_file(text: str, said: str, tmp_path: Path) -> None:

@@ -69,9 +69,10 @@ def _find(model: str, job: Mapping[str, str], *, elsewhere: bool) -> ModelShape:
     on_hub = is_hub_id(model)
     if not on_hub and not elsewhere:
         raise ConfigError(
-            f"no folder here and no hub id: give a folder, or owner/name as in {next(iter(shipped_models()))}",
+            "no folder here and no hub id",
             name="MODEL",
             given=model,
+            advice=f"give a folder, or owner/name as in {next(iter(shipped_models()))}",
         )
     for environ in (job, os.environ) if on_hub else ():
         if cached := cached_config(model, environ):
@@ -81,9 +82,11 @@ def _find(model: str, job: Mapping[str, str], *, elsewhere: bool) -> ModelShape:
     if shipped := shipped_shape(model):
         return shipped
     raise Unmeasured(
-        f"MODEL={model}: not a folder, not in the Hugging Face cache, not among the shipped shapes"
-        f"{nearest(model, tuple(shipped_models()))}; {_how_to_measure(model)}",
+        "not a folder, not in the Hugging Face cache, not among the shipped shapes"
+        f"{nearest(model, tuple(shipped_models()))}",
         name="MODEL",
+        given=model,
+        advice=_how_to_measure(model),
     )
 
 
@@ -101,7 +104,7 @@ def _of_config(model: str, config: Mapping[str, Any], *, beside: Path | None = N
         return _usable(model, slug)
     if beside is None and (found := shipped_shape(model)):
         return found
-    raise Unmeasured(f"MODEL={model}: its shape has not been measured yet: {_how_to_measure(model)}", name="MODEL")
+    raise Unmeasured("its shape has not been measured yet", name="MODEL", given=model, advice=_how_to_measure(model))
 
 
 def _places(model: str, config: Mapping[str, Any]) -> tuple[tuple[Path, str], ...]:
@@ -130,7 +133,7 @@ def _usable(model: str, slug: str) -> ModelShape:
     record = once(read_json, SHIPPED / f"{slug}.json")
     found = kept_shape(record, None)
     if found is None:
-        raise ConfigError(f"{SHIPPED / slug}.json is damaged: check Trainyard out again")
+        raise ConfigError("damaged", source=f"{SHIPPED / slug}.json", advice="check Trainyard out again")
     if why := record.get("refused"):
         raise ConfigError(
             f"it cannot be trained here: {why}", name="MODEL", given=model, advice="docs/model-types.md has what can"
@@ -173,10 +176,12 @@ def _config(model: str, path: Path) -> dict[str, Any]:
     try:
         config = once(read_json, path)
     except FileNotFoundError as error:
-        raise ConfigError("the folder has no config.json: pass a model's folder", name="MODEL", given=model) from error
+        raise ConfigError(
+            "the folder has no config.json", name="MODEL", given=model, advice="pass a model's folder"
+        ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{path} cannot be read as JSON ({error}): download it again", name="MODEL", given=model
+            f"{path} cannot be read as JSON ({error})", name="MODEL", given=model, advice="download it again"
         ) from error
     if not isinstance(config, dict):
         raise ConfigError(f"{path} holds {type(config).__name__}, not a JSON object", name="MODEL", given=model)

@@ -82,7 +82,7 @@ def load_dataset(
             or markers that are not read but would be missed, or it has no picture although it is not `text_only`.
     """
     if image_root is not None and not Path(image_root).is_dir():
-        raise ConfigError(f"image_root={image_root} is not a folder")
+        raise ConfigError("not a folder", name="image_root", given=image_root)
     sources = find_sources(data)
     reader = Reader(
         learn=learn, columns=parse_columns(columns), session_key=session_key, image_root=image_root,

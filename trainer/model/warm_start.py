@@ -29,7 +29,7 @@ def check_start(config: TrainConfig, project_dir: Path = Path()) -> None:
         had = (saved["r"], saved["lora_alpha"], _name(saved["base_model_name_or_path"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(
-            f"init_adapter={config.init_adapter} is no LoRA adapter: give a run's folder, or the adapter in it"
+            "no LoRA adapter", **_given(config), advice="give a run's folder, or the adapter in it"
         ) from None
     asked = (config.lora_r, config.lora_alpha, _name(config.model))
     told = [
@@ -38,7 +38,11 @@ def check_start(config: TrainConfig, project_dir: Path = Path()) -> None:
         if was != now
     ]
     if told:
-        raise ConfigError(f"init_adapter={config.init_adapter} has {', '.join(told)}: train with what it has")
+        raise ConfigError(f"it has {', '.join(told)}", **_given(config), advice="train with what it has")
+
+
+def _given(config: TrainConfig) -> dict[str, str]:
+    return {"name": "init_adapter", "given": config.init_adapter or ""}
 
 
 def _name(model: str) -> str:
@@ -54,18 +58,18 @@ def load(peft_model: Any, config: TrainConfig) -> Path:
     try:
         load_weights(peft_model, folder)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"init_adapter={config.init_adapter}: {error}") from None
+        raise ConfigError(str(error), **_given(config)) from None
     except (RuntimeError, SafetensorError, UnpicklingError) as error:  # tensors of other shapes; a file cut off; code
-        raise damaged(f"init_adapter={config.init_adapter} cannot be loaded", error) from None
+        raise damaged("cannot be loaded", error, **_given(config)) from None
     return folder
 
 
-def damaged(what: str, error: Exception) -> ConfigError:
-    """The refusal of an adapter whose weights cannot be loaded."""
+def damaged(what: str, error: Exception, **fields: str) -> ConfigError:
+    """The refusal of an adapter whose weights cannot be loaded, with the `fields` of ConfigError."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
     if isinstance(error, UnpicklingError):
         reason = f"its pickle {refusal(error)}"
-    return ConfigError(f"{what} ({reason}): is it whole, and made for this base?")
+    return ConfigError(f"{what} ({reason}): is it whole, and made for this base?", **fields)
 
 
 def load_weights(peft_model: Any, folder: Path) -> None:

@@ -484,6 +484,6 @@ def test_targets_that_the_model_does_not_have_are_refused_with_those_that_it_has
     with pytest.raises(ConfigError) as refused:
         choose(make_spec(lora_targets="v_proj,qproj"))
     assert str(refused.value) == (
-        "LORA_TARGETS=v_proj,qproj: no linear of the language model is, or lies in, qproj, did you mean q_proj?: "
+        "LORA_TARGETS=v_proj,qproj: no linear of the language model is, or lies in, qproj, did you mean q_proj? "
         f"take all, or some of {names}"
     )

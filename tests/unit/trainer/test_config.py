@@ -210,13 +210,13 @@ def test_a_wrong_flag_is_refused_in_one_line(argv: list[str], message: str) -> N
         ("seed: 2024-13-41", "{path}: seed=2024-13-41: takes a whole number from 0 to 4294967295"),
         ("seed: 1_000", "{path}: seed=1_000: takes a whole number from 0 to 4294967295"),
         ("seed: !!timestamp 2024-13-41", "{path}: seed: line 1 has a tag, '!!timestamp': write the value alone"),
-        ("seed: " + 500 * "[", "{path} is not YAML: it nests deeper than 64 levels"),
+        ("seed: " + 500 * "[", "{path}: is not YAML: it nests deeper than 64 levels"),
         ("max_step:", f"{{path}}: unknown 'max_step', did you mean max_steps? {LISTED}"),
         ("max_steps: ''", "{path}: max_steps='': takes a whole number from 1 to 10000000"),
         ("max_steps: 'null'", "{path}: max_steps=null: takes a whole number from 1 to 10000000"),
         ("seed: 1\nseed: 2", "{path}: seed was given twice, in line 1 and 2"),
-        ("- seed", "{path} takes `name: value` on each line; see python -m trainer config --help"),
-        ("seed: [", "{path} is not YAML: line 1, column 8: while parsing a flow node: expected the node "
+        ("- seed", "{path}: takes `name: value` on each line; see python -m trainer config --help"),
+        ("seed: [", "{path}: is not YAML: line 1, column 8: while parsing a flow node: expected the node "
                     "content, but found '<stream end>'"),
         ("actions: [up, null]", "{path}: actions: the list holds an empty value: remove it"),
         ("max_steps: 0\nseed: x\nmax_step: 1", 
@@ -234,7 +234,7 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, message:
 
 
 def test_a_file_that_is_not_there_and_a_wrong_variable_are_named() -> None:
-    assert refusal("--config", "/no/where.yaml") == "/no/where.yaml cannot be read (No such file or directory)"
+    assert refusal("--config", "/no/where.yaml") == "/no/where.yaml: cannot be read (No such file or directory)"
     assert refusal(environ={"BATCH_SIZE": "0"}) == ("environment: BATCH_SIZE=0: takes a whole number from 1 to 4096")
 
 
@@ -411,13 +411,15 @@ def test_runs_cannot_lie_in_a_file(tmp_path: Path, records: Path) -> None:
 def test_an_adapter_that_a_run_cannot_start_from_is_refused_before_submitting(tmp_path: Path, records: Path) -> None:
     given = {"CONFIG_FILE": "train.yaml", "DATA": str(records), "VRAM": "80"}
     written(tmp_path, "init_adapter: runs/earlier\n")
-    with pytest.raises(ConfigError, match=r"^init_adapter=runs/earlier is no LoRA adapter: give a run's folder"):
+    with pytest.raises(ConfigError, match=r"^init_adapter=runs/earlier: no LoRA adapter: give a run's folder"):
         check_planned(plan_for(tmp_path, **given))
     adapter = tmp_path / "runs" / "earlier" / "adapter"
     adapter.mkdir(parents=True)
     saved = {"r": 8, "lora_alpha": 16, "base_model_name_or_path": "mirror/gemma-3-4b-it"}
     (adapter / "adapter_config.json").write_text(json.dumps(saved))
-    with pytest.raises(ConfigError, match=r"^init_adapter=runs/earlier has lora_r 8, not 64, lora_alpha 16, not 128: "):
+    with pytest.raises(
+        ConfigError, match=r"^init_adapter=runs/earlier: it has lora_r 8, not 64, lora_alpha 16, not 128: "
+    ):
         check_planned(plan_for(tmp_path, **given))
     (adapter / "adapter_config.json").write_text(json.dumps({**saved, "r": 64, "lora_alpha": 128}))
     check_planned(plan_for(tmp_path, **given))

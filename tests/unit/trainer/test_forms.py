@@ -178,7 +178,7 @@ def test_two_paths_that_find_one_file_are_refused(others: list[str], tmp_path: P
 
 
 def test_an_image_root_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^image_root=nowhere is not a folder$"):
+    with pytest.raises(ConfigError, match=r"^image_root=nowhere: not a folder$"):
         load_dataset(write(tmp_path, {**LOOK, "image": None}), image_root="nowhere")
 
 

@@ -310,7 +310,7 @@ def test_an_unknown_model_is_told_with_the_nearest_and_the_one_command(hub: Path
         resolve_shape("google/gemma-3-4b-itt")
     assert str(refusal.value) == (
         "MODEL=google/gemma-3-4b-itt: not a folder, not in the Hugging Face cache, not among the shipped shapes, did "
-        "you mean google/gemma-3-4b-it?; where torch is installed, type make shape MODEL=google/gemma-3-4b-itt"
+        "you mean google/gemma-3-4b-it? where torch is installed, type make shape MODEL=google/gemma-3-4b-itt"
     )
 
 

@@ -46,7 +46,7 @@ def test_it_goes_on_from_the_weights_and_still_scores_the_bare_base_first(
     [
         ({"lora_r": 4}, "has lora_r 8, not 4: train with what it has"),
         ({"lora_alpha": 8, "model": "other/base"}, "has lora_alpha 16, not 8, model model, not base: train"),
-        ({"init_adapter": "nowhere"}, "init_adapter=nowhere is no LoRA adapter: give a run's folder, or the"),
+        ({"init_adapter": "nowhere"}, "init_adapter=nowhere: no LoRA adapter: give a run's folder, or the"),
     ],
 )
 def test_another_shape_or_base_is_refused_before_anything_is_loaded(
@@ -76,7 +76,7 @@ def test_other_shapes_and_a_damaged_file_are_refused_with_78(
     ended = train_forked(tmp_path, model=tiny_model, data=walks, init_adapter=tmp_path / "adapter", max_steps=1)
     assert ended.codes == (78,), ended.output
     (said,) = [line for line in ended.output.splitlines() if line.startswith("trainyard: ")]
-    assert said.startswith(f"trainyard: init_adapter={tmp_path}/adapter cannot be loaded ({reason}")
+    assert said.startswith(f"trainyard: init_adapter={tmp_path}/adapter: cannot be loaded ({reason}")
     assert said.endswith("): is it whole, and made for this base?")
 
 

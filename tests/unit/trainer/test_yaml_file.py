@@ -51,8 +51,8 @@ KEYS = {"settings": "seed", "slurm site": "account", "k8s site": "queue", "sweep
             "is not YAML: line 2, column 1: while parsing a flow mapping: expected ',' or '}', but got '<stream end>'",
         ),
         ("K: a\n\tb: c\n", "is not YAML: line 2, column 1: while scanning for the next token: found character '\\t'"),
-        ("- K", "file.yaml takes "),
-        ("K", "file.yaml takes "),
+        ("- K", "file.yaml: takes "),
+        ("K", "file.yaml: takes "),
         ("K: a\n---\nK: b", "is not YAML: line 2, column 1: expected a single document in the stream: but found"),
         ("K:\n *nobody", "is not YAML: line 2, column 2: found undefined alias 'nobody'"),
         ("K: &a [*a]", "is not YAML: it nests deeper than 64 levels"),
@@ -96,7 +96,7 @@ def test_what_is_no_text_of_a_persons_length_is_one_line(kind: str, content: byt
 def test_a_folder_given_for_a_sweep_is_named_however_long_its_path(tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 90)
     folder.mkdir()
-    with pytest.raises(ConfigError, match=rf"^{folder} cannot be read \(Is a directory\)$"):
+    with pytest.raises(ConfigError, match=rf"^{folder}: cannot be read \(Is a directory\)$"):
         _sweep(folder)
 
 
