@@ -20,15 +20,20 @@ from tqdm.auto import tqdm
 from trainer.commands import command
 from trainer.convert.captions import Captions
 from trainer.convert.pictures import PictureStore
-from trainer.convert.rows import Split, find_splits
+from trainer.convert.rows import MEMORY, Split, find_splits
 from trainer.data.columns import CONVERSATIONS, QUESTIONS
+from trainer.data.memory_limit import growing_by
 from trainer.data.turns import FormError
 from trainer.env_file import take_env_file
 from trainer.files import read_json, without_link, write_whole
 from trainer.flags import Text, parse
+from trainer.node.cgroups import memory_limits
 from trainer.outcome import FINISHED, ConfigError
 from trainer.settings import say
+from trainer.text import GIB
 
+MOST_MEMORY_BYTES = 16 * GIB
+"""A row group of pictures takes a tenth of it; a few kilobytes of parquet may stand for any number of gigabytes."""
 MADE_OF = "convert.json"
 PART = ".part"
 
@@ -53,10 +58,21 @@ def main(argv: list[str]) -> int:
     take_env_file()
     _begin(out, {"data": data, "subset": options.subset, "question": options.question})
     try:
-        return _convert(data, out, options)
+        with growing_by(_allowed_bytes()):
+            return _convert(data, out, options)
+    except MemoryError:
+        raise ConfigError(f"{data} cannot be read: {MEMORY}") from None
     except KeyboardInterrupt:
         say(["stopped: the same command goes on where it is"])
         raise
+
+
+def _allowed_bytes() -> int:
+    """What a conversion may take: never all that is left, or the kernel would end another program, too."""
+    import psutil
+
+    left = min([psutil.virtual_memory().available, *(left for _, left in memory_limits())])
+    return min(MOST_MEMORY_BYTES, left * 9 // 10)
 
 
 def _convert(data: str, out: Path, options: Options) -> int:

@@ -6,8 +6,11 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import re
+import threading
 import time
 import urllib.request
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from typing import IO, Any
 
 from trainer.files import MIB, MOST_MIB
@@ -20,6 +23,8 @@ PART_BYTES = 1 << 16
 WEB = ("http://", "https://")
 # Stores of which fsspec gives one object for its address. It also knows addresses that unpack, chain and run others.
 STORES = re.compile(r"(hf|s3|gs|gcs|az|abfs)://[^:]+")
+# All public IPv6 addresses, and those by which a network without IPv4 reaches an IPv4 address, the last four bytes.
+UNICAST, BY_NAT64 = ipaddress.IPv6Network("2000::/3"), ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def fetch(address: str, *, private: bool) -> bytes:
@@ -28,6 +33,31 @@ def fetch(address: str, *, private: bool) -> bytes:
 
     Raises OSError, ValueError.
     """
+    return _within(PICTURE_S, lambda: _fetch(address, private))
+
+
+def _within(most_s: float, read: Callable[[], bytes]) -> bytes:
+    """What `read` returns or raises. Raises TimeoutError after `most_s`: a server that sends one byte of its answer's
+    head every few seconds is never silent, so no socket's own clock ends it. The thread is left behind."""
+    found = SimpleQueue[bytes | Exception]()
+
+    def work() -> None:
+        try:
+            found.put(read())
+        except Exception as error:  # raised again by the thread that waits
+            found.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        answer = found.get(timeout=most_s)
+    except Empty:
+        raise TimeoutError(f"takes more than {most_s:g} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _fetch(address: str, private: bool) -> bytes:
     try:
         if address.startswith(WEB):
             with _opener(private).open(address, timeout=ANSWER_S) as answer:
@@ -95,8 +125,14 @@ class _PublicHttps(http.client.HTTPSConnection):
 
 
 def is_public(host: str) -> bool:
-    """Whether a numeric address may be anybody's on the internet."""
-    return ipaddress.ip_address(host.partition("%")[0]).is_global
+    """Whether a numeric address may be anybody's on the internet. An IPv6 address may stand for an IPv4 address."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped or address in BY_NAT64:
+            address = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        elif address not in UNICAST or address.sixtofour:
+            return False
+    return address.is_global and not address.is_multicast
 
 
 def _refuse_private(connection: Any) -> None:

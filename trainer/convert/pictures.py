@@ -24,9 +24,9 @@ FILE = "file://"
 class PictureStore:
     """The folder of pictures of one conversion."""
 
-    def __init__(self, out: Path, source: Path, *, private: bool = False) -> None:
-        """Relative paths of pictures are relative to `source`. With `private`, pictures are also fetched from this
-        machine and from private networks."""
+    def __init__(self, out: Path, source: Path | None, *, private: bool = False) -> None:
+        """Relative paths of pictures are relative to `source`; with None no file of this machine is read. With
+        `private`, pictures are also fetched from this machine and from private networks."""
         without_link(out / FOLDER)
         self._private = private
         self._out = out
@@ -97,7 +97,7 @@ class PictureStore:
         """The bytes that an address or a file holds; None when `name` is neither. Raises OSError, ValueError."""
         if "://" in name and not name.startswith(FILE):
             return _checked(fetch(name, private=self._private))
-        found = find_image(name.removeprefix(FILE), self._source, None)
+        found = find_image(name.removeprefix(FILE), self._source, None) if self._source else None
         if found is None:
             if "." in name and " " not in name:
                 raise OSError("is not there")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
@@ -31,7 +31,8 @@ METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 TABLE = "metadata.csv"
 NAMES_FILE = "file_name"
 SAVED = ("dataset_dict.json", "state.json")
-ROWS_AT_ONCE = 10_000
+ROWS_AT_ONCE = 1_000
+MEMORY = "it takes more memory than it may, so it may unpack without an end (docs/threats.md)"
 SHARD = r"(.*?)-\d{5}-of-(\d{5})"
 SPLIT_NAME = r"\w[\w.-]{0,99}"
 # Columns of webdataset that say where a sample is from.
@@ -44,8 +45,9 @@ class Split:
     """train, eval or test, else the data set's own name of the split."""
     rows: Any
     total: int | None = None
-    folder: Path = Path()
-    """Relative paths of pictures are relative to this folder."""
+    folder: Path | None = Path()
+    """Relative paths of pictures are relative to this folder. None for data of the hub: no file of this machine is
+    meant."""
 
     def begin_at(self, done: int) -> Iterator[dict[str, Any] | FormError]:
         """The rows without the first `done`; for a row that is no record, its fault. Raises ConfigError when neither
@@ -185,10 +187,25 @@ def _streamed(path: str, **options: Any) -> Any:
     from datasets.packaged_modules.csv.csv import Csv
 
     builder = load_dataset_builder(path, **options)
+    if "data_files" not in options:
+        _refuse_others_files(builder.config.data_files or {}, path, builder.base_path or "")
     if isinstance(builder, Csv) and builder.config.features is None and builder.config.data_files:
         how = builder.config.pd_read_csv_kwargs
         return {side: _Table(files, how) for side, files in builder.config.data_files.items()}
     return builder.as_streaming_dataset()
+
+
+def _refuse_others_files(files: Mapping[Any, Sequence[Any]], data: str, address: str) -> None:
+    """Raises ConfigError for files that the README of a data set names as its data and that lie outside of it: it
+    could name any file of this machine, or another data set that your token may read."""
+    local = os.path.isdir(data)
+    inside = tuple(f"{place}/" for place in ((os.path.realpath(data), os.path.abspath(data)) if local else (address,)))
+    for file in (str(file) for listed in files.values() for file in listed):
+        found = file if "://" in file else os.path.abspath(file)
+        if not found.startswith(inside):
+            raise ConfigError(
+                f"{data} names {shown(file)} as its data, a file outside of it: its README.md must name its own files"
+            )
 
 
 def _by_library(data: str, subset: str | None) -> list[Split]:
@@ -197,7 +214,8 @@ def _by_library(data: str, subset: str | None) -> list[Split]:
 
     disable_progress_bars()
     set_verbosity(CRITICAL)  # what it says is raised too
-    path, folder = Path(data), Path(data)
+    path = Path(data)
+    folder: Path | None = path
     if path.is_file():
         if (reader := READERS.get(path.suffix.lower())) is None:
             raise ConfigError(f"{data}: it takes a folder, a hub id, or a file of {', '.join(READERS)}")
@@ -214,13 +232,13 @@ def _by_library(data: str, subset: str | None) -> list[Split]:
         if (name := hub_id(data)) is None:
             raise ConfigError(f"{data} does not exist: give a file, a folder, or the id of a data set of the hub")
         try:
-            found = _streamed(name, name=subset)
+            found, folder = _streamed(name, name=subset), None
         except ConnectionError as error:
             if (cached := _cached(name)) is None:
                 raise ConfigError(
                     f"{data} cannot be fetched, and no copy is in the cache: {_one_line(error)}"
                 ) from None
-            found = _streamed(cached, name=subset)
+            found, folder = _streamed(cached, name=subset), Path(cached)
     return [
         Split(name=SIDE_OF.get(str(name).lower(), str(name)), rows=_named_labels(rows), total=_total(rows, str(name)),
               folder=folder)
@@ -312,5 +330,7 @@ def _flattened(row: dict[str, Any]) -> dict[str, Any]:
 def _one_line(error: Exception) -> str:
     if isinstance(error, UnpicklingError):  # torch's own words advise to load it all the same
         return f"a pickle in it {refusal(error)}"
+    if isinstance(error, MemoryError) or str(error).endswith("out of memory"):  # pandas says it so
+        return MEMORY
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 400 else f"{text[:400]}..."

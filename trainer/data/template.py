@@ -3,14 +3,12 @@ keeps it from files and objects."""
 
 from __future__ import annotations
 
-import mmap
 import signal
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from contextlib import contextmanager
 
+from trainer.data.memory_limit import growing_by
 from trainer.outcome import ConfigError
 from trainer.text import GIB
 
@@ -38,7 +36,7 @@ def bounded() -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, TEMPLATE_S)
     try:
-        with _in_memory() if sys.platform == "linux" else nullcontext():
+        with growing_by(TEMPLATE_BYTES):
             yield
     except MemoryError:
         raise ConfigError(
@@ -47,19 +45,3 @@ def bounded() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
-
-
-@contextmanager
-def _in_memory() -> Iterator[None]:
-    """Let the process grow by TEMPLATE_BYTES; more raises MemoryError."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    has = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
-    most = has + TEMPLATE_BYTES
-    known = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_AS, (min(most, *known) if known else most, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -6,6 +6,7 @@ folder of runs: index.html, which compares them, and sweep.html of each sweep.
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,7 +90,7 @@ def build_report(run_dir: Path) -> str:
         has_record=bool(begun),
         facts=facts(record),
         infer=_infer(run_dir.absolute(), usage, predictions),
-        again=again(run_dir, begun),
+        again=again(run_dir, json_object(_text(run_dir / RECORD_NAME, mine=True)) or {}),
         charts=line_charts(record),
         order=list(scored.get("per_action") or {}),
         allowed=(usage.get("choices") or {}).get("actions"),
@@ -113,9 +114,13 @@ def _infer(run_dir: Path, usage: Entry, predictions: Sequence[Entry]) -> str:
     return command_from_anywhere(*words, "--records", run_dir / EXAMPLE_FILE)
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, *, mine: bool = False) -> str:
+    """What stands in a file; "" when it cannot be read. With `mine` also "" for another user's file: a command from
+    their run.json could name any program, and a command on a page is there to be typed."""
     try:
         with regular(path).open("rb") as file:
+            if mine and os.fstat(file.fileno()).st_uid != os.getuid():
+                return ""
             return file.read(MOST_BYTES).decode("utf-8", "replace")
     except OSError:
         return ""

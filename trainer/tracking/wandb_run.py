@@ -55,7 +55,9 @@ class WandbRun:
         """`facts` describe this run in W&B's table of runs; the fields of a TrainConfig are among them."""
         self._facts = facts
         # Pictures of tables wait for their upload in the run's folder, not in a home folder that may be read-only.
-        without_link(folder := Path(facts["output_dir"], "wandb"))
+        folder = Path(facts["output_dir"], "wandb")
+        for name in ("wandb", ".wandb"):  # the client takes the second where it is there
+            without_link(folder.with_name(name))
         prepare_client(WANDB_DATA_DIR=str(folder))
         self._run: Any = None
         self._failed = False

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import functools
+import gzip
 import http.server
 import io
 import json
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -24,8 +28,9 @@ from paths import ROOT
 from PIL import Image
 
 from trainer.__main__ import main
-from trainer.convert.fetch import _read, is_public
+from trainer.convert.fetch import _read, fetch, is_public
 from trainer.convert.pictures import PictureStore
+from trainer.convert.rows import _refuse_others_files
 from trainer.data.grid import load_image
 from trainer.data.records import Dataset, load_dataset
 from trainer.files import MIB
@@ -378,6 +383,10 @@ def test_no_address_in_a_record_asks_this_machine_or_leaves_the_web(
         ("127.0.0.1", False), ("10.1.2.3", False), ("192.168.0.1", False), ("169.254.169.254", False), ("::1", False),
         ("fe80::1%eth0", False), ("::ffff:127.0.0.1", False), ("0.0.0.0", False), ("100.64.0.1", False),
         ("8.8.8.8", True), ("2001:4860:4860::8888", True),
+        # By NAT64, by 6to4, as IPv4-compatible, site-local, and to a group.
+        ("64:ff9b::10.0.0.1", False), ("64:ff9b::127.0.0.1", False), ("64:ff9b::8.8.8.8", True),
+        ("::ffff:8.8.8.8", True),
+        ("2002:7f00:1::", False), ("::127.0.0.1", False), ("fec0::1", False), ("224.0.0.1", False), ("ff02::1", False),
     ],
 )  # fmt: skip
 def test_an_address_of_this_machine_and_of_a_private_network_is_not_public(host: str, public: bool) -> None:
@@ -389,6 +398,86 @@ def test_a_server_that_answers_without_an_end_is_left(monkeypatch: pytest.Monkey
     with pytest.raises(TimeoutError):
         _read(io.BytesIO(b"x"))
     assert _read(io.BytesIO(b"")) == b""
+
+
+def test_a_server_that_is_never_silent_and_never_done_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sends the head of its answer byte by byte."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip() -> None:
+            with listening.accept()[0] as connection, contextlib.suppress(OSError):
+                while not ended.wait(0.02):
+                    connection.sendall(b"x")
+
+        threading.Thread(target=drip, daemon=True).start()
+        monkeypatch.setattr("trainer.convert.fetch.PICTURE_S", 0.4)
+        with pytest.raises(TimeoutError, match=r"takes more than 0\.4 s"):
+            fetch(f"http://127.0.0.1:{listening.getsockname()[1]}/a.png", private=True)
+        ended.set()
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv.gz"])
+def test_a_table_that_unpacks_to_more_memory_than_it_may_is_one_line(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "in").mkdir()
+    file = tmp_path / "in" / f"train.{form}"
+    if form == "parquet":
+        cells = pyarrow.DictionaryArray.from_arrays([0] * 60, ["a" * (8 * MIB)])
+        table = pyarrow.table({"question": cells, "answer": ["x"] * 60})
+        pyarrow.parquet.write_table(table, file, store_schema=False)
+    else:
+        with gzip.open(file, "wb", compresslevel=1) as packed:
+            packed.write(b"question,answer\nq,")
+            for _ in range(320):
+                packed.write(b"a" * MIB)
+    assert file.stat().st_size < 4 * MIB
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    monkeypatch.setattr("trainer.convert.command.MOST_MEMORY_BYTES", 150 * MIB)
+    assert convert(tmp_path / "in", tmp_path / "out") == 78
+    said = capsys.readouterr().err
+    assert "it takes more memory than it may, so it may unpack without an end" in said and said.count("\n") == 1
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+@pytest.mark.parametrize(
+    "named", ["{here}/mine/k.csv", "../mine/k.csv", "file://{here}/mine/k.csv", "{here}/mine/*.txt"]
+)
+def test_the_readme_of_a_data_set_names_no_file_outside_of_it(
+    named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("mine", "set"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "mine" / "k.csv").write_text("question,answer\nq,secret\n")
+    (tmp_path / "mine" / "k.txt").write_text("secret\n")
+    (tmp_path / "set" / "own.csv").write_text("question,answer\nq,a\n")
+    (tmp_path / "link").symlink_to("set")
+
+    def converted(files: str, out: str) -> int:
+        readme = f"---\nconfigs:\n- config_name: default\n  data_files: '{files}'\n---\n"
+        (tmp_path / "set" / "README.md").write_text(readme)
+        return convert(tmp_path / "link", tmp_path / out)
+
+    assert converted(named.format(here=tmp_path), "out") == 78
+    assert "as its data, a file outside of it" in (said := capsys.readouterr().err) and "Traceback" not in said
+    assert list(tmp_path.glob("out/*.jsonl*")) == []
+    assert converted("own.csv", "good") == 0
+
+
+def test_data_of_the_hub_names_no_other_set_and_no_picture_of_this_machine(tmp_path: Path) -> None:
+    hub = "hf://datasets/a/b@1"
+    _refuse_others_files({"train": [f"{hub}/x/a.csv"]}, "a/b", hub)
+    for other in ("hf://datasets/a/b@12/a.csv", "hf://datasets/mine/private@1/a.csv", "/etc/hosts", "https://h/a.csv"):
+        with pytest.raises(ConfigError, match="a file outside of it"):
+            _refuse_others_files({"train": [f"{hub}/a.csv", other]}, "a/b", hub)
+    (mine := tmp_path / "mine.png").write_bytes(picture("red"))
+    for source, stored in ((None, False), (tmp_path, True)):
+        store = PictureStore(tmp_path / "out", source)
+        assert (store.take({"image": str(mine)})["image"] != str(mine), store.lost.total()) == (stored, not stored)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/x", "a/b"])

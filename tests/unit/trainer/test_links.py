@@ -24,6 +24,7 @@ from slurm.runs import place as slurm_place
 from trainer.files import own_folder, sweep_halves, without_links, write_whole
 from trainer.node.ranks import Ranks
 from trainer.outcome import ConfigError
+from trainer.tracking.wandb_run import WandbRun
 from trainer.training.checkpoint import CheckpointStore, check_manifest
 
 
@@ -195,6 +196,19 @@ def test_old_halves_of_files_are_swept_and_nothing_else(tmp_path: Path) -> None:
     sweep_halves(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {*kept, folder.name}
     sweep_halves(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["wandb", ".wandb"])
+def test_the_client_of_wandb_finds_no_link_to_write_through(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr("trainer.tracking.wandb_run.prepare_client", lambda **_: None)
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    (run := tmp_path / "r").mkdir()
+    (run / name).symlink_to(elsewhere)
+    WandbRun({"run_id": "r", "output_dir": str(run)}, None)
+    assert not (run / name).is_symlink() and elsewhere.is_dir()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="gives a file to another user")

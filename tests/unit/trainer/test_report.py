@@ -601,6 +601,17 @@ def test_a_record_that_does_not_say_how_it_was_launched_offers_no_command(tmp_pa
     assert "Train it again" not in build_report(write_run(tmp_path))
 
 
+def test_no_command_of_another_users_record_is_offered_to_be_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["accelerate", "launch", "--num_machines", "1", "/tmp/theirs.py"]
+    (tmp_path / "run.json").write_text(json.dumps({"plan": {"launch_argv": words, "env": {"LD_PRELOAD": "/x.so"}}}))
+    write_run(tmp_path)
+    assert "theirs.py" in build_report(tmp_path)
+    monkeypatch.setattr("os.getuid", lambda: 4711)
+    assert "theirs.py" not in build_report(tmp_path)
+
+
 def test_what_is_typed_to_use_the_adapter_stands_there_quoted(tmp_path: Path) -> None:
     run_dir = tmp_path / "a b"
     (run_dir / "adapter").mkdir(parents=True)
