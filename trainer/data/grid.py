@@ -75,11 +75,14 @@ def load_grey(path: str, least_bits: int = DEPTHS[0]) -> tuple[Image.Image, int]
         raise OSError(f"{path}: {said}") from error
 
 
+KNOWN = ("a pointer", "a web page", "a picture in HEIC", "a video", "a PDF")
+
+
 def _instead(path: str) -> str:
     """What a file that is no picture is, where its beginning says so."""
     with open(path, "rb") as file:
         said = no_json(file.read(CHECKED_BYTES), Path(path)) or ""
-    return f": it is {said.replace(', and no JSON', '')}" if said.startswith(("a pointer", "a web page")) else ""
+    return f": it is {said.replace(', and no JSON', '')}" if said.startswith(KNOWN) else ""
 
 
 def _turn(image: Image.Image) -> contextlib.AbstractContextManager[object]:

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from trainer.data.sources import convert_command, unpack_advice
+from trainer.data.file_kinds import BINARY, described, is_binary, kind_of, unpack_advice
+from trainer.data.sources import convert_command
 from trainer.files import MIB
 from trainer.outcome import ConfigError
 
@@ -28,6 +30,7 @@ TABLES = {b"PAR1": "parquet", b"ARROW1": "arrow"}
 ARCHIVES = {b"PK\x03\x04": "a zip archive", b"7z\xbc\xaf": "a 7z archive", b"Rar!": "a rar archive",
             ZSTD: "packed by zstd"}  # fmt: skip
 PAGES = (b"<!DOCTYPE", b"<!doctype", b"<html", b"<?xml")
+OF_PYTHON = (b"{'", b"[{'")
 POINTER = b"version https://git-lfs"
 TAR, TAR_PLACE = b"ustar", 257
 CHECKED_BYTES = 512
@@ -117,6 +120,8 @@ def no_json(head: bytes, path: Path) -> str | None:
         named = path if path.suffix == f".{kind}" else path.with_suffix(f".{kind}")
         first = "" if named == path else f"name it {named.name}, then "
         return f"{kind}, and no JSON: {first}{convert_command(str(named))}"
+    if kind := kind_of(head, path):
+        return kind
     if kind := next((kind for magic, kind in ARCHIVES.items() if head.startswith(magic)), None):
         return f"{kind}, and no JSON: {unpack_advice(path)}"
     if head[TAR_PLACE:].startswith(TAR):
@@ -125,6 +130,10 @@ def no_json(head: bytes, path: Path) -> str | None:
         return "a web page, and no JSON: fetch the file that the page leads to"
     if head.startswith(POINTER):
         return "a pointer of Git LFS, and no JSON: git lfs pull fetches the file"
+    if head.removeprefix(BOM_UTF8).lstrip().startswith(OF_PYTHON):
+        return "in Python's notation, and no JSON: json.dumps writes a record as JSON"
+    if is_binary(head) and not head.startswith(MAGICS):
+        return described(BINARY, path)
     encoding = json.detect_encoding(head[:4]).upper()
     if not encoding.startswith("UTF-8"):
         return f"{encoding[:6]}: save it as UTF-8"

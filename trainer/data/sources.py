@@ -3,18 +3,21 @@ command that converts them."""
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote
 
 from trainer.commands import training_command
+from trainer.data.file_kinds import TEXT, UNPACKED_BY, kind_of, unpack_advice
 from trainer.files import regular
 from trainer.outcome import ConfigError
-from trainer.text import plain_or_shown
+from trainer.text import nearest, plain_or_shown
 
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 PACKED_SUFFIXES = (".gz", ".bz2", ".xz")
@@ -37,12 +40,6 @@ CAPTIONS = (".txt", ".caption")  # of text files beside pictures, as kohya's tra
 CONVERTIBLE = (
     ".parquet", ".arrow", ".csv", ".tsv", ".tar", ".feather", *PICTURES, ".zst",
 )  # fmt: skip
-# Archives by suffix, and how each is unpacked.
-UNPACKED_BY = {
-    ".zip": "unzip", ".7z": "7z x", ".rar": "unrar x", ".zst": "zstd -d", ".tgz": "tar -xf", ".gz": "tar -xf",
-    ".bz2": "tar -xf", ".xz": "tar -xf",
-}  # fmt: skip
-SPREADSHEETS = (".xlsx", ".ods", ".numbers")
 TABLES = (".parquet", ".arrow", ".csv", ".tsv", ".feather", ".zst")
 HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 HUB_ADDRESS = rf"(?:hf://|https?://(?:www\.)?huggingface\.co/)datasets/({HUB_ID}?)(?:/tree/main|/viewer(?:/.*)?)?/?"
@@ -50,6 +47,7 @@ ADDRESS = r"(?i:[a-z][a-z0-9+]{1,9}://)"
 METADATA = "metadata.jsonl"  # written for the datasets library's imagefolder
 TAKES = "give a file of JSON records, or a folder with train.jsonl"
 MOST_NAMED = 5
+HEAD_BYTES = 512
 MOST_LOOKED_AT = 10_000
 """Files of a folder whose names are looked at for a note: a folder of pictures may hold millions."""
 
@@ -79,13 +77,6 @@ def hub_id(data: str) -> str | None:
     if address := re.fullmatch(HUB_ADDRESS, data):
         return address[1]
     return data if re.fullmatch(HUB_ID, data) else None
-
-
-def unpack_advice(path: Path) -> str:
-    """How to make an archive readable."""
-    if path.suffix.lower() in SPREADSHEETS:
-        return "save the table as csv, and name that"
-    return f"unpack it ({UNPACKED_BY.get(path.suffix.lower(), 'unzip')} {path.name}), and name what was in it"
 
 
 def is_picture_name(name: str) -> bool:
@@ -180,9 +171,20 @@ def _is_json(path: Path) -> bool:
     return _is_named_json(path.name) and not re.fullmatch(NO_RECORDS, path.name) and path.is_file()
 
 
+def _is_lost(path: Path) -> bool:
+    """Whether a path is called like records to read, and is no file."""
+    named = _is_named_json(path.name) and not re.fullmatch(NO_RECORDS, path.name)
+    return named and side_of(path) in ("train", "eval") and not path.is_file() and not path.is_dir()
+
+
 def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
     """By side, the files of records in a folder and in its subfolders that are named like a side."""
     here = sorted(folder.iterdir())
+    if odd := next((path for path in here if _is_lost(path)), None):
+        said = (
+            f"holds {plain_or_shown(odd.name)}, which is no file (a link to nothing, or a pipe): remove it, or bring it"
+        )
+        raise ConfigError(said, name="DATA", given=part)
     found: dict[str, list[Path]] = {side: [] for side in SIDE_NAMES}
     files = [path for path in here if _is_json(path)]
     for path in files:
@@ -228,9 +230,21 @@ def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
         if inner is None and (archive := next((p for p in here if p.suffix.lower() in UNPACKED_BY), None)):
             said = f"holds {archive.name} and no JSON: {unpack_advice(archive)}"
             raise ConfigError(said, name="DATA", given=part)
+        if inner is None and (other := _other_kind(here)):
+            raise ConfigError(other, name="DATA", given=part)
         instead = f"did you mean DATA={inner}?" if inner else TAKES
         raise ConfigError(f"is a folder without train.jsonl: {instead}", name="DATA", given=part)
     return found
+
+
+def _other_kind(paths: Sequence[Path]) -> str | None:
+    """The first of some files that is of a known kind, and what helps."""
+    for path in (path for path in paths[:MOST_LOOKED_AT] if path.is_file() and not path.name.startswith(".")):
+        with path.open("rb") as file:
+            kind = kind_of(file.read(HEAD_BYTES), path)
+            if kind and not kind.startswith(TEXT):  # notes and licences lie in any folder
+                return f"holds {plain_or_shown(path.name)}, which is {kind}"
+    return None
 
 
 def _check_shards(files: Sequence[Path]) -> None:
@@ -281,6 +295,20 @@ def _beside(path: Path) -> list[str]:
     return [f"not used: {names} beside {path.name} (DATA={path.parent} takes it as held-out records)"] if names else []
 
 
+def _pattern(data: str) -> str:
+    """What names the files that a pattern means."""
+    if not (found := sorted(islice(glob.iglob(data, recursive=True), MOST_LOOKED_AT))):
+        return f"is a pattern that no file matches: {TAKES}"
+    folders = {os.path.dirname(path) or "." for path in found}
+    how = f"DATA={shlex.quote(','.join(found))} names them"
+    if not _is_named_json(found[0]):
+        how = convert_command(min(folders))
+    elif len(found) > MOST_NAMED:
+        whole = shlex.quote(os.path.join(min(folders), f"train{os.path.splitext(found[0])[1]}"))
+        how = f"make one file of all: cat {data} > {whole}" if len(folders) == 1 else "DATA=FOLDER,FILE names several"
+    return f"is a pattern, which is not expanded, of {len(found)} files: {how}"
+
+
 def _not_json(found: Path, data: str) -> str:
     if found.suffix == ".zst":
         return f"{found.name} is packed by zstd: unpack it (zstd -d {found.name}), or pack it by gzip"
@@ -293,6 +321,10 @@ def _not_json(found: Path, data: str) -> str:
 
 
 def _not_there(data: str) -> str:
+    if len(data) > 2 and data[0] == data[-1] and data[0] in "'\"":
+        return f"has quotation marks in it: DATA={shlex.quote(data[1:-1])}"
+    if re.search(r"[*?\[]", data):
+        return _pattern(data)
     if re.match(ADDRESS, data):
         scheme, _, rest = data.partition("://")
         how = f"copy it to a folder with {scheme}'s own tool"
@@ -307,4 +339,9 @@ def _not_there(data: str) -> str:
         return f"is an address, which is not read: {how}"
     if hub_id(data):
         return f"does not exist: {TAKES}; a data set of the hub is fetched by {convert_command(data)}"
-    return f"does not exist: {TAKES}"
+    several = re.split(r"[;:\s]+", data)
+    if len(several) > 1 and all(map(os.path.exists, several)):
+        return f"does not exist: commas stand between several: DATA={','.join(several)}"
+    folder = os.path.dirname(data) or "."
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return f"does not exist: {TAKES}{nearest(os.path.basename(data), names)}"

@@ -348,6 +348,10 @@ def converted(kind: str, first: str, data: str = "{folder}", out: str = "{name}-
     return f"DATA={data}: holds {kind} files ({first}) and no JSON: {CONVERT} {data} {out}"
 
 
+A_PICKLE = (
+    "a pickle, which can run any program when it is opened, and no JSON: whoever made it writes its records as JSON "
+    "(pandas: to_json(FILE, orient='records'))"
+)
 TAR = b"0.png".ljust(257, b"\0") + b"ustar\0"
 # (the files of a folder, DATA, the refusal)
 FOLDERS: dict[str, tuple[Mapping[str, str | bytes], str, str]] = {
@@ -391,8 +395,58 @@ FOLDERS: dict[str, tuple[Mapping[str, str | bytes], str, str]] = {
         "DATA={folder}/0.png: is a picture: name the file of records that shows it, or the folder of all pictures"),
     "objects of Python": (
         {"d.jsonl": f"{GOOD}\n"}, "{folder}/d.jsonl",
-        "{folder}/d.jsonl record 1 is not JSON (Expecting property name enclosed in double quotes in line 1): nothing "
-        "behind it can be read"),
+        "{folder}/d.jsonl is in Python's notation, and no JSON: json.dumps writes a record as JSON"),
+    "a pickle": ({"d.pkl": b"\x80\x04]."}, "{folder}/d.pkl", "{folder}/d.pkl is " + A_PICKLE),
+    "a pickle called jsonl": ({"d.jsonl": b"\x80\x04]."}, "{folder}/d.jsonl", "{folder}/d.jsonl is " + A_PICKLE),
+    "a pickle in a folder": ({"d.pkl": b"\x80\x04]."}, "{folder}", "DATA={folder}: holds d.pkl, which is " + A_PICKLE),
+    "a database": (
+        {"d.db": b"SQLite format 3\0"}, "{folder}/d.db",
+        "{folder}/d.db is an SQLite database, and no JSON: sqlite3 -json {folder}/d.db 'SELECT * FROM TABLE' > "
+        "{folder}/d.json writes a table of it as JSON"),
+    "YAML": (
+        {"d.yaml": "- image: a.png\n"}, "{folder}/d.yaml",
+        "{folder}/d.yaml is YAML, and no JSON: python3 -c 'import json, sys, yaml; "
+        "json.dump(yaml.safe_load(sys.stdin), sys.stdout, default=str)' < {folder}/d.yaml > {folder}/d.json writes it "
+        "as JSON"),
+    "a text": (
+        {"d.txt": "up\n"}, "{folder}/d.txt",
+        '{folder}/d.txt is text, and no JSON: a record is a line such as {"image": "a.png", "question": "...", '
+        '"output": "..."}'),
+    "a video for the records": (
+        {"d.mp4": b"\0\0\0\x18ftypmp42"}, "{folder}/d.mp4",
+        "{folder}/d.mp4 is a video, and no JSON: ffmpeg -i {folder}/d.mp4 -vf fps=1 %05d.png makes pictures of it, "
+        "which records can name"),
+    "a file of bytes": (
+        {"d.bin": b"\1\0\2\0\3"}, "{folder}/d.bin",
+        '{folder}/d.bin is binary, and no JSON: a record is a line such as {"image": "a.png", "question": "...", '
+        '"output": "..."}'),
+    "a pattern": (
+        {"a.jsonl": lines(GOOD), "b.jsonl": lines(GOOD)}, "{folder}/*.jsonl",
+        "DATA='{folder}/*.jsonl': is a pattern, which is not expanded, of 2 files: "
+        "DATA={folder}/a.jsonl,{folder}/b.jsonl names them"),
+    "a pattern of tables": (
+        {"a.parquet": b"PAR1"}, "{folder}/*.parquet",
+        f"DATA='{{folder}}/*.parquet': is a pattern, which is not expanded, of 1 files: {CONVERT} {{folder}} "
+        "{name}-records"),
+    "a pattern of many files": (
+        {f"{n}.jsonl": lines(GOOD) for n in range(6)}, "{folder}/?.jsonl",
+        "DATA='{folder}/?.jsonl': is a pattern, which is not expanded, of 6 files: make one file of all: cat "
+        "{folder}/?.jsonl > {folder}/train.jsonl"),
+    "a pattern of nothing": (
+        {}, "{folder}/*.json", "DATA='{folder}/*.json': is a pattern that no file matches: give a file of JSON "
+        "records, or a folder with train.jsonl"),
+    "a path in quotation marks": (
+        {"d.jsonl": lines(GOOD)}, "'{folder}/d.jsonl'",
+        'DATA="\'{folder}/d.jsonl\'": has quotation marks in it: DATA={folder}/d.jsonl'),
+    "a name with a slip": (
+        {"d.jsonl": lines(GOOD)}, "{folder}/d.json",
+        "DATA={folder}/d.json: does not exist: give a file of JSON records, or a folder with train.jsonl, did you mean "
+        "d.jsonl?"),
+    "pictures that are still packed": (
+        {"d.jsonl": lines(GOOD), "images.zip": b"PK\3\4"}, "{folder}/d.jsonl",
+        "{folder}/d.jsonl: 0 of 1 records would be left: 1 of 1 records left out: a picture is not there (d.jsonl line "
+        "1; the first: {folder}/a.png is not there); paths are relative to {folder}/; image_root= names another folder "
+        "to look in; images.zip lies there, and is not unpacked"),
 }  # fmt: skip
 
 
@@ -406,6 +460,22 @@ def test_what_is_no_record_says_what_to_do(name: str, tmp_path: Path) -> None:
         return text.replace("{folder}", f"{tmp_path}/walks").replace("{name}", "walks")
 
     assert refusal(fill(data)) == fill(said)
+
+
+@pytest.mark.parametrize("sign", [" ", ";", ":"])
+def test_between_several_files_stands_a_comma(sign: str, folder: Path) -> None:
+    one, other = folder / "a.png", folder / "b.png"
+    said = f"does not exist: commas stand between several: DATA={one},{other}"
+    assert refusal(f"{one}{sign}{other}").endswith(said)
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "eval.jsonl"])
+def test_records_that_are_a_link_to_nothing_are_refused(name: str, folder: Path) -> None:
+    write(folder / "train.jsonl", lines(GOOD))
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to("gone.jsonl")
+    said = f"holds {name}, which is no file (a link to nothing, or a pipe): remove it, or bring it"
+    assert refusal(str(folder)) == f"DATA={folder}: {said}"
 
 
 @pytest.mark.parametrize(
