@@ -79,6 +79,10 @@ override OF_RUN := [ -n "$$TRAINYARD_RUN" ] || { echo 'trainyard: RUN= is left o
 
 .PHONY: help demo test test-fast soak lint env plan render check submit sweep status logs cancel resume list site claim run hardware shape image sif lock sbom docker-run pictures golden validate features convert infer merge report tensorboard gpu-proof
 
+# A name that is no command; make's own words would name no list. $(error) is make's, so no shell reads the name.
+.DEFAULT:
+	$(error no command 'make $@': make help lists them; make run trains on this machine, make submit on a cluster)
+
 help: ## list these commands
 	@width=110; if [ -t 1 ]; then width=$$(stty size <&1 2>/dev/null | cut -d ' ' -f 2); fi; \
 	{ sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile; \

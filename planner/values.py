@@ -68,6 +68,11 @@ def gib(name: str, text: str) -> float:
     raise refuse(name, text, "takes a number of GiB from 1 to 1024")
 
 
+def host_gib(name: str, text: str) -> int:
+    """Whole GiB, written as `32`, `32G` or `32GiB`."""
+    return int(str(whole(1, 65536, " GiB or none")(name, re.sub(r"(?<=[0-9])\s*(G|GB|GiB)$", "", text))))
+
+
 def matching(pattern: str, allowed: str) -> Parser:
     def parse(name: str, text: str) -> str:
         if len(text) <= 1024 and re.fullmatch(pattern, text):
@@ -92,6 +97,21 @@ def one_of(*allowed: str, meant: Mapping[str, str] = NO_WORDS) -> Parser:
     return parse
 
 
+def accelerate_config(*allowed: str) -> Parser:
+    """As `one_of`, for the name of a configuration. The refusal of a file says that name, or how to give a file."""
+
+    def parse(name: str, text: str) -> str:
+        stem = text.rpartition("/")[2].removesuffix(".yaml")
+        hint = (
+            "; a file of settings is CONFIG_FILE=" if text.endswith((".yaml", ".yml")) and stem not in allowed else ""
+        )
+        if text in allowed:
+            return text
+        raise refuse(name, text, f"takes one of {', '.join(allowed)}{nearest(stem, allowed) * (not hint)}{hint}")
+
+    return parse
+
+
 def minutes(name: str, text: str) -> int:
     """Whole minutes, rounded up."""
     seconds = 0
@@ -110,7 +130,8 @@ def minutes(name: str, text: str) -> int:
 def gpu_type(name: str, text: str) -> str:
     """The type as the scheduler spells it; a type that is not in GPU_GIB needs VRAM too."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", text):
-        raise refuse(name, text, f"takes letters, digits and ._- : {', '.join(GPU_GIB)}")
+        near = nearest(re.sub("nvidia|geforce|tesla|[^a-z0-9-]", "", text.lower()), tuple(GPU_GIB))
+        raise refuse(name, text, f"takes letters, digits and ._-{near or ':'} known are {', '.join(GPU_GIB)}")
     if text.lower() in NO_BF16:
         raise refuse(
             name, text, "has no bfloat16, which training needs: ask for an Ampere card or newer (a10, l4, a100)"

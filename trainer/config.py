@@ -48,8 +48,9 @@ class Setting:
     """A checkpoint is continued although this has changed: the losses and scores do not depend on it, or only by the
     records that remain, which are counted and compared. A setting that does not say so is compared, so that nobody can
     forget a new one."""
-    planned: bool = False
-    """The plan decides it: a YAML file that says something else is refused."""
+    planned: str = ""
+    """What to ask the plan for, which decides it: a YAML file that says something else is refused. Empty: the plan does
+    not decide it."""
     swept: bool = False
     """A W&B sweep may choose it."""
     folder: bool = False
@@ -63,6 +64,11 @@ class Setting:
 
 
 CONTINUES = Setting(continues=True)
+OUTPUT = "OUTPUT= names the folder of all runs"
+RUN = "RUN= names the run"
+PROCESSES = "GPUS= and NODES= ask for processes"
+BATCH = "EFFECTIVE_BATCH= asks for the samples a step"
+CONFIGURATION = "CONFIG= asks for another configuration"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,9 +82,9 @@ class TrainConfig:
     data: Annotated[str, Setting(env="GRID_DATASET_PATH", also="dataset dataset_path data_path dataset_name")]
     """A file of JSON records, or a folder holding train.jsonl and, if there is one, eval.jsonl (or validation, val,
     dev); several with commas between."""
-    output_dir: Annotated[str, Setting(continues=True, planned=True, env="OUTPUT_DIR")]
+    output_dir: Annotated[str, Setting(continues=True, planned=OUTPUT, env="OUTPUT_DIR")]
     """The run's folder: adapter, metrics, TensorBoard and W&B files go here."""
-    run_id: Annotated[str, Setting(continues=True, planned=True, also="run_name")]
+    run_id: Annotated[str, Setting(continues=True, planned=RUN, also="run_name")]
     """The run's name, the same in every attempt; also the W&B run id."""
     image_root: Annotated[
         str | None, Setting(continues=True, folder=True, env="IMAGE_ROOT", also="image_folder media_dir"),
@@ -105,32 +111,38 @@ class TrainConfig:
     device: Annotated[Device, Setting(also="use_cpu no_cuda", words={"true": "cpu", "false": "cuda"})] = "cuda"
     """Where training runs. Never changed silently: without a GPU, cuda is refused. mps is Apple's GPU: without 4 bits,
     and nobody has run it there yet."""
-    world_size: Annotated[int, Range(1, 65536), Setting(planned=True)] = 1
+    world_size: Annotated[int, Range(1, 65536), Setting(planned=PROCESSES)] = 1
     """How many processes train; with another number the run is refused."""
     micro_batch_size: Annotated[
         int, Range(1, 4096),
-        Setting(planned=True, env="BATCH_SIZE", also="batch_size per_device_train_batch_size train_batch_size"),
+        Setting(planned=BATCH, env="BATCH_SIZE", also="batch_size per_device_train_batch_size train_batch_size"),
     ] = 1  # fmt: skip
     """Samples a process and forward pass. Memory grows with it; the result does not depend on it."""
     gradient_accumulation_steps: Annotated[
-        int, Range(1, 65536), Setting(planned=True, swept=True, env="GRAD_ACCUM", also="grad_accum")
+        int, Range(1, 65536), Setting(planned=BATCH, swept=True, env="GRAD_ACCUM", also="grad_accum")
     ] = 8
     """Forward passes an optimizer step. Effective batch: this x micro_batch_size x world_size, 8 by default."""
     activation_checkpointing: Annotated[
-        bool, Setting(continues=True, planned=True, also="gradient_checkpointing"),
+        bool,
+        Setting(
+            continues=True, planned=CONFIGURATION, also="gradient_checkpointing use_gradient_checkpointing",
+            words={"unsloth": "true"},
+        ),
     ] = False  # fmt: skip
     """Recompute the language model's activations in the backward pass instead of keeping them."""
-    optimizer: Annotated[Optimizer, Setting(planned=True, also="optim", words=OPTIMIZER_WORDS)] = "adamw"
+    optimizer: Annotated[Optimizer, Setting(planned=CONFIGURATION, also="optim", words=OPTIMIZER_WORDS)] = "adamw"
     """AdamW. paged_adamw_8bit keeps its state in a quarter of the memory."""
     quantization: Annotated[
         Quantization,
         Setting(
-            also="load_in_4bit use_4bit quantization_bit",
-            words={"true": "nf4", "false": "none", "4bit": "nf4", "4": "nf4"},
+            also="load_in_4bit use_4bit quantization_bit quant_bits bits",
+            words={"true": "nf4", "false": "none", "4bit": "nf4", "4": "nf4", "16": "none"},
         ),
     ] = "nf4"
     """Precision of the frozen language model. nf4: 4 bits; none: as it was published."""
-    vision: Annotated[Vision, Setting(also="freeze_vision_tower", words={"true": "frozen", "false": "lora"})] = "frozen"
+    vision: Annotated[
+        Vision, Setting(also="freeze_vision_tower freeze_vit", words={"true": "frozen", "false": "lora"})
+    ] = "frozen"
     """frozen: adapters on the language model alone. lora: adapters on image tower and projector too, for pictures
     unlike any photograph; each step then goes back through the tower."""
     lora_r: Annotated[int, Range(1, 1024), Setting(swept=True, also="lora_rank rank r")] = 64
@@ -166,11 +178,14 @@ class TrainConfig:
     """Pull of the adapters' weights towards zero."""
     max_grad_norm: Annotated[float, Range(0, 1000), Setting(swept=True, also="max_norm")] = 1.0
     """Gradients longer than this are scaled down to it; 0: none are."""
-    seed: Annotated[int, Range(0, 2**32 - 1), Setting(swept=True, also="random_seed")] = 0
+    seed: Annotated[int, Range(0, 2**32 - 1), Setting(swept=True, also="random_seed random_state")] = 0
     """Decides everything that is drawn: the adapters, the order of the records, which sessions are held out."""
     group_lengths: Annotated[
         bool,
-        Setting(also="group_by_length train_sampling_strategy", words={"random": "false", "group_by_length": "true"}),
+        Setting(
+            also="group_by_length group_by_modality_length train_sampling_strategy",
+            words={"random": "false", "group_by_length": "true"},
+        ),
     ] = True
     """The records of an optimizer step have like lengths, so that little of a batch is padding. false: any lengths."""
     logging_steps: Annotated[int, STEPS, CONTINUES] = 10
@@ -185,7 +200,9 @@ class TrainConfig:
     """Optimizer steps between checkpoints; the last step is always saved."""
     keep_checkpoints: Annotated[int, Range(1, 1000), Setting(continues=True, also="save_total_limit")] = 3
     """How many of the newest checkpoints stay; the best by held-out action accuracy stays too."""
-    eval_fraction: Annotated[float, Range(0, 0.9), Setting(continues=True, also="val_size val_set_size")] = 0.1
+    eval_fraction: Annotated[
+        float, Range(0, 0.9), Setting(continues=True, also="val_size val_set_size split_dataset_ratio")
+    ] = 0.1
     """Share of the records that is held out, by whole sessions, when there is no eval.jsonl."""
     eval_samples: Annotated[int, Range(0, 1_000_000)] = 256
     """How many held-out records the held-out loss is computed on; before and after training their answers are written

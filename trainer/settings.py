@@ -25,19 +25,17 @@ from trainer.config import KNOBS, RANKS, SETTINGS, TrainConfig, read_rank
 from trainer.env_file import EnvFile, take_env_file
 from trainer.files import once
 from trainer.flags import answer_help, build, convert, options, split_flags, word
-from trainer.other_trainers import ANY, NEEDLESS
+from trainer.other_trainers import NEEDLESS
 from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError
 from trainer.secret_shapes import told
-from trainer.spellings import CONFIG_FILE, ENVIRONMENT, LORA, OURS, SHARES
-from trainer.text import nearest, printable, shown, wrap
+from trainer.spellings import CONFIG_FILE, ENVIRONMENT, LORA, OURS
+from trainer.text import printable, wrap
+from trainer.translate import KNOWN, answer_others, is_section, setting_of, value_word
 
 COMMAND_LINE = "command line"
 TAKES = "`name: value` on each line; see python -m trainer config --help"
-LISTED = "python -m trainer config --help lists all"
 # Options that may be given without a value.
 STAND_ALONE = ("json", "planned", "strict")
-# Options that are not settings.
-OPTIONS = ("config", "json")
 PLANNED = tuple(name for name, setting in SETTINGS.items() if setting.planned)
 
 
@@ -102,12 +100,12 @@ def resolve_settings(
     settled = _without_effect(said, values)
     notices += dict.fromkeys(f"{path}: {settled[name]}" for name in against if name in settled)  # each once
     if against := [name for name in against if name not in settled]:
-        spelled = {OURS.get(key, key): key for key in layers[path]}
-        told = [f"{spelled[n]}: {word(said[n])}, but the plan decides {word(values[n])}" for n in against]
+        spelled = {setting_of(key, ""): key for key in layers[path]}
+        told = [f"{spelled[n]}: {word(layers[path][spelled[n]])}, but the plan decides {values[n]}" for n in against]
         raise ConfigError(
             f"{path} says {', and '.join(told)}: take {' and '.join(spelled[n] for n in against)} out of the file",
             name=against[0],
-            advice="CONFIG=, EFFECTIVE_BATCH=, OUTPUT=, RUN= and the GPUs asked for decide it",
+            advice=", ".join(dict.fromkeys(SETTINGS[name].planned for name in against)),
         )
     return Settings(values=values, sources=sources, notices=tuple(notices), as_json=as_json)
 
@@ -141,58 +139,38 @@ def read_layer(
     names: dict[str, str] = {}
     problems: list[ConfigError] = []
     for name, value in given.items():
-        ours = _ours(name, value)
+        ours = setting_of(name, value)
         try:
             if ours in names:
                 both = f"{names[ours]} and {name} are both {ours} here: leave one out"
                 raise ConfigError(f"{source}: {both}" if dash else both, name=ours)
             names[ours] = name
-            if ours in (*SETTINGS, LORA):
+            if is_section(ours, value):
+                assert isinstance(value, dict)
+                read_layer("", value, [])
+            elif ours in (*SETTINGS, LORA):
                 said, notice = _read_value(name, value, shown_as=f"{dash}{name}")
                 (preset if ours == LORA else values).update(said)
                 notices += [f"{source}: {notice}"] if notice else []
         except ConfigError as error:
             problems.append(error.but(source=f"{source} line {lines[name]}") if lines else error)
-    dropped, refused = _no_settings(given, dash)
+    dropped, refused = answer_others(given, dash)
     notices += [f"{source}: {said}" for said in dropped]
     if problems := [*problems, *refused]:
         raise ConfigError.of(problems, source="" if dash or lines else source)
     return preset | values
 
 
-def _no_settings(given: Mapping[str, object], dash: str) -> tuple[list[str], list[ConfigError]]:
-    """(notices about ignored names, errors about refused ones), grouped by the reason they are no settings; errors
-    about unknown names come last."""
-    dropped: dict[str, list[str]] = {}
-    refused: dict[str, list[str]] = {}
-    problems: list[ConfigError] = []
-    for name, value in given.items():
-        ours = _ours(name, value)
-        if ours in NEEDLESS:
-            harmless, reason = NEEDLESS[ours]
-            needless = harmless == (ANY,) or "".join(_text(value).split()) in harmless
-            (dropped if needless else refused).setdefault(reason, []).append(f"{dash}{name}")
-        elif ours not in (*SETTINGS, LORA):
-            theirs = (other for other in (*OURS, *NEEDLESS) if other not in ENVIRONMENT)
-            near = nearest(name, (*SETTINGS, LORA, *OPTIONS, *theirs))
-            problems.append(ConfigError(f"unknown {shown(f'{dash}{name}')}{near}", name=name, allowed=LISTED))
-    answers = [
-        ConfigError(f"{_listed(names, 'is not a setting', 'are no settings')} here", name=names[0], allowed=why)
-        for why, names in refused.items()
-    ]
-    return [f"{_listed(names, 'is', 'are')} not needed: {why}" for why, names in dropped.items()], answers + problems
-
-
 def _read_value(name: str, value: object, *, shown_as: str) -> tuple[dict[str, Any], str]:
     """(checked values by setting, a notice about another spelling or ""). Raises ConfigError."""
-    ours = _ours(name, value)
+    ours = setting_of(name, value)
     if ours in ("actions", "lora_targets") and isinstance(value, list):
         value = ",".join(map(str, value))
     if ours == "lora_targets":
         value = re.sub(r"\s*,\s*", ",", str(value))
     if ours == "columns" and isinstance(value, dict):
         value = ",".join(f"{column}={key}" for column, key in value.items())
-    meant = SETTINGS[ours].words.get(_text(value), value) if ours in SETTINGS else value
+    meant = SETTINGS[ours].words.get(value_word(value), value) if ours in SETTINGS else value
     same = (ours, meant) == (name, value) or name in ENVIRONMENT
     notice = "" if same else f"{name}={value} is {ours}={meant} here"
     if ours != LORA:
@@ -200,21 +178,6 @@ def _read_value(name: str, value: object, *, shown_as: str) -> tuple[dict[str, A
     if (rank := read_rank(str(meant))) is None:
         raise ConfigError(name=shown_as, given=str(meant), allowed=f"takes {RANKS}")
     return {"lora_r": rank, "lora_alpha": 2 * rank}, notice
-
-
-def _ours(name: str, value: object) -> str:
-    """Trainyard's name of a setting; an unknown name unchanged."""
-    return SHARES[name] if name in SHARES and re.fullmatch(r"0?\.[0-9]+|0", str(value)) else OURS.get(name, name)
-
-
-def _text(value: object) -> str:
-    """A value in the form in which it is compared with other words for values."""
-    text = str(value).lower()
-    return {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(text, text)
-
-
-def _listed(names: Sequence[str], one: str, several: str) -> str:
-    return f"{', '.join(names)} {several if len(names) > 1 else one}"
 
 
 def _read_file(path: str, problems: list[ConfigError]) -> dict[str, object]:
@@ -230,8 +193,7 @@ def _read_file(path: str, problems: list[ConfigError]) -> dict[str, object]:
     except ConfigError as error:
         problems.append(error)
         found = error.content if isinstance(error, Malformed) else found
-    known = (*SETTINGS, LORA, *OURS, *NEEDLESS)
-    return {**{key: None for key in keys if key not in known}, **found}
+    return {**{key: None for key in keys if setting_of(key, None) not in KNOWN}, **found}
 
 
 def usage() -> str:

@@ -31,9 +31,11 @@ SBATCH_FLAGS = {
 }
 # The flags of sbatch that a variable says.
 SAID_BY = {
-    "--account": "ACCOUNT", "--clusters": "CLUSTER", "--constraint": "CONSTRAINT", "--cpus-per-task": "CPUS",
-    "--exclude": "EXCLUDE", "--gpus": "GPUS", "--gpus-per-node": "GPUS", "--gres": "GPUS", "--job-name": "NAME",
-    "--mail-type": "MAIL_TYPE", "--mail-user": "MAIL_USER", "--mem": "MEM", "--nodes": "NODES",
+    "--account": "ACCOUNT", "--array": "GRID", "--clusters": "CLUSTER", "--constraint": "CONSTRAINT",
+    "--cpus-per-gpu": "CPUS", "--cpus-per-task": "CPUS", "--error": "OUTPUT", "--exclude": "EXCLUDE",
+    "--export": "ENVIRONMENT", "--gpus": "GPUS", "--gpus-per-node": "GPUS", "--gpus-per-task": "GPUS", "--gres": "GPUS",
+    "--job-name": "NAME", "--mail-type": "MAIL_TYPE", "--mail-user": "MAIL_USER", "--mem": "MEM",
+    "--mem-per-cpu": "MEM", "--mem-per-gpu": "MEM", "--nodes": "NODES", "--output": "OUTPUT",
     "--partition": "PARTITION", "--qos": "QOS", "--reservation": "RESERVATION", "--time": "TIME", "--wckey": "WCKEY",
 }  # fmt: skip
 # Names that a request may not set, and the reason.
@@ -113,10 +115,15 @@ def modules(name: str, text: str) -> tuple[str, ...]:
 def extra_flags(name: str, text: str) -> tuple[str, ...]:
     """Flags of sbatch as typed, each `--name` or `--name=value`; `none` for none."""
     found = () if is_none(name, text) else tuple(re.split(r"[ ,]+(?=--)", text))
+    flags = [part.partition("=")[0] for part in found]
+    if said := {shown(flag): f"{SAID_BY[flag]}=" for flag in flags if flag in SAID_BY}:
+        one = len(said) == 1
+        words = f"{', '.join(said)} {'is' if one else 'are'} not passed on"
+        raise refuse(
+            name, text, f"{words}: {', '.join(dict.fromkeys(said.values()))} {'says it' if one else 'say them'}"
+        )
     for part in found:
         flag, equals, value = part.partition("=")
-        if flag in SAID_BY:
-            raise refuse(name, text, f"{shown(flag)} is not passed on: {SAID_BY[flag]}= says it")
         if flag not in SBATCH_FLAGS:
             raise refuse(name, text, f"{shown(flag)} is not passed on{known_are(flag, SBATCH_FLAGS)}")
         takes = SBATCH_FLAGS[flag]
@@ -125,7 +132,6 @@ def extra_flags(name: str, text: str) -> tuple[str, ...]:
         if not re.fullmatch(takes, value) or (equals and not value):
             allowed = "value, of letters, digits and _.,:/@%+=*&|()[]-" if takes == _VALUE else takes.strip("()?")
             raise refuse(name, text, f"takes {flag}={allowed}{', or nothing' if takes.endswith('?') else ''}")
-    flags = [part.partition("=")[0] for part in found]
     if twice := [flag for flag in flags if flags.count(flag) > 1]:
         raise refuse(name, text, f"says {twice[0]} twice")
     return found

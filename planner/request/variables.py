@@ -14,11 +14,12 @@ from planner import values
 from planner.choose import CONFIGS
 from planner.request import scheduler_values
 from planner.request.asked import Request
+from planner.request.other_names import unknown_name
 from planner.request.scheduler_values import named, or_none
 from planner.request.secret import refuse_secret
 from trainer.config import SETTINGS, Device, Quantization, Vision
 from trainer.outcome import ConfigError, Problems
-from trainer.text import nearest, shown
+from trainer.text import shown
 
 PREFIX = "TRAINYARD_"
 GIVEN_ENV = "TRAINYARD_GIVEN"
@@ -53,6 +54,9 @@ class Variable(NamedTuple):
     """Members of a grid may differ in it: it changes the training alone; all ask the scheduler for the same."""
     resume: bool = False
     """`resume` on a cluster may change it: it decides where and how long a run runs, never what the run computes."""
+    also: str = ""
+    """Its names in other programs and in files, in capitals, for the refusal of such a name. Settings and the flags of
+    sbatch are known without it."""
     sweeps: bool = False
     """Only `sweep` takes it, and `plan` and `render` of one."""
 
@@ -68,25 +72,29 @@ class Variable(NamedTuple):
 
 # fmt: off
 VARIABLES: tuple[Variable, ...] = (
-    Variable("GPUS", "gpus", values.whole(1, 64, _NO_GPU_HINT), "GPUs a node (1, TO=local: all; none on the CPU)"),
-    Variable("NODES", "nodes", values.whole(1, 1024), "machines (1)"),
-    Variable("VRAM", "vram_gib", values.gib, "memory of one GPU in GiB (GPU_TYPE's, else 24)"),
+    Variable("GPUS", "gpus", values.whole(1, 64, _NO_GPU_HINT), "GPUs a node (1, TO=local: all; none on the CPU)",
+             also="GPU NGPUS NUM_GPUS N_GPU NPROC_PER_NODE NUM_PROCESSES WORLD_SIZE"),
+    Variable("NODES", "nodes", values.whole(1, 1024), "machines (1)",
+             also="NNODES NUM_NODES NUM_MACHINES MACHINES"),
+    Variable("VRAM", "vram_gib", values.gib, "memory of one GPU in GiB (GPU_TYPE's, else 24)",
+             also="GPU_MEM GPU_MEMORY GPU_VRAM"),
     Variable("GPU_TYPE", "gpu_type", values.gpu_type, "kind of GPU, as the cluster calls it: a100, l40s, ...",
-             site=CLUSTERS),
+             site=CLUSTERS, also="GPU_NAME GPU_MODEL"),
     Variable("TIME", "time_limit_min", values.minutes, f"time limit: {values.DURATIONS} (12h; TO=local: none)",
-             site=CLUSTERS, resume=True),
+             site=CLUSTERS, resume=True, also="TIME_LIMIT WALLTIME"),
     Variable("MODEL", "model", values.model, f"folder or hub id ({DEFAULT_MODEL})",
              grid=True),
     Variable("DATA", "data", values.path(), f"file of JSON records, or folder with train.jsonl ({DEFAULT_DATA})",
              grid=True),
     Variable("OUTPUT", "output", values.path("%\\"), "folder that holds one folder a run (runs)",
-             site=SLURM),
+             site=SLURM, also="OUTPUT_DIR"),
     Variable("NAME", "name", values.identifier(40), "the job's name (from MODEL)"),
-    Variable("RUN", "run_id", values.identifier(63), "the run's id (NAME and a suffix)"),
-    Variable("CONFIG", "accelerate_config", values.one_of("auto", *CONFIGS), f"auto, {', '.join(CONFIGS)}",
-             grid=True),
+    Variable("RUN", "run_id", values.identifier(63), "the run's id (NAME and a suffix)",
+             also="RUN_ID"),
+    Variable("CONFIG", "accelerate_config", values.accelerate_config("auto", *CONFIGS), f"auto, {', '.join(CONFIGS)}",
+             grid=True, also="ACCELERATE_CONFIG"),
     Variable("CONFIG_FILE", "config_file", values.path(), "YAML with settings (python -m trainer config --help)",
-             grid=True),
+             grid=True, also="SETTINGS SETTINGS_FILE"),
     Variable("DEVICE", "device", values.one_of(*get_args(Device), meant=_CUDA),
              "cuda, cpu or mps; TO=local: what is there (cuda)"),
     Variable("RUNTIME", "runtime", values.runtime,
@@ -137,7 +145,7 @@ VARIABLES: tuple[Variable, ...] = (
              takes=CLUSTERS),
     Variable("CPUS", "cpus", values.whole(1, 1024), "CPU cores a node (4 a GPU)",
              site=CLUSTERS, resume=True),
-    Variable("MEM", "mem_gib", or_none(values.whole(1, 65536, " GiB or none")),
+    Variable("MEM", "mem_gib", or_none(values.host_gib),
              "host memory a node in GiB, or none (16 a GPU, at least 32)",
              site=CLUSTERS, resume=True),
     Variable("MAX_STEPS", "max_steps", values.setting("max_steps"), "optimizer steps (1500)",
@@ -158,7 +166,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("QUANTIZATION", "quantization", values.one_of(*get_args(Quantization)), "nf4 or none (nf4)",
              grid=True),
     Variable("EFFECTIVE_BATCH", "effective_batch_size", values.whole(1, 65536), "samples a step, all GPUs (8)",
-             grid=True),
+             grid=True, also="MICRO_BATCH_SIZE GRADIENT_ACCUMULATION_STEPS"),
     Variable("MAX_LENGTH", "max_length", values.setting("max_length"), "tokens a sample, images included (1024)",
              grid=True),
     Variable("SEED", "seed", values.setting("seed"), "seed of everything drawn (0)",
@@ -191,8 +199,7 @@ def read_given(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, str
         if name in BY_NAME:
             given[name] = environ.get(PREFIX + name, "")
         else:
-            near = nearest(name, tuple(BY_NAME))
-            problems.append(ConfigError(f"unknown {shown(name)}{near}", name=name, allowed="make help lists all"))
+            problems.append(unknown_name(name, VARIABLES))
     words = list(argv)
     while words:
         flag, equals, text = words.pop(0).partition("=")
@@ -202,8 +209,7 @@ def read_given(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, str
                 raise ConfigError(f"unexpected {shown(flag)}: options are written --gpus 2 or --gpus=2; see --help")
             if variable is None:
                 del words[: not equals and words[:1] != [] and not words[0].startswith("--")]  # its value
-                near = nearest(flag, tuple(BY_FLAG))
-                raise ConfigError(f"unknown {shown(flag)}{near}", name=flag, allowed="--help lists all")
+                raise unknown_name(flag, VARIABLES)
             if not equals and not words:
                 raise ConfigError(f"{flag} needs a value: {variable.help}", name=variable.name)
             given[variable.name] = text if equals else words.pop(0)

@@ -119,6 +119,16 @@ def test_a_scheduler_that_the_verb_is_not_for_is_refused(words: tuple[str, ...],
     assert make(checkout, "claim", "TO=k8s", "SIZE=200Gi").returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("word", "named"), [("train", "train"), ("$(shell touch ran)", "$"), ("'; touch ran; '", "'; touch ran; '")]
+)
+def test_a_word_that_is_no_command_says_what_lists_them(word: str, named: str, checkout: Path) -> None:
+    done = make(checkout, word)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"no command 'make {named}': make help lists them; make run trains" in done.stderr
+    assert not (checkout / "ran").exists()
+
+
 @pytest.mark.parametrize("target", ["help", "env", "test", "demo"])
 def test_other_targets_refuse_unknown_variables_too(target: str, checkout: Path) -> None:
     done = make(checkout, target, "FOO=$(shell touch ran)")

@@ -24,6 +24,7 @@ from planner.request.variables import BY_NAME, VARIABLES, Variable, help_text, p
 from trainer.architecture.shapes import resolve_shape
 from trainer.config import TrainConfig
 from trainer.flags import options, word
+from trainer.other_trainers import NEEDLESS
 from trainer.outcome import ConfigError
 from trainer.settings import resolve_settings
 
@@ -265,6 +266,31 @@ def test_unknown_names_are_refused_with_the_nearest_and_who_lists_all() -> None:
     assert error(read_given, ["--zzzzz=1"], {}).startswith("unknown '--zzzzz': --help lists all")
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        # Names in a settings file and in .env, of sbatch and of accelerate, and in small letters.
+        ("BATCH_SIZE", ", did you mean EFFECTIVE_BATCH?"), ("GRAD_ACCUM", ", did you mean EFFECTIVE_BATCH?"),
+        ("MODEL_NAME", ", did you mean MODEL?"), ("GRID_DATASET_PATH", ", did you mean DATA?"),
+        ("OUTPUT_DIR", ", did you mean OUTPUT?"), ("ACCELERATE_CONFIG", ", did you mean CONFIG?"),
+        ("LR", ", did you mean LEARNING_RATE?"), ("LORA_R", ", did you mean LORA?"),
+        ("RUN_NAME", ", did you mean RUN?"), ("GRES", ", did you mean GPUS?"), ("gpus", ", did you mean GPUS?"),
+        ("NUM_PROCESSES", ", did you mean GPUS?"),
+        ("CPUS_PER_TASK", ", did you mean CPUS?"), ("--job-name", ", did you mean --name?"),
+        ("--lr", ", did you mean --learning-rate?"), ("--batch_size", ", did you mean --effective-batch?"),
+        ("WEIGHT_DECAY", ": weight_decay is a line of a settings file, which CONFIG_FILE= names"),
+        ("EPOCHS", f": {NEEDLESS['epochs'][1]}"),
+        ("CUDA_VISIBLE_DEVICES", ": the environment is said in .env"),
+        ("HF_TOKEN", ": tokens belong into .env: HF_TOKEN, WANDB_API_KEY"),
+    ],
+)  # fmt: skip
+def test_a_name_of_another_program_is_answered_with_what_it_is(name: str, said: str) -> None:
+    flag = name.startswith("--")
+    found = error(read_given, [f"{name}=1"] if flag else [], {} if flag else {"TRAINYARD_GIVEN": name})
+    lists = {"?": " --help lists all" if flag else " make help lists all"}.get(said[-1], "")
+    assert found == f"unknown '{name}'{said}{lists}"
+
+
 def test_what_is_read_of_a_request_by_name_is_a_variable() -> None:
     read = [name.upper() for name, found in vars(Request).items() if isinstance(found, Value)]
     assert read == [name for name in BY_NAME if name in read] and "GPUS" in read
@@ -350,7 +376,13 @@ def test_all_contradictions_of_a_request_are_one_message(tmp_path: Path) -> None
         ("RUNTIME", "docker", "RUNTIME=docker: escapes the allocation"),
         ("RUNTIME", "singularity", "RUNTIME=singularity: is apptainer's old name"),
         ("RUNTIME", "pixis", "RUNTIME=pixis: takes one of none, apptainer, pyxis, did you mean pyxis?"),
-        ("EXTRA_FLAGS", "--output=/x", "EXTRA_FLAGS=--output=/x: '--output' is not passed on"),
+        ("EXTRA_FLAGS", "--output=/x", "EXTRA_FLAGS=--output=/x: '--output' is not passed on: OUTPUT= says it"),
+        ("EXTRA_FLAGS", "--mem=3G --nice=1 --gres=gpu:1", "'--mem', '--gres' are not passed on: MEM=, GPUS= say them"),
+        ("CONFIG", "accelerate_configs/multi_gpu.yaml", "deepspeed_zero3, cpu_mps, did you mean multi_gpu?"),
+        ("CONFIG", "train.yaml", "deepspeed_zero3, cpu_mps; a file of settings is CONFIG_FILE="),
+        ("GPU_TYPE", "RTX 4070 Ti", "takes letters, digits and ._-, did you mean rtx4070ti? known are a10"),
+        ("GPU_TYPE", "NVIDIA GeForce RTX 4090", ", did you mean rtx4090? known are"),
+        ("MEM", "32X", "MEM=32X: takes a whole number from 1 to 65536 GiB or none"),
         ("EXTRA_FLAGS", "--mem=3", "EXTRA_FLAGS=--mem=3: '--mem' is not passed on: MEM= says it"),
         ("EXTRA_FLAGS", "--clusters=x", "EXTRA_FLAGS=--clusters=x: '--clusters' is not passed on: CLUSTER= says it"),
         ("DEVICE", "gpu", "DEVICE=gpu: takes one of cuda, cpu, mps, did you mean cuda?"),

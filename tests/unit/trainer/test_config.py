@@ -486,8 +486,8 @@ def test_a_file_that_contradicts_the_plan_is_refused_before_submitting(tmp_path:
         check_planned(plan)
     assert str(caught.value) == (
         f"{path} says gradient_accumulation_steps: 3, but the plan decides "
-        f"{plan.chosen.gradient_accumulation_steps}: take gradient_accumulation_steps out of the file; CONFIG=, "
-        "EFFECTIVE_BATCH=, OUTPUT=, RUN= and the GPUs asked for decide it"
+        f"{plan.chosen.gradient_accumulation_steps}: take gradient_accumulation_steps out of the file; "
+        "EFFECTIVE_BATCH= asks for the samples a step"
     )
     path = written(tmp_path, "batch_size: 999\nrun_id: mine\n")
     with pytest.raises(ConfigError) as caught:
@@ -500,6 +500,14 @@ def test_a_file_that_contradicts_the_plan_is_refused_before_submitting(tmp_path:
         path = written(tmp_path, f"{name}: elsewhere\n")
         with pytest.raises(ConfigError, match=f"^{path} says {name}: elsewhere, but the plan decides "):
             check_planned(plan)
+    path = written(tmp_path, "output_dir: out\nrun-id: mine\noptim: paged_adamw\nbatch_size: 999\n")
+    with pytest.raises(ConfigError) as caught:
+        check_planned(plan)
+    assert str(caught.value).endswith(
+        "optim: paged_adamw, but the plan decides adamw: take output_dir and run-id and batch_size and optim out of "
+        "the file; OUTPUT= names the folder of all runs, RUN= names the run, EFFECTIVE_BATCH= asks for the samples a "
+        "step, CONFIG= asks for another configuration"
+    )
 
 
 @pytest.mark.parametrize(

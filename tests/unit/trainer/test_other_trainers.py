@@ -110,6 +110,54 @@ warmup_ratio: 0.1
 weight_decay: 0.0
 """
 
+# The commonest keys of others, as their examples and notebooks have them.
+COMMONEST = {
+    "LLaMA-Factory": """
+        model_name_or_path trust_remote_code image_max_pixels video_max_pixels stage do_train finetuning_type lora_rank
+        lora_target dataset eval_dataset template cutoff_len max_samples overwrite_cache preprocessing_num_workers
+        dataloader_num_workers output_dir logging_steps save_steps plot_loss overwrite_output_dir save_only_model
+        report_to per_device_train_batch_size gradient_accumulation_steps learning_rate num_train_epochs
+        lr_scheduler_type warmup_ratio bf16 ddp_timeout resume_from_checkpoint val_size per_device_eval_batch_size
+        eval_strategy eval_steps flash_attn lora_alpha lora_dropout use_rslora use_dora pissa_init quantization_bit
+        quantization_method double_quantization rope_scaling shift_attn freeze_vision_tower freeze_language_model
+        freeze_multi_modal_projector enable_liger_kernel deepspeed media_dir mask_history neat_packing streaming
+        tokenized_path use_unsloth_gc adapter_name_or_path infer_backend use_swanlab run_name max_grad_norm pref_beta
+    """,
+    "Axolotl": """
+        base_model model_type processor_type tokenizer_type hub_model_id load_in_8bit load_in_4bit strict datasets
+        dataset_prepared_path val_set_size output_dir adapter lora_model_dir sequence_len sample_packing
+        eval_sample_packing pad_to_sequence_len lora_r lora_alpha lora_dropout lora_target_modules lora_target_linear
+        lora_modules_to_save lora_mlp_kernel lora_qkv_kernel lora_o_kernel wandb_project wandb_entity wandb_watch
+        wandb_name wandb_log_model gradient_accumulation_steps micro_batch_size num_epochs optimizer lr_scheduler
+        learning_rate bf16 fp16 tf32 gradient_checkpointing gradient_checkpointing_kwargs resume_from_checkpoint
+        logging_steps flash_attention eager_attention sdp_attention warmup_steps warmup_ratio evals_per_epoch
+        saves_per_epoch weight_decay special_tokens plugins liger_rope liger_rms_norm cut_cross_entropy
+        ddp_find_unused_parameters chat_template skip_prepare_dataset remove_unused_columns train_on_inputs
+        group_by_length local_rank debug deepspeed fsdp fsdp_config unfrozen_parameters image_size save_first_step
+    """,
+    "Unsloth": """
+        model_name max_seq_length load_in_4bit load_in_8bit load_in_16bit full_finetuning use_gradient_checkpointing
+        dtype token finetune_vision_layers finetune_language_layers finetune_attention_modules finetune_mlp_modules r
+        target_modules lora_alpha lora_dropout bias random_state use_rslora loftq_config train_dataset data_collator
+        per_device_train_batch_size gradient_accumulation_steps warmup_steps max_steps num_train_epochs learning_rate
+        logging_steps optim weight_decay lr_scheduler_type seed output_dir report_to remove_unused_columns
+        dataset_text_field dataset_kwargs max_length fast_inference gpu_memory_utilization packing dataset_num_proc
+    """,
+    "ms-swift": """
+        model model_type dataset val_dataset split_dataset_ratio load_from_cache_file train_type tuner_type torch_dtype
+        num_train_epochs per_device_train_batch_size per_device_eval_batch_size learning_rate lora_rank lora_alpha
+        target_modules freeze_vit freeze_aligner freeze_llm gradient_accumulation_steps eval_steps save_steps
+        save_total_limit logging_steps max_length output_dir system warmup_ratio dataloader_num_workers
+        dataset_num_proc vit_lr aligner_lr vit_gradient_checkpointing attn_impl deepspeed quant_method quant_bits
+        bnb_4bit_compute_dtype max_pixels padding_free packing strict lazy_tokenize truncation_strategy model_author
+        max_new_tokens temperature adapters external_plugins custom_dataset_info sequence_parallel_size use_hf
+    """,
+    "accelerate's own file": """
+        compute_environment distributed_type mixed_precision num_processes num_machines machine_rank gpu_ids use_cpu
+        main_training_function downcast_bf16 rdzv_backend same_network deepspeed_config main_process_port
+    """,
+}
+
 
 def read(folder: Path, text: str) -> Settings:
     (folder / "theirs.yaml").write_text(text)
@@ -133,6 +181,11 @@ def test_every_field_of_the_installed_libraries_is_answered() -> None:
     found |= set(inspect.signature(BitsAndBytesConfig).parameters) - {"kwargs"}
     assert len(found) > 150
     assert sorted(found - ANSWERED) == []
+
+
+@pytest.mark.parametrize("trainer", COMMONEST)
+def test_the_commonest_keys_of_other_trainers_are_answered(trainer: str) -> None:
+    assert [name for name in COMMONEST[trainer].split() if name not in ANSWERED] == []
 
 
 def test_each_name_is_answered_once() -> None:
@@ -182,9 +235,50 @@ def test_what_several_sources_say_wrong_is_one_message(tmp_path: Path) -> None:
     )
 
 
+def test_dashes_and_capitals_of_a_name_are_read(tmp_path: Path) -> None:
+    settings = read(tmp_path, "learning-rate: 1e-3\nLORA-R: 8\nper-device-train-batch-size: 2\nweight-decay:\n")
+    assert {name for name, source in settings.sources.items() if source.endswith("theirs.yaml")} == {
+        "learning_rate", "lora_r", "micro_batch_size"
+    }  # fmt: skip
+    assert (settings.values["learning_rate"], settings.values["lora_r"]) == (1e-3, 8)
+    assert settings.notices[0].endswith(": learning-rate=1e-3 is learning_rate=1e-3 here")
+
+
+def test_what_stands_below_a_heading_is_checked_too(tmp_path: Path) -> None:
+    text = "training: {max_steps: 0, fsdp: full}\nlora_config:\n  lora_apha: 3\nmodel: {name: x}\nbf16: true\n"
+    assert refusal(tmp_path, text) == (
+        "./theirs.yaml: max_steps=0: takes a whole number from 1 to 10000000; fsdp is not a setting here: the plan "
+        "takes one of the files in accelerate_configs/: CONFIG= names another; training, lora_config, model are "
+        "headings here: write the lines below at the top level; unknown 'lora_apha', did you mean lora_alpha?; unknown "
+        "'name', did you mean run_name? python -m trainer config --help lists all"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("CUDA_VISIBLE_DEVICES: 0\nWANDB_MODE: offline\n",
+         "CUDA_VISIBLE_DEVICES, WANDB_MODE are no settings here: the environment is said in .env"),
+        ("HUGGINGFACE_TOKEN: hf_Secret\n",
+         "HUGGINGFACE_TOKEN is not a setting here: tokens belong into .env: HF_TOKEN, WANDB_API_KEY"),
+        ("GPUS: 2\nvram: 24\n",
+         "GPUS, vram are no settings here: GPUs, nodes and the effective batch are asked for beside it: make plan "
+         "GPUS=2 VRAM=24 EFFECTIVE_BATCH=8"),
+        ("program: x\nmethod: bayes\nparameters: {lr: {min: 0}}\n",
+         "program, method, parameters are no settings here: a sweep's file is given as SWEEP="),
+    ],
+    ids=["for .env", "a token", "for make", "a sweep"],
+)  # fmt: skip
+def test_what_belongs_in_another_place_says_which(text: str, said: str, tmp_path: Path) -> None:
+    assert refusal(tmp_path, text) == f"./theirs.yaml: {said}"
+
+
 @pytest.mark.parametrize(
     ("line", "name", "value"),
     [
+        ("use_gradient_checkpointing: unsloth", "activation_checkpointing", True),
+        ("random_state: 3407", "seed", 3407), ("freeze_vit: true", "vision", "frozen"),
+        ("split_dataset_ratio: 0.2", "eval_fraction", 0.2), ("quant_bits: 4", "quantization", "nf4"),
         ("warmup_steps: 0.03", "warmup_fraction", 0.03), ("warmup_steps: 0", "warmup_fraction", 0.0),
         ("use_cpu: true", "device", "cpu"), ("mask_history: true", "learn", "last"),
         ("freeze_vision_tower: false", "vision", "lora"), ("run_name: mine", "run_id", "mine"),
