@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up_family import taken_the_whole_way
 from specs import GEMMA_4B, known_shape, make_spec, write_measured
 from training import run_forked
 
@@ -144,45 +145,14 @@ def test_what_is_shipped_is_what_is_measured(model: str, tmp_path: Path) -> None
     assert ended.codes == (0,), ended.output
 
 
-def made_up_family(folder: Path) -> int:
-    """A family that nobody has heard of, as a folder that AutoModel loads; measured."""
-    from transformers import AutoConfig, AutoModelForImageTextToText, LlavaConfig, LlavaForConditionalGeneration
-
-    from trainer.measure.keep import measure_and_keep
-
-    class HouseConfig(LlavaConfig):
-        model_type = "house_vl"
-
-    class HouseModel(LlavaForConditionalGeneration):
-        config_class = HouseConfig
-
-    AutoConfig.register("house_vl", HouseConfig)
-    AutoModelForImageTextToText.register(HouseConfig, HouseModel)
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
-    config = HouseConfig(
-        text_config={"model_type": "llama", **sizes, "num_key_value_heads": 2, "vocab_size": 320},
-        vision_config={"model_type": "clip_vision_model", **sizes, "image_size": 56, "patch_size": 14},
-        image_seq_length=16,
-    )
-    config.save_pretrained(folder)
-    shape, path = measure_and_keep(str(folder))
-    assert path == folder / SHAPE_FILE
-    model = HouseModel(config)
-    assert shape.total_params == sum(p.numel() for p in model.parameters())
-    assert shape.linear_params == sum(
-        m.weight.numel() for n, m in model.model.language_model.named_modules() if n.endswith("_proj")
-    )
-    return 0
-
-
 @pytest.mark.slow
 def test_a_family_that_nobody_has_heard_of_needs_no_code(tmp_path: Path) -> None:
-    """A subclass under a new model_type is measured, and then planned by a Python that knows nothing of it."""
-    pytest.importorskip("transformers")
-    folder = tmp_path / "house"
-    ended = run_forked(tmp_path / "log", made_up_family, folder)
+    """Classes under a new model_type are measured, planned by a Python that knows nothing of them, trained in 4 bits,
+    scored, asked, merged, and loaded by plain PEFT and by the card's own code."""
+    ended = run_forked(tmp_path / "log", taken_the_whole_way, tmp_path)
     assert ended.codes == (0,), ended.output
-    shape = resolve_shape(str(folder), measure=False)
+    assert json.loads((tmp_path / "found").read_text()) == ["trains", "0.5% left alone"]
+    shape = resolve_shape(str(tmp_path / "model"), measure=False)
     (layer,) = shape.layers
     assert (shape.family, layer.count, layer.kv_width, layer.adapters) == ("house_vl", 3, 32, 7)
     assert (shape.tokens_per_image, shape.vision_patches, shape.vision_layers) == (16, 16, 3)
