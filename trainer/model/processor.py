@@ -6,13 +6,16 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, ProcessorMixin
+from transformers import AutoConfig, AutoTokenizer, AutoVideoProcessor, ProcessorMixin
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
+from transformers.utils.import_utils import is_torchvision_available
 from transformers.video_processing_utils import VideoProcessorMixin
 
 VIDEO = "video_processor"
+VIDEO_CLASS = "video_processor_type"
 
 
 class VideoSettings(VideoProcessorMixin):
@@ -77,7 +80,7 @@ def processor_of(model: str) -> Any:
 
     def load_parts(_: Any, *args: Any, **kwargs: Any) -> list[Any]:
         loaded = dict(zip(others, without._get_arguments_from_pretrained(*args, **kwargs), strict=True))
-        return [loaded[name] if name in loaded else VideoSettings.from_pretrained(model) for name in parts]
+        return [loaded[name] if name in loaded else _video_settings(model) for name in parts]
 
     def check(self: Any, name: str, part: Any) -> Any:  # for videos the original check accepts only torchvision's class
         return type(part) if name == VIDEO else whole.check_argument_for_proper_class(self, name, part)
@@ -86,6 +89,16 @@ def processor_of(model: str) -> Any:
     # Under the original class name, because the processor is saved beside the adapter.
     kind: Any = type(whole.__name__, (whole,), own)
     return kind.from_pretrained(model, trust_remote_code=False)
+
+
+def _video_settings(model: str) -> VideoSettings:
+    """The model's settings for videos, which name the class that applies them where that is known. A model's own files
+    may leave it to the type of its configuration, and beside an adapter there is no configuration."""
+    found: VideoSettings = VideoSettings.from_pretrained(model)
+    if VIDEO_CLASS not in found.settings and is_torchvision_available():
+        with suppress(Exception):  # whatever plain transformers refuses here is not needed for pictures
+            found.settings[VIDEO_CLASS] = type(AutoVideoProcessor.from_pretrained(model)).__name__
+    return found
 
 
 def _class_for(model: str) -> Any:

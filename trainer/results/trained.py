@@ -66,6 +66,8 @@ class Usage:
     """As the setting: how large the pictures may be that are asked about."""
     language_model: bool = False
     """Whether the base takes no pictures: its processor is only a tokenizer."""
+    videos: bool = False
+    """Whether the processor has a part for videos, which plain transformers does not load without torchvision."""
     own_head: bool = False
     """Whether the model's own forward computes the logits, because ours gave another loss."""
 
@@ -85,7 +87,7 @@ def usage_of(config: TrainConfig, dataset: Dataset, measured: HeldOut, *, own_he
     from trainer.data.endings import answer_end
     from trainer.data.records import each_answer
     from trainer.evaluation.generation import answer_budget
-    from trainer.model.processor import TextProcessor
+    from trainer.model.processor import VIDEO, TextProcessor
 
     answers = each_answer(dataset.train)
     return Usage(
@@ -94,6 +96,7 @@ def usage_of(config: TrainConfig, dataset: Dataset, measured: HeldOut, *, own_he
         system=shared_system(dataset), end=answer_end(measured.processor), columns=config.columns,
         max_image_megapixels=config.max_image_megapixels,
         language_model=isinstance(measured.processor, TextProcessor), own_head=own_head,
+        videos=hasattr(measured.processor, VIDEO),
         **shared_texts(config.data, config.columns),
     )  # fmt: skip
 
