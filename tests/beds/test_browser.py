@@ -23,7 +23,7 @@ from trainer.report.runs import write_pages
 
 pytestmark = pytest.mark.slow
 
-WIDTHS = (390, 800, 1280)
+WIDTHS = (390, 681, 800, 960, 1280)
 HOSTILE = '"><img src=x onerror="document.title=1"><script>document.title=1</script>'
 LONG = "a_very_long_name_of_an_action_that_nobody_would_type_" * 3
 # What a person reads, each with its colour and that of the nearest thing behind it which has one, as [r, g, b, a].
@@ -63,7 +63,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     answers = [*truths[:8], None, "jump", LONG, "up"]
     scores = [action_metrics(truths, said) for said in (["up"] * 12, answers)]
     before, after = ({**vars_of(found)} for found in scores)
-    for run_id in ("first", LONG[:60]):
+    perfect = vars_of(action_metrics(truths, truths))  # 100.0% is the widest number
+    for run_id, after in (("first", after), (LONG[:60], perfect)):
         folder = output / run_id
         folder.mkdir(parents=True)
         write_record(folder, run_record(make_plan(run_id=run_id)))
@@ -92,7 +93,7 @@ def vars_of(scores: Any) -> dict[str, Any]:
 PAGES = ("first/report.html", "index.html")
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", (*PAGES, f"{LONG[:60]}/report.html"))
 def test_a_page_is_as_wide_as_its_window_and_runs_nothing_of_a_records(browser: Browser, runs: Path, page: str) -> None:
     for width, dark in product(WIDTHS, (False, True)):
         browser.open(runs / page, width=width, dark=dark)
@@ -200,3 +201,13 @@ def test_a_table_is_sorted_by_its_headings_and_searched(browser: Browser, runs: 
     search = "const box = document.querySelector('input[type=search]'); box.value = 'BROKEN';"
     browser.ask(f"{search} box.dispatchEvent(new Event('input'))")
     assert browser.ask(ROWS) == 1
+
+
+def test_on_a_telephone_a_run_is_a_card_that_names_its_values(browser: Browser, runs: Path) -> None:
+    """A table of ten columns would be read through a slot; no value lies outside the window."""
+    browser.open(runs / "index.html", width=390)
+    cells = "[...document.querySelectorAll('.runs tbody td')]"
+    assert browser.ask(f"{cells}.every(cell => cell.getBoundingClientRect().right <= 390)")
+    label = "getComputedStyle(cell, '::before').content"
+    headings = browser.ask("[...document.querySelectorAll('.runs thead th')].slice(1).map(th => th.textContent)")
+    assert [*dict.fromkeys(browser.ask(f"{cells}.map(cell => {label})"))] == [f'"{heading}"' for heading in headings]

@@ -347,13 +347,13 @@ def test_files_cut_off_in_the_middle_are_read_as_far_as_they_go(tmp_path: Path) 
     with (run_dir / "predictions.jsonl").open("ab") as file:
         file.write(b'{"truth": "\xff", "prediction": "up"}\n{"truth": "up", "prediction": "up", "images": ["')
     text = Page(build_report(run_dir)).text
-    assert "12 of 21 answers, of which 4 are wrong" in text and "truth \N{REPLACEMENT CHARACTER} model up" in text
+    assert "12 of 21 answers, the wrong ones first: 4 of all 21 are wrong" in text and "truth \N{REPLACEMENT CHARACTER} model up" in text
     run_dir = write_run(tmp_path)
     for name in ("metrics.json", "predictions.jsonl"):
         path = run_dir / name
         path.write_text(path.read_text()[:-20])
     text = Page(build_report(run_dir)).text
-    assert "12 of 19 answers, of which 2 are wrong" in text and "Not scored" in text
+    assert "12 of 19 answers, the wrong ones first: 2 of all 19 are wrong" in text and "Not scored" in text
 
 
 def test_a_good_report_is_not_replaced_by_that_of_a_damaged_run(

@@ -60,10 +60,10 @@ def test_the_best_run_comes_first_with_its_interval_and_what_it_was_trained_with
     rows = rows_of(tmp_path / "index.html")
     assert [row.split()[0] for row in rows] == ["high", "young", "low", "queued"]
     assert rows[0].startswith(
-        "high 2026-11-29 23:26 UTC finished 100.0% 83.9 to 100.0% (20 answers) 0.2 10 of 1,500 1 min 52 s"
+        "high 2026-11-29 23:26 UTC finished 100.0% 83.9 to 100.0% (20 answers) acme/tiny-vl d 0.002 0.2 10 of 1,500 1 min 52 s"
     )
     assert "young training 75.0% so far" in rows[1] and "5 of 1,500" in rows[1]
-    assert rows[3].startswith("queued not begun - - - -")
+    assert rows[3].startswith("queued not begun - google/gemma-3-4b-it data - - - -")
     text = (tmp_path / "index.html").read_text()
     assert '<a href="high/report.html">' in text and 'href="young' not in text
     assert 'aria-label="loss, training from 3 to 2, held out from 0.4 to 0.2"' in text
@@ -76,8 +76,9 @@ def test_only_settings_that_differ_are_columns(tmp_path: Path) -> None:
     write_pages(tmp_path)
     text = (tmp_path / "index.html").read_text()
     headings = re.findall(r'<th scope="col">([^<]*)</th>', text)
-    assert headings[8:] == ["learning_rate"]
-    assert sorted(row.split()[-1] for row in rows_of(tmp_path / "index.html")) == ["0.0001", "0.0002"]
+    assert headings[2:5] == ["accuracy", "learning_rate", "on the way"]
+    text_of_rows = sorted(rows_of(tmp_path / "index.html"))
+    assert [value in row for value, row in zip(("0.0001", "0.0002"), text_of_rows, strict=True)] == [True, True]
     assert "different sets of records" not in text
 
 
