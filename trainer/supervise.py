@@ -85,6 +85,8 @@ def attempt(launch: Launch) -> int:
     def stop(came: list[int]) -> None:
         nonlocal early
         Path(directory, FLAG).touch()
+        if len(came) == 1:  # at once: the step, the evaluation and the saving that end first may take minutes
+            log.complain(asked_to_stop(came[0]))
         # The launcher, which may be waiting for other nodes, does not read the flag, and no rank exists that would.
         early = early or not Path(directory, processes.BEGUN).exists()
         if process is not None and (early or came.count(signal.SIGINT) > 1):
@@ -129,8 +131,6 @@ def attempt(launch: Launch) -> int:
         finally:
             processes.kill_descendants()
             give_back()
-    if came:
-        log.complain(f"asked to stop by {signal.Signals(came[0]).name}")
     if early:
         is_first = not node_rank(os.environ)  # only the first node counts attempts
         ended = stopped(Path(launch.settings["output_dir"]), None) if is_first else (outcome.RUN_AGAIN, "")
@@ -143,6 +143,11 @@ def attempt(launch: Launch) -> int:
     if not node_rank(os.environ) or out_of_memory:
         leave_word(launch, code, message, began, out_of_memory=out_of_memory)
     return code
+
+
+def asked_to_stop(number: int) -> str:
+    again = "; a second Ctrl-C kills it" if number == signal.SIGINT and sys.stderr.isatty() else ""
+    return f"asked to stop by {signal.Signals(number).name}{again}"
 
 
 def leave_word(launch: Launch, code: int, message: str, began: float, *, out_of_memory: bool = False) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from trainer import log
@@ -21,6 +21,7 @@ SAVE, RESTORE = "\x1b7", "\x1b8"  # save and restore the cursor's place
 # the region is the whole screen again; the saved cursor undoes the jump that this causes
 WHOLE = f"{SAVE}\x1b[r{RESTORE}"
 MIN_COLUMNS, MIN_ROWS = 20, 4
+LEAST_BAR = 6  # columns; words are left out before the bar is shorter
 
 
 def size() -> tuple[int, int] | None:
@@ -39,13 +40,14 @@ class LastRow:
     """The bar in the last row. Only one process of a run may draw it."""
 
     def __init__(self) -> None:
-        self._shown: tuple[str, float | None, str] | None = None
+        self._shown: tuple[str, float | None, tuple[str, ...]] | None = None
         self._taken: tuple[int, int] | None = None
         """The terminal's size when its last row was taken."""
 
-    def show(self, before: str, share: float | None = None, behind: str = "") -> None:
-        """Show `before`, a bar filled to a `share` of 1, and `behind`."""
-        self._shown = before, share, behind
+    def show(self, before: str, share: float | None = None, *behind: str) -> None:
+        """Show `before`, a bar filled to a `share` of 1, and the parts `behind` it, the most important one first: a
+        narrow terminal has no room for the last ones."""
+        self._shown = before, share, tuple(filter(None, behind))
         if not (found := size()):
             return
         columns, rows = found
@@ -82,7 +84,8 @@ class LastRow:
             yield count
         finally:
             if drawn and before:
-                self.show(*before)
+                what, share, behind = before
+                self.show(what, share, *behind)
             elif drawn:
                 self.clear()
 
@@ -112,9 +115,14 @@ def _broken(line: str, columns: int) -> str:
     return "\n".join([first, *(wrap(" ".join(rest), width=columns - 2, prefix="  ").split("\n") if rest else ())])
 
 
-def _line(before: str, share: float | None, behind: str, columns: int) -> str:
+def _line(before: str, share: float | None, parts: Sequence[str], columns: int) -> str:
     """The row in at most `columns` columns; the bar takes the space that the words leave."""
-    room = columns - len(before) - len(behind) - 2
+    while True:
+        behind = "  ".join(parts)
+        room = columns - len(before) - len(behind) - 2
+        if room >= LEAST_BAR or len(parts) < 2:
+            break
+        parts = parts[:-1]
     if share is None or room < 4:
         return f"{before} {behind}"[:columns]
     full, empty = "━─" if (sys.stderr.encoding or "").lower().startswith("utf") else "#-"

@@ -17,6 +17,11 @@ def gib(size_bytes: int) -> str:
     return f"{size:.1f}" if abs(size) >= 9.995 else f"{size:.2f}"
 
 
+def time_left(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes:.1f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+
+
 def wrap(text: str, *, width: int, prefix: str = "") -> str:
     """`text` broken at spaces, at most `width` columns; lines after the first align behind `prefix`."""
     lines = textwrap.wrap(text, width - len(prefix), break_long_words=False, break_on_hyphens=False)

@@ -25,6 +25,7 @@ from trainer.log import bare
 from trainer.outcome import FINISHED, ConfigError
 from trainer.progress_file import LOADING, TRAINING, read_progress
 from trainer.terminal import LAST_ROW, say
+from trainer.text import time_left
 
 EPISODES, EVAL_EPISODES = 60, 6
 RUN = "demo"
@@ -164,7 +165,9 @@ def _watch(ended: threading.Event) -> None:
         elif known.of:
             loss = "" if known.loss is None else f"loss {known.loss:.3f}"
             what = "training" if known.phase == TRAINING else known.phase
-            LAST_ROW.show(f"{what}  step {known.step}/{known.of}", known.step / known.of, loss)
+            step_s = known.seconds_per_step
+            left = "" if step_s is None else f"left {time_left(step_s * (known.of - known.step))}"
+            LAST_ROW.show(f"{what}  step {known.step}/{known.of}", known.step / known.of, left, loss)
     LAST_ROW.clear()
 
 

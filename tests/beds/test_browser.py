@@ -62,9 +62,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     truths = ["up"] * 5 + [HOSTILE] * 4 + [LONG] * 3
     answers = [*truths[:8], None, "jump", LONG, "up"]
     scores = [action_metrics(truths, said) for said in (["up"] * 12, answers)]
-    before, after = ({**vars_of(found)} for found in scores)
+    before, partly = (vars_of(found) for found in scores)
     perfect = vars_of(action_metrics(truths, truths))  # 100.0% is the widest number
-    for run_id, after in (("first", after), (LONG[:60], perfect)):
+    for run_id, after in (("first", partly), (LONG[:60], perfect)):
         folder = output / run_id
         folder.mkdir(parents=True)
         write_record(folder, run_record(make_plan(run_id=run_id)))

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from trainer.evaluation.best import best_step
 from trainer.progress_file import EVALUATING, TRAINING, ProgressWriter
 from trainer.terminal import LAST_ROW, say
+from trainer.text import time_left
 
 
 class Progress(TrainerCallback):
@@ -23,7 +24,7 @@ class Progress(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._started, self._first_step = time.monotonic(), state.global_step
         self._written.phase(TRAINING, step=state.global_step, of=state.max_steps)
-        self._measured = ""
+        self._measured: tuple[str, ...] = ()
         self._batch = 0
         self._draw(state)
 
@@ -38,7 +39,10 @@ class Progress(TrainerCallback):
             return
         loss, accuracy = logs["loss"], logs["mean_token_accuracy"]
         self._written.log(loss=loss, learning_rate=logs["learning_rate"], token_accuracy=accuracy)
-        self._measured = f"loss {loss:.3f}  token accuracy {accuracy:4.0%}"
+        speed = logs["samples_per_second"]
+        self._measured = (
+            f"loss {loss:.3f}", f"token acc. {accuracy:4.0%}", f"{speed:{'.0f' if speed >= 10 else '.2g'}} samples/s",
+        )  # fmt: skip
         say(
             f"{_step(state)}  loss {loss:.4f}  token accuracy {accuracy:6.1%}"
             f"  lr {logs['learning_rate']:.2e}  left {self._left(state)}"
@@ -76,13 +80,12 @@ class Progress(TrainerCallback):
     def _draw(self, state: Any) -> None:
         if state.is_world_process_zero:
             done = state.global_step > self._first_step
-            behind = (self._measured, f"left {self._left(state)}" if done else "")
-            LAST_ROW.show(_step(state), state.global_step / state.max_steps, "  ".join(filter(None, behind)))
+            left = f"left {self._left(state)}" if done else ""
+            LAST_ROW.show(_step(state), state.global_step / state.max_steps, left, *self._measured)
 
     def _left(self, state: Any) -> str:
         """The time that the remaining steps take, at the pace of this attempt."""
-        minutes = self._step_s(state) * (state.max_steps - state.global_step) / 60
-        return f"{minutes:.1f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+        return time_left(self._step_s(state) * (state.max_steps - state.global_step))
 
     def _step_s(self, state: Any) -> float:
         """Seconds a step of this attempt, evaluations and saving included."""

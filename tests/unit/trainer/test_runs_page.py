@@ -60,7 +60,8 @@ def test_the_best_run_comes_first_with_its_interval_and_what_it_was_trained_with
     rows = rows_of(tmp_path / "index.html")
     assert [row.split()[0] for row in rows] == ["high", "young", "low", "queued"]
     assert rows[0].startswith(
-        "high 2026-11-29 23:26 UTC finished 100.0% 83.9 to 100.0% (20 answers) acme/tiny-vl d 0.002 0.2 10 of 1,500 1 min 52 s"
+        "high 2026-11-29 23:26 UTC finished 100.0% 83.9 to 100.0% (20 answers) acme/tiny-vl d 0.002 "
+        "0.2 10 of 1,500 1 min 52 s"
     )
     assert "young training 75.0% so far" in rows[1] and "5 of 1,500" in rows[1]
     assert rows[3].startswith("queued not begun - google/gemma-3-4b-it data - - - -")

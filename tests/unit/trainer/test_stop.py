@@ -111,7 +111,7 @@ def test_a_second_interrupt_kills(start: Callable[..., Job]) -> None:
     job.until("attempt of")
     below = descendants(job.process.pid)
     job.process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    job.until("asked to stop by SIGINT")  # at once, while the step goes on
     assert job.process.poll() is None
     job.process.send_signal(signal.SIGINT)
     assert job.end() == 1

@@ -20,7 +20,7 @@ STEP_LINE = re.compile(r"step +(\d+)/(\d+)  loss [\d.]+  token accuracy +[\d.]+%
 EVALUATION_LINE = re.compile(
     r"step +(\d+)/(\d+)  held-out loss [\d.]+  accuracy [\d.]+%  (?:best so far|best: step (\d+))"
 )
-BAR = re.compile(r"step +(\d+)/(\d+) ━*─* loss [\d.]+  token accuracy +\d+%  left [\d.]+ min")
+BAR = re.compile(r"step +(\d+)/(\d+) ━*─* left [\d.]+ min  loss [\d.]+  token acc\. +\d+%  [\d.]+ samples/s")
 MANY = """
 import os, subprocess, sys, warnings
 from trainer.terminal import LAST_ROW, say
@@ -82,6 +82,25 @@ def test_a_process_that_is_killed_leaves_a_terminal_that_its_parent_can_put_righ
     terminal.close()
     assert terminal.screen.margins is None
     assert [line for line in terminal.lines() if line] == ["over"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [
+        (100, "step 3/30 ━━━━──────────────────────────────────── left 0.4 min  loss 0.310  58 samples/s"),
+        (60, "step 3/30 ━────────────── left 0.4 min  loss 0.310  58 samples/s"),
+        (45, "step 3/30 ━────────── left 0.4 min  loss 0.310"),
+        (24, "step 3/30 left 0.4 min"),
+    ],
+)
+def test_a_narrow_row_keeps_the_bar_and_the_most_important_words(columns: int, row: str) -> None:
+    terminal = Terminal(columns=columns)
+    script = "LAST_ROW.show('step 3/30', 0.1, 'left 0.4 min', 'loss 0.310', '58 samples/s'); print('x')"
+    assert child(terminal, "-c", f"from trainer.terminal import LAST_ROW; {script}").wait(60) == 0
+    terminal.close()
+    shown = next(found for found in terminal.last_rows if found.startswith("step"))
+    assert (re.sub("[━─]+", "", shown), len(shown) < columns) == (re.sub("[━─]+", "", row), True)
+    assert ("━" in shown) == ("━" in row)
 
 
 def test_the_last_row_follows_a_window_that_changes_its_size() -> None:
