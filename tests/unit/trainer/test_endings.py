@@ -11,12 +11,14 @@ from PIL import Image
 from tiny_families import qwen_processor
 
 from trainer.data.endings import AnswerEnd, answer_end, describe_end
-from trainer.data.examples import Encoder, prompt_and_answer
+from trainer.data.examples import Encoder, encode, prompt_and_answer
 from trainer.data.inspection import inspect_dataset
 from trainer.data.records import Dataset, Record, load_dataset
 from trainer.data.tensors import IGNORED
+from trainer.data.turns import Turn
 from trainer.evaluation.generation import answer_budget
 from trainer.evaluation.scoring import Choices, find_choices
+from trainer.model.processor import TextProcessor
 
 ANSWERS = ['{"button": "up"}', '{\n "button": "down",\n "why": "é 🙂 </s> <b>"\n}', "up", "a\n\nb", "?"]
 END = "{{ '<end_of_turn>\\n' }}"
@@ -131,3 +133,46 @@ def test_a_template_that_refuses_is_said_and_one_that_wants_a_picture_is_asked_w
     assert answer_end(gemma) == plain
     monkeypatch.setattr(gemma, "chat_template", "{{ raise_exception('never\n again') }}")
     assert describe_end(gemma) == "the chat template refuses a plain question with its answer: never again"
+
+
+def word_marking() -> TextProcessor:
+    """A tokenizer that puts a mark before the first word of whatever it encodes, as sentencepiece does, and that would
+    merge the end of the prompt with the beginning of an answer."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted({*"▁\n", *map(chr, range(33, 127))})
+    words = ["<unk>", "</s>", *letters, "▁{", ":{", ":u", "up"]
+    merges = [("▁", "{"), (":", "{"), (":", "u"), ("u", "p")]
+    made = Tokenizer(models.BPE(vocab={word: n for n, word in enumerate(words)}, merges=merges, unk_token="<unk>"))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=made, eos_token="</s>", pad_token="</s>", unk_token="<unk>", clean_up_tokenization_spaces=False
+    )
+    tokenizer.chat_template = (
+        "{% for turn in messages %}{% if turn['role'] == 'user' %}{{ 'Q:' + turn['content'] + '\nA:' }}"
+        "{% else %}{{ turn['content'] + '</s>' }}{% endif %}{% endfor %}"
+    )
+    return TextProcessor(tokenizer)
+
+
+def test_what_is_learned_stands_behind_the_very_tokens_that_are_asked() -> None:
+    """As one text, prompt and answer would share a token, which no answer to that prompt could ever begin with."""
+    processor = word_marking()
+    said = ('{"button": "up"}', "up", '{"button": "a"}')
+    question = (Turn(role="user", parts=("Which?",)),)
+    records = tuple(Record(turns=question, answer=answer, session="") for answer in said)
+    for record in records:
+        asked = encode(processor, record)["input_ids"][0].tolist()
+        (tokens,) = learned(processor, (record,))
+        assert Encoder(processor, (record,))(0)["input_ids"][0].tolist() == [*asked, *tokens]
+        (whole,) = processor(text=["".join(prompt_and_answer(processor, record))])["input_ids"]
+        assert whole[: len(asked)] != asked
+        assert answer_end(processor).answer(processor, tokens) == record.answer
+    choices = find_choices(processor, (records[0], records[2]), "button")
+    assert isinstance(choices, Choices)
+    for action, rest in zip(choices.actions, choices.rest, strict=True):
+        (tokens,) = learned(processor, tuple(record for record in records if f'"{action}"' in record.answer))
+        candidate = [*choices.shared, *rest]
+        assert tokens[: len(candidate)] == candidate
