@@ -27,9 +27,11 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First the files with the most that takes long: a worker takes a whole file, and a long one at the end would
-    leave the others idle. Those that wait for Slurm and those that compute then take turns."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several workers first the files with the most that takes long: a worker takes a whole file, and a long one
+    at the end would leave the others idle. Those that wait for Slurm and those that compute then take turns."""
+    if not hasattr(config, "workerinput"):
+        return
     long = Counter(item.path for item in items if {"slow", "cluster"} & {mark.name for mark in item.iter_markers()})
     items.sort(key=lambda item: -long[item.path])
 

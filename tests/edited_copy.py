@@ -31,6 +31,7 @@ LIBRARIES = (
     "transformers.models.auto.processing_auto", "peft", "bitsandbytes", "accelerate", "datasets",
 )  # fmt: skip
 NO_TESTS = 5
+LOADED = ".loaded"
 # A few files are collected in a tenth of the time of all, and mostly one of them notices.
 FIRST = 3
 MOST_FILES, MOST_USERS = 40, 20
@@ -43,6 +44,9 @@ class OutOfTimeError(Exception):
 def warm_up() -> None:
     """Loads what the tests will load. What is not installed is for the tests to miss."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a fork has no other threads
+    # Otherwise each fork would compile every test and every module anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     for name in LIBRARIES:
         with suppress(ImportError):
             importlib.import_module(name)
@@ -101,6 +105,7 @@ class EditedCopy:
             _be_pytest(self.folder, said, words, CPU_LIMIT_S[marks])
         limit_s = min(WAIT_LIMIT_S[marks], self.slow_left_s) if marks == SLOW else WAIT_LIMIT_S[marks]
         code = _wait(child, limit_s)
+        self._learn()
         if marks == SLOW:
             self.slow_left_s -= time.monotonic() - began
             if self.slow_left_s <= 0 and code == -signal.SIGKILL:
@@ -109,6 +114,15 @@ class EditedCopy:
             return None
         found = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - .*)?$", said.read_text(encoding="utf-8"), re.MULTILINE)
         return found[1] if found else f"pytest, which ended with {code}"
+
+    def _learn(self) -> None:
+        """Loads what the last run of pytest has loaded from elsewhere, so that the next one has it already."""
+        loaded = self.folder / LOADED
+        for name in loaded.read_text().split() if loaded.exists() else ():
+            with suppress(Exception):
+                importlib.import_module(name)
+        loaded.unlink(missing_ok=True)
+        gc.freeze()
 
 
 def _be_pytest(folder: Path, said: Path, words: Sequence[str], cpu_limit_s: int) -> None:
@@ -127,8 +141,15 @@ def _be_pytest(folder: Path, said: Path, words: Sequence[str], cpu_limit_s: int)
 
         code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *words])
         sys.stdout.flush()
+        (folder / LOADED).write_text(" ".join(_installed_modules()))
     finally:
         os._exit(code)
+
+
+def _installed_modules() -> list[str]:
+    """Those that are loaded, in the order in which they were."""
+    files = {name: getattr(module, "__file__", None) or "" for name, module in list(sys.modules.items())}
+    return [name for name, file in files.items() if file.startswith(sys.base_prefix) or "site-packages" in file]
 
 
 def _wait(child: int, limit_s: float) -> int:

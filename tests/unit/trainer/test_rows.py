@@ -16,6 +16,7 @@ from scored import ALONE, found
 from short_of_memory import room_for_two
 from training import run_forked
 
+from trainer.data.endings import AnswerEnd
 from trainer.data.records import Record, load_dataset
 from trainer.evaluation import batches, memory
 from trainer.evaluation.generation import generate_answers
@@ -156,6 +157,27 @@ def test_the_rows_are_those_that_are_free_where_the_model_is(
     with Watched(model) as seen:
         answers = generate_answers(model, processor, records, accelerator=ALONE, budget=2)
     assert max(seen.sequences) == sequences and len(answers) == len(records)
+
+
+def test_answers_are_generated_greedily_with_a_cache(
+    model: Any, processor: Any, records: Sequence[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def generate(**given: Any) -> torch.Tensor:
+        asked.update({name: value for name, value in given.items() if not isinstance(value, torch.Tensor)})
+        return torch.nn.functional.pad(given["input_ids"], (0, 2), value=tokenizer.eos_token_id)
+
+    tokenizer = processor.tokenizer
+    monkeypatch.setattr(model, "generate", generate)
+    answers = generate_answers(
+        model, processor, records[:2], accelerator=ALONE, budget=7, end=AnswerEnd(stop=(tokenizer.eos_token_id,))
+    )
+    assert answers == ["", ""]
+    assert asked == {
+        "max_new_tokens": 7, "do_sample": False, "use_cache": True, "top_k": None, "top_p": None, "synced_gpus": False,
+        "pad_token_id": tokenizer.pad_token_id, "eos_token_id": [tokenizer.eos_token_id],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("family", ["tiny_model", "tiny_qwen"])
