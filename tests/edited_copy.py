@@ -32,6 +32,8 @@ LIBRARIES = (
 )  # fmt: skip
 NO_TESTS = 5
 LOADED = ".loaded"
+# Its import looks at the machine and the environment.
+LOADED_LATE = ("deepspeed",)
 # A few files are collected in a tenth of the time of all, and mostly one of them notices.
 FIRST = 3
 MOST_FILES, MOST_USERS = 40, 20
@@ -97,6 +99,8 @@ class EditedCopy:
         os.utime(target, (0, time.time() + 2 * self.written))
 
     def _run(self, words: Sequence[str], marks: str) -> str | None:
+        if marks == SLOW and self.slow_left_s <= 0:
+            raise OutOfTimeError
         said = self.folder / ".pytest-said"
         said.write_text("")
         began = time.monotonic()
@@ -119,6 +123,8 @@ class EditedCopy:
         """Loads what the last run of pytest has loaded from elsewhere, so that the next one has it already."""
         loaded = self.folder / LOADED
         for name in loaded.read_text().split() if loaded.exists() else ():
+            if name.partition(".")[0] in LOADED_LATE:
+                continue
             with suppress(Exception):
                 importlib.import_module(name)
         loaded.unlink(missing_ok=True)
@@ -157,8 +163,9 @@ def _wait(child: int, limit_s: float) -> int:
     ends = time.monotonic() + limit_s
     while not os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT | os.WNOHANG) and time.monotonic() < ends:
         time.sleep(0.1)
-    with suppress(ProcessLookupError):
+    with suppress(ProcessLookupError):  # the group is there a moment later than the child
         os.killpg(child, signal.SIGKILL)
+    os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from training import run_forked
 
 from local.__main__ import main
 from local.measure.memory_profile import LONGEST_ENV, render
+from trainer.config import TrainConfig
 from trainer.text import GIB
 
 pytestmark = pytest.mark.slow
@@ -45,6 +47,33 @@ def test_stages_are_measured_on_the_longest_record(tmp_path: Path, tiny_model: P
     argv[4] = str(walks)
     short = run_forked(tmp_path / "short", main, argv)
     assert report["max_length"] > json.loads(short.output[short.output.index("{\n") :])["max_length"]
+
+
+def precision_on_a_gpu() -> int:
+    from local.measure import memory_profile
+
+    class Enough(Exception):
+        """The precision is decided before the card is looked for."""
+
+    def begin(config: object) -> None:
+        raise Enough
+
+    memory_profile.init_distributed = begin
+    config = TrainConfig(model="-", data="-", output_dir="-", run_id="-", device="cuda")
+    for said in (None, "no"):
+        os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
+        if said:
+            os.environ["ACCELERATE_MIXED_PRECISION"] = said
+        with pytest.raises(Enough):
+            memory_profile.measure(config)
+        print("precision", os.environ["ACCELERATE_MIXED_PRECISION"])
+    return 0
+
+
+def test_a_gpu_computes_in_bfloat16_unless_told_otherwise(tmp_path: Path) -> None:
+    ended = run_forked(tmp_path / "log", precision_on_a_gpu)
+    assert ended.codes == (0,), ended.output
+    assert [line for line in ended.output.splitlines() if "precision" in line] == ["precision bf16", "precision no"]
 
 
 def test_a_gpus_reserved_memory_has_a_column() -> None:

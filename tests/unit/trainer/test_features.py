@@ -372,6 +372,7 @@ def test_it_is_left_alone_where_features_change_or_are_not_all(tiny_model: Path,
     projector.drop = torch.nn.Dropout(0.1)
     assert keep_features(base, config) == "dropout in model.multi_modal_projector.drop"
     del projector.drop
+    projector.idle = torch.nn.Dropout(0.0)
     next(base.parameters()).ds_numel = 8
     assert keep_features(base, config) == "ZeRO-3 shards the tower"
     del next(base.parameters()).ds_numel

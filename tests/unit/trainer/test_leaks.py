@@ -13,9 +13,11 @@ from PIL import Image, ImageDraw
 
 from trainer.data import looks
 from trainer.data.answers import likelier_field
+from trainer.data.fingerprints import File, arrangement
 from trainer.data.inspection import Checked, Inspection, inspect_dataset
 from trainer.data.looks import count_alike, look
 from trainer.data.records import Dataset, load_dataset
+from trainer.data.turns import Picture, Record, Turn
 
 
 def test_held_out_pictures_that_training_shows_too_are_counted_by_their_pixels(tmp_path: Path) -> None:
@@ -71,10 +73,29 @@ def test_held_out_pictures_that_are_training_pictures_encoded_again_are_said_to_
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "edges"), [("Go up, now!", ("G", "w!")), (" (a", (" (a", "a")), ("?! ", ("?! ", "?! ")), ("", ("", ""))]
+)
+def test_the_edges_of_a_text_go_to_its_first_and_its_last_letter(text: str, edges: tuple[str, str]) -> None:
+    """A tokenizer may join them with what stands around a picture."""
+    picture = Picture(paths=("a.png",))
+    record = Record(turns=(Turn(role="user", parts=(text, picture)),), answer="up", session="")
+    assert arrangement(record, {"a.png": File(size=(8, 4))}) == (("user", edges, ((8, 4),)),)
+
+
 def test_grids_look_alike_frame_by_frame() -> None:
     one, other = (look(Image.new("RGB", (8, 8), color)) for color in ("red", "white"))
     assert count_alike([one * 4, one * 3 + other], [one * 4]) == (1, 2)
     assert (count_alike([one], []), count_alike([], [one])) == ((0, 1), (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_alike"), [((), True), ((3,), True), ((4,), False), ((1,) * 256, True), ((1,) * 255 + (2,), False)]
+)
+def test_looks_are_alike_up_to_3_greys_in_a_cell_and_1_on_average(changes: tuple[int, ...], is_alike: bool) -> None:
+    one = bytes([100] * looks.CELLS**2)
+    other = bytes([100 + change for change in changes] + [100] * (len(one) - len(changes)))
+    assert count_alike([other], [one]) == (is_alike, 1)
 
 
 def test_looks_are_compared_for_a_time_that_is_bounded_and_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

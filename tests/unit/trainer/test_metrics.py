@@ -6,7 +6,7 @@ import pytest
 
 from trainer.data.answers import UNREADABLE, answer_field, read_action
 from trainer.evaluation.heldout import Scores, describe
-from trainer.evaluation.metrics import FEW_ANSWERS, action_metrics, interval, score_table, wilson
+from trainer.evaluation.metrics import FEW_ANSWERS, TABLE_ACTIONS, action_metrics, interval, score_table, wilson
 from trainer.outcome import ConfigError
 
 
@@ -111,6 +111,17 @@ up            3     100.0%   66.7%  0.80       0.00
 down          1      50.0%  100.0%  0.67       0.40"""
     )
     assert score_table(None, None) == ""
+
+
+@pytest.mark.parametrize(
+    ("actions", "end"), [(TABLE_ACTIONS, "-"), (TABLE_ACTIONS + 2, "\nand 2 rarer actions, in the report")]
+)
+def test_the_table_at_the_end_says_how_many_actions_it_leaves_out(actions: int, end: str) -> None:
+    truths = [f"a{number:02}" for number in range(actions)]
+    table = score_table(None, action_metrics(truths, truths))
+    rows = table.split("\n\n")[1].splitlines()[2:]
+    assert [row.split()[0] for row in rows if row[0] == "a" and row[1].isdigit()] == truths[:TABLE_ACTIONS]
+    assert table.endswith(end)
 
 
 def test_always_giving_the_majority_scores_what_is_said() -> None:

@@ -15,7 +15,7 @@ import pytest
 from off_default import off_default
 from PIL import Image
 
-from trainer.config import SETTINGS, TrainConfig
+from trainer.config import SETTINGS, ZERO3_SETTINGS, TrainConfig
 from trainer.outcome import ConfigError
 
 CONFIG = TrainConfig(model="m", data="d", output_dir="o", run_id="r", device="cpu")
@@ -99,6 +99,18 @@ def test_the_launchers_precision_is_the_trainers(said: str | None, bf16: bool, m
     if said:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", said)
     assert sft_arguments(CONFIG, evaluated=False).bf16 == bf16
+
+
+@pytest.mark.slow
+def test_what_zero_3_is_told_beside_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer.training import arguments
+
+    plugin = SimpleNamespace(deepspeed_config={"zero_optimization": {"stage": 3}})
+    monkeypatch.setattr(arguments, "SFTConfig", lambda **_: SimpleNamespace(deepspeed_plugin=plugin))
+    arguments.sft_arguments(CONFIG, evaluated=True)
+    assert plugin.deepspeed_config == {
+        "zero_optimization": {"stage": 3, **ZERO3_SETTINGS}, "zero_force_ds_cpu_optimizer": False,
+    }  # fmt: skip
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,10 +18,12 @@ from training import run_forked
 from planner.choose import choose
 from trainer.architecture import shapes
 from trainer.architecture.hub import is_hub_id
-from trainer.architecture.shape_file import SHAPE_FILE, digest, file_name, kept_shape, text_of, user_folder
+from trainer.architecture.shape import ModelShape
+from trainer.architecture.shape_file import SHAPE_FILE, digest, file_name, kept_shape, plain, text_of, user_folder
 from trainer.architecture.shapes import SHIPPED, Unmeasured, resolve_shape, shipped_models
 from trainer.outcome import ConfigError
 from trainer.text import plain_or_shown
+from trainer.tools import shape as shape_command
 
 CONFIG = {"model_type": "gemma3", "text_config": {"hidden_size": 48}}
 FILES = sorted(path for path in SHIPPED.glob("*.json") if path.name != "index.json")
@@ -81,6 +84,42 @@ def test_the_index_knows_every_shipped_file_and_every_file_its_configuration() -
         assert {name: record.get(name) for name in ("parameters", "sure", "refused", "source")} == {
             name: entry.get(name) for name in ("parameters", "sure", "refused", "source")
         }
+
+
+def test_the_index_is_written_for_the_files_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from trainer.measure import ship
+
+    monkeypatch.setattr(ship, "SHIPPED", tmp_path)
+    for path in FILES:
+        (tmp_path / path.name).touch()
+    ship.write_index(ship.published())
+    assert (tmp_path / "index.json").read_bytes() == (SHIPPED / "index.json").read_bytes()
+    (tmp_path / FILES[0].name).unlink()
+    ship.write_index(ship.published())
+    index = json.loads((tmp_path / "index.json").read_text())
+    assert {*index["models"].values()} == {*index["configurations"].values()} == {path.stem for path in FILES[1:]}
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_shape_prints_tables_or_one_json_object(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def measure_and_keep(model: str) -> tuple[ModelShape, Path]:
+        asked.append(model)
+        return known_shape(GEMMA_4B), Path("kept.json")
+
+    monkeypatch.setitem(sys.modules, "trainer.measure.keep", SimpleNamespace(measure_and_keep=measure_and_keep))
+    monkeypatch.chdir(tmp_path)  # where no .env is
+    assert shape_command.main(["--model", "some/model", *words]) == 0
+    said = capsys.readouterr().out
+    if words:
+        assert json.loads(said) == {"kept": "kept.json", "shape": json.loads(json.dumps(plain(known_shape(GEMMA_4B))))}
+    else:
+        assert said.splitlines()[-1] == "kept in kept.json" and "\nall                   4,300,079,472\n" in said
+    assert asked == ["some/model"]
 
 
 def test_gemma_3_4b_is_measured_to_its_true_sizes() -> None:

@@ -75,6 +75,14 @@ def test_it_is_never_later_than_the_schedulers_own_warning(
     assert first_wish(asked, clock, until_s=1000) == 1000 - before_s + 1
 
 
+def test_before_a_step_has_ended_the_warning_alone_counts(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = stop(tmp_path, monkeypatch, deadline_s=1000, lead_s="1")
+    clock.now = 990
+    assert first_wish(asked, clock, until_s=1001) == 1000
+
+
 def test_without_a_deadline_or_a_flag_it_is_never(
     clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
