@@ -22,6 +22,8 @@ from trainer.convert.captions import Captions
 from trainer.convert.pictures import PictureStore
 from trainer.convert.rows import MEMORY, Split, find_splits
 from trainer.data.columns import CONVERSATIONS, QUESTIONS
+from trainer.data.forms import read_form
+from trainer.data.json_text import read_line
 from trainer.data.memory_limit import growing_by
 from trainer.data.turns import FormError
 from trainer.env_file import take_env_file
@@ -91,6 +93,8 @@ def _convert(data: str, out: Path, options: Options) -> int:
     if lost:
         left_out = "records without their picture are left out of training"
         say([f"{lost} pictures could not be stored, the first: {first_lost}; {left_out}"])
+    if lacking := next(filter(None, (_lacking(out / f"{split.name}.jsonl") for split in splits)), None):
+        say([lacking])
     if wrong:
         say([f"{len(wrong)} rows are left out, the first: {wrong[0]}"])
     print(f"next: {command('trainer', 'validate', 'data', '--model', 'MODEL', '--data', out)}")
@@ -138,6 +142,18 @@ def _write(split: Split, out: Path, store: PictureStore, question: str | None, w
         raise ConfigError(f"{split.name} has no rows" + (f" that can be used: {wrong[-1]}" if wrong else ""))
     part.replace(path)
     return count
+
+
+def _lacking(path: Path) -> str | None:
+    """What the first record of a file lacks to be learned from, where the settings do not say more."""
+    with path.open("rb") as lines:
+        line = next(line for line in lines if line != b"\n")
+    try:
+        read_form(read_line(line))
+    except FormError as error:
+        asks = "; --question TEXT, with another folder, asks one question of all" if error.cure == "question" else ""
+        return f"{path} line 1{error}{asks}"
+    return None
 
 
 def _count(path: Path) -> int:

@@ -13,9 +13,11 @@ from pickle import UnpicklingError
 from typing import Any
 
 from trainer.convert.captions import captioned
+from trainer.convert.folders import METADATA, check_reader, not_read, tables_beside_pictures
 from trainer.data.containers import read_records
+from trainer.data.file_kinds import UNPACKED_BY, unpack_advice
 from trainer.data.packed import CHECKED_BYTES, MAGICS, separator
-from trainer.data.sources import SIDE_OF, data_parts, find_sources, hub_id
+from trainer.data.sources import SIDE_OF, data_parts, find_sources, hub_id, is_picture_name
 from trainer.data.turns import FormError
 from trainer.node.pickles import refusal
 from trainer.outcome import ConfigError
@@ -27,9 +29,9 @@ READERS = {
     ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow", ".csv": "csv", ".tsv": "csv", ".tar": "webdataset",
     ".jsonl": "json", ".json": "json", ".ndjson": "json",
 }  # fmt: skip
-METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 TABLE = "metadata.csv"
 NAMES_FILE = "file_name"
+ARCHIVES = UNPACKED_BY.keys() - {".gz", ".bz2", ".xz", ".zst"}
 SAVED = ("dataset_dict.json", "state.json")
 ROWS_AT_ONCE = 1_000
 MEMORY = "it takes more memory than it may, so it may unpack without an end (docs/threats.md)"
@@ -81,7 +83,9 @@ def find_splits(data: str, subset: str | None) -> list[Split]:
     except (ConfigError, KeyboardInterrupt):
         raise
     except Exception as error:  # the hub, the network, any file
-        raise ConfigError(f"{data} cannot be read: {_one_line(error)}") from None
+        said = _one_line(error).rstrip(".")
+        how = ": tar -xf unpacks a tar that is none, and DATA names what was in it" if "WebDataset" in said else ""
+        raise ConfigError(f"{data} cannot be read: {said}{how}") from None
 
 
 def named_apart(splits: Iterable[Split]) -> list[Split]:
@@ -145,11 +149,26 @@ class _Table:
 
         as_text = {"dtype": str, "keep_default_na": False, "na_filter": False, "chunksize": ROWS_AT_ONCE}
         for file in self._files:
-            with pandas.read_csv(file, **{**self._options, **_separated(file, self._options), **as_text}) as chunks:
-                for chunk in chunks:
-                    if not isinstance(chunk.index, pandas.RangeIndex):  # else every cell stands one column too far left
-                        raise ConfigError(f"{file}: rows have more cells than the first line has names")
-                    yield from chunk.to_dict("records")
+            try:
+                with pandas.read_csv(file, **{**self._options, **_separated(file, self._options), **as_text}) as chunks:
+                    for chunk in chunks:
+                        _check_names(file, chunk, pandas.RangeIndex)
+                        yield from chunk.rename(columns=str.strip).to_dict("records")
+            except UnicodeDecodeError:
+                raise ConfigError(f"{file} is not UTF-8: save it as UTF-8") from None
+            except pandas.errors.EmptyDataError:
+                raise ConfigError(f"{file} is empty") from None
+
+
+def _check_names(file: str, chunk: Any, numbered: type) -> None:
+    """Raises ConfigError for a table whose first line does not name its columns."""
+    if not isinstance(chunk.index, numbered):  # else every cell stands one column too far left
+        raise ConfigError(f"{file}: rows have more cells than the first line has names")
+    if any(map(is_picture_name, chunk.columns)):
+        held = shown(", ".join(chunk.columns))
+        raise ConfigError(
+            f"{file}: its first line is a record ({held}): put names in front of it: image,question,answer"
+        )
 
 
 def _separated(file: str, options: dict[str, Any]) -> dict[str, str]:
@@ -187,8 +206,16 @@ def _streamed(path: str, **options: Any) -> Any:
     from datasets.packaged_modules.csv.csv import Csv
 
     builder = load_dataset_builder(path, **options)
+    files = [file for some in (builder.config.data_files or {}).values() for file in some]
+    if packed := next((file for file in files if file.lower().endswith(tuple(ARCHIVES))), None):
+        name = Path(packed.rpartition("/")[2])
+        raise ConfigError(f"{name} is packed: {unpack_advice(name)}")
     if "data_files" not in options:
         _refuse_others_files(builder.config.data_files or {}, path, builder.base_path or "")
+    if os.path.isdir(path):
+        check_reader(Path(path), type(builder).__module__.split(".")[-1])
+        if line := not_read(Path(path), files):
+            say([line])
     if isinstance(builder, Csv) and builder.config.features is None and builder.config.data_files:
         how = builder.config.pd_read_csv_kwargs
         return {side: _Table(files, how) for side, files in builder.config.data_files.items()}
@@ -219,15 +246,18 @@ def _by_library(data: str, subset: str | None) -> list[Split]:
     if path.is_file():
         if (reader := READERS.get(path.suffix.lower())) is None:
             raise ConfigError(f"{data}: it takes a folder, a hub id, or a file of {', '.join(READERS)}")
-        more = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
-        found = _streamed(reader, data_files={"train": str(path)}, **more)
+        found = _streamed(reader, data_files={"train": str(path)}, **_tabs(path.suffix.lower()))
         folder = path.parent
     elif path.is_dir():
         if tables := _picture_table(path):
             return tables
         if beside := captioned(path):
             return [Split(name=side, rows=rows, total=len(rows.pictures), folder=path) for side, rows in beside.items()]
-        found = _saved(path) or _streamed(str(path), name=subset)
+        if of_pictures := tables_beside_pictures(path):
+            folder, by_side = of_pictures.folder, dict(of_pictures.by_side)
+            found = _streamed(READERS[of_pictures.suffix], data_files=by_side, **_tabs(of_pictures.suffix))
+        else:
+            found = _saved(path) or _streamed(str(path), name=subset)
     else:
         if (name := hub_id(data)) is None:
             raise ConfigError(f"{data} does not exist: give a file, a folder, or the id of a data set of the hub")
@@ -244,6 +274,10 @@ def _by_library(data: str, subset: str | None) -> list[Split]:
               folder=folder)
         for name, rows in found.items()
     ]  # fmt: skip
+
+
+def _tabs(suffix: str) -> dict[str, str]:
+    return {"sep": "\t"} if suffix == ".tsv" else {}
 
 
 def _saved(folder: Path) -> Any:

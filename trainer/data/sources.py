@@ -167,11 +167,12 @@ def _stem(path: Path) -> str:
     return next((name[: -len(suffix)] for suffix in JSON_SUFFIXES if name.lower().endswith(suffix)), name)
 
 
-def _is_json(path: Path) -> bool:
+def is_records(path: Path) -> bool:
+    """Whether a file is called like one of records."""
     return _is_named_json(path.name) and not re.fullmatch(NO_RECORDS, path.name) and path.is_file()
 
 
-def _is_lost(path: Path) -> bool:
+def is_lost(path: Path) -> bool:
     """Whether a path is called like records to read, and is no file."""
     named = _is_named_json(path.name) and not re.fullmatch(NO_RECORDS, path.name)
     return named and side_of(path) in ("train", "eval") and not path.is_file() and not path.is_dir()
@@ -180,19 +181,19 @@ def _is_lost(path: Path) -> bool:
 def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
     """By side, the files of records in a folder and in its subfolders that are named like a side."""
     here = sorted(folder.iterdir())
-    if odd := next((path for path in here if _is_lost(path)), None):
+    if odd := next((path for path in here if is_lost(path)), None):
         said = (
             f"holds {plain_or_shown(odd.name)}, which is no file (a link to nothing, or a pipe): remove it, or bring it"
         )
         raise ConfigError(said, name="DATA", given=part)
     found: dict[str, list[Path]] = {side: [] for side in SIDE_NAMES}
-    files = [path for path in here if _is_json(path)]
+    files = [path for path in here if is_records(path)]
     for path in files:
         if side := side_of(path):
             found[side].append(path)
     for path in here:
         if path.is_dir() and (side := SIDE_OF.get(path.name.lower())) and not found[side]:
-            found[side] = [inside for inside in sorted(path.iterdir()) if _is_json(inside)]
+            found[side] = [inside for inside in sorted(path.iterdir()) if is_records(inside)]
     others = [path for path in files if side_of(path) is None and path.name != METADATA]
     metadata = [path for path in found["train"] if path.name == METADATA]
     if metadata or (not found["train"] and (folder / METADATA).is_file()):
@@ -218,13 +219,18 @@ def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
             raise ConfigError(
                 f"holds test records alone, which are not used: DATA={tests} trains on them", name="DATA", given=part
             )
-        inner = next((path for path in here if path.is_dir() and any(map(_is_json, path.iterdir()))), None)
+        inner = next((path for path in here if path.is_dir() and any(map(is_records, path.iterdir()))), None)
         inside = [Path(part, name) for name in _records_in(folder) if _is_named_json(name)]
         if inner is None and inside:
             several = ",".join(map(str, inside[:MOST_NAMED]))
             raise ConfigError(f"holds its records further inside: name them: DATA={several}", name="DATA", given=part)
         if inner is None and (
-            known := next((p for p in sorted(folder.rglob("*")) if p.suffix.lower() in CONVERTIBLE), None)
+            # Pictures lie beside the table that names them.
+            known := min(
+                (p for p in folder.rglob("*") if p.suffix.lower() in CONVERTIBLE),
+                key=lambda p: (is_picture_name(p.name), p),
+                default=None,
+            )
         ):
             raise ConfigError(_not_json(known, part), name="DATA", given=part)
         if inner is None and (archive := next((p for p in here if p.suffix.lower() in UNPACKED_BY), None)):
@@ -290,7 +296,7 @@ def _beside(path: Path) -> list[str]:
     """A line about held-out records that lie beside the one file that was named."""
     if side_of(path) != "train":
         return []
-    others = [other for other in path.parent.iterdir() if _is_json(other) and side_of(other) == "eval"]
+    others = [other for other in path.parent.iterdir() if is_records(other) and side_of(other) == "eval"]
     names = ", ".join(sorted(other.name for other in others))
     return [f"not used: {names} beside {path.name} (DATA={path.parent} takes it as held-out records)"] if names else []
 

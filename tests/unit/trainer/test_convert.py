@@ -19,6 +19,7 @@ import sys
 import tarfile
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -575,6 +576,81 @@ def test_a_packed_tar_is_not_unpacked_into_memory(
         file.addfile(entry, io.BytesIO(bytes(1 << 20)))
     assert convert(tmp_path / "in" if folder else tmp_path / "in" / name, tmp_path / "out") == 78
     assert f"in/{name} is packed: unpack it (tar -xf)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_beside_many_pictures_is_read_and_not_the_pictures_alone(suffix: str, tmp_path: Path) -> None:
+    for n in range(4):
+        (tmp_path / f"in/img/{n}.png").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"in/img/{n}.png").write_bytes(picture("red"))
+    for side in ("train", "val"):
+        if suffix == ".csv":
+            (tmp_path / f"in/{side}.csv").write_text("image , Question,answer\nimg/0.png,which?,red\n")
+        else:
+            parquet(tmp_path / f"in/{side}.parquet", [{"image": "img/0.png", "Question": "which?", "answer": "red"}])
+    assert convert(tmp_path / "in", tmp_path / "out") == 0
+    dataset = load_dataset(str(tmp_path / "out"), columns="question=Question")
+    assert (seen(dataset), len(dataset.eval)) == ([("red", "red")], 1)
+
+
+def in_zip(*names: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as packed:
+        for name in names:
+            packed.writestr(name, b"")
+    return file.getvalue()
+
+
+# (the files of a folder, what is converted, the refusal)
+REFUSED: dict[str, tuple[dict[str, bytes], str, str]] = {
+    "pictures with labels in texts of another folder": (
+        {"images/0.jpg": b"", "labels/0.txt": b"0 1\n", "labels/1.txt": b"0 1\n"}, "",
+        "in has no records: most of its files are read as text"),
+    "packed pictures": (
+        {"images.zip": in_zip("0.png", "1.png")}, "",
+        "images.zip is packed: unpack it (unzip images.zip), and name what was in it"),
+    "several tables": (
+        {"a.csv": b"image\n", "b.csv": b"image\n", "0.png": b"", "1.png": b"", "2.png": b""}, "",
+        "in holds several tables and pictures: name one of a.csv, b.csv"),
+    "several files of records": (
+        {"a.jsonl": b"{}", "b.jsonl": b"{}", "0.png": b"", "1.png": b"", "2.png": b""}, "",
+        "in: is a folder with 2 files of records and no train.jsonl: name the one to learn from"),
+    "another encoding": ({"a.csv": "image,answer\n0.png,\u00e9\n".encode("latin-1")}, "a.csv",
+                         "in/a.csv is not UTF-8: save it as UTF-8"),
+    "no line of names": ({"a.csv": b"0.png,which?,up\n1.png,which?,up\n"}, "a.csv",
+                         "in/a.csv: its first line is a record ('0.png, which?, up'): put names in front of it"),
+    "no line": ({"a.csv": b""}, "a.csv", "in/a.csv is empty"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_folder_is_not_read_in_part(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files, data, said = REFUSED[name]
+    for file, content in files.items():
+        (tmp_path / "in" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / file).write_bytes(content)
+    assert convert(tmp_path / "in" / data, tmp_path / "out") == 78
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_a_tar_that_is_no_webdataset_and_labels_without_a_question_say_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name in ("images/0.png", "train.jsonl"):
+            tar.addfile(tarfile.TarInfo(name))
+    assert convert(tmp_path / "s.tar", tmp_path / "a") == 78
+    assert "same types: tar -xf unpacks a tar that is none, and DATA names what was in it" in capsys.readouterr().err
+    (tmp_path / "in/up").mkdir(parents=True)
+    (tmp_path / "in/down").mkdir()
+    (tmp_path / "in/up/0.png").write_bytes(picture("red"))
+    (tmp_path / "in/down/0.png").write_bytes(picture("blue"))
+    assert convert(tmp_path / "in", tmp_path / "b") == 0
+    assert (
+        "b/train.jsonl line 1 lacks question and output (it has 'image, label'); columns: answer=label learns that; "
+        "--question TEXT, with another folder, asks one question of all\n"
+    ) in capsys.readouterr().err
 
 
 def test_what_cannot_be_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

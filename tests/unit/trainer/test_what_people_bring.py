@@ -363,7 +363,7 @@ FOLDERS: dict[str, tuple[Mapping[str, str | bytes], str, str]] = {
         f"DATA={{folder}}: is a folder of pictures with metadata.jsonl: {CONVERT} {{folder}} {{name}}-records"),
     "pictures with metadata.csv": (
         {"train/0.png": PNG, "train/metadata.csv": "file_name,text\n0.png,up\n"}, "{folder}",
-        converted("png", "0.png")),
+        converted("csv", "metadata.csv")),
     "pictures in a folder for each class": ({"train/up/0.png": PNG}, "{folder}", converted("png", "0.png")),
     "shards of webdataset": ({"s-000000.tar": TAR}, "{folder}", converted("tar", "s-000000.tar")),
     "one shard of webdataset": (
