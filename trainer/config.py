@@ -1,7 +1,7 @@
-"""Every setting of a training run, once: its type, range, default and help, and what else is true of it (Setting).
+"""The table of settings: type, range, default and help of each one, and its other columns (Setting).
 
-trainer/settings.py decides where a value comes from: command line, environment, YAML file, or the default below. The
-docstrings are what `python -m trainer config --help` prints and what docs/settings.md says.
+trainer/settings.py decides where a value comes from: command line, environment, YAML file, or the default below.
+`python -m trainer config --help` and docs/settings.md show the docstrings.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ Vision = Literal["frozen", "lora"]
 Optimizer = Literal["adamw", "paged_adamw_8bit"]
 Learn = Literal["all", "last"]
 
-# Ranks by the names that LORA takes beside numbers; alpha is twice the rank unless something else is said.
+# Ranks by the names that LORA= takes beside numbers; alpha is twice the rank unless it is given.
 LORA_PRESETS: dict[str, int] = {"high": 128, "medium": 64, "low": 32}
 
-# Under the accelerate YAML's zero_optimization, merged in by the trainer (accelerate's file refuses these
-# keys). DeepSpeed's defaults would leave 1e9 gathered elements and a 5e8 bucket alive: more than sharding a
-# 4B model saves.
+# The trainer adds these to DeepSpeed's zero_optimization, since accelerate's YAML file may not hold them. DeepSpeed's
+# defaults would keep 1e9 gathered elements and a bucket of 5e8 in memory: more than sharding a 4B model saves.
 ZERO3_SETTINGS: dict[str, int] = {
     "stage3_param_persistence_threshold": 0,  # small adapters are sharded too
     "stage3_max_live_parameters": 100_000_000, "stage3_max_reuse_distance": 100_000_000,
@@ -31,7 +30,7 @@ ZERO3_SETTINGS: dict[str, int] = {
 }  # fmt: skip
 
 MOST_TOKENS = 1 << 20
-# Any whole number from 1 that a schedule can have.
+# The number of steps of a schedule.
 STEPS = Range(1, 10_000_000)
 NAMES = Form("all, attention, or names with commas between", r"[A-Za-z_]\w{0,99}(,[A-Za-z_]\w{0,99}){0,49}")
 OPTIMIZER_WORDS = {
@@ -42,12 +41,12 @@ OPTIMIZER_WORDS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """What is true of a setting beside its type. A field of TrainConfig that carries none has these defaults."""
+    """The columns of a setting beside its type. A field of TrainConfig without a Setting has these defaults."""
 
     continues: bool = False
-    """A checkpoint is continued although this has changed: the losses and scores do not depend on it, or only by the
-    records that remain, which are counted and compared. A setting that does not say so is compared, so that nobody can
-    forget a new one."""
+    """A checkpoint may be continued after this has changed, because losses and scores do not depend on it, or depend
+    on it only through the chosen records, which are themselves compared. All other settings are compared, so that a
+    new one cannot be forgotten."""
     planned: str = ""
     """What to ask the plan for, which decides it: a YAML file that says something else is refused. Empty: the plan does
     not decide it."""
@@ -89,39 +88,40 @@ class TrainConfig:
     image_root: Annotated[
         str | None, Setting(continues=True, folder=True, env="IMAGE_ROOT", also="image_folder media_dir"),
     ] = None  # fmt: skip
-    """Folder in which images are looked for that are not at the records' own paths."""
+    """Folder for images that are not at the paths in the records."""
     max_image_megapixels: Annotated[int, Range(1, 1000)] = 68
-    """Larger pictures are left out, before one is decoded: a pixel then takes about 12 bytes, whatever the file does.
-    8192 x 8192 and the largest camera's 50 million pass. A file may have 8 bytes for each of these pixels."""
+    """Larger pictures are left out before they are decoded, since a decoded pixel takes about 12 bytes. The default
+    lets 8192 x 8192 pixels pass. A file may have at most 8 bytes for each allowed pixel."""
     learn: Annotated[Learn, Setting(also="mask_history", words={"true": "last", "false": "all"})] = "all"
     """Which answers of a conversation are learned. all: every answer but those with `weight: 0` or `loss: false`; last:
-    the last answer alone. The others are only shown."""
+    the last answer alone. The model sees the other answers, but does not learn them."""
     text_only: bool = False
-    """The records are text alone. Without this a set without a picture is refused, and so are keys and markers of
-    pictures, videos, audio and boxes that are not read."""
+    """true: the records contain text alone. false: a data set without pictures is refused, and so are keys and markers
+    of pictures, videos, audio and boxes that are not read."""
     columns: str = "auto"
-    """The keys of your records; auto: those of the forms that are known. Others: `question=ask,answer=label,image=pic`,
-    or a mapping in a YAML file. Columns are context, question, answer, system, image, images, frames, split, messages,
-    and role and content of a turn."""
+    """The keys of your records. auto: the keys of the known forms. For other keys write
+    `question=ask,answer=label,image=pic`, or a mapping in a YAML file. The columns are context, question, answer,
+    system, image, images, frames, split, messages, and role and content of a turn."""
     session_key: str = "auto"
-    """Key, in the records or their metadata, of what is never divided between training and held-out records; auto:
-    session_id, episode_id, session or episode."""
+    """Key of a record's session, in the record or in its metadata. A session is never divided between training and
+    held-out records. auto: session_id, episode_id, session or episode."""
     strict: Annotated[bool, CONTINUES] = False
-    """true: a run is refused when any record would be left out. false: it is left out and counted in the log."""
+    """true: a run is refused when any record would be left out. false: such records are left out and counted in the
+    log."""
     device: Annotated[Device, Setting(also="use_cpu no_cuda", words={"true": "cpu", "false": "cuda"})] = "cuda"
-    """Where training runs. Never changed silently: without a GPU, cuda is refused. mps is Apple's GPU: without 4 bits,
-    and nobody has run it there yet."""
+    """Where training runs. It is never changed silently: without a GPU, cuda is refused. mps is Apple's GPU, without
+    4-bit weights; nobody has tried it yet."""
     world_size: Annotated[int, Range(1, 65536), Setting(planned=PROCESSES)] = 1
-    """How many processes train; with another number the run is refused."""
+    """Number of training processes. A run with another number is refused."""
     micro_batch_size: Annotated[
         int, Range(1, 4096),
         Setting(planned=BATCH, env="BATCH_SIZE", also="batch_size per_device_train_batch_size train_batch_size"),
     ] = 1  # fmt: skip
-    """Samples a process and forward pass. Memory grows with it; the result does not depend on it."""
+    """Samples in one forward pass of one process. Memory grows with it; the result does not depend on it."""
     gradient_accumulation_steps: Annotated[
         int, Range(1, 65536), Setting(planned=BATCH, swept=True, env="GRAD_ACCUM", also="grad_accum")
     ] = 8
-    """Forward passes an optimizer step. Effective batch: this x micro_batch_size x world_size, 8 by default."""
+    """Forward passes in one optimizer step. Effective batch: this x micro_batch_size x world_size, 8 by default."""
     activation_checkpointing: Annotated[
         bool,
         Setting(
@@ -144,14 +144,14 @@ class TrainConfig:
         Vision, Setting(also="freeze_vision_tower freeze_vit", words={"true": "frozen", "false": "lora"})
     ] = "frozen"
     """frozen: adapters on the language model alone. lora: adapters on image tower and projector too, for pictures
-    unlike any photograph; each step then goes back through the tower."""
+    that do not look like photographs; each step then computes the gradients of the tower too."""
     lora_r: Annotated[int, Range(1, 1024), Setting(swept=True, also="lora_rank rank r")] = 64
     """Rank of the adapters. `lora: 16` sets rank and alpha, 16/32; `lora: high`, `medium` and `low` are the ranks 128,
     64 and 32."""
     lora_alpha: Annotated[int, Range(1, 4096), Setting(swept=True)] = 128
-    """The adapters' output is scaled by alpha / rank. Twice the rank where nothing else is said."""
+    """The adapters' output is scaled by alpha / rank. If it is not given, it is twice the rank."""
     lora_dropout: Annotated[float, Range(0, 0.9)] = 0.05
-    """Dropout in front of the adapters. It costs over a quarter of the activations' memory: take 0 on large data."""
+    """Dropout in front of the adapters. Activations need over a quarter more memory with it; use 0 for large data."""
     lora_targets: Annotated[
         str, NAMES, Setting(also="target_modules lora_target lora_target_modules", words={"all-linear": "all"})
     ] = "all"
@@ -167,17 +167,17 @@ class TrainConfig:
             also="max_seq_length max_seq_len model_max_length cutoff_len sequence_len",
         ),
     ] = 1024  # fmt: skip
-    """Tokens a sample, image tokens included. Longer records are left out and counted in the log."""
+    """Most tokens of a sample, image tokens included. Longer records are left out and counted in the log."""
     max_steps: Annotated[int, STEPS, Setting(env="MAX_STEPS")] = 1500
-    """How many optimizer steps the run has."""
+    """Number of optimizer steps of the run."""
     learning_rate: Annotated[float, Range(1e-30, 1), Setting(swept=True, env="LEARNING_RATE", also="lr")] = 2e-4
-    """The peak; after the warm-up it falls to zero as a cosine."""
+    """Peak of the learning rate. After the warm-up the rate falls to zero along a cosine."""
     warmup_fraction: Annotated[float, Range(0, 1), Setting(swept=True, also="warmup_ratio")] = 0.1
     """Share of the steps in which the learning rate rises to its peak."""
     weight_decay: Annotated[float, Range(0, 1), Setting(swept=True)] = 0.01
-    """Pull of the adapters' weights towards zero."""
+    """AdamW's weight decay of the adapters."""
     max_grad_norm: Annotated[float, Range(0, 1000), Setting(swept=True, also="max_norm")] = 1.0
-    """Gradients longer than this are scaled down to it; 0: none are."""
+    """Gradients with a larger norm are scaled down to this norm. 0: they are never scaled."""
     seed: Annotated[int, Range(0, 2**32 - 1), Setting(swept=True, also="random_seed random_state")] = 0
     """Decides everything that is drawn: the adapters, the order of the records, which sessions are held out."""
     group_lengths: Annotated[
@@ -187,7 +187,8 @@ class TrainConfig:
             words={"random": "false", "group_by_length": "true"},
         ),
     ] = True
-    """The records of an optimizer step have like lengths, so that little of a batch is padding. false: any lengths."""
+    """true: the records of an optimizer step have similar lengths, so that batches hold little padding. false: any
+    lengths."""
     logging_steps: Annotated[int, STEPS, CONTINUES] = 10
     """Optimizer steps between two lines of the log."""
     # Decides which adapter is kept, not what any step or evaluation gives.
@@ -195,34 +196,35 @@ class TrainConfig:
     """Optimizer steps between two evaluations: held-out loss and action accuracy. There is one at the last step too.
     The adapter of the best evaluation is kept."""
     early_stopping_patience: Annotated[int, Range(0, 1000), CONTINUES] = 0
-    """The run ends after so many evaluations in a row without a better one; 0: it never ends early."""
+    """Number of evaluations in a row without a better one after which the run ends. 0: the run never ends early."""
     save_steps: Annotated[int, STEPS, CONTINUES] = 250
     """Optimizer steps between checkpoints; the last step is always saved."""
     keep_checkpoints: Annotated[int, Range(1, 1000), Setting(continues=True, also="save_total_limit")] = 3
-    """How many of the newest checkpoints stay; the best by held-out action accuracy stays too."""
+    """Number of newest checkpoints that are kept. The best one by held-out action accuracy is kept too."""
     eval_fraction: Annotated[
         float, Range(0, 0.9), Setting(continues=True, also="val_size val_set_size split_dataset_ratio")
     ] = 0.1
     """Share of the records that is held out, by whole sessions, when there is no eval.jsonl."""
     eval_samples: Annotated[int, Range(0, 1_000_000)] = 256
-    """How many held-out records the held-out loss is computed on; before and after training their answers are written
-    out too. 0: no evaluation on the way, so the last adapter is kept and the run never ends early."""
+    """Number of held-out records for the held-out loss. Before and after training their answers are written out too.
+    0: no evaluation during training, so the last adapter is kept and the run never ends early."""
     score_samples: Annotated[int, Range(0, 10_000_000)] = 10_000_000
-    """At most so many held-out records have their allowed actions scored."""
+    """Largest number of held-out records whose allowed actions are scored."""
     feature_cache_gib: Annotated[int, Range(0, 100_000), CONTINUES] = 32
-    """Disk for what the frozen tower makes of pictures, so that no picture goes through it twice, in no run. What was
-    not used for longest goes first. Never more than a quarter of the free space is used. 0: nothing is kept."""
+    """Disk space for the features that the frozen tower computes, so that each picture goes through the tower once in
+    all runs. Features that were not used for longest are removed first. Never more than a quarter of the free space is
+    used. 0: no features are kept."""
     feature_store: Annotated[str | None, Setting(continues=True, folder=True, env="FEATURE_STORE")] = None
-    """Folder of what is kept, shared by all runs that name it. Left out: .cache/features beside the runs' folders."""
+    """Folder of the features, shared by all runs that name it. Left out: .cache/features beside the runs' folders."""
     features_ahead: Annotated[bool, CONTINUES] = False
-    """true: the image tower alone makes the features of all pictures before the model is loaded, where they are not in
-    the store yet; the model is then loaded without the tower. A plan sets it when `make features` has made them."""
+    """true: before the model is loaded, the image tower alone computes all features that are not in the store yet; the
+    model is then loaded without the tower. A plan sets this after `make features` has filled the store."""
     collective_timeout_s: Annotated[int, Range(5, 86_400), Setting(continues=True, also="ddp_timeout")] = 1800
-    """A process that does not answer the others for so many seconds ends the attempt with 1. The others wait while one
-    reads the whole data set, so this must be longer."""
+    """Seconds after which a process that does not answer the others ends the attempt with 1. It must be longer than
+    one process needs to read the whole data set, since the others wait for that."""
     answer_field: str = "auto"
-    """Key of the JSON answer that holds the action; auto: the first key of the answers, and where most answers are
-    JSON objects, the others are left out; none: answers are whole texts, and none is left out."""
+    """Key of the action in JSON answers. auto: the first key of the answers; where most answers are JSON objects, the
+    other answers are left out. none: an answer is one text, and no answer is left out."""
     actions: str = "auto"
     """The allowed actions, for example up,down; auto: those of the training answers."""
 

@@ -1,8 +1,8 @@
-"""The table of variables: what can be asked for, and all that is true of it. Every scheduler reads the same table.
+"""The table of variables, with everything that is true of each one. Every scheduler reads the same table.
 
 Each variable has two spellings: a flag (`--gpu-type a100`, `--gpu-type=a100`) and, for make, `GPU_TYPE=a100`.
-The Makefile hands those on in the environment as TRAINYARD_GPU_TYPE and lists the names in TRAINYARD_GIVEN. A
-name that is not listed there is not read: nothing that a site exports, or another run left over, leaks in.
+The Makefile hands these on in the environment as TRAINYARD_GPU_TYPE and lists the names in TRAINYARD_GIVEN. Names
+that are not listed there are not read, so variables that a site or another run has exported change nothing.
 """
 
 from __future__ import annotations
@@ -38,31 +38,31 @@ EVERY = (*CLUSTERS, *LOCAL)
 
 
 class Variable(NamedTuple):
-    """One thing that can be asked for."""
+    """A variable of a request."""
 
     name: str
     """As in `make plan NAME=value`."""
     field: str | None
-    """The JobSpec field it sets; None for what does not change the job."""
+    """The JobSpec field that it sets; None if it does not change the job."""
     parse: values.Parser
     help: str
     takes: tuple[str, ...] = EVERY
-    """The schedulers that take it; the others refuse it rather than act as if they had listened."""
+    """The schedulers that take it; the others refuse it."""
     site: tuple[str, ...] = ()
     """The schedulers whose site file may hold it."""
     grid: bool = False
-    """Members of a grid may differ in it: it changes the training alone; all ask the scheduler for the same."""
+    """Members of a grid may differ in it. It changes the training alone: all members ask for the same resources."""
     resume: bool = False
     """`resume` on a cluster may change it: it decides where and how long a run runs, never what the run computes."""
     also: str = ""
     """Its names in other programs and in files, in capitals, for the refusal of such a name. Settings and the flags of
     sbatch are known without it."""
     sweeps: bool = False
-    """Only `sweep` takes it, and `plan` and `render` of one."""
+    """Only `sweep` takes it, and `plan` and `render` when they show a sweep."""
 
     @property
     def setting(self) -> str | None:
-        """The trainer's setting that it becomes."""
+        """The trainer's setting of the same name, if there is one."""
         return self.field if self.field in SETTINGS else None
 
     @property
@@ -191,7 +191,7 @@ def read_given(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, str
     """Text by variable name, from flags and from make's environment; flags win. `--gpu-type` may be `--gpu_type`.
 
     Raises:
-        ConfigError: unknown names, flags without a value, secrets: all that is wrong.
+        ConfigError: with all unknown names, flags without a value and secrets.
     """
     given: dict[str, str] = {}
     problems = Problems()
@@ -217,13 +217,13 @@ def read_given(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, str
         with problems.kept():
             refuse_secret(name, text)
             if name == "ENVIRONMENT" and text:
-                BY_NAME[name].parse(name, text)  # at once: a verb that has no use for it would say it back
+                BY_NAME[name].parse(name, text)  # before a verb that does not use it prints it
     problems.refuse()
     return given
 
 
 def refuse_untaken(given: Mapping[str, str], scheduler: str) -> None:
-    """Raises ConfigError for variables that say nothing to that scheduler."""
+    """Raises ConfigError with all given variables that the scheduler does not take."""
     problems = Problems()
     for name, text in given.items():
         takes = BY_NAME[name].takes
@@ -234,7 +234,7 @@ def refuse_untaken(given: Mapping[str, str], scheduler: str) -> None:
 
 
 def parse_given(given: Mapping[str, str]) -> Request:
-    """The given texts, checked. Raises ConfigError with everything that is wrong, in the table's order."""
+    """The values of the given texts. Raises ConfigError with all mistakes, in the table's order."""
     found: dict[str, Any] = {}
     problems = Problems()
     for name in BY_NAME:
@@ -249,7 +249,7 @@ def parse_given(given: Mapping[str, str]) -> Request:
 
 
 def job_fields(asked: Request) -> dict[str, Any]:
-    """JobSpec's fields that were asked for. MEM=none is planned with the default and not asked for."""
+    """The JobSpec fields of a request. MEM=none is planned with the default memory, which is not asked for."""
     fields = {v.field: asked.values[v.name] for v in VARIABLES if v.field and v.name in asked.values}
     if "MEM" in asked.values:
         fields["ask_mem"] = asked.mem is not None
