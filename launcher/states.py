@@ -6,16 +6,18 @@ tables of docs/exit-codes.md (`make golden`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, RUN_AGAIN
 
 EVERY = ("slurm", "k8s", "local")
 CLUSTERS = ("slurm", "k8s")
-# In the texts below {words} are what make needs to find the run, {again} is the command that goes on with it.
+# In the texts below {words} are what make needs to find the run, {again} is the command that goes on with it, {begin}
+# the one that starts another.
 FOLLOW = "make logs {words} (follows it; make cancel {words} ends it)"
 READ = "make logs {words} (what happened), then {again}"
-CHANGE = "make logs {words} (the request is wrong: it says how), then make submit with another"
+CHANGE = "make logs {words} (the request is wrong: it says how), then {begin} with another"
 GO_ON = "{again} (goes on from its newest checkpoint)"
 MORE_MEMORY = "{again} MEM=... (more GiB a node than it had)"
 LOOK = "open the report"
@@ -122,4 +124,10 @@ def next_step(word: str, exit_code: int, *, ended: bool, words: str, again: str)
     # Slurm's STOPPED is a job that somebody halted, and local's is a run that has ended.
     elif state and state.ended == ended and state.next != LOOK:
         told = state.next
-    return told.format(words=words, again=again)
+    return told.format(words=words, again=again, begin=begin(words.split()))
+
+
+def begin(words: Iterable[str]) -> str:
+    """The command that starts a run where `words` find one."""
+    scheduler = [word for word in words if word.startswith("TO=")]
+    return "make run" if scheduler == ["TO=local"] else " ".join(["make submit", *scheduler])

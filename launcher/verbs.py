@@ -16,6 +16,7 @@ from launcher.grid import results_table
 from launcher.progress import RUNNING, UNKNOWN, RunStatus, list_text, state_of, status_text, step_cell
 from launcher.records import SPOILT
 from launcher.scheduler import Found, P_co, Place, R, Scheduler, Words
+from launcher.states import begin
 from trainer.outcome import FINISHED, ConfigError, SchedulerError
 from trainer.text import nearest
 
@@ -116,8 +117,7 @@ def _found(scheduler: Scheduler[Any, Any], place: Place[R], run_id: str | None, 
         return found
     known = place.known()
     if not known:
-        begin = " ".join(["make submit", *to_words(scheduler)])
-        raise ConfigError(f"no run in {place.where}: {begin} starts one, {place.elsewhere}")
+        raise ConfigError(f"no run in {place.where}: {begin(to_words(scheduler))} starts one, {place.elsewhere}")
     names = ", ".join(known[:NAMED]) + (", ..." if len(known) > NAMED else "")
     if run_id:
         near = nearest(run_id, known) or ":"

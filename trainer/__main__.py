@@ -32,7 +32,12 @@ VERBS = {
 }  # fmt: skip
 
 
+LOAD_TORCH = ("features", "infer", "layers", "merge", "shape")
+
+
 def main(argv: Sequence[str]) -> int:
+    if argv and argv[0] in LOAD_TORCH and not {"-h", "--help"} & {*argv} and sys.stderr.isatty():
+        print("loading libraries ...", file=sys.stderr)  # no other line appears for half a minute
     return dispatch(str(__doc__), VERBS, argv)
 
 

@@ -293,7 +293,7 @@ def test_a_wrong_request_is_told_from_the_peers_that_were_stopped_for_it(cluster
     cluster.end(JOB, "Failed", "PodFailurePolicy", said)
     lines = cluster.k8s("status").stdout.splitlines()
     assert lines[1] == f"job    {JOB} FAILED (PodFailurePolicy, exit code 78)"
-    assert lines[-1].endswith("(the request is wrong: it says how), then make submit with another")
+    assert lines[-1].endswith("(the request is wrong: it says how), then make submit TO=k8s with another")
 
 
 @pytest.mark.slow

@@ -344,7 +344,7 @@ STATES: list[tuple[Callable[[Bed], None], str, str]] = [
     (
         refused,
         r"FAILED \(PodFailurePolicy, exit code 78\)",
-        "make logs {words} (the request is wrong: it says how), then make submit with another",
+        "make logs {words} (the request is wrong: it says how), then make submit TO=k8s with another",
     ),
     (deadline, r"DEADLINE \(DeadlineExceeded\)", GO_ON),
     (cancelled, r"CANCELLED \(at [0-9TZ:-]*, its Job is gone\)", GO_ON),

@@ -68,3 +68,5 @@ def test_a_wrong_request_is_never_resumed_whatever_the_word() -> None:
     for state in STATES:
         said = next_step(state.word, 78, ended=True, words=WORDS, again=AGAIN)
         assert said.endswith("then make submit with another")
+    for words, begins in (("TO=local RUN=x", "make run"), ("TO=k8s RUN=x", "make submit TO=k8s")):
+        assert next_step("FAILED", 78, ended=True, words=words, again=AGAIN).endswith(f"then {begins} with another")

@@ -151,8 +151,10 @@ class Unread:
 
     def bare_note(self) -> str | None:
         """One line, where records of a set with pictures have none."""
-        says = 'show no picture, and are learned as text: `"image": null` says so yourself'
-        return f"{self._bare} records {says}" if self._bare else None
+        says = (
+            "1 record shows no picture, and is" if self._bare == 1 else f"{self._bare} records show no picture, and are"
+        )
+        return f'{says} learned as text: `"image": null` says so yourself' if self._bare else None
 
     def note(self) -> str | None:
         """One line about the keys that were not read; None when all were."""

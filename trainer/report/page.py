@@ -15,7 +15,17 @@ from trainer.commands import command, command_from_anywhere
 from trainer.data.answers import json_object
 from trainer.data.bounds import BOUNDS, OPTION, SETTING
 from trainer.evaluation.metrics import FEW_ANSWERS
-from trainer.files import ADAPTER, EXAMPLE_FILE, MIB, MOST_MIB, RECORD_NAME, USAGE_FILE, regular, write_whole
+from trainer.files import (
+    ADAPTER,
+    EXAMPLE_FILE,
+    METRICS_FILE,
+    MIB,
+    MOST_MIB,
+    RECORD_NAME,
+    USAGE_FILE,
+    regular,
+    write_whole,
+)
 from trainer.flags import answer_help
 from trainer.outcome import FINISHED, ConfigError
 from trainer.report.charts import Entry, line_charts
@@ -38,7 +48,13 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) == 1 and any(Path(argv[0]).glob(f"*/{RECORD_NAME}")):
         print(*write_pages(Path(argv[0])), sep="\n")
         return FINISHED
-    if len(argv) != 1 or not json_object(_text(Path(argv[0], "metrics.json"))):
+    if len(argv) == 1 and not Path(argv[0]).is_dir():
+        raise ConfigError(f"{Path(argv[0]).absolute()} is no folder yet: make run DATA=... trains, and makes it")
+    if len(argv) == 1 and Path(argv[0], RECORD_NAME).is_file() and not Path(argv[0], METRICS_FILE).exists():
+        raise ConfigError(
+            f"{argv[0]} has no {METRICS_FILE}: a run writes it at its end; make status says how it stands"
+        )
+    if len(argv) != 1 or not json_object(_text(Path(argv[0], METRICS_FILE))):
         raise ConfigError(
             "report takes the folder of a finished run, with a whole metrics.json: for example runs/RUN; or a folder "
             "of runs, for the page that compares them: runs"
@@ -70,7 +86,7 @@ def save_report(run_dir: Path) -> Path:
 
 def build_report(run_dir: Path) -> str:
     """The report on the run in `run_dir`, one HTML page that loads nothing from outside."""
-    record = json_object(_text(run_dir / "metrics.json")) or {}
+    record = json_object(_text(run_dir / METRICS_FILE)) or {}
     lines = _text(run_dir / "predictions.jsonl").split("\n")
     # A line that a full disk cut off is left out.
     predictions = [entry for line in lines if (entry := json_object(line)) and "truth" in entry]

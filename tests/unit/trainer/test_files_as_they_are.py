@@ -220,7 +220,7 @@ def test_records_without_a_picture_that_do_not_say_so_are_counted(tmp_path: Path
     dataset = load_dataset(
         str(folder(tmp_path, train_jsonl=[*ROWS, bare, {**bare, "image": None}, {**bare, "images": []}]))
     )
-    assert '1 records show no picture, and are learned as text: `"image": null` says so yourself' in dataset.notes
+    assert '1 record shows no picture, and is learned as text: `"image": null` says so yourself' in dataset.notes
 
 
 @pytest.mark.parametrize(

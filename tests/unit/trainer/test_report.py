@@ -373,6 +373,16 @@ def test_a_good_report_is_not_replaced_by_that_of_a_damaged_run(
     assert page.read_bytes() == before
 
 
+def test_a_report_that_cannot_be_made_yet_says_why(tmp_path: Path) -> None:
+    unfinished = tmp_path / "runs" / "r"
+    unfinished.mkdir(parents=True)
+    (unfinished / "run.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"r has no metrics.json: a run writes it at its end; make status says how"):
+        main([str(unfinished)])
+    with pytest.raises(ConfigError, match=r"none is no folder yet: make run DATA=\.\.\. trains, and makes it"):
+        main([str(tmp_path / "none")])
+
+
 @pytest.mark.parametrize(
     ("file", "text"),
     [

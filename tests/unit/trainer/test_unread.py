@@ -262,7 +262,7 @@ def test_an_empty_cell_for_the_picture_is_none_that_is_counted_and_refused_where
     tmp_path: Path,
 ) -> None:
     dataset = load_dataset(write(tmp_path, flat(image="a.png"), flat(image="")))
-    assert dataset.notes == ('1 records show no picture, and are learned as text: `"image": null` says so yourself',)
+    assert dataset.notes == ('1 record shows no picture, and is learned as text: `"image": null` says so yourself',)
     path = write(tmp_path, flat(image="a.png"), flat(image="", question="<image> which?"))
     assert "'<image>' as text in 1 records (d.jsonl line 2)" in refusal(path)
 
