@@ -12,10 +12,20 @@ from pathlib import Path
 
 from k8s.manifest import objects
 from k8s.manifest.claim import WIDE, refuse_narrow_claim
-from k8s.manifest.pod import GPU, claim_name, least_mem_gib, mounted, places_to_write, shm_gib, writable
+from k8s.manifest.pod import (
+    GPU,
+    SLICE,
+    claim_name,
+    gpu_resource,
+    least_mem_gib,
+    mounted,
+    places_to_write,
+    shm_gib,
+    writable,
+)
 from k8s.manifest.site import Cluster
 from launcher.image import CACHE_DIR, ENVIRONMENT, WORK_DIR
-from planner.choose import choose
+from planner.choose import choose, one_slice
 from planner.job import JobSpec
 from planner.plan import Plan
 from planner.request.file_settings import check_trainer_accepts
@@ -35,6 +45,7 @@ def complete(spec: JobSpec, cluster: Cluster, project_dir: Path, *, hashed: bool
     """The request in the form for a pod; `hashed` derives its run id from everything that is rendered. Raises
     ConfigError when no pod could see the files that it names."""
     _refuse_unseen(spec, cluster, project_dir)
+    _refuse_several_slices(spec, cluster)
     settings = _read_settings(spec, project_dir)
     # In the image the checkout has another path. The result does not depend on who renders, or where.
     spec = spec.but(project_dir=WORK_DIR, environment=tuple(sorted(_handed_on(spec, project_dir).items())))
@@ -114,6 +125,11 @@ def _refuse_unseen(spec: JobSpec, cluster: Cluster, project_dir: Path) -> None:
         refuse_narrow_claim(spec, [cluster.pvc_access], "pvc_access in the site file")
 
 
+def _refuse_several_slices(spec: JobSpec, cluster: Cluster) -> None:
+    if gpu_resource(spec, cluster).startswith(SLICE) and spec.num_processes > 1:
+        raise one_slice(spec)
+
+
 def _refuse_unseen_settings(told: Mapping[str, object], cluster: Cluster) -> None:
     """Raises ConfigError for a folder that the settings file, `.env` or ENVIRONMENT names and that no pod has."""
     if "TMPDIR" in told:
@@ -169,13 +185,16 @@ def _gpu_notes(spec: JobSpec, cluster: Cluster) -> list[str]:
     resources = spec.resources
     notes = []
     kind = resources.gpu_type
+    if not kind and cluster.gpu_resources:
+        others = ", ".join(f"GPU_TYPE={name}" for name in cluster.gpu_resources)
+        notes.append(f"without GPU_TYPE the pods ask for {GPU}; {others} asks for what gpu_resources: says")
     sold = [size for name, size in GPU_GIB.items() if kind and f"{name}-".startswith(f"{kind.lower()}-")]
     if spec.sources.vram_source == "given" and kind not in cluster.gpu_gib and sold and resources.vram_gib > max(sold):
         notes.append(
             f"VRAM={resources.vram_gib:g}: {kind} is known with {max(sold):g} GiB: leave VRAM out, or if yours have "
             f"more, say gpu_types: {{{kind}: {resources.vram_gib:g}}} in k8s/site.yaml"
         )
-    if cluster.gpu_selectors.get(kind or ""):
+    if cluster.gpu_selectors.get(kind or "") or kind in cluster.gpu_resources:
         return notes
     if not cluster.gpu_feature_discovery:
         notes.append(

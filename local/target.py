@@ -16,6 +16,7 @@ from planner.plan import Plan
 from planner.request.file_settings import check_trainer_accepts
 from planner.request.site import Site
 from planner.request.variables import parse_given
+from planner.values import ONE_SLICE
 from trainer.env_file import read_env_file
 from trainer.files import RECORD_NAME
 from trainer.node.machine import METAL_SHARE, Card, Choice, read_machine
@@ -92,12 +93,7 @@ class Machine:
             )
         whole = [card for card in fit if not card.is_slice]
         if asked.gpus > max(1, len(whole)) and len(whole) < len(fit):
-            raise ConfigError(
-                "one run uses one slice of a card (MIG): its processes cannot talk to each other across slices",
-                name="GPUS",
-                given=asked.gpus,
-                advice=f"GPUS={max(1, len(whole))}, or submit",
-            )
+            raise ConfigError(ONE_SLICE, name="GPUS", given=asked.gpus, advice=f"GPUS={max(1, len(whole))}, or submit")
         if asked.gpus > len(fit):
             shows = f"this machine shows {len(cards)}"
             if others := [card.name for card in cards if card.unfit]:

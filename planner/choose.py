@@ -16,6 +16,7 @@ from planner.launch import launch_env, launch_of
 from planner.memory.estimate import estimate, processes_gib, without_tower
 from planner.plan import TIGHT_SHARE, Candidate, Plan
 from planner.refuse import NothingFits, nothing_fits
+from planner.values import ONE_SLICE, SLICE
 from trainer.architecture.targets import check_targets
 from trainer.config import Optimizer
 from trainer.outcome import ConfigError, Problems
@@ -92,6 +93,8 @@ def contradictions(spec: JobSpec) -> Problems:
     if spec.resources.device == "mps" and spec.training.quantization == "nf4":
         text = "QUANTIZATION=nf4: there are no 4-bit kernels for Apple's GPU: leave it out, or say none"
         problems.append(ConfigError(text, name="QUANTIZATION"))
+    if spec.num_processes > 1 and SLICE.search(spec.resources.gpu_type or ""):
+        problems.append(one_slice(spec))
     if spec.resources.gpus and spec.resources.mem_gib < (least := processes_gib(spec)):
         text, mem = f"the processes of a node alone take {least} GiB", spec.resources.mem_gib
         problems.append(ConfigError(text, name="MEM", given=mem, advice=f"try MEM={least} or more"))
@@ -236,6 +239,12 @@ def _notes(spec: JobSpec, chosen: Candidate) -> list[str]:
     if spec.num_processes > 1 and training.quantization == "nf4":
         notes.append(_zero3_note(spec, chosen.usable_bytes))
     return notes
+
+
+def one_slice(spec: JobSpec) -> ConfigError:
+    """The refusal of several processes on slices of cards."""
+    name, given = ("GPUS", spec.resources.gpus) if spec.resources.gpus > 1 else ("NODES", spec.resources.nodes)
+    return ConfigError(ONE_SLICE, name=name, given=given, advice=f"try {name}=1, or a GPU_TYPE of whole cards")
 
 
 def _safer_note(spec: JobSpec, chosen: Candidate, here: Sequence[float] | None) -> list[str]:

@@ -27,7 +27,10 @@ GPU_GIB: dict[str, float] = {
 NO_BF16 = ("gtx1080ti", "k80", "m40", "p4", "p40", "p100", "rtx2080ti", "rtx6000", "rtx8000", "t4", "v100")
 
 RUNTIMES = ("none", "apptainer", "pyxis")
-DURATIONS = "minutes (90), 90m, 12h, 2d, HH:MM:SS or D-HH:MM:SS"
+DURATIONS = "minutes (90), 90m, 12h, 2d, HH:MM:SS or D-HH[:MM[:SS]]"
+GIB_UNIT = "(?:G|GB|Gi|GiB)?"
+SLICE = re.compile(r"(?<![0-9a-z])[1-9]g\.[0-9]+gb")  # in the name of a part of a card (MIG): a100_3g.20gb
+ONE_SLICE = "one run uses one slice of a card (MIG): its processes cannot talk to each other across slices"
 
 
 def refuse(name: str, text: str, allowed: str) -> ConfigError:
@@ -62,15 +65,15 @@ def whole(low: int, high: int, hint: str = "") -> Parser:
 
 def gib(name: str, text: str) -> float:
     """A number of GiB, written as `24`, `24G` or `24GiB`."""
-    found = re.fullmatch(rf"({TEXTS[float][1]})\s*(G|GB|GiB)?", text)
+    found = re.fullmatch(rf"({TEXTS[float][1]})\s*{GIB_UNIT}", text)
     if found and 1 <= float(found[1]) <= 1024:
         return float(found[1])
     raise refuse(name, text, "takes a number of GiB from 1 to 1024")
 
 
 def host_gib(name: str, text: str) -> int:
-    """Whole GiB, written as `32`, `32G` or `32GiB`."""
-    return int(str(whole(1, 65536, " GiB or none")(name, re.sub(r"(?<=[0-9])\s*(G|GB|GiB)$", "", text))))
+    """Whole GiB, written as `32`, `32G`, `32Gi` or `32GiB`."""
+    return int(str(whole(1, 65536, " GiB or none")(name, re.sub(rf"(?<=[0-9])\s*{GIB_UNIT}$", "", text))))
 
 
 def matching(pattern: str, allowed: str) -> Parser:
@@ -119,7 +122,10 @@ def minutes(name: str, text: str) -> int:
         seconds = int(text) * 60
     elif found := re.fullmatch(r"([0-9]{1,6})([mhd])", text):
         seconds = int(found[1]) * {"m": 60, "h": 3600, "d": 86400}[found[2]]
-    elif found := re.fullmatch(r"(?:([0-9]{1,3})-)?([0-9]{1,3}):([0-5][0-9]):([0-5][0-9])", text):
+    elif found := (
+        re.fullmatch(r"()([0-9]{1,3}):([0-5][0-9]):([0-5][0-9])", text)
+        or re.fullmatch(r"([0-9]{1,3})-([0-9]{1,3})(?::([0-5][0-9])(?::([0-5][0-9]))?)?", text)
+    ):
         days, hours, mins, secs = (int(part or 0) for part in found.groups())
         seconds = ((days * 24 + hours) * 60 + mins) * 60 + secs
     if 0 < seconds <= 366 * 86400:
@@ -161,7 +167,9 @@ def identifier(limit: int) -> Parser:
     return parse
 
 
-scheduler_name = matching(r"[A-Za-z0-9_.,][A-Za-z0-9_.,-]{0,254}", "letters, digits and _.,- and does not begin with -")
+scheduler_name = matching(
+    r"[A-Za-z0-9_.,][A-Za-z0-9_.,:@+-]{0,254}", "letters, digits and _.,-:@+ and begins with none of -:@+"
+)
 
 
 def text(name: str, text: str) -> str:

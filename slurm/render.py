@@ -87,6 +87,9 @@ def _write(spec: JobSpec, setup: list[str], command: str, *, log_id: str, name: 
     from submitit.slurm.slurm import _make_sbatch_string  # imported late: takes 60 ms, and only this function needs it
 
     write: Callable[..., str] = _make_sbatch_string
+    extra, gpus = dict(_extra(flag) for flag in spec.slurm.extra_flags), gpu_flags(spec)
+    if others := extra.pop("gres", ""):  # sbatch takes one list of them
+        gpus["gres"] = ",".join(filter(None, (gpus.get("gres"), str(others))))
     flags = {
         "job_name": name or job_name(spec),
         "account": spec.slurm.account,
@@ -97,7 +100,7 @@ def _write(spec: JobSpec, setup: list[str], command: str, *, log_id: str, name: 
         "cpus_per_task": spec.resources.cpus,
         "mem": f"{spec.resources.mem_gib}G" if spec.resources.ask_mem else None,
         "time": spec.resources.time_limit_min,
-        **gpu_flags(spec),
+        **gpus,
         "constraint": spec.slurm.constraint,
         "exclude": spec.slurm.exclude,
         "mail_user": spec.slurm.mail_user,
@@ -112,7 +115,7 @@ def _write(spec: JobSpec, setup: list[str], command: str, *, log_id: str, name: 
         wckey=spec.slurm.wckey,  # clusters that track wckeys would refuse submitit's own
         additional_parameters={
             **({"exclusive": True} if spec.resources.gpus and spec.slurm.gpu_flag == "none" else {}),
-            **dict(_extra(flag) for flag in spec.slurm.extra_flags),
+            **extra,
             **({"array": array} if array else {}),
             "chdir": spec.project_dir,
             # No variable of the submitting shell, above all no secret, goes into the job.

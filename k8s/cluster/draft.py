@@ -4,6 +4,7 @@ for use; values that only a person knows are comments."""
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from k8s.cluster.kubectl import QUEUES, Kubectl, KubectlError, Object, name_of
 from k8s.manifest.claim import WIDE
-from k8s.manifest.pod import DEFAULT_CLAIM, GPU
+from k8s.manifest.pod import DEFAULT_CLAIM, GPU, SLICE
 from launcher.scheduler import Scheduler, Words
 from planner.request.variables import parse_given
 from planner.values import GPU_GIB, NO_BF16
@@ -75,10 +76,12 @@ def _gpus(nodes: Sequence[Object]) -> list[str]:
         if count != "0":
             key = (labels.get(PRODUCT, ""), labels.get(MEMORY, ""), count)
             found[key] = found.get(key, 0) + 1
-    if not found:
+    slices = _slices(nodes)
+    if not found and not slices:
         return ["# No node offers nvidia.com/gpu here: is NVIDIA's device plugin or operator installed?"]
     rows = [("product", "MiB", "GPUs a node", "nodes")]
     rows += [(product or "-", mib or "-", gpus, str(number)) for (product, mib, gpus), number in found.items()]
+    rows += [(resource, f"{mib}", "-", "-") for resource, mib in slices.values()]
     lines = [f"#   {line}" for line in format_table(rows).splitlines()]
     named: dict[str, tuple[str, int]] = {}
     for product, mib, _ in sorted(found):
@@ -86,7 +89,7 @@ def _gpus(nodes: Sequence[Object]) -> list[str]:
             short = gpu_name(product)
             taken = named.get(short, (product, 0))[0] != product
             named[full_name(product) if taken else short] = (product, int(mib))
-    if not named:
+    if not named and not slices:
         return [*lines, "# No whole GPU with labels of GPU Feature Discovery: say gpu_types and gpu_selectors by hand."]
     usable = {name: it for name, it in named.items() if gpu_name(it[0]) not in NO_BF16}
     old = [f"# {name}: no bfloat16, which training needs" for name in named if name not in usable]
@@ -94,11 +97,27 @@ def _gpus(nodes: Sequence[Object]) -> list[str]:
         *lines,
         *old,
         "gpu_feature_discovery: true",
-        *(["gpu_types:"] if usable else []),
+        *(["gpu_types:"] if usable or slices else []),
         *(f"  {name}: {sold_gib(mib):g}" for name, (_, mib) in usable.items()),
+        *(f"  {name}: {math.ceil(mib / 1024)}" for name, (_, mib) in slices.items()),
+        *(["gpu_resources:  # slices of cards (MIG), one for a run"] if slices else []),
+        *(f"  {name}: {resource}" for name, (resource, _) in slices.items()),
         *(["gpu_selectors:"] if usable else []),
         *(line for name, (product, _) in usable.items() for line in (f"  {name}:", f"    {PRODUCT}: {product}")),
     ]
+
+
+def _slices(nodes: Sequence[Object]) -> dict[str, tuple[str, int]]:
+    """(resource, MiB) of the slices of cards that nodes offer, by a name for GPU_TYPE."""
+    found = {}
+    for node in nodes:
+        labels = node["metadata"].get("labels", {})
+        for resource, count in sorted(node["status"].get("allocatable", {}).items()):
+            mib = labels.get(f"{resource}.memory", "")
+            if resource.startswith(SLICE) and count != "0" and mib.isdigit():
+                card = gpu_name(PART_OF_A_CARD.split(labels.get(f"{resource}.product", "gpu"))[0])
+                found[f"{card}-{resource.removeprefix(SLICE)}"] = (resource, int(mib))
+    return found
 
 
 def _claims(claims: Sequence[Object]) -> list[str]:

@@ -25,7 +25,9 @@ CONFIG_DIR = "/etc/trainyard"
 SETTINGS_KEY = "settings.yaml"  # its name in the ConfigMap; in the pod it has the path that CONFIG_FILE names
 MASTER_PORT = 29500
 SECRET_ENV = ("HF_TOKEN", "HUGGINGFACE_TOKEN", "WANDB_API_KEY")
-GPU = "nvidia.com/gpu"
+NVIDIA = "nvidia.com/"
+GPU = f"{NVIDIA}gpu"
+SLICE = f"{NVIDIA}mig-"  # the resources that slices of cards are, where a node offers several sizes
 LEAST_GRACE_S = 30
 # Folders of the claim by their place in the pod. Downloaded models stay in the claim; compiled files stay on the
 # node, since compilers lock and rename in ways that are slow on shared file systems.
@@ -74,7 +76,7 @@ def pod_spec(plan: Plan, cluster: Cluster, names: Names, *, apart: Mapping[str, 
         },
         "nodeSelector": {**cluster.node_selector, **cluster.gpu_selectors.get(spec.resources.gpu_type or "", {})},
         "affinity": {**_affinity(plan, cluster), **(apart or {})},
-        "tolerations": [*_gpu_toleration(plan), *cluster.tolerations],
+        "tolerations": [*_gpu_tolerations(plan, cluster), *cluster.tolerations],
         "containers": [
             {
                 "name": CONTAINER,
@@ -141,6 +143,11 @@ def shm_gib(plan: Plan) -> int:
     return -(-max(1, spec.resources.gpus) * (LOADED_BATCHES * batch + NCCL_BYTES) // GIB)
 
 
+def gpu_resource(spec: JobSpec, cluster: Cluster) -> str:
+    """The resource by which a pod asks for its GPUs."""
+    return cluster.gpu_resources.get(spec.resources.gpu_type or "", GPU)
+
+
 def claim_name(spec: JobSpec) -> str:
     """The claim that holds runs, data and models."""
     return spec.kubernetes.pvc or DEFAULT_CLAIM
@@ -163,23 +170,28 @@ def _resources(plan: Plan, cluster: Cluster) -> dict[str, str]:
     """Requests that are also the limits: Kubernetes then takes nothing back from a training pod, and GPUs allow only
     this. All are text, as the server keeps them; kubectl would treat a number as a change at every repeated apply."""
     spec = plan.spec
-    gpus = {GPU: str(spec.resources.gpus)} if spec.resources.device == "cuda" else {}
+    gpus = {gpu_resource(spec, cluster): str(spec.resources.gpus)} if spec.resources.device == "cuda" else {}
     disk = {"ephemeral-storage": f"{cluster.ephemeral_storage}Gi"} if cluster.ephemeral_storage else {}
     own = {"cpu": str(spec.resources.cpus), "memory": f"{spec.resources.mem_gib}Gi"}
     return {**own, **gpus, **disk, **cluster.resources}
 
 
-def _gpu_toleration(plan: Plan) -> list[dict[str, str]]:
-    toleration = {"key": GPU, "operator": "Exists", "effect": "NoSchedule"}
-    return [toleration] if plan.spec.resources.device == "cuda" else []
+def _gpu_tolerations(plan: Plan, cluster: Cluster) -> list[dict[str, str]]:
+    """NVIDIA's taint, which nodes of slices have too, and that of the resource."""
+    if plan.spec.resources.device != "cuda":
+        return []
+    keys = dict.fromkeys((GPU, gpu_resource(plan.spec, cluster)))
+    return [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in keys]
 
 
 def _affinity(plan: Plan, cluster: Cluster) -> dict[str, Any]:
-    """Selects nodes whose GPUs have the planned usable memory, since a card of 40 GiB reports 39538 MiB."""
-    if not cluster.gpu_feature_discovery or plan.spec.resources.device != "cuda":
+    """Selects nodes whose GPUs have the planned usable memory, since a card of 40 GiB reports 39538 MiB. Only NVIDIA's
+    labels say it."""
+    resource = gpu_resource(plan.spec, cluster)
+    if not cluster.gpu_feature_discovery or plan.spec.resources.device != "cuda" or not resource.startswith(NVIDIA):
         return {}
     least = plan.chosen.usable_bytes // 1024**2 - 1
-    term = {"key": f"{GPU}.memory", "operator": "Gt", "values": [str(least)]}
+    term = {"key": f"{resource}.memory", "operator": "Gt", "values": [str(least)]}
     return {
         "nodeAffinity": {
             "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [term]}]}

@@ -21,9 +21,9 @@ DEFAULT_SITE = "k8s/site.yaml"
 DEFAULT_SECRET = "trainyard"
 SITE_KEYS = site_keys("k8s")
 CLUSTER_KEYS = (
-    *("pvc_access", "secret", "priority_class", "gpu_feature_discovery", "gpu_selectors", "node_selector"),
-    *("tolerations", "image_pull_secrets", "annotations", "volumes", "labels", "runtime_class", "scheduler_name"),
-    *("service_account", "storage_class", "resources", "ephemeral_storage", "run_as_user", "pod"),
+    *("pvc_access", "secret", "priority_class", "gpu_feature_discovery", "gpu_selectors", "gpu_resources"),
+    *("node_selector", "tolerations", "image_pull_secrets", "annotations", "volumes", "labels", "runtime_class"),
+    *("scheduler_name", "service_account", "storage_class", "resources", "ephemeral_storage", "run_as_user", "pod"),
 )
 
 
@@ -41,8 +41,10 @@ class Cluster:
     """GiB of one GPU by GPU_TYPE."""
     gpu_selectors: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Node labels by GPU_TYPE."""
+    gpu_resources: Mapping[str, str] = field(default_factory=dict)
+    """The resource that a node offers by GPU_TYPE, where it is not nvidia.com/gpu: nvidia.com/mig-3g.40gb, ..."""
     node_selector: Mapping[str, str] = field(default_factory=dict)
-    tolerations: tuple[Mapping[str, str], ...] = ()
+    tolerations: tuple[Mapping[str, Any], ...] = ()
     image_pull_secrets: tuple[str, ...] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)
     volumes: tuple[Volume, ...] = ()
@@ -93,7 +95,7 @@ def read_cluster(site: Site, given: Mapping[str, str]) -> Cluster:
 def refuse_unknown_gpus(spec: JobSpec, site: Site, cluster: Cluster) -> None:
     """Raises ConfigError for a GPU that no node in the site file has. Does nothing when the file lists no GPUs."""
     resources = spec.resources
-    known = tuple(dict.fromkeys([*site.gpu_gib, *cluster.gpu_selectors]))
+    known = tuple(dict.fromkeys([*site.gpu_gib, *cluster.gpu_selectors, *cluster.gpu_resources]))
     if resources.gpu_type and known and resources.gpu_type not in known:
         raise ConfigError(
             f"not in {site.source}{known_are(resources.gpu_type, known)}", name="GPU_TYPE", given=resources.gpu_type

@@ -28,6 +28,7 @@ MOST_UID = 2**31 - 1
 SAID_OTHERWISE = {
     **{"cpu": "CPUS", "memory": "MEM", "nvidia.com/gpu": "GPUS", "ephemeral-storage": "ephemeral_storage:"}
 }
+GPUS = re.compile(r"nvidia\.com/(mig-|gpu\.).*|(amd|intel|gpu\.intel)\.com/(gpu|i915|xe).*")
 # Fields of a pod that `pod:` takes; the API server checks their content in its dry run.
 POD_FIELDS = (
     *("dnsConfig", "dnsPolicy", "hostAliases", "hostUsers", "os", "overhead", "preemptionPolicy", "readinessGates"),
@@ -41,6 +42,7 @@ SAID_BY_KEY = {
     **{"schedulerName": "scheduler_name:", "serviceAccountName": "service_account:", "securityContext": "run_as_user:"},
 }
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+TOLERATED_S = "tolerationSeconds"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,22 +106,26 @@ def _selectors(content: object) -> dict[str, dict[str, str]]:
     return {str(key): _pairs(LABEL_VALUE)(labels) for key, labels in content.items()}
 
 
-def _tolerations(content: object) -> tuple[dict[str, str], ...]:
-    allowed = ("key", "operator", "value", "effect")
+def _tolerations(content: object) -> tuple[dict[str, Any], ...]:
+    allowed = ("key", "operator", "value", "effect", TOLERATED_S)
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         raise Wrong(f"takes a list of mappings with {', '.join(allowed)}")
     for part in content:
         if odd := [key for key in part if key not in allowed]:
             raise Wrong(f"unknown {shown(str(odd[0]))}: known are {', '.join(allowed)}")
-        if not LABEL_KEY.fullmatch(str(part.get("key", ""))):
-            raise Wrong("each has the key of a taint")
+        if not LABEL_KEY.fullmatch(str(part.get("key", ""))) and ("key" in part or part.get("operator") != "Exists"):
+            raise Wrong("each has the key of a taint; without a key, operator: Exists tolerates all taints")
         _choice("Exists", "Equal")(part.get("operator", "Equal"))
         _choice(*EFFECTS)(part.get("effect", "NoSchedule"))
         if ("value" in part) == (part.get("operator") == "Exists"):
             raise Wrong("a value goes with operator Equal, and none with Exists")
         if not LABEL_VALUE.fullmatch(str(part.get("value", ""))):
             raise Wrong("a value takes at most 63 letters, digits and -_.")
-    return tuple(content)
+        if TOLERATED_S in part and part.get("effect") != "NoExecute":
+            raise Wrong(f"{TOLERATED_S} goes with effect NoExecute")
+        if not re.fullmatch(r"-?[0-9]{1,9}", str(part.get(TOLERATED_S, "0"))):
+            raise Wrong(f"{TOLERATED_S} takes a whole number")
+    return tuple({**part, **({TOLERATED_S: int(part[TOLERATED_S])} if TOLERATED_S in part else {})} for part in content)
 
 
 def _volumes(content: object) -> tuple[Volume, ...]:
@@ -151,6 +157,8 @@ def _resources(content: object) -> dict[str, str]:
     for name, amount in content.items():
         if name in SAID_OTHERWISE:
             raise Wrong(f"{name} is said by {SAID_OTHERWISE[name]}")
+        if GPUS.fullmatch(str(name)):
+            raise Wrong(f"{name} would come beside nvidia.com/gpu: gpu_resources: says which GPU_TYPE it is")
         if not isinstance(name, str) or "/" not in name or not LABEL_KEY.fullmatch(name):
             raise Wrong(f"{shown(str(name))} is no extended resource: example.org/name")
         if "kubernetes.io/" in name or name.startswith("requests."):
@@ -159,6 +167,15 @@ def _resources(content: object) -> dict[str, str]:
             )
         if not isinstance(amount, str) or not re.fullmatch(r"[1-9][0-9]{0,5}", amount):
             raise Wrong(f"{name} takes a whole number")
+    return dict(content)
+
+
+def _gpu_resources(content: object) -> dict[str, str]:
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise Wrong("takes lines of `GPU type: resource`, such as `a100-3g: nvidia.com/mig-3g.40gb`")
+    for kind, name in content.items():
+        if not isinstance(name, str) or "/" not in name or not LABEL_KEY.fullmatch(name):
+            raise Wrong(f"{kind} takes a resource of the nodes, such as nvidia.com/mig-3g.40gb or amd.com/gpu")
     return dict(content)
 
 
@@ -208,6 +225,7 @@ CHECKS: dict[str, Callable[[object], object]] = {
     "priority_class": _name,
     "gpu_feature_discovery": _yes_or_no,
     "gpu_selectors": _selectors,
+    "gpu_resources": _gpu_resources,
     "node_selector": _pairs(LABEL_VALUE),
     "tolerations": _tolerations,
     "image_pull_secrets": _names,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from planner.request.secret import refuse_secret
-from planner.values import Parser, matching, refuse
+from planner.values import Parser, matching, refuse, slug
 from trainer.outcome import ConfigError
 from trainer.text import known_are, shown
 
@@ -26,18 +26,26 @@ SBATCH_FLAGS = {
     **dict.fromkeys(("--contiguous", "--hold", "--oversubscribe", "--reboot", "--spread-job"), _NO_VALUE),
     "--use-min-nodes": _NO_VALUE,
     "--exclusive": "(user|mcs|topo)?",
+    "--gres": _VALUE,
     "--kill-on-invalid-dep": "yes|no",
     "--wait-all-nodes": "[01]",
 }
-# The flags of sbatch that a variable says.
+# The flags of sbatch that a variable says; --gres is passed on where it asks for no GPU.
 SAID_BY = {
     "--account": "ACCOUNT", "--array": "GRID", "--clusters": "CLUSTER", "--constraint": "CONSTRAINT",
     "--cpus-per-gpu": "CPUS", "--cpus-per-task": "CPUS", "--error": "OUTPUT", "--exclude": "EXCLUDE",
-    "--export": "ENVIRONMENT", "--gpus": "GPUS", "--gpus-per-node": "GPUS", "--gpus-per-task": "GPUS", "--gres": "GPUS",
-    "--job-name": "NAME", "--mail-type": "MAIL_TYPE", "--mail-user": "MAIL_USER", "--mem": "MEM",
-    "--mem-per-cpu": "MEM", "--mem-per-gpu": "MEM", "--nodes": "NODES", "--output": "OUTPUT",
-    "--partition": "PARTITION", "--qos": "QOS", "--reservation": "RESERVATION", "--time": "TIME", "--wckey": "WCKEY",
+    "--export": "ENVIRONMENT", "--gpus": "GPUS", "--gpus-per-node": "GPUS", "--gpus-per-socket": "GPUS",
+    "--gpus-per-task": "GPUS", "--gres": "GPUS", "--job-name": "NAME", "--mail-type": "MAIL_TYPE",
+    "--mail-user": "MAIL_USER", "--mem": "MEM", "--mem-per-cpu": "MEM", "--mem-per-gpu": "MEM", "--nodes": "NODES",
+    "--output": "OUTPUT", "--partition": "PARTITION", "--qos": "QOS", "--reservation": "RESERVATION", "--time": "TIME",
+    "--wckey": "WCKEY",
 }  # fmt: skip
+# The flags on which the script relies.
+KEPT = (
+    *("--chdir", "--export-file", "--get-user-env", "--input", "--no-kill", "--no-requeue", "--ntasks"),
+    *("--ntasks-per-core", "--ntasks-per-gpu", "--ntasks-per-node", "--ntasks-per-socket", "--open-mode", "--requeue"),
+    *("--signal", "--wait", "--wrap"),
+)
 # Names that a request may not set, and the reason.
 OURS: tuple[tuple[str, str], ...] = (
     (
@@ -89,6 +97,14 @@ hosts = matching(r"[A-Za-z0-9][A-Za-z0-9_.,\[\]-]*", "node names: n1,n[3-5]")
 mail_user = matching(r"[A-Za-z0-9_][A-Za-z0-9_.+%-]*(@[A-Za-z0-9][A-Za-z0-9.-]*)?", "an address or a user's name")
 
 
+def object_name(name: str, text: str) -> str:
+    """The name of an object in a Kubernetes cluster."""
+    if len(text) <= 253 and re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", text):
+        return text
+    rule = "takes at most 253 of a-z, 0-9, - and ., with a letter or digit at both ends and beside each dot"
+    raise refuse(name, text, f"{rule}: for example {slug(text, 63)}")
+
+
 def quantity(name: str, text: str) -> str:
     """A size in Kubernetes' form. 200G and 200GB also mean 200Gi: a little more than requested hurts nobody."""
     if found := re.fullmatch(r"([1-9][0-9]{0,6}[MGT])(i|i?B)?", text):
@@ -116,7 +132,8 @@ def extra_flags(name: str, text: str) -> tuple[str, ...]:
     """Flags of sbatch as typed, each `--name` or `--name=value`; `none` for none."""
     found = () if is_none(name, text) else tuple(re.split(r"[ ,]+(?=--)", text))
     flags = [part.partition("=")[0] for part in found]
-    if said := {shown(flag): f"{SAID_BY[flag]}=" for flag in flags if flag in SAID_BY}:
+    asked = [flag for flag, part in zip(flags, found, strict=True) if not re.fullmatch("--gres=(?!.*gpu).+", part)]
+    if said := {shown(flag): f"{SAID_BY[flag]}=" for flag in asked if flag in SAID_BY}:
         one = len(said) == 1
         words = f"{', '.join(said)} {'is' if one else 'are'} not passed on"
         raise refuse(
@@ -124,6 +141,12 @@ def extra_flags(name: str, text: str) -> tuple[str, ...]:
         )
     for part in found:
         flag, equals, value = part.partition("=")
+        if flag in KEPT:
+            raise refuse(name, text, f"{shown(flag)} is not passed on: the job's script relies on its own")
+        if named := re.match(r"(--[a-z-]+)[ ]+(\S+)$", part):
+            raise refuse(name, text, f"write {shown(f'{named[1]}={named[2]}')}, with =")
+        if re.match(r"-[A-Za-z]", part):
+            raise refuse(name, text, f"{shown(flag)} is not passed on: write the long form, --nodelist=n1")
         if flag not in SBATCH_FLAGS:
             raise refuse(name, text, f"{shown(flag)} is not passed on{known_are(flag, SBATCH_FLAGS)}")
         takes = SBATCH_FLAGS[flag]

@@ -137,7 +137,7 @@ VARIABLES: tuple[Variable, ...] = (
              takes=K8S, site=K8S),
     Variable("QUEUE", "queue", or_none(values.identifier(63)), "Kueue's queue (none: starts at once)",
              takes=K8S, site=K8S, resume=True),
-    Variable("PVC", "pvc", named(values.identifier(63)), "claim that holds runs, data and models (trainyard)",
+    Variable("PVC", "pvc", named(scheduler_values.object_name), "claim that holds runs, data and models (trainyard)",
              takes=K8S, site=K8S),
     Variable("SIZE", None, scheduler_values.quantity, "claim: its size, 200Gi",
              takes=K8S),

@@ -36,8 +36,9 @@ PROGRAMS = ("squeue", "scontrol", "srun", "date", "mktemp", "read", "rm", "sleep
 def login_lines(spec: JobSpec) -> list[str]:
     """Lines that undo what login files set for Slurm's programs and for Python, and a TMPDIR that only the login node
     has."""
-    # sbatch's options reach srun as such variables, and override those of the login files.
+    # sbatch's options reach srun as such variables, and override those of the login files. --gres does not.
     flags = [flag.removeprefix("--").partition("=")[0] for flag in spec.slurm.extra_flags]
+    flags = [flag for flag in flags if flag != "gres"]
     flags += ["mem-per-node"] * spec.resources.ask_mem + ["gpus-per-node"] * (spec.slurm.gpu_flag == "gpus-per-node")
     asked = tuple(f"SLURM_{flag.upper().replace('-', '_')}*" for flag in flags)
     return [

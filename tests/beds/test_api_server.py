@@ -89,7 +89,7 @@ def test_an_object_that_breaks_a_rule_is_refused_with_every_reason(kubectl: Clus
     lines = kubectl("create", *FILE, text=json.dumps(wrong))
     assert lines == [
         f'The Job "{"j" * 64}" is invalid: ',
-        f'* spec.template.labels: Invalid value: "{"j" * 64}": must be no more than 63 characters',
+        f'* spec.template.labels: Invalid value: "{"j" * 64}": must be no more than 63 bytes',
         '* spec.template.spec.restartPolicy: Required value: valid values: "OnFailure", "Never"',
     ]
     assert kubectl.server.named("jobs") == {}
@@ -128,6 +128,49 @@ def test_names_of_63_characters_and_of_indexed_jobs_are_held_to_the_servers_rule
     assert (said("Service", "1a"), said("ConfigMap", "1a.b"), said("Service", "a.b")) == (
         ["metadata.name"], [], ["metadata.name"],
     )  # fmt: skip
+
+
+# As kube-apiserver 1.36 says it, whole.
+NO_NAME = (
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and "
+    "end with an alphanumeric character (e.g. 'example.com', regex used for validation is "
+    r"'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+)
+NO_SERVICE = (
+    "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, "
+    "and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is "
+    "'[a-z]([-a-z0-9]*[a-z0-9])?')"
+)
+NO_LABEL = (
+    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and "
+    "end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is "
+    "'(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
+)
+POLICY = {"podFailurePolicy": {"rules": []}}
+LONG = "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("kind", "metadata", "spec", "said"),
+    [
+        ("ConfigMap", {"name": "A"}, {}, [f'metadata.name: Invalid value: "A": {NO_NAME}']),
+        ("Service", {"name": "1a"}, {}, [f'metadata.name: Invalid value: "1a": {NO_SERVICE}']),
+        ("Service", {"name": LONG}, {}, [
+            f'metadata.name: Invalid value: "{LONG}": must be no more than 63 characters']),
+        ("ConfigMap", {"name": "a", "labels": {"x": "-"}}, {}, [f'metadata.labels: Invalid value: "-": {NO_LABEL}']),
+        ("Job", {"name": "a"}, {"policy": "OnFailure", **POLICY}, [
+            'spec.template.spec.restartPolicy: Invalid value: "OnFailure": only "Never" is supported when '
+            "podFailurePolicy is specified"]),
+        ("Job", {"name": "a.b"}, {"completionMode": "Indexed", "completions": 2}, [
+            'metadata.name: Invalid value: "a.b": will not able to create pod with invalid DNS label: a.b-1']),
+    ],
+)  # fmt: skip
+def test_a_refusal_has_the_words_of_the_real_server(
+    kind: str, metadata: dict[str, Any], spec: dict[str, Any], said: list[str]
+) -> None:
+    template = {"spec": {"restartPolicy": spec.get("policy", "Never")}}
+    found = faults({"kind": kind, "metadata": metadata, "spec": {"template": template, **spec}})
+    assert [f"{field}: {text}" for field, text in found] == said
 
 
 def test_a_replacement_of_an_older_object_is_a_conflict(kubectl: Cluster) -> None:

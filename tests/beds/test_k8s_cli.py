@@ -109,6 +109,15 @@ SITES = [
     ("node_selector: {a: ' '}", [], "node_selector: a takes at most 63"),
     ("tolerations: [{key: a, efect: NoSchedule}]", [], "tolerations: unknown 'efect'"),
     ("tolerations: [{key: a, operator: Exists, value: b}]", [], "tolerations: a value goes with operator Equal"),
+    ("tolerations: [{operator: Equal, value: a}]", [], "tolerations: each has the key of a taint; without a key,"),
+    (
+        "tolerations: [{key: a, operator: Exists, tolerationSeconds: 5}]",
+        [],
+        "tolerationSeconds goes with effect NoExec",
+    ),
+    ("resources: {nvidia.com/mig-1g.10gb: 1}", [], "would come beside nvidia.com/gpu: gpu_resources: says which GPU_T"),
+    ("gpu_resources: {a: gpu}", [], "gpu_resources: a takes a resource of the nodes, such as nvidia.com/mig-3g.40gb"),
+    ("gpu_resources: [a]", [], "gpu_resources: takes lines of `GPU type: resource`"),
     ("tolerations: {key: a}", [], "tolerations: takes a list of mappings"),
     ("volumes: [{claim: a, mount: x}]", [], "volumes: mount takes an absolute path"),
     ("volumes: [{claim: a, mount: /workspace/x}]", [], "volumes: mount /workspace/x would hide"),
@@ -580,13 +589,17 @@ def test_a_site_file_of_a_mixed_cluster_names_whole_cards_apart(cluster: Cluster
             ("Tesla-V100-SXM2-32GB", "32510"),
         )
     ]
+    mixed = "nvidia.com/mig-3g.40gb"
+    labels = {f"{mixed}.product": "NVIDIA-A100-SXM4-80GB-MIG-3g.40gb", f"{mixed}.memory": "40192"}
+    nodes.append({"metadata": {"labels": labels}, "status": {"allocatable": {mixed: "2", GPU: "0"}}})
     put_nodes(cluster, nodes)
     text = cluster.k8s("site").stdout
     assert "#   NVIDIA-A100-SXM4-80GB-MIG-1g.10gb   9728            8      1\n" in text
     assert "# v100: no bf" in text and "# tesla-v100-sxm2-32gb: no bf" in text
     assert yaml.safe_load(text) == {
         "gpu_feature_discovery": True,
-        "gpu_types": {"a100": 40, "nvidia-a100-sxm4-80gb": 80},
+        "gpu_types": {"a100": 40, "nvidia-a100-sxm4-80gb": 80, "a100-3g.40gb": 40},
+        "gpu_resources": {"a100-3g.40gb": mixed},
         "gpu_selectors": {
             "a100": {f"{GPU}.product": "NVIDIA-A100-PCIE-40GB"},
             "nvidia-a100-sxm4-80gb": {f"{GPU}.product": "NVIDIA-A100-SXM4-80GB"},
@@ -596,6 +609,8 @@ def test_a_site_file_of_a_mixed_cluster_names_whole_cards_apart(cluster: Cluster
     (cluster.checkout / "k8s" / "site.yaml").write_text(text)
     done = cluster.k8s("render", *IMAGE, "--gpu-type", "nvidia-a100-sxm4-80gb")
     assert (done.returncode, done.stderr) == (0, "")
+    done = cluster.k8s("render", *IMAGE, "--gpu-type", "a100-3g.40gb")
+    assert (done.returncode, done.stderr, f'            {mixed}: "1"\n' in done.stdout) == (0, "", True)
 
 
 def test_a_cluster_that_does_not_answer_is_one_line(cluster: Cluster) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import slurm_verbs as verbs
 from cluster import Cluster
 from job import Job, read
 from paths import ROOT
@@ -117,13 +118,23 @@ def test_two_nodes_agree_when_only_one_of_them_is_told(cluster: Cluster, start: 
     assert_no_step_was_lost_or_repeated(job)
 
 
-def test_out_of_time_it_goes_on_in_the_next_attempt(start: Callable[..., Job]) -> None:
-    """A limit of a minute: told to stop 15 s before its end at the latest."""
+def test_out_of_time_it_goes_on_in_the_next_attempt_and_what_could_not_save_is_a_timeout(
+    cluster: Cluster, start: Callable[..., Job], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A limit of a minute: told to stop 15 s before its end at the latest. The other's step is longer than that."""
+    late = start(run_id="late", toy={"step_s": 600}, time_limit_min=1)
     job = start(toy={"step_s": 0.6}, time_limit_min=1)
     job.until_requeued()
     ended = job.run_on(timeout_s=240)
     assert ended["JobState"] == "COMPLETED", f"{ended}\n{job.log}"
     assert_no_step_was_lost_or_repeated(job)
+    ended = cluster.wait(late.id)
+    assert (ended["JobState"], ended["Restarts"]) == ("TIMEOUT", "0"), f"{ended}\n{late.log}"
+    capsys.readouterr()
+    assert verbs.status({"RUN": "late"}, cluster.environ, late.run_dir.parents[1]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"job    {late.id} TIMEOUT \(TimeLimit\) on n[12], 1:[0-9]{{2}} of 1:00", lines[1])
+    assert lines[-1] == "next   make resume RUN=late (goes on from its newest checkpoint)"
 
 
 def test_a_node_set_down_gives_the_job_back_and_it_goes_on_from_its_checkpoint(

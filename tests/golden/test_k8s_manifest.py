@@ -257,6 +257,8 @@ UNRESTRICTED: list[tuple[str, Break]] = [
     ("sysctls", lambda o: pod(o)["securityContext"].update(sysctls=[{"name": "a", "value": "b"}])),
     ("appArmorProfile", lambda o: container(o)["securityContext"].update(appArmorProfile={"type": "Unconfined"})),
     ("seLinuxOptions", lambda o: pod(o)["securityContext"].update(seLinuxOptions={"type": "spc_t"})),
+    ("host of a probe", lambda o: container(o).update(livenessProbe={"httpGet": {"host": "a.b", "port": 1}})),
+    ("host of a probe", lambda o: container(o).update(lifecycle={"preStop": {"tcpSocket": {"host": "a", "port": 1}}})),
     ("privileged", lambda o: pod(o).update(initContainers=[{"securityContext": {"privileged": True}}])),
 ]  # fmt: skip
 
@@ -266,6 +268,15 @@ def test_the_restricted_profile_finds_what_is_broken(said: str, break_it: Break)
     objects = copy.deepcopy(manifests.load(text_of("one_gpu")))
     break_it(objects)
     assert said in manifests.restricted(pod(objects))
+
+
+def test_what_the_restricted_profile_takes_is_no_fault() -> None:
+    objects = copy.deepcopy(manifests.load(text_of("one_gpu")))
+    pod(objects)["volumes"] += [{"name": "x"}, {"name": "y", "image": {"reference": "a"}}]
+    pod(objects)["securityContext"]["sysctls"] = [{"name": "net.ipv4.tcp_rmem", "value": "1 2 3"}]
+    assert manifests.restricted(pod(objects), {f"{manifests.APP_ARMOR}trainer": "localhost/mine"}) == []
+    said = manifests.restricted(pod(objects), {f"{manifests.APP_ARMOR}trainer": "unconfined"})
+    assert said == ["appArmorProfile"]
 
 
 @pytest.mark.parametrize(
@@ -414,6 +425,7 @@ SITE_FILES = st.fixed_dictionaries(
         "secret": NAMES | ANYTHING,
         "priority_class": NAMES | ANYTHING,
         "gpu_feature_discovery": st.booleans() | ANYTHING,
+        "gpu_resources": st.dictionaries(st.just("a100"), st.sampled_from(["nvidia.com/mig-1g.5gb", "gpu"])) | ANYTHING,
         "gpu_selectors": st.dictionaries(st.sampled_from(["a100", "l4"]), LABELS, max_size=2) | ANYTHING,
         "node_selector": LABELS | ANYTHING,
         "tolerations": st.lists(TAINTS, max_size=2) | ANYTHING,

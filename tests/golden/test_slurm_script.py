@@ -212,6 +212,21 @@ def test_what_sbatch_was_asked_for_reaches_srun(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("gpu_flag", "asked"),
+    [
+        ("gres", ["--gres=gpu:1,nvme:1"]),
+        ("gpus-per-node", ["--gpus-per-node=1", "--gres=nvme:1"]),
+        ("none", ["--exclusive", "--gres=nvme:1"]),
+    ],
+)
+def test_other_resources_of_a_node_come_beside_the_gpus(gpu_flag: str, asked: list[str]) -> None:
+    text = render(make_plan(extra_flags=("--gres=nvme:1",), gpu_flag=gpu_flag))
+    flags = [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH ")]
+    assert [flag for flag in flags if flag.startswith(("--exclusive", "--g"))] == asked
+    assert "SLURM_GRES" not in text
+
+
+@pytest.mark.parametrize(
     ("said", "known"), [("4100000000", "4100000000"), ("1000000000", ""), ("N/A", ""), ("", "4000000000")]
 )
 def test_the_deadline_is_what_slurm_gives_the_job_and_one_that_is_past_is_not_known(

@@ -1,5 +1,6 @@
 """Rules by which kube-apiserver refuses an object or a change of it, with its words, as far as our objects touch them:
-names, labels, a Job's pods, and fields that never change."""
+names, labels, a Job's pods, and fields that never change. Rules and words were read in the sources of 1.36, in which
+the limit of a label is in bytes, that of a name in characters; before 1.36 both were in characters."""
 
 from __future__ import annotations
 
@@ -66,7 +67,7 @@ def _label_faults(field: str, metadata: Object) -> list[Fault]:
     found = []
     for value in metadata.get("labels", {}).values():
         if len(value) > MOST_CHARS:
-            found.append((field, f'Invalid value: "{value}": must be no more than {MOST_CHARS} characters'))
+            found.append((field, f'Invalid value: "{value}": must be no more than {MOST_CHARS} bytes'))
         if not re.fullmatch(VALUE, value):
             found.append((field, f'Invalid value: "{value}": {VALUE_SAID}'))
     return found

@@ -9,8 +9,8 @@ runs, logs of pods with follow, and files that `head` reads in a pod. Its errors
 so kubectl's own words appear.
 No controller is in it: tests write pods and ends of Jobs themselves, or let job_controller.py do it. Of admission and
 validation it has what the tests need: existing names, the rules of api_rules.py, conflicts, quantities as text,
-namespaces, and refusals that a test asks for. The words are those that kube-apiserver 1.36 was seen to use in trials by
-hand. No test compares them again: no API server can be installed where the tests run.
+namespaces, and refusals that a test asks for. The words are those of kube-apiserver 1.36, as trials by hand showed them
+and as its sources have them. No test asks it again: no API server can be installed where the tests run.
 """
 
 from __future__ import annotations

@@ -394,6 +394,11 @@ def test_all_contradictions_of_a_request_are_one_message(tmp_path: Path) -> None
         ("EXTRA_FLAGS", "--no-requeue", "EXTRA_FLAGS=--no-requeue: '--no-requeue' is not passed on"),
         ("EXTRA_FLAGS", "--no-kill", "EXTRA_FLAGS=--no-kill: '--no-kill' is not passed on"),
         ("CLUSTER", "a,b", "CLUSTER=a,b: takes one cluster's name: sacctmgr show cluster lists them"),
+        ("EXTRA_FLAGS", "--signal=USR2", "'--signal' is not passed on: the job's script relies on its own"),
+        ("EXTRA_FLAGS", "--gres=nvme:1,gpu:2", "'--gres' is not passed on: GPUS= says it"),
+        ("EXTRA_FLAGS", "--nodelist n1", "EXTRA_FLAGS='--nodelist n1': write '--nodelist=n1', with ="),
+        ("EXTRA_FLAGS", "-w n1", "'-w n1' is not passed on: write the long form, --nodelist=n1"),
+        ("PVC", "a..b", "PVC=a..b: takes at most 253 of a-z, 0-9, - and ."),
         ("EXTRA_FLAGS", "--nice", "EXTRA_FLAGS=--nice: takes --nice=value"),
         ("EXTRA_FLAGS", "--comment=$(x)", "EXTRA_FLAGS='--comment=$(x)': takes --comment=value"),
         ("EXTRA_FLAGS", "--nice=1 --nice=2", "EXTRA_FLAGS='--nice=1 --nice=2': says --nice twice"),
@@ -465,6 +470,8 @@ def test_a_bad_value_is_one_line_with_what_is_allowed(name: str, text: str, said
         ("MODULES", "none", ()),
         ("EXTRA_FLAGS", "--nice=100 --exclusive", ("--nice=100", "--exclusive")),
         ("EXTRA_FLAGS", "--exclusive=user,--hold", ("--exclusive=user", "--hold")),
+        ("ACCOUNT", "ada@lab.org", "ada@lab.org"),
+        ("PVC", "team.data", "team.data"),
         ("BINDS", "/scratch,/sets:/data/sets:ro", ("/scratch", "/sets:/data/sets:ro")),
         ("BINDS", "none", ()),
         ("MAIL_TYPE", "END,FAIL", "END,FAIL"),
@@ -515,10 +522,35 @@ def test_an_unknown_gpu_type_needs_its_memory() -> None:
 
 @pytest.mark.parametrize(
     ("text", "minutes"),
-    [("90", 90), ("90m", 90), ("12h", 720), ("2d", 2880), ("00:00:01", 1), ("10:00:00", 600), ("2-00:00:00", 2880)],
+    [
+        ("90", 90),
+        ("90m", 90),
+        ("12h", 720),
+        ("2d", 2880),
+        ("00:00:01", 1),
+        ("10:00:00", 600),
+        ("2-00:00:00", 2880),
+        ("1-12", 2160),
+        ("0-01:30", 90),
+    ],
 )
 def test_times_become_whole_minutes(text: str, minutes: int) -> None:
     assert parse_given({"TIME": text}) == Request(values={"TIME": minutes})
+
+
+@pytest.mark.parametrize("text", ["64", "64G", "64GB", "64Gi", "64GiB"])
+def test_memory_may_have_the_unit_that_a_scheduler_would_want(text: str) -> None:
+    assert parse_given({"MEM": text, "VRAM": text}) == Request(values={"MEM": 64, "VRAM": 64})
+
+
+@pytest.mark.parametrize("asked", [{"GPUS": "2"}, {"NODES": "2"}])
+def test_a_run_has_one_slice_of_a_card(asked: dict[str, str]) -> None:
+    ((name, _),) = asked.items()
+    said = error(request, GPU_TYPE="nvidia_a100_3g.20gb", VRAM="20", **asked)
+    assert said == (
+        f"{name}=2: one run uses one slice of a card (MIG): its processes cannot talk to each other across slices: "
+        f"try {name}=1, or a GPU_TYPE of whole cards"
+    )
 
 
 @hypothesis_given(st.sampled_from(sorted(BY_NAME)), st.text(max_size=30))
