@@ -11,6 +11,7 @@ network and a minute.
     sdists.lock           what has no wheel and is built where it is installed, with the build tools of libraries.lock
     developers.lock       what tests and linters need beside these
     checkov.lock          the linter of manifests and images, in an environment of its own
+    resolver.lock         uv, which answers what the pins bring with them; used by this script alone
 
 make-env.sh installs from launch.lock, from checkov.lock, or from all others. The image has those of torch, the
 libraries and the sdists, each as a layer of its own: a new trl does not make every node pull torch again.
@@ -32,6 +33,8 @@ PYPROJECT = HERE.parent / "pyproject.toml"
 CUDA, CPU = "cuda", "cpu"
 INDEX = {CUDA: (), CPU: ("--index", "https://download.pytorch.org/whl/cpu")}
 RESOLVER = "uv==0.13.9"
+OWN_LOCK = HERE / "resolver.lock"
+"""The resolver that is installed is the one of this lock, so that a new RESOLVER is asked from the second time on."""
 # Everything else must have a wheel: what pip builds in isolation has build tools that no hash fixes.
 SDISTS = ("deepspeed", "docopt")
 WITH_TORCH = re.compile(r"torch$|torchvision$|timm$|triton$|cuda-|nvidia-")
@@ -60,8 +63,8 @@ def resolve(asked_for: str, options: Sequence[str], held: Mapping[str, str] = {}
     """Text of each pinned package with its hashes, by name; a package that is in `held` has the version that it has
     there."""
     with tempfile.TemporaryDirectory() as folder:
-        pip = (sys.executable, "-m", "pip", "install", "--quiet", "--target", folder, RESOLVER)
-        subprocess.run(pip, check=True)
+        pip = (sys.executable, "-m", "pip", "install", "--quiet", "--target", folder, "--no-deps", "--require-hashes")
+        subprocess.run((*pip, "--only-binary", ":all:", "--requirement", str(OWN_LOCK)), check=True)
         asked = Path(folder, "asked.in")
         asked.write_text(asked_for, encoding="utf-8")
         bound = Path(folder, "held.txt")
@@ -119,6 +122,7 @@ def stale() -> list[str]:
         ([*pins["launch"], *pins["train"], *pins["cuda"]], image, "the image's"),
         (pins["dev"], read["developers"], "developers.lock"),
         (pins["checkov"], read["checkov"], "checkov.lock"),
+        ([RESOLVER], read["resolver"], "resolver.lock"),
     ):
         for pin in asked:
             package, version = pin.split("==")
@@ -147,7 +151,9 @@ def write(name: str, pins: dict[str, str]) -> None:
 
 def main(flavours: Sequence[str], options: Sequence[str]) -> None:
     pins = pinned()
-    write("launch", resolve("\n".join(pins["launch"]), ("--universal", "--python-version", LAUNCH_PYTHON)))
+    everywhere = ("--universal", "--python-version", LAUNCH_PYTHON)
+    write("launch", resolve("\n".join(pins["launch"]), everywhere))
+    write("resolver", resolve(RESOLVER, everywhere))
     linux = ("--python-version", PYTHON, "--python-platform", "linux")
     write("checkov", resolve("\n".join(pins["checkov"]), linux))
     for flavour in flavours:

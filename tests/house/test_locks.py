@@ -6,6 +6,8 @@ import importlib.util
 import re
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -23,6 +25,7 @@ def module(name: str) -> ModuleType:
 lock = module("lock")
 EXTRAS = tuple(lock.pinned())
 HASH = f"--hash=sha256:{'0' * 64}"
+HASHES = r"--hash=sha256:[0-9a-f]{64}"
 
 
 def test_the_locks_have_every_pin_and_a_hash_for_each_package() -> None:
@@ -70,6 +73,59 @@ def test_hashes_of_files_that_an_index_does_not_show_are_kept_for_the_same_versi
     assert lock.with_known_hashes(marked, marked) == marked
 
 
+def test_make_lock_asks_for_the_projects_pins_and_writes_the_locks_that_lie_here_from_what_it_is_answered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The resolver answers as it once did: which packages go into which lock, and how they stand there, is ours."""
+    read, pins = lock.locked(), lock.pinned()
+    shared = {**read["libraries"], **read["sdists"]}
+    asked: list[tuple[str, tuple[str, ...]]] = []
+
+    def answer(asked_for: str, options: Sequence[str], held: Mapping[str, str] = {}) -> dict[str, str]:
+        asked.append((asked_for, tuple(options)))
+        if asked_for == "\n".join(pins["launch"]):
+            return dict(read["launch"])
+        if asked_for == "\n".join(pins["checkov"]):
+            return dict(read["checkov"])
+        if asked_for == lock.RESOLVER:
+            return dict(read["resolver"])
+        image = {**shared, **read["torch-cpu" if "+cpu" in asked_for else "torch-cuda"]}
+        if not held:
+            return image
+        assert held == image and asked_for.endswith("\n".join(pins["dev"]))
+        return {**image, **read["developers"]}
+
+    before = {path.name: path.read_text() for path in lock.HERE.glob("*.lock")}
+    monkeypatch.setattr(lock, "resolve", answer)
+    monkeypatch.setattr(lock, "HERE", tmp_path)
+    lock.main((lock.CUDA, lock.CPU), ())
+    assert {path.name: path.read_text() for path in tmp_path.glob("*.lock")} == before
+    assert [options for words, options in asked if words == "\n".join(pins["launch"])] == [
+        ("--universal", "--python-version", "3.10")
+    ]
+    for flavour, options in ((lock.CUDA, ()), (lock.CPU, ("--index", "https://download.pytorch.org/whl/cpu"))):
+        words = lock.requirements(flavour)
+        assert (words, ("--python-version", "3.11", "--python-platform", "linux", *options)) in asked
+        assert {pin.partition("+")[0] for pin in words.split()} >= {*pins["launch"], *pins["train"]}
+
+
+@pytest.mark.slow
+def test_the_lock_of_login_nodes_is_what_the_registry_answers_today() -> None:
+    """With the versions that it has: newer ones of packages that no pin names are no fault of the lock's."""
+    read, options = lock.locked()["launch"], ("--universal", "--python-version", lock.LAUNCH_PYTHON)
+    try:
+        found = lock.resolve("\n".join(lock.pinned()["launch"]), options, held=read)
+    except subprocess.CalledProcessError as error:
+        if "pip" not in error.cmd[:3]:
+            raise
+        pytest.skip(f"no registry here has {lock.RESOLVER}")
+    assert {name: lock.pin_of(block) for name, block in found.items()} == {
+        name: lock.pin_of(block) for name, block in read.items()
+    }
+    for name, block in found.items():  # files that were added to a release since then are no fault either
+        assert {*re.findall(HASHES, read[name])} <= {*re.findall(HASHES, block)}
+
+
 def test_every_environment_is_installed_by_hashes_and_nothing_is_built_with_what_no_lock_has() -> None:
     """Each install of make-env.sh and of the image, but that of systems without locks and of Trainyard itself."""
     script = (ROOT / "make-env.sh").read_text()
@@ -77,7 +133,9 @@ def test_every_environment_is_installed_by_hashes_and_nothing_is_built_with_what
     installs = re.findall(r"^ .*\b(?:hashed|pip) (.*)$", head + rest, re.M)
     found = {name for line in installs for name in re.findall(r"-r docker/(\S+)\.lock", line)}
     assert found == {"launch", "checkov", "torch-cuda", "torch-cpu", "libraries", "developers", "sdists"}
-    assert {path.stem for path in (ROOT / "docker").glob("*.lock")} == found
+    # The last is make lock's own.
+    assert {path.stem for path in (ROOT / "docker").glob("*.lock")} == found | {"resolver"}
+    assert "--require-hashes" in (ROOT / "docker" / "lock.py").read_text()
     assert 'hashed() { pip --require-hashes --no-deps --only-binary :all: "$@"; }' in head
     assert [line for line in installs if "--require-hashes" in line] == [
         "--require-hashes --no-deps --no-build-isolation -r docker/sdists.lock"
