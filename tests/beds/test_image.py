@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import tomllib
-from image import Image
+from image import LOCKS, Image
 from paths import ROOT
 
 import trainer
@@ -143,6 +143,22 @@ def python(image: Image, code: str, *options: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.slow
+def test_every_package_in_the_image_is_of_its_locks(image: Image) -> None:
+    """Also those of sdists.lock, which are built in another stage. pip itself is the base's."""
+    code = "from importlib.metadata import distributions; print(*{f'{d.name}=={d.version}' for d in distributions()})"
+    locks = "\n".join((ROOT / lock).read_text() for lock in LOCKS)
+    there, wanted = ({_pin(word) for word in text.split() if "==" in word} for text in (python(image, code), locks))
+    assert wanted - there == set()
+    assert {pin.partition("==")[0] for pin in there - wanted} == {"pip", "trainyard"}
+
+
+def _pin(word: str) -> str:
+    """A requirement as its name is written everywhere."""
+    name, _, version = word.partition("==")
+    return f"{re.sub(r'[-_.]+', '-', name).lower()}=={version}"
 
 
 @pytest.mark.slow
