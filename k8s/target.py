@@ -17,6 +17,7 @@ from planner.plan import Plan
 from planner.request.site import Site
 from planner.request.variables import parse_given
 from trainer.outcome import FINISHED, ConfigError
+from trainer.text import printable
 
 if TYPE_CHECKING:
     from k8s.cluster.seen import Run
@@ -125,7 +126,7 @@ def check(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_
     asked, batch = starting.planned(scheduler, given, environ, project_dir, run_suffix=cli.fresh_suffix())
     assert isinstance(asked, Kubernetes)
     said = rehearse(Kubectl(environ=environ), batch, asked.manifests(batch), asked.notes(batch))
-    print("\n".join(f"kubectl  {line}" for line in said.splitlines()))
+    print("\n".join(printable(f"kubectl  {line}") for line in said.splitlines()))
     return FINISHED
 
 

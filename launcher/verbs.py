@@ -18,7 +18,7 @@ from launcher.records import SPOILT
 from launcher.scheduler import Found, P_co, Place, R, Scheduler, Words
 from launcher.states import begin
 from trainer.outcome import FINISHED, ConfigError, SchedulerError
-from trainer.text import nearest
+from trainer.text import nearest, printable
 
 LISTED = 30
 NAMED = 5
@@ -34,7 +34,7 @@ def status(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project
         states = [(state_of(run), step_cell(run)) for run in seen]
         print(results_table(found.sweep, states, _next_of_sweep(seen, words, _again(found, words))))
     elif found.is_sweep:
-        print(f"{_summary(found, seen)}\n\n{list_text(seen)}")
+        print(f"{printable(_summary(found, seen))}\n\n{list_text(seen)}")
         if after := _next_of_sweep(seen, words, _again(found, words)):
             print(f"\nnext   {after}")
     else:
@@ -83,7 +83,7 @@ def cancel(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project
     if count:
         what = f"{count} job{'s' * (count > 1)}" if found.is_sweep else f"job {', '.join(done.job_ids)}"
         again = f"{_again(found, words)} starts {'them' if found.is_sweep else 'it'} again"
-        print(f"cancelled {what} of {found.text}; {again}", flush=True)
+        print(printable(f"cancelled {what} of {found.text}; {again}"), flush=True)
     elif not done.failure:
         print(f"{found.text} has no job that is pending or running")
     if done.failure and done.unsure:

@@ -33,6 +33,7 @@ from slurm.render import job_name, log_path, render, render_array, render_batch,
 from slurm.script.runtime import image_file, is_unpacked, job_python
 from trainer.files import write_whole
 from trainer.outcome import FINISHED, ConfigError
+from trainer.text import printable
 
 # The decisions that a resumed run must share with its beginning.
 CHOSEN = ("label", "micro_batch_size", "gradient_accumulation_steps")
@@ -87,12 +88,13 @@ def check(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_
     spec, notes = as_tracked(batch.spec, groups)
     notes += refuse_beyond_limits(spec, groups, environ)
     for note in notes:
-        print(f"note    {note}")
-    print(f"sbatch  {rehearse(render(replace(batch.plans[0], spec=spec)), environ)}")
+        print(printable(f"note    {note}"))
+    said = rehearse(render(replace(batch.plans[0], spec=spec)), environ)
+    print(printable(f"sbatch  {said}"))
     try:
         _check_environment(spec)
     except ConfigError as error:
-        print(f"note    {error}, or let make submit do it")
+        print(printable(f"note    {error}, or let make submit do it"))
     return FINISHED
 
 
@@ -139,7 +141,7 @@ def resubmit(
         again = {f"_{index}": (run, plans[index]) for index, run in zip(indices, runs, strict=True)}
         job_id = _submit_again(found.sweep.folder, text, environ, again, changes)
         lines = [f"job {job_id} takes up {', '.join(run.run_id for run in runs)}", f"status  make status {words}"]
-    print("\n".join([*(f"note    {note}" for note in notes), *lines]))
+    print("\n".join(map(printable, [*(f"note    {note}" for note in notes), *lines])))
     return FINISHED
 
 

@@ -17,7 +17,7 @@ from launcher.scheduler import Scheduler, Words
 from planner.request.variables import parse_given
 from planner.values import GPU_GIB, NO_BF16
 from trainer.outcome import FINISHED, ConfigError
-from trainer.text import format_table
+from trainer.text import format_table, printable_lines
 
 PART_OF_A_CARD = re.compile(r"-MIG-|-SHARED$")  # a slice of a card, or a card that others use at the same time
 PRODUCT, MEMORY = f"{GPU}.product", f"{GPU}.memory"
@@ -48,7 +48,7 @@ def draft(nodes: Sequence[Object], claims: Sequence[Object], queues: Sequence[Ob
         _claims(claims),
         _queues(queues),
     ]
-    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+    return printable_lines("\n\n".join("\n".join(block) for block in blocks) + "\n")
 
 
 def gpu_name(product: str) -> str:

@@ -14,7 +14,7 @@ from planner.values import GPU_GIB, NO_BF16
 from slurm.cluster.nodes import NodeGroup, read_nodes
 from slurm.cluster.queue import slurm
 from trainer.outcome import FINISHED, ConfigError
-from trainer.text import format_table
+from trainer.text import format_table, printable_lines
 
 DEFAULT_LIMIT_MIN = 720
 
@@ -45,7 +45,7 @@ def draft(groups: Sequence[NodeGroup], config: str, environ: Mapping[str, str], 
         _containers(environ, srun_help),
         _environment(environ),
     ]
-    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+    return printable_lines("\n\n".join("\n".join(block) for block in blocks) + "\n")
 
 
 def _heading(config: str) -> list[str]:

@@ -57,7 +57,11 @@ def read_nodes(
     )
     if done.returncode:
         raise SlurmError(f"sinfo failed: {words(done)}")
-    return tuple(_group(line) for line in done.stdout.splitlines() if line.count("|") == 7)
+    lines = [line for line in done.stdout.splitlines() if line.count("|") == 7]
+    try:
+        return tuple(map(_group, lines))
+    except ValueError as error:
+        raise SlurmError(f"sinfo said what is no list of nodes: {error}") from None
 
 
 def as_tracked(spec: JobSpec, groups: Sequence[NodeGroup]) -> tuple[JobSpec, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
 import re
 import shutil
@@ -14,23 +15,27 @@ from typing import Any
 
 import pytest
 from finished_run import write_run
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from plans import make_plan
 
 import k8s.__main__
 import slurm.__main__
 import trainer.__main__
+from k8s.cluster import draft as k8s_draft
+from k8s.cluster.draft import GPU, MEMORY, PRODUCT
 from launcher import verbs
 from launcher.records import ATTEMPT_NAME, run_record
 from local.scheduler import SCHEDULER as LOCAL
 from planner.request.variables import VARIABLES
+from slurm.cluster import draft as slurm_draft
 from slurm.scheduler import SCHEDULER as SLURM
 from trainer.progress_file import Progress, progress_text
 from trainer.report.page import main as report
 from trainer.results.card import model_card
 from trainer.results.trained import Usage
 from trainer.text import printable_lines
+from trainer.tools.checks import Check, format_checks
 from trainer.tools.data_report import render
 from trainer.verbs import exit_code
 
@@ -179,3 +184,72 @@ def test_nor_do_validate_and_infer(word: str, seed: int, capsys: pytest.CaptureF
         ["config", "--config", word], ["report", word], ["merge", "--run", word],
     ):  # fmt: skip
         assert quiet(said(capsys, lambda argv=argv: trainer.__main__.main(argv))), argv
+
+
+STUB = """#!/bin/sh
+case "${0##*/} $*" in
+  sinfo*) printf 'gpu%s*|1:00:00|1|16|64000|gpu:a100%s:8|f%s|NO\\n' "$WORD" "$WORD" "$WORD";;
+  "scontrol show config"*) printf 'ClusterName = c%s\\n' "$WORD";;
+  squeue*) printf '42|RUN%s|why%s|n%s|1:00|2:00|r%s|/x/%s\\n' "$WORD" "$WORD" "$WORD" "$WORD" "$WORD";;
+  sbatch*) printf 'sbatch: Job 1 to start %s\\n' "$WORD" >&2; exit "${CODE:-0}";;
+  *) printf '%s' "$WORD" >&2; exit 1;;
+esac
+"""
+
+
+@pytest.fixture
+def stubs(tmp_path: Path) -> str:
+    """PATH with programs of Slurm that answer with what stands in WORD."""
+    (folder := tmp_path / "stubs").mkdir()
+    for name in ("sinfo", "scontrol", "squeue", "sacct", "sbatch", "scancel", "srun"):
+        (folder / name).write_text(STUB)
+        (folder / name).chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+@settings(examples, max_examples=4)
+@example(word="\x1b|\x07", code="0")
+@given(word=WORDS, code=st.sampled_from("01"))
+def test_nor_does_a_verb_show_it_of_a_scheduler(
+    word: str,
+    code: str,
+    stubs: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    environ = {"HOME": str(tmp_path), "PATH": stubs, "WORD": word.replace("\n", ""), "CODE": code}
+    for member in ("r", "s-0", "s-1"):
+        folder = tmp_path / "runs" / member
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep = {"sweep": "s"} if member.startswith("s") else {}
+        record = run_record(make_plan(run_id=member, **sweep))
+        (folder / "run.json").write_text(json.dumps({**record, "job_ids": ["42"]}))
+    for verb, asked in ((verbs.list_runs, {}), *((v, {"RUN": r}) for v in (verbs.status, verbs.cancel) for r in "rs")):
+        assert quiet(said(capsys, partial(verb, SLURM, asked, environ, tmp_path))), (verb, asked)
+    for answer in (word, word.replace("|", "")):
+        asked = {**environ, "WORD": answer.replace("\n", "")}
+        assert quiet(said(capsys, lambda asked=asked: print(slurm_draft.ask(asked), end="")))
+    for checked in (slurm.__main__.main, k8s.__main__.main):
+        with monkeypatch.context() as patched:
+            for name in ("check_files", "_check_here"):
+                patched.setattr(f"slurm.submit.{name}", lambda *_: None)
+            patched.setattr("slurm.submit.read_nodes", lambda *_, **__: ())
+            patched.setattr("slurm.submit.as_tracked", lambda spec, _: (spec, [word]))
+            patched.setattr("slurm.submit.refuse_beyond_limits", lambda *_: [word])
+            patched.setattr("k8s.cluster.rehearsal.rehearse", lambda *_: f"job.batch/{word} created")
+            words = [
+                "check",
+                "--gpus",
+                "1",
+                *(["--image", "r.example.org/x:1"] if checked is k8s.__main__.main else []),
+            ]
+            assert quiet(said(capsys, lambda words=words, checked=checked: checked(words, environ)))
+
+
+@given(word=WORDS)
+def test_nor_do_the_drafts_of_site_files_and_the_checks(word: str) -> None:
+    name = {"metadata": {"name": word, "labels": {PRODUCT: word, MEMORY: "81920"}}}
+    node, claim = {**name, "status": {"allocatable": {GPU: "8"}}}, {**name, "spec": {"accessModes": [word]}}
+    assert quiet(k8s_draft.draft([node], [claim], [name]))
+    assert quiet(format_checks([Check(name=word, status="warn", found=word, do=word)]))

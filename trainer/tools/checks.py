@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from trainer.outcome import BAD_CONFIG, FINISHED, ConfigError, SickNode
 from trainer.terminal import size
-from trainer.text import format_table, wrap
+from trainer.text import format_table, printable, wrap
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,8 +49,8 @@ def format_checks(checks: Sequence[Check]) -> str:
     found = zip(lines, checks, strict=True)
     terminal = size()
     if terminal and terminal[0] > 2 * len(lines[0]):  # broken at spaces, behind the columns before
-        shown = [wrap(check.found, width=terminal[0], prefix=f"{line}  ") for line, check in found]
+        shown = [wrap(printable(check.found), width=terminal[0], prefix=f"{line}  ") for line, check in found]
     else:
-        shown = [f"{line}  {check.found}" for line, check in found]
-    advice = [f"{check.name}: {check.do}" for check in checks if check.do]
+        shown = [f"{line}  {printable(check.found)}" for line, check in found]
+    advice = [printable(f"{check.name}: {check.do}") for check in checks if check.do]
     return "\n".join([*shown, *(["", *advice] if advice else [])])
