@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SCHEDULER = "slurm"
 """The scheduler when TO= is left out, as in the Makefile."""
-LEAST_COLUMNS = 60
+LEAST_COLUMNS = 40
 
 
 def refuse_others(given: Mapping[str, str], takes: Sequence[str]) -> None:

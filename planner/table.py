@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -12,6 +13,8 @@ from trainer.architecture.targets import ALL
 from trainer.text import GIB, format_table, gib, printable, wrap
 
 BAR_CELLS = 40
+# Narrower screens have no room for the longest name of a row beside the longest name of a configuration.
+NARROW = 48
 # Reasons why a candidate is slower than one before it.
 SLOWER: dict[str, Callable[[Candidate], bool]] = {
     "recompute activations": lambda candidate: candidate.checkpointing,
@@ -157,30 +160,31 @@ def _candidates(plan: Plan, screen: Screen) -> str:
     shown: tuple[Candidate, ...] = (plan.chosen,)
     for candidate in plan.candidates:
         more = tuple(c for c in plan.candidates if c in (*shown, candidate))
-        if _width(_table(plan, more)) <= screen.width:
+        if _width(_table(plan, more, screen)) <= screen.width:
             shown = more
     left_out = [f"{c.label} ({c.reason})" for c in plan.candidates if c not in shown]
     also = [wrap(", ".join(left_out), width=screen.width, prefix="also   ")] if left_out else []
-    return "\n".join([_table(plan, shown), *also])
+    return "\n".join([_table(plan, shown, screen), *also])
 
 
 def _width(text: str) -> int:
     return max(map(len, text.splitlines()))
 
 
-def _table(plan: Plan, shown: Sequence[Candidate]) -> str:
+def _table(plan: Plan, shown: Sequence[Candidate], screen: Screen) -> str:
     """One row for each item; items that none of the candidates `shown` has are left out."""
     columns = [dict(c.estimate.items) for c in shown]
     items = [name for name in columns[0] if any(column[name] for column in columns)]
     unit = "GiB" if plan.chosen.config == "cpu_mps" else "GiB a GPU"
     # Labels over several rows: multi_gpu, and + checkpointing below it.
-    labels = [c.label.replace(" + ", "\n+ ").split("\n") for c in shown]
+    narrow = screen.width < NARROW
+    labels = [re.split(r" (?=\+ )|(?=_low_mem)" if narrow else r" (?=\+ )", c.label) for c in shown]
     head = [list(row) for row in zip_longest([unit], *labels, fillvalue="")]
     batches = [f"{c.micro_batch_size} x {c.gradient_accumulation_steps}" for c in shown]
     evaluation = [c.estimate.evaluation_bytes for c in shown]
     rows = [
         *head,
-        ["micro-batch x accumulation", *batches],
+        [f"{'' if narrow else 'micro-'}batch x accumulation", *batches],
         *([name, *(gib(column[name]) if column[name] else "-" for column in columns)] for name in items),
         ["peak of a step", *(gib(c.estimate.step_bytes) for c in shown)],
         ["peak while loading", *(gib(c.estimate.load_peak_bytes) for c in shown)],
