@@ -22,6 +22,7 @@ from launcher.progress import how_to_open_report
 from launcher.records import Run, read_run
 from planner.job import JobSpec
 from planner.plan import Plan
+from planner.request.other_names import variable_meant
 from planner.request.variables import BY_NAME, VARIABLES, parse_given
 from trainer.files import METRICS_FILE, read_json, write_whole
 from trainer.flags import word
@@ -77,7 +78,9 @@ def read_grid(text: str, given: Mapping[str, str]) -> tuple[Values, ...]:
         name, equals, listed = axis.partition("=")
         if name not in GRID_NAMES:
             why = "is the same for all members, say it beside GRID" if name in BY_NAME else "is unknown"
-            near = "" if name in BY_NAME else nearest(name, GRID_NAMES)
+            other = variable_meant(name.replace("-", "_").upper(), VARIABLES)
+            near = f", did you mean {other}?" if other in GRID_NAMES else nearest(name, GRID_NAMES)
+            near = "" if name in BY_NAME else near
             raise ConfigError(f"GRID: {shown(name)} {why}{near or ':'} a grid takes {', '.join(GRID_NAMES)}")
         found = listed.split(",")
         if not equals or "" in found:

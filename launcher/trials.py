@@ -21,6 +21,7 @@ from trainer.outcome import ConfigError
 from trainer.sweep.trial import ACCUMULATION, PARAMETERS, RANK
 from trainer.sweep.wandb_service import KEY, create_sweep, find_sweep
 from trainer.text import format_table, nearest, shown
+from trainer.translate import setting_of
 from trainer.yaml_file import Malformed, read_yaml
 
 DEFAULT_SWEEP = "wandb_sweep.yaml"
@@ -147,7 +148,9 @@ def _odd_words(method: str = METHODS[0], metric: Mapping[str, Any] = USUAL_METRI
 
 def _check_parameter(name: str, listed: object, *, method: str) -> None:
     if name not in PARAMETERS:
-        said = f"{shown(name)} is not for sweeps{nearest(name, PARAMETERS)}"
+        setting = setting_of(name, "")
+        near = f", did you mean {setting}?" if setting in PARAMETERS else nearest(name, PARAMETERS)
+        said = f"{shown(name)} is not for sweeps{near}"
         raise ConfigError(said, allowed=f"they take {', '.join(PARAMETERS)}")
     found = _limits(listed)
     if not found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from planner.job import JobSpec
 from planner.plan import Candidate
 from trainer.config import SETTINGS
+from trainer.env_file import ALLOCATOR, FORMER_ALLOCATOR, PLANNED_ENVIRONMENT
 from trainer.flags import word
 from trainer.launch import PEAK_ENV, VRAM_ENV, Launch, shipped
 from trainer.outcome import SWEEP_ENV
@@ -55,7 +56,7 @@ def launch_env(spec: JobSpec, candidate: Candidate) -> tuple[tuple[str, str], ..
         "HF_HUB_DISABLE_TELEMETRY": "1",
         # accelerate sets 1 thread a process when the variable is missing.
         "OMP_NUM_THREADS": str(max(1, spec.resources.cpus // max(1, spec.resources.gpus))),
-        "TOKENIZERS_PARALLELISM": "false",
+        "TOKENIZERS_PARALLELISM": PLANNED_ENVIRONMENT["TOKENIZERS_PARALLELISM"],
     }
     if spec.sweep:
         env["WANDB_RUN_GROUP"] = spec.sweep
@@ -65,9 +66,7 @@ def launch_env(spec: JobSpec, candidate: Candidate) -> tuple[tuple[str, str], ..
         # Threads that spin while they wait take cores from other processes.
         env["OMP_WAIT_POLICY"] = "passive"
     if spec.resources.device == "cuda":
-        # Sequence lengths vary from batch to batch; fixed segments would fragment. (PYTORCH_CUDA_ALLOC_CONF
-        # before 2.9.)
-        env["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+        env[ALLOCATOR] = PLANNED_ENVIRONMENT[ALLOCATOR]
         # For the check of the node's GPUs before the launcher starts.
         env[VRAM_ENV] = f"{spec.resources.vram_gib:g}"
         measured = spec.records.measured_peak_gib if candidate.label == spec.records.measured_with else 0
@@ -78,4 +77,7 @@ def launch_env(spec: JobSpec, candidate: Candidate) -> tuple[tuple[str, str], ..
         env["PYTORCH_ENABLE_MPS_FALLBACK"] = "1"  # operations that Apple's GPU lacks run on the CPU
     else:
         env["ACCELERATE_USE_CPU"] = "true"
-    return tuple(sorted({**env, **dict(spec.environment)}.items()))
+    asked = dict(spec.environment)
+    if FORMER_ALLOCATOR in asked:
+        env.pop(ALLOCATOR, None)  # torch would read it instead
+    return tuple(sorted({**env, **asked}.items()))

@@ -14,6 +14,14 @@ from trainer.spellings import ENV_FILE, SECRETS
 
 WATCHED = ("gradients", "parameters", "all")
 
+ALLOCATOR, FORMER_ALLOCATOR = "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"
+"""torch's two names of one thing; since 2.9 the first."""
+PLANNED_ENVIRONMENT = {
+    ALLOCATOR: "expandable_segments:True",  # lengths vary from batch to batch; fixed segments would fragment
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""What a plan says to the processes of a job where nobody says anything else."""
+
 
 # NAME=value: the value is in quotes, or ends before a comment that begins with a space and #.
 ASSIGNMENT = r"""(?:export )?([^=]*)=\s*(?:'([^']*)'|"([^"]*)"|([^'"\s#].*?)?)(?:\s+#.*)?"""
@@ -96,6 +104,15 @@ def open_to_others(path: Path, values: Mapping[str, str]) -> list[str]:
     return [f"{path} holds {' and '.join(secrets)}, and others on this machine can read it: chmod 600 {path}"]
 
 
+def with_env_file(env_file: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ` with the values of the file that it lacks, and with those that only PLANNED_ENVIRONMENT contradicts."""
+    said = {name: value for name, value in environ.items() if PLANNED_ENVIRONMENT.get(name) != value}
+    found = {**environ, **env_file, **said}
+    if FORMER_ALLOCATOR in env_file:
+        found[ALLOCATOR] = found[FORMER_ALLOCATOR] = said.get(ALLOCATOR, found[FORMER_ALLOCATOR])
+    return found
+
+
 def take_env_file() -> EnvFile:
     """The values of `.env`, which are also put into the environment, where the libraries look for tokens and caches
     when they are imported. Raises ConfigError."""
@@ -105,7 +122,7 @@ def take_env_file() -> EnvFile:
     # the supervisor has already printed the notice
     for notice in [] if ATTEMPT_DIR_ENV in os.environ else open_to_others(path, env_file):
         complain(notice)
-    os.environ.update(env_file | os.environ)
+    os.environ.update(with_env_file(env_file, os.environ))
     if token := os.environ.get("HUGGINGFACE_TOKEN"):
         os.environ.setdefault("HF_TOKEN", token)
     return env_file

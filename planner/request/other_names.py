@@ -17,19 +17,25 @@ if TYPE_CHECKING:
     from planner.request.variables import Variable
 
 
+def variable_meant(name: str, variables: Sequence[Variable]) -> str | None:
+    """The variable that has another spelling `name`, in capitals, or None."""
+    others = {other: variable.name for variable in variables for other in variable.also.split()}
+    by_setting = {variable.setting: variable.name for variable in variables if variable.setting}
+    setting = setting_of(name, "")
+    of_slurm = SAID_BY.get(f"--{name.lower().replace('_', '-')}")
+    return others.get(name) or others.get(setting.upper()) or by_setting.get(setting) or of_slurm
+
+
 def unknown_name(typed: str, variables: Sequence[Variable]) -> ConfigError:
     """The error about a flag, or a variable of make, that nobody knows."""
     flag = typed.startswith("--")
     name = typed.removeprefix("--").replace("-", "_").upper()
     spelled = {variable.name: variable.flag if flag else variable.name for variable in variables}
-    others = {other: variable.name for variable in variables for other in variable.also.split()}
-    by_setting = {variable.setting: variable.name for variable in variables if variable.setting}
+    known = name if name in spelled else variable_meant(name, variables)
     setting = setting_of(name, "")
-    of_slurm = SAID_BY.get(f"--{name.lower().replace('_', '-')}")
-    meant = others.get(name) or others.get(setting.upper()) or by_setting.get(setting) or of_slurm
     problem, allowed = f"unknown {shown(typed)}", "--help lists all" if flag else "make help lists all"
-    if meant or name in spelled:
-        problem += f", did you mean {spelled[meant or name]}?"
+    if known:
+        problem += f", did you mean {spelled[known]}?"
     elif setting in SETTINGS:
         allowed = f"{setting} is a line of a settings file, which CONFIG_FILE= names"
     elif setting in NEEDLESS:

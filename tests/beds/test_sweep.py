@@ -46,6 +46,8 @@ MISTAKES = [
     ("LORA=", "GRID: 'LORA=' has no value where one is due"),
     ("LORA=low,,high", "GRID: 'LORA=low,,high' has no value where one is due"),
     ("LORRA=low", "GRID: 'LORRA' is unknown, did you mean LORA? a grid takes MODEL, DATA,"),
+    ("LR=1e-4,2e-4", "GRID: 'LR' is unknown, did you mean LEARNING_RATE? a grid takes MODEL, DATA,"),
+    ("batch-size=1,2", "GRID: 'batch-size' is unknown, did you mean EFFECTIVE_BATCH? a grid takes MODEL, DATA,"),
     ("GPUS=1,2", "GRID: 'GPUS' is the same for all members, say it beside GRID: a grid takes"),
     ("$(touch ran)=1", "GRID: '$(touch' is unknown: a grid takes"),
     ("LORA=low,low", "GRID: LORA lists 'low' twice, which would be the same run twice"),

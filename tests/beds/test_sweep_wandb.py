@@ -166,6 +166,7 @@ GOOD = yaml.safe_load((ROOT / "wandb_sweep.yaml").read_text())
     [
         ({"parameters": {"lora_rank": {"values": [1]}}}, "s: 'lora_rank' is not for sweeps, did you mean lora_r?"),
         ({"parameters": {"max_length": {"values": [512]}}}, "s: 'max_length' is not for sweeps"),
+        ({"parameters": {"lr": {"values": [1]}}}, "s: 'lr' is not for sweeps, did you mean learning_rate?"),
         ({"parameters": {"lora_r": {"values": [0]}}}, "s: lora_r"),
         ({"parameters": {"lora_r": {"min": 8, "max": 64}}}, "s: lora_r takes `values: [...]`, of whole numbers"),
         ({"parameters": {"learning_rate": 3}}, "s: learning_rate takes `values: [...]`, or min and max"),

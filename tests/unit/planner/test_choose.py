@@ -290,6 +290,15 @@ def test_low_memory_travels_as_trainer_arguments() -> None:
             },
         ),
         (
+            {"cpus": 8, "environment": (("PYTORCH_CUDA_ALLOC_CONF", "a:1"),)},
+            {
+                "OMP_NUM_THREADS": "8",
+                "PYTORCH_CUDA_ALLOC_CONF": "a:1",
+                "TRAINYARD_VRAM_GIB": "24",
+                "TRAINYARD_PEAK_GIB": "21.36",
+            },
+        ),
+        (
             {"gpus": 2, "cpus": 8, "device": "cpu"},
             {"OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "passive", "ACCELERATE_USE_CPU": "true"},
         ),

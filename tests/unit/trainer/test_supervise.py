@@ -13,7 +13,7 @@ import pytest
 from paths import ROOT
 from toy_project import make_toy_project, toy_argv
 
-from trainer.env_file import read_env_file, watched
+from trainer.env_file import ALLOCATOR, FORMER_ALLOCATOR, PLANNED_ENVIRONMENT, read_env_file, watched, with_env_file
 from trainer.launch import Launch
 from trainer.log import bare
 from trainer.outcome import ConfigError
@@ -142,6 +142,26 @@ def test_an_env_file_sets_secrets_and_settings_and_nothing_else(tmp_path: Path) 
     assert str(caught.value) == f"{path} line 3: takes NAME=value in UTF-8, the value whole in quotes or without"
     path.write_text("HF_TOKEN=  # yours\nWANDB_NOTES='it is late' # very\nWANDB_PROJECT=it's #1 # ours\n")
     assert read_env_file(path) == {"WANDB_NOTES": "it is late", "WANDB_PROJECT": "it's"}
+
+
+@pytest.mark.parametrize(
+    ("in_file", "around", "found"),
+    [
+        # A plan's own words give way to the file; words that somebody asked for do not.
+        ({"TOKENIZERS_PARALLELISM": "true"}, {"TOKENIZERS_PARALLELISM": "false"}, {"TOKENIZERS_PARALLELISM": "true"}),
+        ({"HF_HOME": "/a"}, {"HF_HOME": "/b"}, {"HF_HOME": "/b"}),
+        ({FORMER_ALLOCATOR: "a:1"}, {ALLOCATOR: PLANNED_ENVIRONMENT[ALLOCATOR]},
+         {FORMER_ALLOCATOR: "a:1", ALLOCATOR: "a:1"}),
+        ({FORMER_ALLOCATOR: "a:1"}, {ALLOCATOR: "b:2"}, {FORMER_ALLOCATOR: "b:2", ALLOCATOR: "b:2"}),
+        ({FORMER_ALLOCATOR: "a:1"}, {}, {FORMER_ALLOCATOR: "a:1", ALLOCATOR: "a:1"}),
+        ({}, {ALLOCATOR: PLANNED_ENVIRONMENT[ALLOCATOR]}, {ALLOCATOR: PLANNED_ENVIRONMENT[ALLOCATOR]}),
+    ],
+    ids=["tokenizers", "asked for", "the allocator", "two allocators", "no plan", "no file"],
+)  # fmt: skip
+def test_the_env_file_wins_over_what_a_plan_says_unasked(
+    in_file: dict[str, str], around: dict[str, str], found: dict[str, str]
+) -> None:
+    assert with_env_file(in_file, around) == found
 
 
 @pytest.mark.parametrize(
