@@ -32,11 +32,15 @@ VERBS = {
 }  # fmt: skip
 
 
-LOAD_TORCH = ("features", "infer", "layers", "merge", "shape")
+LOAD_TORCH = ("features", "infer", "layers", "merge", "shape", "validate data")
 
 
 def main(argv: Sequence[str]) -> int:
-    if argv and argv[0] in LOAD_TORCH and not {"-h", "--help"} & {*argv} and sys.stderr.isatty():
+    if (
+        {" ".join(argv[:1]), " ".join(argv[:2])} & {*LOAD_TORCH}
+        and not {"-h", "--help"} & {*argv}
+        and sys.stderr.isatty()
+    ):
         print("loading libraries ...", file=sys.stderr)  # no other line appears for half a minute
     return dispatch(str(__doc__), VERBS, argv)
 

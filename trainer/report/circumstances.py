@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from trainer.commands import CHECKOUT, command_from_anywhere
 from trainer.report.charts import Entry
 
 COMMIT_CHARS = 12
+LINE_CHARS = 100  # of a command
 
 
 Fact = tuple[str, str, str | None]
@@ -48,10 +49,32 @@ def again(run_dir: Path, begun: Mapping[str, Any]) -> str | None:
         return _submitted_again(run_dir, begun.get("asked"))
     other = {"--output_dir": f"{run_dir}-again", "--run_id": f"{run_dir.name}-again"}
     changed = [other.get(before, word) for before, word in zip(["", *words], words, strict=False)]
-    job = command_from_anywhere("accelerate.commands.launch", *changed[2:])
+    job = command_from_anywhere("accelerate.commands.launch")
     there, _, launched = job.rpartition(" && ")
-    line = shlex.join(["env", *(f"{name}={value}" for name, value in env.items())]) + " " + launched
+    parts = [*map(shlex.quote, ["env", *(f"{name}={value}" for name, value in env.items())]), launched]
+    line = folded([*parts, *_flags(changed[2:])])
     return f"{there} && \\\n{line}" if there else line
+
+
+def _flags(words: Sequence[str]) -> list[str]:
+    """The words, each flag together with its value, quoted for a shell."""
+    parts: list[list[str]] = []
+    for word in words:
+        if word.startswith("-") or not parts:
+            parts.append([])
+        parts[-1].append(word)
+    return [shlex.join(part) for part in parts]
+
+
+def folded(parts: Sequence[str]) -> str:
+    """A command of these parts on lines of at most LINE_CHARS, where no part is longer."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + 1 + len(part) > LINE_CHARS:
+            lines.append(f"  {part}")
+        else:
+            lines[-1] += f" {part}"
+    return " \\\n".join(lines)
 
 
 def _submitted_again(run_dir: Path, asked: object) -> str | None:

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from paths import ROOT
+from screen import Terminal
 
 import local.__main__
 import trainer.__main__
@@ -45,6 +46,17 @@ def test_every_verb_explains_itself(room: str, verb: str, capsys: pytest.Capture
     assert said.err == ""
     assert said.out.startswith(f"usage: python -m {room} ")
     assert re.search(rf"[ |]{verb}\b", said.out.splitlines()[0])
+
+
+def test_at_a_terminal_a_verb_that_loads_torch_says_so_at_once() -> None:
+    terminal = Terminal()
+    words = [sys.executable, "-m", "trainer", "infer", "--run", "nothing"]
+    done = subprocess.run(words, cwd=ROOT, stdout=terminal.slave, stderr=terminal.slave, check=False)
+    piped = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    terminal.close()
+    lines = terminal.printed()
+    assert done.returncode == piped.returncode == 78 and lines[0] == "loading libraries ..."
+    assert piped.stderr.splitlines() == list(filter(None, lines[1:]))
 
 
 def test_help_of_no_verb_waits_for_torch() -> None:

@@ -35,6 +35,7 @@ from trainer.data.grid import compose_grid
 from trainer.evaluation.metrics import action_metrics
 from trainer.outcome import ConfigError
 from trainer.report.charts import draw, matrix, nice_ticks, short, smooth
+from trainer.report.circumstances import folded
 from trainer.report.page import build_report, main, report_line
 from trainer.report.samples import PICTURE_BYTES, SAMPLES, choose_samples, picture_uri
 from trainer.results.card import model_card
@@ -572,11 +573,22 @@ def test_the_report_says_when_where_and_from_what_and_how_to_train_again(tmp_pat
     assert {"https://wandb.ai/team/p/runs/r1", "../index.html"} <= set(page.references)
     again = page.text[page.text.index("Train it again") :]
     assert f"cd {CHECKOUT} && \\ env 'A=b c' " in again
+    again = again.replace(" \\ ", " ")  # a line goes on behind it
     assert (
         "-m accelerate.commands.launch --num_machines 1 --output_dir" in again and "--seed 0 The same settings" in again
     )
     words = shlex.split(again[again.index("accelerate.commands") : again.index(" The same settings")])
     assert words[3:7] == ["--output_dir", f"{run_dir}-again", "--run_id", "it's r1-again"]
+
+
+def test_a_long_command_is_one_of_the_shells_on_lines_that_can_be_read() -> None:
+    parts = ["echo", *(shlex.join(["--name", f"it's {number}"]) for number in range(12))]
+    text = folded(parts)
+    assert max(map(len, text.split("\n"))) <= 102 and len(text.split("\n")) == 3
+    said = [
+        subprocess.run(["sh", "-c", line], capture_output=True, text=True).stdout for line in (text, " ".join(parts))
+    ]
+    assert said[0] == said[1] != ""
 
 
 def test_a_run_of_several_machines_is_submitted_again(tmp_path: Path) -> None:
