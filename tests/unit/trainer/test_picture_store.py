@@ -1,0 +1,71 @@
+"""Where the pictures of a converted record go, and what stays as it was."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from trainer.convert.pictures import PictureStore
+
+
+def picture(color: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 2), color).save(file, "PNG")
+    return file.getvalue()
+
+
+RED, BLUE = picture("red"), picture("blue")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> PictureStore:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "red.png").write_bytes(RED)
+    (source / "blue").write_bytes(BLUE)
+    return PictureStore(tmp_path / "out", source)
+
+
+@pytest.mark.parametrize(
+    ("record", "taken"),
+    [
+        # Bytes of any column become the picture of the record; those of its own column stay where they are.
+        ({"photo": RED, "question": "?"}, {"image": RED, "question": "?"}),
+        ({"left": RED, "right": [BLUE]}, {"images": [RED, BLUE]}),
+        ({"image": RED, "photo": BLUE}, {"image": RED, "photo": BLUE}),
+        ({"image": {"bytes": RED, "path": None}}, {"image": RED}),
+        ({"image": {"bytes": None, "path": "blue"}}, {"image": BLUE}),
+        # Names of files, in columns of pictures alone.
+        ({"image": "red.png", "note": "red.png"}, {"image": RED, "note": "red.png"}),
+        ({"images": ["red.png", "blue"]}, {"images": [RED, BLUE]}),
+        ({"url": "data:image/png;base64,", "note": "data:image/png;base64,"}, {"url": RED, "note": RED}),
+        ({"image": "two words"}, {"image": "two words"}),
+    ],
+)
+def test_each_picture_of_a_record_becomes_a_path(
+    record: dict[str, Any], taken: dict[str, Any], store: PictureStore
+) -> None:
+    def filled(value: Any) -> Any:
+        return value + base64.b64encode(RED).decode() if value == "data:image/png;base64," else value
+
+    found = store.take({key: filled(value) for key, value in record.items()})
+
+    def content(value: Any) -> Any:
+        if isinstance(value, list):
+            return [content(each) for each in value]
+        return (store._out / value).read_bytes() if value.startswith("pictures/") else value
+
+    assert {key: content(value) for key, value in found.items()} == taken
+    assert list(found) == list(taken) and not store.lost
+
+
+def test_a_file_that_is_not_there_and_bytes_that_are_no_picture_are_counted(store: PictureStore) -> None:
+    assert store.take({"image": "gone.png"}) == {"image": "gone.png"}
+    assert store.take({"image": {"bytes": b"no picture"}}) == {"image": "10 bytes"}
+    assert (store.count, dict(store.lost)) == (0, {"OSError": 1, "ValueError": 1})
+    assert store.first_lost == "gone.png: is not there"
