@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ from training import run_forked
 
 from trainer.__main__ import main
 from trainer.config import TrainConfig
+from trainer.data import endings
 from trainer.tools.checks import Check, format_checks
-from trainer.tools.validate import _of_data
+from trainer.tools.validate import _of_data, processor
 
 
 def validate(folder: Path, target: str, *argv: object, **environ: str) -> tuple[int, dict[str, dict[str, Any]]]:
@@ -143,6 +145,31 @@ def test_a_narrow_terminal_breaks_what_was_found_behind_its_columns(monkeypatch:
     assert format_checks([Check(name="a", status="pass", found="fine and so on and so on and on")]) == (
         "a  pass  fine and so on and so\n         on and on"
     )
+
+
+@pytest.mark.parametrize(
+    ("columns", "lines"), [(15, ["a  pass  fine", "         and so", "         on"]), (14, ["a  pass  fine and so on"])]
+)
+def test_a_terminal_that_is_half_taken_by_the_columns_breaks_nothing(
+    columns: int, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.tools.checks.size", lambda: (columns, 24))
+    assert format_checks([Check(name="a", status="pass", found="fine and so on")]).splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("end", "said"), [(None, "SimpleNamespace"), ("nothing ends an answer", "SimpleNamespace; nothing ends an answer")]
+)
+def test_a_processor_is_named_with_what_its_template_lacks(
+    end: str | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    loaded = SimpleNamespace()
+    model = SimpleNamespace(load_processor=lambda name: asked.append(name) or loaded)
+    monkeypatch.setitem(sys.modules, "trainer.model.base", model)
+    monkeypatch.setattr(endings, "describe_end", lambda given: asked.append(given) or end)
+    assert processor(TrainConfig(model="some/model", data="-", output_dir="-", run_id="-")) == said
+    assert asked == ["some/model", loaded]
 
 
 def test_the_command_that_says_more_about_the_data_has_what_was_asked_for() -> None:
