@@ -118,8 +118,8 @@ def _with_answer(entry: dict[str, Any], key: str) -> dict[str, Any]:
     if len(names) != 1:
         return entry
     answer = entry[names[0]]
-    last = answer if _is_conversation(answer) else [answer]
-    last = last if _is_conversation(last) else [dict(zip(TURN_KEYS, ("assistant", answer), strict=True))]
+    last = answer if is_conversation(answer) else [answer]
+    last = last if is_conversation(last) else [dict(zip(TURN_KEYS, ("assistant", answer), strict=True))]
     return {**{name: value for name, value in entry.items() if name not in names}, key: [*turns, *last]}
 
 
@@ -141,7 +141,7 @@ def _as_messages(entry: dict[str, Any]) -> dict[str, Any]:
 def suggest(entry: dict[str, Any], lacking: Sequence[str], is_text: Callable[[str, Any], bool]) -> str:
     """A `columns` setting that would read a record which lacks `lacking`: its only other keys of texts, as `is_text`
     tells, in their order, or its only list of turns; "" where several keys would do."""
-    talks = [name for name, value in entry.items() if _is_conversation(value) and not re.search(r"[,=]", name)]
+    talks = [name for name, value in entry.items() if is_conversation(value) and not re.search(r"[,=]", name)]
     if len(talks) == 1 and QUESTION in lacking:
         return f"messages={talks[0]}"
     found = [name for name, value in entry.items() if is_text(name, value) and not re.search(r"[,=]|^\s|\s$", name)]
@@ -159,7 +159,7 @@ def _is_turns(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(turn, dict) for turn in value)
 
 
-def _is_conversation(value: Any) -> bool:
+def is_conversation(value: Any) -> bool:
     """Whether `value` is a list of turns that say who speaks, and what."""
     return (
         _is_turns(value) and bool(value) and all(any(turn.keys() >= {*pair} for pair in TURN_PAIRS) for turn in value)

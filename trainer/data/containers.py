@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.columns import ANSWERS, CONTEXTS, CONVERSATIONS, QUESTIONS, TEXTS
-from trainer.data.foreign import is_gemini
+from trainer.data.foreign import coco, is_gemini
 from trainer.data.forms import IMAGE_KEYS
 from trainer.data.json_text import Found, read_objects
 from trainer.data.packed import opened
@@ -46,6 +46,8 @@ def _held(entry: dict[str, Any], path: Path) -> Sequence[dict[str, Any] | FormEr
     """The records in an object, or why it cannot be read; None where it is a record itself."""
     if is_gemini(entry):
         return None
+    if annotated := coco(entry):
+        return annotated
     pictures = [key for key in IMAGE_KEYS if key in entry and not _is_of_objects(entry[key])]
     if columns := [*pictures, *(key for key in OF_A_RECORD if key in entry)]:
         return _columns() if all(isinstance(entry[key], list | dict) for key in columns) and _is_table(entry) else None

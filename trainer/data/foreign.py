@@ -35,12 +35,35 @@ def fault(entry: dict[str, Any]) -> FormError | None:
             " is an answer of a batch, and its question is in the batch's input: add the answer to the messages "
             "with the same custom_id there, as a turn of role assistant"
         )
+    if entry.keys() >= {"data", "annotations"}:
+        return FormError(" is of Label Studio's JSON: export it as JSON-MIN, which has one record for each picture")
     if is_gemini(entry):
         return FormError(
             " has Gemini's form (contents with parts): write messages for contents, content for parts, assistant for "
             'model, and a picture as {"type": "image", "image": PATH}'
         )
     return None
+
+
+def coco(entry: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """A record for each annotation of a file in COCO's form, with its picture and the name of its category; None for
+    any other object."""
+    pictures, notes, kinds = (entry.get(name, []) for name in ("images", "annotations", "categories"))
+    lists = [each for each in (pictures, notes, kinds) if isinstance(each, list)]
+    if len(lists) < 3 or not all(isinstance(one, dict) for each in lists for one in each):
+        return None
+    if not pictures or not notes or not all("file_name" in one for one in pictures):
+        return None
+    names = {str(one.get("id")): one["file_name"] for one in pictures}
+    words = {str(one.get("id")): one.get("name") for one in kinds}
+    return [
+        {
+            "image": names.get(str(one.get("image_id")), str(one.get("image_id"))),
+            **{name: value for name, value in one.items() if name not in ("image_id", "category_id")},
+            **({"category": words[str(one["category_id"])]} if str(one.get("category_id")) in words else {}),
+        }
+        for one in notes
+    ]
 
 
 def is_gemini(entry: dict[str, Any]) -> bool:

@@ -32,15 +32,17 @@ from trainer.data.columns import (
     TURN_PAIRS,
     as_known,
     as_list,
+    is_conversation,
     suggest,
 )  # fmt: skip
 from trainer.data.foreign import fault
 from trainer.data.inline import DATA, as_data
-from trainer.data.names import PICTURES, is_quiet, kind_of_name
+from trainer.data.names import PICTURES, is_file_name, is_quiet, kind_of_file, kind_of_name
 from trainer.data.places import PLACES, Parts, may_hold_marker, put_pictures
 from trainer.data.turns import Form, FormError, Picture, Role, Turn
 
 PAIR_CURE = "columns: {}=chosen learns chosen, and not which of the two is better"
+CLASSES = ("label", "cls", "class", "target")  # names of a picture's class, which may be a number
 FLAT_KEYS = (CONTEXT, QUESTION, ANSWER)
 IMAGE_KEYS = ("image", "images", "frames")
 FRAMES = 4
@@ -144,6 +146,7 @@ def _flat(entry: dict[str, Any], given: dict[str, Any], pictured: bool) -> list[
         if foreign := fault(given):
             raise foreign
         lists = [k for k, v in given.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
+        lists = [] if lists and is_conversation(given[lists[0]]) else lists
         inside = lists[0] if len(lists) == len(given) == 1 else None
         if inside and len(lacking) == 2:
             raise FormError(f" holds its records under {inside!r}: put that list into a file of its own", cure="form")
@@ -169,17 +172,25 @@ def _lacks(given: dict[str, Any], lacking: list[str]) -> FormError:
         return FormError(f"{said}; {PAIR_CURE.format(column)}", f"{lacks}, and is a pair to choose from")
 
     def is_text(name: str, value: Any) -> bool:
+        if isinstance(value, str) and is_file_name(value):
+            return False
+        if name in CLASSES and lacking[-1] == ANSWER and isinstance(value, int):
+            return True
         if name in (*FLAT_KEYS, *QUESTIONS, *ANSWERS, *CONTEXTS) or is_quiet(name) or kind_of_name(name):
             return False
         return isinstance(value, str) or (lacking == [ANSWER] and isinstance(value, dict))
 
     if columns := suggest(given, lacking, is_text):
-        shows = next((name for name in given if kind_of_name(name) == PICTURES and isinstance(given[name], str)), "")
+        shows = next((name for name, value in given.items() if isinstance(value, str) and
+                      (kind_of_name(name) == PICTURES or kind_of_file(value) == PICTURES)), "")  # fmt: skip
         shows = f",image={shows}" if shows and not any(given.get(key) for key in IMAGE_KEYS) else ""
         return FormError(f"{said}; columns: {columns}{shows} would read it", lacks, cure="form")
     texts = [name for name, value in given.items() if is_text(name, value)]
     if len(texts) < len(lacking) == 2 and texts:
         return FormError(f"{said}; columns: answer={texts[0]} learns that", lacks, cure="question")
+    several = [name for name, value in given.items() if isinstance(value, list) and value and is_text(name, value[0])]
+    if lacking == [ANSWER] and len(several) == 1:
+        return FormError(f"{said}; {several[0]} holds several: the one to learn goes under {ANSWER}", lacks)
     return FormError(said, lacks, cure="form")
 
 
@@ -192,10 +203,11 @@ def _conversation(entry: dict[str, Any], key: str, unread: list[tuple[str, Any]]
     for number, turn in enumerate(said, start=len(turns) + 1):
         keys = next((both for both in TURN_PAIRS if turn.keys() >= {*both}), None) if isinstance(turn, dict) else None
         if keys is None:
-            takes = "role and content (or from and value)"
-            raise FormError(f": turn {number} of {key} takes {takes}, got {_short(turn)}", f"a turn takes {takes}")
+            takes, how = "role and content (or from and value)", _turn_columns(turn)
+            said = f": turn {number} of {key} takes {takes}, got {_short(turn)}{how}"
+            raise FormError(said, f"a turn takes {takes}")
         role_key, text_key = keys
-        if (role := ROLES.get(str(turn[role_key]).strip().lower())) is None:
+        if (role := ROLES.get(str(turn[role_key]).strip(" <|>\n").lower())) is None:
             kind = f"{role_key} {_short(turn[role_key])}"
             raise FormError(f": {kind} of turn {number}: it takes {', '.join(ROLES)}", f"{kind} of a turn")
         learned = role == "assistant"
@@ -227,6 +239,16 @@ def _conversation(entry: dict[str, Any], key: str, unread: list[tuple[str, Any]]
         wanted = f"{key} takes turns that alternate user, assistant, behind system turns at most, with an answer"
         raise FormError(f": {wanted}; got {', '.join(roles)}", wanted)
     return turns
+
+
+def _turn_columns(turn: Any) -> str:
+    """The setting that would read a turn under other names; "" where none is seen."""
+    texts = [name for name, value in turn.items() if isinstance(value, str)] if isinstance(turn, dict) else []
+    speakers = [name for name in texts if turn[name].strip().lower() in ROLES]
+    if len(texts) != 2 or len(speakers) != 1:
+        return ""
+    (text,) = {*texts} - {*speakers}
+    return f"; columns: role={speakers[0]},content={text} would read it"
 
 
 def _is_either(name: str, value: Any) -> bool:
@@ -319,7 +341,8 @@ def _path(name: Any) -> str:
     if isinstance(name, dict):
         name = next((name[key] for key in ("bytes", "base64", "data", "url", "path") if name.get(key)), name)
     if not isinstance(name, str) or not name:
-        raise FormError(": image takes a path, images and frames a list of paths")
+        takes = "image takes a path, images and frames a list of paths"
+        raise FormError(f": {takes}, got {_short(name)}", takes)
     name = as_data(name)
     if "://" in name[:12] and not name.startswith((DATA, "file://")):
         raise FormError(f": {_short(name)} is an address and no file", "a picture at an address", cure="convert")

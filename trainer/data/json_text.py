@@ -84,12 +84,17 @@ def read_line(line: bytes | str) -> dict[str, Any]:
         entry = parse_json(line.rstrip(), _parsed)
         return _checked(entry, line if isinstance(line, bytes) else line.encode(errors="surrogatepass"))
     except ValueError as error:
-        said = (
+        said = _in_words(error) or (
             f"{error.msg.removesuffix(' at')} at column {error.colno}"
             if isinstance(error, json.JSONDecodeError)
             else error
         )
         raise FormError(f" {NOT_JSON} ({said})", NOT_JSON) from None
+
+
+def _in_words(error: Exception) -> str:
+    """What is wrong, where Python's own words speak to who wrote the program; else ""."""
+    return "it holds a number of thousands of digits" if "integer string conversion" in str(error) else ""
 
 
 def _parsed(line: bytes | str) -> Any:
@@ -136,7 +141,7 @@ def _values(file: BinaryIO, path: Path) -> Iterator[Found]:
         try:
             entry, raw = text.value()
         except (ValueError, RecursionError) as error:
-            said = str(error)
+            said = _in_words(error) or str(error)
             if isinstance(error, json.JSONDecodeError):
                 said = f"{error.msg} in line {text.line + error.lineno - 1}"
             raise ConfigError(f"{path} record {number} {NOT_JSON} ({said}): nothing behind it can be read") from None

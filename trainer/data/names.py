@@ -30,6 +30,28 @@ QUIET = {
 }  # fmt: skip
 
 
+SUFFIXES = {
+    suffix: kind
+    for kind, suffixes in {
+        PICTURES: ".png .jpg .jpeg .webp .gif .bmp .tif .tiff",
+        VIDEOS: ".mp4 .avi .mov .mkv .webm",
+        AUDIO: ".wav .mp3 .flac .ogg .m4a",
+    }.items()
+    for suffix in suffixes.split()
+}
+
+
+def kind_of_file(text: str) -> str:
+    """The kind of file that a text names by its suffix; "" for words."""
+    dot = text.rfind(".")
+    return SUFFIXES.get(text[dot:].lower(), "") if dot > 0 and " " not in text else ""
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a text is the name of a picture, a video or a sound, or an address."""
+    return bool(kind_of_file(text)) or "://" in text[:12]
+
+
 @cache
 def kind_of_name(name: str) -> str:
     """The kind of thing that a key's name means: image_path, imgFile and screenshots are pictures, image_caption and

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from trainer.data.file_kinds import BINARY, described, is_binary, kind_of, unpack_advice
+from trainer.data.file_kinds import BINARY, TEXT, described, is_binary, kind_of, unpack_advice
 from trainer.data.sources import convert_command
 from trainer.files import MIB
 from trainer.outcome import ConfigError
@@ -120,7 +120,8 @@ def no_json(head: bytes, path: Path) -> str | None:
         named = path if path.suffix == f".{kind}" else path.with_suffix(f".{kind}")
         first = "" if named == path else f"name it {named.name}, then "
         return f"{kind}, and no JSON: {first}{convert_command(str(named))}"
-    if kind := kind_of(head, path):
+    kind = kind_of(head, path)
+    if kind and not (kind.startswith(TEXT) and separator(head)):  # many call a table .txt
         return kind
     if kind := next((kind for magic, kind in ARCHIVES.items() if head.startswith(magic)), None):
         return f"{kind}, and no JSON: {unpack_advice(path)}"

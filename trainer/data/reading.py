@@ -106,7 +106,7 @@ class Reader:
             self.as_json[next(turn.text for turn in form.turns if turn.role == "assistant")] += form.as_json
         record = _record(form, self.sessions.of(entry), self._learn, where)
         split = entry.get("split")
-        side = SIDE_OF.get(split.lower(), "") if isinstance(split, str) else ""
+        side = SIDE_OF.get(split.strip().lower(), "") if isinstance(split, str) else ""
         if split not in (None, ""):
             self.splits[side or str(split)] += 1
         return Row(record, side)

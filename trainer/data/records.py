@@ -111,7 +111,8 @@ def load_dataset(
     records = [row.record for row in rows]
     _check_pictures(data, records, text_only=text_only)
     moved = [note for pictures in reader.pictures.values() if (note := pictures.note(data))]
-    found = _divide(data, sources, sides, eval_fraction=eval_fraction, seed=seed)
+    unknown = [name for name in reader.splits if name not in SIDE_NAMES]
+    found = _divide(data, sources, sides, eval_fraction=eval_fraction, seed=seed, unknown=unknown)
     return replace(
         found,
         notes=(*sources.notes, *reader.notes, *_notes(records, reader, learn), *moved, *found.notes),
@@ -132,16 +133,25 @@ def dataset_of(config: TrainConfig) -> Dataset:
     return replace(found, sha256=data_digest(config.data))
 
 
-def _divide(data: str, sources: Sources, sides: Sequence[Sequence[Row]], *, eval_fraction: float, seed: int) -> Dataset:
-    """The data set split by files and by what the records say, else by sessions. Raises ConfigError for a session on
-    both sides, and where nothing is left to learn."""
+def _divide(
+    data: str,
+    sources: Sources,
+    sides: Sequence[Sequence[Row]],
+    *,
+    eval_fraction: float,
+    seed: int,
+    unknown: Sequence[str],
+) -> Dataset:
+    """The data set split by files and by what the records say, else by sessions; `unknown` are values of `split` that
+    name no side. Raises ConfigError for a session on both sides, and where nothing is left to learn."""
     train, held_out = ([row.record for row in side] for side in sides)
     notes: tuple[str, ...] = ()
     said = Counter(row.side for row in sides[0])
     if said["eval"] or said["test"]:
         train = [row.record for row in sides[0] if row.side in ("train", "")]
         held_out += [row.record for row in sides[0] if row.side == "eval"]
-        nothing = f", {said['']} of them without a split that is known" if said[""] else ""
+        names = f" ({', '.join(map(shown_text, [*unknown][:3]))})" if unknown else ""
+        nothing = f", {said['']} of them without a split that is known{names}" if said[""] else ""
         counts = f"{len(train)} are trained on{nothing}, {said['eval']} held out, {said['test']} not used (test)"
         notes = (f"as the split of the records says, {counts}",)
         if not train:
@@ -184,6 +194,7 @@ def _check_pictures(data: str, records: Sequence[Record], *, text_only: bool) ->
 def _notes(records: Sequence[Record], reader: Reader, learn: Learn) -> tuple[str, ...]:
     unread = reader.unread
     notes = [*filter(None, (unread.note(), unread.idle_note(), unread.bare_note(), unread.like_note()))]
+    notes += filter(None, (unread.side_note(), unread.choice_note()))
     answers, shown = sum(record.count for record in records), 0
     for record in records:
         shown += sum(turn.role == "assistant" and not turn.learned for turn in record.turns)

@@ -16,21 +16,15 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from trainer.data.inline import BASE64_MAGIC
-from trainer.data.names import AUDIO, BOXES, PICTURES, VIDEOS, is_quiet, kind_of_name
+from trainer.data.names import AUDIO, BOXES, PICTURES, SUFFIXES, VIDEOS, is_quiet, kind_of_file, kind_of_name
 from trainer.data.places import LIKE_A_PLACE, PLACEHOLDER, PLACES, may_hold_marker
+from trainer.data.sources import SIDE_OF
 from trainer.data.switches import switches
 from trainer.data.turns import Form
+from trainer.text import shown
 
 SWITCHES = "what is learned"
-SUFFIXES = {
-    suffix: kind
-    for kind, suffixes in {
-        PICTURES: ".png .jpg .jpeg .webp .gif .bmp .tif .tiff",
-        VIDEOS: ".mp4 .avi .mov .mkv .webm",
-        AUDIO: ".wav .mp3 .flac .ogg .m4a",
-    }.items()
-    for suffix in suffixes.split()
-}
+SPLIT = "split"
 LONGEST_PATH = 300
 MOST_SHOWN = 8
 FILE_NAME = rf"[^<>\n]{{1,{LONGEST_PATH}}}(?:{'|'.join(map(re.escape, SUFFIXES))})"
@@ -63,6 +57,10 @@ class Unread:
         """Number of records that show no picture and do not say so."""
         self._like_places: dict[str, list[str]] = {}
         """By text that looks like a placeholder: the places of the records that hold it beside a picture."""
+        self._sides: dict[str, set[str]] = {}
+        """By key of texts: the sides that its values name; empty for a key with another value."""
+        self._choices: Counter[str] = Counter()
+        """By key of a list: number of records whose answer is the number of one of its texts."""
         self._lost: dict[tuple[str, str], list[str]] = {}
         """By (words for the thing that training would miss, its kind): the places of the records that hold it."""
 
@@ -75,6 +73,8 @@ class Unread:
             for name, value in form.unread
             if value not in EMPTY and not (is_quiet(name) and (form.pictures or not self._is_file(value)))
         ]
+        for name, value in form.unread:
+            self._note_value(name, value, form)
         self._idle += form.no_picture and form.marked and not self._text_only and _has_place(form)
         self._bare += not (form.no_picture or self._text_only or form.pictures)
         for name in dict.fromkeys(name for name, _ in held) if held else ():
@@ -89,6 +89,29 @@ class Unread:
             lost += (*self._lost_keys(form, held), *_lost_markers(form))
         for what in dict.fromkeys(lost):
             self._lost.setdefault(what, []).append(where)
+
+    def _note_value(self, name: str, value: Any, form: Form) -> None:
+        if isinstance(value, list) and form.as_json and value and all(isinstance(each, str) for each in value):
+            self._choices[name] += form.turns[-1].text in map(str, range(len(value)))
+        elif isinstance(value, str) and name != SPLIT:
+            side = SIDE_OF.get(value.strip().lower(), "")
+            known = self._sides.setdefault(name, {side})
+            if "" in known or not side:
+                self._sides[name] = {""}
+            else:
+                known.add(side)
+
+    def side_note(self) -> str | None:
+        """One line about a key that divides the records as `split` would; None when there is none."""
+        name = next((name for name, sides in self._sides.items() if len(sides) > 1), None)
+        says = f"names sides, and divides nothing: columns: split={name} makes it divide"
+        return f"{shown(name)} {says}" if name else None
+
+    def choice_note(self) -> str | None:
+        """One line about answers that are numbers of choices which the model does not see."""
+        name, count = next(iter(self._choices.most_common(1)), ("", 0))
+        says = f"{shown(name)}, which is not shown: write these texts into the question"
+        return f"{count} answers are numbers of a text in {says}" if count else None
 
     def _lost_keys(self, form: Form, held: list[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
         shown = {_basename(path) for picture in form.pictures for path in picture.paths} if held else set()
@@ -125,9 +148,7 @@ class Unread:
             return PICTURES
         if len(text) > LONGEST_PATH or "\n" in text:
             return ""
-        dot = text.rfind(".")
-        kind = SUFFIXES.get(text[dot:].lower(), "") if dot > 0 else ""
-        if kind and " " not in text:
+        if kind := kind_of_file(text):
             return kind
         return PICTURES if self._is_picture(text) else ""
 

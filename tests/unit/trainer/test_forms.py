@@ -17,6 +17,7 @@ from trainer.outcome import ConfigError
 from trainer.tools.infer import as_record, open_records
 
 A, B = Picture(paths=("a.png",)), Picture(paths=("b.png",))
+TAKES = "image takes a path, images and frames a list of paths"
 ALTERNATE = "messages takes turns that alternate user, assistant, behind system turns at most, with an answer"
 LOOK = {"context": "", "question": "look", "output": "up"}
 
@@ -93,7 +94,7 @@ def test_every_form_is_read_as_turns_that_end_with_an_answer(entry: Any, turns: 
     ("entry", "message"),
     [
         ({**LOOK, "image": "a.png", "frames": ["0"] * 4}, ": image and frames do not go together: give one of them"),
-        ({**LOOK, "image": [""]}, ": image takes a path, images and frames a list of paths"),
+        ({**LOOK, "image": [""]}, ": image takes a path, images and frames a list of paths, got ''"),
         ({**LOOK, "image": "https://x.org/a.png"},
          ": 'https://x.org/a.png' is an address and no file"),
         ({**LOOK, "image": None, "output": " "}, ": the answer is empty"),
@@ -295,7 +296,7 @@ def test_all_records_that_cannot_be_read_are_counted_at_once(tmp_path: Path) -> 
         ("5 of 11", "the answer is empty (d.jsonl line 7, 8, 9 and 2 more)"),
         ("2 of 11", f"{ALTERNATE} (d.jsonl line 2, 5; the first: {ALTERNATE}; got user)"),
         ("1 of 11", "lacks question and output (d.jsonl line 3; the first: lacks question and output (it has 'a'))"),
-        ("1 of 11", "image takes a path, images and frames a list of paths (d.jsonl line 6)"),
+        ("1 of 11", f"{TAKES} (d.jsonl line 6; the first: {TAKES}, got 3)"),
     ]
     with pytest.raises(
         ConfigError, match=r"^strict: .*d.jsonl: 5 of 11 records left out: the answer is empty .*; 2 of"

@@ -75,7 +75,8 @@ def test_a_file_without_records_is_refused(tmp_path: Path, lines: list[str]) -> 
          "deeper than 64 levels))", None),
         (entry(image="a" * 300), "a picture is not there (line 2; the first: {folder}/" + "a" * 300 + " is not there)",
          "paths are relative to {folder}/; image_root= names another folder to look in"),
-        (entry(image=3), "image takes a path, images and frames a list of paths (line 2)", ""),
+        (entry(image=3), "image takes a path, images and frames a list of paths (line 2; the first: image takes a "
+         "path, images and frames a list of paths, got 3)", ""),
         (entry(image="https://x.org/a.png"), "a picture at an address (line 2; the first: 'https://x.org/a.png' is an "
          "address and no file)", "{convert} {folder}/train.jsonl train-records makes records and pictures that can be "
          "read"),

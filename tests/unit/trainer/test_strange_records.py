@@ -103,6 +103,7 @@ def test_a_picture_in_base64_is_read_however_it_is_called(make: Any, folder: Pat
         ('{"image":"a.png","question":"?","output":"up","output":"down"}', "'output' stands in an object twice"),
         ('{"image":"a.png","image":"b b.png","question":"?","output":"up"}', "'image' stands in an object twice"),
         ('{"image":"a.png","question":"?","output":NaN}', "got nan"),
+        ('{"image":"a.png","question":"?","output":' + "9" * 5000 + "}", "it holds a number of thousands of digits"),
         (line(output=["up"]), "a list goes in as its JSON text"),
         (line(image="b%20b.png"), "b%20b.png is not there"),
         (line(image="x" * 100_000), "x... is not there"),

@@ -97,6 +97,21 @@ READ: dict[str, tuple[str | bytes, tuple[str, str, list[str]], tuple[str, ...]]]
         lines(talk(turn("user", "<image>which?", masked=True), turn("assistant", "up", masked=False))), LEARNED, ()),
     "an answer beside a conversation": (
         lines({"images": ["a.png"], "messages": [ASKED], "response": "up"}), LEARNED, ()),
+    "pictures and captions in COCO's form": (
+        json.dumps({"info": {}, "images": [{"id": 7, "file_name": "a.png"}],
+                    "annotations": [{"id": 1, "image_id": 7, "question": "which?", "answer": "up"}]}), LEARNED,
+        ("d.jsonl is one object: the 1 records in it are read",)),
+    "roles in brackets, as DeepSeek-VL writes them": (
+        lines({"image": "a.png", "messages": [turn("<|User|>", "which?"), turn("<|Assistant|>", "up")]}), LEARNED, ()),
+    "the number of a choice, as ScienceQA writes it": (
+        lines(good(output=1, choices=["down", "up"])), ("which?", "1", ["a.png"]), (
+            "not read: choices in 1 records",
+            "1 answers are numbers of a text in 'choices', which is not shown: write these texts into the question",
+            "1 answers are JSON values, learned as their text, for example '1'")),
+    "sides under another key": (
+        lines(good(subset="val"), good(subset="Train")), LEARNED, (
+            "not read: subset in 2 records",
+            "'subset' names sides, and divides nothing: columns: split=subset makes it divide")),
     # The same kinds, further.
     "lines that are packed and pretty": (
         gzip.compress(("\n".join(json.dumps(GOOD, indent=1) for _ in range(3))).encode(), mtime=0), LEARNED, ()),
@@ -174,7 +189,8 @@ LEFT_OUT: dict[str, tuple[Any, str, str]] = {
         {**GOOD, "image": None, "images": "a.png,b.png"}, "a picture is not there",
         "{folder}/a.png,b.png is not there"),
     "a list of lists of paths": (
-        {**GOOD, "image": None, "images": [["a.png"]]}, "image takes a path, images and frames a list of paths", ""),
+        {**GOOD, "image": None, "images": [["a.png"]]}, "image takes a path, images and frames a list of paths",
+        "image takes a path, images and frames a list of paths, got ['a.png']"),
     "a picture twice, under two keys": (
         good(images=["b.png"]), "image and images do not go together: give one of them", ""),
     "a question that is a number": (
@@ -213,7 +229,24 @@ LEFT_OUT: dict[str, tuple[Any, str, str]] = {
     "an answer that is a place for a picture": (good(output="<image>"), "only user turns can hold images", ""),
     "several answers to one question": (
         {"image": "a.png", "question": "q", "answers": ["up", "down"]}, "lacks output",
-        "lacks output (it has 'image, question, answers')"),
+        "lacks output (it has 'image, question, answers'); answers holds several: the one to learn goes under output"),
+    "a file name beside the answer": (
+        {"question": "q", "label": "up", "filename": "a.png"}, "lacks output",
+        "lacks output (it has 'question, label, filename'); columns: answer=label,image=filename would read it"),
+    "the number of a class": (
+        {"image": "a.png", "question": "q", "cls": 3}, "lacks output",
+        "lacks output (it has 'image, question, cls'); columns: answer=cls would read it"),
+    "turns whose texts are under another key": (
+        {"image": "a.png", "messages": [{"role": "user", "text": "q"}, {"role": "assistant", "text": "up"}]},
+        "a turn takes role and content (or from and value)",
+        "turn 1 of messages takes role and content (or from and value), got {'role': 'user', 'text': 'q'}; columns: "
+        "role=role,content=text would read it"),
+    "a list of turns and nothing else": (
+        {"dialog": [turn("user", "q"), SAID]}, "lacks question and output",
+        "lacks question and output (it has 'dialog'); columns: messages=dialog would read it"),
+    "an export of Label Studio": (
+        {"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": []}]},
+        "is of Label Studio's JSON: export it as JSON-MIN, which has one record for each picture", ""),
     "turns under another name": (
         {"images": ["a.png"], "conversation": [ASKED, SAID]}, "lacks question and output",
         "lacks question and output (it has 'images, conversation'); columns: messages=conversation would read it"),
