@@ -13,6 +13,7 @@ from trainer.files import read_json, write_whole
 from trainer.measure.pictures import picture_of
 from trainer.measure.shape import measure
 from trainer.model.base import load_model_config
+from trainer.outcome import ConfigError
 
 
 def known_or_measured(model: str) -> ModelShape:
@@ -27,6 +28,13 @@ def measure_and_keep(model: str) -> tuple[ModelShape, Path]:
     """(the shape of `model`, the file that keeps it from now on). Raises ConfigError or SickNode."""
     config = load_model_config(model)
     picture = picture_of(model, config)
+    if picture.beside:
+        raise ConfigError(
+            "its pictures lie beside the text, in cross-attention, and no plan counts yet what they take there",
+            name="MODEL",
+            given=model,
+            advice="docs/model-types.md has what can be planned",
+        )
     shape = measure(model, config, tokens_per_image=picture.tokens, patches=picture.patches, fixed=picture.fixed)
     return shape, keep(model, shape)
 

@@ -10,6 +10,7 @@ import torch
 
 from trainer.architecture.shape import PLANNED_PX
 from trainer.data.template import bounded
+from trainer.data.tensors import tensor_layout
 from trainer.evaluation.memory import patches_of
 from trainer.model.base import load_processor
 
@@ -24,6 +25,8 @@ class Picture:
     patches: int
     fixed: bool
     """Whether a small picture takes as many positions and rows."""
+    beside: bool = False
+    """Whether pictures lie beside the text, in cross-attention, and have no positions."""
 
 
 def picture_of(model: str, config: Any) -> Picture:
@@ -32,7 +35,8 @@ def picture_of(model: str, config: Any) -> Picture:
         processor = load_processor(model)
         planned, small = (_shown(processor, config, side) for side in (PLANNED_PX, SMALL_PX))
         if planned[0]:
-            return Picture(tokens=planned[0], patches=planned[1], fixed=planned == small)
+            beside = tensor_layout(processor).beside
+            return Picture(tokens=planned[0], patches=planned[1], fixed=planned == small, beside=beside)
     return _by_configuration(config)
 
 

@@ -15,6 +15,7 @@ from trainer.data.examples import Encoder, load_pictures, prompt_and_answer
 from trainer.data.records import Dataset, load_dataset
 from trainer.data.tensors import processed
 from trainer.data.turns import Turn
+from trainer.measure.keep import measure_and_keep
 from trainer.model import base as models
 from trainer.model.contract import check_contract
 from trainer.model.head import supervised_loss
@@ -132,6 +133,8 @@ def test_pictures_beside_the_text_are_learned_and_scored_as_the_model_would(
     with torch.no_grad():
         ours = supervised_loss(model, **given)["loss_sum"].item()
     assert len(batch["loss_targets"]) == tokens and ours == pytest.approx(plain, rel=1e-5)
+    with pytest.raises(ConfigError, match="in cross-attention, and no plan counts yet what they take there"):
+        measure_and_keep(str(tiny_mllama))
     bare = replace(records[0], turns=(Turn(role="user", parts=("up or down?",)),))
     config = TrainConfig(model="m", data="-", output_dir="-", run_id="-")
     with pytest.raises(ConfigError, match=r"^1 records have no picture and the others do, which MODEL=m cannot learn"):
