@@ -97,12 +97,17 @@ hosts = matching(r"[A-Za-z0-9][A-Za-z0-9_.,\[\]-]*", "node names: n1,n[3-5]")
 mail_user = matching(r"[A-Za-z0-9_][A-Za-z0-9_.+%-]*(@[A-Za-z0-9][A-Za-z0-9.-]*)?", "an address or a user's name")
 
 
-def object_name(name: str, text: str) -> str:
-    """The name of an object in a Kubernetes cluster."""
-    if len(text) <= 253 and re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", text):
-        return text
-    rule = "takes at most 253 of a-z, 0-9, - and ., with a letter or digit at both ends and beside each dot"
-    raise refuse(name, text, f"{rule}: for example {slug(text, 63)}")
+def object_name(limit: int) -> Parser:
+    """A parser for the name of an object in a Kubernetes cluster."""
+
+    def parse(name: str, text: str) -> str:
+        part = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+        if len(text) <= limit and re.fullmatch(rf"{part}(\.{part})*", text):
+            return text
+        rule = f"takes at most {limit} of a-z, 0-9, - and ., with a letter or digit at both ends and beside each dot"
+        raise refuse(name, text, f"{rule}: for example {slug(text, limit)}")
+
+    return parse
 
 
 def quantity(name: str, text: str) -> str:

@@ -47,7 +47,10 @@ def check_gpus(planned: int) -> str:
             f"torch is built for CUDA {build}, and the driver of {here} supports {driver[1]} at most: "
             "use nodes with a newer driver, or a torch built for that CUDA"
         )
-    gpus = visible(read_gpus(smi(*GPU_QUERY)), os.environ.get("CUDA_VISIBLE_DEVICES"))[:planned]
+    listed = _listed()
+    # In a container with a slice of a card, nvidia-smi may not tell of the card.
+    whole = [] if listed and all(map(is_slice, listed.split(","))) else read_gpus(smi(*GPU_QUERY))
+    gpus = visible(whole, listed)[:planned]
     if len(gpus) < planned:
         raise ConfigError(f"{planned} GPUs a node were planned, {here} shows {len(gpus)}: GPUS={max(1, len(gpus))}")
     sold, needed = (float(os.environ.get(name) or 0) for name in (VRAM_ENV, PEAK_ENV))
@@ -110,6 +113,17 @@ def read_gpus(table: str) -> list[Gpu]:
     return gpus
 
 
+def is_slice(word: str) -> bool:
+    """Whether a word of CUDA_VISIBLE_DEVICES is a slice of a card."""
+    return word.strip().startswith("MIG")
+
+
+def _listed() -> str | None:
+    """CUDA_VISIBLE_DEVICES. Where it is not set, Kubernetes' device plugin tells a container of its slices."""
+    told = os.environ.get("NVIDIA_VISIBLE_DEVICES", "")
+    return os.environ.get("CUDA_VISIBLE_DEVICES", told if is_slice(told) else None)
+
+
 def visible(gpus: Sequence[Gpu], listed: str | None) -> list[Gpu | None]:
     """The GPUs that CUDA_VISIBLE_DEVICES leaves; None stands for a GPU that exists but is unknown (MIG). Raises
     SickNode for a GPU that does not exist."""
@@ -120,7 +134,7 @@ def visible(gpus: Sequence[Gpu], listed: str | None) -> list[Gpu | None]:
         if word.startswith("-"):
             break  # CUDA ignores everything behind such a word
         meant = [gpu for index, gpu in enumerate(gpus) if word == str(index) or gpu.uuid.startswith(word)]
-        if not meant and not word.startswith("MIG"):
+        if not meant and not is_slice(word):
             raise SickNode(f"CUDA_VISIBLE_DEVICES names GPU {word}, nvidia-smi lists {len(gpus)}")
         seen.append(meant[0] if meant else None)
     return seen

@@ -472,6 +472,7 @@ def test_a_bad_value_is_one_line_with_what_is_allowed(name: str, text: str, said
         ("EXTRA_FLAGS", "--exclusive=user,--hold", ("--exclusive=user", "--hold")),
         ("ACCOUNT", "ada@lab.org", "ada@lab.org"),
         ("PVC", "team.data", "team.data"),
+        ("QUEUE", "team.night", "team.night"),
         ("BINDS", "/scratch,/sets:/data/sets:ro", ("/scratch", "/sets:/data/sets:ro")),
         ("BINDS", "none", ()),
         ("MAIL_TYPE", "END,FAIL", "END,FAIL"),

@@ -78,6 +78,15 @@ def test_a_node_as_planned_runs_and_torch_is_not_imported(node: Node) -> None:
     assert node.run(device="cuda", model=str(node.folder)) == (0, "")
 
 
+@pytest.mark.parametrize("name", ["CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"])
+def test_a_slice_of_a_card_is_taken_though_the_card_is_not_told_of(name: str, node: Node) -> None:
+    node.smi("GPU-0, NVIDIA A100-SXM4-80GB, [Insufficient Permissions], [Insufficient Permissions], 8.0")
+    node.torch()
+    node.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    node.environ |= {"TRAINYARD_VRAM_GIB": "40", "TRAINYARD_PEAK_GIB": "20", name: "MIG-1b2c"}
+    assert node.run(device="cuda", model=str(node.folder)) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("gpus", "environ", "cuda", "code", "message"),
     [
