@@ -84,7 +84,7 @@ override OF_RUN := [ -n "$$TRAINYARD_RUN" ] || { echo 'trainyard: RUN= is left o
 	$(error no command 'make $@': make help lists them; make run trains on this machine, make submit on a cluster)
 
 help: ## list these commands
-	@width=110; if [ -t 1 ]; then width=$$(stty size <&1 2>/dev/null | cut -d ' ' -f 2); fi; \
+	@exec 3>&1; width=110; if [ -t 3 ]; then width=$$(stty size <&3 2>/dev/null | cut -d ' ' -f 2); fi; \
 	{ sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile; \
 	  printf '\nVariables\t%s\n\t%s\n\t%s\n' 'for example make plan GPUS=2 VRAM=24: $(VARIABLES)' \
 	    'What each means: .venv/launch/bin/python -m slurm (or k8s, or local) --help' \

@@ -146,6 +146,26 @@ def test_a_terminal_without_a_cursor_gets_lines_alone(environ: dict[str, str]) -
     assert b"\x1b" not in terminal.raw and b"line 39\r\n" in terminal.raw
 
 
+def test_a_second_ctrl_c_is_told_to_the_person_who_can_press_it() -> None:
+    terminal = Terminal()
+    asked = "from trainer.supervise import asked_to_stop; print(asked_to_stop(2)); print(asked_to_stop(15))"
+    assert child(terminal, "-c", asked).wait(60) == 0
+    terminal.close()
+    assert list(filter(None, terminal.lines())) == [
+        "asked to stop by SIGINT; a second Ctrl-C kills it",
+        "asked to stop by SIGTERM",
+    ]
+
+
+def test_make_help_fits_its_terminal() -> None:
+    terminal = Terminal(columns=60)
+    done = subprocess.run(["make", "help"], cwd=ROOT, stdout=terminal.slave, stderr=terminal.slave, check=False)
+    terminal.close()
+    said = terminal.printed()
+    assert done.returncode == 0 and 50 < max(map(len, said)) <= 60
+    assert sum(line.startswith("  make ") for line in said) > 30
+
+
 def test_piped_there_are_lines_alone() -> None:
     done = subprocess.run([sys.executable, "-c", MANY], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "\x1b" not in done.stdout + done.stderr and "counting" not in done.stdout + done.stderr
