@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
-from trainer.data.grid import load_grey
+from trainer.data.grid import is_animated, load_grey
 from trainer.data.looks import look
 from trainer.data.turns import Record
 
@@ -23,6 +23,8 @@ class File:
     """Bits that the greys of a 16-bit file are taken to use; 0 for any other file."""
     look: bytes = b""
     """A rough fingerprint of the picture that survives small changes of its pixels."""
+    animated: bool = False
+    """Whether the file holds further pictures behind the first one, which alone is shown."""
     error: str = ""
 
 
@@ -30,7 +32,7 @@ def open_file(path: str) -> File:
     try:
         image, bits = load_grey(path)
         digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
-        return File(digest=digest, size=image.size, grey_bits=bits, look=look(image))
+        return File(digest=digest, size=image.size, grey_bits=bits, look=look(image), animated=is_animated(path))
     except OSError as error:
         return File(error=str(error))
 

@@ -50,6 +50,15 @@ def load_image(path: str) -> Image.Image:
     return load_grey(path)[0]
 
 
+def is_animated(path: str) -> bool:
+    """Whether a picture that opens has further pictures behind the first one: frames, or the pages of a TIFF."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return bool(getattr(image, "is_animated", False))
+    except Exception:  # a decoder raises nearly anything of a later frame
+        return False
+
+
 def load_grey(path: str, least_bits: int = DEPTHS[0]) -> tuple[Image.Image, int]:
     """As `load_image`, and the bits that the greys of a 16-bit file were taken to use, at least `least_bits`; 0 for
     any other file."""

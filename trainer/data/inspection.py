@@ -73,6 +73,8 @@ class Inspection:
     apart: dict[str, set[int]]
     """By side, the places, in the data set as it was read, of records whose answers are learned one at a time because
     the chat template rewrites earlier answers in later turns."""
+    animated: int = 0
+    """Number of files with further pictures behind the first one."""
 
     def notes(self, answer_field: str = "auto") -> list[str]:
         """Further facts that a reader of the data should know, one line each. `answer_field` is the setting."""
@@ -82,6 +84,8 @@ class Inspection:
                 f"{count} records are learned one answer at a time, each behind what was said before it: in later "
                 "turns the chat template renders earlier answers otherwise, or without their end"
             )
+        if self.animated:
+            lines.append(f"{self.animated} picture files hold several pictures or pages: the first of each is shown")
         if len(self.grey_bits) > 1:
             read = ", ".join(f"{count} as {bits} bits" for bits, count in sorted(self.grey_bits.items()))
             lines.append(
@@ -245,6 +249,7 @@ def inspect_dataset(dataset: Dataset, processor: Any, *, max_length: int, answer
         grey_bits=Counter(file.grey_bits for file in files.values() if file.grey_bits),
         looks=looks,
         apart=apart,
+        animated=sum(file.animated for file in files.values()),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trainer.data.fingerprints import open_file
 from trainer.data.grid import compose_grid, load_grey, load_image, load_picture
 from trainer.data.inspection import Inspection
 from trainer.data.records import Dataset
@@ -159,3 +160,20 @@ def test_a_set_whose_16_bit_files_are_read_otherwise_says_so() -> None:
     assert notes() == notes(b16=3) == []
     (said,) = notes(b16=3, b8=1)
     assert said.startswith("files with 16-bit greys are read by the brightest pixel of each, 1 as 8 bits, 3 as 16 bits")
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tiff"])
+def test_a_file_of_several_pictures_is_counted(suffix: str, tmp_path: Path) -> None:
+    red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    red.save(tmp_path / f"one.{suffix}")
+    red.save(tmp_path / f"two.{suffix}", save_all=True, append_images=[blue])
+    assert [open_file(str(tmp_path / f"{name}.{suffix}")).animated for name in ("one", "two")] == [False, True]
+
+
+def test_a_set_with_files_of_several_pictures_says_so() -> None:
+    sides: Any = {"train": (), "eval": ()}
+    found = Inspection(
+        dataset=Dataset(**sides, split=""), max_length=9, checked=sides, picture_sizes=Counter(), looks={}, apart={},
+        grey_bits=Counter(), animated=2,
+    )  # fmt: skip
+    assert found.notes() == ["2 picture files hold several pictures or pages: the first of each is shown"]
