@@ -88,7 +88,7 @@ def _why(plan: Plan) -> str:
     place = candidates.index(chosen)
     faster, slower = candidates[:place], candidates[place + 1 :]
     if plan.spec.training.accelerate_config != "auto":
-        told = "CONFIG= asks for it"
+        told = "CONFIG= (or ACCELERATE_CONFIG in .env) asks for it"
         fitting = next((c.label for c in faster if c.fits), "")
         return f"{told}; {fitting} fits too and is likely faster" if fitting else told
     more = [does for does, of in SLOWER.items() if any(map(of, slower)) and not of(chosen)]

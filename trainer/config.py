@@ -67,6 +67,7 @@ OUTPUT = "OUTPUT= names the folder of all runs"
 RUN = "RUN= names the run"
 PROCESSES = "GPUS= and NODES= ask for processes"
 BATCH = "EFFECTIVE_BATCH= asks for the samples a step"
+OPTIMIZER = "the plan takes the 8-bit AdamW where memory needs it"
 CONFIGURATION = "CONFIG= asks for another configuration"
 
 
@@ -130,7 +131,7 @@ class TrainConfig:
         ),
     ] = False  # fmt: skip
     """Recompute the language model's activations in the backward pass instead of keeping them."""
-    optimizer: Annotated[Optimizer, Setting(planned=CONFIGURATION, also="optim", words=OPTIMIZER_WORDS)] = "adamw"
+    optimizer: Annotated[Optimizer, Setting(planned=OPTIMIZER, also="optim", words=OPTIMIZER_WORDS)] = "adamw"
     """AdamW. paged_adamw_8bit keeps its state in a quarter of the memory."""
     quantization: Annotated[
         Quantization,

@@ -22,7 +22,9 @@ import trainer.__main__
 from k8s import __main__ as k8s_main
 from launcher.command import VERBS
 from local.scheduler import SCHEDULER
-from planner.request.variables import BY_NAME, resumable
+from planner.request.variables import BY_FLAG, BY_NAME, resumable
+from trainer.config import SETTINGS
+from trainer.translate import OPTIONS
 
 ROOMS = (*sources.ROOMS, "examples")
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -33,6 +35,7 @@ OWN = re.findall(r"^override OWN := (.*)$", MAKEFILE, re.M)[0].split()
 HOLE = "\N{WHITE SQUARE}"
 MADE = re.compile(rf"\bmake ([a-z-]+)((?: +[A-Z_]+=(?:'[^']*'|\"[^\"]*\"|[^\s,;:)'\"`]*|{HOLE}))*)")
 MODULE = re.compile(r"python -m ([a-z]+) ([a-z-]+)")
+FLAGGED = re.compile(r"python -m (?:trainer|local|slurm|k8s) [a-z-]+(?: +(?:--[a-z_-]+|[^\s;:,)'\"`-][^\s;:,)'\"`]*))+")
 PROGRAM = re.compile(r"\./trainyard ([a-z-]+)")
 CLIENTS = ("scancel", "scontrol")
 BY_ROOM = {
@@ -116,6 +119,28 @@ def is_taken(room: str, *rest: str) -> bool:
     if room not in BY_ROOM:  # another program's module, or the supervisor
         return room in ("wandb", "tensorboard.main", "accelerate.commands.launch", "trainer.supervise", *CLIENTS)
     return {word for word in rest[:1] if not word.startswith("-") and word != HOLE} <= BY_ROOM[room]
+
+
+def known_flags() -> set[str]:
+    """The flags of all commands: variables, settings, and the options in the dataclasses of the tools."""
+    tools = (*sources.modules("trainer"), *sources.modules("local"))
+    classes = (node for path in tools for node in sources.nodes(path) if isinstance(node, ast.ClassDef))
+    options = {
+        line.target.id
+        for c in classes
+        for line in c.body
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+    }
+    return {flag.removeprefix("--").replace("-", "_") for flag in BY_FLAG} | {*SETTINGS, *OPTIONS, *options, "help"}
+
+
+def test_every_flag_behind_a_printed_command_is_known() -> None:
+    known, flags = known_flags(), re.compile(r"(?<= )--([a-z_-]+)")
+    texts_with = [" ".join(words) for words in calls() if words[0] in BY_ROOM]
+    texts_with += [found for _, text in texts() for found in FLAGGED.findall(re.sub(r"\s*\n\s*", " ", text))]
+    named = {name.replace("-", "_") for text in texts_with for name in flags.findall(text)}
+    assert {"run", "data", "model"} <= named
+    assert sorted(named - known) == []
 
 
 def test_every_command_that_is_put_together_is_taken() -> None:

@@ -376,9 +376,9 @@ def test_the_table_begins_with_the_request_and_where_its_memory_comes_from() -> 
         ),
         (
             {"gpus": 2, "accelerate_config": "deepspeed_zero3"},
-            "CONFIG= asks for it; multi_gpu fits too and is likely faster",
+            "CONFIG= (or ACCELERATE_CONFIG in .env) asks for it; multi_gpu fits too and is likely faster",
         ),
-        ({"gpus": 2, "accelerate_config": "multi_gpu"}, "CONFIG= asks for it"),
+        ({"gpus": 2, "accelerate_config": "multi_gpu"}, "CONFIG= (or ACCELERATE_CONFIG in .env) asks for it"),
         ({"gpus": 0, "device": "cpu"}, ""),
     ],
 )

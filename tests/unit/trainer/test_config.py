@@ -506,7 +506,7 @@ def test_a_file_that_contradicts_the_plan_is_refused_before_submitting(tmp_path:
     assert str(caught.value).endswith(
         "optim: paged_adamw, but the plan decides adamw: take output_dir and run-id and batch_size and optim out of "
         "the file; OUTPUT= names the folder of all runs, RUN= names the run, EFFECTIVE_BATCH= asks for the samples a "
-        "step, CONFIG= asks for another configuration"
+        "step, the plan takes the 8-bit AdamW where memory needs it"
     )
 
 
