@@ -130,7 +130,6 @@ FAMILIES: dict[str, Family] = {
     "minicpm_ocr": Family(config={"image_token_id": 9, "video_token_id": 8}, videos=SLICES),
     "minicpmv4_6": Family(config={"image_token_id": 9, "video_token_id": 8}, videos=SLICES),
     "minicpmv4_7": Family(config={"image_token_id": 9, "video_token_id": 8}, videos=SLICES),
-    "mistral4": Family(processor="PixtralProcessor", image_processor="mistral3"),
     "molmo2": Family(
         config={"adapter_config.vision_feature_layer": [1, 0]},
         pictures={"overlap_margins": [1, 1]},

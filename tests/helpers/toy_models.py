@@ -78,9 +78,12 @@ def letters(special: list[str], extra: dict[str, str]) -> Any:
 
 
 def processor_class(kind: str) -> Any:
+    from transformers import CONFIG_MAPPING
     from transformers.models.auto import processing_auto as auto
 
     name = family(kind).processor or auto.PROCESSOR_MAPPING_NAMES.get(kind)
+    if name is None and not CONFIG_MAPPING[kind].sub_configs:
+        raise NotBuildable("a language model in this transformers, without a part for pictures")
     if name is None:
         raise NotBuildable("transformers names no processor for it")
     cls: Any = auto.processor_class_from_name(name)
