@@ -168,8 +168,8 @@ def test_a_split_column_decides_who_is_held_out(tmp_path: Path) -> None:
     rows[2]["split"] = "fold-3"
     dataset = load_dataset(str(folder(tmp_path, d_jsonl=rows) / "d.jsonl"))
     assert dataset.notes == (
-        "as the split of the records says, 3 are trained on, 1 of them without a split that is known, 1 held out, "
-        "1 not used (test)",
+        "as the split of the records says, 3 are trained on, 1 of them without a split that is known ('fold-3'), "
+        "1 held out, 1 not used (test)",
     )
     assert (questions(dataset.train), questions(dataset.eval)) == (["q0 ü", "q2 ü", "q4 ü"], ["q1 ü"])
 
