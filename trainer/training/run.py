@@ -230,6 +230,6 @@ def leave_behind(run: Prepared, learned: Learned) -> None:
     if run.first:
         run.say(f"\n{score_table(before.action, after.action)}\n")
         run.say(f"adapter: {run.run_dir}/adapter\n{report_line(run.run_dir)}")
-        # Until the process has ended, which takes as long as the libraries take to let go.
-        terminal.LAST_ROW.show("closing W&B and the libraries ...")
+        terminal.LAST_ROW.show("closing W&B and TensorBoard ...")
         run.tracker.finish(after.action)
+        terminal.LAST_ROW.clear()
