@@ -195,7 +195,7 @@ test: ## run all tests; with Slurm installed, real jobs on a test cluster of its
 	@python=$$(sh make-env.sh train) && exec "$$python" -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-fast: ## run the tests that need neither a cluster nor minutes
-	@python=$$(sh make-env.sh train) && exec "$$python" -m pytest --numprocesses 2 --dist loadfile \
+	@python=$$(sh make-env.sh train) && exec "$$python" -m pytest --numprocesses 2 --dist loadgroup \
 	  -m "not slow and not cluster"
 
 soak: ## runs to which faults of every kind happen at random moments, on a Slurm of its own and in pods (MINUTES=30 SEED=0; root)

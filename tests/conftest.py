@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cluster as test_cluster
 import pytest
@@ -25,6 +28,30 @@ for _name in list(os.environ):
 # would compile the project anew, which takes twice as long as what most do.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+
+LIBRARIES = re.compile(
+    r"^\s*(?:from|import) (?:accelerate|peft|torch|transformers|trl)\b|\btiny_\w+: Path", re.MULTILINE
+)
+
+
+@functools.cache
+def _loads_libraries(file: Path) -> bool:
+    return LIBRARIES.search(file.read_text(encoding="utf-8")) is not None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For `--dist loadgroup`, as in make test-fast: files are handed out whole, and those that load the libraries of
+    training all to one worker, since loading them takes as long as hundreds of tests."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByLibraries(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "libraries" if _loads_libraries(config.rootpath / file) else file
+
+    return ByLibraries(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

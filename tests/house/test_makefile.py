@@ -4,6 +4,7 @@ them is ever run."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import shutil
@@ -20,8 +21,12 @@ Done = subprocess.CompletedProcess[str]
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 
 
-def entries(checkout: Path) -> set[Path]:
-    return {path for path in checkout.rglob("*") if "__pycache__" not in path.parts}
+def entries(checkout: Path) -> set[str]:
+    found = set()
+    for folder, folders, files in os.walk(checkout):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        found |= {os.path.join(folder, name) for name in (*folders, *files)}
+    return found
 
 
 def test_the_makefile_knows_the_variables_of_the_table() -> None:
