@@ -117,9 +117,11 @@ def train_forked(
     environment: Mapping[str, str] | None = None,
     kill_when: Callable[[str], bool] | None = None,
     terminal: str | None = None,
+    program: Callable[[list[str]], int] | None = None,
     **options: Any,
 ) -> Ended:
-    """`python -m trainer.train --name value ...` into `folder`/run, forked; options win over small defaults."""
+    """`python -m trainer.train --name value ...` into `folder`/run, forked; options win over small defaults. `program`
+    is called in the place of trainer.train's main."""
     from trainer.train import main
 
     values = {
@@ -129,8 +131,9 @@ def train_forked(
     }  # fmt: skip
     argv = [word for name, value in values.items() for word in (f"--{name}", _text(value))]
     return run_forked(
-        folder, main, argv, world_size=world_size, environment=environment, kill_when=kill_when, terminal=terminal
-    )
+        folder, program or main, argv, world_size=world_size, environment=environment, kill_when=kill_when,
+        terminal=terminal,
+    )  # fmt: skip
 
 
 def _text(value: object) -> str:

@@ -6,16 +6,13 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from paths import ROOT
+import zero3
 from poison import Poison, sums_anew
 from training import Ended, train_forked
 
@@ -314,48 +311,20 @@ def poison_newest(checkpoints: Path, marker: Path) -> Path:
     return newest
 
 
-@pytest.mark.slow
-def test_zero3_shards_are_stopped_and_continued_exactly(tmp_path: Path, tiny_model: Path, walks: Path) -> None:
-    """The planned command, launched cold; tests/zero3_on_cpu makes accelerate pick gloo for it."""
-    root = ROOT
-    environment = {
-        **os.environ, "PYTHONPATH": str(root / "tests" / "zero3_on_cpu"), "DS_ACCELERATOR": "cpu",
-        "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+def test_zero3_shards_are_stopped_and_continued_exactly(tmp_path: Path, train: Callable[..., Ended]) -> None:
+    options = {
+        "program": zero3.main, "world_size": 2, "micro_batch_size": 1, "lora_alpha": 128, "score_samples": 8,
     }  # fmt: skip
-
-    def run(folder: Path, stop_at: int | None = None) -> int:
-        folder.mkdir(exist_ok=True)
-        options = {
-            "model": tiny_model, "data": walks, "output_dir": folder / "run", "run_id": "zero3", "device": "cpu",
-            "world_size": 2, "learning_rate": 2e-3, "lora_r": 8, **OPTIONS, "micro_batch_size": 1,
-        }  # fmt: skip
-        words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-        log = folder / "log"
-        with open(log, "wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "trainer.supervise", "--", "accelerate", "launch", "--config_file",
-                 "accelerate_configs/deepspeed_zero3.yaml", "--num_processes", "2", "--num_machines", "1",
-                 "-m", "trainer.train", *words],
-                cwd=root, env=environment, stdout=output, stderr=output,
-            )  # fmt: skip
-        while stop_at and process.poll() is None:
-            if at_step(stop_at)(log.read_text()):
-                process.send_signal(signal.SIGTERM)
-                stop_at = None
-            time.sleep(0.05)
-        code = process.wait(300)
-        assert code in (0, 75), log.read_text()[-3000:]
-        return code
-
-    assert run(tmp_path / "straight") == 0
-    assert run(tmp_path / "stopped", stop_at=3) == 75
+    ended = train(tmp_path / "straight", **options)
+    assert ended.codes == (0, 0), ended.output
+    assert stopped(train, tmp_path / "stopped", at_step(3), **options)[0] == 75
     marker = tmp_path / "it ran"
     poisoned = poison_newest(tmp_path / "stopped" / "run" / "checkpoints", marker)
-    assert run(tmp_path / "stopped") == 0
-    said = (tmp_path / "stopped" / "log").read_text()
-    assert f"checkpoint {poisoned} is broken (global_step" in said and "holds posix.system" in said
-    assert "weights_only" not in said and not marker.exists()
-    assert "going on from step" in (tmp_path / "stopped" / "log").read_text()
+    ended = train(tmp_path / "stopped", **options)
+    assert ended.codes == (0, 0), ended.output
+    assert f"checkpoint {poisoned} is broken (global_step" in ended.output and "holds posix.system" in ended.output
+    assert "weights_only" not in ended.output and not marker.exists()
+    assert "going on from step" in ended.output
     assert history(tmp_path / "stopped") == history(tmp_path / "straight")
     losses = [entry["loss"] for entry in history(tmp_path / "straight") if "loss" in entry]
     assert losses[-1] < 0.5 * losses[0]
