@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from trainer.convert.pictures import PictureStore
+from trainer.data.images import is_picture
 
 
 def picture(color: str) -> bytes:
@@ -69,3 +70,11 @@ def test_a_file_that_is_not_there_and_bytes_that_are_no_picture_are_counted(stor
     assert store.take({"image": {"bytes": b"no picture"}}) == {"image": "10 bytes"}
     assert (store.count, dict(store.lost)) == (0, {"OSError": 1, "ValueError": 1})
     assert store.first_lost == "gone.png: is not there"
+
+
+def test_only_a_file_that_begins_like_a_picture_is_one(tmp_path: Path) -> None:
+    picture, words = tmp_path / "red", tmp_path / "words.png"
+    picture.write_bytes(RED)
+    words.write_text("no picture")
+    found = [is_picture(path) for path in (picture, words, tmp_path, tmp_path / "gone.png", None)]
+    assert found == [True, False, False, False, False]
