@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from paths import ROOT
+import zero3
 from training import train_forked
 
 LAYOUTS = {"1x8x1": (1, 8, 1), "2x1x4": (2, 1, 4), "2x2x2": (2, 2, 2), "2x4x1": (2, 4, 1)}
@@ -120,28 +117,15 @@ def test_a_rank_with_nothing_to_learn_keeps_in_step_under_zero3(tmp_path: Path, 
     write_unlike(tmp_path, 9)
     with (tmp_path / "train.jsonl").open("a") as file:
         file.write(json.dumps({"image": None, "context": "", "question": "long?", "output": "go on " * 300}) + "\n")
-    environment = {
-        **os.environ, "PYTHONPATH": str(ROOT / "tests" / "zero3_on_cpu"), "DS_ACCELERATOR": "cpu",
-        "WANDB_MODE": "offline", "WANDB_WATCH": "all",
-        "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }  # fmt: skip
     found, said = [], []
     for micro, accumulated in ((1, 2), (2, 1)):
-        options = {
-            "model": tiny_model, "data": tmp_path, "output_dir": tmp_path / str(micro) / "run", "run_id": "zero3",
-            "device": "cpu", "world_size": 2, "micro_batch_size": micro, "gradient_accumulation_steps": accumulated,
-            "learning_rate": 2e-3, "lora_r": 8, "lora_dropout": 0.0, "max_steps": 6, "logging_steps": 1,
-            "eval_samples": 0, "score_samples": 0, "text_only": "true", "collective_timeout_s": 60,
-        }  # fmt: skip
-        words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-        launched = subprocess.run(
-            [sys.executable, "-m", "trainer.supervise", "--", "accelerate", "launch", "--config_file",
-             "accelerate_configs/deepspeed_zero3.yaml", "--num_processes", "2", "--num_machines", "1",
-             "-m", "trainer.train", *words],
-            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900,
+        ended = train_forked(
+            tmp_path / str(micro), program=zero3.main, environment={"WANDB_WATCH": "all"}, model=tiny_model,
+            data=tmp_path, world_size=2, micro_batch_size=micro, gradient_accumulation_steps=accumulated,
+            lora_alpha=128, max_steps=6, eval_samples=0, score_samples=0, text_only=True, collective_timeout_s=60,
         )  # fmt: skip
-        assert launched.returncode == 0, (launched.stdout + launched.stderr)[-3000:]
+        assert ended.codes == (0, 0), ended.output
         found.append([(entry["loss"], entry["tokens_seen"]) for entry in logged(tmp_path / str(micro))])
-        said.append(launched.stdout)
+        said.append(ended.output)
     assert found[0] == [(pytest.approx(loss, rel=2e-2), tokens) for loss, tokens in found[1]]  # bf16
     assert all("WANDB_WATCH=all logs no parameters under ZeRO-3" in text for text in said)
