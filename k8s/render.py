@@ -12,20 +12,11 @@ from pathlib import Path
 
 from k8s.manifest import objects
 from k8s.manifest.claim import WIDE, refuse_narrow_claim
-from k8s.manifest.pod import (
-    GPU,
-    SLICE,
-    claim_name,
-    gpu_resource,
-    least_mem_gib,
-    mounted,
-    places_to_write,
-    shm_gib,
-    writable,
-)
+from k8s.manifest.pod import GPU, claim_name, gpu_resource, least_mem_gib, mounted, places_to_write, shm_gib, writable
 from k8s.manifest.site import Cluster
+from k8s.manifest.site_values import SLICE_RESOURCE
 from launcher.image import CACHE_DIR, ENVIRONMENT, WORK_DIR
-from planner.choose import choose, one_slice
+from planner.choose import choose, refuse_several_slices
 from planner.job import JobSpec
 from planner.plan import Plan
 from planner.request.file_settings import check_trainer_accepts
@@ -45,7 +36,7 @@ def complete(spec: JobSpec, cluster: Cluster, project_dir: Path, *, hashed: bool
     """The request in the form for a pod; `hashed` derives its run id from everything that is rendered. Raises
     ConfigError when no pod could see the files that it names."""
     _refuse_unseen(spec, cluster, project_dir)
-    _refuse_several_slices(spec, cluster)
+    refuse_several_slices(spec, are_slices=gpu_resource(spec, cluster).startswith(SLICE_RESOURCE))
     settings = _read_settings(spec, project_dir)
     # In the image the checkout has another path. The result does not depend on who renders, or where.
     spec = spec.but(project_dir=WORK_DIR, environment=tuple(sorted(_handed_on(spec, project_dir).items())))
@@ -123,11 +114,6 @@ def _refuse_unseen(spec: JobSpec, cluster: Cluster, project_dir: Path) -> None:
         )
     if cluster.pvc_access:
         refuse_narrow_claim(spec, [cluster.pvc_access], "pvc_access in the site file")
-
-
-def _refuse_several_slices(spec: JobSpec, cluster: Cluster) -> None:
-    if gpu_resource(spec, cluster).startswith(SLICE) and spec.num_processes > 1:
-        raise one_slice(spec)
 
 
 def _refuse_unseen_settings(told: Mapping[str, object], cluster: Cluster) -> None:

@@ -93,8 +93,8 @@ def contradictions(spec: JobSpec) -> Problems:
     if spec.resources.device == "mps" and spec.training.quantization == "nf4":
         text = "QUANTIZATION=nf4: there are no 4-bit kernels for Apple's GPU: leave it out, or say none"
         problems.append(ConfigError(text, name="QUANTIZATION"))
-    if spec.num_processes > 1 and SLICE.search(spec.resources.gpu_type or ""):
-        problems.append(one_slice(spec))
+    with problems.kept():
+        refuse_several_slices(spec, are_slices=bool(SLICE.search(spec.resources.gpu_type or "")))
     if spec.resources.gpus and spec.resources.mem_gib < (least := processes_gib(spec)):
         text, mem = f"the processes of a node alone take {least} GiB", spec.resources.mem_gib
         problems.append(ConfigError(text, name="MEM", given=mem, advice=f"try MEM={least} or more"))
@@ -241,10 +241,11 @@ def _notes(spec: JobSpec, chosen: Candidate) -> list[str]:
     return notes
 
 
-def one_slice(spec: JobSpec) -> ConfigError:
-    """The refusal of several processes on slices of cards."""
-    name, given = ("GPUS", spec.resources.gpus) if spec.resources.gpus > 1 else ("NODES", spec.resources.nodes)
-    return ConfigError(ONE_SLICE, name=name, given=given, advice=f"try {name}=1, or a GPU_TYPE of whole cards")
+def refuse_several_slices(spec: JobSpec, *, are_slices: bool) -> None:
+    """Raises ConfigError for several processes whose GPUs are slices of cards. On the CPU they have none."""
+    if are_slices and spec.resources.device == "cuda" and spec.num_processes > 1:
+        name, given = ("GPUS", spec.resources.gpus) if spec.resources.gpus > 1 else ("NODES", spec.resources.nodes)
+        raise ConfigError(ONE_SLICE, name=name, given=given, advice=f"try {name}=1, or a GPU_TYPE of whole cards")
 
 
 def _safer_note(spec: JobSpec, chosen: Candidate, here: Sequence[float] | None) -> list[str]:

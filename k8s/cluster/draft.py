@@ -6,13 +6,16 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from k8s.cluster.kubectl import QUEUES, Kubectl, KubectlError, Object, name_of
 from k8s.manifest.claim import WIDE
-from k8s.manifest.pod import DEFAULT_CLAIM, GPU, SLICE
+from k8s.manifest.pod import DEFAULT_CLAIM, GPU
+from k8s.manifest.site_values import GPUS, SLICE_RESOURCE
 from launcher.scheduler import Scheduler, Words
 from planner.request.variables import parse_given
 from planner.values import GPU_GIB, NO_BF16
@@ -21,6 +24,35 @@ from trainer.text import format_table, printable_lines
 
 PART_OF_A_CARD = re.compile(r"-MIG-|-SHARED$")  # a slice of a card, or a card that others use at the same time
 PRODUCT, MEMORY = f"{GPU}.product", f"{GPU}.memory"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Offer:
+    """One kind of GPU, as a node offers it."""
+
+    resource: str
+    product: str
+    """The label of GPU Feature Discovery; empty without one."""
+    memory: str
+    """The label's MiB; empty without one."""
+    count: str
+
+    @property
+    def is_whole(self) -> bool:
+        return self.resource == GPU and self._labelled and not PART_OF_A_CARD.search(self.product)
+
+    @property
+    def is_slice(self) -> bool:
+        """Whether it is a slice of a card that has its own resource, which one run has for itself."""
+        return self.resource.startswith(SLICE_RESOURCE) and self._labelled and not self.product.endswith("-SHARED")
+
+    @property
+    def gib(self) -> float:
+        return math.ceil(int(self.memory) / 1024) if self.is_slice else sold_gib(int(self.memory))
+
+    @property
+    def _labelled(self) -> bool:
+        return bool(self.product) and self.memory.isdecimal()
 
 
 def site(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
@@ -69,55 +101,66 @@ def sold_gib(reported_mib: int) -> float:
 
 
 def _gpus(nodes: Sequence[Object]) -> list[str]:
-    found: dict[tuple[str, str, str], int] = {}
-    for node in nodes:
-        count = node["status"].get("allocatable", {}).get(GPU, "0")
-        labels = node["metadata"].get("labels", {})
-        if count != "0":
-            key = (labels.get(PRODUCT, ""), labels.get(MEMORY, ""), count)
-            found[key] = found.get(key, 0) + 1
-    slices = _slices(nodes)
-    if not found and not slices:
-        return ["# No node offers nvidia.com/gpu here: is NVIDIA's device plugin or operator installed?"]
+    offers = _offers(nodes)
+    if not offers:
+        return [f"# No node offers {GPU} here: is NVIDIA's device plugin or operator installed?"]
     rows = [("product", "MiB", "GPUs a node", "nodes")]
-    rows += [(product or "-", mib or "-", gpus, str(number)) for (product, mib, gpus), number in found.items()]
-    rows += [(resource, f"{mib}", "-", "-") for resource, mib in slices.values()]
-    lines = [f"#   {line}" for line in format_table(rows).splitlines()]
-    named: dict[str, tuple[str, int]] = {}
-    for product, mib, _ in sorted(found):
-        if product and mib.isdigit() and not PART_OF_A_CARD.search(product):
-            short = gpu_name(product)
-            taken = named.get(short, (product, 0))[0] != product
-            named[full_name(product) if taken else short] = (product, int(mib))
-    if not named and not slices:
-        return [*lines, "# No whole GPU with labels of GPU Feature Discovery: say gpu_types and gpu_selectors by hand."]
-    usable = {name: it for name, it in named.items() if gpu_name(it[0]) not in NO_BF16}
-    old = [f"# {name}: no bfloat16, which training needs" for name in named if name not in usable]
+    rows += [(it.product or it.resource, it.memory or "-", it.count, str(number)) for it, number in offers.items()]
+    named = _named([it for it in offers if it.is_whole or it.is_slice])
+    usable = {name: it for name, it in named.items() if gpu_name(it.product) not in NO_BF16}
+    slices = {name: it for name, it in usable.items() if it.is_slice}
+    cards = [it for it in offers if it.resource == GPU]
+    labelled = not cards or any(it.memory for it in cards)  # else a run without GPU_TYPE would find no node
     return [
-        *lines,
-        *old,
-        "gpu_feature_discovery: true",
-        *(["gpu_types:"] if usable or slices else []),
-        *(f"  {name}: {sold_gib(mib):g}" for name, (_, mib) in usable.items()),
-        *(f"  {name}: {math.ceil(mib / 1024)}" for name, (_, mib) in slices.items()),
+        *(f"#   {line}" for line in format_table(rows).splitlines()),
+        *_by_hand(list(offers)),
+        *(f"# {name}: no bfloat16, which training needs" for name in named if name not in usable),
+        *(["gpu_feature_discovery: true"] if named and labelled else []),
+        *(["gpu_types:"] if usable else []),
+        *(f"  {name}: {it.gib:g}" for name, it in usable.items()),
         *(["gpu_resources:  # slices of cards (MIG), one for a run"] if slices else []),
-        *(f"  {name}: {resource}" for name, (resource, _) in slices.items()),
+        *(f"  {name}: {it.resource}" for name, it in slices.items()),
         *(["gpu_selectors:"] if usable else []),
-        *(line for name, (product, _) in usable.items() for line in (f"  {name}:", f"    {PRODUCT}: {product}")),
+        *(line for name, it in usable.items() for line in (f"  {name}:", f"    {it.resource}.product: {it.product}")),
     ]
 
 
-def _slices(nodes: Sequence[Object]) -> dict[str, tuple[str, int]]:
-    """(resource, MiB) of the slices of cards that nodes offer, by a name for GPU_TYPE."""
-    found = {}
+def _offers(nodes: Sequence[Object]) -> Counter[Offer]:
+    """The kinds of GPUs, each with the number of its nodes."""
+    found: Counter[Offer] = Counter()
     for node in nodes:
         labels = node["metadata"].get("labels", {})
         for resource, count in sorted(node["status"].get("allocatable", {}).items()):
-            mib = labels.get(f"{resource}.memory", "")
-            if resource.startswith(SLICE) and count != "0" and mib.isdigit():
-                card = gpu_name(PART_OF_A_CARD.split(labels.get(f"{resource}.product", "gpu"))[0])
-                found[f"{card}-{resource.removeprefix(SLICE)}"] = (resource, int(mib))
+            if count != "0" and (resource == GPU or GPUS.fullmatch(resource)):
+                product, memory = (labels.get(f"{resource}.{what}", "") for what in ("product", "memory"))
+                found[Offer(resource=resource, product=product, memory=memory, count=count)] += 1
     return found
+
+
+def _named(offers: Sequence[Offer]) -> dict[str, Offer]:
+    """The offers by a name for GPU_TYPE. One product has one name, and the smallest of its sizes."""
+    named: dict[str, Offer] = {}
+    for it in sorted(offers, key=lambda it: (it.resource, it.product, int(it.memory))):
+        card = it.product.partition("-MIG-")[0]
+        size = f"-{it.resource.removeprefix(SLICE_RESOURCE)}" if it.is_slice else ""
+        short = f"{gpu_name(card)}{size}"
+        if named.setdefault(short, it).product != it.product:
+            named.setdefault(f"{full_name(card)}{size}", it)
+    return named
+
+
+def _by_hand(offers: Sequence[Offer]) -> list[str]:
+    """What a person must say, because no label says it."""
+    cards = [it for it in offers if it.resource == GPU]
+    others = sorted({it.resource for it in offers if it.resource != GPU and not it.is_slice})
+    lines = [
+        f"# {resource} is offered without a label that says how much memory a run gets: say gpu_types and "
+        "gpu_resources by hand."
+        for resource in others
+    ]
+    if cards and not any(it.is_whole for it in cards):
+        lines.append("# No whole GPU with labels of GPU Feature Discovery: say gpu_types and gpu_selectors by hand.")
+    return lines
 
 
 def _claims(claims: Sequence[Object]) -> list[str]:

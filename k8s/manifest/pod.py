@@ -27,7 +27,6 @@ MASTER_PORT = 29500
 SECRET_ENV = ("HF_TOKEN", "HUGGINGFACE_TOKEN", "WANDB_API_KEY")
 NVIDIA = "nvidia.com/"
 GPU = f"{NVIDIA}gpu"
-SLICE = f"{NVIDIA}mig-"  # the resources that slices of cards are, where a node offers several sizes
 LEAST_GRACE_S = 30
 # Folders of the claim by their place in the pod. Downloaded models stay in the claim; compiled files stay on the
 # node, since compilers lock and rename in ways that are slow on shared file systems.
@@ -191,7 +190,9 @@ def _affinity(plan: Plan, cluster: Cluster) -> dict[str, Any]:
     if not cluster.gpu_feature_discovery or plan.spec.resources.device != "cuda" or not resource.startswith(NVIDIA):
         return {}
     least = plan.chosen.usable_bytes // 1024**2 - 1
-    term = {"key": f"{resource}.memory", "operator": "Gt", "values": [str(least)]}
+    # A shared GPU may have another resource, but its labels keep the old name.
+    label = f"{resource.removesuffix('.shared')}.memory"
+    term = {"key": label, "operator": "Gt", "values": [str(least)]}
     return {
         "nodeAffinity": {
             "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [term]}]}

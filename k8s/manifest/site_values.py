@@ -28,7 +28,9 @@ MOST_UID = 2**31 - 1
 SAID_OTHERWISE = {
     **{"cpu": "CPUS", "memory": "MEM", "nvidia.com/gpu": "GPUS", "ephemeral-storage": "ephemeral_storage:"}
 }
-GPUS = re.compile(r"nvidia\.com/(mig-|gpu\.).*|(amd|intel|gpu\.intel)\.com/(gpu|i915|xe).*")
+SLICE_RESOURCE = "nvidia.com/mig-"  # how the resources of slices of cards begin, where a node offers several sizes
+# GPUs by another name than nvidia.com/gpu. gpu.intel.com/i915_monitoring and its like are none.
+GPUS = re.compile(rf"({re.escape(SLICE_RESOURCE)}|nvidia\.com/gpu\.).*|(amd|intel|gpu\.intel)\.com/(gpu|i915|xe)")
 # Fields of a pod that `pod:` takes; the API server checks their content in its dry run.
 POD_FIELDS = (
     *("dnsConfig", "dnsPolicy", "hostAliases", "hostUsers", "os", "overhead", "preemptionPolicy", "readinessGates"),
@@ -110,14 +112,16 @@ def _tolerations(content: object) -> tuple[dict[str, Any], ...]:
     allowed = ("key", "operator", "value", "effect", TOLERATED_S)
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         raise Wrong(f"takes a list of mappings with {', '.join(allowed)}")
-    for part in content:
+    # To Kubernetes an empty value is as good as none.
+    parts = [{key: text for key, text in part.items() if text != ""} for part in content]
+    for part in parts:
         if odd := [key for key in part if key not in allowed]:
             raise Wrong(f"unknown {shown(str(odd[0]))}: known are {', '.join(allowed)}")
         if not LABEL_KEY.fullmatch(str(part.get("key", ""))) and ("key" in part or part.get("operator") != "Exists"):
             raise Wrong("each has the key of a taint; without a key, operator: Exists tolerates all taints")
         _choice("Exists", "Equal")(part.get("operator", "Equal"))
         _choice(*EFFECTS)(part.get("effect", "NoSchedule"))
-        if ("value" in part) == (part.get("operator") == "Exists"):
+        if "value" in part and part.get("operator") == "Exists":
             raise Wrong("a value goes with operator Equal, and none with Exists")
         if not LABEL_VALUE.fullmatch(str(part.get("value", ""))):
             raise Wrong("a value takes at most 63 letters, digits and -_.")
@@ -125,7 +129,7 @@ def _tolerations(content: object) -> tuple[dict[str, Any], ...]:
             raise Wrong(f"{TOLERATED_S} goes with effect NoExecute")
         if not re.fullmatch(r"-?[0-9]{1,9}", str(part.get(TOLERATED_S, "0"))):
             raise Wrong(f"{TOLERATED_S} takes a whole number")
-    return tuple({**part, **({TOLERATED_S: int(part[TOLERATED_S])} if TOLERATED_S in part else {})} for part in content)
+    return tuple({**part, **({TOLERATED_S: int(part[TOLERATED_S])} if TOLERATED_S in part else {})} for part in parts)
 
 
 def _volumes(content: object) -> tuple[Volume, ...]:

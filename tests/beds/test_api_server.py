@@ -173,6 +173,11 @@ def test_a_refusal_has_the_words_of_the_real_server(
     assert [f"{field}: {text}" for field, text in found] == said
 
 
+def test_the_limit_of_a_label_is_in_bytes() -> None:
+    found = faults({"kind": "ConfigMap", "metadata": {"name": "a", "labels": {"team": "é" * 32}}})
+    assert [text for _, text in found if text.endswith("must be no more than 63 bytes")] != []
+
+
 def test_a_replacement_of_an_older_object_is_a_conflict(kubectl: Cluster) -> None:
     kubectl("create", *FILE, text=config_map(a="1"))
     older = json.dumps(kubectl.server.named("configmaps")["a"])

@@ -603,6 +603,7 @@ def test_a_site_file_of_a_mixed_cluster_names_whole_cards_apart(cluster: Cluster
         "gpu_selectors": {
             "a100": {f"{GPU}.product": "NVIDIA-A100-PCIE-40GB"},
             "nvidia-a100-sxm4-80gb": {f"{GPU}.product": "NVIDIA-A100-SXM4-80GB"},
+            "a100-3g.40gb": {f"{mixed}.product": "NVIDIA-A100-SXM4-80GB-MIG-3g.40gb"},
         },
         "pvc_access": "ReadWriteOnce",
     }

@@ -146,7 +146,7 @@ def test_the_pod_to_copy_through_is_valid_restricted_and_no_runs() -> None:
     text = (ROOT / "k8s" / "files.yaml").read_text()
     (pod,) = manifests.load(text)
     assert [schema_faults([pod], version) for version in VERSIONS] == [[], [], []]
-    assert manifests.restricted(pod["spec"]) == []
+    assert manifests.restricted(pod) == []
     assert manifests.read_otherwise(text) == []
     (claimed,) = [volume["persistentVolumeClaim"]["claimName"] for volume in pod["spec"]["volumes"]]
     of_a_run = manifests.pod_of(manifests.load(text_of(next(iter(CASES)))))
@@ -169,7 +169,7 @@ def test_the_claim_is_valid_too() -> None:
 def test_it_is_right_by_what_no_schema_says_and_restricted(name: str) -> None:
     objects = manifests.load(text_of(name))
     assert manifests.faults(objects) == []
-    assert manifests.restricted(manifests.pod_of(objects)) == []
+    assert manifests.restricted(manifests.template_of(objects)) == []
     assert manifests.read_otherwise(text_of(name)) == []
 
 
@@ -238,6 +238,11 @@ def test_several_nodes_want_a_claim_that_all_can_mount() -> None:
     assert manifests.faults(objects, claim_access="ReadWriteOnce") == ["several nodes on a claim that is ReadWriteOnce"]
 
 
+def annotate(objects: list[dict[str, Any]], profile: str) -> None:
+    metadata = job(objects)["spec"]["template"]["metadata"]
+    metadata.setdefault("annotations", {})[f"{manifests.APP_ARMOR}trainer"] = profile
+
+
 UNRESTRICTED: list[tuple[str, Break]] = [
     ("hostNetwork", lambda o: pod(o).update(hostNetwork=True)),
     ("hostPID", lambda o: pod(o).update(hostPID=True)),
@@ -256,6 +261,7 @@ UNRESTRICTED: list[tuple[str, Break]] = [
     ("hostPort", lambda o: container(o).update(ports=[{"containerPort": 1, "hostPort": 1}])),
     ("sysctls", lambda o: pod(o)["securityContext"].update(sysctls=[{"name": "a", "value": "b"}])),
     ("appArmorProfile", lambda o: container(o)["securityContext"].update(appArmorProfile={"type": "Unconfined"})),
+    ("appArmorProfile", lambda o: annotate(o, "unconfined")),
     ("seLinuxOptions", lambda o: pod(o)["securityContext"].update(seLinuxOptions={"type": "spc_t"})),
     ("host of a probe", lambda o: container(o).update(livenessProbe={"httpGet": {"host": "a.b", "port": 1}})),
     ("host of a probe", lambda o: container(o).update(lifecycle={"preStop": {"tcpSocket": {"host": "a", "port": 1}}})),
@@ -267,16 +273,15 @@ UNRESTRICTED: list[tuple[str, Break]] = [
 def test_the_restricted_profile_finds_what_is_broken(said: str, break_it: Break) -> None:
     objects = copy.deepcopy(manifests.load(text_of("one_gpu")))
     break_it(objects)
-    assert said in manifests.restricted(pod(objects))
+    assert said in manifests.restricted(manifests.template_of(objects))
 
 
 def test_what_the_restricted_profile_takes_is_no_fault() -> None:
     objects = copy.deepcopy(manifests.load(text_of("one_gpu")))
     pod(objects)["volumes"] += [{"name": "x"}, {"name": "y", "image": {"reference": "a"}}]
     pod(objects)["securityContext"]["sysctls"] = [{"name": "net.ipv4.tcp_rmem", "value": "1 2 3"}]
-    assert manifests.restricted(pod(objects), {f"{manifests.APP_ARMOR}trainer": "localhost/mine"}) == []
-    said = manifests.restricted(pod(objects), {f"{manifests.APP_ARMOR}trainer": "unconfined"})
-    assert said == ["appArmorProfile"]
+    annotate(objects, "localhost/mine")
+    assert manifests.restricted(manifests.template_of(objects)) == []
 
 
 @pytest.mark.parametrize(
@@ -465,7 +470,7 @@ def test_every_valid_request_is_a_right_manifest(asked: dict[str, str]) -> None:
         return
     objects = manifests.load(text)
     assert manifests.faults(objects) == []
-    assert manifests.restricted(pod(objects)) == []
+    assert manifests.restricted(manifests.template_of(objects)) == []
     assert manifests.read_otherwise(text) == []
     assert json.loads(objects[0]["data"]["run.json"])["spec"]["nodes"] == int(asked.get("NODES", "1"))
 
@@ -483,7 +488,7 @@ def test_a_site_file_is_refused_or_renders_right(tmp_path: Path, content: dict[s
         return
     objects = manifests.load(text)
     assert manifests.faults(objects) == []
-    assert manifests.restricted(pod(objects)) == []
+    assert manifests.restricted(manifests.template_of(objects)) == []
     assert manifests.read_otherwise(text) == []
     assert schema_faults([job(objects)], VERSIONS[0]) == []
 

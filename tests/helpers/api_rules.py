@@ -34,7 +34,7 @@ IMMUTABLE = {
     "Job": ("completionMode", "completions", "podFailurePolicy", "backoffLimitPerIndex", "selector", "template"),
     "PersistentVolumeClaim": ("accessModes", "storageClassName", "volumeMode", "volumeName"),
 }
-MOST_CHARS, MOST_NAME_CHARS = 63, 253
+MOST_LABEL_BYTES, MOST_CHARS, MOST_NAME_CHARS = 63, 63, 253
 
 
 def faults(content: Object) -> list[Fault]:
@@ -66,8 +66,8 @@ def _name_faults(content: Object) -> list[Fault]:
 def _label_faults(field: str, metadata: Object) -> list[Fault]:
     found = []
     for value in metadata.get("labels", {}).values():
-        if len(value) > MOST_CHARS:
-            found.append((field, f'Invalid value: "{value}": must be no more than {MOST_CHARS} bytes'))
+        if len(value.encode()) > MOST_LABEL_BYTES:
+            found.append((field, f'Invalid value: "{value}": must be no more than {MOST_LABEL_BYTES} bytes'))
         if not re.fullmatch(VALUE, value):
             found.append((field, f'Invalid value: "{value}": {VALUE_SAID}'))
     return found

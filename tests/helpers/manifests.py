@@ -1,6 +1,6 @@
 """What is right about a manifest that no schema says, and the `restricted` Pod Security Standard, as lists of faults.
 
-    faults(objects) + restricted(pod_spec) == []
+    faults(objects) + restricted(template_of(objects)) == []
 
 The rules are the API server's own validation and the documentation's (Jobs, Services, labels, Pod Security
 Standards), written down here because no API server is to be had. The official examples of 1.37 for `restricted` were
@@ -53,9 +53,13 @@ def load(text: str) -> list[Object]:
     return list(yaml.load_all(text, Loader=LOADER))
 
 
-def pod_of(objects: list[Object]) -> Object:
+def template_of(objects: list[Object]) -> Object:
     (job,) = [content for content in objects if content["kind"] == "Job"]
-    return dict(job["spec"]["template"]["spec"])
+    return dict(job["spec"]["template"])
+
+
+def pod_of(objects: list[Object]) -> Object:
+    return dict(template_of(objects)["spec"])
 
 
 def read_otherwise(text: str) -> list[str]:
@@ -152,7 +156,7 @@ def _pod(pod: Object) -> Iterator[str]:
             yield f"volume {volume['name']} has not one source"
         if not LABEL.fullmatch(volume["name"]):
             yield f"volume name {volume['name']}"
-    for key in (*pod.get("nodeSelector", {}), *(toleration["key"] for toleration in pod.get("tolerations", []))):
+    for key in (*pod.get("nodeSelector", {}), *(one["key"] for one in pod.get("tolerations", []) if "key" in one)):
         if not is_key(key):
             yield f"label {key} of nodes"
     named = [pod.get("priorityClassName", "x"), *(secret["name"] for secret in pod.get("imagePullSecrets", []))]
@@ -213,10 +217,11 @@ def _claims(objects: list[Object], access: str) -> Iterator[str]:
                 yield f"ConfigMap {volume['configMap']['name']} is not in the file"
 
 
-def restricted(pod: Object, annotations: Mapping[str, str] | None = None) -> list[str]:
-    """Faults of a pod's spec by the `restricted` Pod Security Standard of Kubernetes 1.37, with those of the baseline.
-    `annotations` are the pod's."""
-    return [*_pod_unrestricted(pod), *_annotations_unrestricted(annotations or {}), *_containers_unrestricted(pod)]
+def restricted(pod: Object) -> list[str]:
+    """Faults of a pod, or of a template of pods, by the `restricted` Pod Security Standard of Kubernetes 1.37, with
+    those of the baseline."""
+    spec, annotations = pod["spec"], pod.get("metadata", {}).get("annotations", {})
+    return [*_pod_unrestricted(spec), *_annotations_unrestricted(annotations), *_containers_unrestricted(spec)]
 
 
 def _pod_unrestricted(pod: Object) -> Iterator[str]:

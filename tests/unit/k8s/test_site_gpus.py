@@ -12,6 +12,7 @@ from specs import make_spec
 from k8s.manifest.pod import Names, pod_spec
 from k8s.manifest.site import Cluster, refuse_unknown_gpus
 from k8s.render import complete
+from planner.choose import contradictions
 from planner.request.site import Site
 from trainer.outcome import ConfigError
 
@@ -29,7 +30,10 @@ def test_a_size_that_the_file_says_is_held_to(kind: str | None, which: str) -> N
         refuse_unknown_gpus(make_spec(gpu_type=kind, vram_gib=80), SITE, CLUSTER)
 
 
-RESOURCES = {"a100-3g": "nvidia.com/mig-3g.40gb", "mi300x": "amd.com/gpu"}
+RESOURCES = {
+    **{"a100-3g": "nvidia.com/mig-3g.40gb", "mi300x": "amd.com/gpu"},
+    **{"shared": "nvidia.com/gpu.shared", "shared-3g": "nvidia.com/mig-3g.40gb.shared"},
+}
 
 
 def pod_of(kind: str | None, **request: Any) -> dict[str, Any]:
@@ -44,6 +48,11 @@ def pod_of(kind: str | None, **request: Any) -> dict[str, Any]:
         ("a100-3g", RESOURCES["a100-3g"], ["nvidia.com/gpu", RESOURCES["a100-3g"]], f"{RESOURCES['a100-3g']}.memory"),
         ("mi300x", "amd.com/gpu", ["nvidia.com/gpu", "amd.com/gpu"], ""),
         (None, "nvidia.com/gpu", ["nvidia.com/gpu"], "nvidia.com/gpu.memory"),
+        ("shared", RESOURCES["shared"], ["nvidia.com/gpu", RESOURCES["shared"]], "nvidia.com/gpu.memory"),
+        (
+            *("shared-3g", RESOURCES["shared-3g"], ["nvidia.com/gpu", RESOURCES["shared-3g"]]),
+            f"{RESOURCES['a100-3g']}.memory",
+        ),
     ],
 )
 def test_a_gpu_type_may_be_another_resource_than_nvidias(
@@ -62,3 +71,10 @@ def test_a_run_has_one_slice_whatever_its_gpu_type_is_called(tmp_path: Path) -> 
     cluster = Cluster(gpu_resources=RESOURCES)
     with pytest.raises(ConfigError, match=r"^GPUS=2: one run uses one slice of a card \(MIG\)"):
         complete(make_spec(gpu_type="a100-3g", vram_gib=40, gpus=2), cluster, tmp_path, hashed=False)
+
+
+@pytest.mark.parametrize("kind", ["a100-3g", "a100_1g.5gb"])
+def test_several_processes_on_cpus_share_no_slice(kind: str, tmp_path: Path) -> None:
+    spec = make_spec(gpu_type=kind, vram_gib=40, gpus=2, device="cpu")
+    assert complete(spec, Cluster(gpu_resources=RESOURCES), tmp_path, hashed=False).num_processes == 2
+    assert not contradictions(spec)
