@@ -84,12 +84,12 @@ override OF_RUN := [ -n "$$TRAINYARD_RUN" ] || { echo 'trainyard: RUN= is left o
 	$(error no command 'make $@': make help lists them; make run trains on this machine, make submit on a cluster)
 
 help: ## list these commands
-	@exec 3>&1; width=110; if [ -t 3 ]; then width=$$(stty size <&3 2>/dev/null | cut -d ' ' -f 2); fi; \
+	@exec 3>&1; width=110; if [ -t 3 ]; then width=$$(stty size <&3 2>/dev/null | cut -d ' ' -f 2); [ "$${width:-0}" -ge 20 ] || width=80; fi; \
 	{ sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile; \
 	  printf '\nVariables\t%s\n\t%s\n\t%s\n' 'for example make plan GPUS=2 VRAM=24: $(VARIABLES)' \
 	    'What each means: .venv/launch/bin/python -m slurm (or k8s, or local) --help' \
 	    'Also: TORCH=cpu|cuda (which torch is installed for demo, run, test and image), PYTHON=/path/to/python3.11, DOCKER=docker|podman, OUT=folder (convert)'; } | \
-	awk -F '\t' -v width="$${width:-80}" '{ line = sprintf("  %-16s", $$1); n = split($$2, words, " "); \
+	awk -F '\t' -v width="$$width" '{ line = sprintf("  %-16s", $$1); n = split($$2, words, " "); \
 	  for (i = 1; i <= n; i++) { if (length(line) + 1 + length(words[i]) > width) { print line; line = sprintf("%18s", "") } \
 	    line = line " " words[i] } print line }'
 

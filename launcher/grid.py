@@ -77,10 +77,11 @@ def read_grid(text: str, given: Mapping[str, str]) -> tuple[Values, ...]:
     for axis in words:
         name, equals, listed = axis.partition("=")
         if name not in GRID_NAMES:
-            why = "is the same for all members, say it beside GRID" if name in BY_NAME else "is unknown"
-            other = variable_meant(name.replace("-", "_").upper(), VARIABLES)
-            near = f", did you mean {other}?" if other in GRID_NAMES else nearest(name, GRID_NAMES)
-            near = "" if name in BY_NAME else near
+            other = name if name in BY_NAME else variable_meant(name.replace("-", "_").upper(), VARIABLES)
+            why, near = "is unknown", f", did you mean {other}?" if other else nearest(name, GRID_NAMES)
+            if other and other not in GRID_NAMES:
+                is_other = f"is {other}, which " * (other != name)
+                why, near = f"{is_other}is the same for all members, say it beside GRID", ""
             raise ConfigError(f"GRID: {shown(name)} {why}{near or ':'} a grid takes {', '.join(GRID_NAMES)}")
         found = listed.split(",")
         if not equals or "" in found:

@@ -28,7 +28,8 @@ NO_BF16 = ("gtx1080ti", "k80", "m40", "p4", "p40", "p100", "rtx2080ti", "rtx6000
 
 RUNTIMES = ("none", "apptainer", "pyxis")
 DURATIONS = "minutes (90), 90m, 12h, 2d, HH:MM:SS or D-HH[:MM[:SS]]"
-GIB_UNIT = "(?:G|GB|Gi|GiB)?"
+GIB_UNIT = "(?i:G|GB|Gi|GiB)?"
+MOST_HOST_GIB = 65536
 SLICE = re.compile(r"(?<![0-9a-z])[1-9]g\.[0-9]+gb")  # in the name of a part of a card (MIG): a100_3g.20gb
 ONE_SLICE = "one run uses one slice of a card (MIG): its processes cannot talk to each other across slices"
 
@@ -73,7 +74,10 @@ def gib(name: str, text: str) -> float:
 
 def host_gib(name: str, text: str) -> int:
     """Whole GiB, written as `32`, `32G`, `32Gi` or `32GiB`."""
-    return int(str(whole(1, 65536, " GiB or none")(name, re.sub(rf"(?<=[0-9])\s*{GIB_UNIT}$", "", text))))
+    found = re.fullmatch(rf"([0-9]{{1,5}})\s*{GIB_UNIT}", text)
+    if found and 1 <= int(found[1]) <= MOST_HOST_GIB:
+        return int(found[1])
+    raise refuse(name, text, f"takes a whole number of GiB from 1 to {MOST_HOST_GIB}, or none")
 
 
 def matching(pattern: str, allowed: str) -> Parser:
@@ -168,7 +172,7 @@ def identifier(limit: int) -> Parser:
 
 
 scheduler_name = matching(
-    r"[A-Za-z0-9_.,][A-Za-z0-9_.,:@+-]{0,254}", "letters, digits and _.,-:@+ and begins with none of -:@+"
+    r"[A-Za-z0-9_.,][A-Za-z0-9_.,:@+-]{0,254}", "letters, digits and _.,-:@+, of which the first is none of -:@+"
 )
 
 

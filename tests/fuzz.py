@@ -1,4 +1,4 @@
-"""Fuzzing of everything that reads a file which somebody else may have written: no traceback, no wait, no growth.
+"""Fuzzing of all that reads a file which somebody else may have written: no traceback, no endless work, no growth.
 
     python tests/fuzz.py MINUTES [READER ...]     minutes of CPU time for all readers together; left out: every reader
 

@@ -36,6 +36,8 @@ def unknown_name(typed: str, variables: Sequence[Variable]) -> ConfigError:
     problem, allowed = f"unknown {shown(typed)}", "--help lists all" if flag else "make help lists all"
     if known:
         problem += f", did you mean {spelled[known]}?"
+    elif setting in SETTINGS and SETTINGS[setting].planned:
+        allowed = f"the plan decides {setting}: {SETTINGS[setting].planned}"
     elif setting in SETTINGS:
         allowed = f"{setting} is a line of a settings file, which CONFIG_FILE= names"
     elif setting in NEEDLESS:

@@ -33,16 +33,27 @@ SBATCH_FLAGS = {
 # The flags of sbatch that a variable says; --gres is passed on where it asks for no GPU.
 SAID_BY = {
     "--account": "ACCOUNT", "--array": "GRID", "--clusters": "CLUSTER", "--constraint": "CONSTRAINT",
-    "--cpus-per-gpu": "CPUS", "--cpus-per-task": "CPUS", "--error": "OUTPUT", "--exclude": "EXCLUDE",
+    "--cpus-per-gpu": "CPUS", "--cpus-per-task": "CPUS", "--exclude": "EXCLUDE",
     "--export": "ENVIRONMENT", "--gpus": "GPUS", "--gpus-per-node": "GPUS", "--gpus-per-socket": "GPUS",
     "--gpus-per-task": "GPUS", "--gres": "GPUS", "--job-name": "NAME", "--mail-type": "MAIL_TYPE",
     "--mail-user": "MAIL_USER", "--mem": "MEM", "--mem-per-cpu": "MEM", "--mem-per-gpu": "MEM", "--nodes": "NODES",
     "--output": "OUTPUT", "--partition": "PARTITION", "--qos": "QOS", "--reservation": "RESERVATION", "--time": "TIME",
     "--wckey": "WCKEY",
 }  # fmt: skip
-# The flags on which the script relies.
+# Variables that say the sum of a node, where the flag says a part of it.
+A_NODES = {"--cpus-per-gpu": "CPUS", "--mem-per-cpu": "MEM", "--mem-per-gpu": "MEM"}
+# The short flags, by their long form.
+SHORT = {
+    "-A": "--account", "-a": "--array", "-C": "--constraint", "-c": "--cpus-per-task", "-d": "--dependency",
+    "-D": "--chdir", "-e": "--error", "-G": "--gpus", "-H": "--hold", "-i": "--input", "-J": "--job-name",
+    "-k": "--no-kill", "-L": "--licenses", "-M": "--clusters", "-N": "--nodes", "-n": "--ntasks", "-o": "--output",
+    "-p": "--partition", "-q": "--qos", "-s": "--oversubscribe", "-t": "--time", "-w": "--nodelist", "-W": "--wait",
+    "-x": "--exclude",
+}  # fmt: skip
+GPU_GRES = ("gpu", "mps", "none", "shard")  # a whole GPU, a share of one, and no --gres at all
+# The flags that would change how the script runs.
 KEPT = (
-    *("--chdir", "--export-file", "--get-user-env", "--input", "--no-kill", "--no-requeue", "--ntasks"),
+    *("--chdir", "--error", "--export-file", "--get-user-env", "--input", "--no-kill", "--no-requeue", "--ntasks"),
     *("--ntasks-per-core", "--ntasks-per-gpu", "--ntasks-per-node", "--ntasks-per-socket", "--open-mode", "--requeue"),
     *("--signal", "--wait", "--wrap"),
 )
@@ -135,26 +146,24 @@ def modules(name: str, text: str) -> tuple[str, ...]:
 
 def extra_flags(name: str, text: str) -> tuple[str, ...]:
     """Flags of sbatch as typed, each `--name` or `--name=value`; `none` for none."""
-    found = () if is_none(name, text) else tuple(re.split(r"[ ,]+(?=--)", text))
-    flags = [part.partition("=")[0] for part in found]
-    asked = [flag for flag, part in zip(flags, found, strict=True) if not re.fullmatch("--gres=(?!.*gpu).+", part)]
+    found = () if is_none(name, text) else tuple(re.split(r"[ ,]+(?=--|-[A-Za-z])", text))
+    flags = [_long_form(part) for part in found]
+    asked = [flag for flag, part in zip(flags, found, strict=True) if flag != "--gres" or _asks_for_gpus(part)]
     if said := {shown(flag): f"{SAID_BY[flag]}=" for flag in asked if flag in SAID_BY}:
         one = len(said) == 1
         words = f"{', '.join(said)} {'is' if one else 'are'} not passed on"
-        raise refuse(
-            name, text, f"{words}: {', '.join(dict.fromkeys(said.values()))} {'says it' if one else 'say them'}"
-        )
-    for part in found:
-        flag, equals, value = part.partition("=")
+        sums = ", ".join(dict.fromkeys(f"{A_NODES[flag]} is a whole node's" for flag in asked if flag in A_NODES))
+        variables = f"{', '.join(dict.fromkeys(said.values()))} {'says it' if one else 'say them'}"
+        raise refuse(name, text, f"{words}: {variables}{sums and f' ({sums})'}")
+    for flag, part in zip(flags, found, strict=True):
         if flag in KEPT:
-            raise refuse(name, text, f"{shown(flag)} is not passed on: the job's script relies on its own")
-        if named := re.match(r"(--[a-z-]+)[ ]+(\S+)$", part):
-            raise refuse(name, text, f"write {shown(f'{named[1]}={named[2]}')}, with =")
-        if re.match(r"-[A-Za-z]", part):
-            raise refuse(name, text, f"{shown(flag)} is not passed on: write the long form, --nodelist=n1")
+            raise refuse(name, text, f"{shown(flag)} is not passed on: it would change how the job's script runs")
         if flag not in SBATCH_FLAGS:
             raise refuse(name, text, f"{shown(flag)} is not passed on{known_are(flag, SBATCH_FLAGS)}")
-        takes = SBATCH_FLAGS[flag]
+        if not re.fullmatch("--[a-z-]+(=.*)?", part, re.DOTALL):
+            value = part.partition(" ")[2] if part.startswith("--") else part[2:].strip()
+            raise refuse(name, text, f"write {shown(f'{flag}={value}' if value else flag)} in place of {shown(part)}")
+        takes, (_, equals, value) = SBATCH_FLAGS[flag], part.partition("=")
         if equals and takes == _NO_VALUE:
             raise refuse(name, text, f"takes {flag} without a value")
         if not re.fullmatch(takes, value) or (equals and not value):
@@ -163,6 +172,17 @@ def extra_flags(name: str, text: str) -> tuple[str, ...]:
     if twice := [flag for flag in flags if flags.count(flag) > 1]:
         raise refuse(name, text, f"says {twice[0]} twice")
     return found
+
+
+def _long_form(part: str) -> str:
+    """The flag that a part begins with, in its long form."""
+    return SHORT.get(part[:2], part[:2]) if re.match("-[A-Za-z]", part) else re.split("[= ]", part, maxsplit=1)[0]
+
+
+def _asks_for_gpus(gres: str) -> bool:
+    """Whether `--gres=a:1,b:2` names a GPU or a share of one, or nothing that it could be passed on for."""
+    listed = re.split("[= ]", gres, maxsplit=1)[-1].split(",")
+    return any(part.split(":")[0].lower() in GPU_GRES for part in listed)
 
 
 def binds(name: str, text: str) -> tuple[str, ...]:

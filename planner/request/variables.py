@@ -168,7 +168,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("QUANTIZATION", "quantization", values.one_of(*get_args(Quantization)), "nf4 or none (nf4)",
              grid=True),
     Variable("EFFECTIVE_BATCH", "effective_batch_size", values.whole(1, 65536), "samples a step, all GPUs (8)",
-             grid=True, also="MICRO_BATCH_SIZE GRADIENT_ACCUMULATION_STEPS"),
+             grid=True, also="BATCH_SIZE GRAD_ACCUM"),
     Variable("MAX_LENGTH", "max_length", values.setting("max_length"), "tokens a sample, images included (1024)",
              grid=True),
     Variable("SEED", "seed", values.setting("seed"), "seed of everything drawn (0)",

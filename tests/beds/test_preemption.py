@@ -133,7 +133,7 @@ def test_out_of_time_it_goes_on_in_the_next_attempt_and_what_could_not_save_is_a
     capsys.readouterr()
     assert verbs.status({"RUN": "late"}, cluster.environ, late.run_dir.parents[1]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(rf"job    {late.id} TIMEOUT \(TimeLimit\) on n[12], 1:[0-9]{{2}} of 1:00", lines[1])
+    assert re.fullmatch(rf"job    {late.id} TIMEOUT \(TimeLimit\) on n[12], [1-9]:[0-9]{{2}} of 1:00", lines[1])
     assert lines[-1] == "next   make resume RUN=late (goes on from its newest checkpoint)"
 
 

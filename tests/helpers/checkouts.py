@@ -31,6 +31,7 @@ LAUNCH_SIDE = (
 LOCKS = "docker/torch-*.lock docker/libraries.lock docker/sdists.lock docker/developers.lock"
 PINS = rf"sed -n '/^\[project/,/^\[tool/p' pyproject.toml && cat {LOCKS} | cksum"
 COMPILED = "__pycache__"  # Python itself tells whether what is in it holds
+BEING_COMPILED = "*.pyc.*"  # written by another process, and renamed at once
 Stamp = tuple[int, int, int]
 _whole: dict[str, Stamp] = {}
 """Stamps of a fresh copy, by relative path; the same for all copies of this process."""
@@ -41,7 +42,7 @@ def make_checkout(folder: Path) -> None:
     for name in LAUNCH_SIDE:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("site.yaml"))
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("site.yaml", BEING_COMPILED))
         else:
             shutil.copy2(source, folder / name)
     for flavour in ("launch", "cpu"):
