@@ -30,7 +30,7 @@ RUNTIMES = ("none", "apptainer", "pyxis")
 DURATIONS = "minutes (90), 90m, 12h, 2d, HH:MM:SS or D-HH[:MM[:SS]]"
 GIB_UNIT = "(?i:G|GB|Gi|GiB)?"
 MOST_HOST_GIB = 65536
-SLICE = re.compile(r"(?<![0-9a-z])[1-9]g\.[0-9]+gb")  # in the name of a part of a card (MIG): a100_3g.20gb
+SLICE = re.compile(r"(?<![0-9a-z])[1-9]g\.[0-9]+gb", re.IGNORECASE)  # in the name of a part of a card (MIG)
 ONE_SLICE = "one run uses one slice of a card (MIG): its processes cannot talk to each other across slices"
 
 

@@ -558,10 +558,11 @@ def test_memory_may_have_the_unit_that_a_scheduler_would_want(text: str) -> None
     assert parse_given({"MEM": text, "VRAM": text}) == Request(values={"MEM": 64, "VRAM": 64})
 
 
+@pytest.mark.parametrize("kind", ["nvidia_a100_3g.20gb", "A100_3G.20GB"])
 @pytest.mark.parametrize("asked", [{"GPUS": "2"}, {"NODES": "2"}])
-def test_a_run_has_one_slice_of_a_card(asked: dict[str, str]) -> None:
+def test_a_run_has_one_slice_of_a_card(kind: str, asked: dict[str, str]) -> None:
     ((name, _),) = asked.items()
-    said = error(request, GPU_TYPE="nvidia_a100_3g.20gb", VRAM="20", **asked)
+    said = error(request, GPU_TYPE=kind, VRAM="20", **asked)
     assert said == (
         f"{name}=2: one run uses one slice of a card (MIG): its processes cannot talk to each other across slices: "
         f"try {name}=1, or a GPU_TYPE of whole cards"
