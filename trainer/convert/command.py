@@ -85,7 +85,7 @@ def _convert(data: str, out: Path, options: Options) -> int:
             f"{data} holds pictures with texts and no question: --question TEXT says what is asked of each"
         )
     for split in splits:
-        store = PictureStore(out, split.folder, private=options.private_addresses)
+        store = PictureStore(out, split.folder, root=split.root, bounds=split.bounds, private=options.private_addresses)
         count = _write(split, out, store, options.question, wrong)
         print(f"{out / f'{split.name}.jsonl'}: {count} records, {store.count} new pictures", flush=True)
         lost += store.lost.total()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,19 @@ FILE = "file://"
 class PictureStore:
     """The folder of pictures of one conversion."""
 
-    def __init__(self, out: Path, source: Path | None, *, private: bool = False) -> None:
-        """Relative paths of pictures are relative to `source`; with None no file of this machine is read. With
-        `private`, pictures are also fetched from this machine and from private networks."""
+    def __init__(
+        self, out: Path, source: Path | None, *, root: Path | None = None, bounds: Path | None = None,
+        private: bool = False,
+    ) -> None:  # fmt: skip
+        """Relative paths of pictures are relative to `source`, or else to `root`; with None no file of this machine is
+        read, and with `bounds` none outside of that folder. With `private`, pictures are also fetched from this machine
+        and from private networks."""
         without_link(out / FOLDER)
         self._private = private
         self._out = out
         self._source = source
+        self._root = str(root) if root else None
+        self._bounds = os.path.realpath(bounds) if bounds else None
         self._stored: dict[str, str] = {}
         """New path by old path or address."""
         self.count = 0
@@ -97,11 +104,13 @@ class PictureStore:
         """The bytes that an address or a file holds; None when `name` is neither. Raises OSError, ValueError."""
         if "://" in name and not name.startswith(FILE):
             return _checked(fetch(name, private=self._private))
-        found = find_image(name.removeprefix(FILE), self._source, None) if self._source else None
+        found = find_image(name.removeprefix(FILE), self._source, self._root) if self._source else None
         if found is None:
             if "." in name and " " not in name:
                 raise OSError("is not there")
             return None
+        if self._bounds and not os.path.realpath(found).startswith(f"{self._bounds}{os.sep}"):
+            raise OSError("lies outside of the data set")
         with found.open("rb") as file:
             return _checked(file.read(MOST_MIB * MIB + 1))
 

@@ -50,6 +50,10 @@ class Split:
     folder: Path | None = Path()
     """Relative paths of pictures are relative to this folder. None for data of the hub: no file of this machine is
     meant."""
+    root: Path | None = None
+    """Where a picture is looked for that is not in `folder`."""
+    bounds: Path | None = None
+    """The folder outside of which no picture is read, for a copy of data of the hub."""
 
     def begin_at(self, done: int) -> Iterator[dict[str, Any] | FormError]:
         """The rows without the first `done`; for a row that is no record, its fault. Raises ConfigError when neither
@@ -243,6 +247,7 @@ def _by_library(data: str, subset: str | None) -> list[Split]:
     set_verbosity(CRITICAL)  # what it says is raised too
     path = Path(data)
     folder: Path | None = path
+    bounds = None
     if path.is_file():
         if (reader := READERS.get(path.suffix.lower())) is None:
             raise ConfigError(f"{data}: it takes a folder, a hub id, or a file of {', '.join(READERS)}")
@@ -269,9 +274,10 @@ def _by_library(data: str, subset: str | None) -> list[Split]:
                     f"{data} cannot be fetched, and no copy is in the cache: {_one_line(error)}"
                 ) from None
             found, folder = _streamed(cached, name=subset), Path(cached)
+            bounds = folder.parents[1]  # its files are links to blobs beside it
     return [
         Split(name=SIDE_OF.get(str(name).lower(), str(name)), rows=_named_labels(rows), total=_total(rows, str(name)),
-              folder=folder)
+              folder=folder, bounds=bounds)
         for name, rows in found.items()
     ]  # fmt: skip
 

@@ -164,7 +164,7 @@ def _in_fp32(value: Any) -> Any:
 def adapted(model_config: Any, config: TrainConfig) -> tuple[Any, Any]:
     """(the model with its adapters, the base inside), as a run loads them, without memory."""
     with torch.device("meta"):
-        base = auto_class(model_config).from_config(model_config, dtype=torch.bfloat16)
+        base = auto_class(model_config).from_config(model_config, dtype=torch.bfloat16, trust_remote_code=False)
     anatomy = anatomy_of(base)
     base.requires_grad_(False)
     if config.quantization == "nf4":

@@ -59,7 +59,7 @@ def tower_on_paper(model_config: Any, *, side: int) -> Held:
     """The bytes held at the peak while the frozen tower works on one picture of `side` x `side` px, beside a model in
     16 bits."""
     with torch.device("meta"):
-        base = auto_class(model_config).from_config(model_config, dtype=torch.bfloat16).eval()
+        base = auto_class(model_config).from_config(model_config, dtype=torch.bfloat16, trust_remote_code=False).eval()
     ledger = Ledger()
     with FakeTensorMode(allow_non_fake_inputs=True), ledger:
         base.to_empty(device="cpu")

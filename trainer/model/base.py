@@ -36,7 +36,7 @@ class Repacking(Protocol):
 def build_skeleton(model_config: Any) -> Any:
     """The model's architecture without memory (meta tensors)."""
     with torch.device("meta"):
-        return auto_class(model_config).from_config(model_config)
+        return auto_class(model_config).from_config(model_config, trust_remote_code=False)
 
 
 def find_anatomy(model_config: Any) -> Anatomy:

@@ -97,7 +97,9 @@ def _video_settings(model: str) -> VideoSettings:
     found: VideoSettings = VideoSettings.from_pretrained(model)
     if VIDEO_CLASS not in found.settings and is_torchvision_available():
         with suppress(Exception):  # whatever plain transformers refuses here is not needed for pictures
-            found.settings[VIDEO_CLASS] = type(AutoVideoProcessor.from_pretrained(model)).__name__
+            found.settings[VIDEO_CLASS] = type(
+                AutoVideoProcessor.from_pretrained(model, trust_remote_code=False)
+            ).__name__
     return found
 
 

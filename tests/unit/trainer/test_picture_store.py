@@ -78,3 +78,18 @@ def test_only_a_file_that_begins_like_a_picture_is_one(tmp_path: Path) -> None:
     words.write_text("no picture")
     found = [is_picture(path) for path in (picture, words, tmp_path, tmp_path / "gone.png", None)]
     assert found == [True, False, False, False, False]
+
+
+def test_a_copy_of_data_of_the_hub_names_no_picture_outside_of_it(tmp_path: Path) -> None:
+    """As the hub's cache lies on a disk: the snapshot's files are links to blobs beside it."""
+    cache = tmp_path / "datasets--me--cats"
+    for folder in (cache / "blobs", cache / "snapshots/abc"):
+        folder.mkdir(parents=True)
+    (cache / "blobs/1").write_bytes(BLUE)
+    (cache / "snapshots/abc/blue.png").symlink_to("../../blobs/1")
+    (tmp_path / "mine.png").write_bytes(RED)
+    store = PictureStore(tmp_path / "out", cache / "snapshots/abc", bounds=cache)
+    outside = ("../../../mine.png", f"{tmp_path}/mine.png", f"file://{tmp_path}/mine.png")
+    assert [store.take({"image": name})["image"] for name in outside] == [*outside]
+    assert (store.lost, store.first_lost) == ({"OSError": 3}, "../../../mine.png: lies outside of the data set")
+    assert store.take({"image": "blue.png"})["image"].startswith("pictures/")
