@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +33,9 @@ class Captions:
             yield {"image": {"path": str(picture.relative_to(self.folder))}, "answer": answer}
 
 
-def captioned(folder: Path) -> Mapping[str, Captions]:
-    """By side, the pictures of a folder and of its folders, where most have a text file beside them; none otherwise, or
+def captioned(folder: Path, files: Sequence[Path]) -> Mapping[str, Captions]:
+    """By side, the pictures among the `files` of a folder, where most have a text file beside them; none otherwise, or
     where a metadata file says what is in them."""
-    files = [Path(where, name) for where, _, names in os.walk(folder) for name in names]
     found = [path for path in files if is_picture_name(path.name)]
     if any(path.stem == "metadata" for path in files) or 2 * sum(
         caption_of(picture) is not None for picture in found

@@ -147,12 +147,14 @@ def _write(split: Split, out: Path, store: PictureStore, question: str | None, w
 def _lacking(path: Path) -> str | None:
     """What the first record of a file lacks to be learned from, where the settings do not say more."""
     with path.open("rb") as lines:
-        line = next(line for line in lines if line != b"\n")
+        number, line = next(((n, line) for n, line in enumerate(lines, start=1) if line != b"\n"), (0, b""))
+    if not line:
+        return None
     try:
         read_form(read_line(line))
     except FormError as error:
         asks = "; --question TEXT, with another folder, asks one question of all" if error.cure == "question" else ""
-        return f"{path} line 1{error}{asks}"
+        return f"{path} line {number}{error}{asks}"
     return None
 
 

@@ -5,55 +5,85 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data.sources import SHARD, SIDE_OF, find_sources, is_lost, is_picture_name, is_records
+from trainer.data.sources import SHARD, SIDE_OF, find_sources, is_lost, is_picture_name, is_records, side_of
+from trainer.files import MIB
 from trainer.outcome import ConfigError
 from trainer.text import plain_or_shown
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 CARD = "README.md"
-"""Of a snapshot of the hub: it may say which files are read."""
+"""The page of a data set of the hub. Its head may name the files that are read."""
+NAMES_FILES = r"---\r?\n(?:(?!---).*\n)*?(?:configs|data_files)\s*:"
 TABLES = (".parquet", ".arrow", ".feather", ".csv", ".tsv")
+NUMBER = r"(?:^|[-_.])\d+(?:-of-\d+)?$"
+"""The end of a name that tells the files of one table apart: part-00001, data-00000-of-00002, 0001."""
 MOST_NAMED = 5
 KNOWN = ("parquet", "arrow", "csv", "json", "imagefolder", "webdataset")
 """The readers of the datasets library whose rows can be records."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tables:
-    suffix: str
-    by_side: Mapping[str, list[str]]
+class Table:
+    """The files of one side in one folder."""
+
+    side: str
+    files: tuple[str, ...]
     folder: Path
     """Relative paths of pictures are relative to it."""
+    root: Path
+    """Where a picture is looked for that is not in `folder`."""
 
 
-def tables_beside_pictures(folder: Path) -> Tables | None:
-    """The tables in a folder; None where no pictures lie beside them, or where a file says what is in the folder.
-    Raises ConfigError for tables of which no name says what they are, and for records that are JSON."""
-    files = _files(folder)
-    if (folder / CARD).is_file() or not any(is_picture_name(path.name) for path in files):
-        return None
-    if any(path.name in METADATA for path in files):
-        return None
+def files_in(folder: Path) -> tuple[Path, ...]:
+    """All files of a folder and of its folders, without hidden ones, as the datasets library takes them."""
+    found = []
+    for where, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(where, name) for name in names if not name.startswith(".")]
+    return tuple(sorted(found))
+
+
+def tables_beside_pictures(folder: Path, files: Sequence[Path]) -> tuple[Table, ...]:
+    """The tables among the `files` of a folder; none where no pictures lie beside them, or where a file says what is
+    in the folder. Raises ConfigError for tables of which no name says what they are, and for records that are JSON."""
+    pictured = {path.parent for path in files if is_picture_name(path.name)}
+    if not pictured or _names_files(folder / CARD) or any(path.name in METADATA for path in files):
+        return ()
     tables = [path for path in files if path.suffix.lower() in TABLES]
     if not tables:
-        if any(is_records(path) or is_lost(path) for path in files):
+        if any(is_lost(path) or (is_records(path) and _is_meant(path, folder, pictured)) for path in files):
             find_sources(str(folder))  # raises what is wrong with them
-        return None
-    sides: dict[str, list[str]] = {}
+        return ()
+    alone = len({(path.parent, re.sub(NUMBER, "", path.stem)) for path in tables}) == 1
+    groups: dict[tuple[str, Path], list[str]] = {}
     for path in tables:
-        side = "train" if len(tables) == 1 else _side(path, folder)
+        side = _side(path, folder) or ("train" if alone else None)
         if side is None or path.suffix.lower() != tables[0].suffix.lower():
             raise ConfigError(f"{folder} holds several tables and pictures: name one of {_named(tables, folder)}")
-        sides.setdefault(side, []).append(str(path))
-    return Tables(
-        suffix=tables[0].suffix.lower(),
-        by_side=sides,
-        folder=Path(os.path.commonpath([path.parent for path in tables])),
+        groups.setdefault(("train" if len(tables) == 1 else side, path.parent), []).append(str(path))
+    common = Path(os.path.commonpath([path.parent for path in tables]))
+    return tuple(
+        Table(side=side, files=tuple(found), folder=own, root=folder if own == common else common)
+        for (side, own), found in groups.items()
     )
+
+
+def _is_meant(path: Path, folder: Path, pictured: Collection[Path]) -> bool:
+    """Whether a file of JSON may hold the records of a folder of pictures. In the folder of one class, beside its
+    pictures, it does not, unless its name is a side's."""
+    return path.parent == folder or path.parent not in pictured or side_of(path) is not None
+
+
+def _names_files(card: Path) -> bool:
+    """Whether the head of a data set's page says which files are read. Any project has a README.md without one."""
+    if not card.is_file():
+        return False
+    with card.open(encoding="utf-8-sig", errors="replace", newline="") as text:
+        return bool(re.match(NAMES_FILES, text.read(MIB)))
 
 
 def check_reader(folder: Path, reader: str) -> None:
@@ -62,21 +92,15 @@ def check_reader(folder: Path, reader: str) -> None:
         raise ConfigError(f"{folder} has no records: most of its files are read as {reader}")
 
 
-def not_read(folder: Path, known: Collection[str]) -> str | None:
-    """A line about the files of a folder that may hold records or pictures and are not `known`."""
+def not_read(folder: Path, files: Sequence[Path], known: Collection[str]) -> str | None:
+    """A line about those of the `files` of a folder that may hold records or pictures and are not `known`."""
     paths = {os.path.abspath(path) for path in known}
     others = [
-        path for path in _files(folder)
+        path for path in files
         if (path.suffix.lower() in (*TABLES, ".tar") or is_records(path) or is_picture_name(path.name))
         and os.path.abspath(path) not in paths and path.name not in METADATA
     ]  # fmt: skip
     return f"not read: {_named(others, folder)}" if others else None
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(
-        Path(where, name) for where, _, names in os.walk(folder) for name in names if not name.startswith(".")
-    )
 
 
 def _side(path: Path, folder: Path) -> str | None:
@@ -86,7 +110,7 @@ def _side(path: Path, folder: Path) -> str | None:
     return next((SIDE_OF[word.lower()] for word in words if word.lower() in SIDE_OF), None)
 
 
-def _named(paths: list[Path], folder: Path) -> str:
+def _named(paths: Sequence[Path], folder: Path) -> str:
     names = [plain_or_shown(os.path.relpath(path, folder)) for path in paths]
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return ", ".join(names[:MOST_NAMED]) + more

@@ -13,11 +13,12 @@ from pickle import UnpicklingError
 from typing import Any
 
 from trainer.convert.captions import captioned
-from trainer.convert.folders import METADATA, check_reader, not_read, tables_beside_pictures
+from trainer.convert.csv_rows import CsvRows
+from trainer.convert.folders import METADATA, Table, check_reader, files_in, not_read, tables_beside_pictures
 from trainer.data.containers import read_records
 from trainer.data.file_kinds import UNPACKED_BY, unpack_advice
-from trainer.data.packed import CHECKED_BYTES, MAGICS, separator
-from trainer.data.sources import SIDE_OF, data_parts, find_sources, hub_id, is_picture_name
+from trainer.data.packed import CHECKED_BYTES, MAGICS
+from trainer.data.sources import SIDE_OF, data_parts, find_sources, hub_id
 from trainer.data.turns import FormError
 from trainer.node.pickles import refusal
 from trainer.outcome import ConfigError
@@ -32,9 +33,11 @@ READERS = {
 TABLE = "metadata.csv"
 NAMES_FILE = "file_name"
 ARCHIVES = UNPACKED_BY.keys() - {".gz", ".bz2", ".xz", ".zst"}
-SAVED = ("dataset_dict.json", "state.json")
-ROWS_AT_ONCE = 1_000
-MEMORY = "it takes more memory than it may, so it may unpack without an end (docs/threats.md)"
+SAVED = (("dataset_dict.json",), ("state.json", "dataset_info.json"))
+MEMORY = (
+    "it needs more memory than convert takes (docs/threats.md): it unpacks to far more than its files, or little "
+    "memory is free here"
+)
 SHARD = r"(.*?)-\d{5}-of-(\d{5})"
 SPLIT_NAME = r"\w[\w.-]{0,99}"
 # Columns of webdataset that say where a sample is from.
@@ -88,7 +91,9 @@ def find_splits(data: str, subset: str | None) -> list[Split]:
         raise
     except Exception as error:  # the hub, the network, any file
         said = _one_line(error).rstrip(".")
-        how = ": tar -xf unpacks a tar that is none, and DATA names what was in it" if "WebDataset" in said else ""
+        how = (
+            ": if the tar is no webdataset, unpack it (tar -xf) and name what was in it" if "WebDataset" in said else ""
+        )
         raise ConfigError(f"{data} cannot be read: {said}{how}") from None
 
 
@@ -141,56 +146,11 @@ class _Objects:
             yield FormError(f"{self._path.name} {where}{found}") if isinstance(found, FormError) else found
 
 
-class _Table:
-    """The rows of csv files, every cell as the text that it is: 0012 stays 0012, and an empty cell empty."""
-
-    def __init__(self, files: Sequence[str], options: dict[str, Any]) -> None:
-        self._files = files
-        self._options = options
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        import pandas  # type: ignore[import-untyped]
-
-        as_text = {"dtype": str, "keep_default_na": False, "na_filter": False, "chunksize": ROWS_AT_ONCE}
-        for file in self._files:
-            try:
-                with pandas.read_csv(file, **{**self._options, **_separated(file, self._options), **as_text}) as chunks:
-                    for chunk in chunks:
-                        _check_names(file, chunk, pandas.RangeIndex)
-                        yield from chunk.rename(columns=str.strip).to_dict("records")
-            except UnicodeDecodeError:
-                raise ConfigError(f"{file} is not UTF-8: save it as UTF-8") from None
-            except pandas.errors.EmptyDataError:
-                raise ConfigError(f"{file} is empty") from None
-
-
-def _check_names(file: str, chunk: Any, numbered: type) -> None:
-    """Raises ConfigError for a table whose first line does not name its columns."""
-    if not isinstance(chunk.index, numbered):  # else every cell stands one column too far left
-        raise ConfigError(f"{file}: rows have more cells than the first line has names")
-    if any(map(is_picture_name, chunk.columns)):
-        held = shown(", ".join(chunk.columns))
-        raise ConfigError(
-            f"{file}: its first line is a record ({held}): put names in front of it: image,question,answer"
-        )
-
-
-def _separated(file: str, options: dict[str, Any]) -> dict[str, str]:
-    """The option that says what separates the cells of a csv file, where it is no comma: spreadsheets in many
-    languages write semicolons."""
-    if options.get("sep", ",") != "," or not os.path.isfile(file):
-        return {}
-    with open(file, "rb") as content:
-        head = content.read(CHECKED_BYTES)
-    sign = "" if head.startswith(MAGICS) else separator(head)
-    return {"sep": sign} if sign else {}
-
-
-def _picture_table(folder: Path) -> list[Split]:
-    """The splits of a folder of pictures whose tables, in any of its folders, are metadata.csv; none for any other."""
+def _picture_table(folder: Path, files: Sequence[Path]) -> list[Split]:
+    """The splits of a folder of pictures whose tables, among its `files`, are metadata.csv; none for any other."""
     sides: dict[str, list[dict[str, Any]]] = {}
-    for file in sorted(folder.rglob(TABLE)):
-        for row in _Table([str(file)], {}):
+    for file in (path for path in files if path.name == TABLE):
+        for row in CsvRows([str(file)], {}):
             if not (named := [key for key in row if key.endswith(NAMES_FILE)]):
                 return []
             where = file.parent.relative_to(folder)
@@ -204,8 +164,9 @@ def _picture_table(folder: Path) -> list[Split]:
     return [Split(name=side, rows=rows, total=len(rows), folder=folder) for side, rows in sides.items()]
 
 
-def _streamed(path: str, **options: Any) -> Any:
-    """The splits of what the datasets library reads, csv as text where the set itself names no types."""
+def _streamed(path: str, *, of_hub: str = "", inside: Sequence[Path] = (), **options: Any) -> Any:
+    """The splits of what the datasets library reads, csv as text where the set itself names no types. `of_hub` is the
+    id of a data set of the hub, and `inside` are the files of a folder."""
     from datasets import load_dataset_builder
     from datasets.packaged_modules.csv.csv import Csv
 
@@ -213,16 +174,18 @@ def _streamed(path: str, **options: Any) -> Any:
     files = [file for some in (builder.config.data_files or {}).values() for file in some]
     if packed := next((file for file in files if file.lower().endswith(tuple(ARCHIVES))), None):
         name = Path(packed.rpartition("/")[2])
-        raise ConfigError(f"{name} is packed: {unpack_advice(name)}")
+        where = f"{of_hub.partition('/')[2]}-files"
+        fetch = f"hf download {of_hub} --repo-type dataset --local-dir {where} fetches it, then in {where} "
+        raise ConfigError(f"{name} is packed: {fetch if of_hub else ''}{unpack_advice(name)}")
     if "data_files" not in options:
         _refuse_others_files(builder.config.data_files or {}, path, builder.base_path or "")
     if os.path.isdir(path):
         check_reader(Path(path), type(builder).__module__.split(".")[-1])
-        if line := not_read(Path(path), files):
+        if line := not_read(Path(path), inside, files):
             say([line])
     if isinstance(builder, Csv) and builder.config.features is None and builder.config.data_files:
         how = builder.config.pd_read_csv_kwargs
-        return {side: _Table(files, how) for side, files in builder.config.data_files.items()}
+        return {side: CsvRows(files, how) for side, files in builder.config.data_files.items()}
     return builder.as_streaming_dataset()
 
 
@@ -254,26 +217,28 @@ def _by_library(data: str, subset: str | None) -> list[Split]:
         found = _streamed(reader, data_files={"train": str(path)}, **_tabs(path.suffix.lower()))
         folder = path.parent
     elif path.is_dir():
-        if tables := _picture_table(path):
-            return tables
-        if beside := captioned(path):
-            return [Split(name=side, rows=rows, total=len(rows.pictures), folder=path) for side, rows in beside.items()]
-        if of_pictures := tables_beside_pictures(path):
-            folder, by_side = of_pictures.folder, dict(of_pictures.by_side)
-            found = _streamed(READERS[of_pictures.suffix], data_files=by_side, **_tabs(of_pictures.suffix))
-        else:
-            found = _saved(path) or _streamed(str(path), name=subset)
+        if (found := _saved(path)) is None:
+            files = files_in(path)
+            if pictures := _picture_table(path, files):
+                return pictures
+            if beside := captioned(path, files):
+                return [
+                    Split(name=side, rows=rows, total=len(rows.pictures), folder=path) for side, rows in beside.items()
+                ]
+            if tables := tables_beside_pictures(path, files):
+                return [*map(_of_table, tables)]
+            found = _streamed(str(path), inside=files, name=subset)
     else:
         if (name := hub_id(data)) is None:
             raise ConfigError(f"{data} does not exist: give a file, a folder, or the id of a data set of the hub")
         try:
-            found, folder = _streamed(name, name=subset), None
+            found, folder = _streamed(name, of_hub=name, name=subset), None
         except ConnectionError as error:
             if (cached := _cached(name)) is None:
                 raise ConfigError(
                     f"{data} cannot be fetched, and no copy is in the cache: {_one_line(error)}"
                 ) from None
-            found, folder = _streamed(cached, name=subset), Path(cached)
+            found, folder = _streamed(cached, of_hub=name, inside=files_in(Path(cached)), name=subset), Path(cached)
             bounds = folder.parents[1]  # its files are links to blobs beside it
     return [
         Split(name=SIDE_OF.get(str(name).lower(), str(name)), rows=_named_labels(rows), total=_total(rows, str(name)),
@@ -282,13 +247,19 @@ def _by_library(data: str, subset: str | None) -> list[Split]:
     ]  # fmt: skip
 
 
-def _tabs(suffix: str) -> dict[str, str]:
+def _of_table(table: Table) -> Split:
+    suffix = Path(table.files[0]).suffix.lower()
+    rows = _streamed(READERS[suffix], data_files={"train": [*table.files]}, **_tabs(suffix))["train"]
+    return Split(name=table.side, rows=_named_labels(rows), folder=table.folder, root=table.root)
+
+
+def _tabs(suffix: str) -> dict[str, Any]:
     return {"sep": "\t"} if suffix == ".tsv" else {}
 
 
 def _saved(folder: Path) -> Any:
     """The splits of a folder that `save_to_disk` wrote; None for any other folder."""
-    if not any((folder / name).is_file() for name in SAVED):
+    if not any(all((folder / name).is_file() for name in names) for names in SAVED):
         return None
     from datasets import Dataset, load_from_disk
 
@@ -337,7 +308,7 @@ def _named_labels(rows: Any) -> Any:
     """The rows with pictures as their bytes, and class numbers as class names."""
     from datasets import ClassLabel, Value
 
-    if isinstance(rows, _Table) or rows.features is None:  # text alone
+    if isinstance(rows, CsvRows) or rows.features is None:  # text alone
         return rows
     rows = rows.decode(False)
     for name, feature in rows.features.items():

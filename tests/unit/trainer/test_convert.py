@@ -31,7 +31,7 @@ from PIL import Image
 from trainer.__main__ import main
 from trainer.convert.fetch import _read, fetch, is_public
 from trainer.convert.pictures import PictureStore
-from trainer.convert.rows import _refuse_others_files
+from trainer.convert.rows import _refuse_others_files, _streamed
 from trainer.data.grid import load_image
 from trainer.data.records import Dataset, load_dataset
 from trainer.files import MIB
@@ -441,7 +441,10 @@ def test_a_table_that_unpacks_to_more_memory_than_it_may_is_one_line(
     monkeypatch.setattr("trainer.convert.command.MOST_MEMORY_BYTES", 150 * MIB)
     assert convert(tmp_path / "in", tmp_path / "out") == 78
     said = capsys.readouterr().err
-    assert "it takes more memory than it may, so it may unpack without an end" in said and said.count("\n") == 1
+    assert (
+        "it needs more memory than convert takes (docs/threats.md): it unpacks to far more than its files" in said
+        and said.count("\n") == 1
+    )
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
@@ -578,6 +581,55 @@ def test_a_packed_tar_is_not_unpacked_into_memory(
     assert f"in/{name} is packed: unpack it (tar -xf)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", ["{side}/labels.csv", "tables/{side}.csv"])
+def test_the_pictures_of_a_table_lie_in_its_own_folder_or_in_the_common_one(place: str, tmp_path: Path) -> None:
+    for side, color in (("train", "red"), ("val", "blue")):
+        for folder in (tmp_path / "in" / side, (tmp_path / "in" / place.format(side=side)).parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"in/{side}/a.png").write_bytes(picture(color))
+        named = "a.png" if place.startswith("{side}") else f"{side}/a.png"
+        (tmp_path / "in" / place.format(side=side)).write_text(f"image,question,answer\n{named},which?,{color}\n")
+    assert convert(tmp_path / "in", tmp_path / "out") == 0
+    dataset = load_dataset(str(tmp_path / "out"))
+    assert (seen(dataset), len(dataset.eval), len(list((tmp_path / "out/pictures").rglob("*.png")))) == (
+        [("red", "red")], 1, 2
+    )  # fmt: skip
+
+
+def test_what_save_to_disk_wrote_is_read_also_beside_a_picture(tmp_path: Path) -> None:
+    from datasets import Dataset as Saved
+
+    table = Saved.from_list([{"image": "0.png", "question": "which?", "answer": "red"}] * 2)
+    table.save_to_disk(tmp_path / "in", num_shards=2)
+    (tmp_path / "in/0.png").write_bytes(picture("red"))
+    assert convert(tmp_path / "in", tmp_path / "out") == 0
+    assert seen(load_dataset(str(tmp_path / "out"), eval_fraction=0)) == [("red", "red")] * 2
+
+
+def test_a_csv_file_without_names_gets_numbers_and_no_two_columns_have_one_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/d.csv").write_text("which?,red\n")
+    card = "---\nconfigs:\n- config_name: default\n  data_files: d.csv\n  header: null\n---\n"
+    (tmp_path / "in/README.md").write_text(card)
+    assert convert(tmp_path / "in", tmp_path / "out") == 0
+    assert json.loads((tmp_path / "out/train.jsonl").read_text()) == {"0": "which?", "1": "red"}
+    (tmp_path / "twice.csv").write_text("answer,answer \nup,down\n")
+    assert convert(tmp_path / "twice.csv", tmp_path / "none") == 78
+    assert "twice.csv: two columns are called 'answer': give each a name of its own" in capsys.readouterr().err
+
+
+def test_packed_pictures_of_the_hub_say_how_they_are_fetched(tmp_path: Path) -> None:
+    (tmp_path / "images.zip").write_bytes(in_zip("0.png", "1.png"))
+    with pytest.raises(ConfigError) as caught:
+        _streamed(str(tmp_path), of_hub="me/cats")
+    assert str(caught.value) == (
+        "images.zip is packed: hf download me/cats --repo-type dataset --local-dir cats-files fetches it, then in "
+        "cats-files unpack it (unzip images.zip), and name what was in it"
+    )
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_a_table_beside_many_pictures_is_read_and_not_the_pictures_alone(suffix: str, tmp_path: Path) -> None:
     for n in range(4):
@@ -641,7 +693,10 @@ def test_a_tar_that_is_no_webdataset_and_labels_without_a_question_say_what_to_d
         for name in ("images/0.png", "train.jsonl"):
             tar.addfile(tarfile.TarInfo(name))
     assert convert(tmp_path / "s.tar", tmp_path / "a") == 78
-    assert "same types: tar -xf unpacks a tar that is none, and DATA names what was in it" in capsys.readouterr().err
+    assert (
+        "same types: if the tar is no webdataset, unpack it (tar -xf) and name what was in it"
+        in capsys.readouterr().err
+    )
     (tmp_path / "in/up").mkdir(parents=True)
     (tmp_path / "in/down").mkdir()
     (tmp_path / "in/up/0.png").write_bytes(picture("red"))

@@ -10,6 +10,7 @@ import pytest
 
 from trainer.commands import training_command
 from trainer.convert.captions import captioned
+from trainer.convert.folders import files_in
 from trainer.data.records import load_dataset
 from trainer.data.turns import FormError
 from trainer.outcome import ConfigError
@@ -96,9 +97,9 @@ def test_pictures_with_texts_beside_them_are_named_with_the_command_that_reads_t
         f"DATA={tmp_path}: holds pictures with a text beside each (a.png, a.txt) and no JSON: {command} "
         "--question TEXT makes records with one question, the texts as answers"
     )
-    good, bad, bare = captioned(tmp_path)["train"]
+    good, bad, bare = captioned(tmp_path, files_in(tmp_path))["train"]
     assert good == {"image": {"path": "a.png"}, "answer": "a cat"}
     assert isinstance(bad, FormError) and "b.JPG has a text in b.caption that is not UTF-8" in str(bad)
     assert isinstance(bare, FormError) and str(bare) == f"{tmp_path}/c.png has no text file beside it"
     (tmp_path / "metadata.csv").touch()
-    assert captioned(tmp_path) == {}
+    assert captioned(tmp_path, files_in(tmp_path)) == {}
