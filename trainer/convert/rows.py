@@ -16,7 +16,7 @@ from trainer.convert.captions import captioned
 from trainer.convert.csv_rows import CsvRows
 from trainer.convert.folders import METADATA, Table, check_reader, files_in, not_read, tables_beside_pictures
 from trainer.data.containers import read_records
-from trainer.data.file_kinds import UNPACKED_BY, unpack_advice
+from trainer.data.file_kinds import ARCHIVES, unpack_advice
 from trainer.data.packed import CHECKED_BYTES, MAGICS
 from trainer.data.sources import SIDE_OF, data_parts, find_sources, hub_id
 from trainer.data.turns import FormError
@@ -32,7 +32,6 @@ READERS = {
 }  # fmt: skip
 TABLE = "metadata.csv"
 NAMES_FILE = "file_name"
-ARCHIVES = UNPACKED_BY.keys() - {".gz", ".bz2", ".xz", ".zst"}
 SAVED = (("dataset_dict.json",), ("state.json", "dataset_info.json"))
 MEMORY = (
     "it needs more memory than convert takes (docs/threats.md): it unpacks to far more than its files, or little "
@@ -172,7 +171,7 @@ def _streamed(path: str, *, of_hub: str = "", inside: Sequence[Path] = (), **opt
 
     builder = load_dataset_builder(path, **options)
     files = [file for some in (builder.config.data_files or {}).values() for file in some]
-    if packed := next((file for file in files if file.lower().endswith(tuple(ARCHIVES))), None):
+    if packed := next((file for file in files if file.lower().endswith(ARCHIVES)), None):
         name = Path(packed.rpartition("/")[2])
         where = f"{of_hub.partition('/')[2]}-files"
         fetch = f"hf download {of_hub} --repo-type dataset --local-dir {where} fetches it, then in {where} "

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from trainer.data.answers import answer_text
 from trainer.data.foreign import unwrapped
-from trainer.data.turns import FormError
+from trainer.data.turns import FormError, role_of
 from trainer.files import parse_json
 from trainer.outcome import ConfigError
 from trainer.text import nearest, shown
@@ -18,9 +19,10 @@ from trainer.text import nearest, shown
 AUTO = "auto"
 QUESTION, ANSWER, CONTEXT, HISTORY, TEXTS = "question", "output", "context", "history", "texts"
 PAIRS = ("chosen", "rejected")
-ASKS = ("user", "human")
+BESIDE = " (beside columns)"
+"""Ends the name of a key whose place another key has, as `columns` says."""
 CONVERSATIONS = ("messages", "conversations")
-TURN_KEYS = ("role", "content")
+TURN_KEYS, BOTH = ("role", "content"), ("user", "assistant")
 # The keys of a turn: the speaker, and the text. Both kinds of lists of turns occur with either pair.
 TURN_PAIRS = (TURN_KEYS, ("from", "value"))
 # Alpaca and LLaMA-Factory, ms-swift, TRL, PaliGemma, visual question answering.
@@ -64,7 +66,7 @@ def rename(entry: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
         raise FormError(f" lacks {', '.join(outer)}, which columns names")
     # Who names the better answer of a pair has chosen it.
     beside = {*outer.values(), *PAIRS[1:]} if PAIRS[0] in outer else {*outer.values()}
-    renamed = {f"{name} (beside columns)" if name in beside and name not in outer else outer.get(name, name): value
+    renamed = {f"{name}{BESIDE}" if name in beside and name not in outer else outer.get(name, name): value
                for name, value in entry.items()}  # fmt: skip
     for key in CONVERSATIONS if inside else ():
         if isinstance(said := renamed.get(key), list):
@@ -94,45 +96,69 @@ def as_known(entry: dict[str, Any]) -> dict[str, Any]:
         known = {name: value for name, value in entry.items() if name not in names.values()}
         known |= {ours: entry[name] for ours, name in names.items() if name}
     question, answer, history = known.get(QUESTION), known.get(ANSWER), known.get(HISTORY)
+    asked = "\n\n".join(str(text) for text in (known.get(CONTEXT), question) if text)
+    read: tuple[str, ...] = (CONTEXT, QUESTION, ANSWER)
     if _is_turns(question) and _is_turns(answer):  # TRL writes question and answer as turns
-        turns = [*question, *answer]  # type: ignore[misc]
+        turns, read = [*question, *answer], (QUESTION, ANSWER)  # type: ignore[misc]
     elif isinstance(history, list) and history and all(isinstance(pair, list) and len(pair) == 2 for pair in history):
-        asked = "\n\n".join(str(text) for text in (known.get(CONTEXT), question) if text)
-        turns = [
-            dict(zip(TURN_KEYS, turn, strict=True))
-            for pair in (*history, [asked, answer])
-            for turn in zip(("user", "assistant"), pair, strict=True)
-        ]
+        turns = [_turn(*turn) for pair in (*history, [asked, answer]) for turn in zip(BOTH, pair, strict=True)]
+        read = (*read, HISTORY)
+    elif isinstance(question, str) and (last := _answering(answer)):
+        turns = [_turn("user", asked), *last]
     else:
         return known
-    read = (CONTEXT, QUESTION, ANSWER, HISTORY) if history else (QUESTION, ANSWER)
     return {**{name: value for name, value in known.items() if name not in read}, "messages": turns}
 
 
 def _with_answer(entry: dict[str, Any], key: str) -> dict[str, Any]:
     """The record with the answer that stands beside a conversation without one as its last turn."""
     turns = entry[key]
-    if not _is_turns(turns) or not turns or not any(turns[-1].get(name) in ASKS for name in ("role", "from")):
+    if not _is_turns(turns) or not turns or not _is_of_user(turns[-1]):
         return entry
     names = [name for name in ANSWERS if entry.get(name) not in (None, "")]
     if len(names) != 1:
         return entry
     answer = entry[names[0]]
     last = answer if is_conversation(answer) else [answer]
-    last = last if is_conversation(last) else [dict(zip(TURN_KEYS, ("assistant", answer), strict=True))]
+    if not is_conversation(last):
+        if not isinstance(answer, str) and answer_text(answer) is None:  # several answers, say
+            return entry
+        last = [_turn("assistant", answer)]
     return {**{name: value for name, value in entry.items() if name not in names}, key: [*turns, *last]}
+
+
+def _turn(speaker: str, said: Any) -> dict[str, Any]:
+    return dict(zip(TURN_KEYS, (speaker, said), strict=True))
+
+
+def _is_of_user(turn: dict[str, Any]) -> bool:
+    return any(role_of(turn.get(speaker)) == "user" for speaker, _ in TURN_PAIRS)
+
+
+def _answering(answer: Any) -> list[dict[str, Any]]:
+    """An answer that is a turn of the assistant, or several, as a list; an empty list for any other answer."""
+    turns = answer if isinstance(answer, list) else [answer]
+    if not is_conversation(turns):
+        return []
+    speakers = {role_of(turn.get(speaker)) for turn in turns for speaker, _ in TURN_PAIRS if speaker in turn}
+    return turns if speakers == {"assistant"} else []
+
+
+def holds_question(value: Any) -> bool:
+    """Whether `value` is a conversation in which the user speaks."""
+    return is_conversation(value) and any(map(_is_of_user, value))
 
 
 def _is_exchanges(value: Any) -> bool:
     """Whether `value` is what the Cauldron and FineVision hold under `texts`: questions with their answers."""
-    return _is_turns(value) and bool(value) and all({"user", "assistant"} <= exchange.keys() for exchange in value)
+    return _is_turns(value) and bool(value) and all({*BOTH} <= exchange.keys() for exchange in value)
 
 
 def _as_messages(entry: dict[str, Any]) -> dict[str, Any]:
     """The record with its exchanges as turns; whatever else an exchange holds stays, as unread."""
     turns: list[dict[str, Any]] = []
     for exchange in entry[TEXTS]:
-        rest = {name: value for name, value in exchange.items() if name not in ("user", "assistant")}
+        rest = {name: value for name, value in exchange.items() if name not in BOTH}
         turns.append({"role": "user", "content": exchange["user"], **rest})
         turns.append({"role": "assistant", "content": exchange["assistant"]})
     return {**{name: value for name, value in entry.items() if name != TEXTS}, "messages": turns}

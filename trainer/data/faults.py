@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
-from trainer.data.sources import convert_command
+from trainer.data.file_kinds import ARCHIVES, TARS
+from trainer.data.sources import convert_command, names_in
 from trainer.data.turns import FormError
 from trainer.outcome import ConfigError
 from trainer.text import plain_or_shown
@@ -17,7 +18,6 @@ FORMAT_HINT = (
 )
 LEAST_KEPT = 0.1  # of the training records; if fewer remain, the settings are wrong, not the records
 SHOWN_PLACES = 3
-ARCHIVES = (".zip", ".7z", ".rar", ".tgz")
 MISSING = "a picture is not there"
 
 
@@ -66,7 +66,8 @@ class Faults:
         if "missing" in cures:
             more = f" or {image_root}/" if image_root else "; image_root= names another folder to look in"
             said.append(f"paths are relative to {folder}/{more}")
-            if archive := next((name for name in sorted(os.listdir(folder)) if name.lower().endswith(ARCHIVES)), None):
+            names = (name for name in names_in(Path(folder)) if name.lower().endswith((*ARCHIVES, *TARS)))
+            if archive := next(names, None):
                 said.append(f"{plain_or_shown(archive)} lies there, and is not unpacked")
         return "; ".join(said)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from codecs import BOM_UTF8
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE
 from pathlib import Path
 
 from trainer.text import printable
@@ -14,6 +14,8 @@ UNPACKED_BY = {
     ".zip": "unzip", ".7z": "7z x", ".rar": "unrar x", ".zst": "zstd -d", ".tgz": "tar -xf", ".gz": "tar -xf",
     ".bz2": "tar -xf", ".xz": "tar -xf",
 }  # fmt: skip
+TARS = (".tar", ".tar.gz", ".tar.bz2", ".tar.xz")  # `convert` reads the first of them
+ARCHIVES = (".zip", ".7z", ".rar", ".tgz")
 SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 AS_CSV = "save the table as csv, and name that"
 RECORD = 'a record is a line such as {"image": "a.png", "question": "...", "output": "..."}'
@@ -58,7 +60,7 @@ def kind_of(head: bytes, path: Path) -> str | None:
     """What the file at `path`, whose content begins with `head`, is instead of JSON, and what helps; None for a file
     that may hold JSON, and for any other kind."""
     kind = next((kind for magic, kind in BY_CONTENT if re.match(magic, head, re.DOTALL)), None)
-    if kind is None and not _begins_as_json(head):
+    if kind is None and head and not _begins_as_json(head):
         kind = BY_SUFFIX.get(path.suffix.lower())
     return described(kind, path) if kind else None
 
@@ -71,12 +73,14 @@ def described(kind: str, path: Path) -> str:
 
 def is_binary(head: bytes) -> bool:
     """Whether a file that begins with `head` is no text in any encoding."""
-    wide = head.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")) or _begins_as_json(head.replace(b"\0", b""))
+    wide = head.startswith((BOM_UTF16_LE, BOM_UTF16_BE, BOM_UTF32_BE)) or _begins_as_json(head)
     return b"\0" in head and not wide
 
 
 def _begins_as_json(head: bytes) -> bool:
-    return head.removeprefix(BOM_UTF8).lstrip().startswith((b"{", b"["))
+    """Also in UTF-16 and UTF-32, whose signs have further bytes of zeros."""
+    narrow = head.removeprefix(BOM_UTF8).replace(b"\0", b"").removeprefix(BOM_UTF16_LE).removeprefix(BOM_UTF16_BE)
+    return narrow.lstrip().startswith((b"{", b"["))
 
 
 def unpack_advice(path: Path) -> str:

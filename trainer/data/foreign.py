@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.data.turns import FormError
+from trainer.data.turns import FormError, role_of
 
 PREFERENCES = ("preferred_output", "non_preferred_output")  # of OpenAI
 # The keys of a batch file's lines, at OpenAI and at Anthropic.
 ID, REQUESTS, RESULTS = "custom_id", ("body", "params"), ("response", "result")
+OF_RESULT = {"body", "status_code", "type"}
 
 
 def unwrapped(entry: dict[str, Any]) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def fault(entry: dict[str, Any]) -> FormError | None:
             " is a pair of answers in OpenAI's form, and none is compared: to learn the preferred one, write the "
             "messages of its input and its preferred_output as one list under messages"
         )
-    if ID in entry and entry.keys() & {*RESULTS}:
+    if (key := _inside(entry, RESULTS)) and entry[key].keys() & OF_RESULT:
         return FormError(
             " is an answer of a batch, and its question is in the batch's input: add the answer to the messages "
             "with the same custom_id there, as a turn of role assistant"
@@ -79,4 +80,6 @@ def _inside(entry: dict[str, Any], keys: tuple[str, ...]) -> str | None:
 
 
 def _answers(turns: Any) -> bool:
-    return isinstance(turns, list) and any(isinstance(turn, dict) and turn.get("role") == "assistant" for turn in turns)
+    return isinstance(turns, list) and any(
+        isinstance(turn, dict) and role_of(turn.get("role")) == "assistant" for turn in turns
+    )

@@ -7,8 +7,9 @@
 
 `system` beside any of these forms is a system turn in front. Consecutive turns of the same user become one turn. An
 answer that is an object, a number, true or false is learned as its JSON text. A user's turn behind the last answer is
-not shown. Every assistant turn is learned, except a turn with `weight: 0` or `loss: false`, which is only shown. Any
-other key of a record is returned as `unread`, which trainer/data/unread.py judges.
+not shown. Every assistant turn is learned, except a turn with `weight: 0`, `loss: false`, `training: false` or
+`mask: true`, which is only shown. Any other key of a record is returned as `unread`, which trainer/data/unread.py
+judges.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from trainer.data.columns import (
     TURN_PAIRS,
     as_known,
     as_list,
+    holds_question,
     is_conversation,
     suggest,
 )  # fmt: skip
@@ -39,7 +41,7 @@ from trainer.data.foreign import fault
 from trainer.data.inline import DATA, as_data
 from trainer.data.names import PICTURES, is_file_name, is_quiet, kind_of_file, kind_of_name
 from trainer.data.places import PLACES, Parts, may_hold_marker, put_pictures
-from trainer.data.turns import Form, FormError, Picture, Role, Turn
+from trainer.data.turns import ROLES, Form, FormError, Picture, Role, Turn, role_of
 
 PAIR_CURE = "columns: {}=chosen learns chosen, and not which of the two is better"
 CLASSES = ("label", "cls", "class", "target")  # names of a picture's class, which may be a number
@@ -66,12 +68,6 @@ PART_TYPES = {
     **dict.fromkeys(("text", "input_text", "output_text"), "text"),
     **dict.fromkeys(("image", "image_url", "input_image"), "image"),
 }
-
-# Spellings of TRL, LLaVA, LLaMA-Factory, OpenAI and of Gemma itself.
-ROLES: dict[str, Role] = {
-    "system": "system", "developer": "system", "user": "user", "human": "user",
-    "assistant": "assistant", "gpt": "assistant", "model": "assistant",
-}  # fmt: skip
 
 Said = tuple[Role, Any, bool]  # the speaker, the text, whether it is learned
 
@@ -168,13 +164,12 @@ def _lacks(given: dict[str, Any], lacking: list[str]) -> FormError:
     lacks = f"lacks {' and '.join(lacking)}"
     said = f" {lacks} (it has {_short(', '.join(given))})"
     if given.keys() >= {*PAIRS}:
-        column = "messages" if QUESTION in lacking and isinstance(given[PAIRS[0]], list) else "answer"
-        return FormError(f"{said}; {PAIR_CURE.format(column)}", f"{lacks}, and is a pair to choose from")
+        return FormError(f"{said}; {_pair_cure(given)}", f"{lacks}, and is a pair to choose from")
 
     def is_text(name: str, value: Any) -> bool:
         if isinstance(value, str) and is_file_name(value):
             return False
-        if name in CLASSES and lacking[-1] == ANSWER and isinstance(value, int):
+        if name in CLASSES and lacking == [ANSWER] and isinstance(value, int):
             return True
         if name in (*FLAT_KEYS, *QUESTIONS, *ANSWERS, *CONTEXTS) or is_quiet(name) or kind_of_name(name):
             return False
@@ -186,12 +181,17 @@ def _lacks(given: dict[str, Any], lacking: list[str]) -> FormError:
         shows = f",image={shows}" if shows and not any(given.get(key) for key in IMAGE_KEYS) else ""
         return FormError(f"{said}; columns: {columns}{shows} would read it", lacks, cure="form")
     texts = [name for name, value in given.items() if is_text(name, value)]
+    texts = texts or [name for name in CLASSES if isinstance(given.get(name), int)]
     if len(texts) < len(lacking) == 2 and texts:
         return FormError(f"{said}; columns: answer={texts[0]} learns that", lacks, cure="question")
     several = [name for name, value in given.items() if isinstance(value, list) and value and is_text(name, value[0])]
     if lacking == [ANSWER] and len(several) == 1:
         return FormError(f"{said}; {several[0]} holds several: the one to learn goes under {ANSWER}", lacks)
     return FormError(said, lacks, cure="form")
+
+
+def _pair_cure(given: dict[str, Any]) -> str:
+    return PAIR_CURE.format("messages" if holds_question(given[PAIRS[0]]) else "answer")
 
 
 def _conversation(entry: dict[str, Any], key: str, unread: list[tuple[str, Any]]) -> list[Said]:
@@ -207,12 +207,12 @@ def _conversation(entry: dict[str, Any], key: str, unread: list[tuple[str, Any]]
             said = f": turn {number} of {key} takes {takes}, got {_short(turn)}{how}"
             raise FormError(said, f"a turn takes {takes}")
         role_key, text_key = keys
-        if (role := ROLES.get(str(turn[role_key]).strip(" <|>\n").lower())) is None:
+        if (role := role_of(turn[role_key])) is None:
             kind = f"{role_key} {_short(turn[role_key])}"
             raise FormError(f": {kind} of turn {number}: it takes {', '.join(ROLES)}", f"{kind} of a turn")
         learned = role == "assistant"
         for name in turn.keys() - {role_key, text_key} if len(turn) > 2 else ():
-            if name in TURN_LEARNED_BY:
+            if name in TURN_LEARNED_BY and _is_switch(name, turn[name]):
                 learned = _is_learned(name, turn[name], number, role) and learned
             elif name in CALLS and turn[name]:
                 said = f"a turn has {name}: write a call into the text of the answer"
@@ -233,7 +233,7 @@ def _conversation(entry: dict[str, Any], key: str, unread: list[tuple[str, Any]]
         if not answered and entry.keys() >= {*PAIRS}:
             more = "and has no other answer"
             raise FormError(
-                f" is a pair to choose from ({', '.join(PAIRS)}), {more}; {PAIR_CURE.format('answer')}",
+                f" is a pair to choose from ({', '.join(PAIRS)}), {more}; {_pair_cure(entry)}",
                 f"is a pair to choose from, {more}",
             )
         wanted = f"{key} takes turns that alternate user, assistant, behind system turns at most, with an answer"
@@ -244,7 +244,7 @@ def _conversation(entry: dict[str, Any], key: str, unread: list[tuple[str, Any]]
 def _turn_columns(turn: Any) -> str:
     """The setting that would read a turn under other names; "" where none is seen."""
     texts = [name for name, value in turn.items() if isinstance(value, str)] if isinstance(turn, dict) else []
-    speakers = [name for name in texts if turn[name].strip().lower() in ROLES]
+    speakers = [name for name in texts if role_of(turn[name])]
     if len(texts) != 2 or len(speakers) != 1:
         return ""
     (text,) = {*texts} - {*speakers}
@@ -256,6 +256,14 @@ def _is_either(name: str, value: Any) -> bool:
     another kind of weight or loss."""
     number = int if name == "loss" else int | float  # a column of losses may hold 0.0
     return isinstance(value, number) and value in LEARNED_BY[name]
+
+
+def _is_switch(name: str, value: Any) -> bool:
+    """Whether a turn's key `name` is meant to say that it is learned: a mask may also be the name of a picture, and
+    train a text."""
+    flags = value if isinstance(value, list) else [value]
+    said = (flag is None or isinstance(flag, int | float) or str(flag).lower() in ("true", "false") for flag in flags)
+    return name in LEARNED_BY or any(said)
 
 
 def _is_learned(name: str, value: Any, number: int, role: Role) -> bool:

@@ -112,10 +112,11 @@ def load_dataset(
     _check_pictures(data, records, text_only=text_only)
     moved = [note for pictures in reader.pictures.values() if (note := pictures.note(data))]
     unknown = [name for name in reader.splits if name not in SIDE_NAMES]
+    divided = bool(sources.eval or reader.splits["eval"] or reader.splits["test"])
     found = _divide(data, sources, sides, eval_fraction=eval_fraction, seed=seed, unknown=unknown)
     return replace(
         found,
-        notes=(*sources.notes, *reader.notes, *_notes(records, reader, learn), *moved, *found.notes),
+        notes=(*sources.notes, *reader.notes, *_notes(records, reader, learn, divided=divided), *moved, *found.notes),
         left_out=reader.faults.lines(reader.faults.count + len(rows)),
         unusable=reader.faults.count,
         files=sources.files,
@@ -191,10 +192,10 @@ def _check_pictures(data: str, records: Sequence[Record], *, text_only: bool) ->
         )
 
 
-def _notes(records: Sequence[Record], reader: Reader, learn: Learn) -> tuple[str, ...]:
+def _notes(records: Sequence[Record], reader: Reader, learn: Learn, *, divided: bool) -> tuple[str, ...]:
     unread = reader.unread
     notes = [*filter(None, (unread.note(), unread.idle_note(), unread.bare_note(), unread.like_note()))]
-    notes += filter(None, (unread.side_note(), unread.choice_note()))
+    notes += filter(None, (None if divided else unread.side_note(), unread.choice_note()))
     answers, shown = sum(record.count for record in records), 0
     for record in records:
         shown += sum(turn.role == "assistant" and not turn.learned for turn in record.turns)

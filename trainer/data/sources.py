@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -162,9 +163,21 @@ def side_of(path: Path) -> str | None:
     return SIDE_OF.get(shard[1].lower()) if shard else None
 
 
+def _suffix(path: Path) -> str:
+    """.jsonl, or .jsonl.gz where it is packed."""
+    return path.name[len(_stem(path)) :]
+
+
 def _stem(path: Path) -> str:
     name = _unpacked_name(path.name)
     return next((name[: -len(suffix)] for suffix in JSON_SUFFIXES if name.lower().endswith(suffix)), name)
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names in a folder, the first of very many; none where they may not be listed."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return sorted(entry.name for entry in islice(entries, MOST_LOOKED_AT))
+    return []
 
 
 def is_records(path: Path) -> bool:
@@ -205,9 +218,10 @@ def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
         if len(others) > 1:
             how = f"several: DATA={','.join(map(str, others))}"
             if len(others) > MOST_NAMED:
-                suffix = others[0].name[len(_stem(others[0])) :]
-                where = shlex.quote(str(folder))
+                suffix, where = _suffix(others[0]), shlex.quote(str(folder))
                 how = f"make one file of all: cat {where}/*{suffix} > {where}/train{suffix}"
+                if [path for path in here if path.name.endswith(suffix)] != others:
+                    how = f"put those into {where}/train/"
             raise ConfigError(
                 f"is a folder with {len(others)} files of records and no train.jsonl: name the one to "
                 f"learn from, or {how}",
@@ -219,7 +233,7 @@ def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
             raise ConfigError(
                 f"holds test records alone, which are not used: DATA={tests} trains on them", name="DATA", given=part
             )
-        inner = next((path for path in here if path.is_dir() and any(map(is_records, path.iterdir()))), None)
+        inner = next((p for p in here if p.is_dir() and any(is_records(p / name) for name in names_in(p))), None)
         inside = [Path(part, name) for name in _records_in(folder) if _is_named_json(name)]
         if inner is None and inside:
             several = ",".join(map(str, inside[:MOST_NAMED]))
@@ -246,7 +260,7 @@ def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
 def _other_kind(paths: Sequence[Path]) -> str | None:
     """The first of some files that is of a known kind, and what helps."""
     for path in (path for path in paths[:MOST_LOOKED_AT] if path.is_file() and not path.name.startswith(".")):
-        with path.open("rb") as file:
+        with suppress(OSError), path.open("rb") as file:
             kind = kind_of(file.read(HEAD_BYTES), path)
             if kind and not kind.startswith(TEXT):  # notes and licences lie in any folder
                 return f"holds {plain_or_shown(path.name)}, which is {kind}"
@@ -310,9 +324,22 @@ def _pattern(data: str) -> str:
     if not _is_named_json(found[0]):
         how = convert_command(min(folders))
     elif len(found) > MOST_NAMED:
-        whole = shlex.quote(os.path.join(min(folders), f"train{os.path.splitext(found[0])[1]}"))
-        how = f"make one file of all: cat {data} > {whole}" if len(folders) == 1 else "DATA=FOLDER,FILE names several"
+        how = _together([Path(path) for path in found], data) if len(folders) == 1 else "DATA=FOLDER,FILE names several"
     return f"is a pattern, which is not expanded, of {len(found)} files: {how}"
+
+
+def _together(found: Sequence[Path], pattern: str) -> str:
+    """How the many files of one folder that a pattern matches are read: as the folder, where a name says a side."""
+    folder, suffixes = shlex.quote(str(found[0].parent)), {_suffix(path) for path in found}
+    whole = found[0].with_name(f"train{min(suffixes)}")
+    if any(map(side_of, found)) or os.path.lexists(whole):
+        return f"DATA={folder} reads its train and eval files, and names the others"
+    if len(suffixes) > 1:
+        return "DATA=FOLDER,FILE names several"
+    # What a shell expands stays as it is.
+    pieces = re.split(r"(\[[^\]]*\]|[*?]+)", os.path.basename(pattern))
+    files = "".join(piece if n % 2 else piece and shlex.quote(piece) for n, piece in enumerate(pieces))
+    return f"make one file of all: cat {folder}/{files} > {shlex.quote(str(whole))}"
 
 
 def _not_json(found: Path, data: str) -> str:
@@ -329,8 +356,6 @@ def _not_json(found: Path, data: str) -> str:
 def _not_there(data: str) -> str:
     if len(data) > 2 and data[0] == data[-1] and data[0] in "'\"":
         return f"has quotation marks in it: DATA={shlex.quote(data[1:-1])}"
-    if re.search(r"[*?\[]", data):
-        return _pattern(data)
     if re.match(ADDRESS, data):
         scheme, _, rest = data.partition("://")
         how = f"copy it to a folder with {scheme}'s own tool"
@@ -343,11 +368,12 @@ def _not_there(data: str) -> str:
         elif scheme == "file":
             how = f"DATA={unquote(rest)}"
         return f"is an address, which is not read: {how}"
+    if re.search(r"[*?\[]", data):
+        return _pattern(data)
     if hub_id(data):
         return f"does not exist: {TAKES}; a data set of the hub is fetched by {convert_command(data)}"
     several = re.split(r"[;:\s]+", data)
     if len(several) > 1 and all(map(os.path.exists, several)):
         return f"does not exist: commas stand between several: DATA={','.join(several)}"
-    folder = os.path.dirname(data) or "."
-    names = os.listdir(folder) if os.path.isdir(folder) else []
+    names = names_in(Path(os.path.dirname(data) or "."))
     return f"does not exist: {TAKES}{nearest(os.path.basename(data), names)}"

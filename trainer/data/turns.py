@@ -7,6 +7,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
+# Spellings of TRL, LLaVA, LLaMA-Factory, OpenAI and of Gemma itself.
+ROLES: dict[str, Role] = {
+    "system": "system", "developer": "system", "user": "user", "human": "user",
+    "assistant": "assistant", "gpt": "assistant", "model": "assistant",
+}  # fmt: skip
+
+
+def role_of(said: object) -> Role | None:
+    """The speaker that a turn names, also in brackets and capitals; None for any other word."""
+    return ROLES.get(str(said).strip("<|> \t\r\n").lower())
 
 
 class FormError(Exception):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
+from trainer.data.columns import BESIDE, PAIRS
 from trainer.data.inline import BASE64_MAGIC
 from trainer.data.names import AUDIO, BOXES, PICTURES, SUFFIXES, VIDEOS, is_quiet, kind_of_file, kind_of_name
 from trainer.data.places import LIKE_A_PLACE, PLACEHOLDER, PLACES, may_hold_marker
@@ -25,6 +26,7 @@ from trainer.text import shown
 
 SWITCHES = "what is learned"
 SPLIT = "split"
+LONGEST_SIDE = 20
 LONGEST_PATH = 300
 MOST_SHOWN = 8
 FILE_NAME = rf"[^<>\n]{{1,{LONGEST_PATH}}}(?:{'|'.join(map(re.escape, SUFFIXES))})"
@@ -58,7 +60,7 @@ class Unread:
         self._like_places: dict[str, list[str]] = {}
         """By text that looks like a placeholder: the places of the records that hold it beside a picture."""
         self._sides: dict[str, set[str]] = {}
-        """By key of texts: the sides that its values name; empty for a key with another value."""
+        """By key of texts: the sides that its values name, up to the first value that names none, which is ""."""
         self._choices: Counter[str] = Counter()
         """By key of a list: number of records whose answer is the number of one of its texts."""
         self._lost: dict[tuple[str, str], list[str]] = {}
@@ -93,17 +95,14 @@ class Unread:
     def _note_value(self, name: str, value: Any, form: Form) -> None:
         if isinstance(value, list) and form.as_json and value and all(isinstance(each, str) for each in value):
             self._choices[name] += form.turns[-1].text in map(str, range(len(value)))
-        elif isinstance(value, str) and name != SPLIT:
-            side = SIDE_OF.get(value.strip().lower(), "")
-            known = self._sides.setdefault(name, {side})
-            if "" in known or not side:
-                self._sides[name] = {""}
-            else:
-                known.add(side)
+        elif isinstance(value, str) and name != SPLIT and not name.endswith(BESIDE):
+            if "" in (known := self._sides.setdefault(name, set())):
+                return
+            known.add(SIDE_OF.get(value.strip().lower(), "") if len(value) <= LONGEST_SIDE else "")
 
     def side_note(self) -> str | None:
         """One line about a key that divides the records as `split` would; None when there is none."""
-        name = next((name for name, sides in self._sides.items() if len(sides) > 1), None)
+        name = next((name for name, sides in self._sides.items() if len(sides) > 1 and "" not in sides), None)
         says = f"names sides, and divides nothing: columns: split={name} makes it divide"
         return f"{shown(name)} {says}" if name else None
 
@@ -111,11 +110,14 @@ class Unread:
         """One line about answers that are numbers of choices which the model does not see."""
         name, count = next(iter(self._choices.most_common(1)), ("", 0))
         says = f"{shown(name)}, which is not shown: write these texts into the question"
-        return f"{count} answers are numbers of a text in {says}" if count else None
+        what = "1 answer is the number" if count == 1 else f"{count} answers are numbers"
+        return f"{what} of a text in {says}" if count else None
 
     def _lost_keys(self, form: Form, held: list[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
         shown = {_basename(path) for picture in form.pictures for path in picture.paths} if held else set()
         for name, value in held:
+            if name == f"{PAIRS[1]}{BESIDE}":  # the answer that was not chosen, with what it was asked
+                continue
             paths = value if isinstance(value, list) else [value]
             # The record may name a picture a second time that was already read.
             twice = all(isinstance(path, str) and _basename(path) in shown for path in paths)
@@ -200,7 +202,8 @@ class Unread:
             *(["videos, audio and boxes are not shown: leave them out, or write a box as words"]
               if kinds - {PICTURES, SWITCHES} else []),
             *(["answers alone are learned, all alike, and none is compared: leave such records out, remove the key, or "
-               "write weight 0 or loss false, which only shows an answer"] if SWITCHES in kinds else []),
+               "write weight 0, loss false, training false or mask true, which only shows an answer"]
+              if SWITCHES in kinds else []),
             *(["text_only: true is for a set that is text alone, its markers words"] if kinds - {SWITCHES} else []),
         ]  # fmt: skip
         means = "so the model would not see it" if kinds - {SWITCHES} else "and it says what to learn"

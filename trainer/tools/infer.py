@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from trainer.config import Device
 from trainer.data.columns import ANSWERS, CONVERSATIONS, TURN_PAIRS, parse_columns, rename
-from trainer.data.forms import FRAMES, ROLES, read_form
+from trainer.data.forms import FRAMES, read_form
 from trainer.data.images import Pictures
 from trainer.data.json_text import Found, read_objects, read_stream
-from trainer.data.turns import FormError, Record
+from trainer.data.turns import ROLES, FormError, Record
 from trainer.data.unread import Unread
 from trainer.files import regular
 from trainer.flags import Text, parse

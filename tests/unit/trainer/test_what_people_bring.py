@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from trainer.commands import training_command
+from trainer.data.faults import FORMAT_HINT
 from trainer.data.records import load_dataset
 from trainer.outcome import ConfigError
 
@@ -30,7 +33,7 @@ PICTURES = (
 OTHERS = "videos, audio and boxes are not shown: leave them out, or write a box as words"
 SWITCHES = (
     "answers alone are learned, all alike, and none is compared: leave such records out, remove the key, or write "
-    "weight 0 or loss false, which only shows an answer"
+    "weight 0, loss false, training false or mask true, which only shows an answer"
 )
 TEXT = "text_only: true is for a set that is text alone, its markers words"
 CONVERT = training_command("trainer", "convert")
@@ -106,12 +109,29 @@ READ: dict[str, tuple[str | bytes, tuple[str, str, list[str]], tuple[str, ...]]]
     "the number of a choice, as ScienceQA writes it": (
         lines(good(output=1, choices=["down", "up"])), ("which?", "1", ["a.png"]), (
             "not read: choices in 1 records",
-            "1 answers are numbers of a text in 'choices', which is not shown: write these texts into the question",
+            "1 answer is the number of a text in 'choices', which is not shown: write these texts into the question",
             "1 answers are JSON values, learned as their text, for example '1'")),
     "sides under another key": (
         lines(good(subset="val"), good(subset="Train")), LEARNED, (
             "not read: subset in 2 records",
             "'subset' names sides, and divides nothing: columns: split=subset makes it divide")),
+    "sides under another key, where a split divides": (
+        lines(good(subset="val", split="train"), good(subset="Train", split="train"), good(subset="val", split="test")),
+        LEARNED, (
+            "not read: subset in 3 records",
+            "as the split of the records says, 2 are trained on, 0 held out, 1 not used (test)")),
+    "a text and an answer that is a turn, as some write pairs": (
+        lines({"image": "a.png", "context": "look", "prompt": "which?", "completion": [SAID]}),
+        ("look\n\nwhich?", "up", ["a.png"]), ()),
+    "roles with ends of lines and tabs, in capitals": (
+        lines({"images": ["a.png"], "messages": [turn("User\t", "which?")], "answer": "up"},
+              talk(turn("user\r", "which?"), turn("Assistant\r\n", "up"))), LEARNED, ()),
+    "an answer beside a conversation, whose user is in capitals": (
+        lines({"images": ["a.png"], "messages": [turn("User\r", "which?")], "answer": {"button": "up"}}),
+        ("which?", '{"button": "up"}', ["a.png"]), (
+            "1 answers are JSON values, learned as their text, for example '{\"button\": \"up\"}'",)),
+    "a mask that is words, in a user's turn": (
+        lines(talk({**ASKED, "mask": "of the arrow"}, SAID)), LEARNED, ("not read: mask in 1 records",)),
     # The same kinds, further.
     "lines that are packed and pretty": (
         gzip.compress(("\n".join(json.dumps(GOOD, indent=1) for _ in range(3))).encode(), mtime=0), LEARNED, ()),
@@ -217,6 +237,18 @@ LEFT_OUT: dict[str, tuple[Any, str, str]] = {
         "lacks question and output, and is a pair to choose from",
         "lacks question and output (it has 'images, chosen, rejected'); columns: messages=chosen learns chosen, and "
         "not which of the two is better"),
+    "several answers beside a conversation": (
+        {"images": ["a.png"], "messages": [ASKED], "answer": ["cat", "cats"]}, ALTERNATE, f"{ALTERNATE}; got user"),
+    "an answer under response with an id of its own": (
+        {"custom_id": "r-1", "image": "a.png", "response": "up"}, "lacks question",
+        "lacks question (it has 'custom_id, image, response')"),
+    "a mask in words that are a switch": (
+        talk(ASKED, turn("assistant", "up", mask="true")),
+        "mask of a turn: it takes false (learned) or true (only shown)",
+        "mask 'true' of turn 2: it takes false (learned) or true (only shown)"),
+    "a caption and the number of its class": (
+        {"image": "a.png", "caption": "up", "label": 3}, "lacks question and output",
+        "lacks question and output (it has 'image, caption, label'); columns: answer=caption learns that"),
     "a pair of answers in OpenAI's form": (
         {"input": {"messages": [ASKED]}, "preferred_output": [SAID], "non_preferred_output": [SAID]},
         "is a pair of answers in OpenAI's form, and none is compared: to learn the preferred one, write the messages "
@@ -281,9 +313,15 @@ def test_turns_under_another_name_are_read_as_the_refusal_says(folder: Path) -> 
         ("answer=chosen", {"prompt": "which?", "chosen": "up", "rejected": "down"}),
         ("answer=chosen", {"messages": [ASKED], "chosen": SAID, "rejected": turn("assistant", "down")}),
         ("answer=chosen", {"prompt": [ASKED], "chosen": [SAID], "rejected": [SAID]}),
+        ("answer=chosen", {"prompt": "which?", "chosen": [SAID], "rejected": [SAID]}),
+        ("answer=chosen", {"prompt": "which?", "chosen": SAID, "rejected": SAID}),
         ("messages=chosen", {"chosen": [ASKED, SAID], "rejected": [ASKED, SAID]}),
+        (
+            "messages=chosen",
+            {"chosen": [ASKED, SAID], "rejected": [turn("user", [{"type": "image", "image": "b.png"}])]},
+        ),
     ],
-    ids=["flat", "beside turns", "TRL", "whole"],
+    ids=["flat", "beside turns", "TRL", "a turn in a list", "a turn", "whole", "pictures in the other"],
 )
 def test_the_chosen_answer_of_a_pair_is_learned_as_the_refusal_says(
     columns: str, pair: dict[str, Any], folder: Path
@@ -294,6 +332,20 @@ def test_the_chosen_answer_of_a_pair_is_learned_as_the_refusal_says(
     (record,) = dataset.train
     assert (record.prompt, record.answer, [path.name for path in record.images]) == LEARNED
     assert dataset.notes == ("not read: rejected (beside columns) in 1 records",)
+
+
+@pytest.mark.parametrize("beside", [{"prompt": "which?"}, {"messages": [ASKED]}], ids=["a text", "a turn"])
+def test_a_chosen_conversation_is_learned_whole_beside_its_question(beside: dict[str, Any], folder: Path) -> None:
+    write(folder / "d.jsonl", lines({"images": ["a.png"], **beside, "chosen": [ASKED, SAID], "rejected": [ASKED]}))
+    assert "; columns: messages=chosen learns chosen" in refusal(str(folder / "d.jsonl"))
+    (record,) = load_dataset(str(folder / "d.jsonl"), columns="messages=chosen", eval_fraction=0).train
+    assert (record.prompt, record.answer, [path.name for path in record.images]) == LEARNED
+
+
+def test_a_key_whose_place_another_has_is_not_taken_for_the_sides(folder: Path) -> None:
+    write(folder / "d.jsonl", lines(good(context="train", part="a"), good(context="val", part="b")))
+    dataset = load_dataset(str(folder / "d.jsonl"), columns="context=part", eval_fraction=0)
+    assert dataset.notes == ("not read: context (beside columns) in 2 records",)
 
 
 @pytest.mark.parametrize(
@@ -342,6 +394,8 @@ MISSED: dict[str, tuple[Any, str]] = {
     "frames that are not read yet": (
         good(video_frames=["a.png", "b.png"]), lost("'video_frames' (pictures) in 1 records (d.jsonl line 2)",
                                                     PICTURES)),
+    "a mask that is a picture, in a user's turn": (
+        talk({**ASKED, "mask": "m.png"}, SAID), lost("'mask' (pictures) in 1 records (d.jsonl line 2)", PICTURES)),
     "a picture in Markdown": (
         good(question="![s](b.png) which?"), lost("'![s](b.png)' as text in 1 records (d.jsonl line 2)", PICTURES)),
     "parts of an answer that are learned, as Axolotl writes them": (
@@ -423,6 +477,10 @@ FOLDERS: dict[str, tuple[Mapping[str, str | bytes], str, str]] = {
     "a file on the web": (
         {}, "https://x.org/d.jsonl",
         "DATA=https://x.org/d.jsonl: is an address, which is not read: curl -LO https://x.org/d.jsonl fetches it"),
+    "a file on the web, with a question mark": (
+        {}, "https://x.org/d.jsonl?download=true",
+        "DATA='https://x.org/d.jsonl?download=true': is an address, which is not read: curl -LO "
+        "'https://x.org/d.jsonl?download=true' fetches it"),
     "a picture for the records": (
         {"0.png": PNG}, "{folder}/0.png",
         "DATA={folder}/0.png: is a picture: name the file of records that shows it, or the folder of all pictures"),
@@ -465,6 +523,25 @@ FOLDERS: dict[str, tuple[Mapping[str, str | bytes], str, str]] = {
         {f"{n}.jsonl": lines(GOOD) for n in range(6)}, "{folder}/?.jsonl",
         "DATA='{folder}/?.jsonl': is a pattern, which is not expanded, of 6 files: make one file of all: cat "
         "{folder}/?.jsonl > {folder}/train.jsonl"),
+    "a pattern of many files, one of them held out": (
+        {**{f"{n}.jsonl": lines(GOOD) for n in range(5)}, "eval.jsonl": lines(GOOD)}, "{folder}/*.jsonl",
+        "DATA='{folder}/*.jsonl': is a pattern, which is not expanded, of 6 files: DATA={folder} reads its train and "
+        "eval files, and names the others"),
+    "a pattern of many files beside train.jsonl": (
+        {**{f"p-{n}.jsonl": lines(GOOD) for n in range(6)}, "train.jsonl": lines(GOOD)}, "{folder}/p-*.jsonl",
+        "DATA='{folder}/p-*.jsonl': is a pattern, which is not expanded, of 6 files: DATA={folder} reads its train and "
+        "eval files, and names the others"),
+    "a pattern of many packed files in a folder with spaces": (
+        {f"my set/{n}.jsonl.gz": b"\x1f\x8b" for n in range(6)}, "{folder}/my set/*.gz",
+        "DATA='{folder}/my set/*.gz': is a pattern, which is not expanded, of 6 files: make one file of all: cat "
+        "'{folder}/my set'/*.gz > '{folder}/my set/train.jsonl.gz'"),
+    "many files beside held-out records": (
+        {**{f"{n}.jsonl": lines(GOOD) for n in range(6)}, "eval.jsonl": lines(GOOD)}, "{folder}",
+        "DATA={folder}: is a folder with 6 files of records and no train.jsonl: name the one to learn from, or put "
+        "those into {folder}/train/"),
+    "a text in UTF-16": (
+        {"a.txt": json.dumps(GOOD).encode("utf-16")}, "{folder}/a.txt", "{folder}/a.txt is UTF-16: save it as UTF-8"),
+    "an empty text": ({"train.txt": ""}, "{folder}/train.txt", f"{{folder}}/train.txt holds no records: {FORMAT_HINT}"),
     "a pattern of nothing": (
         {}, "{folder}/*.json", "DATA='{folder}/*.json': is a pattern that no file matches: give a file of JSON "
         "records, or a folder with train.jsonl"),
@@ -493,6 +570,29 @@ def test_what_is_no_record_says_what_to_do(name: str, tmp_path: Path) -> None:
         return text.replace("{folder}", f"{tmp_path}/walks").replace("{name}", "walks")
 
     assert refusal(fill(data)) == fill(said)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tgz", "a.zip"])
+def test_an_archive_beside_records_without_pictures_is_named(name: str, tmp_path: Path) -> None:
+    write(tmp_path / "d.jsonl", lines(GOOD))
+    write(tmp_path / name, b"")
+    assert refusal(str(tmp_path / "d.jsonl")).endswith(f"; {name} lies there, and is not unpacked")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become someone else for a moment")
+def test_what_may_not_be_read_or_listed_hides_no_other_advice() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        write(Path(name, "closed.db"), b"")
+        write(Path(name, "d.db"), b"SQLite format 3\0")
+        write(Path(name, "locked", "d.jsonl"), lines(GOOD))
+        for path, mode in ((name, 0o755), (f"{name}/closed.db", 0), (f"{name}/locked", 0o711)):
+            Path(path).chmod(mode)
+        os.seteuid(65534)
+        try:
+            assert f"DATA={name}: holds d.db, which is an SQLite database" in refusal(name)
+            assert f"DATA={name}/locked/x.jsonl: does not exist: give" in refusal(f"{name}/locked/x.jsonl")
+        finally:
+            os.seteuid(0)
 
 
 @pytest.mark.parametrize("sign", [" ", ";", ":"])
