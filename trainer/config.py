@@ -94,8 +94,9 @@ class TrainConfig:
     """Larger pictures are left out before they are decoded, since a decoded pixel takes about 12 bytes. The default
     lets 8192 x 8192 pixels pass. A file may have at most 8 bytes for each allowed pixel."""
     learn: Annotated[Learn, Setting(also="mask_history", words={"true": "last", "false": "all"})] = "all"
-    """Which answers of a conversation are learned. all: every answer but those with `weight: 0` or `loss: false`; last:
-    the last answer alone. The model sees the other answers, but does not learn them."""
+    """Which answers of a conversation are learned. all: every answer but those with `weight: 0`, `loss: false`,
+    `training: false` or `mask: true`; last: the last answer alone. The model sees the other answers, but does not
+    learn them."""
     text_only: bool = False
     """true: the records contain text alone. false: a data set without pictures is refused, and so are keys and markers
     of pictures, videos, audio and boxes that are not read."""

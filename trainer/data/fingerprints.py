@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
-from trainer.data.grid import is_animated, load_grey
+from trainer.data.grid import load_seen
 from trainer.data.looks import look
 from trainer.data.turns import Record
 
@@ -30,9 +30,9 @@ class File:
 
 def open_file(path: str) -> File:
     try:
-        image, bits = load_grey(path)
+        image, bits, animated = load_seen(path)
         digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
-        return File(digest=digest, size=image.size, grey_bits=bits, look=look(image), animated=is_animated(path))
+        return File(digest=digest, size=image.size, grey_bits=bits, look=look(image), animated=animated)
     except OSError as error:
         return File(error=str(error))
 

@@ -6,8 +6,9 @@ import contextlib
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
@@ -50,31 +51,56 @@ def load_image(path: str) -> Image.Image:
     return load_grey(path)[0]
 
 
-def is_animated(path: str) -> bool:
-    """Whether a picture that opens has further pictures behind the first one: frames, or the pages of a TIFF."""
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            return bool(getattr(image, "is_animated", False))
-    except Exception:  # a decoder raises nearly anything of a later frame
-        return False
+class Seen(NamedTuple):
+    """What one opening of a file tells."""
+
+    image: Image.Image
+    grey_bits: int
+    animated: bool
+    """Whether further pictures are behind the first one: frames, or the pages of a TIFF."""
 
 
 def load_grey(path: str, least_bits: int = DEPTHS[0]) -> tuple[Image.Image, int]:
     """As `load_image`, and the bits that the greys of a 16-bit file were taken to use, at least `least_bits`; 0 for
     any other file."""
+    with _opened(path) as image:
+        return _upright(image, least_bits)
+
+
+def load_seen(path: str) -> Seen:
+    """As `load_grey`, and whether the file holds further pictures."""
+    with _opened(path) as image:
+        return Seen(*_upright(image, DEPTHS[0]), _is_animated(image))
+
+
+def _is_animated(image: Image.Image) -> bool:
+    """Asked behind the decoding of the first picture, because it may move to the next one."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # a decoder raises nearly anything of a later frame
+        return False
+
+
+def _upright(image: Image.Image, least_bits: int) -> tuple[Image.Image, int]:
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of 32 bits (mode {image.mode}), of a range that no one says")
+    upright = ImageOps.exif_transpose(image)
+    if not image.mode.startswith("I;16"):
+        return _on_white(upright), 0
+    levels = np.asarray(upright)
+    used = next(bits for bits in DEPTHS if bits >= least_bits and levels.max() < 1 << bits)
+    return _on_white(_in_8_bits(upright, levels, used)), used
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Image.Image]:
+    """The file as Pillow opens it. Raises OSError that names the file, also for what is raised inside."""
     try:
         if not os.path.isfile(path) and os.path.exists(path):
             raise ValueError("is no file")  # reading a device or a pipe would never end
         BOUNDS.check_bytes(os.path.getsize(path))
         with Image.open(path, formats=FORMATS) as image, _turn(image):
-            if image.mode in ("I", "F"):
-                raise ValueError(f"pixels of 32 bits (mode {image.mode}), of a range that no one says")
-            upright = ImageOps.exif_transpose(image)
-            if not image.mode.startswith("I;16"):
-                return _on_white(upright), 0
-            levels = np.asarray(upright)
-            used = next(bits for bits in DEPTHS if bits >= least_bits and levels.max() < 1 << bits)
-            return _on_white(_in_8_bits(upright, levels, used)), used
+            yield image
     except UnidentifiedImageError:
         known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise OSError(f"{path} is no image ({known}), {os.path.getsize(path)} bytes{_instead(path)}") from None

@@ -85,7 +85,9 @@ class Inspection:
                 "turns the chat template renders earlier answers otherwise, or without their end"
             )
         if self.animated:
-            lines.append(f"{self.animated} picture files hold several pictures or pages: the first of each is shown")
+            many = f"{self.animated} picture files hold several pictures or pages: the first of each is shown"
+            one = "1 picture file holds several pictures or pages: the first is shown"
+            lines.append(one if self.animated == 1 else many)
         if len(self.grey_bits) > 1:
             read = ", ".join(f"{count} as {bits} bits" for bits, count in sorted(self.grey_bits.items()))
             lines.append(

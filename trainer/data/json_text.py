@@ -78,7 +78,7 @@ def _lines(file: BinaryIO) -> Iterator[Found]:
 def read_line(line: bytes | str) -> dict[str, Any]:
     """The object that a line of a data file holds. Raises FormError."""
     if len(line) > MOST_MIB * MIB:
-        raise FormError(f" is longer than {MOST_MIB} MiB")
+        raise FormError(f" {_too_long()}")
     try:
         # Bytes are accepted, so that a line that is not UTF-8 is reported like any other mistake.
         entry = parse_json(line.rstrip(), _parsed)
@@ -90,6 +90,10 @@ def read_line(line: bytes | str) -> dict[str, Any]:
             else error
         )
         raise FormError(f" {NOT_JSON} ({said})", NOT_JSON) from None
+
+
+def _too_long() -> str:
+    return f"is longer than {MOST_MIB} MiB, the most of one object: split it, or write its records one a line"
 
 
 def _in_words(error: Exception) -> str:
@@ -140,6 +144,8 @@ def _values(file: BinaryIO, path: Path) -> Iterator[Found]:
         number += 1
         try:
             entry, raw = text.value()
+        except _TooLong as error:
+            raise ConfigError(f"{path} record {number} {error}") from None
         except (ValueError, RecursionError) as error:
             said = _in_words(error) or str(error)
             if isinstance(error, json.JSONDecodeError):
@@ -155,6 +161,10 @@ def _values(file: BinaryIO, path: Path) -> Iterator[Found]:
             yield f"record {number}", FormError(f" {NOT_JSON} ({error})", NOT_JSON)
     if in_array:
         raise ConfigError(f"{path} ends within its array, behind record {number}: it may have been cut off")
+
+
+class _TooLong(ValueError):
+    """A value that is longer than what is read of one."""
 
 
 class _Text:
@@ -192,7 +202,9 @@ class _Text:
             except json.JSONDecodeError as error:
                 # A value that is cut off fails at its end, or at the beginning of its cut string.
                 cut = error.pos >= len(self._text) - 16 or error.msg.startswith("Unterminated string")
-                if cut and len(self._text) - self.place <= MOST_MIB * MIB and self._more():
+                if cut and len(self._text) - self.place > MOST_MIB * MIB:
+                    raise _TooLong(_too_long()) from None
+                if cut and self._more():
                     continue
                 raise
             text = self._text[self.place : end]

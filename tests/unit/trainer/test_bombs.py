@@ -140,7 +140,7 @@ def test_a_line_without_an_end_is_named_by_its_number(tmp_path: Path) -> None:
         file.truncate(3 * MOST_MIB * MIB)
         file.seek(0, os.SEEK_END)
         file.write(b"\n[]\n")
-    said = r"0 of 3 records would be left: .* of turns \(d.jsonl line 1;.* is longer than 64 MiB \(d.jsonl line 2\)"
+    said = r"0 of 3 records would be left: .* of turns \(d.jsonl line 1;.* is longer than 64 MiB, .* \(d.jsonl line 2\)"
     with pytest.raises(ConfigError, match=said):
         load_dataset(str(tmp_path / "d.jsonl"))
     with (tmp_path / "d.jsonl").open("rb") as file:

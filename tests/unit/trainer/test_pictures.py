@@ -170,10 +170,24 @@ def test_a_file_of_several_pictures_is_counted(suffix: str, tmp_path: Path) -> N
     assert [open_file(str(tmp_path / f"{name}.{suffix}")).animated for name in ("one", "two")] == [False, True]
 
 
-def test_a_set_with_files_of_several_pictures_says_so() -> None:
+def test_a_picture_is_opened_once_to_be_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "one.gif")
+    opened, opens = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda path, **more: opened.append(path) or opens(path, **more))
+    assert open_file(str(tmp_path / "one.gif")).size == (8, 8) and opened == [str(tmp_path / "one.gif")]
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (1, "1 picture file holds several pictures or pages: the first is shown"),
+        (2, "2 picture files hold several pictures or pages: the first of each is shown"),
+    ],
+)
+def test_a_set_with_files_of_several_pictures_says_so(count: int, said: str) -> None:
     sides: Any = {"train": (), "eval": ()}
     found = Inspection(
         dataset=Dataset(**sides, split=""), max_length=9, checked=sides, picture_sizes=Counter(), looks={}, apart={},
-        grey_bits=Counter(), animated=2,
+        grey_bits=Counter(), animated=count,
     )  # fmt: skip
-    assert found.notes() == ["2 picture files hold several pictures or pages: the first of each is shown"]
+    assert found.notes() == [said]

@@ -199,14 +199,20 @@ def test_what_unpacks_without_an_end_is_never_in_memory_at_once(
     tracemalloc.start()
     try:
         dataset = read(folder, lines, f"d.jsonl.{suffix}")
-        with pytest.raises(ConfigError, match="record 1 is not JSON"):
+        with pytest.raises(
+            ConfigError,
+            match=r"record 1 is longer than 1 MiB, the most of one object: split it, or write its records one a line$",
+        ):
             read(folder, array, f"d.json.{suffix}")
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert (len(dataset.train), dataset.left_out) == (
         2,
-        (f"1 of 3 records left out: is longer than 1 MiB (d.jsonl.{suffix} line 2)",),
+        (
+            "1 of 3 records left out: is longer than 1 MiB, the most of one object: split it, or write its records "
+            f"one a line (d.jsonl.{suffix} line 2)",
+        ),
     )
     assert peak_bytes < 9 * files.MIB
 
