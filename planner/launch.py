@@ -5,10 +5,10 @@ from __future__ import annotations
 from planner.job import JobSpec
 from planner.plan import Candidate
 from trainer.config import SETTINGS
-from trainer.env_file import ALLOCATOR, FORMER_ALLOCATOR, PLANNED_ENVIRONMENT
 from trainer.flags import word
-from trainer.launch import PEAK_ENV, VRAM_ENV, Launch, shipped
+from trainer.launch import PEAK_ENV, PLANNED_ENVIRONMENT, VRAM_ENV, Launch, shipped
 from trainer.outcome import SWEEP_ENV
+from trainer.spellings import ALLOCATOR, FORMER_ALLOCATOR
 from trainer.text import GIB
 
 

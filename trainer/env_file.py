@@ -7,21 +7,13 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from trainer.files import MOST_CHARACTERS, once, read_typed
 from trainer.outcome import ATTEMPT_DIR_ENV, ConfigError
-from trainer.spellings import ENV_FILE, SECRETS
+from trainer.spellings import ALLOCATOR, ENV_FILE, FORMER_ALLOCATOR, SECRETS
 
 WATCHED = ("gradients", "parameters", "all")
-
-ALLOCATOR, FORMER_ALLOCATOR = "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"
-"""torch's two names of one thing; since 2.9 the first."""
-PLANNED_ENVIRONMENT = {
-    ALLOCATOR: "expandable_segments:True",  # lengths vary from batch to batch; fixed segments would fragment
-    "TOKENIZERS_PARALLELISM": "false",
-}
-"""What a plan says to the processes of a job where nobody says anything else."""
-
 
 # NAME=value: the value is in quotes, or ends before a comment that begins with a space and #.
 ASSIGNMENT = r"""(?:export )?([^=]*)=\s*(?:'([^']*)'|"([^"]*)"|([^'"\s#].*?)?)(?:\s+#.*)?"""
@@ -104,12 +96,16 @@ def open_to_others(path: Path, values: Mapping[str, str]) -> list[str]:
     return [f"{path} holds {' and '.join(secrets)}, and others on this machine can read it: chmod 600 {path}"]
 
 
-def with_env_file(env_file: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` with the values of the file that it lacks, and with those that only PLANNED_ENVIRONMENT contradicts."""
-    said = {name: value for name, value in environ.items() if PLANNED_ENVIRONMENT.get(name) != value}
+def with_env_file(
+    env_file: Mapping[str, str], environ: Mapping[str, str], planned: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
+    """`environ` with the values of the file that it lacks, and with those that only a plan's own words contradict,
+    `planned`."""
+    said = {name: value for name, value in environ.items() if planned.get(name) != value}
     found = {**environ, **env_file, **said}
-    if FORMER_ALLOCATOR in env_file:
-        found[ALLOCATOR] = found[FORMER_ALLOCATOR] = said.get(ALLOCATOR, found[FORMER_ALLOCATOR])
+    names = (ALLOCATOR, FORMER_ALLOCATOR)
+    if asked := next((by[name] for by in (said, env_file) for name in names if by.get(name)), None):
+        found |= dict.fromkeys((ALLOCATOR, *(name for name in names if name in found)), asked)
     return found
 
 

@@ -10,9 +10,15 @@ from typing import Annotated
 from trainer.flags import Range, option_of, split_flags
 from trainer.outcome import ConfigError
 from trainer.settings import STAND_ALONE
+from trainer.spellings import ALLOCATOR
 
 # The plan's figures in a job's environment: the GPU's nominal memory, and the predicted memory of a process.
 VRAM_ENV, PEAK_ENV = "TRAINYARD_VRAM_GIB", "TRAINYARD_PEAK_GIB"
+PLANNED_ENVIRONMENT = {
+    ALLOCATOR: "expandable_segments:True",  # lengths vary from batch to batch; fixed segments would fragment
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""What a plan says to the processes of a job where nobody says anything else."""
 COUNT = option_of(Annotated[int, Range(1, 1_000_000)])
 
 

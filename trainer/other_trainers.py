@@ -38,7 +38,7 @@ REASONS: dict[str, str] = {
         activation_checkpointing_kwargs={'use_reentrant':'false'}
         gradient_checkpointing_kwargs={'use_reentrant':'false'} vit_gradient_checkpointing=false
         use_unsloth_gc=false disable_gradient_checkpointing=false""",
-    "models are not compiled": "torch_compile=false torch_compile_backend torch_compile_mode",
+    "models are not compiled": "torch_compile=false torch_compile_backend torch_compile_mode dynamo_config={}",
     "logits are computed at the answers' positions alone": """
         use_liger_kernel=false liger_kernel_config plugins enable_liger_kernel=false liger_rope=false
         liger_rms_norm=false liger_glu_activation=false liger_fused_linear_cross_entropy=false
@@ -49,7 +49,7 @@ REASONS: dict[str, str] = {
         gpu_memory_limit gpu_memory_utilization=* lora_on_cpu=*""",
     "the log has a line for the first step and one every logging_steps": """
         logging_strategy=steps logging_first_step=true logging_nan_inf_filter=* log_on_each_node=* log_level=*
-        log_level_replica=* disable_tqdm=* include_num_input_tokens_seen=* skip_memory_metrics=* debug
+        log_level_replica=* disable_tqdm=* include_num_input_tokens_seen=* skip_memory_metrics=* debug=false
         plot_loss=* eval_table_size include_tokens_per_second=* print_param_status=*""",
     "W&B and TensorBoard are always written; WANDB_MODE=offline or disabled in .env keeps W&B off the network": """
         report_to=wandb|tensorboard|all|['wandb']|['tensorboard']|['wandb','tensorboard']|['tensorboard','wandb']
@@ -68,7 +68,7 @@ REASONS: dict[str, str] = {
         prediction_loss_only=false include_for_metrics batch_eval_metrics=* compute_accuracy=*
         predict_with_generate=* metric acc_strategy=* eval_on_each_dataset=false""",
     "answers are written greedily to their end, with room for the true ones": """
-        max_new_tokens eval_max_new_tokens temperature=0 top_p=1|1.0 top_k do_sample=false num_beams=1""",
+        max_new_tokens eval_max_new_tokens temperature=0|0.0 top_p=1|1.0 top_k do_sample=false num_beams=1""",
     "make infer asks a trained model, and make merge writes its 16-bit weights": """
         infer_backend fast_inference=false export_dir save_method""",
     "a checkpoint comes every save_steps and at the last step, with all that going on needs": """
@@ -96,7 +96,8 @@ REASONS: dict[str, str] = {
         fsdp_version=* sequence_parallel_size=1 context_parallel_size=1 quantization_device_map ray_run_name
         ray_num_workers use_kt=false compute_environment distributed_type num_processes num_machines
         machine_rank main_training_function main_process_ip main_process_port deepspeed_config rdzv_backend
-        same_network gpu_ids downcast_bf16""",
+        same_network gpu_ids downcast_bf16 tpu_env=[] tpu_use_cluster=false tpu_use_sudo=false
+        enable_cpu_affinity=false""",
     "accelerate sets up the processes' communication": """
         ddp_find_unused_parameters=* ddp_bucket_cap_mb=* ddp_broadcast_buffers=* ddp_static_graph=* ddp_backend=*""",
     "the trainer decides on worker processes; results do not depend on them": """
@@ -170,7 +171,7 @@ REASONS: dict[str, str] = {
         llm_int8_has_fp16_weight=false llm_int8_enable_fp32_cpu_offload=false load_in_16bit=false
         quant_type=nf4 double_quant=true""",
     "the language model's linears are quantized, nothing else": "llm_int8_skip_modules",
-    "GPUs, nodes and the effective batch are asked for beside it: make plan GPUS=2 VRAM=24 EFFECTIVE_BATCH=8": """
+    "GPUs, nodes and the effective batch belong on make's command line: make plan GPUS=2 VRAM=24 EFFECTIVE_BATCH=8": """
         gpus num_gpus n_gpu nodes num_nodes vram gpu_type effective_batch effective_batch_size""",
     "a sweep's file is given as SWEEP=": "program method parameters",
     SECTION: """

@@ -101,7 +101,9 @@ def resolve_settings(
     notices += dict.fromkeys(f"{path}: {settled[name]}" for name in against if name in settled)  # each once
     if against := [name for name in against if name not in settled]:
         spelled = {setting_of(key, ""): key for key in layers[path]}
-        told = [f"{spelled[n]}: {word(layers[path][spelled[n]])}, but the plan decides {values[n]}" for n in against]
+        told = [
+            f"{spelled[n]}: {word(layers[path][spelled[n]])}, but the plan decides {word(values[n])}" for n in against
+        ]
         raise ConfigError(
             f"{path} says {', and '.join(told)}: take {' and '.join(spelled[n] for n in against)} out of the file",
             name=against[0],

@@ -23,7 +23,7 @@ from pathlib import Path
 from trainer import log, outcome
 from trainer.env_file import open_to_others, read_env_file, watched, with_env_file
 from trainer.files import RECORD_ENV, RECORD_NAME, sweep_halves, write_whole
-from trainer.launch import Launch
+from trainer.launch import PLANNED_ENVIRONMENT, Launch
 from trainer.node import processes
 from trainer.node.cgroups import killed_for_memory, of_a_job
 from trainer.node.kept_log import log_kept
@@ -57,7 +57,8 @@ def supervised(argv: Sequence[str], kept: contextlib.ExitStack) -> int:
         env_file = read_env_file(Path(".env"))
         for notice in open_to_others(Path(".env"), env_file):
             log.complain(notice)
-        os.environ.update(complete_environment(with_env_file(env_file, os.environ), time.time()))
+        around = with_env_file(env_file, os.environ, PLANNED_ENVIRONMENT)
+        os.environ.update(complete_environment(around, time.time()))
         watched(os.environ)
         launch = Launch.from_words(argv[1:] if argv[:1] == ["--"] else argv)
         if RECORD_ENV in os.environ and (folder := launch.settings.get("output_dir")):

@@ -13,7 +13,7 @@ from trainer.spellings import ENV_FILE, ENVIRONMENT, LORA, OURS, SHARES
 from trainer.text import nearest, shown
 
 LISTED = "python -m trainer config --help lists all"
-OF_ENV_FILE = "the environment is said in .env"
+OF_ENV_FILE = "this belongs in .env"
 # Options that are not settings.
 OPTIONS = ("config", "json")
 KNOWN = frozenset((*SETTINGS, LORA, *OURS, *NEEDLESS))

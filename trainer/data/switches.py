@@ -26,15 +26,23 @@ def switches(name: str, value: Any, form: Form) -> bool:
     """Whether a key asks for a record, or a part of it, to be learned less than the others, or otherwise."""
     name = name.lower()
     if name in HARMLESS:
-        return any(each != HARMLESS[name] for each in (value if isinstance(value, list) else [value]))
+        return any(_said(each) != HARMLESS[name] for each in (value if isinstance(value, list) else [value]))
     if name in HARMLESS_FLAGS:
-        flags = value if isinstance(value, list) else [value]
+        flags = map(_said, value if isinstance(value, list) else [value])
         return any(isinstance(each, bool) and each is not HARMLESS_FLAGS[name] for each in flags)
     if name in WORSE:
         return isinstance(value, (str, list, dict))
     if name == "label":  # of KTO; elsewhere the class of a picture, which the answer then says
         return value is False and not any(_says_no(turn.text) for turn in form.turns if turn.role == "assistant")
     return name == "weight" and isinstance(value, float) and 0 < value < 1
+
+
+def _said(value: Any) -> Any:
+    """What the text of a cell, such as "false" or "1.0", says: a table has texts alone."""
+    text = value.strip().lower() if isinstance(value, str) else ""
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text):
+        return float(text)
+    return text == "true" if text in ("true", "false") else value
 
 
 def _says_no(answer: str) -> bool:

@@ -48,6 +48,8 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) == 1 and any(Path(argv[0]).glob(f"*/{RECORD_NAME}")):
         print(*write_pages(Path(argv[0])), sep="\n")
         return FINISHED
+    if len(argv) == 1 and Path(argv[0]).is_file():
+        raise ConfigError(f"{Path(argv[0]).absolute()} is a file: report takes the folder of a run")
     if len(argv) == 1 and not Path(argv[0]).is_dir():
         raise ConfigError(f"{Path(argv[0]).absolute()} is no folder yet: make run DATA=... trains, and makes it")
     if len(argv) == 1 and Path(argv[0], RECORD_NAME).is_file() and not Path(argv[0], METRICS_FILE).exists():

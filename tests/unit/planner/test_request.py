@@ -281,7 +281,7 @@ def test_unknown_names_are_refused_with_the_nearest_and_who_lists_all() -> None:
         ("MICRO_BATCH_SIZE", ": the plan decides micro_batch_size: EFFECTIVE_BATCH= asks for the samples a step"),
         ("WEIGHT_DECAY", ": weight_decay is a line of a settings file, which CONFIG_FILE= names"),
         ("EPOCHS", f": {NEEDLESS['epochs'][1]}"),
-        ("CUDA_VISIBLE_DEVICES", ": the environment is said in .env"),
+        ("CUDA_VISIBLE_DEVICES", ": this belongs in .env"),
         ("HF_TOKEN", ": tokens belong into .env: HF_TOKEN, WANDB_API_KEY"),
     ],
 )  # fmt: skip

@@ -476,6 +476,12 @@ def test_a_batch_and_checkpointing_of_a_file_are_the_plans_to_divide(tmp_path: P
         check_planned(typed)
 
 
+def test_what_the_plan_decides_is_said_in_the_words_of_a_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "activation_checkpointing: false\n")
+    with pytest.raises(ConfigError, match="activation_checkpointing: false, but the plan decides true: take "):
+        resolve_settings([*NEEDED, "--config", path, "--planned", "--activation_checkpointing", "true"], {})
+
+
 def test_a_file_that_contradicts_the_plan_is_refused_before_submitting(tmp_path: Path, records: Path) -> None:
     written(tmp_path, "weight_decay: 0.1\nmax_steps: 3\n")
     given = {"CONFIG_FILE": "train.yaml", "DATA": str(records), "VRAM": "80"}

@@ -154,7 +154,8 @@ COMMONEST = {
     """,
     "accelerate's own file": """
         compute_environment distributed_type mixed_precision num_processes num_machines machine_rank gpu_ids use_cpu
-        main_training_function downcast_bf16 rdzv_backend same_network deepspeed_config main_process_port
+        main_training_function downcast_bf16 rdzv_backend same_network deepspeed_config main_process_port debug
+        dynamo_config enable_cpu_affinity tpu_env tpu_use_cluster tpu_use_sudo
     """,
 }
 
@@ -215,6 +216,14 @@ def test_names_that_are_dropped_for_one_reason_share_a_notice(tmp_path: Path) ->
     )
 
 
+def test_what_a_default_file_says_of_what_every_run_has_is_dropped(tmp_path: Path) -> None:
+    text = "debug: false\ndynamo_config: {}\nenable_cpu_affinity: false\ntpu_env: []\ntpu_use_cluster: false\n"
+    said = " ".join(read(tmp_path, f"{text}tpu_use_sudo: false\ntemperature: 0.0\ntop_p: 1.0\n").notices)
+    names = ["debug", "dynamo_config", "enable_cpu_affinity", "tpu_env", "tpu_use_sudo", "temperature", "top_p"]
+    assert [name for name in names if name not in said] == []
+    assert refusal(tmp_path, "tpu_use_cluster: true").startswith("./theirs.yaml: tpu_use_cluster is not a setting here")
+
+
 def test_all_that_is_wrong_with_a_file_is_one_message_that_says_back_no_token(tmp_path: Path) -> None:
     text = "max_steps: 0\nfsdp: full_shard\nhub_token: hf_Secret\ndeepspeed: z3.json\nbf16: true\nmax_step:\n"
     assert refusal(tmp_path, text) == (
@@ -258,12 +267,12 @@ def test_what_stands_below_a_heading_is_checked_too(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("CUDA_VISIBLE_DEVICES: 0\nWANDB_MODE: offline\n",
-         "CUDA_VISIBLE_DEVICES, WANDB_MODE are no settings here: the environment is said in .env"),
+         "CUDA_VISIBLE_DEVICES, WANDB_MODE are no settings here: this belongs in .env"),
         ("HUGGINGFACE_TOKEN: hf_Secret\n",
          "HUGGINGFACE_TOKEN is not a setting here: tokens belong into .env: HF_TOKEN, WANDB_API_KEY"),
         ("GPUS: 2\nvram: 24\n",
-         "GPUS, vram are no settings here: GPUs, nodes and the effective batch are asked for beside it: make plan "
-         "GPUS=2 VRAM=24 EFFECTIVE_BATCH=8"),
+         "GPUS, vram are no settings here: GPUs, nodes and the effective batch belong on make's command line: "
+         "make plan GPUS=2 VRAM=24 EFFECTIVE_BATCH=8"),
         ("program: x\nmethod: bayes\nparameters: {lr: {min: 0}}\n",
          "program, method, parameters are no settings here: a sweep's file is given as SWEEP="),
     ],

@@ -382,6 +382,9 @@ def test_a_report_that_cannot_be_made_yet_says_why(tmp_path: Path) -> None:
         main([str(unfinished)])
     with pytest.raises(ConfigError, match=r"none is no folder yet: make run DATA=\.\.\. trains, and makes it"):
         main([str(tmp_path / "none")])
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"/file is a file: report takes the folder of a run$"):
+        main([str(tmp_path / "file")])
 
 
 @pytest.mark.parametrize(

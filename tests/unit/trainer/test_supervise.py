@@ -13,10 +13,11 @@ import pytest
 from paths import ROOT
 from toy_project import make_toy_project, toy_argv
 
-from trainer.env_file import ALLOCATOR, FORMER_ALLOCATOR, PLANNED_ENVIRONMENT, read_env_file, watched, with_env_file
-from trainer.launch import Launch
+from trainer.env_file import read_env_file, watched, with_env_file
+from trainer.launch import PLANNED_ENVIRONMENT, Launch
 from trainer.log import bare
 from trainer.outcome import ConfigError
+from trainer.spellings import ALLOCATOR, FORMER_ALLOCATOR
 from trainer.supervise import complete_command, complete_environment
 
 PLANNED = Launch(configuration="c.yaml", module="trainer.train", settings={"output_dir": "runs/r"})
@@ -122,7 +123,7 @@ def test_an_env_file_sets_secrets_and_settings_and_nothing_else(tmp_path: Path) 
     settings = {
         "MODEL_NAME": "m", "GRID_DATASET_PATH": "d", "OUTPUT_DIR": "o", "MAX_STEPS": "1", "BATCH_SIZE": "2",
         "GRAD_ACCUM": "4", "LEARNING_RATE": "1e-4", "CUDA_VISIBLE_DEVICES": "0", "ACCELERATE_CONFIG": "single_gpu",
-        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "TOKENIZERS_PARALLELISM": "false",
+        FORMER_ALLOCATOR: "expandable_segments:True", ALLOCATOR: "a:1", "TOKENIZERS_PARALLELISM": "false",
         "HUGGINGFACE_TOKEN": "hf_y", "WANDB_ENTITY": "us", "CONFIG_FILE": "train.yaml",
     }  # fmt: skip
     path.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
@@ -155,13 +156,21 @@ def test_an_env_file_sets_secrets_and_settings_and_nothing_else(tmp_path: Path) 
         ({FORMER_ALLOCATOR: "a:1"}, {ALLOCATOR: "b:2"}, {FORMER_ALLOCATOR: "b:2", ALLOCATOR: "b:2"}),
         ({FORMER_ALLOCATOR: "a:1"}, {}, {FORMER_ALLOCATOR: "a:1", ALLOCATOR: "a:1"}),
         ({}, {ALLOCATOR: PLANNED_ENVIRONMENT[ALLOCATOR]}, {ALLOCATOR: PLANNED_ENVIRONMENT[ALLOCATOR]}),
+        ({ALLOCATOR: "a:1"}, {ALLOCATOR: PLANNED_ENVIRONMENT[ALLOCATOR]}, {ALLOCATOR: "a:1"}),
+        ({ALLOCATOR: "a:1", FORMER_ALLOCATOR: "b:2"}, {}, {ALLOCATOR: "a:1", FORMER_ALLOCATOR: "a:1"}),
+        ({ALLOCATOR: "a:1"}, {FORMER_ALLOCATOR: "b:2"}, {ALLOCATOR: "b:2", FORMER_ALLOCATOR: "b:2"}),
     ],
-    ids=["tokenizers", "asked for", "the allocator", "two allocators", "no plan", "no file"],
+    ids=["tokenizers", "asked for", "the allocator", "two allocators", "no plan", "no file", "newer", "both", "shell"],
 )  # fmt: skip
 def test_the_env_file_wins_over_what_a_plan_says_unasked(
     in_file: dict[str, str], around: dict[str, str], found: dict[str, str]
 ) -> None:
-    assert with_env_file(in_file, around) == found
+    assert with_env_file(in_file, around, PLANNED_ENVIRONMENT) == found
+
+
+def test_without_a_plan_the_shell_wins_over_the_env_file() -> None:
+    around = {"TOKENIZERS_PARALLELISM": PLANNED_ENVIRONMENT["TOKENIZERS_PARALLELISM"]}
+    assert with_env_file({"TOKENIZERS_PARALLELISM": "true"}, around) == around
 
 
 @pytest.mark.parametrize(

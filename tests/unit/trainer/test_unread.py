@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from trainer.data.forms import read_form
 from trainer.data.records import load_dataset
+from trainer.data.switches import switches
 from trainer.outcome import ConfigError
 
 PNG = bytes.fromhex("89504e470d0a1a0a")
@@ -44,6 +46,17 @@ def refusal(path: str, **settings: Any) -> str:
         load_dataset(path, **settings)
     assert caught.value.exit_code == 78
     return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "asks"),
+    [
+        ("train_on_inputs", "false", False), ("train_on_inputs", "True", True), ("loss_weight", "1.0", False),
+        ("loss_weight", "0.5", True), ("mask", "true", True), ("train", " FALSE ", True), ("mask", "m.png", False),
+    ],
+)  # fmt: skip
+def test_the_text_of_a_cell_asks_for_what_its_value_asks(name: str, value: str, asks: bool) -> None:
+    assert switches(name, value, read_form(flat())) is asks
 
 
 SPELLINGS = (
