@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trainer.data.packed import CHECKED_BYTES, MAGICS, separator
+from trainer.data.file_kinds import HEAD_BYTES
+from trainer.data.packed import MAGICS, separator
 from trainer.data.sources import is_picture_name
 from trainer.outcome import ConfigError
 from trainer.text import shown
@@ -60,6 +61,6 @@ def _separated(file: str, options: dict[str, Any]) -> dict[str, str]:
     if options.get("sep", ",") != "," or not os.path.isfile(file):
         return {}
     with open(file, "rb") as content:
-        head = content.read(CHECKED_BYTES)
+        head = content.read(HEAD_BYTES)
     sign = "" if head.startswith(MAGICS) else separator(head)
     return {"sep": sign} if sign else {}

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data.sources import SHARD, SIDE_OF, find_sources, is_lost, is_picture_name, is_records, side_of
+from trainer.data.sources import SHARD, SIDE_OF, TABLES, find_sources, is_lost, is_picture_name, is_records, side_of
 from trainer.files import MIB
 from trainer.outcome import ConfigError
 from trainer.text import plain_or_shown
@@ -18,7 +18,6 @@ METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 CARD = "README.md"
 """The page of a data set of the hub. Its head may name the files that are read."""
 NAMES_FILES = r"---\r?\n(?:(?!---).*\n)*?(?:configs|data_files)\s*:"
-TABLES = (".parquet", ".arrow", ".feather", ".csv", ".tsv")
 NUMBER = r"(?:^|[-_.])\d+(?:-of-\d+)?$"
 """The end of a name that tells the files of one table apart: part-00001, data-00000-of-00002, 0001."""
 MOST_NAMED = 5

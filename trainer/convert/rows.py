@@ -16,8 +16,8 @@ from trainer.convert.captions import captioned
 from trainer.convert.csv_rows import CsvRows
 from trainer.convert.folders import METADATA, Table, check_reader, files_in, not_read, tables_beside_pictures
 from trainer.data.containers import read_records
-from trainer.data.file_kinds import ARCHIVES, unpack_advice
-from trainer.data.packed import CHECKED_BYTES, MAGICS
+from trainer.data.file_kinds import ARCHIVES, HEAD_BYTES, unpack_advice
+from trainer.data.packed import MAGICS
 from trainer.data.sources import SIDE_OF, data_parts, find_sources, hub_id
 from trainer.data.turns import FormError
 from trainer.node.pickles import refusal
@@ -117,7 +117,7 @@ def _refuse_packed(path: Path) -> None:
     for tar in [path] if path.is_file() else sorted(path.rglob("*.[tT][aA][rR]")):
         if tar.suffix.lower() == ".tar" and tar.is_file():
             with tar.open("rb") as file:
-                if file.read(CHECKED_BYTES).startswith(MAGICS):
+                if file.read(HEAD_BYTES).startswith(MAGICS):
                     raise ConfigError(f"{tar} is packed: unpack it (tar -xf), and pack it again by tar -cf alone")
 
 

@@ -14,6 +14,8 @@ UNPACKED_BY = {
     ".zip": "unzip", ".7z": "7z x", ".rar": "unrar x", ".zst": "zstd -d", ".tgz": "tar -xf", ".gz": "tar -xf",
     ".bz2": "tar -xf", ".xz": "tar -xf",
 }  # fmt: skip
+HEAD_BYTES = 512
+"""The beginning of a file, by which its kind is told."""
 TARS = (".tar", ".tar.gz", ".tar.bz2", ".tar.xz")  # `convert` reads the first of them
 ARCHIVES = (".zip", ".7z", ".rar", ".tgz")
 SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")

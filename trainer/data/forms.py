@@ -191,7 +191,9 @@ def _lacks(given: dict[str, Any], lacking: list[str]) -> FormError:
 
 
 def _pair_cure(given: dict[str, Any]) -> str:
-    return PAIR_CURE.format("messages" if holds_question(given[PAIRS[0]]) else "answer")
+    chosen = given[PAIRS[0]]
+    chosen = as_list(chosen) if isinstance(chosen, str) else chosen  # tables hold turns as JSON text
+    return PAIR_CURE.format("messages" if holds_question(chosen) else "answer")
 
 
 def _conversation(entry: dict[str, Any], key: str, unread: list[tuple[str, Any]]) -> list[Said]:

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 from trainer.data.bounds import BOUNDS
-from trainer.data.packed import CHECKED_BYTES, no_json
+from trainer.data.file_kinds import HEAD_BYTES
+from trainer.data.packed import no_json
 
 BORDER_PX = 2
 BORDER_COLOR = (255, 255, 255)
@@ -116,7 +117,7 @@ KNOWN = ("a pointer", "a web page", "a picture in HEIC", "a video", "a PDF")
 def _instead(path: str) -> str:
     """What a file that is no picture is, where its beginning says so."""
     with open(path, "rb") as file:
-        said = no_json(file.read(CHECKED_BYTES), Path(path)) or ""
+        said = no_json(file.read(HEAD_BYTES), Path(path)) or ""
     return f": it is {said.replace(', and no JSON', '')}" if said.startswith(KNOWN) else ""
 
 

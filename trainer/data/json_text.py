@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from trainer.data.packed import HEAD_BYTES, opened
+from trainer.data.packed import READ_BYTES, opened
 from trainer.data.turns import FormError
 from trainer.files import MIB, MOST_MIB, bounded_lines, check_depth, parse_json
 from trainer.outcome import ConfigError
@@ -32,13 +32,13 @@ def read_objects(path: Path) -> Iterator[Found]:
     """Pairs of (where in the file, the object or its fault). Raises ConfigError for a file that is not text,
     OSError."""
     with opened(path) as file:
-        head = file.peek(HEAD_BYTES)[:HEAD_BYTES]
+        head = file.peek(READ_BYTES)[:READ_BYTES]
         yield from _lines(file) if _is_lines(head) else _values(file, path)
 
 
 def read_stream(file: io.BufferedReader) -> Iterator[Found]:
     """As `read_objects`, but each line as soon as it arrives. Raises ConfigError."""
-    head = file.peek(HEAD_BYTES)[:HEAD_BYTES]
+    head = file.peek(READ_BYTES)[:READ_BYTES]
     begun = b"\n" not in head and not head.lstrip().startswith(b"[")  # the first line has not arrived completely
     yield from _lines(file) if begun or _is_lines(head) else _values(file, Path("-"))
 
@@ -54,7 +54,7 @@ def _is_lines(head: bytes) -> bool:
     if _is_object(first):
         return True
     # Either one wrong line, or the beginning of an object that goes on: a pretty-printed one indents its content.
-    return (len(lines) == 1 and len(head) >= HEAD_BYTES) or any(map(_is_object, lines[1:]))
+    return (len(lines) == 1 and len(head) >= READ_BYTES) or any(map(_is_object, lines[1:]))
 
 
 def _is_object(line: bytes) -> bool:

@@ -16,24 +16,23 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from trainer.data.file_kinds import BINARY, TEXT, described, is_binary, kind_of, unpack_advice
+from trainer.data.file_kinds import BINARY, HEAD_BYTES, TEXT, described, is_binary, kind_of, unpack_advice
 from trainer.data.sources import convert_command
 from trainer.files import MIB
 from trainer.outcome import ConfigError
 
-HEAD_BYTES = MIB
+READ_BYTES = MIB
 # The first bytes of a packed file, by the module of the standard library that reads it.
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\0": "lzma"}
 ZSTD = b"\x28\xb5\x2f\xfd"
 MAGICS = (*PACKED, ZSTD)
-TABLES = {b"PAR1": "parquet", b"ARROW1": "arrow"}
-ARCHIVES = {b"PK\x03\x04": "a zip archive", b"7z\xbc\xaf": "a 7z archive", b"Rar!": "a rar archive",
-            ZSTD: "packed by zstd"}  # fmt: skip
+TABLE_MAGICS = {b"PAR1": "parquet", b"ARROW1": "arrow"}
+ARCHIVE_MAGICS = {b"PK\x03\x04": "a zip archive", b"7z\xbc\xaf": "a 7z archive", b"Rar!": "a rar archive",
+                  ZSTD: "packed by zstd"}  # fmt: skip
 PAGES = (b"<!DOCTYPE", b"<!doctype", b"<html", b"<?xml")
 OF_PYTHON = (b"{'", b"[{'")
 POINTER = b"version https://git-lfs"
 TAR, TAR_PLACE = b"ustar", 257
-CHECKED_BYTES = 512
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 MOST_MEMORY_BYTES = 128 * MIB  # `xz -9` takes 65 MiB to unpack
 
@@ -42,14 +41,14 @@ MOST_MEMORY_BYTES = 128 * MIB  # `xz -9` takes 65 MiB to unpack
 def opened(path: Path) -> Iterator[io.BufferedReader]:
     """The content of a file, unpacked. Raises ConfigError for a file that is damaged or no JSON, OSError."""
     with path.open("rb") as raw:
-        head = raw.read(CHECKED_BYTES)
+        head = raw.read(HEAD_BYTES)
         raw.seek(0)
         if problem := no_json(head, path):
             raise ConfigError(f"{path} is {problem}")
         name = next((name for magic, name in PACKED.items() if head.startswith(magic)), "")
         try:
-            file = io.BufferedReader(_unpacked(raw, name, path), HEAD_BYTES)
-            if name and (problem := no_json(file.peek(CHECKED_BYTES)[:CHECKED_BYTES], path)):
+            file = io.BufferedReader(_unpacked(raw, name, path), READ_BYTES)
+            if name and (problem := no_json(file.peek(HEAD_BYTES)[:HEAD_BYTES], path)):
                 raise ConfigError(f"{path} is packed, and inside {problem}")
             yield file
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -95,13 +94,13 @@ class _Xz(io.RawIOBase):
         while True:
             if self._stream.eof:  # another stream may follow, behind zeros
                 packed = self._stream.unused_data.lstrip(b"\0")
-                while not packed and (block := self._raw.read(HEAD_BYTES)):
+                while not packed and (block := self._raw.read(READ_BYTES)):
                     packed = block.lstrip(b"\0")
                 if not packed:
                     return 0
                 self._stream = self._decoder()
             else:
-                packed = self._raw.read(HEAD_BYTES) if self._stream.needs_input else b""
+                packed = self._raw.read(READ_BYTES) if self._stream.needs_input else b""
                 if not packed and self._stream.needs_input:
                     raise EOFError("it ends too early")
             if content := self._stream.decompress(packed, len(buffer)):
@@ -116,14 +115,14 @@ def _damaged(path: Path, name: str, error: Exception) -> ConfigError:
 def no_json(head: bytes, path: Path) -> str | None:
     """What the file at `path`, whose content begins with `head`, is instead of JSON, and what helps; None for a file
     that may hold JSON."""
-    if kind := next((kind for magic, kind in TABLES.items() if head.startswith(magic)), None):
+    if kind := next((kind for magic, kind in TABLE_MAGICS.items() if head.startswith(magic)), None):
         named = path if path.suffix == f".{kind}" else path.with_suffix(f".{kind}")
         first = "" if named == path else f"name it {named.name}, then "
         return f"{kind}, and no JSON: {first}{convert_command(str(named))}"
     kind = kind_of(head, path)
     if kind and not (kind.startswith(TEXT) and separator(head)):  # many call a table .txt
         return kind
-    if kind := next((kind for magic, kind in ARCHIVES.items() if head.startswith(magic)), None):
+    if kind := next((kind for magic, kind in ARCHIVE_MAGICS.items() if head.startswith(magic)), None):
         return f"{kind}, and no JSON: {unpack_advice(path)}"
     if head[TAR_PLACE:].startswith(TAR):
         return f"a tar archive, and no JSON: unpack it (tar -xf {path.name}), and name what was in it"
@@ -149,7 +148,7 @@ def separator(head: bytes) -> str:
     """What stands between the cells of a table that begins with `head`; "" where it begins like no table, whose first
     two lines have as many cells, the first one's being different names."""
     lines = head.decode(errors="replace").removeprefix("\ufeff").splitlines()[:2]
-    cut = len(head) >= CHECKED_BYTES and head.count(b"\n") < 2
+    cut = len(head) >= HEAD_BYTES and head.count(b"\n") < 2
     if len(lines) < 2 or any(line.lstrip().startswith(("{", "[", '"{')) for line in lines):
         return ""
     for sign in SEPARATORS:

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from trainer.commands import training_command
-from trainer.data.file_kinds import TEXT, UNPACKED_BY, kind_of, unpack_advice
+from trainer.data.file_kinds import HEAD_BYTES, TEXT, UNPACKED_BY, kind_of, unpack_advice
 from trainer.files import regular
 from trainer.outcome import ConfigError
 from trainer.text import nearest, plain_or_shown
@@ -38,17 +38,15 @@ NO_RECORDS = (
 )
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tiff")
 CAPTIONS = (".txt", ".caption")  # of text files beside pictures, as kohya's trainers read them
-CONVERTIBLE = (
-    ".parquet", ".arrow", ".csv", ".tsv", ".tar", ".feather", *PICTURES, ".zst",
-)  # fmt: skip
-TABLES = (".parquet", ".arrow", ".csv", ".tsv", ".feather", ".zst")
+TABLES = (".parquet", ".arrow", ".feather", ".csv", ".tsv")
+ZSTD = ".zst"
+CONVERTIBLE = (*TABLES, ".tar", *PICTURES, ZSTD)
 HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 HUB_ADDRESS = rf"(?:hf://|https?://(?:www\.)?huggingface\.co/)datasets/({HUB_ID}?)(?:/tree/main|/viewer(?:/.*)?)?/?"
 ADDRESS = r"(?i:[a-z][a-z0-9+]{1,9}://)"
 METADATA = "metadata.jsonl"  # written for the datasets library's imagefolder
 TAKES = "give a file of JSON records, or a folder with train.jsonl"
 MOST_NAMED = 5
-HEAD_BYTES = 512
 MOST_LOOKED_AT = 10_000
 """Files of a folder whose names are looked at for a note: a folder of pictures may hold millions."""
 
@@ -288,7 +286,7 @@ def _records_in(folder: Path) -> list[str]:
     for where, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
-            if name.lower().endswith(TABLES) or (_is_named_json(name) and not re.fullmatch(NO_RECORDS, name)):
+            if name.lower().endswith((*TABLES, ZSTD)) or (_is_named_json(name) and not re.fullmatch(NO_RECORDS, name)):
                 found.append(os.path.relpath(os.path.join(where, name), folder))
         left -= len(names)
         if left <= 0:
@@ -343,7 +341,7 @@ def _together(found: Sequence[Path], pattern: str) -> str:
 
 
 def _not_json(found: Path, data: str) -> str:
-    if found.suffix == ".zst":
+    if found.suffix == ZSTD:
         return f"{found.name} is packed by zstd: unpack it (zstd -d {found.name}), or pack it by gzip"
     if str(found) == data and found.suffix.lower() not in (*TABLES, ".tar"):
         return "is a picture: name the file of records that shows it, or the folder of all pictures"

@@ -132,7 +132,7 @@ class Unread:
                 return kind
             if named == BOXES:
                 return BOXES if len(re.findall(r"\d+", value)) >= 4 else ""
-            return named if re.fullmatch(r"\S*[./\\]\S*", value) else ""
+            return named if named and re.fullmatch(r"\S*[./\\]\S*", value) else ""
         if isinstance(value, list | tuple):
             if named == BOXES and any(not isinstance(each, str) for each in value):
                 return BOXES

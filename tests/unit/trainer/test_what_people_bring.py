@@ -316,12 +316,13 @@ def test_turns_under_another_name_are_read_as_the_refusal_says(folder: Path) -> 
         ("answer=chosen", {"prompt": "which?", "chosen": [SAID], "rejected": [SAID]}),
         ("answer=chosen", {"prompt": "which?", "chosen": SAID, "rejected": SAID}),
         ("messages=chosen", {"chosen": [ASKED, SAID], "rejected": [ASKED, SAID]}),
+        ("messages=chosen", {"chosen": json.dumps([ASKED, SAID]), "rejected": "[]"}),
         (
             "messages=chosen",
             {"chosen": [ASKED, SAID], "rejected": [turn("user", [{"type": "image", "image": "b.png"}])]},
         ),
     ],
-    ids=["flat", "beside turns", "TRL", "a turn in a list", "a turn", "whole", "pictures in the other"],
+    ids=["flat", "beside turns", "TRL", "a turn in a list", "a turn", "whole", "in a text", "pictures"],
 )
 def test_the_chosen_answer_of_a_pair_is_learned_as_the_refusal_says(
     columns: str, pair: dict[str, Any], folder: Path
