@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from trainer.convert.fetch import fetch
+from trainer.data.columns import ANSWERS, QUESTIONS
 from trainer.data.forms import IMAGE_KEYS, IMAGE_PART_KEYS
 from trainer.data.images import find_image
 from trainer.data.inline import DATA, MAGIC, as_data, unpack_bytes
-from trainer.data.names import PICTURES, kind_of_name
+from trainer.data.names import PICTURES, kind_of_file, kind_of_name
 from trainer.data.turns import FormError
 from trainer.data.unread import LONGEST_PATH
 from trainer.files import MIB, MOST_MIB, without_link, write_whole
@@ -48,7 +49,20 @@ class PictureStore:
     def take(self, record: dict[str, Any]) -> dict[str, Any]:
         """The record with each picture as a path in the folder; a picture that cannot be stored stays as it was."""
         taken = {key: self._value(key, value) for key, value in record.items()}
+        if taken == record and not any(record.get(key) for key in IMAGE_KEYS):
+            found = {key: stored for key, value in record.items() if (stored := self._beside(key, value))}
+            return _named({**taken, **found}, list(found))
         return _named(taken, [key for key, value in record.items() if _holds_bytes(value) and key not in IMAGE_KEYS])
+
+    def _beside(self, key: str, value: Any) -> str | None:
+        """The stored path of a picture that lies beside a table and is named in a column of any name, but for those of
+        questions and answers."""
+        if key in (*QUESTIONS, *ANSWERS) or not isinstance(value, str) or kind_of_file(value) != PICTURES:
+            return None
+        if self._source is None or find_image(value, self._source, self._root) is None:
+            return None
+        stored = self._text(value)
+        return stored if stored != value else None
 
     def _value(self, key: str, value: Any) -> Any:
         if isinstance(value, list):

@@ -38,6 +38,9 @@ def store(tmp_path: Path) -> PictureStore:
         # Bytes of any column become the picture of the record; those of its own column stay where they are.
         ({"photo": RED, "question": "?"}, {"image": RED, "question": "?"}),
         ({"left": RED, "right": [BLUE]}, {"images": [RED, BLUE]}),
+        # So does the name of a picture that is there, but for one that is an answer.
+        ({"file_name": "red.png", "question": "?"}, {"image": RED, "question": "?"}),
+        ({"file_name": "none.png", "answer": "red.png"}, {"file_name": "none.png", "answer": "red.png"}),
         ({"image": RED, "photo": BLUE}, {"image": RED, "photo": BLUE}),
         ({"image": {"bytes": RED, "path": None}}, {"image": RED}),
         ({"image": {"bytes": None, "path": "blue"}}, {"image": BLUE}),
