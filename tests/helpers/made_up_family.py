@@ -36,6 +36,7 @@ def registered() -> tuple[Any, Any, Any]:
 def taken_the_whole_way(folder: Path) -> int:
     """Write a tiny model of the family into `folder`/model, measure it, and take it through training, scores, infer,
     merge, plain PEFT and its card; what tests/try_models.py says of that goes into `folder`/found."""
+    import torch
     from toy_models import letters
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
     from try_models import taken
@@ -56,6 +57,7 @@ def taken_the_whole_way(folder: Path) -> int:
         image_seq_length=16,
         vision_feature_layer=-1,
     )
+    torch.manual_seed(0)
     model = model_class(config)
     model.save_pretrained(folder / "model")
     processor_class(
