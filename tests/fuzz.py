@@ -1,15 +1,19 @@
 """Fuzzing of all that reads a file which somebody else may have written: no traceback, no endless work, no growth.
 
     python tests/fuzz.py MINUTES [READER ...]     minutes of CPU time for all readers together; left out: every reader
+    python tests/fuzz.py --until 10 [READER ...]  each reader, until all runs on its code come to ten minutes
 
 Seeds are what is really written. An input is changed at random, as text and, where it is JSON, by its values, and is
 kept when lines of ours run that no input ran before. A reader may return or raise ConfigError; anything else, more than
-MOST_CPU_S of a processor or more than MOST_MIB of memory is a finding: it is printed and left in a file.
+MOST_CPU_S of a processor or more than MOST_MIB of memory is a finding: it is printed and left in a file. What was spent
+is added to benchmarks/results/fuzz.json after each minute, so that a run can be ended at any time.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -19,6 +23,8 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +33,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
+
+from fuzz_results import Spent, commit_here, keep_spent, read_spent, still_counts  # noqa: E402
+
 ROOMS = tuple(f"{ROOT}/{room}/" for room in ("trainer", "planner", "launcher", "slurm", "k8s", "local"))
 MOST_CPU_S = 5.0  # under the tracer, which makes everything ten times slower
 MOST_MIB = 400
@@ -63,26 +72,32 @@ class Corpus:
     inputs: list[bytes]
     lines: set[tuple[str, int]] = field(default_factory=set)
     runs: int = 0
+    cpu_s: float = 0.0
+    most_cpu_s: float = 0.0
+    most_mib: int = 0
 
 
-def fuzz(reader: Reader, seconds: float, seed: int = 0) -> tuple[Corpus, str]:
-    """What was tried, and the first finding; empty where there is none."""
-    drawn, corpus = random.Random(seed), Corpus([])
-    end = time.process_time() + seconds  # so that a busy machine tries as much
+def fuzz(reader: Reader, seconds: float, seed: int = 0, corpus: Corpus | None = None) -> tuple[Corpus, str]:
+    """What was tried, added to `corpus`, and the first finding; empty where there is none."""
+    drawn, corpus = random.Random(seed), corpus or Corpus([])
+    start = time.process_time()  # so that a busy machine tries as much
+    fault = _fuzz(reader, start + seconds, drawn, corpus)
+    corpus.cpu_s += time.process_time() - start
+    return corpus, fault
+
+
+def _fuzz(reader: Reader, end: float, drawn: random.Random, corpus: Corpus) -> str:
     with tempfile.TemporaryDirectory(prefix="trainyard-fuzz-") as place:
         folder = Path(place, "run")
         folder.mkdir()
         for content in _inputs(reader, corpus, drawn, end):
             before = len(corpus.lines)
-            if fault := _try(reader, folder, content, corpus.lines):
-                return (
-                    corpus,
-                    f"{fault}\ninput ({len(content)} bytes, kept in {_keep(reader, content)}): {content[:500]!r}",
-                )
             corpus.runs += 1
+            if fault := _try(reader, folder, content, corpus):
+                return f"{fault}\ninput ({len(content)} bytes, kept in {_keep(reader, content)}): {content[:500]!r}"
             if len(corpus.lines) > before and content not in corpus.inputs:
                 corpus.inputs.append(content)
-    return corpus, ""
+    return ""
 
 
 def cut_short(reader: Reader, every: int) -> str:
@@ -91,11 +106,11 @@ def cut_short(reader: Reader, every: int) -> str:
         folder = Path(place, "run")
         folder.mkdir()
         cuts = (content[:size] for content in reader.seeds for size in range(0, len(content) + 1, every))
-        return next((fault for content in cuts if (fault := _try(reader, folder, content, set()))), "")
+        return next((fault for content in cuts if (fault := _try(reader, folder, content, Corpus([])))), "")
 
 
 def _inputs(reader: Reader, corpus: Corpus, drawn: random.Random, end: float) -> Iterator[bytes]:
-    for content in reader.seeds:
+    for content in [] if corpus.inputs else reader.seeds:
         corpus.inputs.append(content)
         yield content
     while time.process_time() < end:
@@ -160,18 +175,18 @@ def _as_bytes(content: bytes, corpus: Corpus, drawn: random.Random) -> bytes:
     return content[:start] + put + content[stop:]
 
 
-def _try(reader: Reader, folder: Path, content: bytes, lines: set[tuple[str, int]]) -> str:
-    """What is wrong with how the reader takes `content`; the lines of ours that ran are added to `lines`."""
+def _try(reader: Reader, folder: Path, content: bytes, corpus: Corpus) -> str:
+    """What is wrong with how the reader takes `content`; the lines of ours that ran are added to the corpus."""
     from trainer.outcome import ConfigError
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         if frame.f_code.co_filename.startswith(ROOMS):
-            lines.add((frame.f_code.co_filename, frame.f_lineno))
+            corpus.lines.add((frame.f_code.co_filename, frame.f_lineno))
             return trace
         return None
 
     (folder / reader.name).write_bytes(content)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     try:
         with _bounded(trace):
             reader.read(folder)
@@ -182,7 +197,10 @@ def _try(reader: Reader, folder: Path, content: bytes, lines: set[tuple[str, int
         pass
     except (Exception, TooSlow):
         return f"{reader.name}: {traceback.format_exc()[-3000:]}"
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
+    finally:
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
+        corpus.most_cpu_s = max(corpus.most_cpu_s, time.process_time() - began)
+        corpus.most_mib = max(corpus.most_mib, grown)
     return f"{reader.name}: took {grown} MiB" if grown > MOST_MIB else ""
 
 
@@ -356,19 +374,62 @@ def readers() -> dict[str, Reader]:
     return {reader.name: reader for reader in found}
 
 
-def main(words: list[str]) -> int:
-    known = readers()
-    minutes, chosen = float(words[0]) if words else 1.0, words[1:] or list(known)
-    found = 0
-    for name in chosen:
-        corpus, fault = fuzz(known[name], 60 * minutes / len(chosen), seed=random.randrange(1 << 32))
+def fuzz_by_name(name: str, seconds: float, corpus: Corpus | None) -> tuple[Corpus, str]:
+    return fuzz(readers()[name], seconds, random.randrange(1 << 32), corpus)
+
+
+def spend(name: str, seeds: list[bytes], seconds: float) -> bool:
+    """Whether a reader has a finding in `seconds` of CPU time; each minute is added to the results when it is over."""
+    corpus, fault = Corpus([]), ""
+    while corpus.cpu_s < seconds and not fault:
+        runs, cpu_s = corpus.runs, corpus.cpu_s
+        # In a process of its own, whose memory has no peak yet, and which may crash.
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            try:
+                corpus, fault = pool.submit(fuzz_by_name, name, min(60.0, seconds - cpu_s), corpus).result()
+            except BrokenProcessPool as error:
+                fault = f"{name}: {error}"
+        row = keep_spent(
+            name,
+            seeds,
+            Spent(
+                cpu_s=round(corpus.cpu_s - cpu_s, 1),
+                inputs=corpus.runs - runs,
+                kept=len(corpus.inputs),
+                lines=len(corpus.lines),
+                most_cpu_s=round(corpus.most_cpu_s, 3),
+                most_mib=corpus.most_mib,
+                findings=bool(fault),
+                commit=commit_here(),
+                modules=sorted({str(Path(file).relative_to(ROOT)) for file, _ in corpus.lines}),
+            ),
+        )
         print(
-            f"{name:<22} {corpus.runs:>7} inputs, {len(corpus.lines):>5} lines of ours, {len(corpus.inputs):>4} kept",
+            f"{name:<22} {row.cpu_s / 60:>5.1f} CPU minutes, {row.inputs:>7} inputs, "
+            f"{row.lines:>5} lines of ours, {row.kept:>4} kept",
             flush=True,
         )
-        if fault:
-            found += 1
-            print(fault, file=sys.stderr, flush=True)
+    if fault:
+        print(fault, file=sys.stderr, flush=True)
+    return bool(fault)
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="Fuzzes what reads foreign files; see the top of tests/fuzz.py.")
+    known = readers()
+    parser.add_argument("minutes", type=float, nargs="?", default=1.0)
+    parser.add_argument("readers", nargs="*", metavar="READER", help=f"of {', '.join(known)}; left out: every one")
+    parser.add_argument("--until", action="store_true", help="MINUTES for each reader, less what its row holds")
+    asked = parser.parse_args(words)
+    chosen = asked.readers or list(known)
+    if unknown := [name for name in chosen if name not in known]:
+        parser.error(f"no such reader: {', '.join(unknown)}; the readers are {', '.join(known)}")
+    found = 0
+    for name in chosen:
+        seeds, seconds = known[name].seeds, 60 * asked.minutes / len(chosen)
+        if asked.until:
+            seconds = 60 * asked.minutes - still_counts(read_spent().get(name), seeds).cpu_s
+        found += spend(name, seeds, seconds)
     return 1 if found else 0
 
 

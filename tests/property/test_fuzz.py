@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fuzz import Reader, cut_short, fuzz, readers
+from fuzz_results import Spent, keep_spent
 
 from trainer.outcome import ConfigError
 
@@ -65,3 +66,22 @@ def test_the_harness_finds_the_one_place_where_a_cut_is_a_traceback() -> None:
     reader = Reader(name="x", seeds=[b"abcdefg"], read=read, allowed=())
     assert "ValueError: subsection not found" in cut_short(reader, 5) and cut_short(reader, 7)
     assert cut_short(Reader(name="x", seeds=[b"abcdefg"], read=read, allowed=(ValueError,)), 1) == ""
+
+
+def test_the_minutes_of_a_reader_add_up_until_what_it_runs_has_changed(tmp_path: Path) -> None:
+    """A comment and a docstring are no change; a module that goes on otherwise is, and so is another seed."""
+    module, results = tmp_path / "reads.py", tmp_path / "fuzz.json"
+    module.write_text("def read():\n    return 1\n")
+
+    def spend(seeds: list[bytes]) -> tuple[float, int, float, list[str]]:
+        new = Spent(cpu_s=60.0, inputs=9, most_cpu_s=0.5, commit="a", modules=["reads.py"])
+        row = keep_spent("x", seeds, new, results, tmp_path)
+        return row.cpu_s, row.inputs, row.most_cpu_s, row.modules
+
+    assert spend([b"seed"]) == (60, 9, 0.5, ["reads.py"])
+    module.write_text('"""Reads."""\n\n\ndef read():\n    """One."""\n    return 1  # always\n')
+    assert spend([b"seed"]) == (120, 18, 0.5, ["reads.py"])
+    module.write_text("def read():\n    return 2\n")
+    assert spend([b"seed"]) == (60, 9, 0.5, ["reads.py"])
+    assert spend([b"another"]) == (60, 9, 0.5, ["reads.py"])
+    assert "| `x` | 1.0 | 9 | 0 | 0 | 0.50 | 0 | 0 | a |" in results.with_suffix(".md").read_text()
