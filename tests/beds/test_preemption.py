@@ -192,11 +192,14 @@ def test_a_wrong_request_that_another_node_than_the_first_finds_is_never_run_aga
     supervise.write_text(
         "import os, runpy, sys, time\n"
         "if os.environ['SLURM_PROCID'] == '1':\n"
-        "    time.sleep(5)\n"
+        "    while not os.path.exists('launched'):\n"
+        "        time.sleep(0.1)\n"
         "    sys.exit(78)\n"
         f"runpy.run_path({str(ROOT / 'trainer' / 'supervise.py')!r}, run_name='__main__')\n"
     )
-    (toy / "accelerate" / "commands" / "launch.py").write_text("import time; time.sleep(60)")
+    (toy / "accelerate" / "commands" / "launch.py").write_text(
+        "import time; open('launched', 'w').close(); time.sleep(600)"
+    )
     job = start(nodes=2)
     ended = job.run_on()
     assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "78:0", "0")
@@ -230,7 +233,7 @@ def test_a_rank_that_stops_answering_ends_the_job_within_the_collective_timeout(
     began = time.monotonic()
     ended = job.run_on()
     assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "1:0", "0")
-    assert 5 < time.monotonic() - began < 40
+    assert 5 < time.monotonic() - began < 120  # the default is half an hour
 
 
 def test_a_node_whose_slurmd_is_killed_gives_the_job_back_and_what_still_runs_there_spoils_nothing(
@@ -246,12 +249,12 @@ def test_a_node_whose_slurmd_is_killed_gives_the_job_back_and_what_still_runs_th
         job.until_requeued()
         assert Path("/proc", str(old)).exists()
         cluster.run("scontrol", "update", f"jobid={job.id}", "starttime=now")
-        job.until("going on from step", timeout_s=30)
+        job.until("going on from step")
         assert job.state["NodeList"] != node
         ended = cluster.wait(job.id)
         assert not Path("/proc", str(old)).exists()
     finally:
-        until(lambda: not cluster.has_steps(job.id), str, 30)
+        until(lambda: not cluster.has_steps(job.id))
         cluster.start_slurmd(node)
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1")
     assert read_losses(job.run_dir) == toy_losses(120)

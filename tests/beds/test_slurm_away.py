@@ -139,7 +139,7 @@ def test_a_run_that_stops_while_the_controller_is_away_is_requeued_all_the_same(
     (project / "away.conf").write_text(unreachable(good))
     job_id = verbs.submit(plan, cluster.environ).job_id
     log = Path(log_path(plan.spec, job_id=job_id))
-    until(lambda: log.exists() and "slurm_load_jobs error" in log.read_text(), timeout_s=60)
+    until(lambda: log.exists() and "slurm_load_jobs error" in log.read_text(), timeout_s=180)
     conf.write_text(good)
-    until(lambda: cluster.job(job_id)["Restarts"] == "1", timeout_s=60)
+    until(lambda: cluster.job(job_id)["Restarts"] == "1", timeout_s=180)
     assert cluster.start_again(job_id, ended=True)["JobState"] == "COMPLETED"

@@ -395,5 +395,5 @@ def test_a_state_is_explained_in_one_line_with_one_next_command(
         seen[0] = line_and_next(on, capsys, on.cluster.environ)
         return bool(re.fullmatch(said, seen[0][0]))
 
-    until(is_said, lambda: f"{seen[0]}\n{on.shown()}", 30)
+    until(is_said, lambda: f"{seen[0]}\n{on.shown()}")
     assert seen[0][1] == then.format(**words)

@@ -125,6 +125,7 @@ def test_cancelled_it_is_not_put_back_and_of_an_array_one_member_is_requeued_alo
     job.until("step 7\n")
     for run_id in ("mine", "toys-2"):
         assert verbs.cancel({"RUN": run_id}, newer.environ, project) == 0
+    (project / "go").touch()
     job.until("stopped at step")
     until(lambda: newer.job(f"{array}_1")["Restarts"] == "1", lambda: log(1))
     ended = [newer.wait(f"{array}_0"), newer.start_again(f"{array}_1", ended=True), newer.wait(f"{array}_2"), job.state]
@@ -173,7 +174,7 @@ def test_a_job_that_ends_by_itself_while_it_is_preempted_has_ended(
     for job in jobs.values():
         job.until("step 1\n")
     newer.run("sbatch", "-p", "high", "-N2", "-c64", "-o", "/dev/null", "--wrap", "sleep 2")
-    ended = {code: newer.wait(job.id, timeout_s=60) for code, job in jobs.items()}
+    ended = {code: newer.wait(job.id) for code, job in jobs.items()}
     for code, job in ended.items():
         # 24.11 calls it preempted then, with an exit code of 0; how it ended stands in progress.json.
         own = ("COMPLETED" if code == "0" else "FAILED", f"{code}:0")

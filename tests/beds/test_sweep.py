@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import slurm_verbs as verbs
-from cluster import Cluster
+from cluster import STARTED_S, Cluster
 from here import sweep_of
 from programs import local, until
 from toy_project import make_toy_project, read_losses, toy_losses
@@ -196,6 +196,7 @@ def test_a_member_is_requeued_alone_and_no_more_run_at_once_than_said(
     assert jobs()[2]["Reason"] == "JobArrayTaskLimit"
     cluster.run("scancel", "--signal=USR1", f"{array}_1")
     until(lambda: jobs()[1]["Restarts"] == "1", lambda: log(1))
+    (project / "go").touch()
     states: list[list[str]] = []
 
     def ended() -> bool:
@@ -205,7 +206,7 @@ def test_a_member_is_requeued_alone_and_no_more_run_at_once_than_said(
             cluster.run("scontrol", "update", f"jobid={array}_1", "starttime=now", check=False)
         return seen == ["COMPLETED"] * 3
 
-    until(ended, lambda: (states[-1], log(1), log(2)))
+    until(ended, lambda: (states[-1], log(1), log(2)), STARTED_S)
     assert max(seen.count("RUNNING") for seen in states) <= 2
     assert [job["Restarts"] for job in jobs()] == ["0", "1", "0"]
     assert [read_losses(folder) for folder in folders] == [toy_losses(40 + index) for index in range(3)]

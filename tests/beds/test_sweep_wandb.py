@@ -303,7 +303,7 @@ def stop_at(process: subprocess.Popen[str], line: str) -> str:
         output += printed
         if printed == line:
             process.send_signal(signal.SIGUSR1)
-    process.wait(60)
+    process.wait(120)
     return output
 
 
@@ -316,7 +316,7 @@ def test_a_member_stores_its_trial_and_comes_back_to_it(toy: Path, service: Swee
     assert "W&B run trial1 abc123 trainyard ada\n" in output
     assert "trial trial1 of ada/trainyard/abc123: learning_rate=0.002 lora_r=32" in output
 
-    output, _ = (second := member(toy, service)).communicate(timeout=60)
+    output, _ = (second := member(toy, service)).communicate(timeout=120)
     assert second.returncode == 0, output
     assert "going on from step 6" in output or "going on from step 5" in output
     assert "W&B run trial1 abc123 trainyard ada\n" in output
@@ -333,11 +333,11 @@ def test_a_trial_that_the_sweep_stops_ends_in_order_and_is_not_taken_up_again(to
         output += printed
         if printed == "step 5\n":
             service.stop.add("trial1")
-    assert process.wait(60) == 0, output
+    assert process.wait(120) == 0, output
     assert re.search(r"stopped at step \d+", output)
     trial = read_trial(toy / "runs" / "s-0")
     assert trial and trial.stopped
-    output, _ = (process := member(toy, service)).communicate(timeout=60)
+    output, _ = (process := member(toy, service)).communicate(timeout=120)
     said = "trainyard: the sweep stopped trial trial1: nothing is left to do\n"
     assert (process.returncode, bare(output)) == (0, said)
 
@@ -346,11 +346,11 @@ def test_a_sweep_that_gives_no_more_ends_the_member_and_an_unreachable_one_fails
     toy: Path, service: SweepService
 ) -> None:
     service.trials = []
-    output, _ = (process := member(toy, service)).communicate(timeout=60)
+    output, _ = (process := member(toy, service)).communicate(timeout=120)
     said = "trainyard: the sweep gives no more trials: nothing is left to do\n"
     assert (process.returncode, bare(output)) == (0, said)
     service.handler.status = 401
-    output, _ = (process := member(toy, service)).communicate(timeout=60)
+    output, _ = (process := member(toy, service)).communicate(timeout=120)
     assert process.returncode == 78 and "does not take WANDB_API_KEY" in output and KEY not in output
 
 
@@ -367,7 +367,7 @@ def test_members_of_an_array_take_a_trial_each_and_keep_it_over_a_requeue(
     env = (*ENV, (SWEEP_ENV, SWEEP_PATH), ("WANDB_BASE_URL", service.address))
     plans = []
     for run_id in ("s-0", "s-1"):
-        argv = toy_argv(make_plan(run_id=run_id, **given).spec.run_dir, max_steps=60, step_s=0.1)
+        argv = toy_argv(make_plan(run_id=run_id, **given).spec.run_dir, max_steps=60, step_s=0.1, waits_at=10)
         plans.append(make_plan(run_id=run_id, argv=argv, env=env, **given))
     array = submit_sweep(Sweep(sweep_id="s", values=({}, {}), plans=tuple(plans), parallel=2), cluster.environ)
     logs = [toy / "runs" / f"s-{i}" / "logs" / f"slurm-{array}_{i}.log" for i in range(2)]
@@ -378,9 +378,9 @@ def test_members_of_an_array_take_a_trial_each_and_keep_it_over_a_requeue(
     until(lambda: all("step 5\n" in said(i) for i in range(2)), lambda: [said(0), said(1)])
     cluster.run("scancel", "--signal=USR1", f"{array}_1")
     until(lambda: cluster.job(f"{array}_1")["Restarts"] == "1", lambda: said(1))
+    (toy / "go").touch()
     until(lambda: cluster.job(f"{array}_0")["JobState"] == "COMPLETED", lambda: said(0))
-    cluster.run("scontrol", "update", f"jobid={array}_1", "starttime=now")
-    until(lambda: cluster.job(f"{array}_1")["JobState"] == "COMPLETED", lambda: said(1))
+    assert cluster.start_again(f"{array}_1", ended=True)["JobState"] == "COMPLETED", said(1)
     taken = [read_trial(toy / "runs" / f"s-{i}") for i in range(2)]
     assert {trial.run_id for trial in taken if trial} == {"trial1", "trial2"}
     assert taken[1] and re.findall(r"W&B run (\w+)", said(1)) == [taken[1].run_id] * 2

@@ -39,7 +39,7 @@ def write(**progress):
 write(phase="training")
 print("step  1/20  loss 1.5", flush=True)
 print("step  2/20  loss 0.5", flush=True)
-for _ in range(600):
+for _ in range(6000):
     if pathlib.Path("go").exists() and pathlib.Path("go").read_text():
         break
     time.sleep(0.05)
@@ -314,7 +314,7 @@ def test_logs_follow_a_job_over_a_requeue_until_it_has_ended(
     until(lambda: log.read_text().count("step  2/20  loss 0.5\n") == 2)
     assert following.poll() is None
     (project / "go").write_text("0")
-    out, err = following.communicate(timeout=60)
+    out, err = following.communicate(timeout=120)
     assert following.returncode == 0
     lines = [line for line in out.splitlines() if line.startswith(("an earlier", "step", "trainyard"))]
     steps = ["step  1/20  loss 1.5", "step  2/20  loss 0.5"]
@@ -332,7 +332,7 @@ def test_ctrl_c_leaves_the_log_quietly_and_the_job_running(
     following = follow(project, cluster, "mine")
     assert following.stdout and following.stdout.readline() == "step  1/20  loss 1.5\n"
     following.send_signal(signal.SIGINT)
-    out, err = following.communicate(timeout=30)
+    out, err = following.communicate(timeout=120)
     assert (following.returncode, "Traceback" in out, err) == (0, False, "")
     assert find_jobs([job_id], cluster.environ)[job_id].state == "RUNNING"
     cluster.run("scancel", job_id)
@@ -352,7 +352,7 @@ def test_logs_go_on_while_the_controller_is_away(
     assert following.stderr and following.stderr.readline().endswith("; asking again\n")
     conf.write_text(good)
     (project / "go").write_text("0")
-    _, err = following.communicate(timeout=60)
+    _, err = following.communicate(timeout=120)
     assert following.returncode == 0
     assert re.match(rf"trainyard: job {job_id} COMPLETED on n[12]\b", err.splitlines()[-1])
 

@@ -30,7 +30,7 @@ class Job:
     def state(self) -> dict[str, str]:
         return self.cluster.job(self.id)
 
-    def until(self, pattern: str, *, times: int = 1, timeout_s: float = 60) -> None:
+    def until(self, pattern: str, *, times: int = 1, timeout_s: float = 120) -> None:
         def said() -> bool:
             if len(re.findall(pattern, self.log)) >= times:
                 return True
@@ -39,7 +39,7 @@ class Job:
 
         until(said, lambda: f"{self.state}\n{self.log}", timeout_s)
 
-    def until_requeued(self, times: int = 1, timeout_s: float = 90) -> None:
+    def until_requeued(self, times: int = 1, timeout_s: float = 180) -> None:
         until(lambda: self.state["Restarts"] == str(times), lambda: f"{self.state}\n{self.log}", timeout_s)
 
     def run_on(self, timeout_s: float = STARTED_S) -> dict[str, str]:

@@ -20,7 +20,7 @@ with open(f"seen-{environ['SLURM_PROCID']}.json", "w") as file:
 os.write(1, f"toy {environ['SLURM_PROCID']} speaks\\n".encode())  # in one piece: print would write word by word
 if "sleep" in sys.argv and environ["SLURM_PROCID"] == "0":
     import time
-    time.sleep(100)
+    time.sleep(600)
 with open(environ["TRAINYARD_STATUS_FILE"], "w") as file:
     file.write(environ.get("TOY_EXIT", "0"))
 sys.exit(int(environ.get("TOY_EXIT", "0")))

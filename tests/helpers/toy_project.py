@@ -97,6 +97,8 @@ def train():
         stop.step_ended(state["step"])
         if ranks.first:
             print("step", state["step"], flush=True)
+        while words.get("--waits_at") == str(state["step"]) and not Path("go").exists() and not stop.wanted():
+            time.sleep(0.05)
         if board and state["step"] % 20 == 0:
             board.log({"value": state["step"]}, state["step"])
         if state["step"] % 20 == 0 or stop.wanted() or state["step"] == steps:
@@ -147,7 +149,8 @@ def make_toy_project(folder: Path, python_program: str = sys.executable) -> Path
 
 
 def toy_argv(run_dir: str | Path, *, processes: int = 1, nodes: int = 1, **options: object) -> tuple[str, ...]:
-    """The planned command; `options` are the toy's: max_steps, step_s, bad, never_steps, ..."""
+    """The planned command; `options` are the toy's: max_steps, step_s, bad, never_steps, ... With `waits_at`, a toy of
+    one process waits at that step until it is told to stop, or the project has a file `go`."""
     values = {"output_dir": run_dir, "max_steps": 100, "step_s": 0.05, **options}
     return (
         *("accelerate", "launch", "--num_processes", str(processes), "--num_machines", str(nodes)),

@@ -1,4 +1,4 @@
-"""A sweep whose members are toys of different lengths."""
+"""A sweep whose members are toys of different lengths. Each waits at its tenth step for the project's file `go`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def toy_sweep(project: Path, records: Path, *, count: int, parallel: int, **requ
     plans = []
     for index in range(count):
         spec = make_plan(run_id=f"toys-{index}", **given).spec
-        argv = toy_argv(spec.run_dir, max_steps=40 + index, step_s=0.1)
+        argv = toy_argv(spec.run_dir, max_steps=40 + index, step_s=0.05, waits_at=10)
         plans.append(make_plan(run_id=f"toys-{index}", argv=argv, env=ENV, **given))
     values = tuple({"MAX_STEPS": str(40 + index)} for index in range(count))
     return Sweep(sweep_id="toys", values=values, plans=tuple(plans), parallel=parallel)
