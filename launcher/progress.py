@@ -21,7 +21,7 @@ from trainer.progress_file import PROGRESS_FILE, Progress, read_progress
 from trainer.text import format_table, printable
 
 OUTCOMES = ("adapter", "report.html")
-GONE, UNKNOWN, RUNNING = "GONE", "UNKNOWN", "RUNNING"
+GONE, UNKNOWN, RUNNING, COMPLETED = "GONE", "UNKNOWN", "RUNNING", "COMPLETED"
 LONGEST_S = 10 * 365 * 86400
 """No training takes longer: a longer estimate is not printed."""
 CLOCKS_DIFFER_S = 60
@@ -248,5 +248,5 @@ def state_of(run: RunStatus) -> str:
     if run.spoilt and (state == UNKNOWN or all(job.ended for job in run.jobs)):
         return "BROKEN"
     if run.finished and state in (GONE, UNKNOWN, "-"):
-        return "FINISHED"  # its files tell more than its scheduler
+        return COMPLETED  # its files tell more than its scheduler
     return state

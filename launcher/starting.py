@@ -22,7 +22,10 @@ from trainer.outcome import FINISHED, ConfigError, Problems, SchedulerError
 
 
 def plan(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:
-    _, batch = planned(scheduler, given, environ, project_dir)
+    target, batch = planned(scheduler, given, environ, project_dir)
+    if not target.paths_elsewhere:
+        for fault in _faults_of_data(given.get("DATA", ""), project_dir, environ):
+            cli.say(f"{fault} (the plan does without records, a run does not)")
     if batch.sweep is None:
         return cli.print_plan(batch.plans[0], given.get("FORMAT"))
     if given.get("FORMAT") == "json":
@@ -101,14 +104,21 @@ def _lost_data_first(data: str, project_dir: Path, environ: Words) -> Iterator[N
     try:
         yield
     except ConfigError as error:
-        from trainer.data.sources import find_sources, from_folder
-
         problems = Problems()
-        with problems.kept():
-            if path := _path_of(data, environ):
-                find_sources(from_folder(project_dir, path))
+        problems.extend(_faults_of_data(data, project_dir, environ))
         problems.append(error)
         problems.refuse()
+
+
+def _faults_of_data(data: str, project_dir: Path, environ: Words) -> Problems:
+    """The fault of `data`'s path, if there is one: what a run would be refused for."""
+    from trainer.data.sources import find_sources, from_folder
+
+    problems = Problems()
+    with problems.kept():
+        if path := _path_of(data, environ):
+            find_sources(from_folder(project_dir, path))
+    return problems
 
 
 def _path_of(data: str, environ: Words) -> str:

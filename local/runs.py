@@ -12,7 +12,7 @@ from pathlib import Path
 
 from launcher.folder import FolderOfRuns, output_folder
 from launcher.logs import follow
-from launcher.progress import GONE, RUNNING, UNKNOWN, Job, RunStatus, run_status
+from launcher.progress import COMPLETED, GONE, RUNNING, UNKNOWN, Job, RunStatus, run_status
 from launcher.records import ATTEMPT_NAME, Run, name_of, refuse_anothers
 from launcher.restore_spec import read_spec
 from launcher.scheduler import Cancelled, Found, Words, WordsOf
@@ -21,7 +21,7 @@ from planner.job import JobSpec
 from trainer.files import RECORD_NAME
 from trainer.outcome import FINISHED, RUN_AGAIN, ConfigError, SchedulerError
 
-STATES = {FINISHED: "COMPLETED", RUN_AGAIN: "STOPPED"}
+STATES = {FINISHED: COMPLETED, RUN_AGAIN: "STOPPED"}
 
 
 class LocalError(SchedulerError):

@@ -11,15 +11,16 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from launcher.cli import batch_text
+from launcher.cli import batch_text, command_words
 from launcher.grid import PlanOf, Sweep, check_files, read_result, read_sweep, results_table, said, write_sweep
 from launcher.records import finished, read_run, refuse_spoilt, run_record, write_record
 from launcher.scheduler import Batch, Words
 from launcher.trials import begin, check_key
 from local.machine import attempt
 from local.render import environment
+from planner.job import JobSpec
 from planner.plan import Plan
-from planner.request.variables import VARIABLES
+from planner.request.variables import DEFAULT_OUTPUT, VARIABLES
 from trainer.files import RECORD_NAME
 from trainer.flags import word
 from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, RUN_AGAIN, ConfigError
@@ -136,11 +137,19 @@ def carry_out(plan: Plan, act: Act, verb: str = "run") -> int:
         write_record(folder, run_record(plan, begun))
         code = attempt.carry_out(folder, verb, lambda: act(plan))
     if code == RUN_AGAIN:
-        run_id = plan.spec.sweep or plan.spec.run_id
-        print(f"to go on: the same command with RUN={run_id} (or --run {run_id})", flush=True)
+        print(f"to go on: {_goes_on(plan.spec, verb)}", flush=True)
     elif code == FAILED:
         print(f"what went wrong stands above; what there is lies in {folder}", flush=True)
     return code
+
+
+def _goes_on(spec: JobSpec, verb: str) -> str:
+    """The command that goes on with a stopped run. make resume takes only runs that make run began."""
+    if verb != "run" or spec.sweep:
+        name = spec.sweep or spec.run_id
+        return f"the same command with RUN={name} (or --run {name})"
+    own = {} if spec.output == DEFAULT_OUTPUT else {"OUTPUT": spec.output}
+    return f"make resume TO=local {command_words(own, spec.run_id)}"
 
 
 def supervised(batch: Batch, environ: Words, project_dir: Path) -> Act:

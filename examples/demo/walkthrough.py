@@ -17,12 +17,13 @@ import threading
 import time
 import webbrowser
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from trainer.commands import command
 from trainer.flags import answer_help
 from trainer.log import bare
-from trainer.outcome import FINISHED, ConfigError
+from trainer.outcome import FINISHED, RUN_AGAIN, ConfigError
 from trainer.progress_file import LOADING, TRAINING, read_progress
 from trainer.terminal import LAST_ROW, say
 from trainer.text import time_left
@@ -43,7 +44,10 @@ TRAINING_FLAGS = {
     "--config-file": "examples/demo/settings.yaml",
 }
 SHOWN_OF_PLAN = ("job ", "memory ", "chosen ", "why ", "batch ", "peak   ")
-SHOWN = ("data: ", "before training", "after training", "base model", "always ", "adapter: ", "report: ", "all runs: ")
+SHOWN = (
+    *("data: ", "before training", "after training", "base model", "always ", "adapter: ", "report: ", "all runs: "),
+    "to go on: ",
+)
 """Beginnings of the training's lines that are shown, besides those of its evaluations; the log has all lines."""
 SHOWN_OF_SCRIPT = ("#SBATCH --gres", "#SBATCH --mem", "#SBATCH --time")
 NO_BROWSER = "none"
@@ -61,6 +65,8 @@ def main(argv: Sequence[str]) -> int:
     answer_help(argv, USAGE)
     if argv:
         raise ConfigError(f"demo takes no options, got {argv[0]!r}: `python -m local run` takes them all")
+    if find_spec("torch") is None:
+        raise ConfigError(f"the demo needs torch, which this Python ({sys.executable}) does not have: type make demo")
     started = time.monotonic()
     shutil.rmtree(FOLDER / "runs" / RUN, ignore_errors=True)
     for step in (_draw, _plan, _render, _train):
@@ -141,7 +147,9 @@ def _train() -> int:
                 say(line.rstrip())
         ended.set()
         watcher.join()
-    if training.returncode != FINISHED:
+    if training.returncode == RUN_AGAIN:
+        say("from the start: make demo")
+    elif training.returncode != FINISHED:
         print("\n".join(kept))
     return training.returncode
 

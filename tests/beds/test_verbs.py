@@ -389,7 +389,7 @@ def test_a_controller_that_is_down_is_one_line_and_hides_nothing_on_the_disk(
     assert shown.err == f"trainyard: {away}\n"
     assert [line.split() for line in shown.out.splitlines()[1:]] == [
         ["r", "1", "UNKNOWN", "2/20", "-", "no"],
-        ["done", "2", "FINISHED", "-", "-", "yes"],
+        ["done", "2", "COMPLETED", "-", "-", "yes"],
     ]
 
 

@@ -70,6 +70,8 @@ class Usage:
     """Whether the processor has a part for videos, which plain transformers does not load without torchvision."""
     own_head: bool = False
     """Whether the model's own forward computes the logits, because ours gave another loss."""
+    pictures: tuple[int, ...] = ()
+    """The numbers of pictures that training questions had, ascending; empty in a file by an older Trainyard."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +98,7 @@ def usage_of(config: TrainConfig, dataset: Dataset, measured: HeldOut, *, own_he
         system=shared_system(dataset), end=answer_end(measured.processor), columns=config.columns,
         max_image_megapixels=config.max_image_megapixels,
         language_model=isinstance(measured.processor, TextProcessor), own_head=own_head,
-        videos=hasattr(measured.processor, VIDEO),
+        videos=hasattr(measured.processor, VIDEO), pictures=tuple(sorted({len(one.pictures) for one in answers})),
         **shared_texts(config.data, config.columns),
     )  # fmt: skip
 
@@ -156,7 +158,7 @@ def find_trained(path: Path) -> tuple[Path, Usage]:
         if choices and len(choices.rest) != len(choices.actions):
             raise ValueError(f"{len(choices.actions)} actions, tokens of {len(choices.rest)}")
         end = entry.get("end") and AnswerEnd(**{**entry["end"], "stop": tuple(entry["end"]["stop"])})
-        usage = Usage(**{**entry, "choices": choices, "end": end})
+        usage = Usage(**{**entry, "choices": choices, "end": end, "pictures": tuple(entry.get("pictures", ()))})
         if wrong := wrong_field(usage, {"Choices": Choices, "AnswerEnd": AnswerEnd}):
             raise ValueError(f"{wrong} is of another kind")
         if not 1 <= usage.answer_tokens <= MOST_TOKENS or (choices and not all(choices.rest)):

@@ -80,7 +80,10 @@ def main(argv: list[str]) -> int:
         return FAILED if refused else FINISHED
     try:
         record = as_record(entry_of(images, asked, usage), Path(), text_only=usage.text_only)
-        found = answer(load(), record, written=asked.answer)
+        trained = load()
+        if note := unlike_training(record, usage):
+            say(note)
+        found = answer(trained, record, written=asked.answer)
     except FormError as error:
         raise ConfigError(f"the images cannot be used{error}") from None
     print(json.dumps(found, indent=None if asked.json else 1))
@@ -98,6 +101,23 @@ def entry_of(images: list[str], asked: Question, usage: Usage) -> dict[str, Any]
             f"{len(images)} images: training used a grid of four frames; give the four, oldest first, or one ready grid"
         )
     return {"frames" if usage.frames == len(images) == FRAMES else "images": images, **texts}
+
+
+def unlike_training(record: Record, usage: Usage) -> str:
+    """How the pictures of a question differ from those that training showed, as a note; "" if they do not."""
+    count = len(record.pictures)
+    if usage.pictures and count not in usage.pictures:
+        had = f"{usage.pictures[0]}" if len(usage.pictures) == 1 else f"{usage.pictures[0]} to {usage.pictures[-1]}"
+        return f"the question has {count} picture{'s' * (count != 1)}; in training each had {had}"
+    if usage.frames == FRAMES and any(len(picture.paths) == 1 for picture in record.pictures):
+        return "one picture is taken as a ready grid; training drew grids of four frames: give the four, oldest first"
+    if usage.frames == 1 and any(len(picture.paths) == FRAMES for picture in record.pictures):
+        return "four frames are drawn as one grid; training used ready pictures"
+    return ""
+
+
+def say(note: str) -> None:
+    print(f"trainyard: {note}", file=sys.stderr, flush=True)
 
 
 def open_records(name: str) -> tuple[Path, Iterator[Found]]:
@@ -118,11 +138,15 @@ def answer_records(
     """One answer for each record, in order; {"error": ...} for a record that cannot be answered."""
     usage = trained.usage
     columns = parse_columns(usage.columns)
+    said = {""}
     for where, found in records:
         try:
             if isinstance(found, FormError):
                 raise found
             record = as_record(rename(found, columns), folder, text_only=usage.text_only)
+            if (note := unlike_training(record, usage)) not in said:
+                said.add(note)
+                say(f"{where}: {note}")
             yield answer(trained, record, written=written)
         except FormError as error:
             yield {"error": f"{where}{error}"}

@@ -12,6 +12,8 @@ import pytest
 from paths import ROOT
 
 from examples.demo.pictures import PROJECT_DIR, SHOTS, terminal_svg
+from examples.demo.walkthrough import main
+from trainer.verbs import exit_code
 
 PICTURES = ROOT / "docs" / "pictures"
 OPENED = (
@@ -65,3 +67,15 @@ def test_the_report_is_opened_where_a_person_sits_before_a_desktop(
     assert (asked.read_text() if asked.exists() else None) == ("file:///x/report.html\n" if opens else None)
     os.close(slave)
     os.close(master)
+
+
+def test_a_python_without_torch_is_told_what_to_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "runs" / "demo"
+    kept.mkdir(parents=True)
+    monkeypatch.setattr("examples.demo.walkthrough.FOLDER", tmp_path)
+    monkeypatch.setattr("examples.demo.walkthrough.find_spec", lambda _: None)
+    assert exit_code(main, []) == 78
+    told = f"trainyard: the demo needs torch, which this Python ({sys.executable}) does not have: type make demo\n"
+    assert (capsys.readouterr().err, kept.is_dir()) == (told, True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from launcher.starting import planned
+from launcher.starting import plan, planned
 from slurm.scheduler import SCHEDULER
 from trainer.outcome import ConfigError
 
@@ -34,6 +35,26 @@ def test_a_plan_that_fits_needs_no_data_and_data_that_is_there_is_not_named(tmp_
     planned(SCHEDULER, {"SITE": "none", "DATA": "nowhere", "VRAM": "24"}, {}, tmp_path)
     (tmp_path / "some.jsonl").write_text("{}\n")
     assert refusal(tmp_path, DATA="some.jsonl", VRAM="2").startswith("google/gemma-3-4b-it needs ")
+
+
+@pytest.mark.parametrize("name", ["slurm", "k8s"])
+def test_a_plan_says_that_data_is_not_there_where_paths_are_of_this_machine(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scheduler = import_module(f"{name}.scheduler").SCHEDULER
+    given = {"SITE": "none", "DATA": "data/gone.jsonl", "VRAM": "24"}
+    plan(scheduler, given, {}, tmp_path)
+    shown = capsys.readouterr()
+    assert "chosen single_gpu" in shown.out
+    missing = (
+        f"DATA={tmp_path}/data/gone.jsonl: does not exist: give a file of JSON records, or a folder with train.jsonl"
+    )
+    on_slurm = f"trainyard: {missing} (the plan does without records, a run does not)\n"
+    assert shown.err == {"slurm": on_slurm, "k8s": ""}[name]  # a pod's path is in the claim
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "gone.jsonl").write_text("{}\n")
+    plan(scheduler, given, {}, tmp_path)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("data", ["~nosuchuser/x", "-x", " x", "a\nb", "n" * 256])

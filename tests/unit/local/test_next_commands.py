@@ -19,8 +19,10 @@ import slurm.__main__
 import trainer.__main__
 from launcher import command
 from launcher.records import run_record, write_record
+from launcher.scheduler import Batch
 from local.machine import attempt
 from local.scheduler import SCHEDULER as LOCAL
+from local.submit import submit
 from planner.request.variables import GIVEN_ENV, PREFIX
 from slurm.scheduler import SCHEDULER as SLURM
 
@@ -104,3 +106,21 @@ def test_what_is_said_to_type_next_is_taken(
         told = shown.out + shown.err
         # Slurm is not on this PATH: that is the only thing that may be wrong.
         assert code == 0 or "squeue" in told, (line, told)
+
+
+@pytest.mark.parametrize(
+    ("output", "verb", "advice"),
+    [
+        ("runs", "run", "make resume TO=local RUN=r"),
+        ("my runs", "run", "make resume TO=local RUN=r 'OUTPUT=my runs'"),
+        ("runs", "docker-run", "the same command with RUN=r (or --run r)"),
+    ],
+)
+def test_a_stopped_run_ends_with_the_command_that_goes_on(
+    output: str, verb: str, advice: str, project: Path, records: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make_plan(
+        run_id="r", data=str(records), device="cpu", gpus=0, max_length=264, project_dir=str(project), output=output
+    )
+    assert submit(Batch(plans=(plan,)), lambda plan: 75, verb) == 75
+    assert capsys.readouterr().out.splitlines()[-1] == f"to go on: {advice}"

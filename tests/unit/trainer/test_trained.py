@@ -223,6 +223,12 @@ def test_infer_answers_as_the_held_out_scoring_did(run: Path, walks: Path, tmp_p
     assert code == 0 and one["probabilities"] == pytest.approx(line["probabilities"], abs=1e-5)
     assert one["answer"] == line["answer"]
 
+    # One of the four frames is taken as a ready grid, which is said.
+    ended = run_forked(tmp_path / "single", infer_from, [*words[:3], *words[6:]], "")
+    note = "trainyard: one picture is taken as a ready grid; training drew grids of four frames: give the four, oldest"
+    assert ended.codes == (0,) and note in ended.output
+    assert json.loads((run / "adapter" / "trainyard.json").read_text())["pictures"] == [1]
+
 
 def test_a_question_may_have_several_lines_and_no_context(run: Path, walks: Path, tmp_path: Path) -> None:
     shutil.copy(next(walks.glob("frames/*.png")), tmp_path / "here.png")
