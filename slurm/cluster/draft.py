@@ -69,7 +69,8 @@ def _partitions(groups: Sequence[NodeGroup]) -> list[str]:
     if home and home.default:
         return [*table, f"# partition: {home.partition}  # Slurm's own default, and it has GPUs"]
     if home:
-        return [*table, f"partition: {home.partition}  # the first that has GPUs; the default has none"]
+        default = "the default has none" if any(group.default for group in groups) else "Slurm has no default"
+        return [*table, f"partition: {home.partition}  # the first that has GPUs; {default}"]
     return [*table, "# partition: no partition has GPUs that Slurm knows of"]
 
 

@@ -105,6 +105,8 @@ def refuse_impossible(spec: JobSpec, groups: Sequence[NodeGroup]) -> None:
 def _problem(spec: JobSpec, name: str, groups: Sequence[NodeGroup]) -> ConfigError | None:
     """Why the partition can never run the request; None when it can."""
     resources = spec.resources
+    if not any(group.nodes for group in groups):
+        return ConfigError("this partition has no nodes", name="PARTITION", given=name, advice="name another")
     where, limit, kind = f"partition {name}", groups[0].limit_min, resources.gpu_type
     # A QOS may lift a partition's limit.
     if limit is not None and resources.time_limit_min > limit and not spec.slurm.qos:

@@ -30,6 +30,7 @@ SCRIPT_NAME = "job.sbatch"
 SUBMITTING = "asked_for"
 """Key in run.json: the script that was given to sbatch, until it returns the job's number."""
 ASK_S = 15.0
+NO_ACCOUNTING = "accounting storage is disabled"
 SURE_AFTER_S = 5.0
 COLUMNS = 6  # separators in a line of sacct's; squeue has one more column, the script, which may hold any character
 
@@ -86,11 +87,14 @@ def _find_in(cluster: str, numbers: Sequence[str], environ: Mapping[str, str]) -
     found = _squeue(numbers, environ, cluster)
     missing = [number for number in numbers if number not in found]
     if missing:
-        found |= _sacct(missing, environ, cluster)
+        told, silent = _sacct(missing, environ, cluster)
+        found |= told
     for number in missing:
         # What never started of an array is one job without an index, once it was cancelled.
         if number not in found and (rest := found.get(array_of(number))):
             found[number] = rest
+        elif number not in found and silent:
+            found[number] = Job(job_id=number, state=GONE, ended=True, reason=f"not in squeue, {silent}")
     return {joined(n, cluster): replace(found[n], job_id=joined(n, cluster)) for n in numbers if n in found}
 
 
@@ -207,17 +211,22 @@ def _squeue(job_ids: Sequence[str], environ: Mapping[str, str], cluster: str) ->
     return dict(_job(line, cluster) for line in done.stdout.splitlines() if line.count("|") >= COLUMNS)
 
 
-def _sacct(job_ids: Sequence[str], environ: Mapping[str, str], cluster: str) -> dict[str, Job]:
-    """The jobs in the accounting; empty without accounting, in which case sacct fails."""
+def _sacct(job_ids: Sequence[str], environ: Mapping[str, str], cluster: str) -> tuple[dict[str, Job], str]:
+    """(the jobs in the accounting, why it does not answer; "" when it does, or when the cluster has none)."""
     if not shutil.which("sacct", path=environ.get("PATH")):
-        return {}
+        return {}, ""
     arguments = ("--noheader", "--parsable2", "--allocations")
     columns = "--format=JobID,State,ExitCode,NodeList,Elapsed,Timelimit,JobName"
-    done = slurm("sacct", *arguments, columns, f"--jobs={','.join(job_ids)}", environ=environ, cluster=cluster)
+    jobs = f"--jobs={','.join(job_ids)}"
+    try:
+        done = slurm("sacct", *arguments, columns, jobs, environ=environ, timeout_s=ASK_S, cluster=cluster)
+    except SlurmError as error:
+        return {}, str(error)
     if done.returncode:
-        return {}
+        *_, last = ["", *done.stderr.splitlines()]
+        return {}, "" if NO_ACCOUNTING in done.stderr or not last else f"sacct failed: {last.rpartition('error: ')[2]}"
     found = dict(_job(line, cluster) for line in done.stdout.splitlines() if line.count("|") == COLUMNS)
-    return {job_id: job for job_id, job in found.items() if job_id in job_ids}
+    return {job_id: job for job_id, job in found.items() if job_id in job_ids}, ""
 
 
 def _job(line: str, cluster: str) -> tuple[str, Job]:

@@ -41,6 +41,11 @@ REASONS = (
     ),
     Reason("PartitionTimeLimit", "TIME is above the partition's limit", _ELSE.format("TIME=...")),
     Reason("PartitionNodeLimit", "NODES is not what the partition allows", _ELSE.format("PARTITION=...")),
+    Reason(
+        "MaxMemPerLimit",
+        "MEM is above what the partition allows a node or a CPU",
+        _ELSE.format("MEM=... or PARTITION=..."),
+    ),
     Reason("PartitionDown|PartitionInactive", "the partition starts no jobs now"),
     Reason("ReqNodeNotAvail.*maintenance.*", "its nodes are reserved before it could end", _SHORTER),
     Reason(

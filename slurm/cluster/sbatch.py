@@ -20,6 +20,17 @@ UNANSWERED = re.compile(
     r"timed out|(send|receive|shutdown) failure|zero bytes|reset by peer|broken pipe", re.IGNORECASE
 )
 ASK_AFTER_S = (1.0, 2.0, 4.0, 8.0)
+_MINE = "sacctmgr show assoc user=$USER format=account,partition,qos lists yours"
+# What to do about words of sbatch that name no variable of the request.
+WAYS_OUT = {
+    "No partition specified": "say PARTITION= (sinfo lists them)",
+    "Required partition not available": "say another PARTITION= (sinfo lists them)",
+    "Invalid account": f"say ACCOUNT= ({_MINE})",
+    "Invalid qos": f"say QOS= ({_MINE})",
+    "Invalid feature": "say another CONSTRAINT= (sinfo --format=%f lists the features)",
+    "reservation is invalid": "say another RESERVATION= (scontrol show reservation lists them)",
+    "node configuration is not available": "scontrol show partition shows limits, sinfo --list-reasons what is down",
+}
 
 
 class SubmitError(SlurmError):
@@ -43,6 +54,8 @@ def sbatch(script: Path, environ: Mapping[str, str], known: Collection[str] = ()
         said = words(done)
         found = re.match(r"([0-9]+)(?:;(\S+))?\s*$", done.stdout)  # "id" or, for a named cluster, "id;cluster"
         if done.returncode == 0 and found:
+            if done.stderr.strip():  # a warning, or what the site's own rules have to say
+                cli.say(f"sbatch says: {' '.join(re.sub('(?m)^sbatch: ', '', done.stderr).split())}")
             return joined(found[1], found[2] or "")
         if done.returncode > 0 and not UNANSWERED.search(said):
             raise _refused(f"sbatch refused the job: {said}", environ)
@@ -83,8 +96,10 @@ def overrides(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _refused(said: str, environ: Mapping[str, str]) -> SubmitError:
-    """sbatch's message, with the options of this shell that were not passed to it: a site may set an account in
-    them."""
+    """sbatch's message, with what to do about it, and with the options of this shell that were not passed to it: a site
+    may set an account in them."""
+    if way_out := next((way for told, way in WAYS_OUT.items() if told.lower() in said.lower()), ""):
+        said = f"{said}: {way_out}"
     if kept := ", ".join(overrides(environ)):
         said = f"{said} (not passed to sbatch, say it in the request or the site file: {kept})"
     return SubmitError(said)

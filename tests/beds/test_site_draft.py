@@ -139,6 +139,12 @@ def test_what_no_partition_can_run_is_refused_with_what_could(given: dict[str, s
     assert refusal(refuse_impossible, spec, GROUPS) == said
 
 
+def test_a_partition_without_nodes_is_refused_as_that() -> None:
+    spec = resolve({"PARTITION": "cpu", "DEVICE": "cpu"}, project_dir=Path("/p"), environ={})
+    said = "PARTITION=cpu: this partition has no nodes: name another"
+    assert refusal(refuse_impossible, spec, [group(nodes=0, cpus=0, mem_mib=0)]) == said
+
+
 def test_one_mib_is_what_slurm_says_of_nodes_whose_memory_it_does_not_know() -> None:
     assert [group(mem_mib=size).tracks_memory for size in (1, 2)] == [False, True]
 

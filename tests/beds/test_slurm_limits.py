@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -126,6 +127,30 @@ def test_a_job_that_squeue_has_forgotten_is_known_from_accounting(limited: Clust
     limited.until(lambda: limited.run("scontrol", "show", "job", job_id, check=False).returncode, "forgetting")
     done = ask(limited, project, "status", "--run=old")
     assert done.stdout.splitlines()[1].startswith(f"job    {job_id} COMPLETED on n1")
+
+    # The same while slurmdbd is away.
+    conf = limited.dir / "away.conf"
+    text = (limited.dir / "slurm.conf").read_text()
+    conf.write_text(re.sub(r"AccountingStoragePort=\d+", "AccountingStoragePort=1", text))
+    done = slurm("status", "--run=old", cwd=project, **{**limited.environ, "USER": USER, "SLURM_CONF": str(conf)})
+    said = "GONE (not in squeue, sacct failed: Problem talking to the database: Connection refused)"
+    assert done.stdout.splitlines()[1] == f"job    {job_id} {said}"
+
+
+def test_a_refusal_of_slurms_says_what_to_do(limited: Cluster, project: Path) -> None:
+    mine = "sacctmgr show assoc user=$USER format=account,partition,qos lists yours"
+    for word, said in (
+        ("--account=nosuch", f"Invalid account or account/partition combination specified: say ACCOUNT= ({mine})"),
+        (
+            "--constraint=nosuch",
+            "Invalid feature specification: say another CONSTRAINT= (sinfo --format=%f lists the features)",
+        ),
+    ):
+        done = ask(limited, project, "check", "--device=cpu", "--data=data", word)
+        assert (done.returncode, done.stderr) == (
+            1,
+            f"trainyard: sbatch would refuse the job: allocation failure: {said}\n",
+        )
 
 
 def test_the_verbs_follow_a_job_to_another_cluster(limited: Cluster, fast: Cluster, project: Path) -> None:

@@ -33,6 +33,7 @@ SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 PartitionName=short Nodes=n[1-2] PriorityTier=1 MaxTime=5
 PartitionName=off Nodes=n[1-2] State=DOWN
 PartitionName=closed Nodes=n[1-2]
+PartitionName=lean Nodes=n[1-2] MaxMemPerNode=500
 PartitionName=killing Nodes=n[1-2] PreemptMode=CANCEL GraceTime=0
 """
 LIMITS = (
@@ -210,6 +211,10 @@ def partition_time(on: Bed) -> None:
     on.submit(partition="short", account="small")
 
 
+def partition_memory(on: Bed) -> None:
+    on.submit(partition="lean")
+
+
 def partition_down(on: Bed) -> None:
     on.submit(partition="off")
 
@@ -338,6 +343,11 @@ STATES: list[tuple[Callable[[Bed], None], str, str]] = [
     ),
     (reservation_to_come, r"PENDING \(Reservation: waits for its reservation to begin\)", FOLLOW),
     (partition_time, r"PENDING \(PartitionTimeLimit: TIME is above the partition's limit\)", ANEW.format("TIME=...")),
+    (
+        partition_memory,
+        r"PENDING \(MaxMemPerLimit: MEM is above what the partition allows a node or a CPU\)",
+        ANEW.format("MEM=... or PARTITION=..."),
+    ),
     (partition_down, r"PENDING \(PartitionDown: the partition starts no jobs now\)", FOLLOW),
     (dependency, r"PENDING \(Dependency: waits for the job that it depends on\)", FOLLOW),
     (

@@ -70,6 +70,26 @@ def test_what_squeue_no_longer_has_is_asked_of_the_accounting(tmp_path: Path) ->
     ]  # fmt: skip
 
 
+# As sacct of 24.11 prints it.
+AWAY = (
+    "sacct: error: _open_persist_conn: failed to open persistent connection to host:db:6819: Connection refused\n"
+    "sacct: error: Problem talking to the database: Connection refused"
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (AWAY, "not in squeue, sacct failed: Problem talking to the database: Connection refused"),
+        ("Slurm accounting storage is disabled", "not in squeue"),
+    ],
+)
+def test_a_forgotten_job_says_so_where_the_accounting_does_not_answer(said: str, reason: str, tmp_path: Path) -> None:
+    environ = answers(tmp_path, squeue="exit 0", sacct=f"cat >&2 <<'E'\n{said}\nE\nexit 1")
+    (job,) = find_jobs(["7;fast"], environ).values()
+    assert job == Job(job_id="7;fast", state="GONE", ended=True, reason=reason)
+
+
 def test_a_member_that_never_started_is_what_became_of_its_array(tmp_path: Path) -> None:
     environ = answers(tmp_path, squeue="exit 0", sacct=lines("7|CANCELLED|0:0|None assigned|0:00|30:00|sweep"))
     found = find_jobs(["7_0", "7_1"], environ)

@@ -157,6 +157,13 @@ def test_when_sbatch_refuses_its_words_are_passed_on_and_nothing_stays(
     assert files(checkout) == before
 
 
+def test_what_sbatch_says_beside_the_jobs_number_is_passed_on(checkout: Path, records: Path, fake_sbatch: str) -> None:
+    make_program(fake_sbatch, "sbatch", "echo 7; printf 'sbatch: lua: your\\nproject is charged twice\\n' >&2")
+    done = slurm("submit", "--device=cpu", "--data", str(records), cwd=checkout, PATH=fake_sbatch)
+    assert (done.returncode, "job id  7 " in done.stdout) == (0, True)
+    assert done.stderr == "trainyard: sbatch says: lua: your project is charged twice\n"
+
+
 @pytest.mark.slow
 def test_a_sweep_that_sbatch_does_not_tell_of_keeps_its_runs_and_finds_its_job(
     checkout: Path, records: Path, fake_sbatch: str, tmp_path: Path
