@@ -246,8 +246,9 @@ def read_sweep(folder: Path) -> Recorded | None:
         parallel = record["parallel"]
         if not values or len(values) > MAX_MEMBERS or type(parallel) is not int or parallel < 1:
             raise ValueError("no members" if not values else "too many members, or none at once")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} is not what was written ({error}): remove {folder}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path} is not what was written ({why}): remove {folder}") from None
     path = record.get("wandb")
     return Recorded(folder=folder, parallel=parallel, values=values, wandb=str(path) if path else None)
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import stat
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -108,17 +109,24 @@ def refuse_spoilt(folder: Path, then: str) -> None:
 
 
 def refuse_anothers(run: Run) -> None:
-    """Raises ConfigError for a record that another user wrote: its request (MODEL, IMAGE, ENVIRONMENT) would run as the
-    person who resumes. Owner and content are those of one open file, whatever has its name by now."""
+    """Raises ConfigError for a record that another user wrote, or may write into: its request (MODEL, IMAGE,
+    ENVIRONMENT) would run as the person who resumes. Owner and content are those of one open file, whatever has its
+    name by now."""
     record = run.folder / RECORD_NAME
     with regular(record).open("rb") as file:
-        owner, content = os.fstat(file.fileno()).st_uid, file.read(MOST_MIB * MIB)
+        about, content = os.fstat(file.fileno()), file.read(MOST_MIB * MIB)
+    owner = about.st_uid
     if owner == os.getuid() and not _holds(content, run.record):
         raise ConfigError(f"{record} has changed meanwhile: try again")
     if owner != os.getuid():
         raise ConfigError(
             f"{record} is another user's (uid {owner}), and resume would run as you what it asks for: look into it; "
             f"cp {shlex.quote(str(record))} mine && mv mine {shlex.quote(str(record))} makes it yours"
+        )
+    if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(
+            f"{record} may be written by others, and resume would run as you what it asks for: look into it, "
+            f"then chmod go-w {shlex.quote(str(record))}"
         )
 
 

@@ -143,12 +143,13 @@ def bounded_lines(file: BinaryIO) -> Iterator[bytes]:
 
 def write_whole(path: Path, content: str | bytes, *, sync: bool = True) -> None:
     """Write `content` beside `path`, then rename: a reader finds all of it, or the file that was there before. Makes
-    the folder, and replaces a link. Without `sync` a machine that loses its power may lose the file."""
+    the folder, and replaces a link. Only its owner may write into the file, whatever umask says: others would change
+    what a resume runs. Without `sync` a machine that loses its power may lose the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name that nobody guesses: a file or a link that waited under it would stop the writing.
     beside = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     try:
-        with beside.open("xb") as file:
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             if sync:
                 file.flush()

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainer.files import once
+from trainer.files import once, read_typed
 
 HUB_ID = re.compile(r"(?!.*(--|\.\.))(\b[\w.-]{1,96}\b/)?\b[\w.-]{1,96}\b(?<!\.git)", re.ASCII)
 
@@ -34,6 +34,6 @@ def cached_config(model: str, environ: Mapping[str, str]) -> Path | None:
 
 def _revision(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return read_typed(path).decode().strip()
     except (OSError, ValueError):
         return None

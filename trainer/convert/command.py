@@ -27,7 +27,7 @@ from trainer.data.json_text import read_line
 from trainer.data.memory_limit import growing_by
 from trainer.data.turns import FormError
 from trainer.env_file import take_env_file
-from trainer.files import read_json, without_link, write_whole
+from trainer.files import read_json, regular, without_link, write_whole
 from trainer.flags import Text, parse
 from trainer.node.cgroups import memory_limits
 from trainer.outcome import FINISHED, ConfigError
@@ -125,6 +125,8 @@ def _write(split: Split, out: Path, store: PictureStore, question: str | None, w
     if path.is_file():
         return _count(path)
     without_link(part)
+    if part.exists():
+        regular(part)  # writing into a pipe would block
     done = _cut(part)
     with part.open("ab") as file:
         bar = tqdm(split.begin_at(done), split.name, split.total, initial=done, unit=" records", disable=None)

@@ -19,7 +19,7 @@ from typing import Any
 
 from trainer import __version__
 from trainer.data.sources import data_files, data_parts
-from trainer.files import MIB, once, read_json, write_whole
+from trainer.files import MIB, MOST_MIB, once, read_json, regular, write_whole
 
 # Files in a model's folder that decide picture sizes, the text around pictures and turns, and tokenization.
 PROCESSOR_FILES = (
@@ -84,7 +84,9 @@ def processor_digest(model: Path) -> str | None:
     digest = hashlib.sha256()
     for name in PROCESSOR_FILES:
         with contextlib.suppress(OSError):
-            digest.update(name.encode() + b"\0" + hashlib.sha256((model / name).read_bytes()).digest())
+            with regular(model / name).open("rb") as file:
+                content = file.read(MOST_MIB * MIB)  # no model has a longer one
+            digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
     return digest.hexdigest()
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from trainer.launch import Launch
 from trainer.node.gpus import check_gpus
+from trainer.node.model_folder import wrong_file
 from trainer.node.stop import asked_to_stop
 from trainer.outcome import ConfigError, SickNode, node_name, node_rank
 from trainer.text import GIB, gib, nearest
@@ -110,10 +111,8 @@ def check_model(model: str, *, weights: bool = True) -> str:
     returns the result in words. Raises ConfigError or SickNode."""
     found = f"{model} is here or can be had"
     if Path(model).is_dir():
-        for path in Path(model).glob("*.json"):
-            if path.exists() and not path.is_file():
-                # reading a pipe would block
-                raise ConfigError(f"{path.name} is no file: download it again", name="MODEL", given=model)
+        if wrong := wrong_file(Path(model)):
+            raise ConfigError(f"{wrong}: download it again", name="MODEL", given=model)
         return found
     from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from trainer.commands import command
 from trainer.config import SETTINGS
 from trainer.evaluation.metrics import FEW_ANSWERS
-from trainer.files import METRICS_FILE, RECORD_NAME, read_json, write_whole
+from trainer.files import METRICS_FILE, RECORD_NAME, read_json, regular, write_whole
 from trainer.flags import word
 from trainer.outcome import ConfigError
 from trainer.progress_file import Progress, read_progress
@@ -200,7 +200,7 @@ def _write(page: Path, rows: Sequence[Row], *, title: str, above: str = "", more
 
 def _is_ours(page: Path) -> bool:
     try:
-        with page.open(encoding="utf-8", errors="replace") as file:
+        with regular(page).open(encoding="utf-8", errors="replace") as file:
             return MARK in file.read(MARK_WITHIN)
     except OSError:
         return False

@@ -14,6 +14,7 @@ from typing import Any
 from trainer.config import TrainConfig
 from trainer.files import read_json
 from trainer.flags import options
+from trainer.node.model_folder import wrong_file
 from trainer.outcome import ConfigError
 from trainer.text import shown
 
@@ -32,6 +33,8 @@ PLAIN_PATTERN = re.compile(rf"{PATHS}|\(\?!\(\?:{PATHS}\)\$\)\(\?:{PATHS}\)")
 def check_adapter(folder: Path) -> None:
     """Raises ConfigError when the adapter asks for more than LoRA as Trainyard trains it."""
     path = folder / ADAPTER_FILE
+    if wrong := wrong_file(folder):
+        raise ConfigError(f"{folder}: {wrong}")
     try:
         saved = read_json(path)
         wrong = next(_wrong(saved), None)

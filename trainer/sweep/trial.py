@@ -95,8 +95,9 @@ def read_trial(folder: Path) -> Trial | None:
         return trial
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{path} is not what was written ({error}): remove {folder}") from None
+    except (OSError, ValueError, TypeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path} is not what was written ({why}): remove {folder}") from None
 
 
 def with_values(launch: Launch, trial: Trial) -> Launch:

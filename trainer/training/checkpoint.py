@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from trainer.files import CHECKPOINT_NAME, read_json, write_whole
+from trainer.files import CHECKPOINT_NAME, read_json, regular, write_whole
 from trainer.node.ranks import Ranks
 from trainer.outcome import FAILED, ConfigError
 
@@ -170,7 +170,9 @@ class CheckpointStore:
                 shutil.rmtree(gone, ignore_errors=True)
 
     def _check_owner(self) -> None:
-        if (self.folder / OWNER).read_text(encoding="utf-8") != self._token:
+        with regular(self.folder / OWNER).open("rb") as file:
+            owner = file.read(len(self._token) + 1)
+        if owner != self._token.encode():
             raise RuntimeError("a later attempt has taken over")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -22,8 +23,10 @@ from programs import slurm
 
 from launcher.grid import read_result, read_sweep
 from launcher.records import run_record, write_record
+from trainer.architecture.hub import cached_config
 from trainer.data import endings, examples, template
 from trainer.data.json_text import read_line
+from trainer.data.lengths import processor_digest
 from trainer.data.records import load_dataset
 from trainer.data.sources import data_files
 from trainer.data.turns import FormError
@@ -34,6 +37,7 @@ from trainer.outcome import ConfigError
 from trainer.progress_file import read_progress
 from trainer.report.page import main as report
 from trainer.report.runs import read_rows
+from trainer.results.adapter_file import check_adapter
 from trainer.training.checkpoint import check_manifest
 from trainer.yaml_file import read_yaml
 
@@ -128,10 +132,61 @@ def test_data_is_a_file(tmp_path: Path) -> None:
     os.close(held)
 
 
-def test_a_model_folder_with_a_pipe_is_named(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "tokenizer.json")
-    with pytest.raises(ConfigError, match=r"tokenizer\.json is no file"):
+@pytest.mark.parametrize(
+    ("name", "make", "said"),
+    [
+        ("tokenizer.json", os.mkfifo, "tokenizer.json is no file"),
+        ("chat_template.jinja", os.mkfifo, "chat_template.jinja is no file"),
+        ("additional_chat_templates/tools.jinja", os.mkfifo, "tools.jinja is no file"),
+        ("model.safetensors", os.mkfifo, "model.safetensors is no file"),
+        ("tokenizer.model", lambda path: os.symlink("/dev/zero", path), "tokenizer.model is no file"),
+        ("config.json", os.mkdir, "config.json is no file"),
+        ("vocab.json", lambda path: _sparse(path, 257 * MIB), "vocab.json is longer than 256 MiB"),
+        *(
+            (
+                "model.safetensors.index.json",
+                lambda path, to=to: Path(path).write_text(json.dumps({"weight_map": {"w": to}})),
+                "model.safetensors.index.json names files outside of the folder",
+            )
+            for to in ("../b/model.safetensors", "/home/ada/model.safetensors", "a/../../b.safetensors")
+        ),
+    ],
+)
+def test_what_a_models_folder_holds_is_looked_at_before_a_library_reads_it(
+    name: str, make: Callable[[str], object], said: str, tmp_path: Path
+) -> None:
+    """An adapter's folder likewise: a library waits for a pipe, and follows an index into other folders."""
+    (tmp_path / "additional_chat_templates").mkdir()
+    for whole, text in (
+        ("model.safetensors.index.json", '{"weight_map": {"w": "model.safetensors"}}'),
+        ("x.json", "["),
+    ):
+        (tmp_path / whole).write_text(text)
+    (tmp_path / "lost.json").symlink_to("nowhere")
+    assert check_model(str(tmp_path)) == f"{tmp_path} is here or can be had"
+    (tmp_path / name).unlink(missing_ok=True)
+    make(str(tmp_path / name))
+    with pytest.raises(ConfigError, match=f"{re.escape(said)}: download it again"):
         check_model(str(tmp_path))
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        check_adapter(tmp_path)
+
+
+def _sparse(path: str, size: int) -> None:
+    with open(path, "wb") as file:
+        file.truncate(size)
+
+
+def test_the_files_by_which_a_kept_shape_or_length_is_found_are_not_waited_for(tmp_path: Path) -> None:
+    """A login node reads a model's own files and the hub's cache, which a group may share."""
+    (model := tmp_path / "model").mkdir()
+    before = processor_digest(model)
+    os.mkfifo(model / "tokenizer.json")
+    os.symlink("/dev/zero", model / "chat_template.jinja")
+    assert processor_digest(model) == before
+    (refs := tmp_path / "models--a--b" / "refs").mkdir(parents=True)
+    os.mkfifo(refs / "main")
+    assert cached_config("a/b", {"HF_HUB_CACHE": str(tmp_path)}) is None
 
 
 def test_a_line_without_an_end_is_named_by_its_number(tmp_path: Path) -> None:
@@ -158,7 +213,10 @@ def test_json_that_nests_too_deep_is_a_value_error(text: str) -> None:
     assert parse_json(json.dumps(deepest)) == deepest
 
 
-@pytest.mark.parametrize("damage", ["deep", "900 deep", "long", "pipe", "zero", "folder", "record pipe", "record zero"])
+@pytest.mark.parametrize(
+    "damage",
+    ["deep", "900 deep", "long", "pipe", "zero", "folder", "record pipe", "record zero", "trial pipe", "trial folder"],
+)
 def test_one_damaged_run_does_not_hide_the_others(
     damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,8 +236,8 @@ def test_one_damaged_run_does_not_hide_the_others(
                 file.truncate(3 * 1024 * MIB)
     if damage.startswith("record"):
         (bad / "run.json").unlink()
-    progress = bad / ("run.json" if damage.startswith("record") else "progress.json")
-    damage = damage.removeprefix("record ")
+    name = {"record": "run.json", "trial": "trial.json"}.get(damage.partition(" ")[0], "progress.json")
+    progress, damage = bad / name, damage.removeprefix("record ").removeprefix("trial ")
     ways: dict[str, Any] = {"pipe": os.mkfifo, "zero": lambda path: path.symlink_to("/dev/zero"), "folder": os.mkdir}
     ways.get(damage, Path.touch)(progress)
     verbs.list_runs({}, {}, tmp_path)

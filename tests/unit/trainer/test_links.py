@@ -25,7 +25,7 @@ from trainer.files import own_folder, sweep_halves, without_links, write_whole
 from trainer.node.ranks import Ranks
 from trainer.outcome import ConfigError
 from trainer.tracking.wandb_run import WandbRun
-from trainer.training.checkpoint import CheckpointStore, check_manifest
+from trainer.training.checkpoint import CheckpointError, CheckpointStore, check_manifest
 
 
 @pytest.fixture
@@ -81,6 +81,20 @@ def test_the_checkpoints_owner_and_old_names_are_not_followed(theirs: Path, tmp_
     assert not (folder / "owner").is_symlink() and (folder / ".kept-by-another").is_dir()
 
 
+def test_an_owner_that_is_a_pipe_or_has_no_end_is_not_waited_for(tmp_path: Path) -> None:
+    checkpoints = store(tmp_path / "checkpoints")
+    checkpoints.take_over()
+    for make in (os.mkfifo, lambda path: os.symlink("/dev/zero", path)):
+        (tmp_path / "checkpoints" / "owner").unlink()
+        make(tmp_path / "checkpoints" / "owner")
+        with pytest.raises(CheckpointError, match="a pipe or a device, and no file"):
+            checkpoints.save(1, lambda _: None)
+    (tmp_path / "checkpoints" / "owner").unlink()
+    (tmp_path / "checkpoints" / "owner").write_text("another")
+    with pytest.raises(CheckpointError, match="a later attempt has taken over"):
+        checkpoints.save(1, lambda _: None)
+
+
 def test_checkpoints_in_another_folder_are_refused(tmp_path: Path) -> None:
     """Old checkpoints are renamed and removed: in a linked folder these would be another's."""
     theirs = tmp_path / "home"
@@ -121,6 +135,18 @@ def test_a_resumed_runs_script_takes_a_links_place_and_so_does_the_old_one(
             tmp_path, "new", {}, {"": (Run(folder=tmp_path, record={"job_ids": []}), make_plan())}, {}
         )
     assert theirs.read_text() == "precious"
+
+
+def test_a_file_written_whole_is_its_owners_to_write_whatever_umask_says(tmp_path: Path) -> None:
+    """Where umask is 002, as in many groups, each member could write another's request for a resume."""
+    before = os.umask(0o002)
+    try:
+        write_whole(tmp_path / "run.json", "{}")
+        os.umask(0o077)
+        write_whole(tmp_path / "own.json", "{}")
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("run.json", "own.json")] == [0o644, 0o600]
 
 
 def test_the_name_of_a_half_written_file_is_new_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,6 +257,10 @@ def test_a_record_that_another_user_wrote_is_not_resumed(to: str, tmp_path: Path
         with pytest.raises(ConfigError, match=r"run\.json has changed meanwhile: try again"):
             place.spec_of(run)
     theirs.replace(folder / "run.json")
+    (folder / "run.json").chmod(0o664)
+    with pytest.raises(ConfigError, match=r"run\.json may be written by others, .*, then chmod go-w /.*run\.json$"):
+        place.spec_of(run)
+    (folder / "run.json").chmod(0o644)
     os.chown(folder / "run.json", 4711, 4711)
     with pytest.raises(ConfigError, match=r"run\.json is another user's \(uid 4711\), and resume would run as you"):
         place.spec_of(run)

@@ -135,6 +135,13 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     assert {row.run_id: row.state for row in read_rows(tmp_path)[0]} == {"good": "finished", "bad": BROKEN}
 
 
+def test_a_page_that_is_a_pipe_does_not_hold_the_end_of_a_run(tmp_path: Path) -> None:
+    """Training writes the page last: it would wait, with all its GPUs, for somebody who writes into the pipe."""
+    finished(tmp_path, "good")
+    os.mkfifo(tmp_path / "index.html")
+    assert re.match(r"all runs: no page was written \(.*/index\.html is another page", pages_line(tmp_path / "good"))
+
+
 def test_names_and_values_are_shown_as_text(tmp_path: Path) -> None:
     hostile = "<script>alert(1)<"
     folder = finished(tmp_path, "r")

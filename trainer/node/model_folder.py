@@ -1,0 +1,39 @@
+"""Looks at the files of a model's folder before a library reads them. Libraries read pipes, which block, and devices
+and files of any length, which take all memory; and they follow the paths in an index of weights out of the folder."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path, PurePosixPath
+
+from trainer.files import MIB, read_json
+
+MOST_TEXT_MIB = 256
+"""The largest tokenizers have 40."""
+TEXTS = (".json", ".jinja", ".model", ".txt", ".tiktoken")
+INDEXES = "*.safetensors.index.json"
+
+
+def wrong_file(folder: Path) -> str:
+    """What is wrong with a file in the folder of a model or an adapter, in words; "" when nothing is."""
+    for path in sorted((*folder.glob("*"), *folder.glob("*/*.jinja"))):
+        try:
+            found = path.stat()
+        except OSError:
+            continue  # a library says that a file is missing, if it needs it
+        text = path.suffix in TEXTS
+        if not stat.S_ISREG(found.st_mode) and (text or not stat.S_ISDIR(found.st_mode)):
+            return f"{path.name} is no file"
+        if text and found.st_size > MOST_TEXT_MIB * MIB:
+            return f"{path.name} is longer than {MOST_TEXT_MIB} MiB"
+    return next(filter(None, map(_leads_out, folder.glob(INDEXES))), "")
+
+
+def _leads_out(index: Path) -> str:
+    try:
+        names = set(map(str, read_json(index)["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""  # a library says what it cannot read
+    paths = map(PurePosixPath, names)
+    outside = any(path.is_absolute() or ".." in path.parts for path in paths)
+    return f"{index.name} names files outside of the folder" if outside else ""
