@@ -33,8 +33,8 @@ PLAIN_PATTERN = re.compile(rf"{PATHS}|\(\?!\(\?:{PATHS}\)\$\)\(\?:{PATHS}\)")
 def check_adapter(folder: Path) -> None:
     """Raises ConfigError when the adapter asks for more than LoRA as Trainyard trains it."""
     path = folder / ADAPTER_FILE
-    if wrong := wrong_file(folder):
-        raise ConfigError(f"{folder}: {wrong}")
+    if fault := wrong_file(folder):
+        raise ConfigError(f"{folder}: {fault}")
     try:
         saved = read_json(path)
         wrong = next(_wrong(saved), None)
