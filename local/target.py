@@ -65,14 +65,10 @@ class Machine:
                 advice="run uses this checkout's environment, leave it out",
             )
         cards = self.hardware.cards
+        if spec.resources.device == "cuda" and (fault := self.hardware.fault):
+            raise ConfigError(f"{fault}: DEVICE=cpu trains without GPUs")
         if spec.resources.device == "cuda" and not cards and not self.hardware.driver_only:
-            hidden = "CUDA_VISIBLE_DEVICES hides every card" if self.hardware.hidden else ""
-            raise ConfigError(
-                hidden or "this machine has no NVIDIA driver",
-                name="DEVICE",
-                given="cuda",
-                advice="say DEVICE=cpu, or submit",
-            )
+            raise ConfigError(self.hardware.without, name="DEVICE", given="cuda", advice="say DEVICE=cpu, or submit")
         if spec.resources.device == "cuda" and cards:
             self._refuse_absent(spec, is_new=is_new)
         if self.in_image and spec.resources.device == "mps":
@@ -96,8 +92,8 @@ class Machine:
             raise ConfigError(ONE_SLICE, name="GPUS", given=asked.gpus, advice=f"GPUS={max(1, len(whole))}, or submit")
         if asked.gpus > len(fit):
             shows = f"this machine shows {len(cards)}"
-            if others := [card.name for card in cards if card.unfit]:
-                shows += f", and {', '.join(dict.fromkeys(others))} has no bf16, in which training computes"
+            if others := [f"{card.name} {card.cannot}" for card in cards if card.unfit]:
+                shows += f", and {', '.join(dict.fromkeys(others))}"
             advice = f"GPUS={len(fit)}, or submit" if is_new else "the run goes on where it finds as many"
             raise ConfigError(shows, name="GPUS", given=asked.gpus, advice=advice)
         largest = max(fit, key=lambda card: card.total_gib)

@@ -48,7 +48,9 @@ def show(scheduler: Any, given: Words, environ: Words, project_dir: Path) -> int
     for index, card in enumerate(found.cards):
         held = f"held by others: {card.held_gib:.1f} GiB" if card.offered_gib < LEAST_GIB else ""
         plan = card.unfit or held or on_cards((card,), card.offered_gib)
-        rows.append([f"{index}  {card.name}", f"{card.total_gib:.1f}", _free(card), plan])
+        rows.append([f"{index}  {card.name}", "?" if card.fault else f"{card.total_gib:.1f}", _free(card), plan])
+    if found.silent:
+        rows.append(["   GPUs", "?", "?", found.silent])
     if len(choice.cards) > 1 and choice.vram_gib:
         rows.append([f"   {len(choice.cards)} together", "", "", on_cards(choice.cards, choice.vram_gib)])
     if found.apple:
@@ -63,7 +65,9 @@ def show(scheduler: Any, given: Words, environ: Words, project_dir: Path) -> int
     print()
     width = min(WIDTH, columns or WIDTH)
     print(wrap(printable(_recommendation(found, choice)), width=width, prefix="a run   "))
-    print("\n".join(_next(given, made.get(choice.cards or choice.device), on_cpu=choice.device == "cpu")))
+    device = "cpu" if found.fault else choice.device
+    asked = {**given, "DEVICE": device} if found.fault else given
+    print("\n".join(_next(asked, made.get(choice.cards or device), on_cpu=device == "cpu")))
     return FINISHED
 
 
@@ -95,7 +99,8 @@ def _planned(
     except ConfigError as error:
         return Made(text=str(error), wrong=error)
     peak = chosen.estimate.peak_bytes / GIB
-    text = f"{chosen.label}, {chosen.micro_batch_size} x {chosen.gradient_accumulation_steps}, {peak:.1f} GiB"
+    batch = f"{chosen.micro_batch_size} x {chosen.gradient_accumulation_steps}"
+    text = f"{chosen.label}, {batch}, {peak:.1f} GiB{', tight' * chosen.tight}"
     return Made(text=text, fits=True)
 
 
@@ -118,6 +123,8 @@ def _free(card: Card) -> str:
 
 def _recommendation(found: Machine, choice: Choice) -> str:
     why = f"; {choice.why}" if choice.why else ""
+    if found.fault:
+        return "finds no GPU that answers; DEVICE=cpu trains without"
     if choice.cards and (choice.vram_gib or 0) < LEAST_GIB:
         return f"finds no room on its cards{why}"
     if choice.cards and choice.vram_gib:

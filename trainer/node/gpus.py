@@ -13,13 +13,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainer.launch import PEAK_ENV, VRAM_ENV
+from trainer.node.host import host_memory
 from trainer.outcome import ConfigError, SickNode, node_name
+from trainer.text import GIB
 
 # A card reports less than its nominal memory: an L4 or A10 of 24 GB reports 22.5 GiB (ECC and firmware).
 NAME_PLATE_SHARE = 0.92
 LEAST_CAPABILITY = 8.0
 """Lowest compute capability of a GPU that computes in bf16."""
 SMI_TIMEOUT_S = 30
+MOST_OF_FAULT = 120  # characters
+NOT_TOLD = ("[N/A]", "N/A", "[Not Supported]")
+"""What nvidia-smi says in place of the memory of a GPU that shares the host's, such as the GB10."""
 GPU_QUERY = ("--query-gpu=uuid,name,memory.total,memory.free,compute_cap", "--format=csv,noheader,nounits")
 
 
@@ -29,6 +34,8 @@ class Gpu(NamedTuple):
     total_gib: float
     free_gib: float
     capability: float
+    fault: str = ""
+    """The line of nvidia-smi, for a GPU that does not answer with values."""
 
 
 def check_gpus(planned: int) -> str:
@@ -50,7 +57,11 @@ def check_gpus(planned: int) -> str:
     listed = _listed()
     # In a container with a slice of a card, nvidia-smi may not tell of the card.
     whole = [] if listed and all(map(is_slice, listed.split(","))) else read_gpus(smi(*GPU_QUERY))
-    gpus = visible(whole, listed)[:planned]
+    seen = visible(whole, listed)
+    for index, gpu in enumerate(seen):
+        if gpu and gpu.fault:
+            raise SickNode(f"GPU {index} does not answer: nvidia-smi says {gpu.fault}")
+    gpus = seen[:planned]
     if len(gpus) < planned:
         raise ConfigError(f"{planned} GPUs a node were planned, {here} shows {len(gpus)}: GPUS={max(1, len(gpus))}")
     sold, needed = (float(os.environ.get(name) or 0) for name in (VRAM_ENV, PEAK_ENV))
@@ -101,16 +112,21 @@ def smi(*words: str) -> str:
 
 
 def read_gpus(table: str) -> list[Gpu]:
-    """The GPUs in the answer to GPU_QUERY. Raises SickNode for a GPU that does not answer with values."""
-    gpus: list[Gpu] = []
-    for line in table.splitlines():
-        try:
-            uuid, name, *sizes = (cell.strip() for cell in line.split(","))
-            total_mib, free_mib, capability = map(float, sizes)
-        except ValueError:
-            raise SickNode(f"GPU {len(gpus)} does not answer: nvidia-smi says {line.strip()[:120]}") from None
-        gpus.append(Gpu(uuid, name, total_mib / 1024, free_mib / 1024, capability))
-    return gpus
+    """The GPUs in the answer to GPU_QUERY, those without values too, which have a fault."""
+    return [_read_gpu(line) for line in table.splitlines() if line.strip()]
+
+
+def _read_gpu(line: str) -> Gpu:
+    uuid, name, *values = [cell.strip() for cell in line.split(",")] + [""]
+    try:
+        total, free, capability = values[:-1]
+        shared = total in NOT_TOLD
+        total_gib, free_gib = (
+            (size / GIB for size in host_memory()) if shared else (float(total) / 1024, float(free) / 1024)
+        )
+        return Gpu(uuid, name, total_gib, free_gib, float(capability))
+    except ValueError:
+        return Gpu(uuid, name or "a GPU", 0.0, 0.0, 0.0, line.strip()[:MOST_OF_FAULT])
 
 
 def is_slice(word: str) -> bool:

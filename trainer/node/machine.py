@@ -3,7 +3,6 @@ nothing. The sources are nvidia-smi, the kernel, and the control groups of this 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import re
@@ -14,7 +13,8 @@ from pathlib import Path
 
 from trainer.config import Device
 from trainer.node import cgroups, gpus
-from trainer.outcome import ConfigError, SickNode
+from trainer.node.host import host_memory
+from trainer.outcome import SickNode
 from trainer.text import GIB
 
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -22,6 +22,7 @@ DRIVER = Path("/proc/driver/nvidia/version")
 DRIVER_SHARE = 0.05
 # Metal lets a process have about two thirds of a small Mac's memory: an assumption, not measured.
 METAL_SHARE = 2 / 3
+NO_GPU = "No devices were found"  # nvidia-smi's words on a machine with a driver and no GPU
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +37,8 @@ class Card:
     """None for slices, of which nvidia-smi does not report it."""
     capability: float
     is_slice: bool = False
+    fault: str = ""
+    """What nvidia-smi says in place of the card's values; empty for a card that answers."""
 
     @property
     def held_gib(self) -> float:
@@ -51,8 +54,15 @@ class Card:
 
     @property
     def unfit(self) -> str:
-        """Why the card cannot train; empty when it can."""
+        """Why the card cannot train, in a few words; empty when it can."""
+        if self.fault:
+            return f"does not answer: {self.fault}"
         return "" if self.capability >= gpus.LEAST_CAPABILITY else "no bf16"
+
+    @property
+    def cannot(self) -> str:
+        """What an unfit card lacks, as the rest of a sentence."""
+        return "does not answer" if self.fault else "has no bf16, in which training computes"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +86,9 @@ class Machine:
     """The cards that CUDA_VISIBLE_DEVICES leaves, in the order of nvidia-smi."""
     hidden: bool = False
     """Whether CUDA_VISIBLE_DEVICES hides some cards."""
+    silent: str = ""
+    """Why nvidia-smi tells nothing of the cards; empty when it does, and without it."""
+    has_smi: bool = False
     driver_only: bool = False
     """Whether there is a driver but no nvidia-smi, as in some containers: the cards exist, but are not known."""
     apple: bool = False
@@ -90,23 +103,41 @@ class Machine:
     @property
     def held(self) -> str:
         """The memory of the cards that other processes hold, in words; empty when they hold none."""
-        told = [f"{card.held_gib:.1f} GiB of {card.name} are held by others" for card in self.cards if card.held_gib]
-        return "; ".join(told)
+        sizes: dict[str, list[str]] = {}
+        for card in self.cards:
+            if card.held_gib:
+                sizes.setdefault(card.name, []).append(f"{card.held_gib:.1f}")
+        return "; ".join(f"{', '.join(some)} GiB of {name} are held by others" for name, some in sizes.items())
+
+    @property
+    def fault(self) -> str:
+        """Why there are cards, and none can be used until somebody mends them; empty otherwise."""
+        if self.silent or not self.cards or any(not card.unfit for card in self.cards):
+            return self.silent
+        return next((f"{card.name} {card.unfit}" for card in self.cards if card.fault), "")
+
+    @property
+    def without(self) -> str:
+        """Why no card is offered, for a machine that offers none."""
+        if self.hidden:
+            return "CUDA_VISIBLE_DEVICES hides every card"
+        return "nvidia-smi finds no GPU" if self.has_smi else "this machine has no NVIDIA driver"
 
     def choice(self, count: int | None = None) -> Choice:
         """The device, and the cards of one kind that offer most together, where each counts as much as the fullest.
         With `count`, so many cards, when a kind has them."""
         if self.driver_only:
             return Choice(device="cuda", why="the driver's tools are not here, so one card of an unknown size is taken")
+        if self.fault:
+            return Choice(device="cuda", why=self.fault)
         if self.cards:
             fit = [card for card in self.cards if not card.unfit]
             if fit:
                 return _of_cards(fit, self, count)
-            return Choice(device="cpu", why=f"{self.cards[0].name} has no bf16, in which training computes")
+            return Choice(device="cpu", why=f"{self.cards[0].name} {self.cards[0].cannot}")
         if self.apple:
             return Choice(device="mps", why="Apple's GPU; nobody has run it there yet")
-        why = "CUDA_VISIBLE_DEVICES hides every card" if self.hidden else "this machine has no NVIDIA driver"
-        return Choice(device="cpu", why=why)
+        return Choice(device="cpu", why=self.without)
 
 
 def _of_cards(fit: Sequence[Card], here: Machine, asked: int | None) -> Choice:
@@ -119,7 +150,8 @@ def _of_cards(fit: Sequence[Card], here: Machine, asked: int | None) -> Choice:
             if _worth(taken := kind[:count]) > _worth(best):
                 best = tuple(taken)
     best = best or tuple(fit[:asked])
-    told = [here.held] if here.held else []
+    told = [f"{card.name} {card.cannot}" for card in here.cards if card.fault]
+    told += [here.held] if here.held else []
     kinds = {card.name for card in here.cards}
     if best[0].is_slice and len(here.cards) > 1:
         told.append("one run uses one slice")
@@ -136,43 +168,51 @@ def _worth(cards: Sequence[Card]) -> tuple[float, float]:
 
 
 def read_machine(environ: Mapping[str, str], *, with_gpus: bool = True) -> Machine:
-    """This machine; nvidia-smi is asked only `with_gpus`. Raises ConfigError when GPUs do not answer."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """This machine; nvidia-smi is asked only `with_gpus`."""
+    total, available = host_memory()
     limits = list(cgroups.memory_limits())
     most = min([total, *(limit for limit, _ in limits)])
     cards: tuple[Card, ...] = ()
-    hidden = False
+    hidden, silent = False, ""
     smi = with_gpus and bool(shutil.which("nvidia-smi"))
     if smi:
         try:
             found = read_cards(gpus.smi(*gpus.GPU_QUERY), gpus.smi("-L"))
             cards = _visible(found, environ.get("CUDA_VISIBLE_DEVICES"))
+            hidden = len(cards) < len(found)
         except SickNode as error:
-            raise ConfigError(f"{error.words}: DEVICE=cpu trains without GPUs") from error
-        hidden = len(cards) < len(found)
+            silent = "" if NO_GPU in error.words else error.words
     return Machine(
         cards=cards,
         hidden=hidden,
+        silent=silent,
+        has_smi=smi,
         driver_only=not smi and DRIVER.exists(),
         apple=platform.system() == "Darwin" and platform.machine() == "arm64",
         cores=_cores(),
         memory_gib=max(1, most // GIB),
-        free_gib=min([_available(total), *(left for _, left in limits)]) / GIB,
+        free_gib=min([available, *(left for _, left in limits)]) / GIB,
         limited=most < total,
     )
 
 
 def read_cards(query: str, listed: str) -> tuple[Card, ...]:
     """The cards in the answer to gpus.GPU_QUERY; a card that `nvidia-smi -L` shows as divided is replaced by its
-    slices. Raises SickNode."""
+    slices."""
     cards: list[Card] = []
     for gpu in gpus.read_gpus(query):
-        slices = _slices(listed, gpu)
         whole = Card(
-            uuid=gpu.uuid, name=gpu.name, total_gib=gpu.total_gib, free_gib=gpu.free_gib, capability=gpu.capability
-        )
-        cards += slices or [whole]
+            uuid=gpu.uuid, name=gpu.name, total_gib=gpu.total_gib, free_gib=None if gpu.fault else gpu.free_gib,
+            capability=gpu.capability, fault=_in_short(gpu.fault),
+        )  # fmt: skip
+        cards += _slices(listed, gpu) or [whole]
     return tuple(cards)
+
+
+def _in_short(fault: str) -> str:
+    """What stands in place of a value in a line such as `GPU-1, NVIDIA A100, [Unknown Error], [Unknown Error], 8.0`."""
+    found = re.search(r"\[[^]]*\]", fault)
+    return found[0] if found else fault
 
 
 def _slices(listed: str, gpu: gpus.Gpu) -> list[Card]:
@@ -206,14 +246,6 @@ def _visible(cards: Sequence[Card], listed: str | None) -> tuple[Card, ...]:
             raise SickNode(f"CUDA_VISIBLE_DEVICES names GPU {word}, nvidia-smi lists {len(cards)}")
         found.append(meant[0])
     return tuple(found)
-
-
-def _available(total: int) -> int:
-    """Bytes that can be had without swapping; `total` when the kernel does not report it (macOS)."""
-    with contextlib.suppress(OSError):
-        if found := re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M):
-            return int(found[1]) * 1024
-    return total
 
 
 def _cores() -> int:

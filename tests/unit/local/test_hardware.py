@@ -21,6 +21,7 @@ from planner.plan import Plan
 from planner.request.variables import read_given
 from trainer.node import machine
 from trainer.outcome import ConfigError
+from trainer.text import GIB
 
 SMALL = ("--model", "google/gemma-3-1b-it")
 
@@ -137,7 +138,7 @@ def test_hardware_shows_each_card_and_what_a_run_gets(
     assert [" ".join(line.split()) for line in lines[:6] if "---" not in line] == [
         "here GiB free plan for one run",
         "0 NVIDIA GeForce RTX 3060 12.0 11.8 single_gpu_low_mem, 8 x 1, 9.2 GiB",
-        "1 NVIDIA GeForce RTX 4090 24.0 23.6 single_gpu, 2 x 4, 21.4 GiB",
+        "1 NVIDIA GeForce RTX 4090 24.0 23.6 single_gpu, 2 x 4, 21.4 GiB, tight",
         "2 NVIDIA GeForce RTX 3060 12.0 11.8 single_gpu_low_mem, 8 x 1, 9.2 GiB",
         "3 NVIDIA GeForce GTX 1080 Ti 11.0 10.9 no bf16",
     ]
@@ -158,7 +159,28 @@ def test_a_card_that_others_hold_is_a_row_and_no_refusal(
     assert shown_hardware("full", tmp_path, monkeypatch) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[2] == "0 NVIDIA GeForce RTX 4090 24.0 0.4 held by others: 23.5 GiB"
-    assert lines[3] == "1 NVIDIA GeForce RTX 4090 24.0 23.6 single_gpu, 2 x 4, 21.4 GiB"
+    assert lines[3] == "1 NVIDIA GeForce RTX 4090 24.0 23.6 single_gpu, 2 x 4, 21.4 GiB, tight"
+
+
+def test_gpus_that_do_not_answer_are_rows_and_a_run_on_them_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shown_hardware("one-broken", tmp_path, monkeypatch) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[3] == "1 NVIDIA GeForce RTX 4090 ? ? does not answer: [Unknown Error]"
+    assert plan_of("one-broken", tmp_path, monkeypatch).spec.resources.gpus == 1
+    with pytest.raises(ConfigError, match=r"^GPUS=2: this machine shows 2, and NVIDIA GeForce RTX 4090 does not ans"):
+        plan_of("one-broken", tmp_path, monkeypatch, "--gpus", "2")
+    program = put_nvidia_smi(tmp_path / "bin", "one-broken") / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
+    monkeypatch.setattr(machine, "host_memory", lambda: (64 * GIB, 60 * GIB))
+    assert local.__main__.main(["hardware", *SMALL], os.environ) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[-2] == f"next make plan TO=local MODEL={SMALL[1]} DEVICE=cpu"
+    assert lines[2] == "GPUs ? ? nvidia-smi failed (9): NVIDIA-SMI has failed"
+    assert "a run finds no GPU that answers; DEVICE=cpu trains without" in lines
+    with pytest.raises(ConfigError, match=r"^nvidia-smi failed \(9\): NVIDIA-SMI has failed: DEVICE=cpu trains with"):
+        starting.planned(SCHEDULER, read_given([*SMALL], {}), os.environ, tmp_path)
 
 
 def test_what_contradicts_one_row_stands_in_that_row(

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from pretend_gpus import put_nvidia_smi
 
-from trainer.node import cgroups
+from trainer.node import cgroups, gpus
 from trainer.node.machine import Machine, read_machine
-from trainer.outcome import ConfigError
 from trainer.text import GIB
 
 
@@ -33,6 +32,7 @@ def smi_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("held", "cuda", [0], 24.0, "20.1 GiB of NVIDIA GeForce RTX 4090 are held by others"),
         ("two-kinds", "cuda", [1], 24.0, "3 kinds are here, and one run uses one"),
         ("mig", "cuda", [0], 20.0, "one run uses one slice"),
+        ("one-broken", "cuda", [0], 24.0, "NVIDIA GeForce RTX 4090 does not answer"),
         ("too-old", "cpu", [], None, "Tesla T4 has no bf16, in which training computes"),
     ],
 )
@@ -65,13 +65,40 @@ def test_what_cuda_is_not_shown_is_not_offered(listed: str, uuids: list[str], tm
         assert found.choice().why == "CUDA_VISIBLE_DEVICES hides every card"
 
 
-def test_gpus_that_do_not_answer_are_no_reason_to_train_on_the_cpu(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("said", "code", "silent", "device", "why"),
+    [
+        ("Unable to determine the device handle: GPU is lost", 15,
+         "nvidia-smi failed (15): Unable to determine the device handle: GPU is lost", "cuda",
+         "nvidia-smi failed (15): Unable to determine the device handle: GPU is lost"),
+        ("No devices were found", 6, "", "cpu", "nvidia-smi finds no GPU"),
+        ("", 0, "", "cpu", "nvidia-smi finds no GPU"),
+    ],
+)  # fmt: skip
+def test_gpus_that_do_not_answer_are_no_reason_to_train_on_the_cpu_and_none_is(
+    said: str, code: int, silent: str, device: str, why: str, tmp_path: Path
+) -> None:
     program = tmp_path / "bin" / "nvidia-smi"
     program.parent.mkdir()
-    program.write_text("#!/bin/sh\necho 'Unable to determine the device handle: GPU is lost'\nexit 15\n")
+    program.write_text(f"#!/bin/sh\nprintf %s '{said}'\nexit {code}\n")
     program.chmod(0o755)
-    with pytest.raises(ConfigError, match=r"^nvidia-smi failed \(15\): .*: DEVICE=cpu trains without GPUs"):
-        read_machine({})
+    found = read_machine({})
+    assert (found.silent, found.choice().device, found.choice().why) == (silent, device, why)
+
+
+def test_a_card_that_does_not_answer_is_left_out_and_named(tmp_path: Path) -> None:
+    found = machine(tmp_path, "one-broken")
+    assert [card.unfit for card in found.cards] == ["", "does not answer: [Unknown Error]"]
+    assert (found.choice().cards, found.choice().why) == (found.cards[:1], f"{found.cards[1].name} does not answer")
+    alone = machine(tmp_path, "one-broken", CUDA_VISIBLE_DEVICES="1")
+    fault = "NVIDIA GeForce RTX 4090 does not answer: [Unknown Error]"
+    assert (alone.fault, alone.choice().device, alone.choice().cards) == (fault, "cuda", ())
+
+
+def test_a_gpu_that_shares_the_hosts_memory_has_the_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "host_memory", lambda: (120 * GIB, 112 * GIB))
+    (card,) = machine(tmp_path, "gb10").cards
+    assert (card.name, card.total_gib, card.held_gib, card.offered_gib) == ("NVIDIA GB10", 120.0, 8.0, 112.0)
 
 
 def test_a_control_group_limits_memory_and_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

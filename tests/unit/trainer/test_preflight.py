@@ -87,6 +87,23 @@ def test_a_slice_of_a_card_is_taken_though_the_card_is_not_told_of(name: str, no
     assert node.run(device="cuda", model=str(node.folder)) == (0, "")
 
 
+def test_a_gpu_that_does_not_answer_is_no_matter_where_the_job_does_not_see_it(node: Node) -> None:
+    node.smi("GPU-9, NVIDIA A100, [Unknown Error], [Unknown Error], 8.0", gpu(1))
+    node.torch()
+    node.environ["CUDA_VISIBLE_DEVICES"] = "1"
+    assert node.run(device="cuda", model=str(node.folder)) == (0, "")
+
+
+def test_a_gpu_that_shares_the_hosts_memory_is_held_to_the_hosts(node: Node) -> None:
+    node.smi("GPU-0, NVIDIA GB10, [N/A], [N/A], 12.1")
+    node.torch()
+    node.environ |= {"TRAINYARD_VRAM_GIB": "1", "TRAINYARD_PEAK_GIB": "0.1"}
+    assert node.run(device="cuda", model=str(node.folder)) == (0, "")
+    node.environ["TRAINYARD_VRAM_GIB"] = "9000"
+    code, said = node.run(device="cuda", model=str(node.folder))
+    assert code == 78 and said.startswith("trainyard: planned for GPUs of 9000 GiB, NVIDIA GB10 on ")
+
+
 @pytest.mark.parametrize(
     ("gpus", "environ", "cuda", "code", "message"),
     [
