@@ -330,9 +330,9 @@ def main() -> int:
         except AssertionError as error:
             print(f"trainyard: {bed}: {error}", file=sys.stderr)
             return 1
-        print(json.dumps({bed: kept[bed]}, indent=1))
-    if given.write:
-        RESULT.write_text(json.dumps({bed: kept[bed] for bed in BEDS if bed in kept}, indent=1) + "\n")
+        print(json.dumps({bed: kept[bed]}, indent=1), flush=True)
+        if given.write:
+            RESULT.write_text(json.dumps({bed: kept[bed] for bed in BEDS if bed in kept}, indent=1) + "\n")
     return 0
 
 

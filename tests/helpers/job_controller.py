@@ -42,6 +42,7 @@ class JobController:
     with_kubelet: bool = False
     """Whether something ends the pods that are deleted; if not, they are gone at once."""
     back_off_s: float = BACK_OFF_S
+    """The first wait; the longest is sixty times as long."""
     ends: dict[str, list[tuple[float, bool]]] = field(default_factory=dict)
     """By name of a Job, when its pods ended and whether they failed."""
     made: int = 0
@@ -199,7 +200,8 @@ class JobController:
             failures = failures + 1 if failed else 0
         if not failures:
             return 0.0
-        return max(at for at, _ in ends) + min(self.back_off_s * 2 ** (failures - 1), MOST_BACK_OFF_S)
+        most = MOST_BACK_OFF_S / BACK_OFF_S
+        return max(at for at, _ in ends) + self.back_off_s * min(2 ** (failures - 1), most)
 
     def _make(self, namespace: str, name: str, job: Object, index: int) -> None:
         template = job["spec"]["template"]
