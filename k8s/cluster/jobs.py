@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import calendar
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from k8s.cluster.ends import MESSAGE_CHARS, OOM_KILLED, OUT_OF_MEMORY, End, Failure, last_failure, see_end
 from k8s.cluster.kubectl import Object, name_of
+from k8s.cluster.placing import advice_on_placing
 from k8s.manifest.objects import QUEUE_LABEL, SLOT_LABEL
 from launcher.progress import GONE, RUNNING, Job
 
@@ -20,21 +20,14 @@ JOB_UID = "kueue.x-k8s.io/job-uid"
 UNSEEN = "deleted, and nobody saw how it ended"
 STARTING = ("ContainerCreating", "PodInitializing")  # the reason of every pod while it starts
 IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ErrImageInspect")
-# Reasons of the scheduler that waiting seldom changes, as patterns, with the command that tells more.
-UNPLACED = (
-    ("unbound.* PersistentVolumeClaim", "{kubectl} describe persistentvolumeclaims (says why the claim is not bound)"),
-    (
-        "persistentvolumeclaim .* not found",
-        "{kubectl} get persistentvolumeclaims (make claim SIZE=... prints one that is missing)",
-    ),
-    (
-        r"0/(\d+) nodes are available: \1 node\(s\) didn't match Pod's node affinity/selector",
-        "kubectl get nodes --show-labels (no node has the labels that the run asks for: the site file names them)",
-    ),
+NO_PULL_SECRET = "FailedToRetrieveImagePullSecret"
+PULL_SECRETS = (
+    "kubectl --namespace {namespace} get secrets (image_pull_secrets: in the site file names one that is not there)"
 )
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
 # The Job controller waits before it replaces a pod, also for failures that do not count.
 BACK_OFF_S, MOST_BACK_OFF_S = 10, 600
+LATE_S = 15
 # A drained or preempted pod is removed with all that it could tell.
 NO_POD = "it has no pod now: after an end Kubernetes waits up to 10 minutes before the next one"
 OVERDUE_S = 30
@@ -91,7 +84,7 @@ def see_job(
     if not live and any(pod["status"].get("phase") == "Succeeded" for pod in pods):
         return replace(waits, state=ENDING)  # the Job's own condition follows a moment later
     if not live:
-        return _between(waits, job, pods, failure, around, memory)
+        return _between(waits, job, pods, failure, around, memory, now)
     if len(running) < len(live):
         return _not_started(waits, next(pod for pod in live if pod not in running), around.events)
     done = sum(pod["status"].get("phase") == "Succeeded" for pod in pods)
@@ -178,7 +171,9 @@ def _suspended(waits: Job, job: Object, around: Around) -> Job:
     return replace(waits, reason=f"queue {queue} has not started it")
 
 
-def _between(waits: Job, job: Object, pods: Sequence[Object], failure: Failure, around: Around, memory: str) -> Job:
+def _between(
+    waits: Job, job: Object, pods: Sequence[Object], failure: Failure, around: Around, memory: str, now: float
+) -> Job:
     """The state when there is no pod: the next attempt has not begun, or no pod can be made."""
     news = _news_of(job, around.events, since=failure.at)
     if news.startswith("FailedCreate"):
@@ -189,8 +184,11 @@ def _between(waits: Job, job: Object, pods: Sequence[Object], failure: Failure, 
         return replace(waits, reason=news or NO_POD)
     reason = f"attempt {failed} ended: {failure.text or 'it failed'}"
     if failure.at:
-        wait_s = min(BACK_OFF_S * 2 ** min(failed - 1, 10), MOST_BACK_OFF_S)
-        reason += f"; the next one comes at about {_time_of_day(_seconds(failure.at) + wait_s)} UTC"
+        failed_at = _seconds(failure.at)
+        next_at = failed_at + min(BACK_OFF_S * 2 ** min(failed - 1, 10), MOST_BACK_OFF_S)
+        # Pods that were removed lengthen the wait too, and cannot be counted here.
+        late = f"by {_time_of_day(failed_at + MOST_BACK_OFF_S)}" if next_at + LATE_S < now else ""
+        reason += f"; the next one comes {late or f'at about {_time_of_day(next_at)}'} UTC"
     advice = f"make cancel {{words}}, then {memory}" if failure.reason == OOM_KILLED else ""
     return replace(waits, reason=reason, advice=advice)
 
@@ -205,28 +203,25 @@ def _not_started(waits: Job, pod: Object, events: Sequence[Object]) -> Job:
             image = "make cancel {words}, then make submit with an IMAGE= that the cluster can pull"
             describe = f"kubectl --namespace {namespace} describe pod {name_of(pod)} (says it whole)"
             pulls = waiting["reason"] in IMAGE_REASONS
+            if pulls and (secret := _news_of(pod, events, of=NO_PULL_SECRET)):
+                return replace(waits, reason=secret, advice=PULL_SECRETS.format(namespace=namespace))
             return replace(waits, reason=said, advice=image if pulls else describe)
     for condition in pod["status"].get("conditions", []):
         if (condition["type"], condition["status"]) == ("PodScheduled", "False"):
             said = f"{condition.get('reason', '')}: {condition.get('message', '')}"
             if SLOT_LABEL in pod["metadata"].get("labels", {}) and "anti-affinity" in said:
                 return replace(waits, reason="waits until a member of its sweep has ended: PARALLEL run at once")
-            return replace(waits, reason=said[:MESSAGE_CHARS], advice=_advice_on_placing(said, namespace))
+            shown = said.partition(" preemption: ")[0][: 2 * MESSAGE_CHARS]
+            return replace(waits, reason=shown, advice=advice_on_placing(said, namespace))
     return replace(waits, reason=_news_of(pod, events))
 
 
-def _advice_on_placing(said: str, namespace: str) -> str:
-    """The command to type when the scheduler's reason is one that waiting does not change; "" for all others."""
-    for pattern, command in UNPLACED:
-        if re.search(pattern, said):
-            return command.format(kubectl=f"kubectl --namespace {namespace}")
-    return ""
-
-
-def _news_of(content: Object, events: Sequence[Object], *, since: str = "") -> str:
-    """The newest warning about an object: FailedCreate, FailedMount, FailedAttachVolume, ..."""
+def _news_of(content: Object, events: Sequence[Object], *, since: str = "", of: str = "") -> str:
+    """The newest warning about an object: FailedCreate, FailedMount, FailedAttachVolume, ...; or the newest `of` one
+    kind."""
     uid = content.get("metadata", {}).get("uid", "-")
     about = [event for event in events if event.get("involvedObject", {}).get("uid") == uid and _time_of(event) > since]
+    about = [event for event in about if of in ("", event.get("reason"))]
     if not about:
         return ""
     last = max(about, key=_time_of)

@@ -143,14 +143,24 @@ def _amount(quantity: str) -> float:
 
 
 def _access(kubectl: Kubectl, spec: JobSpec) -> Sequence[str] | None:
-    """The claim's access modes, empty when this user may not read them; None when there is no such claim."""
+    """The claim's access modes, empty when this user may not read them; None when there is no such claim. Raises
+    ConfigError for a claim that no pod can mount any more."""
     try:
         found = kubectl.get("persistentvolumeclaim", claim_name(spec))
     except KubectlError as error:
         if error.reason != "Forbidden":
             raise
         return ()  # the pod will tell
-    return [str(mode) for mode in found["spec"]["accessModes"]] if found else None
+    if found is None:
+        return None
+    why = "is being deleted" if "deletionTimestamp" in found["metadata"] else ""
+    if found.get("status", {}).get("phase") == "Lost":
+        why = why or "has lost its volume"
+    if why:
+        name = claim_name(spec)
+        another = f"PVC= another ({make_claim(spec, f'{name}-2')})"
+        raise ConfigError(f"this claim {why}", name="PVC", given=name, advice=another)
+    return [str(mode) for mode in found["spec"]["accessModes"]]
 
 
 def _check_claim(spec: JobSpec, access: Sequence[str] | None) -> None:

@@ -313,6 +313,12 @@ def test_a_claim_that_is_missing_or_too_narrow_is_said_before_anything_is_applie
     assert "NODES=2: claim trainyard is ReadWriteOnce (as the cluster says)" in done.stderr
     # A claim's access cannot be changed: the command makes another.
     assert "(make claim TO=k8s PVC=trainyard-wide NODES=2 SIZE=200Gi), or NODES=1" in done.stderr
+    claim = cluster.objects("persistentvolumeclaims")["trainyard"]
+    for change, said in (({"deletionTimestamp": "x"}, "is being deleted"), ({}, "has lost its volume")):
+        cluster.put("persistentvolumeclaims", "old", {**claim, "metadata": change, "status": {"phase": "Lost"}})
+        done = cluster.k8s("submit", *IMAGE, "--pvc", "old")
+        assert (done.returncode, done.stdout) == (78, "")
+        assert f"PVC=old: this claim {said}: PVC= another (make claim TO=k8s PVC=old-2 SIZE=200Gi)" in done.stderr
     cluster.put("namespaces", "vision", {})
     done = cluster.k8s("submit", *IMAGE, "--nodes", "2", "--namespace", "vision")
     assert (done.returncode, done.stdout) == (78, "")

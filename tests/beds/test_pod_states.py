@@ -288,7 +288,7 @@ UNSUSPEND = (
 NEXT_COMES = r"the next one comes at about [0-9:]{8} UTC"
 # What is provoked, what the job's line says after its name, what stands next.
 STATES: list[tuple[Callable[[Bed], None], str, str]] = [
-    (no_room, rf"PENDING \(Unschedulable: {re.escape(NO_ROOM[:80])}.*\)", FOLLOW),
+    (no_room, r"PENDING \(Unschedulable: 0/2 nodes are available: 2 Insufficient nvidia\.com/gpu\.\)", FOLLOW),
     (
         no_node_of_the_kind,
         rf"PENDING \(Unschedulable: {re.escape(NO_MATCH)}\)",

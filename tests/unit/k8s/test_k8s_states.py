@@ -91,11 +91,44 @@ def queued(reason: str, message: str) -> Around:
 
 
 SICK = Around(nodes=[{"metadata": {"name": "a"}, "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}])
+TAINTED = "1 node(s) had untolerated taint {nvidia.com/gpu: present}"
+SELECTOR = "didn't match Pod's node affinity/selector"
+ZONE = "2 node(s) had volume node affinity conflict"
+PREEMPTION = "preemption: 0/5 nodes are available: 5 Preemption is not helpful for scheduling."
+SECRET = "Unable to retrieve some image pull secrets (pull); attempting to pull the image may not succeed."
 QUOTA = 'Error creating: pods "j-x" is forbidden: exceeded quota: gpu, requested: requests.nvidia.com/gpu=4'
 STATES: dict[str, tuple[Object | None, Sequence[Object], Around, str, str]] = {
     "no node has room": (
         *(job(), [unscheduled("0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")], Around()),
         *("PENDING (Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu.)", FOLLOW),
+    ),
+    "the nodes with its labels are not where the disk is": (
+        *(job(), [unscheduled(f"0/5 nodes are available: {TAINTED}, 2 node(s) {SELECTOR}, {ZONE}. {PREEMPTION}")]),
+        Around(),
+        f"PENDING (Unschedulable: 0/5 nodes are available: {TAINTED}, 2 node(s) {SELECTOR}, {ZONE}.)",
+        "kubectl describe persistentvolumes (the nodes that fit the run are not where the claim's disk is)",
+    ),
+    "the nodes with its labels have a taint": (
+        *(job(), [unscheduled(f"0/3 nodes are available: {TAINTED}, 2 node(s) {SELECTOR}. {PREEMPTION}")], Around()),
+        f"PENDING (Unschedulable: 0/3 nodes are available: {TAINTED}, 2 node(s) {SELECTOR}.)",
+        "kubectl describe nodes (the run does not tolerate their taints: tolerations: in the site file)",
+    ),
+    "a node of the kind is full": (
+        *(job(), [unscheduled(f"0/3 nodes are available: 1 Insufficient nvidia.com/gpu, 2 node(s) {SELECTOR}.")]),
+        Around(),
+        f"PENDING (Unschedulable: 0/3 nodes are available: 1 Insufficient nvidia.com/gpu, 2 node(s) {SELECTOR}.)",
+        FOLLOW,
+    ),
+    "a node is not ready": (
+        *(job(), [unscheduled("0/1 nodes are available: 1 node(s) had untolerated taint {node.kubernetes.io/x: }.")]),
+        Around(),
+        "PENDING (Unschedulable: 0/1 nodes are available: 1 node(s) had untolerated taint {node.kubernetes.io/x: }.)",
+        FOLLOW,
+    ),
+    "the secret for the image is missing": (
+        *(job(), [waiting("ImagePullBackOff", "x")], warning("pod-1", "FailedToRetrieveImagePullSecret", SECRET)),
+        f"PENDING (FailedToRetrieveImagePullSecret: {SECRET})",
+        "kubectl --namespace vision get secrets (image_pull_secrets: in the site file names one that is not there)",
     ),
     "the claim is not bound": (
         *(job(), [unscheduled("pod has unbound immediate PersistentVolumeClaims.")], Around()),
@@ -178,6 +211,10 @@ STATES: dict[str, tuple[Object | None, Sequence[Object], Around, str, str]] = {
     "failed with retries left": (
         *(job(), [failed(1, at="01:00:00"), failed(1), failed(1, at="01:01:00")], Around()),
         *("PENDING (attempt 3 ended: exit code 1; the next one comes at about 01:02:40 UTC)", FOLLOW),
+    ),
+    "failed, and the next attempt is late": (
+        *(job(), [failed(1, at="01:00:00")], Around()),
+        *("PENDING (attempt 1 ended: exit code 1; the next one comes by 01:10:00 UTC)", FOLLOW),
     ),
     "out of memory, with retries left": (
         *(job(), [failed(137, "OOMKilled")], Around()),

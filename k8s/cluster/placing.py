@@ -1,0 +1,44 @@
+"""The scheduler's reasons why no node takes a pod, and the command to type where waiting seldom changes them."""
+
+from __future__ import annotations
+
+import re
+
+# Patterns of reasons about the pod's claim.
+CLAIM = (
+    ("unbound.* PersistentVolumeClaim", "{kubectl} describe persistentvolumeclaims (says why the claim is not bound)"),
+    (
+        "persistentvolumeclaim .* (not found|is being deleted)",
+        "{kubectl} get persistentvolumeclaims (make claim SIZE=... prints one that is missing)",
+    ),
+    ("ReadWriteOncePod access mode", "{kubectl} describe persistentvolumeclaims (Used By: the pod that has the claim)"),
+)
+# Patterns of reasons that stay as they are when other jobs end. Each may hold for some of the nodes; the first of them
+# is what the nodes lack that fit best.
+LASTING = (
+    (
+        r"node\(s\) had volume node affinity conflict",
+        "kubectl describe persistentvolumes (the nodes that fit the run are not where the claim's disk is)",
+    ),
+    (
+        # Kubernetes itself sets the taints with this prefix, and takes them away again.
+        r"node\(s\) had untolerated taint \{(?!node\.kubernetes\.io/).*",
+        "kubectl describe nodes (the run does not tolerate their taints: tolerations: in the site file)",
+    ),
+    (
+        r"node\(s\) didn't match Pod's node affinity/selector",
+        "kubectl get nodes --show-labels (no node has the labels that the run asks for: the site file names them)",
+    ),
+)
+
+
+def advice_on_placing(said: str, namespace: str) -> str:
+    """The command to type; "" where the pod waits for other jobs, as it does while one node lacks room alone."""
+    for pattern, command in CLAIM:
+        if re.search(pattern, said):
+            return command.format(kubectl=f"kubectl --namespace {namespace}")
+    nodes = re.search(r"nodes are available: (.*?)\.?(?: preemption: |$)", said)
+    reasons = re.findall(r"[0-9]+ (.+?)(?=, [0-9]+ |$)", nodes[1]) if nodes else []
+    held = [[command for pattern, command in LASTING if re.fullmatch(pattern, reason)] for reason in reasons]
+    commands = [command for _, command in LASTING if [command] in held]
+    return commands[0] if commands and all(held) else ""
