@@ -241,6 +241,7 @@ def test_without_the_jobs_environment_submit_says_how_to_make_it(
     checkout: Path, records: Path, fake_sbatch: str
 ) -> None:
     """Where make-env.sh cannot make it, and where it says that it did and did not."""
+    make_program(fake_sbatch, "sinfo", "echo 'low*|1-00:00:00|2|64|256000|gpu:a100:8|(null)|NO'")
     for text, said in (
         ("exit 1", "the job's environment could not be made: make env DEVICE=cuda tries again"),
         (
@@ -253,6 +254,17 @@ def test_without_the_jobs_environment_submit_says_how_to_make_it(
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
         assert done.stderr.startswith(f"trainyard: {said.replace('CHECKOUT', str(checkout))}")
     assert not (checkout / "runs").exists()
+
+
+def test_no_environment_is_made_for_a_cluster_that_does_not_answer(
+    checkout: Path, records: Path, fake_sbatch: str
+) -> None:
+    (checkout / "make-env.sh").write_text("touch made\n")
+    make_program(fake_sbatch, "sinfo", "echo 'sinfo: error: no controller' >&2; exit 1")
+    done = slurm("submit", "--data", str(records), cwd=checkout, PATH=fake_sbatch)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "trainyard: sinfo failed: sinfo: error: no controller\n"
+    assert not (checkout / "made").exists()
 
 
 @pytest.mark.parametrize("verb", ["submit", "check"])
