@@ -185,9 +185,11 @@ def test_a_sweep_that_sbatch_does_not_tell_of_keeps_its_runs_and_finds_its_job(
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_sbatch_waits_keeps_the_run(checkout: Path, records: Path, fake_sbatch: str) -> None:
+def test_ctrl_c_while_sbatch_waits_keeps_the_run(
+    checkout: Path, records: Path, fake_sbatch: str, tmp_path: Path
+) -> None:
     """The controller may have taken the job already."""
-    make_program(fake_sbatch, "sbatch", "exec sleep 60")
+    make_program(fake_sbatch, "sbatch", f"echo >{tmp_path}/asked; exec sleep 60")
     folder = checkout / "runs" / "mine"
     submitting = subprocess.Popen(
         [sys.executable, "-m", "slurm", "submit", "--device=cpu", "--data", str(records), "--run=mine"],
@@ -198,10 +200,9 @@ def test_ctrl_c_while_sbatch_waits_keeps_the_run(checkout: Path, records: Path, 
         # As in a terminal: a background shell starts its children with SIGINT ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    while not (folder / "run.json").exists():
+    while not (tmp_path / "asked").exists():
         assert submitting.poll() is None
         time.sleep(0.05)
-    time.sleep(0.5)
     submitting.send_signal(signal.SIGINT)
     _, said = submitting.communicate(timeout=30)
     assert (submitting.returncode, said) == (
