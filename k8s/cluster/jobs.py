@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from k8s.cluster.ends import MESSAGE_CHARS, OOM_KILLED, OUT_OF_MEMORY, End, Failure, last_failure, see_end
 from k8s.cluster.kubectl import Object, name_of
-from k8s.cluster.placing import advice_on_placing
+from k8s.cluster.placing import advice_on_placing, advice_on_size
 from k8s.manifest.objects import QUEUE_LABEL, SLOT_LABEL
 from launcher.progress import GONE, RUNNING, Job
 
@@ -86,7 +86,7 @@ def see_job(
     if not live:
         return _between(waits, job, pods, failure, around, memory, now)
     if len(running) < len(live):
-        return _not_started(waits, next(pod for pod in live if pod not in running), around.events)
+        return _not_started(waits, next(pod for pod in live if pod not in running), around)
     done = sum(pod["status"].get("phase") == "Succeeded" for pod in pods)
     if len(live) < (expected := job["spec"].get("parallelism", 1)) - done:
         said = _news_of(job, around.events) or failure.text
@@ -193,7 +193,7 @@ def _between(
     return replace(waits, reason=reason, advice=advice)
 
 
-def _not_started(waits: Job, pod: Object, events: Sequence[Object]) -> Job:
+def _not_started(waits: Job, pod: Object, around: Around) -> Job:
     """Why a pod does not run yet, in the cluster's words."""
     namespace = pod["metadata"].get("namespace", "default")
     for status in pod["status"].get("containerStatuses", []):
@@ -203,7 +203,7 @@ def _not_started(waits: Job, pod: Object, events: Sequence[Object]) -> Job:
             image = "make cancel {words}, then make submit with an IMAGE= that the cluster can pull"
             describe = f"kubectl --namespace {namespace} describe pod {name_of(pod)} (says it whole)"
             pulls = waiting["reason"] in IMAGE_REASONS
-            if pulls and (secret := _news_of(pod, events, of=NO_PULL_SECRET)):
+            if pulls and (secret := _news_of(pod, around.events, of=NO_PULL_SECRET)):
                 return replace(waits, reason=secret, advice=PULL_SECRETS.format(namespace=namespace))
             return replace(waits, reason=said, advice=image if pulls else describe)
     for condition in pod["status"].get("conditions", []):
@@ -212,8 +212,9 @@ def _not_started(waits: Job, pod: Object, events: Sequence[Object]) -> Job:
             if SLOT_LABEL in pod["metadata"].get("labels", {}) and "anti-affinity" in said:
                 return replace(waits, reason="waits until a member of its sweep has ended: PARALLEL run at once")
             shown = said.partition(" preemption: ")[0][: 2 * MESSAGE_CHARS]
-            return replace(waits, reason=shown, advice=advice_on_placing(said, namespace))
-    return replace(waits, reason=_news_of(pod, events))
+            advice = advice_on_size(pod, around.nodes) or advice_on_placing(said, namespace)
+            return replace(waits, reason=shown, advice=advice)
+    return replace(waits, reason=_news_of(pod, around.events))
 
 
 def _news_of(content: Object, events: Sequence[Object], *, since: str = "", of: str = "") -> str:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
+from k8s.cluster.kubectl import Object
+from k8s.cluster.quantity import amount
+
+INSUFFICIENT = "Insufficient "
 # Patterns of reasons about the pod's claim.
 CLAIM = (
     ("unbound.* PersistentVolumeClaim", "{kubectl} describe persistentvolumeclaims (says why the claim is not bound)"),
@@ -30,6 +35,26 @@ LASTING = (
         "kubectl get nodes --show-labels (no node has the labels that the run asks for: the site file names them)",
     ),
 )
+
+
+def lacks_room(pod: Object) -> bool:
+    """Whether the scheduler says of a pod that nodes have too little of something left."""
+    conditions = pod["status"].get("conditions", [])
+    told = [one.get("message", "") for one in conditions if (one["type"], one["status"]) == ("PodScheduled", "False")]
+    return any(INSUFFICIENT in said for said in told)
+
+
+def advice_on_size(pod: Object, nodes: Sequence[Object]) -> str:
+    """The command to type where no node of the cluster is as large as the pod; "" otherwise, or without `nodes`."""
+    if not nodes or not lacks_room(pod):
+        return ""
+    for resource, asked in pod["spec"]["containers"][0]["resources"]["limits"].items():
+        offered = [str(node["status"].get("allocatable", {}).get(resource, "0")) for node in nodes]
+        most = max(offered, key=amount)
+        if amount(most) < amount(asked):
+            less = f"no node that is there has {asked} of {resource}, the largest has {most}"
+            return f"make cancel {{words}}, then make submit with less a node ({less})"
+    return ""
 
 
 def advice_on_placing(said: str, namespace: str) -> str:

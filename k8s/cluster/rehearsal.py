@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from k8s.cluster.kubectl import QUEUES, Kubectl, KubectlError, Object, name_of, stream
+from k8s.cluster.quantity import amount
 from k8s.manifest.claim import WIDE, make_claim, refuse_narrow_claim
 from k8s.manifest.objects import object_names
 from k8s.manifest.pod import claim_name
@@ -26,9 +27,6 @@ NO_JOB_UID = "00000000-0000-4000-8000-000000000000"
 """Uid of the Job that a rehearsed pod belongs to, which is not made."""
 MAY_NOT = "cannot create resource"  # a role's refusal; quotas and policies are Forbidden too
 QUOTA = re.compile(r"exceeded quota: [^,]+, requested: (?P<asked>\S+), used: \S+, limited: (?P<limit>\S+)")
-UNITS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18} | {
-    f"{letter}i": 1024.0 ** (power + 1) for power, letter in enumerate("KMGTPE")
-}
 
 
 def rehearse(kubectl: Kubectl, batch: Batch, text: str, notes: Sequence[str]) -> str:
@@ -133,13 +131,7 @@ def is_used_up(said: str) -> bool:
     if not found:
         return False
     asked, limit = (dict(part.split("=", 1) for part in found[name].split(",")) for name in ("asked", "limit"))
-    return all(_amount(asked[name]) <= _amount(limit.get(name, "0")) for name in asked)
-
-
-def _amount(quantity: str) -> float:
-    """The number of a Kubernetes quantity: 500m, 64Gi, 1e3, 1e+3. Infinite for a text that is no quantity."""
-    found = re.fullmatch(r"([0-9.]+(?:[eE][-+]?[0-9]+)?)([A-Za-z]*)", quantity.strip())
-    return float(found[1]) * UNITS.get(found[2], float("inf")) if found else float("inf")
+    return all(amount(asked[name]) <= amount(limit.get(name, "0")) for name in asked)
 
 
 def _access(kubectl: Kubectl, spec: JobSpec) -> Sequence[str] | None:

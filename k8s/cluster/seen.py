@@ -6,11 +6,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from k8s.cluster.ends import ENDS_KEY, End, ends_text, read_ends, see_end
 from k8s.cluster.jobs import NOTHING, Around, is_live, pods_of, see_job, waits_for_kueue
 from k8s.cluster.kubectl import Kubectl, KubectlError, Object, name_of
+from k8s.cluster.placing import lacks_room
 from k8s.manifest.objects import INSTANCE, SLOT_LABEL
 from launcher import cli
 from launcher.progress import Job
@@ -124,11 +126,13 @@ def _look_around(kubectl: Kubectl, jobs: Sequence[Object], pods: Sequence[Object
     live = [pod for pod in pods if is_live(pod)]
     going = [job for job in jobs if not see_end(job, ())]
     calm = all(_running(job, pods_of(name_of(job), live)) for job in going)
-    nodes = sorted({str(pod["spec"]["nodeName"]) for pod in live if "nodeName" in pod["spec"]})
+    names = sorted({str(pod["spec"]["nodeName"]) for pod in live if "nodeName" in pod["spec"]})
+    # All of them where one that is large enough may be missing.
+    nodes = partial(kubectl.items, "nodes") if any(map(lacks_room, live)) else partial(kubectl.named, "nodes", names)
     return Around(
         workloads=_maybe(lambda: kubectl.items(WORKLOADS)) if any(map(waits_for_kueue, jobs)) else (),
         events=() if calm else _maybe(lambda: kubectl.items("events", "--field-selector", "type=Warning")),
-        nodes=_maybe(lambda: kubectl.named("nodes", nodes)) if going else (),
+        nodes=_maybe(nodes) if going else (),
     )
 
 

@@ -91,6 +91,11 @@ def queued(reason: str, message: str) -> Around:
 
 
 SICK = Around(nodes=[{"metadata": {"name": "a"}, "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}])
+LARGE = {"containers": [{"resources": {"limits": {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": "8"}}}]}
+SIZES = [
+    {"metadata": {"name": name}, "status": {"allocatable": {"cpu": "31850m", "memory": "263844396Ki", **gpus}}}
+    for name, gpus in (("a", {"nvidia.com/gpu": "4"}), ("b", {}))
+]
 TAINTED = "1 node(s) had untolerated taint {nvidia.com/gpu: present}"
 SELECTOR = "didn't match Pod's node affinity/selector"
 ZONE = "2 node(s) had volume node affinity conflict"
@@ -129,6 +134,12 @@ STATES: dict[str, tuple[Object | None, Sequence[Object], Around, str, str]] = {
         *(job(), [waiting("ImagePullBackOff", "x")], warning("pod-1", "FailedToRetrieveImagePullSecret", SECRET)),
         f"PENDING (FailedToRetrieveImagePullSecret: {SECRET})",
         "kubectl --namespace vision get secrets (image_pull_secrets: in the site file names one that is not there)",
+    ),
+    "no node is as large": (
+        *(job(), [{**unscheduled("0/2 nodes are available: 2 Insufficient nvidia.com/gpu."), "spec": LARGE}]),
+        *(Around(nodes=SIZES), "PENDING (Unschedulable: 0/2 nodes are available: 2 Insufficient nvidia.com/gpu.)"),
+        "make cancel RUN=r, then make submit with less a node (no node that is there has 8 of nvidia.com/gpu, the "
+        "largest has 4)",
     ),
     "the claim is not bound": (
         *(job(), [unscheduled("pod has unbound immediate PersistentVolumeClaims.")], Around()),
