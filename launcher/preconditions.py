@@ -11,6 +11,7 @@ from launcher.mounts import mounts
 from planner.job import JobSpec
 from planner.plan import Plan
 from planner.request.file_settings import check_trainer_accepts
+from trainer.architecture.folder import check_weights
 from trainer.data.inline import UNPACKED
 from trainer.data.records import Dataset, load_dataset
 from trainer.data.sources import from_folder
@@ -30,10 +31,8 @@ def check_planned(plan: Plan) -> None:
     if file := next((path for path in (output, *output.parents) if path.is_file()), None):
         raise ConfigError(f"{file} is a file", name="OUTPUT", given=plan.spec.output, advice="give a folder")
     model = project_dir / plan.spec.model
-    if model.is_dir() and not any(model.glob("*.safetensors")):
-        raise ConfigError(
-            "the folder has no *.safetensors", name="MODEL", given=plan.spec.model, advice="pass one with the weights"
-        )
+    if model.is_dir():
+        check_weights(plan.spec.model, model)
     settings = check_trainer_accepts(plan, project_dir)
     image_root = settings.values["image_root"]
     if plan.spec.slurm.runtime != "none":

@@ -44,12 +44,16 @@ def walk(kind: str, folder: Path) -> tuple[str, str]:
     """("trains", how), ("refused", why) or ("not built here", why)."""
     from toy_models import NeedsTorchvision, NotBuildable, write_toy
 
+    from trainer.model.refusal import what_to_install
+
     try:
         write_toy(kind, folder / "model")
     except NeedsTorchvision as error:
         return WANTING, str(error)
     except NotBuildable as error:
         return "not built here", str(error)
+    except ImportError as error:
+        return "not built here", what_to_install(error)
     except Exception as error:  # whatever a configuration's class makes of small numbers
         return "not built here", f"{type(error).__name__}: {' '.join(str(error).split())[:140]}"
     return taken(folder)

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.architecture.folder import check_chat_template, check_is_model
 from trainer.architecture.hub import cached_config, is_hub_id
 from trainer.architecture.quantized import check_unquantized
 from trainer.architecture.shape import ModelShape
@@ -25,6 +26,8 @@ from trainer.outcome import BAD_CONFIG, ConfigError
 from trainer.text import nearest, printable
 
 SHIPPED = Path(__file__).parent / "shipped"
+SAID = "trainyard: "
+"""How the program that measures begins a line for the person, among what libraries print."""
 
 
 class Unmeasured(ConfigError):
@@ -43,8 +46,8 @@ def resolve_shape(
 
     Raises:
         Unmeasured: nobody has measured the model, and this machine cannot measure it.
-        ConfigError: the folder has no readable config.json, its weights are quantized already, or it is neither a
-            folder nor a hub id.
+        ConfigError: the folder has no readable config.json or no chat template, its weights are quantized already, or
+            it is neither a folder nor a hub id.
     """
     try:
         return _find(model, job or {}, elsewhere=elsewhere)
@@ -65,7 +68,10 @@ def shipped_models() -> dict[str, str]:
 def _find(model: str, job: Mapping[str, str], *, elsewhere: bool) -> ModelShape:
     folder = Path(os.path.expanduser(model))
     if folder.is_dir():
-        return _of_config(model, _config(model, folder / "config.json"), beside=folder)
+        check_is_model(model, folder)
+        config = _config(model, folder / "config.json")
+        check_chat_template(model, folder)
+        return _of_config(model, config, beside=folder)
     on_hub = is_hub_id(model)
     if not on_hub and not elsewhere:
         raise ConfigError(
@@ -153,13 +159,16 @@ def _measured_there(model: str, job: Mapping[str, str]) -> bool:
     if not training_environment():
         return False
     words = shlex.split(training_command("trainer", "shape", "--model", model))
-    print(f"trainyard: measuring {printable(model)}, once ...", file=sys.stderr, flush=True)
+    print(f"{SAID}measuring {printable(model)}, once ...", file=sys.stderr, flush=True)
     caches = {name: job[name] for name in ("HF_HOME", "HF_HUB_CACHE", "HF_TOKEN") if name in job}
     done = subprocess.run(
         words, cwd=CHECKOUT, env={**os.environ, **caches}, capture_output=True, text=True, check=False
     )
+    for line in done.stderr.splitlines():
+        if done.returncode == 0 and line.startswith(SAID):
+            print(printable(line), file=sys.stderr, flush=True)
     if done.returncode == BAD_CONFIG and done.stderr.strip():
-        raise ConfigError(done.stderr.strip().splitlines()[-1].removeprefix("trainyard: "), name="MODEL")
+        raise ConfigError(done.stderr.strip().splitlines()[-1].removeprefix(SAID), name="MODEL")
     return done.returncode == 0
 
 
@@ -175,10 +184,6 @@ def training_environment() -> bool:
 def _config(model: str, path: Path) -> dict[str, Any]:
     try:
         config = once(read_json, path)
-    except FileNotFoundError as error:
-        raise ConfigError(
-            "the folder has no config.json", name="MODEL", given=model, advice="pass a model's folder"
-        ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{path} cannot be read as JSON ({error})", name="MODEL", given=model, advice="download it again"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from trainer.architecture.shape import ModelShape
 from trainer.architecture.shape_file import SHAPE_FILE, digest, file_name, text_of, user_folder
-from trainer.architecture.shapes import Unmeasured, resolve_shape
+from trainer.architecture.shapes import SAID, Unmeasured, resolve_shape
 from trainer.files import read_json, write_whole
 from trainer.measure.pictures import picture_of
 from trainer.measure.shape import measure
 from trainer.model.base import load_model_config
 from trainer.outcome import ConfigError
+from trainer.text import printable
 
 
 def known_or_measured(model: str) -> ModelShape:
@@ -36,6 +38,12 @@ def measure_and_keep(model: str) -> tuple[ModelShape, Path]:
             advice="docs/model-types.md has what can be planned",
         )
     shape = measure(model, config, tokens_per_image=picture.tokens, patches=picture.patches, fixed=picture.fixed)
+    if shape.tokens_per_image and not picture.asked:
+        print(
+            f"{SAID}{printable(model)}: its processor cannot be loaded here, so a picture is counted by config.json "
+            f"alone, as {shape.tokens_per_image:,} tokens: add the processor's files, then make shape again",
+            file=sys.stderr,
+        )
     return shape, keep(model, shape)
 
 

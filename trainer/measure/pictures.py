@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from trainer.architecture.folder import NoTemplate
 from trainer.architecture.shape import PLANNED_PX
 from trainer.data.template import bounded
 from trainer.data.tensors import tensor_layout
@@ -27,17 +28,30 @@ class Picture:
     """Whether a small picture takes as many positions and rows."""
     beside: bool = False
     """Whether pictures lie beside the text, in cross-attention, and have no positions."""
+    asked: bool = False
+    """Whether the model's processor gave these numbers, and not its configuration alone."""
 
 
 def picture_of(model: str, config: Any) -> Picture:
-    """The measurements by the processor of `model`, or by the configuration when the processor cannot be used."""
+    """The measurements by the processor of `model`, or by the configuration when the processor cannot be used. Raises
+    NoTemplate for a processor that training would refuse."""
+    processor = _processor(model)
     with suppress(Exception):  # the shape of the model can be measured without its processor
-        processor = load_processor(model)
         planned, small = (_shown(processor, config, side) for side in (PLANNED_PX, SMALL_PX))
         if planned[0]:
             beside = tensor_layout(processor).beside
-            return Picture(tokens=planned[0], patches=planned[1], fixed=planned == small, beside=beside)
+            return Picture(tokens=planned[0], patches=planned[1], fixed=planned == small, beside=beside, asked=True)
     return _by_configuration(config)
+
+
+def _processor(model: str) -> Any:
+    """The processor of `model`, or None if it cannot be loaded here. Raises NoTemplate."""
+    try:
+        return load_processor(model)
+    except NoTemplate:
+        raise
+    except Exception:  # such as files that were not copied, or a library that only other machines have
+        return None
 
 
 def _shown(processor: Any, config: Any, side: int) -> tuple[int, int]:

@@ -15,9 +15,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from trainer.architecture.folder import NoTemplate, check_is_model
 from trainer.architecture.quantized import check_unquantized
 from trainer.config import TrainConfig
 from trainer.model.anatomy import Anatomy, anatomy_of, target_pattern
+from trainer.model.kind import check_known, check_reads_onward, without_words
 from trainer.model.partial import class_of, partial_class
 from trainer.model.refusal import UNFIT, refusing
 from trainer.model.targets import peft_targets
@@ -48,7 +50,9 @@ def take_apart(model: str, model_config: Any) -> tuple[Any, Anatomy]:
     """(the skeleton of `model`, its anatomy). Raises ConfigError."""
     with refusing(model, "taken apart", UNFIT):
         skeleton = build_skeleton(model_config)
-        return skeleton, anatomy_of(skeleton)
+        anatomy = anatomy_of(skeleton)
+    check_reads_onward(model, model_config, skeleton.get_submodule(anatomy.decoder))
+    return skeleton, anatomy
 
 
 def load_base(
@@ -182,12 +186,7 @@ def load_processor(model: str, base: str | None = None) -> Any:
         if config is not None:
             ask_token_types(processor, auto_class(config)._model_mapping[type(config)])
     if not getattr(processor, "chat_template", None):
-        raise ConfigError(
-            "has no chat template, which says how questions and answers are written: take a model that "
-            "was tuned to answer (often named -it, -instruct or -chat)",
-            name="MODEL",
-            given=model,
-        )
+        raise NoTemplate(model)
     return processor
 
 
@@ -201,7 +200,10 @@ def load_model_config(model: str) -> Any:
     """
     from transformers import AutoConfig
 
+    if Path(model).is_dir():
+        check_is_model(model, Path(model))
     with _loading(model):
+        check_known(model)
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     if auto_class(config) is None:
         raise ConfigError(
@@ -217,10 +219,10 @@ def load_model_config(model: str) -> Any:
             given=model,
         )
     with refusing(model, "loaded", UNFIT):
-        writes = auto_class(config)._model_mapping[type(config)].can_generate()
-    if not writes:
+        silent = without_words(config, auto_class(config))
+    if silent:
         raise ConfigError(
-            f"{config.model_type} writes no text (it classifies, or moves a robot): give a model that answers "
+            f"{silent} writes no text (it classifies, fills gaps, or moves a robot): give a model that answers "
             "in words, as google/gemma-3-4b-it does",
             name="MODEL",
             given=model,

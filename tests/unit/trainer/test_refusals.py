@@ -160,6 +160,18 @@ def without_text(folder: Path) -> None:
     ViTConfig().save_pretrained(folder)
 
 
+def that_fills_gaps(folder: Path) -> None:
+    from transformers import BertConfig
+
+    BertConfig(architectures=["BertForMaskedLM"]).save_pretrained(folder)
+
+
+def of_a_type_of_its_own(folder: Path) -> None:
+    path = folder / "config.json"
+    code = {"AutoConfig": "configuration_house.HouseConfig"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "house_chat", "auto_map": code}))
+
+
 def without_template(folder: Path) -> None:
     (folder / "chat_template.jinja").unlink()
 
@@ -190,23 +202,34 @@ def blind(folder: Path) -> None:
 
 
 (PIN,) = re.findall(r'"(torchvision==[\d.]+)"', (ROOT / "pyproject.toml").read_text())
-ALL = ("train", "data", "model", "layers", "profile-memory", "infer", "merge")
+ALL = ("train", "data", "model", "layers", "shape", "profile-memory", "infer", "merge")
+WITHOUT_PROCESSOR = ("layers", "shape")
 WEIGHTS = ("train", "model", "profile-memory", "infer", "merge")
 # What each is refused by, the others end with 0.
 CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
     "quantized": (quantized, ALL, "its weights are quantized already (bitsandbytes)"),
     "encoder": (of_encoder_and_decoder, ALL, "bart"),
     "no text": (without_text, ALL, "vit"),
+    "fills gaps": (that_fills_gaps, ALL, "BertForMaskedLM writes no text"),
+    "its own code": (of_a_type_of_its_own, ALL, "its own Python files (auto_map) are not run"),
     "no template": (without_template, tuple({*ALL} - {"layers"}), "has no chat template"),
     "no torchvision": (
         of_another_processor("PixtralProcessor"),
-        tuple({*ALL} - {"layers"}),
+        tuple({*ALL} - {*WITHOUT_PROCESSOR}),
         "requires the Torchvision",
     ),
-    "no such processor": (of_another_processor("Gemma3nProcessor"), tuple({*ALL} - {"layers"}), "cannot be loaded ("),
+    "no such processor": (
+        of_another_processor("Gemma3nProcessor"),
+        tuple({*ALL} - {*WITHOUT_PROCESSOR}),
+        "cannot be loaded (",
+    ),
     "cut off": (cut_off, WEIGHTS, "cannot be loaded (SafetensorError: "),
     "another shape": (of_another_shape, WEIGHTS, "MODEL="),
-    "blind": (blind, ("train", "model", "profile-memory", "merge"), ""),  # its run held nothing out to merge on
+    "blind": (
+        blind,
+        ("train", "model", "shape", "profile-memory", "merge"),
+        "",
+    ),  # its run held nothing out to merge on
 }
 
 
@@ -228,6 +251,7 @@ def ask_all(cases: dict[str, str], data: str, out: str) -> None:
             "data": lambda model=model: main(["validate", "data", "--model", model, *settings, *steps]),
             "model": lambda model=model: main(["validate", "model", "--model", model, *settings, *steps]),
             "layers": lambda model=model: main(["layers", "--model", model]),
+            "shape": lambda model=model: main(["shape", "--model", model]),
             "profile-memory": lambda model=model: local(["profile-memory", "--model", model, *settings, *steps]),
             "infer": lambda model=model: main(["infer", "--run", model, picture]),
             "merge": lambda run=run: main(["merge", "--run", str(run)]),

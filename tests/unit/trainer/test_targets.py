@@ -10,7 +10,9 @@ pytest.importorskip("torch")
 from torch import nn
 
 from trainer.model.contract import _kinds
+from trainer.model.kind import check_reads_onward
 from trainer.model.targets import peft_targets
+from trainer.outcome import ConfigError
 
 LINEARS = ("self_attn.q_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
@@ -48,3 +50,29 @@ def test_an_experts_names_are_left_out_and_the_rest_is_told_by_whole_paths() -> 
 def test_the_same_linear_of_all_layers_is_one_kind_and_three_kinds_are_named() -> None:
     assert _kinds([f"decoder.{n}.{name}" for name in ("q", "k") for n in range(12)]) == "decoder.N.q, decoder.N.k"
     assert _kinds(["a.10.experts.3.up", "b.0", "c", "d.1", "e"]) == "a.N.experts.N.up, b.0, c and 2 more kinds"
+
+
+@pytest.mark.parametrize(
+    ("is_decoder", "onward", "refused"),
+    [
+        (False, (False, False), True),  # BERT
+        (True, (True, True), False),  # BERT, made a decoder by its config.json
+        (False, (True,), False),  # GPT-NeoX, whose configuration says nothing true about it
+        (False, (), False),  # a family that does not say how it reads: the contract sees it on the first batch
+        (None, (False,), False),  # GIT, which masks by itself
+        (False, (False, True), False),
+    ],
+)
+def test_a_model_that_reads_in_both_directions_is_refused_by_its_skeleton(
+    is_decoder: bool | None, onward: tuple[bool, ...], refused: bool
+) -> None:
+    decoder = nn.ModuleList(nn.Identity() for _ in onward)
+    for layer, one in zip(decoder, onward, strict=True):
+        layer.is_causal = one
+    config = SimpleNamespace(model_type="bert", **({} if is_decoder is None else {"is_decoder": is_decoder}))
+    if not refused:
+        check_reads_onward("m", config, decoder)
+        return
+    with pytest.raises(ConfigError) as error:
+        check_reads_onward("m", config, decoder)
+    assert str(error.value).startswith("MODEL=m: bert reads a text in both directions (is_decoder is false)")

@@ -1,0 +1,116 @@
+"""Folders that people give as MODEL though nothing can be trained from them: one line says what they are instead."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from specs import write_measured
+
+from trainer.architecture.folder import NO_TEMPLATE, check_weights
+from trainer.architecture.shapes import resolve_shape
+from trainer.outcome import ConfigError
+
+CONFIG = {"model_type": "gemma3", "text_config": {"hidden_size": 48}}
+ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+
+
+def refusal(work: Callable[[], object]) -> str:
+    with pytest.raises(ConfigError) as refused:
+        work()
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("adapter_config.json", '{"base_model_name_or_path": "google/gemma-3-4b-it"}',
+         "the folder holds an adapter, not a model: give MODEL='google/gemma-3-4b-it', and init_adapter with this "
+         "folder to go on from it"),
+        ("adapter_config.json", "[]",
+         "the folder holds an adapter, not a model: give as MODEL the base that it was made for, and init_adapter with "
+         "this folder to go on from it"),
+        ("gemma-3-4b-it-Q4_K_M.gguf", "GGUF",
+         "the folder holds GGUF files, which cannot be trained: give the 16-bit model that they were made from"),
+        ("README.md", "", "the folder has no config.json: pass a model's folder"),
+    ],
+)  # fmt: skip
+def test_a_folder_without_a_model_says_what_it_holds(tmp_path: Path, name: str, text: str, said: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert refusal(lambda: resolve_shape(str(tmp_path))) == f"MODEL={tmp_path}: {said}"
+
+
+def test_a_measured_folder_whose_tokenizer_has_no_chat_template_is_not_planned(tmp_path: Path) -> None:
+    """The plan of a folder that was measured needs no torch, and refuses what the run would."""
+    folder = write_measured(tmp_path, CONFIG, hidden=48)
+    assert resolve_shape(str(folder)).hidden == 48  # as copied to a login node: without its tokenizer
+    tokenizer = folder / "tokenizer_config.json"
+    for text in ("{}", '{"chat_template": ""}', "{"):
+        tokenizer.write_text(text)
+        assert refusal(lambda: resolve_shape(str(folder))) == f"MODEL={folder}: {NO_TEMPLATE}"
+    tokenizer.write_text('{"chat_template": "{{ messages }}"}')
+    assert resolve_shape(str(folder)).hidden == 48
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("chat_template.jinja", "{{ messages }}"),
+        ("chat_template.json", '{"chat_template": "{{ messages }}"}'),
+        ("processor_config.json", '{"chat_template": "{{ messages }}"}'),
+        ("tekken.json", "{}"),
+    ],
+)
+def test_a_chat_template_is_found_wherever_transformers_writes_it(tmp_path: Path, name: str, text: str) -> None:
+    folder = write_measured(tmp_path, CONFIG, hidden=48)
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / name).write_text(text)
+    assert resolve_shape(str(folder)).hidden == 48
+
+
+def index(folder: Path) -> None:
+    weights = {"a": ONE, "b": TWO, "c": TWO}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
+
+
+def test_whole_weights_pass(tmp_path: Path) -> None:
+    index(tmp_path)
+    for name in (ONE, TWO):
+        (tmp_path / name).write_bytes(b"\x08")
+    check_weights("m", tmp_path)
+    (tmp_path / TWO).rename(tmp_path / "model.safetensors")  # one file has all of them: the index is not read
+    check_weights("m", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({ONE: b"\x08"}, f"lacks '{TWO}', which model.safetensors.index.json lists: download it again"),
+        ({"other.safetensors": b"\x08"},
+         f"lacks '{ONE}' and 1 more, which model.safetensors.index.json lists: download it again"),
+        ({ONE: b"\x08", TWO: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"},
+         f"{TWO} is what git leaves in place of a large file: type git lfs pull in the folder"),
+        ({"pytorch_model.bin": b"PK"},
+         "its weights are pickles (*.bin), which are programs and are not loaded: give a copy with *.safetensors: "
+         "save_pretrained of transformers writes one"),
+        ({}, "the folder has no *.safetensors: pass one with the weights"),
+    ],
+)  # fmt: skip
+def test_weights_that_are_not_whole_are_refused_before_anything_is_submitted(
+    tmp_path: Path, files: dict[str, bytes], said: str
+) -> None:
+    index(tmp_path)
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    assert refusal(lambda: check_weights("m", tmp_path)) == f"MODEL=m: {said}"
+
+
+def test_a_link_whose_file_was_not_copied_is_no_weight(tmp_path: Path) -> None:
+    """A snapshot of the hub's cache, copied without the blobs that it links to."""
+    index(tmp_path)
+    (tmp_path / ONE).write_bytes(b"\x08")
+    (tmp_path / TWO).symlink_to("../../blobs/none")
+    assert f"lacks '{TWO}'" in refusal(lambda: check_weights("m", tmp_path))

@@ -1,0 +1,51 @@
+"""Tells from a model's configuration and skeleton whether it is of a kind that reads text onward and writes text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from trainer.outcome import ConfigError
+
+
+def check_known(model: str) -> None:
+    """Raises ConfigError for a model whose type the installed transformers does not know."""
+    import transformers
+
+    written = transformers.PreTrainedConfig.get_config_dict(model)[0]
+    kind = written.get("model_type")
+    if not isinstance(kind, str) or kind in transformers.CONFIG_MAPPING:
+        return
+    problem = f"its type {kind!r} is unknown to transformers {transformers.__version__}"
+    if written.get("auto_map"):
+        problem += ", and its own Python files (auto_map) are not run"
+    advice = "take a copy in a type that transformers knows (its repository's name often ends in -hf), or another model"
+    raise ConfigError(problem, name="MODEL", given=model, advice=advice)
+
+
+def without_words(config: Any, loader: Any) -> str:
+    """What writes no text, in words: the class whose weights config.json says that these are (BertForMaskedLM), or
+    the model type if `loader`'s class for it writes none; "" for a model that writes text."""
+    import transformers
+
+    named = next(iter(config.architectures or ()), "")
+    saved = getattr(transformers, named, None) if isinstance(named, str) and named.isidentifier() else None
+    if isinstance(saved, type) and issubclass(saved, transformers.PreTrainedModel) and not saved.can_generate():
+        body = transformers.MODEL_MAPPING.get(type(config), ())
+        if saved not in (body if isinstance(body, tuple) else (body,)):  # a body alone may get its tied head back
+            return named
+    return "" if loader._model_mapping[type(config)].can_generate() else str(config.model_type)
+
+
+def check_reads_onward(model: str, config: Any, decoder: nn.Module) -> None:
+    """Raises ConfigError for a language model that reads in both directions, as BERT does unless its config.json makes
+    a decoder of it: a word's loss would be that of a word that it has seen."""
+    onward = {module.is_causal for module in decoder.modules() if hasattr(module, "is_causal")}
+    if onward == {False} and getattr(config, "is_decoder", None) is False:
+        raise ConfigError(
+            f"{config.model_type} reads a text in both directions (is_decoder is false), so it cannot learn to write "
+            "one: give a model that answers in words, as google/gemma-3-4b-it does",
+            name="MODEL",
+            given=model,
+        )
