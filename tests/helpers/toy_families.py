@@ -29,6 +29,8 @@ class Family:
     """Values of the configuration that are ids of such tokens."""
     mark: str | None = None
     """What its chat template writes for a picture."""
+    architecture: str | None = None
+    """The class that the published config.json names, where it is not the one that transformers loads for the type."""
     template: bool = True
     """Whether the published models of this type have a chat template."""
 
@@ -165,6 +167,7 @@ FAMILIES: dict[str, Family] = {
             "text_config.indexer_budget": 64, "text_config.indexer_compress_ratio": 4,
         }
     ),
+    "shieldgemma2": Family(architecture="ShieldGemma2ForImageClassification"),
     "step3p7": Family(config={"text_config.sliding_window": 64}),
     "unlimited_ocr": Family(config={"vision_config.sam_config.downsample_channels": [32, 64]}),
     "vipllava": Family(config={"vision_feature_layer": [-1, -2]}),

@@ -247,7 +247,7 @@ def marks(config: Any, processor: Any, parts: Parts) -> Iterator[str]:
 
 
 def write_toy(kind: str, folder: Path) -> None:
-    """Model, tokenizer and processor as the hub has them; of an encoder-decoder its configuration alone.
+    """Model, tokenizer and processor as the hub has them; of what is refused by its configuration that alone.
 
     Raises NotBuildable, or whatever the library raises.
     """
@@ -259,7 +259,9 @@ def write_toy(kind: str, folder: Path) -> None:
     from trainer.model.traits import ask_token_types
 
     config = toy_config(kind)
-    if config.is_encoder_decoder:  # refused before anything else is read
+    if published := family(kind).architecture:
+        config.architectures = [published]
+    if config.is_encoder_decoder or published:  # refused before anything else is read
         config.save_pretrained(folder)
         return
     parts = toy_parts(kind, config)
