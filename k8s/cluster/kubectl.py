@@ -34,6 +34,7 @@ SAID_CHARS = 600  # a refused patch is printed with the whole pod on one line; t
 RUNS_A_CALL = 64  # a longer address may exceed the limit of a proxy before the server
 NO_FILE = "No such file or directory"
 ASKS_WHO = "Please enter Username"
+NO_CLUSTER = "server localhost:8080 was refused"  # where kubectl looks when no file tells it of a cluster
 REFUSAL = re.compile(r"^Error from server \((\w+)\)|^(The \S+ \S+ is invalid)", re.MULTILINE)
 # The server may have done the request without saying so. If a webhook does not answer the server, that is the
 # server's refusal.
@@ -100,6 +101,8 @@ class Kubectl:
             said = " ".join((words or done.stdout).split()) or f"exit code {done.returncode}"
             if done.stdout.startswith(ASKS_WHO):
                 said = "it has no credentials for this cluster and asks for a user name: log in first"
+            if NO_CLUSTER in words:
+                said = "it knows no cluster: save yours as ~/.kube/config, or name its file with KUBECONFIG="
             message = f"kubectl {arguments[0]} failed: {without_middle(said, SAID_CHARS)}"
             raise KubectlError(message, said=words, printed=done.stdout)
         return done.stdout

@@ -497,6 +497,13 @@ def test_a_kubectl_without_credentials_is_said_to_be_that(cluster: Cluster) -> N
         assert "it has no credentials for this cluster and asks for a user name: log in" in done.stderr
 
 
+def test_a_kubectl_without_a_cluster_is_said_to_be_that(cluster: Cluster) -> None:
+    Path(cluster.environ["KUBECONFIG"]).unlink()
+    done = cluster.k8s("list")
+    said = "it knows no cluster: save yours as ~/.kube/config, or name its file with KUBECONFIG="
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"trainyard: kubectl get failed: {said}\n")
+
+
 @pytest.mark.slow
 def test_a_server_that_hangs_is_not_waited_for(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     submitted(cluster)
