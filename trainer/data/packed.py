@@ -132,7 +132,9 @@ def no_json(head: bytes, path: Path) -> str | None:
         return "a pointer of Git LFS, and no JSON: git lfs pull fetches the file"
     if head.removeprefix(BOM_UTF8).lstrip().startswith(OF_PYTHON):
         return "in Python's notation, and no JSON: json.dumps writes a record as JSON"
-    if is_binary(head) and not head.startswith(MAGICS):
+    if head.startswith(MAGICS):
+        return None  # its bytes may look like a table's; what is in it is looked at when it is unpacked
+    if is_binary(head):
         return described(BINARY, path)
     encoding = json.detect_encoding(head[:4]).upper()
     if not encoding.startswith("UTF-8"):

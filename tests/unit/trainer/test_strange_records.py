@@ -16,6 +16,7 @@ import pytest
 
 from trainer import files
 from trainer.data import json_text, packed
+from trainer.data.packed import no_json
 from trainer.data.records import load_dataset
 from trainer.outcome import ConfigError
 
@@ -181,6 +182,12 @@ def test_training_false_of_a_turn_only_shows_the_answer(folder: Path) -> None:
 def test_packed_records_are_read_also_out_of_a_folder(pack: Any, suffix: str, folder: Path) -> None:
     (folder / f"train.jsonl.{suffix}").write_bytes(pack((line() + "\n" + line() + "\n").encode()))
     assert len(load_dataset(str(folder), eval_fraction=0).train) == 2
+
+
+@pytest.mark.parametrize("magic", [b"\x1f\x8b\x08\0", b"BZh9", b"\xfd7zXZ\0"])
+def test_packed_bytes_that_look_like_a_table_are_none(magic: bytes) -> None:
+    """gzip writes the time into the first line."""
+    assert no_json(magic + b",b\n,\x02\xff", Path("d.jsonl.gz")) is None
 
 
 @pytest.mark.parametrize(
