@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 import sources
 from paths import ROOT
@@ -36,6 +37,8 @@ HOLE = "\N{WHITE SQUARE}"
 MADE = re.compile(rf"\bmake ([a-z-]+)((?: +[A-Z_]+=(?:'[^']*'|\"[^\"]*\"|[^\s,;:)'\"`]*|{HOLE}))*)")
 MODULE = re.compile(r"python -m ([a-z]+) ([a-z-]+)")
 FLAGGED = re.compile(r"python -m (?:trainer|local|slurm|k8s) [a-z-]+(?: +(?:--[a-z_-]+|[^\s;:,)'\"`-][^\s;:,)'\"`]*))+")
+FLAG = re.compile(r"--[a-z][a-z-]+")
+SPACE = re.compile(r"\s*\n\s*")
 PROGRAM = re.compile(r"\./trainyard ([a-z-]+)")
 CLIENTS = ("scancel", "scontrol")
 BY_ROOM = {
@@ -43,6 +46,10 @@ BY_ROOM = {
     "local": {*VERBS, *local.__main__.OWN},
     "slurm": {*VERBS, *slurm.__main__.OWN},
     "k8s": {*VERBS, *k8s_main.OWN},
+}
+# (room, verb) -> module:function, for the verbs that do not take the variables of the launch side alone.
+OWN_OPTIONS = {("trainer", verb): act for verb, act in trainer.__main__.VERBS.items()} | {
+    ("local", verb): found.act for verb, found in local.__main__.OWN.items() if found.alone
 }
 
 
@@ -78,7 +85,7 @@ def takes(verb: str) -> set[str]:
 
 def problems() -> Iterator[str]:
     for place, text in texts():
-        text = re.sub(r"\s*\n\s*", " ", text)
+        text = SPACE.sub(" ", text)
         for verb, rest in MADE.findall(text):
             names = re.findall(r"([A-Z_]+)=", rest)
             if verb not in TARGETS and names:
@@ -121,26 +128,48 @@ def is_taken(room: str, *rest: str) -> bool:
     return {word for word in rest[:1] if not word.startswith("-") and word != HOLE} <= BY_ROOM[room]
 
 
-def known_flags() -> set[str]:
-    """The flags of all commands: variables, settings, and the options in the dataclasses of the tools."""
-    tools = (*sources.modules("trainer"), *sources.modules("local"))
-    classes = (node for path in tools for node in sources.nodes(path) if isinstance(node, ast.ClassDef))
-    options = {
-        line.target.id
-        for c in classes
-        for line in c.body
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
-    }
-    return {flag.removeprefix("--").replace("-", "_") for flag in BY_FLAG} | {*SETTINGS, *OPTIONS, *options, "help"}
+def flags_of(room: str, verb: str) -> set[str]:
+    """The flags of a verb: the fields of the dataclass that its module hands to trainer.flags.parse, or else the
+    trainer's settings, with those that the module itself takes out; on the launch side the table of variables."""
+    if act := OWN_OPTIONS.get((room, verb)):
+        nodes = sources.nodes(ROOT / f"{act.partition(':')[0].replace('.', '/')}.py")
+        named = {n.args[1].id for n in nodes if is_call(n, "parse") and isinstance(n.args[1], ast.Name)}
+        classes = [node for node in nodes if isinstance(node, ast.ClassDef) and node.name in named]
+        lines = [line.target for c in classes for line in c.body if isinstance(line, ast.AnnAssign)]
+        own = {target.id for target in lines if isinstance(target, ast.Name)} or {*SETTINGS, *OPTIONS}
+        taken_out = {n.value for n in nodes if isinstance(n, ast.Constant) and FLAG.fullmatch(str(n.value))}
+        own |= {str(flag).removeprefix("--").replace("-", "_") for flag in taken_out} | {"help"}
+        return own | variables() if room == "local" else own
+    return variables() | {"help"}
 
 
-def test_every_flag_behind_a_printed_command_is_known() -> None:
-    known, flags = known_flags(), re.compile(r"(?<= )--([a-z_-]+)")
-    texts_with = [" ".join(words) for words in calls() if words[0] in BY_ROOM]
-    texts_with += [found for _, text in texts() for found in FLAGGED.findall(re.sub(r"\s*\n\s*", " ", text))]
-    named = {name.replace("-", "_") for text in texts_with for name in flags.findall(text)}
-    assert {"run", "data", "model"} <= named
-    assert sorted(named - known) == []
+def variables() -> set[str]:
+    return {flag.removeprefix("--").replace("-", "_") for flag in BY_FLAG}
+
+
+def is_call(node: ast.AST, name: str) -> TypeGuard[ast.Call]:
+    return isinstance(node, ast.Call) and getattr(node.func, "id", "") == name
+
+
+def flags_in(words: str) -> set[str]:
+    return {name.replace("-", "_") for name in re.findall(r"(?<=[ \[])--(?!name value)([a-z_-]+)", words)}
+
+
+def test_every_flag_behind_a_printed_command_is_one_of_its_verb() -> None:
+    found = [" ".join(words) for words in calls() if words[0] in BY_ROOM]
+    found += [
+        words.removeprefix("python -m ") for _, text in texts() for words in FLAGGED.findall(SPACE.sub(" ", text))
+    ]
+    asked = [(room, verb, flags_in(words)) for words in found for room, verb, *_ in [[*words.split(), ""]]]
+    assert {"run", "data", "model"} <= set().union(*(flags for *_, flags in asked))
+    odd = [(room, verb, sorted(flags - flags_of(room, verb))) for room, verb, flags in asked if verb != HOLE]
+    assert [one for one in odd if one[-1]] == []
+
+
+def test_a_verb_with_options_of_its_own_takes_no_others() -> None:
+    assert flags_of("trainer", "shape") == {"model", "json", "help"}
+    assert "learning_rate" in flags_of("trainer", "validate") and "gpus" not in flags_of("trainer", "validate")
+    assert "gpus" in flags_of("slurm", "plan") and "question" not in flags_of("k8s", "render")
 
 
 def test_every_command_that_is_put_together_is_taken() -> None:
