@@ -167,6 +167,8 @@ def leave_word(launch: Launch, code: int, message: str, began: float, *, out_of_
 
 def show_among_runs(folder: Path, code: int) -> None:
     """Rewrite the page of all runs, for a run that has ended. An error of the page does not make the run fail."""
+    if not (folder / RECORD_NAME).is_file():  # of no plan, so on no page: what draws pages is not even loaded
+        return
     try:
         from trainer.report.runs import pages_line
 

@@ -33,11 +33,19 @@ LOADED = (
     *("csv", "hashlib", "secrets", "shutil", "subprocess", "tempfile", "yaml", "submitit.slurm.slurm"),
     *("launcher.command", "launcher.starting", "launcher.verbs", "launcher.resuming", "launcher.trials"),
     *("planner.table", "planner.request.resolve", "trainer.architecture.shapes", "trainer.data.records"),
+    *("trainer.env_file", "trainer.node.kept_log", "trainer.node.killed", "trainer.node.preflight"),
+    *("trainer.node.stop", "trainer.terminal", "ctypes", "select", "socket"),
     *(f"{room}.{name}" for room in ("slurm", "k8s", "local") for name in ("scheduler", "target", "render", "submit")),
 )
+NOT_LOADED = Path("trainer", "train.py")  # what a toy project has another of
 MESSAGE_BYTES = 1 << 20
 OF_PYTHON = ("PYTHON", "LC_", "LANG", "MALLOC")
 Done = subprocess.CompletedProcess[str]
+
+
+def around() -> dict[str, str]:
+    """The environment of this process, without what is said to Python itself."""
+    return {name: text for name, text in os.environ.items() if not name.startswith(OF_PYTHON)}
 
 
 def run(module: str, *argv: str, cwd: Path, environ: Mapping[str, str]) -> Done:
@@ -53,11 +61,11 @@ def run(module: str, *argv: str, cwd: Path, environ: Mapping[str, str]) -> Done:
 
 
 def _is_same_code(folder: Path) -> bool:
-    """Whether the folder's modules are this checkout's, byte for byte as far as size and time tell."""
+    """Whether the rooms in the folder are this checkout's, byte for byte as far as size and time tell."""
     if folder == ROOT:
         return True
     with contextlib.suppress(FileNotFoundError):
-        return all(_stamp(folder / path) == stamp for path, stamp in _stamps())
+        return all(_stamp(folder / path) == stamp for path, stamp in _stamps() if (folder / path.parts[0]).is_dir())
     return False
 
 
@@ -68,7 +76,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 @functools.cache
 def _stamps() -> tuple[tuple[Path, tuple[int, int]], ...]:
-    paths = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+    paths = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py")) if path != ROOT / NOT_LOADED]
     return tuple((path.relative_to(ROOT), _stamp(path)) for path in paths)
 
 

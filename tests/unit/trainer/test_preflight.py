@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import warm
 from toy_project import make_toy_project, toy_argv
 
 from trainer.log import bare
@@ -31,7 +32,7 @@ class Node:
         self.bin.mkdir()
         (folder / "home").mkdir()
         self.environ = {
-            **os.environ, "PATH": f"{self.bin}:{os.environ['PATH']}", "HF_HOME": str(folder / "home"),
+            **warm.around(), "PATH": f"{self.bin}:{os.environ['PATH']}", "HF_HOME": str(folder / "home"),
         }  # fmt: skip
         self.folder = folder
 
@@ -55,10 +56,7 @@ class Node:
         argv = toy_argv(
             options.pop("output_dir", "runs/toy"), processes=processes, nodes=nodes, max_steps=1, step_s=0, **options
         )  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-m", "trainer.supervise", "--", *argv],
-            cwd=self.project, env=self.environ, capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
+        done = warm.run("trainer.supervise", "--", *argv, cwd=self.project, environ=self.environ)
         return done.returncode, bare(done.stderr).strip()
 
 

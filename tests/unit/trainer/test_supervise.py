@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import warm
 from paths import ROOT
 from toy_project import make_toy_project, toy_argv
 
@@ -20,6 +21,27 @@ from trainer.outcome import ConfigError
 from trainer.spellings import ALLOCATOR, FORMER_ALLOCATOR
 from trainer.supervise import complete_command, complete_environment
 
+FAMILY = """
+import os, time
+from trainer.node import processes
+supervisor = os.getpid()
+processes.become_subreaper()
+if not os.fork():
+    launcher = os.getpid()
+    if not os.fork():
+        while os.getppid() == launcher:
+            time.sleep(0.01)
+        print(os.getppid() == supervisor, flush=True)
+    os._exit(0)
+os.wait(), os.wait()
+asked, told = os.pipe()
+if not os.fork():
+    processes.die_with_parent()
+    os.write(told, b"ready")
+    time.sleep(30)
+os.read(asked, 5)
+os._exit(0)
+"""
 PLANNED = Launch(configuration="c.yaml", module="trainer.train", settings={"output_dir": "runs/r"})
 
 
@@ -32,9 +54,15 @@ def run(project: Path, worker: str, processes: int = 1) -> tuple[int, str]:
     """(exit code, stderr) of a supervised launch whose workers do as told."""
     (project / "worker.py").write_text(f"import os\nfrom trainer.outcome import write_outcome\n{worker}\n")
     planned = ("accelerate", "launch", "--num_processes", str(processes), "-m", "worker")
-    words = [sys.executable, "-m", "trainer.supervise", "--", *planned]
-    done = subprocess.run(words, cwd=project, capture_output=True, text=True, check=False)
+    done = warm.run("trainer.supervise", "--", *planned, cwd=project, environ=warm.around())
     return done.returncode, bare(done.stderr)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
+def test_orphans_are_the_supervisors_and_nobody_outlives_it() -> None:
+    """The pipe is at its end only when every process has ended."""
+    words = [sys.executable, "-c", FAMILY]
+    assert subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=20).stdout == "True\n"
 
 
 @pytest.mark.parametrize(("code", "worker_exit"), [(0, 0), (0, 1), (75, 0), (78, 0), (78, 1)])
