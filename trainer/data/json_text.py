@@ -103,9 +103,7 @@ def _in_words(error: Exception) -> str:
 
 def _parsed(line: bytes | str) -> Any:
     """As json.loads, but an object with the same key twice is an error; json.loads would silently drop one value."""
-    if isinstance(line, bytes):
-        line = line.decode("utf-8" if line.startswith(b'{"') else json.detect_encoding(line), "surrogatepass")
-    return DECODER.decode(line)
+    return DECODER.decode(line if isinstance(line, str) else line.decode(json.detect_encoding(line), "surrogatepass"))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -127,7 +125,7 @@ DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 def _checked(entry: Any, raw: bytes) -> dict[str, Any]:
     """`entry`, which was read from `raw`. Raises FormError unless it is an object, ValueError for text with half a
     surrogate pair."""
-    if b"\xed" in raw or (b"\\u" in raw and HALF.search(raw)):
+    if b"\xed" in raw or HALF.search(raw):
         json.dumps(entry, ensure_ascii=False).encode()  # raises for half of a surrogate pair
     if not isinstance(entry, dict):
         raise FormError(" is not an object")
@@ -178,7 +176,6 @@ class _Text:
         self._json = json.JSONDecoder(object_pairs_hook=self._object)
         self._decode = codecs.getincrementaldecoder("utf-8")()
         self._text = ""
-        self._ended = False
         self.place = 0
         self.line = 1
         """The line of the file at which the text in memory begins."""
@@ -224,16 +221,14 @@ class _Text:
     def _more(self) -> bool:
         """Read at least as much again as is in memory; returns False at the end of the file. Raises ConfigError for a
         file that is not text."""
-        if self._ended:
-            return False
         held = len(self._text) - self.place
         read = self._file.read(max(CHUNK_CHARACTERS, held))
         try:
             chunk = self._decode.decode(read, final=not read)
         except UnicodeDecodeError as error:  # in a file of lines this is a fault of the line
             raise ConfigError(f"{self._path} is not UTF-8 ({error.reason}): save it as UTF-8") from None
-        self._ended = not read
-        if read:
-            self.line += self._text.count("\n", 0, self.place)
-            self._text, self.place = self._text[self.place :] + chunk, 0
-        return not self._ended
+        if not read:
+            return False
+        self.line += self._text.count("\n", 0, self.place)
+        self._text, self.place = self._text[self.place :] + chunk, 0
+        return True

@@ -11,7 +11,7 @@ from specs import make_spec
 from k8s.cluster.seen import read_run
 from k8s.manifest.claim import WIDE, refuse_narrow_claim
 from k8s.manifest.objects import config_map, object_names
-from k8s.runs import status_of
+from k8s.runs import _needs_no_job, status_of
 from k8s.submit import _unversioned
 from k8s.target import _slot_again
 from launcher.grid import PARALLEL
@@ -46,6 +46,22 @@ def test_status_says_what_an_ended_run_has_made(state: str, made: tuple[str, ...
     status = status_of(None, read_run(written("mine")), objects)  # type: ignore[arg-type]
     assert (status.made, status.finished, status.done) == (made, state == "COMPLETED", state == "COMPLETED")
     assert (status.progress, status.unknown_step) == (None, "not known: it stands in progress.json in the claim")
+
+
+@pytest.mark.parametrize(
+    ("job", "refused"),
+    [
+        (Job(job_id="mine", state="RUNNING", ended=False), "job mine of run mine is RUNNING: make cancel RUN=mine"),
+        (Job(job_id="mine", state="COMPLETED", ended=True), "run mine is finished ("),
+        (Job(job_id="mine", state="FAILED", ended=True), ""),
+        (Job(job_id="mine", state="GONE", ended=True), ""),
+    ],
+    ids=lambda value: value.state if isinstance(value, Job) else "",
+)
+def test_only_a_run_that_is_unfinished_and_without_a_job_is_resumed(job: Job, refused: str) -> None:
+    objects: Any = SimpleNamespace(jobs_of=lambda run: [job], pods=[])
+    said = _needs_no_job(read_run(written("mine")), objects, lambda run_id: f"RUN={run_id}")
+    assert said.startswith(refused) and bool(said) == bool(refused)
 
 
 @pytest.mark.parametrize(

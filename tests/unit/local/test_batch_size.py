@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,12 @@ def test_a_result_that_was_changed_by_hand_is_no_result(records: Path, change: d
     batch = keep(records)
     batch_path(str(records)).write_text(json.dumps({**asdict(batch), **change}))
     assert read_batch(request(DATA=str(records)), str(records)) is None
+
+
+def test_a_micro_batch_of_one_is_a_result(records: Path) -> None:
+    batch = replace(keep(records), micro_batch_size=1)
+    write_batch(str(records), batch)
+    assert read_batch(request(DATA=str(records)), str(records)) == batch
 
 
 def test_every_setting_of_the_request_counts_unless_no_memory_depends_on_it() -> None:
@@ -220,6 +226,7 @@ def test_found_in_real_jobs_and_taken_by_the_next_plan(tmp_path: Path, tiny_mode
     report = json.loads(ended.output[ended.output.index("{\n") :])
     assert (report["micro_batch_size"], report["gradient_accumulation_steps"], report["config"]) == (4, 1, "cpu_mps")
     assert [(p["micro_batch_size"], p["fits"]) for p in report["tried"]] == [(2, True), (4, True)]
+    assert all(0 < p["seconds"] < 600 for p in report["tried"])
     spec = request(DEVICE="cpu", MODEL=str(tiny_model), DATA=str(records))
     assert (spec.records.measured_with, spec.records.measured_batch) == ("cpu_mps", 4)
     assert choose(spec.but(effective_batch_size=4)).chosen.micro_batch_size == 4

@@ -11,6 +11,7 @@ import pytest
 from trainer.commands import training_command
 from trainer.convert.captions import captioned
 from trainer.convert.folders import files_in
+from trainer.data.foreign import is_gemini
 from trainer.data.records import load_dataset
 from trainer.data.turns import FormError
 from trainer.outcome import ConfigError
@@ -66,6 +67,20 @@ def test_a_form_that_is_not_read_is_named_with_what_helps(entry: Any, said: str,
         refusal(path)
         == f"{path}: 0 of {count} records would be left: {count} of {count} records left out: {said} ({places})"
     )
+
+
+@pytest.mark.parametrize(
+    ("contents", "found"),
+    [
+        (GEMINI["contents"], True),
+        ([{"text": "up"}], False),
+        (["the parts of a text"], False),
+        ([], False),
+        ("up", False),
+    ],
+)
+def test_only_turns_with_parts_are_geminis(contents: Any, found: bool) -> None:
+    assert is_gemini({"contents": contents}) is found
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,10 @@ PLAIN = ["one", "  two", "", "three \\x1b[2J", "trainyard: no such\\nmodel \\x07
 
 
 def speak(who: str) -> list[str]:
-    """What a process prints into a pipe."""
+    """What a process prints into a pipe before it is killed, when Python writes out nothing that is left."""
     done = subprocess.run(
-        [sys.executable, "-c", f"WHO = {who!r}\n{SPEAK}"],
-        cwd=ROOT, env={**os.environ, "SLURMD_NODENAME": "n1", "TZ": "Asia/Kolkata"},
+        [sys.executable, "-c", f"WHO = {who!r}\n{SPEAK}\nimport os; os._exit(0)"],
+        cwd=ROOT, env={**os.environ, "SLURMD_NODENAME": "n1", "TZ": "Asia/Kolkata", "PYTHONUNBUFFERED": ""},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True,
     )  # fmt: skip
     return done.stdout.splitlines()

@@ -14,7 +14,7 @@ import local.__main__
 import trainer.__main__
 from launcher.command import VERBS as VERBS_OF_ALL
 from trainer.outcome import ConfigError, SickNode, node_name
-from trainer.verbs import exit_code
+from trainer.verbs import dispatch, exit_code
 
 ROOMS = {"trainer": trainer.__main__, "local": local.__main__}
 # What every scheduler has, and what this machine has beside it.
@@ -101,6 +101,11 @@ def test_what_a_user_can_act_on_is_one_line_and_a_code(capsys: pytest.CaptureFix
     assert [exit_code(fail, [str(index)]) for index in range(len(errors))] == [78, 1, 1, 1]
     said = capsys.readouterr().err.splitlines()
     assert said == [f"trainyard: {line}" for line in ("wrong", f"{node_name()}: hangs", "full", "interrupted")]
+
+
+def test_a_module_of_our_own_that_is_missing_is_no_missing_library() -> None:
+    with pytest.raises(ModuleNotFoundError, match=r"^No module named 'trainer\.lost'$"):
+        dispatch("usage: python -m trainer VERB", {"find": "trainer.lost:main"}, ["find"])
 
 
 @pytest.mark.parametrize(("room", "typed", "meant"), [("trainer", "mrege", "merge"), ("local", "rnu", "run")])

@@ -94,12 +94,12 @@ def test_group_lengths_shows_each_epoch_in_its_order_by_the_tokens_of_each_recor
     config = TrainConfig(
         model=str(tiny_model), data=str(tmp_path / "train.jsonl"), output_dir=str(tmp_path / "run"), run_id="r",
         device="cpu", quantization="none", text_only=True, eval_fraction=0, eval_samples=0, score_samples=0,
-        micro_batch_size=2, gradient_accumulation_steps=1, max_steps=8, max_length=256, lora_r=8,
+        micro_batch_size=2, gradient_accumulation_steps=2, max_steps=4, max_length=256, lora_r=8,
     )  # fmt: skip
     ended = run_forked(tmp_path / "log", train_and_tell, config, str(tmp_path / "told.json"))
     assert ended.codes == (0,), ended.output
     told = json.loads((tmp_path / "told.json").read_text())
     assert len(told["tokens"]) == 8 and told["given"] == told["tokens"]
-    expected = [epoch_order(told["tokens"], batch=2, seed=config.seed, epoch=epoch) for epoch in (0, 1)]
+    expected = [epoch_order(told["tokens"], batch=4, seed=config.seed, epoch=epoch) for epoch in (0, 1)]
     assert expected[0] != expected[1]
     assert [place for batch in told["shown"] for place in batch] == [place for order in expected for place in order]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from trainer.model.contract import _kinds
 from trainer.model.kind import check_reads_onward
-from trainer.model.targets import peft_targets
+from trainer.model.targets import lost_at_loading, peft_targets
 from trainer.outcome import ConfigError
 
 LINEARS = ("self_attn.q_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -76,3 +77,10 @@ def test_a_model_that_reads_in_both_directions_is_refused_by_its_skeleton(
     with pytest.raises(ConfigError) as error:
         check_reads_onward("m", config, decoder)
     assert str(error.value).startswith("MODEL=m: bert reads a text in both directions (is_decoder is false)")
+
+
+def test_adapters_that_peft_finds_again_are_not_lost() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model: Any = Model("gemma3")
+    assert lost_at_loading(get_peft_model(model, LoraConfig(target_modules=PATTERN))) == []
