@@ -47,7 +47,7 @@ endif
 ifneq ($(and $(filter REHEARSE,$(given)),$(filter-out gpu-proof,$(MAKECMDGOALS))),)
 $(error REHEARSE=$(value REHEARSE): only make gpu-proof takes it: leave REHEARSE out)
 endif
-override LAUNCH_VERBS := plan render check submit sweep status logs cancel resume list site claim
+override LAUNCH_VERBS := plan render check submit sweep status logs cancel resume list site claim run hardware docker-run
 override LAUNCH := .venv/launch/bin/python -m $(BACKEND)
 
 ifneq ($(unknown),)

@@ -24,7 +24,7 @@ from launcher.trials import check_key
 from planner.job import JobSpec
 from planner.plan import Plan
 from planner.request.variables import DEFAULT_OUTPUT
-from slurm.cluster.fit import fit, refuse_beyond_limits, refuse_long_array, refuse_lost_image
+from slurm.cluster.fit import ASK_S, fit, refuse_beyond_limits, refuse_long_array, refuse_lost_image
 from slurm.cluster.job_id import array_of, command, joined, member_of, split
 from slurm.cluster.nodes import as_tracked, read_nodes
 from slurm.cluster.queue import SCRIPT_NAME, SUBMITTING, SlurmError, slurm
@@ -52,6 +52,7 @@ def ready(batch: Batch, environ: Words, *, again: bool) -> Batch:
         _check_environment(batch.spec)
     batch = batch.planned(fit(batch.plans, environ))
     if not again and batch.spec.slurm.runtime == "none":
+        _ask_before_making(batch.spec, environ)
         cli.make_environment(batch.spec, environ)
     return batch
 
@@ -75,6 +76,16 @@ def _check_environment(spec: JobSpec) -> None:
     # make-env.sh writes .made last: an environment without it was interrupted.
     if not os.access(python, os.X_OK) or not (python.parents[1] / ".made").exists():
         raise ConfigError(f"no finished environment for the job ({python}): make env DEVICE={spec.resources.device}")
+
+
+def _ask_before_making(spec: JobSpec, environ: Words) -> None:
+    """Raises SlurmError when the job's environment has yet to be made and Slurm does not answer: gigabytes would be
+    installed, for nothing."""
+    try:
+        _check_environment(spec)
+    except ConfigError:
+        if shutil.which("sinfo", path=environ.get("PATH")):
+            read_nodes(environ, timeout_s=ASK_S, cluster=spec.slurm.cluster or "")
 
 
 def check(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:

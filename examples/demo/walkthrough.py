@@ -20,7 +20,6 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from trainer.commands import command
 from trainer.flags import answer_help
 from trainer.log import bare
 from trainer.outcome import FINISHED, RUN_AGAIN, ConfigError
@@ -49,6 +48,7 @@ SHOWN = (
     "to go on: ",
 )
 """Beginnings of the training's lines that are shown, besides those of its evaluations; the log has all lines."""
+HEADING = ["accuracy", "macro", "F1"]
 SHOWN_OF_SCRIPT = ("#SBATCH --gres", "#SBATCH --mem", "#SBATCH --time")
 NO_BROWSER = "none"
 PROJECT_DIR = Path(__file__).resolve().parent.parent.parent
@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     _heading(f"Done in {time.monotonic() - started:.0f} s")
     print(
         f"Look at   {report}{_opened(report)}\n"
-        f"Curves    {command('tensorboard.main', '--logdir', FOLDER / 'runs')}\n"
+        f"Curves    make tensorboard RUN={RUN} OUTPUT=demo/runs\n"
         "Next      make hardware, then make run DATA=your.jsonl (on a cluster make submit)"
     )
     return FINISHED
@@ -143,7 +143,7 @@ def _train() -> int:
         kept = []
         for line in map(bare, training.stdout):
             kept.append(line.rstrip())
-            if line.startswith(SHOWN) or "held-out loss" in line:
+            if line.startswith(SHOWN) or "held-out loss" in line or line.split() == HEADING:
                 say(line.rstrip())
         ended.set()
         watcher.join()

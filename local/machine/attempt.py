@@ -36,6 +36,8 @@ TEXT_LIMIT = 256
 TRIES, PAUSE_S = 3, 0.1  # a process that tests the lock holds it for a moment
 # The sequences that draw the last row of a terminal (trainer/terminal.py), since a log has no rows.
 DRAWN = re.compile(rb"\x1b7.*?\x1b8|\x1b\[[0-9;]*[A-Za-z]|\x1b[DM]", re.DOTALL)
+# What a later text on the same line covers, as the bars of libraries do.
+COVERED = re.compile(rb"[^\n]*\r(?=[^\n])")
 ASK_S = 1.0
 OWN_STAT = Path("/proc/self/stat")
 
@@ -271,7 +273,7 @@ def _copy(channels: dict[int, int], log: IO[bytes]) -> None:
             if block:
                 with contextlib.suppress(OSError):  # the terminal is gone, the log is not
                     _write_all(channels[mine], block)
-            whole, newline, rest = DRAWN.sub(b"", pending[mine] + block).rpartition(b"\n")
+            whole, newline, rest = COVERED.sub(b"", DRAWN.sub(b"", pending[mine] + block)).rpartition(b"\n")
             log.write(whole + newline if block else whole + newline + rest)
             log.flush()
             if block:

@@ -134,6 +134,13 @@ def test_a_word_that_is_no_command_says_what_lists_them(word: str, named: str, c
     assert not (checkout / "ran").exists()
 
 
+@pytest.mark.parametrize("target", ["run", "hardware", "docker-run"])
+def test_what_trains_on_this_machine_names_the_nearest_variable_too(target: str, checkout: Path) -> None:
+    done = make(checkout, target, "GPU=2")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "trainyard: unknown 'GPU', did you mean GPUS?" in done.stderr
+
+
 @pytest.mark.parametrize("target", ["help", "env", "test", "demo"])
 def test_other_targets_refuse_unknown_variables_too(target: str, checkout: Path) -> None:
     done = make(checkout, target, "FOO=$(shell touch ran)")

@@ -85,7 +85,8 @@ def as_known(entry: dict[str, Any]) -> dict[str, Any]:
             return _with_answer(entry, key)
     if _is_exchanges(entry.get(TEXTS)):
         return _as_messages(entry)
-    entry = {key: value for key, value in entry.items() if key not in CONVERSATIONS}
+    if not entry.keys().isdisjoint(CONVERSATIONS):
+        entry = {key: value for key, value in entry.items() if key not in CONVERSATIONS}
     if QUESTION in entry and ANSWER in entry:
         known = entry
     else:
@@ -96,18 +97,23 @@ def as_known(entry: dict[str, Any]) -> dict[str, Any]:
         known = {name: value for name, value in entry.items() if name not in names.values()}
         known |= {ours: entry[name] for ours, name in names.items() if name}
     question, answer, history = known.get(QUESTION), known.get(ANSWER), known.get(HISTORY)
-    asked = "\n\n".join(str(text) for text in (known.get(CONTEXT), question) if text)
+    if not history and isinstance(question, str) and isinstance(answer, str):
+        return known
     read: tuple[str, ...] = (CONTEXT, QUESTION, ANSWER)
     if _is_turns(question) and _is_turns(answer):  # TRL writes question and answer as turns
         turns, read = [*question, *answer], (QUESTION, ANSWER)  # type: ignore[misc]
     elif isinstance(history, list) and history and all(isinstance(pair, list) and len(pair) == 2 for pair in history):
-        turns = [_turn(*turn) for pair in (*history, [asked, answer]) for turn in zip(BOTH, pair, strict=True)]
+        turns = [_turn(*turn) for pair in (*history, [_asked(known), answer]) for turn in zip(BOTH, pair, strict=True)]
         read = (*read, HISTORY)
     elif isinstance(question, str) and (last := _answering(answer)):
-        turns = [_turn("user", asked), *last]
+        turns = [_turn("user", _asked(known)), *last]
     else:
         return known
     return {**{name: value for name, value in known.items() if name not in read}, "messages": turns}
+
+
+def _asked(known: dict[str, Any]) -> str:
+    return "\n\n".join(str(text) for text in (known.get(CONTEXT), known.get(QUESTION)) if text)
 
 
 def _with_answer(entry: dict[str, Any], key: str) -> dict[str, Any]:

@@ -38,10 +38,10 @@ from trainer.data.columns import (
     suggest,
 )  # fmt: skip
 from trainer.data.foreign import fault
-from trainer.data.inline import DATA, as_data
+from trainer.data.inline import DATA, SCHEME_CHARS, as_data, is_path
 from trainer.data.names import PICTURES, is_file_name, is_quiet, kind_of_file, kind_of_name
 from trainer.data.places import PLACES, Parts, may_hold_marker, put_pictures
-from trainer.data.turns import ROLES, Form, FormError, Picture, Role, Turn, role_of
+from trainer.data.turns import ROLES, Form, FormError, Picture, Role, Turn, picture_of, role_of
 
 PAIR_CURE = "columns: {}=chosen learns chosen, and not which of the two is better"
 CLASSES = ("label", "cls", "class", "target")  # names of a picture's class, which may be a number
@@ -89,7 +89,11 @@ def read_form(entry: dict[str, Any], place: Callable[[str], str] = str) -> Form:
         learned = all(value for _, value in said_of_all)
         said = [(role, what, learn and learned) for role, what, learn in said]
     said, as_json = _answers_as_text(said)
-    said, turns = _joined(said, [list(_parts(what, n, place, unread)) for n, (_, what, _) in enumerate(said, start=1)])
+    each: list[Parts] = [
+        [what] if isinstance(what, str) else list(_parts(what, number, place, unread))
+        for number, (_, what, _) in enumerate(said, start=1)
+    ]
+    said, turns = _joined(said, each)
     marked = any([may_hold_marker(part) for parts in turns for part in parts if isinstance(part, str)])
     pictured, filled = put_pictures(turns, [role for role, *_ in said], beside, marked), []
     for number, ((role, _, learned), parts) in enumerate(zip(said, pictured, strict=True), start=1):
@@ -203,7 +207,9 @@ def _conversation(entry: dict[str, Any], key: str, unread: list[tuple[str, Any]]
         raise FormError(f": {key} takes a list of turns, got {_short(said)}", f"{key} takes a list of turns")
     turns: list[Said] = [("system", entry["system"], False)] if entry.get("system") else []
     for number, turn in enumerate(said, start=len(turns) + 1):
-        keys = next((both for both in TURN_PAIRS if turn.keys() >= {*both}), None) if isinstance(turn, dict) else None
+        keys = None
+        if isinstance(turn, dict):
+            keys = next((both for both in TURN_PAIRS if both[0] in turn and both[1] in turn), None)
         if keys is None:
             takes, how = "role and content (or from and value)", _turn_columns(turn)
             said = f": turn {number} of {key} takes {takes}, got {_short(turn)}{how}"
@@ -288,8 +294,6 @@ def _parts(
     content: Any, number: int, place: Callable[[str], str], unread: list[tuple[str, Any]]
 ) -> Iterator[str | Picture | None]:
     """The text and pictures of turn `number`; None marks the place of an image whose path is not in the part."""
-    if isinstance(content, str):
-        content = [content]
     if not isinstance(content, list):
         takes = "takes text or a list of parts"
         raise FormError(f": turn {number} {takes}, got {_short(content)}", f"a turn {takes}")
@@ -300,7 +304,7 @@ def _parts(
             yield text
         elif kind == "image":
             own = next((part[k] for k in IMAGE_PART_KEYS if part.get(k)), None)
-            yield None if own is None else Picture(paths=_paths([own], place))
+            yield None if own is None else picture_of(_paths([own], place))
         else:
             takes = "takes type image or text"
             raise FormError(f": a part of turn {number} {takes}, got {_short(part)}", f"a part of a turn {takes}")
@@ -336,14 +340,14 @@ def _beside(entry: dict[str, Any], place: Callable[[str], str]) -> list[Picture]
         named = list(named.values())  # MiniCPM-V names the pictures by their places
     paths = _paths(named if isinstance(named, list) else [named], place)
     if given[0] != "frames":
-        return [Picture(paths=(path,)) for path in paths]
+        return [picture_of((path,)) for path in paths]
     if len(paths) != FRAMES:
         raise FormError(f" has {len(paths)} frames: a grid takes four", "frames that are not four: a grid takes four")
-    return [Picture(paths=paths)]
+    return [picture_of(paths)]
 
 
 def _paths(names: list[Any], place: Callable[[str], str]) -> tuple[str, ...]:
-    return tuple(place(_path(name)) for name in names)
+    return tuple([place(_path(name)) for name in names])
 
 
 def _path(name: Any) -> str:
@@ -353,8 +357,10 @@ def _path(name: Any) -> str:
     if not isinstance(name, str) or not name:
         takes = "image takes a path, images and frames a list of paths"
         raise FormError(f": {takes}, got {_short(name)}", takes)
+    if is_path(name):
+        return name
     name = as_data(name)
-    if "://" in name[:12] and not name.startswith((DATA, "file://")):
+    if "://" in name[:SCHEME_CHARS] and not name.startswith((DATA, "file://")):
         raise FormError(f": {_short(name)} is an address and no file", "a picture at an address", cure="convert")
     if not name.startswith("file://"):
         return name

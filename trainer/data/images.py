@@ -32,6 +32,8 @@ class Pictures:
 
     def __call__(self, name: str) -> str:
         """The path of a picture. Raises FormError when there is no such file, or it is not a picture."""
+        if known := self._found.get(name):
+            return known
         if name.startswith(DATA):
             return unpack(name, write=self._write)
         if name not in self._found:

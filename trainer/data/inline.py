@@ -21,8 +21,15 @@ UNPACKED = ".picture"
 # The first bytes of picture files, as bytes and in base64.
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
 BASE64_MAGIC = ("iVBORw0KGg", "/9j/", "R0lGOD", "UklGR")
+SCHEME_CHARS = 12
+"""Characters at the beginning of a name, among which the colon of `data:` and of an address stands."""
 SHORTEST = 64
 """Fewest characters of base64 that can be a picture; a path may begin like one."""
+
+
+def is_path(name: str) -> bool:
+    """Whether a name can only be a path: no address, and no picture in base64."""
+    return ":" not in name[:SCHEME_CHARS] and not name.startswith(BASE64_MAGIC)
 
 
 def as_data(name: str) -> str:

@@ -103,7 +103,9 @@ def _in_words(error: Exception) -> str:
 
 def _parsed(line: bytes | str) -> Any:
     """As json.loads, but an object with the same key twice is an error; json.loads would silently drop one value."""
-    return DECODER.decode(line if isinstance(line, str) else line.decode(json.detect_encoding(line), "surrogatepass"))
+    if isinstance(line, bytes):
+        line = line.decode("utf-8" if line.startswith(b'{"') else json.detect_encoding(line), "surrogatepass")
+    return DECODER.decode(line)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -125,7 +127,7 @@ DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 def _checked(entry: Any, raw: bytes) -> dict[str, Any]:
     """`entry`, which was read from `raw`. Raises FormError unless it is an object, ValueError for text with half a
     surrogate pair."""
-    if b"\xed" in raw or HALF.search(raw):
+    if b"\xed" in raw or (b"\\u" in raw and HALF.search(raw)):
         json.dumps(entry, ensure_ascii=False).encode()  # raises for half of a surrogate pair
     if not isinstance(entry, dict):
         raise FormError(" is not an object")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,12 +70,12 @@ class Reader:
         self.counts: Counter[Path] = Counter()
         """Number of records in each file, readable or not."""
 
-    def read(self, path: Path) -> list[Row]:
+    def read(self, path: Path) -> Iterator[Row]:
         """The rows of one file. Raises ConfigError for a file that is not JSON text, OSError."""
         place = self.pictures.setdefault(
             path.parent, Pictures(path.parent, self._image_root, write=self._write)
         )  # fmt: skip
-        found: list[Row] = []
+        name = path.name
         for where, entry in read_records(path, self._columns, self.notes):
             self.counts[path] += 1
             try:
@@ -84,10 +84,11 @@ class Reader:
                 if self._absent:
                     self._absent -= entry.keys()
                     self._keys.update(dict.fromkeys(entry))
-                found.append(self._row(rename(entry, self._columns), place, f"{path.name} {where}"))
+                row = self._row(rename(entry, self._columns), place, f"{name} {where}")
             except FormError as error:
-                self.faults.add(path.name, where, error)
-        return found
+                self.faults.add(name, where, error)
+            else:
+                yield row
 
     def check_columns(self) -> None:
         """Raises ConfigError for a key that `columns` names and no record has."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from trainer.config import Learn, TrainConfig
@@ -17,7 +18,7 @@ from trainer.data.bounds import BOUNDS
 from trainer.data.columns import AUTO, parse_columns
 from trainer.data.faults import FORMAT_HINT, check_kept
 from trainer.data.lengths import data_digest
-from trainer.data.reading import Reader, Row
+from trainer.data.reading import Reader
 from trainer.data.sessions import choose_held_out
 from trainer.data.sources import SIDE_NAMES, Sources, find_sources
 from trainer.data.turns import Record
@@ -57,6 +58,20 @@ def _answers_of(record: Record) -> Iterator[Record]:
     yield Record(turns=shown, answer=record.answer, session=record.session, place=record.place)
 
 
+@dataclass(kw_only=True, slots=True)
+class _Read:
+    """The records that were read, without the test ones: each list is filled as the files are read, since there may be
+    hundreds of thousands."""
+
+    train: list[Record] = field(default_factory=list)
+    eval: list[Record] = field(default_factory=list)
+    said: Counter[str] = field(default_factory=Counter)
+    """How many records of the files for training name each side in their `split` column; "" for no known one."""
+
+    def __iter__(self) -> Iterator[Record]:
+        return chain(self.train, self.eval)
+
+
 def load_dataset(
     data: str,
     *,
@@ -88,36 +103,42 @@ def load_dataset(
         learn=learn, columns=parse_columns(columns), session_key=session_key, image_root=image_root,
         text_only=text_only, write=write,
     )  # fmt: skip
-    sides = []
-    for files in (sources.train, sources.eval):
-        try:
-            sides.append([row for path in files for row in reader.read(path)])
-        except OSError as error:
-            said = f"cannot be read ({error.strerror}): make it readable for whoever runs the job"
-            raise ConfigError(said, name="DATA", given=data) from None
+    try:
+        read = _Read()
+        for path in sources.train:
+            for record, side in reader.read(path):
+                read.said[side] += 1
+                if side != "test":
+                    (read.eval if side == "eval" else read.train).append(record)
+        held_out = [row.record for path in sources.eval for row in reader.read(path)]
+    except OSError as error:
+        said = f"cannot be read ({error.strerror}): make it readable for whoever runs the job"
+        raise ConfigError(said, name="DATA", given=data) from None
     reader.check_columns()
     if empty := next((path for path in sources.files if not reader.counts[path]), None):
         raise ConfigError(f"{empty} holds no records: {FORMAT_HINT}")
     if lost := reader.unread.refusal():
         raise ConfigError(f"{data}: {lost}")
-    rows = [row for side in sides for row in side]
+    counts = (read.said.total(), len(held_out))
+    total = reader.faults.count + sum(counts)
     cures = reader.faults.cures(data, str(sources.train[0].parent), image_root)
-    check_kept(data, reader.faults, len(rows), strict=strict, cures=cures)
-    for files, side in zip((sources.train, sources.eval), sides, strict=True):
-        if files and not side:
-            lines = "; ".join(reader.faults.lines(reader.faults.count + len(rows)))
+    check_kept(data, reader.faults, sum(counts), strict=strict, cures=cures)
+    for files, count in zip((sources.train, sources.eval), counts, strict=True):
+        if files and not count:
+            lines = "; ".join(reader.faults.lines(total))
             raise ConfigError(f"{data}: no record of {files[0].name} can be used: {lines}", advice=cures)
     reader.sessions.check()
-    records = [row.record for row in rows]
-    _check_pictures(data, records, text_only=text_only)
+    read.eval[:0] = held_out
+    _check_pictures(data, read, text_only=text_only)
     moved = [note for pictures in reader.pictures.values() if (note := pictures.note(data))]
     unknown = [name for name in reader.splits if name not in SIDE_NAMES]
     divided = bool(sources.eval or reader.splits["eval"] or reader.splits["test"])
-    found = _divide(data, sources, sides, eval_fraction=eval_fraction, seed=seed, unknown=unknown)
+    notes = (*sources.notes, *reader.notes, *_notes(read, reader, learn, divided=divided), *moved)
+    found = _divide(data, sources, read, eval_fraction=eval_fraction, seed=seed, unknown=unknown)
     return replace(
         found,
-        notes=(*sources.notes, *reader.notes, *_notes(records, reader, learn, divided=divided), *moved, *found.notes),
-        left_out=reader.faults.lines(reader.faults.count + len(rows)),
+        notes=(*notes, *found.notes),
+        left_out=reader.faults.lines(total),
         unusable=reader.faults.count,
         files=sources.files,
     )
@@ -135,22 +156,13 @@ def dataset_of(config: TrainConfig) -> Dataset:
 
 
 def _divide(
-    data: str,
-    sources: Sources,
-    sides: Sequence[Sequence[Row]],
-    *,
-    eval_fraction: float,
-    seed: int,
-    unknown: Sequence[str],
+    data: str, sources: Sources, read: _Read, *, eval_fraction: float, seed: int, unknown: Sequence[str]
 ) -> Dataset:
     """The data set split by files and by what the records say, else by sessions; `unknown` are values of `split` that
     name no side. Raises ConfigError for a session on both sides, and where nothing is left to learn."""
-    train, held_out = ([row.record for row in side] for side in sides)
+    train, held_out, said = read.train, read.eval, read.said
     notes: tuple[str, ...] = ()
-    said = Counter(row.side for row in sides[0])
     if said["eval"] or said["test"]:
-        train = [row.record for row in sides[0] if row.side in ("train", "")]
-        held_out += [row.record for row in sides[0] if row.side == "eval"]
         names = f" ({', '.join(map(shown_text, [*unknown][:3]))})" if unknown else ""
         nothing = f", {said['']} of them without a split that is known{names}" if said[""] else ""
         counts = f"{len(train)} are trained on{nothing}, {said['eval']} held out, {said['test']} not used (test)"
@@ -178,29 +190,32 @@ def _divide(
     return Dataset(train=tuple(train), eval=tuple(held_out), split=split, notes=notes)
 
 
-def _check_pictures(data: str, records: Sequence[Record], *, text_only: bool) -> None:
+def _check_pictures(data: str, read: _Read, *, text_only: bool) -> None:
     """Raises ConfigError for a set with pictures when `text_only`, and for one without pictures otherwise."""
-    pictured = sum(bool(record.pictures) for record in records)
+    pictured = any(record.pictures for record in read)
     if text_only and pictured:
+        count = sum(bool(record.pictures) for record in read)
         raise ConfigError(
-            f"text_only: {pictured} records of {data} have pictures: leave text_only out, to learn from them"
+            f"text_only: {count} records of {data} have pictures: leave text_only out, to learn from them"
         )
     if not text_only and not pictured:
         raise ConfigError(
-            f"{data}: none of {len(records)} records has a picture: image, images or frames hold the paths; "
-            "text_only: true trains on text alone"
+            f"{data}: none of {len(read.train) + len(read.eval)} records has a picture: image, images or frames hold "
+            "the paths; text_only: true trains on text alone"
         )
 
 
-def _notes(records: Sequence[Record], reader: Reader, learn: Learn, *, divided: bool) -> tuple[str, ...]:
+def _notes(read: _Read, reader: Reader, learn: Learn, *, divided: bool) -> tuple[str, ...]:
     unread = reader.unread
     notes = [*filter(None, (unread.note(), unread.idle_note(), unread.bare_note(), unread.like_note()))]
     notes += filter(None, (None if divided else unread.side_note(), unread.choice_note()))
-    answers, shown = sum(record.count for record in records), 0
-    for record in records:
-        shown += sum(turn.role == "assistant" and not turn.learned for turn in record.turns)
-    if answers > len(records):
-        notes.append(f"{answers} answers of {len(records)} records are learned (learn: last takes the last ones alone)")
+    records, answers, shown = len(read.train) + len(read.eval), 0, 0
+    for record in read:
+        answers += record.count
+        for turn in record.turns:
+            shown += turn.role == "assistant" and not turn.learned
+    if answers > records:
+        notes.append(f"{answers} answers of {records} records are learned (learn: last takes the last ones alone)")
     if shown:
         why = "are not the last of their record" if learn == "last" else "say weight 0, loss false or mask true"
         notes.append(f"{shown} answers {why}: shown to the model, and not trained on")
@@ -215,7 +230,7 @@ def _notes(records: Sequence[Record], reader: Reader, learn: Learn, *, divided: 
         )
     if reader.unanswered:
         notes.append(f"{reader.unanswered} records end with a user's turn: the answers before it are learned")
-    sessions = Counter(bool(record.session) for record in records)
+    sessions = Counter(bool(record.session) for record in read)
     if all(sessions[has] for has in (True, False)):
         notes.append(f"{sessions[False]} of {sessions.total()} records have no session id: each counts as a session")
     elif not sessions[True] and (like := reader.sessions.note()):

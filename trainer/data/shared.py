@@ -20,7 +20,7 @@ from typing import IO, Any
 from trainer.config import TrainConfig
 from trainer.data.bounds import BOUNDS
 from trainer.data.records import Dataset, dataset_of
-from trainer.data.turns import Picture, Record, Turn
+from trainer.data.turns import Record, Turn, picture_of
 from trainer.outcome import ATTEMPT_DIR_ENV, ConfigError
 
 INDEX, LOCK, PART = "records.jsonl", "records.lock", ".part"
@@ -126,7 +126,7 @@ def _records(file: IO[str]) -> Iterator[Record]:
             turns=tuple(
                 Turn(
                     role=role,
-                    parts=tuple(p if isinstance(p, str) else Picture(paths=tuple(paths[n] for n in p)) for p in parts),
+                    parts=tuple(p if isinstance(p, str) else picture_of(tuple(paths[n] for n in p)) for p in parts),
                     learned=learned,
                 )
                 for role, learned, parts in turns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,8 @@ ROLES: dict[str, Role] = {
 
 def role_of(said: object) -> Role | None:
     """The speaker that a turn names, also in brackets and capitals; None for any other word."""
-    return ROLES.get(str(said).strip("<|> \t\r\n").lower())
+    known = ROLES.get(said) if isinstance(said, str) else None
+    return known or ROLES.get(str(said).strip("<|> \t\r\n").lower())
 
 
 class FormError(Exception):
@@ -36,6 +38,13 @@ class Picture:
 
     paths: tuple[str, ...]
     """The file of a ready picture, or the four frames of a grid."""
+
+
+@lru_cache(maxsize=4096)
+def picture_of(paths: tuple[str, ...]) -> Picture:
+    """The picture of these files. Records that show the same one, mostly near each other in a set, share the
+    object."""
+    return Picture(paths=paths)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,10 +18,10 @@ from typing import Any
 from trainer.data.columns import BESIDE, PAIRS
 from trainer.data.inline import BASE64_MAGIC
 from trainer.data.names import AUDIO, BOXES, PICTURES, SUFFIXES, VIDEOS, is_quiet, kind_of_file, kind_of_name
-from trainer.data.places import LIKE_A_PLACE, PLACEHOLDER, PLACES, may_hold_marker
+from trainer.data.places import LIKE_A_PLACE, PLACEHOLDER, PLACES, may_hold_marker, may_look_like_place
 from trainer.data.sources import SIDE_OF
 from trainer.data.switches import switches
-from trainer.data.turns import Form
+from trainer.data.turns import Form, Picture
 from trainer.text import shown
 
 SWITCHES = "what is learned"
@@ -70,20 +70,22 @@ class Unread:
         """Count one record. `where` names it, and may appear in an error; `is_picture` tells whether a path is a
         picture's."""
         self._is_picture = is_picture
+        pictured = any(isinstance(part, Picture) for turn in form.turns for part in turn.parts)
         held = [
             (name, value)
             for name, value in form.unread
-            if value not in EMPTY and not (is_quiet(name) and (form.pictures or not self._is_file(value)))
+            if value not in EMPTY and not (is_quiet(name) and (pictured or not self._is_file(value)))
         ]
         for name, value in form.unread:
             self._note_value(name, value, form)
         self._idle += form.no_picture and form.marked and not self._text_only and _has_place(form)
-        self._bare += not (form.no_picture or self._text_only or form.pictures)
+        self._bare += not (form.no_picture or self._text_only or pictured)
         for name in dict.fromkeys(name for name, _ in held) if held else ():
             self._keys[name] += 1
         lost = [(f"{name!r} ({SWITCHES})", SWITCHES) for name, value in held if switches(name, value, form)]
-        if form.marked and form.pictures:
-            found = (found[0].lower() for text in _asked(form) for found in LIKE_A_PLACE.finditer(text))
+        if form.marked and pictured:
+            texts = (text for text in _asked(form) if may_look_like_place(text))
+            found = (found[0].lower() for text in texts for found in LIKE_A_PLACE.finditer(text))
             # A known place with a number that comes again speaks of a picture that was shown.
             for mark in {mark for mark in found if not (PLACES.fullmatch(mark) and re.search(r"\d", mark))}:
                 self._like_places.setdefault(mark, []).append(where)

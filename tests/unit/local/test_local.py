@@ -40,6 +40,7 @@ def act():
     signal.signal(signal.SIGINT, lambda *_: (print("by Ctrl-C", flush=True), os._exit(75)))
     print("a line", sys.stdout.isatty(), flush=True)
     os.write(2, b"\\x1b7\\x1b[24;1Hdrawn\\x1b8")
+    os.write(2, b"\\r 10%\\r 20%\\r    \\r")
     print("an error", file=sys.stderr, flush=True)
     time.sleep(60)
 with lock(Path(sys.argv[1]), "r"):
@@ -88,7 +89,7 @@ def test_the_verbs_see_cancel_and_read_a_run_of_this_machine(
     assert capfd.readouterr().out == said
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (75, b"a line False\nstopped in order\n")
-    assert err == b"\x1b7\x1b[24;1Hdrawn\x1b8an error\n"
+    assert err == b"\x1b7\x1b[24;1Hdrawn\x1b8\r 10%\r 20%\r    \ran error\n"
     assert cancel(given, {}, tmp_path) == 0
     assert capfd.readouterr().out == "run r has no job that is pending or running\n"
     logs(given, {}, tmp_path)

@@ -185,9 +185,11 @@ def test_a_sweep_that_sbatch_does_not_tell_of_keeps_its_runs_and_finds_its_job(
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_sbatch_waits_keeps_the_run(checkout: Path, records: Path, fake_sbatch: str) -> None:
+def test_ctrl_c_while_sbatch_waits_keeps_the_run(
+    checkout: Path, records: Path, fake_sbatch: str, tmp_path: Path
+) -> None:
     """The controller may have taken the job already."""
-    make_program(fake_sbatch, "sbatch", "exec sleep 60")
+    make_program(fake_sbatch, "sbatch", f"echo >{tmp_path}/asked; exec sleep 60")
     folder = checkout / "runs" / "mine"
     submitting = subprocess.Popen(
         [sys.executable, "-m", "slurm", "submit", "--device=cpu", "--data", str(records), "--run=mine"],
@@ -198,10 +200,9 @@ def test_ctrl_c_while_sbatch_waits_keeps_the_run(checkout: Path, records: Path, 
         # As in a terminal: a background shell starts its children with SIGINT ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    while not (folder / "run.json").exists():
+    while not (tmp_path / "asked").exists():
         assert submitting.poll() is None
         time.sleep(0.05)
-    time.sleep(0.5)
     submitting.send_signal(signal.SIGINT)
     _, said = submitting.communicate(timeout=30)
     assert (submitting.returncode, said) == (
@@ -241,6 +242,7 @@ def test_without_the_jobs_environment_submit_says_how_to_make_it(
     checkout: Path, records: Path, fake_sbatch: str
 ) -> None:
     """Where make-env.sh cannot make it, and where it says that it did and did not."""
+    make_program(fake_sbatch, "sinfo", "echo 'low*|1-00:00:00|2|64|256000|gpu:a100:8|(null)|NO'")
     for text, said in (
         ("exit 1", "the job's environment could not be made: make env DEVICE=cuda tries again"),
         (
@@ -253,6 +255,17 @@ def test_without_the_jobs_environment_submit_says_how_to_make_it(
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (78, "", 1)
         assert done.stderr.startswith(f"trainyard: {said.replace('CHECKOUT', str(checkout))}")
     assert not (checkout / "runs").exists()
+
+
+def test_no_environment_is_made_for_a_cluster_that_does_not_answer(
+    checkout: Path, records: Path, fake_sbatch: str
+) -> None:
+    (checkout / "make-env.sh").write_text("touch made\n")
+    make_program(fake_sbatch, "sinfo", "echo 'sinfo: error: no controller' >&2; exit 1")
+    done = slurm("submit", "--data", str(records), cwd=checkout, PATH=fake_sbatch)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "trainyard: sinfo failed: sinfo: error: no controller\n"
+    assert not (checkout / "made").exists()
 
 
 @pytest.mark.parametrize("verb", ["submit", "check"])
