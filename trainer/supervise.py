@@ -28,6 +28,7 @@ from trainer.node import processes
 from trainer.node.cgroups import killed_for_memory, of_a_job
 from trainer.node.kept_log import log_kept
 from trainer.node.killed import begin_attempt, end_attempt
+from trainer.node.one_process import alone
 from trainer.node.preflight import MEETING_TIMEOUT_S, check_node, meeting_place
 from trainer.node.stop import DEADLINE_ENV, FLAG, LIMIT_ENV, stopped
 from trainer.outcome import ConfigError, SickNode, node_rank
@@ -105,20 +106,23 @@ def attempt(launch: Launch) -> int:
         os.environ |= {outcome.ATTEMPT_DIR_ENV: directory, outcome.ATTEMPT_ID_ENV: attempt_id}
         # torchrun would end its workers on the signals that they must ignore.
         os.environ |= {processes.SUPERVISOR_ENV: str(os.getpid()), "PET_SIGNALS_TO_HANDLE": "SIGQUIT"}
+        os.environ[processes.BEGAN_ENV] = str(began)
         processes.become_subreaper()
         try:
             if (folder := launch.settings.get("output_dir")) and not node_rank(os.environ):
                 sweep_halves(Path(folder))
                 begin_attempt(Path(folder))
             check_node(launch)
-            command = complete_command(launch, os.environ)
+            command, variables = complete_command(launch, os.environ)
             # when submit could not write the file
             if (record := os.environ.get(RECORD_ENV)) and not node_rank(os.environ):
                 write_whole(Path(launch.settings["output_dir"], RECORD_NAME), Path(record).read_text(encoding="utf-8"))
             if not came:
                 if not node_rank(os.environ):
                     log.say("loading libraries ...")  # no other line appears for half a minute
-                process = subprocess.Popen(command, start_new_session=True, preexec_fn=processes.in_launcher)
+                process = subprocess.Popen(
+                    command, env={**os.environ, **variables}, start_new_session=True, preexec_fn=processes.in_launcher
+                )
                 if early:  # the signal came while the launcher was being started
                     process.kill()
                 deadline = os.environ.get(DEADLINE_ENV)
@@ -190,13 +194,15 @@ def complete_environment(environ: Mapping[str, str], now: float) -> dict[str, st
     return found
 
 
-def complete_command(launch: Launch, environment: Mapping[str, str]) -> list[str]:
-    """The planned command in the form for this node.
+def complete_command(launch: Launch, environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """(the planned command in the form for this node, variables that it needs besides the `environment`).
 
     Raises:
         ConfigError: several nodes were planned and their environment is missing.
         SickNode: the nodes cannot meet.
     """
+    if found := alone(launch, environment):
+        return found
     own = ["--quiet"]  # when training fails, only its own traceback is useful, not the launcher's as well
     if launch.machines > 1:
         rank, address, port = meeting_place(environment)
@@ -206,7 +212,7 @@ def complete_command(launch: Launch, environment: Mapping[str, str]) -> list[str
         # A free port: accelerate's default, 29500, is the same for every job, and two jobs starting together both
         # find it free.
         own += ["--main_process_port", "0"]
-    return [sys.executable, "-m", LAUNCHER, *own, *launch.launcher_words(), *launch.setting_words()]
+    return [sys.executable, "-m", LAUNCHER, *own, *launch.launcher_words(), *launch.setting_words()], {}
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from trainer import log
 from trainer.data.shared import node_dataset
 from trainer.env_file import watched
 from trainer.model.warm_start import check_start
+from trainer.node.late_imports import import_late
 from trainer.node.processes import in_rank
 from trainer.node.start import exit_unagreed, prepare_libraries
 from trainer.node.stop import Stopped
@@ -31,12 +32,14 @@ from trainer.outcome import (
     write_outcome,
 )
 from trainer.settings import resolve_settings
+from trainer.start_clock import CLOCK
 from trainer.training.checkpoint import CheckpointError
 
 
 def main(argv: Sequence[str]) -> int:
     in_rank()
     log.begin(f"rank {os.environ.get('RANK', '0')}")
+    CLOCK.passed("processes")
     try:
         settings = resolve_settings(argv, os.environ)
         config = settings.config()
@@ -46,8 +49,12 @@ def main(argv: Sequence[str]) -> int:
         watched(os.environ)
         check_start(config)
         dataset = node_dataset(config, os.environ)
+        CLOCK.passed("settings and records")
         prepare_libraries(config)
+        import_late()
         from trainer.training.run import train  # its imports read the environment that was just prepared
+
+        CLOCK.passed("libraries")
 
         train(config, dataset)
     except SickNode as error:

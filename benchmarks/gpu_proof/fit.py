@@ -65,10 +65,10 @@ def profile(spec: JobSpec, candidate: Candidate, environment: dict[str, str]) ->
     reason."""
     run = launch_of(spec, candidate)
     launch = replace(run, module="local.measure.memory_profile", settings={**run.settings, "json": "true"})
+    command, variables = complete_command(launch, environment)
     done = subprocess.run(
-        complete_command(launch, environment),
-        cwd=PROJECT_DIR, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        command, cwd=PROJECT_DIR, env={**environment, **variables}, capture_output=True, text=True, check=False
+    )
     if done.returncode == 0:
         return {"fits": True, **json.loads(done.stdout[done.stdout.index("{\n") :])}
     if OUT_OF_MEMORY in done.stderr:

@@ -132,10 +132,10 @@ def probe(plan: Plan, micro: int, share: int, environment: dict[str, str]) -> Pr
     run = launch_of(plan.spec, candidate)
     launch = replace(run, module="local.measure.memory_profile", settings={**run.settings, "json": "true"})
     began = time.monotonic()
+    command, variables = complete_command(launch, environment)
     done = subprocess.run(
-        complete_command(launch, environment),
-        cwd=PROJECT_DIR, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        command, cwd=PROJECT_DIR, env={**environment, **variables}, capture_output=True, text=True, check=False
+    )
     seconds = round(time.monotonic() - began, 1)
     if done.returncode == 0:
         peak = json.loads(done.stdout[done.stdout.index("{\n") :])["process_bytes"]

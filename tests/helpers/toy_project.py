@@ -58,7 +58,7 @@ from trainer.node.stop import Stop, Stopped
 words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 run_dir, steps = Path(words["--output_dir"]), int(words["--max_steps"])
 step_s = float(words.get("--step_s") or os.environ["TOY_STEP_S"])
-world, patience_s = int(os.environ["WORLD_SIZE"]), int(words.get("--collective_timeout_s", 60))
+world, patience_s = int(os.environ.get("WORLD_SIZE", "1")), int(words.get("--collective_timeout_s", 60))
 
 def train():
     if words.get("--bad"):

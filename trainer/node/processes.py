@@ -20,6 +20,7 @@ from pathlib import Path
 from trainer.outcome import ATTEMPT_DIR_ENV
 
 SUPERVISOR_ENV = "TRAINYARD_SUPERVISOR_PID"
+BEGAN_ENV = "TRAINYARD_ATTEMPT_BEGAN"  # unix seconds
 BEGUN = "begun"  # a file in the attempt's directory: this node has ranks, which check the stop flag
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36

@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from trainer.evaluation.best import best_step
 from trainer.progress_file import EVALUATING, TRAINING, ProgressWriter
+from trainer.start_clock import CLOCK
 from trainer.terminal import LAST_ROW, say
 from trainer.text import time_left
 
@@ -29,6 +30,8 @@ class Progress(TrainerCallback):
         self._draw(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero and state.global_step == self._first_step + 1:
+            say(CLOCK.first_step())
         self._written.note(
             step=state.global_step, epoch=state.epoch, step_at=time.time(), seconds_per_step=self._step_s(state)
         )

@@ -18,6 +18,7 @@ from trainer.model import ahead, features, warm_start
 from trainer.model import base as model
 from trainer.model.contract import adapt, check_contract, under_deepspeed
 from trainer.model.refusal import UNFIT, refusing
+from trainer.start_clock import CLOCK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ def make_ready(
             del base  # the GPU need not have room for two models
             free_unused()
             base, anatomy = model.load_here(config, state)
+    CLOCK.passed("model")
     peft_model, anatomy, head = adapt(base, config, anatomy, batch, say)
     if config.init_adapter and not start:
         say(f"adapter: starts from {warm_start.load(peft_model, config)}")
@@ -82,6 +84,7 @@ def make_ready(
             held_out = heldout.settle_scoring(held_out, peft_model, say)
     if pictured_at_all:
         say(f"  {'a picture goes through the tower':<38} {_how_often(kept)}")
+    CLOCK.passed("checks of the model")
     return Ready(
         adapted=peft_model, unquantized=anatomy.in_16_bits, encoder=encoder, evaluated=len(evaluated),
         held_out=held_out, pictures=None if isinstance(kept, str) else kept, promises=promises,

@@ -34,6 +34,7 @@ from trainer.progress_file import EVALUATING, LOADING, SAVING, ProgressWriter
 from trainer.report.page import report_line
 from trainer.results import export, trained
 from trainer.results.card import base_name
+from trainer.start_clock import CLOCK
 from trainer.text import brief_example
 from trainer.tracking import track
 from trainer.tracking.progress import Progress
@@ -117,6 +118,7 @@ def prepare(config: TrainConfig, dataset: Dataset) -> Prepared:
     progress = ProgressWriter(Path(config.output_dir) if ranks.first else None, say)
     store = _open_store(config, dataset, ranks, say, progress)
     start = store.take_over()
+    CLOCK.passed("looking at the records")
     progress.phase(LOADING)
 
     pictures_ahead = ahead.find_ahead(
@@ -142,6 +144,7 @@ def prepare(config: TrainConfig, dataset: Dataset) -> Prepared:
         store=store, stop=stop, callbacks=[Progress(progress), tracker], held_out=ready.held_out,
         features=ready.pictures, lengths=lengths if config.group_lengths else (),
     )  # fmt: skip
+    CLOCK.passed("tracking and trainer")
     return Prepared(
         config=config, dataset=dataset, first=ranks.first, say=say, stop=stop, store=store, start=start,
         adapted=ready.adapted, unquantized=ready.unquantized, held_out=ready.held_out, pictures=ready.pictures,
@@ -198,6 +201,7 @@ def learn(run: Prepared) -> Learned:
         untrained = run.adapted.disable_adapter() if run.config.init_adapter else nullcontext()
         with untrained, refusing(run.config.model, "asked for its answers", UNFIT):
             before = run.measure("before training", 0)
+        CLOCK.passed("score before training")
         if run.first:
             export.save_zero_shot(run.run_dir, before)
     totals = run.trainer.train_from(run.start).metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from paths import ROOT
 from specs import make_spec
 
 from planner.choose import CONFIGS, choose
+from trainer.node.one_process import alone
 
 FOLDER = ROOT / "accelerate_configs"
 REQUESTS: dict[str, dict[str, Any]] = {
@@ -67,6 +69,18 @@ def test_accelerate_accepts_each_file_and_reads_what_the_plan_says(name: str, la
     assert (args.num_processes, args.num_machines) == (plan.num_processes, plan.spec.resources.nodes)
     assert (args.multi_gpu, args.use_deepspeed) == (name == "multi_gpu", name == "deepspeed_zero3")
     assert (args.module, args.training_script, args.training_script_args[:1]) == (True, "trainer.train", ["--model"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["single_gpu", "single_gpu_low_mem", "cpu_mps"])
+def test_a_single_process_is_started_as_accelerate_would_start_it(name: str, launch_arguments: Any) -> None:
+    from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+
+    plan, args, _ = launch_arguments(name)
+    command, environment = prepare_simple_launcher_cmd_env(args)
+    found = alone(plan.launch, os.environ)
+    assert found is not None
+    assert (found[0], {**os.environ, **found[1]}) == (command, environment)
 
 
 @pytest.mark.slow

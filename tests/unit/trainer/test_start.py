@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
+import pytest
 from paths import ROOT
+
+from trainer.start_clock import StartClock
 
 PROGRAM = """
 import io, json, os, sys
@@ -31,3 +35,47 @@ def test_only_the_first_rank_at_a_terminal_shows_the_libraries_bars() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == [[None, None], ["1", "1"], ["1", "1"], ["1", "1"]]
+
+
+def test_the_parts_of_a_start_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([101.0, 103.5, 104.0])
+    monkeypatch.setenv("TRAINYARD_ATTEMPT_BEGAN", "100.0")
+    monkeypatch.setattr("time.time", lambda: next(seconds))
+    clock = StartClock()
+    clock.passed("processes")
+    clock.passed("libraries")
+    said = "the first step was done 4.0 s after the start: processes 1.0, libraries 2.5, first step 0.5"
+    assert clock.first_step() == said
+
+
+LATE = """
+import json, sys
+from trainer.node.late_imports import compiled_when_called, import_late
+import_late()
+import trainer.training.run
+from trainer.node.late_imports import _LateModule
+found = ["torch._inductor.compile_fx" in sys.modules, "wandb.sdk" in sys.modules, type(sys.modules["wandb"]).__name__]
+import torch, wandb
+found += [callable(wandb.init), "wandb.sdk" in sys.modules, type(wandb) is _LateModule]
+compiled = []
+real, torch.compile = torch.compile, lambda function, **options: compiled.append(options) or function
+with compiled_when_called():
+    @torch.compile(dynamic=False)
+    def double(number): return 2 * number
+    @torch.compile
+    def halve(number): return number / 2
+found += [len(compiled), double(4), double(5), halve(4), compiled]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_loads_neither_torchs_compiler_nor_wandbs_client_before_it_needs_them() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LATE], cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "DS_ACCELERATOR": "cpu"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [
+        False, False, "_LateModule", True, True, False, 0, 8, 10, 2.0, [{"dynamic": False}, {}]
+    ]  # fmt: skip

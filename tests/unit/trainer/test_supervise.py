@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import warm
@@ -109,25 +110,51 @@ def test_a_configuration_error_is_repeated_on_one_line(project: Path) -> None:
 
 
 def test_one_node_runs_the_planned_command_with_this_python() -> None:
-    assert complete_command(PLANNED, {}) == [
-        sys.executable, "-m", "accelerate.commands.launch", "--quiet", *PLANNED.words()[2:]
-    ]  # fmt: skip
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *PLANNED.words()[2:]]
+    assert complete_command(PLANNED, {}) == (words, {})
+
+
+@pytest.mark.parametrize(("configuration", "overrides", "told"), [
+    ("single_gpu", (), {"ACCELERATE_USE_CPU": "False", "ACCELERATE_MIXED_PRECISION": "bf16"}),
+    ("single_gpu_low_mem", (), {"ACCELERATE_USE_CPU": "False", "ACCELERATE_MIXED_PRECISION": "bf16"}),
+    ("cpu_mps", (), {"ACCELERATE_USE_CPU": "False", "ACCELERATE_MIXED_PRECISION": "no"}),
+    ("cpu_mps", ("--cpu",), {"ACCELERATE_USE_CPU": "True", "ACCELERATE_MIXED_PRECISION": "no"}),
+])  # fmt: skip
+def test_the_only_process_of_a_job_is_started_without_a_launcher(
+    configuration: str, overrides: tuple[str, ...], told: dict[str, str]
+) -> None:
+    """tests/unit/planner/test_accelerate_configs.py compares what it is told with accelerate's own variables."""
+    planned = replace(PLANNED, configuration=f"accelerate_configs/{configuration}.yaml", overrides=overrides)
+    command, variables = complete_command(planned, {"OMP_NUM_THREADS": "6"})
+    assert command == [sys.executable, "-m", "trainer.train", "--output_dir", "runs/r"]
+    assert told.items() | {("OMP_NUM_THREADS", "6")} <= variables.items()
+
+
+@pytest.mark.parametrize("changed", [
+    {"processes": 2}, {"overrides": ("--mixed_precision", "no")}, {"configuration": ""},
+    {"configuration": "accelerate_configs/deepspeed_zero3.yaml"},
+    {"configuration": "accelerate_configs/multi_gpu.yaml"},
+])  # fmt: skip
+def test_what_accelerate_does_more_for_is_started_by_its_launcher(changed: dict[str, Any]) -> None:
+    planned = replace(PLANNED, **{"configuration": "accelerate_configs/single_gpu.yaml", **changed})
+    command, variables = complete_command(planned, {})
+    assert command[1:4] == ["-m", "accelerate.commands.launch", "--quiet"] and variables == {}
 
 
 def test_several_processes_on_one_node_meet_at_a_port_that_is_free() -> None:
     planned = replace(PLANNED, processes=2)
-    assert complete_command(planned, {})[3:7] == ["--quiet", "--main_process_port", "0", "--config_file"]
+    assert complete_command(planned, {})[0][3:7] == ["--quiet", "--main_process_port", "0", "--config_file"]
 
 
 def test_each_of_several_nodes_learns_its_rank_and_the_first_nodes_address() -> None:
     planned = replace(PLANNED, processes=2, machines=2)
     slurm = {"SLURM_PROCID": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
-    assert complete_command(planned, slurm)[3:12] == [
+    assert complete_command(planned, slurm)[0][3:12] == [
         "--quiet", "--machine_rank", "1", "--main_process_ip", "127.0.0.1", "--main_process_port", "29511",
         "--rdzv_conf", "timeout=300",
     ]  # fmt: skip
     unknown = {**slurm, "MASTER_ADDR": "n1.invalid", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7"}
-    assert complete_command(planned, unknown)[7] == "10.0.0.7"
+    assert complete_command(planned, unknown)[0][7] == "10.0.0.7"
     with pytest.raises(ConfigError, match="SLURM_PROCID, MASTER_ADDR or MASTER_PORT is not set"):
         complete_command(planned, {"SLURM_PROCID": "1"})
 

@@ -1,0 +1,93 @@
+"""Imports of the libraries that a rank does without, or not yet: they take a quarter of the time that its imports
+take. Call `import_late` before the libraries are loaded; they behave as ever, but load when they are first used.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FunctionType, ModuleType
+from typing import Any
+
+UNUSED = {"wandb": {"run": None}}
+"""TRL imports W&B's client in every rank, and looks whether it has a `run`, which is None until one is begun. Only the
+first rank needs the client, in a thread of its own, and only if it logs."""
+DECLARES = "bitsandbytes"
+"""It declares functions of its own with torch.compile, for devices for which it has no kernels: that loads torch's
+compiler, which a GPU of NVIDIA and a CPU never use."""
+
+
+def import_late() -> None:
+    for name, known in UNUSED.items():
+        _put_off(name, known)
+    if importlib.util.find_spec(DECLARES):
+        with compiled_when_called():
+            importlib.import_module(DECLARES)
+
+
+class _LateModule(ModuleType):
+    """A module whose code runs when it is first asked for a name."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__version__":  # Python itself looks for such names in every module
+            raise AttributeError(name)
+        with _lock:
+            if type(self) is _LateModule:
+                self.__class__ = ModuleType  # type: ignore[assignment]
+                assert self.__spec__ and self.__spec__.loader
+                self.__spec__.loader.exec_module(self)
+        return getattr(self, name)
+
+
+_lock = threading.RLock()
+
+
+def _put_off(name: str, known: Mapping[str, object]) -> None:
+    if name in sys.modules or (spec := importlib.util.find_spec(name)) is None:
+        return
+    module = importlib.util.module_from_spec(spec)
+    vars(module).update(known)
+    module.__class__ = _LateModule
+    sys.modules[name] = module
+
+
+@contextmanager
+def compiled_when_called() -> Iterator[None]:
+    """What is declared in this block with torch.compile is compiled when it is first called; torch would load its
+    compiler at the declaration."""
+    import torch
+
+    compile_now = torch.compile
+
+    def declared(model: Any = None, **options: Any) -> Any:
+        if model is None:
+            return functools.partial(declared, **options)
+        declare = _when_called if type(model) is FunctionType else _now
+        return declare(model, compile_now, options)
+
+    torch.compile = declared
+    try:
+        yield
+    finally:
+        torch.compile = compile_now
+
+
+def _now(model: Any, compile_now: Callable[..., Any], options: dict[str, Any]) -> Any:
+    return compile_now(model, **options)
+
+
+def _when_called(function: FunctionType, compile_now: Callable[..., Any], options: dict[str, Any]) -> Any:
+    compiled: list[Any] = []
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not compiled:
+            compiled.append(compile_now(function, **options))
+        return compiled[0](*args, **kwargs)
+
+    return call
