@@ -25,6 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.plain_sft import leave
 from trainer.files import write_whole
 from trainer.log import last_words
 from trainer.outcome import RUN_AGAIN, write_outcome
@@ -41,13 +42,6 @@ FLAGS = (
 )  # fmt: skip
 OURS, AGAIN, PLAIN = "Trainyard", "Trainyard, requeued", "a plain SFTTrainer script"
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
-Parts = Mapping[str, Sequence[float]]
-
-
-def leave(result: Path, parts: Parts) -> None:
-    """Write down the (seconds, CPU seconds) of each part and when the first step was done, and end this process."""
-    result.write_text(json.dumps({"parts": parts, "at": time.time()}), encoding="utf-8")
-    os._exit(0)
 
 
 def rank(argv: list[str]) -> int:
