@@ -504,7 +504,7 @@ def test_a_sample_of_them_is_valid_for_the_schemas(asked: dict[str, str]) -> Non
     assert schema_faults(objects, VERSIONS[0]) == []
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     asked=st.dictionaries(
         st.sampled_from([v.name for v in VARIABLES if v.name != "SITE"]), st.text(max_size=20), max_size=3
