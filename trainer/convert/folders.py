@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data.sources import SHARD, SIDE_OF, TABLES, find_sources, is_lost, is_picture_name, is_records, side_of
+from trainer.data.sources import SIDE_FILE, SIDE_OF, TABLES, find_sources, is_lost, is_picture_name, is_records, side_of
 from trainer.files import MIB
 from trainer.outcome import ConfigError
 from trainer.text import plain_or_shown
@@ -104,7 +104,7 @@ def not_read(folder: Path, files: Sequence[Path], known: Collection[str]) -> str
 
 def _side(path: Path, folder: Path) -> str | None:
     """The side that the name of a table, or of one of its folders, says."""
-    shard = re.fullmatch(SHARD, path.stem)
+    shard = re.fullmatch(SIDE_FILE, path.stem)
     words = (*([shard[1]] if shard else []), *path.relative_to(folder).parent.parts)
     return next((SIDE_OF[word.lower()] for word in words if word.lower() in SIDE_OF), None)
 

@@ -100,8 +100,10 @@ def as_known(entry: dict[str, Any]) -> dict[str, Any]:
     if not history and isinstance(question, str) and isinstance(answer, str):
         return known
     read: tuple[str, ...] = (CONTEXT, QUESTION, ANSWER)
-    if _is_turns(question) and _is_turns(answer):  # TRL writes question and answer as turns
-        turns, read = [*question, *answer], (QUESTION, ANSWER)  # type: ignore[misc]
+    if question and _is_turns(question) and (_is_turns(answer) or isinstance(answer, str | dict)):
+        # TRL writes the question as turns, and the answer as turns or as a text.
+        last = answer if isinstance(answer, list) else _answering(answer) or [_turn("assistant", answer)]
+        turns, read = [*question, *last], (QUESTION, ANSWER)
     elif isinstance(history, list) and history and all(isinstance(pair, list) and len(pair) == 2 for pair in history):
         turns = [_turn(*turn) for pair in (*history, [_asked(known), answer]) for turn in zip(BOTH, pair, strict=True)]
         read = (*read, HISTORY)

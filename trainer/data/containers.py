@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.columns import ANSWERS, CONTEXTS, CONVERSATIONS, QUESTIONS, TEXTS
-from trainer.data.foreign import coco, is_gemini
+from trainer.data.foreign import coco, is_gemini, is_labelme
 from trainer.data.forms import IMAGE_KEYS
 from trainer.data.json_text import Found, read_objects
 from trainer.data.packed import opened
@@ -44,7 +44,7 @@ def read_records(path: Path, known: Container[str] = (), notes: list[str] | None
 
 def _held(entry: dict[str, Any], path: Path) -> Sequence[dict[str, Any] | FormError] | FormError | None:
     """The records in an object, or why it cannot be read; None where it is a record itself."""
-    if is_gemini(entry):
+    if is_gemini(entry) or is_labelme(entry):
         return None
     if annotated := coco(entry):
         return annotated

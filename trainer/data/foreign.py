@@ -1,4 +1,5 @@
-"""Recognises records of services that take other forms: requests and answers of batch files, and Gemini's contents."""
+"""Recognises records of services and tools that have other forms: requests and answers of batch files, Gemini's
+contents, and the files of VQA, COCO, LabelMe and Label Studio."""
 
 from __future__ import annotations
 
@@ -9,6 +10,9 @@ from trainer.data.turns import FormError, role_of
 PREFERENCES = ("preferred_output", "non_preferred_output")  # of OpenAI
 # The keys of a batch file's lines, at OpenAI and at Anthropic.
 ID, REQUESTS, RESULTS = "custom_id", ("body", "params"), ("response", "result")
+# The keys of VQAv2's two files, and of COCO's results.
+VQA_QUESTION, VQA_ANSWERS = {"question", "question_id", "image_id"}, {"multiple_choice_answer", "answers"}
+COCO_RESULT = {"image_id", "category_id", "score"}
 OF_RESULT = {"body", "status_code", "type"}
 
 
@@ -35,6 +39,26 @@ def fault(entry: dict[str, Any]) -> FormError | None:
         return FormError(
             " is an answer of a batch, and its question is in the batch's input: add the answer to the messages "
             "with the same custom_id there, as a turn of role assistant"
+        )
+    if entry.keys() >= VQA_QUESTION and not entry.keys() & VQA_ANSWERS:
+        return FormError(
+            " is a question of VQA's form, whose answer is in the file of annotations: write records with image, "
+            "question and output, joining both files by question_id"
+        )
+    if "question_id" in entry and "question" not in entry and entry.keys() & VQA_ANSWERS:
+        return FormError(
+            " is an answer of VQA's form, whose question is in the file of questions: write records with image, "
+            "question and output (the multiple_choice_answer), joining both files by question_id"
+        )
+    if is_labelme(entry):
+        return FormError(
+            " is of LabelMe's form, the shapes in one picture, which are not shown: write a record with imagePath as "
+            "image, a question, and the labels as output"
+        )
+    if entry.keys() >= COCO_RESULT:
+        return FormError(
+            " is a detection in COCO's form of results, which names its picture and category by numbers alone: name "
+            "the file of images and annotations"
         )
     if entry.keys() >= {"data", "annotations"}:
         return FormError(" is of Label Studio's JSON: export it as JSON-MIN, which has one record for each picture")
@@ -65,6 +89,11 @@ def coco(entry: dict[str, Any]) -> list[dict[str, Any]] | None:
         }
         for one in notes
     ]
+
+
+def is_labelme(entry: dict[str, Any]) -> bool:
+    """Whether it is a file of LabelMe, which describes one picture."""
+    return entry.keys() >= {"shapes", "imagePath"}
 
 
 def is_gemini(entry: dict[str, Any]) -> bool:

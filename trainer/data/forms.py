@@ -191,7 +191,7 @@ def _lacks(given: dict[str, Any], lacking: list[str]) -> FormError:
     several = [name for name, value in given.items() if isinstance(value, list) and value and is_text(name, value[0])]
     if lacking == [ANSWER] and len(several) == 1:
         return FormError(f"{said}; {several[0]} holds several: the one to learn goes under {ANSWER}", lacks)
-    return FormError(said, lacks, cure="form")
+    return FormError(said, lacks, cure="question" if lacking == [QUESTION] else "form")
 
 
 def _pair_cure(given: dict[str, Any]) -> str:

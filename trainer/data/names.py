@@ -26,7 +26,7 @@ FILE_WORDS = {
 QUIET = {
     "id", "ids", "uid", "uuid", "idx", "index", "key", "metadata", "meta", "source", "sources", "dataset", "split",
     "license", "session", "episode", "size", "sizes", "width", "height", "hash", "md5", "sha256", "timestamp",
-    "created",
+    "created", "updated",
 }  # fmt: skip
 
 
@@ -64,7 +64,8 @@ def kind_of_name(name: str) -> str:
 
 @cache
 def is_quiet(name: str) -> bool:
-    return (_words(name) or [""])[-1] in QUIET
+    words = [word for word in _words(name) if word != "at"]  # created_at
+    return bool(words) and words[-1] in QUIET
 
 
 def _words(name: str) -> list[str]:

@@ -10,11 +10,12 @@ import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from urllib.parse import unquote
 
 from trainer.commands import training_command
+from trainer.data.braces import BRACES, expanded, split_commas
 from trainer.data.file_kinds import HEAD_BYTES, TEXT, UNPACKED_BY, kind_of, unpack_advice
 from trainer.files import regular
 from trainer.outcome import ConfigError
@@ -30,7 +31,7 @@ SIDE_NAMES = {
 }
 SIDE_OF = {name: side for side, names in SIDE_NAMES.items() for name in names}
 # train.jsonl, train-00000-of-00004.jsonl, train_2.json.gz
-SHARD = r"(?i:([a-z]+)(?:[-_.]\d+)?(?:-of-\d+)?)"
+SIDE_FILE = r"(?i:([a-z]+)(?:[-_.]\d+)?(?:-of-\d+)?)"
 # JSON files without records: Trainyard's own, and those that other trainers put beside their records.
 NO_RECORDS = (
     r".*\.lengths\.json|lengths\.json|convert\.json|batch\.json|.*\.batch\.json"
@@ -89,7 +90,7 @@ def caption_of(picture: Path) -> Path | None:
 
 def data_parts(data: str) -> tuple[str, ...]:
     """The files and folders that DATA names, with commas between; a single path may contain a comma."""
-    parts = tuple(part.strip() for part in data.split(",") if part.strip())
+    parts = split_commas(data)
     return parts if len(parts) > 1 and not os.path.exists(data) else (data,)
 
 
@@ -102,8 +103,7 @@ def from_folder(folder: Path, data: str) -> str:
 
 def record_folders(data: str) -> tuple[str, ...]:
     """The folders of the files that DATA names, derived from the names alone: the file system is not read."""
-    parts = [part.strip() for part in data.split(",") if part.strip()]
-    return tuple(dict.fromkeys(os.path.dirname(p) if _is_named_json(p) else p for p in parts))
+    return tuple(dict.fromkeys(os.path.dirname(p) if _is_named_json(p) else p for p in split_commas(data)))
 
 
 def _is_named_json(name: str) -> bool:
@@ -157,7 +157,7 @@ def find_sources(data: str) -> Sources:
 
 def side_of(path: Path) -> str | None:
     """The side that the name of a file or folder says: train, eval or test; None for another name."""
-    shard = re.fullmatch(SHARD, _stem(path))
+    shard = re.fullmatch(SIDE_FILE, _stem(path))
     return SIDE_OF.get(shard[1].lower()) if shard else None
 
 
@@ -315,7 +315,8 @@ def _beside(path: Path) -> list[str]:
 
 def _pattern(data: str) -> str:
     """What names the files that a pattern means."""
-    if not (found := sorted(islice(glob.iglob(data, recursive=True), MOST_LOOKED_AT))):
+    every = chain.from_iterable(glob.iglob(one, recursive=True) for one in islice(expanded(data), MOST_LOOKED_AT))
+    if not (found := sorted(islice(every, MOST_LOOKED_AT))):
         return f"is a pattern that no file matches: {TAKES}"
     folders = {os.path.dirname(path) or "." for path in found}
     how = f"DATA={shlex.quote(','.join(found))} names them"
@@ -335,7 +336,7 @@ def _together(found: Sequence[Path], pattern: str) -> str:
     if len(suffixes) > 1:
         return "DATA=FOLDER,FILE names several"
     # What a shell expands stays as it is.
-    pieces = re.split(r"(\[[^\]]*\]|[*?]+)", os.path.basename(pattern))
+    pieces = re.split(r"(\[[^\]]*\]|\{[^{}]*\}|[*?]+)", os.path.basename(pattern))
     files = "".join(piece if n % 2 else piece and shlex.quote(piece) for n, piece in enumerate(pieces))
     return f"make one file of all: cat {folder}/{files} > {shlex.quote(str(whole))}"
 
@@ -366,7 +367,7 @@ def _not_there(data: str) -> str:
         elif scheme == "file":
             how = f"DATA={unquote(rest)}"
         return f"is an address, which is not read: {how}"
-    if re.search(r"[*?\[]", data):
+    if re.search(rf"[*?\[]|{BRACES}", data):
         return _pattern(data)
     if hub_id(data):
         return f"does not exist: {TAKES}; a data set of the hub is fetched by {convert_command(data)}"

@@ -43,6 +43,8 @@ def turn(role: str, content: Any) -> dict[str, Any]:
         ({"instruction": "q", "input": "", "output": "up", "history": []}, (user("q"),)),
         ({"prefix": "q", "suffix": "up", "image": "a.png"}, (user(A, "q"),)),
         ({"prompt": "q", "completion": "up"}, (user("q"),)),
+        ({"prompt": [turn("user", "q")], "completion": "up"}, (user("q"),)),
+        ({"prompt": [turn("user", "q")], "completion": turn("assistant", "up")}, (user("q"),)),
         ({"prompt": [turn("user", "q")], "completion": [turn("assistant", "up")], "images": ["a.png"]},
          (user(A, "q"),)),
         ({"question": "q", "answer": "up", "context": None}, (user("q"),)),

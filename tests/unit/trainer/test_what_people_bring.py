@@ -279,6 +279,32 @@ LEFT_OUT: dict[str, tuple[Any, str, str]] = {
     "an export of Label Studio": (
         {"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": []}]},
         "is of Label Studio's JSON: export it as JSON-MIN, which has one record for each picture", ""),
+    "the questions of VQA": (
+        {"image_id": 1, "question": "q", "question_id": 10},
+        "is a question of VQA's form, whose answer is in the file of annotations: write records with image, question "
+        "and output, joining both files by question_id", ""),
+    "the answers of VQA": (
+        {"question_type": "what", "multiple_choice_answer": "up", "answers": [], "image_id": 1, "question_id": 10},
+        "is an answer of VQA's form, whose question is in the file of questions: write records with image, question "
+        "and output (the multiple_choice_answer), joining both files by question_id", ""),
+    "both files of VQA, joined": (
+        {"image": "a.png", "image_id": 1, "question": "q", "question_id": 10, "answers": ["up", "down"]},
+        "lacks output",
+        "lacks output (it has 'image, image_id, question, question_id, answers'); answers holds several: the one to "
+        "learn goes under output"),
+    "a file of LabelMe": (
+        {"version": "5.0", "shapes": [{"label": "cat", "points": [[1, 2]]}], "imagePath": "a.png"},
+        "is of LabelMe's form, the shapes in one picture, which are not shown: write a record with imagePath as image, "
+        "a question, and the labels as output", ""),
+    "the detections of a model in COCO's form": (
+        {"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.9},
+        "is a detection in COCO's form of results, which names its picture and category by numbers alone: name the "
+        "file of images and annotations", ""),
+    "the small export of Label Studio": (
+        {"image": "a.png", "id": 1, "caption": "up", "annotator": 1, "created_at": "now", "updated_at": "now"},
+        "lacks question and output",
+        "lacks question and output (it has 'image, id, caption, annotator, created_at, updated_at'); columns: "
+        "answer=caption learns that"),
     "turns under another name": (
         {"images": ["a.png"], "conversation": [ASKED, SAID]}, "lacks question and output",
         "lacks question and output (it has 'images, conversation'); columns: messages=conversation would read it"),
@@ -516,6 +542,14 @@ FOLDERS: dict[str, tuple[Mapping[str, str | bytes], str, str]] = {
         {"a.jsonl": lines(GOOD), "b.jsonl": lines(GOOD)}, "{folder}/*.jsonl",
         "DATA='{folder}/*.jsonl': is a pattern, which is not expanded, of 2 files: "
         "DATA={folder}/a.jsonl,{folder}/b.jsonl names them"),
+    "a pattern with braces": (
+        {"part0.jsonl": lines(GOOD), "part1.jsonl": lines(GOOD)}, "{folder}/part{0,1}.jsonl",
+        "DATA='{folder}/part{0,1}.jsonl': is a pattern, which is not expanded, of 2 files: "
+        "DATA={folder}/part0.jsonl,{folder}/part1.jsonl names them"),
+    "a pattern of numbers": (
+        {f"part{n:02}.jsonl": lines(GOOD) for n in (9, 10)}, "{folder}/part{00..11}.jsonl",
+        "DATA='{folder}/part{00..11}.jsonl': is a pattern, which is not expanded, of 2 files: "
+        "DATA={folder}/part09.jsonl,{folder}/part10.jsonl names them"),
     "a pattern of tables": (
         {"a.parquet": b"PAR1"}, "{folder}/*.parquet",
         f"DATA='{{folder}}/*.parquet': is a pattern, which is not expanded, of 1 files: {CONVERT} {{folder}} "
