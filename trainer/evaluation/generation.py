@@ -49,10 +49,14 @@ def generate_answers(
     # Without an end in `end`, the model uses the one in its generation_config.
     stop = {"eos_token_id": list(end.stop)} if end.stop else {}
 
+    # What a model's generation_config may ask for: a thousand beams would take a thousand times the memory.
+    plain = {"num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False}
+
     def write(batch: dict[str, Tensor], rows: int) -> list[str]:
         tokens = model.generate(
             **batch, max_new_tokens=budget, do_sample=False, use_cache=True, top_k=None, top_p=None,
-            synced_gpus=must_run_in_lockstep(accelerator), pad_token_id=processor.tokenizer.pad_token_id, **stop,
+            synced_gpus=must_run_in_lockstep(accelerator), pad_token_id=processor.tokenizer.pad_token_id, **plain,
+            **stop,
         )  # fmt: skip
         written = tokens[:, batch["input_ids"].shape[1] :].tolist()
         return [end.answer(processor, row) for row in written]

@@ -22,6 +22,7 @@ from trainer.model.anatomy import Anatomy, anatomy_of, target_pattern
 from trainer.model.kind import check_known, check_reads_onward, without_words
 from trainer.model.partial import class_of, partial_class
 from trainer.model.refusal import UNFIT, refusing
+from trainer.model.size_limits import few_modules, small_config
 from trainer.model.targets import peft_targets
 from trainer.node.preflight import check_model
 from trainer.node.start import device_map
@@ -37,7 +38,7 @@ class Repacking(Protocol):
 
 def build_skeleton(model_config: Any) -> Any:
     """The model's architecture without memory (meta tensors)."""
-    with torch.device("meta"):
+    with torch.device("meta"), few_modules():
         return auto_class(model_config).from_config(model_config, trust_remote_code=False)
 
 
@@ -202,7 +203,7 @@ def load_model_config(model: str) -> Any:
 
     if Path(model).is_dir():
         check_is_model(model, Path(model))
-    with _loading(model):
+    with _loading(model), small_config(model):
         check_known(model)
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     if auto_class(config) is None:

@@ -125,7 +125,9 @@ def _infer(run_dir: Path, usage: Entry, predictions: Sequence[Entry]) -> str:
     words = ["trainer", "infer", "--run", run_dir]
     # A picture is the whole question when every record has the same text.
     alike = None not in (usage.get(name, "") for name in ("context", "question", "system"))
-    images = predictions[0].get("images") if predictions else None
+    named = predictions[0].get("images") if predictions else None
+    # Others may have written the file: a name that begins with - would be an option of the command.
+    images = [name for name in named if isinstance(name, str) and name[:1] != "-"] if isinstance(named, list) else None
     if (alike and images) or not (run_dir / EXAMPLE_FILE).is_file():
         shown = [f" \\\n    {shlex.quote(image)}" for image in images or ["picture.png"]]
         return command_from_anywhere(*words) + "".join(shown)

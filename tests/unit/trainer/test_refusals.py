@@ -23,6 +23,7 @@ from tokenizers.pre_tokenizers import Split
 from training import run_forked
 
 from trainer.architecture.shapes import resolve_shape
+from trainer.files import MIB
 from trainer.model.refusal import LONGEST, TRACEBACK_ENV, refusing, what_to_install
 from trainer.outcome import ConfigError, SickNode
 from trainer.train import main as train
@@ -89,6 +90,34 @@ def test_a_tokenizer_that_would_match_for_ever_is_one_line(
     assert "a library gave up on a file of the model or the data: Onig: " in said and said.count("\n") == 1
     with pytest.raises(SystemExit), refusing("some/model", "loaded", "take another"):
         raise SystemExit
+
+
+@pytest.mark.slow
+def test_a_number_in_config_json_that_stands_for_all_memory_or_for_ever_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million layers took hours of `make plan`, and a billion all memory before the first of them was built."""
+    from trainer.model import base, size_limits
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "vocab_size": 16}
+
+    def skeleton(layers: int) -> Any:
+        config = {"model_type": "qwen3", "num_hidden_layers": layers, **sizes}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        return base.take_apart(str(tmp_path), base.load_model_config(str(tmp_path)))[0]
+
+    assert len(skeleton(2).model.layers) == 2
+    monkeypatch.setattr(size_limits, "MOST_MODULES", 300)
+    with pytest.raises(ConfigError, match=r"cannot be taken apart \(its config\.json asks for more than 300 modules\)"):
+        skeleton(50)
+    monkeypatch.setattr(size_limits, "CONFIG_BYTES", MIB)
+    with pytest.raises(ConfigError, match=r"a number in its config\.json stands for more than .* GiB of memory"):
+        skeleton(10**6)
+    monkeypatch.setattr(size_limits, "CONFIG_BYTES", 64 * MIB)
+    monkeypatch.setattr(size_limits, "CONFIG_CPU_S", 0.2)
+    with pytest.raises(ConfigError, match=r"a number in its config\.json stands for more than 0\.2 s of work"):
+        skeleton(10**6)
+    assert len(skeleton(3).model.layers) == 3
 
 
 def test_a_library_that_is_not_there_is_named() -> None:

@@ -647,6 +647,13 @@ def test_what_is_typed_to_use_the_adapter_stands_there_quoted(tmp_path: Path) ->
     assert f'adapter = "{run_dir}/adapter" base = AutoModelForImageTextToText.from_pretrained("acme/tiny-vl",' in text
 
 
+def test_a_pictures_name_is_no_option_of_the_command_that_is_to_be_typed(tmp_path: Path) -> None:
+    """Whoever writes predictions.jsonl would choose the model that is asked."""
+    (tmp_path / "adapter").mkdir()
+    text = Page(build_report(write_run(tmp_path, images=["--base=/tmp/theirs", "x.png"]))).text
+    assert f"python -m trainer infer --run {tmp_path} \\ x.png Answers with JSON" in text
+
+
 def test_what_a_page_is_made_of_is_installed_with_the_package() -> None:
     """The image has the package as pip installs it: a file that is not named stays away."""
     with (ROOT / "pyproject.toml").open("rb") as file:

@@ -248,6 +248,17 @@ def test_answers_are_the_same_when_memory_runs_out_on_the_way(
 
 
 @pytest.mark.slow
+def test_a_models_generation_config_makes_no_more_of_a_sequence(
+    model: Any, processor: Any, records: Sequence[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 1000 beams, as anybody's generation_config.json may say, each sequence takes a thousand times its memory."""
+    wanted = generate_answers(model, processor, records[:2], accelerator=ALONE, budget=3)
+    for name, value in {"num_beams": 3, "num_return_sequences": 2, "return_dict_in_generate": True}.items():
+        monkeypatch.setattr(model.generation_config, name, value)
+    assert generate_answers(model, processor, records[:2], accelerator=ALONE, budget=3) == wanted
+
+
+@pytest.mark.slow
 def test_one_sequence_that_does_not_fit_is_one_line(
     model: Any, processor: Any, records: Sequence[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
