@@ -26,9 +26,14 @@ def layer_bytes(spec: JobSpec, layer: Layer, *, width: int) -> int:
     return kept + masks + lora + _lora_inputs(spec, layer, width=width) + ROW_STATISTICS_BYTES
 
 
-def layers_bytes(spec: JobSpec, *, width: int) -> int:
-    """Bytes that all decoder layers keep for one token."""
-    return sum(layer.count * layer_bytes(spec, layer, width=width) for layer in spec.shape.layers)
+def layers_bytes(spec: JobSpec, *, width: int, checkpointing: bool) -> int:
+    """Bytes that all decoder layers keep for one token: with checkpointing the input of each, and whole what stands
+    outside the layers."""
+    return sum(
+        layer.count
+        * (spec.shape.hidden * width if checkpointing and layer.recomputed else layer_bytes(spec, layer, width=width))
+        for layer in spec.shape.layers
+    )
 
 
 def _lora_inputs(spec: JobSpec, layer: Layer, *, width: int) -> int:

@@ -165,10 +165,8 @@ def _transient(
 ) -> dict[str, int]:
     """The bytes that live for a part of a step, at the moment of their largest sum."""
     shape, tokens = spec.shape, micro * spec.training.max_length
-    if checkpointing:  # each layer's input, and one recomputed layer
-        activations = tokens * (shape.depth * shape.hidden * width + once_bytes(shape, width=width))
-    else:
-        activations = tokens * (layers_bytes(spec, width=width) + once_bytes(shape, width=width))
+    kept = layers_bytes(spec, width=width, checkpointing=checkpointing) + once_bytes(shape, width=width)
+    activations = tokens * kept
     patches = micro * spec.patches_per_sample if spec.training.vision == "lora" else 0
     tower_layer = patches * tower_layer_bytes(spec, width=width)
     stream = patches * shape.vision_hidden * width
@@ -190,7 +188,7 @@ def _transient(
         + layer_workspace_bytes(shape, layer, width=width)
         for layer in shape.layers
     )
-    patches_seen = 0 if towerless else micro * spec.patches_per_sample
+    tower_forward = 0 if towerless else tower_forward_bytes(spec, micro, width=width)
     moments: tuple[dict[str, int], ...] = (
         {"autocast copies": copies, "activations": activations, "head": head},
         {
@@ -200,10 +198,15 @@ def _transient(
         },
         # The end of a step with vision=lora; by then the language model keeps nothing.
         {"autocast copies": of_tower, "activations": tower, "backward of a layer": tower_layer},
-        {"image tower forward": patches_seen * tower_bytes(shape, width=width)},
+        {"image tower forward": tower_forward},
     )
     peak = max(moments, key=lambda moment: sum(moment.values()))
     return {name: peak.get(name, 0) for moment in moments for name in moment}
+
+
+def tower_forward_bytes(spec: JobSpec, micro: int, *, width: int) -> int:
+    """Bytes that the frozen tower takes for the pictures of `micro` samples at once."""
+    return micro * spec.patches_per_sample * tower_bytes(spec.shape, width=width)
 
 
 def _process(spec: JobSpec, *, on_cpu: bool) -> dict[str, int]:

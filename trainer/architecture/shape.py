@@ -64,6 +64,11 @@ class Layer:
         return replace(self, linears=tuple(linear for linear in self.linears if is_target(linear.path, targets)))
 
     @property
+    def recomputed(self) -> bool:
+        """Whether activation checkpointing computes it again: the sort of linears outside the layers is kept whole."""
+        return not self.linears or any(".N." in linear.path for linear in self.linears)
+
+    @property
     def adapters(self) -> int:
         """Linears that get an adapter."""
         return sum(linear.count for linear in self.linears)

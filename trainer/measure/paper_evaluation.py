@@ -55,9 +55,9 @@ def _inputs(tokens: int, seen: int) -> dict[str, Any]:
     }
 
 
-def tower_on_paper(model_config: Any, *, side: int) -> Held:
-    """The bytes held at the peak while the frozen tower works on one picture of `side` x `side` px, beside a model in
-    16 bits."""
+def tower_on_paper(model_config: Any, *, side: int, views: int) -> Held:
+    """The bytes held at the peak while the frozen tower works on a picture in so many views of `side` x `side` px,
+    beside a model in 16 bits."""
     with torch.device("meta"):
         base = auto_class(model_config).from_config(model_config, dtype=torch.bfloat16, trust_remote_code=False).eval()
     ledger = Ledger()
@@ -67,5 +67,5 @@ def tower_on_paper(model_config: Any, *, side: int) -> Held:
         ledger.begin()
         ledger.part = "tower"
         with torch.no_grad(), like_gpu(), torch.autocast("cpu", torch.bfloat16):
-            base.get_image_features(pixel_values=torch.zeros(1, 3, side, side, dtype=torch.bfloat16))
+            base.get_image_features(pixel_values=torch.zeros(views, 3, side, side, dtype=torch.bfloat16))
     return ledger.held

@@ -47,9 +47,7 @@ def _measure(
     rest = weights_of(decoder, packed, without=(layers, *beside))
     inside = set(layers.modules())
     outside = [m for m in targets if m not in inside]
-    found = _layers(decoder, layers, packed, embedding.shape[1])
-    if outside:
-        found.append(_outside(decoder, outside))
+    found = _layers(decoder, layers, packed, outside, embedding.shape[1])
     return ModelShape(
         family=config.model_type,
         hidden=embedding.shape[1],
@@ -66,15 +64,17 @@ def _measure(
     )
 
 
-def _layers(decoder: Any, layers: nn.ModuleList, targets: frozenset[nn.Module], hidden: int) -> list[Layer]:
+def _layers(
+    decoder: Any, layers: nn.ModuleList, targets: frozenset[nn.Module], outside: Sequence[nn.Linear], hidden: int
+) -> list[Layer]:
     sorts = sorts_of(layers)
     own = [
         ([m for m in first.modules() if isinstance(m, nn.Linear) and m in targets], weights_of(first, targets))
         for first, _ in sorts
     ]
     paths = _paths(decoder)
-    kept = _kept(decoder, layers, [first for first, _ in sorts], targets, hidden)
-    return [
+    kept, beside = _kept(decoder, layers, [first for first, _ in sorts], targets, hidden)
+    found = [
         Layer(
             count=count,
             linear_params=weights.linear,
@@ -91,6 +91,7 @@ def _layers(decoder: Any, layers: nn.ModuleList, targets: frozenset[nn.Module], 
         )
         for (_, count), (linears, weights), seen in zip(sorts, own, kept, strict=True)
     ]
+    return [*found, *([_outside(decoder, outside, beside, hidden)] if outside else [])]
 
 
 def _paths(decoder: nn.Module) -> dict[nn.Module, str]:
@@ -122,21 +123,23 @@ def _linears(
 
 def _kept(
     decoder: Any, layers: nn.ModuleList, firsts: Sequence[nn.Module], targets: frozenset[nn.Module], hidden: int
-) -> list[Kept]:
-    """The values that each sort of layer keeps, traced on the shortest stack of layers that holds every sort."""
+) -> tuple[list[Kept], Kept]:
+    """The values that each sort of layer keeps, traced on the shortest stack of layers that holds every sort; and those
+    that are kept outside the layers."""
     stack = list(layers)
     places = [next(n for n, layer in enumerate(stack) if layer is first) for first in firsts]
     del layers[max(places) + 1 :]
     try:
-        kept = trace(decoder, layers, targets)
+        kept, outside = trace(decoder, layers, targets)
     # the forward needs values, which these tensors do not have; the sizes are known all the same
     except Exception as error:
         if is_of_machine(error):
             raise
-        kept = [Kept()] * len(layers)
+        kept, outside = [Kept()] * len(layers), Kept()
     found = [kept[place] for place in places]
     # A layer that this forward did not run, such as one that attends only to pictures, is counted from its linears.
-    return [seen if seen.values else counted(first, targets, hidden) for first, seen in zip(firsts, found, strict=True)]
+    run = [seen if seen.values else counted(first, targets, hidden) for first, seen in zip(firsts, found, strict=True)]
+    return run, outside
 
 
 def _targeted(layer: nn.Module, targets: frozenset[nn.Module]) -> list[nn.Linear]:
@@ -159,13 +162,15 @@ def counted(layer: nn.Module, targets: frozenset[nn.Module], hidden: int) -> Kep
     )  # fmt: skip
 
 
-def _outside(decoder: nn.Module, linears: Sequence[nn.Linear]) -> Layer:
-    """The linears outside the layers as one sort, such as those of embeddings that each layer has for itself."""
+def _outside(decoder: nn.Module, linears: Sequence[nn.Linear], kept: Kept, hidden: int) -> Layer:
+    """The linears outside the layers as one sort, such as those of embeddings that each layer has for itself. The last
+    norm's input (`hidden` wide, fp32) is kept there in every model, and is no part of the sort."""
     gives = sum(m.out_features for m in linears)
     inputs: dict[nn.Module, tuple[int, int]] = {m: (number, m.in_features) for number, m in enumerate(linears)}
     weights = sum(m.weight.numel() for m in linears)
     sizes = dict.fromkeys(Layer.__dataclass_fields__, 0)
     sizes |= {"count": 1, "linear_params": weights, "values": gives, "widest": max(m.out_features for m in linears)}
+    sizes["fp32_values"] = max(0, kept.fp32_values - hidden)
     del sizes["linears"]
     return Layer(**sizes, linears=_linears(linears, _paths(decoder), inputs))
 

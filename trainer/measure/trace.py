@@ -167,8 +167,9 @@ class _Trace:
         }
 
 
-def trace(decoder: Any, layers: nn.ModuleList, targets: frozenset[nn.Module]) -> list[Kept]:
-    """The values that each of `layers` keeps. `decoder` has no other layers, and is on the meta device.
+def trace(decoder: Any, layers: nn.ModuleList, targets: frozenset[nn.Module]) -> tuple[list[Kept], Kept]:
+    """The values that each of `layers` keeps, and those that are kept outside of them. `decoder` has no other layers,
+    and is on the meta device.
 
     Raises whatever the model's forward raises on tensors without values.
     """
@@ -183,11 +184,11 @@ def trace(decoder: Any, layers: nn.ModuleList, targets: frozenset[nn.Module]) ->
         runs = [_forward(decoder, layers, targets, tokens) for tokens in LENGTHS]
         widths = _cached(decoder, len(layers))
     passes = [_counts(run) for run in runs]
-    found = [_fit([counts[n] for counts in passes]) for n in range(len(layers))]
+    *found, outside = [_fit([counts[n] for counts in passes]) for n in range(len(layers) + 1)]
     for kept, width, seen in zip(found, widths, runs[0].seen, strict=True):
         kept.kv_width = width
         kept.inputs = runs[0].inputs(seen)
-    return found
+    return found, outside
 
 
 def _forward(decoder: Any, layers: nn.ModuleList, targets: frozenset[nn.Module], tokens: int) -> _Trace:
@@ -201,10 +202,10 @@ def _forward(decoder: Any, layers: nn.ModuleList, targets: frozenset[nn.Module],
 
 
 def _counts(run: _Trace) -> list[Mapping[str, int]]:
-    """The counts of each layer in one forward pass."""
+    """The counts of each layer in one forward pass, and behind them those of everything outside the layers."""
     return [
         {**seen.saved, "active_expert_params": seen.experts, "q_width": seen.q_width, "widest": seen.widest}
-        for seen in run.seen
+        for seen in (*run.seen, run.outside)
     ]
 
 
