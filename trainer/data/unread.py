@@ -36,6 +36,7 @@ FILLED = re.compile(
     rf"|!\[[^\[\]\n]*\]\({FILE_NAME}\)",
     re.IGNORECASE,
 )
+HTML_PICTURE = re.compile(rf"<img\s[^<>]{{0,{LONGEST_PATH}}}?\bsrc\s*=\s*[\"']?{FILE_NAME}[^<>]*>", re.IGNORECASE)
 BARE = re.compile(
     r"<(video|audio)(?:_?\d+)?>|<\|(?:video|audio)(?:_?\d+|_pad)?\|>|\{\{\s*(?:video|audio)\s*\}\}|<bbox>|<ref-object>",
     re.IGNORECASE,
@@ -219,7 +220,7 @@ def _lost_markers(form: Form) -> Iterator[tuple[str, str]]:
                 continue
             found = FILLED.search(part)
             if not found and turn.role != "assistant" and not form.no_picture:
-                found = _bare(part) or (None if form.pictures else PLACES.search(part))
+                found = _bare(part) or (None if form.pictures else PLACES.search(part) or HTML_PICTURE.search(part))
             if not found:
                 continue
             tag = (MARKER.match(found[0]) or found)[0]

@@ -157,6 +157,7 @@ def test_everything_that_is_lost_stands_in_one_message(tmp_path: Path) -> None:
         flat(image="a.png", metadata={"image_path": "b.png"}),
         flat(image="a.png", image_path="/home/ada/a.png", file_name="a.png"),  # the one that is read, named again
         chat("look", image="a.png", tools=[{"properties": {"image": {"type": "string"}}}], picture="a cat on a mat"),
+        chat('<img src="logo.png"> which?', image="a.png"), chat("draw", '<img src="logo.png">'),
     ],
 )  # fmt: skip
 def test_words_and_numbers_are_no_false_alarm(entry: Any, tmp_path: Path) -> None:
@@ -216,6 +217,7 @@ def test_places_numbered_in_another_order_than_the_images_are_named(tmp_path: Pa
     ("entry", "what"),
     [
         (flat(question="look ![x](a.png)"), "'![x](a.png)' as text"),
+        (chat('<p><IMG alt="x" src="shot.png"/>look'), '\'<IMG alt="x" src="shot.png"/>\' as text'),
         (chat("<|audio_1|> hear"), "'<|audio_1|>' as text"),
         (chat("<|video_pad|> see"), "'<|video_pad|>' as text"),
         (chat("go", bbox_2d=[1, 2, 3, 4]), "'bbox_2d' (boxes)"),
