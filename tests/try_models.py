@@ -36,7 +36,7 @@ STEPS_BACK = {
 }
 """What a run says, and what it means in the table."""
 WANTING = "needs torchvision"
-VIDEOS = "part for videos wants torchvision"
+VIDEOS = "needs torchvision, for its part for videos"
 """What a card says of such a processor; the page says it of all."""
 
 

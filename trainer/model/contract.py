@@ -28,6 +28,7 @@ from trainer.model.behaviour import (
     token_losses,
     without_gradient,
 )
+from trainer.model.kind import check_tokens
 from trainer.model.refusal import UNFIT, refusing
 from trainer.model.targets import lost_at_loading, path_of, peft_targets
 from trainer.model.traits import lacking_token_types, picture_features
@@ -45,8 +46,9 @@ def adapt(
     or None under DeepSpeed).
 
     Raises:
-        ConfigError: the model cannot be tested, or nothing in it can be trained.
+        ConfigError: the model cannot be tested, nothing in it can be trained, or its tokenizer is another model's.
     """
+    check_tokens(config.model, base.get_input_embeddings(), batch["loss_targets"])
     check_targets((path_inside(anatomy, linear) for linear in anatomy.linears), config.lora_targets)
     _, taken = peft_targets(base, target_pattern(anatomy, config.vision, config.lora_targets))
     if taken:

@@ -1,10 +1,10 @@
-"""Tells from a model's configuration and skeleton whether it is of a kind that reads text onward and writes text."""
+"""Tells from a model's configuration, skeleton and tokens whether it reads text onward and writes text."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from trainer.outcome import ConfigError
 
@@ -48,4 +48,18 @@ def check_reads_onward(model: str, config: Any, decoder: nn.Module) -> None:
             "one: give a model that answers in words, as google/gemma-3-4b-it does",
             name="MODEL",
             given=model,
+        )
+
+
+def check_tokens(model: str, embedding: Any, targets: Tensor) -> None:
+    """Raises ConfigError when an answer's tokens, `targets`, are more than the `embedding` has. On a GPU that would end
+    with an error that looks like the GPU's own."""
+    most, rows = int(targets.max()) if targets.numel() else 0, getattr(embedding, "num_embeddings", None)
+    if rows is not None and most >= rows:
+        raise ConfigError(
+            f"its tokenizer writes token {most}, and its weights have {rows} tokens, from 0: were tokens added without "
+            "resize_token_embeddings?",
+            name="MODEL",
+            given=model,
+            advice="give the tokenizer that belongs to these weights",
         )

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-from torch import nn
+from torch import nn, tensor
 
 from trainer.model.contract import _kinds
-from trainer.model.kind import check_reads_onward
+from trainer.model.kind import check_reads_onward, check_tokens
 from trainer.model.targets import lost_at_loading, peft_targets
 from trainer.outcome import ConfigError
 
@@ -84,3 +84,16 @@ def test_adapters_that_peft_finds_again_are_not_lost() -> None:
 
     model: Any = Model("gemma3")
     assert lost_at_loading(get_peft_model(model, LoraConfig(target_modules=PATTERN))) == []
+
+
+def test_a_tokenizer_with_more_tokens_than_the_weights_is_refused_before_a_gpu_sees_them() -> None:
+    """As where somebody added <|im_end|> and did not resize the embedding."""
+    for tokens in ([], [9], [0, 9]):
+        check_tokens("m", nn.Embedding(10, 2), tensor(tokens))
+    check_tokens("m", nn.Identity(), tensor([10]))  # an embedding of its own kind
+    with pytest.raises(ConfigError) as error:
+        check_tokens("m", nn.Embedding(10, 2), tensor([3, 10]))
+    assert str(error.value) == (
+        "MODEL=m: its tokenizer writes token 10, and its weights have 10 tokens, from 0: were tokens added without "
+        "resize_token_embeddings? give the tokenizer that belongs to these weights"
+    )
