@@ -178,6 +178,15 @@ def test_every_page_is_reached_from_the_readme() -> None:
     assert set(DOCS[1:]) - linked == set()
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["plan.md#where-the-batch-size-is-decided", "plan.md#why-zero-3-was-not-chosen", "architecture.md#a-stop",
+     "add-a-setting.md"],
+)  # fmt: skip
+def test_what_a_newcomer_asks_is_one_step_from_the_readme(place: str) -> None:
+    assert f"](docs/{place})" in (ROOT / "README.md").read_text()
+
+
 def test_the_readme_is_short() -> None:
     assert len(text_of(README).splitlines()) <= README_LINES
 
