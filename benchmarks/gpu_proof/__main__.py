@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks.gpu_proof.page import write_page
 from benchmarks.gpu_proof.rows import FULL_SECONDS, ROWS, Row
 from benchmarks.gpu_proof.schedule import carry_out_all
-from trainer.files import write_whole
+from trainer.files import read_json, write_whole
 from trainer.verbs import exit_code
 
 PROJECT_DIR = Path(__file__).resolve().parents[2]
@@ -44,6 +44,11 @@ def main(argv: list[str]) -> int:
     ends_at = time.monotonic() + 60 * options.minutes
     rows = [row for row in ROWS if not options.only or any(word in row.name for word in options.only)]
     report: dict[str, Any] = {"about": _machine(options.rehearse), "asked": [row.name for row in rows], "rows": {}}
+    if options.go_on:
+        report["rows"] = {n: r for n, r in read_json(options.go_on)["rows"].items() if "failed" not in r}
+        report["about"]["goes_on_from"] = read_json(options.go_on)["about"]
+        report["asked"] = list(dict.fromkeys([*report["rows"], *report["asked"]]))
+        rows = [row for row in rows if row.name not in report["rows"]]
     options.out.mkdir(parents=True, exist_ok=True)
 
     def keep(row: Row, found: dict[str, Any]) -> None:
@@ -51,7 +56,11 @@ def main(argv: list[str]) -> int:
         report["about"]["seconds"] = round(time.monotonic() - ends_at + 60 * options.minutes)
         write_whole(options.out / "gpu_proof.json", f"{json.dumps(report, indent=1)}\n")
         write_page(options.out / "gpu_proof.md", report)
-        print(f"{len(report['rows']):>3} of {len(rows)}  {row.name}: {_short(found)}", file=sys.stderr, flush=True)
+        print(
+            f"{len(report['rows']):>3} of {len(report['asked'])}  {row.name}: {_short(found)}",
+            file=sys.stderr,
+            flush=True,
+        )
 
     folder = tempfile.mkdtemp(prefix="trainyard-gpu-proof-", dir=_roomy())
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -75,6 +84,7 @@ def _options(argv: list[str]) -> Any:
     parser.add_argument("--rehearse", action="store_true", help="toy size, on the CPU")
     parser.add_argument("--minutes", type=float, help=f"at most ({FULL_SECONDS // 60}; to rehearse 60)")
     parser.add_argument("--only", action="append", default=[], metavar="WORD", help="rows whose names have it")
+    parser.add_argument("--go-on", type=Path, metavar="FILE", help="leave out the rows that this gpu_proof.json has")
     parser.add_argument("--out", type=Path, default=None, help="folder for gpu_proof.json and gpu_proof.md")
     parser.add_argument("--wheels", type=Path, default=None, help="folder of wheels to install first")
     options = parser.parse_args(argv)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,18 +15,20 @@ from benchmarks.train_speed import steps
 LIGER = ("rope", "rms_norm", "geglu")
 
 
-def carry_out(stage: Stage, *, tokens: int, scored: int) -> dict[str, Any]:
+def carry_out(stage: Stage, *, ways: str, tokens: int, scored: int) -> Iterator[dict[str, Any]]:
     count, samples = REHEARSED if stage.rehearsal else (STEPS, SAMPLES)
     # In a rehearsal the graphs are made and then run as they are: compiling takes minutes.
     backend = "eager" if stage.rehearsal else "inductor"
-    # Liger's stay where they are once they are in, so each is measured with those before it.
-    ways: dict[str, Callable[[Any], None]] = {
-        "as it is": lambda model: None,
-        "layers compiled": partial(compile_layers, backend=backend),
-        **{f"with Liger's {' and '.join(LIGER[: n + 1])}": partial(put_in, kernels=LIGER[: n + 1]) for n in range(3)},
+    changes: dict[str, dict[str, Callable[[Any], None]]] = {
+        "compiled": {"layers compiled": partial(compile_layers, backend=backend)},
+        # Liger's stay where they are once they are in, so each is measured with those before it.
+        "Liger's": {
+            f"with Liger's {' and '.join(LIGER[: n + 1])}": partial(put_in, kernels=LIGER[: n + 1]) for n in range(3)
+        },
     }
     found: dict[str, Any] = {}
-    for name, change in ways.items():
+    asked: dict[str, Callable[[Any], None]] = {"as it is": lambda model: None, **changes[ways]}
+    for name, change in asked.items():
         with tempfile.TemporaryDirectory(dir=stage.folder) as run_dir:
             try:
                 one = steps(
@@ -35,10 +37,11 @@ def carry_out(stage: Stage, *, tokens: int, scored: int) -> dict[str, Any]:
                 )  # fmt: skip
             except Exception as error:
                 found[name] = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
+                yield found
                 continue
-        usual = statistics.median(found["as it is"]["seconds"]) if found else statistics.median(one["seconds"])
+        usual = statistics.median(found.get("as it is", one)["seconds"])
         found[name] = {**one, "of_our_time": statistics.median(one["seconds"]) / usual}
-    return found
+        yield found
 
 
 def compile_layers(model: Any, *, backend: str) -> None:

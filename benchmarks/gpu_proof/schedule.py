@@ -39,11 +39,9 @@ class Running:
         if self.process.poll() is None:
             self.end()
         found: dict[str, Any] = json.loads(self.result.read_text()) if self.result.is_file() else {}
-        if not found:
-            why = (
-                f"not done after {now - self.began:.0f} s" if over else last_words(self.log.read_text(errors="replace"))
-            )
-            found = {"failed": why}
+        if not found or self.process.returncode:
+            last = f"not done after {now - self.began:.0f} s"
+            found["failed"] = last if over else last_words(self.log.read_text(errors="replace"))
         return {**found, "seconds_taken": round(now - self.began, 1)}
 
     def end(self) -> None:

@@ -3,7 +3,9 @@ all compute the same."""
 
 from __future__ import annotations
 
+import statistics
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.gpu_proof.stage import Stage
@@ -14,7 +16,7 @@ SAMPLES = 4  # of a step
 REHEARSED = (1, 1)
 
 
-def carry_out(stage: Stage, *, tokens: int, scored: int) -> dict[str, Any]:
+def carry_out(stage: Stage, *, tokens: int, scored: int) -> Iterator[dict[str, Any]]:
     import torch
 
     from benchmarks.flops import RECIPES, build, tflop
@@ -22,10 +24,9 @@ def carry_out(stage: Stage, *, tokens: int, scored: int) -> dict[str, Any]:
 
     count, samples = REHEARSED if stage.rehearsal else (STEPS, SAMPLES)
     peak = peak_flops("" if stage.rehearsal else torch.cuda.get_device_name())
-    found = {}
-    for index, recipe in enumerate(RECIPES):
-        if stage.device not in recipe.timed:
-            continue
+    timed = [(index, recipe) for index, recipe in enumerate(RECIPES) if stage.device in recipe.timed]
+    found: dict[str, Any] = {}
+    for index, recipe in timed:
         with tempfile.TemporaryDirectory(dir=stage.folder) as run_dir:
             if not stage.rehearsal:
                 torch.cuda.empty_cache()
@@ -33,10 +34,12 @@ def carry_out(stage: Stage, *, tokens: int, scored: int) -> dict[str, Any]:
             one = steps(
                 stage.model, stage.device, index, count, samples, run_dir, tokens=stage.tokens(tokens), scored=scored
             )
-        flops = None if stage.rehearsal else samples * 1e12 * tflop(recipe, build(recipe), tokens=tokens, scored=scored)
-        seconds = sorted(one["seconds"])[len(one["seconds"]) // 2]
-        found[recipe.name] = {
-            **one, "samples": samples, "samples_per_second": samples / seconds,
-            "flops_share": flops / seconds / peak if flops and peak else None,
-        }  # fmt: skip
-    return found
+        speed = samples / statistics.median(one["seconds"])
+        found[recipe.name] = {**one, "samples": samples, "samples_per_second": speed, "flops_share": None}
+        yield found
+    if stage.rehearsal or not peak:
+        return
+    for _, recipe in timed:  # last: the counting takes the CPU a while, and the steps are what only a GPU can show
+        flops = 1e12 * tflop(recipe, build(recipe), tokens=tokens, scored=scored)
+        found[recipe.name]["flops_share"] = flops * found[recipe.name]["samples_per_second"] / peak
+        yield found

@@ -34,6 +34,10 @@ def started(folder: Path, code: str, *, most_seconds: float = 60) -> Running:
     ("code", "found"),
     [
         ("import sys; open(sys.argv[1], 'w').write('{\"found\": {\"seen\": 3}}')", {"found": {"seen": 3}}),
+        (
+            "import sys; open(sys.argv[1], 'w').write('{\"found\": {\"seen\": 3}}'); raise ValueError('no more')",
+            {"found": {"seen": 3}, "failed": "ValueError: no more"},
+        ),
         ("raise MemoryError('none is left')", {"failed": "MemoryError: none is left"}),
         ("import os; os.abort()", {"failed": "it said nothing"}),
     ],
