@@ -39,7 +39,7 @@ def carry_out(stage: Stage, *, ways: str, tokens: int, scored: int) -> Iterator[
                 found[name] = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
                 yield found
                 continue
-        usual = statistics.median(found.get("as it is", one)["seconds"])
+        usual = statistics.median(found.get("as it is", one).get("seconds", one["seconds"]))
         found[name] = {**one, "of_our_time": statistics.median(one["seconds"]) / usual}
         yield found
 
