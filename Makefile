@@ -164,7 +164,7 @@ report: ## build a run's report.html again (RUN=); left out: the page that compa
 	  exec "$$python" -m trainer report "$${TRAINYARD_OUTPUT:-runs}$${TRAINYARD_RUN:+/$$TRAINYARD_RUN}"
 
 tensorboard: ## show a run's curves on a page of this machine (RUN=)
-	@$(OF_RUN) && exec "$$python" -m tensorboard.main --logdir "$$run/tensorboard"
+	@$(OF_RUN) && { [ -d "$$run/tensorboard" ] || { echo "trainyard: $$run has no curves: make list shows the runs" >&2; exit 78; }; } && exec "$$python" -m tensorboard.main --logdir "$$run/tensorboard"
 
 shape: ## measure a model that no plan knows yet (MODEL=); then a login node without torch can plan it
 	@python=$$(sh make-env.sh train) && exec "$$python" -m trainer shape $${TRAINYARD_MODEL:+--model "$$TRAINYARD_MODEL"}

@@ -68,7 +68,9 @@ class Machine:
         if spec.resources.device == "cuda" and (fault := self.hardware.fault):
             raise ConfigError(f"{fault}: DEVICE=cpu trains without GPUs")
         if spec.resources.device == "cuda" and not cards and not self.hardware.driver_only:
-            raise ConfigError(self.hardware.without, name="DEVICE", given="cuda", advice="say DEVICE=cpu, or submit")
+            name = next((name for name in ("DEVICE", *OF_MACHINE) if name in self.given), "DEVICE")
+            advice = "say DEVICE=cpu, or submit" if name == "DEVICE" else "leave it out, or submit"
+            raise ConfigError(self.hardware.without, name=name, given=self.given.get(name, "cuda"), advice=advice)
         if spec.resources.device == "cuda" and cards:
             self._refuse_absent(spec, is_new=is_new)
         if self.in_image and spec.resources.device == "mps":

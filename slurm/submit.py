@@ -61,7 +61,7 @@ def _check_here(spec: JobSpec, environ: Words) -> None:
     """Raises ConfigError when this machine has no sbatch or no image."""
     if not shutil.which("sbatch", path=environ.get("PATH")):
         raise ConfigError(
-            "no sbatch on PATH: submit where Slurm is installed; `make render` prints the script without it"
+            "no sbatch on PATH: submit where Slurm is installed; make run trains here, `make render` prints the script"
         )
     if (file := image_file(spec)) and not (file.is_dir() if is_unpacked(spec) else file.is_file()):
         lacking = "is no folder with an unpacked image" if file.exists() else "is not there"

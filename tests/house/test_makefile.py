@@ -261,6 +261,8 @@ def told(checkout: Path, *words: str) -> list[str]:
 def test_what_looks_at_data_and_runs_finds_its_python_and_takes_its_words_as_typed(
     words: list[str], started: list[str], checkout: Path
 ) -> None:
+    if words[0] == "tensorboard":
+        (checkout / started[-1]).mkdir(parents=True)
     assert told(checkout, *words) == ["-m", *started]
     assert not (checkout / "ran").exists()
 
@@ -268,6 +270,7 @@ def test_what_looks_at_data_and_runs_finds_its_python_and_takes_its_words_as_typ
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["tensorboard", "RUN=one"], "trainyard: runs/one has no curves: make list shows the runs\n"),
         (["merge"], "trainyard: RUN= is left out: make list shows the runs\n"),
         (["report", "RUN=one", "GPUS=2"], "GPUS: make report takes RUN OUTPUT: leave it out"),
         (["validate", "RUN=one"], "RUN: make validate takes MODEL DATA DEVICE MAX_LENGTH CONFIG_FILE: leave it out"),

@@ -14,7 +14,7 @@ from planner.request.variables import VARIABLES
 
 Done = subprocess.CompletedProcess[str]
 pytestmark = pytest.mark.skipif(not shutil.which("readlink"), reason="readlink is not installed")
-NO_DRIVER = "trainyard: DEVICE=cuda: this machine has no NVIDIA driver: say DEVICE=cpu, or submit\n"
+NO_DRIVER = "this machine has no NVIDIA driver"
 
 
 def trainyard(checkout: Path, *words: str, program: str = "./trainyard", **environ: str) -> Done:
@@ -67,19 +67,20 @@ def test_a_wrong_request_ends_with_78(words: list[str], said: str, checkout: Pat
 
 @pytest.mark.skipif(bool(shutil.which("nvidia-smi")), reason="this machine has a GPU")
 @pytest.mark.parametrize(
-    "words",
+    ("words", "said"),
     [
-        ["run", "--gpus", "1"],
-        ["submit", "--to", "local", "--vram", "24"],
-        ["sweep", "--to", "local", "--device", "cuda", "--grid", "SEED=1,2"],
+        (["run", "--gpus", "1"], f"GPUS=1: {NO_DRIVER}: leave it out, or submit"),
+        (["submit", "--to", "local", "--vram", "24"], f"VRAM=24: {NO_DRIVER}: leave it out, or submit"),
+        (["sweep", "--to", "local", "--device", "cuda", "--gpus", "2", "--grid", "SEED=1,2"],
+         f"DEVICE=cuda: {NO_DRIVER}: say DEVICE=cpu, or submit"),
     ],
-)
+)  # fmt: skip
 def test_what_this_machine_cannot_run_is_refused_once_and_before_an_environment_is_made(
-    words: list[str], checkout: Path
+    words: list[str], said: str, checkout: Path
 ) -> None:
     shutil.rmtree(checkout / ".venv" / "cpu")
     done = trainyard(checkout, *words)
-    assert (done.returncode, done.stderr) == (78, NO_DRIVER)
+    assert (done.returncode, done.stderr) == (78, f"trainyard: {said}\n")
     assert not (checkout / ".venv" / "cpu").exists()
 
 

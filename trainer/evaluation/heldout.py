@@ -148,7 +148,7 @@ def build_heldout(processor: Any, dataset: Dataset, config: TrainConfig, say: Ca
         say(f"held out to score: {len(records)} answers of {held_out} records")
     if 0 < len(records) < FEW_ANSWERS:
         known = f"50% right may be anything from {interval(0.5, len(records))}"
-        say(f"held out to score: {len(records)} are few: {known}; hold out more")
+        say(f"held out to score: {len(records)} are few: {known}; hold out more (eval_fraction)")
     if choices is None:
         say(f"actions are not scored, answers are only written out: {found}")
     elif records:

@@ -72,6 +72,7 @@ def make_ready(
     held_out = heldout.build_heldout(processor, dataset, config, say)
     ends = answer_end(processor).stop
     promises = check_contract(peft_model, config, anatomy, batch, ends=ends, head=head)
+    say("checked on the loaded model (docs/traps.md says why):")
     for what, found in promises:
         say(f"  {what:<38} {found}")
     pictured_at_all = bool(encoder.records[pictured].pictures)

@@ -167,7 +167,7 @@ def test_every_held_out_answer_is_asked_behind_the_true_turns_before_it(
     held_out = build_heldout(processor, dataset, replace(CONFIG, eval_samples=3), lines.append)
     assert lines[:2] == [
         "held out to score: 4 answers of 2 records",
-        "held out to score: 4 are few: 50% right may be anything from 15.0 to 85.0%; hold out more",
+        "held out to score: 4 are few: 50% right may be anything from 15.0 to 85.0%; hold out more (eval_fraction)",
     ]
     assert [record.answer for record in held_out.records] == [ANSWERS[0], ANSWERS[2], ANSWERS[3], ANSWERS[0]]
     assert [len(record.turns) for record in held_out.records] == [1, 5, 7, 1]

@@ -147,7 +147,8 @@ FEW = {1: "5.5 to 94.5%", 2: "9.5 to 90.5%", 4: "15.0 to 85.0%"}  # Wilson's int
 
 
 def few(answers: int) -> str:
-    return f"held out to score: {answers} are few: 50% right may be anything from {FEW[answers]}; hold out more"
+    known = f"50% right may be anything from {FEW[answers]}"
+    return f"held out to score: {answers} are few: {known}; hold out more (eval_fraction)"
 
 
 @pytest.mark.parametrize(
