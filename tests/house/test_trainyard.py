@@ -43,9 +43,11 @@ def test_to_names_the_scheduler_wherever_it_stands(words: list[str], checkout: P
 
 @pytest.mark.parametrize("data", ["to:1.0", ",--to:1", "to,x"])
 def test_a_value_that_looks_like_to_is_a_value(data: str, checkout: Path) -> None:
+    """It arrives as DATA, of which the plan says that it lacks records."""
     done = trainyard(checkout, "plan", "--to", "slurm", "--data", data)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("job ")
+    assert done.returncode == 0 and done.stdout.startswith("job ")
+    assert done.stderr.startswith("trainyard: DATA=")
+    assert done.stderr.endswith(" (the plan does without records, a run does not)\n")
 
 
 @pytest.mark.parametrize(
