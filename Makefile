@@ -66,9 +66,11 @@ override TAKES_merge := RUN OUTPUT
 override TAKES_report := RUN OUTPUT
 override TAKES_tensorboard := RUN OUTPUT
 override TAKES_gpu-proof := REHEARSE
-override tool := $(firstword $(filter validate features convert shape infer merge report tensorboard gpu-proof,$(MAKECMDGOALS)))
+# The demo decides all of it.
+override TAKES_demo :=
+override tool := $(firstword $(filter demo validate features convert shape infer merge report tensorboard gpu-proof,$(MAKECMDGOALS)))
 ifneq ($(and $(tool),$(filter-out $(TAKES_$(tool)) TORCH PYTHON,$(given))),)
-$(error $(filter-out $(TAKES_$(tool)) TORCH PYTHON,$(given)): make $(tool) takes $(TAKES_$(tool)): leave it out)
+$(error $(filter-out $(TAKES_$(tool)) TORCH PYTHON,$(given)): make $(tool) takes $(or $(TAKES_$(tool)),none): leave it out)
 endif
 ifneq ($(and $(filter PICTURES QUESTION CONTEXT RECORDS,$(given)),$(filter-out infer,$(MAKECMDGOALS) $(if $(MAKECMDGOALS),,help))),)
 $(error $(filter PICTURES QUESTION CONTEXT RECORDS,$(given)): only make infer takes it: leave it out)

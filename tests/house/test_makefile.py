@@ -273,6 +273,7 @@ def test_what_looks_at_data_and_runs_finds_its_python_and_takes_its_words_as_typ
         (["tensorboard", "RUN=one"], "trainyard: runs/one has no curves: make list shows the runs\n"),
         (["merge"], "trainyard: RUN= is left out: make list shows the runs\n"),
         (["report", "RUN=one", "GPUS=2"], "GPUS: make report takes RUN OUTPUT: leave it out"),
+        (["demo", "GPUS=2"], "GPUS: make demo takes none: leave it out"),
         (["validate", "RUN=one"], "RUN: make validate takes MODEL DATA DEVICE MAX_LENGTH CONFIG_FILE: leave it out"),
         (["features", "GPUS=1"], "GPUS: make features takes MODEL DATA DEVICE OUTPUT CONFIG_FILE: leave it out"),
         (["plan", "QUESTION=x"], "QUESTION: only make infer takes it: leave it out"),
