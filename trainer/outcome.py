@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +28,8 @@ STATUS_FILE_ENV = "TRAINYARD_STATUS_FILE"
 """Path of a file on the first node, in which its supervisor leaves the exit code for a waiting batch shell."""
 SWEEP_ENV = "TRAINYARD_WANDB_SWEEP"
 """The W&B sweep from which a job takes its values: entity/project/id."""
+LACKING = r"OutOfMemoryError|out of memory|[Cc]an(no|')t allocate|ALLOC_FAILED|failed to map"
+"""What torch, CUDA's libraries and the system say when memory is lacking."""
 
 
 class ConfigError(Exception):
@@ -191,3 +194,22 @@ def is_panic(error: BaseException) -> bool:
     """Whether a library in Rust gave up, as tokenizers does on an expression that it would match for ever: an error
     that is no Exception."""
     return type(error).__name__ == "PanicException"
+
+
+def is_out_of_memory(error: BaseException | None, lacking: str = LACKING) -> bool:
+    """Whether an error, or one of its causes, means that memory was lacking: Python's, torch's, a CUDA library's."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # an error can be its own cause
+        if isinstance(error, MemoryError) or re.search(lacking, f"{type(error).__name__}: {error}"):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def lacking_words(error: BaseException) -> str:
+    """One line about memory that was lacking outside of a job, with the remedy."""
+    return (
+        f"out of memory ({' '.join(f'{type(error).__name__}: {error}'.split())[:200]}): it takes more memory than is "
+        "free here; close what else runs, or say --device cpu to use this machine's own memory"
+    )

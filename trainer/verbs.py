@@ -9,7 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from trainer.outcome import BAD_CONFIG, FAILED, FINISHED, ConfigError, SickNode, is_panic, panic_words
+from trainer.outcome import (
+    BAD_CONFIG,
+    FAILED,
+    FINISHED,
+    ConfigError,
+    SickNode,
+    is_out_of_memory,
+    is_panic,
+    lacking_words,
+    panic_words,
+)
 from trainer.secret_shapes import told
 from trainer.text import known_are
 
@@ -68,7 +78,10 @@ def exit_code(act: Callable[[list[str]], int], argv: Sequence[str]) -> int:
             print(f"trainyard: {told(panic_words(error))}", file=sys.stderr)
             return BAD_CONFIG
         if not isinstance(error, (ConfigError, SickNode, OSError, KeyboardInterrupt)):
-            raise
+            if not is_out_of_memory(error):
+                raise
+            print(f"trainyard: {told(lacking_words(error))}", file=sys.stderr)
+            return FAILED
         if isinstance(error, BrokenPipeError) and nobody_reads():
             return FAILED
         print(f"trainyard: {told(str(error)) or 'interrupted'}", file=sys.stderr)

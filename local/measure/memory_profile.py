@@ -21,12 +21,13 @@ from typing import Any
 from planner.job import JobSpec
 from planner.memory.estimate import estimate
 from planner.plan import Estimate
+from trainer import outcome
 from trainer.config import TrainConfig
 from trainer.data.records import Dataset, dataset_of
 from trainer.data.turns import Record
 from trainer.files import read_json, write_whole
 from trainer.flags import answer_help, build
-from trainer.model.refusal import LACKING, UNFIT, refusing
+from trainer.model.refusal import UNFIT, refusing
 from trainer.node.start import init_distributed, prepare_libraries
 from trainer.outcome import FAILED, FINISHED
 from trainer.settings import settings_here
@@ -98,10 +99,8 @@ def set_limit(config: TrainConfig) -> None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the error means that memory was lacking; with a limit, also that a thread could not start, since its
     stack counts."""
-    from trainer.evaluation.memory import is_out_of_memory as lacking
-
     more = "|can't start new thread" if LIMIT_ENV in os.environ else ""
-    return lacking(error, LACKING + more)
+    return outcome.is_out_of_memory(error, outcome.LACKING + more)
 
 
 def measure(config: TrainConfig) -> tuple[list[Stage], JobSpec]:

@@ -92,6 +92,14 @@ def without_tower(spec: JobSpec, config: str) -> bool:
     return bool(spec.records.features_ahead and spec.records.images_per_sample) and config != "deepspeed_zero3"
 
 
+def merge_bytes(spec: JobSpec) -> int:
+    """Bytes on one GPU while `merge` puts a finished run's adapter into weights of 16 bits, which all are there at
+    once. (`infer` needs less than an evaluation: it has no optimizer.)"""
+    whole = _weights(spec.but(quantization="none"), width=BF16_BYTES, towerless=False)
+    tensors = sum(whole.values()) + spec.lora_params * FP32_BYTES
+    return _ceil(tensors * (1 + ROUNDING_SHARE)) + CUDA_CONTEXT_BYTES + CUBLAS_WORKSPACE_BYTES
+
+
 def _largest_layer(spec: JobSpec) -> int:
     """Weights that are on the GPU twice while the model loads: a layer's linears until they are packed, and its
     experts, which are loaded one by one and then joined."""

@@ -1,11 +1,9 @@
-"""Estimates the memory that this process may still use, and the memory that one record needs, and recognises errors
-of lacking memory."""
+"""Estimates the memory that this process may still use, and the memory that one record needs."""
 
 from __future__ import annotations
 
 import gc
 import os
-import re
 import resource
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -14,19 +12,10 @@ import torch
 from torch import Tensor
 
 from trainer.evaluation.rows import Asked, Sizes
-from trainer.model.refusal import LACKING
 from trainer.node.cgroups import memory_limits
+from trainer.outcome import is_out_of_memory
 
 T = TypeVar("T")
-
-
-def is_out_of_memory(error: BaseException | None, lacking: str = LACKING) -> bool:
-    """Whether an error, or one of its causes, means that memory was lacking: Python's, torch's, a CUDA library's."""
-    if error is None:
-        return False
-    said = f"{type(error).__name__}: {error}"
-    found = isinstance(error, MemoryError) or re.search(lacking, said) is not None
-    return found or is_out_of_memory(error.__cause__ or error.__context__, lacking)
 
 
 def tried(work: Callable[[], T]) -> tuple[T | None, str]:

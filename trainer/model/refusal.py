@@ -12,11 +12,10 @@ from importlib import metadata
 
 from trainer.commands import CHECKOUT
 from trainer.node.preflight import OF_THIS_NODE
-from trainer.outcome import ConfigError, is_panic
+from trainer.outcome import LACKING, ConfigError, is_panic
 
 TRACEBACK_ENV = "TRAINYARD_TRACEBACK"
 """If this variable is set, the library's own traceback is printed before the line that replaces it."""
-LACKING = r"OutOfMemoryError|out of memory|[Cc]an(no|')t allocate|ALLOC_FAILED|failed to map"
 BROKEN_MACHINE = (
     r"AcceleratorError|CUDA (error|driver)|cu(DNN|BLAS|SPARSE)|CU(DNN|BLAS|SPARSE)_|NCCL|[Gg]loo|Dist\w*Error"
     r"|Connection|[Cc]ouldn't connect|can't start new thread"

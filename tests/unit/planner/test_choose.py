@@ -12,6 +12,7 @@ from specs import make_spec
 
 from planner.choose import CONFIGS, choose
 from planner.job import JobSpec
+from planner.memory.estimate import merge_bytes
 from planner.plan import Plan
 from planner.table import Screen, plan_summary, plan_table
 from planner.values import GPU_GIB
@@ -458,10 +459,22 @@ def test_a_tight_plan_without_a_safer_one_says_what_would_give_one() -> None:
     assert tight.notes == (
         "Tight: 98% of the usable memory, by formulas that no GPU has checked yet. No plan of this request is safer; "
         "VRAM=6.3 with GPUS=2 or LORA=32 or LORA_TARGETS=attention gives one.",
+        "Merging the finished run takes 9.26 GiB on one GPU, for all weights in 16 bits; or python -m trainer merge "
+        "--run runs/RUN --device cpu, which takes 18.5 GiB of host memory.",
     )
     for change in ({"gpus": 2}, {"lora_r": 32}, {"lora_targets": "attention"}):
         safer = choose(make_spec(vram_gib=6.3, **change)).chosen
         assert safer.estimate.peak_bytes <= 0.9 * tight.chosen.usable_bytes
+
+
+def test_a_merge_that_the_gpu_cannot_hold_is_said_where_the_training_fits() -> None:
+    """All weights in 16 bits and the fp32 adapters, with what the process and the allocator take."""
+    for vram_gib, said in ((8, True), (12, False), (24, False)):
+        plan = choose(make_spec(vram_gib=vram_gib))
+        assert any("Merging" in note for note in plan.notes) == said
+    weights = 2 * plan.spec.shape.total_params + 4 * plan.spec.lora_params
+    assert merge_bytes(plan.spec) == pytest.approx(1.03 * weights + (500 + 64) * 2**20, rel=1e-3)
+    assert merge_bytes(plan.spec.but(quantization="none")) == merge_bytes(plan.spec)
 
 
 def test_a_measured_batch_is_not_called_tight() -> None:

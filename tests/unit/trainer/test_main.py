@@ -103,6 +103,24 @@ def test_what_a_user_can_act_on_is_one_line_and_a_code(capsys: pytest.CaptureFix
     assert said == [f"trainyard: {line}" for line in ("wrong", f"{node_name()}: hangs", "full", "interrupted")]
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_lacking_memory_is_one_line_with_a_remedy(wrapped: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(_: list[str]) -> int:
+        try:
+            raise MemoryError("Tried to allocate 24.00 GiB.\nMore of it")
+        except MemoryError as error:
+            if wrapped:
+                raise RuntimeError("cannot be loaded") from error
+            raise
+
+    assert exit_code(fail, []) == 1
+    first = "RuntimeError: cannot be loaded" if wrapped else "MemoryError: Tried to allocate 24.00 GiB. More of it"
+    assert capsys.readouterr().err == (
+        f"trainyard: out of memory ({first}): it takes more memory than is free here; close what else runs, or say "
+        "--device cpu to use this machine's own memory\n"
+    )
+
+
 def test_a_module_of_our_own_that_is_missing_is_no_missing_library() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"^No module named 'trainer\.lost'$"):
         dispatch("usage: python -m trainer VERB", {"find": "trainer.lost:main"}, ["find"])

@@ -33,7 +33,7 @@ from trainer.evaluation.rows import (
 )
 from trainer.evaluation.scoring import Choices, score_actions
 from trainer.node import cgroups
-from trainer.outcome import SickNode
+from trainer.outcome import SickNode, is_out_of_memory
 
 GIB = 1024**3
 # Gemma 3 4B in bf16, four frames as one picture, 1,024 tokens.
@@ -269,7 +269,7 @@ def test_one_sequence_that_does_not_fit_is_one_line(
         "answering: memory ran out with one sequence at once (OutOfMemoryError: CUDA out of memory. Tried to allocate "
         "2.00 GiB.): it takes more memory (VRAM=, on the CPU MEM=) or shorter records (MAX_LENGTH=)"
     )
-    assert memory.is_out_of_memory(caught.value)  # find-batch-size takes it for what it is
+    assert is_out_of_memory(caught.value)  # find-batch-size takes it for what it is
     assert not model.training
 
 
