@@ -66,7 +66,7 @@ override TAKES_merge := RUN OUTPUT
 override TAKES_report := RUN OUTPUT
 override TAKES_tensorboard := RUN OUTPUT
 override TAKES_gpu-proof := REHEARSE
-# The demo decides all of it.
+# The demo takes no variable, since it decides everything itself.
 override TAKES_demo :=
 override tool := $(firstword $(filter demo validate features convert shape infer merge report tensorboard gpu-proof,$(MAKECMDGOALS)))
 ifneq ($(and $(tool),$(filter-out $(TAKES_$(tool)) TORCH PYTHON,$(given))),)

@@ -111,7 +111,7 @@ def start(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
     )  # fmt: skip
     after = os.times()
     if not result.is_file():
-        raise RuntimeError(f"{command[-1]} made no step: {last_words(done.stderr)}")
+        raise RuntimeError(f"{Path(environment[RESULT_ENV]).stem} made no step: {last_words(done.stderr)}")
     found = json.loads(result.read_text(encoding="utf-8"))
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     return {"seconds": found["at"] - began, "cpu_seconds": cpu, "parts": found["parts"]}

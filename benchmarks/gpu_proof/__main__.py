@@ -45,8 +45,10 @@ def main(argv: list[str]) -> int:
     rows = [row for row in ROWS if not options.only or any(word in row.name for word in options.only)]
     report: dict[str, Any] = {"about": _machine(options.rehearse), "asked": [row.name for row in rows], "rows": {}}
     if options.go_on:
-        report["rows"] = {n: r for n, r in read_json(options.go_on)["rows"].items() if "failed" not in r}
-        report["about"]["goes_on_from"] = read_json(options.go_on)["about"]
+        earlier = read_json(options.go_on)
+        refuse_others(earlier["about"], report["about"])
+        report["rows"] = {n: r for n, r in earlier["rows"].items() if "failed" not in r}
+        report["about"]["goes_on_from"] = earlier["about"]
         report["asked"] = list(dict.fromkeys([*report["rows"], *report["asked"]]))
         rows = [row for row in rows if row.name not in report["rows"]]
     options.out.mkdir(parents=True, exist_ok=True)
@@ -109,6 +111,15 @@ def _machine(rehearsal: bool) -> dict[str, Any]:
         raise ConfigError("torch sees no GPU here: make gpu-proof REHEARSE=1 goes through the same rows on the CPU")
     properties = torch.cuda.get_device_properties(0)
     return {**about, "gpu": properties.name, "gpu_gib": properties.total_memory / 2**30, "cuda": torch.version.cuda}
+
+
+def refuse_others(earlier: dict[str, Any], about: dict[str, Any]) -> None:
+    """Raises ConfigError for results that do not belong beside ours: of a rehearsal, another card, other libraries."""
+    from trainer.outcome import ConfigError
+
+    for name in ("rehearsal", "gpu", "cuda", "versions"):
+        if (was := earlier.get(name)) != (now := about.get(name)):
+            raise ConfigError(f"--go-on: its rows were made with {name}={was}, here it is {now}: begin anew")
 
 
 def _versions() -> dict[str, str]:

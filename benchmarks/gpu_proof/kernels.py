@@ -39,8 +39,9 @@ def carry_out(stage: Stage, *, ways: str, tokens: int, scored: int) -> Iterator[
                 found[name] = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
                 yield found
                 continue
-        usual = statistics.median(found.get("as it is", one).get("seconds", one["seconds"]))
-        found[name] = {**one, "of_our_time": statistics.median(one["seconds"]) / usual}
+        found[name] = one
+        if "seconds" in (usual := found["as it is"]):
+            one["of_our_time"] = statistics.median(one["seconds"]) / statistics.median(usual["seconds"])
         yield found
 
 

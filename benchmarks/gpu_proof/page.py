@@ -35,6 +35,8 @@ def _about(about: Mapping[str, Any]) -> str:
         )
     else:
         where = f"{about['gpu']} ({about['gpu_gib']:.1f} GiB), CUDA {about['cuda']}, made by `make gpu-proof`."
+    if earlier := about.get("goes_on_from"):
+        where += f" Some rows are from {earlier['when']}."
     return f"{where} {about['when']}, {about.get('seconds', 0)} s, Python {about['python']}, {versions}."
 
 
@@ -99,7 +101,11 @@ def _speed(found: Mapping[str, Any]) -> str:
 
 def _kernels(found: Mapping[str, Any]) -> str:
     lines = [
-        [way, one.get("failed") or f"{one['of_our_time']:.2f}", "" if "failed" in one else f"{one['first_loss']:.4f}"]
+        [
+            way,
+            one.get("failed") or (f"{one['of_our_time']:.2f}" if "of_our_time" in one else ""),
+            "" if "failed" in one else f"{one['first_loss']:.4f}",
+        ]
         for ways in found.values()
         for way, one in ways.items()
     ]

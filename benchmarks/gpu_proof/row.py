@@ -28,9 +28,9 @@ def main(name: str, folder: str, result: str, *options: str) -> None:
     if name in rows:
         row = rows[name]
         answer = resolve_name(f"benchmarks.gpu_proof.{row.module}:carry_out")(stage_in(folder), **row.settings)
-        for found in (
-            answer if isinstance(answer, Iterator) else (answer,)
-        ):  # in parts: what is there when time is up counts
+        # A long row answers in parts: what is there when its time is up counts.
+        parts = answer if isinstance(answer, Iterator) else (answer,)
+        for found in parts:
             write(found)
     else:
         set_up(Stage(folder=folder, rehearsal=bool(options)), (330, *lengths()))

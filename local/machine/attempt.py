@@ -37,7 +37,7 @@ TRIES, PAUSE_S = 3, 0.1  # a process that tests the lock holds it for a moment
 # The sequences that draw the last row of a terminal (trainer/terminal.py), since a log has no rows.
 DRAWN = re.compile(rb"\x1b7.*?\x1b8|\x1b\[[0-9;]*[A-Za-z]|\x1b[DM]", re.DOTALL)
 # What a later text on the same line covers, as the bars of libraries do.
-COVERED = re.compile(rb"[^\n]*\r(?=[^\n])")
+COVERED = re.compile(rb"(?m)^[^\n]*\r(?=[^\n])")  # ^: one look at each line, not one at each place of it
 ASK_S = 1.0
 OWN_STAT = Path("/proc/self/stat")
 

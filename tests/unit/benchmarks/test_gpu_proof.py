@@ -14,9 +14,11 @@ from paths import ROOT
 from programs import make
 
 from benchmarks.gpu_proof import wheels
+from benchmarks.gpu_proof.__main__ import refuse_others
 from benchmarks.gpu_proof.page import write_page
 from benchmarks.gpu_proof.rows import FIT, FULL_SECONDS, ROWS, Row
 from benchmarks.gpu_proof.schedule import Running, _may_begin
+from trainer.outcome import ConfigError
 
 
 def started(folder: Path, code: str, *, most_seconds: float = 60) -> Running:
@@ -83,6 +85,14 @@ def test_a_page_says_what_failed_and_what_was_not_begun(tmp_path: Path) -> None:
     page = (tmp_path / "page.md").read_text()
     assert "No figure here is a GPU's" in page
     assert page.endswith("| a \\| b | no\\nroom |\n\nNot begun, for lack of time: late.\n")
+
+
+def test_rows_of_a_rehearsal_or_another_card_never_stand_beside_ours() -> None:
+    about = {"rehearsal": False, "when": "now", "gpu": "H200", "cuda": "13", "versions": {"torch": "2"}}
+    refuse_others({**about, "when": "then"}, about)
+    for change in ({"rehearsal": True}, {"gpu": "H100"}, {"versions": {"torch": "3"}}):
+        with pytest.raises(ConfigError, match=f"made with {next(iter(change))}="):
+            refuse_others({**about, **change}, about)
 
 
 def test_the_wheels_are_this_projects_pins() -> None:
