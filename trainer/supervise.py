@@ -1,4 +1,5 @@
-"""The first process of every job: starts `accelerate launch`, waits, and gives the scheduler a correct exit code.
+"""The first process of every job: starts `accelerate launch`, or the only training process without it, waits, and
+gives the scheduler a correct exit code.
 
     python -m trainer.supervise -- accelerate launch --config_file ... -m trainer.train ...
 

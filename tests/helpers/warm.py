@@ -39,6 +39,7 @@ LOADED = (
 )
 NOT_LOADED = Path("trainer", "train.py")  # what a toy project has another of
 MESSAGE_BYTES = 1 << 20
+LONGEST_S = 300  # a program that takes longer hangs
 OF_PYTHON = ("PYTHON", "LC_", "LANG", "MALLOC")
 Done = subprocess.CompletedProcess[str]
 
@@ -57,7 +58,9 @@ def run(module: str, *argv: str, cwd: Path, environ: Mapping[str, str]) -> Done:
             return server.run(module, argv, cwd, environ)
         finally:
             server.free.release()
-    return subprocess.run(words, cwd=cwd, env=dict(environ), capture_output=True, text=True, check=False)
+    return subprocess.run(
+        words, cwd=cwd, env=dict(environ), capture_output=True, text=True, check=False, timeout=LONGEST_S
+    )
 
 
 def _is_same_code(folder: Path) -> bool:
@@ -86,6 +89,7 @@ class _Server:
     def __init__(self) -> None:
         self.free = threading.Lock()
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.settimeout(LONGEST_S)
         for end in (self.socket, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
         path = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "helpers")))

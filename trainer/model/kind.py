@@ -55,6 +55,8 @@ def check_tokens(model: str, embedding: Any, targets: Tensor) -> None:
     """Raises ConfigError when an answer's tokens, `targets`, are more than the `embedding` has. On a GPU that would end
     with an error that looks like the GPU's own."""
     most, rows = int(targets.max()) if targets.numel() else 0, getattr(embedding, "num_embeddings", None)
+    if rows is not None:  # Idefics keeps the rows of its own tokens beside those of the language model
+        rows += getattr(embedding, "num_additional_embeddings", 0)
     if rows is not None and most >= rows:
         raise ConfigError(
             f"its tokenizer writes token {most}, and its weights have {rows} tokens, from 0: were tokens added without "

@@ -41,15 +41,15 @@ def die_with_parent() -> None:
 
 
 def in_launcher() -> None:
-    """Runs between fork and exec of the launcher: ignore the signals that stop the supervisor, and die when it
-    dies."""
+    """Runs between fork and exec of the launcher, or of the only rank: ignore the signals that stop the supervisor, and
+    die when it dies."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # survives exec, and is inherited
     die_with_parent()
 
 
 def in_rank() -> None:
-    """The first call in a rank: with a supervisor, the rank is killed with the launcher, and so are the processes it
+    """The first call in a rank: with a supervisor, the rank is killed with its parent, and so are the processes it
     forks.
 
     When a library crashes the process (SIGSEGV, SIGBUS, SIGABRT), its name and the place of the call are printed.

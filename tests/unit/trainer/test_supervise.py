@@ -121,9 +121,10 @@ def test_one_node_runs_the_planned_command_with_this_python() -> None:
     ("cpu_mps", ("--cpu",), {"ACCELERATE_USE_CPU": "True", "ACCELERATE_MIXED_PRECISION": "no"}),
 ])  # fmt: skip
 def test_the_only_process_of_a_job_is_started_without_a_launcher(
-    configuration: str, overrides: tuple[str, ...], told: dict[str, str]
+    configuration: str, overrides: tuple[str, ...], told: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """tests/unit/planner/test_accelerate_configs.py compares what it is told with accelerate's own variables."""
+    monkeypatch.chdir(ROOT)
     planned = replace(PLANNED, configuration=f"accelerate_configs/{configuration}.yaml", overrides=overrides)
     command, variables = complete_command(planned, {"OMP_NUM_THREADS": "6"})
     assert command == [sys.executable, "-m", "trainer.train", "--output_dir", "runs/r"]
@@ -135,7 +136,10 @@ def test_the_only_process_of_a_job_is_started_without_a_launcher(
     {"configuration": "accelerate_configs/deepspeed_zero3.yaml"},
     {"configuration": "accelerate_configs/multi_gpu.yaml"},
 ])  # fmt: skip
-def test_what_accelerate_does_more_for_is_started_by_its_launcher(changed: dict[str, Any]) -> None:
+def test_what_accelerate_does_more_for_is_started_by_its_launcher(
+    changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
     planned = replace(PLANNED, **{"configuration": "accelerate_configs/single_gpu.yaml", **changed})
     command, variables = complete_command(planned, {})
     assert command[1:4] == ["-m", "accelerate.commands.launch", "--quiet"] and variables == {}
