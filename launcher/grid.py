@@ -26,7 +26,7 @@ from planner.request.other_names import variable_meant
 from planner.request.variables import BY_NAME, VARIABLES, parse_given
 from trainer.files import METRICS_FILE, read_json, write_whole
 from trainer.flags import word
-from trainer.outcome import ConfigError
+from trainer.outcome import ConfigError, UnreadableError
 from trainer.sweep.trial import read_trial
 from trainer.text import format_table, gib, nearest, shown
 
@@ -236,19 +236,21 @@ def write_sweep(sweep: Sweep) -> None:
 
 
 def read_sweep(folder: Path) -> Recorded | None:
-    """The sweep of that folder; None when it holds none. Raises ConfigError when its record is damaged."""
+    """The sweep of that folder; None when it holds none. Raises ConfigError when its record is damaged or cannot be
+    read."""
     path = folder / SWEEP_RECORD
-    if not path.is_file():
-        return None
     try:
+        if not path.is_file():
+            return None
         record = read_json(path)
         values = tuple({str(name): str(value) for name, value in own.items()} for own in record["values"])
         parallel = record["parallel"]
         if not values or len(values) > MAX_MEMBERS or type(parallel) is not int or parallel < 1:
             raise ValueError("no members" if not values else "too many members, or none at once")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{path} is not what was written ({why}): remove {folder}") from None
+    except OSError as error:
+        raise UnreadableError.made(path, error) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is not what was written ({error}): remove {folder}") from None
     path = record.get("wandb")
     return Recorded(folder=folder, parallel=parallel, values=values, wandb=str(path) if path else None)
 

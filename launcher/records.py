@@ -4,6 +4,7 @@ verbs after submit read it on every backend; people edit files, so every value i
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -139,7 +140,8 @@ def _holds(content: bytes, record: Mapping[str, Any]) -> bool:
 
 def _written(path: Path) -> bool | None:
     """Whether training wrote this metrics.json; None when there is none. Its first and last bytes identify an
-    unchanged file, so that a list of runs reads little; any other file is read whole."""
+    unchanged file, so that a list of runs reads little; any other file is read whole. A file that cannot be read (it is
+    another user's, or its file system does not answer) is taken as written: only its existence is known."""
     try:
         if not path.is_file():
             return False if path.exists() else None  # reading a pipe would block
@@ -150,13 +152,13 @@ def _written(path: Path) -> bool | None:
                 return True
     except FileNotFoundError:
         return None
-    except PermissionError:
-        return True  # another user's file: only its existence is known
-    except OSError:
-        return False  # the file is shorter than its expected end
+    except OSError as error:
+        return error.errno != errno.EINVAL  # seek's, where the file is shorter than its expected end
     try:
         record = read_json(path)
-    except (OSError, ValueError):
+    except OSError:
+        return True
+    except ValueError:
         return False
     return isinstance(record, dict) and isinstance(record.get("history"), list)
 

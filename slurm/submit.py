@@ -24,7 +24,7 @@ from launcher.trials import check_key
 from planner.job import JobSpec
 from planner.plan import Plan
 from planner.request.variables import DEFAULT_OUTPUT
-from slurm.cluster.fit import ASK_S, fit, refuse_beyond_limits, refuse_long_array, refuse_lost_image
+from slurm.cluster.fit import fit, refuse_beyond_limits, refuse_long_array, refuse_lost_image
 from slurm.cluster.job_id import array_of, command, joined, member_of, split
 from slurm.cluster.nodes import as_tracked, read_nodes
 from slurm.cluster.queue import SCRIPT_NAME, SUBMITTING, SlurmError, slurm
@@ -40,7 +40,8 @@ CHOSEN = ("label", "micro_batch_size", "gradient_accumulation_steps")
 
 
 def ready(batch: Batch, environ: Words, *, again: bool) -> Batch:
-    """A Target's `ready`: for a new batch it also makes the environment. Raises ConfigError."""
+    """A Target's `ready`: for a new batch it also makes the environment. Raises ConfigError, and SlurmError when
+    Slurm does not answer while the environment has yet to be made."""
     _check_here(batch.spec, environ)
     if not again:
         refuse_taken(batch)
@@ -50,9 +51,10 @@ def ready(batch: Batch, environ: Words, *, again: bool) -> Batch:
         refuse_long_array(len(batch.sweep.values), batch.spec, environ)
     if again:
         _check_environment(batch.spec)
-    batch = batch.planned(fit(batch.plans, environ))
-    if not again and batch.spec.slurm.runtime == "none":
-        _ask_before_making(batch.spec, environ)
+    makes = not again and batch.spec.slurm.runtime == "none"
+    # Where Slurm does not answer, gigabytes would be installed for nothing.
+    batch = batch.planned(fit(batch.plans, environ, needs_answer=makes and not _has_environment(batch.spec)))
+    if makes:
         cli.make_environment(batch.spec, environ)
     return batch
 
@@ -78,14 +80,12 @@ def _check_environment(spec: JobSpec) -> None:
         raise ConfigError(f"no finished environment for the job ({python}): make env DEVICE={spec.resources.device}")
 
 
-def _ask_before_making(spec: JobSpec, environ: Words) -> None:
-    """Raises SlurmError when the job's environment has yet to be made and Slurm does not answer: gigabytes would be
-    installed, for nothing."""
+def _has_environment(spec: JobSpec) -> bool:
     try:
         _check_environment(spec)
     except ConfigError:
-        if shutil.which("sinfo", path=environ.get("PATH")):
-            read_nodes(environ, timeout_s=ASK_S, cluster=spec.slurm.cluster or "")
+        return False
+    return True
 
 
 def check(scheduler: Scheduler[Any, Any], given: Words, environ: Words, project_dir: Path) -> int:

@@ -101,6 +101,15 @@ class ConfigError(Exception):
         return cls("; ".join([*alone, *together]), source=source)
 
 
+class UnreadableError(ConfigError):
+    """A file that cannot be read for the moment, and that nothing shows to be damaged. In a job, another attempt or
+    another node may read it."""
+
+    @classmethod
+    def made(cls, path: object, error: OSError) -> UnreadableError:
+        return cls(f"{path} cannot be read ({error.strerror}): make it readable, then try again")
+
+
 class Problems(list[ConfigError]):
     """All mistakes of one request, to be refused together."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from k8s.cluster.ends import MESSAGE_CHARS, OOM_KILLED, OUT_OF_MEMORY, End, Failure, last_failure, see_end
 from k8s.cluster.kubectl import Object, name_of
-from k8s.cluster.placing import advice_on_placing, advice_on_size
+from k8s.cluster.placing import advice_on_placing, advice_on_size, without_preemption
 from k8s.manifest.objects import QUEUE_LABEL, SLOT_LABEL
 from launcher.progress import GONE, RUNNING, Job
 
@@ -211,7 +211,7 @@ def _not_started(waits: Job, pod: Object, around: Around) -> Job:
             said = f"{condition.get('reason', '')}: {condition.get('message', '')}"
             if SLOT_LABEL in pod["metadata"].get("labels", {}) and "anti-affinity" in said:
                 return replace(waits, reason="waits until a member of its sweep has ended: PARALLEL run at once")
-            shown = said.partition(" preemption: ")[0][: 2 * MESSAGE_CHARS]
+            shown = without_preemption(said)[: 2 * MESSAGE_CHARS]
             advice = advice_on_size(pod, around.nodes) or advice_on_placing(said, namespace)
             return replace(waits, reason=shown, advice=advice)
     return replace(waits, reason=_news_of(pod, around.events))

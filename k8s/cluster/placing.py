@@ -7,8 +7,12 @@ from collections.abc import Sequence
 
 from k8s.cluster.kubectl import Object
 from k8s.cluster.quantity import amount
+from k8s.manifest.pod import CONTAINER
 
 INSUFFICIENT = "Insufficient "
+# What follows is why no other pod can make room. Newer schedulers first say why no claim of a device can, for example
+# "no new claims to deallocate".
+PREEMPTION = re.compile(r"(?:(?<=\.) [a-z ]+,)? preemption: ")
 # Patterns of reasons about the pod's claim.
 CLAIM = (
     ("unbound.* PersistentVolumeClaim", "{kubectl} describe persistentvolumeclaims (says why the claim is not bound)"),
@@ -26,8 +30,8 @@ LASTING = (
         "kubectl describe persistentvolumes (the nodes that fit the run are not where the claim's disk is)",
     ),
     (
-        # Kubernetes itself sets the taints with this prefix, and takes them away again.
-        r"node\(s\) had untolerated taint \{(?!node\.kubernetes\.io/).*",
+        # Kubernetes itself sets the taints with this prefix, and takes them away again. Newer versions name no taint.
+        r"node\(s\) had untolerated taint(?:\(s\))?(?: \{(?!node\.kubernetes\.io/).*)?",
         "kubectl describe nodes (the run does not tolerate their taints: tolerations: in the site file)",
     ),
     (
@@ -35,6 +39,11 @@ LASTING = (
         "kubectl get nodes --show-labels (no node has the labels that the run asks for: the site file names them)",
     ),
 )
+
+
+def without_preemption(said: str) -> str:
+    """The scheduler's message up to where it says why no other pod can make room."""
+    return PREEMPTION.split(said, maxsplit=1)[0]
 
 
 def lacks_room(pod: Object) -> bool:
@@ -48,7 +57,9 @@ def advice_on_size(pod: Object, nodes: Sequence[Object]) -> str:
     """The command to type where no node of the cluster is as large as the pod; "" otherwise, or without `nodes`."""
     if not nodes or not lacks_room(pod):
         return ""
-    for resource, asked in pod["spec"]["containers"][0]["resources"]["limits"].items():
+    # Webhooks of a cluster put containers of their own beside the trainer's.
+    ours = next((one for one in pod["spec"].get("containers", []) if one.get("name") == CONTAINER), {})
+    for resource, asked in ours.get("resources", {}).get("limits", {}).items():
         offered = [str(node["status"].get("allocatable", {}).get(resource, "0")) for node in nodes]
         most = max(offered, key=amount)
         if amount(most) < amount(asked):
@@ -62,7 +73,7 @@ def advice_on_placing(said: str, namespace: str) -> str:
     for pattern, command in CLAIM:
         if re.search(pattern, said):
             return command.format(kubectl=f"kubectl --namespace {namespace}")
-    nodes = re.search(r"nodes are available: (.*?)\.?(?: preemption: |$)", said)
+    nodes = re.search(r"nodes are available: (.*?)\.?$", without_preemption(said))
     reasons = re.findall(r"[0-9]+ (.+?)(?=, [0-9]+ |$)", nodes[1]) if nodes else []
     held = [[command for pattern, command in LASTING if re.fullmatch(pattern, reason)] for reason in reasons]
     commands = [command for _, command in LASTING if [command] in held]

@@ -124,7 +124,7 @@ def _free(card: Card) -> str:
 def _recommendation(found: Machine, choice: Choice) -> str:
     why = f"; {choice.why}" if choice.why else ""
     if found.fault:
-        return "finds no GPU that answers; DEVICE=cpu trains without"
+        return f"gets no GPU ({found.fault}); DEVICE=cpu trains without"
     if choice.cards and (choice.vram_gib or 0) < LEAST_GIB:
         return f"finds no room on its cards{why}"
     if choice.cards and choice.vram_gib:

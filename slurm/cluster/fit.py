@@ -24,10 +24,11 @@ ASK_S = 5.0  # longest wait of a submit before it leaves the decision to sbatch
 SIGNALS_ALL = "proctrack/linuxproc"
 
 
-def fit(plans: Sequence[Plan], environ: Mapping[str, str]) -> list[Plan]:
+def fit(plans: Sequence[Plan], environ: Mapping[str, str], *, needs_answer: bool = False) -> list[Plan]:
     """The fitted plans of one job, or of an array's members. Resources and notes are decided by the first plan.
 
     Raises:
+        SlurmError: Slurm does not answer, where the caller `needs_answer`.
         ConfigError: no partition that the job may use could ever run it, or its container would not survive a stop.
     """
     spec, notes = plans[0].spec, list[str]()
@@ -36,6 +37,8 @@ def fit(plans: Sequence[Plan], environ: Mapping[str, str]) -> list[Plan]:
         try:
             groups = read_nodes(environ, timeout_s=ASK_S, cluster=spec.slurm.cluster or "")
         except SlurmError:
+            if needs_answer:
+                raise
             return list(plans)
         spec, notes = as_tracked(spec, groups)
         notes += refuse_beyond_limits(spec, groups, environ)

@@ -3,7 +3,9 @@ gone, queues, roles that may not look, servers that hang."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -497,6 +499,24 @@ def test_a_kubectl_without_credentials_is_said_to_be_that(cluster: Cluster) -> N
         assert "it has no credentials for this cluster and asks for a user name: log in" in done.stderr
 
 
+@pytest.fixture
+def nobody_asked_last() -> None:
+    with contextlib.suppress(OSError), socket.create_connection(("localhost", 8080), timeout=1):
+        pytest.skip("something of this machine listens where kubectl looks last")
+
+
+@pytest.mark.usefixtures("nobody_asked_last")
+def test_a_kubectl_whose_file_names_the_address_that_it_asks_last_is_told_its_own_words(cluster: Cluster) -> None:
+    kubeconfig = Path(cluster.environ["KUBECONFIG"])
+    config = json.loads(kubeconfig.read_text())
+    config["clusters"][0]["cluster"]["server"] = "http://localhost:8080"
+    kubeconfig.write_text(json.dumps(config))
+    done = cluster.k8s("list")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "The connection to the server localhost:8080 was refused" in done.stderr
+
+
+@pytest.mark.usefixtures("nobody_asked_last")
 def test_a_kubectl_without_a_cluster_is_said_to_be_that(cluster: Cluster) -> None:
     Path(cluster.environ["KUBECONFIG"]).unlink()
     done = cluster.k8s("list")

@@ -82,6 +82,11 @@ def test_a_draft_uses_what_is_certain_and_leaves_the_rest_as_comments() -> None:
     ]
 
 
+def test_a_draft_names_a_partition_where_slurm_has_no_default() -> None:
+    lines = draft([group(partition="gpu", gpus=(("A100", 4),))], CONFIG, {"PATH": "/nonexistent"}).splitlines()
+    assert "partition: gpu  # the first that has GPUs; Slurm has no default" in lines
+
+
 def test_a_draft_offers_the_runtimes_that_are_there(tmp_path: Path) -> None:
     (tmp_path / "apptainer").touch(mode=0o755)
     environ = {"PATH": str(tmp_path), "SCRATCH": "/lustre/ada"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -19,13 +20,16 @@ from programs import local, until
 from toy_project import make_toy_project, read_losses, toy_losses
 from toy_sweep import toy_sweep
 
+from launcher import grid, records
 from launcher.grid import MAX_MEMBERS, Recorded, Sweep, read_grid, read_result, read_sweep, results_table
 from launcher.records import read_run
 from slurm.__main__ import main
 from slurm.cluster.queue import find_jobs
 from slurm.cluster.sbatch import SubmitError
 from trainer.commands import training_command
-from trainer.outcome import ConfigError
+from trainer.launch import Launch
+from trainer.outcome import SWEEP_ENV, ConfigError, SickNode
+from trainer.sweep import trial
 
 GRID = "LEARNING_RATE=1e-4,2e-4 LORA=low,high"
 
@@ -172,6 +176,27 @@ def test_a_spoilt_record_is_one_line(tmp_path: Path) -> None:
             read_sweep(tmp_path / "s")
         assert str(caught.value).endswith(f"remove {tmp_path / 's'}")
     assert read_sweep(tmp_path / "none") is None
+
+
+def test_a_record_that_cannot_be_read_now_is_not_to_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is the run's, with its checkpoints; in a job another node or attempt may read it."""
+    for name in ("sweep.json", "trial.json", "metrics.json"):
+        (tmp_path / name).write_text("{}")
+
+    def stale(path: Path) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    for module in (grid, trial, records):
+        monkeypatch.setattr(module, "read_json", stale)
+    for read, name in ((read_sweep, "sweep.json"), (trial.read_trial, "trial.json")):
+        with pytest.raises(ConfigError) as caught:
+            read(tmp_path)
+        said = f"{tmp_path / name} cannot be read (Stale file handle): make it readable, then try again"
+        assert str(caught.value) == said
+    launch = Launch(module="trainer.train", settings={"output_dir": str(tmp_path)})
+    with pytest.raises(SickNode, match=r"trial\.json cannot be read \(Stale file handle\)"):
+        trial.attempt(launch, {SWEEP_ENV: "me/toys/1"}, lambda _: 0)
+    assert not records.spoilt(tmp_path)
 
 
 @pytest.mark.cluster

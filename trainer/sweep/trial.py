@@ -26,7 +26,7 @@ from trainer.files import read_json, write_whole
 from trainer.flags import convert, word
 from trainer.launch import Launch
 from trainer.node.processes import in_launcher, stop_signals_kept
-from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, SWEEP_ENV, ConfigError, node_rank
+from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, SWEEP_ENV, ConfigError, SickNode, UnreadableError, node_rank
 from trainer.sweep.wandb_service import ServiceError, heartbeat, register_agent
 
 TRIAL_NAME = "trial.json"
@@ -54,7 +54,9 @@ def attempt(launch: Launch, environment: Mapping[str, str], run: Callable[[Launc
     """`run` the planned command with the trial's values; returns its exit code, 0 when the sweep wants no more.
 
     Raises:
-        ConfigError: the trial's values do not fit the plan, or the API key is not accepted.
+        ConfigError: the trial's values do not fit the plan, the stored trial is damaged, or the API key is not
+            accepted.
+        SickNode: the stored trial cannot be read on this node.
     """
     path = environment[SWEEP_ENV]
     folder = Path(launch.settings["output_dir"])
@@ -64,6 +66,8 @@ def attempt(launch: Launch, environment: Mapping[str, str], run: Callable[[Launc
         except ServiceError as error:
             log.complain(f"no trial: {error}")
             return FAILED
+        except UnreadableError as error:
+            raise SickNode(str(error)) from None
     if trial is None and asked:
         return RUN_AGAIN
     if trial is None or trial.stopped:
@@ -80,12 +84,16 @@ def attempt(launch: Launch, environment: Mapping[str, str], run: Callable[[Launc
     if not node_rank(environment):
         _tell(trial, folder, environment)
     code = run(chosen)
-    ended = read_trial(folder)
-    return FINISHED if code == RUN_AGAIN and ended and ended.stopped else code
+    if code == RUN_AGAIN:
+        with contextlib.suppress(UnreadableError):  # the next attempt asks again
+            ended = read_trial(folder)
+            return FINISHED if ended and ended.stopped else code
+    return code
 
 
 def read_trial(folder: Path) -> Trial | None:
-    """The stored trial; None before one was taken. Raises ConfigError when its file is damaged."""
+    """The stored trial; None before one was taken. Raises ConfigError when its file is damaged, UnreadableError when it
+    cannot be read."""
     path = folder / TRIAL_NAME
     try:
         record = read_json(path)
@@ -95,9 +103,10 @@ def read_trial(folder: Path) -> Trial | None:
         return trial
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{path} is not what was written ({why}): remove {folder}") from None
+    except OSError as error:
+        raise UnreadableError.made(path, error) from None
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path} is not what was written ({error}): remove {folder}") from None
 
 
 def with_values(launch: Launch, trial: Trial) -> Launch:

@@ -91,7 +91,8 @@ def queued(reason: str, message: str) -> Around:
 
 
 SICK = Around(nodes=[{"metadata": {"name": "a"}, "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}])
-LARGE = {"containers": [{"resources": {"limits": {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": "8"}}}]}
+LIMITS = {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": "8"}
+LARGE = {"containers": [{"name": "mesh"}, {"name": "trainer", "resources": {"limits": LIMITS}}]}
 SIZES = [
     {"metadata": {"name": name}, "status": {"allocatable": {"cpu": "31850m", "memory": "263844396Ki", **gpus}}}
     for name, gpus in (("a", {"nvidia.com/gpu": "4"}), ("b", {}))
@@ -100,6 +101,7 @@ TAINTED = "1 node(s) had untolerated taint {nvidia.com/gpu: present}"
 SELECTOR = "didn't match Pod's node affinity/selector"
 ZONE = "2 node(s) had volume node affinity conflict"
 PREEMPTION = "preemption: 0/5 nodes are available: 5 Preemption is not helpful for scheduling."
+NEWER_PREEMPTION = f"no new claims to deallocate, {PREEMPTION}"
 SECRET = "Unable to retrieve some image pull secrets (pull); attempting to pull the image may not succeed."
 QUOTA = 'Error creating: pods "j-x" is forbidden: exceeded quota: gpu, requested: requests.nvidia.com/gpu=4'
 STATES: dict[str, tuple[Object | None, Sequence[Object], Around, str, str]] = {
@@ -129,6 +131,16 @@ STATES: dict[str, tuple[Object | None, Sequence[Object], Around, str, str]] = {
         Around(),
         "PENDING (Unschedulable: 0/1 nodes are available: 1 node(s) had untolerated taint {node.kubernetes.io/x: }.)",
         FOLLOW,
+    ),
+    "its nodes have a taint that a newer scheduler does not name": (
+        *(job(), [unscheduled(f"0/1 nodes are available: 1 node(s) had untolerated taint(s). {NEWER_PREEMPTION}")]),
+        *(Around(), "PENDING (Unschedulable: 0/1 nodes are available: 1 node(s) had untolerated taint(s).)"),
+        "kubectl describe nodes (the run does not tolerate their taints: tolerations: in the site file)",
+    ),
+    "a newer scheduler finds no node with its labels": (
+        *(job(), [unscheduled(f"0/3 nodes are available: 3 node(s) {SELECTOR}. {NEWER_PREEMPTION}")], Around()),
+        f"PENDING (Unschedulable: 0/3 nodes are available: 3 node(s) {SELECTOR}.)",
+        "kubectl get nodes --show-labels (no node has the labels that the run asks for: the site file names them)",
     ),
     "the secret for the image is missing": (
         *(job(), [waiting("ImagePullBackOff", "x")], warning("pod-1", "FailedToRetrieveImagePullSecret", SECRET)),

@@ -174,13 +174,25 @@ def test_gpus_that_do_not_answer_are_rows_and_a_run_on_them_is_refused(
     program = put_nvidia_smi(tmp_path / "bin", "one-broken") / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
     monkeypatch.setattr(machine, "host_memory", lambda: (64 * GIB, 60 * GIB))
+    monkeypatch.setattr(machine.cgroups, "memory_limits", tuple)
     assert local.__main__.main(["hardware", *SMALL], os.environ) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[-2] == f"next make plan TO=local MODEL={SMALL[1]} DEVICE=cpu"
     assert lines[2] == "GPUs ? ? nvidia-smi failed (9): NVIDIA-SMI has failed"
-    assert "a run finds no GPU that answers; DEVICE=cpu trains without" in lines
+    assert "a run gets no GPU (nvidia-smi failed (9): NVIDIA-SMI has failed); DEVICE=cpu trains without" in lines
     with pytest.raises(ConfigError, match=r"^nvidia-smi failed \(9\): NVIDIA-SMI has failed: DEVICE=cpu trains with"):
         starting.planned(SCHEDULER, read_given([*SMALL], {}), os.environ, tmp_path)
+
+
+def test_a_card_that_is_not_there_is_named_where_all_that_are_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    monkeypatch.setattr(machine, "host_memory", lambda: (64 * GIB, 60 * GIB))
+    monkeypatch.setattr(machine.cgroups, "memory_limits", tuple)
+    assert shown_hardware("two-rtx4090", tmp_path, monkeypatch, *SMALL) == 0
+    said = "CUDA_VISIBLE_DEVICES names GPU 7, nvidia-smi lists 2"
+    assert f"a run gets no GPU ({said}); DEVICE=cpu trains without" in " ".join(capsys.readouterr().out.split())
 
 
 def test_what_contradicts_one_row_stands_in_that_row(
