@@ -127,7 +127,8 @@ def refuse_anothers(run: Run) -> None:
     if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigError(
             f"{record} may be written by others, and resume would run as you what it asks for: look into it, "
-            f"then chmod go-w {shlex.quote(str(record))}"
+            f"then chmod go-w {shlex.quote(str(record))} (changes nothing on a drive without modes: copy the checkout "
+            "to your home, and resume there)"
         )
 
 

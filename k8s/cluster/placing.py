@@ -58,7 +58,7 @@ def advice_on_size(pod: Object, nodes: Sequence[Object]) -> str:
     if not nodes or not lacks_room(pod):
         return ""
     # Webhooks of a cluster put containers of their own beside the trainer's.
-    ours = next((one for one in pod["spec"].get("containers", []) if one.get("name") == CONTAINER), {})
+    ours: Object = next((one for one in pod["spec"].get("containers", []) if one.get("name") == CONTAINER), {})
     for resource, asked in ours.get("resources", {}).get("limits", {}).items():
         offered = [str(node["status"].get("allocatable", {}).get(resource, "0")) for node in nodes]
         most = max(offered, key=amount)

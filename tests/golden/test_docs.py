@@ -350,7 +350,7 @@ def constants() -> list[str]:
 def test_every_message_that_is_explained_is_printed_by_the_code() -> None:
     page = text_of(ROOT / "docs" / "troubleshooting.md")
     messages = re.findall(r"^\| `([^`]+)`", page, re.M)
-    code = sorted(set(constants()))
+    code = sorted({*constants(), *text_of(ROOT / "Makefile").splitlines()})
 
     def is_said(message: str) -> bool:
         """In one text, or with its name, its problem and its advice (the fields of ConfigError) in one each."""

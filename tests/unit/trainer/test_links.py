@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -243,7 +244,8 @@ def test_a_record_that_another_user_wrote_is_not_resumed(to: str, tmp_path: Path
     folder = tmp_path / "runs" / "r"
     folder.mkdir(parents=True)
     write_record(folder, run_record(make_plan(run_id="r")))
-    place: Any = {"slurm": slurm_place, "local": local_place}[to]({}, {}, tmp_path)
+    place_of: Any = {"slurm": slurm_place, "local": local_place}[to]
+    place = place_of({}, {}, tmp_path)
     run = read_run(folder)
     assert place.spec_of(run).run_id == "r"
     write_record(folder, {**run.record, "nan": float("nan")})
@@ -258,8 +260,13 @@ def test_a_record_that_another_user_wrote_is_not_resumed(to: str, tmp_path: Path
             place.spec_of(run)
     theirs.replace(folder / "run.json")
     (folder / "run.json").chmod(0o664)
-    with pytest.raises(ConfigError, match=r"run\.json may be written by others, .*, then chmod go-w /.*run\.json$"):
+    with pytest.raises(
+        ConfigError, match=r"run\.json may be written by others, .*, then chmod go-w /.*run\.json \(changes nothing"
+    ):
         place.spec_of(run)
+    shutil.copytree(tmp_path / "runs", (home := tmp_path / "home") / "runs", copy_function=shutil.copyfile)
+    copied = place_of({}, {}, home)
+    assert copied.spec_of(read_run(home / "runs" / "r")).run_id == "r"
     (folder / "run.json").chmod(0o644)
     os.chown(folder / "run.json", 4711, 4711)
     with pytest.raises(ConfigError, match=r"run\.json is another user's \(uid 4711\), and resume would run as you"):
