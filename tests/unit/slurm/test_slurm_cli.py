@@ -261,11 +261,12 @@ def test_no_environment_is_made_for_a_cluster_that_does_not_answer(
     checkout: Path, records: Path, fake_sbatch: str
 ) -> None:
     (checkout / "make-env.sh").write_text("touch made\n")
-    make_program(fake_sbatch, "sinfo", "echo 'sinfo: error: no controller' >&2; exit 1")
+    make_program(fake_sbatch, "sinfo", "echo x >> asked; echo 'sinfo: error: no controller' >&2; exit 1")
     done = slurm("submit", "--data", str(records), cwd=checkout, PATH=fake_sbatch)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "trainyard: sinfo failed: sinfo: error: no controller\n"
     assert not (checkout / "made").exists()
+    assert (checkout / "asked").read_text() == "x\n"
 
 
 @pytest.mark.parametrize("verb", ["submit", "check"])
