@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ NO_TEMPLATE = (
     "has no chat template, which says how questions and answers are written: take a model that was tuned to answer "
     "(often named -it, -instruct or -chat)"
 )
-INDEX = "model.safetensors.index.json"
+COPIED = "if the folder is a copy of such a model that lacks its chat_template.jinja, copy that, too"
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""The file of all weights, and the list of the files that have a part of them: transformers takes the first of the
+two that is there, whatever other weights lie beside it."""
 TOKENIZERS = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model")
 TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
 TEMPLATED = ("processor_config.json", "tokenizer_config.json")
@@ -26,8 +30,8 @@ LFS_POINTER = b"version https://git-lfs"
 class NoTemplate(ConfigError):
     """The model's tokenizer has no chat template."""
 
-    def __init__(self, model: str) -> None:
-        super().__init__(NO_TEMPLATE, name="MODEL", given=model)
+    def __init__(self, model: str, *, advice: str = "") -> None:
+        super().__init__(NO_TEMPLATE, name="MODEL", given=model, advice=advice)
 
 
 def check_is_model(model: str, folder: Path) -> None:
@@ -47,42 +51,54 @@ def check_is_model(model: str, folder: Path) -> None:
 
 
 def check_chat_template(model: str, folder: Path) -> None:
-    """Raises NoTemplate for a folder whose tokenizer has no chat template. A folder without a tokenizer, which a
-    plan does not need, passes; so does Mistral's own tokenizer, which needs no template."""
+    """Raises NoTemplate for a folder whose tokenizer has no chat template, and ConfigError where a file that may hold
+    it cannot be read. A folder without a tokenizer, which a plan does not need, passes; so does Mistral's own
+    tokenizer, which needs no template."""
     has_tokenizer = any((folder / name).is_file() for name in TOKENIZERS)
     if not has_tokenizer or (folder / "tekken.json").is_file():
         return
     if any((folder / name).exists() for name in TEMPLATES):
         return
-    if not any(once(_read, folder / name).get("chat_template") for name in TEMPLATED):
-        raise NoTemplate(model)
+    if any(once(_read, folder / name).get("chat_template") for name in TEMPLATED):
+        return
+    for name in TEMPLATED:
+        if fault := _fault(folder / name):
+            raise ConfigError(f"{name} cannot be read ({fault})", name="MODEL", given=model, advice="download it again")
+    raise NoTemplate(model, advice=COPIED)
 
 
 def check_weights(model: str, folder: Path) -> None:
     """Raises ConfigError for a folder without weights that can be loaded. Reads an index and a few bytes of each
-    file."""
-    there = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
+    file that is loaded. A folder whose config.json names the file of its weights passes."""
+    if _read(folder / "config.json").get("transformers_weights") is not None:
+        return
+    needed = _needed(folder)
     problem, advice = "", "download it again"
-    if not there and any(folder.glob("*.bin")):
+    if needed is None and any(folder.glob("pytorch_model*.bin")):
         problem = "its weights are pickles (*.bin), which are programs and are not loaded"
         advice = "give a copy with *.safetensors: save_pretrained of transformers writes one"
-    elif not there:
-        problem, advice = "the folder has no *.safetensors", "pass one with the weights"
-    elif lacking := sorted(set(_listed(folder)) - {path.name for path in there}):
+    elif needed is None:
+        problem, advice = f"the folder has neither {WHOLE} nor {INDEX}", "pass one with the weights"
+    elif not needed:
+        problem = f"{INDEX} cannot be read as a list of files"
+    elif lacking := [name for name in needed if not os.path.isfile(folder / name)]:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         problem = f"lacks {shown(lacking[0])}{more}, which {INDEX} lists"
-    elif pointer := next((path.name for path in there if _is_pointer(path)), None):
-        problem, advice = f"{pointer} is what git leaves in place of a large file", "type git lfs pull in the folder"
+    elif pointer := next((name for name in needed if _is_pointer(folder / name)), None):
+        problem = f"{shown(pointer)} is what git leaves in place of a large file"
+        advice = "type git lfs pull in the folder"
     if problem:
         raise ConfigError(problem, name="MODEL", given=model, advice=advice)
 
 
-def _listed(folder: Path) -> Iterator[str]:
-    """The files of weights that the folder's index lists; none where one file has all, which is then loaded."""
-    if (folder / "model.safetensors").is_file():
-        return
+def _needed(folder: Path) -> list[str] | None:
+    """The files of weights that would be loaded; None where nothing says which."""
+    if os.path.isfile(folder / WHOLE):
+        return [WHOLE]
+    if not os.path.isfile(folder / INDEX):
+        return None
     weights = _read(folder / INDEX).get("weight_map")
-    yield from (str(name) for name in weights.values()) if isinstance(weights, Mapping) else ()
+    return sorted({str(name) for name in weights.values()}) if isinstance(weights, Mapping) else []
 
 
 def _is_pointer(path: Path) -> bool:
@@ -101,3 +117,14 @@ def _read(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _fault(path: Path) -> str:
+    """Why a file cannot be read as a JSON object, in words; "" where it can, and for a file that is not there."""
+    try:
+        found = read_json(path)
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return "" if isinstance(found, dict) else f"it holds {type(found).__name__}, not a JSON object"

@@ -184,7 +184,12 @@ def suggest(entry: dict[str, Any], lacking: Sequence[str], is_text: Callable[[st
     targets = {QUESTION: QUESTION, ANSWER: "answer"}
     like = {name.strip().lower(): name for name in found}
     known = {QUESTION: QUESTIONS, ANSWER: ANSWERS}
-    chosen = {key: next((like[word] for word in known[key] if word in like), None) for key in lacking}
+    ends = {name: re.split(r"[^a-z0-9]+", lower)[-1] for lower, name in like.items()}  # gt_answer: answer
+    chosen = {
+        key: next((like[word] for word in known[key] if word in like), None)
+        or next((name for name in found if ends.get(name) in known[key]), None)
+        for key in lacking
+    }
     left = iter(name for name in found if name not in chosen.values())
     return ",".join(f"{targets[key]}={chosen[key] or next(left)}" for key in lacking)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from trainer.data.names import is_quiet, kind_of_name
 from trainer.data.turns import FormError, role_of
 
 PREFERENCES = ("preferred_output", "non_preferred_output")  # of OpenAI
 # The keys of a batch file's lines, at OpenAI and at Anthropic.
 ID, REQUESTS, RESULTS = "custom_id", ("body", "params"), ("response", "result")
-# The keys of VQAv2's two files, and of COCO's results.
+# The keys of VQAv2's two files, and of COCO's results, by which they are recognised; then their other keys.
 VQA_QUESTION, VQA_ANSWERS = {"question", "question_id", "image_id"}, {"multiple_choice_answer", "answers"}
-COCO_RESULT = {"image_id", "category_id", "score"}
+VQA_KINDS = {"question_type", "answer_type", "confidence"}
+COCO_RESULT, COCO_SHAPES = {"image_id", "category_id", "score"}, {"segmentation", "keypoints", "area", "iscrowd"}
 OF_RESULT = {"body", "status_code", "type"}
 
 
@@ -40,12 +42,12 @@ def fault(entry: dict[str, Any]) -> FormError | None:
             " is an answer of a batch, and its question is in the batch's input: add the answer to the messages "
             "with the same custom_id there, as a turn of role assistant"
         )
-    if entry.keys() >= VQA_QUESTION and not entry.keys() & VQA_ANSWERS:
+    if entry.keys() >= VQA_QUESTION and _has_only(entry, VQA_QUESTION | VQA_KINDS):
         return FormError(
             " is a question of VQA's form, whose answer is in the file of annotations: write records with image, "
             "question and output, joining both files by question_id"
         )
-    if "question_id" in entry and "question" not in entry and entry.keys() & VQA_ANSWERS:
+    if "question_id" in entry and entry.keys() & VQA_ANSWERS and _has_only(entry, VQA_ANSWERS | VQA_KINDS):
         return FormError(
             " is an answer of VQA's form, whose question is in the file of questions: write records with image, "
             "question and output (the multiple_choice_answer), joining both files by question_id"
@@ -55,7 +57,7 @@ def fault(entry: dict[str, Any]) -> FormError | None:
             " is of LabelMe's form, the shapes in one picture, which are not shown: write a record with imagePath as "
             "image, a question, and the labels as output"
         )
-    if entry.keys() >= COCO_RESULT:
+    if entry.keys() >= COCO_RESULT and _has_only(entry, COCO_RESULT | COCO_SHAPES):
         return FormError(
             " is a detection in COCO's form of results, which names its picture and category by numbers alone: name "
             "the file of images and annotations"
@@ -101,6 +103,12 @@ def is_gemini(entry: dict[str, Any]) -> bool:
     asked = entry.get("request")
     turns = (asked if isinstance(asked, dict) else entry).get("contents")
     return isinstance(turns, list) and bool(turns) and all(isinstance(turn, dict) and "parts" in turn for turn in turns)
+
+
+def _has_only(entry: dict[str, Any], own: set[str]) -> bool:
+    """Whether the record has nothing to learn beside the keys of its form: any other key may hold the text that the
+    form has in another file."""
+    return all(name in own or is_quiet(name) or kind_of_name(name) for name in entry)
 
 
 def _inside(entry: dict[str, Any], keys: tuple[str, ...]) -> str | None:

@@ -186,6 +186,9 @@ def _lacks(given: dict[str, Any], lacking: list[str]) -> FormError:
         return FormError(f"{said}; columns: {columns}{shows} would read it", lacks, cure="form")
     texts = [name for name, value in given.items() if is_text(name, value)]
     texts = texts or [name for name in CLASSES if isinstance(given.get(name), int)]
+    if len(texts) < len(lacking) == 2 and texts and isinstance(given.get("answers"), list):
+        how = f"answers holds several: the one to learn goes under {ANSWER}, and columns: question={texts[0]} reads"
+        return FormError(f"{said}; {how} the question", lacks)
     if len(texts) < len(lacking) == 2 and texts:
         return FormError(f"{said}; columns: answer={texts[0]} learns that", lacks, cure="question")
     several = [name for name, value in given.items() if isinstance(value, list) and value and is_text(name, value[0])]

@@ -129,7 +129,8 @@ def load_dataset(
             raise ConfigError(f"{data}: no record of {files[0].name} can be used: {lines}", advice=cures)
     reader.sessions.check()
     read.eval[:0] = held_out
-    _check_pictures(data, read, text_only=text_only)
+    if read.train:  # without any, _divide says so
+        _check_pictures(data, read, text_only=text_only)
     moved = [note for pictures in reader.pictures.values() if (note := pictures.note(data))]
     unknown = [name for name in reader.splits if name not in SIDE_NAMES]
     divided = bool(sources.eval or reader.splits["eval"] or reader.splits["test"])

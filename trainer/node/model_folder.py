@@ -11,17 +11,24 @@ from trainer.files import MIB, read_json
 MOST_TEXT_MIB = 256
 """The largest tokenizers have 40."""
 TEXTS = (".json", ".jinja", ".model", ".txt", ".tiktoken")
+# The names under which transformers, PEFT and Mistral's tokenizer open a text.
+OPENED = (
+    "*config.json", "*.index.json", "tokenizer*", "processor*", "preprocessor*", "chat_template*", "*vocab*", "merges*",
+    "added_tokens*", "special_tokens_map*", "additional_chat_templates/*.jinja", "*.model", "*.tiktoken", "tekken.json",
+    "dict.txt", "normalizer.json", "emoji.json", "byte_maps.json", "word_*.json",
+)  # fmt: skip
 INDEXES = "*.safetensors.index.json"
 
 
 def wrong_file(folder: Path) -> str:
-    """What is wrong with a file in the folder of a model or an adapter, in words; "" when nothing is."""
-    for path in sorted((*folder.glob("*"), *folder.glob("*/*.jinja"))):
+    """What is wrong with a file in the folder of a model or an adapter, in words; "" when nothing is. A pipe or a
+    device is wrong under any name; a folder or a long file is wrong only where a library opens it as a text."""
+    for path in sorted((*folder.glob("*"), *folder.glob("additional_chat_templates/*.jinja"))):
         try:
             found = path.stat()
         except OSError:
             continue  # a library says that a file is missing, if it needs it
-        text = path.suffix in TEXTS
+        text = path.suffix in TEXTS and any(map(path.match, OPENED))
         if not stat.S_ISREG(found.st_mode) and (text or not stat.S_ISDIR(found.st_mode)):
             return f"{path.name} is no file"
         if text and found.st_size > MOST_TEXT_MIB * MIB:

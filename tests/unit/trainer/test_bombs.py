@@ -141,6 +141,8 @@ def test_data_is_a_file(tmp_path: Path) -> None:
         ("model.safetensors", os.mkfifo, "model.safetensors is no file"),
         ("tokenizer.model", lambda path: os.symlink("/dev/zero", path), "tokenizer.model is no file"),
         ("config.json", os.mkdir, "config.json is no file"),
+        ("notes.txt", os.mkfifo, "notes.txt is no file"),
+        ("notes", os.mkfifo, "notes is no file"),
         ("vocab.json", lambda path: _sparse(path, 257 * MIB), "vocab.json is longer than 256 MiB"),
         *(
             (
@@ -156,7 +158,9 @@ def test_what_a_models_folder_holds_is_looked_at_before_a_library_reads_it(
     name: str, make: Callable[[str], object], said: str, tmp_path: Path
 ) -> None:
     """An adapter's folder likewise: a library waits for a pipe, and follows an index into other folders."""
-    (tmp_path / "additional_chat_templates").mkdir()
+    for harmless in ("additional_chat_templates", "logs.txt", "tokenizer"):
+        (tmp_path / harmless).mkdir()
+    _sparse(str(tmp_path / "records.json"), 257 * MIB)  # which no library opens
     for whole, text in (
         ("model.safetensors.index.json", '{"weight_map": {"w": "model.safetensors"}}'),
         ("x.json", "["),

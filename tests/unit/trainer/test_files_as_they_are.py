@@ -185,6 +185,10 @@ def test_who_says_validation_or_test_is_not_trained_on_whatever_the_others_say(t
     folder(tmp_path, train_jsonl=some[1:3])
     with pytest.raises(ConfigError, match=r"0 are trained on, 1 held out, 1 not used \(test\): take split out of"):
         load_dataset(str(where))
+    folder(tmp_path, train_jsonl=[some[2]] * 3)
+    (where / "eval.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"0 are trained on, 0 held out, 3 not used \(test\): take split out of"):
+        load_dataset(str(where))
 
 
 def test_a_folder_says_which_files_of_records_are_not_read(tmp_path: Path) -> None:

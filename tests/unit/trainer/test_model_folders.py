@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from specs import write_measured
 
-from trainer.architecture.folder import NO_TEMPLATE, check_weights
+from trainer.architecture.folder import COPIED, NO_TEMPLATE, check_weights
 from trainer.architecture.shapes import resolve_shape
 from trainer.outcome import ConfigError
 
 CONFIG = {"model_type": "gemma3", "text_config": {"hidden_size": 48}}
+INDEX, POINTER = "model.safetensors.index.json", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+NEITHER = f"the folder has neither model.safetensors nor {INDEX}: pass one with the weights"
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 
@@ -48,9 +50,9 @@ def test_a_measured_folder_whose_tokenizer_has_no_chat_template_is_not_planned(t
     folder = write_measured(tmp_path, CONFIG, hidden=48)
     assert resolve_shape(str(folder)).hidden == 48  # as copied to a login node: without its tokenizer
     tokenizer = folder / "tokenizer_config.json"
-    for text in ("{}", '{"chat_template": ""}', "{"):
+    for text in ("{}", '{"chat_template": ""}'):
         tokenizer.write_text(text)
-        assert refusal(lambda: resolve_shape(str(folder))) == f"MODEL={folder}: {NO_TEMPLATE}"
+        assert refusal(lambda: resolve_shape(str(folder))) == f"MODEL={folder}: {NO_TEMPLATE}: {COPIED}"
     tokenizer.write_text('{"chat_template": "{{ messages }}"}')
     assert resolve_shape(str(folder)).hidden == 48
 
@@ -71,9 +73,26 @@ def test_a_chat_template_is_found_wherever_transformers_writes_it(tmp_path: Path
     assert resolve_shape(str(folder)).hidden == 48
 
 
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        (b'\xef\xbb\xbf{"chat_template": "x"}',
+         "Unexpected UTF-8 BOM (decode using utf-8-sig): line 1 column 1 (char 0)"),
+        (b"[]", "it holds list, not a JSON object"),
+    ],
+    ids=["half", "BOM", "list"],
+)  # fmt: skip
+def test_a_file_of_the_tokenizer_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, why: str) -> None:
+    folder = write_measured(tmp_path, CONFIG, hidden=48)
+    (folder / "tokenizer_config.json").write_bytes(content)
+    said = f"MODEL={folder}: tokenizer_config.json cannot be read ({why}): download it again"
+    assert refusal(lambda: resolve_shape(str(folder))) == said
+
+
 def index(folder: Path) -> None:
     weights = {"a": ONE, "b": TWO, "c": TWO}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
+    (folder / INDEX).write_text(json.dumps({"weight_map": weights}))
 
 
 def test_whole_weights_pass(tmp_path: Path) -> None:
@@ -81,7 +100,21 @@ def test_whole_weights_pass(tmp_path: Path) -> None:
     for name in (ONE, TWO):
         (tmp_path / name).write_bytes(b"\x08")
     check_weights("m", tmp_path)
+    (tmp_path / "consolidated.safetensors").write_bytes(POINTER)  # the same weights again, as Mistral gives them
+    check_weights("m", tmp_path)
     (tmp_path / TWO).rename(tmp_path / "model.safetensors")  # one file has all of them: the index is not read
+    check_weights("m", tmp_path)
+
+
+def test_weights_in_a_folder_below_pass(tmp_path: Path) -> None:
+    (tmp_path / INDEX).write_text('{"weight_map": {"a": "sub/x.safetensors"}}')
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "x.safetensors").write_bytes(b"\x08")
+    check_weights("m", tmp_path)
+
+
+def test_weights_that_config_json_names_are_left_to_whoever_loads_them(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"transformers_weights": "other.safetensors"}')
     check_weights("m", tmp_path)
 
 
@@ -91,12 +124,10 @@ def test_whole_weights_pass(tmp_path: Path) -> None:
         ({ONE: b"\x08"}, f"lacks '{TWO}', which model.safetensors.index.json lists: download it again"),
         ({"other.safetensors": b"\x08"},
          f"lacks '{ONE}' and 1 more, which model.safetensors.index.json lists: download it again"),
-        ({ONE: b"\x08", TWO: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"},
-         f"{TWO} is what git leaves in place of a large file: type git lfs pull in the folder"),
-        ({"pytorch_model.bin": b"PK"},
-         "its weights are pickles (*.bin), which are programs and are not loaded: give a copy with *.safetensors: "
-         "save_pretrained of transformers writes one"),
-        ({}, "the folder has no *.safetensors: pass one with the weights"),
+        ({ONE: b"\x08", TWO: POINTER},
+         f"'{TWO}' is what git leaves in place of a large file: type git lfs pull in the folder"),
+        ({INDEX: b"{"}, f"{INDEX} cannot be read as a list of files: download it again"),
+        ({}, f"lacks '{ONE}' and 1 more, which model.safetensors.index.json lists: download it again"),
     ],
 )  # fmt: skip
 def test_weights_that_are_not_whole_are_refused_before_anything_is_submitted(
@@ -105,6 +136,22 @@ def test_weights_that_are_not_whole_are_refused_before_anything_is_submitted(
     index(tmp_path)
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
+    assert refusal(lambda: check_weights("m", tmp_path)) == f"MODEL=m: {said}"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pytorch_model-00001-of-00002.bin",
+         "its weights are pickles (*.bin), which are programs and are not loaded: give a copy with *.safetensors: "
+         "save_pretrained of transformers writes one"),
+        ("training_args.bin", NEITHER),
+        ("consolidated.safetensors", NEITHER),
+        ("adapter_model.safetensors", NEITHER),
+    ],
+)  # fmt: skip
+def test_weights_under_a_name_that_is_not_loaded_are_refused(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / name).write_bytes(b"\x08")
     assert refusal(lambda: check_weights("m", tmp_path)) == f"MODEL=m: {said}"
 
 

@@ -292,6 +292,22 @@ LEFT_OUT: dict[str, tuple[Any, str, str]] = {
         "lacks output",
         "lacks output (it has 'image, image_id, question, question_id, answers'); answers holds several: the one to "
         "learn goes under output"),
+    "a question of VQA beside its answer": (
+        {"image": "a.png", "image_id": 1, "question": "q", "question_id": 10, "gt_answer": "up"}, "lacks output",
+        "lacks output (it has 'image, image_id, question, question_id, gt_answer'); columns: answer=gt_answer would "
+        "read it"),
+    "an answer of VQA beside its question": (
+        {"question_id": 10, "multiple_choice_answer": "up", "prompt_text": "q"}, "lacks question and output",
+        "lacks question and output (it has 'question_id, multiple_choice_answer, prompt_text'); columns: "
+        "question=prompt_text,answer=multiple_choice_answer would read it"),
+    "answers of VQA beside their question": (
+        {"question_id": 10, "answers": ["up", "down"], "prompt_text": "q"}, "lacks question and output",
+        "lacks question and output (it has 'question_id, answers, prompt_text'); answers holds several: the one to "
+        "learn goes under output, and columns: question=prompt_text reads the question"),
+    "a detection beside a question and an answer": (
+        {"image_id": 1, "category_id": 2, "score": 0.9, "ask": "q", "say": "up"}, "lacks question and output",
+        "lacks question and output (it has 'image_id, category_id, score, ask, say'); columns: question=ask,answer=say "
+        "would read it"),
     "a file of LabelMe": (
         {"version": "5.0", "shapes": [{"label": "cat", "points": [[1, 2]]}], "imagePath": "a.png"},
         "is of LabelMe's form, the shapes in one picture, which are not shown: write a record with imagePath as image, "
