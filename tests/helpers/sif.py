@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import yaml
 from slurm_room import Room
 from toy_project import make_toy_project
 
@@ -33,6 +34,9 @@ def make_rootfs(room: Room, folder: Path) -> Path:
     toy = make_toy_project(folder / "toy")
     for name in ("trainer", "accelerate", "accelerate_configs"):
         shutil.copytree(toy / name, root / image.WORK_DIR[1:] / name)
+    # What the supervisor reads accelerate's settings with; its part in C is for another Python.
+    part_in_c = shutil.ignore_patterns("__pycache__", "*.so")
+    shutil.copytree(Path(yaml.__file__).parent, root / image.WORK_DIR[1:] / "yaml", ignore=part_in_c)
     python = Path(f"{root}{image.PYTHON}")
     python.parent.mkdir(parents=True)
     python.symlink_to("/usr/bin/python3")

@@ -177,6 +177,7 @@ def test_answers_are_generated_greedily_with_a_cache(
     assert asked == {
         "max_new_tokens": 7, "do_sample": False, "use_cache": True, "top_k": None, "top_p": None, "synced_gpus": False,
         "pad_token_id": tokenizer.pad_token_id, "eos_token_id": [tokenizer.eos_token_id],
+        "num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False,
     }  # fmt: skip
 
 
