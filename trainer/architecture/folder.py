@@ -36,7 +36,7 @@ class NoTemplate(ConfigError):
 
 def check_is_model(model: str, folder: Path) -> None:
     """Raises ConfigError for a folder without config.json, saying what it is instead."""
-    if (folder / "config.json").is_file():
+    if os.path.lexists(folder / "config.json"):  # whoever reads it says what is wrong with it
         return
     problem, advice = "the folder has no config.json", "pass a model's folder"
     if (folder / "adapter_config.json").is_file():
