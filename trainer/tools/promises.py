@@ -39,7 +39,7 @@ def contract(config: TrainConfig) -> str:
         alone = replace(config, output_dir=f"{folder}/run", feature_store=None, world_size=1)
         prepare_libraries(alone)
         set_precision(config.device)
-        from trainer.training.ready import make_ready
+        from trainer.training.ready import CHECKED, make_ready
 
         try:
             ready = make_ready(alone, dataset, load_processor(config.model), init_distributed(alone), said.append)
@@ -49,7 +49,7 @@ def contract(config: TrainConfig) -> str:
             raise SickNode(f"this machine cannot ask it ({first_words(error)}): {elsewhere}") from None
         if ready.pictures:
             ready.pictures.close()
-    steps_back = [line for line in said if not line.startswith(" ")]
+    steps_back = [line for line in said if line != CHECKED and not line.startswith(" ")]
     return "; ".join([f"{len(ready.promises)} promises kept on the first record", *steps_back])
 
 

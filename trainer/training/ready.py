@@ -20,6 +20,9 @@ from trainer.model.contract import adapt, check_contract, under_deepspeed
 from trainer.model.refusal import UNFIT, refusing
 from trainer.start_clock import CLOCK
 
+CHECKED = "checked on the loaded model (docs/traps.md says why):"
+"""The heading of the promises in the log."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ready:
@@ -72,7 +75,7 @@ def make_ready(
     held_out = heldout.build_heldout(processor, dataset, config, say)
     ends = answer_end(processor).stop
     promises = check_contract(peft_model, config, anatomy, batch, ends=ends, head=head)
-    say("checked on the loaded model (docs/traps.md says why):")
+    say(CHECKED)
     for what, found in promises:
         say(f"  {what:<38} {found}")
     pictured_at_all = bool(encoder.records[pictured].pictures)

@@ -117,6 +117,7 @@ def test_all_ends_with_two_real_steps_and_leaves_nothing(tmp_path: Path, tiny_mo
     ]  # fmt: skip
     (promises,) = re.findall(r"^(\d+) promises kept on the first record", found["contract"]["found"])
     assert int(promises) >= 15  # of the model and of its behaviour
+    assert "checked on" not in found["contract"]["found"]
     assert re.fullmatch(r"2 steps, losses \d+\.\d{4}, \d+\.\d{4}, adapter saved; \d+ s", found["pipeline"]["found"])
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
 
