@@ -72,6 +72,7 @@ def main(model_name: str, data: str, result: str, batch: str) -> None:
     arguments = SFTConfig(
         output_dir=str(Path(result).parent / "plain"), per_device_train_batch_size=int(batch), max_length=None,
         max_steps=200, learning_rate=2e-3, gradient_checkpointing=False, bf16=False, use_cpu=True, report_to="none",
+        remove_unused_columns=False,
     )  # fmt: skip
     lora = LoraConfig(r=64, lora_alpha=128, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = SFTTrainer(
