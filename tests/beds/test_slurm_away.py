@@ -94,7 +94,7 @@ def test_while_it_is_not_known_whether_a_job_is_queued_its_run_stays_and_status_
     assert found == [job_id]
 
     # The same of a run that goes on: the controller leaves after it has answered what resume asks first.
-    monkeypatch.setattr("slurm.submit.fit", lambda plans, environ: (away.goes(), plans)[1])
+    monkeypatch.setattr("slurm.submit.fit", lambda plans, environ, needs_answer: (away.goes(), plans)[1])
     with pytest.raises(UnansweredError):
         verbs.resume({"RUN": "unsure"}, away.environ, project)
     away.comes_back()
