@@ -11,10 +11,28 @@ from trainer.data.turns import FormError, role_of
 PREFERENCES = ("preferred_output", "non_preferred_output")  # of OpenAI
 # The keys of a batch file's lines, at OpenAI and at Anthropic.
 ID, REQUESTS, RESULTS = "custom_id", ("body", "params"), ("response", "result")
-# The keys of VQAv2's two files, and of COCO's results, by which they are recognised; then their other keys.
-VQA_QUESTION, VQA_ANSWERS = {"question", "question_id", "image_id"}, {"multiple_choice_answer", "answers"}
-VQA_KINDS = {"question_type", "answer_type", "confidence"}
-COCO_RESULT, COCO_SHAPES = {"image_id", "category_id", "score"}, {"segmentation", "keypoints", "area", "iscrowd"}
+# Records of data sets whose other half stands in another file: (sets of keys, of each of which such a record has one;
+# its other keys; what to say of it).
+HALVES: tuple[tuple[tuple[set[str], ...], set[str], str], ...] = (
+    (
+        ({"question"}, {"question_id"}, {"image_id"}),
+        {"question_type"},
+        " is a question of VQA's form, whose answer is in the file of annotations: write records with image, question "
+        "and output, joining both files by question_id",
+    ),
+    (
+        ({"question_id"}, {"multiple_choice_answer", "answers"}),
+        {"question_type", "answer_type", "confidence"},
+        " is an answer of VQA's form, whose question is in the file of questions: write records with image, question "
+        "and output (the multiple_choice_answer), joining both files by question_id",
+    ),
+    (
+        ({"image_id"}, {"category_id"}, {"score"}),
+        {"segmentation", "keypoints", "area", "iscrowd"},
+        " is a detection in COCO's form of results, which names its picture and category by numbers alone: name the "
+        "file of images and annotations",
+    ),
+)
 OF_RESULT = {"body", "status_code", "type"}
 
 
@@ -42,25 +60,13 @@ def fault(entry: dict[str, Any]) -> FormError | None:
             " is an answer of a batch, and its question is in the batch's input: add the answer to the messages "
             "with the same custom_id there, as a turn of role assistant"
         )
-    if entry.keys() >= VQA_QUESTION and _has_only(entry, VQA_QUESTION | VQA_KINDS):
-        return FormError(
-            " is a question of VQA's form, whose answer is in the file of annotations: write records with image, "
-            "question and output, joining both files by question_id"
-        )
-    if "question_id" in entry and entry.keys() & VQA_ANSWERS and _has_only(entry, VQA_ANSWERS | VQA_KINDS):
-        return FormError(
-            " is an answer of VQA's form, whose question is in the file of questions: write records with image, "
-            "question and output (the multiple_choice_answer), joining both files by question_id"
-        )
+    for groups, others, said in HALVES:
+        if all(entry.keys() & group for group in groups) and _has_only(entry, others.union(*groups)):
+            return FormError(said)
     if is_labelme(entry):
         return FormError(
             " is of LabelMe's form, the shapes in one picture, which are not shown: write a record with imagePath as "
             "image, a question, and the labels as output"
-        )
-    if entry.keys() >= COCO_RESULT and _has_only(entry, COCO_RESULT | COCO_SHAPES):
-        return FormError(
-            " is a detection in COCO's form of results, which names its picture and category by numbers alone: name "
-            "the file of images and annotations"
         )
     if entry.keys() >= {"data", "annotations"}:
         return FormError(" is of Label Studio's JSON: export it as JSON-MIN, which has one record for each picture")
