@@ -146,9 +146,10 @@ def page(found: Mapping[str, Any]) -> str:
     return f"""\
 # From the start to the first optimizer step
 
-Made by `.venv/cpu/bin/python -W ignore -m benchmarks.start_speed` on {found["cores"]} {found["machine"]} cores
-(load {found["load"]:.1f}): starts of each, in turn, counted: {found["rounds"]}, of the demo's model
-on the demo's records, on the CPU. Python {found["python"]}, {versions}.
+Made by `.venv/cpu/bin/python -W ignore -m benchmarks.start_speed --rounds {found["rounds"]}`
+on {found["cores"]} {found["machine"]} cores (load {found["load"]:.1f}):
+starts of each, in turn, counted: {found["rounds"]}, of the demo's model on the demo's records, on the CPU.
+Python {found["python"]}, {versions}.
 
 CPU seconds of the first table are those of all processes of a start, W&B's service among them; those of a part are its
 process's own. "processes" is the job's first process and, where there is one, accelerate's launcher.

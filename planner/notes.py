@@ -50,12 +50,12 @@ def notes_on(spec: JobSpec, chosen: Candidate) -> list[str]:
 
 def merge_note(spec: JobSpec, chosen: Candidate) -> list[str]:
     """A note where the GPU that trains the model cannot merge it afterwards."""
-    size = merge_bytes(spec)
+    size, host = merge_bytes(spec), merge_bytes(spec, on_cpu=True)
     if chosen.config == "cpu_mps" or size <= chosen.usable_bytes:
         return []
     return [
-        f"Merging the finished run takes {gib(size)} GiB on one GPU, for all weights in 16 bits; or python -m "
-        f"trainer merge --run runs/RUN --device cpu, which takes {gib(2 * size)} GiB of host memory."
+        f"Merging the finished run takes {gib(size)} GiB on one GPU, for all weights in 16 bits; or python -m trainer "
+        f"merge --run runs/RUN --device cpu, which takes {gib(host)} GiB of host memory."
     ]
 
 

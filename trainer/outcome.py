@@ -205,15 +205,21 @@ def is_panic(error: BaseException) -> bool:
     return type(error).__name__ == "PanicException"
 
 
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """`error` and what caused it, one after the other; an error can be its own cause."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def is_out_of_memory(error: BaseException | None, lacking: str = LACKING) -> bool:
     """Whether an error, or one of its causes, means that memory was lacking: Python's, torch's, a CUDA library's."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:  # an error can be its own cause
-        if isinstance(error, MemoryError) or re.search(lacking, f"{type(error).__name__}: {error}"):
-            return True
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return False
+    return any(
+        isinstance(found, MemoryError) or re.search(lacking, f"{type(found).__name__}: {found}")
+        for found in causes(error)
+    )
 
 
 def lacking_words(error: BaseException) -> str:

@@ -26,7 +26,7 @@ CLAIM = (
 # is what the nodes lack that fit best.
 LASTING = (
     (
-        r"node\(s\) had volume node affinity conflict",
+        r"node\(s\) (?:had volume node affinity conflict|didn't match PersistentVolume's node affinity)",
         "kubectl describe persistentvolumes (the nodes that fit the run are not where the claim's disk is)",
     ),
     (

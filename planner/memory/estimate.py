@@ -92,12 +92,15 @@ def without_tower(spec: JobSpec, config: str) -> bool:
     return bool(spec.records.features_ahead and spec.records.images_per_sample) and config != "deepspeed_zero3"
 
 
-def merge_bytes(spec: JobSpec) -> int:
+def merge_bytes(spec: JobSpec, *, on_cpu: bool = False) -> int:
     """Bytes on one GPU while `merge` puts a finished run's adapter into weights of 16 bits, which all are there at
-    once. (`infer` needs less than an evaluation: it has no optimizer.)"""
-    whole = _weights(spec.but(quantization="none"), width=BF16_BYTES, towerless=False)
+    once; on the CPU bytes of host memory, for weights of 32 bits. (`infer` needs less than an evaluation: it has no
+    optimizer.)"""
+    width = FP32_BYTES if on_cpu else BF16_BYTES
+    whole = _weights(spec.but(quantization="none"), width=width, towerless=False)
     tensors = sum(whole.values()) + spec.lora_params * FP32_BYTES
-    return _ceil(tensors * (1 + ROUNDING_SHARE)) + CUDA_CONTEXT_BYTES + CUBLAS_WORKSPACE_BYTES
+    process = HOST_PROCESS_BYTES if on_cpu else CUDA_CONTEXT_BYTES + CUBLAS_WORKSPACE_BYTES
+    return _ceil(tensors * (1 + ROUNDING_SHARE)) + process
 
 
 def _largest_layer(spec: JobSpec) -> int:

@@ -12,7 +12,7 @@ MOST_NUMBERS = 10_000
 
 def split_commas(data: str) -> tuple[str, ...]:
     """`data` at its commas, except those between braces."""
-    return tuple(part.strip() for part in re.split(r",(?![^{}]*\})", data) if part.strip())
+    return tuple(part.strip() for part in re.findall(r"(?:\{[^{}]*\}|[^,])+", data) if part.strip())
 
 
 def expanded(pattern: str) -> Iterator[str]:

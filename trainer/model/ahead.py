@@ -17,7 +17,7 @@ from trainer.config import TrainConfig
 from trainer.data.filled import Filled, read_filled, read_keys
 from trainer.data.records import Dataset
 from trainer.data.turns import Record
-from trainer.model.base import load_model_config, precision_here, precision_name
+from trainer.model.base import precision_here, precision_name
 from trainer.model.behaviour import batch_on
 from trainer.model.contract import under_deepspeed
 from trainer.model.feature_store import FeatureStore
@@ -142,7 +142,7 @@ def _impossible(config: TrainConfig) -> str:
         return "feature_cache_gib is 0"
     if under_deepspeed():
         return "ZeRO-3 keeps none"
-    return "" if stands_alone(load_model_config(config.model)) else "the tower lies inside the language model"
+    return "" if stands_alone(config.model) else "the tower lies inside the language model"
 
 
 def _maker(model: str) -> str:

@@ -12,7 +12,7 @@ from importlib import metadata
 
 from trainer.commands import CHECKOUT
 from trainer.node.preflight import OF_THIS_NODE
-from trainer.outcome import LACKING, ConfigError, is_panic
+from trainer.outcome import LACKING, ConfigError, causes, is_panic
 
 TRACEBACK_ENV = "TRAINYARD_TRACEBACK"
 """If this variable is set, the library's own traceback is printed before the line that replaces it."""
@@ -87,14 +87,15 @@ def first_words(error: BaseException) -> str:
 
 def is_of_machine(error: BaseException | None) -> bool:
     """Whether `error`, or one of its causes, is a fault of the machine or the network, and not of the model."""
-    if error is None:
-        return False
+    return any(map(_is_of_machine_itself, causes(error)))
+
+
+def _is_of_machine_itself(error: BaseException) -> bool:
     said = f"{type(error).__name__}: {error}"
-    found = (
+    return (
         isinstance(error, (MemoryError, ConnectionError, TimeoutError))
         or getattr(error, "errno", None) in OF_THIS_NODE
         or type(error).__module__.partition(".")[0] in NETWORK
         or re.search(f"{LACKING}|{BROKEN_MACHINE}", said) is not None
         or any(int(number) in OF_THIS_NODE for number in re.findall(r"os error (\d+)", said))  # as Rust says it
     )
-    return found or is_of_machine(error.__cause__ or error.__context__)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.model.anatomy import anatomy_of, decoder_name
-from trainer.model.base import auto_class, build_skeleton, load_model_config
+from trainer.model.anatomy import decoder_name
+from trainer.model.base import auto_class, load_model_config, take_apart
 from trainer.model.partial import LeftOff, class_of, partial_class
 from trainer.model.refusal import refusing
 from trainer.outcome import ConfigError
@@ -23,9 +23,9 @@ HASHING_THREADS = 8
 NOT_OF_TOWER = ("text_config", "_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
 
 
-def stands_alone(model_config: Any) -> bool:
-    """Whether the parts beside the language model can be loaded without it: none lies inside it."""
-    found = anatomy_of(build_skeleton(model_config))
+def stands_alone(model: str) -> bool:
+    """Whether the parts beside the language model can be loaded without it: none lies inside it. Raises ConfigError."""
+    _, found = take_apart(model, load_model_config(model))
     return bool(found.decoder) and not any(part.startswith(f"{found.decoder}.") for part in found.unquantized)
 
 
@@ -33,7 +33,7 @@ def load_tower(model: str, *, dtype: torch.dtype, device: Any) -> Any:
     """The model at `model` without its language model and its head, frozen: a tenth of the weights, or less. Raises
     ConfigError."""
     model_config = load_model_config(model)
-    skeleton = build_skeleton(model_config)
+    skeleton, _ = take_apart(model, model_config)
     head = skeleton.get_output_embeddings()
     left_off = [decoder_name(skeleton), *(name for name, module in skeleton.named_modules() if module is head)]
     kind = class_of(auto_class(model_config), model_config)

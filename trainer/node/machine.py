@@ -205,7 +205,7 @@ def read_cards(query: str, listed: str) -> tuple[Card, ...]:
             uuid=gpu.uuid, name=gpu.name, total_gib=gpu.total_gib, free_gib=None if gpu.fault else gpu.free_gib,
             capability=gpu.capability, fault=_in_short(gpu.fault),
         )  # fmt: skip
-        cards += _slices(listed, gpu) or [whole]
+        cards += ([] if gpu.fault else _slices(listed, gpu)) or [whole]
     return tuple(cards)
 
 

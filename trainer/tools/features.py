@@ -39,14 +39,14 @@ def main(argv: Sequence[str]) -> int:
     prepare_libraries(config)
     set_precision(config.device)
     from trainer.model import filling
-    from trainer.model.base import load_model_config, load_processor
+    from trainer.model.base import load_processor
     from trainer.model.features import store_folder
     from trainer.model.tower import stands_alone
 
     records = filling.with_pictures(dataset)
     if not records:
         raise ConfigError("has no record with a picture", name="DATA", given=config.data)
-    if not stands_alone(load_model_config(config.model)):
+    if not stands_alone(config.model):
         raise ConfigError(
             "has its image tower inside the language model: leave make features out", name="MODEL", given=config.model
         )
