@@ -47,10 +47,10 @@ def main(argv: list[str]) -> int:
     if options.go_on:
         earlier = read_json(options.go_on)
         refuse_others(earlier["about"], report["about"])
-        report["rows"] = {n: r for n, r in earlier["rows"].items() if "failed" not in r}
+        report["rows"] = dict(earlier["rows"])  # a row that failed keeps what it had found until it is tried again
         report["about"]["goes_on_from"] = earlier["about"]
         report["asked"] = list(dict.fromkeys([*report["rows"], *report["asked"]]))
-        rows = [row for row in rows if row.name not in report["rows"]]
+        rows = [row for row in rows if "failed" in report["rows"].get(row.name, {"failed": ""})]
     options.out.mkdir(parents=True, exist_ok=True)
 
     def keep(row: Row, found: dict[str, Any]) -> None:

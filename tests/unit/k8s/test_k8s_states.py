@@ -100,6 +100,7 @@ SIZES = [
 TAINTED = "1 node(s) had untolerated taint {nvidia.com/gpu: present}"
 SELECTOR = "didn't match Pod's node affinity/selector"
 ZONE = "2 node(s) had volume node affinity conflict"
+NEWER_ZONE = "didn't match PersistentVolume's node affinity"
 PREEMPTION = "preemption: 0/5 nodes are available: 5 Preemption is not helpful for scheduling."
 NEWER_PREEMPTION = f"no new claims to deallocate, {PREEMPTION}"
 SECRET = "Unable to retrieve some image pull secrets (pull); attempting to pull the image may not succeed."
@@ -136,6 +137,11 @@ STATES: dict[str, tuple[Object | None, Sequence[Object], Around, str, str]] = {
         *(job(), [unscheduled(f"0/1 nodes are available: 1 node(s) had untolerated taint(s). {NEWER_PREEMPTION}")]),
         *(Around(), "PENDING (Unschedulable: 0/1 nodes are available: 1 node(s) had untolerated taint(s).)"),
         "kubectl describe nodes (the run does not tolerate their taints: tolerations: in the site file)",
+    ),
+    "the disk is in another zone, in a newer scheduler's words": (
+        *(job(), [unscheduled(f"0/2 nodes are available: 2 node(s) {NEWER_ZONE}. {NEWER_PREEMPTION}")], Around()),
+        f"PENDING (Unschedulable: 0/2 nodes are available: 2 node(s) {NEWER_ZONE}.)",
+        "kubectl describe persistentvolumes (the nodes that fit the run are not where the claim's disk is)",
     ),
     "a newer scheduler finds no node with its labels": (
         *(job(), [unscheduled(f"0/3 nodes are available: 3 node(s) {SELECTOR}. {NEWER_PREEMPTION}")], Around()),
