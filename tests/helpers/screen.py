@@ -27,8 +27,10 @@ class Terminal:
         self.screen: Any = pyte.HistoryScreen(columns, rows, history=100_000, ratio=0.5)
         self._stream = pyte.ByteStream(self.screen)
         self.raw = b""
+        self._escape = b""
+        """The beginning of an escape sequence whose end has not been read."""
         self.last_rows: list[str] = []
-        """All that has stood in the last row, in order."""
+        """All that has stood in the last row whenever the cursor was put back, in order."""
         self.resize(columns, rows)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -41,12 +43,18 @@ class Terminal:
     def _read(self) -> None:
         with contextlib.suppress(OSError):  # nobody has the other side open any more
             while data := os.read(self.master, 65536):
-                self.raw += data
-                for part in re.split(rb"(?<=\x1b8)", data):  # whenever the cursor is put back
-                    self._stream.feed(part)
-                    last = self.screen.display[-1].rstrip()
-                    if not self.last_rows or last != self.last_rows[-1]:
-                        self.last_rows.append(last)
+                self.feed(data)
+
+    def feed(self, data: bytes) -> None:
+        """Show what was read. The kernel may cut it anywhere, so a row may be half drawn at its end."""
+        self.raw += data
+        data = self._escape + data
+        self._escape = b"\x1b" if data.endswith(b"\x1b") else b""
+        for part in re.split(rb"(?<=\x1b8)", data.removesuffix(self._escape)):
+            self._stream.feed(part)
+            last = self.screen.display[-1].rstrip()
+            if part.endswith(b"\x1b8") and self.last_rows[-1:] != [last]:
+                self.last_rows.append(last)
 
     def lines(self) -> list[str]:
         """Scrolled away and on the screen, without what stands in the last row."""

@@ -76,6 +76,15 @@ def test_lines_of_everybody_stay_whole_above_the_last_row_which_is_given_back(ro
     assert terminal.screen.margins is None
 
 
+def test_the_emulator_sees_rows_whole_however_the_kernel_cuts_them() -> None:
+    terminal = Terminal(columns=40, rows=4)
+    terminal.close()
+    for count in range(3):
+        for byte in f"\x1b7\x1b[4;1H{'x' * 10 * count:<20} {count}/2\x1b[K\x1b8".encode():
+            terminal.feed(bytes([byte]))
+    assert terminal.last_rows == [f"{'x' * 10 * count:<20} {count}/2" for count in range(3)]
+
+
 def test_a_process_that_is_killed_leaves_a_terminal_that_its_parent_can_put_right() -> None:
     terminal = Terminal()
     killed = "import os; from trainer.terminal import LAST_ROW; LAST_ROW.show('working', 0.5); os.kill(os.getpid(), 9)"
