@@ -27,11 +27,14 @@ from trainer.outcome import RUN_AGAIN
 from trainer.report.charts import Confusion, Entry
 from trainer.report.samples import sheet
 from trainer.secret_shapes import told
-from trainer.text import printable
+from trainer.text import printable, printable_lines
+from trainer.tracking.wandb_text import bound_names, sendable
 
 CLIENT = {
     "WANDB_PROJECT": "trainyard", "WANDB_INIT_TIMEOUT": "20", "WANDB_FINISH_TIMEOUT": "30", "WANDB_SILENT": "true",
     "WANDB_CONSOLE": "off",
+    # The client sends the remote's address, and a token in it. The commit is in the run's configuration.
+    "WANDB_DISABLE_GIT": "true",
 }  # fmt: skip
 """The client's default settings, which the environment overrides; times in seconds."""
 QUEUE_TIMEOUT_S = 30
@@ -93,7 +96,7 @@ class WandbRun:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Upload what is left and close the run. Prints how to upload anything that did not arrive."""
-        self._tasks.put(lambda run: run.summary.update(dict(summary)))
+        self._tasks.put(lambda run: run.summary.update(sendable(summary)))
         finish_s = self._run.settings.finish_timeout if self._run else QUEUE_TIMEOUT_S
         self._end(exit_code=0, timeout_s=QUEUE_TIMEOUT_S + finish_s)
 
@@ -116,7 +119,7 @@ class WandbRun:
 
                 name, folder = self._facts["run_id"], self._facts["output_dir"]
                 run: Any = wandb.init(
-                    id=name, name=name, dir=folder, config=dict(self._facts), resume="allow", mode=attempt
+                    id=name, name=name, dir=folder, config=sendable(self._facts), resume="allow", mode=attempt
                 )
                 run.define_metric("*", step_metric=STEP)  # this asks the client's service, too
             except Exception as error:
@@ -168,9 +171,11 @@ def _watch(parameters: Any, watch: str, facts: Mapping[str, Any], run: Any) -> N
 
 
 def prepare_client(**more: str) -> None:
-    """Set CLIENT, and `more`, in the environment; call before the client reads the environment."""
+    """Set CLIENT, and `more`, in the environment, and bound the names in it; call before the client reads the
+    environment."""
     for name, value in {**CLIENT, **more}.items():
         os.environ[name] = os.environ.get(name) or value
+    bound_names()
 
 
 def _upload(run: Any) -> str:
@@ -196,12 +201,16 @@ def words(error: Exception) -> str:
     return told(said.replace(os.environ.get("WANDB_API_KEY") or "\0", "(key)"))[:200]
 
 
+def _cell(text: str | None) -> str | None:
+    return text and printable_lines(text)
+
+
 def _tables(confusion: Confusion, samples: Sequence[Entry]) -> dict[str, Any]:
     import wandb
 
     rows = [
-        [s["picture"] and wandb.Image(s["picture"]), s.get("prompt", ""), s["truth"], s["prediction"],
-         s["truth"] == s["prediction"], s.get("answer", "")]
+        [s["picture"] and wandb.Image(s["picture"]), *map(_cell, (s.get("prompt", ""), s["truth"], s["prediction"])),
+         s["truth"] == s["prediction"], _cell(s.get("answer", ""))]
         for s in samples
     ]  # fmt: skip
     names = list(next(iter(confusion.values())))
