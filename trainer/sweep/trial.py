@@ -27,9 +27,10 @@ from trainer.flags import convert, word
 from trainer.launch import Launch
 from trainer.node.processes import in_launcher, stop_signals_kept
 from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, SWEEP_ENV, ConfigError, SickNode, UnreadableError, node_rank
-from trainer.sweep.wandb_service import ServiceError, heartbeat, register_agent
+from trainer.sweep.wandb_service import ServiceError, heartbeat, register_agent, understood
 
 TRIAL_NAME = "trial.json"
+RUN_ID = r"[\w-]{1,64}"
 # The settings that a trial may choose. Memory depends on the rank: the plan is made for the largest.
 PARAMETERS = tuple(name for name, setting in SETTINGS.items() if setting.swept)
 RANK, ALPHA, ACCUMULATION = "lora_r", "lora_alpha", "gradient_accumulation_steps"
@@ -98,7 +99,7 @@ def read_trial(folder: Path) -> Trial | None:
     try:
         record = read_json(path)
         trial = Trial(**record)
-        if not re.fullmatch(r"[\w-]{1,64}", trial.run_id) or not isinstance(trial.values, dict):
+        if not re.fullmatch(RUN_ID, trial.run_id) or not isinstance(trial.values, dict):
             raise ValueError("no trial's id and values")
         return trial
     except FileNotFoundError:
@@ -144,8 +145,7 @@ def _take(path: str, folder: Path, environment: Mapping[str, str], asked: list[i
             agent = agent or register_agent(path, socket.gethostname(), environment)
             for command in heartbeat(agent, None, environment):
                 if command.get("type") in ("run", "resume"):
-                    values = {name: entry["value"] for name, entry in (command.get("args") or {}).items()}
-                    return _store(Trial(run_id=str(command["run_id"]), agent=agent, values=values), folder)
+                    return _store(_given(command, agent), folder)
                 if command.get("type") == "exit":
                     return None
         except ServiceError:
@@ -154,6 +154,15 @@ def _take(path: str, folder: Path, environment: Mapping[str, str], asked: list[i
                 raise
         time.sleep(ASK_EVERY_S)
     return None
+
+
+@understood()
+def _given(command: Mapping[str, Any], agent: str) -> Trial:
+    """The trial in a command of the service. Raises ServiceError."""
+    run_id, args = command["run_id"], command.get("args") or {}
+    if not re.fullmatch(RUN_ID, run_id):
+        raise ValueError("no run's id")
+    return Trial(run_id=run_id, agent=agent, values={name: entry["value"] for name, entry in args.items()})
 
 
 def _store(trial: Trial, folder: Path) -> Trial:

@@ -4,15 +4,17 @@ one. They are the requests of wandb's own agent: create a sweep, find one, regis
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import yaml
 
-from trainer.files import parse_json
+from trainer.files import MIB, parse_json
 from trainer.outcome import ConfigError
 from trainer.yaml_file import parse_yaml
 
@@ -20,6 +22,8 @@ KEY = "WANDB_API_KEY"
 PROJECT = "trainyard"
 DEFAULT_URL = "https://api.wandb.ai"
 TIMEOUT_S = 30
+MOST_ANSWER_MIB = 16
+MOST_NAME = 128
 
 UPSERT_SWEEP = """mutation UpsertSweep($config: String, $entityName: String, $projectName: String) {
   upsertSweep(input: {config: $config, entityName: $entityName, projectName: $projectName}) {
@@ -38,14 +42,25 @@ class ServiceError(OSError):
     """The service gave no valid answer. The message is one line; another try may succeed."""
 
 
+@contextmanager
+def understood() -> Iterator[None]:
+    """Turns an error of reading what the service answered into a ServiceError: a server may answer anything."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise ServiceError("the service answered something else than it was asked") from None
+
+
+@understood()
 def create_sweep(config: Mapping[str, Any], environ: Mapping[str, str]) -> str:
     """The path of a new sweep, `entity/project/id`. Raises ConfigError without an accepted key, ServiceError."""
     where = {"entityName": environ.get("WANDB_ENTITY"), "projectName": environ.get("WANDB_PROJECT") or PROJECT}
     found = _ask(UPSERT_SWEEP, {"config": yaml.safe_dump(dict(config)), **where}, environ)["upsertSweep"]["sweep"]
     project = found["project"]
-    return f"{project['entity']['name']}/{project['name']}/{found['name']}"
+    return _path(project["entity"]["name"], project["name"], found["name"])
 
 
+@understood()
 def find_sweep(path: str, environ: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     """(full path, configuration) of a sweep by `id`, `project/id` or `entity/project/id`.
 
@@ -60,10 +75,11 @@ def find_sweep(path: str, environ: Mapping[str, str]) -> tuple[str, dict[str, An
         raise ConfigError("no such sweep, as entity/project/id, and no such file", name="SWEEP", given=path)
     if (state := found["sweep"]["state"]) in ("FINISHED", "CANCELED", "CANCELLED"):
         raise ConfigError(f"is {state}: it gives no more trials, start another", name="SWEEP", given=path)
-    full = f"{found['entity']['name']}/{found['name']}/{found['sweep']['name']}"
+    full = _path(found["entity"]["name"], found["name"], found["sweep"]["name"])
     return full, parse_yaml(found["sweep"]["config"], f"SWEEP={path}", takes="a sweep", typed=True)
 
 
+@understood()
 def register_agent(path: str, host: str, environ: Mapping[str, str]) -> str:
     """The agent's id. Raises ConfigError, ServiceError."""
     entity, project, sweep_id = path.split("/")
@@ -71,6 +87,7 @@ def register_agent(path: str, host: str, environ: Mapping[str, str]) -> str:
     return str(_ask(CREATE_AGENT, asked, environ)["createAgent"]["agent"]["id"])
 
 
+@understood()
 def heartbeat(agent: str, running: str | None, environ: Mapping[str, str]) -> list[dict[str, Any]]:
     """The service's commands to the agent, whose trial is `running` (None: the agent asks for one).
 
@@ -80,7 +97,24 @@ def heartbeat(agent: str, running: str | None, environ: Mapping[str, str]) -> li
     """
     states = json.dumps({running: True} if running else {})
     found = _ask(HEARTBEAT, {"id": agent, "metrics": "{}", "runState": states}, environ)["agentHeartbeat"]
-    return list(parse_json(found["commands"]) or [])
+    commands = list(parse_json(found["commands"]) or [])
+    if not all(isinstance(command, dict) for command in commands):
+        raise TypeError("a command is a mapping")
+    return commands
+
+
+def _path(*names: str) -> str:
+    """entity/project/id, as the job's script will have it. Raises ValueError for names that are none."""
+    if not all(name.isprintable() and "/" not in name and 0 < len(name) <= MOST_NAME for name in names):
+        raise ValueError("no names of a sweep")
+    return "/".join(names)
+
+
+class _Here(urllib.request.HTTPRedirectHandler):
+    """Follows no server to another one: urllib would hand it the key."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
 
 
 def _ask(query: str, variables: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
@@ -97,13 +131,18 @@ def _ask(query: str, variables: Mapping[str, Any], environ: Mapping[str, str]) -
         headers={"Authorization": f"Basic {login}", "Content-Type": "application/json"},
     )
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            found = parse_json(answer.read().decode())
+        with urllib.request.build_opener(_Here).open(request, timeout=TIMEOUT_S) as answer:
+            content = answer.read(MOST_ANSWER_MIB * MIB + 1)
+        if len(content) > MOST_ANSWER_MIB * MIB:
+            raise ServiceError(f"{base} answered with more than {MOST_ANSWER_MIB} MiB")
+        found = parse_json(content.decode())
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             raise ConfigError(f"{base} does not take {KEY} ({error.code}): look it up there again") from None
         raise ServiceError(f"{base} answered {error.code} ({error.reason})") from None
-    except (OSError, ValueError) as error:
+    except ServiceError:
+        raise
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise ServiceError(f"{base} cannot be reached ({getattr(error, 'reason', error)})") from None
     if not isinstance(found, dict) or found.get("errors") or not isinstance(found.get("data"), dict):
         said = found.get("errors") if isinstance(found, dict) else found
