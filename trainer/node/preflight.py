@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from trainer.architecture.folder import check_weights
 from trainer.launch import Launch
 from trainer.node.gpus import check_gpus
 from trainer.node.model_folder import wrong_file
@@ -122,10 +123,20 @@ def check_model(model: str, *, weights: bool = True) -> str:
         config = try_to_load_from_cache(model, "config.json")
     except HFValidationError:
         raise ConfigError(f"no such folder on {node_name()}", name="MODEL", given=model) from None
-    if isinstance(config, str) and (not weights or any(Path(config).parent.glob("*.safetensors"))):
-        return found
+    lacking = None
+    if isinstance(config, str):
+        snapshot = Path(config).parent
+        if wrong := wrong_file(snapshot):  # whoever shares the cache may write into it
+            advice = f"remove {snapshot}, and download it again"
+            raise ConfigError(f"in the hub cache {wrong}", name="MODEL", given=model, advice=advice)
+        try:
+            if weights:
+                check_weights(model, snapshot)
+            return found
+        except ConfigError as error:
+            lacking = error.but(problem=f"in the hub cache ({cache}) {error.problem}", advice="download it")
     if constants.HF_HUB_OFFLINE:
-        raise ConfigError(
+        raise lacking or ConfigError(
             f"is not in the hub cache ({cache}), and HF_HUB_OFFLINE is set: download it", name="MODEL", given=model
         )
     check_folder("hub cache", cache)

@@ -176,6 +176,29 @@ def test_what_a_models_folder_holds_is_looked_at_before_a_library_reads_it(
         check_adapter(tmp_path)
 
 
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_hub_cache_that_others_may_write_is_looked_at_likewise(
+    weights: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    snapshot = tmp_path / "models--org--shared" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--org--shared" / "refs").mkdir()
+    (tmp_path / "models--org--shared" / "refs" / "main").write_text("abc")
+    for name in ("config.json", "model.safetensors"):
+        (snapshot / name).write_text("{}")
+    assert check_model("org/shared", weights=weights) == "org/shared is here or can be had"
+    os.mkfifo(snapshot / "tokenizer.json")
+    said = f"in the hub cache tokenizer.json is no file: remove {snapshot}, and download it again"
+    with pytest.raises(ConfigError, match=f"^MODEL=org/shared: {re.escape(said)}$"):
+        check_model("org/shared", weights=weights)
+    (snapshot / "tokenizer.json").unlink()
+    (snapshot / "model.safetensors.index.json").write_text('{"weight_map": {"w": "../../../mine.safetensors"}}')
+    with pytest.raises(ConfigError, match=r"names files outside of the folder: remove"):
+        check_model("org/shared", weights=weights)
+
+
 def _sparse(path: str, size: int) -> None:
     with open(path, "wb") as file:
         file.truncate(size)

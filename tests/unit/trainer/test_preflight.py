@@ -227,9 +227,18 @@ def test_a_model_is_here_cached_or_asked_for_at_the_hub(node: Node, hub: tuple[s
     snapshot = Path(cache, "models--org--open", "snapshots", "abc")
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
-    (snapshot / "model.safetensors").touch()
     (snapshot.parent.parent / "refs").mkdir()
     (snapshot.parent.parent / "refs" / "main").write_text("abc")
+    index = snapshot / "model.safetensors.index.json"
+    for name, text, lacking in (
+        ("adapter_model.safetensors", "", f"the folder has neither model.safetensors nor {index.name}"),
+        (index.name, '{"weight_map": {"w": "adapter_model.safetensors", "x": "model-2.safetensors"}}',
+         f"lacks 'model-2.safetensors', which {index.name} lists"),
+    ):  # fmt: skip
+        (snapshot / name).write_text(text)
+        said = f"trainyard: MODEL=org/open: in the hub cache ({cache}) {lacking}: download it"
+        assert node.run(device="cpu", model="org/open") == (78, said)
+    (snapshot / "model-2.safetensors").touch()
     assert node.run(device="cpu", model="org/open") == (0, "")
 
 
