@@ -87,7 +87,8 @@ RUN = """
 import sys
 from trainer.tracking.wandb_run import WandbRun
 
-run = WandbRun({"run_id": "r1", "output_dir": sys.argv[1], "logging_steps": 1, "evil\\x1b[2J": "\\u202e", "model": "m"}, None)
+facts = {"run_id": "r1", "output_dir": sys.argv[1], "logging_steps": 1, "evil\\x1b[2J": "\\u202e", "model": "m"}
+run = WandbRun(facts, None)
 run.log({"train/loss": 1.0}, 1)
 run.finish({"eval/\\x1b]0;x\\x07": 0.5})
 """
