@@ -16,7 +16,9 @@ from trainer.spellings import ALLOCATOR, ENV_FILE, FORMER_ALLOCATOR, SECRETS
 WATCHED = ("gradients", "parameters", "all")
 
 # NAME=value: the value is in quotes, or ends before a comment that begins with a space and #.
-ASSIGNMENT = r"""(?:export )?([^=]*)=\s*(?:'([^']*)'|"([^"]*)"|([^'"\s#].*?)?)(?:\s+#.*)?"""
+ASSIGNMENT = r"""(?:export )?([^=]*)=\s*(?:'([^']*)'|"([^"]*)"|([^'"\s#]\S*(?:\s+(?!#)\S+)*)?)(?:\s+#.*)?"""
+CONTROL = r"[\0-\x08\x0e-\x1f\x7f-\x9f]"
+"""No environment takes a NUL; a terminal acts on the others."""
 
 
 class EnvFile(dict[str, str]):
@@ -72,6 +74,8 @@ def _assignment(line: str) -> tuple[str, str]:
     """(name, value). Raises ConfigError, which does not quote the line, because it may be a bare token."""
     if not (found := re.fullmatch(ASSIGNMENT, line)) or "\N{REPLACEMENT CHARACTER}" in line:
         raise ConfigError("takes NAME=value in UTF-8, the value whole in quotes or without")
+    if re.search(CONTROL, line):
+        raise ConfigError("holds a control character: type the line again")
     name = found[1].strip()
     if name not in ENV_FILE and not re.fullmatch("WANDB_[A-Z_]+", name):
         # A token with = at its end looks like a name: only a word in the form of Trainyard's names is quoted.

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,14 @@ def test_an_env_file_sets_secrets_and_settings_and_nothing_else(tmp_path: Path) 
     with pytest.raises(ConfigError) as caught:
         read_env_file(path)
     assert str(caught.value) == f"{path} line 3: takes NAME=value in UTF-8, the value whole in quotes or without"
+    for sign in ("\0", "\x1b[2J", "\x9b", "\x7f"):  # os.environ takes no NUL, and would end the run with a traceback
+        path.write_text(f"HF_TOKEN=x\nWANDB_NOTES='a{sign}b'\n")
+        with pytest.raises(ConfigError, match=r"\.env line 2: holds a control character: type the line again$"):
+            read_env_file(path)
+    path.write_text("WANDB_NOTES=a" + " " * 60_000 + "b\n")
+    began = time.process_time()
+    assert len(read_env_file(path)["WANDB_NOTES"]) == 60_002
+    assert time.process_time() - began < 1  # it took 11 s
     path.write_text("HF_TOKEN=  # yours\nWANDB_NOTES='it is late' # very\nWANDB_PROJECT=it's #1 # ours\n")
     assert read_env_file(path) == {"WANDB_NOTES": "it is late", "WANDB_PROJECT": "it's"}
 
