@@ -8,13 +8,14 @@ adds the tokenizer's end of sequence, because the model would otherwise never st
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from trainer.data.template import bounded
 from trainer.outcome import ConfigError
+from trainer.text import shown as quoted
 
 # A word that no template writes itself. A template that refuses a turn of text alone is asked with a picture.
 PROBE = "Trainyard-9f2c"
@@ -50,18 +51,16 @@ def answer_end(processor: Any) -> AnswerEnd:
 
 
 @lru_cache(maxsize=4)
-def _read_end(processor: Any, _: str) -> AnswerEnd:
+def _read_end(processor: Any, template: str) -> AnswerEnd:
     tokenizer = processor.tokenizer
-    before, answer, behind = _probe(processor).partition(PROBE)
-    if not answer:  # the template rewrote the answer
-        before, behind = "", before
+    before, _, behind = _probe(processor).partition(PROBE)
     found, before = markers(processor).search(behind), markers(processor).sub("", before)
     # Some families do not mark the end of a turn as a special token.
     added = "" if found else tokenizer.eos_token or ""
     token = tokenizer.convert_tokens_to_ids(found[0] if found else added) if found or added else None
     stop = dict.fromkeys(one for one in (token, tokenizer.eos_token_id) if one is not None)
     ended = behind[: found.start()] if found else behind
-    return AnswerEnd(stop=tuple(stop), before=before, behind=ended if answer else "", added=added)
+    return AnswerEnd(stop=tuple(stop), before=before, behind=ended, added=added)
 
 
 def _probe(processor: Any) -> str:
@@ -80,7 +79,7 @@ def render_answer(processor: Any, shown: Sequence[Mapping[str, Any]], answer: st
     """(text up to and including the generation prompt, the answer as the model's own chat template renders it).
 
     Raises ValueError when the template does not put the answer right behind the generation prompt, since training
-    would then differ from inference.
+    would then differ from inference, and when a text of the record is not in it word for word.
     """
     model = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
     with bounded():
@@ -89,7 +88,19 @@ def render_answer(processor: Any, shown: Sequence[Mapping[str, Any]], answer: st
         whole = processor.apply_chat_template([*asked, _as_taken(processor, model)], tokenize=False)
     if not whole.startswith(prompt):
         raise ValueError("the chat template does not place answers right behind its generation prompt")
-    return prompt, whole[len(prompt) :]
+    ended = whole[len(prompt) :]
+    # Earlier answers do not count: templates take the thoughts out of them.
+    told = (part["text"] for turn in shown if turn["role"] != "assistant" for part in turn["content"] if "text" in part)
+    if lost := _lost(told, prompt) or _lost([answer], ended):
+        raise ValueError(f"the chat template leaves out, or writes otherwise, what the record says: {quoted(lost)}")
+    return prompt, ended
+
+
+def _lost(texts: Iterable[str], rendered: str) -> str:
+    """The first of these texts that is not in `rendered`, whatever spaces the template trims; "" when all are."""
+    lost = [text for text in texts if text not in rendered]
+    squeezed = "".join(rendered.split()) if lost else ""
+    return next((text for text in lost if "".join(text.split()) not in squeezed), "")
 
 
 def _as_taken(processor: Any, turn: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -345,7 +345,7 @@ def test_a_chat_template_without_an_end_is_named(tiny_model: Path, monkeypatch: 
             return "x"
 
     for slow in (Slow(), Slow(), Slow()):  # each has its time anew
-        assert endings.render_answer(slow, [], "x") == ("x", "")
+        assert endings.render_answer(slow, [], "") == ("x", "")
     with pytest.raises(ConfigError, match="chat template took more than"):
         endings.describe_end(processor)
 

@@ -135,6 +135,44 @@ def test_a_template_that_refuses_is_said_and_one_that_wants_a_picture_is_asked_w
     assert describe_end(gemma) == "the chat template refuses a plain question with its answer: never again"
 
 
+REWRITTEN = {  # what stands in the template in place of what, and the text that is lost
+    "the system turn is left out": ("{{- prefix if loop.first else '' -}}", "", " be brief"),
+    "the second text of a turn is left out": (
+        "in message['content'] -%}", "in message['content'][:1] -%}", "tell me now"),
+    "a word of the question is another": (
+        "item['text'] | trim", "item['text'] | trim | replace('way', 'path')", "Which  way?\n"),
+    "thoughts are taken out of the answer": (
+        "{{ message['content'] | trim }}", "{{ message['content'].split('</think>')[-1] }}", "<think>so</think>up"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REWRITTEN)
+def test_a_record_whose_words_the_template_does_not_show_is_left_out_and_they_are_named(
+    name: str, gemma: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training would go on without a word about it. Spaces may go: Gemma's own template trims them."""
+    where, instead, lost = REWRITTEN[name]
+    turns = (
+        Turn(role="system", parts=(" be brief",)),
+        Turn(role="user", parts=("Which  way?\n", "tell me now", "\n ")),
+        Turn(role="assistant", parts=("<think>no</think>left",)),
+        Turn(role="user", parts=("And now?",)),
+    )
+    record = Record(turns=turns, answer="<think>so</think>up", session="")
+    template = gemma.chat_template.replace("item['text'] | trim }}", "(item['text'] | trim) + ' ' }}")
+    if "answer" in name:  # as a template does that takes plain texts alone from the assistant
+        template = template.replace("{%- for item in message['content'] -%}", "{%- for item in message['content'] "
+                                    "if message['role'] != 'assistant' -%}")  # fmt: skip
+    monkeypatch.setattr(gemma, "chat_template", template)
+    data = Dataset(train=(record,), eval=(), split="")
+    assert inspect_dataset(data, gemma, max_length=999).left_out() == []
+    assert where in template
+    monkeypatch.setattr(gemma, "chat_template", template.replace(where, instead))
+    (found,) = inspect_dataset(data, gemma, max_length=999).checked["train"]
+    said = f"the chat template leaves out, or writes otherwise, what the record says: {lost!r}"
+    assert (found.reason, found.detail.strip()) == ("the chat template refuses it", said)
+
+
 def word_marking() -> TextProcessor:
     """A tokenizer that puts a mark before the first word of whatever it encodes, as sentencepiece does, and that would
     merge the end of the prompt with the beginning of an answer."""
