@@ -17,6 +17,7 @@ from typing import Any
 
 from trainer.architecture.folder import check_chat_template, check_is_model
 from trainer.architecture.hub import cached_config, is_hub_id
+from trainer.architecture.kind import check_writes
 from trainer.architecture.quantized import check_unquantized
 from trainer.architecture.shape import ModelShape
 from trainer.architecture.shape_file import SHAPE_FILE, digest, file_name, kept_shape, user_folder
@@ -46,8 +47,8 @@ def resolve_shape(
 
     Raises:
         Unmeasured: nobody has measured the model, and this machine cannot measure it.
-        ConfigError: the folder has no readable config.json or no chat template, its weights are quantized already, or
-            it is neither a folder nor a hub id.
+        ConfigError: the folder has no readable config.json or no chat template, its weights are quantized already, it
+            writes no text, or it is neither a folder nor a hub id.
     """
     try:
         return _find(model, job or {}, elsewhere=elsewhere)
@@ -103,6 +104,7 @@ def _config_is_here(model: str, job: Mapping[str, str]) -> bool:
 
 def _of_config(model: str, config: Mapping[str, Any], *, beside: Path | None = None) -> ModelShape:
     check_unquantized(model, config)
+    check_writes(model, config)
     kept = [folder / name for folder, name in ((beside, SHAPE_FILE), *_places(model, config)) if folder]
     if found := next((shape for path in kept if (shape := _kept(path, config))), None):
         return found

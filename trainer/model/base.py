@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from trainer.architecture.folder import NoTemplate, check_is_model
+from trainer.architecture.kind import EXAMPLE, of_no_words, of_two_halves
 from trainer.architecture.quantized import check_unquantized
 from trainer.config import TrainConfig
 from trainer.model.anatomy import Anatomy, anatomy_of, target_pattern
@@ -204,30 +205,24 @@ def load_model_config(model: str) -> Any:
     if Path(model).is_dir():
         check_is_model(model, Path(model))
     with _loading(model), small_config(model):
-        check_known(model)
-        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        try:
+            config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        except Exception:
+            check_known(model)
+            raise
     if auto_class(config) is None:
         raise ConfigError(
-            f"{config.model_type} is no model that reads text and writes it: give one, as google/gemma-3-4b-it is",
+            f"{config.model_type} is no model that reads text and writes it: give one, as {EXAMPLE} is",
             name="MODEL",
             given=model,
         )
     if config.is_encoder_decoder:
-        raise ConfigError(
-            f"{config.model_type} reads in an encoder and answers in a decoder, and Trainyard trains "
-            "models that do both in one: give another, as google/gemma-3-4b-it is",
-            name="MODEL",
-            given=model,
-        )
+        raise of_two_halves(model, config.model_type)
     with refusing(model, "loaded", UNFIT):
         silent = without_words(config, auto_class(config))
     if silent:
-        raise ConfigError(
-            f"{silent} writes no text (it classifies, fills gaps, or moves a robot): give a model that answers "
-            "in words, as google/gemma-3-4b-it does",
-            name="MODEL",
-            given=model,
-        )
+        raise of_no_words(model, silent)
+    check_reads_onward(model, config)
     check_unquantized(model, config.to_dict())
     return config
 

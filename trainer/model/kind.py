@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from trainer.architecture.kind import EXAMPLE
 from trainer.outcome import ConfigError
 
 
@@ -38,14 +39,23 @@ def without_words(config: Any, loader: Any) -> str:
     return "" if loader._model_mapping[type(config)].can_generate() else str(config.model_type)
 
 
-def check_reads_onward(model: str, config: Any, decoder: nn.Module) -> None:
+def check_reads_onward(model: str, config: Any, decoder: nn.Module | None = None) -> None:
     """Raises ConfigError for a language model that reads in both directions, as BERT does unless its config.json makes
-    a decoder of it: a word's loss would be that of a word that it has seen."""
-    onward = {module.is_causal for module in decoder.modules() if hasattr(module, "is_causal")}
-    if onward == {False} and getattr(config, "is_decoder", None) is False:
+    a decoder of it: a word's loss would be that of a word that it has seen.
+
+    The type of the configuration tells where it has a class that fills gaps; the modules of the `decoder` tell it of
+    the other types.
+    """
+    import transformers
+
+    modules = decoder.modules() if decoder is not None else ()
+    onward = {module.is_causal for module in modules if hasattr(module, "is_causal")}
+    fills_gaps = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
+    switch = "causal" if fills_gaps and not hasattr(config, "is_decoder") else "is_decoder"  # XLM has the one
+    if (fills_gaps or onward == {False}) and getattr(config, switch, None) is False:
         raise ConfigError(
-            f"{config.model_type} reads a text in both directions (is_decoder is false), so it cannot learn to write "
-            "one: give a model that answers in words, as google/gemma-3-4b-it does",
+            f"{config.model_type} reads a text in both directions ({switch} is false), so it cannot learn to write "
+            f"one: give a model that answers in words, as {EXAMPLE} does",
             name="MODEL",
             given=model,
         )

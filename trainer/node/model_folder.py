@@ -4,6 +4,7 @@ and files of any length, which take all memory; and they follow the paths in an 
 from __future__ import annotations
 
 import stat
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from trainer.files import MIB, read_json
@@ -33,10 +34,20 @@ def wrong_file(folder: Path) -> str:
             return f"{path.name} is no file"
         if text and found.st_size > MOST_TEXT_MIB * MIB:
             return f"{path.name} is longer than {MOST_TEXT_MIB} MiB"
-    return next(filter(None, map(_leads_out, folder.glob(INDEXES))), "")
+    return next((wrong for index in folder.glob(INDEXES) if (wrong := _leads_out(index, _state_of(index)))), "")
 
 
-def _leads_out(index: Path) -> str:
+def _state_of(path: Path) -> tuple[int, ...]:
+    """What changes with the content of a file; () for a file that is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns
+
+
+@lru_cache(maxsize=8)
+def _leads_out(index: Path, _: tuple[int, ...]) -> str:
     try:
         names = set(map(str, read_json(index)["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -11,6 +11,8 @@ from specs import write_measured
 
 from trainer.architecture.folder import COPIED, NO_TEMPLATE, check_weights
 from trainer.architecture.shapes import resolve_shape
+from trainer.files import read_json
+from trainer.node import model_folder
 from trainer.outcome import ConfigError
 
 CONFIG = {"model_type": "gemma3", "text_config": {"hidden_size": 48}}
@@ -161,3 +163,48 @@ def test_a_link_whose_file_was_not_copied_is_no_weight(tmp_path: Path) -> None:
     (tmp_path / ONE).write_bytes(b"\x08")
     (tmp_path / TWO).symlink_to("../../blobs/none")
     assert f"lacks '{TWO}'" in refusal(lambda: check_weights("m", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "bart", "is_encoder_decoder": True},
+         "bart reads in an encoder and answers in a decoder, and Trainyard trains models that do both in one: give "
+         "another, as google/gemma-3-4b-it is"),
+        ({"model_type": "\x1b[31m", "is_encoder_decoder": True},
+         "it reads in an encoder and answers in a decoder, and Trainyard trains models that do both in one: give "
+         "another, as google/gemma-3-4b-it is"),
+        *(({"model_type": "any", "architectures": [name, "AnyForCausalLM"]},
+           f"{name} writes no text (it classifies, fills gaps, or moves a robot): give a model that answers in words, "
+           "as google/gemma-3-4b-it does") for name in ("AnyForMaskedLM", "AnyForSequenceClassification")),
+    ],
+)  # fmt: skip
+def test_a_model_that_writes_no_text_is_refused_by_its_config_json_without_torch(
+    tmp_path: Path, config: dict[str, object], said: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert refusal(lambda: resolve_shape(str(tmp_path), measure=False)) == f"MODEL={tmp_path}: {said}"
+
+
+@pytest.mark.parametrize("named", [["AnyForCausalLM"], ["AnyForMaskedLMs"], [7], "AnyForMaskedLM", [], None])
+def test_what_its_config_json_does_not_tell_is_left_to_whoever_measures(tmp_path: Path, named: object) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": named, "is_encoder_decoder": False}))
+    assert "its shape has not been measured yet" in refusal(lambda: resolve_shape(str(tmp_path), measure=False))
+
+
+def test_an_index_of_weights_is_read_again_only_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start looks at the folder several times, and the index of a large model has megabytes."""
+    read: list[Path] = []
+    monkeypatch.setattr(model_folder, "read_json", lambda path: read.append(path) or read_json(path))
+    index(tmp_path)
+    assert [model_folder.wrong_file(tmp_path) for _ in range(3)] == [""] * 3
+    assert read == [tmp_path / INDEX]
+    (tmp_path / INDEX).write_text('{"weight_map": {"a": "../x.safetensors"}}')
+    wrong = f"{INDEX} names files outside of the folder"
+    assert [model_folder.wrong_file(tmp_path) for _ in range(2)] == [wrong] * 2
+    assert len(read) == 2
+    (tmp_path / INDEX).unlink()
+    (tmp_path / INDEX).symlink_to("nowhere")
+    assert model_folder.wrong_file(tmp_path) == ""

@@ -196,6 +196,12 @@ def that_fills_gaps(folder: Path) -> None:
     BertConfig(architectures=["BertForMaskedLM"]).save_pretrained(folder)
 
 
+def of_a_type_that_fills_gaps(folder: Path) -> None:
+    from transformers import RoFormerConfig
+
+    RoFormerConfig().save_pretrained(folder)
+
+
 def of_a_type_of_its_own(folder: Path) -> None:
     path = folder / "config.json"
     code = {"AutoConfig": "configuration_house.HouseConfig"}
@@ -241,6 +247,7 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
     "encoder": (of_encoder_and_decoder, ALL, "bart"),
     "no text": (without_text, ALL, "vit"),
     "fills gaps": (that_fills_gaps, ALL, "BertForMaskedLM writes no text"),
+    "may fill gaps": (of_a_type_that_fills_gaps, ALL, "roformer reads a text in both directions"),
     "its own code": (of_a_type_of_its_own, ALL, "its own Python files (auto_map) are not run"),
     "no template": (without_template, tuple({*ALL} - {"layers"}), "has no chat template"),
     "no torchvision": (

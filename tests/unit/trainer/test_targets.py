@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 pytest.importorskip("torch")
 from torch import nn, tensor
 
+from trainer.model.base import load_model_config
 from trainer.model.contract import _kinds
 from trainer.model.kind import check_reads_onward, check_tokens
 from trainer.model.targets import lost_at_loading, peft_targets
@@ -77,6 +80,26 @@ def test_a_model_that_reads_in_both_directions_is_refused_by_its_skeleton(
     with pytest.raises(ConfigError) as error:
         check_reads_onward("m", config, decoder)
     assert str(error.value).startswith("MODEL=m: bert reads a text in both directions (is_decoder is false)")
+
+
+@pytest.mark.parametrize(
+    ("name", "switch"),
+    [("BertConfig", "is_decoder"), ("BigBirdConfig", "is_decoder"), ("MegatronBertConfig", "is_decoder"),
+     ("RemBertConfig", "is_decoder"), ("RoFormerConfig", "is_decoder"), ("XLMConfig", "causal")],
+)  # fmt: skip
+def test_an_encoder_is_refused_by_its_configuration_which_need_not_name_a_class(
+    name: str, switch: str, tmp_path: Path
+) -> None:
+    import transformers
+
+    kind = getattr(transformers, name)
+    kind().save_pretrained(tmp_path)
+    assert "architectures" not in json.loads((tmp_path / "config.json").read_text())
+    with pytest.raises(ConfigError) as error:
+        load_model_config(str(tmp_path))
+    said = f"MODEL={tmp_path}: {kind.model_type} reads a text in both directions ({switch} is false), so it cannot "
+    assert str(error.value).startswith(said)
+    check_reads_onward("m", kind(**{switch: True}))
 
 
 def test_adapters_that_peft_finds_again_are_not_lost() -> None:
