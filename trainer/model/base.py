@@ -210,6 +210,8 @@ def load_model_config(model: str) -> Any:
         except Exception:
             check_known(model)
             raise
+        # The file may name a kernel of the hub: code, which transformers would fetch and run.
+        config._attn_implementation = None
     if auto_class(config) is None:
         raise ConfigError(
             f"{config.model_type} is no model that reads text and writes it: give one, as {EXAMPLE} is",

@@ -176,3 +176,20 @@ def test_a_models_weights_are_read_from_safetensors_alone(tiny_model: Path, tmp_
     anatomy = models.find_anatomy(models.load_model_config(config.model))
     with pytest.raises(OSError, match="safetensors"):
         models.load_base(config, anatomy, dtype=torch.float32, device_map={"": "cpu"})
+
+
+@pytest.mark.parametrize("name", ["attn_implementation", "_attn_implementation"])
+def test_a_kernel_that_a_models_config_names_is_not_fetched(name: str, tiny_model: Path, tmp_path: Path) -> None:
+    """transformers would load it from the hub, or say that its package is missing."""
+    from trainer.model import base as models
+
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    found = json.loads((model / "config.json").read_text())
+    for part in (found, found["text_config"], found["vision_config"]):
+        part[name] = "kernels-community/flash-attn2"
+    (model / "config.json").write_text(json.dumps(found))
+    config = models.load_model_config(str(model))
+    assert {part._attn_implementation for part in (config, config.text_config, config.vision_config)} == {None}
+    skeleton, _ = models.take_apart(str(model), config)
+    assert skeleton.config._attn_implementation == "sdpa"
