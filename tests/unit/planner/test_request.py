@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
 import subprocess
 from dataclasses import MISSING
 from pathlib import Path
@@ -21,6 +24,7 @@ from planner.request.asked import Request, Value
 from planner.request.resolve import resolve
 from planner.request.site import Site
 from planner.request.variables import BY_NAME, VARIABLES, Variable, help_text, parse_given, read_given
+from trainer.architecture.shape_file import SHAPE_FILE, digest, user_folder
 from trainer.architecture.shapes import resolve_shape
 from trainer.config import TrainConfig
 from trainer.flags import options, word
@@ -225,14 +229,15 @@ def test_a_home_folder_is_expanded() -> None:
     assert spec.data == "/home/ada/d.jsonl"
 
 
-def _cache(home: Path) -> Path:
-    """A hub cache below `home` with foo/bar, whose model is 48 wide."""
+def _cache(home: Path) -> tuple[Path, dict[str, Any]]:
+    """A hub cache below `home` with foo/bar, and that model's configuration."""
+    config = {"model_type": "gemma3", "text_config": {"hidden_size": 48}}
     snapshot = home / "hub" / "models--foo--bar" / "snapshots" / "f00d"
     snapshot.mkdir(parents=True)
-    write_measured(snapshot, {"model_type": "gemma3", "text_config": {"hidden_size": 48}}, hidden=48)
+    (snapshot / "config.json").write_text(json.dumps(config))
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("f00d")
-    return home
+    return home, config
 
 
 @pytest.mark.parametrize("source", [".env", "ENVIRONMENT", "site", "exported"])
@@ -241,9 +246,15 @@ def test_the_model_is_looked_for_where_the_job_will(
 ) -> None:
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         monkeypatch.delenv(name, raising=False)
-    home = str(_cache(tmp_path / "hf"))
+    home, config = _cache(tmp_path / "hf")
+    # Its shape is kept under its configuration's digest alone: it is found only where config.json is.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    measured = write_measured(tmp_path / "measured", config, hidden=48)
+    user_folder(os.environ).mkdir(parents=True)
+    shutil.copy(measured / SHAPE_FILE, user_folder(os.environ) / f"{digest(config)}.json")
+
     (tmp_path / ".env").write_text(f"HF_HOME={home if source == '.env' else tmp_path / 'none'}\n")
-    monkeypatch.setenv("HF_HOME", home if source == "exported" else str(tmp_path / "other"))
+    monkeypatch.setenv("HF_HOME", str(home if source == "exported" else tmp_path / "other"))
     given = {"MODEL": "foo/bar"} | ({"ENVIRONMENT": f"HF_HOME={home}"} if source == "ENVIRONMENT" else {})
     site = Site(source="site.yaml", texts={"ENVIRONMENT": f"HF_HOME={home}"} if source == "site" else {})
     assert resolve(given, project_dir=tmp_path, environ={}, site=site).shape.hidden == 48
