@@ -36,7 +36,6 @@ from trainer.results.card import model_card
 from trainer.results.trained import Usage
 from trainer.text import printable_lines
 from trainer.tools.checks import Check, format_checks
-from trainer.tools.data_report import render
 from trainer.verbs import exit_code
 
 pytestmark = pytest.mark.slow
@@ -166,6 +165,8 @@ def test_nor_do_card_report_and_page_of_runs(word: str, seed: int, tmp_path: Pat
 @examples
 @given(word=WORDS, seed=st.integers(0, 10**6))
 def test_nor_do_validate_and_infer(word: str, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+    from trainer.tools.data_report import render  # not above: it loads torch
+
     side = {
         "records": 1, "kept": 1, "answers": 1, "sessions": 1, "pictures": 1, "text_only": 0, "duplicates": 0,
         "duplicates_with_another_answer": 0, "labels": {"up": 1}, "majority_share": 1.0,
