@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from k8s.cluster.ends import MESSAGE_CHARS, OOM_KILLED, OUT_OF_MEMORY, End, Failure, last_failure, see_end
 from k8s.cluster.kubectl import Object, name_of
-from k8s.cluster.placing import advice_on_placing, advice_on_size, without_preemption
+from k8s.cluster.placing import advice_on_placing, advice_on_size, unscheduled, without_preemption
 from k8s.manifest.objects import QUEUE_LABEL, SLOT_LABEL
 from launcher.progress import GONE, RUNNING, Job
 
@@ -187,8 +187,13 @@ def _between(
         failed_at = _seconds(failure.at)
         next_at = failed_at + min(BACK_OFF_S * 2 ** min(failed - 1, 10), MOST_BACK_OFF_S)
         # Pods that were removed lengthen the wait too, and cannot be counted here.
-        late = f"by {_time_of_day(failed_at + MOST_BACK_OFF_S)}" if next_at + LATE_S < now else ""
-        reason += f"; the next one comes {late or f'at about {_time_of_day(next_at)}'} UTC"
+        last_at = failed_at + MOST_BACK_OFF_S
+        if now <= next_at + LATE_S:
+            reason += f"; the next one comes at about {_time_of_day(next_at)} UTC"
+        elif now <= last_at + LATE_S:
+            reason += f"; the next one comes by {_time_of_day(last_at)} UTC"
+        else:
+            reason += f"; the next one should have come by {_time_of_day(last_at)} UTC"
     advice = f"make cancel {{words}}, then {memory}" if failure.reason == OOM_KILLED else ""
     return replace(waits, reason=reason, advice=advice)
 
@@ -206,14 +211,13 @@ def _not_started(waits: Job, pod: Object, around: Around) -> Job:
             if pulls and (secret := _news_of(pod, around.events, of=NO_PULL_SECRET)):
                 return replace(waits, reason=secret, advice=PULL_SECRETS.format(namespace=namespace))
             return replace(waits, reason=said, advice=image if pulls else describe)
-    for condition in pod["status"].get("conditions", []):
-        if (condition["type"], condition["status"]) == ("PodScheduled", "False"):
-            said = f"{condition.get('reason', '')}: {condition.get('message', '')}"
-            if SLOT_LABEL in pod["metadata"].get("labels", {}) and "anti-affinity" in said:
-                return replace(waits, reason="waits until a member of its sweep has ended: PARALLEL run at once")
-            shown = without_preemption(said)[: 2 * MESSAGE_CHARS]
-            advice = advice_on_size(pod, around.nodes) or advice_on_placing(said, namespace)
-            return replace(waits, reason=shown, advice=advice)
+    if condition := unscheduled(pod):
+        said = f"{condition.get('reason', '')}: {condition.get('message', '')}"
+        if SLOT_LABEL in pod["metadata"].get("labels", {}) and "anti-affinity" in said:
+            return replace(waits, reason="waits until a member of its sweep has ended: PARALLEL run at once")
+        shown = without_preemption(said)[: 2 * MESSAGE_CHARS]
+        advice = advice_on_size(pod, around.nodes) or advice_on_placing(said, namespace)
+        return replace(waits, reason=shown, advice=advice)
     return replace(waits, reason=_news_of(pod, around.events))
 
 

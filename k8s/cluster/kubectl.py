@@ -3,21 +3,18 @@ words."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from k8s.manifest.objects import INSTANCE, MANAGER
 from k8s.manifest.pod import CONTAINER
-from trainer.files import parse_json, read_typed
+from trainer.files import parse_json
 from trainer.outcome import ConfigError, SchedulerError
 from trainer.text import shown, without_middle
 
@@ -37,8 +34,8 @@ SAID_CHARS = 600  # a refused patch is printed with the whole pod on one line; t
 RUNS_A_CALL = 64  # a longer address may exceed the limit of a proxy before the server
 NO_FILE = "No such file or directory"
 ASKS_WHO = "Please enter Username"
-ASKED_LAST = "localhost:8080"  # where kubectl looks when no file tells it of a cluster
-NO_CLUSTER = f"server {ASKED_LAST} was refused"
+ASKED_LAST = "server localhost:8080 was refused"  # where kubectl looks when no file tells it of a cluster
+NO_CLUSTER = "if kubectl knows no cluster: save yours as ~/.kube/config, or name its file with KUBECONFIG="
 REFUSAL = re.compile(r"^Error from server \((\w+)\)|^(The \S+ \S+ is invalid)", re.MULTILINE)
 # The server may have done the request without saying so. If a webhook does not answer the server, that is the
 # server's refusal.
@@ -105,20 +102,11 @@ class Kubectl:
             said = " ".join((words or done.stdout).split()) or f"exit code {done.returncode}"
             if done.stdout.startswith(ASKS_WHO):
                 said = "it has no credentials for this cluster and asks for a user name: log in first"
-            if NO_CLUSTER in words and not self._names(ASKED_LAST):
-                said = "it knows no cluster: save yours as ~/.kube/config, or name its file with KUBECONFIG="
             message = f"kubectl {arguments[0]} failed: {without_middle(said, SAID_CHARS)}"
+            if ASKED_LAST in words:
+                message = f"{message} ({NO_CLUSTER})"
             raise KubectlError(message, said=words, printed=done.stdout)
         return done.stdout
-
-    def _names(self, address: str) -> bool:
-        """Whether a kubeconfig of this person holds that address."""
-        named = self.environ.get("KUBECONFIG") or os.path.join(self.environ.get("HOME", ""), ".kube/config")
-        for path in filter(None, named.split(os.pathsep)):
-            with contextlib.suppress(OSError):
-                if address.encode() in read_typed(Path(path)):
-                    return True
-        return False
 
     def command(self, *arguments: str, endless: bool = False) -> list[str]:
         """The argument list; `endless` for a command that follows. Raises ConfigError without kubectl."""

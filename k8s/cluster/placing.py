@@ -46,11 +46,16 @@ def without_preemption(said: str) -> str:
     return PREEMPTION.split(said, maxsplit=1)[0]
 
 
+def unscheduled(pod: Object) -> Object | None:
+    """The condition in which the scheduler says why no node takes a pod; None for a pod that a node has taken, or
+    that the scheduler has not looked at."""
+    conditions = pod["status"].get("conditions", [])
+    return next((one for one in conditions if (one["type"], one["status"]) == ("PodScheduled", "False")), None)
+
+
 def lacks_room(pod: Object) -> bool:
     """Whether the scheduler says of a pod that nodes have too little of something left."""
-    conditions = pod["status"].get("conditions", [])
-    told = [one.get("message", "") for one in conditions if (one["type"], one["status"]) == ("PodScheduled", "False")]
-    return any(INSUFFICIENT in said for said in told)
+    return INSUFFICIENT in (unscheduled(pod) or {}).get("message", "")
 
 
 def advice_on_size(pod: Object, nodes: Sequence[Object]) -> str:

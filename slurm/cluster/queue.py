@@ -70,8 +70,13 @@ def slurm(
 
 
 def words(done: subprocess.CompletedProcess[str]) -> str:
-    """The message of a failed program, on one line."""
-    return " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
+    """The message of a program, on one line."""
+    return " ".join(_unnamed(done.stderr or done.stdout, done).split()) or f"exit code {done.returncode}"
+
+
+def _unnamed(said: str, done: subprocess.CompletedProcess[str]) -> str:
+    """What a program said, without its own name, which Slurm's programs put before each line: `sbatch: error: `."""
+    return re.sub(rf"(?m)^{re.escape(done.args[0])}: (error: )?", "", said)
 
 
 def find_jobs(job_ids: Sequence[str], environ: Mapping[str, str]) -> dict[str, Job]:
@@ -223,8 +228,8 @@ def _sacct(job_ids: Sequence[str], environ: Mapping[str, str], cluster: str) -> 
     except SlurmError as error:
         return {}, str(error)
     if done.returncode:
-        *_, last = ["", *done.stderr.splitlines()]
-        return {}, "" if NO_ACCOUNTING in done.stderr or not last else f"sacct failed: {last.rpartition('error: ')[2]}"
+        *_, last = ["", *_unnamed(done.stderr, done).splitlines()]
+        return {}, "" if NO_ACCOUNTING in done.stderr or not last else f"sacct failed: {last}"
     found = dict(_job(line, cluster) for line in done.stdout.splitlines() if line.count("|") == COLUMNS)
     return {job_id: job for job_id, job in found.items() if job_id in job_ids}, ""
 

@@ -55,7 +55,7 @@ def sbatch(script: Path, environ: Mapping[str, str], known: Collection[str] = ()
         found = re.match(r"([0-9]+)(?:;(\S+))?\s*$", done.stdout)  # "id" or, for a named cluster, "id;cluster"
         if done.returncode == 0 and found:
             if done.stderr.strip():  # a warning, or what the site's own rules have to say
-                cli.say(f"sbatch says: {' '.join(re.sub('(?m)^sbatch: ', '', done.stderr).split())}")
+                cli.say(f"sbatch says: {said}")
             return joined(found[1], found[2] or "")
         if done.returncode > 0 and not UNANSWERED.search(said):
             raise _refused(f"sbatch refused the job: {said}", environ)
@@ -86,7 +86,7 @@ def rehearse(text: str, environ: Mapping[str, str]) -> str:
         done = slurm("sbatch", "--test-only", str(script), environ=environ)
     if done.returncode:
         raise _refused(f"sbatch would refuse the job: {words(done)}", environ)
-    return re.sub(r"^sbatch: Job [0-9]+ to start", "could start", words(done))
+    return re.sub(r"^Job [0-9]+ to start", "could start", words(done))
 
 
 def overrides(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -506,22 +506,13 @@ def nobody_asked_last() -> None:
 
 
 @pytest.mark.usefixtures("nobody_asked_last")
-def test_a_kubectl_whose_file_names_the_address_that_it_asks_last_is_told_its_own_words(cluster: Cluster) -> None:
-    kubeconfig = Path(cluster.environ["KUBECONFIG"])
-    config = json.loads(kubeconfig.read_text())
-    config["clusters"][0]["cluster"]["server"] = "http://localhost:8080"
-    kubeconfig.write_text(json.dumps(config))
+def test_a_kubectl_that_may_know_no_cluster_is_told_how_it_learns_of_one(cluster: Cluster) -> None:
+    Path(cluster.environ["KUBECONFIG"]).unlink()
     done = cluster.k8s("list")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert "The connection to the server localhost:8080 was refused" in done.stderr
-
-
-@pytest.mark.usefixtures("nobody_asked_last")
-def test_a_kubectl_without_a_cluster_is_said_to_be_that(cluster: Cluster) -> None:
-    Path(cluster.environ["KUBECONFIG"]).unlink()
-    done = cluster.k8s("list")
-    said = "it knows no cluster: save yours as ~/.kube/config, or name its file with KUBECONFIG="
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"trainyard: kubectl get failed: {said}\n")
+    how = "(if kubectl knows no cluster: save yours as ~/.kube/config, or name its file with KUBECONFIG=)\n"
+    assert done.stderr.endswith(how)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from trainer.data.packed import MAGICS
 from trainer.data.sources import SIDE_OF, data_parts, find_sources, hub_id
 from trainer.data.turns import FormError
 from trainer.node.pickles import refusal
-from trainer.outcome import ConfigError
+from trainer.outcome import ConfigError, is_out_of_memory
 from trainer.settings import say
 from trainer.text import shown
 
@@ -340,7 +340,7 @@ def _flattened(row: dict[str, Any]) -> dict[str, Any]:
 def _one_line(error: Exception) -> str:
     if isinstance(error, UnpicklingError):  # torch's own words advise to load it all the same
         return f"a pickle in it {refusal(error)}"
-    if isinstance(error, MemoryError) or str(error).endswith("out of memory"):  # pandas says it so
+    if is_out_of_memory(error):
         return MEMORY
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 400 else f"{text[:400]}..."

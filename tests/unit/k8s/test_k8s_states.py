@@ -245,6 +245,10 @@ STATES: dict[str, tuple[Object | None, Sequence[Object], Around, str, str]] = {
         *(job(), [failed(1, at="01:00:00")], Around()),
         *("PENDING (attempt 1 ended: exit code 1; the next one comes by 01:10:00 UTC)", FOLLOW),
     ),
+    "failed, and the next attempt should be there": (
+        *(job(), [failed(1, at="00:40:00")], Around()),
+        *("PENDING (attempt 1 ended: exit code 1; the next one should have come by 00:50:00 UTC)", FOLLOW),
+    ),
     "out of memory, with retries left": (
         *(job(), [failed(137, "OOMKilled")], Around()),
         "PENDING (attempt 1 ended: OOMKilled, exit code 137; the next one comes at about 01:02:10 UTC)",
