@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.data.sources import SIDE_OF, caption_of, is_picture_name
+from trainer.data.file_names import SIDE_OF, caption_of, is_picture_name
 from trainer.data.turns import FormError
 from trainer.files import MOST_CHARACTERS, read_typed
 

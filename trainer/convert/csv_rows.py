@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trainer.data.file_kinds import HEAD_BYTES
+from trainer.data.file_names import is_picture_name
 from trainer.data.packed import MAGICS, separator
-from trainer.data.sources import is_picture_name
 from trainer.outcome import ConfigError
 from trainer.text import shown
 

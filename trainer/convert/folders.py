@@ -9,7 +9,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data.sources import SIDE_FILE, SIDE_OF, TABLES, find_sources, is_lost, is_picture_name, is_records, side_of
+from trainer.data.file_names import SIDE_FILE, SIDE_OF, TABLES, is_lost, is_picture_name, is_records, side_of
+from trainer.data.sources import find_sources
 from trainer.files import MIB
 from trainer.outcome import ConfigError
 from trainer.text import plain_or_shown

@@ -17,8 +17,9 @@ from trainer.convert.csv_rows import CsvRows
 from trainer.convert.folders import METADATA, Table, check_reader, files_in, not_read, tables_beside_pictures
 from trainer.data.containers import read_records
 from trainer.data.file_kinds import ARCHIVES, HEAD_BYTES, unpack_advice
+from trainer.data.file_names import SIDE_OF
 from trainer.data.packed import MAGICS
-from trainer.data.sources import SIDE_OF, data_parts, find_sources, hub_id
+from trainer.data.sources import data_parts, find_sources, hub_id
 from trainer.data.turns import FormError
 from trainer.node.pickles import refusal
 from trainer.outcome import ConfigError, is_out_of_memory

@@ -13,10 +13,10 @@ from trainer.config import Learn
 from trainer.data.columns import TURN_KEYS, rename
 from trainer.data.containers import read_records
 from trainer.data.faults import Faults
+from trainer.data.file_names import SIDE_OF
 from trainer.data.forms import read_form
 from trainer.data.images import Pictures
 from trainer.data.sessions import Sessions
-from trainer.data.sources import SIDE_OF
 from trainer.data.turns import Form, FormError, Record
 from trainer.data.unread import Unread
 from trainer.outcome import ConfigError

@@ -17,10 +17,11 @@ from trainer.config import Learn, TrainConfig
 from trainer.data.bounds import BOUNDS
 from trainer.data.columns import AUTO, parse_columns
 from trainer.data.faults import FORMAT_HINT, check_kept
+from trainer.data.file_names import SIDE_NAMES
 from trainer.data.lengths import data_digest
 from trainer.data.reading import Reader
 from trainer.data.sessions import choose_held_out
-from trainer.data.sources import SIDE_NAMES, Sources, find_sources
+from trainer.data.sources import Sources, find_sources
 from trainer.data.turns import Record
 from trainer.outcome import ConfigError
 from trainer.text import shown as shown_text

@@ -17,39 +17,39 @@ from urllib.parse import unquote
 from trainer.commands import training_command
 from trainer.data.braces import BRACES, expanded, split_commas
 from trainer.data.file_kinds import HEAD_BYTES, TEXT, UNPACKED_BY, kind_of, unpack_advice
+from trainer.data.file_names import (
+    CONVERTIBLE,
+    JSON_SUFFIXES,
+    METADATA,
+    MOST_LOOKED_AT,
+    SIDE_NAMES,
+    SIDE_OF,
+    TABLES,
+    ZSTD,
+    caption_of,
+    is_lost,
+    is_named_json,
+    is_named_records,
+    is_picture_name,
+    is_records,
+    names_in,
+    side_of,
+    stem_of,
+    suffix_of,
+)  # fmt: skip
 from trainer.files import regular
 from trainer.outcome import ConfigError
 from trainer.text import nearest, plain_or_shown
 
-JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
-PACKED_SUFFIXES = (".gz", ".bz2", ".xz")
-# The names that people give the sides of a data set.
-SIDE_NAMES = {
-    "train": ("train", "training"),
-    "eval": ("eval", "evaluation", "validation", "valid", "val", "dev"),
-    "test": ("test", "testing"),
-}
-SIDE_OF = {name: side for side, names in SIDE_NAMES.items() for name in names}
-# train.jsonl, train-00000-of-00004.jsonl, train_2.json.gz
-SIDE_FILE = r"(?i:([a-z]+)(?:[-_.]\d+)?(?:-of-\d+)?)"
-# JSON files without records: Trainyard's own, and those that other trainers put beside their records.
-NO_RECORDS = (
-    r".*\.lengths\.json|lengths\.json|convert\.json|batch\.json|.*\.batch\.json"
-    r"|dataset_(?:infos?|dict)\.json|state\.json|\..*"
-)
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tiff")
-CAPTIONS = (".txt", ".caption")  # of text files beside pictures, as kohya's trainers read them
-TABLES = (".parquet", ".arrow", ".feather", ".csv", ".tsv")
-ZSTD = ".zst"
-CONVERTIBLE = (*TABLES, ".tar", *PICTURES, ZSTD)
 HUB_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
 HUB_ADDRESS = rf"(?:hf://|https?://(?:www\.)?huggingface\.co/)datasets/({HUB_ID}?)(?:/tree/main|/viewer(?:/.*)?)?/?"
 ADDRESS = r"(?i:[a-z][a-z0-9+]{1,9}://)"
-METADATA = "metadata.jsonl"  # written for the datasets library's imagefolder
 TAKES = "give a file of JSON records, or a folder with train.jsonl"
 MOST_NAMED = 5
-MOST_LOOKED_AT = 10_000
-"""Files of a folder whose names are looked at for a note: a folder of pictures may hold millions."""
+RECORDS = rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*)?\{\s*"'
+"""The beginning of a file of records."""
+MOST_OPENED = 100
+"""Files of a folder that are opened to look for records: each picture may have a text file beside it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,15 +79,6 @@ def hub_id(data: str) -> str | None:
     return data if re.fullmatch(HUB_ID, data) else None
 
 
-def is_picture_name(name: str) -> bool:
-    return name.lower().endswith(PICTURES)
-
-
-def caption_of(picture: Path) -> Path | None:
-    """The text file beside a picture that is called like it; None where there is none."""
-    return next((text for suffix in CAPTIONS if (text := picture.with_suffix(suffix)).is_file()), None)
-
-
 def data_parts(data: str) -> tuple[str, ...]:
     """The files and folders that DATA names, with commas between; a single path may contain a comma."""
     parts = split_commas(data)
@@ -103,15 +94,7 @@ def from_folder(folder: Path, data: str) -> str:
 
 def record_folders(data: str) -> tuple[str, ...]:
     """The folders of the files that DATA names, derived from the names alone: the file system is not read."""
-    return tuple(dict.fromkeys(os.path.dirname(p) if _is_named_json(p) else p for p in split_commas(data)))
-
-
-def _is_named_json(name: str) -> bool:
-    return _unpacked_name(name.lower()).endswith(JSON_SUFFIXES)
-
-
-def _unpacked_name(name: str) -> str:
-    return next((name[: -len(suffix)] for suffix in PACKED_SUFFIXES if name.lower().endswith(suffix)), name)
+    return tuple(dict.fromkeys(os.path.dirname(p) if is_named_json(p) else p for p in split_commas(data)))
 
 
 def data_files(data: str) -> tuple[Path, ...]:
@@ -155,40 +138,6 @@ def find_sources(data: str) -> Sources:
     return Sources(train=train, eval=held_out, notes=tuple(notes))
 
 
-def side_of(path: Path) -> str | None:
-    """The side that the name of a file or folder says: train, eval or test; None for another name."""
-    shard = re.fullmatch(SIDE_FILE, _stem(path))
-    return SIDE_OF.get(shard[1].lower()) if shard else None
-
-
-def _suffix(path: Path) -> str:
-    """.jsonl, or .jsonl.gz where it is packed."""
-    return path.name[len(_stem(path)) :]
-
-
-def _stem(path: Path) -> str:
-    name = _unpacked_name(path.name)
-    return next((name[: -len(suffix)] for suffix in JSON_SUFFIXES if name.lower().endswith(suffix)), name)
-
-
-def names_in(folder: Path) -> list[str]:
-    """The names in a folder, the first of very many; none where they may not be listed."""
-    with suppress(OSError), os.scandir(folder) as entries:
-        return sorted(entry.name for entry in islice(entries, MOST_LOOKED_AT))
-    return []
-
-
-def is_records(path: Path) -> bool:
-    """Whether a file is called like one of records."""
-    return _is_named_json(path.name) and not re.fullmatch(NO_RECORDS, path.name) and path.is_file()
-
-
-def is_lost(path: Path) -> bool:
-    """Whether a path is called like records to read, and is no file."""
-    named = _is_named_json(path.name) and not re.fullmatch(NO_RECORDS, path.name)
-    return named and side_of(path) in ("train", "eval") and not path.is_file() and not path.is_dir()
-
-
 def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
     """By side, the files of records in a folder and in its subfolders that are named like a side."""
     here = sorted(folder.iterdir())
@@ -216,7 +165,7 @@ def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
         if len(others) > 1:
             how = f"several: DATA={','.join(map(str, others))}"
             if len(others) > MOST_NAMED:
-                suffix, where = _suffix(others[0]), shlex.quote(str(folder))
+                suffix, where = suffix_of(others[0]), shlex.quote(str(folder))
                 how = f"make one file of all: cat {where}/*{suffix} > {where}/train{suffix}"
                 if [path for path in here if path.name.endswith(suffix)] != others:
                     how = f"put those into {where}/train/"
@@ -232,10 +181,13 @@ def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
                 f"holds test records alone, which are not used: DATA={tests} trains on them", name="DATA", given=part
             )
         inner = next((p for p in here if p.is_dir() and any(is_records(p / name) for name in names_in(p))), None)
-        inside = [Path(part, name) for name in _records_in(folder) if _is_named_json(name)]
+        inside = [Path(part, name) for name in _records_in(folder) if is_named_json(name)]
         if inner is None and inside:
             several = ",".join(map(str, inside[:MOST_NAMED]))
             raise ConfigError(f"holds its records further inside: name them: DATA={several}", name="DATA", given=part)
+        if inner is None and (named := _otherwise_named(here)):
+            said = f"holds records in {plain_or_shown(named.name)}, a name that does not say so: DATA={named} reads it"
+            raise ConfigError(said, name="DATA", given=part)
         if inner is None and (
             # Pictures lie beside the table that names them.
             known := min(
@@ -255,6 +207,16 @@ def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
     return found
 
 
+def _otherwise_named(paths: Sequence[Path]) -> Path | None:
+    """The first of some files that begins like records and is called otherwise."""
+    others = (path for path in paths if path.suffix.lower() not in (*JSON_SUFFIXES, *CONVERTIBLE) and path.is_file())
+    for path in islice((path for path in others if not path.name.startswith(".")), MOST_OPENED):
+        with suppress(OSError), path.open("rb") as file:
+            if re.match(RECORDS, file.read(HEAD_BYTES)):
+                return path
+    return None
+
+
 def _other_kind(paths: Sequence[Path]) -> str | None:
     """The first of some files that is of a known kind, and what helps."""
     for path in (path for path in paths[:MOST_LOOKED_AT] if path.is_file() and not path.name.startswith(".")):
@@ -269,7 +231,7 @@ def _check_shards(files: Sequence[Path]) -> None:
     """Raises ConfigError for files `-of-00004` that are not four."""
     found: dict[tuple[Path, str, str], set[str]] = {}
     for path in files:
-        if shard := re.fullmatch(r"(.*?)-?(\d+)-of-(\d+)", _stem(path)):
+        if shard := re.fullmatch(r"(.*?)-?(\d+)-of-(\d+)", stem_of(path)):
             found.setdefault((path.parent, shard[1], shard[3]), set()).add(shard[2])
     for (parent, name, total), numbers in found.items():
         if len(numbers) < int(total):
@@ -286,7 +248,7 @@ def _records_in(folder: Path) -> list[str]:
     for where, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
-            if name.lower().endswith((*TABLES, ZSTD)) or (_is_named_json(name) and not re.fullmatch(NO_RECORDS, name)):
+            if name.lower().endswith((*TABLES, ZSTD)) or is_named_records(name):
                 found.append(os.path.relpath(os.path.join(where, name), folder))
         left -= len(names)
         if left <= 0:
@@ -320,7 +282,7 @@ def _pattern(data: str) -> str:
         return f"is a pattern that no file matches: {TAKES}"
     folders = {os.path.dirname(path) or "." for path in found}
     how = f"DATA={shlex.quote(','.join(found))} names them"
-    if not _is_named_json(found[0]):
+    if not is_named_json(found[0]):
         how = convert_command(min(folders))
     elif len(found) > MOST_NAMED:
         how = _together([Path(path) for path in found], data) if len(folders) == 1 else "DATA=FOLDER,FILE names several"
@@ -329,7 +291,7 @@ def _pattern(data: str) -> str:
 
 def _together(found: Sequence[Path], pattern: str) -> str:
     """How the many files of one folder that a pattern matches are read: as the folder, where a name says a side."""
-    folder, suffixes = shlex.quote(str(found[0].parent)), {_suffix(path) for path in found}
+    folder, suffixes = shlex.quote(str(found[0].parent)), {suffix_of(path) for path in found}
     whole = found[0].with_name(f"train{min(suffixes)}")
     if any(map(side_of, found)) or os.path.lexists(whole):
         return f"DATA={folder} reads its train and eval files, and names the others"

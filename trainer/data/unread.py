@@ -16,10 +16,10 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from trainer.data.columns import BESIDE, PAIRS
+from trainer.data.file_names import SIDE_OF
 from trainer.data.inline import BASE64_MAGIC
 from trainer.data.names import AUDIO, BOXES, PICTURES, SUFFIXES, VIDEOS, is_quiet, kind_of_file, kind_of_name
 from trainer.data.places import LIKE_A_PLACE, PLACEHOLDER, PLACES, may_hold_marker, may_look_like_place
-from trainer.data.sources import SIDE_OF
 from trainer.data.switches import switches
 from trainer.data.turns import Form, Picture
 from trainer.text import shown
