@@ -12,7 +12,7 @@ from trainer.convert.fetch import fetch
 from trainer.data.columns import ANSWERS, QUESTIONS
 from trainer.data.forms import IMAGE_KEYS, IMAGE_PART_KEYS
 from trainer.data.images import find_image
-from trainer.data.inline import DATA, MAGIC, as_data, unpack_bytes
+from trainer.data.inline import DATA, MAGIC, as_data, file_path, unpack_bytes
 from trainer.data.names import PICTURES, kind_of_file, kind_of_name
 from trainer.data.turns import FormError
 from trainer.data.unread import LONGEST_PATH
@@ -20,7 +20,6 @@ from trainer.files import MIB, MOST_MIB, without_link, write_whole
 
 FOLDER = "pictures"
 SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
-FILE = "file://"
 
 
 class PictureStore:
@@ -116,9 +115,10 @@ class PictureStore:
 
     def _content(self, name: str) -> bytes | None:
         """The bytes that an address or a file holds; None when `name` is neither. Raises OSError, ValueError."""
-        if "://" in name and not name.startswith(FILE):
+        name = file_path(name)
+        if "://" in name:
             return _checked(fetch(name, private=self._private))
-        found = find_image(name.removeprefix(FILE), self._source, self._root) if self._source else None
+        found = find_image(name, self._source, self._root) if self._source else None
         if found is None:
             if "." in name and " " not in name:
                 raise OSError("is not there")

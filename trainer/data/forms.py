@@ -17,8 +17,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from math import isnan
 from typing import Any
-from urllib.parse import unquote
 
 from trainer.data.answers import answer_text
 from trainer.data.columns import (
@@ -38,7 +38,7 @@ from trainer.data.columns import (
     suggest,
 )  # fmt: skip
 from trainer.data.foreign import fault
-from trainer.data.inline import DATA, SCHEME_CHARS, as_data, is_path
+from trainer.data.inline import DATA, SCHEME_CHARS, as_data, file_path, is_path
 from trainer.data.names import PICTURES, is_file_name, is_quiet, kind_of_file, kind_of_name
 from trainer.data.places import PLACES, Parts, may_hold_marker, put_pictures
 from trainer.data.turns import ROLES, Form, FormError, Picture, Role, Turn, picture_of, role_of
@@ -48,6 +48,7 @@ CLASSES = ("label", "cls", "class", "target")  # names of a picture's class, whi
 FLAT_KEYS = (CONTEXT, QUESTION, ANSWER)
 IMAGE_KEYS = ("image", "images", "frames")
 FRAMES = 4
+EMPTY = "the answer is empty"
 # The keys that are read beside the turns, by the key of the turns (None: the flat form).
 READ: dict[str | None, frozenset[str]] = {
     key: frozenset((*IMAGE_KEYS, "system", *((key,) if key else FLAT_KEYS))) for key in (None, *CONVERSATIONS)
@@ -78,6 +79,8 @@ def read_form(entry: dict[str, Any], place: Callable[[str], str] = str) -> Form:
     Raises:
         FormError: the record has none of the forms, or a form with a mistake.
     """
+    # An empty cell of a table, as pandas writes it.
+    entry = {name: "" if isinstance(value, float) and isnan(value) else value for name, value in entry.items()}
     given, entry = entry, as_known(entry)
     beside = _beside(entry, place)
     key = next((key for key in CONVERSATIONS if key in entry), None)
@@ -98,7 +101,7 @@ def read_form(entry: dict[str, Any], place: Callable[[str], str] = str) -> Form:
     pictured, filled = put_pictures(turns, [role for role, *_ in said], beside, marked), []
     for number, ((role, _, learned), parts) in enumerate(zip(said, pictured, strict=True), start=1):
         if not parts:
-            raise FormError(*((": the answer is empty",) if role == "assistant" and number >= len(said) - 1
+            raise FormError(*((f": {EMPTY}",) if role == "assistant" and number >= len(said) - 1
                               else (f": turn {number} is empty", "a turn is empty")))  # fmt: skip
         if role != "user" and any(isinstance(part, Picture) for part in parts):
             raise FormError(": only user turns can hold images")
@@ -154,13 +157,25 @@ def _flat(entry: dict[str, Any], given: dict[str, Any], pictured: bool) -> list[
     texts = [entry.get(key) or "" if key == CONTEXT else entry[key] for key in FLAT_KEYS]
     for key, text in zip(FLAT_KEYS, texts, strict=True):
         if not isinstance(text, str) and (key != ANSWER or answer_text(text) is None):
-            how = "a list goes in as its JSON text" if key == ANSWER else 'nothing goes in as ""'
-            raise FormError(f": {key} takes a string ({how}), got {_short(text)}", f"{key} takes a string ({how})")
+            raise _no_text(key, text)
     text = "\n\n".join(part for part in texts[:2] if part)
     if not pictured and not text.strip():
         raise FormError(" has no image, and context and question are both empty")
     said_last: list[Said] = [("user", text, False), ("assistant", entry[ANSWER], True)]
     return [("system", entry["system"], False), *said_last] if entry.get("system") else said_last
+
+
+def _no_text(key: str, value: Any) -> FormError:
+    """The fault of a value that stands for a text of the flat form and is none."""
+    if key == ANSWER and value is None:
+        return FormError(f": {EMPTY}")
+    how = 'nothing goes in as ""'
+    if isinstance(value, list):
+        how = "a list goes in as its JSON text" if key == ANSWER else "of several, each goes into a record of its own"
+    elif key == ANSWER:
+        how = "JSON has no NaN and no Infinity: write them as text"
+    takes = f"{key} takes a string ({how})"
+    return FormError(f": {takes}, got {_short(value)}", takes)
 
 
 def _lacks(given: dict[str, Any], lacking: list[str]) -> FormError:
@@ -362,12 +377,10 @@ def _path(name: Any) -> str:
         raise FormError(f": {takes}, got {_short(name)}", takes)
     if is_path(name):
         return name
-    name = as_data(name)
-    if "://" in name[:SCHEME_CHARS] and not name.startswith((DATA, "file://")):
+    name = file_path(as_data(name))
+    if "://" in name[:SCHEME_CHARS] and not name.startswith(DATA):
         raise FormError(f": {_short(name)} is an address and no file", "a picture at an address", cure="convert")
-    if not name.startswith("file://"):
-        return name
-    return unquote(name.removeprefix("file://").removeprefix("localhost"))
+    return name
 
 
 def _short(value: Any) -> str:

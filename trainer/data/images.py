@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from trainer.data.faults import MISSING
+from trainer.data.file_names import is_picture_name, names_in
 from trainer.data.inline import DATA, MAGIC, unpack
 from trainer.data.turns import FormError
 from trainer.outcome import ConfigError
@@ -29,6 +30,7 @@ class Pictures:
         self._found: dict[str, str] = {}
         """Path by name, empty where there is no file. All records that show one picture share the same string, to
         save memory."""
+        self._missed = False
 
     def __call__(self, name: str) -> str:
         """The path of a picture. Raises FormError when there is no such file, or it is not a picture."""
@@ -42,8 +44,16 @@ class Pictures:
             what = "no file" if os.path.exists(self._folder / name) else "not there"
             place = str(self._folder / name)
             place = place if len(place) <= LONGEST_SHOWN else f"{place[:LONGEST_SHOWN]}..."
-            raise FormError(f": {printable(place)} is {what}", MISSING, cure="missing")
+            raise FormError(f": {printable(place)} is {what}{self._nearly(name)}", MISSING, cure="missing")
         return found
+
+    def _nearly(self, name: str) -> str:
+        """For the first name that is missed, which is the one that is shown: what is there under nearly that name."""
+        if self._missed:
+            return ""
+        self._missed = True
+        found = nearly(self._folder / name)
+        return f", but {printable(str(found))} is" if found else ""
 
     def is_picture(self, name: str) -> bool:
         return is_picture(find_image(name, self._folder, self._image_root))
@@ -55,13 +65,29 @@ class Pictures:
         if not moved:
             return None
         names = Counter(found.values())
-        if shared := next((found[name] for name in moved if names[found[name]] > 1), None):
-            one, other, *_ = (name for name, where in found.items() if where == shared)
+        if clash := next((name for name in moved if names[found[name]] > 1), None):
+            rival = next(name for name, where in found.items() if where == found[clash] and name != clash)
+            one, other = sorted((clash, rival), key=[*found].index)
             raise ConfigError(
-                f"{data}: {one} and {other} would both be {shared}: bring the images with the folders "
+                f"{data}: {one} and {other} would both be {found[one]}: bring the images with the folders "
                 f"that tell them apart, or make their paths relative to {self._folder}/"
             )
         return f"{len(moved)} image paths of another machine were found by their last folders, for example {moved[0]}"
+
+
+def nearly(path: Path) -> Path | None:
+    """What there is of a path that is not there, up to the first part that is called in other letters (Images for
+    images) or is a picture with another suffix; None when nothing is called so."""
+    folder = next((parent for parent in path.parents if os.path.isdir(parent)), None)
+    if folder is None:
+        return None
+    wanted = path.relative_to(folder).parts[0]
+    stem = os.path.splitext(wanted)[0].lower()
+    for name in names_in(folder):
+        alike = name.lower() == wanted.lower() or (is_picture_name(name) and os.path.splitext(name)[0].lower() == stem)
+        if alike and name != wanted:
+            return folder / name
+    return None
 
 
 def is_absolute(name: str) -> bool:

@@ -1,5 +1,5 @@
 """Pictures that a record holds itself, as a data: address or as bare base64. They are stored once by their content,
-as temporary files of this machine."""
+as temporary files of this machine. And what a file: address means."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import base64
 import binascii
 import hashlib
 import os
+import re
 import tempfile
 from functools import cache
 from pathlib import Path
+from urllib.parse import unquote
 
 from trainer.data.turns import FormError
 from trainer.files import write_whole
@@ -17,6 +19,7 @@ from trainer.outcome import ConfigError
 
 DATA = "data:"
 URL_SAFE = str.maketrans("-_", "+/")
+FILE = re.compile(r"file:(?://(?:localhost(?=/))?|(?=/))", re.IGNORECASE)  # Java writes file:/data/0.png
 UNPACKED = ".picture"
 # The first bytes of picture files, as bytes and in base64.
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
@@ -38,6 +41,12 @@ def as_data(name: str) -> str:
         return DATA + name[len(DATA) :]
     bare = name.startswith(BASE64_MAGIC) and len(name) >= SHORTEST and "." not in name[:SHORTEST]
     return f"{DATA};base64,{name}" if bare else name
+
+
+def file_path(name: str) -> str:
+    """The path that a file: address means; any other name as it is."""
+    found = FILE.match(name)
+    return unquote(name[found.end() :]) if found else name
 
 
 def unpack_bytes(address: str) -> bytes:

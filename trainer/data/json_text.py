@@ -8,6 +8,7 @@ import codecs
 import io
 import json
 import re
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +25,7 @@ HALF = re.compile(
 CHUNK_CHARACTERS = 1 << 18
 BETWEEN = re.compile(r"[\s,\ufeff]*")  # between elements; some files have commas behind lines too
 NOT_JSON = "is not JSON"
+NO_OBJECT = "is not an object"
 
 Found = tuple[str, dict[str, Any] | FormError]
 
@@ -130,7 +132,7 @@ def _checked(entry: Any, raw: bytes) -> dict[str, Any]:
     if b"\xed" in raw or (b"\\u" in raw and HALF.search(raw)):
         json.dumps(entry, ensure_ascii=False).encode()  # raises for half of a surrogate pair
     if not isinstance(entry, dict):
-        raise FormError(" is not an object")
+        raise FormError(f" {NO_OBJECT}, got {reprlib.repr(entry)}", NO_OBJECT, cure="form")
     return entry
 
 

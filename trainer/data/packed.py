@@ -48,7 +48,7 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
         name = next((name for magic, name in PACKED.items() if head.startswith(magic)), "")
         try:
             file = io.BufferedReader(_unpacked(raw, name, path), READ_BYTES)
-            if name and (problem := no_json(file.peek(HEAD_BYTES)[:HEAD_BYTES], path)):
+            if name and (problem := _no_json_inside(file.peek(HEAD_BYTES)[:HEAD_BYTES], path)):
                 raise ConfigError(f"{path} is packed, and inside {problem}")
             yield file
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -144,6 +144,11 @@ def no_json(head: bytes, path: Path) -> str | None:
         how = f"name it {named.name}, then {convert_command(str(named))}"
         return f"a table with {SEPARATORS[sign]} between its cells, and no JSON: {how}"
     return None
+
+
+def _no_json_inside(head: bytes, path: Path) -> str | None:
+    """As `no_json`, of what is in a packed file."""
+    return "packed again: unpack it once" if head.startswith((*PACKED,)) else no_json(head, path)
 
 
 def separator(head: bytes) -> str:

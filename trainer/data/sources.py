@@ -185,8 +185,10 @@ def _in_folder(folder: Path, part: str) -> dict[str, list[Path]]:
         if inner is None and inside:
             several = ",".join(map(str, inside[:MOST_NAMED]))
             raise ConfigError(f"holds its records further inside: name them: DATA={several}", name="DATA", given=part)
-        if inner is None and (named := _otherwise_named(here)):
-            said = f"holds records in {plain_or_shown(named.name)}, a name that does not say so: DATA={named} reads it"
+        if inner is None and (hidden := _otherwise_named(here)):
+            said = (
+                f"holds records in {plain_or_shown(hidden.name)}, a name that does not say so: DATA={hidden} reads it"
+            )
             raise ConfigError(said, name="DATA", given=part)
         if inner is None and (
             # Pictures lie beside the table that names them.

@@ -164,7 +164,14 @@ def test_paths_of_another_machine_are_found_by_their_longest_tail(tmp_path: Path
     )
 
 
-@pytest.mark.parametrize("others", [["/home/ada/s1/0.png", "/home/ada/s2/0.png"], ["0.png", "/home/ada/s7/0.png"]])
+@pytest.mark.parametrize(
+    "others",
+    [
+        ["/home/ada/s1/0.png", "/home/ada/s2/0.png"],
+        ["0.png", "/home/ada/s7/0.png"],
+        ["0.png", "./0.png", "/home/ada/s7/0.png"],
+    ],
+)
 def test_two_paths_that_find_one_file_are_refused(others: list[str], tmp_path: Path) -> None:
     # Two spellings of a path that is there are no mistake.
     touch(tmp_path / "0.png", tmp_path / "s1" / "1.png", tmp_path / "2.png")
@@ -173,7 +180,7 @@ def test_two_paths_that_find_one_file_are_refused(others: list[str], tmp_path: P
     with pytest.raises(ConfigError) as caught:
         load_dataset(path)
     assert str(caught.value) == (
-        f"{path}: {others[0]} and {others[1]} would both be {tmp_path}/0.png: bring the images with the folders that "
+        f"{path}: {others[0]} and {others[-1]} would both be {tmp_path}/0.png: bring the images with the folders that "
         f"tell them apart, or make their paths relative to {tmp_path}/"
     )
 
@@ -325,10 +332,23 @@ def test_an_answer_that_is_a_json_value_is_learned_as_its_text(make: Any, value:
     assert (form.turns[-1].text, form.turns[-1].learned, form.as_json) == (text, True, 1)
 
 
-@pytest.mark.parametrize("value", [["up"], None, float("nan"), {"x": float("inf")}])
-def test_an_answer_that_has_no_json_text_is_refused(value: Any) -> None:
-    with pytest.raises(FormError, match="output takes a string"):
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (["up"], "a list goes in as its JSON text"),
+        (None, "the answer is empty"),
+        (float("nan"), "the answer is empty"),
+        ({"x": float("inf")}, "JSON has no NaN and no Infinity"),
+    ],
+)
+def test_an_answer_that_has_no_json_text_is_refused(value: Any, said: str) -> None:
+    with pytest.raises(FormError, match=said):
         read_form({**LOOK, "image": None, "output": value})
+
+
+def test_an_empty_cell_of_pandas_is_an_empty_text() -> None:
+    form = read_form({**LOOK, "image": float("nan"), "context": float("nan")})
+    assert form == read_form({**LOOK, "image": "", "context": ""})
 
 
 def test_json_answers_are_counted_with_an_example(tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ def store(tmp_path: Path) -> PictureStore:
         ({"image": "red.png", "note": "red.png"}, {"image": RED, "note": "red.png"}),
         ({"images": ["red.png", "blue"]}, {"images": [RED, BLUE]}),
         ({"url": "data:image/png;base64,", "note": "data:image/png;base64,"}, {"url": RED, "note": RED}),
+        ({"image": "file:{source}/red.png"}, {"image": RED}),
+        ({"image": "FILE://localhost{source}/%72ed.png"}, {"image": RED}),
         ({"image": "two words"}, {"image": "two words"}),
     ],
 )
@@ -55,6 +57,8 @@ def test_each_picture_of_a_record_becomes_a_path(
     record: dict[str, Any], taken: dict[str, Any], store: PictureStore
 ) -> None:
     def filled(value: Any) -> Any:
+        if isinstance(value, str) and "{source}" in value:
+            return value.replace("{source}", str(store._source))
         return value + base64.b64encode(RED).decode() if value == "data:image/png;base64," else value
 
     found = store.take({key: filled(value) for key, value in record.items()})

@@ -62,7 +62,7 @@ def test_a_file_without_records_is_refused(tmp_path: Path, lines: list[str]) -> 
     [
         ("{", "is not JSON (line 2; the first: is not JSON (Expecting property name enclosed in double quotes at "
          "column 2))", None),
-        ("[1]", "is not an object (line 2)", None),
+        ("[1]", "is not an object (line 2; the first: is not an object, got [1])", None),
         ('{"image": "a.png"}', "lacks question and output (line 2; the first: lacks question and output (it has "
          "'image'))", FORMAT_HINT),
         ('{"context": "", "question": "", "output": ""}', "has no image, and context and question are both empty "

@@ -57,7 +57,9 @@ def read(folder: Path, content: str | bytes, name: str = "d.jsonl") -> Any:
     [
         line() + "\r\n", line() + "\r", "\ufeff" + line(), f"\ufeff[{line()}]", f"[{line()},]", line() + ",\n",
         line(output=3), line(image=["a.png"]), line(image='["a.png"]'), line(image="file://localhost{folder}/a.png"),
-        line(image="file://{folder}/b%20b.png"), line(image={"bytes": None, "path": "a.png"}), line(video=None),
+        line(image="file://{folder}/b%20b.png"), line(image="FILE://{folder}/a.png"),
+        line(image="file:{folder}/b%20b.png"), line(context=float("nan")),
+        line(image={"bytes": None, "path": "a.png"}), line(video=None),
         line(weight=1.0), line(sample_weight=1), line(loss_mask=[1, 1]), line(weight=70.5), line(score=float("nan")),
         json.dumps(talk({"content": "up"}, role="User ")), json.dumps(talk({"content": "up", "tool_calls": None})),
         json.dumps(talk({"content": [{"type": "text", "text": "up"}]})),
@@ -103,7 +105,7 @@ def test_a_picture_in_base64_is_read_however_it_is_called(make: Any, folder: Pat
     [
         ('{"image":"a.png","question":"?","output":"up","output":"down"}', "'output' stands in an object twice"),
         ('{"image":"a.png","image":"b b.png","question":"?","output":"up"}', "'image' stands in an object twice"),
-        ('{"image":"a.png","question":"?","output":NaN}', "got nan"),
+        ('{"image":"a.png","question":"?","output":NaN}', "the answer is empty"),
         ('{"image":"a.png","question":"?","output":' + "9" * 5000 + "}", "it holds a number of thousands of digits"),
         (line(output=["up"]), "a list goes in as its JSON text"),
         (line(image="b%20b.png"), "b%20b.png is not there"),
@@ -154,6 +156,8 @@ def test_what_cannot_be_meant_is_left_out_and_said(content: str, said: str, fold
         (b"PK\x03\x04", "d.xlsx", "save the table as csv, and name that"),
         (gzip.compress(b"d.jsonl".ljust(257, b"\0") + b"ustar\0" + line().encode()), "d.tar.gz",
          "is packed, and inside a tar archive, and no JSON: unpack it (tar -xf d.tar.gz), and name what was in it"),
+        (gzip.compress(gzip.compress(line().encode())), "d.jsonl.gz",
+         "is packed, and inside packed again: unpack it once"),
         (bz2.compress(line().encode())[:-9], "d.jsonl.bz2", "is a damaged bz2 file"),
         (lzma.compress(line().encode())[:-9], "d.jsonl.xz", "is a damaged lzma file"),
     ],

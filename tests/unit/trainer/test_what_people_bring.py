@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -159,6 +160,7 @@ def folder(tmp_path: Path) -> Path:
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(PNG)
     (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "s").mkdir()
     return tmp_path
 
 
@@ -192,9 +194,21 @@ LEFT_OUT: dict[str, tuple[Any, str, str]] = {
     "a link that leads to itself": (
         good(image="loop.png"), "a picture is not there", "{folder}/loop.png is not there"),
     "an answer of spaces": (good(output=" \n"), "the answer is empty", ""),
-    "an answer that is null": (
-        good(output=None), "output takes a string (a list goes in as its JSON text)",
-        "output takes a string (a list goes in as its JSON text), got None"),
+    "an answer that is null": (good(output=None), "the answer is empty", ""),
+    "an answer that is NaN, as pandas writes an empty cell": (good(output=math.nan), "the answer is empty", ""),
+    "an answer that holds what JSON has not": (
+        good(output={"x": math.inf}), "output takes a string (JSON has no NaN and no Infinity: write them as text)",
+        "output takes a string (JSON has no NaN and no Infinity: write them as text), got {'x': inf}"),
+    "several questions": (
+        good(question=["x?", "y?"], output="up"),
+        "question takes a string (of several, each goes into a record of its own)",
+        "question takes a string (of several, each goes into a record of its own), got ['x?', 'y?']"),
+    "a path in the letters of Windows": (
+        good(image="A.PNG"), "a picture is not there", "{folder}/A.PNG is not there, but {folder}/a.png is"),
+    "a folder in other letters": (
+        good(image="S/x.png"), "a picture is not there", "{folder}/S/x.png is not there, but {folder}/s is"),
+    "a picture that was saved as another kind": (
+        good(image="a.jpg"), "a picture is not there", "{folder}/a.jpg is not there, but {folder}/a.png is"),
     # The same kinds, further.
     "a picture on a server of files": (
         good(image="ftp://x.org/a.png"), "a picture at an address", "'ftp://x.org/a.png' is an address and no file"),
@@ -328,7 +342,8 @@ LEFT_OUT: dict[str, tuple[Any, str, str]] = {
         {"image": "a.png", "name": "walk", "dialog": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "up"}]},
         "lacks question and output",
         "lacks question and output (it has 'image, name, dialog'); columns: messages=dialog would read it"),
-    "a record in a text of JSON": (json.dumps(GOOD), "is not an object", ""),
+    "a record in a text of JSON": (
+        json.dumps(GOOD), "is not an object", """is not an object, got '{"image": "a...utput": "up"}'"""),
 }  # fmt: skip
 
 
@@ -593,6 +608,12 @@ FOLDERS: dict[str, tuple[Mapping[str, str | bytes], str, str]] = {
     "a text in UTF-16": (
         {"a.txt": json.dumps(GOOD).encode("utf-16")}, "{folder}/a.txt", "{folder}/a.txt is UTF-16: save it as UTF-8"),
     "an empty text": ({"train.txt": ""}, "{folder}/train.txt", f"{{folder}}/train.txt holds no records: {FORMAT_HINT}"),
+    "records beside their pictures, in a file without a suffix": (
+        {"a.png": PNG, "records": lines(GOOD), "README": "[mine]", ".mine": lines(GOOD)}, "{folder}",
+        "DATA={folder}: holds records in records, a name that does not say so: DATA={folder}/records reads it"),
+    "an array of records in a text": (
+        {"notes.md": "[![x](y)]", "r.txt": json.dumps([GOOD], indent=2)}, "{folder}",
+        "DATA={folder}: holds records in r.txt, a name that does not say so: DATA={folder}/r.txt reads it"),
     "a pattern of nothing": (
         {}, "{folder}/*.json", "DATA='{folder}/*.json': is a pattern that no file matches: give a file of JSON "
         "records, or a folder with train.jsonl"),
