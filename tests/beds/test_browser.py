@@ -3,6 +3,7 @@ used by keyboard."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from finished_run import history, write_run
+from PIL import Image
 from plans import make_plan
 
 from examples.demo.browser import Browser, find_chromium
@@ -20,6 +22,7 @@ from launcher.records import run_record, write_record
 from trainer.evaluation.metrics import action_metrics
 from trainer.report.page import save_report
 from trainer.report.runs import write_pages
+from trainer.report.templates import render
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +86,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (output / "second").mkdir()
     (output / "second" / "run.json").write_text("{")
     write_pages(output)
+    (output / "data.html").write_text(render("data.html.j2", title="Data", report=FINDINGS, samples=SEEN))
     return output
 
 
@@ -90,7 +94,16 @@ def vars_of(scores: Any) -> dict[str, Any]:
     return {name: getattr(scores, name) for name in scores.__slots__}
 
 
-PAGES = ("first/report.html", "index.html")
+SIDE = {
+    "records": 1_000_000, "kept": 12, "answers": 12, "sessions": 0, "pictures": 12, "text_only": 0, "duplicates": 0,
+    "tokens": {"p50": 75, "p95": 1024}, "supervised": {}, "picture_tokens": {}, "labels": {HOSTILE: 4, LONG: 8},
+}  # fmt: skip
+FINDINGS = {
+    "data": f"/data/{LONG}", "model": LONG, "max_length": 1024, "split": HOSTILE, "left_out": [f"{LONG} {HOSTILE}"],
+    "notes": [LONG], "answer_field": HOSTILE, "sides": {"train": SIDE, "eval": SIDE},
+}  # fmt: skip
+SEEN = [{"side": "train", "pictures": [["gone.png"]], "text": f"masked (61 tokens): '{LONG}' {HOSTILE}"}] * 3
+PAGES = ("first/report.html", "index.html", "data.html")
 
 
 @pytest.mark.parametrize("page", (*PAGES, f"{LONG[:60]}/report.html"))
@@ -201,6 +214,26 @@ def test_a_table_is_sorted_by_its_headings_and_searched(browser: Browser, runs: 
     search = "const box = document.querySelector('input[type=search]'); box.value = 'BROKEN';"
     browser.ask(f"{search} box.dispatchEvent(new Event('input'))")
     assert browser.ask(ROWS) == 1
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_shade_says_that_a_table_goes_on_to_the_right(browser: Browser, runs: Path, dark: bool) -> None:
+    browser.open(runs / "index.html", width=800, dark=dark)
+    table = "document.querySelector('.scroll')"
+    assert browser.ask(f"{table}.scrollWidth > {table}.clientWidth")
+    place = browser.ask(f"(({{right, bottom}}) => [right, bottom])({table}.getBoundingClientRect())")
+
+    def colours(x: int) -> tuple[int, ...]:
+        # Below the last row's text, where nothing but what is behind it is seen.
+        pixel = (
+            Image.open(io.BytesIO(browser.picture())).convert("RGB").getpixel((int(place[0]) - x, int(place[1]) - 3))
+        )
+        assert isinstance(pixel, tuple)
+        return pixel
+
+    assert colours(2) != colours(60)
+    browser.ask(f"{table}.scrollLeft = 10000")
+    assert colours(2) == colours(60)
 
 
 def test_on_a_telephone_a_run_is_a_card_that_names_its_values(browser: Browser, runs: Path) -> None:

@@ -373,6 +373,24 @@ def test_the_pages_count_settings_and_pins_as_they_are() -> None:
     assert said and (int(said[1]), int(said[2])) == (len(pinned), len(fields(TrainConfig)))
 
 
+@pytest.mark.parametrize(
+    ("page", "said", "bed"),
+    [
+        ("slurm.md", "31 states that `make status` explains", "test_slurm_states.py"),
+        ("kubernetes.md", "31 states are provoked", "test_pod_states.py"),
+    ],
+)
+def test_a_page_counts_the_states_that_are_provoked(page: str, said: str, bed: str) -> None:
+    assert said in text_of(ROOT / "docs" / page)
+    tree = ast.parse(text_of(ROOT / "tests" / "beds" / bed))
+    (states,) = [
+        node.value.elts
+        for node in tree.body
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "STATES" and isinstance(node.value, ast.List)
+    ]
+    assert said.split()[0] == str(len(states))
+
+
 def test_the_workflow_runs_what_is_there() -> None:
     """On every Python that pyproject.toml promises for the launch side, from its least one on."""
     text = text_of(ROOT / ".github" / "workflows" / "tests.yml")

@@ -59,7 +59,7 @@ CHARTS = (
           (Series("training", "loss", noisy=True), Series("held out", "eval_loss")), log=True, marked=True),
     Chart("Action accuracy", "held-out records, the base model at step 0; shaded: 95 % interval",
           (Series("held out", "eval_action_accuracy"),), form=whole_percent, top=1, marked=True),
-    Chart("Token accuracy", "answer tokens of the training records that were predicted",
+    Chart("Token accuracy", "answer tokens of training that were predicted",
           (Series("training", "mean_token_accuracy", noisy=True),), form=whole_percent, top=1),
     Chart("Learning rate", "warm-up, then cosine", (Series("learning rate", "learning_rate"),)),
     Chart("Gradient norm", "before clipping", (Series("gradient norm", "grad_norm", noisy=True),), log=True),

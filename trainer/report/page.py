@@ -45,6 +45,7 @@ MOST_BYTES = 16 * MOST_MIB * MIB
 def main(argv: Sequence[str]) -> int:
     """Runs `python -m trainer report`. Raises ConfigError."""
     answer_help(argv, f"{__doc__}")
+    argv = argv[1:] if argv[:1] == ["--run"] else argv  # as infer and merge want it
     if len(argv) == 1 and any(Path(argv[0]).glob(f"*/{RECORD_NAME}")):
         print(*write_pages(Path(argv[0])), sep="\n")
         return FINISHED

@@ -176,7 +176,7 @@ def test_scored_and_written_out_stand_side_by_side(tmp_path: Path) -> None:
     path.write_text(json.dumps(entry) + "\n")
     text = Page(build_report(run_dir)).text
     assert (
-        "Of 10 answers written out, 90.0% have the right one. base model, zero-shot 30.0% 14.5 to 51.9% "
+        "The model also wrote out 10 answers: 90.0% have the right one. base model, zero-shot 30.0% 14.5 to 51.9% "
         'always "up" 40.0% after training 85.0% 64.0 to 94.8% The 10 answers that were written out '
         "zero-shot, written out 0.0% 0.0 to 27.8% after training, written out 90.0% 59.6 to 98.2%"
     ) in text
@@ -362,9 +362,10 @@ def test_a_good_report_is_not_replaced_by_that_of_a_damaged_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = write_run(tmp_path)
-    assert main([str(run_dir)]) == 0
     page = run_dir / "report.html"
-    assert capsys.readouterr().out == f"{page}\n"
+    for words in ([str(run_dir)], ["--run", str(run_dir)]):
+        assert main(words) == 0
+        assert capsys.readouterr().out == f"{page}\n"
     before, metrics = page.read_bytes(), run_dir / "metrics.json"
     metrics.write_text(metrics.read_text()[:-20])
     with pytest.raises(
