@@ -83,15 +83,19 @@ def attempt(launch: Launch) -> int:
     """
     began, killed = time.time(), killed_for_memory()
     process: subprocess.Popen[bytes] | None = None
+    told: tuple[int, str] | None = None
     early = False
+    # Libraries load for up to half a minute, and a rank that is killed meanwhile loses nothing. The ranks of several
+    # nodes would wait for it in vain, so they leave together.
+    heard = processes.LISTENING if launch.machines == 1 else processes.BEGUN
 
     def stop(came: list[int]) -> None:
         nonlocal early
         Path(directory, FLAG).touch()
         if len(came) == 1:  # at once: the step, the evaluation and the saving that end first may take minutes
             log.complain(asked_to_stop(came[0]))
-        # The launcher, which may be waiting for other nodes, does not read the flag, and no rank exists that would.
-        early = early or not Path(directory, processes.BEGUN).exists()
+        # The launcher, which may be waiting for other nodes, does not read the flag, and no rank does yet.
+        early = early or not Path(directory, heard).exists()
         if process is not None and (early or came.count(signal.SIGINT) > 1):
             process.kill()  # the kernel then kills its ranks
 
@@ -102,7 +106,9 @@ def attempt(launch: Launch) -> int:
             "process of it was killed from outside, most often because the node's memory ran out (MEM=)"
         ),
     )
-    with tempfile.TemporaryDirectory(prefix="trainyard-") as directory, processes.stop_signals_kept(stop) as came:
+    # Behind the attempt only its end is written down, which a late signal must not prevent.
+    kept = processes.stop_signals_kept(stop, then=signal.SIG_IGN)
+    with tempfile.TemporaryDirectory(prefix="trainyard-") as directory, kept as came:
         attempt_id = secrets.token_hex(8)
         os.environ |= {outcome.ATTEMPT_DIR_ENV: directory, outcome.ATTEMPT_ID_ENV: attempt_id}
         # torchrun would end its workers on the signals that they must ignore.
@@ -128,7 +134,8 @@ def attempt(launch: Launch) -> int:
                     process.kill()
                 deadline = os.environ.get(DEADLINE_ENV)
                 process.wait(float(deadline) + OVERTIME_S - time.time() if deadline else None)
-            ended = outcome.read_outcome(Path(directory), attempt_id) or ended
+            told = outcome.read_outcome(Path(directory), attempt_id)
+            ended = told or ended
         except (ConfigError, SickNode) as error:
             leave_word(launch, error.exit_code, str(error), began)
             raise
@@ -137,7 +144,7 @@ def attempt(launch: Launch) -> int:
         finally:
             processes.kill_descendants()
             give_back()
-    if early:
+    if early and not told:
         is_first = not node_rank(os.environ)  # only the first node counts attempts
         ended = stopped(Path(launch.settings["output_dir"]), None) if is_first else (outcome.RUN_AGAIN, "")
     code, message = ended

@@ -18,7 +18,7 @@ from trainer.data.shared import node_dataset
 from trainer.env_file import watched
 from trainer.model.warm_start import check_start
 from trainer.node.late_imports import import_late
-from trainer.node.processes import in_rank
+from trainer.node.processes import in_rank, rank_listens
 from trainer.node.start import exit_unagreed, prepare_libraries
 from trainer.node.stop import Stopped
 from trainer.outcome import (
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
         from trainer.training.run import train  # its imports read the environment that was just prepared
 
         CLOCK.passed("libraries")
-
+        rank_listens()
         train(config, dataset)
     except SickNode as error:
         return exit_unagreed(error)

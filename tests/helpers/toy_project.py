@@ -48,12 +48,13 @@ TRAIN = """
 import json, os, sys, time
 from datetime import timedelta
 from pathlib import Path
-from trainer.node.processes import in_rank
+from trainer.node.processes import in_rank, rank_listens
 in_rank()
 from trainer.training.checkpoint import CheckpointStore
 from trainer.outcome import ConfigError, write_outcome
 from trainer.node.ranks import Ranks
 from trainer.node.stop import Stop, Stopped
+rank_listens()
 
 words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 run_dir, steps = Path(words["--output_dir"]), int(words["--max_steps"])

@@ -21,7 +21,8 @@ from trainer.outcome import ATTEMPT_DIR_ENV
 
 SUPERVISOR_ENV = "TRAINYARD_SUPERVISOR_PID"
 BEGAN_ENV = "TRAINYARD_ATTEMPT_BEGAN"  # unix seconds
-BEGUN = "begun"  # a file in the attempt's directory: this node has ranks, which check the stop flag
+# Files in the attempt's directory: this node has ranks; they have loaded the libraries, and check the stop flag.
+BEGUN, LISTENING = "begun", "listening"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None)  # loaded now, not between fork and exec
@@ -66,10 +67,18 @@ def in_rank() -> None:
             os._exit(1)  # the supervisor ended before the kernel was asked
 
 
+def rank_listens() -> None:
+    """From now on this rank checks the stop flag, so its supervisor need not kill it to stop it."""
+    if SUPERVISOR_ENV in os.environ:
+        Path(os.environ[ATTEMPT_DIR_ENV], LISTENING).touch()
+
+
 @contextlib.contextmanager
-def stop_signals_kept(act: Callable[[list[int]], object] | None = None) -> Iterator[list[int]]:
+def stop_signals_kept(
+    act: Callable[[list[int]], object] | None = None, *, then: signal.Handlers | None = None
+) -> Iterator[list[int]]:
     """In this block signals that mean "stop" end nothing by themselves: they are added to the yielded list, which
-    `act` gets after each signal."""
+    `act` gets after each signal. Behind it they do what they did before, or `then`."""
     came: list[int] = []
 
     def keep(number: int, _: object) -> None:
@@ -82,7 +91,7 @@ def stop_signals_kept(act: Callable[[list[int]], object] | None = None) -> Itera
         yield came
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, then or handler)
 
 
 def kill_descendants(patience_s: float = 10.0) -> None:

@@ -106,6 +106,22 @@ def test_more_signals_to_everyone_change_nothing(start: Callable[..., Job]) -> N
     assert read_losses(job.run_dir) == toy_losses()
 
 
+def test_a_signal_that_comes_after_the_last_step_changes_no_exit_code(
+    start: Callable[..., Job], tmp_path: Path
+) -> None:
+    """The supervisor waits for the reader of its status file, so it is certain to live."""
+    os.mkfifo(tmp_path / "status")
+    (tmp_path / "temporary").mkdir()
+    job = start(
+        max_steps=1, env={"TRAINYARD_STATUS_FILE": str(tmp_path / "status"), "TMPDIR": str(tmp_path / "temporary")}
+    )
+    wait_for(lambda: (job.run_dir / "losses.json").exists() and not list((tmp_path / "temporary").iterdir()))
+    for number in STOP_SIGNALS:
+        job.process.send_signal(number)
+    assert (tmp_path / "status").read_text() == "0\n"
+    assert job.end() == 0
+
+
 def test_a_second_interrupt_kills(start: Callable[..., Job]) -> None:
     job = start(step_s=1000)
     job.until("attempt of")
@@ -194,6 +210,52 @@ def test_the_third_attempt_in_a_row_without_a_step_has_failed(start: Callable[..
         codes.append(job.end())
     assert codes == [75, 75, 1]
     assert "trainyard: stopped before training began, and the last 3 attempts brought" in job.log.read_text()
+
+
+# In the place of the training: a rank whose libraries are never loaded.
+LOADS = "import time\nfrom trainer.node.processes import in_rank\nin_rank()\nprint('loads', flush=True)\ntime.sleep(1000)\n"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_stop_is_answered_while_the_libraries_load(
+    processes: int, project: Path, start: Callable[..., Job]
+) -> None:
+    (project / "trainer" / "train.py").write_text(LOADS)
+    codes = []
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        job = start(processes=processes)
+        job.until("(loads\n){%d}" % processes)
+        below = descendants(job.process.pid)
+        job.process.send_signal(number)
+        codes.append(job.end())
+        assert not any(map(alive, below))
+    assert codes == [75, 75, 1]
+    assert "trainyard: stopped before training began, and the last 3 attempts brought" in job.log.read_text()
+
+
+def test_a_real_run_that_is_stopped_while_it_imports_ends_before_it_looks_at_the_records(
+    tiny_model: Path, walks: Path, tmp_path: Path
+) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    run.mkdir()
+    settings = {"model": tiny_model, "data": walks, "output_dir": run, "run_id": "r", "device": "cpu"}
+    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    with open(log, "wb") as output:
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "trainer.supervise", "--", "accelerate", "launch", "--config_file",
+             "accelerate_configs/cpu_mps.yaml", "--num_processes", "1", "--num_machines", "1", "-m", "trainer.train",
+             *words],
+            cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=output, stderr=output,
+        )  # fmt: skip
+    try:
+        wait_for(lambda: list(tmp_path.glob("trainyard-*/begun")), log.read_text)
+        supervisor.terminate()
+        assert supervisor.wait(PATIENCE_S) == 75, log.read_text()
+    finally:
+        supervisor.kill()
+    said = log.read_text()
+    assert "asked to stop by SIGTERM\n" in said and "stopped before training began: run again" in said
+    assert "data: " not in said
 
 
 def test_a_later_attempt_takes_the_checkpoints_from_a_writer_that_was_left_behind(start: Callable[..., Job]) -> None:
