@@ -19,6 +19,8 @@ override unknown := $(filter-out $(VARIABLES) $(OWN),$(given))
 unexport $(given)
 $(foreach v,$(filter $(VARIABLES) $(OWN),$(given)),$(eval export TRAINYARD_$v := $$(value $v)))
 override export TRAINYARD_GIVEN := $(filter-out $(OWN),$(given))
+# Errors and advice are then in make's words.
+override export TRAINYARD_TYPED := make
 
 # A scheduler is a folder of that name: docs/add-a-scheduler.md.
 override SCHEDULERS := slurm k8s local
@@ -59,7 +61,7 @@ endif
 # What looks at data and at runs takes these and no others.
 override TAKES_validate := MODEL DATA DEVICE MAX_LENGTH CONFIG_FILE
 override TAKES_features := MODEL DATA DEVICE OUTPUT CONFIG_FILE
-override TAKES_convert := DATA OUT
+override TAKES_convert := DATA OUT QUESTION
 override TAKES_shape := MODEL
 override TAKES_infer := RUN OUTPUT PICTURES QUESTION CONTEXT RECORDS
 override TAKES_merge := RUN OUTPUT
@@ -72,11 +74,11 @@ override tool := $(firstword $(filter demo validate features convert shape infer
 ifneq ($(and $(tool),$(filter-out $(TAKES_$(tool)) TORCH PYTHON,$(given))),)
 $(error $(filter-out $(TAKES_$(tool)) TORCH PYTHON,$(given)): make $(tool) takes $(or $(TAKES_$(tool)),none): leave it out)
 endif
-ifneq ($(and $(filter PICTURES QUESTION CONTEXT RECORDS,$(given)),$(filter-out infer,$(MAKECMDGOALS) $(if $(MAKECMDGOALS),,help))),)
+ifneq ($(and $(filter PICTURES QUESTION CONTEXT RECORDS,$(given)),$(filter-out infer convert,$(MAKECMDGOALS) $(if $(MAKECMDGOALS),,help))),)
 $(error $(filter PICTURES QUESTION CONTEXT RECORDS,$(given)): only make infer takes it: leave it out)
 endif
 # The run's folder as one word of the shell, and the Python that has what training needs.
-override OF_RUN := [ -n "$$TRAINYARD_RUN" ] || { echo 'trainyard: RUN= is left out: make list shows the runs' >&2; exit 78; }; \
+override OF_RUN := [ -n "$$TRAINYARD_RUN" ] || { echo 'trainyard: RUN= is left out, for example RUN=my-run: make list shows the runs' >&2; exit 78; }; \
   run="$${TRAINYARD_OUTPUT:-runs}/$$TRAINYARD_RUN" && python=$$(sh make-env.sh train)
 
 .PHONY: help demo test test-fast soak lint env plan render check submit sweep status logs cancel resume list site claim run hardware shape image sif lock sbom docker-run pictures golden validate features convert infer merge report tensorboard gpu-proof
@@ -151,7 +153,8 @@ features: ## let the image tower see every picture once, ahead of all runs on th
 	  $${TRAINYARD_CONFIG_FILE:+--config "$$TRAINYARD_CONFIG_FILE"}
 
 convert: ## make records and pictures of a hub data set, parquet, csv, a picture folder (DATA=owner/name OUT=folder)
-	@python=$$(sh make-env.sh train) && exec "$$python" -m trainer convert "$$TRAINYARD_DATA" "$$TRAINYARD_OUT"
+	@python=$$(sh make-env.sh train) && exec "$$python" -m trainer convert "$$TRAINYARD_DATA" "$$TRAINYARD_OUT" \
+	  $${TRAINYARD_QUESTION:+--question "$$TRAINYARD_QUESTION"}
 
 infer: ## ask a trained model: make infer RUN=x PICTURES=a.png,b.png QUESTION="..." (or RECORDS=file.jsonl)
 	@$(OF_RUN) && set -f && IFS=, && set -- $$TRAINYARD_PICTURES && unset IFS && exec "$$python" -m trainer infer --run "$$run" \

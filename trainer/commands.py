@@ -5,10 +5,18 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+TYPED_ENV = "TRAINYARD_TYPED"
+"""What a person typed to come here: `make` or `./trainyard`, which say it; without it, `python -m`."""
+MAKE_VARIABLES = {
+    "model": "MODEL", "data": "DATA", "device": "DEVICE", "max_length": "MAX_LENGTH", "config": "CONFIG_FILE",
+    "question": "QUESTION", "context": "CONTEXT", "records": "RECORDS",
+}  # fmt: skip
+"""make's variable for an option of `python -m trainer`, as the Makefile hands it on."""
 
 
 def command(*words: object) -> str:
@@ -32,6 +40,41 @@ def command_from_anywhere(*words: object) -> str:
     as in the image, needs no folder."""
     there = (CHECKOUT / "pyproject.toml").is_file()
     return f"cd {shlex.quote(str(CHECKOUT))} && {_by(python(CHECKOUT), words)}" if there else command(*words)
+
+
+def typed(made: str, *words: object) -> str:
+    """The command in the words of the program that a person typed: `made` with make, else `words` behind that
+    program, ./trainyard, or behind `python -m trainer`."""
+    program = os.environ.get(TYPED_ENV, "")
+    if program == "make":
+        return made
+    return shlex.join([program, *map(str, words)]) if program else command("trainer", *words)
+
+
+def option(name: str) -> str:
+    """An option by the name that a person types: `MODEL` with make, `--model` without."""
+    return MAKE_VARIABLES[name] if name in MAKE_VARIABLES and os.environ.get(TYPED_ENV) == "make" else f"--{name}"
+
+
+def valued(name: str, value: str) -> str:
+    """An option with its value, as a person types it."""
+    shown = option(name)
+    return f"{shown}{' ' if shown.startswith('--') else '='}{shlex.quote(value)}"
+
+
+def as_typed(name: str, argv: Sequence[str]) -> str:
+    """As `option`, for the name that an error has: `--data`, or `DATA` where `argv` has --data. Another one stays."""
+    for ours, made in MAKE_VARIABLES.items():
+        if name == f"--{ours}" or (name == made and any(word.partition("=")[0] == f"--{ours}" for word in argv)):
+            return option(ours)
+    return name
+
+
+def of_run(folder: str) -> str:
+    """The variables by which make finds a run's folder."""
+    path = Path(folder)
+    output = "" if path.parent == Path("runs") else f" OUTPUT={shlex.quote(str(path.parent))}"
+    return f"RUN={shlex.quote(path.name)}{output}"
 
 
 def python(folder: Path | None = None) -> str:

@@ -57,6 +57,10 @@ TEXTS: dict[type, tuple[str, str]] = {
 }
 
 
+EXAMPLES = {"model": "google/gemma-3-4b-it", "data": "records.jsonl", "run": "runs/my-run"}
+"""What an error says as an example of a value that is left out."""
+
+
 class Option(NamedTuple):
     """The values that a field accepts."""
 
@@ -152,9 +156,13 @@ def split_flags(argv: Sequence[str], booleans: Collection[str], alone: list[str]
 def build(cls: type[Options], values: dict[str, Any]) -> Options:
     """The dataclass with these values. Raises ConfigError naming the fields that have no default and are not in
     `values`."""
-    lacking = [f"--{name}" for name, option in options(cls).items() if option.default is MISSING and name not in values]
+    lacking = [name for name, field in options(cls).items() if field.default is MISSING and name not in values]
     if lacking:
-        raise ConfigError(f"lacking {', '.join(lacking)}", name=lacking[0])
+        from trainer.commands import option, valued  # imported late: needed only for error messages
+
+        examples = [valued(name, EXAMPLES[name]) for name in lacking if name in EXAMPLES]
+        said = f": for example {' '.join(examples)}" if examples else ""
+        raise ConfigError(f"lacking {', '.join(map(option, lacking))}{said}", name=f"--{lacking[0]}")
     return cls(**values)
 
 

@@ -40,6 +40,10 @@ def dispatch(usage: str, verbs: Mapping[str, str], argv: Sequence[str]) -> int:
             raise ConfigError(f"unknown verb {verb!r}{known_are(verb, verbs)}")
         try:
             return int(load(verbs[verb])(rest))
+        except ConfigError as error:
+            from trainer.commands import as_typed
+
+            raise error.but(name=as_typed(error.name, argv)) from error.__cause__
         except ModuleNotFoundError as error:
             raise _elsewhere(error, usage.split()[3], argv) from error
 

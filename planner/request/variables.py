@@ -190,7 +190,8 @@ BY_FLAG = {variable.flag: variable for variable in VARIABLES}
 
 
 def read_given(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
-    """Text by variable name, from flags and from make's environment; flags win. `--gpu-type` may be `--gpu_type`.
+    """Text by variable name, from flags and from make's environment; flags win. `--gpu-type` may be `--gpu_type`, and
+    `--gpus=2` may be `GPUS=2`.
 
     Raises:
         ConfigError: with all unknown names, flags without a value and secrets.
@@ -205,9 +206,12 @@ def read_given(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, str
     words = list(argv)
     while words:
         flag, equals, text = words.pop(0).partition("=")
-        variable = BY_FLAG.get(flag.replace("_", "-"))
+        variable = BY_NAME.get(flag) if equals else None  # advice names variables so: GPUS=2
+        variable = variable or BY_FLAG.get(flag.replace("_", "-"))
         with problems.kept():
-            if not flag.startswith("--"):
+            if not (variable or flag.startswith("--")):
+                if equals and flag.isupper():
+                    raise unknown_name(flag, VARIABLES)
                 raise ConfigError(f"unexpected {shown(flag)}: options are written --gpus 2 or --gpus=2; see --help")
             if variable is None:
                 del words[: not equals and words[:1] != [] and not words[0].startswith("--")]  # its value

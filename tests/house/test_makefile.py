@@ -245,6 +245,8 @@ def told(checkout: Path, *words: str) -> list[str]:
              "a b.png", "*.png"],
         ),
         (["infer", "RUN=one", "RECORDS=a.jsonl"], ["trainer", "infer", "--run", "runs/one", "--records", "a.jsonl"]),
+        (["convert", "DATA=owner/name", "OUT=o", "QUESTION=a b"],
+         ["trainer", "convert", "owner/name", "o", "--question", "a b"]),
         (["report"], ["trainer", "report", "runs"]),
         (["report", "OUTPUT=my runs", "RUN=one"], ["trainer", "report", "my runs/one"]),
         (["validate"], ["trainer", "validate", "all"]),
@@ -272,8 +274,31 @@ def test_what_looks_at_data_and_runs_finds_its_python_and_takes_its_words_as_typ
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (
+            ["convert"],
+            "convert takes DATA, what to read, and OUT, the folder to make: make convert DATA=owner/name OUT=my-data",
+        ),
+        (["convert", "DATA=x"], "the folder to make, got x: make convert DATA=owner/name OUT=my-data"),
+        (["shape"], "lacking MODEL: for example MODEL=google/gemma-3-4b-it"),
+        (["features", "DATA=d"], "lacking MODEL: for example MODEL=google/gemma-3-4b-it"),
+        (["infer", "RUN=one"], "or a file of records (RECORDS), got neither: make infer RUN=one PICTURES=picture.png"),
+        (["infer", "RUN=o o", "OUTPUT=x"], "got neither: make infer RUN='o o' OUTPUT=x PICTURES=picture.png"),
+        (["validate", "MAX_LENGTH=1", "MODEL=m"], "MAX_LENGTH=1: takes a whole number from 16 to 1048576"),
+    ],
+)
+def test_a_person_who_typed_make_reads_makes_words(words: list[str], said: str, checkout: Path) -> None:
+    done = make(checkout, *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    first, *behind = done.stderr.splitlines()
+    assert first.startswith("trainyard: ") and first.endswith(said) and len(behind) == 1
+    assert "--" not in first
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
         (["tensorboard", "RUN=one"], "trainyard: runs/one has no curves: make list shows the runs\n"),
-        (["merge"], "trainyard: RUN= is left out: make list shows the runs\n"),
+        (["merge"], "trainyard: RUN= is left out, for example RUN=my-run: make list shows the runs\n"),
         (["report", "RUN=one", "GPUS=2"], "GPUS: make report takes RUN OUTPUT: leave it out"),
         (["demo", "GPUS=2"], "GPUS: make demo takes none: leave it out"),
         (["validate", "RUN=one"], "RUN: make validate takes MODEL DATA DEVICE MAX_LENGTH CONFIG_FILE: leave it out"),

@@ -115,8 +115,9 @@ def calls() -> set[tuple[str, ...]]:
     for path in sources.modules(*ROOMS):
         for node in sources.nodes(path):
             name = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
-            if name in ("command", "training_command", "command_from_anywhere") and isinstance(node, ast.Call):
+            if name in ("command", "training_command", "command_from_anywhere", "typed") and isinstance(node, ast.Call):
                 words = [str(w.value) if isinstance(w, ast.Constant) else HOLE for w in node.args]
+                words[:1] = ["trainer"] if name == "typed" else words[:1]
                 if words and words[0] != HOLE:
                     found.add(tuple(words))
     return found

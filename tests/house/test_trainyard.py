@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import trainer.__main__
 from planner.request.variables import VARIABLES
 
 Done = subprocess.CompletedProcess[str]
@@ -84,6 +85,40 @@ def test_what_this_machine_cannot_run_is_refused_once_and_before_an_environment_
     done = trainyard(checkout, *words)
     assert (done.returncode, done.stderr) == (78, f"trainyard: {said}\n")
     assert not (checkout / ".venv" / "cpu").exists()
+
+
+@pytest.mark.parametrize("verb", trainer.__main__.VERBS)
+def test_every_verb_of_the_trainer_is_one_of_the_program(verb: str, checkout: Path) -> None:
+    done = trainyard(checkout, verb, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: python -m trainer ") and f" {verb}" in done.stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["convert"], "the folder to make: ./trainyard convert owner/name my-data"),
+        (["infer", "--run", "runs/x"], "records (--records), got neither: ./trainyard infer --run runs/x picture.png"),
+        (["features"], "lacking --model, --data: for example --model google/gemma-3-4b-it --data records.jsonl"),
+        (["validate"], "validate what? environment, model, data, pipeline, all: ./trainyard validate all"),
+        (["validate", "data", "--data", "/no/where", "--model", "m"],
+         "--data=/no/where: does not exist: give a file of JSON records, or a folder with train.jsonl"),
+        (["plan", "GPUS=0"], "GPUS=0: takes a whole number from 1 to 64; for a run without GPUs leave it out and say "
+                             "DEVICE=cpu"),
+        (["plan", "--to", "local", "GPU=2"], "unknown 'GPU', did you mean GPUS?"),
+    ],
+)  # fmt: skip
+def test_a_person_who_typed_it_reads_its_own_words(words: list[str], said: str, checkout: Path) -> None:
+    done = trainyard(checkout, *words)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith("trainyard: ") and said in done.stderr.splitlines()[0]
+
+
+def test_the_words_of_advice_are_taken_as_they_stand(checkout: Path) -> None:
+    """Advice names variables as make does: GPUS=2, TO=k8s."""
+    flags = trainyard(checkout, "render", "--to", "k8s", "--gpus", "2", "--image", "r.example.org/t:1", "--run", "two")
+    words = trainyard(checkout, "render", "TO=k8s", "GPUS=2", "IMAGE=r.example.org/t:1", "RUN=two")
+    assert (words.returncode, words.stdout) == (flags.returncode, flags.stdout) == (0, flags.stdout)
 
 
 def test_it_is_found_through_a_link(checkout: Path, tmp_path: Path) -> None:

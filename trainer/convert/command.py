@@ -11,13 +11,14 @@ Stopped or failed, the same command goes on where it was. Addresses of pictures 
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from trainer.commands import command
+from trainer.commands import typed, valued
 from trainer.convert.captions import Captions
 from trainer.convert.pictures import PictureStore
 from trainer.convert.rows import MEMORY, Split, find_splits
@@ -28,11 +29,11 @@ from trainer.data.memory_limit import growing_by
 from trainer.data.turns import FormError
 from trainer.env_file import take_env_file
 from trainer.files import read_json, regular, without_link, write_whole
-from trainer.flags import Text, parse
+from trainer.flags import EXAMPLES, Text, parse
 from trainer.node.cgroups import memory_limits
 from trainer.outcome import FINISHED, ConfigError
 from trainer.settings import say
-from trainer.text import GIB
+from trainer.text import GIB, plain_or_shown
 
 MOST_MEMORY_BYTES = 16 * GIB
 """A row group of pictures takes a tenth of it; a few kilobytes of parquet may stand for any number of gigabytes."""
@@ -55,13 +56,16 @@ def main(argv: list[str]) -> int:
     words: list[str] = []
     options = parse(argv, Options, str(__doc__), words=words)
     if len(words) != 2 or not all(words):
-        raise ConfigError(f"convert takes DATA and OUT, got {words}: python -m trainer convert owner/name data")
+        way = typed("make convert DATA=owner/name OUT=my-data", "convert", "owner/name", "my-data")
+        got = f", got {' '.join(map(plain_or_shown, filter(None, words)))}" if any(words) else ""
+        raise ConfigError(f"convert takes DATA, what to read, and OUT, the folder to make{got}: {way}")
     data, out = words[0], Path(words[1])
     take_env_file()
-    _begin(out, {"data": data, "subset": options.subset, "question": options.question})
+    asked = {"data": data, "subset": options.subset, "question": options.question}
+    _check_folder(out, asked)
     try:
         with growing_by(_allowed_bytes()):
-            return _convert(data, out, options)
+            return _convert(data, out, options, asked)
     except MemoryError:
         raise ConfigError(f"{data} cannot be read: {MEMORY}") from None
     except KeyboardInterrupt:
@@ -77,13 +81,15 @@ def _allowed_bytes() -> int:
     return min(MOST_MEMORY_BYTES, left * 9 // 10)
 
 
-def _convert(data: str, out: Path, options: Options) -> int:
+def _convert(data: str, out: Path, options: Options, asked: dict[str, Any]) -> int:
     lost, first_lost, wrong = 0, "", list[FormError]()
     splits = find_splits(data, options.subset)
     if options.question is None and any(isinstance(split.rows, Captions) for split in splits):
         raise ConfigError(
-            f"{data} holds pictures with texts and no question: --question TEXT says what is asked of each"
+            f"{data} holds pictures with texts and no question: say what is asked of each, for example "
+            f"{valued('question', 'What is this?')}"
         )
+    write_whole(out / MADE_OF, json.dumps(asked) + "\n")  # only now: what is refused leaves nothing behind
     for split in splits:
         store = PictureStore(out, split.folder, root=split.root, bounds=split.bounds, private=options.private_addresses)
         count = _write(split, out, store, options.question, wrong)
@@ -97,12 +103,14 @@ def _convert(data: str, out: Path, options: Options) -> int:
         say([lacking])
     if wrong:
         say([f"{len(wrong)} rows are left out, the first: {wrong[0]}"])
-    print(f"next: {command('trainer', 'validate', 'data', '--model', 'MODEL', '--data', out)}")
+    model = EXAMPLES["model"]
+    made = f"make validate MODEL={model} DATA={shlex.quote(str(out))}"
+    print(f"next: {typed(made, 'validate', 'data', '--model', model, '--data', out)}")
     return FINISHED
 
 
-def _begin(out: Path, asked: dict[str, Any]) -> None:
-    """Note in OUT which data it is made of. Raises ConfigError where OUT holds something else."""
+def _check_folder(out: Path, asked: dict[str, Any]) -> None:
+    """Raises ConfigError where OUT holds something else than this conversion."""
     note = out / MADE_OF
     if out.is_file():
         raise ConfigError(f"{out} is a file: give a folder")
@@ -115,7 +123,6 @@ def _begin(out: Path, asked: dict[str, Any]) -> None:
             raise ConfigError(f"{out} holds a conversion of something else ({before}): give another folder")
     elif out.is_dir() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty: give a new folder")
-    write_whole(note, json.dumps(asked) + "\n")
 
 
 def _write(split: Split, out: Path, store: PictureStore, question: str | None, wrong: list[FormError]) -> int:
@@ -155,7 +162,8 @@ def _lacking(path: Path) -> str | None:
     try:
         read_form(read_line(line))
     except FormError as error:
-        asks = "; --question TEXT, with another folder, asks one question of all" if error.cure == "question" else ""
+        way = valued("question", "What is this?")
+        asks = f"; {way}, with another folder, asks one question of all" if error.cure == "question" else ""
         return f"{path} line {number}{error}{asks}"
     return None
 

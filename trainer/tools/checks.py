@@ -15,7 +15,7 @@ from trainer.text import format_table, printable, wrap
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
     name: str
-    status: Literal["pass", "warn", "fail"]
+    status: Literal["pass", "warn", "fail", "skip"]
     found: str
     do: str = ""
 

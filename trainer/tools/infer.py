@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from trainer.commands import command, of_run, option, typed
 from trainer.config import Device
 from trainer.data.columns import ANSWERS, CONVERSATIONS, TURN_PAIRS, parse_columns, rename
 from trainer.data.forms import FRAMES, read_form
@@ -28,6 +30,7 @@ from trainer.data.unread import Unread
 from trainer.files import regular
 from trainer.flags import Text, parse
 from trainer.outcome import FAILED, FINISHED, ConfigError, RecordError
+from trainer.settings import say
 
 if TYPE_CHECKING:
     from trainer.results.trained import Trained, Usage
@@ -63,10 +66,9 @@ def main(argv: list[str]) -> int:
     images: list[str] = []
     asked = parse(argv, Question, __doc__, words=images)
     if bool(images) == bool(asked.records):
-        raise ConfigError(
-            f"infer takes images, or --records FILE; got {'both' if images else 'neither'}: "
-            "python -m trainer infer --run runs/x IMAGE"
-        )
+        way = typed(f"make infer {of_run(asked.run)} PICTURES=picture.png", "infer", "--run", asked.run, "picture.png")
+        got = "both" if images else "neither"
+        raise ConfigError(f"infer takes pictures or a file of records ({option('records')}), got {got}: {way}")
     from trainer.results.trained import find_trained, load_trained
 
     folder, usage = find_trained(Path(asked.run))
@@ -82,7 +84,7 @@ def main(argv: list[str]) -> int:
         record = as_record(entry_of(images, asked, usage), Path(), text_only=usage.text_only)
         trained = load()
         if note := unlike_training(record, usage):
-            say(note)
+            say([note])
         found = answer(trained, record, written=asked.answer)
     except FormError as error:
         raise ConfigError(f"the images cannot be used{error}") from None
@@ -95,12 +97,21 @@ def entry_of(images: list[str], asked: Question, usage: Usage) -> dict[str, Any]
     texts = {"context": asked.context, "question": asked.question, "system": asked.system}
     texts = {name: getattr(usage, name) if text is None else text for name, text in texts.items()}
     if lacking := [name for name, text in texts.items() if text is None]:
-        raise ConfigError(f"the training records have no {lacking[0]} in common: say --{lacking[0]}, or use --records")
+        name = lacking[0]
+        raise ConfigError(f"the training records have no {name} in common: {_with(asked, images, name)}")
     if usage.frames == FRAMES and len(images) not in (1, FRAMES):
         raise ConfigError(
             f"{len(images)} images: training used a grid of four frames; give the four, oldest first, or one ready grid"
         )
     return {"frames" if usage.frames == len(images) == FRAMES else "images": images, **texts}
+
+
+def _with(asked: Question, images: list[str], name: str) -> str:
+    """The command with the text `name` besides, of which the person types the words. make takes no system turn."""
+    text = {"question": "Which button?", "context": "Level 1", "system": "You play a game."}[name]
+    words = ("infer", "--run", asked.run, *images, f"--{name}", text)
+    made = f"make infer {of_run(asked.run)} PICTURES={shlex.quote(','.join(images))} {name.upper()}={shlex.quote(text)}"
+    return command("trainer", *words) if name == "system" else typed(made, *words)
 
 
 def unlike_training(record: Record, usage: Usage) -> str:
@@ -114,10 +125,6 @@ def unlike_training(record: Record, usage: Usage) -> str:
     if usage.frames == 1 and any(len(picture.paths) == FRAMES for picture in record.pictures):
         return "four frames are drawn as one grid; training used ready pictures"
     return ""
-
-
-def say(note: str) -> None:
-    print(f"trainyard: {note}", file=sys.stderr, flush=True)
 
 
 def open_records(name: str) -> tuple[Path, Iterator[Found]]:
@@ -146,7 +153,7 @@ def answer_records(
             record = as_record(rename(found, columns), folder, text_only=usage.text_only)
             if (note := unlike_training(record, usage)) not in said:
                 said.add(note)
-                say(f"{where}: {note}")
+                say([f"{where}: {note}"])
             yield answer(trained, record, written=written)
         except FormError as error:
             yield {"error": f"{where}{error}"}

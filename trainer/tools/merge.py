@@ -13,7 +13,9 @@ answer changes; merged into the published weights they move by up to 0.083 and 0
 from __future__ import annotations
 
 import json
+import math
 import operator
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+from trainer.commands import command, typed
 from trainer.config import Device, TrainConfig
 from trainer.data.endings import answer_end
 from trainer.files import ADAPTER, METRICS_FILE, read_json, write_whole
@@ -56,7 +59,9 @@ def main(argv: Sequence[str]) -> int:
     run_dir = Path(asked.run)
     out = Path(asked.out) if asked.out else run_dir / "merged"
     if out.exists():
-        raise ConfigError(f"{out} is there already: remove it, or give another --out")
+        other = typed("", "merge", "--run", asked.run, "--out", f"{out}-2")
+        way = f"{other} makes another" if other else f"{shlex.join(['rm', '-r', str(out)])} removes it"
+        raise ConfigError(f"{out} is there already: {way}")
     record = read_metrics(run_dir)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
@@ -71,7 +76,8 @@ def main(argv: Sequence[str]) -> int:
     if report["out"]:
         return FINISHED
     lost = f"merged, {drop:.2%} of the answers are lost, {asked.max_drop:.2%} are allowed"
-    say([f"{lost}: nothing is kept; --max_drop allows more"])
+    more = ("merge", "--run", asked.run, "--max_drop", f"{math.ceil(100 * drop) / 100:g}")
+    say([f"{lost}: nothing is kept; {typed(command('trainer', *more), *more)} allows it"])
     return FAILED
 
 

@@ -8,10 +8,11 @@
   model        access, family, processor, what LoRA would train, space for checkpoints; and where the weights have room,
                all that training relies on, asked on the first record with a picture
   pipeline     two steps of the real trainer on the real records, in a temporary folder
-  all          each in turn, one table
+  all          each in turn, one table; without model or data, what needs neither
 
 Everything a run needs, asked before it starts. Takes the settings of a run (python -m trainer config --help), and reads
-.env and CONFIG_FILE likewise. Ends with 78 when anything fails; `data` alone leaves something behind, the lengths.
+.env and CONFIG_FILE likewise. What cannot be asked because something before it failed is skipped. Ends with 78 when
+anything fails; `data` alone leaves something behind, the lengths.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,22 +28,23 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
-from trainer.commands import command
+from trainer.commands import command, option, typed
 from trainer.config import KNOBS, TrainConfig
 from trainer.data.records import dataset_of
 from trainer.files import read_json
-from trainer.flags import answer_help, build, options, word
+from trainer.flags import EXAMPLES, answer_help, build, options, word
 from trainer.launch import Launch, shipped
 from trainer.log import last_words
 from trainer.node.gpus import check_gpus
 from trainer.node.machine import read_machine
 from trainer.node.preflight import check_folder, check_model, check_tmpdir
-from trainer.outcome import FINISHED, ConfigError
+from trainer.outcome import FINISHED, ConfigError, unknown
 from trainer.settings import say, settings_here
 from trainer.text import gib
 from trainer.tools.checks import Answer, Check, ask, conclude
@@ -59,23 +62,44 @@ def main(argv: Sequence[str]) -> int:
     """Runs `python -m trainer validate`. Raises ConfigError, which `python -m trainer` turns into one line and 78."""
     answer_help(argv, __doc__)
     target = argv[0] if argv else ""
-    if target not in (*TARGETS, "all"):
-        raise ConfigError(f"validate {target!r}: known are {', '.join((*TARGETS, 'all'))}")
+    if target not in TARGETS:
+        way = typed("make validate", "validate", "all")
+        raise unknown(target, TARGETS) if target else ConfigError(f"validate what? {', '.join(TARGETS)}: {way}")
     settings = settings_here(argv[1:])
     own = {"device": device_here()} if settings.sources["device"] == "default" and target != "data" else {}
-    config = build(TrainConfig, {"output_dir": "runs", "run_id": "validate", **settings.values, **own})
+    absent = [name for name in SPARED[target] if name not in settings.values]
+    values = {**dict.fromkeys(absent, ""), "output_dir": "runs", "run_id": "validate", **settings.values, **own}
+    config = build(TrainConfig, values)
     if target == "data":
         from trainer.tools.data_report import print_report
 
         return print_report(config, as_json=settings.as_json)
+    return conclude(ask_all(target, config, absent), as_json=settings.as_json)
+
+
+def ask_all(target: str, config: TrainConfig, absent: Sequence[str]) -> list[Check]:
+    """The checks of a target, in order. What stands in the way of one is said once, by the first check that fails or
+    by the settings that are `absent`; the checks that need it are skipped."""
+    why = {f"--{name}": {f"{option(name)} is left out": None} for name in absent}
     checks: list[Check] = []
-    for name in TARGETS if target == "all" else (target,):
-        say([f"{name} ..."])
-        for about, question in TARGETS[name].items():
-            checks.append(ask(about, question, config))
-            if about == "access" and checks[-1].status == "fail":
-                break  # the other checks of the model need access
-    return conclude(checks, as_json=settings.as_json)
+    begun: set[str] = set()
+    for name, asked in CHECKS.items():
+        if target not in ("all", asked.target):
+            continue
+        if reasons := {reason: None for need in asked.needs for reason in why.get(need, ())}:
+            checks.append(Check(name=name, status="skip", found=f"not asked: {', '.join(reasons)}"))
+        else:
+            say([f"{asked.target} ..."] if asked.target not in begun else [])
+            begun.add(asked.target)
+            checks.append(ask(name, asked.question, config))
+            reasons = {f"{name} failed": None} if checks[-1].status == "fail" else {}
+        why[name] = reasons
+    if absent and target == "all":
+        model, data = config.model or EXAMPLES["model"], config.data or EXAMPLES["data"]
+        made = f"make validate MODEL={shlex.quote(model)} DATA={shlex.quote(data)}"
+        way = typed(made, "validate", "all", "--model", model, "--data", data)
+        checks[-1] = replace(checks[-1], do=f"{way} asks all")
+    return checks
 
 
 def device_here() -> str:
@@ -221,19 +245,37 @@ def dry_run(config: TrainConfig) -> str:
     return f"2 steps, losses {', '.join(losses)}, adapter saved; {seconds:.0f} s"
 
 
-# In the order of `all`; each check returns its finding and, for a warning, a remedy, or raises.
-TARGETS: dict[str, dict[str, Callable[[TrainConfig], Answer]]] = {
-    "environment": {
-        "libraries": libraries, "settings": usual,
-        "HF_TOKEN": partial(token, "HF_TOKEN", "only models and data that need no access can be had"),
-        "WANDB_API_KEY": partial(token, "WANDB_API_KEY", "runs are kept offline, and say how to upload them"),
-        ".env": env_file, "output": lambda config: check_folder("output", config.output_dir),
-        "TMPDIR": lambda config: check_tmpdir(), "GPUs": gpus,
-    },
-    "data": {"data": records},
-    "model": {
-        "access": lambda config: check_model(config.model), "family": family, "processor": processor, "LoRA": lora,
-        "space": space, "contract": contract,
-    },
-    "pipeline": {"pipeline": dry_run},
-}  # fmt: skip
+class Asked(NamedTuple):
+    """A check."""
+
+    target: str
+    question: Callable[[TrainConfig], Answer]
+    """Returns the finding and, for a warning, a remedy, or raises."""
+    needs: tuple[str, ...] = ()
+    """The checks before it without which it would only say again what they said, and the settings that it needs."""
+
+
+# In the order of `all`.
+CHECKS = {
+    "libraries": Asked("environment", libraries),
+    "settings": Asked("environment", usual),
+    "HF_TOKEN": Asked("environment", partial(token, "HF_TOKEN", "only models and data that need no access can be had")),
+    "WANDB_API_KEY": Asked(
+        "environment", partial(token, "WANDB_API_KEY", "runs are kept offline, and say how to upload them")
+    ),
+    ".env": Asked("environment", env_file),
+    "output": Asked("environment", lambda config: check_folder("output", config.output_dir)),
+    "TMPDIR": Asked("environment", lambda config: check_tmpdir()),
+    "GPUs": Asked("environment", gpus),
+    "access": Asked("model", lambda config: check_model(config.model), ("--model",)),
+    "family": Asked("model", family, ("access",)),
+    "processor": Asked("model", processor, ("access",)),
+    "LoRA": Asked("model", lora, ("family",)),
+    "space": Asked("model", space, ("family", "output")),
+    "data": Asked("data", records, ("processor", "--data")),
+    "contract": Asked("model", contract, ("LoRA", "data", "--data")),
+    "pipeline": Asked("pipeline", dry_run, ("GPUs", "output", "TMPDIR", "space", "contract")),
+}
+TARGETS = (*dict.fromkeys(asked.target for asked in CHECKS.values()), "all")
+SPARED = {"environment": ("model", "data"), "model": ("data",), "data": (), "pipeline": (), "all": ("model", "data")}
+"""The settings that a target can do without."""

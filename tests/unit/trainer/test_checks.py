@@ -102,8 +102,9 @@ def test_what_fails_says_what_to_do_and_ends_with_78() -> None:
     environ = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": "/x"}
     done = subprocess.run(words, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 78
-    (check,) = json.loads(done.stdout)["checks"]
+    check, *others = json.loads(done.stdout)["checks"]
     assert (check["name"], check["status"]) == ("access", "fail")
+    assert {(other["status"], other["found"]) for other in others} == {("skip", "not asked: access failed")}
     assert check["found"] == ("MODEL=no/such: is not in the hub cache (/x/hub), and HF_HUB_OFFLINE is set: download it")
 
 
@@ -112,14 +113,41 @@ def test_all_ends_with_two_real_steps_and_leaves_nothing(tmp_path: Path, tiny_mo
     argv = ("--model", tiny_model, "--data", walks, "--lora_r=8", "--output_dir", tmp_path / "runs")
     code, found = validate(tmp_path / "log", "all", *argv, TMPDIR=str(tmp_path))
     assert code == 0, found
-    assert [name for name, check in found.items() if check["status"] == "pass"][-7:] == [
-        "access", "family", "processor", "LoRA", "space", "contract", "pipeline"
+    assert [name for name, check in found.items() if check["status"] == "pass"][-8:] == [
+        "access", "family", "processor", "LoRA", "space", "data", "contract", "pipeline"
     ]  # fmt: skip
     (promises,) = re.findall(r"^(\d+) promises kept on the first record", found["contract"]["found"])
     assert int(promises) >= 15  # of the model and of its behaviour
     assert "checked on" not in found["contract"]["found"]
     assert re.fullmatch(r"2 steps, losses \d+\.\d{4}, \d+\.\d{4}, adapter saved; \d+ s", found["pipeline"]["found"])
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "code", "skipped", "last"),
+    [
+        (
+            (), 0, {"access", "family", "processor", "LoRA", "space", "data", "contract", "pipeline"},
+            "pipeline: make validate MODEL=google/gemma-3-4b-it DATA=records.jsonl asks all",
+        ),
+        (
+            ("model",), 0, {"data", "contract", "pipeline"},
+            "pipeline: make validate MODEL={} DATA=records.jsonl asks all",
+        ),
+        (("model", "data"), 78, {"contract", "pipeline"}, None),
+    ],
+)  # fmt: skip
+def test_a_cause_is_said_once_and_what_needs_it_is_skipped(
+    given: tuple[str, ...], code: int, skipped: set[str], last: str | None, tmp_path: Path, tiny_model: Path
+) -> None:
+    values = {"model": tiny_model, "data": "/no/where"}
+    words = ["validate", "all", "--device=cpu", *(str(word) for name in given for word in (f"--{name}", values[name]))]
+    ended = run_forked(tmp_path, main, words, environment={"TRAINYARD_TYPED": "make"})
+    assert ended.codes == (code,)
+    assert set(re.findall(r"^(\S+) +skip  not asked: ", ended.output, re.M)) == skipped
+    assert ended.output.count("does not exist") == (code == 78)
+    assert last is None or ended.output.splitlines()[-1] == last.format(tiny_model)
 
 
 @pytest.mark.slow

@@ -188,7 +188,8 @@ LISTED = "python -m trainer config --help lists all"
         (["--activation_checkpointing", "maybe"], "--activation_checkpointing=maybe: takes true or false"),
         (["--lora", "huge"], "--lora=huge: takes high, medium, low or a rank, a whole number from 1 to 1024"),
         (["--answer_field", "a\nb"], "--answer_field='a\\nb': takes text on one line"),
-        ([], "lacking --model, --data, --output_dir, --run_id"),
+        ([], "lacking --model, --data, --output_dir, --run_id: "
+             "for example --model google/gemma-3-4b-it --data records.jsonl"),
         (["--epochs", "3"], "--epochs is not a setting here: runs are counted in optimizer steps: "
                             "give max_steps, which is epochs x records / effective batch"),
         (["--torch_dtype", "float16"], "--torch_dtype is not a setting here: GPUs compute in "

@@ -213,7 +213,7 @@ def test_a_folder_of_pictures_with_a_text_file_beside_each_becomes_records_with_
         if text is not None:
             (folder / f"{name}.txt").write_text(text)
     assert convert(tmp_path / "set", tmp_path / "out") == 78
-    assert "--question TEXT says what is asked of each" in capsys.readouterr().err
+    assert "say what is asked of each, for example --question 'What is this?'" in capsys.readouterr().err
     assert convert(tmp_path / "set", tmp_path / "out", "--question", "which?") == 0
     assert seen(load_dataset(str(tmp_path / "out"), eval_fraction=0)) == [("red", "red"), ("blue", "blue")]
     said = f"2 rows are left out, the first: {folder}/c.png has no text file beside it"
@@ -704,7 +704,7 @@ def test_a_tar_that_is_no_webdataset_and_labels_without_a_question_say_what_to_d
     assert convert(tmp_path / "in", tmp_path / "b") == 0
     assert (
         "b/train.jsonl line 1 lacks question and output (it has 'image, label'); columns: answer=label learns that; "
-        "--question TEXT, with another folder, asks one question of all\n"
+        "--question 'What is this?', with another folder, asks one question of all\n"
     ) in capsys.readouterr().err
 
 

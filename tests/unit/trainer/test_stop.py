@@ -213,18 +213,18 @@ def test_the_third_attempt_in_a_row_without_a_step_has_failed(start: Callable[..
 
 
 # In the place of the training: a rank whose libraries are never loaded.
-LOADS = "import time\nfrom trainer.node.processes import in_rank\nin_rank()\nprint('loads', flush=True)\ntime.sleep(1000)\n"
+LOADS = (
+    "import time\nfrom trainer.node.processes import in_rank\nin_rank()\nprint('loads', flush=True)\ntime.sleep(1000)\n"
+)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_stop_is_answered_while_the_libraries_load(
-    processes: int, project: Path, start: Callable[..., Job]
-) -> None:
+def test_a_stop_is_answered_while_the_libraries_load(processes: int, project: Path, start: Callable[..., Job]) -> None:
     (project / "trainer" / "train.py").write_text(LOADS)
     codes = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
         job = start(processes=processes)
-        job.until("(loads\n){%d}" % processes)
+        job.until("(loads\n)" * processes)
         below = descendants(job.process.pid)
         job.process.send_signal(number)
         codes.append(job.end())

@@ -18,6 +18,7 @@ from paths import ROOT
 from training import run_forked, train_forked
 
 from trainer.__main__ import main
+from trainer.commands import command
 from trainer.evaluation.metrics import interval
 from trainer.results.card import base_name
 from trainer.results.trained import shared_texts
@@ -256,7 +257,7 @@ def test_a_pipe_is_answered_line_by_line_and_a_bad_line_stops_nothing(run: Path,
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--run", "RUN"], "infer takes images, or --records FILE; got neither: python -m trainer infer"),
+        (["--run", "RUN"], "infer takes pictures or a file of records (--records), got neither: "),
         (["--run", "no/such", "x.png"], "no/such holds no trained model (trainyard.json is not there): give a"),
         (["--run", "RUN", "x" * 300], f"the images cannot be used: {'x' * 300} is not there"),
         (["--run", "RUN", "x.png"], "the images cannot be used: x.png is not there"),
@@ -383,7 +384,10 @@ def test_a_folder_that_is_there_is_not_merged_into(
     run: Path, merged: tuple[Path, Entry], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["merge", "--run", str(run)]) == 78
-    assert capsys.readouterr().err == (f"trainyard: {run}/merged is there already: remove it, or give another --out\n")
+    assert capsys.readouterr().err == (
+        f"trainyard: {run}/merged is there already: "
+        f"{command('trainer', 'merge', '--run', run, '--out', f'{run}/merged-2')} makes another\n"
+    )
     assert main(["merge", "--run", str(run / "adapter"), "--out", str(run / "x")]) == 78
     assert "is no finished run (metrics.json cannot be read)" in capsys.readouterr().err
     assert not (run / "x").exists()

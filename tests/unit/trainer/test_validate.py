@@ -18,6 +18,7 @@ from training import run_forked, train_forked
 from planner.request.resolve import resolve
 from trainer import __version__
 from trainer.__main__ import main
+from trainer.commands import command
 from trainer.config import TrainConfig
 from trainer.data.inspection import Inspection, inspect_dataset
 from trainer.data.lengths import (
@@ -287,14 +288,15 @@ def test_the_command_ends_with_0_or_strictly_with_78(faulty: Path, tiny_model: P
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["modell"], "validate 'modell': known are environment, data, model, pipeline, all"),
-        (["data", "--data", "x"], "lacking --model"),
+        ([], f"validate what? environment, model, data, pipeline, all: {command('trainer', 'validate', 'all')}"),
+        (["modell"], "unknown 'modell', did you mean model? known are environment, model, data, pipeline, all"),
+        (["data", "--data", "x"], "lacking --model: for example --model google/gemma-3-4b-it"),
         (["data", "--modell", "x"],
          "unknown '--modell', did you mean model? python -m trainer config --help lists all"),
         (["data", "model"], "unexpected 'model': options are written --name value or --name=value"),
         (["data", "--max_length", "0"], "--max_length=0: takes a whole number from 16 to 1048576"),
         (["data", "--model", "m", "--data", "/no/where"],
-         "DATA=/no/where: does not exist: give a file of JSON records, or a folder with train.jsonl"),
+         "--data=/no/where: does not exist: give a file of JSON records, or a folder with train.jsonl"),
     ],
 )  # fmt: skip
 def test_a_wrong_request_is_one_line_and_78(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
