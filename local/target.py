@@ -68,9 +68,9 @@ class Machine:
         if spec.resources.device == "cuda" and (fault := self.hardware.fault):
             raise ConfigError(f"{fault}: DEVICE=cpu trains without GPUs")
         if spec.resources.device == "cuda" and not cards and not self.hardware.driver_only:
-            name = next((name for name in ("DEVICE", *OF_MACHINE) if name in self.given), "DEVICE")
+            name, text = self._said("DEVICE", *OF_MACHINE)
             advice = "say DEVICE=cpu, or submit" if name == "DEVICE" else "leave it out, or submit"
-            raise ConfigError(self.hardware.without, name=name, given=self.given.get(name, "cuda"), advice=advice)
+            raise ConfigError(self.hardware.without, name=name, given=text or "cuda", advice=advice)
         if spec.resources.device == "cuda" and cards:
             self._refuse_absent(spec, is_new=is_new)
         if self.in_image and spec.resources.device == "mps":
@@ -85,10 +85,8 @@ class Machine:
         cards, asked = self.hardware.cards, spec.resources
         fit = [card for card in cards if not card.unfit]
         if not fit:
-            name = next((name for name in OF_MACHINE if name in self.asked), "DEVICE")
-            raise ConfigError(
-                self.choice.why, name=name, given=self.given.get(name, "cuda"), advice="DEVICE=cpu, or submit"
-            )
+            name, text = self._said("DEVICE", *OF_MACHINE)
+            raise ConfigError(self.choice.why, name=name, given=text or "cuda", advice="DEVICE=cpu, or submit")
         whole = [card for card in fit if not card.is_slice]
         if asked.gpus > max(1, len(whole)) and len(whole) < len(fit):
             raise ConfigError(ONE_SLICE, name="GPUS", given=asked.gpus, advice=f"GPUS={max(1, len(whole))}, or submit")
@@ -100,13 +98,17 @@ class Machine:
             raise ConfigError(shows, name="GPUS", given=asked.gpus, advice=advice)
         largest = max(fit, key=lambda card: card.total_gib)
         if asked.vram_gib > largest.total_gib / (1 - HEADROOM_SHARE):
-            name = next((name for name in ("VRAM", "GPU_TYPE") if name in self.asked), "VRAM")
+            name, text = self._said("VRAM", "GPU_TYPE")
             raise ConfigError(
                 f"this machine's {largest.name} has {largest.total_gib:.1f} GiB",
                 name=name,
-                given=self.given.get(name, f"{asked.vram_gib:g}"),
+                given=text or f"{asked.vram_gib:g}",
                 advice="leave it out, or submit" if is_new else "the run goes on where a card is as large",
             )
+
+    def _said(self, *names: str) -> tuple[str, str]:
+        """The first of these variables that a person gave, and its text; when none was given, the first, and ""."""
+        return next(((name, self.given[name]) for name in names if name in self.asked), (names[0], ""))
 
     def _on_the_host(self, spec: JobSpec) -> JobSpec:
         """`spec` with this machine's memory, of which Metal lets Apple's GPU use a part."""

@@ -65,8 +65,8 @@ def show(scheduler: Any, given: Words, environ: Words, project_dir: Path) -> int
     print()
     width = min(WIDTH, columns or WIDTH)
     print(wrap(printable(_recommendation(found, choice)), width=width, prefix="a run   "))
-    device = "cpu" if found.fault else choice.device
-    asked = {**given, "DEVICE": device} if found.fault else given
+    asked = {**given, "DEVICE": "cpu"} if found.fault else given
+    device = asked.get("DEVICE", choice.device)
     print("\n".join(_next(asked, made.get(choice.cards or device), on_cpu=device == "cpu")))
     return FINISHED
 

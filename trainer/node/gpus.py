@@ -8,9 +8,9 @@ import re
 import runpy
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn, Protocol, TypeVar
 
 from trainer.launch import PEAK_ENV, VRAM_ENV
 from trainer.node.host import host_memory
@@ -36,6 +36,14 @@ class Gpu(NamedTuple):
     capability: float
     fault: str = ""
     """The line of nvidia-smi, for a GPU that does not answer with values."""
+
+
+class Named(Protocol):
+    @property
+    def uuid(self) -> str: ...
+
+
+Found = TypeVar("Found", bound=Named)
 
 
 def check_gpus(planned: int) -> str:
@@ -145,12 +153,17 @@ def visible(gpus: Sequence[Gpu], listed: str | None) -> list[Gpu | None]:
     SickNode for a GPU that does not exist."""
     if listed is None:
         return list(gpus)
-    seen: list[Gpu | None] = []
+    return [gpu if gpu or is_slice(word) else not_listed(word, gpus) for word, gpu in read_visible(gpus, listed)]
+
+
+def read_visible(found: Sequence[Found], listed: str) -> Iterator[tuple[str, Found | None]]:
+    """Each word of CUDA_VISIBLE_DEVICES that counts, with the one that it means, by its number or its id."""
     for word in (word.strip() for word in listed.split(",") if word.strip()):
         if word.startswith("-"):
-            break  # CUDA ignores everything behind such a word
-        meant = [gpu for index, gpu in enumerate(gpus) if word == str(index) or gpu.uuid.startswith(word)]
-        if not meant and not is_slice(word):
-            raise SickNode(f"CUDA_VISIBLE_DEVICES names GPU {word}, nvidia-smi lists {len(gpus)}")
-        seen.append(meant[0] if meant else None)
-    return seen
+            return  # CUDA ignores everything behind such a word
+        meant = (one for index, one in enumerate(found) if word == str(index) or one.uuid.startswith(word))
+        yield word, next(meant, None)
+
+
+def not_listed(word: str, found: Sequence[Named]) -> NoReturn:
+    raise SickNode(f"CUDA_VISIBLE_DEVICES names GPU {word}, nvidia-smi lists {len(found)}")

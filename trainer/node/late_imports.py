@@ -36,15 +36,21 @@ class _LateModule(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name != "__version__":  # Python itself looks for such names in every module
             raise AttributeError(name)
-        with _lock:
-            if type(self) is _LateModule:
-                self.__class__ = ModuleType  # type: ignore[assignment]
+        with _lock:  # a thread that comes while another one loads the module waits for the whole of it
+            if type(self) is _LateModule and self not in _loading:
                 assert self.__spec__ and self.__spec__.loader
-                self.__spec__.loader.exec_module(self)
-        return getattr(self, name)
+                _loading.add(self)
+                try:
+                    self.__spec__.loader.exec_module(self)
+                    self.__class__ = ModuleType  # type: ignore[assignment]
+                finally:
+                    _loading.discard(self)
+            return ModuleType.__getattribute__(self, name)
 
 
 _lock = threading.RLock()
+_loading: set[ModuleType] = set()
+"""Modules whose code runs now: it may ask its own module for what it does not have yet."""
 
 
 def _put_off(name: str, known: Mapping[str, object]) -> None:

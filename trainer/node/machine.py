@@ -237,15 +237,7 @@ def _visible(cards: Sequence[Card], listed: str | None) -> tuple[Card, ...]:
     """The cards that CUDA_VISIBLE_DEVICES leaves, in its order. Raises SickNode for a card that does not exist."""
     if listed is None:
         return tuple(cards)
-    found: list[Card] = []
-    for word in (word.strip() for word in listed.split(",") if word.strip()):
-        if word.startswith("-"):
-            break  # CUDA ignores everything behind such a word
-        meant = [card for index, card in enumerate(cards) if word == str(index) or card.uuid.startswith(word)]
-        if not meant:
-            raise SickNode(f"CUDA_VISIBLE_DEVICES names GPU {word}, nvidia-smi lists {len(cards)}")
-        found.append(meant[0])
-    return tuple(found)
+    return tuple(card or gpus.not_listed(word, cards) for word, card in gpus.read_visible(cards, listed))
 
 
 def _cores() -> int:

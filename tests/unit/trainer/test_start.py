@@ -6,10 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from paths import ROOT
 
+from trainer.node import late_imports
 from trainer.start_clock import StartClock
 
 PROGRAM = """
@@ -79,3 +83,32 @@ def test_a_rank_loads_neither_torchs_compiler_nor_wandbs_client_before_it_needs_
     assert json.loads(done.stdout.splitlines()[-1]) == [
         False, False, "_LateModule", True, True, False, 0, 8, 10, 2.0, [{"dynamic": False}, {}]
     ]  # fmt: skip
+
+
+def test_a_thread_that_asks_a_late_module_while_another_loads_it_waits_for_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, go_on = threading.Event(), threading.Event()
+    monkeypatch.setitem(sys.modules, "gate", SimpleNamespace(began=began, go_on=go_on))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "loaded_late.py").write_text(
+        "import gate, loaded_late\n"
+        "kept = getattr(loaded_late, 'value', 'not yet')\n"
+        "gate.began.set()\n"
+        "gate.go_on.wait(60)\n"
+        "value = 7\n"
+    )
+    late_imports._put_off("loaded_late", {})
+    try:
+        module, found = sys.modules["loaded_late"], list[int]()
+        threads = [threading.Thread(target=lambda: found.append(module.value)) for _ in range(2)]
+        threads[0].start()
+        assert began.wait(60)
+        threads[1].start()
+        threads[1].join(0.2)
+        go_on.set()
+        for thread in threads:
+            thread.join(60)
+        assert (found, module.kept, type(module)) == ([7, 7], "not yet", ModuleType)
+    finally:
+        del sys.modules["loaded_late"]
