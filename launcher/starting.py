@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from launcher.scheduler import Batch, Scheduler, Target, Words, WordsOf
 from planner.job import JobSpec
 from planner.plan import Plan
 from planner.request.resolve import resolve
-from planner.request.variables import BY_NAME, OF_SWEEPS
+from planner.request.variables import BY_NAME, DEFAULT_DATA, OF_SWEEPS
 from planner.values import expand_home
 from trainer.outcome import FINISHED, ConfigError, Problems, SchedulerError
 
@@ -79,9 +80,13 @@ def planned(
 
     def plan_of(spec: JobSpec) -> Plan:
         # Only a verb that begins a run needs the data on this machine: `plan` also works without it.
-        data = spec.data if run_suffix is not None else given.get("DATA", "")
+        begins = run_suffix is not None
+        data = spec.data if begins else given.get("DATA", "")
         with _lost_data_first("" if target.paths_elsewhere else data, project_dir, environ):
-            return target.plan(spec)
+            made = target.plan(spec)
+        if begins and data == DEFAULT_DATA and not target.paths_elsewhere:
+            _faults_of_data(data, project_dir, environ).refuse()
+        return made
 
     if not sweeps and not any(name in given for name in OF_SWEEPS):
         return target, Batch(plans=(plan_of(spec_of(target.given)),))
@@ -116,6 +121,9 @@ def _faults_of_data(data: str, project_dir: Path, environ: Words) -> Problems:
 
     problems = Problems()
     with problems.kept():
+        if data == DEFAULT_DATA and not os.path.lexists(project_dir / data):
+            lost = f"DATA is left out, and {project_dir / data} does not exist"
+            raise ConfigError(f"{lost}: for example DATA=records.jsonl", name="DATA")
         if path := _path_of(data, environ):
             find_sources(from_folder(project_dir, path))
     return problems

@@ -23,6 +23,7 @@ from trainer.text import GIB, format_table, gib, printable, wrap
 WIDTH = 100
 LEAST_COLUMNS = 30
 LEAST_GIB = 1  # that VRAM takes
+SMALL_MODEL = "HuggingFaceTB/SmolVLM-256M-Instruct"
 OF_REQUEST = ("MAX_LENGTH=", "LORA=", "LORA_TARGETS=", "QUANTIZATION=")
 
 
@@ -108,7 +109,11 @@ def _next(given: Words, of_run: Made | None, *, on_cpu: bool) -> list[str]:
     """The commands to type next, a line each, which work for the part that a run gets. A model that a CPU barely holds
     would train on it for days."""
     if of_run and not of_run.fits and (on_cpu or not of_run.change):
-        return ["next    make hardware MODEL=...    (a smaller one)", "or      make submit    (trains on a cluster)"]
+        data = shlex.quote(given.get("DATA", "records.jsonl"))
+        return [
+            f"next    make hardware MODEL={SMALL_MODEL}    (a small one)",
+            f"or      make submit DATA={data}    (trains on a cluster)",
+        ]
     changed, _, value = of_run.change.partition("=") if of_run else ("", "", "")
     asked = {**given, **({changed: value} if changed else {})}
     words = "".join(f" {name}={shlex.quote(text)}" for name, text in asked.items() if name != "DATA")

@@ -28,7 +28,9 @@ def test_lost_data_comes_before_memory_and_before_contradictions(tmp_path: Path)
 
 def test_who_begins_a_run_is_told_of_the_default_folder_too_and_who_plans_is_not(tmp_path: Path) -> None:
     assert refusal(tmp_path, VRAM="2").startswith("google/gemma-3-4b-it needs ")
-    assert refusal(tmp_path, run_suffix="x", VRAM="2").startswith(f"DATA={tmp_path}/data: does not exist: ")
+    lost = f"DATA is left out, and {tmp_path}/data does not exist: for example DATA=records.jsonl"
+    assert refusal(tmp_path, run_suffix="x") == lost
+    assert refusal(tmp_path, run_suffix="x", VRAM="2").startswith(f"{lost}; google/gemma-3-4b-it needs ")
 
 
 def test_a_plan_that_fits_needs_no_data_and_data_that_is_there_is_not_named(tmp_path: Path) -> None:

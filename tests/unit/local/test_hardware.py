@@ -216,8 +216,8 @@ def test_the_next_command_works_where_the_plan_does_not_fit(
     monkeypatch.setattr(hardware, "target", lambda *_: here)
     hardware.show(SCHEDULER, {}, {}, tmp_path)
     assert capsys.readouterr().out.splitlines()[-2:] == [
-        "next    make hardware MODEL=...    (a smaller one)",
-        "or      make submit    (trains on a cluster)",
+        "next    make hardware MODEL=HuggingFaceTB/SmolVLM-256M-Instruct    (a small one)",
+        "or      make submit DATA=records.jsonl    (trains on a cluster)",
     ]
 
 
