@@ -82,10 +82,11 @@ def planned(
         # Only a verb that begins a run needs the data on this machine: `plan` also works without it.
         begins = run_suffix is not None
         data = spec.data if begins else given.get("DATA", "")
-        with _lost_data_first("" if target.paths_elsewhere else data, project_dir, environ):
+        left_out = begins and "DATA" not in given and data == DEFAULT_DATA and not target.paths_elsewhere
+        with _lost_data_first("" if target.paths_elsewhere else data, project_dir, environ, left_out=left_out):
             made = target.plan(spec)
-        if begins and data == DEFAULT_DATA and not target.paths_elsewhere:
-            _faults_of_data(data, project_dir, environ).refuse()
+        if left_out:
+            _faults_of_data(data, project_dir, environ, left_out=True).refuse()
         return made
 
     if not sweeps and not any(name in given for name in OF_SWEEPS):
@@ -103,25 +104,25 @@ def planned(
 
 
 @contextlib.contextmanager
-def _lost_data_first(data: str, project_dir: Path, environ: Words) -> Iterator[None]:
+def _lost_data_first(data: str, project_dir: Path, environ: Words, *, left_out: bool = False) -> Iterator[None]:
     """A refusal in the block begins with a fault of `data`'s path, if there is one: no other card and no other number
     helps a run without records."""
     try:
         yield
     except ConfigError as error:
         problems = Problems()
-        problems.extend(_faults_of_data(data, project_dir, environ))
+        problems.extend(_faults_of_data(data, project_dir, environ, left_out=left_out))
         problems.append(error)
         problems.refuse()
 
 
-def _faults_of_data(data: str, project_dir: Path, environ: Words) -> Problems:
-    """The fault of `data`'s path, if there is one: what a run would be refused for."""
+def _faults_of_data(data: str, project_dir: Path, environ: Words, *, left_out: bool = False) -> Problems:
+    """The fault of `data`'s path, if there is one: what a run would be refused for. `left_out`: nobody gave it."""
     from trainer.data.sources import find_sources, from_folder
 
     problems = Problems()
     with problems.kept():
-        if data == DEFAULT_DATA and not os.path.lexists(project_dir / data):
+        if left_out and not os.path.lexists(project_dir / data):
             lost = f"DATA is left out, and {project_dir / data} does not exist"
             raise ConfigError(f"{lost}: for example DATA=records.jsonl", name="DATA")
         if path := _path_of(data, environ):

@@ -30,6 +30,10 @@ def test_who_begins_a_run_is_told_of_the_default_folder_too_and_who_plans_is_not
     assert refusal(tmp_path, VRAM="2").startswith("google/gemma-3-4b-it needs ")
     lost = f"DATA is left out, and {tmp_path}/data does not exist: for example DATA=records.jsonl"
     assert refusal(tmp_path, run_suffix="x") == lost
+    (tmp_path / "data").mkdir()
+    assert refusal(tmp_path, run_suffix="x", VRAM="2").startswith(f"DATA={tmp_path}/data")
+    (tmp_path / "data").rmdir()
+    assert refusal(tmp_path, run_suffix="x", DATA="data", VRAM="2").startswith(f"DATA={tmp_path}/data: does not exist")
     assert refusal(tmp_path, run_suffix="x", VRAM="2").startswith(f"{lost}; google/gemma-3-4b-it needs ")
 
 
