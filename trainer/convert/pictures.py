@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.convert.fetch import fetch
-from trainer.data.columns import ANSWERS, QUESTIONS
-from trainer.data.forms import IMAGE_KEYS, IMAGE_PART_KEYS
+from trainer.data.columns import ANSWERS, IMAGE_KEYS, QUESTIONS
+from trainer.data.conversation import IMAGE_PART_KEYS
 from trainer.data.images import find_image
 from trainer.data.inline import DATA, MAGIC, as_data, file_path, unpack_bytes
 from trainer.data.names import PICTURES, kind_of_file, kind_of_name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice
@@ -15,6 +14,7 @@ from typing import Any
 from trainer.convert.captions import captioned
 from trainer.convert.csv_rows import CsvRows
 from trainer.convert.folders import METADATA, Table, check_reader, files_in, not_read, tables_beside_pictures
+from trainer.convert.hub_cache import cached_snapshot
 from trainer.data.containers import read_records
 from trainer.data.file_kinds import ARCHIVES, HEAD_BYTES, unpack_advice
 from trainer.data.file_names import SIDE_OF
@@ -38,7 +38,6 @@ MEMORY = (
     "it needs more memory than convert takes (docs/threats.md): it unpacks to far more than its files, or little "
     "memory is free here"
 )
-SHARD = r"(.*?)-\d{5}-of-(\d{5})"
 SPLIT_NAME = r"\w[\w.-]{0,99}"
 # Columns of webdataset that say where a sample is from.
 INNER = ("__key__", "__url__", "__index_level_0__")
@@ -234,7 +233,7 @@ def _by_library(data: str, subset: str | None) -> list[Split]:
         try:
             found, folder = _streamed(name, of_hub=name, name=subset), None
         except ConnectionError as error:
-            if (cached := _cached(name)) is None:
+            if (cached := cached_snapshot(name)) is None:
                 raise ConfigError(
                     f"{data} cannot be fetched, and no copy is in the cache: {_one_line(error)}"
                 ) from None
@@ -266,42 +265,6 @@ def _saved(folder: Path) -> Any:
     found = load_from_disk(str(folder))
     splits = {"train": found} if isinstance(found, Dataset) else found
     return {name: rows.to_iterable_dataset() for name, rows in splits.items()}
-
-
-def _cached(name: str) -> str | None:
-    """The folder of a data set of the hub in the hub's cache, where it is there, which is said. Raises ConfigError
-    where files of it are seen to be missing."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(name, repo_type="dataset", local_files_only=True))
-        lacking = _lacking(folder)
-    except IncompleteSnapshotError as error:  # the hub's list of its files is in the cache too
-        folder, lacking = Path(error.snapshot_path), "it lacks files that the hub lists"
-    except LocalEntryNotFoundError:
-        return None
-    copy = f"copy of {name} in the cache (commit {folder.name})"
-    if lacking:
-        raise ConfigError(f"{name} cannot be fetched, and the {copy} is not whole: {lacking}: fetch it with a network")
-    listed = (folder.parents[1] / "trees" / f"{folder.name}.json").is_file()
-    unsure = "" if listed else "; it looks whole, though no list of its files is there"
-    say([f"{name} cannot be fetched: the {copy} is read{unsure}"])
-    return str(folder)
-
-
-def _lacking(folder: Path) -> str:
-    """The sign that a snapshot in the cache is incomplete: a link to nothing, or a shard without its neighbours."""
-    paths = [path for path in folder.rglob("*") if not path.is_dir()]
-    if cut := next((path for path in paths if not path.exists()), None):
-        return f"{cut.relative_to(folder)} is not there"
-    shards: dict[tuple[str, int], int] = Counter(
-        (f"{path.parent}/{shard[1]}{path.suffix}", int(shard[2]))
-        for path in paths
-        if (shard := re.match(SHARD, path.name))
-    )
-    some = next(((name, count, of) for (name, of), count in shards.items() if count < of), None)
-    return f"{some[1]} of {some[2]} files of {os.path.relpath(some[0], folder)} are there" if some else ""
 
 
 def _named_labels(rows: Any) -> Any:

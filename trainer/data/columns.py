@@ -19,9 +19,11 @@ from trainer.text import nearest, shown
 AUTO = "auto"
 QUESTION, ANSWER, CONTEXT, HISTORY, TEXTS = "question", "output", "context", "history", "texts"
 PAIRS = ("chosen", "rejected")
+PAIR_CURE = "columns: {}=chosen learns chosen, and not which of the two is better"
 BESIDE = " (beside columns)"
 """Ends the name of a key whose place another key has, as `columns` says."""
 CONVERSATIONS = ("messages", "conversations")
+IMAGE_KEYS = ("image", "images", "frames")
 TURN_KEYS, BOTH = ("role", "content"), ("user", "assistant")
 # The keys of a turn: the speaker, and the text. Both kinds of lists of turns occur with either pair.
 TURN_PAIRS = (TURN_KEYS, ("from", "value"))
@@ -155,6 +157,12 @@ def _answering(answer: Any) -> list[dict[str, Any]]:
 def holds_question(value: Any) -> bool:
     """Whether `value` is a conversation in which the user speaks."""
     return is_conversation(value) and any(map(_is_of_user, value))
+
+
+def pair_cure(given: dict[str, Any]) -> str:
+    chosen = given[PAIRS[0]]
+    chosen = as_list(chosen) if isinstance(chosen, str) else chosen  # tables hold turns as JSON text
+    return PAIR_CURE.format("messages" if holds_question(chosen) else "answer")
 
 
 def _is_exchanges(value: Any) -> bool:

@@ -7,10 +7,9 @@ from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.data.columns import ANSWERS, CONTEXTS, CONVERSATIONS, QUESTIONS, TEXTS
+from trainer.data.columns import ANSWERS, CONTEXTS, CONVERSATIONS, IMAGE_KEYS, QUESTIONS, TEXTS
 from trainer.data.file_names import SIDE_OF
 from trainer.data.foreign import coco, is_gemini, is_labelme
-from trainer.data.forms import IMAGE_KEYS
 from trainer.data.json_text import Found, read_objects
 from trainer.data.packed import opened
 from trainer.data.turns import FormError

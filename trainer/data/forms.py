@@ -14,7 +14,6 @@ judges.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from math import isnan
@@ -27,50 +26,31 @@ from trainer.data.columns import (
     CONTEXT,
     CONTEXTS,
     CONVERSATIONS,
+    IMAGE_KEYS,
     PAIRS,
     QUESTION,
     QUESTIONS,
-    TURN_PAIRS,
     as_known,
     as_list,
-    holds_question,
     is_conversation,
+    pair_cure,
     suggest,
 )  # fmt: skip
+from trainer.data.conversation import IMAGE_PART_KEYS, LEARNED_BY, READ_OF_PART, Said, part_type, read_conversation
 from trainer.data.foreign import fault
 from trainer.data.inline import DATA, SCHEME_CHARS, as_data, file_path, is_path
 from trainer.data.names import PICTURES, is_file_name, is_quiet, kind_of_file, kind_of_name
 from trainer.data.places import PLACES, Parts, may_hold_marker, put_pictures
-from trainer.data.turns import ROLES, Form, FormError, Picture, Role, Turn, picture_of, role_of
+from trainer.data.turns import Form, FormError, Picture, Turn, picture_of, short
 
-PAIR_CURE = "columns: {}=chosen learns chosen, and not which of the two is better"
 CLASSES = ("label", "cls", "class", "target")  # names of a picture's class, which may be a number
 FLAT_KEYS = (CONTEXT, QUESTION, ANSWER)
-IMAGE_KEYS = ("image", "images", "frames")
 FRAMES = 4
 EMPTY = "the answer is empty"
 # The keys that are read beside the turns, by the key of the turns (None: the flat form).
 READ: dict[str | None, frozenset[str]] = {
     key: frozenset((*IMAGE_KEYS, "system", *((key,) if key else FLAT_KEYS))) for key in (None, *CONVERSATIONS)
 }
-# The keys by which OpenAI and ms-swift say whether an answer is learned: the value for no, and for yes.
-LEARNED_BY = {"weight": (0, 1), "loss": (False, True)}
-# In a turn, Axolotl's and torchtune's keys too.
-TURN_LEARNED_BY = {
-    **LEARNED_BY, "train": (False, True), "training": (False, True), "mask": (True, False), "masked": (True, False),
-}  # fmt: skip
-# Tool calls of an answer: learned without them, it would be another answer.
-CALLS = ("tool_calls", "function_call")
-# The keys of a picture in a part of a turn; the keys that are read of each type of part.
-IMAGE_PART_KEYS = ("image", "path", "url", "image_url", "base64", "source")
-READ_OF_PART = {"text": ("type", "text"), "image": ("type", "text", *IMAGE_PART_KEYS)}
-# Types from OpenAI's two interfaces, Axolotl, and Qwen, which leaves the type out.
-PART_TYPES = {
-    **dict.fromkeys(("text", "input_text", "output_text"), "text"),
-    **dict.fromkeys(("image", "image_url", "input_image"), "image"),
-}
-
-Said = tuple[Role, Any, bool]  # the speaker, the text, whether it is learned
 
 
 def read_form(entry: dict[str, Any], place: Callable[[str], str] = str) -> Form:
@@ -86,7 +66,7 @@ def read_form(entry: dict[str, Any], place: Callable[[str], str] = str) -> Form:
     key = next((key for key in CONVERSATIONS if key in entry), None)
     unread = [item for item in entry.items() if item[0] not in READ[key]]
     said_of_all = [(name, value) for name, value in unread if name in LEARNED_BY and _is_either(name, value)]
-    said = _conversation(entry, key, unread) if key else _flat(entry, given, bool(beside))
+    said = read_conversation(entry, key, unread) if key else _flat(entry, given, bool(beside))
     if said_of_all:
         unread = [item for item in unread if item not in said_of_all]
         learned = all(value for _, value in said_of_all)
@@ -175,15 +155,15 @@ def _no_text(key: str, value: Any) -> FormError:
     elif key == ANSWER:
         how = "JSON has no NaN and no Infinity: write them as text"
     takes = f"{key} takes a string ({how})"
-    return FormError(f": {takes}, got {_short(value)}", takes)
+    return FormError(f": {takes}, got {short(value)}", takes)
 
 
 def _lacks(given: dict[str, Any], lacking: list[str]) -> FormError:
     """The fault of a record without a question or an answer, with the setting that would read it."""
     lacks = f"lacks {' and '.join(lacking)}"
-    said = f" {lacks} (it has {_short(', '.join(given))})"
+    said = f" {lacks} (it has {short(', '.join(given))})"
     if given.keys() >= {*PAIRS}:
-        return FormError(f"{said}; {_pair_cure(given)}", f"{lacks}, and is a pair to choose from")
+        return FormError(f"{said}; {pair_cure(given)}", f"{lacks}, and is a pair to choose from")
 
     def is_text(name: str, value: Any) -> bool:
         if isinstance(value, str) and is_file_name(value):
@@ -212,100 +192,11 @@ def _lacks(given: dict[str, Any], lacking: list[str]) -> FormError:
     return FormError(said, lacks, cure="question" if lacking == [QUESTION] else "form")
 
 
-def _pair_cure(given: dict[str, Any]) -> str:
-    chosen = given[PAIRS[0]]
-    chosen = as_list(chosen) if isinstance(chosen, str) else chosen  # tables hold turns as JSON text
-    return PAIR_CURE.format("messages" if holds_question(chosen) else "answer")
-
-
-def _conversation(entry: dict[str, Any], key: str, unread: list[tuple[str, Any]]) -> list[Said]:
-    """The turns of a conversation; other keys of the turns are added to `unread`."""
-    said = entry[key]
-    if not isinstance(said, list) or not said:
-        raise FormError(f": {key} takes a list of turns, got {_short(said)}", f"{key} takes a list of turns")
-    turns: list[Said] = [("system", entry["system"], False)] if entry.get("system") else []
-    for number, turn in enumerate(said, start=len(turns) + 1):
-        keys = None
-        if isinstance(turn, dict):
-            keys = next((both for both in TURN_PAIRS if both[0] in turn and both[1] in turn), None)
-        if keys is None:
-            takes, how = "role and content (or from and value)", _turn_columns(turn)
-            said = f": turn {number} of {key} takes {takes}, got {_short(turn)}{how}"
-            raise FormError(said, f"a turn takes {takes}")
-        role_key, text_key = keys
-        if (role := role_of(turn[role_key])) is None:
-            kind = f"{role_key} {_short(turn[role_key])}"
-            raise FormError(f": {kind} of turn {number}: it takes {', '.join(ROLES)}", f"{kind} of a turn")
-        learned = role == "assistant"
-        for name in turn.keys() - {role_key, text_key} if len(turn) > 2 else ():
-            if name in TURN_LEARNED_BY and _is_switch(name, turn[name]):
-                learned = _is_learned(name, turn[name], number, role) and learned
-            elif name in CALLS and turn[name]:
-                said = f"a turn has {name}: write a call into the text of the answer"
-                raise FormError(f": turn {number} has {name}: write the call into its text", said)
-            elif name not in IMAGE_KEYS:
-                unread.append((name, turn[name]))
-            elif turn[name]:
-                raise FormError(
-                    f": turn {number} has {name}: they go beside {key}, or into the turn's parts as type image",
-                    f"a turn has {name}: they go beside {key}, or into the turn's parts as type image",
-                )
-        said_here = turn[text_key]
-        turns.append((role, [said_here] if _is_part(said_here) else said_here, learned))
-    roles = [role for n, (role, *_) in enumerate(turns) if role == "assistant" or not n or role != turns[n - 1][0]]
-    alternating = roles[1:] if roles[0] == "system" else roles
-    answered = alternating[:-1] if alternating[-1:] == ["user"] else alternating
-    if not answered or answered != ["user", "assistant"] * (len(answered) // 2):
-        if not answered and entry.keys() >= {*PAIRS}:
-            more = "and has no other answer"
-            raise FormError(
-                f" is a pair to choose from ({', '.join(PAIRS)}), {more}; {_pair_cure(entry)}",
-                f"is a pair to choose from, {more}",
-            )
-        wanted = f"{key} takes turns that alternate user, assistant, behind system turns at most, with an answer"
-        raise FormError(f": {wanted}; got {', '.join(roles)}", wanted)
-    return turns
-
-
-def _turn_columns(turn: Any) -> str:
-    """The setting that would read a turn under other names; "" where none is seen."""
-    texts = [name for name, value in turn.items() if isinstance(value, str)] if isinstance(turn, dict) else []
-    speakers = [name for name in texts if role_of(turn[name])]
-    if len(texts) != 2 or len(speakers) != 1:
-        return ""
-    (text,) = {*texts} - {*speakers}
-    return f"; columns: role={speakers[0]},content={text} would read it"
-
-
 def _is_either(name: str, value: Any) -> bool:
     """Whether `value`, which stands beside the turns, says that all or none are learned. Such a column may also hold
     another kind of weight or loss."""
     number = int if name == "loss" else int | float  # a column of losses may hold 0.0
     return isinstance(value, number) and value in LEARNED_BY[name]
-
-
-def _is_switch(name: str, value: Any) -> bool:
-    """Whether a turn's key `name` is meant to say that it is learned: a mask may also be the name of a picture, and
-    train a text."""
-    flags = value if isinstance(value, list) else [value]
-    said = (flag is None or isinstance(flag, int | float) or str(flag).lower() in ("true", "false") for flag in flags)
-    return name in LEARNED_BY or any(said)
-
-
-def _is_learned(name: str, value: Any, number: int, role: Role) -> bool:
-    """Whether a turn is learned according to its key `name`. Raises FormError for a value that is neither yes nor no,
-    and for a yes in a turn that is not an answer."""
-    no, yes = (json.dumps(value) for value in TURN_LEARNED_BY[name])
-    if value is None:
-        return True
-    if not isinstance(value, int | float) or value not in TURN_LEARNED_BY[name]:
-        takes = f"it takes {yes} (learned) or {no} (only shown)"
-        raise FormError(f": {name} {_short(value)} of turn {number}: {takes}", f"{name} of a turn: {takes}")
-    learned = value == TURN_LEARNED_BY[name][1]
-    if learned and role != "assistant":
-        said = f"which is the {role}'s: only answers are learned"
-        raise FormError(f": {name} {yes} of turn {number}, {said}", f"{name} {yes} of a turn {said}")
-    return learned
 
 
 def _parts(
@@ -314,9 +205,9 @@ def _parts(
     """The text and pictures of turn `number`; None marks the place of an image whose path is not in the part."""
     if not isinstance(content, list):
         takes = "takes text or a list of parts"
-        raise FormError(f": turn {number} {takes}, got {_short(content)}", f"a turn {takes}")
+        raise FormError(f": turn {number} {takes}, got {short(content)}", f"a turn {takes}")
     for part in content:
-        kind = _part_type(part) if isinstance(part, dict) else ""
+        kind = part_type(part) if isinstance(part, dict) else ""
         text = part.get("text") if kind == "text" else part
         if isinstance(text, str):
             yield text
@@ -325,23 +216,9 @@ def _parts(
             yield None if own is None else picture_of(_paths([own], place))
         else:
             takes = "takes type image or text"
-            raise FormError(f": a part of turn {number} {takes}, got {_short(part)}", f"a part of a turn {takes}")
+            raise FormError(f": a part of turn {number} {takes}, got {short(part)}", f"a part of a turn {takes}")
         if isinstance(part, dict) and len(part) > ("type" in part) + 1:
             unread.extend((k, v) for k, v in part.items() if k not in READ_OF_PART[kind])
-
-
-def _part_type(part: dict[str, Any]) -> str:
-    """text or image, else the part's own type."""
-    said = str(part["type"]) if "type" in part else next((key for key in ("text", "image") if key in part), "")
-    return PART_TYPES.get(said, said)
-
-
-def _is_part(said: Any) -> bool:
-    """Whether the content of a turn is a single part, not in a list. An answer with further keys is a JSON value."""
-    if not isinstance(said, dict) or "type" not in said:
-        return False
-    kind = _part_type(said)
-    return kind in READ_OF_PART and said.keys() <= {*READ_OF_PART[kind]} and (kind != "text" or "text" in said)
 
 
 def _beside(entry: dict[str, Any], place: Callable[[str], str]) -> list[Picture]:
@@ -374,15 +251,10 @@ def _path(name: Any) -> str:
         name = next((name[key] for key in ("bytes", "base64", "data", "url", "path") if name.get(key)), name)
     if not isinstance(name, str) or not name:
         takes = "image takes a path, images and frames a list of paths"
-        raise FormError(f": {takes}, got {_short(name)}", takes)
+        raise FormError(f": {takes}, got {short(name)}", takes)
     if is_path(name):
         return name
     name = file_path(as_data(name))
     if "://" in name[:SCHEME_CHARS] and not name.startswith(DATA):
-        raise FormError(f": {_short(name)} is an address and no file", "a picture at an address", cure="convert")
+        raise FormError(f": {short(name)} is an address and no file", "a picture at an address", cure="convert")
     return name
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -32,6 +32,12 @@ class FormError(Exception):
         """The advice that helps, by its name in trainer/data/faults.py."""
 
 
+def short(value: Any) -> str:
+    """A value for a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
     """One picture as the model sees it."""

@@ -165,7 +165,7 @@ def test_a_part_of_a_data_set_in_the_cache_is_not_taken_for_all_of_it(
 ) -> None:
     from huggingface_hub import constants
 
-    from trainer.convert.rows import _cached
+    from trainer.convert.hub_cache import cached_snapshot
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     whole = "me/cats cannot be fetched, and the copy of me/cats in the cache (commit abc) is not whole: "
@@ -177,15 +177,15 @@ def test_a_part_of_a_data_set_in_the_cache_is_not_taken_for_all_of_it(
     first, second = (data / f"train-0000{n}-of-00002.parquet" for n in (0, 1))
     first.touch()
     with pytest.raises(ConfigError) as caught:
-        _cached("me/cats")
+        cached_snapshot("me/cats")
     said = "1 of 2 files of data/train.parquet are there: fetch it with a network"
     assert str(caught.value) == whole + said
     second.symlink_to("../../../blobs/gone")
     with pytest.raises(ConfigError, match=r"is not whole: data/train-00001-of-00002.parquet is not there: "):
-        _cached("me/cats")
+        cached_snapshot("me/cats")
     second.unlink()
     second.touch()
-    assert _cached("me/cats") == str(cache / "snapshots/abc")
+    assert cached_snapshot("me/cats") == str(cache / "snapshots/abc")
     assert "the copy of me/cats in the cache (commit abc) is read; it looks whole" in capsys.readouterr().err
 
 
