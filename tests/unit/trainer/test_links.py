@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from here import prepare
 from plans import make_plan
+from training import train_forked
 
 from launcher.records import Run, read_run, run_record, write_record
 from local.runs import place as local_place
@@ -271,3 +272,33 @@ def test_a_record_that_another_user_wrote_is_not_resumed(to: str, tmp_path: Path
     os.chown(folder / "run.json", 4711, 4711)
     with pytest.raises(ConfigError, match=r"run\.json is another user's \(uid 4711\), and resume would run as you"):
         place.spec_of(run)
+
+
+CANARY = "cAnary7fJ2kQ9xZ1"
+
+
+@pytest.mark.slow
+def test_a_run_writes_through_no_link_at_any_name_of_an_earlier_run_and_no_secret_anywhere(
+    tiny_model: Path, walks: Path, tmp_path: Path
+) -> None:
+    """The names are those that a run has left, and no list of ours."""
+    secrets = {
+        "HF_TOKEN": f"hf_{CANARY}",
+        "WANDB_API_KEY": f"local-{CANARY}{'0' * 24}",
+        "AWS_SECRET_ACCESS_KEY": CANARY,
+    }
+    options = {"model": tiny_model, "data": walks, "max_steps": 2, "eval_steps": 1, "save_steps": 1}
+    first = train_forked(tmp_path / "first", environment=secrets, **options)
+    assert first.codes == (0,), first.output
+    written = [path for path in (tmp_path / "first").rglob("*") if path.is_file()]
+    assert len(written) > 15 and [path for path in written if CANARY.encode() in path.read_bytes()] == []
+    (theirs := tmp_path / "theirs").mkdir()
+    for number, path in enumerate(written):
+        name = path.relative_to(tmp_path / "first")
+        if "checkpoints" not in name.parts and name.parts[0] == "run":  # a folder of checkpoints is refused, or its own
+            (link := tmp_path / "second" / name).parent.mkdir(parents=True, exist_ok=True)
+            (theirs / str(number)).write_text("precious")
+            link.symlink_to(theirs / str(number))
+    second = train_forked(tmp_path / "second", environment=secrets, **options)
+    assert second.codes == (0,), second.output
+    assert {path.read_text() for path in theirs.iterdir()} == {"precious"}
