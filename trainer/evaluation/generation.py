@@ -13,6 +13,14 @@ from trainer.data.turns import Record
 from trainer.evaluation.batches import map_batches, must_run_in_lockstep
 from trainer.evaluation.rows import Room
 
+# What a model's generation_config.json may ask for besides: other ways to write, of which some are code to be fetched,
+# a clock, other caches. Training knows none of them, and without their options most end in an error.
+UNASKED = (
+    "assistant_early_exit", "cache_implementation", "compile_config", "dola_layers", "guidance_scale", "max_time",
+    "penalty_alpha", "prefill_chunk_size", "prompt_lookup_num_tokens", "stop_strings", "token_healing",
+    "watermarking_config",
+)  # fmt: skip
+
 
 def sample_places(records: Sequence[Record], count: int) -> list[int]:
     """Places of at most `count` records, always the same ones, spread over the sessions."""
@@ -50,7 +58,8 @@ def generate_answers(
     stop = {"eos_token_id": list(end.stop)} if end.stop else {}
 
     # What a model's generation_config may ask for: a thousand beams would take a thousand times the memory.
-    plain = {"num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False}
+    plain: dict[str, Any] = {"num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False}
+    plain |= {name: None for name in UNASKED if getattr(model.generation_config, name, None) is not None}
 
     def write(batch: dict[str, Tensor], rows: int) -> list[str]:
         tokens = model.generate(

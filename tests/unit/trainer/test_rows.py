@@ -254,9 +254,19 @@ def test_a_models_generation_config_makes_no_more_of_a_sequence(
 ) -> None:
     """With 1000 beams, as anybody's generation_config.json may say, each sequence takes a thousand times its memory."""
     wanted = generate_answers(model, processor, records[:2], accelerator=ALONE, budget=3)
-    for name, value in {"num_beams": 3, "num_return_sequences": 2, "return_dict_in_generate": True}.items():
-        monkeypatch.setattr(model.generation_config, name, value)
-    assert generate_answers(model, processor, records[:2], accelerator=ALONE, budget=3) == wanted
+    asked: list[dict[str, Any]] = [{"num_beams": 3, "num_return_sequences": 2, "return_dict_in_generate": True}]
+    asked += [
+        {"max_time": 1e-9},
+        {"stop_strings": ["u"]},
+        {"dola_layers": "high"},
+        {"cache_implementation": "quantized"},
+    ]
+    asked += [{"prefill_chunk_size": 0}, {"token_healing": True}]
+    for said in asked:
+        with monkeypatch.context() as patched:
+            for name, value in said.items():
+                patched.setattr(model.generation_config, name, value)
+            assert generate_answers(model, processor, records[:2], accelerator=ALONE, budget=3) == wanted, said
 
 
 @pytest.mark.slow
