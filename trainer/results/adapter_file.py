@@ -68,5 +68,6 @@ def _wrong(saved: dict[str, Any]) -> Any:
 def _is_plain(modules: object) -> bool:
     """Whether `modules` are names of modules, "all-linear", or one expression as training writes it."""
     if isinstance(modules, list):
-        return all(isinstance(name, str) for name in modules)
+        # PEFT compares each name with each layer.
+        return all(isinstance(name, str) for name in modules) and sum(map(len, modules)) <= MOST_PATTERN
     return isinstance(modules, str) and len(modules) <= MOST_PATTERN and bool(PLAIN_PATTERN.fullmatch(modules))

@@ -157,6 +157,9 @@ def test_an_adapter_is_lora_as_training_writes_it_and_nothing_more(tmp_path: Pat
         path.write_text(text)
         with pytest.raises(ConfigError, match=r"adapter_config\.json cannot be read"):
             check_adapter(tmp_path)
+    path.write_text(json.dumps({**usual, "target_modules": [f"{number:08}" for number in range(200_000)]}))
+    with pytest.raises(ConfigError, match=r"adapter_config\.json says target_modules is "):
+        check_adapter(tmp_path)
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(ConfigError, match=r"adapter_config\.json is no file"):
