@@ -720,3 +720,4 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
         assert convert(data, out) == 78
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1 and "Traceback" not in error
+    assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()  # nothing is left behind
