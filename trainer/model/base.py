@@ -188,6 +188,9 @@ def load_processor(model: str, base: str | None = None) -> Any:
         if config is not None:
             ask_token_types(processor, auto_class(config)._model_mapping[type(config)])
     if not getattr(processor, "chat_template", None):
+        # Some repositories have it in the tokenizer's file alone, where plain transformers does not look for it.
+        processor.chat_template = getattr(processor.tokenizer, "chat_template", None)
+    if not processor.chat_template:
         raise NoTemplate(model)
     return processor
 

@@ -28,7 +28,7 @@ from trainer.model.behaviour import (
     token_losses,
     without_gradient,
 )
-from trainer.model.kind import check_tokens
+from trainer.model.kind import check_tokens, checked_tokens
 from trainer.model.refusal import UNFIT, refusing
 from trainer.model.targets import lost_at_loading, path_of, peft_targets
 from trainer.model.traits import lacking_token_types, picture_features
@@ -65,7 +65,8 @@ def adapt(
     if under_deepspeed():  # DeepSpeed gathers its shards only later
         return model, anatomy, None
     with refusing(config.model, "trained", UNFIT):
-        head = compare_heads(model, batch)
+        with checked_tokens(config.model, base.get_input_embeddings()):
+            head = compare_heads(model, batch)
         unused = without_gradient(model, batch)
     if not unused:
         return model, anatomy, head
@@ -131,7 +132,6 @@ def _built(model: Any, config: TrainConfig, anatomy: Anatomy, batch: dict[str, T
     inside = _matching(base, "|".join(anatomy.linears))
     four_bit = sum(isinstance(m, Linear4bit) for m in inside.values())
     strays = sum(isinstance(m, Linear4bit) for m in base.modules()) - four_bit
-    shared = getattr(base.get_output_embeddings(), "weight", None) is base.get_input_embeddings().weight
     part = base.get_submodule(anatomy.decoder)
     attention = {getattr(m.config, "_attn_implementation", "") for m in (base, part)}
     offered = {"sdpa" if m._supports_sdpa else "eager" for m in (base, part)}
@@ -145,12 +145,19 @@ def _built(model: Any, config: TrainConfig, anatomy: Anatomy, batch: dict[str, T
         ("4-bit linears in the language model", four_bit, len(inside) if config.quantization == "nf4" else 0),
         ("4-bit linears elsewhere", strays, 0),
         ("neither in 4 bits nor adapted", *(f"{left:.1%} of the language model",) * 2),
-        ("head tied to the embedding", shared, bool(getattr(base.config, "tie_word_embeddings", False))),
+        ("head tied to the embedding", *_tied(base)),
         ("attention", ", ".join(sorted(attention)), ", ".join(sorted(offered))),
         # Without token types the model would take image tokens for text.
         ("token types", f"no {' or '.join(lacking)}" if lacking else "present", "present"),
         ("vision features", *_features(base, config, batch)),
     )
+
+
+def _tied(base: Any) -> tuple[str, str]:
+    shared = getattr(base.get_output_embeddings(), "weight", None) is base.get_input_embeddings().weight
+    asked = bool(getattr(base.config, "tie_word_embeddings", False))
+    own = " (its weights have a head of their own: write tie_word_embeddings false into its config.json)"
+    return f"{shared}{own if asked and not shared else ''}", f"{asked}"
 
 
 def _features(base: Any, config: TrainConfig, batch: dict[str, Tensor]) -> tuple[str, str]:

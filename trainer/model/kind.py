@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -61,10 +63,23 @@ def check_reads_onward(model: str, config: Any, decoder: nn.Module | None = None
         )
 
 
-def check_tokens(model: str, embedding: Any, targets: Tensor) -> None:
-    """Raises ConfigError when an answer's tokens, `targets`, are more than the `embedding` has. On a GPU that would end
-    with an error that looks like the GPU's own."""
-    most, rows = int(targets.max()) if targets.numel() else 0, getattr(embedding, "num_embeddings", None)
+@contextmanager
+def checked_tokens(model: str, embedding: Any) -> Iterator[None]:
+    """In this block `check_tokens` sees all tokens that are looked up in the `embedding`. A family takes the places of
+    its pictures out before that, though they may have numbers that the embedding does not have."""
+    handle = embedding.register_forward_pre_hook(
+        lambda _, given: check_tokens(model, embedding, given[0]) if given else None
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def check_tokens(model: str, embedding: Any, tokens: Tensor) -> None:
+    """Raises ConfigError when `tokens` are more than the `embedding` has. On a GPU that would end with an error that
+    looks like the GPU's own."""
+    most, rows = int(tokens.max()) if tokens.numel() else 0, getattr(embedding, "num_embeddings", None)
     if rows is not None:  # Idefics keeps the rows of its own tokens beside those of the language model
         rows += getattr(embedding, "num_additional_embeddings", 0)
     if rows is not None and most >= rows:

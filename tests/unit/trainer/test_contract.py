@@ -5,6 +5,9 @@ Each model here is a tiny Gemma 3 that keeps all promises but one.
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from trainer.config import TrainConfig
@@ -193,6 +197,41 @@ def test_candidates_that_do_not_score_alike_on_what_is_kept_of_a_prompt_run_behi
     assert settled.choices is not None and settled.choices.apart
     (line,) = said
     assert line.startswith("actions are scored behind a prompt each, which takes longer: what the model keeps of one ")
+
+
+@pytest.mark.slow
+def test_a_prompt_of_tokens_that_the_weights_do_not_have_is_refused_before_a_gpu_sees_them(
+    config: TrainConfig, batch: dict[str, torch.Tensor]
+) -> None:
+    """As where a template marks turns by a token that somebody added; a GPU would say that it is broken."""
+    base, anatomy = loaded(config)
+    rows = base.get_input_embeddings().num_embeddings
+    beyond = {**batch, "input_ids": batch["input_ids"].clone()}
+    beyond["input_ids"][0, 1] = rows
+    with pytest.raises(ConfigError, match=rf": its tokenizer writes token {rows}, and its weights have {rows} tokens"):
+        adapt(base, config, anatomy, beyond, bool)
+
+
+@pytest.mark.slow
+def test_weights_with_a_head_of_their_own_under_a_config_json_that_ties_it_are_told_what_to_write(
+    config: TrainConfig, batch: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(config.model, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    table = next(tensor for name, tensor in weights.items() if name.endswith("embed_tokens.weight"))
+    save_file({**weights, "lm_head.weight": -table}, folder / "model.safetensors", metadata={"format": "pt"})
+    other = replace(config, model=str(folder))
+    said = "head tied to the embedding: False (its weights have a head of their own: write tie_word_embeddings false "
+    base, anatomy = loaded(other)
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        check_contract(models.add_lora(base, other, anatomy), other, anatomy, batch)
+    written = json.loads((folder / "config.json").read_text())
+    written["tie_word_embeddings"] = False
+    (folder / "config.json").write_text(json.dumps(written))
+    base, anatomy = loaded(other)
+    assert torch.equal(base.lm_head.weight, -table)
+    kept = dict(check_contract(models.add_lora(base, other, anatomy), other, anatomy, batch))
+    assert kept["head tied to the embedding"] == "False"
 
 
 class Experts(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,27 @@ def test_it_trains_and_is_asked_and_merged(tmp_path: Path, tiny_llama: Path) -> 
     assert found["infer"][0] == found["merge"][0] == 0
     assert {json.loads(line)["action"] for line in found["infer"][1].splitlines()} <= {*DIRECTIONS}
     assert found["adapter"] == found["merged"] == 1, "the card's own code answers"
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_template_in_the_tokenizers_file_alone_is_the_processors_too(
+    several: bool, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Plain transformers looks for it in the processor's files, and the plan finds it in either."""
+    from trainer.model.base import load_processor
+
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").unlink()
+    path = folder / "tokenizer_config.json"
+    named = [{"name": name, "template": template} for name in ("default", "tool_use")]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": named if several else template}))
+    shown = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Now?"}]}]
+    plain = render_answer(load_processor(str(tiny_model)), shown, "yes")
+    processor = load_processor(str(folder))
+    assert render_answer(processor, shown, "yes") == plain
+    processor.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "chat_template.jinja").read_text() == template
 
 
 def test_a_template_that_takes_text_gets_text(tmp_path: Path) -> None:
