@@ -17,7 +17,7 @@ from trainer import log
 from trainer.data.shared import node_dataset
 from trainer.env_file import watched
 from trainer.model.warm_start import check_start
-from trainer.node.late_imports import import_late
+from trainer.node.late_imports import import_late, uncollected
 from trainer.node.processes import in_rank, rank_listens
 from trainer.node.start import exit_unagreed, prepare_libraries
 from trainer.node.stop import Stopped
@@ -51,8 +51,9 @@ def main(argv: Sequence[str]) -> int:
         dataset = node_dataset(config, os.environ)
         CLOCK.passed("settings and records")
         prepare_libraries(config)
-        import_late()
-        from trainer.training.run import train  # its imports read the environment that was just prepared
+        with uncollected():
+            import_late()
+            from trainer.training.run import train  # its imports read the environment that was just prepared
 
         CLOCK.passed("libraries")
         rank_listens()

@@ -60,6 +60,12 @@ def arrangement(record: Record, files: Mapping[str, File]) -> Hashable:
     return tuple(turns)
 
 
+def wording(record: Record) -> Hashable:
+    """Everything that decides which text the record is rendered to: its words, and the places of its pictures."""
+    turns = ((t.role, t.learned, *(p if isinstance(p, str) else None for p in t.parts)) for t in record.turns)
+    return (*turns, record.answer)
+
+
 def _edges(text: str) -> tuple[str, str]:
     """The two ends of a text, each up to and including its first letter or digit."""
     start = next((place for place, sign in enumerate(text) if sign.isalnum()), len(text) - 1)

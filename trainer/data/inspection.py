@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -21,7 +21,7 @@ from trainer.data.answers import WHOLE, json_object, likelier_field
 from trainer.data.endings import markers
 from trainer.data.examples import Rewritten, count_tokens, encode_text, join_prompts, render
 from trainer.data.faults import LEAST_KEPT, SHOWN_PLACES
-from trainer.data.fingerprints import File, arrangement, contents, open_file
+from trainer.data.fingerprints import File, arrangement, contents, open_file, wording
 from trainer.data.looks import MOST_SECONDS, Alike, count_alike
 from trainer.data.records import Dataset, each_answer
 from trainer.data.turns import Record
@@ -29,10 +29,12 @@ from trainer.outcome import ConfigError, RecordError
 from trainer.text import printable
 
 SIDES = ("train", "eval")
+T = TypeVar("T")
 Shown = tuple[str, ...]  # the digests of a picture's files
 TOO_LONG = "longer than max_length"
 NO_OBJECT = "the answer is no JSON object, as most are"
 NOT_OPEN = "a picture does not open"
+MOST_KNOWN_TEXTS = 256  # the rendered texts that are kept: records often differ in their pictures alone
 MOST_CHARACTERS_A_TOKEN = 64  # of a whole text: five is usual, and a token of so many spaces is the longest there is
 
 
@@ -230,7 +232,8 @@ def inspect_dataset(dataset: Dataset, processor: Any, *, max_length: int, answer
         files = dict(zip(paths, opened, strict=True))
     checked: dict[str, tuple[Checked, ...]] = dict.fromkeys(SIDES, ())
     look = partial(
-        _look, processor=processor, max_length=max_length, files=files, added={}, markers=markers(processor),
+        _look, processor=processor, max_length=max_length, files=files, added={}, texts={}, counts={},
+        markers=markers(processor),
         mostly_json=answer_field != WHOLE
         and 2 * sum(json_object(record.answer) is not None for record in records) > len(records),
     )  # fmt: skip
@@ -273,6 +276,8 @@ def _look(
     max_length: int,
     files: Mapping[str, File],
     added: dict[Hashable, int],
+    texts: dict[Hashable, tuple[str, list[str]]],
+    counts: dict[Hashable, list[int]],
     markers: re.Pattern[str],
     mostly_json: bool,
     asked: Set[str],
@@ -281,7 +286,8 @@ def _look(
     """The result for one record, with the first reason against it. `asked` holds the contents before all held-out
     answers, `held_out` those before the last answer of each held-out record.
 
-    Pictures are encoded only to learn how many tokens they add: once for each arrangement, kept in `added`.
+    Pictures are encoded only to learn how many tokens they add: once for each arrangement, kept in `added`. What the
+    last records of other words were rendered to is kept in `texts`, and their numbers of tokens in `counts`.
     """
     shown = [[files[path] for path in picture.paths] for picture in record.pictures]
     if broken := [file.error for picture in shown for file in picture if file.error]:
@@ -294,15 +300,15 @@ def _look(
         # Tokenizing megabytes takes minutes, to find what is known.
         return Checked(reason="more text than max_length tokens can hold", detail=f"{characters} characters")
     try:
-        prompts, answers = render(processor, record)
-        text, _ = join_prompts(processor, prompts)
+        text, answers = _known(texts, wording(record), lambda: _texts(processor, record))
     except (ConfigError, Rewritten):
         raise
     except Exception as error:  # whatever the model's template raises
         return Checked(reason="the chat template refuses it", detail=str(error))
     key = arrangement(record, files)
     try:
-        joined, *lengths = count_tokens(processor, record, [text, *answers])
+        counted = _known(counts, (text, *answers), lambda: count_tokens(processor, record, [text, *answers]))
+        joined, *lengths = counted
         if key not in added:
             added[key] = encode_text(processor, record, text)["input_ids"].shape[1] - joined
     except RecordError as error:
@@ -320,3 +326,18 @@ def _look(
     if found.contents[-1] in asked or not held_out.isdisjoint(found.contents):
         return replace(found, reason="also among the held-out records")
     return found
+
+
+def _texts(processor: Any, record: Record) -> tuple[str, list[str]]:
+    """(the rendered prompts as one text, the answers with their ends)."""
+    prompts, answers = render(processor, record)
+    return join_prompts(processor, prompts)[0], answers
+
+
+def _known(kept: dict[Hashable, T], key: Hashable, make: Callable[[], T]) -> T:
+    """What is `kept` for the key, or else the result of `make`."""
+    if key not in kept:
+        if len(kept) == MOST_KNOWN_TEXTS:
+            kept.clear()
+        kept[key] = make()
+    return kept[key]

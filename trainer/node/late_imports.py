@@ -1,12 +1,15 @@
 """Imports of the libraries that a rank does without, or not yet: they take a quarter of the time that its imports
 take. Call `import_late` before the libraries are loaded; they behave as ever, but load when they are first used.
+Load them within `uncollected`.
 """
 
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import importlib.util
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -14,20 +17,39 @@ from contextlib import contextmanager
 from types import FunctionType, ModuleType
 from typing import Any
 
-UNUSED = {"wandb": {"run": None}}
+class _NoEngine:
+    """Stands for DeepSpeed's engine, which no model is in a run without DeepSpeed."""
+
+
+UNUSED: Mapping[str, Mapping[str, object]] = {"wandb": {"run": None}}
 """TRL imports W&B's client in every rank, and looks whether it has a `run`, which is None until one is begun. Only the
 first rank needs the client, in a thread of its own, and only if it logs."""
+UNUSED_WITHOUT_DEEPSPEED: Mapping[str, Mapping[str, object]] = {"deepspeed": {"DeepSpeedEngine": _NoEngine}}
+"""Accelerate imports DeepSpeed wherever it is installed, to ask of each model whether it is DeepSpeed's."""
 DECLARES = "bitsandbytes"
 """It declares functions of its own with torch.compile, for devices for which it has no kernels: that loads torch's
 compiler, which a GPU of NVIDIA and a CPU never use."""
 
 
 def import_late() -> None:
-    for name, known in UNUSED.items():
+    under_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    for name, known in (UNUSED if under_deepspeed else {**UNUSED, **UNUSED_WITHOUT_DEEPSPEED}).items():
         _put_off(name, known)
     if importlib.util.find_spec(DECLARES):
         with compiled_when_called():
             importlib.import_module(DECLARES)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """In this block no garbage is collected, and what it leaves is never looked through again: the libraries are half a
+    million objects that stay."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class _LateModule(ModuleType):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from trainer.config import TrainConfig
-from trainer.data.inspection import inspect_dataset, take_apart, without
+from trainer.data.inspection import inspect_dataset
 from trainer.data.records import Dataset
 from trainer.node.ranks import Ranks
 from trainer.outcome import ConfigError
+from trainer.training.known_look import Look, known_look
 
 
 def check_text_only(config: TrainConfig, dataset: Dataset, *, beside: bool = False) -> None:
@@ -37,23 +39,23 @@ def drop_unfit(
     processor: Any, dataset: Dataset, config: TrainConfig, ranks: Ranks, say: Callable[[str], object]
 ) -> tuple[Dataset, list[int]]:
     """(the dataset without the records that `validate data` leaves out, the tokens of each training record), with a log
-    line for each reason. Only the first rank reads all of it.
+    line for each reason. Only the first rank reads all of it, unless an earlier attempt of the run has.
 
     Raises:
         ConfigError: on every rank, when too few records are left, or with `strict` when any is left out.
     """
 
-    def look() -> tuple[dict[str, set[int]], dict[str, set[int]], list[str], list[int]]:
+    def look() -> Look:
         inspection = inspect_dataset(dataset, processor, max_length=config.max_length, answer_field=config.answer_field)
         inspection.kept(strict=config.strict)
         lines = [*inspection.notes(config.answer_field), *inspection.left_out()]
         tokens = [checked.tokens for checked in inspection.checked["train"] if checked.reason is None]
-        return inspection.apart, inspection.unfit(), lines, tokens
+        return Look(inspection.apart, inspection.unfit(), lines, tokens)
 
-    apart, unfit, lines, tokens = ranks.rank0_only(look)
-    for line in lines:
+    found = ranks.rank0_only(partial(known_look, config, dataset, look, say))
+    for line in found.lines:
         say(f"data: {line}")
-    return without(take_apart(dataset, apart), unfit), tokens
+    return found.kept(dataset), found.tokens
 
 
 def check_shards(model: Any, world_size: int, say: Callable[[str], object]) -> None:

@@ -53,10 +53,12 @@ def test_the_parts_of_a_start_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatc
 
 
 LATE = """
-import json, sys
-from trainer.node.late_imports import compiled_when_called, import_late
-import_late()
-import trainer.training.run
+import gc, json, sys
+from trainer.node.late_imports import compiled_when_called, import_late, uncollected
+with uncollected():
+    import_late()
+    import trainer.training.run
+    collected = gc.isenabled()
 from trainer.node.late_imports import _LateModule
 found = ["torch._inductor.compile_fx" in sys.modules, "wandb.sdk" in sys.modules, type(sys.modules["wandb"]).__name__]
 import torch, wandb
@@ -69,19 +71,30 @@ with compiled_when_called():
     @torch.compile
     def halve(number): return number / 2
 found += [len(compiled), double(4), double(5), halve(4), compiled]
+from accelerate.utils import extract_model_from_parallel
+plain = torch.nn.Linear(1, 1)
+found += [extract_model_from_parallel(plain) is plain, "deepspeed.comm" in sys.modules]
+found += [collected, gc.isenabled(), gc.get_freeze_count() > 100_000]
 print(json.dumps(found))
+"""
+WITH_DEEPSPEED = """
+import sys
+from trainer.node.late_imports import import_late
+import_late()
+print(sorted({"deepspeed", "wandb"} & {*sys.modules}))
 """
 
 
 @pytest.mark.slow
-def test_a_rank_loads_neither_torchs_compiler_nor_wandbs_client_before_it_needs_them() -> None:
+def test_a_rank_loads_neither_torchs_compiler_nor_wandbs_client_nor_deepspeed_before_it_needs_them() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", LATE], cwd=ROOT, capture_output=True, text=True, check=False,
         env={**os.environ, "DS_ACCELERATOR": "cpu"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [
-        False, False, "_LateModule", True, True, False, 0, 8, 10, 2.0, [{"dynamic": False}, {}]
+        False, False, "_LateModule", True, True, False, 0, 8, 10, 2.0, [{"dynamic": False}, {}],
+        True, False, False, True, True,
     ]  # fmt: skip
 
 
@@ -112,3 +125,13 @@ def test_a_thread_that_asks_a_late_module_while_another_loads_it_waits_for_the_w
         assert (found, module.kept, type(module)) == ([7, 7], "not yet", ModuleType)
     finally:
         del sys.modules["loaded_late"]
+
+
+@pytest.mark.slow
+def test_under_deepspeed_its_library_is_loaded_as_ever() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WITH_DEEPSPEED], cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "DS_ACCELERATOR": "cpu", "ACCELERATE_USE_DEEPSPEED": "true"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "['wandb']"
