@@ -168,8 +168,8 @@ on {found["cores"]} {found["machine"]} cores (load {found["load"]:.1f}):
 starts of each, in turn, counted: {found["rounds"]}, of the demo's model on the demo's records, on the CPU.
 Python {found["python"]}, {versions}.
 
-CPU seconds of the first table are those of all processes of a start, W&B's service among them in the row that has it;
-those of a part are its process's own. "processes" is the job's first process and, where there is one, accelerate's launcher.
+CPU seconds of the first table are those of all processes of a start, in one row W&B's service among them; those of a
+part are its process's own. "processes" is the job's first process and, where there is one, accelerate's launcher.
 
 {table(found["starts"])}
 """

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from types import FunctionType, ModuleType
 from typing import Any
 
+
 class _NoEngine:
     """Stands for DeepSpeed's engine, which no model is in a run without DeepSpeed."""
 

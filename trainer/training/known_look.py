@@ -22,6 +22,7 @@ from trainer.data.inspection import SIDES, take_apart, without
 from trainer.data.lengths import processor_digest
 from trainer.data.records import Dataset
 from trainer.files import read_json, write_whole
+from trainer.text import printable
 
 LOOK_FILE = ".look.json"
 LIBRARIES = ("transformers", "tokenizers", "jinja2", "pillow", "numpy")
@@ -44,9 +45,7 @@ class Look(NamedTuple):
         return without(take_apart(dataset, self.apart), self.unfit)
 
 
-def known_look(
-    config: TrainConfig, dataset: Dataset, look: Callable[[], Look], say: Callable[[str], object]
-) -> Look:
+def known_look(config: TrainConfig, dataset: Dataset, look: Callable[[], Look], say: Callable[[str], object]) -> Look:
     """What an earlier attempt of the run has found, with a log line, if nothing has changed since; else the result of
     `look`, which is kept. Raises what `look` raises."""
     path, key = Path(config.output_dir, LOOK_FILE), _key(config, dataset)
@@ -68,7 +67,7 @@ def _read(path: Path, key: str, dataset: Dataset) -> Look | None:
         if found["key"] != key:
             return None
         apart, unfit = ({side: set(map(int, found[name][side])) for side in SIDES} for name in ("apart", "unfit"))
-        known = Look(apart, unfit, list(map(str, found["lines"])), list(map(int, found["tokens"])))
+        known = Look(apart, unfit, list(map(printable, found["lines"])), list(map(int, found["tokens"])))
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return known if len(known.tokens) == len(known.kept(dataset).train) else None

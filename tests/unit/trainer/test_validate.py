@@ -36,7 +36,7 @@ from trainer.outcome import ConfigError
 from trainer.report.data_page import _shares, _spread
 from trainer.tools.data_report import build_report, measured, render, unscored
 from trainer.training.first_look import drop_unfit
-from trainer.training.known_look import LOOK_FILE, Look
+from trainer.training.known_look import Look
 
 WHOLE = "; answer_field: none learns and scores answers as whole texts"
 UP, DOWN = '{"button": "up"}', '{"button": "down"}'
