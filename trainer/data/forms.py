@@ -47,6 +47,8 @@ CLASSES = ("label", "cls", "class", "target")  # names of a picture's class, whi
 FLAT_KEYS = (CONTEXT, QUESTION, ANSWER)
 FRAMES = 4
 EMPTY = "the answer is empty"
+CELLS = (*QUESTIONS, *ANSWERS, *CONTEXTS, *IMAGE_KEYS)
+"""The keys under which NaN, as pandas writes it, is the empty cell of a table."""
 # The keys that are read beside the turns, by the key of the turns (None: the flat form).
 READ: dict[str | None, frozenset[str]] = {
     key: frozenset((*IMAGE_KEYS, "system", *((key,) if key else FLAT_KEYS))) for key in (None, *CONVERSATIONS)
@@ -59,8 +61,8 @@ def read_form(entry: dict[str, Any], place: Callable[[str], str] = str) -> Form:
     Raises:
         FormError: the record has none of the forms, or a form with a mistake.
     """
-    # An empty cell of a table, as pandas writes it.
-    entry = {name: "" if isinstance(value, float) and isnan(value) else value for name, value in entry.items()}
+    if empty := [name for name in CELLS if isinstance(value := entry.get(name), float) and isnan(value)]:
+        entry = {**entry, **dict.fromkeys(empty, "")}
     given, entry = entry, as_known(entry)
     beside = _beside(entry, place)
     key = next((key for key in CONVERSATIONS if key in entry), None)
