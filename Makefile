@@ -49,6 +49,9 @@ endif
 ifneq ($(and $(filter REHEARSE,$(given)),$(filter-out gpu-proof,$(MAKECMDGOALS))),)
 $(error REHEARSE=$(value REHEARSE): only make gpu-proof takes it: leave REHEARSE out)
 endif
+# Python keeps what it has compiled, also where the environment forbids it, as many images do: compiling all again takes
+# as long as the rest of a plan.
+unexport PYTHONDONTWRITEBYTECODE
 override LAUNCH_VERBS := plan render check submit sweep status logs cancel resume list site claim run hardware docker-run
 override LAUNCH := .venv/launch/bin/python -m $(BACKEND)
 

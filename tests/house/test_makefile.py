@@ -208,6 +208,14 @@ def test_plan_answers_within_half_a_second(checkout: Path) -> None:
     assert any(once() < 0.5 for _ in range(5))
 
 
+def test_python_keeps_what_it_has_compiled(checkout: Path) -> None:
+    """Also where the environment forbids it, as many images do. Each plan would take twice as long."""
+    compiled = checkout / "planner" / "__pycache__"
+    shutil.rmtree(compiled, ignore_errors=True)
+    assert make(checkout, "plan", PYTHONDONTWRITEBYTECODE="1").returncode == 0
+    assert list(compiled.glob("choose.*.pyc"))
+
+
 @pytest.mark.parametrize("name", ["LAUNCH", "BACKEND", "given", "unknown", "VARIABLES"])
 def test_what_make_works_with_itself_is_no_ones_to_set(name: str, checkout: Path) -> None:
     done = make(checkout, "plan", f"{name}=touch {checkout}/executed;")
