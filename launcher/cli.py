@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import locale
 import os
 import shlex
 import sys
@@ -89,6 +88,8 @@ def screen() -> Screen:
 
     if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         return PAPER
+    import locale
+
     return Screen(
         width=max(LEAST_COLUMNS, os.get_terminal_size(sys.stdout.fileno()).columns or PAPER.width),
         colour="NO_COLOR" not in os.environ,

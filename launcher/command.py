@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from launcher.cli import say
 from launcher.scheduler import Scheduler
@@ -22,8 +21,7 @@ from trainer.text import known_are
 from trainer.verbs import load, nobody_reads
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Verb:
+class Verb(NamedTuple):
     """The first word of a command line."""
 
     help: str

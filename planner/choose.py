@@ -9,7 +9,8 @@ first that fits is taken. DDP replicates, so the memory of one GPU decides, neve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from planner.job import JobSpec
 from planner.launch import launch_env, launch_of
@@ -30,8 +31,7 @@ MICRO_BATCH_SIZES = (32, 16, 8, 4, 2, 1)
 HEADROOM_SHARE = 0.08
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Strategy:
+class Strategy(NamedTuple):
     """One row of the search: a configuration and the trainer arguments that go with it."""
 
     config: str

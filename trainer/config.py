@@ -4,11 +4,13 @@ trainer/settings.py decides where a value comes from: command line, environment,
 `python -m trainer config --help` and docs/settings.md show the docstrings.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: the types below are data that trainer/flags.py reads at every start. As text
+# they would be compiled each time, one by one.
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Literal, NamedTuple
 
 from trainer.flags import Form, Range, options
 
@@ -39,8 +41,7 @@ OPTIMIZER_WORDS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """The columns of a setting beside its type. A field of TrainConfig without a Setting has these defaults."""
 
     continues: bool = False
@@ -58,7 +59,7 @@ class Setting:
     """Its name in the environment and in .env."""
     also: str = ""
     """Its names in other trainers, in tutorials and in older versions, with spaces between."""
-    words: Mapping[str, str] = field(default_factory=dict)
+    words: Mapping[str, str] = MappingProxyType({})
     """Other words for its values."""
 
 

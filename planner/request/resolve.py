@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -196,6 +197,8 @@ def _measured(data: str, model: str, project_dir: Path, *, most: int, learn: str
 
 def _filled(store: Path, data: str, model: str, project_dir: Path, *, device: str) -> bool:
     """Whether `python -m trainer features` has filled the store for this data and model."""
+    if not os.path.isdir(store):
+        return False  # as before the first run, and for data without pictures
     from trainer.data.filled import any_filled, is_there, precision_of, read_filled
     from trainer.data.lengths import data_digest
     from trainer.data.sources import from_folder
