@@ -16,6 +16,7 @@ import cluster as test_cluster
 import pytest
 from checkouts import is_put_back, make_checkout
 from image import image  # noqa: F401 - a fixture
+from paths import ROOT
 from tiny_families import tiny_idefics, tiny_llama, tiny_mllama, tiny_qwen, tiny_smolvlm  # noqa: F401 - fixtures
 from training import tiny_model, walks  # noqa: F401 - fixtures
 from wandb_server import service  # noqa: F401 - a fixture
@@ -35,14 +36,31 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-LIBRARIES = re.compile(
-    r"^\s*(?:from|import) (?:accelerate|peft|torch|transformers|trl)\b|\btiny_\w+: Path", re.MULTILINE
-)
+LIBRARIES = {"accelerate", "peft", "torch", "transformers", "trl"}
+IMPORT = re.compile(r"^( *)(?:from|import) ([\w.]+)(?: import ([\w, ]+))?", re.MULTILINE)
+TINY_MODEL = re.compile(r"\btiny_\w+: Path")
+
+
+@functools.cache
+def _imported(file: Path, inside: bool) -> tuple[str, ...]:
+    """The modules that a file imports, those of its functions only where `inside` asks for them."""
+    found = IMPORT.findall(file.read_text(encoding="utf-8")) if file.is_file() else ()
+    wanted = [(module, names) for indent, module, names in found if inside or not indent]
+    return tuple(name for module, names in wanted for name in (module, *(f"{module}.{n}" for n in names.split(", "))))
 
 
 @functools.cache
 def _loads_libraries(file: Path) -> bool:
-    return LIBRARIES.search(file.read_text(encoding="utf-8")) is not None
+    """Whether a test file loads the libraries of training, itself or with a module of ours."""
+    seen, left = set[str](), list(_imported(file, inside=True))
+    for name in left:  # which grows meanwhile
+        if name.split(".")[0] in LIBRARIES:
+            return True
+        if name not in seen:
+            seen.add(name)
+            places = (folder / f"{name.replace('.', '/')}.py" for folder in (ROOT, ROOT / "tests" / "helpers"))
+            left += [found for place in places for found in _imported(place, inside=False)]
+    return TINY_MODEL.search(file.read_text(encoding="utf-8")) is not None
 
 
 def _starts_without_libraries(config: pytest.Config) -> bool:
