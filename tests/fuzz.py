@@ -246,7 +246,8 @@ def readers() -> dict[str, Reader]:
     from trainer.config import TrainConfig
     from trainer.data.filled import is_there, read_filled, read_keys, sets_path
     from trainer.data.lengths import lengths_path, read_lengths
-    from trainer.data.records import load_dataset
+    from trainer.data.records import Dataset, load_dataset
+    from trainer.data.turns import Record
     from trainer.env_file import read_env_file
     from trainer.files import parse_json
     from trainer.model.warm_start import check_start
@@ -257,6 +258,7 @@ def readers() -> dict[str, Reader]:
     from trainer.settings import resolve_settings
     from trainer.sweep.trial import TRIAL_NAME, read_trial
     from trainer.training.checkpoint import MANIFEST, check_manifest
+    from trainer.training.known_look import LOOK_FILE, read_look
     from trainer.yaml_file import read_yaml
 
     plan = make_plan(run_id="run")
@@ -281,6 +283,8 @@ def readers() -> dict[str, Reader]:
     }  # fmt: skip
     fits = {"request": {"config": "single_gpu"}, "micro_batch_size": 2, "peak_bytes": 9, "data_sha256": "a"}
     adapter = {"r": 64, "lora_alpha": 128, "base_model_name_or_path": "m", "target_modules": "q", "peft_type": "LORA"}
+    sides, record_read = {"train": [0], "eval": []}, Record(turns=(), answer="up", session="s")
+    look = {"key": "k", "apart": sides, "unfit": sides, "lines": ["1 record left out"], "tokens": [9]}
     here = {"HOME": "/home/ada", "USER": "ada"}
 
     def run(folder: Path) -> object:
@@ -346,6 +350,10 @@ def readers() -> dict[str, Reader]:
             read=lambda f: read_lengths(str(f / "d.jsonl"), "m"),
         ),
         Reader(name=sets_path(Path(), "a", "m", "float32").name, seeds=[json.dumps(filled).encode()], read=read_set),
+        Reader(
+            name=LOOK_FILE, seeds=[json.dumps(look).encode()],
+            read=lambda f: read_look(f / LOOK_FILE, "k", Dataset(train=(record_read,) * 2, eval=(), split="")),
+        ),
         Reader(
             name=batch_path("d.jsonl").name, seeds=[json.dumps(fits).encode()],
             read=lambda f: read_batch(plan.spec, str(f / "d.jsonl")),

@@ -49,7 +49,7 @@ def known_look(config: TrainConfig, dataset: Dataset, look: Callable[[], Look], 
     """What an earlier attempt of the run has found, with a log line, if nothing has changed since; else the result of
     `look`, which is kept. Raises what `look` raises."""
     path, key = Path(config.output_dir, LOOK_FILE), _key(config, dataset)
-    if key and (known := _read(path, key, dataset)):
+    if key and (known := read_look(path, key, dataset)):
         say("data: an earlier attempt has looked at every record and picture, and none has changed since")
         return known
     found = look()
@@ -61,16 +61,18 @@ def known_look(config: TrainConfig, dataset: Dataset, look: Callable[[], Look], 
     return found
 
 
-def _read(path: Path, key: str, dataset: Dataset) -> Look | None:
+def read_look(path: Path, key: str, dataset: Dataset) -> Look | None:
+    """What the file at `path` holds; None where it is of another `key`, damaged, or no look at `dataset`."""
     try:
         found = read_json(path)
         if found["key"] != key:
             return None
         apart, unfit = ({side: set(map(int, found[name][side])) for side in SIDES} for name in ("apart", "unfit"))
         known = Look(apart, unfit, list(map(printable, found["lines"])), list(map(int, found["tokens"])))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # damaged, in any way
         return None
-    return known if len(known.tokens) == len(known.kept(dataset).train) else None
+    fits = len(known.tokens) == len(known.kept(dataset).train) and min(known.tokens, default=1) > 0
+    return known if fits else None
 
 
 def _key(config: TrainConfig, dataset: Dataset) -> str | None:
