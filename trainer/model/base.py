@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -187,10 +188,11 @@ def load_processor(model: str, base: str | None = None) -> Any:
         processor = processor_of(model)
         if config is not None:
             ask_token_types(processor, auto_class(config)._model_mapping[type(config)])
+    # Some repositories have it in the tokenizer's file alone, where plain transformers does not look for it. A class
+    # that takes none would lose it again when the processor beside the adapter is loaded.
+    if not getattr(processor, "chat_template", None) and "chat_template" in signature(type(processor)).parameters:
+        processor.chat_template = processor.tokenizer.chat_template
     if not getattr(processor, "chat_template", None):
-        # Some repositories have it in the tokenizer's file alone, where plain transformers does not look for it.
-        processor.chat_template = getattr(processor.tokenizer, "chat_template", None)
-    if not processor.chat_template:
         raise NoTemplate(model)
     return processor
 

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tiny_families import write_tiny_llama
 from training import run_forked, train_forked
 
 from trainer.data.endings import answer_end, render_answer
+from trainer.outcome import ConfigError
 
 DIRECTIONS = ("left", "right", "up")
 
@@ -92,6 +94,18 @@ def test_a_template_in_the_tokenizers_file_alone_is_the_processors_too(
     assert render_answer(processor, shown, "yes") == plain
     processor.save_pretrained(tmp_path / "saved")
     assert (tmp_path / "saved" / "chat_template.jinja").read_text() == template
+
+
+def test_a_processor_whose_class_keeps_no_template_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As GIT's: beside the adapter it would be saved without one, and the code on the card would fail."""
+    from trainer.model.base import load_processor
+
+    class Forgetful:
+        tokenizer = SimpleNamespace(chat_template="{{ messages }}")
+
+    monkeypatch.setattr("trainer.model.processor.processor_of", lambda _: Forgetful())
+    with pytest.raises(ConfigError, match="has no chat template"):
+        load_processor(str(tmp_path))
 
 
 def test_a_template_that_takes_text_gets_text(tmp_path: Path) -> None:
