@@ -23,7 +23,7 @@ from planner.memory.estimate import estimate
 from planner.plan import Estimate
 from trainer import outcome
 from trainer.config import TrainConfig
-from trainer.data.records import Dataset, dataset_of
+from trainer.data.records import Dataset, dataset_of, take_apart
 from trainer.data.turns import Record
 from trainer.files import read_json, write_whole
 from trainer.flags import answer_help, build
@@ -172,7 +172,7 @@ def measure(config: TrainConfig) -> tuple[list[Stage], JobSpec]:
 def longest_record(config: TrainConfig, processor: Any, dataset: Dataset) -> tuple[Record, int, int]:
     """(the training record with the most tokens, its number of tokens, that of its answers). Raises ConfigError. If
     LONGEST_ENV names a file, the result is written to it, and read from it the next time."""
-    from trainer.data.inspection import inspect_dataset, take_apart
+    from trainer.data.inspection import inspect_dataset
 
     note = Path(os.environ.get(LONGEST_ENV, ""))
     if note.is_file():

@@ -23,12 +23,11 @@ from trainer.data.examples import Rewritten, count_tokens, encode_text, join_pro
 from trainer.data.faults import LEAST_KEPT, SHOWN_PLACES
 from trainer.data.fingerprints import File, arrangement, contents, open_file, wording
 from trainer.data.looks import MOST_SECONDS, Alike, count_alike
-from trainer.data.records import Dataset, each_answer
+from trainer.data.records import SIDES, Dataset, each_answer, take_apart, without
 from trainer.data.turns import Record
 from trainer.outcome import ConfigError, RecordError
 from trainer.text import printable
 
-SIDES = ("train", "eval")
 T = TypeVar("T")
 Shown = tuple[str, ...]  # the digests of a picture's files
 TOO_LONG = "longer than max_length"
@@ -200,27 +199,6 @@ def _kind(checked: Checked) -> str:
     return re.sub(
         r"\d+", "", " is no image" if " is no image (" in checked.detail else checked.detail.rpartition(": ")[2]
     )
-
-
-def without(dataset: Dataset, places: Mapping[str, Collection[int]]) -> Dataset:
-    """The data set without the records at `places`, by side."""
-    sides: dict[str, Any] = {
-        side: tuple(r for i, r in enumerate(getattr(dataset, side)) if i not in places[side]) for side in SIDES
-    }
-    return replace(dataset, **sides)
-
-
-def take_apart(dataset: Dataset, places: Mapping[str, Collection[int]]) -> Dataset:
-    """The data set with each record at `places`, by side, replaced by one record for each of its answers."""
-    sides: dict[str, Any] = {
-        side: tuple(
-            one
-            for i, record in enumerate(getattr(dataset, side))
-            for one in (each_answer([record]) if i in places[side] else (record,))
-        )
-        for side in SIDES
-    }
-    return replace(dataset, **sides)
 
 
 def inspect_dataset(dataset: Dataset, processor: Any, *, max_length: int, answer_field: str = "auto") -> Inspection:

@@ -8,10 +8,11 @@ by its last folders, beside the file or under an image root.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from trainer.config import Learn, TrainConfig
 from trainer.data.bounds import BOUNDS
@@ -25,6 +26,8 @@ from trainer.data.sources import Sources, find_sources
 from trainer.data.turns import Record
 from trainer.outcome import ConfigError
 from trainer.text import shown as shown_text
+
+SIDES = ("train", "eval")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +60,27 @@ def _answers_of(record: Record) -> Iterator[Record]:
         if turn.learned:
             yield Record(turns=shown[:place], answer=turn.text, session=record.session, place=record.place)
     yield Record(turns=shown, answer=record.answer, session=record.session, place=record.place)
+
+
+def without(dataset: Dataset, places: Mapping[str, Collection[int]]) -> Dataset:
+    """The data set without the records at `places`, by side."""
+    sides: dict[str, Any] = {
+        side: tuple(r for i, r in enumerate(getattr(dataset, side)) if i not in places[side]) for side in SIDES
+    }
+    return replace(dataset, **sides)
+
+
+def take_apart(dataset: Dataset, places: Mapping[str, Collection[int]]) -> Dataset:
+    """The data set with each record at `places`, by side, replaced by one record for each of its answers."""
+    sides: dict[str, Any] = {
+        side: tuple(
+            one
+            for i, record in enumerate(getattr(dataset, side))
+            for one in (each_answer([record]) if i in places[side] else (record,))
+        )
+        for side in SIDES
+    }
+    return replace(dataset, **sides)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.examples import Rewritten, describe_example, encode_learned
-from trainer.data.inspection import SIDES, Inspection, without
+from trainer.data.inspection import Inspection
 from trainer.data.lengths import beside
-from trainer.data.records import each_answer
+from trainer.data.records import SIDES, each_answer, without
 from trainer.data.turns import Record
 from trainer.files import write_whole
 from trainer.outcome import RecordError

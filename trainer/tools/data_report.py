@@ -13,9 +13,9 @@ from trainer import __version__
 from trainer.config import TrainConfig
 from trainer.data.answers import UNREADABLE, answer_field, read_action
 from trainer.data.endings import describe_end
-from trainer.data.inspection import SIDES, Inspection, inspect_dataset, without
+from trainer.data.inspection import Inspection, inspect_dataset
 from trainer.data.lengths import Lengths, percentiles, processor_digest, sample_pictures, write_lengths
-from trainer.data.records import dataset_of, each_answer
+from trainer.data.records import SIDES, dataset_of, each_answer, without
 from trainer.outcome import FINISHED, ConfigError
 from trainer.settings import say
 from trainer.text import format_table, printable_lines

@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 from trainer import data
 from trainer.architecture.hub import cached_config
 from trainer.config import TrainConfig
-from trainer.data.inspection import SIDES, take_apart, without
 from trainer.data.lengths import processor_digest
-from trainer.data.records import Dataset
+from trainer.data.records import SIDES, Dataset, take_apart, without
 from trainer.files import read_json, write_whole
 from trainer.text import printable
 
