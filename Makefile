@@ -78,7 +78,7 @@ ifneq ($(and $(tool),$(filter-out $(TAKES_$(tool)) TORCH PYTHON,$(given))),)
 $(error $(filter-out $(TAKES_$(tool)) TORCH PYTHON,$(given)): make $(tool) takes $(or $(TAKES_$(tool)),none): leave it out)
 endif
 ifneq ($(and $(filter PICTURES QUESTION CONTEXT RECORDS,$(given)),$(filter-out infer convert,$(MAKECMDGOALS) $(if $(MAKECMDGOALS),,help))),)
-$(error $(filter PICTURES QUESTION CONTEXT RECORDS,$(given)): only make infer takes it: leave it out)
+$(error $(filter PICTURES QUESTION CONTEXT RECORDS,$(given)): only make infer$(if $(filter QUESTION,$(given)), and make convert take, takes) it: leave it out)
 endif
 # The run's folder as one word of the shell, and the Python that has what training needs.
 override OF_RUN := [ -n "$$TRAINYARD_RUN" ] || { echo 'trainyard: RUN= is left out, for example RUN=my-run: make list shows the runs' >&2; exit 78; }; \

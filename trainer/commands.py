@@ -42,7 +42,7 @@ def command_from_anywhere(*words: object) -> str:
     return f"cd {shlex.quote(str(CHECKOUT))} && {_by(python(CHECKOUT), words)}" if there else command(*words)
 
 
-def typed(made: str, *words: object) -> str:
+def command_as_typed(made: str, *words: object) -> str:
     """The command in the words of the program that a person typed: `made` with make, else `words` behind that
     program, ./trainyard, or behind `python -m trainer`."""
     program = os.environ.get(TYPED_ENV, "")
@@ -51,26 +51,27 @@ def typed(made: str, *words: object) -> str:
     return shlex.join([program, *map(str, words)]) if program else command("trainer", *words)
 
 
-def option(name: str) -> str:
+def option_as_typed(name: str) -> str:
     """An option by the name that a person types: `MODEL` with make, `--model` without."""
     return MAKE_VARIABLES[name] if name in MAKE_VARIABLES and os.environ.get(TYPED_ENV) == "make" else f"--{name}"
 
 
-def valued(name: str, value: str) -> str:
+def option_with_value(name: str, value: str) -> str:
     """An option with its value, as a person types it."""
-    shown = option(name)
+    shown = option_as_typed(name)
     return f"{shown}{' ' if shown.startswith('--') else '='}{shlex.quote(value)}"
 
 
-def as_typed(name: str, argv: Sequence[str]) -> str:
-    """As `option`, for the name that an error has: `--data`, or `DATA` where `argv` has --data. Another one stays."""
+def name_as_typed(name: str, argv: Sequence[str]) -> str:
+    """As `option_as_typed`, for the name that an error has: `--data`, or `DATA` where `argv` has --data. Another name
+    stays."""
     for ours, made in MAKE_VARIABLES.items():
         if name == f"--{ours}" or (name == made and any(word.partition("=")[0] == f"--{ours}" for word in argv)):
-            return option(ours)
+            return option_as_typed(ours)
     return name
 
 
-def of_run(folder: str) -> str:
+def run_variables(folder: str) -> str:
     """The variables by which make finds a run's folder."""
     path = Path(folder)
     output = "" if path.parent == Path("runs") else f" OUTPUT={shlex.quote(str(path.parent))}"

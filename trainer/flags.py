@@ -158,11 +158,11 @@ def build(cls: type[Options], values: dict[str, Any]) -> Options:
     `values`."""
     lacking = [name for name, field in options(cls).items() if field.default is MISSING and name not in values]
     if lacking:
-        from trainer.commands import option, valued  # imported late: needed only for error messages
+        from trainer.commands import option_as_typed, option_with_value  # imported late: needed only for error messages
 
-        examples = [valued(name, EXAMPLES[name]) for name in lacking if name in EXAMPLES]
+        examples = [option_with_value(name, EXAMPLES[name]) for name in lacking if name in EXAMPLES]
         said = f": for example {' '.join(examples)}" if examples else ""
-        raise ConfigError(f"lacking {', '.join(map(option, lacking))}{said}", name=f"--{lacking[0]}")
+        raise ConfigError(f"lacking {', '.join(map(option_as_typed, lacking))}{said}", name=f"--{lacking[0]}")
     return cls(**values)
 
 

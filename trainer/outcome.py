@@ -80,8 +80,10 @@ class ConfigError(Exception):
         return str(self)
 
     def but(self, **fields: str) -> ConfigError:
-        """The same mistake, with other `fields`."""
-        return type(self)(**{**vars(self), **fields})
+        """The same mistake, of the same class, with other `fields`."""
+        made = type(self).__new__(type(self), *self.args)  # whatever the constructor of its class takes
+        vars(made).update(vars(self) | fields)
+        return made
 
     @classmethod
     def of(cls, errors: Sequence[ConfigError], *, source: str = "") -> ConfigError:

@@ -144,7 +144,8 @@ def attempt(launch: Launch) -> int:
         finally:
             processes.kill_descendants()
             give_back()
-    if early and not told:
+    # Whatever failed by itself before it was killed has failed.
+    if early and not told and (process is None or process.returncode == -signal.SIGKILL):
         is_first = not node_rank(os.environ)  # only the first node counts attempts
         ended = stopped(Path(launch.settings["output_dir"]), None) if is_first else (outcome.RUN_AGAIN, "")
     code, message = ended

@@ -41,9 +41,9 @@ def dispatch(usage: str, verbs: Mapping[str, str], argv: Sequence[str]) -> int:
         try:
             return int(load(verbs[verb])(rest))
         except ConfigError as error:
-            from trainer.commands import as_typed
+            from trainer.commands import name_as_typed
 
-            raise error.but(name=as_typed(error.name, argv)) from error.__cause__
+            raise error.but(name=name_as_typed(error.name, argv)) from error.__cause__
         except ModuleNotFoundError as error:
             raise _elsewhere(error, usage.split()[3], argv) from error
 

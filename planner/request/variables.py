@@ -18,12 +18,13 @@ from planner.request.other_names import unknown_name
 from planner.request.scheduler_values import named, or_none
 from planner.request.secret import refuse_secret
 from trainer.config import SETTINGS, Device, Quantization, Vision
+from trainer.flags import EXAMPLES
 from trainer.outcome import ConfigError, Problems
 from trainer.text import shown
 
 PREFIX = "TRAINYARD_"
 GIVEN_ENV = "TRAINYARD_GIVEN"
-DEFAULT_MODEL = "google/gemma-3-4b-it"
+DEFAULT_MODEL = EXAMPLES["model"]
 DEFAULT_DATA = "data"
 DEFAULT_OUTPUT = "runs"
 

@@ -311,7 +311,7 @@ def test_a_person_who_typed_make_reads_makes_words(words: list[str], said: str, 
         (["demo", "GPUS=2"], "GPUS: make demo takes none: leave it out"),
         (["validate", "RUN=one"], "RUN: make validate takes MODEL DATA DEVICE MAX_LENGTH CONFIG_FILE: leave it out"),
         (["features", "GPUS=1"], "GPUS: make features takes MODEL DATA DEVICE OUTPUT CONFIG_FILE: leave it out"),
-        (["plan", "QUESTION=x"], "QUESTION: only make infer takes it: leave it out"),
+        (["plan", "QUESTION=x"], "QUESTION: only make infer and make convert take it: leave it out"),
     ],
 )
 def test_what_they_have_no_use_for_is_refused(words: list[str], said: str, checkout: Path) -> None:

@@ -20,7 +20,16 @@ from wandb_server import Service
 
 from trainer.tracking import wandb_text
 from trainer.tracking.wandb_run import prepare_client
-from trainer.tracking.wandb_text import LONGEST, MOST_DEPTH, MOST_ENTRIES, NAME_CHARS, TAG_CHARS, TEXT_CHARS, sendable
+from trainer.tracking.wandb_text import (
+    LONGEST,
+    MOST_DEPTH,
+    MOST_ENTRIES,
+    NAME_CHARS,
+    TAG_CHARS,
+    TEXT_CHARS,
+    sendable,
+    short,
+)
 
 TOKEN = "hf_cAnary7fJ2kQ9xZ1Qq"
 HOSTILE = st.text(
@@ -51,6 +60,13 @@ def texts(value: Any) -> Iterator[tuple[str, int]]:
 def test_configuration_and_summary_are_escaped_and_bounded(facts: dict[str, Any]) -> None:
     for text, most in texts(sendable(facts)):
         assert text.isprintable() and len(text) <= most and TOKEN not in text, text
+
+
+@pytest.mark.parametrize("before", range(0, 64, 7))
+def test_no_token_is_cut_before_it_is_known(before: int) -> None:
+    token = "hf_" + "cAnary7fJ2kQ9xZ1" * 2
+    shown = short("x" * before + f" {token}" * 40, NAME_CHARS)
+    assert len(shown) <= NAME_CHARS and "cAnary" not in shown
 
 
 def test_plain_facts_arrive_as_they_are_and_endless_ones_end() -> None:

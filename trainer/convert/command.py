@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from trainer.commands import typed, valued
+from trainer.commands import command_as_typed, option_with_value
 from trainer.convert.captions import Captions
 from trainer.convert.pictures import PictureStore
 from trainer.convert.rows import MEMORY, Split, find_splits
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     words: list[str] = []
     options = parse(argv, Options, str(__doc__), words=words)
     if len(words) != 2 or not all(words):
-        way = typed("make convert DATA=owner/name OUT=my-data", "convert", "owner/name", "my-data")
+        way = command_as_typed("make convert DATA=owner/name OUT=my-data", "convert", "owner/name", "my-data")
         got = f", got {' '.join(map(plain_or_shown, filter(None, words)))}" if any(words) else ""
         raise ConfigError(f"convert takes DATA, what to read, and OUT, the folder to make{got}: {way}")
     data, out = words[0], Path(words[1])
@@ -87,7 +87,7 @@ def _convert(data: str, out: Path, options: Options, asked: dict[str, Any]) -> i
     if options.question is None and any(isinstance(split.rows, Captions) for split in splits):
         raise ConfigError(
             f"{data} holds pictures with texts and no question: say what is asked of each, for example "
-            f"{valued('question', 'What is this?')}"
+            f"{option_with_value('question', 'What is this?')}"
         )
     write_whole(out / MADE_OF, json.dumps(asked) + "\n")  # only now: what is refused leaves nothing behind
     for split in splits:
@@ -105,7 +105,7 @@ def _convert(data: str, out: Path, options: Options, asked: dict[str, Any]) -> i
         say([f"{len(wrong)} rows are left out, the first: {wrong[0]}"])
     model = EXAMPLES["model"]
     made = f"make validate MODEL={model} DATA={shlex.quote(str(out))}"
-    print(f"next: {typed(made, 'validate', 'data', '--model', model, '--data', out)}")
+    print(f"next: {command_as_typed(made, 'validate', 'data', '--model', model, '--data', out)}")
     return FINISHED
 
 
@@ -162,7 +162,7 @@ def _lacking(path: Path) -> str | None:
     try:
         read_form(read_line(line))
     except FormError as error:
-        way = valued("question", "What is this?")
+        way = option_with_value("question", "What is this?")
         asks = f"; {way}, with another folder, asks one question of all" if error.cure == "question" else ""
         return f"{path} line {number}{error}{asks}"
     return None

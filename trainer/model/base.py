@@ -17,9 +17,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from trainer.architecture.folder import NoTemplate, check_is_model
-from trainer.architecture.kind import EXAMPLE, of_no_words, of_two_halves
+from trainer.architecture.kind import encoder_decoder_refusal, wordless_refusal
 from trainer.architecture.quantized import check_unquantized
 from trainer.config import TrainConfig
+from trainer.flags import EXAMPLES
 from trainer.model.anatomy import Anatomy, anatomy_of, target_pattern
 from trainer.model.kind import check_known, check_reads_onward, without_words
 from trainer.model.partial import class_of, partial_class
@@ -219,16 +220,16 @@ def load_model_config(model: str) -> Any:
         config._attn_implementation = None
     if auto_class(config) is None:
         raise ConfigError(
-            f"{config.model_type} is no model that reads text and writes it: give one, as {EXAMPLE} is",
+            f"{config.model_type} is no model that reads text and writes it: give one, as {EXAMPLES['model']} is",
             name="MODEL",
             given=model,
         )
     if config.is_encoder_decoder:
-        raise of_two_halves(model, config.model_type)
+        raise encoder_decoder_refusal(model, config.model_type)
     with refusing(model, "loaded", UNFIT):
         silent = without_words(config, auto_class(config))
     if silent:
-        raise of_no_words(model, silent)
+        raise wordless_refusal(model, silent)
     check_reads_onward(model, config)
     check_unquantized(model, config.to_dict())
     return config

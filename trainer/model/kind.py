@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from trainer.architecture.kind import EXAMPLE
+from trainer.flags import EXAMPLES
 from trainer.outcome import ConfigError
 
 
@@ -57,7 +57,7 @@ def check_reads_onward(model: str, config: Any, decoder: nn.Module | None = None
     if (fills_gaps or onward == {False}) and getattr(config, switch, None) is False:
         raise ConfigError(
             f"{config.model_type} reads a text in both directions ({switch} is false), so it cannot learn to write "
-            f"one: give a model that answers in words, as {EXAMPLE} does",
+            f"one: give a model that answers in words, as {EXAMPLES['model']} does",
             name="MODEL",
             given=model,
         )

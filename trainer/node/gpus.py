@@ -157,7 +157,7 @@ def visible(gpus: Sequence[Gpu], listed: str | None) -> list[Gpu | None]:
 
 
 def read_visible(found: Sequence[Found], listed: str) -> Iterator[tuple[str, Found | None]]:
-    """Each word of CUDA_VISIBLE_DEVICES that counts, with the one that it means, by its number or its id."""
+    """Each word of CUDA_VISIBLE_DEVICES that counts, with the GPU that it names by number or id, or None."""
     for word in (word.strip() for word in listed.split(",") if word.strip()):
         if word.startswith("-"):
             return  # CUDA ignores everything behind such a word

@@ -59,7 +59,7 @@ class _LateModule(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name != "__version__":  # Python itself looks for such names in every module
             raise AttributeError(name)
-        with _lock:  # a thread that comes while another one loads the module waits for the whole of it
+        with _lock:  # a thread that asks for what is not there yet waits while another one loads the module
             if type(self) is _LateModule and self not in _loading:
                 assert self.__spec__ and self.__spec__.loader
                 _loading.add(self)

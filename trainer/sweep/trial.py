@@ -27,7 +27,7 @@ from trainer.flags import convert, word
 from trainer.launch import Launch
 from trainer.node.processes import in_launcher, stop_signals_kept
 from trainer.outcome import FAILED, FINISHED, RUN_AGAIN, SWEEP_ENV, ConfigError, SickNode, UnreadableError, node_rank
-from trainer.sweep.wandb_service import ServiceError, heartbeat, register_agent, understood
+from trainer.sweep.wandb_service import ServiceError, as_service_error, heartbeat, register_agent
 
 TRIAL_NAME = "trial.json"
 RUN_ID = r"[\w-]{1,64}"
@@ -156,7 +156,7 @@ def _take(path: str, folder: Path, environment: Mapping[str, str], asked: list[i
     return None
 
 
-@understood()
+@as_service_error()
 def _given(command: Mapping[str, Any], agent: str) -> Trial:
     """The trial in a command of the service. Raises ServiceError."""
     run_id, args = command["run_id"], command.get("args") or {}

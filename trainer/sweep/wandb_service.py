@@ -16,6 +16,7 @@ import yaml
 
 from trainer.files import MIB, parse_json
 from trainer.outcome import ConfigError
+from trainer.text import printable
 from trainer.yaml_file import parse_yaml
 
 KEY = "WANDB_API_KEY"
@@ -43,7 +44,7 @@ class ServiceError(OSError):
 
 
 @contextmanager
-def understood() -> Iterator[None]:
+def as_service_error() -> Iterator[None]:
     """Turns an error of reading what the service answered into a ServiceError: a server may answer anything."""
     try:
         yield
@@ -51,7 +52,7 @@ def understood() -> Iterator[None]:
         raise ServiceError("the service answered something else than it was asked") from None
 
 
-@understood()
+@as_service_error()
 def create_sweep(config: Mapping[str, Any], environ: Mapping[str, str]) -> str:
     """The path of a new sweep, `entity/project/id`. Raises ConfigError without an accepted key, ServiceError."""
     where = {"entityName": environ.get("WANDB_ENTITY"), "projectName": environ.get("WANDB_PROJECT") or PROJECT}
@@ -60,7 +61,7 @@ def create_sweep(config: Mapping[str, Any], environ: Mapping[str, str]) -> str:
     return _path(project["entity"]["name"], project["name"], found["name"])
 
 
-@understood()
+@as_service_error()
 def find_sweep(path: str, environ: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     """(full path, configuration) of a sweep by `id`, `project/id` or `entity/project/id`.
 
@@ -79,7 +80,7 @@ def find_sweep(path: str, environ: Mapping[str, str]) -> tuple[str, dict[str, An
     return full, parse_yaml(found["sweep"]["config"], f"SWEEP={path}", takes="a sweep", typed=True)
 
 
-@understood()
+@as_service_error()
 def register_agent(path: str, host: str, environ: Mapping[str, str]) -> str:
     """The agent's id. Raises ConfigError, ServiceError."""
     entity, project, sweep_id = path.split("/")
@@ -87,7 +88,7 @@ def register_agent(path: str, host: str, environ: Mapping[str, str]) -> str:
     return str(_ask(CREATE_AGENT, asked, environ)["createAgent"]["agent"]["id"])
 
 
-@understood()
+@as_service_error()
 def heartbeat(agent: str, running: str | None, environ: Mapping[str, str]) -> list[dict[str, Any]]:
     """The service's commands to the agent, whose trial is `running` (None: the agent asks for one).
 
@@ -110,7 +111,7 @@ def _path(*names: str) -> str:
     return "/".join(names)
 
 
-class _Here(urllib.request.HTTPRedirectHandler):
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """Follows no server to another one: urllib would hand it the key."""
 
     def redirect_request(self, *_: Any) -> None:
@@ -131,7 +132,7 @@ def _ask(query: str, variables: Mapping[str, Any], environ: Mapping[str, str]) -
         headers={"Authorization": f"Basic {login}", "Content-Type": "application/json"},
     )
     try:
-        with urllib.request.build_opener(_Here).open(request, timeout=TIMEOUT_S) as answer:
+        with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT_S) as answer:
             content = answer.read(MOST_ANSWER_MIB * MIB + 1)
         if len(content) > MOST_ANSWER_MIB * MIB:
             raise ServiceError(f"{base} answered with more than {MOST_ANSWER_MIB} MiB")
@@ -139,12 +140,17 @@ def _ask(query: str, variables: Mapping[str, Any], environ: Mapping[str, str]) -
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             raise ConfigError(f"{base} does not take {KEY} ({error.code}): look it up there again") from None
-        raise ServiceError(f"{base} answered {error.code} ({error.reason})") from None
+        raise ServiceError(f"{base} answered {error.code} ({_said(error.reason)})") from None
     except ServiceError:
         raise
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise ServiceError(f"{base} cannot be reached ({getattr(error, 'reason', error)})") from None
+        raise ServiceError(f"{base} cannot be reached ({_said(getattr(error, 'reason', error))})") from None
     if not isinstance(found, dict) or found.get("errors") or not isinstance(found.get("data"), dict):
         said = found.get("errors") if isinstance(found, dict) else found
         raise ServiceError(f"{base} refused: {' '.join(json.dumps(said).split())[:300]}")
     return dict(found["data"])
+
+
+def _said(reason: object) -> str:
+    """What a server says of itself, fit to be shown."""
+    return printable(str(reason))[:200]

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from trainer.commands import command, of_run, option, typed
+from trainer.commands import command, command_as_typed, option_as_typed, run_variables
 from trainer.config import Device
 from trainer.data.columns import ANSWERS, CONVERSATIONS, TURN_PAIRS, parse_columns, rename
 from trainer.data.forms import FRAMES, read_form
@@ -66,9 +66,11 @@ def main(argv: list[str]) -> int:
     images: list[str] = []
     asked = parse(argv, Question, __doc__, words=images)
     if bool(images) == bool(asked.records):
-        way = typed(f"make infer {of_run(asked.run)} PICTURES=picture.png", "infer", "--run", asked.run, "picture.png")
+        way = command_as_typed(
+            f"make infer {run_variables(asked.run)} PICTURES=picture.png", "infer", "--run", asked.run, "picture.png"
+        )
         got = "both" if images else "neither"
-        raise ConfigError(f"infer takes pictures or a file of records ({option('records')}), got {got}: {way}")
+        raise ConfigError(f"infer takes pictures or a file of records ({option_as_typed('records')}), got {got}: {way}")
     from trainer.results.trained import find_trained, load_trained
 
     folder, usage = find_trained(Path(asked.run))
@@ -110,8 +112,9 @@ def _with(asked: Question, images: list[str], name: str) -> str:
     """The command with the text `name` besides, of which the person types the words. make takes no system turn."""
     text = {"question": "Which button?", "context": "Level 1", "system": "You play a game."}[name]
     words = ("infer", "--run", asked.run, *images, f"--{name}", text)
-    made = f"make infer {of_run(asked.run)} PICTURES={shlex.quote(','.join(images))} {name.upper()}={shlex.quote(text)}"
-    return command("trainer", *words) if name == "system" else typed(made, *words)
+    given = f"PICTURES={shlex.quote(','.join(images))} {name.upper()}={shlex.quote(text)}"
+    made = f"make infer {run_variables(asked.run)} {given}"
+    return command("trainer", *words) if name == "system" else command_as_typed(made, *words)
 
 
 def unlike_training(record: Record, usage: Usage) -> str:

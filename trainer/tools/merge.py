@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from trainer.commands import command, typed
+from trainer.commands import command, command_as_typed
 from trainer.config import Device, TrainConfig
 from trainer.data.endings import answer_end
 from trainer.files import ADAPTER, METRICS_FILE, read_json, write_whole
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     run_dir = Path(asked.run)
     out = Path(asked.out) if asked.out else run_dir / "merged"
     if out.exists():
-        other = typed("", "merge", "--run", asked.run, "--out", f"{out}-2")
+        other = command_as_typed("", "merge", "--run", asked.run, "--out", f"{out}-2")
         way = f"{other} makes another" if other else f"{shlex.join(['rm', '-r', str(out)])} removes it"
         raise ConfigError(f"{out} is there already: {way}")
     record = read_metrics(run_dir)
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
         return FINISHED
     lost = f"merged, {drop:.2%} of the answers are lost, {asked.max_drop:.2%} are allowed"
     more = ("merge", "--run", asked.run, "--max_drop", f"{math.ceil(100 * drop) / 100:g}")
-    say([f"{lost}: nothing is kept; {typed(command('trainer', *more), *more)} allows it"])
+    say([f"{lost}: nothing is kept; {command_as_typed(command('trainer', *more), *more)} allows it"])
     return FAILED
 
 

@@ -8,7 +8,7 @@
   model        access, family, processor, what LoRA would train, space for checkpoints; and where the weights have room,
                all that training relies on, asked on the first record with a picture
   pipeline     two steps of the real trainer on the real records, in a temporary folder
-  all          each in turn, one table; without model or data, what needs neither
+  all          all of these in one table, what others need first; without model or data, what needs neither
 
 Everything a run needs, asked before it starts. Takes the settings of a run (python -m trainer config --help), and reads
 .env and CONFIG_FILE likewise. What cannot be asked because something before it failed is skipped. Ends with 78 when
@@ -34,7 +34,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.commands import command, option, typed
+from trainer.commands import command, command_as_typed, option_as_typed
 from trainer.config import KNOBS, TrainConfig
 from trainer.data.records import dataset_of
 from trainer.files import read_json
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     answer_help(argv, __doc__)
     target = argv[0] if argv else ""
     if target not in TARGETS:
-        way = typed("make validate", "validate", "all")
+        way = command_as_typed("make validate", "validate", "all")
         raise unknown(target, TARGETS) if target else ConfigError(f"validate what? {', '.join(TARGETS)}: {way}")
     settings = settings_here(argv[1:])
     own = {"device": device_here()} if settings.sources["device"] == "default" and target != "data" else {}
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
 def ask_all(target: str, config: TrainConfig, absent: Sequence[str]) -> list[Check]:
     """The checks of a target, in order. What stands in the way of one is said once, by the first check that fails or
     by the settings that are `absent`; the checks that need it are skipped."""
-    why = {f"--{name}": {f"{option(name)} is left out": None} for name in absent}
+    why = {f"--{name}": {f"{option_as_typed(name)} is left out": None} for name in absent}
     checks: list[Check] = []
     begun: set[str] = set()
     for name, asked in CHECKS.items():
@@ -97,7 +97,7 @@ def ask_all(target: str, config: TrainConfig, absent: Sequence[str]) -> list[Che
     if absent and target == "all":
         model, data = config.model or EXAMPLES["model"], config.data or EXAMPLES["data"]
         made = f"make validate MODEL={shlex.quote(model)} DATA={shlex.quote(data)}"
-        way = typed(made, "validate", "all", "--model", model, "--data", data)
+        way = command_as_typed(made, "validate", "all", "--model", model, "--data", data)
         checks[-1] = replace(checks[-1], do=f"{way} asks all")
     return checks
 

@@ -23,7 +23,10 @@ LONGEST = {
 
 def short(text: str, most: int = TEXT_CHARS) -> str:
     """`text` on one line, as it may be shown, in at most `most` characters."""
-    shown = told(text[: 4 * most])  # more than is shown, so that no token is cut before it is known
+    head = text[: 4 * most]
+    if len(head) < len(text):  # no token is cut before it is known
+        head = head.rpartition(" ")[0] or head
+    shown = told(head)
     return shown if max(len(text), len(shown)) <= most else f"{shown[: most - 3]}..."
 
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import ast
 import pickle
 import re
+from collections.abc import Callable, Iterator
 
 import pytest
 from paths import ROOT
 from sources import ROOMS, modules, nodes
 
+from planner.refuse import NothingFits
 from planner.request.resolve import resolve
 from planner.request.site import Site
-from trainer.outcome import ConfigError, SickNode, unknown
+from trainer.architecture.folder import NoTemplate
+from trainer.architecture.shapes import Unmeasured
+from trainer.outcome import ConfigError, SickNode, UnreadableError, unknown
 from trainer.tools.checks import ask
+from trainer.yaml_file import Malformed
 
 
 @pytest.mark.parametrize(
@@ -114,3 +119,29 @@ def _names(node: ast.AST, name: str) -> bool:
     if isinstance(node, ast.Compare):
         return any(isinstance(part, ast.Call) and _names(part, name) for part in (node.left, *node.comparators))
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _names(node.func.value, name)
+
+
+def _kinds(kind: type[ConfigError] = ConfigError) -> Iterator[type[ConfigError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _kinds(below)
+
+
+MADE: dict[str, Callable[[], ConfigError]] = {
+    "ConfigError": lambda: ConfigError("is none", name="MODEL", given="m"),
+    "UnreadableError": lambda: UnreadableError.made("/x", OSError(13, "Permission denied")),
+    "Malformed": lambda: Malformed("is no YAML", content={"a": 1}, source="a.yaml"),
+    "Unmeasured": lambda: Unmeasured("no shape", name="MODEL", given="m"),
+    "NoTemplate": lambda: NoTemplate("m", advice="give another"),
+    "NothingFits": lambda: NothingFits("fits nowhere", needed_bytes=9, changes=("GPUS=2",), name="GPUS", given="1"),
+}
+
+
+def test_an_error_with_other_fields_is_of_the_same_kind_and_loses_nothing() -> None:
+    assert {kind.__name__ for kind in _kinds() if kind.__module__.split(".")[0] in ROOMS} == set(MADE)
+    for make in MADE.values():
+        error = make()
+        other = error.but(name="--model", source="x.yaml")
+        assert type(other) is type(error)
+        assert vars(other) == {**vars(error), "name": "--model", "source": "x.yaml"}
+        assert str(other).startswith("x.yaml: ")

@@ -213,9 +213,13 @@ def test_the_third_attempt_in_a_row_without_a_step_has_failed(start: Callable[..
 
 
 # In the place of the training: a rank whose libraries are never loaded.
-LOADS = (
-    "import time\nfrom trainer.node.processes import in_rank\nin_rank()\nprint('loads', flush=True)\ntime.sleep(1000)\n"
-)
+LOADS = """
+import os, time
+from trainer.node.processes import in_rank
+in_rank()
+os.write(1, b"loads\\n")
+time.sleep(1000)
+"""
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -224,7 +228,7 @@ def test_a_stop_is_answered_while_the_libraries_load(processes: int, project: Pa
     codes = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
         job = start(processes=processes)
-        job.until("(loads\n)" * processes)
+        job.until("(?s)" + "loads\n.*" * processes)
         below = descendants(job.process.pid)
         job.process.send_signal(number)
         codes.append(job.end())
@@ -236,8 +240,10 @@ def test_a_stop_is_answered_while_the_libraries_load(processes: int, project: Pa
 def test_a_real_run_that_is_stopped_while_it_imports_ends_before_it_looks_at_the_records(
     tiny_model: Path, walks: Path, tmp_path: Path
 ) -> None:
-    run, log = tmp_path / "run", tmp_path / "log"
+    run, log, late = tmp_path / "run", tmp_path / "log", tmp_path / "late"
     run.mkdir()
+    late.mkdir()
+    (late / "trl.py").write_text("import time\ntime.sleep(1000)\n")  # however fast the machine is
     settings = {"model": tiny_model, "data": walks, "output_dir": run, "run_id": "r", "device": "cpu"}
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     with open(log, "wb") as output:
@@ -245,7 +251,8 @@ def test_a_real_run_that_is_stopped_while_it_imports_ends_before_it_looks_at_the
             [sys.executable, "-m", "trainer.supervise", "--", "accelerate", "launch", "--config_file",
              "accelerate_configs/cpu_mps.yaml", "--num_processes", "1", "--num_machines", "1", "-m", "trainer.train",
              *words],
-            cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=output, stderr=output,
+            cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(late)},
+            stdout=output, stderr=output,
         )  # fmt: skip
     try:
         wait_for(lambda: list(tmp_path.glob("trainyard-*/begun")), log.read_text)

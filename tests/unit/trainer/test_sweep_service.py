@@ -24,7 +24,7 @@ PATH = "ada/trainyard/abc123"
 class Hostile(http.server.ThreadingHTTPServer):
     """Answers each question with `body`, and keeps what it was told."""
 
-    status, body, daemon_threads = 200, b"{}", True
+    status, reason, body, daemon_threads = 200, "", b"{}", True
 
     def __init__(self) -> None:
         self.headers: list[dict[str, str]] = []
@@ -47,7 +47,7 @@ class Answering(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.headers.append(dict(self.headers))
-        self.send_response(self.server.status)
+        self.send_response(self.server.status, self.server.reason or None)
         for name, value in self.server.more.items():
             self.send_header(name, value)
         self.end_headers()
@@ -112,6 +112,13 @@ def test_a_server_that_leads_elsewhere_does_not_hand_the_key_on(status: int, ser
     with pytest.raises(ServiceError, match=f"answered {status}"):
         find_sweep(PATH, server.environ)
     assert other.headers == [] and "Authorization" in server.headers[0]
+
+
+def test_what_a_server_says_of_its_refusal_is_one_line(server: Hostile) -> None:
+    server.status, server.reason = 500, "\x1b[2J" + "x" * 3000
+    with pytest.raises(ServiceError) as raised:
+        find_sweep(PATH, server.environ)
+    assert str(raised.value) == f"{server.address} answered 500 (\\x1b[2J{'x' * 193})"
 
 
 def test_an_answer_without_an_end_is_not_read_into_memory(server: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
