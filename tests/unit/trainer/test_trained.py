@@ -312,9 +312,8 @@ def test_records_that_begin_alike_are_asked_with_their_system_text(
     assert answers(tmp_path / "other", [*words, "--json", "--system", "Play badly."])[1] != [wanted]
     usage.write_text(json.dumps({**json.loads(usage.read_text()), "system": None}))
     assert main(["infer", *words]) == 78
-    assert capsys.readouterr().err == (
-        "trainyard: the training records have no system in common: say --system, or use --records\n"
-    )
+    way = command("trainer", "infer", "--run", tmp_path / "run", *frames, "--system", "You play a game.")
+    assert capsys.readouterr().err == f"trainyard: the training records have no system in common: {way}\n"
 
 
 def load_plainly(folder: str, out: str) -> None:
