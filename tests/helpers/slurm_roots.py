@@ -24,7 +24,7 @@ USER, USER_ID = "ada", 1000  # an ordinary one
 MIRROR = "http://deb.debian.org/debian"
 
 SLURM = ("slurmctld", "slurmd", "slurmdbd", "slurm-client", "slurm-wlm-basic-plugins", "slurm-wlm-mysql-plugin")
-PACKAGES = (*SLURM, "munge", "mariadb-server", "python3", "python3-psutil", "make", "git")
+PACKAGES = (*SLURM, "munge", "mariadb-server", "python3", "python3-psutil", "python3-yaml", "make", "git")
 APPTAINER = ("apptainer", "squashfs-tools", "squashfuse", "fuse-overlayfs", "uidmap", "fakeroot")
 # By Debian's name, what stands in it: Slurm 24.11 in trixie, what is newest in sid.
 SUITES = {"trixie": PACKAGES, "sid": (*PACKAGES, *APPTAINER)}
