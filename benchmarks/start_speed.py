@@ -4,7 +4,7 @@
 
 Both train the demo's model on the demo's records in 4 bits on the CPU, to the end of the first optimizer step. Ours
 checks records and model and scores the base model before it; the plain script (plain_sft.py) does neither, and has no
-W&B. A requeued job continues from a checkpoint, behind an attempt that has looked at the records. Seconds are those of
+W&B. A requeued job continues from a checkpoint, behind an attempt that has inspected the records. Seconds are those of
 the clock and, as other work tells less on them, of the processors. results/start_speed.json keeps them.
 """
 
@@ -189,7 +189,7 @@ def main() -> None:
         for turn in range(options.rounds + 1):
             for name, (command, environment) in asked.items():
                 print(f"round {turn} of {options.rounds}: {name}", file=sys.stderr, flush=True)
-                shutil.rmtree(folder / "runs" / FIRST, ignore_errors=True)  # it has looked at the records
+                shutil.rmtree(folder / "runs" / FIRST, ignore_errors=True)  # it has inspected the records
                 found = start(command, environment)
                 if turn:
                     taken[name].append(found)

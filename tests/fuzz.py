@@ -258,7 +258,7 @@ def readers() -> dict[str, Reader]:
     from trainer.settings import resolve_settings
     from trainer.sweep.trial import TRIAL_NAME, read_trial
     from trainer.training.checkpoint import MANIFEST, check_manifest
-    from trainer.training.known_look import LOOK_FILE, read_look
+    from trainer.training.kept_inspection import KEPT_FILE, kept_text, read_kept
     from trainer.yaml_file import read_yaml
 
     plan = make_plan(run_id="run")
@@ -284,7 +284,7 @@ def readers() -> dict[str, Reader]:
     fits = {"request": {"config": "single_gpu"}, "micro_batch_size": 2, "peak_bytes": 9, "data_sha256": "a"}
     adapter = {"r": 64, "lora_alpha": 128, "base_model_name_or_path": "m", "target_modules": "q", "peft_type": "LORA"}
     sides, record_read = {"train": [0], "eval": []}, Record(turns=(), answer="up", session="s")
-    look = {"key": "k", "apart": sides, "unfit": sides, "lines": ["1 record left out"], "tokens": [9]}
+    inspected = {"apart": sides, "unfit": sides, "lines": ["1 record left out"], "tokens": [9]}
     here = {"HOME": "/home/ada", "USER": "ada"}
 
     def run(folder: Path) -> object:
@@ -298,6 +298,16 @@ def readers() -> dict[str, Reader]:
         path.write_bytes((folder / path.name).read_bytes())
         found = read_filled(folder, "a", "m", "float32")
         return found and (is_there(folder, found), read_keys(folder, found))
+
+    def inspection(folder: Path) -> object:
+        """Also with the digest that belongs to what was found: without it nothing else would be looked at."""
+        path, dataset = folder / KEPT_FILE, Dataset(train=(record_read,) * 2, eval=(), split="")
+        config = TrainConfig(model="m", data="d", output_dir="o", run_id="r")
+        known, found = read_kept(path, "k", config, dataset), parse_json(path.read_bytes())
+        if known or not isinstance(found, dict) or "result" not in found:
+            return known
+        path.write_text(kept_text("k", found["result"]))
+        return read_kept(path, "k", config, dataset)
 
     def config_map(folder: Path) -> object:
         labels = {"app.kubernetes.io/instance": "run"}
@@ -351,8 +361,7 @@ def readers() -> dict[str, Reader]:
         ),
         Reader(name=sets_path(Path(), "a", "m", "float32").name, seeds=[json.dumps(filled).encode()], read=read_set),
         Reader(
-            name=LOOK_FILE, seeds=[json.dumps(look).encode()],
-            read=lambda f: read_look(f / LOOK_FILE, "k", Dataset(train=(record_read,) * 2, eval=(), split="")),
+            name=KEPT_FILE, seeds=[kept_text("k", inspected).encode()], read=inspection, allowed=(ValueError,),
         ),
         Reader(
             name=batch_path("d.jsonl").name, seeds=[json.dumps(fits).encode()],

@@ -89,6 +89,16 @@ def read_json(path: Path) -> Any:
     return parse_json(content.decode())
 
 
+def file_state(path: Path) -> tuple[int, ...]:
+    """What changes when a file does, the same on each machine that mounts it; () for a file that is not there. Whoever
+    writes into a file can set its mtime, but not its ctime."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def regular(path: Path) -> Path:
     """`path`, if it is a file or a folder: reading a pipe would block, and a device may have no end. Raises
     OSError."""

@@ -20,10 +20,10 @@ from trainer.config import MOST_TOKENS
 from trainer.data.answers import WHOLE, json_object, likelier_field
 from trainer.data.endings import markers
 from trainer.data.examples import Rewritten, count_tokens, encode_text, join_prompts, render
-from trainer.data.faults import LEAST_KEPT, SHOWN_PLACES
+from trainer.data.faults import SHOWN_PLACES
 from trainer.data.fingerprints import File, arrangement, contents, open_file, wording
 from trainer.data.looks import MOST_SECONDS, Alike, count_alike
-from trainer.data.records import SIDES, Dataset, each_answer, take_apart, without
+from trainer.data.records import SIDES, Dataset, each_answer, keep_fit, take_apart
 from trainer.data.turns import Record
 from trainer.outcome import ConfigError, RecordError
 from trainer.text import printable
@@ -147,16 +147,7 @@ class Inspection:
     def kept(self, *, strict: bool = False) -> Dataset:
         """The data set without the unfit records. Raises ConfigError when too few are left, and with `strict` when
         any is left out."""
-        lines = "; ".join(self.left_out())
-        if strict and lines:
-            raise ConfigError(f"strict: {lines}")
-        for side, least in (("train", LEAST_KEPT), ("eval", 0.0)):
-            before = len(self.checked[side]) + (self.dataset.unusable if side == "train" else 0)
-            after = len(self.checked[side]) - len(self.unfit()[side])
-            if before and after <= least * before:
-                # A run on the few records that fit would look like success.
-                raise ConfigError(f"{after} of {before} {side} records would be left: {lines}")
-        return without(self.dataset, self.unfit())
+        return keep_fit(self.dataset, self.unfit(), self.left_out(), strict=strict)
 
     def left_out(self) -> list[str]:
         """One line for each reason and side."""

@@ -17,7 +17,7 @@ from typing import Any
 from trainer.config import Learn, TrainConfig
 from trainer.data.bounds import BOUNDS
 from trainer.data.columns import AUTO, parse_columns
-from trainer.data.faults import FORMAT_HINT, check_kept
+from trainer.data.faults import FORMAT_HINT, LEAST_KEPT, check_kept
 from trainer.data.file_names import SIDE_NAMES
 from trainer.data.lengths import data_digest
 from trainer.data.reading import Reader
@@ -68,6 +68,23 @@ def without(dataset: Dataset, places: Mapping[str, Collection[int]]) -> Dataset:
         side: tuple(r for i, r in enumerate(getattr(dataset, side)) if i not in places[side]) for side in SIDES
     }
     return replace(dataset, **sides)
+
+
+def keep_fit(
+    dataset: Dataset, unfit: Mapping[str, Collection[int]], left_out: Sequence[str], *, strict: bool
+) -> Dataset:
+    """The data set without the records at the places `unfit`, by side. Raises ConfigError, which says the lines
+    `left_out`, when too few are left, and with `strict` when any is left out."""
+    lines = "; ".join(left_out)
+    if strict and (dataset.left_out or any(unfit.values())):
+        raise ConfigError(f"strict: {lines}")
+    for side, least in (("train", LEAST_KEPT), ("eval", 0.0)):
+        read = len(getattr(dataset, side))
+        before, after = read + (dataset.unusable if side == "train" else 0), read - len(unfit[side])
+        if before and after <= least * before:
+            # A run on the few records that fit would look like success.
+            raise ConfigError(f"{after} of {before} {side} records would be left: {lines}")
+    return without(dataset, unfit)
 
 
 def take_apart(dataset: Dataset, places: Mapping[str, Collection[int]]) -> Dataset:

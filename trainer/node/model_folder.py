@@ -7,7 +7,7 @@ import stat
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from trainer.files import MIB, read_json
+from trainer.files import MIB, file_state, read_json
 
 MOST_TEXT_MIB = 256
 """The largest tokenizers have 40."""
@@ -34,16 +34,7 @@ def wrong_file(folder: Path) -> str:
             return f"{path.name} is no file"
         if text and found.st_size > MOST_TEXT_MIB * MIB:
             return f"{path.name} is longer than {MOST_TEXT_MIB} MiB"
-    return next((wrong for index in folder.glob(INDEXES) if (wrong := _leads_out(index, _state_of(index)))), "")
-
-
-def _state_of(path: Path) -> tuple[int, ...]:
-    """What changes with the content of a file; () for a file that is not there."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns
+    return next((wrong for index in folder.glob(INDEXES) if (wrong := _leads_out(index, file_state(index)))), "")
 
 
 @lru_cache(maxsize=8)

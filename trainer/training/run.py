@@ -39,7 +39,7 @@ from trainer.text import brief_example
 from trainer.tracking import track
 from trainer.tracking.progress import Progress
 from trainer.training.checkpoint import CheckpointStore
-from trainer.training.first_look import check_text_only, drop_unfit
+from trainer.training.first_checks import check_text_only, drop_unfit
 from trainer.training.layout import defaults, layout_of
 from trainer.training.ready import make_ready
 from trainer.training.sft import VisionSFTTrainer

@@ -31,7 +31,7 @@ from trainer.training.arguments import sft_arguments
 from trainer.training.attempt import Attempt
 from trainer.training.callbacks import Steps
 from trainer.training.checkpoint import CheckpointStore
-from trainer.training.first_look import check_shards
+from trainer.training.first_checks import check_shards
 from trainer.training.schedule import schedule
 
 

@@ -21,7 +21,7 @@ from trainer.data.grid import load_picture
 from trainer.data.inspection import inspect_dataset
 from trainer.data.records import Dataset, Record, load_dataset
 from trainer.data.tensors import pad_and_stack, processed
-from trainer.training.first_look import check_text_only
+from trainer.training.first_checks import check_text_only
 
 ANSWER = '{"button": "up"}'
 IMAGE_TOKENS = 36

@@ -20,7 +20,7 @@ from trainer.model import base as models
 from trainer.model.contract import check_contract
 from trainer.model.head import supervised_loss
 from trainer.outcome import ConfigError
-from trainer.training.first_look import check_text_only
+from trainer.training.first_checks import check_text_only
 
 TEXT = 2 * 7  # layers x linears
 TOWER = 2 * 5 + 2  # blocks x (qkv, proj, gate, up, down), and the merger's two

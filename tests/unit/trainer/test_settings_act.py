@@ -347,7 +347,7 @@ def test_max_length_and_strict_decide_which_records_stay(talks: Path, tiny_model
     from trainer.data.records import load_dataset
     from trainer.model.base import load_processor
     from trainer.node.ranks import Ranks
-    from trainer.training.first_look import drop_unfit
+    from trainer.training.first_checks import drop_unfit
 
     processor = load_processor(str(tiny_model))
     entry = {"image": "0.png", "context": "", "output": "up"}

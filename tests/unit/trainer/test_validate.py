@@ -35,8 +35,8 @@ from trainer.data.records import load_dataset
 from trainer.outcome import ConfigError
 from trainer.report.data_page import _shares, _spread
 from trainer.tools.data_report import build_report, measured, render, unscored
-from trainer.training.first_look import drop_unfit
-from trainer.training.known_look import Look
+from trainer.training.first_checks import drop_unfit
+from trainer.training.kept_inspection import InspectionResult
 
 WHOLE = "; answer_field: none learns and scores answers as whole texts"
 UP, DOWN = '{"button": "up"}', '{"button": "down"}'
@@ -468,7 +468,7 @@ def test_only_the_first_rank_looks_at_the_records(faulty: Path) -> None:
     """Another rank takes what it is told, and needs no processor for it."""
     dataset = load_dataset(str(faulty))
     config = TrainConfig(model="-", data="-", output_dir="-", run_id="-")
-    told = Look({"train": set(), "eval": set()}, {"train": {0, 2}, "eval": set()}, ["2 of 11"], [70] * 9)
+    told = InspectionResult({"train": set(), "eval": set()}, {"train": {0, 2}, "eval": set()}, ["2 of 11"], [70] * 9)
     other = SimpleNamespace(rank0_only=lambda work: told)
     said: list[str] = []
     kept, lengths = drop_unfit(None, dataset, config, other, said.append)

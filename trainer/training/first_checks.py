@@ -12,7 +12,7 @@ from trainer.data.inspection import inspect_dataset
 from trainer.data.records import Dataset
 from trainer.node.ranks import Ranks
 from trainer.outcome import ConfigError
-from trainer.training.known_look import Look, known_look
+from trainer.training.kept_inspection import InspectionResult, inspect_once, one_line
 
 
 def check_text_only(config: TrainConfig, dataset: Dataset, *, beside: bool = False) -> None:
@@ -39,23 +39,23 @@ def drop_unfit(
     processor: Any, dataset: Dataset, config: TrainConfig, ranks: Ranks, say: Callable[[str], object]
 ) -> tuple[Dataset, list[int]]:
     """(the dataset without the records that `validate data` leaves out, the tokens of each training record), with a log
-    line for each reason. Only the first rank reads all of it, unless an earlier attempt of the run has.
+    line for each reason. The first rank alone reads the records; if an earlier attempt has, nobody does.
 
     Raises:
         ConfigError: on every rank, when too few records are left, or with `strict` when any is left out.
     """
 
-    def look() -> Look:
+    def inspect() -> InspectionResult:
         inspection = inspect_dataset(dataset, processor, max_length=config.max_length, answer_field=config.answer_field)
         inspection.kept(strict=config.strict)
-        lines = [*inspection.notes(config.answer_field), *inspection.left_out()]
+        lines = [one_line(line) for line in (*inspection.notes(config.answer_field), *inspection.left_out())]
         tokens = [checked.tokens for checked in inspection.checked["train"] if checked.reason is None]
-        return Look(inspection.apart, inspection.unfit(), lines, tokens)
+        return InspectionResult(inspection.apart, inspection.unfit(), lines, tokens)
 
-    found = ranks.rank0_only(partial(known_look, config, dataset, look, say))
-    for line in found.lines:
+    result = ranks.rank0_only(partial(inspect_once, config, dataset, inspect, say))
+    for line in result.lines:
         say(f"data: {line}")
-    return found.kept(dataset), found.tokens
+    return result.kept(dataset, strict=config.strict), result.tokens
 
 
 def check_shards(model: Any, world_size: int, say: Callable[[str], object]) -> None:
