@@ -14,7 +14,6 @@ from paths import ROOT
 from programs import files, make_program, slurm
 
 from slurm.__main__ import main
-from trainer.text import plain_or_shown
 
 Done = subprocess.CompletedProcess[str]
 
@@ -29,7 +28,8 @@ BAD = [
     (["--runtime", "docker"], "RUNTIME=docker: escapes the allocation"),
     (["--gpu", "2"], "unknown '--gpu', did you mean --gpus?"),
     (["--gpus"], "--gpus needs a value"),
-    (["GPUS=2"], "unexpected 'GPUS'"),
+    (["gpus=2"], "unexpected 'gpus': options are written --gpus 2 or --gpus=2"),
+    (["GPU=2"], "unknown 'GPU', did you mean GPUS?"),
     (["--gpus", "2", "--vram", "2"], "google/gemma-3-4b-it needs "),
     (["--model", "/no/such/gemma-3-4b-it"], "MODEL=/no/such/gemma-3-4b-it: no folder here and no hub id"),
     (["--model", "nobody/nothing"], "MODEL=nobody/nothing: not a folder"),
@@ -52,7 +52,7 @@ def test_a_bad_request_to_submit_writes_nothing(argv: list[str], said: str, chec
     before = files(checkout)
     done = slurm("submit", *argv, cwd=checkout)
     assert (done.returncode, done.stdout) == (78, "")
-    lost = f"DATA={plain_or_shown(f'{checkout}/data')}: does not exist: " if "--vram" in argv and "2" in argv else ""
+    lost = f"DATA is left out, and {checkout}/data does not exist: " if "--vram" in argv and "2" in argv else ""
     assert done.stderr.startswith(f"trainyard: {lost or said}") and said in done.stderr
     assert done.stderr.count("\n") == 1
     assert files(checkout) == before
