@@ -80,6 +80,7 @@ def project(limited: Cluster, checkout: Path, records: Path) -> Iterator[Path]:
         os.chown(path, USER_ID, USER_ID)
     yield folder
     os.umask(before)
+    until(lambda: not limited.run("squeue", "--noheader").stdout)  # a job that is cancelled may still write
     shutil.rmtree(folder)
 
 

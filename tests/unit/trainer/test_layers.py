@@ -63,9 +63,9 @@ def test_a_model_that_is_not_there_is_one_line_and_78(
     for model in (f"{tmp_path}/none", "demo/mdel", "./mdel"):
         assert main(["layers", "--model", model]) == 78
         said = capsys.readouterr().err.splitlines()
-        assert said[-1] == f"trainyard: MODEL={model}: is not there: give a model folder, or a hub id"
+        assert said[-1] == f"trainyard: --model={model}: is not there: give a model folder, or a hub id"
     assert main(["layers", "--model", "some/model"]) == 78
-    assert "MODEL=some/model: is not in the hub cache (" in capsys.readouterr().err
+    assert "--model=some/model: is not in the hub cache (" in capsys.readouterr().err
 
 
 def test_a_hub_out_of_reach_is_said_at_once(
