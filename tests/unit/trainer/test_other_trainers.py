@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from tutorial import TRAINING_CONFIG
 
 from trainer.config import SETTINGS
 from trainer.other_trainers import NEEDLESS, REASONS
@@ -15,24 +16,8 @@ from trainer.settings import Settings, resolve_settings
 from trainer.spellings import LORA, OURS
 
 ANSWERED = {*SETTINGS, LORA, *OURS, *NEEDLESS}
-TUTORIAL = """
-learning_rate: 2e-4
-max_steps: 1500
-per_device_train_batch_size: 2
-gradient_accumulation_steps: 4
-gradient_checkpointing: true
-dataloader_num_workers: 0
-bf16: true
-weight_decay: 0.01
-max_grad_norm: 1.0
-warmup_ratio: 0.1
-lr_scheduler_type: cosine
-optim: adamw_torch
-logging_steps: 10
-save_steps: 250
-eval_steps: 250
-save_total_limit: 3
-r: 64
+TUTORIAL = f"""
+{TRAINING_CONFIG}r: 64
 lora_alpha: 128
 target_modules: all-linear
 lora_dropout: 0.05
