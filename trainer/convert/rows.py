@@ -18,8 +18,9 @@ from trainer.convert.hub_cache import cached_snapshot
 from trainer.data.containers import read_records
 from trainer.data.file_kinds import ARCHIVES, HEAD_BYTES, unpack_advice
 from trainer.data.file_names import SIDE_OF
+from trainer.data.no_records import hub_id
 from trainer.data.packed import MAGICS
-from trainer.data.sources import data_parts, find_sources, hub_id
+from trainer.data.sources import data_parts, find_sources
 from trainer.data.turns import FormError
 from trainer.node.pickles import refusal
 from trainer.outcome import ConfigError, is_out_of_memory

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from trainer.data.file_kinds import ARCHIVES, TARS
 from trainer.data.file_names import names_in
-from trainer.data.sources import convert_command
+from trainer.data.no_records import convert_command
 from trainer.data.turns import FormError
 from trainer.outcome import ConfigError
 from trainer.text import plain_or_shown

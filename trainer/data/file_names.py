@@ -89,3 +89,18 @@ def is_lost(path: Path) -> bool:
     """Whether a path is called like records to read, and is no file."""
     named = is_named_records(path.name) and side_of(path) in ("train", "eval")
     return named and not path.is_file() and not path.is_dir()
+
+
+def record_names(folder: Path) -> list[str]:
+    """The files of records in a folder and the first of its folders, by their names alone."""
+    found: list[str] = []
+    left = MOST_LOOKED_AT
+    for where, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            if name.lower().endswith((*TABLES, ZSTD)) or is_named_records(name):
+                found.append(os.path.relpath(os.path.join(where, name), folder))
+        left -= len(names)
+        if left <= 0:
+            break
+    return sorted(found)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from trainer.data.file_kinds import BINARY, HEAD_BYTES, TEXT, described, is_binary, kind_of, unpack_advice
-from trainer.data.sources import convert_command
+from trainer.data.no_records import convert_command
 from trainer.files import MIB
 from trainer.outcome import ConfigError
 

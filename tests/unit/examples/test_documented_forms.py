@@ -9,8 +9,8 @@ import pytest
 from paths import ROOT
 
 from trainer.data.grid import load_image
+from trainer.data.no_records import convert_command
 from trainer.data.records import load_dataset
-from trainer.data.sources import convert_command
 from trainer.outcome import ConfigError
 
 RECORDS = ROOT / "examples" / "records"

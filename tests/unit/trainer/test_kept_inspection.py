@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-import trainer.data.inspection
+import trainer.data.record_check
 from trainer.config import TrainConfig
 from trainer.data.inspection import inspect_dataset
 from trainer.data.records import Dataset, load_dataset
@@ -253,7 +253,7 @@ def test_words_that_were_rendered_before_are_not_rendered_again(
     monkeypatch.setattr(type(attempts.processor), "apply_chat_template", counted)
 
     def checked(most: int) -> tuple[object, int]:
-        monkeypatch.setattr(trainer.data.inspection, "MOST_KNOWN_TEXTS", most)
+        monkeypatch.setattr(trainer.data.record_check, "MOST_KNOWN_TEXTS", most)
         texts.clear()
         found = inspect_dataset(attempts.dataset, attempts.processor, max_length=500).checked
         return found, len([text for text in texts if "now?" in text])

@@ -14,8 +14,9 @@ from PIL import Image, ImageDraw
 from trainer.data import looks
 from trainer.data.answers import likelier_field
 from trainer.data.fingerprints import File, arrangement
-from trainer.data.inspection import Checked, Inspection, inspect_dataset
+from trainer.data.inspection import Inspection, inspect_dataset
 from trainer.data.looks import count_alike, look
+from trainer.data.record_check import Checked
 from trainer.data.records import Dataset, load_dataset
 from trainer.data.turns import Picture, Record, Turn
 
