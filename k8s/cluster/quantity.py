@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 
-UNITS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18} | {
+UNITS = {
+    "n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
+} | {
     f"{letter}i": 1024.0 ** (power + 1) for power, letter in enumerate("KMGTPE")
-}
+}  # fmt: skip
 
 
 def amount(quantity: str) -> float:

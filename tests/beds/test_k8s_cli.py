@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,9 +19,10 @@ import yaml
 from api_server import KUEUE, RESOURCES, Refused
 from kube import IMAGE, Cluster, k8s
 from paths import ROOT
-from programs import make
+from programs import make, make_program
 from specs import write_measured
 
+from k8s.cluster.kubectl import Kubectl, KubectlError
 from k8s.manifest.pod import GPU, SECRET_ENV
 from k8s.manifest.site import CLUSTER_KEYS, SITE_KEYS
 from planner.request.scheduler_values import quantity
@@ -657,6 +660,22 @@ def test_a_kubectl_that_hangs_or_lists_no_objects_is_one_line(
         done = cluster.k8s("list")
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
         assert done.stderr.startswith(f"trainyard: {said}")
+
+
+@pytest.mark.parametrize(("verb", "patience_s"), [("get", 300), ("create", 300), ("logs", 300), ("exec", 15)])
+def test_a_login_has_five_minutes_and_a_program_in_a_pod_a_quarter_of_one(
+    verb: str, patience_s: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_program(str(tmp_path), "kubectl", "exec sleep 20")
+    real = subprocess.run
+
+    def a_thousandth(*words: Any, timeout: float, **options: Any) -> Any:
+        return real(*words, timeout=timeout / 1000, **options)
+
+    monkeypatch.setattr("k8s.cluster.kubectl.subprocess.run", a_thousandth)
+    with pytest.raises(KubectlError) as caught:
+        Kubectl(environ={"PATH": f"{tmp_path}:{os.environ['PATH']}"}).run(verb)
+    assert str(caught.value) == f"kubectl {verb} did not answer in {patience_s} s"
 
 
 @pytest.mark.parametrize(

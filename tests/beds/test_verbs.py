@@ -437,10 +437,11 @@ def test_without_run_status_takes_the_newest_and_says_so(tmp_path: Path, capsys:
     assert shown.out.splitlines()[0] == "run    new"
 
 
-def test_cancel_does_not_guess_among_several_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", [verbs.cancel, verbs.resume])
+def test_what_changes_a_run_does_not_guess_among_several(verb: Any, tmp_path: Path) -> None:
     for run_id in ("a", "b"):
         os.utime(write_run(tmp_path / "runs", run_id) / "run.json", (ord(run_id), ord(run_id)))
-    assert refusal(verbs.cancel, {}, {}, tmp_path) == "which of 2 runs? say RUN= one of b, a"
+    assert refusal(verb, {}, {}, tmp_path) == "which of 2 runs? say RUN= one of b, a"
 
 
 def test_an_unknown_run_names_the_nearest(tmp_path: Path) -> None:

@@ -185,8 +185,17 @@ def test_a_part_of_a_data_set_in_the_cache_is_not_taken_for_all_of_it(
         cached_snapshot("me/cats")
     second.unlink()
     second.touch()
+    read = "trainyard: me/cats cannot be fetched: the copy of me/cats in the cache (commit abc) is read"
     assert cached_snapshot("me/cats") == str(cache / "snapshots/abc")
-    assert "the copy of me/cats in the cache (commit abc) is read; it looks whole" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"{read}; it looks whole, though no list of its files is there\n"
+    listed = {f"data/{path.name}": {"size": 0, "blob_id": "e69de29b"} for path in (first, second)}
+    (cache / "trees/abc.json").write_text(json.dumps({"format_version": 1, "files": listed}))
+    assert cached_snapshot("me/cats") == str(cache / "snapshots/abc")
+    assert capsys.readouterr().err == f"{read}\n"
+    second.unlink()
+    with pytest.raises(ConfigError) as caught:
+        cached_snapshot("me/cats")
+    assert str(caught.value) == f"{whole}it lacks files that the hub lists: fetch it with a network"
 
 
 def test_a_picture_folder_is_read_by_its_metadata_or_its_folders(tmp_path: Path) -> None:

@@ -44,12 +44,15 @@ def test_only_the_first_rank_at_a_terminal_shows_the_libraries_bars() -> None:
 def test_the_parts_of_a_start_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([101.0, 103.5, 104.0])
     monkeypatch.setenv("TRAINYARD_ATTEMPT_BEGAN", "100.0")
+    cpu_seconds = iter([0.75, 2.75, 3.0])
     monkeypatch.setattr("time.time", lambda: next(seconds))
+    monkeypatch.setattr("time.process_time", lambda: next(cpu_seconds))
     clock = StartClock()
     clock.passed("processes")
     clock.passed("libraries")
     said = "the first step was done 4.0 s after the start: processes 1.0, libraries 2.5, first step 0.5"
     assert clock.first_step() == said
+    assert clock.parts == {"processes": (1.0, 0.75), "libraries": (2.5, 2.0), "first step": (0.5, 0.25)}
 
 
 LATE = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from training import train_forked
@@ -89,15 +89,50 @@ def test_a_resumed_window_counts_everything_but_is_timed_from_the_resume(monkeyp
     }  # fmt: skip
 
 
-def test_peaks_are_known_by_the_names_that_drivers_give() -> None:
+# What torch calls each card, and the TFLOP/s of its data sheet: dense bf16, sums in fp32.
+DATA_SHEETS = [
+    ("NVIDIA H200", 989), ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 NVL", 835), ("NVIDIA H100 PCIe", 756),
+    ("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA A100-PCIE-40GB", 312), ("NVIDIA L40S", 362), ("NVIDIA L40", 181),
+    ("NVIDIA A10G", 70), ("NVIDIA A10", 125), ("NVIDIA L4", 121), ("NVIDIA A40", 150), ("NVIDIA RTX A6000", 155),
+    ("NVIDIA GeForce RTX 4090", 165), ("NVIDIA GeForce RTX 3090", 71), ("Quadro P1000", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "tflops"), DATA_SHEETS)
+def test_a_card_has_the_peak_of_its_data_sheet(name: str, tflops: int | None) -> None:
     from trainer.tracking.throughput import peak_flops
 
-    assert peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
-    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
-    assert peak_flops("NVIDIA H100 PCIe") == 756e12
-    assert peak_flops("NVIDIA L40S") == 362e12
-    assert peak_flops("NVIDIA L4") == 121e12
-    assert peak_flops("Quadro P1000") is None
+    assert peak_flops(name) == (tflops and tflops * 1e12)
+
+
+@pytest.mark.parametrize(("vision", "tower_trained"), [("frozen", False), ("lora", True)])
+def test_mfu_is_the_models_flops_a_second_as_a_share_of_all_cards_peaks(
+    vision: Literal["frozen", "lora"], tower_trained: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from accelerate import Accelerator
+
+    from trainer.tracking import throughput
+
+    clock, model = Clock(), "google/gemma-3-4b-it"
+    monkeypatch.setattr(throughput, "time", clock)
+    config = TrainConfig(
+        model=model, data="-", output_dir="-", run_id="-", device="cpu", lora_r=8, vision=vision
+    )  # fmt: skip
+    meter = throughput.Meter(config, torch.device("cpu"))
+    shape = throughput.known_shape(model)
+    assert shape
+    monkeypatch.setattr(meter, "_peak", 121e12)  # as on an L4
+    monkeypatch.setattr(meter, "_shape", shape)
+    accelerator = Accelerator(cpu=True)
+    monkeypatch.setattr(type(accelerator), "num_processes", 3)
+    meter.on_train_begin(None, None, None)
+    clock.now += 4
+    meter.count(batch(torch, [10, 6], scored=5), torch.tensor(1))
+    flops = throughput.model_flops(
+        shape, samples=2, tokens=16, scored=5, images=2, lora_r=8, tower_trained=tower_trained
+    )  # fmt: skip
+    assert window(meter, accelerator)["mfu"] == pytest.approx(flops / 4 / (3 * 121e12), rel=1e-9)
 
 
 @pytest.mark.slow
