@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import os
-import re
 import signal
 import sys
 from collections import Counter
@@ -15,8 +13,8 @@ from typing import Any
 import cluster as test_cluster
 import pytest
 from checkouts import is_put_back, make_checkout
+from fast_schedule import FastSchedule, loads_libraries, starts_without_libraries
 from image import image  # noqa: F401 - a fixture
-from paths import ROOT
 from tiny_families import tiny_idefics, tiny_llama, tiny_mllama, tiny_qwen, tiny_smolvlm  # noqa: F401 - fixtures
 from training import tiny_model, walks  # noqa: F401 - fixtures
 from wandb_server import service  # noqa: F401 - a fixture
@@ -36,84 +34,14 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-LIBRARIES = {"accelerate", "peft", "torch", "transformers", "trl"}
-IMPORT = re.compile(r"^( *)(?:from|import) ([\w.]+)(?: import ([\w, ]+))?", re.MULTILINE)
-TINY_MODEL = re.compile(r"\btiny_\w+: Path")
-
-
-@functools.cache
-def _imported(file: Path, inside: bool) -> tuple[str, ...]:
-    """The modules that a file imports, those of its functions only where `inside` asks for them."""
-    found = IMPORT.findall(file.read_text(encoding="utf-8")) if file.is_file() else ()
-    wanted = [(module, names) for indent, module, names in found if inside or not indent]
-    return tuple(name for module, names in wanted for name in (module, *(f"{module}.{n}" for n in names.split(", "))))
-
-
-@functools.cache
-def _loads_libraries(file: Path) -> bool:
-    """Whether a test file loads the libraries of training, itself or with a module of ours."""
-    seen, left = set[str](), list(_imported(file, inside=True))
-    for name in left:  # which grows meanwhile
-        if name.split(".")[0] in LIBRARIES:
-            return True
-        if name not in seen:
-            seen.add(name)
-            places = (folder / f"{name.replace('.', '/')}.py" for folder in (ROOT, ROOT / "tests" / "helpers"))
-            left += [found for place in places for found in _imported(place, inside=False)]
-    return TINY_MODEL.search(file.read_text(encoding="utf-8")) is not None
-
-
-def _starts_without_libraries(config: pytest.Config) -> bool:
-    """Whether this is one of the workers of `--dist loadgroup` that never load the libraries of training: all that the
-    run begins with but the first. A worker that takes the place of a crashed one has a higher number and takes all."""
-    given = getattr(config, "workerinput", None)
-    return bool(given and config.option.loadgroup and 0 < int(given["workerid"][2:]) < given["workercount"])
-
-
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     is_test_file = collection_path.suffix == ".py" and collection_path.is_file()
-    return True if is_test_file and _starts_without_libraries(config) and _loads_libraries(collection_path) else None
+    return True if is_test_file and starts_without_libraries(config) and loads_libraries(collection_path) else None
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """For `--dist loadgroup`, as in make test-fast: files are handed out whole, and those that load the libraries of
-    training all to the first worker, since loading them takes as long as hundreds of tests. The others do not even
-    collect these files."""
-    from xdist.scheduler import LoadFileScheduling
-
-    class ByLibraries(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = super()._split_scope(nodeid)
-            return "libraries" if _loads_libraries(config.rootpath / file) else file
-
-        def schedule(self) -> None:
-            if self.collection is None:  # which becomes what the first in this table has found
-                found = self.registered_collections
-                self.registered_collections = dict(sorted(found.items(), key=lambda item: -len(item[1])))
-                config.pluginmanager.getplugin("dsession")._session.testscollected = max(map(len, found.values()))
-            super().schedule()
-
-        def _check_nodes_have_same_collection(self) -> bool:
-            """Compare what all must have found, and then give each its own list back."""
-            found = self.registered_collections
-            self.registered_collections = {
-                node: [one for one in ids if self._split_scope(one) != "libraries"] for node, ids in found.items()
-            }
-            same: bool = super()._check_nodes_have_same_collection()
-            self.registered_collections = found
-            return same
-
-        def _assign_work_unit(self, node: Any) -> None:
-            its = set(self.registered_collections[node])
-            scope = next((scope for scope, unit in self.workqueue.items() if its.issuperset(unit)), None)
-            if scope is None:
-                node.shutdown()
-            else:
-                self.workqueue.move_to_end(scope, last=False)
-                super()._assign_work_unit(node)
-
-    return ByLibraries(config, log) if config.getvalue("dist") == "loadgroup" else None
+    return FastSchedule(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from trainer.data.answers import UNREADABLE, answer_field, read_action
 from trainer.data.endings import describe_end
 from trainer.data.inspection import Inspection, inspect_dataset
 from trainer.data.lengths import Lengths, percentiles, processor_digest, sample_pictures, write_lengths
-from trainer.data.records import SIDES, dataset_of, each_answer, without
+from trainer.data.records import SIDES, Dataset, each_answer, without
 from trainer.outcome import FINISHED, ConfigError
 from trainer.settings import say
 from trainer.text import format_table, printable_lines
@@ -39,13 +38,12 @@ PERCENTILES = {"p50": "median", "p95": "95 %", "p100": "longest"}
 MOST_LABELS = 20
 
 
-def print_report(config: TrainConfig, *, as_json: bool) -> int:
-    """Check the data, keep the lengths for the plan, and print. Raises ConfigError when no run should use the data."""
+def print_report(config: TrainConfig, dataset: Dataset, *, as_json: bool) -> int:
+    """Check the records, keep their lengths for the plan, and print. Raises ConfigError when no run should use them."""
     from trainer.model.base import load_processor
     from trainer.report.data_page import save_data_page
 
-    # The report includes the records that the reader leaves out, before `strict` refuses them.
-    dataset, processor = dataset_of(replace(config, strict=False)), load_processor(config.model)
+    processor = load_processor(config.model)
     inspection = inspect_dataset(dataset, processor, max_length=config.max_length, answer_field=config.answer_field)
     report = build_report(config, inspection)
     report["notes"] += filter(None, [describe_end(processor)])

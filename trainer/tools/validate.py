@@ -71,9 +71,11 @@ def main(argv: Sequence[str]) -> int:
     values = {**dict.fromkeys(absent, ""), "output_dir": "runs", "run_id": "validate", **settings.values, **own}
     config = build(TrainConfig, values)
     if target == "data":
+        # What `strict` refuses is reported first. Data that cannot be read is refused before the libraries load.
+        dataset = dataset_of(replace(config, strict=False))
         from trainer.tools.data_report import print_report
 
-        return print_report(config, as_json=settings.as_json)
+        return print_report(config, dataset, as_json=settings.as_json)
     return conclude(ask_all(target, config, absent), as_json=settings.as_json)
 
 

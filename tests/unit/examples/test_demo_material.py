@@ -122,6 +122,7 @@ def prompt(processor: Any) -> str:
     return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
 
+@pytest.mark.slow
 def test_the_tiny_model_is_the_same_bytes_for_the_same_seed(tiny: Path, tmp_path: Path) -> None:
     """Weights, tokenizer, template and configurations are all decided by the seed, and torch's own seed is kept."""
     import torch

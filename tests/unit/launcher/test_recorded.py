@@ -122,7 +122,7 @@ def test_a_shape_of_another_version_is_what_is_known_of_the_model_now(part: str)
 ODD_VALUES = [0, -5, 10**12, 10**400, 1.5, float("nan"), True, None, "x\x1b[2J", "x" * 9999, [[]]]
 
 
-@pytest.mark.parametrize("vision", ["frozen", "lora"])
+@pytest.mark.parametrize("vision", ["frozen", pytest.param("lora", marks=pytest.mark.slow)])
 def test_whatever_a_record_says_is_a_plan_or_one_line(vision: str) -> None:
     good = recorded({"VISION": vision, "VRAM": "80"})
     (layer,) = good["shape"]["layers"]

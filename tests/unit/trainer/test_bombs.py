@@ -216,6 +216,7 @@ def test_the_files_by_which_a_kept_shape_or_length_is_found_are_not_waited_for(t
     assert cached_config("a/b", {"HF_HUB_CACHE": str(tmp_path)}) is None
 
 
+@pytest.mark.slow
 def test_a_line_without_an_end_is_named_by_its_number(tmp_path: Path) -> None:
     with (tmp_path / "d.jsonl").open("wb") as file:
         file.write(b'{"messages": []}\n')
@@ -281,6 +282,7 @@ def test_one_damaged_run_does_not_hide_the_others(
             verbs.status({"RUN": "bad"}, {}, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_longest_record_is_64_mib(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_bytes(b"[" + b" " * (MOST_MIB * MIB - 2) + b"]")
     assert read_json(tmp_path / "metrics.json") == []

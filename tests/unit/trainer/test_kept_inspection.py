@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from trainer.node.ranks import Ranks
 from trainer.outcome import ConfigError
 from trainer.training import first_checks, kept_inspection
 from trainer.training.first_checks import drop_unfit
-from trainer.training.kept_inspection import KEPT_FILE, kept_text
+from trainer.training.kept_inspection import KEPT_FILE, kept_text, read_kept
 
 KNOWN = "data: an earlier attempt has inspected every record and picture, and none has changed since"
 LEFT_OUT = "data: 1 of 5 train records left out: longer than max_length (500 tokens; "
@@ -77,6 +77,29 @@ class Attempts:
         key, result = kept_inspection._key(self.config, self.dataset), json.loads(self.path.read_text())["result"]
         assert key
         self.path.write_text(kept_text(key, {**result, **changes}))
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What one attempt has kept, and what the next one would believe of it after changes."""
+
+    attempts: Attempts
+    key: str
+    result: dict[str, object]
+
+    def read(self, **changes: object) -> object:
+        self.attempts.path.write_text(kept_text(self.key, {**self.result, **changes}))
+        return read_kept(self.attempts.path, self.key, self.attempts.config, self.attempts.dataset)
+
+
+@pytest.fixture(scope="module")
+def inspected(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Inspected]:
+    with pytest.MonkeyPatch.context() as patched:
+        attempts = Attempts(tmp_path_factory.mktemp("inspected"), tiny_model, patched)
+        attempts.start()
+        key = kept_inspection._key(attempts.config, attempts.dataset)
+        assert key
+        yield Inspected(attempts, key, json.loads(attempts.path.read_text())["result"])
 
 
 @pytest.fixture
@@ -209,11 +232,15 @@ def _unfit(*places: object) -> dict[str, object]:
     ],
     ids=lambda forged: repr(forged)[:60],
 )
-def test_what_no_inspection_finds_means_a_new_one_though_the_digest_is_right(
-    attempts: Attempts, forged: dict[str, object]
+def test_what_no_inspection_finds_is_not_believed_though_the_digest_is_right(
+    inspected: Inspected, forged: dict[str, object]
 ) -> None:
+    assert inspected.read() is not None and inspected.read(**forged) is None
+
+
+def test_a_forged_file_means_a_new_inspection(attempts: Attempts) -> None:
     whole = attempts.start()
-    attempts.forge(**forged)
+    attempts.forge(tokens=[300] * 4, lines=["two\nlines"])
     assert attempts.start() == whole
     assert attempts.start()[0] == 0
 
