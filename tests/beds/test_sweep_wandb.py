@@ -29,7 +29,8 @@ from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
 from wandb_server import KEY, Handler
 
 from launcher.grid import Sweep
-from launcher.trials import check_config
+from launcher.trials import begin, check_config
+from planner.choose import choose
 from trainer.log import bare
 from trainer.outcome import SWEEP_ENV, ConfigError
 from trainer.sweep.trial import Trial, read_trial, with_values
@@ -52,6 +53,7 @@ class SweepService:
         self.trials = [{**VALUES, "lora_alpha": alpha} for alpha in (64, 128, 256)]
         self.config, self.state = "", "PENDING"
         self.agents: list[str] = []
+        self.looked_in: tuple[str | None, str] | None = None
         self.told: list[dict[str, Any]] = []
         self.stop: set[str] = set()
         service = self
@@ -73,6 +75,7 @@ class SweepService:
             self.config = variables["config"]
             return {"upsertSweep": {"sweep": {"name": "abc123", "project": project}, "configValidationWarnings": []}}
         if "sweep(sweepName" in query:
+            self.looked_in = (variables["entity"], variables["project"])
             found = {"name": "abc123", "state": self.state, "config": self.config}
             return {"project": {**project, "sweep": found if variables["sweep"] == "abc123" else None}}
         if "createAgent(" in query:
@@ -250,6 +253,39 @@ def test_a_trial_sets_what_was_planned_for_and_nothing_else() -> None:
         command(max_length=4096)
     with pytest.raises(ConfigError, match="trial t: learning_rate"):
         command(learning_rate="; touch x")
+
+
+def test_only_a_sweep_from_a_file_is_made_at_the_service_when_it_begins(service: SweepService) -> None:
+    grid = sweep_of({"VRAM": "24", "GRID": "SEED=1,2", "RUN": "g"})
+    assert begin(grid, {}, choose) is grid
+    file = planned(RUN="s", TRIALS="2")
+    begun = begin(file, environ(service), choose)
+    assert [(plan.spec.run_id, plan.spec.wandb_sweep) for plan in begun.plans] == [
+        ("s-0", SWEEP_PATH), ("s-1", SWEEP_PATH)
+    ]  # fmt: skip
+    assert yaml.safe_load(service.config) == GOOD
+    service.config = ""
+    assert begin(begun, environ(service), choose) is begun
+    named = begin(file, environ(service), choose, path="ada/other/one")
+    assert {plan.spec.wandb_sweep for plan in named.plans} == {"ada/other/one"}
+    assert service.config == ""
+
+
+@pytest.mark.parametrize(
+    ("named", "where", "asked"),
+    [
+        ("abc123", {}, (None, "trainyard")),
+        ("abc123", {"WANDB_PROJECT": "tries", "WANDB_ENTITY": "lab"}, ("lab", "tries")),
+        ("cats/abc123", {"WANDB_PROJECT": "tries", "WANDB_ENTITY": "lab"}, ("lab", "cats")),
+        ("ada/cats/abc123", {"WANDB_PROJECT": "tries", "WANDB_ENTITY": "lab"}, ("ada", "cats")),
+    ],
+)
+def test_a_sweep_is_looked_for_where_its_name_says_or_else_the_environment(
+    named: str, where: dict[str, str], asked: tuple[str | None, str], service: SweepService
+) -> None:
+    create_sweep(GOOD, environ(service))
+    find_sweep(named, {**environ(service), **where})
+    assert service.looked_in == asked
 
 
 def test_a_sweep_is_made_and_found_at_the_service(service: SweepService) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from off_default import off_default
 from pretend_gpus import put_nvidia_smi
+from refusal import refusal
 from specs import make_spec, request
 from training import run_forked
 
@@ -26,6 +28,7 @@ from planner.plan import Plan
 from planner.table import plan_table
 from trainer.config import SETTINGS
 from trainer.data.lengths import data_digest
+from trainer.launch import Launch
 from trainer.log import last_words
 from trainer.outcome import ConfigError
 from trainer.text import GIB
@@ -211,6 +214,42 @@ def test_what_was_found_with_pretended_memory_is_not_kept(
         if kept
         else "kept     no: 8 GiB were pretended, and a run has what there is"
     )
+
+
+ANSWER = """import json, sys; print("loading"); print(json.dumps({"process_bytes": 5}, indent=1))"""
+
+
+@pytest.mark.parametrize(
+    ("program", "found"),
+    [
+        (ANSWER, (True, 5)),
+        ("import sys; sys.exit('trainyard: out of memory: CUDA out of memory')", (False, None)),
+        ("import sys; sys.exit('Signal 9 (SIGKILL) received by PID 7')", (False, None)),
+        ("import sys; sys.exit('Signal 6 (SIGABRT) received by PID 7')", (False, None)),
+        ("import sys; sys.exit('terminate called after throwing std::bad_alloc')", (False, None)),
+        ("import sys; sys.exit('ValueError: no')", "micro-batch 4 cannot be tried: ValueError: no"),
+    ],
+)
+def test_a_try_fits_fits_not_or_cannot_be_made(
+    program: str, found: tuple[bool, int | None] | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Launch] = []
+
+    def in_its_place(launch: Launch, environment: object) -> tuple[list[str], dict[str, str]]:
+        asked.append(launch)
+        return [sys.executable, "-c", program], {}
+
+    monkeypatch.setattr(batch_size, "complete_command", in_its_place)
+    plan = choose(make_spec(vram_gib=24.0))
+    if isinstance(found, str):
+        assert refusal(batch_size.probe, plan, 4, 8, dict(os.environ)) == found
+    else:
+        tried = batch_size.probe(plan, 4, 8, dict(os.environ))
+        assert replace(tried, seconds=0) == Probe(micro_batch_size=4, fits=found[0], peak_bytes=found[1], seconds=0)
+    (launch,) = asked
+    assert launch.module == "local.measure.memory_profile"
+    words = ("micro_batch_size", "gradient_accumulation_steps", "json")
+    assert [launch.settings[word] for word in words] == ["4", "2", "true"]
 
 
 @pytest.mark.slow

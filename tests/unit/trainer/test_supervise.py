@@ -295,6 +295,21 @@ def test_the_first_node_writes_the_record_that_submit_could_not(index: str, wrot
         assert json.loads(written.read_text()) == {"spec": {"run_id": "r"}}
 
 
+@pytest.mark.parametrize("planned", [True, False])
+def test_the_end_of_a_planned_run_writes_the_page_of_all_runs_and_of_no_other_run(
+    planned: bool, tmp_path: Path
+) -> None:
+    project = make_toy_project(tmp_path / "project")
+    output = project / "runs"
+    (output / "r").mkdir(parents=True)
+    if planned:
+        (output / "r" / "run.json").write_text('{"spec": {"run_id": "r"}}')
+    words = [sys.executable, "-m", "trainer.supervise", "--", *toy_argv("runs/r", max_steps=1, step_s=0)]
+    done = subprocess.run(words, cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert ("all runs: runs/index.html" in done.stdout, (output / "index.html").exists()) == (planned, planned)
+
+
 @pytest.mark.slow
 def test_a_pod_whose_time_is_up_stops_with_75_by_itself(tmp_path: Path) -> None:
     project = make_toy_project(tmp_path / "project")
