@@ -253,6 +253,32 @@ def test_the_claim_is_wide_for_several_nodes(checkout: Path) -> None:
     assert k8s("claim", cwd=checkout).stderr == "trainyard: claim: how large? make claim SIZE=200Gi\n"
 
 
+def test_a_claim_is_as_the_site_file_says_unless_it_was_asked_for_otherwise(checkout: Path) -> None:
+    site = "pvc: runs\npvc_access: ReadWriteMany\nstorage_class: nfs\nnamespace: vision\ngpu_type: a100\n"
+    (checkout / "mine.yaml").write_text(site)
+    words = ("claim", "--size", "2TB", "--site", "mine.yaml")
+    made: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "runs", "labels": {"app.kubernetes.io/name": "trainyard"}, "namespace": "vision"},
+        "spec": {
+            "accessModes": ["ReadWriteMany"], "storageClassName": "nfs",
+            "resources": {"requests": {"storage": "2Ti"}},
+        },
+    }  # fmt: skip
+    assert yaml.safe_load(k8s(*words, cwd=checkout).stdout) == made
+    other = yaml.safe_load(k8s(*words, "--pvc", "x", "--namespace", "mine", cwd=checkout).stdout)
+    assert (other["metadata"]["name"], other["metadata"]["namespace"]) == ("x", "mine")
+    # What the file says of access is said of its own claim.
+    assert other["spec"] == {**made["spec"], "accessModes": ["ReadWriteOnce"]}
+
+
+def test_what_does_not_concern_a_claim_is_refused(checkout: Path) -> None:
+    done = k8s("claim", "--size", "200Gi", "--gpus", "2", cwd=checkout)
+    said = "trainyard: GPUS=2: only SIZE, PVC, NODES, NAMESPACE, SITE count here, leave it out\n"
+    assert (done.returncode, done.stdout, done.stderr) == (78, "", said)
+
+
 @pytest.mark.parametrize(("text", "size"), [("200Gi", "200Gi"), ("200G", "200Gi"), ("2TB", "2Ti"), ("512MiB", "512Mi")])
 def test_a_size_is_taken_as_people_write_it(text: str, size: str) -> None:
     assert quantity("SIZE", text) == size

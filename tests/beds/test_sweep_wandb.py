@@ -53,6 +53,7 @@ class SweepService:
         self.trials = [{**VALUES, "lora_alpha": alpha} for alpha in (64, 128, 256)]
         self.config, self.state = "", "PENDING"
         self.agents: list[str] = []
+        self.made_in: tuple[str | None, str] | None = None
         self.looked_in: tuple[str | None, str] | None = None
         self.told: list[dict[str, Any]] = []
         self.stop: set[str] = set()
@@ -73,6 +74,7 @@ class SweepService:
         project = {"name": "trainyard", "entity": {"name": "ada"}}
         if "upsertSweep(" in query:
             self.config = variables["config"]
+            self.made_in = (variables["entityName"], variables["projectName"])
             return {"upsertSweep": {"sweep": {"name": "abc123", "project": project}, "configValidationWarnings": []}}
         if "sweep(sweepName" in query:
             self.looked_in = (variables["entity"], variables["project"])
@@ -280,10 +282,11 @@ def test_only_a_sweep_from_a_file_is_made_at_the_service_when_it_begins(service:
         ("ada/cats/abc123", {"WANDB_PROJECT": "tries", "WANDB_ENTITY": "lab"}, ("ada", "cats")),
     ],
 )
-def test_a_sweep_is_looked_for_where_its_name_says_or_else_the_environment(
+def test_a_sweep_is_made_where_the_environment_says_and_looked_for_where_its_name_says_or_else_the_environment(
     named: str, where: dict[str, str], asked: tuple[str | None, str], service: SweepService
 ) -> None:
-    create_sweep(GOOD, environ(service))
+    create_sweep(GOOD, {**environ(service), **where})
+    assert service.made_in == (where.get("WANDB_ENTITY"), where.get("WANDB_PROJECT", "trainyard"))
     find_sweep(named, {**environ(service), **where})
     assert service.looked_in == asked
 

@@ -578,9 +578,9 @@ FOLDERS: dict[str, tuple[Mapping[str, str | bytes], str, str]] = {
         "DATA='{folder}/part{0,1}.jsonl': is a pattern, which is not expanded, of 2 files: "
         "DATA={folder}/part0.jsonl,{folder}/part1.jsonl names them"),
     "a pattern of numbers": (
-        {f"part{n:02}.jsonl": lines(GOOD) for n in (9, 10)}, "{folder}/part{00..11}.jsonl",
-        "DATA='{folder}/part{00..11}.jsonl': is a pattern, which is not expanded, of 2 files: "
-        "DATA={folder}/part09.jsonl,{folder}/part10.jsonl names them"),
+        {f"part{n:02}.jsonl": lines(GOOD) for n in (8, 9, 11, 12)}, "{folder}/part{09..11}.jsonl",
+        "DATA='{folder}/part{09..11}.jsonl': is a pattern, which is not expanded, of 2 files: "
+        "DATA={folder}/part09.jsonl,{folder}/part11.jsonl names them"),
     "a pattern of tables": (
         {"a.parquet": b"PAR1"}, "{folder}/*.parquet",
         f"DATA='{{folder}}/*.parquet': is a pattern, which is not expanded, of 1 files: {CONVERT} {{folder}} "
