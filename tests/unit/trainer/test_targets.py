@@ -109,6 +109,30 @@ def test_adapters_that_peft_finds_again_are_not_lost() -> None:
     assert lost_at_loading(get_peft_model(model, LoraConfig(target_modules=PATTERN))) == []
 
 
+def test_an_adapter_that_peft_would_look_for_under_another_name_is_lost() -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming
+
+    class RenamedConfig(PreTrainedConfig):
+        model_type = "renamed_as_it_loads"
+
+    class Renamed(PreTrainedModel):
+        config_class = RenamedConfig
+
+        def __init__(self, config: RenamedConfig) -> None:
+            super().__init__(config)
+            self.decoder = nn.ModuleList([Layer(), Layer()])
+
+    register_checkpoint_conversion_mapping(
+        RenamedConfig.model_type, [WeightRenaming(r"\.mlp\.up_proj\.", ".mlp.fc1.")], overwrite=True
+    )
+    model: Any = Renamed(RenamedConfig())
+    lost = lost_at_loading(get_peft_model(model, LoraConfig(target_modules=PATTERN)))
+    assert lost == ["decoder.0.mlp.up_proj", "decoder.1.mlp.up_proj"]
+
+
 def test_a_tokenizer_with_more_tokens_than_the_weights_is_refused_before_a_gpu_sees_them() -> None:
     """As where somebody added <|im_end|> and did not resize the embedding."""
     for tokens in ([], [9], [0, 9]):
