@@ -124,3 +124,16 @@ def test_a_stopped_run_ends_with_the_command_that_goes_on(
     )
     assert submit(Batch(plans=(plan,)), lambda plan: 75, verb) == 75
     assert capsys.readouterr().out.splitlines()[-1] == f"to go on: {advice}"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(0, ""), (1, "what went wrong stands above; what there is lies in {project}/runs/r\n"), (78, "")]
+)
+def test_only_a_failed_run_ends_with_where_what_there_is_lies(
+    code: int, said: str, project: Path, records: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make_plan(
+        run_id="r", data=str(records), device="cpu", gpus=0, max_length=264, project_dir=str(project)
+    )  # fmt: skip
+    assert submit(Batch(plans=(plan,)), lambda plan: code, "run") == code
+    assert capsys.readouterr().out.partition("\nrun    r\n\n")[2] == said.format(project=project)

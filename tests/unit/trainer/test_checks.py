@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from training import run_forked
@@ -19,6 +19,7 @@ from trainer.__main__ import main
 from trainer.config import TrainConfig
 from trainer.data import endings
 from trainer.tools.checks import Check, format_checks
+from trainer.tools.promises import weights_gib
 from trainer.tools.validate import _of_data, processor
 
 
@@ -210,3 +211,18 @@ def test_the_command_that_says_more_about_the_data_has_what_was_asked_for() -> N
         *("-m", "trainer", "validate", "data"),
         *("--model", "demo/model", "--data", "my own/x", "--columns", "question=ask"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("device", "quantization", "packed_bytes", "width"),
+    [("cuda", "nf4", 0.5625, 2), ("cuda", "none", 2, 2), ("cpu", "nf4", 0.5625, 4), ("cpu", "none", 4, 4)],
+)
+def test_the_weights_take_what_their_linears_and_all_others_take(
+    device: Literal["cuda", "cpu"], quantization: Literal["nf4", "none"], packed_bytes: float, width: int
+) -> None:
+    """Gemma 3 4B: 4,300,079,472 weights, of which 3,208,642,560 are in linears of the language model."""
+    linears, others = 3_208_642_560, 4_300_079_472 - 3_208_642_560
+    config = TrainConfig(
+        model="google/gemma-3-4b-it", data="-", output_dir="-", run_id="-", device=device, quantization=quantization
+    )
+    assert weights_gib(config) == pytest.approx((linears * packed_bytes + others * width) / 2**30, rel=1e-9)

@@ -48,6 +48,31 @@ def test_every_record_is_some_ranks_own_once_an_epoch(records: int, rows: int, r
     assert sorted(counted) == list(range(records))
 
 
+def test_nothing_is_learned_behind_a_ranks_own_rows_which_stay_in_the_batch() -> None:
+    import torch
+
+    from trainer.data.repeats import OWN_ROWS, without_repeats
+
+    batch = {
+        "input_ids": torch.arange(12).reshape(3, 4),
+        "labels": torch.tensor([[-100, 1, 2, 3], [-100, -100, 6, 7], [-100, 9, 10, 11]]),
+        "loss_positions": torch.tensor([0, 1, 2, 5, 6, 8, 9, 10]),
+        "loss_targets": torch.tensor([1, 2, 3, 6, 7, 9, 10, 11]),
+    }  # fmt: skip
+    assert without_repeats(batch, 3) is batch
+    kept = without_repeats(batch, 2)
+    assert {name: value.tolist() for name, value in kept.items() if name != OWN_ROWS} == {
+        "input_ids": batch["input_ids"].tolist(),
+        "labels": [[-100, 1, 2, 3], [-100, -100, 6, 7], [-100] * 4],
+        "loss_positions": [0, 1, 2, 5, 6],
+        "loss_targets": [1, 2, 3, 6, 7],
+    }
+    assert kept[OWN_ROWS] == 2
+    none = without_repeats(batch, 0)
+    assert (none[OWN_ROWS], none["loss_positions"].tolist(), none["labels"].unique().tolist()) == (0, [], [-100])
+    assert batch["labels"][2].tolist() == [-100, 9, 10, 11]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("records", [10, 5, 17])
 def test_results_do_not_depend_on_the_micro_batch_at_the_end_of_an_epoch(
