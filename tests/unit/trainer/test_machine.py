@@ -10,6 +10,7 @@ import pytest
 from pretend_gpus import put_nvidia_smi
 
 from trainer.node import cgroups, gpus
+from trainer.node.gpus import Gpu, read_gpus
 from trainer.node.machine import Machine, read_machine
 from trainer.text import GIB
 
@@ -152,6 +153,22 @@ def test_a_control_group_that_other_programs_share_tells_nothing_of_a_job(
     assert cgroups.of_a_job(environ) is ("JOB_COMPLETION_INDEX" in environ)
     (tmp_path / "own").write_text(f"9:pids:/x\n{line}\n")
     assert cgroups.of_a_job(environ) is own
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("GPU-1, NVIDIA L4, 23034, 22500, 8.9", Gpu("GPU-1", "NVIDIA L4", 23034 / 1024, 22500 / 1024, 8.9)),
+        (
+            "GPU-2, NVIDIA L4, [Unknown Error], [Unknown Error], 8.9",
+            Gpu("GPU-2", "NVIDIA L4", 0.0, 0.0, 0.0, "GPU-2, NVIDIA L4, [Unknown Error], [Unknown Error], 8.9"),
+        ),
+        ("GPU-3, , ERR!, ERR!, ERR!", Gpu("GPU-3", "a GPU", 0.0, 0.0, 0.0, "GPU-3, , ERR!, ERR!, ERR!")),
+        ("GPU-4, NVIDIA L4, 23034", Gpu("GPU-4", "NVIDIA L4", 0.0, 0.0, 0.0, "GPU-4, NVIDIA L4, 23034")),
+    ],
+)
+def test_a_card_without_all_its_values_has_none_and_a_fault(line: str, found: Gpu) -> None:
+    assert read_gpus(f"{line}\n\n") == [found]
 
 
 def test_fewer_cards_than_there_are_are_those_with_most_room(tmp_path: Path) -> None:

@@ -48,15 +48,28 @@ def test_every_verb_explains_itself(room: str, verb: str, capsys: pytest.Capture
     assert re.search(rf"[ |]{verb}\b", said.out.splitlines()[0])
 
 
-def test_at_a_terminal_a_verb_that_loads_torch_says_so_at_once() -> None:
+@pytest.mark.parametrize(
+    "words", [["infer", "--run", "nothing"], ["validate", "data", "--model", "no/such", "--data", "no"]], ids=" ".join
+)
+def test_at_a_terminal_a_verb_that_loads_torch_says_so_at_once(words: list[str]) -> None:
     terminal = Terminal()
-    words = [sys.executable, "-m", "trainer", "infer", "--run", "nothing"]
+    words = [sys.executable, "-m", "trainer", *words]
     done = subprocess.run(words, cwd=ROOT, stdout=terminal.slave, stderr=terminal.slave, check=False)
     piped = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     terminal.close()
     lines = terminal.printed()
     assert done.returncode == piped.returncode == 78 and lines[0] == "loading libraries ..."
     assert piped.stderr.splitlines() == list(filter(None, lines[1:]))
+
+
+@pytest.mark.parametrize("words", [["validate", "model", "--help"], ["infer", "--help"], ["config", "--lr", "much"]])
+def test_at_a_terminal_no_other_verb_says_that_it_loads(words: list[str]) -> None:
+    terminal = Terminal()
+    subprocess.run(
+        [sys.executable, "-m", "trainer", *words], cwd=ROOT, stdout=terminal.slave, stderr=terminal.slave, check=False
+    )  # fmt: skip
+    terminal.close()
+    assert terminal.printed() and "loading libraries ..." not in terminal.printed()
 
 
 def test_help_of_no_verb_waits_for_torch() -> None:

@@ -19,7 +19,7 @@ from trainer.progress_file import Progress, write_progress
 from trainer.results.card import model_card
 from trainer.results.trained import Usage
 from trainer.settings import say
-from trainer.text import brief_example, format_table, markdown_cell, printable, printable_lines
+from trainer.text import brief_example, format_table, markdown_cell, printable, printable_lines, shown, without_middle
 from trainer.verbs import exit_code
 
 # Sets the title, rings, clears, turns what follows around.
@@ -48,6 +48,21 @@ def test_an_example_is_short_in_the_log_and_begins_and_ends_as_it_does() -> None
         "trained (2 tokens): 'answer 0'", "... 26 more parts ...", "trained (2 tokens): 'answer 14'",
     ]  # fmt: skip
     assert len(others) == 4
+
+
+@pytest.mark.parametrize(
+    ("length", "kept"), [(0, ""), (79, "a" * 79), (80, "a" * 80), (81, "a" * 77 + "..."), (500, "a" * 77 + "...")]
+)
+def test_what_is_quoted_has_eighty_characters_at_most(length: int, kept: str) -> None:
+    assert shown("a" * length) == f"'{kept}'"
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "kept"),
+    [("abcdefgh", 8, "abcdefgh"), ("abcdefghi", 8, "abcd ... fghi"), ("abcdefghi", 7, "abc ... ghi"), ("", 2, "")],
+)
+def test_a_long_text_keeps_its_beginning_and_its_end(text: str, most: int, kept: str) -> None:
+    assert without_middle(text, most) == kept
 
 
 def test_tables_stay_aligned_and_quiet() -> None:

@@ -55,6 +55,37 @@ def test_the_parts_of_a_start_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatc
     assert clock.parts == {"processes": (1.0, 0.75), "libraries": (2.5, 2.0), "first step": (0.5, 0.25)}
 
 
+LIBRARIES = """
+import io, json, os, sys
+from types import SimpleNamespace
+from trainer.node import start
+start.load_only_weights = lambda: None
+before = dict(os.environ)
+sys.stderr = io.StringIO()
+start.prepare_libraries(SimpleNamespace(device=sys.argv[1]))
+print(json.dumps({name: text for name, text in os.environ.items() if before.get(name) != text}))
+"""
+QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "told"),
+    [
+        ("cuda", {}, QUIET),
+        ("cpu", {}, {**QUIET, "DS_ACCELERATOR": "cpu"}),
+        ("cpu", {"DS_ACCELERATOR": "mine", **dict.fromkeys(QUIET, "0")}, {}),
+    ],
+)
+def test_libraries_are_told_what_nobody_else_has_told_them(
+    device: str, given: dict[str, str], told: dict[str, str]
+) -> None:
+    ours = {"DS_ACCELERATOR", *QUIET}
+    environ = {name: text for name, text in os.environ.items() if name not in ours}
+    words = [sys.executable, "-c", LIBRARIES, device]
+    done = subprocess.run(words, cwd=ROOT, env={**environ, **given}, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == told
+
+
 LATE = """
 import gc, json, sys
 from trainer.node.late_imports import compiled_when_called, import_late, uncollected
