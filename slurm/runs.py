@@ -19,11 +19,11 @@ from slurm.cluster.queue import (
     adopt_submitted_job,
     adopt_submitted_jobs,
     ask_jobs,
+    failed,
     find_jobs,
     jobs_of,
     slurm,
     with_exit_code,
-    words,
 )  # fmt: skip
 from slurm.cluster.site import find_site
 from trainer.outcome import FINISHED, ConfigError
@@ -69,7 +69,7 @@ class Runs(FolderOfRuns):
         for cluster, numbers in by_cluster(live).items():
             done = slurm("scancel", *numbers, environ=self.environ, cluster=cluster)
             if done.returncode:
-                raise SlurmError(f"scancel failed: {words(done)}")
+                raise failed(done)
         if not live and len(runs) == 1:
             for job in list(jobs.values())[-1:]:
                 say(f"job {job.text}")

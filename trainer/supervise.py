@@ -38,6 +38,7 @@ from trainer.terminal import give_back
 
 LAUNCHER = "accelerate.commands.launch"  # accelerate launch, run by this Python
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes' default, when the pod names no other path
+SAME_PRESS_S = 1.0  # srun and timeout send SIGINT to every process of a command, and make run passes its own on as well
 OVERTIME_S = 120  # beyond the time limit, for ranks that are still saving; after that they count as hung
 
 
@@ -85,6 +86,7 @@ def attempt(launch: Launch) -> int:
     process: subprocess.Popen[bytes] | None = None
     told: tuple[int, str] | None = None
     early = False
+    pressed: list[float] = []
     # Libraries load for up to half a minute, and a rank that is killed meanwhile loses nothing. The ranks of several
     # nodes would wait for it in vain, so they leave together.
     heard = processes.LISTENING if launch.machines == 1 else processes.BEGUN
@@ -96,7 +98,9 @@ def attempt(launch: Launch) -> int:
             log.complain(asked_to_stop(came[0]))
         # The launcher, which may be waiting for other nodes, does not read the flag, and no rank does yet.
         early = early or not Path(directory, heard).exists()
-        if process is not None and (early or came.count(signal.SIGINT) > 1):
+        if came[-1] == signal.SIGINT:
+            pressed.append(time.monotonic())
+        if process is not None and (early or pressed_again(pressed)):
             process.kill()  # the kernel then kills its ranks
 
     ended = (
@@ -157,6 +161,11 @@ def attempt(launch: Launch) -> int:
     if not node_rank(os.environ) or out_of_memory:
         leave_word(launch, code, message, began, out_of_memory=out_of_memory)
     return code
+
+
+def pressed_again(times: Sequence[float]) -> bool:
+    """Whether SIGINTs at these times, in seconds, are more than one Ctrl-C."""
+    return bool(times) and times[-1] - times[0] > SAME_PRESS_S
 
 
 def asked_to_stop(number: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.job import JobSpec
-from slurm.cluster.queue import SlurmError, slurm, words
+from slurm.cluster.queue import SlurmError, failed, slurm
 from trainer.outcome import ConfigError
 from trainer.text import known_are
 
@@ -56,7 +56,7 @@ def read_nodes(
         cluster=cluster,
     )
     if done.returncode:
-        raise SlurmError(f"sinfo failed: {words(done)}")
+        raise failed(done)
     lines = [line for line in done.stdout.splitlines() if line.count("|") == 7]
     try:
         return tuple(map(_group, lines))

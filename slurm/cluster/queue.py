@@ -32,6 +32,14 @@ SUBMITTING = "asked_for"
 ASK_S = 15.0
 NO_ACCOUNTING = "accounting storage is disabled"
 SURE_AFTER_S = 5.0
+# What to do where Slurm's programs reach no cluster, by what they say then.
+NO_CLUSTER = {
+    "Unable to contact slurm controller": "scontrol ping shows whether the cluster's controller is up; if it stays "
+    "down, ask the administrator",
+    "Could not establish a configuration source": "this machine has Slurm's programs and belongs to no cluster: go to "
+    "a login node",
+    "Unable to process configuration file": "the administrator can mend slurm.conf",
+}
 COLUMNS = 6  # separators in a line of sacct's; squeue has one more column, the script, which may hold any character
 
 
@@ -46,10 +54,13 @@ def slurm(
 
     Raises:
         ConfigError: the program is not on PATH.
-        SlurmError: it took longer than `timeout_s`; without a controller the programs wait for minutes.
+        SlurmError: it took longer than `timeout_s`, since without a controller the programs wait for minutes; or
+            SLURM_CONF names no file, for which they wait a minute.
     """
     if not shutil.which(program, path=environ.get("PATH")):
         raise ConfigError(f"no {program} on PATH: this asks Slurm, so run it where Slurm is installed")
+    if (conf := environ.get("SLURM_CONF")) and not os.access(conf, os.R_OK):
+        raise SlurmError(f"SLURM_CONF={conf}: no file that can be read: unset it, or name the cluster's slurm.conf")
     # Options that a site or a person keeps in the environment (SBATCH_PARTITION, SQUEUE_FORMAT, ...) win over
     # ours, and SLURM_* of a job that this is called from would leak.
     dropped = ("SBATCH_", "SLURM_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SCONTROL_", "SRUN_")
@@ -72,6 +83,17 @@ def slurm(
 def words(done: subprocess.CompletedProcess[str]) -> str:
     """The message of a program, on one line."""
     return " ".join(_unnamed(done.stderr or done.stdout, done).split()) or f"exit code {done.returncode}"
+
+
+def failed(done: subprocess.CompletedProcess[str]) -> SlurmError:
+    """The error of a program, in its words; where it reached no cluster, with what to do."""
+    said = words(done)
+    return SlurmError(": ".join(filter(None, (f"{done.args[0]} failed: {said}", way_out(said, NO_CLUSTER)))))
+
+
+def way_out(said: str, ways: Mapping[str, str]) -> str:
+    """What to do about a program's words, by what they contain; "" when that is not known."""
+    return next((way for told, way in ways.items() if told.lower() in said.lower()), "")
 
 
 def _unnamed(said: str, done: subprocess.CompletedProcess[str]) -> str:
@@ -165,7 +187,7 @@ def find_submitted(script: Path, environ: Mapping[str, str], cluster: str = "") 
     arguments = ("--noheader", "--me", "--all", "--states=all", "--format=%F|%o")
     done = slurm("squeue", *arguments, environ=environ, timeout_s=ASK_S, cluster=cluster)
     if done.returncode:
-        raise SlurmError(f"squeue failed: {words(done)}")
+        raise failed(done)
     jobs = (line.strip().partition("|") for line in done.stdout.splitlines())
     numbers = sorted({number for number, _, made_of in jobs if made_of == str(script)}, key=int)
     return [joined(number, cluster) for number in numbers]
@@ -212,7 +234,7 @@ def _squeue(job_ids: Sequence[str], environ: Mapping[str, str], cluster: str) ->
     if done.returncode:
         if "invalid job id" in done.stderr.lower():
             return {}
-        raise SlurmError(f"squeue failed: {words(done)}")
+        raise failed(done)
     return dict(_job(line, cluster) for line in done.stdout.splitlines() if line.count("|") >= COLUMNS)
 
 

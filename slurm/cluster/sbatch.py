@@ -11,7 +11,7 @@ from pathlib import Path
 
 from launcher import cli
 from slurm.cluster.job_id import joined
-from slurm.cluster.queue import SCRIPT_NAME, SlurmError, find_submitted, slurm, words
+from slurm.cluster.queue import NO_CLUSTER, SCRIPT_NAME, SlurmError, find_submitted, slurm, way_out, words
 from trainer.outcome import ConfigError
 
 # sbatch's messages when the controller may have read the request without answering. A failed connection is not among
@@ -23,6 +23,7 @@ ASK_AFTER_S = (1.0, 2.0, 4.0, 8.0)
 _MINE = "sacctmgr show assoc user=$USER format=account,partition,qos lists yours"
 # What to do about words of sbatch that name no variable of the request.
 WAYS_OUT = {
+    **{told: f"{way}; make run trains on this machine, TO=k8s on Kubernetes" for told, way in NO_CLUSTER.items()},
     "No partition specified": "say PARTITION= (sinfo lists them)",
     "Required partition not available": "say another PARTITION= (sinfo lists them)",
     "Invalid account": f"say ACCOUNT= ({_MINE})",
@@ -98,8 +99,8 @@ def overrides(environ: Mapping[str, str]) -> tuple[str, ...]:
 def _refused(said: str, environ: Mapping[str, str]) -> SubmitError:
     """sbatch's message, with what to do about it, and with the options of this shell that were not passed to it: a site
     may set an account in them."""
-    if way_out := next((way for told, way in WAYS_OUT.items() if told.lower() in said.lower()), ""):
-        said = f"{said}: {way_out}"
+    if way := way_out(said, WAYS_OUT):
+        said = f"{said}: {way}"
     if kept := ", ".join(overrides(environ)):
         said = f"{said} (not passed to sbatch, say it in the request or the site file: {kept})"
     return SubmitError(said)

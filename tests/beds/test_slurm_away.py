@@ -111,7 +111,7 @@ def test_while_it_is_not_known_whether_a_job_is_queued_its_run_stays_and_status_
 def test_a_controller_that_was_not_reached_has_taken_nothing(cluster: Cluster, tmp_path: Path, records: Path) -> None:
     (tmp_path / "slurm.conf").write_text(unreachable((cluster.dir / "slurm.conf").read_text()))
     plan = toy_plan(tmp_path / "a project", records)
-    with pytest.raises(SubmitError, match=r"^sbatch refused the job: .*connect failure"):
+    with pytest.raises(SubmitError, match=r"^sbatch refused the job: .*connect failure\): scontrol ping"):
         verbs.submit(plan, {**cluster.environ, "SLURM_CONF": str(tmp_path / "slurm.conf")})
     assert not Path(run_dir(plan.spec)).exists()
 

@@ -24,7 +24,7 @@ from refusal import refusal
 from launcher.progress import Job
 from launcher.records import finished, read_run, run_record, write_record
 from slurm.__main__ import main
-from slurm.cluster.queue import SlurmError, find_jobs, jobs_of
+from slurm.cluster.queue import NO_CLUSTER, SlurmError, find_jobs, jobs_of
 from trainer.commands import training_command
 from trainer.progress_file import Progress, write_progress
 
@@ -365,7 +365,8 @@ def test_a_controller_that_is_down_is_one_line_and_hides_nothing_on_the_disk(
     write_progress(folder, Progress(phase="training", step=2, of=20, written_at=1))
     (tmp_path / "slurm.conf").write_text(unreachable((cluster.dir / "slurm.conf").read_text()))
     environ = {**cluster.environ, "SLURM_CONF": str(tmp_path / "slurm.conf")}
-    away = "squeue failed: slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
+    said = "Unable to contact slurm controller (connect failure)"
+    away = f"squeue failed: slurm_load_jobs error: {said}: {NO_CLUSTER['Unable to contact slurm controller']}"
     with pytest.raises(SlurmError, match=re.escape(away)):
         verbs.cancel({"RUN": "r"}, environ, tmp_path)
     # What lies on the disk is shown all the same.

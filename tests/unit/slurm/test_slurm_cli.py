@@ -106,7 +106,9 @@ def test_a_submitted_run_has_its_script_record_and_log_folder(
     checkout: Path, records: Path, fake_sbatch: str, tmp_path: Path
 ) -> None:
     argv = ("submit", "--device=cpu", "--data", str(records), "--run", "mine")
-    done = slurm(*argv, cwd=checkout, PATH=fake_sbatch, SBATCH_PARTITION="x", SLURM_JOB_ID="1", SLURM_CONF="/c")
+    (conf := tmp_path / "slurm.conf").touch()
+    more = {"SBATCH_PARTITION": "x", "SLURM_JOB_ID": "1", "SLURM_CONF": str(conf)}
+    done = slurm(*argv, cwd=checkout, PATH=fake_sbatch, **more)
     assert (done.returncode, done.stderr) == (0, "")
     run = checkout / "runs" / "mine"
     assert files(run) == {"job.sbatch", "run.json", "logs"}
@@ -115,7 +117,7 @@ def test_a_submitted_run_has_its_script_record_and_log_folder(
     rendered = slurm("render", *argv[1:], cwd=checkout)
     assert (run / "job.sbatch").read_text() == rendered.stdout
     seen = (tmp_path / "sbatch-environment").read_text()
-    assert "SLURM_CONF=/c" in seen
+    assert f"SLURM_CONF={conf}" in seen
     assert "SBATCH_" not in seen and "SLURM_JOB_ID" not in seen
     lines = done.stdout.splitlines()
     assert lines[-12:] == [
@@ -236,6 +238,46 @@ def test_without_sbatch_submit_says_where_to_go(checkout: Path, records: Path, t
     done = slurm("submit", "--device=cpu", "--data", str(records), cwd=checkout, PATH=str(tmp_path))
     assert done.returncode == 78
     assert done.stderr.startswith("trainyard: no sbatch on PATH: submit where Slurm is installed;")
+
+
+@pytest.mark.parametrize(
+    ("said", "way"),
+    [
+        (
+            "Batch job submission failed: Unable to contact slurm controller (connect failure)",
+            "scontrol ping shows whether the cluster's controller is up; if it stays down, ask the administrator",
+        ),
+        (
+            "fatal: Could not establish a configuration source",
+            "this machine has Slurm's programs and belongs to no cluster: go to a login node",
+        ),
+        ("fatal: Unable to process configuration file", "the administrator can mend slurm.conf"),
+    ],
+)
+def test_where_no_cluster_answers_submit_and_check_say_what_to_do(
+    said: str, way: str, checkout: Path, records: Path, fake_sbatch: str
+) -> None:
+    for name in ("sbatch", "sinfo"):
+        make_program(fake_sbatch, name, f"echo '{name}: {said}' >&2; exit 1")
+    request = ("--device=cpu", "--data", str(records))
+    done = slurm("submit", *request, cwd=checkout, PATH=fake_sbatch)
+    instead = "make run trains on this machine, TO=k8s on Kubernetes"
+    shown = f"trainyard: sbatch refused the job: {said}: {way}; {instead}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", shown)
+    done = slurm("check", *request, cwd=checkout, PATH=fake_sbatch)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"trainyard: sinfo failed: {said}: {way}\n")
+    assert not (checkout / "runs").exists()
+
+
+def test_where_slurm_conf_is_no_file_nothing_waits_a_minute_for_it(
+    checkout: Path, records: Path, fake_sbatch: str, tmp_path: Path
+) -> None:
+    conf = tmp_path / "nowhere" / "slurm.conf"
+    way = "no file that can be read: unset it, or name the cluster's slurm.conf"
+    for verb in ("submit", "check"):
+        done = slurm(verb, "--device=cpu", "--data", str(records), cwd=checkout, PATH=fake_sbatch, SLURM_CONF=str(conf))
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", f"trainyard: SLURM_CONF={conf}: {way}\n")
+    assert not (checkout / "runs").exists() and not (tmp_path / "sbatch-environment").exists()
 
 
 def test_without_the_jobs_environment_submit_says_how_to_make_it(

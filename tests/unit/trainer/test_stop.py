@@ -19,6 +19,7 @@ from process_tree import descendants
 from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
 
 from trainer.node.processes import STOP_SIGNALS
+from trainer.supervise import SAME_PRESS_S, pressed_again
 
 pytestmark = pytest.mark.slow
 
@@ -129,9 +130,18 @@ def test_a_second_interrupt_kills(start: Callable[..., Job]) -> None:
     job.process.send_signal(signal.SIGINT)
     job.until("asked to stop by SIGINT")  # at once, while the step goes on
     assert job.process.poll() is None
+    time.sleep(SAME_PRESS_S * 1.1)
     job.process.send_signal(signal.SIGINT)
     assert job.end() == 1
     assert len(below) == 2 and not any(map(alive, below))
+
+
+@pytest.mark.parametrize(
+    ("times", "again"), [([], False), ([5.0], False), ([5.0, 5.01, 6.0], False), ([5.0, 5.01, 6.01], True)]
+)
+def test_interrupts_within_a_second_are_one_press(times: list[float], again: bool) -> None:
+    """srun sends SIGINT to each process of make run, of which one passes it on to another."""
+    assert pressed_again(times) is again
 
 
 def alive(pid: int) -> bool:
