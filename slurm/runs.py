@@ -18,8 +18,8 @@ from slurm.cluster.queue import (
     SlurmError,
     adopt_submitted_job,
     adopt_submitted_jobs,
+    advised,
     ask_jobs,
-    failed,
     find_jobs,
     jobs_of,
     slurm,
@@ -69,7 +69,7 @@ class Runs(FolderOfRuns):
         for cluster, numbers in by_cluster(live).items():
             done = slurm("scancel", *numbers, environ=self.environ, cluster=cluster)
             if done.returncode:
-                raise failed(done)
+                raise SlurmError(f"scancel failed: {advised(done)}")
         if not live and len(runs) == 1:
             for job in list(jobs.values())[-1:]:
                 say(f"job {job.text}")

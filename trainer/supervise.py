@@ -38,7 +38,7 @@ from trainer.terminal import give_back
 
 LAUNCHER = "accelerate.commands.launch"  # accelerate launch, run by this Python
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes' default, when the pod names no other path
-SAME_PRESS_S = 1.0  # srun and timeout send SIGINT to every process of a command, and make run passes its own on as well
+SAME_PRESS_S = 2.0  # srun and timeout send SIGINT to every process of a command, and make run passes its own on as well
 OVERTIME_S = 120  # beyond the time limit, for ranks that are still saving; after that they count as hung
 
 

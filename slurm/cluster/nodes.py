@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from planner.job import JobSpec
-from slurm.cluster.queue import SlurmError, failed, slurm
+from slurm.cluster.queue import SlurmError, advised, slurm
 from trainer.outcome import ConfigError
 from trainer.text import known_are
 
@@ -56,7 +56,7 @@ def read_nodes(
         cluster=cluster,
     )
     if done.returncode:
-        raise failed(done)
+        raise SlurmError(f"sinfo failed: {advised(done)}")
     lines = [line for line in done.stdout.splitlines() if line.count("|") == 7]
     try:
         return tuple(map(_group, lines))

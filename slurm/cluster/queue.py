@@ -85,10 +85,10 @@ def words(done: subprocess.CompletedProcess[str]) -> str:
     return " ".join(_unnamed(done.stderr or done.stdout, done).split()) or f"exit code {done.returncode}"
 
 
-def failed(done: subprocess.CompletedProcess[str]) -> SlurmError:
-    """The error of a program, in its words; where it reached no cluster, with what to do."""
+def advised(done: subprocess.CompletedProcess[str]) -> str:
+    """The message of a program, on one line; where it reached no cluster, with what to do."""
     said = words(done)
-    return SlurmError(": ".join(filter(None, (f"{done.args[0]} failed: {said}", way_out(said, NO_CLUSTER)))))
+    return ": ".join(filter(None, (said, way_out(said, NO_CLUSTER))))
 
 
 def way_out(said: str, ways: Mapping[str, str]) -> str:
@@ -187,7 +187,7 @@ def find_submitted(script: Path, environ: Mapping[str, str], cluster: str = "") 
     arguments = ("--noheader", "--me", "--all", "--states=all", "--format=%F|%o")
     done = slurm("squeue", *arguments, environ=environ, timeout_s=ASK_S, cluster=cluster)
     if done.returncode:
-        raise failed(done)
+        raise SlurmError(f"squeue failed: {advised(done)}")
     jobs = (line.strip().partition("|") for line in done.stdout.splitlines())
     numbers = sorted({number for number, _, made_of in jobs if made_of == str(script)}, key=int)
     return [joined(number, cluster) for number in numbers]
@@ -234,7 +234,7 @@ def _squeue(job_ids: Sequence[str], environ: Mapping[str, str], cluster: str) ->
     if done.returncode:
         if "invalid job id" in done.stderr.lower():
             return {}
-        raise failed(done)
+        raise SlurmError(f"squeue failed: {advised(done)}")
     return dict(_job(line, cluster) for line in done.stdout.splitlines() if line.count("|") >= COLUMNS)
 
 

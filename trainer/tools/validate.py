@@ -12,7 +12,7 @@
 
 Everything a run needs, asked before it starts. Takes the settings of a run (python -m trainer config --help), and reads
 .env and CONFIG_FILE likewise. What cannot be asked because something before it failed is skipped. Ends with 78 when
-anything fails; `data` alone leaves something behind, the lengths.
+anything fails; `data` alone leaves something behind, the lengths and a page that shows records as the model sees them.
 """
 
 from __future__ import annotations
