@@ -27,8 +27,10 @@ print("after")
 
 def said(run: Path, request: str = "right") -> str:
     words = [sys.executable, "-c", PRINTS, str(run), request]
+    # As in a pod of any image: what is printed waits in a buffer.
+    environ = {name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.run(
-        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
+        words, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
     ).stdout
 
 
