@@ -207,6 +207,14 @@ def test_a_refusal_says_what_was_needed_offered_and_would_fit() -> None:
     assert message.endswith("try VRAM=32 or GPUS=2 or LORA=32 or LORA_TARGETS=attention")
 
 
+def test_the_largest_common_rank_that_fits_is_proposed() -> None:
+    ranks = []
+    for tenths in range(80, 50, -1):  # less and less memory
+        found = re.search(r"LORA=(\d+)", refusal(make_spec(vram_gib=tenths / 10, lora_r=128)))
+        ranks.append(int(found[1]) if found else 0)
+    assert list(dict.fromkeys(ranks)) == [64, 32, 16, 8, 0]
+
+
 def test_fewer_targets_are_proposed_only_where_they_would_be_fewer() -> None:
     """Names that leave the MLP out already, and a model without attention."""
     spec = make_spec(GEMMA_27B, vram_gib=22.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -166,3 +167,51 @@ def test_the_plan_and_the_trainer_count_with_the_same_sizes(model: str) -> None:
     from trainer.measure.ship import published_config
 
     assert sizes_of(published_config(model), width=2) == sizes(known_shape(model), width=2)
+
+
+def configuration(vision: dict[str, Any], **text: Any) -> Any:
+    sizes = {"num_hidden_layers": 3, "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 100, **text}
+    whole = SimpleNamespace(get_text_config=lambda: SimpleNamespace(**sizes))
+    if vision:
+        whole.vision_config = SimpleNamespace(**vision)
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("vision", "text", "sizes"),
+    [
+        ({"hidden_size": 32}, {}, (256, 64, 64, 32, 128)),
+        ({"hidden_size": 32, "mlp_ratio": 3.5}, {}, (256, 64, 64, 32, 112)),
+        ({"hidden_size": 64, "embed_dim": 32, "intermediate_size": 90}, {}, (256, 64, 64, 32, 90)),
+        ({}, {"intermediate_size": [70, 80], "head_dim": 24, "num_key_value_heads": 2}, (80, 96, 48, 0, 0)),
+    ],
+)
+def test_what_a_configuration_does_not_say_of_its_sizes_is_what_models_mostly_have(
+    vision: dict[str, Any], text: dict[str, Any], sizes: tuple[int, ...]
+) -> None:
+    """(MLP, queries, keys, tower, tower's MLP)."""
+    pytest.importorskip("transformers")
+    from trainer.evaluation.memory import sizes_of
+
+    found = sizes_of(configuration(vision, **text), width=4)
+    assert (found.mlp, found.q_width, found.kv_width, found.vision_hidden, found.vision_mlp) == sizes
+    assert (found.layers, found.hidden, found.vocab, found.width) == (3, 64, 100, 4)
+
+
+@pytest.mark.parametrize(
+    ("vision", "shape", "patches"),
+    [
+        ({"hidden_size": 32}, (1, 3, 28, 28), 4),
+        ({"patch_size": 16, "num_channels": 1}, (2, 1, 32, 48), 12),
+        ({"patch_size": 14, "in_channels": 3, "temporal_patch_size": 2}, (20, 3 * 14 * 14 * 2), 20),
+        ({}, (1, 3, 28, 28), 0),
+    ],
+)
+def test_a_towers_rows_are_its_patches(vision: dict[str, Any], shape: tuple[int, ...], patches: int) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+
+    from trainer.evaluation.memory import patches_of
+
+    assert patches_of(configuration(vision), torch.zeros(shape)) == patches
+    assert patches_of(configuration(vision), None) == 0
