@@ -140,6 +140,8 @@ def load_here(config: TrainConfig, state: Any, left_off: Sequence[str] = ()) -> 
         "are its weights whole, those of its config.json, and *.safetensors? Pickles are not loaded",
     ):
         base = load_base(config, anatomy, dtype=precision_here(), device_map=device_map(state), left_off=left_off)
+        if config.quantization == "none":  # DeepSpeed would leave it on the CPU until the first step
+            base.to(state.device)
         return base, anatomy
 
 

@@ -41,9 +41,8 @@ Promise = tuple[str, object, object]
 
 def adapt(
     base: Any, config: TrainConfig, anatomy: Anatomy, batch: dict[str, Tensor], say: Callable[[str], object]
-) -> tuple[Any, Anatomy, str | None]:
-    """(`base` with its adapters, without those that no loss depends on; its anatomy; the loss of its head in words,
-    or None under DeepSpeed).
+) -> tuple[Any, Anatomy, str]:
+    """(`base` with its adapters, without those that no loss depends on; its anatomy; the loss of its head in words).
 
     Raises:
         ConfigError: the model cannot be tested, nothing in it can be trained, or its tokenizer is another model's.
@@ -62,12 +61,11 @@ def adapt(
         torch.manual_seed(config.seed)  # as if they had never had an adapter
         anatomy = anatomy.without(lost)
         model = add_lora(model.unload(), config, anatomy)
-    if under_deepspeed():  # DeepSpeed gathers its shards only later
-        return model, anatomy, None
     with refusing(config.model, "trained", UNFIT):
         with checked_tokens(config.model, base.get_input_embeddings()):
             head = compare_heads(model, batch)
-        unused = without_gradient(model, batch)
+        # DeepSpeed shards the model only later. Until then each GPU holds all of it, and may lack room for gradients.
+        unused = [] if under_deepspeed() else without_gradient(model, batch)
     if not unused:
         return model, anatomy, head
     say(f"{len(unused)} linears get no adapter, as no loss depends on them: {_kinds(unused)}")
@@ -100,10 +98,10 @@ def check_contract(
     """
     with refusing(config.model, "trained", UNFIT):
         promises = [*_built(model, config, anatomy, batch)]
-        if not under_deepspeed():
-            # The tests of `adapt` are not repeated, unless it has changed the model.
-            known, head = head is not None and not anatomy.unused, head or compare_heads(model, batch)
-            promises += _behaves(model, batch, ends, head, 0 if known else len(without_gradient(model, batch)))
+        # The tests of `adapt` are not repeated, unless it has changed the model.
+        known, head = head is not None and not anatomy.unused, head or compare_heads(model, batch)
+        idle = None if under_deepspeed() else 0 if known else len(without_gradient(model, batch))
+        promises += _behaves(model, batch, ends, head, idle)
     if broken := [f"{what}: {found}, not {should}" for what, found, should in promises if found != should]:
         raise ConfigError(f"is not what it should be: {'; '.join(broken)}", name="MODEL", given=config.model)
     return [(what, str(found)) for what, found, _ in promises]
@@ -171,8 +169,10 @@ def _features(base: Any, config: TrainConfig, batch: dict[str, Tensor]) -> tuple
     return "with gradient" if features.requires_grad else "without gradient", asked
 
 
-def _behaves(model: Any, batch: dict[str, Tensor], ends: Collection[int], head: str, idle: int) -> tuple[Promise, ...]:
-    """Promises about the model's behaviour on the batch."""
+def _behaves(
+    model: Any, batch: dict[str, Tensor], ends: Collection[int], head: str, idle: int | None
+) -> tuple[Promise, ...]:
+    """Promises about the model's behaviour on the batch; `idle` linears have no gradient, or None: nobody asked."""
     losses = token_losses(model, batch)
     moved = leaked(model, batch, losses)
     learned = not ends or not {*batch["loss_targets"].tolist()}.isdisjoint(ends)
@@ -180,7 +180,7 @@ def _behaves(model: Any, batch: dict[str, Tensor], ends: Collection[int], head: 
     counts = "another loss" if not pictured or picture_counts(model, batch, losses) else "the same loss"
     return (
         ("loss of our head", head, head),
-        ("adapters without a gradient", idle, 0),
+        *([] if idle is None else [("adapters without a gradient", idle, 0)]),
         ("another picture", counts if pictured else "none: the first record has no picture",
          "another loss" if pictured else "none: the first record has no picture"),
         ("later words of an answer", _moves(moved), _moves(moved if moved <= LEAKED else 0.0)),

@@ -28,6 +28,7 @@ from trainer.config import TrainConfig
 from trainer.files import CACHE_NAME
 from trainer.model.base import precision_here
 from trainer.model.behaviour import token_losses
+from trainer.model.contract import under_deepspeed
 from trainer.model.feature_store import IN_USE_S, FeatureStore
 from trainer.model.refusal import first_words, is_of_machine
 from trainer.model.tower import dropping, made_by, tower_weights
@@ -178,8 +179,9 @@ def why_not(base: Any, config: TrainConfig) -> str:
         return "feature_cache_gib is 0"
     if config.vision == "lora":
         return "adapters in the tower change them"
-    if any(hasattr(parameter, "ds_numel") for parameter in base.parameters()):
-        # All processes gather the tower's shards together, even when one of them has kept a picture.
+    if under_deepspeed():
+        # All processes gather the tower's shards together, even when one of them has kept a picture. Now it is whole:
+        # DeepSpeed shards it before the first step.
         return "ZeRO-3 shards the tower"
     if signature(compute).return_annotation != tuple | BaseModelOutputWithPooling:
         return "the family's tower gives more than features"

@@ -16,7 +16,7 @@ from trainer.evaluation.generation import sample_places
 from trainer.evaluation.memory import free_unused
 from trainer.model import ahead, features, warm_start
 from trainer.model import base as model
-from trainer.model.contract import adapt, check_contract, under_deepspeed
+from trainer.model.contract import adapt, check_contract
 from trainer.model.refusal import UNFIT, refusing
 from trainer.start_clock import CLOCK
 
@@ -81,11 +81,10 @@ def make_ready(
     pictured_at_all = bool(encoder.records[pictured].pictures)
     if pictured_at_all and not kept:
         kept = features.keep_features(base, config, say)
-    if not under_deepspeed():
-        with refusing(config.model, "trained", UNFIT):
-            if isinstance(kept, features.FeatureCache) and not kept.without_tower:
-                kept = features.check_features(kept, peft_model, batch, say)
-            held_out = heldout.settle_scoring(held_out, peft_model, say)
+    with refusing(config.model, "trained", UNFIT):
+        if isinstance(kept, features.FeatureCache) and not kept.without_tower:
+            kept = features.check_features(kept, peft_model, batch, say)
+        held_out = heldout.settle_scoring(held_out, peft_model, say)
     if pictured_at_all:
         say(f"  {'a picture goes through the tower':<38} {_how_often(kept)}")
     CLOCK.passed("checks of the model")

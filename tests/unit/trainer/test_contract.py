@@ -5,6 +5,7 @@ Each model here is a tiny Gemma 3 that keeps all promises but one.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
@@ -23,10 +24,12 @@ from trainer.data.examples import Encoder
 from trainer.data.records import Dataset, load_dataset
 from trainer.evaluation.heldout import build_heldout, settle_scoring
 from trainer.model import base as models
+from trainer.model import contract
 from trainer.model.anatomy import Anatomy
 from trainer.model.behaviour import share_left_alone, token_losses
 from trainer.model.contract import adapt, check_contract
 from trainer.model.features import FeatureCache, check_features, keep_features
+from trainer.model.head import uses_own_head
 from trainer.outcome import ConfigError
 
 LINEARS = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -210,6 +213,40 @@ def test_a_prompt_of_tokens_that_the_weights_do_not_have_is_refused_before_a_gpu
     beyond["input_ids"][0, 1] = rows
     with pytest.raises(ConfigError, match=rf": its tokenizer writes token {rows}, and its weights have {rows} tokens"):
         adapt(base, config, anatomy, beyond, bool)
+
+
+@pytest.mark.slow
+def test_under_deepspeed_all_is_asked_that_needs_no_gradients(
+    config: TrainConfig, batch: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is whole until the first step, and a card that holds a shard may have no room for gradients beside the
+    whole."""
+    base, anatomy = loaded(config)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    rows = base.get_input_embeddings().num_embeddings
+    beyond = {**batch, "input_ids": batch["input_ids"].clone()}
+    beyond["input_ids"][0, 1] = rows
+    with pytest.raises(ConfigError, match=f"its tokenizer writes token {rows}"):
+        adapt(base, config, anatomy, beyond, bool)
+    base, anatomy = loaded(config)
+    original = base.forward
+
+    @functools.wraps(type(base).forward)
+    def scaled(*args: Any, **kwargs: Any) -> Any:
+        outputs = original(*args, **kwargs)
+        outputs.logits = outputs.logits / 2
+        return outputs
+
+    base.forward = scaled
+    monkeypatch.setattr(contract, "without_gradient", lambda *_: pytest.fail("gradients beside the whole model"))
+    model, anatomy, head = adapt(base, config, anatomy, batch, bool)
+    assert "by the model's own" in head and uses_own_head(base)
+    assert check_contract(model, config, anatomy, batch, head=head)[10:] == [
+        ("loss of our head", head),
+        ("another picture", "another loss"),
+        ("later words of an answer", "move no earlier loss"),
+        ("the end of an answer", "learned"),
+    ]
 
 
 @pytest.mark.slow

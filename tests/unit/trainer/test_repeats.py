@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import zero3
+from PIL import Image
 from training import train_forked
 
 LAYOUTS = {"1x8x1": (1, 8, 1), "2x1x4": (2, 1, 4), "2x2x2": (2, 2, 2), "2x4x1": (2, 4, 1)}
@@ -154,3 +155,25 @@ def test_a_rank_with_nothing_to_learn_keeps_in_step_under_zero3(tmp_path: Path, 
         said.append(ended.output)
     assert found[0] == [(pytest.approx(loss, rel=2e-2), tokens) for loss, tokens in found[1]]  # bf16
     assert all("WANDB_WATCH=all logs no parameters under ZeRO-3" in text for text in said)
+
+
+@pytest.mark.slow
+def test_under_zero3_every_picture_goes_through_the_tower_on_all_ranks(tmp_path: Path, tiny_model: Path) -> None:
+    """One rank's record shows a picture twice, and the other's two pictures. A rank that took the second from what it
+    has kept would wait for the language model's shards, and the other rank for the tower's."""
+    for number in range(3):
+        Image.effect_noise((64, 64), 40 + 40 * number).convert("RGB").save(tmp_path / f"{number}.png")
+    rows = [
+        {"image": [f"{number}.png" for number in shown], "context": "", "question": "Which?", "output": f"{n}"}
+        for n, shown in enumerate(((0, 0), (1, 2), (2, 0)))
+    ]
+    for side, some in (("train", rows[:2]), ("eval", rows[2:])):
+        (tmp_path / f"{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    ended = train_forked(
+        tmp_path, program=zero3.main, model=tiny_model, data=tmp_path, world_size=2, micro_batch_size=1, max_steps=2,
+        eval_samples=0, score_samples=0, collective_timeout_s=60,
+    )  # fmt: skip
+    assert ended.codes == (0, 0), ended.output
+    said = [" ".join(line.split()) for line in ended.output.splitlines()]
+    assert "a picture goes through the tower every time: ZeRO-3 shards the tower" in said
+    assert "another picture another loss" in said
