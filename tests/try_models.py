@@ -52,8 +52,9 @@ def walk(kind: str, folder: Path) -> tuple[str, str]:
         return WANTING, str(error)
     except NotBuildable as error:
         return "not built here", str(error)
-    except ImportError as error:
-        return "not built here", what_to_install(error)
+    except ImportError as error:  # its tower may want timm, which the other process has
+        lacking = what_to_install(error)
+        return (WANTING if "timm" in lacking and "torchvision" not in sys.modules else "not built here"), lacking
     except Exception as error:  # whatever a configuration's class makes of small numbers
         return "not built here", f"{type(error).__name__}: {' '.join(str(error).split())[:140]}"
     return taken(folder)

@@ -98,11 +98,12 @@ def load_base(
     # transformers draws them at random, and training would go on with that: with a head that a folder saved from the
     # model inside does not have, too. What is tied, or computed, it does not count as missing.
     if lacking := sorted(found["missing_keys"]):
+        advice = "give a checkpoint that is whole and of this very type"
+        head = base.get_output_embeddings()
+        if head is not None and len(lacking) == 1 and base.get_parameter(lacking[0]) is head.weight:
+            advice += "; if its head is the embedding, write tie_word_embeddings true into config.json"
         raise ConfigError(
-            f"lacks {len(lacking)} of its weights ({lacking[0]}, ...): give a checkpoint that is "
-            "whole and of this very type",
-            name="MODEL",
-            given=config.model,
+            f"lacks {len(lacking)} of its weights ({lacking[0]}, ...): {advice}", name="MODEL", given=config.model
         )
     for module in base.modules():
         if isinstance(module, Repacking):

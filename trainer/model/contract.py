@@ -154,7 +154,7 @@ def _built(model: Any, config: TrainConfig, anatomy: Anatomy, batch: dict[str, T
 def _tied(base: Any) -> tuple[str, str]:
     shared = getattr(base.get_output_embeddings(), "weight", None) is base.get_input_embeddings().weight
     asked = bool(getattr(base.config, "tie_word_embeddings", False))
-    own = " (its weights have a head of their own: write tie_word_embeddings false into its config.json)"
+    own = " (its weights have a head of their own: write tie_word_embeddings false into config.json, text_config too)"
     return f"{shared}{own if asked and not shared else ''}", f"{asked}"
 
 
