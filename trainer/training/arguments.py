@@ -37,6 +37,8 @@ def sft_arguments(config: TrainConfig, *, evaluated: bool) -> SFTConfig:
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         ddp_find_unused_parameters=False,
+        # TRL would let a mixture's own forward compute a loss of its frozen routers, which fails behind a cache.
+        router_aux_loss_coef=0.0,
         ddp_timeout=config.collective_timeout_s,
     )
     if arguments.deepspeed_plugin is not None:

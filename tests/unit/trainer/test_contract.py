@@ -271,6 +271,22 @@ def test_weights_with_a_head_of_their_own_under_a_config_json_that_ties_it_are_t
     assert kept["head tied to the embedding"] == "False"
 
 
+@pytest.mark.slow
+def test_weights_without_a_head_under_a_config_json_that_does_not_tie_it_are_told_what_to_write(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    """As a small model's are whose config.json leaves the key out, in a type that ties nothing unless told."""
+    folder = shutil.copytree(config.model, tmp_path / "model")
+    written = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**written, "tie_word_embeddings": False}))
+    with pytest.raises(ConfigError) as refused:
+        loaded(replace(config, model=str(folder)))
+    assert str(refused.value) == (
+        f"MODEL={folder}: lacks 1 of its weights (lm_head.weight, ...): give a checkpoint that is whole and of this "
+        "very type; if its head is the embedding, write tie_word_embeddings true into config.json"
+    )
+
+
 class Experts(nn.Module):
     """A layer of a mixture of experts: the experts are one tensor, which is no linear."""
 

@@ -32,7 +32,7 @@ TOLD = {
 FIXED = {
     "remove_unused_columns": False, "gradient_checkpointing": False, "max_length": None,
     "dataset_kwargs": {"skip_prepare_dataset": True}, "packing": False, "ddp_find_unused_parameters": False,
-    "logging_first_step": True,
+    "logging_first_step": True, "router_aux_loss_coef": 0.0,
 }  # fmt: skip
 # Of PEFT's configuration.
 ADAPTER = {"r": "lora_r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout"}
