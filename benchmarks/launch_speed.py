@@ -1,13 +1,16 @@
-"""How long a person waits for the script: `python -m slurm render --gpus 2` beside torchx's dry run and submitit alone.
+"""How long a person waits for the script: `python -m slurm render --gpus 2`, dry runs of torchx and NeMo-Run, submitit.
 
     make plan                                             # makes .venv/launch
     python3 -m venv /tmp/torchx && /tmp/torchx/bin/pip install torchx==0.7.0
-    .venv/launch/bin/python -m benchmarks.launch_speed --torchx /tmp/torchx/bin/torchx
+    python3 -m venv /tmp/nemo && /tmp/nemo/bin/pip install nemo-run==0.11.1 leptonai==0.27.3
+    .venv/launch/bin/python -m benchmarks.launch_speed --torchx /tmp/torchx/bin/torchx --nemo /tmp/nemo/bin/python
 
 Whole commands, from start to exit, output thrown away, taking turns so that a busy machine slows all alike. What is
 compared is CPU seconds, user and system, on which other work hardly tells; the seconds of the clock stand beside them.
 Each tool runs in an environment that holds it and what it depends on; one run of each comes first, uncounted. submitit
-alone writes a script for a command that is given; it chooses nothing. results/launch_speed.json keeps the figures.
+alone writes a script for a command that is given; it chooses nothing. NeMo-Run writes one for an executor that is
+given, here without packing the code, and does not start with the newer leptonai that it would install by itself.
+results/launch_speed.json keeps the figures.
 """
 
 from __future__ import annotations
@@ -37,16 +40,37 @@ executor.update_parameters(gpus_per_node=2, cpus_per_task=8, mem="32G", time=720
 print(executor._make_submission_file_text("accelerate launch -m trainer.train", "0"))
 """
 
+NEMO = """
+import tempfile
+import nemo_run
+with tempfile.TemporaryDirectory() as folder:
+    executor = nemo_run.SlurmExecutor(
+        account="a", partition="gpu", nodes=1, ntasks_per_node=2, gpus_per_node=2, cpus_per_task=8, mem="32G",
+        time="12:00:00", tunnel=nemo_run.LocalTunnel(job_dir=folder), packager=nemo_run.Packager(),
+    )
+    script = nemo_run.Script(
+        path="trainer.train", m=True, entrypoint="python", args=["--model", "google/gemma-3-4b-it", "--data", "data"]
+    )
+    with nemo_run.Experiment("gemma", executor=executor, base_dir=folder) as experiment:
+        experiment.add(script, executor=executor, name="gemma")
+        experiment.dryrun(delete_exp_dir=True)
+"""
 
-def commands(torchx: str) -> dict[str, tuple[str, ...]]:
+
+def commands(torchx: str, nemo: str) -> dict[str, tuple[str, ...]]:
     """Commands by their names in the table; the others are compared with the first."""
     return {
         "python -m slurm render --gpus 2": (sys.executable, "-m", "slurm", "render", "--gpus", "2"),
         "make render GPUS=2": ("make", "render", "GPUS=2"),
         "python -m slurm plan": (sys.executable, "-m", "slurm", "plan"),
         "torchx run --dryrun -s slurm dist.ddp -j 1x2 ...": (torchx, *TORCHX_ARGS),
+        "nemo_run: Experiment.dryrun with a SlurmExecutor": (nemo, "-c", NEMO),
         "submitit alone, its script of one command": (sys.executable, "-c", SUBMITIT),
     }
+
+
+def said(command: tuple[str, ...]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def seconds(command: tuple[str, ...]) -> tuple[float, float]:
@@ -80,8 +104,8 @@ def page(found: dict[str, Any]) -> str:
     return f"""\
 # Time to the script
 
-Made by `.venv/launch/bin/python -m benchmarks.launch_speed --torchx /tmp/torchx/bin/torchx` on {found["cores"]}
-{found["machine"]} cores that had other work to do (load {found["load"]:.0f}): compare the rows, not the seconds with
+Made by `.venv/launch/bin/python -m benchmarks.launch_speed --torchx /tmp/torchx/bin/torchx --nemo /tmp/nemo/bin/python`
+on {found["cores"]} {found["machine"]} cores at a load of {found["load"]:.1f}: compare the rows, not the seconds with
 another machine's.
 
 {found["rounds"]} runs of each, in turn; {", ".join(f"{name} {text}" for name, text in found["versions"].items())}.
@@ -94,9 +118,10 @@ another machine's.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torchx", default="torchx", help="the torchx program (torchx)")
+    parser.add_argument("--nemo", default="python3", help="the Python that has NeMo-Run (python3)")
     parser.add_argument("--rounds", type=int, default=20, help="counted runs of each (20)")
     options = parser.parse_args()
-    said = subprocess.run([options.torchx, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    nemo = "import importlib.metadata; print(importlib.metadata.version('nemo_run'))"
     found = {
         "rounds": options.rounds,
         "cores": os.cpu_count(),
@@ -104,10 +129,11 @@ def main() -> None:
         "load": os.getloadavg()[0],
         "versions": {
             "Python": platform.python_version(),
-            "torchx": said.removeprefix("torchx-"),
+            "torchx": said((options.torchx, "--version")).removeprefix("torchx-"),
+            "NeMo-Run": said((options.nemo, "-c", nemo)),
             "submitit": version("submitit"),
         },
-        "seconds": measure(commands(options.torchx), options.rounds),
+        "seconds": measure(commands(options.torchx, options.nemo), options.rounds),
     }
     (RESULTS / "launch_speed.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     (RESULTS / "launch_speed.md").write_text(page(found), encoding="utf-8")
