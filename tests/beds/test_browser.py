@@ -106,6 +106,29 @@ SEEN = [{"side": "train", "pictures": [["gone.png"]], "text": f"masked (61 token
 PAGES = ("first/report.html", "index.html", "data.html")
 
 
+def test_no_flag_of_a_command_is_broken_between_lines(browser: Browser, runs: Path) -> None:
+    """At widths that put the end of a line at each place of a flag."""
+    for width in range(360, 480, 10):
+        browser.open(runs / "first" / "report.html", width=width)
+        flags = browser.ask(
+            """(() => {
+              const found = [];
+              for (const command of document.querySelectorAll("pre.wrap")) {
+                const walker = document.createTreeWalker(command, NodeFilter.SHOW_TEXT);
+                for (let node; (node = walker.nextNode());)
+                  for (const word of node.textContent.matchAll(/(?<!\\S)--?[a-z][a-z_-]*(?!\\S)/g)) {
+                    const range = document.createRange();
+                    range.setStart(node, word.index);
+                    range.setEnd(node, word.index + word[0].length);
+                    found.push([word[0], new Set([...range.getClientRects()].map(line => line.top)).size]);
+                  }
+              }
+              return found;
+            })()"""
+        )
+        assert len(flags) > 5 and [flag for flag, lines in flags if lines > 1] == [], width
+
+
 @pytest.mark.parametrize("page", (*PAGES, f"{LONG[:60]}/report.html"))
 def test_a_page_is_as_wide_as_its_window_and_runs_nothing_of_a_records(browser: Browser, runs: Path, page: str) -> None:
     for width, dark in product(WIDTHS, (False, True)):

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 
 from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup, escape
 
 from trainer.evaluation.metrics import interval, wilson
 from trainer.flags import word
@@ -26,8 +27,16 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def flags_whole(command: str) -> Markup:
+    """The command for a page, where a browser does not break a flag after one of its dashes."""
+    return Markup(
+        re.sub(r"(?<!\S)--?[A-Za-z][\w-]{,40}(?!\S)", r'<span class="flag">\g<0></span>', str(escape(command)))
+    )
+
+
 FILTERS: dict[str, Callable[..., object]] = {
     "duration": duration,
+    "flags_whole": flags_whole,
     "gib": lambda size: f"{gib(size)} GiB",
     "interval": interval,
     "is_right": is_right,
