@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from planner.job import JobSpec
-from planner.memory.estimate import HEAD_BYTES_PER_LOGIT, ROUNDING_SHARE, estimate
+from planner.memory.estimate import ROUNDING_SHARE, estimate
 from planner.plan import Estimate
 from trainer.architecture.shape import ModelShape
 from trainer.architecture.shapes import shipped_shape
@@ -26,6 +26,8 @@ from trainer.text import GIB, format_table
 
 DATA = Path(__file__).with_suffix(".yaml")
 PAGE = Path(__file__).parent / "results" / "published_peaks.md"
+# Logits, log-softmax and the gradient of each, in fp32, where a cross-entropy is left to autograd: traced on the CPU.
+WHOLE_LOGIT_BYTES = 16
 UNEXPLAINED = "UNEXPLAINED: "
 WEIGHTS = (
     "language model", "quantization constants", "experts in 16 bits", "embedding and head", "image tower",
@@ -129,7 +131,7 @@ def _at_the_head(spec: JobSpec, row: Mapping[str, Any], step: Mapping[str, int])
     passing = ("head", "backward of a layer", "image tower forward", "autocast copies")
     held = sum(size for name, size in step.items() if name not in passing)
     copies = 2 * spec.lora_params
-    logits = row["micro_batch"] * row["tokens"] * spec.shape.vocab * HEAD_BYTES_PER_LOGIT
+    logits = row["micro_batch"] * row["tokens"] * spec.shape.vocab * WHOLE_LOGIT_BYTES
     return held + copies + logits
 
 

@@ -53,17 +53,22 @@ def main(argv: list[str]) -> int:
         rows = [row for row in rows if "failed" in report["rows"].get(row.name, {"failed": ""})]
     options.out.mkdir(parents=True, exist_ok=True)
 
-    def keep(row: Row, found: dict[str, Any]) -> None:
-        report["rows"][row.name] = {"module": row.module, **found}
+    def write() -> None:
         report["about"]["seconds"] = round(time.monotonic() - ends_at + 60 * options.minutes)
         write_whole(options.out / "gpu_proof.json", f"{json.dumps(report, indent=1)}\n")
         write_page(options.out / "gpu_proof.md", report)
+
+    def keep(row: Row, found: dict[str, Any]) -> None:
+        report["rows"][row.name] = {"module": row.module, **found}
+        write()
         print(
             f"{len(report['rows']):>3} of {len(report['asked'])}  {row.name}: {_short(found)}",
             file=sys.stderr,
             flush=True,
         )
 
+    if options.go_on and not rows:  # the page alone is written anew
+        write()
     folder = tempfile.mkdtemp(prefix="trainyard-gpu-proof-", dir=_roomy())
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

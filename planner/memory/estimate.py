@@ -23,6 +23,7 @@ from planner.memory.activations import (
 )
 from planner.memory.evaluation import evaluation_items
 from planner.plan import Estimate
+from trainer.architecture.head_chunk import BYTES_PER_LOGIT, chunk_positions
 from trainer.config import ZERO3_SETTINGS, Optimizer
 from trainer.text import GIB
 
@@ -39,11 +40,6 @@ NESTED_BLOCK = 256  # absmax values that share an fp32 constant
 # pages can move to the host under pressure; they are counted as if they never did.
 ADAMW_BYTES_PER_PARAM = 8.0
 ADAMW_8BIT_BYTES_PER_PARAM = 2 + 2 * FP32_BYTES / 256
-
-# trainer/model/head.py: positions scored at once, and bytes a logit while a chunk's loss and gradient are computed:
-# logits, log-softmax and the gradient of each, in fp32. Allocations of that function, traced on the CPU: 16.0.
-HEAD_CHUNK_POSITIONS = 512
-HEAD_BYTES_PER_LOGIT = 16
 
 # Memory on the card besides torch's tensors. Usual figures, not measured by this project.
 CUDA_CONTEXT_BYTES = 500 * MIB
@@ -191,7 +187,7 @@ def _transient(
     of_layer = in_bf16 * max(layer.adapter_inputs + layer.adapter_outputs for layer in tuned)
     of_tower = in_bf16 * (shape.vision_linears_in + shape.vision_linears_out) * (spec.training.vision == "lora")
     scored = micro * spec.records.supervised_tokens
-    head = min(scored, HEAD_CHUNK_POSITIONS) * shape.vocab * HEAD_BYTES_PER_LOGIT
+    head = min(scored, chunk_positions(shape.vocab, sharded=sharded)) * shape.vocab * BYTES_PER_LOGIT
     head += 2 * scored * shape.hidden * width
     dequantized = shape.largest_linear * width if spec.training.quantization == "nf4" else 0
     backward = dequantized + tokens * max(

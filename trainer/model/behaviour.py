@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.model.head import CHUNK_POSITIONS, log_probabilities, own_logits, supervised_loss, use_own_head
+from trainer.model.head import chunk_of, log_probabilities, own_logits, supervised_loss, use_own_head
 from trainer.model.refusal import first_words, is_of_machine
 from trainer.model.targets import path_of
 
@@ -28,7 +28,8 @@ def batch_on(base: Any, batch: Batch) -> tuple[Batch, Tensor, Tensor]:
     """(the model's inputs, positions, targets) of a training batch, on the device of `base`; at most one chunk of
     supervised positions."""
     given = {name: tensor.to(base.device) for name, tensor in batch.items() if name != "labels"}
-    positions, targets = (given.pop(name)[:CHUNK_POSITIONS] for name in ("loss_positions", "loss_targets"))
+    chunk = chunk_of(base)
+    positions, targets = (given.pop(name)[:chunk] for name in ("loss_positions", "loss_targets"))
     return given, positions, targets
 
 
@@ -50,9 +51,10 @@ def asked(model: Any, *, training: bool = False) -> Iterator[None]:
 
 def token_losses(model: Any, batch: Batch) -> Tensor:
     """(n) nats, one for each token that is learned."""
-    given, positions, targets = batch_on(model.get_base_model(), batch)
+    base = model.get_base_model()
+    given, positions, targets = batch_on(base, batch)
     with torch.no_grad(), asked(model):
-        found = log_probabilities(model.get_base_model(), positions, targets, CHUNK_POSITIONS, use_cache=False, **given)
+        found = log_probabilities(base, positions, targets, chunk_of(base), use_cache=False, **given)
     return -found
 
 
@@ -108,7 +110,7 @@ def is_of_pictures(tensor: Tensor) -> bool:
 
 def leaked(model: Any, batch: Batch, losses: Tensor) -> float:
     """The most, in nats, by which a change of later tokens of an answer moves the losses before them."""
-    ids, targets = batch["input_ids"].clone(), batch["loss_targets"][:CHUNK_POSITIONS]
+    ids, targets = batch["input_ids"].clone(), batch["loss_targets"][: len(losses)]
     half = len(targets) // 2
     places = batch["loss_positions"][: len(targets)][half:] + 1  # the places of the later tokens
     words = targets.unique()

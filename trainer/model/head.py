@@ -19,7 +19,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-CHUNK_POSITIONS = 512  # equal to the memory model's HEAD_CHUNK_POSITIONS; a test compares the two
+from trainer.architecture.head_chunk import chunk_positions
+
 OWN_HEAD = "trainyard_own_head"
 KEEP = "logits_to_keep"
 
@@ -70,47 +71,78 @@ def _logits(head: nn.Module, softcap: float | None, states: Tensor) -> Tensor:
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
-def _chunks(head: nn.Module, targets: Tensor) -> int:
+def chunk_of(base: Any) -> int:
+    """Positions whose logits exist at once when the head of `base` runs."""
+    return chunk_positions(base.config.get_text_config().vocab_size, sharded=_sharded(base.get_output_embeddings()))
+
+
+def _sharded(head: nn.Module | None) -> bool:
+    return head is not None and any(hasattr(parameter, "ds_tensor") for parameter in head.parameters())
+
+
+def _chunks(head: nn.Module, targets: Tensor, chunk: int) -> int:
     """How often the head runs. Under ZeRO-3 all ranks gather its shards together, so it runs as often as on the rank
     with the most chunks; a chunk without positions gives zeros."""
-    count = -(-len(targets) // CHUNK_POSITIONS)
-    if any(hasattr(parameter, "ds_tensor") for parameter in head.parameters()):
+    count = -(-len(targets) // chunk)
+    if _sharded(head):
         most = torch.tensor(count, device=targets.device)
         torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
         count = int(most)
     return count
 
 
+def _score(states: Tensor, targets: Tensor, head: nn.Module, softcap: float | None) -> tuple[Tensor, Tensor]:
+    """(summed cross-entropy in nats, count of positions predicted right) of one chunk; the gradient is left in
+    `states.grad` if they require it.
+
+    The gradient at the logits is written over their log-probabilities: what autograd would keep takes 16 bytes a logit
+    where this takes BYTES_PER_LOGIT. The loss is the same to the last bit, the gradient to 1e-6 of its largest value.
+    """
+    with torch.set_grad_enabled(states.requires_grad):
+        logits = head(states)
+    scores = logits.detach().float()
+    if softcap is not None:
+        scores.div_(softcap).tanh_().mul_(softcap)
+    correct = (scores.argmax(-1) == targets).sum()
+    found = scores.log_softmax(-1)
+    loss = nn.functional.nll_loss(found, targets, reduction="sum")
+    if states.requires_grad:
+        gradient = found.exp_()
+        gradient[torch.arange(len(targets), device=targets.device), targets] -= 1
+        if softcap is not None:
+            gradient *= scores.div_(softcap).square_().neg_().add_(1)
+        del scores
+        logits.backward(gradient.to(logits.dtype))  # the head is frozen: the backward pass ends at the states
+    return loss, correct
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, targets: Tensor, head: nn.Module, softcap: float | None
+        ctx: Any, hidden: Tensor, targets: Tensor, head: nn.Module, softcap: float | None, chunk: int
     ) -> tuple[Tensor, Tensor]:
         """hidden (n, h), targets (n) -> (summed cross-entropy in nats, count of positions predicted right)."""
         wants_gradient = ctx.needs_input_grad[0]
         gradient = torch.empty_like(hidden) if wants_gradient else None
         loss = hidden.new_zeros((), dtype=torch.float32)
         correct = hidden.new_zeros((), dtype=torch.int64)
-        for number in range(_chunks(head, targets)):
-            piece = slice(number * CHUNK_POSITIONS, (number + 1) * CHUNK_POSITIONS)
-            with torch.set_grad_enabled(wants_gradient):
-                states = hidden[piece].detach().requires_grad_(wants_gradient)
-                logits = _logits(head, softcap, states)
-                part = nn.functional.cross_entropy(logits, targets[piece], reduction="sum")
-                if gradient is not None:
-                    part.backward()  # the head is frozen: the backward pass ends at the states
-                    gradient[piece] = cast(Tensor, states.grad)
-            loss += part.detach()
-            correct += (logits.detach().argmax(-1) == targets[piece]).sum()
+        for number in range(_chunks(head, targets, chunk)):
+            piece = slice(number * chunk, (number + 1) * chunk)
+            states = hidden[piece].detach().requires_grad_(wants_gradient)
+            part, right = _score(states, targets[piece], head, softcap)
+            if gradient is not None:
+                gradient[piece] = cast(Tensor, states.grad)
+            loss += part
+            correct += right
         if gradient is not None:
             ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(correct)
         return loss, correct
 
     @staticmethod
-    def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * loss_gradient.to(gradient.dtype), None, None, None
+        return gradient * loss_gradient.to(gradient.dtype), None, None, None, None
 
 
 def supervised_loss(model: Any, *args: Any, loss_positions: Tensor, loss_targets: Tensor, **kwargs: Any) -> Any:
@@ -121,9 +153,8 @@ def supervised_loss(model: Any, *args: Any, loss_positions: Tensor, loss_targets
         correct = (logits.detach().argmax(-1) == loss_targets).sum()
         return {"loss_sum": nn.functional.cross_entropy(logits, loss_targets, reduction="sum"), "correct": correct}
     states = model.base_model(*args, use_cache=False, **kwargs).last_hidden_state
-    loss_sum, correct = _ChunkedCrossEntropy.apply(
-        states.flatten(0, 1)[loss_positions], loss_targets, model.get_output_embeddings(), softcap_of(model)
-    )
+    picked, head = states.flatten(0, 1)[loss_positions], model.get_output_embeddings()
+    loss_sum, correct = _ChunkedCrossEntropy.apply(picked, loss_targets, head, softcap_of(model), chunk_of(model))
     return {"loss_sum": loss_sum, "correct": correct}
 
 

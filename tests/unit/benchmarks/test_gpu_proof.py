@@ -14,7 +14,7 @@ from paths import ROOT
 from programs import make
 
 from benchmarks.gpu_proof import wheels
-from benchmarks.gpu_proof.__main__ import refuse_others
+from benchmarks.gpu_proof.__main__ import _machine, refuse_others
 from benchmarks.gpu_proof.page import write_page
 from benchmarks.gpu_proof.rows import FIT, FULL_SECONDS, ROWS, Row
 from benchmarks.gpu_proof.schedule import Running, _may_begin
@@ -93,6 +93,16 @@ def test_rows_of_a_rehearsal_or_another_card_never_stand_beside_ours() -> None:
     for change in ({"rehearsal": True}, {"gpu": "H100"}, {"versions": {"torch": "3"}}):
         with pytest.raises(ConfigError, match=f"made with {next(iter(change))}="):
             refuse_others({**about, **change}, about)
+
+
+def test_going_on_with_no_row_left_writes_the_page_of_those_that_are_there(tmp_path: Path) -> None:
+    name, row = "pinned memory", {"module": "pinned", "found": {}, "seconds_taken": 1}
+    earlier = {"about": _machine(True), "rows": {name: row}}
+    (tmp_path / "earlier.json").write_text(json.dumps(earlier))
+    words = ["--rehearse", "--only", name, "--go-on", f"{tmp_path}/earlier.json", "--out", f"{tmp_path}/out"]
+    subprocess.run([sys.executable, "-m", "benchmarks.gpu_proof", *words], cwd=ROOT, check=True)
+    assert json.loads((tmp_path / "out" / "gpu_proof.json").read_text())["rows"] == {name: row}
+    assert (tmp_path / "out" / "gpu_proof.md").read_text().startswith("# A rehearsal\n")
 
 
 def test_the_wheels_are_this_projects_pins() -> None:

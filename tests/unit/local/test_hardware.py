@@ -137,9 +137,9 @@ def test_hardware_shows_each_card_and_what_a_run_gets(
     lines = capsys.readouterr().out.splitlines()
     assert [" ".join(line.split()) for line in lines[:6] if "---" not in line] == [
         "here GiB free plan for one run",
-        "0 NVIDIA GeForce RTX 3060 12.0 11.8 single_gpu_low_mem, 8 x 1, 9.2 GiB",
-        "1 NVIDIA GeForce RTX 4090 24.0 23.6 single_gpu, 2 x 4, 21.4 GiB, tight",
-        "2 NVIDIA GeForce RTX 3060 12.0 11.8 single_gpu_low_mem, 8 x 1, 9.2 GiB",
+        "0 NVIDIA GeForce RTX 3060 12.0 11.8 single_gpu_low_mem, 8 x 1, 9.1 GiB",
+        "1 NVIDIA GeForce RTX 4090 24.0 23.6 single_gpu, 2 x 4, 20.6 GiB, tight",
+        "2 NVIDIA GeForce RTX 3060 12.0 11.8 single_gpu_low_mem, 8 x 1, 9.1 GiB",
         "3 NVIDIA GeForce GTX 1080 Ti 11.0 10.9 no bf16",
     ]
     assert "takes GPUS=1 VRAM=24 (card 1) where nothing is said; 3 kinds are here, and one run uses one" in lines[-3]
@@ -159,7 +159,7 @@ def test_a_card_that_others_hold_is_a_row_and_no_refusal(
     assert shown_hardware("full", tmp_path, monkeypatch) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[2] == "0 NVIDIA GeForce RTX 4090 24.0 0.4 held by others: 23.5 GiB"
-    assert lines[3] == "1 NVIDIA GeForce RTX 4090 24.0 23.6 single_gpu, 2 x 4, 21.4 GiB, tight"
+    assert lines[3] == "1 NVIDIA GeForce RTX 4090 24.0 23.6 single_gpu, 2 x 4, 20.6 GiB, tight"
 
 
 def test_gpus_that_do_not_answer_are_rows_and_a_run_on_them_is_refused(

@@ -37,15 +37,15 @@ def brief(plan: Plan) -> tuple[str, int, int]:
 @pytest.mark.parametrize(
     ("request_", "expected"),
     [
-        ({"vram_gib": 8.0}, ("single_gpu_low_mem", 2, 4)),
+        ({"vram_gib": 8.0}, ("single_gpu_low_mem", 4, 2)),
         ({"vram_gib": 16.0}, ("single_gpu", 1, 8)),
         ({"vram_gib": 24.0}, ("single_gpu", 2, 4)),
         ({"vram_gib": 80.0}, ("single_gpu", 8, 1)),
-        ({"vram_gib": 24.0, "gpus": 2}, ("multi_gpu", 1, 4)),
+        ({"vram_gib": 24.0, "gpus": 2}, ("multi_gpu", 2, 2)),
         ({"vram_gib": 80.0, "gpus": 2}, ("multi_gpu", 4, 1)),
-        ({"vram_gib": 24.0, "nodes": 2}, ("multi_gpu", 1, 4)),
-        ({"vram_gib": 9.0, "gpus": 2}, ("multi_gpu + checkpointing", 1, 4)),
-        ({"vram_gib": 8.0, "gpus": 2}, ("multi_gpu + checkpointing + 8-bit AdamW", 1, 4)),
+        ({"vram_gib": 24.0, "nodes": 2}, ("multi_gpu", 2, 2)),
+        ({"vram_gib": 9.0, "gpus": 2}, ("multi_gpu + checkpointing", 2, 2)),
+        ({"vram_gib": 8.0, "gpus": 2}, ("multi_gpu + checkpointing + 8-bit AdamW", 2, 2)),
         ({"vram_gib": 24.0, "gpus": 4, "model": GEMMA_27B}, ("deepspeed_zero3 + checkpointing", 2, 1)),
         ({"gpus": 0, "device": "cpu"}, ("cpu_mps", 1, 8)),
     ],
@@ -171,7 +171,7 @@ def test_what_a_request_gives_the_job_wins_over_what_it_is_given_otherwise() -> 
         {"model": "Qwen/Qwen2.5-VL-72B-Instruct", "vram_gib": 40.0, "max_length": 8192},
         {"gpus": 0, "device": "cpu", "mem_gib": 16, "max_length": 2048},
         {"quantization": "none", "vram_gib": 10.0},
-        {"vision": "lora", "vram_gib": 7.5},
+        {"vision": "lora", "vram_gib": 7.0},
     ],
 )
 def test_what_a_refusal_proposes_fits_and_what_is_a_step_smaller_does_not(request_: dict[str, Any]) -> None:
@@ -202,8 +202,8 @@ def test_what_a_refusal_proposes_fits_and_what_is_a_step_smaller_does_not(reques
 
 def test_a_refusal_says_what_was_needed_offered_and_would_fit() -> None:
     message = refusal(make_spec(GEMMA_27B))
-    assert message.startswith(f"{GEMMA_27B} needs 23.")
-    assert "GiB a GPU even with single_gpu_low_mem at micro-batch 1, usable are 22.1 of 24 GiB a GPU: " in message
+    assert message.startswith(f"{GEMMA_27B} needs 22.9 GiB a GPU")
+    assert " even with single_gpu_low_mem at micro-batch 1, usable are 22.1 of 24 GiB a GPU: " in message
     assert message.endswith("try VRAM=32 or GPUS=2 or LORA=32 or LORA_TARGETS=attention")
 
 
@@ -295,7 +295,7 @@ def test_low_memory_travels_as_trainer_arguments() -> None:
                 "OMP_NUM_THREADS": "8",
                 "PYTORCH_ALLOC_CONF": "expandable_segments:True",
                 "TRAINYARD_VRAM_GIB": "24",
-                "TRAINYARD_PEAK_GIB": "21.36",
+                "TRAINYARD_PEAK_GIB": "20.58",
             },
         ),
         (
@@ -304,7 +304,7 @@ def test_low_memory_travels_as_trainer_arguments() -> None:
                 "OMP_NUM_THREADS": "8",
                 "PYTORCH_CUDA_ALLOC_CONF": "a:1",
                 "TRAINYARD_VRAM_GIB": "24",
-                "TRAINYARD_PEAK_GIB": "21.36",
+                "TRAINYARD_PEAK_GIB": "20.58",
             },
         ),
         (
@@ -362,9 +362,9 @@ def test_the_table_begins_with_the_request_and_where_its_memory_comes_from() -> 
         "chosen multi_gpu, without activation checkpointing",
         "why    likely fastest: others recompute activations, use an 8-bit optimizer, gather shards, update on the "
         "host",
-        "batch  micro-batch 1 x accumulation 4 x 2 GPUs = 8 samples an optimizer step",
-        "peak   14.7 of 22.1 GiB a GPU predicted (66%)",
-        "       [########################-------------...] 24 GiB",
+        "batch  micro-batch 2 x accumulation 2 x 2 GPUs = 8 samples an optimizer step",
+        "peak   21.4 of 22.1 GiB a GPU predicted (97%), tight",
+        "       [####################################-...] 24 GiB",
     ]
 
 
@@ -372,15 +372,15 @@ def test_the_table_begins_with_the_request_and_where_its_memory_comes_from() -> 
     ("request_", "why"),
     [
         ({}, "likely fastest: others recompute activations, use an 8-bit optimizer"),
-        ({"vram_gib": 8.0}, "likely fastest that fits: single_gpu is 6.46 GiB over"),
+        ({"vram_gib": 8.0}, "likely fastest that fits: single_gpu is 6.21 GiB over"),
         (
             {"gpus": 2, "vram_gib": 12.0},
-            "likely fastest that fits: multi_gpu is 3.63 GiB over; others use an 8-bit optimizer, gather shards, "
+            "likely fastest that fits: multi_gpu is 3.37 GiB over; others use an 8-bit optimizer, gather shards, "
             "update on the host",
         ),
         (
             {"gpus": 2, "vram_gib": 8.0},
-            "likely fastest that fits: multi_gpu + checkpointing is 0.49 GiB over; others gather shards, update on the "
+            "likely fastest that fits: multi_gpu + checkpointing is 0.23 GiB over; others gather shards, update on the "
             "host",
         ),
         (
@@ -415,7 +415,7 @@ def test_a_terminal_gets_the_candidates_that_it_has_room_for_the_chosen_one_alwa
 def test_only_a_terminal_gets_colour_and_blocks() -> None:
     text = plan_table(choose(make_spec()), Screen(width=80, colour=True, blocks=True))
     assert "\n\n\x1b[1mchosen single_gpu, without activation checkpointing\x1b[0m\nwhy " in text
-    assert text.endswith(f"\n       [{36 * chr(0x2588)}{chr(0x2591)}{3 * chr(0xB7)}] 24 GiB")
+    assert text.endswith(f"\n       [{34 * chr(0x2588)}{3 * chr(0x2591)}{3 * chr(0xB7)}] 24 GiB")
 
 
 @pytest.mark.parametrize(("width", "cells"), [(30, 10), (50, 30), (59, 39), (60, 40), (61, 40), (200, 40)])
@@ -440,7 +440,7 @@ def test_a_plan_is_json() -> None:
 @pytest.mark.parametrize("gpus", [1, 2])
 def test_a_tight_plan_names_a_safer_one_that_the_variable_it_names_gives(model: str, gpus: int) -> None:
     seen = set()
-    for vram in sorted(set(GPU_GIB.values())):
+    for vram in sorted({*GPU_GIB.values(), 28}):
         spec = make_spec(model, gpus=gpus, vram_gib=vram)
         try:
             plan = choose(spec)

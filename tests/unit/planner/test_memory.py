@@ -9,8 +9,9 @@ from specs import known_shape, make_spec
 
 from planner.job import JobSpec
 from planner.memory.activations import layer_bytes, tower_layer_bytes
-from planner.memory.estimate import HEAD_BYTES_PER_LOGIT, HEAD_CHUNK_POSITIONS, estimate
+from planner.memory.estimate import estimate
 from planner.plan import Estimate
+from trainer.architecture.head_chunk import BYTES_PER_LOGIT, CHUNK_BYTES, chunk_positions
 
 GB = 10**9
 LORA = 119_209_984  # r=64 on the seven linears of 34 layers
@@ -104,18 +105,28 @@ def test_a_tower_with_adapters_keeps_what_was_measured_and_is_part_of_the_plan()
 
 
 def test_the_head_is_bounded_by_one_chunk() -> None:
-    """Gemma 3's vocabulary makes a chunk 2 GiB; more samples add only their gradients."""
-    one_chunk = HEAD_CHUNK_POSITIONS * 262_208 * HEAD_BYTES_PER_LOGIT
-    few, many = (items(make_spec(supervised_tokens=256), micro_batch_size=m)["head"] for m in (1, 8))
-    assert few == one_chunk // 2 + 2 * 256 * 2560 * 2
-    assert many == one_chunk + 2 * 2048 * 2560 * 2
+    """Gemma 3's vocabulary makes a chunk of 102 positions; more samples add only their gradients."""
+    one_chunk = 102 * 262_208 * BYTES_PER_LOGIT
+    few, many = (
+        items(make_spec(supervised_tokens=51, max_length=300), checkpointing=True, micro_batch_size=m)["head"]
+        for m in (1, 8)
+    )
+    assert few == one_chunk // 2 + 2 * 51 * 2560 * 2
+    assert many == one_chunk + 2 * 408 * 2560 * 2
 
 
-def test_the_trainer_and_the_memory_model_mean_the_same_chunk() -> None:
-    pytest.importorskip("torch")
-    from trainer.model import head
+@pytest.mark.parametrize(("vocabulary", "positions"), [(262_208, 102), (151_936, 176), (32_000, 838), (10**8, 1)])
+def test_a_chunk_of_the_head_holds_as_many_positions_as_fit_its_bytes(vocabulary: int, positions: int) -> None:
+    """As many bytes as the largest tile of TRL's head, whatever the vocabulary; one position at least."""
+    assert CHUNK_BYTES == 4096 * 32_768 * 2
+    assert chunk_positions(vocabulary, sharded=False) == positions
 
-    assert head.CHUNK_POSITIONS == HEAD_CHUNK_POSITIONS
+
+def test_a_chunk_of_a_sharded_head_is_larger_because_each_gathers_it() -> None:
+    spec = make_spec(gpus=2, supervised_tokens=1024)
+    assert chunk_positions(262_208, sharded=True) == 511
+    found = items(spec, config="deepspeed_zero3", checkpointing=True)["head"]
+    assert found == 511 * 262_208 * BYTES_PER_LOGIT + 2 * 1024 * 2560 * 2
 
 
 @pytest.mark.parametrize(

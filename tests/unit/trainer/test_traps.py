@@ -269,7 +269,7 @@ def test_the_head_scores_answers_only_and_equals_the_full_head(
     full = {name: p.grad.clone() for name, p in peft_model.named_parameters() if p.requires_grad}
     peft_model.zero_grad()
 
-    monkeypatch.setattr("trainer.model.head.CHUNK_POSITIONS", 7)  # several chunks, the last one short
+    monkeypatch.setattr("trainer.model.head.chunk_of", lambda _: 7)  # several chunks, the last one short
     base = peft_model.get_base_model()
     install_supervised_head(base)
     rows: list[int] = []
@@ -283,13 +283,6 @@ def test_the_head_scores_answers_only_and_equals_the_full_head(
     for name, parameter in peft_model.named_parameters():
         if parameter.requires_grad:
             assert torch.allclose(parameter.grad, full[name], atol=1e-4, rtol=1e-3), name
-
-
-def test_the_memory_model_and_the_head_agree_on_the_chunk() -> None:
-    from planner.memory.estimate import HEAD_CHUNK_POSITIONS
-    from trainer.model.head import CHUNK_POSITIONS
-
-    assert CHUNK_POSITIONS == HEAD_CHUNK_POSITIONS
 
 
 @pytest.mark.parametrize(
