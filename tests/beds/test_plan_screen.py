@@ -39,7 +39,7 @@ def test_a_terminal_gets_what_it_has_room_for_and_the_decision_last_and_bold(col
     (verdict,) = (line for line in lines if line.startswith("verdict"))
     assert verdict.count("fits, slower") + verdict.count("chosen") == verdicts
     assert BOLD in terminal.raw
-    assert lines[-1] == f"       [{24 * chr(0x2588)}{13 * chr(0x2591)}{3 * chr(0xB7)}] 24 GiB"
+    assert lines[-1] == f"       [{36 * chr(0x2588)}{chr(0x2591)}{3 * chr(0xB7)}] 24 GiB"
 
 
 def test_a_narrow_terminal_is_kept_to() -> None:
@@ -47,7 +47,7 @@ def test_a_narrow_terminal_is_kept_to() -> None:
     assert max(map(len, terminal.printed())) <= 40
     lines = [line for line in terminal.lines() if line]
     place = next(number for number, line in enumerate(lines) if line.startswith("GiB a GPU"))
-    assert lines[place : place + 4 : 3] == ["GiB a GPU               single_gpu", "batch x accumulation         2 x 4"]
+    assert lines[place : place + 4 : 3] == ["GiB a GPU               single_gpu", "batch x accumulation         4 x 2"]
     assert lines[place + 1] == "                          _low_mem"
     assert lines[-1] == f"       [{18 * chr(0x2588)}{2 * chr(0xB7)}] 8 GiB"
 
@@ -55,7 +55,7 @@ def test_a_narrow_terminal_is_kept_to() -> None:
 def test_no_colour_and_no_blocks_where_they_are_not_wanted() -> None:
     terminal = shown(80, NO_COLOR="1", LC_ALL="POSIX", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
     assert b"\x1b" not in terminal.raw
-    assert terminal.raw.isascii() and b"[########################-------------...] 24 GiB" in terminal.raw
+    assert terminal.raw.isascii() and b"[####################################-...] 24 GiB" in terminal.raw
 
 
 def test_a_pipe_and_a_dumb_terminal_get_the_same_bytes() -> None:
