@@ -82,8 +82,9 @@ def map_batches(
         needed: Callable[[int], int] = int
         if order and (together or room.most > 1):
             (longest,) = reader.wait_for(order[-1:])
-            needed = partial(needed_bytes, *cost_of(model, longest, written, candidates))
-            fit = rows_that_fit(free_bytes(torch.device(accelerator.device)), needed)
+            sizes, asked = cost_of(model, longest, written, candidates)
+            needed = partial(needed_bytes, sizes, asked)
+            fit = rows_that_fit(free_bytes(torch.device(accelerator.device)), needed, asked.most_rows)
             room.most = min(room.most, *gather_object([fit]))
         done = 0
         while done < share:

@@ -1,4 +1,5 @@
-"""The number of sequences evaluated at once: as many as the free memory holds, 32 at most. Arithmetic without torch.
+"""The number of sequences evaluated at once: as many as the free memory holds, up to 32, or more where these are short.
+Arithmetic without torch.
 
 The plan counts with the same formulas, for one sequence, which is the least possible.
 """
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 MOST_ROWS = 32
+MOST_TOKENS = 10_240  # of short sequences so many tokens: a batch of them takes less to compute than to start
 SCORED_POSITIONS = 64  # positions whose logits over the vocabulary exist at the same time
 USED_SHARE = 0.8  # of the free memory; the rest is for fragmentation and for what is not counted
 FP32_BYTES = 4
@@ -69,6 +71,11 @@ class Asked:
     candidates: Sequence[int] = ()
     """Tokens of each candidate that is scored behind the prompt."""
 
+    @property
+    def most_rows(self) -> int:
+        """The most sequences at once, whatever the memory. A stop of the run waits for a batch."""
+        return max(MOST_ROWS, MOST_TOKENS // (self.tokens + max(self.written, *self.candidates, 0)))
+
 
 def records_at_once(rows: int, candidates: int) -> int:
     """Number of prompts at once when `rows` sequences are allowed and each prompt has `candidates` candidates."""
@@ -111,12 +118,12 @@ def parts(sizes: Sizes, asked: Asked, rows: int) -> dict[str, int]:
 class Room:
     """The batch size that the evaluations of one model have found to fit into memory."""
 
-    most: int = MOST_ROWS
+    most: int = MOST_TOKENS
     """Sequences at once, on every process; reduced when fewer fitted."""
 
 
-def rows_that_fit(free_bytes: int, need: Callable[[int], int]) -> int:
-    """The most sequences, up to MOST_ROWS, that need no more than USED_SHARE of the free bytes; at least one, which
+def rows_that_fit(free_bytes: int, need: Callable[[int], int], most: int = MOST_ROWS) -> int:
+    """The most sequences, up to `most`, that need no more than USED_SHARE of the free bytes; at least one, which
     must be tried."""
     usable = int(free_bytes * USED_SHARE)
-    return next((rows for rows in range(MOST_ROWS, 1, -1) if need(rows) <= usable), 1)
+    return next((rows for rows in range(most, 1, -1) if need(rows) <= usable), 1)
