@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -39,6 +40,7 @@ def import_late() -> None:
     if importlib.util.find_spec(DECLARES):
         with compiled_when_called():
             importlib.import_module(DECLARES)
+    _read_models_once()
 
 
 @contextmanager
@@ -74,6 +76,20 @@ class _LateModule(ModuleType):
 _lock = threading.RLock()
 _loading: set[ModuleType] = set()
 """Modules whose code runs now: it may ask its own module for what it does not have yet."""
+
+
+def _read_models_once() -> None:
+    """Let `transformers.models` take what `transformers` has found in all files of its models: it would read these two
+    thousand files again, as it asks for the same folder under another name."""
+    import transformers
+    from transformers.utils import import_utils
+
+    folder, find = Path(transformers.__file__).parent / "models", import_utils.define_import_structure
+
+    def found(path: str | Path, prefix: str | None = None) -> Any:
+        return find(folder if Path(path) == folder / "__init__.py" else path, prefix)
+
+    import_utils.define_import_structure = found  # type: ignore[assignment]
 
 
 def _put_off(name: str, known: Mapping[str, object]) -> None:

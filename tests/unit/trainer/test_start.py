@@ -87,7 +87,7 @@ def test_libraries_are_told_what_nobody_else_has_told_them(
 
 
 LATE = """
-import gc, json, sys
+import gc, json, os, sys
 from trainer.node.late_imports import compiled_when_called, import_late, uncollected
 with uncollected():
     import_late()
@@ -109,6 +109,13 @@ from accelerate.utils import extract_model_from_parallel
 plain = torch.nn.Linear(1, 1)
 found += [extract_model_from_parallel(plain) is plain, "deepspeed.comm" in sys.modules]
 found += [collected, gc.isenabled(), gc.get_freeze_count() > 100_000]
+from pathlib import Path
+import transformers, transformers.models
+from transformers.utils.import_utils import create_import_structure_from_path as read, define_import_structure
+models = Path(transformers.__file__).parent / "models"
+folders = sum("__init__.py" in files for _, _, files in os.walk(models))
+found += [folders <= read.cache_info().misses < 2 * folders]
+found += [define_import_structure(models / "gemma3" / "__init__.py") == define_import_structure(models / "gemma3")]
 print(json.dumps(found))
 """
 WITH_DEEPSPEED = """
@@ -128,7 +135,7 @@ def test_a_rank_loads_neither_torchs_compiler_nor_wandbs_client_nor_deepspeed_be
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [
         False, False, "_LateModule", True, True, False, 0, 8, 10, 2.0, [{"dynamic": False}, {}],
-        True, False, False, True, True,
+        True, False, False, True, True, True, True,
     ]  # fmt: skip
 
 
