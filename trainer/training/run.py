@@ -23,6 +23,7 @@ from trainer.evaluation.metrics import score_table
 from trainer.files import SHOWN_FILE, write_whole
 from trainer.model import ahead, features
 from trainer.model import base as model
+from trainer.model.contract import under_deepspeed
 from trainer.model.head import uses_own_head
 from trainer.model.refusal import UNFIT, refusing
 from trainer.node.pickles import allow_own_classes, unsafe_pickle
@@ -197,8 +198,10 @@ def learn(run: Prepared) -> Learned:
         run.say(f"going on from step {run.start} ({run.store.path(run.start)})")
         before = export.load_zero_shot(run.run_dir)
     else:
-        # The base model's own scores, even when the adapter starts trained.
-        untrained = run.adapted.disable_adapter() if run.config.init_adapter else nullcontext()
+        # The base model's own scores, even when the adapter starts trained; a new one adds zeros, and takes its time.
+        # ZeRO-3 keeps the order of the modules that run first, so they run as in training where they may.
+        bare = run.config.init_adapter or not under_deepspeed()
+        untrained = run.adapted.disable_adapter() if bare else nullcontext()
         with untrained, refusing(run.config.model, "asked for its answers", UNFIT):
             before = run.measure("before training", 0)
         CLOCK.passed("score before training")

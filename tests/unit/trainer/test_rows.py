@@ -105,7 +105,13 @@ def test_as_many_rows_as_the_free_memory_holds(rows: int) -> None:
     assert rows_that_fit(enough - 4, need) == rows - 1
 
 
-def test_never_more_than_32_rows_nor_less_than_one() -> None:
+def test_32_rows_at_most_or_as_many_as_10240_tokens_and_never_less_than_one() -> None:
+    """A card of 180 GiB holds more: a stop waits for a batch, and one of so many tokens is quick."""
+    short = replace(PROMPT, tokens=65, written=15)
+    asked = [PROMPT, SCORED, replace(PROMPT, tokens=311, written=9), replace(PROMPT, tokens=310, written=0), short]
+    assert [one.most_rows for one in asked] == [32, 32, 32, 33, 128]
+    assert replace(short, written=0, candidates=(2, 63, 3)).most_rows == 80
+    assert rows_that_fit(10**15, lambda rows: rows, short.most_rows) == 128
     assert rows_that_fit(10**15, lambda rows: rows) == 32
     assert rows_that_fit(0, lambda rows: rows) == rows_that_fit(-5, lambda rows: rows) == 1
 
@@ -230,7 +236,7 @@ def test_scores_are_the_same_when_memory_runs_out_on_the_way(
     scores = score_actions(model, processor, records, choices, accelerator=ALONE, room=room)
     assert torch.tensor(scores).allclose(torch.tensor(wanted), rtol=0, atol=1e-5)
     assert room.most == 4 and max(tries) == 16  # prompts of 8 first, and then four candidates behind each of four
-    said = [f"trainyard: scoring: memory ran out with {n} sequences at once, {n // 2} from now on" for n in (32, 16, 8)]
+    said = [f"trainyard: scoring: memory ran out with {n} sequences at once, {n // 2} from now on" for n in (36, 18, 9)]
     assert capsys.readouterr().err.splitlines() == said
     # What did not fit once is not tried again.
     tries.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from training import train_forked
@@ -19,9 +20,33 @@ WEIGHTS = Path("run", "adapter", "adapter_model.safetensors")
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, walks: Path) -> Path:
     folder = tmp_path_factory.mktemp("first")
-    ended = train_forked(folder, model=tiny_model, data=walks, max_steps=4, learning_rate=5e-3)
+    ended = train_forked(folder, program=telling, model=tiny_model, data=walks, max_steps=4, learning_rate=5e-3)
     assert ended.codes == (0,), ended.output
+    (folder / "said.txt").write_text(ended.output)
     return folder
+
+
+def telling(argv: list[str]) -> int:
+    """trainer.train, which prints at each score whether the adapter is on."""
+    from trainer.evaluation.heldout import HeldOut
+    from trainer.train import main
+
+    measure = HeldOut.measure
+
+    def measured(self: HeldOut, model: Any, *args: Any, **kwargs: Any) -> Any:
+        print(f"adapter: {model.get_model_status().enabled}")
+        return measure(self, model, *args, **kwargs)
+
+    HeldOut.measure = measured  # type: ignore[method-assign]
+    return main(argv)
+
+
+@pytest.mark.slow
+def test_a_new_adapter_runs_in_the_score_after_training_but_not_in_the_one_before(first: Path) -> None:
+    said = (first / "said.txt").read_text().splitlines()
+    assert [line for line in said if line.startswith("adapter: ") and "/" not in line] == [
+        "adapter: False", "adapter: True"
+    ]  # fmt: skip
 
 
 @pytest.mark.slow
