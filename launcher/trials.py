@@ -18,6 +18,7 @@ from trainer.config import TrainConfig
 from trainer.env_file import read_env_file
 from trainer.flags import convert
 from trainer.outcome import ConfigError
+from trainer.placeholder import NOT_FILLED_IN, is_placeholder
 from trainer.sweep.trial import ACCUMULATION, PARAMETERS, RANK
 from trainer.sweep.wandb_service import KEY, create_sweep, find_sweep
 from trainer.text import format_table, nearest, shown
@@ -91,8 +92,12 @@ def begin(sweep: Sweep, environ: Mapping[str, str], plan_of: PlanOf, *, path: st
 
 def check_key(sweep: Sweep, environ: Mapping[str, str]) -> None:
     """Raises ConfigError when the members will ask W&B, but .env and `environ` hold no key."""
-    if sweep.config and not service_environ(Path(sweep.plans[0].spec.project_dir), environ).get(KEY):
-        raise ConfigError(f"a W&B sweep needs {KEY}= in .env, where its jobs read it; GRID=... needs none")
+    if not sweep.config:
+        return
+    key = service_environ(Path(sweep.plans[0].spec.project_dir), environ).get(KEY, "")
+    if not key or is_placeholder(key):
+        seen = f" ({KEY} {NOT_FILLED_IN})" if key else ""
+        raise ConfigError(f"a W&B sweep needs {KEY}= in .env, where its jobs read it; GRID=... needs none{seen}")
 
 
 def service_environ(project_dir: Path, environ: Mapping[str, str]) -> dict[str, str]:

@@ -33,6 +33,7 @@ from trainer.node.one_process import alone
 from trainer.node.preflight import MEETING_TIMEOUT_S, check_node, meeting_place
 from trainer.node.stop import DEADLINE_ENV, FLAG, LIMIT_ENV, stopped
 from trainer.outcome import ConfigError, SickNode, node_rank
+from trainer.placeholder import NOT_FILLED_IN, placeholders
 from trainer.progress_file import progress_text, write_end
 from trainer.terminal import give_back
 
@@ -61,6 +62,9 @@ def supervised(argv: Sequence[str], kept: contextlib.ExitStack) -> int:
         for notice in open_to_others(Path(".env"), env_file):
             log.complain(notice)
         around = with_env_file(env_file, os.environ, PLANNED_ENVIRONMENT)
+        for name in placeholders(around):
+            log.complain(f"{name} {NOT_FILLED_IN}")
+            around[name] = ""  # not left out: the ranks, which read .env, take what the environment says
         os.environ.update(complete_environment(around, time.time()))
         watched(os.environ)
         launch = Launch.from_words(argv[1:] if argv[:1] == ["--"] else argv)

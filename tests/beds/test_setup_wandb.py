@@ -44,6 +44,16 @@ def test_a_refused_key_is_78_and_what_to_do(tmp_path: Path, service: Service) ->
 
 
 @pytest.mark.slow
+def test_a_placeholder_is_no_key(tmp_path: Path, service: Service) -> None:
+    """The client would refuse it, and a run with it would begin with that refusal."""
+    argv = {"WANDB_BASE_URL": service.address, "WANDB_API_KEY": "your_key_here"}
+    code, found, output = setup(tmp_path, "--test-run", **argv)
+    assert (code, found["key"]["found"]) == (0, "not given: runs are kept offline"), output
+    assert found["test run"]["found"].startswith("kept offline; to upload: ")
+    assert "trainyard: WANDB_API_KEY holds a placeholder, which counts as not given\n" in output
+
+
+@pytest.mark.slow
 def test_without_a_key_the_test_run_is_kept_with_its_upload_command(tmp_path: Path) -> None:
     code, found, _ = setup(tmp_path, "--test-run", WANDB_API_KEY="", WANDB_BASE_URL="http://127.0.0.1:9")
     assert (code, found["key"]["status"]) == (0, "warn")

@@ -29,7 +29,7 @@ from toy_project import make_toy_project, read_losses, toy_argv, toy_losses
 from wandb_server import KEY, Handler
 
 from launcher.grid import Sweep
-from launcher.trials import begin, check_config
+from launcher.trials import begin, check_config, check_key
 from planner.choose import choose
 from trainer.log import bare
 from trainer.outcome import SWEEP_ENV, ConfigError
@@ -147,6 +147,15 @@ def test_what_cannot_be_planned_is_one_line(given: dict[str, str], said: str) ->
     with pytest.raises(ConfigError) as caught:
         planned(**given)
     assert str(caught.value).startswith(said) and str(caught.value).isprintable()
+
+
+def test_a_placeholder_is_no_key_for_a_sweep() -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_key(planned(), {"WANDB_API_KEY": "your_key_here"})
+    assert str(caught.value) == (
+        "a W&B sweep needs WANDB_API_KEY= in .env, where its jobs read it; GRID=... needs none "
+        "(WANDB_API_KEY holds a placeholder, which counts as not given)"
+    )
 
 
 def test_a_null_in_a_sweep_file_says_nothing(tmp_path: Path) -> None:

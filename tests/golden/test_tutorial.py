@@ -36,6 +36,7 @@ from trainer.config import TrainConfig
 from trainer.env_file import read_env_file, watched, with_env_file
 from trainer.flags import options
 from trainer.outcome import ConfigError
+from trainer.placeholder import is_placeholder
 from trainer.settings import main, resolve_settings
 
 PAGE = (ROOT / "docs" / "from-the-tutorial.md").read_text(encoding="utf-8")
@@ -285,6 +286,7 @@ CLAIMS: Sequence[Claim] = (
     claim(51, "`HF_TOKEN` is taken too", lambda at: in_env_file(at, "HF_TOKEN")),
     claim(52, "an empty value counts as not given", lambda at: in_env_file(at) and not any(
         "TOKEN" in name or "KEY" in name for name in read_env_file(ROOT / ".env.example"))),
+    claim(52, "so does a placeholder such as `your_key_here`", lambda _: is_placeholder("your_key_here")),
     claim(53, "the same", lambda at: [
         (one.spec.model, one.spec.data, one.spec.output, one.spec.training.max_steps, one.spec.training.learning_rate)
         for one in [plan_with_env(at, "MODEL_NAME=Qwen/Qwen2.5-VL-3B-Instruct; GRID_DATASET_PATH=grids; "

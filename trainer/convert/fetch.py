@@ -6,13 +6,11 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import re
-import threading
 import time
 import urllib.request
-from collections.abc import Callable
-from queue import Empty, SimpleQueue
 from typing import IO, Any
 
+from trainer.deadline import within
 from trainer.files import MIB, MOST_MIB
 
 ANSWER_S = 30.0
@@ -33,28 +31,7 @@ def fetch(address: str, *, private: bool) -> bytes:
 
     Raises OSError, ValueError.
     """
-    return _within(PICTURE_S, lambda: _fetch(address, private))
-
-
-def _within(most_s: float, read: Callable[[], bytes]) -> bytes:
-    """What `read` returns or raises. Raises TimeoutError after `most_s`: a server that sends one byte of its answer's
-    head every few seconds is never silent, so no socket's own clock ends it. The thread is left behind."""
-    found = SimpleQueue[bytes | Exception]()
-
-    def work() -> None:
-        try:
-            found.put(read())
-        except Exception as error:  # raised again by the thread that waits
-            found.put(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        answer = found.get(timeout=most_s)
-    except Empty:
-        raise TimeoutError(f"takes more than {most_s:g} s") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+    return within(PICTURE_S, lambda: _fetch(address, private))
 
 
 def _fetch(address: str, private: bool) -> bytes:

@@ -14,8 +14,10 @@ from typing import Any
 
 import yaml
 
+from trainer.deadline import within
 from trainer.files import MIB, parse_json
 from trainer.outcome import ConfigError
+from trainer.placeholder import NOT_FILLED_IN, is_placeholder
 from trainer.text import printable
 from trainer.yaml_file import parse_yaml
 
@@ -23,6 +25,9 @@ KEY = "WANDB_API_KEY"
 PROJECT = "trainyard"
 DEFAULT_URL = "https://api.wandb.ai"
 TIMEOUT_S = 30
+"""For each part of an answer."""
+ANSWER_S = 60.0
+"""For a whole answer."""
 MOST_ANSWER_MIB = 16
 MOST_NAME = 128
 
@@ -122,6 +127,8 @@ def _ask(query: str, variables: Mapping[str, Any], environ: Mapping[str, str]) -
     key = environ.get(KEY)
     if not key:
         raise ConfigError(f"W&B is asked with {KEY}=: put it into .env")
+    if is_placeholder(key):
+        raise ConfigError(f"{KEY} {NOT_FILLED_IN}: put your key into .env")
     base = (environ.get("WANDB_BASE_URL") or DEFAULT_URL).rstrip("/")
     if not base.startswith(("http://", "https://")):
         raise ConfigError("is no http:// or https:// address", name="WANDB_BASE_URL", given=base)
@@ -132,8 +139,7 @@ def _ask(query: str, variables: Mapping[str, Any], environ: Mapping[str, str]) -
         headers={"Authorization": f"Basic {login}", "Content-Type": "application/json"},
     )
     try:
-        with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT_S) as answer:
-            content = answer.read(MOST_ANSWER_MIB * MIB + 1)
+        content = within(ANSWER_S, lambda: _answer(request))
         if len(content) > MOST_ANSWER_MIB * MIB:
             raise ServiceError(f"{base} answered with more than {MOST_ANSWER_MIB} MiB")
         found = parse_json(content.decode())
@@ -149,6 +155,12 @@ def _ask(query: str, variables: Mapping[str, Any], environ: Mapping[str, str]) -
         said = found.get("errors") if isinstance(found, dict) else found
         raise ServiceError(f"{base} refused: {' '.join(json.dumps(said).split())[:300]}")
     return dict(found["data"])
+
+
+def _answer(request: urllib.request.Request) -> bytes:
+    with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT_S) as answer:
+        content: bytes = answer.read(MOST_ANSWER_MIB * MIB + 1)
+    return content
 
 
 def _said(reason: object) -> str:

@@ -45,6 +45,7 @@ from trainer.node.gpus import check_gpus
 from trainer.node.machine import read_machine
 from trainer.node.preflight import check_folder, check_model, check_tmpdir
 from trainer.outcome import FINISHED, ConfigError, unknown
+from trainer.placeholder import NOT_FILLED_IN, placeholders
 from trainer.settings import say, settings_here
 from trainer.text import gib
 from trainer.tools.checks import Answer, Check, ask, conclude
@@ -142,6 +143,8 @@ def usual(config: TrainConfig) -> Answer:
 
 
 def token(name: str, without: str, _: TrainConfig) -> Answer:
+    if name in placeholders(os.environ):
+        return f"{NOT_FILLED_IN}: {without}", f"put the token itself into .env, behind {name}="
     if os.environ.get(name):
         return "given"
     return f"not given: {without}", f"put {name}= into .env"

@@ -24,6 +24,7 @@ from trainer.env_file import watched
 from trainer.files import without_link
 from trainer.node.processes import kill_descendants
 from trainer.outcome import RUN_AGAIN
+from trainer.placeholder import NOT_FILLED_IN, placeholders
 from trainer.report.charts import Confusion, Entry
 from trainer.report.samples import sheet
 from trainer.secret_shapes import told
@@ -41,6 +42,7 @@ QUEUE_TIMEOUT_S = 30
 """For the tasks that are left when the run is over; finishing comes on top."""
 STOP_TIMEOUT_S = 10
 """The whole time for a run that was stopped and will continue, or that failed."""
+KEY = "WANDB_API_KEY"
 STEP = "train/global_step"
 LABEL_CHARS = 80
 """Most characters of an action's name in a chart's legend."""
@@ -112,7 +114,7 @@ class WandbRun:
                     log.say(f"W&B: something was not logged ({words(error)})")
 
     def _open(self) -> Any:
-        mode: Any = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+        mode: Any = os.environ.get("WANDB_MODE") or ("online" if os.environ.get(KEY) else "offline")
         for attempt in dict.fromkeys((mode, "offline")) if mode != "disabled" else ():
             try:
                 import wandb
@@ -173,6 +175,9 @@ def _watch(parameters: Any, watch: str, facts: Mapping[str, Any], run: Any) -> N
 def prepare_client(**more: str) -> None:
     """Set CLIENT, and `more`, in the environment, and bound the names in it; call before the client reads the
     environment."""
+    if KEY in placeholders(os.environ):
+        log.complain(f"{KEY} {NOT_FILLED_IN}")
+        os.environ[KEY] = ""
     for name, value in {**CLIENT, **more}.items():
         os.environ[name] = os.environ.get(name) or value
     bound_names()
@@ -198,7 +203,7 @@ def _has_errors(run: Any) -> bool:
 def words(error: Exception) -> str:
     """The client's message on one line, without the key."""
     said = " ".join(str(error).split())
-    return told(said.replace(os.environ.get("WANDB_API_KEY") or "\0", "(key)"))[:200]
+    return told(said.replace(os.environ.get(KEY) or "\0", "(key)"))[:200]
 
 
 def _cell(text: str | None) -> str | None:

@@ -42,6 +42,10 @@ def test_the_environment_is_as_pinned_and_tokens_are_seen_but_not_said(tmp_path:
     }  # fmt: skip
     assert re.fullmatch(r"Python 3\.\d+\.\d+, \d+ libraries as pinned", found["libraries"]["found"])
     assert "canary" not in (tmp_path / "rank0.log").read_text()
+    _, found = validate(tmp_path / "again", "environment", *argv, HF_TOKEN="hf_xxxxxxxx", WANDB_API_KEY="your_key_here")
+    assert [
+        (found[name]["status"], found[name]["found"].partition(":")[0]) for name in ("HF_TOKEN", "WANDB_API_KEY")
+    ] == [("warn", "holds a placeholder, which counts as not given")] * 2
 
 
 @pytest.mark.slow

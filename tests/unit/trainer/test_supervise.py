@@ -98,6 +98,18 @@ def test_secrets_that_others_can_read_are_said(mode: int, text: str, warned: boo
     assert run(project, "write_outcome(0)") == (0, f"trainyard: {said}\n" if warned else "")
 
 
+def test_a_placeholder_reaches_no_rank_as_a_token(project: Path) -> None:
+    (project / ".env").write_text("HF_TOKEN=hf_your_token_here\nHUGGINGFACE_TOKEN=hf_1\nWANDB_API_KEY=your_key_here\n")
+    (project / ".env").chmod(0o600)
+    worker = (
+        "raise SystemExit(write_outcome(78, ' '.join([os.environ['HF_TOKEN'], repr(os.environ['WANDB_API_KEY'])])))"
+    )
+    said = "holds a placeholder, which counts as not given"
+    assert run(project, worker) == (
+        78, f"trainyard: HF_TOKEN {said}\ntrainyard: WANDB_API_KEY {said}\ntrainyard: hf_1 ''\n"
+    )  # fmt: skip
+
+
 def test_an_outcome_of_another_attempt_counts_for_nothing(project: Path) -> None:
     assert run(project, "os.environ['TRAINYARD_ATTEMPT_ID'] = 'an earlier one'; write_outcome(0)")[0] == 1
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -174,3 +176,30 @@ def test_a_trial_sets_what_a_sweep_may_set_and_nothing_else(
 
 def _launch(folder: Path) -> Launch:
     return Launch(module="trainer.train", settings={"output_dir": str(folder), "lora_r": "64"})
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_an_answer_that_comes_a_byte_at_a_time_is_left(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip() -> None:
+            with listening.accept()[0] as connection, contextlib.suppress(OSError):
+                connection.sendall(b"" if part == "head" else b"HTTP/1.0 200 OK\r\n\r\n")
+                while not ended.wait(0.02):
+                    connection.sendall(b" ")
+
+        threading.Thread(target=drip, daemon=True).start()
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        monkeypatch.setattr(wandb_service, "ANSWER_S", 0.4)
+        with pytest.raises(ServiceError) as raised:
+            find_sweep(PATH, {"WANDB_BASE_URL": address, "WANDB_API_KEY": KEY})
+        ended.set()
+    assert str(raised.value) == f"{address} cannot be reached (takes more than 0.4 s)"
+
+
+def test_a_placeholder_is_not_sent_as_a_key(server: Hostile) -> None:
+    with pytest.raises(ConfigError) as raised:
+        find_sweep(PATH, {**server.environ, "WANDB_API_KEY": "your_key_here"})
+    said = "WANDB_API_KEY holds a placeholder, which counts as not given: put your key into .env"
+    assert (str(raised.value), server.headers) == (said, [])
