@@ -20,10 +20,12 @@ from tqdm.auto import tqdm
 
 from trainer.commands import command_as_typed, option_with_value
 from trainer.convert.captions import Captions
+from trainer.convert.folders import stored_bytes
 from trainer.convert.pictures import PictureStore
 from trainer.convert.rows import MEMORY, Split, find_splits
 from trainer.data.columns import CONVERSATIONS, QUESTIONS
 from trainer.data.forms import read_form
+from trainer.data.growth import Growth
 from trainer.data.json_text import read_line
 from trainer.data.memory_limit import growing_by
 from trainer.data.turns import FormError
@@ -90,9 +92,10 @@ def _convert(data: str, out: Path, options: Options, asked: dict[str, Any]) -> i
             f"{option_with_value('question', 'What is this?')}"
         )
     write_whole(out / MADE_OF, json.dumps(asked) + "\n")  # only now: what is refused leaves nothing behind
+    growth = Growth(name=data, stored_bytes=size) if (size := stored_bytes(Path(data))) else None
     for split in splits:
         store = PictureStore(out, split.folder, root=split.root, bounds=split.bounds, private=options.private_addresses)
-        count = _write(split, out, store, options.question, wrong)
+        count = _write(split, out, store, options.question, wrong, growth)
         print(f"{out / f'{split.name}.jsonl'}: {count} records, {store.count} new pictures", flush=True)
         lost += store.lost.total()
         first_lost = first_lost or store.first_lost
@@ -125,9 +128,12 @@ def _check_folder(out: Path, asked: dict[str, Any]) -> None:
         raise ConfigError(f"{out} is not empty: give a new folder")
 
 
-def _write(split: Split, out: Path, store: PictureStore, question: str | None, wrong: list[FormError]) -> int:
+def _write(
+    split: Split, out: Path, store: PictureStore, question: str | None, wrong: list[FormError], growth: Growth | None
+) -> int:
     """The number of records of a split in OUT after writing it. An earlier attempt is continued behind its last whole
-    line. A row that is no record leaves a blank line, and its fault is added to `wrong`."""
+    line. A row that is no record leaves a blank line, and its fault is added to `wrong`. Raises ConfigError for more
+    than `growth` takes."""
     path, part = out / f"{split.name}.jsonl", out / f"{split.name}.jsonl{PART}"
     if path.is_file():
         return _count(path)
@@ -138,14 +144,17 @@ def _write(split: Split, out: Path, store: PictureStore, question: str | None, w
     with part.open("ab") as file:
         bar = tqdm(split.begin_at(done), split.name, split.total, initial=done, unit=" records", disable=None)
         for row in bar:
+            line = b"\n"
             if isinstance(row, FormError):
                 wrong.append(row)
-                file.write(b"\n")
-                continue
-            record = store.take(row)
-            if question is not None and not any(record.get(name) for name in (*QUESTIONS, *CONVERSATIONS)):
-                record["question"] = question
-            file.write(json.dumps(record, ensure_ascii=False, default=str).encode(errors="replace") + b"\n")
+            else:
+                record = store.take(row)
+                if question is not None and not any(record.get(name) for name in (*QUESTIONS, *CONVERSATIONS)):
+                    record["question"] = question
+                line = json.dumps(record, ensure_ascii=False, default=str).encode(errors="replace") + b"\n"
+            if growth:
+                growth.add(len(line), rows=1)
+            file.write(line)
     if not (count := _count(part)):
         part.unlink()
         raise ConfigError(f"{split.name} has no rows" + (f" that can be used: {wrong[-1]}" if wrong else ""))

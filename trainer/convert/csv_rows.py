@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from trainer.data.file_kinds import HEAD_BYTES
 from trainer.data.file_names import is_picture_name
-from trainer.data.packed import MAGICS, separator
+from trainer.data.growth import Bounded
+from trainer.data.packed import MAGICS, PACKED, separator, unpacked
 from trainer.outcome import ConfigError
 from trainer.text import shown
 
@@ -28,8 +31,9 @@ class CsvRows:
 
         as_text = {"dtype": str, "keep_default_na": False, "na_filter": False, "chunksize": ROWS_AT_ONCE}
         for file in self._files:
+            options = {**self._options, **_separated(file, self._options), **as_text}
             try:
-                with pandas.read_csv(file, **{**self._options, **_separated(file, self._options), **as_text}) as chunks:
+                with _content(file) as content, pandas.read_csv(content, **options) as chunks:
                     for chunk in chunks:
                         chunk.columns = _names(file, chunk, pandas.RangeIndex)
                         yield from chunk.to_dict("records")
@@ -37,6 +41,26 @@ class CsvRows:
                 raise ConfigError(f"{file} is not UTF-8: save it as UTF-8") from None
             except pandas.errors.EmptyDataError:
                 raise ConfigError(f"{file} is empty") from None
+
+
+@contextmanager
+def _content(file: str) -> Iterator[Any]:
+    """What pandas reads: a packed file of this machine as what is in it, which has bounds; any other by its name."""
+    if not os.path.isfile(file) or not _head(file).startswith((*PACKED,)):
+        yield file
+        return
+    with unpacked(Path(file)) as content:
+        try:
+            yield content
+        except Exception:
+            if isinstance(content.raw, Bounded) and content.raw.raised:
+                raise content.raw.raised from None
+            raise
+
+
+def _head(file: str) -> bytes:
+    with open(file, "rb") as content:
+        return content.read(HEAD_BYTES)
 
 
 def _names(file: str, chunk: Any, numbered: type) -> list[str]:
@@ -60,7 +84,6 @@ def _separated(file: str, options: dict[str, Any]) -> dict[str, str]:
     languages write semicolons."""
     if options.get("sep", ",") != "," or not os.path.isfile(file):
         return {}
-    with open(file, "rb") as content:
-        head = content.read(HEAD_BYTES)
+    head = _head(file)
     sign = "" if head.startswith(MAGICS) else separator(head)
     return {"sep": sign} if sign else {}

@@ -47,6 +47,12 @@ def files_in(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(found))
 
 
+def stored_bytes(data: Path) -> int:
+    """The size of a file, or of the files of a folder but for pictures; 0 for data of the hub."""
+    files = files_in(data) if data.is_dir() else (data,)
+    return sum(os.path.getsize(path) for path in files if os.path.isfile(path) and not is_picture_name(path.name))
+
+
 def tables_beside_pictures(folder: Path, files: Sequence[Path]) -> tuple[Table, ...]:
     """The tables among the `files` of a folder; none where no pictures lie beside them, or where a file says what is
     in the folder. Raises ConfigError for tables of which no name says what they are, and for records that are JSON."""

@@ -15,11 +15,11 @@ from trainer.convert.captions import captioned
 from trainer.convert.csv_rows import CsvRows
 from trainer.convert.folders import METADATA, Table, check_reader, files_in, not_read, tables_beside_pictures
 from trainer.convert.hub_cache import cached_snapshot
+from trainer.convert.tars import bound_members, refuse_packed
 from trainer.data.containers import read_records
-from trainer.data.file_kinds import ARCHIVES, HEAD_BYTES, unpack_advice
+from trainer.data.file_kinds import ARCHIVES, unpack_advice
 from trainer.data.file_names import SIDE_OF
 from trainer.data.no_records import hub_id
-from trainer.data.packed import MAGICS
 from trainer.data.sources import data_parts, find_sources
 from trainer.data.turns import FormError
 from trainer.node.pickles import refusal
@@ -81,7 +81,7 @@ def find_splits(data: str, subset: str | None) -> list[Split]:
         return named_apart(
             Split(name=name, rows=_Objects(path), folder=path.parent) for name, files in sides.items() for path in files
         )
-    _refuse_packed(Path(data))
+    refuse_packed(Path(data))
     try:
         splits = named_apart(_by_library(data, subset))
         if odd := next((split.name for split in splits if not re.fullmatch(SPLIT_NAME, split.name)), None):
@@ -110,16 +110,6 @@ def named_apart(splits: Iterable[Split]) -> list[Split]:
         taken.add(name)
         found[name] = replace(split, name=name)
     return [*found.values()]
-
-
-def _refuse_packed(path: Path) -> None:
-    """Raises ConfigError for a packed file under the name of a tar: a megabyte of it may unpack to all memory, since
-    a member is read whole."""
-    for tar in [path] if path.is_file() else sorted(path.rglob("*.[tT][aA][rR]")):
-        if tar.suffix.lower() == ".tar" and tar.is_file():
-            with tar.open("rb") as file:
-                if file.read(HEAD_BYTES).startswith(MAGICS):
-                    raise ConfigError(f"{tar} is packed: unpack it (tar -xf), and pack it again by tar -cf alone")
 
 
 def _is_json(data: str) -> bool:
@@ -186,6 +176,7 @@ def _streamed(path: str, *, of_hub: str = "", inside: Sequence[Path] = (), **opt
     if isinstance(builder, Csv) and builder.config.features is None and builder.config.data_files:
         how = builder.config.pd_read_csv_kwargs
         return {side: CsvRows(files, how) for side, files in builder.config.data_files.items()}
+    bound_members(builder)
     return builder.as_streaming_dataset()
 
 

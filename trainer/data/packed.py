@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from trainer.data.file_kinds import BINARY, HEAD_BYTES, TEXT, described, is_binary, kind_of, unpack_advice
+from trainer.data.growth import Bounded
 from trainer.data.no_records import convert_command
 from trainer.files import MIB
 from trainer.outcome import ConfigError
@@ -39,18 +41,27 @@ MOST_MEMORY_BYTES = 128 * MIB  # `xz -9` takes 65 MiB to unpack
 
 @contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
-    """The content of a file, unpacked. Raises ConfigError for a file that is damaged or no JSON, OSError."""
+    """The content of a file of JSON, unpacked. Raises ConfigError for a file that is damaged or no JSON, OSError."""
+    with path.open("rb") as raw:
+        head = raw.read(HEAD_BYTES)
+    if problem := no_json(head, path):
+        raise ConfigError(f"{path} is {problem}")
+    with unpacked(path) as file:
+        if head.startswith((*PACKED,)) and (problem := _no_json_inside(file.peek(HEAD_BYTES)[:HEAD_BYTES], path)):
+            raise ConfigError(f"{path} is packed, and inside {problem}")
+        yield file
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[io.BufferedReader]:
+    """The content of a file, unpacked. Raises ConfigError for a file that is damaged, or packed and stands for more
+    than anybody's records, OSError."""
     with path.open("rb") as raw:
         head = raw.read(HEAD_BYTES)
         raw.seek(0)
-        if problem := no_json(head, path):
-            raise ConfigError(f"{path} is {problem}")
         name = next((name for magic, name in PACKED.items() if head.startswith(magic)), "")
         try:
-            file = io.BufferedReader(_unpacked(raw, name, path), READ_BYTES)
-            if name and (problem := _no_json_inside(file.peek(HEAD_BYTES)[:HEAD_BYTES], path)):
-                raise ConfigError(f"{path} is packed, and inside {problem}")
-            yield file
+            yield io.BufferedReader(_unpacked(raw, name, path), READ_BYTES)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise _damaged(path, name, error) from None
         except Exception as error:
@@ -68,11 +79,10 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
 def _unpacked(raw: BinaryIO, name: str, path: Path) -> Any:
     if not name:
         return raw
-    if name == "gzip":
-        return gzip.GzipFile(fileobj=raw)
     try:
         module = import_module(name)
-        return _Xz(raw, module) if name == "lzma" else module.open(raw)
+        content = _Xz(raw, module) if name == "lzma" else module.open(raw)
+        return Bounded(content, path, os.fstat(raw.fileno()).st_size)
     except ImportError:
         said = f"{path} is packed by {name}, which this Python was built without: unpack it, or pack it by gzip"
         raise ConfigError(said) from None
