@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -224,6 +224,39 @@ def keep(tmp_path: Path, name: str, config: dict[str, Any] = CONFIG) -> None:
     folder = user_folder({"XDG_CACHE_HOME": str(tmp_path / "cache")})
     folder.mkdir(parents=True, exist_ok=True)
     (tmp_path / "kept" / SHAPE_FILE).replace(folder / name)
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a folder of others", "a hub id"])
+def test_a_measured_shape_is_kept_where_the_next_plan_finds_it(
+    kind: str, tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    from trainer.measure import keep
+
+    model, kept, more = str(tmp_path / "mine"), tmp_path / "mine" / SHAPE_FILE, {}
+    if kind == "a hub id":
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        snapshot(hub, "me/mine", revision="f" * 40)
+        (hub / "models--me--mine" / "refs" / "main").write_text("f" * 40)
+        model, kept = "me/mine", tmp_path / "cache/trainyard/shapes/me--mine.json"
+    else:
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "config.json").write_text(json.dumps(CONFIG, indent=4))
+    if kind == "a folder of others":
+        monkeypatch.setattr(keep.os, "access", lambda path, mode: False)
+        kept = tmp_path / f"cache/trainyard/shapes/{digest(CONFIG)}.json"
+    if kind != "a folder":
+        more = {"model": model}
+        kept.parent.mkdir(parents=True)
+    shape = replace(known_shape(GEMMA_4B), hidden=48)
+    assert keep.keep(model, shape) == kept
+    assert kept.read_text() == text_of(shape, CONFIG, **more)
+    monkeypatch.undo()
+    monkeypatch.setenv("HF_HUB_CACHE", str(hub))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert resolve_shape(model, measure=False) == shape
 
 
 def test_a_local_folder_comes_before_everything_else(tmp_path: Path, hub: Path) -> None:
