@@ -72,8 +72,8 @@ def test_a_modules_own_tests_are_those_that_name_it() -> None:
     scoring = own(Path("trainer/evaluation/scoring.py"))
     assert scoring[0] == "tests/unit/trainer/test_scoring.py"
     assert "tests/unit/trainer/test_metrics.py" not in scoring
-    # Nobody imports it but the Trainer's subclass, which runs in the processes of tests/helpers/training.py.
-    assert "tests/unit/trainer/test_train.py" in own(Path("trainer/training/callbacks.py"))
+    # Nobody imports it but what runs in the processes of tests/helpers/training.py.
+    assert "tests/unit/trainer/test_train.py" in own(Path("trainer/model/partial.py"))
     # planner/request/variables.py imports it, and this reads through that.
     users = OwnTests(ROOT, [path.relative_to(ROOT) for path in (ROOT / "planner").rglob("*.py")]).of_users
     assert "tests/unit/planner/test_request.py" in users(Path("planner/request/scheduler_values.py"))

@@ -44,39 +44,43 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
     """The content of a file of JSON, unpacked. Raises ConfigError for a file that is damaged or no JSON, OSError."""
     with path.open("rb") as raw:
         head = raw.read(HEAD_BYTES)
-    if problem := no_json(head, path):
-        raise ConfigError(f"{path} is {problem}")
-    with unpacked(path) as file:
-        if head.startswith((*PACKED,)) and (problem := _no_json_inside(file.peek(HEAD_BYTES)[:HEAD_BYTES], path)):
-            raise ConfigError(f"{path} is packed, and inside {problem}")
-        yield file
+        if problem := no_json(head, path):
+            raise ConfigError(f"{path} is {problem}")
+        with _unpacked(raw, head, path) as file:
+            if head.startswith((*PACKED,)) and (problem := _no_json_inside(file.peek(HEAD_BYTES)[:HEAD_BYTES], path)):
+                raise ConfigError(f"{path} is packed, and inside {problem}")
+            yield file
 
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[io.BufferedReader]:
     """The content of a file, unpacked. Raises ConfigError for a file that is damaged, or packed and stands for more
     than anybody's records, OSError."""
-    with path.open("rb") as raw:
-        head = raw.read(HEAD_BYTES)
-        raw.seek(0)
-        name = next((name for magic, name in PACKED.items() if head.startswith(magic)), "")
-        try:
-            yield io.BufferedReader(_unpacked(raw, name, path), READ_BYTES)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise _damaged(path, name, error) from None
-        except Exception as error:
-            # bz2 raises OSError without a number, lzma an error of its own.
-            if not name or isinstance(error, ConfigError) or getattr(error, "errno", None):
-                raise
-            if not (isinstance(error, OSError) or type(error).__module__ == "_lzma"):
-                raise
-            if "Memory usage limit" in str(error):
-                most = f"{path} needs more than {MOST_MEMORY_BYTES / MIB:g} MiB to unpack"
-                raise ConfigError(f"{most}: unpack it (xz -d), or pack it by xz -6") from None
-            raise _damaged(path, name, error) from None
+    with path.open("rb") as raw, _unpacked(raw, raw.read(HEAD_BYTES), path) as file:
+        yield file
 
 
-def _unpacked(raw: BinaryIO, name: str, path: Path) -> Any:
+@contextmanager
+def _unpacked(raw: BinaryIO, head: bytes, path: Path) -> Iterator[io.BufferedReader]:
+    raw.seek(0)
+    name = next((name for magic, name in PACKED.items() if head.startswith(magic)), "")
+    try:
+        yield io.BufferedReader(_decompressed(raw, name, path), READ_BYTES)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise _damaged(path, name, error) from None
+    except Exception as error:
+        # bz2 raises OSError without a number, lzma an error of its own.
+        if not name or isinstance(error, ConfigError) or getattr(error, "errno", None):
+            raise
+        if not (isinstance(error, OSError) or type(error).__module__ == "_lzma"):
+            raise
+        if "Memory usage limit" in str(error):
+            most = f"{path} needs more than {MOST_MEMORY_BYTES / MIB:g} MiB to unpack"
+            raise ConfigError(f"{most}: unpack it (xz -d), or pack it by xz -6") from None
+        raise _damaged(path, name, error) from None
+
+
+def _decompressed(raw: BinaryIO, name: str, path: Path) -> Any:
     if not name:
         return raw
     try:

@@ -430,7 +430,7 @@ def test_a_length_that_no_picture_fits_is_noted_and_refused_where_every_record_h
     tmp_path: Path, records: Path
 ) -> None:
     said = "MAX_LENGTH=263 leaves out every record with a picture, which alone takes 256 tokens: say at least 264"
-    plan = plan_for(tmp_path, DATA=str(records), MAX_LENGTH="263")
+    plan = plan_for(tmp_path, DATA=str(records), MAX_LENGTH="263", VRAM="80")
     assert plan.notes == (f"{said}, unless the records are text alone.",)
     with pytest.raises(ConfigError) as caught:
         check_planned(plan)
@@ -444,7 +444,7 @@ def test_a_length_that_no_picture_fits_is_noted_and_refused_where_every_record_h
         check_planned(plan_for(tmp_path, DATA=str(words), MAX_LENGTH="16"))
     written(tmp_path, "text_only: true\nlearn: last\n")
     check_planned(plan_for(tmp_path, DATA=str(words), MAX_LENGTH="16", CONFIG_FILE="train.yaml"))
-    enough = plan_for(tmp_path, DATA=str(records), MAX_LENGTH="264")
+    enough = plan_for(tmp_path, DATA=str(records), MAX_LENGTH="264", VRAM="80")
     assert enough.notes == ()
     check_planned(enough)
 
