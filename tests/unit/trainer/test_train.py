@@ -258,7 +258,7 @@ def test_zero3_shards_trains_and_saves_whole_fp32_adapters(tmp_path: Path, tiny_
     # Two of an action's candidates behind one prompt take no more than the prompt itself did, and neither do four.
     halved = [line.partition(" rank 0: ")[2] for line in done.stderr.splitlines() if "memory ran out" in line]
     assert halved == [
-        f"trainyard: scoring: memory ran out with {n} sequences at once, {n // 2} from now on" for n in (32, 16, 8)
+        f"trainyard: scoring: memory ran out with {n} sequences at once, {n // 2} from now on" for n in (75, 37, 18, 9)
     ]
     import torch
     from safetensors.torch import load_file
