@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from k8s.cluster.pod_log import Position, _after
+import os
+from pathlib import Path
+
+import pytest
+from programs import make_program
+
+from k8s.cluster.kubectl import Kubectl
+from k8s.cluster.pod_log import Position, _after, follow
 
 ONE, SAME, SAME_TOO = (f"2030-01-01T00:00:{second}Z {text}\n".encode() for second, text in (
     ("01.5", "one"), ("02.25", "same"), ("02.250000000", "same, written otherwise"),
@@ -42,3 +49,23 @@ def test_an_offset_of_the_nodes_clock_is_asked_for_as_it_was_written() -> None:
     position = Position()
     assert new(position, b"2030-01-01T02:00:01.5+02:00 one\n") == [True]
     assert position.second == "2030-01-01T02:00:01+02:00"
+
+
+@pytest.mark.parametrize(
+    ("complaint", "said"),
+    [
+        ('Error from server (Forbidden): pods "p" is forbidden: no logs for you',
+         'trainyard: kubectl logs: Error from server (Forbidden): pods "p" is forbidden: no logs for you\n'),
+        ("W1130 23:00:00.000000 7 warnings.go:70] old\nError from server (Forbidden): forbidden",
+         "trainyard: kubectl logs: Error from server (Forbidden): forbidden\n"),
+    ],
+)  # fmt: skip
+def test_what_kubectl_complains_of_is_said_and_who_may_not_see_a_log_does_not_ask_again(
+    complaint: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "complaint").write_text(f"{complaint}\n")
+    make_program(str(tmp_path), "kubectl", f"echo asked >> '{tmp_path}/asked'; cat '{tmp_path}/complaint' >&2; exit 1")
+    kubectl = Kubectl(environ={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    follow(kubectl, {"metadata": {"name": "p"}, "status": {"phase": "Running"}})
+    assert capsys.readouterr().err == said
+    assert (tmp_path / "asked").read_text() == "asked\n"

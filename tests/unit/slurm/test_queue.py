@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import slurm_verbs as verbs
@@ -213,3 +214,30 @@ def test_what_ended_by_itself_while_it_was_preempted_is_said_to_have_ended(
     assert verbs.status({"RUN": "gemma-r"}, answers(tmp_path, squeue=squeue), tmp_path) == 0
     _, job, *_, last = capsys.readouterr().out.splitlines()
     assert (job, last) == (f"job    7 {said}", f"next   {then.format(folder=folder)}")
+
+
+@pytest.mark.parametrize(
+    ("lacked", "options", "said", "then"),
+    [
+        (True, {}, "OUT_OF_MEMORY", "make resume RUN=gemma-r MEM=64 (it had MEM=32, GiB a node)"),
+        (
+            True,
+            {"ask_mem": False},
+            "OUT_OF_MEMORY",
+            "make resume RUN=gemma-r MEM=... (GiB a node; with MEM=none Slurm said how much it had)",
+        ),
+        (False, {}, "FAILED", "make logs RUN=gemma-r (what happened), then make resume RUN=gemma-r"),
+    ],
+)
+def test_a_job_whose_rank_was_killed_for_memory_is_told_of_memory(
+    lacked: bool, options: dict[str, Any], said: str, then: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Slurm calls it FAILED, as it does any job whose batch script lives to its end."""
+    folder = tmp_path / "runs" / "gemma-r"
+    folder.mkdir(parents=True)
+    write_record(folder, {**run_record(make_plan(run_id="gemma-r", **options)), "job_ids": ["7"]})
+    write_end(folder, 1, "", 1795564800.0, began=0, out_of_memory=lacked)
+    squeue = lines(f"7|FAILED|NonZeroExitCode|n1|1:00|30:00|gemma-r|{folder}/job.sbatch")
+    assert verbs.status({"RUN": "gemma-r"}, answers(tmp_path, squeue=squeue), tmp_path) == 0
+    _, job, *_, last = capsys.readouterr().out.splitlines()
+    assert (job.split()[2], last) == (said, f"next   {then}")
