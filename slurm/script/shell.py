@@ -121,13 +121,14 @@ def retry_lines(spec: JobSpec) -> list[str]:
         f'if [ "${{ended:-0}}" = {BAD_CONFIG} ]; then status={BAD_CONFIG}; fi',
         f'if [ "$status" = {RUN_AGAIN} ]; then',
         "  # Not when Slurm requeues the job itself, nor when it was cancelled: that would bring it back. A job that a",
-        "  # preemption has ended, and no scancel, has both times alike. No answer decides nothing: "
-        "Slurm is asked again.",
+        "  # preemption has ended, and no scancel, has both times alike, or a second between them. No answer decides",
+        "  # nothing: Slurm is asked again.",
         "  for pause in 5 15 40 0; do",
         '    answer=$(squeue --noheader --jobs="$job" --states=all '
         "--Format='State:|,Reason:|,PreemptTime:|,EndTime:|') || true",
         "    IFS='|' read -r state reason preempted over _ <<<\"$answer\"",
-        '    if [[ $state/$preempted == COMPLETING/[0-9]* && $preempted == "$over" ]]; then state=PREEMPTED; fi',
+        "    if [[ $state/$preempted/$over == COMPLETING/[0-9]*/[0-9]* ]] &&",
+        '      (($(date -d "$over" +%s) - $(date -d "$preempted" +%s) < 2)); then state=PREEMPTED; fi',
         '    why="squeue does not answer"',
         "    case $state/$reason in",
         "      RUNNING/* | PREEMPTED/* | */TimeLimit)",
