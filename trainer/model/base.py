@@ -188,7 +188,7 @@ def load_processor(model: str, base: str | None = None) -> Any:
     # An adapter's folder has no configuration of the model.
     described = model if not folder.is_dir() or (folder / "config.json").is_file() else base
     config = load_model_config(described) if described else None
-    with _loading(model):
+    with _loading(model), small_config(model, "processor_config.json"):
         processor = processor_of(model)
         if config is not None:
             ask_token_types(processor, auto_class(config)._model_mapping[type(config)])

@@ -39,12 +39,12 @@ def few_modules() -> Iterator[None]:
 
 
 @contextmanager
-def small_config(model: str) -> Iterator[None]:
-    """Limits the memory and the CPU time of reading the configuration of `model`; the time in the main thread alone,
-    where signals arrive. Raises ConfigError above CONFIG_BYTES and CONFIG_CPU_S."""
+def small_config(model: str, file: str = "config.json") -> Iterator[None]:
+    """Limits the memory and the CPU time of reading a configuration of `model`, in `file`; the time in the main thread
+    alone, where signals arrive. Raises ConfigError above CONFIG_BYTES and CONFIG_CPU_S."""
 
     def refused(what: str) -> ConfigError:
-        said = f"a number in its config.json stands for more than {what}: take another model"
+        said = f"a number in its {file} stands for more than {what}: take another model"
         return ConfigError(said, name="MODEL", given=model)
 
     def ring(*_: object) -> None:

@@ -11,6 +11,8 @@ from trainer.files import MIB, file_state, read_json
 
 MOST_TEXT_MIB = 256
 """The largest tokenizers have 40."""
+SETTINGS, MOST_SETTINGS_KIB = "generation_config.json", 64
+"""Every token that it forbids is looked at for each token that is written."""
 TEXTS = (".json", ".jinja", ".model", ".txt", ".tiktoken")
 # The names under which transformers, PEFT and Mistral's tokenizer open a text.
 OPENED = (
@@ -34,15 +36,20 @@ def wrong_file(folder: Path) -> str:
             return f"{path.name} is no file"
         if text and found.st_size > MOST_TEXT_MIB * MIB:
             return f"{path.name} is longer than {MOST_TEXT_MIB} MiB"
-    return next((wrong for index in folder.glob(INDEXES) if (wrong := _leads_out(index, file_state(index)))), "")
+        if path.name == SETTINGS and found.st_size > MOST_SETTINGS_KIB * 1024:
+            return f"{path.name} is longer than {MOST_SETTINGS_KIB} KiB"
+    naming = (path for path in (folder / "config.json", *folder.glob(INDEXES)) if path.is_file())
+    outside = next((path.name for path in naming if _leads_out(path, file_state(path))), "")
+    return f"{outside} names files outside of the folder" if outside else ""
 
 
 @lru_cache(maxsize=8)
-def _leads_out(index: Path, _: tuple[int, ...]) -> str:
+def _leads_out(names_weights: Path, _: tuple[int, ...]) -> bool:
+    """Whether an index of weights, or a config.json, names files outside of its folder."""
     try:
-        names = set(map(str, read_json(index)["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return ""  # a library says what it cannot read
-    paths = map(PurePosixPath, names)
-    outside = any(path.is_absolute() or ".." in path.parts for path in paths)
-    return f"{index.name} names files outside of the folder" if outside else ""
+        found = read_json(names_weights)
+        names = set(found["weight_map"].values()) if "weight_map" in found else {found.get("transformers_weights")}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return False  # a library says what it cannot read
+    paths = [PurePosixPath(name) for name in names if isinstance(name, str)]
+    return any(path.is_absolute() or ".." in path.parts for path in paths)

@@ -146,6 +146,22 @@ def test_data_is_a_file(tmp_path: Path) -> None:
         ("vocab.json", lambda path: _sparse(path, 257 * MIB), "vocab.json is longer than 256 MiB"),
         *(
             (
+                "generation_config.json",
+                lambda path, name=name: Path(path).write_text(json.dumps({name: [7] * 30_000})),
+                "generation_config.json is longer than 64 KiB",
+            )
+            for name in ("suppress_tokens", "eos_token_id", "bad_words_ids")
+        ),
+        *(
+            (
+                "config.json",
+                lambda path, to=to: Path(path).write_text(json.dumps({"transformers_weights": to})),
+                "config.json names files outside of the folder",
+            )
+            for to in ("../b/model.safetensors", "/home/ada/model.safetensors")
+        ),
+        *(
+            (
                 "model.safetensors.index.json",
                 lambda path, to=to: Path(path).write_text(json.dumps({"weight_map": {"w": to}})),
                 "model.safetensors.index.json names files outside of the folder",

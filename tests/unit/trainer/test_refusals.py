@@ -121,6 +121,23 @@ def test_a_number_in_config_json_that_stands_for_all_memory_or_for_ever_is_one_l
     assert len(skeleton(3).model.layers) == 3
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory that a process may gain")
+def test_a_number_in_processor_config_json_that_stands_for_all_memory_is_one_line(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """A processor writes a text with a mark for each token of a picture as soon as it is made."""
+    from trainer.model import base
+
+    shutil.copytree(tiny_model, folder := tmp_path / "model")
+    said = json.loads((folder / "processor_config.json").read_text())
+    (folder / "processor_config.json").write_text(json.dumps({**said, "image_seq_length": 10**11}))
+    with pytest.raises(
+        ConfigError, match=r"a number in its processor_config\.json stands for more than 4 GiB of memory"
+    ):
+        base.load_processor(str(folder))
+
+
 def test_a_library_that_is_not_there_is_named() -> None:
     text = "\nXProcessor requires the Decord library but it was not found. Check out the instructions on the\npage"
     with pytest.raises(ConfigError) as refused, refusing("some/model", "loaded", "take another"):
